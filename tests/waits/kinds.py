@@ -1,7 +1,7 @@
-"""Each kind of wait, and what a report says of it.
+"""Each kind of wait, and its expected report.
 
-A kind says what holds the waiter up (`first`, on a thread of its own, "first"), what waits (`call`, on "waiter"), and
-what the report has to say: what is waited for, of which bytes, who owns it, and how the chain goes on.
+A kind has the holder of the wait (`first`, on a separate thread, "first"), the waiter (`call`, on "waiter"), and the
+expected report: the wait's object, its bytes, its owner, and the rest of the chain.
 """
 
 from __future__ import annotations
@@ -22,7 +22,7 @@ WORKER = r"pagecache-volume-\d+"
 
 @dataclass
 class Kind:
-    """A way to wait, and what a report says of it (patterns; `chain` of the sentences behind the first)."""
+    """A way to wait, and its expected report (patterns; `chain` of the sentences behind the first)."""
 
     gate: str | None
     call: Act
@@ -32,7 +32,7 @@ class Kind:
     before: Act = lambda rig, file: None
     first: Act | None = None
     span: tuple[int, int] | None = None
-    within: tuple[int, int] | None = None  # where the span is a piece, of a size that pages and limits decide
+    within: tuple[int, int] | None = None  # the place of the span, if it is a piece whose size pages and limits decide
     key: str | None = KEY
     thread: str | None = WORKER
     config: dict[str, Any] = field(default_factory=dict)
@@ -61,7 +61,7 @@ def release(rig: Rig, file: CachedFile) -> None:
 
 
 def take_memory(rig: Rig, file: CachedFile) -> None:
-    """Most pages are in a view, the others in flight."""
+    """Take all memory: most pages are in a view, the others in flight."""
     file.__dict__["held"] = file.view(0, 10 * PAGE)
     file.pwrite(bytes(4 * PAGE), 30 * PAGE)
     rig.volume.begin_sync()
@@ -69,7 +69,7 @@ def take_memory(rig: Rig, file: CachedFile) -> None:
 
 
 def prefetched(rig: Rig, file: CachedFile) -> None:
-    """A fill that is queued, and no credit left to run it."""
+    """Queue a fill, with no credit left to run it."""
     file.prefetch(8 * PAGE, PAGE)
 
 

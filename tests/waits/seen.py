@@ -1,4 +1,4 @@
-"""What the tests of waits share: looking at a report until it shows what is awaited, and that nothing is left."""
+"""Shared by the tests of waits: read a report until it shows the expected wait, and check that none is left."""
 
 from __future__ import annotations
 
@@ -37,6 +37,6 @@ def wait_of(cache: PageCache, name: str = "waiter") -> Wait:
 
 
 def nobody_waits(cache: PageCache) -> None:
-    """Nobody is said to wait, now or in a moment: threads of the volume may be on their way out."""
+    """Check that the report is empty, now or in a moment: threads of the volume may be about to end."""
     eventually(lambda: not cache.waits())
     cache.check()

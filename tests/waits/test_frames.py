@@ -1,4 +1,4 @@
-"""Who looks what threads are in does not end the process: python/cpython#106883."""
+"""Reading the frames of threads does not end the process: python/cpython#106883."""
 
 from __future__ import annotations
 

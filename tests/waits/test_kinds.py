@@ -45,12 +45,12 @@ class Stage:
         return self.kind.call(self.rig, self.file)
 
     def seen(self, name: str) -> Wait:
-        """The wait, once it is as it has to be."""
+        """The wait, once the report is as expected."""
         eventually(lambda: matches(self.kind, wait_of(self.rig.cache, name), name))
         return wait_of(self.rig.cache, name)
 
     def finish(self) -> None:
-        """Let go; then nobody waits."""
+        """Release the wait; then check that the report is empty."""
         if self.kind.fault is not None:
             self.rig.volume.abort()
         if self.gate is not None:
@@ -63,7 +63,7 @@ class Stage:
 
 
 def matches(kind: Kind, wait: Wait, name: str) -> bool:
-    """Whether the report says what it has to."""
+    """Whether the report matches the expectation."""
     found = re.fullmatch(kind.what, wait.what) and len(wait.chain) == 1 + len(kind.chain)
     sentences = [sentence.replace(name, "waiter") for sentence in wait.chain[1:]]
     return bool(found) and all(re.fullmatch(p, s) for p, s in zip(kind.chain, sentences, strict=True))
@@ -71,7 +71,9 @@ def matches(kind: Kind, wait: Wait, name: str) -> bool:
 
 @pytest.mark.parametrize("name", KINDS)
 def test_a_report_says_who_waits_for_whom(make: Make, name: str) -> None:
-    """What, which bytes, of whom, since when, and the chain down to the call that runs; then nothing. [T-80]"""
+    """It has the object, the bytes, the owner, the start, and the chain down to the running call; afterwards it is
+    empty. [T-80]
+    """
     stage = Stage(make, name)
     stage.tasks.append(start("waiter", stage.call))
     kind, wait = stage.kind, stage.seen("waiter")
@@ -97,7 +99,7 @@ def test_a_report_says_who_waits_for_whom(make: Make, name: str) -> None:
 @pytest.mark.filterwarnings("ignore::ResourceWarning")
 @pytest.mark.parametrize("name", KINDS)
 def test_an_interrupt_leaves_no_record(make: Make, name: str) -> None:
-    """Ctrl-C in each of them: the caller is not in the report any more, whatever goes on. [T-80, T-51]"""
+    """Ctrl-C comes in each of them: the caller is no longer in the report, whatever goes on. [T-80, T-51]"""
     stage = Stage(make, name)
     ready = threading.Event()
 

@@ -1,4 +1,4 @@
-"""The report itself: its values, and that it may be asked for at any moment, by anybody."""
+"""The report itself: its values, and that any thread may request it at any moment."""
 
 from __future__ import annotations
 
@@ -84,7 +84,7 @@ def test_an_entry_is_that_of_the_live_documents() -> None:
     [("a/b", "a/b"), (PurePosixPath("a/b"), "a/b"), (7, "7"), (("bucket", "k"), "('bucket', 'k')"), (None, None)],
 )
 def test_keys_of_entries(key: Any, text: str | None) -> None:
-    """A string or a path stands as itself, any other as its repr. [T-80]"""
+    """A string or a path appears unchanged, any other key as its repr. [T-80]"""
     assert Wait(thread=1, name="x", seconds=0.0, what="y", key=key).to_dict()["key"] == text
 
 
@@ -125,7 +125,7 @@ def test_a_child_of_a_fork_gets_no_report(make: Make) -> None:
 
 
 def test_check_finds_a_record_of_a_thread_that_has_ended(make: Make, monkeypatch: pytest.MonkeyPatch) -> None:
-    """What would be left if a way out forgot it. [I-16]"""
+    """Such a record would be left if an exit path forgot it. [I-16]"""
     rig = make({KEY: DATA})
     file = rig.open()
     with rig.backend.gate("truncate") as gate:
@@ -142,7 +142,7 @@ def test_check_finds_a_record_of_a_thread_that_has_ended(make: Make, monkeypatch
 
 
 class Slow(pagecache.backends.MemoryBackend):
-    """Calls take a moment, so that everybody waits for everybody."""
+    """A backend whose calls take a moment, so that all threads wait for each other."""
 
     def open(self, key: Any, *, create: bool = False, exclusive: bool = False) -> Any:
         file: Any = super().open(key, create=create, exclusive=exclusive)
@@ -159,7 +159,7 @@ class Slow(pagecache.backends.MemoryBackend):
 
 
 def busy(files: list[Any], number: int, until: float) -> None:
-    """One of everything that waits, on files that all use."""
+    """Make one call of each kind that waits, on shared files."""
     draw = random.Random(number)
     while time.monotonic() < until:
         file, page = draw.choice(files), draw.randrange(48)
@@ -198,8 +198,8 @@ async def busy_tasks(cache_files: list[Any], until: float) -> None:
 
 
 def test_reports_beside_waits_that_begin_and_end_all_the_time() -> None:
-    """Eight threads at once, most of them short-lived, tasks that are cancelled, caches that close: each report is
-    whole, and nobody is left in it. [T-80, I-16]
+    """Eight threads run at once, most of them short-lived, with tasks that are cancelled and caches that close: each
+    report is whole, and no thread is left in it. [T-80, I-16]
     """
     began = time.monotonic()
     until = began + 3.0
@@ -212,7 +212,7 @@ def test_reports_beside_waits_that_begin_and_end_all_the_time() -> None:
             for cache in list(caches):
                 for wait in cache.waits():
                     assert wait.chain[0].startswith(f"{wait.name} waits for {wait.what}")
-                    assert 0 <= wait.seconds <= time.monotonic() - began + 0.1  # they are told by a coarse clock
+                    assert 0 <= wait.seconds <= time.monotonic() - began + 0.1  # a coarse clock measures them
                     assert json.dumps(wait.to_dict())
                     seen.add(re.sub(r"[\d\[\], )]+", " ", wait.what))
 

@@ -1,4 +1,4 @@
-"""Waits that are stories: deadlocks with locks of the program, circles, calls that were left behind."""
+"""Complex waits: deadlocks with locks of the program, cycles, calls that were left behind."""
 
 from __future__ import annotations
 
@@ -25,7 +25,7 @@ DATA = pattern(16 * PAGE)
 
 
 class LockingFile:
-    """Whose reads take a lock that belongs to the program."""
+    """A file whose reads take a lock that belongs to the program."""
 
     def __init__(self, backend: Locking) -> None:
         self._backend = backend
@@ -77,8 +77,8 @@ class Locking(pagecache.Backend):
 
 
 def test_a_deadlock_with_a_lock_of_the_program_is_told_as_a_story() -> None:
-    """The program holds a lock across a call of the cache, and the backend takes it: both threads are in the report,
-    one in its wait, the other in the line of the backend where it waits for the lock. [T-81, 2.25]
+    """The program holds a lock across a call of the cache, and the backend takes it. Both threads are in the report:
+    one in its wait, the other at the line of the backend where it waits for the lock. [T-81, 2.25]
     """
     lock = threading.Lock()
     backend = Locking(lock)
@@ -86,7 +86,7 @@ def test_a_deadlock_with_a_lock_of_the_program_is_told_as_a_story() -> None:
         held = threading.Event()
 
         def program() -> bytes:
-            with lock:  # the rule that is broken: never hold a lock across a call of the cache that a backend takes
+            with lock:  # the broken rule: never hold a lock across a call of the cache that a backend takes
                 held.set()
                 assert backend.reached.wait(PATIENCE)
                 return file.pread(10, 0)
@@ -112,7 +112,7 @@ def test_a_deadlock_with_a_lock_of_the_program_is_told_as_a_story() -> None:
 
 
 class OtherWay(MemoryBackend):
-    """Reads of it read the other volume first."""
+    """A file whose reads read the other volume first."""
 
     def __init__(self) -> None:
         super().__init__()
@@ -150,7 +150,9 @@ def two_volumes() -> Iterator[tuple[PageCache, Any, Any]]:
 
 
 def test_a_circle_is_cut_and_named() -> None:
-    """Two threads in backends of two volumes that read each other: the chain comes back and says so. [T-81]"""
+    """Two threads are in backends of two volumes that read each other: the chain returns to its start and says so.
+    [T-81]
+    """
     with two_volumes() as (cache, a, b):
         left, right = start("left", a.pread, 10, 0), start("right", b.pread, 10, 0)
         eventually(lambda: len([w for w in cache.waits() if len(w.chain) == 5]) == 2)
@@ -162,17 +164,19 @@ def test_a_circle_is_cut_and_named() -> None:
         assert chain[4] == "left waits for a fill of [0, 4096) of 'k': a circle, in which nobody can go on"
         assert wait_of(cache, "left").volume == "two"
         assert wait_of(cache, "right").volume == "one"
-        a.volume.backend.both = b.volume.backend.both = threading.Barrier(1)  # whoever tries for himself goes alone
+        # a thread that retries alone goes on alone
+        a.volume.backend.both = b.volume.backend.both = threading.Barrier(1)
         a.volume.abort()
         b.volume.abort()
         for task in (left, right):
-            with pytest.raises(OSError, match=r"abort|from inside a backend call"):  # who goes on first meets himself
+            # the first to go on meets its own call
+            with pytest.raises(OSError, match=r"abort|from inside a backend call"):
                 task.result()
         eventually(lambda: not cache.waits())
 
 
 def test_who_waits_for_a_call_that_was_left_behind_sees_that_call(make: Make) -> None:
-    """A truncate whose caller was interrupted keeps the token; a direct write so keeps the lock. [T-81]"""
+    """A truncate whose caller was interrupted keeps the token; an interrupted direct write keeps the lock. [T-81]"""
     rig = make({KEY: DATA})
     file = rig.open()
     leaving: dict[str, Callable[[], object]] = {
@@ -187,7 +191,7 @@ def test_who_waits_for_a_call_that_was_left_behind_sees_that_call(make: Make) ->
         eventually(lambda op=op: f"is in {op} of" in wait_of(rig.cache).chain[-1])  # type: ignore[misc]
         chain = wait_of(rig.cache).chain
         assert "left" in chain[1]
-        if op == "truncate":  # which is owed now, before anything is read
+        if op == "truncate":  # it is owed now, before anything is read
             start("reader", file.pread, 10, 0)
             eventually(lambda: wait_of(rig.cache, "reader").what == "a call that was left behind")
         assert re.fullmatch(rf"pagecache-volume-\d+ is in {op} of 'file' for .*", chain[2])
@@ -197,7 +201,7 @@ def test_who_waits_for_a_call_that_was_left_behind_sees_that_call(make: Make) ->
 
 
 def test_a_caller_deep_in_another_volume_is_reported_where_he_sleeps(make: Make) -> None:
-    """A read whose backend waits for another volume of the cache: one wait, that of the inner call. [T-81]"""
+    """The backend of a read waits for another volume of the cache: one wait, that of the inner call. [T-81]"""
     rig = make({KEY: DATA})
     inner = rig.open()
     backend = OtherWay()
@@ -224,7 +228,7 @@ def test_a_caller_deep_in_another_volume_is_reported_where_he_sleeps(make: Make)
 
 
 def test_a_report_from_a_signal_handler(make: Make) -> None:
-    """The interpreter runs it in the middle of a wait: that is in the report, and goes on. [T-80]"""
+    """The interpreter runs it in the middle of a wait, which is in the report, and goes on. [T-80]"""
     rig = make({KEY: DATA})
     file = rig.open()
     file.pwrite(b"x", 0)
@@ -251,7 +255,7 @@ def test_a_report_from_a_signal_handler(make: Make) -> None:
 
 
 def test_a_call_that_the_caller_makes_himself_is_one_too(make: Make) -> None:
-    """`canonical` has no thread of the volume: whoever opens waits in it. [T-81]"""
+    """`canonical` does not use a thread of the volume: the opener waits in it. [T-81]"""
     asked, answer = threading.Event(), threading.Event()
 
     class Asking(MemoryBackend):

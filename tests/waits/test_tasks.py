@@ -25,7 +25,7 @@ SECONDS = 60
 
 @dataclass
 class Kind:
-    """A way to wait, and what a report says of it."""
+    """A way to wait, and its expected report."""
 
     gate: str
     call: Callable[[Rig, aio.AsyncCachedFile], Awaitable[Any]]
@@ -98,7 +98,7 @@ async def opened(rig: Rig) -> None:
 
 
 def running(rig: Rig, name: str, call: Callable[[], Awaitable[Any]]) -> tuple[Task[Any], Callable[[], None]]:
-    """A loop on a thread of its own with a task of this name; and what cancels that."""
+    """A loop on a separate thread with a task of this name; and a function that cancels it."""
     made: list[tuple[asyncio.AbstractEventLoop, asyncio.Task[Any]]] = []
 
     async def main() -> Any:
@@ -122,7 +122,9 @@ def running(rig: Rig, name: str, call: Callable[[], Awaitable[Any]]) -> tuple[Ta
 @pytest.mark.parametrize("cancelled", [False, True], ids=["goes on", "cancelled"])
 @pytest.mark.parametrize("name", KINDS)
 def test_a_task_that_waits_is_reported_by_its_name(make: Make, name: str, cancelled: bool) -> None:
-    """What, whose, and the chain, through the thread that does it for the task; then nothing, cancelled too. [T-80]"""
+    """The report has the object, the owner, and the chain, through the thread that works for the task; then it is
+    empty, also after a cancellation. [T-80]
+    """
     kind = KINDS[name]
     rig = make({KEY: DATA, "other": DATA})
     plain = rig.open()
@@ -152,7 +154,7 @@ def test_a_task_that_waits_is_reported_by_its_name(make: Make, name: str, cancel
 
 
 def test_a_wait_of_a_task_lasts_over_its_looks(make: Make) -> None:
-    """fsync looks again every tenth of a second: it is one wait all the same, as old as the call. [T-80]"""
+    """fsync checks every tenth of a second: it is still one wait, as old as the call. [T-80]"""
     rig = make({KEY: DATA})
     plain = rig.open()
     plain.pwrite(b"d", 0)
@@ -165,7 +167,7 @@ def test_a_wait_of_a_task_lasts_over_its_looks(make: Make) -> None:
 
 
 def test_a_call_of_an_asynchronous_backend_is_a_task_of_the_cache_loop() -> None:
-    """Who waits for it sees the task that carries it. [T-80]"""
+    """A waiter for it sees the task that carries it. [T-80]"""
     store = Store({KEY: DATA})
     with PageCache("1MiB", **{**QUIET, "retry": FAST}) as cache:
         volume = cache.attach(store, name="volume", read_ahead=0)
@@ -191,7 +193,7 @@ def test_a_call_of_an_asynchronous_backend_is_a_task_of_the_cache_loop() -> None
 
 @pytest.mark.filterwarnings("ignore::pytest.PytestUnraisableExceptionWarning", "ignore::RuntimeWarning")
 def test_a_task_of_a_loop_that_was_closed_is_in_no_report(make: Make) -> None:
-    """It goes on never again, and nobody can end its wait. [T-80]"""
+    """It never goes on, and nothing can end its wait. [T-80]"""
     rig = make({KEY: DATA})
     file = aio.AsyncCachedFile(rig.open())
     loop = asyncio.new_event_loop()

@@ -1,4 +1,6 @@
-"""The log says once of a wait that it has lasted `stall_warn` seconds: who, for what, who has it, what happens next."""
+"""The log reports once that a wait has lasted `stall_warn` seconds: the waiter, the object, the holder, and the next
+event.
+"""
 
 from __future__ import annotations
 
@@ -22,7 +24,7 @@ def lines(caplog: pytest.LogCaptureFixture, words: str = "has waited") -> list[s
 
 
 def look(rig: Rig, times: int = 3) -> None:
-    """The flusher has had so many turns."""
+    """Wait until the flusher has had that many turns."""
     for _ in range(times):
         seq = rig.cache.native.flusher_seq()
         done: list[int] = []
@@ -31,7 +33,7 @@ def look(rig: Rig, times: int = 3) -> None:
 
 
 def test_a_long_wait_is_told_once_with_its_owner(make: Make, caplog: pytest.LogCaptureFixture) -> None:
-    """Volume, key, bytes, what, how long, the chain, and what happens without anybody doing anything. [T-82]"""
+    """The line has volume, key, bytes, object, duration, the chain, and the outcome without intervention. [T-82]"""
     rig = make({KEY: DATA}, stall_warn=0.05, flush_interval=0.02)
     file = rig.open()
     gate = rig.backend.gate("read_into")
@@ -58,7 +60,7 @@ def test_a_long_wait_is_told_once_with_its_owner(make: Make, caplog: pytest.LogC
 
 
 def test_the_next_wait_is_told_again(make: Make, caplog: pytest.LogCaptureFixture) -> None:
-    """What was told is the wait, not the thread. [T-82]"""
+    """The report belongs to the wait, not to the thread. [T-82]"""
     rig = make({KEY: DATA}, stall_warn=0.05, flush_interval=0.02)
     file = rig.open()
     with caplog.at_level(logging.WARNING, "pagecache"):
@@ -88,7 +90,7 @@ def test_short_waits_are_not_told(make: Make, caplog: pytest.LogCaptureFixture) 
 
 
 def test_a_call_that_the_flusher_names_is_not_told_twice(make: Make, caplog: pytest.LogCaptureFixture) -> None:
-    """A stat that hangs is one line, that of the call; who waits for it is in the report. [T-82]"""
+    """A hanging stat is one line, that of the call; its waiter is in the report. [T-82]"""
     rig = make({KEY: DATA}, stall_warn=0.05, flush_interval=0.02)
     with caplog.at_level(logging.WARNING, "pagecache"), rig.backend.gate("stat") as gate:
         task = start("waiter", rig.volume.stat, KEY)
@@ -104,7 +106,7 @@ def test_a_call_that_the_flusher_names_is_not_told_twice(make: Make, caplog: pyt
 def test_many_long_waits_are_told_in_a_few_lines(
     make: Make, caplog: pytest.LogCaptureFixture, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """At most WARNINGS in PERIOD; how many more there are is one line. [T-82]"""
+    """At most WARNINGS in PERIOD; one line has the number of the others. [T-82]"""
     monkeypatch.setattr(waits, "WARNINGS", 3)
     monkeypatch.setattr(waits, "PERIOD", 1.0)
     rig = make({KEY: DATA}, stall_warn=0.1, flush_interval=0.02)
