@@ -1,4 +1,4 @@
-"""File systems above a memory and a local target, each with a cache of its own that is closed after the test."""
+"""File systems above a memory and a local target, each with a new cache that is closed after the test."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ TARGETS = ("memory", "file")
 
 @pytest.fixture
 def make() -> Iterator[Callable[..., PageCacheFileSystem]]:
-    """Makes file systems; what they are above of is saved and let go of at the end."""
+    """A factory of file systems; their caches are saved and closed at the end."""
     made: list[PageCacheFileSystem] = []
 
     def maker(*args: Any, **options: Any) -> PageCacheFileSystem:
@@ -33,7 +33,7 @@ def make() -> Iterator[Callable[..., PageCacheFileSystem]]:
 
 @pytest.fixture(params=TARGETS)
 def protocol(request: pytest.FixtureRequest) -> str:
-    """Whole objects, and files that are changed in place."""
+    """Targets of both kinds: whole objects, and files that are changed in place."""
     name: str = request.param
     return name
 

@@ -1,4 +1,4 @@
-"""File systems below the cache that are in a bad way."""
+"""Defective file systems below the cache."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ from tests.fsspec_below.stores import Whole
 
 
 class OwnMemory(MemoryFileSystem):
-    """Memory that no other instance sees, and that counts what it is asked for."""
+    """Memory that no other instance sees, and that counts requests."""
 
     cachable = False
 
@@ -41,7 +41,7 @@ class OwnMemory(MemoryFileSystem):
 
 
 class Copies(OwnMemory):
-    """Memory that gives many files at once, past whoever is above it, as fsspec's own caches do."""
+    """Memory that returns many files at once, past the layers above it, as fsspec's own caches do."""
 
     def open_many(self, files: Any) -> Any:
         return [self.open(file.path, file.mode) for file in files]
@@ -73,7 +73,7 @@ class Listed(OwnMemory):
 
 
 class OnlyStreams(AbstractFileSystem):
-    """Files can be read from the beginning to the end, and nothing else."""
+    """Files that can be read only from the beginning to the end."""
 
     protocol = "onlystreams"
     content: ClassVar[bytes] = b"from the beginning to the end"
@@ -91,13 +91,13 @@ class OnlyStreams(AbstractFileSystem):
 
 
 class Store(LocalFileSystem):
-    """Objects that outlive the process: files, which the cache does not take for such."""
+    """Objects that outlive the process: files, which the cache treats as objects."""
 
     protocol = "store"
 
     @classmethod
     def _strip_protocol(cls, path: Any) -> Any:
-        """Nothing is relative to a working directory."""
+        """Return the path: nothing is relative to a working directory."""
         return super()._strip_protocol(path if "://" in path else "/" + path.lstrip("/"))
 
 

@@ -1,4 +1,4 @@
-"""What goes wrong: exceptions in a `with`, bad input, targets that fail; nothing is published by halves, or lost."""
+"""Failures: exceptions in a `with`, bad input, targets that fail; no partial file is published, and none is lost."""
 
 from __future__ import annotations
 
@@ -95,7 +95,7 @@ def test_an_exception_while_a_file_is_changed_in_place_keeps_what_was_written(
 
 
 def test_a_file_written_in_an_except_clause_is_published(make: Callable[..., PageCacheFileSystem]) -> None:
-    """The exception that is handled there has left no body of this `with`."""
+    """The exception that is handled there did not leave the body of this `with`."""
     fs, below = make("memory"), fsspec.filesystem("memory")
     try:
         raise BodyError
@@ -138,7 +138,7 @@ def test_an_exception_publishes_none_of_many_files(make: Callable[..., PageCache
 
 
 def test_who_else_writes_the_object_publishes_what_both_have_written(make: Callable[..., PageCacheFileSystem]) -> None:
-    """It is his to give up, too."""
+    """That writer may also give it up."""
     fs, below = make("memory"), fsspec.filesystem("memory")
     below.pipe_file("/file", OLD)
     for end, expected in (("discard", OLD), ("close", b"half" + OLD[4:-4] + b"more")):
@@ -346,7 +346,7 @@ def test_fsspec_finds_it_by_its_name() -> None:
 
 
 def test_errors_name_a_file_by_the_path_that_was_given(fs: PageCacheFileSystem, root: str) -> None:
-    """And not by what the volume calls it, which has no slash in front."""
+    """They do not use the volume's name for it, which has no slash in front."""
     fs.pipe_file(f"{root}/there", b"1")
     calls: list[tuple[type[OSError], str, Callable[[str], object]]] = [
         (FileNotFoundError, "none", fs.open),

@@ -106,7 +106,7 @@ def test_names_change_at_once(fs: PageCacheFileSystem, below: Any, root: str) ->
 
 
 def test_what_is_moved_or_copied_takes_its_bytes_along(fs: PageCacheFileSystem, root: str) -> None:
-    """Also those that are not stored yet."""
+    """This includes bytes that are not stored yet."""
     with fs.open(f"{root}/file", "wb") as file:
         file.write(b"not stored yet")
         fs.cp_file(f"{root}/file", f"{root}/copy")
@@ -193,14 +193,14 @@ def test_touch_empties_or_leaves_the_bytes(fs: PageCacheFileSystem, root: str, p
 def test_the_bytes_of_somebody_else_are_seen_at_the_next_open(
     make: Callable[..., PageCacheFileSystem],
 ) -> None:
-    """Whatever listings the target remembers."""
+    """They are, even if the target caches listings."""
     below = Listed()
     fs = make(fs=below)
     below.pipe_file("/root/file", b"one")
     assert sizes(fs, "/root") == {"/root/file": 3}
     assert fs.cat_file("/root/file") == b"one"
     assert sizes(fs, "/root") == {"/root/file": 3}
-    OwnMemory.pipe_file(below, "/root/file", b"longer than one")  # nobody tells its listings
+    OwnMemory.pipe_file(below, "/root/file", b"longer than one")  # its listings stay unchanged
     assert below.info("/root/file")["size"] == 3
     assert fs.cat_file("/root/file") == b"longer than one"
     with fs.open("/root/new", "wb") as file:
@@ -246,7 +246,7 @@ def test_paths_may_have_the_protocol(fs: PageCacheFileSystem, below: Any, root: 
 
 
 def test_what_the_cache_keeps_for_itself_is_not_shown(make: Callable[..., PageCacheFileSystem], tmp_path: Path) -> None:
-    """Temporary objects on their way to be others, whoever has left them; they go with their directory."""
+    """They are temporary objects about to be renamed, left by any program; they go with their directory."""
     below = Store()
     fs, folder = make(fs=below), f"{tmp_path}/folder"
     below.makedirs(f"{folder}/.pagecache-stage")
@@ -267,7 +267,7 @@ def test_what_the_cache_keeps_for_itself_is_not_shown(make: Callable[..., PageCa
 def test_a_directory_can_be_removed_after_objects_were_written_into_it(
     make: Callable[..., PageCacheFileSystem], tmp_path: Path
 ) -> None:
-    """And others can be written into one of that name."""
+    """Others can be written into one of that name."""
     fs, folder = make(fs=Store()), f"{tmp_path}/folder"
     for _ in range(2):
         fs.mkdir(folder)

@@ -32,7 +32,7 @@ PLACES = st.integers(0, 9000) | st.integers(0, 30)
 
 
 class Opened:
-    """A file and what it has to hold: an io.BytesIO would, but for its content, which others change as well."""
+    """A file and its expected content: an io.BytesIO would do, but other handles change the content as well."""
 
     def __init__(self, file: Any, name: str, content: bytearray, mode: str) -> None:
         self.file, self.name, self.content, self.mode = file, name, content, mode
@@ -40,7 +40,7 @@ class Opened:
 
 
 class Files(RuleBasedStateMachine):
-    """Names, and files that are open; those of one name share what is in it."""
+    """Names, and open files; those of one name share their content."""
 
     protocol = "memory"
     opened = Bundle("opened")

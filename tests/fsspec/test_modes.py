@@ -1,4 +1,4 @@
-"""Modes: a file of the cache is what `open()` makes of it, above every target; and the table of the page is true."""
+"""Modes: a file of the cache acts as one of `open()`, above every target; and the table of the page is true."""
 
 from __future__ import annotations
 
@@ -20,7 +20,7 @@ OLD = b"what was there before"
 
 
 def outcome(open_it: Callable[[], Any]) -> list[Any]:
-    """What a file does, as values and names of exceptions."""
+    """The results of a file's calls, as values and names of exceptions."""
     found: list[Any] = []
 
     def attempt(call: Callable[[], Any]) -> None:
@@ -163,7 +163,7 @@ def test_files_are_handles_of_the_cache(fs: PageCacheFileSystem, root: str) -> N
 
 
 def seen(fs: Any, below: Any, path: str, mode: str, end: Callable[[], None] = lambda: None) -> str:
-    """When those who look past the cache see what is written."""
+    """When readers past the cache see the written bytes."""
     try:
         file = fs.open(path, mode)
     except (PermissionError, io.UnsupportedOperation) as error:

@@ -1,4 +1,4 @@
-"""Ranges: as a slice of the bytes would be, asked for together, and from memory the second time."""
+"""Ranges: equal to a slice of the bytes, requested together, and read from memory the second time."""
 
 from __future__ import annotations
 
@@ -37,7 +37,7 @@ def test_bytes_of_a_file_are_those_of_the_target(
 
 
 def test_ranges_come_in_the_order_of_the_question(fs: PageCacheFileSystem, root: str) -> None:
-    """Each with its own error."""
+    """Each has its own error."""
     one, other, none = (f"{root}/{name}" for name in ("one", "other", "none"))
     fs.pipe({one: b"0123456789", other: b"abcdefghij"})
     found = fs.cat_ranges([one, none, other, one, other], [5, 0, 0, 0, 9], [7, 1, 3, 2, None])
@@ -54,7 +54,7 @@ def test_near_ranges_are_one_read(make: Callable[..., PageCacheFileSystem]) -> N
     below = OwnMemory()
     fs = make(fs=below, read_ahead=0)
     below.pipe_file("/file", CONTENT)
-    fs.cat_file("/file", 900_000, 900_001)  # whatever is looked at first
+    fs.cat_file("/file", 900_000, 900_001)  # whatever is checked first
     before = len(below.reads)
     starts = list(range(1000, 41_000, 2000))
     found = fs.cat_ranges(["/file"] * len(starts), list(starts), [start + 100 for start in starts])
@@ -65,7 +65,7 @@ def test_near_ranges_are_one_read(make: Callable[..., PageCacheFileSystem]) -> N
 
 
 def test_max_gap_says_which_ranges_are_near(make: Callable[..., PageCacheFileSystem]) -> None:
-    """Two reads of 1 byte, 200 KB apart, are two calls; or one, if somebody thinks that a call costs more than that."""
+    """Two reads of 1 byte, 200 KB apart, are two calls; or one, if the option makes a call more expensive than that."""
     below = OwnMemory()
     fs = make(fs=below, read_ahead=0)
     below.pipe({"/one": CONTENT, "/other": CONTENT})
@@ -88,7 +88,7 @@ def test_max_gap_that_is_no_number_of_bytes_is_refused(fs: PageCacheFileSystem, 
 
 
 def test_sequential_reads_have_several_calls_on_their_way(make: Callable[..., PageCacheFileSystem]) -> None:
-    """Without a word on read-ahead: behind what was asked for, two calls meet."""
+    """No readahead option is set: behind the requested bytes, two calls meet."""
     below = Ahead()
     fs = make(fs=below, capacity="128MiB")
     below.pipe_file("/file", CONTENT * 16)

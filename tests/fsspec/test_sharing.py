@@ -1,4 +1,4 @@
-"""One cache for all who ask for the same, whatever instance they have; other processes have their own."""
+"""One cache for all callers with equal options, in any instance; other processes have separate ones."""
 
 from __future__ import annotations
 
@@ -32,7 +32,7 @@ def in_thread(call: Callable[[], Any]) -> Any:
 
 
 def test_instances_of_equal_options_share_one_cache(make: Callable[..., PageCacheFileSystem]) -> None:
-    """fsspec has an instance for each thread; they have to see what the other has written and not stored."""
+    """fsspec has an instance for each thread; each has to see bytes that the other has written and not stored."""
     one, other = make("memory"), in_thread(lambda: make("memory"))
     assert one is make("memory")
     assert one is not other
@@ -77,7 +77,7 @@ def test_files_of_one_url_belong_to_one_file_system(make: Callable[..., PageCach
 
 
 def test_many_files_at_once_come_through_the_cache(make: Callable[..., PageCacheFileSystem]) -> None:
-    """Also where the target would give them."""
+    """They do even if the target would return them."""
     fs = make(fs=Copies())
     names = ["/a", "/b"]
     opened = fsspec.core.OpenFiles([fsspec.core.OpenFile(fs, name, "wb") for name in names], mode="wb", fs=fs)
@@ -149,7 +149,7 @@ def test_a_cache_that_was_closed_under_it_is_made_anew(make: Callable[..., PageC
 
 
 def test_threads_write_one_file_at_once(fs: PageCacheFileSystem, below: Any, root: str, protocol: str) -> None:
-    """Each through an instance of its own."""
+    """Each uses its own instance."""
     path, block = f"{root}/file", 10_000
     fs.pipe_file(path, bytes(8 * block))
     ready = threading.Barrier(8)
@@ -222,7 +222,7 @@ def test_a_file_that_is_saved_pickles_and_goes_on(
 
 
 def test_a_file_with_bytes_that_are_not_saved_does_not_pickle(fs: PageCacheFileSystem, root: str) -> None:
-    """Neither through who wrote them nor through who reads them: nobody else would find them."""
+    """This holds for writers and readers: no other process would find the bytes."""
     fs.pipe_file(f"{root}/file", b"old")
     with fs.open(f"{root}/file", "r+b") as file, fs.open(f"{root}/file") as reader:
         file.write(b"new")
@@ -248,7 +248,7 @@ def pool(request: pytest.FixtureRequest) -> Iterator[ProcessPoolExecutor]:
 def test_workers_get_file_systems_and_files(
     make: Callable[..., PageCacheFileSystem], tmp_path: Path, pool: ProcessPoolExecutor, target: str
 ) -> None:
-    """Each process has its own cache; what one has closed is what the other opens."""
+    """Each process has its own cache; a file closed by one can be opened by another."""
     fs, path = make("file") if target == "file" else make(fs=Store()), f"{tmp_path}/file"
     fs.pipe_file(path, b"0123456789")
 
@@ -291,7 +291,7 @@ def script(text: str, *arguments: str) -> subprocess.CompletedProcess[str]:
 
 
 def test_a_forked_child_has_a_cache_of_its_own(tmp_path: Path) -> None:
-    """Its file systems work; its parent's open files say what happened."""
+    """Its file systems work; its parent's open files raise a clear error."""
     done = script(
         """
         threaded = PageCacheFileSystem(fs=Threaded())
@@ -332,7 +332,7 @@ def test_a_forked_child_has_a_cache_of_its_own(tmp_path: Path) -> None:
 
 
 def test_the_end_of_the_process_saves_what_is_closed_and_says_what_is_not(tmp_path: Path) -> None:
-    """Half an object is not published behind its writer's back; a file that is changed in place is saved."""
+    """Half an object is never published without its writer; a file that is changed in place is saved."""
     done = script(
         """
         for name, fs in (("file", file), ("store", store)):

@@ -1,4 +1,4 @@
-"""Transactions: nothing can be seen of them before their end."""
+"""Transactions: their changes are invisible before their end."""
 
 from __future__ import annotations
 
@@ -21,7 +21,7 @@ def contents(fs: Any, root: str) -> dict[str, bytes]:
 
 
 def test_nothing_is_seen_before_the_end(fs: PageCacheFileSystem, below: Any, root: str, protocol: str) -> None:
-    """Neither through the cache nor past it."""
+    """They are invisible through the cache and past it."""
     below.pipe({f"{root}/old": b"old", f"{root}/log": b"first,"})
     other = PageCacheFileSystem(protocol, capacity="4MiB")
     with fs.transaction:
@@ -148,7 +148,7 @@ def test_an_end_that_fails_says_so_and_leaves_the_rest_as_it_was(make: Callable[
 def test_a_reader_of_a_local_file_sees_the_old_or_the_new_one(
     make: Callable[..., PageCacheFileSystem], tmp_path: Path
 ) -> None:
-    """It is put in its place by renaming."""
+    """A rename puts the new file in its place."""
     fs, path = make("file"), tmp_path / "file"
     path.write_bytes(b"old")
     with path.open("rb") as reader:

@@ -1,4 +1,4 @@
-"""What other processes do with what they are given."""
+"""Functions that other processes run on their arguments."""
 
 from __future__ import annotations
 
