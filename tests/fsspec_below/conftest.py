@@ -13,7 +13,7 @@ from tests.fsspec_below.stores import Elsewhere, Parts, Whole
 
 @pytest.fixture(params=["whole", "parts", "elsewhere"])
 def place(request: pytest.FixtureRequest, tmp_path: Path) -> Iterator[Place]:
-    """With an object `key`."""
+    """A place with an object `key`."""
     made = {"whole": Whole, "parts": Parts, "elsewhere": Elsewhere}[request.param]()
     place = Place(made, str(tmp_path) if request.param == "elsewhere" else "bucket")
     place.put("key", OLD)

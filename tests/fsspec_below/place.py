@@ -25,14 +25,14 @@ def get(file: Any, offset: int, length: int) -> bytes:
 
 
 class Place:
-    """A file system, and what is in it."""
+    """A file system, and its content."""
 
     def __init__(self, fs: Any, root: str, **options: Any) -> None:
         self.fs, self.root = fs, root
         self.backend: Any = FsspecBackend(fs, root, **options)
 
     def names(self) -> list[str]:
-        """Of everything that is there, past the backend."""
+        """The names of all objects, past the backend."""
         if isinstance(self.fs, Elsewhere):
             return sorted(str(path.relative_to(self.root)) for path in Path(self.root).rglob("*") if path.is_file())
         return sorted(self.fs.objects)

@@ -1,7 +1,7 @@
 """File systems of fsspec for the tests: an asynchronous one that stores whole objects, one that uploads in parts
-through open files as many real ones do, and a local one that the backend does not know.
+through open files as many real ones do, and a local one of a class unknown to the backend.
 
-`before` and `after` have the names of methods: what is there is called with the path before or after the method has
+`before` and `after` map names of methods to functions. They are called with the path before or after the method has
 done its work, and may raise. `calls` has every method that was called, with its path.
 """
 
@@ -23,7 +23,7 @@ Hook = Callable[[str], None]
 
 
 class Hooks:
-    """What a test plans."""
+    """The test's hooks."""
 
     def __init__(self) -> None:
         self.before: dict[str, Hook] = {}
@@ -40,7 +40,7 @@ class Hooks:
 
 
 def once(error: BaseException) -> Hook:
-    """Raises the first time."""
+    """A function that raises the first time."""
     left = [error]
 
     def hook(path: str) -> None:
@@ -60,7 +60,7 @@ def always(error: BaseException) -> Hook:
 class Whole(AsyncFileSystem):
     """Objects in a dictionary; a blocking instance or an asynchronous one.
 
-    `tells`: what infos have besides the size: "ETag", "mtime" (whole seconds of `clock`), or nothing.
+    `tells`: the infos in addition to the size: "ETag", "mtime" (whole seconds of `clock`), or nothing.
     """
 
     protocol = "whole"
@@ -76,7 +76,7 @@ class Whole(AsyncFileSystem):
         self.ranges = self.sizes = True
 
     def put(self, path: str, content: bytes) -> None:
-        """Store, as somebody else does."""
+        """Store, as another client does."""
         self.serial += 1
         self.objects[path] = (content, self.serial, self.clock)
 
@@ -129,7 +129,7 @@ class Whole(AsyncFileSystem):
         return content[start:end] if self.ranges else content
 
     async def _pipe_file(self, path: str, value: bytes, mode: str = "overwrite", **options: Any) -> None:
-        self.put(path, value[: len(value) // 2])  # what others could see meanwhile
+        self.put(path, value[: len(value) // 2])  # the state that others could see in between
         self.hooks.met(self.hooks.before, "pipe_file", path)
         self.put(path, value)
         self.hooks.met(self.hooks.after, "pipe_file", path)
@@ -155,7 +155,9 @@ class Whole(AsyncFileSystem):
 
 
 class Parts(fsspec.AbstractFileSystem):
-    """Objects in a dictionary, read and written through open files: what is written is there once they are closed."""
+    """Objects in a dictionary, read and written through open files: written bytes are there once the files are
+    closed.
+    """
 
     protocol = "parts"
     cachable = False
@@ -233,9 +235,9 @@ class PartsFile(AbstractBufferedFile):
 
 
 class Elsewhere(LocalFileSystem):
-    """Local files, by a class that is not fsspec's own: so nobody knows that they can be written in place.
+    """Local files, by a class that is not fsspec's own: so the backend does not write them in place.
 
-    `moves`: "really", or "not": the call says nothing and does nothing where the name is taken.
+    `moves`: "really", or "not": the call silently does nothing if the name is taken.
     """
 
     protocol = "elsewhere"

@@ -1,4 +1,4 @@
-"""Which file system is used how, and what is said of those that cannot be."""
+"""How each kind of file system is used, and the errors for unusable ones."""
 
 from __future__ import annotations
 
@@ -120,7 +120,7 @@ def test_tasks_read_and_write_over_an_asynchronous_instance() -> None:
     assert fs.content("bucket/key") == bytes(50000) + b"NEW" + bytes(49997)
 
 
-# ---------------------------------------------------------------------------------------- what cannot be done
+# ---------------------------------------------------------------------------------------- unsupported operations
 
 
 @pytest.fixture
@@ -247,7 +247,7 @@ def test_caches_of_fsspec_are_refused() -> None:
 
 @pytest.fixture
 def installed() -> Iterator[None]:
-    """fsspec knows of a file system that needs a package which is not there."""
+    """Make fsspec list a file system that needs a missing package."""
     fsspec.register_implementation("needs", "not_there_at_all.FS", errtxt="Install not_there_at_all", clobber=True)
     yield
     known_implementations.pop("needs")
@@ -283,7 +283,7 @@ def test_url_gives_options_to_whom_they_belong(tmp_path: Path) -> None:
 
 
 def test_file_systems_of_urls_remember_no_listings() -> None:
-    """And are made anew, so that nobody else's remembers none."""
+    """They are made anew, so that no shared instance caches listings either."""
     backend, other = open_url("fsspec:memory://a"), open_url("fsspec:memory://a")
     assert backend.fs is not other.fs
     assert backend.fs.dircache.use_listings_cache is False

@@ -22,7 +22,7 @@ numbers = itertools.count()
 
 
 def folder() -> str:
-    """Of the file system in memory, which there is one of."""
+    """A new folder of the file system in memory, which is a singleton."""
     return f"/conformance-{next(numbers)}"
 
 
@@ -69,7 +69,7 @@ class TestParts(BackendConformance):
 
 
 class TestBlockingInstance(BackendConformance):
-    """Of an asynchronous class: it has fsspec's loop."""
+    """An instance of an asynchronous class: it has fsspec's loop."""
 
     def make_backend(self, tmp_path: Path) -> Backend:
         return FsspecBackend(Whole(), "bucket")
@@ -84,7 +84,7 @@ class TestWithoutVersions(BackendConformance):
 
 
 class OnALoop(BackendConformance):
-    """Of asynchronous instances, on a loop as the cache has one."""
+    """Asynchronous instances, on a loop like the cache's."""
 
     loop: CacheLoop
 

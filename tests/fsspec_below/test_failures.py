@@ -26,7 +26,7 @@ ROOT = Path(__file__).parent.parent.parent
 
 @pytest.fixture
 def small(tmp_path: Path) -> Iterator[Callable[[str], Path]]:
-    """Makes file systems of a few bytes, where that is allowed."""
+    """A factory of file systems of a few bytes, if that is permitted."""
     made = []
 
     def mount(size: str) -> Path:
@@ -62,7 +62,7 @@ def test_upload_that_fails_half_way_leaves_the_old_object_and_nothing_else(place
 
 
 def test_upload_that_fails_is_published_neither_by_close_nor_by_the_garbage_collector() -> None:
-    """Where one call stores a whole object, an open file that is left alone would store what it has."""
+    """If one call stores a whole object, an abandoned open file would store its partial content."""
     place = Place(Parts(), "bucket", publish="put")
     place.put("key", OLD)
     file = place.backend.open("key")
@@ -97,7 +97,7 @@ def test_move_that_fails_leaves_the_old_object_and_nothing_else(place: Place) ->
 
 
 def test_move_that_does_not_replace_is_an_error_and_no_lost_update(tmp_path: Path) -> None:
-    """Some file systems answer a rename onto a name that is taken with a flag that nobody looks at."""
+    """Some file systems answer a rename onto a taken name with a flag that callers ignore."""
     place = Place(Elsewhere(moves="not"), str(tmp_path))
     place.put("key", OLD)
     file = place.backend.open("key")
@@ -190,7 +190,7 @@ def test_lost_answer_of_a_commit_is_no_conflict(place: Place) -> None:
 
 
 def stored_without_an_answer() -> tuple[Place, Any]:
-    """A place where `key` was stored with "NEW", and its file, which does not know."""
+    """A place where `key` was stored with "NEW", and its file, which has not noticed."""
     place = Place(Whole(), "bucket")
     place.put("key", OLD)
     file = place.backend.open("key")
@@ -212,7 +212,7 @@ def test_what_was_written_after_a_lost_answer_goes_over_what_was_stored() -> Non
 
 def test_version_of_somebody_else_after_a_lost_answer_is_a_conflict() -> None:
     place, file = stored_without_an_answer()
-    place.put("key", OLD)  # as long as ours
+    place.put("key", OLD)  # of equal length
     with pytest.raises(OSError) as raised:
         file.commit()
     assert raised.value.errno == errno.ESTALE
@@ -247,7 +247,7 @@ def test_crash_before_publishing_leaves_the_old_object_and_a_temporary_one_that_
     assert len(left) == 1
     assert (tmp_path / left[0]).stat().st_size == LARGE
     assert [stat.key for stat in place.backend.list()] == ["key"]
-    assert place.backend.remove_leftovers() == 0  # it may be somebody's who is at work
+    assert place.backend.remove_leftovers() == 0  # it may belong to a running program
     assert place.backend.remove_leftovers(older_than=0.0) == 1
     assert place.names() == ["key"]
 

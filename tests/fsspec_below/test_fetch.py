@@ -1,4 +1,4 @@
-"""What a commit fetches of an object that was written in part: in few reads, side by side, and nothing of it later."""
+"""The reads of a commit of a partly written object: few, side by side, and none of their bytes comes later."""
 
 from __future__ import annotations
 
@@ -25,7 +25,7 @@ Hook = Callable[[int], None]
 
 
 class Far(SlowFileSystem):
-    """Ranges are read side by side; `reading` is called with the start of each, `have_read` after it."""
+    """A store whose ranges are read side by side; `reading` is called with the start of each, `have_read` after it."""
 
     def __init__(self) -> None:
         super().__init__(latency=0)
@@ -67,7 +67,7 @@ def overwritten(offsets: list[int], data: bytes) -> bytes:
 
 
 def test_scattered_writes_are_completed_by_as_many_reads_as_the_object_has_steps(tmp_path: Path) -> None:
-    """And not by one for each of the ranges between them."""
+    """They are not completed by one read for each of the ranges between them."""
     place = Place(tmp_path)
     offsets = scattered(300)
     for offset in offsets:
@@ -84,7 +84,7 @@ def test_what_is_far_apart_is_read_by_itself(tmp_path: Path) -> None:
     place.file.commit()
     assert sorted(place.fs.starts) == [0, MIB + PAGE]
     assert place.path.read_bytes() == OLD[:PAGE] + bytes(MIB) + OLD[MIB + PAGE : 2 * MIB + PAGE] + bytes(MIB - PAGE)
-    assert place.fs.reset().bytes_read == PAGE + MIB + 1  # the one by which it was tried whether ranges can be read
+    assert place.fs.reset().bytes_read == PAGE + MIB + 1  # plus one byte, which tests whether ranges can be read
 
 
 def test_reads_of_a_commit_are_side_by_side(tmp_path: Path) -> None:
@@ -115,7 +115,7 @@ def test_no_more_are_on_their_way_than_calls_at_a_time_are_allowed(tmp_path: Pat
 def test_a_read_that_fails_is_told_when_the_others_have_ended_and_no_other_is_begun(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """What is written after the failure stays: nobody brings old bytes into the spool any more."""
+    """Bytes written after the failure stay: no late read puts old bytes into the spool."""
     place = Place(tmp_path, max_inflight=2)
     place.write(5, b"new")
     begun, waited_for = threading.Event(), threading.Event()
@@ -172,7 +172,7 @@ def test_an_object_that_became_shorter_is_a_conflict_and_stays(tmp_path: Path) -
 
 
 class FarTasks(Whole):
-    """An asynchronous one whose reads wait until three are there."""
+    """An asynchronous store whose reads wait until three are there."""
 
     def __init__(self) -> None:
         super().__init__(asynchronous=True, skip_instance_cache=True)
@@ -218,7 +218,7 @@ def test_a_task_that_fails_ends_the_others_and_its_own_error_is_told() -> None:
 
 
 def test_through_the_cache_scattered_writes_cost_few_calls(tmp_path: Path) -> None:
-    """Opening, trying, three reads, and storing: whatever the number of writes."""
+    """The calls are an open, a test read, three reads, and a store: whatever the number of writes."""
     fs, path = Far(), tmp_path / "key"
     path.write_bytes(OLD)
     offsets = scattered(300)
@@ -242,4 +242,4 @@ def raising(error: BaseException) -> Callable[[str], None]:
 
 
 def void(_: object) -> None:
-    """Not to return something."""
+    """Call a function and return nothing."""

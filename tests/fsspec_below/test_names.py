@@ -1,4 +1,4 @@
-"""Names of objects, and what becomes of an object that is written when its name changes."""
+"""Names of objects, and a written object whose name changes."""
 
 from __future__ import annotations
 
@@ -112,7 +112,7 @@ def test_object_that_is_not_committed_yet_can_be_renamed_and_removed(place: Plac
 
 
 def test_rename_is_no_change_by_somebody_else(place: Place) -> None:
-    """A copy has a version of its own, and the content is the same."""
+    """The copy has a new version, and equal content."""
     before = place.backend.stat("key").version
     with PageCache("16MiB") as cache:
         volume = cache.attach(place.backend)
@@ -164,4 +164,4 @@ def test_new_object_brings_the_directories_that_it_needs(tmp_path: Path) -> None
     file.commit()
     place.backend.close()
     assert place.content("a/b/key") == b"content"
-    assert sorted(path.name for path in tmp_path.rglob("*")) == ["a", "b", "key"]  # nothing of ours is left
+    assert sorted(path.name for path in tmp_path.rglob("*")) == ["a", "b", "key"]  # no temporary file is left

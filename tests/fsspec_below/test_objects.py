@@ -14,7 +14,7 @@ from tests.fsspec_below.stores import Parts, Whole, always
 
 
 def test_staged_bytes_that_a_commit_has_taken_are_read_from_the_object(place: Place) -> None:
-    """Who reads them may have asked just before."""
+    """A reader may have asked just before."""
     file = place.backend.open("key")
     room = bytearray(4096)
     file.stage(4096, [memoryview(OLD)[:4096]])
@@ -24,7 +24,7 @@ def test_staged_bytes_that_a_commit_has_taken_are_read_from_the_object(place: Pl
 
 
 def test_staged_bytes_that_were_rolled_back_are_no_loss(place: Place) -> None:
-    """Who asked for them before has to ask again: the object may have been opened anew, and staged anew there. Where
+    """A reader that asked for them before has to ask again: the object may have been reopened, and staged again. If
     nothing was ever staged, they are lost.
     """
     file = place.backend.open("key")
@@ -37,7 +37,7 @@ def test_staged_bytes_that_were_rolled_back_are_no_loss(place: Place) -> None:
 
 
 def test_object_larger_than_the_cache_is_written_read_and_rewritten(place: Place) -> None:
-    """What does not fit into memory waits in the spool, and commits publish all of it."""
+    """Bytes that do not fit into memory wait in the spool, and commits publish all of them."""
     data = bytearray(random.Random(2).randbytes(6 << 20))
     with PageCache("1MiB") as cache:
         volume = cache.attach(place.backend)
@@ -60,7 +60,7 @@ def test_object_larger_than_the_cache_is_written_read_and_rewritten(place: Place
 
 
 def test_open_files_of_the_file_system_are_closed() -> None:
-    """There are as many as calls at a time, and none once nobody reads."""
+    """There are as many as concurrent calls, and none without a reader."""
     place = Place(Parts(), "bucket")
     place.put("key", OLD)
     with PageCache("16MiB") as cache:
@@ -73,7 +73,7 @@ def test_open_files_of_the_file_system_are_closed() -> None:
 
 
 def test_reads_of_open_files_fetch_what_was_asked_for() -> None:
-    """And no megabytes beside it, as the read-ahead of an open file would."""
+    """They fetch no extra megabytes, as the readahead of an open file would."""
     place = Place(Parts(), "bucket")
     place.put("key", OLD)
     fetched: list[str] = []

@@ -24,7 +24,7 @@ stored = Whole(asynchronous=True)
 
 
 def asynchronous() -> FsspecBackend:
-    """Over one file system: who asks again finds what is there."""
+    """The backends share one file system: a later one finds the stored objects."""
     return FsspecBackend(stored, "bucket")
 
 
@@ -53,7 +53,7 @@ def test_a_short_run_of_the_stress_tester_is_clean(form: str, faults: str) -> No
 
 @pytest.mark.parametrize("profile", ["losses", "saving"])
 def test_what_is_staged_survives_what_others_do(profile: str) -> None:
-    """Commits, discards and versions of somebody else, beside reads of what is not in memory."""
+    """Commits, discards and versions of another client, beside reads of evicted bytes."""
     report = run(Plan(seed=5, profile=profile, **SHORT), TARGETS["blocking"]())
     assert report.ok, f"{report.story}\n{report.replay}"
 

@@ -1,4 +1,4 @@
-"""Keys of a whole file system begin at its top, whatever a relative path would mean to it."""
+"""Keys of a whole file system begin at its top, wherever a relative path would lead."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ from tests.clients.shelf import Shelf
 
 
 def test_keys_of_a_whole_file_system_begin_at_its_top(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    """A relative path begins elsewhere: in the working directory, or where somebody has logged in."""
+    """A relative path begins elsewhere: in the working directory, or in a login directory."""
     (tmp_path / "elsewhere").mkdir()
     monkeypatch.chdir(tmp_path / "elsewhere")
     folder = str(tmp_path / "a").removeprefix("/")

@@ -1,4 +1,4 @@
-"""Objects that somebody else stores too: no change of anybody is lost, and no read mixes two versions."""
+"""Objects that another client also stores: no change is lost, and no read mixes two versions."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ from pagecache.backends.fsspec.objects import STAGE
 from tests.fsspec_below.place import LARGE, OLD, Place, get, put, storing
 from tests.fsspec_below.stores import Whole
 
-# ------------------------------------------------------------------------------------------ others
+# ------------------------------------------------------------------------------------------ other clients
 
 
 def test_commit_over_a_version_of_somebody_else_is_refused(place: Place) -> None:
@@ -92,13 +92,13 @@ def test_reads_are_not_checked_where_that_is_not_wanted() -> None:
     assert get(file, 0, 4096) == OLD[:4096]
     assert place.fs.hooks.calls == [("cat_file", "bucket/key")]
     place.put("key", b"short")
-    with pytest.raises(OSError) as raised:  # what is too short cannot be taken for it
+    with pytest.raises(OSError) as raised:  # an object that is too short cannot be mistaken for it
         get(file, 0, 4096)
     assert raised.value.errno == errno.ESTALE
 
 
 def test_read_beside_a_commit_waits_for_it_and_goes_on(monkeypatch: pytest.MonkeyPatch) -> None:
-    """It finds another version, which is the file's own; the commit does not know yet that it is stored."""
+    """It finds another version, which is the file's own; the commit has not noticed yet that it is stored."""
     place = Place(Whole(), "bucket")
     place.put("key", OLD)
     file = place.backend.open("key")
@@ -130,7 +130,7 @@ def test_read_beside_a_commit_waits_for_it_and_goes_on(monkeypatch: pytest.Monke
 
     async def waits(self: BlockingCalls, seconds: float) -> None:
         if threading.current_thread() is thread:
-            has_judged.set()  # what it has found is for the commit to say
+            has_judged.set()  # the commit judges the version that it found
         await sleep(self, seconds)
 
     monkeypatch.setattr(Reader, "read", read_slowly)
@@ -143,7 +143,7 @@ def test_read_beside_a_commit_waits_for_it_and_goes_on(monkeypatch: pytest.Monke
     assert seen == [OLD[1 << 20 : (1 << 20) + 4096]]
 
 
-# ----------------------------------------------------------------------- what tells versions apart
+# ----------------------------------------------------------------------- distinguishing versions
 
 
 def test_clock_of_whole_seconds_is_waited_for_where_a_version_would_be_the_same(
@@ -189,7 +189,7 @@ def test_listings_that_a_file_system_remembers_are_not_believed() -> None:
     place = Place(Whole(), "bucket")
     place.put("key", b"old")
     list(place.backend.list())
-    assert place.fs.listed  # it does remember
+    assert place.fs.listed  # it does cache listings
     place.put("key", b"newer")
     assert place.backend.stat("key").size == 5
     assert place.backend.open("key").stat().size == 5
