@@ -190,7 +190,7 @@ run-schedules-asan: build/c-schedules-asan/schedules
 run-schedules-table: build/c-schedules/schedules
 	@echo $< --table; $< --table $(if $(SEED),--seed $(SEED))
 
-# The C programs that `pagecache bench --native` asks, with the flags of the wheel.
+# The C programs of `python -m tests.bench`, with the flags of the wheel.
 NATIVE_C := -std=c11 -D_GNU_SOURCE -O2 -pthread -I$(NATIVE)
 .PHONY: native
 native:                                                               ## the C programs of the bench
@@ -213,11 +213,11 @@ instructions: native                                                  ## instruc
 # ---------------------------------------------------------------------------------------------- the rest
 
 .PHONY: bench bench-s3-peers wheel docs fmt clean help
-bench: $(VENV)/.built $(VENV)/.bench native                           ## paired measurements against peers
-	@$(RUN)/pagecache bench --native build/hit_instructions
+bench: $(VENV)/.built $(VENV)/.bench native                           ## measurements and goals; ONLY=P1,P5 selects, OPTIONS=--quick
+	@$(PY) -m tests.bench --native build/hit_instructions $(if $(ONLY),--only $(ONLY)) $(OPTIONS)
 
 bench-s3-peers: $(VENV)/.built $(VENV)/.dev .venv-s3fs/.installed .venv-smart-open/.installed ## S3 objects beside s3fs, smart_open
-	@$(RUN)/pagecache bench --only s3-peers
+	@$(PY) -m tests.bench --only s3-peers
 
 # Current boto3 and s3fs exclude each other. Each has an environment of its own.
 .venv-s3fs/.installed: $(VENV)/.created

@@ -2,7 +2,7 @@
 
     pagecache demo [TREE]       the main job on real files, compared byte by byte with plain file operations
     pagecache top [SOCKET...]   what caches are doing, live in a terminal, or once as a table or JSON
-    pagecache bench             paired measurements against other ways to do the same
+    pagecache bench             hits, misses and write-back, measured beside plain files
     pagecache drain SOCKET...   have a running program save what it has written so far, and see that it does
     pagecache stress [TARGET]   random operations of many workers on a cache, a backend or a directory, all checked
     pagecache mount URL DIR     a file system over a backend, for any program
@@ -15,14 +15,16 @@ imported before it is known which command runs: `pagecache --help` needs click a
 """
 
 import sys
+from collections.abc import Callable
 from contextlib import nullcontext
 from pathlib import Path
 from typing import IO, Any, NoReturn
 
 import click
 
-from pagecache.distribution import needs
 from pagecache.interrupts import INTERRUPTED, leave_on_sigterm
+
+Command = Callable[..., Any]
 
 
 class WrongUsage(click.ClickException):
@@ -136,76 +138,67 @@ def top(
     sys.exit(status)
 
 
-@main.command(short_help="Measure against files, mmap and other caches")
-@click.argument("group", required=False, type=click.Choice(["hits", "writeback"]))
-@click.option("--only", metavar="P1,P5", help="Run only these goals or cases.")
-@click.option("--list", "list_cases", is_flag=True, help="List the cases and their goals, run nothing.")
-@click.option("--quick", is_flag=True, help="Measure 11 rounds on a quarter of the working set.")
-@click.option("--repeat", default=1, show_default=True, help="Repeat everything; the median of the repetitions counts.")
-@click.option("--gate", is_flag=True, help="Exit with 1 when a goal is missed by more than the spread.")
-@click.option("--plot", metavar="FILE.svg", type=click.Path(path_type=Path), help="Draw the ratios.")
-@click.option(
-    "--trace",
-    metavar="FILE",
-    type=click.Path(dir_okay=False, path_type=Path),
-    help="Trace the caches that are measured, for Perfetto: the first to FILE, others numbered beside it.",
-)
-@click.option(
-    "--native",
-    metavar="PROGRAM",
-    type=click.Path(exists=True, dir_okay=False, path_type=Path),
-    help="The built tests/native/hit_instructions.c, for P7 (needs valgrind).",
-)
-@click.option("--seed", default=1, show_default=True, help="Number that decides the order of offsets and rounds.")
-@click.option("--json", "as_json", is_flag=True, help="Print machine, goals and rows as JSON.")
-def bench(
-    group: str | None,
-    only: str | None,
-    list_cases: bool,
-    quick: bool,
-    repeat: int,
-    gate: bool,
-    plot: Path | None,
-    trace: Path | None,
-    native: Path | None,
-    seed: int,
-    as_json: bool,
-) -> None:
-    """Measure against os.pread, mmap, Python files, dictionaries and other caches, side by side in one run.
+def _refuse_moved(context: click.Context, option: click.Parameter, value: object) -> None:
+    if value:
+        raise WrongUsage(
+            f"{option.opts[0]}: only in a checkout, where goals are: make bench OPTIONS='{option.opts[0]} ...'"
+        )
 
-    GROUP: hits (reads, writes, misses, memory), or writeback (the way from dirty to durable). Without it: both.
+
+def _moved(name: str, *, is_flag: bool = False) -> Callable[[Command], Command]:
+    """Return an option that is refused with a sentence that names its place."""
+    return click.option(name, is_flag=is_flag, hidden=True, expose_value=False, callback=_refuse_moved)
+
+
+@main.command(short_help="Measure hits, misses and write-back beside plain files")
+@click.argument("group", required=False, type=click.Choice(["hits", "writeback"]))
+@click.option("--only", metavar="P1,P5", help="Goals or cases to run.  [default: all]")
+@click.option("--list", "list_cases", is_flag=True, help="List the cases and the ids of their goals, and run nothing.")
+@click.option("--quick", is_flag=True, help="Measure 11 rounds on a quarter of the working set.")
+@click.option("--seed", default=1, show_default=True, help="Number that decides the order of offsets and rounds.")
+@click.option("--json", "as_json", is_flag=True, help="Print machine, settings and rows as JSON.")
+@_moved("--gate", is_flag=True)
+@_moved("--repeat")
+@_moved("--plot")
+@_moved("--trace")
+@_moved("--native")
+def bench(group: str | None, only: str | None, list_cases: bool, quick: bool, seed: int, as_json: bool) -> None:
+    """Measure the cache beside plain files in one run: each result is a ratio of two things that ran in turn.
+
+    Hits: random 4 KiB reads and overwrites of cached bytes, against os.pread, os.pwrite and Python files. Misses:
+    4 KiB reads that the cache does not hold, against calling the backend directly. Write-back: overwrites of a whole
+    file, then fsync, against os.pwrite and os.fsync.
+
+    GROUP: hits (hits and misses) or writeback. Without it: both. A checkout also has the goals, and measures other
+    caches, threads, memory, fsspec and S3: make bench.
     """
-    from pagecache.bench import UnknownCase, run, settings_for
-    from pagecache.bench.report import as_dict, list_as_dict, print_list, print_report
-    from pagecache.bench.suite import select
+    from pagecache.bench import report
+    from pagecache.bench.cases import CASES
+    from pagecache.bench.suite import UnknownCase, run, select, settings_for
 
     leave_on_sigterm()
-    if repeat < 1:
-        raise WrongUsage(f"--repeat {repeat}: at least 1")
-    if plot is not None:
-        check_plot(plot)
-    if trace is not None and not trace.absolute().parent.is_dir():
-        raise WrongUsage(f"--trace {trace}: no such directory")
     try:
-        cases = select(only.split(",") if only else [], group)
+        cases = select(CASES, only.split(",") if only else [], group)
     except UnknownCase as error:
-        raise WrongUsage(str(error)) from None
+        raise WrongUsage(f"{error}; a checkout has more: make bench ONLY={only}") from None
     if list_cases:
-        print_json(list_as_dict(cases)) if as_json else print_list(cases)
+        listed = [
+            {"name": case.name, "title": case.title, "goals": [{"key": key} for key in case.goals]} for case in cases
+        ]
+        print_json({"cases": listed}) if as_json else report.console().print(report.case_table(cases))
         return
+    settings, where = settings_for(quick=quick, seed=seed), report.machine()
     try:
-        outcome = run(cases, settings_for(quick=quick, seed=seed, native=native), repeat=repeat, trace=trace)
+        result = run(cases, settings)
     except KeyboardInterrupt:
         interrupted("temporary files are removed")
     if as_json:
-        print_json(as_dict(outcome))
-    else:
-        print_report(outcome)
-    if plot is not None:
-        from pagecache.bench.plot import draw
-
-        draw(outcome, plot)
-    sys.exit(1 if gate and outcome.missed() else 0)
+        print_json(report.as_dict(where, settings, result))
+        return
+    console = report.console()
+    console.print(report.row_table(result.rows))
+    for line in report.conditions(where, settings, result):
+        console.print(line, highlight=False)
 
 
 @main.command(short_help="Have running caches save everything, and wait for it")
@@ -552,20 +545,6 @@ def leave(status: int, *, hung: bool) -> NoReturn:
         sys.stderr.flush()
         os._exit(status)
     sys.exit(status)
-
-
-def check_plot(plot: Path) -> None:
-    """Refuse a picture that could not be written before minutes are spent on measuring.
-
-    Raises:
-        WrongUsage: matplotlib is not installed, or the folder of `plot` does not exist.
-    """
-    from importlib.util import find_spec
-
-    if find_spec("matplotlib") is None:
-        raise WrongUsage(needs("--plot needs matplotlib", "bench"))
-    if not plot.absolute().parent.is_dir():
-        raise WrongUsage(f"--plot {plot}: no such directory")
 
 
 def print_json(document: dict[str, Any]) -> None:

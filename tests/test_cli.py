@@ -257,37 +257,37 @@ def test_an_interrupt_leaves_nothing_behind(number: signal.Signals, status: int,
 
 
 def test_bench_lists_its_cases_and_goals() -> None:
-    assert "P16/1ms" in call("bench", "--list").output
+    assert "P1/64K" in call("bench", "--list").output
     cases = json.loads(call("bench", "--list", "--json").stdout)["cases"]
-    assert {"reads", "peers", "miss"} <= {case["name"] for case in cases}
+    assert {"reads", "files", "miss", "write-path"} <= {case["name"] for case in cases}
 
 
 def test_bench_measures_what_was_chosen(temporary: Path) -> None:
-    result = call("bench", "--quick", "--only", "P15,memory", "--json")
+    result = call("bench", "--quick", "--only", "P5,miss", "--json")
     assert result.exit_code == 0, result.output
     outcome = json.loads(result.stdout)
-    assert {goal["key"] for goal in outcome["goals"]} == {"P15/calls", "P15/copies", "P11/4K", "P11/64K"}
+    assert {goal["key"] for goal in outcome["goals"]} == {"P5/64K", "P5/4K", "P14/noop", "P14/copy"}
     assert outcome["machine"]["python"].startswith("CPython")
     assert is_empty(temporary)
 
 
-def test_a_gate_fails_when_a_goal_is_missed(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("pagecache.bench.goals.Goal.reached", lambda self, value, spread=0.0: False)
-    assert call("bench", "--quick", "--only", "P15", "--gate").exit_code == 1
-    assert call("bench", "--quick", "--only", "P15").exit_code == 0
+def test_bench_prints_a_table_and_its_conditions() -> None:
+    lines = call("bench", "hits", "--quick", "--only", "files").stdout.splitlines()
+    assert any("buffered Python file" in line and "× speed" in line for line in lines)
+    assert any("differences below" in line for line in lines)
 
 
 @pytest.mark.parametrize(
     ("options", "text"),
     [
         (("--only", "P99"), "--only P99: no such goal or case"),
-        (("--repeat", "0"), "--repeat 0: at least 1"),
+        (("--only", "P22"), "make bench ONLY=P22"),
+        (("--gate",), "make bench OPTIONS='--gate"),
+        (("--repeat", "3"), "make bench OPTIONS='--repeat"),
+        (("--plot", "x.svg"), "make bench OPTIONS='--plot"),
+        (("--trace", "x.json"), "make bench OPTIONS='--trace"),
+        (("--native", "x"), "make bench OPTIONS='--native"),
     ],
 )
-def test_wrong_options_of_bench_are_one_line(options: tuple[str, ...], text: str) -> None:
+def test_what_bench_does_not_measure_is_one_line_that_names_the_place(options: tuple[str, ...], text: str) -> None:
     assert text in wrong_usage("bench", *options)
-
-
-def test_a_picture_into_nowhere_is_refused_before_measuring(tmp_path: Path) -> None:
-    pytest.importorskip("matplotlib")
-    assert "no such directory" in wrong_usage("bench", "--plot", str(tmp_path / "missing" / "x.svg"))

@@ -1,19 +1,12 @@
-"""`pagecache bench`: what the cache costs beside the other ways to do the same, measured side by side in one run.
+"""`pagecache bench`: the cost of hits, misses and write-back, measured beside plain files in one run.
 
-    harness.py    slices, rounds, ratios: pure measurement
-    goals.py      the numbers to reach
-    subject.py    the caches under test, warmed and aged
-    peers.py      the opponents: system calls, mmap, Python files, dictionaries, other caches
-    backends.py   stores without latency, with a known latency, and one that counts
-    cases_*.py    what is measured: each case gives rows
-    suite.py      which cases run, in which order, how often; the goals they reach
-    traces.py     what the caches did, as files for Perfetto
-    report.py     tables and JSON; plot.py: a picture; machine.py: where it ran
+    harness.py   slices, rounds, ratios: the measuring itself
+    subject.py   the caches under test, warmed and aged, and stores without latency
+    plain.py     the opponents: system calls, mmap, Python files
+    cases.py     the measurements: each case yields rows
+    suite.py     surroundings of a case, rows, and the run of all cases
+    report.py    a table, JSON, and the description of the machine
 
-Everything goes through the public interface of the package.
+A checkout has the goals (docs/performance.md) and more cases in tests/bench: other caches, threads, direct I/O, the
+index, fsspec and S3. Ids of goals (`P1/64K`) are the keys of rows here.
 """
-
-from pagecache.bench.rows import Settings
-from pagecache.bench.suite import Outcome, UnknownCase, run, select, settings_for
-
-__all__ = ["Outcome", "Settings", "UnknownCase", "run", "select", "settings_for"]

@@ -1,18 +1,16 @@
-"""How two things are compared: interleaved slices, ratios within a round, medians over rounds.
+"""The comparison of two ways to do a job: interleaved slices, ratios within a round, medians over rounds.
 
     round 1   B  A  C        every variant runs one slice of some milliseconds, in an order shuffled per round
     round 2   A  C  B        time per item of each slice
     ...                      ratio of a round = time per item of one variant / time per item of another, same round
     result                   median of the ratios, the best and worst round, and the spread of the median
 
-The clock, the speed of the processor and the memory below us change from second to second; two slices of one round
-see much the same machine, so only ratios within a round mean anything. No number of two runs is ever compared. A
-variant walks its own items (offsets, keys) in its own order, each once per cycle, so that nobody warms the cache for
-somebody else.
+The clock, the speed of the processor and the memory change from second to second; two slices of one round see much
+the same machine, so only ratios within a round are valid. Numbers of two runs are never compared. A variant walks its
+items (offsets, keys) in its own order, each once per cycle, so that no variant warms the processor's cache for another.
 
 The *spread* of a median is half the width of the distribution-free 95 % interval (order statistics of the rounds),
-relative to the median. An A/A comparison, the same thing under two names, says which difference means nothing on this
-machine right now.
+relative to the median. An A/A comparison, one job under two names, shows which difference is noise on this machine.
 """
 
 import math
@@ -24,48 +22,36 @@ from typing import Any
 
 Clock = Callable[[], float]  # seconds, from any origin
 
-MOST_ITEMS = 4_000_000  # of one slice, whatever the calibration says
+MOST_ITEMS = 4_000_000  # of one slice, whatever the calibration finds
 
 
 def nothing() -> None:
-    """Do nothing: the default for what runs, untimed, around a slice."""
+    """Do nothing: the default of `before` and `after`."""
 
 
 @dataclass(slots=True, kw_only=True)
 class Variant:
-    """One way to do the job.
+    """One way to do the job."""
 
-    Args:
-        name: What tables call it; unique within a comparison.
-        run: Does the job once for each item it is given. Only this is timed.
-        items: Offsets or keys, walked in order and from the start again.
-        before: Runs untimed before each slice.
-        after: Runs untimed after each slice, also when the slice failed.
-        most: Most items of one slice; None: no bound.
-    """
-
-    name: str
-    run: Callable[[Sequence[Any]], object]
-    items: Sequence[Any]
-    before: Callable[[], object] = nothing
-    after: Callable[[], object] = nothing
-    most: int | None = None
+    name: str  # in tables; unique within a comparison
+    run: Callable[[Sequence[Any]], object]  # does the job once for each item; only this is timed
+    items: Sequence[Any]  # offsets or keys, walked in order and from the start again
+    before: Callable[[], object] = nothing  # runs untimed before each slice
+    after: Callable[[], object] = nothing  # runs untimed after each slice, also when the slice failed
+    most: int | None = None  # most items of one slice; None: no bound
     position: int = 0
 
     def take(self, count: int) -> list[Any]:
         """Return the next `count` items.
 
-        A slice that fits into what is left of the cycle is contiguous; else the walk starts again (a handle that reads
+        A slice that fits into the remaining cycle is contiguous; otherwise the walk starts again (a handle that reads
         sequentially cannot wrap in mid-slice). A slice longer than the cycle repeats it.
         """
         total = len(self.items)
         if count > total:
-            whole, rest = divmod(count, total)
-            self.position = rest
-            return list(self.items) * whole + list(self.items[:rest])
-        if self.position + count > total:
-            self.position = 0
-        start = self.position
+            whole, self.position = divmod(count, total)
+            return list(self.items) * whole + list(self.items[: self.position])
+        start = 0 if self.position + count > total else self.position
         self.position = start + count
         return list(self.items[start : start + count])
 
@@ -79,10 +65,6 @@ class Ratio:
     high: float
     spread: float  # relative half width of the 95 % interval of the median
 
-    def inverse(self) -> "Ratio":
-        """Return the ratio the other way round."""
-        return Ratio(1 / self.median, 1 / self.high, 1 / self.low, self.spread)
-
 
 @dataclass(frozen=True, slots=True)
 class Comparison:
@@ -91,16 +73,16 @@ class Comparison:
     rounds: dict[str, list[float]] = field(default_factory=dict)
 
     def times(self, name: str, against: str) -> Ratio:
-        """How many times as long `name` takes as `against`: below 1 is faster."""
+        """Return how many times as long `name` takes as `against`: below 1 is faster."""
         pairs = zip(self.rounds[name], self.rounds[against], strict=True)
         return ratio_of([own / other for own, other in pairs])
 
     def speed(self, name: str, against: str) -> Ratio:
-        """How many times as fast `name` is as `against`: above 1 is faster."""
+        """Return how many times as fast `name` is as `against`: above 1 is faster."""
         return self.times(against, name)
 
     def seconds(self, name: str) -> float:
-        """Median seconds per item: for the log, never for a claim."""
+        """Return the median seconds per item: for information, not for comparison."""
         return median(self.rounds[name])
 
 
@@ -112,12 +94,10 @@ def ratio_of(values: Sequence[float]) -> Ratio:
         2.0
     """
     ordered = sorted(values)
-    middle = median(ordered)
-    # Ranks of the 95 % interval of a median (binomial, normal approximation); with few rounds that is all of them.
-    n = len(ordered)
+    middle, n = median(ordered), len(ordered)
+    # Ranks of the 95 % interval of a median (binomial, normal approximation); of few rounds, the first and the last.
     low_rank = max(0, math.floor(n / 2 - 0.98 * math.sqrt(n)))
-    high_rank = n - 1 - low_rank
-    width = (ordered[high_rank] - ordered[low_rank]) / 2
+    width = (ordered[n - 1 - low_rank] - ordered[low_rank]) / 2
     return Ratio(middle, ordered[0], ordered[-1], width / middle if middle else 0.0)
 
 
@@ -134,16 +114,14 @@ def slice_of(variant: Variant, count: int, clock: Clock) -> float:
 
 
 def calibrate(variant: Variant, seconds: float, clock: Clock) -> int:
-    """Return how many items make a slice of at least `seconds`."""
+    """Return the number of items that make a slice of at least `seconds`."""
     most = min(variant.most or MOST_ITEMS, MOST_ITEMS)
     count = 1
-    while True:
-        took = slice_of(variant, count, clock)
-        if took >= seconds or count >= most:
-            return count
-        # Eightfold at most per step: a first slice that met a cold path says little about the next.
+    while (took := slice_of(variant, count, clock)) < seconds and count < most:
+        # Eightfold at most per step: a first slice on a cold path does not predict the next.
         step = 8.0 if took <= 0 else min(8.0, max(1.3, 1.1 * seconds / took))
         count = min(most, math.ceil(count * step))
+    return count
 
 
 def compare(
@@ -155,34 +133,33 @@ def compare(
     rng: random.Random,
     counts: dict[str, int] | None = None,
 ) -> Comparison:
-    """Measure the variants side by side.
+    """Measure variants side by side.
 
     Args:
-        variants: At least two, with different names, warmed up.
-        rounds: 31 for a gate, 11 for a look.
+        variants: At least two, warm, with different names.
+        rounds: 31 for a gate, 11 for a quick run.
         seconds: Least length of a slice.
-        clock: Time of the thread for work of one thread; wall time where threads or sleeping backends take part.
+        clock: Time of the thread for work of one thread; wall time if threads or sleeping backends take part.
         rng: Shuffles the order of each round.
         counts: Items per slice by name; None: calibrated.
     """
     names = [variant.name for variant in variants]
     if len(set(names)) != len(names):
         raise ValueError(f"two variants share a name: {names}")
-    if counts is None:
-        counts = {variant.name: calibrate(variant, seconds, clock) for variant in variants}
+    counts = counts or {variant.name: calibrate(variant, seconds, clock) for variant in variants}
     result = Comparison({name: [] for name in names})
     order = list(variants)
     for _ in range(rounds):
         rng.shuffle(order)
         for variant in order:
             took = slice_of(variant, counts[variant.name], clock)
-            # A clock that did not move would make the ratio infinite; a nanosecond a slice is as good as nothing.
+            # A clock that did not move would make the ratio infinite: count a nanosecond at least.
             result.rounds[variant.name].append(max(took, 1e-9) / counts[variant.name])
     return result
 
 
 def real_difference(same: Ratio) -> float:
-    """From an A/A comparison: the smallest relative difference that may be called real."""
+    """Return the smallest relative difference that is more than noise, from an A/A comparison."""
     return max(abs(same.median - 1), same.spread)
 
 

@@ -1,54 +1,60 @@
-"""What a run found, as tables for a person and as JSON for a program.
+"""The result as a table, the result as JSON, and the machine it was measured on."""
 
-The JSON document: `machine`, `settings`, `spread` (of the A/A comparison), `goals` (one object per goal: id, key,
-metric, against, goal, value, low, spread, reached, note or skipped) and `rows` (the measurements without a goal, same
-fields). `reached` is "yes", "no", "near" (missed by no more than the spread) or null where nothing was measured.
-"""
-
+import os
+import platform
+import sys
 from collections.abc import Sequence
 from dataclasses import asdict
+from pathlib import Path
 from typing import Any
 
 from rich import box
 from rich.console import Console
 from rich.table import Table
-from rich.text import Text
 
-from pagecache.bench.goals import BY_KEY
-from pagecache.bench.rows import Case, Row
-from pagecache.bench.suite import Outcome
-
-STYLE = {"yes": "green", "near": "yellow", "no": "bold red"}
+from pagecache.bench.suite import Case, Result, Row, Settings
+from pagecache.distribution import VERSION
 
 
-def verdict(row: Row, spread: float) -> str | None:
-    """Whether a row reaches its goal: "yes", "near" or "no"; None without goal or value."""
-    if row.goal is None or row.value is None:
-        return None
-    if row.goal.reached(row.value):
-        return "yes"
-    return "near" if row.goal.reached(row.value, spread) else "no"
+def value_of(path: str, key: str) -> str:
+    """Return the value of a `key : value` line in a file of the kernel; "" if it is missing."""
+    try:
+        lines = Path(path).read_text(encoding="ascii", errors="replace").splitlines()
+    except OSError:
+        return ""
+    return next((line.partition(":")[2].strip() for line in lines if line.partition(":")[0].strip() == key), "")
+
+
+def machine() -> dict[str, Any]:
+    """Return the facts that change the numbers, as of now."""
+    huge = Path("/sys/kernel/mm/transparent_hugepage/enabled")
+    free_threaded = "" if getattr(sys, "_is_gil_enabled", lambda: True)() else " free-threaded"
+    return {
+        "cpus": len(os.sched_getaffinity(0)),
+        "model": value_of("/proc/cpuinfo", "model name") or platform.machine(),
+        "load": os.getloadavg()[0],
+        "memory": os.sysconf("SC_AVPHYS_PAGES") * os.sysconf("SC_PAGE_SIZE"),
+        "kernel": platform.release(),
+        "python": f"{platform.python_implementation()} {platform.python_version()}{free_threaded}",
+        "huge_pages": huge.read_text().partition("[")[2].partition("]")[0] if huge.exists() else "unknown",
+        "package": VERSION,
+    }
 
 
 def number(value: float | None) -> str:
-    """Three figures, or nothing."""
+    """Format three figures, or nothing."""
     if value is None:
         return ""
     return f"{value:.2f}" if value < 100 else f"{value:.0f}"
 
 
 def percent(value: float) -> str:
-    """A spread as `±3 %`."""
+    """Format a spread as `±3 %`."""
     return f"±{100 * value:.0f} %" if value else ""
 
 
-def remark(row: Row) -> str:
-    """What has to be known to read the row."""
-    return f"skipped: {row.skipped}" if row.skipped else row.note
-
-
 def duration(nanoseconds: float | None) -> str:
-    """A time per item with a fitting unit."""
+    """Format a time per item with a fitting unit."""
     if nanoseconds is None:
         return ""
     for unit, factor in (("s", 1e9), ("ms", 1e6), ("µs", 1e3)):
@@ -57,153 +63,69 @@ def duration(nanoseconds: float | None) -> str:
     return f"{nanoseconds:.3g} ns"
 
 
-def goal_table(outcome: Outcome) -> Table:
-    """One line per goal that was asked for."""
-    table = Table(title="Goals", title_justify="left", box=box.SIMPLE_HEAD, pad_edge=False)
+def remark(row: Row) -> str:
+    """Return the note, or the reason why the row has no value."""
+    return f"skipped: {row.skipped}" if row.skipped else row.note
+
+
+def row_table(rows: Sequence[Row]) -> Table:
+    """Return a table of rows."""
+    table = Table(box=box.SIMPLE_HEAD, pad_edge=False)
     for heading in ("goal", "metric", "against"):
         table.add_column(heading)
-    for heading in ("bound", "median", "spread"):
-        table.add_column(heading, justify="right", no_wrap=True)
-    table.add_column("reached")
-    table.add_column("time", justify="right", no_wrap=True)
-    table.add_column("remark")
-    for row in outcome.rows:
-        if row.goal is None:
-            continue
-        state = verdict(row, outcome.spread)
-        table.add_row(
-            row.goal.key,
-            row.metric,
-            row.against,
-            row.goal.text(),
-            number(row.value),
-            percent(row.spread),
-            Text(state or "–", style=STYLE.get(state or "", "dim")),
-            duration(row.nanoseconds),
-            remark(row),
-        )
-    return table
-
-
-def look_table(rows: Sequence[Row]) -> Table:
-    """The measurements that have no goal."""
-    table = Table(title="Beside others", title_justify="left", box=box.SIMPLE_HEAD, pad_edge=False)
-    for heading in ("metric", "against"):
-        table.add_column(heading)
-    for heading in ("speed", "lowest", "spread", "time"):
+    for heading in ("median", "lowest", "spread", "time"):
         table.add_column(heading, justify="right", no_wrap=True)
     table.add_column("remark")
     for row in rows:
-        table.add_row(
-            row.metric,
-            row.against,
-            f"{number(row.value)}×" if row.value is not None else "",
-            number(row.low),
-            percent(row.spread),
-            duration(row.nanoseconds),
-            remark(row),
-        )
+        value = f"{number(row.value)} {row.unit}" if row.value is not None else ""
+        spread, time = percent(row.spread), duration(row.nanoseconds)
+        table.add_row(row.key, row.metric, row.against, value, number(row.low), spread, time, remark(row))
     return table
 
 
-def summary(outcome: Outcome) -> list[str]:
-    """The machine, how it was measured, and what was reached."""
-    where, settings = outcome.machine, outcome.settings
-    states = [verdict(row, outcome.spread) for row in outcome.rows if row.goal is not None]
-    skipped = states.count(None)
+def case_table(cases: Sequence[Case]) -> Table:
+    """Return a table of cases."""
+    table = Table(box=box.SIMPLE_HEAD, pad_edge=False)
+    for heading in ("case", "measures", "goals"):
+        table.add_column(heading)
+    for case in cases:
+        table.add_row(case.name, case.title, "\n".join(case.goals))
+    return table
+
+
+def cases_as_dict(cases: Sequence[Case]) -> dict[str, Any]:
+    """Return the cases for JSON."""
+    keys = {case.name: [{"key": key} for key in case.goals] for case in cases}
+    return {"cases": [{"name": case.name, "title": case.title, "goals": keys[case.name]} for case in cases]}
+
+
+def conditions(where: dict[str, Any], settings: Settings, result: Result) -> list[str]:
+    """Return the machine and the way of measuring, as lines."""
     lines = [
-        f"pagecache {where.package}, {where.python}, {where.cpus} CPUs ({where.model}), kernel {where.kernel}",
-        f"load average at the start {where.load:.2f}; transparent huge pages {where.huge_pages}, "
-        f"{outcome.huge_bytes >> 20} MiB of this process in them",
+        f"pagecache {where['package']}, {where['python']}, {where['cpus']} CPUs ({where['model']}), "
+        f"kernel {where['kernel']}, load average at the start {where['load']:.2f}, huge pages {where['huge_pages']}",
         f"{settings.rounds} rounds of {1e3 * settings.seconds:g} ms, working set {settings.size >> 20} MiB, "
-        f"{outcome.repeat} repetition(s), {outcome.seconds:.0f} s; "
-        f"A/A: differences below {100 * outcome.spread:.1f} % mean nothing",
-        f"goals: {states.count('yes')} reached, {states.count('near')} missed by no more than that, "
-        f"{states.count('no')} missed" + (f", {skipped} not measured" if skipped else ""),
+        f"{result.seconds:.0f} s; A/A: differences below {100 * result.spread:.1f} % mean nothing",
     ]
-    if where.busy:
+    if where["load"] > 1.0:
         lines.append("other work ran when this started: repeat it on a quiet machine")
     return lines
 
 
-def print_report(outcome: Outcome, console: Console | None = None) -> None:
-    """Print tables and summary on stdout."""
-    console = console or wide_console()
-    if any(row.goal is not None for row in outcome.rows):
-        console.print(goal_table(outcome))
-    looks = [row for row in outcome.rows if row.goal is None]
-    if looks:
-        console.print(look_table(looks))
-    for line in summary(outcome):
-        console.print(line, highlight=False)
-
-
-def wide_console() -> Console:
-    """A console on stdout that does not squeeze a table into 80 columns where nobody looks at a terminal."""
-    console = Console()
-    return console if console.is_terminal else Console(width=200)
-
-
-def row_dict(row: Row, spread: float) -> dict[str, Any]:
-    """One row for JSON."""
-    result: dict[str, Any] = {
-        "case": row.case,
-        "metric": row.metric,
-        "against": row.against,
-        "value": row.value,
-        "unit": row.unit,
-        "low": row.low,
-        "spread": row.spread,
-        "nanoseconds": row.nanoseconds,
-        "note": row.note,
-        "skipped": row.skipped or None,
-    }
-    if row.goal is None:
-        return result
+def as_dict(where: dict[str, Any], settings: Settings, result: Result) -> dict[str, Any]:
+    """Return the whole result for JSON: rows of goals in `goals`, other rows in `rows`."""
+    rows = [asdict(row) | {"id": row.key.partition("/")[0], "skipped": row.skipped or None} for row in result.rows]
     return {
-        "id": row.goal.id,
-        "key": row.goal.key,
-        "goal": {"sense": row.goal.sense, "bound": row.goal.bound, "group": row.goal.group},
-        "reached": verdict(row, spread),
-        **result,
+        "machine": where,
+        "settings": asdict(settings) | {"native": settings.native and str(settings.native)},
+        "spread": result.spread,
+        "seconds": result.seconds,
+        "goals": [row for row in rows if row["key"]],
+        "rows": [row for row in rows if not row["key"]],
     }
 
 
-def as_dict(outcome: Outcome) -> dict[str, Any]:
-    """The whole outcome for JSON."""
-    rows = [row_dict(row, outcome.spread) for row in outcome.rows]
-    settings = asdict(outcome.settings)
-    settings["native"] = settings["native"] and str(settings["native"])
-    return {
-        "machine": asdict(outcome.machine),
-        "settings": settings,
-        "repeat": outcome.repeat,
-        "spread": outcome.spread,
-        "seconds": outcome.seconds,
-        "huge_bytes": outcome.huge_bytes,
-        "goals": [row for row in rows if "id" in row],
-        "rows": [row for row in rows if "id" not in row],
-    }
-
-
-def print_list(cases: Sequence[Case], console: Console | None = None) -> None:
-    """Print the cases with their goals."""
-    table = Table(box=box.SIMPLE_HEAD, pad_edge=False)
-    for heading in ("case", "measures", "goal", "bound"):
-        table.add_column(heading)
-    for case in cases:
-        goals = [BY_KEY[key] for key in case.goals]
-        table.add_row(
-            case.name, case.title, "\n".join(goal.key for goal in goals), "\n".join(goal.text() for goal in goals)
-        )
-    (console or wide_console()).print(table)
-
-
-def list_as_dict(cases: Sequence[Case]) -> dict[str, Any]:
-    """The same for JSON."""
-    return {
-        "cases": [
-            {"name": case.name, "title": case.title, "goals": [asdict(BY_KEY[key]) for key in case.goals]}
-            for case in cases
-        ]
-    }
+def console() -> Console:
+    """Return a console on stdout that does not squeeze a table into 80 columns off a terminal."""
+    found = Console()
+    return found if found.is_terminal else Console(width=200)

@@ -14,7 +14,7 @@ from importlib.metadata import version
 from pathlib import Path
 from typing import Any
 
-from pagecache.bench.cases_fsspec import ROUNDS
+from tests.bench.cases_fsspec import ROUNDS
 
 from . import picture
 

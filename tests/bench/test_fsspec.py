@@ -5,10 +5,9 @@ from pathlib import Path
 
 import pytest
 
-from pagecache.bench.backends import BLOCK
-from pagecache.bench.fsspec_ways import OWN, Way, ways
-from pagecache.bench.peers import make_file
-from pagecache.bench.slow import SlowFileSystem
+from pagecache.bench.plain import BLOCK, make_file
+from tests.bench.fsspec_ways import OWN, Way, ways
+from tests.bench.slow import SlowFileSystem
 
 MIB = 1024 * 1024
 SIZE = 12 * MIB

@@ -145,10 +145,6 @@ def test_the_spread_ignores_single_outliers_and_grows_with_noise() -> None:
     assert 0.03 < noisy.spread < 0.3
 
 
-def test_a_ratio_the_other_way_round() -> None:
-    assert Ratio(2.0, 1.0, 4.0, 0.1).inverse() == Ratio(0.5, 0.25, 1.0, 0.1)
-
-
 def test_what_an_a_a_comparison_calls_real() -> None:
     assert real_difference(Ratio(1.04, 0.9, 1.2, 0.02)) == pytest.approx(0.04)
     assert real_difference(Ratio(0.99, 0.9, 1.2, 0.05)) == pytest.approx(0.05)

@@ -6,8 +6,8 @@ from pathlib import Path
 
 import pytest
 
-from pagecache.bench import cases_native
-from pagecache.bench.rows import Bench, Row, Settings
+from tests.bench import cases_native
+from tests.bench.rows import Bench, Row, Settings
 
 VALGRIND = """#!/bin/sh
 # arguments: --tool=callgrind --callgrind-out-file=/dev/null PROGRAM MODE COUNT

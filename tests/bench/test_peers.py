@@ -5,8 +5,10 @@ from pathlib import Path
 
 import pytest
 
-from pagecache.bench.backends import BLOCK, CountingBackend, PatternBackend, address_of, read_nothing
-from pagecache.bench.peers import (
+from pagecache.bench.plain import BLOCK, make_file
+from pagecache.bench.subject import PatternBackend, read_nothing
+from tests.bench.backends import CountingBackend, address_of
+from tests.bench.peers import (
     CachetoolsPages,
     Copied,
     DiskcachePages,
@@ -18,7 +20,6 @@ from pagecache.bench.peers import (
     PythonFile,
     SystemCalls,
     Unavailable,
-    make_file,
     required,
 )
 

@@ -14,10 +14,11 @@ from tempfile import TemporaryDirectory
 
 from pagecache import Backend, BackendLimits, CachedFile
 from pagecache.backends import DirectoryBackend
-from pagecache.bench.backends import BLOCK, CountingBackend, PatternBackend, address_of
 from pagecache.bench.harness import Variant, shuffled
-from pagecache.bench.rows import Bench, Row, case, exact, timed
-from pagecache.bench.subject import MIB, PAGE, cache_for_hits
+from pagecache.bench.plain import BLOCK, MIB
+from pagecache.bench.subject import PAGE, PatternBackend, cache_for_hits
+from tests.bench.backends import CountingBackend, SlowBackend, address_of
+from tests.bench.rows import Bench, Row, case, exact, timed
 
 MEBIBYTES = 16
 SCATTERED = 256  # pages: 1 MiB of the file
@@ -91,9 +92,9 @@ def stores(bench: Bench, disk: Path) -> dict[str, Callable[[], Backend]]:
     return {
         "tmpfs": lambda: folder(bench.folder / "scattered"),
         "disk": lambda: folder(disk),
-        "5us": lambda: PatternBackend(0, write_seconds=5e-6),
-        "20us": lambda: PatternBackend(0, write_seconds=20e-6),
-        "1ms": lambda: PatternBackend(0, write_seconds=1e-3),
+        "5us": lambda: SlowBackend(0, 5e-6),
+        "20us": lambda: SlowBackend(0, 20e-6),
+        "1ms": lambda: SlowBackend(0, 1e-3),
     }
 
 

@@ -1,35 +1,24 @@
-"""Hits and overwrites of one file that is wholly in memory: P1–P6, P8; beside Python files; appends; P27, views.
+"""Hits and overwrites of one file that is wholly in memory: P2–P4, P6, P8; appends; P27, views.
 
 Every variant walks the whole working set in its own random order. Sequential rows walk it upwards. Overwrites make
-the whole file dirty; nothing is written back meanwhile, and everything before the next row.
+the whole file dirty; nothing is written back during a slice, and everything before the next row.
 """
 
 import os
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
 from pagecache import CachedFile
-from pagecache.bench.backends import BLOCK
+from pagecache.bench.cases import pread_hits, pwrite_hits
 from pagecache.bench.harness import Variant
-from pagecache.bench.peers import Copied, Mapping, Peer, PythonFile
-from pagecache.bench.rows import Bench, Row, case, look, timed
-from pagecache.bench.subject import KIB, MIB, PAGE, Subject, cache_for_hits
-
-Run = Callable[[Sequence[Any]], object]
+from pagecache.bench.plain import BLOCK, MIB, Run
+from pagecache.bench.subject import KIB, PAGE, Subject, cache_for_hits
+from tests.bench.peers import Copied, Mapping, Peer, PythonFile, SystemCalls
+from tests.bench.rows import Bench, Row, case, look, timed
 
 SMALL, MIDDLE, LARGE = 4 * KIB, 64 * KIB, MIB
 NAMES = {SMALL: "4 KiB", MIDDLE: "64 KiB", LARGE: "1 MiB"}
-
-
-def pread_hits(file: CachedFile, size: int) -> Run:
-    """Read `size` bytes at each offset."""
-
-    def run(offsets: Sequence[int]) -> None:
-        for offset in offsets:
-            file.pread(size, offset)
-
-    return run
 
 
 def pread_into_hits(file: CachedFile, size: int) -> Run:
@@ -43,15 +32,11 @@ def pread_into_hits(file: CachedFile, size: int) -> Run:
     return run
 
 
-def pwrite_hits(file: CachedFile, size: int) -> Run:
-    """Overwrite `size` bytes at each offset."""
-    data = BLOCK[:size]
-
-    def run(offsets: Sequence[int]) -> None:
-        for offset in offsets:
-            file.pwrite(data, offset)
-
-    return run
+def system_calls(bench: Bench) -> SystemCalls:
+    """Return os.pread and os.pwrite on the file of the bench."""
+    calls = SystemCalls(bench.tmpfs_file())
+    bench.stack.callback(calls.close)
+    return calls
 
 
 def peer_variant(bench: Bench, name: str, peer: Peer, size: int, *, write: bool = False) -> Variant:
@@ -70,13 +55,13 @@ def write_variant(bench: Bench, name: str, subject: Subject, size: int) -> Varia
     return Variant(name=name, run=pwrite_hits(subject.file, size), items=bench.random_offsets(size))
 
 
-READ_GOALS = ("P1/64K", "P1/4K", "P2/64K", "P2/4K", "P4/64K", "P4/1M", "P4/64K-memcpy", "P4/1M-memcpy")
+READ_GOALS = ("P2/64K", "P2/4K", "P4/64K", "P4/1M", "P4/64K-memcpy", "P4/1M-memcpy")
 
 
-@case("reads", "random hits of 4 KiB, 64 KiB and 1 MiB against os.pread, mmap and memcpy", READ_GOALS)
-def random_reads(bench: Bench) -> Iterator[Row]:
-    """P1, P2, P4: one comparison per size, everything in it side by side."""
-    large, small, system = bench.subject(MIDDLE), bench.subject(PAGE), bench.system_calls()
+@case("large-reads", "4 KiB random hits against mmap; 64 KiB and 1 MiB against os.pread, mmap, memcpy", READ_GOALS)
+def mapped_and_large_reads(bench: Bench) -> Iterator[Row]:
+    """P2, P4: one comparison per size, everything in it side by side."""
+    large, small, system = bench.subject(MIDDLE), bench.subject(PAGE), system_calls(bench)
     mapping, copied = Mapping(bench.tmpfs_file()), Copied(bench.settings.size)
     try:
         for size in (SMALL, MIDDLE, LARGE):
@@ -91,17 +76,15 @@ def random_reads(bench: Bench) -> Iterator[Row]:
                 variants += [into, peer_variant(bench, "memcpy", copied, size)]
             result = bench.compare(variants)
             if size == SMALL:
-                yield timed("reads", "P1/64K", result, "64K", "pread", large.note())
-                yield timed("reads", "P1/4K", result, "4K", "pread", small.note())
-                yield timed("reads", "P2/64K", result, "64K", "mmap")
-                yield timed("reads", "P2/4K", result, "4K", "mmap")
+                yield timed("large-reads", "P2/64K", result, "64K", "mmap")
+                yield timed("large-reads", "P2/4K", result, "4K", "mmap")
                 continue
             key = "P4/64K" if size == MIDDLE else "P4/1M"
-            yield timed("reads", key, result, "64K", "pread", "64K folios")
-            yield timed("reads", f"{key}-memcpy", result, "into", "memcpy", "64K folios")
+            yield timed("large-reads", key, result, "64K", "pread", "64K folios")
+            yield timed("large-reads", f"{key}-memcpy", result, "into", "memcpy", "64K folios")
             metric = f"{NAMES[size]} random hit"
-            yield look("reads", f"{metric}, 64K folios", "mmap slice", result, "64K", "mmap")
-            yield look("reads", f"{metric}, 4K folios", "os.pread", result, "4K", "pread")
+            yield look("large-reads", f"{metric}, 64K folios", "mmap slice", result, "64K", "mmap")
+            yield look("large-reads", f"{metric}, 4K folios", "os.pread", result, "4K", "pread")
     finally:
         mapping.close()
         copied.close()
@@ -110,7 +93,7 @@ def random_reads(bench: Bench) -> Iterator[Row]:
 @case("sequential", "sequential hits of 4 KiB, 64 KiB and 1 MiB against os.pread and mmap", ("P3/pread", "P3/mmap"))
 def sequential_reads(bench: Bench) -> Iterator[Row]:
     """P3, and the larger sizes as a look."""
-    large, small, system = bench.subject(MIDDLE), bench.subject(PAGE), bench.system_calls()
+    large, small, system = bench.subject(MIDDLE), bench.subject(PAGE), system_calls(bench)
     mapping = Mapping(bench.tmpfs_file())
     try:
         for size in (SMALL, MIDDLE, LARGE):
@@ -135,14 +118,10 @@ def sequential_reads(bench: Bench) -> Iterator[Row]:
         mapping.close()
 
 
-@case(
-    "overwrites",
-    "overwrites of 4 KiB, 64 KiB and 1 MiB against os.pwrite and mmap",
-    ("P5/64K", "P5/4K", "P6/64K", "P6/1M"),
-)
-def overwrites(bench: Bench) -> Iterator[Row]:
-    """P5, P6: random overwrites with dirty marking."""
-    large, small, system = bench.subject(MIDDLE), bench.subject(PAGE), bench.system_calls()
+@case("large-overwrites", "overwrites of 64 KiB and 1 MiB against os.pwrite, 4 KiB against mmap", ("P6/64K", "P6/1M"))
+def large_overwrites(bench: Bench) -> Iterator[Row]:
+    """P6: random overwrites with dirty marking."""
+    large, small, system = bench.subject(MIDDLE), bench.subject(PAGE), system_calls(bench)
     mapping = Mapping(bench.tmpfs_file())
     try:
         for size in (SMALL, MIDDLE, LARGE):
@@ -155,15 +134,12 @@ def overwrites(bench: Bench) -> Iterator[Row]:
                 ]
             )
             metric = f"{NAMES[size]} random overwrite"
-            if size == SMALL:
-                yield timed("overwrites", "P5/64K", result, "64K", "pwrite")
-                yield timed("overwrites", "P5/4K", result, "4K", "pwrite")
-            else:
+            if size != SMALL:
                 yield timed(
-                    "overwrites", "P6/64K" if size == MIDDLE else "P6/1M", result, "64K", "pwrite", "64K folios"
+                    "large-overwrites", "P6/64K" if size == MIDDLE else "P6/1M", result, "64K", "pwrite", "64K folios"
                 )
-                yield look("overwrites", f"{metric}, 4K folios", "os.pwrite", result, "4K", "pwrite")
-            yield look("overwrites", f"{metric}, 64K folios", "mmap slice", result, "64K", "mmap")
+                yield look("large-overwrites", f"{metric}, 4K folios", "os.pwrite", result, "4K", "pwrite")
+            yield look("large-overwrites", f"{metric}, 64K folios", "mmap slice", result, "64K", "mmap")
         offsets = list(range(0, bench.settings.size, SMALL))
         result = bench.compare(
             [
@@ -171,11 +147,11 @@ def overwrites(bench: Bench) -> Iterator[Row]:
                 Variant(name="pwrite", run=system.writes(SMALL), items=offsets),
             ]
         )
-        yield look("overwrites", "4 KiB sequential overwrite, 64K folios", "os.pwrite", result, "64K", "pwrite")
+        yield look("large-overwrites", "4 KiB sequential overwrite, 64K folios", "os.pwrite", result, "64K", "pwrite")
     finally:
         mapping.close()
-        large.clean()
-        small.clean()
+        large.file.fsync()
+        small.file.fsync()
 
 
 def view_hits(file: CachedFile, size: int, *, writable: bool = False) -> Run:
@@ -219,14 +195,14 @@ def views(bench: Bench) -> Iterator[Row]:
                 yield look("views", metric, "pread of it", result, "view", "pread")
             yield look("views", f"writable {metric}", "pwrite of it", result, "write", "pwrite")
     finally:
-        whole.clean()
-        large.clean()
+        whole.file.fsync()
+        large.file.fsync()
 
 
 @case("stream", "512 B sequential reads through the handle against os.pread and a buffered file", ("P8",))
 def small_stream(bench: Bench) -> Iterator[Row]:
     """P8: `read(512)` at the handle's position, from the start of the file to its end."""
-    subject, system = bench.subject(MIDDLE), bench.system_calls()
+    subject, system = bench.subject(MIDDLE), system_calls(bench)
     buffered = PythonFile(bench.tmpfs_file(), buffered=True)
     size = 512
     offsets = range(0, min(bench.settings.size, 64 * MIB), size)
@@ -253,30 +229,6 @@ def small_stream(bench: Bench) -> Iterator[Row]:
         buffered.close()
     yield timed("stream", "P8", result, "handle", "pread")
     yield look("stream", "512 B sequential read()", "buffered Python file", result, "handle", "buffered")
-
-
-@case("files", "4 KiB random hits and overwrites against Python files, buffered and unbuffered")
-def python_files(bench: Bench) -> Iterator[Row]:
-    """What a program sees that replaces `open()`: seek and read against one positional call."""
-    subject = bench.subject(MIDDLE)
-    plain = PythonFile(bench.tmpfs_file(), buffered=False)
-    buffered = PythonFile(bench.tmpfs_file(), buffered=True)
-    try:
-        for write, verb in ((False, "hit"), (True, "overwrite")):
-            own = write_variant if write else read_variant
-            result = bench.compare(
-                [
-                    own(bench, "cache", subject, SMALL),
-                    peer_variant(bench, "unbuffered", plain, SMALL, write=write),
-                    peer_variant(bench, "buffered", buffered, SMALL, write=write),
-                ]
-            )
-            for name in ("unbuffered", "buffered"):
-                yield look("files", f"4 KiB random {verb}, 64K folios", f"{name} Python file", result, "cache", name)
-    finally:
-        plain.close()
-        buffered.close()
-        subject.clean()
 
 
 @case("appends", "appends of 512 B and 4 KiB against os.write and a buffered file")

@@ -18,12 +18,15 @@ from pathlib import Path
 from typing import Any
 
 from pagecache import PageCache
-from pagecache.bench.backends import BLOCK
 from pagecache.bench.harness import Variant
-from pagecache.bench.peers import Unavailable, make_file, required
-from pagecache.bench.rows import Bench, Row, case, exact, look, skipped, timed
-from pagecache.bench.subject import MIB, PAGE
+from pagecache.bench.plain import BLOCK, MIB, make_file
+from pagecache.bench.subject import PAGE
 from pagecache.testing.proxy import FaultyProxy, ProxyCall
+from tests.bench.peers import (
+    Unavailable,
+    required,
+)
+from tests.bench.rows import Bench, Row, case, exact, look, skipped, timed
 
 LATENCY = 0.05
 ROUNDS = 3

@@ -15,7 +15,7 @@ from statistics import median
 from sortedcontainers import SortedDict
 
 from pagecache.bench.harness import Comparison
-from pagecache.bench.rows import Bench, Row, case, skipped, timed
+from tests.bench.rows import Bench, Row, case, skipped, timed
 
 KEYS = (
     "P19/tree-dense",

@@ -18,8 +18,8 @@ from typing import Any
 
 import fsspec
 
-from pagecache.bench.slow import SlowFileSystem, Traffic
-from pagecache.bench.subject import MIB
+from pagecache.bench.plain import MIB
+from tests.bench.slow import SlowFileSystem, Traffic
 
 OWN = "pagecache"
 

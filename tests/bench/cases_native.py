@@ -11,7 +11,7 @@ import subprocess
 from collections.abc import Iterator
 from pathlib import Path
 
-from pagecache.bench.rows import Bench, Row, case, exact, skipped
+from tests.bench.rows import Bench, Row, case, exact, skipped
 
 FEW, MANY = 1_000, 11_000
 

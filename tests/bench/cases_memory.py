@@ -3,10 +3,9 @@
 from collections.abc import Iterator
 
 from pagecache import PageCache
-from pagecache.bench.backends import PatternBackend, read_nothing
-from pagecache.bench.rows import Bench, Row, case, exact, skipped
-from pagecache.bench.subject import KIB, MIB, PAGE
-from pagecache.bench.traces import made
+from pagecache.bench.plain import MIB
+from pagecache.bench.subject import KIB, PAGE, PatternBackend, made, read_nothing
+from tests.bench.rows import Bench, Row, case, exact, skipped
 
 
 @case("memory", "bytes of metadata per page", ("P11/4K", "P11/64K"))

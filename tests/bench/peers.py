@@ -11,16 +11,12 @@ memory as the cache does.
 import mmap
 import os
 import threading
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from importlib import import_module
 from pathlib import Path
 from typing import Any, Protocol
 
-from pagecache.bench.backends import BLOCK
-
-Run = Callable[[Sequence[Any]], object]
-
-MIB = 1024 * 1024
+from pagecache.bench.plain import BLOCK, MIB, Run, call_reads, call_writes, file_reads, file_writes
 
 
 class Unavailable(Exception):
@@ -59,14 +55,6 @@ class Peer(Protocol):
         ...
 
 
-def make_file(path: Path, size: int) -> Path:
-    """Write a file of `size` bytes sequentially and return its path."""
-    with open(path, "wb") as file:
-        for offset in range(0, size, MIB):
-            file.write(BLOCK[: min(MIB, size - offset)])
-    return path
-
-
 class SystemCalls:
     """os.pread and os.pwrite."""
 
@@ -77,22 +65,10 @@ class SystemCalls:
         return offsets
 
     def reads(self, size: int) -> Run:
-        fd, pread = self.fd, os.pread
-
-        def run(offsets: Sequence[int]) -> None:
-            for offset in offsets:
-                pread(fd, size, offset)
-
-        return run
+        return call_reads(self.fd, size)
 
     def writes(self, size: int) -> Run:
-        fd, pwrite, data = self.fd, os.pwrite, BLOCK[:size]
-
-        def run(offsets: Sequence[int]) -> None:
-            for offset in offsets:
-                pwrite(fd, data, offset)
-
-        return run
+        return call_writes(self.fd, size)
 
     def close(self) -> None:
         os.close(self.fd)
@@ -142,24 +118,10 @@ class PythonFile:
         return offsets
 
     def reads(self, size: int) -> Run:
-        file = self.file
-
-        def run(offsets: Sequence[int]) -> None:
-            for offset in offsets:
-                file.seek(offset)
-                file.read(size)
-
-        return run
+        return file_reads(self.file, size)
 
     def writes(self, size: int) -> Run:
-        file, data = self.file, BLOCK[:size]
-
-        def run(offsets: Sequence[int]) -> None:
-            for offset in offsets:
-                file.seek(offset)
-                file.write(data)
-
-        return run
+        return file_writes(self.file, size)
 
     def close(self) -> None:
         self.file.close()

@@ -6,84 +6,25 @@ sleeping backends take part; P23 is counted.
 """
 
 import errno
-import os
 import threading
 from collections.abc import Hashable, Iterator, Sequence
 from contextlib import ExitStack
 from functools import partial
-from pathlib import Path
 
 from pagecache import BackendFile, BackendLimits, CachedFile, PageCache, RetryPolicy, Volume
 from pagecache.backends import DirectoryBackend
 from pagecache.backends.passing import PassingBackend, PassingFile
-from pagecache.bench.backends import BLOCK, PatternBackend
 from pagecache.bench.harness import Variant, shuffled
-from pagecache.bench.peers import make_file
-from pagecache.bench.rows import Bench, Row, case, exact, look, timed
-from pagecache.bench.subject import KIB, MIB, PAGE, cache_for_hits
-from pagecache.bench.traces import made
+from pagecache.bench.plain import BLOCK, MIB
+from pagecache.bench.subject import KIB, PAGE, PatternBackend, cache_for_hits, made
 from pagecache.testing import FaultPlan, FaultyBackend, Rule
+from tests.bench.backends import SlowBackend
+from tests.bench.rows import Bench, Row, case, exact, look, timed
 
 
 def few(bench: Bench) -> int:
     """Rounds of what takes long."""
     return min(bench.settings.rounds, 11)
-
-
-# ---------------------------------------------------------------- P17
-
-
-class PlainFile:
-    """os.pwrite of the same pages, then fsync."""
-
-    def __init__(self, path: Path, size: int) -> None:
-        self.fd = os.open(make_file(path, size), os.O_RDWR)
-
-    def run(self, offsets: Sequence[int]) -> None:
-        """Overwrite a page at each offset; then fsync."""
-        pwrite, fd, page = os.pwrite, self.fd, BLOCK[:PAGE]
-        for offset in offsets:
-            pwrite(fd, page, offset)
-        os.fsync(fd)
-
-    def close(self) -> None:
-        """Close the file."""
-        os.close(self.fd)
-
-
-@case("write-path", "4 KiB random overwrites of a whole file, then fsync, over dir: on tmpfs", ("P17",))
-def write_path(bench: Bench) -> Iterator[Row]:
-    """P17: every page of the working set four times, in random order: 1 GiB of writes in a full run."""
-    size = bench.settings.size
-    folder = bench.folder / "path"
-    folder.mkdir(exist_ok=True)
-    offsets = shuffled([*range(0, size, PAGE)] * 4, bench.rng)
-    with ExitStack() as stack:
-        make_file(folder / "cached", size)
-        cache = stack.enter_context(cache_for_hits(2 * size, PAGE))
-        file = stack.enter_context(cache.attach(DirectoryBackend(folder), read_ahead=0).open("cached", "r+b"))
-        plain = PlainFile(folder / "plain", size)
-        stack.callback(plain.close)
-
-        def cached(some: Sequence[int]) -> None:
-            pwrite, page = file.pwrite, BLOCK[:PAGE]
-            for offset in some:
-                pwrite(page, offset)
-            file.fsync()
-
-        cached(offsets)
-        result = bench.compare(
-            [
-                Variant(name="cache", run=cached, items=offsets),
-                Variant(name="plain", run=plain.run, items=offsets),
-            ],
-            wall=True,
-            rounds=few(bench),
-            counts={"cache": len(offsets), "plain": len(offsets)},
-        )
-    yield timed(
-        "write-path", "P17", result, "cache", "plain", f"{4 * size // MIB} MiB of writes a round, each page four times"
-    )
 
 
 # ---------------------------------------------------------------- P18
@@ -104,7 +45,7 @@ def in_flight(bench: Bench) -> Iterator[Row]:
         for calls in (8, 1):
             limits = BackendLimits(max_write=256 * KIB, max_inflight=calls)
             cache = stack.enter_context(cache_for_hits(64 * MIB, MIB))
-            backend = PatternBackend(size, write_seconds=1e-3, limits=limits)
+            backend = SlowBackend(size, 1e-3, limits)
             file = stack.enter_context(cache.attach(backend, read_ahead=0).open("file", "r+b"))
 
             def flush(items: Sequence[int], file: CachedFile = file) -> None:
@@ -178,7 +119,7 @@ def write_through(bench: Bench) -> Iterator[Row]:
             offsets = shuffled(offsets, bench.rng)
         with ExitStack() as stack:
             cache = stack.enter_context(cache_for_hits(64 * MIB, PAGE))
-            volume = cache.attach(PatternBackend(MIB, write_seconds=20e-6), read_ahead=0)
+            volume = cache.attach(SlowBackend(MIB, 20e-6), read_ahead=0)
             whole = stack.enter_context(volume.open("whole", "r+b", write_through=True))
             pages = stack.enter_context(volume.open("pages", "r+b", write_through=True))
 
@@ -240,7 +181,7 @@ def sync_beside_a_writer(bench: Bench) -> Iterator[Row]:
         for name in ("busy", "idle"):
             limits = BackendLimits(max_write=MIB, max_inflight=2)
             cache = stack.enter_context(cache_for_hits(256 * MIB, 64 * KIB))
-            volume = cache.attach(PatternBackend(size, write_seconds=1e-3, limits=limits), read_ahead=0)
+            volume = cache.attach(SlowBackend(size, 1e-3, limits), read_ahead=0)
             file = stack.enter_context(volume.open("file", "r+b"))
             writer = BusyWriter(file, size)
 

@@ -1,11 +1,13 @@
-"""The goals of the engine: which number each row has to reach, a ratio to something in the same run or an exact count.
+"""The goals of the engine: the number that each row has to reach, a ratio within a run or an exact count.
 
-A goal has an id `P<n>` and a part where it has several bounds. `pagecache bench --list` prints this table; what it
-means is in docs/performance.md. Cases refer to goals by their key (`P1/64K`), so a bound is written once.
+A goal has an id `P<n>` and a part if it has several bounds. `python -m tests.bench --list` prints this table;
+docs/performance.md explains it. Cases refer to goals by their key (`P1/64K`), so each bound is written once.
 """
 
 from dataclasses import dataclass
 from typing import Literal
+
+from pagecache.bench.suite import Group
 
 Sense = Literal["at least", "at most"]
 Unit = Literal["× speed", "× time", "× size", "calls", "bytes", "instructions", "folios", "µs", "parts"]
@@ -21,36 +23,36 @@ class Goal:
     sense: Sense
     bound: float
     unit: Unit
-    group: Literal["hits", "writeback"] = "hits"
+    group: Group = "hits"
 
     @property
     def id(self) -> str:
-        """The number without the part: `P1` of `P1/64K`."""
+        """The key without the part: `P1` of `P1/64K`."""
         return self.key.partition("/")[0]
 
     @property
     def exact(self) -> bool:
-        """Counted, not timed: no spread excuses a miss."""
+        """True for a count: no spread excuses a miss."""
         return not self.unit.startswith("×")
 
     def reached(self, value: float, spread: float = 0.0) -> bool:
-        """Whether `value` reaches the goal, or misses it by no more than the relative `spread`."""
+        """Return whether `value` reaches the goal, or misses it by no more than the relative `spread`."""
         slack = 0.0 if self.exact else spread
         if self.sense == "at least":
             return value >= self.bound * (1 - slack)
         return value <= self.bound * (1 + slack)
 
     def text(self) -> str:
-        """The bound as a person writes it."""
+        """Return the bound for tables: `≥ 1.7 × speed`."""
         sign = "≥" if self.sense == "at least" else "≤"
         return f"{sign} {self.bound:g} {self.unit}"
 
 
-def _speed(key: str, metric: str, against: str, bound: float, group: Literal["hits", "writeback"] = "hits") -> Goal:
+def _speed(key: str, metric: str, against: str, bound: float, group: Group = "hits") -> Goal:
     return Goal(key, metric, against, "at least", bound, "× speed", group)
 
 
-def _time(key: str, metric: str, against: str, bound: float, group: Literal["hits", "writeback"] = "hits") -> Goal:
+def _time(key: str, metric: str, against: str, bound: float, group: Group = "hits") -> Goal:
     return Goal(key, metric, against, "at most", bound, "× time", group)
 
 

@@ -14,11 +14,14 @@ from functools import partial
 from pathlib import Path
 from typing import Any
 
-from pagecache.bench.cases_s3 import BUCKET, KEY, LATENCY, ROUNDS, Store, moved
 from pagecache.bench.harness import Variant
-from pagecache.bench.peers import Unavailable, make_file
-from pagecache.bench.rows import Bench, Row, case, look
-from pagecache.bench.subject import MIB, PAGE
+from pagecache.bench.plain import MIB, make_file
+from pagecache.bench.subject import PAGE
+from tests.bench.cases_s3 import BUCKET, KEY, LATENCY, ROUNDS, Store, moved
+from tests.bench.peers import (
+    Unavailable,
+)
+from tests.bench.rows import Bench, Row, case, look
 
 ENVIRONMENTS = {"s3fs": ".venv-s3fs", "smart_open": ".venv-smart-open"}
 CACHES = {

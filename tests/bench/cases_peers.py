@@ -8,8 +8,9 @@ cache, and given back before the next: together they would not fit into a small 
 from collections.abc import Callable, Iterator
 from pathlib import Path
 
-from pagecache.bench.cases_hits import peer_variant, read_variant, write_variant
-from pagecache.bench.peers import (
+from pagecache.bench.subject import PAGE
+from tests.bench.cases_hits import peer_variant, read_variant, write_variant
+from tests.bench.peers import (
     CachetoolsPages,
     DiskcachePages,
     FsspecBlocks,
@@ -18,8 +19,7 @@ from pagecache.bench.peers import (
     Peer,
     Unavailable,
 )
-from pagecache.bench.rows import Bench, Row, case, look, skipped, timed
-from pagecache.bench.subject import PAGE
+from tests.bench.rows import Bench, Row, case, look, skipped, timed
 
 MAKERS: dict[str, Callable[[Path, int], Peer]] = {
     "dict": lambda folder, size: PageDict(size, PAGE),
@@ -69,5 +69,5 @@ def beside(bench: Bench, name: str, peer: Peer) -> Iterator[Row]:
         else:
             yield look("peers", f"4 KiB random {verb}, {gated} folios", title, result, gated, name)
         yield look("peers", f"4 KiB random {verb}, {other} folios", title, result, other, name)
-    small.clean()
-    large.clean()
+    small.file.fsync()
+    large.file.fsync()

@@ -1,57 +1,22 @@
-"""What a miss costs, and what eviction looks at: P12, P13, P14.
+"""The bookkeeping of misses and evictions: P12, P13, and lookups in large indexes.
 
-P14 sets a miss beside the same backend called directly from Python with a buffer of its own, which is what a program
-without a cache would do. P12 is seen from Python only in part: a range of pages is prefetched from a backend that
-does nothing, so that what remains is evicting, inserting, locking and handing over; divided by the pages this is an
-upper bound of the bookkeeping. The frames are never touched, so a cache of 1e6 pages needs no memory but its
-metadata.
+P12 is visible from Python only in part: a range of pages is prefetched from a backend that does nothing, so that the
+rest is evicting, inserting, locking and dispatching. Divided by the pages this is an upper bound of the bookkeeping.
+The frames are never touched, so a cache of 1e6 pages needs no memory but its metadata.
 """
 
 from collections import OrderedDict
 from collections.abc import Iterator, Sequence
 
-from pagecache import BackendFile, PageCache
-from pagecache.bench.backends import PatternBackend, read_nothing, read_pattern
-from pagecache.bench.cases_hits import pread_hits
+from pagecache import PageCache
+from pagecache.bench.cases import pread_hits
 from pagecache.bench.harness import Variant, shuffled
-from pagecache.bench.rows import Bench, Row, case, exact, look, skipped, timed
-from pagecache.bench.subject import KIB, MIB, PAGE
-from pagecache.bench.traces import made
+from pagecache.bench.plain import MIB
+from pagecache.bench.subject import KIB, PAGE, PatternBackend, made, read_nothing
+from tests.bench.rows import Bench, Row, case, exact, look, skipped, timed
 
 STREAMED = 256  # pages of one prefetch: 1 MiB
 SMALLEST = 4096  # pages; a prefetch of 1 MiB has to be small beside it
-
-
-@case("miss", "a 4 KiB random miss against calling the backend directly", ("P14/noop", "P14/copy"))
-def miss(bench: Bench) -> Iterator[Row]:
-    """P14: no read-ahead, a file sixteen times the cache, each page once per cycle."""
-    size = bench.settings.size
-    offsets = range(0, size, PAGE)
-    for key, read in (("P14/noop", read_nothing), ("P14/copy", read_pattern)):
-        backend = PatternBackend(size, read=read)
-        direct = backend.open("direct")
-
-        def call(some: Sequence[int], direct: BackendFile = direct) -> None:
-            read_into = direct.read_into
-            for offset in some:
-                buffer = bytearray(PAGE)
-                read_into(offset, (memoryview(buffer),))
-
-        with made(PageCache(size // 16, max_folio=PAGE)) as cache:
-            file = cache.attach(backend, read_ahead=0).open("file", "rb")
-            variants = [
-                Variant(name="miss", run=pread_hits(file, PAGE), items=shuffled(offsets, bench.rng)),
-                Variant(name="direct", run=call, items=shuffled(offsets, bench.rng)),
-            ]
-            for offset in shuffled(offsets, bench.rng)[: size // 16 // PAGE * 2]:
-                file.pread(PAGE, offset)
-            before = cache.stats()
-            result = bench.compare(variants)
-            after = cache.stats()
-            file.close()
-        hits, misses = after.hits - before.hits, after.misses - before.misses
-        note = "" if hits * 50 < misses else f"{hits} of {hits + misses} lookups were hits"
-        yield timed("miss", key, result, "miss", "direct", note)
 
 
 class Streamer:

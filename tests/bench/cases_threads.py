@@ -8,10 +8,10 @@ import threading
 import time
 from collections.abc import Iterator
 
-from pagecache.bench.cases_hits import pread_hits
+from pagecache.bench.cases import pread_hits
 from pagecache.bench.harness import Variant
-from pagecache.bench.rows import Bench, Row, case, timed
 from pagecache.bench.subject import PAGE
+from tests.bench.rows import Bench, Row, case, timed
 
 
 class Spinner:

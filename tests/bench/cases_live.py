@@ -12,10 +12,10 @@ import sys
 import time
 from collections.abc import Iterator
 
-from pagecache.bench.cases_hits import pread_hits
+from pagecache.bench.cases import pread_hits
 from pagecache.bench.harness import Variant, compare
-from pagecache.bench.rows import Bench, Row, case, look, timed
 from pagecache.bench.subject import PAGE
+from tests.bench.rows import Bench, Row, case, look, timed
 
 PERIOD = 0.1
 

@@ -13,11 +13,12 @@ from functools import partial
 from typing import Any
 
 from pagecache import BackendFile, BackendLimits, CachedFile
-from pagecache.bench.backends import BLOCK, PatternBackend
 from pagecache.bench.harness import Variant, shuffled
-from pagecache.bench.rows import Bench, Row, case, timed
-from pagecache.bench.subject import KIB, MIB, PAGE, cache_for_hits
+from pagecache.bench.plain import BLOCK, MIB
+from pagecache.bench.subject import KIB, PAGE, PatternBackend, cache_for_hits
 from pagecache.native import LOCK
+from tests.bench.backends import SlowBackend
+from tests.bench.rows import Bench, Row, case, timed
 
 THREADS = 8
 PIECE = 64 * KIB
@@ -30,7 +31,7 @@ class DirectWriters:
     def __init__(self, stack: ExitStack, *, parallel: bool) -> None:
         limits = BackendLimits(parallel_direct_writes=True, max_inflight=THREADS)
         cache = stack.enter_context(cache_for_hits(16 * MIB, PAGE))
-        volume = cache.attach(PatternBackend(64 * MIB, write_seconds=1e-3, limits=limits), read_ahead=0)
+        volume = cache.attach(SlowBackend(64 * MIB, 1e-3, limits), read_ahead=0)
         handle = volume.open("file", "r+b", direct=True, parallel_direct_writes=parallel)
         self.file = stack.enter_context(handle)
         self._pool = stack.enter_context(ThreadPoolExecutor(THREADS))

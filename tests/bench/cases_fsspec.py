@@ -15,14 +15,17 @@ from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from pagecache.bench.backends import BLOCK
 from pagecache.bench.harness import Variant, shuffled
-from pagecache.bench.peers import Unavailable, make_file, required
-from pagecache.bench.rows import Bench, Row, case, look, skipped, timed
-from pagecache.bench.subject import KIB, MIB, PAGE
+from pagecache.bench.plain import BLOCK, MIB, make_file
+from pagecache.bench.subject import KIB, PAGE
+from tests.bench.peers import (
+    Unavailable,
+    required,
+)
+from tests.bench.rows import Bench, Row, case, look, skipped, timed
 
 if TYPE_CHECKING:
-    from pagecache.bench.fsspec_ways import Way
+    from tests.bench.fsspec_ways import Way
 
 OWN = "pagecache"
 ROUNDS = 5
@@ -36,7 +39,7 @@ def the_ways(bench: Bench, stack: ExitStack, size: int) -> list["Way"]:
         Unavailable: fsspec is not installed.
     """
     required("fsspec")
-    from pagecache.bench.fsspec_ways import ways
+    from tests.bench.fsspec_ways import ways
 
     found = ways(bench.folder / "ways", size)
     for way in found:
