@@ -10,7 +10,7 @@ from typing import Any
 
 from rich import box
 from rich.console import Console
-from rich.table import Table
+from rich.table import Column, Table
 
 from pagecache.bench.suite import Case, Result, Row, Settings
 from pagecache.distribution import VERSION
@@ -70,12 +70,8 @@ def remark(row: Row) -> str:
 
 def row_table(rows: Sequence[Row]) -> Table:
     """Return a table of rows."""
-    table = Table(box=box.SIMPLE_HEAD, pad_edge=False)
-    for heading in ("goal", "metric", "against"):
-        table.add_column(heading)
-    for heading in ("median", "lowest", "spread", "time"):
-        table.add_column(heading, justify="right", no_wrap=True)
-    table.add_column("remark")
+    numbers = [Column(name, justify="right", no_wrap=True) for name in ("median", "lowest", "spread", "time")]
+    table = Table("goal", "metric", "against", *numbers, "remark", box=box.SIMPLE_HEAD, pad_edge=False)
     for row in rows:
         value = f"{number(row.value)} {row.unit}" if row.value is not None else ""
         spread, time = percent(row.spread), duration(row.nanoseconds)
@@ -85,9 +81,7 @@ def row_table(rows: Sequence[Row]) -> Table:
 
 def case_table(cases: Sequence[Case]) -> Table:
     """Return a table of cases."""
-    table = Table(box=box.SIMPLE_HEAD, pad_edge=False)
-    for heading in ("case", "measures", "goals"):
-        table.add_column(heading)
+    table = Table("case", "measures", "goals", box=box.SIMPLE_HEAD, pad_edge=False)
     for case in cases:
         table.add_row(case.name, case.title, "\n".join(case.goals))
     return table

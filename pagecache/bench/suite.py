@@ -109,24 +109,11 @@ class Bench:
         """Return all offsets that are multiples of `size`, in a new random order."""
         return shuffled(range(0, self.settings.size - size + 1, size), self.rng)
 
-    def compare(
-        self,
-        variants: Sequence[Variant],
-        *,
-        wall: bool = False,
-        rounds: int | None = None,
-        seconds: float | None = None,
-        counts: dict[str, int] | None = None,
-    ) -> Comparison:
+    def compare(self, variants: Sequence[Variant], *, wall: bool = False, **options: Any) -> Comparison:
         """Measure side by side; `wall`: by the wall clock, for threads and sleeping backends."""
-        return compare(
-            variants,
-            rounds=rounds or self.settings.rounds,
-            seconds=seconds or self.settings.seconds,
-            clock=time.perf_counter if wall else time.thread_time,
-            rng=self.rng,
-            counts=counts,
-        )
+        usual = {"rounds": self.settings.rounds, "seconds": self.settings.seconds}
+        clock = time.perf_counter if wall else time.thread_time
+        return compare(variants, clock=clock, rng=self.rng, **usual | options)
 
 
 @dataclass(frozen=True, slots=True)

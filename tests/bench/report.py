@@ -58,8 +58,8 @@ def summary(outcome: Outcome) -> list[str]:
     skipped = states.count(None)
     return [
         *report.conditions(outcome.machine, outcome.settings, outcome.result),
-        f"{outcome.repeat} repetition(s), {outcome.huge_bytes >> 20} MiB of this process in huge pages",
-        f"goals: {states.count('yes')} reached, {states.count('near')} missed by no more than the spread, "
+        f"{outcome.repeat} repetition(s); goals: {states.count('yes')} reached, "
+        f"{states.count('near')} missed by no more than the spread, "
         f"{states.count('no')} missed" + (f", {skipped} not measured" if skipped else ""),
     ]
 
@@ -84,7 +84,7 @@ def as_dict(outcome: Outcome) -> dict[str, Any]:
         goal = BY_KEY[found["key"]]
         found["goal"] = {"sense": goal.sense, "bound": goal.bound, "group": goal.group}
         found["reached"] = verdict(rows[goal.key], outcome.result.spread)
-    return document | {"repeat": outcome.repeat, "huge_bytes": outcome.huge_bytes}
+    return document | {"repeat": outcome.repeat}
 
 
 def case_table(cases: Sequence[Case]) -> Table:

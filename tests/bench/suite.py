@@ -13,7 +13,7 @@ from typing import Any
 from pagecache import PageCache
 from pagecache.bench import suite
 from pagecache.bench.cases import miss, overwrites, python_files, random_reads, write_path
-from pagecache.bench.report import machine, value_of
+from pagecache.bench.report import machine
 from pagecache.bench.subject import on_cache
 from pagecache.bench.suite import Case, Result, Row, Settings
 from tests.bench import (
@@ -92,7 +92,6 @@ class Outcome:
     settings: Settings
     repeat: int
     result: Result
-    huge_bytes: int  # of this process in huge pages, the most at the end of a repetition
 
     def missed(self) -> list[Row]:
         """Return the rows that miss their goal by more than the spread."""
@@ -109,12 +108,6 @@ def verdict(row: Row, spread: float) -> str | None:
     return "near" if goal.reached(row.value, spread) else "no"
 
 
-def huge_bytes() -> int:
-    """Return the bytes of this process that lie in transparent huge pages now."""
-    text = value_of("/proc/self/smaps_rollup", "AnonHugePages")
-    return int(text.split()[0]) * 1024 if text else 0
-
-
 def run(cases: Sequence[Case], settings: Settings, *, repeat: int = 1, trace: Path | None = None) -> Outcome:
     """Measure `cases` `repeat` times.
 
@@ -127,7 +120,7 @@ def run(cases: Sequence[Case], settings: Settings, *, repeat: int = 1, trace: Pa
     where = machine()
     if where["load"] > 1.0:
         suite.announce(f"the load average is {where['load']:.2f}: other work runs on this machine")
-    results, huge, numbers = [], 0, count(1)
+    results, numbers = [], count(1)
     for turn in range(repeat):
         if repeat > 1:
             suite.announce(f"repetition {turn + 1} of {repeat}")
@@ -135,10 +128,9 @@ def run(cases: Sequence[Case], settings: Settings, *, repeat: int = 1, trace: Pa
             if trace is not None:
                 trace_caches(trace, numbers, stack)
             results.append(suite.run(cases, settings, turn=turn))
-        huge = max(huge, huge_bytes())
     rows = tuple(middle_rows([result.rows for result in results]))
     result = Result(rows, max(each.spread for each in results), sum(each.seconds for each in results))
-    return Outcome(where, settings, repeat, result, huge)
+    return Outcome(where, settings, repeat, result)
 
 
 def trace_caches(path: Path, numbers: "count[int]", stack: ExitStack) -> None:

@@ -1,9 +1,9 @@
 """The measured tables of docs/performance.md and the picture of README.md, from the JSON of one run.
 
-pagecache bench --native build/hit_instructions --json > result.json
+python -m tests.bench --native build/hit_instructions --json > result.json
 python -m tests.bench.table result.json
 
-Numbers are never typed by hand: what stands between the marks is replaced. A run of the cases `fsspec-*` alone replaces
+Numbers are never typed by hand: the text between the marks is replaced. A run of the cases `fsspec-*` alone replaces
 the tables of those (`--only fsspec-parquet,fsspec-random,fsspec-writes`).
 """
 

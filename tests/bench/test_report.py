@@ -31,7 +31,7 @@ def row(key: str, value: float | None, spread: float = 0.0) -> Row:
 
 
 def outcome(*rows: Row, spread: float = 0.02) -> suite.Outcome:
-    return suite.Outcome(machine(), Settings(), 1, Result(rows, spread, seconds=1.0), huge_bytes=0)
+    return suite.Outcome(machine(), Settings(), 1, Result(rows, spread, seconds=1.0))
 
 
 def test_keys_of_goals_are_unique_and_every_goal_is_measured_by_one_case() -> None:
