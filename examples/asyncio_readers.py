@@ -1,4 +1,4 @@
-"""A thousand tasks and a thread share one file: what is cached costs a task nothing, misses wait side by side."""
+"""A thousand tasks and a thread share one file: a hit costs a task no wait, and misses wait side by side."""
 
 import asyncio
 
@@ -23,12 +23,12 @@ async def main(volume: pagecache.Volume) -> None:
             assert all(answers)
             print(f"{len(answers)} records, {turn}; {volume.stats().read_requests} backend calls so far")
 
-        # A slow read that nobody wants any more leaves nothing locked.
+        # A cancelled read leaves nothing locked.
         volume.drop_clean("records")
         try:
             await asyncio.wait_for(check(file, 7), timeout=0.001)
         except TimeoutError:
-            print("too slow for this task")
+            print("a read was cancelled after its timeout")
         assert await check(file, 7)
 
 

@@ -1,4 +1,4 @@
-"""Find out that stored bytes have changed: every 64 KiB carry a checksum, which is compared whenever they are read."""
+"""Detect changed bytes in the store: every 64 KiB carry a checksum, which each read verifies."""
 
 import errno
 import zlib
@@ -10,7 +10,7 @@ from pagecache.backends import DirectoryBackend, TransformBackend
 
 
 class Checksums:
-    """CRC-32 over content and place. Finds accidents (bits that rot, blocks in the wrong place), not attacks."""
+    """CRC-32 over content and position. Detects accidents (bit rot, blocks in the wrong place), not attacks."""
 
     overhead = 4
 

@@ -20,10 +20,10 @@ NONCE, TAG = 12, 16
 
 
 class Encryption:
-    """Each unit has a nonce of its own, fresh for each write, and is bound to its place in the object.
+    """Each unit gets a fresh nonce at each write, and is bound to its position in the object.
 
-    What this does not hide or find out: sizes, names, holes, and a unit that is put back as it was once before, or
-    exchanged for the unit at the same place in another object. One key is good for some 2**32 units written.
+    It does not hide sizes, names and holes. It does not detect an older version of a unit, or the unit at that position
+    of another object. One key is good for some 2**32 written units.
     """
 
     overhead = NONCE + TAG
@@ -40,7 +40,7 @@ class Encryption:
         try:
             return self._cipher.decrypt(data[:NONCE], data[NONCE:], index.to_bytes(8, "big"))
         except InvalidTag:
-            raise ValueError("wrong key, or not what was written here") from None
+            raise ValueError("wrong key, or changed bytes") from None
 
 
 def main() -> None:
@@ -51,7 +51,7 @@ def main() -> None:
             with volume.open("diary", "w+") as file:
                 file.write(b"dear diary\n" * 20_000)
                 file.fsync()
-                file.pwrite(b"DEAR", 100_001)  # 64 KiB are encrypted again
+                file.pwrite(b"DEAR", 100_001)  # encrypts 64 KiB again
                 file.truncate(150_000)
                 file.fsync()
 

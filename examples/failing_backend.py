@@ -1,4 +1,4 @@
-"""The disk is full: fsync says so, the bytes stay readable in the cache, and are written once there is space again."""
+"""The disk is full: fsync raises, the bytes stay readable in the cache, and are written when there is space again."""
 
 import errno
 import logging
@@ -7,7 +7,7 @@ import pagecache
 from pagecache.backends import MemoryBackend
 from pagecache.testing import FaultyBackend, Rule
 
-# Every failed write-back is logged as a warning; this program tells its user in its own words.
+# Every failed write-back is logged as a warning; this program prints its own message instead.
 logging.getLogger("pagecache").setLevel(logging.ERROR)
 
 
@@ -28,14 +28,14 @@ def main() -> None:
             except pagecache.WritebackError as error:
                 print(f"fsync failed: {errno.errorcode[error.errno]}")
 
-            # Nothing is lost: the bytes are read from memory, and listed.
+            # Nothing is lost: the bytes are readable from memory, and listed.
             assert report.pread(100, before) == b"written while it was full\n"
             assert b"while" not in store.snapshot("report")
             for entry in volume.failed():
                 print(f"not saved yet: {entry.key!r}, {entry.length} bytes from {entry.offset} on")
 
-            backend.use([])  # somebody made space
-            volume.retry_failed()  # starts it; fsync waits for it
+            backend.use([])  # the disk has space again
+            volume.retry_failed()  # starts the retry; fsync waits for it
             report.fsync()
             assert volume.failed() == []
             assert store.snapshot("report") == report.pread(100, 0)

@@ -1,4 +1,4 @@
-"""A FUSE file system of one's own whose cached bytes never enter Python: made by this program, changed by others.
+"""A FUSE file system whose cached bytes never enter Python. This program makes the bytes, other programs change them.
 
 It needs the loop in C (Debian: libfuse3-dev and pkg-config before the installation) and `fusermount3` (Debian: fuse3).
 """
@@ -17,7 +17,7 @@ from pagecache.fuse import Attributes, Files, Loop, why_no_loop
 
 
 class Tables(MemoryBackend):
-    """Where the bytes come from: here they are computed and kept, elsewhere they are behind an API of yours."""
+    """The source of the bytes: computed and kept here, behind your own API in a real server."""
 
     def open(self, key: Hashable, *, create: bool = False, exclusive: bool = False) -> MemoryFile:
         if not create and not list(self.list(str(key))):

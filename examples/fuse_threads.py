@@ -1,4 +1,4 @@
-"""A FUSE server of one's own on mfusepy: this program makes the bytes, and programs change them through the cache.
+"""A FUSE server on mfusepy: this program makes the bytes, and other programs change them through the cache.
 
 It needs the extra `mfusepy` (`pip install '.[mfusepy]'` in a checkout), libfuse 3 and `fusermount3` (Debian: fuse3).
 """
@@ -26,7 +26,7 @@ from pagecache.fuse import Files
 
 
 class Tables(MemoryBackend):
-    """Where the bytes come from: here they are computed and kept, elsewhere they are behind an API of yours."""
+    """The source of the bytes: computed and kept here, behind your own API in a real server."""
 
     def open(self, key: Hashable, *, create: bool = False, exclusive: bool = False) -> MemoryFile:
         if not create and not list(self.list(str(key))):

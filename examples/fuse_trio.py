@@ -1,4 +1,4 @@
-"""A FUSE server of one's own on pyfuse3: this program makes the bytes, and programs change them through the cache.
+"""A FUSE server on pyfuse3: this program makes the bytes, and other programs change them through the cache.
 
 It needs the extra `fuse` (`pip install '.[fuse]'` in a checkout), which is built against libfuse 3, and `fusermount3`
 (Debian: libfuse3-dev, pkg-config, fuse3).
@@ -28,7 +28,7 @@ from pagecache.fuse import TrioFiles
 
 
 class Tables(MemoryBackend):
-    """Where the bytes come from: here they are computed and kept, elsewhere they are behind an API of yours."""
+    """The source of the bytes: computed and kept here, behind your own API in a real server."""
 
     def open(self, key: Hashable, *, create: bool = False, exclusive: bool = False) -> MemoryFile:
         if not create and not list(self.list(str(key))):
@@ -37,7 +37,7 @@ class Tables(MemoryBackend):
 
 
 class Server(pyfuse3.Operations):
-    """Names and attributes are yours: file N + 1 is the table of powers of N. What has bytes is for `files`."""
+    """Names and attributes are yours: file N + 1 is the table of powers of N. `files` serves the bytes."""
 
     def __init__(self, volume: pagecache.Volume) -> None:
         files = self.files = TrioFiles(volume, error=pyfuse3.FUSEError)

@@ -22,7 +22,7 @@ def main() -> None:
             volume = cache.attach(f"dir:{folder}", read_ahead=0)  # access is random
             with volume.open("table.bin", "r+") as table:
                 for _ in range(EDITS):
-                    # Most edits go to a small part of the table, as they do in real programs.
+                    # Most edits go to a small part of the table, as in real programs.
                     number = choose.randrange(5_000) if choose.random() < 0.9 else choose.randrange(RECORDS)
                     found, edits = RECORD.unpack(table.pread(RECORD.size, number * RECORD.size))
                     assert found == number

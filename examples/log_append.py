@@ -29,7 +29,7 @@ def main() -> None:
                 stats = log.stats()
                 print(f"{WRITERS * RECORDS} records appended, {stats.write_requests} writes to the directory")
 
-        # The cache is closed; this is what the file system has.
+        # The cache is closed; read the file without it.
         lines = (Path(folder) / "events.log").read_text().splitlines()
         assert len(set(lines)) == WRITERS * RECORDS
         for me in range(WRITERS):

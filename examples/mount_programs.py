@@ -1,10 +1,10 @@
-"""Programs on a mounted bucket: `python examples/mount_programs.py`, or with the URL of another store to mount.
+"""Programs on a mounted bucket: `python examples/mount_programs.py [URL]`; URL: another store to mount.
 
-The bucket is on an S3 server that runs on this machine alone. cp, tar, sort, gzip, sqlite and git work on the mount and
-know nothing of it. After the unmount every object is compared with what they saw, by boto3 and without the cache.
+The bucket is on an S3 server of this machine. cp, tar, sort, gzip, sqlite and git work on the mount like on any disk.
+After the unmount boto3 reads every object without the cache and compares it with the file that the programs saw.
 
 It needs a loop for mounts and `fusermount3` (Debian: libfuse3-dev and pkg-config before the installation, fuse3).
-Without a URL it needs boto3 and the server, ministack, too: `pip install '.[dev]'` in a checkout has both.
+Without a URL it also needs boto3 and the server, ministack: `pip install '.[dev]'` in a checkout has both.
 """
 
 import contextlib
@@ -26,7 +26,7 @@ import pagecache
 def mounted(url: str, directory: Path) -> Iterator[None]:
     done = subprocess.run([sys.executable, "-m", "pagecache", "mount", url, directory], check=False)
     if done.returncode:
-        raise SystemExit(f"this example needs a mount of {url}, which failed as said above")
+        raise SystemExit(f"this example needs a mount of {url}, which failed with the error above")
     try:
         yield
     finally:
@@ -38,7 +38,7 @@ def run(*command: str | Path) -> None:
 
 
 def work(top: Path) -> None:
-    """What people do."""
+    """Do the usual work of programs."""
     tree = top / "tree"
     run("cp", "-r", Path(json.__file__).parent, tree)
     run("diff", "-r", Path(json.__file__).parent, tree)
@@ -62,7 +62,7 @@ def work(top: Path) -> None:
 
 
 def demonstrate(url: str, read: Callable[[str], bytes], folder: Path) -> None:
-    """Programs work on a mount of the URL; `read` says what is stored under a key."""
+    """Let programs work on a mount of the URL; `read` returns the stored bytes of a key."""
     directory, copy = folder / "mnt", folder / "copy"
     directory.mkdir()
     with mounted(url, directory):
@@ -78,7 +78,7 @@ def demonstrate(url: str, read: Callable[[str], bytes], folder: Path) -> None:
         assert base.execute("pragma integrity_check").fetchone() == ("ok",)
         base.close()
         run("rm", "-r", directory / "demo")
-    print(f"{len(paths)} files, written by programs on a mount, are in the store as they were seen")
+    print(f"{len(paths)} files, written by programs on a mount, are stored with the bytes that the programs saw")
 
 
 def on_a_bucket(folder: Path) -> None:
@@ -94,7 +94,9 @@ def on_a_bucket(folder: Path) -> None:
             return content
 
         demonstrate(f"s3://demo?{urlencode({'endpoint': endpoint})}", read, folder)
-        print("says boto3; left in the bucket:", client.list_objects_v2(Bucket="demo").get("Contents", "nothing"))
+        print(
+            "verified by boto3; left in the bucket:", client.list_objects_v2(Bucket="demo").get("Contents", "nothing")
+        )
         client.close()
 
 

@@ -1,8 +1,8 @@
-"""A client of an object store with the cache inside: objects are opened, changed anywhere, and published as a whole.
+"""A client of an object store with a cache inside: objects are opened, changed at any offset, and published as a whole.
 
-It changes a large object in its place, and the same is done without the cache: download, edit, upload. What either
-moves is counted by a proxy that lets every request take 20 ms longer; boto3 compares the two objects. The server is
-one that runs on this machine alone. Argument: MiB of the object.
+It changes a large object in place, and a second one without the cache: download, edit, upload. A proxy counts the
+traffic of both and delays every request by 20 ms; boto3 compares the two objects. The server runs on this machine.
+Argument: MiB of the object.
 
 It needs boto3 and the server, ministack: `pip install '.[dev]'` in a checkout has both.
 """
@@ -37,7 +37,7 @@ EDITS, REGION = 200, 16 * MiB
 
 
 class ObjectClient:
-    """Objects of one bucket, through a cache of their own. A context manager.
+    """Objects of one bucket, through a separate cache. A context manager.
 
     Args:
         bucket: its name.
@@ -50,7 +50,7 @@ class ObjectClient:
         self._volume = self._cache.attach(S3Backend(bucket, endpoint_url=endpoint), read_ahead="8MiB")
 
     def open(self, key: str, mode: OpenMode = "rb") -> CachedFile:
-        """A file: what is written appears as a whole when it is closed, or at an fsync."""
+        """Open an object: its changes appear as a whole at an fsync, or when it is closed."""
         return self._volume.open(key, mode)
 
     def __enter__(self) -> Self:
@@ -61,7 +61,7 @@ class ObjectClient:
 
 
 def edits() -> Iterator[tuple[int, bytes]]:
-    """The same ones each time: 4 KiB anywhere in one part of the object."""
+    """Yield equal edits each time: 4 KiB at random offsets in one part of the object."""
     choose = random.Random(1)
     for _ in range(EDITS):
         yield SIZE // 2 + choose.randrange(REGION - 4096), choose.randbytes(4096)
@@ -98,7 +98,7 @@ def checksum(endpoint: str, key: str) -> str:
 
 @contextmanager
 def server(folder: Path) -> Iterator[str]:
-    """An S3 server of this program's own, on 127.0.0.1."""
+    """Run an S3 server on 127.0.0.1."""
     if find_spec("ministack") is None:
         raise SystemExit("this example needs ministack, an S3 server: run pip install '.[dev]' in a checkout")
     settings = {
@@ -107,7 +107,7 @@ def server(folder: Path) -> Iterator[str]:
         "SERVICES": "s3",
         "IOT_MTLS_ENABLED": "0",
         "PYTHONUNBUFFERED": "1",
-        "TMPDIR": str(folder),  # its other files are gone with the folder
+        "TMPDIR": str(folder),  # its other files are removed with the folder
     }
     os.environ.update(AWS_ACCESS_KEY_ID="demo", AWS_SECRET_ACCESS_KEY="demo", AWS_DEFAULT_REGION="us-east-1")
     command = [sys.executable, "-c", "from ministack.app import main; main()"]
@@ -126,7 +126,7 @@ def server(folder: Path) -> Iterator[str]:
 
 
 def measured(proxy: FaultyProxy, work: Callable[[str, str], None], key: str) -> str:
-    """What a way to do it takes."""
+    """Return the traffic, requests and seconds of the work."""
     proxy.taken()
     begin = time.perf_counter()
     work(proxy.endpoint, key)
@@ -150,7 +150,7 @@ def main(folder: Path) -> None:
         print("with the cache            ", measured(proxy, with_the_cache, "cached"))
         print("download, edit, upload    ", measured(proxy, without, "naive"))
         same = checksum(endpoint, "cached") == checksum(endpoint, "naive")
-        print("both objects are the same, says boto3" if same else "THE OBJECTS DIFFER")
+        print("both objects are equal, verified by boto3" if same else "THE OBJECTS DIFFER")
         if not same:
             raise SystemExit(1)
 

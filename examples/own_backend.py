@@ -1,4 +1,4 @@
-"""A backend of one's own: every object is a compressed file, which commit replaces as a whole."""
+"""Your own backend: every object is a compressed file, which commit replaces as a whole."""
 
 import os
 import threading
@@ -43,7 +43,7 @@ class ZlibFile(BackendFile):
 
 
 class ZlibBackend(Backend):
-    limits = BackendLimits(ordered_writes=True)  # one write of an object at a time, so that it needs no lock
+    limits = BackendLimits(ordered_writes=True)  # one write of an object at a time: no lock needed
 
     def __init__(self, root: str | os.PathLike[str]) -> None:
         self.root, self.lock = Path(root), threading.Lock()
@@ -51,13 +51,13 @@ class ZlibBackend(Backend):
 
     def open(self, key: Hashable, *, create: bool = False, exclusive: bool = False) -> ZlibFile:
         path = self.root / f"{key}.z"
-        with self.lock:  # of many who create it exclusively one wins
+        with self.lock:  # one of several exclusive creators wins
             there = key in self.files or path.exists()
             if there and exclusive:
-                raise FileExistsError(17, "there is such an object", key)
+                raise FileExistsError(17, "object exists", key)
             if not there and not create:
                 raise FileNotFoundError(2, "no such object", key)
-            return self.files.setdefault(key, ZlibFile(path))  # everybody who opens it gets the same one
+            return self.files.setdefault(key, ZlibFile(path))  # each open returns the same file
 
     def stat(self, key: Hashable) -> ObjectStat:
         return self.open(key).stat()

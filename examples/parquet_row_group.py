@@ -1,7 +1,7 @@
-"""pandas changes one row group of a parquet file in its place: what the store is sent, beside writing the file anew.
+"""Change one row group of a parquet file in place with pandas, and compare the traffic with writing the file anew.
 
-A row group whose values have a fixed width and are stored plainly is as long after the change as before it. So it can
-be encoded by itself and written over the old one, if a file can be opened for that; the footer stays as it is.
+A row group of plain values with a fixed width keeps its length when values change. So it can be encoded by itself and
+written over the old one, if the file system opens files for that. The footer stays as it is.
 
 It needs fsspec, numpy, pandas and pyarrow: `pip install '.[fsspec]' numpy pandas pyarrow` in a checkout.
 """
@@ -26,14 +26,14 @@ PLAIN: dict[str, Any] = {"compression": "none", "use_dictionary": False, "write_
 
 
 def encoded(frame: pd.DataFrame, rows: int) -> bytes:
-    """A parquet file of row groups of so many rows."""
+    """Return a parquet file with row groups of `rows` rows."""
     out = io.BytesIO()
     pq.write_table(pa.Table.from_pandas(frame, preserve_index=False), out, row_group_size=rows, **PLAIN)
     return out.getvalue()
 
 
 def extent(file: Any, group: int) -> tuple[int, int]:
-    """Where a row group is: offset, length."""
+    """Return offset and length of a row group."""
     row_group = pq.ParquetFile(file).metadata.row_group(group)
     columns = [row_group.column(number) for number in range(row_group.num_columns)]
     start = min(column.data_page_offset for column in columns)
@@ -41,7 +41,7 @@ def extent(file: Any, group: int) -> tuple[int, int]:
 
 
 def change(url: str, group: int) -> None:
-    """All prices of a row group, up by a tenth."""
+    """Raise all prices of a row group by a tenth."""
     with fsspec.open(url, "r+b") as file:
         offset, length = extent(file, group)
         frame = pq.ParquetFile(file).read_row_group(group).to_pandas()

@@ -1,4 +1,4 @@
-"""A ticket says when everything written so far is safe, while the program goes on writing."""
+"""A ticket reports when everything written so far is safe, while the program goes on writing."""
 
 import pagecache
 from pagecache.backends import MemoryBackend
@@ -16,7 +16,7 @@ def main() -> None:
                 journal.write(bytes([batch]) * 200_000)
                 tickets.append(volume.begin_sync())  # does not wait
 
-            journal.write(b"after the last ticket")  # belongs to none of them, and delays none of them
+            journal.write(b"after the last ticket")  # no ticket covers it, and it delays none of them
 
             for batch, ticket in enumerate(tickets):
                 ticket.wait(timeout=10.0)

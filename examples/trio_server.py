@@ -1,4 +1,4 @@
-"""A trio server that answers from memory in its own thread, and goes to a thread only for what is not there.
+"""A trio server that answers hits on its own thread, and uses another thread only for misses.
 
 It needs trio: `pip install trio`.
 """
@@ -19,14 +19,14 @@ SIZE, CLIENTS, REQUESTS = 4 << 20, 8, 50
 
 
 class Server:
-    """Reads of one file, for any number of connections."""
+    """Serve reads of one file to any number of connections."""
 
     def __init__(self, file: pagecache.CachedFile) -> None:
         self.file = file
         self.at_once = self.in_threads = 0
 
     async def read(self, length: int, offset: int) -> bytes:
-        data = self.file.try_pread(length, offset)  # None: it would wait, or call the backend
+        data = self.file.try_pread(length, offset)  # None: pread would wait, or call the backend
         if data is not None:
             self.at_once += 1
             return data
@@ -40,7 +40,7 @@ class Server:
 
 
 async def receive(stream: trio.SocketStream, size: int) -> bytes:
-    """`size` bytes, or none at all at the end of the connection."""
+    """Return `size` bytes, or none at the end of the connection."""
     data = b""
     while len(data) < size and (part := await stream.receive_some(size - len(data))):
         data += part

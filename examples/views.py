@@ -1,4 +1,4 @@
-"""A view is cache memory without a copy: a checksum and an array over a file, and what keeps the memory alive."""
+"""A view is cache memory without a copy: a checksum and an array over a file, and the lifetime of the memory."""
 
 import tempfile
 import zlib
@@ -16,7 +16,7 @@ def main() -> None:
         with pagecache.PageCache("16MiB") as cache:
             volume = cache.attach(f"dir:{folder}")
             with volume.open("data", "r+") as file:
-                file.prefetch(wait=True)  # in large calls; a view of missing bytes would get them in small ones
+                file.prefetch(wait=True)  # in large calls; a view of missing bytes would use small ones
                 with file.view(0, SIZE) as view:
                     checksum = 0
                     for segment in view.segments:  # ascending; together exactly the range
@@ -32,7 +32,7 @@ def main() -> None:
                     words.release()
 
                 view = file.view(SIZE - 4, 4)
-                file.truncate(100)  # the file does not see that memory any more; the view keeps it
+                file.truncate(100)  # the memory leaves the file; the view keeps it
                 assert view.detached
                 view.release()
                 print(f"pinned after release: {cache.stats().pinned} bytes")
