@@ -1,4 +1,4 @@
-"""Changes of ranges: who waits for whom, and what an interrupt leaves behind."""
+"""Changes of ranges: which change waits for which, and the state after an interrupt."""
 
 from __future__ import annotations
 
@@ -48,7 +48,7 @@ def test_read_that_more_changes_overtook_than_are_remembered_is_done_again() -> 
 
 
 def test_change_that_was_interrupted_before_it_let_go_is_over() -> None:
-    """Only its lock says that it goes on, and that one is unlocked by `with`."""
+    """Only its lock shows that it goes on, and `with` unlocks that one."""
     changes, going = Changes(), threading.Lock()
     try:
         with going:

@@ -1,4 +1,4 @@
-"""Our own backends, plain and decorated, keep the promises of the protocol."""
+"""The package's backends, plain and decorated, keep the promises of the protocol."""
 
 from __future__ import annotations
 

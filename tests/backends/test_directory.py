@@ -32,7 +32,7 @@ def backend(root: Path) -> Iterator[DirectoryBackend]:
 
 @pytest.fixture
 def synced(monkeypatch: pytest.MonkeyPatch) -> list[str]:
-    """What is synced from here on: "file" or "dir", in order."""
+    """The syncs from here on: "file" or "dir", in order."""
     done: list[str] = []
     fsync = os.fsync
 
@@ -126,7 +126,7 @@ def test_dangling_link_creates_its_target(backend: DirectoryBackend, root: Path)
 def test_name_exchanged_during_the_walk_leads_nowhere_else(
     backend: DirectoryBackend, root: Path, monkeypatch: pytest.MonkeyPatch, swap: str
 ) -> None:
-    """The attacker puts a link to the outside where the walk has just looked."""
+    """The attacker puts a link to the outside at a name that the walk has just checked."""
     put(backend, "sub/secret", b"inside").close()
     victim = root / "sub" if swap == "directory" else root / "sub" / "secret"
     look = beneath.Tree._look
@@ -139,7 +139,7 @@ def test_name_exchanged_during_the_walk_leads_nowhere_else(
         return found
 
     monkeypatch.setattr(beneath.Tree, "_look", looked)
-    with pytest.raises(OSError):  # ELOOP or ENOTDIR, as the kernel likes
+    with pytest.raises(OSError):  # ELOOP or ENOTDIR, depending on the kernel
         backend.open("sub/secret")
 
 
@@ -206,8 +206,8 @@ def test_renamed_object_takes_its_new_name(backend: DirectoryBackend) -> None:
 def test_an_object_amid_a_rename_is_not_told_by_its_old_name(
     backend: DirectoryBackend, root: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """The file system has renamed it, and its key is being changed. Who asks by the new name gets the new key: by the
-    old one he would open it a second time, under a name that it has no more.
+    """The file system has renamed it, and its key is being changed. A call by the new name gets the new key: with the
+    old one it would open the object a second time, under a name that it no longer has.
     """
     moved = backend._identities.moved
     file = backend.open("a", create=True)
@@ -217,7 +217,7 @@ def test_an_object_amid_a_rename_is_not_told_by_its_old_name(
     def amid(src: str, dst: str) -> None:
         assert (root / "b").exists()
         asking.start()
-        asking.join(0.2)  # it answers only afterwards: whoever does not wait would have answered by now
+        asking.join(0.2)  # it answers only afterwards: a call that does not wait would have answered by now
         moved(src, dst)
 
     monkeypatch.setattr(backend._identities, "moved", amid)
@@ -263,7 +263,7 @@ def test_reused_inode_number_means_nothing(backend: DirectoryBackend, root: Path
     backend.link("a", "b")
     assert backend.canonical("b") == "a"
     found = os.stat(root / "a")
-    # Somebody else removes both names; the next file with that number is not the old object.
+    # Another program removes both names; the next file with that number is not the old object.
     os.unlink(root / "a")
     os.unlink(root / "b")
     put(backend, "c").close()
@@ -312,7 +312,7 @@ def test_directories_on_the_way_to_a_new_name_are_durable_too(backend: Directory
 def test_a_commit_after_a_rename_makes_the_new_name_durable(
     backend: DirectoryBackend, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """That of the file itself, or of a directory above it."""
+    """This covers the file's own rename, and that of a directory above it."""
     for name in ("x", "x/y", "other"):
         backend.mkdir(name)
     file = put(backend, "x/y/a")
@@ -381,7 +381,7 @@ def test_version_differs_even_within_one_tick_of_the_clock(backend: DirectoryBac
     assert tick is not None
     for data in (b"2222", b"3333"):
         file.write_from(0, [memoryview(data)])
-        os.utime(root / "a", ns=(tick, tick))  # what a coarse clock would have said
+        os.utime(root / "a", ns=(tick, tick))  # as a coarse clock would
         tick = int(str(versions[-1]).partition(":")[0])
         os.utime(root / "a", ns=(tick, tick))
         versions.append(file.commit())
@@ -390,7 +390,7 @@ def test_version_differs_even_within_one_tick_of_the_clock(backend: DirectoryBac
     file.close()
 
 
-# ------------------------------------------------------------------------------------------------ the rest
+# ------------------------------------------------------------------------------------------------ other calls
 
 
 def test_errors_name_the_key(backend: DirectoryBackend) -> None:

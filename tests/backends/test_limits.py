@@ -1,4 +1,4 @@
-"""BackendLimits: what may be said, and what is refused where it is said."""
+"""BackendLimits: permitted values, and the refusal of others where they are set."""
 
 from __future__ import annotations
 

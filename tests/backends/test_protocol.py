@@ -1,4 +1,4 @@
-"""What subclassing `Backend` gives, and what the URL of a backend means."""
+"""The defaults of the `Backend` base class, and the URLs of backends."""
 
 from __future__ import annotations
 
@@ -26,7 +26,7 @@ from pagecache.errors import Key
 
 
 class Least(Backend):
-    """Only what is required."""
+    """Only the required methods."""
 
     def open(self, key: Key, *, create: bool = False, exclusive: bool = False) -> MemoryFile:
         return MemoryFile(1)

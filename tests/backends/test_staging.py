@@ -1,4 +1,4 @@
-"""The backend of the tests that publishes whole objects keeps the promises, and its faults are those it claims."""
+"""The tests' backend that publishes whole objects keeps the promises, and its faults are those it claims."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ from tests.staging import StagingBackend, StagingFile, StagingFileWithStage
 
 
 class Checked(StagingBackend):
-    """Notices at the end what the suite did against the protocol."""
+    """A backend that checks at its end whether the suite has broken the protocol."""
 
     def close(self) -> None:
         assert self.violations == []
@@ -122,7 +122,7 @@ def test_lost_answer_of_a_commit(backend: StagingBackend, file: StagingFileWithS
 
 def test_staged_bytes_survive_a_failed_commit(backend: StagingBackend, file: StagingFileWithStage) -> None:
     assert file.stage(0, [memoryview(b"STAGED")]) == 6
-    put(file, 2, b"--")  # newer than what is staged
+    put(file, 2, b"--")  # newer than the staged bytes
     backend.fail_commits()
     with pytest.raises(BackendError):
         file.commit()

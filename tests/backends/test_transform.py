@@ -1,4 +1,4 @@
-"""What a TransformBackend adds to a backend, and what becomes of errors of the transform and of the backend below."""
+"""The additions of a TransformBackend to a backend, and the errors of the transform and of the backend below."""
 
 from __future__ import annotations
 
@@ -106,7 +106,7 @@ def test_gap_is_a_hole_below_and_reads_as_zeros() -> None:
 
 @pytest.mark.parametrize("size", [1, 5, UNIT, UNIT + 1, 3 * UNIT])
 def test_short_unit_is_no_hole_whatever_it_is_encoded_to(size: int) -> None:
-    """Of one byte, every 256th key stream makes zero of something else."""
+    """With one byte, every 256th key stream makes zero of a different byte."""
     for value in range(0, 256, 5):
         file = opened(MemoryBackend(), XorStream(UNIT))
         put(file, 0, bytes([value]) * size)
@@ -138,7 +138,7 @@ def test_sizes_of_names_are_those_of_the_content(tmp_path: Path) -> None:
 
 
 def test_methods_are_there_where_the_inner_backend_has_them(tmp_path: Path) -> None:
-    # hasattr, not isinstance: since Python 3.12 that sees no attributes that __getattr__ gives.
+    # hasattr, not isinstance: since Python 3.12 isinstance ignores attributes that __getattr__ provides.
     names = {name for name in vars(NamespaceBackend) if not name.startswith("_")}
     transformed = TransformBackend(DirectoryBackend(tmp_path), XorStream())
     assert {name for name in names if not hasattr(transformed, name)} == set()
@@ -301,7 +301,7 @@ def test_lost_answer_of_a_cut_leaves_a_unit_that_decodes() -> None:
 
 
 def test_half_stored_unit_is_still_known_and_stored_before_the_next_commit() -> None:
-    """Its neighbours in the unit are nowhere else. A unit that is new has nothing to lose."""
+    """Its neighbours in the unit exist nowhere else. A new unit has nothing to lose."""
     inner = FaultyBackend(MemoryBackend())
     file = opened(inner, Sealed(UNIT), content(2 * UNIT))
     inner.use([Rule("write", short=30, nth=1), Rule("write", error=errno.EIO)])
@@ -364,7 +364,7 @@ def test_write_without_progress_ends() -> None:
 
 
 def change_edges(file: Any) -> bytes:
-    """Everything that makes the wrapper store units by itself; returns what is there then."""
+    """Make every change for which the wrapper stores units by itself; return the content then."""
     file.truncate(4 * UNIT + 5)
     file.punch_hole(10, UNIT)
     file.truncate(6 * UNIT + 7)
@@ -414,7 +414,7 @@ def test_rollback_forgets_cuts_and_holes(tmp_path: Path) -> None:
 
 
 def test_bytes_that_cannot_be_read_back_are_asked_for_again(tmp_path: Path) -> None:
-    """Cut in the middle of a unit that was sent and is not committed: only the cache knows it."""
+    """The cut is in the middle of a unit that was sent and is not committed: only the cache has it."""
     store = StagingBackend(tmp_path, read_back=False)
     file = opened(store, Sealed(UNIT), bytes(5 * UNIT))
     put(file, 0, content(5 * UNIT))
@@ -428,7 +428,7 @@ def test_bytes_that_cannot_be_read_back_are_asked_for_again(tmp_path: Path) -> N
 
 
 def test_unit_forgotten_by_a_failed_commit_can_be_read_again() -> None:
-    """Of a short unit zeros are left, which do not decode."""
+    """Only zeros are left of a short unit, and they do not decode."""
     recording = RecordingBackend()
     file = opened(recording)
     put(file, 0, content(UNIT + 5))
@@ -454,7 +454,7 @@ def test_unit_stored_in_part_is_not_taken_for_the_end_of_the_object() -> None:
 
 @pytest.mark.parametrize("size", [2 * UNIT - 1, 2 * UNIT, 5 * UNIT + 1])
 def test_extension_that_fails_half_way_reads_as_zeros(size: int) -> None:
-    """The object is longer, what makes its last units whole is not stored, and it cannot be made shorter again."""
+    """The object is longer, the end of its last units is not stored, and it cannot be made shorter again."""
     inner = FaultyBackend(MemoryBackend())
     file = opened(inner, Sealed(UNIT), content(UNIT + 5))
     inner.use([Rule("write", error=errno.EIO, times=1), Rule("truncate", nth=2, error=errno.EIO)])

@@ -1,4 +1,4 @@
-"""A TransformBackend keeps the promises of a backend, whatever it lies on and whatever the transform does."""
+"""A TransformBackend keeps the promises of a backend, over any backend and with any transform."""
 
 from __future__ import annotations
 
@@ -52,7 +52,7 @@ class TestOverShortAnswers(BackendConformance):
 
 
 class TestTwoTransforms(BackendConformance):
-    """One in the other: encrypted, and with checksums over what is stored."""
+    """One in the other: encryption, and checksums over the stored bytes."""
 
     def make_backend(self, tmp_path: Path) -> Backend:
         return TransformBackend(TransformBackend(MemoryBackend(), Checksums(1000)), Sealed(4096))

@@ -16,7 +16,7 @@ def xor(a: bytes, b: bytes) -> bytes:
 
 
 class XorStream:
-    """Length stays; every unit has its own key stream. Says nothing about wrong bytes."""
+    """A cipher that keeps the length; every unit has its own key stream. It does not detect wrong bytes."""
 
     overhead = 0
 
@@ -30,7 +30,7 @@ class XorStream:
 
 
 class Checksums:
-    """The content and a checksum over it, its place and its length."""
+    """A transform that stores the content and a checksum over it, its place and its length."""
 
     overhead = 4
 
@@ -50,7 +50,9 @@ class Checksums:
 
 
 class Sealed:
-    """As an authenticating cipher: a nonce that is never used again, and a tag. Encoding twice gives other bytes."""
+    """An imitation of an authenticating cipher: a nonce that is never used again, and a tag. Encoding twice gives other
+    bytes.
+    """
 
     overhead = 8 + 16
 
