@@ -87,7 +87,7 @@ def stale_version(kind: type[PassingFile]) -> Backend:
 
 
 class Appends(PassingFile):
-    """A write at or behind the end is put at the end, however often it is made."""
+    """A write at or behind the end is put at the end, even if it is repeated."""
 
     def write_from(self, offset: int, buffers: Buffers) -> int:
         size = self.inner.stat().size
@@ -95,7 +95,7 @@ class Appends(PassingFile):
 
 
 class IgnoresCommit(PassingFile):
-    """What is written stays in this file object: nobody else ever sees it."""
+    """Written bytes stay in this file object: no other file object ever sees them."""
 
     def __init__(self, inner: BackendFile) -> None:
         super().__init__(inner)
@@ -123,7 +123,7 @@ class IgnoresCommit(PassingFile):
 
 
 class StaleTail(PassingFile):
-    """What is cut off comes back."""
+    """Cut bytes come back."""
 
     def truncate(self, size: int) -> None:
         old = self.inner.stat().size
@@ -177,7 +177,7 @@ class PadsTheEnd(PassingFile):
 
 
 class Aligned(PassingFile):
-    """As O_DIRECT is: multiples of 512, and says nothing of it."""
+    """As with O_DIRECT, calls must be multiples of 512, but the limits do not say so."""
 
     def _check(self, offset: int, buffers: Buffers) -> None:
         if offset % 512 or sum(map(len, buffers)) % 512:
@@ -206,7 +206,7 @@ class ShortCalls(PassingFile):
 
 
 class NotSafe(PassingFile):
-    """Reads all, changes a part, writes all: two writers at once lose bytes."""
+    """Reads all, changes a part, writes all: two concurrent writers lose bytes."""
 
     def write_from(self, offset: int, buffers: Buffers) -> int:
         data = joined(buffers)
@@ -219,7 +219,7 @@ class NotSafe(PassingFile):
 
 
 class ReadsOnce(PassingFile):
-    """Keeps what it has read, and never looks again."""
+    """Keeps the bytes it has read, and never reads again."""
 
     def __init__(self, inner: BackendFile) -> None:
         super().__init__(inner)
@@ -255,7 +255,7 @@ class WrongVersion(PassingFile):
 
 
 class TruncateOfOneself(PassingFile):
-    """A cut is seen by who made it, and nobody else."""
+    """Only the file object that made a cut sees it."""
 
     size: int | None = None
 
@@ -288,7 +288,7 @@ class HangsInCommit(PassingFile):
 
 
 class Publishes(PassingFile):
-    """commit_on_close is said, and is not so; rollback does nothing."""
+    """commit_on_close is declared, but not true; rollback does nothing."""
 
     def rollback(self) -> None:
         pass
@@ -311,7 +311,7 @@ def list_without_prefix() -> Backend:
 
 
 def list_of_old() -> Backend:
-    """Names are kept in a list of their own, from which nothing goes."""
+    """Names are kept in a separate list, from which nothing is removed."""
     made, known = Mistaken(), {}
 
     def listed(prefix: str = "") -> Iterable[ObjectStat]:
@@ -415,7 +415,7 @@ MISTAKES: dict[str, tuple[Callable[[], Backend], str, str]] = {
     "canonical_of_the_moment": (canonical_of_the_moment, "canonical", "one and the same key"),
     "remove_that_does_nothing": (remove_that_does_nothing, "remove", "is not found"),
 }
-"""A backend, and which capability and promise has to be named."""
+"""A backend, with the capability and the promise that the report has to name."""
 
 
 def hangs_in_commit() -> Backend:

@@ -1,4 +1,4 @@
-"""Backends and factories that the command is given: good ones, odd ones, and what is none."""
+"""Backends and factories that the command is given: good ones, odd ones, and invalid ones."""
 
 from __future__ import annotations
 
@@ -51,7 +51,7 @@ def unremovable(path: str) -> Backend:
 
 
 class CopiesOnCommit(IgnoresCommit):
-    """What is written is in this file object until commit."""
+    """Written bytes stay in this file object until commit."""
 
     def commit(self) -> str | None:
         size = self._copy.stat().size
@@ -63,7 +63,7 @@ class CopiesOnCommit(IgnoresCommit):
 
 
 def durable_lie(path: str) -> Backend:
-    """durable_writes is said, and is not so."""
+    """durable_writes is declared, but not true."""
     made = Mistaken(CopiesOnCommit, DirectoryBackend(path))
     made.inner.limits = BackendLimits(durable_writes=True)
     return made
@@ -74,7 +74,7 @@ def counted() -> Backend:
 
 
 counting = FaultyBackend(MemoryBackend(), "none")
-"""One and the same, whose log tells what was asked of it."""
+"""A single backend whose log records every call."""
 
 
 def numbered() -> Backend:
@@ -89,7 +89,7 @@ class OddLimits(Blobs):
 
 
 def _wrong(**answers: Any) -> Any:
-    """Every object of it answers so; the first object of `Wrong` is none of ours."""
+    """Make a backend whose objects all answer so; the first object of `Wrong` has another class."""
     return lambda: Wrong(**answers)
 
 
@@ -112,7 +112,7 @@ number = 17
 
 
 class Halfway(Backend):
-    """Files are not of the protocol."""
+    """A backend whose files do not follow the protocol."""
 
     def open(self, key: Key, *, create: bool = False, exclusive: bool = False) -> Any:
         return object()

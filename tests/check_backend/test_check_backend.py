@@ -1,5 +1,5 @@
-"""`pagecache check-backend`: good backends pass, each planted mistake is named, and whatever is wrong with what was
-given, it ends and says so.
+"""`pagecache check-backend`: good backends pass, each planted mistake is named, and with any wrong argument it ends and
+says so.
 """
 
 from __future__ import annotations
@@ -75,7 +75,7 @@ def test_rules_that_are_named_exist() -> None:
 
 @pytest.mark.parametrize("mistake", broken.MISTAKES)
 def test_a_planted_mistake_is_named(mistake: str, monkeypatch: pytest.MonkeyPatch) -> None:
-    """By the capability and the promise that it breaks, with what was found."""
+    """The report has the capability and the promise that it breaks, and the wrong result."""
     make, capability, words = broken.MISTAKES[mistake]
     monkeypatch.setattr(broken, "planted", make, raising=False)
     failed = [kept for kept in checked("planted") if kept.status in ("broken", "hangs")]
@@ -151,7 +151,7 @@ def test_what_was_kept_says_what_was_not_tried_and_what_tries_it() -> None:
 
 
 def test_a_directory_is_left_as_it_was(tmp_path: Path) -> None:
-    """What is in it is not touched, and what was made goes."""
+    """Its files are not touched, and new ones are removed."""
     (tmp_path / "mine").write_bytes(b"mine")
     (tmp_path / "object-1").write_bytes(b"mine too")
     result = call(f"dir:{tmp_path}", *QUICK)
@@ -218,7 +218,7 @@ def test_what_is_broken_is_told_with_rule_and_place(monkeypatch: pytest.MonkeyPa
 
 
 def test_a_call_that_hangs_is_named_and_the_rest_goes_on() -> None:
-    """The process ends all the same."""
+    """The process still ends."""
     command = [sys.executable, "-m", "pagecache", "check-backend", f"{MODULE}:hangs_in_commit", "--json"]
     command += [*QUICK, "--timeout", "1"]
     done = subprocess.run(command, capture_output=True, text=True, timeout=100, check=False)
@@ -264,7 +264,7 @@ def test_what_gives_no_backend_is_wrong_usage(target: str, words: str) -> None:
 
 
 def test_a_module_that_cannot_be_imported_says_why(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    """From the working directory, as a script beside it would be found."""
+    """It is imported from the working directory, as a script there would find it."""
     monkeypatch.chdir(tmp_path)
     monkeypatch.setattr(sys, "path", list(sys.path))
     Path("needs_more.py").write_text("import no_such_package\n")
@@ -330,7 +330,7 @@ def test_a_call_that_is_too_long_is_found(monkeypatch: pytest.MonkeyPatch) -> No
 
 
 def test_bytes_that_are_durable_only_by_commit_are_found(tmp_path: Path) -> None:
-    """A second backend tells, where it sees the same objects."""
+    """A second backend shows it, if it sees the objects of the first."""
     found = findings(f"{GIVEN}:durable_lie", "--option", f"path={tmp_path}")
     assert found["durable_writes"]["status"] == "wrong"
     assert found["limits"]["suggested"]["durable_writes"] is False
@@ -360,7 +360,7 @@ def test_saturation_is_the_first_that_is_about_the_best() -> None:
 
 @pytest.mark.parametrize("limits", [{}, {"ordered_writes": True}, {"write_unit": 8192, "read_unit": 512}])
 def test_measuring_keeps_its_budget_of_bytes(limits: dict[str, Any]) -> None:
-    """And every call keeps the limits."""
+    """Every call keeps the limits."""
     target = Target(f"{GIVEN}:counted", {})
     inner = MemoryBackend(max_read="64KiB", max_write="64KiB", max_inflight=4, **limits)
     given.counting.inner = inner
