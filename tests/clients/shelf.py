@@ -12,7 +12,7 @@ __all__ = ["Shelf"]
 
 
 class Shelf(AbstractFileSystem):
-    """A file system of its own, whatever it is made of: `shelf:///directory/name`."""
+    """A separate file system, whatever stores its files: `shelf:///directory/name`."""
 
     protocol = "shelf"
     root_marker = "/"

@@ -1,4 +1,4 @@
-"""What the tests of clients run on: a file system above the cache, and the target below it."""
+"""The stores of the clients' tests: a file system above the cache, and the target below it."""
 
 from __future__ import annotations
 
@@ -24,26 +24,28 @@ class Store:
     options: dict[str, Any]  # `storage_options` of URLs
 
     def url(self, name: str) -> str:
-        """Through the cache."""
+        """The URL through the cache."""
         return f"pagecache::{self.plain_url(name)}"
 
     def plain_url(self, name: str) -> str:
-        """Without it."""
+        """The URL without it."""
         return f"{self.target}{self.root}/{name}"
 
     def path(self, name: str) -> str:
-        """For `fs` and `below`."""
+        """The path for `fs` and `below`."""
         return f"{self.root}/{name}"
 
     def stored(self, name: str) -> bytes:
-        """What is there without the cache."""
+        """The content without the cache."""
         self.below.invalidate_cache()
         return bytes(self.below.cat_file(self.path(name)))
 
 
 @pytest.fixture(params=["file", "memory"])
 def store(request: pytest.FixtureRequest, tmp_path: Path) -> Iterator[Store]:
-    """Files that are changed in place, and whole objects; what is stored is looked at and the cache closed after it."""
+    """A store with files that are changed in place, and one with whole objects; afterwards the stored content is
+    checked and the cache closed.
+    """
     protocol: str = request.param
     below = fsspec.filesystem(protocol)
     root = str(tmp_path) if protocol == "file" else f"/{tmp_path.name}"

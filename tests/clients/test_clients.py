@@ -1,6 +1,7 @@
 """The libraries through which people use fsspec, each opening, reading and writing through the cache.
 
-Every test ends with a look at the store, without the cache and by other code: what a client has closed is there, whole.
+Every test ends with a check of the store, without the cache and by other code: every file that a client has closed is
+there, whole.
 """
 
 from __future__ import annotations
@@ -54,7 +55,7 @@ def test_pandas_writes_and_reads_csv(store: Store) -> None:
 
 
 def test_pandas_appends_rows_to_csv(store: Store) -> None:
-    """Mode "a", which no cache of fsspec has: what was there is not sent again."""
+    """Mode "a", which no cache of fsspec has: the old bytes are not sent again."""
     frame = table()
     frame.to_csv(store.url("table.csv"), index=False)
     frame.to_csv(store.url("table.csv"), mode="a", header=False, index=False)
@@ -81,7 +82,7 @@ def test_pandas_writes_and_reads_parquet(store: Store) -> None:
 
 
 def test_pyarrow_writes_and_reads_a_dataset(store: Store) -> None:
-    """Of many files in folders; with the file system of fsspec as pyarrow wraps it."""
+    """It has many files in folders; pyarrow wraps the file system of fsspec."""
     frame = pa.Table.from_pandas(table())
     filesystem = pyarrow.fs.PyFileSystem(pyarrow.fs.FSSpecHandler(store.fs))
     root = store.path("dataset")
@@ -131,7 +132,7 @@ def test_pyarrow_appends_record_batches_to_a_stream(store: Store) -> None:
 
 
 def test_zarr_writes_and_reads_chunks(store: Store) -> None:
-    """A part of some chunks is written anew, and an array grows."""
+    """A part of some chunks is rewritten, and an array grows."""
     data = np.arange(200 * 300, dtype="i4").reshape(200, 300)
     array = zarr.create_array(
         store.url("a.zarr"), storage_options=store.options, shape=data.shape, chunks=(50, 50), dtype="i4"
@@ -175,7 +176,7 @@ def test_zarr_has_groups_with_attributes(store: Store) -> None:
 
 
 def test_h5py_changes_a_dataset_in_place(store: Store) -> None:
-    """In a file that is opened r+b: HDF5 reads, writes, seeks and truncates as it likes."""
+    """The file is opened r+b: HDF5 reads, writes, seeks and truncates freely."""
     data = np.random.default_rng(1).random((1000, 100))
     with store.fs.open(store.path("d.h5"), "w+b") as file, h5py.File(file, "w") as h5:
         h5.create_dataset("plain", data=data)
@@ -246,7 +247,7 @@ def test_xarray_writes_and_reads_zarr_region_by_region(store: Store) -> None:
 
 
 def test_zipfile_adds_a_member_to_an_archive(store: Store) -> None:
-    """In place: what is there stays where it is, and only the end is written."""
+    """It is done in place: the old bytes stay where they are, and only the end is written."""
     member = bytes(range(256)) * 4096
     with store.fs.open(store.path("a.zip"), "wb") as file, zipfile.ZipFile(file, "w") as archive:
         archive.writestr("one", member)

@@ -1,10 +1,10 @@
-"""Several processes, each with its own cache: a worker that opens after another has closed sees what that one wrote.
+"""Several processes, each with its own cache: a worker that opens after another has closed sees the bytes that it
+wrote.
 
     worker A   open ── write ── close ─┐
     worker B                           └─ open ── read        close-to-open: B has A's bytes
 
-Two that write the same object without that order are in conflict: one of them is told, and what the other has stored
-stays.
+Two that write one object without that order are in conflict: one of them gets an error, and the other's bytes stay.
 """
 
 from __future__ import annotations
@@ -35,13 +35,13 @@ def client() -> Iterator[Client]:
         LocalCluster(n_workers=2, threads_per_worker=1, processes=True, dashboard_address=":0") as cluster,
         Client(cluster) as client,
     ):
-        client.run(import_module, shelf.__name__)  # which makes its protocol known there
+        client.run(import_module, shelf.__name__)  # this registers its protocol there
         yield client
 
 
 @pytest.fixture(params=["file", "shelf"])
 def url(request: pytest.FixtureRequest, tmp_path: Path) -> str:
-    """Files that are changed in place, and whole objects."""
+    """A target whose files are changed in place, and one with whole objects."""
     return f"pagecache::{request.param}://{tmp_path}/object"
 
 
@@ -104,7 +104,7 @@ def test_who_opens_after_another_closed_sees_the_new_bytes(client: Client, worke
 def test_who_closes_over_a_whole_object_of_another_is_told_of_a_conflict_and_changes_in_place_are_both_there(
     client: Client, workers: list[str], tmp_path: Path, below: str, told: str, stored: bytes
 ) -> None:
-    """What the other one has stored stays. [2.19]"""
+    """The other one's bytes stay. [2.19]"""
     one, other = workers
     url = f"pagecache::{below}://{tmp_path}/object"
     client.submit(write, url, "wb", 0, bytes(SIZE), workers=one, pure=False).result(60)
