@@ -1,4 +1,4 @@
-"""The plan: the same for the same seed, and never outside the file."""
+"""The plan: equal for equal seeds, and never outside the file."""
 
 from random import Random
 
@@ -34,7 +34,7 @@ def test_the_same_seed_gives_the_same_edits_and_another_gives_others() -> None:
 
 @pytest.mark.parametrize("size", SIZES)
 def test_the_size_after_the_edits_is_what_they_make_of_it(size: int) -> None:
-    """Applied to a bytearray, as any file would take them."""
+    """The edits are applied to a bytearray, as any file would take them."""
     for seed in range(20):
         edits, after = plan.edits_of(seed, "key", size)
         content = bytearray(size)

@@ -1,4 +1,4 @@
-"""The comparison finds what differs, where, and in which words it is told."""
+"""The comparison finds differences and their places, and its message names them."""
 
 from pathlib import Path
 
