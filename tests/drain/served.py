@@ -1,4 +1,4 @@
-"""A server that answers as docs/live.md says, with what the test puts in its mouth: no cache is behind it."""
+"""A server with the protocol of docs/live.md and the answers of a test: no cache is behind it."""
 
 from __future__ import annotations
 
@@ -32,7 +32,7 @@ def ticket(**changes: Any) -> dict[str, Any]:
 
 
 DIED = (0, b"HTTP/1.1 200 OK\r\nContent-Length: 100\r\n\r\n{")
-"""The owner ends in the middle of its answer."""
+"""An answer in the middle of which the owner ends."""
 DONE: dict[str, Any] = {"remaining": 0, "expected": 0.0, "done": True}
 
 
@@ -61,7 +61,7 @@ class _Handler(BaseHTTPRequestHandler):
         split = urlsplit(self.path)
         served.asked.append(f"{self.command} {split.path}{'?' + unquote_plus(split.query) if split.query else ''}")
         status, document = served.answer(self.command, split.path)
-        if status == 0:  # just these bytes, and the end
+        if status == 0:  # exactly these bytes, and the end
             self.close_connection = True
             self.wfile.write(document)
             return
@@ -91,11 +91,11 @@ class _Server(socketserver.ThreadingUnixStreamServer):
         return request, ("local", 0)
 
     def handle_error(self, request: Any, client_address: Any) -> None:
-        pass  # a client that went away
+        pass  # a client that has gone
 
 
 class Served:
-    """One socket. `sync` answers for tickets, `failed` for what failed; both may be changed while it is served.
+    """One socket. `sync` answers for tickets, `failed` for failed ranges; both may be changed while it is served.
 
     Attributes:
         asked: every request, in its order.
@@ -129,7 +129,7 @@ class Served:
 
     @property
     def connections(self) -> int:
-        """How many there were so far."""
+        """The number of connections so far."""
         return len(self._server.connections)
 
     def wait_looked(self, times: int) -> None:
@@ -137,7 +137,7 @@ class Served:
             assert self.looked.wait_for(lambda: self.looks >= times, 20)
 
     def stop(self) -> None:
-        """Nobody listens or answers any more; the file stays, as that of a process that was killed."""
+        """End all listening and answering; the file stays, as after a kill."""
         self._server.shutdown()
         self._server.server_close()
         self._thread.join(10)

@@ -1,4 +1,4 @@
-"""`pagecache drain` against servers that answer as docs/live.md says: what a person is told, and the exit status."""
+"""`pagecache drain` against servers with the protocol of docs/live.md: its messages for a user, and the exit status."""
 
 from __future__ import annotations
 
@@ -30,7 +30,7 @@ Serve = Callable[..., Served]
 
 @pytest.fixture
 def serve(tmp_path: Path) -> Iterator[Serve]:
-    """Serves as many sockets as a test wants."""
+    """A function that serves as many sockets as a test wants."""
     served: list[Served] = []
 
     def serve(name: str = "s", **sync: Any) -> Served:
@@ -77,7 +77,9 @@ def test_one_volume_is_asked_for_by_name(serve: Serve) -> None:
 
 
 def test_what_could_not_be_saved_is_listed(serve: Serve) -> None:
-    """Volume, key, range, errno, the backend's words without their control characters, and what happens next."""
+    """The list has volume, key, range, errno, the backend's words without their control characters, and the
+    next step.
+    """
     ranges = [failed_range(message="no\x1b[2Jroom"), failed_range(key="c", errno=5), failed_range(key="d\n", errno=999)]
     errors = [
         {"volume": "files", "message": "3 files could not be saved", "ranges": ranges},
@@ -116,7 +118,7 @@ def test_json_has_all_of_it(serve: Serve) -> None:
 
 
 def test_the_deadline_tells_what_is_left_and_what_is_in_the_way(serve: Serve) -> None:
-    """What is tried again and again is no error of the ticket yet."""
+    """Bytes that are retried again and again are no error of the ticket yet."""
     server = serve()
     server.failed = [{"volume": "files", **failed_range(), "next_retry": 0.5}]
     result = call(server.path, "--deadline", "0.3")
@@ -154,7 +156,7 @@ def other(server: Served) -> Callable[[int], tuple[int, Any]]:
 
 @pytest.mark.parametrize("end", [died, refused, strange, other])
 def test_an_owner_that_dies_leaves_it_unknown_what_was_saved(serve: Serve, end: Callable[..., Any]) -> None:
-    """Also where another process serves the path now, that knows nothing of the ticket."""
+    """This holds even if another process serves the path now, without the ticket."""
     server = serve()
     server.sync = end(server)
     result = call(server.path)
@@ -176,7 +178,7 @@ def test_an_owner_that_stops_serving_leaves_it_unknown_what_was_saved(serve: Ser
 
 
 def test_a_busy_cache_is_asked_again(serve: Serve) -> None:
-    """503 is also the answer of a cache that is closed: after some seconds nobody waits any longer."""
+    """503 is also the answer of a cache that is closed: after some seconds the wait ends."""
     server = serve()
     busy = (503, {"schema": 1, "error": "too many clients"})
     server.sync = lambda look: busy if look in (1, 3) else (200, ticket(**DONE) if look > 3 else ticket())
@@ -193,7 +195,7 @@ def test_a_cache_that_is_closed_meanwhile_is_not_asked_for_ever(serve: Serve, mo
 
 
 def test_an_owner_that_does_not_answer_may_go_on(serve: Serve, monkeypatch: pytest.MonkeyPatch) -> None:
-    """A process that was stopped for a while is waited for."""
+    """The command waits for a process that was stopped for a while."""
     monkeypatch.setattr(following, "PATIENCE", 0.2)
     server, goes_on = serve(), threading.Event()
 
@@ -212,7 +214,7 @@ def test_an_owner_that_does_not_answer_may_go_on(serve: Serve, monkeypatch: pyte
 
 
 def test_an_owner_that_never_answers_is_exit_status_1(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    """The kernel takes the connection; nobody takes it from there."""
+    """The kernel accepts the connection; the owner never takes it."""
     monkeypatch.setattr("pagecache.drain.following.PATIENCE", 0.05)
     with socket.socket(socket.AF_UNIX) as listening:
         listening.bind(str(tmp_path / "s"))
@@ -283,7 +285,7 @@ def test_who_does_not_speak_as_a_cache_is_wrong_usage(serve: Serve, answer: tupl
 
 
 def test_words_of_a_cache_do_nothing_to_the_terminal(serve: Serve) -> None:
-    """Not even those of whoever serves the path by now."""
+    """Not even those of a later server of the path."""
     server = serve()
     server.sync = lambda look: (200, ticket()) if look < 2 else (404, {"schema": 1, "error": "no\x1b[2J"})
     assert r"no\x1b[2J; it is not known what was saved" in call(server.path).stdout
@@ -291,7 +293,7 @@ def test_words_of_a_cache_do_nothing_to_the_terminal(serve: Serve) -> None:
     assert r"no\x1b[2J" in call(server.path).stderr
 
 
-# ------------------------------------------------------------------------------------------------ for a person
+# ------------------------------------------------------------------------------------------------ for a terminal user
 
 
 def test_ctrl_c_says_that_what_was_begun_goes_on(serve: Serve) -> None:
@@ -313,7 +315,7 @@ def test_a_line_now_and_then_where_nobody_watches(serve: Serve, monkeypatch: pyt
 
 
 def test_a_terminal_shows_bars(serve: Serve) -> None:
-    """What a terminal gets; its own test is that no bar is left behind."""
+    """A terminal gets them; the actual check is that no bar is left behind."""
     server = serve()
     master, slave = os.openpty()
     environment = os.environ | {"TERM": "xterm", "COLUMNS": "100"}
@@ -325,7 +327,7 @@ def test_a_terminal_shows_bars(serve: Serve) -> None:
         try:
             part = os.read(master, 4096)
         except OSError as error:
-            if error.errno != errno.EIO:  # nobody has the other end any more
+            if error.errno != errno.EIO:  # the other end is closed
                 raise
             break
         shown += part

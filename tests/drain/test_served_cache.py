@@ -52,7 +52,9 @@ Owned = Callable[[str], subprocess.Popen[str]]
 
 @pytest.fixture
 def owned(tmp_path: Path) -> Iterator[Owned]:
-    """Starts a process that has 12 MiB of unsaved data in three files, and serves them on `tmp_path / "s"`."""
+    """A function that starts a process with 12 MiB of unsaved data in three files, which serves them on `tmp_path /
+    "s"`.
+    """
     processes: list[subprocess.Popen[str]] = []
 
     def start(how: str) -> subprocess.Popen[str]:
