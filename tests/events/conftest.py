@@ -1,4 +1,4 @@
-"""Rigs, for the tests of what is told."""
+"""Rigs for the tests of events."""
 
 from ..file.conftest import clock, make
 

@@ -30,7 +30,7 @@ def kinds(seen: list[Event]) -> list[str]:
 
 
 def commit(rig: Rig, times: int = 1) -> None:
-    """So many commits, each an event."""
+    """Make that many commits, each an event."""
     for number in range(times):
         rig.handles[0].pwrite(bytes([number % 256]), 0)
         rig.handles[0].fsync()
@@ -44,7 +44,7 @@ def rig(make: Make) -> Rig:
 
 
 def test_a_slow_subscriber_delays_nothing_of_the_cache(make: Make) -> None:
-    """Retries, write-back by age and syncs go on; it gets everything, later and in order. [2.27]"""
+    """Retries, write-back by age and syncs go on; the subscriber gets everything, later and in order. [2.27]"""
     rig = make({KEY: DATA}, dirty_expire=0.01, flush_interval=0.01)
     seen: list[Event] = []
     entered, release = threading.Event(), threading.Event()
@@ -57,7 +57,7 @@ def test_a_slow_subscriber_delays_nothing_of_the_cache(make: Make) -> None:
     rig.cache.subscribe(slow)
     file = rig.open("r+b")
     rig.backend.fault("write_from", GONE, times=2)
-    file.pwrite(b"a", 0)  # nobody asks for it to be saved
+    file.pwrite(b"a", 0)  # no call asks to save it
     assert entered.wait(PATIENCE)
     eventually(lambda: rig.backend.written(KEY)[:1] == b"a")
     file.pwrite(b"b", 0)
@@ -70,7 +70,7 @@ def test_a_slow_subscriber_delays_nothing_of_the_cache(make: Make) -> None:
 
 
 def test_what_a_subscriber_raises_is_logged_once_and_hurts_nobody(rig: Rig, caplog: pytest.LogCaptureFixture) -> None:
-    """SystemExit too. It goes on getting events, and so do the others. [2.27]"""
+    """This includes SystemExit. The subscriber goes on getting events, and so do the others. [2.27]"""
     seen: list[Event] = []
     raised: list[Event] = []
 
@@ -89,7 +89,7 @@ def test_what_a_subscriber_raises_is_logged_once_and_hurts_nobody(rig: Rig, capl
 
 
 def test_a_subscriber_may_unsubscribe_itself_and_others(rig: Rig) -> None:
-    """From its callback: none of them is called again, those behind it get this event. [2.27]"""
+    """It does so in its callback: none of them is called again, those behind it get this event. [2.27]"""
     first: list[Event] = []
     second: list[Event] = []
     third: list[Event] = []
@@ -109,7 +109,7 @@ def test_a_subscriber_may_unsubscribe_itself_and_others(rig: Rig) -> None:
 
 
 def test_a_callback_that_is_subscribed_twice_is_called_twice(rig: Rig) -> None:
-    """And each is ended by its own. [2.27]"""
+    """Each subscription is ended separately. [2.27]"""
     seen: list[Event] = []
     ends = [rig.cache.subscribe(seen.append) for _ in range(2)]
     commit(rig)
@@ -125,7 +125,9 @@ def test_a_callback_that_is_subscribed_twice_is_called_twice(rig: Rig) -> None:
 
 
 def test_a_subscriber_gets_what_happens_after_it_came(rig: Rig) -> None:
-    """Also one that a callback subscribes: not the event of that moment, nor one that waited then. [2.27]"""
+    """A callback may also subscribe another one: that one gets neither the current event nor those already queued.
+    [2.27]
+    """
     first: list[Event] = []
     late: list[Event] = []
     entered, release = threading.Event(), threading.Event()
@@ -150,7 +152,7 @@ def test_a_subscriber_gets_what_happens_after_it_came(rig: Rig) -> None:
 
 @pytest.mark.parametrize("call", ["sync", "fsync", "stats", "pwrite", "retry_failed", "detach"])
 def test_a_subscriber_may_call_the_cache(make: Make, call: str) -> None:
-    """What it asks for is done while it waits, retries that only the flusher makes included. [2.27]"""
+    """Its request is done while it waits, including retries that only the flusher makes. [2.27]"""
     retry = RetryPolicy(attempts=50, first_delay=0.01, max_delay=0.02, deadline=None)
     rig = make({KEY: DATA}, retry=retry)
     file = rig.open("r+b")
@@ -179,22 +181,22 @@ def test_a_subscriber_may_call_the_cache(make: Make, call: str) -> None:
     try:
         flushing.result()
     except ShutdownError:
-        assert call == "detach"  # the volume ended before the flush had seen that all is handed over
+        assert call == "detach"  # the volume ended before the flush had seen that all is written back
     assert rig.backend.written(KEY)[:1] in (b"a", b"x")
 
 
 def test_a_subscriber_may_close_the_cache(rig: Rig) -> None:
-    """It does not wait for itself. [2.27, 2.22]"""
+    """The close does not wait for the callback that runs it. [2.27, 2.22]"""
     closed: queue.SimpleQueue[Any] = queue.SimpleQueue()
     rig.cache.subscribe(lambda event: closed.put(rig.cache.close()))
-    Task(commit, rig).finished.wait(PATIENCE)  # well, or with the news that the volume has ended
+    Task(commit, rig).finished.wait(PATIENCE)  # without an error, or with the one that the volume has ended
     assert closed.get(timeout=PATIENCE) == []
     assert rig.cache.closed
     eventually(lambda: not any(thread.name == "pagecache-events" for thread in threading.enumerate()))
 
 
 def test_close_delivers_what_happened(rig: Rig) -> None:
-    """The commits of the close itself are told before it returns. [2.27]"""
+    """The commits of the close itself are delivered before it returns. [2.27]"""
     seen: list[Event] = []
     rig.cache.subscribe(seen.append)
     rig.handles[0].pwrite(b"x", 0)
@@ -205,7 +207,9 @@ def test_close_delivers_what_happened(rig: Rig) -> None:
 def test_events_that_slow_subscribers_miss_are_counted(
     rig: Rig, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
 ) -> None:
-    """They wait up to a number; those left out are told with the next one, and once in the log. [2.27]"""
+    """A limited number of events waits; the next one reports how many were left out, and the log does so once.
+    [2.27]
+    """
     monkeypatch.setattr(engine_events, "QUEUED_MAX", 3)
     seen: list[Event] = []
     entered, release = threading.Event(), threading.Event()
@@ -231,7 +235,7 @@ def test_events_that_slow_subscribers_miss_are_counted(
 
 
 def test_a_subscriber_does_not_keep_a_dropped_cache() -> None:
-    """Though its callback refers to it. [2.22, 2.27]"""
+    """Its callback may refer to the cache. [2.22, 2.27]"""
     cache = PageCache("1MiB", **QUIET, retry=ONCE)
     volume = cache.attach(MemoryBackend())
     seen: list[Event] = []
@@ -252,6 +256,6 @@ def test_a_subscriber_does_not_keep_a_dropped_cache() -> None:
 
 
 def test_no_subscriber_no_thread(rig: Rig) -> None:
-    """Who does not listen pays nothing. [2.27]"""
+    """A cache without subscribers costs nothing. [2.27]"""
     commit(rig)
     assert rig.cache.feed._thread is None

@@ -1,4 +1,4 @@
-"""What is told, and how often: events once per change of state and in order, and few lines with all that one needs."""
+"""Events and log lines: events come once per change of state and in order; log lines are few and complete."""
 
 from __future__ import annotations
 
@@ -30,7 +30,7 @@ PARKS = RetryPolicy(attempts=1, first_delay=0.001, max_delay=0.005, failed_retry
 
 @pytest.fixture
 def lines(caplog: pytest.LogCaptureFixture) -> Iterator[Callable[[int], list[str]]]:
-    """What was logged so far at a level or above: level, logger and sentence."""
+    """The log lines so far at a level or above: level, logger and sentence."""
     with caplog.at_level(logging.DEBUG, "pagecache"):
         yield lambda level: [f"{r.levelname} {r.name} {r.getMessage()}" for r in caplog.records if r.levelno >= level]
 
@@ -49,7 +49,9 @@ def told(seen: list[Event]) -> list[tuple[object, ...]]:
 
 
 def test_a_failure_that_heals_is_told_in_order(make: Make) -> None:
-    """failed for each call that failed, repaired when the bytes went through, committed when they are stored. [2.27]"""
+    """There is one failed for each call that failed, repaired when the bytes went through, committed when they are
+    stored. [2.27]
+    """
     rig = make({KEY: DATA}, retry=FAST)
     seen = listening(rig)
     file = rig.open("r+b")
@@ -68,7 +70,7 @@ def test_a_failure_that_heals_is_told_in_order(make: Make) -> None:
 
 
 def test_a_failure_that_stays_is_parked_and_told_again_with_each_try(make: Make) -> None:
-    """failed and parked, each time; then repaired once. [2.14, 2.27]"""
+    """failed and parked come each time; then repaired once. [2.14, 2.27]"""
     rig = make({KEY: DATA}, retry=PARKS)
     seen = listening(rig)
     file = rig.open("r+b")
@@ -86,7 +88,7 @@ def test_a_failure_that_stays_is_parked_and_told_again_with_each_try(make: Make)
 
 @pytest.mark.parametrize("error", [AGAIN, FULL], ids=["transient", "permanent"])
 def test_a_commit_that_fails_names_its_ranges_and_is_repaired_by_the_next_commit(make: Make, error: OSError) -> None:
-    """Not when its bytes are acknowledged once more: they may be forgotten again. [2.14, 2.27]"""
+    """A repeated acknowledgement does not repair them: they may be forgotten again. [2.14, 2.27]"""
     rig = make({KEY: DATA}, retry=PARKS)
     seen = listening(rig)
     file = rig.open("r+b")
@@ -106,7 +108,7 @@ def test_a_commit_that_fails_names_its_ranges_and_is_repaired_by_the_next_commit
 
 
 def test_a_conflict_is_told_once(make: Make) -> None:
-    """With the bytes of ours that are not saved, and what settles it. [2.19, 2.27]"""
+    """The event has the unsaved local bytes, and the ways to settle it. [2.19, 2.27]"""
     rig = make(backend=ObjectBackend({KEY: DATA}), retry=ONCE)
     seen = listening(rig)
     file = rig.open("r+b")
@@ -124,7 +126,7 @@ def test_a_conflict_is_told_once(make: Make) -> None:
 
 
 def test_events_of_a_file_are_in_order_whatever_thread_tells_them(make: Make) -> None:
-    """Many requests side by side that fail and go through: no range is repaired before it failed. [2.27]"""
+    """Many requests fail and succeed side by side: no range is repaired before it failed. [2.27]"""
     rig = make({KEY: bytes(64 * PAGE)}, retry=FAST, limits={"max_write": PAGE, "max_inflight": 8})
     seen = listening(rig)
     file = rig.open("r+b")
@@ -150,7 +152,7 @@ def test_events_of_a_file_are_in_order_whatever_thread_tells_them(make: Make) ->
 def test_ten_thousand_failing_requests_write_a_few_lines(
     make: Make, clock: HandClock, lines: Callable[[int], list[str]]
 ) -> None:
-    """And how many were left out is said when the time is over; all of them are there at DEBUG. [2.27]"""
+    """A line with the number of omitted ones comes when the time is over; all of them are there at DEBUG. [2.27]"""
     nr = 10_000
     rig = make({KEY: bytes(nr * PAGE)}, capacity="64MiB", max_folio=PAGE, retry=PARKS, limits={"max_write": PAGE})
     file = rig.open("r+b")
@@ -190,7 +192,7 @@ def test_nothing_is_said_of_a_request_that_goes_well(make: Make, lines: Callable
 
 
 def test_where_nobody_tries_again_unasked_it_is_an_error(make: Make, lines: Callable[[int], list[str]]) -> None:
-    """What heals by itself is a warning, and that it did is information. [2.27]"""
+    """A failure that is retried is a warning, and its repair is information. [2.27]"""
     rig = make({KEY: DATA}, retry=ONCE)  # failed_retry is None
     file = rig.open("r+b")
     rig.backend.fault("write_from", FULL)
@@ -207,7 +209,7 @@ def test_where_nobody_tries_again_unasked_it_is_an_error(make: Make, lines: Call
 
 
 def test_the_end_of_a_backend_is_told(make: Make, lines: Callable[[int], list[str]]) -> None:
-    """abort, reconnect, and what a detach gives up. [2.22, 2.27]"""
+    """It covers abort, reconnect, and the bytes given up by a detach. [2.22, 2.27]"""
     rig = make({KEY: DATA}, retry=ONCE)
     file = rig.open("r+b")
     file.pwrite(NEW, 0)
@@ -229,7 +231,7 @@ def test_the_end_of_a_backend_is_told(make: Make, lines: Callable[[int], list[st
 
 
 def test_a_discard_is_told_with_what_was_given_up(make: Make, lines: Callable[[int], list[str]]) -> None:
-    """Data that is gone is an error, whoever wanted it. [2.18, 2.27]"""
+    """Lost data is an error, even on request. [2.18, 2.27]"""
     rig = make({KEY: DATA})
     file = rig.open("r+b")
     for page in range(0, 4, 2):
@@ -242,7 +244,7 @@ def test_a_discard_is_told_with_what_was_given_up(make: Make, lines: Callable[[i
 
 
 def test_no_handler_of_the_log_is_called_with_a_lock_held(make: Make) -> None:
-    """One that looks at the very file gets its answer. [2.27]"""
+    """A handler that reads the very file gets its answer. [2.27]"""
     rig = make({KEY: DATA}, retry=FAST)
     file = rig.open("r+b")
     answers: list[object] = []
