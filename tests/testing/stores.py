@@ -1,4 +1,4 @@
-"""A backend of either kind with faults, and how to call one of coroutines as if it had none."""
+"""A faulty backend of either kind, and a way to call one of coroutines like a blocking one."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ DATA = memoryview(bytes(range(100)))
 
 
 class Plainly:
-    """A backend or file of coroutines, called as if it had none."""
+    """A backend or file of coroutines with the interface of a blocking one."""
 
     def __init__(self, inner: Any) -> None:
         self.inner = inner

@@ -1,4 +1,4 @@
-"""Each kind of fault does what it says, to blocking and to asynchronous backends alike."""
+"""Each kind of fault has its promised effect on blocking and to asynchronous backends alike."""
 
 from __future__ import annotations
 
@@ -27,7 +27,7 @@ def store(request: pytest.FixtureRequest) -> Store:
 
 
 class Running:
-    """Calls in threads of their own, joined at the end."""
+    """Calls in separate threads, joined at the end."""
 
     def __init__(self) -> None:
         self.done: list[Any] = []
@@ -60,7 +60,7 @@ def running() -> Iterator[Running]:
 
 
 def code(call: Callable[[], object]) -> int | None:
-    """The errno of what it raises; None: nothing."""
+    """The errno that a call raises; None: it raises nothing."""
     try:
         call()
     except OSError as error:
@@ -69,7 +69,7 @@ def code(call: Callable[[], object]) -> int | None:
 
 
 def until(true: Callable[[], bool]) -> None:
-    """Wait for it."""
+    """Wait until it holds."""
     pause = threading.Event()
     for _ in range(int(PATIENCE / 0.001)):
         if true():
@@ -100,7 +100,7 @@ def test_a_short_answer_moves_so_much(store: Store) -> None:
 
 
 def test_a_failing_commit_is_found_by_fsync_and_repaired_by_the_next(store: Store) -> None:
-    """What was acknowledged is sent again. [K2, T-18]"""
+    """Acknowledged bytes are sent again. [K2, T-18]"""
     backend = store.faulty
     with PageCache("1MiB") as cache, cache.attach(backend).open("a", "r+") as file:
         file.pwrite(b"new", 0)
@@ -151,7 +151,7 @@ def test_what_is_done_twice_is_answered_once(store: Store) -> None:
 
 
 def test_an_answer_waits_for_those_of_calls_that_came_later(store: Store, running: Running) -> None:
-    """It has done its work by then."""
+    """The delayed call has done its work by then."""
     store.faulty.use([Rule("write", nth=1, behind=2, within=PATIENCE)])
     running.start("first", store.write)
     until(lambda: store.content()[:3] == b"new")
@@ -181,7 +181,7 @@ def test_calls_at_a_gate_wait_for_its_release(store: Store, running: Running) ->
 
 
 def test_waits_have_a_long_tail() -> None:
-    """Half are less than twice the delay, few are very long, none is longer than it may be."""
+    """Half are less than twice the delay, few are very long, none exceeds the maximum."""
     rule = Rule("write", delay=0.001, longest=0.5)
     waits = [rule.seconds(n / 10_000) for n in range(10_000)]
     assert (min(waits), max(waits)) == (0.001, 0.5)
@@ -191,7 +191,7 @@ def test_waits_have_a_long_tail() -> None:
 
 
 def test_a_delayed_call_waits(store: Store, monkeypatch: pytest.MonkeyPatch) -> None:
-    """So long as the rule and the seed say."""
+    """Rule and seed decide how long."""
     waits: list[float] = []
 
     async def asleep(seconds: float) -> None:
@@ -207,7 +207,7 @@ def test_a_delayed_call_waits(store: Store, monkeypatch: pytest.MonkeyPatch) -> 
 
 
 def test_spells_are_as_long_and_as_far_apart_as_said(store: Store) -> None:
-    """Slow, then fast; no space, then space again."""
+    """There is slow, then fast; no space, then space again."""
     outcomes = []
     for seed in (1, 1, 2):
         store.faulty.use(FaultPlan([Rule("write", spells=(10, 3), error=errno.ENOSPC)], seed))
@@ -220,7 +220,7 @@ def test_spells_are_as_long_and_as_far_apart_as_said(store: Store) -> None:
 
 
 def test_a_full_store_keeps_nobody_from_saving_when_there_is_space_again(store: Store) -> None:
-    """What was accepted stays, is listed as failed, and is saved. [T-20]"""
+    """Accepted bytes stay, are listed as failed, and are saved. [T-20]"""
     backend = store.faulty
     with PageCache("1MiB") as cache:
         volume = cache.attach(backend)
@@ -237,7 +237,7 @@ def test_a_full_store_keeps_nobody_from_saving_when_there_is_space_again(store: 
 
 
 def test_somebody_else_may_store_another_version(store: Store) -> None:
-    """Of the same bytes: everybody who asks is told it."""
+    """It has equal bytes, and all later calls report it."""
     before = store.backend.stat("a").version
     store.faulty.use([Rule("read", nth=1, change=True)])
     store.file.read_into(0, [memoryview(bytearray(1))])
@@ -252,7 +252,7 @@ def test_somebody_else_may_store_another_version(store: Store) -> None:
 
 
 def test_somebody_else_may_store_other_bytes(store: Store) -> None:
-    """Right before a call, which finds them."""
+    """The other bytes come right before a call, which finds them."""
 
     def change(inner: Any, key: Any) -> None:
         assert inner is store.faulty.inner
@@ -292,7 +292,7 @@ def test_a_cache_finds_a_version_that_somebody_else_stored(store: Store) -> None
 
 @pytest.mark.parametrize("done", [False, True])
 def test_a_dead_backend_refuses_everything_until_it_is_revived(store: Store, done: bool) -> None:
-    """Whether the call that it died of was carried out or not."""
+    """It does whether the call that it died of was carried out or not."""
     store.faulty.use([Rule("write", nth=2, dies=True, done=done)])
     store.write(b"one")
     assert not store.faulty.dead
@@ -317,7 +317,7 @@ def test_a_backend_dies_of_the_error_that_the_rule_has(store: Store) -> None:
 def test_a_backend_does_not_die_of_a_call_that_was_under_way_when_it_was_repaired(
     store: Store, running: Running
 ) -> None:
-    """The call fails all the same. Without the repair it dies."""
+    """The call still fails. Without the repair the backend dies."""
     for repaired in (True, False):
         with Gate() as gate:
             store.faulty.use([Rule("write", nth=1, gate=gate, dies=True)])
@@ -331,7 +331,7 @@ def test_a_backend_does_not_die_of_a_call_that_was_under_way_when_it_was_repaire
 
 
 def test_a_fence_keeps_held_calls_from_the_store(store: Store, running: Running) -> None:
-    """Nor does a file write that was opened before it; those that are opened after it are not concerned."""
+    """A file that was opened before it no longer writes; those opened after it are not affected."""
     with Gate() as gate:
         store.faulty.use([Rule("write", nth=1, gate=gate)])
         running.start("held", store.write)
@@ -346,7 +346,7 @@ def test_a_fence_keeps_held_calls_from_the_store(store: Store, running: Running)
 
 
 def test_a_fence_waits_for_calls_in_the_store(store: Store, running: Running) -> None:
-    """What is there cannot be called back."""
+    """A call in the store cannot be revoked."""
     entered, leave = threading.Event(), threading.Event()
 
     def slow(*_: object) -> None:
@@ -367,7 +367,7 @@ def test_a_fence_waits_for_calls_in_the_store(store: Store, running: Running) ->
 
 
 def test_a_volume_lives_on_with_a_backend_that_was_revived(store: Store) -> None:
-    """What was accepted is still there, and is saved. [2.22, T-75b]"""
+    """Accepted bytes are still there, and are saved. [2.22, T-75b]"""
     backend = store.faulty
     with PageCache("1MiB") as cache:
         volume = cache.attach(backend)
@@ -409,7 +409,7 @@ def test_each_kind_of_backend_has_its_own_wrapper() -> None:
 
 
 def test_names_and_listings_of_an_asynchronous_backend_pass() -> None:
-    """And so does what is not of the protocol; its optional methods are those of the inner file."""
+    """Names outside of the protocol pass too; optional methods are those of the inner file."""
     store = Store("asynchronous")
     store.backend.rename("a", "b")
     assert [stat.key for stat in all_of(store.faulty)] == ["b"]

@@ -1,4 +1,4 @@
-"""Ready-made faults are the same each time, for both kinds of backends, and have what they say."""
+"""Ready-made faults repeat exactly, for both kinds of backends, and contain all that they promise."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ from .stores import DATA, Store
 
 
 def outcomes(kind: str, profile: str, seed: int) -> list[object]:
-    """What 600 calls come to, one after another, on a backend that is revived whenever it has died."""
+    """The results of 600 calls, one after another, on a backend that is revived whenever it has died."""
     found: list[object] = []
     store = Store(kind)
     store.faulty.use(FaultPlan.profile(profile, seed))
@@ -40,7 +40,7 @@ def outcomes(kind: str, profile: str, seed: int) -> list[object]:
 
 @pytest.mark.parametrize("profile", PROFILES)
 def test_a_profile_is_the_same_each_time(profile: str, monkeypatch: pytest.MonkeyPatch) -> None:
-    """By its seed, for both kinds of backends; another seed gives others."""
+    """Its seed decides, for both kinds of backends; another seed gives others."""
     pauses: list[float] = []
 
     async def asleep(seconds: float) -> None:
@@ -58,7 +58,7 @@ def test_a_profile_is_the_same_each_time(profile: str, monkeypatch: pytest.Monke
 
 @pytest.mark.parametrize("profile", ["mild", "nasty", "short", "slow", "flaky", "commits"])
 def test_everything_sent_often_enough_arrives_under_what_goes_away(profile: str) -> None:
-    """Whatever fails says that it is worth another try, and what is left is sent again."""
+    """Each failure says that a retry is worthwhile, and the remainder is sent again."""
     store = Store("blocking")
     store.faulty.use(FaultPlan.profile(profile, 5))
     refused: list[OSError] = []
@@ -77,7 +77,7 @@ def test_everything_sent_often_enough_arrives_under_what_goes_away(profile: str)
 
 
 def test_hell_has_all_kinds() -> None:
-    """Death, no space, commits that fail, other versions, and what nasty has."""
+    """It has death, no space, commits that fail, other versions, and all kinds of nasty."""
     rules = PROFILES["hell"]
     assert any(rule.dies for rule in rules)
     assert any(rule.change for rule in rules)

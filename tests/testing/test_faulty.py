@@ -1,4 +1,4 @@
-"""Faults happen where the plan says, as often as it says, and never depend on how threads interleave."""
+"""Faults happen where and as often as the plan says, and never depend on the interleaving of threads."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Delays are as long as asked, and calls are delayed side by side."""
+"""Delays have the set length, and calls are delayed side by side."""
 
 from __future__ import annotations
 
@@ -38,7 +38,7 @@ def test_what_carries_no_bytes_is_not_delayed() -> None:
 
 
 class Time:
-    """What the wrapper knows of time: a look at the clock takes a microsecond, a sleep 150 µs more than asked."""
+    """The wrapper's clock: reading it takes a microsecond, a sleep takes 150 µs longer than requested."""
 
     def __init__(self) -> None:
         self.now = 1000.0
