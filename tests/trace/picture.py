@@ -1,7 +1,7 @@
-"""Draws docs/pictures/trace.svg: `python -m tests.trace.picture [FILE.svg]`.
+"""Draw docs/pictures/trace.svg: `python -m tests.trace.picture [FILE.svg]`.
 
 A small run is traced (two writers, a backend of 8 ms a call and 15 ms a commit, an fsync), the file is read again, and
-what it says is drawn as a trace viewer would: a track for each thread, slices, arrows. Nothing of it is made by hand.
+its content is drawn as a trace viewer would: a track for each thread, slices, arrows. No part of it is drawn by hand.
 """
 
 from __future__ import annotations
@@ -27,18 +27,18 @@ from .reading import Slice, TraceFile
 PICTURE = Path(__file__).parents[2] / "docs" / "pictures" / "trace.svg"
 COLOURS = {"call": "#4c78a8", "wait": "#c9d5e3", "backend": "#f58518", "commit": "#54a24b", "engine": "#b8b0ac"}
 PAGE = 4096
-NARROW = 0.4  # ms: a slice below that gets no text
+NARROW = 0.4  # ms: a shorter slice gets no text
 
 
 def run(path: Path) -> None:
-    """Two writers, then an fsync; traced to `path`."""
+    """Run two writers, then an fsync, traced to `path`."""
     store = LatencyBackend(MemoryBackend(limits=BackendLimits(max_write=4 * PAGE)), write=0.008, commit=0.015)
     with PageCache("4MiB", flush_interval=600) as cache, cache.attach(store, name="store").open("file", "w+") as file:
 
         def write(first: int) -> None:
             for k in range(4):
                 file.pwrite(bytes([first]) * PAGE, (4 * first + k) * PAGE)
-                time.sleep(0.002)  # the picture is of time
+                time.sleep(0.002)  # gives the slices a visible distance
 
         with cache.trace(path):
             writers = [threading.Thread(target=write, args=(k,), name=f"writer {k + 1}") for k in range(2)]
@@ -50,7 +50,7 @@ def run(path: Path) -> None:
 
 
 def draw(trace: TraceFile, picture: Path) -> None:
-    """The slices of all tracks but those of the engine, and the arrows of the first and of the last write."""
+    """Draw the slices of all tracks but those of the engine, and the arrows of the first and of the last write."""
     shown = [s for s in trace.slices if s.category != "engine"]
     tracks = sorted({s.track for s in shown}, key=lambda track: (not trace.tracks[track].startswith("writer"), track))
     rows = {track: len(tracks) - k for k, track in enumerate(tracks)}

@@ -1,4 +1,4 @@
-"""A trace as a reader of the format sees it: what is wrong with it, and which slices its arrows tie."""
+"""A trace as a reader of the format sees it: its errors, and the slices that its arrows connect."""
 
 from __future__ import annotations
 
@@ -23,7 +23,7 @@ class Slice:
     end: int
     args: dict[str, Any]
     category: str
-    following: list[list[Slice]] = field(default_factory=list)  # ways that begin here
+    following: list[list[Slice]] = field(default_factory=list)  # arrows that begin here
 
 
 def ns(microseconds: float) -> int:
@@ -31,7 +31,7 @@ def ns(microseconds: float) -> int:
 
 
 class TraceFile:
-    """A trace that was read; `faults` says what no reader of the format would take."""
+    """A trace that was read; `faults` lists the violations of the format."""
 
     def __init__(self, path: Path | str) -> None:
         with open(path, encoding="utf-8") as text:
@@ -85,7 +85,7 @@ class TraceFile:
             self.faults.append(f"{event}: no duration")
 
     def _check_nesting(self) -> None:
-        """Slices of one track lie within each other or apart."""
+        """Check that slices of one track lie within each other or apart."""
         for track, slices in self._by_track.items():
             stack: list[Slice] = []
             for one in sorted(slices, key=lambda s: (s.start, -s.end)):
@@ -96,7 +96,7 @@ class TraceFile:
                 stack.append(one)
 
     def at(self, track: int, time: int) -> Slice | None:
-        """The innermost slice there: what an arrow with bp "e" ties."""
+        """The innermost slice there, to which an arrow with bp "e" is attached."""
         around = [s for s in self._by_track[track] if s.start <= time <= s.end]
         return max(around, key=lambda s: (s.start, -s.end), default=None)
 
@@ -114,7 +114,7 @@ class TraceFile:
         self.ways.append(met)
         met[0].following.append(met)
 
-    # -- questions
+    # -- queries
 
     def named(self, name: str, **args: Any) -> list[Slice]:
         """Slices with this name and these arguments, in the order of time."""
@@ -126,5 +126,5 @@ class TraceFile:
         return found
 
     def stations(self, write: Slice) -> list[list[str]]:
-        """The ways of its bytes, as names."""
+        """The paths of its bytes, as names."""
         return [[one.name for one in way[1:]] for way in write.following]

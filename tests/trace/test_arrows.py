@@ -1,4 +1,4 @@
-"""A write is followed by its arrows from its call to the commit that made it durable, and nowhere else."""
+"""The arrows of a write lead from its call to the commit that made it durable, and nowhere else."""
 
 from __future__ import annotations
 
@@ -21,7 +21,7 @@ QUICK = RetryPolicy(first_delay=0.001, max_delay=0.002)
 
 
 class Rig:
-    """A cache that writes nothing back by itself, over a backend that does as it is told."""
+    """A cache that writes nothing back by itself, over a backend with settable faults."""
 
     def __init__(self, folder: Path) -> None:
         self.path = folder / "trace.json"
@@ -31,7 +31,7 @@ class Rig:
         self.file: CachedFile = self.volume.open("key", "w+")
 
     def read(self) -> TraceFile:
-        """What was written: nothing is wrong with it."""
+        """Read the trace and check that it is valid."""
         trace = TraceFile(self.path)
         assert trace.faults == []
         assert trace.other["dropped"] == 0
@@ -98,7 +98,7 @@ def test_a_retry_is_a_station_of_its_own(rig: Rig) -> None:
 
 
 def test_a_commit_that_failed_is_no_commit_of_the_write(rig: Rig) -> None:
-    """What it had to make durable is sent again, and the next commit is the one."""
+    """Its bytes are sent again, and the arrow leads to the next commit."""
     rig.backend.use([Rule("commit", nth=1, error=errno.EIO)])
     with rig.cache.trace(rig.path):
         rig.file.pwrite(b"x" * 100, 0)
@@ -134,7 +134,7 @@ def test_a_page_written_again_in_flight_goes_with_the_next_request(rig: Rig) -> 
 
 
 def test_a_page_written_again_in_flight_of_a_call_that_fails(rig: Rig) -> None:
-    """Half of what failed is overwritten: that half has no further station, the other half goes on."""
+    """Half of the failed bytes are overwritten: that half has no further station, the other half goes on."""
     with Gate() as gate, rig.cache.trace(rig.path):
         rig.backend.use([Rule("write", nth=1, gate=gate, error=errno.EIO)])
         rig.file.pwrite(b"o" * 200, 0)
@@ -197,7 +197,7 @@ def test_what_is_acknowledged_and_then_cut_off_has_no_arrow_to_a_commit(rig: Rig
 
 
 def test_an_fsync_of_earlier_writes_has_no_arrow_from_a_later_commit(rig: Rig) -> None:
-    """Both are of the same file and overlap in time; only what the first had to wait for counts."""
+    """Both concern one file and overlap in time; only the commit that the first waited for counts."""
     with Gate() as gate, rig.cache.trace(rig.path):
         rig.backend.use([Rule("commit", nth=1, gate=gate)])
         rig.file.pwrite(b"x", 0)

@@ -1,4 +1,4 @@
-"""A trace beside everything at once; and what it costs."""
+"""A trace beside everything at once, and its cost."""
 
 from __future__ import annotations
 
@@ -48,8 +48,8 @@ async def write_as_tasks(volume: Volume) -> None:
 
 @pytest.mark.timeout(180)
 def test_threads_tasks_and_faults_are_traced_without_a_wrong_arrow(tmp_path: Path) -> None:
-    """8 threads, tasks of a loop, a backend that fails and answers short, a cache that is too small. Every arrow is one
-    that a byte went: within the same file, forward in time, through a request whose range meets the write's.
+    """8 threads, tasks of a loop, a backend that fails and answers short, a cache that is too small. Every arrow is the
+    path of a byte: within one file, forward in time, through a request whose range meets the write's.
     """
     path = tmp_path / "trace.json"
     backend = FaultyBackend(MemoryBackend(), "flaky", seed=7)
@@ -87,11 +87,11 @@ def test_threads_tasks_and_faults_are_traced_without_a_wrong_arrow(tmp_path: Pat
             if way[-1].name == "commit":
                 carried += 1
                 assert not way[-1].args.get("failed")
-    assert carried > len(writes) / 4  # the others were overwritten before they were handed over, or committed
+    assert carried > len(writes) / 4  # the others were overwritten before they were written back, or committed
 
 
 def blocks_of(count: int, call: object) -> int:
-    """How many blocks of memory Python has more after so many calls."""
+    """The number of memory blocks that Python has gained after that many calls."""
     assert callable(call)
     call()
     before = sys.getallocatedblocks()
@@ -101,7 +101,7 @@ def blocks_of(count: int, call: object) -> int:
 
 
 def test_a_traced_hit_allocates_nothing_and_waits_for_no_lock(tmp_path: Path) -> None:
-    """Counted: blocks of Python's memory, and the lock waits of the cache."""
+    """The test counts blocks of Python's memory, and the lock waits of the cache."""
     with PageCache("1MiB") as cache, cache.attach("memory:").open("key", "w+") as file:
         file.pwrite(b"x" * 4096, 0)
         buffer = bytearray(4096)
@@ -112,7 +112,7 @@ def test_a_traced_hit_allocates_nothing_and_waits_for_no_lock(tmp_path: Path) ->
 
 
 def test_no_record_is_made_and_no_memory_taken_while_no_trace_runs(tmp_path: Path) -> None:
-    """Exact: the numbers of records go on where the trace before has ended; and its memory is given back."""
+    """The counts are exact: record numbers go on where the trace before has ended; and its memory is freed."""
     with PageCache("1MiB") as cache, cache.attach("memory:").open("key", "w+") as file:
         recorder: Recorder = cache.native.recorder
 

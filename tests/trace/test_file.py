@@ -40,12 +40,12 @@ def path(tmp_path: Path) -> Path:
 
 
 def only_file(path: Path) -> bool:
-    """Whether nothing else is left in its folder."""
+    """Whether its folder has no other file."""
     return [p.name for p in path.parent.iterdir()] == [path.name]
 
 
 def test_an_event_takes_as_many_bytes_as_the_page_says(cache: PageCache, opened: CachedFile, path: Path) -> None:
-    """120 to 180, as docs/how-to/trace.md has it; keys and numbers are short here."""
+    """120 to 180, as docs/how-to/trace.md says; keys and numbers are short here."""
     with cache.trace(path):
         for page in range(200):
             opened.pwrite(b"x" * 100, page * 4096)
@@ -70,7 +70,7 @@ def test_an_empty_trace_is_a_valid_file(cache: PageCache, path: Path) -> None:
 
 
 def test_every_kind_of_call_is_a_slice(cache: PageCache, path: Path) -> None:
-    """One of each: their names are in the file, and none of them is more than one slice."""
+    """The test makes one of each: their names are in the file, and none of them is more than one slice."""
     volume = cache.attach("memory:")
     with cache.trace(path):
         file = volume.open("key", "w+")
@@ -183,7 +183,7 @@ def test_a_wrong_number_of_records_is_said_at_once(
         cache.trace(path, records=records)
 
 
-# -- where it cannot be written
+# -- failing output
 
 
 def entered(cache: PageCache, path: Any) -> None:
@@ -206,7 +206,7 @@ def test_a_path_that_cannot_be_written_is_an_error_before_the_body(cache: PageCa
         entered(cache, 7)
     assert os.listdir(tmp_path) == ["file"]
     with cache.trace(tmp_path / "file"):
-        pass  # none of it has left a trace running
+        pass  # none of these has left a trace running
 
 
 @pytest.mark.skipif(os.geteuid() == 0, reason="root may write everywhere")
@@ -227,7 +227,7 @@ def test_a_file_that_is_there_is_replaced_when_the_trace_is_whole(cache: PageCac
 
 
 def test_an_error_while_writing_leaves_no_half_file(cache: PageCache, path: Path) -> None:
-    """Its folder goes away meanwhile. The trace is over all the same, and another one can begin."""
+    """Its folder disappears in the meantime. The trace still ends, and another one can begin."""
     folder = path.parent / "folder"
     folder.mkdir()
     with pytest.raises(FileNotFoundError), cache.trace(folder / "trace.json"):
@@ -284,7 +284,7 @@ def test_a_trace_is_used_once(cache: PageCache, path: Path) -> None:
 
 
 def test_caches_are_traced_each_by_itself(path: Path) -> None:
-    """One cache stores into another; two traces that overlap, and each has its own calls only."""
+    """One cache stores into another; two traces overlap, and each has its own calls only."""
 
     class Stacked(MemoryBackend):
         def open(self, key: Any, **options: Any) -> Any:
@@ -309,7 +309,7 @@ def test_caches_are_traced_each_by_itself(path: Path) -> None:
         assert one.stations(one.named("pwrite")[-1]) == [["write_from", "commit"]]
 
 
-# -- what happens to the cache meanwhile
+# -- caches that close or fork inside
 
 
 def test_a_cache_that_is_closed_inside_is_traced_to_its_end(path: Path) -> None:
@@ -355,7 +355,7 @@ def test_a_forked_child_writes_nothing_and_the_parent_all(cache: PageCache, open
 
 
 class Odd:
-    """A key whose text is not to be trusted."""
+    """A key with a defective text."""
 
     def __repr__(self) -> str:
         return 'odd \udcff \x00 " \\ </script>'

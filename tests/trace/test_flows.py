@@ -14,7 +14,7 @@ OPERATION = st.tuples(st.sampled_from(["put", "put_under", "take"]), RANGE)
 
 @given(st.lists(OPERATION, max_size=30))
 def test_extents_are_as_a_list_of_bytes(operations: list[tuple[str, tuple[int, int]]]) -> None:
-    """Whatever is put, put under and taken: each byte comes from the step that a list would say."""
+    """Ranges are put, put under and taken in any order: each byte comes from the step that a list would give."""
     extents, model = Extents(), [None] * SIZE  # type: tuple[Extents, list[Step | None]]
     for what, (start, end) in operations:
         step = Step(None)

@@ -1,4 +1,4 @@
-"""What takes time is marked once: the register of waits, latency and a trace agree to the nanosecond."""
+"""Each duration is measured once: the register of waits, latency and a trace agree to the nanosecond."""
 
 from __future__ import annotations
 
@@ -19,7 +19,7 @@ PAGE = 4096
 
 
 class Rig:
-    """A traced cache over a backend that can be held, and whose writes are not sent by themselves."""
+    """A traced cache over a backend that a test can hold; its writes are not sent without a request."""
 
     def __init__(self, folder: Path) -> None:
         self.path = folder / "trace.json"
@@ -33,7 +33,7 @@ class Rig:
         self.engine = next(iter(self.cache._engine_volumes()))
 
     def wait_of(self, thread: threading.Thread) -> WaitRecord:
-        """What a thread sleeps in, once it does."""
+        """The wait of a thread, once it sleeps."""
         while True:
             found = [r for r in native.waits(self.cache.native.core) if r.thread == thread.ident]
             if found:
@@ -42,7 +42,7 @@ class Rig:
             assert thread.is_alive()
 
     def trace_while_held(self, method: str, first: Callable[[], object], second: Callable[[], object]) -> WaitRecord:
-        """`first` is held in the backend's method, `second` waits for it meanwhile: its record."""
+        """Hold `first` in the backend's method while `second` waits for it; return the record of that wait."""
         with Gate() as gate:
             trace = self.cache.trace(self.path)
             with trace:
@@ -65,7 +65,7 @@ class Rig:
         return trace
 
     def spent(self, call: int) -> tuple[int, float]:
-        """How many calls latency has counted, and their nanoseconds."""
+        """The number of calls that latency has counted, and their nanoseconds."""
         counts, seconds = self.engine.native.latency(call)
         return sum(counts), seconds * 1e9
 
