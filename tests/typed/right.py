@@ -72,7 +72,7 @@ class Blobs(pagecache.Backend):
 
 
 class AsyncBlobs(pagecache.AsyncBackend):
-    """The same with coroutines, and with numbers for keys."""
+    """Blobs with coroutines, and with numbers for keys."""
 
     async def open(self, key: int, *, create: bool = False, exclusive: bool = False) -> pagecache.AsyncBackendFile:
         raise FileNotFoundError(key)
@@ -82,7 +82,7 @@ class AsyncBlobs(pagecache.AsyncBackend):
 
 
 class Tree(pagecache.NamespaceBackend):
-    """One with directories."""
+    """A backend with directories."""
 
     def open(self, key: str, *, create: bool = False, exclusive: bool = False) -> BlobFile:
         raise FileNotFoundError(key)
@@ -95,7 +95,7 @@ class Tree(pagecache.NamespaceBackend):
 
 
 class Plain:
-    """A class of a program that derives from nothing."""
+    """A program's class without a base class."""
 
     def open(self, key: str, *, create: bool = False, exclusive: bool = False) -> BlobFile:
         raise FileNotFoundError(key)

@@ -25,7 +25,7 @@ PAGES = ("backend", "asyncio", "transform")
 
 @pytest.fixture(scope="module")
 def reported(tmp_path_factory: pytest.TempPathFactory) -> dict[str, dict[int, list[str]]]:
-    """What `mypy --strict` reports about the programs: file name -> line -> messages."""
+    """The report of `mypy --strict` on the programs: file name -> line -> messages."""
     folder = tmp_path_factory.mktemp("mypy")
     pages = [folder / f"page_{name}.py" for name in PAGES]
     for path, name in zip(pages, PAGES, strict=True):
