@@ -20,21 +20,21 @@ from . import picture
 
 ROOT = Path(__file__).resolve().parents[2]
 FAR = "fsspec-"
-"""How the cases above a far store are called; they have tables of their own, with calls and bytes."""
+"""The prefix of the cases above a far store; they have separate tables, with calls and bytes."""
 
 
 def number(value: float) -> str:
-    """Three figures."""
+    """A number with three figures."""
     return f"{value:.2f}" if abs(value) < 100 else f"{value:,.0f}"
 
 
 def order(row: dict[str, Any]) -> tuple[int, str]:
-    """By the number of the goal."""
+    """The sort key: the number of the goal."""
     return int(row["id"][1:]), row["key"]
 
 
 def bound(row: dict[str, Any]) -> str:
-    """The goal as a person writes it."""
+    """The goal in a readable form."""
     return f"{'≥' if row['goal']['sense'] == 'at least' else '≤'} {row['goal']['bound']:g} {row['unit']}"
 
 
@@ -55,7 +55,7 @@ def table(rows: list[dict[str, Any]]) -> str:
 
 
 def others(rows: list[dict[str, Any]]) -> str:
-    """What is measured without a goal."""
+    """The measurements without a goal."""
     head = ["| metric | against | speed | spread |", "|---|---|---|---|"]
     body = [
         f"| {row['metric']} | {row['against']} | {number(row['value'])}× | ±{100 * row['spread']:.0f} % |"
@@ -66,7 +66,7 @@ def others(rows: list[dict[str, Any]]) -> str:
 
 
 def conditions(found: dict[str, Any], rounds: int | None = None) -> str:
-    """The machine and how it was measured; `rounds`: if other than the settings say."""
+    """The machine and the settings; `rounds`: if other than the settings say."""
     where, settings = found["machine"], found["settings"]
     return (
         f"Measured with {where['package']}, {where['python']}, {where['cpus']} CPUs ({where['model']}), kernel "
@@ -77,7 +77,7 @@ def conditions(found: dict[str, Any], rounds: int | None = None) -> str:
 
 
 def count(found: dict[str, Any]) -> str:
-    """How many goals are reached."""
+    """The number of goals reached."""
     states = [row["reached"] for row in found["goals"]]
     return (
         f"Of {len(states)} goals {states.count('yes')} are reached, {states.count('near')} missed by no more than "
@@ -86,7 +86,7 @@ def count(found: dict[str, Any]) -> str:
 
 
 def fill(path: Path, mark: str, text: str) -> None:
-    """Replace what stands between the marks."""
+    """Replace the text between the marks."""
     begin, end = f"<!-- {mark} -->", f"<!-- /{mark} -->"
     page = path.read_text(encoding="utf-8")
     made = re.sub(f"{begin}.*{end}", lambda _: f"{begin}\n{text}\n{end}", page, flags=re.DOTALL)
@@ -94,7 +94,7 @@ def fill(path: Path, mark: str, text: str) -> None:
 
 
 def far(rows: list[dict[str, Any]]) -> str:
-    """Beside fsspec's own caches: one table for each thing that was done."""
+    """The tables beside fsspec's own caches: one for each job."""
     head = ["| against | speed | spread | calls | MiB moved |", "|---|---|---|---|---|"]
     tables = []
     for metric in dict.fromkeys(row["metric"] for row in rows):
@@ -109,7 +109,7 @@ def far(rows: list[dict[str, Any]]) -> str:
 
 
 def versions() -> str:
-    """Of what is compared."""
+    """The versions of the compared packages."""
     return ", ".join(f"{name} {version(name)}" for name in ("fsspec", "pyarrow"))
 
 

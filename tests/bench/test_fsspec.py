@@ -1,4 +1,4 @@
-"""The store that is far away counts what it is asked for, and each way asks it for what its promise costs."""
+"""The far store counts its requests, and each way makes the requests that its promise costs."""
 
 from collections.abc import Callable, Iterator
 from pathlib import Path
@@ -23,7 +23,7 @@ def path(tmp_path: Path) -> str:
 
 @pytest.fixture
 def way(tmp_path: Path) -> Iterator[Callable[[str], Way]]:
-    """One by its name, without latency, that nothing was asked for yet."""
+    """A way by its name, without latency, before its first request."""
     found = {way.name: way for way in ways(tmp_path / "ways", SIZE, latency=0)}
 
     def fresh(name: str) -> Way:
@@ -36,7 +36,7 @@ def way(tmp_path: Path) -> Iterator[Callable[[str], Way]]:
 
 
 def read_all(way: Way, path: str) -> bytes:
-    """Open, read to the end, close; what was asked of the store is in `way.traffic`."""
+    """Open, read to the end, close; the store's requests are in `way.traffic`."""
     way.begin()
     with way.open(path) as file:
         pieces = [*iter(lambda: file.read(MIB), b"")]
@@ -79,7 +79,7 @@ def test_a_file_that_somebody_else_replaced_is_read_again(way: Callable[[str], W
 
 
 def test_the_first_read_moves_each_byte_once(way: Callable[[str], Way], path: str) -> None:
-    """One byte more tells whether ranges can be read at all; each read is followed by a look at the version."""
+    """One extra byte shows whether ranges can be read at all; each read is followed by a check of the version."""
     cache = way(OWN)
     read_all(cache, path)
     assert cache.traffic.bytes_read == SIZE + 1
@@ -87,7 +87,7 @@ def test_the_first_read_moves_each_byte_once(way: Callable[[str], Way], path: st
 
 
 def test_peers_ask_for_what_their_promise_costs(way: Callable[[str], Way], path: str) -> None:
-    """So that the ratios beside them mean what they say."""
+    """This makes the ratios beside them meaningful."""
     asked = {}
     for name in ("readahead", "blockcache", "filecache", "filecache, checked", "simplecache"):
         peer = way(name)

@@ -10,7 +10,7 @@ from pagecache.bench.harness import Ratio, Variant, calibrate, compare, ratio_of
 
 
 class FakeClock:
-    """Time that passes only when somebody works."""
+    """Time that passes only while a worker runs."""
 
     def __init__(self) -> None:
         self.now = 0.0
@@ -53,8 +53,9 @@ def test_each_round_runs_every_variant_once_in_a_changing_order() -> None:
 
 
 def test_a_machine_that_slows_down_meanwhile_does_not_move_the_ratio() -> None:
-    """Both variants become ten times slower half way; a quotient of two averages over all rounds would still be right
-    only by luck, the ratio of each round is right always."""
+    """Both variants become ten times slower half way; a quotient of two averages over all rounds would be right only by
+    luck, the ratio of each round is always right.
+    """
     clock = FakeClock()
     pace = {"factor": 1.0, "slices": 0}
 

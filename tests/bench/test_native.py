@@ -1,4 +1,4 @@
-"""The count of instructions, with a program that stands for valgrind."""
+"""The count of instructions, with a program that stands in for valgrind."""
 
 import random
 from contextlib import ExitStack

@@ -1,4 +1,4 @@
-"""The opponents do the job that they are measured for."""
+"""The peers do the job that they are measured for."""
 
 from collections.abc import Callable
 from pathlib import Path

@@ -1,4 +1,4 @@
-"""What becomes of measured numbers: goals, verdicts, medians of repetitions, tables, JSON, a picture."""
+"""The processing of measured numbers: goals, verdicts, medians of repetitions, tables, JSON, a picture."""
 
 import dataclasses
 import io

@@ -22,7 +22,7 @@ class Served:
     folder: Path
 
     def hurry(self, **timeouts: float) -> None:
-        """Clients have less time than usual."""
+        """Give clients less time than usual."""
         assert self.cache.live is not None
         self.cache.live._timeouts = Timeouts(**timeouts)
 

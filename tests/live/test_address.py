@@ -1,4 +1,4 @@
-"""The socket's name: how it comes into being under any umask, what it replaces and what never, who takes it away."""
+"""The socket's name: its creation under any umask, the files it replaces and never replaces, and its removal."""
 
 from __future__ import annotations
 
@@ -57,7 +57,7 @@ def test_it_is_so_from_the_first_moment_of_its_first_name(tmp_path: Path) -> Non
 
 
 def test_whoever_finds_the_name_finds_somebody_who_listens(tmp_path: Path) -> None:
-    """A client that tries without pause meets nothing or a server, never a socket that refuses."""
+    """A client that tries without pause finds no name or a server, never a socket that refuses."""
     path = str(tmp_path / "s")
     refused: list[OSError] = []
     over = threading.Event()
@@ -69,7 +69,7 @@ def test_whoever_finds_the_name_finds_somebody_who_listens(tmp_path: Path) -> No
             except ConnectionRefusedError as error:
                 refused.append(error)
             except OSError:
-                pass  # there is none; or so many wait that no other may
+                pass  # there is none; or the queue of connections is full
 
     thread = threading.Thread(target=client)
     thread.start()
@@ -104,7 +104,7 @@ def test_what_is_no_socket_is_never_replaced(cache: PageCache, tmp_path: Path, w
 
 
 def test_a_path_that_is_served_is_refused(served: Served) -> None:
-    """By the same cache or another, and the first goes on."""
+    """The second may be this cache or another; the first goes on."""
     with PageCache("1MiB") as other:
         for cache in (served.cache, other):
             with pytest.raises(OSError, match="already") as caught:
@@ -167,7 +167,7 @@ def test_the_name_goes_at_the_end_of_the_interpreter(tmp_path: Path) -> None:
 
 
 def take_together(path: str) -> tuple[list[address.Listener], list[int | None]]:
-    """Four threads try for one name: who got it, and what the others were told."""
+    """Let four threads try for one name; return the winner, and the errors of the others."""
     got: list[address.Listener] = []
     refused: list[int | None] = []
     together = threading.Barrier(4)
@@ -200,7 +200,9 @@ def test_of_those_who_take_over_a_stale_socket_at_once_one_gets_it(tmp_path: Pat
 
 
 def test_takers_of_a_stale_socket_take_turns(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    """Who comes while another has found it stale waits, and finds that one serving: its name is never gone again."""
+    """A cache that comes while another has found it stale waits, and finds that one serving: its name never disappears
+    again.
+    """
     path = str(tmp_path / "s")
     with socket.socket(socket.AF_UNIX) as stale:
         stale.bind(path)
@@ -320,7 +322,7 @@ def test_a_closed_cache_is_not_served(cache: PageCache, tmp_path: Path) -> None:
 
 @pytest.mark.filterwarnings("ignore::DeprecationWarning")
 def test_a_forked_child_neither_serves_nor_takes_the_name(served: Served) -> None:
-    """It closes what it inherited: when its parent is gone nobody is left whom a client could wait for."""
+    """It closes inherited sockets: when its parent is gone, no client can wait for a server."""
     with Raw(served.path) as client:
         client.send(b"GET /v1/waits HTTP/1.1\r\n\r\n")
         client.answer()

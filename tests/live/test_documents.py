@@ -1,4 +1,4 @@
-"""What the documents say, beside what is so: states, ages, queues, failures, syncs."""
+"""The documents compared with the actual state: states, ages, queues, failures, syncs."""
 
 from __future__ import annotations
 
@@ -45,7 +45,7 @@ def runs(rig: Rig, offset: int = 0, length: int | None = None) -> list[tuple[int
 
 
 def test_the_document_of_a_cache_has_every_field_of_the_schema(make: Make) -> None:
-    """Of the example in docs/live.md, so the page cannot promise what is not there."""
+    """The schema is the example in docs/live.md, so the page cannot promise missing fields."""
     rig = make({KEY: b"x" * 3 * PAGE}, retry=ONCE)
     f = rig.open()
     rig.backend.fault("write_from", OSError(errno.ENOSPC, "full"))
@@ -71,7 +71,7 @@ def test_the_document_of_a_cache_has_every_field_of_the_schema(make: Make) -> No
 
 
 def missing(promised: Any, found: Any, where: str = "") -> list[str]:
-    """What a document lacks, or has as another kind of thing; an empty list promises nothing."""
+    """The fields that a document lacks, or has with another type; an empty list promises nothing."""
     if isinstance(promised, dict):
         if not isinstance(found, dict):
             return [where]
@@ -168,7 +168,7 @@ def test_a_throttled_writer_is_seen(make: Make) -> None:
     gate = rig.backend.gate("write_from", times=100)
     writing = Task(rig.open().pwrite, b"x" * (1 << 20), 0)
     eventually(lambda: volume_of(rig)["throttle"]["waiting"] == 1)
-    eventually(lambda: documents.stats(rig.cache)["cache"]["waiting"] == 1)  # between two pauses nobody waits
+    eventually(lambda: documents.stats(rig.cache)["cache"]["waiting"] == 1)  # between two pauses no writer waits
     eventually(lambda: volume_of(rig)["throttle"]["position"] == 1.0)
     gate.open()
     rig.backend.open_all_gates()
@@ -187,7 +187,7 @@ def test_trouble_is_told_with_what_happens_next(make: Make) -> None:
     f.pwrite(b"y", 0)
     with pytest.raises(OSError, match="no luck"):
         f.fsync()
-    eventually(lambda: len(volume_of(rig)["errors"]) == 3)  # whoever waits is woken first
+    eventually(lambda: len(volume_of(rig)["errors"]) == 3)  # waiters are woken first
     parked, last, first = volume_of(rig)["errors"]
     assert [e["kind"] for e in (first, last, parked)] == ["failed", "failed", "parked"]
     for entry in (first, last, parked):
@@ -299,7 +299,9 @@ def test_files_come_in_the_order_that_was_asked_for(make: Make, sort: str, first
 
 
 def test_files_are_looked_for_by_a_part_of_their_keys(make: Make) -> None:
-    """All of them, not only those that are shown; in letters of any size; keys of any kind as they are shown."""
+    """The filter covers all files, not only the shown ones, ignores case, and applies to keys of any kind as they are
+    shown.
+    """
     keys = ["Photos/Straße.jpg", "photos/b.jpg", PurePosixPath("x/photos"), 7, b"photos", "other", "a\udcff"]
     rig = make(dict.fromkeys(keys, b""))
     for key in keys:
@@ -368,7 +370,7 @@ def test_pages_show_what_has_to_happen_to_them(make: Make) -> None:
     reading = Task(f.pread, PAGE, 10 * PAGE)
     reads.wait_entered()
     with f.view(0, PAGE):
-        eventually(lambda: (5 * PAGE, PAGE, "failed") in runs(rig))  # it was tried again along with the others
+        eventually(lambda: (5 * PAGE, PAGE, "failed") in runs(rig))  # it was retried along with the others
         assert runs(rig) == [
             (0, PAGE, "pinned"),
             (PAGE, 3 * PAGE, "clean"),
@@ -391,7 +393,7 @@ def test_pages_show_what_has_to_happen_to_them(make: Make) -> None:
 
 @pytest.mark.parametrize("max_folio", [PAGE, "2MiB"])
 def test_a_long_file_is_shown_slice_by_slice(make: Make, max_folio: object) -> None:
-    """Every other page is dirty: more runs than one slice has room for, and as many as were written."""
+    """Every other page is dirty: more runs than one slice has room for, and exactly the written ones."""
     pages = 1500
     rig = make({KEY: b"x" * pages * PAGE}, "16MiB", max_folio=max_folio)
     f = rig.open()
@@ -429,7 +431,7 @@ def test_the_process_is_named(make: Make) -> None:
 
 
 def test_who_waits_is_told_with_owner_and_chain(make: Make) -> None:
-    """`/v1/waits` and the count of `/v1/stats`, while a reader waits for a fill that somebody else has begun."""
+    """`/v1/waits` and the count of `/v1/stats`, while a reader waits for another thread's fill."""
     rig = make({KEY: pattern(PAGE)})
     with rig.backend.gate("read_into") as gate:
         first = Task(rig.open().pread, PAGE, 0)

@@ -1,4 +1,4 @@
-"""Bytes of requests: what is one, where it ends, and what is refused; whatever pieces they come in."""
+"""Bytes of requests: valid ones, their ends, and refused ones, in any division into pieces."""
 
 from __future__ import annotations
 
@@ -114,7 +114,7 @@ FRAGMENTS = st.sampled_from(
 
 @given(st.lists(FRAGMENTS | st.binary(max_size=6), max_size=40).map(b"".join), PIECES)
 def test_any_bytes_are_requests_or_refused_and_pieces_do_not_matter(data: bytes, pieces: list[int]) -> None:
-    """And what was understood before it is refused is the same, too."""
+    """The requests understood before a refusal are equal, too."""
 
     def outcome(*pieces: int) -> tuple[list[Request], int | None]:
         requests, found = Requests(), []

@@ -1,4 +1,4 @@
-"""How long backend calls took: each is counted once, whoever makes it, and for no longer than it lasted."""
+"""Durations of backend calls: each is counted once, whichever thread makes it, and for no longer than it lasted."""
 
 from __future__ import annotations
 
@@ -72,7 +72,7 @@ def test_a_call_counts_for_as_long_as_it_lasts_and_not_before_it_ends(make: Make
         running = Task(act, rig.open())
         gate.wait_entered()
         entered = time.monotonic()
-        time.sleep(0.02)  # for the call to have a length, not for anything to happen
+        time.sleep(0.02)  # gives the call a length; no event is awaited
         assert sum(rig.volume.engine.native.latency(call)[0]) == 0
         released = time.monotonic()
         gate.open()
@@ -92,7 +92,7 @@ def test_a_call_that_fails_counts_and_the_pause_before_the_next_does_not(
     def pause(*_: object) -> None:
         nonlocal paused
         began = time.monotonic()
-        time.sleep(0.05)  # for the pause to have a length, not for anything to happen
+        time.sleep(0.05)  # gives the pause a length; no event is awaited
         paused += time.monotonic() - began
 
     monkeypatch.setattr(rig.volume.engine, "sleep", pause)
@@ -188,12 +188,12 @@ def test_a_call_left_behind_by_an_abort_is_not_measured(make: Make) -> None:
     try:
         reading.result()
     except OSError:
-        pass  # whether it was read again is not the question
+        pass  # it does not matter whether it was read again
     assert counts(rig.volume)["read"] <= 1
 
 
 def test_counting_never_goes_back(make: Make) -> None:
-    """Read beside threads that count."""
+    """It is read beside threads that count."""
     native = make().volume.engine.native
 
     def count() -> None:

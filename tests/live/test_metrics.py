@@ -1,4 +1,4 @@
-"""Prometheus text, and the same for programs with prometheus_client."""
+"""Prometheus text, and its equivalent for programs with prometheus_client."""
 
 from __future__ import annotations
 
@@ -75,7 +75,7 @@ def test_every_family_has_its_help_its_kind_and_a_name_of_its_kind(served: Serve
 
 
 def test_families_are_there_before_the_first_volume() -> None:
-    """So that an expression over them is no mistake, only empty."""
+    """So an expression over them is no error, only empty."""
     with PageCache("1MiB") as cache:
         empty = metrics.families(documents.stats(cache))
         cache.attach("memory:")
@@ -150,7 +150,7 @@ with pagecache.PageCache("1MiB") as cache:
 
 
 def test_who_lacks_the_library_is_told_what_to_install(tmp_path: Any) -> None:
-    """And serving needs none."""
+    """Serving needs no library."""
     ran = subprocess.run([sys.executable, "-c", WITHOUT, tmp_path / "s"], capture_output=True, text=True, timeout=60)
     assert ran.stdout == (
         "pagecache.metrics needs prometheus_client: run pip install '.[metrics]' in a checkout of libpagecache\n"

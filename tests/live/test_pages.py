@@ -1,4 +1,4 @@
-"""What the pages and the dashboard say of numbers is true of the numbers that there are."""
+"""The statements of the pages and the dashboard about numbers match the existing numbers."""
 
 from __future__ import annotations
 
@@ -27,7 +27,7 @@ def families() -> dict[str, metrics.Family]:
 
 
 def samples(families: dict[str, metrics.Family]) -> set[str]:
-    """Names as they stand in the text."""
+    """Names as they are written in the text."""
     found = {name for name, family in families.items() if family.kind != "histogram"}
     for name in families.keys() - found:
         found |= {f"{name}_bucket", f"{name}_sum", f"{name}_count"}
@@ -66,7 +66,7 @@ def test_the_page_names_every_metric_and_no_other(families: dict[str, metrics.Fa
 
 
 def expressions(node: Any) -> list[str]:
-    """Everything in a dashboard that is asked of Prometheus."""
+    """The Prometheus queries in a dashboard."""
     if isinstance(node, dict):
         own = [value for key, value in node.items() if key in ("expr", "query") and "pagecache_" in str(value)]
         return own + [e for value in node.values() for e in expressions(value)]

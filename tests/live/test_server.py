@@ -28,7 +28,7 @@ STATS = b"GET /v1/stats HTTP/1.1\r\n\r\n"
 
 
 def fill(served: Served, files: int = 300) -> None:
-    """Enough files for an answer that no socket takes at once."""
+    """Make enough files for an answer that no socket takes at once."""
     for k in range(files):
         with served.volume.open(f"file-{k:04}", "w") as f:
             f.write(b"x")
@@ -48,7 +48,7 @@ def test_a_connection_answers_one_request_after_the_other(served: Served) -> Non
 
 
 def test_requests_that_come_at_once_are_answered_in_order(served: Served) -> None:
-    count = 200  # more bytes than one look takes in
+    count = 200  # more bytes than one turn reads
     with Raw(served.path) as client:
         client.send(b"".join(b"GET /v1/none-%d HTTP/1.1\r\n\r\n" % k for k in range(count)))
         for k in range(count):
@@ -170,7 +170,7 @@ def test_what_is_too_large_is_refused(served: Served, data: bytes, status: int) 
 
 
 def test_one_client_too_many_is_told_so(served: Served) -> None:
-    """And those before it are served; the place of one that goes is free."""
+    """Those before it are served; the place of a client that leaves is free."""
     clients = [Raw(served.path) for _ in range(CLIENTS_MOST)]
     try:
         for client in clients:
@@ -179,7 +179,7 @@ def test_one_client_too_many_is_told_so(served: Served) -> None:
         status, document = ask(served.path, "/v1/stats")
         assert (status, document["error"].split()[0]) == (503, str(CLIENTS_MOST))
         clients.pop().close()
-        clients[0].send(STATS)  # whoever hung up before this is noticed in the same turn, or before
+        clients[0].send(STATS)  # a client that hung up before is noticed in this turn, or before
         assert clients[0].answer()[0] == 200
         assert ask(served.path, "/v1/stats")[0] == 200
     finally:
@@ -188,7 +188,7 @@ def test_one_client_too_many_is_told_so(served: Served) -> None:
 
 
 def test_many_clients_at_once_get_their_own_answers(served: Served) -> None:
-    """Those that find no place are told so, and nothing else happens to them."""
+    """Those without a place get an error, and no other effect."""
     wrong: list[object] = []
 
     def client(number: int) -> None:
@@ -217,7 +217,7 @@ def test_nobody_waits_for_a_client_that_does_not_read(served: Served) -> None:
                 f.write(b"y")
             served.volume.remove("another")
             assert served.cache.stats().capacity
-        for _ in range(2):  # and he still gets all of it
+        for _ in range(2):  # and the client still gets all of it
             status, _, body = slow.answer()
             assert status == 200
             assert len(json.loads(body)["files"]) >= 300
@@ -225,7 +225,7 @@ def test_nobody_waits_for_a_client_that_does_not_read(served: Served) -> None:
 
 @pytest.mark.parametrize("what", ["silent", "half a request", "half a body", "never reads"])
 def test_a_client_that_has_used_up_its_time_is_dropped(served: Served, what: str) -> None:
-    """Of the time for what it does: it has plenty of every other."""
+    """Only the time for its current step is used up: it has plenty of every other."""
     fill(served)
     short = {"silent": "idle", "never reads": "send"}.get(what, "request")
     served.hurry(**{**dict.fromkeys(("idle", "request", "send", "leave"), 3600.0), short: 0.2})
@@ -253,14 +253,14 @@ class Clock:
 
 
 def blocked(served: Served, sending: _Client) -> bool:
-    """Nothing more of its answer was sent though every client was looked at."""
+    """Check that no more of its answer was sent though the server has served every client."""
     before = len(sending.answer)
     assert get(served.path, "/v1/stats")["schema"] == 1
     return 0 < before == len(sending.answer)
 
 
 def test_a_client_that_reads_slowly_gets_everything(served: Served, monkeypatch: pytest.MonkeyPatch) -> None:
-    """Its time begins again with whatever it takes of an answer."""
+    """Its time begins again whenever it takes a part of an answer."""
     for k in range(300):
         with served.volume.open(f"{k:04}" + "x" * 3000, "w") as f:
             f.write(b"x")
@@ -285,7 +285,7 @@ def test_a_client_that_reads_slowly_gets_everything(served: Served, monkeypatch:
                 return sending.until >= clock.now + 30
 
             eventually(more_was_sent)
-            assert get(served.path, "/v1/stats")["schema"] == 1  # who was late would have been dropped
+            assert get(served.path, "/v1/stats")["schema"] == 1  # a late client would have been dropped
         head, _, body = bytes(taken).partition(b"\r\n\r\n")
         (length,) = [int(line.split()[1]) for line in head.lower().split(b"\r\n") if line.startswith(b"content-length")]
         while len(body) < length:
@@ -312,12 +312,12 @@ def test_who_reads_nothing_is_not_read_either(served: Served) -> None:
                 while sent[-1] < 32 << 20:
                     sent[-1] += rude.socket.send(STATS * 1000)
             sent.append(sent[-1])
-            assert get(served.path, "/v1/stats")["schema"] == 1  # it has looked at all its clients once more
+            assert get(served.path, "/v1/stats")["schema"] == 1  # the server has served all its clients once more
     assert 0 < sent[0] == sent[-1]
 
 
 def test_an_answer_on_its_way_is_finished_before_the_next_begins(served: Served) -> None:
-    """Small answers go at once, and their client is looked at again in the next turn; there its further requests have
+    """Small answers go at once, and their client is served again in the next turn. By then its further requests have
     come, and one of them has an answer that does not go at once.
     """
     fill(served)
@@ -333,7 +333,7 @@ def test_an_answer_on_its_way_is_finished_before_the_next_begins(served: Served)
 
 
 def wait_until_gone(served: Served) -> None:
-    """The server has no client left: seen from the inside, since a buffer hides it from the outside."""
+    """Wait until the server has no client left: checked inside the server, since a buffer hides it from the outside."""
     live = served.cache.live
     assert live is not None
     eventually(lambda: not live._clients)

@@ -32,7 +32,7 @@ def test_a_sync_of_all_volumes_is_told_as_one(make: Make) -> None:
         eventually(lambda: syncs.document(number)["remaining"] == 4 * PAGE)
         half = syncs.document(number)
         assert half["rate"] >= 0.0
-        assert half["expected"] is None or half["expected"] >= 0.0  # how they are measured is the ticket's
+        assert half["expected"] is None or half["expected"] >= 0.0  # the ticket decides how they are measured
         gate.open()
         eventually(lambda: syncs.document(number)["done"])
         over = syncs.document(number)
@@ -87,5 +87,5 @@ def test_syncs_are_bounded_and_forgotten_after_a_while(make: Make, monkeypatch: 
 
 
 def test_a_number_of_one_cache_is_none_of_the_next_at_its_path() -> None:
-    """A restarted program must not tell of another sync to whoever asks on: it would be taken for saved."""
+    """A restarted program must not report another sync to a client that polls on: it would count as saved."""
     assert len({Syncs().begin([])["ticket"] for _ in range(3)}) == 3

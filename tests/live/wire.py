@@ -1,4 +1,4 @@
-"""Clients of a live server: one that speaks HTTP as it should, one that sends whatever bytes a test wants."""
+"""Clients of a live server: a correct HTTP client, and one that sends any bytes that a test wants."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ TIMEOUT = 20.0
 
 
 def connect(path: str) -> socket.socket:
-    """Connected to the socket, whatever the length of its path."""
+    """A connection to the socket, whatever the length of its path."""
     found = os.open(path, os.O_PATH)
     made = socket.socket(socket.AF_UNIX, socket.SOCK_STREAM)
     made.settimeout(TIMEOUT)
@@ -51,7 +51,7 @@ def ask(path: str, target: str, method: str = "GET") -> tuple[int, Any]:
 
 
 def get(path: str, target: str) -> Any:
-    """The document, where nothing is wrong."""
+    """The document of a successful request."""
     status, document = ask(path, target)
     assert status == 200, document
     return document
@@ -89,7 +89,7 @@ class Raw:
         return int(line.split()[1]), fields, body
 
     def ended(self) -> bool:
-        """Whether nothing comes any more; waits for it."""
+        """Whether the connection has ended; waits for it."""
         try:
             return self._file.read(1) == b""
         except ConnectionResetError:

@@ -12,7 +12,7 @@ from .serving import LONG, Owner, folder
 
 @pytest.fixture(autouse=True)
 def patience(monkeypatch: pytest.MonkeyPatch) -> None:
-    """An owner on a busy machine answers late, which no test is about but those that say how long they wait."""
+    """Wait long for answers: an owner on a busy machine is slow. Tests of timeouts set their own."""
     for module in (look, map_screen, once):
         monkeypatch.setattr(module, "TIMEOUT", LONG)
 

@@ -1,7 +1,7 @@
-"""The documents of docs/live.md made by hand: a busy cache whose every figure is known, as a function of time.
+"""The documents of docs/live.md made by hand: a busy cache with known figures, as a function of time.
 
-`busy(tick)` is the cache after `tick` seconds; two of them have known rates. Names of files are such as a terminal
-would act on, and such as take two columns for a letter.
+`busy(tick)` is the cache after `tick` seconds; two of them have known rates. Some names of files contain control
+sequences, others wide letters.
 """
 
 from __future__ import annotations
@@ -20,7 +20,7 @@ Document = dict[str, Any]
 
 
 def counters(**values: float) -> Document:
-    """All counters that are read anywhere, 0 unless told."""
+    """All counters that any reader uses, 0 unless given."""
     names = (
         "capacity used clean dirty writeback unstable staged failed pinned folios hits misses evicted read_requests "
         "read_bytes write_requests write_bytes commits retries throttled_seconds"

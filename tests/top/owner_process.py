@@ -1,4 +1,4 @@
-"""A program with a real cache that is served: what it does is told by lines on stdin, each answered by a line.
+"""A program that serves a real cache. Lines on stdin command it, and each is answered by a line.
 
 python -m tests.top.owner_process SOCKET
 """
@@ -19,7 +19,7 @@ PAGE = 4096
 def main(socket: str) -> None:
     logging.getLogger("pagecache").setLevel(logging.CRITICAL)
     backend = FaultyBackend(MemoryBackend())
-    # Nothing is handed over that nobody asked for.
+    # Nothing is written back without a command.
     cache = PageCache(
         "4MiB", page_size=PAGE, max_folio=PAGE, dirty_expire=3600.0, flush_interval=3600.0,
         retry=RetryPolicy(attempts=1, failed_retry=3600.0),

@@ -1,6 +1,6 @@
 """The pictures of docs/how-to/top.md, and the screens that test_snapshots.py compares with.
 
-`python -m tests.top.pictures` makes them again; look at what changed before it is committed.
+`python -m tests.top.pictures` makes them again; check the changes before a commit.
 """
 
 from __future__ import annotations

@@ -1,7 +1,6 @@
-"""Screens of the live view whose every figure is known: what pictures show, and what snapshots compare.
+"""Screens of the live view with known figures, for pictures and snapshots.
 
-Documents, clock, names and size are the same every time; the cache is looked at twice, two seconds of its own time
-apart.
+Documents, clock, names and size never change; the cache is read twice, two seconds of its own time apart.
 """
 
 from __future__ import annotations
@@ -18,7 +17,7 @@ Steps = Callable[[View, Owner], Awaitable[None]]
 
 
 async def main(view: View, owner: Owner) -> None:
-    """As it begins."""
+    """The first screen."""
 
 
 async def errors(view: View, owner: Owner) -> None:
@@ -89,14 +88,14 @@ SCENES = {
 
 
 class Still(Model):
-    """Looks when it is told to, whatever interval it shows."""
+    """A view that refreshes only on request, whatever interval it shows."""
 
     def pause_or_interval(self) -> float:
         return NEVER
 
 
 def show(scene: Scene) -> tuple[str, str]:
-    """Play a scene; its last screen as text and as SVG."""
+    """Play a scene and return its last screen as text and as SVG."""
     found: list[str] = []
     with folder() as place:
         owner = Owner(place / "cache.sock").start()

@@ -1,4 +1,4 @@
-"""The live view in a test: driven by keys, looked at as plain text."""
+"""The live view in a test: driven by keys, read as plain text."""
 
 from __future__ import annotations
 
@@ -19,18 +19,18 @@ from pagecache.top.model import Model
 from .serving import LONG, Owner
 
 SIZE = (120, 36)
-# Never, in a test: what is looked at is looked at by a key.
+# Never, in a test: a key makes each refresh.
 NEVER = 3600.0
 
 
 def screen_text(app: TopApp) -> str:
-    """What is on the screen, without trailing blanks."""
+    """The text of the screen, without trailing blanks."""
     width, height = app.size
     console = Console(
         width=width, height=height, file=io.StringIO(), force_terminal=True, color_system="truecolor", record=True,
         legacy_windows=False, safe_box=False,
     )  # fmt: skip
-    # As App.export_screenshot does, which has no form for text.
+    # As App.export_screenshot does, which cannot make text.
     console.print(app.screen._compositor.render_update(full=True, screen_stack=app._background_screens))
     return "\n".join(line.rstrip() for line in console.export_text(styles=False).splitlines()).rstrip() + "\n"
 
@@ -68,8 +68,8 @@ class View:
         await self.until(lambda: all(part in self.text for part in parts), f"{parts} on the screen")
 
     async def comes_to_show(self, *parts: str, key: str = "r") -> None:
-        """Press a key again and again until all of these are on the screen: a look may give up too early, and a key may
-        come before what it is about.
+        """Press a key again and again until all of these are on the screen: a refresh may give up too early, and a key
+        may come before its target.
         """
         deadline = time.monotonic() + LONG
         while not all(part in self.text for part in parts):
@@ -78,7 +78,7 @@ class View:
             await self.pilot.pause(0.1)
 
     async def settled(self) -> None:
-        """Wait until nothing moves any more: what is clicked has to be where it was seen."""
+        """Wait until nothing moves: a click has to hit the place that was read."""
         seen: list[str] = []
 
         def still() -> bool:
@@ -88,14 +88,14 @@ class View:
         await self.until(still, "a screen that stays as it is")
 
     async def hides(self, part: str) -> None:
-        """Wait until this is on the screen no more."""
+        """Wait until this is no longer on the screen."""
         await self.until(lambda: part not in self.text, f"{part!r} to be gone")
 
     async def press(self, *keys: str) -> None:
         await self.pilot.press(*keys)
 
     async def look(self, owner: Owner) -> None:
-        """Look now, and wait for what comes of it."""
+        """Refresh now, and wait for the result."""
         before = self.good_samples(owner.path)
         await self.press("r")
         await self.until(lambda: self.good_samples(owner.path) is not before, "another sample")
@@ -124,7 +124,7 @@ def run_view(model: Model, test: Callable[[View], Awaitable[None]], *, size: tup
 
 
 def model_of(*owners: Owner | Path, **options: Any) -> Model:
-    """A model that looks when it is told to."""
+    """A model that refreshes only on request."""
     options.setdefault("interval", NEVER)
     clock = options.pop("clock", lambda: 100.0)
     return Model([one.path if isinstance(one, Owner) else one for one in owners], clock, **options)

@@ -1,6 +1,6 @@
-"""A small owner of a socket that speaks docs/live.md, and that can hang, die, come back and answer garbage.
+"""A small owner of a socket that follows docs/live.md, and that can hang, die, come back and answer garbage.
 
-It is not the server of the package: tests of a reader need an owner that does what the real one never does.
+It is not the server of the package: tests of a reader need an owner with faults that the real one never has.
 """
 
 from __future__ import annotations
@@ -22,7 +22,7 @@ from urllib.parse import parse_qs, urlsplit
 
 from . import documents
 
-# How long anything here waits at most.
+# The time limit of all waits here.
 LONG = 60.0
 
 Answer = tuple[int, bytes]
@@ -56,7 +56,7 @@ class Handler(BaseHTTPRequestHandler):
     do_POST = do_GET
 
     def handle(self) -> None:
-        # A reader that goes away in the middle is what some tests are about.
+        # Some tests have a reader that disconnects in the middle.
         with contextlib.suppress(ConnectionError):
             super().handle()
 
@@ -83,13 +83,13 @@ class Owner:
     """The owner of a socket, in threads of this process.
 
     Attributes:
-        tick: seconds since the documents began; a number, or what tells it.
-        requests: targets asked for, in order.
-        changed: what to answer instead, by path (without query).
+        tick: seconds since the documents began; a number, or a function that returns it.
+        requests: requested targets, in order.
+        changed: replacement answers, by path (without query).
         raw: bytes to send instead of any answer.
         open_gate: cleared: no request is answered.
-        count: how many files there are.
-        size: of the file whose folios are asked for.
+        count: the number of files.
+        size: of the file whose folios are requested.
     """
 
     def __init__(self, path: Path) -> None:
@@ -115,7 +115,7 @@ class Owner:
         return self
 
     def die(self) -> None:
-        """As a killed process leaves it: the socket is there, nobody listens, connections are cut."""
+        """Leave the state of a killed process: the socket is there without a listener, connections are cut."""
         if self.listener is None:
             return
         self.listener.shutdown()
@@ -127,7 +127,7 @@ class Owner:
         self.connections.clear()
 
     def close(self) -> None:
-        """As a cache that closes: the socket is removed."""
+        """Close as a cache does: the socket is removed."""
         self.die()
         self.path.unlink(missing_ok=True)
 
@@ -137,7 +137,7 @@ class Owner:
         self.start()
 
     def asked(self, path: str) -> list[str]:
-        """The targets asked for that begin so."""
+        """The requested targets with this prefix."""
         return [target for target in self.requests if target.startswith(path)]
 
     def now(self) -> float:
@@ -153,7 +153,7 @@ class Owner:
             yield bytes([byte])
 
     def answer(self, method: str, target: str) -> Answer:
-        """What the schema says for a request."""
+        """The answer of the schema to a request."""
         parts = urlsplit(target)
         if parts.path in self.changed:
             return self.changed[parts.path]
@@ -178,7 +178,7 @@ class Owner:
 
 @contextlib.contextmanager
 def folder() -> Iterator[Path]:
-    """A folder whose name is short enough for sockets, whatever pytest makes of a test's name."""
+    """A folder whose name is short enough for sockets, however pytest names the test's own."""
     place = Path(tempfile.mkdtemp(prefix="pc-", dir="/tmp"))
     try:
         yield place
@@ -187,10 +187,10 @@ def folder() -> Iterator[Path]:
 
 
 def wait_until(condition: Callable[[], bool], what: str) -> None:
-    """Look until it holds.
+    """Poll until it holds.
 
     Raises:
-        AssertionError: it does not, for LONG.
+        AssertionError: it has not held within LONG.
     """
     deadline = time.monotonic() + LONG
     while not condition():
@@ -199,7 +199,7 @@ def wait_until(condition: Callable[[], bool], what: str) -> None:
 
 
 def main(path: str) -> None:
-    """Serve until killed: the owner as a process of its own, its time being that of the clock."""
+    """Serve until killed, as a separate process with the real clock."""
     began = time.monotonic()
     owner = Owner(Path(path))
     owner.tick = lambda: time.monotonic() - began

@@ -1,4 +1,4 @@
-"""A real terminal for tests: a shell in tmux, on a server of its own."""
+"""A real terminal for tests: a shell in tmux, on a separate tmux server."""
 
 from __future__ import annotations
 
@@ -20,7 +20,7 @@ class Terminal:
     """A shell in a terminal of a fixed size.
 
     Attributes:
-        raw: everything that was written to the terminal.
+        raw: all bytes written to the terminal.
     """
 
     def __init__(self, place: Path, *, size: tuple[int, int], environment: dict[str, str]) -> None:
@@ -37,7 +37,8 @@ class Terminal:
         ]
         width, height = size
         self._environment = clean
-        # tmux has the login shell of the user run this. Without exec some shells stay, as the parent of ours.
+        # tmux runs this in the login shell of the user. Without exec some shells stay, as the parent of the test's
+        # shell.
         self._tmux("new-session", "-d", "-x", str(width), "-y", str(height), f"exec {shlex.join(shell)}")
         self._tmux("set-option", "-g", "status", "off")
         self.resize(width, height)
@@ -57,7 +58,7 @@ class Terminal:
         self.press("Enter")
 
     def press(self, *keys: str) -> None:
-        """Keys by their names in tmux."""
+        """Press keys by their names in tmux."""
         self._tmux("send-keys", *keys)
 
     def resize(self, width: int, height: int) -> None:
@@ -65,7 +66,7 @@ class Terminal:
 
     @property
     def text(self) -> str:
-        """What is on the screen."""
+        """The text of the screen."""
         return self._tmux("capture-pane", "-p")
 
     def shows(self, *parts: str) -> None:
@@ -73,7 +74,7 @@ class Terminal:
         self._until(lambda text: all(part in text for part in parts), f"{parts}")
 
     def hides(self, part: str) -> None:
-        """Wait until this is on the screen no more."""
+        """Wait until this is no longer on the screen."""
         self._until(lambda text: part not in text, f"{part!r} to be gone")
 
     def _until(self, condition: object, what: str) -> None:

@@ -1,4 +1,4 @@
-"""Reading the live documents of a socket: what is read, and what is said of every kind of socket that gives nothing."""
+"""Reading the live documents of a socket, and the errors for every kind of socket without documents."""
 
 from __future__ import annotations
 
@@ -190,7 +190,7 @@ def test_a_socket_of_somebody_else_says_so(owner: Owner) -> None:
 
 
 def test_a_refused_permission_says_so(owner: Owner, monkeypatch: pytest.MonkeyPatch) -> None:
-    """By the errno alone, for tests that run as root."""
+    """The errno alone is simulated, for tests that run as root."""
 
     def connect(self: socket.socket, path: str) -> None:
         raise PermissionError(13, "Permission denied")
@@ -246,7 +246,7 @@ def test_an_owner_that_hangs_is_left_after_the_timeout(owner: Owner) -> None:
 
 
 def test_an_owner_that_answers_byte_by_byte_is_left_after_the_timeout(owner: Owner) -> None:
-    """Each byte comes in time, the answer does not: the timeout is of the whole."""
+    """Each byte comes in time, the answer does not: the timeout covers the whole answer."""
     owner.drip = 0.01
     with Client(owner.path, timeout=0.1) as client, pytest.raises(TooSlow):
         client.stats()
@@ -369,7 +369,7 @@ def test_all_errors_have_a_few_words_for_a_column() -> None:
 
 
 def test_a_real_owner_that_is_killed_says_so(place: Path) -> None:
-    """A process of its own, and a real kill."""
+    """It is a separate process, and a real kill."""
     from .serving import wait_until
 
     path = place / "own.sock"

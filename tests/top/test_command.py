@@ -1,4 +1,4 @@
-"""`pagecache top` as a command: what is printed once, options, exit status."""
+"""`pagecache top` as a command: output of a single run, options, exit status."""
 
 from __future__ import annotations
 
@@ -27,7 +27,7 @@ from .serving import Owner, as_json, wait_until
 
 @pytest.fixture(autouse=True)
 def nothing_found(monkeypatch: pytest.MonkeyPatch) -> None:
-    """No cache of this machine is looked at."""
+    """Hide the caches of this machine."""
     monkeypatch.delenv("XDG_RUNTIME_DIR", raising=False)
     monkeypatch.delenv("PAGECACHE_SOCKET", raising=False)
 
@@ -90,7 +90,7 @@ def test_tables_fit_the_terminal(owner: Owner) -> None:
 
 
 def test_once_off_a_terminal_fits_a_hundred_columns(owner: Owner, monkeypatch: pytest.MonkeyPatch) -> None:
-    """It names the columns that it leaves out. $COLUMNS or --wide give more."""
+    """It names the omitted columns. $COLUMNS or --wide give more."""
     monkeypatch.delenv("COLUMNS", raising=False)
     plain = call(owner.path, "--once").stdout
     assert max(map(cell_len, plain.splitlines())) <= 100

@@ -92,7 +92,7 @@ def test_every_file_fits_the_map(length: int, cells: int) -> None:
 
 @given(st.lists(st.tuples(st.integers(1, 9), st.integers(1, 9), st.sampled_from(list(BY_NAME)))), st.integers(1, 50))
 def test_runs_and_pieces_agree_page_by_page(steps: list[tuple[int, int, str]], cells: int) -> None:
-    """Against the plain way: the state of every page, and the most urgent of every piece."""
+    """They are compared with a simple computation: the state of every page, and the most urgent of every piece."""
     runs, page = [], 0
     for gap, count, state in steps:
         runs.append((page + gap, count, state))

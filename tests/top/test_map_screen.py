@@ -1,4 +1,4 @@
-"""One file's folios in the live view: what is shown, asked for, and survived."""
+"""One file's folios in the live view: its display, its requests, and the faults it survives."""
 
 from __future__ import annotations
 
@@ -95,7 +95,7 @@ def test_a_map_of_a_file_that_became_shorter_shows_all_of_it(owner: Owner) -> No
 
 
 def test_a_map_does_not_show_the_file_of_another_process(owner: Owner) -> None:
-    """An id is that of a file of one process: after a restart it may be another one's."""
+    """An id belongs to a file of one process: after a restart it may be another one's."""
 
     async def test(view: View) -> None:
         await view.shows("db/main.sqlite")

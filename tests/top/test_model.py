@@ -1,4 +1,4 @@
-"""What the live view asks for and shows, without a terminal."""
+"""The requests and the display of the live view, without a terminal."""
 
 from __future__ import annotations
 
@@ -141,7 +141,7 @@ def test_found_sockets_come_and_are_forgotten_named_ones_stay() -> None:
     assert shown.look_around() == ([], [])
     clock.now = FORGOTTEN + 1.0
     assert shown.look_around() == ([], [TWO])
-    shown.take(gone)  # a look that was under way
+    shown.take(gone)  # a refresh that was in flight
     assert [row.socket for row in shown.caches()] == [ONE]
     named = Model([TWO], clock)
     named.take(gone)

@@ -23,13 +23,13 @@ from .pictures import DRAWN, ROOT
 PAGE = (ROOT / "docs" / "how-to" / "top.md").read_text(encoding="utf-8")
 MARKED = set(re.findall(r"`([^`\n]+)`", re.sub(r"```.*?```", "", PAGE, flags=re.DOTALL)))
 
-# As keys are written for people.
+# Keys as they are written for people.
 WRITTEN = {
     "up": "↑", "down": "↓", "left": "←", "right": "→", "pageup": "PgUp", "pagedown": "PgDn", "home": "Home",
     "end": "End", "enter": "Enter", "tab": "Tab", "escape": "Esc", "backspace": "Backspace", "slash": "/",
     "question_mark": "?", "plus": "+", "minus": "-",
 }  # fmt: skip
-# Said in a sentence (Ctrl-C), or the same as another key.
+# Mentioned in a sentence (Ctrl-C), or equal to another key.
 UNSAID = {"ctrl+c", "Z", "space"}
 
 

@@ -1,4 +1,4 @@
-"""Two documents and what they say about the time between them."""
+"""Two documents and the rates between them."""
 
 from __future__ import annotations
 
@@ -59,7 +59,7 @@ def test_a_histogram_since_another() -> None:
     assert since(before, now) == Histogram(BOUNDS, (0, 3, 0, 2), 5, 26.0)
     assert since(None, now) == now
     assert since(Histogram((9.0,), (1, 1), 2, 2.0), now) == now
-    assert since(now, before) == before  # it shrank: another volume of the same name
+    assert since(now, before) == before  # it shrank: another volume with that name
 
 
 def test_quantiles_lie_between_bounds() -> None:
@@ -67,7 +67,7 @@ def test_quantiles_lie_between_bounds() -> None:
     assert quantile(histogram, 0.4) == 2.0
     assert quantile(histogram, 0.2) == 1.5
     assert quantile(histogram, 0.6) == 3.0
-    assert quantile(histogram, 0.99) == 4.0  # all that is known of what took longer
+    assert quantile(histogram, 0.99) == 4.0  # the last bound: slower ones have no upper limit
     assert quantile(histogram, 0.0) == 1.0
     assert quantile(Histogram(BOUNDS, (0, 0, 0, 0), 0, 0.0), 0.5) is None
     assert quantile(Histogram(), 0.5) is None

@@ -38,7 +38,7 @@ GONE = Sample(SOCKET, error=NobodyListens(SOCKET, "nobody listens"))
 
 
 def test_a_parked_failure_is_one_error() -> None:
-    """The document has two events of it. Other failures of the same file stay."""
+    """The document has two events of it. Other failures of that file stay."""
     kinds = [("parked", 4096), ("failed", 4096), ("failed", 8192), ("failed", 4096), ("stalled", 4096)]
     errors = [Trouble(age=float(age), kind=kind, key="k", offset=0, length=n) for age, (kind, n) in enumerate(kinds)]
     shown = [(one.kind, one.length) for one in single(errors)]
@@ -128,7 +128,7 @@ def test_a_socket_that_comes_back_as_another_process_begins_anew() -> None:
 
 
 def test_rates_are_of_a_quarter_of_a_second_at_least() -> None:
-    """Keys look at any time: two looks in a moment would make rates of nothing."""
+    """Keys may refresh at any time: two refreshes in a moment would make rates of nothing."""
     seen = watch(0.0, 2.0, 2.01)
     assert seen.between() == pytest.approx(2.01)
     for step in range(1, 40):

@@ -1,4 +1,4 @@
-"""The live view, driven by keys and clicks: what it shows, what it asks for, and what it survives."""
+"""The live view, driven by keys and clicks: its display, its requests, and the faults it survives."""
 
 from __future__ import annotations
 
@@ -89,7 +89,7 @@ def test_a_click_on_a_heading_sorts_by_it(owner: Owner) -> None:
         await view.shows("by failed")
         await view.pilot.click("#files", offset=(2, 0))
         await view.shows("by key")
-        await view.pilot.click("#files", offset=(heading.index("SIZE") + 2, 0))  # no order of the server
+        await view.pilot.click("#files", offset=(heading.index("SIZE") + 2, 0))  # the server has no such order
         await view.pilot.pause()
         assert view.app.model.sort == "key"
 
@@ -114,7 +114,7 @@ def test_a_filter_shows_what_matches_while_it_is_written(owner: Owner) -> None:
 
 
 def test_the_server_is_asked_for_a_filter_when_the_hand_pauses(owner: Owner, monkeypatch: pytest.MonkeyPatch) -> None:
-    """Not for each letter; what is on the screen already is filtered at once."""
+    """It is not queried for each letter; the rows on the screen are filtered at once."""
     monkeypatch.setattr("pagecache.top.main_screen.FILTER_PAUSE", NEVER)
     owner.count = 5000
 
@@ -129,7 +129,7 @@ def test_the_server_is_asked_for_a_filter_when_the_hand_pauses(owner: Owner, mon
         assert asked.endswith("&match=MANY%2F0499")
         monkeypatch.setattr("pagecache.top.main_screen.FILTER_PAUSE", 0.01)
         await view.press("slash", "9")
-        await view.shows("only “9”", "of 1,355, by dirty")  # what was there is selected, and replaced
+        await view.shows("only “9”", "of 1,355, by dirty")  # the old text is selected, and replaced
         await view.press("escape")
         await view.shows("of 5,003, by dirty")
 
@@ -137,7 +137,7 @@ def test_the_server_is_asked_for_a_filter_when_the_hand_pauses(owner: Owner, mon
 
 
 def test_letters_typed_at_once_reach_the_filter(owner: Owner) -> None:
-    """The keys of a fast hand are there before the first of them has had its effect."""
+    """The keys of a fast typist are there before the first of them has had its effect."""
 
     async def test(view: View) -> None:
         await view.shows("db/main.sqlite")
@@ -304,7 +304,7 @@ def test_a_pause_stops_looking_and_a_key_looks_once(owner: Owner) -> None:
         await view.shows("PAUSED")
         before = len(owner.requests)
         await view.pilot.pause(0.8)
-        assert len(owner.requests) <= before + 3  # of eight looks one, which had been due before
+        assert len(owner.requests) <= before + 3  # of eight refreshes one, which had been due before
         await view.look(owner)
         before = len(owner.requests)
         await view.press("p")
@@ -401,7 +401,7 @@ def test_every_size_of_a_terminal_is_survived(owner: Owner, size: tuple[int, int
 
 @pytest.mark.parametrize("number", [0, 1, 2**63, 1e100, -1e100, 5e-324])
 def test_numbers_that_make_no_sense_are_survived(owner: Owner, number: float) -> None:
-    """A document may be wrong; what looks at it goes on."""
+    """A document may be wrong; the view goes on."""
 
     def spoiled(value: Any, *, counters: bool = False) -> Any:
         if isinstance(value, dict):

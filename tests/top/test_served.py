@@ -1,4 +1,4 @@
-"""`pagecache top` and a real cache, in a process of its own."""
+"""`pagecache top` and a real cache, in a separate process."""
 
 from __future__ import annotations
 
@@ -37,7 +37,7 @@ class Program:
         return self.process.stdout.readline().strip()
 
     def do(self, line: str) -> str:
-        """Have something done, and wait for it."""
+        """Send a command, and wait for its answer."""
         assert self.process.stdin is not None
         self.process.stdin.write(line + "\n")
         self.process.stdin.flush()
@@ -122,7 +122,7 @@ def test_hits_and_calls_have_rates(program: Program) -> None:
 
     async def test(view: View) -> None:
         await view.shows(KEY)
-        await view.pilot.pause(0.3)  # rates are made of a quarter of a second at least
+        await view.pilot.pause(0.3)  # rates cover a quarter of a second at least
         program.do("read 1000")
         program.do("fsync")
         await view.press("r")
@@ -183,7 +183,7 @@ def test_once_prints_a_real_cache(program: Program) -> None:
 
 
 def test_every_document_is_read(program: Program) -> None:
-    """What the server says is what the reader's types have."""
+    """The reader's types have every field that the server sends."""
     program.do("write 0 3")
     program.do("fail ENOSPC")
     program.do("fsync")

@@ -1,4 +1,4 @@
-"""`pagecache top` in a real terminal: as somebody sits before it."""
+"""`pagecache top` in a real terminal, as a user sees it."""
 
 from __future__ import annotations
 
@@ -23,7 +23,7 @@ ROOT = Path(__file__).parent.parent.parent
 
 
 def command(*arguments: str | Path) -> str:
-    """The command line, which says its exit status when it ended."""
+    """The command line, which prints its exit status at its end."""
     words = [sys.executable, "-m", "pagecache", "top", *map(str, arguments)]
     return f"cd {shlex.quote(str(ROOT))}; clear; {shlex.join(words)}; echo status=$?"
 
@@ -38,7 +38,7 @@ def child_of(parent: int) -> int:
     """The only child of a process."""
     found = []
     for path in Path("/proc").glob("[0-9]*/stat"):
-        with contextlib.suppress(OSError):  # it ended meanwhile
+        with contextlib.suppress(OSError):  # it has ended by now
             if int(path.read_text().rpartition(")")[2].split()[1]) == parent:
                 found.append(int(path.parent.name))
     (child,) = found
@@ -70,11 +70,11 @@ def test_start_keys_resize_and_quit(owner: Owner, window: Terminal) -> None:
     window.hides("look more seldom")
     window.press("q")
     window.shows("status=0")
-    assert "db/main" not in window.text  # the screen of before is back
+    assert "db/main" not in window.text  # the previous screen is back
 
 
 def test_an_owner_that_is_killed_and_comes_back(place: Path, window: Terminal) -> None:
-    """A process of its own, killed while it is watched."""
+    """It is a separate process, killed while it is watched."""
     window.resize(160, 40)
     path = place / "own.sock"
     serve = [sys.executable, "-m", "tests.top.serving", str(path)]
@@ -129,7 +129,7 @@ def test_it_ends_with_its_terminal(owner: Owner, window: Terminal) -> None:
 
 
 def test_names_never_reach_the_terminal_raw(owner: Owner, window: Terminal) -> None:
-    """Everything written to the terminal is searched, not only what is left on the screen."""
+    """The test searches everything written to the terminal, not only the text left on the screen."""
     window.resize(160, 40)
     window.run(command(owner.path))
     window.shows(r"evil\x1b]0;owned")
