@@ -1,6 +1,6 @@
 """Which test proves which behaviour: docs/tests.md, made from docs/contract.md and from the tests themselves.
 
-    id -> behaviour        the tables of docs/contract.md, sections 4 and 5; LATER for what is not built yet
+    id -> behaviour        the tables of docs/contract.md, sections 4 and 5; LATER for parts that are not built yet
     id -> Python tests     ids in brackets at the end of a docstring, or the marker `contract`
     id -> C tests          ids in the comment before a check, in the heading of a part, in the first comment of a file
 
@@ -22,7 +22,7 @@ ROOT = Path(__file__).parent.parent
 PAGE = ROOT / "docs" / "tests.md"
 CONTRACT = ROOT / "docs" / "contract.md"
 
-# What belongs to parts that are not built yet: part -> id -> behaviour.
+# Behaviours of parts that are not built yet: part -> id -> behaviour.
 LATER: dict[str, dict[str, str]] = {}
 
 ROW = re.compile(r"^\| ([TI]-\d+[a-z]?) \| (.*) \|$", re.MULTILINE)
@@ -61,7 +61,7 @@ def proofs() -> dict[str, dict[str, list[str]]]:
 
 
 def python_claims(text: str) -> Iterator[tuple[str, str]]:
-    """Of tests, and of classes and their methods: a state machine's checks are methods that are no tests."""
+    """The claims of tests, and of classes and their methods: a state machine's checks are methods, not tests."""
     tree = ast.parse(text)
     inside = {node for owner in ast.walk(tree) if isinstance(owner, ast.ClassDef) for node in owner.body}
     for node in ast.walk(tree):

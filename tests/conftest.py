@@ -15,9 +15,8 @@ from hypothesis import HealthCheck, settings
 
 pytest_plugins = ("tests.hangs", "tests.skips")
 
-# The size of a terminal, which readline of the process that starts those of pytest-xdist tells them: programs believe
-# it rather than the terminal that a test gives them. And unbuffered output: a program that leaves without a flush fails
-# in the same way everywhere.
+# COLUMNS and LINES: readline in the main process of pytest-xdist sets them for its workers, and programs prefer them to
+# the terminal of a test. PYTHONUNBUFFERED: a program that exits without a flush has to fail in every environment.
 for variable in ("COLUMNS", "LINES", "PYTHONUNBUFFERED"):
     os.environ.pop(variable, None)
 

@@ -1,12 +1,12 @@
 """The promised interface (public_api.pyi) as stubs, one per module, and its comparison with the installed package.
 
-public_api.pyi is one file to read; what it says is in several modules. `write_stubs` takes it apart at its lines
-"# module NAME", and writes out the `__init__` of each dataclass: mypy's stubtest does not look at the defaults of
-fields, but compares those of parameters one by one.
+public_api.pyi is one file for readers; its content belongs to several modules. `write_stubs` splits it at its lines "#
+module NAME", and writes out the `__init__` of each dataclass: mypy's stubtest ignores the defaults of fields, but
+compares those of parameters one by one.
 
-The package may have more than is promised (--ignore-missing-stub), never less and nothing that differs:
-a parameter that nobody has to pass may be there, a name too. What belongs to a later version is in `LATER`, each with
-its reason, until it is there.
+The package may have more than is promised (--ignore-missing-stub), but nothing less and nothing different. Additional
+optional parameters and names are permitted. Parts of a later version are in `LATER`, each with its reason, until they
+exist.
 """
 
 from __future__ import annotations
@@ -50,7 +50,7 @@ def _is_dataclass(node: ast.ClassDef) -> bool:
 
 
 def _constructor(node: ast.ClassDef, classes: dict[str, ast.ClassDef]) -> str:
-    """`__init__` of a dataclass, fields of its bases first. A default that is no constant is made anew for each."""
+    """`__init__` of a dataclass, fields of its bases first. A default that is no constant is made for each call."""
     fields: list[ast.AnnAssign] = []
     kinds = [classes[base.id] for base in node.bases if isinstance(base, ast.Name) and base.id in classes]
     for kind in [*kinds, node]:
@@ -65,14 +65,14 @@ def _constructor(node: ast.ClassDef, classes: dict[str, ast.ClassDef]) -> str:
 
 
 def write_stubs(text: str, folder: Path) -> None:
-    """Write the stubs of a promise below `folder`, of modules that are there already."""
+    """Write the stubs of a promise below `folder`, for modules that exist already."""
     parts = {name: ast.parse(body) for name, body in modules(text).items()}
     home = dict.fromkeys(_defined(parts["pagecache"]))
     for name, tree in parts.items():
         classes = {node.name: node for node in tree.body if isinstance(node, ast.ClassDef)}
         for node in classes.values():
             if _is_dataclass(node):
-                # Of a class derived without fields of its own there is nothing to add but what its base has.
+                # A class derived without new fields gets only those of its base.
                 node.body += ast.parse(_constructor(node, classes)).body
         if name in MODULES_LATER:
             continue
@@ -83,7 +83,7 @@ def write_stubs(text: str, folder: Path) -> None:
 
 
 def _is_addition(name: str, parameter: str) -> bool:
-    """Whether a call that was promised goes on working: nobody has to pass the parameter."""
+    """Whether a promised call still works: the parameter is optional."""
     found = inspect.signature(pkgutil.resolve_name(name)).parameters[parameter]
     return found.default is not found.empty or found.kind in (found.VAR_POSITIONAL, found.VAR_KEYWORD)
 
@@ -100,7 +100,7 @@ def _constructed(text: str) -> set[str]:
 
 
 def _is_kept(line: str, constructed: set[str]) -> bool:
-    """Whether a line of stubtest tells of nothing that was promised."""
+    """Whether a line of stubtest is no breach of the promise."""
     name, _, what = line.partition(" ")
     owner, _, member = name.rpartition(".")
     if what == "is read-only at runtime but not in the stub" or member == "__slots__":
@@ -112,7 +112,7 @@ def _is_kept(line: str, constructed: set[str]) -> bool:
 
 
 def _attributes(text: str) -> list[str]:
-    """Attributes of classes that are not there, in the words of stubtest, which does not look for them."""
+    """Missing attributes of classes, in the words of stubtest, which does not check them."""
     missing = []
     for module, body in modules(text).items():
         for node in ast.parse(body).body:
@@ -137,7 +137,7 @@ def _attributes(text: str) -> list[str]:
 
 
 def compare(text: str, folder: Path) -> list[str]:
-    """What stubtest finds that breaks the promise, or what is in `LATER` though it is there."""
+    """The breaches that stubtest finds, and entries of `LATER` that exist already."""
     write_stubs(text, folder)
     workplace = folder / "run"  # not `folder` itself, which mypy would then find under two names
     workplace.mkdir()
@@ -152,7 +152,7 @@ def compare(text: str, folder: Path) -> list[str]:
     )
     lines = [line for line in (done.stdout + done.stderr).splitlines() if line and not line.startswith("Success: ")]
     if any(line.startswith("error: ") for line in lines):
-        return lines  # it could not look
+        return lines  # it could not run
     absent = {name: f"{name} is not present at runtime" for name in LATER}
     stale = [f"{name} is there: LATER need not name it any more" for name, line in absent.items() if line not in lines]
     constructed = _constructed(text)

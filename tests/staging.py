@@ -1,26 +1,26 @@
-"""A backend that publishes objects as a whole, over a directory: what an object store does, without one.
+"""A backend that publishes objects as a whole, over a directory: the behaviour of an object store, without one.
 
     write_from, truncate, punch_hole  ->  a private copy of the object             forgotten by rollback and crash
     stage                             ->  a private file beside it                 kept over failed commits
     commit                            ->  copy and staged bytes, fsync, rename     visible, durable
 
-`StagingBackend` is a real `commit_on_close` backend (it passes the conformance suite), with what tests want besides:
+`StagingBackend` is a real `commit_on_close` backend (it passes the conformance suite), with additions for tests:
 
     write_unit=            as object stores have it; other limits as keywords
     can_stage=False        `stage` and `read_staged` are absent
-    read_back=False        reads show what was last committed, cut, punched and extended as acknowledged, as stores do
-                           that show whole objects only
+    read_back=False        reads show the last committed content, cut, punched and extended as acknowledged, as
+                           stores do that show whole objects only
     fail_commits(...)      the next commits fail. Acknowledged bytes are forgotten then (truncates, holes and sizes
                            are not), or with kept=True are not; with done=True only the answer is lost
     lose_staging()         staged bytes are gone: `read_staged` and `commit` raise FileNotFoundError until they were
                            written or staged again, or rolled back; `kept()` is False
-    crash()                whatever is not committed is gone, open files answer ECONNRESET
-    visible(key)           what somebody else would read
-    violations             what the caller did against the protocol: changes of one object side by side, overlapping
+    crash()                uncommitted bytes are gone, open files answer ECONNRESET
+    visible(key)           the content that another client would read
+    violations             the caller's breaches of the protocol: changes of one object side by side, overlapping
                            writes, calls outside of the limits
 
-Each open is a session of its own, on the version it found; one that commits over a version that it did not find gets
-ESTALE. A session follows its object when that is renamed, and is on its own when the name is taken away.
+Each open is a separate session, on the version it found; a commit over any other version gets ESTALE. A session follows
+its object when that is renamed, and stays without a name when the name is taken away.
 """
 
 from __future__ import annotations
@@ -53,7 +53,7 @@ def without(ranges: list[Range], begin: int, end: int) -> list[Range]:
 
 
 def copy(source: int, target: int, begin: int, end: int) -> None:
-    """Bytes [begin, end) from one file to the other, to the same place."""
+    """Copy bytes [begin, end) from one file to the same place in the other."""
     while begin < end:
         piece = os.pread(source, min(PIECE, end - begin), begin)
         if not piece:
@@ -73,14 +73,14 @@ def at_least(fd: int, size: int) -> None:
 
 
 class StagingFile(BackendFile):
-    """One session on one object. `lock` guards all of it; in-flight spans too."""
+    """One session on one object. `lock` guards all of it, including in-flight spans."""
 
     def __init__(self, backend: StagingBackend, key: Key, base: int | None) -> None:
         self.backend, self.key, self.lock = backend, key, threading.RLock()
         self.version = backend.version_of(base)
         self.work, self.safe, self.staged = backend.private(), backend.private(), backend.private()
         self.ranges: list[Range] = []  # staged and not overwritten since
-        self.lost: list[Range] = []  # of those, what is gone
+        self.lost: list[Range] = []  # the lost part of those
         self.changed = base is None
         self.detached = self.dead = self.forgot = False
         self.in_flight: list[Range] = []
@@ -119,7 +119,7 @@ class StagingFile(BackendFile):
     def punch_hole(self, offset: int, length: int) -> None:
         with self.alone("punch_hole"), self.alive():
             end = min(offset + length, self.size())
-            at_least(self.work.fileno(), self.size())  # the end may be that of what is staged
+            at_least(self.work.fileno(), self.size())  # the end may be that of staged bytes
             for fd in (self.work.fileno(), self.safe.fileno()):
                 zero(fd, offset, min(end, os.fstat(fd).st_size))
             self.ranges, self.lost = (without(known, offset, end) for known in (self.ranges, self.lost))
@@ -154,13 +154,13 @@ class StagingFile(BackendFile):
         if hasattr(self, "staged"):
             self.close()
 
-    # ---------------------------------------------------------------- how
+    # ---------------------------------------------------------------- implementation
 
     def size(self) -> int:
         return max(os.fstat(self.work.fileno()).st_size, *(end for _begin, end in [(0, 0), *self.ranges]))
 
     def publish(self) -> None:
-        """Old content and acknowledged bytes under the name, if it still is ours."""
+        """Publish old content and acknowledged bytes under the name, if it still belongs to this object."""
         if not self.changed or self.detached:
             return
         if self.lost:
@@ -171,7 +171,7 @@ class StagingFile(BackendFile):
         self.settle()
 
     def settle(self) -> None:
-        """What is in `work` is committed."""
+        """Make the content of `work` the committed one."""
         size = os.fstat(self.work.fileno()).st_size
         os.ftruncate(self.safe.fileno(), 0)
         copy(self.work.fileno(), self.safe.fileno(), 0, size)
@@ -179,7 +179,7 @@ class StagingFile(BackendFile):
         self.ranges, self.lost, self.changed, self.forgot = [], [], False, False
 
     def forget(self) -> None:
-        """Acknowledged bytes, not staged ones; never truncates, holes and the size."""
+        """Forget acknowledged bytes, but not staged ones, truncates, holes and the size."""
         size = os.fstat(self.work.fileno()).st_size
         at_least(self.safe.fileno(), size)
         os.ftruncate(self.work.fileno(), 0)
@@ -188,7 +188,7 @@ class StagingFile(BackendFile):
         self.forgot = True
 
     def restart(self) -> None:
-        """As it is visible now."""
+        """Start over from the visible content."""
         os.ftruncate(self.work.fileno(), 0)
         base = self.backend.visible_fd(self.key)
         self.version = self.backend.version_of(base)
@@ -254,7 +254,7 @@ class StagingFile(BackendFile):
 
 
 class StagingFileWithStage(StagingFile):
-    """The same with a place for bytes that have to leave memory before the commit."""
+    """A StagingFile with a place for bytes that have to leave memory before the commit."""
 
     def stage(self, offset: int, buffers: Sequence[memoryview]) -> int:
         with self.writing("stage", offset, buffers) as length, self.alive():
@@ -338,7 +338,7 @@ class StagingBackend(Backend):
             file.close()
 
     def visible(self, key: Key) -> bytes | None:
-        """None: no such object."""
+        """The visible content; None: no such object."""
         try:
             return self._path(key).read_bytes()
         except FileNotFoundError:
@@ -401,7 +401,7 @@ class StagingBackend(Backend):
     def sync(self) -> None:
         self._sync_names()
 
-    # ---------------------------------------------------------------- how
+    # ---------------------------------------------------------------- implementation
 
     def _path(self, key: Key) -> Path:
         return self.root / "objects" / quote(str(key), safe="")
@@ -422,7 +422,7 @@ class StagingBackend(Backend):
             file.detached = True
 
     def private(self) -> Any:
-        """A file that nobody else sees and that goes away with its session."""
+        """A file that no other session sees and that goes away with its session."""
         return tempfile.TemporaryFile(dir=self.root, buffering=0)
 
     def visible_fd(self, key: Key) -> int | None:
@@ -436,7 +436,7 @@ class StagingBackend(Backend):
         return None if fd is None else str(os.fstat(fd).st_mtime_ns)
 
     def publish(self, key: Key, content: int, expected: str | None) -> str | None:
-        """Content under a name, at once and for good, if the version is the one that was expected."""
+        """Publish content under a name, atomically and durably, if the version is the expected one."""
         with self._lock:
             found = self.visible_fd(key)
             version = self.version_of(found)

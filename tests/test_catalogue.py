@@ -6,12 +6,12 @@ import re
 
 from .catalogue import LATER, behaviours, c_claims, page, proofs, python_claims
 
-# The catalogue of the contract has no holes: T-01 to T-82, and what was inserted.
+# The catalogue of the contract has no holes: T-01 to T-82, and the inserted ones.
 CATALOGUE = {f"T-{number:02}" for number in range(1, 83)} | {"T-18a", "T-45a", "T-75a", "T-75b"}
 
 
 def test_every_behaviour_has_a_test() -> None:
-    """What is built is proved; what is not is said to come later."""
+    """Every built behaviour has a proof; the others are listed as later."""
     later = {one for ids in LATER.values() for one in ids}
     built = {one for one in behaviours() if one.startswith("T-")} - later
     assert sorted(built - set(proofs())) == []
@@ -35,7 +35,7 @@ def test_the_page_has_each_behaviour_with_its_tests() -> None:
 
 
 def test_ids_are_found_where_tests_name_them() -> None:
-    """In docstrings, markers, comments and headings; not in what a text merely mentions."""
+    """They are found in docstrings, markers, comments and headings; a mere mention in a text does not count."""
     python = '''
 @pytest.mark.contract("T-67")
 def test_a(): """Not T-01. [T-02, I-3, 2.1]"""

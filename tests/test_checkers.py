@@ -1,4 +1,4 @@
-"""`PageCache.check` has a checker for every invariant whose state exists; what a build cannot verify is listed."""
+"""`PageCache.check` has a checker for every invariant whose state exists; unverifiable ones of a build are listed."""
 
 from __future__ import annotations
 

@@ -30,7 +30,7 @@ def script(path: Path, text: str) -> None:
 
 
 def test_the_tests_of_ci_get_a_home_a_path_a_language_and_what_pip_needs(tmp_path: Path) -> None:
-    """The first programs of the path are ours: `make` prints what it gets, and nothing is installed."""
+    """The test puts its own programs first in the path: `make` prints its environment, and nothing is installed."""
     script(tmp_path / "make", 'echo "make $*"; env')
     script(tmp_path / "apt-get", "true")
     kept = {

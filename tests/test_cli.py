@@ -1,4 +1,4 @@
-"""The commands as a person calls them: what they print, their exit status, and what they leave behind."""
+"""The commands as a user calls them: their output, their exit status, and leftover files."""
 
 import json
 import os
@@ -194,7 +194,7 @@ def test_an_unreadable_file_in_the_tree_is_named_before_anything_starts(tree: Pa
 def test_a_file_that_fails_when_read_is_named_before_anything_starts(
     tree: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """By an error of the disk, which root sees too."""
+    """The disk reports an error, which root gets too."""
     monkeypatch.setattr("pagecache.demo.tree.open", broken_open, raising=False)
     assert "cannot be read: Input/output error" in wrong_usage("demo", str(tree))
 
@@ -238,7 +238,7 @@ def test_a_source_that_changes_meanwhile_is_not_called_a_difference(
 
 @pytest.mark.parametrize(("number", "status"), [(signal.SIGINT, 130), (signal.SIGTERM, 143)])
 def test_an_interrupt_leaves_nothing_behind(number: signal.Signals, status: int, tree: Path, temporary: Path) -> None:
-    """Interrupted as soon as the first copies exist."""
+    """The interrupt comes as soon as the first copies exist."""
     command = [sys.executable, "-m", "pagecache", "demo", str(tree), "--rounds", "1000"]
     with subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True) as process:
         deadline = time.monotonic() + 30

@@ -1,4 +1,4 @@
-"""What can be set, what is refused and in which words, and what sizes mean."""
+"""Options: permitted values, refusals and their messages, and the meaning of sizes."""
 
 from __future__ import annotations
 
@@ -203,7 +203,7 @@ def test_a_capacity_above_what_the_core_can_count_is_refused_with_the_largest(ca
 
 @pytest.mark.parametrize("capacity", ["1TiB", "2TiB"])
 def test_a_cache_may_have_a_capacity_beyond_any_memory(capacity: str) -> None:
-    """What is reserved for growth is bounded by what the core can count. Where address space is limited it says so."""
+    """The core's counters bound the reserve for growth. If address space is limited, an error says so."""
     try:
         with PageCache(capacity) as cache:
             assert cache.capacity == parse_size(capacity, "capacity")

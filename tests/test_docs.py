@@ -1,7 +1,7 @@
-"""What the documentation shows is true: code is executed, printed output compared, links and names are checked.
+"""The documentation is true: code is executed, printed output compared, links and names are checked.
 
 A fence ```python of a page is executed, all of one page in one namespace, in an empty directory. A fence ```output
-behind it is what it prints. A comment `<!-- no-run -->` in the line before a fence says that it is compiled only.
+behind it is its output. A comment `<!-- no-run -->` in the line before a fence says that it is only compiled.
 """
 
 from __future__ import annotations
@@ -107,7 +107,7 @@ def test_code_of_a_page_runs_and_prints_what_is_shown(
         for cache in open_caches(namespace):
             cache.close(timeout=1.0, on_failed="discard")
         namespace.clear()
-        gc.collect()  # a handle that nobody closed is an error here, not in some later test
+        gc.collect()  # an unclosed handle is an error here, not in some later test
     assert left == [], f"{label(page)} leaves a cache open"
 
 
@@ -155,7 +155,7 @@ def test_pages_show_code() -> None:
 
 
 SAID_BY_LIBRARIES = (
-    "Ignoring invalid max threads value",  # libfuse 3.14, of a number that is its own
+    "Ignoring invalid max threads value",  # libfuse 3.14, about a number that it computes itself
     "fuse_release(): fuse_reply_* failed",  # pyfuse3, where the mount goes before its answer to a close(2)
 )
 
@@ -207,7 +207,7 @@ def said_by_example(name: str, without: set[str], folder: Path, **environment: s
 
 @pytest.mark.parametrize("name", NEEDED)
 def test_an_example_says_which_packages_it_needs_before_it_does_anything(name: str, tmp_path: Path) -> None:
-    """One line with the command that installs them, and the same in its docstring."""
+    """One line has the command that installs them, and so does the docstring."""
     text = (ROOT / "examples" / f"{name}.py").read_text(encoding="utf-8")
     assert "needs" in (ast.get_docstring(ast.parse(text)) or "")
     for module in sorted(NEEDED[name]):
@@ -243,7 +243,7 @@ class TestBackendOfTheExample(BackendConformance):
 
 
 class TestBackendOfThePage(BackendConformance):
-    """So does the one of the how-to page."""
+    """The backend of the how-to page keeps them, too."""
 
     def make_backend(self, tmp_path: Path) -> pagecache.Backend:
         first = next(block for block in blocks(DOCS / "how-to" / "backend.md") if block.language == "python")

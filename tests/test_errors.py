@@ -1,4 +1,4 @@
-"""Every error is an OSError that carries what it is about, and survives pickling with it."""
+"""Every error is an OSError that carries its object and details, and keeps them when pickled."""
 
 from __future__ import annotations
 

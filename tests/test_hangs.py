@@ -23,7 +23,7 @@ threading.Thread(target=in_another_thread, daemon=True).start()
 def test_before():
     pass
 """
-# Where a test hangs -> the test.
+# The place of a hang -> the test.
 HANGING = {
     "in C without the interpreter's lock": "def test_hangs():\n    ctypes.CDLL(None).sleep(1000)\n",
     "in C with the interpreter's lock": "def test_hangs():\n    ctypes.PyDLL(None).sleep(1000)\n",

@@ -1,4 +1,4 @@
-"""Imports go down only, as the architecture says: backends know nothing of caches, and one module is the door to C."""
+"""Imports go down only, as the architecture says: backends do not use caches, and one module is the door to C."""
 
 from __future__ import annotations
 
@@ -43,7 +43,7 @@ LAYERS = [
 ]
 TOP = len(LAYERS)  # the package itself: public names of every layer
 
-# What a layer alone would allow, and what must not be all the same.
+# Imports that the layers alone would allow, and that are forbidden.
 FORBIDDEN = {
     "backends": ["native", "engine", "testing"],
     "testing": ["native", "engine"],
@@ -52,7 +52,7 @@ FORBIDDEN = {
 
 
 def modules() -> dict[str, Path]:
-    """Name below the package, "" for the package itself."""
+    """The name below the package, "" for the package itself."""
     found = {}
     for path in sorted(PACKAGE.rglob("*.py")):
         parts = path.relative_to(PACKAGE).with_suffix("").parts

@@ -45,7 +45,7 @@ def run(*command: str | Path, cwd: Path | None = None, **environment: str) -> st
 
 
 def answer(interpreter: Path, expression: str) -> str:
-    """What an interpreter says, "" where it cannot run."""
+    """The output of an interpreter, "" if it cannot run."""
     try:
         done = subprocess.run([interpreter, "-c", f"print({expression})"], capture_output=True, text=True, timeout=60)
     except OSError:
@@ -79,7 +79,7 @@ def built(tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, Path]:
 
 @pytest.fixture(scope="module")
 def repaired(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """What `make wheel` makes."""
+    """The wheel that `make wheel` makes."""
     out = tmp_path_factory.mktemp("repaired")
     run("make", "-C", ROOT, "wheel", f"DIST={out}", f"PYTHON={getattr(sys, '_base_executable', sys.executable)}")
     (wheel,) = out.glob("*.whl")
@@ -122,7 +122,7 @@ def test_wheel_runs(built: tuple[Path, Path], tmp_path: Path, version: tuple[int
 
 
 def test_a_repaired_wheel_installs_without_a_compiler(repaired: Path, tmp_path: Path) -> None:
-    """In a fresh environment whose path has nothing else: the first program of the README runs."""
+    """The first program of the README runs in a fresh environment whose path has nothing else."""
     assert "manylinux" in repaired.name
     assert repaired.name.startswith("libpagecache-")
     run(getattr(sys, "_base_executable", sys.executable), "-m", "venv", tmp_path / "venv")
@@ -135,7 +135,7 @@ def test_a_repaired_wheel_installs_without_a_compiler(repaired: Path, tmp_path: 
 
 
 def copied(folder: Path) -> Path:
-    """A clean copy of the tree, without anything that was built."""
+    """A clean copy of the tree, without any build results."""
     unwanted = shutil.ignore_patterns(
         ".git", ".venv*", "build", "dist", "*.egg-info", "*.so", ".*_cache", "__pycache__"
     )
@@ -172,7 +172,7 @@ def test_a_build_without_a_compiler_ends_with_one_sentence(tmp_path: Path, what:
 
 
 def test_a_build_without_python_headers_ends_with_one_sentence(tmp_path: Path) -> None:
-    """A compiler that finds all headers but those of Python."""
+    """The compiler finds all headers but those of Python."""
     compiler = tmp_path / "cc"
     compiler.write_text('#!/bin/sh\nfor word; do case $word in -I*) exit 1;; esac; done\nexec cc "$@"\n')
     compiler.chmod(0o755)

@@ -14,7 +14,7 @@ import pagecache
 
 from .promise import LATER, MODULES_LATER, PROMISE, compare, modules
 
-# What somebody might do to the package, as the opposite change of the promise; the last line is what stubtest calls it.
+# Possible changes of the package, as the opposite change of the promise; the last line is stubtest's message.
 BREACHES = {
     "a parameter is renamed": (
         "def rename(self, src: Key, dst: Key, *, replace: bool = True, timeout",
@@ -79,7 +79,7 @@ BREACHES = {
 }
 
 DOCUMENTED = {"PageCache": {"unchecked"}, "Volume": {"setattr", "unsaved"}}
-"""Public methods beside those of the promise."""
+"""Public methods in addition to the promised ones."""
 
 
 @pytest.mark.parametrize("name", ["PageCache", "Volume", "SyncTicket", "CachedFile", "View", "Trace"])
@@ -101,7 +101,7 @@ def test_the_package_keeps_its_promise(tmp_path: Path) -> None:
 
 
 def test_breaches_of_the_promise_are_found(tmp_path: Path) -> None:
-    """Each of them in a line of its own; one look finds them all."""
+    """Each has its own line; one run finds them all."""
     text = PROMISE.read_text(encoding="utf-8")
     for what, (promised, other, _) in BREACHES.items():
         assert text.count(promised) == 1, what
@@ -115,12 +115,12 @@ def test_breaches_of_the_promise_are_found(tmp_path: Path) -> None:
 
 @pytest.mark.parametrize("name", MODULES_LATER)
 def test_a_module_that_is_there_is_compared(name: str) -> None:
-    """MODULES_LATER names none that could be."""
+    """MODULES_LATER names none that could be compared."""
     assert importlib.util.find_spec(name) is None
 
 
 def test_what_comes_later_has_a_reason() -> None:
-    """And is a part of the promise."""
+    """It is a part of the promise."""
     parts = modules(PROMISE.read_text(encoding="utf-8"))
     assert set(MODULES_LATER) <= set(parts)
     for name, reason in (LATER | MODULES_LATER).items():

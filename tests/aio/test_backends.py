@@ -187,7 +187,7 @@ def test_odd_answers_of_write_back(attach: Attach, what: str, method: str) -> No
 
 @pytest.mark.parametrize("error", [SystemExit(3), KeyboardInterrupt()])
 def test_what_ends_a_program_does_not_end_the_loop(attach: Attach, error: BaseException) -> None:
-    """SystemExit and KeyboardInterrupt of a coroutine are the caller's, who waits for it. [2.14]"""
+    """SystemExit and KeyboardInterrupt of a coroutine are raised in the caller that waits for it. [2.14]"""
     store = Store({KEY: DATA})
     volume = attach(store)
     with volume.open(KEY) as file:

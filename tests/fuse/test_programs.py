@@ -290,7 +290,7 @@ def test_fio_finds_what_it_wrote(place: Path, mounted: Mounted, job: str) -> Non
     command = ["fio", "--name=job", f"--directory={place}", "--size=4m", "--numjobs=2", "--ioengine=psync"]
     command += ["--verify=crc32c", "--do_verify=1", "--verify_fatal=1", "--verify_state_save=0", "--minimal", *FIO[job]]
     run(*command)
-    if job not in ("reads between", "odd sizes at random"):  # a second run does not know which blocks there are
+    if job not in ("reads between", "odd sizes at random"):  # a second run cannot tell the written blocks
         run(*command, "--verify_only")
 
 

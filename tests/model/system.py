@@ -91,7 +91,7 @@ class System(Environment):
         yield "", self.done(n, number)
 
     def take_epoch(self, n: Draft, number: int, actor: Actor, stage: int) -> Draft:
-        n.X = 0  # a sync resumes what is parked
+        n.X = 0  # a sync resumes parked blocks
         n = self.go(n, number, stage=stage, stamp=n.epoch, wanted=n.latest)
         n.epoch += self.rules.sync_advances_epoch
         return n

@@ -1,7 +1,7 @@
 """Another client replaces or removes the object at each request of a read, and of a staging, in turn.
 
-No read ever has bytes of two versions, no version of theirs is replaced unnoticed, and nothing of ours is lost or left
-behind. The requests of a commit: `test_commit_faults.py`.
+No read ever has bytes of two versions. No other client's version is replaced unnoticed. No local byte is lost, and no
+part is left behind. The requests of a commit: `test_commit_faults.py`.
 """
 
 from __future__ import annotations

@@ -1,7 +1,7 @@
 /*
  * The loop with everything at once: programs that read, write, look up and forget; handlers that answer rightly,
  * wrongly, twice or not at all; interrupts, deadlines, notices, and in the end a stop in the middle. Each request is
- * answered once (kernel.h). The node counts given out equal those that the handlers were told to forget, plus those
+ * answered once (kernel.h). The node counts given out equal those that the handlers got to forget, plus those
  * that the kernel still has.
  */
 #include "kernel.h"
