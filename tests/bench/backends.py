@@ -66,7 +66,7 @@ class Tally:
     write_addresses: dict[int, int] = field(default_factory=dict)  # page of the file → address of its bytes
 
     def reset(self) -> None:
-        """Start counting anew."""
+        """Restart the counts."""
         self.reads = self.read_bytes = self.writes = self.write_bytes = self.commits = 0
         self.write_addresses.clear()
 
@@ -114,7 +114,7 @@ class CountingBackend(Backend):
 
     Args:
         inner: The backend that does the work.
-        limits: Used instead of those of `inner`.
+        limits: Replacement for the limits of `inner`.
         page: Bytes of the pages whose addresses are noted.
     """
 

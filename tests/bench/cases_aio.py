@@ -1,8 +1,8 @@
-"""What an event loop notices of the cache: P28, P29.
+"""The effect of the cache on an event loop: P28, P29.
 
-P28 awaits hits on one loop, beside a coroutine that does nothing: the difference is what an await of ours costs. P29
+P28 awaits hits on one loop, beside a coroutine that does nothing: the difference is the cost of the cache's await. P29
 watches a loop with a thousand tasks while a thread copies 2 MiB pieces, through the cache or from one buffer into
-another, in turn; the longest time between two steps of the loop is what counts.
+another, in turn; the result is the longest time between two steps of the loop.
 """
 
 import asyncio

@@ -1,8 +1,7 @@
 """The whole way from a write to a durable byte: P17, P18, P21 to P24, and write-through.
 
-What differs between two variants is one thing: who does the writing, how many calls are in flight, whether buffers are
-copied on the way, whether somebody writes meanwhile, whether the cache is full. Times are wall times, since threads and
-sleeping backends take part; P23 is counted.
+Two variants differ in one thing: the writing threads, the number of calls in flight, copies of buffers, a concurrent
+writer, or a full cache. Times are wall times, since threads and sleeping backends take part; P23 is counted.
 """
 
 import errno
@@ -23,7 +22,7 @@ from tests.bench.rows import Bench, Row, case, exact, look, timed
 
 
 def few(bench: Bench) -> int:
-    """Rounds of what takes long."""
+    """The number of rounds of slow cases."""
     return min(bench.settings.rounds, 11)
 
 
@@ -61,7 +60,7 @@ def in_flight(bench: Bench) -> Iterator[Row]:
 
 
 class CopyingFile(PassingFile):
-    """What a write-back with temporary copies does: every buffer is copied before it is sent."""
+    """An imitation of a write-back with temporary copies: every buffer is copied before it is sent."""
 
     def write_from(self, offset: int, buffers: Sequence[memoryview]) -> int:
         return self.inner.write_from(offset, [memoryview(bytes(buffer)) for buffer in buffers])
@@ -204,7 +203,7 @@ def sync_beside_a_writer(bench: Bench) -> Iterator[Row]:
 
 
 def sent_for(percent: int, seed: int) -> tuple[float, int]:
-    """Bytes given to the backend for each byte that was needed, and how many requests were sent again."""
+    """Bytes given to the backend for each byte needed, and the number of requests sent again."""
     size = 256 * MIB
     plan = FaultPlan([Rule("write", chance=percent / 100, error=errno.EIO)], seed=seed)
     limits = BackendLimits(max_write=256 * KIB, max_inflight=1)
@@ -231,10 +230,10 @@ def resent(bench: Bench) -> Iterator[Row]:
 
 
 class Fresh:
-    """New pages at ever new offsets of a file; what was written is clean before the next slice.
+    """New pages at ever new offsets of a file; written pages are clean before the next slice.
 
-    Both variants walk through as many frames: an empty cache that gave the same few frames out again and again would
-    have them in the processor's cache.
+    Both variants walk through equally many frames: an empty cache that returned a few frames again and again would have
+    them in the processor's cache.
     """
 
     def __init__(self, stack: ExitStack, capacity: int, frames: int, fill: int) -> None:
@@ -257,7 +256,7 @@ class Fresh:
         self.offset = frames
 
     def write(self, items: Sequence[int]) -> None:
-        """64 KiB for each item."""
+        """Write 64 KiB for each item."""
         data = BLOCK[: 64 * KIB]
         for _ in items:
             self.file.pwrite(data, self.offset)
@@ -265,11 +264,11 @@ class Fresh:
             self.written += len(data)
 
     def settle(self) -> None:
-        """What this slice wrote is clean before the next one."""
+        """Make the pages of this slice clean before the next one."""
         self.file.sync_range(self.frames, 1 << 40)
 
     def empty(self) -> None:
-        """And gone, once every frame had its turn."""
+        """Clean the pages and drop them, once every frame had its turn."""
         self.settle()
         if self.written >= self.frames:
             self.file.volume.drop_clean()

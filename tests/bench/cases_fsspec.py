@@ -1,10 +1,10 @@
 """Through fsspec to a store whose every call takes 20 ms: P33, random reads, and changes in place.
 
-The caches of fsspec and this one stand above the same store, and do the same in the same rounds. Calls and bytes that
-reached the store are told with each ratio: the store has no bound on bytes per second, which suits those who fetch
-whole objects, and the counts say what that would cost.
+The caches of fsspec and this one stand above equal stores, and do equal work in each round. Each ratio is shown with
+the calls and bytes that reached the store. The store has no limit on bytes per second, which favours caches of whole
+objects; the counts show the cost of that.
 
-fsspec's caches cannot change an object. What is measured beside changes is what a program has to do without them:
+fsspec's caches cannot change an object. The peer of a change is therefore the work of a program without such a cache:
 download, edit, upload.
 """
 
@@ -50,9 +50,9 @@ def the_ways(bench: Bench, stack: ExitStack, size: int) -> list["Way"]:
 def side_by_side(
     bench: Bench, case: str, metric: str, ways: Sequence["Way"], job: Job, items: Sequence[int], *, cold: bool
 ) -> Iterator[Row]:
-    """A row for each peer; `cold`: everybody begins with nothing in each round, else with what the last one left.
+    """A row for each peer; `cold`: each peer begins empty in each round, else with the state that the last one left.
 
-    The last row is that of P33 where the case is of it: beside the peer with the least ratio.
+    The last row is that of P33 if the case belongs to it: beside the peer with the least ratio.
     """
     for way in ways:
         if not cold:
@@ -84,7 +84,7 @@ def side_by_side(
 
 
 def counted(own: "Way", peer: "Way") -> str:
-    """What the last round asked of the stores, the cache's and the peer's.
+    """The requests of the last round to the stores, the cache's and the peer's.
 
     Example: `calls 1 / 52, MiB 0.0 / 256.0`.
     """
@@ -132,7 +132,7 @@ def parquet(bench: Bench) -> Iterator[Row]:
 
 @case("fsspec-random", "4 KiB random reads of a large object through fsspec, 20 ms a call, against fsspec's own caches")
 def random_reads(bench: Bench) -> Iterator[Row]:
-    """One after another through a file, and all together by `cat_ranges`; nothing is cached before."""
+    """They go one after another through a file, and all together by `cat_ranges`; nothing is cached before."""
     size = bench.settings.size
     offsets = shuffled(range(0, size, PAGE), bench.rng)[: size // MIB]
     path = str(make_file(bench.folder / "object", size))
@@ -203,5 +203,5 @@ def writes(bench: Bench) -> Iterator[Row]:
 
 
 def absent(case: str, metric: str, reason: str) -> Row:
-    """What could not be measured here."""
+    """The rows that could not be measured here."""
     return Row(case=case, metric=metric, against="fsspec", value=None, unit="× speed", skipped=reason)

@@ -40,18 +40,18 @@ def system_calls(bench: Bench) -> SystemCalls:
 
 
 def peer_variant(bench: Bench, name: str, peer: Peer, size: int, *, write: bool = False) -> Variant:
-    """A peer doing `size` bytes at random offsets."""
+    """A variant of a peer, with `size` bytes at random offsets."""
     run = peer.writes(size) if write else peer.reads(size)
     return Variant(name=name, run=run, items=peer.items(bench.random_offsets(size)))
 
 
 def read_variant(bench: Bench, name: str, subject: Subject, size: int) -> Variant:
-    """A cache reading `size` bytes at random offsets."""
+    """A variant of a cache that reads `size` bytes at random offsets."""
     return Variant(name=name, run=pread_hits(subject.file, size), items=bench.random_offsets(size))
 
 
 def write_variant(bench: Bench, name: str, subject: Subject, size: int) -> Variant:
-    """A cache overwriting `size` bytes at random offsets."""
+    """A variant of a cache that overwrites `size` bytes at random offsets."""
     return Variant(name=name, run=pwrite_hits(subject.file, size), items=bench.random_offsets(size))
 
 
@@ -92,7 +92,7 @@ def mapped_and_large_reads(bench: Bench) -> Iterator[Row]:
 
 @case("sequential", "sequential hits of 4 KiB, 64 KiB and 1 MiB against os.pread and mmap", ("P3/pread", "P3/mmap"))
 def sequential_reads(bench: Bench) -> Iterator[Row]:
-    """P3, and the larger sizes as a look."""
+    """P3, and the larger sizes without a goal."""
     large, small, system = bench.subject(MIDDLE), bench.subject(PAGE), system_calls(bench)
     mapping = Mapping(bench.tmpfs_file())
     try:
@@ -172,7 +172,7 @@ def view_hits(file: CachedFile, size: int, *, writable: bool = False) -> Run:
 
 @case("views", "views of 1 MiB and 64 KiB against pread", ("P27",))
 def views(bench: Bench) -> Iterator[Row]:
-    """P27: memory of the cache as it is, against a copy of it."""
+    """P27: memory of the cache itself, against a copy of it."""
     whole, large = bench.subject(MIB), bench.subject(MIDDLE)
     try:
         for size in (LARGE, MIDDLE):
@@ -216,7 +216,7 @@ def small_stream(bench: Bench) -> Iterator[Row]:
         return run
 
     try:
-        # A slice longer than the walk would meet the end of the file.
+        # A slice longer than the walk would reach the end of the file.
         most = len(offsets)
         result = bench.compare(
             [

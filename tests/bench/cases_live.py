@@ -1,9 +1,9 @@
-"""What being watched costs: P37.
+"""The cost of being watched: P37.
 
-One cache, served. A process of its own asks for /metrics and /v1/stats every 100 ms while it is told to, so that only
-the server's share is ours. In between, the server sleeps and costs nothing: that is the cache that is not served. The
-clock is the processor time of the whole process, hits and server together: they share the interpreter's lock, so what
-the server takes is taken from the hits, and other processes on the machine do not count. A slice has as many scrapes
+One cache is served. A separate process requests /metrics and /v1/stats every 100 ms while it is switched on, so that
+only the server's share counts. In between, the server sleeps and costs nothing: that is the variant without a server.
+The clock is the processor time of the whole process, hits and server together: they share the interpreter's lock, so
+the server's time is missing from the hits, and other processes on the machine do not count. A slice has as many scrapes
 as fit into its processor time, so a busy machine, on which it lasts longer, has no more of them.
 """
 
@@ -50,7 +50,7 @@ while sys.stdin.readline() == "go\\n":
 
 
 class Scraper:
-    """A process that scrapes while it is told to, at most so often each time."""
+    """A process that scrapes while it is switched on, with a bounded number of scrapes each time."""
 
     def __init__(self, path: str, most: int) -> None:
         self.scrapes = 0
@@ -75,7 +75,7 @@ class Scraper:
             raise RuntimeError("the scraper has ended")
 
     def stop(self) -> None:
-        """Stop; wait until it has."""
+        """Stop scraping; wait until the process has stopped."""
         self.scrapes += int(self._tell("stop") or 0)
 
     def close(self) -> None:

@@ -1,8 +1,8 @@
-"""Questions to the marks of the index beside a red-black tree and a SortedDict: P19, P20.
+"""Queries of the index's marks beside a red-black tree and a SortedDict: P19, P20.
 
-The index and glibc's tree are asked by a C program, `tests/native/mark_times.c` of the source tree, built beside the
-one of P7 and given by `--native`: metadata of a million pages, random order, medians of interleaved rounds. The same
-questions to `sortedcontainers.SortedDict` are asked here, in the same run.
+A C program, `tests/native/mark_times.c` of the source tree, queries the index and glibc's tree. It is built beside the
+one of P7 and given by `--native`: metadata of a million pages, random order, medians of interleaved rounds. Equal
+queries go to `sortedcontainers.SortedDict` here, in the same run.
 """
 
 import json
@@ -26,17 +26,17 @@ KEYS = (
     "P20/dense",
     "P20/sparse",
 )
-SPARSE = 64  # one page in so many
+SPARSE = 64  # one page in that many
 MIB_PAGES = 256
 QUESTIONS = 2_000
 
 
 class ProgramFailed(Exception):
-    """The C program did not do what was expected; the text says what."""
+    """The C program failed or printed an unexpected result; the text has the details."""
 
 
 def times_of(program: Path, pages: int, stride: int) -> dict[str, float]:
-    """Nanoseconds per question and per page walked.
+    """Nanoseconds per query and per page walked.
 
     Raises:
         ProgramFailed: It failed, or took more than two minutes.

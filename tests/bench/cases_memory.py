@@ -1,4 +1,6 @@
-"""What the cache needs besides the data: P11, from its own counters, which count nodes and descriptors by size."""
+"""The memory of the cache in addition to the data: P11, from its own counters, which count nodes and descriptors by
+size.
+"""
 
 from collections.abc import Iterator
 

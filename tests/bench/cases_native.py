@@ -2,7 +2,7 @@
 
 The program is `tests/native/hit_instructions.c` of the source tree, built with the flags of the wheel, and is called
 `PROGRAM hit N` or `PROGRAM memcpy N`: N hits of 4 KiB, or the memcpy of the same bytes. Two counts of each give the
-instructions of one, without those of the set-up; their difference is what the cache adds.
+instructions of one, without those of the set-up; their difference is the cost added by the cache.
 """
 
 import re
@@ -17,7 +17,7 @@ FEW, MANY = 1_000, 11_000
 
 
 class CountFailed(Exception):
-    """The program or callgrind did not do what was expected; the text says what."""
+    """The program or callgrind failed or printed an unexpected result; the text has the details."""
 
 
 def instructions(program: Path, mode: str, count: int) -> int:
@@ -45,7 +45,7 @@ def per_item(program: Path, mode: str) -> float:
 
 @case("instructions", "instructions of a 4 KiB hit above memcpy, by callgrind", ("P7",))
 def hit_instructions(bench: Bench) -> Iterator[Row]:
-    """P7, where the program was built and valgrind is installed."""
+    """P7, if the program was built and valgrind is installed."""
     program = bench.settings.native
     if program is None:
         yield skipped("instructions", "P7", "needs --native PROGRAM, built from tests/native/hit_instructions.c")

@@ -1,8 +1,8 @@
-"""Other caches and stores that a Python program could put in our place: P9, and a dictionary of pages.
+"""Other caches and stores that a Python program could use instead: P9, and a dictionary of pages.
 
 They hold pages of 4 KiB, and the goals are for folios of that size (the cache's slower form here); fsspec's cache holds
 blocks of 64 KiB, and its goal is for folios of that size. Each peer is built and filled alone, measured beside the
-cache, and given back before the next: together they would not fit into a small machine.
+cache, and freed before the next: together they would not fit into a small machine.
 """
 
 from collections.abc import Callable, Iterator
@@ -53,7 +53,7 @@ def peers(bench: Bench) -> Iterator[Row]:
 
 
 def beside(bench: Bench, name: str, peer: Peer) -> Iterator[Row]:
-    """Reads, then writes, beside one peer."""
+    """Measure reads, then writes, beside one peer."""
     small, large = bench.subject(PAGE), bench.subject(64 * 1024)
     title = TITLES.get(name, name)
     for write, verb, names in ((False, "read", READS), (True, "write", WRITES)):

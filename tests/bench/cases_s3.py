@@ -1,9 +1,9 @@
 """An S3 server whose every request takes 50 ms: P31, P32 and P34, beside boto3.
 
-The server is ministack, a process on 127.0.0.1, and a proxy makes the latency and counts requests and bytes. It
+The server is ministack, a process on 127.0.0.1, and a proxy makes the latency and counts requests and bytes. The server
 copies and stores in Python, some hundred MB a second at best, which bounds both sides; bytes and requests would be
-those of any service. boto3 cannot change a part of an object. What is measured beside changes is what a program has
-to do without the cache: download, edit, upload.
+those of any service. boto3 cannot change a part of an object. The peer of a change is therefore the work of a program
+without the cache: download, edit, upload.
 """
 
 import os
@@ -66,7 +66,7 @@ class Store:
         cache = stack.enter_context(PageCache(CAPACITY))
         self.volume = cache.attach(S3Backend(BUCKET, endpoint_url=self.proxy.endpoint))
         with self.volume.open(WARM, "w") as file:
-            file.write(bytes(PART))  # what the server honours is found out
+            file.write(bytes(PART))  # the server's conditions are detected
         self.proxy.latency = LATENCY
 
     def calls(self) -> list[ProxyCall]:
@@ -74,7 +74,9 @@ class Store:
 
 
 def started(folder: Path, stack: ExitStack) -> str:
-    """Start the server; returns its address. Objects are in memory: of a file it reads all for each range."""
+    """Start the server; returns its address. Objects are in memory: from a file the server reads all of it for each
+    range.
+    """
     folder.mkdir()
     settings = {
         "BIND_HOST": "127.0.0.1",
@@ -98,13 +100,13 @@ def started(folder: Path, stack: ExitStack) -> str:
 
 
 def moved(calls: Sequence[ProxyCall]) -> str:
-    """Example: `37 requests, MiB 16.0 up, 8.0 down`."""
+    """The traffic as text, for example `37 requests, MiB 16.0 up, 8.0 down`."""
     up, down = sum(call.up for call in calls), sum(call.down for call in calls)
     return f"{len(calls)} requests, MiB {up / MIB:.1f} up, {down / MIB:.1f} down"
 
 
 def beside(bench: Bench, store: Store, own: Job, peer: Job, items: Sequence[int]) -> tuple[Any, str]:
-    """Both in turn, each begun with nothing cached; and what the last round of each has moved."""
+    """Both variants in turn, each begun with nothing cached; and the traffic of the last round of each."""
     notes: dict[str, str] = {}
 
     def begin() -> None:
@@ -188,7 +190,7 @@ def writes(bench: Bench) -> Iterator[Row]:
 
 @case("s3-sequential", "a large S3 object written from its start to its end, and read", ("P34",))
 def sequential(bench: Bench) -> Iterator[Row]:
-    """P34: the writes; reads with read-ahead beside boto3's ranges in parallel."""
+    """P34: the writes; reads with readahead beside boto3's ranges in parallel."""
     size = bench.settings.size * 4
     with ExitStack() as stack:
         try:

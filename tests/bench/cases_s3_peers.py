@@ -1,9 +1,9 @@
 """An S3 server whose every request takes 50 ms, beside s3fs with each of its caches, and smart_open.
 
-Current versions of boto3 and s3fs exclude each other, so each library has an environment and a process of its own:
-`make bench-s3-peers` installs both, and a row is skipped where its environment is missing. Neither can change a part of
-an object. What is measured is reading it from its start to its end, reading 4 KiB of it here and there twice, and
-writing it. Without latency the server bounds all of them.
+Current versions of boto3 and s3fs exclude each other, so each library has a separate environment and process: `make
+bench-s3-peers` installs both, and a row is skipped if its environment is missing. Neither can change a part of an
+object. The jobs are reading it from its start to its end, reading 4 KiB at random places twice, and writing it. Without
+latency the server bounds all of them.
 """
 
 import json
@@ -33,16 +33,16 @@ JOB = Path(__file__).with_name("s3_peer_job.py")
 
 
 def python_of(library: str) -> Path | None:
-    """The interpreter of its environment, below the current directory."""
+    """The interpreter of the library's environment, below the current directory."""
     python = Path(ENVIRONMENTS[library]) / "bin" / "python"
     return python if python.exists() else None
 
 
 class PeerProcess:
-    """One of these libraries, in a process of its own.
+    """One of these libraries, in a separate process.
 
     Raises:
-        Unavailable: its environment is not there, or it did not start.
+        Unavailable: its environment is missing, or it did not start.
     """
 
     def __init__(self, library: str, endpoint: str, stack: ExitStack) -> None:

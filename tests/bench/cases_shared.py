@@ -1,8 +1,8 @@
-"""One file, many at once: P25 and P26.
+"""One file, many threads: P25 and P26.
 
-P25 sends 64 KiB direct writes by eight threads to a backend that takes a millisecond for each, once where the handle
-lets them share the file's lock and once where it does not. P26 reads valid pages of a file whose lock is held
-exclusively and whose pages are all in the hands of a write that does not return, against those of an idle file.
+P25 sends 64 KiB direct writes by eight threads to a backend that takes a millisecond for each, once with a handle that
+shares the file's lock and once with one that does not. P26 reads valid pages of a file whose lock is held exclusively
+and whose pages are all in flight in a write that does not return, against those of an idle file.
 """
 
 import threading
@@ -66,7 +66,7 @@ def direct(bench: Bench) -> Iterator[Row]:
 
 
 class _StuckFile:
-    """Writes do not return before they are told to."""
+    """A file whose writes do not return before a test releases them."""
 
     def __init__(self, inner: BackendFile, entered: threading.Event, release: threading.Event) -> None:
         self._inner = inner
@@ -100,7 +100,7 @@ def _read(file: CachedFile, offsets: Sequence[int]) -> None:
 
 @case("locked-reads", "4 KiB reads of a file that is locked and written back, against an idle one", ("P26",))
 def locked_reads(bench: Bench) -> Iterator[Row]:
-    """P26: a reader of valid pages waits for nobody."""
+    """P26: a reader of valid pages does not wait."""
     size = 4 * MIB
     offsets = shuffled(range(0, size, PAGE), bench.rng)
     with ExitStack() as stack:
@@ -134,5 +134,5 @@ def locked_reads(bench: Bench) -> Iterator[Row]:
 
 
 def _hold(file: CachedFile, until: threading.Event) -> None:
-    """Keep the file's lock, as a write that waits does."""
+    """Keep the file's lock, as a waiting write does."""
     file._inode.native.run(LOCK, "holding", lambda: until.wait(PATIENCE))

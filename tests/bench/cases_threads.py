@@ -1,7 +1,7 @@
 """Hits beside another Python thread: P10.
 
-Cells of a quarter of a second, alone and beside a spinning thread in turn: the interpreter hands its lock over every
-5 ms, and shorter cells would measure that alone. What the other thread keeps of its own speed is noted.
+Cells of a quarter of a second, alone and beside a spinning thread in turn: the interpreter passes its lock on every 5
+ms, and shorter cells would measure only that. The other thread's remaining speed is noted.
 """
 
 import threading
@@ -30,7 +30,7 @@ class Spinner:
         self._thread.start()
 
     def stop(self) -> None:
-        """Stop and wait until it has."""
+        """Stop and wait until the thread has stopped."""
         self._stop.set()
         if self._thread is not None:
             self._thread.join()
@@ -45,7 +45,7 @@ class Spinner:
         self.turns += turns
 
     def speed(self) -> float:
-        """Turns per second so far; forgets them."""
+        """Turns per second since the last call."""
         speed = self.turns / self.seconds if self.seconds else 0.0
         self.turns, self.seconds = 0, 0.0
         return speed
@@ -53,7 +53,7 @@ class Spinner:
 
 @case("threads", "4 KiB hits beside a spinning Python thread", ("P10",))
 def beside_a_thread(bench: Bench) -> Iterator[Row]:
-    """P10: our speed beside the thread relative to our speed alone."""
+    """P10: the cache's speed beside the thread relative to its speed alone."""
     subject = bench.subject(64 * 1024)
     read = pread_hits(subject.file, PAGE)
     spinner = Spinner()

@@ -1,9 +1,9 @@
 """Write-back: P15 by exact counts, P16 by time.
 
-P15 compares addresses: a page that is handed to the backend has to lie where a view of the same page, taken before,
-saw it. What does not was copied. P16 writes the same pages back twice, once with requests of a megabyte and once with
-requests of a page, one call at a time: what differs is the number of calls. Pages are dirtied untimed, in random
-order, so they are scattered in memory.
+P15 compares addresses: a page that is given to the backend has to lie where an earlier view of that page showed it. Any
+other page was copied. P16 writes the same pages back twice, once with requests of a megabyte and once with requests of
+a page, one call at a time: only the number of calls differs. Pages are dirtied untimed, in random order, so they are
+scattered in memory.
 """
 
 from collections.abc import Callable, Iterator, Sequence
@@ -31,7 +31,7 @@ def dirty_in_random_order(bench: Bench, file: CachedFile, pages: int) -> None:
 
 
 def addresses(file: CachedFile, pages: int) -> dict[int, int]:
-    """Where each page lies in the cache's memory, by views."""
+    """The place of each page in the cache's memory, found by views."""
     found = {}
     for index in range(pages):
         with file.view(index * PAGE, PAGE) as view:
@@ -77,7 +77,7 @@ class Writeback:
         dirty_in_random_order(self._bench, self.file, SCATTERED)
 
     def write_back(self, items: Sequence[int]) -> None:
-        """Hand everything over and wait."""
+        """Write everything back and wait."""
         for _ in items:
             self.file.flush()
 
@@ -103,7 +103,7 @@ SCATTERED_KEYS = ("P16/tmpfs", "P16/disk", "P16/5us", "P16/20us", "P16/1ms")
 
 @case("scattered", "write-back of 256 scattered pages as one call against 256 calls", SCATTERED_KEYS)
 def scattered(bench: Bench) -> Iterator[Row]:
-    """P16: the number of calls is everything."""
+    """P16: only the number of calls matters."""
     with TemporaryDirectory(prefix="pagecache-bench-") as disk:
         for part, make in stores(bench, Path(disk)).items():
             with ExitStack() as stack:

@@ -2,12 +2,12 @@
 
     readahead      the buffer of an open file, one block ahead; forgotten when the file is closed
     blockcache     blocks that were read, in a sparse file of this machine
-    filecache      whole objects, in files of this machine; `checked`: the version is asked for at each open
-    simplecache    the same without any memory of versions
-    pagecache      pages in memory; the version is asked for at each open, and after each read of the store;
+    filecache      whole objects, in files of this machine; `checked`: the version is queried at each open
+    simplecache    as filecache, without any record of versions
+    pagecache      pages in memory; the version is queried at each open, and after each read of the store;
                    `unchecked`: at the first open only, as filecache does
 
-Files of this machine are on tmpfs, which is the best case of those who keep them.
+Files of this machine are on tmpfs, which is the best case of the caches that use them.
 """
 
 import gc
@@ -25,10 +25,10 @@ OWN = "pagecache"
 
 
 class Way:
-    """One of them, above a store of its own that counts. Nothing is remembered after `fresh`.
+    """One way, above a separate store that counts. Nothing is remembered after `fresh`.
 
     Args:
-        name: What tables call it.
+        name: Its name in tables.
         make: Makes the file system above the store; it may keep files in the folder.
         folder: For these files.
         latency: Seconds of each call of the store.
@@ -51,32 +51,32 @@ class Way:
         self.fs: Any = None
 
     def fresh(self) -> None:
-        """As in a process that has just begun, with empty folders."""
+        """Return to the state of a new process, with empty folders."""
         self.close()
         self._folder.mkdir(parents=True)
         self.fs = self._make(self.store, self._folder)
         self.begin()
 
     def open(self, path: str) -> Any:
-        """To be read."""
+        """Open the object for reading."""
         return self.fs.open(path, **self._options)
 
     def begin(self) -> None:
-        """Count from here."""
+        """Start counting."""
         self.store.reset()
 
     def end(self) -> None:
-        """Up to here."""
+        """Return the counts since `begin`."""
         self.traffic = self.store.reset()
 
     def close(self) -> None:
-        """Give everything back."""
+        """Free everything."""
         if self.fs is None:
             return
         if hasattr(self.fs, "volume"):
             self.fs.close(on_failed="discard")
         self.fs = None
-        gc.collect()  # open files of fsspec's block cache are garbage, and what they map is memory
+        gc.collect()  # open files of fsspec's block cache are garbage, and their mappings are memory
         shutil.rmtree(self._folder, ignore_errors=True)
 
 
@@ -95,17 +95,17 @@ def _cached(capacity: int, **options: Any) -> Callable[[SlowFileSystem, Path], A
     def make(store: SlowFileSystem, folder: Path) -> Any:
         options.update(capacity=capacity, spool=str(folder), skip_instance_cache=True)
         fs = fsspec.filesystem("pagecache", fs=store, **options)
-        assert fs.volume  # its memory and threads are made now
+        assert fs.volume  # makes its memory and threads now
         return fs
 
     return make
 
 
 def ways(folder: Path, size: int, latency: float = 0.020) -> list[Way]:
-    """All of them, the cache first, for objects of up to `size` bytes. They are not `fresh` yet.
+    """All ways, the cache first, for objects of up to `size` bytes. They are not `fresh` yet.
 
     Args:
-        folder: For what they keep in files.
+        folder: For their files.
         size: Bytes.
         latency: Seconds of each call of the store.
     """

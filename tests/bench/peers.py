@@ -1,9 +1,9 @@
-"""The opponents: other ways to read and write pages of a file or of a store, each in the form that suits it best.
+"""The peers: other ways to read and write pages of a file or of a store, each in the form that suits it best.
 
-Bytes are read as a `bytes` object and written from one, as the cache does; zero-copy forms would be another job. A
-peer gets its keys in the form it likes (`items`), its functions already looked up, its data filled in sequentially
-(the kernel's best case), and everything else on tmpfs. None of them writes back, checks versions, or bounds its
-memory as the cache does.
+Bytes are read as a `bytes` object and written from one, as the cache does; zero-copy forms would be another job. A peer
+gets its keys in its preferred form (`items`), its functions already looked up, its data filled in sequentially (the
+kernel's best case), and everything else on tmpfs. None of them writes back, checks versions, or bounds its memory as
+the cache does.
 
 `Unavailable` says in one line why a peer cannot take part: a package that is not installed.
 """
@@ -39,19 +39,19 @@ class Peer(Protocol):
     """One opponent, warm: every byte of its data was touched."""
 
     def items(self, offsets: Sequence[int]) -> Sequence[Any]:
-        """Return what `reads` and `writes` want to be given for these offsets."""
+        """Return the arguments of `reads` and `writes` for these offsets."""
         ...
 
     def reads(self, size: int) -> Run:
-        """Return what reads `size` bytes for each item."""
+        """Return a function that reads `size` bytes for each item."""
         ...
 
     def writes(self, size: int) -> Run:
-        """Return what overwrites `size` bytes for each item."""
+        """Return a function that overwrites `size` bytes for each item."""
         ...
 
     def close(self) -> None:
-        """Give everything back."""
+        """Free everything."""
         ...
 
 
@@ -320,7 +320,7 @@ class FsspecBlocks:
 
         self.cache: Any = caching.BlockCache(self.BLOCK_SIZE, fetch, size, maxblocks=size // self.BLOCK_SIZE)
         for offset in range(0, size, self.BLOCK_SIZE):
-            # `fetch` slices, hence copies: every block has memory of its own.
+            # `fetch` slices, hence copies: every block has separate memory.
             self.cache._fetch(offset, offset + self.BLOCK_SIZE)
 
     def items(self, offsets: Sequence[int]) -> Sequence[int]:

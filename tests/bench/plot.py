@@ -28,11 +28,11 @@ def label(row: Row) -> str:
 
 
 def draw(outcome: Outcome, path: Path) -> None:
-    """Write the picture to `path`; the ending of the name chooses the format.
+    """Write the picture to `path`; the suffix of the name chooses the format.
 
     Raises:
         OSError: The file cannot be written.
-        ValueError: The ending is not one matplotlib knows.
+        ValueError: matplotlib has no format for the suffix.
     """
     import matplotlib
 

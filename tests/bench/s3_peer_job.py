@@ -1,9 +1,9 @@
-"""One job of a library that reads and writes objects of S3, in an environment of its own: s3fs or smart_open.
+"""One job of a library that reads and writes objects of S3, in a separate environment: s3fs or smart_open.
 
     python s3_peer_job.py LIBRARY ENDPOINT BUCKET
 
 Run by path with the interpreter of that environment, so nothing of pagecache is imported here. A line on stdin is a
-job, as JSON; a line on stdout answers it. Objects are opened anew for each job, so nothing is cached when it begins:
+job, as JSON; a line on stdout answers it. Objects are reopened for each job, so nothing is cached when it begins:
 
     {"do": "read", "key": K, "cache": C}                     the whole object, in pieces of 1 MiB
     {"do": "random", "key": K, "cache": C, "offsets": [..]}  4 KiB at each

@@ -1,7 +1,7 @@
-"""A store that is far away: objects in a directory of this machine, each call of which takes its time and is counted.
+"""A far store: objects in a directory of this machine. Each call takes a set time and is counted.
 
-It is what object stores are to fsspec: ranges are read, objects are stored as a whole, each object has an ETag. Calls
-sleep side by side, as requests do; what they carry costs no more than copying a local file does.
+It is like an object store below fsspec: ranges are read, objects are stored as a whole, each object has an ETag. Calls
+sleep side by side, as requests do; their bytes cost no more than copying a local file.
 """
 
 import os
@@ -17,7 +17,7 @@ from fsspec.spec import AbstractBufferedFile, AbstractFileSystem
 
 @dataclass(slots=True)
 class Traffic:
-    """What was asked of a store: calls by name, and bytes that went either way."""
+    """The traffic of a store: calls by name, and bytes in both directions."""
 
     by_name: Counter[str] = field(default_factory=Counter)
     bytes_read: int = 0
@@ -25,12 +25,12 @@ class Traffic:
 
     @property
     def calls(self) -> int:
-        """All of them."""
+        """The number of all calls."""
         return self.by_name.total()
 
     @property
     def bytes_moved(self) -> int:
-        """Both ways."""
+        """Bytes in both directions."""
         return self.bytes_read + self.bytes_written
 
 
@@ -43,7 +43,7 @@ class SlowFileSystem(AbstractFileSystem):
 
     protocol = "slow"
     root_marker = "/"
-    cachable = False  # each has traffic of its own
+    cachable = False  # each instance has separate traffic
 
     def __init__(self, latency: float = 0.020, **options: Any) -> None:
         super().__init__(**options)
@@ -52,7 +52,7 @@ class SlowFileSystem(AbstractFileSystem):
         self._traffic = Traffic()
 
     def reset(self) -> Traffic:
-        """Start counting anew; returns what was counted."""
+        """Restart the counts; return the old ones."""
         with self._lock:
             counted, self._traffic = self._traffic, Traffic()
         return counted

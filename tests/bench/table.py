@@ -4,7 +4,7 @@ python -m tests.bench --native build/hit_instructions --json > result.json
 python -m tests.bench.table result.json
 
 Numbers are never typed by hand: the text between the marks is replaced. A run of the cases `fsspec-*` alone replaces
-the tables of those (`--only fsspec-parquet,fsspec-random,fsspec-writes`).
+their tables (`--only fsspec-parquet,fsspec-random,fsspec-writes`).
 """
 
 import json
