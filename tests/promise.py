@@ -83,7 +83,7 @@ def write_stubs(text: str, folder: Path) -> None:
 
 
 def _is_addition(name: str, parameter: str) -> bool:
-    """Whether a promised call still works: the parameter is optional."""
+    """Return whether a promised call still works: the parameter is optional."""
     found = inspect.signature(pkgutil.resolve_name(name)).parameters[parameter]
     return found.default is not found.empty or found.kind in (found.VAR_POSITIONAL, found.VAR_KEYWORD)
 
@@ -100,7 +100,7 @@ def _constructed(text: str) -> set[str]:
 
 
 def _is_kept(line: str, constructed: set[str]) -> bool:
-    """Whether a line of stubtest is no breach of the promise."""
+    """Return whether a line of stubtest is no breach of the promise."""
     name, _, what = line.partition(" ")
     owner, _, member = name.rpartition(".")
     if what == "is read-only at runtime but not in the stub" or member == "__slots__":

@@ -43,7 +43,7 @@ class Gate:
             self.waiting -= 1
 
     def open(self) -> None:
-        """From any thread."""
+        """Release the waiting calls, from any thread."""
         self._open = True
         if self._loop is not None and not self._loop.is_closed():
             self._loop.call_soon_threadsafe(self._let_go)

@@ -49,7 +49,7 @@ class TestStore(BackendConformance):
 
 
 class TestOver(BackendConformance):
-    """So does a blocking backend that is made asynchronous."""
+    """A blocking backend that is made asynchronous keeps the promises, too."""
 
     @pytest.fixture(autouse=True)
     def _with_loop(self, loop: CacheLoop) -> None:
@@ -63,7 +63,7 @@ class TestOver(BackendConformance):
 
 
 class TestFaulty(BackendConformance):
-    """And one with faults around it, while it has none."""
+    """A backend with a fault injector around it keeps the promises while no fault is set."""
 
     @pytest.fixture(autouse=True)
     def _with_loop(self, loop: CacheLoop) -> None:
@@ -106,7 +106,7 @@ def test_a_thousand_requests_in_flight_without_a_thousand_threads(attach: Attach
 
 
 def test_a_loop_is_started_with_the_first_asynchronous_backend(attach: Attach) -> None:
-    """Not before, once a cache, and it ends with the cache. [2.1]"""
+    """The loop is not started before; there is one per cache, and it ends with the cache. [2.1]"""
 
     def loops() -> list[str]:
         return [t.name for t in threading.enumerate() if t.name.startswith("pagecache-") and t.name.endswith("-loop")]
@@ -318,7 +318,7 @@ def test_an_abort_leaves_running_calls_alone(attach: Attach) -> None:
 
 @pytest.mark.parametrize("there", [True, False])
 def test_reconnecting_to_a_backend_of_the_other_kind(attach: Attach, there: bool) -> None:
-    """From asynchronous to blocking and back: everything local arrives. [2.22]"""
+    """The test goes from asynchronous to blocking and back: everything local arrives. [2.22]"""
     plain = MemoryBackend()
     made = plain.open(KEY, create=True)
     made.write_from(0, [memoryview(DATA)])

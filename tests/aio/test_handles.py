@@ -456,7 +456,7 @@ def test_tickets_are_awaited_on_any_loop(attach: Attach, backend: Any) -> None:
 
 
 def test_an_exception_in_the_body_abandons_what_only_a_commit_publishes(attach: Attach) -> None:
-    """As with a blocking handle. [T-77]"""
+    """A task's handle acts like a blocking one. [T-77]"""
     volume = attach(MemoryBackend(commit_on_close=True))
 
     async def main() -> None:

@@ -95,7 +95,7 @@ def streaming(bench: Bench) -> Iterator[Row]:
 
 @case("index", "one byte of a random page, from 1e3 to 1e6 pages")
 def index_growth(bench: Bench) -> Iterator[Row]:
-    """How lookups grow with the index; frames are not touched before, so the bytes all lie in the same zero page."""
+    """Lookups in indexes of growing size; frames are not touched before, so the bytes all lie in the same zero page."""
     sizes = [pages for pages in (1_000, 10_000, 100_000, 1_000_000) if pages <= bench.settings.most_pages]
     streamers = [Streamer(max(pages, STREAMED)) for pages in sizes]
     try:

@@ -66,7 +66,7 @@ class Way:
         self.store.reset()
 
     def end(self) -> None:
-        """Return the counts since `begin`."""
+        """Stop counting; the counts are in `traffic`."""
         self.traffic = self.store.reset()
 
     def close(self) -> None:

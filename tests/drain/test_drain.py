@@ -285,7 +285,7 @@ def test_who_does_not_speak_as_a_cache_is_wrong_usage(serve: Serve, answer: tupl
 
 
 def test_words_of_a_cache_do_nothing_to_the_terminal(serve: Serve) -> None:
-    """Not even those of a later server of the path."""
+    """This includes the words of a later server of that path."""
     server = serve()
     server.sync = lambda look: (200, ticket()) if look < 2 else (404, {"schema": 1, "error": "no\x1b[2J"})
     assert r"no\x1b[2J; it is not known what was saved" in call(server.path).stdout

@@ -275,7 +275,9 @@ class Table:
         self.model = Model()
 
     def hands_over(self, handle: str, call: str) -> bool:
-        """Whether a call has to send anything. Flushing a reader, or closing beside another writer, sends nothing."""
+        """Return whether a call has to send anything. Flushing a reader, or closing beside another writer, sends
+        nothing.
+        """
         return {"fsync": True, "flush": handle != "reader", "close": handle == "writer"}[call]
 
     def call(self, handle: str, call: str) -> None:

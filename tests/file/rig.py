@@ -1,4 +1,4 @@
-"""What the tests share: a cache with one recorded volume, threads with bounded waits, quiet settings."""
+"""Shared by the tests: a cache with one recorded volume, threads with bounded waits, quiet settings."""
 
 from __future__ import annotations
 
@@ -116,7 +116,9 @@ class Task(Generic[T]):
         return self.value
 
     def waits(self, moment: float = 0.1) -> bool:
-        """Whether the task is still busy after a moment, which gives a call that should wait the chance to be wrong."""
+        """Return whether the task is still busy after a moment, which gives a call that should wait the chance to be
+        wrong.
+        """
         return not self.finished.wait(moment)
 
 

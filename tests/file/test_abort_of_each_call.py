@@ -1,4 +1,4 @@
-"""How each kind of call ends after `Volume.abort`, while the backend call that it waits for does not return.
+"""The end of each kind of call after `Volume.abort`, while the backend call that it waits for does not return.
 
 Most calls wait for a thread of the volume, and end at once. A few make the backend call on their caller's thread. An
 abort cannot take that thread out of the backend, so they end when the backend returns. Both tables show today's state;

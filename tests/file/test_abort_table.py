@@ -108,5 +108,5 @@ def reconnected(it: Table, fresh: RecordingBackend, *, fenced: bool) -> bool:
 
 
 def test_the_size_of_the_table_is_printed(record_property: Callable[[str, object], None]) -> None:
-    """In the summary of the run. [T-13]"""
+    """The summary of the run has it. [T-13]"""
     record_property("size", f"table of hanging calls: {len(CELLS)} cells")

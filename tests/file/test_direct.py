@@ -235,7 +235,7 @@ def test_a_direct_read_into_a_writable_view_of_the_same_bytes_is_refused(make: M
 
 
 def test_a_view_of_the_file_is_a_source_like_any_other(make: Make) -> None:
-    """Also over the very bytes that it shows. [2.10]"""
+    """The view may show the very bytes that are written. [2.10]"""
     rig = make({KEY: DATA})
     file, direct = rig.open("r+b"), rig.open("r+b", direct=True)
     with file.view(0, 2 * PAGE) as view:

@@ -109,7 +109,7 @@ def forgetting_commit(file: RecordingFile) -> str:
 
 
 def test_a_loss_is_told_once_though_commits_go_on_failing(make: Make) -> None:
-    """Unless the range was written again in between. [2.16, 2.17]"""
+    """A range that was written again in between counts as new. [2.16, 2.17]"""
     rig = make({KEY: DATA}, retry=ONCE)
     direct = rig.open("r+b", direct=True)
     direct.pwrite(NEW, PAGE)

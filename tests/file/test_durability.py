@@ -278,7 +278,7 @@ def test_abandon_beside_another_writer_only_closes(make: Make) -> None:
 
 
 def test_sync_on_close_commits(make: Make) -> None:
-    """As the option says. [2.20]"""
+    """The option makes close commit. [2.20]"""
     rig = make({KEY: b""}, options={"sync_on_close": True})
     with rig.open("r+b") as file:
         file.pwrite(DATA, 0)

@@ -393,7 +393,7 @@ def test_every_public_value_pickles_and_is_frozen(value: Any) -> None:
 
 
 def test_statistics_pickle(stored: Rig) -> None:
-    """Of the cache, the volume and the file. [T-66]"""
+    """The cache, the volume and the file have statistics. [T-66]"""
     for stats in (stored.cache.stats(), stored.volume.stats(), stored.handles[0].stats()):
         assert pickle.loads(pickle.dumps(stats)).to_dict() == stats.to_dict()
 

@@ -123,7 +123,7 @@ def test_a_page_that_is_wholly_valid_keeps_its_block(make: Make) -> None:
 
 
 def test_calls_of_a_file_go_up(make: Make) -> None:
-    """With `ordered_writes` one call at a time, ascending. [2.12]"""
+    """`ordered_writes` allows one call at a time, ascending. [2.12]"""
     rig = make({KEY: b""}, limits={"max_write": "16KiB", "ordered_writes": True})
     file = rig.open("r+b")
     data = pattern(32 * PAGE)

@@ -336,7 +336,7 @@ def test_a_backend_that_calls_its_own_volume_is_told(make: Make, what: str) -> N
 
 
 def test_a_backend_may_read_valid_bytes_statistics_and_other_volumes(make: Make) -> None:
-    """From inside read_into; also invalidate_remote, which never blocks. [T-49, 2.25]"""
+    """These calls work from inside read_into; so does invalidate_remote, which never blocks. [T-49, 2.25]"""
     rig = make({KEY: DATA})
     other = rig.cache.attach(RecordingBackend({KEY: pattern(PAGE, seed=4)}), name="other").open(KEY, "r+b")
     file = rig.open("r+b")

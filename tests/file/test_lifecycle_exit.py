@@ -75,7 +75,7 @@ HUNG = """
 
 @pytest.mark.parametrize("ending", ["sys.exit(3)", "raise SystemExit(3)", "pass", "1 / 0"])
 def test_exit_with_a_hung_backend_ends_and_says_what_was_lost(tmp_path: Path, ending: str) -> None:
-    """Within the deadline; listed on stderr; the exit status is the program's. [T-52, 2.22]"""
+    """It ends within the deadline; the list is on stderr; the exit status is the program's. [T-52, 2.22]"""
     done = script(textwrap.dedent(HUNG) + ending + "\n", tmp_path)
     assert done.returncode == {"pass": 0, "1 / 0": 1}.get(ending, 3)
     assert "lostfile" in done.stderr

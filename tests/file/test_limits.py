@@ -160,7 +160,7 @@ def test_the_smallest_cache_works(make: Make) -> None:
 
 
 def test_a_cache_holds_eight_write_units_of_each_backend_from_its_attachment_on(make: Make) -> None:
-    """With fewer, a unit could wait forever for memory that it takes itself."""
+    """A smaller cache could make a unit wait forever for memory that it takes itself."""
     rig = make({KEY: b""}, capacity="1MiB", limits={"write_unit": "128KiB"})
     with pytest.raises(ValueError, match="less than 8 write units of 131072 bytes"):
         rig.cache.resize("1020KiB")

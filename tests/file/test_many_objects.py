@@ -464,7 +464,7 @@ def test_a_rename_walks_over_objects_of_its_directory_alone(make: Make, monkeypa
 
 @pytest.mark.slow
 def test_an_open_and_a_close_take_the_same_time_beside_100000_objects() -> None:
-    """Within 1.5 times, with slack for a busy machine; the second walk reads nothing."""
+    """The times are equal within a factor of 1.5, with slack for a busy machine; the second walk reads nothing."""
     medians = {}
     for count in (1000, 100_000):
         backend = RecordingBackend(objects(count))

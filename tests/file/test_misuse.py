@@ -64,7 +64,7 @@ def test_misuse_of_a_volume_is_told_and_changes_nothing(make: Make, what: str) -
 
 @pytest.mark.parametrize("what", OF_A_HANDLE)
 def test_misuse_of_a_handle_is_told_and_changes_nothing(make: Make, what: str) -> None:
-    """Neither bytes nor position. [T-59]"""
+    """Its bytes and its position stay. [T-59]"""
     rig = make({KEY: pattern(PAGE)})
     file = rig.open("r+b")
     call, kind, text = OF_A_HANDLE[what]

@@ -30,7 +30,7 @@ def sent(rig: Rig) -> list[tuple[object, int, int]]:
 
 
 def test_old_data_is_written_back_whatever_the_thresholds_say(make: Make, clock: HandClock) -> None:
-    """Not before dirty_expire, and not after it, however much other data is written. [2.11]"""
+    """It goes at `dirty_expire`, neither before nor later, however much other data is written. [2.11]"""
     rig = make({KEY: bytes(100 * PAGE)}, **AGE)
     file = rig.open()
     file.pwrite(b"old", 0)
@@ -310,7 +310,7 @@ def test_write_through_behind_a_call_that_hangs_is_not_held_up(make: Make) -> No
 
 
 def test_a_write_through_of_several_pages_is_one_request(make: Make) -> None:
-    """As few calls as the limits allow, whatever the folios. [T-36, 2.8]"""
+    """There are as few calls as the limits allow, whatever the folios. [T-36, 2.8]"""
     rig = make({KEY: b""}, limits={"max_write": 128 * KIB})
     file = rig.open(write_through=True)
     data = pattern(300 * KIB)
@@ -348,7 +348,9 @@ def test_a_failed_write_through_raises_and_keeps_what_it_wrote(make: Make, error
 
 @pytest.mark.parametrize(("cow_limit", "waits"), [("2MiB", False), ("64KiB", False), ("32KiB", True), (0, True)])
 def test_a_write_to_a_folio_in_flight_copies_up_to_cow_limit(make: Make, cow_limit: str | int, waits: bool) -> None:
-    """Up to it no writer waits; above it the writer waits for the call; both versions arrive in order. [T-11, 2.7]"""
+    """Writes up to it do not wait; above it the writer waits for the call; both versions arrive in order.
+    [T-11, 2.7]
+    """
     rig = make({KEY: b""}, cow_limit=cow_limit, max_folio="64KiB")
     file = rig.open()
     old = pattern(64 * KIB)

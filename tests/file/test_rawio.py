@@ -193,7 +193,7 @@ def test_positional_calls_do_not_move_the_position(make: Make) -> None:
 
 
 def test_read_of_everything_and_readall(make: Make) -> None:
-    """From the position to the end; empty at and beyond it."""
+    """They read from the position to the end, and nothing at the end or beyond it."""
     rig = make({KEY: START})
     file = rig.open("rb")
     file.seek(9000)

@@ -95,7 +95,7 @@ class Story:
         return gate
 
     def fault(self, op: str) -> None:
-        """How the hung calls will answer: full effect and an error, no effect and an error, or success."""
+        """The answers of the hung calls: full effect and an error, no effect and an error, or success."""
         error = OSError(errno.ECONNRESET, "the line went dead")
 
         def lost(file: RecordingFile, *args: Any) -> Any:

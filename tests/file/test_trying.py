@@ -27,7 +27,7 @@ def stored(make: Make) -> Rig:
 
 
 def refused(rig: Rig, file: CachedFile, data: bytes, offset: int) -> bool:
-    """Whether try_pwrite answered None without dirtying or extending anything and without a backend call."""
+    """Return whether try_pwrite answered None without dirtying or extending anything and without a backend call."""
     rig.backend.forget_calls()
     before = rig.volume.dirty_ranges(KEY), file.size
     answer = file.try_pwrite(data, offset)

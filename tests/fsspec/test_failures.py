@@ -86,7 +86,7 @@ def test_an_exception_while_an_object_is_changed_leaves_it_as_it_was(
 def test_an_exception_while_a_file_is_changed_in_place_keeps_what_was_written(
     make: Callable[..., PageCacheFileSystem], tmp_path: Path, open_by: Open, mode: str, left: bytes
 ) -> None:
-    """As `open()` does."""
+    """This is the behaviour of `open()`."""
     fs = make("file")
     (tmp_path / "file").write_bytes(OLD)
     with pytest.raises(BodyError):

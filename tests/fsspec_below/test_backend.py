@@ -1,4 +1,4 @@
-"""How each kind of file system is used, and the errors for unusable ones."""
+"""The use of each kind of file system, and the errors for unusable ones."""
 
 from __future__ import annotations
 

@@ -61,7 +61,7 @@ def _maps_shared_with_direct_io() -> bool:
 
 
 def maps_shared(options: Sequence[str]) -> bool:
-    """Whether programs can map files of a mount with these options shared."""
+    """Return whether programs can map files of a mount with these options shared."""
     return "--direct-io" not in options or ("--loop=c" in options and _maps_shared_with_direct_io())
 
 

@@ -76,7 +76,7 @@ def blocks(path: Path) -> int:
 
 
 def test_lseek_finds_the_holes_of_the_store(place: Path, plain: Path, tells_holes: bool) -> None:
-    """At offsets inside and between, at the end and behind it."""
+    """The test seeks at offsets inside and between, at the end and behind it."""
     here, there = sparse(place / "a", sync=True), sparse(plain / "a", sync=True)
     if not tells_holes:
         assert extents(here) == [(0, SIZE)]

@@ -184,7 +184,7 @@ def test_tar(place: Path, stored: Path, sources: Path, tmp_path: Path) -> None:
 
 @pytest.mark.slow
 def test_rsync(place: Path, sources: Path) -> None:
-    """With all attributes; a second run finds nothing to do, also by checksums."""
+    """All attributes are kept; a second run finds nothing to do, also by checksums."""
     if shutil.which("rsync") is None:
         pytest.skip("there is no rsync here")
     run("rsync", "-aH", f"{sources}/", place)

@@ -350,7 +350,7 @@ def test_a_forked_child_neither_serves_nor_takes_the_name(served: Served) -> Non
 
 
 def is_socket_of(number: str, path: str) -> bool:
-    """Whether a descriptor listens, or is the server's end of a connection."""
+    """Return whether a descriptor listens, or is the server's end of a connection."""
     try:
         with socket.socket(fileno=os.dup(int(number))) as found:
             listens = bool(found.getsockopt(socket.SOL_SOCKET, socket.SO_ACCEPTCONN))

@@ -75,7 +75,7 @@ def test_every_family_has_its_help_its_kind_and_a_name_of_its_kind(served: Serve
 
 
 def test_families_are_there_before_the_first_volume() -> None:
-    """So an expression over them is no error, only empty."""
+    """An expression over them is therefore no error, only empty."""
     with PageCache("1MiB") as cache:
         empty = metrics.families(documents.stats(cache))
         cache.attach("memory:")

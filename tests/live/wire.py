@@ -89,7 +89,7 @@ class Raw:
         return int(line.split()[1]), fields, body
 
     def ended(self) -> bool:
-        """Whether the connection has ended; waits for it."""
+        """Wait and return whether the connection has ended."""
         try:
             return self._file.read(1) == b""
         except ConnectionResetError:

@@ -74,7 +74,9 @@ class System(Environment):
             yield "", self.done(n, number)
 
     def filling(self, s: State) -> bool:
-        """Whether a fill owns the folio lock: writers, reclaim, truncate and punch wait for it or skip the folio."""
+        """Return whether a fill owns the folio lock: writers, reclaim, truncate and punch wait for it or skip the
+        folio.
+        """
         return any(
             actor.stage and self.programs[number][actor.at][0] == "fill" for number, actor in enumerate(s.actors)
         )
@@ -121,7 +123,7 @@ class System(Environment):
                 yield " marks", n
 
     def listed(self, s: State) -> bool:
-        """Whether the file is on its volume's dirty list [I-13]. [I-13]"""
+        """Return whether the file is on its volume's dirty list. [I-13]"""
         return bool(s.D | s.W | s.U | s.S) or (self.rules.dirty_list_counts_m and min(s.m, s.m_moved) < INF)
 
     def commit_needed(self, s: State, stamp: int) -> bool:

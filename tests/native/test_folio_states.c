@@ -197,7 +197,7 @@ static void cut_at_every_byte(u64 max_folio, const u64 (*writes)[2], u32 nr, u32
 		EQUAL(file_sync(file), 0);
 		for (u32 k = 0; k < nr; k++)
 			CHECK(memcmp(file->store.stable + writes[k][0], bytes + writes[k][0], writes[k][1]) == 0);
-		/* Of the acknowledged bytes only the block that was cut is sent twice. */
+		/* Only the block that was cut is sent twice, although it was acknowledged in part. */
 		CHECK(file->store.write_bytes - written <= total - (cut > PAGE ? cut - PAGE : 0));
 		rig_close(&rig);
 	}

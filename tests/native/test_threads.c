@@ -32,7 +32,7 @@ static u64 cell(u32 file, u64 at, u64 version)
 	return (u64)(file + 1) << 56 | at << 32 | version;
 }
 
-/* Whether each byte is that of a value the cell had between two versions, or of the zeros of a cut. */
+/* Return whether each byte is that of a value the cell had between two versions, or of the zeros of a cut. */
 static bool mixed(u32 file, u64 at, u64 value, u64 from, u64 to, bool zeros)
 {
 	for (u32 shift = 0; shift < 64; shift += 8) {

@@ -317,7 +317,7 @@ static void check_a_discard_cuts_what_was_extended_beside_it(void)
 	check_fails_without("discard_sees_what_grew", discard_beside_an_extension);
 }
 
-/* Of the page that is local, 512 bytes are valid, and the stored bytes go on behind them. [I-10, M6] */
+/* The local page has 512 valid bytes, and the stored bytes go on behind them. [I-10, M6] */
 static void tail_inside_a_block(void)
 {
 	start(PAGE + 1536, PAGE);

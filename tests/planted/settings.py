@@ -1,4 +1,4 @@
-"""How each bug is searched for: with a few named settings of the stress tester, each shared by many bugs; and some in a
+"""The search for each bug: with a few named settings of the stress tester, each shared by many bugs; and for some in a
 world of the simulated threads of the core.
 
     SETTINGS   name -> fields of `pagecache.stress.Plan`

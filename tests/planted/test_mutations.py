@@ -51,14 +51,14 @@ def outcome(bug: str, settings: str, seed: int) -> str:
 @pytest.mark.timeout(300)
 @pytest.mark.parametrize("bug", QUICK)
 def test_the_tester_finds_a_bug(bug: str) -> None:
-    """At one seed, within a minute."""
+    """It takes one seed, and less than a minute."""
     assert outcome(bug, settings_of(bug), 1)
 
 
 @pytest.mark.timeout(300)
 @pytest.mark.parametrize("bug", SCHEDULED)
 def test_schedules_of_the_core_find_a_bug(bug: str) -> None:
-    """At one seed, within a minute; the schedule is named, so that it can be played again."""
+    """It takes one seed, and less than a minute; the report names the schedule, so that it can be played again."""
     found = scheduled(bug, SCHEDULED[bug], 1, SECONDS)
     assert found["found"] == "schedule"
     assert f"--replay {SCHEDULED[bug]}:" in found["story"]
@@ -75,7 +75,7 @@ def test_schedules_of_the_core_find_nothing_where_nothing_is_planted() -> None:
 @pytest.mark.parametrize("seed", SEEDS)
 @pytest.mark.parametrize("bug", SCHEDULED)
 def test_schedules_of_the_core_find_every_bug_of_theirs(bug: str, seed: int) -> None:
-    """At every seed, within a minute."""
+    """Each seed finds it within a minute."""
     assert scheduled(bug, SCHEDULED[bug], seed, SECONDS)["found"]
 
 
@@ -83,7 +83,7 @@ def test_schedules_of_the_core_find_every_bug_of_theirs(bug: str, seed: int) -> 
 @pytest.mark.parametrize("seed", SEEDS)
 @pytest.mark.parametrize("bug", NAMES)
 def test_the_tester_finds_every_bug(bug: str, seed: int) -> None:
-    """At every seed, within a minute."""
+    """Each seed finds it within a minute."""
     if bug in WAITS:
         pytest.skip(WAITS[bug])
     assert outcome(bug, settings_of(bug), seed)

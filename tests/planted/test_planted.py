@@ -39,7 +39,7 @@ def outcomes() -> dict[str, list[str]]:
 
 
 def test_the_table_is_whole() -> None:
-    """At least 36 bugs, each with a unique name, a sentence, a rule; and a demonstration."""
+    """There are at least 36 bugs, each with a unique name, a sentence, a rule; and a demonstration."""
     assert len(BUGS) >= 36
     assert len({bug.name for bug in BUGS} | {legal.name for legal in LEGAL}) == len(BUGS) + len(LEGAL)
     assert sorted(SCENARIOS) == sorted(bug.name for bug in SWITCHED)

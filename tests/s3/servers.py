@@ -72,7 +72,7 @@ def _rclone(folder: Path, port: int) -> list[str]:
 
 @dataclass(frozen=True)
 class Kind:
-    """How one kind of server is started: the program, the package it needs, and its environment."""
+    """One kind of server: the program, the package it needs, and its environment."""
 
     package: str
     command: Callable[[Path, int], Sequence[str]]
@@ -104,7 +104,7 @@ BOTH = ("moto", "ministack")
 
 
 def missing(kind: str) -> bool:
-    """Whether the package of this kind of server is missing."""
+    """Return whether the package of this kind of server is missing."""
     return importlib.util.find_spec(KINDS[kind].package) is None
 
 

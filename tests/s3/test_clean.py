@@ -296,7 +296,7 @@ def test_a_session_does_not_remove_its_own(bucket: Bucket) -> None:
 
 
 def test_a_session_that_is_idle_is_renewed_while_it_has_anything(bucket: Bucket, proxy: FaultyProxy) -> None:
-    """So the removal of old objects leaves objects in use, however long ago they were stored."""
+    """The removal of old objects therefore leaves objects in use, however long ago they were stored."""
     again = threading.Event()
     alive = ProxyRule("call", lambda call: call.method == "PUT" and call.path.endswith("/alive"), nth=2)
     alive.action = again.set

@@ -44,7 +44,7 @@ def server(request: pytest.FixtureRequest, started: Callable[[str], Server]) -> 
 
 @pytest.fixture
 def volume(bucket: Bucket, proxy: FaultyProxy) -> Iterator[Volume]:
-    """Through the proxy, with parts of 64 KiB."""
+    """A volume through the proxy, with parts of 64 KiB."""
     known = HONOURS[bucket.server.kind]
     backend = S3Backend(bucket.name, endpoint_url=proxy.endpoint, part_size=PART, least_part=1, conditions=known)
     with PageCache("1MiB", retry=AGAIN) as cache:

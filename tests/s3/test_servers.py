@@ -111,7 +111,7 @@ def test_servers_end_with_a_test_process_that_is_killed(tmp_path: Path) -> None:
 
 
 def runs(pid: int) -> bool:
-    """Whether such a process exists, zombies aside."""
+    """Return whether such a process exists, zombies aside."""
     try:
         return Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()[0] not in "ZX"
     except FileNotFoundError:

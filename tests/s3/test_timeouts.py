@@ -149,7 +149,7 @@ def test_a_server_that_accepts_no_connection_is_given_up_after_the_connect_timeo
 
 
 def test_the_timeouts_are_those_of_the_client() -> None:
-    """By default 5 s for a connection and 20 s for an answer; copies and completions have ten minutes."""
+    """The defaults are 5 s for a connection and 20 s for an answer; copies and completions have ten minutes."""
     plain = S3Backend("bucket", region_name="us-east-1")
     client, patient = plain.bucket.client, plain.bucket._patient
     assert (client.meta.config.connect_timeout, client.meta.config.read_timeout) == (5.0, 20.0)

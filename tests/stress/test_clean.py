@@ -33,7 +33,7 @@ def clean(plan: Plan, target: str | None = None) -> None:
 
 @pytest.mark.parametrize("profile", PROFILES)
 def test_a_short_run_of_each_profile_is_clean(profile: str) -> None:
-    """On the cache over memory. [I-17, I-18, I-19, I-20, I-22]"""
+    """The test uses the cache over memory. [I-17, I-18, I-19, I-20, I-22]"""
     clean(Plan(seed=1, profile=profile, **SHORT))
 
 

@@ -251,7 +251,7 @@ def test_faults_of_system_calls_are_not_made_and_that_is_said(tmp_path: Path) ->
 
 
 def full(fields: dict[str, Any], factory: Callable[[], Backend] | None = None) -> bool:
-    """Whether a write of a round may report a full cache."""
+    """Return whether a write of a round may report a full cache."""
     plan = Plan(seed=1, **fields)
     target = CachedTarget(plan, 0, factory, "memory:")
     target.start([b""] * plan.files)

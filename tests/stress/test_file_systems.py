@@ -18,7 +18,9 @@ Make = Callable[[Path], AbstractContextManager[Path]]
 pytestmark = [pytest.mark.slow, pytest.mark.timeout(600)]
 
 MIX = ("buffered", "through", "views", "append", "truncate", "punch", "names", "hints")
-"""Without O_DIRECT: beside a mapping of the same page Linux answers with EIO, and logs that it may have lost data."""
+"""Operations without O_DIRECT: beside a mapping of the same page Linux answers it with EIO, and logs that it may have
+lost data.
+"""
 
 
 def command(*arguments: str | Path) -> None:

@@ -43,7 +43,7 @@ class TakesAPage(PassingFile):
 
 
 def test_a_file_that_is_wrong_without_any_cache_is_remarked() -> None:
-    """So the cache is above suspicion, and the report names the place of the backend's mistake."""
+    """This clears the cache of suspicion, and the report names the place of the backend's mistake."""
     report = run(plan(seed=3), lambda: Planted(TakesAPage))
     assert (report.ok, report.kind) == (False, "data")
     remarks = [text for text in report.story.splitlines() if text.startswith("remark: ")]

@@ -76,7 +76,7 @@ def test_what_workers_of_several_processes_met_is_counted_across_them(tmp_path: 
 
 
 def test_what_workers_did_before_a_kill_is_in_the_report(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    """And it shrinks to a write, an fsync and the kill. [I-18]"""
+    """The round shrinks to a write, an fsync and the kill. [I-18]"""
     monkeypatch.setenv(naive.WHERE, str(tmp_path))
     plan = Plan(
         seed=1, duration=100, crashes=("killed",), mix=("buffered", "truncate"), profile="database",

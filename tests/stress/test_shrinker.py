@@ -1,4 +1,4 @@
-"""From a failure to the fewest operations that fail, and to a test of it."""
+"""The shrinker: it reduces a failure to the fewest operations that fail, and writes a test of it."""
 
 from __future__ import annotations
 

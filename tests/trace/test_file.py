@@ -40,7 +40,7 @@ def path(tmp_path: Path) -> Path:
 
 
 def only_file(path: Path) -> bool:
-    """Whether its folder has no other file."""
+    """Return whether its folder has no other file."""
     return [p.name for p in path.parent.iterdir()] == [path.name]
 
 

@@ -63,7 +63,7 @@ class Stage:
 
 
 def matches(kind: Kind, wait: Wait, name: str) -> bool:
-    """Whether the report matches the expectation."""
+    """Return whether the report matches the expectation."""
     found = re.fullmatch(kind.what, wait.what) and len(wait.chain) == 1 + len(kind.chain)
     sentences = [sentence.replace(name, "waiter") for sentence in wait.chain[1:]]
     return bool(found) and all(re.fullmatch(p, s) for p, s in zip(kind.chain, sentences, strict=True))

@@ -106,7 +106,7 @@ def test_a_call_that_the_flusher_names_is_not_told_twice(make: Make, caplog: pyt
 def test_many_long_waits_are_told_in_a_few_lines(
     make: Make, caplog: pytest.LogCaptureFixture, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """At most WARNINGS in PERIOD; one line has the number of the others. [T-82]"""
+    """There are at most WARNINGS lines in PERIOD; one line has the number of the others. [T-82]"""
     monkeypatch.setattr(waits, "WARNINGS", 3)
     monkeypatch.setattr(waits, "PERIOD", 1.0)
     rig = make({KEY: DATA}, stall_warn=0.1, flush_interval=0.02)

@@ -1,4 +1,4 @@
-"""How awaited handles end: close, abandon, cancelled opens, exceptions in the body, over every kind of backend."""
+"""The ends of awaited handles: close, abandon, cancelled opens, exceptions in the body, over every kind of backend."""
 
 from __future__ import annotations
 

@@ -283,7 +283,7 @@ static void check_ten_thousand_forgets_leave_nothing(void)
 			send_to(&kernel, FUSE_BATCH_FORGET, 0, &batch, sizeof(batch));
 			told -= 1 + k % 3;
 		}
-		/* Of each, the handlers get back exactly the number that they had counted. */
+		/* For each node the handlers get back exactly the number that they had counted. */
 		struct pc_forgotten forgotten;
 		EQUAL(next(), PC_ASK_FORGET);
 		while (pc_loop_forgotten(kernel.loop, &forgotten, 1)) {

@@ -243,7 +243,7 @@ static void act_direct(struct client *self, u32 file)
 
 /* ---------------------------------------------------------------- saving */
 
-/* As fsync_stamp of the rig, and the model notes that a commit is wanted. */
+/* Sync as fsync_stamp of the rig does, and note in the model that a commit is wanted. */
 static int sync_once(u32 file, u64 stamp)
 {
 	world.asked[file] = true;
