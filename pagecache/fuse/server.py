@@ -74,6 +74,8 @@ class Server:
 
     def __init__(self, volume: Volume, options: ServerOptions | None = None) -> None:
         self.volume = volume
+        # A close exchanges data with other programs and does not commit: a commit per close would cost a `git clone`
+        # thousands of fsyncs.
         volume.yields = True
         self.options = options or ServerOptions()
         self.files = Files(volume)

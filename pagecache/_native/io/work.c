@@ -23,7 +23,7 @@ static bool carries_bytes(u32 cls)
 
 static u32 low_max(const struct pc_volume *v)
 {
-	return v->max_inflight > 1 ? v->max_inflight - 1 : 1;
+	return v->max_inflight > 1 ? v->max_inflight - 1 : 1; /* of two calls, one: the other is for other files */
 }
 
 static void push(struct pc_volume *v, struct pc_list *l, u32 cls)

@@ -109,6 +109,7 @@ class Session:
     def begin_upload(self, name: str, id: str, extra: Mapping[str, Any]) -> Upload:
         """An upload, and the note that it is ours: nothing else tells it from those of other programs."""
         upload = self.create(name, extra)
+        # The note follows the upload: a note made before has only key and time, and could end another program's upload.
         note = self.private_name(NOTE)
         try:
             text = json.dumps({"key": name, "upload": upload}).encode()

@@ -78,6 +78,8 @@ class FileSync:
         self._want_version = version
         file.refresh_limits()
         if flush:
+            # A request in flight is not repeated: its error is raised, as kernels do for pages under writeback. With a
+            # repetition, the order of several fsyncs would decide whether the sender gets its own failure.
             file.resume(start, end)
 
     def poll(self) -> bool:
