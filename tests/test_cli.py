@@ -14,9 +14,9 @@ import pytest
 from click.testing import CliRunner, Result
 
 from pagecache.cli import main
-from pagecache.demo.job import Job
-from pagecache.demo.plan import Piece
-from pagecache.demo.sides import CachedSide
+from pagecache.cli.demo.job import Job
+from pagecache.cli.demo.plan import Piece
+from pagecache.cli.demo.sides import CachedSide
 
 
 @pytest.fixture
@@ -195,7 +195,7 @@ def test_a_file_that_fails_when_read_is_named_before_anything_starts(
     tree: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """The disk reports an error, which root gets too."""
-    monkeypatch.setattr("pagecache.demo.tree.open", broken_open, raising=False)
+    monkeypatch.setattr("pagecache.cli.demo.tree.open", broken_open, raising=False)
     assert "cannot be read: Input/output error" in wrong_usage("demo", str(tree))
 
 

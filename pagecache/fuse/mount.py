@@ -23,9 +23,9 @@ from typing import Any
 
 from .. import closing
 from ..cache import PageCache
-from ..check_backend.target import Target
 from ..errors import FailedRange
 from ..stats import Event
+from ..target import Target
 from ..volume.volume import Volume
 from .daemon import notify
 from .mountpoint import CannotMount, check_mountpoint, check_store, mounted_at

@@ -8,7 +8,7 @@ import sys
 from collections.abc import Callable, Sequence
 from typing import Any, NoReturn
 
-from ..check_backend.target import BadTarget, options_of
+from ..target import BadTarget, options_of
 from .daemon import Started
 from .options import MountOptions, WrongOption, with_words
 

@@ -6,12 +6,12 @@ import importlib
 from collections.abc import Callable
 
 from pagecache.backends.protocol import AsyncBackend, Backend
-from pagecache.check_backend.target import BadTarget, checked, place
-from pagecache.check_backend.target import Target as BackendTarget
 from pagecache.stress.asynchronous import ASYNCHRONOUS
 from pagecache.stress.cached import CachedTarget
 from pagecache.stress.plan import Plan
 from pagecache.stress.targets import Target, UnusableTarget
+from pagecache.target import BadTarget, checked, place
+from pagecache.target import Target as BackendTarget
 
 __all__ = ["maker", "name_of"]
 

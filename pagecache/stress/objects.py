@@ -14,13 +14,13 @@ from functools import partial
 from typing import Any, TypeVar
 
 from pagecache.backends.protocol import Backend, close_backend_file
-from pagecache.check_backend.target import place
 from pagecache.engine.commit import staging
 from pagecache.engine.retryer import is_transient
 from pagecache.errors import Key
 from pagecache.stress.plan import Plan
 from pagecache.stress.profiles import names_of
 from pagecache.stress.targets import UnusableTarget
+from pagecache.target import place
 
 __all__ = ["Objects"]
 

@@ -19,13 +19,13 @@ from click.testing import CliRunner, Result
 from pagecache import BackendLimits
 from pagecache.backends import MemoryBackend
 from pagecache.backends.passing import PassingFile
-from pagecache.check_backend.bounded import Hung, within
-from pagecache.check_backend.checking import Kept, Objects, check_all, checks
-from pagecache.check_backend.limits import Finding, text_of, to_write_down
-from pagecache.check_backend.measuring import Budget, Measures, Rates, measure, saturated
-from pagecache.check_backend.promises import CAPABILITIES, PROMISES
-from pagecache.check_backend.target import BadTarget, Target, options_of
 from pagecache.cli import main
+from pagecache.cli.check_backend.bounded import Hung, within
+from pagecache.cli.check_backend.checking import Kept, Objects, check_all, checks
+from pagecache.cli.check_backend.limits import Finding, text_of, to_write_down
+from pagecache.cli.check_backend.measuring import Budget, Measures, Rates, measure, saturated
+from pagecache.cli.check_backend.promises import CAPABILITIES, PROMISES
+from pagecache.target import BadTarget, Target, options_of
 
 from . import broken, given
 

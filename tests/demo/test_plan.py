@@ -4,7 +4,7 @@ from random import Random
 
 import pytest
 
-from pagecache.demo import plan
+from pagecache.cli.demo import plan
 
 SIZES = (0, 1, 4095, 4096, 100_000, 5_000_000)
 

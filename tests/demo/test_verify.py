@@ -4,9 +4,9 @@ from pathlib import Path
 
 import pytest
 
-from pagecache.demo.report import describe, rate
-from pagecache.demo.tree import WrongInput, scan
-from pagecache.demo.verify import Difference, compare_pieces, compare_trees, first_difference
+from pagecache.cli.demo.report import describe, rate
+from pagecache.cli.demo.tree import WrongInput, scan
+from pagecache.cli.demo.verify import Difference, compare_pieces, compare_trees, first_difference
 
 
 @pytest.mark.parametrize("length", [1, 2, 3, 100, 4097])

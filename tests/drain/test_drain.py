@@ -19,8 +19,9 @@ import pytest
 from click.testing import CliRunner, Result
 
 from pagecache.cli import main
-from pagecache.drain import Outcome, following
-from pagecache.drain.display import state_of
+from pagecache.cli.drain import following
+from pagecache.cli.drain.display import state_of
+from pagecache.cli.drain.following import Outcome
 from pagecache.observe.answers import SyncError
 
 from .served import DIED, DONE, GIB, Served, failed_range, ticket
@@ -215,7 +216,7 @@ def test_an_owner_that_does_not_answer_may_go_on(serve: Serve, monkeypatch: pyte
 
 def test_an_owner_that_never_answers_is_exit_status_1(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """The kernel accepts the connection; the owner never takes it."""
-    monkeypatch.setattr("pagecache.drain.following.PATIENCE", 0.05)
+    monkeypatch.setattr("pagecache.cli.drain.following.PATIENCE", 0.05)
     with socket.socket(socket.AF_UNIX) as listening:
         listening.bind(str(tmp_path / "s"))
         listening.listen()
@@ -308,7 +309,7 @@ def test_ctrl_c_says_that_what_was_begun_goes_on(serve: Serve) -> None:
 
 
 def test_a_line_now_and_then_where_nobody_watches(serve: Serve, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("pagecache.drain.display.LINE_INTERVAL", 0.05)
+    monkeypatch.setattr("pagecache.cli.drain.display.LINE_INTERVAL", 0.05)
     result = call(serve().path, "--deadline", "0.5")
     lines = result.stderr.splitlines()
     assert set(lines) == {"cache-1 (process 4711): 1.0 GiB of 2.0 GiB left, 976.6 KiB/s, about 17m54s"}

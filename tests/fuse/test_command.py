@@ -17,10 +17,10 @@ from pathlib import Path
 
 import pytest
 
-from pagecache.check_backend.target import Target
 from pagecache.fuse.mountpoint import CannotMount, check_store
 from pagecache.fuse.options import MountOptions, WrongOption, with_words
 from pagecache.observe.client import Client
+from pagecache.target import Target
 
 from ..file.rig import eventually
 from .below import Switch

@@ -160,7 +160,7 @@ def test_an_asynchronous_backend_is_refused_before_anything_waits_for_its_loop(
         return CacheLoop(name, park)
 
     monkeypatch.setattr("pagecache.stress.asynchronous.CacheLoop", loop)
-    monkeypatch.setattr("pagecache.check_backend.target.CacheLoop", loop)
+    monkeypatch.setattr("pagecache.target.CacheLoop", loop)
     with pytest.raises(UnusableTarget, match="is asynchronous: the deterministic scheduler has no event loops"):
         run(Plan(seed=1, rounds=1, **SMALL), f"python:{__name__}:coroutines" if named else coroutines)
     assert loops == []

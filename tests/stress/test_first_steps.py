@@ -16,13 +16,13 @@ from pagecache import Backend, BackendFile, BackendLimits, ObjectStat
 from pagecache.backends import DirectoryBackend, MemoryBackend
 from pagecache.backends.memory import MemoryFile
 from pagecache.backends.passing import PassingBackend, PassingFile
-from pagecache.check_backend.target import Target
 from pagecache.errors import Key
 from pagecache.stress import Plan, UnusableTarget, run
 from pagecache.stress.forgetting import ForgettingBackend
 from pagecache.stress.job import Run
 from pagecache.stress.mounted import MountedTarget
 from pagecache.stress.objects import Objects
+from pagecache.target import Target
 
 from .planted import MakesTwo, Planted
 

@@ -5,7 +5,7 @@ from pathlib import Path
 
 import pytest
 
-from pagecache.top import look, map_screen, once
+from pagecache.cli.top import look, map_screen, once
 
 from .serving import LONG, Owner, folder
 

@@ -8,7 +8,7 @@ from __future__ import annotations
 from collections.abc import Awaitable, Callable
 from dataclasses import dataclass
 
-from pagecache.top.model import Model
+from pagecache.cli.top.model import Model
 
 from .screens import NEVER, View, run_view, screen_text
 from .serving import Owner, folder

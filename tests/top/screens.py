@@ -13,8 +13,8 @@ from typing import Any
 from rich.console import Console
 from textual.pilot import Pilot
 
-from pagecache.top.app import TopApp
-from pagecache.top.model import Model
+from pagecache.cli.top.app import TopApp
+from pagecache.cli.top.model import Model
 
 from .serving import LONG, Owner
 

@@ -14,12 +14,13 @@ from click.testing import CliRunner, Result
 from rich.cells import cell_len
 from rich.console import Console
 
-from pagecache.cli import main, top
+from pagecache.cli import main
+from pagecache.cli.top import look, start
+from pagecache.cli.top.columns import VOLUME_COLUMNS
+from pagecache.cli.top.command import top
+from pagecache.cli.top.once import WIDE, fitting, observe, print_tables
+from pagecache.cli.top.rows import SORTS
 from pagecache.observe.client import Client
-from pagecache.top import look, start
-from pagecache.top.columns import VOLUME_COLUMNS
-from pagecache.top.once import WIDE, fitting, observe, print_tables
-from pagecache.top.rows import SORTS
 
 from .documents import FILE_NAMES, NASTY
 from .serving import Owner, as_json, wait_until
@@ -152,7 +153,7 @@ def test_an_owner_that_hangs_is_named_after_the_timeout(
         assert timeout > 1
         return Client(path, timeout=0.1 if path == other.path else timeout)
 
-    monkeypatch.setattr("pagecache.top.once.Client", client)
+    monkeypatch.setattr("pagecache.cli.top.once.Client", client)
     try:
         result = call(other.path, owner.path, "--once")
     finally:
@@ -226,7 +227,7 @@ def test_no_files_are_asked_for_where_none_are_wanted(owner: Owner) -> None:
 
 def test_ctrl_c_does_not_wait_for_an_owner_that_hangs(owner: Owner) -> None:
     owner.open_gate.clear()
-    code = "from pagecache.top import once; once.TIMEOUT = 1000.0; from pagecache.cli import main; main()"
+    code = "from pagecache.cli.top import once; once.TIMEOUT = 1000.0; from pagecache.cli import main; main()"
     command = [sys.executable, "-c", code, "top", "--once", str(owner.path)]
     with subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True) as process:
         wait_until(lambda: bool(owner.requests), "the request")

@@ -5,9 +5,9 @@ from __future__ import annotations
 from hypothesis import given
 from hypothesis import strategies as st
 
+from pagecache.cli.top.folio_map import MARGIN, amounts, map_lines, piece_size, pieces
+from pagecache.cli.top.states import BY_NAME
 from pagecache.observe.answers import Folios
-from pagecache.top.folio_map import MARGIN, amounts, map_lines, piece_size, pieces
-from pagecache.top.states import BY_NAME
 
 PAGE = 4096
 

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from pagecache.top.map_screen import MapScreen
+from pagecache.cli.top.map_screen import MapScreen
 
 from . import documents
 from .screens import View, model_of, run_view

@@ -4,11 +4,11 @@ from __future__ import annotations
 
 from pathlib import Path
 
+from pagecache.cli.top.look import Question
+from pagecache.cli.top.model import FILES_MAX, FORGOTTEN, INTERVALS, Model
+from pagecache.cli.top.rows import SORTS, Sample
 from pagecache.observe.answers import Files, Stats, decode
 from pagecache.observe.client import NoSocket
-from pagecache.top.look import Question
-from pagecache.top.model import FILES_MAX, FORGOTTEN, INTERVALS, Model
-from pagecache.top.rows import SORTS, Sample
 
 from . import documents
 

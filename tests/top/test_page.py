@@ -8,15 +8,15 @@ from pathlib import Path
 import click
 from textual.binding import Binding, BindingType
 
-from pagecache.cli import top
-from pagecache.top.app import TopApp
-from pagecache.top.columns import VOLUME_COLUMNS, file_columns
-from pagecache.top.help_screen import KEYS, HelpScreen
-from pagecache.top.main_screen import MainScreen
-from pagecache.top.map_screen import MapScreen
-from pagecache.top.rows import SORTS
-from pagecache.top.states import ABSENT, STATES
-from pagecache.top.table import RowTable
+from pagecache.cli.top.app import TopApp
+from pagecache.cli.top.columns import VOLUME_COLUMNS, file_columns
+from pagecache.cli.top.command import top
+from pagecache.cli.top.help_screen import KEYS, HelpScreen
+from pagecache.cli.top.main_screen import MainScreen
+from pagecache.cli.top.map_screen import MapScreen
+from pagecache.cli.top.rows import SORTS
+from pagecache.cli.top.states import ABSENT, STATES
+from pagecache.cli.top.table import RowTable
 
 from .pictures import DRAWN, ROOT
 

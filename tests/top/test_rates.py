@@ -6,8 +6,8 @@ from typing import Any
 
 import pytest
 
+from pagecache.cli.top.rates import hit_rate, per_second, quantile, seconds_between, since, sparkline
 from pagecache.observe.answers import Histogram, Stats, decode
-from pagecache.top.rates import hit_rate, per_second, quantile, seconds_between, since, sparkline
 
 from . import documents
 

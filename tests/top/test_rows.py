@@ -6,11 +6,21 @@ from pathlib import Path
 
 import pytest
 
+from pagecache.cli.top.columns import file_columns
+from pagecache.cli.top.panels import cache_line, single
+from pagecache.cli.top.rows import (
+    SORTS,
+    Sample,
+    Watch,
+    cache_row,
+    file_rows,
+    matching,
+    merge_files,
+    volume_rows,
+    waits_of,
+)
 from pagecache.observe.answers import Files, Stats, Trouble, Waits, decode
 from pagecache.observe.client import NobodyListens
-from pagecache.top.columns import file_columns
-from pagecache.top.panels import cache_line, single
-from pagecache.top.rows import SORTS, Sample, Watch, cache_row, file_rows, matching, merge_files, volume_rows, waits_of
 
 from . import documents
 

@@ -8,11 +8,11 @@ from typing import Any
 import pytest
 from textual import events
 
+from pagecache.cli.top import look
+from pagecache.cli.top.main_screen import MainScreen
+from pagecache.cli.top.rows import SORTS, FileRow
+from pagecache.cli.top.states import BY_NAME
 from pagecache.observe.client import Client
-from pagecache.top import look
-from pagecache.top.main_screen import MainScreen
-from pagecache.top.rows import SORTS, FileRow
-from pagecache.top.states import BY_NAME
 
 from . import documents
 from .documents import FILE_NAMES
@@ -115,7 +115,7 @@ def test_a_filter_shows_what_matches_while_it_is_written(owner: Owner) -> None:
 
 def test_the_server_is_asked_for_a_filter_when_the_hand_pauses(owner: Owner, monkeypatch: pytest.MonkeyPatch) -> None:
     """It is not queried for each letter; the rows on the screen are filtered at once."""
-    monkeypatch.setattr("pagecache.top.main_screen.FILTER_PAUSE", NEVER)
+    monkeypatch.setattr("pagecache.cli.top.main_screen.FILTER_PAUSE", NEVER)
     owner.count = 5000
 
     async def test(view: View) -> None:
@@ -127,7 +127,7 @@ def test_the_server_is_asked_for_a_filter_when_the_hand_pauses(owner: Owner, mon
         await view.shows("10 of 10, by dirty")
         (asked,) = [request for request in owner.requests if "match=" in request]
         assert asked.endswith("&match=MANY%2F0499")
-        monkeypatch.setattr("pagecache.top.main_screen.FILTER_PAUSE", 0.01)
+        monkeypatch.setattr("pagecache.cli.top.main_screen.FILTER_PAUSE", 0.01)
         await view.press("slash", "9")
         await view.shows("only “9”", "of 1,355, by dirty")  # the old text is selected, and replaced
         await view.press("escape")

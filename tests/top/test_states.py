@@ -5,7 +5,7 @@ from __future__ import annotations
 from hypothesis import given
 from hypothesis import strategies as st
 
-from pagecache.top.states import ABSENT, BAR_ORDER, BY_NAME, OTHER, STATES, bar, local_bytes, parts
+from pagecache.cli.top.states import ABSENT, BAR_ORDER, BY_NAME, OTHER, STATES, bar, local_bytes, parts
 
 from . import documents
 

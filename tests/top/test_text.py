@@ -6,7 +6,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 from rich.cells import cell_len
 
-from pagecache.top.text import clip_end, clip_start
+from pagecache.cli.top.text import clip_end, clip_start
 
 
 @given(st.text(alphabet="ab/写真é́", max_size=30), st.integers(0, 20))

@@ -1,0 +1,42 @@
+"""The command `pagecache drain`: options, help and exit status."""
+
+import sys
+from contextlib import nullcontext
+
+import click
+
+from pagecache.cli.usage import WrongUsage, interrupted, print_json
+from pagecache.interrupts import leave_on_sigterm
+
+
+@click.command(short_help="Have running caches save everything, and wait for it")
+@click.argument("sockets", metavar="SOCKET...", nargs=-1, required=True)
+@click.option("--volume", metavar="NAME", help="Only this volume.  [default: all]")
+@click.option("--deadline", metavar="SECONDS", type=click.FloatRange(min=0), help="Wait no longer than this.")
+@click.option("--json", "as_json", is_flag=True, help="Print what came of it as JSON.")
+@click.option("--quiet", is_flag=True, help="Show no progress, and nothing at all when everything is saved.")
+def drain(sockets: tuple[str, ...], volume: str | None, deadline: float | None, as_json: bool, quiet: bool) -> None:
+    """Have running caches save everything written so far, and wait until it is committed.
+
+    SOCKET is the path that a program gave to PageCache.serve_stats. Exit status: 0 everything is committed, 1 something
+    is not (it is listed), or nothing is known as the program has ended meanwhile.
+    """
+    from pagecache.cli.drain.display import on_stderr, silent
+    from pagecache.cli.drain.following import Unusable
+    from pagecache.cli.drain.job import drain as drain_caches
+    from pagecache.cli.drain.report import as_dict, lines
+
+    leave_on_sigterm()
+    try:
+        with nullcontext(silent) if quiet else on_stderr() as display:
+            outcomes = drain_caches(sockets, volume, deadline, display)
+    except Unusable as error:
+        raise WrongUsage(str(error)) from None
+    except KeyboardInterrupt:
+        interrupted("what was begun goes on")
+    saved = all(outcome.saved for outcome in outcomes)
+    if as_json:
+        print_json(as_dict(outcomes))
+    elif not (quiet and saved):
+        click.echo("\n".join(lines(outcomes)))
+    sys.exit(0 if saved else 1)

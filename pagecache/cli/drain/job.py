@@ -1,0 +1,64 @@
+"""Several caches side by side: none waits for another, and a deadline is for all of them."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Sequence
+
+from pagecache.cli.drain.display import Display
+from pagecache.cli.drain.following import Follower, Outcome, Unusable
+from pagecache.observe.client import TooSlow
+from pagecache.quantities import printable
+
+__all__ = ["drain"]
+
+MOMENT = 0.1
+
+
+def drain(sockets: Sequence[str], volume: str | None, deadline: float | None, display: Display) -> list[Outcome]:
+    """Have everything saved that was written so far; return what came of it, in the order of the sockets.
+
+    Args:
+        sockets: paths of `PageCache.serve_stats`.
+        volume: only this one; None: all.
+        deadline: seconds after which the waiting ends; what was begun goes on.
+        display: is told how far it is.
+
+    Raises:
+        Unusable: something is wrong with a socket; then nothing was begun anywhere.
+    """
+    followers = [Follower(socket, volume) for socket in sockets]
+    begun = _who_answer(followers)
+    for follower in begun:
+        follower.start()
+    until = None if deadline is None else time.monotonic() + deadline
+    left = begun
+    while left and (until is None or time.monotonic() < until):
+        display.show([follower.outcome for follower in followers])
+        left[0].ended.wait(MOMENT if until is None else max(0.0, min(MOMENT, until - time.monotonic())))
+        left = [follower for follower in begun if not follower.ended.is_set()]
+    for follower in left:
+        follower.give_up()
+    return [follower.outcome for follower in followers]
+
+
+def _who_answer(followers: Sequence[Follower]) -> list[Follower]:
+    """Those to begin with: everybody, but for those who hang.
+
+    Raises:
+        Unusable: something is wrong with one of them.
+    """
+    found = []
+    try:
+        for follower in followers:
+            try:
+                follower.look()
+            except TooSlow as error:
+                follower.outcome.unknown = f"{printable(str(error))}; nothing was begun there"
+            else:
+                found.append(follower)
+    except Unusable:
+        for follower in followers:
+            follower.close()
+        raise
+    return found

@@ -1,0 +1,87 @@
+"""The command `pagecache mount`: options, help and exit status. The file system is `pagecache.fuse`."""
+
+from typing import Any
+
+import click
+
+from pagecache.cli.usage import WrongUsage
+
+
+def _show_features(context: click.Context, option: click.Parameter, asked: bool) -> None:
+    if asked and not context.resilient_parsing:
+        from pagecache.fuse.features import features
+
+        for line in features():
+            click.echo(line)
+        context.exit()
+
+
+@click.command(short_help="Mount a backend as a file system")
+@click.argument("url")
+@click.argument("directory")
+@click.option(
+    "--features",
+    is_flag=True,
+    is_eager=True,
+    expose_value=False,
+    callback=_show_features,
+    help="Say what is built, and what libfuse and the kernel have; mount nothing.",
+)
+@click.option("-f", "--foreground", is_flag=True, help="Stay in the foreground, and say on stderr how far it is.")
+@click.option("-o", "words", metavar="WORD,...", multiple=True, help="Options as mount(8) has them; may be repeated.")
+@click.option("--capacity", metavar="SIZE", help="Memory of the cache.  [default: 256MiB]")
+@click.option("--direct-io", is_flag=True, help="The kernel keeps no pages: each read and write comes to the cache.")
+@click.option("--kernel-cache", is_flag=True, help="The kernel keeps pages of unchanged files from open to open.")
+@click.option("--read-only", is_flag=True, help="Nothing can be changed.")
+@click.option("--allow-other", is_flag=True, help="Other users may use it too.")
+@click.option("--uid", type=int, help="Owner of everything.  [default: as stored]")
+@click.option("--gid", type=int, help="Group of everything.  [default: as stored]")
+@click.option(
+    "--timeout",
+    metavar="SECONDS",
+    type=click.FloatRange(min=0),
+    help="Seconds after which a program that waits for the backend gets EIO.  [default: 60]",
+)
+@click.option(
+    "--drain-timeout",
+    metavar="SECONDS",
+    type=click.FloatRange(min=0),
+    help="Seconds to save everything when the mount ends.  [default: 60]",
+)
+@click.option("--stats", metavar="SOCKET", help="Serve live statistics, for `pagecache top` and `pagecache drain`.")
+@click.option(
+    "--option", "backend_options", metavar="NAME=VALUE", multiple=True, help="Option of the backend (repeatable)."
+)
+@click.option(
+    "--loop",
+    type=click.Choice(["auto", "c", "pyfuse3"]),
+    help="Library that carries the requests.  [default: the loop in C if it was built, else pyfuse3]",
+)
+def mount(
+    url: str,
+    directory: str,
+    foreground: bool,
+    words: tuple[str, ...],
+    backend_options: tuple[str, ...],
+    **options: Any,
+) -> None:
+    """Mount the backend that URL names on DIRECTORY, as a file system.
+
+    URL: dir:PATH, s3://BUCKET/PREFIX, fsspec:URL, memory:, or module:factory. Unmount with `fusermount3 -u DIRECTORY`,
+    or end it with SIGTERM: everything is saved then. Exit status: 0 mounted (in the foreground: everything was saved),
+    1 not mounted, or not everything saved (it is listed), 2 wrong usage.
+    """
+    from pagecache.fuse.daemon import detach, wait_for_child
+    from pagecache.fuse.mounting import mount_as_asked, options_from
+    from pagecache.fuse.serving import why_cannot_serve
+
+    if why := why_cannot_serve(options["loop"] or "auto"):
+        raise WrongUsage(f"mounting: {why}")
+    try:
+        asked = options_from(url, directory, words, backend_options, options)
+    except ValueError as error:
+        raise WrongUsage(str(error)) from None
+    started = None
+    if not foreground and (started := detach()) is None:
+        wait_for_child(lambda why: click.echo(f"pagecache mount: {why}", err=True))
+    mount_as_asked(asked, started, lambda text: click.echo(f"pagecache mount: {text}", err=True))

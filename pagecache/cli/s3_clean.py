@@ -1,0 +1,52 @@
+"""The command `pagecache s3-clean`: options, help and exit status. The work is done in `pagecache.backends.s3`."""
+
+from typing import Any
+
+import click
+
+from pagecache.cli.usage import WrongUsage, interrupted, print_json
+
+
+@click.command("s3-clean", short_help="Remove leftovers of ended programs from a bucket")
+@click.argument("url", metavar="URL")
+@click.option(
+    "--older-than",
+    metavar="TIME",
+    default="24h",
+    show_default=True,
+    help="Time since a program last stored anything there: 90s, 1.5h; 0s: also objects of running programs.",
+)
+@click.option("--dry-run", is_flag=True, help="List the objects and remove none.")
+@click.option("--json", "as_json", is_flag=True, help="Print the list as JSON.")
+def s3_clean(url: str, older_than: str, dry_run: bool, as_json: bool) -> None:
+    """Remove what programs that died have left in a bucket: private objects, and the uploads they have notes of.
+
+    URL is that of the volume: s3://BUCKET/PREFIX?endpoint=URL. Nothing of other programs is touched, and nothing of one
+    that has stored something in that time. What a program that still runs has staged is lost when it is removed. An
+    upload that was begun right before the program died may have no note: a lifecycle rule of the bucket ends those.
+    Exit status: 0 done, 1 the server refused something, 2 wrong usage.
+    """
+    from pagecache.backends import backend_from_url
+    from pagecache.stress.plan import seconds
+
+    try:
+        age = seconds(older_than, "--older-than", or_zero=True)
+        backend: Any = backend_from_url(url)
+        if not hasattr(backend, "bucket"):
+            raise ValueError(f"{url!r}: it is not of the form s3://BUCKET/PREFIX?endpoint=URL")
+    except ValueError as error:
+        raise WrongUsage(str(error)) from None
+    try:
+        removed = backend.remove_leftovers(age, dry_run=dry_run)
+    except OSError as error:
+        raise click.ClickException(str(error)) from None
+    except KeyboardInterrupt:
+        interrupted("what was not removed yet is left; the command may be given again")
+    finally:
+        backend.close()
+    if as_json:
+        print_json({"url": url, "older_than": age, "dry_run": dry_run, "removed": removed})
+        return
+    for name in removed:
+        click.echo(name)
+    click.echo(f"{'would remove' if dry_run else 'removed'} {len(removed)}")

@@ -1,0 +1,114 @@
+"""The command `pagecache stress`: options, help and exit status. The tester is `pagecache.stress`."""
+
+from pathlib import Path
+from typing import Any
+
+import click
+
+from pagecache.cli.usage import WrongUsage, leave, print_json
+
+
+@click.command(short_help="Test random operations of many workers byte by byte")
+@click.argument("target", required=False)
+@click.option("--seed", type=int, help="Number that decides every operation.  [default: random]")
+@click.option("--duration", metavar="TIME", help="Time to run: 60s, 10m, 1h.  [default: 10s]")
+@click.option("--threads", type=int, help="Number of workers that are threads.  [default: 8]")
+@click.option("--tasks", type=int, help="Number of workers that are tasks of one event loop.  [default: 20]")
+@click.option("--files", type=int, help="Number of files that all workers share.  [default: 4]")
+@click.option("--size", metavar="SIZE", help="Largest size of a file.  [default: 1MiB]")
+@click.option("--capacity", metavar="SIZE", help="Memory of the cache.  [default: 1MiB]")
+@click.option(
+    "--mix",
+    metavar="WAY,...",
+    help="Ways into a file to use: buffered, direct, parallel, through, views, append, truncate, punch, try, "
+    "names, hints, sources, foreign, losses, rivals, touches.  [default: all but rivals and touches]",
+)
+@click.option(
+    "--profile",
+    metavar="NAME",
+    help="Kind of load: fsx, database, log, media, generic-095, direct, metadata, saving, crowd, losses, ends, "
+    "touched, unsaved.  [default: fsx]",
+)
+@click.option("--faults", metavar="NAME", help="Make backend calls fail: none, mild, nasty, hell.  [default: none]")
+@click.option(
+    "--crashes",
+    metavar="KIND,...",
+    help="End each stir of a round by one: killed (the process), forgetting (the store).  [default: none]",
+)
+@click.option("--processes", type=int, help="Number of processes that share the workers, for path: only.  [default: 1]")
+@click.option("--patience", metavar="TIME", help="Time after which a call counts as hanging.  [default: 60s]")
+@click.option(
+    "--scheduler",
+    type=click.Choice(["threads", "deterministic"]),
+    help="Let the machine (threads) or the seed (deterministic) choose the next thread.  [default: threads]",
+)
+@click.option(
+    "--replay",
+    metavar="FILE",
+    type=click.Path(exists=True, dir_okay=False, path_type=Path),
+    help="Run the round that failed again; other options but --duration are the file's.",
+)
+@click.option("--shrink", is_flag=True, help="Make what is found small: fewest operations, as a replay and as a test.")
+@click.option("--shrink-time", metavar="TIME", default="60s", show_default=True, help="Time that --shrink may take.")
+@click.option(
+    "--html",
+    metavar="FILE",
+    type=click.Path(dir_okay=False, path_type=Path),
+    help="Write a page that shows what was found, or what was exercised.",
+)
+@click.option("-v", "--verbose", is_flag=True, help="Print what was exercised, too, when nothing was found.")
+@click.option("--json", "as_json", is_flag=True, help="Print the report as JSON.")
+def stress(
+    target: str | None,
+    replay: Path | None,
+    shrink: bool,
+    shrink_time: str,
+    html: Path | None,
+    verbose: bool,
+    as_json: bool,
+    **options: Any,
+) -> None:
+    """Random operations of many workers on TARGET, each byte checked against what it may be.
+
+    TARGET: nothing (a cache over a backend in memory), a backend URL (dir:PATH, ...), python:module:factory (what the
+    factory gives when it is called; the module is looked for here too), or path:DIR: any mounted file system, without
+    the cache. Exit status: 0 nothing was found, 1 something was; a file that
+    repeats it is written.
+    """
+    from pagecache.stress import UnusableTarget
+    from pagecache.stress.command import Ending, execute, plan_of, read_replay
+    from pagecache.stress.outcome import Outcome
+    from pagecache.stress.plan import seconds
+
+    outcome: Outcome | None = None
+    if html is not None and not html.absolute().parent.is_dir():
+        raise WrongUsage(f"--html {html}: no such directory")
+    with Ending() as ending:
+        try:
+            time_to_shrink = seconds(shrink_time, "--shrink-time")
+            if replay is not None:
+                plan, named = read_replay(replay, options)
+                if target is not None and named is not None and target != named:
+                    click.echo(f"on {target}, in the place of the replay's {named}", err=True)
+                target = target if target is not None else named
+            else:
+                plan = plan_of(options)
+            outcome = Outcome(execute(plan, target, ending.asked))
+            if not outcome.report.ok:
+                outcome.save()
+                if shrink:
+                    outcome.shrink(target, time_to_shrink)
+            if html is not None:
+                outcome.write_page(html)
+        except (UnusableTarget, ValueError) as error:
+            raise WrongUsage(str(error)) from None
+        except OSError as error:
+            raise click.ClickException(str(error)) from None
+        except KeyboardInterrupt as error:
+            if outcome is not None:  # while it was shrunk, or written
+                print_json(outcome.to_dict()) if as_json else click.echo(outcome.text())
+            left = "objects that begin with 'pagecache-stress-' may be left in the target"
+            click.echo(f"interrupted: {left if outcome is not None else str(error) or left}", err=True)
+            leave(ending.status, hung=True)
+    print_json(outcome.to_dict()) if as_json else click.echo(outcome.text(verbose=verbose))
+    leave(0 if outcome.report.ok else 1, hung=not outcome.report.ok)

@@ -1,0 +1,167 @@
+"""The live view: lookers at the sockets, the model they feed, and the screens that show it.
+
+Each socket has a thread of its own (`look.Looker`), which posts what it saw to this program's loop; everything else
+happens in the loop. So a socket whose owner hangs delays nothing, and quitting waits for nobody.
+"""
+
+import asyncio
+import signal
+import time
+from collections.abc import Callable, Sequence
+from pathlib import Path
+from typing import ClassVar
+
+from textual.app import App
+from textual.binding import Binding, BindingType
+from textual.message import Message
+
+from pagecache.cli.top.help_screen import HelpScreen
+from pagecache.cli.top.look import Looker, socket_looker
+from pagecache.cli.top.main_screen import MainScreen
+from pagecache.cli.top.map_screen import MapScreen
+from pagecache.cli.top.model import Model
+from pagecache.cli.top.rows import FileRow, Sample
+from pagecache.interrupts import INTERRUPTED
+
+# How often the ages of sockets that are gone are shown anew, and new sockets are looked for.
+TURN = 1.0
+
+
+class Sampled(Message):
+    """One look at a socket."""
+
+    def __init__(self, sample: Sample) -> None:
+        super().__init__()
+        self.sample = sample
+
+
+class TopApp(App[None]):
+    """The program."""
+
+    TITLE = "pagecache top"
+    ENABLE_COMMAND_PALETTE = False
+    BINDINGS: ClassVar[list[BindingType]] = [
+        Binding("p", "pause", "Pause"),
+        Binding("plus", "interval(1)", "Slower", key_display="+", show=False),
+        Binding("minus", "interval(-1)", "Faster", key_display="-", show=False),
+        Binding("r", "look", "Look now", show=False),
+        Binding("question_mark", "help", "Help", key_display="?"),
+        Binding("q", "quit", "Quit"),
+        Binding("ctrl+c", "interrupt", "Interrupt", show=False, priority=True),
+    ]
+
+    def __init__(self, model: Model) -> None:
+        super().__init__()
+        self.model = model
+        self._lookers: dict[Path, Looker[Sample]] = {}
+
+    def on_mount(self) -> None:
+        """Begin to look."""
+        self.push_screen(MainScreen())
+        for path in self.model.watches:
+            self.watch_socket(path)
+        self.set_interval(TURN, self.turn)
+        if not self.is_headless:
+            # A handler of Python would raise in the middle of the loop and leave the terminal as it is.
+            loop = asyncio.get_running_loop()
+            for number in (signal.SIGINT, signal.SIGTERM):
+                loop.add_signal_handler(number, self.leave, 128 + number)
+
+    def on_unmount(self) -> None:
+        """Look no more."""
+        for looker in self._lookers.values():
+            looker.stop()
+
+    def leave(self, status: int) -> None:
+        """End with this status."""
+        self.exit(return_code=status)
+
+    def watch_socket(self, path: Path) -> None:
+        """Begin to look at one socket."""
+        looker = socket_looker(path, lambda: self.model.question(path), self.deliver, self.model.pause_or_interval)
+        self._lookers[path] = looker
+        looker.start()
+
+    def deliver(self, sample: Sample) -> None:
+        """Called by the lookers, in their threads."""
+        try:
+            self.post_message(Sampled(sample))
+        except RuntimeError:
+            pass  # the program ends: its loop is closed
+
+    def on_sampled(self, event: Sampled) -> None:
+        """Show it."""
+        self.model.take(event.sample)
+        self.update_all()
+
+    def turn(self) -> None:
+        """Look for sockets that came, and show for how long others are gone."""
+        new, lost = self.model.look_around()
+        for path in new:
+            self.watch_socket(path)
+        for path in lost:
+            self._lookers.pop(path).stop()
+        if new or lost or any(row.gone is not None for row in self.model.caches()):
+            self.update_all()
+
+    def update_all(self) -> None:
+        """Show the model; the main screen only while it is in sight."""
+        for screen in self.screen_stack:
+            if isinstance(screen, MainScreen) and (screen.is_current or isinstance(self.screen, HelpScreen)):
+                screen.update_all()
+
+    def look_now(self) -> None:
+        """Look at everything without waiting for the interval; in a pause as well, once."""
+        for looker in self._lookers.values():
+            looker.wake()
+        if isinstance(self.screen, MapScreen):
+            self.screen.look_now()
+
+    def show_map(self, row: FileRow) -> None:
+        """Show the map of a file."""
+        self.push_screen(MapScreen(row, self.model))
+
+    def action_pause(self) -> None:
+        """Stop looking, or go on."""
+        self.model.paused = not self.model.paused
+        self.shown_differently()
+
+    def action_interval(self, step: int) -> None:
+        """Look more seldom, or more often."""
+        self.model.change_interval(step)
+        self.shown_differently()
+
+    def shown_differently(self) -> None:
+        """The lookers take the new interval at once."""
+        if not self.model.paused:
+            self.look_now()
+        self.update_all()
+        if isinstance(self.screen, MapScreen):
+            self.screen.update_all()
+
+    def action_look(self) -> None:
+        """Look now."""
+        self.look_now()
+
+    def action_help(self) -> None:
+        """Show the keys."""
+        self.push_screen(HelpScreen())
+
+    def action_interrupt(self) -> None:
+        """Ctrl-C, which is a key while the terminal is ours."""
+        self.leave(INTERRUPTED)
+
+
+def run(
+    sockets: Sequence[Path],
+    *,
+    find: Callable[[], Sequence[Path]] | None,
+    interval: float,
+    sort: str,
+    files: int | None,
+) -> int:
+    """Run until somebody quits; the exit status of the program."""
+    model = Model(sockets, time.monotonic, find=find, interval=interval, sort=sort, most=files)
+    app = TopApp(model)
+    app.run()
+    return app.return_code or 0
