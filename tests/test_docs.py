@@ -325,6 +325,24 @@ def test_every_page_is_in_the_navigation() -> None:
     assert missing == []
 
 
+FILES_NAMED = [DOCS / f"{name}.md" for name in ("architecture", "decisions", "events", "native", "testing")]
+SOURCE = re.compile(r"`([\w*/]+\.(?:pyi?|[ch]))`")
+
+
+def source_exists(name: str) -> bool:
+    """A path begins at the checkout, the package or the tests; a bare name is that of any file of package and tests."""
+    tops = (ROOT / "pagecache", ROOT / "tests")
+    if "/" in name:
+        return any(any(top.glob(name)) for top in (*tops, ROOT))
+    return any(any(top.rglob(name)) for top in tops)
+
+
+@pytest.mark.parametrize("page", FILES_NAMED, ids=label)
+def test_files_that_a_page_names_exist(page: Path) -> None:
+    names = dict.fromkeys(SOURCE.findall(page.read_text(encoding="utf-8")))
+    assert [name for name in names if not source_exists(name)] == []
+
+
 CONTRACT_ID = re.compile(r"\[((?:[KMEI]-?\d+[a-z]?|T-\d+[a-z]?)(?:, (?:[KMEIT]-?\d+[a-z]?|\d+\.\d+))*)\]")
 
 
