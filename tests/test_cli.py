@@ -221,7 +221,7 @@ def test_a_directory_to_keep_has_to_be_empty_and_outside(tree: Path) -> None:
     assert "lies in the tree" in wrong_usage("demo", str(tree), "--keep", str(tree / "dir0" / "new"))
 
 
-def test_a_source_that_changes_meanwhile_is_not_called_a_difference(
+def test_a_source_that_changes_during_the_run_is_not_called_a_difference(
     tree: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     copy = CachedSide.copy

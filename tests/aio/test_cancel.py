@@ -132,7 +132,7 @@ def test_tasks_cancelled_while_they_wait_for_room(attach: Attach, backend: Any) 
     run(main())
 
 
-def test_an_open_that_nobody_waits_for_is_undone(attach: Attach) -> None:
+def test_an_open_without_a_waiter_is_undone(attach: Attach) -> None:
     """The late handle is closed again. [T-56]"""
     store = Store({KEY: DATA})
     volume = attach(store)

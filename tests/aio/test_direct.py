@@ -73,7 +73,7 @@ def test_tasks_write_side_by_side(attach: Attach, backend: Any) -> None:
     assert content(volume.backend) == b"".join(bytes([page]) * PAGE for page in range(64))
 
 
-def test_wrong_arguments_of_direct_verbs_are_told(attach: Attach) -> None:
+def test_wrong_arguments_of_direct_verbs_are_errors(attach: Attach) -> None:
     """[T-59, aio]"""
     volume = attach(Store({KEY: DATA}))
 

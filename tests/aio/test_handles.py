@@ -406,7 +406,7 @@ def test_throttled_writers_leave_the_loop_to_others(attach: Attach) -> None:
 
 
 @both
-def test_a_failing_read_tells_who_asked(attach: Attach, backend: Any) -> None:
+def test_a_failing_read_raises_in_its_caller(attach: Attach, backend: Any) -> None:
     """The read raises the backend's error at once and only while it lasts; later reads are right."""
     inner = backend()
     volume = attach(inner)

@@ -156,7 +156,7 @@ def test_every_name_of_an_object_is_one_key(backend: DirectoryBackend, root: Pat
 
 
 @pytest.mark.contract("T-67")
-def test_hard_link_made_by_somebody_else_is_noticed(backend: DirectoryBackend, root: Path) -> None:
+def test_hard_link_made_by_another_program_is_noticed(backend: DirectoryBackend, root: Path) -> None:
     file = put(backend, "a")
     os.link(root / "a", root / "b")
     assert backend.canonical("b") == backend.canonical("a") == "a"
@@ -203,7 +203,7 @@ def test_renamed_object_takes_its_new_name(backend: DirectoryBackend) -> None:
     replaced.close()
 
 
-def test_an_object_amid_a_rename_is_not_told_by_its_old_name(
+def test_an_object_amid_a_rename_is_not_named_by_its_old_name(
     backend: DirectoryBackend, root: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """The file system has renamed it, and its key is being changed. A call by the new name gets the new key: with the
@@ -245,7 +245,7 @@ def test_renaming_one_of_two_links_over_the_other_leaves_one(backend: DirectoryB
     assert content(backend, "b") == b"both"
 
 
-def test_object_moved_away_by_somebody_else_keeps_its_key_while_open(backend: DirectoryBackend, root: Path) -> None:
+def test_object_moved_away_by_another_program_keeps_its_key_while_open(backend: DirectoryBackend, root: Path) -> None:
     file = put(backend, "a", b"old")
     (root / "a").rename(root / "b")
     assert backend.canonical("b") == "a"

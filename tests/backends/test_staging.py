@@ -132,7 +132,7 @@ def test_staged_bytes_survive_a_failed_commit(backend: StagingBackend, file: Sta
     assert backend.visible("key") == b"STd EDntent"
 
 
-def test_lost_staging_is_told_until_the_bytes_are_there_again(
+def test_lost_staging_is_reported_until_the_bytes_are_there_again(
     backend: StagingBackend, file: StagingFileWithStage
 ) -> None:
     file.stage(0, [memoryview(b"STAGED")])
@@ -158,7 +158,7 @@ def test_crash_leaves_what_is_committed(backend: StagingBackend, file: StagingFi
     assert get(backend.open("key").read_into, 0, 20) == b"old content"
 
 
-def test_version_of_somebody_else_is_not_overwritten(backend: StagingBackend, file: StagingFileWithStage) -> None:
+def test_version_of_another_client_is_not_overwritten(backend: StagingBackend, file: StagingFileWithStage) -> None:
     other = backend.open("key")
     put(other, 0, b"other")
     other.commit()

@@ -71,7 +71,7 @@ def test_without_checks_the_second_read_asks_for_nothing(way: Callable[[str], Wa
     assert cache.traffic.calls == 0
 
 
-def test_a_file_that_somebody_else_replaced_is_read_again(way: Callable[[str], Way], path: str) -> None:
+def test_a_file_that_another_program_replaced_is_read_again(way: Callable[[str], Way], path: str) -> None:
     cache = way(OWN)
     read_all(cache, path)
     cache.store.pipe_file(path, b"another")

@@ -52,7 +52,7 @@ def test_each_round_runs_every_variant_once_in_a_changing_order() -> None:
     assert len(set(rounds)) > 2
 
 
-def test_a_machine_that_slows_down_meanwhile_does_not_move_the_ratio() -> None:
+def test_a_machine_that_slows_down_during_a_run_does_not_move_the_ratio() -> None:
     """Both variants become ten times slower half way; a quotient of two averages over all rounds would be right only by
     luck, the ratio of each round is always right.
     """

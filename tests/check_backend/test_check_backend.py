@@ -169,7 +169,7 @@ def test_objects_are_kept_when_asked_for(tmp_path: Path) -> None:
     assert names <= set(report["left"])
 
 
-def test_what_cannot_be_removed_is_told(tmp_path: Path) -> None:
+def test_files_that_cannot_be_removed_are_reported(tmp_path: Path) -> None:
     result = call(f"{GIVEN}:unremovable", "--option", f"path={tmp_path}", *QUICK)
     assert "left behind: " in result.stdout
     assert "pagecache-check-" in result.stdout
@@ -205,7 +205,7 @@ def test_it_needs_no_pytest(tmp_path: Path) -> None:
 # ------------------------------------------------------------------------------------------------ bad ones
 
 
-def test_what_is_broken_is_told_with_rule_and_place(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_broken_promise_is_reported_with_rule_and_place(monkeypatch: pytest.MonkeyPatch) -> None:
     make, _, _ = broken.MISTAKES["stale_version"]
     monkeypatch.setattr(broken, "planted", make, raising=False)
     result = call(f"{MODULE}:planted", *QUICK)

@@ -79,7 +79,7 @@ class Writer:
         return "closed"
 
 
-def test_who_opens_after_another_closed_sees_the_new_bytes(client: Client, workers: list[str], url: str) -> None:
+def test_an_open_after_another_worker_closed_sees_the_new_bytes(client: Client, workers: list[str], url: str) -> None:
     one, other = workers
     data = bytearray(b"\1" * SIZE)
     client.submit(write, url, "wb", 0, bytes(data), workers=one, pure=False).result(60)
@@ -101,7 +101,7 @@ def test_who_opens_after_another_closed_sees_the_new_bytes(client: Client, worke
         ("file", "closed", b"mine" + bytes(SIZE - 10) + b"theirs"),
     ],
 )
-def test_who_closes_over_a_whole_object_of_another_is_told_of_a_conflict_and_changes_in_place_are_both_there(
+def test_a_close_over_a_whole_object_of_another_worker_is_a_conflict_and_changes_in_place_are_both_there(
     client: Client, workers: list[str], tmp_path: Path, below: str, told: str, stored: bytes
 ) -> None:
     """The other one's bytes stay. [2.19]"""

@@ -66,7 +66,7 @@ def test_a_longer_a_missing_and_a_surplus_file_are_differences(tmp_path: Path) -
     assert (compare(tmp_path) or pytest.fail("no difference")).key == "more"
 
 
-def test_a_difference_is_told_in_one_line() -> None:
+def test_a_difference_is_reported_in_one_line() -> None:
     line = describe(Difference("lib/a.py", 4097, b"\x01\xff", b"", "read through the cache"))
     assert line == (
         "DIFFERENT: lib/a.py at offset 4097: expected 01 ff, found the end of the file (read through the cache)"

@@ -118,7 +118,7 @@ def test_json_has_all_of_it(serve: Serve) -> None:
     assert first["unknown"] is None
 
 
-def test_the_deadline_tells_what_is_left_and_what_is_in_the_way(serve: Serve) -> None:
+def test_the_deadline_reports_the_remainder_and_the_obstacle(serve: Serve) -> None:
     """Bytes that are retried again and again are no error of the ticket yet."""
     server = serve()
     server.failed = [{"volume": "files", **failed_range(), "next_retry": 0.5}]
@@ -186,7 +186,9 @@ def test_a_busy_cache_is_asked_again(serve: Serve) -> None:
     assert call(server.path).exit_code == 0
 
 
-def test_a_cache_that_is_closed_meanwhile_is_not_asked_for_ever(serve: Serve, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_cache_that_is_closed_during_the_drain_is_not_asked_forever(
+    serve: Serve, monkeypatch: pytest.MonkeyPatch
+) -> None:
     monkeypatch.setattr(following, "BUSY_MAX", 0.05)
     server = serve()
     server.sync = lambda look: (200, ticket()) if look < 2 else (503, {"schema": 1, "error": "the cache is closed"})
@@ -277,7 +279,9 @@ def test_no_socket_no_volume_and_no_deadline_are_wrong_usage(serve: Serve, tmp_p
         ((0, b"SSH-2.0\r\n"), "not a pagecache socket"),
     ],
 )
-def test_who_does_not_speak_as_a_cache_is_wrong_usage(serve: Serve, answer: tuple[int, Any], words: str) -> None:
+def test_a_socket_without_the_protocol_of_a_cache_is_wrong_usage(
+    serve: Serve, answer: tuple[int, Any], words: str
+) -> None:
     server = serve()
     server.stats = answer
     result = call(server.path)
@@ -308,7 +312,7 @@ def test_ctrl_c_says_that_what_was_begun_goes_on(serve: Serve) -> None:
     assert err == "interrupted: what was begun goes on\n"
 
 
-def test_a_line_now_and_then_where_nobody_watches(serve: Serve, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_line_now_and_then_without_a_terminal(serve: Serve, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr("pagecache.cli.drain.display.LINE_INTERVAL", 0.05)
     result = call(serve().path, "--deadline", "0.5")
     lines = result.stderr.splitlines()
@@ -340,7 +344,7 @@ def test_a_terminal_shows_bars(serve: Serve) -> None:
     assert out.startswith("cache-1 (process 4711): NOT SAVED YET")
 
 
-def test_states_are_told_as_they_are() -> None:
+def test_states_are_reported_unchanged() -> None:
     outcome = Outcome("s", total=2 * GIB, remaining=GIB)
     assert state_of(outcome) == "1.0 GiB of 2.0 GiB left"
     outcome.silent, outcome.errors = 12.0, (SyncError("no"),)

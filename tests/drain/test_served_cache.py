@@ -97,7 +97,7 @@ def test_what_another_process_cannot_save_is_listed(owned: Owned, tmp_path: Path
     assert [(tmp_path / "root" / name).stat().st_size for name in "ac"] == [SIZE] * 2
 
 
-def test_a_process_that_is_killed_meanwhile_leaves_it_unknown(owned: Owned, tmp_path: Path) -> None:
+def test_a_process_that_is_killed_during_the_drain_leaves_it_unknown(owned: Owned, tmp_path: Path) -> None:
     owner = owned("hangs")
     process = drain(tmp_path)
     assert owner.stdout is not None

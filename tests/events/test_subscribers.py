@@ -69,7 +69,9 @@ def test_a_slow_subscriber_delays_nothing_of_the_cache(make: Make) -> None:
     assert kinds(seen)[:3] == ["failed", "failed", "repaired"]
 
 
-def test_what_a_subscriber_raises_is_logged_once_and_hurts_nobody(rig: Rig, caplog: pytest.LogCaptureFixture) -> None:
+def test_an_exception_of_a_subscriber_is_logged_once_and_does_no_harm(
+    rig: Rig, caplog: pytest.LogCaptureFixture
+) -> None:
     """This includes SystemExit. The subscriber goes on getting events, and so do the others. [2.27]"""
     seen: list[Event] = []
     raised: list[Event] = []

@@ -48,7 +48,7 @@ def told(seen: list[Event]) -> list[tuple[object, ...]]:
 # -------------------------------------------------------------------- events
 
 
-def test_a_failure_that_heals_is_told_in_order(make: Make) -> None:
+def test_a_failure_that_heals_is_reported_in_order(make: Make) -> None:
     """There is one failed for each call that failed, repaired when the bytes went through, committed when they are
     stored. [2.27]
     """
@@ -69,7 +69,7 @@ def test_a_failure_that_heals_is_told_in_order(make: Make) -> None:
     assert re.fullmatch(r"tried again (at once|in [\d.]+ s)", seen[0].next)
 
 
-def test_a_failure_that_stays_is_parked_and_told_again_with_each_try(make: Make) -> None:
+def test_a_failure_that_stays_is_parked_and_reported_again_with_each_try(make: Make) -> None:
     """failed and parked come each time; then repaired once. [2.14, 2.27]"""
     rig = make({KEY: DATA}, retry=PARKS)
     seen = listening(rig)
@@ -107,7 +107,7 @@ def test_a_commit_that_fails_names_its_ranges_and_is_repaired_by_the_next_commit
     assert seen[0].message.startswith(f"commit of [{PAGE}, {2 * PAGE}) failed at try 1: {code}")
 
 
-def test_a_conflict_is_told_once(make: Make) -> None:
+def test_a_conflict_is_reported_once(make: Make) -> None:
     """The event has the unsaved local bytes, and the ways to settle it. [2.19, 2.27]"""
     rig = make(backend=ObjectBackend({KEY: DATA}), retry=ONCE)
     seen = listening(rig)
@@ -125,7 +125,7 @@ def test_a_conflict_is_told_once(make: Make) -> None:
     assert conflicts[0].next == "nothing until `resolve` or `discard` settles it"
 
 
-def test_events_of_a_file_are_in_order_whatever_thread_tells_them(make: Make) -> None:
+def test_events_of_a_file_are_in_order_whichever_thread_reports_them(make: Make) -> None:
     """Many requests fail and succeed side by side: no range is repaired before it failed. [2.27]"""
     rig = make({KEY: bytes(64 * PAGE)}, retry=FAST, limits={"max_write": PAGE, "max_inflight": 8})
     seen = listening(rig)
@@ -191,7 +191,7 @@ def test_nothing_is_said_of_a_request_that_goes_well(make: Make, lines: Callable
     ]
 
 
-def test_where_nobody_tries_again_unasked_it_is_an_error(make: Make, lines: Callable[[int], list[str]]) -> None:
+def test_a_failure_without_automatic_retries_is_an_error(make: Make, lines: Callable[[int], list[str]]) -> None:
     """A failure that is retried is a warning, and its repair is information. [2.27]"""
     rig = make({KEY: DATA}, retry=ONCE)  # failed_retry is None
     file = rig.open("r+b")
@@ -208,7 +208,7 @@ def test_where_nobody_tries_again_unasked_it_is_an_error(make: Make, lines: Call
     ]
 
 
-def test_the_end_of_a_backend_is_told(make: Make, lines: Callable[[int], list[str]]) -> None:
+def test_the_end_of_a_backend_is_logged(make: Make, lines: Callable[[int], list[str]]) -> None:
     """It covers abort, reconnect, and the bytes given up by a detach. [2.22, 2.27]"""
     rig = make({KEY: DATA}, retry=ONCE)
     file = rig.open("r+b")
@@ -230,7 +230,7 @@ def test_the_end_of_a_backend_is_told(make: Make, lines: Callable[[int], list[st
     ]
 
 
-def test_a_discard_is_told_with_what_was_given_up(make: Make, lines: Callable[[int], list[str]]) -> None:
+def test_a_discard_is_reported_with_its_ranges(make: Make, lines: Callable[[int], list[str]]) -> None:
     """Lost data is an error, even on request. [2.18, 2.27]"""
     rig = make({KEY: DATA})
     file = rig.open("r+b")

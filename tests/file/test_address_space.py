@@ -87,7 +87,7 @@ def test_a_cache_fits_into_little_address_space() -> None:
     )
 
 
-def test_caches_that_nobody_can_reach_are_collected_before_one_is_refused() -> None:
+def test_unreachable_caches_are_collected_before_one_is_refused() -> None:
     """Closed, unreachable and uncollected: a full address space is a reason to collect. [1.4]"""
     limited(
         """

@@ -193,7 +193,7 @@ def test_noreuse_spares_what_others_use(make: Make) -> None:
 # -- prefetch
 
 
-def test_prefetch_without_wait_tells_no_errors(make: Make) -> None:
+def test_prefetch_without_wait_raises_no_errors(make: Make) -> None:
     """The next reader meets them."""
     rig = make({KEY: CONTENT})
     file = rig.open("rb")

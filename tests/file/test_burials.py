@@ -24,7 +24,7 @@ CHANGES: dict[str, Callable[[CachedFile], Any]] = {
 @pytest.mark.parametrize("end", ["abandoned", "removed"])
 @pytest.mark.parametrize("objects", [False, True])
 @pytest.mark.parametrize("key", [KEY, "new"])
-def test_nothing_is_left_of_what_nobody_can_reach(objects: bool, end: str, change: str, key: str) -> None:
+def test_nothing_is_left_of_an_unreachable_file(objects: bool, end: str, change: str, key: str) -> None:
     """The inode and the backend file go, with any uncommitted bytes or none."""
     stored: dict[Hashable, bytes] = {KEY: b"old" * 10_000}
     backend = ObjectBackend(stored) if objects else None

@@ -91,7 +91,7 @@ def test_an_object_that_one_closes_while_the_other_abandons_it_is_published_or_g
     assert rig.open("rb").read() in (OLD, NEW + OLD[2 * PAGE :])
 
 
-def test_who_writes_while_the_last_one_is_closing_is_the_last_again(make: Make) -> None:
+def test_a_writer_beside_the_last_close_becomes_the_last_one_again(make: Make) -> None:
     """Its own close writes back its bytes, whatever the other close does. [2.20]"""
     rig = make({KEY: OLD})
     first = rig.open("r+b")

@@ -87,7 +87,7 @@ def test_bytes_that_a_failed_commit_sent_back_go_before_the_next(
     assert fsync_meets_a_failing_commit(make, monkeypatch, moment) == [DATA]
 
 
-def test_without_the_stamp_of_who_asks_an_empty_object_was_published(
+def test_without_the_stamp_of_the_caller_an_empty_object_was_published(
     make: Make, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """This is the test above without the fix. [T-18]"""

@@ -176,7 +176,7 @@ def test_rebase_on_a_version_of_another_size(make: Make, size: int, end: int) ->
     assert rig.backend.committed(KEY) == bytes(expected)
 
 
-def test_a_truncate_beside_a_flush_is_no_change_of_somebody_else(make: Make) -> None:
+def test_a_truncate_beside_a_flush_is_no_remote_change(make: Make) -> None:
     """The store's version while the truncate is in flight differs from the one afterwards. [2.19]"""
     rig = make({KEY: pattern(4 * PAGE)})
     file = rig.open()
@@ -189,7 +189,7 @@ def test_a_truncate_beside_a_flush_is_no_change_of_somebody_else(make: Make) -> 
     assert rig.open("rb").pread(5, 0) == b"local"
 
 
-def test_a_direct_write_beside_a_commit_is_no_change_of_somebody_else(make: Make) -> None:
+def test_a_direct_write_beside_a_commit_is_no_remote_change(make: Make) -> None:
     """The commit returns a version that the direct write replaced before the answer came. [2.10, 2.19]"""
     rig = make({KEY: pattern(4 * PAGE)})
     rig.backend.commits_beside_writes = True

@@ -127,7 +127,7 @@ def old_version(file: ObjectFile, offset: int, buffers: Sequence[memoryview]) ->
     return sum(found.readinto(buffer) for buffer in buffers)
 
 
-def test_force_reads_on_while_somebody_changes_what_reads_go_through(make: Make) -> None:
+def test_force_reads_on_while_another_call_changes_the_path_of_reads(make: Make) -> None:
     """A truncate with an unknown outcome is owed at the same time: it is paid, and the whole local version is read.
     [2.17, 2.19]
     """
@@ -220,7 +220,7 @@ def test_a_lost_answer_is_repaired_within_fsync(make: Make) -> None:
     assert backend.committed(KEY) == over(DATA)
 
 
-def test_after_a_lost_answer_somebody_elses_object_is_a_conflict(make: Make) -> None:
+def test_after_a_lost_answer_the_object_of_another_client_is_a_conflict(make: Make) -> None:
     """It is not mistaken for the cache's own. [T-69, 2.19]"""
     backend = ObjectBackend({KEY: DATA})
     rig = make(backend=backend, retry=ONCE)
@@ -367,7 +367,7 @@ def test_a_reader_of_a_replaced_version_never_reads_a_mix(make: Make, notice: st
     reader.close()
 
 
-def test_an_open_object_that_somebody_removed(make: Make) -> None:
+def test_an_open_object_that_another_client_removed(make: Make) -> None:
     """A new open reports it; local bytes are a conflict. [2.19, 2.20]"""
     backend = ObjectBackend({KEY: DATA, "dirty": DATA})
     rig = make(backend=backend, retry=ONCE)

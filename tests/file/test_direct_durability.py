@@ -108,7 +108,7 @@ def forgetting_commit(file: RecordingFile) -> str:
     raise BackendError(errno.EIO, "the commit forgot what it had", retry=False)
 
 
-def test_a_loss_is_told_once_though_commits_go_on_failing(make: Make) -> None:
+def test_a_loss_is_reported_once_though_commits_go_on_failing(make: Make) -> None:
     """A range that was written again in between counts as new. [2.16, 2.17]"""
     rig = make({KEY: DATA}, retry=ONCE)
     direct = rig.open("r+b", direct=True)

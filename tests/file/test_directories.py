@@ -74,7 +74,7 @@ def test_a_directory_of_the_old_name_is_another_one(volume: Volume, root: Path) 
     assert (root / "new" / "a").read_bytes() == b"A movedd"
 
 
-def test_who_opens_a_file_of_a_directory_that_is_being_renamed_waits(volume: Volume, backend: FaultyBackend) -> None:
+def test_an_open_of_a_file_waits_for_the_rename_of_its_directory(volume: Volume, backend: FaultyBackend) -> None:
     """The open finds the name gone, and never a second object of the same file. [2.20]"""
     held = volume.open("old/a", "r+")
     held.pwrite(b"A", 0)
@@ -91,7 +91,7 @@ def test_who_opens_a_file_of_a_directory_that_is_being_renamed_waits(volume: Vol
     held.close()
 
 
-def test_a_directory_is_renamed_after_who_is_opening_a_file_of_it(volume: Volume, backend: FaultyBackend) -> None:
+def test_the_rename_of_a_directory_waits_for_an_open_of_its_file(volume: Volume, backend: FaultyBackend) -> None:
     """In the other order, the file that was opened by the old name is found by the new one. [2.20]"""
     gate = Gate()
     backend.use([Rule("open", gate=gate)])

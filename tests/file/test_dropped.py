@@ -130,7 +130,7 @@ def test_data_that_cannot_be_saved_lives_on_and_is_saved_later(
     assert backend.committed(KEY) == DATA
 
 
-def test_what_nobody_published_is_listed_and_never_published(said: list[str], caplog: pytest.LogCaptureFixture) -> None:
+def test_unpublished_objects_are_listed_and_never_published(said: list[str], caplog: pytest.LogCaptureFixture) -> None:
     """commit_on_close: the writer is gone, so the object keeps its content; the loss is in the log. [T-77, 2.22]"""
     before, backend = threads(), MultipartBackend({KEY: b"as it was"})
     with caplog.at_level(logging.ERROR, "pagecache"):
@@ -172,7 +172,7 @@ def test_a_view_keeps_a_dropped_cache() -> None:
     eventually(lambda: ended(before))
 
 
-def test_a_hung_backend_of_a_dropped_cache_hangs_nobody(said: list[str]) -> None:
+def test_a_hung_backend_of_a_dropped_cache_hangs_no_other_call(said: list[str]) -> None:
     """Collecting returns at once; the data stays with the call that hangs, and is saved when it returns. [K7, K9]"""
     before, backend = threads(), RecordingBackend({KEY: b""})
     gate = backend.gate("write_from")

@@ -243,7 +243,7 @@ def test_close_flushes_and_leaves_the_commit_to_sync(dirty: Rig) -> None:
     assert dirty.backend.committed(KEY) == DATA
 
 
-def test_close_of_a_handle_that_is_not_the_last_writer_calls_nobody(dirty: Rig) -> None:
+def test_close_of_a_handle_that_is_not_the_last_writer_makes_no_call(dirty: Rig) -> None:
     """The other writer goes on. [2.20]"""
     other = dirty.open("r+b")
     dirty.handles[0].close()

@@ -41,7 +41,7 @@ def rig(make: Make) -> Rig:
 
 @pytest.mark.parametrize("telling", TELLING)
 @pytest.mark.parametrize("mode", ["r+b", "rb"])
-def test_each_handle_hears_of_a_loss_exactly_once(rig: Rig, telling: str, mode: str) -> None:
+def test_each_handle_reports_a_loss_exactly_once(rig: Rig, telling: str, mode: str) -> None:
     """Its next fsync, flush or close reports it, also if it only reads; close closes anyway. [T-16, 2.16]"""
     handles = [rig.open(mode) for _ in range(3)]
     lose(rig)
@@ -57,7 +57,7 @@ def test_each_handle_hears_of_a_loss_exactly_once(rig: Rig, telling: str, mode: 
         file.close()
 
 
-def test_a_loss_that_nobody_saw_is_seen_by_the_next_opener(rig: Rig) -> None:
+def test_a_loss_that_no_handle_reported_is_reported_to_the_next_opener(rig: Rig) -> None:
     """No later opener sees it once it was reported. [2.16]"""
     lose(rig)
     with pytest.raises(DataLossError):
@@ -76,7 +76,7 @@ def test_an_opener_that_never_asks_has_not_seen_it(rig: Rig) -> None:
 
 
 @pytest.mark.filterwarnings("ignore::ResourceWarning")
-def test_a_collected_handle_has_told_nobody(rig: Rig, caplog: pytest.LogCaptureFixture) -> None:
+def test_a_collected_handle_has_reported_nothing(rig: Rig, caplog: pytest.LogCaptureFixture) -> None:
     """Its errors go to the log and on to the next opener. [2.21, 2.16]"""
     handles = [rig.volume.open(KEY, "rb")]
     lose(rig)
@@ -116,7 +116,7 @@ def test_a_later_success_clears_nothing(rig: Rig, how: str) -> None:
     file.fsync()
 
 
-def test_two_losses_are_told_together_or_one_by_one(rig: Rig) -> None:
+def test_two_losses_are_reported_together_or_one_by_one(rig: Rig) -> None:
     """The report covers all losses since the handle's last report. [2.16]"""
     early, late = rig.open("r+b"), rig.open("r+b")
     for offset in (0, PAGE):
@@ -130,7 +130,7 @@ def test_two_losses_are_told_together_or_one_by_one(rig: Rig) -> None:
     assert [lost.offset for lost in caught.value.ranges] == [0, PAGE]
 
 
-def test_losses_that_everybody_knows_are_forgotten(rig: Rig) -> None:
+def test_losses_that_every_handle_has_reported_are_forgotten(rig: Rig) -> None:
     """A handle that discards for years keeps no list of them. [2.16]"""
     file = rig.open("r+b")
     for _ in range(50):
@@ -142,7 +142,7 @@ def test_losses_that_everybody_knows_are_forgotten(rig: Rig) -> None:
 
 
 @pytest.mark.parametrize("aborted", [False, True])
-def test_close_with_discard_tells_open_handles_once(make: Make, aborted: bool) -> None:
+def test_close_with_discard_is_reported_once_by_open_handles(make: Make, aborted: bool) -> None:
     """The caller has the list, each handle raises DataLossError from close. [2.16, 2.22]"""
     rig = make({KEY: OLD}, retry=ONCE)
     file, reader = rig.open("r+b"), rig.open("rb")

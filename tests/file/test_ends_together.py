@@ -117,7 +117,7 @@ PAIRS = [("close", "close"), ("close", "detach"), ("detach", "detach"), ("detach
 
 @pytest.mark.parametrize("how", ["raise", "discard"])
 @pytest.mark.parametrize("pair", PAIRS, ids=["+".join(pair) for pair in PAIRS])
-def test_the_second_who_ends_it_waits_for_the_first(make: Make, pair: tuple[str, str], how: str) -> None:
+def test_the_second_end_waits_for_the_first(make: Make, pair: tuple[str, str], how: str) -> None:
     """Both return without an error, whichever did the work, and everything is stored. [2.16, 2.22]"""
     rig = make({KEY: DATA})
     rig.open("r+b").pwrite(NEW, 0)
@@ -133,7 +133,7 @@ def test_the_second_who_ends_it_waits_for_the_first(make: Make, pair: tuple[str,
     assert rig.cache.close() == []
 
 
-def test_many_who_close_at_once_all_return(make: Make) -> None:
+def test_many_closes_at_once_all_return(make: Make) -> None:
     """In a race of eight no call reports unsaved data, and the backend is closed once. [2.22]"""
     for _ in range(20):
         rig = make({KEY: DATA})
@@ -189,7 +189,7 @@ def test_a_second_with_a_deadline_does_not_wait_longer(make: Make) -> None:
     assert rig.backend.committed(KEY) == overlay(DATA, 0, NEW)
 
 
-def test_who_may_discard_ends_one_that_waits_for_ever(make: Make) -> None:
+def test_an_end_that_may_discard_ends_one_that_waits_forever(make: Make) -> None:
     """The first has no deadline and the backend hangs: it reports the unsaved bytes, the other returns the list of
     those given up. [2.22, K9]
     """
@@ -268,7 +268,7 @@ def test_what_is_attached_while_a_cache_closes_is_closed_too(make: Make) -> None
 
 
 @pytest.mark.parametrize("error", [OSError(errno.EIO, "on fire"), ValueError("a bug")], ids=["OSError", "ValueError"])
-def test_a_backend_whose_close_raises_is_let_go_all_the_same(
+def test_a_backend_whose_close_raises_is_released_anyway(
     make: Make, caplog: pytest.LogCaptureFixture, error: BaseException
 ) -> None:
     """Everything was committed before: the exception is logged, and no caller gets it. [2.22]"""

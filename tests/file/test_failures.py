@@ -444,7 +444,7 @@ def test_a_backend_needs_no_more_than_open_and_stat() -> None:
         assert content == b"Plain"
 
 
-def test_a_hung_write_hangs_nobody_else(make: Make) -> None:
+def test_a_hung_write_hangs_no_other_call(make: Make) -> None:
     """Reads, other files and other volumes go on beside it. [T-62, 2.1]"""
     rig = make({KEY: b"", "other": DATA})
     file = rig.open("r+b")

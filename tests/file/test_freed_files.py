@@ -32,7 +32,7 @@ def test_a_removed_file_is_freed_when_its_last_handle_is_closed(make: Make) -> N
 
 
 @pytest.mark.parametrize("fenced", [False, True])
-def test_a_reconnect_meets_no_file_that_is_freed_meanwhile(make: Make, fenced: bool) -> None:
+def test_a_reconnect_meets_no_file_that_is_freed_beside_it(make: Make, fenced: bool) -> None:
     """It iterates over files whose handles other threads close. The C core could already use their memory for another
     file. [2.22]
     """
@@ -68,7 +68,7 @@ def test_what_a_removed_file_had_unsaved_is_given_up_by_the_reconnect_after_its_
     rig.cache.check()
 
 
-def test_a_file_is_freed_once_the_last_who_goes_through_the_files_is_done(make: Make) -> None:
+def test_a_file_is_freed_once_the_last_iteration_over_the_files_has_ended(make: Make) -> None:
     rig = make({KEY: OLD, "gone": OLD})
     file, inode = removed(rig)
     with rig.volume.engine.keeper():

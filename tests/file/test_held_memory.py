@@ -51,7 +51,7 @@ def test_a_writer_gets_memory_that_garbage_holds(make: Make) -> None:
         assert file.pread(len(DATA), 0) == DATA
 
 
-def test_a_writer_is_told_of_memory_that_somebody_keeps(make: Make) -> None:
+def test_a_writer_gets_an_error_for_memory_that_a_program_keeps(make: Make) -> None:
     """ENOBUFS instead of an endless wait; accepted bytes are safe, and there is room once the slices are released."""
     rig = make(capacity=CAPACITY, limits={"durable_writes": True})
     kept: list[list[memoryview]] = []

@@ -167,7 +167,7 @@ def test_random_changes_never_hide_data(volume: Volume, store: Path) -> None:
 
 
 @pytest.mark.parametrize("url", ["memory:"])
-def test_a_store_that_knows_no_holes_is_all_data(cache: PageCache, url: str) -> None:
+def test_a_store_without_holes_is_all_data(cache: PageCache, url: str) -> None:
     """It is data up to its stored end; its size is its number of allocated bytes."""
     with cache.attach(url).open("a", "w+") as file:
         file.pwrite(b"end", 100 * KIB)
@@ -199,7 +199,7 @@ def test_a_wrong_answer_is_shown(cache: PageCache, store: Path, wrong: Any) -> N
 
 
 @pytest.mark.parametrize("code", [errno.EOPNOTSUPP, errno.ENOSYS, errno.EINVAL])
-def test_a_store_that_cannot_tell_is_all_data(cache: PageCache, store: Path, code: int) -> None:
+def test_a_store_that_cannot_report_holes_is_all_data(cache: PageCache, store: Path, code: int) -> None:
     def refuse(offset: int) -> None:
         raise OSError(code, os.strerror(code))
 

@@ -55,7 +55,7 @@ class Failing:
 
 @pytest.mark.parametrize("question", ["_flushed", "_committed"])
 @pytest.mark.parametrize("error", ERRORS)
-def test_an_fsync_tells_of_its_commit_and_sends_nothing_before(
+def test_an_fsync_reports_its_commit_and_sends_nothing_before(
     make: Make, monkeypatch: pytest.MonkeyPatch, error: int, question: str
 ) -> None:
     """[T-18, 2.15, 2.16]"""

@@ -26,7 +26,7 @@ DATA, OTHER = pattern(4 * PAGE), pattern(4 * PAGE, seed=9)
 
 
 @pytest.mark.parametrize("call", ["close", "flush"])
-def test_the_version_is_asked_for_though_whose_thread_sent_the_last_request_does_nothing_more(
+def test_the_version_is_queried_though_the_thread_of_the_last_request_does_nothing_more(
     make: Make, monkeypatch: pytest.MonkeyPatch, call: str
 ) -> None:
     """The pass has the token until some thread finds that nothing is left of it: the call waits for that.

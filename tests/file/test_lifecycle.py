@@ -266,7 +266,7 @@ def test_no_commit_is_made_after_an_abort(dirty: Rig) -> None:
     assert dirty_bytes(dirty.volume) == len(DATA)
 
 
-def test_a_sync_beside_a_reconnect_believes_no_answer_of_the_old_backend(dirty: Rig) -> None:
+def test_a_sync_beside_a_reconnect_ignores_answers_of_the_old_backend(dirty: Rig) -> None:
     """The bytes acknowledged by the old backend are dirty again before anything can be committed. [T-75b, 2.22]"""
     file = dirty.handles[0]
     file.flush()
@@ -310,7 +310,7 @@ REENTRANT: dict[str, Callable[[Any, Any], object]] = {
 
 
 @pytest.mark.parametrize("what", REENTRANT)
-def test_a_backend_that_calls_its_own_volume_is_told(make: Make, what: str) -> None:
+def test_a_backend_that_calls_its_own_volume_gets_an_error(make: Make, what: str) -> None:
     """From inside read_into, every fill, write, wait or sync is a DeadlockError. [T-49, 2.25]"""
     rig = make({KEY: DATA})
     file = rig.open("r+b")

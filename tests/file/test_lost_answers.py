@@ -262,7 +262,7 @@ def test_a_commit_that_was_not_carried_out_is_not_made_again_by_asking(store: St
     assert store.visible() == expected == file.pread(len(expected), 0)
 
 
-def test_another_version_stored_meanwhile_is_a_conflict_that_loses_nothing(store: Store) -> None:
+def test_another_version_stored_in_between_is_a_conflict_that_loses_nothing(store: Store) -> None:
     """The local version was not stored: all of it stays readable, and replaces the other version on request. [2.19]"""
     store.put(BASE)
     file = store.staged("r+b")
@@ -282,7 +282,7 @@ def test_another_version_stored_meanwhile_is_a_conflict_that_loses_nothing(store
 
 @pytest.mark.parametrize("unit", [UNIT, 1])
 @pytest.mark.parametrize("asked_before", [True, False])
-def test_a_staging_that_is_lost_is_told(make_store: Callable[..., Store], unit: int, asked_before: bool) -> None:
+def test_a_lost_staging_is_reported(make_store: Callable[..., Store], unit: int, asked_before: bool) -> None:
     """The bytes are neither staged nor committed: that is a loss, and the file can be saved again. [2.16, 2.23]"""
     store = make_store(retry=FAST, write_unit=unit)
     store.put(BASE)

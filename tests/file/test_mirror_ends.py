@@ -15,7 +15,7 @@ from .rig import KEY, PAGE, QUIET
 from .test_mirror import pairs as pairs  # the fixture
 
 
-def test_directories_that_nobody_made_in_the_mirror_are_made(tmp_path: Path) -> None:
+def test_missing_directories_of_the_mirror_are_made(tmp_path: Path) -> None:
     """This concerns written objects and moved ones. [T-31]"""
     store, copy = tmp_path / "store", tmp_path / "copy"
     (store / "deep" / "down").mkdir(parents=True)

@@ -50,7 +50,7 @@ OF_A_HANDLE: dict[str, tuple[Callable[[Any], object], type[Exception], str]] = {
 
 
 @pytest.mark.parametrize("what", OF_A_VOLUME)
-def test_misuse_of_a_volume_is_told_and_changes_nothing(make: Make, what: str) -> None:
+def test_misuse_of_a_volume_is_an_error_and_changes_nothing(make: Make, what: str) -> None:
     """The volume goes on. [T-59]"""
     rig = make({KEY: pattern(PAGE)})
     call, kind, text = OF_A_VOLUME[what]
@@ -63,7 +63,7 @@ def test_misuse_of_a_volume_is_told_and_changes_nothing(make: Make, what: str) -
 
 
 @pytest.mark.parametrize("what", OF_A_HANDLE)
-def test_misuse_of_a_handle_is_told_and_changes_nothing(make: Make, what: str) -> None:
+def test_misuse_of_a_handle_is_an_error_and_changes_nothing(make: Make, what: str) -> None:
     """Its bytes and its position stay. [T-59]"""
     rig = make({KEY: pattern(PAGE)})
     file = rig.open("r+b")

@@ -259,7 +259,7 @@ def test_abandon_never_waits_and_the_key_is_busy_until_it_is_over(make: Make) ->
     assert store.volume.dirty_ranges(KEY) == []
 
 
-def test_an_abandoned_file_is_readable_by_whom_it_is_open_to(store: Rig) -> None:
+def test_an_abandoned_file_is_readable_through_its_open_handles(store: Rig) -> None:
     """Its handles keep its pages; the next opener has another file. [2.20]"""
     reader = store.open("rb")
     writer = store.open("r+b")
@@ -325,7 +325,7 @@ def test_two_names_of_one_object_beside_remove_and_rename(tmp_path: Path) -> Non
     assert (tmp_path / "b").read_bytes() == b"dirty" + DATA[5:]
 
 
-def test_files_that_nobody_uses_are_closed_by_the_volume_and_awaited_by_nobody(make: Make) -> None:
+def test_unused_files_are_closed_by_the_volume_and_no_call_waits_for_that(make: Make) -> None:
     """There are more idle files than the limit: a backend whose close hangs delays no open and no close.
     [2.20, T-62]
     """

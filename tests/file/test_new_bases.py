@@ -89,7 +89,7 @@ def test_an_open_does_not_take_a_size_that_a_commit_of_ours_has_changed_since(mo
     assert store.snapshot(KEY) == expected
 
 
-def test_work_under_the_token_hides_no_version_from_who_opens_beside_it(make: Make) -> None:
+def test_work_under_the_token_hides_no_version_from_an_open_beside_it(make: Make) -> None:
     """The work may last longer than the call that waited for it: by itself it changes no stored byte. [2.19]"""
     rig = make({KEY: DATA})
     file = rig.open("rb")

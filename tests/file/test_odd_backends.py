@@ -31,7 +31,7 @@ VERBS: dict[str, tuple[str, Callable[[Rig], Any]]] = {
 
 
 @pytest.mark.parametrize("verb", VERBS)
-def test_what_is_no_oserror_is_told_as_a_fault_of_the_backend(make: Make, verb: str) -> None:
+def test_an_exception_that_is_no_oserror_is_reported_as_a_fault_of_the_backend(make: Make, verb: str) -> None:
     """`except OSError` catches it; it has the cause and the key, and the volume goes on. [T-66, 2.14]"""
     op, call = VERBS[verb]
     rig = make({KEY: DATA, "other": DATA})

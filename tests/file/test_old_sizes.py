@@ -76,7 +76,7 @@ def test_a_reconnect_keeps_no_page_where_a_commit_of_ours_hides_another_version(
 
 
 @pytest.mark.parametrize("policy", ["fail", "rebase"])
-def test_an_open_does_not_take_the_size_of_another_version_over_a_write_that_came_meanwhile(
+def test_an_open_does_not_take_the_size_of_another_version_over_a_concurrent_write(
     monkeypatch: pytest.MonkeyPatch, policy: OnConflict
 ) -> None:
     """The write comes between the check for local bytes and the new sizes: it is a change under local data. [2.19]"""

@@ -75,7 +75,7 @@ def test_a_reconnect_owes_again_what_was_just_paid_and_no_read_overtakes_it(monk
     rig.finish()
 
 
-def test_a_payer_whom_a_fenced_reconnect_overtakes_makes_no_old_call_in_the_new_backend(
+def test_a_payer_that_a_fenced_reconnect_overtakes_makes_no_old_call_in_the_new_backend(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
     """The payer was about to cut the object; bytes written behind that end are stored by now. [2.17]"""

@@ -372,7 +372,7 @@ def test_a_write_to_a_folio_in_flight_copies_up_to_cow_limit(make: Make, cow_lim
     assert rig.backend.committed(KEY) == old[:100] + b"new" + old[103:]
 
 
-def test_an_interrupted_wait_for_a_folio_in_flight_blocks_nobody(make: Make) -> None:
+def test_an_interrupted_wait_for_a_folio_in_flight_blocks_no_other_call(make: Make) -> None:
     """A writer that gave up leaves nothing behind: background work takes the folio again. [T-11, 2.7]"""
     rig = make({KEY: b""}, cow_limit=0, max_folio="64KiB", dirty_expire=0.2, flush_interval=0.1)
     file = rig.open()

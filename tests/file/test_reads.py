@@ -112,7 +112,7 @@ def test_reads_are_short_only_at_the_end_of_the_file(make: Make) -> None:
     assert file.pread(5, 1 << 40) == b""
 
 
-def test_a_read_of_nothing_calls_nobody(stored: Rig) -> None:
+def test_a_read_of_nothing_makes_no_call(stored: Rig) -> None:
     """Zero-length operations succeed and touch nothing. [2.1]"""
     file = stored.open("rb")
     stored.backend.forget_calls()
@@ -432,7 +432,7 @@ def test_a_read_past_the_cache_is_of_the_limits_that_it_began_with(make: Make, b
         view.release()
 
 
-def test_a_read_past_the_cache_does_not_miss_what_is_stored_and_dropped_meanwhile(make: Make) -> None:
+def test_a_read_past_the_cache_does_not_miss_bytes_that_are_stored_and_dropped_beside_it(make: Make) -> None:
     """The bytes were dirty when the backend read, committed and dropped when it answered. Without the fix, the old
     bytes came out. [2.2, 2.5, I-17]
     """

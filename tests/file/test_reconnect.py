@@ -188,7 +188,7 @@ def test_a_fill_that_hangs_in_the_old_backend_gets_out_of_the_way(make: Make) ->
     rig.cache.check()
 
 
-def test_a_late_error_is_nobodys(make: Make) -> None:
+def test_a_late_error_is_ignored(make: Make) -> None:
     """It comes from the old backend after the reconnect: nothing is failed or in backoff, the bytes are plain dirty.
     [2.22]
     """
@@ -466,7 +466,7 @@ def test_reconnect_that_fails_changes_nothing(make: Make) -> None:
     assert fresh.committed(KEY) == overlay(OLD, 0, NEWER)
 
 
-def test_clean_pages_are_read_again_where_the_store_changed_meanwhile(make: Make) -> None:
+def test_clean_pages_are_read_again_if_the_store_changed_before_the_reconnect(make: Make) -> None:
     """Another client replaced the object while the connection was down. [2.19, 2.22]"""
     rig = make({KEY: OLD, "same": OLD})
     file, same = rig.open("r+b"), rig.open("r+b", key="same")
@@ -543,7 +543,7 @@ def test_a_volume_may_lose_its_backend_again_and_again(make: Make) -> None:
 
 
 @pytest.mark.parametrize("fenced", [False, True])
-def test_a_caller_who_has_not_noticed_the_abort_is_waited_for(
+def test_a_caller_that_has_not_noticed_the_abort_is_waited_for(
     make: Make, monkeypatch: pytest.MonkeyPatch, fenced: bool
 ) -> None:
     """Its truncate was carried out, and it has not published it: the store is shorter than the cache assumes. [2.17]"""

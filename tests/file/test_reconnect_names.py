@@ -235,7 +235,7 @@ def test_a_file_that_is_not_opened_for_a_moment_is_opened_then() -> None:
     story.rig.finish()
 
 
-def test_a_file_that_is_not_opened_keeps_its_bytes_until_somebody_opens_it(caplog: pytest.LogCaptureFixture) -> None:
+def test_a_file_that_is_not_opened_keeps_its_bytes_until_it_is(caplog: pytest.LogCaptureFixture) -> None:
     """The log reports that it is closed, and why."""
     story = Story("rename", landed=True)
     fresh = story.reconnect()
@@ -249,7 +249,7 @@ def test_a_file_that_is_not_opened_keeps_its_bytes_until_somebody_opens_it(caplo
     story.rig.finish()
 
 
-def test_a_volume_that_is_lost_again_meanwhile_is_caught_up_with_once() -> None:
+def test_a_volume_that_is_lost_twice_during_the_call_is_caught_up_with_once() -> None:
     """Two reconnects go by while the call hangs: the file is opened in the last backend."""
     story = Story("rename", landed=True)
     between = story.reconnect()

@@ -46,7 +46,7 @@ MEANWHILE = pytest.mark.parametrize("meanwhile", [stored_before, stored_between]
 
 
 @MEANWHILE
-def test_a_version_of_somebody_else_is_not_overwritten_behind_a_rename(
+def test_a_version_of_another_client_is_not_overwritten_behind_a_rename(
     make: Make, backend: ObjectBackend, meanwhile: Callable[[Rig, ObjectBackend], None]
 ) -> None:
     """Unsent dirty bytes replace the version that they were written to, or none. [2.19, 2.20]"""
@@ -66,7 +66,7 @@ def test_a_version_of_somebody_else_is_not_overwritten_behind_a_rename(
 
 @MEANWHILE
 @pytest.mark.parametrize("policy", ["rebase", "take_remote"])
-def test_a_policy_settles_a_version_of_somebody_else_behind_a_rename(
+def test_a_policy_settles_a_version_of_another_client_behind_a_rename(
     make: Make, backend: ObjectBackend, meanwhile: Callable[[Rig, ObjectBackend], None], policy: str
 ) -> None:
     """No conflict is raised: no page of the old version is left beside the new ones. [2.19, 2.20]"""
@@ -121,7 +121,7 @@ def test_what_cannot_be_opened_by_its_new_name_is_never_stored_by_the_old_one(
 
 
 @pytest.mark.parametrize("landed", [True, False])
-def test_a_commit_whose_answer_was_lost_before_a_rename_overwrites_nobody(
+def test_a_commit_whose_answer_was_lost_before_a_rename_overwrites_no_other_version(
     make: Make, backend: ObjectBackend, landed: bool
 ) -> None:
     """It is unknown whose version is stored, unless it is the old one. [2.19, 2.20]"""

@@ -36,7 +36,7 @@ def fails(call: Callable[[], object]) -> WritebackError:
     return caught.value
 
 
-def test_every_handle_hears_of_an_error_until_it_is_repaired(dirty: Rig) -> None:
+def test_every_handle_reports_an_error_until_it_is_repaired(dirty: Rig) -> None:
     """Level: each fsync of each handle fails as long as failed bytes exist. [T-16, 2.15]"""
     handles = [dirty.handles[0], dirty.open("r+b"), dirty.open("r+b")]
     fault = dirty.backend.fault("write_from", FULL, times=FOREVER)
@@ -260,7 +260,7 @@ class Watcher:
         return next(event for event in self.events if event.kind == kind)
 
 
-def test_events_tell_of_failure_repair_and_commit(dirty: Rig) -> None:
+def test_events_report_failure_repair_and_commit(dirty: Rig) -> None:
     """The events have volume, key, ranges and the error. [2.27]"""
     watcher = Watcher(dirty)
     dirty.backend.fault("write_from", FULL)
@@ -285,7 +285,7 @@ def test_after_unsubscribing_no_event_comes(dirty: Rig) -> None:
     assert watcher.events == []
 
 
-def test_a_failing_callback_is_logged_and_hurts_nobody(dirty: Rig, caplog: pytest.LogCaptureFixture) -> None:
+def test_a_failing_callback_is_logged_and_does_no_harm(dirty: Rig, caplog: pytest.LogCaptureFixture) -> None:
     """Later events still come. [2.27]"""
 
     def broken(event: Event) -> None:

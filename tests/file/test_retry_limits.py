@@ -73,7 +73,7 @@ def test_what_is_sent_again_is_divided_by_the_limits_of_then(make: Make, max_wri
 
 
 @pytest.mark.parametrize("max_write", [PAGE, 3 * PAGE, REQUEST, 64 * PAGE])
-def test_a_retry_that_nobody_asks_for_obeys_them_too(make: Make, clock: HandClock, max_write: int) -> None:
+def test_a_retry_of_the_flusher_obeys_them_too(make: Make, clock: HandClock, max_write: int) -> None:
     """This happens within one fsync; whether neighbours join again depends on when each is due. Time stands still until
     the limit changes: requests that were due before, and are in flight, have the old limits. [T-32, K5, 2.26]
     """
@@ -86,7 +86,9 @@ def test_a_retry_that_nobody_asks_for_obeys_them_too(make: Make, clock: HandCloc
     assert max(changing.sent_again()) <= max_write
 
 
-def test_a_pass_that_begins_while_the_limits_are_told_has_them(make: Make, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_pass_that_begins_while_the_limits_change_has_the_new_ones(
+    make: Make, monkeypatch: pytest.MonkeyPatch
+) -> None:
     """The first thread to find new limits is about to pass them to the C core; another thread's pass does not begin
     before. [K5]
     """

@@ -113,7 +113,7 @@ def test_an_interrupted_end_leaves_the_volume_open(make: Make, monkeypatch: pyte
     assert rig.backend.committed(KEY) == b"a" + DATA[1:]
 
 
-def test_who_is_changing_a_file_is_waited_for(make: Make) -> None:
+def test_a_change_in_progress_is_waited_for(make: Make) -> None:
     """The caller has the file's lock, and had not noticed that the volume ends. [2.22, I-22]"""
     rig = make({KEY: DATA})
     gate = rig.backend.gate("truncate")
@@ -134,7 +134,7 @@ def waits_at_the_limit(rig: Rig) -> bool:
     return pressure.asking > 0 and pressure.position >= 1000
 
 
-def test_a_writer_who_waits_for_room_ends(make: Make) -> None:
+def test_a_writer_that_waits_for_room_ends(make: Make) -> None:
     """This includes waits with the file's lock, as in appends. [2.22, 2.24]"""
     rig = make({KEY: b""}, capacity="128KiB", dirty_background=0.1, dirty_limit=0.25)
     gate = rig.backend.gate("write_from", times=1000)

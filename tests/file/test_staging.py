@@ -225,7 +225,7 @@ def test_a_commit_whose_answer_was_lost_is_no_loss(make: Make) -> None:
     assert rig.backend.committed(KEY) == content
 
 
-def test_a_lost_staging_is_told_once_and_spares_what_is_in_memory(make: Make) -> None:
+def test_a_lost_staging_is_reported_once_and_spares_the_bytes_in_memory(make: Make) -> None:
     """Reads of lost bytes raise, each handle reports the loss once, and bytes in memory are sent again. [2.16, 2.23]"""
     base, content = pattern(20 * PAGE, 9), pattern(20 * PAGE)
     rig = keeping(make, {KEY: base}, dirty_background=0.0, dirty_limit=1 / 64)

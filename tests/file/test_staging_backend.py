@@ -117,7 +117,7 @@ def test_everything_staged_and_evicted_appears_whole(store: Store) -> None:
 
 
 @pytest.mark.parametrize("found_by", ["read", "commit", "write"])
-def test_a_lost_staging_whoever_finds_it(store: Store, found_by: str) -> None:
+def test_a_lost_staging_is_reported_by_the_call_that_finds_it(store: Store, found_by: str) -> None:
     """The store cannot publish without the lost bytes: it is rolled back, and the rest is sent again. [2.16, 2.23]"""
     base = pattern(CAPACITY, 3)
     with store.open() as file:

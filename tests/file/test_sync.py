@@ -204,7 +204,7 @@ def test_errors_of_files_and_of_names_are_collected(make: Make) -> None:
     assert rig.backend.committed("good") == DATA
 
 
-def test_a_file_removed_meanwhile_does_not_fail_a_sync(make: Make) -> None:
+def test_a_file_removed_beside_a_sync_does_not_fail_it(make: Make) -> None:
     """No later call can read its bytes. [2.15, 2.20]"""
     rig = make({KEY: b"", "other": b""}, retry=ONCE)
     rig.open().pwrite(DATA, 0)
@@ -370,7 +370,7 @@ def settle(rig: Rig, users: list[Task[Any]]) -> None:
         user.finished.wait(30)
 
 
-def test_a_dead_volume_stops_nobody_else(dead: Rig) -> None:
+def test_a_dead_volume_stops_no_other_volume(dead: Rig) -> None:
     """All its calls hang; another volume opens, reads, writes, syncs, and its old data is written back. [T-62]"""
     users = hung_users(dead)
     backend, volume = other_volume(dead, "healthy")

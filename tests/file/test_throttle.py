@@ -86,7 +86,7 @@ def test_a_rate_is_measured_only_while_something_runs() -> None:
     assert (pace.rate or 0) < MIB
 
 
-def test_below_the_midpoint_nobody_waits_and_above_it_writers_pause(make: Make, clock: HandClock) -> None:
+def test_below_the_midpoint_no_writer_waits_and_above_it_writers_pause(make: Make, clock: HandClock) -> None:
     """The backend may be stuck; a pause ends by the clock, long before the limit. [2.24]"""
     rig = make({KEY: b""}, capacity="1MiB", dirty_background="128KiB", dirty_limit="256KiB")
     with rig.backend.gate("write_from", times=1000):
@@ -170,7 +170,7 @@ def test_writers_at_the_limit_go_on_in_the_order_in_which_they_came(make: Make) 
         assert local(rig.cache) <= 64 * KIB
 
 
-def test_nobody_passes_a_writer_in_line(make: Make) -> None:
+def test_no_writer_overtakes_one_in_line(make: Make) -> None:
     """A small later write waits, though it would fit. [2.24]"""
     rig = full(make)
     tasks = in_line(rig, "a", "b")
@@ -366,7 +366,7 @@ def test_the_largest_holders_are_committed_above_half_the_limit(make: Make) -> N
     assert [call.key for call in rig.backend.seen("commit")] == ["big"]
 
 
-def test_nothing_is_committed_behind_the_back_of_who_writes_an_object(make: Make) -> None:
+def test_nothing_is_committed_without_the_writer_of_an_object(make: Make) -> None:
     """On commit_on_close volumes a full cache is an error, not a half-written object. [2.24, 2.23]"""
     rig = make(
         {KEY: b"old"}, capacity="1MiB", dirty_background="128KiB", dirty_limit="256KiB",
@@ -461,7 +461,7 @@ def test_the_same_for_minutes(make: Make) -> None:
 
 
 @pytest.mark.parametrize("change", ["append", "zero_range", "punch_hole"])
-def test_nobody_waits_for_a_file_with_budget_that_its_holder_needs(make: Make, change: str) -> None:
+def test_no_writer_waits_for_a_file_with_budget_that_its_holder_needs(make: Make, change: str) -> None:
     """The holder of the file's lock may need more budget; writers in line for the lock have none of it reserved.
     [2.24]
     """

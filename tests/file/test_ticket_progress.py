@@ -213,7 +213,7 @@ def test_a_ticket_can_be_asked_when_the_cache_is_closed(make: Make) -> None:
     assert ticket.errors
 
 
-def test_a_file_that_is_removed_meanwhile_remains_no_more(make: Make, clock: HandClock) -> None:
+def test_a_file_that_is_removed_no_longer_counts_as_remaining(make: Make, clock: HandClock) -> None:
     """Its remaining bytes are no progress: they were not acknowledged. [2.15, 2.20]"""
     rig = make({"gone": b"", KEY: b""}, limits={**STEPS, "durable_writes": True}, max_folio="4KiB")
     rig.open(key="gone").pwrite(pattern(100 * PAGE), 0)

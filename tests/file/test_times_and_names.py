@@ -48,9 +48,7 @@ class Gated(DirectoryBackend):
 
 @pytest.mark.parametrize("first", ["rename", "setattr"])
 @pytest.mark.parametrize("known", ["both", "neither"])
-def test_times_that_are_set_beside_a_rename_are_no_change_of_somebody_else(
-    tmp_path: Path, first: str, known: str
-) -> None:
+def test_times_that_are_set_beside_a_rename_are_no_remote_change(tmp_path: Path, first: str, known: str) -> None:
     """A file with unsaved bytes is renamed over another while the times of that name are set."""
     for name in "ab":
         (tmp_path / name).write_bytes(name.encode() * 10)

@@ -207,7 +207,7 @@ def test_a_rename_is_made_again(make: Make, lost: bool, replace: bool, known: bo
 
 
 @pytest.mark.parametrize("operation", ["remove", "rename"])
-def test_a_name_that_is_not_there_is_told_of_though_the_store_failed_before(make: Make, operation: str) -> None:
+def test_a_missing_name_is_reported_though_the_store_failed_before(make: Make, operation: str) -> None:
     """The error says that the call was not carried out: FileNotFoundError of the next try is the truth. [2.14]"""
     volume, _backend = make(fails(operation, 1, error=errno.EAGAIN))
     with pytest.raises(FileNotFoundError):

@@ -42,7 +42,7 @@ def refused(rig: Rig, file: CachedFile, data: bytes, offset: int) -> bool:
 
 
 @pytest.mark.parametrize("offset", [0, 100, 3 * PAGE, 5 * PAGE - 1, 16 * PAGE, 40 * PAGE + 7])
-def test_a_write_that_needs_nobody_is_done(stored: Rig, offset: int) -> None:
+def test_a_write_that_need_not_wait_is_done(stored: Rig, offset: int) -> None:
     """Whole pages, parts of pages that are not cached, at the end and behind it. [2.7]"""
     file = stored.open("r+b")
     for length in (1, 100, PAGE, 3 * PAGE + 5):

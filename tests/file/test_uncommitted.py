@@ -265,7 +265,7 @@ def test_discard_beside_an_append_cuts_nothing_of_it(make: Make) -> None:
     assert rig.backend.committed(KEY) == OLD + b"appended"
 
 
-def test_stat_tells_the_size_that_is_not_committed(make: Make) -> None:
+def test_stat_reports_the_uncommitted_size(make: Make) -> None:
     """It does even while the backend still has another size. [2.20]"""
     rig = make({KEY: OLD}, retry=ONCE)
     file = rig.open("r+b")

@@ -423,7 +423,7 @@ def test_the_collector_releases_inside_a_backend_call(make: Make, method: str) -
 # -- by age
 
 
-def test_what_is_stored_is_not_held_back_for_ever(make: Make) -> None:
+def test_stores_of_a_view_are_not_held_back_forever(make: Make) -> None:
     """Background write-back skips a view until its data is older than `dirty_expire`. [2.11]"""
     rig = make({KEY: CONTENT}, dirty_expire=0.05, flush_interval=0.01)
     with rig.open("r+b").view(0, 5, writable=True) as view:

@@ -71,7 +71,7 @@ def test_widening_reads_only_what_is_missing_and_dirties_nothing_else(make: Make
     assert sent(rig) == [(16 * PAGE, 16 * PAGE)]
 
 
-def test_a_unit_that_was_stored_in_part_is_no_change_by_somebody_else() -> None:
+def test_a_unit_that_was_stored_in_part_is_no_remote_change() -> None:
     """It is not acknowledged and has made the object longer; the next open still finds no conflict. [2.14, 2.20]"""
     rules = [Rule("write", span=(2 * PAGE, 3 * PAGE), short=100)]
     store = FaultyBackend(MemoryBackend(write_unit=2 * PAGE, max_write=2 * PAGE), FaultPlan(rules))

@@ -137,7 +137,7 @@ def test_an_exception_publishes_none_of_many_files(make: Callable[..., PageCache
     assert fs.find("/") == below.find("/") == []
 
 
-def test_who_else_writes_the_object_publishes_what_both_have_written(make: Callable[..., PageCacheFileSystem]) -> None:
+def test_another_writer_of_the_object_publishes_the_bytes_of_both(make: Callable[..., PageCacheFileSystem]) -> None:
     """That writer may also give it up."""
     fs, below = make("memory"), fsspec.filesystem("memory")
     below.pipe_file("/file", OLD)

@@ -190,7 +190,7 @@ def test_touch_empties_or_leaves_the_bytes(fs: PageCacheFileSystem, root: str, p
     assert fs.cat_file(f"{root}/new") == b""
 
 
-def test_the_bytes_of_somebody_else_are_seen_at_the_next_open(
+def test_the_bytes_of_another_client_are_seen_at_the_next_open(
     make: Callable[..., PageCacheFileSystem],
 ) -> None:
     """They are, even if the target caches listings."""

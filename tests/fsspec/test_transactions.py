@@ -100,7 +100,7 @@ def test_a_file_can_be_committed_or_discarded_by_itself(fs: PageCacheFileSystem,
 
 
 @pytest.mark.parametrize("mode", ["r+b", "ab", "a+b"])
-def test_what_somebody_else_has_changed_meanwhile_is_not_overwritten(
+def test_changes_of_another_client_are_not_overwritten(
     fs: PageCacheFileSystem, below: Any, root: str, mode: str
 ) -> None:
     path = f"{root}/file"
@@ -115,7 +115,7 @@ def test_what_somebody_else_has_changed_meanwhile_is_not_overwritten(
     assert below.find(root) == [path]
 
 
-def test_what_has_appeared_meanwhile_is_not_overwritten_by_an_exclusive_file(
+def test_an_object_that_has_appeared_is_not_overwritten_by_an_exclusive_file(
     fs: PageCacheFileSystem, below: Any, root: str
 ) -> None:
     path = f"{root}/file"

@@ -363,7 +363,7 @@ def test_errors_have_an_errno(error: Exception, number: int, again: bool | None)
         assert "proto:" in str(raised.value)
 
 
-def test_errors_that_nobody_knows_pass_as_they_are() -> None:
+def test_unknown_errors_pass_unchanged() -> None:
     for error in (Status(400), RuntimeError("what"), BackendError(errno.EBUSY, "later", retry=True)):
         with pytest.raises(type(error)) as raised, about("key", "proto:"):
             raise error

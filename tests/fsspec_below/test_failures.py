@@ -210,7 +210,7 @@ def test_what_was_written_after_a_lost_answer_goes_over_what_was_stored() -> Non
     assert place.content("key") == b"N-W" + OLD[3 : 1 << 20]
 
 
-def test_version_of_somebody_else_after_a_lost_answer_is_a_conflict() -> None:
+def test_version_of_another_client_after_a_lost_answer_is_a_conflict() -> None:
     place, file = stored_without_an_answer()
     place.put("key", OLD)  # of equal length
     with pytest.raises(OSError) as raised:

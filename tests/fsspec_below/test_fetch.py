@@ -112,7 +112,7 @@ def test_no_more_are_on_their_way_than_calls_at_a_time_are_allowed(tmp_path: Pat
     assert (max(most), len(most)) == (1, 3)
 
 
-def test_a_read_that_fails_is_told_when_the_others_have_ended_and_no_other_is_begun(
+def test_a_read_that_fails_is_reported_when_the_others_have_ended_and_no_other_is_begun(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """Bytes written after the failure stay: no late read puts old bytes into the spool."""
@@ -202,7 +202,7 @@ def test_tasks_read_side_by_side_too() -> None:
     assert asyncio.run(changed()) == overwritten([5], b"new")
 
 
-def test_a_task_that_fails_ends_the_others_and_its_own_error_is_told() -> None:
+def test_a_task_that_fails_ends_the_others_and_its_own_error_is_raised() -> None:
     async def changed() -> tuple[bytes | None, int]:
         fs = Whole(asynchronous=True, skip_instance_cache=True)
         fs.put("bucket/key", OLD)

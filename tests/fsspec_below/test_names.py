@@ -15,7 +15,7 @@ from tests.fsspec_below.place import LARGE, OLD, Place, get, put
 from tests.fsspec_below.stores import Elsewhere, Whole
 
 
-def test_temporary_objects_are_nobody_elses(place: Place) -> None:
+def test_temporary_objects_are_private(place: Place) -> None:
     place.put("other", b"x")
     if isinstance(place.fs, Elsewhere):
         (Path(place.root) / STAGE).mkdir()
@@ -111,7 +111,7 @@ def test_object_that_is_not_committed_yet_can_be_renamed_and_removed(place: Plac
     assert [name.rpartition("/")[2] for name in place.names()] == ["key"]
 
 
-def test_rename_is_no_change_by_somebody_else(place: Place) -> None:
+def test_rename_is_no_remote_change(place: Place) -> None:
     """The copy has a new version, and equal content."""
     before = place.backend.stat("key").version
     with PageCache("16MiB") as cache:
@@ -127,7 +127,7 @@ def test_rename_is_no_change_by_somebody_else(place: Place) -> None:
     assert place.backend.stat("other").version != before
 
 
-def test_version_of_somebody_else_is_found_behind_a_rename(place: Place) -> None:
+def test_version_of_another_client_is_found_behind_a_rename(place: Place) -> None:
     with PageCache("16MiB") as cache:
         volume = cache.attach(place.backend)
         with volume.open("key", "r+b") as file:

@@ -83,7 +83,7 @@ def test_reads_of_open_files_fetch_what_was_asked_for() -> None:
     assert fetched == ["bucket/key:8192-12288"]
 
 
-def test_errors_of_a_backend_that_knows_better_pass() -> None:
+def test_errors_with_advice_of_the_backend_pass() -> None:
     place = Place(Whole(), "bucket")
     place.put("key", OLD)
     file = place.backend.open("key")

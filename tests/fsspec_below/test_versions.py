@@ -17,7 +17,7 @@ from tests.fsspec_below.stores import Whole
 # ------------------------------------------------------------------------------------------ other clients
 
 
-def test_commit_over_a_version_of_somebody_else_is_refused(place: Place) -> None:
+def test_commit_over_a_version_of_another_client_is_refused(place: Place) -> None:
     file = place.backend.open("key")
     put(file, 0, b"NEW")
     place.put("key", b"theirs")
@@ -50,7 +50,7 @@ def test_version_that_appears_during_the_upload_is_not_replaced(place: Place) ->
     assert [name for name in place.names() if STAGE in name] == []
 
 
-def test_object_that_somebody_else_made_first_is_not_replaced(place: Place) -> None:
+def test_object_that_another_client_made_first_is_not_replaced(place: Place) -> None:
     made = place.backend.open("made", create=True, exclusive=True)
     put(made, 0, b"ours")
     place.put("made", b"theirs")
@@ -60,7 +60,7 @@ def test_object_that_somebody_else_made_first_is_not_replaced(place: Place) -> N
     assert place.content("made") == b"theirs"
 
 
-def test_conflict_through_the_cache_is_told_and_settled(place: Place) -> None:
+def test_conflict_through_the_cache_is_reported_and_settled(place: Place) -> None:
     with PageCache("16MiB") as cache:
         volume = cache.attach(place.backend)
         with volume.open("key", "r+b") as file:

@@ -88,7 +88,7 @@ def test_appended_bytes_go_where_the_kernel_says(files: Files) -> None:
     assert files.read(fh, 0, 10) == b"12x45"
 
 
-def test_a_failure_is_told_to_each_open_once(files: Files, backend: FaultyBackend) -> None:
+def test_a_failure_is_reported_to_each_open_once(files: Files, backend: FaultyBackend) -> None:
     """flush or write reports it once; fsync reports it while it lasts; and a new failure is reported again."""
     one, other = files.open("a", CREATE), files.open("a", CREATE)
     files.write(one, 0, b"x" * 4096)
@@ -108,7 +108,7 @@ def test_a_failure_is_told_to_each_open_once(files: Files, backend: FaultyBacken
     assert backend.inner.snapshot("a")[:1] == b"!"  # type: ignore[attr-defined]
 
 
-def test_a_loss_is_told_to_each_open_once(files: Files) -> None:
+def test_a_loss_is_reported_to_each_open_once(files: Files) -> None:
     one, other = files.open("a", CREATE), files.open("a", os.O_RDONLY)
     files.write(one, 0, b"x" * 4096)
     files.volume.discard("a")
@@ -180,7 +180,7 @@ def test_what_is_published_as_a_whole_is_published_by_a_flush_that_has_something
     ],
     ids=lambda value: str(value),
 )
-def test_what_a_program_is_told(error: BaseException, expected: int) -> None:
+def test_the_errors_that_a_program_gets(error: BaseException, expected: int) -> None:
     assert errno_of(error) == expected
 
 

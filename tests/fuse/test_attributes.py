@@ -132,7 +132,7 @@ def test_room_is_that_of_the_store(place: Path, stored: Path) -> None:
 
 
 @pytest.mark.skipif(os.geteuid() != 0, reason="only root can be somebody else")
-def test_what_somebody_else_makes_is_his() -> None:
+def test_files_of_another_user_belong_to_that_user() -> None:
     """The mount has --allow-other; the kernel enforces the modes."""
     program = "import os, sys; os.setgid(34); os.setuid(12); os.chdir(sys.argv[1]); exec(sys.argv[2])"
     with folder_for_everybody() as folder, Mounted(folder, f"dir:{folder / 'store'}", "--allow-other") as mounted:
@@ -239,7 +239,7 @@ def test_a_program_that_reads_large_pieces_is_answered_in_large_pieces(place: Pa
         os.close(fd)
 
 
-def test_times_that_somebody_sets_are_no_change_by_somebody_else(place: Path, mounted: Mounted) -> None:
+def test_times_that_are_set_are_no_remote_change(place: Path, mounted: Mounted) -> None:
     """Cached pages stay, although the version of the store includes the time."""
     path = place / "a"
     path.write_bytes(b"x" * 100 * PAGE)

@@ -136,7 +136,7 @@ def test_a_change_in_the_middle_of_a_large_object(place: Path, bucket: Bucket) -
     assert object_of(bucket, place, "a") == data[: 12 << 20] + b"new" + data[(12 << 20) + 3 : 20 << 20]
 
 
-def test_a_conflict_is_told_at_close(place: Path, bucket: Bucket) -> None:
+def test_a_conflict_is_reported_at_close(place: Path, bucket: Bucket) -> None:
     """Another client stored a version in the meantime: it stays, and its writer gets the error once; fsync always
     reports it.
     """

@@ -363,7 +363,7 @@ def test_signals_while_everything_is_saved_do_not_end_the_saving(
 
 
 @pytest.mark.parametrize("mode", MODES)
-def test_each_handle_is_told_once_and_fsync_tells_the_truth(tmp_path: Path, switch: Switch, mode: str) -> None:
+def test_each_handle_reports_once_and_fsync_reports_always(tmp_path: Path, switch: Switch, mode: str) -> None:
     mounted = Mounted(tmp_path, f"{BELOW}:switched", "--option", f"folder={tmp_path}", mode)
 
     def failing(call: object, *arguments: object) -> int | None:
@@ -394,7 +394,7 @@ def test_each_handle_is_told_once_and_fsync_tells_the_truth(tmp_path: Path, swit
 
 
 @pytest.mark.parametrize("mode", MODES)
-def test_a_dead_backend_stops_nobody_who_reads_what_is_cached(tmp_path: Path, switch: Switch, mode: str) -> None:
+def test_a_dead_backend_stops_no_reader_of_cached_bytes(tmp_path: Path, switch: Switch, mode: str) -> None:
     """The rest gets EIO when its time is over; umount -f works, and the end lists the unsaved bytes."""
     options = ("--option", f"folder={tmp_path}", "--timeout", "1", "--drain-timeout", "1", mode)
     mounted = Mounted(tmp_path, f"{BELOW}:switched", *options)

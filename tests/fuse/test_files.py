@@ -120,7 +120,7 @@ def test_a_file_gets_another_name(place: Path) -> None:
     assert (place / "d" / "b").stat().st_size == 12
 
 
-def test_a_rename_replaces_what_somebody_has_open(place: Path) -> None:
+def test_a_rename_replaces_an_open_file(place: Path) -> None:
     """Its open descriptors keep the old file, which no longer has a name."""
     (place / "old").write_bytes(b"old")
     (place / "new").write_bytes(b"new")

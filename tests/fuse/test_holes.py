@@ -220,7 +220,7 @@ def test_objects_are_all_data(flat: Path) -> None:
     assert blocks(path) == -(-100_003 // 512)
 
 
-def test_only_holes_that_nobody_may_fill_are_without_blocks(place: Path, plain: Path) -> None:
+def test_only_holes_without_pending_writes_are_without_blocks(place: Path, plain: Path) -> None:
     for top in (place, plain):
         run("truncate", "-s", "8M", top / "a")
     if "c" in LOOPS:

@@ -119,7 +119,7 @@ def test_what_is_cached_never_enters_python(volume: Volume, mnt: Path, store: Pa
         assert os.stat(mnt / "a").st_mtime_ns >= found.st_mtime_ns - 10**9
 
 
-def test_names_that_are_known_are_told_by_the_loop(volume: Volume, mnt: Path) -> None:
+def test_known_names_are_answered_by_the_loop(volume: Volume, mnt: Path) -> None:
     """A program that changes a name, or the attributes of its object, sees the change at once."""
     server = Server(volume)
     with Loop(server, mnt, attr_timeout=3600, entry_timeout=3600, timeout=LONG) as loop:
@@ -257,7 +257,7 @@ def test_the_loop_keeps_its_file_system(volume: Volume, mnt: Path, store: Path) 
     assert gone() is None
 
 
-def test_the_kernel_is_told_what_others_changed(volume: Volume, mnt: Path, store: Path) -> None:
+def test_the_kernel_is_notified_of_changes_by_others(volume: Volume, mnt: Path, store: Path) -> None:
     """The kernel drops pages of a range, pages before they are read, and unknown ones."""
     (store / "a").write_bytes(b"a" * 2 * PAGE)
     with Loop(Plain(volume), mnt, keep_pages=True, attr_timeout=3600, entry_timeout=3600, timeout=LONG) as loop:
@@ -321,7 +321,7 @@ def test_without_the_extension_mounts_are_served_by_the_other_loop(
     assert caught.value.errno == errno.ENOSYS
 
 
-def test_features_are_told(tmp_path: Path) -> None:
+def test_features_are_reported(tmp_path: Path) -> None:
     said = run(sys.executable, "-m", "pagecache", "mount", "--features")
     assert "loop in C: built" in said
     assert "largest write: " in said

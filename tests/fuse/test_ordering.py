@@ -140,7 +140,7 @@ def test_without_pages_of_the_kernel_nothing_waits(volume: Volume) -> None:
     on_trio(volume, program, pages=False)
 
 
-def test_who_waits_for_a_write_goes_on_at_its_deadline(volume: Volume) -> None:
+def test_a_request_behind_a_write_goes_on_at_its_deadline(volume: Volume) -> None:
     """EIO, as for the write itself; afterwards no request is blocked."""
 
     async def program(bytes: Bytes, opened: Held, nursery: trio.Nursery) -> None:

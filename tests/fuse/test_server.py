@@ -57,7 +57,7 @@ def closed_meanwhile(server: Server, fh: int, monkeypatch: pytest.MonkeyPatch) -
     monkeypatch.setattr(server, "_opened", found)
 
 
-def test_a_number_lives_until_it_is_forgotten_as_often_as_it_was_told(server: Server) -> None:
+def test_a_number_lives_until_it_is_forgotten_as_often_as_it_was_returned(server: Server) -> None:
     """It stays the same when the file is looked up again."""
     number = server.lookup(1, "a").number
     assert server.lookup(1, "a").number == number
@@ -89,7 +89,7 @@ def test_an_open_file_keeps_its_number(server: Server) -> None:
     assert len(server.nodes) == 1
 
 
-def test_listed_entries_count_as_told(server: Server) -> None:
+def test_listed_entries_count_as_returned(server: Server) -> None:
     listing = server.opendir(1)
     assert sorted(name for name, _, _ in listing.entries) == ["a", "d"]
     numbers = [found.number for index in range(2) if (found := server.entry(listing, index)) is not None]
@@ -144,7 +144,7 @@ def test_an_open_that_came_first_finds_the_file_that_its_name_stood_for(
     server.release(fh)
 
 
-def test_a_listing_does_not_tell_the_size_that_a_file_had_before_it_was_closed(
+def test_a_listing_does_not_report_the_size_that_a_file_had_before_it_was_closed(
     server: Server, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """The kernel would cut the file to it. It is open when the entry is read, and closed a moment later."""
@@ -179,7 +179,7 @@ def test_attributes_are_set_beside_the_release_of_what_was_open(
     assert told.mtime_ns == found.st_mtime_ns == change.get("mtime_ns", told.mtime_ns)
 
 
-def test_a_listing_does_not_tell_the_size_of_what_was_replaced(server: Server) -> None:
+def test_a_listing_does_not_report_the_size_of_a_replaced_file(server: Server) -> None:
     directory = server.lookup(1, "d").number
     server.lookup(directory, "b")
     listing = server.opendir(1)
@@ -244,7 +244,7 @@ def test_a_name_that_is_gone_is_looked_up_again(server: Server) -> None:
     assert [name for name, _, _ in listing.entries] == ["d"]
 
 
-def test_a_listing_never_tells_an_old_size(server: Server) -> None:
+def test_a_listing_never_reports_an_old_size(server: Server) -> None:
     """The file was written and closed since: the kernel would cut it to that size."""
     listing = server.opendir(1)
     number = server.lookup(1, "a").number
@@ -272,7 +272,7 @@ def now(server: Server, listing: Listing, name: str) -> Attributes:
     return found
 
 
-def test_a_listing_that_meets_a_close_tells_no_old_size(server: Server, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_listing_that_meets_a_close_reports_no_old_size(server: Server, monkeypatch: pytest.MonkeyPatch) -> None:
     """The close comes before, amid and after it: the handle reports the size, or the store is asked."""
     number = server.lookup(1, "a").number
     listing = server.opendir(1)
@@ -297,7 +297,7 @@ def test_a_listing_that_meets_a_close_tells_no_old_size(server: Server, monkeypa
     assert now(server, listing, "a").size == 6
 
 
-def test_a_listing_that_meets_a_rename_tells_nothing_of_what_was_replaced(server: Server) -> None:
+def test_a_listing_that_meets_a_rename_reports_nothing_of_the_replaced_file(server: Server) -> None:
     made, _ = server.create(1, "new", 0o600, os.O_RDWR)
     server.files.write(made, 0, b"renamed")
     server.flush(made)
@@ -389,7 +389,9 @@ def told_beside_a_rename(server: Server, source: tuple[int, str], call: Callable
     return told
 
 
-def test_an_open_that_came_too_late_is_told_when_nobody_takes_the_name_away(server: Server, tmp_path: Path) -> None:
+def test_an_open_that_came_too_late_is_answered_when_no_call_takes_the_name_away(
+    server: Server, tmp_path: Path
+) -> None:
     """Otherwise it would come again while the next rename runs, and find the object that is about to lose its name."""
     (tmp_path / "c").write_bytes(b"ccc")
     number, directory = server.lookup(1, "a").number, server.lookup(1, "d").number
@@ -398,7 +400,7 @@ def test_an_open_that_came_too_late_is_told_when_nobody_takes_the_name_away(serv
     assert server.lookup(1, "a").size == 3
 
 
-def test_nobody_waits_long_for_an_open_that_does_not_come_again(server: Server) -> None:
+def test_no_call_waits_long_for_an_open_that_does_not_come_again(server: Server) -> None:
     """Its program may have been killed."""
     number = server.lookup(1, "a").number
     server.unlink(1, "a")
@@ -411,7 +413,7 @@ def test_nobody_waits_long_for_an_open_that_does_not_come_again(server: Server) 
     assert not unlinking.is_alive()
 
 
-def test_an_open_waits_for_who_takes_its_name_away(server: Server) -> None:
+def test_an_open_waits_for_the_call_that_takes_its_name_away(server: Server) -> None:
     """It is answered when that is over: the kernel finds the object that has the name then."""
     directory, number = server.lookup(1, "d").number, server.lookup(1, "a").number
     told = told_beside_a_rename(server, (directory, "b"), lambda: server.open(number, os.O_RDONLY))
@@ -432,7 +434,7 @@ def test_times_of_an_open_file_never_go_to_what_replaces_it(server: Server, tmp_
     server.release(fh)
 
 
-def test_names_that_opens_came_too_late_for_are_not_remembered_for_ever(
+def test_names_that_opens_came_too_late_for_are_not_remembered_forever(
     server: Server, monkeypatch: pytest.MonkeyPatch, tmp_path: Path
 ) -> None:
     monkeypatch.setattr(moving, "AGAIN", 0.0)

@@ -56,7 +56,7 @@ def test_it_is_so_from_the_first_moment_of_its_first_name(tmp_path: Path) -> Non
     os.close(folder)
 
 
-def test_whoever_finds_the_name_finds_somebody_who_listens(tmp_path: Path) -> None:
+def test_a_client_that_finds_the_name_finds_a_listener(tmp_path: Path) -> None:
     """A client that tries without pause finds no name or a server, never a socket that refuses."""
     path = str(tmp_path / "s")
     refused: list[OSError] = []
@@ -187,7 +187,7 @@ def take_together(path: str) -> tuple[list[address.Listener], list[int | None]]:
     return got, refused
 
 
-def test_of_those_who_take_over_a_stale_socket_at_once_one_gets_it(tmp_path: Path) -> None:
+def test_exactly_one_of_several_caches_takes_over_a_stale_socket(tmp_path: Path) -> None:
     path = str(tmp_path / "s")
     for _ in range(10):
         with socket.socket(socket.AF_UNIX) as stale:
@@ -225,7 +225,7 @@ def test_takers_of_a_stale_socket_take_turns(tmp_path: Path, monkeypatch: pytest
     assert os.listdir(tmp_path) == []
 
 
-def test_what_came_to_a_stale_name_meanwhile_stays(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_file_that_took_a_stale_name_in_between_stays(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     path = tmp_path / "s"
     with socket.socket(socket.AF_UNIX) as stale:
         stale.bind(str(path))
@@ -242,7 +242,7 @@ def test_what_came_to_a_stale_name_meanwhile_stays(tmp_path: Path, monkeypatch: 
     assert os.listdir(tmp_path) == ["s"]
 
 
-def test_a_name_that_is_not_ours_any_more_is_left_alone(tmp_path: Path) -> None:
+def test_a_name_that_was_taken_over_is_left_alone(tmp_path: Path) -> None:
     path = tmp_path / "s"
     with PageCache("1MiB") as cache:
         cache.serve_stats(path)

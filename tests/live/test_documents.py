@@ -107,7 +107,7 @@ def test_the_oldest_dirty_byte_has_its_age(make: Make) -> None:
     assert volume_of(rig)["oldest"]["dirty"] is None
 
 
-def test_work_that_waits_and_work_that_runs_are_told_apart(make: Make) -> None:
+def test_waiting_and_running_work_are_counted_separately(make: Make) -> None:
     rig = make({f"{k}": b"" for k in range(6)}, limits={"max_inflight": 2})
     gate = rig.backend.gate("write_from", times=6)
     for k in range(6):
@@ -179,7 +179,7 @@ def test_a_throttled_writer_is_seen(make: Make) -> None:
 # -- trouble
 
 
-def test_trouble_is_told_with_what_happens_next(make: Make) -> None:
+def test_trouble_is_reported_with_its_next_step(make: Make) -> None:
     policy = RetryPolicy(attempts=2, first_delay=0.01, max_delay=0.02, deadline=20.0, failed_retry=60.0)
     rig = make({KEY: b"x"}, retry=policy)
     f = rig.open()
@@ -206,7 +206,7 @@ def test_trouble_is_told_with_what_happens_next(make: Make) -> None:
     assert documents.failed(rig.cache, "volume")["failed"] == []
 
 
-def test_of_what_nobody_tries_again_it_is_said_what_would_help(make: Make) -> None:
+def test_a_failure_without_retries_is_reported_with_its_remedy(make: Make) -> None:
     rig = make({KEY: b"x"}, retry=ONCE)
     f = rig.open()
     rig.backend.fault("commit", OSError(errno.EDQUOT, "quota"))
@@ -220,7 +220,7 @@ def test_of_what_nobody_tries_again_it_is_said_what_would_help(make: Make) -> No
     assert (first["kind"], first["offset"], first["length"]) == ("failed", 0, 1)
 
 
-def test_a_conflict_says_who_settles_it(make: Make) -> None:
+def test_a_conflict_says_how_it_is_settled(make: Make) -> None:
     rig = make({KEY: b"x" * PAGE})
     f = rig.open()
     f.pwrite(b"y", 0)
@@ -319,7 +319,7 @@ def test_files_are_looked_for_by_a_part_of_their_keys(make: Make) -> None:
     assert matching("")[0] == len(keys)
 
 
-def test_a_file_tells_its_state_and_never_gets_the_number_of_another(make: Make) -> None:
+def test_a_file_reports_its_state_and_never_gets_the_number_of_another(make: Make) -> None:
     rig = make({KEY: b"x" * 5})
     f = rig.open()
     f.pwrite(b"y", 9)
@@ -430,7 +430,7 @@ def test_the_process_is_named(make: Make) -> None:
     assert len(document["command"]) <= documents.COMMAND_MOST
 
 
-def test_who_waits_is_told_with_owner_and_chain(make: Make) -> None:
+def test_a_wait_is_reported_with_owner_and_chain(make: Make) -> None:
     """`/v1/waits` and the count of `/v1/stats`, while a reader waits for another thread's fill."""
     rig = make({KEY: pattern(PAGE)})
     with rig.backend.gate("read_into") as gate:

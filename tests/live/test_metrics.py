@@ -149,7 +149,7 @@ with pagecache.PageCache("1MiB") as cache:
 """
 
 
-def test_who_lacks_the_library_is_told_what_to_install(tmp_path: Any) -> None:
+def test_a_missing_library_is_an_error_with_the_command_to_install_it(tmp_path: Any) -> None:
     """Serving needs no library."""
     ran = subprocess.run([sys.executable, "-c", WITHOUT, tmp_path / "s"], capture_output=True, text=True, timeout=60)
     assert ran.stdout == (

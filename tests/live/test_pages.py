@@ -100,7 +100,7 @@ def test_labels_of_the_dashboard_are_those_of_the_metrics(families: dict[str, me
                 assert set(re.findall(r"(\w+)=~", matchers)) <= labels, expression
 
 
-def test_the_page_of_the_documents_knows_every_path() -> None:
+def test_the_page_of_the_documents_has_every_path() -> None:
     text = (DOCS / "live.md").read_text(encoding="utf-8")
     for path, methods in ROUTES.items():
         for method in methods:

@@ -135,7 +135,7 @@ def test_a_part_of_a_key_is_looked_for_among_all_files(served: Served) -> None:
     assert get(served.path, "/v1/files?match=")["total"] == get(served.path, "/v1/files")["total"]
 
 
-def test_a_method_that_is_not_allowed_is_told_which_are(served: Served) -> None:
+def test_a_method_that_is_not_allowed_gets_the_list_of_allowed_ones(served: Served) -> None:
     with Raw(served.path) as client:
         client.send(b"PUT /v1/sync HTTP/1.1\r\n\r\n")
         assert client.answer()[1]["Allow"] == "POST"
@@ -151,7 +151,7 @@ def test_a_body_is_read_and_means_nothing(served: Served, framing: bytes) -> Non
             assert client.answer()[0] == 200
 
 
-def test_who_asks_before_sending_a_body_is_told_to_go_on(served: Served) -> None:
+def test_a_client_that_asks_before_sending_a_body_gets_permission(served: Served) -> None:
     with Raw(served.path) as client:
         client.send(b"POST /v1/sync HTTP/1.1\r\nContent-Length: 2\r\nExpect: 100-continue\r\n\r\n")
         assert client.answer()[0] == 100
@@ -169,7 +169,7 @@ def test_what_is_too_large_is_refused(served: Served, data: bytes, status: int) 
         assert client.ended()
 
 
-def test_one_client_too_many_is_told_so(served: Served) -> None:
+def test_one_client_too_many_gets_an_error(served: Served) -> None:
     """Those before it are served; the place of a client that leaves is free."""
     clients = [Raw(served.path) for _ in range(CLIENTS_MOST)]
     try:
@@ -206,7 +206,7 @@ def test_many_clients_at_once_get_their_own_answers(served: Served) -> None:
     assert wrong == []
 
 
-def test_nobody_waits_for_a_client_that_does_not_read(served: Served) -> None:
+def test_no_other_client_waits_for_one_that_does_not_read(served: Served) -> None:
     fill(served)
     with Raw(served.path) as slow:
         slow.socket.setsockopt(socket.SOL_SOCKET, socket.SO_RCVBUF, 4096)
@@ -295,7 +295,7 @@ def test_a_client_that_reads_slowly_gets_everything(served: Served, monkeypatch:
     assert len(json.loads(body)["files"]) == 300
 
 
-def test_who_reads_nothing_is_not_read_either(served: Served) -> None:
+def test_a_client_that_reads_nothing_is_not_read_either(served: Served) -> None:
     """The server has one answer and one buffer of requests for it, however many it sends."""
     fill(served)
     live = served.cache.live

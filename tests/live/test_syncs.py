@@ -17,7 +17,7 @@ from tests.file.rig import KEY, ONCE, PAGE, QUIET, Rig, eventually
 Make = Callable[..., Rig]
 
 
-def test_a_sync_of_all_volumes_is_told_as_one(make: Make) -> None:
+def test_a_sync_of_all_volumes_is_reported_as_one(make: Make) -> None:
     first, second = RecordingBackend({KEY: b""}), RecordingBackend({KEY: b""})
     with PageCache("8MiB", **QUIET) as cache:
         volumes = [cache.attach(b, name=n) for b, n in ((first, "A"), (second, "B"))]

@@ -144,7 +144,7 @@ static void check_free_memory_goes_back_to_the_system_when_asked(void)
 	pc_arena_destroy(&a);
 }
 
-static void check_frames_remember_whose_bytes_they_carry(void)
+static void check_frames_remember_the_owner_of_their_bytes(void)
 {
 	struct pc_arena a = arena_of(FRAMES);
 	CHECK(!pc_arena_claim(&a, 0, 0, 1)); /* untouched */
@@ -191,7 +191,7 @@ int main(void)
 	RUN(check_capacity_bounds_use_whatever_the_number_of_frames);
 	RUN(check_capacity_can_grow_and_shrink_in_use);
 	RUN(check_free_memory_goes_back_to_the_system_when_asked);
-	RUN(check_frames_remember_whose_bytes_they_carry);
+	RUN(check_frames_remember_the_owner_of_their_bytes);
 	RUN(check_ids_are_reused_and_stale_ones_can_be_read);
 	return 0;
 }

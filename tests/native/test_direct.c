@@ -194,7 +194,7 @@ static void check_local_bytes_beside_the_range_stay(void)
 	rig_close(&rig);
 }
 
-static void check_who_may_share(void)
+static void check_holders_that_may_share(void)
 {
 	u8 mine = 5;
 	start(false);
@@ -282,7 +282,7 @@ static void check_a_failed_commit_may_have_taken_all_that_returned(void)
 	rig_close(&rig);
 }
 
-static void check_a_commit_that_kept_all_disturbs_nobody(void)
+static void check_a_commit_that_kept_all_disturbs_no_other_call(void)
 {
 	start(false);
 	direct_write(0, PAGE, 1, PC_SHARED);
@@ -366,7 +366,7 @@ static void check_holes_and_truncates_cut_the_ranges(void)
 	rig_close(&rig);
 }
 
-static void check_a_write_whose_caller_went_keeps_the_file_in_old_hands(void)
+static void check_a_write_whose_caller_left_keeps_the_file_blocked(void)
 {
 	start(false);
 	struct write w = begin(0, PAGE, PC_SHARED);
@@ -508,15 +508,15 @@ int main(void)
 	RUN(check_a_call_that_failed_invalidates_too);
 	RUN(check_no_pass_goes_past_what_a_write_has_left);
 	RUN(check_local_bytes_beside_the_range_stay);
-	RUN(check_who_may_share);
+	RUN(check_holders_that_may_share);
 	RUN(check_what_a_direct_read_takes_from_memory);
 	RUN(check_a_commit_takes_what_returned_before_it);
 	RUN(check_a_failed_commit_may_have_taken_all_that_returned);
-	RUN(check_a_commit_that_kept_all_disturbs_nobody);
+	RUN(check_a_commit_that_kept_all_disturbs_no_other_call);
 	RUN(check_durable_writes_leave_nothing_to_commit);
 	RUN(check_many_ranges_become_few_and_cover_all);
 	RUN(check_holes_and_truncates_cut_the_ranges);
-	RUN(check_a_write_whose_caller_went_keeps_the_file_in_old_hands);
+	RUN(check_a_write_whose_caller_left_keeps_the_file_blocked);
 	RUN(check_a_count_without_a_lock_is_found);
 	RUN(check_threads_leave_what_the_last_writes_stored);
 	return 0;

@@ -327,7 +327,7 @@ static void check_two_fills_meet_at_a_locked_folio(void)
 	rig_close(&rig);
 }
 
-static void check_a_queued_fill_can_be_taken_over_by_who_waits(void)
+static void check_a_queued_fill_can_be_taken_over_by_its_waiter(void)
 {
 	start(65536, PAGE, limits_wide());
 	struct pc_request *r = begin(0, 4096);
@@ -475,7 +475,7 @@ int main(void)
 	RUN(check_an_endless_stream_of_invalidations_ends_the_fill);
 	RUN(check_an_invalidation_between_two_folios_of_a_run);
 	RUN(check_two_fills_meet_at_a_locked_folio);
-	RUN(check_a_queued_fill_can_be_taken_over_by_who_waits);
+	RUN(check_a_queued_fill_can_be_taken_over_by_its_waiter);
 	RUN(check_kept_buffers_never_see_the_folio_again);
 	RUN(check_kept_buffers_of_local_pages_without_memory);
 	RUN(check_kept_buffers_of_pinned_pages);

@@ -156,7 +156,7 @@ static void *writer(void *unused)
 	return NULL;
 }
 
-static void check_many_at_once_beside_one_who_has_the_lock(void)
+static void check_many_at_once_beside_the_holder_of_the_lock(void)
 {
 	pthread_t threads[2 * THREADS];
 	u64 hits = 0;
@@ -187,6 +187,6 @@ int main(void)
 	RUN(check_a_write_takes_all_or_nothing);
 	RUN(check_no_more_is_dirtied_than_the_limit);
 	RUN(check_what_a_hit_looks_at_stays);
-	RUN(check_many_at_once_beside_one_who_has_the_lock);
+	RUN(check_many_at_once_beside_the_holder_of_the_lock);
 	return 0;
 }

@@ -116,7 +116,7 @@ static void check_a_writer_gets_fresh_memory_and_the_mirror_keeps_the_old(void)
 	}
 }
 
-static void check_memory_that_cannot_be_replaced_spoils_the_copy_and_nobody_waits(void)
+static void check_memory_that_cannot_be_replaced_spoils_the_copy_and_no_writer_waits(void)
 {
 	start(PAGE);
 	put(0, 'a', PAGE);
@@ -301,7 +301,7 @@ int main(void)
 {
 	RUN(check_a_hold_outlives_the_upload_and_ends_with_the_request);
 	RUN(check_a_writer_gets_fresh_memory_and_the_mirror_keeps_the_old);
-	RUN(check_memory_that_cannot_be_replaced_spoils_the_copy_and_nobody_waits);
+	RUN(check_memory_that_cannot_be_replaced_spoils_the_copy_and_no_writer_waits);
 	RUN(check_truncate_leaves_the_mirror_what_it_holds);
 	RUN(check_requests_that_follow_join_until_the_mirrors_limit);
 	RUN(check_held_memory_is_no_victim_and_comes_back);

@@ -154,7 +154,7 @@ static void check_a_reader_follows_the_folio_to_its_new_frame(void)
 }
 
 /* The size is checked after the copy: zeros of a cut tail are never returned as data. */
-static void check_a_reader_sees_the_size_of_the_bytes_he_copied(void)
+static void check_a_reader_sees_the_size_of_the_bytes_it_copied(void)
 {
 	static struct job j;
 	start(PAGE);
@@ -273,7 +273,7 @@ int main(void)
 	RUN(check_a_reader_passes_every_lock_of_the_inode);
 	RUN(check_a_reader_never_sees_the_bytes_of_another_object);
 	RUN(check_a_reader_follows_the_folio_to_its_new_frame);
-	RUN(check_a_reader_sees_the_size_of_the_bytes_he_copied);
+	RUN(check_a_reader_sees_the_size_of_the_bytes_it_copied);
 	RUN(check_valid_bytes_of_a_partial_folio_need_no_io);
 	RUN(check_reads_end_where_the_file_ends);
 	RUN(check_a_missing_page_is_asked_for_from_where_it_starts);

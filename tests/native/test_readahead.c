@@ -228,7 +228,7 @@ static void check_pages_evicted_unread_halve_the_next_window(void)
 	rig_close(&rig);
 }
 
-static void check_a_failed_window_is_nobodys_error(void)
+static void check_a_failed_window_raises_no_error(void)
 {
 	start(PAGES, PAGE);
 	file->store.read_error = -EIO;
@@ -253,6 +253,6 @@ int main(void)
 	RUN(check_it_never_reaches_beyond_the_end_or_into_the_last_memory);
 	RUN(check_a_busy_backend_gets_no_read_ahead);
 	RUN(check_pages_evicted_unread_halve_the_next_window);
-	RUN(check_a_failed_window_is_nobodys_error);
+	RUN(check_a_failed_window_raises_no_error);
 	return 0;
 }

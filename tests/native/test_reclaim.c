@@ -166,7 +166,7 @@ static void check_pages_that_come_back_soon_are_remembered(void)
 
 /* T-14: everything of one file is in flight on a stuck backend, its locks held: another file goes on. Reclaim has to
  * skip bytes in flight: if it waited for them, this check would hang. */
-static void check_a_stuck_file_stops_nobody_else(void)
+static void check_a_stuck_file_stops_no_other_file(void)
 {
 	start(256, 1 << 20);
 	struct pc_volume *v = volume_open(&rig);
@@ -359,7 +359,7 @@ static void check_so_it_does_while_the_cache_fills(void)
 }
 
 /* A reader that never comes costs others at most half of the cache, and only until its folios have been round once. */
-static void check_what_nobody_reads_goes(void)
+static void check_folios_without_a_reader_go(void)
 {
 	start(1000, 32 << 20);
 	CHECK(hit_and_scan(850, 1000, 1300) >= 800);
@@ -381,8 +381,8 @@ int main(void)
 	RUN(check_pages_that_become_clean_are_found_again);
 	RUN(check_hit_pages_survive_a_scan);
 	RUN(check_pages_that_come_back_soon_are_remembered);
-	RUN(check_a_stuck_file_stops_nobody_else);
-	check_fails_without("reclaim_never_waits", check_a_stuck_file_stops_nobody_else);
+	RUN(check_a_stuck_file_stops_no_other_file);
+	check_fails_without("reclaim_never_waits", check_a_stuck_file_stops_no_other_file);
 	RUN(check_capacity_shrinks_to_what_is_local);
 	RUN(check_large_blocks_do_not_cost_the_whole_cache);
 	RUN(check_what_is_read_once_goes_first);
@@ -390,6 +390,6 @@ int main(void)
 	RUN(check_what_is_read_ahead_stays_until_it_is_read);
 	RUN(check_so_does_what_comes_back_soon);
 	RUN(check_so_it_does_while_the_cache_fills);
-	RUN(check_what_nobody_reads_goes);
+	RUN(check_folios_without_a_reader_go);
 	return 0;
 }

@@ -276,7 +276,7 @@ static void write_again_and_flush(struct file *f)
 }
 
 /* Otherwise the bytes would be written back before their write is on record: a write without an arrow. */
-static void check_a_write_is_recorded_before_anybody_can_hand_it_over(void)
+static void check_a_write_is_recorded_before_it_can_be_written_back(void)
 {
 	open_traced();
 	flush_all(held_file);
@@ -288,7 +288,7 @@ static void check_a_write_is_recorded_before_anybody_can_hand_it_over(void)
 }
 
 /* Otherwise the later bytes would have an arrow to a request that does not carry them. */
-static void check_a_hand_over_is_recorded_before_anybody_can_write_the_bytes_again(void)
+static void check_a_write_back_is_recorded_before_its_bytes_can_be_written_again(void)
 {
 	open_traced();
 	pc_flush_start(held_file->inode, ALL, 0, ALL);
@@ -300,7 +300,7 @@ static void check_a_hand_over_is_recorded_before_anybody_can_write_the_bytes_aga
 }
 
 /* Otherwise a commit would be over before the record showed that it had these bytes. */
-static void check_an_answer_is_recorded_before_anybody_can_commit_it(void)
+static void check_an_answer_is_recorded_before_it_can_be_committed(void)
 {
 	open_traced();
 	pc_flush_start(held_file->inode, ALL, 0, ALL);
@@ -330,14 +330,14 @@ int main(void)
 	RUN(check_eight_threads_lose_no_record_of_a_ring_that_is_large_enough);
 	RUN(check_no_record_is_ever_half_another);
 	RUN(check_a_write_is_seen_from_its_copy_to_its_commit);
-	RUN(check_a_write_is_recorded_before_anybody_can_hand_it_over);
-	RUN(check_a_hand_over_is_recorded_before_anybody_can_write_the_bytes_again);
-	RUN(check_an_answer_is_recorded_before_anybody_can_commit_it);
+	RUN(check_a_write_is_recorded_before_it_can_be_written_back);
+	RUN(check_a_write_back_is_recorded_before_its_bytes_can_be_written_again);
+	RUN(check_an_answer_is_recorded_before_it_can_be_committed);
 	RUN(check_a_commit_is_recorded_before_anything_can_be_acknowledged_after_it);
-	check_fails_without("wrote_before_unlock", check_a_write_is_recorded_before_anybody_can_hand_it_over);
+	check_fails_without("wrote_before_unlock", check_a_write_is_recorded_before_it_can_be_written_back);
 	check_fails_without("handed_under_leaf_lock",
-			    check_a_hand_over_is_recorded_before_anybody_can_write_the_bytes_again);
-	check_fails_without("acked_before_token", check_an_answer_is_recorded_before_anybody_can_commit_it);
+			    check_a_write_back_is_recorded_before_its_bytes_can_be_written_again);
+	check_fails_without("acked_before_token", check_an_answer_is_recorded_before_it_can_be_committed);
 	check_fails_without("commit_recorded_under_token",
 			    check_a_commit_is_recorded_before_anything_can_be_acknowledged_after_it);
 	return 0;

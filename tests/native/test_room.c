@@ -35,7 +35,7 @@ static bool take(struct pc_place *p, u64 n)
 	return pc_room_take(file->inode, p, false);
 }
 
-static void check_below_the_midpoint_nobody_asks(void)
+static void check_below_the_midpoint_no_writer_asks(void)
 {
 	start();
 	CHECK(pc_dirty_room(file->inode, 95 * PAGE));
@@ -140,7 +140,7 @@ static void check_writers_at_the_limit_go_on_in_order(void)
 }
 
 /* A volume within its floor goes on whatever another one holds, and every writer can have a first piece dirty. */
-static void check_a_floor_is_nobody_elses(void)
+static void check_a_floor_belongs_to_one_volume(void)
 {
 	struct pc_place p;
 	start();
@@ -203,11 +203,11 @@ static void check_what_runs_and_what_ended_is_counted(void)
 
 int main(void)
 {
-	RUN(check_below_the_midpoint_nobody_asks);
+	RUN(check_below_the_midpoint_no_writer_asks);
 	RUN(check_above_the_midpoint_a_grant_is_used_up);
 	RUN(check_what_is_promised_is_taken);
 	RUN(check_writers_at_the_limit_go_on_in_order);
-	RUN(check_a_floor_is_nobody_elses);
+	RUN(check_a_floor_belongs_to_one_volume);
 	RUN(check_a_new_share_moves_the_thresholds);
 	RUN(check_what_runs_and_what_ended_is_counted);
 	return 0;

@@ -171,7 +171,7 @@ static void check_of_an_inode_that_is_gone_nothing_is_shown(void)
 	rig_close(&rig);
 }
 
-static void check_the_queue_is_told_by_class(void)
+static void check_the_queue_is_counted_by_class(void)
 {
 	u32 waiting[PC_WORK_CLASSES];
 	start(4 * PAGE, PAGE);
@@ -298,7 +298,7 @@ static void *show_stale(void *unused)
 }
 
 /* A query for a file that is gone comes while its struct is reused for another one. */
-static void check_a_file_that_becomes_another_is_nobody(void)
+static void check_a_file_that_becomes_another_is_not_found(void)
 {
 	pthread_t maker, shower;
 	open_with_stale();
@@ -376,11 +376,11 @@ int main(void)
 	RUN(check_slices_of_any_size_say_the_same);
 	RUN(check_a_slice_is_bounded);
 	RUN(check_of_an_inode_that_is_gone_nothing_is_shown);
-	RUN(check_the_queue_is_told_by_class);
+	RUN(check_the_queue_is_counted_by_class);
 	RUN(check_a_duration_is_counted_at_the_first_bound_that_it_did_not_exceed);
 	RUN(check_a_walk_beside_a_writer_says_what_can_be);
-	RUN(check_a_file_that_becomes_another_is_nobody);
+	RUN(check_a_file_that_becomes_another_is_not_found);
 	RUN(check_numbers_are_read_beside_changes_of_everything);
-	check_fails_without("inode_keeps_its_cache", check_a_file_that_becomes_another_is_nobody);
+	check_fails_without("inode_keeps_its_cache", check_a_file_that_becomes_another_is_not_found);
 	return 0;
 }

@@ -343,7 +343,7 @@ static void check_a_unit_goes_when_it_is_full(void)
 }
 
 /* A thread that waits for whole units is woken when enough is dirty for one, not by every write. */
-static void check_the_flusher_hears_of_units_as_they_fill(void)
+static void check_the_flusher_is_woken_for_units_as_they_fill(void)
 {
 	struct pc_limits l = limits_unit(U, 1 << 20);
 	l.commit_on_close = 1;
@@ -533,7 +533,7 @@ int main(void)
 	RUN(check_answers_count_in_whole_units);
 	RUN(check_background_work_takes_wholly_dirty_units);
 	RUN(check_a_unit_goes_when_it_is_full);
-	RUN(check_the_flusher_hears_of_units_as_they_fill);
+	RUN(check_the_flusher_is_woken_for_units_as_they_fill);
 	RUN(check_a_short_last_unit_goes_with_the_commit);
 	RUN(check_any_history);
 	return 0;

@@ -35,7 +35,7 @@ static u32 nr_waits(void)
 
 /* ---------------------------------------------------------------- one thread */
 
-static void check_a_record_stands_while_somebody_waits(void)
+static void check_a_record_stands_while_its_waiter_waits(void)
 {
 	struct pc_wait one = wait_of(100), two = wait_of(50), seen;
 	rig_open(&rig, 1 << 20, PAGE);
@@ -85,7 +85,7 @@ static void check_a_record_that_was_left_is_found(void)
 	rig_close(&rig);
 }
 
-static void check_locks_are_told(void)
+static void check_locks_are_reported(void)
 {
 	struct pc_locks locks;
 	struct pc_waiter waiter;
@@ -234,9 +234,9 @@ static void check_a_child_sees_none_and_touches_none(void)
 
 int main(void)
 {
-	RUN(check_a_record_stands_while_somebody_waits);
+	RUN(check_a_record_stands_while_its_waiter_waits);
 	RUN(check_a_record_that_was_left_is_found);
-	RUN(check_locks_are_told);
+	RUN(check_locks_are_reported);
 	RUN(check_a_wait_that_ends_while_it_is_copied_is_not_reported);
 	check_fails_without("wait_number_twice", check_a_wait_that_ends_while_it_is_copied_is_not_reported);
 	RUN(check_a_report_beside_waits_that_begin_and_end);

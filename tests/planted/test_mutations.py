@@ -117,7 +117,7 @@ def test_the_page_lists_measured_bugs(monkeypatch: pytest.MonkeyPatch, tmp_path:
     assert f"| `{NAMES[0]}` |" in page()
 
 
-def test_a_seed_that_finds_nothing_is_told() -> None:
+def test_a_seed_that_finds_nothing_is_reported() -> None:
     """The worst time is then the time limit that was not enough."""
     run = {"found": "data", "seconds": 1.0, "operations": 9, "story": ""}
     entry = {"settings": "slow", "seconds": 60.0, "runs": [run, run | {"found": "hang"}, run | {"found": ""}]}

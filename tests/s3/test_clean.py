@@ -331,7 +331,7 @@ def test_a_renewal_beside_the_end_of_the_last_private_object_leaves_nothing(
     backend.close()
 
 
-def test_files_that_nobody_closed_leave_nothing(bucket: Bucket) -> None:
+def test_unclosed_files_leave_nothing(bucket: Bucket) -> None:
     backend = S3Backend(bucket.name, endpoint_url=bucket.server.endpoint, part_size="5MiB")
     file = backend.open("k", create=True)
     file.write_from(0, [memoryview(bytes(5 << 20))])

@@ -216,7 +216,7 @@ def test_the_server_forgets_an_upload(bucket: Bucket, proxy: FaultyProxy, volume
 
 
 @pytest.mark.parametrize("way", ["replaced", "removed"])
-def test_somebody_else_changes_the_object_at_each_request(
+def test_another_client_changes_the_object_at_each_request(
     bucket: Bucket, proxy: FaultyProxy, volume: Volume, way: str
 ) -> None:
     """Either our whole version is stored, over theirs only if that came later, or theirs stands and ours is kept.
@@ -260,7 +260,7 @@ def test_somebody_else_changes_the_object_at_each_request(
         volume.backend.session.discard(())  # type: ignore[union-attr]
 
 
-def test_uploads_have_a_note_that_says_whose_they_are(bucket: Bucket, proxy: FaultyProxy, volume: Volume) -> None:
+def test_uploads_have_a_note_that_names_their_owner(bucket: Bucket, proxy: FaultyProxy, volume: Volume) -> None:
     notes: list[dict[str, str]] = []
 
     def look() -> None:

@@ -90,7 +90,7 @@ def test_questions_are_asked_again_after_an_error_that_passes(
     assert counted(proxy.taken()) == {"HeadObject": 4, "GetObject": 1, "ListObjectsV2": 4}
 
 
-def test_questions_are_not_asked_for_ever_and_not_again_where_the_answer_is_no(
+def test_queries_are_not_repeated_forever_and_not_after_a_definite_answer(
     bucket: Bucket, proxy: FaultyProxy, volume: Volume
 ) -> None:
     volume.list("k")
@@ -129,7 +129,7 @@ def fill(bucket: Bucket, count: int) -> None:
         list(threads.map(put, range(count)))
 
 
-def test_what_an_object_has_besides_its_bytes_stays(bucket: Bucket, volume: Volume) -> None:
+def test_metadata_of_an_object_stays(bucket: Bucket, volume: Volume) -> None:
     """One PUT keeps it, and so does an upload in parts."""
     for key, size in (("small", 100), ("large", 17 << 20)):
         name = f"pre fix/é/{key}"

@@ -35,7 +35,9 @@ def test_requests_go_through_and_are_counted_with_their_bytes(bucket: Bucket, pr
 
 
 @pytest.mark.parametrize("fault", ["reset", "lost", "midway"])
-def test_a_connection_is_reset_and_the_server_has_heard_or_not(bucket: Bucket, proxy: FaultyProxy, fault: str) -> None:
+def test_a_connection_is_reset_before_or_after_the_server_has_the_request(
+    bucket: Bucket, proxy: FaultyProxy, fault: str
+) -> None:
     client = bucket.server.client(proxy.endpoint)
     proxy.rules.append(ProxyRule(fault, is_for("PutObject"), nth=2))  # type: ignore[arg-type]
     client.put_object(Bucket=bucket.name, Key="a", Body=b"1")
@@ -63,7 +65,7 @@ def test_an_answer_is_made_up_or_cut(bucket: Bucket, proxy: FaultyProxy) -> None
     assert [(call.status, call.down) for call in proxy.taken()] == [(503, len(error)), (200, 1000)]
 
 
-def test_somebody_else_acts_right_before_a_request(bucket: Bucket, proxy: FaultyProxy) -> None:
+def test_another_client_acts_right_before_a_request(bucket: Bucket, proxy: FaultyProxy) -> None:
     client, acted = bucket.server.client(proxy.endpoint), threading.Event()
     proxy.rules.append(ProxyRule("call", is_for("HeadObject"), action=acted.set))
     client.put_object(Bucket=bucket.name, Key="b", Body=b"1")
@@ -72,7 +74,7 @@ def test_somebody_else_acts_right_before_a_request(bucket: Bucket, proxy: Faulty
     assert acted.is_set()
 
 
-def test_a_connection_that_the_server_has_closed_meanwhile_is_not_used_again() -> None:
+def test_a_connection_that_the_server_has_closed_is_not_used_again() -> None:
     closed = threading.Event()
 
     def serve(listener: socket.socket) -> None:

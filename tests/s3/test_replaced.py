@@ -64,7 +64,7 @@ def stored(bucket: Bucket, key: str) -> bytes:
 
 
 @WAYS
-def test_a_read_beside_somebody_who_changes_the_object_is_of_one_version(
+def test_a_read_beside_a_change_of_the_object_is_of_one_version(
     bucket: Bucket, proxy: FaultyProxy, volume: Volume, way: str
 ) -> None:
     nth, changed = 0, True
@@ -97,7 +97,7 @@ def test_a_read_beside_somebody_who_changes_the_object_is_of_one_version(
 
 
 @WAYS
-def test_somebody_changes_the_object_at_each_request_while_ours_is_staged(
+def test_another_client_changes_the_object_at_each_request_while_local_bytes_are_staged(
     bucket: Bucket, proxy: FaultyProxy, volume: Volume, way: str
 ) -> None:
     """The test ends at the publishing request, which `test_commit_faults.py` covers. Staged bytes survive and are

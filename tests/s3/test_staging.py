@@ -166,7 +166,7 @@ def test_a_conflict_is_settled_where_more_is_staged_than_memory_holds(
             assert sum(call.up for call in proxy.taken()) < SIZE // 2
 
 
-def test_bytes_of_ours_that_are_nowhere_any_more_cannot_be_forced(bucket: Bucket, volume: Volume) -> None:
+def test_local_bytes_that_are_gone_cannot_be_forced(bucket: Bucket, volume: Volume) -> None:
     """They belong to the opened version, with a conflict in between; a rebase still settles it."""
     bucket.client.put_object(Bucket=bucket.name, Key="k", Body=b"old." * (SIZE // 4))
     with volume.open("k", "r+") as file:
@@ -199,7 +199,7 @@ def test_a_volume_that_is_reconnected_goes_on_with_what_was_staged(
 
 
 @pytest.mark.parametrize("what", ["another backend", "private objects are gone"])
-def test_a_volume_that_is_reconnected_without_what_was_staged_tells_the_loss(
+def test_a_volume_that_is_reconnected_without_its_staged_bytes_reports_the_loss(
     bucket: Bucket, proxy: FaultyProxy, volume: Volume, what: str
 ) -> None:
     """It is reported once; bytes in memory are stored."""
@@ -375,7 +375,7 @@ def test_an_outage_leaves_no_memory_with_errors(new_server: Callable[[str], Serv
             assert cache.native.held() == 0
 
 
-def test_staged_bytes_that_somebody_deletes_are_a_loss_that_is_told(
+def test_staged_bytes_that_another_client_deletes_are_a_reported_loss(
     bucket: Bucket, proxy: FaultyProxy, volume: Volume
 ) -> None:
     file = volume.open("k", "w+")
@@ -388,7 +388,7 @@ def test_staged_bytes_that_somebody_deletes_are_a_loss_that_is_told(
     file.close()
 
 
-def test_an_fsync_that_tells_a_loss_has_published_the_rest(bucket: Bucket, volume: Volume) -> None:
+def test_an_fsync_that_reports_a_loss_has_published_the_rest(bucket: Bucket, volume: Volume) -> None:
     """A lost range has the bytes stored before, and zeros behind their end. [2.16, 2.23]"""
     old, new = bytes([1]) * (SIZE // 2), bytes([2]) * SIZE
     bucket.client.put_object(Bucket=bucket.name, Key="k", Body=old)

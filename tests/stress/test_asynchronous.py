@@ -199,7 +199,7 @@ def test_a_run_of_an_asynchronous_backend_with_one_kind_of_fault_is_clean(name: 
 
 
 @pytest.mark.parametrize("name", MISTAKES)
-def test_accepted_bytes_that_somebody_gave_up_are_found_with_an_asynchronous_backend(name: str) -> None:
+def test_discarded_accepted_bytes_are_found_with_an_asynchronous_backend(name: str) -> None:
     """The check is as strict as with a blocking backend. [I-22, K1]"""
     kind, faulting = MISTAKES[name]
     store, mix = MemoryBackend(), ("buffered", "append", "truncate", "hints")

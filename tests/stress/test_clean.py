@@ -69,7 +69,7 @@ def test_a_short_run_with_faults_is_clean() -> None:
     clean(Plan(seed=2647864177, faults="flaky", **SHORT))
 
 
-def test_a_loss_that_a_handle_is_told_when_it_is_closed_is_no_alarm_where_calls_fail() -> None:
+def test_a_loss_that_a_close_reports_is_no_alarm_if_calls_fail() -> None:
     """A commit that fails may have taken direct writes with it; idle handles report that last, when they are closed."""
     target = CachedTarget(Plan(seed=2, faults="flaky", **SHORT), 0, None, "memory:")
     target.start([bytes(64 << 10)])

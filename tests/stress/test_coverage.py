@@ -17,7 +17,7 @@ from pagecache.stress.world import Activity, Failure, World
 SMALL: dict[str, Any] = {"size": "64KiB", "capacity": "128KiB", "rounds": 1, "duration": 0.01}
 
 
-def test_an_operation_is_beside_who_runs_on_its_bytes_and_after_who_was_there() -> None:
+def test_an_operation_is_beside_those_running_on_its_bytes_and_after_earlier_ones() -> None:
     """fsync concerns the whole file; operations on another page or another file never count as neighbours."""
     target = CachedTarget(Plan(**SMALL), 0, None, "memory:")
     world = World(Plan(seed=1, files=2, **SMALL), target, 0)
@@ -50,7 +50,7 @@ def test_an_operation_is_beside_who_runs_on_its_bytes_and_after_who_was_there() 
     target.give_up()
 
 
-def test_a_name_and_a_file_that_others_change_are_nobody_elses() -> None:
+def test_a_name_and_a_file_that_others_change_belong_to_no_worker() -> None:
     """A script's file number is not the file that another program changes, nor one of a worker's own objects."""
     target = CachedTarget(Plan(**SMALL), 0, None, "memory:")
     world = World(Plan(seed=1, files=1, **SMALL), target, 0)
@@ -65,7 +65,7 @@ def test_a_name_and_a_file_that_others_change_are_nobody_elses() -> None:
     target.give_up()
 
 
-def test_each_kind_can_be_told() -> None:
+def test_each_kind_can_be_shown() -> None:
     """It can, in a story and in a timeline."""
     for kind in KINDS:
         way = "buffered" if kind in MOVES else ""
@@ -75,7 +75,7 @@ def test_each_kind_can_be_told() -> None:
         assert sort(kind) in {"read", "write", "save", "cut", "other"}
 
 
-def test_a_crash_is_in_the_timeline_of_what_everybody_did() -> None:
+def test_a_crash_is_in_the_timeline_of_all_operations() -> None:
     """It concerns all bytes, and belongs to no worker."""
     plan = Plan(seed=1, **SMALL)
     world = World(plan, CachedTarget(plan, 0, None, "memory:"), 0)
@@ -155,7 +155,7 @@ def test_what_can_meet_depends_on_profile_and_ways() -> None:
     assert kinds_of(PROFILES["log"], ["direct", "append"]) == ["append", "read"]
 
 
-def test_who_comes_and_goes_while_others_are_looked_at_disturbs_nobody() -> None:
+def test_a_thread_that_comes_and_goes_during_an_examination_disturbs_no_other() -> None:
     """The garbage collector may let other threads run between any two allocations."""
     target = CachedTarget(Plan(**SMALL), 0, None, "memory:")
     world = World(Plan(seed=1, files=1, **SMALL), target, 0)

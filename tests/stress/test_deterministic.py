@@ -120,7 +120,7 @@ def test_a_backend_that_loses_bytes_is_found(name: str) -> None:
     assert (report.ok, report.kind) == (False, "data")
 
 
-def test_a_call_that_blocks_for_real_is_told_with_its_stack(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_call_that_blocks_for_real_is_reported_with_its_stack(monkeypatch: pytest.MonkeyPatch) -> None:
     """A wait for something that is not simulated stops all threads: the run ends, and names the place."""
     monkeypatch.setattr(deterministic, "BLOCKED", 1.0)
     HangsInCommit.free.clear()

@@ -62,7 +62,7 @@ def test_a_close_that_hands_nothing_over_is_found() -> None:
     assert "is in the store after the last close, should be" in report.story
 
 
-def test_a_hang_ends_with_who_waits_and_all_stacks() -> None:
+def test_a_hang_ends_with_its_waits_and_all_stacks() -> None:
     """A backend call does not return: the run ends, and its operation and stack are reported. [I-23]"""
     HangsInCommit.free.clear()
     HangsInCommit._commits = 0

@@ -93,7 +93,7 @@ def test_a_backend_that_waits_for_itself_while_files_are_made_is_a_hang() -> Non
     assert any("LocksTwice" in line or "with self._mine" in line for line in report.story.splitlines())
 
 
-def test_a_backend_that_raises_while_files_are_made_is_told_with_its_traceback() -> None:
+def test_a_backend_that_raises_while_files_are_made_is_reported_with_its_traceback() -> None:
     report = run(plan(), lambda: MakesTwo(RuntimeError("a planted mistake")))
     assert (report.ok, report.kind) == (False, "error")
     assert "making the files" in report.story
@@ -109,7 +109,7 @@ def test_a_backend_that_takes_no_key_is_unusable() -> None:
         run(plan(), Nothing)
 
 
-def test_an_unexplained_error_is_told_with_its_place() -> None:
+def test_an_unexplained_error_is_reported_with_its_place() -> None:
     class NoRoom(PassingFile):
         def truncate(self, size: int) -> None:
             raise PermissionError(errno.EACCES, "no cutting here")

@@ -44,7 +44,7 @@ def hung() -> Iterator[Report]:
         Hangs.free.set()
 
 
-def test_a_hang_says_who_waits_for_what_and_who_owns_it(hung: Report) -> None:
+def test_a_hang_lists_its_waits_and_their_owners(hung: Report) -> None:
     """The report has them as values for programs, and in the story. [I-23]"""
     assert (hung.kind, hung.hung) == ("hang", True), hung.story
     assert re.fullmatch(r"writer 1 called fsync of file 0, still running after \d+ s", hung.hang["late"][0])
@@ -139,7 +139,7 @@ def test_half_of_the_rounds_are_recorded_and_every_script() -> None:
     assert not recorded(Plan(seed=5, script=script, scheduler="deterministic"), 0)
 
 
-def test_the_stacks_of_tasks_are_told_too() -> None:
+def test_the_stacks_of_tasks_are_reported_too() -> None:
     async def sleeping() -> None:
         await asyncio.Event().wait()
 
@@ -155,7 +155,7 @@ def test_the_stacks_of_tasks_are_told_too() -> None:
     assert any("sleeping" in line for line in found["task a task that waits"])
 
 
-def test_records_are_told_in_the_order_of_their_ends() -> None:
+def test_records_are_listed_in_the_order_of_their_ends() -> None:
     """A slice has its time, a moment and the ends of a span have none."""
     events: list[dict[str, Any]] = [
         {"ph": "M", "name": "thread_name", "tid": 1, "ts": 0, "args": {"name": "one"}},

@@ -40,12 +40,12 @@ def played(threads: int, turns: list[int], stopped: threading.Event) -> list[int
     return seen
 
 
-def test_nobody_is_at_anything_when_somebody_looks() -> None:
+def test_no_thread_is_busy_during_a_check() -> None:
     """One check runs for each operation of the busiest thread; a thread that has ended is not waited for."""
     assert played(4, [50, 20, 50, 0], threading.Event()) == [0] * 50
 
 
-def test_nobody_waits_for_others_when_all_are_to_stop() -> None:
+def test_no_thread_waits_for_others_when_all_are_to_stop() -> None:
     """The last thread never comes."""
     stopped = threading.Event()
     stopped.set()

@@ -53,7 +53,7 @@ class TakesNothing(PassingFile):
         (TakesNothing, "write_from returned 0: it was given 5 bytes, and has to take 1 at least"),
     ],
 )
-def test_a_wrong_answer_of_write_from_is_told_once(kind: type[PassingFile], said: str) -> None:
+def test_a_wrong_answer_of_write_from_is_reported_once(kind: type[PassingFile], said: str) -> None:
     """It is not repeated for each form of keys that was tried, if each says the same."""
     with pytest.raises(UnusableTarget) as raised:
         run(plan(), lambda: Planted(kind))

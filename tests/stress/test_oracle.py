@@ -264,7 +264,7 @@ def test_appends_do_not_lie_on_each_other_and_begin_at_an_end() -> None:
         file.model.place(third, SIZE + 300)
 
 
-def test_a_copy_may_have_any_value_that_its_source_had_meanwhile() -> None:
+def test_a_copy_may_have_any_value_that_its_source_had_during_it() -> None:
     """[I-17]"""
     file = File()
     old = bytes(file.bytes[:100])
@@ -354,7 +354,7 @@ def test_an_append_that_failed_ends_anywhere_up_to_its_length() -> None:
     file.model.place(later, SIZE + 30)
 
 
-def test_an_append_that_nobody_finds_may_be_anywhere_behind_the_least_end() -> None:
+def test_an_append_that_was_not_found_may_be_anywhere_behind_the_least_end() -> None:
     """This includes places behind concurrent calls. [I-17]"""
     file = File()
     append = Write("append", "direct", 1, 1, 0, 7, -1, 50)
@@ -375,7 +375,7 @@ def test_an_append_that_nobody_finds_may_be_anywhere_behind_the_least_end() -> N
         file.sees(bytes(wrong))
 
 
-def test_an_append_that_nobody_finds_may_be_behind_another_that_runs() -> None:
+def test_an_append_that_was_not_found_may_be_behind_another_that_runs() -> None:
     """The place of that one is not known yet. [I-17]"""
     file = File()
     other = Write("append", "through", 2, 1, 0, 7, -1, 100)
@@ -388,7 +388,7 @@ def test_an_append_that_nobody_finds_may_be_behind_another_that_runs() -> None:
     file.sees(bytes(file.bytes) + made(7, APPENDED, 2, 1, 0, 100) + made(7, APPENDED, 1, 1, 0, 50))
 
 
-def test_an_append_that_nobody_finds_may_have_been_behind_an_end_that_is_gone() -> None:
+def test_an_append_that_was_not_found_may_have_been_behind_an_end_that_is_gone() -> None:
     """A store that was read before the truncate shows it there. [I-18]"""
     file = File()
     append = Write("append", "direct", 1, 1, 0, 7, -1, 50)
@@ -438,7 +438,7 @@ def test_losses_are_explained_where_something_went_past_the_cache() -> None:
     ]
 
 
-def test_a_write_that_fails_while_somebody_judges_is_whole_or_in_its_parts(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_write_that_fails_beside_a_judgement_is_whole_or_in_its_parts(monkeypatch: pytest.MonkeyPatch) -> None:
     """Its call takes it apart in one section, and a judgement covers all of it in one. [I-17]"""
     file = File()
     look = file.look()

@@ -114,9 +114,7 @@ def test_a_round_of_several_processes_shrinks(tmp_path: Path, monkeypatch: pytes
 # -- where they hang
 
 
-def test_a_hang_in_the_process_of_the_cache_has_who_waits_for_what(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_a_hang_in_the_process_of_the_cache_has_its_waits(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """Waits, stacks, trace and transitions are those of that process. [I-23]"""
     monkeypatch.setenv("PAGECACHE_TEST_HOME", str(os.getpid()))
     monkeypatch.setenv("PAGECACHE_TEST_WHERE", str(tmp_path))
@@ -171,7 +169,7 @@ input()
 """
 
 
-def test_who_is_killed_takes_its_processes_along(tmp_path: Path) -> None:
+def test_a_killed_process_takes_its_children_along(tmp_path: Path) -> None:
     environment = os.environ | {"PYTHONPATH": ROOT}
     command = [sys.executable, "-c", LEAVES]
     parent = subprocess.Popen(command, cwd=tmp_path, env=environment, stdin=subprocess.PIPE, stdout=subprocess.PIPE)

@@ -39,7 +39,7 @@ def test_a_cache_that_sends_beside_an_old_call_is_found(monkeypatch: pytest.Monk
     assert (report.ok, report.kind) == (False, "data")
 
 
-def test_a_cache_that_tells_nobody_of_a_loss_is_found(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_cache_that_reports_no_loss_is_found(monkeypatch: pytest.MonkeyPatch) -> None:
     """Each handle reports the discarded ranges. [I-22]"""
     monkeypatch.setattr(Inode, "record_loss", lambda self, lost, *, seen: None)
     report = run(plan(rounds=20))
@@ -47,7 +47,7 @@ def test_a_cache_that_tells_nobody_of_a_loss_is_found(monkeypatch: pytest.Monkey
     assert "was given up, as (offset, length); a buffered handle says nothing" in report.story
 
 
-def test_a_handle_may_tell_of_what_the_backend_before_the_last_one_refused() -> None:
+def test_a_handle_may_report_a_refusal_of_the_backend_before_the_last_one() -> None:
     """A commit that fails takes direct writes along; each handle reports it with its next call [2.9, I-22]."""
     flaky = Rule("commit", error=try_again, done=True, chance=0.3)
     for seed in (4, 5, 8):

@@ -81,7 +81,7 @@ def test_the_page_of_a_clean_run_has_what_was_exercised() -> None:
             assert any(title.startswith(f"{kind} {met}: ") and not title.endswith(": 0") for title in titles), count
 
 
-def test_the_page_of_a_finding_shows_the_bytes_and_who_saw_them() -> None:
+def test_the_page_of_a_finding_shows_the_bytes_and_their_readers() -> None:
     """It needs a write and an fsync of one file; in the other order there would be no finding."""
     write = Operation("write", 0, "buffered", 4096, 700)
     script = Script((0,), (((write, Operation("fsync", 0)),),))

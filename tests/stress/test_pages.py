@@ -128,7 +128,7 @@ MISTAKES: dict[str, tuple[str, str, str]] = {
 
 
 @pytest.mark.parametrize("name", MISTAKES)
-def test_a_usual_mistake_is_told_as_the_page_says(name: str, tmp_path: Path) -> None:
+def test_a_common_mistake_is_reported_as_the_page_says(name: str, tmp_path: Path) -> None:
     old, new, told = MISTAKES[name]
     fields: dict[str, Any] = {"threads": 2, "tasks": 0, "files": 2, "size": "64KiB", "capacity": "128KiB"}
     report = run(Plan(seed=3, duration=100, operations=60, **fields), lambda: backend(tmp_path, old, new))

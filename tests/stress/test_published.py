@@ -56,7 +56,7 @@ def test_a_look_that_goes_on_is_judged_by_what_ran_until_now() -> None:
     assert verdict(look, second.data(0, 4096), store=True) is None
 
 
-def test_a_commit_that_somebody_has_left_behind_is_not_judged(world: World) -> None:
+def test_a_commit_whose_caller_has_left_is_not_judged(world: World) -> None:
     """Any call that returned since the last commit may have requested it; otherwise the commit has the bytes of the
     current waiter. [2.15]
     """
@@ -73,7 +73,7 @@ def test_a_commit_that_somebody_has_left_behind_is_not_judged(world: World) -> N
     assert [failure.kind for failure in world.failures] == ["data"]
 
 
-def test_a_commit_that_is_made_again_for_who_has_left_is_not_judged(world: World) -> None:
+def test_a_commit_that_is_repeated_for_a_caller_that_has_left_is_not_judged(world: World) -> None:
     """It failed after the waiter had left, and is made again before the bytes of the current waiter are sent. [2.15,
     2.23]
     """
@@ -92,7 +92,7 @@ def test_a_commit_that_is_made_again_for_who_has_left_is_not_judged(world: World
     assert [failure.kind for failure in world.failures] == ["data"]
 
 
-def test_a_commit_that_nobody_has_asked_for_is_found(world: World) -> None:
+def test_a_commit_without_a_request_is_found(world: World) -> None:
     """Workers run, but no caller waits for a sync, and none has returned from one since the last commit. [2.22]"""
     publishing, key = Publishing(world), world.target.key(0)
     publishing(key)(True)
@@ -141,7 +141,7 @@ def test_uploads_and_commits_that_fail_lose_nothing() -> None:
     assert report.counters["commits looked at"]
 
 
-def test_a_commit_ahead_of_the_bytes_of_who_waits_for_it_is_found(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_commit_ahead_of_the_bytes_of_its_waiter_is_found(monkeypatch: pytest.MonkeyPatch) -> None:
     """It is found although the bytes are there when the waiter's call returns. [2.15]"""
     poll = FileSync.poll
 

@@ -129,7 +129,7 @@ def test_without_the_lock_some_order_loses_a_count() -> None:
     assert min(Played(Walk, seed, world).value for seed in SEEDS) < 60
 
 
-def test_who_wait_for_each_other_are_told_with_what_and_where() -> None:
+def test_threads_that_wait_for_each_other_are_reported_with_their_locks_and_places() -> None:
     """Two locks are taken in two orders: with some seed they wait for each other, which ends the run."""
 
     def world(scheduler: Scheduler) -> None:
@@ -152,7 +152,7 @@ def test_who_wait_for_each_other_are_told_with_what_and_where() -> None:
     assert "with second" in said
 
 
-def test_time_passes_where_nobody_runs(kind: type[Any]) -> None:
+def test_time_passes_when_no_thread_runs(kind: type[Any]) -> None:
     """An hour of sleep is over at once, in order; a waiter is woken by its event, and otherwise by the time."""
 
     def world(scheduler: Scheduler) -> list[object]:
@@ -296,7 +296,7 @@ def test_the_interpreter_lock_changes_hands_between_two_pieces_of_work(kind: typ
     assert any(words[0] == words[-1] == "piece" for words in said)
 
 
-def test_who_shows_a_run_asks_for_its_coverage_while_a_simulated_thread_has_it() -> None:
+def test_the_display_of_a_run_reads_its_coverage_while_a_simulated_thread_has_it() -> None:
     """The display thread is real: no simulated lock applies to it."""
 
     def asked(scheduler: Scheduler) -> list[Any]:

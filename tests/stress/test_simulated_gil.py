@@ -32,17 +32,17 @@ def looks_that_differ(gil_release: str) -> list[int]:
     return found
 
 
-def test_nobody_comes_between_calls_that_keep_the_interpreter_lock() -> None:
+def test_no_thread_comes_between_calls_that_keep_the_interpreter_lock() -> None:
     """A thread stops at points of the core with the lock; others that need it wait until it is released."""
     assert set(looks_that_differ("1MiB")) == {0}
 
 
-def test_who_has_let_the_interpreter_lock_go_goes_on_beside_one_that_has_it() -> None:
+def test_a_thread_without_the_interpreter_lock_goes_on_beside_one_that_has_it() -> None:
     """The calls are equal, but writes copy without the lock: they come between two reads that keep it."""
     assert any(looks_that_differ("4KiB"))
 
 
-def test_who_never_lets_the_interpreter_lock_go_is_told_with_his_stack() -> None:
+def test_a_thread_that_never_releases_the_interpreter_lock_is_reported_with_its_stack() -> None:
     """The others would wait forever, and time would pass: nothing else ends such a run."""
     said = looking("for-ever")
     assert "first: waits for nobody, and never lets the interpreter lock go" in said

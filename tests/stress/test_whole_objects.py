@@ -96,7 +96,7 @@ def test_a_run_under_all_faults_on_objects_that_are_replaced_as_a_whole_is_clean
     assert report.ok, f"{report.story}\n{report.replay}"
 
 
-def test_nobody_else_stores_another_version_of_an_object_that_is_replaced_as_a_whole() -> None:
+def test_the_tester_stores_no_other_version_of_an_object_that_is_replaced_as_a_whole() -> None:
     """Handles of the old one would end, and cut bytes would come back; the report says so. [2.19]"""
     plan = Plan(seed=1, faults="hell", **SHORT)
     whole, other = CachedTarget(plan, 0, staging, "python:"), CachedTarget(plan, 0, MemoryBackend, "python:")

@@ -119,7 +119,7 @@ def test_requests_that_are_too_large_are_refused_and_others_are_not(store: Store
     assert store.write(bytes(10)) == 10
 
 
-def test_a_cache_sends_smaller_requests_to_who_finds_them_too_large(store: Store) -> None:
+def test_a_cache_sends_smaller_requests_to_a_backend_that_finds_them_too_large(store: Store) -> None:
     """The answer has the limit. [2.14, T-32]"""
     backend = store.faulty
 
@@ -163,7 +163,7 @@ def test_an_answer_waits_for_those_of_calls_that_came_later(store: Store, runnin
     assert store.faulty.faults.held() == 0
 
 
-def test_an_answer_that_nobody_follows_comes_after_a_while(store: Store) -> None:
+def test_an_answer_without_a_later_call_comes_after_a_while(store: Store) -> None:
     store.faulty.use([Rule("write", behind=1, within=0.001)])
     assert store.write() == 3
 
@@ -219,7 +219,7 @@ def test_spells_are_as_long_and_as_far_apart_as_said(store: Store) -> None:
         assert "xxx......." * 2 in outcome
 
 
-def test_a_full_store_keeps_nobody_from_saving_when_there_is_space_again(store: Store) -> None:
+def test_after_a_full_store_everything_is_saved_when_there_is_space_again(store: Store) -> None:
     """Accepted bytes stay, are listed as failed, and are saved. [T-20]"""
     backend = store.faulty
     with PageCache("1MiB") as cache:
@@ -236,7 +236,7 @@ def test_a_full_store_keeps_nobody_from_saving_when_there_is_space_again(store: 
     assert store.content()[:3] == b"new"
 
 
-def test_somebody_else_may_store_another_version(store: Store) -> None:
+def test_another_client_may_store_another_version(store: Store) -> None:
     """It has equal bytes, and all later calls report it."""
     before = store.backend.stat("a").version
     store.faulty.use([Rule("read", nth=1, change=True)])
@@ -251,7 +251,7 @@ def test_somebody_else_may_store_another_version(store: Store) -> None:
     assert store.backend.stat("b").version not in versions
 
 
-def test_somebody_else_may_store_other_bytes(store: Store) -> None:
+def test_another_client_may_store_other_bytes(store: Store) -> None:
     """The other bytes come right before a call, which finds them."""
 
     def change(inner: Any, key: Any) -> None:
@@ -277,7 +277,7 @@ def test_a_coroutine_may_change_the_object_of_an_asynchronous_backend() -> None:
     assert store.content() == DATA[:3]
 
 
-def test_a_cache_finds_a_version_that_somebody_else_stored(store: Store) -> None:
+def test_a_cache_finds_a_version_that_another_client_stored(store: Store) -> None:
     """Clean pages are read again by the next open. [T-30]"""
     backend = store.faulty
     with PageCache("1MiB") as cache:

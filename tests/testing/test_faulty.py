@@ -161,7 +161,7 @@ def test_gate_holds_calls_until_released() -> None:
     assert not thread.is_alive(), "leaving the block releases"
 
 
-def test_gate_that_nobody_enters_times_out() -> None:
+def test_gate_that_no_call_enters_times_out() -> None:
     with pytest.raises(TimeoutError, match="0 of 1 calls"):
         Gate().wait_entered(0.01)
 

@@ -183,7 +183,7 @@ def test_an_owner_that_dies_in_the_middle_of_an_answer_says_so(owner: Owner) -> 
 
 
 @pytest.mark.skipif(os.geteuid() == 0, reason="root may open everything")
-def test_a_socket_of_somebody_else_says_so(owner: Owner) -> None:
+def test_a_socket_of_another_program_says_so(owner: Owner) -> None:
     owner.path.chmod(0)
     with Client(owner.path) as client, pytest.raises(NotAllowed, match="only the owner"):
         client.stats()
@@ -252,7 +252,7 @@ def test_an_owner_that_answers_byte_by_byte_is_left_after_the_timeout(owner: Own
         client.stats()
 
 
-def test_an_owner_that_accepts_nobody_is_waited_for_and_left(place: Path) -> None:
+def test_an_owner_that_accepts_no_connection_is_waited_for_and_left(place: Path) -> None:
     """A full queue of connections refuses at once; it may empty in time."""
     with socket.socket(socket.AF_UNIX, socket.SOCK_STREAM) as listener:
         listener.bind(str(place / "full"))
@@ -293,7 +293,7 @@ def test_an_interrupted_request_leaves_no_answer_to_the_next(owner: Owner) -> No
         assert len(client.waits().waits) == 2
 
 
-def test_a_newer_schema_says_who_has_to_be_updated(owner: Owner) -> None:
+def test_a_newer_schema_says_which_program_has_to_be_updated(owner: Owner) -> None:
     owner.changed["/v1/stats"] = as_json({"schema": 2, "other": True})
     with (
         Client(owner.path) as client,

@@ -164,7 +164,7 @@ def test_an_owner_that_hangs_is_named_after_the_timeout(
     assert "no answer within 0.1 s" in result.stderr
 
 
-def test_a_newer_cache_says_who_has_to_be_updated(owner: Owner) -> None:
+def test_a_newer_cache_says_which_program_has_to_be_updated(owner: Owner) -> None:
     owner.changed["/v1/stats"] = as_json({"schema": 2})
     result = call(owner.path, "--once")
     assert result.exit_code == 1

@@ -76,7 +76,7 @@ def test_one_sample_gives_totals_and_no_rates() -> None:
     assert (row.oldest, row.clean_in, row.throttled) == (3.25, 2.0, 2)
 
 
-def test_nothing_is_said_of_hits_before_anybody_has_read() -> None:
+def test_hits_have_no_figure_before_the_first_read() -> None:
     document = documents.busy()
     document["cache"]["counters"] |= {"hits": 0, "misses": 0}
     fresh = Watch(SOCKET)

@@ -271,7 +271,7 @@ def test_a_volume_in_trouble_says_why(owner: Owner) -> None:
     run_view(model_of(owner), test)
 
 
-def test_an_owner_that_hangs_delays_nobody(owner: Owner, place: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_an_owner_that_hangs_delays_no_other(owner: Owner, place: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     other = Owner(place / "other.sock")
 
     def client(path: Path, timeout: float) -> Client:

@@ -57,12 +57,12 @@ def test_a_bar_is_as_wide_as_asked(amounts: dict[str, float], total: int, width:
     assert all(count > 0 for _, count in columns)
 
 
-def test_states_can_be_told_apart_without_colour() -> None:
+def test_states_can_be_distinguished_without_colour() -> None:
     letters = [state.letter for state in (*STATES, ABSENT, OTHER)]
     assert len(set(letters)) == len(letters)
     assert len({letter.lower() for letter in letters}) == len(letters)
     assert list(BY_NAME) == documents.STATES
 
 
-def test_states_can_be_told_apart_by_colour() -> None:
+def test_states_can_be_distinguished_by_colour() -> None:
     assert len({state.colour for state in STATES}) == len(STATES)

@@ -70,7 +70,7 @@ def matches(kind: Kind, wait: Wait, name: str) -> bool:
 
 
 @pytest.mark.parametrize("name", KINDS)
-def test_a_report_says_who_waits_for_whom(make: Make, name: str) -> None:
+def test_a_report_has_the_waiter_and_the_owner(make: Make, name: str) -> None:
     """It has the object, the bytes, the owner, the start, and the chain down to the running call; afterwards it is
     empty. [T-80]
     """

@@ -91,7 +91,7 @@ def test_keys_of_entries(key: Any, text: str | None) -> None:
 # ---------------------------------------------------------------- any moment
 
 
-def test_nobody_waits_in_a_cache_at_rest(make: Make) -> None:
+def test_no_wait_is_reported_in_a_cache_at_rest(make: Make) -> None:
     rig = make({KEY: DATA})
     assert rig.cache.waits() == []
     file = rig.open()

@@ -76,7 +76,7 @@ class Locking(pagecache.Backend):
         return iter(())
 
 
-def test_a_deadlock_with_a_lock_of_the_program_is_told_as_a_story() -> None:
+def test_a_deadlock_with_a_lock_of_the_program_is_reported_step_by_step() -> None:
     """The program holds a lock across a call of the cache, and the backend takes it. Both threads are in the report:
     one in its wait, the other at the line of the backend where it waits for the lock. [T-81, 2.25]
     """
@@ -175,7 +175,7 @@ def test_a_circle_is_cut_and_named() -> None:
         eventually(lambda: not cache.waits())
 
 
-def test_who_waits_for_a_call_that_was_left_behind_sees_that_call(make: Make) -> None:
+def test_a_waiter_for_a_call_that_was_left_behind_sees_that_call(make: Make) -> None:
     """A truncate whose caller was interrupted keeps the token; an interrupted direct write keeps the lock. [T-81]"""
     rig = make({KEY: DATA})
     file = rig.open()
@@ -200,7 +200,7 @@ def test_who_waits_for_a_call_that_was_left_behind_sees_that_call(make: Make) ->
         nobody_waits(rig.cache)
 
 
-def test_a_caller_deep_in_another_volume_is_reported_where_he_sleeps(make: Make) -> None:
+def test_a_caller_deep_in_another_volume_is_reported_where_it_sleeps(make: Make) -> None:
     """The backend of a read waits for another volume of the cache: one wait, that of the inner call. [T-81]"""
     rig = make({KEY: DATA})
     inner = rig.open()
@@ -254,7 +254,7 @@ def test_a_report_from_a_signal_handler(make: Make) -> None:
     nobody_waits(rig.cache)
 
 
-def test_a_call_that_the_caller_makes_himself_is_one_too(make: Make) -> None:
+def test_a_call_on_the_thread_of_its_caller_is_reported_too(make: Make) -> None:
     """`canonical` does not use a thread of the volume: the opener waits in it. [T-81]"""
     asked, answer = threading.Event(), threading.Event()
 

@@ -32,7 +32,7 @@ def look(rig: Rig, times: int = 3) -> None:
         eventually(lambda: done)  # noqa: B023
 
 
-def test_a_long_wait_is_told_once_with_its_owner(make: Make, caplog: pytest.LogCaptureFixture) -> None:
+def test_a_long_wait_is_logged_once_with_its_owner(make: Make, caplog: pytest.LogCaptureFixture) -> None:
     """The line has volume, key, bytes, object, duration, the chain, and the outcome without intervention. [T-82]"""
     rig = make({KEY: DATA}, stall_warn=0.05, flush_interval=0.02)
     file = rig.open()
@@ -59,7 +59,7 @@ def test_a_long_wait_is_told_once_with_its_owner(make: Make, caplog: pytest.LogC
     nobody_waits(rig.cache)
 
 
-def test_the_next_wait_is_told_again(make: Make, caplog: pytest.LogCaptureFixture) -> None:
+def test_the_next_wait_is_logged_again(make: Make, caplog: pytest.LogCaptureFixture) -> None:
     """The report belongs to the wait, not to the thread. [T-82]"""
     rig = make({KEY: DATA}, stall_warn=0.05, flush_interval=0.02)
     file = rig.open()
@@ -75,7 +75,7 @@ def test_the_next_wait_is_told_again(make: Make, caplog: pytest.LogCaptureFixtur
     assert all("waiter has waited" in line and "for fsync of 'file'" in line for line in lines(caplog))
 
 
-def test_short_waits_are_not_told(make: Make, caplog: pytest.LogCaptureFixture) -> None:
+def test_short_waits_are_not_logged(make: Make, caplog: pytest.LogCaptureFixture) -> None:
     rig = make({KEY: DATA}, stall_warn=30.0, flush_interval=0.01)
     file = rig.open()
     with caplog.at_level(logging.WARNING, "pagecache"):
@@ -89,7 +89,7 @@ def test_short_waits_are_not_told(make: Make, caplog: pytest.LogCaptureFixture) 
     assert lines(caplog) == []
 
 
-def test_a_call_that_the_flusher_names_is_not_told_twice(make: Make, caplog: pytest.LogCaptureFixture) -> None:
+def test_a_call_that_the_flusher_names_is_not_logged_twice(make: Make, caplog: pytest.LogCaptureFixture) -> None:
     """A hanging stat is one line, that of the call; its waiter is in the report. [T-82]"""
     rig = make({KEY: DATA}, stall_warn=0.05, flush_interval=0.02)
     with caplog.at_level(logging.WARNING, "pagecache"), rig.backend.gate("stat") as gate:
@@ -103,7 +103,7 @@ def test_a_call_that_the_flusher_names_is_not_told_twice(make: Make, caplog: pyt
     task.result()
 
 
-def test_many_long_waits_are_told_in_a_few_lines(
+def test_many_long_waits_are_logged_in_a_few_lines(
     make: Make, caplog: pytest.LogCaptureFixture, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """There are at most WARNINGS lines in PERIOD; one line has the number of the others. [T-82]"""

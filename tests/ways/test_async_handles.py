@@ -203,7 +203,7 @@ def test_zero_bytes_touch_nothing(volume: Volume) -> None:
     run(main())
 
 
-def test_a_hit_suspends_nobody(volume: Volume) -> None:
+def test_a_hit_does_not_suspend(volume: Volume) -> None:
     """T-55: one send drives a coroutine that hits to its end, without a loop."""
 
     async def prepare() -> aio.AsyncCachedFile:

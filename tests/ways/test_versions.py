@@ -62,9 +62,7 @@ def test_a_created_object_that_was_rolled_back_is_still_created(attach: Attach) 
     assert store.objects["f"] == bytes(PAGE) + b"x" * 2 * PAGE
 
 
-def test_writes_of_our_own_beside_an_open_are_no_change_of_somebody_elses(
-    attach: Attach, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_own_writes_beside_an_open_are_no_remote_change(attach: Attach, monkeypatch: pytest.MonkeyPatch) -> None:
     """2.20: between the query of the stored version and the comparison, everything may be written and committed
     again.
     """
@@ -89,7 +87,7 @@ def test_writes_of_our_own_beside_an_open_are_no_change_of_somebody_elses(
             assert other.pread(2000, 0) == b"y" * 1000
 
 
-def test_a_direct_write_that_begins_with_a_commit_is_no_change_of_somebody_elses(
+def test_a_direct_write_that_begins_with_a_commit_is_no_remote_change(
     attach: Attach, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """2.19: the version that a commit answers is not that of a direct write that began at the same time."""

@@ -113,7 +113,7 @@ static void close_cached(u64 fh)
 	rig_close(&rig);
 }
 
-static void check_what_is_cached_asks_nobody(void)
+static void check_cached_answers_call_no_handler(void)
 {
 	u8 data[PAGE];
 	begin(plain);
@@ -165,7 +165,7 @@ static void check_what_is_not_a_hit_is_asked(void)
 	end();
 }
 
-static void check_names_and_attributes_are_told_again_until_something_changes(void)
+static void check_names_and_attributes_are_repeated_until_something_changes(void)
 {
 	begin(plain);
 	look_up("a", FILE_NODE);
@@ -214,7 +214,7 @@ static void check_names_and_attributes_are_told_again_until_something_changes(vo
 }
 
 /* Making an entry in a directory changes the directory. */
-static void check_attributes_of_a_directory_are_told_until_something_is_made_in_it(void)
+static void check_attributes_of_a_directory_are_repeated_until_something_is_made_in_it(void)
 {
 	struct pc_attributes top = attributes(1), made = attributes(8);
 	begin(plain);
@@ -541,7 +541,7 @@ static void check_requests_for_the_same_bytes_keep_their_order(void)
 }
 
 /* One request is in the queue, one taken, one held: all get EIO, and the handler learns that the answer is unwanted. */
-static void check_the_end_answers_whoever_waits(void)
+static void check_the_end_answers_all_waiters(void)
 {
 	struct pc_attributes a = attributes(9);
 	struct pc_loop_options options = plain;
@@ -569,12 +569,12 @@ static void check_the_end_answers_whoever_waits(void)
 
 int main(void)
 {
-	RUN(check_what_is_cached_asks_nobody);
+	RUN(check_cached_answers_call_no_handler);
 	RUN(check_what_is_not_a_hit_is_asked);
 	RUN(check_blocks_count_what_was_taken_since);
 	RUN(check_data_and_holes_are_asked);
-	RUN(check_names_and_attributes_are_told_again_until_something_changes);
-	RUN(check_attributes_of_a_directory_are_told_until_something_is_made_in_it);
+	RUN(check_names_and_attributes_are_repeated_until_something_changes);
+	RUN(check_attributes_of_a_directory_are_repeated_until_something_is_made_in_it);
 	RUN(check_size_and_times_are_those_of_what_was_written);
 	RUN(check_ten_thousand_forgets_leave_nothing);
 	RUN(check_an_answer_that_is_none_is_refused);
@@ -584,6 +584,6 @@ int main(void)
 	RUN(check_interrupts);
 	RUN(check_an_interrupt_at_the_beginning_is_answered);
 	RUN(check_requests_for_the_same_bytes_keep_their_order);
-	RUN(check_the_end_answers_whoever_waits);
+	RUN(check_the_end_answers_all_waiters);
 	return 0;
 }
