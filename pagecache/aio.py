@@ -71,18 +71,22 @@ class AsyncCachedFile(AsyncHandle):
 
     @property
     def key(self) -> Key:
+        """Key of the object."""
         return self._file.key
 
     @property
     def name(self) -> str:
+        """Text of the key."""
         return self._file.name
 
     @property
     def mode(self) -> str:
+        """Mode of the open, such as "rb+"."""
         return self._file.mode
 
     @property
     def volume(self) -> Volume:
+        """Volume of the object."""
         return self._file.volume
 
     @property
@@ -173,6 +177,7 @@ class AsyncCachedFile(AsyncHandle):
         return position
 
     async def tell(self) -> int:
+        """Return the position of the handle."""
         position: int = self._file.tell()
         return position
 
@@ -188,6 +193,7 @@ class AsyncCachedFile(AsyncHandle):
         return await self.read()
 
     async def readinto(self, buffer: Buffer, /) -> int:
+        """Fill the buffer from the position on; return the number of bytes, less than its length only at the end."""
         at = self._file.tell()
         count = int(await self.pread_into(buffer, at))
         self._file.seek(at + count)

@@ -91,6 +91,10 @@ class PageCache:
         capacity: bytes of memory for cached data; at least 16 pages.
         config: limits, intervals and policies; `overrides` are single fields of it.
 
+    Attributes:
+        capacity, config: the present values; `resize` and `configure` change them.
+        name: name of the cache in the live documents.
+
     Raises:
         ValueError, TypeError: an option out of range or unknown; names value, rule or the nearest name.
 

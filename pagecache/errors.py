@@ -47,7 +47,12 @@ Key = Hashable
 
 @dataclass(frozen=True, slots=True)
 class LostRange:
-    """Bytes that exist nowhere any more; `errno` is why they could not be saved, 0 where nobody tried."""
+    """Bytes that exist nowhere any more; `errno` is why they could not be saved, 0 where nobody tried.
+
+    Attributes:
+        key, volume: the object, and the name of its volume.
+        offset, length: the range in bytes.
+    """
 
     key: Key
     offset: int
@@ -61,6 +66,9 @@ class FailedRange:
     """Bytes whose last hand-over or commit failed: in memory, readable, dirty.
 
     Attributes:
+        key, volume: the object, and the name of its volume.
+        offset, length: the range in bytes.
+        errno: code of the last error.
         attempts: calls so far, the first included.
         next_retry: seconds from the moment of asking until the cache tries again by itself; None: only when asked.
         message: the backend's own words.

@@ -30,7 +30,9 @@ class ObjectStat:
         version: opaque; differs whenever the content may differ (an etag, a generation, mtime_ns:size:ino).
         mtime: seconds since the epoch.
         key: filled in where several objects are listed.
-        kind: what the name stands for.
+        kind: kind of the object.
+        mode, uid, gid, nlink: permissions, owner, group and number of links, from stores that keep them.
+        atime_ns, mtime_ns, ctime_ns: times in nanoseconds since the epoch, from stores that keep them.
         rdev: number of the device, of kind "char" or "block".
         allocated: bytes that the object takes in the store, less than `size` where it has holes; None: not known.
     """
@@ -71,7 +73,33 @@ class CacheStats:
     """Counters of a cache since it was made, and its memory now, in bytes.
 
     `dirty`, `writeback` and `unstable` are disjoint except for bytes dirtied again in flight; `failed` is a part of
-    `dirty`. Seconds are sums over threads.
+    `dirty`. Seconds are sums over threads. docs/counters.md explains each counter.
+
+    Attributes:
+        capacity: bytes that cached data may take.
+        used: bytes of memory in use; of a volume or file, its pages in memory.
+        clean: bytes that storage also has.
+        dirty: bytes newer than storage and not in flight.
+        writeback: bytes in a running backend call.
+        unstable: bytes that the backend acknowledged and has not committed.
+        failed: dirty bytes whose last write-back failed for good.
+        pinned: bytes that views hold.
+        folios: folios in memory.
+        hits: reads that were answered from memory alone.
+        misses: reads that had to wait for a backend call.
+        evicted: clean folios that were evicted because memory was needed.
+        read_requests: backend calls that read.
+        read_bytes: bytes that these calls delivered.
+        write_requests: backend calls that write.
+        write_bytes: bytes that the backend acknowledged.
+        commits: commits that succeeded.
+        retries: calls that were repeated after a failure.
+        short_writes: writes that acknowledged fewer bytes than they were given.
+        cow_copies: folios that were copied because they were written while their bytes were in flight.
+        staged_copies: temporary copies of buffers and of pages under a writable view.
+        throttled_seconds: time that writers waited for room, added up over threads.
+        lock_waits: times that a call slept for a folio or for the lock of a file.
+        details: further counters by name.
     """
 
     capacity: int
@@ -122,6 +150,8 @@ class Event:
     """Something that happened without anybody asking; see `PageCache.subscribe`.
 
     Attributes:
+        kind: kind of the event; docs/events.md describes each.
+        volume, key: name of the volume, and the object if there is one.
         ranges: the bytes concerned as (offset, length).
         error: the cause, where there is one.
         message: what happened, as a sentence without volume and key.
@@ -172,7 +202,8 @@ class Wait:
         task: whether it is a task of an event loop.
         seconds: for how long.
         what: what it waits for: "a fill of [0, 4096)", "the file's lock", "an fsync".
-        volume: name of the volume. key, file: the object and its number in the cache, where it is one.
+        volume: name of the volume.
+        key, file: the object and its number in the cache, if the wait is for an object.
         offset, length: the bytes, where it is some.
         owner: who has it; None: nobody has, or nobody knows.
         chain: the wait, its owner, what that one waits for in turn, and so on, a sentence each; ends with a call that

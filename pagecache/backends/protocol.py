@@ -236,6 +236,9 @@ class Backend(Protocol):
 
     Required: `open` and `stat`. Subclassing gives the rest: `remove`, `rename` and `list` raise
     io.UnsupportedOperation, `sync` and `close` do nothing, `canonical` returns the key.
+
+    Attributes:
+        limits: the calls that the backend accepts.
     """
 
     limits: BackendLimits = BackendLimits()
@@ -370,46 +373,74 @@ class AsyncBackendFile(Protocol):
     """`BackendFile` as coroutines, run on the cache's own event loop. The optional methods are coroutines too."""
 
     @abstractmethod
-    async def stat(self) -> ObjectStat: ...
+    async def stat(self) -> ObjectStat:
+        """Return size and version; as `BackendFile.stat`."""
+        ...
+
     @abstractmethod
-    async def read_into(self, offset: int, buffers: Sequence[memoryview]) -> int: ...
+    async def read_into(self, offset: int, buffers: Sequence[memoryview]) -> int:
+        """Fill the buffers in order; as `BackendFile.read_into`."""
+        ...
+
     @abstractmethod
-    async def write_from(self, offset: int, buffers: Sequence[memoryview]) -> int: ...
+    async def write_from(self, offset: int, buffers: Sequence[memoryview]) -> int:
+        """Store the buffers in order; as `BackendFile.write_from`."""
+        ...
+
     @abstractmethod
-    async def truncate(self, size: int) -> None: ...
+    async def truncate(self, size: int) -> None:
+        """Cut, or extend by zeros; as `BackendFile.truncate`."""
+        ...
+
     @abstractmethod
-    async def commit(self) -> str | None: ...
+    async def commit(self) -> str | None:
+        """Make everything acknowledged durable and visible; as `BackendFile.commit`."""
+        ...
 
 
 @runtime_checkable
 class AsyncBackend(Protocol):
     """`Backend` as coroutines, run on the cache's own event loop; `list` gives an async iterable, `canonical` is
     plain.
+
+    Attributes:
+        limits: the calls that the backend accepts.
     """
 
     limits: BackendLimits = BackendLimits()
 
     @abstractmethod
-    async def open(self, key: Any, *, create: bool = False, exclusive: bool = False) -> AsyncBackendFile: ...
+    async def open(self, key: Any, *, create: bool = False, exclusive: bool = False) -> AsyncBackendFile:
+        """Open one object; as `Backend.open`."""
+        ...
+
     @abstractmethod
-    async def stat(self, key: Any) -> ObjectStat: ...
+    async def stat(self, key: Any) -> ObjectStat:
+        """Return size and version of an object; as `Backend.stat`."""
+        ...
 
     async def remove(self, key: Any) -> None:
+        """Remove the name; as `Backend.remove`."""
         raise _unsupported(self, "remove objects")
 
     async def rename(self, src: Any, dst: Any, *, replace: bool = True) -> None:
+        """Rename an object atomically; as `Backend.rename`."""
         raise _unsupported(self, "rename objects")
 
     def list(self, prefix: str = "") -> AsyncIterable[ObjectStat]:
+        """Return the objects whose key starts with `prefix`, as an async iterable."""
         raise _unsupported(self, "list objects")
 
     def canonical(self, key: Any) -> Key:
+        """Return one key for all names of an object; as `Backend.canonical`, a plain function."""
         return checked_key(key)
 
     async def sync(self) -> None:
+        """Make names durable; as `Backend.sync`."""
         return
 
     async def close(self) -> None:
+        """Release the resources of the backend."""
         return
 
 

@@ -82,6 +82,11 @@ class CachedFile(Handle, io.RawIOBase):
     All or raise: a read is short only at the end of the file; a write takes everything, or raises an error whose
     `characters_written` says how much was accepted (and is kept). Use after close: ValueError.
 
+    Attributes:
+        key, name: key of the object, and its text.
+        mode: mode of the open, such as "rb+".
+        volume: volume of the object.
+
     >>> import pagecache
     >>> with pagecache.PageCache("1MiB") as cache:
     ...     with cache.attach("memory:").open("greeting", "w+") as f:

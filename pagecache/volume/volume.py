@@ -58,7 +58,12 @@ def options_for(limits: BackendLimits, options: VolumeOptions | None, overrides:
 
 
 class Volume:
-    """One backend seen through the cache; made by `PageCache.attach`."""
+    """One backend seen through the cache; made by `PageCache.attach`.
+
+    Attributes:
+        name: name of the volume in events, errors and statistics.
+        options: the options of the volume, with the defaults that its backend prefers.
+    """
 
     name: str
     options: VolumeOptions

@@ -37,9 +37,14 @@ BUFFER = 1 << 18
 
 
 class Trace:
-    """What a cache does while the body runs, written to `path` when it ends; made by `PageCache.trace`, entered once.
+    """Record the work of a cache while the body runs, and write it to `path` when it ends; made by `PageCache.trace`.
 
-    `dropped`: after the end, how many records were not kept.
+    A context manager that can be entered once.
+
+    Attributes:
+        path: the file, absolute.
+        records: records that the ring keeps, rounded up to a power of two.
+        dropped: after the end, how many records were not kept.
     """
 
     path: str

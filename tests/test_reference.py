@@ -1,0 +1,45 @@
+"""The API reference shows every promised name with a docstring."""
+
+from __future__ import annotations
+
+import importlib
+import re
+import warnings
+from collections import defaultdict
+from pathlib import Path
+
+import pytest
+
+pytest.importorskip("pdoc")
+
+import pdoc.doc
+
+from .reference import MODULES, described, promised, write
+
+
+def test_every_promised_name_has_a_docstring() -> None:
+    paths = defaultdict(list)
+    for name in promised():
+        paths[name.module].append(name.path)
+    assert sum(map(len, paths.values())) > 350
+    missing = []
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")  # annotations that only type checkers resolve
+        for module, names in paths.items():
+            page = pdoc.doc.Module(importlib.import_module(module))
+            missing += [f"{module}: {path}" for path in names if not described(page, path)]
+    assert missing == []
+
+
+def test_each_module_of_the_promise_has_a_page() -> None:
+    assert {name.module for name in promised()} <= set(MODULES)
+
+
+@pytest.mark.slow
+def test_the_pages_show_every_promised_name(tmp_path: Path) -> None:
+    write(tmp_path)
+    shown = {}
+    for module in MODULES:
+        page = tmp_path.joinpath(*module.split(".")).with_suffix(".html")
+        shown[module] = set(re.findall(r'id="([\w.]+)"', page.read_text(encoding="utf-8")))
+    assert [name for name in promised() if name.path not in shown[name.module]] == []
