@@ -343,6 +343,17 @@ def test_files_that_a_page_names_exist(page: Path) -> None:
     assert [name for name in names if not source_exists(name)] == []
 
 
+def test_decisions_that_texts_refer_to_are_in_the_table() -> None:
+    """Their numbers are stable: each has a row, in order, and rows are never removed."""
+    rows = [int(row) for row in re.findall(r"^\| (\d+) \|", (DOCS / "decisions.md").read_text(encoding="utf-8"), re.M)]
+    assert rows == list(range(1, len(rows) + 1))
+    assert len(rows) >= 181
+    sources = [p for top in ("pagecache", "tests") for p in (ROOT / top).rglob("*") if p.suffix in (".py", ".c", ".h")]
+    for path in [*PROSE, *sources]:
+        for number in re.findall(r"\bdecisions? (\d+)\b", path.read_text(encoding="utf-8")):
+            assert int(number) in rows, f"{label(path)} refers to decision {number}"
+
+
 CONTRACT_ID = re.compile(r"\[((?:[KMEI]-?\d+[a-z]?|T-\d+[a-z]?)(?:, (?:[KMEIT]-?\d+[a-z]?|\d+\.\d+))*)\]")
 
 
