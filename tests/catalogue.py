@@ -91,13 +91,13 @@ def c_claims(text: str) -> Iterator[tuple[str, str]]:
 
 
 def page() -> str:
-    """The text of docs/tests.md."""
+    """Return the text of docs/tests.md."""
     proved = proofs()
     lines = [
         "# Which test proves what",
         "",
         "Made by `make docs` from the ids that tests name; behaviours are those of the [contract](contract.md).",
-        "The invariants I-1 to I-16 are verified by `PageCache.check()` besides, which many tests call.",
+        "`PageCache.check()`, which many tests call, also verifies the invariants I-1 to I-16.",
     ]
     for kind, title in (("T", "Behaviours"), ("I", "Invariants")):
         lines += ["", f"## {title}"]
