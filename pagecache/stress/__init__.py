@@ -1,29 +1,32 @@
-"""`pagecache stress`: random operations of many workers on a cache, a backend or a directory, each byte checked.
+"""`pagecache stress`: random operations of many workers on a cache, a backend or a directory, with every byte checked.
 
-plan.py        what a run is asked to do; the seed decides every operation
-profiles.py    kinds of operations, how often, where
-content.py     bytes that say where they come from
-history.py     which writes a byte may be of: the model of a file
-oracle.py      whether what was seen could be there
-story.py       what was found, for people
-targets.py     what is tested, as verbs; cached.py: the cache over a backend; mounted.py: a directory
-variant.py     what the cache is tested on; objects.py: its objects as the backend alone has them
-stack.py       what lies between the cache and the backend; asynchronous.py: where that has coroutines
-witness.py     what the backend is given stays what it is
-faulting.py    faults of a round, what they explain, and who repairs
-naming.py      from what a person names to targets
-steps.py       what an operation does, as a generator of verbs
-world.py       one round: target, models, who does what; what has to hold at rest
-player.py      threads and tasks
-watchdog.py    who waits for what, when nothing goes on
+A run consists of rounds. A round makes its files, then alternates between a stir, in which workers run operations, and
+a rest, at which nothing runs and memory, store and model are compared.
+
+plan.py        options of a run; the seed decides every operation
+profiles.py    kinds of operations, their weights and ranges
+content.py     file contents that name their own origin
+history.py     the model of a file: which writes a byte may come from
+oracle.py      checks whether an observation is possible
+story.py       describes a wrong byte in English
+targets.py     the interface of a tested system, as verbs; cached.py: a cache over a backend; mounted.py: a directory
+variant.py     settings of the cache under test; objects.py: its objects as the backend alone sees them
+stack.py       layers between the cache and the backend; asynchronous.py: backends with coroutines
+witness.py     checks that buffers given to the backend do not change during a call
+faulting.py    faults of a round, the errors that they explain, and their repair
+naming.py      makes targets from names on the command line
+steps.py       each operation as a generator of verbs
+world.py       state of one round: target, models, activity; the checks at rest
+player.py      threads and tasks that run operations
+watchdog.py    reports a hang with all waits
 job.py         the course of a run
-report.py      what came of it
-script.py      operations one by one, in the place of the seed's
-shrinker.py    from a failure to the smallest that fails, by reducing.py and rounder.py; pytest_file.py: it as a test
-outcome.py     what is left on disk; page.py: the page
-coverage.py    which operations met which others
-timeline.py    what happened to the bytes that are wrong
-hang.py        who waits for what, stacks, the end of the trace
+report.py      the result of a run
+script.py      operations that a test spells out, instead of the seed's
+shrinker.py    reduces a failure to a minimum, with reducing.py and rounder.py; pytest_file.py: as a test
+outcome.py     files that a run leaves on disk; page.py: the page
+coverage.py    which operations overlapped which others
+timeline.py    events that concern the wrong bytes
+hang.py        waits, stacks and the end of the trace
 """
 
 from pagecache.stress.job import run

@@ -1,4 +1,4 @@
-"""What of an object is apart, in memory, and not in the store beneath: it as a whole, and its changes in order."""
+"""Content and pending changes of an object that the store below does not have yet, in memory."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ __all__ = ["Apart", "Change", "read_all"]
 
 @dataclass(slots=True)
 class Change:
-    """What one call did to an object: bytes at an offset, or a size, or a hole."""
+    """One change of an object by one call: bytes at an offset, a size, or a hole."""
 
     kind: Literal["write", "truncate", "punch"]
     offset: int
@@ -21,7 +21,7 @@ class Change:
     length: int = 0
 
     def on(self, content: bytearray) -> None:
-        """Do it to bytes in memory."""
+        """Apply the change to bytes in memory."""
         end = self.offset + (len(self.data) if self.kind == "write" else self.length)
         if self.kind == "write":
             content.extend(bytes(max(0, end - len(content))))
@@ -34,7 +34,7 @@ class Change:
             content[self.offset : end] = bytes(max(0, end - self.offset))
 
     def to(self, file: Any) -> None:
-        """Do it to an object of the inner backend."""
+        """Apply the change to an object of the inner backend."""
         if self.kind == "truncate":
             file.truncate(self.offset)
         elif self.kind == "punch":
@@ -50,21 +50,21 @@ VERSIONS = itertools.count(1)
 
 @dataclass(slots=True, eq=False)
 class Apart:
-    """One object: what it is (`content`), and what of that the inner backend does not have yet (`changes`)."""
+    """One object: its current `content`, and the `changes` that the inner backend does not have yet."""
 
-    inner: Any = None  # its object there; None: it was only created here
-    version: str | None = None  # it changes with the content alone, not when that is carried over
+    inner: Any = None  # the object in the inner backend; None: created only here
+    version: str | None = None  # changes with the content only, not when pending changes are carried over
     content: bytearray = field(default_factory=bytearray)
     changes: list[Change] = field(default_factory=list)
     visible: bool = True
 
     def changed(self) -> None:
-        """Its content is another."""
+        """Give the object a new version, after a change of its content."""
         self.version = f"apart {next(VERSIONS)}"
 
 
 def read_all(file: Any, limits: BackendLimits) -> bytearray:
-    """The whole content of an object."""
+    """Read the whole content of an object."""
     unit, most = int(limits.read_unit), int(limits.max_read)
     content = bytearray()
     while True:

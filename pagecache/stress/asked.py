@@ -1,10 +1,10 @@
-"""What was asked for by name is done, or refused: a run that leaves it out would be green without having tried it.
+"""Refuse options that the target cannot serve: a run that silently skipped them would be green without a test.
 
-    refuse_crashes   crashes and processes that a target cannot have: before anything is made
-    refuse_ways      ways that it has not: where the files are made, since some are tried out on them
+    refuse_crashes   crashes and processes that a target cannot have; called before anything is made
+    refuse_ways      ways that a target lacks; called after the files are made, since some ways are tried out on them
 
-A mix of which the profile has nothing is refused by the plan (`profiles.leaves_nothing`). What nobody named, and the
-target cannot do, is left out, and the report says so.
+The plan itself refuses a mix that shares nothing with the profile (`profiles.leaves_nothing`). Operations that the
+target cannot do and that no option names are left out, and the report lists them.
 """
 
 from __future__ import annotations
@@ -20,14 +20,15 @@ from pagecache.stress.targets import Target, UnusableTarget
 __all__ = ["BEHIND", "refuse_crashes", "refuse_ways"]
 
 BEHIND = {"foreign", "rivals"}
-"""Who changes the store behind a cache: they would have to know of a crash. Not all rounds with a cache have them."""
+"""Ways that change the store behind a cache. They cannot take part in crashes, and not all rounds with a cache have
+them."""
 
 
 def refuse_crashes(plan: Plan, target: Target, made_from: Any) -> None:
-    """Crashes and processes.
+    """Refuse crashes and processes that the target cannot have.
 
     Raises:
-        UnusableTarget: names what there cannot be, and why.
+        UnusableTarget: names the refused option and the reason.
     """
     for kind in plan.crashes:
         if kind != "none" and (why := why_no_crash(kind, plan, target, made_from)):
@@ -40,7 +41,7 @@ def refuse_crashes(plan: Plan, target: Target, made_from: Any) -> None:
 
 
 def why_no_processes(plan: Plan, target: Target) -> str:
-    """A sentence; "" where there can be several."""
+    """Return a sentence that explains why several processes are impossible; "" if they are possible."""
     if plan.scheduler != "threads":
         return "the deterministic scheduler has one"
     if not isinstance(target, MountedTarget):
@@ -49,7 +50,7 @@ def why_no_processes(plan: Plan, target: Target) -> str:
 
 
 def why_no_crash(kind: str, plan: Plan, target: Target, made_from: Any) -> str:
-    """A sentence; "" where there can be such a crash."""
+    """Return a sentence that explains why crashes of this kind are impossible; "" if they are possible."""
     if plan.scheduler != "threads":
         return "the deterministic scheduler has no crashes"
     if isinstance(target, MountedTarget):
@@ -66,10 +67,10 @@ def why_no_crash(kind: str, plan: Plan, target: Target, made_from: Any) -> str:
 
 
 def refuse_ways(plan: Plan, target: Target) -> None:
-    """Ways of the mix.
+    """Refuse ways of the mix that the target lacks.
 
     Raises:
-        UnusableTarget: names one that the target has not.
+        UnusableTarget: names a way that the target lacks.
     """
     for way in plan.mix:
         if way not in target.ways and not (way in BEHIND and isinstance(target, CachedTarget)):

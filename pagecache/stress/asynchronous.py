@@ -1,12 +1,12 @@
-"""Asynchronous backends as targets: the cache has one on its own loop, what is stored is read through another.
+"""Asynchronous backends as targets: the cache uses one on its own loop, the tester reads stored bytes through another.
 
-    factory() ──▶ one for the cache, as it is: PageCache.attach, coroutines on the cache's loop
-    factory() ──▶ one for the tester, on a loop of its own: makes files, and reads what is stored
+    factory() ──▶ one for the cache, unchanged: PageCache.attach, coroutines on the cache's loop
+    factory() ──▶ one for the tester, on a separate loop: makes files, and reads stored bytes
 
-Both have to be on the same store. Where the factory gives a store of its own each time, and where something that
-blocks is to lie in between (a store that forgets), one backend has to do for both: it stays on the tester's loop, and
-the cache has an `Elsewhere` of it, whose coroutines wait for a thread. So the cache does what it does for asynchronous
-backends in each case, and `skipped` says where the backend's own coroutines are not on its loop.
+Both must use one store. If the factory makes a new store each time, or if a blocking layer must lie in between (a
+store that forgets), one backend serves both: it stays on the tester's loop, and the cache gets an `Elsewhere` around
+it, whose coroutines wait for a thread. The cache then still takes its code path for asynchronous backends, and
+`skipped` records that the backend's own coroutines do not run on the cache's loop.
 """
 
 from __future__ import annotations
@@ -36,9 +36,9 @@ SAME = "the factory gives one and the same object: its coroutines run on the tes
 
 
 def for_threads(factory: Callable[[], Any], refused: str = "") -> Callable[[], Backend]:
-    """A factory of backends that block, whatever those of `factory` do; they share a loop.
+    """Return a factory of blocking backends, for backends of either kind; asynchronous ones share a loop.
 
-    `refused`: a sentence, where there can be no loop. Then an asynchronous one raises UnusableTarget.
+    `refused`: the reason why there can be no loop, or "". If set, an asynchronous backend raises UnusableTarget.
     """
     loop: list[CacheLoop] = []
 
@@ -53,7 +53,7 @@ def for_threads(factory: Callable[[], Any], refused: str = "") -> Callable[[], B
 
 
 def on_a_loop(backend: Backend) -> bool:
-    """Whether it is one that `for_threads` has made of an asynchronous one."""
+    """Return whether `for_threads` made this backend from an asynchronous one."""
     return isinstance(_inner(backend), Blocking)
 
 
@@ -64,14 +64,15 @@ def _inner(backend: Backend) -> Backend:
 def for_the_cache(
     backend: Backend, beneath: Backend, factory: Callable[[], Backend], key: Key, skipped: dict[str, str]
 ) -> AsyncBackend | None:
-    """One more of the same asynchronous one, as it is; None where that cannot be, and `skipped` says why.
+    """Return another asynchronous backend for the cache, unchanged; None if that is impossible, with the reason in
+    `skipped`.
 
     Args:
-        backend: as the tester has it.
-        beneath: the same, or what the round puts over it.
-        factory: of such.
-        key: of an object that is there.
-        skipped: what cannot be -> why.
+        backend: the tester's own.
+        beneath: the tester's own, or the layers that the round puts over it.
+        factory: makes asynchronous backends.
+        key: of an existing object.
+        skipped: left-out feature -> reason.
     """
     if beneath is not backend:
         skipped[SKIPPED] = BETWEEN
@@ -93,8 +94,8 @@ def for_the_cache(
 
 
 async def _in_a_thread(call: Callable[[], T]) -> T:
-    """What a call that blocks comes to. It is over when the thread is: also for who is cancelled, since nobody else may
-    have the buffers, or take the store for still, before that.
+    """Return the result of a blocking call. It ends only when the thread ends, even if the task is cancelled: until
+    then the buffers are in use, and the store may still change.
     """
     running = asyncio.ensure_future(asyncio.to_thread(call))
     cancelled: asyncio.CancelledError | None = None
@@ -104,20 +105,20 @@ async def _in_a_thread(call: Callable[[], T]) -> T:
         except asyncio.CancelledError as error:
             cancelled = error
     if cancelled is not None:
-        running.exception()  # which nobody hears of
+        running.exception()  # marks the exception as retrieved
         raise cancelled
     return running.result()
 
 
 class Elsewhere(AsyncBackend):
-    """A backend that blocks, as one of coroutines: each waits for a thread."""
+    """A blocking backend as an asynchronous one: each coroutine waits for a thread."""
 
     def __init__(self, inner: Backend) -> None:
         self.inner = inner
 
     @property
     def limits(self) -> BackendLimits:  # type: ignore[override]
-        """Those of the inner backend at this moment."""
+        """Return the current limits of the inner backend."""
         return self.inner.limits
 
     async def open(self, key: Key, *, create: bool = False, exclusive: bool = False) -> AsyncBackendFile:
@@ -148,7 +149,7 @@ class Elsewhere(AsyncBackend):
 
 
 class _File(AsyncBackendFile):
-    """An object of it. What the inner one lacks, this lacks."""
+    """An object of `Elsewhere`. It lacks the optional methods that the inner object lacks."""
 
     def __init__(self, inner: BackendFile) -> None:
         self.inner = inner

@@ -1,11 +1,12 @@
-"""Workers in step: all begin an operation together, and when all have ended theirs, nothing runs and somebody looks.
+"""Workers in step: all begin an operation together, and when all have finished, the state is checked while nothing
+runs.
 
     operation ─┐      ┌─ operation ─┐      ┌─ ...
     operation ─┼ look ┼─ operation ─┼ look ┼─ ...
     operation ─┘      └─ operation ─┘      └─ ...
 
-What two calls break between them is seen before a third one mends it: a size that is too large is right again with the
-next write behind it. And calls that begin together meet more often than those of workers that go on for themselves.
+Damage that two calls do together is seen before a third call repairs it: a size that is too large becomes right again
+with the next write at the end. Calls that start together also overlap more often than those of free-running workers.
 """
 
 from __future__ import annotations
@@ -15,16 +16,16 @@ from collections.abc import Callable
 
 __all__ = ["Bar"]
 
-LOOK = 0.05  # seconds between two looks whether all are to stop: somebody may never come
+LOOK = 0.05  # seconds between checks of `stopped`: some thread may never arrive
 
 
 class Bar:
-    """Where threads wait for each other.
+    """A barrier for threads that may leave it.
 
     Args:
-        threads: how many there are.
-        look: called whenever all that are left have come, by one of them; it raises nothing.
-        stopped: nobody waits any more.
+        threads: number of threads.
+        look: called by one thread each time all remaining threads have arrived; must not raise.
+        stopped: when set, waits end.
     """
 
     def __init__(self, threads: int, look: Callable[[], None], stopped: threading.Event) -> None:
@@ -36,7 +37,7 @@ class Bar:
         self._stopped = stopped
 
     def wait(self) -> None:
-        """Until all others that are left have come, too."""
+        """Wait until all other remaining threads have arrived."""
         with self._changed:
             turn = self._turn
             self._there += 1
@@ -45,13 +46,13 @@ class Bar:
                 self._changed.wait(LOOK)
 
     def leave(self) -> None:
-        """A thread comes no more."""
+        """Remove the calling thread from the barrier."""
         with self._changed:
             self._left -= 1
             self._pass()
 
     def _pass(self) -> None:
-        """Let all go on, if nobody is missing. The lock is held."""
+        """Release all waiters if every thread has arrived. `_changed` is held."""
         if self._there and self._there == self._left and not self._stopped.is_set():
             self._look()
             self._there = 0

@@ -1,6 +1,6 @@
-"""The cache as a target: over any backend, by all its ways in, for threads and for tasks.
+"""The cache as a target: over any backend, by all entry points, for threads and for tasks.
 
-What the tester does beneath it is in objects.py, what tasks call is in cached_tasks.py.
+objects.py has the tester's operations below the cache, cached_tasks.py the calls of tasks.
 """
 
 from __future__ import annotations
@@ -36,27 +36,27 @@ __all__ = ["CachedTarget"]
 
 READ_ALL = 1 << 40
 RELEASED: tuple[int | str, ...] = (1, 1, PAGE, PAGE, "64KiB", "1MiB")
-"""`gil_release` where the interpreter lock is simulated: who lets it go is met within the core by all others."""
+"""Values of `gil_release` if the interpreter lock is simulated: others run in the core while it is released."""
 HINTS = FULL | {
-    errno.ESTALE: "nobody but the cache has stored anything there: the version, or the size, that the backend's "
-    "`stat` gives is not what `commit` said and what was written (docs/how-to/backend.md, rule 7)"
+    errno.ESTALE: "only the cache has stored anything there: the version, or the size, that the backend's "
+    "`stat` gives differs from that of `commit`, or from the size written (docs/how-to/backend.md, rule 7)"
 }
 
 
 class CachedTarget:
-    """See `targets.Target`.
+    """A cache over a backend; see `targets.Target`.
 
     Args:
         plan: of the run.
         number: of the round.
-        factory: gives a backend; None: one in memory, in the limits of the variant.
-        label: what the factory is called, for people.
+        factory: makes a backend; None: a memory backend with the limits of the variant.
+        label: name of the factory in reports.
 
     Attributes:
-        between: what the cache has in place of the backend.
-        objects: what the tester does without the cache.
-        cannot: "rename", "remove" -> what a backend that has no such thing says.
-        publishes: what is read from the store is what somebody has committed.
+        between: makes the layer that the cache gets in place of the backend.
+        objects: the tester's access past the cache.
+        cannot: "rename", "remove" -> the error of a backend without that operation.
+        publishes: the store shows committed content only.
     """
 
     moves = detaches = True
@@ -68,7 +68,7 @@ class CachedTarget:
     ) -> None:
         self._plan, self._number = plan, number
         self._files = plan.files
-        self.patience = 4 * plan.patience  # who waits for a rest is there first, and says who waits for what
+        self.patience = 4 * plan.patience  # a waiter in a rest times out first, and reports all waits
         self.variant = Variant.of(plan.rng("variant", number))
         if plan.faults != "none" or plan.scheduler != "threads":
             self.variant = replace(self.variant, mirror=False, objects=False)
@@ -81,7 +81,7 @@ class CachedTarget:
         self._factory = for_threads(factory or store, refused)
         self._named = factory is not None
         self.between: Callable[[Backend], Backend] = lambda backend: backend
-        """What lies between the backend and the cache, besides faults; it may be called again after a crash."""
+        """Makes the layer between cache and backend, apart from faults; may be called again after a crash."""
         self.objects = Objects(plan, number, self._factory(), label)
         self.name = label
         limits = self.backend.limits
@@ -94,9 +94,9 @@ class CachedTarget:
         self.skipped, self.cannot, self.remarks = self.objects.skipped, self.objects.cannot, self.objects.remarks
         self.ways = frozenset(WAYS)
         if "rivals" not in plan.mix or (self.variant.objects and not self._named):
-            self.ways -= {"rivals"}  # the other backend has one place for what is not committed, whoever wrote it
+            self.ways -= {"rivals"}  # the other backend has one place for uncommitted bytes of all writers
         if "touches" not in plan.mix or not limits.commit_on_close or not self._named:
-            self.ways -= {"touches"}  # commits have to be refused over another version: it is asked for by name
+            self.ways -= {"touches"}  # commits must be refused over another version: only on request
         self.direct_unit = 1
         self.shows = False
         self.store_unit = int(limits.write_unit)
@@ -107,8 +107,8 @@ class CachedTarget:
         if {"rivals", "touches"} & set(plan.mix):
             policy = plan.rng("rivals", number).choice(("rebase", "take_remote"))
             if limits.commit_on_close:
-                policy = "rebase"  # what is given up leaves nothing local, and handles that read no version any more
-            self.faulting.options["on_conflict"] = policy  # at once: an open is refused while a conflict is not settled
+                policy = "rebase"  # a discard leaves nothing local, and no handles on an old version
+            self.faulting.options["on_conflict"] = policy  # immediate: opens are refused while a conflict is pending
         self.loses_direct = self.faulting.loses_direct
         self.withholds = limits.commit_on_close
         self.publishes = limits.commit_on_close and self._named
@@ -135,7 +135,7 @@ class CachedTarget:
         self._attach()
 
     def adopt(self) -> bool:
-        """The files were made elsewhere: begin with them. False: they are not there."""
+        """Begin with files that were made elsewhere. False: they do not exist."""
         self.objects.choose_keys()
         if not self.objects.find():
             return False
@@ -143,11 +143,11 @@ class CachedTarget:
         return True
 
     def remember(self, names: Iterable[str]) -> None:
-        """They were made elsewhere, and are to be removed at the end."""
+        """Register names that were made elsewhere, for removal at the end."""
         self._names.update(names)
 
     def _attach(self) -> None:
-        """A cache, and handles of all files."""
+        """Make a cache, and open handles on all files."""
         least = 8 * max(int(self.backend.limits.write_unit), PAGE)
         capacity = max(self._plan.capacity_bytes, 2 * least)
         folio = min(parse_size(self.variant.config["max_folio"], "max_folio"), capacity // 8)
@@ -164,19 +164,19 @@ class CachedTarget:
         self.faulting.begin(self.volume, self.faults, top)
 
     def _stack(self) -> Backend | AsyncBackend:
-        """What the cache is to have, with what watches and what fails in it."""
+        """Build the layers that the cache gets, with those that watch and those that fail."""
         beneath = self.between(self.backend)
         second = partial(for_the_cache, self.backend, beneath, self._factory, self.key(0), self.skipped)
         stack = stacked(beneath, on_a_loop(self.backend), second)
         self.faults, self.witness, self.pressure = stack.faults, stack.witness, stack.pressure
-        self.holds = stack.top is stack.pressure  # calls of the cache go through it, in threads
+        self.holds = stack.top is stack.pressure  # the cache calls through it, in threads
         self._apart = stack.apart
         return stack.top
 
     def reconnect(self, *, fenced: bool) -> None:
-        """The backend was gone and is there again: the cache goes on with it.
+        """Connect the cache to the backend again, after the backend was gone.
 
-        Handles may not have been told yet of what became of calls that it refused before.
+        Handles may still have to report the results of calls that were refused before.
         """
         self._refused_before = self.refused
         top = self._stack()
@@ -184,7 +184,9 @@ class CachedTarget:
         self.faulting.follow(self.faults, top)
 
     def resume(self) -> None:
-        """The cache was given up: a new one over what is stored, with a backend of its own where there can be one."""
+        """Make a new cache over the stored objects, after the old cache was abandoned; with a new backend if
+        possible.
+        """
         self._follow()
         self._given_up = False
         self._attach()
@@ -192,7 +194,7 @@ class CachedTarget:
 
     @property
     def durable_writes(self) -> bool:
-        """What is acknowledged survives a crash."""
+        """Return whether acknowledged writes survive a crash."""
         return self.backend.limits.durable_writes
 
     def _open(self, number: int) -> dict[str, list[CachedFile]]:
@@ -206,7 +208,7 @@ class CachedTarget:
 
     @property
     def explained(self) -> frozenset[int]:
-        """What faults explain, and what a backend says itself that it may refuse now and then.
+        """Return the errnos that faults explain, and those that the backend announces as occasional refusals.
 
         A part of a unit is no progress, and no progress three times is EIO [2.14].
         """
@@ -219,7 +221,7 @@ class CachedTarget:
 
     @property
     def contested(self) -> frozenset[int]:
-        """What an open may say for as long as another version is not settled."""
+        """Return the errnos of an open while another version is unsettled."""
         return frozenset({errno.ESTALE} if {"rivals", "touches"} & set(self._plan.mix) else ())
 
     def calm(self) -> None:
@@ -230,11 +232,11 @@ class CachedTarget:
 
     @property
     def backend(self) -> Backend:
-        """What is beneath the cache."""
+        """Return the backend below the cache."""
         return self.objects.backend
 
     def key(self, what: int | str) -> Key:
-        """The key of a file, or of a name."""
+        """Return the key of a file, or of a name."""
         return self.objects.key(what)
 
     def check(self) -> None:
@@ -256,7 +258,7 @@ class CachedTarget:
         self._follow()
 
     def _follow(self) -> None:
-        """The cache has closed the backend, or another one comes after a crash."""
+        """Repeat the setup for another backend: the cache closed the old one, or a crash replaced it."""
         if self._named and not self._apart:
             self.objects.follow(self._factory)
 
@@ -287,7 +289,7 @@ class CachedTarget:
     def state(self, file: int, offset: int) -> str | None:
         native = self._natives[file]
         if offset >= native.size:
-            return None  # the model says more of what is behind the end
+            return None  # the model checks bytes past the end
         runs, _folios, _stop = native.states(offset, offset + 1, 1)
         return runs[0][2] if runs else "absent"
 
@@ -301,7 +303,7 @@ class CachedTarget:
     # -- verbs
 
     def handle(self, file: int, way: str, extra: int = 0) -> CachedFile:
-        """One of the handles for a way."""
+        """Return one of the handles for a way."""
         handles = self.files[file][way or "buffered"]
         return handles[extra % len(handles)]
 
@@ -398,12 +400,12 @@ class CachedTarget:
     def change(self, file: int, offset: int, data: bytes, extra: int) -> None:
         key = self.key(file)
         if not self.shows:
-            raise io.UnsupportedOperation("what others change is there with a commit alone")
+            raise io.UnsupportedOperation("foreign changes need a commit to become visible")
         before, told = self.backend.stat(key).version, False
         try:
             self.objects.put(file, offset, data)
             if extra % 2 and before != self.backend.stat(key).version:
-                self.volume.open(key, "rb").close()  # which compares versions
+                self.volume.open(key, "rb").close()  # compares versions
                 told = True
         finally:
             if not told:
@@ -417,7 +419,7 @@ class CachedTarget:
         for way, handles in self.files[file].items():
             for number, handle in enumerate(handles):
                 if way == "buffered" and number == 0:
-                    continue  # workers ask it
+                    continue  # workers check it
                 told: list[tuple[int, int]] = []
                 for _ in range(2):
                     try:
@@ -434,10 +436,10 @@ class CachedTarget:
         self._elsewhere(file, lambda: self.objects.put_again(file))
 
     def _elsewhere(self, file: int, store: Callable[[], None]) -> None:
-        """Somebody else stores another version, and the cache is told, and settles it."""
+        """Store another version as a foreign writer, then invalidate the cache and settle the conflict."""
         key = self.key(file)
-        # Something is local in any case: without that the size is not looked at before an open. Another replacement
-        # would give it up: one at a time.
+        # Some local data exists in any case: without it the cache does not check the size before an open. Another
+        # replacement would discard that data, so they run one at a time.
         with self._replacing:
             held = self.handle(file, "buffered").view(0, 1, writable=True)
             try:
@@ -446,7 +448,7 @@ class CachedTarget:
             finally:
                 held.release()
             engine = next(one for one in self.volume.engine.files() if one.key == key)
-            engine.settled(lambda: None)  # behind what the announcement has asked for
+            engine.settled(lambda: None)  # after the work that the invalidation queued
 
     # -- names
 
@@ -462,7 +464,7 @@ class CachedTarget:
             file.pwrite(data, 0)
             if extra % 4:
                 file.fsync(timeout=self.patience)
-            if extra & 8:  # open, and perhaps with bytes that are not saved
+            if extra & 8:  # keep it open, possibly with unsaved bytes
                 self.volume.rename(self.key(beside), self.key(name))
         if not extra & 8:
             self.volume.rename(self.key(beside), self.key(name))

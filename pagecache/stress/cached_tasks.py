@@ -1,4 +1,4 @@
-"""The verbs of the cache for tasks: coroutines of `pagecache.aio`, and threads for what it has no coroutine for."""
+"""The cache's verbs for tasks: coroutines of `pagecache.aio`, and threads for calls that have no coroutine."""
 
 from __future__ import annotations
 
@@ -18,27 +18,27 @@ __all__ = ["CachedTasks"]
 
 
 class CachedTasks:
-    """Used on one loop, between `open` and `close`."""
+    """Verbs as coroutines. Used on one loop, between `open` and `close`."""
 
     def __init__(self, target: CachedTarget) -> None:
         self._target = target
         self._files: list[dict[str, aio.AsyncCachedFile]] = []
 
     async def open(self) -> None:
-        """Handles of its own for each file."""
+        """Open separate handles on each file."""
         target = self._target
         many = target.volume.backend.limits.parallel_direct_writes
         for number in range(len(target.files)):
             key = target.key(number)
             handles: dict[str, aio.AsyncCachedFile] = {}
-            self._files.append(handles)  # first: where one cannot be opened, the others are to be closed
+            self._files.append(handles)  # first: if one open fails, the others must be closed
             handles["buffered"] = await self._open(key)
             handles["direct"] = await self._open(key, direct=True)
             handles["parallel"] = await self._open(key, direct=True, parallel_direct_writes=many)
             handles["through"] = await self._open(key, write_through=True)
 
     async def _open(self, key: Key, **options: Any) -> aio.AsyncCachedFile:
-        """Open, as often as faults refuse it."""
+        """Open a file; retry while faults refuse it."""
         while True:
             try:
                 return await aio.open(self._target.volume, key, "r+b", **options)
@@ -48,16 +48,16 @@ class CachedTasks:
                 await asyncio.sleep(0.005)
 
     async def close(self) -> None:
-        """End them."""
+        """Close all handles."""
         for ways in self._files:
             for handle in ways.values():
                 with contextlib.suppress(OSError):
-                    # It is closed all the same, and what it could not save is looked for at rest.
+                    # The handle is closed even so; the rest checks for bytes that were not saved.
                     await handle.close()
         self._files.clear()
 
     async def call(self, name: str, arguments: tuple[Any, ...]) -> Any:
-        """A verb: as a coroutine where there is one."""
+        """Run a verb, as a coroutine if there is one."""
         own = getattr(self, name, None)
         if own is not None:
             return await own(*arguments)

@@ -1,13 +1,13 @@
-"""A process that plays the workers of one stir, tells a journal what they do, and may be killed in between.
+"""A process that plays the workers of one stir, records their calls in a journal, and may be killed in between.
 
     parent                            child
-    spawn(Task) ────── pickled ─────▶ main: target over the same store, models, workers
+    spawn(Task) ────── pickled ─────▶ main: target over the parent's store, models, workers
       │                                 │
       │      journal (shared) ◀─────────┤ each call before it begins, and after it returned
       │                                 ╳ SIGKILL, by itself, at the record or store call that the seed chose
     wait, then read the journal
 
-The moment is a count, not a time, so that a replay dies at the same place of the same stream of calls.
+The moment is a count, not a time, so a replay dies at one fixed place in its stream of calls.
 """
 
 from __future__ import annotations
@@ -36,25 +36,25 @@ from pagecache.stress.zygote import START, Forked
 
 __all__ = ["START", "Child", "MortalBackend", "Task", "die", "first_write", "main", "spawn", "waiting"]
 
-LOOK = 0.2  # seconds between two looks at whether it is to stop
+LOOK = 0.2  # seconds between checks of whether to stop
 
 
 @dataclass(frozen=True, slots=True)
 class Task:
-    """What a child is to do.
+    """The work of one child.
 
     Attributes:
-        play: plays the workers; called with all of this, and the journal.
+        play: plays the workers; called with this task and the journal.
         plan, number: of the run, of the round.
-        life: which of the round's stirs.
-        target: what the target is made from.
-        contents: of the files, as they are stored.
+        life: index of the stir in the round.
+        target: source of the target.
+        contents: of the files, as stored.
         names: of the workers' own objects -> content.
-        workers: numbers of those that are to be played.
-        count: operations of each.
-        calls: the store call at which it dies, counted from 1; 0: none does.
+        workers: numbers of the workers to play.
+        count: operations of each worker.
+        calls: the store call at which the child dies, counted from 1; 0: at none.
         fate: of that call: "before", "half" or "after".
-        records: the record of the journal after which it dies; 0: none.
+        records: the journal record after which the child dies; 0: none.
     """
 
     play: Callable[[Task, Journal], None]
@@ -72,17 +72,17 @@ class Task:
 
 
 class Child(Forked):
-    """One that runs; a context manager that leaves none behind."""
+    """A running child; a context manager that leaves no process behind."""
 
     def __init__(self, task: Task) -> None:
         self.fd = Journal.make()
         super().__init__(__name__, [self.fd], task)
 
     def end(self, patience: float, stopped: threading.Event) -> int:
-        """How it ended: 0, or minus a signal. Where everybody is to stop, it is killed.
+        """Wait for the end and return the exit status: 0, or minus a signal. If `stopped` is set, kill the child.
 
         Raises:
-            Found: it does not end.
+            Found: the child does not end.
         """
         end = time.monotonic() + patience
         while (status := self.wait(LOOK)) is None:
@@ -99,7 +99,7 @@ class Child(Forked):
 
 
 def unpicklable(what: object) -> str:
-    """Why a factory cannot be brought to another process: a sentence; "" where it can."""
+    """Return why a factory cannot be sent to another process, as a sentence; "" if it can."""
     try:
         pickle.dumps(what)
     except Exception as error:
@@ -110,10 +110,10 @@ def unpicklable(what: object) -> str:
 
 
 def spawn(task: Task) -> Child:
-    """Start one.
+    """Start a child.
 
     Raises:
-        UnusableTarget: what the target is made from cannot be brought to another process.
+        UnusableTarget: the source of the target cannot be pickled.
     """
     if why := unpicklable(task.target):
         raise UnusableTarget(why)
@@ -121,12 +121,12 @@ def spawn(task: Task) -> Child:
 
 
 def waiting(world: World, whom: str, stir: Callable[[], None]) -> list[threading.Thread]:
-    """A thread in which a stir of children runs; what goes wrong there is a failure of the world.
+    """Make a thread that runs a stir of children; its exceptions become failures of the world.
 
     Args:
         world: of the parent.
-        whom: it waits for, for people.
-        stir: starts them, waits for them, and tells what they did.
+        whom: name of the awaited processes in reports.
+        stir: starts the children, waits for them, and reports their calls.
     """
 
     def guarded() -> None:
@@ -145,13 +145,13 @@ def waiting(world: World, whom: str, stir: Callable[[], None]) -> list[threading
 
 
 def die() -> None:
-    """Now."""
+    """Kill this process at once."""
     os.kill(os.getpid(), signal.SIGKILL)
-    time.sleep(START)  # nothing of this process goes on
+    time.sleep(START)  # no thread may run on before the signal arrives
 
 
 def main(fd: int, task: Task) -> None:
-    """In the child."""
+    """Run a task; the entry point of the child."""
     journal = MortalJournal(fd, task.records)
     try:
         task.play(task, journal)
@@ -169,7 +169,7 @@ def main(fd: int, task: Task) -> None:
 
 
 class MortalJournal(Journal):
-    """The process dies when it has so many records."""
+    """A journal whose process dies after a given number of records."""
 
     def __init__(self, fd: int, records: int) -> None:
         super().__init__(fd)
@@ -177,20 +177,20 @@ class MortalJournal(Journal):
 
     def put(self, *record: Any) -> None:
         super().put(*record)
-        self._left -= 1  # several threads may be here: then it is one of them, or the next
+        self._left -= 1  # with several threads here, either this record or the next
         if not self._left:
             die()
 
 
 class Countdown:
-    """Store calls until the end."""
+    """Count store calls down to the one that kills the process."""
 
     def __init__(self, calls: int, fate: str) -> None:
         self._left, self._fate = calls, fate
         self._lock = threading.Lock()
 
     def around(self, call: Callable[[], Any], half: Callable[[], Any] | None = None) -> Any:
-        """Make a call that changes something."""
+        """Make a call that changes the store."""
         with self._lock:
             self._left -= 1
             last = self._left == 0
@@ -205,7 +205,7 @@ class Countdown:
 
 
 class MortalBackend(PassingBackend):
-    """The process dies at one of its calls."""
+    """A backend whose process dies at one of its calls."""
 
     def __init__(self, inner: Backend, task: Task) -> None:
         super().__init__(inner)
@@ -228,7 +228,7 @@ class MortalBackend(PassingBackend):
 
 
 class MortalFile(PassingFile):
-    """See `MortalBackend`."""
+    """An object of `MortalBackend`."""
 
     def __init__(self, inner: BackendFile, countdown: Countdown) -> None:
         super().__init__(inner)
@@ -239,7 +239,7 @@ class MortalFile(PassingFile):
         half = [*first[:-1], first[-1][: len(first[-1]) // 2]] if len(buffers) < 2 else first
 
         def torn() -> None:
-            with contextlib.suppress(Exception):  # of less than a unit, say
+            with contextlib.suppress(Exception):  # for example of less than a unit
                 if any(len(buffer) for buffer in half):
                     self.inner.write_from(offset, half)
 
@@ -257,7 +257,7 @@ class MortalFile(PassingFile):
 
 
 def first_write(file: int, tag: int, content: bytes) -> Write:
-    """A content that is there already, whoever wrote what of it."""
+    """Return the write that stands for a content that exists already."""
     write = Write("content", "", 0, 0, file, tag, 0, len(content))
     write.literal = [(0, (content,))] if content else []
     return write

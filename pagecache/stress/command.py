@@ -1,4 +1,6 @@
-"""`pagecache stress` as a program: a plan from options or a replay file, live counters; outcome.py: what is left."""
+"""`pagecache stress` as a program: a plan from options or a replay file, with live counters. outcome.py writes the
+results.
+"""
 
 from __future__ import annotations
 
@@ -30,13 +32,13 @@ from pagecache.stress.report import Report
 __all__ = ["Ending", "execute", "live", "plan_of", "read_replay"]
 
 EVERY = 0.5  # seconds between two lines of counters on a terminal
-SELDOM = 10.0  # and elsewhere
-STANDS = 60.0  # seconds without any thread of Python, besides `Plan.patience`: then the process is ended
-WINDS = 1.0  # seconds between two times that the timer for it is set anew
+SELDOM = 10.0  # seconds between two lines elsewhere
+STANDS = 60.0  # seconds without progress of any Python thread, plus `Plan.patience`: then the process is ended
+WINDS = 1.0  # seconds between two resets of the timer for that
 
 
 def plan_of(options: dict[str, Any]) -> Plan:
-    """The plan of the options that were given; those that are None are the plan's own.
+    """Return the plan for the given options; None means the plan's default.
 
     Raises:
         ValueError: names the option that is out of range.
@@ -49,10 +51,10 @@ def plan_of(options: dict[str, Any]) -> Plan:
 
 
 def read_replay(path: Path, options: Mapping[str, Any] | None = None) -> tuple[Plan, str | None]:
-    """Plan and target of a replay file; of `options`, which may be None each, it can have another duration.
+    """Return plan and target of a replay file. Of `options`, only the duration may be set.
 
     Raises:
-        ValueError: it is none, or an option is given that is the file's.
+        ValueError: it is no replay file, or an option is set that the file decides.
     """
     given = {name: value for name, value in (options or {}).items() if value is not None}
     for name in given.keys() - {"duration"}:
@@ -73,7 +75,7 @@ def read_replay(path: Path, options: Mapping[str, Any] | None = None) -> tuple[P
 
 
 def execute(plan: Plan, target: str | None, asked: threading.Event | None = None) -> Report:
-    """Run it, with the seed and then live counters on stderr until `asked` is set.
+    """Run a plan until `asked` is set, with the seed first and then live counters on stderr.
 
     Raises:
         UnusableTarget: there is nothing to test.
@@ -85,11 +87,11 @@ def execute(plan: Plan, target: str | None, asked: threading.Event | None = None
 
 
 class Ending:
-    """SIGINT and SIGTERM while a run goes on, as a context manager: the first asks everybody to end, another one ends
-    the process, whatever hangs.
+    """Handle SIGINT and SIGTERM during a run, as a context manager: the first signal asks the run to end, the second
+    ends the process even if a thread hangs.
 
     Attributes:
-        asked: is set by the first.
+        asked: set by the first signal.
         status: exit status: 130 after SIGINT, 143 after SIGTERM.
     """
 
@@ -100,7 +102,7 @@ class Ending:
 
     def __enter__(self) -> Self:
         for number in (signal.SIGINT, signal.SIGTERM):
-            if signal.getsignal(number) is not signal.SIG_IGN:  # of a shell's background, or nohup
+            if signal.getsignal(number) is not signal.SIG_IGN:  # so for background jobs of a shell, and under nohup
                 self._before[number] = signal.signal(number, self._first)
         return self
 
@@ -113,9 +115,9 @@ class Ending:
         for known in self._before:
             signal.signal(known, self._another)
         self.asked.set()
-        alone = b"\r\x1b[K" if os.isatty(2) else b""  # in the place of the line of progress
+        alone = b"\r\x1b[K" if os.isatty(2) else b""  # overwrites the progress line
         line = f"interrupted: waiting up to {job.CALLS:g} s for calls of the backend; Ctrl-C again ends at once\n"
-        os.write(2, alone + line.encode())  # not by sys.stderr, which may be amid a line
+        os.write(2, alone + line.encode())  # sys.stderr may be in the middle of a line
         raise KeyboardInterrupt
 
     @staticmethod
@@ -125,13 +127,13 @@ class Ending:
 
 @contextmanager
 def standing(most: float) -> Iterator[None]:
-    """End the process, with the stacks of all threads on stderr, when for so many seconds none of them could go on: one
-    keeps the interpreter lock. The watchdog needs that lock as well; a timer of faulthandler, which needs none, is set
-    anew for as long as threads run.
+    """End the process, with the stacks of all threads on stderr, if no thread could run for `most` seconds because one
+    of them keeps the interpreter lock. The watchdog needs that lock as well; the timer of faulthandler does not. It is
+    reset while threads run.
     """
     try:
         sys.stderr.fileno()
-    except (AttributeError, io.UnsupportedOperation):  # no file of the system: nothing to write the stacks to
+    except (AttributeError, io.UnsupportedOperation):  # not a file of the system: the stacks cannot be written to it
         yield
         return
     over = threading.Event()
@@ -153,7 +155,7 @@ def standing(most: float) -> Iterator[None]:
 
 @contextmanager
 def live(run: Run, asked: threading.Event) -> Iterator[None]:
-    """What goes on, on stderr: one line that is written over and over on a terminal, a line now and then elsewhere."""
+    """Show progress on stderr: one overwritten line on a terminal, an occasional line elsewhere."""
     console = Console(stderr=True, highlight=False, soft_wrap=True)
     over, begun = threading.Event(), time.monotonic()
     terminal = console.is_terminal
@@ -177,7 +179,7 @@ def live(run: Run, asked: threading.Event) -> Iterator[None]:
 
 
 def line(run: Run, elapsed: float) -> str:
-    """What is going on, in some 75 characters, what matters least at the end."""
+    """Return the progress as some 75 characters, least important last."""
     world = run.world
     counts = run.coverage + world.coverage.now() if world is not None else run.coverage
     met = {(kind, met) for kind, met, _state in counts if met.startswith("beside ")}

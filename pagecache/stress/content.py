@@ -1,20 +1,20 @@
-"""Bytes that say where they come from: which file and offset they were meant for, who wrote them, as which write.
+"""File contents that name their origin: the file and offset they were meant for, their writer, and which of its writes.
 
 Byte p of file f, written by writer w as its s-th write, is
 
     STREAM[(p + f * PHASE) mod PERIOD]  xor  key(f, w, s)[p mod 16]
 
-The stream says the place, the key the write. A key is ten bytes of (tag of the run, file, writer, sequence), made to
-look random by a checksum of themselves, which is its other six bytes. So
+The stream encodes the place, the key encodes the write. A key is ten bytes of (tag of the run, file, writer, sequence),
+made to look random by their checksum, which is the other six bytes. This gives:
 
-* any two writes differ in nearly every byte: one in 256 is the same by chance;
-* 16 bytes found at the place where they belong give their key, whose checksum is right or is not;
-* 20 bytes found anywhere else say first for which place they were made: neighbours 16 bytes apart have the same key, so
-  their difference is that of the stream alone, and is looked up in it;
-* fewer are compared with the writes that somebody remembers (`Write` of history.py), as far as so few bytes can tell.
+* Any two writes differ in nearly every byte: one in 256 is equal by chance.
+* 16 bytes found at the place where they belong yield their key, whose checksum proves it.
+* 20 bytes found anywhere else first yield the place they were made for: neighbours 16 bytes apart share a key, so
+  their difference is that of the stream alone, and is looked up in it.
+* Fewer bytes are compared with the recorded writes (`Write` of history.py), as far as so few bytes allow.
 
-Data that is appended does not know its place. It is made for offsets from 0 of a file number of its own (`APPENDED`
-added), and the write remembers where it went.
+Appended data does not contain its place. It is made for offsets from 0 of a separate file number (`APPENDED` added),
+and the write records its actual offset.
 """
 
 from __future__ import annotations
@@ -28,25 +28,25 @@ from dataclasses import dataclass
 __all__ = ["APPENDED", "KEY", "Origin", "decode", "made"]
 
 KEY = 16  # bytes of a key, and its period in a file
-APPENDED = 1 << 15  # added to the number of a file: offsets are those of the append
-PERIOD = 1_048_583  # a prime, so that no round displacement of bytes goes unseen
+APPENDED = 1 << 15  # added to a file number: offsets are relative to the append
+PERIOD = 1_048_583  # a prime, so displacement by any round number of bytes is visible
 PHASE = 104_729
 _HEADER = struct.Struct("<HHHI")
 _CHECK = KEY - _HEADER.size
-_LEAST = 4  # bytes of a difference that are enough to look a place up
+_LEAST = 4  # bytes of a difference that suffice to look a place up
 
 
 @dataclass(frozen=True, slots=True)
 class Origin:
-    """What a fragment says of itself.
+    """The origin that a fragment encodes.
 
     Attributes:
         tag: of the run, from its seed.
         file: number of the file; see `appended`.
-        worker: number of who wrote it; 0: the content before the run.
-        sequence: which of the writer's writes, from 0.
-        offset: of the fragment's first byte, as it was meant, modulo the period.
-        appended: `offset` is one in the data of an append.
+        worker: number of the writer; 0: the content before the run.
+        sequence: number of the write among the writer's, from 0.
+        offset: intended offset of the fragment's first byte, modulo the period.
+        appended: `offset` is relative to the data of an append.
     """
 
     tag: int
@@ -59,7 +59,7 @@ class Origin:
 
 @functools.cache
 def _stream() -> bytes:
-    """Twice, so that every slice of up to a period is contiguous."""
+    """Return the stream twice, so that every slice of up to a period is contiguous."""
     return random.Random("pagecache.stress").randbytes(PERIOD) * 2
 
 
@@ -79,7 +79,7 @@ def _xor(a: bytes, b: bytes) -> bytes:
 
 
 def made(tag: int, file: int, writer: int, sequence: int, start: int, end: int) -> bytes:
-    """What the write has in [start, end).
+    """Return the bytes of a write in [start, end).
 
     **Cost:** some ten microseconds and two copies for 64 KiB.
     """
@@ -91,7 +91,7 @@ def made(tag: int, file: int, writer: int, sequence: int, start: int, end: int) 
 
 
 def _pieces(file: int, start: int, length: int) -> list[tuple[int, bytes]]:
-    """The stream at a place, in pieces of up to a period, each with its distance from `start`."""
+    """Return the stream at a place, in pieces of up to a period, each with its distance from `start`."""
     stream, pieces, at = _stream(), [], 0
     while at < length:
         phase = (start + at + file * PHASE) % PERIOD
@@ -102,9 +102,9 @@ def _pieces(file: int, start: int, length: int) -> list[tuple[int, bytes]]:
 
 
 def decode(fragment: bytes, offset: int, file: int) -> Origin | None:
-    """Where bytes that were found at `offset` of `file` come from; None: too few, or of no write.
+    """Return the origin of bytes found at `offset` of `file`; None: too few bytes, or of no write.
 
-    Whole keys at their own place are looked for first, then others: other offsets, other files.
+    Whole keys at their own place are tried first, then other offsets and other files.
     """
     for at in range(0, len(fragment) - KEY + 1, KEY):
         stream = _pieces(file, offset + at, KEY)[0][1]
@@ -124,7 +124,7 @@ def decode(fragment: bytes, offset: int, file: int) -> Origin | None:
 
 
 def _opened(raw: bytes, offset: int) -> tuple[int, int, int, int] | None:
-    """The fields of a key that was found at an offset, if its checksum is right."""
+    """Return the fields of a key found at an offset, if its checksum is right."""
     turn = -offset % KEY
     key = raw[turn:] + raw[:turn]
     header = _xor(key[_CHECK:], _mask(key[:_CHECK]))
@@ -141,7 +141,7 @@ def _differences() -> bytes:
 
 
 def _decode_displaced(fragment: bytes) -> Origin | None:
-    """The first bytes, made for any place."""
+    """Decode the first bytes as made for any place."""
     size = min(len(fragment) - KEY, KEY)
     wanted = _xor(fragment[:size], fragment[KEY : KEY + size])
     if not any(wanted):
@@ -149,7 +149,7 @@ def _decode_displaced(fragment: bytes) -> Origin | None:
     stream, phase = _stream(), _differences().find(wanted)
     while phase >= 0:
         raw = _xor(fragment[:KEY], stream[phase : phase + KEY])
-        # How far the key is turned depends on the offset, which depends on the file: its checksum knows.
+        # The rotation of the key depends on the offset, which depends on the file: the checksum decides.
         for turn in range(KEY):
             found = _opened(raw, turn)
             if found is not None:

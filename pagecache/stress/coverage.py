@@ -1,13 +1,13 @@
-"""What a run has exercised: which operations met which others on the same bytes, and in which state the bytes were.
+"""The coverage of a run: which operations overlapped which others, and in which state the bytes were.
 
-    beside    the other one ran when this one began, and their ranges overlap
+    beside    the other operation ran when this one began, and their ranges overlap
     after     the other one was the last before this one on the page where this one begins
-    alone     nothing was there before
+    alone     no operation was there before
 
 The state is that of the page where the operation begins, as the cache shows it (absent, clean, dirty, writeback,
-unstable, failed, ...), before it does anything. One in SAMPLE operations looks, since it takes a lock of the file; of
-others it is UNSEEN. Behind the end of a file, and where there is no cache to ask, it is what the model says of the
-first byte: past the end, zeros, original, written, synced, contended (somebody writes it at this moment).
+unstable, failed, ...), before the operation. One in SAMPLE operations checks it, since that takes a lock of the file;
+for others it is UNSEEN. Past the end of a file, and without a cache, the model supplies the state of the first byte:
+past the end, zeros, original, written, synced, contended (a write of it is running).
 """
 
 from __future__ import annotations
@@ -24,16 +24,16 @@ __all__ = ["PLACELESS", "RELATIONS", "STATES", "UNSEEN", "Coverage", "Key", "kin
 
 SAMPLE = 4
 PAGE = 4096
-PAGES = 64  # at the end of a long operation that are remembered as its own, and as many at its beginning
+PAGES = 64  # pages at the end of a long operation that are recorded for it, and as many at its beginning
 
 PLACELESS = {"fsync", "sync", "ticket", "flush", "publish", "rename", "remove", "look"}
-"""Kinds that are about no bytes in particular: they are beside whatever runs, and after nothing."""
+"""Kinds without a byte range: they are beside any running operation, and after none."""
 EVERYWHERE = {"sync", "ticket"}
-"""Kinds that are about all files."""
+"""Kinds that concern all files."""
 APART = {"foreign", "rivals"}
-"""Ways that have a file of their own."""
+"""Ways with a separate file."""
 NAMED = 4  # states that are listed
-MISSED = 3  # kinds that are named, of those that met the fewest
+MISSED = 3  # kinds that are named, of those that met the fewest others
 
 RELATIONS = ("beside", "after")
 UNSEEN = "not looked at"
@@ -46,26 +46,28 @@ Key = tuple[str, str, str]
 
 
 class Coverage:
-    """Of one round. Everything that changes is under `_lock`."""
+    """The coverage of one round. `_lock` protects all of it."""
 
     def __init__(self) -> None:
         self.counts: Counter[Key] = Counter()
-        self._last: dict[tuple[int | None, int], str] = {}  # of a page: the last operation
+        self._last: dict[tuple[int | None, int], str] = {}  # page -> the last operation on it
         self._lock = threading.Lock()
         self._number = 0
 
     def now(self) -> Counter[Key]:
-        """What there is until now; without the lock, in one step: who shows a run is none of its simulated threads."""
+        """Return the counts so far, in one step without the lock: the display is not one of the simulated threads."""
         return Counter(dict(self.counts))
 
     def sampled(self) -> bool:
-        """Whether it is this operation's turn to look at the cache."""
+        """Return whether this operation checks the state in the cache."""
         with self._lock:
             self._number += 1
             return self._number % SAMPLE == 1
 
     def met(self, kind: str, file: int | None, start: int, end: int, others: Iterable[str], state: str) -> list[Key]:
-        """An operation on a file begins, beside `others`; None: on what is its worker's own. Returns what it counts."""
+        """Count an operation that begins on a file, beside `others`; `file` None: an object of the worker alone. Return
+        the counted keys.
+        """
         with self._lock:
             before = None if kind in PLACELESS else self._last.get((file, start // PAGE))
             relations = [f"beside {other}" for other in others]
@@ -77,14 +79,14 @@ class Coverage:
             return counted
 
     def was_not(self, counted: Iterable[Key]) -> None:
-        """The operation could not be done: there was none."""
+        """Take counts back: the operation could not be done."""
         with self._lock:
             self.counts.subtract(counted)
             self.counts = +self.counts
 
 
 def pages_of(start: int, end: int) -> Iterable[int]:
-    """The pages of a range; of a long one those at its ends."""
+    """Return the pages of a range; for a long range, those at its ends."""
     first, last = start // PAGE, max(start, end - 1) // PAGE
     if last - first < 2 * PAGES:
         return range(first, last + 1)
@@ -92,7 +94,7 @@ def pages_of(start: int, end: int) -> Iterable[int]:
 
 
 def kinds_of(profile: Profile, ways: Iterable[str]) -> list[str]:
-    """What a profile does in these ways, as far as operations can meet: not what has objects of its own."""
+    """Return the kinds of a profile in these ways, without those on the worker's own objects, which cannot overlap."""
     has = set(ways)
     return [
         kind
@@ -102,7 +104,7 @@ def kinds_of(profile: Profile, ways: Iterable[str]) -> list[str]:
 
 
 def table(counts: Mapping[Key, int]) -> dict[str, dict[str, Counter[str]]]:
-    """By relation, and "state" and "times": operation -> what it met -> how often."""
+    """Return relation, "state" or "times" -> operation -> the other operation or state -> count."""
     found: dict[str, dict[str, Counter[str]]] = {name: {} for name in (*RELATIONS, "state", "times")}
     for (kind, met, state), count in counts.items():
         relation, _, other = met.partition(" ")
@@ -115,19 +117,19 @@ def table(counts: Mapping[Key, int]) -> dict[str, dict[str, Counter[str]]]:
 
 
 def partners(kind: str, kinds: Sequence[str]) -> list[str]:
-    """With which of the kinds it can be on the same bytes: some have a file that nobody else uses."""
+    """Return the kinds that can share bytes with a kind: some kinds have a separate file."""
     if kind in EVERYWHERE:
         return list(kinds)
     return [other for other in kinds if file_of(other) == file_of(kind) or other in EVERYWHERE]
 
 
 def file_of(kind: str) -> str:
-    """The way that has the file for itself, or nothing."""
+    """Return the way whose separate file the kind uses, or ""."""
     return KINDS[kind] if KINDS[kind] in APART else ""
 
 
 def summary(counts: Mapping[Key, int], kinds: Sequence[str]) -> list[str]:
-    """What was exercised and what was not, as a table of lines. `kinds`: all that could have met each other."""
+    """Return a table of the exercised and missed pairs, as lines. `kinds`: all kinds that could have met."""
     found = table(counts)
     met = {name: {(kind, other) for kind, row in found[name].items() for other in row} for name in RELATIONS}
     possible = sum(len(partners(kind, kinds)) for kind in kinds)
@@ -149,14 +151,14 @@ def summary(counts: Mapping[Key, int], kinds: Sequence[str]) -> list[str]:
 
 
 def states_of(counts: Counter[str]) -> str:
-    """The most frequent ones."""
+    """Return the most frequent states."""
     shown = [f"{state} {count}" for state, count in counts.most_common(NAMED)]
     left = len(counts) - len(shown)
     return ", ".join(shown) + (f", {left} more" if left > 0 else "")
 
 
 def missed(met: set[tuple[str, str]], kinds: Sequence[str]) -> list[str]:
-    """On the pairs that never ran side by side, and what to do about it; nothing where all did."""
+    """Return lines on the pairs that never overlapped, with advice; none if all did."""
     never = [
         (kind, other)
         for number, kind in enumerate(kinds)

@@ -1,14 +1,14 @@
-"""The store forgets: in a round with crashes each stir ends with one, in this process, over any backend.
+"""Crashes of the store: in a round with crashes each stir ends with one, in this process, over any backend.
 
-    arm       the store will die at a call that the seed chooses, in a way that the seed chooses
-    look      while workers run: has it died? Then the volume is aborted, which ends every wait, and everybody stops
-    recover   what was not committed is gone, or all but a part of it; then one of two:
-              the cache is connected with the store again, and gives it what it has lost;
-              the cache is given up, and a new one made over what is there
-    rested    everything is known to be stored
+    arm       choose, by the seed, the call at which the store dies, and how
+    look      while workers run: if the store has died, abort the volume, which ends every wait, and stop all workers
+    recover   drop uncommitted bytes, or all but a part of them; then one of two:
+              connect the cache to the store again, and it writes the lost bytes once more;
+              abandon the cache, and make a new one over the stored objects
+    rested    everything is stored
 
-What has to be there afterwards: durable.py. A cache that has outlived its store has everything that its users wrote,
-but for direct writes and holes that no commit has covered, and of those it says so (contract 2.17, 2.22).
+durable.py decides which bytes must exist afterwards. A cache that outlived its store has all writes of its users,
+except direct writes and holes that no commit covered, and it reports those (contract 2.17, 2.22).
 """
 
 from __future__ import annotations
@@ -36,15 +36,15 @@ from pagecache.stress.world import World
 __all__ = ["Crashing", "NoCrash", "crashing"]
 
 CALLS = (4, 30, 200)
-"""The store lives for at most so many calls that change something, one of them chosen for each stir."""
+"""Upper bounds for the number of changing calls before the store dies; one of them is chosen for each stir."""
 COMMITS = (3, 12, 60)
-"""Or so many commits: it dies before one, in it, or with its answer."""
+"""Upper bounds for the number of commits before the store dies: before a commit, in it, or with its reply."""
 LINGERS = (0.0, 0.0005, 0.003)
-"""Seconds that its commits take twice, one of them chosen for each stir."""
+"""Extra seconds of a commit; one of them is chosen for each stir."""
 
 
 def crashing(plan: Plan, number: int, target: Target, made_from: Any) -> Crashing:
-    """What makes the crashes of a round: those that the target can have, see asked.py."""
+    """Return the object that makes the crashes of a round. asked.py decides which crashes the target can have."""
     kind = plan.crash_of(number)
     if isinstance(target, MountedTarget) and (plan.processes > 1 or kind == "killed"):
         return Processes(target, kill=kind == "killed")
@@ -56,13 +56,13 @@ def crashing(plan: Plan, number: int, target: Target, made_from: Any) -> Crashin
 
 
 class Stirring(Protocol):
-    """Who plays: see `player.Players`."""
+    """A player of workers: see `player.Players`."""
 
     def stir(self, count: int) -> list[threading.Thread]: ...
 
 
 class Crashing(Protocol):
-    """See the top of this file; called in this order, again and again."""
+    """The crashes of a round: see the top of this file. Methods are called in this order, repeatedly."""
 
     def begin(self, world: World) -> None: ...
     def players(self, world: World) -> Stirring: ...
@@ -74,23 +74,23 @@ class Crashing(Protocol):
 
 
 class NoCrash:
-    """Of rounds without."""
+    """Rounds without crashes."""
 
     def begin(self, world: World) -> None:
-        """The files were made."""
+        """Take note that the files were made."""
 
     def players(self, world: World) -> Stirring:
-        """Threads and tasks of this process."""
+        """Return threads and tasks of this process."""
         return Players(world)
 
     def arm(self) -> None:
-        """A stir begins."""
+        """Begin a stir."""
 
     def look(self) -> None:
-        """It goes on."""
+        """Check the store during a stir."""
 
     def recover(self, players: Stirring) -> None:
-        """It has ended."""
+        """Recover after a stir."""
 
     rested = end = arm
 
@@ -107,25 +107,25 @@ class Forgetting:
 
     def _between(self, backend: Backend) -> Backend:
         self._store = ForgettingBackend(backend, cannot=self._target.cannot)
-        self._target.shows = False  # what is written through is stored, and not committed
+        self._target.shows = False  # written through is stored, but not committed
         return self._store
 
     def begin(self, world: World) -> None:
-        """The files were made, and are stored."""
+        """Record the made files as stored."""
         self._world = world
         self._durable = Durable(world.models)
         world.target = cast(Target, Recorded(self._target, lambda: self._durable if world.crashing else None))
 
     def players(self, world: World) -> Players:
-        """Threads and tasks of this process."""
+        """Return threads and tasks of this process."""
         return Players(world)
 
     def arm(self) -> None:
-        """The store dies in this stir."""
+        """Choose when the store dies in this stir."""
         self._world.crashing = True
         rng = self._rng
         if rng.random() < 0.25:
-            return  # when nobody runs any more: nothing has tried to commit what it acknowledged
+            return  # dies after all workers ended: no commit was tried for the acknowledged bytes
         commits = rng.random() < 0.5
         self._store.arm(
             rng.randrange(1, rng.choice(COMMITS if commits else CALLS)),
@@ -136,17 +136,17 @@ class Forgetting:
         )
 
     def look(self) -> None:
-        """Has it died? Then nobody waits for it."""
+        """End all waits if the store has died."""
         if self._store.died.is_set() and not self._aborted:
             self._aborted = True
             self._world.stopped.set()
             self._target.volume.abort()
 
     def recover(self, players: Players) -> None:
-        """Nobody runs any more.
+        """Crash the store after all workers ended, and check what is left.
 
         Raises:
-            Broken: something is not there that has to be.
+            Broken: bytes are missing that must be there.
         """
         self._store.die()
         self.look()
@@ -165,7 +165,7 @@ class Forgetting:
         target.reconnect(fenced=self._rng.random() < 0.5)
         target.volume.retry_failed()
         for model in self._world.models:
-            told = self._hear_of_losses(model.number)
+            told = self._reported_losses(model.number)
             got = target.everywhere(model.number)[0][1]()
             pieces = durable.survived(model.number, got, told)
             durable.end()
@@ -174,11 +174,11 @@ class Forgetting:
             durable.judge_name(name, target.look(name))
         players.recall(target.look)
 
-    def _hear_of_losses(self, file: int) -> list[tuple[int, int]]:
-        """Each handle says once what was lost, and only what may be; returns what all of them said.
+    def _reported_losses(self, file: int) -> list[tuple[int, int]]:
+        """Return the losses that the handles report; each handle must report them once, and only permitted ones.
 
         Raises:
-            Broken: something is lost that may not be.
+            Broken: a reported loss is not permitted.
         """
         told, model = [], self._world.models[file]
         for handles in self._target.files[file].values():
@@ -188,11 +188,11 @@ class Forgetting:
                 except DataLossError as error:
                     lost = [(one.offset, one.offset + one.length) for one in error.ranges]
                     told += lost
-                    # A commit that failed may have lost it, and one that did not may have come after that.
+                    # A failed commit may have lost the range, and a successful one may have come after it.
                     if wrong := [one for one in lost if not model.loose and not model.went_past(*one)]:
                         ranges = ", ".join(f"[{start}, {end})" for start, end in wrong)
                         raise Broken(
-                            f"file {file}: {ranges} is lost with the store, and nobody wrote past the cache", "crash"
+                            f"file {file}: {ranges} is lost with the store, and no write went past the cache", "crash"
                         ) from error
         return told
 
@@ -211,12 +211,12 @@ class Forgetting:
         world.doubts.clear()
 
     def rested(self) -> None:
-        """Everything is stored: what a later crash may leave counts from here."""
+        """Record everything as stored: a later crash starts from this state."""
         names = {name: found for name in self._durable.names() if (found := self._target.store(name)) is not None}
         self._durable.end()
         self._durable = Durable(self._world.models, names)
 
     def end(self) -> None:
-        """The round is over."""
+        """End the round."""
         self._durable.end()
         self._store.release()

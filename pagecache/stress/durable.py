@@ -1,18 +1,18 @@
-"""What a crash may leave of everything that was done: files byte by byte, names one by one [I-18, I-21].
+"""The states that a crash may leave after the operations of a round: files byte by byte, names one by one [I-18, I-21].
 
     call of fsync ── t ──────── its return           crash
-                     │ what each byte may be at t       │
+                     │ any valid value of a byte at t   │
                      └────── any write begun since ─────┘      all that may be found afterwards
 
-A successful fsync, sync or ticket moves t to where it was called. So a byte is the last one that is known to be
-durable, or one of a write that began later, whether that returned or not; never older, never anything else. The same
-for sizes.
+A successful fsync, sync or ticket moves t to the time of its call. So a byte is the last one known to be durable, or
+one of a write that began later, whether that returned or not; never older, never anything else. Sizes follow this rule
+too.
 
-A name has what it had at the last successful sync or ticket, or any state that it was given since. The object under it
-is whole where a change of its content was not under way since: one that was written and saved, and only then renamed,
-is there as a whole or not at all. Elsewhere each byte is zero, or that of one of the contents.
+A name has its state of the last successful sync or ticket, or any state that it was given since. The object under it is
+whole unless its content was being changed since then: an object that was written, saved, and only then renamed exists
+whole or not at all. Otherwise each byte is zero, or from one of the contents.
 
-Not looked at: how bytes, or names, belong together.
+Not checked: which states of several bytes, or names, belong together.
 """
 
 from __future__ import annotations
@@ -28,12 +28,14 @@ __all__ = ["CRASH", "Durable", "Mark", "after_crash", "states_of"]
 
 CRASH = "the store after a crash"
 LOSSY = ("direct", "parallel")
-"""Ways to write that a store which is gone takes with it, and says so (contract 2.17)."""
+"""Ways to write whose bytes a lost store takes with it; the cache reports their loss (contract 2.17)."""
 
 
 @dataclass(frozen=True, slots=True)
 class State:
-    """What a name may have. `torn`: any part of the content; `done`: the call that made it so has returned."""
+    """A state that a name may have. `torn`: any part of the content; `done`: the call that made this state has
+    returned.
+    """
 
     content: bytes | None
     torn: bool = False
@@ -42,7 +44,9 @@ class State:
 
 @dataclass(slots=True)
 class Name:
-    """The states of one name, oldest first; the first is what is known to be durable. `dropped`: so many before it."""
+    """The states of one name, oldest first; the first is known to be durable. `dropped`: the number of earlier
+    states.
+    """
 
     states: list[State]
     dropped: int = 0
@@ -50,14 +54,14 @@ class Name:
 
 @dataclass(slots=True)
 class Mark:
-    """A call that makes durable, while it runs."""
+    """A running call that makes state durable."""
 
     looks: list[Look]
     names: dict[str, int]
 
 
 def states_of(verb: str, arguments: tuple[object, ...]) -> dict[str, list[State | str]]:
-    """What a verb that changes names makes of them: states, or names whose states they take over."""
+    """Return the states that a verb gives to names, or the names whose states they take over."""
     if verb == "publish":
         name, data, extra = arguments
         assert isinstance(name, str)
@@ -75,7 +79,7 @@ def states_of(verb: str, arguments: tuple[object, ...]) -> dict[str, list[State 
 
 
 class Durable:
-    """Of the files and names of a round, since they were made or a crash."""
+    """The durable states of the files and names of a round, since they were made or since a crash."""
 
     def __init__(self, models: Iterable[Model], names: dict[str, bytes] | None = None) -> None:
         self.models = list(models)
@@ -86,14 +90,14 @@ class Durable:
     # -- calls that make durable
 
     def saving(self, file: int | None) -> Mark:
-        """A call begins: an fsync of a file, or one for all files and names."""
+        """Begin a call that makes durable: an fsync of a file, or a sync of all files and names."""
         models = self.models if file is None else self.models[file : file + 1]
         with self._lock:
             names = {} if file is not None else {name: _settled(found) for name, found in self._names.items()}
         return Mark([Look(model, 0, FOREVER, 0, CRASH, store=True) for model in models], names)
 
     def saved(self, mark: Mark) -> None:
-        """It has succeeded."""
+        """End a successful call."""
         for look in mark.looks:
             number = self.models.index(look.model)
             with self._lock:
@@ -103,21 +107,22 @@ class Durable:
         with self._lock:
             for name, number in mark.names.items():
                 found = self._names[name]
-                # One that was replaced or removed meanwhile may have taken its bytes with it, and come back without.
+                # A name that was replaced or removed in the meantime may have lost its bytes, and come back without
+                # them.
                 if number == found.dropped + len(found.states) - 1:
                     found.states = [replace(found.states[-1], torn=False)]
                     found.dropped = number
 
     @staticmethod
     def failed(mark: Mark) -> None:
-        """It has not."""
+        """End a failed call."""
         for look in mark.looks:
             look.returned()
 
     # -- names
 
     def naming(self, verb: str, arguments: tuple[object, ...]) -> list[str]:
-        """A call begins that changes names; returns which."""
+        """Begin a call that changes names; return these names."""
         with self._lock:
             changed = states_of(verb, arguments)
             for name, what in changed.items():
@@ -132,17 +137,17 @@ class Durable:
         return self._names.setdefault(name, Name([State(None, done=True)]))
 
     def named(self, names: list[str]) -> None:
-        """It has succeeded: the last state of each is there."""
+        """End a successful call: the last state of each name exists."""
         with self._lock:
             for name in names:
                 states = self._names[name].states
                 states[-1] = replace(states[-1], done=True)
 
     def judge_name(self, name: str, found: bytes | None) -> None:
-        """What a crash has left of a name.
+        """Check a name after a crash.
 
         Raises:
-            Broken: it cannot be.
+            Broken: its state is impossible.
         """
         with self._lock:
             states = list(self._of(name).states)
@@ -160,24 +165,26 @@ class Durable:
         raise Broken(f"{name}: {CRASH} has {has}; it may have, since it was last saved: {may}", "crash")
 
     def seen(self) -> None:
-        """What outlives whoever did it needs no sync: the last states whose calls have returned are there."""
+        """Record that the last states whose calls have returned exist. They outlived their process, so they need no
+        sync.
+        """
         with self._lock:
             for found in self._names.values():
                 number = _settled(found) - found.dropped
                 found.states = [replace(found.states[number], torn=False), *found.states[number + 1 :]]
 
     def names(self) -> list[str]:
-        """All that were ever given."""
+        """Return all names that were ever given."""
         with self._lock:
             return list(self._names)
 
     # -- after the crash
 
     def judge(self, file: int, got: bytes | None) -> None:
-        """What a crash has left of a file. Everybody has stopped.
+        """Check a file after a crash. All workers have stopped.
 
         Raises:
-            Broken: it cannot be.
+            Broken: its state is impossible.
         """
         look = self._ended(file)
         if got is None:
@@ -189,7 +196,7 @@ class Durable:
         assert doubt is None, doubt
 
     def lossy(self, file: int) -> list[tuple[int, int]]:
-        """Ranges that a cache which survived may have lost with the store, and says so: direct writes and holes."""
+        """Return ranges that a surviving cache may report as lost with the store: direct writes and holes."""
         look = self._ended(file)
         return [
             (write.start, min(write.end, FOREVER))
@@ -198,11 +205,11 @@ class Durable:
         ]
 
     def survived(self, file: int, got: bytes, told: list[tuple[int, int]]) -> list[Piece]:
-        """What a file is, seen through a cache that has outlived its store: what it was, but for what is lossy and was
-        `told` to be lost.
+        """Return the content of a file seen through a cache that outlived its store: all of it, except lossy ranges
+        that were `told` to be lost.
 
         Raises:
-            Broken: it is not.
+            Broken: other bytes are missing.
         """
         model, before = self.models[file], self._ended(file)
         look = Look(model, 0, FOREVER, 0, "read again after the store came back,")
@@ -225,13 +232,13 @@ class Durable:
         return look
 
     def end(self) -> None:
-        """Nobody asks any more."""
+        """Close the looks that the checks use."""
         for look in self._looks:
             look.returned()
 
 
 def _settled(found: Name) -> int:
-    """The last state whose call has returned, counted from the first that there ever was."""
+    """Return the number of the last state whose call has returned, counted from the first state ever."""
     last = max((number for number, state in enumerate(found.states) if state.done), default=0)
     return found.dropped + last
 
@@ -245,7 +252,7 @@ def _joined(pieces: Iterable[Piece], older: Extents) -> list[Piece]:
 
 
 def _pieces(look: Look, got: bytes) -> list[Piece]:
-    """Each byte of those writes that it fits."""
+    """Return each byte with the writes that it fits."""
     pieces: list[Piece] = []
     for low, high, found in look.segments(0, len(got)):
         part = got[low:high]
@@ -255,7 +262,7 @@ def _pieces(look: Look, got: bytes) -> list[Piece]:
 
 
 def after_crash(file: int, tag: int, content: bytes, clock_of: Model) -> Model:
-    """The model of a file that a crash has left like this."""
+    """Return a model of a file that a crash has left with this content."""
     first = Write("found after the crash", "", 0, 0, file, tag, 0, len(content))
     first.literal = [(0, (content,))] if content else []
     model = Model(file, first, clock_of.clock)

@@ -1,22 +1,22 @@
-"""Faults of a round, what each of them allows, and who repairs what does not repair itself.
+"""Faults of a round, the results that each of them allows, and the repairer.
 
-    error that goes away, short answer, delay, order
-                        nothing is seen of it, but an error where it does not end
+    error that goes away, short reply, delay, order
+                        invisible, apart from an error that does not end
     error that stays, no space
-                        a call raises it; what was accepted is in the cache, and is saved when it is tried again
-    commit that fails   fsync, sync and close raise it; bytes past the cache (direct) are told as a loss, because nobody
-                        can send them again
-    another version     ESTALE, until the conflict is settled; the bytes of the files are everybody's, so the version
-                        alone is another
-    death               calls raise ENOTCONN or ESHUTDOWN; after `reconnect` everything that was accepted and not synced
-                        is there, but direct writes that were not committed
+                        a call raises it; accepted bytes are in the cache, and a later retry saves them
+    commit that fails   fsync, sync and close raise it; direct writes are reported as lost, because they cannot be sent
+                        again
+    another version     ESTALE, until the conflict is settled; files are shared by all workers, so only the version
+                        changes
+    death               calls raise ENOTCONN or ESHUTDOWN; after `reconnect` all accepted and unsynced bytes exist,
+                        except uncommitted direct writes
 
-Objects that are replaced as a whole get no other version: handles of the old one are over then, and what was cut and
-not committed is whole again [2.19]. The profiles "touched" and "rivals" are made for that.
+Objects that are replaced as a whole get no other version: it would invalidate the handles of the old one, and undo
+uncommitted truncates [2.19]. The profiles "touched" and "rivals" test that.
 
-So an error is an answer where a fault of the plan explains it [I-22], and no fault explains a byte that is neither old
-nor new. The repairer is a thread beside the workers: it reconnects a volume whose backend has died, and settles
-conflicts. At rest nothing fails: it has ended, and what is left to repair is repaired first.
+So an error is a valid result if a fault of the plan explains it [I-22], and no fault explains a byte that is neither
+old nor new. The repairer is a thread beside the workers: it reconnects a volume whose backend has died, and settles
+conflicts. At rest nothing fails: the repairer has ended, and pending repairs are done first.
 """
 
 from __future__ import annotations
@@ -44,10 +44,10 @@ __all__ = ["Faulting"]
 
 Faulty = FaultyBackend | AsyncFaultyBackend
 
-LOOK = 0.005  # seconds between two looks at what is to be repaired
+LOOK = 0.005  # seconds between two checks for necessary repairs
 NAMING = {"remove", "rename"}
-PATIENCE = 20.0  # seconds that calls inside a dead backend may need to return
-PROTOCOL = {errno.EPROTO, errno.EIO}  # what a wrong answer counts as
+PATIENCE = 20.0  # seconds that calls in a dead backend may need to return
+PROTOCOL = {errno.EPROTO, errno.EIO}  # errnos of a wrong reply
 
 
 class Faulting:
@@ -56,16 +56,16 @@ class Faulting:
     Args:
         plan: of the run.
         number: of the round.
-        whole: objects are replaced as a whole: nobody else stores another version.
+        whole: objects are replaced as a whole: no other version is stored.
 
     Attributes:
-        plan: what fails.
+        plan: the faults.
         left_out: rules of the plan do not apply.
-        config, options: of the cache and its volume, with which a round gets through it.
+        config, options: settings of the cache and its volume that let a round survive the faults.
         explained: errnos that calls may raise.
-        shortens: calls may do a part of what they are asked for.
-        loses_direct: what was written past the cache and is not committed may be lost.
-        repairing: somebody repairs while calls fail; `repairs`: how often what was repaired.
+        shortens: calls may do a part of their work.
+        loses_direct: uncommitted direct writes may be lost.
+        repairing: a repairer runs while calls fail; `repairs`: repaired thing -> count.
     """
 
     def __init__(self, plan: Plan, number: int, *, whole: bool = False) -> None:
@@ -92,13 +92,13 @@ class Faulting:
         self._thread: threading.Thread | None = None
 
     def begin(self, volume: Volume, backend: Faulty, attached: Backend | AsyncBackend) -> None:
-        """The volume whose backend fails from here on; `attached`: the volume's, around the one that fails."""
+        """Start to fail calls of a volume's backend; `attached`: the volume's own backend, around the failing one."""
         self._volume, self._backend, self._attached = volume, backend, attached
         volume.cache.subscribe(self._heard)
         self.stir()
 
     def follow(self, backend: Faulty, attached: Backend | AsyncBackend) -> None:
-        """The volume has another backend, which does not fail yet."""
+        """Change to another backend of the volume, which does not fail yet."""
         self._backend, self._attached = backend, attached
 
     def stir(self) -> None:
@@ -110,7 +110,7 @@ class Faulting:
             self._thread.start()
 
     def calm(self) -> None:
-        """No call fails any more, and nothing is left to repair."""
+        """Stop faults, and finish all repairs."""
         self._over.set()
         if self._thread is not None:
             self._thread.join()
@@ -122,7 +122,9 @@ class Faulting:
         self._volume.retry_failed()
 
     def _settle_all(self) -> None:
-        """Events come late, and calls that began while calls failed end late: so files are asked, until it is quiet."""
+        """Settle all conflicts: events and calls that began under faults end late, so check the files until nothing
+        changes.
+        """
         volume, until = self._volume.engine, time.monotonic() + PATIENCE
         while True:
             still = not self.repairing or all(
@@ -152,7 +154,7 @@ class Faulting:
     def _watch(self) -> None:
         while not self._over.wait(LOOK):
             if self._backend.dead:
-                with contextlib.suppress(OSError):  # it fails as everything does: once more
+                with contextlib.suppress(OSError):  # it fails by fault as well: once more
                     self._reconnect()
             for key in self._taken():
                 try:
@@ -162,15 +164,15 @@ class Faulting:
                         self._conflicts[key] = None
 
     def _settle(self, key: Key) -> None:
-        """A conflict, in one of the ways that lose nothing."""
+        """Settle a conflict, in one of the ways that lose nothing."""
         self._volume.resolve(key, self._rng.choice(HOW))
         self.repairs["conflicts settled"] += 1
 
     def _reconnect(self) -> None:
-        """As an operator may do it: with or without an end to all waits first, and with or without a fence.
+        """Reconnect as an operator may: with or without ending all waits first, and with or without a fence.
 
-        The backend is the same one again. So the volume is stopped before a fence, or calls that it makes as soon as
-        the backend is revived come after it. One that changes names may be on its way still: then there is no fence.
+        The backend is unchanged. So the volume is stopped before a fence, or calls that it makes as soon as the backend
+        is revived come after the fence. A call that changes names may still be in flight: then there is no fence.
         """
         fenced = self._rng.random() < 0.5
         if fenced or self._rng.random() < 0.5:
@@ -191,13 +193,13 @@ HOW: tuple[Literal["force", "rebase"], ...] = ("force", "rebase")
 
 
 def explained(rules: Iterable[Rule]) -> frozenset[int]:
-    """The errnos that may come of rules."""
+    """Return the errnos that rules may cause."""
     found: set[int] = set()
     for rule in rules:
         if rule.error is not None or rule.dies:
             error = rule.exception(None)
             found.add(getattr(error, "errno", None) or errno.EIO)
-            found.add(errno.EAGAIN)  # a direct write gives up where what is under it is sent again and again
+            found.add(errno.EAGAIN)  # a direct write gives up while the bytes below it are sent again and again
         if rule.dies:
             found |= {errno.ESHUTDOWN, errno.EIO}
         if rule.change:

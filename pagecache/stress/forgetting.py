@@ -1,22 +1,22 @@
-"""A store that forgets at a crash what nobody committed: around any backend whose commit makes durable.
+"""A store that forgets uncommitted changes at a crash: around any backend whose commit makes durable.
 
-    cache ──▶ ForgettingBackend ── what was committed ──▶ inner backend
+    cache ──▶ ForgettingBackend ── committed changes ──▶ inner backend
                     │
-                    └─ apart, in memory: changes of objects since their last commit, in order;
+                    └─ in memory: changes of objects since their last commit, in order;
                        creations, renames and removals since the last `sync`, in order
 
-`commit` carries the changes of an object over, with those of its name and what came before them, and commits there;
-`sync` all those of names. So whoever reads the inner backend reads what a crash would leave, at any moment. A crash
-drops what is apart, or all but a part of it that a seed chooses: of the names a beginning, as a journal of a file
-system would have it; of the objects any change, and of a write any of its blocks.
+`commit` carries over the changes of an object, with those of its name and all earlier ones, and commits them there;
+`sync` carries over all changes of names. So the inner backend shows the result of a crash at any moment. A crash drops
+the changes in memory, or keeps a part that a seed chooses: of the names a prefix, like the journal of a file system; of
+the objects any change, and of a write any of its blocks.
 
-A commit is of what was acknowledged when it was asked for, and of no more; `arm` may make it linger before it is
-carried out, and before it is answered, so that others go on beside it.
+A commit covers the writes that were acknowledged when it was requested, and no more. `arm` may delay it before it is
+carried out, and before its reply, so that other calls overlap it.
 
-`arm` lets it die by itself at a call that was chosen before: without doing it, after half of it, or when it is done and
-nobody hears of it. From then on every call fails, until a new one is put on the same inner backend.
+`arm` lets the store die at a chosen call: before the call, after half of it, or after it, without a reply. From then on
+every call fails, until a new store is put over the inner backend.
 
-One lock for everything but the calls that carry bytes over: what is tested is who forgets what, not how fast.
+One lock covers everything but the calls that carry bytes over: the test is about lost state, not about speed.
 """
 
 from __future__ import annotations
@@ -38,27 +38,28 @@ from pagecache.stress.apart import Apart, Change, read_all
 __all__ = ["Fate", "ForgettingBackend", "ForgettingFile", "StagingBackend"]
 
 Fate = Literal["before", "half", "after"]
-"""Of the call at which the store dies: not done, done half, done and not answered."""
+"""Fate of the call at which the store dies: not done, done half, done without a reply."""
 
 BLOCK = 512
 KEEP = (0.0, 0.5, 0.9)
-"""How much of what is apart a crash may leave in the store."""
+"""Fractions of the changes in memory that a crash may leave in the store."""
 
 
 class ForgettingBackend(Backend):
-    """See the top of this file.
+    """A store that forgets; see the top of this file.
 
     Args:
-        inner: has what was committed. It is not closed with this one.
-        limits: others than the inner backend's.
-        cannot: "rename", "remove" -> what the inner backend says to it: it is said at once here, and not when a name is
-            carried over.
+        inner: the backend for committed changes. `close` does not close it.
+        limits: in place of the inner backend's.
+        cannot: "rename", "remove" -> the inner backend's error for it. It is raised at the call, not when a name is
+            carried
+            over.
 
     Raises:
-        ValueError: acknowledged means durable there: it may not forget.
+        ValueError: acknowledged means durable in `inner`: it may not forget.
 
     Attributes:
-        died: set when it has.
+        died: set when the store has died.
     """
 
     def __init__(
@@ -70,9 +71,9 @@ class ForgettingBackend(Backend):
         if self.limits.durable_writes:
             raise ValueError("limits: durable_writes promises that acknowledged bytes survive a crash")
         self.died = threading.Event()
-        self.lock = threading.RLock()  # everything below, and the order of what is carried over
-        self._objects: dict[Key, Apart | None] = {}  # by name as it is here; None: there is none
-        self._all: list[Apart] = []  # those without a name too
+        self.lock = threading.RLock()  # protects everything below, and the order of carried changes
+        self._objects: dict[Key, Apart | None] = {}  # by current name; None: no such object
+        self._all: list[Apart] = []  # including those without a name
         self._names: list[
             tuple[Any, ...]
         ] = []  # ("create", key, object), ("rename", src, object, dst), ("remove", key)
@@ -98,10 +99,10 @@ class ForgettingBackend(Backend):
         Args:
             calls: at least 1.
             fate: of that call.
-            commits: count those alone that make something durable.
-            lingers: seconds that a commit waits before it is carried out, and again before it is answered.
-            transient: calls fail as if trying again might help. So they always do where the last one was carried out:
-                an error that is final says that nothing was changed.
+            commits: count only the calls that make something durable.
+            lingers: seconds that a commit waits before it is carried out, and again before its reply.
+            transient: calls fail with a repeatable error. They always do if the last one was carried out: a final error
+                promises that nothing was changed.
         """
         with self.lock:
             self._left, self._fate = calls, fate
@@ -110,16 +111,17 @@ class ForgettingBackend(Backend):
                 self._error = lambda: BackendError(errno.ECONNRESET, "the store is gone", retry=True)
 
     def die(self) -> None:
-        """Every call fails from now on."""
+        """Fail every call from now on."""
         with self.lock:
             self.died.set()
 
     def crash(self, rng: random.Random, *, names: bool = False) -> None:
-        """Leave what a crash leaves in the inner backend: what was committed, and of the rest what `rng` chooses.
+        """Leave in the inner backend the state after a crash: the committed changes, and those others that `rng`
+        chooses.
 
         Args:
             rng: decides.
-            names: no creation, rename or removal is forgotten.
+            names: keep all creations, renames and removals.
         """
         with self.lock:
             self.died.set()
@@ -135,7 +137,7 @@ class ForgettingBackend(Backend):
             self.release()
 
     def release(self) -> None:
-        """Close the objects of the inner backend: nothing more is done here."""
+        """Close the objects of the inner backend; the store is not used afterwards."""
         with self.lock:
             self.died.set()
             for apart in self._all:
@@ -158,16 +160,15 @@ class ForgettingBackend(Backend):
         apart.inner.commit()
 
     def living(self) -> None:
-        """Raises: OSError: it is dead."""
+        """Check that the store lives. Raises: OSError: it is dead."""
         if self.died.is_set():
             raise self._error()
 
     def step(self, half: Callable[[], object] | None = None, *, commits: bool = False) -> bool:
-        """A call that changes something, or commits, begins; the lock is held. True: it is to be done, and then nobody
-        hears of it.
+        """Begin a call that changes something, or commits; the lock is held. True: carry it out, without a reply.
 
         Raises:
-            OSError: it dies here.
+            OSError: the store dies here.
         """
         self.living()
         if self._left is None or (self._commits and not commits):
@@ -183,12 +184,12 @@ class ForgettingBackend(Backend):
         raise self._error()
 
     def linger(self) -> None:
-        """A commit takes its time. The lock is not held."""
+        """Delay a commit. The lock is not held."""
         if self._lingers:
             time.sleep(self._lingers)
 
     def answer(self, last: bool) -> None:
-        """The call is done. Raises: OSError: it was the last."""
+        """Reply to a call. Raises: OSError: it was the last."""
         if last:
             self.died.set()
             raise self._error()
@@ -196,7 +197,7 @@ class ForgettingBackend(Backend):
     # -- names
 
     def _find(self, key: Key) -> Apart | None:
-        """The object of a name, whether it is visible or not; the lock is held."""
+        """Return the object of a name, visible or not; the lock is held."""
         name = self.inner.canonical(key)
         if name not in self._objects:
             try:
@@ -242,7 +243,7 @@ class ForgettingBackend(Backend):
             return self.stat_of(found)
 
     def stat_of(self, apart: Apart) -> ObjectStat:
-        """As the object is here; the lock is held."""
+        """Return the status of an object, including changes in memory; the lock is held."""
         stat = ObjectStat(size=0) if apart.inner is None else apart.inner.stat()
         return replace(stat, size=len(apart.content), version=apart.version)
 
@@ -301,10 +302,10 @@ class ForgettingBackend(Backend):
             self.answer(last)
 
     def close(self) -> None:
-        """Nothing: the inner backend goes on."""
+        """Do nothing: the inner backend goes on."""
 
     def _name(self, *what: Any) -> None:
-        """A name has changed; the lock is held. What is visible by commit has no names that are still to be kept."""
+        """Record a change of names; the lock is held. Objects that a commit makes visible keep no pending names."""
         if not self.limits.commit_on_close:
             self._names.append(what)
         elif what[0] == "rename":
@@ -313,7 +314,7 @@ class ForgettingBackend(Backend):
             self.inner.remove(what[1])
 
     def _carry_names(self, count: int) -> None:
-        """The first of them, in order; each is gone from the list when it is done."""
+        """Carry over the first `count` changes of names, in order; each leaves the list when it is done."""
         for _ in range(count):
             what, key, *rest = self._names[0]
             if what == "create":
@@ -326,10 +327,10 @@ class ForgettingBackend(Backend):
             del self._names[0]
 
     def carry(self, apart: Apart, count: int) -> str | None:
-        """Commit the first `count` changes of an object; the lock is held. What fails is repeatable: changes stay until
+        """Commit the first `count` changes of an object; the lock is held. Failures are repeatable: changes stay until
         the commit has succeeded.
         """
-        # Under the name that it has by now: nobody would look for it under one of before.
+        # Under the current name: readers do not use earlier ones.
         self._carry_names(
             max((number for number, name in enumerate(self._names, 1) if len(name) > 2 and name[2] is apart), default=0)
         )
@@ -337,8 +338,8 @@ class ForgettingBackend(Backend):
             named = [name for name, found in self._objects.items() if found is apart]
             if named:
                 apart.inner = self.inner.open(named[0], create=True)
-                apart.inner.truncate(0)  # what it was renamed over, before anything of it was there
-            else:  # it has lost its name before it was anywhere
+                apart.inner.truncate(0)  # drop the content of the object that the rename replaced
+            else:  # it lost its name before it was stored
                 return None
         changes = apart.changes[:count]
         for change in changes:
@@ -352,7 +353,7 @@ class ForgettingBackend(Backend):
 
 
 class ForgettingFile(BackendFile):
-    """An object, for one who opened it."""
+    """A handle on an object of the store."""
 
     def __init__(self, store: ForgettingBackend, apart: Apart) -> None:
         self._store = store
@@ -411,20 +412,20 @@ class ForgettingFile(BackendFile):
         return version
 
     def close(self) -> None:
-        """Here; what is apart stays, and the object of the inner backend is open until the crash."""
+        """Close the handle; changes in memory stay, and the object of the inner backend stays open until the crash."""
 
     def __getattr__(self, name: str) -> Any:
-        """Holes, where the inner object has them."""
+        """Return the methods for holes, if the inner object has them."""
         if name != "punch_hole" or self._apart.inner is None or not hasattr(self._apart.inner, name):
             raise AttributeError(f"{type(self).__name__!r} object has no attribute {name!r}")
         return lambda offset, length: self._change(Change("punch", offset, length=length))
 
 
 class ObjectFile(ForgettingFile):
-    """One that is visible by commit."""
+    """A handle on an object that is visible by commit."""
 
     def rollback(self) -> None:
-        """Forget what was acknowledged and not committed."""
+        """Forget acknowledged, uncommitted changes."""
         with self._store.lock:
             self._store.living()
             apart = self._apart
@@ -439,8 +440,8 @@ class ObjectFile(ForgettingFile):
 
 
 class StagingBackend(ForgettingBackend):
-    """One whose objects are visible by commit, and which keeps what the cache cannot: everything is here anyway, also
-    for who opens the object anew.
+    """A store whose objects are visible by commit, and which stages bytes for the cache: all bytes are in memory
+    anyway, for later handles too.
     """
 
     def _file(self, apart: Apart) -> ForgettingFile:
@@ -448,7 +449,7 @@ class StagingBackend(ForgettingBackend):
 
 
 class StagingFile(ObjectFile):
-    """What it was given to keep is a part of the object, as everything that was written."""
+    """A handle whose staged bytes become part of the object, like written bytes."""
 
     def stage(self, offset: int, buffers: Sequence[memoryview]) -> int:
         """See the protocol."""

@@ -1,10 +1,11 @@
-"""What is known when nothing goes on: who waits for what, where all threads and tasks are, what the cache did last.
+"""State for a report when nothing makes progress: all waits, stacks of all threads and tasks, and the cache's last
+events.
 
     Hang        all of it, as values for the report
     Recording   a small ring of trace records (pagecache/tracing) that runs beside a round
 
-Half of the rounds are recorded, so that the cache is tested with and without a trace; which ones the seed says. A round
-of a script is always recorded. What the core itself remembers, its last transitions, is there in any round.
+Half of the rounds, chosen by the seed, are recorded, so that the cache is tested with and without a trace. A round of a
+script is always recorded. The core's own ring, its last transitions, exists in any round.
 """
 
 from __future__ import annotations
@@ -36,17 +37,17 @@ PACKAGE = os.path.dirname(os.path.dirname(__file__)) + os.sep
 PYTHON = (os.path.dirname(os.__file__) + os.sep, "<frozen")
 FRAME = re.compile(r'\s*File "(.+)", line (\d+), in (.+)')
 OWN = ("MainThread", "stress-live", "stress-standing", "stress-watchdog", "stress-check")
-"""Threads of the tester, which say nothing of a hang."""
-CHECK = 5.0  # seconds for a check of the cache: who hangs may keep a lock from it
+"""Threads of the tester, which do not explain a hang."""
+CHECK = 5.0  # time limit in seconds for a check of the cache: a hanging thread may hold its lock
 
 
 def ours(path: str) -> bool:
-    """Whether a file is of this package, or of Python itself."""
+    """Return whether a file is part of this package, or of Python itself."""
     return path.startswith((PACKAGE, *PYTHON)) and "site-packages" not in path.removeprefix(PACKAGE)
 
 
 def called(stacks: dict[str, list[str]]) -> list[str]:
-    """Where threads stand in code that this package called, and that is neither of it nor of Python itself."""
+    """Return where threads stand in code that this package called, outside of it and of Python itself."""
     found: dict[str, None] = {}
     for frames in stacks.values():
         places = [match for frame in frames if (match := FRAME.match(frame))]
@@ -59,15 +60,15 @@ def called(stacks: dict[str, list[str]]) -> list[str]:
 
 @dataclass(frozen=True, slots=True)
 class Hang:
-    """What a report has of a hang.
+    """The report of a hang.
 
     Attributes:
-        late: a sentence for each worker that is at something for too long.
-        waits: entries of `PageCache.waits`, as JSON has them.
+        late: a sentence for each worker whose call takes too long.
+        waits: entries of `PageCache.waits`, in JSON form.
         stacks: name -> lines, of all threads and tasks.
-        records: the last ones of the trace, a line each; empty where none ran.
+        records: the last ones of the trace, a line each; empty without a trace.
         transitions: the last ones of the core.
-        broken: the invariant of the cache that does not hold, and what was found; empty where all hold.
+        broken: the violated invariant of the cache with the finding; empty if all hold.
     """
 
     late: tuple[str, ...]
@@ -79,7 +80,7 @@ class Hang:
 
     @classmethod
     def of(cls, late: list[str], target: Any, loop: asyncio.AbstractEventLoop | None) -> Hang:
-        """As it is now; what cannot be said is left out."""
+        """Collect the current state; unavailable parts are left out."""
         cache = getattr(target, "cache", None)
         recording = getattr(target, "recording", None)
         waits: list[dict[str, Any]] = []
@@ -100,7 +101,7 @@ class Hang:
         )
 
     def tell(self) -> str:
-        """As text: all of it but the tester's own threads; those that stand at the same place together."""
+        """Return all of it as text, without the tester's own threads; threads with equal stacks are grouped."""
         lines = list(self.late)
         if self.broken:
             lines.append(f"the cache is broken: {self.broken}")
@@ -124,7 +125,7 @@ class Hang:
         return "\n".join(lines)
 
     def to_dict(self) -> dict[str, Any]:
-        """For JSON."""
+        """Return the report in JSON form."""
         return {
             "late": list(self.late),
             "waits": list(self.waits),
@@ -136,7 +137,7 @@ class Hang:
 
 
 def checked(cache: PageCache) -> str:
-    """What `PageCache.check` finds, in a line. Nothing where it does not come back."""
+    """Return the finding of `PageCache.check` in a line; "" if it does not return."""
     found: list[str] = []
 
     def check() -> None:
@@ -152,7 +153,7 @@ def checked(cache: PageCache) -> str:
 
 
 def said(wait: dict[str, Any]) -> str:
-    """Who waits for what, for how long, and who owns it."""
+    """Describe a wait: waiter, awaited thing, duration and owner."""
     of = f" of {wait['key']!r}" if wait["key"] is not None else ""
     owner = wait["owner"]
     owns = f"; owner: {owner['what']}" if owner is not None and owner.get("what") else ""
@@ -160,7 +161,7 @@ def said(wait: dict[str, Any]) -> str:
 
 
 def stacks(loop: asyncio.AbstractEventLoop | None = None) -> dict[str, list[str]]:
-    """Of all threads, and of the tasks of a loop."""
+    """Return the stacks of all threads, and of the tasks of a loop."""
     names = {thread.ident: thread.name for thread in threading.enumerate()}
     found: dict[str, list[str]] = {}
     for ident, frame in sys._current_frames().items():
@@ -176,23 +177,23 @@ def stacks(loop: asyncio.AbstractEventLoop | None = None) -> dict[str, list[str]
 
 
 def recorded(plan: Plan, number: int) -> bool:
-    """Whether a round has a recording."""
+    """Return whether a round has a recording."""
     if plan.scheduler != "threads":
-        return False  # its threads are one of the system's, which a trace tells things by
+        return False  # its threads share one thread of the system, and a trace identifies threads by that
     return plan.script is not None or plan.rng("recorded", number).random() < 0.5
 
 
 class Recording:
-    """The last records of a cache, from now on until `end`."""
+    """The last trace records of a cache, from now on until `end`."""
 
     def __init__(self, cache: PageCache) -> None:
         self._cache = cache
         self._start = clock()
-        self._lock = threading.Lock()  # guards `_runs`: the watchdog and the end of the round may meet
+        self._lock = threading.Lock()  # guards `_runs` between the watchdog and the end of the round
         self._runs = cache.native.recorder.start(RECORDS)
 
     def end(self) -> None:
-        """Forget it. Before the cache is closed."""
+        """Drop the recording. Call it before the cache is closed."""
         with self._lock:
             if self._runs:
                 self._runs = False
@@ -201,7 +202,7 @@ class Recording:
                 recorder.free()
 
     def last(self, count: int) -> list[str]:
-        """The last slices and moments, a line each, oldest first; nothing is recorded after that."""
+        """Return the last slices and moments, a line each, oldest first; recording stops."""
         with self._lock:
             if not self._runs:
                 return []
@@ -222,7 +223,7 @@ class Recording:
 
 
 def told(events: list[dict[str, Any]]) -> list[str]:
-    """Events of a trace as lines, by when they ended."""
+    """Return events of a trace as lines, sorted by their end."""
     names = {event["tid"]: event["args"]["name"] for event in events if event["name"] == "thread_name"}
     lines = []
     for event in events:

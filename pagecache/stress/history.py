@@ -1,15 +1,15 @@
-"""Who stored what where, and which of it a byte may be: the model of one file.
+"""The model of one file: the writes of all workers, and which of them each byte may come from.
 
     Write      one change of bytes, or of the end: from its call (`begun`) to its return (`ended`), on a logical clock
     Extents    [0, infinity) in pieces; each has the writes whose bytes may be there, often just one
-    Model      a file: extents, possible sizes, what runs, and the log of what began lately
+    Model      a file: extents, possible sizes, running writes, and a log of recent ones
 
-A byte may be that of write W at a time T if W began before T, and no other write of this byte began after W had ended
-and ended before T. So with calls one after another there is one value: exact. Where calls ran side by side there are as
-many as ran, until a later one, or a look at it, decides.
+A byte may come from write W at a time T if W began before T, and no other write of this byte began after W had ended
+and ended before T. So sequential calls leave one value: exact. Overlapping calls leave as many as ran, until a later
+call, or an observation, decides.
 
-Zeros are a write too: behind the end there are those of the truncate that made it the end. So an extension needs no
-rule of its own, and what comes back from behind an end is found like any other byte.
+Zeros are a write too: past the end the zeros are those of the truncate that made it the end. So an extension needs no
+special rule, and bytes that reappear from past an end are found like any other byte.
 """
 
 from __future__ import annotations
@@ -32,14 +32,14 @@ if TYPE_CHECKING:
 
 __all__ = ["FOREVER", "PAST", "Broken", "Clock", "Extents", "Model", "Size", "Write"]
 
-FOREVER = 1 << 62  # where the last extent ends
+FOREVER = 1 << 62  # end of the last extent
 RUNNING = math.inf
-PAST = ("direct", "parallel")  # ways in that go past a cache
+PAST = ("direct", "parallel")  # ways that bypass a cache
 REMEMBERED = 512  # ended writes of a file that a story can name
 
 
 class Broken(AssertionError):
-    """A promise was broken; the text is for a person. `kind`, `finding`: see `world.Failure`."""
+    """A broken promise; the text is for a person. `kind`, `finding`: see `world.Failure`."""
 
     def __init__(self, text: str, kind: str = "data", finding: Finding | None = None) -> None:
         super().__init__(text)
@@ -48,7 +48,7 @@ class Broken(AssertionError):
 
 
 class Clock:
-    """Orders calls and returns: a smaller number was there first."""
+    """A logical clock that orders calls and returns: smaller is earlier."""
 
     def __init__(self) -> None:
         self._ticks = itertools.count(1)
@@ -58,19 +58,19 @@ class Clock:
 
 
 class Write:
-    """Bytes [start, end) of a file, as one call has them.
+    """The change of one call: bytes [start, end) of a file.
 
     Attributes:
-        kind: what the call was, for people: "pwrite", "append", "truncate", ...
-        start: -1 while an append has not said where it went; `origin`: where the first byte of its data is.
-        size: what the file's size is after it; None: at least `end`; -1: it leaves the size alone.
-        zero: they are zeros.
-        literal: each piece with the bytes that it may have, for what was copied; None: `content.made`.
-        wild: it may be anything, as nobody knows what was copied.
-        before: of an append: the sizes that the file may have had when it began; `vague`: and others.
-        floor: of an append: it is not before this.
-        certain: it is there when it has ended. Not so what failed in a way that may have stored something.
-        rest: what its call did not say it did, as a change of its own.
+        kind: the call, for reports: "pwrite", "append", "truncate", ...
+        start: -1 until an append reports its place; `origin`: the place of the first byte of its data.
+        size: size of the file after it; None: at least `end`; -1: the size is unchanged.
+        zero: its bytes are zeros.
+        literal: each piece of a copy with its possible bytes; None: `content.made`.
+        wild: it may contain anything, as the copied bytes are unknown.
+        before: of an append: the sizes that the file may have had when it began; `vague`: other sizes are possible too.
+        floor: of an append: its smallest possible offset.
+        certain: it is stored when it has ended. False for a call that failed and may have stored something.
+        rest: the part that its call did not report as done, as a separate change.
     """
 
     __slots__ = (
@@ -133,7 +133,7 @@ class Write:
         return f"{self.kind} {where}"
 
     def known(self, start: int, data: bytes) -> Write:
-        """What was wild there has turned out to be this."""
+        """Return the write with the content of a wild piece filled in."""
         found = copy.copy(self)
         found.start, found.end, found.length = start, start + len(data), len(data)
         found.literal, found.wild = [(start, (data,))], False
@@ -141,11 +141,11 @@ class Write:
 
     @property
     def resolved(self) -> bool:
-        """It is known where its bytes are, and what they are."""
+        """Return whether place and content are known."""
         return self.start >= 0 and (self.kind != "copy" or self.wild or self.literal is not None)
 
     def data(self, start: int, end: int) -> bytes:
-        """Its bytes of a range that lies in its own; of a copy the first that are possible."""
+        """Return the bytes of a range within the write; for a copy, the first possible ones."""
         if self.zero:
             return bytes(end - start)
         if self.literal is not None:
@@ -157,10 +157,10 @@ class Write:
         return made(self.tag, self.file, self.worker, self.sequence, start, end)
 
     def possible(self, start: int, end: int) -> list[bytes]:
-        """What the range may be: one value, but for copies of bytes that others wrote meanwhile."""
+        """Return the possible contents of a range: one, except for copies of bytes that were being overwritten."""
         if self.literal is None:
             return [self.data(start, end)]
-        # The pieces are disjoint and have different numbers of values: enough of them to have each value once.
+        # The pieces are disjoint and have different numbers of values: enough results to contain each value once.
         found: list[bytearray] = []
         for at, values in self.literal:
             low, high = max(start, at), min(end, at + len(values[0]))
@@ -187,7 +187,7 @@ Piece = tuple[int, int, Candidates]
 
 
 class Extents:
-    """A map of [0, FOREVER) to candidates. Neighbours may be equal; `assign` joins what it makes."""
+    """A map of [0, FOREVER) to candidates. Neighbours may be equal; `assign` joins the pieces it makes."""
 
     def __init__(self, first: Write) -> None:
         self._map: SortedDict[int, Candidates] = SortedDict({0: (first,)})
@@ -196,7 +196,7 @@ class Extents:
         return len(self._map)
 
     def pieces(self, start: int, end: int) -> Iterator[Piece]:
-        """What lies in a range, cut to it."""
+        """Yield the pieces of a range, cut to it."""
         starts = self._map.keys()
         for number in range(self._map.bisect_right(start) - 1, len(starts)):
             low, candidates = self._map.peekitem(number)
@@ -206,7 +206,7 @@ class Extents:
             yield max(start, low), min(end, high), candidates
 
     def assign(self, start: int, end: int, pieces: Iterable[Piece]) -> None:
-        """Put pieces, ascending and together exactly the range, in the place of what is there."""
+        """Replace a range by pieces, which are ascending and together cover exactly the range."""
         if start >= end:
             return
         found = list(pieces)
@@ -214,7 +214,7 @@ class Extents:
         first = self._map.bisect_left(start)
         after = self._map.bisect_left(end)
         if end < FOREVER and (after == len(starts) or starts[after] != end):
-            found.append((end, end, self._map.peekitem(after - 1)[1]))  # the rest of the last one keeps its own
+            found.append((end, end, self._map.peekitem(after - 1)[1]))  # the end of the last piece keeps its candidates
         elif end < FOREVER and after < len(starts):
             found.append((end, end, self._map.peekitem(after)[1]))
             after += 1
@@ -228,10 +228,10 @@ class Extents:
 
 
 class Model:
-    """One file. Everything under `lock`, which is held for some ten microseconds."""
+    """One file. `lock` protects all of it, and is held for some ten microseconds."""
 
     def __init__(self, number: int, first: Write, clock: Clock) -> None:
-        """`first`: the content that it begins with."""
+        """Make a model with the content `first`."""
         self.number = number
         self.clock = clock
         self.lock = threading.Lock()
@@ -244,19 +244,19 @@ class Model:
         self.sizes: list[Size] = [Size(first.end, 0, 0)]
         self.running: dict[Write, None] = {}
         self.log: list[Write] = []
-        self.dropped = 0  # entries of the log that are not there any more
-        self.lookers: dict[object, int] = {}  # who looks -> the first entry that he needs
+        self.dropped = 0  # entries that were removed from the log
+        self.lookers: dict[object, int] = {}  # look -> the first log entry that it needs
         self.ended: deque[Write] = deque([first], REMEMBERED)
-        self.loose = False  # what was written may be given up again, or be replaced: nothing of it is certain
-        self.loses_past = False  # what went past a cache may be lost again, without an error of its call
-        self.synced: float = 0  # a commit was asked for at this time, and succeeded
-        self.overtaken: dict[Write, list[Piece]] = {}  # what runs and was seen -> what nobody sees any more since
-        self._past: list[Write] = []  # all that went past a cache: direct writes, and holes
+        self.loose = False  # writes may be discarded or replaced: none is certain
+        self.loses_past = False  # direct writes may be lost later, without an error of their call
+        self.synced: float = 0  # time of the request of the last successful commit
+        self.overtaken: dict[Write, list[Piece]] = {}  # running write that was seen -> pieces overwritten since
+        self._past: list[Write] = []  # all direct writes and holes
 
     # -- changes
 
     def begin(self, write: Write) -> None:
-        """Its call begins now."""
+        """Record that the call of a write begins."""
         with self.lock:
             write.begun = self.clock.tick()
             if write.way in PAST or write.kind in ("punch", "zero"):
@@ -284,11 +284,11 @@ class Model:
         self.extents.assign(write.start, write.end, pieces)
 
     def _same(self, found: Candidates, write: Write) -> bool:
-        """Whether it is one of them, or zeros where nothing that was there goes and there are zeros: once is enough."""
+        """Return whether the write is among the candidates, or zeros over zeros that stay: one entry is enough."""
         return write in found or (self.loose and write.zero and any(one.zero for one in found))
 
     def finish(self, write: Write, *, certain: bool = True) -> None:
-        """Its call has returned, and where it went is known by now. Not `certain`: nobody knows how much it did."""
+        """Record that the call of a write has returned; its place is known. Not `certain`: the done part is unknown."""
         assert write.start >= 0
         certain = certain and not self.loose and not (self.loses_past and write.way in PAST)
         with self.lock:
@@ -302,14 +302,14 @@ class Model:
             self._resize(write)
 
     def shrink(self, write: Write) -> None:
-        """After a change that may have left any size down to 0: what was given up took the end with it."""
+        """Allow any size down to 0: a discard took the end with it."""
         with self.lock:
             most = max(size.value for size in self.sizes)
             self.sizes = [size for size in self.sizes if size.least != 0]
             self.sizes.append(Size(most, write.begun, write.ended, least=0))
 
     def cancel(self, write: Write) -> None:
-        """Its call has said that it did nothing."""
+        """Record that a call did nothing."""
         with self.lock:
             self._end(write, False)
             if write.resolved:
@@ -317,12 +317,12 @@ class Model:
             write.start, write.end, write.size = 0, 0, -1
 
     def place(self, write: Write, offset: int, done: int | None = None) -> Write | None:
-        """An append has said where it went: to the end as it was, or as something beside it made it.
+        """Record the place that an append reports: the end, possibly as moved by concurrent calls.
 
-        `done`: it did so much of it; returns the rest as a change of its own, which still runs.
+        `done`: number of bytes it stored; returns the remainder as a separate change, which still runs.
 
         Raises:
-            Broken: there was no end.
+            Broken: the end was never there.
         """
         with self.lock:
             write.start = write.origin = offset
@@ -339,8 +339,7 @@ class Model:
                         f"file {self.number}: {write!r} of writer {write.worker} lies on {one!r} of writer {one.worker}"
                     )
             ends = {*write.before, *(one.size if one.size is not None else one.end for one in beside)}
-            # What a large write has stored so far is an end too, while it goes on piece by piece.
-            # And so is what an append stored that failed.
+            # The stored part of a large, still running write is an end too. So is the part that a failed append stored.
             within = any(
                 one.size is None and not (one.kind == "append" and one.certain) and one.start <= offset <= one.end
                 for one in beside
@@ -353,12 +352,14 @@ class Model:
             return rest
 
     def resolve(self, write: Write) -> None:
-        """What a copy has copied is known; it still runs."""
+        """Record the content of a copy, which still runs."""
         with self.lock:
             self._add(write)
 
     def split(self, write: Write, length: int) -> Write:
-        """Its call did so much from the beginning on; the rest as a change of its own, which still runs."""
+        """Cut a write after `length` bytes, which its call did; return the remainder as a separate change, which still
+        runs.
+        """
         with self.lock:
             return self._split(write, length)
 
@@ -381,7 +382,7 @@ class Model:
         return rest
 
     def lose(self, write: Write) -> None:
-        """An append of which some may be somewhere at the end."""
+        """Record that part of an append may be stored somewhere at the end."""
         with self.lock:
             self._end(write, False)
             most = self._reach(write)
@@ -392,8 +393,8 @@ class Model:
             self.sizes.append(Size(write.end, write.begun, write.ended, write.start))
 
     def _reach(self, write: Write) -> int:
-        """The end of an append of which nobody heard, at most: behind any end that there was meanwhile, and behind
-        appends whose place is not known yet.
+        """Return the largest end of an append that never reported: past any end since then, and past appends of unknown
+        place.
         """
         beside = [one for one in self.log if one is not write and one.ended >= write.begun and one.size != -1]
         ends = [one.end if one.size is None else one.size for one in beside]
@@ -401,7 +402,9 @@ class Model:
         return most + sum(one.length for one in beside if one.start < 0) + write.length
 
     def strand(self) -> None:
-        """What still runs will never return: an append or a copy of which nobody heard may have stored anything."""
+        """Give up running writes, whose calls will never return: an unreported append or copy may have stored
+        anything.
+        """
         with self.lock:
             running = [write for write in self.running if not write.resolved]
             ends = [self._reach(write) if write.start < 0 else write.end for write in running]
@@ -427,13 +430,13 @@ class Model:
 
     @staticmethod
     def _left(found: Candidates, write: Write) -> Candidates:
-        """What is not over since `write` is there for certain."""
+        """Return the candidates that remain once `write` is certain."""
         if len(found) == 1:
             return found
         return tuple(one for one in found if one is write or one.ended >= write.begun)
 
     def _resize(self, write: Write) -> None:
-        """The sizes that are possible when `write` has ended."""
+        """Update the possible sizes when `write` has ended."""
         if write.size == -1:
             return
         old = [size for size in self.sizes if size.ended >= write.begun] if write.certain else self.sizes
@@ -458,7 +461,7 @@ class Model:
         self.sizes = list(latest.values())
 
     def _beside(self, write: Write) -> Iterator[Write]:
-        """Writes that may have made the file longer, ended, and ran at the same time."""
+        """Yield writes that may have extended the file, have ended, and overlapped in time."""
         for one in self.log:
             if one is not write and one.size is None and one.length and write.begun <= one.ended < RUNNING:
                 yield one
@@ -467,7 +470,7 @@ class Model:
         first = min(self.lookers.values(), default=self.dropped + len(self.log))
         oldest = min((write.begun for write in self.running), default=RUNNING)
         while self.dropped < first and self.log and self.log[0].ended < oldest:
-            # From the front only, in slices: what runs long keeps what began after it.
+            # Trim from the front only, in slices: a long-running write keeps all later ones.
             count = 0
             most = min(first - self.dropped, len(self.log))
             while count < most and self.log[count].ended < oldest:
@@ -475,20 +478,20 @@ class Model:
             del self.log[:count]
             self.dropped += count
 
-    # -- what is known
+    # -- queries
 
     def largest(self) -> int:
-        """The size, or the largest that is possible."""
+        """Return the size, or the largest possible one."""
         with self.lock:
             return max(size.value for size in self.sizes)
 
     def went_past(self, start: int, end: int) -> bool:
-        """Whether something that went past a cache may have been in a range."""
+        """Return whether a direct write or hole may be in a range."""
         with self.lock:
             return any(write.start < 0 or (write.start < end and start < write.end) for write in self._past)
 
     def settle(self, pieces: Iterable[Piece], size: int) -> None:
-        """Nothing runs, and somebody has seen what there is: from here on that is what there is."""
+        """Fix the observed content while nothing runs: other candidates are dropped."""
         with self.lock:
             assert not self.running, self.running
             for low, high, found in pieces:

@@ -1,4 +1,4 @@
-"""The course of a run: rounds, each of some stirs and rests, until time is over or something is found."""
+"""The course of a run: rounds, each of some stirs and rests, until the time is over or a failure is found."""
 
 from __future__ import annotations
 
@@ -44,36 +44,36 @@ __all__ = ["Run", "run", "run_of"]
 
 T = TypeVar("T")
 
-RESTS = 3  # of a round
-OPERATIONS = 150  # of a thread between two rests, where the plan does not say
-GRACE = 5.0  # seconds: what the others may take to end after a failure
-CALLS = 5.0  # and after an interrupt: a backend that hangs does not return at all
-REMOVED = 5.0  # and then, for each of giving up and removing what was made
+RESTS = 3  # rests of a round
+OPERATIONS = 150  # default operations of a thread between two rests
+GRACE = 5.0  # seconds that the other workers may take to end after a failure
+CALLS = 5.0  # seconds after an interrupt: a call of a hanging backend does not return
+REMOVED = 5.0  # seconds for each of abandoning the target and removing its files after that
 NOTHING = "nothing is left in the target"
 DIRECTED: dict[str, Callable[[World, CachedTarget], None]] = {
     "a call that outlives its backend": outlived,
     "a commit that forgets": relapsed,
     "an upload that is given up": withdrawn,
 }
-"""What is done at the end of a round by itself."""
+"""Final checks of a round, each with its own operations."""
 LEFT = "objects that begin with 'pagecache-stress-' may be left in the target"
-SWITCHES = (0.005, 0.0005, 0.00001)  # seconds after which a thread gives way: a round has one of them
-NOISES = ((0, 0), (16, 100), (64, 1000))  # one passage of a sync point in so many pauses, for at most so many µs
+SWITCHES = (0.005, 0.0005, 0.00001)  # switch intervals in seconds: a round has one of them
+NOISES = ((0, 0), (16, 100), (64, 1000))  # one of so many passages of a sync point pauses, for at most so many µs
 
 
 def run(plan: Plan, target: str | Callable[[], Backend | AsyncBackend] | None = None) -> Report:
     """Run a plan.
 
     Args:
-        plan: what to do.
+        plan: options of the run.
         target: a backend URL, `python:module:factory`, `path:DIR`, or a factory, which is called for each round and
             again after each crash; None: a backend in memory.
 
     Raises:
-        UnusableTarget: there is nothing to test; says why.
+        UnusableTarget: there is nothing to test; the text names the reason.
 
-    **Blocks:** for `plan.duration` seconds, and the end of the round that runs then; longer than `plan.patience` only
-    where a call that hangs is the finding.
+    **Blocks:** for `plan.duration` seconds, and until the running round ends; longer than `plan.patience` only if the
+    finding is a call that hangs.
     """
     return run_of(plan, target).run()
 
@@ -83,10 +83,10 @@ def run_of(
     target: str | Callable[[], Backend | AsyncBackend] | None = None,
     make: Callable[[Plan, int], Target] | None = None,
 ) -> Run:
-    """A run of the plan's scheduler. `make`: as of `Run`.
+    """Make a run for the plan's scheduler. `make`: see `Run`.
 
     Raises:
-        UnusableTarget: there is nothing to test, or something that the scheduler needs is not installed.
+        UnusableTarget: there is nothing to test, or a package that the scheduler needs is missing.
     """
     if plan.scheduler == "threads":
         return Run(plan, target, make)
@@ -99,8 +99,8 @@ def run_of(
 
 @contextlib.contextmanager
 def disturbed(rng: random.Random) -> Iterator[None]:
-    """Threads give way where they would not by themselves: between two steps of Python, and with the debug extension at
-    the sync points of the core.
+    """Force extra switches between threads: between two steps of Python, and with the debug extension at the sync
+    points of the core.
     """
     before = sys.getswitchinterval()
     sys.setswitchinterval(rng.choice(SWITCHES))
@@ -113,9 +113,9 @@ def disturbed(rng: random.Random) -> Iterator[None]:
 
 
 class Run:
-    """A run; `counters` and `number` may be looked at while it goes on. `make` gives targets of another kind; `keep`:
-    what was made stays where something was found; `grace`: seconds that the rest may take to end after a failure;
-    `longest`: seconds of the longest call that ended, in the last round.
+    """A run; other threads may read `counters` and `number`. `make` gives targets of another kind; `keep`: files stay
+    after a failure; `grace`: seconds that other workers may take to end after a failure; `longest`: seconds of the
+    longest ended call, in the last round.
     """
 
     def __init__(
@@ -130,23 +130,23 @@ class Run:
         self._make = make or maker(target)
         self.counters: Counter[str] = Counter()
         self.coverage: Counter[Key] = Counter()
-        self.kinds: list[str] = []  # that can meet each other
+        self.kinds: list[str] = []  # kinds that can overlap each other
         self.skipped: dict[str, str] = {}
         self.name = target if isinstance(target, str) else getattr(target, "__qualname__", "memory:")
         self.number = plan.first_round
         self.grace = min(GRACE, plan.patience)
-        self.world: World | None = None  # of the round that runs
+        self.world: World | None = None  # of the running round
         self._latest: World | None = None
         self._players: object = None
         self.begun: Callable[[], None] = lambda: None  # called once, when the target is known to be usable
-        self._made = False  # there may be something of a round in the target
-        self._threads: list[threading.Thread] = []  # that may be at something
+        self._made = False  # files of a round may be in the target
+        self._threads: list[threading.Thread] = []  # threads that may still run a call
         self._stirs = 0
         self._remarks: list[str] = []
-        self._pressed = ""  # the sync beside writers of the last round, if it came to that
+        self._pressed = ""  # result of the last round's sync beside writers, if it ran
 
     def run(self) -> Report:
-        """Rounds, until something is found or it is over."""
+        """Run rounds until a failure is found or the time is over."""
         try:
             with prepared():
                 return self._rounds()
@@ -187,7 +187,7 @@ class Run:
                     self._bounded(world, "the end", world.end)
                 crash.end()
             if not world.failures:
-                self._orderly(world, "removing what was made", partial(self._discard, target))
+                self._orderly(world, "removing the files", partial(self._discard, target))
             if world.failures:
                 self._give_up(
                     [target.give_up] if self.keep else [target.give_up, partial(self._clear, target)], self.grace
@@ -254,7 +254,9 @@ class Run:
                 return
 
     def _press(self, world: World, target: Target, crash: Crashing) -> None:
-        """A sync beside writers, where there is one; and what a script has no word for."""
+        """Run the final checks: a sync beside writers, if the target has one, and those outside of a script's
+        vocabulary.
+        """
         script = self.plan.script
         kind = PRESSED[world.number % len(PRESSED)] if script is None else script.pressed
         if not kind or self.plan.scheduler != "threads":
@@ -270,7 +272,7 @@ class Run:
             self.skipped["sync beside writers"] = "it counts requests of a cache, and here is none"
 
     def _in_time(self, call: Callable[[], T]) -> T | None:
-        """What a call comes to; None: it hangs. Simulated threads are watched by who simulates them."""
+        """Return the result of a call; None: it hangs. The scheduler watches its simulated threads itself."""
         if self.plan.scheduler != "threads":
             return call()
         came: list[T] = []
@@ -288,7 +290,7 @@ class Run:
         return came[0] if came else None
 
     def _wait_for(self, call: Callable[[], None], seconds: float) -> bool:
-        """Whether a call, which raises nothing, has returned by then."""
+        """Return whether a call, which must not raise, returned within `seconds`."""
         began = time.monotonic()
         thread = threading.Thread(target=call, name="stress-rest", daemon=True)
         self._threads = [*(one for one in self._threads if one.is_alive()), thread]
@@ -299,7 +301,7 @@ class Run:
         return not thread.is_alive()
 
     def _orderly(self, world: World, what: str, call: Callable[[], None]) -> None:
-        """What raises only where there is nothing to test, and may hang."""
+        """Run a call that may hang, and that raises only if there is nothing to test."""
 
         def called() -> bool:
             call()
@@ -309,7 +311,7 @@ class Run:
             world.fail(hangs(world, [f"{what} does not end"]))
 
     def _give_up(self, calls: Sequence[Callable[[], None]], seconds: float) -> bool:
-        """As far as what went wrong lets it; whether the last of them came to its end."""
+        """Run clean-up calls as far as a broken target permits; return whether the last one finished."""
         done: list[Callable[[], None]] = []
 
         def trying(call: Callable[[], None]) -> None:
@@ -322,12 +324,12 @@ class Run:
         return calls[-1] in done
 
     def _discard(self, target: Target) -> None:
-        """Remove what was made."""
+        """Remove the files of the round."""
         target.discard()
         self._made = False
 
     def _clear(self, target: Target) -> None:
-        """Remove what was made, by whatever process, unless that is done."""
+        """Remove the files of the round, of all its processes, once."""
         if not self._made:
             return
         if (remember := getattr(target, "remember", None)) is not None:
@@ -336,23 +338,23 @@ class Run:
         self._discard(target)
 
     def _interrupted(self, world: World) -> None:
-        """Everybody ends, and what was made is removed, as far as that is done in time."""
+        """End all workers and remove the files, within a time limit."""
         world.stopped.set()
         end = time.monotonic() + CALLS
         idents = {thread.ident for thread in self._threads}
-        # A join that was interrupted takes its thread for ended, as Python 3.11 has it: the frames say what runs.
+        # Python 3.11 takes a thread for ended after an interrupted join: its frames show what still runs.
         while (runs := not idents.isdisjoint(sys._current_frames())) and time.monotonic() < end:
             time.sleep(0.02)
         clear = partial(self._clear, world.target)
-        # The cache waits for a call of the backend that hangs; another call, which removes, may well return.
+        # The cache waits for a hanging call of the backend; a call that removes may well return.
         done = self._give_up([clear] if runs else [world.target.give_up, clear], REMOVED)
         self._made = runs or not done
 
     def _bounded(self, world: World, what: str, call: Callable[[], None]) -> None:
-        """What is done while nothing runs; it may hang too.
+        """Run a call while nothing else runs; it may hang too.
 
         Raises:
-            UnusableTarget: it said so.
+            UnusableTarget: the call raised it.
         """
         unusable: list[UnusableTarget] = []
 
@@ -380,8 +382,8 @@ class Run:
     # -- the report
 
     def script(self) -> Script | None:
-        """What the last round did, one by one. With crashes, what it was to do: when they come depends on it. None: no
-        worker had begun.
+        """Return the operations of the last round, one by one. With crashes return the planned operations: the moments
+        of crashes depend on them. None: no worker had begun.
         """
         world = self.world or self._latest
         if world is None or not self._stirs:
@@ -396,18 +398,18 @@ class Run:
 
     @property
     def longest(self) -> float:
-        """See the top."""
+        """Return `longest`, see the top of the class."""
         return self._latest.longest if self._latest is not None else 0.0
 
     def replay(self, failure: Failure | None) -> dict[str, Any]:
-        """What does the same again: from the round that failed on."""
+        """Return a replay file that repeats the run from the failed round on."""
         plan = self.plan.to_dict()
         if failure is not None:
             plan |= {"first_round": self.number, "rounds": 1}
         return {"version": 1, "plan": plan, "target": name_of(self.target)}
 
     def _happened(self, failure: Failure | None) -> dict[str, Any]:
-        """In the order of the clock: as the process says it that has found it, or as it is known here."""
+        """Return the events around a failure, sorted by the clock: from the process that found it, or from this one."""
         if failure is None or self._latest is None:
             return {}
         return failure.happened if failure.happened is not None else timeline(self._latest, failure)
@@ -437,7 +439,7 @@ class Run:
 
 
 def _beside(world: World, target: Target) -> list[str]:
-    """Which calls of the backend ran at the same time on the object whose bytes are wrong."""
+    """Describe the backend calls that overlapped in time on the object with wrong bytes."""
     finding = world.failures[0].finding if world.failures else None
     if finding is None or not isinstance(target, CachedTarget):
         return []

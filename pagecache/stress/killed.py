@@ -1,13 +1,13 @@
-"""The process of the cache is killed: each stir of a round runs in a child, over a store that outlives it.
+"""Kill the process of the cache: each stir of a round runs in a child, over a store that outlives it.
 
     rest        the parent's cache saves everything, and is closed
-    stir        a child makes a cache over the same store, plays the workers, and dies (child.py)
-    recover     what it told its journal is told to the parent's models; the factory is called again, and what is stored
-                has to be what a crash may leave (durable.py); then a new cache in the parent
-    rest        reads all of it by every way in
+    stir        a child makes a cache over the parent's store, plays the workers, and dies (child.py)
+    recover     replay the child's journal into the parent's models; call the factory again; the stored state must be
+                one that a crash may leave (durable.py); then make a new cache in the parent
+    rest        read everything by every way
 
-Where the child does not find the files that the parent has made, the store ends with its process: that is said, and the
-round goes on without crashes.
+If the child does not find the parent's files, the store ends with its process: the report says so, and the round goes
+on without crashes.
 """
 
 from __future__ import annotations
@@ -36,15 +36,15 @@ __all__ = ["Killed", "KilledPlayers", "stir", "within"]
 
 CALLS = (4, 30, 120)
 RECORDS = (20, 200, 800)
-"""It dies at one of so many store calls, or records of the journal."""
+"""Upper bounds for the number of store calls, or journal records, before the child dies."""
 
 
 class Killed:
-    """See `crash.Crashing`.
+    """Crashes by SIGKILL; see `crash.Crashing`.
 
     Args:
         target: of the round.
-        made_from: what the target is made from, by name or as a factory.
+        made_from: source of the target, by name or as a factory.
     """
 
     def __init__(self, target: CachedTarget, made_from: Any) -> None:
@@ -57,19 +57,19 @@ class Killed:
         self.durable: Durable
 
     def players(self, world: World) -> KilledPlayers:
-        """Who plays the stirs."""
+        """Return the player of the stirs."""
         return KilledPlayers(self, world)
 
     def arm(self) -> None:
-        """Who dies decides when."""
+        """Do nothing: the child chooses the moment."""
 
     look = arm
 
     def recover(self, players: Any) -> None:
-        """It is dead.
+        """Check the state after the child's death.
 
         Raises:
-            Broken: something is not there that has to be.
+            Broken: bytes are missing that must be there.
             UnusableTarget: there can be no such crash.
         """
         if self.refused:
@@ -88,7 +88,7 @@ class Killed:
         world.doubts.clear()
 
     def rested(self) -> None:
-        """All is stored, and read."""
+        """Record everything as stored and read."""
 
     end = rested
 
@@ -101,7 +101,7 @@ class KilledPlayers:
         self._life = 0
 
     def stir(self, count: int) -> list[threading.Thread]:
-        """See `player.Players`: the thread that waits for the child."""
+        """Start a stir, see `player.Players`; return the thread that waits for the child."""
         self._life += 1
         return waiting(self._world, "the process of the cache", partial(self._stir, count))
 
@@ -154,12 +154,12 @@ class KilledPlayers:
 
 
 def within(process: str, failure: Failure) -> Failure:
-    """What was found in another process."""
+    """Add the name of another process to its failure."""
     return replace(failure, story=f"in {process}: {failure.story}")
 
 
 def _moment(rng: random.Random) -> tuple[int, int]:
-    """Store call and record, one of them."""
+    """Choose a store call or a record, and return both numbers."""
     if rng.random() < 0.5:
         return rng.randrange(1, rng.choice(CALLS)), 0
     return 0, rng.randrange(1, rng.choice(RECORDS))
@@ -169,7 +169,7 @@ def _moment(rng: random.Random) -> tuple[int, int]:
 
 
 def play(task: Task, journal: Journal) -> None:
-    """Workers over a cache of the child's own.
+    """Play workers over a cache of the child.
 
     Raises:
         UnusableTarget: the files are not there.
@@ -181,7 +181,7 @@ def play(task: Task, journal: Journal) -> None:
     if task.calls:
         target.between = lambda backend: MortalBackend(backend, task)
     if not target.adopt():
-        raise UnusableTarget("the store ends with its process: another one does not find what was made")
+        raise UnusableTarget("the store ends with its process: another one does not find the files")
     world = TellingWorld(task.plan, target, task.number)
     world.journal = journal
     for number, content in enumerate(task.contents):

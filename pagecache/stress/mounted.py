@@ -2,15 +2,15 @@
 
     way         calls
     buffered    pread, preadv, pwrite, pwritev
-    direct      the same with O_DIRECT, on whole pages, where the file system has it
-    through     the same with O_DSYNC
-    append      write with O_APPEND, and where it went
-    views       mmap, shared: read, stored to, and written from
+    direct      pread and pwrite with O_DIRECT, on whole pages, if the file system has it
+    through     pwrite with O_DSYNC
+    append      write with O_APPEND; the file position gives the offset
+    views       mmap, shared: read, stored to, and used as the source of writes
 
-A mapping behind the end of its file is a signal and not an error, so truncates wait for mappings, and mappings for
-truncates. On FUSE writes wait as well: the kernel may drop a page whose bytes a write has not sent yet, and what a
-mapping then reads into it again, and writes back whole, are the bytes from before (docs/how-to/mount.md). Everything
-else meets as it comes. What is stored is read with O_DIRECT, or where there is none after the pages were dropped.
+Access to a mapping past the end of its file raises a signal and not an error, so truncates wait for mappings, and
+mappings for truncates. On FUSE writes wait as well: the kernel may drop a page whose bytes a write has not sent yet; a
+mapping then reads the old bytes into the page, and writes the whole page back (docs/how-to/mount.md). All other calls
+overlap freely. The stored bytes are read with O_DIRECT, or without it after dropping the pages.
 """
 
 from __future__ import annotations
@@ -38,14 +38,14 @@ from pagecache.stress.targets import FULL, Held, UnusableTarget
 __all__ = ["MountedTarget"]
 
 HINTS = FULL | {
-    errno.EIO: "Linux says this to O_DIRECT beside a mapping of the same page, and to who syncs after it: leave one of "
+    errno.EIO: "Linux says this to O_DIRECT beside a mapping of the same page, and to a sync after it: leave one of "
     "the two out, for example with --mix buffered,views,append,truncate,punch"
 }
 
 PAGE = mmap.PAGESIZE
 READ_ALL = 1 << 30
 DIRECT_TRIES = 20
-"""A direct read that meets a truncate raises EIO now and then (ext4, Linux 6.18): that says nothing about the disk."""
+"""A direct read that overlaps a truncate sometimes raises EIO (ext4, Linux 6.18), without any fault of the disk."""
 
 
 class Mapping:
@@ -76,18 +76,18 @@ class Mapping:
 
 
 class Mapped(Protocol):
-    """What keeps mappings and truncates of a file apart."""
+    """A lock that separates mappings and truncates of a file."""
 
     def enter(self) -> None:
-        """A mapping is made; truncates wait."""
+        """Begin a mapping; truncates wait."""
         ...
 
     def leave(self) -> None:
-        """It is gone."""
+        """End a mapping."""
         ...
 
     def cutting(self) -> AbstractContextManager[None]:
-        """A truncate, or a write that may meet no mapping; mappings wait."""
+        """Begin a truncate, or a write that must not overlap a mapping; mappings wait."""
         ...
 
 
@@ -123,7 +123,7 @@ class Mappings:
 
 
 class MountedTarget:
-    """See `targets.Target`."""
+    """A directory; see `targets.Target`."""
 
     moves = detaches = False
     exact = False
@@ -167,7 +167,7 @@ class MountedTarget:
 
     def start(self, contents: Sequence[bytes]) -> None:
         try:
-            if self._folder.is_dir():  # of a run of the same seed and round, that found something
+            if self._folder.is_dir():  # left by a failed run with this seed and round
                 shutil.rmtree(self._folder)
             self._folder.mkdir()
         except OSError as error:
@@ -181,7 +181,7 @@ class MountedTarget:
         self._open()
 
     def adopt(self, mappings: Sequence[Mapped]) -> None:
-        """The files were made elsewhere: begin with them. `mappings` are those of everybody who has."""
+        """Begin with files that were made elsewhere. `mappings` are shared with the other processes."""
         self._mappings = mappings
         self._open()
 
@@ -199,18 +199,18 @@ class MountedTarget:
             self.direct_unit = PAGE
 
     def key(self, what: int | str) -> Path:
-        """Its path."""
+        """Return the path of a file, or of a name."""
         return self._path(what)
 
     def size(self, file: int) -> int:
-        """Of a file, as it is now."""
+        """Return the current size of a file."""
         return os.fstat(self._fds[file]["buffered"]).st_size
 
     def _path(self, what: int | str) -> Path:
         return self._folder / (f"file{what}" if isinstance(what, int) else what)
 
     def calm(self) -> None:
-        """Nothing fails on purpose."""
+        """Do nothing: there are no faults."""
 
     stir = check = calm
 
@@ -302,7 +302,7 @@ class MountedTarget:
             self.write(file, way, offset + done, data[done:], extra)
 
     def append(self, file: int, way: str, data: bytes) -> int:
-        # A descriptor of its own: its position afterwards is where the bytes ended.
+        # A separate descriptor: its position afterwards is the end of the appended bytes.
         fd = os.open(self._path(file), os.O_WRONLY | os.O_APPEND | (os.O_DSYNC if way == "through" else 0))
         try:
             with self._writing(file):
@@ -346,7 +346,7 @@ class MountedTarget:
         zero_range(self._fds[file]["buffered"], offset, length)
 
     def flush(self, file: int) -> None:
-        """There is nothing between write and the system."""
+        """Do nothing: writes go to the system at once."""
 
     def sync_range(self, file: int, offset: int, length: int) -> None:
         os.fdatasync(self._fds[file]["buffered"])
@@ -413,10 +413,10 @@ class MountedTarget:
         return []
 
     def replace(self, file: int, data: bytes) -> None:
-        raise io.UnsupportedOperation("on a file system everybody is one of us")
+        raise io.UnsupportedOperation("a file system has no foreign writers")
 
     def touch(self, file: int) -> None:
-        raise io.UnsupportedOperation("on a file system everybody is one of us")
+        raise io.UnsupportedOperation("a file system has no foreign writers")
 
     def publish(self, name: str, data: bytes, extra: int) -> None:
         path = self._path(name)
@@ -445,7 +445,7 @@ class MountedTarget:
 
 
 def on_fuse(folder: str) -> bool:
-    """Whether a directory is served by a process."""
+    """Return whether a process serves the directory."""
     device = os.stat(folder).st_dev
     number = f"{os.major(device)}:{os.minor(device)}"
     with open("/proc/self/mountinfo", encoding="utf-8", errors="surrogateescape") as mounts:
@@ -454,7 +454,7 @@ def on_fuse(folder: str) -> bool:
 
 
 def _all(write: Callable[[bytes | memoryview, int], int], data: bytes | memoryview, offset: int) -> None:
-    """Write everything; an error says how much was."""
+    """Write everything; an error reports how much was written."""
     memory, done = memoryview(data), 0
     while done < len(memory):
         try:
@@ -474,10 +474,10 @@ def _short(done: int) -> OSError:
 
 
 def zero_range(fd: int, offset: int, length: int) -> None:
-    """FALLOC_FL_ZERO_RANGE, keeping the size.
+    """Zero a range with FALLOC_FL_ZERO_RANGE, keeping the size.
 
     Raises:
-        io.UnsupportedOperation: the file system has none.
+        io.UnsupportedOperation: the file system does not have it.
     """
     call = ctypes.CDLL(None, use_errno=True).fallocate
     call.argtypes = (ctypes.c_int, ctypes.c_int, ctypes.c_longlong, ctypes.c_longlong)

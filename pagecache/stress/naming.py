@@ -1,4 +1,4 @@
-"""From what a person names to targets, one for each round; and back."""
+"""Targets from names on the command line, one for each round; and names from targets."""
 
 from __future__ import annotations
 
@@ -19,10 +19,10 @@ PATH = "path:"
 
 
 def maker(target: str | Callable[[], Backend | AsyncBackend] | None) -> Callable[[Plan, int], Target]:
-    """What makes the target of a round.
+    """Return a function that makes the target of a round.
 
     Raises:
-        UnusableTarget: nothing is called that.
+        UnusableTarget: there is no target with this name.
     """
     if target is None or target == "memory:":
         return lambda plan, number: CachedTarget(plan, number, None, "memory:")
@@ -65,7 +65,7 @@ def _from_backend(name: str) -> Callable[[Plan, int], Target]:
         raise UnusableTarget(str(error)) from None
 
     def make(plan: Plan, number: int) -> Target:
-        # A loop would be a thread that is simulated, and everybody would wait for it.
+        # The loop's thread would be simulated, and all threads would wait for it.
         found.no_loop = f"{name} {ASYNCHRONOUS}" if plan.scheduler == "deterministic" else ""
         try:
             return CachedTarget(plan, number, found.make, name)
@@ -76,7 +76,9 @@ def _from_backend(name: str) -> Callable[[Plan, int], Target]:
 
 
 def name_of(target: object) -> str | None:
-    """What a person would name it; None: a backend in memory, or a factory that no module has under a name."""
+    """Return the name of a target on the command line; None: a memory backend, or a factory that no module has under a
+    name.
+    """
     if target is None or isinstance(target, str):
         return target
     module, path = getattr(target, "__module__", None), getattr(target, "__qualname__", "<none>")

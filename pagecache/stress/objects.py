@@ -1,7 +1,7 @@
 """The objects of a round as the backend alone has them: the tester makes, reads, compares and removes them here.
 
-Nothing of this goes through the cache, through faults, or past those who watch what the cache sends. Keys have the
-first form that the backend takes; where objects of an earlier run cannot be removed, other keys are taken.
+These calls bypass the cache, the faults, and the layers that check the cache's calls. Keys have the first form that the
+backend takes; if objects of an earlier run cannot be removed, other keys are used.
 """
 
 from __future__ import annotations
@@ -33,11 +33,11 @@ KEYS: tuple[Callable[[str], Key], ...] = (
     lambda name: int.from_bytes(name.encode()[-7:], "big"),
     lambda name: name.encode(),
 )
-"""What a backend may want as keys; the first that it takes."""
+"""Forms of keys that a backend may want; the first accepted one is used."""
 
 
 def insisting(call: Callable[[], T]) -> T:
-    """What a call comes to, where another try may help: the backend says so, or the errno does."""
+    """Return the result of a call; retry while the error is marked as repeatable, or its errno is."""
     for _ in range(TRIES):
         try:
             return call()
@@ -48,10 +48,10 @@ def insisting(call: Callable[[], T]) -> T:
 
 
 def counted(taken: object, length: int) -> int:
-    """What write_from answered, where that can be.
+    """Return the result of write_from, if it is possible.
 
     Raises:
-        TypeError, ValueError: it cannot.
+        TypeError, ValueError: it is impossible.
     """
     if isinstance(taken, bool) or not isinstance(taken, int):
         raise TypeError(f"write_from returned {taken!r}, not the number of bytes that it took")
@@ -61,19 +61,19 @@ def counted(taken: object, length: int) -> int:
 
 
 class Objects:
-    """See the top of this file.
+    """The objects of a round; see the top of this file.
 
     Args:
         plan: of the run.
         number: of the round.
-        backend: that has them.
-        label: what it is called, for people.
+        backend: stores the objects.
+        label: its name in reports.
 
     Attributes:
-        backend: where they are; another one over the same store after `follow`.
-        cannot: "rename", "remove" -> what a backend that has no such thing says.
-        skipped: what cannot be done -> why.
-        remarks: sentences on what was wrong before the cache was there.
+        backend: stores the objects; another one over the store after `follow`.
+        cannot: "rename", "remove" -> the error of a backend without that operation.
+        skipped: impossible operation -> reason.
+        remarks: sentences on faults found before the cache existed.
     """
 
     def __init__(self, plan: Plan, number: int, backend: Backend, label: str) -> None:
@@ -83,18 +83,18 @@ class Objects:
         self.skipped: dict[str, str] = {}
         self.remarks: list[str] = []
         self._form = KEYS[0]
-        self._again = 0  # runs of the same seed and round whose objects are there, and cannot be removed
+        self._again = 0  # number of runs with this seed and round whose objects exist, and cannot be removed
 
     # -- keys
 
     def key(self, what: int | str) -> Key:
-        """The key of a file, or of a name."""
+        """Return the key of a file, or of a name."""
         name = f"file{what}" if isinstance(what, int) else what
         again = f"-{self._again}" if self._again else ""
         return self._form(f"pagecache-stress-{self._plan.seed}-{self._number}{again}-{name}")
 
     def choose_keys(self) -> None:
-        """The first form of keys that the backend takes.
+        """Choose the first form of keys that the backend takes.
 
         Raises:
             UnusableTarget: it takes none.
@@ -105,7 +105,7 @@ class Objects:
             try:
                 self.put("probe", 0, b"probe")
                 self.remove("probe")
-            except Exception as error:  # whatever a backend says to a key that it does not know
+            except Exception as error:  # a backend may raise anything for an unknown form of key
                 reasons[self.key("probe")] = f"{type(error).__name__}: {error}{place(error)}"
                 with contextlib.suppress(Exception):
                     self.remove("probe")
@@ -121,7 +121,7 @@ class Objects:
         raise UnusableTarget(f"{self._label}: no object can be made: {told}")
 
     def _learn_names(self) -> None:
-        """What cannot be done with names: asked with one that nobody has."""
+        """Find out which operations on names the backend lacks, with a name that does not exist."""
         nobody = self.key("nobody")
         calls = {"rename": partial(self.backend.rename, nobody, self.key("nobody-new"))}
         for what, call in (calls | {"remove": partial(self.backend.remove, nobody)}).items():
@@ -129,12 +129,12 @@ class Objects:
                 call()
             except io.UnsupportedOperation as error:
                 self.cannot[what] = error.args[-1]
-            except OSError:  # there is no such object: it looked for it
+            except OSError:  # no such object: the operation exists
                 pass
 
     def follow(self, factory: Callable[[], Backend]) -> None:
-        """The backend is closed, or was there before a crash: where the factory gives one on the same store, go on with
-        that.
+        """Continue with another backend over the store if the factory makes one: the old one is closed, or from before
+        a crash.
         """
         fresh = factory()
         try:
@@ -147,7 +147,7 @@ class Objects:
     # -- of other runs
 
     def clear(self) -> None:
-        """Remove what a run of the same seed and round left, because it found something."""
+        """Remove the objects that an earlier failed run with this seed and round left."""
         left = False
         for number in range(self._plan.files + 1):
             if self._there(number):
@@ -163,7 +163,7 @@ class Objects:
                     self.remove(f"{name}-new")
 
     def find(self) -> bool:
-        """The files were made elsewhere: take the keys that they have. False: they are not there."""
+        """Take the keys of files that were made elsewhere. False: the files do not exist."""
         while "remove" in self.cannot and self._there(0):
             self._again += 1
         self._again = max(0, self._again - 1)
@@ -179,8 +179,8 @@ class Objects:
     # -- what is stored
 
     def make(self, contents: Sequence[bytes]) -> None:
-        """The files. One that then is not what was written is a remark: nobody else has run, and no cache is there.
-        What is wrong now is found later too, but then the cache is under suspicion.
+        """Make the files. A wrong content right after that becomes a remark, since neither the cache nor a worker ran.
+        It would also be found later, but then the cache would be the suspect.
         """
         for number, content in enumerate(contents):
             self.put(number, 0, content)
@@ -202,9 +202,9 @@ class Objects:
         )
 
     def put(self, what: int | str, offset: int, data: bytes, *, whole: bool = False) -> None:
-        """Store bytes of an object, which is made where there is none; `whole`: they are all that it has then."""
+        """Store bytes of an object, and make it if necessary; `whole`: they are its whole content afterwards."""
         key = self.key(what)
-        insisting(partial(self._put_once, key, offset, data, whole))  # a commit that fails may take all of it along
+        insisting(partial(self._put_once, key, offset, data, whole))  # a failed commit may drop all of it
 
     def _put_once(self, key: Key, offset: int, data: bytes, whole: bool) -> None:
         file = self.backend.open(key, create=True)
@@ -217,8 +217,8 @@ class Objects:
             close_backend_file(file)
 
     def put_again(self, what: int | str) -> None:
-        """Store what is there once more, in the version that was read, or ESTALE: what somebody stored meanwhile would
-        be gone.
+        """Store the current content again, in the version that was read, or raise ESTALE: a concurrent change would be
+        overwritten.
         """
         file = self.backend.open(self.key(what))
         try:
@@ -236,7 +236,7 @@ class Objects:
             done += counted(insisting(partial(file.write_from, offset + done, [part])), len(part))
 
     def read(self, what: int | str) -> bytes | None:
-        """All of an object, in one version; None: there is none."""
+        """Return the content of an object, in one version; None: no such object."""
         for _ in range(TRIES):
             try:
                 found = insisting(partial(self.backend.open, self.key(what)))
@@ -245,7 +245,7 @@ class Objects:
             try:
                 return self._read(found)
             except OSError as error:
-                if error.errno != errno.ESTALE:  # the version that was opened was replaced before it was read
+                if error.errno != errno.ESTALE:  # the opened version was replaced before it was read
                     raise
             finally:
                 close_backend_file(found)
@@ -266,30 +266,30 @@ class Objects:
                 return bytes(content)
 
     def remove(self, what: int | str) -> None:
-        """Where it is there, and can be."""
+        """Remove an object if it exists and the backend can remove it."""
         try:
             insisting(partial(self.backend.remove, self.key(what)))
         except io.UnsupportedOperation as error:
-            self.skipped["removal of what was made"] = str(error.args[-1])
+            self.skipped["removal of the files"] = str(error.args[-1])
         except FileNotFoundError:
             pass
 
     # -- what the backend does
 
     def shows(self) -> bool:
-        """Whether what was stored and not committed is seen by who opens the object then."""
+        """Return whether a new reader sees bytes that are stored and not committed."""
         file = self.backend.open(self.key("probe"), create=True)
         try:
             taken = file.write_from(0, [memoryview(b"probe")])
             return self.read("probe") == b"probe"[:taken]
-        except OSError:  # nobody knows, and nothing is asked for that may not be so
+        except OSError:  # unknown: assume that it does not
             return False
         finally:
             close_backend_file(file)
             self.remove("probe")
 
     def forgets_staged(self) -> bool:
-        """Whether what an object was given to keep is not there for who opens it anew, as a reconnect does."""
+        """Return whether staged bytes of an object are lost for a handle that opens it again, as a reconnect does."""
         key, data = self.key("probe"), bytes(int(self.backend.limits.write_unit))
         file: Any = self.backend.open(key, create=True)
         again: Any = None

@@ -1,19 +1,20 @@
-"""Whether what somebody saw could be there: looks at the model of a file, and the verdict on what was read.
+"""Check whether an observation is possible: a look covers a range of a model during a call, and a verdict judges its
+bytes.
 
     look = Look(model, start, end)        when the call begins
     got = ...                             the call
     look.returned()                       when it has returned
-    verdict(look, got, ...)               None, or a `Doubt` to be asked again; Broken says what is wrong
+    verdict(look, got, ...)               None, or a `Doubt` to check again later; raises Broken for impossible bytes
 
-Each byte has to be one that a write gave it which the byte had at a time between call and return [I-17]. For a store
-that is read after an fsync the look begins when fsync was called: then what it may hold is at least as new as the last
-write before the call [I-18], and as new as anything written until it was read.
+Each byte must come from a write whose byte was current at a time between call and return [I-17]. For a store that is
+read after an fsync the look begins at the call of fsync: then the store is at least as new as the last write before the
+call [I-18], and at most as new as the last write before the read.
 
-Where an append will go, and what a copy has copied, is known when they have returned. What was seen while they ran and
-fits nothing else is a doubt until then.
+The place of an append, and the content of a copy, are known when they have returned. Bytes that were seen before that
+and fit nothing else are a doubt until then.
 
-Not seen: a byte that is wrong and has the value of a right one by chance (one in 256, so of n wrong bytes all with
-256^-n), and combinations: size and bytes are looked at for themselves, and so is each byte.
+Not detected: a wrong byte that equals the right one by chance (one in 256, so all of n wrong bytes with 256^-n), and
+wrong combinations: the size and each byte are checked separately.
 """
 
 from __future__ import annotations
@@ -28,14 +29,14 @@ from pagecache.stress.story import Finding, tell
 
 __all__ = ["Doubt", "Look", "fit", "verdict"]
 
-VALUES_MAX = 8  # that a copied byte may have, before it is given up
+VALUES_MAX = 8  # values of a copied byte, before the copy counts as unknown
 
 
 class Look:
-    """[start, end) of a file from now on. Close it, or the log of the file grows.
+    """A range [start, end) of a file, observed from now on. Close it, or the log of the file grows.
 
-    `store`: of what lies beneath. Bytes of a write that runs may be seen in memory before they count as dirty: a sync
-    that is called then does not save them.
+    `store`: the observed bytes are those of the store. Bytes of a running write may be visible in memory before they
+    count as dirty: a sync that is called then does not save them.
     """
 
     def __init__(self, model: Model, start: int, end: int, worker: int, what: str, *, store: bool = False) -> None:
@@ -52,14 +53,14 @@ class Look:
         self.ended: float = FOREVER
 
     def returned(self) -> None:
-        """The call has returned: what begins from now on was not there."""
+        """End the observation: later changes are not part of it."""
         with self.model.lock:
             if self.model.lookers.pop(self, None) is not None:
                 self.ended = self.model.clock.tick()
                 self.beside += self.model.log[self._first - self.model.dropped :]
 
     def until_now(self) -> Look:
-        """It as if it had returned; it goes on."""
+        """Return a copy of the look that ends now; the look itself goes on."""
         found = copy.copy(self)
         with self.model.lock:
             if self in self.model.lookers:
@@ -68,8 +69,8 @@ class Look:
         return found
 
     def _beside(self) -> list[Write]:
-        """What ran beside it; with what a call that failed did not say it did. The model's lock is held: a call that
-        fails meanwhile takes its write apart.
+        """Return the concurrent writes, including the unreported parts of failed calls. The model's lock is held: a
+        concurrent failure splits its write.
         """
         found = []
         for write in self.beside:
@@ -80,14 +81,16 @@ class Look:
         return found
 
     def covered(self, write: Write) -> None:
-        """`write`, which began after the look, is there for certain: what had ended before it began is not any more."""
+        """Record that `write`, which began after the look, is stored for certain: writes that ended before it began are
+        overwritten.
+        """
         self.pieces = [
             (low, high, tuple(one for one in found if one.ended >= write.begun)) for low, high, found in self.pieces
         ]
         self.sizes = [replace(size, value=max(size.value, write.end), least=None) for size in self.sizes]
 
     def segments(self, start: int, end: int, ignored: Write | None = None) -> Iterator[Piece]:
-        """The range in pieces, each with all the writes that it may be of, as far as they are known."""
+        """Yield the range in pieces, each with all known writes that it may come from."""
         with self.model.lock:
             extra = [(one.start, one.end, one) for one in self._beside() if one.resolved]
         for low, high, found in self.pieces:
@@ -109,8 +112,8 @@ class Look:
                 yield a, b, tuple(dict.fromkeys((*found, *more)))
 
     def cut_since(self, begun: float) -> Write | None:
-        """A truncate that began after `begun`, and has left less than the range when the look ended; None: there is
-        none that is certain.
+        """Return a truncate that began after `begun`, and left less than the range when the look ended; None: no
+        certain one.
         """
         with self.model.lock:
             for write in self.beside:
@@ -120,7 +123,9 @@ class Look:
         return None
 
     def unresolved(self, end: int | None = None) -> list[Write]:
-        """What ran beside it, may have changed bytes before `end`, and is not known yet."""
+        """Return the concurrent writes that may have changed bytes before `end`, and whose place or content is
+        unknown.
+        """
         end = self.end if end is None else end
         with self.model.lock:
             return [
@@ -131,7 +136,7 @@ class Look:
             ]
 
     def sizes_meanwhile(self) -> tuple[int, int]:
-        """The least and the most that the file may have had."""
+        """Return the smallest and the largest size that the file may have had."""
         least = min(size.value if size.least is None else size.least for size in self.sizes)
         most = max(size.value for size in self.sizes)
         with self.model.lock:
@@ -146,7 +151,7 @@ class Look:
 
 @dataclass(frozen=True, slots=True)
 class Doubt:
-    """What was seen fits if one of `writes`, which still run, put it there."""
+    """Observed bytes that fit if one of `writes`, which still run, stored them."""
 
     look: Look
     got: bytes
@@ -154,23 +159,23 @@ class Doubt:
     writes: tuple[Write, ...]
 
     def ask(self) -> Doubt | None:
-        """Again, now that more is known."""
+        """Check the bytes again, with newer knowledge."""
         return verdict(self.look, self.got, store=self.store)
 
 
 def verdict(look: Look, got: bytes, *, short: bool = False, store: bool = False) -> Doubt | None:
-    """Whether `got`, the bytes from the look's start on, could be seen by it.
+    """Check whether the look may have seen `got`, the bytes from its start on.
 
     Args:
-        look: that has returned.
-        got: what it gave.
-        short: it may end anywhere: the length says nothing.
-        store: it is what lies beneath, which does not show what readers see.
+        look: has returned.
+        got: the bytes.
+        short: the read may end anywhere: the length is not checked.
+        store: the bytes are those of the store, which does not show the state of readers.
 
     Raises:
-        Broken: they could not.
+        Broken: the bytes are impossible.
     """
-    # An append beside it may have made the file longer, too.
+    # A concurrent append may have extended the file, too.
     unresolved = tuple(look.unresolved())
     wrong = None if short else _wrong_length(look, len(got))
     bad: list[tuple[int, int]] = []
@@ -194,7 +199,9 @@ def verdict(look: Look, got: bytes, *, short: bool = False, store: bool = False)
 
 
 def _wrong_length(look: Look, length: int) -> str | None:
-    """What is wrong with it; None: nothing. A call that goes piece by piece may find the end elsewhere each time."""
+    """Return an error text about the length; None: it is possible. A call in pieces may find another end for each
+    piece.
+    """
     least, most = look.sizes_meanwhile()
     if max(0, min(least, look.end) - look.start) <= length <= max(0, min(most, look.end) - look.start):
         return None
@@ -204,9 +211,9 @@ def _wrong_length(look: Look, length: int) -> str | None:
 def fit(
     low: int, high: int, found: Candidates, got: bytes, *, first: bool = False
 ) -> tuple[list[Piece], list[tuple[int, int]]]:
-    """Which of the writes each byte is of: pieces with all that match, and the ranges that none matches.
+    """Match each byte with writes: return pieces with all matching writes, and the ranges without a match.
 
-    `first`: one range is enough.
+    `first`: one such range is enough.
     """
     if any(write.wild for write in found):
         return [(low, high, found)], []
@@ -234,7 +241,7 @@ def fit(
 
 
 def _joined(ranges: Iterable[tuple[int, int]]) -> list[tuple[int, int]]:
-    """Ranges with fewer than 16 bytes between them are one: single bytes are right by chance."""
+    """Join ranges with fewer than 16 bytes between them: single bytes match by chance."""
     joined: list[tuple[int, int]] = []
     for low, high in ranges:
         if joined and low - joined[-1][1] < 16:
@@ -245,9 +252,10 @@ def _joined(ranges: Iterable[tuple[int, int]]) -> list[tuple[int, int]]:
 
 
 def _overtake(model: Model, seen: list[Piece]) -> None:
-    """What was seen is there: nothing that was over before it began is seen after it.
+    """Record that seen bytes are current: writes that ended before they began cannot be seen later.
 
-    Of buffered writes alone: where a direct write has stored its bytes and not returned, memory may show the old ones.
+    Only for buffered writes: while a direct write has stored its bytes and not returned, memory may show the old
+    ones.
     """
     for low, high, found in seen if not model.loose else ():
         if len(found) == 1 and found[0].way == "buffered" and found[0].certain:
@@ -264,10 +272,10 @@ def _overtake(model: Model, seen: list[Piece]) -> None:
 
 
 def settled(look: Look, got: bytes) -> list[Piece]:
-    """What a file is when nothing runs: each byte of the one write that it is of, as `got` shows.
+    """Return the content of a file while nothing runs: each byte with the one write that `got` shows.
 
     Raises:
-        Broken: it is none that it may be.
+        Broken: a byte has an impossible value.
     """
     verdict(look, got)
     pieces: list[Piece] = []
@@ -279,7 +287,7 @@ def settled(look: Look, got: bytes) -> list[Piece]:
 
 
 def copied(look: Look, write: Write, shift: int) -> list[tuple[int, tuple[bytes, ...]]] | None:
-    """What a copy of the look's range may have stored, `shift` bytes further on; None: anything."""
+    """Return the possible bytes that a copy of the look's range stored, `shift` bytes further on; None: any bytes."""
     if any(one is not write for one in look.unresolved()):
         return None
     literal = []

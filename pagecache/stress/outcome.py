@@ -1,6 +1,6 @@
-"""What `pagecache stress` leaves when a run is over: the replay, the shrunk replay, the test, the page.
+"""Files that `pagecache stress` leaves when a run is over: the replay, the shrunk replay, the test, the page.
 
-Everything is written to the current directory, or where that cannot be written to that of temporary files.
+They are written to the current directory, or to the directory for temporary files if that fails.
 """
 
 from __future__ import annotations
@@ -21,10 +21,10 @@ STEM = "pagecache-stress-{}-{}"
 
 
 def write(name: str, text: str) -> Path:
-    """Write a file that the user is told of.
+    """Write a file whose path is printed.
 
     Raises:
-        OSError: it can be written nowhere.
+        OSError: neither directory is writable.
     """
     for folder in (Path.cwd(), Path(tempfile.gettempdir())):
         try:
@@ -36,21 +36,21 @@ def write(name: str, text: str) -> Path:
 
 
 def stem(report: Report) -> str:
-    """What the files of a failure begin with."""
+    """Return the common prefix of a failure's file names."""
     plan = report.replay["plan"]
     return STEM.format(plan["seed"], plan["first_round"])
 
 
 def write_replay(report: Report, more: str = "") -> Path:
-    """The replay of a failure, as JSON."""
+    """Write the replay of a failure as JSON."""
     return write(f"{stem(report)}{more}.json", readable(report.replay) + "\n")
 
 
 class Outcome:
-    """A failure on its way to the user: each step adds to what is printed in the end.
+    """The output for a failure: each step adds to the text that is printed at the end.
 
     Attributes:
-        shrunk: the smallest that fails, where it was asked for and came back.
+        shrunk: the smallest failing script, if the shrinker was requested and succeeded.
     """
 
     def __init__(self, report: Report, err: TextIO | None = None) -> None:
@@ -59,14 +59,14 @@ class Outcome:
         self._err = err if err is not None else sys.stderr
 
     def save(self) -> None:
-        """Write the replay, and say so. First of all: what comes later may be interrupted."""
+        """Write the replay and print its path, first of all: later steps may be interrupted."""
         print(f"again: pagecache stress --replay {write_replay(self.report)}", file=self._err)
         if self.report.replay["target"] not in (None, "memory:"):
             begin = f"'{stem(self.report)}'"
             print(f"left in the target: what begins with {begin}; --replay removes it, and begins anew", file=self._err)
 
     def shrink(self, target: str | None, seconds: float) -> None:
-        """Make it small, with a line of progress, and write what came of it."""
+        """Shrink the failure, with a line of progress, and write the result."""
         show = Line(self._err)
         try:
             self.shrunk = shrink(self.report, target, seconds=seconds, progress=show.line)
@@ -84,16 +84,16 @@ class Outcome:
             print("no test is written: the factory has no name that a file could import", file=self._err)
 
     def write_page(self, path: Path) -> None:
-        """All of it as a page.
+        """Write all of it as a page.
 
         Raises:
-            OSError: it cannot be written there.
+            OSError: the path is not writable.
         """
         path.write_text(page(self.to_dict()), encoding="utf-8", errors="backslashreplace")
         print(f"page: {path}", file=self._err)
 
     def text(self, *, verbose: bool = False) -> str:
-        """Return the text for a person: of a run that found nothing one line, unless `verbose`."""
+        """Return the text for a person: one line for a run without a finding, unless `verbose`."""
         if self.report.ok and not verbose:
             return self.report.story.partition("\n")[0]
         if self.shrunk is None:
@@ -101,23 +101,23 @@ class Outcome:
         return f"{self.report.story.splitlines()[0]}\n{self.shrunk.story}"
 
     def to_dict(self) -> dict[str, Any]:
-        """What a program reads: the report, and what it was shrunk to."""
+        """Return the report and the shrunk report in JSON form."""
         return self.report.to_dict() | ({"shrunk": self.shrunk.to_dict()} if self.shrunk is not None else {})
 
 
 class Line:
-    """One line that is written over and over on a terminal; nothing elsewhere."""
+    """One line that is overwritten on a terminal; nothing elsewhere."""
 
     def __init__(self, out: TextIO) -> None:
         self._out = out
         self._on = out.isatty()
 
     def line(self, text: str) -> None:
-        """Show it in the place of the last one."""
+        """Replace the line."""
         if self._on:
             self._out.write(f"\r\x1b[K{text}")
             self._out.flush()
 
     def over(self) -> None:
-        """No line any more."""
+        """Remove the line."""
         self.line("")

@@ -1,12 +1,12 @@
-"""A call of the backend outlives the backend: the cache goes on with another one before the call has returned.
+"""A call of the backend outlives the backend: the cache continues with another one before the call has returned.
 
-    write           one page; its hand-over is held in the backend
-    abort           whoever waits for it is told
-    reconnect       not fenced: the call that is held may still do what it was asked for
-    lands late      newer bytes are written and an fsync is called; then the call is let go. Nothing of the old bytes is
-                    found afterwards: nothing newer was sent before the old call had returned [T-63, K7]
-    or is lost      the call is let go and says that it has succeeded, in a store that is gone. What it had is stored
-                    all the same: a late answer only ends the flight [2.22, T-75b]
+    write           one page; its write-back is held in the backend
+    abort           ends all waits with an error
+    reconnect       not fenced: the held call may still be carried out
+    lands late      write newer bytes and call fsync; then release the call. The old bytes must not be found afterwards:
+                    the cache must not have sent newer ones before the old call returned [T-63, K7]
+    or is lost      release the call, which reports success from a store that is gone. Its bytes must be stored all the
+                    same: a late reply only ends the flight [2.22, T-75b]
 
 Then the round rests once more.
 """
@@ -25,15 +25,15 @@ from pagecache.stress.world import World
 
 __all__ = ["ENTER", "outlived", "started"]
 
-MOMENT = 0.1  # seconds in which a write that does not wait for the old call comes to the backend
-ENTER = 5.0  # seconds in which a hand-over that was asked for comes to the backend
+MOMENT = 0.1  # seconds in which a write that does not wait for the old call reaches the backend
+ENTER = 5.0  # seconds in which a requested write-back reaches the backend
 
 
 def outlived(world: World, target: CachedTarget) -> None:
-    """Nobody else runs, and everything is saved.
+    """Run the check while nothing else runs and everything is saved.
 
     Raises:
-        Broken: what was held is found where it must not be, or is gone.
+        Broken: bytes of the held call are found where they must not be, or are missing.
     """
     limits = target.backend.limits
     if limits.commit_on_close or not target.holds or target.faulting.plan.rules:
@@ -76,7 +76,7 @@ def _outlive(world: World, target: CachedTarget, steps: Steps, write: Operation,
 
 
 def started(call: Callable[[int], None], file: int) -> threading.Thread:
-    """A call that may fail, in a thread: what it was to do is looked at afterwards."""
+    """Start a call that may fail in a thread; later checks examine its effect."""
 
     def run() -> None:
         with contextlib.suppress(OSError):

@@ -1,10 +1,10 @@
-"""What a run is asked to do: its fields are the options of `pagecache stress`, its seed decides every operation.
+"""The plan of a run: its fields are the options of `pagecache stress`, its seed decides every operation.
 
     Plan ──▶ round 0, 1, 2, ...     each with a fresh target in another variant, until `duration` is over
                  └──▶ workers       threads and tasks; each has its own stream of operations
 
 A worker's operations depend on the seed, the round and the worker's number alone: never on time, on other workers, or
-on what calls answer. What they meet depends on the machine, so a replay runs the same plan and may need several tries.
+on results of calls. Their timing depends on the machine, so a replay runs the plan again and may need several tries.
 """
 
 from __future__ import annotations
@@ -28,8 +28,8 @@ SCHEDULERS = ("threads", "deterministic")
 WORKERS_MAX = 10_000
 PROCESSES_MAX = 64
 SECONDS_MAX = 1e9
-SIZE_MAX = 1 << 30  # bytes of a file
-SIZES_MAX = 4 << 30  # and of all
+SIZE_MAX = 1 << 30  # largest size of a file in bytes
+SIZES_MAX = 4 << 30  # largest total size of all files
 CRASHES = ("killed", "forgetting", "none")
 
 
@@ -37,10 +37,10 @@ _SECONDS = {"s": 1.0, "m": 60.0, "min": 60.0, "h": 3600.0, "": 1.0}
 
 
 def seconds(text: str, what: str, *, or_zero: bool = False) -> float:
-    """A duration such as "90", "60s", "10m", "1.5h"; `or_zero`: 0 is one, too.
+    """Parse a duration such as "90", "60s", "10m", "1.5h"; `or_zero`: allow 0.
 
     Raises:
-        ValueError: it is none.
+        ValueError: it is no duration.
 
     >>> seconds("1.5m", "duration")
     90.0
@@ -66,24 +66,24 @@ class Plan:
     """A run of the stress tester. Immutable; ValueError names the field that is out of range.
 
     Attributes:
-        seed: decides all operations and variants; chosen at random where it is not given.
-        duration: seconds, or text as "60s", "10m", "1h"; the round that runs then is brought to its end.
+        seed: decides all operations and variants; random by default.
+        duration: seconds, or text as "60s", "10m", "1h"; the running round is completed.
         threads, tasks: workers of a round; tasks share one event loop.
-        files, size: how many files all workers share, and how far operations on them reach.
+        files, size: number of files that all workers share, and the range of operations on them in bytes.
         capacity: of the cache.
-        mix: the ways into a file, of `profiles.WAYS`; empty: all that the target has.
-        profile: which operations, how often, where: a name of `profiles.PROFILES`.
+        mix: ways of access, of `profiles.WAYS`; empty: all that the target has.
+        profile: choice of operations, their weights and ranges: a name of `profiles.PROFILES`.
         faults: "none", "mild", "nasty", "hell", or another profile of `pagecache.testing.FaultPlan`.
         operations: of each worker between two rests; 0: as many as take some seconds.
-        rounds: at most so many; 0: as many as `duration` allows.
+        rounds: maximum number of rounds; 0: as many as `duration` allows.
         first_round: number of the first one; for a replay.
         patience: seconds, or such text; a call that takes longer hangs.
-        scheduler: who decides which thread goes on: "threads": the machine; "deterministic": the seed.
-        crashes: what ends the stirs of a round, one kind after another from round to round: "killed" (the process of
-            the cache), "forgetting" (the store loses what was not committed), "none"; empty: no crashes.
-        processes: real ones that the workers are spread over; for `path:` targets.
-        script: the operations themselves, in the place of those that the seed gives; `threads`, `tasks` and `files`
-            are then as many as it has.
+        scheduler: chooses the running thread: "threads": the machine; "deterministic": the seed.
+        crashes: end of the stirs of a round, one kind after another from round to round: "killed" (the process of
+            the cache), "forgetting" (the store loses uncommitted changes), "none"; empty: no crashes.
+        processes: number of processes that the workers are spread over; for `path:` targets.
+        script: explicit operations, in place of those from the seed; `threads`, `tasks` and `files` are then as many as
+            the script has.
     """
 
     seed: int = field(default_factory=_random_seed)
@@ -138,7 +138,7 @@ class Plan:
             raise ValueError(f"profile: {self.profile!r} is not one of {', '.join(PROFILES)}")
         if self.script is None and (nothing := leaves_nothing(self.mix, self.profile)):
             raise ValueError(nothing)
-        FaultPlan.profile(self.faults)  # which names those that there are
+        FaultPlan.profile(self.faults)  # raises an error that lists the profiles
 
     def _check_numbers(self, given: Mapping[str, Size]) -> None:
         least = {"threads": 0, "tasks": 0, "files": 1, "size": PAGE, "capacity": 16 * PAGE}
@@ -171,28 +171,28 @@ class Plan:
         if 1 < self.processes > self.threads:
             raise ValueError(f"processes: {self.processes!r} is more than there are threads ({self.threads})")
         if not self.threads + self.tasks:
-            raise ValueError("threads: 0, and tasks: 0: nobody would do anything")
+            raise ValueError("threads: 0, and tasks: 0: nothing would run")
 
     @property
     def size_bytes(self) -> int:
-        """`size` as it was understood."""
+        """Return `size` in bytes."""
         return parse_size(self.size, "size")
 
     @property
     def capacity_bytes(self) -> int:
-        """`capacity` as it was understood."""
+        """Return `capacity` in bytes."""
         return parse_size(self.capacity, "capacity")
 
     def rng(self, *what: object) -> random.Random:
-        """Random numbers for one purpose, the same in every run of this plan."""
+        """Return random numbers for one purpose, equal in every run of this plan."""
         return random.Random(" ".join(map(str, (self.seed, *what))))
 
     def crash_of(self, number: int) -> str:
-        """How the stirs of a round end: one of `crashes`."""
+        """Return how the stirs of a round end: one of `crashes`."""
         return self.crashes[number % len(self.crashes)] if self.crashes else "none"
 
     def to_dict(self) -> dict[str, Any]:
-        """All fields, for JSON."""
+        """Return all fields in JSON form."""
         fields = {known.name: getattr(self, known.name) for known in dataclasses.fields(self)}
         script = fields.pop("script")
         fields |= {"mix": list(self.mix), "crashes": list(self.crashes)}
@@ -200,10 +200,10 @@ class Plan:
 
     @classmethod
     def from_replay(cls, replay: Mapping[str, Any]) -> Plan:
-        """The plan of `Report.replay`, or of the file that a failing run left: the round that failed, again.
+        """Return the plan of `Report.replay`, or of the file that a failing run left, starting with the failed round.
 
         Raises:
-            ValueError: it is no replay, or of a version that is not known.
+            ValueError: it is no replay, or of an unknown version.
         """
         fields = replay.get("plan")
         if replay.get("version") != 1 or not isinstance(fields, Mapping):

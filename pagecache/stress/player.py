@@ -1,4 +1,4 @@
-"""Workers: threads, and tasks on one event loop, each playing its operations one after another."""
+"""Workers: threads, and tasks on one event loop, each running its operations one after another."""
 
 from __future__ import annotations
 
@@ -23,22 +23,24 @@ from pagecache.stress.world import Failure, Halted, World
 __all__ = ["Players", "planned", "ways_of"]
 
 LIFE = 20  # bits of a sequence number that are counted within one life
-PAUSE = 0.001  # seconds until an operation that faults refuse is tried again
-TASKS_SHARE = 4  # a task makes so many times fewer operations than a thread
+PAUSE = 0.001  # seconds before an operation that faults refused is retried
+TASKS_SHARE = 4  # a task runs so many times fewer operations than a thread
 
 
 def ways_of(plan: Plan, target: Target) -> list[str]:
-    """Those of the mix that the target has."""
+    """Return the ways of the mix that the target has."""
     return [way for way in plan.mix or target.ways if way in target.ways]
 
 
 def tasks_of(world: World) -> int:
-    """How many tasks work: none where the target has no coroutines."""
+    """Return the number of tasks: 0 if the target has no coroutines."""
     return 0 if world.target.tasks is None else world.plan.tasks
 
 
 def stream_of(world: World, worker: int, life: int = 0) -> Iterator[Operation]:
-    """The operations that the seed has for a worker, without end; `life`: of one stir, where each has its own."""
+    """Yield the operations that the seed gives a worker, without end; `life`: number of the stir, if each has a
+    separate stream.
+    """
     plan = world.plan
     return operations(
         PROFILES[plan.profile],
@@ -51,7 +53,9 @@ def stream_of(world: World, worker: int, life: int = 0) -> Iterator[Operation]:
 
 
 def planned(world: World, count: int, stirs: int, *, lives: bool) -> Script:
-    """What was to be done in so many stirs; `lives`: by workers that began anew with each, in other processes."""
+    """Return the planned operations of so many stirs; `lives`: workers started anew in each stir, in other
+    processes.
+    """
     plan, script = world.plan, world.plan.script
     if script is not None:
         threads, tasks = (tuple(one[:stirs] for one in workers) for workers in (script.threads, script.tasks))
@@ -67,12 +71,12 @@ def planned(world: World, count: int, stirs: int, *, lives: bool) -> Script:
 
 
 class Players:
-    """All workers of a round, or some; their streams of operations go on from stir to stir, or they play a script.
+    """All workers of a round, or some; their streams of operations continue from stir to stir, or they play a script.
 
     Args:
         world: of the round.
-        life: of which stir, where each has workers of its own, in another process.
-        workers: numbers of those that are played here, threads first; None: all.
+        life: number of the stir, if each has separate workers in another process.
+        workers: numbers of the workers to play here, threads first; None: all.
     """
 
     def __init__(self, world: World, life: int = 0, workers: Collection[int] | None = None) -> None:
@@ -83,13 +87,15 @@ class Players:
         self._steps = [Steps(world, number, life << LIFE) for number in numbers]
         self._streams = [self._stream(number) for number in numbers]
         self._played = frozenset(numbers if workers is None else workers)
-        self._begun: list[list[int]] = [[] for _ in numbers]  # of a worker: how many operations of each stir
+        self._begun: list[list[int]] = [[] for _ in numbers]  # of each worker: number of operations begun in each stir
 
     def _stream(self, worker: int) -> Iterator[Operation]:
         return stream_of(self.world, worker, self._life)
 
     def turn(self, number: int, count: int) -> Iterator[Operation]:
-        """What worker `number` (from 0) does in this stir: `count` operations of its stream, or what a script says."""
+        """Yield the operations of worker `number` (from 0) in this stir: `count` of its stream, or those of the
+        script.
+        """
         script, begun = self.world.plan.script, self._begun[number]
         stream = itertools.islice(self._streams[number], count)
         stir = len(begun) - 1 + max(0, self._life - 1)
@@ -100,7 +106,7 @@ class Players:
             yield operation
 
     def script(self) -> Script:
-        """What was begun until now, one by one; of what is repeated, once."""
+        """Return the operations begun so far; repeated ones once."""
         plan, script = self.world.plan, self.world.plan.script
         workers = []
         for number, begun in enumerate(self._begun[: plan.threads + tasks_of(self.world)]):
@@ -115,7 +121,7 @@ class Players:
         return Script(contents, tuple(workers[: plan.threads]), tuple(workers[plan.threads :]), repeat)
 
     def stir(self, count: int) -> list[threading.Thread]:
-        """Let each thread make `count` operations, and tasks their share; returns the threads, which run."""
+        """Start a stir: each thread runs `count` operations, and tasks their share; return the running threads."""
         plan, go = self.world.plan, threading.Event()
         for begun in self._begun:
             begun.append(0)
@@ -133,11 +139,11 @@ class Players:
             threads.append(threading.Thread(target=self._loop, args=(share,), name="stress-tasks", daemon=True))
         for thread in threads:
             thread.start()
-        go.set()  # together: a thread that has little to do would be over before the next one runs
+        go.set()  # all at once: a thread with little work would end before the next one runs
         return threads
 
     def recall(self, found: Callable[[str], bytes | None]) -> None:
-        """After a crash: names have what `found` says."""
+        """After a crash, set the workers' names to the contents that `found` returns."""
         for steps in self._steps:
             steps.recall(found)
 
@@ -157,7 +163,7 @@ class Players:
                 bar.leave()
 
     def _look(self) -> None:
-        """All threads have ended what they did."""
+        """Check the state after all threads have ended an operation."""
         self.world.counters["looks in step"] += 1
         try:
             self.world.target.check()
@@ -224,7 +230,9 @@ class Players:
             pass
 
     def _failed(self, error: BaseException) -> None:
-        """One is enough: the others end after what they do. What a crash has interrupted is nothing."""
+        """Record the first failure, which makes the other workers end after their operations. Interruptions by a crash
+        do not count.
+        """
         if isinstance(error, Halted) or (isinstance(error, OSError) and self.world.crashing):
             return
         if isinstance(error, Broken):

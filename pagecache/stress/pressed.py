@@ -1,12 +1,12 @@
-"""A sync waits for what was written before it, and for nothing later [I-19]: writers that never stop, and a count.
+"""A sync waits for earlier writes, and for no later ones [I-19]: writers that never stop, and a count of requests.
 
-    writers   the same few pages of one file, over and over, until the sync has returned
-    sync      fsync, sync or a ticket, one after another from round to round, or as a script says; all else has ended
+    writers   overwrite a few pages of one file, until the sync has returned
+    sync      fsync, sync or a ticket, in turn from round to round, or as a script says; all else has ended
 
-No call of the backend ends before more was written (pressure.py), so that at no moment everything is clean. The pages
-are written back again and again while the sync waits, or they are not: how often depends on the machine. But a sync
-that waits for what comes later never returns. So requests are counted, not seconds: a sync needs each page of then
-once, and perhaps once more where a pass was running; `MOST` is a hundred times that.
+No call of the backend ends before more was written (pressure.py), so the file is never clean. The pages may be written
+back repeatedly while the sync waits: how often depends on the machine. But a sync that waits for later writes never
+returns. So the check counts requests, not seconds: a sync needs each page of its start once, and perhaps once more if a
+pass was running; `MOST` is a hundred times that.
 """
 
 from __future__ import annotations
@@ -26,12 +26,12 @@ PAGE = 4096
 PAGES = 4
 WRITERS = 2
 MOST = 500
-"""Requests of the volume while one sync runs."""
+"""Maximum requests of the volume while one sync runs."""
 LOOK = 0.005
 
 
 def pressed(world: World, target: CachedTarget, kind: str) -> None:
-    """Nobody else runs. Ends when everybody is to stop, too.
+    """Run the check while nothing else runs; also ends when the world stops.
 
     Raises:
         Found: the sync does not return.
@@ -80,7 +80,7 @@ def pressed(world: World, target: CachedTarget, kind: str) -> None:
 
 
 def play(target: Any, step: Step, errors: list[BaseException], after_first: Any = None) -> None:
-    """The verbs of one operation; what it raises is put to the errors."""
+    """Run the verbs of one operation; append an exception to `errors`."""
     try:
         name, *arguments = next(step)
         while True:

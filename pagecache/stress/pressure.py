@@ -1,10 +1,10 @@
-"""Between cache and backend: while somebody presses, no call of the backend ends before more was written.
+"""Pressure between cache and backend: no call of the backend ends before a writer has written more.
 
-And one write may be held: until somebody lets it go it is in the backend's hands, and lands then, or never did. And
-one commit may fail, and forget what was written since that was asked for.
+In addition, one write may be held: until its release it is in the backend, and is carried out then, or lost. And one
+commit may fail, and forget the bytes written since it was requested.
 
-So there is no moment at which nothing is dirty: not after a request, not after a commit. Who waits for such a moment
-waits for as long as writers go on. A call waits for a writer for a moment only: the writer may be waiting for the call.
+So something is dirty at any moment: after each request, after each commit. A sync that waits for a clean moment waits
+until the writers stop. A call waits for a writer only briefly: the writer may be waiting for the call.
 """
 
 from __future__ import annotations
@@ -20,15 +20,15 @@ from pagecache.errors import BackendError, Key
 __all__ = ["Hold", "PressedBackend", "Relapse"]
 
 MOMENT = 0.02  # seconds
-ENOUGH = 3  # writes that end meanwhile: of two writers, one began after the call had
+ENOUGH = 3  # writes that end during the wait: of two writers, one began after the call
 
 
-HELD = 30.0  # seconds after which nobody can be about to let a call go
+HELD = 30.0  # seconds after which the release of a held call cannot come
 
 
 class Hold:
-    """What happens to one write: it has `entered`, and goes on when it is let go. `lost`: it is acknowledged then, and
-    was done by a store that is gone.
+    """A held write: it has `entered`, and goes on when released. `lost`: it is acknowledged then, by a store that is
+    gone.
     """
 
     def __init__(self, *, lost: bool) -> None:
@@ -37,11 +37,11 @@ class Hold:
         self._go = threading.Event()
 
     def let_go(self) -> None:
-        """Nobody waits any more."""
+        """Release the write."""
         self._go.set()
 
     def through(self, call: Callable[[], int], length: int) -> int:
-        """Make the call, when its time has come."""
+        """Make the call after its release."""
         self.entered.set()
         self._go.wait(HELD)
         try:
@@ -51,30 +51,30 @@ class Hold:
 
 
 class Relapse:
-    """What the next commit fails with, and forgets: bytes of before, in the order in which they were overwritten."""
+    """The next commit fails, and forgets: `overwritten` collects the earlier bytes, in the order of the writes."""
 
     def __init__(self) -> None:
         self.before: list[tuple[BackendFile, int, memoryview]] = []
         self.failed = False
 
     def overwritten(self, file: BackendFile, offset: int, length: int) -> None:
-        """A write begins."""
+        """Record the old bytes when a write begins."""
         room = bytearray(length)
         count = file.read_into(offset, [memoryview(room)])
         self.before.append((file, offset, memoryview(room)[:count].toreadonly()))
 
     def commit(self) -> None:
-        """Forget. Raises: BackendError: always; another try helps."""
+        """Restore the old bytes. Raises: BackendError: always; a retry may succeed."""
         self.failed = True
         for file, offset, data in reversed(self.before):
             done = 0
             while done < len(data):
                 done += file.write_from(offset + done, [data[done:]])
-        raise BackendError(errno.EIO, "made up: what was acknowledged is forgotten", retry=True)
+        raise BackendError(errno.EIO, "made up: acknowledged writes are forgotten", retry=True)
 
 
 class PressedBackend(PassingBackend):
-    """See the top of this file."""
+    """A backend under pressure; see the top of this file."""
 
     def __init__(self, inner: Backend) -> None:
         super().__init__(inner)
@@ -84,9 +84,10 @@ class PressedBackend(PassingBackend):
         self._hold: Hold | None = None
         self.relapse: Relapse | None = None
         self.unheard: threading.Event | None = None
-        """Writes are done and fail, as if their answers were lost; set when one has."""
+        """If set, writes are done and fail, as if their replies were lost; the first one sets the event."""
         self.publishing: Callable[[Key], Callable[[bool], None]] = lambda _key: lambda _ok: None
-        """Called with an object whose commit begins; what it answers is called with whether that has succeeded."""
+        """Called with an object whose commit begins; returns a function that is called with whether the commit
+        succeeded."""
 
     def hold(self, *, lost: bool) -> Hold:
         """Hold the next write."""
@@ -94,25 +95,25 @@ class PressedBackend(PassingBackend):
         return found
 
     def taken(self) -> Hold | None:
-        """For a write that begins: what happens to it."""
+        """Return the hold for a write that begins."""
         with self._changed:
             found, self._hold = self._hold, None
             return found
 
     def press(self, on: bool) -> None:
-        """From now on, or no more."""
+        """Start or stop the pressure."""
         with self._changed:
             self._pressing = on
             self._changed.notify_all()
 
     def wrote(self) -> None:
-        """A writer has written once more."""
+        """Record that a writer has written once more."""
         with self._changed:
             self._writes += 1
             self._changed.notify_all()
 
     def wait(self) -> None:
-        """A call is over: it returns when more was written."""
+        """End a call once more was written."""
         if self._pressing:
             with self._changed:
                 enough = self._writes + ENOUGH
@@ -123,7 +124,7 @@ class PressedBackend(PassingBackend):
 
 
 class PressedFile(PassingFile):
-    """An object of it."""
+    """An object of `PressedBackend`."""
 
     def __init__(self, inner: BackendFile, backend: PressedBackend, key: Key) -> None:
         super().__init__(inner)
@@ -133,14 +134,14 @@ class PressedFile(PassingFile):
     def write_from(self, offset: int, buffers: Sequence[memoryview]) -> int:
         hold = self._backend.taken()
         if hold is not None:
-            sent = memoryview(b"".join(buffers))  # it is under way, whatever becomes of the memory
+            sent = memoryview(b"".join(buffers))  # a copy: the bytes are in flight even if the memory changes
             return hold.through(lambda: self.inner.write_from(offset, [sent]), len(sent))
         if (relapse := self._backend.relapse) is not None:
             relapse.overwritten(self.inner, offset, sum(map(len, buffers)))
         count = self.inner.write_from(offset, buffers)
         if (unheard := self._backend.unheard) is not None:
             unheard.set()
-            raise BackendError(errno.EIO, "made up: nobody hears that it was done", retry=True)
+            raise BackendError(errno.EIO, "made up: done without a reply", retry=True)
         self._backend.wait()
         return count
 

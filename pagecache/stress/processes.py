@@ -1,18 +1,18 @@
-"""Several processes on one directory: `path:DIR` by real clients that share files and nothing else.
+"""Several processes on one directory: `path:DIR` by independent clients that share only the files.
 
     worker of process 1 ── pwrite ─┐                  journal 1 ──┐
     worker of process 2 ── pread ──┼──▶ the files     journal 2 ──┼──▶ by time ──▶ models of the parent: the oracle
     worker of process 3 ── mmap ───┘                  journal 3 ──┘
 
-All clocks are one (CLOCK_MONOTONIC), so the records of all journals have one order: a call that returned before another
-began in any process did so for the models, too. What somebody saw is judged here, when all have ended: the processes
-themselves know of nobody's writes but their own.
+All processes read one clock (CLOCK_MONOTONIC), so the records of all journals have one order: a call that returned
+before another began in any process did so for the models, too. The parent judges the observations when all processes
+have ended: a process itself has no record of the writes of others.
 
-A process that is killed in between (`crashes` with "killed") is a crash of that client alone: what it had called may
-have taken place or not, all that returned to it has, and nobody else notices.
+A process that is killed (`crashes` with "killed") is a crash of that client alone: its last call may have taken effect
+or not, all returned calls have, and the other processes are not affected.
 
-Mappings and truncates keep out of each other's way (mounted.py says why), by a lock on a file beside those that are
-tested; the kernel takes it from who dies.
+A lock on a file beside the tested ones separates mappings and truncates (mounted.py has the reason); the kernel
+releases the lock of a killed process.
 """
 
 from __future__ import annotations
@@ -43,17 +43,17 @@ from pagecache.stress.world import Activity, Found, World
 __all__ = ["Processes"]
 
 RECORDS = (10, 100, 600)
-"""A client that is to be killed dies at one of so many records."""
+"""Upper bounds for the number of records before a client is killed."""
 FIRST = frozenset({"enter", "begin", "look", "saving", "naming"})
-"""What is put down before a call."""
+"""Records that are written before a call."""
 
 
 class Processes:
-    """See `crash.Crashing`, and who plays.
+    """Crashes of single clients, see `crash.Crashing`; also the player.
 
     Args:
         target: of the round.
-        kill: one of the processes is killed in each stir.
+        kill: kill one of the processes in each stir.
     """
 
     def __init__(self, target: MountedTarget, *, kill: bool) -> None:
@@ -65,21 +65,21 @@ class Processes:
         self._world = world
 
     def players(self, world: World) -> Processes:
-        """It plays itself."""
+        """Return this object, which is its own player."""
         return self
 
     def arm(self) -> None:
-        """Who dies decides when."""
+        """Do nothing: the child chooses the moment."""
 
     look = rested = end = arm
 
     def recover(self, players: Any) -> None:
-        """All have ended, and were judged."""
+        """Do nothing: all processes have ended, and were judged."""
 
     # -- a stir
 
     def stir(self, count: int) -> list[threading.Thread]:
-        """See `player.Players`: the thread that waits for all of them."""
+        """Start a stir, see `player.Players`; return the thread that waits for all processes."""
         self._life += 1
         return waiting(self._world, "the processes", partial(self._stir, count))
 
@@ -108,7 +108,7 @@ class Processes:
             self._judge(children)
 
     def _judge(self, children: list[Child]) -> None:
-        """The history of all, in one order."""
+        """Replay the records of all processes in one order."""
         world, models = self._world, self._world.models
         durable = Durable([], self._names)
         tellers = [Retold(world, durable) for _ in children]
@@ -133,7 +133,7 @@ class Processes:
         self._after_death(durable, looks)
 
     def _after_death(self, durable: Durable, looks: dict[tuple[int, int], Look]) -> None:
-        """What the dead have begun may be there or not, and nobody sees more of it than that."""
+        """End the calls of killed processes: they may have taken effect or not."""
         self._world.cut_off()
         for look in looks.values():
             look.returned()
@@ -149,7 +149,7 @@ class Processes:
 
 
 def _ranked(number: int, child: Child) -> Iterator[tuple[int, int, int, int, tuple[Any, ...]]]:
-    """Records with what orders them: what began at the same time as something ended was beside it."""
+    """Yield records with their sort key: a call that begins when another ends counts as concurrent."""
     for at, (when, record) in enumerate(read(child.fd)):
         yield when, 0 if record[0] in FIRST else 1, number, at, record
 
@@ -158,7 +158,7 @@ def _ranked(number: int, child: Child) -> Iterator[tuple[int, int, int, int, tup
 
 
 def play(task: Task, journal: Journal) -> None:
-    """Some of the workers, on files that all share.
+    """Play some of the workers, on files that all processes share.
 
     Raises:
         Broken: something was wrong.
@@ -168,7 +168,7 @@ def play(task: Task, journal: Journal) -> None:
     target.adopt([FileLocks(f"{locks}/{number}") for number in range(task.plan.files)])
     world = ClientWorld(task.plan, target, task.number)
     world.journal = journal
-    world.unsupported["copy"] = "of several processes nobody knows what a mapping has while it is written from"
+    world.unsupported["copy"] = "with several processes the content of a mapping is unknown while it is written from"
     for number, content in enumerate(task.contents):
         first = first_write(number, world.tag, content)
         world.models.append(ClientModel(number, first, world.clock, journal, partial(target.size, number)))
@@ -177,17 +177,17 @@ def play(task: Task, journal: Journal) -> None:
     world.target = recorded
     stir(task, world)
     journal.put("skipped", world.unsupported)
-    if task.records:  # it was to die, and had too little to tell
+    if task.records:  # it was to be killed, and had too few records
         die()
 
 
 class ClientWorld(TellingWorld):
-    """Judges nothing: the journal has what was seen."""
+    """A world that judges nothing: the journal has the observations."""
 
     __slots__ = ()
 
     def state(self, now: Activity) -> str:
-        """Only all of them know."""
+        """Return UNSEEN: one process does not have the whole state."""
         return ""
 
     def look(self, model: Model, start: int, end: int, worker: int, what: str, *, store: bool = False) -> Look:
@@ -198,11 +198,11 @@ class ClientWorld(TellingWorld):
         self.journal.put("seen", look.number, got, short, store)
 
     def ask_again(self) -> None:
-        """Later."""
+        """Do nothing: the parent judges."""
 
 
 class TellingLook(Look):
-    """A look that is made again where all is known."""
+    """A look that the parent repeats with the records of all processes."""
 
     _numbers = itertools.count()
 
@@ -222,12 +222,12 @@ class TellingLook(Look):
         super().returned()
 
     def sizes_meanwhile(self) -> tuple[int, int]:
-        """Others may have done anything."""
+        """Return all possible sizes: other processes may change the file."""
         return 0, 1 << 62
 
 
 class ClientModel(TellingModel):
-    """What this process did. The size is what the file has, whoever made it so."""
+    """A model of this process's writes. The size is that of the real file."""
 
     def __init__(self, number: int, first: Write, clock: Clock, journal: Journal, size: Callable[[], int]) -> None:
         super().__init__(number, first, clock, journal)
@@ -237,7 +237,7 @@ class ClientModel(TellingModel):
         return self._size()
 
     def _placed(self, write: Write, offset: int, done: int | None) -> Write | None:
-        """Where the end is, only all of them know."""
+        """Leave the place of an append to the parent: other processes move the end."""
         with self.lock:
             write.start = write.origin = offset
             write.end = offset + write.length
@@ -245,7 +245,7 @@ class ClientModel(TellingModel):
 
 
 class FileLocks:
-    """See `mounted.Mappings`: for all processes, by flock on a descriptor of each holder's own."""
+    """A lock like `mounted.Mappings`, for all processes: flock on a separate descriptor of each holder."""
 
     def __init__(self, path: str) -> None:
         self._path = path

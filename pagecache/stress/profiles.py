@@ -1,22 +1,22 @@
-"""What workers do: kinds of operations, how often a profile does each, where and how long.
+"""The operations of workers: their kinds, and for each profile their weights, offsets and lengths.
 
-An `Operation` is fixed before it runs. Where it says `end`, its offset counts from the end of the file as it will be
-then, so that the edge is met although nobody knows yet where it is.
+An `Operation` is fixed before it runs. With `end`, its offset counts from the end of the file at that time, so that it
+hits the edge although the end is not known in advance.
 
-    profile       what it is like
-    fsx           everything, at places where off-by-ones live
+    profile       description
+    fsx           everything, at offsets that provoke off-by-one errors
     database      pages overwritten in place, a hot quarter, fsync often
-    log           appends, short reads near the end, fsync, a cut now and then
+    log           appends, short reads near the end, fsync, an occasional truncate
     media         long sequential reads and writes, seeks, hints
-    generic-095   a small file, every way in at once: direct beside buffered, views, copies, truncates
-    direct        whole pages past the cache, side by side; now and then somebody writes through memory
+    generic-095   a small file, every way at once: direct beside buffered, views, copies, truncates
+    direct        whole pages past the cache, concurrently; with occasional buffered writes
     metadata      small files of each worker: made, replaced, renamed, removed, synced
     saving        a few pages written, past the cache too, and saved again and again by many at once
-    crowd         long appends and writes in the way of each other, and of direct writes, for little memory
-    losses        somebody gives up what others wrote, and somebody else replaces the stored object below it
-    ends          the same, where files grow: they are written over their ends, which are given up or replaced meanwhile
-    touched       saved again and again, while somebody else stores the same once more, as another version
-    unsaved       the same, where next to nobody saves
+    crowd         long appends and writes that collide with each other, and with direct writes, in little memory
+    losses        unsaved writes are discarded, and a foreign writer replaces the stored object
+    ends          losses with growing files: writes extend their ends, which are discarded or replaced concurrently
+    touched       frequent syncs, while a foreign writer stores the current content again as another version
+    unsaved       touched, with very few syncs
 """
 
 from __future__ import annotations
@@ -29,9 +29,9 @@ __all__ = ["IO", "KINDS", "PRIVATE", "PROFILES", "WAYS", "Edges", "Operation", "
 __all__ += ["leaves_nothing", "names_of", "operations"]
 
 PAGE = 4096
-PRIVATE = 3  # names that a worker has for itself
+PRIVATE = 3  # names of each worker's own objects
 
-# Kind -> the way of the mix it belongs to; "": it has one of IO, drawn for each operation.
+# Kind -> its way in the mix; "": one of IO, drawn for each operation.
 KINDS: dict[str, str] = {
     "read": "",
     "readv": "",
@@ -69,29 +69,28 @@ KINDS: dict[str, str] = {
     "touch": "touches",
 }
 IO = ("buffered", "direct", "parallel", "through")
-"""How bytes go in and out: through memory, past it (alone, or side by side), or written through at once."""
+"""Ways of I/O: through memory, past it (alone, or concurrently), or written through at once."""
 WAYS = (
     *IO,
     *("views", "append", "truncate", "punch", "try", "names", "hints", "sources"),
     *("foreign", "losses", "rivals", "touches"),
 )
-"""What a mix is made of. sources: memory that is not there; foreign: a file that somebody else changes in the store;
-losses: local data that is given up; rivals: a file that is written here while somebody else replaces it in the store;
-touches: somebody else stores what there is once more, as another version, where a commit over another one is refused.
-"""
+"""Elements of a mix. sources: unmapped memory; foreign: a file that a foreign writer changes in the store; losses:
+local data is discarded; rivals: a file that is written here while a foreign writer replaces it in the store; touches: a
+foreign writer stores the current content again as another version, and a commit over another version is refused."""
 
 
 @dataclass(frozen=True, slots=True)
 class Operation:
-    """One thing that a worker does.
+    """One operation of a worker.
 
     Attributes:
         kind: of KINDS.
-        file: its number; of a name of the worker's own for "names".
+        file: its number; for "names" the number of a name of the worker's own.
         way: of IO, for kinds that move bytes; "" for others.
-        offset: from the beginning, or from the end where `end`.
+        offset: from the beginning, or from the end if `end`.
         length: bytes.
-        extra: a number for what else there is to choose.
+        extra: a number for all further choices.
     """
 
     kind: str
@@ -103,19 +102,19 @@ class Operation:
     extra: int = 0
 
     def range(self, size: int, most: int) -> tuple[int, int]:
-        """[start, end) below `most`, in a file of `size` bytes."""
+        """Return [start, end) below `most`, in a file of `size` bytes."""
         start = max(0, min(most - 1, (size if self.end else 0) + self.offset))
         return start, min(most, start + self.length)
 
 
 def names_of(worker: int) -> list[str]:
-    """The objects that a worker has for itself."""
+    """Return the names of a worker's own objects."""
     return [f"own{worker}-{number}" for number in range(PRIVATE)]
 
 
 @dataclass(frozen=True, slots=True)
 class Edges:
-    """Lengths at which code does something else: of pages, folios and write units."""
+    """Lengths at which code branches: of pages, folios and write units."""
 
     units: tuple[int, ...] = (PAGE,)
 
@@ -125,13 +124,15 @@ Choice = Callable[[random.Random, int, Edges, int], tuple[int, int, bool]]  # rn
 
 @dataclass(frozen=True, slots=True)
 class Profile:
-    """Weights of kinds, the weights of IO ways, and what chooses offset, length and whether they count from the end."""
+    """Weights of kinds, weights of IO ways, and a function that chooses offset, length and whether they count from the
+    end.
+    """
 
     weights: dict[str, int]
     where: Choice
     io: tuple[int, int, int, int] = (6, 2, 2, 1)
-    share: float = 1.0  # of the size of a file that operations use
-    in_step: bool = False  # threads begin each operation together, where there are no tasks
+    share: float = 1.0  # fraction of a file's size that operations use
+    in_step: bool = False  # threads begin each operation together, if there are no tasks
 
 
 # ---------------------------------------------------------------------------------------------- where, and how much
@@ -166,13 +167,13 @@ def _pages(rng: random.Random, size: int, _edges: Edges, _position: int) -> tupl
 
 
 def _tail(rng: random.Random, _size: int, _edges: Edges, _position: int) -> tuple[int, int, bool]:
-    """A record, and a look at what was written last."""
+    """A record at the end, or a read of the last records."""
     length = rng.choice([rng.randrange(1, 200), rng.randrange(1, 200), rng.randrange(1, 2 * PAGE)])
     return -rng.randrange(1, 8 * PAGE), length, True
 
 
 def _sequential(rng: random.Random, size: int, edges: Edges, position: int) -> tuple[int, int, bool]:
-    """On from where the last one ended, but for a seek now and then."""
+    """The range after the last one, with an occasional seek."""
     length = min(size, rng.choice([PAGE, 16 * PAGE, 32 * PAGE, 64 * PAGE, max(edges.units)]))
     if position >= size or rng.random() < 0.05:
         position = rng.randrange(size)
@@ -180,7 +181,7 @@ def _sequential(rng: random.Random, size: int, edges: Edges, position: int) -> t
 
 
 def _small(rng: random.Random, size: int, edges: Edges, position: int) -> tuple[int, int, bool]:
-    """Whole pages half of the time, so that direct I/O can be what it is, in a few places that all meet."""
+    """Whole pages half of the time, as direct I/O needs, in a few places that all workers share."""
     if rng.random() < 0.5:
         return _adversarial(rng, size, edges, position)
     pages = max(1, size // PAGE)
@@ -188,7 +189,7 @@ def _small(rng: random.Random, size: int, edges: Edges, position: int) -> tuple[
 
 
 def _over_the_end(rng: random.Random, size: int, _edges: Edges, _position: int) -> tuple[int, int, bool]:
-    """From right before the end to behind it; a fifth of the operations anywhere, so that files become short again."""
+    """From right before the end to past it; a fifth of the operations anywhere, so that files become short again."""
     length = rng.choice([rng.randrange(1, 600), PAGE, rng.randrange(1, 4 * PAGE), rng.randrange(PAGE, 8 * PAGE)])
     if rng.random() < 0.2:
         return rng.randrange(size), length, False
@@ -306,12 +307,12 @@ PROFILES: dict[str, Profile] = {
 
 
 def has(profile: str, ways: Collection[str]) -> bool:
-    """Whether a profile has an operation of one of these ways."""
+    """Return whether a profile has an operation of one of these ways."""
     return any(KINDS[kind] in ways if KINDS[kind] else set(IO) & set(ways) for kind in PROFILES[profile].weights)
 
 
 def leaves_nothing(mix: Collection[str], profile: str) -> str:
-    """A sentence where a profile has nothing of a mix; "" where it has."""
+    """Return a sentence if a profile has no operation of a mix; "" if it has."""
     if not mix or has(profile, mix):
         return ""
     others = ", ".join(name for name in PROFILES if has(name, mix))
@@ -321,7 +322,7 @@ def leaves_nothing(mix: Collection[str], profile: str) -> str:
 def operations(
     profile: Profile, rng: random.Random, *, files: int, size: int, edges: Edges, ways: Collection[str]
 ) -> Iterator[Operation]:
-    """One worker's operations, without end; none where nothing of the profile is possible in these ways."""
+    """Yield one worker's operations, without end; none if nothing of the profile is possible in these ways."""
     possible = [way for way in IO if way in ways]
     kinds = [kind for kind in profile.weights if (KINDS[kind] in ways if KINDS[kind] else possible)]
     if not kinds:

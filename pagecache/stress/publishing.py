@@ -1,16 +1,16 @@
-"""What a commit makes visible: objects that are replaced as a whole are never seen with half of what was to be saved.
+"""Check the content that a commit makes visible: objects that are replaced as a whole never show half of a sync.
 
-Only who waits for a sync has such an object committed. So when a commit is carried out, whoever has waited longest has
-all of his bytes in it: what was written before he called, or something newer [2.15, 2.22]. That it is there when his
-call returns is looked at by the step itself (steps.py); what was visible until then is not seen any more.
+Such an object is committed only for a waiting sync. So at each commit, all bytes of the longest waiter are in the
+object: the bytes written before its sync was called, or newer ones [2.15, 2.22]. The step itself checks that they are
+there when its call returns (steps.py), but not the states that were visible before.
 
-Who returns may leave a commit behind that he has asked for and does not need any more: it is his, and nobody knows his
-bytes. One that fails may be carried out by who comes next, before anything newer is sent [2.23]. So commits are judged
-only where nobody has returned since the last that has succeeded.
+A sync that returns may leave behind a commit that it requested and no longer needs; the bytes of that commit are
+unknown. The next sync may repeat a failed commit before any newer bytes are sent [2.23]. So commits are judged only if
+no sync has returned since the last successful commit.
 
-A commit takes with it whatever was asked for until it began, and who asks while it runs is not heard. So where nobody
-waits for a sync, and nobody has returned from one since that ended, nobody has asked for this one: it publishes what
-nobody wanted to be seen yet [2.22]. While workers run, that is: at rest the tester itself saves.
+A commit covers all requests made before it begins; a request made while it runs does not count. So if no sync is
+waiting, and none has returned since the last commit ended, nothing requested this commit: it publishes unrequested
+bytes [2.22]. This holds while workers run: at rest the tester itself saves.
 """
 
 from __future__ import annotations
@@ -26,7 +26,7 @@ __all__ = ["Publishing"]
 
 
 class Publishing:
-    """For each object: when its last commit that has succeeded has ended."""
+    """For each object: the time at which its last successful commit ended."""
 
     def __init__(self, world: World) -> None:
         self._world = world
@@ -34,18 +34,18 @@ class Publishing:
         self._stirring = False
 
     def stir(self, on: bool) -> None:
-        """From now on workers alone ask for commits; or others do, too, and may leave some behind."""
+        """Note whether only workers request commits from now on; otherwise other requests may be left behind."""
         world = self._world
         world.saved = world.clock.tick()
-        # A call that failed may be done all the same, later; and a conflict that stays asks for a commit, too.
+        # A failed call may be carried out later, and a pending conflict requests a commit, too.
         self._stirring = on and world.plan.faults == "none" and world.plan.crash_of(world.number) == "none"
 
     def __call__(self, key: Key) -> Callable[[bool], None]:
-        """A commit of an object begins; what is returned is called with whether it has succeeded."""
+        """Begin a commit of an object; return a function to call with whether it succeeded."""
         world = self._world
         waiting = [look for looks in world.savers.copy().values() for look in looks]
         looks = [look for look in waiting if world.target.key(look.model.number) == key]
-        judged = world.saved < self._done.get(key, 0)  # last: who was there is gone or among them
+        judged = world.saved < self._done.get(key, 0)  # read last: syncs that have ended are in one of the two
         stirring = self._stirring
 
         def ended(ok: bool) -> None:
@@ -73,7 +73,7 @@ def _published(world: World, look: Look) -> None:
 
 
 def _unasked(world: World, key: Key) -> None:
-    for model in world.models:  # what is a worker's own is committed by closing it
+    for model in world.models:  # a worker's own objects are committed by closing them
         if world.target.key(model.number) == key:
-            text = "committed, and nobody has asked for that since it was committed before"
+            text = "committed without a request since the last commit"
             world.fail(Failure.of(Broken(f"file {model.number}: {text}")))

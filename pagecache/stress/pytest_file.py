@@ -1,4 +1,6 @@
-"""A failure as a file for pytest: it has the script, runs it, and fails with the story as long as the bug is there."""
+"""A failure as a test file for pytest: it contains the script, runs it, and fails with the story while the bug
+exists.
+"""
 
 from __future__ import annotations
 
@@ -12,7 +14,7 @@ from pagecache.stress.report import Report
 
 __all__ = ["pytest_file", "readable"]
 
-SURE = 1e-4  # a test that passes although the bug is there, in one of so many runs
+SURE = 1e-4  # highest probability that the test passes in spite of the bug
 TRIES_MAX = 400
 WIDE = 110
 
@@ -38,7 +40,7 @@ def test_{name}():
 
 
 def pytest_file(report: Report, rate: float, target: str | Callable[[], Any] | None) -> str:
-    """The text of it; "": no file could name the target. `rate`: how often the replay fails."""
+    """Return the text of the file; "": a file cannot name the target. `rate`: how often the replay fails."""
     if target is not None and name_of(target) is None:
         return ""
     plan = report.replay["plan"]
@@ -57,28 +59,28 @@ def pytest_file(report: Report, rate: float, target: str | Callable[[], Any] | N
 
 
 def imported(target: str | None) -> str:
-    """From where the test can be run."""
+    """Return the directory from which the test can be run."""
     if target is None or not target.startswith("python:"):
         return ""
     return f"\nRun it where Python finds the module {target.split(':')[1]}: in its directory, or by PYTHONPATH.\n"
 
 
 def commented(text: str) -> str:
-    """Text as it may stand in a docstring, whatever is in it."""
+    """Escape text for use in a docstring."""
     printable = "".join(c if c.isprintable() or c == "\n" else repr(c)[1:-1] for c in text)
     lines = printable.replace("\\", "\\\\").replace('"""', "'''").splitlines()
     return "\n".join(line[:WIDE] for line in lines).strip("\n").removesuffix('"')
 
 
 def tries_for(rate: float) -> int:
-    """So many that the test hardly ever passes while the bug is there."""
+    """Return the number of tries after which the test hardly ever passes while the bug exists."""
     if rate >= 1:
         return 3
     return min(TRIES_MAX, math.ceil(math.log(SURE) / math.log(1 - max(rate, 0.01))))
 
 
 def readable(value: Any, indent: str = "", *, show: Callable[[Any], str] = json.dumps) -> str:
-    """JSON, or what `show` makes of it, with whatever is short on one line."""
+    """Format a value as JSON, or with `show`, with short values on one line."""
     text = show(value)
     if len(indent) + len(text) <= WIDE or not value or not isinstance(value, dict | list):
         return text

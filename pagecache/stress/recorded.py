@@ -1,6 +1,6 @@
-"""A target whose verbs are watched by those who have to know what was durable when: before a call begins, and after it.
+"""A target that reports its verbs to a keeper of the durable state: before a call begins, and after it.
 
-The verbs that make durable, and those that change names, are told to a `Keeper`; all others pass.
+A `Keeper` gets the verbs that make durable, and those that change names; all others pass.
 """
 
 from __future__ import annotations
@@ -15,7 +15,7 @@ NAMING = frozenset({"publish", "rename", "remove"})
 
 
 class Keeper(Protocol):
-    """Who is told. `Durable` of durable.py, or what brings it to another process."""
+    """Receiver of the reports: `Durable` of durable.py, or a sender to another process."""
 
     def saving(self, file: int | None) -> Any: ...
     def saved(self, mark: Any) -> None: ...
@@ -25,7 +25,7 @@ class Keeper(Protocol):
 
 
 class Recorded:
-    """See `targets.Target`; `keep` gives the keeper of this moment; None: nobody asks now."""
+    """A reporting target, see `targets.Target`; `keep` returns the current keeper, or None."""
 
     def __init__(self, target: Any, keep: Callable[[], Keeper | None]) -> None:
         self._target = target
@@ -54,7 +54,7 @@ class Recorded:
 
 
 class RecordedTasks:
-    """The same for coroutines."""
+    """The coroutines of a reporting target."""
 
     def __init__(self, tasks: Any, keep: Callable[[], Keeper | None]) -> None:
         self._tasks = tasks
@@ -64,7 +64,7 @@ class RecordedTasks:
         return getattr(self._tasks, name)
 
     async def call(self, name: str, arguments: tuple[Any, ...]) -> Any:
-        """A verb."""
+        """Run a verb."""
         keeper = self._keep() if name in SAVING | NAMING else None
         if keeper is None:
             return await self._tasks.call(name, arguments)
@@ -79,7 +79,7 @@ class RecordedTasks:
 
 
 def begin(keeper: Keeper, name: str, arguments: tuple[Any, ...]) -> Callable[[bool], None]:
-    """A verb begins; returns what is to be told whether it has succeeded."""
+    """Begin a verb; return a function to call with whether it succeeded."""
     if name in SAVING:
         mark = keeper.saving(arguments[0] if name == "fsync" else None)
 

@@ -1,4 +1,4 @@
-"""What makes a script smaller: parts left out by ddmin, workers put together, calls put in the place of others."""
+"""Operations that make a script smaller: leave out parts by ddmin, merge workers, replace calls."""
 
 from __future__ import annotations
 
@@ -27,59 +27,59 @@ __all__ = [
 T = TypeVar("T")
 
 CALMER: dict[str, tuple[Any, ...]] = {"faults": ("none", "mild", "nasty"), "crashes": ((),), "processes": (1,)}
-"""Less of what makes calls fail, from nothing on."""
+"""Milder values of the settings that make calls fail, starting with none."""
 FILELESS = {"names", "foreign", "losses", "rivals"}
-"""Ways that have objects of their own."""
+"""Ways with separate objects."""
 PLAINER = {"readv": "read", "writev": "write", "ticket": "sync", "sync": "fsync"}
 
 
 def renumbered(operation: Operation, files: list[int]) -> Operation:
-    """The same where these files alone are left, in their order."""
+    """Return the operation after the removal of all files but these, renumbered in their order."""
     if KINDS[operation.kind] == "names":
         return operation
     return replace(operation, file=files.index(operation.file) if operation.file in files else 0)
 
 
 def buffered(operation: Operation) -> Operation:
-    """The same through memory."""
+    """Return the operation through memory."""
     return replace(operation, way="buffered") if operation.way else operation
 
 
 def plainer(operation: Operation) -> Operation:
-    """The same by a simpler call."""
+    """Return the operation with a simpler call."""
     return replace(operation, kind=PLAINER.get(operation.kind, operation.kind))
 
 
 def swapped(one: Operation, other: Operation) -> Callable[[Operation], Operation]:
-    """Puts `other` in the place of `one`."""
+    """Return a function that replaces `one` by `other`."""
     return lambda operation: other if operation == one else operation
 
 
 def chained(stirs: Sequence[Stir]) -> Stir:
-    """One worker's operations after those of another."""
+    """Return the operations of several workers, one worker after the other."""
     return tuple(itertools.chain.from_iterable(stirs))
 
 
 def chained_back(stirs: Sequence[Stir]) -> Stir:
-    """The same, the last worker first."""
+    """Return the operations of several workers, the last worker first."""
     return chained(stirs[::-1])
 
 
 def in_turns(stirs: Sequence[Stir]) -> Stir:
-    """The first of each, then the second of each."""
+    """Return the first operations of all workers, then the second ones, and so on."""
     return tuple(one for turn in itertools.zip_longest(*stirs) for one in turn if one is not None)
 
 
 def stripped(script: Script, threads: Iterable[Worker], tasks: Iterable[Worker]) -> Script | None:
-    """With these workers, but for those that do nothing; None: nothing is left."""
+    """Return the script with these workers, without idle ones; None: no operation is left."""
     busy = [tuple(worker for worker in workers if any(worker)) for workers in (threads, tasks)]
     return replace(script, threads=busy[0], tasks=busy[1]) if any(busy) else None
 
 
 def ddmin(items: Sequence[T], fails: Callable[[Sequence[T]], bool]) -> list[T]:
-    """A part of the items that fails, of which no single one can be left out; all of them where none does.
+    """Return a failing part of the items from which no single item can be removed; all items if no part fails.
 
-    `fails` may forget: what it has refused once is asked again only at another size.
+    `fails` need not cache its results: a rejected part is tried again only at another size.
     """
     left, parts = list(items), 2
     while len(left) > 1:

@@ -1,12 +1,12 @@
-"""Somebody gives up what the store has acknowledged and not committed; then a commit fails, and the store forgets it.
+"""Discard bytes that the store has acknowledged and not committed; then a commit fails, and the store forgets them.
 
     write, flush    one page; the store has acknowledged it
-    discard         it is given up: the store may have it, or what was there before
+    discard         the page: the store may have it, or the bytes from before
     read            shows one of the two, and keeps it in memory
-    fsync           its commit fails, and the store goes back to what was there before
+    fsync           its commit fails, and the store restores the bytes from before
 
-Then memory shows what is stored [2.17, 2.18], and each handle has been told of the loss, once [2.16, I-22]. Nobody else
-runs meanwhile.
+Then memory must show the stored bytes [2.17, 2.18], and each handle must have reported the loss once [2.16, I-22].
+Nothing else runs during the check.
 """
 
 from __future__ import annotations
@@ -25,10 +25,10 @@ __all__ = ["relapsed", "told"]
 
 
 def relapsed(world: World, target: CachedTarget) -> None:
-    """Everything is saved, and the first file has as many pages as it may.
+    """Run the check on the first file, with all its pages present and everything saved.
 
     Raises:
-        Broken: memory shows what is not stored, or a handle says something else than what was given up.
+        Broken: memory shows other bytes than the store, or a handle reports another loss.
     """
     limits = target.backend.limits
     if limits.commit_on_close or limits.durable_writes or int(limits.read_unit) > 1:
@@ -61,7 +61,7 @@ def relapsed(world: World, target: CachedTarget) -> None:
 
 def told(target: CachedTarget, lost: list[tuple[int, int]]) -> None:
     with contextlib.suppress(OSError):
-        target.flush(0)  # by the handle that is not asked below
+        target.flush(0)  # through a handle that is not checked below
     for name, told in target.heard(0):
         if sorted(told) != sorted(lost):
             was, said = (str(one) if one else "nothing" for one in (lost, told))

@@ -1,4 +1,4 @@
-"""What came of a run, for people and for programs."""
+"""The result of a run, for people and for programs."""
 
 from __future__ import annotations
 
@@ -12,22 +12,22 @@ __all__ = ["Report", "counted", "exercised"]
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Report:
-    """What came of a run.
+    """The result of a run.
 
     Attributes:
-        ok: nothing was found.
-        story: a few lines for a person: what went wrong, or what was exercised.
-        replay: feeds `Plan.from_replay` and `pagecache stress --replay`.
-        counters: how often what was done.
+        ok: no failure was found.
+        story: a few lines for a person: the failure, or the coverage.
+        replay: input of `Plan.from_replay` and `pagecache stress --replay`.
+        counters: event -> count.
         coverage: "operation | beside another | state", "operation | after another | state", "operation | alone | state"
-            -> how often: see coverage.py; `kinds`: which operations could have met each other.
-        skipped: what the target cannot do -> why.
-        kind: of what was found: "data", "error", "hang", "check" or "crash"; "" where nothing was.
-        hung: threads were left behind that wait for something.
-        schedule: of the deterministic scheduler: how many points and switches, and a digest of all of them.
-        steps: what was done to the bytes that are wrong, in order, a sentence each.
-        timeline: the same for a picture: see timeline.py.
-        hang: who waited for what: see hang.py.
+            -> count: see coverage.py; `kinds`: operations that could have met each other.
+        skipped: feature that the target lacks -> reason.
+        kind: of the failure: "data", "error", "hang", "check" or "crash"; "" without one.
+        hung: threads that wait for something were left behind.
+        schedule: of the deterministic scheduler: numbers of points and switches, and a digest of all of them.
+        steps: events that concern the wrong bytes, in order, a sentence each.
+        timeline: these events as a picture: see timeline.py.
+        hang: all waits: see hang.py.
     """
 
     ok: bool
@@ -45,7 +45,7 @@ class Report:
     hang: dict[str, Any] = field(default_factory=dict)
 
     def to_dict(self) -> dict[str, Any]:
-        """All of it, for JSON."""
+        """Return all of it in JSON form."""
         return {
             "ok": self.ok,
             "kind": self.kind,
@@ -64,14 +64,14 @@ class Report:
 
 
 def counted(number: int, what: str) -> str:
-    """Some of them, in words."""
+    """Return a count with its noun, in words."""
     return f"{number} {what}" + ("" if number == 1 else "s")
 
 
 def exercised(
     counters: Counter[str], table: list[str], target: str, skipped: dict[str, str], kinds: Collection[str] = ()
 ) -> str:
-    """What a run without a finding did, in a few lines. `kinds`: of operations that were done at least once."""
+    """Return some lines about a run without a finding. `kinds`: of operations that ran at least once."""
     done = ", ".join(counted(counters[what + "s"], what) for what in ("operation", "round", "rest"))
     lines = [
         f"nothing wrong: {done}, on {target}",

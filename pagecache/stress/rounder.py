@@ -1,7 +1,7 @@
-"""Rounder numbers for what is left of a failure: an offset of 8192 says more than one of 8177.
+"""Round the numbers of a shrunk failure: an offset of 8192 explains more than one of 8177.
 
-A number is rounder than another if it is 0, or a multiple of a page, or of a sector, where the other is not; of equals
-the smaller one.
+A number is rounder than another if it is 0, or a multiple of a page, or of a sector, and the other is not; between
+equals the smaller one.
 """
 
 from __future__ import annotations
@@ -21,7 +21,7 @@ SECTOR = 512
 
 
 def rank(number: int) -> tuple[int, int]:
-    """Less is rounder."""
+    """Return the sort key: less is rounder."""
     if number == 0:
         return 0, 0
     for order, unit in enumerate((PAGE, SECTOR, 100, 10), 1):
@@ -31,13 +31,15 @@ def rank(number: int) -> tuple[int, int]:
 
 
 def rounder_numbers(number: int) -> list[int]:
-    """Some near, and the roundest ones, the best first."""
+    """Return nearby numbers, and the roundest ones, the best first."""
     near = {number - number % unit + more for unit in (PAGE, SECTOR, 100, 10) for more in (0, unit)}
     return sorted((one for one in {0, 1, PAGE, *near} if rank(one) < rank(number)), key=rank)
 
 
 def rounder(current: Callable[[], Script]) -> Iterator[Script]:
-    """Candidates, each of the script as it is then: whoever takes one has it in `current` before the next."""
+    """Yield candidates, each a change of the `current()` script: an accepted candidate is current before the next
+    step.
+    """
     for number in range(len(current().contents)):
         yield from contents(current, number)
     script = current()
@@ -48,7 +50,7 @@ def rounder(current: Callable[[], Script]) -> Iterator[Script]:
 
 
 def contents(current: Callable[[], Script], number: int) -> Iterator[Script]:
-    """The length that a file begins with."""
+    """Yield candidates for the initial length of a file."""
     for length in rounder_numbers(current().contents[number]):
         before = current()
         yield replace(before, contents=(*before.contents[:number], length, *before.contents[number + 1 :]))
@@ -57,7 +59,7 @@ def contents(current: Callable[[], Script], number: int) -> Iterator[Script]:
 
 
 def one_operation(current: Callable[[], Script], place: tuple[int, int, int]) -> Iterator[Script]:
-    """The numbers of one operation, as long as it is there."""
+    """Yield candidates for the numbers of one operation, while it is part of the script."""
 
     def candidate(**fields: Any) -> Script | None:
         before = current()

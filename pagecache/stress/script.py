@@ -1,21 +1,21 @@
-"""The operations of a round one by one, in the place of "seed → operations": what is taken out of it is not done.
+"""The operations of a round as a list, in place of those derived from the seed, so that single operations can be
+removed.
 
     Script
-      contents   how long each file is when the round begins
+      contents   initial length of each file
       threads    for each worker that is a thread: its stirs; a stir is the operations between two rests
-      tasks      the same for tasks
+      tasks      the stirs of each worker that is a task
       repeat     how often each stir is played before its rest
-      pressed    "fsync", "sync" or "ticket": called beside writers that never stop, after the last rest; "": nothing is
+      pressed    "fsync", "sync" or "ticket": called beside writers that never stop, after the last rest; "": none
 
 In a replay it is JSON that a person can read and change: an operation has the fields of `profiles.Operation`, without
-those that have their usual value. What bytes are written, which faults there are and what the cache is like still
-depend on seed and round.
+those that have their usual value. Written bytes, faults and settings of the cache still depend on seed and round.
 
     {"contents": [0], "repeat": 1, "tasks": [],
      "threads": [[[{"kind": "write", "file": 0, "way": "buffered", "offset": 8192, "length": 4096}]],
                  [[{"kind": "fsync", "file": 0}]]]}
 
-A script that is repeated makes the few operations that are left of a race meet often.
+Repeating a script makes the few remaining operations of a race overlap often.
 """
 
 from __future__ import annotations
@@ -32,21 +32,21 @@ __all__ = ["PRESSED", "Script", "Stir", "Worker"]
 FILES_MAX = 1024
 REPEAT_MAX = 1 << 20
 BYTES_MAX = 1 << 40
-EXTRA_MAX = (1 << 16) - 1  # as `profiles.operations` draws it
+EXTRA_MAX = (1 << 16) - 1  # the range drawn by `profiles.operations`
 
 Stir = tuple[Operation, ...]
 Worker = tuple[Stir, ...]
 
 PRESSED = ("fsync", "sync", "ticket")
 MOVES = ("read", "readv", "write", "writev", "append")
-"""Kinds that have a way of IO."""
+"""Kinds that have a way of I/O."""
 USUAL = {field.name: field.default for field in dataclasses.fields(Operation)}
 REQUIRED = ("kind", "file")
 
 
 @dataclass(frozen=True, slots=True)
 class Script:
-    """See the top of the file. Immutable; ValueError names the value and the rule that it breaks."""
+    """A script; see the top of the file. Immutable; ValueError names the value and the rule that it breaks."""
 
     contents: tuple[int, ...]
     threads: tuple[Worker, ...]
@@ -63,7 +63,7 @@ class Script:
         if self.pressed not in ("", *PRESSED):
             raise ValueError(f"script.pressed: {self.pressed!r} is not one of {', '.join(PRESSED)}, or empty")
         if not self.workers:
-            raise ValueError("script.threads: none, and script.tasks: none: nobody would do anything")
+            raise ValueError("script.threads: none, and script.tasks: none: nothing would run")
         if not self.stirs:
             raise ValueError("script.threads: no worker has a stir: there is nothing to do")
         for where, operation in self._places():
@@ -71,24 +71,24 @@ class Script:
 
     @property
     def workers(self) -> tuple[Worker, ...]:
-        """Threads, and then tasks: worker n of a round is number n - 1."""
+        """Return threads, then tasks: worker n of a round is number n - 1."""
         return self.threads + self.tasks
 
     @property
     def stirs(self) -> int:
-        """How many; a worker that has fewer does nothing in the others."""
+        """Return the number of stirs; a worker with fewer ones is idle in the others."""
         return max(len(worker) for worker in self.workers)
 
     def __len__(self) -> int:
-        """Operations, without repetitions."""
+        """Return the number of operations, without repetitions."""
         return sum(len(stir) for worker in self.workers for stir in worker)
 
     def operations(self) -> Iterator[Operation]:
-        """All of them, worker after worker."""
+        """Yield all operations, worker after worker."""
         return (operation for worker in self.workers for stir in worker for operation in stir)
 
     def each(self, change: Callable[[Operation], Operation], **fields: Any) -> Script:
-        """The same with every operation changed, and perhaps other fields."""
+        """Return the script with every operation changed, and perhaps other fields."""
         threads, tasks = (
             tuple(tuple(tuple(map(change, stir)) for stir in worker) for worker in workers)
             for workers in (self.threads, self.tasks)
@@ -96,7 +96,7 @@ class Script:
         return dataclasses.replace(self, **{"threads": threads, "tasks": tasks} | fields)
 
     def turn(self, number: int, stir: int) -> Iterator[Operation]:
-        """What worker `number` (from 0) does in a stir."""
+        """Yield the operations of worker `number` (from 0) in a stir."""
         worker = self.workers[number]
         for _ in range(self.repeat if stir < len(worker) else 0):
             yield from worker[stir]
@@ -111,7 +111,7 @@ class Script:
     # -- as JSON
 
     def to_dict(self) -> dict[str, Any]:
-        """For JSON."""
+        """Return the script in JSON form."""
 
         def each(workers: tuple[Worker, ...]) -> list[Any]:
             return [[[plain(operation) for operation in stir] for stir in worker] for worker in workers]
@@ -125,10 +125,10 @@ class Script:
 
     @classmethod
     def from_dict(cls, document: object) -> Script:
-        """What `to_dict` gave, or a person wrote.
+        """Return a script from the result of `to_dict`, or from JSON that a person wrote.
 
         Raises:
-            ValueError: it is none; names the value and the rule.
+            ValueError: it is no script; names the value and the rule.
         """
         if not isinstance(document, Mapping):
             raise ValueError(f"script: {document!r} is not an object with contents and threads")
@@ -148,7 +148,7 @@ class Script:
 
 
 def plain(operation: Operation) -> dict[str, Any]:
-    """An operation without the fields that say nothing."""
+    """Return an operation without the fields that have their default."""
     return {
         name: getattr(operation, name)
         for name, usual in USUAL.items()
@@ -174,10 +174,10 @@ def operation_of(value: object, where: str) -> Operation:
 
 
 def check(operation: Operation, where: str, files: int) -> None:
-    """Whether it can be played.
+    """Check that an operation can be played.
 
     Raises:
-        ValueError: it cannot; says why.
+        ValueError: it cannot; names the reason.
     """
     kind = operation.kind
     if not isinstance(kind, str) or kind not in KINDS:
@@ -195,7 +195,7 @@ def check(operation: Operation, where: str, files: int) -> None:
 
 
 def whole(value: object, where: str, least: int, most: int) -> None:
-    """A whole number in a range.
+    """Check that a value is a whole number in a range.
 
     Raises:
         ValueError: it is none.

@@ -1,12 +1,12 @@
-"""From a round that failed to the fewest operations, workers, files and faults that still fail.
+"""Reduce a failed round to the fewest operations, workers, files and faults that still fail.
 
-The operations of the failing run become a script (script.py), and what can be taken out of it is: by ddmin (Zeller and
-Hildebrandt, "Simplifying and Isolating Failure-Inducing Input", 2002), first workers, then stirs, then operations; then
-files, ways and faults; then numbers become rounder. A candidate counts where it fails with the same kind of failure.
+The operations of the failing run become a script (script.py), and ddmin (Zeller and Hildebrandt, "Simplifying and
+Isolating Failure-Inducing Input", 2002) removes parts of it: first workers, then stirs, then operations; then files,
+ways and faults; then numbers become rounder. A candidate counts if it fails with the original kind of failure.
 
-Threads decide the order of calls, so a candidate is tried several times: the more, the seldomer the whole round failed.
-The few operations that are left of a race hardly ever meet: tries that go on to fail let them be repeated. Under a
-deterministic scheduler one try is enough. What is returned is always something that has failed.
+Threads decide the order of calls, so a candidate is tried several times: the rarer the failure of the whole round, the
+more often. The few remaining operations of a race hardly ever overlap: later tries repeat them. With a deterministic
+scheduler one try is enough. The result has always failed at least once.
 """
 
 from __future__ import annotations
@@ -47,16 +47,16 @@ __all__ = ["NotFailing", "Shrinking", "Shrunk", "shrink"]
 T = TypeVar("T")
 
 SECONDS = 60.0
-PASSES = 0.75  # of the time; the rest is for how often the smallest has to be repeated, and how often it fails
-SEEN = 3  # failures of the whole round that are enough to say how often it fails
-MEASURED = 12  # tries that say it, and at the end how often the smallest fails
+PASSES = 0.75  # fraction of the time; the rest measures how often the result fails, and how often it must be repeated
+SEEN = 3  # failures of the whole round that suffice to estimate their rate
+MEASURED = 12  # tries for that estimate, and for the failure rate of the result
 AGAIN = 40  # tries of the whole round as a script
-MISSED = 0.1  # of candidates that would fail
-TRIES = (3, 12)  # of a candidate: at least, at most
-GROWTH = 16  # how much more often the last tries repeat a script
+MISSED = 0.1  # accepted fraction of failing candidates that are missed
+TRIES = (3, 12)  # minimum and maximum tries of a candidate
+GROWTH = 16  # factor by which the last tries repeat a script more often
 PLAYED = 1000  # operations of a try, with repetitions
 HANG = 5.0  # seconds after which a call hangs, while a hang is shrunk
-SHORT = 1.0  # the same of a candidate, at least: LONGER times what the longest call took that ended
+SHORT = 1.0  # minimum of that time for a candidate: LONGER times the longest call that ended
 LONGER = 10
 LISTED = 20  # operations in a story
 
@@ -69,17 +69,17 @@ def shrink(
     make: Callable[[Plan, int], Target] | None = None,
     progress: Callable[[str], None] | None = None,
 ) -> Shrunk:
-    """Make a failure small.
+    """Shrink a failure.
 
     Args:
-        failed: the report of a run that found something, or a plan that finds something.
-        target: the same as of that run; None: the one that the report names, or a backend in memory.
-        seconds: to spend; a try that runs is brought to its end.
-        make: as of `job.Run`.
-        progress: is told a line now and then.
+        failed: the report of a failed run, or a plan that fails.
+        target: of that run; None: the one that the report names, or a memory backend.
+        seconds: time to spend; a running try is completed.
+        make: see `job.Run`.
+        progress: called with a line now and then.
 
     Raises:
-        NotFailing: nothing was found, or not again.
+        NotFailing: there was no failure, or it did not repeat.
         UnusableTarget: there is nothing to test.
         ValueError: `seconds` is not above 0.
 
@@ -100,7 +100,7 @@ def shrink(
 
 
 def listed(script: Script) -> Iterator[str]:
-    """Its operations, one by one; as many as are read."""
+    """Yield the operations, as many as a person reads."""
     lines = (
         f"writer {number}: {one.kind}{f' ({one.way})' if one.way else ''} of {one.file}, "
         f"{one.length} bytes at {one.offset}{' from the end' if one.end else ''}"
@@ -115,7 +115,7 @@ def listed(script: Script) -> Iterator[str]:
 
 @dataclass(frozen=True, slots=True)
 class Best:
-    """The smallest that has failed until now."""
+    """The smallest failing candidate so far."""
 
     plan: Plan
     script: Script
@@ -133,7 +133,7 @@ class Shrinking:
         self._end = self._begun + PASSES * seconds
         self._seconds = seconds
         self._patience = plan.patience
-        self._longest = 0.0  # seconds of a call that ended, where one hangs
+        self._longest = 0.0  # seconds of the longest call that ended, while a hang is shrunk
         self._earlier: list[Best] = []
         self.kind = kind
         self._plan = plan
@@ -143,7 +143,7 @@ class Shrinking:
     # -- the course
 
     def run(self) -> Shrunk:
-        """All passes, until nothing changes or time is over."""
+        """Run all passes, until nothing changes or the time is over."""
         self._known(self.kind)
         self._fail_again()
         before = len(self.best.script), len(self.best.script.workers)
@@ -185,10 +185,10 @@ class Shrinking:
         )
 
     def _fail_again(self) -> None:
-        """The round as it is, until it is known how often it fails.
+        """Repeat the unchanged round until its failure rate is known.
 
         Raises:
-            NotFailing: it does not.
+            NotFailing: it does not fail.
         """
         plan = self._plan
         if plan.rounds != 1:
@@ -221,10 +221,11 @@ class Shrinking:
             self._fail_as_script([script, max((each[0] for each in found), key=len)])
 
     def _fail_as_script(self, scripts: list[Script]) -> None:
-        """The same by its operations alone: one of the scripts, which have the same rate but for what was cut off.
+        """Repeat the failure by its operations alone: by one of the scripts, which are equally likely to fail apart
+        from their truncated ends.
 
         Raises:
-            NotFailing: it does not.
+            NotFailing: none fails.
         """
         for tries in range(1, AGAIN + 1):
             if self._over():
@@ -249,7 +250,7 @@ class Shrinking:
         return min(max(wanted, TRIES[0]), TRIES[1])
 
     def _quick(self, plan: Plan) -> Plan:
-        """One round of it, and no more patience with a hang than that takes."""
+        """Return a plan of one round, with no more patience with a hang than necessary."""
         patience = plan.patience
         if self.kind == "hang":
             enough = max(SHORT, LONGER * self._longest) if self._longest else HANG
@@ -257,17 +258,17 @@ class Shrinking:
         return replace(plan, duration=0.001, rounds=1, patience=patience)
 
     def _known(self, kind: str) -> None:
-        """What is shrunk. A hang is shrunk where nothing of it is left.
+        """Fix the kind of failure to shrink. A hang is shrunk only if none of its threads are left.
 
         Raises:
-            NotFailing: it cannot be.
+            NotFailing: it cannot be shrunk.
         """
         if kind == "hang" and self._plan.scheduler == "threads" and (why := self._tries.apart()):
             raise NotFailing(f"a hang is shrunk in another process, and {why}")
         self.kind = self.kind or kind
 
     def _with(self, script: Script, **fields: Any) -> Plan:
-        """The best plan with a script, and with no more processes than that has workers."""
+        """Return the best plan with a script, and with no more processes than the script has workers."""
         fields.setdefault("processes", min(self.best.plan.processes, max(1, len(script.threads))))
         return replace(self.best.plan, script=script, **fields)
 
@@ -278,7 +279,7 @@ class Shrinking:
         return time.monotonic() > self._end
 
     def fails(self, script: Script, **fields: Any) -> bool:
-        """Whether a candidate fails, in one of its tries; then it is the best."""
+        """Return whether a candidate fails in one of its tries; it is the best then."""
         key = (script.contents, script.threads, script.tasks, script.pressed, *sorted(fields.items()))
         if key in self._refused:
             return False
@@ -298,7 +299,7 @@ class Shrinking:
         return False
 
     def _repeats(self, script: Script) -> Iterator[int]:
-        """Of the tries of a candidate: as it is, and more often where there is somebody to meet."""
+        """Yield the repetitions of each try of a candidate: once, and more often if there is more than one worker."""
         count = self._candidate_tries if len(script.workers) > 1 else max(1, self._candidate_tries // 3)
         if len(script.workers) == 1:
             yield from itertools.repeat(script.repeat, count)
@@ -317,13 +318,15 @@ class Shrinking:
     # -- passes
 
     def _pressing(self) -> None:
-        """No sync beside writers, or nothing else."""
+        """Drop the sync beside writers, or everything else."""
         script = self.best.script
         if script.pressed and not self.fails(replace(script, pressed="")) and len(script):
             self.fails(replace(script, threads=(((),),), tasks=(), repeat=1))
 
     def _one_worker(self) -> None:
-        """One alone that does what all did: where that fails too, no order of threads has to be met again."""
+        """Try a single worker that runs the operations of all: if that fails too, the order of threads does not
+        matter.
+        """
         script = self.best.script
         if len(script.workers) == 1:
             return
@@ -333,7 +336,7 @@ class Shrinking:
                 return
 
     def _workers(self) -> None:
-        """Fewer of them; and threads rather than tasks."""
+        """Remove workers; replace tasks by threads."""
         script = self.best.script
         numbered = [(True, one) for one in script.threads] + [(False, one) for one in script.tasks]
 
@@ -348,7 +351,7 @@ class Shrinking:
             self.fails(replace(script, threads=script.workers, tasks=()))
 
     def _stirs(self) -> None:
-        """Fewer rests, or one alone."""
+        """Remove rests, or all but one."""
 
         def built(some: Sequence[int]) -> Script | None:
             def only(workers: tuple[Worker, ...]) -> tuple[Worker, ...]:
@@ -370,7 +373,7 @@ class Shrinking:
             )
 
     def _operations(self) -> None:
-        """Fewer of them."""
+        """Remove operations."""
         script = self.best.script
 
         def built(some: Sequence[tuple[int, int, int]]) -> Script | None:
@@ -395,7 +398,7 @@ class Shrinking:
         ddmin(places, self._tester(built))
 
     def _tester(self, built: Callable[[Sequence[T]], Script | None]) -> Callable[[Sequence[T]], bool]:
-        """Whether what is built of some parts fails."""
+        """Return a function that checks whether the script built from some parts fails."""
 
         def fails(some: Sequence[T]) -> bool:
             script = built(some)
@@ -408,7 +411,7 @@ class Shrinking:
         return fails
 
     def _files(self) -> None:
-        """Those alone that are used, and one for another."""
+        """Remove unused files, and merge files."""
         script = self.best.script
         used = sorted({one.file for one in script.operations() if KINDS[one.kind] not in FILELESS})
         if 0 < len(used) < len(script.contents):
@@ -422,28 +425,28 @@ class Shrinking:
             self.fails(self.best.script.each(lambda one: replace(one, file=0), contents=self.best.script.contents[:1]))
 
     def _settings(self) -> None:
-        """No faults, or fewer; no crashes; one process."""
+        """Remove faults and crashes, and all processes but one."""
         for name, values in CALMER.items():
             for value in values:
                 if getattr(self.best.plan, name) == value or self.fails(self.best.script, **{name: value}):
                     break
 
     def _ways(self) -> None:
-        """Buffered rather than another way, a simpler call rather than another."""
+        """Replace ways by buffered, and calls by simpler ones."""
         for change in (buffered, plainer):
             for one in dict.fromkeys(self.best.script.operations()):
                 if change(one) != one:
                     self.fails(self.best.script.each(swapped(one, change(one))))
 
     def _numbers(self) -> None:
-        """Rounder ones."""
+        """Round the numbers."""
         for candidate in rounder(lambda: self.best.script):
             if self._over():
                 return
             self.fails(candidate)
 
     def _repeat(self) -> None:
-        """As few repetitions as will do."""
+        """Reduce repetitions."""
         while (repeat := self.best.script.repeat) > 1 and time.monotonic() < self._begun + self._seconds:
             script = replace(self.best.script, repeat=max(1, repeat // 4))
             runs = [self._tries.run(self._quick(replace(self.best.plan, script=script))) for _ in range(3)]
@@ -453,10 +456,11 @@ class Shrinking:
             self.best = Best(replace(self.best.plan, script=script), script, failed[0])
 
     def _confirm(self) -> None:
-        """What was late after a short time hangs after a longer one, too; or else what was the best before does.
+        """Check that a call that was late after a short limit hangs with a longer one, too; otherwise return to the
+        best from before.
 
         Raises:
-            NotFailing: nothing does.
+            NotFailing: neither fails.
         """
         if self.kind != "hang":
             return
@@ -471,7 +475,7 @@ class Shrinking:
         raise NotFailing(f"no call took longer than {patience:g} s again: it was late, and is no hang")
 
     def _measure(self) -> float:
-        """How often the smallest fails; it has once."""
+        """Return how often the smallest candidate fails; it has failed once."""
         failed, tries = 1, 1
         end = time.monotonic() + max(1.0, self._seconds / 10)
         while tries < MEASURED and time.monotonic() < end:
@@ -481,7 +485,7 @@ class Shrinking:
         self.best = replace(self.best, plan=replace(self.best.plan, rounds=1, patience=self._patience))
         return failed / tries
 
-    # -- what is told
+    # -- the report
 
     def _story(self, before: tuple[int, int], rate: float, *, stopped: bool) -> str:
         script, report = self.best.script, self.best.report

@@ -1,4 +1,4 @@
-"""What comes of a shrink: the smallest that fails, or a sentence that says why there is none."""
+"""The result of a shrink: the smallest failing candidate, or a sentence that explains why there is none."""
 
 from __future__ import annotations
 
@@ -11,20 +11,20 @@ __all__ = ["NotFailing", "Shrunk"]
 
 
 class NotFailing(Exception):
-    """There is nothing to shrink, or it did not fail again: a sentence."""
+    """There is no failure to shrink, or it did not repeat; the text is a sentence."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Shrunk:
-    """What came of it.
+    """The result of a shrink.
 
     Attributes:
-        report: of the smallest round that failed; `report.replay` has its script.
-        story: what it does, in order, and what is wrong; for people.
-        test: a file for pytest that runs it; "" where the target has no name that a file could have.
+        report: of the smallest failing round; `report.replay` has its script.
+        story: its operations, in order, and the failure; for people.
+        test: a file for pytest that runs it; "" if the target has no name that a file could use.
         operations, workers: how many are left; `before`: how many there were.
-        rate: how often the smallest failed when it was measured; `tries`: how many runs there were in all.
-        seconds: how long it took.
+        rate: measured failure rate of the smallest candidate; `tries`: number of all runs.
+        seconds: duration.
     """
 
     report: Report
@@ -38,6 +38,6 @@ class Shrunk:
     seconds: float
 
     def to_dict(self) -> dict[str, Any]:
-        """All of it, for JSON."""
+        """Return all of it in JSON form."""
         fields: dict[str, Any] = {name: getattr(self, name) for name in self.__slots__}
         return fields | {"report": self.report.to_dict(), "before": list(self.before)}

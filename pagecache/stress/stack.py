@@ -1,11 +1,11 @@
-"""What lies between the cache and the backend of a target, top to bottom. What is asynchronous stays so.
+"""The layers between the cache and the backend of a target, top to bottom. Asynchronous backends stay asynchronous.
 
-    blocking       PressedBackend, Witness, FaultyBackend, what the round puts there, the backend
+    blocking       PressedBackend, Witness, FaultyBackend, the layer of the round, the backend
     asynchronous   AsyncFaultyBackend, a second backend of the factory, on the cache's loop
-    the same, where it has to be the tester's, or something blocks in between:
-                   AsyncFaultyBackend, Elsewhere, PressedBackend, Witness, what the round puts there, the backend
+    asynchronous, if it must share the tester's backend, or a layer in between blocks:
+                   AsyncFaultyBackend, Elsewhere, PressedBackend, Witness, the layer of the round, the backend
 
-Where a second one is on the cache's loop nobody presses or watches: that would be a thread's work.
+With a second backend on the cache's loop there is no pressure and no witness: both need threads.
 """
 
 from __future__ import annotations
@@ -23,10 +23,10 @@ __all__ = ["Stack", "stacked"]
 
 
 class Stack(NamedTuple):
-    """See the top of this file.
+    """The layers of a round; see the top of this file.
 
     Attributes:
-        top: what the cache has.
+        top: the backend of the cache.
         faults: makes calls fail.
         apart: the cache has another backend than the tester, and does not close the tester's.
     """
@@ -39,12 +39,12 @@ class Stack(NamedTuple):
 
 
 def stacked(beneath: Backend, asynchronous: bool, second: Callable[[], AsyncBackend | None]) -> Stack:
-    """A stack over a backend.
+    """Build the layers over a backend.
 
     Args:
-        beneath: the backend as the tester has it, or what the round puts over it.
-        asynchronous: what the cache has is to be.
-        second: gives another asynchronous one on the same store, where there can be one.
+        beneath: the tester's backend, or the round's layer over it.
+        asynchronous: the cache gets an asynchronous backend.
+        second: makes another asynchronous backend on the tester's store, if that is possible.
     """
     if not asynchronous:
         faults = FaultyBackend(beneath)

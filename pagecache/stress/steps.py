@@ -1,13 +1,13 @@
-"""What one operation does, without doing it: a generator that yields the verbs, and tells the models what they answer.
+"""Each operation as a generator that yields verbs, and updates the models with their results.
 
     step = Steps(world, worker).conduct(operation)
     verb = next(step)                       ("write", 0, "direct", 4096, b"...", 17)
     verb = step.send(answer)                or step.throw(error), until StopIteration
 
-A verb that no target has: ("pause",), for a moment in which others go on.
+One verb is for the player, not for the target: ("pause",), a moment in which others run.
 
-So threads, tasks, and whatever decides an order of its own, play the same operations, and the models are told of a call
-right before and right after it.
+So threads, tasks and the deterministic scheduler play the operations in common code, and the models get each call right
+before and right after it.
 """
 
 from __future__ import annotations
@@ -30,16 +30,16 @@ from pagecache.stress.world import Halted, World
 __all__ = ["Step", "Steps"]
 
 Step = Generator[Verb, Any, None]
-TELLING = 20  # bytes of an append that are found in one place alone
+TELLING = 20  # bytes of an append that suffice to find its place
 
 
 def saved_first(extra: int) -> bool:
-    """Whether an object is published by an fsync of another one, and then a rename."""
+    """Return whether an object is published by an fsync under another name, and then a rename."""
     return extra % 4 == 2
 
 
 class Steps:
-    """One worker's."""
+    """The operations of one worker."""
 
     def __init__(self, world: World, worker: int, first: int = 0) -> None:
         self.world = world
@@ -53,10 +53,10 @@ class Steps:
         self._kinds |= {kind: partial(step, self) for kind, step in BELOW.items()}
 
     def conduct(self, operation: Operation) -> Step:
-        """The verbs of an operation.
+        """Yield the verbs of an operation.
 
         Raises:
-            Broken: what was seen could not be.
+            Broken: an observation is impossible.
         """
         world, kind = self.world, operation.kind
         if kind in world.unsupported:
@@ -64,7 +64,7 @@ class Steps:
         model = world.models[world.special.get(KINDS[kind], operation.file % world.plan.files)]
         start, end = operation.range(model.largest(), world.reach)
         if model.loose and kind not in ("read", "readv") and operation.way in PAST:
-            operation = replace(operation, way="buffered")  # a discard may take the end away under a direct write
+            operation = replace(operation, way="buffered")  # a discard may truncate the file under a direct write
         if operation.way in PAST and world.target.direct_unit > 1:
             unit = world.target.direct_unit
             start -= start % unit
@@ -76,17 +76,17 @@ class Steps:
             world.leave(self.worker)
 
     def same(self, kind: str, operation: Operation, model: Model, start: int, end: int) -> Step:
-        """The verbs of an operation as if it were of another kind, on a model."""
+        """Yield the verbs of an operation as if it were of another kind, on a model."""
         way = "buffered" if kind in ("read", "write") else ""
         return self._kinds[kind](replace(operation, kind=kind, file=model.number, way=way), model, start, end)
 
     def recall(self, found: Callable[[str], bytes | None]) -> None:
-        """After a crash: the worker's own names have what `found` says."""
+        """After a crash, set the worker's own names to the contents that `found` returns."""
         for number in range(3):
             name = f"own{self.worker}-{number}"
             self._known(name, found(name))
 
-    # -- what all share
+    # -- shared steps
 
     def look(self, model: Model, start: int, end: int, what: str, *, store: bool = False) -> Look:
         return self.world.look(model, start, end, self.worker, what, store=store)
@@ -98,7 +98,7 @@ class Steps:
         return write
 
     def seeing(self, look: Look, kind: str, verb: Verb) -> Generator[Verb, Any, Any]:
-        """Do a call that looks; None: it did not come to anything, and that is no fault."""
+        """Make a call that observes; None: it had no result, and that is no failure."""
         try:
             return (yield verb)
         except OSError as error:
@@ -108,7 +108,7 @@ class Steps:
             look.returned()
 
     def changing(self, model: Model, write: Write, kind: str, verb: Verb) -> Generator[Verb, Any, bool]:
-        """Do a call that changes, or a part of it; returns whether it did all of it."""
+        """Make a call that changes all or a part of its range; return whether it changed all."""
         model.begin(write)
         try:
             yield verb
@@ -120,11 +120,11 @@ class Steps:
         return True
 
     def _exact(self, write: Write) -> bool:
-        """Whether a write that failed did what it says, and no more."""
+        """Return whether a failed write did exactly the part that its error reports."""
         return self.world.target.exact and write.way in ("buffered", "")
 
     def _failed(self, model: Model, write: Write, error: OSError) -> None:
-        """It did what it says, and of direct writes perhaps more."""
+        """Record a failed write: it did the reported part; a direct write perhaps more."""
         done = getattr(error, "characters_written", None)
         exact = self._exact(write) and write.size is None
         if done is None or (write.size is not None and write.size >= 0):
@@ -179,7 +179,7 @@ class Steps:
         self.world.judge(look, got, short=True)
 
     def _held(self, look: Look, operation: Operation, *, writable: bool) -> Generator[Verb, Any, Held | None]:
-        """A view; None: there is no memory for it, or the file was cut meanwhile."""
+        """Return a view; None: there is no memory for it, or the file was truncated concurrently."""
         try:
             held: Held = yield ("view", operation.file, look.start, look.end - look.start, writable)
         except OSError as error:
@@ -206,7 +206,7 @@ class Steps:
     _writev = _write
 
     def _through(self, operation: Operation, model: Model, write: Write, verb: Verb) -> Step:
-        """What is written through is stored when the call returns [T-36]."""
+        """Check that a write-through is stored when the call returns [T-36]."""
         look = self.look(model, write.start, write.end, f"the store after {operation.kind} (through)")
         try:
             if (yield from self.changing(model, write, operation.kind, verb)):
@@ -221,7 +221,7 @@ class Steps:
             look.returned()
 
     def _tear(self, operation: Operation, model: Model, start: int, end: int) -> Step:
-        """A write from memory that ends on the way: an error, and what came before it may be there [K11]."""
+        """Write from memory that ends in the middle: an error, and the bytes before the gap may be stored [K11]."""
         write = self.new(model, "write of memory that ends", "buffered", start, end - start)
         model.begin(write)
         try:
@@ -262,7 +262,7 @@ class Steps:
         self.world.ask_again()
 
     def _find_append(self, operation: Operation, model: Model, write: Write, data: bytes, error: OSError) -> Step:
-        """It failed without saying where the part went that it did."""
+        """Find the place of an append that failed after storing a part without reporting where."""
         done = getattr(error, "characters_written", None)
         if done == 0 and self._exact(write):
             model.cancel(write)
@@ -293,7 +293,7 @@ class Steps:
             if held is None:
                 return
             taken = self.world.clock.tick()
-            if operation.extra % 4 == 1:  # others have time to cut it off
+            if operation.extra % 4 == 1:  # others have time to truncate it
                 yield from self._plain("flush", ("flush", operation.file))
             elif operation.extra % 16 == 2 and self.world.target.detaches and "truncate" not in self.world.unsupported:
                 yield from self._truncate(operation, model, (start + end) // 2, end)
@@ -306,7 +306,9 @@ class Steps:
         held.release()
 
     def _stored(self, operation: Operation, model: Model, look: Look, held: Held, taken: int) -> None:
-        """Store to a view that was taken at a time. What is stored after a truncate cut it off is lost [T-47, I-9]."""
+        """Store to a view that was taken earlier. Stores after a truncate that cut the view off are lost [T-47,
+        I-9].
+        """
         attached = not held.detached
         cut = look.cut_since(taken) if self.world.target.detaches else None
         write = self.new(model, "store", "view", look.start, look.end - look.start, size=-1)
@@ -320,7 +322,7 @@ class Steps:
             )
 
     def _copy(self, operation: Operation, model: Model, start: int, end: int) -> Step:
-        """From one place of the file to another, out of its own memory."""
+        """Copy from one place of the file to another, out of the file's own memory."""
         end = min(end, model.largest())
         if start >= end:
             return
@@ -354,7 +356,7 @@ class Steps:
         look.returned()
         write.literal = copied(look, write, shift)
         write.wild = write.literal is None
-        self.world.counters["copies of what nobody knows"] += write.wild
+        self.world.counters["copies of unknown bytes"] += write.wild
         held.release()
         if failed is not None:
             model.resolve(write)
@@ -387,7 +389,7 @@ class Steps:
     _ticket = _sync
 
     def _saving(self, kind: str, verb: Verb, models: list[Model]) -> Step:
-        """What was written before is stored when it returns [I-18, I-19]."""
+        """Check that earlier writes are stored when the call returns [I-18, I-19]."""
         looks = [self.look(model, 0, FOREVER, f"the store after {kind}", store=True) for model in models]
         names = dict(self._names)
         self.world.savers[self.worker] = looks
@@ -398,7 +400,7 @@ class Steps:
                 self.world.excuse(error, kind, self.worker)
                 return
             finally:
-                self.world.saved = self.world.clock.tick()  # first: who is gone is known to have been there
+                self.world.saved = self.world.clock.tick()  # first: an ended sync must be known as such
                 del self.world.savers[self.worker]
             for look in looks:
                 look.model.synced = max(look.model.synced, look.begun)
@@ -419,7 +421,7 @@ class Steps:
     def _sync_range(self, operation: Operation, _model: Model, start: int, end: int) -> Step:
         yield from self._plain(operation.kind, ("sync_range", operation.file, start, end - start))
 
-    # -- what changes nothing
+    # -- calls that change nothing
 
     def _plain(self, kind: str, verb: Verb) -> Step:
         try:
@@ -471,7 +473,9 @@ class Steps:
             self.world.idle(self.worker, "remove")
 
     def _saved_object(self, name: str, data: bytes) -> Step:
-        """It was saved before it got its name: it is stored, under that name or the one of before [T-74]."""
+        """Check that an object that was saved before it got its name is stored, under that name or the earlier one
+        [T-74].
+        """
         for one in (f"{name}-new", name):
             found = yield ("store", one)
             if found == data:
@@ -479,7 +483,7 @@ class Steps:
         self._same(name, found, data, "is in the store after an fsync before it got its name")
 
     def _naming(self, kind: str, verb: Verb, after: dict[str, bytes | None]) -> Generator[Verb, Any, bool]:
-        """Change names; when that fails, what there is is looked at. Returns whether it was done."""
+        """Change names; after an error, check which names exist. Return whether the change was done."""
         try:
             yield verb
         except OSError as error:

@@ -1,4 +1,4 @@
-"""What was found, told to a person: which bytes, what they should be, what they are, who wrote that, what happened.
+"""Describe a failure to a person: the wrong bytes, expected and found values, their writers, and earlier events.
 
     file 1, bytes 8704 to 9216: wrong
       seen by: writer 3, pread of [8192, 12288) through a buffered handle (called at 830, returned at 841)
@@ -7,7 +7,7 @@
       expected hex 17 ab 02 ..., found zeros
       these bytes before: ...
 
-Times are those of the logical clock: a smaller number was there first.
+Times are those of the logical clock: smaller is earlier.
 """
 
 from __future__ import annotations
@@ -29,7 +29,7 @@ VALUES = 16  # bytes of a range whose values are shown
 
 @dataclass(frozen=True, slots=True)
 class Finding:
-    """What is wrong with what a look saw."""
+    """The wrong bytes of a look."""
 
     look: Look
     got: bytes
@@ -38,12 +38,12 @@ class Finding:
 
 
 def who(worker: int) -> str:
-    """A worker by its number."""
+    """Return the name of a worker."""
     return f"writer {worker}" if worker else "the beginning"
 
 
 def describe(write: Write) -> str:
-    """A write, where and when."""
+    """Describe a write: kind, range and times."""
     if write.kind == "zeros":
         return "zeros, never written"
     if not write.worker:
@@ -55,7 +55,7 @@ def describe(write: Write) -> str:
 
 
 def tell(finding: Finding) -> str:
-    """All of it, in a few lines."""
+    """Return the whole story, in a few lines."""
     look = finding.look
     lines = []
     if finding.length is not None:
@@ -78,7 +78,7 @@ def tell(finding: Finding) -> str:
 
 
 def _difference(look: Look, low: int, high: int, part: bytes) -> str:
-    """The values at the beginning of a range: as they should be, where that is known, and as they are."""
+    """Return the first values of a range: as expected, if known, and as found."""
     wanted: dict[bytes, None] = {}
     for a, b, found in look.segments(low, min(high, low + VALUES)):
         for write in found:
@@ -91,14 +91,14 @@ def _difference(look: Look, low: int, high: int, part: bytes) -> str:
 
 
 def values(data: bytes) -> str:
-    """Some bytes, with the base that they are written in."""
+    """Format some bytes, with the base of the digits."""
     if not any(data):
         return "zeros" if len(data) > 1 else "zero"
     return f"0x{data[0]:02x} ({data[0]})" if len(data) == 1 else f"hex {data.hex(' ')}"
 
 
 def _before(look: Look, low: int, high: int, told: set[Write]) -> list[Write]:
-    """The last writes of these bytes."""
+    """Describe the last writes of these bytes."""
     with look.model.lock:
         ended = list(look.model.ended)
     near = [one for one in ended if one not in told and one.start < high and one.end > low]
@@ -106,7 +106,7 @@ def _before(look: Look, low: int, high: int, told: set[Write]) -> list[Write]:
 
 
 def explain(look: Look, offset: int, part: bytes) -> str:
-    """Where bytes come from that should not be where they were found."""
+    """Explain the origin of bytes that were found in a wrong place."""
     model = look.model
     if not any(part):
         return f"{len(part)} zeros"
@@ -129,7 +129,7 @@ def explain(look: Look, offset: int, part: bytes) -> str:
 
 
 def _compare(known: list[Write], offset: int, part: bytes) -> str:
-    """Too few bytes to say it themselves: which writes of this place they fit."""
+    """Too few bytes to decode: list the writes of this place that they fit."""
     end = offset + len(part)
     fits = [one for one in known if 0 <= one.start <= offset and end <= one.end and part in one.possible(offset, end)]
     if not fits:

@@ -1,9 +1,10 @@
-"""What is tested, seen as verbs: a cache over a backend, or a directory of the operating system.
+"""The interface of a tested system, as verbs: a cache over a backend, or a directory of the operating system.
 
-A target has numbered files. Workers that are threads call its verbs, tasks call the same verbs of `tasks` as
-coroutines. What cannot be done raises io.UnsupportedOperation: it is skipped from then on, and the report says so.
+A target has numbered files. Workers that are threads call its verbs; tasks call the verbs of `tasks`, which are
+coroutines. An impossible verb raises io.UnsupportedOperation: it is skipped from then on, and the report lists it.
 
-Verbs answer as the things they stand for do: errors are OSError, with `characters_written` where a part was done.
+Verbs return and raise what the calls behind them do: errors are OSError, with `characters_written` after a partial
+write.
 """
 
 from __future__ import annotations
@@ -19,15 +20,15 @@ from pagecache.stress.profiles import Edges
 __all__ = ["FULL", "Held", "Target", "UnusableTarget", "Verb"]
 
 Verb = tuple[Any, ...]
-"""A verb and its arguments, as a step asks for them."""
+"""A verb and its arguments, as a step requests them."""
 
 
 FULL = {errno.ENOSPC: "the target is full: take fewer --files or a smaller --size"}
-"""What to say to an error of any target."""
+"""Advice for an error of any target."""
 
 
 class UnusableTarget(Exception):
-    """There is nothing that could be tested: a sentence that says why."""
+    """There is nothing that could be tested; the text is a sentence with the reason."""
 
 
 class Held(Protocol):
@@ -35,50 +36,50 @@ class Held(Protocol):
 
     @property
     def detached(self) -> bool:
-        """It was cut off: what is stored to it is lost."""
+        """Return whether the memory was cut off: stores to it are lost."""
         ...
 
     def tobytes(self) -> bytes:
-        """What is there now."""
+        """Return the current bytes."""
         ...
 
     def store(self, at: int, data: bytes) -> None:
-        """Put bytes into it, `at` counted from its own beginning."""
+        """Store bytes, `at` counted from the beginning of the range."""
         ...
 
     def segments(self) -> Sequence[memoryview]:
-        """The memory itself."""
+        """Return the memory itself."""
         ...
 
     def release(self) -> None:
-        """Give it back."""
+        """Release the memory."""
         ...
 
 
 class Target(Protocol):
-    """What a round runs on: made anew for each.
+    """The tested system of a round: made anew for each.
 
     Attributes:
-        name: for people.
-        ways: of `profiles.WAYS`, that it has.
-        edges: where its code may do something else.
-        skipped: what it cannot do -> why.
+        name: in reports.
+        ways: its ways, of `profiles.WAYS`.
+        edges: lengths at which its code branches.
+        skipped: missing feature -> reason.
         direct_unit: offsets and lengths of direct operations are multiples of it.
         moves: a copy within a file moves its bytes as if all were read before the first is stored.
-        detaches: a truncate cuts off views that reach behind the new end; others wait for them.
-        exact: a failed buffered write did exactly what it said.
-        store_unit: what is changed in the store, past what is tested, is changed in whole units of so many bytes.
-        shows: the store shows what was written through, or closed, and not committed yet.
+        detaches: a truncate cuts off views that reach past the new end; others wait for them.
+        exact: a failed buffered write did exactly the reported part.
+        store_unit: unit in bytes of foreign changes in the store.
+        shows: the store shows bytes that were written through, or closed, and are not committed yet.
         tasks: its verbs as coroutines; None: there are no tasks.
-        explained: errnos that its faults, and what lies beneath, explain.
-        refused: those that what lies beneath itself calls worth another try: also at rest.
-        loses_direct: what was written past a cache may be lost while it is not committed.
-        loses_staged: what the store was given to keep until a commit may be lost; known when it has started.
-        withholds: memory that was written is freed by a commit alone, and nothing commits but who asks for it.
-        losses: what handles told at the end.
-        repairs: what was repaired because of faults, and how often.
-        remarks: sentences that help to understand what is found.
-        hints: the same, for errors that nothing explains, by errno.
+        explained: errnos that its faults, and the store below, explain.
+        refused: errnos that the store itself marks as worth a retry: also at rest.
+        loses_direct: bytes written past a cache may be lost until a commit.
+        loses_staged: staged bytes may be lost until a commit; set once the target has started.
+        withholds: only a commit frees written memory, and commits run on request only.
+        losses: errors that handles reported at the end.
+        repairs: repairs after faults, with their counts.
+        remarks: sentences that help to understand a finding.
+        hints: errno -> such a sentence, for unexplained errors.
     """
 
     name: str
@@ -106,11 +107,11 @@ class Target(Protocol):
     def refused(self) -> frozenset[int]: ...
 
     def key(self, what: int | str) -> Any:
-        """What a file, or an object by name, is called in the store."""
+        """Return the key, in the store, of a file or of an object by name."""
         ...
 
     def start(self, contents: Sequence[bytes]) -> None:
-        """Make the files, each with a content, without what is tested."""
+        """Make the files, each with a content, past the tested system."""
         ...
 
     def read(self, file: int, way: str, offset: int, length: int, extra: int) -> bytes: ...
@@ -137,29 +138,33 @@ class Target(Protocol):
     def reopen(self, file: int, offset: int, length: int, direct: bool) -> bytes: ...
 
     def tear(self, file: int, offset: int, data: bytes) -> None:
-        """Write from memory whose last part is not there, which raises EFAULT."""
+        """Write from memory whose last part is unmapped, which raises EFAULT."""
         ...
 
     def change(self, file: int, offset: int, data: bytes, extra: int) -> None:
-        """Be somebody else who changes the store; when it returns, what is tested knows."""
+        """Change the store as a foreign writer; on return the tested system is aware of the change."""
         ...
 
     def lose(self, file: int, offset: int, length: int | None) -> list[tuple[int, int]]:
-        """Give up what is local of a range; None: to the end. Returns what was lost, as (offset, length)."""
+        """Discard local data of a range; None: to the end. Return the lost ranges, as (offset, length)."""
         ...
 
     def heard(self, file: int) -> list[tuple[str, list[tuple[int, int]]]]:
-        """What handles that no worker asks say of losses since the last time: each by name, with (offset, length)."""
+        """Return the losses, as (offset, length), that unused handles report since the last call, each with the
+        handle's name.
+        """
         ...
 
     def replace(self, file: int, data: bytes) -> None:
-        """Be somebody else who replaces the stored object while something of it is local; when it returns, that is
+        """Replace the stored object as a foreign writer, while some local data exists; on return the conflict is
         settled.
         """
         ...
 
     def touch(self, file: int) -> None:
-        """Be somebody else who stores the same once more, as another version; when it returns, that is settled."""
+        """Store the current content again as a foreign writer, as another version; on return the conflict is
+        settled.
+        """
         ...
 
     def publish(self, name: str, data: bytes, extra: int) -> None:
@@ -169,23 +174,23 @@ class Target(Protocol):
     def rename(self, old: str, new: str) -> None: ...
     def remove(self, name: str) -> None: ...
     def look(self, name: str) -> bytes | None:
-        """The content of an object by name; None: there is none."""
+        """Return the content of an object by name; None: there is none."""
         ...
 
     def store(self, file: int | str) -> bytes | None:
-        """What is stored beneath, read past what is tested; None: no such object."""
+        """Return the content of the store, read past the tested system; None: no such object."""
         ...
 
     def state(self, file: int, offset: int) -> str | None:
-        """What the page there is in the cache: of `coverage.CACHED`; None: nobody can say."""
+        """Return the state of a page in the cache, of `coverage.CACHED`; None: unknown."""
         ...
 
     def everywhere(self, file: int) -> Sequence[tuple[str, Callable[[], bytes]]]:
-        """All ways to read the whole of a file, each with what to call it."""
+        """Return all ways to read the whole of a file, as pairs of name and function."""
         ...
 
     def calm(self) -> None:
-        """Nothing runs: let no more calls fail, and what failed be done again."""
+        """Stop faults and retry failed work, while nothing runs."""
         ...
 
     def stir(self) -> None:
@@ -193,7 +198,7 @@ class Target(Protocol):
         ...
 
     def check(self) -> None:
-        """Its own invariants."""
+        """Check internal invariants."""
         ...
 
     def close(self) -> None:
@@ -201,9 +206,9 @@ class Target(Protocol):
         ...
 
     def give_up(self) -> None:
-        """End after a failure, saving nothing; what was made stays to be looked at."""
+        """End after a failure without saving; the files stay for examination."""
         ...
 
     def discard(self) -> None:
-        """Remove what was made."""
+        """Remove the files."""
         ...

@@ -1,11 +1,11 @@
-"""Models that tell a journal what happens to them, and the journal told again to other models.
+"""Models that record their changes in a journal, and the replay of a journal into other models.
 
     one process                                              another
     Steps ── begin, finish, ... ──▶ TellingModel ─ journal ─▶ Retold ── begin, finish, ... ──▶ Model
     verbs ── fsync, publish, ... ─▶ TellingKeeper                    ── saving, named, ... ──▶ Durable
 
 The records of one call lie before its begin and after its return. So the models of the other process have a true
-history, whatever happened to this one in between; what has a begin and no end was running when it was killed.
+history, even if this process is killed in between; a begin without an end was running at that time.
 """
 
 from __future__ import annotations
@@ -27,13 +27,13 @@ FIELDS = ("kind", "way", "worker", "sequence", "file", "tag", "start", "length")
 
 
 class TellingModel(Model):
-    """A model of this process; what its workers do is in the journal."""
+    """A model of this process that records the changes of its workers in the journal."""
 
     def __init__(self, number: int, first: Write, clock: Clock, journal: Journal) -> None:
         super().__init__(number, first, clock)
         self._journal = journal
         self._numbers = itertools.count()
-        self._known: dict[int, int] = {}  # id of a write that runs -> its number in the journal
+        self._known: dict[int, int] = {}  # id of a running write -> its number in the journal
 
     def _tell(self, what: str, write: Write, *more: Any) -> None:
         self._journal.put(what, self.number, self._known[id(write)], *more)
@@ -82,7 +82,7 @@ class TellingModel(Model):
 
 
 class TellingWorld(World):
-    """A world of this process: which operations began, where, and that they ended, is in the journal."""
+    """A world of this process that records the begin and end of operations in the journal."""
 
     __slots__ = ("journal",)
     journal: Journal
@@ -99,7 +99,7 @@ class TellingWorld(World):
 
 
 class TellingKeeper:
-    """See `recorded.Keeper`."""
+    """A recording keeper; see `recorded.Keeper`."""
 
     def __init__(self, journal: Journal) -> None:
         self._journal = journal
@@ -127,7 +127,7 @@ class TellingKeeper:
 
 
 class Retold:
-    """Records of one journal, in their order; of several processes one each, for the same world."""
+    """A replay of one journal, in order; of several processes one each, into one world."""
 
     def __init__(self, world: World, durable: Durable | None = None) -> None:
         self._world = world
@@ -138,7 +138,7 @@ class Retold:
         self._names: dict[int, list[str]] = {}
 
     def tell(self, record: tuple[Any, ...]) -> bool:
-        """One record. False: it is none of these."""
+        """Replay one record. False: it is of another kind."""
         what, *rest = record
         telling: Callable[..., None] | None = getattr(self, "_" + what.replace(" ", "_"), None)
         if telling is None:

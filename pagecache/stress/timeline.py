@@ -1,4 +1,4 @@
-"""What happened to the bytes that are wrong, in order: for the page, for programs, and as a few sentences.
+"""The events that concern the wrong bytes, in order: for the page, for programs, and as a few sentences.
 
     {"file": 0, "ranges": [[8192, 8704]], "length": null, "clock": [640, 841],
      "look": {"worker": 4, "what": "the store after fsync", "begun": 830, "ended": 841},
@@ -7,7 +7,8 @@
          {"kind": "write", "sort": "write", "start": 8192, "end": 12288, "begun": 812, "ended": 815, "errors": [],
           "text": "wrote 4096 bytes at 8192 of file 0 (buffered)", "marked": false}]}]}
 
-Where no bytes are wrong (an error, a hang) it has what everybody did last. Times are those of the round's clock.
+Without wrong bytes (an error, a hang) it has the last operations of all workers. Times are those of the round's
+clock.
 """
 
 from __future__ import annotations
@@ -20,7 +21,7 @@ from pagecache.stress.world import CRASH, SYNCS, Activity, Failure, World
 
 __all__ = ["narrative", "sentence", "timeline"]
 
-BARS = 300  # of a timeline; the newest
+BARS = 300  # bars of a timeline; the newest
 SENTENCES = 24
 RANGES = 4
 AROUND = 16  # bytes before and after a wrong range
@@ -51,16 +52,16 @@ VERBS = {
     "advise": "gave advice on",
     "reopen": "read through a new handle",
     "tear": "wrote from memory that ends",
-    "change": "was somebody else, who changed",
-    "watch": "read what somebody else changes,",
-    "lose": "gave up what was not saved of",
-    "contest": "wrote, read or saved what somebody else replaces,",
-    "replace": "was somebody else, who replaced",
+    "change": "changed, as a foreign writer,",
+    "watch": "read, with foreign changes,",
+    "lose": "discarded unsaved bytes of",
+    "contest": "wrote, read or saved, with foreign replacements,",
+    "replace": "replaced, as a foreign writer,",
 }
 
 
 def sort(kind: str) -> str:
-    """What a kind of operation is for a picture."""
+    """Return the category of a kind of operation in the picture."""
     for name, kinds in (("read", READS), ("save", SAVES), ("cut", CUTS), ("crash", {CRASH})):
         if kind in kinds:
             return name
@@ -70,7 +71,7 @@ def sort(kind: str) -> str:
 
 
 def place(activity: Activity) -> tuple[int, int]:
-    """Where it went: of a change as the call said, of others as it was meant."""
+    """Return the range of an operation: of a change as its call reported, of others as planned."""
     known = [write for write in activity.writes if write.start >= 0 and write.end > write.start]
     if not known:
         return activity.start, activity.end
@@ -78,12 +79,12 @@ def place(activity: Activity) -> tuple[int, int]:
 
 
 def sentence(activity: Activity) -> str:
-    """What somebody did, without who."""
+    """Describe an operation, without its worker."""
     operation, kind, file = activity.operation, activity.operation.kind, activity.file
     start, end = place(activity)
     way = f" ({operation.way})" if operation.way else ""
     if kind == CRASH:
-        text = "crashed what is tested, and looked at what was left"
+        text = "crashed the tested system, and checked the remains"
     elif file is None:
         text = f"{kind} of a name of its own"
     elif kind in SYNCS:
@@ -91,7 +92,7 @@ def sentence(activity: Activity) -> str:
     elif kind in EVERYWHERE:
         text = f"called {kind} of file {file}"
     elif kind == "touch":
-        text = f"was somebody else, who stored file {file} once more"
+        text = f"stored, as a foreign writer, file {file} once more"
     elif kind == "truncate":
         text = f"truncated file {file} to {activity.start}"
     elif end >= FOREVER:
@@ -104,7 +105,7 @@ def sentence(activity: Activity) -> str:
 
 
 def timeline(world: World, failure: Failure) -> dict[str, Any]:
-    """See the top of the file."""
+    """Return the timeline of a failure; see the top of the file."""
     finding = failure.finding
     bars = met(world, finding)
     look: dict[str, Any] | None = None
@@ -141,7 +142,9 @@ def timeline(world: World, failure: Failure) -> dict[str, Any]:
 
 
 def met(world: World, finding: Finding | None) -> list[Activity]:
-    """What touched the bytes that are wrong, by when it began; without such bytes, everything."""
+    """Return the operations that touched the wrong bytes, sorted by their begin; without wrong bytes, all
+    operations.
+    """
     activities = [*list(world.past), *list(world.active.values())]
     if finding is not None:
         activities = [one for one in activities if touches(one, finding)]
@@ -149,7 +152,7 @@ def met(world: World, finding: Finding | None) -> list[Activity]:
 
 
 def touches(activity: Activity, finding: Finding) -> bool:
-    """Whether it is about these bytes, or the length of the file."""
+    """Return whether an operation concerns these bytes, or the length of the file."""
     kind = activity.operation.kind
     if kind == CRASH:
         return activity.begun <= finding.look.ended
@@ -166,7 +169,7 @@ def touches(activity: Activity, finding: Finding) -> bool:
 
 
 def bar_of(activity: Activity, look: dict[str, Any] | None) -> dict[str, Any]:
-    """A bar of a lane. Marked: the call that saw it."""
+    """Return a bar of a lane. `marked`: the call that found the wrong bytes."""
     start, end = place(activity)
     marked = (
         look is not None
@@ -190,7 +193,7 @@ def bar_of(activity: Activity, look: dict[str, Any] | None) -> dict[str, Any]:
 
 
 def bar_of_look(look: dict[str, Any], document: dict[str, Any]) -> dict[str, Any]:
-    """Of who saw it, where that is nobody's operation: at rest."""
+    """Return a bar for a look of the tester itself, at rest."""
     return {
         "kind": "look",
         "sort": "read",
@@ -207,7 +210,7 @@ def bar_of_look(look: dict[str, Any], document: dict[str, Any]) -> dict[str, Any
 
 
 def shown(finding: Finding, low: int, high: int) -> dict[str, Any]:
-    """Some bytes around a range: as they were seen, and as they should be where that is one thing."""
+    """Return bytes around a range: as found, and as expected if that is unique."""
     look = finding.look
     start = max(look.start, (low - AROUND) // 16 * 16)
     end = min(look.start + len(finding.got), high + AROUND, start + SHOWN)
@@ -228,11 +231,11 @@ def shown(finding: Finding, low: int, high: int) -> dict[str, Any]:
 
 
 def narrative(document: dict[str, Any]) -> list[str]:
-    """A timeline as sentences, in the order in which things began."""
+    """Return a timeline as sentences, sorted by their begin."""
     bars = sorted(
         ((bar, lane["name"]) for lane in document["lanes"] for bar in lane["bars"]), key=lambda each: each[0]["begun"]
     )
-    lines: list[tuple[str, str, int]] = []  # when, what, how often in a row
+    lines: list[tuple[str, str, int]] = []  # time, text, consecutive repetitions
     for bar, name in bars:
         when = f"{bar['begun']:>6} to {bar['ended'] if bar['ended'] is not None else '...':<6}"
         text = f"{name} {bar['text']}"

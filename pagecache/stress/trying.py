@@ -1,9 +1,10 @@
-"""One try of a shrink: a round is run, and what it did is known as a script.
+"""One try of a shrink: run a round, and return its operations as a script.
 
-    Tries.run(plan) ──▶ here, or in a process of its own ──▶ Try: report, script, the longest call that ended
+    Tries.run(plan) ──▶ here, or in a separate process ──▶ Try: report, script, the longest call that ended
 
-A hang leaves its threads behind, so while a hang is shrunk all tries run in another process, which is killed after each
-that hangs, and with the end of the shrink. It makes many tries that do not hang, since a start costs more than a try.
+A hang leaves its threads behind. So while a hang is shrunk, all tries run in another process, which is killed after
+each hang, and at the end of the shrink. One process makes many tries that do not hang, since a start costs more than a
+try.
 """
 
 from __future__ import annotations
@@ -26,17 +27,17 @@ from pagecache.stress.zygote import START, Forked, prepared
 
 __all__ = ["Tries", "Try", "main"]
 
-GRACE = 0.5  # seconds that a process which is killed next has for its end
-ROUND = 10  # a round ends or is a hang within so many times the patience
+GRACE = 0.5  # seconds that a process gets to end before it is killed
+ROUND = 10  # a round ends or hangs within so many times the patience
 
 
 @dataclass(frozen=True, slots=True)
 class Try:
-    """What came of one.
+    """The result of a try.
 
     Attributes:
         report: of the round.
-        script: the operations that were begun; None where nothing was found, or before any was.
+        script: the begun operations; None without a failure, or before any began.
         longest: seconds of the longest call that ended.
     """
 
@@ -60,7 +61,7 @@ class Tries:
         self._prepared = prepared()
 
     def apart(self) -> str:
-        """From now on in a process of their own; or else a sentence that says why that cannot be."""
+        """Run the next tries in a separate process; return "", or a sentence that explains why that is impossible."""
         for what in (self.target, self._make):
             if why := unpicklable(what):
                 return why
@@ -68,7 +69,7 @@ class Tries:
         return ""
 
     def run(self, plan: Plan) -> Try:
-        """One.
+        """Run one try.
 
         Raises:
             UnusableTarget: there is nothing to test.
@@ -84,7 +85,7 @@ class Tries:
         return found if found is not None else Try(nothing(plan), None, 0.0)
 
     def close(self) -> None:
-        """No process is left."""
+        """End the process."""
         process, self._process = self._process, None
         if process is not None:
             process.__exit__()
@@ -99,7 +100,7 @@ class Tries:
 
 
 def tried(plan: Plan, target: Any, make: Any, grace: float | None = None) -> Try:
-    """One, here."""
+    """Run one try in this process."""
     run = run_of(plan, target, make)
     run.keep = False
     run.grace = run.grace if grace is None else grace
@@ -108,12 +109,12 @@ def tried(plan: Plan, target: Any, make: Any, grace: float | None = None) -> Try
 
 
 def nothing(plan: Plan) -> Report:
-    """Of a try that took its process with it, or too long: it is not like any other failure."""
+    """Return the report of a try that crashed its process, or took too long: it resembles no other failure."""
     return Report(ok=False, story="the process of a try has ended", replay={"plan": plan.to_dict()}, counters={})
 
 
 class Apart(Forked):
-    """The other process; one try after another."""
+    """The separate process; it makes one try after another."""
 
     def __init__(self, target: Any, make: Any) -> None:
         mine, other = os.pipe(), os.pipe()
@@ -125,11 +126,11 @@ class Apart(Forked):
             os.close(other[0])
 
     def run(self, plan: Plan) -> Try | None:
-        """One; None: the process has ended, or does not answer.
+        """Run one try; None: the process has ended, or does not reply.
 
         Raises:
             UnusableTarget: there is nothing to test.
-            RuntimeError: what it raised.
+            RuntimeError: with the exception of the try.
         """
         try:
             self._plans.send(plan)
@@ -147,7 +148,7 @@ class Apart(Forked):
 
 
 def main(plans: int, answers: int, target: Any, make: Any) -> None:
-    """In the other process."""
+    """Run tries; the entry point of the separate process."""
     asked, told = Connection(plans, writable=False), Connection(answers, readable=False)
     while True:
         plan = asked.recv()

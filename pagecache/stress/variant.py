@@ -1,5 +1,5 @@
-"""What a round of a cache runs on besides its plan, chosen by the seed: folio sizes, thresholds, read-ahead. For the
-backend in memory that is taken where none is named its limits too.
+"""Settings of a round that the seed chooses in addition to its plan: folio sizes, thresholds, readahead. For the
+default memory backend also its limits.
 """
 
 from __future__ import annotations
@@ -19,17 +19,17 @@ PAGE = 4096
 
 @dataclass(frozen=True, slots=True)
 class Variant:
-    """What a round runs on, besides its plan."""
+    """Settings of a round, in addition to its plan."""
 
     config: dict[str, Any]
     options: dict[str, Any]
     limits: dict[str, Any]
     mirror: bool = False
-    objects: bool = False  # of the backend in memory: its objects are visible by commit, and it can stage
+    objects: bool = False  # the memory backend makes objects visible by commit, and can stage
 
     @classmethod
     def of(cls, rng: random.Random) -> Variant:
-        """Chosen by the seed."""
+        """Choose settings by the seed."""
         config: dict[str, Any] = {
             "max_folio": rng.choice([PAGE, 4 * PAGE, 16 * PAGE, "2MiB"]),
             "dirty_background": rng.choice([0.1, 0.25]),
@@ -59,7 +59,7 @@ class Variant:
         return cls(config, options, limits, mirror, objects)
 
     def store(self, *, crash: bool) -> Backend:
-        """The backend in memory, in these limits."""
+        """Make a memory backend with these limits."""
         limits = BackendLimits(**self.limits)
         if not self.objects or crash:
             return MemoryBackend(limits)

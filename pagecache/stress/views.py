@@ -1,7 +1,7 @@
-"""A view of the cache as memory that a step holds, and how much of the cache all of them may hold.
+"""A view of the cache as memory that a step holds, and a budget for all of them.
 
-What pins a page pins its folio, so a few views can hold all of a small cache, each waiting for memory that the others
-hold. A program that does this has itself to blame; a tester would only stop itself.
+Pinning a page pins its folio, so a few views can hold all of a small cache, each waiting for memory that the others
+hold. In a program that would be a bug of the program; a tester would only stop itself.
 """
 
 from __future__ import annotations
@@ -24,7 +24,7 @@ class Budget:
         self._folio = folio
 
     def take(self, length: int) -> Callable[[], None]:
-        """For a view of a length; returns what gives it back.
+        """Take the budget for a view of `length` bytes; return a function that gives it back.
 
         Raises:
             OSError: ENOMEM: others hold too much.
@@ -43,7 +43,7 @@ class Budget:
 
 
 class HeldView:
-    """See `targets.Held`."""
+    """A view; see `targets.Held`."""
 
     def __init__(self, view: View, give: Callable[[], None]) -> None:
         self._view = view
@@ -51,19 +51,19 @@ class HeldView:
 
     @property
     def detached(self) -> bool:
-        """It was cut off: what is stored to it is lost."""
+        """Return whether the view was cut off: stores to it are lost."""
         return self._view.detached
 
     def tobytes(self) -> bytes:
-        """What is there now."""
+        """Return the current bytes."""
         return self._view.tobytes()
 
     def segments(self) -> Sequence[memoryview]:
-        """The memory itself."""
+        """Return the memory itself."""
         return self._view.segments
 
     def store(self, at: int, data: bytes) -> None:
-        """Put bytes into it, across segments."""
+        """Store bytes, across segments."""
         for segment in self._view.segments:
             if at < len(segment) and data:
                 part = data[: len(segment) - at]
@@ -73,6 +73,6 @@ class HeldView:
                 at -= len(segment)
 
     def release(self) -> None:
-        """Give it back."""
+        """Release the view."""
         self._view.release()
         self._give()

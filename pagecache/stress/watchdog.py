@@ -1,8 +1,7 @@
-"""Sees that workers go on; when one does not, the run has failed, with all that `hang.py` can say.
+"""Check that workers make progress; a worker that does not fails the run, with the full report of hang.py.
 
-It looks at how long each worker is at one call of its operation. Where that is longer than `Plan.patience`, that is a
-hang. So is an operation whose calls return, and that is made of them without end: what fails is tried again, and a
-fault that comes back each time would never be told.
+A call that takes longer than `Plan.patience` is a hang. So is an operation whose calls return, but without end: a fault
+that returns at each retry would otherwise stay undetected.
 """
 
 from __future__ import annotations
@@ -19,8 +18,8 @@ from pagecache.stress.world import Activity, Failure, World
 
 __all__ = ["Watchdog", "hangs", "late", "overdue"]
 
-LOOK = 0.2  # seconds between two looks
-CALLS = 4  # so many times the patience all calls of an operation may take: less than a round may (trying.py)
+LOOK = 0.2  # seconds between two checks
+CALLS = 4  # all calls of an operation may take so many times the patience: less than a round may (trying.py)
 
 
 class Watchdog:
@@ -49,7 +48,7 @@ class Watchdog:
 
 
 def overdue(active: dict[int, Activity], now: float, patience: float) -> list[str]:
-    """Who is at one call for longer than that, or at one operation for `CALLS` times as long, as sentences."""
+    """Return a sentence for each worker that exceeds `patience` in one call, or `CALLS` times that in one operation."""
     found = []
     for worker, activity in sorted(active.items()):
         since, began = max(activity.since, activity.moved), activity.since
@@ -61,13 +60,13 @@ def overdue(active: dict[int, Activity], now: float, patience: float) -> list[st
 
 
 def late(sentence: str) -> Failure:
-    """A failure where there is no round yet."""
+    """Return a failure without a round."""
     found = Hang.of([sentence], None, None)
     return Failure("hang", found.tell(), hang=found)
 
 
 def hangs(world: World, late: list[str]) -> Failure:
-    """A failure that says who is late, and everything around it."""
+    """Return a failure with the late workers and the state around them."""
     found = Hang.of(late, world.target, world.loop)
     failure = Failure("hang", found.tell(), hang=found)
-    return replace(failure, happened=timeline(world, failure))  # as it is before everything is given up
+    return replace(failure, happened=timeline(world, failure))  # before the round is torn down

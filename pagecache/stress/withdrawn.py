@@ -1,11 +1,11 @@
-"""Somebody gives up what a store may have got, where a commit makes visible: the next commit is without it.
+"""Discard bytes that the store may have received, with visibility by commit: the next commit must not contain them.
 
-    write, fsync    one page; the store does what it is asked for, and nobody hears of it
-    discard         it is given up while it waits to be sent again: the store forgets what it was sent [2.18, 2.19]
-    write, fsync    another page; its commit publishes that page, and nothing of the one that was given up
+    write, fsync    one page; the store does both calls, and their replies are lost
+    discard         the page waits for a retry: the store drops the bytes it received [2.18, 2.19]
+    write, fsync    another page; its commit publishes that page, and nothing of the discarded one
 
-Then the round rests once more: memory and the store have what was there before the first write. Nobody else runs
-meanwhile, and each handle has been told of the loss, once [2.16, I-22].
+Then the round rests once more: memory and store must have the content from before the first write. Nothing else runs
+during the check, and each handle must report the loss once [2.16, I-22].
 """
 
 from __future__ import annotations
@@ -24,14 +24,14 @@ __all__ = ["withdrawn"]
 
 
 def withdrawn(world: World, target: CachedTarget) -> None:
-    """The first file has so many pages.
+    """Run the check on the first file, which has at least `PAGES` pages.
 
     Raises:
-        Broken: what was given up is there, or a handle says something else than that.
+        Broken: the discarded bytes are found, or a handle reports another loss.
     """
     if not target.publishes or not target.holds or target.faulting.plan.rules:
         return
-    world.rest(cold=False)  # what is not saved yet would be given up, too
+    world.rest(cold=False)  # other unsaved bytes would be discarded, too
     first, second = world.plan.rng("withdrawn", world.number).sample(range(PAGES), 2)
     steps = Steps(world, 1 + world.plan.threads + world.plan.tasks + WRITERS + 3)
     _give_up(world, target, steps, first * PAGE)
@@ -45,7 +45,7 @@ def withdrawn(world: World, target: CachedTarget) -> None:
 
 
 def _give_up(world: World, target: CachedTarget, steps: Steps, start: int) -> None:
-    """A page that was sent, and of which nobody knows whether it has come to the store."""
+    """Discard a page that was sent without a reply, so that its state in the store is unknown."""
     model = world.models[0]
     target.heard(0)
     world.enter(steps.worker, Operation("write", 0, "buffered", start, PAGE), start, start + PAGE)

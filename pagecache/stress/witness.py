@@ -1,9 +1,8 @@
-"""Sees that bytes which a backend was given for a call stay what they are until the call returns [K7, T-11].
+"""Check that the bytes of a backend call do not change until the call returns [K7, T-11].
 
-It stands between the cache and the backend, keeps what each write was given, and compares when the call has returned.
-It also counts which calls on one object ran at the same time: a backend without a lock is wrong only then.
-What a user writes past the cache is his own memory, and may be a view that others change: while such a copy runs,
-nothing is said.
+This layer between cache and backend copies the bytes of each write, and compares them when the call has returned. It
+also counts which calls on one object overlap in time: only then does a missing lock in a backend matter. Direct writes
+send the user's own memory, which may be a view that others change: while such a copy runs, the check is off.
 """
 
 from __future__ import annotations
@@ -22,18 +21,18 @@ __all__ = ["Witness"]
 Call = Callable[[int, Sequence[memoryview]], int]
 Span = tuple[str, int, int]
 """A method, and the range of one call."""
-PAIRS_MAX = 1000  # of calls, for each object
+PAIRS_MAX = 1000  # pairs of calls, for each object
 SHOWN = 3
 
 
 class Witness(PassingBackend):
-    """The inner backend; `seen` is what it had to see."""
+    """A layer over the inner backend; `seen` lists the violations."""
 
     def __init__(self, inner: Backend) -> None:
         super().__init__(inner)
         self.seen: list[str] = []
         self._lock = threading.Lock()
-        self._blind = self._blinded = 0  # copies that run, and that began so far
+        self._blind = self._blinded = 0  # running copies, and copies begun so far
         self._running: dict[Key, list[Span]] = {}
         self._together: dict[Key, Counter[tuple[Span, Span]]] = {}
 
@@ -42,7 +41,7 @@ class Witness(PassingBackend):
 
     @contextlib.contextmanager
     def blind(self) -> Iterator[None]:
-        """Somebody writes from memory that may change."""
+        """Turn the check off during a write from memory that may change."""
         with self._lock:
             self._blind += 1
             self._blinded += 1
@@ -54,7 +53,7 @@ class Witness(PassingBackend):
 
     @contextlib.contextmanager
     def counted(self, key: Key, method: str, offset: int, buffers: Sequence[memoryview]) -> Iterator[None]:
-        """Count the calls on the same object that run while this one does."""
+        """Count the calls that overlap this one in time on its object."""
         span = method, offset, offset + sum(map(len, buffers))
         with self._lock:
             running = self._running.setdefault(key, [])
@@ -72,7 +71,7 @@ class Witness(PassingBackend):
                 running.remove(span)
 
     def side_by_side(self, key: Key, low: int, high: int) -> str:
-        """Return which calls on an object ran at the same time, those next to [low, high) first; "" if none did."""
+        """Return which calls on an object overlapped in time, those next to [low, high) first; "" if none did."""
         with self._lock:
             pairs = Counter(self._together.get(key, ()))
 

@@ -1,4 +1,4 @@
-"""One round: the target, the models of its files, who does what at this moment, what was seen, what went wrong."""
+"""The state of one round: the target, models of its files, running operations, observations and failures."""
 
 from __future__ import annotations
 
@@ -30,30 +30,31 @@ __all__ = ["CRASH", "SYNCS", "Activity", "Failure", "Found", "Halted", "World"]
 
 T = TypeVar("T")
 TRIES = 100
-PINNING = {"view", "store", "copy", "replace", "touch"}  # kinds that hold views: memory that nobody else can free
-REPLACED = {errno.ESTALE, errno.EPROTO}  # another version, or an end before the one that is known so far
-NEVER = {errno.EBADF, errno.EFAULT, errno.EINVAL, errno.EDEADLK, errno.EOWNERDEAD}  # no fault of a backend explains it
+PINNING = {"view", "store", "copy", "replace", "touch"}  # kinds that hold views: memory that the cache cannot free
+REPLACED = {errno.ESTALE, errno.EPROTO}  # another version, or an earlier end than the known one
+# No fault of a backend explains them.
+NEVER = {errno.EBADF, errno.EFAULT, errno.EINVAL, errno.EDEADLK, errno.EOWNERDEAD}
 
 
 SYNCS = {"sync", "ticket"}
-"""Kinds that are about all files."""
+"""Kinds that concern all files."""
 CRASH = "crash"
-"""What is remembered among operations, and is none."""
-REMEMBERED = 4096  # operations that are over, of a round
+"""A crash, as an entry among the operations."""
+REMEMBERED = 4096  # ended operations of a round
 
 
 class Halted(Exception):
-    """Everybody is to stop, and this cannot be done any more."""
+    """The world is stopping: this operation cannot be completed."""
 
 
 @dataclass(frozen=True, slots=True)
 class Failure:
-    """What went wrong. `kind`: "data", "error", "hang", "check" or "crash".
+    """A failure. `kind`: "data", "error", "hang", "check" or "crash".
 
     Attributes:
-        finding: the bytes, where some are wrong.
-        hang: who waits for what, where somebody does.
-        happened: see timeline.py; of another process, which alone knows it.
+        finding: the wrong bytes, if there are any.
+        hang: all waits, if there are any.
+        happened: see timeline.py; set for another process, which alone has the events.
     """
 
     kind: str
@@ -64,12 +65,12 @@ class Failure:
 
     @classmethod
     def of(cls, error: Broken) -> Failure:
-        """A promise that was broken."""
+        """Return the failure for a broken promise."""
         return cls(error.kind, str(error), error.finding)
 
 
 class Found(Exception):
-    """Something went wrong, and all that is known of it is here."""
+    """A failure with all details."""
 
     def __init__(self, failure: Failure) -> None:
         super().__init__(failure.story)
@@ -78,17 +79,17 @@ class Found(Exception):
 
 @dataclass(slots=True)
 class Activity:
-    """What a worker does, or has done.
+    """A running or ended operation of a worker.
 
     Attributes:
         file: number of the model; None: a name of the worker's own.
         since: seconds, of the machine's clock.
         moved: when the last of its calls returned; 0: none has. On a slow store one operation is many calls.
         start, end: the range, as far as it was known when it began.
-        begun, ended: on the clock of the round; `ended` is None while it goes on.
-        writes: what it changed, each with the place where it went.
-        errors: names of those that its calls raised.
-        counted: of the coverage, for it.
+        begun, ended: on the clock of the round; `ended` is None while it runs.
+        writes: its changes, each with its actual place.
+        errors: names of the errors that its calls raised.
+        counted: its entries in the coverage.
     """
 
     worker: int
@@ -106,7 +107,7 @@ class Activity:
 
 
 def meet(one: Activity, other: Activity) -> bool:
-    """Whether two workers are about the same bytes."""
+    """Return whether two operations concern common bytes."""
     if one.file is None or other.file is None:
         return False
     if one.operation.kind in SYNCS or other.operation.kind in SYNCS:
@@ -115,7 +116,7 @@ def meet(one: Activity, other: Activity) -> bool:
 
 
 def where(activity: Activity) -> str:
-    """What a worker is about, for people."""
+    """Describe the range of an operation."""
     if activity.file is None:
         return ""
     way = f" ({activity.operation.way})" if activity.operation.way else ""
@@ -124,7 +125,7 @@ def where(activity: Activity) -> str:
 
 @dataclass(slots=True)
 class World:
-    """Shared by all workers of a round."""
+    """The state of a round, shared by all workers."""
 
     plan: Plan
     target: Target
@@ -137,32 +138,33 @@ class World:
     active: dict[int, Activity] = field(default_factory=dict)
     past: deque[Activity] = field(default_factory=lambda: deque(maxlen=REMEMBERED))
     contents: list[int] = field(default_factory=list)
-    special: dict[str, int] = field(default_factory=dict)  # way -> number of the file that it is about
+    special: dict[str, int] = field(default_factory=dict)  # way -> number of its special file
     given_up: list[tuple[int, int]] = field(default_factory=list)  # (offset, length), since the last rest
     loop: asyncio.AbstractEventLoop | None = None
     failures: list[Failure] = field(default_factory=list)
     doubts: list[Doubt] = field(default_factory=list)
-    savers: dict[int, list[Look]] = field(default_factory=dict)  # who waits for a sync -> what it has to save
-    saved: int = 0  # when somebody waited for the last time
+    savers: dict[int, list[Look]] = field(default_factory=dict)  # waiting syncs of a worker -> what they must save
+    saved: int = 0  # the last time at which a sync was waiting
     lock: threading.Lock = field(default_factory=threading.Lock)
     stopped: threading.Event = field(default_factory=threading.Event)
     operations: int = 0
-    longest: float = 0.0  # seconds of what ended
-    crashing: bool = False  # the store is gone, or is about to be: calls may fail
+    longest: float = 0.0  # seconds of the longest ended operation
+    crashing: bool = False  # the store is gone, or about to go: calls may fail
 
     @property
     def tag(self) -> int:
-        """Of the bytes of this round."""
+        """Return the tag of this round's bytes."""
         return (self.plan.seed * 31 + self.number) & 0xFFFF
 
     @property
     def reach(self) -> int:
-        """How far operations go."""
+        """Return the range of operations in bytes."""
         return self.plan.size_bytes + self.plan.size_bytes // 8
 
     def _set_apart(self) -> None:
-        """Files that not everything is done to: of those that there are, the first may lose what was written; and there
-        are more, behind them: one that is read alone while somebody else changes it, one that somebody else replaces.
+        """Choose the special files. Losses may happen in the first of the regular files. Two more files follow the
+        regular ones: one that is only read while a foreign writer changes it, and one that a foreign writer
+        replaces.
         """
         weights, behind = PROFILES[self.plan.profile].weights, self.plan.files
         for way, kind in (("losses", "lose"), ("foreign", None), ("rivals", "replace")):
@@ -194,7 +196,7 @@ class World:
             model.loose |= self.target.loses_staged
 
     def fail(self, failure: Failure) -> None:
-        """Something is wrong: everybody ends soon."""
+        """Record a failure; all workers end soon."""
         with self.lock:
             self.failures.append(failure)
         self.stopped.set()
@@ -202,7 +204,7 @@ class World:
     # -- while workers run
 
     def enter(self, worker: int, operation: Operation, start: int, end: int) -> None:
-        """A worker begins an operation on a range."""
+        """Begin an operation of a worker on a range."""
         file = self._file(operation)
         if operation.kind in PLACELESS:
             start, end = 0, self.reach
@@ -210,8 +212,8 @@ class World:
         self.entered(now, self.state(now))
 
     def entered(self, now: Activity, state: str) -> None:
-        """It is remembered, and counted beside whom it runs and in which state its bytes are."""
-        # Copied in one piece: a list of items is not, where the garbage collector lets others go on.
+        """Record the operation, and count the concurrent operations and the state of its bytes."""
+        # An atomic copy: building a list of items is not, since the garbage collector may switch threads.
         active = self.active.copy()
         others = [one.operation.kind for number, one in active.items() if number != now.worker and meet(one, now)]
         self.active[now.worker] = now
@@ -220,7 +222,7 @@ class World:
             self.operations += 1
 
     def leave(self, worker: int) -> None:
-        """It has ended it."""
+        """End the operation of a worker."""
         activity = self.active.pop(worker, None)
         if activity is not None:
             activity.ended = self.clock.tick()
@@ -228,30 +230,30 @@ class World:
             self.past.append(activity)
 
     def move(self, worker: int) -> None:
-        """A call of it has returned."""
+        """Record that a call of the worker has returned."""
         activity = self.active.get(worker)
         if activity is not None:
             activity.moved = time.monotonic()
 
     def cut_off(self) -> None:
-        """Those who are at something are dead."""
+        """Move all running operations to the past: their workers are dead."""
         self.past += self.active.values()
         self.active.clear()
 
     def crashed(self, begun: int) -> None:
-        """Since `begun` there was a crash, and it is over."""
+        """Record a crash that began at `begun` and is over."""
         now = time.monotonic()
         self.past.append(Activity(0, Operation(CRASH, 0), None, now, 0, self.reach, begun, self.clock.tick()))
 
     def _file(self, operation: Operation) -> int | None:
-        """The number of the model that it is about; None: a name of the worker's own."""
+        """Return the number of the operation's model; None: a name of the worker's own."""
         way = KINDS[operation.kind]
         if way == "names":
             return None
         return self.special.get(way, operation.file)
 
     def state(self, now: Activity) -> str:
-        """What the first bytes of an operation are, for the table of what was exercised."""
+        """Return the state of an operation's first bytes, for the coverage."""
         file, start = now.file, now.start
         if file is None or now.operation.kind in PLACELESS or not self.coverage.sampled():
             return UNSEEN
@@ -273,12 +275,12 @@ class World:
             return "synced" if last.ended < model.synced else "written"
 
     def count(self, what: str) -> None:
-        """One more of it."""
+        """Count an event."""
         with self.lock:
             self.counters[what] += 1
 
     def excuse(self, error: OSError, kind: str, worker: int) -> None:
-        """An error of a call: an answer, or a reason to end.
+        """Handle an error of a call: a valid result, or a failure.
 
         Raises:
             Broken: nothing explains it.
@@ -294,7 +296,7 @@ class World:
             return
         busy = isinstance(error, BlockingIOError) and (kind == "invalidate" or self.target.explained)
         full = error.errno == errno.ENOMEM or (error.errno == errno.ENOBUFS and self._fills())
-        if full or busy:  # what is sent again and again does not become clean
+        if full or busy:  # bytes that are sent again and again do not become clean
             self.count(f"{kind}: {name}")
             return
         if error.errno in REPLACED and activity is not None and self._contested(activity):
@@ -313,8 +315,8 @@ class World:
         self.count(f"{kind}: {name}")
 
     def _fills(self) -> bool:
-        """Whether a small cache may be full of what no call of the backend frees, so that a write has to say so [2.23]:
-        pinned by views, waiting for somebody to commit an object, or kept because calls fail.
+        """Return whether a small cache may be full of bytes that no backend call frees, so that a write must raise
+        [2.23]: pinned by views, waiting for a requested commit, or kept because calls fail.
         """
         plan, target = self.plan, self.target
         if target.explained or target.withholds or plan.crash_of(self.number) != "none":
@@ -325,23 +327,23 @@ class World:
         return any(KINDS[kind] in ways for kind in PINNING & PROFILES[plan.profile].weights.keys())
 
     def idle(self, worker: int, kind: str) -> None:
-        """What a worker is at has come to no call: it is not counted."""
+        """Remove the worker's operation from the coverage: it came to no call."""
         activity = self.active.get(worker)
         if activity is not None and activity.operation.kind == kind:
             self.coverage.was_not(activity.counted)
 
     def _contested(self, activity: Activity) -> bool:
-        """Whether it may be about a file that has another version, or an earlier end, every now and then."""
+        """Return whether an operation may concern a file that gets another version, or an earlier end, at any time."""
         loose = {self.special[way] for way in ("losses", "rivals") if way in self.special}
         if "touches" in self.plan.mix and "touches" in self.target.ways:
             return True
         return activity.file in loose or (bool(loose) and activity.operation.kind in SYNCS)
 
     def _lost(self, error: DataLossError, kind: str, worker: int) -> None:
-        """What is given up without being asked: bytes that went past the cache, and holes.
+        """Check a loss that no worker requested: only direct writes and holes may be lost.
 
         Raises:
-            Broken: others.
+            Broken: other bytes are lost.
         """
         models = {self.target.key(model.number): model for model in self.models}
         for lost in error.ranges:
@@ -353,21 +355,21 @@ class World:
                 or model is None
                 or not model.went_past(lost.offset, lost.offset + lost.length)
             ):
-                raise Broken(f"{kind} of {who(worker)} tells a loss that nothing explains: {error}", "error") from error
+                raise Broken(f"{kind} of {who(worker)} reports an unexplained loss: {error}", "error") from error
 
     def look(self, model: Model, start: int, end: int, worker: int, what: str, *, store: bool = False) -> Look:
-        """At a range, from now on; `store`: see `Look`."""
+        """Begin a look at a range; `store`: see `Look`."""
         return Look(model, start, end, worker, what, store=store)
 
     def judge(self, look: Look, got: bytes, *, short: bool = False, store: bool = False) -> None:
-        """Whether it may be; where that is not known yet, later."""
+        """Judge the bytes of a look; if the state is not yet known, keep a doubt for later."""
         doubt = verdict(look, got, short=short, store=store)
         if doubt is not None:
             with self.lock:
                 self.doubts.append(doubt)
 
     def ask_again(self) -> None:
-        """More is known: about the doubts."""
+        """Check the doubts again, with newer knowledge."""
         with self.lock:
             asked, self.doubts = self.doubts, []
         for number, doubt in enumerate(asked):
@@ -384,10 +386,10 @@ class World:
     # -- at rest
 
     def rest(self, *, cold: bool) -> None:
-        """Nothing runs: every way to read shows what the model has, and so does the store after a sync.
+        """Check that every way to read shows the content of the model, and the store too after a sync. Nothing runs.
 
         Raises:
-            Broken: it does not.
+            Broken: one of them does not.
         """
         self.target.calm()
         self.target.check()
@@ -412,22 +414,22 @@ class World:
         self.target.stir()
 
     def _hear(self) -> None:
-        """Each handle that has not been told yet says what was given up, once, and nothing else [I-22].
+        """Check that each unused handle reports exactly the discarded ranges, once [I-22].
 
         Raises:
-            Broken: it does not.
+            Broken: a handle reports something else.
         """
         given, self.given_up = self.given_up, []
         number = self.special.get("losses")
         if number is None or self.target.explained or self.plan.crash_of(self.number) != "none":
-            return  # a store that fails or forgets takes more
+            return  # a store that fails or forgets loses more
         for name, told in self.target.heard(number):
             if sorted(told) != sorted(given):
                 was, is_told = (str(sorted(one)) if one else "nothing" for one in (given, told))
                 raise Broken(f"file {number}: {was} was given up, as (offset, length); {name} says {is_told}", "error")
 
     def _insisting(self, call: Callable[[], T]) -> T:
-        """What a call comes to, where what lies beneath refuses it now and then, whatever faults there are."""
+        """Return the result of a call; retry while the store below refuses it by itself, whatever the faults are."""
         for _ in range(TRIES):
             try:
                 return call()
@@ -437,7 +439,7 @@ class World:
         return call()
 
     def _whole(self, model: Model) -> int:
-        """Behind its end: appends that ran side by side may have gone further than any of them alone would."""
+        """Return an offset past the end: concurrent appends may have gone further than any of them alone would."""
         return max(self.reach * 2, model.largest())
 
     def _agree(self, model: Model, when: str) -> None:
@@ -457,10 +459,10 @@ class World:
         verdict(look, got)
 
     def end(self) -> None:
-        """Close the target: what was accepted is stored by that.
+        """Close the target, which stores all accepted bytes.
 
         Raises:
-            Broken: it is not.
+            Broken: bytes are missing.
         """
         self.target.calm()
         self._insisting(self.target.close)

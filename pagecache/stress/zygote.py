@@ -1,12 +1,12 @@
-"""Processes that start in a moment: one that has imported everything is forked for each.
+"""Processes that start quickly: each is forked from one process that has imported everything.
 
     this process ── socket ──▶ zygote: one thread, all modules imported, nothing else
          │                        └── fork ──▶ main(...) of a module ── ends, or is killed
-         └──────── socket of its own: what it is told, and how it has ended ────┘
+         └──────── one socket per process: its arguments, and its exit status ──┘
 
-A fork copies one thread alone, and every lock as it is, so nobody forks who has more than one. The zygote ends with its
-parent, whose socket closes then, and its children with it (PR_SET_PDEATHSIG). It is in a process group of its own, so
-that Ctrl-C reaches the parent alone, which decides. It lives for as long as somebody is inside `prepared`.
+A fork copies one thread alone, and every lock in its state, so a process with more threads must not fork. The zygote
+ends when its parent's socket closes, and its children with it (PR_SET_PDEATHSIG). It is in a separate process group, so
+that Ctrl-C reaches the parent alone, which decides. It lives while any `prepared` context is open.
 """
 
 from __future__ import annotations
@@ -31,20 +31,20 @@ from typing import Any, NoReturn, Self
 __all__ = ["START", "Forked", "main", "prepared"]
 
 START = 60.0  # seconds that a loaded machine may take to start a process, and to end one
-TOLD = 8000  # characters of stderr that are told
+TOLD = 8000  # characters of stderr in an error
 DUMPED = 2.0  # seconds to write stacks in
 FDS = 16
 PR_SET_PDEATHSIG = 1
 PROGRAM = "import sys; sys.path[:] = {path!r}; from pagecache.stress.zygote import main; main({fd})"
 
-_lock = threading.Lock()  # who starts and ends the zygote
+_lock = threading.Lock()  # protects start and end of the zygote
 _users = 0
 _zygote: tuple[subprocess.Popen[bytes], socket.socket] | None = None
 
 
 @contextlib.contextmanager
 def prepared() -> Iterator[None]:
-    """While this is open, the zygote that the first `Forked` starts stays."""
+    """Keep the zygote that the first `Forked` starts, while this context is open."""
     global _users, _zygote
     with _lock:
         _users += 1
@@ -61,7 +61,7 @@ def prepared() -> Iterator[None]:
 
 
 def _control() -> socket.socket:
-    """Of a zygote that runs."""
+    """Return the control socket of a running zygote."""
     global _zygote
     with _lock:
         if _zygote is None or _zygote[0].poll() is not None:
@@ -83,7 +83,7 @@ class Forked:
 
     Args:
         module: its `main` is called there, with descriptors that are `fds` here, and then with `told`.
-        told: is pickled; unpickled with the modules, environment and directory of this process.
+        told: arguments; they are pickled, and unpickled with the modules, environment and directory of this process.
     """
 
     def __init__(self, module: str, fds: Sequence[int], *told: Any) -> None:
@@ -96,7 +96,7 @@ class Forked:
         with other:
             socket.send_fds(_control(), [b"."], [other.fileno(), self._errors.fileno(), *fds])
         here = pickle.dumps((sys.path, dict(os.environ), os.getcwd(), module))
-        with contextlib.suppress(BrokenPipeError):  # it has failed, and says how
+        with contextlib.suppress(BrokenPipeError):  # it has failed, and reports how
             for data in (here, pickle.dumps(told)):
                 self._socket.sendall(len(data).to_bytes(8, "little") + data)
         _data, received, _flags, _address = socket.recv_fds(self._socket, 1, 1)
@@ -107,30 +107,30 @@ class Forked:
         self._stack.callback(os.close, self._pidfd)
 
     def wait(self, seconds: float) -> int | None:
-        """How it ended: 0, or minus a signal; None: it runs."""
+        """Wait and return the exit status: 0, or minus a signal; None: it runs."""
         if self._status is None and select.select([self._socket], [], [], seconds)[0]:
             data = self._socket.recv(8)
             self._status = int.from_bytes(data, "little", signed=True) if len(data) == 8 else -signal.SIGKILL
         return self._status
 
     def errors(self) -> str:
-        """What it wrote to stderr, the end of it."""
+        """Return the end of its stderr."""
         self._errors.seek(0)
         return self._errors.read().decode(errors="replace")[-TOLD:].strip()
 
     def stacks(self) -> str:
-        """Where its threads are, by its own word."""
+        """Return the stacks of its threads, which it writes itself."""
         if self.wait(0) is None:
             before = os.fstat(self._errors.fileno()).st_size
             signal.pidfd_send_signal(self._pidfd, signal.SIGUSR1)
             end = time.monotonic() + DUMPED
             while os.fstat(self._errors.fileno()).st_size == before and time.monotonic() < end:
                 time.sleep(0.01)
-            self.wait(0.1)  # the rest of it
+            self.wait(0.1)  # the remainder
         return self.errors()
 
     def kill(self) -> None:
-        """It has no say in it."""
+        """Kill the process."""
         with contextlib.suppress(ProcessLookupError):
             signal.pidfd_send_signal(self._pidfd, signal.SIGKILL)
 
@@ -139,7 +139,7 @@ class Forked:
 
     def __exit__(self, *exc: object) -> None:
         self.kill()
-        self.wait(START)  # in a system call that does not return it ends with that
+        self.wait(START)  # a system call that does not return delays its death
         self._stack.close()
 
 
@@ -147,7 +147,7 @@ class Forked:
 
 
 def main(control: int) -> None:
-    """Fork, and say how each of them has ended, until nobody is there who asks."""
+    """Fork processes and report their exit statuses, until the parent is gone."""
     for name in ("killed", "processes", "trying"):
         import_module(f"pagecache.stress.{name}")
     asked = socket.socket(fileno=control)
@@ -171,7 +171,7 @@ def main(control: int) -> None:
             for one in fds[1:]:
                 os.close(one)
             pidfd = os.pidfd_open(pid)
-            with contextlib.suppress(OSError):  # nobody is interested any more
+            with contextlib.suppress(OSError):  # the parent no longer listens
                 socket.send_fds(told, [b"."], [pidfd])
             born[pidfd] = pid, told
 
@@ -184,11 +184,11 @@ def _ended(pidfd: int, pid: int, told: socket.socket) -> None:
 
 
 def _live(fds: list[int], parent: int) -> NoReturn:
-    """In the new process."""
+    """Run the new process."""
     status = 1
     try:
         ctypes.CDLL(None).prctl(PR_SET_PDEATHSIG, signal.SIGKILL)
-        if os.getppid() != parent:  # it has ended meanwhile
+        if os.getppid() != parent:  # the parent has ended since the fork
             os._exit(status)
         os.dup2(fds[1], 2)
         faulthandler.register(signal.SIGUSR1, all_threads=True)

@@ -205,7 +205,7 @@ def test_discarded_accepted_bytes_are_found_with_an_asynchronous_backend(name: s
     store, mix = MemoryBackend(), ("buffered", "append", "truncate", "hints")
     report = with_rules(*KINDS[kind], faulting=faulting, mix=mix, operations=200, factory=lambda: Folder(store))
     assert not report.ok
-    assert report.kind == "data" or "tells a loss that nothing explains" in report.story, report.story
+    assert report.kind == "data" or "reports an unexplained loss" in report.story, report.story
 
 
 class Reluctant(Folder):

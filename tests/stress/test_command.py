@@ -125,7 +125,7 @@ def test_shrink_and_html_leave_a_small_replay_a_test_and_a_page(tmp_path: Path) 
         (["--duration", "soon"], "duration: 'soon' is not a duration"),
         (["--shrink-time", "long"], "--shrink-time: 'long' is not a duration"),
         (["--html", "nowhere/page.html"], "--html nowhere/page.html: no such directory"),
-        (["--threads", "0", "--tasks", "0"], "nobody would do anything"),
+        (["--threads", "0", "--tasks", "0"], "nothing would run"),
         (["path:/nowhere"], "path:/nowhere: no such directory"),
         (["nonsense"], "'nonsense' is neither a URL"),
         (["/tmp"], "path:, python:, s3: ...) nor module:factory; did you mean dir:/tmp or path:/tmp?"),

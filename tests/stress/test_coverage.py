@@ -82,7 +82,7 @@ def test_a_crash_is_in_the_timeline_of_all_operations() -> None:
     world.crashed(world.clock.tick())
     (lane,) = timeline(world, Failure("crash", "lost"))["lanes"]
     assert (lane["name"], lane["bars"][0]["sort"]) == ("the tester", "crash")
-    assert lane["bars"][0]["text"] == "crashed what is tested, and looked at what was left"
+    assert lane["bars"][0]["text"] == "crashed the tested system, and checked the remains"
 
 
 def test_the_state_is_that_of_the_page_in_the_cache() -> None:

@@ -157,7 +157,7 @@ def test_accepted_bytes_that_were_discarded_after_a_fault_are_found(name: str) -
     mix = ("buffered", "append", "truncate", "hints")
     report = with_rules(*KINDS[kind], faulting=faulting, mix=mix, operations=200)
     assert not report.ok
-    assert report.kind == "data" or "tells a loss that nothing explains" in report.story, report.story
+    assert report.kind == "data" or "reports an unexplained loss" in report.story, report.story
 
 
 def test_an_error_that_no_fault_explains_is_an_alarm() -> None:

@@ -176,7 +176,7 @@ def test_the_same_seed_again_is_clean_on_a_store_where_nothing_can_be_removed(tm
         report = run(plan(), lambda: Bare(DirectoryBackend(tmp_path)))
         assert report.ok, report.story
         assert len({path.name.rpartition("-file")[0] for path in tmp_path.glob("*-file0")}) == runs
-        assert report.skipped["removal of what was made"] == "Bare cannot remove objects"
+        assert report.skipped["removal of the files"] == "Bare cannot remove objects"
 
 
 class ReadsItsIndexOnce(PassingBackend):

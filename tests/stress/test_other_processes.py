@@ -90,7 +90,7 @@ def test_what_workers_did_before_a_kill_is_in_the_report(tmp_path: Path, monkeyp
     shrunk = shrink(report, naive.hasty, seconds=LONG)
     assert (shrunk.report.kind, shrunk.workers) == ("crash", 1)
     assert shrunk.operations <= 3, shrunk.story
-    assert "the tester crashed what is tested" in shrunk.story
+    assert "the tester crashed the tested system" in shrunk.story
     assert run(Plan.from_replay(shrunk.report.replay), naive.hasty).kind == "crash"
     assert "python:tests.stress.naive:hasty" in shrunk.test
 

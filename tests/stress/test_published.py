@@ -107,7 +107,7 @@ def test_a_commit_without_a_request_is_found(world: World) -> None:
     assert not world.failures
     publishing(key)(True)
     assert [failure.story for failure in world.failures] == [
-        "file 0: committed, and nobody has asked for that since it was committed before"
+        "file 0: committed without a request since the last commit"
     ]
 
 

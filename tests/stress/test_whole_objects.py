@@ -122,6 +122,6 @@ def test_what_the_store_was_given_to_keep_and_still_has_is_not_lost_when_it_dies
     assert not told
     assert not world.models[0].loose
     lost = LostRange(world.target.key(0), 0, SIZE, errno.EIO, "stress")
-    with pytest.raises(Broken, match="a loss that nothing explains"):
+    with pytest.raises(Broken, match="an unexplained loss"):
         world.excuse(DataLossError("gone", ranges=[lost]), "fsync", 1)
     over(world)

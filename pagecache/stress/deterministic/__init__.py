@@ -1,10 +1,11 @@
-"""The deterministic scheduler: all threads of a round, the cache's too, in one, in an order that a seed decides.
+"""The deterministic scheduler: all threads of a round, including the cache's, run in one, in an order that a seed
+decides.
 
-scheduler.py    simulated threads (greenlets), the virtual clock, who runs next
-oversleeping.py a thread that sleeps past the time at which something is due
-policies.py     how that is drawn: a random walk, or priorities with a few changes (PCT)
-threads.py      locks, conditions, events, queues and threads as `threading` has them, of simulated threads
-substitution.py what the modules of the product find in place of `threading`, `time` and others during a round
+scheduler.py    simulated threads (greenlets), the virtual clock, the choice of the next thread
+oversleeping.py finds a thread that sleeps past the time at which something is due
+policies.py     how the choice is drawn: a random walk, or priorities with a few changes (PCT)
+threads.py      locks, conditions, events, queues and threads like those of `threading`, for simulated threads
+substitution.py replaces `threading`, `time` and others in the modules of the product during a round
 stepped.py      a backend whose calls begin, take virtual time, and end
-job.py          a run of the tester under it
+job.py          a run of the tester under the scheduler
 """

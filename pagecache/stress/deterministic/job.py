@@ -1,8 +1,8 @@
-"""A run whose rounds are played by the deterministic scheduler: the same targets, workers and checks, other threads.
+"""A run whose rounds are played by the deterministic scheduler: usual targets, workers and checks on simulated threads.
 
-A round runs in a thread of the system of its own, as the first of its simulated threads: workers, watchdog, and all
-threads of the cache are others of them. This thread meanwhile sees that something goes on: a call that blocks for real
-would stop them all. `Plan.tasks` are workers too: nothing of asyncio is simulated, so they call what threads call.
+A round runs in a separate thread of the system, as the first of its simulated threads: workers, watchdog and all
+threads of the cache are others. The thread of this module checks for progress: a call that blocks for real would stop
+all of them. `Plan.tasks` become workers too: asyncio is not simulated, so they use the calls of threads.
 """
 
 from __future__ import annotations
@@ -35,15 +35,15 @@ from pagecache.stress.world import Failure
 
 __all__ = ["SimulatedRun"]
 
-LOOK = 0.2  # seconds between two looks at whether something goes on
-BLOCKED = 30.0  # seconds without a point, at least: then a call blocks for real
+LOOK = 0.2  # seconds between two checks for progress
+BLOCKED = 30.0  # minimum seconds without a point, after which a call counts as really blocking
 
 
 class SimulatedRun(Run):
-    """See `pagecache.stress.job.Run`.
+    """A run under the scheduler; see `pagecache.stress.job.Run`.
 
     Attributes:
-        digest: of all rounds: the same in each run of the same plan.
+        digest: of all rounds: equal in each run of one plan.
     """
 
     def __init__(
@@ -63,7 +63,7 @@ class SimulatedRun(Run):
         self._modules = () if make is None and not callable(target) else (getattr(make or target, "__module__", ""),)
         self.digest = 0
         self.points = self.switches = 0
-        self.seconds = 0.0  # of the processor
+        self.seconds = 0.0  # processor time
 
     def _stepped(self, plan: Plan, number: int) -> Target:
         target = self._make_target(plan, number)
@@ -77,9 +77,9 @@ class SimulatedRun(Run):
     def _round(self) -> Failure | None:
         played = _Played(self, super()._round)
         gc.collect()
-        kept = gc.get_freeze_count()  # by whoever runs this: his objects stay out of the collector's sight
+        kept = gc.get_freeze_count()  # the host process may have frozen objects: the collector leaves them alone
         gc.freeze()
-        gc.disable()  # when the collector comes would depend on what was made before
+        gc.disable()  # the time of a collection would depend on earlier allocations
         try:
             with substitution.substituted(self._modules):
                 played.thread.start()
@@ -104,7 +104,7 @@ class SimulatedRun(Run):
             raise played.error
         if played.stuck is None:
             return played.failure
-        if (world := self.world) is not None:  # the round has not come to its own end, and never will
+        if (world := self.world) is not None:  # the round did not finish, and never will
             if (cache := getattr(world.target, "cache", None)) is not None:
                 closing.give_up(cache)
             self.counters += world.counters
@@ -114,7 +114,7 @@ class SimulatedRun(Run):
         return Failure("hang", played.stuck)
 
     def _stopped(self, played: _Played) -> None:
-        """The round stops where it is; what was made is removed."""
+        """Stop the round where it is, and remove the files it made."""
         stands = played.stop(job.CALLS)
         if (world := self.world) is not None:
             if (cache := getattr(world.target, "cache", None)) is not None:
@@ -151,7 +151,7 @@ class SimulatedRun(Run):
 
 
 class _Played:
-    """One round on its way, in a thread of the system of its own; what came of it."""
+    """One running round, in a separate thread of the system, and its result."""
 
     def __init__(self, run: SimulatedRun, call: Callable[[], Failure | None]) -> None:
         self._run = run
@@ -176,16 +176,16 @@ class _Played:
         except Late as late:
             self.stuck = f"a thread sleeps too long: {late}"
         except Stuck as stuck:
-            self.stuck = f"nobody can go on\n{stuck}"
+            self.stuck = f"no thread can run\n{stuck}"
         except BaseException as error:
             self.error = error
         self.seconds = time.thread_time() - self.began
         self._over.set()
-        if scheduler.threads:  # they are in the middle of something, on the stack of this thread
+        if scheduler.threads:  # they are suspended on the stack of this thread
             threading.Event().wait()
 
     def _late(self) -> str | None:
-        """Whether a thread of the round's cache sleeps too long."""
+        """Return a sentence about a thread of the round's cache that sleeps too long, or None."""
         scheduler, world = self.scheduler, self._run.world
         cache = None if world is None else getattr(world.target, "cache", None)
         if scheduler is None or cache is None or cache.closed:
@@ -199,10 +199,10 @@ class _Played:
             self.error = error
 
     def oversee(self) -> None:
-        """Until it is over, or blocks.
+        """Wait until the round is over, or blocks.
 
         Raises:
-            KeyboardInterrupt: and the round stops where it is.
+            KeyboardInterrupt: the round is stopped where it is.
         """
         patience, points, since = max(BLOCKED, self._run.plan.patience), -1, time.monotonic()
         try:
@@ -219,7 +219,9 @@ class _Played:
             self.stop(0.0)
 
     def stop(self, seconds: float) -> bool:
-        """At the next point; whether it has come to that, within seconds. Until then a call of the backend may run."""
+        """Stop the round at its next point; return whether it stopped within `seconds`. A backend call may run until
+        then.
+        """
         self._stops = True
         if self.scheduler is not None:
             self.scheduler.stopped = True

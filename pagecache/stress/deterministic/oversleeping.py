@@ -1,8 +1,8 @@
-"""Finds a thread that sleeps past the time at which something it answers for is due.
+"""Find a thread that sleeps past the time at which work of its is due.
 
 The scheduler asks when no simulated thread can run, before virtual time moves on: then each thread has decided how long
-it sleeps. The engine sleeps in slices, so the timer of a thread says little: the flusher says when its turn begins,
-a sync when it commits again.
+it sleeps. The engine sleeps in slices, so the timer of a thread proves little: the flusher reports when its next turn
+begins, a sync when it commits again.
 
     failed bytes of a file    the flusher, at the time of the retry
     dirty bytes of a file     the flusher, at `dirty_expire`
@@ -26,22 +26,22 @@ if TYPE_CHECKING:
 __all__ = ["oversleeping"]
 
 LATE = 0.005
-"""Seconds that are no fault: the flusher waits a millisecond at least, and looks at the clock more than once a turn."""
+"""Tolerance in seconds: the flusher waits a millisecond at least, and reads the clock more than once a turn."""
 
 
 def oversleeping(cache: PageCache, now: float, wakes: Callable[[int], float | None]) -> str | None:
     """Return a sentence about a thread that sleeps too long, or None.
 
     Args:
-        cache: whose threads sleep.
+        cache: the owner of the threads.
         now: the virtual clock, in seconds.
-        wakes: returns when the sleep of a thread ends by itself; None: it does not sleep for a time.
+        wakes: returns when the sleep of a thread ends by timeout; None: it sleeps without timeout, or is awake.
     """
     flusher = cache.flusher
     looks = flusher.next_look()
     for volume in cache._engine_volumes():
         for what, due in _due(volume, now) if flusher.alive() and not volume.aborted else ():
-            if due + LATE < looks != float("inf"):  # infinite: it is in the middle of a turn
+            if due + LATE < looks != float("inf"):  # infinite: in the middle of a turn
                 return f"{what} is due at {due:.3f} s, and the flusher sleeps until {looks:.3f} s (now is {now:.3f} s)"
     for record in waits(cache.native.core):
         sync: Any = getattr(getattr(record.reason, "owner", None), "__self__", None)
@@ -53,7 +53,7 @@ def oversleeping(cache: PageCache, now: float, wakes: Callable[[int], float | No
 
 
 def _due(volume: EngineVolume, now: float) -> Iterator[tuple[str, float]]:
-    """What the flusher answers for, and when."""
+    """Yield the flusher's due work and its times."""
     for file in volume.files():
         due = file.failures.next_retry()
         if due is not None:

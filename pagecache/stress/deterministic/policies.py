@@ -1,13 +1,14 @@
-"""Who runs next: a random walk, and PCT.
+"""Choice of the next thread: a random walk, and PCT.
 
-A policy is asked where the running thread sleeps (`next`), and after each `left` points that it passes (`at_point`);
-where the interpreter lock lets nobody else go on, at the next point at which it does.
+The scheduler asks a policy when the running thread sleeps (`next`), and after each `left` points (`at_point`). While
+the interpreter lock keeps all others from running, it asks at the first later point without that lock.
 
-    Walk   at each point the thread gives way with a probability of the round's own, from 1/2 to 1/128, to any other
-    Pct    threads have priorities, and the highest that can run does; after each few hundred or thousand points the
-           running thread becomes the lowest, once in a while all priorities are drawn anew. So there are few
-           preemptions, and each is followed by a long run of the others (Burckhardt et al., "A randomized scheduler
-           with probabilistic guarantees of finding bugs", ASPLOS 2010; there a run is one window, here it is many)
+    Walk   at each point the thread yields to any other with a probability of the round, from 1/2 to 1/128
+    Pct    threads have priorities, and the runnable thread with the highest priority runs; after each few hundred or
+           thousand points the running thread becomes the lowest, and occasionally all priorities are drawn anew. So
+           there are few preemptions, and each is followed by a long run of the others (Burckhardt et al., "A randomized
+           scheduler with probabilistic guarantees of finding bugs", ASPLOS 2010; a run there is one window, here it is
+           many)
 """
 
 from __future__ import annotations
@@ -20,44 +21,46 @@ from typing import Protocol
 __all__ = ["Pct", "Policy", "Ranked", "Walk", "drawn"]
 
 LEFT_MAX = 1000
-"""Points after which timers are looked at, whoever runs."""
+"""Points after which timers are checked, in any thread."""
 
 
 class Ranked(Protocol):
-    """What a policy knows of a thread."""
+    """A thread as a policy sees it."""
 
     priority: float
 
 
 class Policy(Protocol):
-    """See above; `left` is set by each answer."""
+    """A policy as described above; each reply sets `left`."""
 
     name: str
     left: int
 
     def begun(self, thread: Ranked) -> None:
-        """A thread is there from now on."""
+        """Register a new thread."""
         ...
 
     def next(self, ready: Sequence[Ranked]) -> int:
-        """Which of those who can run does; the thread that ran cannot."""
+        """Return the index of the thread to run; the last one cannot run."""
         ...
 
     def at_point(self, running: Ranked, ready: Sequence[Ranked]) -> int:
-        """Which of the others goes on in place of the running one; -1: it goes on itself."""
+        """Return the index of the thread that replaces the running one; -1: it goes on."""
         ...
 
     def woke(self, running: Ranked, ready: Sequence[Ranked]) -> int:
-        """The same, before `left` have passed: it has woken some, or kept the interpreter lock from some."""
+        """Return what `at_point` returns, before `left` points have passed: the thread woke others, or kept the
+        interpreter lock from some.
+        """
         ...
 
     def gives_way(self, running: Ranked, ready: Sequence[Ranked]) -> int:
-        """Which of the others goes on: the running one waits for something without sleeping."""
+        """Return the index of the thread to run; the running one waits for something without sleeping."""
         ...
 
 
 class Walk:
-    """Any thread, any time."""
+    """A random walk: any thread, at any time."""
 
     def __init__(self, rng: random.Random) -> None:
         self._rng = rng
@@ -88,10 +91,10 @@ class Walk:
 
 
 class Pct:
-    """The one with the highest priority, which changes now and then."""
+    """The runnable thread with the highest priority; priorities change now and then."""
 
     WINDOW = 8
-    """So many changes, and all priorities are drawn anew."""
+    """Number of changes after which all priorities are drawn anew."""
 
     def __init__(self, rng: random.Random) -> None:
         self._rng = rng
@@ -152,5 +155,5 @@ class Pct:
 
 
 def drawn(rng: random.Random) -> Policy:
-    """One for a round."""
+    """Return a policy for a round."""
     return Walk(rng) if rng.random() < 0.5 else Pct(rng)

@@ -1,22 +1,24 @@
-"""Simulated threads: who runs, who sleeps, and what time it is.
+"""Simulated threads: the choice of the running thread, sleeps, and virtual time.
 
-All threads of a round are greenlets of one thread of the system, which runs one of them at a time. Another can go on
-only in here: where a thread sleeps, wakes others or gives way, and at points (`passed`), of which CORE has many. A
-policy draws which one from the numbers of the round's seed. So the same seed is the same run, to the last point.
+All threads of a round are greenlets of one thread of the system, which runs one of them at a time. A switch happens
+only in this module: when a thread sleeps, wakes others or yields, and at points (`passed`), of which the C core has
+many. A policy chooses the next thread from random numbers of the round's seed. So one seed gives one run, to the last
+point.
 
-    thread ── a lock, a queue, a park of the engine's, a leaf of CORE ──▶ sleep / wake / passed ──▶ policy ──▶ another
+    thread ── a lock, a queue, a park of the engine, a leaf lock of the core ──▶ sleep / wake / passed ──▶ policy ──▶
+    another
 
-The interpreter lock is simulated as well: parts of the product rely on it. A thread that stops within CORE with the
-lock keeps it, and is the holder. Until it goes on only those run that have let the lock go, each until it wants it
-back. Any other place at which a thread stops is one of Python's, where the lock changes hands.
+The interpreter lock is simulated as well, since parts of the product rely on it. A thread that stops in the core with
+that lock keeps it, and is the holder. Until the holder goes on, only threads that released the lock run, each until it
+needs the lock again. Any other place at which a thread stops is in Python code, where the lock changes hands.
 
-Time is virtual. Each point takes `TICK`; and where nobody can run it moves to the next time that somebody sleeps for.
-Where there is none either, all wait for each other: `Stuck`, with who waits for what.
+Time is virtual. Each point takes `TICK`. When no thread can run, the clock moves to the next timer of a sleep. If there
+is none, all threads wait for each other: `Stuck`, with a list of all waits.
 
-Before time moves `at_rest` is asked whether a thread sleeps too long (oversleeping.py); then the run ends too: `Late`.
+Before the clock moves, `at_rest` checks whether a thread sleeps too long (oversleeping.py); that ends the run: `Late`.
 
-Threads of Python come here through `threads.py`, CORE through `ask`. What is not simulated (a lock made elsewhere, a
-system call that blocks) stops all of them; `Overseer` in job.py sees that.
+Python threads come here through `threads.py`, the core through `ask`. Unsimulated waits (a lock made elsewhere, a
+system call that blocks) stop all threads; `Overseer` in job.py detects that.
 """
 
 from __future__ import annotations
@@ -44,13 +46,14 @@ __all__ = ["Late", "Scheduler", "Simulated", "Stuck", "here"]
 TICK = 10_000
 """Virtual nanoseconds of a point."""
 BEGIN = 1_000_000_000_000
-"""What the monotonic clock shows in the beginning."""
+"""First value of the monotonic clock."""
 GRACE = 30_000_000_000
-"""Virtual nanoseconds that the others have once the first thread has ended."""
+"""Virtual nanoseconds that the other threads get after the first thread has ended."""
 EARLY, EARLY_NS = 1 / 500, 20_000_000
-"""How often the next timer is early although others can run, and by how much at most: machines are slow at times."""
+"""Probability that the next timer fires early although other threads can run, and its largest advance: machines
+stall."""
 LONELY_MAX = 100_000
-"""Times that a thread may give way in turn while nobody else can run."""
+"""Consecutive yields of a thread while no other can run, before the run counts as stuck."""
 KEPT_MAX = 1_000_000
 """Points that a thread may pass while others wait for its interpreter lock."""
 FIRST = 1 << 20
@@ -59,23 +62,23 @@ MASK = (1 << 64) - 1
 
 
 class Stuck(Exception):
-    """Nobody can run, and no time that passes will change that."""
+    """No thread can run, and passing time will not change that."""
 
 
 class Late(Stuck):
-    """Nobody can run, and a thread sleeps past the time at which it should."""
+    """No thread can run, and one sleeps past the time at which it should wake."""
 
 
 class Simulated:
-    """One thread.
+    """One simulated thread.
 
     Attributes:
-        ident: as `threading.get_ident` says it; they count up.
-        waits: what for, for reports; "": it can run.
-        turn: of its sleeps; a timer of an earlier one is void.
-        woken: the last sleep was ended by somebody.
+        ident: value of `threading.get_ident`; they count up.
+        waits: the awaited thing, for reports; "": the thread can run.
+        turn: number of its sleeps; a timer of an earlier sleep is void.
+        woken: a wake-up ended the last sleep, not a timeout.
         done: it has ended.
-        needs_gil: it goes on only while nobody holds the interpreter lock; False: it has it, or runs without.
+        needs_gil: it runs only while no thread holds the interpreter lock; False: it has the lock, or runs without.
     """
 
     __slots__ = (
@@ -100,7 +103,7 @@ class Simulated:
         return f"<simulated thread {self.name}>"
 
     def frame(self) -> FrameType | None:
-        """Where it is; None: it has not begun, or has ended."""
+        """Return the current frame; None: the thread has not begun, or has ended."""
         if self.greenlet is getcurrent():
             return sys._getframe(1)
         found: FrameType | None = None if self.greenlet is None else self.greenlet.gr_frame
@@ -108,11 +111,11 @@ class Simulated:
 
 
 _schedulers: dict[int, Scheduler] = {}
-"""By the thread of the system that they run in."""
+"""Thread of the system -> the scheduler that runs in it."""
 
 
 def here() -> Scheduler | None:
-    """The scheduler of the running thread; None: it is a real one."""
+    """Return the scheduler of the running thread; None: a real thread."""
     return _schedulers.get(threading.get_ident())
 
 
@@ -120,21 +123,21 @@ class Scheduler:
     """The threads of one round. Made, and run, in a thread of the system that does nothing else.
 
     Attributes:
-        threads: all that have not ended, in the order in which they began.
-        switches: how often another thread went on.
-        digest: a number that depends on each of them, and when it was.
-        at_rest: called when no thread can run; returns a sentence if one of them sleeps too long. It may lock what no
-            thread that sleeps has locked.
+        threads: all that have not ended, in the order of their start.
+        switches: number of switches between threads.
+        digest: a number that depends on each switch and its time.
+        at_rest: called when no thread can run; returns a sentence if one of them sleeps too long. It may take locks
+            that no sleeping thread holds.
     """
 
     def __init__(self, policy: Policy, rng: random.Random) -> None:
         self.policy = policy
         self.rng = rng
         self.threads: dict[Simulated, None] = {}
-        self.python_threads: dict[Simulated, object] = {}  # what `current_thread` answers
+        self.python_threads: dict[Simulated, object] = {}  # values of `current_thread`
         self.switches = 0
         self.digest = 0
-        self.stopped = False  # from another thread: nobody is to go on any more
+        self.stopped = False  # set by another thread: end the run
         self.system_thread = threading.get_ident()
         self._ready: list[Simulated] = []
         self._holder: Simulated | None = None
@@ -149,7 +152,7 @@ class Scheduler:
         self._first: Simulated | None = None
         self._until = -1
         self._next: Simulated | None = None
-        self._preempted = False  # one was woken: the policy is asked at the next point, though `_left` are left
+        self._preempted = False  # a thread was woken: ask the policy at the next point, though `_left` points remain
         self._left = 0
         self._asleep: tuple[str, int]
         self.running: Simulated
@@ -157,17 +160,17 @@ class Scheduler:
 
     @property
     def points(self) -> int:
-        """How many were passed; from any thread."""
+        """Return the number of passed points; from any thread."""
         return self._points or int(self.state.points)
 
     # -- a run
 
     def run(self, call: Callable[[], None]) -> None:
-        """Play `call` as the first thread, and all that it starts, until they have ended; some may be left, where the
-        first has ended long ago. What it raises is for itself to keep.
+        """Play `call` as the first thread, with all threads that it starts, until they have ended. Some may be left if
+        the first ended long ago. `call` must keep its own exceptions.
 
         Raises:
-            Stuck: they wait for each other.
+            Stuck: the threads wait for each other.
         """
         self._root = getcurrent()
         ask = self.ask
@@ -182,18 +185,18 @@ class Scheduler:
                 self.running = thread
                 thread.greenlet.switch()
                 if self._next is None and self._stuck is None and not self.stopped:
-                    self._next = self._chosen()  # one has ended
+                    self._next = self._chosen()  # a thread has ended
             if self._stuck is not None:
                 raise self._stuck
         finally:
-            for thread in self.threads:  # what is left in the middle of something stays there for ever
+            for thread in self.threads:  # unfinished threads stay suspended forever
                 ctypes.pythonapi.Py_IncRef(ctypes.py_object(thread.greenlet))
             del _schedulers[self.system_thread]
             self._points = self.points
             simulated.simulate(None)
 
     def start(self, name: str, target: Callable[[], None]) -> Simulated:
-        """A new thread, which can run."""
+        """Make a new thread, which can run."""
         thread = Simulated(FIRST + self._number, name, target)
         self._number += 1
         thread.greenlet = greenlet(self._body, self._root)
@@ -218,12 +221,12 @@ class Scheduler:
     # -- time
 
     def now_ns(self) -> int:
-        """The monotonic clock."""
+        """Return the monotonic clock in nanoseconds."""
         state = self.state
         return int(state.now_ns + state.points * TICK)
 
     def _fire(self) -> None:
-        """Wake those whose time has come."""
+        """Wake threads whose timers are due."""
         timers = self._timers
         if not timers or timers[0][0] > (now := self.now_ns()):
             return
@@ -233,7 +236,7 @@ class Scheduler:
                 self._up(thread)
 
     def _pass_time(self, most: float = math.inf) -> bool:
-        """Move the clock to the next timer; False: there is none, or not within so many nanoseconds."""
+        """Move the clock to the next timer; False: there is none, or not within `most` nanoseconds."""
         timers = self._timers
         while timers and timers[0][2].turn != timers[0][3]:
             heappop(timers)
@@ -243,7 +246,7 @@ class Scheduler:
         self._fire()
         return True
 
-    # -- who runs
+    # -- choice of the running thread
 
     def _enter(self, thread: Simulated) -> None:
         self._ready.append(thread)
@@ -254,7 +257,7 @@ class Scheduler:
         self.state.others -= not thread.needs_gil
 
     def _runnable(self) -> list[Simulated]:
-        """Those who can go on, but for the running one."""
+        """Return the threads that can run, without the running one."""
         if self._holder is None:
             return self._ready
         return [thread for thread in self._ready if not thread.needs_gil]
@@ -272,7 +275,7 @@ class Scheduler:
         return False
 
     def _chosen(self) -> Simulated | None:
-        """Who goes on, where the one that ran cannot; None: nobody ever will."""
+        """Return the next thread after the running one stopped; None: no thread can ever run."""
         if self.stopped:
             return None
         self._fire()
@@ -293,7 +296,7 @@ class Scheduler:
         return thread
 
     def _late(self) -> str | None:
-        """Ask `at_rest`, without a point and without a tick: the run is the same whether it is asked or not."""
+        """Ask `at_rest`, without a point and without a tick: the run is equal with and without the call."""
         left, points = self.state.left, self.state.points
         self.state.left = 1 << 62
         late = self.at_rest()
@@ -301,23 +304,23 @@ class Scheduler:
         return late
 
     def wakes(self, ident: int) -> float | None:
-        """When the sleep of a thread ends by itself, in seconds; None: it does not sleep for a time."""
+        """Return when the sleep of a thread times out, in seconds; None: it does not sleep with a timeout."""
         times = (at for at, _, thread, turn in self._timers if thread.ident == ident and thread.turn == turn)
         at = min(times, default=None)
         return None if at is None else at / 1e9
 
     def _count(self) -> bool:
-        """Tell the policy how many points of those that it asked for are left; whether it wanted to be asked now."""
+        """Report to the policy how many of its points are left; return whether it is due."""
         left, preempted = int(self.state.left), self._preempted
         self.policy.left, self._preempted = self._left + min(left, 0) if preempted else left, False
         return self.policy.left <= 0
 
     def _switch(self, thread: Simulated | None) -> None:
-        """Let it go on; returns when this one is chosen again. None: back to `run`, for good."""
+        """Run a thread; return when the current one is chosen again. None: back to `run`, for good."""
         if thread is self.running:
             return
         self.switches += 1
-        if thread is None or not thread.greenlet:  # one that has not begun is begun from below
+        if thread is None or not thread.greenlet:  # `run` starts threads that have not begun
             self._next = thread
             self._mark(0 if thread is None else thread.ident)
             self._root.switch()
@@ -332,7 +335,7 @@ class Scheduler:
         ) & MASK
 
     def _sleep(self, waits: str, timeout_ns: int) -> bool:
-        """Sleep until woken, or for a time (-1: for ever); whether it was woken."""
+        """Sleep until woken, or until the timeout (-1: none); return whether the thread was woken."""
         me = self.running
         me.woken, me.waits = False, waits
         if timeout_ns >= 0:
@@ -342,7 +345,7 @@ class Scheduler:
         return me.woken
 
     def _yield_to(self, thread: Simulated | None) -> None:
-        """Another one goes on, and this one can. None: it goes on itself."""
+        """Let another thread run while this one stays runnable. None: continue."""
         self.state.left = self.policy.left
         if thread is not None:
             self._leave(thread)
@@ -352,7 +355,7 @@ class Scheduler:
     # -- for CORE
 
     def ask(self, what: int, point: str | None, word: int, number: int, gil: int) -> int:
-        """See `_native/types/simulated.c`; called without what CORE has put aside."""
+        """Serve the core, see `_native/types/simulated.c`; called with the core's simulation hooks off."""
         if self.stopped:
             self._root.switch()
         if what == simulated.WAKE:
@@ -372,7 +375,7 @@ class Scheduler:
             self._enter(me)
             self._switch(self._chosen())
         elif self.state.left < -KEPT_MAX and self._holder is me:
-            self._give_up("nobody, and never lets the interpreter lock go")
+            self._give_up("nothing, and never releases the interpreter lock")
         else:
             self._fire()
             self.state.again = self._holder is not None and len(self._ready) > self.state.others
@@ -382,9 +385,9 @@ class Scheduler:
         return answer
 
     def _at_point(self) -> Simulated | None:
-        """Whom the policy lets go on, at a point; None: the running one."""
+        """Return the thread that the policy lets run at a point; None: the running one."""
         policy = self.policy
-        over = self._count()  # or it is here because it has woken some, or the interpreter lock may go to others again
+        over = self._count()  # otherwise it woke a thread, or the interpreter lock became free for others
         if over and self.rng.random() < EARLY:
             self._pass_time(EARLY_NS)
         ready = self._runnable()
@@ -397,7 +400,7 @@ class Scheduler:
         sleepers.append(me)
         if self._sleep("CORE", timeout_ns):
             return 0
-        if me in sleepers:  # nobody tried to wake it after its time had come
+        if me in sleepers:  # timed out: no wake-up removed it
             sleepers.remove(me)
         return errno.ETIMEDOUT
 
@@ -411,10 +414,10 @@ class Scheduler:
                 return
         self._lonely += 1
         if self._lonely > LONELY_MAX:
-            self._give_up("somebody, again and again")
+            self._give_up("another thread, again and again")
 
     def _give_up(self, waits: str) -> None:
-        """The running thread would go on for ever."""
+        """Raise `Stuck`: the running thread would loop forever."""
         self.running.waits = waits
         self._stuck = Stuck(self.report())
         self._switch(None)
@@ -422,7 +425,7 @@ class Scheduler:
     # -- for threads of Python
 
     def sleep(self, waits: str, timeout: float | None = None) -> bool:
-        """Sleep until `wake`, or for so many seconds; whether it was woken."""
+        """Sleep until `wake`, or for `timeout` seconds; return whether the thread was woken."""
         self.state.points += 1
         self._asleep = waits, -1 if timeout is None else max(0, math.ceil(timeout * 1e9))
         return simulated.away(self._away)
@@ -433,7 +436,7 @@ class Scheduler:
         return self._sleep(waits, timeout_ns)
 
     def wake(self, thread: Simulated) -> bool:
-        """It can run again, where it sleeps: from the next point on. False: its time had come before."""
+        """Make a sleeping thread runnable, from the next point on. False: it had timed out before."""
         woken = self._wake(thread)
         if not self._preempted:
             self._left, self._preempted = int(self.state.left), True
@@ -443,7 +446,7 @@ class Scheduler:
     # -- reports
 
     def report(self) -> str:
-        """Who waits for what, and the stacks of all."""
+        """Return all waits, and the stacks of all threads."""
         lines = []
         for thread in self.threads:
             lines.append(f"{thread.name}: {self._told(thread)}")

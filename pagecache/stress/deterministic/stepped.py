@@ -1,4 +1,4 @@
-"""A backend whose calls take virtual time: each begins, lasts, and ends; others run meanwhile, and overtake it."""
+"""A backend whose calls take virtual time: each begins, lasts, and ends, and other calls overtake it."""
 
 from __future__ import annotations
 
@@ -15,13 +15,13 @@ from pagecache.stress.deterministic.scheduler import Scheduler
 __all__ = ["SteppedBackend"]
 
 T = TypeVar("T")
-AT_ONCE = 0.4  # of the calls
-MEAN = 0.0005  # seconds of the others, exponential
-TAIL, TAIL_MEAN = 0.02, 0.05  # and of a few
+AT_ONCE = 0.4  # fraction of calls that take no time
+MEAN = 0.0005  # mean seconds of the others, exponential
+TAIL, TAIL_MEAN = 0.02, 0.05  # fraction and mean seconds of slow calls
 
 
 class SteppedBackend(PassingBackend):
-    """The inner backend; its bytes move at one moment between begin and end of a call."""
+    """A backend around an inner one; the bytes of a call move at one moment between its begin and end."""
 
     def __init__(self, inner: Backend, scheduler: Scheduler) -> None:
         super().__init__(inner)
@@ -36,7 +36,7 @@ class SteppedBackend(PassingBackend):
             self._scheduler.sleep("the backend", rng.expovariate(1 / mean))
 
     def step(self, call: Callable[..., T], *args: Any, **options: Any) -> T:
-        """Make a call."""
+        """Make a call of the inner backend in virtual time."""
         rng = self._scheduler.rng
         self._last(rng)
         try:

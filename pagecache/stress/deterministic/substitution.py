@@ -1,11 +1,10 @@
-"""What the modules of the product find, during a round, in place of `threading`, `time`, `random`, `sys` and
-`SimpleQueue`.
+"""Replace `threading`, `time`, `random`, `sys` and `SimpleQueue` in the modules of the product during a round.
 
-Every name of a module of `pagecache` that is one of these becomes another object, which asks whose thread it is called
-in: in that of the scheduler it makes and does what is simulated; in any other one it is what it was. So the product
-needs no word of this, a lock of a backend is simulated as those of the engine are, and other caches of the process go
-on as before. Objects that were made earlier stay what they are: a lock made with its module is a real one, and must not
-be held where others may go on.
+Every name of a module of `pagecache` that is one of these becomes another object, which checks the calling thread: in a
+thread of the scheduler it makes and does simulated things, in any other thread it behaves as the original. So the
+product needs no hooks, a lock of a backend is simulated like those of the engine, and other caches of the process go on
+as before. Objects that were made earlier stay real: a lock that is made at import of its module must not be held while
+other threads may run.
 """
 
 from __future__ import annotations
@@ -27,11 +26,11 @@ from pagecache.stress.deterministic.scheduler import Scheduler, here
 __all__ = ["substituted"]
 
 EPOCH = 1_700_000_000_000_000_000
-"""Nanoseconds: what the clock of the wall shows in the beginning."""
+"""First value of the wall clock, in nanoseconds."""
 
 
 class _Of:
-    """A module with some names of its own."""
+    """A module with some names replaced."""
 
     def __init__(self, module: Any, own: dict[str, Any]) -> None:
         self._module = module
@@ -42,7 +41,7 @@ class _Of:
 
 
 def _made(kind: Callable[..., Any], real: Callable[..., Any]) -> Callable[..., Any]:
-    """Makes one for the thread it is called in."""
+    """Make the object for the calling thread: simulated or real."""
 
     def make(*args: Any, **kwargs: Any) -> Any:
         scheduler = here()
@@ -52,7 +51,7 @@ def _made(kind: Callable[..., Any], real: Callable[..., Any]) -> Callable[..., A
 
 
 def _asked(simulated: Callable[..., Any], real: Callable[..., Any]) -> Callable[..., Any]:
-    """Answers for the thread it is called in."""
+    """Call the function for the calling thread: simulated or real."""
 
     def ask(*args: Any) -> Any:
         scheduler = here()
@@ -130,7 +129,7 @@ def _is_meant(name: str, more: tuple[str, ...]) -> bool:
 
 @contextmanager
 def substituted(more: tuple[str, ...] = ()) -> Iterator[None]:
-    """Have it so in all modules of the product that are imported, and in `more`, for the length of a `with`."""
+    """Replace the names in all imported modules of the product, and in `more`, for the length of a `with`."""
     by_id = {id(real): (real, other) for real, other in OTHERS}
     changed: list[tuple[dict[str, Any], str, Any]] = []
     try:

@@ -1,6 +1,6 @@
-"""What `threading` and `queue` have, for simulated threads: calls are points, and sleeps are the scheduler's.
+"""Classes of `threading` and `queue` for simulated threads: calls are points, and sleeps are the scheduler's.
 
-As in `threading`: a lock may be released by anybody, an RLock and a condition are their thread's; nothing is fair.
+As in `threading`, any thread may release a lock; an RLock and a condition belong to their thread; nothing is fair.
 """
 
 from __future__ import annotations
@@ -19,7 +19,7 @@ __all__ = ["Condition", "Event", "Lock", "RLock", "SimpleQueue", "Thread"]
 
 
 class _Waiters:
-    """Threads that sleep for one thing, the first one first."""
+    """Threads that sleep for one thing, the oldest first."""
 
     __slots__ = ("_scheduler", "_threads", "_what")
 
@@ -29,11 +29,11 @@ class _Waiters:
         self._threads: deque[Simulated] = deque()
 
     def sleep(self, timeout: float | None) -> bool:
-        """Whether somebody woke this thread."""
+        """Sleep, and return whether the thread was woken."""
         me = self._scheduler.running
         self._threads.append(me)
         woken = self._scheduler.sleep(self._what, timeout)
-        if not woken and me in self._threads:  # nobody tried to wake it after its time had come
+        if not woken and me in self._threads:  # timed out: no wake-up removed it
             self._threads.remove(me)
         return woken
 
@@ -43,7 +43,7 @@ class _Waiters:
 
 
 class Lock:
-    """As threading.Lock."""
+    """A lock like threading.Lock."""
 
     def __init__(self, scheduler: Scheduler) -> None:
         self._scheduler = scheduler
@@ -84,7 +84,7 @@ class Lock:
 
 
 class RLock:
-    """As threading.RLock."""
+    """A lock like threading.RLock."""
 
     def __init__(self, scheduler: Scheduler) -> None:
         self._scheduler = scheduler
@@ -116,7 +116,7 @@ class RLock:
 
 
 class Condition:
-    """As threading.Condition."""
+    """A condition like threading.Condition."""
 
     def __init__(self, scheduler: Scheduler, lock: Lock | RLock | None = None) -> None:
         self._scheduler = scheduler
@@ -132,7 +132,7 @@ class Condition:
 
     def wait(self, timeout: float | None = None) -> bool:
         count, told = getattr(self._lock, "_count", 1), Event(self._scheduler, "a condition")
-        self._waiters.append(told)  # before the lock is free: who is told from then on is not asleep yet
+        self._waiters.append(told)  # before the lock is released: a notified thread must count as asleep
         for _ in range(count):
             self._lock.release()
         try:
@@ -163,7 +163,7 @@ class Condition:
 
 
 class Event:
-    """As threading.Event."""
+    """An event like threading.Event."""
 
     def __init__(self, scheduler: Scheduler, what: str = "an event") -> None:
         self._waiters = _Waiters(scheduler, what)
@@ -188,7 +188,7 @@ class Event:
 
 
 class SimpleQueue:
-    """As queue.SimpleQueue."""
+    """A queue like queue.SimpleQueue."""
 
     def __init__(self, scheduler: Scheduler) -> None:
         self._scheduler = scheduler
@@ -223,7 +223,7 @@ class SimpleQueue:
 
 
 class Thread:
-    """As threading.Thread, made with a target."""
+    """A thread like threading.Thread, made with a target."""
 
     def __init__(
         self,
@@ -255,7 +255,7 @@ class Thread:
             self.run()
         except SystemExit:
             pass
-        except BaseException as error:  # as threading.excepthook does
+        except BaseException as error:  # like threading.excepthook
             sys.stderr.write(f"{self.name}: {''.join(traceback.format_exception(error))}")
         finally:
             del scheduler.python_threads[scheduler.running]
