@@ -1,4 +1,4 @@
-"""From what a person names (a URL, or a factory in a module) to backends, as many as are wanted."""
+"""Backends from a name that a person gives: a URL, or a factory in a module."""
 
 from __future__ import annotations
 
@@ -26,7 +26,7 @@ PACKAGE = os.path.dirname(os.path.dirname(__file__)) + os.sep
 
 
 def place(error: BaseException) -> str:
-    """Where code that is not of this package raised, as " (in name at file:line)"; "" where none did."""
+    """Return where code outside of this package raised, as " (in name at file:line)"; "" if none did."""
     found = ""
     for frame in traceback.extract_tb(error.__traceback__):
         if not frame.filename.startswith((PACKAGE, "<frozen")):
@@ -35,11 +35,11 @@ def place(error: BaseException) -> str:
 
 
 class BadTarget(Exception):
-    """No backend can be had from what was named: a sentence that says what is missing."""
+    """The name gives no backend; the text is a sentence with the reason."""
 
 
 def options_of(texts: Sequence[str]) -> dict[str, Any]:
-    """Options as `name=value`; a value is read as Python where it is a number, True, False, None or quoted.
+    """Parse options `name=value`; a value is read as Python if it is a number, True, False, None or quoted.
 
     Raises:
         BadTarget: one is not of that form.
@@ -57,24 +57,24 @@ def options_of(texts: Sequence[str]) -> dict[str, Any]:
 
 
 class Hangs(BadTarget):
-    """It does not come back, and keeps a thread."""
+    """It does not return, and keeps a thread."""
 
 
 class Target:
-    """Where backends come from.
+    """A source of backends.
 
     Args:
         name: `SCHEME:REST`, `module:factory` or `python:module:factory`. A factory is anything that can be called for a
             backend (a class, a function), or the backend itself.
         options: keywords of the factory.
-        more: schemes that somebody else understands, to be named where this one is not understood.
+        more: schemes of other commands, for the error on an unknown scheme.
 
     Attributes:
-        kind: the class of what it gave.
+        kind: the class of its backends.
         no_loop: why there can be no event loop: an asynchronous backend is refused with it.
 
     Raises:
-        BadTarget: no such scheme or module, or nothing of that name in it.
+        BadTarget: no such scheme or module, or no such name in it.
     """
 
     def __init__(self, name: str, options: dict[str, Any], more: Collection[str] = ()) -> None:
@@ -126,7 +126,7 @@ class Target:
         return lambda: found
 
     def _unreadable(self, module_name: str, colon: str, path: str) -> str:
-        """Why it is no name, and what may have been meant."""
+        """Return why the text is no name, and a likely intended one."""
         if module_name.endswith(".py"):
             return f"{self.name!r}: the name of a module is without .py: {module_name.removesuffix('.py')}:{path}"
         if not path and all(part.isidentifier() for part in module_name.split(".")):
@@ -140,10 +140,10 @@ class Target:
         return f"{self.name!r} is neither a URL ({known} ...) nor module:factory{meant}"
 
     def make(self) -> Backend:
-        """A backend, seen by threads. Where the factory gives one and the same, that is not closed.
+        """Make a backend, seen by threads. A backend that the factory returns each time is not closed.
 
         Raises:
-            BadTarget: there is none to be had; says why.
+            BadTarget: there is none; names the reason.
         """
         made = self._call()
         if self._shared is None:
@@ -154,12 +154,12 @@ class Target:
         return _Unclosed(backend) if self._shared else backend
 
     def _gives(self, made: Any) -> bool:
-        """Whether the factory gives this one each time. What else it gives is closed: it would be another user of the
-        same store, which may have read what is there now, and go by that later.
+        """Return whether the factory returns this backend each time. Another backend that it returns is closed: it
+        would be a second user of the store, which may have read the current state, and rely on that later.
         """
         try:
             another = self._call()
-        except BadTarget:  # as long as there is this one
+        except BadTarget:  # while this backend exists
             return False
         if given(another) is not given(made):
             with contextlib.suppress(Exception):
@@ -184,15 +184,15 @@ class Target:
         return self._loop
 
     def forget_loop(self) -> None:
-        """A coroutine hangs in it: the next backend gets another."""
+        """Drop a loop in which a coroutine hangs: the next backend gets another."""
         self._loop = None
 
 
 def checked(name: str, made: Any) -> Any:
-    """Return the backend that a factory gave, with the defaults of `Backend` for what it lacks.
+    """Return the backend that a factory gave, with the defaults of `Backend` for missing methods.
 
     Raises:
-        BadTarget: it is not; says what is missing.
+        BadTarget: it is no backend; names the missing parts.
     """
     what = f"{name} gave {made!r}"
     if isinstance(made, type):
@@ -203,7 +203,7 @@ def checked(name: str, made: Any) -> Any:
 
 
 class _Unclosed(PassingBackend):
-    """One backend that is used again and again."""
+    """One backend that is used repeatedly."""
 
     def close(self) -> None:
         pass

@@ -1,4 +1,4 @@
-"""Progress on stderr: a bar for a person, one line per phase where nobody watches a terminal."""
+"""Progress on stderr: a bar on a terminal, otherwise one line per phase."""
 
 import time
 from collections.abc import Callable, Iterator
@@ -11,7 +11,7 @@ from rich.progress import Progress as Bars
 
 
 class Progress(Protocol):
-    """What a run reports to."""
+    """A receiver of progress."""
 
     def phase(self, name: str, total: int) -> AbstractContextManager[Callable[[int], None]]:
         """Enter a phase of `total` steps; the result is called with the number of steps done."""
@@ -45,7 +45,7 @@ class LineProgress:
 
 @contextmanager
 def progress_on_stderr() -> Iterator[Progress]:
-    """Show progress as fits what stderr is."""
+    """Show progress in a form that fits stderr."""
     console = Console(stderr=True)
     if not console.is_terminal:
         yield LineProgress(console)

@@ -1,6 +1,7 @@
-"""What one needs to test a backend, or a program on top of the cache: faults, delays, and a suite that checks promises.
+"""Tools to test a backend, or a program on top of the cache: faults, delays, and a suite that checks a backend's
+promises.
 
-`BackendConformance` is for pytest, and imports it where it is installed: it is imported when it is asked for by name.
+`BackendConformance` is for pytest, and uses it if it is installed: it is imported on first access by name.
 """
 
 from typing import TYPE_CHECKING, Any

@@ -1,7 +1,7 @@
-"""How the conformance suite is written, so that it runs under pytest and without it.
+"""Fixtures, parameters and skips of the conformance suite, so that it runs under pytest and without it.
 
-A backend author has pytest and subclasses the suite; `pagecache check-backend` runs the same checks where there is
-none. What pytest has to be told (fixtures, parameters, skips) is told through this module, and is known here as well.
+A backend author has pytest and subclasses the suite; `pagecache check-backend` runs these checks without pytest. All
+marks for pytest (fixtures, parameters, skips) are set through this module, which implements them as well.
 """
 
 from __future__ import annotations
@@ -23,7 +23,7 @@ __all__ = ["Check", "CheckRun", "Skipped", "checks_of", "each", "fixture", "rais
 Function = TypeVar("Function", bound=Callable[..., Any])
 
 Skipped: type[BaseException]
-"""What `skip` raises: the backend does not offer what the check is about."""
+"""Exception of `skip`: the backend does not offer the feature under check."""
 if pytest is not None:
     Skipped = pytest.skip.Exception
 else:
@@ -37,13 +37,13 @@ _fixtures: dict[str, Callable[..., Any]] = {}
 
 
 def fixture(function: Function) -> Function:
-    """Something that checks ask for by name: a method that returns it, or yields it and then cleans up."""
+    """Mark a method that returns, or yields and then cleans up, a value that checks request by name."""
     _fixtures[function.__name__] = function
     return pytest.fixture(function) if pytest is not None else function
 
 
 def each(name: str, values: Sequence[object]) -> Callable[[Function], Function]:
-    """The check is made once with each of the values."""
+    """Run the check once with each of the values."""
 
     def decorate(function: Function) -> Function:
         vars(function)["each"] = (name, tuple(values))
@@ -53,19 +53,19 @@ def each(name: str, values: Sequence[object]) -> Callable[[Function], Function]:
 
 
 def skip(reason: str) -> NoReturn:
-    """End a check that does not apply, and say why."""
+    """End a check that does not apply, with the reason."""
     raise Skipped(reason)
 
 
 class Raised:
-    """What the body of `raises` raised, once it has."""
+    """The exception from the body of `raises`, once raised."""
 
     value: Any = None
 
 
 @contextmanager
 def raises(expected: type[BaseException]) -> Iterator[Raised]:
-    """The body has to raise this exception."""
+    """Check that the body raises this exception."""
     raised = Raised()
     try:
         yield raised
@@ -76,7 +76,7 @@ def raises(expected: type[BaseException]) -> Iterator[Raised]:
 
 
 def same(found: object, expected: object) -> None:
-    """Both are equal; bytes are said by where they differ first."""
+    """Check that both are equal; for bytes, report the first difference."""
     if found == expected:
         return
     if isinstance(found, dict) and isinstance(expected, dict):
@@ -102,11 +102,11 @@ def _short(value: object) -> str:
 
 @dataclass(frozen=True, slots=True)
 class Check:
-    """One check of a suite, with the value that it is made with.
+    """One check of a suite, with its value.
 
     Attributes:
         name: of the method.
-        label: what tells it from the same check with other values; "" where there is one only.
+        label: distinguishes the values of one method; "" if there is only one.
     """
 
     name: str
@@ -115,7 +115,7 @@ class Check:
 
 
 def checks_of(suite: type) -> Iterator[Check]:
-    """All checks of a suite, in the order in which they are written, base classes first."""
+    """Yield all checks of a suite, in the order of their definition, base classes first."""
     names = [name for cls in reversed(suite.__mro__) for name in vars(cls) if name.startswith("test_")]
     for name in dict.fromkeys(names):
         parameter, values = getattr(getattr(suite, name), "each", ("", ()))
@@ -126,7 +126,7 @@ def checks_of(suite: type) -> Iterator[Check]:
 
 
 class CheckRun:
-    """One check, with what it asks for: made from the fixtures of the suite, and cleaned up at the end."""
+    """One run of a check, with its fixtures: made before the check, and cleaned up at the end."""
 
     def __init__(self, suite: Any, check: Check, **given: object) -> None:
         self._suite = suite
@@ -135,7 +135,7 @@ class CheckRun:
         self._running: list[Iterator[Any]] = []
 
     def call(self) -> None:
-        """Make the check.
+        """Run the check.
 
         Raises:
             Skipped: it does not apply.

@@ -1,14 +1,14 @@
-"""A pytest suite that checks what a backend promises. Subclass it in a test module:
+"""A pytest suite that checks the promises of a backend. Subclass it in a test module:
 
     class TestMyBackend(BackendConformance):
         def make_backend(self, tmp_path):
             return MyBackend(tmp_path)
 
-Each test is one promise of `pagecache.backends.protocol`, and uses the backend as the cache does: within its limits,
-answering short answers by asking again, committing before it expects to see bytes. What a backend says it cannot do
-(io.UnsupportedOperation, a method that is absent, a limit) is skipped, with the reason.
+Each test covers one promise of `pagecache.backends.protocol`, and uses the backend as the cache does: within its
+limits, repeating calls after short results, and committing before it expects to see bytes. Features that a backend
+lacks (io.UnsupportedOperation, a missing method, a limit) are skipped, with the reason.
 
-It cannot see whether committed bytes survive a power cut, nor what happens to objects changed by somebody else.
+The suite cannot check whether committed bytes survive a power cut, nor foreign changes of objects.
 """
 
 from __future__ import annotations
@@ -29,8 +29,8 @@ __all__ = ["BackendConformance"]
 
 
 class BackendConformance(NamePromises, BytePromises, StagedPromises):
-    """Subclass it and define `make_backend`; `make_key` too where keys are not text, and `fail_commit` where a backend
-    that stages can be made to fail a commit.
+    """The conformance suite. Subclass it and define `make_backend`; also `make_key` if keys are not text, and
+    `fail_commit` if a staging backend can be made to fail a commit.
     """
 
     # --------------------------------------------------------------------------------------- commit
@@ -138,7 +138,7 @@ class BackendConformance(NamePromises, BytePromises, StagedPromises):
                 done.set()
 
         together([reader, writer])
-        assert seen <= set(range(10)), f"bytes that nobody wrote: {sorted(seen - set(range(10)))}"
+        assert seen <= set(range(10)), f"bytes that no call wrote: {sorted(seen - set(range(10)))}"
 
     def test_objects_side_by_side(self, backend: Backend, opened: Callable[..., BackendFile], unit: int) -> None:
         def worker(i: int) -> None:

@@ -1,5 +1,5 @@
-"""How the conformance suite talks to a backend: as the cache does, within its limits, asking again after short
-answers.
+"""Calls of the conformance suite on a backend: as the cache makes them, within its limits, repeated after short
+results.
 """
 
 from __future__ import annotations
@@ -23,18 +23,18 @@ ZERO_ANSWERS_MAX = 3
 
 
 def content(length: int, seed: int) -> bytes:
-    """Bytes that differ at every position and for every seed."""
+    """Return bytes that differ at every position and for every seed."""
     return random.Random(seed).randbytes(length)
 
 
 def limits_of(backend: Backend, file: BackendFile) -> BackendLimits:
-    """What one call on this file may look like."""
+    """Return the limits of one call on this file."""
     limits: BackendLimits = getattr(file, "limits", backend.limits)
     return limits
 
 
 def supported(call: Callable[[], Any]) -> Any:
-    """The result of an optional operation, or a skip."""
+    """Return the result of an optional operation, or skip."""
     try:
         return call()
     except io.UnsupportedOperation as error:
@@ -42,7 +42,7 @@ def supported(call: Callable[[], Any]) -> Any:
 
 
 def transfer(backend: Backend, file: BackendFile, verb: str, offset: int, data: memoryview) -> int:
-    """Move bytes as the cache does; returns how many, which is fewer only where a read met the end."""
+    """Move bytes as the cache does; return their number, which is smaller only if a read reached the end."""
     limits, done = limits_of(backend, file), 0
     boundary, most = int(limits.boundary), int(limits.max_read if verb.startswith("read") else limits.max_write)
     while done < len(data):
@@ -63,7 +63,7 @@ def transfer(backend: Backend, file: BackendFile, verb: str, offset: int, data: 
 
 
 def write(backend: Backend, file: BackendFile, offset: int, data: bytes) -> None:
-    """Write all of it."""
+    """Write all bytes."""
     with memoryview(data) as view:
         transfer(backend, file, "write_from", offset, view)
 
@@ -77,7 +77,7 @@ def read(backend: Backend, file: BackendFile, offset: int, length: int) -> bytes
 
 
 def together(works: list[Callable[[], None]]) -> None:
-    """Run all of it at the same time; the first exception is raised."""
+    """Run all functions concurrently; raise the first exception."""
     start, failed = threading.Barrier(len(works)), []
 
     def run(work: Callable[[], None]) -> None:
@@ -98,7 +98,7 @@ def together(works: list[Callable[[], None]]) -> None:
 
 
 def commit(backend: Backend, file: BackendFile, data: bytes | bytearray) -> None:
-    """A commit that fails may forget what was acknowledged; the cache sends it again."""
+    """Commit. A failed commit may forget acknowledged bytes: send them again, as the cache does."""
     try:
         file.commit()
     except BackendError as error:
@@ -110,19 +110,19 @@ def commit(backend: Backend, file: BackendFile, data: bytes | bytearray) -> None
 
 
 class ConformanceBase:
-    """Subclass it and define `make_backend`; `make_key` too where keys are not text."""
+    """The suite's fixtures. Subclass it and define `make_backend`; also `make_key` if keys are not text."""
 
     def make_backend(self, tmp_path: Any) -> Backend:
-        """A fresh, empty backend."""
+        """Return a fresh, empty backend."""
         raise NotImplementedError("define make_backend(self, tmp_path) in the subclass")
 
     def make_key(self, i: int) -> Key:
-        """The i-th key; different for each i."""
+        """Return the i-th key; different for each i."""
         return f"object-{i}"
 
     @property
     def prefix(self) -> str:
-        """What keys that are text begin with, if the backend may have others besides; those are let alone."""
+        """Return the prefix of text keys, if the backend may have other objects; those are not touched."""
         return ""
 
     @fixture
@@ -137,7 +137,7 @@ class ConformanceBase:
 
     @fixture
     def opened(self, backend: Backend) -> Iterator[Callable[..., BackendFile]]:
-        """Opens, and closes at the end what was opened."""
+        """Return a function that opens files, and close them at the end."""
         files: list[BackendFile] = []
 
         def opened(i: int = 0, data: bytes | None = None) -> BackendFile:
@@ -156,5 +156,5 @@ class ConformanceBase:
 
     @fixture
     def unit(self, backend: Backend) -> int:
-        """Offsets and lengths of these tests are multiples of this; at least 4 KiB, so that something can go wrong."""
+        """Return the unit of offsets and lengths in these tests; at least 4 KiB, so that requests can be misaligned."""
         return math.lcm(int(backend.limits.read_unit), int(backend.limits.write_unit), 4096)

@@ -14,14 +14,14 @@ from .conformance_base import ConformanceBase, content, limits_of, read, transfe
 __all__ = ["BytePromises"]
 
 MOMENT = 2.0
-"""Seconds."""
+"""Time limit in seconds for `let_go`."""
 
 
 def let_go(buffer: bytearray) -> None:
-    """Nobody holds on to it any more, but perhaps a thread of the backend on its way out of the call.
+    """Check that the backend released a buffer; a thread of the backend may still be about to leave the call.
 
     Raises:
-        BufferError: somebody does.
+        BufferError: the buffer is still exported.
     """
     until = time.monotonic() + MOMENT
     while time.monotonic() < until:
@@ -33,7 +33,7 @@ def let_go(buffer: bytearray) -> None:
 
 
 class BytePromises(ConformanceBase):
-    """Which bytes come back."""
+    """Promises about the bytes of an object."""
 
     def test_bytes_come_back(self, backend: Backend, opened: Callable[..., BackendFile], unit: int) -> None:
         data = content(3 * unit + 17, 1)
@@ -146,7 +146,7 @@ class BytePromises(ConformanceBase):
         same(read(backend, file, 0, len(data) + 1), data)
 
     def test_any_place_that_the_units_allow(self, backend: Backend, opened: Callable[..., BackendFile]) -> None:
-        """Offsets and lengths are those of the units, and where these are 1, any."""
+        """Offsets and lengths are multiples of the units; if these are 1, any."""
         limits = backend.limits
         per_write, per_read = int(limits.write_unit), int(limits.read_unit)
         data = bytearray(content(max(32768, 16 * per_write, 16 * per_read), 31))
@@ -162,14 +162,14 @@ class BytePromises(ConformanceBase):
         same(read(backend, file, 0, len(data)), data)
 
     def test_reads_follow_commits(self, backend: Backend, opened: Callable[..., BackendFile], unit: int) -> None:
-        """Whoever has read before sees what was committed since, and nothing of what was there."""
+        """A handle that has read before sees later commits, and nothing of the earlier content."""
         file = opened(0, content(2 * unit, 32))
         reader = opened(0)
         for seed in (33, 34):
             read(backend, file, 0, 2 * unit)
             try:
                 read(backend, reader, 0, 2 * unit)
-            except OSError as error:  # it may stay with a version that is not there any more
+            except OSError as error:  # the handle may stay with a version that no longer exists
                 assert backend.limits.commit_on_close, "only where objects are published may a version be gone"
                 same(error.errno, errno.ESTALE)
             write(backend, file, 0, content(unit, seed))
@@ -236,7 +236,7 @@ class BytePromises(ConformanceBase):
         same(read(backend, file, 0, 5 * unit), expected)
 
     def test_no_data_is_hidden(self, backend: Backend, opened: Callable[..., BackendFile], unit: int) -> None:
-        """What next_data passes over reads as zeros, before a commit and after it."""
+        """Ranges that next_data skips read as zeros, before a commit and after it."""
         file = opened(0, content(unit, 15))
         if not hasattr(file, "next_data"):
             skip("no next_data")

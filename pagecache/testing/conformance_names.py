@@ -14,14 +14,16 @@ __all__ = ["NamePromises"]
 
 
 def namespace(backend: Backend) -> NamespaceBackend:
-    """The backend, if it has directories; asked by method, as decorators hand on what the inner backend has."""
+    """Return the backend if it has directories; checked by method, since decorators pass on the methods of the inner
+    backend.
+    """
     if not hasattr(backend, "readdir"):
         skip("no directories, links and attributes")
     return cast(NamespaceBackend, backend)
 
 
 class NamePromises(ConformanceBase):
-    """Which object a key means, and how that changes."""
+    """Promises about keys: the object of a key, and changes of names."""
 
     def test_limits_are_limits(self, backend: Backend) -> None:
         assert isinstance(backend.limits, BackendLimits), f"limits is {backend.limits!r}, and no BackendLimits"

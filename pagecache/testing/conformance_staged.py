@@ -1,6 +1,7 @@
-"""The part of the conformance suite about bytes that the backend keeps itself until a commit: `stage` and its like.
+"""The part of the conformance suite about bytes that the backend itself keeps until a commit: `stage` and related
+calls.
 
-Skipped where files have no `stage`. A commit that fails has to be made by the backend under test: see `fail_commit`.
+Skipped if files have no `stage`. The backend under test must provide a commit that fails: see `fail_commit`.
 """
 
 from __future__ import annotations
@@ -17,7 +18,7 @@ Opened = Callable[..., BackendFile]
 
 
 def stage(backend: Backend, file: BackendFile, offset: int, data: bytes) -> None:
-    """Stage all of it, asking again after short answers."""
+    """Stage all bytes, repeating the call after short results."""
     if not hasattr(file, "stage"):
         skip("no stage")
     with memoryview(data) as view:
@@ -25,7 +26,7 @@ def stage(backend: Backend, file: BackendFile, offset: int, data: bytes) -> None
 
 
 def read_staged(backend: Backend, file: BackendFile, offset: int, length: int) -> bytes:
-    """Read what is staged, all of it."""
+    """Read all staged bytes of a range."""
     buffer = bytearray(length)
     with memoryview(buffer) as view:
         transfer(backend, file, "read_staged", offset, view)
@@ -33,14 +34,14 @@ def read_staged(backend: Backend, file: BackendFile, offset: int, length: int) -
 
 
 class StagedPromises(ConformanceBase):
-    """Which bytes are kept, until when."""
+    """Promises about staged bytes."""
 
     def fail_commit(self, backend: Backend) -> None:
-        """Have the next commit fail, and nothing else. Define it in the subclass where that can be had."""
+        """Make the next commit fail, and nothing else. Define it in the subclass if the backend can do that."""
         skip("no fail_commit(self, backend) is defined: a commit that fails cannot be had")
 
     def test_staged_bytes_are_readable_at_once(self, backend: Backend, opened: Opened, unit: int) -> None:
-        """By who staged them; nobody else sees them where only a commit makes bytes visible."""
+        """The staging handle sees them; others do not if only a commit makes bytes visible."""
         file, data = opened(0, b"old"), content(3 * unit, 15)
         stage(backend, file, 0, data)
         same(read_staged(backend, file, 0, 3 * unit), data)
@@ -75,7 +76,7 @@ class StagedPromises(ConformanceBase):
         same(read(backend, file, 0, 4 * unit), b"head" + bytes(3 * unit - 4) + b"tail")
 
     def test_staging_may_be_answered_short(self, backend: Backend, opened: Opened, unit: int) -> None:
-        """What was acknowledged is there, whatever becomes of the rest; several buffers are taken in their order."""
+        """Acknowledged bytes are kept even if the remainder is not; several buffers are taken in order."""
         file = opened(0, b"")
         if not hasattr(file, "stage"):
             skip("no stage")
@@ -100,12 +101,12 @@ class StagedPromises(ConformanceBase):
         transfer(backend, file, "stage", 0, view)
         view.release()
         data[:] = b"!" * unit
-        data.clear()  # BufferError: somebody holds on to it
+        data.clear()  # BufferError: the backend still holds the buffer
         same(read_staged(backend, file, 0, unit), content(unit, 19))
 
     @each("first", ["stage", "write"])
     def test_what_is_staged_last_counts(self, backend: Backend, opened: Opened, unit: int, first: str) -> None:
-        """Over what was written or staged before, in the part where they meet."""
+        """Staged bytes replace written or earlier staged ones where they overlap."""
         file = opened(0, b"")
         (stage if first == "stage" else write)(backend, file, 0, content(3 * unit, 20))
         stage(backend, file, unit, content(unit, 21))
@@ -151,7 +152,7 @@ class StagedPromises(ConformanceBase):
         same(read(backend, opened(0), 0, 2 * unit), content(unit, 26))
 
     def test_truncate_cuts_staged_bytes(self, backend: Backend, opened: Opened, unit: int) -> None:
-        """And they do not come back when the file grows again."""
+        """Truncated bytes do not return when the file grows again."""
         file, data = opened(0, b""), content(3 * unit, 27)
         stage(backend, file, 0, data)
         file.truncate(unit + 5)
@@ -172,7 +173,7 @@ class StagedPromises(ConformanceBase):
         same(read(backend, file, 0, 4 * unit), data[:unit] + bytes(unit) + data[2 * unit :])
 
     def test_holes_in_what_is_staged_leave_the_size(self, backend: Backend, opened: Opened, unit: int) -> None:
-        """Also where it was staged beyond the end."""
+        """Punching a hole keeps the size, also if the bytes were staged past the end."""
         file = opened(0, b"head")
         if not hasattr(file, "punch_hole"):
             skip("no punch_hole")
@@ -184,7 +185,7 @@ class StagedPromises(ConformanceBase):
         same(read(backend, file, 0, 4 * unit), b"head" + bytes(3 * unit - 4))
 
     def test_what_is_staged_can_be_laid_over_another_version(self, backend: Backend, opened: Opened, unit: int) -> None:
-        """In the ranges that are asked for; nothing else that was acknowledged is kept."""
+        """In the requested ranges; no other acknowledged bytes are kept."""
         file = opened(0, content(4 * unit, 32))
         if not hasattr(file, "rebase"):
             skip("no rebase")

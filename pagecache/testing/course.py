@@ -1,14 +1,14 @@
-"""What happens to one call: what a plan decides, as steps that a blocking and an asynchronous backend take alike.
+"""The course of one call under faults: a plan's decisions as steps that blocking and asynchronous backends take alike.
 
-    course = faults.course(call, buffers)      a generator: `Pause`, `Enter`, `Change`, `Carry`, as the rule has them
+    course = faults.course(call, buffers)      a generator: `Pause`, `Enter`, `Change`, `Carry`, as the rule requires
     the backend takes each step its own way    sleeps or awaits, calls or awaits the inner object
-    its return, or what it raises              the answer
+    its return value or exception              the result of the call
 
-Everything that is counted or remembered is here, under one lock, which is held for moments and never across a step:
-the log, what rules matched, whether the backend is dead, which versions somebody else made, who is held behind whom.
+All state is here, under one lock, which is held briefly and never across a step: the log, matched rules, whether the
+backend is dead, versions of foreign changes, and held calls.
 
-A dead backend refuses all calls. `fence` goes further: when it has returned, no call that began before is in the inner
-object, and none that is held gets there any more.
+A dead backend refuses all calls. `fence` goes further: when it has returned, no earlier call is in the inner object,
+and no held call will reach it.
 """
 
 from __future__ import annotations
@@ -30,7 +30,7 @@ __all__ = ["Carry", "Change", "Course", "Enter", "Faults", "Pause", "Step"]
 
 @dataclass(frozen=True, slots=True)
 class Pause:
-    """Wait so many seconds."""
+    """Wait for a number of seconds."""
 
     seconds: float
 
@@ -45,7 +45,7 @@ class Enter:
 
 @dataclass(frozen=True, slots=True)
 class Change:
-    """Let somebody else change the object."""
+    """Change the object as a foreign writer."""
 
     change: Callable[[Any, Key], object]
     key: Key
@@ -69,27 +69,28 @@ class Faults:
         self.calls: list[Call] = []
         self.kept_buffers: list[memoryview] = []
         self.died = threading.Event()
-        self.refused: set[int] = set()  # errnos that the inner backend itself says are worth another try
+        self.refused: set[int] = set()  # errnos that the inner backend itself marks as worth a retry
         self._changed = threading.Condition()
         self._death: Callable[[Key | None], BaseException] | None = None
-        self._lives = 0  # calls and files of an earlier life that was fenced off reach nothing any more
-        self._inside: Counter[int] = Counter()  # by life
+        self._lives = 0  # calls and files of an earlier life, before a fence, reach nothing
+        self._inside: Counter[int] = Counter()  # life -> running calls
         self._versions: Counter[Key] = Counter()
-        self._behind: list[tuple[Gate, list[int]]] = []  # who is held, and for how many answers
+        self._behind: list[tuple[Gate, list[int]]] = []  # gates of held calls, with the number of results they wait for
         self.use(plan)
 
     def use(self, plan: FaultPlan | Iterable[Rule]) -> None:
-        """Other faults from here on; counting starts anew."""
+        """Replace the faults; counting starts anew."""
         with self._changed:
             self._plan = plan if isinstance(plan, FaultPlan) else FaultPlan(tuple(plan))
-            self._matched: Counter[int] = Counter()  # by number of the rule
+            self._matched: Counter[int] = Counter()  # number of a rule -> matching calls
             self._fired: Counter[int] = Counter()
             self._seen: Counter[Call] = Counter()
 
     # -- deciding
 
     def _decide(self, call: Call) -> tuple[int, Rule | None, float]:
-        """Log the call and find the rule that fires: the life it is in, the rule, a number for what is left to chance.
+        """Log the call and find the rule that fires; return the current life, the rule, and a random number for its
+        choices.
 
         Raises:
             OSError: the backend is dead.
@@ -126,11 +127,11 @@ class Faults:
 
     @property
     def life(self) -> int:
-        """How often it was fenced off."""
+        """Return the number of fences so far."""
         return self._lives
 
     def course(self, call: Call, buffers: Sequence[memoryview] = (), opened: int | None = None) -> Course:
-        """The steps of a call; `opened`: of a file, the life that it was opened in.
+        """Yield the steps of a call; `opened`: of a file, the life in which it was opened.
 
         Raises:
             OSError: the backend is dead.
@@ -157,7 +158,7 @@ class Faults:
             raise self._failure(rule, call)
         if rule.short is not None and buffers:
             buffers = _first(buffers, rule.length(call.length or 0))
-        # Without bytes to carry there is nothing to ask for: the answer is the 0 that was wanted.
+        # With no bytes to carry there is no call: the result is the 0 that the rule wants.
         nothing = rule.short is not None and call.length and not buffers
         result = 0 if nothing else (yield from self._carried(life, call, buffers))
         if rule.twice and not nothing:
@@ -172,7 +173,7 @@ class Faults:
 
     def _carried(self, life: int, call: Call, buffers: Sequence[memoryview]) -> Course:
         with self._changed:
-            if life != self._lives and call.op != "close":  # which changes nothing, and lets go of memory
+            if life != self._lives and call.op != "close":  # a close changes nothing, and frees memory
                 raise OSError(errno.ENOTCONN, "the backend was fenced off", call.key)
             self._inside[life] += 1
         try:
@@ -188,7 +189,8 @@ class Faults:
 
     def _failure(self, rule: Rule, call: Call) -> BaseException:
         with self._changed:
-            if rule.dies and any(rule is one for one in self._plan.rules):  # else it was repaired while the call ran
+            # Otherwise the fault was removed while the call ran.
+            if rule.dies and any(rule is one for one in self._plan.rules):
                 self.die(rule.exception)
         return rule.exception(call.key)
 
@@ -206,19 +208,19 @@ class Faults:
                     self._behind.remove(held)
 
     def held(self) -> int:
-        """Calls that are done, and are held behind others."""
+        """Return the number of completed calls that wait for later ones."""
         with self._changed:
             return len(self._behind)
 
     def _answered(self) -> None:
-        """One more call has its answer: those that are held for it count it."""
+        """Count a result for the calls that wait for later ones."""
         with self._changed:
             for gate, left in self._behind:
                 left[0] -= 1
                 if left[0] <= 0:
                     gate.release()
 
-    # -- somebody else
+    # -- foreign changes
 
     def _change(self, rule: Rule, key: Key) -> Course:
         if rule.change is True:
@@ -228,23 +230,23 @@ class Faults:
             yield Change(rule.change, key)
 
     def change(self, key: Key) -> None:
-        """The object has another version from here on."""
+        """Give the object another version from now on."""
         with self._changed:
             self._versions[key] += 1
 
     def version(self, key: Key, version: str | None) -> str | None:
-        """What the version of an object is, where somebody else changed it."""
+        """Return the version of an object, including foreign changes."""
         with self._changed:
             changes = self._versions.get(key, 0)
         return f"{version}+{changes}" if changes and version is not None else version
 
     def stat(self, key: Key, stat: ObjectStat) -> ObjectStat:
-        """`stat` with the version that it is to have."""
+        """Return `stat` with the version of foreign changes."""
         version = self.version(key, stat.version)
         return stat if version == stat.version else replace(stat, version=version)
 
     def renamed(self, src: Key, dst: Key) -> None:
-        """Versions go with the object."""
+        """Move the version with a renamed object."""
         with self._changed:
             if src in self._versions or dst in self._versions:
                 self._versions[dst] = self._versions.pop(src, 0)
@@ -252,17 +254,17 @@ class Faults:
     # -- death
 
     def die(self, error: Callable[[Key | None], BaseException]) -> None:
-        """Refuse all calls from here on."""
+        """Refuse all calls from now on."""
         with self._changed:
             if self._death is None:
                 self._death = error
         self.died.set()
 
     def fence(self, timeout: float) -> None:
-        """Return when nothing of the calls so far, and of the files opened so far, reaches the inner object any more.
+        """Wait until no call so far, and no file opened so far, can reach the inner object.
 
         Raises:
-            TimeoutError: a call is in it, and does not return.
+            TimeoutError: a call in the inner object does not return.
         """
         with self._changed:
             life, self._lives = self._lives, self._lives + 1
@@ -270,14 +272,14 @@ class Faults:
                 raise TimeoutError(f"{self._inside[life]} calls do not return from the inner backend")
 
     def revive(self) -> None:
-        """Take calls again."""
+        """Accept calls again."""
         with self._changed:
             self._death = None
         self.died.clear()
 
 
 def _first(buffers: Sequence[memoryview], length: int) -> list[memoryview]:
-    """The first bytes of a list of buffers."""
+    """Return the first `length` bytes of a list of buffers."""
     cut = []
     for buffer in buffers:
         if length <= 0:

@@ -1,6 +1,6 @@
-"""Ready-made faults by name: what happens how often. `FaultPlan.profile` says what each name means.
+"""Fault profiles by name, with the frequency of each fault. `FaultPlan.profile` documents the names.
 
-A request that is too large is answered as an object store does that lowers its limits: with E2BIG and the new limit.
+An oversized request fails as with an object store that lowers its limits: with E2BIG and the new limit.
 """
 
 from __future__ import annotations
@@ -17,7 +17,7 @@ __all__ = ["PROFILES"]
 BYTES: Final = ("read", "write")
 WORK: Final = ("read", "write", "commit")
 CHANGES: Final = ("write", "commit", "truncate", "punch")
-LIMIT: Final = 8192  # what a request that is too large is told
+LIMIT: Final = 8192  # the limit in the error of an oversized request
 
 
 def _goes_away() -> BaseException:

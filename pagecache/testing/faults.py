@@ -1,12 +1,12 @@
-"""What is to go wrong: rules for single calls, and plans of rules.
+"""Descriptions of faults: rules for single calls, and plans of rules.
 
-For each call the rules of a plan are asked in order; the first that fires decides. A rule counts the calls it matches,
-whether it fires or not, so `nth=2` is the second matching call, whatever other rules did to it.
+For each call the rules of a plan are tried in order; the first that fires decides. A rule counts the calls it matches,
+fired or not, so `nth=2` is the second matching call, independent of other rules.
 
-A rule with a `chance` fires by a hash of seed, rule, operation, key, offset and how often just this was called
-before: not by a common stream of random numbers. So the same calls meet the same faults however threads interleave,
-and a call that is repeated after a fault meets a new decision. `spells` are counted: when they begin and how long they
-last is decided by the seed, and the order of calls decides which of them they meet.
+A rule with a `chance` fires by a hash of seed, rule, operation, key, offset and the number of earlier equal calls, not
+by a common stream of random numbers. So equal calls meet equal faults however threads interleave, and a call that is
+repeated after a fault gets a new decision. `spells` are counted: the seed decides their begin and length, and the order
+of calls decides which calls fall into them.
 """
 
 from __future__ import annotations
@@ -41,14 +41,15 @@ Operation = Literal[
     "close",
 ]
 OPERATIONS: Final[tuple[str, ...]] = get_args(Operation)
-"""What rules match. "stat" and "close" are those of the backend and of its files; "write" and "read" include
-staging."""
+"""Operations that rules match. "stat" and "close" are those of the backend and of its files; "write" and "read" include
+staging.
+"""
 REPEATABLE: Final = ("read", "write", "commit", "truncate", "punch")
-"""What does no harm when it is done twice."""
+"""Operations that may be done twice without harm."""
 
 
 class _Answer:
-    """An answer that depends on the call."""
+    """A result that depends on the call."""
 
     def __init__(self, name: str) -> None:
         self._name = name
@@ -58,14 +59,14 @@ class _Answer:
 
 
 TOO_MANY: Final = _Answer("TOO_MANY")
-"""As `Rule.answer`: one byte more than was asked for."""
+"""Value of `Rule.answer`: one byte more than requested."""
 TRUTH: Final = _Answer("the truth")
-"""As `Rule.answer`: what the call came to."""
+"""Value of `Rule.answer`: the actual result."""
 
 
 @dataclass(frozen=True, slots=True)
 class Call:
-    """One call to the backend, as it came."""
+    """One call to the backend."""
 
     op: str
     key: Key | None = None
@@ -76,7 +77,7 @@ class Call:
 
 @dataclass(frozen=True, slots=True)
 class Rule:
-    """Which calls, and what happens to them. Several actions in one rule happen in the order of the fields.
+    """Which calls fail, and how. Several actions in one rule happen in the order of the fields.
 
     Attributes:
         operation: one of OPERATIONS, several of them, or "*".
@@ -88,20 +89,20 @@ class Rule:
         spells: (every, length): of each `every` matching calls, `length` in a row; the seed decides which.
         chance: fire with this probability.
         delay: seconds to wait first.
-        longest: where it is more than `delay`: the wait is longer than `delay`, and may be so long: half of the waits
-            are less than twice `delay`, one in n is more than n times `delay` (a Pareto distribution, cut off).
+        longest: if larger than `delay`: waits are longer than `delay`, up to this limit: half of them are less than
+            twice `delay`, one in n is more than n times `delay` (a Pareto distribution, cut off).
         gate: wait there until released.
-        change: somebody else changes the object before the call: True: it has another version from here on, and the
-            same bytes. Or what does it, called with the inner backend and the key.
+        change: a foreign writer changes the object before the call. True: the object gets another version with its
+            current bytes. A function: it makes the change, called with the inner backend and the key.
         keep: keep the buffers after the call (`FaultyBackend.kept_buffers`), which no backend may.
-        done: raise `error`, or die, after the call was carried out: an answer that got lost.
-        error: an errno, an exception, or something to call for one.
-        dies: the backend is gone from here on: this call and all that follow raise `error`, ENOTCONN where it is None,
-            until `FaultyBackend.revive`.
-        short: carry out so many bytes only; 0 answers 0.
-        twice: carry it out twice: of REPEATABLE calls.
-        behind: answer after so many calls that came later have been answered, or `within` seconds.
-        answer: carry out the call, and answer this; TOO_MANY: one byte more than asked.
+        done: raise `error`, or die, after the call was carried out: a lost reply.
+        error: an errno, an exception, or a function that returns one.
+        dies: the backend is gone from now on: this call and all later ones raise `error`, ENOTCONN if it is None, until
+            `FaultyBackend.revive`.
+        short: carry out only so many bytes; 0 returns 0.
+        twice: carry it out twice: for REPEATABLE calls.
+        behind: return after so many later calls have returned, or `within` seconds.
+        answer: carry out the call, and return this; TOO_MANY: one byte more than requested.
     """
 
     operation: str | Collection[str] = "*"
@@ -140,13 +141,13 @@ class Rule:
             raise ValueError(f"twice: {odd[0]!r} is not one of {', '.join(REPEATABLE)}")
 
     def operations(self) -> Collection[str]:
-        """The operations that this rule is about."""
+        """Return the operations of this rule."""
         if self.operation == "*":
             return OPERATIONS
         return (self.operation,) if isinstance(self.operation, str) else self.operation
 
     def matches(self, call: Call) -> bool:
-        """Whether a call is one that this rule counts."""
+        """Return whether this rule counts a call."""
         if call.op not in self.operations() or (self.key is not None and self.key != call.key):
             return False
         if self.longer is not None and (call.length or 0) <= self.longer:
@@ -158,7 +159,7 @@ class Rule:
         return call.offset < self.span[1] and call.offset + max(1, call.length or 0) > self.span[0]
 
     def exception(self, key: Key | None) -> BaseException:
-        """A fresh exception: one that is raised twice would collect tracebacks."""
+        """Return a fresh exception: one that is raised twice would collect tracebacks."""
         if self.error is None:
             return OSError(codes.ENOTCONN, "the backend is gone", key)
         if isinstance(self.error, int):
@@ -169,11 +170,11 @@ class Rule:
 
     @property
     def fails(self) -> bool:
-        """Whether the call raises."""
+        """Return whether the call raises."""
         return self.error is not None or self.dies
 
     def length(self, asked: int) -> int:
-        """Bytes to carry out of those that were asked for."""
+        """Return how many of the requested bytes to carry out."""
         if self.short is None:
             return asked
         if self.short == "half":
@@ -183,19 +184,19 @@ class Rule:
         return min(asked, self.short)
 
     def seconds(self, random: float) -> float:
-        """How long to wait first; `random` is from [0, 1)."""
+        """Return how long to wait first; `random` is from [0, 1)."""
         return self.delay if self.longest <= self.delay else min(self.longest, self.delay / (1.0 - random))
 
 
 def draw(*what: object) -> float:
-    """A number from [0, 1) that depends on these alone."""
+    """Return a number from [0, 1) that depends on the arguments alone."""
     digest = hashlib.blake2b(repr(what).encode(), digest_size=8).digest()
     return int.from_bytes(digest, "big") / 2.0**64
 
 
 @dataclass(frozen=True, slots=True)
 class FaultPlan:
-    """Rules in the order in which they are asked, and the seed of those with a chance. Immutable; counts nothing."""
+    """Rules in the order in which they are tried, and the seed of those with a chance. Immutable; counts nothing."""
 
     rules: Sequence[Rule] = ()
     seed: int = 0
@@ -205,20 +206,19 @@ class FaultPlan:
 
     @classmethod
     def profile(cls, name: str, seed: int = 0) -> FaultPlan:
-        """A ready-made plan.
+        """Return a plan by name.
 
-        "none" has nothing. "mild": errors that go away, short answers, latency with long tails. "nasty": all that is
-        legal and unpleasant: this more often, answers that get lost, calls that are done twice, answers out of order,
-        requests that are too large, slow spells. "hell": all of it, often, and besides errors that do not go away, no
-        space for a while, commits that fail, another version stored by somebody else, and death: the backend is gone
-        until `FaultyBackend.revive`.
+        "none" has no faults. "mild": errors that go away, short results, latency with long tails. "nasty": everything
+        legal and unpleasant: mild faults at a higher rate, lost replies, calls that are done twice, replies out of
+        order, oversized requests, slow spells. "hell": all of it, often, and also errors that do not go away, no space
+        for a while, commits that fail, foreign versions, and death: the backend is gone until `FaultyBackend.revive`.
 
-        "short" (answers), "slow", "late" (of reads whose bytes are there), "flaky" (1 % of the calls fail)
-        and "commits" (a third of them fail) have one kind each. "hostile" breaks the protocol: wrong answers.
-        Everything sent often enough arrives under all but "hell" and "hostile".
+        "short" (results), "slow", "late" (reads return late although the bytes are there), "flaky" (1 % of the calls
+        fail) and "commits" (a third of them fail) have one kind each. "hostile" breaks the protocol: wrong results.
+        Under all but "hell" and "hostile", bytes arrive if they are sent often enough.
 
         Raises:
-            ValueError: no such profile; names those there are.
+            ValueError: unknown profile; lists the known ones.
         """
         from .fault_profiles import PROFILES
 

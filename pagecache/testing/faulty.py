@@ -1,13 +1,12 @@
-"""A backend that fails as told: scripted, to force one order of events, or seeded, to find those nobody thought of.
+"""A backend with faults: scripted, to force one order of events, or seeded, to find unforeseen ones.
 
     plan = FaultPlan([Rule("write", nth=2, error=errno.ENOSPC), Rule("commit", gate=gate)])
     backend = FaultyBackend(MemoryBackend(), plan)
 
-What a rule can do, and how a plan decides, is in `faults`. Every call is in the log, the failing ones too. No sleeping
-is needed to order events: a `Gate` holds calls until a test lets them go.
+`faults` documents rules and plans. The log has every call, including failing ones. Ordering events needs no sleeps: a
+`Gate` holds calls until a test releases them.
 
-`AsyncFaultyBackend` is the same around an asynchronous backend: the same plan makes the same decisions for the same
-calls.
+`AsyncFaultyBackend` is the counterpart for asynchronous backends: one plan makes equal decisions for equal calls.
 """
 
 from __future__ import annotations
@@ -36,10 +35,10 @@ OPTIONAL = frozenset(
 
 
 class _Told:
-    """What both kinds of faulty backend can be asked and told.
+    """The common interface of both kinds of faulty backend.
 
     Attributes:
-        faults: what decides.
+        faults: decides.
     """
 
     faults: Faults
@@ -51,68 +50,68 @@ class _Told:
 
     @property
     def calls(self) -> list[Call]:
-        """Every call so far, in the order in which they came."""
+        """Return every call so far, in the order of arrival."""
         return self.faults.calls
 
     @property
     def kept_buffers(self) -> list[memoryview]:
-        """What rules with `keep` kept."""
+        """Return the buffers that rules with `keep` kept."""
         return self.faults.kept_buffers
 
     @property
     def dead(self) -> bool:
-        """Whether every call is refused, since a rule with `dies` fired."""
+        """Return whether every call is refused, since a rule with `dies` fired."""
         return self.faults.died.is_set()
 
     def wait_dead(self, timeout: float | None = None) -> bool:
-        """Wait until it is dead, at most `timeout` seconds; whether it is."""
+        """Wait until the backend is dead, at most `timeout` seconds; return whether it is."""
         return self.faults.died.wait(timeout)
 
     def revive(self) -> None:
-        """Take calls again: for `Volume.reconnect`, which takes this backend once more."""
+        """Accept calls again: for `Volume.reconnect` with this backend."""
         self.faults.revive()
 
     def fence(self, timeout: float = 10.0) -> None:
-        """Return when no call that came so far can change the store any more, nor any call of a file that was opened so
-        far; those raise ENOTCONN instead, also what is held by a gate or delayed. After `Volume.abort` and this,
-        `Volume.reconnect(..., fenced=True)` is true; a volume that lives may make calls in between.
+        """Wait until no call so far can change the store, nor any call of a file opened so far. Such calls raise
+        ENOTCONN instead, also if they are held by a gate or delayed. After `Volume.abort` and this call,
+        `Volume.reconnect(..., fenced=True)` is true; a running volume may make calls in between.
 
         Raises:
-            TimeoutError: a call is in the inner backend, and does not return.
+            TimeoutError: a call in the inner backend does not return.
         """
         self.faults.fence(timeout)
 
     def change(self, key: Key) -> None:
-        """The object has another version from here on, as if somebody else had stored the same bytes once more."""
+        """Give the object another version from now on, as if a foreign writer had stored the current bytes again."""
         self.faults.change(key)
 
     def use(self, plan: FaultPlan | Iterable[Rule]) -> None:
-        """Other faults from here on; counting starts anew. `use([])` is a repair, of all but death.
+        """Replace the faults; counting starts anew. `use([])` repairs everything but death.
 
-        A call that runs ends as it was to end, but its rule no longer makes the backend die.
+        A running call ends as its rule decided, but the rule no longer makes the backend die.
         """
         self.faults.use(plan)
 
     def calls_of(self, *operations: str) -> builtins.list[Call]:
-        """The log, cut down to these operations."""
+        """Return the logged calls of these operations."""
         return [call for call in self.faults.calls.copy() if call.op in operations]
 
     def clear_calls(self) -> None:
-        """Forget the log; counting of rules goes on."""
+        """Clear the log; rules keep their counts."""
         self.faults.calls.clear()
 
 
 class FaultyBackend(_Told, PassingBackend):
-    """`inner`, with faults. Thread-safe.
+    """A backend with faults around `inner`. Thread-safe.
 
     Args:
-        inner: the backend that does the work.
+        inner: does the work.
         plan: the faults, or the name of a profile.
-        seed: of a profile; of a plan, where it is not 0.
+        seed: of a profile; of a plan, if it is not 0.
 
     Raises:
         TypeError: `inner` is no backend, or an asynchronous one.
-        ValueError: no such profile; names those there are.
+        ValueError: unknown profile; lists the known ones.
     """
 
     def __init__(self, inner: Backend | PlainBackend, plan: FaultPlan | str = "none", seed: int = 0) -> None:
@@ -124,7 +123,7 @@ class FaultyBackend(_Told, PassingBackend):
     def _run(
         self, call: Call, carry_out: Callable[[Buffers], Any], buffers: Buffers = (), opened: int | None = None
     ) -> Any:
-        """Let the rules have their way with one call; `opened`: of a file, the life of the faults then."""
+        """Run one call under the rules; `opened`: of a file, the life of the faults at its open."""
         course = self.faults.course(call, buffers, opened)
         try:
             step = next(course)
@@ -235,16 +234,16 @@ class _FaultyFile(PassingFile):
 
 
 class AsyncFaultyBackend(_Told, AsyncBackend):
-    """`inner`, an asynchronous backend, with faults: the twin of `FaultyBackend`.
+    """An asynchronous backend with faults around `inner`: the counterpart of `FaultyBackend`.
 
     Args:
-        inner: the backend that does the work.
+        inner: does the work.
         plan: the faults, or the name of a profile.
-        seed: of a profile; of a plan, where it is not 0.
+        seed: of a profile; of a plan, if it is not 0.
 
     Raises:
         TypeError: `inner` is no asynchronous backend.
-        ValueError: no such profile; names those there are.
+        ValueError: unknown profile; lists the known ones.
     """
 
     def __init__(self, inner: AsyncBackend | PlainBackend, plan: FaultPlan | str = "none", seed: int = 0) -> None:
@@ -255,11 +254,11 @@ class AsyncFaultyBackend(_Told, AsyncBackend):
 
     @property
     def limits(self) -> BackendLimits:  # type: ignore[override]
-        """Those of the inner backend at this moment."""
+        """Return the current limits of the inner backend."""
         return self.inner.limits
 
     def __getattr__(self, name: str) -> Any:
-        if name in ("inner", "faults"):  # not set yet: unpickling, or a constructor that failed
+        if name in ("inner", "faults"):  # not set yet: unpickling, or a failed constructor
             raise AttributeError(name)
         return getattr(self.inner, name)
 
@@ -270,7 +269,7 @@ class AsyncFaultyBackend(_Told, AsyncBackend):
         buffers: Buffers = (),
         opened: int | None = None,
     ) -> Any:
-        """Let the rules have their way with one call; `opened`: of a file, the life of the faults then."""
+        """Run one call under the rules; `opened`: of a file, the life of the faults at its open."""
         course = self.faults.course(call, buffers, opened)
         try:
             step = next(course)

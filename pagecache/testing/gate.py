@@ -1,4 +1,4 @@
-"""A gate: holds calls of a backend until a test lets them go, those of threads and those of tasks."""
+"""A gate: holds calls of a backend, in threads and tasks, until a test releases them."""
 
 from __future__ import annotations
 
@@ -11,7 +11,8 @@ __all__ = ["Gate"]
 
 
 class Gate:
-    """Holds calls until it is opened. A context manager: leaving it releases, so that no failing test hangs.
+    """A gate that holds calls until it is opened. A context manager: leaving it releases, so that no failing test
+    hangs.
 
     with Gate() as gate:
         backend.use([Rule("commit", gate=gate)])
@@ -30,16 +31,16 @@ class Gate:
 
     @property
     def entered(self) -> int:
-        """Calls that came so far, those that went on included."""
+        """Return the number of calls that arrived so far, including released ones."""
         return self._entered
 
     @property
     def waiting(self) -> int:
-        """Calls that are held now."""
+        """Return the number of held calls."""
         return self._waiting
 
     def wait_entered(self, timeout: float = 10.0, *, calls: int = 1) -> None:
-        """Return once so many calls came.
+        """Wait until so many calls have arrived.
 
         Raises:
             TimeoutError: they did not.
@@ -49,14 +50,14 @@ class Gate:
                 raise TimeoutError(f"{self._entered} of {calls} calls came to the gate within {timeout} s")
 
     def release(self) -> None:
-        """Let those that wait, and all that come later, go on."""
+        """Release held calls, and all later ones."""
         with self._changed:
             self._open = True
             self._releases += 1
             self._changed.notify_all()
             tasks, self._tasks = self._tasks, set()
         for future in tasks:
-            with contextlib.suppress(RuntimeError):  # its loop is closed: nobody waits any more
+            with contextlib.suppress(RuntimeError):  # its loop is closed: there are no waiters
                 future.get_loop().call_soon_threadsafe(_settle, future)
 
     def hold(self) -> None:
@@ -65,7 +66,7 @@ class Gate:
             self._open = False
 
     def enter(self, timeout: float | None = None) -> None:
-        """Called by a blocking backend: come, and wait for the release, at most `timeout` seconds."""
+        """Enter from a blocking backend: wait for the release, at most `timeout` seconds."""
         with self._changed:
             self._come()
             seen = self._releases
@@ -75,7 +76,7 @@ class Gate:
                 self._waiting -= 1
 
     async def entering(self, timeout: float | None = None) -> None:
-        """The same for an asynchronous one, on its loop."""
+        """Enter from an asynchronous backend, on its loop: wait for the release, at most `timeout` seconds."""
         future: asyncio.Future[None] = asyncio.get_running_loop().create_future()
         with self._changed:
             self._come()

@@ -1,4 +1,4 @@
-"""A backend that takes its time, to see what a cache does about it."""
+"""A backend with delays, to see how a cache handles them."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ from ..errors import Key
 
 __all__ = ["LatencyBackend"]
 
-SLEEP_SLACK = 150e-6  # a sleep may last so much longer than asked; the rest of a delay is spent looking at the clock
+SLEEP_SLACK = 150e-6  # a sleep may last so much longer than requested; the rest of a delay is a busy wait
 
 
 class _LatencyFile(PassingFile):
@@ -46,17 +46,17 @@ class _LatencyFile(PassingFile):
 
 
 class LatencyBackend(PassingBackend):
-    """`inner`, with a delay before each call that carries bytes or commits. Calls are delayed side by side.
+    """A backend around `inner`, with a delay before each call that carries bytes or commits. Delays overlap.
 
-    Delays below 150 µs are exact to about a microsecond, but spent looking at the clock, which keeps the GIL: calls
-    that short run one after the other.
+    Delays below 150 µs are exact to about a microsecond, but are busy waits, which keep the GIL: such short calls run
+    one after the other.
 
     Args:
-        inner: the backend that does the work.
+        inner: does the work.
         read: seconds before each read.
         write: seconds before each write.
         commit: seconds before each commit.
-        jitter: share of each delay by which it varies; 0.5: from half to one and a half of it.
+        jitter: fraction of each delay by which it varies; 0.5: from half to one and a half of it.
         seed: of the jitter.
 
     Raises:

@@ -1,20 +1,20 @@
-"""An HTTP proxy in front of a real server: slow, unreliable as told, and counting.
+"""An HTTP proxy in front of a real server, with delays, faults and counters.
 
     with FaultyProxy("http://127.0.0.1:9000", latency=0.05) as proxy:
         proxy.rules.append(ProxyRule("reset", nth=3))
         backend = S3Backend("bucket", endpoint_url=proxy.endpoint)
 
-A rule says which requests it is for (`matches`, `nth`, `times`) and what happens to them:
+A rule selects requests (`matches`, `nth`, `times`) and a fault:
 
-    status     the server does not hear of it; that status is answered, with `body`
-    reset      the connection is reset before the server hears of it
+    status     the request does not reach the server; the reply has that status, with `body`
+    reset      the connection is reset before the request reaches the server
     midway     the connection is reset when half of the request's body has come
-    lost       the server carries it out, and the connection is reset instead of the answer
-    cut        the answer ends after `bytes` of its body, and the connection is reset
-    delay      it takes `seconds` longer
-    call       `action` is called before the server hears of it: what somebody else does at that moment
+    lost       the server carries it out, and the connection is reset instead of the reply
+    cut        the reply ends after `bytes` of its body, and the connection is reset
+    delay      the request takes `seconds` longer
+    call       `action` is called before the request reaches the server: for a concurrent change
 
-Each request is written down, with its bytes both ways. Connections are kept open as the two sides like it.
+Each request is logged, with its bytes both ways. Connections stay open as both sides wish.
 """
 
 from __future__ import annotations
@@ -37,7 +37,7 @@ __all__ = ["FaultyProxy", "ProxyCall", "ProxyRule"]
 
 STEP = 1 << 18
 HOP = frozenset({"connection", "keep-alive", "transfer-encoding", "te", "trailer", "upgrade", "proxy-connection"})
-"""Headers that are of one connection."""
+"""Headers of one connection."""
 Fault = Literal["status", "reset", "midway", "lost", "cut", "delay", "call"]
 
 
@@ -46,13 +46,13 @@ class ProxyCall:
     """One request.
 
     Attributes:
-        number: in the order in which they came, from 1.
-        method, path: as the client asked; `path` without the query.
+        number: in the order of arrival, from 1.
+        method, path: of the request; `path` without the query.
         query: its words.
         headers: of the request, names in lower case.
-        status: that was answered; 0: none.
+        status: of the reply; 0: none.
         up, down: bytes of the bodies, as far as they came.
-        fault: what was done to it; "" for nothing.
+        fault: the applied fault; "" for none.
     """
 
     number: int
@@ -72,19 +72,19 @@ def _any(_: ProxyCall) -> bool:
 
 @dataclass(slots=True)
 class ProxyRule:
-    """What happens to which requests.
+    """A fault for some requests.
 
     Attributes:
-        fault: see the text of this module.
-        matches: which requests it is for.
-        nth: of those, the first that it happens to, from 1.
-        times: to how many in a row.
-        chance: with which probability to each of these, by `FaultyProxy.random`.
-        status, body, headers: of the answer.
-        bytes: of the answer that come through.
+        fault: see the top of this module.
+        matches: selects requests.
+        nth: of those, the first that fails, from 1.
+        times: number of consecutive failing requests.
+        chance: probability of the fault for each of these, by `FaultyProxy.random`.
+        status, body, headers: of the reply.
+        bytes: of the reply that come through.
         seconds: of the delay.
         action: is called.
-        seen: requests that it was for, so far.
+        seen: number of selected requests so far.
     """
 
     fault: Fault
@@ -106,12 +106,12 @@ class _Reset(Exception):
 
 
 def _ended(connection: socket.socket | None) -> bool:
-    """Whether the other side has closed a connection on which it owes nothing."""
+    """Return whether the other side has closed an idle connection."""
     return connection is None or bool(select.select([connection], [], [], 0)[0])
 
 
 class _Handler(BaseHTTPRequestHandler):
-    """One connection of a client, in a thread of its own."""
+    """One connection of a client, in a separate thread."""
 
     protocol_version = "HTTP/1.1"
     server: _Server
@@ -177,7 +177,7 @@ class _Handler(BaseHTTPRequestHandler):
 
     def _forwarded(self, length: int, record: dict[str, int]) -> http.client.HTTPResponse:
         if self._upstream is not None and _ended(self._upstream.sock):
-            self._upstream.close()  # the server does not keep it longer
+            self._upstream.close()  # the server does not keep it open
             self._upstream = None
         if self._upstream is None:
             self._upstream = http.client.HTTPConnection(self.server.proxy.host, self.server.proxy.port, timeout=600)
@@ -261,20 +261,20 @@ class _Server(ThreadingHTTPServer):
     proxy: FaultyProxy
 
     def handle_error(self, request: Any, client_address: Any) -> None:
-        """A client that went away."""
+        """Ignore a client that disconnected."""
 
 
 class FaultyProxy:
-    """See the text of this module. A context manager.
+    """A faulty proxy; see the top of this module. A context manager.
 
     Args:
         target: the server's address, such as ``http://127.0.0.1:9000``.
-        latency: seconds that every request takes longer.
+        latency: extra seconds of every request.
         seed: of the chances of rules.
 
     Attributes:
-        rules: those in force; may be changed at any time.
-        calls: requests that ended, in that order.
+        rules: active rules; may be changed at any time.
+        calls: finished requests, in the order of their end.
     """
 
     def __init__(self, target: str, *, latency: float = 0.0, seed: int = 0) -> None:
@@ -289,7 +289,7 @@ class FaultyProxy:
         self.calls: list[ProxyCall] = []
         self.random = random.Random(seed)
         self._numbers = itertools.count(1)
-        self._lock = threading.Condition()  # guards the lists, the numbers and what rules have seen
+        self._lock = threading.Condition()  # guards the lists, the numbers and the counters of rules
         self._running = 0
         self._server = _Server(("127.0.0.1", 0), _Handler)
         self._server.proxy = self
@@ -298,7 +298,7 @@ class FaultyProxy:
 
     @property
     def endpoint(self) -> str:
-        """Where clients find it."""
+        """Return the address for clients."""
         return f"http://127.0.0.1:{self._server.server_address[1]}"
 
     def wait(self, seconds: float) -> None:
@@ -306,7 +306,7 @@ class FaultyProxy:
             time.sleep(seconds)
 
     def began(self, method: str, target: str, headers: dict[str, str]) -> tuple[ProxyCall, list[ProxyRule]]:
-        """A request has come: which rules it is for."""
+        """Register a request, and find its rule."""
         path, _, query = target.partition("?")
         words = dict(parse_qsl(query, keep_blank_values=True))
         with self._lock:
@@ -329,7 +329,7 @@ class FaultyProxy:
             self._lock.notify_all()
 
     def taken(self) -> list[ProxyCall]:
-        """The requests since the last time; those that run are waited for."""
+        """Return the requests since the last call; wait for running ones."""
         with self._lock:
             self._lock.wait_for(lambda: not self._running)
             calls, self.calls = self.calls, []

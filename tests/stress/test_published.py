@@ -122,7 +122,7 @@ def test_work_of_the_cache_that_commits_is_found(monkeypatch: pytest.MonkeyPatch
     monkeypatch.setattr(EngineFile, "settled", commits)
     report = run(plan(profile="unsaved", tasks=0), object_store())
     assert (report.ok, report.kind) == (False, "data")
-    assert "nobody has asked for that" in report.story
+    assert "without a request" in report.story
 
 
 def test_another_version_with_the_same_bytes_changes_nothing() -> None:

@@ -1,4 +1,4 @@
-"""The answer of each method of a file, looked at once before the checks: one that forgets its `return` breaks most."""
+"""Check the result type of each method of a file once, before the suite: a missing `return` breaks most checks."""
 
 from __future__ import annotations
 
@@ -23,7 +23,7 @@ Step = tuple[str, Promise, Callable[[], Any], Callable[[Any], bool]]
 
 
 def wrong_answer(target: Target, objects: Objects) -> Kept | None:
-    """Return the first answer of a wrong kind; None if there is none. What raises is left to the checks."""
+    """Return the first result of a wrong type; None if there is none. Exceptions are left to the checks."""
     backend = target.make()
     try:
         key = objects.key(GROUP, "object")
@@ -52,7 +52,7 @@ def _steps(backend: Backend, file: BackendFile, key: str) -> Iterator[Step]:
 
 
 def is_stat(answer: Any) -> bool:
-    """Return whether an answer of `stat` has a size."""
+    """Return whether a result of `stat` has a size."""
     size = getattr(answer, "size", None)
     return isinstance(size, int) and size >= 0
 

@@ -1,4 +1,4 @@
-"""A call that may hang: made on a thread that is left behind then, as nothing can end it."""
+"""A call that may hang: made on a thread that is left behind at the timeout, since a thread cannot be killed."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ FRAMES = 3
 
 
 class Hung(Exception):
-    """The call has not returned in time; the message says where it is."""
+    """The call has not returned in time; the message has its position."""
 
 
 class _Call(Generic[T]):
@@ -34,10 +34,10 @@ class _Call(Generic[T]):
 
 
 def within(seconds: float, call: Callable[[], T]) -> T:
-    """What the call returns or raises.
+    """Return the result of the call, or raise its exception.
 
     Raises:
-        Hung: it has done neither after so many seconds.
+        Hung: it has not returned after `seconds`.
     """
     made = _Call(call)
     made.thread.start()
@@ -50,7 +50,7 @@ def within(seconds: float, call: Callable[[], T]) -> T:
 
 
 def _where(thread: threading.Thread) -> str:
-    """The innermost frames of a thread, innermost first."""
+    """Return the innermost frames of a thread, innermost first."""
     frame = sys._current_frames().get(thread.ident or 0)
     found = traceback.extract_stack(frame)[-FRAMES:] if frame is not None else []
     return " < ".join(f"{Path(entry.filename).name}:{entry.lineno} {entry.name}" for entry in reversed(found))

@@ -1,4 +1,4 @@
-"""The conformance suite, check by check: each with a fresh backend, under a prefix of its own, and bounded in time."""
+"""The conformance suite, check by check: each with a fresh backend, under a separate prefix, and with a time limit."""
 
 from __future__ import annotations
 
@@ -24,21 +24,21 @@ from pagecache.testing.conformance import BackendConformance
 __all__ = ["Kept", "Objects", "check_all", "checks"]
 
 HUNG_MAX = 3
-"""After so many checks that hang there is no point in waiting for more of them."""
+"""Number of hanging checks after which the run stops."""
 REMOVING_MAX = 20.0
-"""Seconds that are spent on removing what was left."""
+"""Time limit in seconds for removing leftover objects."""
 SUITE = Path(pagecache.testing.__file__).parent
 
 
 @dataclass(frozen=True, slots=True)
 class Kept:
-    """What came of one check.
+    """The result of one check.
 
     Attributes:
-        check: its name, without `test_`, and the value that it was made with.
-        status: "not offered": the backend says that it cannot.
-        found: what was wrong, or why it is not offered.
-        where: the line of the suite, and of the backend where that raised.
+        check: its name, without `test_`, and its value.
+        status: "not offered": the backend reports that it lacks the feature.
+        found: the violation, or why the feature is missing.
+        where: the line of the suite, and of the backend if that raised.
     """
 
     check: str
@@ -49,10 +49,10 @@ class Kept:
 
 
 class Objects:
-    """The objects that checks and measurements make: all have keys with one prefix, and go again.
+    """The objects that checks and measurements make: all keys have one prefix, and are removed again.
 
     Attributes:
-        left: keys that could not be removed, once it is finished.
+        left: keys that could not be removed, after `finish`.
     """
 
     def __init__(self, target: Target, timeout: float, *, keep: bool) -> None:
@@ -64,22 +64,22 @@ class Objects:
         self._made: dict[str, set[str]] = {}
 
     def group(self, name: str) -> str:
-        """What the keys of a group begin with."""
+        """Return the key prefix of a group."""
         return f"{self.prefix}{name}-"
 
     def key(self, group: str, name: str) -> str:
-        """A key of a group; what has it will be removed."""
+        """Return a key of a group, and register it for removal."""
         key = f"{self.group(group)}{name}"
         self._made.setdefault(group, set()).add(key)
         return key
 
     def remove(self, backend: Backend, group: str) -> None:
-        """Remove what there is of a group; what cannot be removed is tried once more in the end."""
+        """Remove the objects of a group; failed removals are repeated at the end."""
         if not self._keep:
             self._made[group] = {key for key in self._made.get(group, ()) if not _removed(backend, key)}
 
     def finish(self) -> None:
-        """Remove what is left, with a fresh backend."""
+        """Remove all remaining objects, with a fresh backend."""
         if any(self._made.values()) and not self._keep:
             with contextlib.suppress(Exception):
                 within(min(self._timeout, REMOVING_MAX), self._remove_anew)
@@ -93,7 +93,7 @@ class Objects:
 
 
 def _removed(backend: Backend, key: str) -> bool:
-    """Whether there is nothing of that key any more."""
+    """Return whether no object has that key."""
     try:
         backend.remove(key)
         return True
@@ -105,7 +105,7 @@ def _removed(backend: Backend, key: str) -> bool:
             with contextlib.suppress(Exception):
                 rmdir(key)
     except Exception:
-        pass  # it cannot remove, or it fails: then it matters whether there is anything
+        pass  # remove is missing, or fails: then only existence matters
     try:
         backend.stat(key)
     except FileNotFoundError:
@@ -116,7 +116,7 @@ def _removed(backend: Backend, key: str) -> bool:
 
 
 class _Suite(BackendConformance):
-    """The suite, with keys of ours."""
+    """The suite, with keys of this run."""
 
     def __init__(self, objects: Objects, group: str) -> None:
         self._objects = objects
@@ -131,12 +131,12 @@ class _Suite(BackendConformance):
 
 
 def checks() -> list[Check]:
-    """All there are."""
+    """Return all checks."""
     return list(checks_of(BackendConformance))
 
 
 def check_all(target: Target, objects: Objects, timeout: float) -> Iterator[Kept]:
-    """Make every check; ends early when too many hang."""
+    """Run every check; end early if too many hang."""
     hung = 0
     for number, check in enumerate(checks()):
         result = _outcome(target, objects, str(number), check, timeout)
@@ -177,7 +177,7 @@ def _make(target: Target, objects: Objects, group: str, check: Check) -> None:
 
 
 def _line(trace: TracebackType | None) -> str:
-    """Which line of the suite found it, and which of the backend raised, where that did."""
+    """Return the line of the suite that found it, and the line of the backend that raised, if any."""
     entries = traceback.extract_tb(trace)
     suite = [entry for entry in entries if Path(entry.filename).parent == SUITE and entry.name.startswith("test_")]
     places = []

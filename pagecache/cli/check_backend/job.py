@@ -1,4 +1,4 @@
-"""The course of it: a look at what there is, the checks, the measurements; every step bounded in time."""
+"""The course of a run: first steps, the checks, the measurements; every step has a time limit."""
 
 from __future__ import annotations
 
@@ -21,7 +21,7 @@ __all__ = ["Report", "Settings", "run"]
 
 @dataclass(frozen=True, slots=True)
 class Settings:
-    """What a run is asked to do.
+    """Settings of a run.
 
     Attributes:
         timeout: seconds for each check.
@@ -38,14 +38,14 @@ class Settings:
 
 @dataclass(slots=True)
 class Report:
-    """What was found.
+    """The findings of a run.
 
     Attributes:
-        stopped: why not everything was looked at; "" where it was.
-        suggested: the limits to write down; None: nothing could be measured.
-        left: keys of objects that are still there.
+        stopped: why the run is incomplete; "" if it is complete.
+        suggested: the recommended limits; None: nothing could be measured.
+        left: keys of objects that still exist.
         hung: a thread was left behind in a call.
-        unfinished: limits or figures are not all there, as the backend failed.
+        unfinished: limits or figures are incomplete, as the backend failed.
     """
 
     target: str
@@ -71,11 +71,11 @@ class Report:
 
     @property
     def ok(self) -> bool:
-        """All promises are kept, and all of them were looked at."""
+        """Return whether all promises were checked and kept."""
         return not (self.broken or self.wrong or self.unfinished)
 
     def growing(self) -> list[str]:
-        """Limits whose largest value was the fastest: more may be faster still."""
+        """Return the limits whose largest value was the fastest: more may be faster still."""
         sizes, parallel = self.measures.sizes, self.measures.parallel
         found = [f"max_{verb}" for verb in ("read", "write") if sizes and saturated(sizes, verb) == sizes[-1].at]
         most = parallel[-1].at if len(parallel) > 1 else None
@@ -84,7 +84,7 @@ class Report:
         return found
 
     def capabilities(self) -> list[tuple[str, str]]:
-        """Each row of the table: what it is about, and yes, no, or failed."""
+        """Return the rows of the table: feature, and yes, no, or failed."""
         rows = []
         for capability in CAPABILITIES:
             count = Counter(kept.status for kept in self.kept if kept.promise.capability == capability)
@@ -99,10 +99,10 @@ class Report:
 
 
 def run(target: Target, settings: Settings, progress: Progress) -> Report:
-    """Look at a backend.
+    """Check a backend.
 
     Raises:
-        BadTarget: there is none, or nothing can be done with it at all.
+        BadTarget: there is none, or its first steps fail.
     """
     try:
         backend = within(settings.timeout, target.make)
@@ -135,10 +135,10 @@ def run(target: Target, settings: Settings, progress: Progress) -> Report:
 
 
 def _first_steps(target: Target, backend: Backend, objects: Objects, timeout: float) -> None:
-    """Without these nothing else can be done.
+    """Try the calls that all checks need.
 
     Raises:
-        BadTarget: says which of them does not work.
+        BadTarget: names the call that does not work.
     """
 
     def steps() -> None:
@@ -158,7 +158,7 @@ def _first_steps(target: Target, backend: Backend, objects: Objects, timeout: fl
         except BadTarget:
             raise
         except Exception as error:
-            # Keys of the suite are texts; a backend of other keys has a make_key there.
+            # Keys of the suite are text; a suite for a backend with other keys defines make_key.
             raise BadTarget(f"{target.name}: {what} raises {type(error).__name__}: {error}") from error
         if hasattr(file, "close"):
             file.close()
@@ -178,7 +178,7 @@ def _wrong_answer(target: Target, objects: Objects, report: Report, timeout: flo
         report.hung = True
         target.forget_loop()
     except Exception:
-        pass  # the checks meet it again, and say where
+        pass  # the checks hit it again, and report the position
     return None
 
 
@@ -194,7 +194,7 @@ def _check(target: Target, objects: Objects, settings: Settings, report: Report,
 
 
 def _measure(target: Target, objects: Objects, settings: Settings, report: Report) -> None:
-    """What is true of the limits, and figures; each as far as it comes."""
+    """Check the limits and measure, as far as each step succeeds."""
 
     def look() -> None:
         for finding in look_at(target, objects):

@@ -1,4 +1,4 @@
-"""Whether the limits that a backend declares are true, as far as can be seen, and which ones suit it."""
+"""Check the declared limits of a backend, as far as possible, and recommend others."""
 
 from __future__ import annotations
 
@@ -23,13 +23,13 @@ CALL_MAX = 64 << 20
 
 @dataclass(frozen=True, slots=True)
 class Finding:
-    """What is known of one limit.
+    """The finding on one limit.
 
     Attributes:
         limit: its name.
-        status: "true" as far as can be seen, "wrong", "hint" (something else would be better), "unknown".
+        status: "true" as far as can be checked, "wrong", "hint" (another value would be better), "unknown".
         found: a sentence.
-        better: what to write down instead.
+        better: the value to write down instead.
     """
 
     limit: str
@@ -40,7 +40,7 @@ class Finding:
 
 
 def look_at(target: Target, objects: Objects) -> Iterator[Finding]:
-    """Every limit that something can be seen of."""
+    """Yield a finding on every limit that can be checked."""
     backend = target.make()
     try:
         file = backend.open(objects.key(GROUP, "calls"), create=True)
@@ -66,7 +66,7 @@ def _words(error: BaseException) -> str:
 
 
 def _longest(file: BackendFile, limits: BackendLimits, limit: str) -> Iterator[Finding]:
-    """One call of the declared length is taken as a whole."""
+    """Check that one call of the declared length is taken as a whole."""
     declared = int(getattr(limits, limit))
     verb = "write_from" if limit == "max_write" else "read_into"
     length = min(declared, int(limits.boundary) or declared)
@@ -97,7 +97,7 @@ def _longest(file: BackendFile, limits: BackendLimits, limit: str) -> Iterator[F
 
 
 def _taken(file: BackendFile, limits: BackendLimits, limit: str) -> int | None:
-    """The longest call that is not refused, halving; None: none is."""
+    """Return the longest call that is accepted, found by halving; None: none is."""
     unit = int(limits.write_unit if limit == "max_write" else limits.read_unit)
     length = int(getattr(limits, limit)) // 2
     while length >= unit:
@@ -115,10 +115,10 @@ def _taken(file: BackendFile, limits: BackendLimits, limit: str) -> int | None:
 
 
 def _vectors(file: BackendFile, limits: BackendLimits) -> Iterator[Finding]:
-    """As many buffers as declared are taken in one call."""
+    """Check that one call takes as many buffers as declared."""
     declared = int(limits.max_vectors)
     unit = int(limits.write_unit)
-    wanted = -(-declared // unit) * unit  # a byte for each buffer, and whole units
+    wanted = -(-declared // unit) * unit  # a byte for each buffer, in whole units
     length = min(wanted, int(limits.max_write), int(limits.boundary) or wanted)
     count = min(declared, length)
     cuts = [length * k // count for k in range(count + 1)]
@@ -140,7 +140,7 @@ def _vectors(file: BackendFile, limits: BackendLimits) -> Iterator[Finding]:
 
 
 def _unit(backend: Backend, objects: Objects, limit: str) -> Iterator[Finding]:
-    """The smallest piece that is taken, and whether the declared one is."""
+    """Find the smallest accepted unit, and check the declared one."""
     declared = int(getattr(backend.limits, limit))
     takes = _takes_write if limit == "write_unit" else _takes_read
     words: str | None = None
@@ -161,7 +161,7 @@ def _unit(backend: Backend, objects: Objects, limit: str) -> Iterator[Finding]:
 
 
 def _takes_write(backend: Backend, objects: Objects, unit: int) -> str | None:
-    """Why writes of one unit, at odd multiples of it, are not taken; None: they are."""
+    """Return why writes of one unit, at odd multiples of it, are refused; None: they are accepted."""
     file = backend.open(objects.key(GROUP, f"write-{unit}"), create=True)
     try:
         data = bytearray(content(16 * max(unit, int(backend.limits.write_unit)), 3))
@@ -180,7 +180,7 @@ def _takes_write(backend: Backend, objects: Objects, unit: int) -> str | None:
 
 
 def _takes_read(backend: Backend, objects: Objects, unit: int) -> str | None:
-    """The same of reads."""
+    """Return why reads of one unit, at odd multiples of it, are refused; None: they are accepted."""
     file = backend.open(objects.key(GROUP, f"read-{unit}"), create=True)
     try:
         data = content(16 * max(unit, int(backend.limits.write_unit), int(backend.limits.read_unit)), 4)
@@ -198,7 +198,7 @@ def _takes_read(backend: Backend, objects: Objects, unit: int) -> str | None:
 
 
 def _second_instance(target: Target, backend: Backend, objects: Objects) -> Iterator[Finding]:
-    """What somebody else sees: after a commit everything, with durable_writes before it too."""
+    """Check what a second backend sees: after a commit everything, with durable_writes before it too."""
     limits = backend.limits
     key = objects.key(GROUP, "seen")
     file = backend.open(key, create=True)
@@ -249,11 +249,11 @@ def _seen(backend: Backend, key: str) -> bytes | None:
             file.close()
 
 
-# ------------------------------------------------------------------------------------------------ what to write down
+# ------------------------------------------------------------------------------------------------ recommended limits
 
 
 def to_write_down(declared: BackendLimits, measures: Measures, findings: list[Finding]) -> BackendLimits:
-    """The declared limits with what is wrong put right, and the sizes and number of calls at once that are fastest."""
+    """Return the declared limits, corrected, with the fastest sizes and number of concurrent calls."""
     better: dict[str, Any] = {finding.limit: finding.better for finding in findings if finding.better is not None}
     best = {
         "max_read": saturated(measures.sizes, "read"),
@@ -272,7 +272,7 @@ def to_write_down(declared: BackendLimits, measures: Measures, findings: list[Fi
 
 
 def text_of(limits: BackendLimits) -> str:
-    """As it is written in a program: what differs from the defaults."""
+    """Return the limits as Python code: those that differ from the defaults."""
     plain = BackendLimits()
     parts = []
     for field in dataclasses.fields(limits):

@@ -1,7 +1,7 @@
-"""Times and rates of a backend: one call, calls of different sizes, and several at once.
+"""Times and rates of a backend: one call, calls of different sizes, and concurrent calls.
 
-Everything is bounded by a budget of seconds and of bytes; where that is short, less is measured, and said. Nothing is
-judged by the clock: the figures are what this machine gave at this moment.
+A budget of seconds and of bytes bounds all of it; a small budget skips measurements, and the report lists them. There
+is no judgement by the clock: the figures are those of this machine at this moment.
 """
 
 from __future__ import annotations
@@ -20,11 +20,11 @@ from pagecache.testing.conformance_base import content, limits_of, transfer
 __all__ = ["Budget", "Measures", "Rates", "measure", "saturated"]
 
 REGION = 16 << 20
-"""Bytes of an object that is read and written again and again."""
+"""Bytes of an object that is read and written repeatedly."""
 SIZE_MAX = 16 << 20
 PARALLEL_MAX = 64
 ENOUGH = 0.9
-"""Of the best rate, to be as good as the best."""
+"""Fraction of the best rate that counts as equally good."""
 GROUP = "measures"
 LATENCY_CALLS = 30
 ROUNDS = 3
@@ -32,11 +32,11 @@ ROUNDS = 3
 
 @dataclass(frozen=True, slots=True)
 class Budget:
-    """What measuring may take.
+    """The budget of all measurements.
 
     Attributes:
-        seconds: of all of it.
-        size: bytes moved, by all of it.
+        seconds: total time.
+        size: total bytes moved.
     """
 
     seconds: float
@@ -48,7 +48,9 @@ class Budget:
 
 @dataclass(frozen=True, slots=True)
 class Rates:
-    """Bytes a second at one request size, or with so many calls at once; None: not measured, the budget was used up."""
+    """Bytes per second at one request size, or with a number of concurrent calls; None: not measured, the budget was
+    used up.
+    """
 
     at: int
     read: float | None
@@ -62,7 +64,7 @@ class Measures:
     Attributes:
         latency: of the smallest call: (median, slowest tenth) in seconds, of "read", "write" and "commit".
         sizes: by bytes of one request, one call at a time.
-        parallel: by calls at once, of the best size.
+        parallel: by number of concurrent calls, of the best size.
     """
 
     unit: int = 0
@@ -72,7 +74,7 @@ class Measures:
 
 
 def saturated(rates: Sequence[Rates], verb: str) -> int | None:
-    """The smallest size, or number, that is about as fast as any; None: nothing was measured."""
+    """Return the smallest size, or number, that is about as fast as any; None: nothing was measured."""
     found = [(entry.at, rate) for entry in rates if (rate := getattr(entry, verb))]
     if not found:
         return None
@@ -81,7 +83,7 @@ def saturated(rates: Sequence[Rates], verb: str) -> int | None:
 
 
 class _Bench:
-    """One backend, and the objects that are moved to and fro."""
+    """One backend, and the objects for measurements."""
 
     def __init__(self, backend: Backend, objects: Objects) -> None:
         self.backend = backend
@@ -89,7 +91,7 @@ class _Bench:
         self._files: list[BackendFile] = []
 
     def file(self, number: int) -> BackendFile:
-        """The object of that number, open and committed, of no bytes."""
+        """Return the object of a number, open, committed and empty."""
         while len(self._files) <= number:
             file = self.backend.open(self._objects.key(GROUP, str(len(self._files))), create=True)
             file.commit()
@@ -104,7 +106,7 @@ class _Bench:
 
 
 def measure(backend: Backend, objects: Objects, budget: Budget, measures: Measures) -> None:
-    """Fill in `measures`, bit by bit, so that what there is stays when something hangs."""
+    """Fill in `measures` step by step, so that a hang keeps the earlier results."""
     bench = _Bench(backend, objects)
     try:
         limits = limits_of(backend, bench.file(0))
@@ -137,7 +139,7 @@ def _timed(call: Callable[[], object]) -> float:
 
 
 def _steps(first: int, last: int) -> list[int]:
-    """Doubled from the first to the last, which is one of them."""
+    """Return doubled values from the first to the last, including both."""
     steps = [first]
     while steps[-1] * 2 <= last:
         steps.append(steps[-1] * 2)
@@ -145,7 +147,7 @@ def _steps(first: int, last: int) -> list[int]:
 
 
 def _sizes(bench: _Bench, limits: BackendLimits, unit: int, budget: Budget, measures: Measures) -> None:
-    """One call at a time, of sizes up to what the limits allow."""
+    """Measure one call at a time, of sizes up to the limits."""
     longest = max(int(limits.max_read), int(limits.max_write))
     room = min(longest, int(limits.boundary) or longest, SIZE_MAX)
 
@@ -158,7 +160,9 @@ def _sizes(bench: _Bench, limits: BackendLimits, unit: int, budget: Budget, meas
 
 
 def _parallel(bench: _Bench, limits: BackendLimits, unit: int, budget: Budget, measures: Measures) -> None:
-    """Several calls at once, each of the best size: of one object, or of one for each where it takes one call only."""
+    """Measure concurrent calls of the best size: on one object, or on one object per call if an object takes one call
+    only.
+    """
     read_size = saturated(measures.sizes, "read") or unit
     write_size = saturated(measures.sizes, "write") or unit
 
@@ -173,8 +177,8 @@ def _parallel(bench: _Bench, limits: BackendLimits, unit: int, budget: Budget, m
 def _in_rounds(
     steps: Sequence[int], rates: Callable[[int, Budget], Rates], budget: Budget, measured: list[Rates]
 ) -> None:
-    """All steps again and again, so that what disturbs the machine for a moment disturbs no step alone; the best of
-    each counts.
+    """Repeat all steps in rounds and keep the best of each, so that a short disturbance of the machine does not fall on
+    one step alone.
     """
     each = budget.part(1 / len(steps) / ROUNDS)
     for turn in range(ROUNDS):
@@ -192,18 +196,18 @@ def _best(one: float | None, other: float | None) -> float | None:
 
 
 def _rate(bench: _Bench, verb: str, size: int, count: int, budget: Budget) -> float | None:
-    """Bytes a second of so many threads together; None: the budget does not allow one call of each."""
+    """Return the bytes per second of so many threads together; None: the budget does not allow one call of each."""
     if size * count > budget.size:
         return None
     apart = bench.backend.limits.ordered_writes
     files = [bench.file(i if apart else 0) for i in range(count)]
-    row = size if apart else size * count  # of one object, in one turn
+    row = size if apart else size * count  # bytes of one object in one turn
     region = REGION if apart is False else REGION // count
     if verb == "read_into":
         for file in files[: count if apart else 1]:
             _fill(bench, file, row)
         region = min(file.stat().size for file in files)
-    turns = max(1, region // row)  # of one thread, before it is at its first place again
+    turns = max(1, region // row)  # turns of one thread, before it is back at its first offset
     moved, failed, start = [0] * count, [], threading.Barrier(count)
     most = budget.size // count
 
@@ -236,7 +240,7 @@ def _rate(bench: _Bench, verb: str, size: int, count: int, budget: Budget) -> fl
 
 
 def _fill(bench: _Bench, file: BackendFile, length: int) -> None:
-    """There is something to read up to `length`."""
+    """Write bytes up to `length`."""
     if (have := file.stat().size) < length:
         at = have - have % math.lcm(int(bench.backend.limits.write_unit), 4096)
         with memoryview(content(length - at, 0)) as view:

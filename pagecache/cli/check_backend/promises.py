@@ -1,8 +1,8 @@
-"""What each check of the conformance suite is about, in words for who wrote the backend.
+"""The promise behind each check of the conformance suite, in the words of a backend author.
 
-Checks are grouped into capabilities, the rows of the table; each has one sentence of what the cache relies on, and says
-where that is written down: `rule` is a number of "What you have to keep" in docs/how-to/backend.md, or a section there,
-and 2.x is of docs/contract.md.
+Checks are grouped into capabilities, the rows of the table; each has one sentence on the promise that the cache relies
+on, and its source: `rule` is a number of "What you have to keep" in docs/how-to/backend.md, or a section there, and 2.x
+is of docs/contract.md.
 """
 
 from __future__ import annotations
@@ -18,8 +18,8 @@ class Promise:
 
     Attributes:
         capability: a row of the table.
-        sentence: what the cache relies on.
-        rule: where it is written.
+        sentence: the promise that the cache relies on.
+        rule: its source.
     """
 
     capability: str

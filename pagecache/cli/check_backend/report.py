@@ -1,4 +1,4 @@
-"""What a backend can do and what it breaks: for a person, and as one document."""
+"""The report on supported features and broken promises: for a person, and as one document."""
 
 from __future__ import annotations
 
@@ -25,7 +25,7 @@ NOT_TRIED = "calls of many threads for minutes, reads and writes through a cache
 
 
 def as_dict(report: Report) -> dict[str, Any]:
-    """Everything, for a program."""
+    """Return everything, for a program."""
     return {
         "ok": report.ok,
         "target": report.target,
@@ -55,7 +55,7 @@ def _check(kept: Kept) -> dict[str, Any]:
 
 
 def print_report(report: Report) -> None:
-    """Tables, then what is wrong, then what to write down."""
+    """Print tables, then violations, then recommended limits."""
     console = Console()
     console.print(Text(f"{report.backend} of {printable(report.target)}"))
     if report.kept:
@@ -97,7 +97,7 @@ def _capabilities(report: Report) -> Table:
 
 
 def _print_broken(console: Console, kept: Kept, rest: list[Kept]) -> None:
-    """One broken promise; `rest`: the checks that found the same."""
+    """Print one broken promise; `rest`: the checks with an equal finding."""
     word = "HANGS" if kept.status == "hangs" else "BROKEN"
     sentence = f" {kept.promise.capability}: {kept.promise.sentence}"
     console.print(Text.assemble((word, STYLES["FAILED"]), sentence), soft_wrap=True)

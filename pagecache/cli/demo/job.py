@@ -1,7 +1,7 @@
-"""The course of a demo: scan, copy, edit and read back some rounds, sync, close, compare; what was counted on the way.
+"""The course of a demo: scan, copy, edit and read back some rounds, sync, close, compare; with counters of each phase.
 
-The two sides take turns batch by batch, the one that begins changing each time. The clock runs only inside the calls
-of a side. A difference that is seen early does not stop the run: the report says when it was seen first.
+The two sides take turns batch by batch, with a changing first side. The clock runs only inside the calls of a side. An
+early difference does not stop the run: the report says when it was seen first.
 """
 
 import time
@@ -33,7 +33,7 @@ Item = TypeVar("Item")
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Settings:
-    """What was asked for; sizes as a person writes them."""
+    """Settings of a run; sizes as a person writes them."""
 
     tree: Path | None = None
     capacity: str | None = None
@@ -45,7 +45,7 @@ class Settings:
 
 @dataclass(slots=True, kw_only=True)
 class Report:
-    """What a run found. Bytes, seconds, counts."""
+    """The findings of a run. Bytes, seconds, counts."""
 
     root: Path
     seed: int
@@ -56,8 +56,8 @@ class Report:
     page: int = PAGE
     edits: dict[str, int] = field(default_factory=dict)
     calls: int = 0  # reads, writes and truncates of the program
-    moved: dict[str, int] = field(default_factory=dict)  # bytes that the program moved, by phase
-    seconds: dict[str, dict[str, float]] = field(default_factory=dict)  # by side and phase
+    moved: dict[str, int] = field(default_factory=dict)  # phase -> bytes that the program moved
+    seconds: dict[str, dict[str, float]] = field(default_factory=dict)  # side -> phase -> seconds
     peak_used: int = 0
     counters: dict[str, int | float] = field(default_factory=dict)  # of the cache, just before it was closed
     difference: Difference | None = None
@@ -67,28 +67,28 @@ class Report:
 
     @property
     def verified(self) -> bool:
-        """Whether every byte came out right."""
+        """Return whether every byte came out right."""
         return self.difference is None
 
     def total_seconds(self, side: str) -> float:
-        """Time of one side over all phases."""
+        """Return the time of one side over all phases."""
         return sum(self.seconds[side].values())
 
     def speed_ratio(self) -> float:
-        """How many times as fast as plain files the cache was."""
+        """Return the speed of the cache as a multiple of plain files."""
         return self.total_seconds(PlainSide.name) / max(self.total_seconds(CachedSide.name), 1e-9)
 
     def hit_rate(self) -> float:
-        """Share of lookups that were hits."""
+        """Return the fraction of lookups that were hits."""
         hits, misses = self.counters["hits"], self.counters["misses"]
         return hits / (hits + misses) if hits + misses else 0.0
 
     def backend_calls(self) -> int:
-        """Read and write calls that reached the two directories."""
+        """Return the number of read and write calls that reached the two directories."""
         return int(self.counters["read_requests"] + self.counters["write_requests"])
 
     def page_calls(self) -> int:
-        """Calls that the same bytes would have needed page by page (a lower bound: no page is counted twice)."""
+        """Return the number of calls with one call per page (a lower bound: no page is counted twice)."""
         return sum(-(-int(self.counters[name]) // self.page) for name in ("read_bytes", "write_bytes"))
 
 
@@ -96,8 +96,8 @@ def run(settings: Settings, progress: Callable[[], Any] = progress_on_stderr) ->
     """Run the demo.
 
     Raises:
-        WrongInput: The tree, the capacity, the limit or the directory to keep is not usable; or the tree changed
-        meanwhile.
+        WrongInput: The tree, the capacity, the limit or the directory to keep is not usable; or the tree changed during
+            the run.
         OSError: The disk failed, or the cache could not save something.
     Blocks: for the whole run; Ctrl-C ends it and leaves nothing behind.
     """
@@ -124,12 +124,12 @@ def run(settings: Settings, progress: Callable[[], Any] = progress_on_stderr) ->
 
 
 def tree_changed(tree: Tree, key: str) -> bool:
-    """Whether a difference is explained by somebody writing to the source."""
+    """Return whether a foreign write to the source explains a difference."""
     return any(file.key == key for file in tree.files) and tree.changed(key)
 
 
 def checked_size(text: str, what: str) -> int:
-    """Bytes of an option.
+    """Return the bytes of an option.
 
     Raises:
         WrongInput: Not a size.
@@ -141,7 +141,7 @@ def checked_size(text: str, what: str) -> int:
 
 
 def capacity_for(asked: str | None, tree: Tree) -> int:
-    """The capacity in bytes: what was asked for, or a quarter of the tree.
+    """Return the capacity in bytes: as requested, or a quarter of the tree.
 
     Raises:
         WrongInput: Not a size, or too small for a cache.
@@ -174,7 +174,7 @@ class Job:
         self.sizes = {file.key: file.size for file in tree.files}
 
     def do(self) -> None:
-        """Do everything; the report is complete afterwards."""
+        """Run all phases; the report is complete afterwards."""
         cache = PageCache(self.report.capacity)
         try:
             cached = CachedSide(cache, self.tree.root, self.place.cached)
@@ -192,12 +192,12 @@ class Job:
         self.compare()
 
     def in_turn(self, *sides: Side) -> Sequence[Side]:
-        """Both sides in an order that changes."""
+        """Return both sides, in an order that changes."""
         return self.rng.sample(sides, len(sides))
 
     @contextmanager
     def timed(self, side: Side, phase: str) -> Iterator[None]:
-        """Add what the body takes to a phase of a side."""
+        """Add the time of the body to a phase of a side."""
         start = time.perf_counter()
         try:
             yield
@@ -210,7 +210,7 @@ class Job:
         self.report.calls += calls
 
     def look(self, cached: CachedSide) -> None:
-        """Note how much memory the cache uses now."""
+        """Record the current memory use of the cache."""
         self.report.peak_used = max(self.report.peak_used, cached.cache.stats().used)
 
     def copy(self, cached: CachedSide, plain: PlainSide) -> None:
@@ -301,8 +301,8 @@ class Job:
 
 
 def give_up(cache: PageCache) -> None:
-    """Close a cache whose data nobody wants any more."""
+    """Close a cache without saving its data."""
     try:
         cache.close(timeout=GIVE_UP_SECONDS, on_failed="discard")
     except OSError:
-        pass  # the reason why we are here is the one to report
+        pass  # the original error is the one to report

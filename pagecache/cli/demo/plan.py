@@ -1,4 +1,4 @@
-"""What is done to each file, as a pure function of seed, key and size: the same for both sides and for every run.
+"""The operations on each file, as a pure function of seed, key and size: equal for both sides and for every run.
 
 Sizes and offsets are deliberately odd: pieces of a byte less and more than a page, edits that begin and end inside
 pages, files that grow behind a hole, shrink and grow again.
@@ -16,7 +16,7 @@ MIB = 1024 * 1024
 PIECES = (509, 4095, 4096, 4097, 16 * KIB, 64 * KIB + 3, 256 * KIB, MIB)
 LONGEST_EDIT = 48 * KIB
 LONGEST_HOLE = 24 * KIB
-MOST_EDITS = 64  # of one file
+MOST_EDITS = 64  # for one file
 
 Kind = Literal["overwrite", "grow", "append", "truncate"]
 Piece = tuple[int, int]  # offset, length
@@ -27,7 +27,7 @@ class Edit:
     """One change of a file.
 
     Args:
-        kind: overwrite: bytes inside the file; grow: bytes behind its end, with a hole between; append; truncate: a
+        kind: overwrite: bytes inside the file; grow: bytes past its end, with a hole between; append; truncate: a
             new size, smaller or larger.
         offset: Where the bytes go; for truncate the new size; for append the size before.
         data: The bytes; empty for truncate.
@@ -39,7 +39,9 @@ class Edit:
 
 
 def random_for(seed: int, what: str, key: str) -> Random:
-    """A generator of its own for each file and use: one file more or less changes nothing for the others."""
+    """Return a separate generator for each file and use, so that the set of files does not affect the numbers of
+    others.
+    """
     return Random(os.fsencode(f"{seed}:{what}:{key}"))  # a name need not be text
 
 
@@ -56,7 +58,7 @@ def copy_pieces(seed: int, key: str, size: int) -> list[Piece]:
 
 
 def read_pieces(seed: int, key: str, size: int) -> list[Piece]:
-    """The same kind of pieces of the edited file, in random order."""
+    """Pieces of mixed sizes of the edited file, in random order."""
     pieces = copy_pieces(seed + 1, key, size)
     random_for(seed, "read", key).shuffle(pieces)
     return pieces

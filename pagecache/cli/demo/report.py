@@ -1,4 +1,4 @@
-"""What a demo tells: a few lines for a person, one document for a program."""
+"""The output of a demo: a few lines for a person, one document for a program."""
 
 from typing import Any
 
@@ -16,7 +16,7 @@ MIB = 1024 * 1024
 
 
 def facts(report: Report) -> list[tuple[str, str]]:
-    """Lines of the report: a name and what is said about it."""
+    """Return the lines of the report, as pairs of name and text."""
     counters = report.counters
     edits = ", ".join(f"{count:,} {kind}" for kind, count in sorted(report.edits.items()))
     files = f"{report.files:,} files, {size_text(report.tree_bytes)} of {printable(str(report.root))}"
@@ -41,7 +41,7 @@ def facts(report: Report) -> list[tuple[str, str]]:
 
 
 def speed_table(report: Report) -> Table:
-    """Throughput of both sides by phase."""
+    """Return a table with the throughput of both sides by phase."""
     table = Table(box=box.SIMPLE_HEAD, pad_edge=False)
     table.add_column("phase")
     for heading in (CachedSide.name, PlainSide.name, "cache / plain"):
@@ -58,14 +58,14 @@ def speed_table(report: Report) -> Table:
 
 
 def rate(moved: int | None, seconds: float) -> str:
-    """Throughput with its time; the time alone where nothing is moved by the program."""
+    """Format throughput with its time; the time alone if the program moves no bytes."""
     if not moved or not seconds:
         return f"{seconds:.2f} s"
     return f"{moved / MIB / seconds:,.0f} MiB/s  {seconds:.2f} s"
 
 
 def verdict(report: Report) -> str:
-    """The last line."""
+    """Return the last line."""
     if report.difference is None:
         return (
             f"VERIFIED: {report.files:,} files, {report.compared_bytes:,} bytes, all as plain file operations give them"
@@ -74,7 +74,7 @@ def verdict(report: Report) -> str:
 
 
 def describe(found: Difference) -> str:
-    """One line that says where two files differ first."""
+    """Describe the first difference of two files, in one line."""
     return (
         f"DIFFERENT: {printable(found.key)} at offset {found.offset}: expected {shown(found.expected)}, "
         f"found {shown(found.found)} ({found.stage})"
@@ -82,7 +82,7 @@ def describe(found: Difference) -> str:
 
 
 def shown(data: bytes) -> str:
-    """Some bytes as hex; the end of a file in words."""
+    """Format some bytes as hex; the end of a file in words."""
     return data.hex(" ") if data else "the end of the file"
 
 

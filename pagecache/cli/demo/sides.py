@@ -1,7 +1,7 @@
-"""The two sides of the comparison: the same plan through the cache and by plain Python file operations.
+"""The two sides of the comparison: one plan through the cache and by plain Python file operations.
 
-Each method is a plain loop of the calls that a program would write; what it needs was computed before, so that the
-clock around it sees only the calls. The plain side uses `open()` as it comes, with its buffer.
+Each method is a plain loop of the calls that a program would write; its arguments are computed before, so that the
+clock around it covers only the calls. The plain side uses `open()` with its default buffer.
 """
 
 import os
@@ -38,12 +38,12 @@ class Side(Protocol):
         ...
 
     def sync(self) -> None:
-        """Return when everything is on the disk."""
+        """Wait until everything is on the disk."""
         ...
 
 
 class CachedSide:
-    """Through two volumes of one cache: the tree and its copy."""
+    """The cached side, through two volumes of one cache: the tree and its copy."""
 
     name = "cache"
 
@@ -84,7 +84,7 @@ class CachedSide:
 
 
 class PlainSide:
-    """`open`, `seek`, `read`, `write`, `truncate`, `os.fsync`."""
+    """The plain side: `open`, `seek`, `read`, `write`, `truncate`, `os.fsync`."""
 
     name = "plain files"
 

@@ -1,8 +1,8 @@
-"""Which files the demo works on, and the directories it works in.
+"""The files of the demo, and the directories it works in.
 
 Only regular files count; symlinks, sockets and the like are left out, and so are `site-packages` and `__pycache__` of
-the standard library, which is the default tree. Every file is read once here: a file that cannot be read is found
-before anything starts, and both sides then read a tree that the operating system knows equally well.
+the standard library, which is the default tree. Every file is read once here: an unreadable file is found before
+anything starts, and both sides then read a tree that is equally warm in the operating system's cache.
 """
 
 import os
@@ -25,7 +25,7 @@ LEFT_OUT = frozenset({"site-packages", "dist-packages", "__pycache__"})
 
 
 class WrongInput(Exception):
-    """What was asked for cannot be done; the text is one line for a person."""
+    """The options cannot be carried out; the text is one line for a person."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -43,15 +43,15 @@ class Tree:
 
     root: Path
     files: tuple[Source, ...]
-    left_over: int  # files that the limit left out
+    left_over: int  # number of files that the limit left out
 
     @property
     def size(self) -> int:
-        """Bytes of all files."""
+        """Return the bytes of all files."""
         return sum(file.size for file in self.files)
 
     def changed(self, key: str) -> bool:
-        """Whether a file of the tree is no longer what was scanned."""
+        """Return whether a file of the tree has changed since the scan."""
         expected = next(file for file in self.files if file.key == key)
         try:
             now = os.stat(self.root / key)
@@ -130,7 +130,7 @@ def read_once(path: Path) -> None:
 
 @dataclass(frozen=True, slots=True)
 class Workplace:
-    """Where the two copies go."""
+    """The directories of the two copies."""
 
     root: Path
     cached: Path
@@ -139,7 +139,7 @@ class Workplace:
 
 @contextmanager
 def workplace(tree: Tree, keep: Path | None) -> Iterator[Workplace]:
-    """Make the directories of a run; without `keep` they are removed whatever happens.
+    """Make the directories of a run; without `keep` they are always removed.
 
     Raises:
         WrongInput: `keep` is in use, lies in the tree, or the disk is too small.
@@ -166,7 +166,7 @@ def workplace(tree: Tree, keep: Path | None) -> Iterator[Workplace]:
 
 
 def kept(tree: Tree, keep: Path) -> Path:
-    """Return the directory that was asked for, made if it did not exist."""
+    """Return the requested directory, made if it did not exist."""
     try:
         keep.mkdir(parents=True, exist_ok=True)
         root = keep.resolve()

@@ -1,4 +1,4 @@
-"""Byte by byte: the first difference of two files, of two trees."""
+"""The first difference of two files, and of two trees, byte by byte."""
 
 import os
 from collections.abc import Callable, Iterable, Sequence
@@ -11,14 +11,14 @@ SHOWN = 16  # bytes of each side in a report
 
 @dataclass(frozen=True, slots=True)
 class Difference:
-    """Where two sides differ first.
+    """The first difference of two sides.
 
     Args:
         key: The file.
-        offset: The first byte that differs; the length of the shorter one where one ends.
-        expected: Some bytes from there as the plain side has them; empty where it ends.
-        found: The same of the cached side.
-        stage: When it was seen.
+        offset: The first byte that differs; the length of the shorter one if one ends.
+        expected: Some bytes from there on the plain side; empty if it ends.
+        found: The bytes of the cached side at that place.
+        stage: The phase of the run.
     """
 
     key: str
@@ -87,13 +87,13 @@ def names_below(root: Path) -> set[str]:
 def compare_trees(
     expected: Path, found: Path, keys: Iterable[str], stage: str, advance: Callable[[], None]
 ) -> Difference | None:
-    """Compare two trees: the same names, and every byte.
+    """Compare two trees: names, and every byte.
 
     Args:
-        expected: Root of what is right.
-        found: Root of what is to be proved.
+        expected: Root of the right tree.
+        found: Root of the tree under test.
         keys: The files, in the order in which they are compared.
-        stage: What the difference says.
+        stage: Phase for the difference.
         advance: Called after each file.
     """
     for key in sorted(names_below(found) ^ names_below(expected)):
