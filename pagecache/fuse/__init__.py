@@ -1,11 +1,11 @@
-"""FUSE: the cache for a server of one's own, and a file system over any backend (`pagecache mount`).
+"""FUSE: the cache for FUSE servers, and a file system over any backend (`pagecache mount`).
 
-    Files      open files over a volume, for a server of one's own on any binding: blocking calls, from any thread
-    TrioFiles  the same for pyfuse3 on trio: what is cached is answered at once, the rest on threads
+    Files      open files over a volume, for a server on any binding: blocking calls, from any thread
+    TrioFiles  open files for pyfuse3 on trio: cached data is returned at once, other calls run on threads
     Server     a whole file system over a volume, by inode numbers, for any binding
-    Loop       serves that, or a file system of your own: what is cached is answered without Python (where libfuse is)
+    Loop       serves a `Server`, or another file system: cached data is returned without Python (needs libfuse)
 
-What a mount promises, operation by operation: docs/how-to/mount.md. `TrioFiles` needs trio, and a mount pyfuse3:
+docs/how-to/mount.md has the promises of a mount, operation by operation. `TrioFiles` needs trio, and a mount pyfuse3:
 the extra `fuse`.
 """
 

@@ -1,11 +1,10 @@
-"""From a request of the loop in C to a call of the file system, and back to an answer: one method for each operation.
+"""Requests of the loop in C as calls of the file system, and their results as replies: one method for each operation.
 
-The calls block, on the threads of `Loop`. Whatever is raised becomes an errno. An answer that nobody waits for any
-more, since its deadline has passed or its program was killed, is taken back: what the kernel would have been told of is
-forgotten, what was opened is released.
+The calls block, on the threads of `Loop`. Exceptions become an errno. A reply comes too late if its deadline has passed
+or its program was killed. It is undone then: lookups are forgotten, opened files are released.
 
-What a file system has to offer is `FileSystem`: `Server` has all of it, one of your own as much as it likes. An
-operation that it does not have is ENOSYS, or has a plain answer here.
+`FileSystem` is the interface of a file system. `Server` has all of it; another file system may have any part. A missing
+operation is ENOSYS, or has a simple default here.
 """
 
 from __future__ import annotations
@@ -36,21 +35,21 @@ NAME_MAX = 255
 FORGOTTEN = 256
 """Nodes that are fetched at once when the kernel has forgotten many."""
 WRITTEN_BACK_AT_ONCE = 8
-"""Files of which the kernel is made to write back its pages at once: far fewer than there are threads (loop.py)."""
+"""Files whose pages the kernel writes back on request at the same time: far fewer than there are threads (loop.py)."""
 ENDLESS = 1 << 50
-"""Bytes of a store that does not tell how much room there is."""
+"""Size in bytes of a store that does not report its free space."""
 STATFS = ("f_bsize", "f_frsize", "f_blocks", "f_bfree", "f_bavail", "f_files", "f_ffree", "f_favail", "f_namemax")
 DIRECTORY = 0o040755
 
 
 class FileSystem(Protocol):
-    """What a loop asks, by the numbers that the kernel has; 1 is the root. Calls come from several threads, and OSError
-    is told to programs.
+    """The interface of a file system for a loop, by the kernel's inode numbers; 1 is the root. Calls come from several
+    threads, and an OSError goes to the program.
 
-    These are needed. The other methods of `Server` are used where there are some: create, setattr, unlink, mkdir, ...;
-    and for directories `entries(number)`, an iterable of (name, Attributes), where there is no `opendir`. "." and ".."
-    need not be among them; a name that is empty, longer than 1024 bytes, or has a slash or a NUL is left out, with a
-    warning in the log.
+    These methods are required. The other methods of `Server` are optional: create, setattr, unlink, mkdir, ...; and for
+    directories `entries(number)`, an iterable of (name, Attributes), in place of `opendir`. "." and ".." need not be
+    included. A name that is empty, longer than 1024 bytes, or has a slash or a NUL is left out, with a warning in the
+    log.
     """
 
     files: Files
@@ -58,13 +57,13 @@ class FileSystem(Protocol):
     def getattr(self, number: int) -> Attributes: ...
     def lookup(self, parent: int, name: str) -> Attributes: ...
     def open(self, number: int, flags: int) -> tuple[int, bool]:
-        """A number of `files`, and whether the kernel's pages of the file are right still."""
+        """Return a number of `files`, and whether the kernel's pages of the file are still valid."""
         ...
 
 
 @dataclass(frozen=True, slots=True)
 class _Look:
-    """What was in a directory, by `opendir` or by `entries`, and when that was asked for."""
+    """The content of a directory, from `opendir` or `entries`, and the time of that call."""
 
     listing: Listing | None
     entries: list[tuple[str, Attributes]]
@@ -77,7 +76,7 @@ class _Look:
 
 @dataclass(slots=True)
 class _Directory:
-    """An open directory. `look`: what its readers go through; None: nobody has read it yet."""
+    """An open directory. `look`: the content for its readers; None: not read yet."""
 
     look: _Look | None = None
 
@@ -100,16 +99,18 @@ def _values(found: Attributes) -> tuple[int, ...]:
 
 
 def has_xattrs(system: FileSystem) -> bool:
-    """Whether it keeps extended attributes: then the loop says by itself that there is no security.capability."""
+    """Return whether the file system keeps extended attributes. If not, the loop itself reports that there is no
+    security.capability.
+    """
     names = getattr(system, "names", None)
     return callable(getattr(system, "getxattr", None)) and bool(getattr(names, "has_xattrs", True))
 
 
 def _code(error: BaseException, what: str) -> int:
-    """What a program is told."""
+    """Return the errno for a program."""
     code = errno_of(error)
     if not isinstance(error, OSError | ValueError | MemoryError):
-        log.error("%s failed in a way that nobody expected", what, exc_info=error)
+        log.error("%s failed with an unexpected error", what, exc_info=error)
     elif code == errno.EIO:
         log.warning("%s: %s: EIO for the program", what, error)
     return code
@@ -119,9 +120,9 @@ class Answers:
     """The operations.
 
     Args:
-        loop: who asks.
-        system: whom.
-        deadline: seconds after which nobody waits any more; None: never.
+        loop: the source of requests.
+        system: the file system.
+        deadline: seconds after which a request has been given up; None: never.
     """
 
     def __init__(self, loop: NativeLoop, system: FileSystem, deadline: float | None) -> None:
@@ -129,7 +130,7 @@ class Answers:
         self._system: Any = system
         self._files = system.files
         self._deadline = deadline
-        self._lock = threading.Lock()  # guards the table of directories and their looks, for moments
+        self._lock = threading.Lock()  # guards the table of directories and their content; held briefly
         self._written_back = threading.Semaphore(WRITTEN_BACK_AT_ONCE)
         self._directories: dict[int, _Directory] = {}
         self._next_directory = 1
@@ -137,11 +138,11 @@ class Answers:
         self._has_xattrs = has_xattrs(system)
 
     def answer(self, asked: Asked) -> None:
-        """One request. Never raises."""
+        """Serve one request. Never raises."""
         op, token = asked.op, asked.token
         try:
             getattr(self, f"_{op}")(asked, token)
-        except BaseException as error:  # SystemExit, too: nobody else would ever answer this request
+        except BaseException as error:  # SystemExit, too: the request must get a reply
             self._loop.reply_error(token, _code(error, op))
         finally:
             self._loop.done(token)
@@ -156,14 +157,14 @@ class Answers:
     def _done(self, token: int) -> None:
         self._loop.reply_error(token, 0)
 
-    # -- of the loop itself
+    # -- for the loop itself
 
     def _forget(self, asked: Asked, token: int) -> None:
         while forgotten := self._loop.forgotten(FORGOTTEN):
             for number, times in forgotten:
                 try:
                     self._forget_node(number, times)
-                except Exception as error:  # of a file system of one's own: the others are forgotten all the same
+                except Exception as error:  # a foreign file system: forget the others all the same
                     _code(error, "forget")
 
     def _forget_node(self, number: int, times: int = 1) -> None:
@@ -279,7 +280,7 @@ class Answers:
             self._loop.reply_offset(token, found)
 
     def _pages_written_back(self, number: int) -> bool:
-        """Have the kernel write back and drop its pages of a file. False: too many calls do that already. Each of the
+        """Have the kernel write back and drop its pages of a file. False: too many calls do that already. Each of these
         writes may need a thread of the loop, so most threads stay free for them.
         """
         if not self._written_back.acquire(blocking=False):
@@ -314,7 +315,9 @@ class Answers:
         return _Look(None, self._listed.of(f"directory {number}", self._method("entries")(number)), time)
 
     def _opendir(self, asked: Asked, token: int) -> None:
-        """It is looked at when it is read: what is made between the two is there for its reader."""
+        """Open a directory. Its content is read later, at the first readdir, so that it includes changes made in
+        between.
+        """
         if not hasattr(self._system, "opendir"):
             self._method("entries")
         with self._lock:
@@ -334,7 +337,7 @@ class Answers:
         look = directory.look
         if look is None or asked.offset == 0:
             look = self._look(asked.number, asked.time)
-            with self._lock:  # past its deadline it may come behind a later one, which somebody is going through
+            with self._lock:  # after its deadline this call may end after a later one, whose content is in use
                 if directory.look is None or directory.look.asked_ns <= look.asked_ns:
                     directory.look = look
         answer = Dirents(self._loop, asked.size, plus, asked.number, look.time)
@@ -348,7 +351,9 @@ class Answers:
             answer.free()
 
     def _fill(self, answer: Dirents, look: _Look, asked: Asked, told: list[int]) -> None:
-        """Entries from the one that the kernel wants, as many as there is room for; `told`: those it is told of."""
+        """Add entries from the requested offset on, as many as fit; `told`: collects those whose lookup counts in the
+        kernel.
+        """
         listing = look.listing
         number = asked.number
         count = len(look.entries) if listing is None else len(listing.entries)
@@ -365,7 +370,7 @@ class Answers:
                 name = listing.entries[index - 2][0]
                 entry = self._system.entry(listing, index - 2)
                 found = self._system.entry_now(listing, index - 2) if entry is None else entry
-                if found is None:  # nothing has the name any more
+                if found is None:  # the name is gone
                     continue
                 certain = listing.certain()
             added = answer.add(name, _values(found), certain, index + 1)
@@ -400,7 +405,8 @@ class Answers:
 
     def _check_xattrs(self) -> None:
         if not self._has_xattrs:
-            raise OSError(errno.ENOSYS, "no extended attributes")  # the kernel asks no more: else before each write
+            # The kernel then stops asking; otherwise it would ask before each write.
+            raise OSError(errno.ENOSYS, "no extended attributes")
 
     def _getxattr(self, asked: Asked, token: int) -> None:
         self._check_xattrs()

@@ -1,7 +1,7 @@
-"""What a program is told of something that was found in a store: its number, and what stat(2) shows.
+"""Inode numbers and stat(2) results for objects in a store.
 
-A store may keep no modes, owners or times, and who mounts may want other owners than it has: what is not kept is as the
-options say. Bytes that were written and that the store does not know of yet have moved the times already.
+A store may keep no modes, owners or times, and the mounting user may want other owners: missing values come from the
+options. Written bytes that are not yet stored have moved the times already.
 """
 
 from __future__ import annotations
@@ -31,13 +31,13 @@ TYPES: dict[Kind, int] = {
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class ServerOptions:
-    """How a file system looks.
+    """The appearance of a file system.
 
     Attributes:
-        uid: owner of everything; None: as the store says, and who serves it where that says nothing.
-        gid: the same of the group.
-        file_mode: of files of stores that keep no modes.
-        directory_mode: of their directories.
+        uid: owner of everything; None: as stored, or the serving user if the store has none.
+        gid: group of everything; None: as stored, or the serving user's group.
+        file_mode: of files in stores without modes.
+        directory_mode: of directories in stores without modes.
     """
 
     uid: int | None = None
@@ -48,7 +48,7 @@ class ServerOptions:
 
 @dataclass(frozen=True, slots=True)
 class Owner:
-    """Who asks for something to be made."""
+    """The user and group that make a new object."""
 
     uid: int
     gid: int
@@ -56,12 +56,12 @@ class Owner:
 
 @dataclass(frozen=True, slots=True)
 class Attributes:
-    """What stat(2) shows, and the kind within `mode`.
+    """The stat(2) result, with the kind in `mode`.
 
     Attributes:
-        allocated: bytes that it takes, for `blocks`; None: as many as `size`.
-        taken: bytes of the file that the cache had taken in before `allocated` was asked for (PC_BY_TAKEN): the loop in
-            C adds those that it takes afterwards.
+        allocated: bytes of storage, for `blocks`; None: as many as `size`.
+        taken: bytes of the file that the cache had accepted before `allocated` was read (PC_BY_TAKEN): the loop in
+            C adds those accepted later.
     """
 
     number: int
@@ -83,11 +83,11 @@ class Attributes:
 
 
 class Appearance:
-    """From what a store says to what a program sees. Thread-safe: nothing of it changes."""
+    """Conversion of a store's status to attributes. Thread-safe: immutable."""
 
     def __init__(self, options: ServerOptions) -> None:
         self.options = options
-        self._began_ns = time.time_ns()  # the time of what has none
+        self._began_ns = time.time_ns()  # default time of objects without one
         self._uid, self._gid = os.getuid(), os.getgid()
 
     def mode(self, found: ObjectStat) -> int:
@@ -104,14 +104,14 @@ class Appearance:
         return self._gid if gid is None else gid
 
     def owned(self, found: ObjectStat) -> ObjectStat:
-        """With a mode and owners, whatever the store keeps."""
+        """Return the status with a mode and owners, even if the store keeps none."""
         return dataclasses.replace(found, mode=self.mode(found), uid=self.uid(found), gid=self.gid(found))
 
     def attributes(self, number: int, found: ObjectStat, written_ns: int, taken: int = 0) -> Attributes:
         """Args:
-        number: what the kernel calls it.
-        found: what the store says, with the size that readers find.
-        written_ns: when something was last written that the store does not know of yet; 0: nothing.
+        number: inode number.
+        found: the store's status, with the size for readers.
+        written_ns: time of the last write that is not stored yet; 0: none.
         taken: as in `Attributes`.
         """
         mtime = found.mtime_ns

@@ -1,7 +1,7 @@
 """The binding to pyfuse3: requests of the kernel on a trio loop.
 
-Reads and writes that the cache can answer at once are answered on the loop, in one step. Everything else asks the
-server on threads, with a deadline: EIO then. So a backend that hangs stops nobody who reads what is cached.
+Reads and writes of cached data are completed on the loop, in one step. All other calls of the server run on threads,
+with a deadline, after which the program gets EIO. So a backend that hangs does not block readers of cached data.
 
 No exception may reach pyfuse3: it would end the loop, and with it the mount.
 """
@@ -33,20 +33,20 @@ T = TypeVar("T")
 CAPABILITY = b"security.capability"
 NAME_MAX = 255
 PATIENCE, SILENCE = 1.0, 5.0
-"""Seconds that the store has to say what is known already; and for which it is not asked again when it says nothing."""
+"""Seconds that the store gets to confirm known values; seconds without further calls after it missed that limit."""
 ENDLESS = 1 << 50
-"""Bytes of a store that does not tell how much room there is."""
+"""Size in bytes of a store that does not report its free space."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class KernelCaching:
-    """What the kernel keeps by itself.
+    """Caching by the kernel.
 
     Attributes:
         direct_io: no pages: each read and write comes here. Shared mappings are impossible then.
-        keep_pages: pages stay from one open to the next, while the version of the object stays the same.
-        entry_timeout: seconds for which it knows names.
-        attr_timeout: seconds for which it knows attributes.
+        keep_pages: pages stay from one open to the next, while the version of the object is unchanged.
+        entry_timeout: seconds for which names are valid.
+        attr_timeout: seconds for which attributes are valid.
     """
 
     direct_io: bool = False
@@ -56,12 +56,12 @@ class KernelCaching:
 
 
 def _told(error: BaseException, what: str) -> pyfuse3.FUSEError:
-    """What pyfuse3 takes for an answer."""
+    """Return an error as pyfuse3 needs it."""
     if isinstance(error, pyfuse3.FUSEError):
         return error
     code = errno_of(error)
     if not isinstance(error, OSError | ValueError | MemoryError):
-        log.error("%s failed in a way that nobody expected", what, exc_info=error)
+        log.error("%s failed with an unexpected error", what, exc_info=error)
     elif code == errno.EIO:
         log.warning("%s: %s: EIO for the program", what, error)
     return pyfuse3.FUSEError(code)
@@ -80,17 +80,17 @@ def _answered(call: Callable[P, Coroutine[Any, Any, T]]) -> Callable[P, Coroutin
 
 @dataclass(slots=True)
 class _Directory:
-    """An open directory. `listing`: what its readers go through; None: nobody has read it yet."""
+    """An open directory. `listing`: the content for its readers; None: not read yet."""
 
     number: int
     listing: Listing | None = None
 
 
 class Operations(pyfuse3.Operations):
-    """What pyfuse3 calls."""
+    """The handlers that pyfuse3 calls."""
 
     supports_dot_lookup = False
-    enable_writeback_cache = False  # decision 135: the kernel would hold data that no fsync of the cache knows of
+    enable_writeback_cache = False  # decision 135: the kernel would hold data that an fsync of the cache misses
     enable_acl = False
 
     def __init__(self, server: Server, aside: Aside, caching: KernelCaching) -> None:
@@ -102,7 +102,7 @@ class Operations(pyfuse3.Operations):
         self.read, self.write = bytes.read, bytes.write  # type: ignore[method-assign]
         self._directories: dict[int, _Directory] = {}
         self._next_directory = 1
-        self._silent_until = 0.0  # the store did not answer: it is not asked for what is known
+        self._silent_until = 0.0  # until then known values are not confirmed: the store did not reply
 
     # -- answers
 
@@ -124,11 +124,11 @@ class Operations(pyfuse3.Operations):
         return entry
 
     async def _counted(self, call: Callable[[], Attributes]) -> pyfuse3.EntryAttributes:
-        """A call that tells the kernel of a node once more."""
+        """Make a call that adds a lookup of a node in the kernel."""
         return self._entry(await self._aside.call(call, lambda found: self._server.forget(found.number)))
 
     def _forget(self, late: Attributes | None) -> None:
-        """The kernel was never told of it."""
+        """Undo the lookup of a late reply."""
         if late is not None:
             self._server.forget(late.number)
 
@@ -182,7 +182,9 @@ class Operations(pyfuse3.Operations):
 
     @_answered
     async def getattr(self, inode: int, ctx: pyfuse3.RequestContext) -> pyfuse3.EntryAttributes:
-        """Asked for before reads of cached pages, too: of open files those go on when the store is silent."""
+        """Return attributes. The kernel asks before reads of cached pages, too: if the store does not reply, those of
+        open files are served from memory.
+        """
         call, known = partial(self._server.getattr, inode), self._server.known(inode)
         if known is None:
             return self._entry(await self._aside.call(call))
@@ -244,12 +246,13 @@ class Operations(pyfuse3.Operations):
 
     def _check_xattrs(self) -> None:
         if not self._server.names.has_xattrs:
-            raise pyfuse3.FUSEError(errno.ENOSYS)  # the kernel asks no more: else it would before each write
+            # The kernel then stops asking; otherwise it would ask before each write.
+            raise pyfuse3.FUSEError(errno.ENOSYS)
 
     @_answered
     async def getxattr(self, inode: int, name: bytes, ctx: pyfuse3.RequestContext) -> bytes:
         self._check_xattrs()
-        if name == CAPABILITY:  # asked for before each write, and none is ever kept
+        if name == CAPABILITY:  # requested before each write, and never kept
             raise pyfuse3.FUSEError(pyfuse3.ENOATTR)
         return await self._aside.call(partial(self._server.getxattr, inode, os.fsdecode(name)))
 
@@ -335,7 +338,9 @@ class Operations(pyfuse3.Operations):
 
     @_answered
     async def opendir(self, inode: int, ctx: pyfuse3.RequestContext) -> int:
-        """It is looked at when it is read: what is made between the two is there for its reader."""
+        """Open a directory. Its content is read later, at the first readdir, so that it includes changes made in
+        between.
+        """
         fh, self._next_directory = self._next_directory, self._next_directory + 1
         self._directories[fh] = _Directory(inode)
         return fh
@@ -351,8 +356,8 @@ class Operations(pyfuse3.Operations):
                 return
 
     async def _reply(self, token: pyfuse3.ReaddirToken, listing: Listing, index: int) -> bool:
-        """Put an entry into the answer; False: there was no room for it."""
-        if index < 2:  # of these the kernel takes the names alone
+        """Add an entry to the reply; False: there was no room for it."""
+        if index < 2:  # for these the kernel uses only the names
             entry = pyfuse3.EntryAttributes()
             entry.st_ino = listing.node.number
             entry.st_mode = 0o040755
@@ -362,10 +367,10 @@ class Operations(pyfuse3.Operations):
         if found is None:
             call = partial(self._server.entry_now, listing, index - 2)
             found = await self._aside.call(call, self._forget)
-            if found is None:  # a name less
+            if found is None:  # the name is gone
                 return True
         entry = self._entry(found)
-        if not listing.certain():  # the name may be gone: the kernel has to ask before it believes in it
+        if not listing.certain():  # the name may be gone: the kernel must look it up before using it
             entry.entry_timeout = entry.attr_timeout = 0
         if pyfuse3.readdir_reply(token, name, entry, index + 1):
             return True

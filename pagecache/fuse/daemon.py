@@ -1,7 +1,7 @@
-"""Into the background, before there is anything that a fork would break: no cache, no thread, no loop.
+"""Run in the background: fork before there is any cache, thread or loop that a fork would break.
 
-The parent waits for one message of the child, that it has mounted or why not, and ends with the status that it says.
-systemd is told the same things where it asked for them (sd_notify(3)).
+The parent waits for one message of the child, mounted or the reason why not, and exits with the status in it. systemd
+gets these messages too if it asked for them (sd_notify(3)).
 """
 
 from __future__ import annotations
@@ -21,7 +21,7 @@ SYSLOG = "/dev/log"
 
 
 def notify(*lines: str) -> None:
-    """Tell systemd, where this is a service of its that tells."""
+    """Notify systemd, if this process is a service of type notify."""
     where = os.environ.get("NOTIFY_SOCKET")
     if not where:
         return
@@ -30,17 +30,17 @@ def notify(*lines: str) -> None:
         with socket.socket(socket.AF_UNIX, socket.SOCK_DGRAM | socket.SOCK_CLOEXEC) as to:
             to.sendto("\n".join(lines).encode(), address)
     except OSError:
-        pass  # nobody listens: a mount does not fail for that
+        pass  # no listener: that must not fail the mount
 
 
 class Started:
-    """What the child tells its parent, once."""
+    """The one message of the child to its parent."""
 
     def __init__(self, pipe: int) -> None:
         self._pipe = pipe
 
     def mounted(self) -> None:
-        """From here on the child is alone: no terminal, no directory that it keeps busy, errors to the system's log."""
+        """Report the mount, and detach the child: no terminal, no busy directory, errors to the system's log."""
         self._send(0, "")
         os.chdir("/")
         null = os.open(os.devnull, os.O_RDWR)
@@ -65,7 +65,7 @@ class Started:
 
 
 def detach() -> Started | None:
-    """Fork. Returns in the child with what it has to tell; in the parent None, after which `wait_for_child`."""
+    """Fork. Returns the messenger in the child; None in the parent, which then calls `wait_for_child`."""
     global _answers
     _answers, pipe = os.pipe2(os.O_CLOEXEC)
     if os.fork():
@@ -80,7 +80,7 @@ _answers = -1
 
 
 def wait_for_child(complain: Callable[[str], object]) -> NoReturn:
-    """End as the child says; it has mounted, or could not."""
+    """Exit with the child's status, after it has mounted, or failed to."""
     with os.fdopen(_answers, "rb") as answers:
         message = answers.read()
     status, text = pickle.loads(message) if message else (1, "the server ended before it had mounted")

@@ -1,8 +1,8 @@
-"""Which names of a directory programs are shown.
+"""Names of a directory that can be shown to programs.
 
-The kernel takes no name that cannot be a component of a path. One of them, and who lists the directory gets EIO for all
-of it. So such a name is left out of the listing, and the log says so, once for each. What is in a directory beside "."
-and ".." comes without these: whoever answers the kernel adds them.
+The kernel rejects a whole listing with EIO if one name cannot be a component of a path. So such a name is left out of
+the listing, with one log line per name. Listings contain no "." and "..": the code that replies to the kernel adds
+them.
 """
 
 from __future__ import annotations
@@ -20,14 +20,14 @@ log = logging.getLogger("pagecache.fuse")
 
 T = TypeVar("T")
 NAME_MAX = 1024
-"""Bytes that every kernel takes; newer ones take more."""
+"""Bytes that every kernel accepts; newer ones accept more."""
 SAID = 1000
-"""Names of which the log speaks: a store that has no others would fill the disk."""
+"""Names in the log: a store with only invalid names would otherwise fill the disk."""
 SHOWN = 100
 
 
 def why_no_name(name: object) -> str:
-    """The rule that a name of a directory's entry breaks; empty: none."""
+    """Return the rule that the name of an entry breaks; "": none."""
     if not isinstance(name, str | bytes):
         return f"a name is a str, not {type(name).__name__}"
     try:
@@ -46,14 +46,14 @@ def why_no_name(name: object) -> str:
 
 
 class Listed:
-    """What listings of one file system show. Thread-safe."""
+    """The listings of one file system. Thread-safe."""
 
     def __init__(self) -> None:
-        self._lock = threading.Lock()  # guards the set, for moments
+        self._lock = threading.Lock()  # guards the set; held briefly
         self._said: set[tuple[str, str]] = set()
 
     def of(self, directory: str, entries: Iterable[tuple[str, T]]) -> list[tuple[str, T]]:
-        """The entries that can be shown, in their order. `directory`: what the log calls it."""
+        """Return the entries that can be shown, in order. `directory`: its name in the log."""
         shown = []
         for name, found in entries:
             if why := why_no_name(name):
@@ -71,4 +71,4 @@ class Listed:
         shown = name if len(name) <= SHOWN else f"{name[:SHOWN]}..."
         log.warning("%s: the name %s is left out of the listing: %s", directory, shown, why)
         if count + 1 == SAID:
-            log.warning("the log has %d names that are left out of listings, and is told no more of them", SAID)
+            log.warning("the log has %d names that are left out of listings, and gets no more of them", SAID)

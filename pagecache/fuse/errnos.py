@@ -1,7 +1,7 @@
-"""What an error becomes on its way to the kernel: one of the errnos that programs expect of a file system, or EIO.
+"""Errors as errnos for the kernel: one that programs expect of a file system, or EIO.
 
-What the cache raises says more than an errno can; that goes to the log where nobody else tells it. Errnos of networks,
-of waiting and of ends (ECONNRESET, ETIMEDOUT, ESHUTDOWN, EPROTO, ...) mean nothing to a program that reads a file.
+The cache's errors have more details than an errno; they go to the log if no other message has them. Errnos of networks,
+of waiting and of shutdown (ECONNRESET, ETIMEDOUT, ESHUTDOWN, EPROTO, ...) mean nothing to a program that reads a file.
 """
 
 from __future__ import annotations
@@ -46,7 +46,7 @@ KNOWN = frozenset(
     }
 )
 
-# What is raised without a number, as `FileNotFoundError(name)` is.
+# Errors that are raised without an errno, such as `FileNotFoundError(name)`.
 BY_CLASS: dict[type[OSError], int] = {
     FileNotFoundError: errno.ENOENT,
     FileExistsError: errno.EEXIST,
@@ -57,7 +57,7 @@ BY_CLASS: dict[type[OSError], int] = {
 
 
 def errno_of(error: BaseException) -> int:
-    """The errno that a program gets for an error of the cache, of its backend, or of a call that was wrong."""
+    """Return the errno for a program, for an error of the cache, of its backend, or of a wrong call."""
     if isinstance(error, io.UnsupportedOperation):
         return errno.EOPNOTSUPP
     if isinstance(error, OSError):
@@ -65,7 +65,7 @@ def errno_of(error: BaseException) -> int:
             return next((code for cls, code in BY_CLASS.items() if isinstance(error, cls)), errno.EIO)
         return error.errno if error.errno in KNOWN else errno.EIO
     if isinstance(error, ValueError):
-        return errno.EINVAL  # a name that no object of this backend can have
+        return errno.EINVAL  # no object of this backend can have the name
     if isinstance(error, MemoryError):
         return errno.ENOMEM
     return errno.EIO

@@ -1,6 +1,6 @@
-"""`pagecache mount --features`: what is built, and what libfuse and the kernel have, as far as mounts care.
+"""`pagecache mount --features`: features of this build, of libfuse and of the kernel that concern mounts.
 
-The kernel says what it has to who mounts: so something is mounted for a moment, in a folder of its own.
+The kernel reports its features to a mounting process only: so this mounts for a moment, in a temporary folder.
 """
 
 from __future__ import annotations
@@ -23,7 +23,7 @@ PARALLEL_LIBRARY, URING_LIBRARY = "3.14.1", 318
 
 
 def features() -> Iterator[str]:
-    """Lines for a person."""
+    """Yield the lines of the report."""
     missing = why_no_loop()
     yield f"loop in C: {missing or 'built'}"
     try:
@@ -48,7 +48,7 @@ def _asked() -> dict[str, int]:
         PageCache("1MiB") as cache,
         Loop(Server(cache.attach("memory:")), folder, timeout=10.0, direct_io=True) as loop,
     ):
-        os.stat(folder)  # it was told before this is answered
+        os.stat(folder)  # the features arrive before the reply to this
         return loop.features()
 
 

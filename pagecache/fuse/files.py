@@ -1,18 +1,18 @@
-"""Open files of a FUSE server: a table of handles over a volume, with the verbs that the kernel asks for.
+"""Open files of a FUSE server: a table of handles over a volume, with the operations that the kernel requests.
 
-This is all of the cache that a server of one's own needs; names and attributes stay with the server. A number stands
-for an open, as `fh` does in every binding. All calls may be made from any thread, and raise OSError; `errno_of` says
-what of that a program is told.
+A FUSE server needs no other part of the cache; names and attributes stay with the server. A number identifies an open
+file, like `fh` in every binding. Any thread may make any call. Calls raise OSError; `errno_of` gives the errno for
+programs.
 
-Which error is told when (docs/how-to/fuse-server.md has the table):
+The operations report errors as follows (docs/how-to/fuse-server.md has the table):
 
-* `fsync` tells the truth, as often as it is asked: it returns only when everything written before is committed.
-* `flush`, which close(2) waits for, and the next `write` tell a handle once that what was written could not be handed
-  over. The data stays in the cache, and is tried again; a later failure is told again.
-* What is gone (`DataLossError`) is told to each handle once, by `flush` or `fsync`.
-* `release` has nobody to tell: what fails there goes to the log, and stays in `Volume.failed`.
+* `fsync` is always reliable: it returns only when all earlier writes are committed.
+* `flush`, which close(2) waits for, and the next `write` report a failed write-back once per handle. The data stays in
+  the cache, and is retried; a later failure is reported again.
+* `flush` or `fsync` reports lost data (`DataLossError`) once per handle.
+* `release` cannot report: its failures go to the log, and stay in `Volume.failed`.
 
-On stores where an object becomes visible by a commit, `flush` commits what this handle has written.
+On stores where an object becomes visible by a commit, `flush` commits the writes of this handle.
 """
 
 from __future__ import annotations
@@ -37,11 +37,11 @@ log = logging.getLogger("pagecache.fuse")
 
 KEEP_SIZE, PUNCH_HOLE, ZERO_RANGE = 0x01, 0x02, 0x10  # of fallocate(2)
 PASSED_ON = os.O_CREAT | os.O_EXCL | os.O_TRUNC
-"""Flags of an open that concern the object. Where appended bytes go the kernel has decided when it sends them."""
+"""Flags of an open that concern the object. The kernel computes the offset of appended bytes itself."""
 
 
 def all_data(size: int, offset: int, whence: int) -> int:
-    """The answer of `lseek` about a file without holes."""
+    """Return the result of `lseek` for a file without holes."""
     if offset >= size:
         raise OSError(errno.ENXIO, os.strerror(errno.ENXIO))
     return offset if whence == os.SEEK_DATA else size
@@ -52,14 +52,14 @@ class OpenFile:
 
     Attributes:
         file: the handle of the cache.
-        written_ns: when something was last written through it that was not handed over since; 0: never.
-        wrote: something was written since the last `flush`, whatever came of that.
+        written_ns: time of the last write through it that was not written back since; 0: none.
+        wrote: there was a write since the last `flush`, successful or not.
     """
 
     __slots__ = ("_told", "file", "number", "try_pread", "try_pwrite", "writable", "written_ns", "wrote")
 
     was_read: bool = True
-    """Whether the kernel may have pages of it; a loop that counts reads knows better (loopfile.py)."""
+    """Whether the kernel may have pages of it; a loop that counts reads has a better value (loopfile.py)."""
 
     def __init__(self, file: CachedFile, number: int, *, writable: bool) -> None:
         self.file = file
@@ -69,13 +69,13 @@ class OpenFile:
         self.wrote = False
         self.try_pread = file.try_pread
         self.try_pwrite = file.try_pwrite
-        self._told = False  # of the failure that there is now
+        self._told = False  # the current failure was reported
 
     def write(self, data: Any, offset: int) -> int:
-        """Take the data into the cache.
+        """Write data into the cache.
 
         Returns:
-            How many bytes were taken: less than there are where the rest failed, whose error comes with the next call.
+            Number of bytes taken: fewer than given if the remainder failed; the next call reports the error.
         """
         self.check_failed()
         self.written_ns, self.wrote = time.time_ns(), True
@@ -88,18 +88,18 @@ class OpenFile:
             return int(done)
 
     def write_now(self, data: Any, offset: int) -> int | None:
-        """The same without waiting; None: it would have to, and nothing was done."""
+        """Write without waiting; None: the call would have to wait, and nothing was done."""
         self.check_failed()
         self.written_ns, self.wrote = time.time_ns(), True
         return self.try_pwrite(data, offset)
 
     def stat(self) -> FileStat:
-        """Size and times as a reader finds them, whatever the file is called by now."""
+        """Return size and times as a reader finds them, independent of the file's current name."""
         file = self.file
         return file.volume._stat_of(file._inode, file.key)
 
     def check_failed(self) -> None:
-        """Tell this handle once that something of the file could not be handed over."""
+        """Report a failed write-back of the file once through this handle."""
         if not self.file._native.number("failed"):
             self._told = False
         elif not self._told:
@@ -110,10 +110,10 @@ class OpenFile:
         file = self.file
         codes = [entry.errno for entry in file.volume.failed() if entry.key == file._inode.key]
         code = codes[0] if codes else errno.EIO
-        return OSError(code, f"what was written could not be handed over: {os.strerror(code)}", file.key)
+        return OSError(code, f"earlier writes could not be written back: {os.strerror(code)}", file.key)
 
     def flush(self) -> None:
-        """close(2) waits for this, once for each descriptor that was duplicated of it."""
+        """Flush for close(2), which waits for it; called once for each duplicated descriptor."""
         file, written, wrote = self.file, self.written_ns, self.take_wrote()
         try:
             if wrote and file._commits_on_close():
@@ -130,18 +130,18 @@ class OpenFile:
         self.handed_over(written)
 
     def take_wrote(self) -> bool:
-        """Whether something was written; from here on: since now."""
+        """Return whether there was a write since the last call, and reset the mark."""
         wrote, self.wrote = self.wrote, False
         return wrote
 
     def handed_over(self, written_ns: int) -> None:
-        """What was written until then is with the backend, which says when it changed."""
+        """Record that earlier writes are in the backend, which reports their times from now on."""
         self._told = False
         if self.written_ns == written_ns:
             self.written_ns = 0
 
     def idle(self) -> bool:
-        """Whether `flush` has nothing to wait for."""
+        """Return whether `flush` has nothing to wait for."""
         return not (self.wrote or self._told or self.file._is_unsaved())
 
     def fsync(self, *, data_only: bool = False, timeout: float | None = None) -> None:
@@ -150,7 +150,7 @@ class OpenFile:
         self.handed_over(written)
 
     def fallocate(self, mode: int, offset: int, length: int) -> None:
-        """Holes and zeros; space is never promised, since a store may be full when the data gets there."""
+        """Punch holes and write zeros; space is never reserved, since a store may be full when the data arrives."""
         if mode & ~KEEP_SIZE == PUNCH_HOLE and mode & KEEP_SIZE:
             self.file.punch_hole(offset, length)
         elif mode & ~KEEP_SIZE == ZERO_RANGE:
@@ -161,11 +161,11 @@ class OpenFile:
             raise OSError(errno.EOPNOTSUPP, "fallocate: space cannot be promised", self.file.key)
 
     def lseek(self, offset: int, whence: int) -> int:
-        """The next data or hole (os.SEEK_DATA, os.SEEK_HOLE) at or behind `offset`; OSError with ENXIO: none."""
+        """Return the next data or hole (os.SEEK_DATA, os.SEEK_HOLE) at or after `offset`; OSError with ENXIO: none."""
         return self.file._find_data(offset, whence, here=True)
 
     def close(self) -> None:
-        """Nobody waits for it: an error goes to the log, and the data stays in the cache."""
+        """Close without a waiting program: an error goes to the log, and the data stays in the cache."""
         try:
             self.file.close()
         except OSError as error:
@@ -179,7 +179,7 @@ class Files:
     """The open files of a server, by number.
 
     Args:
-        volume: what they are files of.
+        volume: of the files.
 
     >>> import os, pagecache
     >>> from pagecache.fuse import Files
@@ -192,20 +192,20 @@ class Files:
     """
 
     kind: type[OpenFile] = OpenFile
-    """What an open file is made as: a loop that writes without Python keeps some of its state (loopfile.py)."""
+    """Class of open files: a loop that writes without Python keeps some of their state (loopfile.py)."""
 
     def __init__(self, volume: Volume) -> None:
         self.volume = volume
         self.by_number: dict[int, OpenFile] = {}
         self._numbers = itertools.count(1)
-        self._lock = threading.Lock()  # guards the table, for moments
+        self._lock = threading.Lock()  # guards the table; held briefly
 
     def open(self, key: Key, flags: int = os.O_RDONLY) -> int:
         """Open an object.
 
         Args:
-            key: what the backend calls it.
-            flags: of open(2); what does not concern the object is ignored.
+            key: in the backend.
+            flags: of open(2); those that do not concern the object are ignored.
 
         Returns:
             A number for the other calls.
@@ -220,17 +220,17 @@ class Files:
         return self.add(self.volume.open(key, flags=bits), writable=writable)
 
     def open_again(self, opened: OpenFile, flags: int) -> OpenFile | None:
-        """Open the object of an open file once more, whatever its name is now; None: the file was closed."""
+        """Open the object of an open file again, under its current name; None: the file was closed."""
         writable, bits = self._bits(flags)
         file = opening.open_again(opened.file, bits)
         return None if file is None else self.add(file, writable=writable)
 
     @staticmethod
     def _bits(flags: int) -> tuple[bool, int]:
-        """Whether an open with these flags writes, and the flags for the cache."""
-        # O_TRUNC writes, whatever else is wanted; who may do that the kernel has looked at.
+        """Return whether an open with these flags writes, and the flags for the cache."""
+        # O_TRUNC writes, whatever the access mode; the kernel has checked the permission.
         writable = flags & os.O_ACCMODE != os.O_RDONLY or bool(flags & os.O_TRUNC)
-        # Who writes may have to read as well: a program may map what it has opened for writing.
+        # Writers may have to read as well: a program may map a file that it opened for writing.
         access = os.O_RDWR if writable else os.O_RDONLY
         return writable, access | flags & PASSED_ON
 
@@ -250,15 +250,15 @@ class Files:
             raise OSError(errno.EBADF, f"no open file has the number {fh}") from None
 
     def size(self, key: Key) -> int:
-        """Of an object, as a reader of the cache finds it."""
+        """Return the size of an object as a reader of the cache finds it."""
         return self.volume.stat(key).size
 
     def read(self, fh: int, offset: int, size: int) -> bytes:
-        """`size` bytes, less at the end of the file."""
+        """Read `size` bytes, fewer at the end of the file."""
         return self.get(fh).file.pread(size, offset)
 
     def write(self, fh: int, offset: int, data: Any) -> int:
-        """How many bytes were taken: all, or those before what failed, whose error comes with the next call."""
+        """Write; return the number of bytes taken: all, or those before a failure, which the next call reports."""
         return self.get(fh).write(data, offset)
 
     def flush(self, fh: int) -> None:
@@ -274,21 +274,21 @@ class Files:
         self.get(fh).fallocate(mode, offset, length)
 
     def lseek(self, fh: int, offset: int, whence: int) -> int:
-        """The next data or hole (os.SEEK_DATA, os.SEEK_HOLE) at or behind `offset`; OSError with ENXIO: none."""
+        """Return the next data or hole (os.SEEK_DATA, os.SEEK_HOLE) at or after `offset`; OSError with ENXIO: none."""
         return self.get(fh).lseek(offset, whence)
 
     def release(self, fh: int) -> None:
-        """The last descriptor of an open is closed, whether there was a `flush` or not. Never raises."""
+        """Release a file after its last descriptor was closed, with or without a `flush`. Never raises."""
         with self._lock:
             opened = self.by_number.pop(fh, None)
         if opened is not None:
             opened.close()
 
     def invalidate(self, key: Key, offset: int = 0, length: int | None = None, *, version: str | None = None) -> None:
-        """Somebody else changed the object: what is cached of it is read again."""
+        """Invalidate cached bytes after a foreign change of the object."""
         self.volume.invalidate_remote(key, offset, length, version=version)
 
     def close(self) -> None:
-        """Release everything: the server ends."""
+        """Release everything at the end of the server."""
         for fh in list(self.by_number):
             self.release(fh)

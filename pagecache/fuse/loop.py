@@ -1,10 +1,11 @@
-"""A FUSE loop that answers what is cached without Python, and asks a file system of yours for the rest.
+"""A FUSE loop that serves cached data without Python, and calls a file system for the rest.
 
-    kernel ──> workers in C: bytes that are cached, room for what is written, names and attributes that are known
-                   └──> threads of Python's: your file system
+    kernel ──> workers in C: cached bytes, writes with free memory, known names and attributes
+                   └──> Python threads: the file system
 
-The same for any file system: `Server` (`pagecache mount`), or one of your own with a few methods (`FileSystem`,
-docs/how-to/fuse-server.md). It is there where the extension was built with libfuse 3; `why_no_loop()` says why not.
+It works with any file system: `Server` (`pagecache mount`), or another one with a few methods (`FileSystem`,
+docs/how-to/fuse-server.md). It exists if the extension was built with libfuse 3; `why_no_loop()` gives the reason if
+not.
 """
 
 from __future__ import annotations
@@ -26,13 +27,13 @@ __all__ = ["Loop", "why_no_loop"]
 log = logging.getLogger("pagecache.fuse")
 
 THREADS = 64
-"""Calls that may wait for a backend at once."""
+"""Calls that may wait for a backend at the same time."""
 PATIENCE, SILENCE = 1.0, 5.0
-"""Seconds that a file system has to say what is known; and for which it is not asked again when it says nothing."""
+"""Seconds that a file system gets to confirm known values; seconds without further calls after it missed that limit."""
 
 
 def why_no_loop() -> str:
-    """Why there is no loop in C here; empty: there is one."""
+    """Return why this build has no loop in C; "": it has one."""
     return LOOP_MISSING
 
 
@@ -44,19 +45,20 @@ class Loop:
     """A mount of a file system, served until it is unmounted or stopped.
 
     Args:
-        system: answers what is not cached; its open files are those of `system.files`.
+        system: serves uncached requests; its open files are those of `system.files`.
         mountpoint: a directory.
-        words: for the kernel and libfuse, as behind mount(8)'s -o.
+        words: for the kernel and libfuse, like those after mount(8)'s -o.
         direct_io: the kernel keeps no pages.
-        keep_pages: it keeps them from one open to the next, where `open` says that they are right.
-        entry_timeout: seconds for which names are believed, by the kernel and by this loop.
-        attr_timeout: the same of attributes.
-        timeout: seconds after which a program gets EIO in the place of an answer; None: it waits.
+        keep_pages: the kernel keeps pages from one open to the next, if `open` reports that they are valid.
+        entry_timeout: seconds for which names are valid, in the kernel and in this loop.
+        attr_timeout: seconds for which attributes are valid, in the kernel and in this loop.
+        timeout: seconds after which a program gets EIO in place of a reply; None: it waits.
         workers: threads in C; None: as many as there are processors, at least 2 and at most 8.
-        parallel_writes: direct writes of one file come side by side, where libfuse and the kernel can.
+        parallel_writes: direct writes of one file run concurrently, if libfuse and the kernel can.
 
     Raises:
-        OSError: ENOSYS, there is no loop here (`why_no_loop`); EINVAL: not mounted, libfuse has said on stderr why.
+        OSError: ENOSYS: there is no loop (`why_no_loop`); EINVAL: not mounted, libfuse has printed the reason on
+            stderr.
     """
 
     def __init__(
@@ -118,7 +120,7 @@ class Loop:
             return
         try:
             while native.next(asked):
-                if not asked.idle:  # who comes next need not wait for what this call waits for
+                if not asked.idle:  # the next request need not wait for the wait of this call
                     self._more_threads()
                 self._answers.answer(asked)
         finally:
@@ -127,53 +129,53 @@ class Loop:
     # -- the kernel's caches
 
     def invalidate(self, number: int, offset: int = 0, length: int = 0) -> None:
-        """Somebody else has changed a file: the kernel forgets its attributes, and the pages of the range (length 0: to
-        the end). Not from within a call of the file system.
+        """Drop the kernel's attributes of a file, and its pages of the range (length 0: to the end), after a foreign
+        change. Not from within a call of the file system.
         """
         self._notified(self._native.notify_inode(number, offset, length))
 
     def invalidate_entry(self, parent: int, name: str, number: int | None = None) -> None:
-        """A name means something else now, or nothing. `number`: what it meant, and what is gone now."""
+        """Drop a name that leads elsewhere now, or nowhere. `number`: the node that had it, and is gone."""
         if number is None:
             self._notified(self._native.notify_entry(parent, name))
         else:
             self._notified(self._native.notify_delete(parent, number, name))
 
     def store(self, number: int, offset: int, data: bytes) -> None:
-        """Put bytes into the kernel's pages of a file, before anybody asks for them."""
+        """Put bytes into the kernel's pages of a file in advance."""
         self._notified(self._native.notify_store(number, offset, data))
 
     def notify(self, message: bytes) -> None:
         """Write a message to the kernel that libfuse has no call for.
 
         Raises:
-            OSError: EINVAL, the kernel does not know it.
+            OSError: EINVAL: the kernel does not support it.
         """
         self._notified(self._native.notify(message))
 
     @staticmethod
     def _notified(code: int) -> None:
-        if code not in (0, -errno.ENOENT, -errno.ENOTCONN):  # it does not know it, or knows nothing any more
+        if code not in (0, -errno.ENOENT, -errno.ENOTCONN):  # ENOENT, ENOTCONN: nothing to drop
             raise OSError(-code, os.strerror(-code))
 
     # -- its end
 
     def ended_fd(self) -> int:
-        """Readable once `wait` would return: for polls."""
+        """Return a descriptor that is readable once `wait` would return: for polls."""
         return self._native.ended_fd()
 
     def wait(self, timeout: float | None = None) -> bool:
-        """Until the kernel sends nothing any more: it was unmounted, or the connection was cut. False: not yet."""
+        """Wait until the kernel sends no more requests, after an unmount or a lost connection. False: timed out."""
         poll = select.poll()
         poll.register(self._native.ended_fd(), select.POLLIN)
         return bool(poll.poll(None if timeout is None else timeout * 1000))
 
     def drain(self, timeout: float) -> bool:
-        """Wait until every call of the file system is over, as after an unmount; False: not within this time."""
+        """Wait until every call of the file system is over, as after an unmount; False: timed out."""
         return self._native.drain(timeout)
 
     def stop(self, *, unmount: bool = True) -> None:
-        """Serve no more: whatever waits gets EIO. Files that programs had open stay in `system.files`. Idempotent."""
+        """Stop serving: pending requests get EIO. Files that programs had open stay in `system.files`. Idempotent."""
         with self._lock:
             stopped, self._stopped = self._stopped, True
         if stopped:
@@ -191,15 +193,15 @@ class Loop:
         self.stop()
         self._system.files.close()
 
-    # -- what it does
+    # -- counters
 
     def counts(self) -> dict[str, int]:
-        """Requests so far: reads, writes, getattrs and lookups that were answered without Python; `asked` of Python;
-        answers that came late, were refused, were given by the deadline, or to the interrupted; and the size of the
-        table of names.
+        """Return numbers of requests so far: reads, writes, getattrs and lookups served without Python; `asked`: calls
+        of Python; replies that were late, refused, sent by the deadline, or sent to interrupted calls; and the size of
+        the table of names.
         """
         return self._native.counts()
 
     def features(self) -> dict[str, int]:
-        """What libfuse and the kernel have: see `pagecache mount --features`."""
+        """Return the features of libfuse and the kernel: see `pagecache mount --features`."""
         return self._native.features()

@@ -1,7 +1,7 @@
-"""An open file whose reads and writes the loop in C answers by itself: what both sides write of it is kept in C.
+"""An open file that the loop in C reads and writes directly: C keeps the fields that both sides write.
 
-`written_ns` and `wrote` are set by each write, whoever answers it. `_told`: a failure was told; then the next write
-comes here, which looks whether it has ended meanwhile.
+Each write sets `written_ns` and `wrote`, in C and in Python. `_told`: a failure was reported; then the next write is
+passed to Python, which checks whether the failure has ended since.
 """
 
 from __future__ import annotations
@@ -14,7 +14,7 @@ __all__ = ["LoopFile"]
 
 
 class LoopFile(OpenFile):
-    """One open of a file by a program, from `begin` to `close` known to a loop."""
+    """One open of a file by a program, registered with a loop from `begin` to `close`."""
 
     __slots__ = ("_was_told", "native")
 
@@ -23,7 +23,7 @@ class LoopFile(OpenFile):
         super().__init__(file, number, writable=writable)
 
     def begin(self, loop: NativeLoop, node: int) -> None:
-        """The kernel will be told of it."""
+        """Register the file with a loop, before the kernel gets its number."""
         self.native.begin(loop, node, self.file)
 
     def close(self) -> None:

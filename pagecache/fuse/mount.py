@@ -2,9 +2,9 @@
 
     cache and backend -> mounted -> serving -> (SIGTERM: out of sight) -> everything saved -> unmounted
 
-The end comes by an unmount, by SIGTERM, SIGINT or SIGHUP, or because the kernel's connection was cut (umount -f).
-A signal takes the mount out of sight first (as umount -l does), and who has files open is served until all is saved.
-Saving has a deadline; what is not saved then is listed, and the exit status is 1.
+The end comes by an unmount, by SIGTERM, SIGINT or SIGHUP, or because the kernel's connection was cut (umount -f). A
+signal first takes the mount out of sight (like umount -l); programs with open files are served until all is saved.
+Saving has a deadline; unsaved files are listed then, and the exit status is 1.
 """
 
 from __future__ import annotations
@@ -41,22 +41,22 @@ log = logging.getLogger("pagecache.fuse")
 READ_AHEAD_KB = 1024
 LISTED = 100
 STEP = 1.0
-"""Seconds between two words on how far the saving is."""
+"""Seconds between two progress lines of saving."""
 
 
 class Mount:
-    """One mount of this process; there can be no other.
+    """The one mount of this process.
 
     Args:
-        options: what is asked for.
-        tell: how far it is, for a person.
-        complain: what is not saved, for a person or the system's log; once.
+        options: of the mount.
+        tell: receives progress, for a person.
+        complain: receives unsaved files, for a person or the system's log; once.
     """
 
     def __init__(self, options: MountOptions, tell: Callable[[str], object], complain: Callable[[str], object]) -> None:
         self.options = options
         self.tell, self.complain = tell, complain
-        self.hidden = False  # taken out of sight by ourselves
+        self.hidden = False  # this process took it out of sight
         self.cache: PageCache
         self.volume: Volume
         self.server: Server
@@ -69,7 +69,7 @@ class Mount:
             mounted: called when programs can use it.
 
         Returns:
-            The exit status: 1 where something is not saved.
+            The exit status: 1 if something is not saved.
 
         Raises:
             CannotMount, BadTarget, ValueError: it could not be mounted; nothing is left of it.
@@ -94,7 +94,7 @@ class Mount:
                 uid=options.uid, gid=options.gid, file_mode=options.file_mode, directory_mode=options.directory_mode
             )
             self.server = Server(self.volume, looks)
-            os.umask(0o077)  # what is made is nobody else's until it has the mode that was asked for
+            os.umask(0o077)  # new files are private until they have the requested mode
             self._mount()
         except BaseException:
             self.cache.close(timeout=0.0, on_failed="discard")
@@ -107,7 +107,7 @@ class Mount:
             def ready() -> None:
                 mounted()
                 notify("READY=1", f"MAINPID={os.getpid()}")
-                for number in came[:1]:  # before there was somebody to hear it
+                for number in came[:1]:  # arrived before the handler was installed
                     signal.raise_signal(number)
 
             pruning = Pruning(self.server.nodes, self.serving.notify)
@@ -127,7 +127,7 @@ class Mount:
         flags |= {"ro"} if options.read_only else set()
         flags |= {"allow_other"} if options.allow_other else set()
         self.serving = serving_of(options, self.server, flags)
-        where = os.path.realpath(options.mountpoint)  # now: looked at later it asks the server, that is this thread
+        where = os.path.realpath(options.mountpoint)  # now: later the kernel would ask this server, on this thread
         with _said_on_stderr() as said:
             try:
                 self.serving.mount()
@@ -144,7 +144,7 @@ class Mount:
         self._hide()
 
     def _hide(self) -> None:
-        """No program finds it any more; who is in it stays in it."""
+        """Take the mount out of sight; programs with open files or directories in it keep them."""
         self.hidden = True
         done = subprocess.run(
             ["fusermount3", "-u", "-z", "--", self.options.mountpoint], capture_output=True, text=True, check=False
@@ -153,24 +153,22 @@ class Mount:
             log.warning("%s: %s", self.options.mountpoint, done.stderr.strip())
 
     def _heard(self, event: Event) -> None:
-        """Somebody else stored another version: the kernel's pages go. On the thread of events, which may wait."""
+        """Drop the kernel's pages after a foreign version. Runs on the thread of events, which may wait."""
         if event.kind in ("invalidated", "conflict"):
             for number in self.server.changed(event.key):
-                with contextlib.suppress(OSError):  # told when it is asked for again
+                with contextlib.suppress(OSError):  # reported at the next access
                     self.serving.invalidate(number)
 
     # -- saving
 
     def _save_before_the_end(self) -> None:
-        """With programs that have files open still: what they write meanwhile is saved afterwards."""
+        """Save while programs still have files open; later writes are saved afterwards."""
         if not self.volume.engine.backend.limits.commit_on_close:
-            with contextlib.suppress(OSError):  # told at the end
+            with contextlib.suppress(OSError):  # reported at the end
                 self.cache.sync(timeout=self.options.drain_timeout)
 
     def _save(self) -> int:
-        """Everything, by the deadline. Objects that only their writers may publish, and that they had not closed, are
-        not published.
-        """
+        """Save everything, by the deadline. Unclosed objects that only their writers may publish are not published."""
         notify("STOPPING=1")
         kept = closing.withhold(self.cache)
         over = threading.Event()
@@ -211,7 +209,7 @@ def _allow_many_files() -> None:
 
 @contextlib.contextmanager
 def _said_on_stderr() -> Iterator[Callable[[], str]]:
-    """Libfuse and its programs say on stderr why they cannot mount: let the error say it."""
+    """Capture stderr, on which libfuse and its programs explain a failed mount, for the error."""
     sys.stderr.flush()
     kept = os.dup(2)
     with tempfile.TemporaryFile() as file:
@@ -230,7 +228,7 @@ def _said_on_stderr() -> Iterator[Callable[[], str]]:
 
 
 def _raise_read_ahead(path: str) -> None:
-    """Let the kernel read 1 MiB at once, where we may: by itself it asks for 128 KiB."""
+    """Raise the kernel's readahead from 128 KiB to 1 MiB, if permitted."""
     fields = mounted_at(path)
     if fields is not None:
         with contextlib.suppress(OSError), open(f"/sys/class/bdi/{fields[2]}/read_ahead_kb", "w") as file:

@@ -1,4 +1,4 @@
-"""The command `pagecache mount`: from its words to a mount, and from what becomes of that to an exit status."""
+"""The command `pagecache mount`: makes a mount from its arguments, and an exit status from the result."""
 
 from __future__ import annotations
 
@@ -22,7 +22,7 @@ NOT_MOUNTED, WRONG_USAGE = 1, 2
 def options_from(
     url: str, directory: str, words: Sequence[str], backend_options: Sequence[str], given: dict[str, Any]
 ) -> MountOptions:
-    """What a mount is asked for. What was not given stays as it is by itself.
+    """Return the options of a mount, with defaults for missing ones.
 
     Raises:
         ValueError: names the option and its rule.
@@ -33,13 +33,13 @@ def options_from(
         raise WrongOption(str(error)) from None
     options = with_words(MountOptions(url=_absolute(url), mountpoint=os.path.abspath(directory)), words)
     fields = {name: value for name, value in given.items() if value not in (None, False)}
-    # One after the other would refuse what only the last makes right.
+    # All at once: single checks would refuse combinations that are valid together.
     known = {name: getattr(options, name) for name in MountOptions.__dataclass_fields__}
     return MountOptions(**{**known, **fields, "backend_options": more})
 
 
 def _absolute(url: str) -> str:
-    """A server in the background has another working directory."""
+    """Make the path of a URL absolute: a background server has another working directory."""
     scheme, colon, path = url.partition(":")
     return f"dir:{os.path.abspath(path)}" if colon and scheme == "dir" and path else url
 
@@ -48,9 +48,9 @@ def mount_as_asked(options: MountOptions, started: Started | None, tell: Callabl
     """Mount, serve and save; ends the process.
 
     Args:
-        options: what is asked for.
-        started: who waits for the mount, where this is in the background.
-        tell: complaints and progress.
+        options: of the mount.
+        started: messenger to the waiting parent, if in the background.
+        tell: receives complaints and progress.
     """
     from .mount import CannotMount, Mount
 
@@ -72,7 +72,7 @@ def mount_as_asked(options: MountOptions, started: Started | None, tell: Callabl
         return status
 
     try:
-        # In the background nobody hears what is told: stderr is /dev/null by then.
+        # In the background stderr is /dev/null by then: complaints go to the log.
         status = Mount(options, tell, tell if started is None else log.error).run(mounted)
     except (BadTarget, ValueError) as error:
         status = failed(WRONG_USAGE, str(error))
@@ -82,5 +82,5 @@ def mount_as_asked(options: MountOptions, started: Started | None, tell: Callabl
         status = failed(NOT_MOUNTED, str(error))
     sys.stdout.flush()
     sys.stderr.flush()
-    # A thread may be in a call of the backend that never returns: nobody waits for it.
+    # A thread may be in a backend call that never returns: do not wait for it.
     os._exit(status)

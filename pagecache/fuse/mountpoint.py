@@ -1,10 +1,10 @@
-"""Where a file system can be mounted, and where it is not: over one that is served, or where it would contain itself.
+"""Valid mountpoints: not over a mount that is served, and not where the file system would contain itself.
 
     store /a   mountpoint /a      it hides the store
-    store /a   mountpoint /a/m    /a/m/m/m/...: who walks through it never comes to an end
+    store /a   mountpoint /a/m    /a/m/m/m/...: a walk through it never ends
     store /a/s mountpoint /a      it hides the store
 
-Directories are compared by what they are, not by their names: links and bind mounts lead to the same ones.
+Directories are compared by identity, not by name: links and bind mounts lead to one directory.
 """
 
 from __future__ import annotations
@@ -23,16 +23,16 @@ __all__ = ["CannotMount", "check_mountpoint", "check_store", "mounted_at"]
 
 GONE = {errno.ENOTCONN, errno.ECONNABORTED}
 ANSWER_S = 5.0
-"""Seconds that a server has to answer statfs, or to end once it was killed."""
+"""Seconds that a server gets to reply to statfs, or to end once it was killed."""
 
 
 class CannotMount(Exception):
-    """A sentence that says what is in the way."""
+    """A mount is impossible; the text is a sentence with the reason."""
 
 
 def check_mountpoint(path: str) -> None:
     """Raises:
-    CannotMount: it is no directory that something can be mounted on.
+    CannotMount: it is not a directory that can be mounted on.
     """
     try:
         is_directory = os.path.isdir(path)
@@ -89,12 +89,12 @@ def _is_gone(path: str) -> bool:
 
 def check_store(backend: Any, path: str) -> None:
     """Raises:
-    CannotMount: the store is a directory, and it or the mountpoint is in the other.
+    CannotMount: the store is a directory, and one of it and the mountpoint contains the other.
     """
     root = _root_of(backend)
     if root is None:
         return
-    rule = "a mountpoint and what is mounted on it cannot be in one another"
+    rule = "a mountpoint and the store mounted on it cannot contain each other"
     if os.path.samefile(root, path):
         raise CannotMount(f"{path}: this is the directory to be mounted, {root}, which it would hide: {rule}")
     if _is_in(path, root):
@@ -104,7 +104,7 @@ def check_store(backend: Any, path: str) -> None:
 
 
 def _root_of(backend: Any) -> str | None:
-    """The directory that a backend, or what it is a decorator of, keeps objects in."""
+    """Return the directory of a backend's objects, also through decorators."""
     while backend is not None and not isinstance(backend, DirectoryBackend):
         backend = getattr(backend, "inner", None)
     return None if backend is None else backend.root
@@ -120,12 +120,14 @@ def _is_in(path: str, directory: str) -> bool:
 
 
 def mounted_at(path: str) -> list[str] | None:
-    """The fields of /proc/self/mountinfo of what programs find at a path without links; None: nothing is mounted."""
+    """Return the fields of /proc/self/mountinfo for the mount that programs find at a path without links; None: there
+    is none.
+    """
     with open("/proc/self/mountinfo", encoding="utf-8", errors="surrogateescape") as mounts:
         fields = [line.split(" ") for line in mounts]
     return next((entry for entry in reversed(fields) if _unescaped(entry[4]) == path), None)
 
 
 def _unescaped(text: str) -> str:
-    """Blanks and the like are octal there."""
+    """Decode octal escapes of blanks and the like."""
     return re.sub(r"\\([0-7]{3})", lambda found: chr(int(found[1], 8)), text)

@@ -1,14 +1,15 @@
-"""Calls by key about nodes that may get another name meanwhile.
+"""Calls by key about nodes whose names may change during the call.
 
-A call asks by key, and keys change: who finds nothing looks whether the name has moved meanwhile, and asks again by the
-new one. A rename that runs is waited for then.
+A call uses the node's key, and keys change: if it finds nothing, it checks whether the name has moved since, and is
+repeated with the new key. It waits for a running rename first.
 
     thread 1   key of node 9 is "a"                       look "a": ENOENT, "a" moved: look "b"
     thread 2                        rename "a" to "b"
 
-A program that opens a path has looked the name up before, in a request of its own. What it found may lose its name
-until then: the server says ESTALE, and the kernel begins anew, but only once. So who takes a name away lets those go
-first who have come to open what has it, and those who came too late and are about to come again:
+A program that opens a path has looked the name up before, in a separate request. The found node may lose its name
+before the open: the server returns ESTALE, and the kernel repeats the lookup, but only once. So a call that takes a
+name
+away lets pending opens of it finish first, and those that lost the race and are about to return:
 
     opener     look "a": node 9          open 9: ESTALE, when no rename runs    look "a": node 12     open 12
     renamer                 "x" to "a"                                          "y" to "a" waits
@@ -31,17 +32,17 @@ __all__ = ["Moving"]
 
 T = TypeVar("T")
 PATIENCE = 1.0
-"""Seconds: an open that takes longer may find that it came too late."""
+"""Time limit in seconds of these waits: a longer open may lose the race."""
 AGAIN = 0.25
-"""Seconds within which an open that came too late comes again."""
+"""Seconds within which an open that lost the race returns."""
 OTHERS = 8
-"""Opens that have to come after one that came too late: nobody can tell which of them is the one that comes again."""
+"""Number of opens to wait for after one that lost the race: the returning one cannot be identified."""
 Entry = tuple[Node, str]
 """A directory, and a name in it."""
 
 
 class Opening:
-    """An open of a node."""
+    """A running open of a node."""
 
     __slots__ = ("node",)
 
@@ -50,22 +51,22 @@ class Opening:
 
 
 class Moving:
-    """Which names are being changed, and how to ask by a name all the same. Thread-safe."""
+    """The names that are being changed, and calls by name in spite of that. Thread-safe."""
 
     def __init__(self, nodes: Nodes) -> None:
         self._nodes = nodes
-        self._changed = threading.Condition()  # guards the map, for moments
-        self._moves: dict[str, int] = {}  # keys that are being renamed: how often
-        self._opens: dict[Opening, None] = {}  # that have begun
+        self._changed = threading.Condition()  # guards the maps; held briefly
+        self._moves: dict[str, int] = {}  # key -> number of running renames
+        self._opens: dict[Opening, None] = {}  # running opens
         self._taken: Counter[Entry] = Counter()  # names that are being taken away
-        # Names whose opens came too late: how many more are waited for, and until when.
+        # Names whose opens lost the race: number of opens to wait for, and the time limit.
         self._late: dict[Entry, tuple[int, float]] = {}
 
     def by_key(self, node: Node, call: Callable[[str], T]) -> T:
-        """A call by what the node is called.
+        """Make a call with the current key of a node.
 
         Raises:
-            FileNotFoundError: it has no name any more, or nothing has that name, which has not moved.
+            FileNotFoundError: the node has lost its name, or nothing has that name, which has not moved.
         """
         while True:
             key = self._nodes.key(node)
@@ -79,10 +80,10 @@ class Moving:
                     raise
 
     def of(self, node: Node, call: Callable[[str], T]) -> T:
-        """A call about the node itself, which the kernel takes for something that is there.
+        """Make a call about a node that exists as far as the kernel is concerned.
 
         Raises:
-            OSError: ESTALE, it is not: the kernel looks the path up once more, and finds what has the name by now.
+            OSError: ESTALE: it is gone. The kernel looks the path up again, and finds the current node of that name.
         """
         try:
             return self.by_key(node, call)
@@ -90,12 +91,12 @@ class Moving:
             raise OSError(errno.ESTALE, os.strerror(errno.ESTALE)) from None
 
     def entry(self, directory: Node, name: str, call: Callable[[Node, str], T]) -> T:
-        """A call about an entry of a directory, with the directory and the key of the entry."""
+        """Make a call about an entry of a directory, with the directory and the key of the entry."""
         return self.by_key(directory, lambda key: call(directory, f"{key}/{name}" if key else name))
 
     @contextlib.contextmanager
     def opening(self, node: Node) -> Iterator[None]:
-        """Within it the node is opened, or changed by its name: once nobody takes that away any more."""
+        """Context of an open of a node, or of a change by its name: waits for running calls that take the name away."""
         opening = Opening(node)
         with self._changed:
             self._changed.wait_for(lambda: not any(self._taken[link] for link in list(node.links)), PATIENCE)
@@ -115,22 +116,24 @@ class Moving:
                 self._changed.notify_all()
 
     def _let_come_again(self, entry: Entry) -> None:
-        """Whoever takes the name away from here on waits; until nobody does who had begun."""
+        """Let an open that lost the race return: later calls that take the name away wait; returns after the earlier
+        ones.
+        """
         with self._changed:
             for other in list(self._late):
-                self._comes_again(other)  # else names that nobody ever takes away again would stay
+                self._comes_again(other)  # drops names that have no renamer to drop them
             for patience in (PATIENCE, AGAIN):
                 self._late[entry] = OTHERS, time.monotonic() + patience
                 self._changed.wait_for(lambda: not self._taken[entry], PATIENCE)
 
     def _came(self, entry: Entry) -> None:
-        """Somebody has come to open what has this name."""
+        """Count an open of the node with this name."""
         if entry in self._late:
             more, until = self._late[entry]
             self._late[entry] = more - 1, until
 
     def _comes_again(self, entry: Entry) -> float:
-        """Seconds for which somebody may come again to open what has this name."""
+        """Return the seconds for which opens of this name may return."""
         more, until = self._late.get(entry, (0, 0.0))
         left = until - time.monotonic() if more > 0 else 0.0
         if left <= 0:
@@ -139,8 +142,8 @@ class Moving:
 
     @contextlib.contextmanager
     def taking(self, *entries: Entry, key: str | None = None) -> Iterator[None]:
-        """Within it these names are taken away from what has them: once those have come to open that who came too late,
-        and the opens that have begun have ended. `key`: it is renamed, so that who finds nothing by it waits.
+        """Context of a call that takes these names away: waits for returning opens, and for the running ones. `key`: it
+        is renamed, so that calls that find nothing under it wait.
         """
         with self._changed:
             until = time.monotonic() + PATIENCE
@@ -164,7 +167,7 @@ class Moving:
                 self._changed.notify_all()
 
     def _wait_moved(self, key: str) -> None:
-        """Until nothing is being renamed that the key may have been found by."""
+        """Wait until no rename runs that affects the key."""
 
         def still() -> bool:
             return not any(key == moving or key.startswith(f"{moving}/") for moving in self._moves)

@@ -1,15 +1,15 @@
-"""Names and attributes as the kernel wants them, over what a backend has: directories, or keys with slashes in them.
+"""Names and attributes for the kernel, over a backend's directories, or over keys with slashes in them.
 
-`Namespace` is what the server asks. `Directories` passes it on to a backend that has directories. `Prefixes` makes
-directories of the prefixes of keys, for stores that know nothing but objects:
+`Namespace` is the server's interface. `Directories` passes calls on to a backend that has directories. `Prefixes` makes
+directories of the prefixes of keys, for plain object stores:
 
     objects  "a/1" "a/b/2" "c"          ->    /  a/  a/1  a/b/  a/b/2  c
 
-There a directory is there because something is in it, or because it was made here, or emptied here, and not removed:
-the store never hears of it. What neither can do raises io.UnsupportedOperation: EOPNOTSUPP for the program.
+There a directory exists because something is in it, or because it was made here, or emptied here, and not removed: the
+store has no record of it. Unsupported operations raise io.UnsupportedOperation: EOPNOTSUPP for the program.
 
-Bytes and sizes are the volume's. Calls of the backend are made in the thread that asks, which is one of the server's: a
-mount makes many small ones, and another thread for each would be most of their time. A deadline is the server's affair.
+Bytes and sizes come from the volume. Backend calls run in the calling thread, which is one of the server's: a mount
+makes many small ones, and another thread for each would take most of their time. The server enforces deadlines.
 """
 
 from __future__ import annotations
@@ -35,7 +35,7 @@ __all__ = ["Directories", "Namespace", "Prefixes", "namespace_of"]
 
 T = TypeVar("T")
 NOW_NS = 2_000_000_000
-"""How far from now a time may be to mean "now": what a store gives an object by itself."""
+"""Largest distance of a requested time from now that still means "now": the store's own time is kept then."""
 
 
 def missing(key: str) -> OSError:
@@ -58,44 +58,44 @@ class Namespace(Protocol):
     keeps_modes: bool
 
     def look(self, key: str) -> ObjectStat:
-        """What has this key, links not followed; sizes of files as a reader of the cache finds them."""
+        """Return the status of a key, links not followed; sizes of files as a reader of the cache finds them."""
         ...
 
     def entries(self, key: str) -> Iterable[tuple[str, ObjectStat]]:
-        """Name and status of everything in a directory."""
+        """Return name and status of everything in a directory."""
         ...
 
     def mkdir(self, key: str) -> None: ...
     def rmdir(self, key: str) -> None: ...
     def created(self, key: str) -> None:
-        """An object was made under this key."""
+        """Record that an object was made under this key."""
         ...
 
     def remove(self, key: str, kind: Kind) -> None: ...
     def rename(self, src: str, dst: str, kind: Kind | None, *, replace: bool) -> None: ...
     def link(self, src: str, dst: str, kind: Kind) -> None:
-        """Another name for the same; of a link for the link itself."""
+        """Give an object another name; for a link, the link itself."""
         ...
 
     def symlink(self, target: str, key: str) -> None: ...
     def mknod(self, key: str, mode: int, rdev: int) -> None:
-        """A FIFO, a socket, a device node."""
+        """Make a FIFO, a socket, a device node."""
         ...
 
     def readlink(self, key: str) -> str: ...
     def setattr(self, key: str, found: ObjectStat, changes: dict[str, int]) -> ObjectStat:
-        """Change attributes of what was found; returns how it is now."""
+        """Change attributes of `found`; return the new status."""
         ...
 
     def getxattr(self, key: str, kind: Kind, name: str) -> bytes:
-        """Of a link for the link itself, as in the other three."""
+        """Return an extended attribute; for a link of the link itself, as in the other three methods."""
         ...
 
     def setxattr(self, key: str, kind: Kind, name: str, value: bytes, flags: int) -> None: ...
     def listxattr(self, key: str, kind: Kind) -> list[str]: ...
     def removexattr(self, key: str, kind: Kind, name: str) -> None: ...
     def statfs(self) -> os.statvfs_result | None:
-        """None: the store does not tell."""
+        """Return the free space; None: the store does not report it."""
         ...
 
     def sync(self) -> None:
@@ -104,13 +104,13 @@ class Namespace(Protocol):
 
 
 def namespace_of(volume: Volume) -> Namespace:
-    """Directories where the backend has them, prefixes else."""
+    """Return directories if the backend has them, prefixes otherwise."""
     backend: Any = volume.engine.backend
     return Directories(volume) if callable(getattr(backend, "readdir", None)) else Prefixes(volume)
 
 
 class _Calls:
-    """How a namespace asks the backend of a volume."""
+    """Calls of a namespace to the backend of a volume."""
 
     def __init__(self, volume: Volume) -> None:
         self.volume = volume
@@ -120,13 +120,13 @@ class _Calls:
         return self.volume.engine.backend
 
     def ask(self, what: str, key: str, call: Callable[[], T]) -> T:
-        """A call that changes nothing: it is made again after a transient error."""
+        """Make a call that changes nothing: it is repeated after a transient error."""
         self.volume._check_alive(key)
         self.volume.engine.check_reentry(what, key)
         return Attempts(self.volume.engine, what, key).here(call)
 
     def change(self, what: str, key: str, call: Callable[[], T]) -> T:
-        """A call that changes names: a sync that begins meanwhile covers it only if it comes after it."""
+        """Make a call that changes names: a sync covers it only if the sync begins after it."""
         self.volume._check_may_write(key, os.O_RDWR)
         self.volume._check_alive(key)
         self.volume.engine.check_reentry(what, key)
@@ -137,8 +137,9 @@ class _Calls:
             self.volume.engine.names.changed()
 
     def seen(self, key: str, found: ObjectStat, inode: Inode | None, quiet: int | None) -> ObjectStat:
-        """With the size that a reader of the cache finds. `inode` is what the cache had under this key before the store
-        was asked, and `quiet` its `EngineFile.quiet`: where it stands nothing of ours was stored meanwhile.
+        """Return the status with the size for a reader of the cache. `inode` is the cache's inode of this key before
+        the store was asked, and `quiet` its `EngineFile.quiet`: if that is unchanged, the cache stored nothing in
+        between.
         """
         if found.kind != "file":
             return found
@@ -152,7 +153,7 @@ class _Calls:
         return found
 
     def _shared(self, key: str, found: ObjectStat) -> ObjectStat:
-        """The cache may know it by another name."""
+        """Return the size in the cache, which may have the object under another name."""
         try:
             return self.volume.stat(key)
         except FileNotFoundError:
@@ -183,7 +184,7 @@ class Directories(_Calls):
         except FileNotFoundError:
             if self.volume._inode_at(key) is None:
                 raise
-            return self.volume.stat(key)  # here, and not stored yet
+            return self.volume.stat(key)  # it exists here, and is not stored yet
         return self.seen(key, found, inode, quiet)
 
     def entries(self, key: str) -> Iterable[tuple[str, ObjectStat]]:
@@ -204,7 +205,7 @@ class Directories(_Calls):
         self.change("rmdir", key, lambda: self.backend.rmdir(key))
 
     def created(self, key: str) -> None:
-        """It has its directory."""
+        """Do nothing: the backend has its directory."""
 
     def remove(self, key: str, kind: Kind) -> None:
         if kind == "file":
@@ -287,8 +288,8 @@ class Prefixes(_Calls):
 
     def __init__(self, volume: Volume) -> None:
         super().__init__(volume)
-        self._lock = threading.Lock()  # guards the set, for moments
-        self._made: set[str] = set()  # directories that need nothing in them
+        self._lock = threading.Lock()  # guards the set; held briefly
+        self._made: set[str] = set()  # directories that exist even if empty
 
     def look(self, key: str) -> ObjectStat:
         if not key:
@@ -304,8 +305,8 @@ class Prefixes(_Calls):
             return DIRECTORY
 
     def _below(self, key: str, *, all: bool = False, mark: bool = False) -> Iterable[tuple[str, ObjectStat]]:
-        """The rest of the key of objects in a directory, stored or not; one is enough unless `all`. `mark`: an object
-        "key/" too, which other programs make to have a directory; its rest is empty.
+        """Yield the remaining keys of objects in a directory, stored or not; one is enough unless `all`. `mark`: also
+        an object "key/", with which other programs mark a directory; its remaining key is "".
         """
         prefix = f"{key}/" if key else ""
 
@@ -331,7 +332,7 @@ class Prefixes(_Calls):
             made = [found[len(prefix) :] for found in self._made if found.startswith(prefix)]
         entries |= {name: DIRECTORY for name in made if name and "/" not in name and name not in entries}
         if not entries and key:
-            self.look(key)  # it may not be there at all
+            self.look(key)  # raises if it does not exist at all
         return entries.items()
 
     def mkdir(self, key: str) -> None:
@@ -344,7 +345,7 @@ class Prefixes(_Calls):
             raise FileExistsError(errno.EEXIST, os.strerror(errno.EEXIST), key)
 
     def _keep(self, key: str) -> None:
-        """A directory, and those above it, that stay when nothing is in them."""
+        """Keep a directory, and those above it, even if empty."""
         with self._lock:
             while key:
                 self._made.add(key)
@@ -365,13 +366,14 @@ class Prefixes(_Calls):
         self._keep(key.rpartition("/")[0])
 
     def remove(self, key: str, kind: Kind) -> None:
-        self._keep(key.rpartition("/")[0])  # it was there: it does not go with what was in it
+        self._keep(key.rpartition("/")[0])  # an existing directory survives its last object
         self.volume.remove(key)
 
     def rename(self, src: str, dst: str, kind: Kind | None, *, replace: bool) -> None:
         if kind == "dir" or (kind is None and self.look(src).kind == "dir"):
             if next(iter(self._below(src)), None) is not None:
-                # As between file systems: mv and others copy, then. Object by object it would be no rename.
+                # Like a rename across file systems: mv and others copy then. Renaming object by object would not be
+                # atomic.
                 raise OSError(errno.EXDEV, "a directory of this store cannot be renamed as a whole", src)
             self._rename_empty(src, dst, replace)
             return
@@ -427,7 +429,7 @@ class Prefixes(_Calls):
         raise OSError(errno.EINVAL, os.strerror(errno.EINVAL), key)
 
     def setattr(self, key: str, found: ObjectStat, changes: dict[str, int]) -> ObjectStat:
-        """What would change nothing, or nothing that the store does not do by itself, is fine."""
+        """Accept changes without effect, and those that the store makes by itself."""
         now = time.time_ns()
         times = [changes[name] for name in ("atime_ns", "mtime_ns") if name in changes]
         for asked in times:

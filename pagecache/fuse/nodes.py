@@ -1,17 +1,17 @@
-"""The inode table: which number the kernel has for what, how often it was told, and what it is called now.
+"""The inode table: numbers of the kernel, their lookup counts, and their current names.
 
     number 1   directory ""             the root
     number 7   directory "a"            children: {"b": 9}
     number 9   file      "a/b", "c"     two hard links, one object: one number
 
-A number lives until the kernel has forgotten it as often as it was told of it, and nobody has the file open. Keys are
-made from names upwards, so a directory that is renamed moves everything below it at once. Numbers are made from the
-key at the first look, so that a file has the same number again after it was forgotten, and after the next mount,
-unless it was renamed meanwhile.
+A number lives until the kernel has forgotten all its lookups, and the file is not open. Keys are built from names
+upwards, so renaming a directory moves everything below it at once. Numbers are derived from the key at the first
+lookup, so a file gets its old number again after it was forgotten, and after the next mount, unless it was renamed in
+the meantime.
 
-A node is as small as it can be, since a kernel with free memory keeps every name that it has seen: tables are made when
-they are needed, and the attributes of a file are packed. `idle` finds nodes that the kernel can be asked to forget once
-there are more than `NAMES_MAX`, and `keeper` is set when there is work of that kind (pruning.py).
+Nodes are as small as possible, since a kernel with free memory keeps every name that it has seen: tables are made when
+needed, and the attributes of a file are packed. `idle` finds nodes that the kernel can be asked to forget once there
+are more than `NAMES_MAX`, and `keeper` is set when there is work of that kind (pruning.py).
 """
 
 from __future__ import annotations
@@ -37,7 +37,7 @@ NAMES_MAX = 1 << 16
 NONE: Mapping[Any, Any] = MappingProxyType({})
 PACKED = ("size", "mode", "uid", "gid", "nlink", "atime_ns", "mtime_ns", "ctime_ns", "allocated")
 PACKING = struct.Struct("<QIIIIqqqQ")
-NOT_SEEN = ("version", "mtime", "key", "kind")  # `mtime_ns` is more exact; the others nobody asks a node for
+NOT_SEEN = ("version", "mtime", "key", "kind")  # `mtime_ns` is more exact; nodes do not need the others
 UNPACKED = tuple(name for name in ObjectStat.__slots__ if name not in PACKED and name not in NOT_SEEN)
 SPARSE = 1 << 12
 """Nodes below which memory is not worth giving back."""
@@ -45,20 +45,20 @@ Link = tuple["Node", str]
 
 
 class Node:
-    """What a number stands for. All fields are under the lock of the table.
+    """The object of a number. The lock of the table protects all fields.
 
     Attributes:
-        lookups: how often the kernel was told of it, and has not forgotten it.
+        lookups: lookup count in the kernel.
         link, more_links: its names: (directory, name), and those after the first.
         children: of a directory: those of its entries that have a number.
         opens: numbers of its open files.
-        kept: version of the object when the kernel's pages of it were last known to be right.
-        seen: what was last found of it.
-        losses: of a directory: how often a name of it was given up.
-        lost: the name that it had last, and has no more: (directory, name).
-        changed: when it, or a name of it, was last changed through this server, by time.monotonic_ns; 0: never.
-        was_read: whether it was read through an open that has ended, so that the kernel may have pages of it.
-        nameless: attributes that it was given after its last name was gone.
+        kept: version of the object when the kernel's pages of it were last valid.
+        seen: its last status.
+        losses: of a directory: number of names that it lost.
+        lost: its last name, after it was lost: (directory, name).
+        changed: time of its last change, or of a name of it, through this server, by time.monotonic_ns; 0: never.
+        was_read: it was read through an open that has ended, so the kernel may have pages of it.
+        nameless: attributes that were set after its last name was lost.
     """
 
     __slots__ = (
@@ -114,23 +114,23 @@ class Node:
         if found is not None and self.kind == found.kind == "file":
             values = [getattr(found, name) for name in PACKED]
             if None not in values and all(getattr(found, name) is None for name in UNPACKED):
-                with contextlib.suppress(struct.error):  # a number that no file of a disk has
+                with contextlib.suppress(struct.error):  # a number that no file on a disk has
                     self._seen = PACKING.pack(*values)
 
 
 class Nodes:
-    """All numbers that the kernel has. Thread-safe: one lock, held for moments, and no call to anybody within."""
+    """All numbers in use by the kernel. Thread-safe: one lock, held briefly, without calls to other modules."""
 
     def __init__(self) -> None:
         self.lock = threading.Lock()
         self.root = Node(ROOT, "dir")
         self.root.lookups = 1
         self._nodes = {ROOT: self.root}
-        self._most = 1  # nodes since memory was given back
+        self._most = 1  # largest number of nodes since memory was given back
         self._prune_at = NAMES_MAX
-        self.keeper = threading.Event()  # there is something to do for `idle`, or for `shrink`
+        self.keeper = threading.Event()  # there is work for `idle`, or for `shrink`
         self._shared: dict[str, Node] = {}  # objects with several names, by their canonical key
-        self._unsettled: dict[Node, None] = {}  # of those: names have changed, and canonical keys follow names
+        self._unsettled: dict[Node, None] = {}  # those with changed names: their canonical key follows names
 
     def __len__(self) -> int:
         return len(self._nodes)
@@ -142,7 +142,7 @@ class Nodes:
         return self._nodes[number]
 
     def key(self, node: Node) -> str | None:
-        """What it is called; None: it has no name any more."""
+        """Return the key of a node; None: it has lost its name."""
         with self.lock:
             return self._key(node)
 
@@ -156,13 +156,13 @@ class Nodes:
         return "/".join(reversed(parts))
 
     def keys(self, node: Node) -> list[str]:
-        """Everything it is called, as far as it is known."""
+        """Return all known keys of a node."""
         with self.lock:
             parents = [(self._key(parent), name) for parent, name in node.links]
         return [f"{parent}/{name}" if parent else name for parent, name in parents if parent is not None]
 
     def key_in(self, parent: Node, name: str) -> str | None:
-        """What an entry of a directory is called; None: the directory has no name any more."""
+        """Return the key of an entry; None: the directory has lost its name."""
         above = self.key(parent)
         return None if above is None else f"{above}/{name}" if above else name
 
@@ -171,8 +171,8 @@ class Nodes:
             return parent.children.get(name)
 
     def found(self, parent: Node, name: str, kind: Kind, shared: str | None = None) -> Node:
-        """An entry was found in a directory, and the kernel is told of it: one lookup more. `shared`: the canonical key
-        of an object that has several names.
+        """Return the node of a found entry, and count one lookup of the kernel. `shared`: the canonical key of an
+        object that has several names.
         """
         with self.lock:
             node = parent.children.get(name)
@@ -200,7 +200,7 @@ class Nodes:
 
     def _free_number(self, key: str) -> int:
         digest = hashlib.blake2b(key.encode(errors="surrogateescape"), digest_size=8).digest()
-        number = int.from_bytes(digest, "little") >> 1  # a signed number for some
+        number = int.from_bytes(digest, "little") >> 1  # some programs need a signed number
         while number <= ROOT or number in self._nodes:
             number += 1
         return number
@@ -219,7 +219,7 @@ class Nodes:
             self._prune(node)
 
     def forget(self, number: int, times: int) -> None:
-        """The kernel has forgotten it so often."""
+        """Subtract from the lookup count: the kernel has forgotten the node so often."""
         with self.lock:
             node = self._nodes.get(number)
             if node is not None and node is not self.root:
@@ -227,7 +227,7 @@ class Nodes:
                 self._prune(node)
 
     def _prune(self, node: Node) -> None:
-        """Drop a node that nobody can name any more, and the directories that only it kept."""
+        """Drop a node that neither the kernel nor an open file refers to, and directories that only it kept."""
         while node is not self.root and node.lookups <= 0 and not node.children and not node.opens:
             self._nodes.pop(node.number, None)
             if len(self._nodes) <= NAMES_MAX:
@@ -249,7 +249,7 @@ class Nodes:
             node = parents[0]
 
     def removed(self, parent: Node, name: str) -> None:
-        """The name is gone."""
+        """Remove a name."""
         with self.lock:
             self._unlink(parent, name)
 
@@ -267,19 +267,19 @@ class Nodes:
             self._unsettled[node] = None
 
     def take_unsettled(self) -> list[Node]:
-        """Objects with several names whose canonical key has to be asked for again, before another is looked up."""
+        """Return the objects with several names whose canonical key must be read again, before another lookup."""
         with self.lock:
             nodes = [node for node in self._unsettled if node.link is not None]
             self._unsettled.clear()
             return nodes
 
     def share(self, node: Node, key: str) -> None:
-        """The canonical key of an object that has several names."""
+        """Set the canonical key of an object that has several names."""
         with self.lock:
             self._shared.setdefault(key, node)
 
     def linked(self, node: Node, parent: Node, name: str) -> None:
-        """It has another name, and the kernel is told of it once more."""
+        """Add a name to a node, and count one lookup of the kernel."""
         with self.lock:
             if parent.children.get(name) is not node:
                 self._unlink(parent, name)
@@ -289,7 +289,7 @@ class Nodes:
             node.changed = time.monotonic_ns()
 
     def renamed(self, parent: Node, name: str, new_parent: Node, new_name: str) -> None:
-        """One name was given up for another, whose object, if any, has lost it."""
+        """Replace one name by another; the object with the new name, if any, loses it."""
         with self.lock:
             if (parent, name) == (new_parent, new_name):
                 return
@@ -305,10 +305,10 @@ class Nodes:
                 node.drop_link((parent, name))
                 node.add_link((new_parent, new_name))
                 new_parent.children[new_name] = node
-                node.changed = time.monotonic_ns()  # what was listed by that name was another
+                node.changed = time.monotonic_ns()  # earlier listings by that name are of another object
 
     def known_as(self, key: str) -> list[Node]:
-        """The nodes that a key of the cache may stand for: by its names, or as an object with several."""
+        """Return the nodes of a key of the cache: by name, or as an object with several names."""
         with self.lock:
             node: Node | None = self.root
             for part in key.split("/"):
@@ -317,14 +317,14 @@ class Nodes:
         return list({found: None for found in (node, shared) if found is not None})
 
     def idle(self) -> list[int]:
-        """Numbers of nodes that no process uses, oldest first, where there are too many nodes: as many as have to go
-        for an eighth of `NAMES_MAX` to be free. One pass over all nodes for every eighth that is new.
+        """Return numbers of nodes that no process uses, oldest first, if there are too many nodes: as many as must go
+        to free an eighth of `NAMES_MAX`. One pass over all nodes for every new eighth.
         """
         with self.lock:
             count = len(self._nodes)
             if count <= self._prune_at:
                 return []
-            self._prune_at = count + NAMES_MAX // 8  # until the kernel has forgotten them
+            self._prune_at = count + NAMES_MAX // 8  # no further pass until the kernel has forgotten them
             found = (n.number for n in self._nodes.values() if n is not self.root and not n.children and not n.opens)
             return list(islice(found, count - NAMES_MAX + NAMES_MAX // 8))
 
@@ -332,7 +332,7 @@ class Nodes:
         return self._most > SPARSE and len(self._nodes) < self._most // 4
 
     def shrink(self) -> bool:
-        """Make the tables as small as what is left in them. False: there is little to give back."""
+        """Shrink the tables to their content. False: there is little to give back."""
         with self.lock:
             if not self._is_sparse():
                 return False

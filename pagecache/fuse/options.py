@@ -1,4 +1,4 @@
-"""What a mount is asked for, and the words after -o: those of mount(8), of libfuse, and ours."""
+"""Options of a mount, and the words after -o: those of mount(8), of libfuse, and of this command."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ __all__ = ["MountOptions", "WrongOption", "with_words"]
 
 
 class WrongOption(ValueError):
-    """An option that there is not, or a value that it cannot have: a sentence that names both."""
+    """An unknown option, or an invalid value; the text is a sentence that names both."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -23,22 +23,22 @@ class MountOptions:
     backend_options: go to the backend's constructor.
     capacity: bytes of memory of the cache.
     direct_io: the kernel keeps no pages.
-    kernel_cache: the kernel keeps pages from one open to the next, while the version stays the same.
+    kernel_cache: the kernel keeps pages from one open to the next, while the version is unchanged.
     read_only: nothing can be changed.
-    allow_other: not only who mounts may use it.
-    uid: owner of everything; None: as the store says.
-    gid: the same of the group.
-    file_mode: of files of stores that keep no modes.
-    directory_mode: of their directories.
-    attr_timeout: seconds for which the kernel knows attributes.
-    entry_timeout: seconds for which it knows names.
-    timeout: seconds after which a program gets EIO in the place of an answer; None: it waits.
-    drain_timeout: seconds for saving everything at the end; None: as long as it takes.
-    read_ahead: largest window of reading ahead.
+    allow_other: other users than the mounting one may use it.
+    uid: owner of everything; None: as stored.
+    gid: group of everything; None: as stored.
+    file_mode: of files in stores without modes.
+    directory_mode: of directories in stores without modes.
+    attr_timeout: seconds for which the kernel caches attributes.
+    entry_timeout: seconds for which the kernel caches names.
+    timeout: seconds after which a program gets EIO in place of a reply; None: it waits.
+    drain_timeout: seconds for saving everything at the end; None: unlimited.
+    read_ahead: largest readahead window.
     stats: path of a socket with live statistics; None: none.
-    name: what mount(8) shows as the source; None: the URL.
+    name: the source in the output of mount(8); None: the URL.
     flags: words for the kernel and libfuse.
-    loop: what carries the requests: "c", "pyfuse3", or "auto", the first where it was built.
+    loop: serves the requests: "c", "pyfuse3", or "auto": the first if it was built.
     """
 
     url: str
@@ -79,7 +79,7 @@ class MountOptions:
 
 
 SWITCHES = {"direct_io": "direct_io", "kernel_cache": "kernel_cache", "ro": "read_only", "allow_other": "allow_other"}
-ID_MAX = 2**32 - 2  # the next one means "as it is" to chown(2)
+ID_MAX = 2**32 - 2  # the next one means "unchanged" to chown(2)
 MODE = (8, 0o7777, "a mode: octal digits, from 0 to 7777")
 NUMBERS = {
     "uid": (10, ID_MAX, f"the number of a user, from 0 to {ID_MAX} (`id -u NAME` says it)"),
@@ -87,7 +87,7 @@ NUMBERS = {
     "file_mode": MODE,
     "directory_mode": MODE,
 }
-"""Their bases, the largest ones, and the rules."""
+"""Bases, largest values and rules of numeric options."""
 SECONDS = ("attr_timeout", "entry_timeout", "timeout", "drain_timeout")
 SECONDS_MAX = 10**9
 SECONDS_RULE = "a number of seconds, from 0 to 10**9"
@@ -99,14 +99,14 @@ PASSED_ON = frozenset(
 IGNORED = frozenset(
     {"rw", "defaults", "auto", "noauto", "user", "nouser", "users", "nofail", "_netdev", "default_permissions"}
 )
-"""What is so anyway, or what is for who calls mount(8)."""
+"""Words with no effect: always in force, or meant for mount(8) itself."""
 
 
 def with_words(options: MountOptions, words: Iterable[str]) -> MountOptions:
-    """With what was said after -o; each may be several, with commas.
+    """Return the options with those after -o; each may be several words, with commas.
 
     Raises:
-        WrongOption: no such word, or not with this value; lists those there are.
+        WrongOption: an unknown word, or a word with an invalid value; lists the known ones.
     """
     for word in (word for text in words for word in text.split(",") if word):
         options = _with_word(options, word)

@@ -1,18 +1,18 @@
-"""Requests for the same bytes of a file are served in the order in which they came, where one of them is a write.
+"""Order of requests: those for overlapping bytes of a file run in the order of arrival, if one of them is a write.
 
-The kernel has the bytes of a write in its pages before the server has heard of them, and may drop such a page while the
-write is on its way: somebody opens the file, or says that he needs it no more. A read of that page which overtook the
-write would bring the old bytes back, and they would stay; a store through a mapping would then write them over the new
-ones, since it writes whole pages:
+The kernel has the bytes of a write in its pages before it sends them to the server, and may drop such a page while the
+write is in flight: at an open, or on posix_fadvise(DONTNEED). A read of that page that overtook the write would bring
+the old bytes back, and they would stay; a store through a mapping would then write them over the new ones, since the
+kernel writes whole pages:
 
     kernel   WRITE [100, 200) ...............................  done: the page shows old bytes until it is dropped again
                                page dropped, READ [0, 4096)
     server   on a thread, since it has to wait for room         on the loop, since the page is cached
 
-So what comes after a write that waits, and touches its bytes, waits as well. Without pages of the kernel (direct I/O)
-nobody would keep what such a read finds, and nothing has to wait.
+So a request that overlaps an earlier, waiting write waits as well. With direct I/O the kernel keeps no pages, and
+nothing has to wait.
 
-Writes that are answered on the loop are over before the next request is looked at, and never get here.
+Writes that complete on the loop are over before the next request is read, and do not come here.
 """
 
 from __future__ import annotations
@@ -32,7 +32,7 @@ __all__ = ["Turns"]
 
 @dataclass(frozen=True, slots=True, eq=False)
 class Turn:
-    """A write of the bytes [start, end) that is on its way."""
+    """A running write of the bytes [start, end)."""
 
     start: int
     end: int
@@ -40,14 +40,14 @@ class Turn:
 
 
 class Turns:
-    """Writes that wait, and who waits for them. All calls on the loop.
+    """Waiting writes, and the requests that wait for them. All calls on the loop.
 
     Args:
-        deadline: seconds after which who waits goes on with ETIMEDOUT; None: never.
-        pages: the kernel keeps pages; else nobody waits.
+        deadline: seconds after which a waiter continues with ETIMEDOUT; None: never.
+        pages: the kernel keeps pages; otherwise nothing waits.
 
     Attributes:
-        writes: of each file, in the order in which they came; no file without any.
+        writes: of each file, in the order of arrival; files without writes are absent.
     """
 
     def __init__(self, deadline: float | None = None, *, pages: bool = True) -> None:
@@ -56,11 +56,11 @@ class Turns:
         self._deadline = math.inf if deadline is None else deadline
 
     def before(self, inode: Inode, start: int, end: int) -> list[Turn]:
-        """The writes that touch these bytes and came before."""
+        """Return the earlier writes that overlap these bytes."""
         return [turn for turn in self.writes.get(inode, ()) if turn.start < end and start < turn.end]
 
     async def wait(self, turns: Sequence[Turn]) -> None:
-        """Until these are over.
+        """Wait until these writes are over.
 
         Raises:
             OSError: ETIMEDOUT.
@@ -74,7 +74,7 @@ class Turns:
 
     @asynccontextmanager
     async def write(self, inode: Inode, start: int, end: int) -> AsyncIterator[None]:
-        """A write that may wait: after those before it, and before what comes from now on."""
+        """Context of a write that may wait: it runs after earlier overlapping writes, and before later requests."""
         if not self._pages:
             yield
             return

@@ -1,10 +1,10 @@
-"""Memory of names: the kernel is asked to forget those that no process uses, and freed memory goes back to the system.
+"""Memory of names: ask the kernel to forget unused nodes, and give freed memory back to the system.
 
-A node lives as long as the kernel remembers it, and the kernel forgets only when its own memory is short. So beyond
-`NAMES_MAX` nodes it is asked to forget idle ones (FUSE_NOTIFY_PRUNE, Linux 6.18). It takes no lock of a directory for
-that, so no request can be what it waits for. An older kernel refuses, and the number of nodes is up to it.
+A node lives until the kernel forgets it, and the kernel forgets only when its own memory is short. So beyond
+`NAMES_MAX` nodes it is asked to forget idle ones (FUSE_NOTIFY_PRUNE, Linux 6.18). That request takes no directory lock,
+so no other request can block it. An older kernel refuses; it alone then decides the number of nodes.
 
-When most nodes are gone, as after `rm -r`, the tables shrink and the allocator of C gives back what is free.
+When most nodes are gone, as after `rm -r`, the tables shrink and the C allocator gives back free memory.
 """
 
 from __future__ import annotations
@@ -30,7 +30,7 @@ REFUSED = {errno.EINVAL, errno.ENOSYS}
 
 
 def prune_message(numbers: Sequence[int]) -> bytes:
-    """What is written to /dev/fuse: header, number of nodes, nodes."""
+    """Return a message for /dev/fuse: header, number of nodes, nodes."""
     body = struct.pack(f"<IIQ{len(numbers)}Q", len(numbers), 0, 0, *numbers)
     return struct.pack("<IiQ", 16 + len(body), NOTIFY_PRUNE, 0) + body
 
@@ -40,7 +40,7 @@ class Pruning:
 
     Args:
         nodes: the table.
-        notify: sends a message to the kernel; raises OSError: EINVAL, the kernel does not know it.
+        notify: sends a message to the kernel; raises OSError: EINVAL: the kernel does not support it.
     """
 
     def __init__(self, nodes: Nodes, notify: Callable[[bytes], object]) -> None:

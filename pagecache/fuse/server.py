@@ -1,9 +1,9 @@
-"""A file system over a volume: every operation of the kernel, by the numbers that the kernel has, for any binding.
+"""A file system over a volume: every operation of the kernel, by inode numbers, for any binding.
 
-The calls block, may be made from any thread, and raise OSError. A binding turns requests into these calls, and answers
-at once what needs none of it: reads and writes that the cache has room and bytes for (binding.py).
+The calls block, may be made from any thread, and raise OSError. A binding makes these calls for requests, but serves
+reads and writes itself if the cache has the bytes, or room for them (binding.py).
 
-Names that change meanwhile are the business of moving.py, what a program sees of a status that of attributes.py.
+moving.py handles concurrent changes of names, attributes.py the stat result of a status.
 """
 
 from __future__ import annotations
@@ -32,12 +32,13 @@ __all__ = ["Attributes", "Listing", "Owner", "Server", "ServerOptions"]
 T = TypeVar("T")
 NOREPLACE = 1  # of renameat2(2)
 LOOKS = 3
-"""How often a name is looked at while others of its directory go. An old answer costs the kernel one look more."""
+"""Lookups of a name while other names of its directory are removed. An outdated reply costs the kernel another lookup.
+"""
 
 
 @dataclass(slots=True)
 class Listing:
-    """What was in a directory when somebody began to read it, or did so anew."""
+    """The content of a directory at the begin of a reading, or at a rewind."""
 
     node: Node
     entries: list[tuple[str, ObjectStat, str | None]]
@@ -45,18 +46,18 @@ class Listing:
     taken: int = 0  # that time, by time.monotonic_ns
 
     def certain(self) -> bool:
-        """Whether all of its names are there still, as far as this server is concerned."""
+        """Return whether all names still exist, as far as this server changes them."""
         return self.losses == self.node.losses
 
 
 def nameless(node: Node, found: ObjectStat) -> ObjectStat:
-    """What is left of something that has lost its last name."""
+    """Return the status of an object that has lost its last name."""
     return dataclasses.replace(found, nlink=0, **node.nameless)
 
 
 @contextlib.contextmanager
 def _unless_closed(opened: OpenFile) -> Iterator[None]:
-    """The kernel waits for nothing when it releases a file: who found it open may find it closed, which is no error."""
+    """Ignore that a file is closed: the kernel does not wait for a release, so it may come between lookup and use."""
     try:
         yield
     except ValueError:
@@ -68,8 +69,8 @@ class Server:
     """The file system of one volume.
 
     Args:
-        volume: where the bytes are.
-        options: how it looks.
+        volume: stores the bytes.
+        options: its appearance.
     """
 
     def __init__(self, volume: Volume, options: ServerOptions | None = None) -> None:
@@ -84,7 +85,7 @@ class Server:
         self._moving = Moving(self.nodes)
         self._listed = Listed()
         self._appearance = Appearance(self.options)
-        self._nodes_of: dict[int, Node] = {}  # of open files, by their numbers
+        self._nodes_of: dict[int, Node] = {}  # number of an open file -> its node
 
     def node(self, number: int) -> Node:
         try:
@@ -95,16 +96,16 @@ class Server:
     # -- attributes
 
     def attributes(self, node: Node, found: ObjectStat, taken: int = 0) -> Attributes:
-        """Return what stat(2) shows of an object. `taken`: the answer of `_taken` before the object was looked up."""
+        """Return the stat(2) result of an object. `taken`: result of `_taken` before the object was looked up."""
         node.seen = found
         if found.allocated == 0 and found.size and self._may_be_mapped(node):
-            # Programs such as tar take a file without blocks for one without data.
+            # Programs such as tar treat a file without blocks as one without data.
             found = dataclasses.replace(found, allocated=BLOCK)
         return self._appearance.attributes(node.number, found, self._written_ns(node), taken)
 
     @staticmethod
     def _as_open(found: ObjectStat, opened: list[OpenFile]) -> ObjectStat:
-        """Return an earlier status of an open file with the size of now. A writer may have changed its blocks.
+        """Return an earlier status of an open file with its current size. A writer may have changed its blocks.
 
         Raises:
             ValueError: the file is closed.
@@ -113,13 +114,13 @@ class Server:
         return dataclasses.replace(found, allocated=None) if any(file.writable for file in opened) else found
 
     def _taken(self, node: Node) -> int:
-        """How many bytes the cache has taken in so far of an open file (PC_BY_TAKEN)."""
+        """Return how many bytes the cache has accepted so far for an open file (PC_BY_TAKEN)."""
         opened = self._opened(node) if node.opens else []
         return opened[0].file._native.number("taken") if opened else 0
 
     def may_be_mapped(self, number: int) -> bool:
-        """Whether a program may have stored to pages of the kernel that it has not written back yet: a file that is
-        open for writing, and was read.
+        """Return whether a program may have stored to kernel pages that are not written back yet: the file is open for
+        writing, and was read.
         """
         return self._may_be_mapped(self.node(number))
 
@@ -133,7 +134,7 @@ class Server:
         return [opened for fh in numbers if (opened := self.files.by_number.get(fh)) is not None]
 
     def _written_ns(self, node: Node) -> int:
-        """When somebody last wrote what the store does not know of yet."""
+        """Return the time of the last write that is not stored yet."""
         return max((opened.written_ns for opened in self._opened(node)), default=0) if node.opens else 0
 
     def _stat(self, node: Node) -> ObjectStat:
@@ -141,7 +142,7 @@ class Server:
             try:
                 found = opened.stat()
             except OSError:
-                if opened.file.closed:  # meanwhile
+                if opened.file.closed:  # concurrently
                     continue
                 raise
             if self.nodes.key(node) is None:
@@ -157,7 +158,7 @@ class Server:
         return self.attributes(node, self._stat(node), taken)
 
     def known(self, number: int) -> Attributes | None:
-        """The same of an open file, without asking anybody: as it was last seen, with the size that readers find."""
+        """Return the attributes of an open file without a backend call: its last status, with the size for readers."""
         node = self.node(number)
         opened = self._opened(node)
         if node.seen is None or not opened:
@@ -170,7 +171,7 @@ class Server:
     def setattr(self, number: int, changes: dict[str, int], fh: int | None = None) -> Attributes:
         """Args:
         changes: of size, mode, uid, gid, atime_ns, mtime_ns.
-        fh: the open file that is truncated, where one is.
+        fh: the open file that is truncated, if any.
         """
         node = self.node(number)
         changes = dict(changes)
@@ -187,7 +188,7 @@ class Server:
                     node.nameless = {
                         **node.nameless,
                         **changes,
-                    }  # the store finds it no more; only who has it open sees them
+                    }  # the store cannot find the object: only its open files show the changes
                 else:
                     self._moving.of(node, lambda key: self.names.setattr(key, found, changes))
         node.changed = time.monotonic_ns()
@@ -213,7 +214,7 @@ class Server:
                 self.files.release(again.number)
 
     def _hand_over(self, node: Node) -> None:
-        """What is written back later would move the times of the file once more."""
+        """Write back now: a later write-back would change the times of the file."""
         for opened in self._opened(node):
             with _unless_closed(opened):
                 if opened.writable and not opened.file._commits_on_close():
@@ -224,13 +225,13 @@ class Server:
     # -- entries
 
     def lookup(self, parent: int, name: str) -> Attributes:
-        """The kernel is told of it: to be forgotten once more."""
+        """Look up a name, and count one lookup of the kernel."""
 
         def look(directory: Node, key: str) -> tuple[Node, ObjectStat]:
             for _ in range(LOOKS):
                 losses = directory.losses
                 found = self.names.look(key)
-                if losses == directory.losses:  # else it may be the name that was given up meanwhile
+                if losses == directory.losses:  # otherwise the name may have been lost during the lookup
                     break
             return self.nodes.found(directory, name, found.kind, self._shared(key, found)), found
 
@@ -241,7 +242,7 @@ class Server:
         return self.attributes(node, self._stat(node), taken)
 
     def _shared(self, key: str, found: ObjectStat) -> str | None:
-        """The key that all names of an object have in common, where it has several."""
+        """Return the common key of all names of an object, if it has several."""
         if found.kind in ("dir", "symlink") or (found.nlink or 1) < 2:
             return None
         for node in self.nodes.take_unsettled():
@@ -254,7 +255,7 @@ class Server:
         self.nodes.forget(number, times)
 
     def _made(self, directory: Node, key: str, mode: int, owner: Owner | None) -> Attributes:
-        """Something new is there: give it to who made it, and tell the kernel of it."""
+        """Give a new object to its maker, and count one lookup of the kernel."""
         found = self.names.look(key)
         if self.names.keeps_modes:
             found = self._give(directory, key, found, mode, owner)
@@ -307,7 +308,7 @@ class Server:
             except FileExistsError:
                 if flags & os.O_EXCL:
                     raise
-                opened = self.files.open_file(key, flags | os.O_CREAT)  # somebody else has just made it
+                opened = self.files.open_file(key, flags | os.O_CREAT)  # a concurrent call has just made it
             try:
                 self.names.created(key)
                 return opened, self._made(directory, key, mode, owner)
@@ -383,11 +384,11 @@ class Server:
     # -- directories
 
     def opendir(self, number: int) -> Listing:
-        """What is in a directory now. To be called when an open one is read from its beginning, not when it is opened:
-        programs read what is there by then.
+        """Return the current content of a directory. Call it when an open directory is read from its beginning, not
+        when it is opened: programs expect the content of that moment.
 
         Raises:
-            FileNotFoundError: the store has no such directory any more.
+            FileNotFoundError: the store has no such directory.
         """
         listing = Listing(self.node(number), [])
 
@@ -396,18 +397,19 @@ class Server:
             entries = self._listed.of(f"directory /{key}", self.names.entries(key))
             return [(name, found, self._shared(start + name, found)) for name, found in entries]
 
-        listing.losses = listing.node.losses  # before: names that go meanwhile may be in it
+        listing.losses = listing.node.losses  # before the listing, which may contain names that are lost meanwhile
         listing.taken = time.monotonic_ns()
         if self.nodes.key(listing.node) is not None:
             listing.entries = self._moving.by_key(listing.node, read)
         return listing
 
     def entry(self, listing: Listing, index: int) -> Attributes | None:
-        """One of them, of which the kernel is told: to be forgotten once more. No call of the backend.
+        """Return one entry, and count one lookup of the kernel. Makes no backend call.
 
         Returns:
-            None: it, or what has its name, may be another since the listing, so `entry_now` has to tell. The kernel
-            believes the size that it is told, and would cut the file to an old one.
+            None: the entry, or the object of its name, may have changed since the listing, so call `entry_now`. The
+                kernel
+            trusts the reported size, and would cut the file to an old one.
         """
         name, found, shared = listing.entries[index]
         known = self.nodes.child(listing.node, name)
@@ -425,7 +427,9 @@ class Server:
         return self.attributes(node, found)
 
     def entry_now(self, listing: Listing, index: int) -> Attributes | None:
-        """The same as it is now; as it was listed where the store does not tell; None where nothing has the name."""
+        """Return the current attributes of an entry; those of the listing if the store does not report any; None if the
+        name is gone.
+        """
         name, found, shared = listing.entries[index]
         try:
             return self.lookup(listing.node.number, name)
@@ -441,7 +445,7 @@ class Server:
 
     def open(self, number: int, flags: int) -> tuple[int, bool]:
         """Returns:
-        The number of the open file, and whether what the kernel has cached of it is right still.
+        The number of the open file, and whether the kernel's pages of it are still valid.
         """
         node = self.node(number)
 
@@ -462,7 +466,7 @@ class Server:
                     raise
                 opened = again
         self._open(node, opened)
-        if empty and self.names.keeps_modes:  # nothing was cut off, and its time moves all the same
+        if empty and self.names.keeps_modes:  # an empty file is not shortened, but its time must move
             self.setattr(number, {"mtime_ns": time.time_ns()})
         engine = opened.file._inode.engine
         version = None if engine.version_stale else engine.version
@@ -471,7 +475,7 @@ class Server:
         return opened.number, kept
 
     def _open_again(self, node: Node, flags: int) -> OpenFile | None:
-        """Open what has lost its name by one of its open files (/proc/self/fd/N); None: it is not open."""
+        """Open a node without a name by one of its open files (/proc/self/fd/N); None: it is not open."""
         flags &= ~(os.O_CREAT | os.O_EXCL)
         for opened in self._opened(node):
             if (again := self.files.open_again(opened, flags)) is not None:
@@ -491,13 +495,13 @@ class Server:
         node = self._nodes_of.pop(fh, None)
         if node is not None:
             node.was_read |= self.files.get(fh).was_read
-            node.changed = time.monotonic_ns()  # first: from now on the file does not say how large it is
+            node.changed = time.monotonic_ns()  # first: from now on the file does not report its size
         self.files.release(fh)
         if node is not None:
             node.changed = time.monotonic_ns()
             self.nodes.released(node, fh)
 
-    # -- the rest
+    # -- extended attributes, space, end
 
     def getxattr(self, number: int, name: str) -> bytes:
         node = self.node(number)
@@ -516,11 +520,11 @@ class Server:
         self._moving.of(node, lambda key: self.names.removexattr(key, node.kind, name))
 
     def statfs(self) -> Any:
-        """os.statvfs_result; None where the store does not tell how much room there is."""
+        """Return os.statvfs_result; None if the store does not report its free space."""
         return self.names.statfs()
 
     def changed(self, key: Any) -> list[int]:
-        """The numbers of an object of which somebody else stored another version: what the kernel has is wrong."""
+        """Return the numbers of an object after a foreign change: the kernel's data of them is outdated."""
         nodes = self.nodes.known_as(key) if isinstance(key, str) else []
         for node in nodes:
             node.kept = None

@@ -1,10 +1,10 @@
-"""What carries the requests of a mount: the loop in C, or pyfuse3's on trio. Both ask the same `Server`.
+"""The loops of a mount: the loop in C, or pyfuse3's on trio. Both call one `Server`.
 
-    c        reads, writes, names and attributes that are known are answered without Python (loop.py)
-    pyfuse3  one loop of Python's, and threads for what waits (trioloop.py): where the loop in C was not built
+    c        serves reads, writes, names and attributes in the cache without Python (loop.py)
+    pyfuse3  one Python loop, and threads for waiting calls (trioloop.py): if the loop in C was not built
 
-Both serve until the mount is gone: unmounted, its connection cut, or ended by a signal. Then it is first taken out of
-sight, and who has files open is served until what they wrote is saved.
+Both serve until the mount is gone: unmounted, its connection cut, or ended by a signal. In the last case it is first
+taken out of sight, and programs with open files are served until their writes are saved.
 """
 
 from __future__ import annotations
@@ -28,17 +28,17 @@ from .server import Server
 __all__ = ["GRACE", "SIGNALS", "CLoop", "Ending", "Serving", "keep_signals", "serving_of", "why_cannot_serve"]
 
 GRACE = 1.0
-"""Seconds that running calls have after the kernel's connection was cut: nobody waits for their answers."""
+"""Seconds that running calls get after the kernel's connection was cut: their replies have no receiver."""
 SIGNALS = (signal.SIGTERM, signal.SIGINT, signal.SIGHUP)
 
 
 @dataclass(frozen=True, slots=True)
 class Ending:
-    """What a mount does when a signal ends it.
+    """The actions of a mount at an ending signal.
 
     Attributes:
-        hide: take it out of sight; returns soon.
-        save: what its programs have written so far; may take long.
+        hide: takes it out of sight; returns soon.
+        save: saves all writes so far; may take long.
     """
 
     hide: Callable[[signal.Signals], object]
@@ -50,23 +50,23 @@ class Serving(Protocol):
 
     def mount(self) -> None:
         """Raises:
-        OSError, RuntimeError, UnicodeError: it could not be mounted; libfuse has said why on stderr.
+        OSError, RuntimeError, UnicodeError: it could not be mounted; libfuse has printed the reason on stderr.
         """
         ...
 
     def serve(self, mounted: Callable[[], object], ending: Ending) -> None:
-        """Until it is over; in the main thread."""
+        """Serve until the end; in the main thread."""
         ...
 
     def invalidate(self, number: int) -> None:
-        """The kernel's pages and attributes of a node are wrong. From any thread but those that serve."""
+        """Drop the kernel's pages and attributes of a node. From any thread but those that serve."""
         ...
 
     def notify(self, message: bytes) -> None:
         """Write a message to the kernel. From any thread but those that serve.
 
         Raises:
-            OSError: EINVAL, the kernel does not know it.
+            OSError: EINVAL: the kernel does not support it.
         """
         ...
 
@@ -74,7 +74,7 @@ class Serving(Protocol):
 
 
 def why_cannot_serve(loop: str) -> str:
-    """Why a mount cannot be served by this loop, or by any ("auto"); empty: it can."""
+    """Return why a mount cannot be served by this loop, or by any ("auto"); "": it can."""
     missing = "" if find_spec("pyfuse3") else needs("there is no pyfuse3 (its build needs libfuse3)", "fuse")
     if loop == "c":
         return why_no_loop()
@@ -82,7 +82,7 @@ def why_cannot_serve(loop: str) -> str:
 
 
 def serving_of(options: MountOptions, server: Server, words: set[str]) -> Serving:
-    """By the loop that is asked for; by that in C, where it was built."""
+    """Return the requested loop; for "auto" that in C, if it was built."""
     if options.loop == "c" or (options.loop == "auto" and not why_no_loop()):
         return CLoop(options, server, words)
     from .trioloop import TrioLoop
@@ -91,7 +91,7 @@ def serving_of(options: MountOptions, server: Server, words: set[str]) -> Servin
 
 
 class CLoop:
-    """By the loop in C. The main thread has nothing to do but to hear of signals and of the end."""
+    """The loop in C. The main thread only waits for signals and for the end."""
 
     def __init__(self, options: MountOptions, server: Server, words: set[str]) -> None:
         self._options, self._server, self._words = options, server, words
@@ -125,7 +125,7 @@ class CLoop:
         self.loop.drain(GRACE)
 
     def _outlast(self, save: Callable[[], object]) -> None:
-        """Until everything is saved, or nobody is there any more whose data could be."""
+        """Serve until everything is saved, or no process is left whose data could be."""
         assert self.loop is not None
         ours, theirs = socket.socketpair()
         with ours:
@@ -158,7 +158,9 @@ class CLoop:
 
 @contextlib.contextmanager
 def keep_signals() -> Iterator[list[int]]:
-    """No signal ends the process before or after it serves; the list has those that came: saving goes on to its end."""
+    """Keep signals from ending the process before or after it serves; the list collects those that arrive: saving is
+    completed.
+    """
     came: list[int] = []
     before: dict[signal.Signals, Any] = {}
     try:
@@ -172,7 +174,7 @@ def keep_signals() -> Iterator[list[int]]:
 
 @contextlib.contextmanager
 def _signals() -> Iterator[tuple[int, list[signal.Signals]]]:
-    """A descriptor that is readable once a signal has come, and those that came."""
+    """Yield a descriptor that is readable once a signal has arrived, and the list of signals."""
     caught: list[signal.Signals] = []
     woken, wakes = os.pipe2(os.O_CLOEXEC | os.O_NONBLOCK)
     before: dict[signal.Signals, Any] = {}

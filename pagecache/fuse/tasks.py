@@ -1,7 +1,7 @@
-"""From a trio loop to calls that block: threads with a deadline, and no thread at all for what is cached.
+"""Blocking calls from a trio loop: on threads with a deadline, and without a thread for cached data.
 
-A call that takes too long is left to its thread: the task goes on with ETIMEDOUT (EIO for the program), and what the
-call gives in the end is undone. So a backend that hangs costs threads, never the loop: reads of cached data go on.
+A call that takes too long is left to its thread: the task continues with ETIMEDOUT (EIO for the program), and the late
+result is undone. So a backend that hangs costs threads, never the loop: reads of cached data go on.
 """
 
 from __future__ import annotations
@@ -26,15 +26,15 @@ __all__ = ["Aside", "Bytes", "TrioFiles"]
 
 T = TypeVar("T")
 THREADS = 64
-"""Calls that may wait for a backend at once."""
+"""Calls that may wait for a backend at the same time."""
 
 
 class Aside:
-    """Where blocking calls are made.
+    """Threads for blocking calls.
 
     Args:
-        deadline: seconds after which a task goes on without its call; None: never.
-        threads: calls at once.
+        deadline: seconds after which a task continues without its call; None: never.
+        threads: concurrent calls.
     """
 
     def __init__(self, deadline: float | None = None, threads: int = THREADS) -> None:
@@ -47,15 +47,15 @@ class Aside:
         """Make a call on a thread.
 
         Args:
-            call: what to do.
-            undo: what to do with an answer that comes too late.
-            patience: seconds, where they are less than the deadline.
+            call: the function.
+            undo: undoes a late result.
+            patience: a time limit in seconds, if shorter than the deadline.
 
         Raises:
             OSError: of the call; or ETIMEDOUT.
         """
         lock = threading.Lock()
-        left = False  # nobody waits for the call any more
+        left = False  # the waiter of the call is gone
         results: list[T] = []
 
         def run() -> None:
@@ -83,13 +83,13 @@ class Aside:
 
 
 class Bytes:
-    """Reads and writes of open files: on the loop where the cache can at once, else on a thread. The arguments are
-    those of pyfuse3.
+    """Reads and writes of open files: on the loop if the cache can complete them at once, otherwise on a thread. The
+    arguments are those of pyfuse3.
 
     Args:
         files: the open files.
-        aside: where calls are made that may wait.
-        told: what to raise for an error of a call, whose name it gets too.
+        aside: threads for calls that may wait.
+        told: makes the exception for an error of a call, from the error and the call's name.
         pages: the kernel keeps pages, for which the order of requests matters (ordering.py).
     """
 
@@ -103,7 +103,7 @@ class Bytes:
         self._waiting = self._turns.writes
 
     async def read(self, fh: int, off: int, size: int) -> bytes:
-        """`size` bytes, less at the end of the file."""
+        """Read `size` bytes, fewer at the end of the file."""
         try:
             opened = self._known(fh) or self._get(fh)
             if self._waiting:
@@ -114,7 +114,7 @@ class Bytes:
             raise self._told(error, "read") from None
 
     async def write(self, fh: int, off: int, buf: Any) -> int:
-        """How many bytes were taken: all, or those before what failed, whose error comes with the next call."""
+        """Write; return the number of bytes taken: all, or those before a failure, which the next call reports."""
         try:
             opened = self._known(fh) or self._get(fh)
             inode, end = opened.file._inode, off + len(buf)
@@ -129,18 +129,18 @@ class Bytes:
 
 
 class TrioFiles:
-    """The open files of a server on trio: `Files` with coroutines. A read or write that the cache can answer at once
+    """The open files of a server on trio: `Files` with coroutines. A read or write that the cache can complete at once
     does not suspend. The arguments are those of pyfuse3.
 
     Attributes:
-        read: `await read(fh, off, size)`: `size` bytes, less at the end of the file.
-        write: `await write(fh, off, buf)`: how many bytes were taken.
+        read: `await read(fh, off, size)`: `size` bytes, fewer at the end of the file.
+        write: `await write(fh, off, buf)`: number of bytes taken.
 
     Args:
-        volume: what they are files of.
+        volume: of the files.
         deadline: seconds after which a call fails with EIO; None: never.
-        threads: calls at once that wait for the backend.
-        error: makes what is raised out of an errno, such as `pyfuse3.FUSEError`; None: OSErrors come as they are.
+        threads: concurrent calls that wait for the backend.
+        error: makes the exception for an errno, such as `pyfuse3.FUSEError`; None: OSErrors are raised unchanged.
     """
 
     def __init__(
@@ -158,11 +158,11 @@ class TrioFiles:
         self.read, self.write = bytes.read, bytes.write
 
     async def open(self, key: Key, flags: int = os.O_RDONLY) -> int:
-        """Open an object; the number stands for it in the other calls."""
+        """Open an object; return its number for the other calls."""
         return await self._call(partial(self.files.open, key, flags), self.files.release)
 
     async def size(self, key: Key) -> int:
-        """Of an object, as a reader of the cache finds it."""
+        """Return the size of an object as a reader of the cache finds it."""
         return await self._call(partial(self.files.size, key))
 
     async def flush(self, fh: int) -> None:
@@ -181,7 +181,7 @@ class TrioFiles:
         await self._call(partial(self.files.release, fh))
 
     def invalidate(self, key: Key, offset: int = 0, length: int | None = None, *, version: str | None = None) -> None:
-        """Somebody else changed the object. Never waits."""
+        """Invalidate cached bytes after a foreign change of the object. Never waits."""
         self.files.invalidate(key, offset, length, version=version)
 
     async def _call(self, call: Callable[[], T], undo: Callable[[T], object] | None = None) -> T:

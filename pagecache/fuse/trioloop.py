@@ -23,11 +23,11 @@ from .tasks import Aside
 __all__ = ["TrioLoop"]
 
 TASKS = 2000
-"""Requests at once. Each that hangs is one of them, and cached data has to be answered beside them."""
+"""Concurrent requests. A hanging request is one of them, and cached data must be served beside them."""
 
 
 class TrioLoop:
-    """One mount of this process, by pyfuse3: there can be no other."""
+    """The one mount of this process, by pyfuse3."""
 
     def __init__(self, options: MountOptions, server: Server, words: set[str]) -> None:
         caching = KernelCaching(
@@ -85,7 +85,7 @@ class TrioLoop:
             return
 
     def invalidate(self, number: int) -> None:
-        with contextlib.suppress(OSError):  # the kernel knows it no more
+        with contextlib.suppress(OSError):  # the kernel has dropped it already
             pyfuse3.invalidate_inode(number)
 
     def notify(self, message: bytes) -> None:

@@ -165,7 +165,7 @@ def test_a_store_and_its_mountpoint_are_not_in_one_another(tmp_path: Path, store
             assert text.startswith(f"{path}: ")
             assert f"the directory to be mounted, {store}, " in text
             assert why in text
-            assert text.endswith(": a mountpoint and what is mounted on it cannot be in one another")
+            assert text.endswith(": a mountpoint and the store mounted on it cannot contain each other")
         (tmp_path / "store2").mkdir()  # a name with the same prefix only
         check_store(backend, str(tmp_path / "store2"))
     finally:

@@ -5,8 +5,7 @@ only in this module: when a thread sleeps, wakes others or yields, and at points
 many. A policy chooses the next thread from random numbers of the round's seed. So one seed gives one run, to the last
 point.
 
-    thread ── a lock, a queue, a park of the engine, a leaf lock of the core ──▶ sleep / wake / passed ──▶ policy ──▶
-    another
+    thread ── a lock, a queue, a park, a leaf lock of the core ──▶ sleep / wake / passed ──▶ policy ──▶ another
 
 The interpreter lock is simulated as well, since parts of the product rely on it. A thread that stops in the core with
 that lock keeps it, and is the holder. Until the holder goes on, only threads that released the lock run, each until it
@@ -355,7 +354,7 @@ class Scheduler:
     # -- for CORE
 
     def ask(self, what: int, point: str | None, word: int, number: int, gil: int) -> int:
-        """Serve the core, see `_native/types/simulated.c`; called with the core's simulation hooks off."""
+        """Serve the core, see `_native/types/simulated.c`, which puts its state of the thread aside during the call."""
         if self.stopped:
             self._root.switch()
         if what == simulated.WAKE:
