@@ -6,9 +6,9 @@
         f.seek(4096)
         f.write(b"changed in place")
 
-`PageCacheFileSystem` is found by fsspec under the name `pagecache`; files are `PageCacheFile`, a `CachedFile` that
-knows its file system. Caches are shared by everybody in the process who asks for the same target with the same options
-(sharing.py); files of a transaction are private until it ends (transaction.py). Everything else is the volume's.
+fsspec finds `PageCacheFileSystem` under the name `pagecache`; its files are `PageCacheFile`, a `CachedFile` with a
+reference to its file system. Within a process, equal targets with equal options share a cache (sharing.py); files of a
+transaction are private until it ends (transaction.py). Everything else is the volume's.
 """
 
 from ..distribution import needs

@@ -1,11 +1,13 @@
-"""Files of the file system: handles of the cache that know where they belong.
+"""Files of the file system: handles of the cache with a reference to their file system.
 
-`PageCacheFile` is a `CachedFile`, no wrapper around one: reads and writes are the cache's own, and its further ways in
-(`pread`, `view`, `prefetch`, ...) are there. What is added is what fsspec's users ask of a file, and the end of `with`:
+`PageCacheFile` is a subclass of `CachedFile`, not a wrapper: reads and writes are the cache's own, and its other
+methods (`pread`, `view`, `prefetch`, ...) are available. It adds the attributes that users of fsspec expect, and the
+end of
+`with`:
 
-an exception in the body of `with fs.open(...)` must not publish half an object. A `CachedFile` takes care of that in
-`__exit__`, which wrappers do not call: they call `close`. `TextFile` and `CompressedFile` therefore have one of their
-own, and `close` looks whether it was called by `fsspec.open`'s `OpenFile.__exit__`, and what that was told.
+an exception in the body of `with fs.open(...)` must not publish half an object. `CachedFile.__exit__` takes care of
+that, but wrappers do not call it: they call `close`. `TextFile` and `CompressedFile` therefore have an `__exit__`
+themselves, and `close` checks whether `fsspec.open`'s `OpenFile.__exit__` called it, and with which exception.
 """
 
 from __future__ import annotations
@@ -26,12 +28,12 @@ if TYPE_CHECKING:
 __all__ = ["CompressedFile", "PageCacheFile", "TextFile", "checked_mode", "give_up", "reopen"]
 
 LINE = 8192
-"""Bytes that are looked at in one go for the end of a line."""
+"""Bytes that are searched at once for the end of a line."""
 MODES = ("r", "r+", "w", "w+", "x", "x+", "a", "a+")
 
 
 def checked_mode(mode: str) -> tuple[str, bool]:
-    """The binary mode, and whether text was asked for.
+    """Return the binary mode, and whether the mode asks for text.
 
     Raises:
         ValueError: names the mode and the rule.
@@ -46,7 +48,7 @@ def checked_mode(mode: str) -> tuple[str, bool]:
     if letters not in MODES or len(kinds) > 1:
         wrong = repr(mode)
         if letters and letters not in MODES and len(kinds) == 1:
-            wrong = f"{letters!r} (here {mode!r})"  # fsspec.open adds a 'b' of its own
+            wrong = f"{letters!r} (here {mode!r})"  # fsspec.open adds a 'b'
         raise ValueError(f"mode {wrong} is not one of {', '.join(MODES)}, with 'b' (bytes) or 't' (text, or neither)")
     return letters + "b", kinds != ["b"]
 
@@ -55,27 +57,27 @@ class PageCacheFile(CachedFile):
     """One open of a cached object; made by `PageCacheFileSystem.open`.
 
     Attributes:
-        fs: the file system that opened it; None where the volume did.
-        path: as that file system calls it.
+        fs: the file system that opened it; None if the volume did.
+        path: in that file system.
     """
 
     fs: Any = None
     path: str = ""
-    _warns_of_readers = False  # pandas and pyarrow leave them to the garbage collector, as files of fsspec may be
+    _warns_of_readers = False  # pandas and pyarrow leave files to the garbage collector, as fsspec permits
 
     @property
     def full_name(self) -> str:
-        """A URL that opens it again."""
+        """Return a URL that opens the file again."""
         return str(self.fs.unstrip_protocol(self.path))
 
     def info(self) -> dict[str, Any]:
-        """What `fs.info` says of it."""
+        """Return the result of `fs.info` for the file."""
         found: dict[str, Any] = self.fs.info(self.path)
         return found
 
     @property
     def details(self) -> dict[str, Any]:
-        """The same, by the name that fsspec's files have for it."""
+        """Return `info()`, under the name of fsspec's files."""
         return self.info()
 
     def sync(self, timeout: float | None = None) -> None:
@@ -83,11 +85,13 @@ class PageCacheFile(CachedFile):
         self.fsync(timeout=timeout)
 
     def discard(self) -> None:
-        """`abandon`: close, and hand nothing over any more."""
+        """Close and drop unsaved bytes, like `abandon`."""
         self.abandon()
 
     def close(self) -> None:
-        """`CachedFile.close`; `abandon` where an exception left a `with fsspec.open(...)` that writes an object."""
+        """Close as `CachedFile.close` does; `abandon` if an exception left a `with fsspec.open(...)` that writes an
+        object.
+        """
         if self.closed or self._closing:
             return
         if self._writable and self._commits_on_close() and _left_by_exception(self):
@@ -96,7 +100,7 @@ class PageCacheFile(CachedFile):
             super().close()
 
     def readline(self, size: int | None = -1, /) -> bytes:
-        """Up to the next newline, `size` bytes, or the end of the file."""
+        """Read up to the next newline, `size` bytes, or the end of the file."""
         limit = -1 if size is None else size
         start = at = self.tell()
         parts: list[bytes] = []
@@ -111,10 +115,10 @@ class PageCacheFile(CachedFile):
         return b"".join(parts)
 
     def __reduce__(self) -> tuple[Any, ...]:
-        """Opened again, at the same position, wherever it is unpickled.
+        """Pickle the file as one to open again, at its position.
 
         Raises:
-            TypeError: it is closed, or the file has bytes that are not saved: nobody else could read them.
+            TypeError: it is closed, or the file has unsaved bytes, which the other process could not read.
         """
         if self.closed:
             raise TypeError(f"cannot pickle {self!r}: it is closed")
@@ -122,24 +126,24 @@ class PageCacheFile(CachedFile):
             raise TypeError(f"cannot pickle {self!r}: it was not opened by a file system")
         if self._inode.hidden():
             raise TypeError(f"cannot pickle {self!r}: the file has bytes that are not saved; sync() or close() first")
-        # Opened as it was it would be emptied, or had to be new.
+        # Opening with the original mode would truncate it, or fail as it exists.
         mode = self.mode if self.mode[0] in "ra" else "r+b"
         return reopen, (self.fs, self.path, mode, self.tell())
 
 
 def reopen(fs: Any, path: str, mode: str, position: int) -> Any:
-    """What a pickled file becomes."""
+    """Return the file for a pickled one."""
     file = fs.open(path, mode, autocommit=True)
     file.seek(position)
     return file
 
 
 def _left_by_exception(file: io.IOBase) -> bool:
-    """Whether `close` is called from the end of a `with fsspec.open(...)` whose body raised.
+    """Return whether the end of a `with fsspec.open(...)`, whose body raised, called `close`.
 
-    `OpenFile.__exit__` is told of the exception and keeps it to itself: what it calls is `close`.
+    `OpenFile.__exit__` gets the exception and does not pass it on: it calls `close`.
     """
-    frame: FrameType | None = sys._getframe()  # that of `close` may be the first one: pyarrow calls it from C++
+    frame: FrameType | None = sys._getframe()  # `close` may be in the first frame: pyarrow calls it from C++
     while frame is not None:
         if frame.f_code is OpenFile.__exit__.__code__:
             told = frame.f_locals
@@ -150,22 +154,22 @@ def _left_by_exception(file: io.IOBase) -> bool:
 
 
 def give_up(file: Any) -> None:
-    """The body of a `with` around the file raised: what would be published by closing it is not."""
+    """Drop unpublished bytes after the body of a `with` around the file raised."""
     if file._commits_on_close():
         file.abandon()
 
 
 class TextFile(io.TextIOWrapper):
-    """Text over a file of the cache."""
+    """A text file over a file of the cache."""
 
     def __exit__(self, t: type[BaseException] | None, e: BaseException | None, tb: TracebackType | None) -> None:
         if e is not None:
-            give_up(self.buffer)  # before what is buffered here comes to it
+            give_up(self.buffer)  # before the bytes buffered here reach it
         _close(self, e)
 
 
 def _close(file: io.IOBase, raised: BaseException | None) -> None:
-    """At the end of a `with`, whose exception stays the primary one."""
+    """Close at the end of a `with`; an exception of its body stays the primary one."""
     try:
         file.close()
     except OSError:
@@ -177,7 +181,7 @@ class CompressedFile(io.BufferedIOBase):
     """A compressing or decompressing file over one of the cache, closed together with it.
 
     Args:
-        outer: what fsspec's compression of that name makes over `file`; it leaves `file` open.
+        outer: made by fsspec's compression of that name over `file`; it leaves `file` open.
         file: a file of the cache.
     """
 
@@ -209,7 +213,7 @@ class CompressedFile(io.BufferedIOBase):
         return int(self._outer.tell())
 
     def flush(self) -> None:
-        if not self._outer.closed and self._outer.writable():  # `super().close()` asks for it once more
+        if not self._outer.closed and self._outer.writable():  # `super().close()` calls it once more
             self._outer.flush()
 
     def close(self) -> None:
@@ -222,7 +226,7 @@ class CompressedFile(io.BufferedIOBase):
             self._file.close()
 
     def abandon(self) -> None:
-        """Close; what is written is given up as far as it is not committed."""
+        """Close; drop uncommitted bytes."""
         self._file.abandon()
         with contextlib.suppress(ValueError):  # the last block finds the file closed
             self.close()

@@ -1,10 +1,10 @@
-"""PageCacheFileSystem: what fsspec asks of a file system, answered by a volume and by the target below it.
+"""PageCacheFileSystem: the file system interface of fsspec over a volume and the target below it.
 
     bytes, sizes of open files     the volume: open, remove, rename, stat
-    directories, listings          the target; what is not stored yet is laid over its answer
-    everything made of these       fsspec's AbstractFileSystem: walk, glob, du, get, put, cat, pipe, ...
+    directories, listings          the target, overlaid with unstored changes
+    everything else                fsspec's AbstractFileSystem: walk, glob, du, get, put, cat, pipe, ...
 
-There is no listing cache here: `ls` says what the target says, and `invalidate_cache` is passed on to it.
+There is no listing cache here: `ls` asks the target, and `invalidate_cache` is passed on to it.
 """
 
 from __future__ import annotations
@@ -41,7 +41,7 @@ __all__ = ["PageCacheFileSystem"]
 OPENING = ("write_through", "keep_cache", "read_ahead")
 """Options of `Volume.open` that `open` takes."""
 IGNORED = ("cache_type", "fill_cache", "size", "cache_options")
-"""What fsspec's own files take, and what means nothing here."""
+"""Options of fsspec's own files, without effect here."""
 
 
 class PageCacheFileSystem(ChainedFileSystem):
@@ -51,9 +51,9 @@ class PageCacheFileSystem(ChainedFileSystem):
         target_protocol: of the file system below, such as "file" or "s3".
         target_options: its arguments.
         fs: the file system itself, instead of these two.
-        fo: what a chained URL says of the file; not needed.
-        capacity: bytes of memory for all file systems of this process with the same cache options.
-        **options: fields of `CacheConfig` and `VolumeOptions` (unless given, `sync_on_close` is True and `read_ahead`
+        fo: the file of a chained URL; not needed.
+        capacity: bytes of memory for all file systems of this process with equal cache options.
+        **options: fields of `CacheConfig` and `VolumeOptions` (defaults here: `sync_on_close` True, `read_ahead`
             "16MiB"); `publish`, `spool` and `check_reads` of `FsspecBackend`.
 
     Raises:
@@ -72,7 +72,7 @@ class PageCacheFileSystem(ChainedFileSystem):
 
     protocol = "pagecache"
     transaction_type = Deferral
-    _strip_tokenize_options = ("fo",)  # the same file system, whatever file it was made for
+    _strip_tokenize_options = ("fo",)  # one file system, independent of the file it was made for
 
     def __init__(
         self,
@@ -89,24 +89,24 @@ class PageCacheFileSystem(ChainedFileSystem):
         super().__init__()
         self._wanted = wanted(Target(fs, target_protocol, target_options), capacity, options)
         self.root_marker, self.sep = self.fs.root_marker, self.fs.sep
-        self._strip_protocol = self._stripped  # fsspec has a class method there, and asks instances too
+        self._strip_protocol = self._stripped  # a class method in fsspec, which calls it on instances too
 
     def __repr__(self) -> str:
         return f"<pagecache.fsspec.PageCacheFileSystem above {self._wanted.target.name}>"
 
     @property
     def fs(self) -> Any:
-        """The file system below."""
+        """Return the file system below."""
         return self._wanted.target.fs
 
     @property
     def volume(self) -> Volume:
-        """The target as the cache of this process sees it."""
+        """Return the target's volume in this process."""
         return self._wanted.volume()
 
     @property
     def cache(self) -> PageCache:
-        """The cache, shared by all file systems of this process with the same cache options."""
+        """Return the cache, shared by all file systems of this process with equal cache options."""
         return self.volume.cache
 
     @property
@@ -127,22 +127,22 @@ class PageCacheFileSystem(ChainedFileSystem):
         return str(self.fs._parent(self._stripped(path)))
 
     def unstrip_protocol(self, name: str) -> str:
-        """The URL of a path, as `fsspec.open` takes it."""
+        """Return the URL of a path, as `fsspec.open` takes it."""
         return f"pagecache::{self.fs.unstrip_protocol(self._stripped(name))}"
 
     def _key(self, path: str) -> str:
-        """What the volume calls a file: keys are relative, paths of some file systems begin at a root."""
+        """Return the key of a file in the volume: keys are relative, paths of some file systems begin at a root."""
         return path.removeprefix(self.root_marker)
 
-    # -- what is there
+    # -- state of files
 
     def _unseen(self) -> dict[str, FileStat]:
-        """What the target does not show as the cache has it, by path."""
+        """Return the files whose cached state the target does not show, by path."""
         volume = self._wanted.open_volume()
         return {} if volume is None else {f"{self.root_marker}{stat.key}": stat for stat in volume.unsaved(hidden=True)}
 
     def _unseen_at(self, path: str, *, hidden: bool = True) -> FileStat | None:
-        """The same of one file; not `hidden`: of one that is not committed, whoever sees it."""
+        """Return the cached state of one file if the target does not show it; not `hidden`: of an uncommitted file."""
         volume, key = self._wanted.open_volume(), self._key(path)
         if volume is not None and key:
             with contextlib.suppress(ValueError, FileNotFoundError, NotADirectoryError):  # no file can be there
@@ -153,13 +153,13 @@ class PageCacheFileSystem(ChainedFileSystem):
         path = path or self.root_marker
         unseen, key, found = self._unseen(), self._key(path), path
         if unseen and key:
-            # The cache knows a file by where it is; the directory may have been reached by a link.
+            # The cache has a file under its real path; the directory may have been reached by a link.
             with contextlib.suppress(ValueError, OSError):
                 found = f"{self.root_marker}{self.volume.backend.canonical(key)}"
         return overlaid(path, stored, unseen, found)
 
     def ls(self, path: str, detail: bool = True, **kwargs: Any) -> list[Any]:
-        """What the target lists, with sizes as a reader finds them, and what is written and not stored yet."""
+        """List the target, with sizes as a reader finds them, and with files that are not stored yet."""
         path = self._stripped(path)
         entries: list[dict[str, Any]] | None = None
         with contextlib.suppress(FileNotFoundError):
@@ -170,7 +170,7 @@ class PageCacheFileSystem(ChainedFileSystem):
         return found if detail else sorted(entry["name"] for entry in found)
 
     def info(self, path: str, **kwargs: Any) -> dict[str, Any]:
-        """What the target says of a path, with the size that a reader finds."""
+        """Return the target's info on a path, with the size that a reader finds."""
         path = self._stripped(path)
         unseen = self._unseen_at(path)
         try:
@@ -186,7 +186,7 @@ class PageCacheFileSystem(ChainedFileSystem):
     def find(
         self, path: str, maxdepth: int | None = None, withdirs: bool = False, detail: bool = False, **kwargs: Any
     ) -> Any:
-        """All files below a path; the target's own way where everything is stored."""
+        """Return all files below a path; uses the target's method if everything is stored."""
         if self._unseen():
             return super().find(path, maxdepth=maxdepth, withdirs=withdirs, detail=detail, **kwargs)
         path = self._stripped(path)
@@ -198,7 +198,7 @@ class PageCacheFileSystem(ChainedFileSystem):
         return self._time(path, self.fs.created)
 
     def modified(self, path: str) -> datetime:
-        """When it was changed; now, as long as that is not stored."""
+        """Return the time of the last change; now, while that is not stored."""
         return self._time(path, self.fs.modified)
 
     def _time(self, path: str, stored: Any) -> datetime:
@@ -209,22 +209,22 @@ class PageCacheFileSystem(ChainedFileSystem):
         return found
 
     def ukey(self, path: str) -> str:
-        """Differs whenever the content may; of what is not stored as the cache has it, each answer differs."""
+        """Return a string that differs whenever the content may differ; for unstored changes each result differs."""
         path = self._stripped(path)
         if self._unseen_at(path):
             return str(tokenize(path, uuid4()))
         return str(self.fs.ukey(path))
 
     def checksum(self, path: str) -> int:
-        """`ukey` as a number."""
+        """Return `ukey` as a number."""
         return int(tokenize(self.ukey(path)), 16)
 
     def sign(self, path: str, expiration: int = 100, **kwargs: Any) -> str:
-        """The target's: a URL of what is stored."""
+        """Return the target's signed URL of the stored content."""
         return str(self.fs.sign(self._stripped(path), expiration=expiration, **kwargs))
 
     def invalidate_cache(self, path: str | None = None) -> None:
-        """Forget what is known of a path, or of all: listings of the target, and cached bytes that are stored."""
+        """Drop cached state of a path, or of all: listings of the target, and cached bytes that are stored."""
         name = None if path is None else self._stripped(path)
         super().invalidate_cache(name)
         self.fs.invalidate_cache(name)
@@ -245,25 +245,25 @@ class PageCacheFileSystem(ChainedFileSystem):
         inside = self._overlaid(path, None)
         if inside:
             raise OSError(errno.ENOTEMPTY, f"Directory not empty: {inside[0]['name']!r} is not stored yet", path)
-        with contextlib.suppress(Exception):  # there is none, or it is in use, which is not empty
+        with contextlib.suppress(Exception):  # it does not exist, or is in use, that is, not empty
             self.fs.rmdir(f"{path}/{STAGE}")
         self.fs.rmdir(path)
 
     def rm(self, path: Any, recursive: bool = False, maxdepth: int | None = None) -> None:
-        """Remove files, and with `recursive` what is below directories."""
+        """Remove files, and with `recursive` the content of directories."""
         for name in reversed(self.expand_path(path, recursive=recursive, maxdepth=maxdepth)):
             try:
                 self._remove(name, everything=recursive)
             except FileNotFoundError:
                 if not recursive:
-                    raise  # else it was a directory, and went with the last object in it
+                    raise  # otherwise it was a directory, and vanished with its last object
 
     def rm_file(self, path: str) -> None:
         """Remove a file, or an empty directory."""
         self._remove(self._stripped(path), everything=False)
 
     def _remove(self, path: str, *, everything: bool) -> None:
-        """`everything`: of a directory what it hides, too, such as what processes that died have left there."""
+        """Remove a path. `everything`: also hidden content of a directory, such as leftovers of dead processes."""
         if not self.isdir(path):
             with _naming(path, self._key(path)):
                 self.volume.remove(self._key(path))
@@ -271,7 +271,7 @@ class PageCacheFileSystem(ChainedFileSystem):
         with contextlib.suppress(FileNotFoundError):
             if everything:
                 self.fs.rm(f"{path}/{STAGE}", recursive=True)
-        with contextlib.suppress(FileNotFoundError):  # of an object store: it went with its last object
+        with contextlib.suppress(FileNotFoundError):  # on an object store it vanished with its last object
             self.rmdir(path)
 
     def _rm(self, path: str) -> None:
@@ -291,7 +291,7 @@ class PageCacheFileSystem(ChainedFileSystem):
         super().mv(path1, path2, recursive=recursive, maxdepth=maxdepth, **kwargs)
 
     def cp_file(self, path1: str, path2: str, **kwargs: Any) -> None:
-        """Copy a file: by the target where it has all there is of both, else through the cache."""
+        """Copy a file: on the target if it has the current content of both, otherwise through the cache."""
         source, target = self._stripped(path1), self._stripped(path2)
         if self.isdir(source):
             self.makedirs(target, exist_ok=True)
@@ -312,16 +312,16 @@ class PageCacheFileSystem(ChainedFileSystem):
                 new.write(data)
 
     def touch(self, path: str, truncate: bool = True, **kwargs: Any) -> None:
-        """Make an empty file; with `truncate=False` one that is there gets another time, where the target can."""
+        """Make an empty file; with `truncate=False` give an existing one another time, if the target can."""
         path = self._stripped(path)
         if truncate or not self.exists(path):
             self.open(path, "wb", **kwargs).close()
         elif self._unseen_at(path):
-            return  # it gets a new time when it is stored
+            return  # storing it sets a new time
         else:
             if self._unseen_at(path, hidden=False):
                 with self.open(path, "r+b") as file:
-                    file.sync()  # else the new time looked like a change by somebody else
+                    file.sync()  # otherwise the new time would look like a foreign change
             self.fs.touch(path, truncate=False, **kwargs)
             self.volume.invalidate_remote(self._key(path))
 
@@ -341,16 +341,16 @@ class PageCacheFileSystem(ChainedFileSystem):
         Args:
             path: with or without the protocol.
             mode: r, r+, w, w+, x, x+, a, a+, with "b" for bytes, "t" or neither for text.
-            block_size: largest window of read-ahead in bytes; None: as the options of the file system say.
-            cache_options: of fsspec's own caches; means nothing here.
-            compression: a name that fsspec knows, or "infer", by the path.
+            block_size: largest readahead window in bytes; None: that of the file system's options.
+            cache_options: of fsspec's own caches; no effect here.
+            compression: a name in fsspec, or "infer", by the path.
             **kwargs: `encoding`, `errors`, `newline` of text; `write_through`, `keep_cache` of `Volume.open`;
-                `autocommit=False`: a file that is there after its `commit`.
+                `autocommit=False`: a file that appears with its `commit`.
 
         Raises:
             FileNotFoundError, FileExistsError, IsADirectoryError: as `open()`.
-            PermissionError: for writing, where the target cannot be written.
-            ConflictError: the stored object changed under bytes that are not stored.
+            PermissionError: for writing, if the target is read-only.
+            ConflictError: the stored object changed under unstored bytes.
             ValueError, TypeError: mode or option; names value and rule.
         """
         binary, text = checked_mode(mode)
@@ -394,14 +394,16 @@ class PageCacheFileSystem(ChainedFileSystem):
         return file
 
     def open_many(self, open_files: Iterable[Any]) -> list[Any]:
-        """Files of `fsspec.open_files`; without this fsspec would ask the target for them, past the cache."""
+        """Open the files of `fsspec.open_files` here; fsspec would otherwise ask the target for them, past the
+        cache.
+        """
         return [one.__enter__() for one in open_files]
 
     def commit_many(self, open_files: Iterable[Any]) -> None:
-        """Nothing is left to do: they are closed."""
+        """Do nothing: the files are closed."""
 
     def cat_file(self, path: str, start: int | None = None, end: int | None = None, **kwargs: Any) -> bytes:
-        """The bytes [start, end) of a file; numbers below 0 count from its end."""
+        """Return the bytes [start, end) of a file; negative numbers count from its end."""
         with self._open(self._stripped(path), **kwargs) as file:
             at, length = span_of(start, end, file.size)
             data: bytes = file.pread(length, at)
@@ -416,14 +418,14 @@ class PageCacheFileSystem(ChainedFileSystem):
         on_error: Literal["return", "raise"] = "return",
         **kwargs: Any,
     ) -> list[bytes | Exception]:
-        """`cat_file` of many ranges, asked for together: all files are read at once, near ranges in one call.
+        """Return many ranges at once, like `cat_file`: all files are read concurrently, near ranges in one call.
 
         Args:
-            paths: one for each range; a path may be there many times.
+            paths: one for each range; a path may occur many times.
             starts: one for each range, or one for all.
-            ends: the same.
-            max_gap: bytes between two ranges that are rather read than left out; None: few, as local files have it.
-            on_error: "return": the exception stands where the bytes would.
+            ends: one for each range, or one for all.
+            max_gap: largest gap in bytes between two ranges that is read with them; None: small, as for local files.
+            on_error: "return": the exception takes the place of the bytes.
             **kwargs: those of `open`.
         """
         if not isinstance(paths, list):
@@ -462,10 +464,10 @@ class PageCacheFileSystem(ChainedFileSystem):
                 files[name] = error
         return files
 
-    # -- the whole
+    # -- the whole file system
 
     def sync(self, timeout: float | None = None) -> None:
-        """Return when everything written through this file system is committed; `Volume.sync`."""
+        """Wait until everything written through this file system is committed; see `Volume.sync`."""
         volume = self._wanted.open_volume()
         if volume is not None:
             volume.sync(timeout)
@@ -473,18 +475,18 @@ class PageCacheFileSystem(ChainedFileSystem):
     def close(
         self, *, timeout: float | None = None, on_failed: Literal["raise", "discard"] = "raise"
     ) -> list[LostRange]:
-        """Save everything and give the memory back; the next use begins with an empty cache. It concerns everybody in
-        this process who asked for the same target with the same options.
+        """Save everything and free the memory; the next use begins with an empty cache. This affects all file systems
+        of this process with an equal target and equal options.
 
         Raises:
-            UnsavedDataError: not everything could be saved; nothing is lost, all goes on.
+            UnsavedDataError: not everything could be saved; nothing is lost, and the file system stays usable.
         """
         return self._wanted.close(timeout, on_failed)
 
 
 @contextlib.contextmanager
 def _naming(path: str, key: str) -> Iterator[None]:
-    """Errors name a file by its path, not by what the volume calls it."""
+    """Make errors name a file by its path, not by its key in the volume."""
     try:
         yield
     except OSError as error:

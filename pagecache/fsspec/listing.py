@@ -1,4 +1,4 @@
-"""Listings of the target with what it does not show yet laid over them.
+"""Listings of the target, overlaid with unstored changes.
 
     the target             the cache                         listed
     a/x   10 bytes         a/x   12 bytes, dirty             a/x   12 bytes
@@ -22,24 +22,24 @@ __all__ = ["entry_of", "is_private", "overlaid"]
 
 
 def is_private(path: str) -> bool:
-    """Whether this is an object of the cache's own, on its way to be another."""
+    """Return whether this is a private object of the cache, to be renamed later."""
     return is_deferred(path) or STAGE in path.split("/")
 
 
 def entry_of(path: str, stat: FileStat) -> dict[str, Any]:
-    """What fsspec calls the info of a file that the target does not know."""
+    """Return fsspec's info of a file that the target does not have."""
     return {"name": path, "size": stat.size, "type": "file"}
 
 
 def overlaid(
     path: str, stored: Iterable[Mapping[str, Any]] | None, unseen: Mapping[str, FileStat], found: str
 ) -> list[dict[str, Any]] | None:
-    """The entries of a directory, or the entry of a file.
+    """Return the entries of a directory, or the entry of a file.
 
     Args:
-        path: what is listed.
-        stored: what the target answered; None: that there is no such path.
-        unseen: what is not stored as the cache has it, by path.
+        path: to list.
+        stored: the target's entries; None: there is no such path.
+        unseen: files with unstored changes, by path.
         found: the path as it is in `unseen`.
 
     Returns:

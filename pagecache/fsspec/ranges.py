@@ -1,6 +1,6 @@
-"""Byte ranges as fsspec gives them: [start, end), either of them perhaps None or counted from the end.
+"""Byte ranges of fsspec: [start, end), each of them possibly None or counted from the end.
 
-Here they are spans, (offset, length) inside a file of a known size, which is what files of the cache take.
+They become spans here, (offset, length) inside a file of known size, which files of the cache take.
 """
 
 from __future__ import annotations
@@ -17,7 +17,7 @@ Span = tuple[int, int]
 
 
 def span_of(start: int | None, end: int | None, size: int) -> Span:
-    """(offset, length) of [start, end), which may count from the end, inside a file of `size` bytes.
+    """Return (offset, length) of [start, end), which may count from the end, inside a file of `size` bytes.
 
     >>> span_of(None, None, 10), span_of(-3, None, 10), span_of(2, -2, 10), span_of(8, 20, 10), span_of(5, 3, 10)
     ((0, 10), (7, 3), (2, 6), (8, 2), (5, 0))
@@ -28,7 +28,7 @@ def span_of(start: int | None, end: int | None, size: int) -> Span:
 
 
 def joined(spans: Iterable[Span], max_gap: int) -> list[Span]:
-    """Those together that have at most `max_gap` bytes between them, ascending.
+    """Join spans with at most `max_gap` bytes between them, ascending.
 
     >>> joined([(100, 10), (0, 20), (50, 10)], 30)
     [(0, 60), (100, 10)]
@@ -40,7 +40,7 @@ def joined(spans: Iterable[Span], max_gap: int) -> list[Span]:
 
 
 def read_span(file: PageCacheFile | Exception, span: Span, on_error: str) -> bytes | Exception:
-    """The bytes, or why there are none; `on_error` "raise": that is raised."""
+    """Return the bytes, or the exception; with `on_error` "raise" it is raised."""
     if isinstance(file, Exception):
         return file
     try:

@@ -1,14 +1,14 @@
-"""One cache for all who ask for the same: targets, options, and the caches of this process.
+"""One cache for equal requests: targets, options, and the caches of this process.
 
-fsspec makes an instance of a file system for each thread, each set of arguments and each unpickling. Two of them with
-caches of their own would not see what the other has written and not stored. So an instance holds what it was asked for,
-a `Wanted`, and the volume behind it is found here at each use:
+fsspec makes an instance of a file system for each thread, each set of arguments and each unpickling. Two instances with
+separate caches would not see each other's unstored writes. So an instance holds its arguments, a `Wanted`, and finds
+the volume here at each use:
 
-    cache options                    one PageCache: one budget of memory
-    the same, target, its options    one Volume of it
+    cache options                         one PageCache: one budget of memory
+    cache options, target, its options    one Volume of that cache
 
-A fork leaves the caches to the parent: the child begins with none, and makes its own when it uses a file system that it
-has inherited. A cache lives until `close`, or until the process ends, and is saved then.
+A fork leaves the caches to the parent: the child begins with none, and makes new ones when it uses an inherited file
+system. A cache lives until `close`, or until the process ends, and is saved then.
 """
 
 from __future__ import annotations
@@ -36,10 +36,10 @@ CACHE_OPTIONS = {field.name for field in dataclasses.fields(CacheConfig)}
 VOLUME_OPTIONS = {field.name for field in dataclasses.fields(VolumeOptions)}
 BACKEND_OPTIONS = {"publish", "spool", "check_reads"}
 LISTING_OPTIONS = {"use_listings_cache", "listings_expiry_time", "max_paths", "asynchronous", "loop", "batch_size"}
-"""What fsspec gives to any file system; there is nothing here that they could change."""
+"""Options that fsspec passes to any file system; without effect here."""
 DEFAULTS = VolumeOptions(sync_on_close=True, read_ahead="16MiB")
-"""Of a volume, unless options say otherwise. A file that was closed is committed: what another process does to it then
-is no conflict. A window holds some of the largest reads: one at a time, sequential reads of a far store wait for each.
+"""Defaults of a volume. A closed file is committed: a later change by another process is no conflict. A readahead
+window holds several of the largest reads: with one at a time, sequential reads of a remote store would wait for each.
 """
 
 _lock = threading.Lock()
@@ -61,9 +61,9 @@ os.register_at_fork(after_in_child=_forked)
 class Target:
     """The file system below.
 
-    Two targets are equal where what one has stored is what the other reads: both were made by the same arguments. An
-    instance that is not what fsspec gives for its arguments (it was told to skip its instance cache, or has none) may
-    have a state of its own, and is equal to itself alone.
+    Two targets are equal if one reads what the other stores: both were made by equal arguments. An instance other than
+    the one that fsspec returns for its arguments (made without the instance cache, or a class without one) may have
+    separate state, and is equal to itself alone.
 
     Raises:
         ValueError: neither `fs` nor `protocol` is given, or both, or the protocol is unknown.
@@ -80,7 +80,7 @@ class Target:
         if fs is not None and not isinstance(fs, fsspec.AbstractFileSystem):
             raise TypeError(f"fs: {fs!r} is not an fsspec file system")
         if getattr(fs, "asynchronous", False):
-            raise ValueError(f"fs: {fs!r} was made with asynchronous=True; what is above it is called from threads")
+            raise ValueError(f"fs: {fs!r} was made with asynchronous=True; the layer above it uses threads")
         options = dict(options or {})
         found = _made(protocol, options) if fs is None else fs
         self._instance, self._pid = found, os.getpid()
@@ -92,7 +92,7 @@ class Target:
 
     @property
     def fs(self) -> Any:
-        """The instance, good for this process: an asynchronous one has a thread that a fork does not copy."""
+        """Return an instance that works in this process: an asynchronous one has a thread that a fork does not copy."""
         if self._pid != os.getpid() and self._made_by_arguments:
             make, arguments = self._instance.__reduce__()
             self._instance, self._pid = make(*arguments), os.getpid()
@@ -100,7 +100,7 @@ class Target:
 
     @property
     def name(self) -> str:
-        """Its protocol."""
+        """Return its protocol."""
         protocol = self.fs.protocol
         return protocol if isinstance(protocol, str) else protocol[0]
 
@@ -122,7 +122,7 @@ def _made(protocol: Any, options: dict[str, Any]) -> Any:
 
 @dataclass(frozen=True)
 class Wanted:
-    """What a file system was asked for. Equal ones share a volume, those with equal cache options a budget."""
+    """The arguments of a file system. Equal ones share a volume, those with equal cache options a budget."""
 
     target: Target
     capacity: int
@@ -131,11 +131,11 @@ class Wanted:
     backend: frozenset[tuple[str, Any]]
 
     def volume(self) -> Volume:
-        """That of this process; made where there is none, or the last one was closed."""
+        """Return the volume of this process; make it if there is none, or the last one was closed."""
         found = _volumes.get(self)
         if found is not None and not found.detached:
             return found
-        # Before the lock, which is for moments: it may ask the target what it can do.
+        # Before taking the lock, which is held only briefly: this may call the target.
         backend = FsspecBackend(self.target.fs, **dict(self.backend))
         with _lock:
             found = _volumes.get(self)
@@ -149,12 +149,12 @@ class Wanted:
             return found
 
     def open_volume(self) -> Volume | None:
-        """The volume, if there is one."""
+        """Return the volume, if there is one."""
         found = _volumes.get(self)
         return None if found is None or found.detached else found
 
     def close(self, timeout: float | None, on_failed: Literal["raise", "discard"]) -> list[LostRange]:
-        """Save and let go of the volume, and of the cache when this was its last one."""
+        """Save and release the volume, and the cache if this was its last one."""
         found = self.open_volume()
         if found is None:
             return []
@@ -171,7 +171,7 @@ class Wanted:
 
 
 def wanted(target: Target, capacity: Size, options: Mapping[str, Any]) -> Wanted:
-    """What the arguments of a file system ask for.
+    """Return the `Wanted` for the arguments of a file system.
 
     Raises:
         TypeError: an option with an unknown name; names the nearest.

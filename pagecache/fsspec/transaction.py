@@ -1,12 +1,12 @@
-"""Files of a transaction: nothing of them can be seen before it ends.
+"""Files of a transaction: they are invisible before it ends.
 
 A file that is opened for writing inside a transaction is a private copy in a temporary file of this machine, which
-vanishes with the process. At the end of the transaction it takes the place of the object, which happens at once: where
-objects appear when they are closed, by being written and closed; elsewhere under another name beside it, which is then
-renamed. What was opened to be changed (r+, a) must not have been changed by somebody else meanwhile.
+vanishes with the process. At the end of the transaction it replaces the object at once: if objects appear when they are
+closed, by writing and closing it; otherwise under another name beside it, which is then renamed. An object that was
+opened for changes (r+, a) must not have been changed by another writer since.
 
-Files of one transaction are put in place one after another. When that fails, those before are in place, and the rest is
-discarded.
+Files of one transaction are put in place one after another. If that fails, the earlier ones are in place, and the
+others are discarded.
 """
 
 from __future__ import annotations
@@ -39,13 +39,13 @@ SUFFIX = ".pagecache-deferred"
 
 
 def is_deferred(path: str) -> bool:
-    """Whether this is the name of an object between being written and being renamed."""
+    """Return whether this is the temporary name of an object between its write and its rename."""
     return path.endswith(SUFFIX)
 
 
 class Deferral(Transaction):
-    """The transaction of a file system: over whatever happens at its end, so that what is written later is not part of
-    it. (fsspec's own is that since 2026.)
+    """The transaction of a file system. It is over before its end is processed, so that later writes are not part of
+    it. (fsspec's own behaves so since 2026.)
     """
 
     fs: Any
@@ -55,7 +55,7 @@ class Deferral(Transaction):
         """Put the files in place, one after another; `commit` False: discard them.
 
         Raises:
-            OSError: that of the first that could not be stored; it and those after it are discarded.
+            OSError: of the first file that could not be stored; it and the later ones are discarded.
         """
         fs, files, self.files = self.fs, [*self.files], deque()
         try:
@@ -70,7 +70,7 @@ class Deferral(Transaction):
 
 
 class DeferredFile(io.RawIOBase):
-    """A file that is written now and is there after `commit`.
+    """A file that is written now and appears with `commit`.
 
     Raises, when it is opened:
         FileNotFoundError, FileExistsError, PermissionError: as without a transaction.
@@ -80,7 +80,7 @@ class DeferredFile(io.RawIOBase):
         self.fs, self.path, self.mode, self.name = fs, path, mode, path
         self._key: str = fs._key(path)
         self._ended = False
-        self._lock = threading.RLock()  # the position of the temporary file
+        self._lock = threading.RLock()  # protects the position of the temporary file
         fs.volume._check_may_write(self._key, mode_flags(mode))
         there = fs.volume.exists(self._key)
         if mode[0] == "r" and not there:
@@ -101,7 +101,7 @@ class DeferredFile(io.RawIOBase):
 
     @property
     def size(self) -> int:
-        """Bytes."""
+        """Return the size in bytes."""
         with self._lock:
             at = self._scratch.tell()
             end = self._scratch.seek(0, io.SEEK_END)
@@ -154,14 +154,14 @@ class DeferredFile(io.RawIOBase):
     # -- the end
 
     def commit(self) -> None:
-        """Put it in its place.
+        """Put the file in its place.
 
         Raises:
-            OSError: it could not be stored; nothing of it is to be seen.
-            ConflictError: the object was changed since it was opened to be changed.
+            OSError: it could not be stored; nothing of it is visible.
+            ConflictError: the object changed since it was opened for changes.
         """
         if self._ended:
-            return  # given up, by whoever wrote it
+            return  # discarded by its writer
         self.close()
         volume = self.fs.volume
         exclusive = self.mode[0] == "x" or (self._changes and self._base is None)
@@ -198,7 +198,7 @@ class DeferredFile(io.RawIOBase):
             raise ConflictError(what, self.path, base=str(self._base), remote=str(now))
 
     def _stored(self) -> str | int | None:
-        """What tells the stored object from another one: its version, or size where it has none; None: no object."""
+        """Return the identity of the stored object: its version, or its size if it has none; None: no object."""
         try:
             stat: ObjectStat = self.fs.volume.backend.stat(self._key)
         except FileNotFoundError:
@@ -206,7 +206,7 @@ class DeferredFile(io.RawIOBase):
         return stat.size if stat.version is None else stat.version
 
     def discard(self) -> None:
-        """Give it up."""
+        """Discard the file."""
         self._ended = True
         self.close()
         self._scratch.close()
@@ -214,7 +214,7 @@ class DeferredFile(io.RawIOBase):
     abandon = discard
 
     def _commits_on_close(self) -> bool:
-        return True  # nothing of it is to be seen yet: what a body that raised has written never will be
+        return True  # nothing of it is visible yet, nor will be after a body that raised
 
     def __exit__(self, t: type[BaseException] | None, e: BaseException | None, tb: TracebackType | None) -> None:
         if e is not None:
