@@ -1,6 +1,4 @@
-"""Where bytes live: the protocol of a backend, and the backends that come with the package. They know nothing of
-caches.
-"""
+"""Stores of bytes: the protocol of a backend, and the backends of this package. They do not depend on the cache."""
 
 from typing import TYPE_CHECKING, Any
 
@@ -40,7 +38,7 @@ __all__ = [
 
 
 def __getattr__(name: str) -> Any:
-    """What needs an extra is imported when it is asked for."""
+    """Import backends that need an extra on first access."""
     if name == "FsspecBackend":
         from .fsspec import FsspecBackend as FsspecBackend
 

@@ -1,26 +1,25 @@
-"""Names below a directory, resolved so that nothing outside of it can be reached, and one name per object.
+"""Names below a directory, resolved so that no path leads outside of it, and one name per object.
 
 `Tree.locate` walks a key component by component through open directories, as openat2(RESOLVE_BENEATH) would, and
-follows symbolic links by itself. A name that is exchanged during the walk leads to an error or to another place below
-the root, never out of it: every step starts from a directory that is held open, and none follows a link it has not
-looked at.
+follows symbolic links itself. If a name is exchanged during the walk, the result is an error or another place below the
+root, never a place outside: every step starts from a directory that is held open, and none follows an unchecked link.
 
     key "a//./link/x"  ->  Place(directory=<fd of a/b>, name="x", path="a/b/x", found=<stat or None>)
 
-`Identities` says which objects are one and the same. A path without its links is enough as long as an object has one
-name; for objects with several names, and for those that are open, (st_dev, st_ino) is remembered with the path under
-which it was first seen, and that path, the *token*, is what every name of the object is mapped to. Why it cannot go
-wrong:
+`Identities` maps all names of one object to one path, the *token*. The path without links suffices while an object has
+one name. For objects with several names, and for open ones, (st_dev, st_ino) is stored with the path under which the
+object was first seen, which is the token of all its names. This is safe because:
 
-* An open object cannot lose its inode number to another one, so its token holds, wherever its names went (*pinned*).
-* A token that is not pinned is used only after a look whether its path still leads to the same object; if an inode
-  number was reused, it does not, or the object is the one that has the path now.
-* A path that is the pinned token of an object which no longer lives there is not given to the next one: that one gets
-  "./path", which leads to the same place and is another token.
-* An object without names is forgotten by whoever took the last one.
+* An open object cannot lose its inode number to another one, so its token stays valid, whatever its names are
+  (*pinned*).
+* An unpinned token is used only after a check that its path still leads to the object; if the inode number was reused,
+  it does not, or the object is the one that has the path now.
+* A path that is the pinned token of an object which no longer has that name is not given to the next one: that one gets
+  "./path", which leads to the place by another token.
+* The call that removes the last name of an object also removes its entry.
 
-`Unsynced` remembers the directories whose names changed since they were last made durable, and where the names of open
-files are by now.
+`Unsynced` keeps the directories whose names changed since they were last made durable, and the current names of open
+files.
 """
 
 from __future__ import annotations
@@ -38,19 +37,19 @@ from ..errors import Key
 
 __all__ = ["Identities", "Object", "Place", "Tree", "Unsynced", "parts_of"]
 
-LINKS_MAX = 40  # as the kernel
+LINKS_MAX = 40  # the kernel's limit
 WALK = os.O_PATH | os.O_DIRECTORY | os.O_NOFOLLOW | os.O_CLOEXEC
 
 
 @dataclass(frozen=True, slots=True)
 class Place:
-    """Where a key leads: a name in an open directory.
+    """The place of a key: a name in an open directory.
 
     Attributes:
         directory: descriptor, open as long as the place is in use.
         name: in it; "." for the root itself.
         path: from the root, without links; "" for the root itself.
-        found: what is there, links not followed; None: nothing.
+        found: its status, links not followed; None: nothing is there.
     """
 
     directory: int
@@ -60,12 +59,12 @@ class Place:
 
     @property
     def parent(self) -> str:
-        """Path of the directory that has the name."""
+        """Return the path of the directory that has the name."""
         return self.path.rpartition("/")[0]
 
 
 def parts_of(key: Key) -> list[str]:
-    """The components of a key.
+    """Return the components of a key.
 
     Raises:
         ValueError: no object below a root can have this key; names it and the rule.
@@ -84,7 +83,7 @@ def parts_of(key: Key) -> list[str]:
 
 
 class Tree:
-    """Everything below one directory."""
+    """All names below one directory."""
 
     def __init__(self, root: str) -> None:
         self.root = os.path.realpath(root)
@@ -97,7 +96,7 @@ class Tree:
 
     @contextmanager
     def locate(self, key: Key, *, follow: bool = True) -> Iterator[Place]:
-        """The place of a key; intermediate links are always followed, the last one if `follow`.
+        """Context with the place of a key; intermediate links are always followed, the last one if `follow`.
 
         Raises:
             ValueError: not a key.
@@ -118,7 +117,7 @@ class Tree:
         links = 0
         while todo:
             part, here = todo.pop(), held[-1][0]
-            if part == "..":  # of a link: of the key it was refused
+            if part == "..":  # from a link: in a key it is refused
                 if len(held) == 1:
                     raise self._outside(key)
                 os.close(held.pop()[0])
@@ -145,7 +144,9 @@ class Tree:
             raise
 
     def _target(self, key: Key, target: str, held: list[tuple[int, str]]) -> list[str]:
-        """The components of a link's target, the next one last. An absolute one starts again from the root."""
+        """Return the components of a link's target, the next one last. An absolute target starts again from the
+        root.
+        """
         if target.startswith("/"):
             if target != self.root and not target.startswith(self.root.rstrip("/") + "/"):
                 raise self._outside(key)
@@ -160,7 +161,7 @@ class Tree:
 
 @dataclass(slots=True, eq=False)
 class Object:
-    """What is remembered of one object."""
+    """The identity, token and pins of one object."""
 
     identity: tuple[int, int]  # st_dev, st_ino
     token: str
@@ -172,12 +173,12 @@ class Identities:
 
     def __init__(self, tree: Tree) -> None:
         self._tree = tree
-        self._lock = threading.RLock()  # re-entrant: a file that is collected in here unpins its object
+        self._lock = threading.RLock()  # re-entrant: a file that is garbage-collected under the lock unpins its object
         self._objects: dict[tuple[int, int], Object] = {}
         self._tokens: dict[str, Object] = {}
 
     def token(self, place: Place) -> str:
-        """The key that stands for what is at a place, or would be if it were created."""
+        """Return the token of the object at a place, or of one that would be created there."""
         found = place.found
         with self._lock:
             if found is None or stat.S_ISDIR(found.st_mode):
@@ -188,40 +189,41 @@ class Identities:
             return self._free_token(place.path) if known is None else known.token
 
     def pin(self, found: os.stat_result, path: str) -> Object:
-        """An object was opened; `found` is of its descriptor."""
+        """Pin an opened object; `found` is the stat result of its descriptor."""
         with self._lock:
             known = self._known(found, path) or self._add(found, path)
             known.pins += 1
             return known
 
     def unpin(self, known: Object, links: int) -> None:
-        """An object is about to be closed and has so many names left."""
+        """Unpin an object before its close; `links`: the number of its remaining names."""
         with self._lock:
             known.pins -= 1
             if known.pins == 0 and links <= 1:
                 self._drop(known)
 
     def linked(self, found: os.stat_result, path: str) -> None:
-        """An object got a second name; the first one, which may have been given out, stands for it."""
+        """Record a second name of an object; the first one, which may be in use, becomes the token."""
         with self._lock:
             if self._known(found, path) is None:
                 self._add(found, path)
 
     def gone(self, found: os.stat_result) -> None:
-        """An object lost its last name."""
+        """Forget an object that lost its last name."""
         with self._lock:
             known = self._objects.get((found.st_dev, found.st_ino))
             if known is not None:
                 self._drop(known)
 
     def changing(self) -> AbstractContextManager[object]:
-        """Within it a name is taken from one object and given to another, and `moved` tells. Nobody is told a token
-        meanwhile: who found the object by its new name would get that of the old one, and open it a second time.
+        """Context in which a name moves from one object to another, reported by `moved`. No tokens are given out during
+        it: a lookup of the object by its new name would return the token of the old one, and open the object a second
+        time.
         """
         return self._lock
 
     def moved(self, src: str, dst: str) -> None:
-        """A name, and with it everything below, is another one now."""
+        """Record that a name, and everything below it, was renamed."""
         with self._lock:
             for known in list(self._objects.values()):
                 if known.token == src or known.token.startswith(src + "/"):
@@ -247,7 +249,7 @@ class Identities:
             del self._tokens[known.token]
 
     def _free_token(self, path: str) -> str:
-        """The path, in the first spelling that is no other object's token."""
+        """Return the path, in the first spelling that is not the token of another object."""
         token = path
         while (owner := self._tokens.get(token)) is not None:
             if not owner.pins and not self._lives_at(owner):
@@ -267,23 +269,24 @@ class Identities:
 
 @dataclass(slots=True, eq=False, weakref_slot=True)
 class Followed:
-    """The path of a name, wherever it is moved."""
+    """The current path of a name, through renames."""
 
     path: str
 
 
 class Unsynced:
-    """Directories that have to be synced before their names are durable. Thread-safe."""
+    """Directories that must be synced before their names are durable. Thread-safe."""
 
     def __init__(self, tree: Tree) -> None:
         self._tree = tree
-        self._lock = threading.Lock()  # guards the set, for moments
-        self._syncing = threading.Lock()  # held during the syncs: who finds nothing to do knows that it is done
+        self._lock = threading.Lock()  # guards the set; held briefly
+        # Held during the syncs: a caller that finds nothing to sync has waited for them.
+        self._syncing = threading.Lock()
         self._paths: set[str] = set()
         self._followed: weakref.WeakSet[Followed] = weakref.WeakSet()
 
     def follow(self, path: str) -> Followed:
-        """The name of an open file."""
+        """Follow the name of an open file."""
         followed = Followed(path)
         with self._lock:
             self._followed.add(followed)
@@ -294,7 +297,7 @@ class Unsynced:
             self._paths.update(paths)
 
     def moved(self, src: str, dst: str) -> None:
-        """A name, and with it everything below, is another one now."""
+        """Record that a name, and everything below it, was renamed."""
 
         def now(path: str) -> str:
             return dst + path[len(src) :] if path == src or path.startswith(src + "/") else path
@@ -311,7 +314,7 @@ class Unsynced:
                 end = None if above is None else above.path
                 paths = [path for path in self._paths if end is None or not path or end.startswith(path + "/")]
             for path in paths:
-                with self._lock:  # before the sync: a name that changes from here on needs the next one
+                with self._lock:  # before the sync: later changes of names need the next one
                     self._paths.discard(path)
                 try:
                     self._sync(path)
@@ -329,4 +332,4 @@ class Unsynced:
                 finally:
                     os.close(fd)
         except (FileNotFoundError, NotADirectoryError):
-            pass  # removed, and its names with it
+            pass  # removed, together with its names

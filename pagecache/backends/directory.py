@@ -1,14 +1,14 @@
 """Files below a directory of this machine.
 
-Bytes move with preadv and pwritev, straight between the caller's buffers and the kernel. What makes it a backend is
-durability and identity:
+Bytes move with preadv and pwritev, directly between the caller's buffers and the kernel. The backend adds durability
+and identity:
 
 * `commit` is fsync of the file, and of those directories above it whose names changed since they were last synced, so
-  that a new file is there after a crash. `sync` does the rest of the directories.
-* The version of an object is mtime_ns:size:ino. Where a clock tick is too coarse to tell two commits apart, the second
-  moves mtime on by a nanosecond.
-* Keys are paths relative to the root. They cannot leave it, and all names of one object have one canonical key: how is
-  told in `beneath.py`.
+  that a new file exists after a crash. `sync` covers all other directories.
+* The version of an object is mtime_ns:size:ino. If two commits fall into one clock tick, the second moves mtime on by a
+  nanosecond.
+* Keys are paths relative to the root. They cannot leave it, and all names of one object have one canonical key:
+  `beneath.py` explains how.
 """
 
 from __future__ import annotations
@@ -36,7 +36,7 @@ __all__ = ["DirectoryBackend", "DirectoryFile"]
 IOV_MAX = os.sysconf("SC_IOV_MAX")
 ZEROS = bytes(1 << 20)
 BLOCK = 512  # unit of st_blocks
-OPEN = os.O_CLOEXEC | os.O_NOFOLLOW | os.O_NONBLOCK  # a FIFO must not block; regular files do not care
+OPEN = os.O_CLOEXEC | os.O_NOFOLLOW | os.O_NONBLOCK  # a FIFO must not block; regular files ignore it
 KINDS: dict[int, Kind] = {
     stat.S_IFDIR: "dir",
     stat.S_IFLNK: "symlink",
@@ -75,7 +75,7 @@ def _object_stat(found: os.stat_result, key: Key | None = None) -> ObjectStat:
 
 @contextmanager
 def _about(key: Key, other: Key | None = None) -> Iterator[None]:
-    """Let errors name the key (or the other one, where they do already), not the component at which a walk ended."""
+    """Make errors name the key (or the other one, if they do already), not the component at which a walk ended."""
     try:
         yield
     except OSError as error:
@@ -93,7 +93,7 @@ def _missing(key: Key) -> OSError:
 
 
 class DirectoryFile(BackendFile):
-    """One open file. Works on after its name was removed, renamed or replaced."""
+    """One open file. It works on after its name was removed, renamed or replaced."""
 
     def __init__(self, backend: DirectoryBackend, fd: int, path: str, key: Key, writable: bool) -> None:
         self._backend = backend
@@ -105,7 +105,7 @@ class DirectoryFile(BackendFile):
         found = os.fstat(fd)
         self._version = _version(found)
         self._object = backend._identities.pin(found, path)
-        self._fd = fd  # from here on it is this file that closes it
+        self._fd = fd  # from now on `close` closes the descriptor
 
     def stat(self) -> ObjectStat:
         return _object_stat(os.fstat(self._fd))
@@ -146,8 +146,8 @@ class DirectoryFile(BackendFile):
         try:
             found = os.fstat(self._fd)
             if changed and _version(found) == self._version:
-                # Changed within one tick of the file system's clock. A version that differs most of the time only
-                # would let the cache keep old data.
+                # Two changes within one clock tick of the file system would share a version, and the cache would keep
+                # old data.
                 os.utime(self._fd, ns=(found.st_atime_ns, found.st_mtime_ns + 1))
             if self._writable:
                 os.fsync(self._fd)
@@ -159,7 +159,7 @@ class DirectoryFile(BackendFile):
         return self._version
 
     def close(self) -> None:
-        """Idempotent, and the same at garbage collection."""
+        """Close the file. Idempotent; garbage collection calls it too."""
         with self._closing:
             fd, self._fd = self._fd, -1
         if fd >= 0:
@@ -179,7 +179,7 @@ class DirectoryBackend(NamespaceBackend):
     """The files below `root`, by their path relative to it.
 
     Args:
-        root: a directory that exists.
+        root: an existing directory.
         limits: of one call; default: those of `BackendLimits`, with parallel direct writes.
         overrides: fields of `BackendLimits`, such as ``read_only=True``.
 
@@ -197,7 +197,7 @@ class DirectoryBackend(NamespaceBackend):
 
     @property
     def root(self) -> str:
-        """The directory, as an absolute path without links."""
+        """Return the directory, as an absolute path without links."""
         return self._tree.root
 
     # ---------------------------------------------------------------------------------------- objects
@@ -215,7 +215,7 @@ class DirectoryBackend(NamespaceBackend):
                 except FileExistsError:
                     if exclusive:
                         raise
-                    fd, writable = self._open_existing(place)  # somebody else was faster
+                    fd, writable = self._open_existing(place)  # a concurrent call has made it
                 else:
                     self._unsynced.add(place.parent)
                     writable = True
@@ -230,7 +230,7 @@ class DirectoryBackend(NamespaceBackend):
 
     def _open_existing(self, place: Place) -> tuple[int, bool]:
         if place.found is not None:
-            self._need_regular(place.found)  # before: opening a device or a FIFO does something
+            self._need_regular(place.found)  # before the open, which has side effects for a device or a FIFO
         if not self.limits.read_only:
             try:
                 return os.open(place.name, OPEN | os.O_RDWR, dir_fd=place.directory), True
@@ -250,18 +250,18 @@ class DirectoryBackend(NamespaceBackend):
             raise OSError(errno.EROFS, os.strerror(errno.EROFS), key)
 
     def stat(self, key: Key, *, follow: bool = True) -> ObjectStat:
-        """Of what the key leads to; of a link itself where not `follow`."""
+        """Return the status of the key's object; with `follow` False of a link itself."""
         with _about(key), self._tree.locate(key, follow=follow) as place:
             if place.found is None:
                 raise _missing(key)
             return _object_stat(place.found)
 
     def lstat(self, key: Key) -> ObjectStat:
-        """Of a link itself."""
+        """Return the status of a link itself."""
         return self.stat(key, follow=False)
 
     def canonical(self, key: Key) -> Key:
-        """The path without links; of an object with several names, that of the first one seen.
+        """Return the path without links; for an object with several names, the first one seen.
 
         Raises:
             ValueError, PermissionError: the key leads out of the root; names key and rule.
@@ -273,7 +273,7 @@ class DirectoryBackend(NamespaceBackend):
             return "/".join(parts_of(key))
 
     def list(self, prefix: str = "") -> Iterator[ObjectStat]:
-        """The regular files whose path starts with `prefix`, in order of directories."""
+        """Yield the regular files whose path starts with `prefix`, in order of directories."""
         if "\0" in prefix or prefix.startswith("/") or ".." in prefix.split("/"):
             return
         todo = [prefix.rpartition("/")[0]]
@@ -281,7 +281,7 @@ class DirectoryBackend(NamespaceBackend):
             try:
                 entries = self._entries(todo.pop())
             except (FileNotFoundError, NotADirectoryError):
-                continue  # removed meanwhile, or there never was one
+                continue  # removed concurrently, or there never was one
             for path, found in entries:
                 if stat.S_ISDIR(found.st_mode) and (path.startswith(prefix) or prefix.startswith(path + "/")):
                     todo.append(path)
@@ -313,7 +313,7 @@ class DirectoryBackend(NamespaceBackend):
         assert old.found is not None
         if not replace:
             if not linux.rename_noreplace(old.directory, old.name, new.directory, new.name):
-                # A link fails where the name is taken; for directories there is no such way.
+                # Link fails if the name is taken; for directories there is no such call.
                 names = {"src_dir_fd": old.directory, "dst_dir_fd": new.directory}
                 os.link(old.name, new.name, **names, follow_symlinks=False)
                 os.unlink(old.name, dir_fd=old.directory)
@@ -328,7 +328,7 @@ class DirectoryBackend(NamespaceBackend):
 
     @contextmanager
     def _losing_a_name(self, place: Place) -> Iterator[None]:
-        """Notice when the last name of an object is taken: its key is free then, while open files work on."""
+        """Context that detects the removal of an object's last name: its key is free then, while open files work on."""
         if place.found is None or place.name == ".":
             yield
             return
@@ -341,7 +341,7 @@ class DirectoryBackend(NamespaceBackend):
             os.close(fd)
 
     def link(self, src: Key, dst: Key, *, follow: bool = True) -> None:
-        """Of what the key leads to; of a link itself where not `follow`."""
+        """Give the key's object a second name; with `follow` False, the link itself."""
         with _about(src, dst), self._tree.locate(src, follow=follow) as old:
             self._change_allowed(src)
             if old.found is None:
@@ -349,19 +349,19 @@ class DirectoryBackend(NamespaceBackend):
             with _about(dst), self._tree.locate(dst, follow=False) as new:
                 names = {"src_dir_fd": old.directory, "dst_dir_fd": new.directory}
                 os.link(old.name, new.name, **names, follow_symlinks=False)
-                if not stat.S_ISLNK(old.found.st_mode):  # no object has the identity of a link
+                if not stat.S_ISLNK(old.found.st_mode):  # links have no identity
                     self._identities.linked(old.found, old.path)
                 self._unsynced.add(new.parent)
 
     def symlink(self, target: str, key: Key) -> None:
-        """Make a symbolic link. One that leads out of the root can be made, and is refused when it is followed."""
+        """Make a symbolic link. A link out of the root can be made, but not followed."""
         with _about(key), self._tree.locate(key, follow=False) as place:
             self._change_allowed(key)
             os.symlink(target, place.name, dir_fd=place.directory)
             self._unsynced.add(place.parent)
 
     def mknod(self, key: Key, mode: int, rdev: int = 0) -> None:
-        """Make a FIFO, a socket or a device node; regular files are made by `open`."""
+        """Make a FIFO, a socket or a device node; `open` makes regular files."""
         if stat.S_IFMT(mode) not in SPECIAL:
             raise ValueError(f"mode {mode:#o} is not that of a FIFO, a socket or a device")
         with _about(key), self._tree.locate(key, follow=False) as place:
@@ -393,7 +393,7 @@ class DirectoryBackend(NamespaceBackend):
         return (_object_stat(found, path) for path, found in self._entries(key))
 
     def _entries(self, key: Key) -> builtins.list[tuple[str, os.stat_result]]:
-        """Path and status of everything in a directory, links not followed, by name."""
+        """Return path and status of everything in a directory, links not followed, by name."""
         entries = []
         with _about(key), self._tree.locate(key) as place:
             if place.found is None:
@@ -404,7 +404,7 @@ class DirectoryBackend(NamespaceBackend):
                     try:
                         found = os.stat(name, dir_fd=fd, follow_symlinks=False)
                     except FileNotFoundError:
-                        continue  # removed meanwhile
+                        continue  # removed concurrently
                     entries.append((f"{place.path}/{name}" if place.path else name, found))
             finally:
                 os.close(fd)
@@ -417,7 +417,9 @@ class DirectoryBackend(NamespaceBackend):
 
     @contextmanager
     def _named_by_proc(self, key: Key, change: bool, follow: bool = True) -> Iterator[str]:
-        """A path that leads to the object and nowhere else: calls on attributes take no directory descriptor."""
+        """Context with a path that leads to the object and nowhere else: calls on attributes take no directory
+        descriptor.
+        """
         with _about(key), self._tree.locate(key, follow=follow) as place:
             if change:
                 self._change_allowed(key)
@@ -440,7 +442,7 @@ class DirectoryBackend(NamespaceBackend):
         mtime_ns: int | None = None,
         follow: bool = True,
     ) -> ObjectStat:
-        """Of what the key leads to; of a link itself where not `follow`."""
+        """Change attributes of the key's object; with `follow` False of a link itself."""
         with self._named_by_proc(key, change=True, follow=follow) as path:
             if uid is not None or gid is not None:
                 os.chown(path, -1 if uid is None else uid, -1 if gid is None else gid)
@@ -474,5 +476,5 @@ class DirectoryBackend(NamespaceBackend):
         self._unsynced.sync()
 
     def close(self) -> None:
-        """Names are not reachable any more; open files work on. Idempotent."""
+        """Release the root; names become unreachable, open files work on. Idempotent."""
         self._tree.close()

@@ -1,7 +1,7 @@
 """Two system calls that `os` lacks: rename without replacing, and punching holes.
 
-Both come from the C library, loaded on first use. Where it or the file system does not know them the answer is False,
-and the caller does it another way; every other failure is an OSError.
+Both come from the C library, loaded on first use. If the library or the file system does not support the call, the
+result is False, and the caller uses another way; every other failure is an OSError.
 """
 
 from __future__ import annotations
@@ -37,7 +37,7 @@ def _done(result: int) -> bool:
 
 
 def rename_noreplace(src_dir: int, src: str, dst_dir: int, dst: str) -> bool:
-    """Rename unless `dst` exists (FileExistsError); False where that is not possible in one step."""
+    """Rename unless `dst` exists (FileExistsError); False: not supported in one step."""
     call = getattr(_library(), "renameat2", None)
     if call is None:
         return False
@@ -45,7 +45,7 @@ def rename_noreplace(src_dir: int, src: str, dst_dir: int, dst: str) -> bool:
 
 
 def punch_hole(fd: int, offset: int, length: int) -> bool:
-    """Give back the blocks of a range, which then reads as zeros; False where the file system cannot."""
+    """Free the blocks of a range, which then reads as zeros; False: not supported by the file system."""
     call = getattr(_library(), "fallocate", None)
     if call is None or ctypes.sizeof(ctypes.c_long) < 8:  # a 32-bit fallocate takes a 32-bit off_t
         return False

@@ -5,12 +5,12 @@ An object is a dict of chunks of up to 1 MiB:
     index 0        index 1        index 7
     [4 KiB....]    absent: zeros  [1 MiB...............]        size = 7.3 MiB
 
-Absent chunks and what lies past the end of a short one read as zeros, so holes cost nothing. A chunk starts as small as
-what is written to it and doubles by being replaced. Bytes past the size are always zero, in every chunk: extending
-needs no clean-up, truncating does it.
+Absent chunks and ranges past the end of a short one read as zeros, so holes cost nothing. A chunk starts with the size
+of its first write, and doubles by being replaced. Bytes past the size are always zero, in every chunk: extending needs
+no clean-up, truncating does it.
 
-Changes take the lock of the object. Reads take none: a chunk's memory never moves, and a reader that meets a change
-sees each byte before or after it, which is all that is promised to a read beside a write.
+Changes take the lock of the object. Reads take none: a chunk's memory never moves, and a reader that overlaps a change
+sees each byte before or after it, as the protocol permits.
 """
 
 from __future__ import annotations
@@ -35,7 +35,7 @@ CHUNK_BITS = 20
 CHUNK = 1 << CHUNK_BITS
 MASK = CHUNK - 1
 CHUNK_MIN = 4096
-MAPPED_MIN = 64 << 10  # from here on memory comes as a mapping: untouched pages of it cost nothing
+MAPPED_MIN = 64 << 10  # minimum size for memory from a mapping: untouched pages of it cost nothing
 ZEROS = memoryview(bytes(CHUNK))
 
 
@@ -47,10 +47,10 @@ def _zeroed(length: int) -> memoryview:
 
 
 class MemoryFile(BackendFile):
-    """One object; the same for everybody who opens it. Works on after its name was removed or replaced."""
+    """One object, shared by all its opens. It works on after its name was removed or replaced."""
 
     def __init__(self, serial: int) -> None:
-        self._serial = serial  # of the object: one made anew under an old name never has an old version
+        self._serial = serial  # of the object: a new object under an old name never has an old version
         self._lock = threading.Lock()
         self._chunks: dict[int, memoryview] = {}
         self._size = 0
@@ -121,7 +121,7 @@ class MemoryFile(BackendFile):
         self._mtime = time.time()
 
     def _copy_out(self, offset: int, buffer: memoryview) -> None:
-        """Fill `buffer`, all of it before the size, whatever chunks and holes it spans."""
+        """Fill `buffer`, which lies within the size, from chunks and holes."""
         done = 0
         while done < len(buffer):
             begin = (offset + done) & MASK
@@ -149,7 +149,9 @@ class MemoryFile(BackendFile):
             done += length
 
     def _clear(self, begin: int, end: int) -> None:
-        """Make [begin, end) a hole; the lock is held. Work is proportional to what is stored, not to the range."""
+        """Make [begin, end) a hole; the lock is held. The cost is proportional to the stored chunks, not to the
+        range.
+        """
         first, last = begin >> CHUNK_BITS, (end - 1) >> CHUNK_BITS
         if begin >= end:
             return
@@ -164,7 +166,7 @@ class MemoryFile(BackendFile):
 
 
 class MemoryBackend(Backend):
-    """A dict of objects. Any hashable is a key; a path and its text are the same key.
+    """A dict of objects. Any hashable is a key; a path and its text are one key.
 
     Args:
         limits: of one call; default: those of `BackendLimits`, with parallel direct writes.
@@ -225,14 +227,14 @@ class MemoryBackend(Backend):
         return checked_key(os.fspath(key) if isinstance(key, os.PathLike) else key)
 
     def snapshot(self, key: Key) -> bytes:
-        """The content now, as one piece."""
+        """Return the current content, as one piece."""
         found = self.open(key)
         content = bytearray(found.stat().size)
         done = found.read_into(0, [memoryview(content)])
         return bytes(content[:done])
 
     def put(self, key: Key, content: bytes) -> None:
-        """Replace the content, or make the object: what somebody else would do behind the cache's back."""
+        """Replace the content, or make the object, past the cache, as a foreign writer does."""
         found = self.open(key, create=True)
         found.truncate(0)
         found.write_from(0, [memoryview(content)])

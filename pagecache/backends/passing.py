@@ -1,8 +1,8 @@
-"""A backend around a backend, which hands every call on. Whoever wraps a backend changes what he is about, and no more.
+"""A backend around a backend that passes every call on. Decorators override only the calls that they change.
 
-An optional method is there exactly when the inner object has it: callers ask with `hasattr` and `getattr`. A decorator
-that wants a say in one defines it with a leading underscore (`_punch_hole`); it is found when the inner object has the
-plain one.
+An optional method exists exactly if the inner object has it: callers check with `hasattr` and `getattr`. A decorator
+that overrides one defines it with a leading underscore (`_punch_hole`); it is found if the inner object has the plain
+one.
 """
 
 from __future__ import annotations
@@ -50,18 +50,20 @@ class PassingFile(BackendFile):
 
 
 class PassingBackend(Backend):
-    """The inner backend, unchanged; what is not of the protocol (`snapshot`, `mkdir`, ...) is reached as well."""
+    """The inner backend, unchanged; methods outside of the protocol (`snapshot`, `mkdir`, ...) are available as
+    well.
+    """
 
     def __init__(self, inner: Backend | PlainBackend) -> None:
         self.inner: Backend = completed(inner, "inner:")
 
     @property
     def limits(self) -> BackendLimits:  # type: ignore[override]
-        """Those of the inner backend at this moment."""
+        """Return the current limits of the inner backend."""
         return self.inner.limits
 
     def __getattr__(self, name: str) -> Any:
-        if name == "inner":  # not set yet: unpickling, or a constructor that failed
+        if name == "inner":  # not set yet: unpickling, or a failed constructor
             raise AttributeError(name)
         return getattr(self.inner, name)
 

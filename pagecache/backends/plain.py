@@ -1,7 +1,7 @@
-"""Backends as programs give them: objects of any class, paths by mistake.
+"""Backends as programs pass them: objects of any class, paths by mistake.
 
-A backend needs `open` and `stat`. `completed` adds what else the engine calls: an object that lacks something is seen
-through `Completed`, which has the methods and limits of `Backend` (or `AsyncBackend`) in these places.
+A backend needs `open` and `stat`. `completed` adds everything else that the engine calls: an object with missing parts
+is wrapped in `Completed`, which takes these parts from `Backend` (or `AsyncBackend`).
 """
 
 from __future__ import annotations
@@ -34,7 +34,7 @@ ADVICE = "a Backend has both; subclass pagecache.Backend (or AsyncBackend), whic
 
 
 class PlainBackend(Protocol):
-    """The least that a backend has; each method may be a coroutine function."""
+    """The minimum of a backend; each method may be a coroutine function."""
 
     def open(self, key: Any, *, create: bool = False, exclusive: bool = False) -> Any: ...
     def stat(self, key: Any) -> Any: ...

@@ -1,40 +1,39 @@
-"""What the cache asks of a place that stores bytes, and what it promises in return.
+"""The interface between the cache and a store of bytes, with the promises of both sides.
 
-`Backend` is a shop of objects by key, `BackendFile` one object, `NamespaceBackend` a shop with directories, links and
-attributes, and the `Async` twins the same as coroutines. They are protocols: any class with these methods will do.
-Subclassing `Backend` saves the optional ones. `pagecache.testing.BackendConformance` checks a backend against this
-text.
+`Backend` is a collection of objects by key, `BackendFile` one object, `NamespaceBackend` a collection with directories,
+links and attributes, and the `Async` variants have coroutines. They are protocols: any class with these methods will
+do. Subclassing `Backend` supplies the optional ones. `pagecache.testing.BackendConformance` checks a backend against
+this text.
 
 The caller promises:
 
 * calls come from threads of the volume, several at once, with no lock of the cache held;
-* `commit`, `truncate`, `punch_hole` and `rollback` of one object never run at the same time as each other or as
+* `commit`, `truncate`, `punch_hole` and `rollback` of one object never run concurrently with each other or with
   `write_from`; parallel direct writes may overlap `commit`; `read_into` may run beside anything;
 * no two `write_from` in flight on one object overlap; `stage` obeys the rules of `write_from`;
 * one call has at most `max_read` or `max_write` bytes in at most `max_vectors` buffers, obeys the units, and crosses no
   boundary; the limits are read again before each pass.
 
 The backend promises: buffers are not touched after the call returned; errors are `OSError` (the errno decides whether
-the call is repeated) or `BackendError` (says so itself), anything else counts as EIO; sending the same bytes twice does
-no harm. Optional methods of a `BackendFile` may simply be absent:
+the call is repeated) or `BackendError` (has an explicit flag), anything else counts as EIO; sending bytes twice does no
+harm. Optional methods of a `BackendFile` may be absent:
 
     close(self) -> None                         nothing is called afterwards
     punch_hole(self, offset, length) -> None    the range reads as zeros, the size stays
     limits: BackendLimits                       overrides the backend's for this object
-    rollback(self) -> None                      forget what was acknowledged and not committed; required with
-                                                commit_on_close
+    rollback(self) -> None                      forget acknowledged, uncommitted changes; required with commit_on_close
     stage(self, offset, buffers) -> int         like write_from, but the bytes stay readable and safe with the backend
                                                 until commit or rollback; called when memory is short
-    read_staged(self, offset, buffers) -> int   those bytes back (read_unit does not apply); may run beside anything.
-                                                FileNotFoundError: nothing is staged any more
-    kept(self) -> bool                          after a reconnect: is everything uncommitted still there? Asked of the
-                                                file that was open, where it is the same backend, else of a new one
+    read_staged(self, offset, buffers) -> int   read those bytes (read_unit does not apply); may run beside anything.
+                                                FileNotFoundError: nothing is staged any longer
+    kept(self) -> bool                          after a reconnect: is everything uncommitted still there? Called on the
+                                                file that was open if the backend is unchanged, otherwise on a new one
     next_data(self, offset) -> (begin, end) | None
                                                 where the next data lies: bytes of [offset, begin) read as zeros, and
-                                                nothing is said of what begins at end. None: zeros up to the end of the
-                                                object. Data may be reported for zeros, never a hole for data
-    rebase(self, ranges) -> None                with stage: like rollback, but what is staged in these ranges,
-                                                [begin, end), stays so, over the version that is stored now
+                                                nothing is implied about bytes from end on. None: zeros up to the end of
+                                                the object. Data may be reported for zeros, never a hole for data
+    rebase(self, ranges) -> None                with stage: like rollback, but bytes staged in these ranges,
+                                                [begin, end), stay staged, over the version that is stored now
 """
 
 from __future__ import annotations
@@ -67,22 +66,22 @@ __all__ = [
 UNIT_MAX = (1 << 31) - 1
 """Bytes: a unit is moved as a whole."""
 INFLIGHT_MAX = 1024
-"""Calls at once: each has a thread."""
+"""Concurrent calls: each has a thread."""
 
 
 class _Default(int):
-    """`max_read` or `max_write` that was not given: it follows the unit, in `dataclasses.replace` too."""
+    """`max_read` or `max_write` by default: it follows the unit, in `dataclasses.replace` too."""
 
     __slots__ = ()
 
 
-DEFAULT = "1MiB ".strip()  # not the same object as any "1MiB" that a caller gives
+DEFAULT = "1MiB ".strip()  # a separate object from any "1MiB" that a caller gives
 
 
 @named_options
 @dataclass(frozen=True, slots=True, kw_only=True)
 class BackendLimits:
-    """What one call to a backend may look like. Sizes are kept as ints, whatever they were given as.
+    """The limits of one call to a backend. Sizes are stored as ints, whatever form they were given in.
 
     Attributes:
         max_read: most bytes in one `read_into`, a multiple of `read_unit`; by default 1 MiB, or `read_unit` if that is
@@ -91,17 +90,17 @@ class BackendLimits:
             is more.
         max_vectors: most buffers in one call.
         read_unit: reads start at, and cover, whole multiples of this; units are less than 2 GiB.
-        write_unit: writes do too (the end of file aside); the cache reads what is missing.
+        write_unit: writes do too (the end of file aside); the cache reads missing bytes.
         boundary: no call crosses a multiple of this; 0: none.
         direct_unit: alignment of direct I/O.
-        max_inflight: calls at once, per volume; at most 1024.
-        read_ahead: window of sequential reads that keeps a store with latency at work, where the volume was attached
-            without options of its own; 0: as its options say.
+        max_inflight: concurrent calls, per volume; at most 1024.
+        read_ahead: readahead window of sequential reads that keeps a store with latency busy, if the volume was
+            attached without explicit options; 0: as the volume's options say.
         durable_writes: acknowledged means durable; commit is not needed.
-        commit_on_close: an object becomes visible or valid by commit, and is never committed behind the application's
-            back.
+        commit_on_close: an object becomes visible or valid by commit, and is committed only on the application's
+            request.
         ordered_writes: one call at a time per file, ascending.
-        parallel_direct_writes: direct writes of disjoint ranges may run side by side.
+        parallel_direct_writes: direct writes of disjoint ranges may run concurrently.
         read_only: nothing can be changed.
         trusted: False: sync waits for it at most `sync_timeout` seconds.
     """
@@ -184,18 +183,18 @@ class BackendFile(Protocol):
 
     @abstractmethod
     def stat(self) -> ObjectStat:
-        """Size and version as the next call would find them."""
+        """Return size and version as the next call would find them."""
         ...
 
     @abstractmethod
     def read_into(self, offset: int, buffers: Sequence[memoryview]) -> int:
         """Fill the buffers in order.
 
-        Reflects every acknowledged truncate, hole and extension; may return older content only for bytes that were
-        not committed yet.
+        Reflects every acknowledged truncate, hole and extension; may return older content only for bytes that are not
+        committed yet.
 
         Returns:
-            Bytes read; 0 only at or past the end. A short answer is asked again for the rest.
+            Bytes read; 0 only at or past the end. After a short result the caller requests the remainder.
         """
         ...
 
@@ -204,17 +203,17 @@ class BackendFile(Protocol):
         """Store the buffers in order; past the end this extends the object, and the gap reads as zeros.
 
         Args:
-            offset: where the first byte goes.
+            offset: of the first byte.
             buffers: read-only, valid and unchanging during the call only.
 
         Returns:
-            Bytes acknowledged, more than 0. The rest is sent again; repeating a call must be harmless.
+            Bytes acknowledged, more than 0. The remainder is sent again; repeating a call must be harmless.
         """
         ...
 
     @abstractmethod
     def truncate(self, size: int) -> None:
-        """Cut, or extend by zeros."""
+        """Set the size: cut, or extend by zeros."""
         ...
 
     @abstractmethod
@@ -232,9 +231,9 @@ class BackendFile(Protocol):
 
 @runtime_checkable
 class Backend(Protocol):
-    """Where the bytes live.
+    """A store of objects.
 
-    Required: `open` and `stat`. Subclassing gives the rest: `remove`, `rename` and `list` raise
+    Required: `open` and `stat`. Subclassing supplies all others: `remove`, `rename` and `list` raise
     io.UnsupportedOperation, `sync` and `close` do nothing, `canonical` returns the key.
 
     Attributes:
@@ -245,17 +244,17 @@ class Backend(Protocol):
 
     @abstractmethod
     def open(self, key: Any, *, create: bool = False, exclusive: bool = False) -> BackendFile:
-        """One object. On a `commit_on_close` backend `create` makes nothing visible before commit.
+        """Open one object. On a `commit_on_close` backend `create` makes nothing visible before commit.
 
         Raises:
             FileNotFoundError: no such object, and not `create`.
-            FileExistsError: there is one, and `create` with `exclusive`.
+            FileExistsError: it exists, and `create` with `exclusive`.
         """
         ...
 
     @abstractmethod
     def stat(self, key: Any) -> ObjectStat:
-        """Size and version of an object that need not be open.
+        """Return size and version of an object that need not be open.
 
         Raises:
             FileNotFoundError: no such object.
@@ -276,14 +275,14 @@ class Backend(Protocol):
         raise _unsupported(self, "rename objects")
 
     def list(self, prefix: str = "") -> Iterable[ObjectStat]:
-        """The objects whose key starts with `prefix`, each with its key."""
+        """Return the objects whose key starts with `prefix`, each with its key."""
         raise _unsupported(self, "list objects")
 
     def canonical(self, key: Any) -> Key:
-        """One and the same key for every name of one object, whether it exists or not; it says which object is meant.
+        """Return one common key for every name of one object, whether it exists or not; it identifies the object.
 
-        Names are changed by the key that was given, not by this one: of two links to an object one is removed. Unless a
-        backend overrides this, None and empty keys name no object.
+        Calls that change names get the original key, not this one: of two links to an object one is removed. The
+        default refuses None and empty keys.
 
         Raises:
             ValueError: no object can have this key.
@@ -295,7 +294,7 @@ class Backend(Protocol):
         return
 
     def close(self) -> None:
-        """Give back what the backend holds."""
+        """Release the backend's resources."""
         return
 
 
@@ -303,15 +302,15 @@ class Backend(Protocol):
 class NamespaceBackend(Backend, Protocol):
     """A backend with directories, links and attributes. Each method may raise io.UnsupportedOperation.
 
-    `link`, `setattr` and the methods of extended attributes concern the object that a symbolic link leads to. Where
-    they take `follow` too, `follow=False` means the link itself; a mount asks for that. One method may be absent:
+    `link`, `setattr` and the methods of extended attributes concern the object that a symbolic link leads to. If they
+    take `follow` too, `follow=False` means the link itself; a mount uses that. One method may be absent:
 
         mknod(self, key, mode, rdev=0) -> None      make a FIFO, a socket or a device node; `mode` has its type and
                                                     permissions, as for os.mknod
     """
 
     def mkdir(self, key: Any, mode: int = 0o777) -> None:
-        """Make a directory; FileExistsError where the name is taken."""
+        """Make a directory; FileExistsError if the name is taken."""
         raise _unsupported(self, "make directories")
 
     def rmdir(self, key: Any) -> None:
@@ -319,7 +318,7 @@ class NamespaceBackend(Backend, Protocol):
         raise _unsupported(self, "remove directories")
 
     def readdir(self, key: Any) -> Iterable[ObjectStat]:
-        """The entries of a directory, each with its full key; links are not followed."""
+        """Return the entries of a directory, each with its full key; links are not followed."""
         raise _unsupported(self, "list directories")
 
     def setattr(
@@ -332,7 +331,7 @@ class NamespaceBackend(Backend, Protocol):
         atime_ns: int | None = None,
         mtime_ns: int | None = None,
     ) -> ObjectStat:
-        """Change what is given; returns how it is now."""
+        """Change the given attributes; return the new status."""
         raise _unsupported(self, "change attributes")
 
     def symlink(self, target: str, key: Any) -> None:
@@ -340,7 +339,7 @@ class NamespaceBackend(Backend, Protocol):
         raise _unsupported(self, "make symbolic links")
 
     def readlink(self, key: Any) -> str:
-        """The target of a symbolic link."""
+        """Return the target of a symbolic link."""
         raise _unsupported(self, "read symbolic links")
 
     def link(self, src: Any, dst: Any) -> None:
@@ -348,7 +347,7 @@ class NamespaceBackend(Backend, Protocol):
         raise _unsupported(self, "make hard links")
 
     def getxattr(self, key: Any, name: str) -> bytes:
-        """The value of an extended attribute; ENODATA where there is none."""
+        """Return the value of an extended attribute; ENODATA if it does not exist."""
         raise _unsupported(self, "read extended attributes")
 
     def setxattr(self, key: Any, name: str, value: bytes, flags: int = 0) -> None:
@@ -356,16 +355,16 @@ class NamespaceBackend(Backend, Protocol):
         raise _unsupported(self, "set extended attributes")
 
     def listxattr(self, key: Any) -> Iterable[str]:
-        """The names of the extended attributes."""
+        """Return the names of the extended attributes."""
         raise _unsupported(self, "list extended attributes")
 
     def removexattr(self, key: Any, name: str) -> None:
-        """Remove an extended attribute; ENODATA where there is none."""
+        """Remove an extended attribute; ENODATA if it does not exist."""
         raise _unsupported(self, "remove extended attributes")
 
     def statfs(self) -> os.statvfs_result:
-        """Space used and left."""
-        raise _unsupported(self, "tell how much space there is")
+        """Return used and free space."""
+        raise _unsupported(self, "report how much space there is")
 
 
 @runtime_checkable
@@ -445,7 +444,9 @@ class AsyncBackend(Protocol):
 
 
 def close_backend_file(backend_file: BackendFile | None) -> None:
-    """`close` is optional, and its errors concern nobody: everything that matters was committed or reported before."""
+    """Close a backend's file, if it has `close`. Errors are ignored: everything important was committed or reported
+    before.
+    """
     close: Any = getattr(backend_file, "close", None)
     if close is not None:
         with contextlib.suppress(Exception):

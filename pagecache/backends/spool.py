@@ -1,12 +1,13 @@
-"""The next version of an object while it is being written: in a file of this machine that has no name.
+"""The next version of an object while it is being written: in a nameless file of this machine.
 
-What was written, and zeros where the object was cut and grown again, are in the spool; everything else is where the
-object is stored. `held` says which is which, as byte ranges:
+The spool has written bytes, and zeros of a range that was cut and grown again; all other bytes are in the stored
+object.
+`held` has the spooled byte ranges:
 
     offset   0          4096       8192                 size
              stored     spooled    stored               spooled: nothing was ever stored there
 
-The file goes away with the last reference, whatever ends the process, and a reader that has one may go on with it when
+The file vanishes with its last reference, however the process ends. A reader with a reference may go on with it when
 others have taken a new spool.
 """
 
@@ -34,8 +35,8 @@ class Ranges:
         self._ends: list[int] = []
 
     def add(self, begin: int, end: int) -> None:
-        """[begin, end) is in."""
-        first = bisect.bisect_left(self._ends, begin)  # the first one that meets or touches it
+        """Add [begin, end)."""
+        first = bisect.bisect_left(self._ends, begin)  # the first range that overlaps or touches it
         last = bisect.bisect_right(self._begins, end)
         if first < last:
             begin, end = min(begin, self._begins[first]), max(end, self._ends[last - 1])
@@ -47,7 +48,7 @@ class Ranges:
         return made
 
     def pieces(self, begin: int, end: int) -> Iterator[tuple[int, int, bool]]:
-        """[begin, end) cut into what is in and what is not, ascending."""
+        """Cut [begin, end) into ranges inside and outside, ascending."""
         at = bisect.bisect_right(self._ends, begin)
         while begin < end:
             if at == len(self._begins) or end <= self._begins[at]:
@@ -61,7 +62,7 @@ class Ranges:
 
 
 def parts_of_buffers(buffers: Sequence[memoryview], begin: int, end: int) -> list[memoryview]:
-    """The bytes [begin, end) of several buffers in a row."""
+    """Return the bytes [begin, end) of consecutive buffers."""
     parts, at = [], 0
     for buffer in buffers:
         part = buffer[max(0, begin - at) : max(0, end - at)]
@@ -72,10 +73,10 @@ def parts_of_buffers(buffers: Sequence[memoryview], begin: int, end: int) -> lis
 
 
 def revoke(views: Iterable[memoryview]) -> None:
-    """Nobody gets at the memory through these any more, but who is at it now.
+    """Release the memory behind these views, except for accesses in progress.
 
-    For the end of a call: its error may be kept, or be part of a cycle, with the variables of all that it went through,
-    and the cache's memory would be kept with them.
+    For the end of a call: its error may be kept, or be part of a reference cycle, with the variables of all frames, and
+    would keep the cache's memory.
     """
     for view in views:
         with contextlib.suppress(BufferError):
@@ -84,7 +85,7 @@ def revoke(views: Iterable[memoryview]) -> None:
 
 @contextmanager
 def revoked(parts: Sequence[memoryview]) -> Iterator[Sequence[memoryview]]:
-    """They are slices that were made for this block; `revoke` at its end."""
+    """Context of slices that were made for this block; `revoke` at its end."""
     try:
         yield parts
     finally:
@@ -92,13 +93,13 @@ def revoked(parts: Sequence[memoryview]) -> Iterator[Sequence[memoryview]]:
 
 
 class Spool:
-    """One such file.
+    """A nameless file.
 
     Args:
-        folder: where it is kept; None: where temporary files are.
+        folder: its directory; None: that of temporary files.
 
     Raises:
-        OSError: there is no room, or no such folder.
+        OSError: there is no space, or no such folder.
     """
 
     def __init__(self, folder: str | None) -> None:
@@ -107,11 +108,11 @@ class Spool:
 
     @property
     def path(self) -> str:
-        """A name by which this process can open it again."""
+        """Return a name by which this process can open it again."""
         return f"/proc/self/fd/{self.fd}"
 
     def write(self, offset: int, buffers: Sequence[memoryview]) -> int:
-        """May be short, like the call of the system."""
+        """Write; may be short, like the system call."""
         return os.pwritev(self.fd, buffers[:IOV_MAX], offset)
 
     def write_all(self, offset: int, data: memoryview) -> None:
@@ -124,7 +125,7 @@ class Spool:
             begin += os.pwrite(self.fd, ZEROS[: end - begin], begin)
 
     def fill(self, offset: int, buffers: Sequence[memoryview]) -> None:
-        """Fill the buffers; what was never written reads as zeros."""
+        """Fill the buffers; unwritten ranges read as zeros."""
         for buffer in buffers:
             done = os.preadv(self.fd, [buffer], offset)
             while 0 < done < len(buffer):
@@ -137,7 +138,7 @@ class Spool:
             offset += len(buffer)
 
     def set_size(self, size: int) -> None:
-        """As long as this: what was behind it never comes back."""
+        """Set the size: bytes past it are dropped for good."""
         os.ftruncate(self.fd, size)
 
     def __del__(self) -> None:

@@ -1,13 +1,13 @@
 """Backends by URL, as the command line and configuration files name them.
 
     memory:            objects in this process
-    dir:PATH           files below a directory that exists
+    dir:PATH           files below an existing directory
     s3://BUCKET/PREFIX objects of a bucket; `?endpoint=URL` for a service other than AWS; needs the extra `s3`
     fsspec:URL         objects of any file system of fsspec, such as fsspec:s3://bucket/folder; needs the extra `fsspec`
-    SCHEME:...         whatever an installed package registered under the entry-point group `pagecache.backends`
+    SCHEME:...         a scheme that an installed package registered under the entry-point group `pagecache.backends`
 
-An entry point names a callable, called as `callable(url, **options)`. Schemes that belong to this package but need an
-extra are known here all the same: their error says what to install.
+An entry point names a callable, called as `callable(url, **options)`. Schemes of this package that need an extra are
+listed here too: their error says what to install.
 """
 
 from __future__ import annotations
@@ -67,7 +67,7 @@ BUILT_IN: dict[str, Callable[..., Backend | AsyncBackend]] = {
 
 
 def backend_from_url(url: str, **options: Any) -> Backend | AsyncBackend:
-    """The backend that a URL names.
+    """Return the backend for a URL.
 
     Args:
         url: `SCHEME:REST`.
@@ -113,7 +113,7 @@ def as_backend(backend: Any, what: str, options: dict[str, Any]) -> Any:
 
 
 def check_mirror(backend: Any, mirror: Any) -> None:
-    """What a second stream can be.
+    """Check the second stream.
 
     Raises:
         ValueError: names the value and the rule.

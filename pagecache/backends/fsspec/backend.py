@@ -1,11 +1,11 @@
-"""Any file system of fsspec: how it is used, which depends on what it is.
+"""Any file system of fsspec, used according to its kind.
 
-    LocalFileSystem        files are written in place, as those of a DirectoryBackend
+    LocalFileSystem        files are written in place, like those of a DirectoryBackend
     asynchronous=True      objects as a whole; coroutines on the loop of the cache
-    everything else        objects as a whole; calls from threads. A blocking instance of an asynchronous class has
-                           fsspec's loop, and is waited for
+    everything else        objects as a whole; calls from threads. A blocking instance of an asynchronous class waits
+                           for fsspec's loop
 
-Objects as a whole are those of `objects.py`, which is written once, as coroutines. Here they are given threads.
+`objects.py` implements objects as a whole, once, as coroutines. This module runs them on threads.
 """
 
 from __future__ import annotations
@@ -29,7 +29,7 @@ __all__ = ["FsspecBackend", "FsspecFile", "backend_from_fsspec_url"]
 
 Publish = Literal["move", "put"]
 AT_ONCE = frozenset({"s3:", "s3a:"})
-"""Protocols whose file systems have been seen to store a whole object or nothing, and to leave nothing behind."""
+"""Protocols whose file systems are known to store a whole object or nothing, and to leave nothing behind."""
 METHODS = ("open", "stat", "remove", "rename", "list", "canonical", "sync", "close")
 OPTIONS = ("limits", "publish", "spool", "check_reads")
 
@@ -50,29 +50,29 @@ class FsspecFile(BackendFile):
         return run(self._file.write_from(offset, buffers))
 
     def stage(self, offset: int, buffers: Sequence[memoryview]) -> int:
-        """Like `write_from`: both are a file of this machine."""
+        """Write like `write_from`: both go to a file of this machine."""
         return run(self._file.stage(offset, buffers))
 
     def read_staged(self, offset: int, buffers: Sequence[memoryview]) -> int:
-        """Bytes of that file."""
+        """Read bytes of that file."""
         return run(self._file.read_staged(offset, buffers))
 
     def truncate(self, size: int) -> None:
         run(self._file.truncate(size))
 
     def punch_hole(self, offset: int, length: int) -> None:
-        """Zeros, at the next commit."""
+        """Write zeros, at the next commit."""
         run(self._file.punch_hole(offset, length))
 
     def commit(self) -> str | None:
         return run(self._file.commit())
 
     def rollback(self) -> None:
-        """What was written since the last commit is forgotten."""
+        """Forget all writes since the last commit."""
         run(self._file.rollback())
 
     def close(self) -> None:
-        """Open files of the file system, and what was not committed, go."""
+        """Close open files of the file system, and drop uncommitted bytes."""
         run(self._file.close())
 
 
@@ -80,23 +80,23 @@ class FsspecBackend(PassingBackend):
     """The objects below a path of an fsspec file system, by their path relative to it.
 
     Local files are written in place; all other objects as a whole, by a commit, after which they are as durable as the
-    file system makes them. What the class cannot do shows at once: where it has no way to store, remove or replace
-    objects, the backend is read-only, and says why.
+    file system makes them. Missing abilities of the class show at once: if it cannot store, remove or replace objects,
+    the backend is read-only, and gives the reason.
 
     Args:
-        fs: the file system. One made with ``asynchronous=True`` is used on the loop of the cache, and by nobody else:
-            give ``skip_instance_cache=True`` too.
+        fs: the file system. An instance made with ``asynchronous=True`` runs on the loop of the cache, and must have no
+            other user: give ``skip_instance_cache=True`` too.
         root: a path, with or without the protocol; "" is everything.
         limits: of one call; default: those of `BackendLimits`, for objects that commit makes visible.
         publish: how a commit replaces an object: "move" stores it under a temporary name first, "put" is one call,
-            which has to store all or nothing. None: "put" for S3, else "move". Nothing to local files.
-        spool: directory of this machine for what is written and not committed yet; None: that of temporary files.
-        check_reads: look after every read whether the version still is that which was opened. Where nobody else
-            changes objects, False saves a request each time.
+            which must store all or nothing. None: "put" for S3, otherwise "move". No effect on local files.
+        spool: directory of this machine for uncommitted bytes; None: that of temporary files.
+        check_reads: check after every read that the version is still the opened one. If there are no other writers,
+            False saves a request each time.
         overrides: fields of `BackendLimits`, such as ``read_only=True``.
 
     Raises:
-        TypeError, ValueError: one of them is not what it should be; says which and why.
+        TypeError, ValueError: an argument is invalid; names it and the reason.
 
     >>> import fsspec
     >>> backend = FsspecBackend(fsspec.filesystem("memory"), "/doctest")
@@ -135,7 +135,7 @@ class FsspecBackend(PassingBackend):
             objects = Objects(AwaitedCalls(fs) if awaited else BlockingCalls(fs), root, whole, how, options)
             inner = objects if awaited else BlockingObjects(objects)
         super().__init__(inner)
-        # Of its form: that its methods are coroutines, or are not, is what tells an asynchronous backend.
+        # Methods of the inner form: whether they are coroutines marks an asynchronous backend.
         vars(self).update({method: getattr(inner, method) for method in METHODS})
 
 
@@ -173,7 +173,7 @@ class BlockingObjects(Backend):
         return self.objects.canonical(key)
 
     def remove_leftovers(self, directory: str = "", older_than: float = LEFT_AFTER) -> int:
-        """See `Objects`."""
+        """Remove temporary objects of dead processes; see `Objects`."""
         return run(self.objects.remove_leftovers(directory, older_than))
 
     def close(self) -> None:
@@ -199,7 +199,7 @@ class LocalObjects(DirectoryBackend):
 
 
 def _local(fs: Any, root: str) -> str:
-    """The directory of this machine that a path of a file system is."""
+    """Return the directory of this machine behind a path of a file system."""
     inner = getattr(fs, "sync_fs", None) or (fs.fs if type(fs) is fsspec.implementations.dirfs.DirFileSystem else None)
     if inner is None:
         path: str = fs._strip_protocol(root) if root else "/"
@@ -213,7 +213,7 @@ def _check(fs: Any, root: object, publish: object, spool: Any, check_reads: obje
         raise TypeError(f"fs: {fs!r} is not an fsspec file system{hint}")
     if isinstance(fs, fsspec.implementations.cached.CachingFileSystem):
         kind = type(fs).__name__
-        raise ValueError(f"fs: a {kind} keeps copies of its own, which go stale; give the file system below it")
+        raise ValueError(f"fs: a {kind} keeps copies, which go stale; give the file system below it")
     if not isinstance(root, str):
         raise TypeError(f"root must be a str, not {type(root).__name__}")
     if publish is not None and publish not in get_args(Publish):
@@ -225,10 +225,11 @@ def _check(fs: Any, root: object, publish: object, spool: Any, check_reads: obje
 
 
 def backend_from_fsspec_url(url: str, **options: Any) -> Any:
-    """`fsspec:URL`, chained ones too. Options that are not of the backend are those of the file system.
+    """Return a backend for `fsspec:URL`, including chained ones. Options other than the backend's go to the file
+    system.
 
     Raises:
-        ValueError: fsspec knows no such protocol, or needs a package for it that is not installed.
+        ValueError: an unknown protocol of fsspec, or one whose package is not installed.
     """
     target = url.partition(":")[2]
     if not target.partition(":")[0] or ":" not in target:

@@ -1,14 +1,13 @@
-"""What is asked of an fsspec file system, in one form for blocking and for asynchronous ones.
+"""Calls to an fsspec file system, in one form for blocking and for asynchronous ones.
 
 `BlockingCalls` calls the plain methods and `AwaitedCalls` the coroutines with an underscore; either way a call here is
-a coroutine. Those of `BlockingCalls` never suspend, so that `run` is all it takes to carry one out on the thread that
-asks.
+a coroutine. Those of `BlockingCalls` never suspend, so `run` can carry them out on the calling thread.
 
-Only methods that take a path as it is are used: `mv`, `copy` and `rm` of the base class look for patterns in it and for
-directories. Listings that a file system remembers are dropped before anything is looked up.
+Only methods that take a path literally are used: `mv`, `copy` and `rm` of the base class look for patterns in it and
+for directories. Cached listings of a file system are dropped before each lookup.
 
-What a file system cannot do shows in its class (`lacks`): a method that nobody has overridden raises
-NotImplementedError. Its errors have an errno afterwards that says whether trying again may help (`translated`).
+Missing abilities of a file system show in its class (`lacks`): a method that no subclass overrides raises
+NotImplementedError. Errors get an errno here that decides whether a retry may help (`translated`).
 """
 
 from __future__ import annotations
@@ -77,7 +76,7 @@ TAGS = (
     "CRC",
     "chksum",
 )
-"""What the infos of file systems call something that belongs to the content."""
+"""Names, in infos of file systems, of values that identify the content."""
 TIMES = (
     "mtime",
     "LastModified",
@@ -89,9 +88,9 @@ TIMES = (
     "modify",
     "created",
 )
-"""What they call the time of the last change; objects that are replaced as a whole are made then."""
+"""Names of the time of the last change; an object that is replaced as a whole is made at that time."""
 PIPE_MAX = 1 << 20
-"""Bytes: no more than this is handed over as one piece of memory."""
+"""Largest object in bytes that is stored from one piece of memory."""
 STEP = 1 << 20
 
 BY_CLASS: tuple[tuple[type[OSError], int], ...] = (
@@ -112,7 +111,7 @@ TRY_AGAIN = frozenset({408, 425, 429, 500, 502, 503, 504})
 
 
 def run(work: Coroutine[Any, Any, T]) -> T:
-    """Carry out a coroutine that never suspends."""
+    """Run a coroutine that never suspends."""
     try:
         work.send(None)
     except StopIteration as end:
@@ -122,11 +121,11 @@ def run(work: Coroutine[Any, Any, T]) -> T:
     raise RuntimeError(f"{work!r} suspended: there is no loop that it could wait on")
 
 
-# -- what a file system is
+# -- kind of a file system
 
 
 def beneath(fs: Any) -> Any:
-    """The file system that does the work, below those that only change its names or its colour."""
+    """Return the file system that does the work, below those that only change its names or its appearance."""
     while True:
         if isinstance(fs, DirFileSystem):
             fs = fs.fs
@@ -137,24 +136,24 @@ def beneath(fs: Any) -> Any:
 
 
 def name_of(fs: Any) -> str:
-    """Its protocol, for people."""
+    """Return its protocol, for messages."""
     protocol = beneath(fs).protocol
     return f"{protocol if isinstance(protocol, str) else protocol[0]}:"
 
 
 def _has(fs: Any, *methods: str) -> bool:
-    """Whether its class does any of these itself."""
+    """Return whether its class itself implements any of these methods."""
     own = [vars(cls) for cls in type(fs).__mro__ if cls not in (AsyncFileSystem, fsspec.AbstractFileSystem)]
     return any(method in names for names in own for method in methods)
 
 
 def renames(fs: Any) -> bool:
-    """Whether `mv` is one call of the file system, not a copy and a removal."""
+    """Return whether `mv` is one call of the file system, not a copy and a removal."""
     return _has(beneath(fs), "mv", "_mv_file")
 
 
 def lacks(fs: Any, *, moves: bool) -> str | None:
-    """What keeps objects from being written, as far as the class says; `moves`: they are moved into place."""
+    """Return why objects cannot be written, according to the class; `moves`: they are moved into place."""
     real = beneath(fs)
     if real.async_impl and not _has(real, "_pipe_file", "_put_file"):
         return "it has no way to store an object"
@@ -165,7 +164,7 @@ def lacks(fs: Any, *, moves: bool) -> str | None:
     return None
 
 
-# -- what it says of an object
+# -- infos of objects
 
 
 def _time(value: object) -> float | None:
@@ -175,10 +174,10 @@ def _time(value: object) -> float | None:
 
 
 def stat_of(info: dict[str, Any], key: Key | None = None) -> ObjectStat:
-    """What an info says.
+    """Return the status in an info.
 
     Raises:
-        UnsupportedOperation: not even the size.
+        UnsupportedOperation: it lacks even the size.
     """
     if info.get("type") == "directory":
         return ObjectStat(size=0, key=key, kind="dir")
@@ -194,15 +193,15 @@ def stat_of(info: dict[str, Any], key: Key | None = None) -> ObjectStat:
 
 
 def tagged(info: ObjectStat) -> bool:
-    """Whether the version belongs to the content, rather than to a clock."""
+    """Return whether the version identifies the content, not only a time."""
     return info.version is not None and info.version.partition("=")[0] in TAGS
 
 
-# -- what its errors mean
+# -- errors
 
 
 def translated(error: BaseException, key: Key, name: str) -> BaseException:
-    """The error with an errno; itself where it has one, or where nobody knows."""
+    """Return the error with an errno; unchanged if it has one, or if the cause is unknown."""
     if isinstance(error, BackendError | io.UnsupportedOperation):
         return error
     if isinstance(error, NotImplementedError):
@@ -223,7 +222,7 @@ def translated(error: BaseException, key: Key, name: str) -> BaseException:
 
 @contextmanager
 def about(key: Key, name: str) -> Iterator[None]:
-    """Errors of a file system, as those of a backend."""
+    """Translate errors of a file system to those of a backend."""
     try:
         yield
     except Exception as error:
@@ -233,11 +232,11 @@ def about(key: Key, name: str) -> Iterator[None]:
         raise better from error
 
 
-# -- asking
+# -- calls
 
 
 class Calls:
-    """One file system. Paths are as the file system has them."""
+    """The calls to one file system. Paths are those of the file system."""
 
     def __init__(self, fs: Any) -> None:
         self.fs = fs
@@ -252,11 +251,11 @@ class Calls:
         raise NotImplementedError
 
     def reader(self, path: str) -> Reader:
-        """What reads ranges of an object, as it is from now on."""
+        """Return a reader of ranges of the current object."""
         return Reader(self, path)
 
     def forget(self, path: str) -> None:
-        """What it remembers of a path and of the directory above may be old."""
+        """Drop the file system's cached state of a path and of its directory."""
         for known in (path, self.fs._parent(path)):
             self._listings.invalidate_cache(known)
 
@@ -265,20 +264,20 @@ class Calls:
         return stat_of(await self.ask("info", path))
 
     async def found(self, path: str) -> ObjectStat | None:
-        """None: there is nothing."""
+        """Return the status of an object; None: there is none."""
         try:
             return await self.stat(path)
         except FileNotFoundError:
             return None
 
     async def find(self, path: str) -> dict[str, dict[str, Any]]:
-        """Everything below a path, by path; no directories."""
+        """Return everything below a path, by path; no directories."""
         self._listings.invalidate_cache()
         found: dict[str, dict[str, Any]] = await self.ask("find", path, detail=True)
         return found
 
     async def names(self, path: str) -> list[str]:
-        """What is in a directory."""
+        """Return the names in a directory."""
         self.forget(path)
         names: list[str] = await self.ask("ls", path, detail=False)
         return names
@@ -291,7 +290,7 @@ class Calls:
             await self.ask("makedirs", path, exist_ok=True)
 
     async def move(self, src: str, dst: str) -> None:
-        """An object gets another name, and replaces what had it.
+        """Rename an object, and replace the object with the new name.
 
         Raises:
             UnsupportedOperation: it does not replace.
@@ -301,14 +300,16 @@ class Calls:
             await self.remove(src)
             return
         await self.rename(src, dst)
-        if await self.found(src) is not None:  # some answer "false", which nobody looks at
-            raise io.UnsupportedOperation(errno.ENOTSUP, f"{self.name} mv does not replace what is there")
+        if await self.found(src) is not None:  # some return "false" in place of an error
+            raise io.UnsupportedOperation(errno.ENOTSUP, f"{self.name} mv does not replace an existing object")
 
     async def rename(self, src: str, dst: str) -> None:
         await self.ask("mv", src, dst)
 
     async def store(self, spool: Spool, size: int, path: str) -> None:
-        """The first `size` bytes of a spool become an object; while that goes on, part of it may be seen."""
+        """Store the first `size` bytes of a spool as an object; until it returns, a part of the object may be
+        visible.
+        """
         spool.set_size(size)
         real = beneath(self.fs)
         if size <= PIPE_MAX and _has(real, "pipe_file", "_pipe_file"):
@@ -323,7 +324,7 @@ class Calls:
 
 
 class BlockingCalls(Calls):
-    """Of a file system whose methods block."""
+    """Calls to a file system whose methods block."""
 
     async def ask(self, method: str, *args: Any, **options: Any) -> Any:
         return getattr(self.fs, method)(*args, **options)
@@ -336,7 +337,7 @@ class BlockingCalls(Calls):
         return Reader(self, path) if own else OpenedReader(self, path)
 
     async def pour(self, spool: Spool, size: int, path: str) -> None:
-        """Through an open file, which is given up where that fails: closing would make an object of what is there."""
+        """Write through an open file, and abandon it after an error: closing would make an object of the part."""
         file = self.fs.open(path, "wb")
         try:
             for at in range(0, size, STEP):
@@ -348,7 +349,7 @@ class BlockingCalls(Calls):
 
 
 class AwaitedCalls(Calls):
-    """Of a file system whose methods are coroutines, on the loop that runs."""
+    """Calls to a file system whose methods are coroutines, on the running loop."""
 
     async def ask(self, method: str, *args: Any, **options: Any) -> Any:
         return await getattr(self.fs, f"_{method}")(*args, **options)
@@ -361,11 +362,11 @@ class AwaitedCalls(Calls):
 
 
 def give_up(file: Any) -> None:
-    """Let go of a file that is open for writing, without making an object of it."""
+    """Release a file that is open for writing, without making an object of it."""
     with contextlib.suppress(Exception):
         file.discard()
     if isinstance(file, fsspec.spec.AbstractBufferedFile):
-        file.closed = True  # close() and the garbage collector would upload what is buffered
+        file.closed = True  # close() and the garbage collector would upload the buffered bytes
     else:
         with contextlib.suppress(Exception):
             file.close()
@@ -375,24 +376,24 @@ def give_up(file: Any) -> None:
 
 
 class Unranged(io.UnsupportedOperation):
-    """A file system gives whole objects only."""
+    """A file system that returns whole objects only."""
 
     def __init__(self, text: str) -> None:
         super().__init__(errno.ENOTSUP, text)
 
 
 class Reader:
-    """Ranges of one object, each by a request of its own."""
+    """Ranges of one object, one request each."""
 
     def __init__(self, calls: Calls, path: str) -> None:
         self._calls = calls
         self._path = path
 
     async def read(self, offset: int, buffers: Sequence[memoryview]) -> int:
-        """Fill the buffers; returns how many bytes there are.
+        """Fill the buffers; return the number of bytes read.
 
         Raises:
-            Unranged: it gives more than was asked for.
+            Unranged: the result has more bytes than requested.
         """
         length = sum(map(len, buffers))
         data = await self._calls.ask("cat_file", self._path, start=offset, end=offset + length)
@@ -414,8 +415,8 @@ class Reader:
 
 
 class OpenedReader(Reader):
-    """Ranges through open files, of which there are as many as calls at a time: file systems without `cat_file` of
-    their own open and close one for every range.
+    """Ranges through open files, one for each concurrent call: file systems without their own `cat_file` open and close
+    a file for every range.
     """
 
     def __init__(self, calls: Calls, path: str) -> None:
@@ -449,7 +450,7 @@ class OpenedReader(Reader):
     def _open(self) -> Any:
         file = self._calls.fs.open(self._path, "rb")
         if isinstance(file, fsspec.spec.AbstractBufferedFile):
-            # Its own read-ahead would fetch megabytes for a page, and keep them.
+            # The file's own readahead would fetch megabytes for a page, and keep them.
             file.cache = caches["none"](file.blocksize, file._fetch_range, file.size)
         return file
 

@@ -1,10 +1,10 @@
-"""What a commit gets of the stored object: the ranges that nobody has written, in few reads, some of them at once.
+"""Fetch the unwritten ranges of the stored object for a commit, in few reads, some of them concurrent.
 
     missing   [0, 4096)   [8192, 12288)       [5 MiB, 6 MiB)      between the first two is a page that was written
-    reads     [0, 12288)                      [5 MiB, 6 MiB)      which is read with them, and left out
+    reads     [0, 12288)                      [5 MiB, 6 MiB)      it is read with them, and left out
 
-A call to a far store costs more than the bytes between two ranges, and much more than a thread: thousands of small
-writes leave thousands of small ranges, which one after another would take minutes.
+A call to a remote store costs more than the bytes between two ranges, and much more than a thread: thousands of small
+writes leave thousands of small ranges, which would take minutes one after another.
 """
 
 from __future__ import annotations
@@ -21,14 +21,14 @@ from .calls import AwaitedCalls, Calls, Reader, run
 __all__ = ["fetched", "reads_of"]
 
 GAP = 64 << 10
-"""Bytes between two ranges that are rather read than left out: at 1 GB/s they cost less than another call."""
+"""Largest gap in bytes that is read together with its neighbours: at 1 GB/s it costs less than another call."""
 
 Extent = tuple[int, int]
 Work = Callable[[], Coroutine[Any, Any, None]]
 
 
 def reads_of(missing: Iterable[Extent], step: int) -> list[list[Extent]]:
-    """Ascending [begin, end) ranges, those together that one read of up to `step` bytes brings.
+    """Group ascending [begin, end) ranges, each group for one read of up to `step` bytes.
 
     >>> reads_of([(0, 10), (20, 30), (200_000, 200_250)], 100)
     [[(0, 10), (20, 30)], [(200000, 200100)], [(200100, 200200)], [(200200, 200250)]]
@@ -46,10 +46,10 @@ def reads_of(missing: Iterable[Extent], step: int) -> list[list[Extent]]:
 
 
 async def fetched(calls: Calls, reader: Reader, spool: Spool, missing: Iterable[Extent], step: int, most: int) -> bool:
-    """Bring ranges of an object into a spool, by up to `most` calls at a time. False: it is shorter than that.
+    """Fetch ranges of an object into a spool, by up to `most` concurrent calls. False: the object is shorter.
 
-    When one fails no other is begun, and those that are on their way have ended when its error is raised: nobody
-    writes to the spool afterwards.
+    After a failure no other call is begun, and the running ones have ended when its error is raised: the spool is not
+    written to afterwards.
     """
     todo = deque(reads_of(missing, step))
     short: list[int] = []
@@ -59,7 +59,7 @@ async def fetched(calls: Calls, reader: Reader, spool: Spool, missing: Iterable[
         while todo and not short:
             try:
                 group = todo.popleft()
-            except IndexError:  # another thread was faster
+            except IndexError:  # another thread took the last one
                 return
             begin, done, length = group[0][0], 0, group[-1][1] - group[0][0]
             while done < length:
@@ -89,7 +89,7 @@ async def _as_tasks(works: list[Work]) -> None:
 
 
 def _on_threads(works: list[Work], stop: Callable[[], object]) -> None:
-    """The thread that asks does its part; the others are there for as long as it takes."""
+    """Run the works on the calling thread and others, which end with the call."""
     errors: list[BaseException] = []
 
     def carry_out(work: Work) -> None:
@@ -104,7 +104,7 @@ def _on_threads(works: list[Work], stop: Callable[[], object]) -> None:
         thread = threading.Thread(target=carry_out, args=(work,), name="pagecache-fetch", daemon=True)
         try:
             thread.start()
-        except RuntimeError:  # at the end of the process, or of what the system allows: fewer do the same
+        except RuntimeError:  # at the end of the process, or at the system's limit: fewer threads suffice
             break
         begun.append(thread)
     for work in works[:1]:
@@ -113,7 +113,7 @@ def _on_threads(works: list[Work], stop: Callable[[], object]) -> None:
         while thread.is_alive():
             try:
                 thread.join()
-            except BaseException as error:  # a signal handler raised: first all have to have ended
+            except BaseException as error:  # a signal handler raised: all must end first
                 errors.append(error)
                 stop()
     if errors:

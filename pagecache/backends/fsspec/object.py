@@ -1,21 +1,21 @@
 """Objects of a file system that can only store them as a whole.
 
-An open object stays with the version that it was opened with. What is written goes to a spool (`spool.py`), where
-memory may let go of it; reads see it laid over what is stored. A commit
+An open object stays with the version that it was opened with. Writes go to a spool (`spool.py`), so memory can be
+freed; reads see the spool laid over the stored object. A commit
 
-    1. brings what is missing of the object into the spool          the stored version has to be ours: ESTALE
-    2. stores that under a temporary name                           DIRECTORY/.pagecache-stage/TIME-TOKEN-N
-    3. looks whether the stored version still is ours               ESTALE
+    1. fetches the missing bytes of the object into the spool       the stored version must be the opened one: ESTALE
+    2. stores the spool under a temporary name                      DIRECTORY/.pagecache-stage/TIME-TOKEN-N
+    3. checks that the stored version still is the opened one       ESTALE
     4. moves it over the object
 
-so that nobody ever sees a part of it, and whatever fails leaves the old object as it was. Where one call stores a whole
-object or nothing (`publish="put"`), steps 2 and 4 are that call. Between 3 and 4 nothing keeps others out: no file
-system of fsspec has a call for it.
+so that a part is never visible, and any failure leaves the old object unchanged. If one call stores a whole object or
+nothing (`publish="put"`), it replaces steps 2 and 4. Between 3 and 4 nothing keeps other writers out: no file system of
+fsspec has a call for that.
 
-A commit that does not know how step 4 ended finds another version when it is tried again. That is ours if it has our
-bytes.
+If the result of step 4 is unknown, a retry of the commit finds another version. It counts as this file's commit if its
+bytes are equal.
 
-A process that dies leaves a temporary object at most. Who commits in that directory first removes those of yesterday.
+A dead process leaves at most a temporary object. A commit in its directory first removes those older than a day.
 """
 
 from __future__ import annotations
@@ -43,7 +43,7 @@ __all__ = ["ObjectFile"]
 
 STEP = 1 << 20
 TICK = 1.1
-"""Seconds: the coarsest clock of a file system counts these, give or take."""
+"""Seconds: at least the resolution of the coarsest clock of a file system, with a margin."""
 TICKS = 3
 PAUSE = 0.005
 
@@ -53,7 +53,7 @@ def _stale(key: Key, what: str) -> OSError:
 
 
 def _same(stored: ObjectStat | None, base: ObjectStat | None) -> bool:
-    """Whether both are one version, as far as can be told."""
+    """Return whether both are one version, as far as they can be compared."""
     if stored is None or base is None:
         return stored is base
     if stored.version is None or base.version is None:
@@ -62,23 +62,23 @@ def _same(stored: ObjectStat | None, base: ObjectStat | None) -> bool:
 
 
 class ObjectFile(AsyncBackendFile):
-    """One object as it was at open, and what was written since."""
+    """One object as of its open, and all later writes."""
 
     def __init__(self, objects: Objects, key: Key, base: ObjectStat | None) -> None:
         self._objects = objects
         self._calls = objects.calls
         self.key = key
-        self.detached = False  # the name was taken away, or is another object's
-        self._lock = threading.Lock()  # guards all below; held for moments
-        self._turns = 0  # of what is stored, and of what is cut: a read that saw one is done again
-        self._publishing = False  # it may be stored already and not be known here
-        self._attempts: set[tuple[int, bytes]] = set()  # size and sum of what commits may have stored, without knowing
+        self.detached = False  # the name was removed, or belongs to another object
+        self._lock = threading.Lock()  # guards all below; held briefly
+        self._turns = 0  # counts changes of the stored version and truncates: a read that overlapped one is repeated
+        self._publishing = False  # a new version may be stored that is not yet recorded here
+        self._attempts: set[tuple[int, bytes]] = set()  # size and checksum of commits whose result is unknown
         self._rolled_back = False
         self._reader: Any = None
         self._take(base)
 
     def _take(self, base: ObjectStat | None, *, committed: bool = False) -> None:
-        """This is stored, and nothing was written since; `committed`: it is what was written before."""
+        """Record the stored version, with no writes over it; `committed`: it has the content of earlier writes."""
         reader, self._reader = self._reader, None if base is None else self._calls.reader(self._path)
         if reader is not None:
             reader.close()
@@ -100,7 +100,7 @@ class ObjectFile(AsyncBackendFile):
         return self._objects.path_of(self.key)
 
     def moved(self, key: Key, base: ObjectStat | None) -> None:
-        """The object has another name, and by that perhaps another version."""
+        """Record another name of the object, and possibly another version due to that."""
         with self._lock:
             self.key, self._turns = key, self._turns + 1
             if base is not None:
@@ -147,21 +147,21 @@ class ObjectFile(AsyncBackendFile):
         if spool is not None:
             spool.fill(begin, parts)
         else:
-            for part in parts:  # behind what is stored, and never written: a truncate made it longer
+            for part in parts:  # past the stored end, and never written: a truncate extended the object
                 part[:] = bytes(len(part))
 
     async def _still(self, base: ObjectStat | None, turns: int, short: bool) -> bool:
-        """Whether what was read is of the version that this file stays with. False: it is to be read again.
+        """Return whether the bytes read are of the version that this file stays with. False: read them again.
 
         Raises:
-            OSError: ESTALE, that version is not there any more.
+            OSError: ESTALE: that version no longer exists.
         """
         if not (self._objects.check_reads or short):
             return True
         stored = await self._objects.found(self._path)
         if _same(stored, base):
             return True
-        while self._publishing:  # the other version may be our own
+        while self._publishing:  # the other version may be this file's commit
             await self._calls.sleep(PAUSE)
         if turns == self._turns:
             raise _stale(self.key, f"{self._calls.name} another version is stored than the one that was opened")
@@ -170,7 +170,7 @@ class ObjectFile(AsyncBackendFile):
     # ---------------------------------------------------------------- writing
 
     def _writable_spool(self) -> Spool:
-        """The lock is held."""
+        """Return the spool for writes. The lock is held."""
         if self._objects.why_read_only:
             raise io.UnsupportedOperation(errno.ENOTSUP, self._objects.why_read_only)
         if self._spool is None:
@@ -191,8 +191,8 @@ class ObjectFile(AsyncBackendFile):
         return await self.write_from(offset, buffers)
 
     async def read_staged(self, offset: int, buffers: Sequence[memoryview]) -> int:
-        """What a commit has taken meanwhile is read from the object; of what was rolled back there is nothing left. Who
-        asked before that asks again, and goes by what is so then.
+        """Read staged bytes. Bytes that a concurrent commit took are read from the object; rolled-back bytes are gone.
+        An earlier caller retries, with the state after that.
         """
         with self._lock:
             spool, committed, rolled_back = self._spool, self._committed, self._rolled_back
@@ -253,7 +253,7 @@ class ObjectFile(AsyncBackendFile):
             if theirs == self._sum():
                 self._take(stored, committed=True)
                 return
-            with self._lock:  # what was written since goes over it
+            with self._lock:  # later writes go over it
                 self.base, self._turns = stored, self._turns + 1
                 self._reader = self._reader or self._calls.reader(self._path)
         with self._lock:
@@ -268,7 +268,7 @@ class ObjectFile(AsyncBackendFile):
                 known = None if self.base is None else self.base.version
                 if known is None or stored.version != known or tagged(stored):
                     break
-                await self._calls.sleep(TICK)  # the clock that makes versions has not moved on
+                await self._calls.sleep(TICK)  # the clock of versions has not advanced
             self._take(stored, committed=True)
         except BaseException:
             if self._publishing:
@@ -278,7 +278,7 @@ class ObjectFile(AsyncBackendFile):
             self._publishing = False
 
     async def _complete(self, spool: Spool) -> None:
-        """Everything is in the spool."""
+        """Complete the spool."""
         missing = [(begin, end) for begin, end, held in self._spooled.pieces(0, self._size) if not held]
         if not missing:
             return
@@ -319,7 +319,7 @@ class ObjectFile(AsyncBackendFile):
             await self._calls.store(spool, self._size, path)
 
     def _sum(self) -> tuple[int, bytes]:
-        """Of all that is in the spool: nothing is missing in it once a commit has been tried."""
+        """Return size and checksum of the spool, which is complete after the first attempt of a commit."""
         total, room = hashlib.blake2b(), memoryview(bytearray(STEP))
         for at in range(0, self._size, STEP):
             part = room[: self._size - at]
@@ -328,7 +328,7 @@ class ObjectFile(AsyncBackendFile):
         return self._size, total.digest()
 
     async def _sum_of(self, stored: ObjectStat) -> tuple[int, bytes] | None:
-        """Of what is stored, where that may be ours; None: it is not."""
+        """Return size and checksum of the stored object, if it may be this file's commit; None: it is not."""
         if stored.size not in {size for size, _ in self._attempts}:
             return None
         total, room, at = hashlib.blake2b(), memoryview(bytearray(STEP)), 0

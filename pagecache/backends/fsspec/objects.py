@@ -1,10 +1,10 @@
-"""The objects below a path of an fsspec file system: keys, names, versions, and what dead processes have left.
+"""The objects below a path of an fsspec file system: keys, names, versions, and leftovers of dead processes.
 
-How one object is read and published is told in `object.py`. Everything here is a coroutine, so that it serves
-blocking file systems and asynchronous ones: see `calls.py`.
+`object.py` reads and publishes single objects. Everything here is a coroutine, so that it serves blocking and
+asynchronous file systems: see `calls.py`.
 
-Where a rename is a copy, the object has another version afterwards, with the same content. That is no change by
-somebody else, so its older version is told for as long as it stands.
+If a rename is a copy, the object gets another version with equal content. That is no foreign change, so its earlier
+version is reported while the copy stays unchanged.
 """
 
 from __future__ import annotations
@@ -32,9 +32,9 @@ __all__ = ["LEFT_AFTER", "STAGE", "Objects"]
 
 STAGE = ".pagecache-stage"
 LEFT_AFTER = 86400.0
-"""Seconds: an upload that began longer ago has ended one way or another."""
+"""Seconds after which an upload has certainly ended."""
 RENAMED_MAX = 1 << 16
-"""Objects that were renamed, and whose older version is remembered."""
+"""Limit of renamed objects whose earlier version is stored."""
 
 
 def _missing(key: Key) -> OSError:
@@ -42,7 +42,7 @@ def _missing(key: Key) -> OSError:
 
 
 class Objects(AsyncBackend):
-    """The objects below a path of a file system; `calls` says how that is asked."""
+    """The objects below a path of a file system, accessed through `calls`."""
 
     def __init__(self, calls: Calls, root: str, limits: BackendLimits, publish: str, options: dict[str, Any]) -> None:
         self.calls = calls
@@ -55,12 +55,13 @@ class Objects(AsyncBackend):
         self.why_read_only = "" if why is None else f"{calls.name} objects can only be read: {why}"
         self.limits = replace(limits, read_only=limits.read_only or why is not None)
         self.step = int(limits.max_read)
-        self._lock = threading.Lock()  # guards the rest
+        self._lock = threading.Lock()  # guards the fields below
         self._open_files: weakref.WeakSet[ObjectFile] = weakref.WeakSet()
-        self._prepared: set[str] = set()  # stages that were looked at, and directories that were made
+        self._prepared: set[str] = set()  # cleaned stage directories, and directories that were made
         self._made: set[str] = set()
-        self._renamed: dict[str, tuple[str | None, str | None]] = {}  # path: its version, and what that was before
-        self._reads_ranges = False  # was tried
+        # Path -> its version, and the version before the rename.
+        self._renamed: dict[str, tuple[str | None, str | None]] = {}
+        self._reads_ranges = False  # a ranged read was tried
         self._token = secrets.token_hex(4)
         self._numbers = itertools.count(1)
 
@@ -86,13 +87,15 @@ class Objects(AsyncBackend):
         return "/".join(parts)
 
     def path_of(self, key: Key) -> str:
-        """What the file system calls it."""
+        """Return the path in the file system."""
         name = str(self.canonical(key))
         path: str = self.fs._strip_protocol(name if "://" in name and not self.root else self._whole(name))
         return path
 
     def _whole(self, name: str) -> str:
-        """A path from the top of the file system: without its root marker it may begin where somebody has logged in."""
+        """Return an absolute path of the file system: without the root marker it may be relative to a login
+        directory.
+        """
         return f"{self.root}/{name}" if self.root else f"{self.fs.root_marker}{name}"
 
     def _allow(self) -> None:
@@ -103,7 +106,7 @@ class Objects(AsyncBackend):
     # ---------------------------------------------------------------- objects
 
     def _told(self, path: str, stat: ObjectStat) -> ObjectStat:
-        """With the version that it had before a rename of ours: a copy has another, of the same content."""
+        """Return the status with the version from before a rename: a copy has another version of equal content."""
         with self._lock:
             version, before = self._renamed.get(path, (stat.version, stat.version))
             if version != stat.version:
@@ -120,7 +123,7 @@ class Objects(AsyncBackend):
                 del self._renamed[next(iter(self._renamed))]
 
     async def found(self, path: str) -> ObjectStat | None:
-        """What is stored; None: nothing."""
+        """Return the stored status; None: no object."""
         stat = await self.calls.found(path)
         return None if stat is None else self._told(path, stat)
 
@@ -144,10 +147,10 @@ class Objects(AsyncBackend):
         return file
 
     async def _try_ranges(self, path: str) -> None:
-        """One byte of an object is read, once.
+        """Try to read one byte of an object, once.
 
         Raises:
-            UnsupportedOperation: that cannot be had.
+            UnsupportedOperation: ranges cannot be read.
         """
         if self._reads_ranges:
             return
@@ -178,7 +181,7 @@ class Objects(AsyncBackend):
                 raise IsADirectoryError(errno.EISDIR, os.strerror(errno.EISDIR), key)
             if stored is not None:
                 await self.calls.remove(path)
-            elif not self._files(key):  # which are of an object that was created, and not committed yet
+            elif not self._files(key):  # of an object that was created, and is not committed yet
                 raise _missing(key)
         self._detach(key)
 
@@ -206,14 +209,14 @@ class Objects(AsyncBackend):
                 self._tell(new, there.version, stored.version)
                 there = self._told(new, there)
             elif there is not None:
-                await self.calls.remove(new)  # what replaces it is not stored yet
+                await self.calls.remove(new)  # its replacement is not stored yet
                 there = None
         self._detach(dst)
         for file in following:
             file.moved(dst, there)
 
     def _files(self, key: Key) -> builtins.list[ObjectFile]:
-        """Those that are open on it, and have its name."""
+        """Return the open files of this name."""
         name = self.canonical(key)
         with self._lock:
             return [f for f in self._open_files if not f.detached and self.canonical(f.key) == name]
@@ -223,7 +226,7 @@ class Objects(AsyncBackend):
             file.detached = True
 
     async def list(self, prefix: str = "") -> AsyncIterator[ObjectStat]:
-        """The objects whose key starts with `prefix`, in the order of their keys."""
+        """Yield the objects whose key starts with `prefix`, sorted by key."""
         if "\0" in prefix or prefix.startswith("/") or ".." in prefix.split("/"):
             return
         folder = prefix.rpartition("/")[0]
@@ -241,7 +244,7 @@ class Objects(AsyncBackend):
                 yield self._told(path, stat_of(infos[path], key))
 
     async def close(self) -> None:
-        """Directories that were made for temporary objects go, where they are directories at all."""
+        """Remove the directories made for temporary objects, if they are real directories."""
         with self._lock:
             made, self._made = self._made, set()
             self._prepared.clear()
@@ -252,7 +255,7 @@ class Objects(AsyncBackend):
     # ---------------------------------------------------------------- temporary objects
 
     async def temporary(self, path: str) -> str:
-        """A name for the next version of an object, in a directory that is there."""
+        """Return a name for the next version of an object, in an existing directory."""
         stage = self._stage(path)
         with self._lock:
             new = stage not in self._prepared
@@ -271,7 +274,7 @@ class Objects(AsyncBackend):
 
     async def _clear(self, stage: str, older_than: float) -> int:
         removed = 0
-        with contextlib.suppress(Exception):  # there is none, or it cannot be listed: nothing depends on it
+        with contextlib.suppress(Exception):  # it does not exist, or cannot be listed: removal is optional
             for path in await self.calls.names(stage):
                 begun, _, rest = path.rpartition("/")[2].partition("-")
                 if begun.isdecimal() and rest and time.time() - int(begun) >= older_than:
@@ -280,7 +283,7 @@ class Objects(AsyncBackend):
         return removed
 
     async def remove_leftovers(self, directory: str = "", older_than: float = LEFT_AFTER) -> int:
-        """Remove temporary objects of processes that died, of one directory; returns how many."""
+        """Remove temporary objects of dead processes from one directory; return their number."""
         name = f"{directory}/x" if directory else "x"
         with about(directory, self.calls.name):
             return await self._clear(self._stage(self.path_of(name)), older_than)

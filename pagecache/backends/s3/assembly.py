@@ -1,12 +1,12 @@
-"""The requests of one commit, carried out: parts side by side, with daemon threads that end with it.
+"""Carry out the requests of one commit: parts concurrently, with daemon threads that end with it.
 
-What the server has is copied by it, on the condition that it still is the version that was opened. What is mixed is
-gathered into memory of a unit for each request in flight. Where a server is known not to heed a condition, the
-version is compared right before the publishing request instead, which leaves a moment in between.
+The server copies the bytes that it has, on the condition that they are still of the opened version. Mixed parts are
+gathered in memory, one unit for each request in flight. If a server is known to ignore a condition, the version is
+compared right before the publishing request instead, which leaves a moment in between.
 
-Of a thousand requests one may fail each time. What has been done stays so, and the others are done before the failure
-is told, so that the next try of the commit has little left. Only where many fail, or the server asks for less, or an
-error does not pass, a try ends early.
+Any of a thousand requests may fail. Completed requests stay done, and the others are done before the failure is
+reported, so that the next attempt of the commit has little left. An attempt ends early only if many requests fail, the
+server asks for less, or an error is final.
 """
 
 from __future__ import annotations
@@ -30,7 +30,7 @@ __all__ = ["Assembler", "side_by_side"]
 T = TypeVar("T")
 R = TypeVar("R")
 SMALL = 1 << 20
-"""Bytes: an object that is cut to less is read and stored, which takes two requests, not copied, which takes more."""
+"""Bytes: an object that is cut to less is read and stored, in two requests; a copy would take more."""
 
 
 class Assembler:
@@ -38,7 +38,7 @@ class Assembler:
 
     Args:
         base: the version that it replaces.
-        extents: where the bytes of the next one are.
+        extents: sources of the bytes of the next version.
         read: fills buffers with a piece; may be short.
 
     Attributes:
@@ -64,16 +64,16 @@ class Assembler:
     # ---------------------------------------------------------------- conditions
 
     def condition(self, of: Literal["put", "complete"]) -> dict[str, str]:
-        """That what is stored is the base."""
+        """Return the condition that the stored version is the base."""
         if not (self._honours.put if of == "put" else self._honours.complete):
             return {}
         return {"IfNoneMatch": "*"} if self._base is None else {"IfMatch": self._base.etag}
 
     def check_base(self) -> None:
-        """Compare what is stored with the base, where a server does not do it.
+        """Compare the stored version with the base, if the server does not.
 
         Raises:
-            OSError: ESTALE, it is another version.
+            OSError: ESTALE: it is another version.
         """
         if self._honours.everything:
             return
@@ -96,7 +96,7 @@ class Assembler:
         return self._gathered(list(self._extents), 0, self.size)
 
     def _gathered(self, pieces: Sequence[Piece], begin: int, end: int) -> memoryview:
-        """Their bytes, in memory of its own."""
+        """Return the bytes of the pieces, in new memory."""
         room = memoryview(bytearray(end - begin))
         try:
             for piece in pieces:
@@ -115,13 +115,13 @@ class Assembler:
                     moved = self._read(piece.within(piece.begin + done, piece.end), rest)
                 if not moved:
                     missing = f"[{piece.begin + done}, {piece.end})"
-                    raise OSError(errno.EIO, f"{missing} of what was stored is not there", self._name)
+                    raise OSError(errno.EIO, f"{missing} of the stored bytes are missing", self._name)
                 done += moved
 
     # ---------------------------------------------------------------- as parts
 
     def parts(self, upload: Upload) -> list[tuple[int, str]]:
-        """All parts are with the server; returns their numbers and etags."""
+        """Bring all parts to the server; return their numbers and etags."""
         steps = assembly(self._extents, replace(self._backend.sizes, copies=self._honours.copies))
         return self._carried_out(steps, self._name, upload.upload, upload.done)
 
@@ -142,7 +142,7 @@ class Assembler:
                 etag = before[2]
             else:
                 etag = self._part(step, name, upload)
-            if self._honours.copy:  # else it may be of a version that somebody had stored for a moment
+            if self._honours.copy:  # otherwise it may be of a foreign version that was stored for a moment
                 done[step.number] = step, base, etag
             return step.number, etag
 
@@ -156,7 +156,7 @@ class Assembler:
                     buffer = memoryview(held.data)[piece.at : piece.at + piece.end - piece.begin]
                 else:
                     buffer = self._gathered(step.pieces, step.begin, step.end)
-                with buffer:  # revoked, as `Body` says why
+                with buffer:  # revoked, for the reason given in `Body`
                     return self._bucket.send(name, upload, step.number, [buffer])
             case Join():
                 return self._joined(step, name, upload)
@@ -177,7 +177,7 @@ class Assembler:
             if missing and isinstance(step.source, Old):
                 raise OSError(errno.ESTALE, f"{error.strerror}: the object was removed", self._name) from error
             if missing:
-                raise FileNotFoundError(errno.ENOENT, f"{error.strerror}: nothing is staged any more") from error
+                raise FileNotFoundError(errno.ENOENT, f"{error.strerror}: nothing is staged any longer") from error
             raise
 
     def _joined(self, step: Join, name: str, upload: str) -> str:
@@ -197,14 +197,14 @@ class Assembler:
 
 
 def side_by_side(work: Callable[[T], R], items: Iterable[T], most: int) -> list[R]:
-    """The results for all items, in their order, by at most so many threads. An exception is raised once those that run
-    have ended; while it may pass, and fewer than `most` were raised, the others are done before.
+    """Return the results for all items, in order, computed by at most so many threads. An exception is raised once
+    running work has ended. If it is transient, and fewer than `most` were raised, the other items are done first.
     """
     waiting = list(enumerate(items))[::-1]
     results: dict[int, R] = {}
     passed: list[BaseException] = []
     failed: list[BaseException] = []
-    lock = threading.Lock()  # guards these
+    lock = threading.Lock()  # guards the next names
 
     def run() -> None:
         while True:

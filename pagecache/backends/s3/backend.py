@@ -1,17 +1,17 @@
-"""The objects of an S3 bucket, or of all that speaks its protocol, below a prefix.
+"""The objects of an S3 bucket below a prefix, on any service with the S3 protocol.
 
-What is where:
+Modules:
 
-    s3.py             the backend: keys and names
-    session.py     private objects, which this process has in the bucket besides
-    conditions.py  which conditions the server honours
-    object.py      one open object and its commit
-    draft.py       what is known of its next version
-    assembly.py    the requests of a commit
-    plan.py        which requests these are
-    calls.py       each request, and its errors
+    backend.py        the backend: keys and names
+    session.py        private objects of this process in the bucket
+    conditions.py     which conditional requests the server honours
+    object.py         one open object and its commit
+    draft.py          the state of its next version
+    assembly.py       the requests of a commit
+    plan.py           the choice of these requests
+    calls.py          each request, and its errors
 
-Nothing below `PREFIX/.pagecache/` is listed, and no key reaches it: that is the backend's own.
+Nothing below `PREFIX/.pagecache/` is listed, and no key reaches it: that is private to the backend.
 """
 
 from __future__ import annotations
@@ -55,7 +55,7 @@ def _missing(key: Key) -> OSError:
 
 
 def _seconds(value: float | str, what: str) -> float:
-    """A time from an argument, or from a URL.
+    """Parse a time from an argument, or from a URL.
 
     Raises:
         ValueError: names option, value and rule.
@@ -68,7 +68,7 @@ def _seconds(value: float | str, what: str) -> float:
 
 @contextmanager
 def _about(key: Key | None) -> Iterator[None]:
-    """Errors name the key: a request knows the name of the object alone."""
+    """Make errors name the key: a request has the name of the object only."""
     try:
         yield
     except OSError as error:
@@ -82,30 +82,30 @@ Addressing = Literal["auto", "path", "virtual"]
 
 
 class S3Backend(Backend):
-    """The objects of a bucket whose names begin with a prefix, by the rest of their name.
+    """The objects of a bucket whose names begin with a prefix, by the remaining name.
 
-    Objects become visible by a commit. What is handed over before is a multipart upload or private objects, and a
-    commit that would replace another version than the one that was opened is refused (ESTALE).
+    Objects become visible by a commit. Earlier write-back goes to a multipart upload or private objects, and a commit
+    that would replace another version than the opened one is refused (ESTALE).
 
     Args:
-        bucket: its name; it has to exist.
-        prefix: what all names begin with, a folder: a slash follows it.
+        bucket: name of an existing bucket.
+        prefix: common beginning of all names, a folder: a slash follows it.
         endpoint_url: of a service other than AWS.
-        part_size: bytes of a part, from 5 MiB; what a change of one byte moves. The cache needs eight of them.
-        region_name, profile_name: as boto3 has them; credentials come from its ordinary chain.
+        part_size: bytes of a part, from 5 MiB; a change of one byte moves that much. The cache needs eight of them.
+        region_name, profile_name: as in boto3; credentials come from its ordinary chain.
         addressing: "path" or "virtual"; "auto": as boto3 decides.
-        conditions: which conditional requests the server honours; None: it is tried, with private objects, before the
-            first hand-over.
-        least_part: bytes that every part of an upload but the last has to have; less where a server takes less.
+        conditions: the conditional requests that the server honours; None: tried with private objects, before the first
+            write-back.
+        least_part: minimum bytes of every part of an upload but the last; less if a server accepts less.
         connect_timeout: seconds until a connection that the server does not accept is an error (ETIMEDOUT).
         read_timeout: seconds without a byte from the server until a request is one; copies and completions of uploads
             get at least ten minutes.
-        limits: of one call; default: whole parts, 16 calls at once.
+        limits: of one call; default: whole parts, 16 concurrent calls.
         overrides: fields of `BackendLimits`, such as ``max_inflight=32``.
 
     Raises:
         ModuleNotFoundError: boto3 is not installed.
-        ValueError: one of them is not what it should be; says which and why.
+        ValueError: an argument is invalid; names it and the reason.
     """
 
     def __init__(
@@ -149,10 +149,10 @@ class S3Backend(Backend):
         timeouts = _seconds(connect_timeout, "connect_timeout"), _seconds(read_timeout, "read_timeout")
         self.bucket = Bucket(bucket, options, {"profile_name": profile_name}, connections, addressing, timeouts)
         self._conditions = conditions
-        self._trying = threading.Lock()  # one tries what the server honours
-        self._lock = threading.Lock()  # guards the rest
+        self._trying = threading.Lock()  # held while one thread tries the conditions
+        self._lock = threading.Lock()  # guards the fields below
         self._files: weakref.WeakSet[S3File] = weakref.WeakSet()
-        self._renamed: dict[str, tuple[str, str]] = {}  # name: its version, and what that was before
+        self._renamed: dict[str, tuple[str, str]] = {}  # name -> its version, and the version before the rename
         self._seen_bucket = False
         self.session = Session(self.bucket, self.prefix)
 
@@ -184,19 +184,19 @@ class S3Backend(Backend):
     # ---------------------------------------------------------------- objects
 
     def _found(self, name: str) -> Stored | None:
-        """What is stored.
+        """Return the stored version.
 
         Raises:
             FileNotFoundError: there is no such bucket.
         """
-        stored = self.bucket.head(name, once=True)  # the cache asks again
+        stored = self.bucket.head(name, once=True)  # the cache repeats the call
         if stored is None and not self._seen_bucket:
             self.bucket.check_bucket()
         self._seen_bucket = True
         return stored
 
     def told(self, name: str, stored: Stored) -> ObjectStat:
-        """With the version that it had before a rename of ours: a copy has another, of the same content."""
+        """Return the status with the version from before a rename: a copy has another version of equal content."""
         with self._lock:
             version, before = self._renamed.get(name, (stored.version, stored.version))
             if version != stored.version:
@@ -241,12 +241,12 @@ class S3Backend(Backend):
             self._allow()
             if self._found(name) is not None:
                 self.bucket.delete(name)
-            elif not self._open_on(name):  # which are of an object that was created, and not committed yet
+            elif not self._open_on(name):  # of an object that was created, and is not committed yet
                 raise _missing(key)
         self._detach(name)
 
     def rename(self, src: Key, dst: Key, *, replace: bool = True) -> None:
-        """A copy and a removal: not atomic. Whoever dies in between leaves both."""
+        """Rename by a copy and a removal: not atomic. A process that dies in between leaves both."""
         old, new = self._name(src), self._name(dst)
         with _about(src):
             self._allow()
@@ -269,7 +269,7 @@ class S3Backend(Backend):
                 self.bucket.delete(old)
         elif there is not None:
             with _about(dst):
-                self.bucket.delete(new)  # what replaces it is not stored yet
+                self.bucket.delete(new)  # its replacement is not stored yet
         self._detach(new)
         for file in following:
             file.moved(dst, new, now)
@@ -310,7 +310,7 @@ class S3Backend(Backend):
             file.detached = True
 
     def list(self, prefix: str = "") -> Iterator[ObjectStat]:
-        """In the order of their names; a page at a time is asked for, of a thousand objects."""
+        """Yield the objects sorted by name, in requests of a thousand objects."""
         own = self.prefix + PRIVATE
         with _about(prefix or None):
             for name, stored in self.bucket.names(self.prefix + prefix, once=True):
@@ -318,7 +318,7 @@ class S3Backend(Backend):
                     yield replace(self.told(name, stored), key=name[len(self.prefix) :])
 
     def close(self) -> None:
-        """What is still to be deleted and aborted is; connections are closed."""
+        """Delete and abort everything pending; close connections."""
         for file in list(self._files):
             file.close()
         self.session.close()
@@ -327,22 +327,22 @@ class S3Backend(Backend):
     # ---------------------------------------------------------------- what others left
 
     def remove_leftovers(self, older_than: float = LEFT_AFTER, *, dry_run: bool = False) -> builtins.list[str]:
-        """Delete what processes that died have left: private objects, and the uploads that they have notes of.
+        """Delete leftovers of dead processes: private objects, and the uploads in their notes.
 
         Args:
-            older_than: seconds since a session has stored or renewed anything, by the server's clock. One that is at
-                work and has something does so every ten minutes. 0: all but this one.
-            dry_run: say what there is, and leave it.
+            older_than: seconds since a session stored or renewed an object, by the server's clock. A working session
+                does so every ten minutes while it has private objects. 0: all sessions but this one.
+            dry_run: report the leftovers, and keep them.
 
         Returns:
-            What was removed, as text.
+            The removed leftovers, as text.
         """
         return self.session.remove_others(older_than, dry_run=dry_run)
 
     # ---------------------------------------------------------------- conditions
 
     def honours(self) -> Conditions:
-        """Which conditional requests mean anything here. Tried once, on a private object."""
+        """Return the conditional requests that the server honours. Tried once, on a private object."""
         with self._trying:
             if self._conditions is None:
                 self._conditions = tried(self.bucket, self.session)
@@ -366,10 +366,11 @@ TEXT = (
 
 
 def backend_from_s3_url(url: str, **options: Any) -> S3Backend:
-    """`s3://BUCKET/PREFIX?endpoint=URL&region=R&profile=P&part_size=16MiB`; options are those of `S3Backend`.
+    """Return a backend for `s3://BUCKET/PREFIX?endpoint=URL&region=R&profile=P&part_size=16MiB`; options are those of
+    `S3Backend`.
 
     Raises:
-        ValueError: it is no such URL, or has a word that is not known.
+        ValueError: it is no such URL, or has an unknown word.
     """
     parts = urlsplit(url)
     if parts.fragment or not parts.netloc:

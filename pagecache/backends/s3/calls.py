@@ -1,13 +1,13 @@
 """The requests to an S3 bucket, one method each.
 
-Bytes go from and to the memory of the caller. A body that is sent is a file over the caller's buffers, in the order in
-which they lie, and is not joined; ranges are read straight into them. Each body that is sent has its MD5 with it, which
-servers check; where the answer's ETag is one, it is compared here as well, because some do not.
+Bytes go directly from and to the memory of the caller. A sent body is a file over the caller's buffers, in order, and
+is not joined; ranges are read straight into them. Each sent body carries its MD5, which servers check; if the ETag of
+the reply is an MD5, it is compared here as well, because some servers do not check.
 
-Questions without bytes (HEAD, lists) are asked again after a transient error, a few times: a server that has closed a
-connection that was idle must not fail one. Not so those that the cache repeats itself (`once`), until the deadline of
-its caller, and none that got no answer in time. Everything else is tried once here: who uses this knows what may be
-repeated. What errors mean: `errors.py`.
+Questions without bytes (HEAD, lists) are retried after a transient error, a few times: a server that closed an idle
+connection must not fail one. Exceptions: questions that the cache itself repeats (`once`), until the deadline of its
+caller, and questions without a timely reply. All other requests are tried once here: the caller decides which may be
+repeated. `errors.py` explains errors.
 """
 
 from __future__ import annotations
@@ -47,22 +47,22 @@ from .errors import NoETag, Told, about, passing, refused
 __all__ = ["ID", "Begun", "Bucket", "Stored", "Upload", "patiently"]
 
 ID = "pagecache-id"
-"""Metadata that tells a commit of ours from everything else."""
+"""Metadata that distinguishes commits of this backend from all others."""
 DELETED_AT_ONCE = 1000
 LONG_TIMEOUT = 600.0
-"""Seconds: the least that copies and completions get, which take minutes for large objects."""
+"""Minimum seconds for copies and completions, which take minutes for large objects."""
 KEPT = ("ContentType", "CacheControl", "ContentDisposition", "ContentEncoding", "ContentLanguage", "Expires",
         "StorageClass", "ServerSideEncryption", "SSEKMSKeyId", "WebsiteRedirectLocation")  # fmt: skip
-"""What an object has besides its bytes; it does not follow copies of parts."""
+"""Properties of an object besides its bytes; copies of parts do not carry them."""
 LOADER = create_loader()
 """The descriptions of the service are read once."""
 RANGE = re.compile(r"bytes (\d+)-(\d+)/(\d+|\*)")
 QUESTIONS = 4
-"""How often one is asked at most."""
+"""Largest number of attempts of a question."""
 FIRST_PAUSE = 0.05
-"""Seconds before the second time, doubled each time, with full jitter, where the server names none."""
+"""Seconds before the second attempt, doubled each time, with full jitter, if the server names none."""
 PIECE = 256 << 10
-"""Bytes: urllib3 has as many in memory of its own before they are copied to where they belong."""
+"""Bytes: urllib3 buffers as many before they are copied to their place."""
 T = TypeVar("T")
 
 
@@ -72,8 +72,8 @@ T = TypeVar("T")
 class Body:
     """A file over several buffers, for the client to send.
 
-    Reads are as short as the buffers are, and revoked when it is closed: the client's errors are parts of cycles, with
-    what they were about.
+    Reads are as short as the buffers, and revoked when it is closed: the client's errors are parts of reference cycles,
+    which keep their arguments.
     """
 
     def __init__(self, buffers: Sequence[memoryview]) -> None:
@@ -108,7 +108,7 @@ class Body:
         return piece
 
     def close(self) -> None:
-        """Let go of the buffers."""
+        """Release the buffers."""
         self._buffers, self._starts, self._index, self._at = [], [0], 0, 0
         revoke(piece for reference in self._read if (piece := reference()) is not None)
         self._read = []
@@ -131,8 +131,8 @@ class Stored:
         etag: as the server writes it.
         size: bytes.
         mtime: seconds since 1970; None: unknown.
-        id: of the commit that made it; "" if that was not one of ours.
-        carried: what it has besides its bytes, as arguments of the next version.
+        id: of the commit that made it; "" if it was made by another program.
+        carried: its properties besides its bytes, as arguments of the next version.
     """
 
     etag: str
@@ -151,13 +151,13 @@ class Upload:
     """A multipart upload to the object's own key.
 
     Attributes:
-        name: the key that it is bound to.
+        name: its key.
         upload: its id.
-        id: what the object will have in its metadata.
-        note: the private object that says of whom the upload is.
-        failures: completions that failed, and may have been carried out.
-        done: by part number, what a commit had the server do, of which version of the object, and the part's etag.
-            A commit that is tried again goes on from there.
+        id: the commit's id in the metadata of the object.
+        note: the private object that names the owner of the upload.
+        failures: failed completions, which may have been carried out.
+        done: part number -> the request of a commit, the version of its source, and the part's etag. A repeated commit
+            continues from there.
     """
 
     name: str
@@ -169,7 +169,7 @@ class Upload:
 
 
 def _seconds(moment: Any) -> float | None:
-    """Whole ones: some servers tell parts of a second in a listing, and of the object itself never."""
+    """Return whole seconds: some servers report fractions in a listing, but never for the object itself."""
     return None if moment is None else float(int(moment.timestamp()))
 
 
@@ -182,7 +182,7 @@ def _of_answer(answer: Any) -> float:
 
 @dataclass(frozen=True)
 class Begun:
-    """An open upload, and when it was begun, by the server's clock: in seconds since 1970, and in seconds ago."""
+    """An open upload, with its start by the server's clock: in seconds since 1970, and in seconds ago."""
 
     name: str
     upload: str
@@ -191,7 +191,7 @@ class Begun:
 
 
 def patiently(call: Callable[[], T], *, unless: int | None = None) -> T:
-    """Make a call that may be made again, some times while its error may pass; not where that is the errno `unless`."""
+    """Make a repeatable call, with some retries while its error is transient; no retry for the errno `unless`."""
     for before in range(1, QUESTIONS):
         try:
             return call()
@@ -204,13 +204,13 @@ def patiently(call: Callable[[], T], *, unless: int | None = None) -> T:
 
 
 class Bucket:
-    """The requests to one bucket. Any thread may use it.
+    """The requests to one bucket. Thread-safe.
 
     Args:
         bucket: its name.
         options: of `boto3.session.Session.client`.
         session: of `boto3.session.Session`.
-        connections: most of them at once.
+        connections: largest number of connections.
         addressing: "path", "virtual" or "auto".
         timeouts: seconds for a connection, and seconds without a byte from the server.
     """
@@ -255,7 +255,7 @@ class Bucket:
     # ------------------------------------------------------------ reading
 
     def head(self, name: str, *, once: bool = False) -> Stored | None:
-        """What is stored there; None: nothing. `once`: the question is asked once."""
+        """Return the stored version; None: nothing. `once`: no retries."""
         try:
             answer = self._asked("HEAD", name, lambda: self.client.head_object(Bucket=self.bucket, Key=name), once=once)
         except Told as error:
@@ -268,16 +268,16 @@ class Bucket:
         metadata = {word.lower(): value for word, value in answer.get("Metadata", {}).items()}
         id = metadata.pop(ID, "")
         if answer.get("TagCount"):
-            carried["Tagging"] = name  # asked for when it is needed
+            carried["Tagging"] = name  # fetched when needed
         carried["Metadata"] = metadata
         size = int(answer["ContentLength"])
         return Stored(answer["ETag"], size, _seconds(answer.get("LastModified")), id, carried)
 
     def check_bucket(self) -> float:
-        """The time of the server, in seconds since 1970.
+        """Return the server's time, in seconds since 1970.
 
         Raises:
-            OSError: ENOENT, there is no such bucket; EACCES, it may not be looked at.
+            OSError: ENOENT: there is no such bucket; EACCES: no permission.
         """
         try:
             return _of_answer(self._asked("HEAD", "", lambda: self.client.head_bucket(Bucket=self.bucket)))
@@ -291,16 +291,17 @@ class Bucket:
         return FileNotFoundError(errno.ENOENT, what)
 
     def tags(self, name: str) -> str:
-        """The tags of an object, as the header that gives them to another."""
+        """Return the tags of an object, as the header that gives them to another."""
         with about("GET of the tags", self.bucket, name):
             found = self.client.get_object_tagging(Bucket=self.bucket, Key=name)["TagSet"]
         return urlencode([(tag["Key"], tag["Value"]) for tag in found])
 
     def get(self, name: str, begin: int, buffers: Sequence[memoryview], etag: str | None) -> int:
-        """Fill the buffers from there on; `etag`: of that version, or nothing. Returns bytes read, at least one.
+        """Fill the buffers from `begin` on; `etag`: of that version only. Return the number of bytes read, at least
+        one.
 
         Raises:
-            OSError: ESTALE, another version is stored; ENOENT; ERANGE, it ends before `begin`.
+            OSError: ESTALE: another version is stored; ENOENT; ERANGE: it ends before `begin`.
         """
         length = sum(map(len, buffers))
         asked = {"IfMatch": etag} if etag else {}
@@ -312,7 +313,7 @@ class Bucket:
                 return _filled(body, buffers)
 
     def _check_range(self, answer: Any, name: str, begin: int, length: int, etag: str | None) -> None:
-        """Some servers answer with the whole object, or with another version."""
+        """Check the reply: some servers send the whole object, or another version."""
         if etag and answer.get("ETag", etag) != etag:
             raise OSError(errno.ESTALE, f"GET of s3://{self.bucket}/{name}: version {answer['ETag']}, not {etag}")
         told = RANGE.fullmatch(answer.get("ContentRange") or "")
@@ -326,10 +327,10 @@ class Bucket:
     def put(
         self, name: str, buffers: Sequence[memoryview], extra: Mapping[str, Any], *, condition: Mapping[str, str]
     ) -> tuple[str, float]:
-        """Store an object as a whole. Returns its etag, and when.
+        """Store an object as a whole; return its etag and time.
 
         Raises:
-            OSError: ESTALE, the condition does not hold.
+            OSError: ESTALE: the condition does not hold.
         """
         with self._sent("PUT", name, buffers) as (body, md5):
             answer = self.client.put_object(
@@ -338,14 +339,14 @@ class Bucket:
         return self._etag(answer, "PUT", name, md5), _of_answer(answer)
 
     def create(self, name: str, extra: Mapping[str, Any]) -> str:
-        """Begin a multipart upload; returns its id."""
+        """Begin a multipart upload; return its id."""
         with about("CreateMultipartUpload", self.bucket, name):
             answer = self.client.create_multipart_upload(Bucket=self.bucket, Key=name, **extra)
             upload: str = answer["UploadId"]
             return upload
 
     def send(self, name: str, upload: str, number: int, buffers: Sequence[memoryview]) -> str:
-        """One part; returns its etag."""
+        """Send one part; return its etag."""
         with self._sent(f"UploadPart {number}", name, buffers) as (body, md5):
             answer = self.client.upload_part(
                 Bucket=self.bucket, Key=name, UploadId=upload, PartNumber=number, Body=body, ContentMD5=_base64(md5)
@@ -353,7 +354,9 @@ class Bucket:
         return self._etag(answer, f"UploadPart {number}", name, md5)
 
     def copy(self, name: str, upload: str, number: int, source: str, begin: int, end: int, etag: str | None) -> str:
-        """One part from [begin, end) of an object; returns its etag. ESTALE: that is another version than `etag`."""
+        """Copy one part from [begin, end) of an object; return its etag. ESTALE: that has another version than
+        `etag`.
+        """
         asked = {"CopySourceIfMatch": etag} if etag else {}
         with about(f"UploadPartCopy {number}", self.bucket, name):
             answer = self._patient.upload_part_copy(
@@ -369,7 +372,7 @@ class Bucket:
     def complete(
         self, name: str, upload: str, parts: Sequence[tuple[int, str]], condition: Mapping[str, str]
     ) -> tuple[str, float]:
-        """Publish an upload; returns the object's etag, and when. OSError without `retry`: it is not known whether."""
+        """Publish an upload; return the object's etag and time. OSError without `retry`: the result is unknown."""
         listed = [{"PartNumber": number, "ETag": etag} for number, etag in parts]
         with about("CompleteMultipartUpload", self.bucket, name):
             answer = self._patient.complete_multipart_upload(
@@ -380,7 +383,7 @@ class Bucket:
         return answer["ETag"], _of_answer(answer)
 
     def abort(self, name: str, upload: str) -> None:
-        """Give an upload up; it may be gone already."""
+        """Abort an upload, which may be gone already."""
         try:
             with about("AbortMultipartUpload", self.bucket, name):
                 self.client.abort_multipart_upload(Bucket=self.bucket, Key=name, UploadId=upload)
@@ -389,7 +392,7 @@ class Bucket:
                 raise
 
     def copy_object(self, source: str, name: str, etag: str) -> str:
-        """A copy of a whole object of at most 5 GiB; returns its etag."""
+        """Copy a whole object of at most 5 GiB; return its etag."""
         with about("CopyObject", self.bucket, name):
             answer = self._patient.copy_object(
                 Bucket=self.bucket, Key=name, CopySource={"Bucket": self.bucket, "Key": source}, CopySourceIfMatch=etag
@@ -402,7 +405,7 @@ class Bucket:
             self.client.delete_object(Bucket=self.bucket, Key=name)
 
     def delete_all(self, names: Iterable[str]) -> None:
-        """Raises OSError for the first that was refused; those that are gone already count as deleted."""
+        """Delete objects. Raises OSError for the first refused one; missing ones count as deleted."""
         rest = list(names)
         while rest:
             batch, rest = rest[:DELETED_AT_ONCE], rest[DELETED_AT_ONCE:]
@@ -419,7 +422,7 @@ class Bucket:
     # ------------------------------------------------------------ lists
 
     def names(self, prefix: str, start_after: str = "", *, once: bool = False) -> Iterator[tuple[str, Stored]]:
-        """The objects whose name begins so, a page at a time. `once`: the first page is asked for once."""
+        """Yield the objects with this prefix, page by page. `once`: no retries for the first page."""
         asked: dict[str, Any] = {"Bucket": self.bucket, "Prefix": prefix}
         if start_after:
             asked["StartAfter"] = start_after
@@ -438,17 +441,17 @@ class Bucket:
             asked["ContinuationToken"] = page["NextContinuationToken"]
 
     def uploads(self, prefix: str) -> Iterator[Begun]:
-        """Open uploads to keys that begin so.
+        """Yield open uploads to keys with this prefix.
 
         Raises:
-            OSError: ENOTSUP, the server does not list them.
+            OSError: ENOTSUP: the server does not list them.
         """
         asked: dict[str, Any] = {"Bucket": self.bucket, "Prefix": prefix}
         while True:
             try:
                 page = self._asked("ListMultipartUploads", prefix, partial(self.client.list_multipart_uploads, **asked))
             except Told as error:
-                if error.code == "NoSuchUpload":  # so some say that there are none
+                if error.code == "NoSuchUpload":  # some servers report an empty list so
                     return
                 raise
             for entry in page.get("Uploads") or ():
@@ -460,11 +463,11 @@ class Bucket:
             asked |= {"KeyMarker": page["NextKeyMarker"], "UploadIdMarker": page["NextUploadIdMarker"]}
 
     def knows(self, name: str, upload: str) -> bool:
-        """Whether an upload is open."""
+        """Return whether an upload is open."""
         return any(one.upload == upload for one in self.uploads(name))
 
     def begun_since(self, name: str, seconds: float) -> list[str]:
-        """Uploads to this key that were begun in the last so many seconds, by the server's clock, and have no parts."""
+        """Return the uploads to this key that began in the last `seconds`, by the server's clock, and have no parts."""
         recent = [one.upload for one in self.uploads(name) if one.name == name and one.age <= seconds]
         with about("ListParts", self.bucket, name):
             return [
@@ -473,10 +476,10 @@ class Bucket:
                 if not self.client.list_parts(Bucket=self.bucket, Key=name, UploadId=upload).get("Parts")
             ]
 
-    # ------------------------------------------------------------ of both
+    # ------------------------------------------------------------ shared
 
     def _asked(self, verb: str, name: str, question: Callable[[], T], *, once: bool = False) -> T:
-        """Ask what changes nothing; again while the error may pass, but for an answer that did not come in time."""
+        """Ask a question that changes nothing; retry while the error is transient, except after a timeout."""
 
         def asked() -> T:
             with about(verb, self.bucket, name):
@@ -494,7 +497,7 @@ class Bucket:
             body.close()
 
     def _etag(self, answer: Any, verb: str, name: str, md5: bytes) -> str:
-        """Of what was sent: an MD5, unless the server encrypts with keys of somebody's own."""
+        """Return the etag of sent bytes: an MD5, unless the server encrypts with customer keys."""
         etag: str = answer.get("ETag", "")
         if not etag:
             raise NoETag(errno.EIO, f"{verb} of s3://{self.bucket}/{name}: the answer has no ETag", retry=True)
@@ -511,20 +514,20 @@ def _base64(digest: bytes) -> str:
 
 
 def _at_once(params: dict[str, Any], **_: Any) -> None:
-    """No question before a body whether it is wanted: that is a round trip each time, and the answer is nearly always
+    """Send bodies without `Expect: 100-continue`: that is a round trip each time, and the reply is nearly always
     yes.
     """
     params["headers"].pop("Expect", None)
 
 
 def _filled(body: Any, buffers: Sequence[memoryview]) -> int:
-    """What came is good even where the rest did not."""
+    """Fill the buffers, and return the number of received bytes, also after an error."""
     done = 0
     for buffer in buffers:
         at = 0
         while at < len(buffer):
             try:
-                with buffer[at : at + PIECE] as piece:  # revoked: errors keep what they were about
+                with buffer[at : at + PIECE] as piece:  # revoked: errors keep their arguments
                     moved = body.readinto(piece)
             except exceptions.BotoCoreError:
                 if not done:

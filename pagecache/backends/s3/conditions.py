@@ -1,6 +1,6 @@
-"""Which conditional requests a server honours: it is tried, on a private object.
+"""Find out which conditional requests a server honours, by trying them on a private object.
 
-A server that does not know a condition ignores it and carries the request out. So each is asked for something that must
+A server that does not support a condition ignores it and carries the request out. So each trial is a request that must
 be refused. Some dozen requests, once for each backend.
 """
 
@@ -22,14 +22,14 @@ STALE = '"00000000000000000000000000000000"'
 
 @dataclass(frozen=True, slots=True)
 class Conditions:
-    """What a server honours.
+    """The conditional requests that a server honours.
 
     Attributes:
         put: `If-Match` and `If-None-Match` of objects that are stored as a whole.
-        complete: those of an upload that is published.
-        copy: that of the version a part is copied from.
-        copies: parts are copied at all.
-        etags: what an upload is published with is what the object has from then on.
+        complete: `If-Match` and `If-None-Match` of completed uploads.
+        copy: the version of the source of a copied part.
+        copies: parts can be copied at all.
+        etags: the etag of a completion is that of the object from then on.
     """
 
     put: bool = True
@@ -47,7 +47,7 @@ def tried(bucket: Bucket, session: Session) -> Conditions:
     """Find out.
 
     Raises:
-        OSError: a request failed for another reason; nothing is known then.
+        OSError: a request failed for another reason; the result is unknown.
     """
     name = session.private_name(".try")
     try:
@@ -86,7 +86,7 @@ def _trial(session: Session, name: str) -> Iterator[str]:
 
 
 def _refused(call: Callable[[], object]) -> bool:
-    """Whether a request with a condition that does not hold is refused for it."""
+    """Return whether a request is refused because its condition does not hold."""
     try:
         call()
     except Told as error:
@@ -99,7 +99,7 @@ def _refused(call: Callable[[], object]) -> bool:
 
 
 def _done(call: Callable[[], object]) -> bool:
-    """Whether the server can carry out a request at all."""
+    """Return whether the server can carry out a request at all."""
     try:
         call()
     except Told as error:

@@ -1,17 +1,16 @@
-"""The next version of an object, while it is being made: what is known of it, without a single request.
+"""The state of the next version of an object while it is being made, without a single request.
 
     base        the version that was opened, or that the last commit made; None: there is no object yet
-    extents     of each byte of the next version, where it is (`plan.py`)
+    extents     source of each byte of the next version (`plan.py`)
     upload      the upload to the object's own key, if one is open
     private     private objects of this file: staged bytes, and the note of the upload
-    attempts    commits of which it is not known whether they were carried out: by the id in the object's metadata, what
-                of this file lies over that version if so
-    handed      whether it is known what of it was handed over here: a file opened anew knows of nothing
-    turns       how often what is stored or what is cut has changed: a read that saw a change is made again
+    attempts    commits with unknown result: the id in the object's metadata -> the changes of this file that lie over
+                that version if it was carried out
+    handed      whether this file's write-back since the last commit is recorded: a file opened anew has no record
+    turns       number of changes of the stored version and truncates: a read that overlapped one is repeated
 
-Every change is one method, which leaves all of these in keeping with each other. Any thread may call them. `lock`
-guards the fields and is held for moments; who looks at several fields takes it himself. Its waiters wait for the end of
-`publishing`.
+Every change is one method, which keeps all of these consistent. Any thread may call them. `lock` guards the fields and
+is held briefly; a caller that reads several fields takes it itself. Its condition waits for the end of `publishing`.
 """
 
 from __future__ import annotations
@@ -28,14 +27,14 @@ from .plan import Extents, Held, Source, Staged
 __all__ = ["Draft"]
 
 TIDY_AFTER = 64
-"""Private objects that nothing is read from any more, before they are deleted."""
+"""Number of unused private objects before they are deleted."""
 
 
 class Draft:
-    """Of one file.
+    """The draft of one file.
 
     Args:
-        base: what is stored.
+        base: the stored version.
     """
 
     def __init__(self, base: Stored | None) -> None:
@@ -46,7 +45,7 @@ class Draft:
         self.upload: Upload | None = None
         self.private: set[str] = set()
         self.attempts: dict[str, Extents] = {}
-        self._tidied = 0  # how many private objects there were when that was done last
+        self._tidied = 0  # number of private objects at the last clean-up
         self.take(base)
 
     def _maps(self) -> tuple[Extents, ...]:
@@ -55,7 +54,7 @@ class Draft:
     # ---------------------------------------------------------------- what is stored
 
     def take(self, base: Stored | None, over: Extents | None = None) -> None:
-        """This is stored; `over`: what lies over it, None for nothing."""
+        """Set the stored version; `over`: the changes over it, None for none."""
         with self.lock:
             self.base = base
             self.extents = over or Extents(0 if base is None else base.size)
@@ -65,24 +64,24 @@ class Draft:
             self.turns += 1
 
     def published(self, base: Stored, over: Extents | None = None) -> None:
-        """A commit was carried out: of what was handed over nothing is missing."""
+        """Record a successful commit: all written-back bytes are in it."""
         with self.lock:
             self.take(base, over)
             self.handed = True
             self.rolled_back = False
 
     def roll_back(self, base: Stored | None) -> None:
-        """Nothing that was handed over since the last commit is kept."""
+        """Forget all write-back since the last commit."""
         with self.lock:
             self.take(base)
             self.changed = base is None
             self.rolled_back = True
 
     def rebase(self, base: Stored | None, kept: Iterable[tuple[int, int]], key: Key) -> None:
-        """This is stored, and what is staged in these ranges, [begin, end), lies over it: nothing else is kept.
+        """Set the stored version, and keep only the bytes that are staged in these ranges, [begin, end), over it.
 
         Raises:
-            FileNotFoundError: not all of it is staged. Nothing has changed.
+            FileNotFoundError: not all of them are staged. Nothing has changed.
         """
         with self.lock:
             over = Extents(0 if base is None else base.size)
@@ -96,14 +95,16 @@ class Draft:
             self.rolled_back = False
 
     def attempted(self, id: str, upload: Upload | None) -> None:
-        """It may be carried out yet. From here on it is known what lies over that version, too."""
+        """Record a commit with unknown result. From now on changes over that version are recorded, too."""
         with self.lock:
             self.attempts.setdefault(id, Extents(self.extents.size))
             if upload is not None:
                 upload.failures += 1
 
     def land(self, stored: Stored) -> Upload | None:
-        """What is stored is an attempt that was not heard of. Returns its upload, if that still counted as open."""
+        """Recognize the stored version as an attempt with unknown result. Return its upload, if that still counted as
+        open.
+        """
         with self.lock:
             over, upload = self.attempts[stored.id], self.upload
             if upload is not None and upload.id == stored.id:
@@ -116,7 +117,7 @@ class Draft:
 
     @contextmanager
     def publish(self) -> Iterator[None]:
-        """A commit runs: who cannot tell what is stored waits for its end."""
+        """Context of a running commit: readers that cannot decide what is stored wait for its end."""
         with self.lock:
             self.publishing = True
         try:
@@ -129,7 +130,7 @@ class Draft:
     # ---------------------------------------------------------------- what is handed over
 
     def put(self, begin: int, end: int, source: Source, upload: Upload | None = None) -> bool:
-        """These bytes are there. False: it is a part of an upload that is not to be used any more."""
+        """Record bytes in a source. False: the source is a part of an abandoned upload."""
         with self.lock:
             if upload is not None and upload is not self.upload:
                 return False
@@ -156,14 +157,16 @@ class Draft:
                 extents.punch(begin, end)
 
     def may_hold(self, begin: int, unit: int) -> bool:
-        """One unit at most is in memory: the last, which is handed over right before a commit."""
+        """Return whether a unit may be held in memory: at most one, the last, which is written back right before a
+        commit.
+        """
         with self.lock:
             first = begin - begin % unit
             others = [p for p in self.extents.pieces(0, first) if isinstance(p.source, Held)]
             return not others and self.extents.size <= first + unit
 
     def forget(self) -> bool:
-        """What is lost is what was there before. Returns whether anything was lost."""
+        """Replace lost bytes by earlier ones. Return whether any were lost."""
         with self.lock:
             lost = [extents.forget() for extents in self._maps()]  # all of them
             return any(lost)
@@ -176,12 +179,12 @@ class Draft:
             self.private.add(upload.note)
 
     def uploaded(self) -> None:
-        """The upload is the object now."""
+        """Record that the upload has become the object."""
         with self.lock:
             self.upload = None
 
     def lose(self, upload: Upload) -> bool:
-        """It is not to be used any more: its parts have to be sent again. False: it is not the one that is open."""
+        """Abandon the upload: its parts must be sent again. False: it is not the open one."""
         with self.lock:
             if self.upload is not upload:
                 return False
@@ -192,7 +195,7 @@ class Draft:
             return True
 
     def unused(self, *, now: bool) -> set[str]:
-        """Private objects that nothing is read from: they are no longer of this file. `now`: not only now and then."""
+        """Return and drop private objects that no byte comes from. `now`: regardless of their number."""
         with self.lock:
             if not now and len(self.private) < self._tidied + TIDY_AFTER:
                 return set()
@@ -204,17 +207,17 @@ class Draft:
             return unused
 
     def staged(self) -> set[str]:
-        """The private objects that bytes of the next version are in."""
+        """Return the private objects with bytes of the next version."""
         with self.lock:
             return {source.name for source in self.extents.sources() if isinstance(source, Staged)}
 
     def is_old(self, id: str) -> bool:
-        """Whether nothing lies over the version that this attempt would make."""
+        """Return whether nothing lies over the version that this attempt would make."""
         with self.lock:
             return id not in self.attempts or self.attempts[id].is_old()
 
     def leave(self) -> set[str]:
-        """The file is closed: its private objects are nobody's."""
+        """Return all private objects, at the close of the file."""
         with self.lock:
             left = set(self.private)
             self.private.clear()

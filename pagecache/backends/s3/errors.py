@@ -1,8 +1,8 @@
-"""What the errors of an S3 client and its servers mean.
+"""Errors of an S3 client and its servers as OSErrors.
 
-Each becomes an OSError: its errno says what is wrong, the class whether trying again may help, and its text what was
-asked, of which key, and the server's word for it. A request may have been carried out although its answer was an
-error: `unclear` says of which that can be.
+The errno classifies the failure, the class decides whether a retry may help, and the text has the request, its key, and
+the server's code. A request may have been carried out although its reply was an error: `unclear` identifies such
+errors.
 """
 
 from __future__ import annotations
@@ -51,14 +51,14 @@ CODES_TO_TRY_AGAIN = frozenset(
 )
 SLOW_DOWN = frozenset({"SlowDown", "Throttling", "ThrottlingException", "TooManyRequests", "429", "503"})
 PAUSE = 1.0
-"""Seconds: when a server that asks for less is asked again, where it does not say itself."""
+"""Seconds before the retry of a request that a server throttles, if it names none."""
 
 
 class Told(BackendError):
-    """An error that the server has answered.
+    """An error in a reply of the server.
 
     Attributes:
-        code: the server's word for it.
+        code: the server's code.
         status: of HTTP.
     """
 
@@ -67,11 +67,11 @@ class Told(BackendError):
 
 
 class NoETag(BackendError):
-    """A good answer that does not say what was stored."""
+    """A successful reply without the etag of the stored object."""
 
 
 class SendAgain(BackendError):
-    """Something that was acknowledged is gone: the cache has it, and sends it again."""
+    """Acknowledged bytes are gone: the cache has them, and sends them again."""
 
 
 def send_again(why: object) -> SendAgain:
@@ -79,7 +79,7 @@ def send_again(why: object) -> SendAgain:
 
 
 def keeping(error: OSError) -> OSError:
-    """An error of a commit that has forgotten nothing, where it may be tried again: that is all it takes."""
+    """Mark a repeatable error of a commit that has forgotten nothing: repeating the commit suffices."""
     if isinstance(error, BackendError):
         error.kept |= error.retry and not isinstance(error, SendAgain)
         return error
@@ -89,23 +89,23 @@ def keeping(error: OSError) -> OSError:
 
 
 def passing(error: OSError) -> bool:
-    """Whether trying again may help."""
+    """Return whether a retry may help."""
     if isinstance(error, BackendError):
         return error.retry
     return error.errno in (errno.ECONNRESET, errno.ECONNREFUSED, errno.ETIMEDOUT, errno.EIO)
 
 
 def unclear(error: BaseException) -> bool:
-    """Whether the request may have been carried out all the same."""
+    """Return whether the request may have been carried out in spite of the error."""
     if isinstance(error, Told):
         return error.status >= 500 and error.status != 501
     return isinstance(error, OSError) and not isinstance(error, BackendError)
 
 
 def _meaning(code: str, number: int | None, *, of_key: bool = False) -> str:
-    """What is likely where permission is refused, of which the server's word says little; "": it is not.
+    """Return a likely cause of a refused permission, which the server's code hardly explains; "": it was not refused.
 
-    `of_key`: what was asked is whether an object is there.
+    `of_key`: the request asked whether an object exists.
     """
     if number != errno.EACCES or code == "InvalidObjectState":
         return ""
@@ -138,19 +138,19 @@ def _told(error: Any, what: str, *, of_key: bool) -> OSError:
         with contextlib.suppress(ValueError):
             after = float(headers.get("retry-after", PAUSE))
     made = Told(number or errno.EINVAL, message, retry=again, retry_after=after)
-    made.code, made.status = code, 500 if status == 200 else status  # an error in the body of a good answer
+    made.code, made.status = code, 500 if status == 200 else status  # an error in the body of a successful reply
     return made
 
 
 def refused(code: str, what: str) -> OSError:
-    """An error that the body of an answer has for one of several objects."""
+    """Return an error that the body of a reply has for one of several objects."""
     number = BY_CODE.get(code, errno.EIO)
     meant = _meaning(code, number)
     return OSError(number, f"{what}: {code}" + (f"; {meant}" if meant else ""))
 
 
 def _translated(error: Exception, what: str, *, of_key: bool) -> OSError:
-    """An error of the client or of the server as the protocol of backends has it."""
+    """Return an error of the client or of the server in the form of the backend protocol."""
     if isinstance(error, exceptions.ClientError):
         return _told(error, what, of_key=of_key)
     text = f"{what}: {error}"
@@ -160,7 +160,7 @@ def _translated(error: Exception, what: str, *, of_key: bool) -> OSError:
         (exceptions.EndpointConnectionError, errno.ECONNREFUSED),
         ((exceptions.ConnectionError, exceptions.HTTPClientError), errno.ECONNRESET),
         ((exceptions.ResponseStreamingError, exceptions.IncompleteReadError, HTTPError), errno.ECONNRESET),
-        (parsers.ResponseParserError, errno.EIO),  # an answer that ends in the middle
+        (parsers.ResponseParserError, errno.EIO),  # a truncated reply
     ):
         if isinstance(error, classes):
             return OSError(number, text)
@@ -175,7 +175,7 @@ def _translated(error: Exception, what: str, *, of_key: bool) -> OSError:
 
 @contextmanager
 def about(verb: str, bucket: str, name: str) -> Iterator[None]:
-    """Errors of the client become OSError, and say what was asked, and of which object."""
+    """Convert errors of the client to OSErrors that name the request and the object."""
     try:
         yield
     except (exceptions.BotoCoreError, exceptions.ClientError, HTTPError) as error:

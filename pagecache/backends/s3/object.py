@@ -1,23 +1,23 @@
-"""An object that is being changed: what was opened, what has been handed over since, and the commit of both.
+"""An object under change: the opened version, later write-back, and the commit of both.
 
-An object cannot be changed in place. An open file stays with the version that it was opened with. What is handed over
-goes where it can be had at the commit, and the draft (`draft.py`) knows where:
+An object cannot be changed in place. An open file stays with the version that it was opened with. Written-back bytes go
+to places where the commit can use them, and the draft (`draft.py`) records the places:
 
     write_from, a whole unit     a part of the upload to the object's own key, sent as it comes
     write_from, a shorter one    in memory: it is the last, and the commit follows
     stage                        a private object, which can be read, and survives conflicts and restarts
     truncate, punch_hole         cuts, and zeros
 
-A commit has the server copy what it has, sends the rest, and publishes all of it in one request that names the
-version it replaces (`If-Match`, `If-None-Match`). An object of a unit at most is one PUT. What fails before that
-request has changed nothing. If the answer to it is lost, the object's metadata tells: it has the random id of the
-upload. While it cannot be looked at, the commit may have happened, and the draft has both.
+A commit has the server copy the bytes that it has, sends the others, and publishes all of it in one request that names
+the replaced version (`If-Match`, `If-None-Match`). An object of at most a unit is one PUT. Failures before that request
+change nothing. If its reply is lost, the object's metadata decides: it has the random id of the upload. Until it can be
+read, the commit may have happened, and the draft has both states.
 
-An upload that the server does not know any more takes its parts with it. Nobody can read them: the commit fails, and
-the cache, which has the bytes until a commit succeeds, sends them again. So it does with a unit that is cut.
+When the server has dropped an upload, its parts are gone. They cannot be read: the commit fails, and the cache, which
+keeps the bytes until a commit succeeds, sends them again. A unit that a truncate cuts is sent again too.
 
-Calls to the server are made without a lock: the protocol keeps commit, truncate, rollback and hand-overs apart, reads
-look afterwards whether what they read of still is so (`Draft.turns`).
+Calls to the server are made without a lock: the protocol separates commit, truncate, rollback and write-back, and reads
+check afterwards whether their version is still current (`Draft.turns`).
 """
 
 from __future__ import annotations
@@ -46,7 +46,7 @@ if TYPE_CHECKING:
 __all__ = ["S3File"]
 
 REPEATS_MAX = 3
-"""Completions of one upload that fail without a reason, before it is taken for dead."""
+"""Unexplained failures of completing one upload, before it counts as dead."""
 
 
 class S3File(BackendFile):
@@ -57,10 +57,11 @@ class S3File(BackendFile):
         self._bucket = backend.bucket
         self._unit = backend.sizes.part
         self.key, self.name = key, name
-        self.detached = False  # the name was taken away, or is another object's
-        self._beginning = threading.Lock()  # an upload is begun by one; above the draft's lock
+        self.detached = False  # the name was removed, or belongs to another object
+        self._beginning = threading.Lock()  # one thread begins an upload; taken before the draft's lock
         self._draft = Draft(base)
-        weakref.finalize(self, backend.session.left.append, self._draft).atexit = False  # if nobody closes it
+        # For files that are never closed.
+        weakref.finalize(self, backend.session.left.append, self._draft).atexit = False
 
     # ---------------------------------------------------------------- reading
 
@@ -70,7 +71,7 @@ class S3File(BackendFile):
         return ObjectStat(size=size) if base is None else replace(self._backend.told(self.name, base), size=size)
 
     def read_into(self, offset: int, buffers: Sequence[memoryview]) -> int:
-        """What was handed over and not committed may be read as it was before."""
+        """Read bytes. Uncommitted bytes may be read in their earlier state."""
         wanted = sum(map(len, buffers))
         while True:
             with self._draft.lock:
@@ -88,7 +89,7 @@ class S3File(BackendFile):
                 if error.errno not in (errno.ESTALE, errno.ENOENT, errno.ERANGE):
                     raise
                 if self._still(turns) and not self._landed_meanwhile():
-                    what = f"{error.strerror or error}; the version that was opened is not there any more"
+                    what = f"{error.strerror or error}; the opened version no longer exists"
                     raise OSError(errno.ESTALE, what, self.key) from error
                 continue
             if turns == self._draft.turns:
@@ -111,13 +112,13 @@ class S3File(BackendFile):
         return piece.end - piece.begin
 
     def _still(self, turns: int) -> bool:
-        """Whether nothing of this file's own has changed what is stored since; waits for a commit that is about to."""
+        """Return whether this file has not changed the stored version since; wait for a commit that is about to."""
         with self._draft.lock:
             self._draft.lock.wait_for(lambda: not self._draft.publishing)
             return turns == self._draft.turns
 
     def _landed_meanwhile(self) -> bool:
-        """Whether what is stored is a commit of ours that was not heard of, and has been taken as that now."""
+        """Return whether the stored version is a commit of this file with unknown result, which is recorded now."""
         with self._draft.lock:
             attempts = set(self._draft.attempts)
         if not attempts:
@@ -129,8 +130,8 @@ class S3File(BackendFile):
         return True
 
     def read_staged(self, offset: int, buffers: Sequence[memoryview]) -> int:
-        """What a commit has taken is staged no more, which is how the cache finds out about one whose answer it has not
-        got; of what was rolled back there is nothing left.
+        """Read staged bytes. Committed bytes are no longer staged; so the cache discovers a commit whose reply was
+        lost. Rolled-back bytes are gone.
         """
         wanted = sum(map(len, buffers))
         seen: Source | None = None
@@ -170,7 +171,7 @@ class S3File(BackendFile):
         return end - offset
 
     def _send(self, begin: int, end: int, parts: Sequence[memoryview]) -> None:
-        if not self._backend.honours().copies:  # a unit that is sent could not be sent again, or read, or moved
+        if not self._backend.honours().copies:  # without copies a sent unit cannot be sent again, read, or moved
             self.stage(begin, parts)
             return
         upload, number = self._opened_upload(), begin // self._unit + 1
@@ -186,7 +187,7 @@ class S3File(BackendFile):
             raise send_again(f"the upload of {self.key!r} was given up")
 
     def stage(self, offset: int, buffers: Sequence[memoryview]) -> int:
-        """One private object each time."""
+        """Stage bytes in a new private object."""
         name = self._backend.session.private_name()
         length = sum(map(len, buffers))
         try:
@@ -205,9 +206,9 @@ class S3File(BackendFile):
         self._draft.punch(offset, offset + length)
 
     def kept(self) -> bool:
-        """All that was acknowledged, or the cache still has it: parts of an upload that is gone are sent again. What
-        a commit has taken is stored, which the cache finds out when it asks for it. A call of before the abort may end
-        meanwhile.
+        """Return whether all acknowledged bytes are kept, or the cache still has them: parts of a lost upload are sent
+        again. Committed bytes are stored, which the cache discovers when it reads them. A call from before the abort
+        may still end.
         """
         needed = self._draft.staged()
         missing = needed - self._backend.session.stored()
@@ -226,14 +227,14 @@ class S3File(BackendFile):
             return upload
 
     def _extra(self, base: Stored | None, id: str) -> dict[str, Any]:
-        """What the next version has besides its bytes: as the one before, and the id."""
+        """Return the properties of the next version besides its bytes: those of the last one, and the id."""
         carried = dict(base.carried) if base is not None else {}
         if "Tagging" in carried:
             carried["Tagging"] = self._bucket.tags(carried["Tagging"])
         return {**carried, "Metadata": {**carried.get("Metadata", {}), ID: id}}
 
     def _lose(self, upload: Upload) -> None:
-        """It is not to be used any more, or is gone: its parts have to be sent again."""
+        """Abandon an upload, which may be gone: its parts must be sent again."""
         if self._draft.lose(upload):
             self._backend.session.give_up(upload.name, upload.upload)
             self._backend.session.discard({upload.note})
@@ -301,15 +302,15 @@ class S3File(BackendFile):
             etag, when = self._bucket.complete(self.name, upload.upload, parts, condition)
         except OSError as error:
             if isinstance(error, Told) and error.status < 500:
-                upload.done.clear()  # a part may be what is refused
+                upload.done.clear()  # a copied part may be the cause
             return self._judged(error, upload.id, upload)
-        if upload.failures:  # an earlier one may have been carried out, and the object replaced since
+        if upload.failures:  # an earlier completion may have succeeded, and the object been replaced since
             return self._judged(OSError(errno.EIO, "a completion that was repeated"), upload.id, upload)
         self._draft.uploaded()
         return self._published(Stored(etag, assembler.size, when, upload.id, self._carried()))
 
     def _published(self, stored: Stored) -> Stored:
-        """With the etag that it has, which is not what every server answers."""
+        """Return the version with its actual etag, which some servers do not send."""
         if self._backend.honours().etags:
             return stored
         try:
@@ -325,14 +326,14 @@ class S3File(BackendFile):
         return {} if self._draft.base is None else dict(self._draft.base.carried)
 
     def _without_upload(self, error: Told, upload: Upload) -> OSError:
-        """An error before the publishing request: of the upload, of what is copied, or of something else."""
+        """Return an error from before the publishing request: of the upload, of a copied source, or another one."""
         if error.status == 409 or self._is_gone(upload, error):
             self._lose(upload)
             return send_again(error.strerror)
         return error
 
     def _is_gone(self, upload: Upload, error: Told) -> bool:
-        """Whether an error is about an upload that the server does not know. Some say no more than that they failed."""
+        """Return whether an error means that the server has dropped the upload. Some servers only report a failure."""
         if error.status != 500 or error.code == "NoSuchUpload":
             return error.code == "NoSuchUpload"
         try:
@@ -341,10 +342,11 @@ class S3File(BackendFile):
             return False
 
     def _judged(self, error: OSError, id: str, upload: Upload | None) -> Stored:
-        """What has become of a publishing request that failed. Returns what is stored, if that is it.
+        """Find out the result of a failed publishing request. Return the stored version, if the request was carried
+        out.
 
         Raises:
-            OSError: ESTALE, somebody else's is stored; else it may be tried again.
+            OSError: ESTALE: a foreign version is stored; otherwise the commit may be repeated.
         """
         told = error if isinstance(error, Told) else None
         gone = told is not None and (told.code in ("NoSuchUpload", "InvalidPart") or told.status == 409)
@@ -360,7 +362,7 @@ class S3File(BackendFile):
                 raise send_again(f"{error}; then {unknown}") from unknown
             raise BackendError(errno.EAGAIN, f"{error}; then {unknown}", retry=True, kept=True) from unknown
         if stored is not None and stored.id == id:
-            if upload is not None:  # else one may be open that this commit did without
+            if upload is not None:  # otherwise an upload may be open that this commit did not use
                 self._draft.uploaded()
             return stored
         if stored is not None and stored.id in self._draft.attempts:
@@ -377,7 +379,7 @@ class S3File(BackendFile):
         raise BackendError(error.errno or errno.EIO, str(error), retry=True, retry_after=after, kept=True) from error
 
     def _look_back(self) -> None:
-        """Commits were made of which nothing is known."""
+        """Check for commits with unknown result."""
         stored = self._bucket.head(self.name)
         if stored is not None and stored.id in self._draft.attempts:
             self._land(stored)
@@ -386,10 +388,10 @@ class S3File(BackendFile):
             raise self._conflict(stored)
         upload = self._draft.upload
         if upload is not None and not self._draft.is_old(upload.id):
-            self._lose(upload)  # its id is that of other bytes
+            self._lose(upload)  # its id belongs to other bytes
 
     def _land(self, stored: Stored) -> None:
-        """What is stored is the commit of ours that was not heard of."""
+        """Record that the stored version is the commit with unknown result."""
         upload = self._draft.land(stored)
         if upload is not None:
             self._backend.session.discard({upload.note})
@@ -409,26 +411,28 @@ class S3File(BackendFile):
     # ---------------------------------------------------------------- the end
 
     def _clear(self) -> None:
-        """After a commit: private objects that nothing needs any more go, and so does an upload."""
+        """Delete unused private objects, and abort an unused upload, after a commit."""
         upload = self._draft.upload
         if upload is not None and not self._draft.changed:
             self._lose(upload)
         self._backend.session.discard(self._draft.unused(now=True))
 
     def rollback(self) -> None:
-        """Nothing that was handed over since the last commit is kept."""
+        """Forget all write-back since the last commit."""
         self._draft.roll_back(self._bucket.head(self.name))
         self._end_upload()
         self._clear()
 
     def rebase(self, ranges: Iterable[tuple[int, int]]) -> None:
-        """Of what was handed over since the last commit, what is staged there lies over what is stored now."""
+        """Lay the staged bytes of these ranges over the current stored version, and forget all other write-back since
+        the last commit.
+        """
         self._draft.rebase(self._bucket.head(self.name), ranges, self.key)
         self._end_upload()
         self._clear()
 
     def moved(self, key: Key, name: str, stored: Stored | None) -> None:
-        """The object has another name. What was sent to an upload of the old one has to be sent again."""
+        """Record another name of the object. Parts of an upload to the old name must be sent again."""
         draft = self._draft
         with draft.lock:
             self.key, self.name = key, name
@@ -445,7 +449,7 @@ class S3File(BackendFile):
             self._lose(upload)
 
     def close(self) -> None:
-        """What was not committed goes."""
+        """Drop uncommitted bytes."""
         with contextlib.suppress(OSError):
             self._end_upload()
         self._backend.session.discard(self._draft.leave())

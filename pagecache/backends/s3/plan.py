@@ -1,22 +1,22 @@
-"""How the next version of an object is put together: a pure function over what lies where.
+"""The assembly of the next version of an object: a pure function of the sources of its bytes.
 
-`Extents` says for each byte of the next version where it is to be had, `assembly` makes the requests of a commit of it:
+`Extents` has the source of each byte of the next version, `assembly` makes the requests of its commit:
 
     offset    0          8 MiB      16 MiB     24 MiB       25 MiB
     extents   | old                 | part     | old | held |          size = 25 MiB
     steps     | copy 1              | sent 3   | send 4     |
 
-    Old       the version that was opened, at the same offset             copied by the server
+    Old       the version that was opened, at an equal offset             copied by the server
     Staged    a private object, complete and readable                     copied by the server
     Zeros     nothing was ever written there                              one private object of zeros, copied
-    Part      sent already, to the upload that is open; cannot be read    stands, if it is still whole
+    Part      sent already, to the open upload; cannot be read            used, if it is still whole
     Held      in memory, at most a unit                                   sent
-    Lost      acknowledged, and not to be had any more                    the cache has to send it again
+    Lost      acknowledged, and no longer available                       the cache must send it again
 
 All but the last part of an upload have at least 5 MiB, and there are at most 10 000. So parts lie on a grid of units
-of `part` bytes: a unit of which the server has all bytes in one place is copied, together with its neighbours there;
-one that is mixed is put together here and sent. A unit's part has its index as its number, from 1, up to `direct`
-units. Behind these nothing is sent before the commit, so numbers are given as they come; where they do not suffice,
+of `part` bytes: a unit whose bytes are all in one place on the server is copied, together with its neighbours there;
+a mixed unit is assembled here and sent. A unit's part has its index as its number, from 1, up to `direct` units. Units
+after these are not sent before the commit, so their numbers are assigned in order; if the numbers do not suffice,
 neighbours are joined to private objects first, which takes requests and no bytes.
 """
 
@@ -63,12 +63,12 @@ class Old:
 
 @dataclass(frozen=True, slots=True)
 class Zeros:
-    """Bytes that nobody wrote."""
+    """Bytes that were never written."""
 
 
 @dataclass(frozen=True, slots=True)
 class Lost:
-    """Bytes that were acknowledged, and that only the cache still has."""
+    """Acknowledged bytes that only the cache still has."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -100,7 +100,7 @@ OLD, ZEROS, LOST = Old(), Zeros(), Lost()
 
 @dataclass(frozen=True, slots=True)
 class Piece:
-    """[begin, end) of the next version is what `source` has from `at` on."""
+    """A range [begin, end) of the next version, which is in `source` from `at` on."""
 
     begin: int
     end: int
@@ -108,7 +108,7 @@ class Piece:
     at: int
 
     def within(self, begin: int, end: int) -> Piece:
-        """The part of it in [begin, end)."""
+        """Return the part of the piece in [begin, end)."""
         low, high = max(begin, self.begin), min(end, self.end)
         if (low, high) == (self.begin, self.end):
             return self
@@ -117,15 +117,15 @@ class Piece:
 
 
 class Extents:
-    """Where the bytes [0, size) are. Not thread-safe. A change costs O(log n) for each piece that it replaces.
+    """The sources of the bytes [0, size). Not thread-safe. A change costs O(log n) for each piece that it replaces.
 
     Args:
-        size: bytes, all of them of the version that was opened.
+        size: bytes, all of them of the opened version.
     """
 
     def __init__(self, size: int = 0) -> None:
         self._pieces: Any = SortedDict()  # begin: piece; they cover [0, size)
-        self._gone = Ranges()  # where nothing of that version is left, whatever becomes of what was written since
+        self._gone = Ranges()  # ranges in which the opened version is gone, whatever becomes of later writes
         self._gone.add(size, END)
         self.size = size
         if size:
@@ -140,11 +140,11 @@ class Extents:
         return iter(list(self._pieces.values()))
 
     def pieces(self, begin: int, end: int) -> list[Piece]:
-        """What [begin, end) consists of, cut at the size; a part that is cut is lost."""
+        """Return the pieces of [begin, end), cut at the size; a part that is cut is lost."""
         return [piece.within(begin, end) for piece in self._touched(begin, end)]
 
     def put(self, begin: int, end: int, source: Source, at: int = 0) -> list[Source]:
-        """[begin, end) is what `source` has from `at` on; a gap before it is zeros. Returns what it replaces."""
+        """Set the source of [begin, end), from `at` on; a gap before it is zeros. Return the replaced sources."""
         if begin >= end:
             return []
         if begin > self.size:
@@ -155,7 +155,7 @@ class Extents:
         return replaced
 
     def cut(self, size: int) -> list[Source]:
-        """As long as this: longer by zeros. Returns what went."""
+        """Set the size: extend by zeros, or cut. Return the dropped sources."""
         replaced = self._clear(size, self.size) if size < self.size else []
         if size > self.size:
             self._join(self.size, size, ZEROS, 0)
@@ -164,21 +164,21 @@ class Extents:
         return replaced
 
     def punch(self, begin: int, end: int) -> None:
-        """[begin, end) is zeros, as far as there is anything. What of a part lies outside is lost."""
+        """Zero [begin, end), as far as bytes exist. Bytes of a cut part outside of it are lost."""
         end = min(end, self.size)
         if begin < end:
             self.put(begin, end, ZEROS)
             self._gone.add(begin, end)
 
     def older(self, piece: Piece) -> list[Piece]:
-        """What of a piece can be read: of parts and of what is lost, the bytes that were there before."""
+        """Return the readable pieces of a piece: for parts and lost bytes, the earlier bytes."""
         if not isinstance(piece.source, Part | Lost):
             return [piece]
         spans = self._gone.pieces(piece.begin, piece.end)
         return [Piece(begin, end, ZEROS, 0) if gone else Piece(begin, end, OLD, begin) for begin, end, gone in spans]
 
     def forget(self) -> bool:
-        """What is lost is what was there before. Returns whether anything was."""
+        """Replace lost bytes by the earlier ones. Return whether there were any."""
         lost = [piece for piece in self._pieces.values() if piece.source == LOST]
         for piece in lost:
             for older in self.older(piece):
@@ -186,7 +186,7 @@ class Extents:
         return bool(lost)
 
     def lose(self, upload: str | None = None) -> None:
-        """The parts of this upload, or of all, are not to be had any more."""
+        """Record that the parts of this upload, or of all, are lost."""
         for begin, piece in self._pieces.items():
             if isinstance(piece.source, Part) and upload in (None, piece.source.upload):
                 self._pieces[begin] = replace(piece, source=LOST, at=0)
@@ -195,7 +195,7 @@ class Extents:
         return {piece.source for piece in self._pieces.values()}
 
     def is_old(self) -> bool:
-        """Whether nothing was written, and no zeros were added."""
+        """Return whether nothing was written, and no zeros were added."""
         return all(piece.source == OLD for piece in self._pieces.values())
 
     def _clear(self, begin: int, end: int) -> list[Source]:
@@ -218,7 +218,7 @@ class Extents:
         return found
 
     def _join(self, begin: int, end: int, source: Source, at: int) -> None:
-        """Add a piece where there is none, as one with a neighbour that goes on in the same place."""
+        """Add a piece to a free range, merged with a neighbour that continues its source."""
         if isinstance(source, Zeros | Lost):
             at = 0
         before = self._pieces.bisect_left(begin) - 1
@@ -245,15 +245,15 @@ def _goes_on(piece: Piece, source: Source, at: int) -> bool:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Sizes:
-    """What uploads may look like, in bytes and parts.
+    """The limits of uploads, in bytes and parts.
 
     Attributes:
-        part: of a unit, and so of a part that is sent.
-        copied: most that is copied by one request, where there are numbers enough; requests for more take long.
-        part_most: most that a part may have at all.
+        part: size of a unit, and so of a sent part.
+        copied: most bytes that one request copies, if there are enough numbers; requests for more take long.
+        part_most: most bytes of a part.
         parts: most parts of an upload.
         direct: units from the start of the object that are sent as they come.
-        zeros: units of zeros from which on an object of zeros is made to be copied.
+        zeros: number of zero units from which on an object of zeros is made and copied.
         copies: whether the server copies parts at all.
     """
 
@@ -289,7 +289,7 @@ class Copy:
 
 @dataclass(frozen=True, slots=True)
 class Send:
-    """A part that is put together here."""
+    """A part that is assembled here."""
 
     number: int
     begin: int
@@ -299,7 +299,7 @@ class Send:
 
 @dataclass(frozen=True, slots=True)
 class Join:
-    """A part that the server copies from a private object, which it puts together from these first."""
+    """A part that the server copies from a private object, which it assembles from these first."""
 
     number: int
     begin: int
@@ -311,10 +311,10 @@ Step: TypeAlias = Sent | Copy | Send | Join
 
 
 def assembly(extents: Extents, sizes: Sizes) -> list[Step]:
-    """The parts of an upload of the next version, ascending in number and offset. An empty object has none.
+    """Return the parts of an upload of the next version, ascending in number and offset. An empty object has none.
 
     Raises:
-        OSError: EFBIG, it needs more parts than there may be.
+        OSError: EFBIG: it needs more parts than permitted.
         ValueError: a byte of it is lost.
     """
     copied = min(_whole(sizes.copied, sizes.part), _whole(sizes.part_most, sizes.part))
@@ -331,7 +331,7 @@ def _whole(length: int, unit: int) -> int:
 
 
 def _steps(extents: Extents, sizes: Sizes, copied: int) -> Iterator[Copy | Send | Sent]:
-    """Without numbers."""
+    """Yield the steps without numbers."""
     unit, size, pos = sizes.part, extents.size, 0
     pieces = list(extents)
     index = 0
@@ -368,7 +368,7 @@ def _mixed(pieces: Sequence[Piece], index: int, begin: int, end: int) -> Iterato
 
 
 def _numbered(steps: list[Copy | Send | Sent], sizes: Sizes) -> tuple[list[Step], list[Copy | Send]]:
-    """Those that begin in a unit with a number of its own, with that; and the others."""
+    """Return the steps that begin in a unit with a fixed number, with that number; and the other steps."""
     near: list[Step] = []
     far: list[Copy | Send] = []
     for step in steps:
@@ -383,7 +383,7 @@ def _numbered(steps: list[Copy | Send | Sent], sizes: Sizes) -> tuple[list[Step]
 
 
 def _joined(far: list[Copy | Send], sizes: Sizes) -> list[Step]:
-    """With the numbers that are left, as few neighbours joined as will do."""
+    """Assign the remaining numbers to steps, joining as few neighbours as possible."""
     numbers, most = sizes.parts - sizes.direct, _whole(sizes.part_most, sizes.part)
     each = 1
     while True:

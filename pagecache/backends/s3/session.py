@@ -1,12 +1,12 @@
-"""What a process has in a bucket besides its objects, until nothing needs it any more.
+"""Private objects of a process in a bucket, besides its objects, until they are no longer needed.
 
-    PREFIX/.pagecache/SESSION/17            private objects: what is staged, zeros to copy, parts that are joined
-    PREFIX/.pagecache/SESSION/18.upload     a note for each upload that is open: nothing else says whose it is
+    PREFIX/.pagecache/SESSION/17            private objects: staged bytes, zeros to copy, joined parts
+    PREFIX/.pagecache/SESSION/18.upload     a note for each open upload: nothing else identifies its owner
     PREFIX/.pagecache/SESSION/alive         while the process has any of these for long: stored again every ten minutes
 
-They are never listed, and no key reaches them. Each is deleted when it is not needed any more, or with the next one
-where that fails: nothing depends on it. A process that dies leaves its session behind. Others find it by its age, that
-of its newest object, which is why one that is at work stores one now and then, even if it is idle.
+They are never listed, and no key reaches them. Each is deleted when it is no longer needed, or with the next one if
+that fails: nothing depends on the deletion. A dead process leaves its session behind. Other processes recognize it by
+its age, the age of its newest object; so a working session stores one regularly, even if it is idle.
 
 `_lock` guards the fields. Requests are made without it.
 """
@@ -40,21 +40,21 @@ log = logging.getLogger("pagecache.volume")
 PRIVATE = ".pagecache/"
 NOTE, ALIVE = ".upload", "alive"
 RENEWED_EVERY = 600.0
-"""Seconds. Much less than the age at which anybody removes what was left."""
+"""Seconds. Much less than the age at which other processes remove leftovers."""
 SKEW = 2.0
-"""Seconds: servers tell the time of an upload in whole ones."""
+"""Seconds: servers report the time of an upload in whole seconds."""
 
 
 class Session:
-    """Of one backend.
+    """The session of one backend.
 
     Args:
-        bucket: where.
-        prefix: what the names of all objects begin with.
+        bucket: of the backend.
+        prefix: common beginning of the names of all objects.
 
     Attributes:
-        left: drafts of files that nobody has closed, and nobody has any more.
-        renewed_every: seconds after which what is there is told to be in use.
+        left: drafts of files that were dropped without a close.
+        renewed_every: seconds after which the session is marked as alive again.
     """
 
     def __init__(self, bucket: Bucket, prefix: str) -> None:
@@ -69,13 +69,14 @@ class Session:
         self._needed: set[str] = set()  # private objects
         self._dead: set[str] = set()  # those to be deleted
         self._given_up: set[tuple[str, str]] = set()  # uploads to be aborted: name and id
-        self._begun: dict[str, str] = {}  # ids of uploads that are open, by their notes
-        self._doubtful: dict[str, tuple[float, float]] = {}  # name: first and last time an upload was begun, perhaps
+        self._begun: dict[str, str] = {}  # note -> id of the open upload
+        # Name -> first and last time of requests that may have begun an upload.
+        self._doubtful: dict[str, tuple[float, float]] = {}
         self._renewed = False  # ALIVE is stored
         self._renewing: threading.Event | None = None  # ends the thread that renews, if there is one
 
     def private_name(self, end: str = "") -> str:
-        """For a private object, until it is discarded."""
+        """Return a name for a private object, valid until it is discarded."""
         with self._lock:
             name = f"{self._own}{next(self._numbers)}{end}"
             self._needed.add(name)
@@ -86,15 +87,15 @@ class Session:
             return name
 
     def stored(self) -> set[str]:
-        """The private objects of this session that are there."""
+        """Return the existing private objects of this session."""
         return {name for name, _ in self._bucket.names(self._own)}
 
     def renew(self) -> bool:
-        """Say that what is there is in use. False: nothing is, and who does this need not go on."""
+        """Mark the session as alive. False: it has no private objects, and renewing can stop."""
         with self._lock:
             needed = bool(self._needed)
         if needed:
-            with contextlib.suppress(OSError):  # the next one will do
+            with contextlib.suppress(OSError):  # the next renewal suffices
                 self._bucket.put(self._own + ALIVE, [], {}, condition={})
         with self._lock:
             self._renewed, needed = needed, bool(self._needed)
@@ -107,7 +108,7 @@ class Session:
     # ---------------------------------------------------------------- uploads
 
     def begin_upload(self, name: str, id: str, extra: Mapping[str, Any]) -> Upload:
-        """An upload, and the note that it is ours: nothing else tells it from those of other programs."""
+        """Begin an upload, with a note of its owner: nothing else distinguishes it from those of other programs."""
         upload = self.create(name, extra)
         # The note follows the upload: a note made before has only key and time, and could end another program's upload.
         note = self.private_name(NOTE)
@@ -123,8 +124,8 @@ class Session:
         return Upload(name, upload, id, note)
 
     def create(self, name: str, extra: Mapping[str, Any]) -> str:
-        """The id of an upload; one whose beginning is not answered is ended later. To a private object: its name says
-        whose it is.
+        """Return the id of a new upload; if the reply is lost, the upload is ended later. For a private object the name
+        identifies the owner.
         """
         before = time.monotonic()
         try:
@@ -152,7 +153,7 @@ class Session:
                 self._settle()
 
     def _collect(self) -> None:
-        """What files that nobody closed had is needed no more."""
+        """Discard private objects of files that were dropped without a close."""
         while self.left:
             draft = self.left.popleft()
             self._forget(draft.leave())
@@ -171,7 +172,9 @@ class Session:
                 self._dead.add(self._own + ALIVE)
 
     def _settle(self) -> None:
-        """Raises OSError: what may pass, at once, so that the rest is left; what was refused, after the rest."""
+        """Delete and abort pending objects. Raises OSError: a transient error at once, leaving the others; a refusal
+        after the others.
+        """
         with self._lock:
             dead, uploads, doubtful = set(self._dead), set(self._given_up), dict(self._doubtful)
         steps: list[Callable[[], None]] = [partial(self._abort, *upload) for upload in uploads]
@@ -199,7 +202,7 @@ class Session:
             self._dead -= names
 
     def _end_doubtful(self, name: str, begun: tuple[float, float]) -> None:
-        """Uploads may have been begun whose ids never came: they have no parts, and began just then."""
+        """End uploads that may have begun without a reply: they have no parts, and began at that time."""
         with _where_listed():
             for upload in self._bucket.begun_since(name, time.monotonic() - begun[0] + SKEW):
                 with self._lock:
@@ -207,11 +210,11 @@ class Session:
                 if not known:
                     self._bucket.abort(name, upload)
         with self._lock:
-            if self._doubtful.get(name) == begun:  # else there is one that was begun after the look
+            if self._doubtful.get(name) == begun:  # otherwise an upload was begun after the listing
                 del self._doubtful[name]
 
     def close(self) -> None:
-        """What is still to be deleted and aborted is; where the server is not there, another call does it."""
+        """Delete and abort everything pending; if the server is unreachable, another call repeats it."""
         with self._lock:
             if self._renewing is not None:
                 self._renewing.set()
@@ -230,11 +233,11 @@ class Session:
     # ---------------------------------------------------------------- sessions of others
 
     def remove_others(self, older_than: float, *, dry_run: bool) -> list[str]:
-        """Delete what has not been renewed for so many seconds, by the server's clock; 0: whatever there is."""
+        """Delete sessions that were not renewed for so many seconds, by the server's clock; 0: all others."""
         begun: dict[str, list[Begun]] = {}
         sessions: dict[str, list[tuple[str, Stored]]] = {}
         removed, now = [], self._bucket.check_bucket()
-        with _where_listed():  # before the objects: a session that is at work has some by then
+        with _where_listed():  # before the objects: a working session has some by then
             for one in self._bucket.uploads(self._all):
                 begun.setdefault(self._of(one.name), []).append(one)
         for name, stored in self._bucket.names(self._all):
@@ -256,7 +259,7 @@ class Session:
         return removed
 
     def _of(self, name: str) -> str:
-        """The session that a private object is of."""
+        """Return the session of a private object."""
         return name[len(self._all) :].partition("/")[0]
 
     def _noted(self, name: str, stored: Stored) -> tuple[str, str] | None:
@@ -270,7 +273,7 @@ class Session:
 
 @contextlib.contextmanager
 def _where_listed() -> Iterator[None]:
-    """Some servers do not list uploads: there none is found."""
+    """Ignore that some servers do not list uploads: there are none to find then."""
     try:
         yield
     except OSError as error:
@@ -279,7 +282,7 @@ def _where_listed() -> Iterator[None]:
 
 
 def _keep(session: weakref.ref[Session], end: threading.Event, every: float) -> None:
-    """On a thread of its own, which keeps nobody alive."""
+    """Renew a session on a separate thread, which does not keep the session alive."""
     while not end.wait(every):
         alive = session()
         if alive is None or not alive.renew():

@@ -1,10 +1,10 @@
 """A backend around a backend that stores content in another form: encrypted, with checksums.
 
-The cache is told to read and write whole units of the transform (`read_unit`, `write_unit`), which it does by adding
-what is missing. It knows nothing else of this: its buffers do not change while a call has them, so that a unit is
-encoded once, from bytes that hold still, and encoded again whenever it is sent again.
+The limits make the cache read and write whole units of the transform (`read_unit`, `write_unit`); it adds missing
+bytes. The cache's buffers do not change during a call, so a unit is encoded once, from stable bytes, and encoded again
+whenever it is sent again. The cache has no other support for transforms.
 
-Where units lie is told in `units.py`, what happens to one object in `file.py`. Names are not transformed.
+`units.py` has the layout of units, `file.py` handles one object. Names are not transformed.
 """
 
 from __future__ import annotations
@@ -23,26 +23,26 @@ from .units import Transform, Units
 
 __all__ = ["TransformBackend"]
 
-# Methods of a NamespaceBackend, there where the inner backend has them.
+# Methods of a NamespaceBackend, available if the inner backend has them.
 NAMES = frozenset({"mkdir", "rmdir", "symlink", "readlink", "link", "mknod", "statfs"})
 NAMES |= {"getxattr", "setxattr", "listxattr", "removexattr"}
 WITH_SIZES = frozenset({"readdir", "setattr"})
 
 
 class TransformBackend(PassingBackend):
-    """`inner`, with the content of its objects transformed unit by unit.
+    """A backend around `inner`, with the content of its objects transformed unit by unit.
 
-    Sizes are those of the content; names, versions and times are those of `inner`. A unit is stored in place: where
-    the backend below can be torn by a crash in the middle of a write, a unit can be half old and half new afterwards,
-    and a transform that checks its units says so. A backend that publishes objects as a whole (`commit_on_close`) has
-    no such moment. Nobody else may write an object while it is open for writing here.
+    Sizes are those of the content; names, versions and times are those of `inner`. A unit is stored in place: if a
+    crash can tear a write of the backend below, a unit can be half old and half new afterwards, and a transform with
+    checksums reports it. A backend that publishes objects as a whole (`commit_on_close`) has no such moment. There must
+    be no other writer of an object while it is open for writing here.
 
     Args:
-        inner: where the encoded bytes go.
-        transform: how they are encoded.
+        inner: stores the encoded bytes.
+        transform: encodes them.
 
     Raises:
-        TypeError, ValueError: one of them is not what it should be.
+        TypeError, ValueError: an argument is invalid.
 
     >>> class Reversed:
     ...     unit, overhead = 4096, 0
@@ -67,12 +67,12 @@ class TransformBackend(PassingBackend):
 
     @property
     def transform(self) -> Transform:
-        """The one that was given."""
+        """Return the transform."""
         return self._units.transform
 
     @property
     def limits(self) -> BackendLimits:  # type: ignore[override]
-        """Those of the inner backend at this moment, in units of content."""
+        """Return the current limits of the inner backend, in units of content."""
         inner, derived = self.inner.limits, self._derived
         if derived is None or derived[0] is not inner:
             derived = self._derived = inner, self._units.limits(inner)

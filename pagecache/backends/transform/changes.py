@@ -1,17 +1,17 @@
-"""Which byte ranges of one object are being changed.
+"""The byte ranges of one object that are being changed.
 
-Changes of overlapping ranges wait for each other. Reads hold nothing: they wait until no change of their range is going
-on, and find out afterwards whether one began meanwhile, in order to read again.
+Changes of overlapping ranges wait for each other. Reads hold nothing: they wait until no change of their range is
+running, and check afterwards whether one began during the read, in which case they read again.
 
 Reads, truncates and holes run in threads of the program, where KeyboardInterrupt can strike nearly everywhere. So a
-change goes on for as long as a lock of its own is locked, which `with` locks and unlocks without running any Python:
+change lasts while its own lock is locked, which `with` locks and unlocks without running any Python:
 
     going = threading.Lock()
     with going:
         changes.begin(start, end, going)
         ...
 
-What is left of it in the list is not locked any more, and is cleared away by the next one who looks.
+The next call removes entries whose lock is unlocked from the list.
 """
 
 from __future__ import annotations
@@ -23,20 +23,22 @@ from collections import deque
 __all__ = ["EVERYTHING", "Changes"]
 
 EVERYTHING = 1 << 64
-RECENT = 4096  # changes that are remembered; a read that more of them overtook is done again
+RECENT = 4096  # remembered changes; a read during which more than that began is repeated
 
 
 class Changes:
-    """The changes of one object."""
+    """The running and recent changes of one object."""
 
     def __init__(self) -> None:
-        self._lock = threading.Lock()  # guards the rest; held for moments
+        self._lock = threading.Lock()  # guards the fields below; held briefly
         self._going: list[tuple[int, int, threading.Lock]] = []
         self._recent: deque[tuple[int, int]] = deque(maxlen=RECENT)
         self._nr_begun = 0
 
     def begin(self, start: int, end: int, going: threading.Lock) -> None:
-        """[start, end) is being changed for as long as `going` is locked. Blocks: until other changes of it ended."""
+        """Begin a change of [start, end), which lasts while `going` is locked. Blocks: until other changes of it have
+        ended.
+        """
         while True:
             with self._lock:
                 other = self._other(start, end)
@@ -49,7 +51,7 @@ class Changes:
                 pass
 
     def quiet(self, start: int, end: int) -> int:
-        """Return when no change of [start, end) is going on, with a number for `unchanged`."""
+        """Wait until no change of [start, end) is running; return a number for `unchanged`."""
         while True:
             with self._lock:
                 other = self._other(start, end)
@@ -59,7 +61,7 @@ class Changes:
                 pass
 
     def unchanged(self, start: int, end: int, since: int) -> bool:
-        """Whether no change of [start, end) began since then."""
+        """Return whether no change of [start, end) began since then."""
         with self._lock:
             later = self._nr_begun - since
             if later > len(self._recent):

@@ -1,25 +1,24 @@
 """One object of a `TransformBackend`.
 
-Everything is done in whole *groups*: the fewest units whose slots are whole write units of the backend below, which is
-one unit where that has no write unit. Changes of a group wait for each other, and what is read beside a change is read
-again: a unit that is half old and half new would not decode.
+All work is done in whole *groups*: the fewest units whose slots are whole write units of the backend below, which is
+one unit if that has no write unit. Changes of a group wait for each other, and reads that overlap a change are
+repeated: a unit that is half old and half new would not decode.
 
-Three things can only be done by storing units that the cache did not send: a cut in the middle of a unit, the edges of
-a hole, and making the short last unit a whole one when something is written behind it. What of that the backend below
-may lose is remembered:
+Three operations must store units that the cache did not send: a cut in the middle of a unit, the edges of a hole, and
+completing the short last unit when bytes are written after it. Two maps keep the units that the backend below may lose:
 
-    _own     units stored for one of those reasons since the last commit. A failed commit may forget bytes, but the cut,
-             the hole and the size that they belong to must stay.
-    _owed    units that are not, or not certainly, stored as they should be: of a call that failed half way, or of a
+    _own     units stored by these operations since the last commit. A failed commit may forget bytes, but the cut, the
+             hole and the size that they belong to must stay.
+    _owed    units that are not, or not certainly, stored as they should be: after a call that failed half way, or a
              failed commit. They are read from here, and stored before the next commit, or with the unit.
 
-Both map the number of a unit to its content, which ends where the object ends at the time it is looked at.
+Both map the number of a unit to its content, which ends at the current end of the object.
 
-Units that become short, or were, are kept in `_own` as well: of those a failed commit leaves zeros, or less or more
-than was encoded. A backend with `commit_on_close` may even answer reads with what was last committed, cut and extended
-as it is now, and then `_own` is what is read. Where such a backend cannot read back a unit that we have to change
-(`_sent` tells), the next commit fails once, so that the cache sends everything again. What was staged (`_staged`) is
-read back from there, and staged again: neither commits that fail nor the cache's own reads then miss it.
+Units that are short, or were, are kept in `_own` as well: after a failed commit these are zeros, or have other lengths
+than were encoded. A backend with `commit_on_close` may even return the last committed bytes, cut and extended to the
+current size, and then reads use `_own`. If such a backend cannot read back a unit that an operation must change
+(`_sent` decides), the next commit fails once, so that the cache sends everything again. Staged bytes (`_staged`) are
+read back from the stage, and staged again: neither a failed commit nor the cache's own reads lose them.
 """
 
 from __future__ import annotations
@@ -44,7 +43,7 @@ OPTIONAL = frozenset({"close", "punch_hole", "limits", "rollback", "stage", "rea
 
 
 class TransformFile(BackendFile):
-    """One open object. An optional method is there exactly when the inner file has it."""
+    """One open object. An optional method exists exactly if the inner file has it."""
 
     def __init__(self, inner: BackendFile, backend: Backend, units: Units, key: Key) -> None:
         self.inner = inner
@@ -53,8 +52,8 @@ class TransformFile(BackendFile):
         self._key = key
         self._changes = Changes()
         self._sizing = threading.Lock()  # guards _end; held across a stat of the inner file
-        self._end: int | None = None  # size of the content; None: ask
-        # Changed by whoever changes these units. Look-ups need no lock.
+        self._end: int | None = None  # size of the content; None: ask the inner file
+        # Only the change that covers these units writes the maps. Lookups need no lock.
         self._own: dict[int, bytes] = {}
         self._owed: dict[int, bytes] = {}
         self._sent: dict[int, int] = {}  # commit_on_close: units since the last commit, with a checksum of their slot
@@ -98,7 +97,7 @@ class TransformFile(BackendFile):
             raise BackendError(
                 errno.EAGAIN, "sent bytes that cannot be read back are needed again", retry=True, retry_after=0.0
             )
-        self._owed |= self._own  # a commit that fails may forget them while somebody reads
+        self._owed |= self._own  # a failed commit may forget them during a read
         try:
             version = self.inner.commit()
         except BaseException as error:
@@ -110,7 +109,7 @@ class TransformFile(BackendFile):
             raise
         going = threading.Lock()
         with going:
-            self._changes.begin(0, EVERYTHING, going)  # who has read what was there before reads again
+            self._changes.begin(0, EVERYTHING, going)  # makes overlapping reads repeat
             self._know_size(None)
             self._forget(0, EVERYTHING)
         return version
@@ -156,19 +155,21 @@ class TransformFile(BackendFile):
     # ---------------------------------------------------------------------------------------- sizes
 
     def _span(self) -> int:
-        """Bytes of content in a group."""
+        """Return the bytes of content in a group."""
         limits = self._slots.limits()
         return self._units.span(limits.read_unit, limits.write_unit)
 
     def _size(self) -> int:
-        """Of the content. Asked for after whatever may have changed it unseen, remembered between writes."""
+        """Return the size of the content. It is read again after anything that may have changed it, and cached between
+        writes.
+        """
         with self._sizing:
             if self._end is None:
                 self._end = self._units.content_size(self.inner.stat().size)
             return self._end
 
     def _stored_end(self) -> int:
-        """End of the last unit of which anything is stored."""
+        """Return the end of the last unit with any stored bytes."""
         try:
             return -(-self.inner.stat().size // self._units.slot) * self._units.unit
         except OSError:
@@ -205,7 +206,7 @@ class TransformFile(BackendFile):
         return max(0, min(done, len(content)) - (offset - begin))
 
     def _load(self, begin: int, end: int, method: str = "read_into") -> bytearray:
-        """Content of whole units, up to the end of the object."""
+        """Return the content of whole units, up to the end of the object."""
         units, first = self._units, begin // self._units.unit
         slots = self._slots.fetch(method, first * units.slot, (end - begin) // units.unit * units.slot)
         content = bytearray()
@@ -222,7 +223,7 @@ class TransformFile(BackendFile):
         return content
 
     def _known(self, index: int) -> bytes | None:
-        """Content of a unit that cannot be read from the backend below, up to the end of the object."""
+        """Return the content of a unit that cannot be read from the backend below, up to the end of the object."""
         known = self._owed.get(index)
         if known is None and self._own and self._slots.limits().commit_on_close:
             known = self._own.get(index)
@@ -240,7 +241,7 @@ class TransformFile(BackendFile):
             if size < begin and size % self._units.unit:
                 self._lengthen(size)
             if begin < offset or (end % span and end < size):
-                # Not whole units: what is stored around stays.
+                # Not whole units: keep the stored bytes around.
                 around = self._load(begin, up(end, span))
                 content = bytes(around[: offset - begin].ljust(offset - begin, b"\0") + content + around[end - begin :])
             done = self._store(begin, content, size, method)
@@ -249,12 +250,12 @@ class TransformFile(BackendFile):
 
     @contextmanager
     def _changing(self, begin: int, end: int) -> Iterator[int]:
-        """Change [begin, end) and, where the object has a short last unit before it, that group too; gives the size."""
+        """Context of a change of [begin, end) and of a short last unit before it; gives the size."""
         while True:
             low, going = self._lowest(begin), threading.Lock()
             with going:
                 self._changes.begin(low, end, going)
-                if self._lowest(begin) >= low:  # another write may have made a short last unit meanwhile
+                if self._lowest(begin) >= low:  # a concurrent write may have left a short last unit
                     yield self._size()
                     return
 
@@ -263,14 +264,14 @@ class TransformFile(BackendFile):
         return min(begin, size - size % self._span()) if size % self._units.unit else begin
 
     def _lengthen(self, size: int) -> None:
-        """The last unit, which is short, becomes a whole one: something is about to be stored behind it."""
+        """Complete the short last unit: bytes are about to be stored after it."""
         span = self._span()
         begin = size - size % span
         before = self._editable(begin)
         self._replace({begin: before}, {begin: before.ljust(span, b"\0")}, size)
 
     def _editable(self, begin: int) -> bytes:
-        """Content of a group that will be stored again."""
+        """Return the content of a group that will be stored again."""
         units, span = self._units, self._span()
         if begin // units.unit in self._staged:
             return bytes(self._load(begin, begin + span, "read_staged"))
@@ -292,13 +293,14 @@ class TransformFile(BackendFile):
         pad: int = 0,
         then: Callable[[], None] | None = None,
     ) -> None:
-        """Store groups for a reason of our own. What was there is owed until all of it is done, whatever happens.
+        """Store groups for an operation of this file. Their old content is owed until all of it is done, also after an
+        error.
 
         Args:
-            before: content of the groups, by where they begin.
-            after: what it shall be.
+            before: start of a group -> its content.
+            after: start of a group -> its new content.
             size: of the object before.
-            pad: zeros to store behind a group, for the write unit of the inner file.
+            pad: zeros to store after a group, for the write unit of the inner file.
             then: the call of the inner file that goes with it.
         """
         units = self._units
@@ -320,7 +322,7 @@ class TransformFile(BackendFile):
             self._stored(begin, content, slots[begin], size, method)
 
     def _method(self, begin: int) -> str:
-        """How a group is stored again: as it was."""
+        """Return the method that stores a group in the way it was stored."""
         return "stage" if begin // self._units.unit in self._staged else "write_from"
 
     def _keep(self, known: dict[int, bytes], begin: int, content: bytes) -> None:
@@ -331,7 +333,7 @@ class TransformFile(BackendFile):
             known[(begin + at) // unit] = content[at : at + unit]
 
     def _store(self, begin: int, content: bytes, size: int, method: str) -> int:
-        """Encode and store whole groups; returns how much content is acknowledged, which is less after an error.
+        """Encode and store whole groups; return the bytes of content that are acknowledged, fewer after an error.
 
         Args:
             begin: of the content; the start of a group.
@@ -351,8 +353,8 @@ class TransformFile(BackendFile):
         if error is not None:
             self._know_size(None)
             if method == "write_from":
-                # What the object had before must not be lost with what was to be stored, nor what is there only in part
-                # be taken for its end.
+                # Neither lose earlier bytes of the object with the failed store, nor treat a partly stored unit as its
+                # end.
                 end = max(up(size, units.unit), self._stored_end())
                 self._keep(self._owed, begin + done, content[done : max(done, end - begin)])
             if not done or not isinstance(error, Exception):
@@ -360,7 +362,7 @@ class TransformFile(BackendFile):
         return done
 
     def _stored(self, begin: int, content: bytes, slots: bytes, size: int, method: str) -> None:
-        """Units are acknowledged."""
+        """Record acknowledged units."""
         units, limits = self._units, self._slots.limits()
         for at in range(0, len(content), units.unit):
             index, data = (begin + at) // units.unit, content[at : at + units.unit]
@@ -371,7 +373,7 @@ class TransformFile(BackendFile):
                 self._staged.add(index)
                 continue
             self._staged.discard(index)
-            # Of other lengths than before: only with all of it, or without, would what is stored decode.
+            # Units of changed length: the stored state decodes only with all of their bytes, or none.
             short = len(data) < units.unit or begin + at < size < begin + at + units.unit
             if index in self._own or (short and not limits.durable_writes):
                 self._own[index] = data
@@ -388,8 +390,8 @@ class TransformFile(BackendFile):
             self.inner.truncate(units.stored_size(size))
             return
         before = self._editable(begin)
-        # Stored before the object is cut, so that a refusal of either call leaves everything as it was. The inner
-        # backend may want whole write units until then.
+        # Stored before the object is cut, so that a refusal of either call changes nothing. The inner backend may need
+        # whole write units until then.
         begins, ends = units.stored_size(begin), units.stored_size(size)
         padded = min(up(ends - begins, int(self._slots.limits().write_unit)), units.stored_size(old) - begins)
         self._replace(
@@ -409,7 +411,7 @@ class TransformFile(BackendFile):
                 content = self._editable(begin) if begin < old else b""
                 groups[begin] = content.ljust(min(span, size - begin), b"\0")
         for begin, content in groups.items():
-            self._keep(self._owed, begin, content)  # as far as the object goes, whether it becomes longer or not
+            self._keep(self._owed, begin, content)  # up to the end of the object, extended or not
         self.inner.truncate(units.stored_size(size))
         try:
             self._replace({}, groups, size)
@@ -436,14 +438,14 @@ class TransformFile(BackendFile):
         self._forget(first, last)
 
     def _forget(self, first: int, last: int) -> None:
-        """Nothing is left of units [first, last)."""
+        """Drop the records of units [first, last)."""
         for known in (self._own, self._owed, self._sent):
             for index in [index for index in known if first <= index < last]:
                 del known[index]
         self._staged = {index for index in self._staged if not first <= index < last}
 
     def _settle(self) -> None:
-        """Store what is owed."""
+        """Store the owed units."""
         while self._owed:
             unit, span = self._units.unit, self._span()
             begin = min(self._owed) * unit // span * span
@@ -453,4 +455,4 @@ class TransformFile(BackendFile):
                 content = bytes(self._load(begin, begin + span))
                 self._store(begin, content, self._size(), self._method(begin))
                 for index in range(begin // unit, (begin + span) // unit):
-                    self._owed.pop(index, None)  # behind the end
+                    self._owed.pop(index, None)  # past the end

@@ -1,7 +1,7 @@
-"""The stored bytes of a transformed object: as many calls of the file below as its limits ask for.
+"""The stored bytes of a transformed object: as many calls of the file below as its limits require.
 
-What lies in them is told in `units.py`; what is stored when, in `file.py`. Here a call is cut into pieces
-that the file below takes, and short answers are gone on with, in whole units of it.
+`units.py` has their layout; `file.py` decides when they are stored. Here a call is cut into pieces that the
+file below takes, and continued after short results, in whole units of it.
 """
 
 from __future__ import annotations
@@ -23,13 +23,13 @@ class Slots:
         self._inner = inner
         self._backend = backend
         self._key = key
-        self._max_write: int | None = None  # where the inner file asked for less than its limits say
+        self._max_write: int | None = None  # set if the inner file asked for less than its limits
 
     def limits(self) -> BackendLimits:
         return getattr(self._inner, "limits", None) or self._backend.limits
 
     def fetch(self, method: str, position: int, length: int) -> bytearray:
-        """Stored bytes, fewer at the end; asks again after short answers, in whole read units."""
+        """Return stored bytes, fewer at the end; continue after short results, in whole read units."""
         stored, done = bytearray(length), 0
         read = getattr(self._inner, method)
         with memoryview(stored) as view:
@@ -52,7 +52,9 @@ class Slots:
         return answer
 
     def send(self, method: str, position: int, slots: bytes) -> tuple[int, BaseException | None]:
-        """Calls within the limits of the inner file, until all is acknowledged or one fails; how much is."""
+        """Send within the limits of the inner file, until all is acknowledged or a call fails; return the acknowledged
+        bytes and the error.
+        """
         put, done, empty = getattr(self._inner, method), 0, 0
         view = memoryview(slots).toreadonly()
         try:
@@ -80,5 +82,5 @@ class Slots:
 
 
 def _room(position: int, length: int, most: int, boundary: int) -> int:
-    """How long a call at `position` may be."""
+    """Return how long a call at `position` may be."""
     return min(length, most, boundary - position % boundary if boundary else length)

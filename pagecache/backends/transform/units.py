@@ -1,13 +1,13 @@
-"""What a transform is, and where its units lie.
+"""Transforms, and the layout of their units.
 
     content   |---- unit ----|---- unit ----|-- rest --|            as the cache sees it
     stored    |---- slot ------|---- slot ------|-- rest ----|      slot = unit + overhead
 
-Unit number i of the content is encoded by itself and stored at i * slot, so that a unit can be replaced without
-touching its neighbours and every size follows from the other one. The last unit may be short; it is encoded short.
+Unit number i of the content is encoded separately and stored at i * slot, so that a unit can be replaced without
+touching its neighbours and either size follows from the other. The last unit may be short; it is encoded short.
 
-A whole slot of zeros is a hole: nobody ever wrote it, and it reads as zeros without being decoded. A short last unit is
-never a hole (of a byte or two, some are encoded as zeros by chance), so that it is always written.
+A whole slot of zeros is a hole: it was never written, and reads as zeros without being decoded. A short last unit is
+never a hole (of a byte or two, some are encoded as zeros by chance), so it is always written.
 
 That is why compression is not offered: a unit that became smaller would leave its slot half empty and save nothing,
 and one that did not become smaller would not fit into a smaller slot.
@@ -29,25 +29,25 @@ VECTORS = BackendLimits().max_vectors
 
 
 class Transform(Protocol):
-    """What `TransformBackend` does to content, unit by unit. Called by several threads at once.
+    """The encoding of a `TransformBackend`, unit by unit. Called by several threads at once.
 
-    Neither method is told the key: an object keeps its content when it is renamed. What is raised, or an answer of
-    another length, becomes an EIO that names key and unit and is not tried again. A `BackendError` is raised as it is,
-    so that a transform can say otherwise.
+    Neither method gets the key: an object keeps its content when it is renamed. An exception, or a result of another
+    length, becomes an EIO that names key and unit and is not retried. A `BackendError` is raised unchanged, so that a
+    transform can decide otherwise.
     """
 
     @property
     def unit(self) -> Size:
-        """Bytes of content in one unit; the cache reads and writes whole ones."""
+        """Return the bytes of content in one unit; the cache reads and writes whole ones."""
         ...
 
     @property
     def overhead(self) -> Size:
-        """Bytes by which encoding makes a unit longer, the same for each: a nonce, a tag, a checksum."""
+        """Return the bytes that encoding adds to each unit: a nonce, a tag, a checksum."""
         ...
 
     def encode(self, index: int, data: bytes) -> bytes:
-        """What is stored for unit number `index`: `len(data) + overhead` bytes.
+        """Return the stored form of unit number `index`: `len(data) + overhead` bytes.
 
         Args:
             index: offset of the unit divided by its size.
@@ -56,17 +56,17 @@ class Transform(Protocol):
         ...
 
     def decode(self, index: int, data: bytes) -> bytes:
-        """The reverse. Raises where `data` is not what `encode` gave for this unit."""
+        """Return the content of a stored unit. Raises if `data` is not the result of `encode` for this unit."""
         ...
 
 
 def up(number: int, multiple: int) -> int:
-    """`number`, rounded up."""
+    """Return `number`, rounded up."""
     return -(-number // multiple) * multiple
 
 
 class Units:
-    """The arithmetic of one transform, and its two methods with their answers checked.
+    """The arithmetic of one transform, and its two methods with checked results.
 
     Raises:
         TypeError: it is no transform. ValueError: its sizes.
@@ -88,21 +88,25 @@ class Units:
         self._zeros = bytes(self.slot)
 
     def stored_size(self, size: int) -> int:
-        """Of an object with so much content."""
+        """Return the stored size of an object with so much content."""
         whole, rest = divmod(size, self.unit)
         return whole * self.slot + (rest + self.overhead if rest else 0)
 
     def content_size(self, stored: int) -> int:
-        """The reverse. An end that has room for no byte besides the overhead was left by a write that did not end."""
+        """Return the content size of a stored size. An end with room for the overhead only was left by an incomplete
+        write.
+        """
         whole, rest = divmod(stored, self.slot)
         return whole * self.unit + max(rest - self.overhead, 0)
 
     def span(self, *units: Size) -> int:
-        """Bytes of content in the fewest units whose slots are whole multiples of units of the backend below."""
+        """Return the bytes of content in the fewest units whose slots are whole multiples of units of the backend
+        below.
+        """
         return self.unit * (math.lcm(self.slot, *map(int, units)) // self.slot)
 
     def limits(self, inner: BackendLimits) -> BackendLimits:
-        """What one call may look like above a backend with these limits."""
+        """Return the limits of one call above a backend with these limits."""
         read_unit, write_unit = self.span(inner.read_unit), self.span(inner.read_unit, inner.write_unit)
         limits: dict[str, Any] = {
             "max_read": self._whole(inner.max_read, read_unit),
@@ -110,18 +114,20 @@ class Units:
             "max_vectors": VECTORS,  # the buffers of a call become one
             "read_unit": read_unit,
             "write_unit": write_unit,
-            "boundary": 0,  # slots lie across the boundaries below; calls are cut there
+            "boundary": 0,  # slots cross the boundaries below; calls are cut there
             "direct_unit": 1,
             "parallel_direct_writes": False,
         }
         return with_overrides(inner, limits)
 
     def _whole(self, stored: Size, unit: int) -> int:
-        """Bytes of content in a call that carries `stored` bytes below: whole multiples of `unit`, and at least one."""
+        """Return the bytes of content in a call that carries `stored` bytes below: whole multiples of `unit`, at least
+        one.
+        """
         return max(int(stored) // self.slot * self.unit // unit, 1) * unit
 
     def encode(self, key: Key, first: int, content: bytes | bytearray) -> bytearray:
-        """The slots of the units from number `first` on; the last one may be short."""
+        """Return the slots of the units from number `first` on; the last one may be short."""
         stored = bytearray()
         for begin in range(0, len(content), self.unit):
             data = bytes(content[begin : begin + self.unit])
@@ -133,7 +139,7 @@ class Units:
         return stored
 
     def decode(self, key: Key, index: int, slot: bytes) -> bytes:
-        """The content of one slot, which is longer than the overhead."""
+        """Return the content of one slot, which is longer than the overhead."""
         if slot == self._zeros:
             return self._zeros[: self.unit]
         return self._checked("decode", key, index, slot, len(slot) - self.overhead)
