@@ -1,16 +1,16 @@
-"""ENGINE: takes work from CORE, hands it to a backend, reports back, wakes.
+"""ENGINE: takes work from CORE, calls a backend, reports the result to CORE, and wakes waiters.
 
 CORE decides what may happen and keeps every state; the modules here decide which thread does it and when. From the
 bottom up:
 
     park, foreign               how a thread waits, and for how long; exceptions of a backend, read safely
     report/                     sentences for the log, events, troubles, and the reasons of waits
-    retryer                     whether and when to try again; which ranges have failed
+    retryer                     whether and when to retry; the failed ranges of a file
     runner, loop, aside         the threads of a volume; the cache's event loop; calls for tasks
     attempts, names             calls that carry no bytes; a backend's sync of names
-    commit/                     staged data, lost answers, tails, debts of a file, newer stored versions
-    io/                         fills, write requests, what an answer means, fsync, direct I/O, sizes
-    throttle, mirror            writers that have to wait; the second stream
+    commit/                     staged data, lost replies, tails, debts of a file, newer stored versions
+    io/                         fills, write requests, results of calls, fsync, direct I/O, sizes
+    throttle, mirror            writers that must wait; the second stream
     file, volume                one cached object, one backend
     flusher                     work that no call has requested
 """

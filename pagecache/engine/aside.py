@@ -1,12 +1,12 @@
-"""Threads for what a task must not wait for itself.
+"""Threads for blocking calls of tasks.
 
-Hits, misses, fsync and flush of an asynchronous handle need no thread of their own. The rest does: a write that has to
-wait for room or for a lock, truncate, open, close, views. It runs here, on a few daemon threads a volume, and a task
-waits for it. Each kind has a lane, so that writers in line do not stand in the way of the close that would make room
-for them; each lane has a bound, and what is beyond it waits in a queue.
+Hits, misses, fsync and flush of an asynchronous handle need no thread. Other calls do: a write that must wait for room
+or for a lock, truncate, open, close, views. They run here, on a few daemon threads per volume, while the task waits.
+Each kind has a lane, so that queued writers do not block the close that would make room for them; each lane has a limit
+of threads, and calls beyond it wait in a queue.
 
-A task that does not wait any more (cancelled, interrupted, its loop closed) leaves its call: what has not begun does
-not begin, what has begun goes on, and what it made is undone.
+A task that stops waiting (cancelled, interrupted, its loop closed) leaves its call: a call that has not begun does not
+begin, a running call goes on, and its result is undone.
 """
 
 from __future__ import annotations
@@ -39,7 +39,7 @@ WHATS: dict[Lane, str] = {
 THREADS_MAX = 8
 """Threads of one lane."""
 IDLE = 5.0
-"""Seconds after which a thread without anything to do ends."""
+"""Seconds after which an idle thread ends."""
 
 
 class _Call:
@@ -62,7 +62,7 @@ class _Call:
             self.ticket = native.open_ticket(volume.cache.core, volume.address, reason)
         self._call = call
         self._undo = undo
-        self._context = contextvars.copy_context()  # a call of a backend stays one on the other thread
+        self._context = contextvars.copy_context()  # carries the mark of a running backend call to the other thread
         self._lock = threading.Lock()
         self._left = self._started = self._done = False
         self._value: Any = None
@@ -87,7 +87,7 @@ class _Call:
             self.ticket.finish(value, None)
 
     def _owner(self, look: Look) -> Owner:
-        """Who does it, for reports."""
+        """Return the thread that runs the call, for reports."""
         if self._thread is None:
             return nobody(f"it is in line: {THREADS_MAX} calls of the kind are at work at most")
         return Owner("the call itself", "does that", self._thread, self._began)
@@ -104,7 +104,7 @@ class _Call:
 
 
 class _Lane:
-    """A queue and its threads, which come and go."""
+    """A queue and its threads, which start and end on demand."""
 
     def __init__(self, name: str) -> None:
         self._name = name
@@ -116,7 +116,7 @@ class _Lane:
         with self._lock:
             more = self._idle <= self._calls.qsize() and self._threads < THREADS_MAX
             self._threads += more
-            self._calls.put(call)  # with the lock: a thread that is about to end looks at the queue with it
+            self._calls.put(call)  # under the lock: a thread that is about to end checks the queue under it
         if more:
             try:
                 threading.Thread(target=self._work, name=f"pagecache-{self._name}", daemon=True).start()
@@ -160,18 +160,18 @@ class Aside:
     async def run(
         self, lane: Lane, call: Callable[[], T], undo: Callable[[T], None] | None = None, *, key: Key | None = None
     ) -> T:
-        """Have something done by a thread.
+        """Run a call on a thread, and wait for it.
 
         Args:
-            lane: which queue it waits in.
-            call: what is to be done.
-            undo: for a result that came when nobody waited for it any more; must not wait.
-            key: of what it is done to, for reports.
+            lane: the queue.
+            call: the function.
+            undo: for a result whose task no longer waits; must not wait.
+            key: of the object, for reports.
 
         Raises:
             ForkedError: in a forked child.
         """
-        self._check_forked()  # the child has the counts of threads, and none of the threads
+        self._check_forked()  # the child has the counts of threads, but not the threads
         made = _Call(call, undo, lane, self._volume, key)
         try:
             self._lanes[lane].submit(made)
@@ -182,6 +182,6 @@ class Aside:
         return value
 
     def stop(self) -> None:
-        """Threads end with what they have to do; none has to be waited for."""
+        """Let threads end after their current work, without waiting for them."""
         for lane in self._lanes.values():
             lane.stop()

@@ -1,12 +1,12 @@
-"""Backend calls that carry no bytes: their deadline, and the tries that one call of the program makes.
+"""Backend calls without bytes: their deadline, and the attempts for one call of the program.
 
-A transient error is not the program's concern while the retry policy has tries left (contract 2.14). The caller waits
-between two tries, so the volume's threads are free for other calls. Three things end the waiting: the deadline of the
-caller, an abort, and an interrupt. None of them ends a backend call that runs.
+A transient error stays invisible to the program while the retry policy has attempts left (contract 2.14). The caller
+waits between two attempts, so the volume's threads are free for other calls. Three things end the wait: the deadline of
+the caller, an abort, and an interrupt. None of them ends a running backend call.
 
-A call that reads is repeated as it is. A call that changes names is repeated where its second try can be told from the
-first: `make` notes whether a failed try may have been carried out (`doubtful`), and opening.py and names.py say what
-follows from that.
+A reading call is repeated unchanged. A call that changes names is repeated if the effect of its second attempt can be
+distinguished from that of the first: `make` records whether a failed attempt may have been carried out (`doubtful`),
+and opening.py and names.py handle that case.
 """
 
 from __future__ import annotations
@@ -37,7 +37,7 @@ T = TypeVar("T")
 
 
 class Tries:
-    """How often a call has failed, and when it is made again; by the retry policy of a volume."""
+    """The failures of a call, and the time of its next attempt, by the retry policy of a volume."""
 
     def __init__(self, volume: EngineVolume) -> None:
         self._volume = volume
@@ -47,7 +47,7 @@ class Tries:
         self.at: float | None = None
 
     def judge(self, error: BaseException) -> float | None:
-        """Seconds until the next try after one that raised `error`; None: there is none."""
+        """Return the seconds until the next attempt after one that raised `error`; None: there is none."""
         volume, now = self._volume, self._volume.clock.now()
         self.count += 1
         self.failed = cause(error)
@@ -60,11 +60,11 @@ class Tries:
         return decision.delay
 
     def left(self) -> float:
-        """Seconds until the next try; 0.0: it is due."""
+        """Return the seconds until the next attempt; 0.0: it is due."""
         return 0.0 if self.at is None else max(0.0, self.at - self._volume.clock.now())
 
     def succeeded(self) -> None:
-        """The next call begins anew."""
+        """Reset the count after a success."""
         self.count, self.failed, self.at = 0, "", None
         self._since = self._volume.clock.now()
 
@@ -75,10 +75,10 @@ class Attempts:
     Attributes:
         what: the operation, for errors and reports.
         key: the object concerned.
-        deadline: when the caller stops waiting.
-        doubtful: a try that failed may have been carried out.
-        first: what the first doubtful try raised.
-        job: the try that runs, or ran last.
+        deadline: the end of the caller's wait.
+        doubtful: a failed attempt may have been carried out.
+        first: error of the first doubtful attempt.
+        job: the running or last attempt.
     """
 
     def __init__(self, volume: EngineVolume, what: str, key: Key | None = None, timeout: float | None = None) -> None:
@@ -96,21 +96,21 @@ class Attempts:
     # -- the deadline
 
     def left(self) -> float | None:
-        """Seconds left, for waits that take a timeout; None: any number."""
+        """Return the seconds left, for waits that take a timeout; None: unlimited."""
         return None if self.deadline.at is None else self.deadline.left()
 
     def until(self) -> float | None:
-        """The deadline on the monotonic clock, for waits of CORE."""
+        """Return the deadline on the monotonic clock, for waits of CORE."""
         return None if self.deadline.at is None else time.monotonic() + self.deadline.left()
 
     def alive(self, began: int | None = None) -> None:
-        """Raise where there is no point in waiting longer; `began`: `EngineVolume.reconnects` at the first try."""
+        """Raise if waiting longer is pointless; `began`: `EngineVolume.reconnects` at the first attempt."""
         self.volume.check_alive(self.key, began)
         if self.deadline.passed():
             raise self.late()
 
     def late(self, then: str = "what was started goes on") -> TimeoutError:
-        """The error of a deadline that passed."""
+        """Return the error of a deadline that passed."""
         if left := self._tries.left():
             then = f"the next try would be in {left:.1f} s"
         return deadline_error(self.what, self.key, failed=self._tries.failed, then=then)
@@ -118,7 +118,7 @@ class Attempts:
     # -- tries
 
     def make(self, call: Callable[[], T]) -> T:
-        """The backend's call itself, where it changes names; on a thread of the volume, in a try of `repeated`."""
+        """Make the backend call that changes names; on a thread of the volume, in an attempt of `repeated`."""
         try:
             result = call()
         except BaseException as error:
@@ -128,17 +128,19 @@ class Attempts:
         return result
 
     def settle(self) -> None:
-        """The backend has done it: what is raised from here on is no reason for another try."""
+        """Record that the backend has done it: later errors cause no further attempt."""
         self._done = True
 
     def give_up(self) -> NoReturn:
-        """Raise the error of the first doubtful try: nobody can tell whether it was carried out."""
+        """Raise the error of the first doubtful attempt, whose effect is unknown."""
         assert self.first is not None
         self._done = True
         raise self.first
 
     def judge(self, error: BaseException) -> float | None:
-        """Seconds until the next try; None: there is none. Asked again of the same error, the same answer."""
+        """Return the seconds until the next attempt; None: there is none. Repeated calls for one error return one
+        result.
+        """
         if self._done:
             return None
         if self._judged is None or self._judged[0] is not error:
@@ -158,13 +160,13 @@ class Attempts:
         cls: int = NAMES,
         file: EngineFile | None = None,
     ) -> T:
-        """Make a call on a thread of the volume, again after a transient error, until the deadline.
+        """Make a call on a thread of the volume, with retries after transient errors, until the deadline.
 
         Args:
             call: a call of the backend.
             undo: for a result that comes after the deadline.
-            what: the backend's method, where the operation has another name.
-            cls: which calls of the volume it goes with.
+            what: the backend's method, if the operation has another name.
+            cls: class of the call in the volume's queue.
             file: the object that the call changes, under its locks.
 
         Raises:
@@ -184,10 +186,10 @@ class Attempts:
                     return result
                 self._pause(alive, file)
         finally:
-            self._judged = self.first = None  # errors keep the frames that keep them
+            self._judged = self.first = None  # errors keep frames, which keep errors
 
     def here(self, call: Callable[[], T]) -> T:
-        """The same on this thread, which no deadline ends while the call runs."""
+        """Make the call on this thread, with retries; no deadline ends it while the call runs."""
         alive = partial(self.alive, self.volume.reconnects)
         try:
             while True:
@@ -232,7 +234,7 @@ class Attempts:
         self.volume.say(logging.DEBUG, "calls that are made again", what, next, self.key)
 
     def _pause(self, alive: Callable[[], None], file: EngineFile | None) -> None:
-        """Sleep until the time of the next try."""
+        """Sleep until the time of the next attempt."""
         volume, at = self.volume, self._tries.at or 0.0
 
         def sleep() -> None:
@@ -256,10 +258,10 @@ class Attempts:
                 during(of_file(file, what, owner, ends=ends), sleep)
         self._tries.at = None
 
-    # -- what else is waited for until the deadline
+    # -- other waits until the deadline
 
     def outlast_fills(self, file: EngineFile, pos: int) -> None:
-        """Wait until no fill owns a folio behind `pos`; under the invalidate lock."""
+        """Wait until no fill owns a folio past `pos`; under the invalidate lock."""
         volume, native = self.volume, file.native
         alive = partial(self.alive, volume.reconnects)
 

@@ -1,12 +1,12 @@
-"""What the engine knows of one cached object; the object whose methods C calls.
+"""The engine's state of one cached object; the object whose methods C calls.
 
 `fill`, `write`, `write_units`, `commit`, `room`, `write_back`, `write_through`, `truncate`, `punch`, `drop_local`,
-`direct_read` and `direct_write` are entered from C with an operation in hand, on a caller's thread or one of the
-volume's. They do what their modules say; what is kept here is the backend's file, its limits and version, and the
-ranges that failed. What `abandoned` or `withheld` says is not handed over by anybody but an fsync or close of its own:
-nothing is published behind the application's back.
+`direct_read` and `direct_write` are entered from C with an operation, on a caller's thread or one of the volume's.
+Their modules implement them; this class keeps the backend's file, its limits and version, and the failed ranges. While
+`abandoned` or `withheld` is set, only an explicit fsync or close writes back: nothing is published behind the
+application's back.
 
-Locks: `lock` guards `failures`, `commit_error` and the version; it is held for moments and never across a call.
+Locks: `lock` guards `failures`, `commit_error` and the version; it is held briefly and never across a call.
 """
 
 from __future__ import annotations
@@ -43,7 +43,7 @@ log = logging.getLogger("pagecache.internal")
 
 
 def limits_of(limits: BackendLimits, max_write: int | None = None, *, stages: bool = False) -> dict[str, int]:
-    """The limits as CORE wants them; `max_write` where the object asked for less, `stages` where it can keep bytes."""
+    """Return the limits in CORE's form; `max_write` if the object asked for less, `stages` if it can stage bytes."""
     most = int(limits.max_write)
     return {
         "max_read": int(limits.max_read),
@@ -60,7 +60,7 @@ def limits_of(limits: BackendLimits, max_write: int | None = None, *, stages: bo
 
 
 class _Aside:
-    """A flag of a file that keeps syncs or write-back away from it; CORE counts and lists such files apart."""
+    """A flag of a file that excludes it from syncs or write-back; CORE counts and lists such files separately."""
 
     def __set_name__(self, owner: type[EngineFile], name: str) -> None:
         self._bit = f"_{name}"
@@ -125,12 +125,12 @@ class EngineFile:
         self._removed = self._abandoned = self._withheld = False
         self.settling: deque[Callable[[], None]] = deque()
         self.holes: list[tuple[int, int]] = []  # uncommitted, of a backend that can roll back; under the token
-        self.cutting = False  # storage is about to be cut by who has not the inode lock: no direct write begins
-        self.forgetting = False  # a rollback that no commit is part of goes on; by who holds the token
-        self.freed = False  # CORE's part of it is gone: what this refers to may be another file by now
+        self.cutting = False  # a thread without the inode lock is about to cut storage: no direct write begins
+        self.forgetting = False  # a rollback outside of a commit runs; set under the token
+        self.freed = False  # CORE's part is freed: its id may belong to another file by now
         self.unclosed = False
         self.aside_lock = threading.Lock()
-        self._limits_lock = threading.Lock()  # reading the limits and telling CORE go together: the newest win
+        self._limits_lock = threading.Lock()  # held while limits are read and passed to CORE: the newest win
         self._max_write: int | None = None
         self._seen_limits: BackendLimits | None = None
         self.native = NativeInode(volume.native, size, limits_of(volume.backend.limits))
@@ -146,7 +146,7 @@ class EngineFile:
     # -- the backend's file
 
     def use(self, backend_file: BackendFile | None) -> None:
-        """From now on calls go to this file; None: it is closed until somebody opens the object again."""
+        """Direct calls to this file from now on; None: it is closed until the object is opened again."""
         self.backend_file = backend_file
         self.bind_reads()
         self.read_staged = getattr(backend_file, "read_staged", self._closed)
@@ -155,8 +155,9 @@ class EngineFile:
             self.apply_limits()
 
     def bind_reads(self) -> None:
-        """What C calls for a fill: the backend's method, unless something stands before it. Whatever changes that
-        binds anew; in one piece, or one that looked before a change could bind after the one that came with it.
+        """Set the function that C calls for a fill: the backend's method, unless a check must come first. Each change
+        of the checks binds again. Atomic, or a call that looked before a change could bind after the call of that
+        change.
         """
         whole = self.limits().commit_on_close
         with self.lock:
@@ -171,7 +172,9 @@ class EngineFile:
 
     @contextmanager
     def forcing(self) -> Iterator[None]:
-        """Somebody reads what lies under our version, to have all of that in memory, whatever is stored by now."""
+        """Context in which reads return the bytes below the cached version, to bring all of them into memory, whatever
+        is stored.
+        """
         self._force_reads(1)
         try:
             yield
@@ -188,7 +191,7 @@ class EngineFile:
         return self.opened().read_into(offset, buffers)
 
     def _refuse_read(self, offset: int, buffers: object) -> int:
-        """In the place of read_into while the version that this file is laid over cannot be read, or must not be."""
+        """Refuse a read in place of read_into, while the base version cannot be read, or must not be."""
         raise self.conflict_error()
 
     def _closed(self, offset: int, buffers: object) -> int:
@@ -200,8 +203,8 @@ class EngineFile:
         return self.backend_file
 
     def stat_open(self) -> ObjectStat | None:
-        """What the backend reports of its open file; None: it has no file open. A file without handles may be closed
-        beside the call, so an answer counts only if the file is still in use after it.
+        """Return the backend's status of its open file; None: it has no file open. A file without handles may be closed
+        concurrently, so a result counts only if the file is still in use afterwards.
         """
         while (backend_file := self.backend_file) is not None:
             try:
@@ -218,12 +221,12 @@ class EngineFile:
         return getattr(self.backend_file, "limits", None) or self.volume.backend.limits
 
     def durable(self) -> bool:
-        """Whether what the backend acknowledges now needs no commit: as CORE judges it, too."""
+        """Return whether bytes that the backend acknowledges now need no commit; CORE uses this value too."""
         undone = self.native.undone()
         return self.limits().durable_writes and undone["lowest"] == END and not undone["created"]
 
     def refresh_limits(self) -> None:
-        """Limits are read before each pass: a backend may change them at any time. On return CORE has them."""
+        """Read the limits before a pass: a backend may change them at any time. On return CORE has them."""
         if self.limits() is not self._seen_limits:
             self.apply_limits()
 
@@ -232,7 +235,7 @@ class EngineFile:
         self.apply_limits()
 
     def max_write(self) -> int:
-        """Most bytes in one call, as the object wants it."""
+        """Return the maximum bytes of one call for this object."""
         most = int(self.limits().max_write)
         return most if self._max_write is None else min(most, self._max_write)
 
@@ -240,12 +243,12 @@ class EngineFile:
         with self._limits_lock:
             limits = self.limits()
             self.native.set_limits(limits_of(limits, self._max_write, stages=self.stages))
-            self._seen_limits = limits  # last: who finds it here starts a pass at once
+            self._seen_limits = limits  # last: a thread that sees it starts a pass at once
 
     def start_version(self) -> Job[None] | None:
-        """After our own writes: ask what storage calls the object now, on a thread of the volume. None: it is known.
+        """Read the stored version after writes of this cache, on a thread of the volume. None: it is known.
 
-        On commit_on_close backends acknowledgements change no version, and a commit answers its own (contract 2.19).
+        On commit_on_close backends acknowledgements change no version, and a commit returns its own (contract 2.19).
         """
         if not self.version_stale or self.backend_file is None or self.limits().commit_on_close:
             return None
@@ -253,42 +256,42 @@ class EngineFile:
         return self.volume.runner.submit(NAMES, job)
 
     def _read_version(self) -> None:
-        """What storage says while nothing of ours changes it is our own doing."""
+        """Record the stored version as this cache's own, if no change overlapped the read."""
         with self.lock:
             changes = self.own_changes
         if self.native.storage_busy() or len(self.owed):
-            return  # who asks after the end of that finds out
+            return  # the call after the end of that change reads it
         version = self.opened().stat().version
         with self.lock:
             if self.own_changes == changes:
                 self.version, self.version_stale = version, False
 
     def quiet(self) -> int | None:
-        """A number that stands while nothing of our own changes storage; None while something is about to."""
+        """Return a number that changes with each change of storage by this cache; None while one is about to begin."""
         with self.lock:
-            changes = self.own_changes  # first: what begins after this makes it another number
+            changes = self.own_changes  # first: a change that begins after this changes the number
             if self.version_stale or len(self.owed) or not self.native.pass_idle() or self.native.commit_due():
-                return None  # work under the token alone says what it changes: `about_to_change`
+                return None  # work under the token alone announces its changes: `about_to_change`
             return changes
 
     def begin_hand_over(self, start: int, end: int) -> None:
-        """Have what is dirty of a range written back, without waiting. Not where a commit is what makes bytes visible:
-        there age and hints do not count (contract 2.11).
+        """Start write-back of a range's dirty bytes, without waiting. Not if a commit makes bytes visible: age and
+        hints do not count there (contract 2.11).
         """
         if self.volume.aborted or self.conflict is not None or self.limits().commit_on_close:
             return
         self.refresh_limits()
         self.native.flush_start(STAMP_MAX, start, end)
 
-    # -- work of the engine's own that needs the token, and that nobody waits for
+    # -- engine work that needs the token, without a waiter
 
     def settle(self, job: Callable[[], None]) -> None:
-        """Have a job run under the token, on a thread of the volume, once the token is free."""
+        """Run a job under the token, on a thread of the volume, once the token is free."""
         self.settling.append(job)
         self.native.settle_start()
 
     def settled(self, job: Callable[[], T], tries: Attempts | None = None) -> T:
-        """`settle`, and wait for what comes of it; as a part of a call that has a deadline."""
+        """Run a job like `settle`, and return its result; as a part of a call with a deadline."""
         self.volume.check_reentry("settling a conflict", self.key)
         work = Job(self.volume.park, job, what="work under the token", key=self.key, file=self.native.id)
         work.volume = self.volume.native
@@ -298,7 +301,7 @@ class EngineFile:
         return work.wait(lambda: self.volume.check_alive(self.key))
 
     def run_settling(self) -> bool:
-        """The token is held: do what was asked for; False: nothing was."""
+        """Run the requested jobs, with the token held; False: there were none."""
         if not self.settling:
             return False
         while self.settling:
@@ -309,11 +312,11 @@ class EngineFile:
         return True
 
     def holding(self, op: Op, call: Callable[[], None]) -> None:
-        """Whatever needs the locks that are held."""
+        """Run a call that needs the held locks."""
         call()
 
     def lending(self, op: Op, call: Callable[..., None] | tuple[Op, Callable[..., None]]) -> None:
-        """What lends the token to a call on another thread, by `op.call`. With that of another file: a pair."""
+        """Lend the token to a call on another thread, by `op.call`. With the token of another file: a pair."""
         if isinstance(call, tuple):
             call[1](op, call[0])
         else:
@@ -322,14 +325,14 @@ class EngineFile:
     # -- changes
 
     def about_to_change(self) -> None:
-        """Whatever becomes of the call: another version in storage may be our doing."""
+        """Announce a call: whatever its result, another stored version may come from this cache."""
         with self.lock:
             self.version_stale = True
             self.own_changes += 1
 
     def lie_over(self, stored: int | None) -> None:
-        """The backend has forgotten what it had acknowledged, and has `stored` bytes (None: nobody knows, so that it is
-        owed too): all of it is dirty again, and the truncates and holes are owed. The token is held.
+        """Record that the backend has forgotten its acknowledged changes, and has `stored` bytes (None: unknown, so the
+        size is owed too): all of them are dirty again, and truncates and holes are owed. The token is held.
         """
         self.lose_direct(forget=True)
         undone = self.native.undone()
@@ -348,16 +351,16 @@ class EngineFile:
             self.owed.add(step)
         self.native.rebase(end, not steps)
         if undone["created"]:
-            self.native.set_uncommitted(created=True)  # it is still there for nobody else, and closing publishes it
+            self.native.set_uncommitted(created=True)  # other openers do not see it yet, and closing publishes it
 
     def note_cut(self, size: int) -> None:
-        """Storage was or will be cut to this size, and a commit is to come: it pays what is owed. The cut is made again
-        with what follows it, unless that is durable without a commit.
+        """Record that storage was or will be cut to this size, and needs a commit, which pays the debts. The cut is
+        repeated with the later changes, unless it is durable without a commit.
         """
         self.native.set_uncommitted(lowest=END if self.durable() else size)
 
     def drop(self, start: int, end: int) -> list[LostRange]:
-        """Take a range out of what is local, and say what was lost; the token is held."""
+        """Drop local data of a range, and return the losses; the token is held."""
         with self.lock:
             error = self.failures.worst()
         ranges = self.native.discard(start, end)
@@ -369,7 +372,7 @@ class EngineFile:
         return [LostRange(self.key, pos, length, code, self.volume.name) for pos, length in ranges]
 
     def tell_loss(self, lost: list[LostRange], why: str) -> None:
-        """Nobody asked to give it up: the log says so, and each handle once."""
+        """Report an unrequested loss, in the log and once per handle."""
         if not lost:
             return
         ranges = [(entry.offset, entry.length) for entry in lost]
@@ -382,7 +385,7 @@ class EngineFile:
     # -- failures
 
     def resume(self, start: int = 0, end: int = END) -> None:
-        """Parked and waiting data is plain dirty again, and is sent."""
+        """Make parked and waiting data dirty again, and send it."""
         if self.conflict is not None:
             return
         with self.lock:
@@ -394,7 +397,7 @@ class EngineFile:
         self.native.flush_start(STAMP_MAX, start, end)
 
     def ensure_retry(self) -> None:
-        """Bytes wait after a failure: the flusher has to know when the earliest of them is due."""
+        """Ensure that the flusher has the time of the earliest waiting failure."""
         if self.volume.retry_planned(self):
             return
         with self.lock:
@@ -402,7 +405,7 @@ class EngineFile:
         self.volume.retry_by(self, self.volume.clock.now() if at is None else at)
 
     def replan_parked(self) -> float | None:
-        """Parked data waits as long as the policy says now; returns the time of the next retry."""
+        """Plan parked data by the current policy; return the time of the next retry."""
         wait, now = self.volume.retry.failed_retry, self.volume.clock.now()
         with self.lock:
             for failure in self.failures:
@@ -412,14 +415,14 @@ class EngineFile:
             return self.failures.next_retry()
 
     def due(self, now: float) -> float | None:
-        """Resume what is due; returns the time of the next one."""
+        """Resume due failures; return the time of the next one."""
         due: list[Failure] = []
         with self.lock:
             due = [f for f in self.failures if f.next_retry is not None and f.next_retry <= now]
             for failure in due:
                 if not self.native.flush_pending(STAMP_MAX, failure.start, failure.end):
-                    self.failures.clear(failure.start, failure.end)  # it arrived with its neighbours
-        self.refresh_limits()  # what came back is divided by the limits of now [K5]
+                    self.failures.clear(failure.start, failure.end)  # it was written back with its neighbours
+        self.refresh_limits()  # dirty again, it is divided by the current limits [K5]
         for failure in due:
             self.native.count_retry()
             self.native.retry(failure.start, failure.end, failed_too=failure.parked)
@@ -431,13 +434,13 @@ class EngineFile:
                         self.failures.postpone(failure, now + self.volume.retry.max_delay)
             next_retry = self.failures.next_retry()
         if next_retry is None and self.native.flush_pending(STAMP_MAX) & BACKOFF:
-            # CORE's state is the truth: what waits without anything known of it is woken here.
+            # CORE's state decides: bytes that wait without a recorded failure are woken here.
             self.native.retry()
             self.native.flush_start(STAMP_MAX)
         return next_retry
 
     def failed_ranges(self, everything: bool = False) -> list[FailedRange]:
-        """What failed for good (everything: whatever is local, of an aborted volume), cut at the size."""
+        """Return the permanent failures (everything: all local data, of an aborted volume), cut at the size."""
         now = self.volume.clock.now()
         ranges = self.native.local_ranges() if everything else self.native.failed_ranges()
         found = []
@@ -452,7 +455,7 @@ class EngineFile:
         if failure is None:
             code, message = self._why_local("")
             return FailedRange(self.key, pos, length, code, 0, None, self.volume.name, message, 0.0)
-        at = failure.next_retry if self.conflict is None else None  # nothing but `resolve` and `discard` goes on
+        at = failure.next_retry if self.conflict is None else None  # only `resolve` and `discard` settle a conflict
         wait = None if at is None else max(0.0, at - now)
         since = max(0.0, now - failure.since)
         return FailedRange(
@@ -460,13 +463,13 @@ class EngineFile:
         )
 
     def _why_local(self, otherwise: str) -> tuple[int, str]:
-        """Errno and text of what keeps bytes local that did not fail themselves."""
+        """Return errno and text of the reason why bytes that did not fail themselves stay local."""
         reason = self.volume.abort_reason
         error = self.commit_error if reason is None else reason
         return (0, otherwise) if error is None else (errno_of(error), text_of(error))
 
     def uncommitted_range(self) -> FailedRange:
-        """Something that is no bytes (creation, size, holes) and waits for a commit."""
+        """Return a range for a change without bytes (creation, size, holes) that waits for a commit."""
         code, message = self._why_local("its creation, size, holes or direct writes are not committed")
         return FailedRange(
             self.key, self.native.size, 0, code, self.commit_attempts, None, self.volume.name, message, 0.0

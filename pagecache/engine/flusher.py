@@ -1,20 +1,19 @@
-"""What happens without anybody asking.
+"""Background work that no call requests.
 
-One thread a cache. It decides and submits; it makes no backend call and waits for no credit, token, fill or lock, so
-a dead backend cannot stop it. Each turn it
+One thread per cache. It decides and submits; it makes no backend call and waits for no credit, token, fill or lock, so
+a dead backend cannot stop it. In each turn it
 
-* tells CORE the time,
+* passes the time to CORE,
 * resumes failed data that is due,
-* starts background passes above `dirty_background`, and for data older than `dirty_expire` whatever the thresholds say,
-  oldest file first,
-* starts commits of what is only acknowledged where that fills half the limit (never on commit_on_close volumes: an
-  object would be published half-written),
-* measures what the backends complete, divides the dirty limit between volumes by that, says when one stalls, and who
-  has waited for long,
-* moves sync tickets on, closes handles that the garbage collector found, closes idle files of backends.
+* starts background passes above `dirty_background`, and for data older than `dirty_expire` regardless of the
+  thresholds, oldest file first,
+* starts commits of acknowledged bytes once they fill half the limit (never on commit_on_close volumes: an object would
+  be published half-written),
+* measures the throughput of backends, divides the dirty limit between volumes by it, and reports stalls and long waits,
+* advances sync tickets, closes handles that the garbage collector found, closes idle files of backends.
 
-It does not keep its cache alive. A cache that nobody refers to any more and that nobody closed hands itself over
-(`adopt`) and is ended from here, by a thread of its own: ending waits, and the flusher does not.
+It does not keep its cache alive. An unreferenced cache that was not closed passes itself to the flusher (`adopt`),
+which ends it on a separate thread: ending waits, and the flusher does not.
 """
 
 from __future__ import annotations
@@ -45,13 +44,13 @@ log = logging.getLogger("pagecache.internal")
 
 PASS_BUDGET = 16 << 20
 TURN = 1024
-"""Files that one turn checks at most for one purpose; the next turn goes on behind them."""
+"""Maximum files that one turn checks for one purpose; the next turn continues after them."""
 BUSY = 0.02
 AT_ONCE = 0.001
 PAUSE = 1.0
-"""Seconds after an error of our own."""
+"""Seconds of pause after an internal error."""
 STILL = 3
-"""Looks of waiting writers in which nothing ran, before partly dirty units are sent."""
+"""Checks of waiting writers without any running call, before partly dirty units are sent."""
 
 
 class Flusher:
@@ -66,7 +65,7 @@ class Flusher:
         self._clock = clock
         self._park = park
         self._stop = False
-        self._next_look = math.inf  # of the clock; infinite while a turn goes on: it may have looked already
+        self._next_look = math.inf  # on the clock; infinite during a turn, which may have checked already
         self._still = 0
         self._deferred: deque[Callable[[], None]] = deque()
         self._later: deque[Callable[[], None]] = deque()
@@ -85,7 +84,7 @@ class Flusher:
             self._thread.join(1.0)
 
     def adopt(self, cache: EngineCache) -> None:
-        """The cache was dropped without being closed: it lives on until what it has is saved. For its finaliser."""
+        """Keep a dropped, unclosed cache alive until its data is saved. Called by its finaliser."""
         self._adopted = cache
         self._native.wake_flusher()
 
@@ -93,12 +92,12 @@ class Flusher:
         return self._thread.is_alive()
 
     def defer(self, call: Callable[[], None]) -> None:
-        """Finalisers only queue: they run in any thread at any point, also inside our own calls."""
+        """Queue a finaliser's call: finalisers run in any thread at any point, even inside engine code."""
         self._deferred.append(call)
         self._native.wake_flusher()
 
     def defer_again(self, call: Callable[[], None]) -> None:
-        """Something stood in the way: once more in a moment, not in this turn."""
+        """Repeat a call that was obstructed, shortly, but not in this turn."""
         self._later.append(call)
         self.wake_by(self._clock.now() + BUSY)
 
@@ -114,7 +113,7 @@ class Flusher:
             self._native.wake_flusher()
 
     def next_look(self) -> float:
-        """When the next turn begins if nothing wakes the flusher; infinite while one goes on."""
+        """Return when the next turn begins without a wake-up; infinite during a turn."""
         return self._next_look
 
     def _loop(self) -> None:
@@ -140,17 +139,17 @@ class Flusher:
             self._park.wait("flusher", self._native.address, seq, left)
 
     def turn(self) -> float:
-        """One look at everything; returns the seconds until the next one is due."""
+        """Check everything once; return the seconds until the next turn is due."""
         cache = self._adopted or self._cache()
         if cache is None:
-            return PAUSE  # its finaliser is about to hand it over
+            return PAUSE  # its finaliser is about to pass it here
         now = self._clock.now()
         self._native.tick(now)
         again, self._later = self._later, deque()
         self._deferred.extend(again)
         while self._deferred:
             self._deferred.popleft()()
-        # What is dirtied right after this look is due in `dirty_expire` seconds.
+        # Data that becomes dirty right after this check is due in `dirty_expire` seconds.
         delay = min(cache.config.flush_interval, max(cache.config.dirty_expire, BUSY))
         if self._later:
             delay = BUSY
@@ -194,12 +193,12 @@ class Flusher:
             delay = min(delay, self._commit_unstable(volume, pressure.limit // 2))
         delay = min(delay, volume.poll_tickets())
         volume.close_idle(IDLE_TURN_FLUSHER)
-        next_retry = volume.next_retry()  # last: all that came before may have planned one
+        next_retry = volume.next_retry()  # last: all calls before may have planned one
         return delay if next_retry is None else min(delay, max(AT_ONCE, next_retry - now))
 
     def _stalled(self, volume: EngineVolume, pressure: Pressure, now: float) -> float:
-        """Say once when no call that carries bytes has ended for too long while some run, and for each other call (of a
-        name, a truncate) that hangs, which one it is. Returns the seconds until the next look.
+        """Report a stall once: no call that carries bytes has ended for too long while some run; and each other call
+        (of a name, a truncate) that hangs. Return the seconds until the next check.
         """
         limit = volume.cache.config.stall_warn
         stalled, left = volume.stall.look(pressure, now, limit)
@@ -217,12 +216,12 @@ class Flusher:
         volume.say(logging.WARNING, "calls that hang", what, STALLED)
 
     def _end(self, cache: EngineCache, now: float) -> float:
-        """Close it, and where something cannot be saved, again every `failed_retry`: nobody else will. Returns the
-        seconds until the next try.
+        """Close a dropped cache. If data cannot be saved, repeat it every `failed_retry`: there is no other owner.
+        Return the seconds until the next attempt.
         """
         pause = cache.config.retry.failed_retry
         if self._ending is not None:
-            lost = all(volume.aborted for volume in cache._engine_volumes())  # nobody can reconnect it
+            lost = all(volume.aborted for volume in cache._engine_volumes())  # the program cannot reconnect it
             if pause is None or lost:
                 return math.inf
             if self._ending.is_alive():
@@ -246,11 +245,11 @@ class Flusher:
                 volume.retry_by(file, max(now + AT_ONCE, next_retry))
 
     def _age(self, volume: EngineVolume, now: float) -> float:
-        """Write back what is older than dirty_expire, whatever the thresholds say; oldest first.
+        """Write back data older than dirty_expire, regardless of the thresholds; oldest first.
 
-        It goes as what an fsync wants does: marked, so that all of it is issued whoever gets the token in between, and
-        ahead of other background work, file by file in turn. Where only a commit makes bytes visible, age does not
-        count: a hand-over would protect nothing.
+        It is treated like data of an fsync: marked, so that all of it is issued whichever pass gets the token, and
+        ahead of other background work, file by file in turn. If only a commit makes bytes visible, age does not count:
+        a write-back would protect nothing.
         """
         expire = volume.cache.config.dirty_expire
         delay = volume.cache.config.flush_interval
@@ -265,7 +264,7 @@ class Flusher:
         return delay if left is None else min(delay, max(0.0, left))
 
     def _start_whole_units(self, volume: EngineVolume) -> float:
-        """Send an object while it grows: each write unit as soon as all of it is dirty. Returns the seconds until the
+        """Send an object while it grows: each write unit as soon as all of it is dirty. Return the seconds until the
         next files are to be checked.
         """
         files = volume.some_aged(TURN)
@@ -277,12 +276,13 @@ class Flusher:
         return BUSY if len(files) == TURN else volume.cache.config.flush_interval
 
     def make_room(self, *, urgent: bool = False) -> None:
-        """Start what makes room: passes over the oldest dirty files, commits of the largest unstable ones.
+        """Start work that makes room: passes over the oldest dirty files, commits of the files with most unstable
+        bytes.
 
         Args:
-            urgent: a writer waits. Then everything unstable is committed, not only what is above its share, and when
-                nothing else moves, units that are not wholly dirty are sent where only commits make bytes visible: a
-                backend may be able to keep them.
+            urgent: a writer waits. Then all unstable bytes are committed, not only those above their share. If nothing
+                else makes progress, partly dirty units are sent, where only commits make bytes visible: a backend may
+                be able to stage them.
         """
         cache = self._adopted or self._cache()
         volumes = [volume for volume in (cache._engine_volumes() if cache is not None else []) if not volume.aborted]
@@ -302,8 +302,8 @@ class Flusher:
 
     def _commit_unstable(self, volume: EngineVolume, allowed: int) -> float:
         """Commit files until no more than `allowed` bytes are acknowledged and uncommitted. Among the next files, those
-        with most such bytes go first. Returns the seconds until there is more to commit, or a commit that failed may be
-        tried again.
+        with most such bytes go first. Return the seconds until there is more to commit, or a failed commit may be
+        retried.
         """
         total = volume.native.usage()["unstable"]
         if total <= allowed:

@@ -1,10 +1,10 @@
-"""Exceptions that a backend raises, read so that reading them never raises.
+"""Exceptions of a backend, read so that reading them never raises.
 
-A backend may raise any object: `str()` of it may raise, answer megabytes or no text, its attributes may be of any type.
-Whatever the engine wants to know of such an exception it asks here, and only here: errno, text, the attributes of
-`BackendError`. `as_os_error` makes what a caller gets: an OSError with an errno.
+A backend may raise any object: `str()` of it may raise, or return megabytes or no text; its attributes may be of any
+type. The engine reads such an exception only here: errno, text, the attributes of `BackendError`. `as_os_error` makes
+the caller's exception: an OSError with an errno.
 
-An exception of a signal handler may strike in between, on the main thread alone; it goes on.
+An exception of a signal handler may strike in between, on the main thread only; it propagates.
 """
 
 from __future__ import annotations
@@ -35,7 +35,7 @@ __all__ = [
 T = TypeVar("T")
 
 TEXT_MAX = 2000
-"""Characters of a text that are kept."""
+"""Maximum characters of a text."""
 ERRNO_MAX = 1 << 31
 
 CODES: tuple[tuple[type[OSError], int], ...] = (
@@ -57,7 +57,7 @@ CODES: tuple[tuple[type[OSError], int], ...] = (
 
 
 def _asked(call: Callable[[], T], otherwise: T) -> T:
-    """Run what may run code of the exception."""
+    """Run a call that may run code of the exception."""
     try:
         return call()
     except Exception:
@@ -73,7 +73,7 @@ def _attribute(error: BaseException, name: str) -> Any:
 
 
 def _plain(value: Any) -> int | None:
-    """An int as a plain one; None: it is no int. By its type: `isinstance` would ask the value for its class."""
+    """Return an int as a plain one; None: it is no int. Checked by type: `isinstance` would read the value's class."""
     return int.__add__(value, 0) if issubclass(type(value), int) else None
 
 
@@ -83,14 +83,14 @@ def _given_errno(error: OSError) -> int | None:
 
 
 def errno_of(error: BaseException) -> int:
-    """The errno of an error: its own, that of its class, else EIO."""
+    """Return the errno of an error: its own, that of its class, otherwise EIO."""
     if not isinstance(error, OSError):
         return errno.EIO
     return _given_errno(error) or next((code for kind, code in CODES if isinstance(error, kind)), errno.EIO)
 
 
 def text_of(error: BaseException) -> str:
-    """What went wrong, without the code and the file name that an OSError puts around it."""
+    """Return the message, without the code and the file name that an OSError puts around it."""
     text = _asked(lambda: _text(error), None)
     if text is None:
         return f"{type.__repr__(type(error))}, whose text cannot be had: its str() raises"
@@ -98,13 +98,13 @@ def text_of(error: BaseException) -> str:
 
 
 def shown(error: BaseException) -> str:
-    """`str()` of an error, which may be one of the cache's own or a backend's."""
+    """Return `str()` of an error, which may be one of the cache or of a backend."""
     text = _asked(lambda: str.__str__(str(error)), None)
     return text_of(error) if text is None else text
 
 
 def _text(error: BaseException) -> str:
-    # str.__str__: a plain str, also of a subclass with methods of its own.
+    # str.__str__ gives a plain str, also for a subclass that overrides methods.
     text = str.__str__(str(_attribute(error, "strerror") or error))
     if isinstance(error, OSError):
         return text or os.strerror(errno_of(error))
@@ -112,7 +112,7 @@ def _text(error: BaseException) -> str:
 
 
 def as_os_error(error: BaseException, key: Key | None = None) -> OSError:
-    """The error itself where it is an OSError, with an errno if it had none; else a PageCacheError in its place."""
+    """Return the error itself if it is an OSError, with an errno; otherwise a PageCacheError in its place."""
     if isinstance(error, OSError):
         if _given_errno(error) is None or type(_attribute(error, "errno")) is not int:
             _asked(lambda: _complete(error), None)
@@ -122,14 +122,14 @@ def as_os_error(error: BaseException, key: Key | None = None) -> OSError:
 
 
 def raised_by(error: BaseException, what: str, key: Key | None) -> OSError:
-    """What a caller gets for an exception of a backend's method that carries no bytes."""
+    """Return the caller's error for an exception of a backend's method that carries no bytes."""
     if isinstance(error, OSError):
         return as_os_error(error, key)
     return BackendProtocolError(f"{what}() raised {text_of(error)}", key)
 
 
 def named(error: OSError, key: Key) -> OSError:
-    """The error, which names the object if it named none."""
+    """Make the error name the object if it names none."""
     if _attribute(error, "filename") is None:
         _asked(lambda: setattr(error, "filename", key), None)
     return error
@@ -137,27 +137,27 @@ def named(error: OSError, key: Key) -> OSError:
 
 def _complete(error: OSError) -> None:
     code = errno_of(error)
-    text = text_of(error)  # first: it is that of before
+    text = text_of(error)  # first: from the unchanged error
     error.errno, error.strerror = code, text
 
 
 def said_to_be_transient(error: BackendError) -> bool:
-    """`BackendError.retry`."""
+    """Return `BackendError.retry`."""
     return _asked(lambda: bool(error.retry), False)
 
 
 def retry_after_of(error: BaseException) -> float | None:
-    """`BackendError.retry_after`, if it is a number of seconds."""
+    """Return `BackendError.retry_after`, if it is a number of seconds."""
     seconds = _asked(lambda: float(getattr(error, "retry_after", None) or 0.0), math.nan)
     given = _attribute(error, "retry_after") is not None
     return max(0.0, seconds) if given and math.isfinite(seconds) else None
 
 
 def max_write_of(error: BaseException) -> int | None:
-    """`BackendError.max_write`, if it is a number of bytes."""
+    """Return `BackendError.max_write`, if it is a number of bytes."""
     return _plain(_attribute(error, "max_write")) if isinstance(error, BackendError) else None
 
 
 def is_kept(error: BaseException) -> bool:
-    """`BackendError.kept`: what was acknowledged before the commit failed is still there."""
+    """Return `BackendError.kept`: bytes acknowledged before the failed commit are still there."""
     return _asked(lambda: bool(getattr(error, "kept", False)), False)

@@ -1,15 +1,15 @@
 """The cache's own event loop, and an asynchronous backend seen as a blocking one.
 
-One daemon thread a cache, started with the first asynchronous backend. What carries bytes and is not waited for by a
-thread (write-back, read-ahead, fills that tasks ask for) runs here as tasks: CORE's queue is asked for work as a thread
-of a volume would, each piece becomes a task, nothing in between waits. Everything else (commits, names, the fill that a
-thread waits for) stays where it is for any backend and calls through `Blocking`, which has the coroutine run here.
+One daemon thread per cache, started with the first asynchronous backend. Calls that carry bytes and that no thread
+waits for (write-back, readahead, fills for tasks) run here as tasks: the loop takes work from CORE's queue like a
+thread of a volume, and makes each piece a task without waiting. Everything else (commits, names, fills that a thread
+waits for) stays on the threads used for any backend and calls through `Blocking`, which runs the coroutine here.
 
-Interrupts do not reach this thread, so a coroutine may own an operation; `_settling` ends that with the task. What a
-backend raises never gets to the loop: a call is wrapped so that even SystemExit is only an answer.
+Interrupts do not reach this thread, so a coroutine may own an operation; `_settling` ends it with the task. Exceptions
+of a backend never reach the loop: calls are wrapped so that even SystemExit is only a result.
 
-Re-entrancy (contract 2.25): a context variable says which calls of which volumes a coroutine is in. It is found in
-direct awaits, in child tasks and in `to_thread`; work passed on by other means cannot be detected.
+Re-entrancy (contract 2.25): a context variable lists the volumes whose calls a coroutine is in. It is visible in direct
+awaits, in child tasks and in `to_thread`; work passed on by other means cannot be detected.
 """
 
 from __future__ import annotations
@@ -53,9 +53,9 @@ log = logging.getLogger("pagecache.internal")
 T = TypeVar("T")
 
 BATCH = 64
-"""Pieces of work that are started before the loop sees to what else there is."""
+"""Pieces of work that are started before the loop handles other events."""
 LATER = 0.0005
-"""Seconds until a pass that found its only folio in a writer's hands looks again."""
+"""Seconds before a pass checks again whether a writer has released its only folio."""
 OPTIONAL = frozenset({"close", "punch_hole", "next_data", "rollback", "stage", "read_staged", "kept", "rebase"})
 
 
@@ -77,7 +77,7 @@ _calls: contextvars.ContextVar[Call | None] = contextvars.ContextVar("pagecache_
 
 
 def inside_calls() -> list[int]:
-    """Addresses of the volumes whose calls the running coroutine is in, innermost first. Called from C."""
+    """Return the addresses of the volumes whose calls the running coroutine is in, innermost first. Called from C."""
     found: list[int] = []
     call = _calls.get()
     while call is not None:
@@ -94,7 +94,7 @@ _wakers: weakref.WeakKeyDictionary[asyncio.AbstractEventLoop, native.Waker] = we
 
 
 def running_loop() -> tuple[asyncio.AbstractEventLoop, native.Waker]:
-    """The running loop and what wakes its tasks. Called from C."""
+    """Return the running loop and its waker for tasks. Called from C."""
     loop = asyncio.get_running_loop()
     waker = _wakers.get(loop)
     if waker is None:
@@ -120,14 +120,14 @@ async def advanced(kind: str, address: int, seq: int, timeout: float, reason: Re
         timer.cancel()
 
 
-# -- asking a backend
+# -- calls of a backend
 
 
 async def asked(what: str, method: Callable[..., Any], *args: Any, **options: Any) -> Any:
     """Await a method of an asynchronous backend.
 
     Raises:
-        BackendProtocolError: what it answered cannot be awaited.
+        BackendProtocolError: its result cannot be awaited.
     """
     answer = method(*args, **options)
     if not inspect.isawaitable(answer):
@@ -136,14 +136,14 @@ async def asked(what: str, method: Callable[..., Any], *args: Any, **options: An
 
 
 def as_answer(error: BaseException, what: str) -> BaseException:
-    """What a call that was cancelled within the backend counts as for those who know nothing of loops."""
+    """Return the error for threads when a call was cancelled within the backend."""
     if isinstance(error, asyncio.CancelledError | GeneratorExit):
         return OSError(errno.EIO, f"{what} was cancelled")
     return error
 
 
 class _Outcome:
-    """What a call on the loop came to, for the thread that waits."""
+    """The result of a call on the loop, for the waiting thread."""
 
     __slots__ = ("_signal", "error", "task", "value")
 
@@ -178,7 +178,7 @@ class CacheLoop:
         while not self._ended:
             try:
                 self._loop.run_forever()
-            except BaseException:  # a callback of a backend's own raised SystemExit: the loop is everybody's
+            except BaseException:  # a callback of the backend raised SystemExit: the loop has other users
                 log.exception("the event loop of the cache met an error that should not get here; it goes on")
         with contextlib.suppress(Exception):
             self._loop.run_until_complete(self._loop.shutdown_asyncgens())
@@ -193,18 +193,18 @@ class CacheLoop:
     # -- tasks
 
     def spawn(self, work: Coroutine[Any, Any, object]) -> asyncio.Task[Any]:
-        """Have a coroutine run; on the loop's thread."""
+        """Start a coroutine as a task; on the loop's thread."""
         task = self._loop.create_task(work)
         self._tasks.add(task)
         task.add_done_callback(self._tasks.discard)
         return task
 
     def carry(self, op: Op, work: Coroutine[Any, Any, None]) -> None:
-        """Have an operation run as a task; on the loop's thread."""
+        """Run an operation as a task; on the loop's thread."""
         self.spawn(_settling(op, work))
 
     def post(self, call: Callable[..., object], *args: object) -> None:
-        """Have something called on the loop's thread.
+        """Call a function on the loop's thread.
 
         Raises:
             ShutdownError: the loop has ended.
@@ -226,9 +226,9 @@ class CacheLoop:
         Args:
             what: the method, for messages.
             work: makes the coroutine.
-            alive: called now and then; raises where waiting has no point any more. Then, and when a signal handler
-                raises, the coroutine is cancelled. None: it is left alone, and its return is waited for.
-            addresses: volumes whose call this is, beside those whose calls this thread is in.
+            alive: called regularly; raises if waiting is pointless. Then, and when a signal handler raises, the
+                coroutine is cancelled. None: it is never cancelled, and its return is awaited.
+            addresses: volumes whose call this is, besides those whose calls this thread is in.
         """
         if self.is_current():
             raise DeadlockError(f"{what} of an asynchronous backend, waited for on the event loop that runs it")
@@ -257,7 +257,7 @@ class CacheLoop:
         outcome.task = self.spawn(_answer(what, work, outcome, call))
 
     async def aside(self, runner: ThreadRunner, call: Callable[[], T]) -> T:
-        """Have something that may block done by a thread of a volume."""
+        """Run a blocking call on a thread of a volume."""
         future: asyncio.Future[T] = self._loop.create_future()
 
         def run() -> None:
@@ -297,7 +297,7 @@ class CacheLoop:
     # -- the end
 
     def stop(self, timeout: float) -> bool:
-        """Cancel what still runs and end the thread; False when something does not let go in time."""
+        """Cancel running tasks and end the thread; False when a task does not end in time."""
         if not self.alive():
             return True
         with contextlib.suppress(ShutdownError):
@@ -318,7 +318,7 @@ class CacheLoop:
 
 
 async def _settling(op: Op, work: Coroutine[Any, Any, None]) -> None:
-    """An exception that somebody keeps has frames that have the operation: so it is settled by hand."""
+    """Settle the operation when the work ends: the frames of a stored exception would keep it alive."""
     try:
         await work
     finally:
@@ -341,7 +341,7 @@ def _cancel(outcome: _Outcome) -> None:
 
 
 async def _answer(what: str, work: Callable[[], Coroutine[Any, Any, object]], outcome: _Outcome, call: Call) -> None:
-    """Whatever comes of the work is the waiting thread's."""
+    """Pass the result of the work to the waiting thread."""
     _calls.set(call)
     try:
         outcome.value = await work()
@@ -352,18 +352,18 @@ async def _answer(what: str, work: Callable[[], Coroutine[Any, Any, object]], ou
         outcome.end()
 
 
-# -- an asynchronous backend for those who wait
+# -- an asynchronous backend for threads
 
 
 def is_async(backend: object) -> bool:
-    """Whether calls of a backend have to be awaited."""
+    """Return whether calls of a backend have to be awaited."""
     return isinstance(backend, type) is False and (
         AsyncBackend in type(backend).__mro__ or inspect.iscoroutinefunction(getattr(backend, "open", None))
     )
 
 
 class BlockingFile:
-    """An object of an asynchronous backend, for threads. What the object lacks, this lacks."""
+    """An object of an asynchronous backend, for threads. It lacks the optional methods that the object lacks."""
 
     def __init__(self, backend: Blocking, key: Key, file: AsyncBackendFile) -> None:
         self._backend = backend
@@ -394,8 +394,8 @@ class BlockingFile:
         return answer
 
     def __getattr__(self, name: str) -> Any:
-        """What is optional: a method that blocks, or a plain attribute such as `limits`."""
-        found = getattr(self.wrapped, name)  # AttributeError where the object has none
+        """Return an optional member: a blocking method, or a plain attribute such as `limits`."""
+        found = getattr(self.wrapped, name)  # AttributeError if the object lacks it
         if name not in OPTIONAL or not callable(found):
             return found
         alive = self._backend.check_alive if name == "read_staged" else None
@@ -456,7 +456,7 @@ class Blocking(Backend):
         answer: Any = self.wrapped.canonical(key)
         if not inspect.iscoroutine(answer):
             return cast(Key, answer)
-        try:  # one that awaits nothing needs no loop, and is asked for on any thread, the loop's own included
+        try:  # a coroutine that awaits nothing needs no loop, and runs on any thread, including the loop's own
             answer.send(None)
         except StopIteration as end:
             return cast(Key, end.value)
@@ -470,7 +470,7 @@ class Blocking(Backend):
         self._ask("close")
 
     def __getattr__(self, name: str) -> Any:
-        """Methods of namespaces: as the backend has them."""
+        """Return the backend's methods of namespaces."""
         found = getattr(self.wrapped, name)
         if not inspect.iscoroutinefunction(found):
             return found
@@ -478,7 +478,7 @@ class Blocking(Backend):
 
 
 def blocking(backend: Any, loop: Callable[[], CacheLoop]) -> Backend:
-    """A backend for the engine's threads; `loop` gives the cache's loop where one is needed."""
+    """Return a backend for the engine's threads; `loop` gives the cache's loop if one is needed."""
     if not is_async(backend):
         plain: Backend = backend
         return plain
@@ -486,10 +486,10 @@ def blocking(backend: Any, loop: Callable[[], CacheLoop]) -> Backend:
 
 
 def original(backend: Backend) -> Any:
-    """The backend that was attached."""
+    """Return the backend that was attached."""
     return given(backend.wrapped if isinstance(backend, Blocking) else backend)
 
 
 def original_file(backend_file: Any) -> Any:
-    """The object of the backend that was attached."""
+    """Return the file of the backend that was attached."""
     return backend_file.wrapped if isinstance(backend_file, BlockingFile) else backend_file

@@ -1,14 +1,14 @@
 """The second stream: a best-effort copy of everything that is written back.
 
-Each request to the backend is taken into the mirror while it is in flight: CORE holds the frames, so nothing is copied,
-and requests that follow one another join up to the mirror's own limits. A file's copy is a queue in the order of the
-hand-overs: writes run side by side where they do not overlap, everything else (truncate, commit, rename, remove) is a
-step that runs alone.
+Each request to the backend is also taken for the mirror while it is in flight: CORE holds the frames, so nothing is
+copied, and consecutive requests are joined up to the mirror's own limits. A file's copy is a queue in the order of
+write-back: writes that do not overlap run concurrently, everything else (truncate, commit, rename, remove) is a step
+that runs alone.
 
-Nobody waits for the mirror, and the mirror never makes the upload fail. Where it fails, is too slow for its share of
-memory or its deadline, or where bytes had to change under one of its calls, the copy of that file is given up: what
-is queued is dropped, and the object is removed from the mirror as soon as no call of it runs, so that a wrong copy is
-never taken for a right one. It starts anew when the file does: when it is created or truncated to nothing.
+No call waits for the mirror, and the mirror never makes write-back fail. The copy of a file is given up if the mirror
+fails, exceeds its share of memory or its deadline, or if bytes had to change during one of its calls. Then the queue is
+dropped, and the object is removed from the mirror as soon as no call of it runs, so that a wrong copy is never mistaken
+for a right one. The copy starts anew when the file is created or truncated to nothing.
 
 Contract 2.13. Locks: `_lock` guards queues and totals; never held across a call of a backend.
 """
@@ -42,14 +42,14 @@ __all__ = ["Mirror", "MirrorError"]
 
 
 SHARE = 8
-"""One part in so many of the cache's capacity may be held by mirrors (and by calls whose pages were written again)."""
+"""Mirrors may hold one part in so many of the cache's capacity (including calls whose pages were written again)."""
 
 OPEN_MAX = 64
-"""Objects of the mirror that stay open without anything to do for them."""
+"""Idle objects of the mirror that stay open."""
 
 
 THREADS_MAX = 32
-"""Threads of a mirror, however many calls it would take at once."""
+"""Maximum threads of a mirror, whatever its limit of concurrent calls."""
 
 
 class MirrorError(OSError):
@@ -70,34 +70,34 @@ class Write:
 
 
 class Step:
-    """Anything but a write; runs alone."""
+    """Any change other than a write; runs alone."""
 
     def __init__(self, call: Callable[[MirrorFile], None]) -> None:
         self.call = call
 
 
 class MirrorFile:
-    """The copy of one object: what is still to be done for it, in order."""
+    """The copy of one object: the queue of its pending changes, in order."""
 
     def __init__(self, key: Key) -> None:
         self.key = key
         self.valid = True
-        self.moving: Key | None = None  # where it goes by a rename that is still in the queue
+        self.moving: Key | None = None  # target of a rename that is still in the queue
         self.opened: BackendFile | None = None
         self.uncommitted = False
         self.queue: deque[Write | Step] = deque()
         self.running: list[Write | tuple[Step, float]] = []
 
     def writes(self) -> list[Write]:
-        """Writes whose calls run."""
+        """Return the writes with running calls."""
         return [item for item in self.running if isinstance(item, Write)]
 
     def queued(self) -> int:
-        """Bytes of writes that no call was made for."""
+        """Return the bytes of writes without a call yet."""
         return sum(end - start for start, end in (w.extent for w in self.queue if isinstance(w, Write)))
 
     def next(self) -> Write | Step | None:
-        """What may run now, taken from the queue; the mirror's lock is held."""
+        """Take the next runnable step from the queue; the mirror's lock is held."""
         if not self.queue:
             return None
         head = self.queue[0]
@@ -114,7 +114,7 @@ class MirrorFile:
 
 
 class Mirror:
-    """The second stream of one volume, with threads of its own."""
+    """The second stream of one volume, with its own threads."""
 
     def __init__(self, volume: EngineVolume, backend: Backend) -> None:
         self.volume = volume
@@ -136,14 +136,14 @@ class Mirror:
             thread.start()
 
     def busy(self) -> bool:
-        """Whether anything is still to be done, or being done."""
+        """Return whether any change is pending or running."""
         with self._lock:
             return any(copy.queue or copy.running for copy in self._files.values())
 
-    # -- what is to be done
+    # -- pending changes
 
     def take(self, file: EngineFile, op: Op) -> None:
-        """The bytes of a request to the backend, whose first call has not begun."""
+        """Queue the bytes of a request to the backend, whose first call has not begun."""
         if file.removed or file.abandoned:
             return
         with self._lock:
@@ -166,7 +166,7 @@ class Mirror:
         self._ready.put(copy)
 
     def then(self, key: Key, call: Callable[[MirrorFile], None]) -> None:
-        """After what is queued for the file."""
+        """Queue a call after the pending changes of the file."""
         with self._lock:
             copy = self._copy(key)
             if copy.valid:
@@ -174,7 +174,7 @@ class Mirror:
         self._ready.put(copy)
 
     def truncated(self, key: Key, size: int) -> None:
-        """The file ends at `size` now; with 0 a copy that was given up starts anew."""
+        """Record that the file ends at `size`; with 0 a copy that was given up starts anew."""
         if size == 0:
             self.created(key)
         else:
@@ -190,7 +190,7 @@ class Mirror:
         self.then(key, punch)
 
     def created(self, key: Key) -> None:
-        """The file is empty: whatever the mirror had of it is worth nothing, and its copy is right from here on."""
+        """Record that the file is empty: earlier content of the mirror is void, and the copy is right from now on."""
         with self._lock:
             copy = self._copy(key)
             dropped = self._drop(copy)
@@ -212,7 +212,7 @@ class Mirror:
         self._ready.put(copy)
 
     def renamed(self, src: Key, dst: Key) -> None:
-        """The copy goes along; where the destination's copy is busy it is given up instead."""
+        """Rename the copy; if the destination's copy is busy, it is given up instead."""
         with self._lock:
             copy, other = self._copy(src), self._files.pop(dst, None)
             dropped = self._drop(other) if other is not None else []
@@ -234,7 +234,7 @@ class Mirror:
             self._ready.put(other)
 
     def invalidate(self, key: Key, why: str) -> None:
-        """A copy does not follow the object any more, also one that nobody has used for long; and none begins."""
+        """Give up a copy, even a long unused one; no new one begins."""
         with self._lock:
             copy = self._copy(key)
         self._give_up(copy, MirrorError(why))
@@ -242,13 +242,13 @@ class Mirror:
     # -- memory and time
 
     def _largest(self) -> MirrorFile | None:
-        """The copy with the most bytes in its queue; the lock is held."""
+        """Return the copy with the most bytes in its queue; the lock is held."""
         return max((copy for copy in self._files.values() if copy.queued()), key=MirrorFile.queued, default=None)
 
     def check(self, now: float) -> float:
-        """Give up what is past its deadline. Called by the flusher: makes no call of a backend.
+        """Give up copies past their deadline. Called by the flusher: makes no call of a backend.
 
-        Returns the seconds until it has to be called again: a call that begins after this has `deadline` seconds.
+        Return the seconds until the next call is due: a call that begins after this has `deadline` seconds.
         """
         deadline = self.volume.retry.deadline
         if deadline is None:
@@ -268,7 +268,7 @@ class Mirror:
     # -- giving up
 
     def _drop(self, copy: MirrorFile) -> list[Write]:
-        """Empty the queue; the lock is held, the writes are to be ended without it."""
+        """Empty the queue; the lock is held, the caller ends the writes after releasing it."""
         dropped = [item for item in copy.queue if isinstance(item, Write)]
         copy.queue.clear()
         return dropped
@@ -290,7 +290,7 @@ class Mirror:
     # -- calls of the backend, on the mirror's threads
 
     def _copy(self, key: Key) -> MirrorFile:
-        """The lock is held."""
+        """Return the copy of a key; the lock is held."""
         return self._files.setdefault(key, MirrorFile(key))
 
     def _open(self, copy: MirrorFile) -> BackendFile:
@@ -303,7 +303,7 @@ class Mirror:
         return copy.opened
 
     def _make_parents(self, key: Key) -> None:
-        """The directories of a key, where the mirror has directories: nobody made them there."""
+        """Make the directories of a key, if the mirror has directories."""
         mkdir: Any = getattr(self.backend, "mkdir", None)
         if mkdir is None or not isinstance(key, str | os.PathLike):
             return
@@ -331,7 +331,7 @@ class Mirror:
         copy.uncommitted = False
 
     def _remove(self, copy: MirrorFile) -> None:
-        """Whatever the file's own methods do, the object goes; a copy on its way by a rename under either name."""
+        """Remove the object in any case; during a rename under both names."""
         opened: Any = copy.opened
         copy.opened, copy.uncommitted = None, False
         with contextlib.suppress(Exception):
@@ -345,7 +345,7 @@ class Mirror:
                 self._remove_object(key)
             except Exception as error:
                 what = f"the mirror's copy is not right, and cannot be removed: {cause(error)}"
-                self.volume.say(logging.ERROR, "the mirror", what, "somebody else has to remove it", key)
+                self.volume.say(logging.ERROR, "the mirror", what, "it has to be removed by hand", key)
 
     def _remove_object(self, key: Key) -> None:
         try:
@@ -385,7 +385,7 @@ class Mirror:
     # -- threads
 
     def serve(self, copy: MirrorFile) -> None:
-        """Do what may be done next for the copy."""
+        """Run the next steps of the copy."""
         with self._lock:
             item = copy.next()
             if item is None:
@@ -437,7 +437,9 @@ class Mirror:
             return not any(copy.queue or copy.running for copy in self._files.values())
 
     def stop(self, timeout: float) -> bool:
-        """Let it catch up, at most so long; what is left is given up. False when a call hangs: its thread stays."""
+        """Let the mirror catch up, for at most `timeout` seconds; give up the remainder. False when a call hangs: its
+        thread stays.
+        """
         deadline = Deadline(self.volume.clock, timeout)
         while not self.drained() and not deadline.passed():
             self.volume.park.signal().wait(min(SLICE / 10, deadline.left()))
@@ -460,7 +462,7 @@ class Mirror:
 
 
 def _work(mirror: weakref.ref[Mirror], ready: SimpleQueue[MirrorFile | None]) -> None:
-    """What a thread of a mirror does; while it waits it keeps neither mirror nor cache alive."""
+    """Run a thread of a mirror, which keeps neither mirror nor cache alive while it waits."""
     while (copy := ready.get()) is not None:
         if (found := mirror()) is None:
             return
@@ -474,7 +476,7 @@ def _since(item: Write | tuple[Step, float]) -> float:
 
 
 def _end(writes: list[Write]) -> None:
-    """Their holds on memory end."""
+    """End the writes' holds on memory."""
     for write in writes:
         if not write.op.settled:
             write.op.finish(False, False)

@@ -1,12 +1,12 @@
-"""`Backend.sync`: making names durable, for everything that no file carries.
+"""`Backend.sync`: makes names durable, which no file's commit covers.
 
-Changes of names are counted. A sync that wants those up to its own beginning needs a call of `Backend.sync` that began
-after them: one that runs may have begun too early, then another follows. So concurrent syncs share calls, an idle
-volume makes none, and a backend that cannot is asked once.
+Changes of names are counted. A sync that needs those up to its own beginning needs a call of `Backend.sync` that began
+after them: a running call may have begun too early, then another follows. So concurrent syncs share calls, an idle
+volume makes none, and a backend without support is asked once.
 
-A call that fails with a transient error is followed by another one, by the retry policy, as long as a sync wants it.
+A call that fails with a transient error is repeated, by the retry policy, while a sync needs it.
 
-Locks: `_lock`, for moments; the calls run on the volume's threads and are polled, never waited for.
+Locks: `_lock`, held briefly; the calls run on the volume's threads and are polled, never waited for.
 """
 
 from __future__ import annotations
@@ -28,12 +28,12 @@ __all__ = ["NameCall", "NameSync"]
 
 
 class NameCall:
-    """One call of `Backend.sync`. Its next try is a call like any other.
+    """One call of `Backend.sync`. Its retry is a separate call.
 
     Attributes:
-        covers: changes that are durable when it has succeeded.
-        tries: those that failed before it.
-        error: of the last try there is.
+        covers: number of changes that are durable when it has succeeded.
+        tries: failed calls before it.
+        error: of the last possible attempt.
     """
 
     def __init__(self, names: NameSync, covers: int, tries: Tries) -> None:
@@ -45,40 +45,40 @@ class NameCall:
         self.job: Job[None] = Job(names.volume.park, lambda: names.run(self), what="sync", then=cache.wake_all)
 
     def rest(self) -> float:
-        """Seconds after which it may be time to submit it."""
+        """Return the seconds after which it may be time to submit it."""
         return SLICE if self.submitted else self.tries.left()
 
 
 class NameSync:
-    """What of a volume's names is durable."""
+    """The durable part of a volume's names."""
 
     def __init__(self, volume: EngineVolume) -> None:
         self.volume = volume
         self._lock = threading.Lock()
         self._supported = True
-        self._changes = 1  # what happened before the volume was attached may not be durable either
+        self._changes = 1  # changes from before the attach may not be durable either
         self._durable = 0
         self._running: NameCall | None = None
 
     def changed(self) -> None:
-        """A name was made, moved or removed, or may have been."""
+        """Count a change, or a possible change, of a name."""
         with self._lock:
             self._changes += 1
 
     def mark(self) -> int:
-        """All changes so far."""
+        """Return the number of changes so far."""
         with self._lock:
             return self._changes
 
     def reset(self) -> None:
-        """Another backend: nothing is known of it."""
+        """Reset the state for another backend."""
         with self._lock:
             self._supported = True
             self._changes += 1
             self._running = None
 
     def begin(self, mark: int) -> NameCall | None:
-        """The call to wait for next until everything up to the mark is durable; None: it is."""
+        """Return the call to wait for until everything up to the mark is durable; None: it is."""
         with self._lock:
             if not self._supported or self._durable >= mark:
                 return None
@@ -89,7 +89,7 @@ class NameSync:
         return call
 
     def submit(self, call: NameCall) -> None:
-        """Have a call made, if its time has come; asked again until it has."""
+        """Submit a call if its time has come; called again until it has."""
         if not call.submitted and call.tries.left() <= 0:  # an interrupt may have struck before
             with self._lock:
                 call.covers = self._changes
@@ -97,7 +97,7 @@ class NameSync:
             call.submitted = True
 
     def run(self, call: NameCall) -> None:
-        """On a thread of the volume."""
+        """Run the call on a thread of the volume."""
         supported, call.error = True, OSError(errno.EIO, "sync ended by an internal error")
         delay = None
         try:
@@ -108,7 +108,7 @@ class NameSync:
             self._over(call, supported, delay)
 
     def _sync(self) -> tuple[bool, BaseException | None]:
-        """Make the call: whether the backend supports it, and what it failed with."""
+        """Make the call; return whether the backend supports it, and its error."""
         try:
             self.volume.backend.sync()
         except BaseException as error:
@@ -117,7 +117,7 @@ class NameSync:
         return True, None
 
     def _over(self, call: NameCall, supported: bool, delay: float | None) -> None:
-        """A call has ended; `delay`: seconds until its next try, if there is one."""
+        """End a call; `delay`: seconds until its retry, if there is one."""
         with self._lock:
             if self._running is not call:
                 return

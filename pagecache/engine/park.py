@@ -1,10 +1,10 @@
 """How a thread waits.
 
-Every wait of the engine has one shape: note an event's sequence number, look at the condition, sleep while the
-sequence stands. Sleeps are slices, signal handlers run in between, and each look may raise (aborted, deadline): no
-wait is without a way out [K9]. Whoever changes a condition advances the event first, so nothing is missed.
+Every wait of the engine has one shape: note an event's sequence number, check the condition, sleep while the sequence
+is unchanged. Sleeps are slices, signal handlers run in between, and each check may raise (aborted, deadline): every
+wait can be ended [K9]. A thread that changes a condition advances the event first, so no wake-up is missed.
 
-Clock and park are constructor arguments of the engine: a scheduler for tests puts its own in their place.
+Clock and park are constructor arguments of the engine: a scheduler for tests replaces them.
 """
 
 from __future__ import annotations
@@ -37,14 +37,14 @@ def deadline_error(
     wait: float | None = None,
     then: str = "what was started goes on",
 ) -> TimeoutError:
-    """The error of a wait whose deadline passed.
+    """Return the error of a wait whose deadline passed.
 
     Args:
         what: the operation.
         key: the object concerned; `filename`.
-        failed: the error of the last try, if one failed.
-        wait: seconds until the next try.
-        then: what happens now.
+        failed: the error of the last attempt, if one failed.
+        wait: seconds until the next attempt.
+        then: the next step.
     """
     text = f"{what}: the deadline passed"
     if failed:
@@ -56,7 +56,7 @@ def deadline_error(
 
 
 class Deadline:
-    """A point in time by which a wait has to end, or never."""
+    """A point in time by which a wait must end, or never."""
 
     __slots__ = ("at", "clock")
 
@@ -69,7 +69,7 @@ class Deadline:
         self.at = None if timeout is None else clock.now() + timeout
 
     def left(self) -> float:
-        """Seconds left, 0.0 when it has passed."""
+        """Return the seconds left, 0.0 when it has passed."""
         return SLICE if self.at is None else max(0.0, self.at - self.clock.now())
 
     def passed(self) -> bool:
@@ -77,7 +77,7 @@ class Deadline:
 
 
 class Signal:
-    """A flag, set once. Made of one lock and nothing in Python: threading.Condition can lose its lock to an interrupt
+    """A flag, set once. Made of one lock without Python code: threading.Condition can lose its lock to an interrupt
     that strikes between acquiring it and the block that would release it.
     """
 
@@ -94,7 +94,7 @@ class Signal:
         return not self._lock.locked()
 
     def wait(self, timeout: float) -> bool:
-        """Whether it is set, after waiting at most `timeout` seconds; signal handlers run."""
+        """Return whether it is set, after waiting at most `timeout` seconds; signal handlers run."""
         if not self._lock.acquire(timeout=timeout):
             return False
         self._lock.release()
@@ -102,7 +102,7 @@ class Signal:
 
 
 class Park:
-    """Where threads wait: for events of CORE, and for jobs."""
+    """Waits of threads: for events of CORE, and for jobs."""
 
     def wait(self, kind: str, address: int, seq: int, timeout: float) -> None:
         """Sleep while an event of CORE stands at `seq`, at most a slice."""
@@ -120,5 +120,5 @@ class Park:
             wait()
 
     def signal(self) -> Signal:
-        """Something to wait for, from Python to Python."""
+        """Return a flag for waits between Python threads."""
         return Signal()

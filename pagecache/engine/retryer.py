@@ -1,12 +1,12 @@
-"""Whether and when to try again, and what has failed so far.
+"""Whether and when to retry, and the failures so far.
 
-`decide` is a pure function of policy, error, attempt, time and a random number. A transient error is tried again
-after an exponential delay with full jitter (M. Brooker, "Exponential backoff and jitter", AWS 2015), until the
-attempts are used up or the deadline has passed; then, and after a permanent error, the data is *parked*: dirty,
-readable, and costing nothing until something resumes it (contract 2.14).
+`decide` is a pure function of policy, error, attempt, time and a random number. A transient error is retried after an
+exponential delay with full jitter (M. Brooker, "Exponential backoff and jitter", AWS 2015), until the attempts are used
+up or the deadline has passed; then, and after a permanent error, the data is *parked*: dirty, readable, and free of
+cost until something resumes it (contract 2.14).
 
-`Failures` maps the ranges of one file that failed to what is known of them. Ranges are disjoint; a new failure replaces
-what it covers, an acknowledgement removes it.
+`Failures` maps the failed ranges of one file to their records. Ranges are disjoint; a new failure replaces the ranges
+it covers, an acknowledgement removes them.
 """
 
 from __future__ import annotations
@@ -59,23 +59,25 @@ NOT_SENT = frozenset(
         errno.ENETUNREACH,
     }
 )
-"""Transient, and yet certain: the call was not carried out."""
+"""Transient errors after which the call was certainly not carried out."""
 
 
 @dataclass(frozen=True, slots=True)
 class Again:
-    """Try again after `delay` seconds."""
+    """A retry after `delay` seconds."""
 
     delay: float
 
 
 @dataclass(frozen=True, slots=True)
 class Parked:
-    """Do not try again by yourself."""
+    """No automatic retry."""
 
 
 def is_transient(error: BaseException) -> bool:
-    """Whether trying again may help: the backend says so itself, or the errno does; what is no OSError does not."""
+    """Return whether a retry may help: by the backend's explicit flag, or the errno; not for an error that is no
+    OSError.
+    """
     if isinstance(error, BackendError):
         return said_to_be_transient(error)
     if not isinstance(error, OSError):
@@ -84,19 +86,19 @@ def is_transient(error: BaseException) -> bool:
 
 
 def is_refusal(error: BaseException) -> bool:
-    """Whether the call that raised this was certainly not carried out."""
+    """Return whether the call that raised this was certainly not carried out."""
     if isinstance(error, BackendError) and not said_to_be_transient(error):
         return True
     return isinstance(error, Exception) and (not is_transient(error) or errno_of(error) in NOT_SENT)
 
 
 def decide(policy: RetryPolicy, error: BaseException, attempts: int, elapsed: float, random: float) -> Again | Parked:
-    """What to do after call number `attempts` failed.
+    """Decide after call number `attempts` failed.
 
     Args:
-        policy: how often and how fast.
-        error: what the call raised.
-        attempts: calls so far, this one included.
+        policy: number and delay of retries.
+        error: of the call.
+        attempts: calls so far, including this one.
         elapsed: seconds since the first of them.
         random: from [0, 1), the jitter.
     """
@@ -114,7 +116,7 @@ def decide(policy: RetryPolicy, error: BaseException, attempts: int, elapsed: fl
 
 @dataclass(frozen=True, slots=True)
 class Failure:
-    """Bytes [start, end) whose last hand-over failed."""
+    """Bytes [start, end) whose last write-back failed."""
 
     start: int
     end: int
@@ -140,7 +142,7 @@ class Failures:
         return iter(list(self._map.values()))
 
     def overlapping(self, start: int, end: int) -> list[Failure]:
-        """Failures that meet [start, end). Cost: O(log n + hits)."""
+        """Return failures that overlap [start, end). Cost: O(log n + hits)."""
         first = max(0, self._map.bisect_right(start) - 1)
         found = []
         for key in self._map.islice(first):
@@ -151,7 +153,7 @@ class Failures:
         return found
 
     def clear(self, start: int, end: int) -> bool:
-        """[start, end) is fine again; what sticks out remains. Returns whether anything was there."""
+        """Remove failures of [start, end), keeping parts outside. Return whether there were any."""
         found = self.overlapping(start, end)
         for failure in found:
             del self._map[failure.start]
@@ -166,22 +168,22 @@ class Failures:
         self._map[failure.start] = failure
 
     def postpone(self, failure: Failure, until: float | None) -> None:
-        """Look at it again at `until`; None: only when asked."""
+        """Set the next check of a failure to `until`; None: on request only."""
         self._map[failure.start] = replace(failure, next_retry=until)
 
     def next_retry(self) -> float | None:
-        """The earliest time at which something is to be tried again."""
+        """Return the earliest time of a retry."""
         return min((f.next_retry for f in self if f.next_retry is not None), default=None)
 
     def worst(self) -> Failure | None:
-        """One to report: the first parked one, else the first."""
+        """Return one failure to report: the first parked one, otherwise the first."""
         return next((f for f in self if f.parked), next(iter(self), None))
 
 
 class Retries:
-    """Files of one volume by the time at which the flusher has to look at their failures. Guarded by the volume's lock.
+    """Files of one volume by the time at which the flusher must check their failures. Guarded by the volume's lock.
 
-    Each file is planned at most once, at the earliest time that was asked for.
+    Each file is planned at most once, at the earliest requested time.
     """
 
     def __init__(self) -> None:
@@ -193,7 +195,7 @@ class Retries:
         return file in self._keys
 
     def plan(self, file: EngineFile, at: float) -> None:
-        """Have the file looked at by `at`. Cost: O(log n)."""
+        """Plan a check of the file by `at`. Cost: O(log n)."""
         known = self._keys.get(file)
         if known is not None and known[0] <= at:
             return
@@ -202,7 +204,7 @@ class Retries:
         self._files[key] = file
 
     def take(self, now: float) -> list[EngineFile]:
-        """Remove and return the files whose time has come, the earliest first."""
+        """Remove and return the due files, the earliest first."""
         taken = []
         while self._files and self._files.peekitem(0)[0][0] <= now:
             file = self._files.popitem(0)[1]
@@ -216,7 +218,7 @@ class Retries:
             del self._files[key]
 
     def earliest(self) -> tuple[float, EngineFile] | None:
-        """The next time, and its file."""
+        """Return the next time, and its file."""
         if not self._files:
             return None
         (at, _), file = self._files.peekitem(0)

@@ -1,13 +1,13 @@
 """The threads of a volume.
 
-Everything but fills in the calling thread runs here: `max_inflight` threads for calls that carry bytes and one more,
-so that commits and names are never stuck behind them. They are daemons, started when the volume is attached (none can
-be started from an exit hook), and do one thing: ask CORE for the next piece of work. A hung backend hangs the threads
-of its own volume and nobody else's.
+All backend calls except fills in the calling thread run here: `max_inflight` threads for calls that carry bytes and one
+more, so that commits and names never wait behind them. They are daemons, started when the volume is attached (threads
+cannot be started from an exit hook), and take one piece of work after another from CORE. A hung backend hangs only the
+threads of its own volume.
 
 Jobs are the engine's own work (open, stat, remove, ...): kept here, counted in CORE's queue so that one place decides
-what is most urgent. The caller waits; when he is interrupted the job still runs, and what it made is undone. CORE
-counts calls that carry bytes, and commits; which jobs run is known here, for the flusher, who names one that hangs.
+the order. The caller waits; if it is interrupted the job still runs, and its result is undone. CORE counts calls that
+carry bytes, and commits; running jobs are recorded here, for the flusher, which reports a hanging one.
 """
 
 from __future__ import annotations
@@ -36,7 +36,7 @@ JOBS = (native.COMMIT, native.NAMES, native.DIRECT)
 
 
 class Job(Generic[T]):
-    """One call of the engine's, run by a thread of the volume; `what` and `key` say which, should it hang."""
+    """One call of the engine, run by a thread of the volume; `what` and `key` name it, should it hang."""
 
     def __init__(
         self,
@@ -49,16 +49,16 @@ class Job(Generic[T]):
         file: int = 0,
         then: Callable[[], object] | None = None,
     ) -> None:
-        """`file`: number of its inode, where it has one. `undo`: for a result that nobody waited for any more. `then`:
-        called when it is over, for who does not sleep on it.
+        """Make a job. `file`: number of its inode, if it has one. `undo`: for a result whose waiter has given up.
+        `then`: called when it is over, for callers that do not sleep on it.
         """
         self.what = what
         self.key = key
         self.file = file
-        self.told = False  # that it hangs
+        self.told = False  # its hang was reported
         self.cls = native.NAMES
-        self.volume: NativeVolume | None = None  # on whose threads it is to run
-        self.thread: int | None = None  # that runs it, since `began` of the monotonic clock
+        self.volume: NativeVolume | None = None  # the volume whose threads are to run it
+        self.thread: int | None = None  # the thread that runs it, since `began` of the monotonic clock
         self.began = 0.0
         self._call = call
         self._undo = undo
@@ -71,11 +71,11 @@ class Job(Generic[T]):
 
     @property
     def error(self) -> BaseException | None:
-        """What the call raised."""
+        """Return the exception of the call."""
         return self._error
 
     def run(self) -> None:
-        """Unless nobody waits any more: who was told that it did not happen shall not find it done later."""
+        """Run the call unless its waiter has given up: a call reported as not done must not happen later."""
         with self._lock:
             if self._abandoned or self._started:
                 return
@@ -97,7 +97,7 @@ class Job(Generic[T]):
                 self._then()
 
     def abandon(self) -> None:
-        """Nobody waits any more: it is not begun, and what it made is undone."""
+        """Give up waiting: the call does not begin, or its result is undone."""
         with self._lock:
             self._abandoned = True
             finished = self._finished
@@ -105,22 +105,22 @@ class Job(Generic[T]):
             self._undo(self._result)  # type: ignore[arg-type]
 
     def cancel(self) -> bool:
-        """Not to be run any more; False: it has begun."""
+        """Cancel the job; False: it has begun."""
         with self._lock:
             self._abandoned |= not self._started
             return not self._started
 
     def finished(self) -> bool:
-        """Whether the call is over, well or not."""
+        """Return whether the call is over, with or without an error."""
         return self._done.is_set()
 
     def rest(self, timeout: float) -> bool:
-        """Sleep until it is over, at most `timeout` seconds; whether it is."""
+        """Sleep until it is over, at most `timeout` seconds; return whether it is."""
         return self._done.wait(timeout)
 
     def wait(self, alive: Callable[[], None], deadline: Deadline | None = None) -> T:
-        """The result, or what the call raised; `alive` raises when there is no point in waiting any more, as it does
-        at the deadline.
+        """Return the result, or raise the call's exception; `alive` raises when waiting is pointless, and so does the
+        deadline.
         """
 
         def sleep() -> None:
@@ -140,7 +140,7 @@ class Job(Generic[T]):
         return self._result  # type: ignore[return-value]
 
     def _reason(self, volume: NativeVolume) -> Reason:
-        """Why somebody waits for it."""
+        """Return the reason of waits for it."""
         return Reason(
             f"the backend's {self.what}",
             volume,
@@ -162,7 +162,7 @@ class ThreadRunner:
         self._name = name
         self._era = 0
         self._jobs: dict[int, deque[Job[object]]] = {cls: deque() for cls in JOBS}
-        self._running: dict[Job[object], float] = {}  # since when
+        self._running: dict[Job[object], float] = {}  # job -> its start
         self._threads: list[threading.Thread] = []
         self._start(threads)
 
@@ -176,7 +176,9 @@ class ThreadRunner:
             thread.start()
 
     def renew(self, threads: int) -> None:
-        """Fresh threads: those before may hang in a backend that is gone. They end when their call returns."""
+        """Start fresh threads: the earlier ones may hang in a backend that is gone. They end when their call
+        returns.
+        """
         self._era += 1
         self._start(threads)
 
@@ -195,7 +197,7 @@ class ThreadRunner:
         except IndexError:
             return  # counted twice: see below
         if jobs:
-            self._volume.push_job(cls)  # an interrupt may have struck between a job's place and its count
+            self._volume.push_job(cls)  # an interrupt may have struck between queueing a job and counting it
         self._running[job] = self._clock.now()
         recorder = self._volume.cache.recorder
         try:
@@ -206,9 +208,11 @@ class ThreadRunner:
             del self._running[job]
 
     def hung(self, now: float, limit: float) -> tuple[list[Job[object]], float]:
-        """Jobs that have run for `limit` seconds, each only once, and when to look again. For the flusher."""
+        """Return jobs that have run for `limit` seconds, each only once, and the time of the next check. For the
+        flusher.
+        """
         found, left = [], limit
-        # A list of items is not made in one piece where the garbage collector lets others go on; a copy is.
+        # Building a list of items is not atomic, since the garbage collector may switch threads; a copy is.
         for job, since in self._running.copy().items():
             if since + limit > now:
                 left = min(left, since + limit - now)
@@ -218,11 +222,11 @@ class ThreadRunner:
         return found, left
 
     def running(self) -> list[Job[object]]:
-        """Jobs that run now."""
+        """Return the running jobs."""
         return list(self._running)
 
     def naming(self) -> int:
-        """Jobs at work that carry no bytes."""
+        """Return the number of running jobs that carry no bytes."""
         return sum(job.cls < native.FILL for job in list(self._running))
 
     def submit(self, cls: int, job: Job[T]) -> Job[T]:

@@ -1,13 +1,14 @@
-"""Writers that have to wait: for room below the dirty limit, or for memory.
+"""Writers that must wait: for room below the dirty limit, or for memory.
 
-Below the midpoint between `dirty_background` and `dirty_limit` nobody comes here. Above it a writer pauses, so that he
-becomes as fast as the backend is measured to be; at the limit he stands in line, first come first served, until a
-completion, a commit, a discard or a new limit lets him go on. Nobody waits here with a lock held (but an append, whose
-lock frees no memory). What he may dirty is reserved in CORE before he writes, and given back there whatever happens.
+Below the midpoint between `dirty_background` and `dirty_limit` no writer comes here. Above it a writer pauses, so that
+its speed matches the measured speed of the backend; at the limit it queues, first come first served, until a
+completion, a commit, a discard or a new limit makes room. No lock is held during these waits (except by an append,
+whose lock frees no memory). The bytes that a writer may dirty are reserved in CORE before the write, and given back
+there in any case.
 
-The limit is divided between volumes by what each completes, so that a slow or dead one does not fill it; each keeps a
-floor that the others cannot take. Where nothing that runs or could run would ever make room, waiting would be for
-ever: ENOBUFS says so instead (contract 2.23, 2.24).
+The limit is divided between volumes by their completions, so that a slow or dead one does not fill it; each keeps a
+floor that the others cannot take. If no running or possible operation would ever make room, the wait would be endless:
+it ends with ENOBUFS instead (contract 2.23, 2.24).
 """
 
 from __future__ import annotations
@@ -30,20 +31,20 @@ if TYPE_CHECKING:
 __all__ = ["Pace", "Stall", "divide", "room"]
 
 PATIENCE = 20
-"""Looks without any possible progress before a wait is given up: the flusher has had its turn by then."""
+"""Checks without any possible progress before a wait is given up: the flusher has had its turn by then."""
 
 PAUSE_MIN, PAUSE_MAX = 0.010, 0.200
 """Seconds of one pause."""
 
 WINDOW_MIN, WINDOW_MAX, MEMORY = 0.05, 0.5, 0.5
-"""A rate is measured over so many seconds, and remembered for about as many. A longer look has idle time in it."""
+"""A rate is measured over so many seconds, and decays over about as many. A longer interval contains idle time."""
 
 FLOORS = 8
-"""One part in so many of the limit is kept for those who complete nothing."""
+"""One part in so many of the limit is kept for volumes without completions."""
 
 
 class Pace:
-    """What a volume completes: bytes a second, and of late beside the others."""
+    """The completions of a volume: bytes a second, and a recent total for comparison with other volumes."""
 
     def __init__(self) -> None:
         self.rate: float | None = None
@@ -53,7 +54,7 @@ class Pace:
         self._since: float | None = None
 
     def look(self, pressure: Pressure, now: float) -> None:
-        """Measure what was acknowledged since the last look."""
+        """Measure the bytes acknowledged since the last call."""
         if self._since is None:
             self._since = now
         elapsed = now - self._since
@@ -68,7 +69,7 @@ class Pace:
         self._acked, self._since = pressure.acked, now
 
     def pause(self, length: int, pressure: Pressure) -> tuple[float, int]:
-        """How long a writer of `length` bytes pauses, and how much may be dirtied before the next pause.
+        """Return how long a writer of `length` bytes pauses, and how much may be dirtied before the next pause.
 
         At the limit all writers together become as fast as completions are; half way they are twice as fast.
         """
@@ -82,7 +83,7 @@ class Pace:
 
 
 class Stall:
-    """Watches for calls that run and never end."""
+    """A detector of calls that never end."""
 
     def __init__(self) -> None:
         self._answers = -1
@@ -90,7 +91,7 @@ class Stall:
         self._told = False
 
     def look(self, pressure: Pressure, now: float, limit: float) -> tuple[bool, float]:
-        """Whether it has to be said now that nothing ended for `limit` seconds, and when to look again."""
+        """Return whether to report now that nothing ended for `limit` seconds, and the time of the next check."""
         if not pressure.running or pressure.answers != self._answers:
             self._answers, self._since, self._told = pressure.answers, now, False
         left = self._since + limit - now
@@ -101,7 +102,7 @@ class Stall:
 
 
 def divide(volumes: list[EngineVolume], limit: int) -> None:
-    """Set each volume's share of the limit, by what it completed of late; the shares sum up to the limit."""
+    """Set each volume's share of the limit by its recent completions; the shares add up to the limit."""
     if not volumes:
         return
     floor = limit // (FLOORS * len(volumes))
@@ -110,16 +111,16 @@ def divide(volumes: list[EngineVolume], limit: int) -> None:
         part = volume.pace.done / total if total else 1 / len(volumes)
         share = min(floor + int((limit - floor * len(volumes)) * part), int(limit * volume.dirty_share))
         old, old_floor = volume.pace.share
-        # Small moves are not worth waking every writer.
+        # Small changes are not worth waking every writer.
         if abs(share - old) > old // 64 or floor != old_floor:
             volume.pace.share = (share, floor)
             volume.native.set_dirty_limit(share, min(floor, share))
         if total > limit:
-            volume.pace.done /= 2  # old completions count less and less
+            volume.pace.done /= 2  # old completions decay
 
 
 def _check_failed(file: EngineFile) -> None:
-    """Above failed_limit, new writes to a file with failed data raise its error at once (contract 2.16)."""
+    """Raise the error of a file with failed data above failed_limit, for new writes to it (contract 2.16)."""
     with file.lock:
         worst = file.failures.worst()
     if worst is None or not worst.parked:
@@ -136,9 +137,10 @@ def _check_failed(file: EngineFile) -> None:
 
 
 def _can_move(volume: EngineVolume, usage: dict[str, int]) -> bool:
-    """Whether write-back or a commit, one that runs included, will make something clean.
+    """Return whether write-back or a commit, including a running one, will clean any bytes.
 
-    Not so what views may store to: it is dirty until they are released, however often it is sent and committed.
+    Bytes of writable views do not count: they are dirty until the views are released, however often they are sent and
+    committed.
     """
     kept = usage["unstable"] if volume.backend.limits.commit_on_close else 0
     dirty, local = usage["dirty"], usage["local"] - kept
@@ -146,21 +148,21 @@ def _can_move(volume: EngineVolume, usage: dict[str, int]) -> bool:
 
 
 def _hopeless(file: EngineFile, memory: bool) -> str | None:
-    """Why no operation that runs or could run will make room; None: there is hope."""
+    """Return why no running or possible operation will make room; None: one may."""
     volumes = file.volume.cache._engine_volumes()
     usages = [(volume, volume.native.usage()) for volume in volumes]
     if file.settling or (not memory and any(volume.native.inflight() for volume in volumes)):
         return None
     held = 0
     if memory:
-        # A folio that is being filled counts as clean: what is read is memory soon.
+        # A folio that is being filled counts as clean: its bytes will be reclaimable memory soon.
         clean = sum(u["clean"] - u["pinned"] + u["write_pinned"] for _, u in usages)
         held = file.volume.cache.native.held()
         if clean > held or any(volume.mirror is not None and volume.mirror.busy() for volume in volumes):
             return None
     if any(_can_move(volume, usage) for volume, usage in usages):
         return None
-    if sum(u["writeback"] - u["write_pinned"] for _, u in usages) > 0:  # what has failed is tried again
+    if sum(u["writeback"] - u["write_pinned"] for _, u in usages) > 0:  # failed bytes are retried
         return None
     failed = sum(u["failed"] for _, u in usages)
     if failed:
@@ -170,12 +172,12 @@ def _hopeless(file: EngineFile, memory: bool) -> str | None:
             "what fills it becomes durable only when its objects are closed or synced, and the backend cannot keep it"
         )
     if held:
-        return f"{held} bytes are left to calls that do not return, and to slices of buffers that somebody keeps"
+        return f"{held} bytes are held by calls that do not return, and by slices of buffers that are still referenced"
     return "what fills it is pinned by views"
 
 
 class _Wait:
-    """One writer's wait, with what ends it."""
+    """One writer's wait, with the conditions that end it."""
 
     def __init__(self, file: EngineFile, inside: bool) -> None:
         self.file = file
@@ -192,7 +194,7 @@ class _Wait:
         return of_file(self.file, what, self.owner, start=start, end=end, ends=ends, kind=WAITS[kind])
 
     def owner(self, look: Look) -> Owner | None:
-        """Who makes room at this moment, for reports."""
+        """Return the operation that makes room now, for reports."""
         volumes = [self.volume, *(v for v in self.cache._engine_volumes() if v is not self.volume)]
         for volume in volumes:
             found = look.busy(volume.native.address)
@@ -201,17 +203,17 @@ class _Wait:
         return nobody(_hopeless(self.file, memory=False) or "no call that makes room has begun")
 
     def look(self) -> int:
-        """Raise what ends the wait; returns the event's number to sleep on."""
+        """Raise if the wait has to end; return the event's number to sleep on."""
         self.volume.check_alive(self.file.key)
         self.volume.check_unsealed(self.file.key)
         _check_failed(self.file)
         return self.cache.native.event_seq()
 
     def make_room(self, memory: bool) -> bool:
-        """Ask for what makes room; whether there is hope left.
+        """Start work that makes room; return whether it may succeed.
 
         Raises:
-            PageCacheError: ENOBUFS, there is none for long enough.
+            PageCacheError: ENOBUFS: it could not for long enough.
         """
         self.cache.flusher.make_room(urgent=True)
         why = _hopeless(self.file, memory)
@@ -219,7 +221,9 @@ class _Wait:
             why = "this write comes from inside a backend call, which what fills it may wait for"
         self._hopeless = self._hopeless + 1 if why else 0
         if memory and self._hopeless == PATIENCE // 2:
-            gc.collect()  # views and errors in reference cycles hold memory, and a thread that waits makes no objects
+            # Views and errors in reference cycles hold memory, and a waiting thread makes no objects that would start
+            # the collector.
+            gc.collect()
         if why and self._hopeless >= PATIENCE:
             raise PageCacheError(f"the cache is full: {why}", self.file.key, errno=errno.ENOBUFS)
         return why is None
@@ -231,9 +235,9 @@ class _Wait:
         self.volume.park.wait("cache", self.cache.native.address, seq, min(self.deadline.left(), most))
 
     def pause(self, length: int, place: int) -> bool:
-        """Between midpoint and limit. There is room: the deadline makes it shorter, and no error.
+        """Pause between midpoint and limit. There is room: the deadline makes the pause shorter, without an error.
 
-        Returns: whether the place has what it asks for.
+        Return whether the place has its reservation.
         """
         pressure = self.volume.native.pressure()
         now = self.volume.clock.now()
@@ -245,7 +249,7 @@ class _Wait:
         return self.native.room_take(place, True)
 
     def _paused(self, until: float, place: int) -> bool:
-        """Sleep; whether the place got what it asks for meanwhile."""
+        """Sleep; return whether the place got its reservation in that time."""
         while (left := until - self.volume.clock.now()) > 0 and not self.deadline.passed():
             seq = self.look()
             if self.native.room_take(place):
@@ -280,15 +284,15 @@ class _Wait:
 
 
 def room(self: EngineFile, pos: int, length: int, place: int) -> None:
-    """Wait until what the place asks for is reserved, for [pos, pos + length); place 0: until memory may be free.
+    """Wait until the reservation of the place is granted, for [pos, pos + length); place 0: until memory may be free.
 
     Raises:
         BlockingIOError: throttle_timeout passed.
-        PageCacheError: ENOBUFS, no operation can ever make room.
+        PageCacheError: ENOBUFS: no operation can ever make room.
         WritebackError: the file's failed data is above failed_limit.
     """
     _check_failed(self)
-    inside = bool(native.inside())  # a backend call that waits for room may be what makes it (contract 2.25)
+    inside = bool(native.inside())  # a backend call that waits for room may be the call that makes it (contract 2.25)
     if place and (inside or self.native.room_take(place)):
         return
     began = self.volume.clock.now()

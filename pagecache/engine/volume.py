@@ -1,10 +1,10 @@
-"""What the engine knows of one backend, and of the cache around it.
+"""The engine's state of one backend, and of the cache around it.
 
-`EngineVolume` owns the threads of a volume and gives every module of the engine what it needs to act: the backend and
-its limits, clock, random numbers, retry policy, where events go. `EngineCache` is what several volumes share.
+`EngineVolume` owns the threads of a volume and gives every module of the engine access to the backend and its limits,
+clock, random numbers, retry policy and events. `EngineCache` is shared by several volumes.
 
-Locks: `_lock` guards the registers (files, retries, tickets); it is held for moments and never across a call.
-`_advancing` is held while tickets are moved on, which neither waits nor calls the backend.
+Locks: `_lock` guards the registers (files, retries, tickets); it is held briefly and never across a call. `_advancing`
+is held while tickets are advanced, which neither waits nor calls the backend.
 """
 
 from __future__ import annotations
@@ -54,20 +54,20 @@ EventKind = Literal["failed", "repaired", "parked", "conflict", "invalidated", "
 IDLE_FILES_MAX = 64
 """Files of the backend that stay open without handles and local data."""
 IDLE_TURN, IDLE_TURN_FLUSHER = 4, 1024
-"""Idle files that a close, or a turn of the flusher, checks at most."""
+"""Maximum idle files that a close, or a turn of the flusher, checks."""
 
 LOOP_THREADS = 32
 """Threads of a volume whose bytes an event loop carries: for commits and names."""
 
 
 def threads_of(backend: Backend) -> int:
-    """How many threads call a backend."""
+    """Return how many threads call a backend."""
     most = int(backend.limits.max_inflight)
     return (min(most, LOOP_THREADS) if isinstance(backend, Blocking) else most) + 1
 
 
 class EngineCache(Protocol):
-    """What the engine asks of a cache."""
+    """The interface of a cache for the engine."""
 
     native: NativeCache
     config: CacheConfig
@@ -81,7 +81,7 @@ class EngineCache(Protocol):
 
 
 class Ticket(Protocol):
-    """Something the flusher moves on until it is done."""
+    """A ticket that the flusher advances until it is done."""
 
     def _advance(self, *, first: bool) -> bool: ...
     def _pause(self) -> float: ...
@@ -143,7 +143,7 @@ class EngineVolume:
         if mirror is not None:
             self.native.set_mirror(limits_of(mirror.limits))
             self.mirror = Mirror(self, mirror)
-        self._advancing = threading.RLock()  # a signal handler may abort the volume in between
+        self._advancing = threading.RLock()  # re-entrant: a signal handler may abort the volume in between
         self.names = NameSync(self)
         self.troubles = Troubles()
 
@@ -152,7 +152,7 @@ class EngineVolume:
         return self.cache.config.retry
 
     def _bind_loop(self, backend: Backend) -> None:
-        """Who carries bytes: an event loop, or threads."""
+        """Choose how bytes are carried: by an event loop, or by threads."""
         loop = backend.loop if isinstance(backend, Blocking) else None
         if isinstance(backend, Blocking):
             backend.address, backend.check_alive = self.native.address, self.check_alive
@@ -164,7 +164,7 @@ class EngineVolume:
     # -- alive or not
 
     def check_alive(self, key: Key | None = None, since: int | None = None) -> None:
-        """Raise ShutdownError where waiting has no point any more; `since`: `reconnects` when the waiting began."""
+        """Raise ShutdownError if waiting is pointless; `since`: `reconnects` when the wait began."""
         if since is not None and since != self.reconnects:
             raise ShutdownError(f"the volume {self.name!r} was aborted, and reconnected since", key)
         if self.aborted:
@@ -174,21 +174,21 @@ class EngineVolume:
             raise ShutdownError(f"the threads of the volume {self.name!r} have ended", key)
 
     def check_unsealed(self, key: Key | None = None) -> None:
-        """What changes a file looks once it holds the file's lock.
+        """Check, after taking a file's lock, that the file may be changed.
 
         Raises:
-            ShutdownError: the volume is ending, and saves what it has.
+            ShutdownError: the volume is ending, and saves its data.
         """
         if self.seals:
             raise ShutdownError(f"the volume {self.name!r} is being detached", key)
 
     def check_reentry(self, what: str, key: Key | None = None) -> None:
-        """What may wait for anything of this volume is not for its own backend's calls (contract 2.25)."""
+        """Refuse a call that may wait for this volume from within its own backend's calls (contract 2.25)."""
         if self.native.address in core.inside():
             raise DeadlockError(f"{what} from inside a backend call of the same volume", key)
 
     def check_wait(self, what: str, key: Key | None = None) -> None:
-        """Write-back may be waited for by backend calls of volumes attached later only: an order, so no circle."""
+        """Check that only backend calls of volumes attached later wait for write-back: an order, so no circle."""
         inside = core.inside()
         if not inside:
             return
@@ -200,8 +200,8 @@ class EngineVolume:
     # -- calls of the backend that carry no bytes
 
     def call(self, call: Callable[[], T], what: str, key: Key | None = None) -> T:
-        """Run a call of the backend once, on a thread of the volume, and wait for it; an interrupt or an abort ends
-        only the waiting.
+        """Make a call of the backend once, on a thread of the volume, and wait for it; an interrupt or an abort ends
+        only the wait.
         """
         self.check_reentry(what, key)
         return Attempts(self, what, key).once(call)
@@ -224,7 +224,7 @@ class EngineVolume:
             raise raised from error
 
     def post(self, call: Callable[[], object], what: str) -> None:
-        """Have a call of the backend made on a thread of the volume; nobody waits for it."""
+        """Make a call of the backend on a thread of the volume, without waiting."""
 
         def run() -> None:
             try:
@@ -265,14 +265,14 @@ class EngineVolume:
         self.troubles.forget(file)
 
     def keeper(self) -> Keeper:
-        """Whoever goes through files that nobody holds open for him does it within this."""
+        """Return a keeper, for iterating over files that may have no handles."""
         keeper = Keeper()
         with self._lock:
             self._keepers.add(keeper)
         return keeper
 
     def free(self, file: EngineFile) -> bool:
-        """Give CORE's part of a file back. False: somebody is at work on it, or goes through the files."""
+        """Free CORE's part of a file. False: an operation uses it, or a keeper exists."""
         with self._lock:
             if file.freed or len(self._keepers):
                 return False
@@ -284,7 +284,7 @@ class EngineVolume:
             return self._files.get(id)
 
     def file(self, inode: int) -> EngineFile | None:
-        """The file with this number. Takes no lock: a signal handler may ask while its thread has it."""
+        """Return the file with this number. Takes no lock: a signal handler may ask while its thread has it."""
         return self._files.get(inode)
 
     def files(self) -> list[EngineFile]:
@@ -292,55 +292,55 @@ class EngineVolume:
             return list(self._files.values())
 
     def files_at(self, ids: list[int]) -> list[EngineFile]:
-        """The files with these numbers that are left, in their order."""
+        """Return the remaining files with these numbers, in their order."""
         with self._lock:
             return [self._files[id] for id in ids if id in self._files]
 
     def dirty_files(self) -> list[EngineFile]:
-        """Every file with anything local or uncommitted, in the order in which they became so."""
+        """Return every file with local or uncommitted changes, in the order in which they arose."""
         return self.files_at(self.native.dirty_inodes())
 
     def some_dirty(self, most: int) -> list[EngineFile]:
-        """The next files with anything local or uncommitted that write-back may save."""
+        """Return the next files with local or uncommitted changes that write-back may save."""
         return [file for file in self.files_at(self.native.some_dirty(most)) if not (file.abandoned or file.withheld)]
 
     def some_aged(self, most: int) -> list[EngineFile]:
-        """The next files with dirty bytes that write-back may save, oldest first."""
+        """Return the next files with dirty bytes that write-back may save, oldest first."""
         return self.files_at(self.native.some_aged(most))
 
     # -- failed data
 
     def retry_by(self, file: EngineFile, at: float) -> None:
-        """Have the flusher look at the failures of a file when it is `at`."""
+        """Have the flusher check the failures of a file at time `at`."""
         with self._lock:
             self._retries.plan(file, at)
         self.cache.flusher.wake_by(at)
 
     def retry_planned(self, file: EngineFile) -> bool:
-        """Whether the flusher will look at the failures of a file."""
+        """Return whether the flusher will check the failures of a file."""
         with self._lock:
             return file in self._retries
 
     def take_retries(self, now: float) -> list[EngineFile]:
-        """The files whose time has come; the flusher plans each again."""
+        """Return the due files; the flusher plans each again."""
         with self._lock:
             return self._retries.take(now)
 
     def next_retry(self) -> float | None:
-        """When the flusher has to look at the failures of a file next."""
+        """Return when the flusher must check the failures of a file next."""
         with self._lock:
             earliest = self._retries.earliest()
         return None if earliest is None else earliest[0]
 
     def replan_parked(self) -> None:
-        """The retry policy has changed: parked data waits as long as the new one says."""
+        """Plan parked data by a changed retry policy."""
         for file in self.troubles.failing_files():
             next_retry = file.replan_parked()
             if next_retry is not None:
                 self.retry_by(file, next_retry)
 
     def resume_parked(self, file: EngineFile) -> None:
-        """A new write to a file with parked data: worth a try, at most once per max_delay."""
+        """Resume parked data of a file with a new write, at most once per max_delay."""
         now = self.clock.now()
         with self._lock:
             if now - self._resumed.get(file, float("-inf")) < self.retry.max_delay:
@@ -351,30 +351,30 @@ class EngineVolume:
     # -- idle files of the backend
 
     def rest(self, file: EngineFile) -> None:
-        """Nobody has the file open: its backend file may be closed."""
+        """Allow closing the backend file of a file without handles."""
         with self._lock:
             self.idle[file] = None
         file.native.set_unused(True)
 
     def keep(self, file: EngineFile) -> None:
-        """Somebody is about to use the file: its backend file stays as it is, open or closed."""
+        """Keep the backend file of a file as it is, open or closed, for a coming use."""
         with self._lock:
             self.idle.pop(file, None)
         file.native.set_unused(False)
 
     def idle_files(self) -> list[EngineFile]:
-        """The files that no handle uses and that may be open in the backend, oldest first."""
+        """Return the files that no handle uses and that may be open in the backend, oldest first."""
         with self._lock:
             return [file for file in self.idle if file.backend_file is not None]
 
     def take_idle(self, most: int = IDLE_FILES_MAX, turn: int | None = IDLE_TURN) -> list[BackendFile]:
-        """Take files of the backend that no handle uses, oldest first, down to `most`: the caller has them closed.
+        """Take files of the backend that no handle uses, oldest first, down to `most`; the caller closes them.
 
-        A file with uncommitted data is committed first where that is ours to decide, and goes behind the others.
+        A file with uncommitted data is committed first if the engine may do so, and moves to the end.
 
         Args:
             most: files that may stay open.
-            turn: files that are checked at most; None: all that are too many.
+            turn: maximum files to check; None: all surplus ones.
         """
         taken: list[BackendFile] = []
         if len(self.idle) <= most:
@@ -394,7 +394,7 @@ class EngineVolume:
                     continue
                 with self._lock:
                     if self.idle.pop(file, file) is file:
-                        continue  # somebody uses it
+                        continue  # in use
                     backend_file = file.backend_file
                     file.use(None)
                 if backend_file is not None:
@@ -402,7 +402,7 @@ class EngineVolume:
         return taken
 
     def close_idle(self, turn: int = IDLE_TURN) -> None:
-        """Have files closed that are too many, without waiting."""
+        """Close surplus files, without waiting."""
         for backend_file in self.take_idle(turn=turn):
             self.close_later(backend_file)
 
@@ -422,9 +422,9 @@ class EngineVolume:
             return bool(self._tickets)
 
     def poll_tickets(self) -> float:
-        """Move the tickets on, in their order. Nothing in here waits.
+        """Advance the tickets, in order. Never waits.
 
-        Returns: seconds until they are to be moved on again; infinite when no ticket is left.
+        Return the seconds until the next call; infinite when no ticket is left.
         """
         if not self._tickets:
             return float("inf")
@@ -448,7 +448,7 @@ class EngineVolume:
         message: str = "",
         next: str = "",
     ) -> None:
-        """Tell who listens, and keep it where it is of trouble; `next`: what happens without anybody doing anything."""
+        """Send an event to subscribers, and keep a failure; `next`: the automatic next step."""
         try:
             event = Event(
                 kind=kind,
@@ -462,11 +462,11 @@ class EngineVolume:
             )
             self.troubles.add(event, self.clock.now())
             self.cache._emit(event)
-        except Exception:  # the operation that it reports goes on
+        except Exception:  # the reported operation goes on
             fault("%s: %r: an event %r got lost", self.name, key, kind)
 
     def say(self, level: int, topic: str, what: str, next: str = "", key: Key | None = None) -> None:
-        """A line in the log; see notices.py."""
+        """Log a line; see notices.py."""
         try:
             line = f"{'' if key is None else f'{key!r}: '}{what}{f'; {next}' if next else ''}"
             self.notices.say(level, topic, line, self.clock.now())
@@ -476,7 +476,7 @@ class EngineVolume:
     # -- the end
 
     def seal(self, sealed: bool) -> None:
-        """Accept nothing new from now on, or again."""
+        """Refuse new changes from now on, or accept them again."""
         with self._lock:
             self.seals += 1 if sealed else -1
             self.native.seal(sealed)
@@ -494,7 +494,7 @@ class EngineVolume:
         self.poll_tickets()  # they end here
 
     def resume(self, backend: Backend) -> None:
-        """The volume lives again, on another backend; its files have been given theirs."""
+        """Revive the volume on another backend; its files have their new backend files."""
         self.backend = backend
         self._bind_loop(backend)
         self.reconnects += 1

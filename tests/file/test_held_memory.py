@@ -57,7 +57,7 @@ def test_a_writer_gets_an_error_for_memory_that_a_program_keeps(make: Make) -> N
     kept: list[list[memoryview]] = []
     keeping(rig, kept.append)
     file = rig.open("w+b")
-    with pytest.raises(PageCacheError, match=r"\d+ bytes are left to .* slices of buffers") as caught:
+    with pytest.raises(PageCacheError, match=r"\d+ bytes are held by .* slices of buffers") as caught:
         Task(file.write, DATA).result()
     error: Any = caught.value
     assert error.errno == errno.ENOBUFS

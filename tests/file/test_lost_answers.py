@@ -392,7 +392,7 @@ def test_an_object_that_was_removed_is_not_published_by_asking(make: Callable[..
     rig.volume.drop_clean(KEY)
     rig.volume.remove(KEY)
     backend.forget_calls()
-    with pytest.raises(OSError, match="lost what it had staged"):
+    with pytest.raises(OSError, match="lost its staged bytes"):
         file.pread(10, 20 * PAGE)
     assert not backend.seen("commit")
 

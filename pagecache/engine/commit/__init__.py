@@ -1,1 +1,1 @@
-"""Commits and what they leave behind: staged data, lost answers, tails, debts of a file, newer stored versions."""
+"""Commits and their after-effects: staged data, lost replies, tails, debts of a file, newer stored versions."""

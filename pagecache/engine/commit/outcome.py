@@ -1,22 +1,23 @@
-"""Whether a commit was carried out whose answer was lost, where the backend keeps staged bytes of the file.
+"""Find out whether a commit with a lost reply was carried out, if the backend has staged bytes of the file.
 
-    commit carried out, answer lost      the backend has moved what was staged into the object; CORE still has it in S
-    commit not carried out               what is staged is where it was
+    commit carried out, reply lost       the backend has moved the staged bytes into the object; CORE still has them in
+                                         S
+    commit not carried out               the staged bytes are where they were
 
-Bytes of S that are in memory no more are read by `read_staged`, by readers and to complete write units. In the first
-case nothing answers there, so no unit could be completed, no flush would end, and no commit would follow that could
-find out.
+Readers, and the completion of write units, use `read_staged` for bytes of S that are no longer in memory. After a
+commit that was carried out, `read_staged` finds none: no unit could be completed, no flush would end, and no later
+commit would find out the result.
 
-So such a commit leaves a debt (`Outcome`, paid as all of owed.py: before the file's next hand-over, commit, truncate,
-punch, discard or fill of stored bytes; and by a read of staged bytes that finds none). One staged byte is asked for.
-If it is there, the commit was not carried out, and all goes on as after any other failed commit. If it is not, the
-commit is made again, at once: nothing was sent since, and what was staged is no longer there to be published, so it
-publishes nothing. It answers (it was carried out: a backend knows its own lost answer, contract 2.19), or says that
-bytes are gone (ENOENT: not carried out; who misses them gives them up), or that another version is stored (ESTALE: a
-conflict). Any other error leaves it open, and the debt stands.
+So such a commit leaves a debt (`Outcome`). Like all debts of owed.py it is paid before the file's next write-back,
+commit, truncate, punch, discard or fill of stored bytes; in addition, by a read of staged bytes that finds none. Paying
+reads one staged byte. If it is there, the commit was not carried out, and the file continues as after any other failed
+commit. If it is missing, the commit is repeated at once: nothing was sent since, and no staged bytes are left to be
+published, so it publishes nothing. It succeeds (the commit was carried out: a backend recognizes its own lost reply,
+contract 2.19), or reports that bytes are gone (ENOENT: not carried out; readers of these bytes give them up), or that
+another version is stored (ESTALE: a conflict). Any other error leaves the result unknown, and the debt stands.
 
-Locks: the debt arises with the token held, so nothing of the file is in flight; whoever pays it is alone with the file
-until it is paid (owed.py). Nobody who pays waits for the token or a folio: readers that own folios may pay.
+Locks: the debt arises with the token held, so nothing of the file is in flight; the paying thread is alone with the
+file until it is paid (owed.py). It never waits for the token or a folio: readers that own folios may pay.
 """
 
 from __future__ import annotations
@@ -39,13 +40,13 @@ __all__ = ["Outcome", "call_commit", "owe", "stored"]
 
 
 def owe(file: EngineFile) -> None:
-    """A commit failed so that it may have been carried out. With the token held."""
+    """Record a failed commit that may have been carried out. The token is held."""
     if file.native.usage()["staged"] and not file.owed.owes(Outcome.method):
         file.owed.add(Outcome(file))
 
 
 class Outcome:
-    """To find out what became of the last commit. A step of what a file owes."""
+    """The debt to find out the result of the last commit. A step in the debts of a file."""
 
     method = "commit"
     arguments: tuple[int, ...] = ()
@@ -60,7 +61,7 @@ class Outcome:
         if file.conflict is not None:
             raise file.conflict_error()
         if file.removed or file.abandoned or _still_staged(file):
-            return  # what has no name any more is never published
+            return  # an object without a name is never published
         try:
             version = call_commit(file, backend_file.commit)
         except Exception as error:
@@ -76,7 +77,7 @@ class Outcome:
 
 
 def _still_staged(file: EngineFile) -> bool:
-    """Whether the first staged byte is where it was, or none has to be any more."""
+    """Return whether the first staged byte is where it was, or none has to be any longer."""
     found = file.native.staged_from(0)
     if found is None:
         return True
@@ -90,7 +91,7 @@ def _still_staged(file: EngineFile) -> bool:
 
 
 def call_commit(file: EngineFile, call: Callable[[], str | None]) -> str | None:
-    """The call itself, and how long it took."""
+    """Make the commit call, and record its duration."""
     volume = file.volume
     began = volume.clock.now()
     try:
@@ -100,11 +101,11 @@ def call_commit(file: EngineFile, call: Callable[[], str | None]) -> str | None:
 
 
 def stored(file: EngineFile, version: str | None, changes: int | None, finish: Callable[[], None]) -> None:
-    """A commit was carried out; `finish` wakes who waits for it.
+    """Record a commit that was carried out; `finish` wakes its waiters.
 
-    `changes`: those of our own that had begun before the call; None: some of them may have gone on beside it.
+    `changes`: this cache's changes that had begun before the call; None: some of them may have run beside it.
     """
-    with file.lock:  # until the events are on their way
+    with file.lock:  # until the events are queued
         alone = file.own_changes == changes
         failed, file.commit_error = file.commit_error, None
         tries, file.commit_attempts, file.rebases = file.commit_attempts, 0, 0
@@ -113,7 +114,7 @@ def stored(file: EngineFile, version: str | None, changes: int | None, finish: C
         file.holes.clear()
         if version is not None:
             file.version = version
-            # Direct writes beside it have made another version of it since, perhaps.
+            # Concurrent direct writes may have made another version of it since.
             file.version_stale = not alone and not file.limits().commit_on_close
         finish()
         what = f"the commit went through after {tries} that failed"

@@ -1,19 +1,20 @@
-"""What a file owes its backend before anything else of it may be called.
+"""Debts of a file: backend calls that must precede any other call on it.
 
-A truncate or a hole whose outcome nobody knows (transport error, abort) was published as done, so it has to be done
-again; after a reconnect the same holds for every size that is not known to be committed (contract 2.17). Such calls
-are kept here, in order. Whoever is about to hand over, commit, truncate, punch, discard or fill pays first: the first
-one makes the calls, the others wait for him.
+A truncate or a hole with unknown result (transport error, abort) was published as done, so it must be repeated; after a
+reconnect this also holds for every size that is not known to be committed (contract 2.17). Such calls are kept here, in
+order. A thread that is about to write back, commit, truncate, punch, discard or fill pays first: the first one makes
+the calls, the others wait for it.
 
-Where what is acknowledged is durable, a cut or a hole is over once it is paid: it stands here alone, and what is not
-paid goes with the file to the next backend. Elsewhere it is noted as uncommitted as well, and all that follows it is
-made again with it.
+If acknowledged means durable, a cut or a hole is over once it is paid: it is recorded here only, and unpaid ones move
+with the file to the next backend. Otherwise it is recorded as uncommitted as well, and repeated together with all later
+changes.
 
-Nothing is paid while a call that was left behind may still run on the file: it could land later than what is paid.
-Passes, commits and truncates hold the token and so never meet such a call; a fill waits for it to return.
+Nothing is paid while an abandoned call may still run on the file: it could land later than the paid calls. Passes,
+commits and truncates hold the token and so never meet such a call; a fill waits for it to return.
 
-Locks: `_paying` is held over the calls, by threads of the volume alone: no interrupt can strike there.
-`EngineFile.lock` guards which list of steps counts; whoever pays for an old backend stops when his call has returned.
+Locks: `_paying` is held over the calls, by threads of the volume only: no interrupt can strike there.
+`EngineFile.lock` guards which list of steps counts; a thread that pays for an old backend stops when its call has
+returned.
 """
 
 from __future__ import annotations
@@ -43,14 +44,14 @@ class Step(NamedTuple):
     method: str
     arguments: tuple[int, ...]
     behind: bool = False
-    """It takes away only what lies behind the end that counts: reads need not wait for it."""
+    """It removes only bytes past the current end: reads need not wait for it."""
 
     def call(self, backend_file: BackendFile) -> None:
         getattr(backend_file, self.method)(*self.arguments)
 
 
 class Debt(Protocol):
-    """One thing that is owed: a `Step`, or to find out what became of a commit (outcome.py)."""
+    """One debt: a `Step`, or finding out the result of a commit (outcome.py)."""
 
     @property
     def method(self) -> str: ...
@@ -63,7 +64,7 @@ class Debt(Protocol):
 
 
 class Rollback:
-    """The backend forgets what it acknowledged and has not committed. `stored`: the size of what it has then."""
+    """Make the backend forget acknowledged, uncommitted changes. `stored`: the size that it has afterwards."""
 
     method, behind = "rollback", False
 
@@ -79,7 +80,7 @@ class Rollback:
 
 
 class Owed:
-    """The calls that one file owes."""
+    """The owed calls of one file."""
 
     def __init__(self, file: EngineFile) -> None:
         self._file = file
@@ -90,12 +91,12 @@ class Owed:
         return len(self._steps)
 
     def owes(self, method: str) -> bool:
-        """Whether a call of this method is among them."""
+        """Return whether a call of this method is owed."""
         with self._file.lock:
             return any(step.method == method for step in self._steps)
 
     def reads_wait(self) -> bool:
-        """Whether something is among them that changes what is read. `EngineFile.lock` is held."""
+        """Return whether a debt changes the bytes of reads. `EngineFile.lock` is held."""
         return any(not step.behind for step in self._steps)
 
     def add(self, step: Debt) -> None:
@@ -104,8 +105,8 @@ class Owed:
         self._file.bind_reads()
 
     def replace(self, steps: Iterable[Debt], *, keep: Collection[str] = ()) -> tuple[Debt, ...]:
-        """For another backend, or another version. `keep`: methods whose steps stay owed, before the new ones: nothing
-        that is newer was stored, as they are paid first. Returns those.
+        """Replace the debts, for another backend, or another version. `keep`: methods whose steps stay owed, before the
+        new ones: nothing newer was stored, as they are paid first. Return the kept steps.
         """
         with self._file.lock:
             kept = tuple(step for step in self._steps if step.method in keep)
@@ -114,7 +115,7 @@ class Owed:
         return kept
 
     def pay(self) -> None:
-        """Return once nothing is owed.
+        """Wait until nothing is owed, paying if necessary.
 
         Raises:
             OSError: a call failed; it stays owed. ShutdownError: the volume was aborted.
@@ -134,7 +135,7 @@ class Owed:
                 volume.runner.submit(COMMIT, job).wait(lambda: volume.check_alive(file.key))
 
     def _outlast(self) -> None:
-        """Wait until no call left behind runs, or nothing is owed."""
+        """Wait until no abandoned call runs, or nothing is owed."""
         file, volume = self._file, self._file.volume
         while self._steps:
             volume.check_alive(file.key)
@@ -147,11 +148,13 @@ class Owed:
         return look.token(self._file) or look.at_work(self._file.volume.native.address, self._file.key)
 
     def fence(self) -> None:
-        """The call of who pays can no longer land, and may never return: who pays next does not wait for him."""
+        """Record that the paying thread's call can no longer land, and may never return: the next payer does not wait
+        for it.
+        """
         self._paying = threading.Lock()
 
     def _wait_for_payer(self) -> threading.Lock | None:
-        """Until `_paying`, which it answers, is this thread's; None: nothing is owed."""
+        """Wait until this thread has `_paying`, and return it; None: nothing is owed."""
         while self._steps:
             paying = self._paying
             if paying.acquire(timeout=SLICE):
@@ -163,7 +166,7 @@ class Owed:
         return look.at_work(self._file.volume.native.address, self._file.key)
 
     def _note(self, paid: Debt) -> None:
-        """A cut waits for a commit now, where one is needed. Most of those have been noted when they were published."""
+        """Record a paid cut as uncommitted, if it needs a commit. Most were recorded when they were published."""
         file = self._file
         if paid.method != "truncate" or file.durable():
             return
@@ -172,7 +175,7 @@ class Owed:
             file.native.set_uncommitted(lowest=size)
 
     def pay_now(self) -> None:
-        """The calls, on a thread of the volume, by who knows that no call left behind runs."""
+        """Make the calls on a thread of the volume. The caller ensures that no abandoned call runs."""
         while self._steps:
             self._file.volume.check_alive(self._file.key)
             paying = self._paying
@@ -188,12 +191,12 @@ class Owed:
                 paying.release()
 
     def _pay_all(self) -> None:
-        """Alone. A list that was replaced meanwhile is another one's: this backend's, or this version's."""
+        """Make the calls, alone. A list that was replaced during a call belongs to another backend or version."""
         file, steps = self._file, self._steps
         if steps:
             file.about_to_change()
         while steps:
-            # A reconnect replaces the list, then the file, then the volume lives: asked for from the last to the first.
+            # A reconnect replaces the list, then the file, then revives the volume: check these in reverse order.
             file.volume.check_alive(file.key)
             backend_file = file.opened()
             if steps is not self._steps:

@@ -1,11 +1,11 @@
-"""Bytes that the backend keeps for us: what is asked of it, and what to do when it has them no more.
+"""Bytes that the backend stages for the cache: the calls, and the handling of their loss.
 
-CORE decides what is staged (`Op.stage`) and which reads are of staged bytes (`Op.staged`). Two things may go wrong that
-concern nothing else. A read may find a commit in between: what was staged is in the object now, and is read from there.
-Or the staging is gone (FileNotFoundError, or a BackendError with ENOENT): what memory still has is dirty again and is
-sent anew, the rest is lost, which every handle open at that time is told once (contract 2.16, 2.23).
+CORE decides which bytes are staged (`Op.stage`) and which reads are of staged bytes (`Op.staged`). Two failures concern
+staging only. A read may find that a commit intervened: the staged bytes are in the object now, and are read from there.
+Or the stage is gone (FileNotFoundError, or a BackendError with ENOENT): bytes still in memory become dirty again and
+are sent anew, all others are lost, which every handle open at that time reports once (contract 2.16, 2.23).
 
-A rollback forgets everything acknowledged, so before one what is staged is brought back into memory (contract 2.19).
+A rollback forgets everything acknowledged, so before one the staged bytes are read back into memory (contract 2.19).
 """
 
 from __future__ import annotations
@@ -37,16 +37,16 @@ RECALL_STEP = 1 << 20
 
 
 def possible(backend_file: BackendFile | None) -> bool:
-    """Whether it can keep bytes."""
+    """Return whether the file can stage bytes."""
     return callable(getattr(backend_file, "stage", None)) and callable(getattr(backend_file, "read_staged", None))
 
 
 def stands(file: EngineFile, op: Op) -> bool:
-    """Whether what the backend said to the current read counts. It may have forgotten or committed what the cache still
-    asks for: so whoever has it do that is waited for, and what he has invalidated is to be read again.
+    """Return whether the backend's reply to the current read counts. The backend may have forgotten or committed bytes
+    that the cache still asks for: so wait for the call that caused it, and repeat reads of invalidated bytes.
 
     Raises:
-        OSError: what is owed could not be paid.
+        OSError: a debt could not be paid.
     """
 
     def sleep() -> None:
@@ -60,7 +60,7 @@ def stands(file: EngineFile, op: Op) -> bool:
     if _forgets(file):
         during(of_file(file, "the commit or rollback that runs", lambda look: look.token(file)), sleep)
     if len(file.owed):
-        file.owed.pay()  # the last commit may have taken what is staged (outcome.py)
+        file.owed.pay()  # the last commit may have taken the staged bytes (outcome.py)
     return not op.anew() and (not op.staged or file.native.is_staged(op.offset))
 
 
@@ -69,22 +69,22 @@ def _forgets(file: EngineFile) -> bool:
 
 
 def gone(error: BaseException) -> bool:
-    """Whether an error of `stage` or `read_staged` says that nothing is staged any more."""
+    """Return whether an error of `stage` or `read_staged` means that nothing is staged any longer."""
     return errno_of(error) == errno.ENOENT and not is_transient(error)
 
 
 def give_up(file: EngineFile, *, committing: bool = False) -> bool:
-    """What was staged is gone. Returns whether anything was given up: not while it is not known whether a commit was
-    carried out, since what is staged no more may be in the object.
+    """Give up staged bytes that are gone. Return whether any were given up: not while the result of a commit is
+    unknown, since bytes that are no longer staged may be in the object.
     """
     if not file.native.usage()["staged"] or (file.owed.owes("commit") and not committing):
         return False
-    # The backend may not be able to publish without what it has lost. Nothing is staged until it was rolled back.
+    # The backend may be unable to publish without the lost bytes. Nothing is staged until a rollback.
     owes = hasattr(file.backend_file, "rollback")
     _allow(file, stages=not owes)
     if not lose(file, _stored_size(file), committing=committing):
         _allow(file, stages=True)
-        return False  # a commit began: it will tell
+        return False  # a commit began: its result decides
     if owes:
         file.settle(lambda: _begin_anew(file))
     return True
@@ -98,8 +98,8 @@ def _stored_size(file: EngineFile) -> int:
 
 
 def lose(file: EngineFile, stored: int, *, committing: bool) -> bool:
-    """Nothing is staged any more, of an object of which `stored` bytes are there. Returns False while a commit runs,
-    unless `committing`: it is the caller's, or one whose answer does not count.
+    """Record that nothing is staged any longer, of an object with `stored` bytes. Return False while a commit runs,
+    unless `committing`: it is the caller's, or one whose result does not count.
     """
     ranges = file.native.staged_lost(min(stored, file.native.undone()["lowest"]), committing)
     if ranges is None:
@@ -107,7 +107,7 @@ def lose(file: EngineFile, stored: int, *, committing: bool) -> bool:
     if file.volume.mirror is not None and ranges and not file.removed:
         file.volume.mirror.invalidate(file.key, "staged data was lost")
     lost = [LostRange(file.key, pos, length, errno.ENOENT, file.volume.name) for pos, length in ranges]
-    file.tell_loss(lost, "the backend lost what it had staged")
+    file.tell_loss(lost, "the backend lost its staged bytes")
     return True
 
 
@@ -117,9 +117,9 @@ def _allow(file: EngineFile, *, stages: bool) -> None:
 
 
 def _begin_anew(file: EngineFile) -> None:
-    """After a loss, with the token held: what else was acknowledged is sent again."""
+    """Send all other acknowledged bytes again after a loss; the token is held."""
     if file.native.usage()["staged"]:
-        lose(file, _stored_size(file), committing=True)  # of calls that were on their way when the loss was found
+        lose(file, _stored_size(file), committing=True)  # for calls that were in flight when the loss was found
     rollback = Rollback()
     try:
         rollback.call(file.opened())
@@ -133,7 +133,7 @@ def _begin_anew(file: EngineFile) -> None:
 
 
 class Missing(PageCacheError):
-    """Staged bytes have to be read back first: nothing has happened."""
+    """Staged bytes must be read back first: nothing has happened."""
 
     def __init__(self, file: EngineFile, ranges: list[tuple[int, int]]) -> None:
         super().__init__(
@@ -146,17 +146,17 @@ class Missing(PageCacheError):
 
 
 def recall(file: EngineFile, skip: int = 0, skip_end: int = 0) -> None:
-    """What is staged is dirty, but for a part that is about to be given up; the token is held.
+    """Make staged bytes dirty, except a range that is about to be dropped; the token is held.
 
     Raises:
-        Missing: some of it is not in memory.
+        Missing: some of them are not in memory.
     """
     if missing := file.native.staged_recall(skip, skip_end):
         raise Missing(file, missing)
 
 
 def reading_back(file: EngineFile, call: Callable[[], T]) -> T:
-    """Make a call that has the backend forget what it keeps, once that is in memory."""
+    """Make a call after which the backend has no staged bytes, once they are in memory."""
     for _ in range(RECALL_ROUNDS):
         try:
             return call()
@@ -170,7 +170,7 @@ def reading_back(file: EngineFile, call: Callable[[], T]) -> T:
 
 
 def commit_lost(file: EngineFile, op: Op, error: BaseException) -> BackendError | None:
-    """A commit failed: because what was staged is gone? Then it is to be tried again without that."""
+    """Return the error of a commit that failed because staged bytes are gone; it is repeated without them."""
     if not gone(error) or not _lacks(file, op):
         return None
     give_up(file, committing=True)
@@ -178,8 +178,8 @@ def commit_lost(file: EngineFile, op: Op, error: BaseException) -> BackendError 
 
 
 def _lacks(file: EngineFile, op: Op) -> bool:
-    """Whether anything of what is staged is gone. It is kept by write unit, so one may be and its neighbours not: one
-    byte of each is read, which is every byte where a unit is one. Any other error leaves it open.
+    """Return whether any staged bytes are gone. They are kept by write unit, so single units may be gone: one byte of
+    each is read, which is every byte if a unit is one byte. Any other error leaves the question open.
     """
     unit = int(file.limits().write_unit)
     room = memoryview(bytearray(1 if unit > 1 else min(int(file.limits().max_read), RECALL_STEP)))
@@ -191,7 +191,7 @@ def _lacks(file: EngineFile, op: Op) -> bool:
         except Exception as lost:
             return gone(lost) and not op.stopped
         if op.stopped:
-            return False  # an abort: whoever goes on with the file looks for himself
+            return False  # an abort: the next backend checks again
         if done <= 0:
             return True
         pos += unit - pos % unit if unit > 1 else done

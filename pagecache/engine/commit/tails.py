@@ -1,24 +1,25 @@
-"""What is stored behind the end, and is no part of the file.
+"""Tails: stored bytes past the end that are not part of the file.
 
-A direct write that fails, or whose caller does not wait for its end, may have stored more than was acknowledged; so may
-a hand-over that failed and was given up, where the discard could not cut it off (sizes.py). Where that lies behind what
-counts (`remote_size`) it is a *tail*: it would show as soon as something makes the object longer, between the old end
-and the new one, where zeros are promised. So it is cut off before that, and before anything counts as saved: the stored
-object would be longer than the file. It has three states:
+A failed direct write, or one whose caller does not wait for its end, may have stored more than was acknowledged; so may
+a failed write-back of discarded bytes, if the discard could not cut them off (sizes.py). Such bytes past the valid end
+(`remote_size`) are a *tail*: they would appear as soon as something extends the object, between the old end and the new
+one, where zeros are promised. So the tail is cut off before that, and before anything counts as saved: otherwise the
+stored object would be longer than the file. It has three states:
 
-    noted   by CORE, as the write ends and has its lock still (direct.c), or by the discard, which has the token: no
-            pass hands anything over, no direct write begins to send, and the engine is entered with the token, behind
-            whoever has it
-    owed    with the token nothing is in flight: the cut can become what the file owes, which everybody pays first
+    noted   by CORE, as the write ends and still has its lock (direct.c), or by the discard, which has the token: no
+            pass writes anything back, no direct write begins to send, and the engine is entered with the token, after
+            its current holder
+    owed    with the token nothing is in flight: the cut becomes a debt of the file, which every call pays first
     cut     paid (owed.py)
 
-Noted tails become owed by whoever has the token next: the commit or truncate that is in line, or the work that CORE has
-asked for. A pass that runs ends with what it has sent. A reconnect owes the cut to the next backend: of what is noted,
-of what is owed, and where a direct write runs.
+The next holder of the token turns noted tails into debts: a queued commit or truncate, or the work that CORE requested.
+A running pass ends with the requests it has sent. A reconnect owes the cut to the next backend: of noted and owed
+tails, and while a direct write runs.
 
-Reads do not wait for a cut that is owed: it takes nothing away that they could ask for.
+Reads do not wait for an owed cut: it removes nothing that they could read.
 
-Not owed at once: a request that pays in the middle of a pass would cut off what its neighbours have just stored.
+A tail is not owed at once: a request that pays in the middle of a pass would cut off bytes that its neighbours have
+just stored.
 """
 
 from __future__ import annotations
@@ -42,40 +43,40 @@ class Tails:
         self._file = file
 
     def __bool__(self) -> bool:
-        """Whether one is noted: of those that are owed the debts know."""
+        """Return whether one is noted; owed ones are in the debts."""
         return self._file.native.tail() != 0
 
     def owe(self) -> bool:
-        """The token is held: nothing is in flight. What is noted is owed from here on; whether there was any."""
+        """Turn a noted tail into a debt; return whether there was one. The token is held: nothing is in flight."""
         file = self._file
         tail = file.native.tail()
         if tail:
-            if not file.owed.owes("truncate"):  # the last that is owed leaves what counts, too
+            if not file.owed.owes("truncate"):  # the last owed truncate ends at the valid end, too
                 file.owed.add(Step("truncate", (file.native.remote_size,), behind=True))
-            file.native.tail_owed(tail)  # last: from here on passes go on, and pay
+            file.native.tail_owed(tail)  # last: from now on passes run, and pay
         return tail != 0
 
     def settle(self) -> None:
-        """The token is held, on a thread of the volume: before anything else that needs it, what is noted is owed and
-        paid; or the log says why not.
+        """Owe and pay noted tails, before any other work under the token; log a failure. The token is held, on a thread
+        of the volume.
         """
         file = self._file
         try:
             if self.owe():
                 file.owed.pay_now()
         except Exception as error:
-            what = f"cutting what is stored from {file.native.remote_size} on, behind the end, failed: {cause(error)}"
+            what = f"cutting stored bytes from {file.native.remote_size} on, behind the end, failed: {cause(error)}"
             next = "it is made again before the file's next call"
             file.volume.say(logging.WARNING, "calls that are owed", what, next, file.key)
 
     def outlast(self) -> None:
-        """Wait until `settle` has had its turn. For who has just left a tail, and has the inode lock still."""
+        """Wait until `settle` has run. For a caller that has just left a tail, and still has the inode lock."""
         self._file.settled(lambda: None)
 
     def cut(self) -> None:
-        """Return once nothing is left behind the end. The caller holds the inode lock, and sends nothing yet.
+        """Wait until no bytes are left past the end. The caller holds the inode lock, and sends nothing yet.
 
         Raises:
             OSError: the backend refuses the cut; it stays owed. ShutdownError: the volume was aborted.
         """
-        self._file.settled(self._file.owed.pay_now)  # what `settle` could not
+        self._file.settled(self._file.owed.pay_now)  # raises the error that `settle` only logs

@@ -1,10 +1,10 @@
 """fsync, sync, tickets: waiting for exactly the earlier writes.
 
-Each takes an epoch s: everything dirtied before the call is stamped <= s, everything after it > s. A flush marks what
-is stamped <= s once and waits until none of it is dirty or in flight; later writes have later stamps and are not
-waited for. A commit follows if anything acknowledged is stamped <= s. Then everything is looked at again, because a
-failed commit makes acknowledged bytes dirty (contract 1.3, 2.15). fsync is level-triggered: it succeeds only if
-nothing <= s is left.
+Each takes an epoch s: everything dirtied before the call is stamped <= s, everything after it > s. A flush marks the
+bytes stamped <= s once and waits until none of them is dirty or in flight; later writes have later stamps and are not
+waited for. A commit follows if anything acknowledged is stamped <= s. Then everything is checked again, because a
+failed commit makes acknowledged bytes dirty (contract 1.3, 2.15). fsync is level-triggered: it succeeds only if nothing
+<= s is left.
 """
 
 from __future__ import annotations
@@ -43,9 +43,9 @@ def _writeback_error(file: EngineFile, what: str) -> WritebackError:
 
 
 class FileSync:
-    """One file on its way to "committed up to s": a state machine that is polled, so that one thread can drive many.
+    """One file's progress to "committed up to s": a state machine that is polled, so that one thread can drive many.
 
-    `poll` says whether it is done; between two polls somebody waits for the inode's event.
+    `poll` returns whether it is done; between two polls the caller waits for the inode's event.
     """
 
     def __init__(
@@ -83,7 +83,7 @@ class FileSync:
             file.resume(start, end)
 
     def poll(self) -> bool:
-        """Do what can be done now; True: nothing up to the stamp is left.
+        """Do all work that is possible now; True: nothing up to the stamp is left.
 
         Raises:
             WritebackError, CommitError, ConflictError, ShutdownError.
@@ -99,13 +99,14 @@ class FileSync:
             return False
         if self._want_version:
             if self.file.native.pass_ending():
-                return False  # what it sent is ours; whoever ends it wakes this
+                return False  # this sync's requests are in flight; their end wakes it
             self._version = self.file.start_version()
         return self._version is None
 
     def _pending(self, *cursor: Any) -> int:
-        """What is dirty or in flight. The commit is looked at after that: bytes that it has sent back meanwhile are its
-        failure, and neither one of write-back nor to be sent before that is told.
+        """Return the number of dirty bytes and bytes in flight. Check the commit after that: bytes that it made dirty
+        again are a failure of the commit. They are no failure of write-back, and must not be sent before the failure is
+        reported.
         """
         found = self.file.native.flush_pending(self.stamp, self.start, self.end, *cursor)
         self._look_at_commit()
@@ -122,7 +123,7 @@ class FileSync:
                 error = _writeback_error(self.file, "write-back")
                 if error.exceptions or self._pending() & FAILED:
                     raise error
-                return False  # it has been tried again since, and went through
+                return False  # a later attempt has succeeded
             if not found:
                 return True
         if found & DIRTY and (self._regress != self._cursor[1] or native.pass_idle()):
@@ -133,7 +134,7 @@ class FileSync:
         return False
 
     def _look_at_commit(self) -> None:
-        """A commit that this sync waited for has ended: a failure is judged before anything is sent again."""
+        """Judge a commit that this sync waited for, before anything is sent again."""
         if self._commit_seq is not None and self.file.native.commit_seq() != self._commit_seq:
             self._commit_seq = None
             error = self.file.commit_error
@@ -143,10 +144,10 @@ class FileSync:
     def _committed(self) -> bool:
         file, native = self.file, self.file.native
         needed = native.commit_needed(self.stamp)
-        self._look_at_commit()  # if none is needed because it failed
+        self._look_at_commit()  # none is needed because it failed
         if not needed:
             self.not_before = 0.0
-            # Not done: a commit runs, or somebody else's failed between two looks.
+            # Not done: a commit runs, or another sync's failed between two checks.
             return not self.flush or native.sync_done(self.stamp)
         if file.volume.clock.now() < self.not_before:
             return False
@@ -184,14 +185,14 @@ class FileSync:
         self.file.volume.park.wait("inode", self.file.native.address, seq, min(self.rest(deadline), SLICE))
 
     def rest(self, deadline: Deadline) -> float:
-        """Seconds after which it has to be looked at though nothing has happened."""
+        """Return the seconds after which a check is due even without an event."""
         left = SLICE if deadline.at is None else min(SLICE, deadline.left())
         if self.not_before:
             left = min(left, max(0.001, self.not_before - deadline.clock.now()))
         return left
 
     def owner(self, look: Look) -> Owner | None:
-        """What it waits for at this moment, for reports."""
+        """Return the currently awaited thread or call, for reports."""
         if self._version is not None:
             return look.job(self._version)
         file = self.file
@@ -208,14 +209,16 @@ class FileSync:
         if at > file.volume.clock.now():
             why = "" if worst is None else f" after {worst.message}"
             return nobody(f"time: it is tried again in {at - file.volume.clock.now():.1f} s{why}")
-        return nobody(f"no thread has begun what is left of {file.key!r}", look.busy(file.volume.native.address))
+        return nobody(f"no thread has begun the remainder of {file.key!r}", look.busy(file.volume.native.address))
 
     def waits_for_time(self) -> bool:
-        """Whether nothing but time has to pass before the next step."""
+        """Return whether the next step only waits for its time."""
         return self.not_before > 0.0
 
     def failure(self) -> tuple[str, float | None]:
-        """The last error of a hand-over or commit that has to succeed first, and the time of the next try; "": none."""
+        """Return the last error of a write-back or commit that must succeed first, and the time of its retry; "":
+        none.
+        """
         file = self.file
         with file.lock:
             worst, commit = file.failures.worst(), file.commit_error
@@ -224,18 +227,18 @@ class FileSync:
         return ("", None) if commit is None else (cause(commit), self.not_before or None)
 
     def late(self, what: str) -> TimeoutError:
-        """The error of a wait that ends before this."""
+        """Return the error of a wait that ends before the sync."""
         failed, at = self.failure()
         now = self.file.volume.clock.now()
         return deadline_error(what, self.file.key, failed=failed, wait=None if at is None or at < now else at - now)
 
     def due(self, now: float) -> bool:
-        """Whether the time has come that this waits for."""
+        """Return whether the awaited time has come."""
         return 0.0 < self.not_before <= now
 
 
 def _span(sync: FileSync, what: str, *, awaited: bool = False) -> Span:
-    """The call as a trace shows it; its value is the stamp up to which it waits."""
+    """Return the trace span of the call; its value is the stamp that it waits for."""
     extent = (sync.start, sync.end - sync.start)
     file = sync.file.native.id
     return Span(
@@ -252,7 +255,7 @@ def _span(sync: FileSync, what: str, *, awaited: bool = False) -> Span:
 
 
 def _standing(sync: FileSync, deadline: Deadline, what: str) -> int | None:
-    """What the file's event stood at before this looked; None: it is done."""
+    """Return the sequence number of the file's event from before the check; None: the sync is done."""
     seq = sync.file.native.event_seq()
     if sync.poll():
         return None
@@ -268,7 +271,7 @@ def _reason(sync: FileSync, what: str) -> Reason:
 
 
 def drive(sync: FileSync, timeout: float | None, what: str) -> None:
-    """Wait, on this thread, until it is done.
+    """Wait on this thread until it is done.
 
     Raises:
         TimeoutError: the deadline passed; I/O goes on.
@@ -289,7 +292,7 @@ def drive(sync: FileSync, timeout: float | None, what: str) -> None:
 
 
 async def awaited(sync: FileSync, timeout: float | None, what: str) -> None:
-    """`drive`, for a task."""
+    """Wait like `drive`, for a task."""
     sync.file.volume.check_wait(what, sync.file.key)
     deadline = Deadline(sync.file.volume.clock, timeout)
     native, reason, since = sync.file.native, _reason(sync, what), time.monotonic_ns()
@@ -299,19 +302,19 @@ async def awaited(sync: FileSync, timeout: float | None, what: str) -> None:
 
 
 def begin_flush(file: EngineFile, start: int = 0, end: int = END, *, version: bool = False) -> FileSync:
-    """On the way to: nothing of [start, end) dirtied so far is dirty or in flight; `version`: and what storage then
-    calls it is known, so that no change of our own passes for somebody else's.
+    """Return a sync until nothing of [start, end) dirtied so far is dirty or in flight. `version`: also until the
+    resulting stored version is known, so that this cache's own change does not look like a foreign one.
     """
     return FileSync(file, file.volume.native.take_epoch(), start, end, commit=False, version=version)
 
 
 def begin_fsync(file: EngineFile) -> FileSync:
-    """On the way to: everything written so far is committed."""
+    """Return a sync until everything written so far is committed."""
     return FileSync(file, file.volume.native.take_epoch())
 
 
 def flush(file: EngineFile, stamp: int, start: int = 0, end: int = END, *, version: bool = False) -> None:
-    """Return once nothing of [start, end) dirtied up to the stamp is dirty or in flight.
+    """Wait until nothing of [start, end) dirtied up to the stamp is dirty or in flight.
 
     Raises:
         WritebackError: it failed; it is still dirty.
@@ -320,16 +323,16 @@ def flush(file: EngineFile, stamp: int, start: int = 0, end: int = END, *, versi
 
 
 def commit(file: EngineFile) -> None:
-    """Commit what is acknowledged and done, without handing anything over.
+    """Commit acknowledged bytes, without any write-back.
 
     Raises:
-        CommitError: it stays to be committed.
+        CommitError: they stay uncommitted.
     """
     drive(FileSync(file, file.volume.native.take_epoch(), flush=False), None, "commit")
 
 
 def fsync(file: EngineFile, timeout: float | None = None) -> None:
-    """Return once everything written to the file before the call is committed.
+    """Wait until everything written to the file before the call is committed.
 
     Raises:
         WritebackError, CommitError: it is not, and is still dirty.

@@ -1,7 +1,7 @@
-"""What an answer means.
+"""The effects of a call's result.
 
-Order of effects (contract 2.14): the error is recorded, then CORE changes sets, marks and stamps and wakes whoever
-waits, then events go out. Who is woken therefore sees the error.
+Order of effects (contract 2.14): the error is recorded, then CORE changes sets, marks and stamps and wakes waiters,
+then events are emitted. So a woken waiter sees the error.
 """
 
 from __future__ import annotations
@@ -26,17 +26,17 @@ __all__ = ["acknowledged", "commit_failed", "committed", "end_after_fault", "fai
 
 
 def end_after_fault(file: EngineFile, op: Op, error: BaseException, *, commit: bool) -> None:
-    """End an operation that an error of the engine itself has left in the middle; `error` is being handled.
+    """End an operation that an internal error has left in the middle; `error` is being handled.
 
     Every write request and commit comes here when anything between its begin and its end raises (issuer.py). Its bytes
-    are dirty and parked, so each wait for them ends with an error; `failed_retry` and the next fsync send them again.
-    An operation that has ended before stays as it is.
+    become dirty and parked, so each wait for them ends with an error; `failed_retry` and the next fsync send them
+    again. An operation that has ended before is unchanged.
     """
     note = _note_commit_fault if commit else _note_write_fault
     for step in (partial(note, file, op, error), partial(_finish, op), file.ensure_retry):
         try:
             step()
-        except BaseException:  # the other steps are made
+        except BaseException:  # the other steps must run
             fault("%s: %r: an internal error is not recorded", file.volume.name, file.key)
     fault("%s: %r: an internal error ended a %s", file.volume.name, file.key, "commit" if commit else "write-back")
 
@@ -68,8 +68,8 @@ def _note_commit_fault(file: EngineFile, op: Op, error: BaseException) -> None:
 
 
 def _late(file: EngineFile, op: Op) -> bool:
-    """Whether the answer comes after an abort. Good or bad, it only ends what is in flight: the bytes are dirty, and
-    another backend gets them. Where a fence came first not even that is left to do.
+    """Return whether the result comes after an abort. It then only ends the flight: the bytes are dirty, and the next
+    backend gets them. After a fence not even that is left to do.
     """
     if not op.stopped:
         return False
@@ -82,8 +82,8 @@ def _late(file: EngineFile, op: Op) -> bool:
 
 
 def _late_commit(file: EngineFile, op: Op) -> bool:
-    """The same of a commit, which may have taken what is staged though its answer counts for nothing; and what was
-    acknowledged may be forgotten, or stored: neither is a change of somebody else's.
+    """Return whether the result of a commit comes after an abort. The commit may have taken staged bytes although its
+    result does not count, and forgotten or stored acknowledged ones; neither is a foreign change.
     """
     if op.stopped and not op.settled:
         file.about_to_change()
@@ -99,9 +99,9 @@ def acknowledged(file: EngineFile, op: Op) -> None:
         return
     start, end = op.extent
     what, next = f"write-back of [{start}, {end}) went through", "it waits for a commit"
-    with file.lock:  # until the event is on its way: what comes of these bytes next is told after it
+    with file.lock:  # until the event is queued: later events of these bytes follow it
         repaired = not _neighbour_waits(file, start, end) and file.failures.clear(start, end)
-        repaired = repaired and file.commit_error is None  # else the commit that succeeds says so
+        repaired = repaired and file.commit_error is None  # otherwise the successful commit reports it
         op.finish(True, False)
         if repaired:
             file.volume.emit("repaired", file.key, ((start, end - start),), message=what, next=next)
@@ -110,14 +110,16 @@ def acknowledged(file: EngineFile, op: Op) -> None:
 
 
 def _neighbour_waits(file: EngineFile, start: int, end: int) -> bool:
-    """Whether bytes that only went along in their unit wait after a failure: what is known of it wakes them."""
+    """Return whether bytes that were sent only to complete a unit still wait after a failure: its recorded time wakes
+    them.
+    """
     if file.limits().write_unit == 1:
         return False
     return bool(file.native.flush_pending(STAMP_MAX, start, end) & (BACKOFF | FAILED))
 
 
 def failed(file: EngineFile, op: Op, error: BaseException) -> None:
-    """Some of the request was not taken: dirty again, to be tried later or parked."""
+    """Record a partly refused request: its bytes are dirty again, to be retried or parked."""
     if _late(file, op):
         return
     volume = file.volume
@@ -136,13 +138,13 @@ def failed(file: EngineFile, op: Op, error: BaseException) -> None:
         parked = isinstance(decision, Parked)
         wait = volume.retry.failed_retry if isinstance(decision, Parked) else decision.delay
         if isinstance(error, ConflictError):
-            wait = None  # nothing but `resolve` and `discard` settles it
-        # One that is made at once is looked at again as any that has begun (`EngineFile.due`).
+            wait = None  # only `resolve` and `discard` settle a conflict
+        # An immediate retry is checked like any begun one (`EngineFile.due`).
         next_retry = None if wait is None else now + (wait or volume.retry.max_delay)
         file.failures.add(
             Failure(start, end, errno_of(error), attempts, text_of(error), since, next_retry, parked, error)
         )
-        # What comes of these bytes next is told after this.
+        # Later events of these bytes follow this one.
         op.finish(False, parked)
         what = f"write-back of [{start}, {end}) failed at try {attempts}: {cause(error)}"
         volume.troubles.failing(file)
@@ -158,7 +160,7 @@ def failed(file: EngineFile, op: Op, error: BaseException) -> None:
 
 
 class _Line(NamedTuple):
-    """What is logged once no lock is held: handlers of the program may do what they like."""
+    """A line to log once no lock is held: the program's handlers may do anything."""
 
     what: str
     next: str
@@ -175,7 +177,7 @@ def _emit_failed(
     parked: bool,
     wait: float | None,
 ) -> _Line:
-    """With the file's lock held."""
+    """Emit the event, with the file's lock held."""
     volume, raised = file.volume, as_os_error(error)
     next = SETTLED if isinstance(error, ConflictError) else tried_again(wait)
     volume.emit("failed", file.key, ranges, raised, what, next)
@@ -185,22 +187,24 @@ def _emit_failed(
 
 
 def _log_failed(file: EngineFile, topic: str, line: _Line) -> None:
-    """An ERROR where nobody tries again unasked."""
+    """Log a failure: an ERROR if there is no automatic retry."""
     topic = "data that is kept after a failure" if line.parked else topic
     level = logging.ERROR if line.needs_help else logging.WARNING
     file.volume.say(level, topic, line.what, line.next, file.key)
 
 
 def committed(file: EngineFile, op: Op, version: str | None, changes: int | None) -> None:
-    """`changes`: those of our own that had begun before the call; None: some of them may have gone on beside it."""
+    """Record a successful commit. `changes`: this cache's changes that had begun before the call; None: some of them
+    may have run beside it.
+    """
     if _late_commit(file, op):
         return
     outcome.stored(file, version, changes, lambda: op.finish(True, False))
 
 
 def commit_failed(file: EngineFile, op: Op, error: BaseException) -> None:
-    """Acknowledged bytes are dirty again, all of them unless the backend says that it kept them; and failed where
-    another try would not help (contract 2.16.4).
+    """Record a failed commit: acknowledged bytes are dirty again, all of them unless the backend reports that it kept
+    them; and failed if a retry would not help (contract 2.16.4).
     """
     error = (not op.stopped and staging.commit_lost(file, op, error)) or error
     if _late_commit(file, op):
@@ -214,14 +218,14 @@ def commit_failed(file: EngineFile, op: Op, error: BaseException) -> None:
         file.commit_attempts += 1
         file.commits_failed += 1
         file.own_changes += 1
-        # It may have forgotten bytes that it had acknowledged; or it did its work and the answer was lost.
+        # The backend may have forgotten acknowledged bytes; or it committed, and the reply was lost.
         file.version_stale |= is_transient(error) or not file.limits().commit_on_close
         file.commit_error = error
         decision = decide(volume.retry, error, file.commit_attempts, 0.0, volume.random())
         delay: float | None = decision.delay if isinstance(decision, Again) else volume.retry.max_delay
         file.commit_not_before = now + (delay or 0.0)
         if parked:
-            # Nothing but `resolve` and `discard` settles a conflict.
+            # Only `resolve` and `discard` settle a conflict.
             delay = None if isinstance(error, ConflictError) else volume.retry.failed_retry
             file.failures.add(_parked(file, local[0][0], sum(local[-1]), error, now, delay))
     if parked:

@@ -1,21 +1,22 @@
 """Direct I/O: past the cache, and coherent with it (contract 2.9, 2.10).
 
-A direct read takes local bytes from memory and has the backend put the rest into the caller's own buffer. It takes no
+A direct read takes local bytes from memory and has the backend put all others into the caller's own buffer. It takes no
 lock and leaves nothing in the cache.
 
 A direct write decides which lock it needs, takes it and decides again:
 
     shared      it extends nothing, nothing of the file is local, and handle and backend allow several at once
-    exclusive   else; what is local of the range is handed over and committed first, or a later commit that fails would
+    exclusive   otherwise; local data of the range is written back and committed first, or a later failed commit would
                 put it over the newer bytes
 
-Its pieces are sent by threads of the volume. The caller waits; when he is interrupted, what runs goes on and keeps lock
-and count until it has returned (op_direct.c). What it stored is uncommitted: the next fsync commits it, a commit that
-fails, or a reconnect before one, is a loss. A write during which a commit failed is sent again. What one that
-fails has stored behind the end is cut off before anything else is sent (tails.py).
+Threads of the volume send its pieces, while the caller waits. If the caller is interrupted, running calls go on and
+keep lock and count until they have returned (op_direct.c). Stored bytes are uncommitted: the next fsync commits them; a
+failed commit, or a reconnect before one, loses them. A write during which a commit failed is sent again. Bytes that a
+failed write has stored past the end are cut off before anything else is sent (tails.py).
 
-Where memory is what makes bytes safe or whole (write units, objects that a commit publishes, staged bytes), and for
-what is not aligned, direct I/O is buffered I/O with a hand-over: `Write.buffered` says so, and nothing has happened.
+If memory is needed to make bytes safe or complete (write units, objects that a commit publishes, staged bytes), and for
+unaligned ranges, direct I/O is buffered I/O with an immediate write-back: `Write.buffered` requests that, and nothing
+has happened.
 """
 
 from __future__ import annotations
@@ -47,12 +48,12 @@ __all__ = ["Read", "Write", "direct_read", "direct_write", "is_buffered", "lose"
 ROUNDS = 8
 """How often a write is sent again because commits fail beside it, and how often its range is cleaned."""
 PATIENCE = 3
-"""Answers of 0 bytes until that is an error."""
+"""Results of 0 bytes before that is an error."""
 BUSY = 0.001
 
 
 def is_buffered(limits: BackendLimits) -> bool:
-    """Whether objects of such a backend are always read and written through the cache."""
+    """Return whether objects of such a backend are always read and written through the cache."""
     return int(limits.write_unit) > 1 or limits.commit_on_close
 
 
@@ -60,7 +61,7 @@ def is_buffered(limits: BackendLimits) -> bool:
 
 
 class Read:
-    """One direct read: where from, where to, and how much is done."""
+    """One direct read: offset, buffer, and the number of bytes done."""
 
     __slots__ = ("buffer", "done", "pos")
 
@@ -91,13 +92,13 @@ def direct_read(self: EngineFile, op: Op, read: Read) -> None:
 
 
 def _wait_for_copy(file: EngineFile) -> int:
-    """Somebody is changing the page."""
+    """Wait while another thread changes the page."""
     file.volume.sleep(file, BUSY, "a page that is being changed")
     return 0
 
 
 def _read_remote(file: EngineFile, op: Op, at: int, buffer: memoryview) -> None:
-    """The backend's bytes; zeros from where it has none."""
+    """Read the backend's bytes; zeros past its end."""
     stored = max(0, min(len(buffer), file.native.remote_size - at))
     unit = int(file.limits().read_unit)
     end = at + stored
@@ -113,7 +114,7 @@ def _read_remote(file: EngineFile, op: Op, at: int, buffer: memoryview) -> None:
             got = min(_read_once(file, op, at - head, memoryview(whole), more_than=head), length) - head
             buffer[:got] = memoryview(whole)[head : head + got]
         if not got:
-            break  # cut off meanwhile
+            break  # truncated concurrently
         buffer, at = buffer[got:], at + got
     buffer[:] = bytes(len(buffer))
 
@@ -124,7 +125,7 @@ def _within_boundary(at: int, length: int, limits: BackendLimits) -> int:
 
 
 def _read_once(file: EngineFile, op: Op, at: int, buffer: memoryview, more_than: int = 0) -> int:
-    """Bytes of one call, more than `more_than`, or just that past the end. Transient errors are tried again."""
+    """Read bytes by one call, more than `more_than`, or just that past the end. Transient errors are retried."""
     volume, zeros, attempts, since = file.volume, 0, 0, file.volume.clock.now()
     while True:
         volume.check_alive(file.key)
@@ -146,7 +147,7 @@ def _read_once(file: EngineFile, op: Op, at: int, buffer: memoryview, more_than:
         if at + more_than >= file.native.remote_size:
             return more_than
         if not seen or seen != file.native.storage_seen():
-            volume.sleep(file, BUSY, "the end of a truncate")  # it has cut storage and not yet the size
+            volume.sleep(file, BUSY, "the end of a truncate")  # it has cut storage but not yet the size
             continue
         zeros += 1
         if zeros == 2:
@@ -154,10 +155,10 @@ def _read_once(file: EngineFile, op: Op, at: int, buffer: memoryview, more_than:
 
 
 def _again(file: EngineFile, error: Exception, attempts: int, since: float) -> None:
-    """Return once a call may be repeated, or raise what it failed with."""
+    """Wait until a call may be repeated, or raise its error."""
     volume = file.volume
     if remote.is_remote_change(error):
-        if not remote.outdated(file):  # else not made again: what was read before this is of the other version
+        if not remote.outdated(file):  # otherwise do not repeat it: earlier parts of the read are of the other version
             remote.refused(file)
         raise file.conflict_error() from error
     decision = decide(volume.retry, error, attempts, volume.clock.now() - since, volume.random())
@@ -172,10 +173,10 @@ def _again(file: EngineFile, error: Exception, attempts: int, since: float) -> N
 
 
 class Write:
-    """One direct write, and what became of it.
+    """One direct write, and its result.
 
-    `offset` is where it began (an append finds it out), `done` how many bytes from there on are acknowledged.
-    `buffered`: nothing was done, it has to go through the cache. `check_open` raises where the handle was closed.
+    `offset` is its start (an append finds it out), `done` the number of bytes acknowledged from there.
+    `buffered`: nothing was done, it must go through the cache. `check_open` raises if the handle was closed.
     """
 
     __slots__ = ("append", "buffered", "check_open", "data", "done", "offset", "parallel")
@@ -197,7 +198,7 @@ class Write:
 
 
 def direct_write(self: EngineFile, op: Op, write: Write) -> None:
-    """Return once the backend has all of it, or it has to be written through the cache.
+    """Wait until the backend has all of it, or it must be written through the cache.
 
     Raises:
         OSError: of the backend; `write.done` bytes are acknowledged.
@@ -212,11 +213,11 @@ def direct_write(self: EngineFile, op: Op, write: Write) -> None:
     write.check_open()
     self.volume.check_unsealed(self.key)
     if self.tails:
-        self.tails.cut()  # before it counts: who cuts with the token waits for those that do
-    # The method before `direct_begin`, which refuses after an abort: so no call goes to a later backend.
+        self.tails.cut()  # before the write is counted: a cut under the token waits for counted ones
+    # Take the method before `direct_begin`, which refuses after an abort: so no call goes to a later backend.
     write_from = self.opened().write_from
     _begin(self, op)
-    if self.conflict is not None:  # once more: who settles it looks whether one of us has begun
+    if self.conflict is not None:  # again: a thread that settles a conflict checks whether a write has begun
         raise self.conflict_error()
     if len(self.owed):
         self.owed.pay()
@@ -236,31 +237,31 @@ def direct_write(self: EngineFile, op: Op, write: Write) -> None:
     except Exception:
         if not sender.running():
             while not op.direct_end():
-                write.done = 0  # a commit failed meanwhile, and may have taken it
+                write.done = 0  # a commit failed concurrently, and may have dropped it
             if write.end > self.native.remote_size:
-                with contextlib.suppress(ShutdownError):  # an abort: whoever reconnects sees to it
+                with contextlib.suppress(ShutdownError):  # an abort: the reconnect handles it
                     self.tails.outlast()
         raise
 
 
 def _begin(file: EngineFile, op: Op) -> None:
-    """Count from here on. Whoever cuts storage without the lock says so first and looks at the count then."""
+    """Count the write. A thread that cuts storage without the lock sets its flag first and reads the count then."""
     op.direct_begin()
     while file.cutting:
         while not op.direct_end():
-            pass  # a commit has failed since it began, with nothing of it
+            pass  # a commit without these bytes has failed since it began
 
         def sleep() -> None:
             while file.cutting:
                 file.volume.check_alive(file.key)
                 file.volume.park.wait("inode", file.native.address, file.native.event_seq(), SLICE)
 
-        during(of_file(file, "a cut of what was given up", lambda look: look.token(file)), sleep)
+        during(of_file(file, "a cut of discarded bytes", lambda look: look.token(file)), sleep)
         op.direct_begin()
 
 
 def outlast(file: EngineFile) -> None:
-    """Wait until no direct write runs; the caller has seen to it that none begins.
+    """Wait until no direct write runs; the caller has ensured that none begins.
 
     Raises:
         ShutdownError: the volume was aborted.
@@ -279,7 +280,7 @@ def outlast(file: EngineFile) -> None:
 
 
 def _locked(file: EngineFile, op: Op, write: Write) -> bool:
-    """Take the lock that the write needs (contract 2.10). False: it has to go through the cache; nothing is held."""
+    """Take the lock that the write needs (contract 2.10). False: it must go through the cache; nothing is held."""
     limits, native = file.limits(), file.native
     one_by_one = limits.ordered_writes or not limits.parallel_direct_writes
     parallel = write.parallel and not one_by_one and not write.append
@@ -289,13 +290,13 @@ def _locked(file: EngineFile, op: Op, write: Write) -> bool:
         op.acquire(SHARED)
         if native.direct_may_share(write.offset, write.end) and _may_be_direct(file, write):
             return True
-        op.release_lock()  # never upgraded in place: two that do it wait for each other
+        op.release_lock()  # never upgraded in place: two such writes would wait for each other
     op.acquire(LOCK)
     if write.append:
         write.offset = native.size
     if _may_be_direct(file, write):
         if limits.ordered_writes:
-            barrier.flush(file, file.volume.native.take_epoch())  # nor does a pass send anything meanwhile
+            barrier.flush(file, file.volume.native.take_epoch())  # nor does a pass send anything in between
         _clean(file, write.offset, write.end)
         return True
     op.release_lock()
@@ -306,12 +307,12 @@ def _may_be_direct(file: EngineFile, write: Write) -> bool:
     limits = file.limits()
     unit = int(limits.direct_unit)
     if is_buffered(limits) or file.native.staged() or file.native.usage()["write_pinned"]:
-        return False  # a view looks at the cache's memory: what is written has to come by there
+        return False  # a view shows the cache's memory: the write must go through it
     return write.append or not (write.offset % unit or len(write.data) % unit)
 
 
 def _clean(file: EngineFile, start: int, end: int) -> None:
-    """Nothing of the range is local. The lock is held: nobody writes to it meanwhile."""
+    """Clear the range of local data. The lock is held: it stays clear."""
     for _ in range(ROUNDS):
         found = file.native.range_local(start, end)
         if found & (DIRTY | WRITEBACK):
@@ -324,7 +325,7 @@ def _clean(file: EngineFile, start: int, end: int) -> None:
 
 
 class _Piece:
-    """A part of a direct write, sent by a thread of the volume call after call, until it is through or fails."""
+    """A part of a direct write, which a thread of the volume sends call after call, until it is through or fails."""
 
     def __init__(self, sender: _Sender, start: int, end: int) -> None:
         self._sender = sender
@@ -353,7 +354,7 @@ class _Piece:
 
 
 class _Sender:
-    """Sends the pieces of one write, in order or side by side, and repeats what failed for a while."""
+    """The sender of a write's pieces, in order or concurrently, with retries of failed ones."""
 
     def __init__(
         self, file: EngineFile, op: Op, write: Write, write_from: Callable[..., int], *, in_order: bool
@@ -367,14 +368,14 @@ class _Sender:
         self._running: deque[_Piece] = deque()
 
     def running(self) -> bool:
-        """Whether a call may still run."""
+        """Return whether a call may still run."""
         return any(not piece.job.cancel() and not piece.job.finished() for piece in self._running)
 
     def send(self) -> None:
-        """All of it.
+        """Send all of it.
 
         Raises:
-            OSError: `write.done` says how much from its beginning is acknowledged.
+            OSError: `write.done` has the number of bytes acknowledged from its beginning.
         """
         volume, write = self.file.volume, self.write
         attempts, since, left = 0, volume.clock.now(), [(write.offset, write.end)]
@@ -396,7 +397,7 @@ class _Sender:
             raise
 
     def _send_once(self, ranges: list[tuple[int, int]]) -> tuple[list[tuple[int, int]], Exception | None]:
-        """Each range once: what is left of them, and the first error."""
+        """Send each range once; return their unsent remainders, and the first error."""
         error: Exception | None = None
         left = []
         pieces = (_Piece(self, start, end) for start, end in self._pieces(ranges))
@@ -425,12 +426,12 @@ class _Sender:
             piece.job.wait(lambda: volume.check_alive(self.file.key, began))
         except Exception as error:
             if error is not piece.job.error:
-                raise  # the waiting ended, not the call
+                raise  # the wait ended, not the call
             return error
         return None
 
     def _pieces(self, ranges: list[tuple[int, int]]) -> Iterator[tuple[int, int]]:
-        """As the limits want them."""
+        """Yield the pieces within the limits."""
         limits = self.file.limits()
         unit, most = int(limits.direct_unit), self.file.max_write()
         for start, end in ranges:
@@ -445,8 +446,8 @@ class _Sender:
 
 
 def lose(file: EngineFile, *, forget: bool = False) -> None:
-    """A commit failed, or the backend is gone: nobody knows what is stored of the direct writes that no commit covers.
-    Each handle is told once; what is cached of them is read again. What was written over them since is not lost.
+    """Record the loss of uncommitted direct writes: a commit failed, or the backend is gone, so their stored state is
+    unknown. Each handle reports it once; cached copies of them are read again. Later writes over them are not lost.
     """
     ranges = file.native.direct_ranges()
     if not ranges:
@@ -465,12 +466,12 @@ def lose(file: EngineFile, *, forget: bool = False) -> None:
 
 
 def uncommitted(file: EngineFile) -> list[tuple[int, int]]:
-    """(offset, length) of direct writes that no commit covers, and over which nothing local lies."""
+    """Return (offset, length) of uncommitted direct writes without local data over them."""
     return _without(file.native.direct_ranges(), file.native.local_ranges())
 
 
 def _without(ranges: list[tuple[int, int]], others: list[tuple[int, int]]) -> list[tuple[int, int]]:
-    """What is in `ranges` and not in `others`, which ascend."""
+    """Return the parts of `ranges` outside of `others`, which ascend."""
     found = []
     for pos, length in ranges:
         end = pos + length

@@ -1,8 +1,8 @@
 """The next data and the next hole of a file, as lseek(2) with SEEK_DATA and SEEK_HOLE finds them.
 
     local bytes (dirty, in flight, unstable)        data
-    the end of the stored object up to the size     a hole, but for local bytes
-    everything else                                 as `next_data` of the backend's file says; data if it has none
+    the end of the stored object up to the size     a hole, except for local bytes
+    everything else                                 as `next_data` of the backend's file reports; data if it has none
 
 A hole is reported only where reads give zeros; data may be reported anywhere. So local bytes are looked up first and
 the backend is asked afterwards: a byte that is written back between the two is found by the backend. Data ends
@@ -31,12 +31,12 @@ CANNOT_TELL = frozenset({errno.ENOSYS, errno.EOPNOTSUPP, errno.EINVAL})
 
 
 def find_data(file: EngineFile, offset: int, whence: int, ask: Ask) -> int:
-    """Return the offset of the next data (os.SEEK_DATA) or hole (os.SEEK_HOLE) at or behind `offset`.
+    """Return the offset of the next data (os.SEEK_DATA) or hole (os.SEEK_HOLE) at or after `offset`.
 
     `ask` makes a call of the backend.
 
     Raises:
-        OSError: ENXIO, `offset` is not inside the file, or no data follows; else an error of the backend.
+        OSError: ENXIO: `offset` is not inside the file, or no data follows; otherwise an error of the backend.
     """
     size = file.native.size
     found = size
@@ -75,7 +75,7 @@ def _next_hole(file: EngineFile, at: int, size: int, ask: Ask) -> int:
 
 
 def _stored(file: EngineFile, at: int, ask: Ask) -> Extent:
-    """The first data at or behind `at` that is not local."""
+    """Return the first data at or after `at` that is not local."""
     remote = file.native.remote_size
     if at >= remote:
         return None
@@ -86,7 +86,7 @@ def _stored(file: EngineFile, at: int, ask: Ask) -> Extent:
     except OSError as error:
         if isinstance(error, io.UnsupportedOperation) or error.errno in CANNOT_TELL:
             return at, END
-        if error.errno == errno.ENXIO:  # of a store that is gone: it is no answer about data
+        if error.errno == errno.ENXIO:  # of a store that is gone: no statement about data
             raise OSError(errno.EIO, f"next_data({at}) raised {error}", file.key) from error
         raise
     return None if found is None or found[0] >= remote else found

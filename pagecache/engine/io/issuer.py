@@ -1,8 +1,8 @@
 """Write requests and commits, on the threads of the volume.
 
-CORE has built the request: contiguous bytes, segments that lie in cache memory, limits of the moment. `write` sends
-it, call by call, until every byte is acknowledged or something goes wrong; what that means is the collector's. The
-thread that sent a request collects its answer: no hop.
+CORE has built the request: contiguous bytes, segments in cache memory, within the current limits. `write` sends it,
+call by call, until every byte is acknowledged or a call fails; the collector handles the result. The thread that sent a
+request collects its result: no hop.
 """
 
 from __future__ import annotations
@@ -34,7 +34,7 @@ __all__ = [
 
 
 def _ended(work: Callable[[EngineFile, Op], None], *, commit: bool = False) -> Callable[[EngineFile, Op], None]:
-    """The work, after which the operation has ended, whatever is raised in between."""
+    """Return the work with a guarantee that the operation has ended afterwards, also after an exception."""
 
     @wraps(work)
     def run(self: EngineFile, op: Op) -> None:
@@ -47,20 +47,20 @@ def _ended(work: Callable[[EngineFile, Op], None], *, commit: bool = False) -> C
 
 
 async def _end(self: EngineFile, op: Op, work: Coroutine[Any, Any, None]) -> None:
-    """`_ended`, on the event loop."""
+    """End an operation like `_ended`, on the event loop."""
     loop = self.volume.loop
     assert loop is not None
     try:
         await work
     except BaseException as error:
         if loop.ending or isinstance(error, GeneratorExit):
-            raise  # the operation goes with this task, and what it held is dirty again
+            raise  # the operation is freed with this task, and its bytes are dirty again
         collector.end_after_fault(self, op, error, commit=False)
 
 
 @_ended
 def write(self: EngineFile, op: Op) -> None:
-    """Send one request. Never raises for what the backend did: that is recorded."""
+    """Send one request. Never raises for errors of the backend: they are recorded."""
     if not _to_be_sent(self, op):
         return
     try:
@@ -81,46 +81,48 @@ def write(self: EngineFile, op: Op) -> None:
 
 def _to_be_sent(file: EngineFile, op: Op) -> bool:
     if file.abandoned:
-        op.finish(False, True)  # nothing of it is handed over any more
+        op.finish(False, True)  # none of it is written back any longer
         return False
     with file.lock:
         file.own_changes += 1
-        file.version_stale |= not file.limits().commit_on_close  # whatever becomes of it
+        file.version_stale |= not file.limits().commit_on_close  # whatever its result
     return True
 
 
 def _target(file: EngineFile) -> Any:
-    """Where the request goes. Asked before `begin`, which refuses after an abort: so none goes to a later backend."""
+    """Return the method for the request. Read before `begin`, which refuses after an abort: so no request goes to a
+    later backend.
+    """
     if file.conflict is not None:
         raise file.conflict_error()
     return file.opened()
 
 
 def _taken(file: EngineFile, op: Op, answer: int) -> bool:
-    """Whether all of the request is acknowledged."""
+    """Return whether all of the request is acknowledged."""
     if answer < 0:
         raise _refused(file, op, answer)
     return answer == 1
 
 
 def start_write(self: EngineFile, op: Op) -> None:
-    """On the event loop: the request becomes a task."""
+    """Make the request a task; on the event loop."""
     assert self.volume.loop is not None
     self.volume.loop.carry(op, _end(self, op, _write(self, op)))
 
 
 def start_write_units(self: EngineFile, op: Op) -> None:
-    """The same for a request that was widened to whole units."""
+    """Make a request that was widened to whole units a task; on the event loop."""
     assert self.volume.loop is not None
     self.volume.loop.carry(op, _end(self, op, _write_units(self, op)))
 
 
 async def _write(self: EngineFile, op: Op) -> None:
-    """`write` on the event loop: nothing in it waits but for the backend; what may block goes to a thread."""
+    """Send one request on the event loop: only the backend is awaited; blocking calls go to a thread."""
     loop, runner = self.volume.loop, self.volume.runner
     assert loop is not None
     if isinstance(self.backend_file, BlockingFile) is False:
-        await loop.aside(runner, partial(write, self, op))  # it is closed, or a blocking backend took over meanwhile
+        await loop.aside(runner, partial(write, self, op))  # the loop is closed, or a blocking backend has taken over
         return
     if not _to_be_sent(self, op):
         return
@@ -144,12 +146,12 @@ async def _write(self: EngineFile, op: Op) -> None:
 
 
 async def _write_units(self: EngineFile, op: Op) -> None:
-    """`write_units` on the event loop."""
+    """Send a request of whole units on the event loop."""
     loop = self.volume.loop
     assert loop is not None
     try:
         _target(self)
-        if len(self.owed):  # first: where to read what it lacks may depend on it
+        if len(self.owed):  # first: the source of its missing bytes may depend on it
             await loop.aside(self.volume.runner, self.owed.pay)
         while (call := op.begin()) is not None:
             answer = op.complete(await reader.read(self, op.staged, call[0], call[1]))
@@ -164,10 +166,12 @@ async def _write_units(self: EngineFile, op: Op) -> None:
 
 @_ended
 def write_units(self: EngineFile, op: Op) -> None:
-    """Send a request that was widened to whole units, once what it lacks is read. A failed read fails the request."""
+    """Send a request that was widened to whole units, once its missing bytes are read. A failed read fails the
+    request.
+    """
     try:
         _target(self)
-        if len(self.owed):  # first: where to read what it lacks may depend on it
+        if len(self.owed):  # first: the source of its missing bytes may depend on it
             self.owed.pay()
         while (call := op.begin()) is not None:
             offset, buffers = call
@@ -188,7 +192,9 @@ def _check_read(file: EngineFile, op: Op, offset: int, answer: int) -> None:
 
 
 def _not_sent(file: EngineFile, op: Op, error: BaseException) -> None:
-    """A hand-over failed, unless another version is stored: then it is dirty again, for what `on_conflict` says."""
+    """Record a failed write-back, unless another version is stored: then the bytes are dirty again, and `on_conflict`
+    decides.
+    """
     op.ended()
     if remote.is_remote_change(error):
         remote.refused(file)
@@ -216,10 +222,10 @@ def _refused(file: EngineFile, op: Op, answer: int) -> OSError:
 
 @partial(_ended, commit=True)
 def commit(self: EngineFile, op: Op) -> None:
-    """Make what is acknowledged durable; the token is held, so nothing is acknowledged meanwhile."""
+    """Make acknowledged bytes durable; the token is held, so no others are acknowledged during the call."""
     self.tails.settle()
     if self.run_settling() or not self.native.commit_due():
-        op.finish(False, True)  # nothing was committed; who wants that asks again
+        op.finish(False, True)  # nothing was committed; waiters ask again
         return
     if self.removed and self.limits().commit_on_close:
         op.finish(False, True)  # it has no name under which it could be published
@@ -230,7 +236,7 @@ def commit(self: EngineFile, op: Op) -> None:
         call = self.opened().commit
         if len(self.owed):
             self.owed.pay()
-        begun = self.own_changes  # first: a direct write that begins after this makes it another number
+        begun = self.own_changes  # first: a direct write that begins after this changes the number
         changes = None if self.native.direct_count() else begun
         version = None if op.stopped else outcome.call_commit(self, call)
     except BaseException as error:
@@ -239,7 +245,7 @@ def commit(self: EngineFile, op: Op) -> None:
             if self.rebase_asked and self.rebases < self.volume.retry.attempts:
                 self.rebases += 1
                 self.run_settling()
-                op.finish(False, True)  # nothing was committed, and nothing is acknowledged any more
+                op.finish(False, True)  # nothing was committed, and nothing is acknowledged any longer
                 return
             error = self.conflict_error()
         collector.commit_failed(self, op, error)
@@ -248,12 +254,12 @@ def commit(self: EngineFile, op: Op) -> None:
 
 
 def write_back(self: EngineFile, pos: int, length: int) -> None:
-    """A writer needs this range handed over before it can go on (method g of contract 2.7)."""
+    """Write this range back, for a writer that needs that before it can continue (method g of contract 2.7)."""
     barrier.flush(self, self.volume.native.take_epoch(), pos, pos + length)
 
 
 def write_through(self: EngineFile, pos: int, length: int) -> None:
-    """Contract 2.8: the bytes are acknowledged when this returns.
+    """Write this range back; on return the bytes are acknowledged (contract 2.8).
 
     Raises:
         WritebackError: they are not; they stay dirty.

@@ -1,9 +1,9 @@
-"""Fills that met trouble: errors tried again, answers that are none refused.
+"""Fills that failed: retries of errors, and errors for impossible results.
 
 C calls the file's `read_into` itself, call after call, on the thread that waits for the bytes, on a thread of the
-volume (read-ahead, the rest of a long read), or on the thread of a waiter who took a queued fill over. `fill` is
-entered when such a call raised or did not answer with a number of bytes, and goes on from there: transient errors are
-tried again within the call, except for read-ahead, which nobody waits for.
+volume (readahead, the later parts of a long read), or on the thread of a waiter that took a queued fill over. `fill` is
+entered when such a call raised or did not return a number of bytes, and continues from there: transient errors are
+retried within the call, except for readahead, which has no waiter.
 """
 
 from __future__ import annotations
@@ -31,15 +31,15 @@ __all__ = ["fill", "read", "start_fill"]
 log = logging.getLogger("pagecache.internal")
 
 STALE = -errno.ESTALE
-"""What was read was invalidated again and again meanwhile: C delivers it to the caller past the cache."""
+"""The bytes read were invalidated repeatedly: C delivers them to the caller past the cache."""
 
 
 def fill(self: EngineFile, op: Op, met: Exception | int) -> None:
-    """Run the fill to its end; `met`: what its last call raised, or the errno (negative) that its answer deserves.
+    """Complete the fill; `met`: the exception of its last call, or the (negative) errno for its result.
 
     Raises:
-        BackendProtocolError: the backend answered what is no answer.
-        OSError: what the backend raised, once trying again is over.
+        BackendProtocolError: the backend's result is impossible.
+        OSError: of the backend, after the last retry.
     """
     if met == STALE:
         return
@@ -56,18 +56,18 @@ def fill(self: EngineFile, op: Op, met: Exception | int) -> None:
         if answer < 0:
             failed = _again(self, op, _refusal(self, op), failed)
         else:
-            failed = None  # progress starts the count anew
+            failed = None  # progress resets the count
 
 
 def start_fill(self: EngineFile, op: Op) -> None:
-    """On the event loop: the fill becomes a task."""
+    """Make the fill a task; on the event loop."""
     assert self.volume.loop is not None
     self.volume.loop.carry(op, _fill(self, op))
 
 
 async def _fill(self: EngineFile, op: Op) -> None:
-    """`fill` on the event loop. Its error is that of the task that asked for the bytes; whoever else waits for them
-    tries for himself.
+    """Complete a fill on the event loop. Its error belongs to the task that requested the bytes; other waiters try
+    themselves.
     """
     loop = self.volume.loop
     assert loop is not None
@@ -77,7 +77,7 @@ async def _fill(self: EngineFile, op: Op) -> None:
             try:
                 answer = op.complete(await read(self, op.staged, call[0], call[1]))
                 if answer in (1, STALE):
-                    return  # the task looks again, and after many times reads past the cache on a thread
+                    return  # the task checks again, and after many times reads past the cache on a thread
                 if answer == 0:
                     failed = None
                     continue
@@ -98,19 +98,19 @@ async def _fill(self: EngineFile, op: Op) -> None:
 
 
 async def read(file: EngineFile, staged: bool, offset: int, buffers: tuple[memoryview, ...]) -> object:
-    """One call of a fill on the event loop."""
+    """Make one call of a fill on the event loop."""
     backend_file: Any = file.backend_file
     method = file.read_staged if staged else file.read_into
     if isinstance(backend_file, BlockingFile) and (staged or getattr(method, "__self__", None) is backend_file):
         name = "read_staged" if staged else "read_into"
         return await asked(name, getattr(backend_file.wrapped, name), offset, buffers)
-    loop = file.volume.loop  # something stands before the backend's method that may block, or refuses
+    loop = file.volume.loop  # a check before the backend's method may block, or refuses
     assert loop is not None
     return await loop.aside(file.volume.runner, partial(method, offset, buffers))
 
 
 def refusal(file: EngineFile, op: Op, offset: int) -> str:
-    """Return why the last answer to a read of this operation is impossible."""
+    """Return why the last result of a read of this operation is impossible."""
     name = "read_staged" if op.staged else "read_into"
     rule = "did not answer with the number of bytes read"
     size = file.native.remote_size
@@ -124,7 +124,9 @@ def _refusal(file: EngineFile, op: Op) -> BackendProtocolError:
 
 
 def _again(file: EngineFile, op: Op, error: Exception, failed: tuple[int, float] | None) -> tuple[int, float] | None:
-    """Wait until the call may be repeated, or raise; `failed`: calls that failed so far, and since when."""
+    """Wait until the call may be repeated, or raise; `failed`: number of failed calls so far, and the time of the
+    first.
+    """
     failed, delay = _judge(file, op, error, failed)
     if delay:
         file.volume.sleep(file, delay)
@@ -134,14 +136,14 @@ def _again(file: EngineFile, op: Op, error: Exception, failed: tuple[int, float]
 def _judge(
     file: EngineFile, op: Op, error: Exception, failed: tuple[int, float] | None
 ) -> tuple[tuple[int, float] | None, float]:
-    """Seconds until the call may be repeated, or raise."""
+    """Return the seconds until the call may be repeated, or raise."""
     volume, now = file.volume, file.volume.clock.now()
     attempts, since = failed or (0, now)
     lost = op.staged and not op.settled and staging.gone(error)
     if isinstance(error, BackendProtocolError) or (op.staged and not op.settled):
         try:
             if not staging.stands(file, op):
-                return failed, 0.0  # of what was staged and is committed now, or was given up, from the object
+                return failed, 0.0  # staged bytes that are committed now, or dropped: read them from the object
         except OSError as unknown:
             error, lost = unknown, False
     if remote.is_remote_change(error):
@@ -150,7 +152,7 @@ def _judge(
         raise file.conflict_error() from error
     if lost:
         staging.give_up(file)
-        raise PageCacheError(f"the backend has lost what it had staged: {text_of(error)}", file.key) from error
+        raise PageCacheError(f"the backend has lost its staged bytes: {text_of(error)}", file.key) from error
     decision = decide(volume.retry, error, attempts + 1, now - since, volume.random())
     if isinstance(decision, Parked) or op.ahead or op.settled:
         if isinstance(error, OSError):

@@ -1,13 +1,13 @@
-"""Truncate, punch, discard: what changes storage without handing bytes over (contract 2.17, 2.18).
+"""Truncate, punch, discard: changes of storage without bytes (contract 2.17, 2.18).
 
 The caller holds the locks, a thread of the volume makes the backend's call: so an abort, a deadline or Ctrl-C ends the
-waiting, and the token stays with the call until it returns. The backend goes first, then the change is published:
+wait, and the token stays with the call until it returns. The backend goes first, then the change is published:
 
     the backend did it            published, uncommitted until the next commit
     it refused                    nothing has changed
-    nobody knows                  published as done, and owed again before the next call of the file (owed.py)
+    unknown                       published as done, and owed again before the next call of the file (owed.py)
 
-Nobody knows after an error of the transport, and after a wait that ended while the call ran.
+The result is unknown after an error of the transport, and after a wait that ended while the call ran.
 """
 
 from __future__ import annotations
@@ -44,28 +44,30 @@ def _unsupported(error: OSError) -> bool:
 
 
 class _Change:
-    """One change of storage, tried until done or given up. `perhaps_done`: the backend may have carried it out."""
+    """One change of storage, with retries. `perhaps_done`: the backend may have carried it out."""
 
     def __init__(self, file: EngineFile, step: Step | Rollback) -> None:
         self._file = file
         self._step = step
-        self._lock = threading.Lock()  # between the thread that calls and the one that may stop waiting
+        self._lock = threading.Lock()  # between the calling thread and the one that may stop waiting
         self._left = False
         self.perhaps_done = False
 
     def leave(self) -> bool:
-        """Nobody waits any more: a call that has not begun does not begin. Whether the change may be done."""
+        """Stop waiting: a call that has not begun does not begin. Return whether the change may be done."""
         with self._lock:
             self._left = True
             return self.perhaps_done
 
     def begin(self, op: Op) -> None:
-        """On a thread of the volume. The file first: `op.call` refuses after an abort, so it is no later backend's."""
+        """Begin the call on a thread of the volume. The file is read first: `op.call` refuses after an abort, so it is
+        no later backend's.
+        """
         backend_file = self._file.opened()
         op.call(lambda: self._call(op, backend_file))
 
     def _call(self, op: Op, backend_file: BackendFile) -> None:
-        self._file.tails.owe()  # it may make the object longer
+        self._file.tails.owe()  # the change may extend the object
         self._file.owed.pay_now()
         with self._lock:
             if self._left:
@@ -74,19 +76,19 @@ class _Change:
         try:
             self._step.call(backend_file)
         except BaseException as error:
-            if is_refusal(error) and not op.stopped:  # after an abort it may be said of what was carried out
+            if is_refusal(error) and not op.stopped:  # after an abort even a change that was carried out may be refused
                 self.perhaps_done = before
             raise
 
     def run(self, op: Op, tries: Attempts) -> None:
-        """Until the backend has done it; transient errors are tried again."""
+        """Wait until the backend has done it; transient errors are retried."""
         tries.repeated(lambda: self.begin(op), what=self._step.method, cls=COMMIT, file=self._file)
 
 
 def _change(
     file: EngineFile, op: Op, step: Step, publish: Callable[[bool], None], tries: Attempts | None = None
 ) -> None:
-    """Backend first, then publish. A definite refusal changes nothing."""
+    """Change the backend first, then publish. A definite refusal changes nothing."""
     durable = file.durable()
     file.about_to_change()
     change = _Change(file, step)
@@ -102,7 +104,7 @@ def _change(
 
 
 def _check_changeable(file: EngineFile, check_open: Callable[[], None]) -> None:
-    """The locks are held; what the handle was when it asked for them may have changed since.
+    """Check, with the locks held, whether the handle has changed since it requested them.
 
     Raises:
         ShutdownError: the volume is ending. ValueError: the handle was closed, or the file abandoned.
@@ -114,8 +116,8 @@ def _check_changeable(file: EngineFile, check_open: Callable[[], None]) -> None:
 
 
 def truncate(self: EngineFile, op: Op, change: tuple[int, Callable[[], None], Attempts | None]) -> None:
-    """Under the inode lock, the token and the invalidate lock. `change`: the size, the check that the handle is open,
-    and the tries of a call that has a deadline.
+    """Truncate, under the inode lock, the token and the invalidate lock. `change`: the size, the check that the handle
+    is open, and the attempts of a call with a deadline.
     """
     size, check_open, tries = change
     _check_changeable(self, check_open)
@@ -130,7 +132,7 @@ def truncate(self: EngineFile, op: Op, change: tuple[int, Callable[[], None], At
             self.volume.mirror.truncated(self.key, size)
         page = int(self.volume.cache.config.page_size)
         with self.lock:
-            # The block that holds the new end may still wait, or have failed, as a whole.
+            # The block with the new end may still wait, or have failed, as a whole.
             self.failures.clear(-(-size // page) * page, END)
 
     with self.native.reserved(size):
@@ -138,8 +140,8 @@ def truncate(self: EngineFile, op: Op, change: tuple[int, Callable[[], None], At
 
 
 def punch(self: EngineFile, op: Op, change: tuple[list[int], Callable[[], None]]) -> None:
-    """Under the same locks. `change`: start, end, and how far the hole goes, which is start until it is published; and
-    what asks for it being open.
+    """Punch a hole, under the locks of `truncate`. `change`: start, end, and the end of the finished part, which is
+    start until it is published; and the check that the handle is open.
     """
     extent, check_open = change
     _check_changeable(self, check_open)
@@ -164,17 +166,17 @@ def punch(self: EngineFile, op: Op, change: tuple[list[int], Callable[[], None]]
 
 
 def drop_local(self: EngineFile, op: Op, extent: tuple[int, int, list[LostRange], bool, bool]) -> None:
-    """Give up what is local in a range; the token keeps passes and commits out.
+    """Drop local data of a range; the token excludes passes and commits.
 
-    A backend that keeps what it acknowledged aside has it still: it forgets all of that first, unless it has been told
-    (`forgotten`), and what is left of it here is sent again (contract 2.19).
+    A backend that keeps acknowledged bytes separately still has them: it forgets all of them first, unless it already
+    has (`forgotten`), and local ones outside of the range are sent again (contract 2.19).
 
     Raises:
-        Missing: it keeps bytes of the rest that are not in memory. OSError: it did not forget, or
-            there is no memory to leave writable views what they have (ENOMEM). Nothing is given up.
+        Missing: it stages bytes outside of the range that are not in memory. OSError: it did not forget, or
+            there is no memory to leave writable views their content (ENOMEM). Nothing is dropped.
     """
     start, end, lost, cut, forgotten = extent
-    self.native.cut_views(start, end, parts=True)  # first: it may want memory
+    self.native.cut_views(start, end, parts=True)  # first: it may need memory
     if not forgotten and hasattr(self.backend_file, "rollback") and self.native.acknowledged(start, end):
         lost.extend(_drop_acknowledged(self, op, start, end))
     else:
@@ -187,7 +189,7 @@ def _drop_acknowledged(file: EngineFile, op: Op, start: int, end: int) -> list[L
     staging.recall(file, start, end)
     rollback = Rollback()
     change = _Change(file, rollback)
-    file.forgetting = True  # reads that are answered before the cache has forgotten it too wait for that
+    file.forgetting = True  # reads that return before the cache has forgotten wait for that
     try:
         change.run(op, Attempts(file.volume, rollback.method, file.key))
         lost = file.drop(start, end)
@@ -204,22 +206,22 @@ def _drop_acknowledged(file: EngineFile, op: Op, start: int, end: int) -> list[L
 
 
 def cut_views(self: EngineFile, op: Op, unused: None) -> None:
-    """Writable views lose the file, which goes on in a copy of what they have stored so far."""
+    """Detach writable views from the file; they keep a copy of their current content."""
     self.native.cut_views()
 
 
 def _cut_tail(file: EngineFile, op: Op) -> None:
-    """A hand-over that failed may have been stored all the same, beyond what counts now. The list of what was lost
-    matters more than this call: where it fails, also by a refusal, what is there is a tail like any other (tails.py).
+    """Cut off bytes of a failed write-back that may have been stored past the valid end. The list of losses matters
+    more than this call: if it fails or is refused, these bytes are a tail like any other (tails.py).
 
-    Nobody has the inode lock for it, so direct writes are kept out another way: what they store is acknowledged.
+    The inode lock is not held, so a flag excludes direct writes: their stored bytes are acknowledged.
     """
-    file.cutting = True  # those that come now wait
+    file.cutting = True  # later ones wait
     try:
         direct.outlast(file)
         _cut_to(file, op, file.native.remote_size)
     except ShutdownError:
-        file.native.tail_left()  # an abort: whoever reconnects owes the cut to the next backend
+        file.native.tail_left()  # an abort: the reconnect owes the cut to the next backend
     finally:
         file.cutting = False
         file.native.wake()

@@ -1,1 +1,1 @@
-"""What the engine reports: sentences for the log, events, troubles, and the reasons of waits."""
+"""Reports of the engine: sentences for the log, events, troubles, and the reasons of waits."""

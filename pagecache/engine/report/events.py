@@ -1,12 +1,12 @@
-"""Events on their way to subscribers.
+"""Delivery of events to subscribers.
 
-One daemon thread, started with the first subscriber, calls all subscribers with one event after the other, in the order
-in which they came. The thread does nothing else: a callback may take its time and call whatever it likes of the cache,
-sync and close included; what it delays are other subscribers. Who emits never waits: where subscribers are too slow
-events are left out, counted, and told with the next one that is not.
+One daemon thread, started with the first subscriber, calls all subscribers with each event, in the order of emission.
+The thread does nothing else: a callback may be slow and may call any method of the cache, including sync and close; it
+delays only other subscribers. An emitter never waits: if subscribers are too slow, events are dropped and counted, and
+the next delivered event reports the number.
 
 The thread refers to its `Feed` weakly while it waits, so that subscribers do not keep a dropped cache alive. `_lock`
-guards the subscribers and the order of events; it is held for moments, and a signal handler may emit in between.
+guards the subscribers and the order of events; it is held briefly, and a signal handler may emit in between.
 """
 
 from __future__ import annotations
@@ -26,14 +26,14 @@ __all__ = ["Feed"]
 log = logging.getLogger("pagecache.events")
 
 QUEUED_MAX = 4096
-"""Events that wait for slow subscribers; more are left out."""
+"""Events that wait for slow subscribers; more are dropped."""
 
 Callback = Callable[[Event], object]
 Queue = SimpleQueue[tuple[int, Event] | None]
 
 
 class _Subscriber:
-    """Gets the events from number `since` on, until it is taken off the list."""
+    """A receiver of the events from number `since` on, until it is removed from the list."""
 
     __slots__ = ("callback", "raised", "since")
 
@@ -56,7 +56,9 @@ class Feed:
         self._stopped = False
 
     def subscribe(self, callback: Callback) -> Callable[[], None]:
-        """It gets what happens from now on; returns what ends that, which may be called again, and from anywhere."""
+        """Add a subscriber for later events; return a function that removes it, idempotent and callable from
+        anywhere.
+        """
         with self._lock:
             subscriber = _Subscriber(callback, self._number)
             self._subscribers.append(subscriber)
@@ -73,7 +75,7 @@ class Feed:
         return unsubscribe
 
     def emit(self, event: Event) -> None:
-        """From any thread; never waits."""
+        """Queue an event; from any thread; never waits."""
         if not self._subscribers or self._stopped:
             return
         with self._lock:
@@ -91,10 +93,10 @@ class Feed:
             subscribers = [each for each in self._subscribers if each.since <= number]
         for subscriber in subscribers:
             if subscriber not in self._subscribers:
-                continue  # one before it has unsubscribed it
+                continue  # an earlier subscriber has removed it
             try:
                 subscriber.callback(event)
-            except BaseException:  # SystemExit too: the thread is everybody's
+            except BaseException:  # SystemExit too: the thread serves all subscribers
                 subscriber.raised += 1
                 if subscriber.raised == 1:
                     log.exception("%r raised, with %s; it goes on getting events", subscriber.callback, event)
@@ -102,7 +104,7 @@ class Feed:
                     log.debug("%r raised again", subscriber.callback, exc_info=True)
 
     def stop(self, patience: float) -> None:
-        """The last events go out, within `patience` seconds; nobody waits for himself."""
+        """Deliver the last events, within `patience` seconds; the event thread does not wait for itself."""
         self._stopped = True
         self._queue.put(None)
         if self._thread is not None and self._thread is not threading.current_thread():

@@ -1,12 +1,12 @@
-"""The state of a cache at one moment, for reports of who waits for whom.
+"""The state of a cache at one moment, for reports of waits.
 
-    records (C, with Reasons of the engine)     who waits, what for, since when
-    operations (C), jobs of the volumes         who runs a call of a backend, or holds a lock
-    names and places of the threads             who that is
+    records (C, with Reasons of the engine)     waiter, awaited thing, start of the wait
+    operations (C), jobs of the volumes         threads that run a call of a backend, or hold a lock
+    names and places of the threads             identity of the threads
 
-A Look is taken without stopping anybody: what begins or ends meanwhile is in it or not. Asked who owns what a wait is
-for, it says what it finds in there and, for the token, in the file; what no thread has in hand is "nobody", with what
-that is behind. Nothing in here waits, and nothing that it reports on calls it.
+A Look is taken without stopping any thread: concurrent changes may or may not be in it. For the owner of an awaited
+thing it uses only this snapshot and, for the token, the file; a thing that no thread works on is owned by "nobody",
+with the obstacle that it waits behind. Nothing in here waits, and nothing that it reports on calls it.
 """
 
 from __future__ import annotations
@@ -37,9 +37,9 @@ FOLIO, FLIGHT, INVALIDATE, EXCLUSIVE, SHARE, TOKENS, CREDIT = (
 )
 """Kinds of waits of C; the others have a Reason."""
 FILL, UNCACHED, WRITE, COMMIT, CALLER = range(5)
-"""Kinds of operations, as `_native/types/types.h` has them."""
+"""Kinds of operations, as in `_native/types/types.h`."""
 STRAY = 4
-"""The token of a call that was left behind, as `_native/base/lock.h` has it."""
+"""The token of an abandoned call, as in `_native/base/lock.h`."""
 COARSE = 0.01
 """Seconds by which the clock of operations may be behind that of records."""
 
@@ -64,21 +64,21 @@ VERBS = {
     "holding": "a detach",
     "lending": "a rename",
 }
-"""What an operation holds locks for, by the method of the engine or the verb of the handle."""
+"""The purpose of an operation's locks, by the method of the engine or the verb of the handle."""
 
 
 @dataclass(slots=True, eq=False)
 class Owner:
-    """Who has what is waited for.
+    """The owner of an awaited thing.
 
     Attributes:
-        what: what he does, as a noun.
-        does: the same, as the rest of a sentence that begins with his name; the whole of it where he is no thread.
-        thread, since: None: no thread has it.
-        behind: who is in the way of what no thread has.
-        method: of the backend, in whose code he is: it is worth saying where.
+        what: its activity, as a noun.
+        does: its activity, as the end of a sentence that begins with its name; a whole sentence if it is not a thread.
+        thread, since: None: no thread owns it.
+        behind: the obstacle of a thing without a thread.
+        method: of the backend whose code the thread is in: its position is worth reporting.
         loop: it is a task on the loop of that thread.
-        op: what he does it with, where that is an operation.
+        op: its operation, if there is one.
     """
 
     what: str
@@ -119,10 +119,10 @@ _alone = threading.Lock()
 
 
 def current_frames() -> dict[int, FrameType]:
-    """`sys._current_frames`, without garbage collection within it.
+    """Return `sys._current_frames`, without garbage collection during the call.
 
-    It holds a lock of the interpreter that who starts or ends a thread waits for with the GIL, and callbacks of the
-    collector let go of the GIL: python/cpython#106883, mended by 3.11.8 and 3.12.2 in the same way.
+    It holds a lock of the interpreter that starting and ending threads wait for with the GIL, and callbacks of the
+    collector release the GIL: python/cpython#106883, fixed by 3.11.8 and 3.12.2 in this way.
     """
     with _alone:
         collects = gc.isenabled()
@@ -135,7 +135,7 @@ def current_frames() -> dict[int, FrameType]:
 
 
 class Look:
-    """See the top of this file."""
+    """A snapshot; see the top of this file."""
 
     def __init__(self, cache: EngineCache) -> None:
         self.now = time.monotonic()
@@ -148,10 +148,10 @@ class Look:
         for record in sorted(self.records, key=lambda record: record.since_ns):
             if record.wakes is None:
                 self._sleeping[record.thread] = record
-        # In the order in which they were made: the last of a thread is the innermost.
+        # In the order of creation: the last one of a thread is the innermost.
         self._calling = {op.thread: op for op in self.operations if op.in_call and not op.helper and not op.on_loop}
 
-    # -- who and where
+    # -- threads and places
 
     def name(self, thread: int) -> str:
         return self._names.get(thread, f"thread {thread}")
@@ -168,19 +168,21 @@ class Look:
         return None if file is None else file.key
 
     def sleeping(self, thread: int, since: float | None = None) -> WaitRecord | None:
-        """What a thread sleeps in: the innermost of its waits, if it began after `since`."""
+        """Return the innermost wait of a thread, if it began after `since`."""
         record = self._sleeping.get(thread)
         if record is None or (since is not None and record.since_ns / 1e9 < since - COARSE):
             return None
         return record
 
     def calling(self, thread: int) -> Operation | None:
-        """The innermost call of a backend that a caller makes himself, unless he sleeps in something inside of it."""
+        """Return the innermost backend call that a caller's thread makes itself, unless it sleeps in a wait inside of
+        it.
+        """
         op = self._calling.get(thread)
         return None if op is None or self.sleeping(thread, op.since_ns / 1e9) else op
 
     def place(self, thread: int, method: str) -> str:
-        """Where a thread is in code of the backend: the innermost line, and that of the method that was called."""
+        """Return the position of a thread in code of the backend: the innermost line, and that of the called method."""
         frame = self._frames.get(thread)
         while frame is not None and _package(frame) == "threading":
             frame = frame.f_back
@@ -191,10 +193,10 @@ class Look:
             frame = frame.f_back
         return f", at {at}" if frame is None or _line(frame) == at else f", at {at}, from {_line(frame)}"
 
-    # -- what an operation, a job or a volume is at
+    # -- activity of an operation, a job or a volume
 
     def call(self, op: Operation) -> Owner:
-        """An operation that is there for calls of the backend."""
+        """Return the owner for an operation that makes calls of the backend."""
         key, task = self.key(op.volume, op.inode), bool(op.on_loop)
         since = op.since_ns / 1e9
         if op.kind == COMMIT:
@@ -208,7 +210,7 @@ class Look:
         return Owner(what, does, op.thread, since, method=method if op.in_call else None, loop=task, op=op)
 
     def holder(self, op: Operation) -> Owner:
-        """An operation that holds a lock of its file."""
+        """Return the owner for an operation that holds a lock of its file."""
         verb = VERBS.get(op.what or "", op.what or "a change")
         what = f"{verb} of {span(op.start, op.stop)}" if op.start < op.stop else verb
         key, since = self.key(op.volume, op.inode), op.since_ns / 1e9
@@ -219,7 +221,7 @@ class Look:
         )
 
     def job(self, job: Job[Any]) -> Owner | None:
-        """Who runs a job; None: it is over."""
+        """Return the owner that runs a job; None: it is over."""
         if job.finished():
             return None
         what, does = f"{job.what} of the backend", f"{job.what}{of(job.key)}"
@@ -230,7 +232,7 @@ class Look:
         )
 
     def at_work(self, volume: int, key: Key | None) -> Owner | None:
-        """A job that runs for an object."""
+        """Return the owner of a running job for an object."""
         engine = self.volumes.get(volume)
         for job in [] if engine is None else engine.runner.running():
             if job.key == key:
@@ -238,14 +240,14 @@ class Look:
         return None
 
     def busy(self, volume: int) -> Owner | None:
-        """What a volume is busy with for longest."""
+        """Return the longest running activity of a volume."""
         found = [self.call(op) for op in self.operations if op.volume == volume and (op.in_call or op.kind == COMMIT)]
         engine = self.volumes.get(volume)
         jobs = [] if engine is None else [self.job(job) for job in engine.runner.running()]
         found += [owner for owner in jobs if owner is not None]
         return min(found, key=lambda owner: owner.since or self.now, default=None)
 
-    # -- who has what is waited for
+    # -- owners of awaited things
 
     def owner(self, record: WaitRecord) -> Owner | None:
         if record.reason is not None:
@@ -266,7 +268,7 @@ class Look:
         return None if file is None else self.token(file)
 
     def _of(self, inode: int, *kinds: int) -> list[Operation]:
-        """Operations of a file, oldest first."""
+        """Return operations of a file, oldest first."""
         found = [op for op in self.operations if op.inode == inode and op.kind in kinds]
         return sorted(found, key=lambda op: op.since_ns)
 
@@ -288,11 +290,11 @@ class Look:
         return owner
 
     def lock(self, file: EngineFile) -> Owner | None:
-        """Who has the lock of a file, or shares it; None: it is free."""
+        """Return the holder of the lock of a file, or one that shares it; None: it is free."""
         return self._lock(file.native.id, LOCK | SHARED)
 
     def token(self, file: EngineFile) -> Owner | None:
-        """Who has the token of a file, or keeps it from being used; None: it is free."""
+        """Return the holder of the token of a file, or its obstacle; None: it is free."""
         inode, volume = file.native.id, file.volume.native.address
         calls = self._of(inode, COMMIT) or self._of(inode, WRITE)
         if calls:
@@ -305,7 +307,7 @@ class Look:
             return nobody(f"a call on {file.key!r} that was left behind still runs", self.at_work(volume, file.key))
         return nobody(f"no thread has begun the next call on {file.key!r}", self.busy(volume)) if token else None
 
-    # -- words
+    # -- texts
 
     def what(self, record: WaitRecord) -> str:
         if record.reason is not None:
@@ -320,14 +322,14 @@ class Look:
         return WHATS[record.kind]
 
     def waiter(self, record: WaitRecord) -> str:
-        """Name of the thread, or of the task."""
+        """Return the name of the thread, or of the task."""
         if record.wakes is None:
             return self.name(record.thread)
         task: Any = getattr(record.wakes, "__self__", None)
         return str(task.get_name()) if hasattr(task, "get_name") else "a task"
 
     def sentence(self, owner: Owner) -> str:
-        """What an owner does, and for how long."""
+        """Describe an owner's activity and its duration."""
         lasts = "" if owner.since is None else f" for {max(0.0, self.now - owner.since):.1f} s"
         if owner.thread is None:
             return f"{owner.does}{lasts}"

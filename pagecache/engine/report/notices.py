@@ -1,11 +1,11 @@
-"""What is said of a volume: sentences for the log and for events, and how many of them.
+"""Log lines and event texts of a volume, with a rate limit.
 
-A line names the volume, the key, the range, the errno and what happens next. Levels: ERROR where somebody has to act or
-data was given up, WARNING for what heals by itself or is kept, INFO for a change of the volume's state, DEBUG for what
-happens with each request. Of a topic at most LINES lines go out within WINDOW seconds, so that a backend that fails ten
-thousand times writes a few; the others go to DEBUG, and how many they were is said when the time is over.
+A line names the volume, the key, the range, the errno and the next step. Levels: ERROR if a person has to act or data
+was lost, WARNING for failures that heal by themselves or whose data is kept, INFO for a change of the volume's state,
+DEBUG for single requests. At most LINES lines of a topic go out within WINDOW seconds, so that a backend that fails ten
+thousand times writes a few; the others go to DEBUG, and a line at the end of the window has their number.
 
-`_lock` guards the counts; it is held for moments, and a signal handler may come in between.
+`_lock` guards the counts; it is held briefly, and a signal handler may come in between.
 """
 
 from __future__ import annotations
@@ -43,13 +43,13 @@ TOPICS = {
     "failed reads": "reading",
     "calls that are made again": "volume",
 }
-"""What lines are about, and the logger below `pagecache` that says it."""
+"""Topics of lines, with their loggers below `pagecache`."""
 
 _loggers = {name: logging.getLogger(f"pagecache.{name}") for name in {*TOPICS.values()}}
 
 
 def cause(error: BaseException | None) -> str:
-    """An error as its errno, by name, and its text."""
+    """Format an error as its errno, by name, and its text."""
     if error is None:
         return "unknown"
     code = errno_of(error)
@@ -57,7 +57,7 @@ def cause(error: BaseException | None) -> str:
 
 
 def fault(message: str, *args: object) -> None:
-    """Log the error that is being handled, one of our own. Never raises, whatever handlers of the log do."""
+    """Log the internal error that is being handled. Never raises, whatever log handlers do."""
     try:
         internal.exception(message, *args)
     except Exception:
@@ -66,7 +66,7 @@ def fault(message: str, *args: object) -> None:
 
 
 def spans(ranges: Sequence[tuple[int, int]]) -> str:
-    """(offset, length) pairs as text; many of them in short."""
+    """Format (offset, length) pairs, abbreviated if there are many."""
     shown = ", ".join(f"[{pos}, {pos + length})" for pos, length in ranges[:3])
     if len(ranges) <= 3:
         return shown or "nothing that is bytes"
@@ -105,7 +105,7 @@ class Notices:
             return known.lines > LINES
 
     def look(self, now: float) -> float:
-        """Say how many lines were left out where the time is over; returns the seconds until the next such look."""
+        """Log the number of suppressed lines of ended windows; return the seconds until the next check."""
         with self._lock:
             over = [(topic, known) for topic, known in self._topics.items() if known.began + WINDOW <= now]
             for topic, _ in over:

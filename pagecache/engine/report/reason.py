@@ -1,11 +1,11 @@
-"""Why somebody waits, said by himself before he sleeps.
+"""The reason of a wait, stated by the waiter before it sleeps.
 
 Waits of C have a kind, a file and a range; those of the engine have a Reason, which the record of the wait refers to.
-It is made once for a wait that really blocks and is looked at by reports alone: they ask for its `owner`, with the
-state of things at that moment (look.py).
+It is made once for a wait that really blocks and is read by reports only: they call its `owner` with the state at that
+moment (look.py).
 
-`during` runs what waits: on record while it does, and a slice of a trace. It stands in C around the call, so the record
-goes on every way out, whatever an interrupt strikes between two bytecodes.
+`during` runs the waiting call: it is on record while it runs, and a slice of a trace. `during` is in C around the call,
+so the record ends on every way out, at whatever bytecode an interrupt strikes.
 """
 
 from __future__ import annotations
@@ -32,14 +32,14 @@ ENDS = "it goes on when that is over; Volume.abort or an interrupt ends the wait
 
 @dataclass(slots=True, eq=False)
 class Reason:
-    """What somebody waits for.
+    """The awaited thing of a wait.
 
     Attributes:
         what: a noun: "an fsync", "room for 4096 bytes".
-        owner: who has it, when somebody asks.
-        ends: what happens without anybody doing anything.
-        named: whether the flusher names what hangs by itself, should it: then the wait is not worth a line more.
-        kind: what a trace calls it; "reason": `what`.
+        owner: returns its current owner.
+        ends: the event that ends the wait without any action.
+        named: the flusher reports a hang of the awaited call itself: then the wait needs no line.
+        kind: its name in a trace; "reason": `what`.
     """
 
     what: str
@@ -55,7 +55,7 @@ class Reason:
 
 
 def during(reason: Reason, call: Callable[[], T]) -> T:
-    """Call what waits for this."""
+    """Make a call that waits for this."""
     volume, recorder = reason.volume, reason.volume.cache.recorder
     text = recorder.text(reason.what) if recorder.on and reason.kind == WAITS["reason"] else 0
     return native.waiting(
@@ -64,5 +64,5 @@ def during(reason: Reason, call: Callable[[], T]) -> T:
 
 
 def of_file(file: EngineFile, what: str, owner: Callable[[Look], Owner | None], **more: Any) -> Reason:
-    """A reason that concerns one file."""
+    """Return a reason that concerns one file."""
     return Reason(what, file.volume.native, owner, key=file.key, file=file.native.id, **more)

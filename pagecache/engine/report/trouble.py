@@ -1,7 +1,7 @@
-"""What went wrong lately: the last events of trouble of a volume, each with what happens next, and files with failures.
+"""Recent troubles: the last failure events of a volume, each with the next step, and files with failures.
 
-For people who look: nothing decides by it. It holds texts and numbers, never the exceptions, whose tracebacks would
-keep alive whatever their frames refer to.
+For reports: no decision depends on it. It holds texts and numbers, never the exceptions, whose tracebacks would keep
+alive everything that their frames refer to.
 """
 
 from __future__ import annotations
@@ -28,7 +28,7 @@ STALLED = "nothing is given up; it is waited for until it ends, or `abort`"
 
 @dataclass(frozen=True, slots=True)
 class Trouble:
-    """One event; `at` is monotonic, `next` what happens without anybody doing anything."""
+    """One event; `at` is monotonic, `next` the automatic next step."""
 
     at: float
     kind: str
@@ -41,21 +41,21 @@ class Trouble:
 
 
 def tried_again(wait: float | None) -> str:
-    """What becomes of bytes that failed; None: nobody tries by himself."""
+    """Describe the future of failed bytes; None: no automatic retry."""
     if wait is None:
         return "kept until `retry_failed`, a new write to the file, or `discard`"
     return "tried again at once" if wait <= 0 else f"tried again in {wait:.1f} s"
 
 
 class Troubles:
-    """Of one volume. Any thread; each step is one of CPython's own."""
+    """The troubles of one volume. Thread-safe: each step is atomic in CPython."""
 
     def __init__(self) -> None:
         self.last: deque[Trouble] = deque(maxlen=KEPT)
         self._failing: dict[EngineFile, None] = {}
 
     def add(self, event: Event, now: float) -> None:
-        """Keep an event, if it is of trouble."""
+        """Keep an event, if it is a failure."""
         if event.kind not in KINDS:
             return
         offset, length = event.ranges[0] if event.ranges else (None, None)
@@ -64,15 +64,15 @@ class Troubles:
         self.last.append(Trouble(now, event.kind, event.key, offset, length, code, text, event.next or None))
 
     def failing(self, file: EngineFile) -> None:
-        """Something of the file has failed: called after it is recorded there."""
+        """Record that the file has a failure; called after the failure is recorded there."""
         self._failing[file] = None
 
     def failing_files(self) -> list[EngineFile]:
-        """Files with failed data, and some that have none by now."""
+        """Return files with failed data, and some that have none by now."""
         return list(self._failing)
 
     def failures_since(self) -> float | None:
-        """When the first failure that still stands began."""
+        """Return when the oldest pending failure began."""
         first = None
         for file in self.failing_files():
             if not len(file.failures):

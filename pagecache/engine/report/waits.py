@@ -1,8 +1,8 @@
-"""Who waits for whom: the report, and the warnings about waits that last.
+"""Chains of waits: the report, and the warnings about long waits.
 
-Each wait is followed to its owner, from him to what he waits for, and so on: down to a call of a backend that runs, to
-nobody, or back to where the chain has been before. A caller that makes a call of the backend himself (a read that
-misses) waits for that call, and is in the report like those who wait for somebody else's.
+Each wait is followed to its owner, from the owner to the thing that the owner waits for, and so on: down to a running
+call of a backend, to nothing, or back to an earlier wait of the chain. A caller that makes a call of the backend itself
+(a read that misses) waits for that call, and is in the report like the waiters for calls of others.
 """
 
 from __future__ import annotations
@@ -25,18 +25,18 @@ __all__ = ["LongWaits", "left_over", "report"]
 log = logging.getLogger("pagecache")
 
 DEEPEST = 32
-"""Sentences of a chain."""
+"""Maximum sentences of a chain."""
 WARNINGS, PERIOD = 10, 60.0
-"""So many warnings about single waits in so many seconds; the rest is counted in one line."""
+"""Maximum warnings about single waits in so many seconds; one line has the number of the others."""
 OWN = "it goes on with what the call answers or raises; Volume.abort does not end the call"
 
 
 Entry = tuple[tuple[int, int, str], Wait, bool]
-"""Since when, thread and name; the wait; whether the flusher names what it is for by itself."""
+"""Start, thread and name; the wait; whether the flusher itself reports the awaited call."""
 
 
 def report(cache: EngineCache) -> list[Wait]:
-    """Those who wait now, who has waited longest first."""
+    """Return the current waits, the longest first."""
     return [wait for _, wait, _ in _entries(cache)]
 
 
@@ -56,7 +56,9 @@ def _entries(cache: EngineCache) -> list[Entry]:
 
 
 def left_over(cache: EngineCache) -> str | None:
-    """A record of somebody who waits no more, for `PageCache.check`. What ends meanwhile is gone at a second look."""
+    """Return a stale record of an ended wait, for `PageCache.check`. A wait that ends during the check is gone at the
+    second look.
+    """
     look = Look(cache)
     found = {
         record.number: f"wait for {look.what(record)}: {why}" for record in look.records if (why := _over(look, record))
@@ -65,7 +67,7 @@ def left_over(cache: EngineCache) -> str | None:
 
 
 def _over(look: Look, record: WaitRecord) -> str | None:
-    """Why nobody can be waiting there."""
+    """Return why a record cannot be of a current wait."""
     task: Any = getattr(record.wakes, "__self__", None)
     if record.wakes is None:
         return "its thread has ended" if look.ended(record.thread) else None
@@ -73,7 +75,9 @@ def _over(look: Look, record: WaitRecord) -> str | None:
 
 
 def _stands(look: Look, record: WaitRecord) -> bool:
-    """Whether somebody sleeps in it: not an outer one of several, nor that of a task whose loop is gone."""
+    """Return whether a thread sleeps in the wait itself: not an outer one of several, nor that of a task whose loop is
+    gone.
+    """
     if record.wakes is None:
         return look.sleeping(record.thread) is record
     return record.loop is None or not record.loop.is_closed()
@@ -134,7 +138,7 @@ def _public(look: Look, owner: Owner | None) -> WaitOwner | None:
 
 
 def _chain(look: Look, first: str, seen: set[int], owner: Owner | None) -> tuple[str, ...]:
-    """The sentences from the waiter down; `seen`: the waits they are about."""
+    """Yield the sentences from the waiter down; `seen`: their waits."""
     lines = [first]
     while owner is not None and len(lines) < DEEPEST:
         lines.append(look.sentence(owner))
@@ -161,10 +165,11 @@ def _chain(look: Look, first: str, seen: set[int], owner: Owner | None) -> tuple
 
 
 class LongWaits:
-    """Says once of each wait that it has lasted `stall_warn` seconds. For the flusher.
+    """Reports each wait once that it has lasted `stall_warn` seconds. For the flusher.
 
-    Not of one for a call that the flusher names by itself (`Job`). A wait that begins after a look is not due before
-    another `stall_warn` seconds, so looks are as rare as that, and cost next to nothing where nobody waits for long.
+    Waits for a call that the flusher itself reports (`Job`) are skipped. A wait that begins after a check is due after
+    another `stall_warn` seconds at the earliest, so checks are as rare as that, and cost next to nothing without long
+    waits.
     """
 
     def __init__(self) -> None:
@@ -175,7 +180,7 @@ class LongWaits:
         self._more = 0
 
     def look(self, cache: EngineCache) -> float:
-        """Warn where it is due; returns the seconds until the next look."""
+        """Warn about due waits; return the seconds until the next check."""
         limit, now = cache.config.stall_warn, time.monotonic()
         self._next = min(self._next, now + limit)  # the limit may be smaller than it was
         if now < self._next:
@@ -200,7 +205,7 @@ class LongWaits:
                 if not named:
                     self._say(wait)
         if self._left == 0 and self._more:
-            self._left = -1  # those that come now are counted until the period is over
+            self._left = -1  # later warnings are counted until the period is over
             self._say_more(limit)
         return left
 
