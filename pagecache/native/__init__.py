@@ -1,9 +1,9 @@
-"""The only package that touches the extension: typed calls, buffer lifetimes, addresses.
+"""The only package that imports the extension: typed calls, buffer lifetimes, addresses.
 
-CORE speaks in structs, negative errno values and `need`s. What the engine calls is wrapped here in three small classes
-(`NativeCache`, `NativeVolume`, `NativeInode`), one method a C function, so that nothing above this module sees a
-pointer. Objects that are hot or own something are C types of the extension itself and pass through as they are:
-`Handle` (the hot verbs), `Op` (owner of what an operation holds), `Core` (owner of the memory).
+CORE's interface has structs, negative errno values and `need`s. Three small classes (`NativeCache`, `NativeVolume`,
+`NativeInode`) wrap the functions that the engine calls, one method per C function, so that no module above this package
+handles a pointer. Objects that are hot or own something are C types of the extension itself and pass through unchanged:
+`Handle` (the hot verbs), `Op` (owner of an operation's locks and memory), `Core` (owner of the memory).
 """
 
 from __future__ import annotations

@@ -20,14 +20,14 @@ __all__ = ["NativeCache", "NativeVolume", "Pressure"]
 
 @dataclass(frozen=True, slots=True)
 class Pressure:
-    """How a volume is doing: bytes, but for answers (calls that ended) and running (calls that have not)."""
+    """The write-back state of a volume: bytes, except answers (calls that ended) and running (calls that have not)."""
 
     local: int
     limit: int
     acked: int
     answers: int
     position: int
-    """Of its writers: 0 up to the midpoint, 1000 at the limit."""
+    """Position of its writers: 0 up to the midpoint, 1000 at the limit."""
     over_background: int
     asking: int
     """Writers that are slowed down."""
@@ -44,7 +44,7 @@ class NativeCache:
         try:
             self.core = extension.Core(*arguments)
         except MemoryError:
-            gc.collect()  # closed caches that nobody refers to hold address space until they are collected
+            gc.collect()  # closed, unreferenced caches hold address space until they are collected
             self.core = extension.Core(*arguments)
         self.address: int = self.core.address
         self._c = ffi.cast("struct pc_cache *", self.address)
@@ -61,7 +61,7 @@ class NativeCache:
         return int(lib.pc_cache_resize(self._c, capacity))
 
     def close(self) -> None:
-        """Give back the memory and address space that nobody looks at any more; the rest follows with its last user."""
+        """Free the memory and address space without exporters; the last exporter frees the remainder."""
         self.core.close()
 
     def usage(self) -> dict[str, int]:
@@ -73,7 +73,7 @@ class NativeCache:
         lib.pc_tick(self._c, int(seconds * 1e9))
 
     def held(self) -> int:
-        """Bytes of frames that calls, exporters or mirrors hold by number, in a folio or out of it."""
+        """Return the bytes of frames that calls, exporters or mirrors hold by number, inside a folio or outside."""
         return int(lib.pc_cache_held(self._c))
 
     def hollow(self) -> int:
@@ -93,14 +93,14 @@ class NativeCache:
         lib.pc_cache_wake_all(self._c)
 
     def check(self) -> tuple[str, str] | None:
-        """The first broken invariant and what was found, or None."""
+        """Return the first violated invariant with the finding, or None."""
         out = ffi.new("struct pc_violation *")
         if not lib.pc_check(self._c, out):
             return None
         return ffi.string(out.invariant).decode(), ffi.string(out.text).decode()
 
     def trace(self) -> str:
-        """The last transitions, oldest first, one a line."""
+        """Return the last transitions, oldest first, one per line."""
         out = ffi.new("char[]", 128 << 10)
         lib.pc_trace_text(self._c, out, len(out))
         return cast(str, ffi.string(out).decode())
@@ -127,13 +127,13 @@ class NativeVolume:
         return cast("bool | None", extension.work(self.cache.core, self.address, job, math.ceil(timeout * 1e9)))
 
     def start_work(self) -> bool | str | None:
-        """On the event loop that carries the volume's bytes: start the next piece of work. False: there is none;
-        "later": look again in a moment; None: the volume has stopped.
+        """Start the next piece of work, on the event loop that carries the volume's bytes. False: there is none;
+        "later": check again shortly; None: the volume has stopped.
         """
         return cast("bool | str | None", extension.start_work(self.cache.core, self.address))
 
     def set_on_loop(self, on: bool) -> None:
-        """What carries bytes is started by an event loop, not taken by threads."""
+        """Choose whether an event loop starts work that carries bytes, or threads take it."""
         lib.pc_volume_set_on_loop(self._v, on)
 
     def push_job(self, cls: int) -> None:
@@ -146,29 +146,31 @@ class NativeVolume:
         lib.pc_volume_abort(self._v)
 
     def seal(self, sealed: bool) -> None:
-        """Writes are refused, or accepted again."""
+        """Refuse writes, or accept them again."""
         lib.pc_volume_seal(self._v, sealed)
 
     def resume(self) -> None:
         lib.pc_volume_resume(self._v)
 
     def revoke(self, fenced: bool) -> None:
-        """After an abort: end the fills that still run; `fenced`: writes and commits too."""
+        """After an abort, end running fills; `fenced`: writes and commits too."""
         extension.revoke(self.address, fenced)
 
     def stragglers(self) -> int:
-        """Callers in an operation of before an abort, who have not noticed it yet; they will without any backend."""
+        """Return the number of callers in an operation from before an abort, who have yet to notice it; they need no
+        backend for that.
+        """
         return cast(int, extension.stragglers(self.address))
 
     def take_epoch(self) -> int:
         return int(lib.pc_epoch_take(self._v))
 
     def set_mirror(self, limits: dict[str, int]) -> None:
-        """What the second stream accepts; before anything is handed over."""
+        """Set the limits of the second stream, before any write-back."""
         lib.pc_volume_set_mirror(self._v, ffi.new("struct pc_limits *", limits))
 
     def set_dirty_limit(self, size: int, floor: int) -> None:
-        """The share of the dirty limit, and what the volume may have whatever others hold."""
+        """Set the share of the dirty limit, and the minimum that other volumes cannot take."""
         lib.pc_volume_set_dirty_limit(self._v, size, floor)
 
     def pressure(self) -> Pressure:
@@ -177,7 +179,7 @@ class NativeVolume:
         return Pressure(**fields(out[0]))
 
     def grant(self, size: int) -> None:
-        """So many bytes may be dirtied above the midpoint before a writer has to pause again."""
+        """Set how many bytes may be dirtied above the midpoint before a writer has to pause again."""
         lib.pc_room_grant(self._v, size)
 
     def event_seq(self) -> int:
@@ -193,7 +195,7 @@ class NativeVolume:
         lib.pc_volume_set_inflight(self._v, n)
 
     def dirty_inodes(self, most: int | None = None) -> list[int]:
-        """Ids of the inodes with anything local or uncommitted; the first `most` of them."""
+        """Return ids of the inodes with local or uncommitted changes; only the first `most` of them."""
         room = 256 if most is None else most
         while True:
             ids = ffi.new("uint64_t[]", room)
@@ -232,17 +234,17 @@ class NativeVolume:
         return int(lib.pc_volume_unsaved(self._v))
 
     def count_call(self, call: int, seconds: float) -> None:
-        """A call of the backend (READ_CALL, WRITE_CALL, COMMIT_CALL) has ended after so long."""
+        """Count an ended call of the backend (READ_CALL, WRITE_CALL, COMMIT_CALL) with its duration."""
         lib.pc_latency_add(self._v, call, max(0, int(seconds * 1e9)))
 
     def latency(self, call: int) -> tuple[list[int], float]:
-        """How many calls took how long, by LATENCY_BOUNDS and longer; and the sum of their seconds."""
+        """Return how many calls took how long, by LATENCY_BOUNDS and longer; and the sum of their seconds."""
         counts = ffi.new("uint64_t[]", len(LATENCY_BOUNDS) + 1)
         total = int(lib.pc_latency_get(self._v, call, counts))
         return ffi.unpack(counts, len(counts)), total / 1e9
 
     def waiting(self) -> dict[str, int]:
-        """Pieces of work that no thread has taken yet, by class, most urgent first."""
+        """Return the number of queued pieces of work, by class, most urgent first."""
         waiting = ffi.new("uint32_t[]", len(WORK))
         lib.pc_show_queue(self._v, waiting)
         return {name: int(n) for name, n in zip(WORK, waiting, strict=True)}
@@ -254,11 +256,11 @@ class NativeVolume:
 
     @staticmethod
     def no_usage() -> dict[str, int]:
-        """`usage` of nothing."""
+        """Return `usage` with all zeros."""
         return read_usage(ffi.new("struct pc_usage *")) | read_counters(ffi.new("struct pc_counters *"))
 
     def counters(self) -> dict[str, int]:
-        """What only grows, without the bytes of this moment."""
+        """Return the monotonic counters, without current byte counts."""
         counters, usage = ffi.new("struct pc_counters *"), ffi.new("struct pc_usage *")
         lib.pc_volume_counters(self._v, counters, usage)
         return read_counters(counters)

@@ -1,4 +1,4 @@
-"""The door to C: constants, the C types that pass through as they are, and plain functions."""
+"""Access to C: constants, the C types that pass through unchanged, and plain functions."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ try:
     from .._native import _core
 except ImportError as error:
     if find_spec("pagecache._native._core") is not None:
-        raise  # it is there, and does not load
+        raise  # it exists, and fails to load
     folder = os.path.dirname(os.path.dirname(os.path.dirname(os.path.abspath(__file__))))
     raise ImportError(
         f"pagecache is imported from the checkout {folder}, whose C extension is not built: run pip install -e . "
@@ -32,24 +32,24 @@ LOCK, TOKEN, INVALIDATE, SHARED = 1, 2, 4, 8
 """Logical locks of an inode that `NativeInode.run` can hold; SHARED: the inode lock, with others."""
 
 KEPT, PARKED = 1, 2
-"""What a failed commit left: everything where it was, or nothing that is worth another try."""
+"""State after a failed commit: everything kept, or a retry is useless."""
 
 DIRTY, WRITEBACK, BACKOFF, FAILED, UNSTABLE = 1, 2, 4, 8, 16
-"""What `NativeInode.flush_pending` and `NativeInode.range_local` find."""
+"""Results of `NativeInode.flush_pending` and `NativeInode.range_local`."""
 
 COMMIT, NAMES, FILL, DIRECT = 0, 1, 2, 3
 """Classes of a volume's work; from FILL on it carries bytes. The engine itself submits jobs of the other three; direct
-writes take turns with what an fsync waits for.
+writes have the priority of data that an fsync waits for.
 """
 
 WORK = ("commit", "names", "fill", "integrity", "background", "readahead")
-"""All of them, most urgent first."""
+"""All classes, most urgent first."""
 
 READ_CALL, WRITE_CALL, COMMIT_CALL = 0, 1, 2
 """Kinds of backend calls whose durations `NativeVolume.count_call` counts."""
 
 LATENCY_BOUNDS = tuple(2**k / 1e6 for k in range(28))
-"""Seconds: a call is counted at the first of these that it did not exceed."""
+"""Upper bounds in seconds: a call is counted at the first one that it did not exceed."""
 
 WAITS = {
     name.removeprefix("PC_WAIT_").lower(): int(getattr(_core.lib, name))
@@ -59,9 +59,9 @@ WAITS = {
 """Kinds of waits."""
 
 STATES = ("failed", "writeback", "dirty", "staged", "unstable", "filling", "pinned", "clean")
-"""Of a page, most urgent first."""
+"""States of a page, most urgent first."""
 
-extension = _core  # for this package alone; what others may use is said in __init__.py
+extension = _core  # for this package only; __init__.py exports the public parts
 ffi, lib = extension.ffi, extension.lib
 if lib.pc_install_types() or lib.pc_abi() != ABI:
     raise ImportError("the C extension of pagecache does not fit this version: build it by pip install again")
@@ -75,7 +75,7 @@ AsyncHandle = extension.AsyncHandle
 
 
 class Op(Protocol):
-    """An operation: see `_native/types/op.c`. Whoever gets one calls begin and complete; C settles it afterwards."""
+    """An operation: see `_native/types/op.c`. The receiver calls begin and complete; C settles it afterwards."""
 
     offset: int
     length: int
@@ -89,19 +89,19 @@ class Op(Protocol):
     answer: object
 
     def begin(self) -> tuple[int, tuple[memoryview, ...]] | None:
-        """Offset and buffers of the next backend call; None when nothing is left to do."""
+        """Return offset and buffers of the next backend call; None when nothing is left to do."""
 
     def complete(self, n: object, /) -> int:
-        """Report the answer: 1 all done, 0 go on, negative errno: impossible, or no progress."""
+        """Report the result: 1 all done, 0 continue, negative errno: impossible, or no progress."""
 
     def ended(self) -> None:
-        """The call has raised: it is over, whatever else is done before the next one."""
+        """Report that the backend call raised. For Python callers that clean up before settling."""
 
     def anew(self) -> bool:
-        """Whether what the last call of a fill asked for was invalidated since: then the next `begin` looks again."""
+        """Return whether the range of a fill's last call was invalidated since: then the next `begin` checks again."""
 
     def mirror(self, last: Op | None, /) -> Op | None:
-        """The operation of the second stream that has this write request's bytes now: `last`, where they could join
+        """Return the operation of the second stream that now has this write request's bytes: `last`, if they could join
         it, or a new one; None without memory.
         """
 
@@ -109,34 +109,38 @@ class Op(Protocol):
         """End a write request (flag: parked) or a commit (flag, of a failure: 0, KEPT or PARKED)."""
 
     def acquire(self, holds: int, /) -> None:
-        """Take logical locks of the file, given back with the operation."""
+        """Take logical locks of the file, released with the operation."""
 
     def release_lock(self) -> None:
-        """Give the file's lock back before the end."""
+        """Release the file's lock before the end."""
 
     def direct_begin(self) -> None:
-        """Counted as a direct write from here on; the file's lock is held."""
+        """Count as a direct write from now on; the file's lock is held."""
 
     def direct_end(self) -> bool:
-        """Whether the direct write is over; False: a commit failed meanwhile, all of it has to be sent again."""
+        """End the direct write. False: a commit failed during it, and all of it must be sent again."""
 
     def carry(self, function: Callable[[], T], /) -> T:
-        """A part of a direct write, on another thread: the operation lasts until it has returned."""
+        """Run a part of a direct write on another thread: the operation lasts until it has returned."""
 
     def send(self, write_from: object, offset: int, buffer: memoryview, /) -> int:
-        """One backend call of a direct write, within `carry`: bytes taken; -1: it answered what is no such number."""
+        """Make one backend call of a direct write, within `carry`; return the bytes taken; -1: the result is no valid
+        number.
+        """
 
     def read(self, read_into: object, offset: int, buffer: memoryview, /) -> int:
-        """One backend call of a direct read, in this thread: bytes stored; -1: it answered what is no such number."""
+        """Make one backend call of a direct read, in this thread; return the bytes stored; -1: the result is no valid
+        number.
+        """
 
     def settle(self) -> None:
-        """Of a task on the event loop: it is over."""
+        """End the operation of a task on the event loop."""
 
     def fail(self, error: BaseException, /) -> None:
-        """Why a fill on the event loop failed: for the task that asked for it."""
+        """Set the error of a fill on the event loop, for the task that requested it."""
 
     def call(self, function: Callable[[], object], /) -> object:
-        """A backend call under the token that it holds, on another thread; the token is the call's until it returns."""
+        """Make a backend call under the held token, on another thread; the token is the call's until it returns."""
 
 
 class Ticket(Protocol):
@@ -144,14 +148,14 @@ class Ticket(Protocol):
 
     def __await__(self) -> Generator[Any, None, Any]: ...
     def finish(self, value: object, error: BaseException | None, /) -> None:
-        """End it, from any thread; the first time counts."""
+        """End it, from any thread; only the first call counts."""
 
     def wake(self) -> None:
-        """On the loop: the task goes on whatever has happened."""
+        """Wake the task on its loop, whatever has happened."""
 
 
 class Waker(Protocol):
-    """What wakes the tasks of one event loop: `dispatch` is to be called while `fileno` is readable."""
+    """Wakes the tasks of one event loop: call `dispatch` while `fileno` is readable."""
 
     def fileno(self) -> int: ...
     def dispatch(self) -> None: ...
@@ -164,26 +168,28 @@ def make_waker() -> Waker:
 def use_loops(
     running: Callable[[], tuple[Any, Waker]], inside: Callable[[], list[int]] | None, cancelled: type[BaseException]
 ) -> None:
-    """How C finds the running loop, and the calls that the running coroutine is in; None: nobody can be in one."""
+    """Set the functions that return the running loop, and the calls that the running coroutine is in; None: it can be
+    in none.
+    """
     extension.use_loops(running, inside, cancelled)
 
 
 def enter_loop() -> None:
-    """This thread is that of a cache's event loop: nothing that the loop has to do may be waited for on it."""
+    """Mark this thread as that of a cache's event loop: it must not wait for work of the loop."""
     extension.enter_loop()
 
 
 def ticket(
     core: object, kind: str, address: int, seq: int, volume: int, inode: int, reason: object, since_ns: int
 ) -> Ticket:
-    """Over when an event ("inode", "volume", "cache") advances beyond `seq`. `reason`: what the task that awaits it
-    waits for, of which volume (address) and inode (number), since when; None: it is nobody's business.
+    """Return a ticket that ends when an event ("inode", "volume", "cache") advances beyond `seq`. `reason`: reason of
+    the awaiting task, with volume (address), inode (number) and start; None: the wait is not reported.
     """
     return cast(Ticket, extension.ticket(core, kind, address, seq, volume, inode, reason, since_ns))
 
 
 def open_ticket(core: object = None, volume: int = 0, reason: object = None) -> Ticket:
-    """Over when somebody finishes it."""
+    """Return a ticket that ends by `finish`."""
     return cast(Ticket, extension.ticket(core, "", 0, 0, volume, 0, reason, time.monotonic_ns()))
 
 
@@ -198,13 +204,13 @@ def waiting(
     reason: object,
     call: Callable[[], T],
 ) -> T:
-    """Call something that waits; meanwhile the wait is on record, and then in a trace, where `text` is its name."""
+    """Make a call that waits; the wait is on record during the call, and in a trace, where `text` is its name."""
     return cast(T, extension.waiting(core, volume, inode, kind, pos, end, text, reason, call))
 
 
 def waiting_since(core: object) -> float:
-    """When the oldest wait began, or the oldest backend call that a caller makes himself, in seconds of the monotonic
-    clock; 0.0: nobody waits.
+    """Return the start of the oldest wait, or of the oldest backend call in a caller's thread, in seconds of the
+    monotonic clock; 0.0: there is none.
     """
     return float(extension.waiting_since(core)) / 1e9
 
@@ -228,7 +234,7 @@ class WaitRecord(NamedTuple):
 
 class Operation(NamedTuple):
     """An operation that runs or holds something: see `_native/types/waiting.c`. [pos, end) is the range of its call,
-    [start, stop) all of it; `helper`: its thread is one of the volume's.
+    [start, stop) its whole range; `helper`: its thread is one of the volume's.
     """
 
     kind: int
@@ -251,41 +257,41 @@ class Operation(NamedTuple):
 
 
 def waits(core: object) -> list[WaitRecord]:
-    """Those who wait now, in no order."""
+    """Return the current waits, in no order."""
     return [WaitRecord(*fields) for fields in extension.waits(core)]
 
 
 def operations(core: object) -> list[Operation]:
-    """Those that run or hold something, oldest first."""
+    """Return the operations that run or hold something, oldest first."""
     return [Operation(*fields) for fields in extension.calls(core)]
 
 
 def is_debug() -> bool:
-    """Whether the extension was built with its debug checks and sync points."""
+    """Return whether the extension was built with its debug checks and sync points."""
     return bool(lib.pc_is_debug())
 
 
 def sync_noise(seed: int, one_in: int, most: int) -> None:
-    """Of the passages of sync points, one in so many pauses for up to `most` microseconds; 0: none. In debug builds."""
+    """Let one of `one_in` passages of sync points pause for up to `most` microseconds; 0: none. In debug builds."""
     lib.pc_sync_noise(seed, one_in, most)
 
 
 def wait(kind: str, address: int, seq: int, timeout: float) -> None:
     """Sleep while an event ("inode", "volume", "cache", "flusher") stands at `seq`, a slice of at most 0.1 s.
 
-    Signals are handled; whatever a handler raises comes out here.
+    Handles signals; exceptions of their handlers propagate.
     """
-    # Up: who waits for what is left of a time would come back at once, again and again, for a part of a nanosecond.
+    # Rounded up: a waiter for the remainder of a time would return at once, repeatedly, for a part of a nanosecond.
     extension.wait(kind, address, seq, math.ceil(min(timeout, 1.0) * 1e9))
 
 
 def inside() -> list[int]:
-    """Addresses of the volumes whose backend calls this thread is in, innermost first."""
+    """Return the addresses of the volumes whose backend calls this thread is in, innermost first."""
     return cast("list[int]", extension.inside())
 
 
 def counters(kind: str) -> Callable[[Any], dict[str, int]]:
-    """Makes a dict of a pointer to a struct that has nothing but 64-bit counters, all at once."""
+    """Return a function that makes a dict from a pointer to a struct of 64-bit counters, all at once."""
     names = tuple(name for name, _ in ffi.typeof(kind).fields)
     assert ffi.sizeof(kind) == 8 * len(names)
 
@@ -305,7 +311,7 @@ def fields(struct: Any) -> dict[str, int]:
 
 
 def ranges(call: Callable[..., int], *args: Any, more: tuple[Any, ...] = ()) -> list[tuple[int, int]]:
-    """(offset, length) pairs from a function that fills an array and says how many there are."""
+    """Return (offset, length) pairs from a function that fills an array and returns their number."""
     room = 64
     while True:
         pairs = ffi.new("uint64_t[]", room * 2)

@@ -1,4 +1,4 @@
-"""The FUSE loop in C: see `_native/fuse/loop.h`. Where it was not built there is none, and none is ever made."""
+"""The FUSE loop in C: see `_native/fuse/loop.h`. In a build without it the classes exist, but cannot be made."""
 
 from __future__ import annotations
 
@@ -16,13 +16,13 @@ _fuse: Any
 try:
     _fuse = importlib.import_module("pagecache._native._fuse")
     LOOP_MISSING = ""
-    """Why there is no loop in C; empty: there is one."""
+    """Why there is no loop in C; "": there is one."""
 except ImportError as error:
     _fuse = None
     LOOP_MISSING = f"the loop in C was not built here, or libfuse is gone ({error})"
 
 ASKS: dict[int, str] = {}
-"""What handlers are asked, by its number."""
+"""Requests to handlers, by their number."""
 if _fuse is not None:
     ASKS = {
         int(getattr(_fuse.lib, name)): name.removeprefix("PC_ASK_").lower()
@@ -37,7 +37,7 @@ TABLE = ("nodes", "names", "told")
 
 
 class Asked:
-    """A request, as a handler gets it: see `struct pc_asked`. Good until the handler's next one."""
+    """A request for a handler: see `struct pc_asked`. Valid until the handler's next one."""
 
     __slots__ = ("_a",)
 
@@ -91,7 +91,7 @@ class Asked:
 
     @property
     def owner(self) -> tuple[int, int]:
-        """User and group of who asks."""
+        """Return user and group of the requesting process."""
         return int(self._a.uid), int(self._a.gid)
 
     @property
@@ -108,13 +108,13 @@ class Asked:
 
     @property
     def changes(self) -> dict[str, int]:
-        """Of setattr: what is to be set."""
+        """Return the attributes to set, of setattr."""
         set_ = self._a.fields
         return {name: int(getattr(self._a, name)) for bit, name in enumerate(FIELDS) if set_ >> bit & 1}
 
     @property
     def time(self) -> tuple[int, int]:
-        """When it was asked, for `Dirents`."""
+        """Return the time of the request, for `Dirents`."""
         return int(self._a.tick), int(self._a.asked_ns)
 
 
@@ -132,13 +132,13 @@ class NativeOpened:
         self._file: Handle | None = None
 
     def begin(self, loop: NativeLoop, number: int, file: Handle) -> None:
-        """The kernel will be told of it: the node's number, and what its bytes come from."""
+        """Connect it, before the kernel gets its number, to the node's number and the handle with its bytes."""
         self._hit = file._open_hit()
         self._loop, self._file = loop, file
         _fuse.lib.pc_opened_begin(loop._l, self._o, number, self._hit)
 
     def end(self) -> None:
-        """The kernel sends nothing about it any more. Idempotent."""
+        """Disconnect it: the kernel sends no more requests for it. Idempotent."""
         loop, file, self._loop, self._file = self._loop, self._file, None, None
         if loop is not None and file is not None:
             _fuse.lib.pc_opened_end(loop._l, self._o)
@@ -171,12 +171,12 @@ class NativeOpened:
         return bool(_fuse.lib.pc_opened_was_read(self._o))
 
     def set_told(self, told: bool) -> None:
-        """Of a failure: the next write is Python's to answer."""
+        """Record a reported failure: Python handles the next write."""
         _fuse.lib.pc_opened_set_told(self._o, told)
 
 
 class Dirents:
-    """Entries of a directory, as an answer. `plus`: with attributes, and the kernel is told of the nodes."""
+    """Entries of a directory, as a reply. `plus`: with attributes, and a lookup of each node."""
 
     __slots__ = ("_d", "_loop", "plus")
 
@@ -187,7 +187,7 @@ class Dirents:
             raise MemoryError
 
     def add(self, name: str, attributes: Iterable[int], certain: bool, next: int) -> bool:
-        """False: there is no room for it."""
+        """Add an entry. False: there is no room for it."""
         encoded, values = os.fsencode(name), _attributes(attributes)
         return bool(_fuse.lib.pc_dirents_add(self._loop._l, self._d, encoded, values, certain, next))
 
@@ -201,15 +201,16 @@ class Dirents:
 
 
 def _attributes(values: Iterable[int]) -> Any:
-    """The fields of `struct pc_attributes`, in their order; `allocated`: NOT_KNOWN where it is as large as the size."""
+    """Return the fields of `struct pc_attributes`, in order; `allocated`: NOT_KNOWN if equal to the size."""
     return _fuse.ffi.new("struct pc_attributes *", tuple(values))
 
 
 class NativeLoop:
-    """One `struct pc_loop`. Answers return whether somebody got them; who is told False takes back what he did.
+    """One `struct pc_loop`. Reply methods return whether the reply was delivered; if not, the caller undoes its
+    effects.
 
     Raises:
-        OSError: EINVAL, libfuse has said on stderr what is wrong.
+        OSError: EINVAL: libfuse has printed the reason on stderr.
     """
 
     __slots__ = ("_l", "_options")
@@ -232,15 +233,15 @@ class NativeLoop:
             raise OSError(-err, os.strerror(-err))
 
     def ended_fd(self) -> int:
-        """Readable once the kernel sends nothing any more."""
+        """Return a descriptor that is readable once the kernel sends no more requests."""
         return int(_fuse.lib.pc_loop_ended_fd(self._l))
 
     def drain(self, timeout: float) -> bool:
-        """Wait until every call that was asked for is over; False: not within this time."""
+        """Wait until every requested call is over; False: timed out."""
         return bool(_fuse.lib.pc_loop_drain(self._l, int(timeout * 1e9)))
 
     def stop(self, unmount: bool) -> None:
-        """Serve no more. The memory goes when nobody refers to this and no handler is in it."""
+        """Stop serving. The memory is freed with the last reference, and the last handler."""
         _fuse.lib.pc_loop_stop(self._l, unmount)
 
     def counts(self) -> dict[str, int]:
@@ -254,14 +255,14 @@ class NativeLoop:
         return {name: int(getattr(out, name)) for name, _ in _fuse.ffi.typeof("struct pc_loop_features").fields}
 
     def check(self) -> str:
-        """What is wrong with the table of names; empty: nothing."""
+        """Return a violation of the table of names; "": none."""
         text = _fuse.ffi.new("char[]", 200)
         return "" if _fuse.lib.pc_loop_check(self._l, text, 200) else _fuse.ffi.string(text).decode()
 
     # -- handlers
 
     def enter(self) -> bool:
-        """A thread that will ask; False: the loop has stopped."""
+        """Register a handler thread; False: the loop has stopped."""
         return bool(_fuse.lib.pc_loop_enter(self._l))
 
     def next(self, asked: Asked) -> bool:
@@ -269,7 +270,7 @@ class NativeLoop:
         return bool(_fuse.lib.pc_loop_next(self._l, asked._a))
 
     def forgotten(self, count: int) -> list[tuple[int, int]]:
-        """Up to `count` nodes that the kernel has forgotten, and how often; empty: there is no other."""
+        """Return up to `count` nodes that the kernel has forgotten, with their lookup counts; empty: no more."""
         found = _fuse.ffi.new("struct pc_forgotten[]", count)
         return [(found[k].number, found[k].times) for k in range(_fuse.lib.pc_loop_forgotten(self._l, found, count))]
 
@@ -279,7 +280,7 @@ class NativeLoop:
     def leave(self, asked: Asked) -> None:
         _fuse.lib.pc_loop_leave(self._l, asked._a)
 
-    # -- answers
+    # -- replies
 
     def reply_error(self, token: int, code: int) -> bool:
         return bool(_fuse.lib.pc_reply_error(self._l, token, code) == 0)
@@ -314,7 +315,7 @@ class NativeLoop:
     # -- the kernel's caches
 
     def notify_inode(self, number: int, offset: int = 0, length: int = 0) -> int:
-        """0, or a negative errno; ENOENT: the kernel does not know it."""
+        """Return 0, or a negative errno; ENOENT: the kernel does not have the inode."""
         return int(_fuse.lib.pc_notify_inode(self._l, number, offset, length))
 
     def notify_entry(self, parent: int, name: str) -> int:

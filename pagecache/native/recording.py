@@ -1,11 +1,10 @@
-"""What a trace records: `_native/base/record.c` seen from Python.
+"""The records of a trace: `_native/base/record.c` seen from Python.
 
-While a trace runs the cache has a ring of records. C makes most of them, waits among them; the engine some of its own
-through `Span`.
-Records are read as tuples in the order of what happened, in pieces, so that they are not twice in memory.
+During a trace the cache has a ring of records. C makes most of them, including waits; the engine makes others through
+`Span`. Records are read as tuples in chronological order, in pieces, so that they are not in memory twice.
 
-One `Recorder` belongs to each cache. What its records name by number is kept here while it is on: keys of files, names
-of jobs; names of threads belong to the process.
+One `Recorder` belongs to each cache. During a trace it stores the names behind numbers in its records: keys of files,
+names of jobs; names of threads belong to the process.
 """
 
 from __future__ import annotations
@@ -58,25 +57,25 @@ ENGINE_PAUSE: int = lib.PC_ENGINE_PAUSE
 
 
 def clock() -> int:
-    """ns, as records have them."""
+    """Return the time in ns, as in records."""
     return int(lib.pc_clock_ns())
 
 
 def text_of(key: object) -> str:
-    """A key as text that every reader of JSON takes: a string or a path as itself, with what is no character as its
-    code; any other as its repr.
+    """Return a key as text that every JSON reader accepts: a string or a path unchanged, with the code of invalid
+    characters; any other key as its repr.
     """
     text = os.fsdecode(key) if isinstance(key, str | os.PathLike) else repr(key)
     return text.encode("utf-8", "backslashreplace").decode("utf-8")
 
 
 def names_of(prefix: str) -> dict[int, str]:
-    """What the numbers of an enumeration of C are called, in lower case: "PC_WAIT_" gives {1: "folio", ...}."""
+    """Return the names of an enumeration of C by number, in lower case: "PC_WAIT_" gives {1: "folio", ...}."""
     return {int(getattr(lib, name)): name.removeprefix(prefix).lower() for name in dir(lib) if name.startswith(prefix)}
 
 
 class Kind:
-    """What a record is of."""
+    """Kinds of records."""
 
     CALL: Final[int] = lib.PC_R_CALL
     WAIT: Final[int] = lib.PC_R_WAIT
@@ -95,8 +94,8 @@ class Kind:
 
 
 class Flag:
-    """BEGINS: it goes on, and has another record when it ends. ELSEWHERE: it ended in another thread. KEPT: a commit
-    failed that lost nothing.
+    """Flags of a record. BEGINS: it goes on, and has another record when it ends. ELSEWHERE: it ended in another
+    thread. KEPT: a commit failed that lost nothing.
     """
 
     BEGINS: Final[int] = lib.PC_R_BEGINS
@@ -107,7 +106,7 @@ class Flag:
 
 
 class Fate:
-    """What became of handed-over bytes: `what` of ACKED and AGAIN."""
+    """Results of write-back: `what` of ACKED and AGAIN."""
 
     DURABLE: Final = 0
     FAILED: Final = 4
@@ -121,7 +120,7 @@ class Taken:
 
 
 class _Threads:
-    """Names of the threads that any trace of this process has met, by the numbers that C gives them."""
+    """Names of the threads that any trace of this process contains, by the numbers from C."""
 
     def __init__(self) -> None:
         self.lock = threading.Lock()
@@ -141,7 +140,7 @@ class _Threads:
             self.traces -= 1
 
     def seen(self, number: int) -> None:
-        """In the thread itself. `current_thread` would make an object for a thread that is not Python's."""
+        """Register the current thread. `current_thread` would make an object for a foreign thread."""
         own = threading.get_ident()
         self.names[number] = next((t.name for t in threading.enumerate() if t.ident == own), f"thread {number}")
 
@@ -155,14 +154,14 @@ class Recorder:
     __slots__ = ("_c", "_core", "files", "on", "texts")
 
     def __init__(self, core: object, address: int) -> None:
-        self._core = core  # keeps the memory
+        self._core = core  # keeps the memory alive
         self._c = ffi.cast("struct pc_cache *", address)
         self.on = False
         self.files: dict[int, tuple[str, object]] = {}
         self.texts: dict[str, int] = {}
 
     def start(self, records: int) -> bool:
-        """Whether a trace begins; False: one runs, or is being written."""
+        """Begin a trace. False: one runs, or is being written."""
         error = lib.pc_record_start(self._c, records)
         if error:
             if error == -errno.EBUSY:
@@ -173,8 +172,8 @@ class Recorder:
         return True
 
     def stop(self) -> tuple[int, int, int, int]:
-        """Record no more: how many records were made, the numbers [first, end) of those that are kept, and how many
-        among these were lost.
+        """Stop recording; return how many records were made, the numbers [first, end) of the kept ones, and how many of
+        these were lost.
         """
         out = ffi.new("uint64_t[3]")
         self.on = False
@@ -182,26 +181,26 @@ class Recorder:
         return made, int(out[0]), int(out[1]), int(out[2])
 
     def read(self, first: int, end: int) -> Iterator[Record]:
-        """The records with these numbers, in their order; after `stop`."""
+        """Yield the records with these numbers, in order; after `stop`."""
         at, out = ffi.new("uint64_t *", first), ffi.new("struct pc_record[]", PIECE)
         memory = ffi.buffer(out)
         while count := lib.pc_record_read(self._c, at, end, out, PIECE):
             yield from LAYOUT.iter_unpack(bytes(memory[: count * LAYOUT.size]))
 
     def free(self) -> None:
-        """What was recorded is not read any more."""
+        """Free the records."""
         lib.pc_record_free(self._c)
         self.files.clear()
         self.texts.clear()
         threads.end()
 
     def met(self, file: int, volume: str, key: object) -> None:
-        """What the number of a file stands for."""
+        """Record the volume and key of a file's number."""
         if self.on:
             self.files[file] = (volume, key)
 
     def text(self, text: str, key: object = None) -> int:
-        """A number for a text that a record has to carry."""
+        """Return a number for a text in a record."""
         if key is not None:
             text = f"{text} {text_of(key)}"
         if len(self.texts) >= TEXTS_MAX:
@@ -219,7 +218,7 @@ class Recorder:
 
 
 class Span:
-    """Something of the engine's that takes time: a context manager, which does nothing while no trace runs.
+    """A timed activity of the engine: a context manager, without effect while no trace runs.
 
     Args:
         kind, what: of the record. id: of the call that it belongs to; None: it is a call, and gets one.
@@ -273,7 +272,7 @@ class Span:
 
 
 def traced(method: Callable[P, T]) -> Callable[P, T]:
-    """A method of a handle that a trace shows as a call; the handle has its inode as `_native`."""
+    """Make a method of a handle a call in traces; the handle has its inode as `_native`."""
     name = method.__name__
 
     @wraps(method)

@@ -260,7 +260,7 @@ def installed() -> Iterator[None]:
         ("fsspec:foo://x", "fsspec knows no protocol 'foo'; install the package that brings it, such as foofs"),
         ("fsspec:needs://x", "that fsspec needs for this is not installed: Install not_there_at_all"),
         ("fsspec:zip://a::foo://x", "fsspec knows no protocol 'foo'"),
-        ("fsspec:simplecache::memory://x", "keeps copies of its own"),
+        ("fsspec:simplecache::memory://x", "keeps copies, which go stale"),
     ],
 )
 def test_urls_that_lead_nowhere_say_why(url: str, words: str) -> None:
