@@ -12,7 +12,7 @@ PIP  := $(PY) -m pip install -q --disable-pip-version-check
 
 NATIVE := pagecache/_native
 LOOP   := $(NATIVE)/fuse
-BUILD  := pyproject.toml setup.py $(NATIVE)/build.py $(wildcard $(NATIVE)/*.h $(NATIVE)/*/*.[ch]) $(LOOP)/build.py
+BUILD  := pyproject.toml setup.py $(NATIVE)/build.py $(NATIVE)/pagecache.h $(wildcard $(NATIVE)/*/*.[ch]) $(LOOP)/build.py
 
 .DEFAULT_GOAL := help
 .DELETE_ON_ERROR:
@@ -107,7 +107,7 @@ pytest: $(VENV)/.built $(VENV)/.dev $(DEBUG)/.built build/c-schedules/schedules 
 # C tests: each program of tests/native with the folders of the core that are free of Python.
 CORE      := base memory state file io
 CORE_C    := $(wildcard $(CORE:%=$(NATIVE)/%/*.c))
-CORE_H    := $(wildcard $(NATIVE)/*.h $(CORE:%=$(NATIVE)/%/*.h))
+CORE_H    := $(NATIVE)/pagecache.h $(wildcard $(CORE:%=$(NATIVE)/%/*.h))
 TESTS_C   := $(wildcard tests/native/test_*.c)
 CFLAGS_C  := -std=c11 -D_GNU_SOURCE -DPC_DEBUG=1 -Wall -Wextra -pthread -g -fno-omit-frame-pointer -I$(NATIVE) -Itests/native
 VARIANTS  := plain asan tsan

@@ -6,12 +6,15 @@ LAYERS is the order; FOR_TYPES has the exceptions for annotations.
 from __future__ import annotations
 
 import ast
+import re
+import shutil
 from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
 
 PACKAGE = Path(__file__).parent.parent / "pagecache"
+NATIVE = PACKAGE / "_native"
 
 # From the bottom up. A module belongs to the longest prefix that fits; modules of one line may import each other.
 LAYERS = [
@@ -201,3 +204,65 @@ def test_only_native_imports_the_extension() -> None:
         if not within(module, "_native") and any(within(imported, "_native") for imported, _, _ in imports(module))
     }
     assert importers <= {"native.extension"}
+
+
+# ---------------------------------------------------------------------------------------------- the C core
+
+# Folders of the core from the bottom up; the last two are its users. `pagecache.h` declares the core for all of them.
+FOLDERS = [["base"], ["memory"], ["state"], ["file"], ["io"], ["types", "fuse"]]
+HEIGHT = {folder: height for height, folders in enumerate(FOLDERS) for folder in folders}
+C_FUNCTION = re.compile(r"^(?!static)[A-Za-z][\w \t]*?[ *](\w+)\([^;{}]*\)\s*\{", re.MULTILINE)
+C_INLINE = re.compile(r"^static inline [\w \t]*?[ *](\w+)\([^;{}]*\)\s*\{", re.MULTILINE)
+C_TEXT = re.compile(r'/\*.*?\*/|//[^\n]*|"(?:\\.|[^"\\\n])*"', re.DOTALL)
+C_INCLUDE = re.compile(r'^\s*#\s*include\s+"(\w+)/\w+\.h"', re.MULTILINE)
+
+
+def sources_of(native: Path) -> dict[Path, str]:
+    return {
+        path: path.read_text(encoding="utf-8") for folder in HEIGHT for path in sorted(native.glob(f"{folder}/*.[ch]"))
+    }
+
+
+def upward(native: Path) -> list[str]:
+    """Includes of a folder above, and names of functions that a folder above defines."""
+    sources = sources_of(native)
+    code = {path: C_TEXT.sub(" ", text) for path, text in sources.items()}
+    home = {
+        name: path.parent.name
+        for path, text in code.items()
+        for name in (C_INLINE if path.suffix == ".h" else C_FUNCTION).findall(text)
+    }
+    found = []
+    for path, text in sources.items():
+        folder = path.parent.name
+
+        def is_above(other: str, folder: str = folder) -> bool:
+            return other != folder and HEIGHT.get(other, 0) >= HEIGHT[folder]
+
+        where = f"{folder}/{path.name}"
+        found += [f"{where} includes {other}/" for other in C_INCLUDE.findall(text) if is_above(other)]
+        names = set(re.findall(r"(?<!struct )\bpc_\w+", code[path])) & home.keys()
+        found += [f"{where} uses {name} of {home[name]}/" for name in sorted(names) if is_above(home[name])]
+    return found
+
+
+def test_includes_and_calls_of_the_core_go_down_only() -> None:
+    folders = {path.parent.name for path in NATIVE.glob("*/*.c")}
+    assert folders == set(HEIGHT)
+    assert len(sources_of(NATIVE)) > 100
+    assert upward(NATIVE) == []
+
+
+def test_an_upward_include_or_call_of_the_core_is_found(tmp_path: Path) -> None:
+    shutil.copytree(NATIVE, tmp_path / "native", ignore=shutil.ignore_patterns("*.so", "__pycache__"))
+    planted = tmp_path / "native" / "state" / "inode.c"
+    with planted.open("a", encoding="utf-8") as source:
+        source.write('#include "io/io.h"\nvoid pc_planted(struct pc_inode *i)\n{\n\tpc_pass_begin(i);\n}\n')
+    lower = tmp_path / "native" / "base" / "wait.c"
+    with lower.open("a", encoding="utf-8") as source:
+        source.write("/* pc_pass_begin in a comment */\nu64 pc_planted_too(void)\n{\n\treturn (u64)&pc_planted;\n}\n")
+    assert sorted(upward(tmp_path / "native")) == [
+        "base/wait.c uses pc_planted of state/",
+        "state/inode.c includes io/",
+        "state/inode.c uses pc_pass_begin of io/",
+    ]

@@ -17,7 +17,7 @@
 #include <sys/wait.h>
 #include <unistd.h>
 
-#include "internal.h"
+#include "io/io.h"
 
 #define MAYBE       __attribute__((unused))
 #define CHECK(x)    ((x) ? (void)0 : check_failed(__FILE__, __LINE__, #x, 0, 0))

@@ -12,7 +12,7 @@
 #include <stdlib.h>
 #include <time.h>
 
-#include "internal.h"
+#include "io/io.h"
 
 enum { PAGE = 4096, MIB_PAGES = 256, ROUNDS = 15, QUESTIONS = 20000 };
 

@@ -1,79 +1,13 @@
 /*
- * base.h - the words that every file of CORE is written in: integer types, branch hints, assertions, sync points.
+ * base.h - what base/ offers: words, lists, leaf locks, events, watches. No file here uses an object of the cache.
  */
 #ifndef PC_BASE_H
 #define PC_BASE_H
 
-#include <errno.h>
-#include <stdatomic.h>
-#include <stdbool.h>
-#include <stddef.h>
-#include <stdint.h>
-#include <string.h>
-
-#include "pagecache.h"
-
-typedef uint8_t u8;
-typedef uint16_t u16;
-typedef uint32_t u32;
-typedef uint64_t u64;
-typedef int64_t i64;
-
-#define PC_LIKELY(x)   __builtin_expect(!!(x), 1)
-#define PC_UNLIKELY(x) __builtin_expect(!!(x), 0)
-
-static inline u64 pc_min(u64 a, u64 b)
-{
-	return a < b ? a : b;
-}
-static inline u64 pc_max(u64 a, u64 b)
-{
-	return a > b ? a : b;
-}
-
-/* wait.c */
-void pc_fail_assert(const char *file, int line, const char *text) __attribute__((noreturn, cold));
-
-/* PC_ASSERT guards memory safety and stays on; PC_DEBUG_ASSERT states what the transition table allows. */
-#define PC_ASSERT(c) ((void)(PC_LIKELY(c) || (pc_fail_assert(__FILE__, __LINE__, #c), 0)))
-#ifdef PC_DEBUG
-#define PC_DEBUG_ASSERT(c) PC_ASSERT(c)
-#ifdef PC_SCHEDULED
-/* Built for tests/native/schedules: threads are simulated, and whatever could let another one run asks the scheduler. */
-#include "schedule.h"
-#define PC_SYNC(point) schedule_point(point)
-#else
-void pc_sync_reached(const char *point);
-void pc_point_reached(const char *point);
-#define PC_SYNC(point) pc_sync_reached(point)
-#endif
-/* Whether a fix is in: a test may take it out (pc_fix_remove) to see that the test of it fails. */
-bool pc_fix_present(const char *fix);
-#define PC_FIX(fix) pc_fix_present(fix)
-void pc_debug_lock(int level);
-void pc_debug_trylock(int level);
-void pc_debug_unlock(int level);
-void pc_debug_unlocked(const char *where);
-#else
-#define PC_DEBUG_ASSERT(c)       ((void)0)
-#define PC_SYNC(point)           ((void)0)
-#define PC_FIX(fix)              true
-#define pc_debug_lock(level)     ((void)0)
-#define pc_debug_trylock(level)  ((void)0)
-#define pc_debug_unlock(level)   ((void)0)
-#define pc_debug_unlocked(where) ((void)0)
-#endif
-
-#ifdef PC_SCHEDULED
-#define PC_POINT(point) schedule_point(point)
-#elif defined(PC_DEBUG)
-#define PC_POINT(point) pc_point_reached(point)
-#else
-#define PC_POINT(point) ((void)0) /* where another thread may come in between; only simulated ones look */
-#endif
-
-/* check.c: what a checker says; false. */
-bool pc_violated(struct pc_violation *out, const char *invariant, const char *format, ...)
-	__attribute__((format(printf, 3, 4)));
+#include "base/list.h"
+#include "base/scheduler.h"
+#include "base/wait.h"
+#include "base/watch.h"
+#include "base/words.h"
 
 #endif

@@ -8,7 +8,7 @@
 #ifndef PC_SCHEDULER_H
 #define PC_SCHEDULER_H
 
-#include "base/base.h"
+#include "base/words.h"
 
 struct pc_scheduler {
 	int (*wait)(_Atomic u32 *word, i64 timeout_ns); /* 0 woken, -ETIMEDOUT */

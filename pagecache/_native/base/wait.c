@@ -17,8 +17,7 @@
 #include <time.h>
 #include <unistd.h>
 
-#include "internal.h"
-#include "base/scheduler.h"
+#include "base/base.h"
 
 _Atomic u32 pc_fork_epoch;
 _Thread_local const struct pc_scheduler *pc_scheduler;
@@ -120,11 +119,6 @@ void pc_event_wake(struct pc_event *e)
 		pc_futex_wake(&e->seq, INT_MAX);
 	if (atomic_load(&e->watched) && PC_FIX("tasks_are_woken"))
 		pc_watch_notify(e);
-}
-
-struct pc_event *pc_folio_event(struct pc_cache *c, u32 folio)
-{
-	return &c->folio_events[(folio * 2654435761u) >> 24];
 }
 
 #ifdef PC_DEBUG

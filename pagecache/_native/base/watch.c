@@ -17,7 +17,7 @@
 #include <sys/eventfd.h>
 #include <unistd.h>
 
-#include "internal.h"
+#include "base/base.h"
 
 enum { PC_WATCH_BUCKETS = 64 };
 

@@ -4,7 +4,8 @@
 #ifndef PC_WATCH_H
 #define PC_WATCH_H
 
-#include "base/lock.h"
+#include "base/list.h"
+#include "base/wait.h"
 
 /* One event loop: its eventfd is readable while anything of it has fired and is not ended. */
 struct pc_waker {

@@ -19,7 +19,7 @@
  */
 #include <stdlib.h>
 
-#include "internal.h"
+#include "file/file.h"
 
 struct pc_hit {
 	struct pc_inode *inode;
@@ -145,17 +145,10 @@ uint64_t pc_hit_taken(const struct pc_hit *h)
 	return taken;
 }
 
-/* An inode's counters, with what hits have counted. Leaf lock held. */
-void pc_inode_counted(struct pc_counters *to, const struct pc_inode *i)
-{
-	pc_counters_add(to, &i->counters);
-	to->hits += atomic_load_explicit(&((struct pc_inode *)i)->hits_apart, memory_order_relaxed);
-}
-
 /* What another extension calls: functions are not shared between them by name. */
 const struct pc_hit_calls *pc_hit_calls(void)
 {
-	static const struct pc_hit_calls calls = {PC_ABI, sizeof(struct pc_hit_calls), pc_hit_read, pc_hit_write,
-						  pc_hit_size, pc_hit_taken};
+	static const struct pc_hit_calls calls = {
+		PC_ABI, sizeof(struct pc_hit_calls), pc_hit_read, pc_hit_write, pc_hit_size, pc_hit_taken};
 	return &calls;
 }

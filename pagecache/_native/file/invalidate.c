@@ -1,82 +1,29 @@
 /*
- * invalidate.c - bytes that are older than storage: another version of the object, invalidation, clean folios dropped.
+ * invalidate.c - bytes that are older than storage: another version of the object, invalidation.
  *
- * L always stays: what is local lies over whatever storage has now. The rest goes with its folio, or is cut out of V where the
- * folio is local too (pc_folio_refresh). A folio that a fill holds is marked STALE and cut when the fill unlocks it, so nothing
- * here waits for a backend. Clean folios come and go alone (pc_drop_clean), without a change of the object.
+ * L always stays: local bytes lie over the version in storage. Other bytes leave the cache with their folio, or leave V if the
+ * folio is local too (pc_folio_refresh). A folio that a fill holds is marked STALE and cut when the fill unlocks it, so no
+ * function here waits for a backend.
  *
  * Contract 2.19; transitions E10, E11, and E7 where another version lies under L. Locks: leaf lock.
  */
-#include "internal.h"
-
-/* Whether bytes of the folio lie on both sides of an end of the file. */
-static bool holds_end(const struct pc_cache *c, const struct pc_folio *f, u64 size)
-{
-	u64 start = pc_folio_pos(c, f);
-	return start < size && size < start + pc_folio_bytes(c, f);
-}
-
-/* The zeros behind the old end of the file were nobody's bytes: what another version has there is newer. A block is cut as a
- * whole, so what is valid before the end is put back; the block stays as it was where no extent is left for that. */
-static void cut_behind(struct pc_inode *i, struct pc_folio *f, u64 size)
-{
-	struct pc_cache *c = i->cache;
-	u64 start = pc_folio_pos(c, f);
-	if (!holds_end(c, f, size) || pc_folio_ext_ensure(c, f))
-		return;
-	u32 eof = (u32)(size - start), block = eof / c->page_size * c->page_size, n = 0;
-	u32 from[PC_RAGGED + 1], to[PC_RAGGED + 1];
-	for (u32 at = block; at < eof && n <= PC_RAGGED; at = to[n++]) {
-		from[n] = pc_missing_until(c, f, at, eof);
-		to[n] = pc_valid_until(c, f, from[n], eof);
-		if (from[n] == to[n])
-			break;
-	}
-	pc_seq_begin(f);
-	pc_valid_cut(c, f, block, pc_folio_bytes(c, f));
-	for (u32 k = 0; k < n; k++)
-		if (!pc_valid_add(c, f, from[k], to[k]))
-			pc_valid_add(c, f, block, block + c->page_size);
-	pc_seq_end(f);
-}
-
-/* V shrinks to the blocks of L: the rest is older than storage now. Folio lock and leaf lock held. */
-void pc_folio_refresh(struct pc_inode *i, struct pc_folio *f)
-{
-	struct pc_cache *c = i->cache;
-	u32 blocks = 1u << pc_folio_order(f);
-	if (pc_local_count(c, f, 0, blocks) < blocks && pc_folio_ext_ensure(c, f))
-		return; /* no memory to say what is left: it stays stale */
-	atomic_fetch_and(&f->state, ~(u32)PC_F_STALE);
-	if (PC_UNLIKELY(i->old_end) && holds_end(c, f, i->old_end)) {
-		cut_behind(i, f, i->old_end);
-		i->old_end = 0;
-	}
-	if (pc_local_count(c, f, 0, blocks) == blocks)
-		return;
-	pc_seq_begin(f);
-	for (u32 b = 0; b < blocks; b++)
-		if (!pc_local_count(c, f, b, b + 1))
-			pc_valid_cut(c, f, b << c->page_shift, (b + 1) << c->page_shift);
-	pc_seq_end(f);
-}
+#include "file/file.h"
 
 /* ---------------------------------------------------------------- another version in storage */
 
-/* End of the last byte of L in a folio, cut at the size; 0: there is none. What a block has in L are its valid bytes [M6]. */
-u64 pc_local_end(const struct pc_cache *c, const struct pc_folio *f, u64 size)
+/* After a reconnect: what the old backend acknowledged and never committed is dirty again, with its stamps. The volume is
+ * aborted: nothing is acknowledged, and a commit that still runs will count as failed. */
+void pc_uncommit(struct pc_inode *i)
 {
-	u32 block = 1u << pc_folio_order(f);
-	while (block > 0 && !pc_local_count(c, f, block - 1, block))
-		block--;
-	u32 to = block << c->page_shift, at = block ? to - c->page_size : 0,
-	    end = PC_FIX("a_local_end_is_a_byte") ? at : to;
-	while (at < to) {
-		u32 valid = pc_valid_until(c, f, at, to);
-		end = valid > at ? (u32)pc_max(end, valid) : end;
-		at = valid > at ? valid : pc_missing_until(c, f, at, to);
+	bool more = PC_FIX("what_was_forgotten_is_sent_again");
+	while (more) {
+		pc_inode_leaf_lock(i);
+		u32 id = pc_index_next_marked(i, 0, pc_last_index(i->cache), PC_MARK_UNSTABLE, NULL);
+		more = id != 0;
+		if (more)
+			pc_folio_uncommitted(i, pc_folio_at(i->cache, id), false);
+		pc_inode_leaf_unlock(i);
 	}
-	return block ? pc_min(pc_folio_pos(c, f) + end, size) : 0;
 }
 
 /* Storage is about to be asked how long the other version is: what a direct write puts behind that is part of it, too. */
@@ -106,12 +53,12 @@ void pc_rebase(struct pc_inode *i, uint64_t remote, bool forgotten)
 		size = atomic_load(&i->size); /* the leaf lock was given back: a writer may have extended the file */
 		if (!locked) {
 			atomic_fetch_or(&f->state, PC_F_STALE); /* the fill cuts V when it unlocks */
-			if (remote > size && atomic_load(&f->owner) && holds_end(c, f, size))
+			if (remote > size && atomic_load(&f->owner) && pc_folio_holds_end(c, f, size))
 				i->old_end = size;
 		} else if (pc_folio_state(f) & PC_F_LOCAL) {
 			pc_folio_refresh(i, f);
 			if (remote > size)
-				cut_behind(i, f, size);
+				pc_folio_cut_behind(i, f, size);
 			pc_folio_unlock(c, f);
 		} else {
 			pc_folio_remove(i, f);
@@ -204,41 +151,6 @@ bool pc_dirty_all(struct pc_inode *i, bool staged)
 }
 
 /* ---------------------------------------------------------------- invalidation */
-
-/* Drop clean folios wholly inside [pos, end) that nobody holds. Never blocks. Return: bytes freed. */
-uint64_t pc_drop_clean(struct pc_inode *i, uint64_t pos, uint64_t end)
-{
-	struct pc_cache *c = i->cache;
-	u64 index = (pos + c->page_size - 1) >> c->page_shift, freed = 0;
-	u64 last = end >= UINT64_MAX - c->page_size ? pc_last_index(c) : (end + c->page_size - 1) >> c->page_shift;
-	u64 size = pc_inode_size(i);
-	for (bool more = true; more;) {
-		pc_inode_leaf_lock(i);
-		for (u32 k = 0; k < 64; k++) {
-			u32 id = pc_index_next(i, index, last);
-			more = id != 0;
-			if (!more)
-				break;
-			struct pc_folio *f = pc_folio_at(c, id);
-			u64 start = pc_folio_pos(c, f), stop = start + pc_folio_bytes(c, f);
-			u16 one = 1;
-			index = stop >> c->page_shift;
-			if (start < pos || (stop > end && end < size) || pc_folio_state(f) & PC_F_UNEVICTABLE ||
-			    !pc_folio_trylock(f))
-				continue;
-			if (!(pc_folio_state(f) & PC_F_UNEVICTABLE) &&
-			    atomic_compare_exchange_strong(&f->refs, &one, 0)) {
-				freed += pc_folio_bytes(c, f);
-				pc_folio_detach(i, f);
-				pc_folio_freed(c, f);
-			} else {
-				pc_folio_unlock(c, f);
-			}
-		}
-		pc_inode_leaf_unlock(i);
-	}
-	return freed;
-}
 
 /* pc_invalidate_range() with the leaf lock held. */
 int pc_invalidate_folios(struct pc_inode *i, u64 pos, u64 end)

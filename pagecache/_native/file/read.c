@@ -11,7 +11,7 @@
  *
  * What is missing is the caller's to fetch: `need` says which bytes, or which folio to wait for. Nothing here waits.
  */
-#include "internal.h"
+#include "file/file.h"
 
 enum { PC_OPTIMISTIC_TRIES = 4 };
 
@@ -262,4 +262,10 @@ u64 pc_first_missing(struct pc_inode *i, u64 pos, u64 end)
 			break;
 	}
 	return pos;
+}
+
+void pc_readahead_seen(struct pc_readahead *ra, uint64_t pos, uint64_t len, uint32_t page_shift)
+{
+	/* Threads without Python do this, too (hit.c). */
+	__atomic_store_n(&ra->prev_index, (pos + (len ? len - 1 : 0)) >> page_shift, __ATOMIC_RELAXED);
 }

@@ -9,7 +9,7 @@
  *
  * Contract 2.17, 2.18; transitions E8, E10, E12. Locks: leaf lock; content is zeroed with the folio locked.
  */
-#include "internal.h"
+#include "file/file.h"
 
 static void wait_for_passer_by(struct pc_inode *i)
 {

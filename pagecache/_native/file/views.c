@@ -10,7 +10,7 @@
  *
  * Locks: the folio's lock while it gets the other frame, and the leaf lock for moments. Contract 2.17, 2.18, 2.21.
  */
-#include "internal.h"
+#include "file/file.h"
 
 /* The next folio of [*index, last] that views may store to, locked; *index moves behind it. Leaf lock held (given back in
  * between). Return: 1; 0: none; -EBUSY: a fill owns it. */

@@ -19,7 +19,7 @@
  * The caller holds the inode lock X, has room for dirty data, and hands in memory that cannot fault. Nothing here waits: a
  * short count and `need` say what has to happen first.
  */
-#include "internal.h"
+#include "file/file.h"
 
 /* The source may be a view of this very memory. */
 static void move(u8 *to, const u8 *from, size_t n)
@@ -79,42 +79,6 @@ static int folio_for_write(struct pc_inode *i, u64 index, u64 pos, u64 end, stru
 	}
 }
 
-/* Whether a running call reads the blocks of [from, to) in the frame that the folio has now. */
-static bool in_flight(struct pc_inode *i, struct pc_folio *f, u32 from, u32 to)
-{
-	struct pc_cache *c = i->cache;
-	if (!(pc_folio_state(f) & PC_F_WRITEBACK))
-		return false;
-	pc_inode_leaf_lock(i);
-	struct pc_ext *e = pc_folio_ext(c, f);
-	bool held = pc_folio_order(f) == 0 ? !(pc_folio_state(f) & PC_F_COPIED) : e && e->calls;
-	u32 b0 = from >> c->page_shift, b1 = (to + c->page_size - 1) >> c->page_shift;
-	held = held && pc_set_count(c, f, PC_W, b0, b1) != 0;
-	pc_inode_leaf_unlock(i);
-	return held;
-}
-
-/* Make the folio's memory free to change. Context: folio lock, no leaf lock. Return: false: wait for its call. */
-bool pc_free_to_change(struct pc_inode *i, struct pc_folio *f, u32 from, u32 to)
-{
-	struct pc_cache *c = i->cache;
-	PC_SYNC("write_before_conflict");
-	if (!in_flight(i, f, from, to) || !PC_FIX("flight_is_not_changed")) {
-		if (PC_UNLIKELY(pc_folio_state(f) & PC_F_HELD))
-			pc_mirror_leave(i, f);
-		if (PC_UNLIKELY(pc_folio_state(f) & PC_F_WRITER_WAITS))
-			atomic_fetch_and_explicit(&f->state, ~(u32)PC_F_WRITER_WAITS, memory_order_relaxed);
-		return true;
-	}
-	if (pc_folio_copy_on_conflict(i, f)) {
-		pc_trace_add(c, PC_T_COW, i->id, pc_folio_index(f), 0);
-		return true;
-	}
-	atomic_fetch_or(&f->state, PC_F_WRITER_WAITS);
-	PC_POINT("writer_waits");
-	return !(pc_folio_state(f) & PC_F_WRITEBACK);
-}
-
 /* Cases a to e: whether the range can be written without a fill; zeroes the rest of the folio in case b. */
 static bool make_writable(struct pc_inode *i, struct pc_folio *f, bool created, u32 from, u32 to)
 {
@@ -132,6 +96,30 @@ static bool make_writable(struct pc_inode *i, struct pc_folio *f, bool created, 
 	return pc_valid_can_add(c, f, from, to);
 }
 
+/* The file grows beyond the unit of its old end, which storage may have short: that unit is dirty again. Leaf lock held.
+ * Return: false: its last byte is not cached; it has to be read first. */
+static bool unit_grow(struct pc_inode *i, u64 pos)
+{
+	struct pc_cache *c = i->cache;
+	u64 size = atomic_load(&i->size), unit = i->limits.write_unit;
+	if (size % unit == 0 || pos / unit <= size / unit || !i->readable)
+		return true; /* whole, or sent again with what is written now */
+	u32 id = pc_index_lookup(i, (size - 1) >> c->page_shift);
+	struct pc_folio *f = id ? pc_folio_at(c, id) : NULL;
+	if (!f || !pc_folio_is(i, f, (size - 1) >> c->page_shift))
+		return false;
+	u32 at = (u32)(size - 1 - pc_folio_pos(c, f)), block = at >> c->page_shift;
+	if (pc_set_count(c, f, PC_D, block, block + 1))
+		return true;
+	bool local = pc_local_count(c, f, block, block + 1);
+	if ((pc_folio_state(f) & PC_F_STALE && !local) || !pc_valid_covers(c, f, at, at + 1))
+		return false;
+	if (pc_folio_order(f) > 0 && pc_folio_ext_ensure(c, f))
+		return false;
+	pc_folio_dirty(i, f, at, at + 1);
+	return true;
+}
+
 /* What is written becomes valid, dirty and part of the file. Return: 0; -ENOMEM, or -ENODATA: the last byte of the file has
  * to be read first; nothing is published then. */
 static int publish(struct pc_inode *i, struct pc_folio *f, bool created, u32 from, u32 to)
@@ -147,7 +135,7 @@ static int publish(struct pc_inode *i, struct pc_folio *f, bool created, u32 fro
 	bool whole = pc_folio_state(f) & PC_F_UPTODATE || (v_from == 0 && v_to == size);
 	int err = !whole || pc_folio_order(f) > 0 ? pc_folio_ext_ensure(c, f) : 0;
 	if (start + to > atomic_load_explicit(&i->size, memory_order_relaxed) && i->limits.write_unit > 1 &&
-	    !pc_unit_grow(i, start + from))
+	    !unit_grow(i, start + from))
 		err = -ENODATA;
 	if (!err && !pc_valid_add(c, f, v_from, v_to))
 		err = -ENOMEM;

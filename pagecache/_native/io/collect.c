@@ -7,7 +7,7 @@
  *
  * Transitions E5, E6, E13. Walks give the leaf lock back every 64 folios.
  */
-#include "internal.h"
+#include "io/io.h"
 
 enum { PC_CHUNK = 64, PC_ZEROS = 3 };
 
@@ -215,39 +215,6 @@ uint64_t pc_retry(struct pc_inode *i, uint64_t pos, uint64_t end, bool failed_to
 	return n;
 }
 
-void pc_ranges_flush(struct pc_ranges *r)
-{
-	if (r->end > r->pos) {
-		if (r->used < r->n) {
-			r->out[r->used * 2] = r->pos;
-			r->out[r->used * 2 + 1] = r->end - r->pos;
-		}
-		r->used++;
-	}
-	r->pos = r->end = 0;
-}
-
-/* Ranges come ascending by `pos`; those that meet become one. */
-void pc_ranges_add(struct pc_ranges *r, u64 pos, u64 end)
-{
-	if (pos > r->end || r->end == r->pos) {
-		pc_ranges_flush(r);
-		r->pos = pos;
-	}
-	r->end = pc_max(r->end, end);
-}
-
-/* What S has of [*from, upto), in between. Leaf lock held. */
-void pc_ranges_staged(const struct pc_inode *i, struct pc_ranges *r, u64 *from, u64 upto)
-{
-	struct pc_range s;
-	while (*from < upto && pc_staged_next(i, *from, &s) && s.pos < upto) {
-		pc_ranges_add(r, pc_max(s.pos, *from), pc_min(s.end, upto));
-		*from = pc_min(s.end, upto);
-	}
-	*from = upto;
-}
-
 static bool wanted_block(const struct pc_cache *c, const struct pc_folio *f, u32 b, bool failed)
 {
 	return failed ? pc_set_count(c, f, PC_X, b, b + 1) : pc_local_count(c, f, b, b + 1);
@@ -295,28 +262,4 @@ size_t pc_ranges_local(struct pc_inode *i, uint64_t *ranges, size_t n)
 size_t pc_ranges_failed(struct pc_inode *i, uint64_t *ranges, size_t n)
 {
 	return ranges_of(i, true, ranges, n);
-}
-
-/* ---------------------------------------------------------------- any request */
-
-int pc_call_next(struct pc_request *r, uint64_t *pos, struct pc_part *parts, size_t n, size_t *nr_parts)
-{
-	if (r->unit)
-		return pc_unit_call(r, parts, n, nr_parts, pos);
-	int more = r->kind == PC_REQ_FILL ? pc_fill_call(r, parts, n, nr_parts) : pc_write_call(r, parts, n, nr_parts);
-	*pos = r->call_pos;
-	return more;
-}
-
-/* The owner is done with the request, or gave it up: a fill's folios are unlocked, a write's bytes are dirty again. */
-void pc_request_settle(struct pc_request *r)
-{
-	if (r->kind == PC_REQ_WRITE) {
-		pc_write_done(r, false, false);
-	} else if (r->kind == PC_REQ_MIRROR) {
-		pc_mirror_end(r);
-	} else {
-		pc_fill_settle(r);
-		pc_request_delete(r);
-	}
 }

@@ -6,7 +6,7 @@
  *
  * Contract 1.3, 2.15, 2.17; transition E7. Locks: leaf lock; walks give it back every 64 folios.
  */
-#include "internal.h"
+#include "io/io.h"
 
 enum { PC_CHUNK = 64 };
 
@@ -266,21 +266,6 @@ bool pc_commit_found(struct pc_inode *i, uint64_t generation)
 uint64_t pc_inode_generation(struct pc_inode *i)
 {
 	return atomic_load(&i->volume->generation);
-}
-
-/* After a reconnect: what the old backend acknowledged and never committed is dirty again, with its stamps. The volume is
- * aborted: nothing is acknowledged, and a commit that still runs will count as failed. */
-void pc_uncommit(struct pc_inode *i)
-{
-	bool more = PC_FIX("what_was_forgotten_is_sent_again");
-	while (more) {
-		pc_inode_leaf_lock(i);
-		struct pc_folio *f = first_unstable(i, 0);
-		more = f != NULL;
-		if (more)
-			pc_folio_uncommitted(i, f, false);
-		pc_inode_leaf_unlock(i);
-	}
 }
 
 /* Whether something of ours changes what is stored, or may: who holds the token, and direct writes. */

@@ -10,7 +10,7 @@
  *
  * Contract 2.3; transition E2. Locks: leaf lock to validate. No waiting here.
  */
-#include "internal.h"
+#include "io/io.h"
 
 enum { PC_REREADS = 3, PC_ZEROS = 2, PC_PATIENCE = 32 };
 

@@ -10,7 +10,7 @@
  *
  * Contract 2.3; transition E1. Locks: leaf lock to show an owner. No waiting here.
  */
-#include "internal.h"
+#include "io/io.h"
 
 enum { PC_LOOK_AGAIN = 8 };
 

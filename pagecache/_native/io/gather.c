@@ -13,7 +13,7 @@
  *
  * Contract 2.12. Locks: none, but for moments the leaf lock. Runs on the thread that sends the request.
  */
-#include "internal.h"
+#include "io/io.h"
 
 enum { PC_REREADS = 3, PC_PATIENCE = 32, PC_ZEROS = 2, PC_READ_OVER = 256 << 10 };
 

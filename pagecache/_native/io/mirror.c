@@ -12,24 +12,7 @@
  *
  * Contract 2.13. Locks: leaf lock. No waiting here.
  */
-#include "internal.h"
-
-/**
- * pc_mirror_leave() - the folio's bytes are about to change in place: give the mirror's requests the old frame, or spoil them.
- *
- * Context: folio lock, no leaf lock; may reclaim.
- */
-void pc_mirror_leave(struct pc_inode *i, struct pc_folio *f)
-{
-	if (!pc_folio_copy_on_conflict(i, f))
-		atomic_store(&i->mirror_spoiled, 1);
-}
-
-/* Whether a mirror's copy was spoiled since the last time this was asked. */
-bool pc_mirror_spoiled(struct pc_inode *i)
-{
-	return atomic_exchange(&i->mirror_spoiled, 0);
-}
+#include "io/io.h"
 
 /* Copies of what views may store to, as the request of stream 0 makes them. Return: false without memory. */
 static bool take_copies(struct pc_request *m, const struct pc_request *r)

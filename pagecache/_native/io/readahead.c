@@ -13,7 +13,7 @@
  *
  * Called by the C entry of a read, with no lock. pc_readahead_submit creates the requests; threads of the volume run them.
  */
-#include "internal.h"
+#include "io/io.h"
 
 static u32 pow2_up(u32 n)
 {
@@ -68,12 +68,6 @@ static u32 window_max(struct pc_inode *i, struct pc_readahead *ra)
 	}
 	/* A window larger than an eighth of the cache would evict itself. */
 	return (u32)pc_min(max, atomic_load(&i->cache->arena.capacity) / 8);
-}
-
-void pc_readahead_seen(struct pc_readahead *ra, uint64_t pos, uint64_t len, uint32_t page_shift)
-{
-	/* Threads without Python do this, too (hit.c). */
-	__atomic_store_n(&ra->prev_index, (pos + (len ? len - 1 : 0)) >> page_shift, __ATOMIC_RELAXED);
 }
 
 /* A read of [pos, pos + len) missed. Return: whether a window was opened or moved; its async part is to be submitted. */

@@ -14,7 +14,7 @@
  */
 #include <stdlib.h>
 
-#include "internal.h"
+#include "io/io.h"
 
 /* The request under construction, and those that are complete. */
 struct build {
@@ -34,25 +34,6 @@ static void build_finish(struct build *b)
 		b->r = NULL;
 		b->bytes = 0;
 	}
-}
-
-/* Room for `more` segments. */
-bool pc_seg_reserve(struct pc_request *r, u32 more)
-{
-	if (r->nr_segs + more <= r->cap_segs)
-		return true;
-	u32 cap = r->cap_segs * 4;
-	while (cap < r->nr_segs + more)
-		cap *= 4;
-	struct pc_seg *segs = malloc(cap * sizeof(*segs));
-	if (!segs)
-		return false;
-	memcpy(segs, r->segs, r->nr_segs * sizeof(*segs));
-	if (r->segs != r->inline_segs)
-		free(r->segs);
-	r->segs = segs;
-	r->cap_segs = cap;
-	return true;
 }
 
 static void seg_add(struct build *b, struct pc_folio *f, u32 from, u32 to)

@@ -11,7 +11,7 @@
  *
  * Writers need not wait for such a call, nor exchange the frame: no call has it. Locks: none while copying.
  */
-#include "internal.h"
+#include "io/io.h"
 
 /* The segment of a folio that views may store to is sent from a copy. Leaf lock held. */
 void pc_seg_snapshot(struct pc_inode *i, struct pc_request *r, u32 s)
@@ -21,14 +21,6 @@ void pc_seg_snapshot(struct pc_inode *i, struct pc_request *r, u32 s)
 	g->frame = PC_NO_FRAME;
 	g->off |= PC_SEG_SCRATCH;
 	r->snapshot = 1;
-}
-
-/* The memory that a segment of a folio is sent from, or copied from. */
-const u8 *pc_seg_memory(const struct pc_cache *c, const struct pc_seg *g)
-{
-	const u8 *frame = g->frame == PC_NO_FRAME ? pc_folio_memory(c, pc_folio_at(c, g->folio))
-						  : pc_arena_at(&c->arena, g->frame);
-	return frame + (g->off & ~PC_SEG_SCRATCH);
 }
 
 /* Copy what may change, unless that is done. Return: false without memory. */

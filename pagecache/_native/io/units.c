@@ -23,7 +23,7 @@
  *
  * What a request lacks is gathered, and its calls are made, in gather.c. Contract 2.12. Locks: leaf lock.
  */
-#include "internal.h"
+#include "io/io.h"
 
 enum { PC_CHAIN = 2 << 20 };
 
@@ -416,33 +416,4 @@ void pc_unit_collect(struct pc_request *r)
 	}
 	r->seg = r->seg < r->nr_segs ? seg : kept;
 	r->nr_segs = kept;
-}
-
-/* ---------------------------------------------------------------- growth */
-
-/**
- * pc_unit_grow() - the file grows beyond the unit of its old end, which storage may have short: that unit is dirty again.
- *
- * Context: leaf lock. Return: false: its last byte is not cached; it has to be read first.
- */
-bool pc_unit_grow(struct pc_inode *i, u64 pos)
-{
-	struct pc_cache *c = i->cache;
-	u64 size = atomic_load(&i->size), unit = i->limits.write_unit;
-	if (size % unit == 0 || pos / unit <= size / unit || !i->readable)
-		return true; /* whole, or sent again with what is written now */
-	u32 id = pc_index_lookup(i, (size - 1) >> c->page_shift);
-	struct pc_folio *f = id ? pc_folio_at(c, id) : NULL;
-	if (!f || !pc_folio_is(i, f, (size - 1) >> c->page_shift))
-		return false;
-	u32 at = (u32)(size - 1 - pc_folio_pos(c, f)), block = at >> c->page_shift;
-	if (pc_set_count(c, f, PC_D, block, block + 1))
-		return true;
-	bool local = pc_local_count(c, f, block, block + 1);
-	if ((pc_folio_state(f) & PC_F_STALE && !local) || !pc_valid_covers(c, f, at, at + 1))
-		return false;
-	if (pc_folio_order(f) > 0 && pc_folio_ext_ensure(c, f))
-		return false;
-	pc_folio_dirty(i, f, at, at + 1);
-	return true;
 }

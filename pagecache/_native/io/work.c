@@ -9,7 +9,7 @@
  * An inode with a pass goes back to the end of its queue each time a request was taken from it, so files share the threads
  * and several threads serve one file. Locks: the volume's leaf lock (level 7).
  */
-#include "internal.h"
+#include "io/io.h"
 
 static bool low(u32 cls)
 {
@@ -115,46 +115,12 @@ void pc_work_push_commit(struct pc_inode *i)
 	pc_event_wake(&v->event);
 }
 
-/* The inode is about to go: a pass that ended may still be queued. Return: false when somebody works on it, or is about to:
- * threads take work and count themselves as users under the same lock. Context: inode leaf lock. */
-bool pc_work_forget(struct pc_inode *i)
-{
-	struct pc_volume *v = i->volume;
-	pc_leaf_lock(&v->leaf, PC_LEVEL_QUEUE);
-	bool idle = atomic_load(&i->users) == 0;
-	if (idle && i->pass.queued) {
-		pc_list_del(&i->work_pass);
-		v->nr_work[i->pass.queued]--;
-		i->pass.queued = 0;
-	}
-	pc_leaf_unlock(&v->leaf, PC_LEVEL_QUEUE);
-	return idle;
-}
-
 void pc_job_push(struct pc_volume *v, uint32_t cls)
 {
 	pc_leaf_lock(&v->leaf, PC_LEVEL_QUEUE);
 	v->jobs[cls]++;
 	pc_leaf_unlock(&v->leaf, PC_LEVEL_QUEUE);
 	pc_event_wake(&v->event);
-}
-
-/* Credits. Callers that fill for themselves take one too. Return: its era, 0 there is none. */
-u32 pc_credit_try(struct pc_volume *v)
-{
-	u64 word = atomic_load_explicit(&v->credits, memory_order_relaxed);
-	while ((u32)word < v->max_inflight)
-		if (atomic_compare_exchange_weak(&v->credits, &word, word + 1))
-			return (u32)(word >> 32);
-	return 0;
-}
-
-void pc_credit_put(struct pc_volume *v, u32 credit)
-{
-	u64 word = atomic_load_explicit(&v->credits, memory_order_relaxed);
-	while ((u32)(word >> 32) == credit && !atomic_compare_exchange_weak(&v->credits, &word, word - 1))
-		;
-	pc_event_wake(&v->event); /* always: a waiter looks at the sequence before he counts as one */
 }
 
 static void take(struct pc_volume *v, u32 cls, struct pc_work *w)

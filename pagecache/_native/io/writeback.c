@@ -10,7 +10,7 @@
  *
  * How folios become requests: request_build.c; units.c where a backend takes whole units. Locks: leaf lock. Contract 2.11.
  */
-#include "internal.h"
+#include "io/io.h"
 
 enum { PC_SWEEP = 64, PC_INTEGRITY_TURN = 64 };
 
@@ -23,12 +23,6 @@ static u64 last_index(const struct pc_inode *i, u64 end)
 static bool aborted(const struct pc_inode *i)
 {
 	return atomic_load(&i->volume->aborted);
-}
-
-/* The volume was aborted, or was since `generation`: what belongs to that time only waits for its answers. */
-bool pc_stopped(const struct pc_inode *i, u64 generation)
-{
-	return aborted(i) || generation != atomic_load(&i->volume->generation);
 }
 
 /* After an abort nobody will write what was wanted: no mark without a live pass [I-14]. Leaf lock held. */

@@ -18,7 +18,7 @@
  */
 #include <sys/mman.h>
 
-#include "internal.h"
+#include "memory/memory.h"
 
 enum { PC_HUGE = 2 << 20 };
 

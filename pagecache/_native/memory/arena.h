@@ -4,7 +4,7 @@
 #ifndef PC_ARENA_H
 #define PC_ARENA_H
 
-#include "base/lock.h"
+#include "base/base.h"
 
 /* A bitmap has at most 64 ** PC_SUMMARIES bits; an arena rounds up what it is to reserve by less than 2048 frames. */
 enum { PC_ORDERS = 10, PC_SUMMARIES = 5, PC_FRAMES_MAX = (1 << 30) - 2048 };

@@ -11,7 +11,7 @@
 #include <stdlib.h>
 #include <sys/mman.h>
 
-#include "internal.h"
+#include "memory/memory.h"
 
 enum { PC_SCRATCH_MAPPED = 1 << 20 };
 

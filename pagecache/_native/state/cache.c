@@ -1,21 +1,12 @@
 /*
  * cache.c - a cache, its volumes, and its numbers.
  *
- * A cache is one arena, the pools of descriptors, and the limits that all volumes share. Its address space goes in three
- * steps:
- *
- *   pc_cache_close    what was never used: nothing points there, and nothing new is handed out from here on
- *   pc_cache_release  the frames, once none is in use and no optimistic copy runs: views, running calls and kept buffers
- *                     use theirs, so the last of them to end is the last that can look
- *   pc_cache_destroy  descriptors, index, inodes: when nobody refers to the owner of the memory any more. Whatever a closed
- *                     handle, file or volume still asks finds them, empty
+ * A cache is one arena, the pools of descriptors, and the limits that all volumes share. Its end is in end.c.
  */
 #include <stdlib.h>
 #include <sys/mman.h>
 
-#include "internal.h"
-
-enum { PC_TRIM = 64 << 10 };
+#include "state/state.h"
 
 int pc_abi(void)
 {
@@ -56,25 +47,6 @@ static void *reserve(size_t size)
 	return p == MAP_FAILED ? NULL : p;
 }
 
-static void unmap(struct pc_cache *c)
-{
-	pc_pool_destroy(&c->folios);
-	pc_pool_destroy(&c->leaves);
-	pc_pool_destroy(&c->nodes);
-	pc_pool_destroy(&c->requests);
-	pc_pool_destroy(&c->shadows);
-	pc_pool_destroy(&c->waits);
-	for (u32 k = 0; k < PC_EXT_CLASSES; k++)
-		pc_pool_destroy(&c->exts[k]);
-	if (c->ghost)
-		munmap(c->ghost, c->ghost_reserved);
-	if (c->inodes)
-		munmap(c->inodes, c->inodes_max * sizeof(struct pc_inode *));
-	c->ghost = NULL;
-	c->inodes = NULL;
-	pc_arena_destroy(&c->arena);
-}
-
 /* All address space of a cache whose arena may grow to `reserve` bytes. Return: 0, -ENOMEM; nothing is mapped then. */
 static int map(struct pc_cache *c, u64 capacity, u64 reserved)
 {
@@ -89,7 +61,7 @@ static int map(struct pc_cache *c, u64 capacity, u64 reserved)
 	err = init_pools(c);
 	if (!err && c->ghost && c->inodes)
 		return 0;
-	unmap(c);
+	pc_cache_unmap(c);
 	return -ENOMEM;
 }
 
@@ -104,7 +76,7 @@ static int map_most(struct pc_cache *c, u64 capacity)
 		;
 	if (want < capacity)
 		return -ENOMEM;
-	unmap(c);
+	pc_cache_unmap(c);
 	return map(c, capacity, pc_max(want / 4, capacity));
 }
 
@@ -139,89 +111,6 @@ int pc_cache_create(uint64_t capacity, uint32_t page_size, uint64_t max_folio, s
 	pc_cache_configure(c, capacity / 4, capacity / 2, max_folio, false);
 	*out = c;
 	return 0;
-}
-
-void pc_cache_destroy(struct pc_cache *c)
-{
-	for (u32 k = 0; k < c->inode_slots; k++) {
-		if (c->inodes[k]) {
-			pc_staged_clear(c->inodes[k]);
-			pc_direct_free(c->inodes[k]);
-		}
-		free(c->inodes[k]);
-	}
-	for (struct pc_inode *i = c->free_inodes, *next; i; i = next) {
-		next = i->next_free;
-		free(i);
-	}
-	for (u32 k = 0; k < PC_VOLUMES_MAX; k++)
-		free(c->volumes[k]);
-	unmap(c);
-	pc_trace_destroy(c->trace);
-	pc_recorder_destroy(c->recorder);
-	free(c);
-}
-
-/* The end of a table: whole pages behind the first `used` bytes. Return: bytes that are left. */
-static size_t trim(void *base, size_t used, size_t reserved)
-{
-	size_t keep = (used + PC_TRIM - 1) / PC_TRIM * PC_TRIM;
-	if (keep >= reserved)
-		return reserved;
-	munmap((u8 *)base + keep, reserved - keep);
-	return keep;
-}
-
-/* Address space that only growth needs. An id of one extension pool may be looked up in another by a reader with a stale
- * descriptor: all of them stay as long as the longest. */
-static void trim_tables(struct pc_cache *c)
-{
-	struct pc_pool *pools[] = {&c->folios, &c->leaves, &c->nodes, &c->requests, &c->shadows, &c->waits};
-	u32 exts = 0, fresh;
-	for (size_t k = 0; k < sizeof(pools) / sizeof(*pools); k++)
-		pc_pool_trim(pools[k], pc_pool_close(pools[k]));
-	for (u32 k = 0; k < PC_EXT_CLASSES; k++)
-		if ((fresh = pc_pool_close(&c->exts[k])) > exts)
-			exts = fresh;
-	for (u32 k = 0; k < PC_EXT_CLASSES; k++)
-		pc_pool_trim(&c->exts[k], exts);
-	pc_leaf_lock(&c->queue_lock, PC_LEVEL_QUEUE); /* grows with frames_max, which is final */
-	c->ghost_reserved = trim(c->ghost, ((size_t)c->arena.frames_max + c->ghost_mask + 1) * 4, c->ghost_reserved);
-	pc_leaf_unlock(&c->queue_lock, PC_LEVEL_QUEUE);
-	pc_leaf_lock(&c->table_lock, PC_LEVEL_QUEUE);
-	size_t slots = trim(c->inodes, c->inode_slots * sizeof(*c->inodes), c->inodes_max * sizeof(*c->inodes));
-	c->inodes_max = (u32)(slots / sizeof(*c->inodes));
-	pc_leaf_unlock(&c->table_lock, PC_LEVEL_QUEUE);
-}
-
-/**
- * pc_cache_close() - no volume is attached any more: nothing is handed out, and address space that was never used goes.
- *
- * Idempotent. A call that a hung backend still runs keeps what it uses. Context: any thread, no leaf lock.
- */
-void pc_cache_close(struct pc_cache *c)
-{
-	if (atomic_exchange(&c->closed, 1))
-		return;
-	pc_arena_close(&c->arena);
-	trim_tables(c);
-}
-
-/**
- * pc_cache_release() - unmap the frames of a closed cache, if none is in use.
- *
- * For whoever gave a frame back that nobody else will: views, buffers, operations. Context: no leaf lock; the interpreter's
- * lock, which every optimistic copy holds too, or counts itself in `copies`. Without one (free-threaded builds) frames stay
- * until pc_cache_destroy.
- */
-void pc_cache_release(struct pc_cache *c)
-{
-	if (PC_LIKELY(!atomic_load_explicit(&c->closed, memory_order_relaxed)) || atomic_load(&c->copies))
-		return;
-	for (u32 k = 0; k < c->inode_slots && atomic_load(&c->arena.used); k++)
-		if (c->inodes[k])
-			pc_drop_clean(c->inodes[k], 0, UINT64_MAX);
-	pc_arena_release(&c->arena);
 }
 
 void pc_cache_configure(struct pc_cache *c, uint64_t dirty_background, uint64_t dirty_limit, uint64_t cow_limit,

@@ -4,11 +4,10 @@
 #ifndef PC_CACHE_H
 #define PC_CACHE_H
 
-#include "memory/arena.h"
-#include "base/pool.h"
+#include "memory/memory.h"
 #include "state/reclaim.h"
-#include "memory/shadow.h"
-#include "base/waits.h"
+#include "state/shadow.h"
+#include "state/waits.h"
 
 struct pc_trace;
 struct pc_recorder;
@@ -55,7 +54,8 @@ struct pc_cache {
 	_Atomic u32 nr_inodes;
 	_Atomic u32 nr_hollow;
 	u32 checks; /* pc_check's own, like `checked` in a volume */
-	struct pc_leaf_lock hollow_lock; /* level 8: the lists of hollow inodes; reclaim takes it under its queue lock */
+	struct pc_leaf_lock
+		hollow_lock; /* level 8: the lists of hollow inodes; reclaim takes it under its queue lock */
 	u64 inode_generation;
 	struct pc_volume *volumes[PC_VOLUMES_MAX];
 	u32 nr_volumes;
@@ -70,6 +70,9 @@ struct pc_cache {
 	struct pc_recorder *recorder;
 	_Atomic u64 last_serial; /* of requests */
 };
+
+/* end.c */
+void pc_cache_unmap(struct pc_cache *c);
 
 /* Behind the last page that a file can have. */
 static inline u64 pc_last_index(const struct pc_cache *c)

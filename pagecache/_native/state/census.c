@@ -15,7 +15,7 @@
  * Locks: `dirty` and `aged` the volume's leaf lock (level 7); `hollow` a lock of level 8, since reclaim drops folios with its
  * queue lock held.
  */
-#include "internal.h"
+#include "state/state.h"
 
 /* [I-13] On the dirty list iff something is local, staged or uncommitted. Leaf lock held. */
 void pc_dirty_list_update(struct pc_inode *i)

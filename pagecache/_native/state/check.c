@@ -14,20 +14,9 @@
 #include <stdlib.h>
 #include <unistd.h>
 
-#include "internal.h"
-#include "base/scheduler.h"
+#include "state/state.h"
 
 enum { PC_ROUNDS = 200 };
-
-bool pc_violated(struct pc_violation *out, const char *invariant, const char *format, ...)
-{
-	va_list args;
-	snprintf(out->invariant, sizeof(out->invariant), "%s", invariant);
-	va_start(args, format);
-	vsnprintf(out->text, sizeof(out->text), format, args);
-	va_end(args);
-	return false;
-}
 
 static unsigned long long id_of(const struct pc_inode *i)
 {
@@ -215,8 +204,8 @@ static bool check_lists(const struct pc_inode *i, struct pc_violation *out)
 	    PC_ENTRY(i->aged_link.next, struct pc_inode, aged_link)->dirtied_ns < i->dirtied_ns)
 		return pc_violated(out, "I-13", "inode %llu: what is behind it by age is older", id_of(i));
 	if (hollow != i->on_hollow_list || hollow == pc_list_empty(&i->hollow_link))
-		return pc_violated(out, "I-13", "inode %llu: unused %d, %u folios, on the list of hollow ones: %d", id_of(i),
-				   i->unused, i->nr_folios, i->on_hollow_list);
+		return pc_violated(out, "I-13", "inode %llu: unused %d, %u folios, on the list of hollow ones: %d",
+				   id_of(i), i->unused, i->nr_folios, i->on_hollow_list);
 	return true;
 }
 
@@ -417,8 +406,8 @@ static bool check_volume(struct pc_cache *c, const struct pc_volume *v, u64 *hol
 	const u64 *w = (const u64 *)&want, *h = (const u64 *)&have;
 	for (size_t k = 0; k < sizeof(want) / sizeof(u64); k++)
 		if (w[k] != h[k])
-			return pc_violated(out, "I-2", "volume %u: sum %zu of its inodes is %llu, and counted %llu", v->slot, k,
-					   (unsigned long long)w[k], (unsigned long long)h[k]);
+			return pc_violated(out, "I-2", "volume %u: sum %zu of its inodes is %llu, and counted %llu",
+					   v->slot, k, (unsigned long long)w[k], (unsigned long long)h[k]);
 	if (aside != atomic_load(&v->sums.aside))
 		return pc_violated(out, "I-2", "volume %u: %llu bytes aside in inodes, %llu counted", v->slot,
 				   (unsigned long long)aside, (unsigned long long)atomic_load(&v->sums.aside));

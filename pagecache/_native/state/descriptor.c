@@ -14,7 +14,7 @@
  * Locks: the folio lock (level 5) is a bit of the state word, taken here and released by whoever owns it. Sets, marks and
  * counts are not touched here: that is folio.c.
  */
-#include "internal.h"
+#include "state/state.h"
 
 /* Around a change that optimistic readers must not miss: they look again. Context: folio lock, or nobody else sees it. */
 void pc_seq_begin(struct pc_folio *f)
@@ -150,4 +150,9 @@ bool pc_folio_is(const struct pc_inode *i, const struct pc_folio *f, u64 index)
 {
 	return atomic_load_explicit(&((struct pc_folio *)f)->inode_id, memory_order_acquire) == i->id &&
 	       index - pc_folio_index(f) < (1ull << pc_folio_order(f));
+}
+
+struct pc_event *pc_folio_event(struct pc_cache *c, u32 folio)
+{
+	return &c->folio_events[(folio * 2654435761u) >> 24];
 }

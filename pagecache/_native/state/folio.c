@@ -19,9 +19,9 @@
  * reclaim queue or will be put there by pc_reclaim_clean.
  *
  * Locks: transitions run under the inode's leaf lock; create allocates before it takes it. The folio lock, references and
- * memory of a descriptor are in descriptor.c, the sets themselves in ranges.c, the change of a frame under way in shadow.c.
+ * memory of a descriptor are in descriptor.c, the sets themselves in ranges.c, the exchange of a frame in frames.c.
  */
-#include "internal.h"
+#include "state/state.h"
 
 static const enum pc_mark mark_of[PC_SETS] = {
 	[PC_D] = PC_MARK_DIRTY, [PC_W] = PC_MARK_WRITEBACK, [PC_U] = PC_MARK_UNSTABLE};
@@ -55,10 +55,7 @@ static void count(struct pc_inode *i, enum pc_set s, u64 n)
 		   : s == PC_W ? &i->nr_writeback
 		   : s == PC_U ? &i->nr_unstable
 			       : &i->nr_failed;
-	_Atomic u64 *sum = s == PC_D   ? &v->dirty
-			   : s == PC_W ? &v->writeback
-			   : s == PC_U ? &v->unstable
-				       : &v->failed;
+	_Atomic u64 *sum = s == PC_D ? &v->dirty : s == PC_W ? &v->writeback : s == PC_U ? &v->unstable : &v->failed;
 	if (!n)
 		return;
 	__atomic_store_n(own, *own + n, __ATOMIC_RELAXED);

@@ -127,6 +127,7 @@ void pc_folio_put(struct pc_cache *c, struct pc_folio *f);
 bool pc_folio_is(const struct pc_inode *i, const struct pc_folio *f, u64 index);
 bool pc_folio_unkeep(struct pc_inode *i, struct pc_folio *f);
 void pc_folio_freed(struct pc_cache *c, struct pc_folio *f);
+struct pc_event *pc_folio_event(struct pc_cache *c, u32 folio);
 
 /* folio.c: every transition */
 enum { PC_WB_STABLE, PC_WB_UNSTABLE, PC_WB_STAGED, PC_WB_AGAIN, PC_WB_FAILED };
@@ -144,23 +145,14 @@ void pc_folio_unpin_blocks(struct pc_inode *i, struct pc_folio *f);
 void pc_folio_detach(struct pc_inode *i, struct pc_folio *f);
 void pc_folio_remove(struct pc_inode *i, struct pc_folio *f);
 
-/* write.c */
-bool pc_free_to_change(struct pc_inode *i, struct pc_folio *f, u32 from, u32 to);
-
-/* views.c */
-enum pc_views_hit { PC_VIEWS_MISSED, PC_VIEWS_PART, PC_VIEWS_WHOLE };
-enum pc_views_hit pc_views_hit(const struct pc_inode *i, const struct pc_folio *f, u64 pos, u64 end);
+/* pin.c */
 void pc_ext_pin(struct pc_inode *i, struct pc_folio *f);
 void pc_ext_unpin(struct pc_inode *i, struct pc_folio *f);
 u32 pc_pins_leave(struct pc_inode *i, struct pc_folio *f);
-bool pc_view_meets(struct pc_inode *i, u64 pos, u64 bytes, const void *memory, u64 len);
-bool pc_view_overlaps(struct pc_inode *i, u64 pos, u64 len, const void *memory, bool elsewhere);
-void pc_views_end_at(struct pc_inode *i, struct pc_folio *f, u64 size);
 
-/* truncate.c */
-struct pc_folio *pc_next_claimed(struct pc_inode *i, u64 *index, u64 end, bool *locked);
-
-/* invalidate.c */
+/* stale.c */
+bool pc_folio_holds_end(const struct pc_cache *c, const struct pc_folio *f, u64 size);
+void pc_folio_cut_behind(struct pc_inode *i, struct pc_folio *f, u64 size);
 void pc_folio_refresh(struct pc_inode *i, struct pc_folio *f);
 u64 pc_local_end(const struct pc_cache *c, const struct pc_folio *f, u64 size);
 

@@ -4,7 +4,7 @@
 #ifndef PC_INDEX_TREE_H
 #define PC_INDEX_TREE_H
 
-#include "internal.h"
+#include "state/state.h"
 
 /* 16 * 64^8 pages are 2^64 bytes of the smallest pages. */
 enum { PC_LEVELS_MAX = 8 };

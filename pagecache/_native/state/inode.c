@@ -12,7 +12,7 @@
  */
 #include <stdlib.h>
 
-#include "internal.h"
+#include "state/state.h"
 
 enum { PC_NO_SLOT = UINT32_MAX };
 
@@ -55,17 +55,6 @@ static bool take_slot(struct pc_cache *c, struct pc_inode *i)
 	}
 	pc_leaf_unlock(&c->table_lock, PC_LEVEL_QUEUE);
 	return found;
-}
-
-static void inode_free(struct pc_inode *i)
-{
-	struct pc_cache *c = i->cache;
-	pc_leaf_lock(&c->table_lock, PC_LEVEL_QUEUE);
-	c->inodes[i->slot] = NULL;
-	i->next_free = c->free_inodes;
-	c->free_inodes = i;
-	pc_leaf_unlock(&c->table_lock, PC_LEVEL_QUEUE);
-	atomic_fetch_sub_explicit(&c->nr_inodes, 1, memory_order_relaxed);
 }
 
 int pc_inode_create(struct pc_volume *v, uint64_t size, const struct pc_limits *limits, bool readable,
@@ -111,51 +100,6 @@ int pc_inode_create(struct pc_volume *v, uint64_t size, const struct pc_limits *
 	v->nr_inodes++;
 	pc_leaf_unlock(&v->leaf, PC_LEVEL_QUEUE);
 	*out = i;
-	return 0;
-}
-
-/**
- * pc_inode_destroy() - drop what is clean and free the inode.
- *
- * The caller promises that no handle, operation or view refers to it any more; pinned memory lives on, detached.
- * Return: 0; -EBUSY: it has local bytes, something uncommitted, or somebody works on it; nothing has changed then but that
- * clean pages may be gone.
- */
-int pc_inode_destroy(struct pc_inode *i)
-{
-	struct pc_cache *c = i->cache;
-	struct pc_volume *v = i->volume;
-	pc_drop_clean(i, 0, UINT64_MAX);
-	pc_inode_leaf_lock(i);
-	bool busy = pc_unsaved(i) || i->token != PC_TOKEN_FREE || !pc_list_empty(&i->token_queue) ||
-		    !pc_list_empty(&i->lock_queue) || atomic_load(&i->lock_word) || !pc_work_forget(i);
-	for (u32 id; !busy && (id = pc_index_next(i, 0, UINT64_MAX >> c->page_shift));) {
-		struct pc_folio *f = pc_folio_at(c, id);
-		if (pc_folio_trylock(f)) {
-			pc_folio_remove(i, f);
-			continue;
-		}
-		/* Nobody works on the inode, so only a passing reclaim can have it. */
-		pc_inode_leaf_unlock(i);
-		pc_yield();
-		pc_inode_leaf_lock(i);
-	}
-	i->dead = !busy;
-	if (!busy) {
-		i->id = 0;
-		pc_hollow_update(i);
-		pc_set_size(i, 0);
-		pc_set_remote_size(i, 0);
-	}
-	pc_inode_leaf_unlock(i);
-	if (busy)
-		return -EBUSY;
-	pc_leaf_lock(&v->leaf, PC_LEVEL_QUEUE);
-	pc_list_del(&i->volume_link);
-	v->nr_inodes--;
-	pc_leaf_unlock(&v->leaf, PC_LEVEL_QUEUE);
-	pc_direct_free(i);
-	inode_free(i);
 	return 0;
 }
 
@@ -390,6 +334,15 @@ bool pc_inode_has_local(struct pc_inode *i)
 	return local;
 }
 
+/* Direct writes that run, those that nobody waits for any more included. */
+uint32_t pc_direct_count(struct pc_inode *i)
+{
+	pc_inode_leaf_lock(i);
+	u32 n = i->nr_direct;
+	pc_inode_leaf_unlock(i);
+	return n;
+}
+
 void pc_count_throttled(struct pc_inode *i, uint64_t ns)
 {
 	pc_count(i, &i->counters.throttled_ns, ns);
@@ -425,53 +378,9 @@ bool pc_inval_since(const struct pc_inode *i, u64 seq, u64 pos, u64 end)
 	return false;
 }
 
-struct pc_request *pc_request_new(struct pc_inode *i, int kind)
+/* An inode's counters, with what hits have counted. Leaf lock held. */
+void pc_inode_counted(struct pc_counters *to, const struct pc_inode *i)
 {
-	struct pc_cache *c = i->cache;
-	u32 id = pc_pool_alloc(&c->requests);
-	if (!id)
-		return NULL;
-	struct pc_request *r = pc_request_at(c, id);
-	memset(r, 0, offsetof(struct pc_request, inline_segs));
-	pc_list_init(&r->link);
-	r->inode = i;
-	r->id = id;
-	r->kind = (u8)kind;
-	r->serial = atomic_fetch_add_explicit(&c->last_serial, 1, memory_order_relaxed) + 1;
-	r->generation = atomic_load(&i->volume->generation);
-	r->segs = r->inline_segs;
-	r->cap_segs = PC_REQ_INLINE;
-	atomic_fetch_add(&i->users, 1);
-	return r;
-}
-
-void pc_request_delete(struct pc_request *r)
-{
-	struct pc_inode *i = r->inode;
-	atomic_fetch_add_explicit(&i->volume->answers, 1, memory_order_relaxed);
-	if (pc_recording(i->cache))
-		pc_record_event(i->cache, PC_R_DONE, r->kind, i->id, r->start, r->end - r->start, r->serial, 0);
-	if (r->segs != r->inline_segs)
-		free(r->segs);
-	pc_scratch_free(r->sink);
-	pc_scratch_free(r->scratch);
-	if (r->credit)
-		pc_credit_put(i->volume, r->credit);
-	pc_pool_free(&i->cache->requests, r->id);
-	pc_inode_user_put(i);
-}
-
-uint64_t pc_request_pos(const struct pc_request *r)
-{
-	return r->call_pos;
-}
-
-uint64_t pc_request_len(const struct pc_request *r)
-{
-	return r->call_len;
-}
-
-struct pc_inode *pc_request_inode(const struct pc_request *r)
-{
-	return r->inode;
+	pc_counters_add(to, &i->counters);
+	to->hits += atomic_load_explicit(&((struct pc_inode *)i)->hits_apart, memory_order_relaxed);
 }

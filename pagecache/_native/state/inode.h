@@ -4,12 +4,12 @@
 #ifndef PC_INODE_H
 #define PC_INODE_H
 
-#include "state/direct.h"
+#include "state/direct_set.h"
 #include "state/folio.h"
-#include "base/record.h"
+#include "state/pass.h"
+#include "state/record.h"
 #include "state/staged.h"
 #include "state/volume.h"
-#include "state/writeback.h"
 
 enum { PC_INVAL_RING = 32 };
 
@@ -49,10 +49,10 @@ struct pc_inode {
 	u8 token, commit_running, commit_queued, dead, readable;
 	_Atomic u8 inval_x; /* invalidate lock held exclusively: set and cleared under the leaf lock */
 	u8 on_dirty_list, pass_wanted;
-	u8 on_aged_list;   /* volume leaf */
+	u8 on_aged_list; /* volume leaf */
 	u8 on_hollow_list; /* the cache's hollow_lock */
 	u8 unused; /* the engine says: no handle has it open */
-	u8 aside;  /* the same: enum pc_aside */
+	u8 aside; /* the same: enum pc_aside */
 	_Atomic u8 mirror_spoiled; /* bytes changed in place under a request of the mirror */
 	u8 settle; /* the engine wants the token for work of its own: pc_settle_start */
 	u8 commit_asked; /* somebody wants a commit, not only the engine its work */
@@ -198,15 +198,21 @@ static inline bool pc_inode_is_of(struct pc_inode *i, const struct pc_volume *v)
 }
 
 void pc_invalidated(struct pc_inode *i, u64 pos, u64 end);
-int pc_invalidate_folios(struct pc_inode *i, u64 pos, u64 end);
 void pc_undone_merge(struct pc_undone *to, const struct pc_undone *from);
 bool pc_durable(const struct pc_inode *i);
-bool pc_stopped(const struct pc_inode *i, u64 generation);
 bool pc_inval_since(const struct pc_inode *i, u64 seq, u64 pos, u64 end);
 void pc_inode_user_put(struct pc_inode *i);
 void pc_counters_add(struct pc_counters *to, const struct pc_counters *from);
 void pc_usage_of(struct pc_usage *u, const struct pc_inode *i);
 void pc_inode_counted(struct pc_counters *to, const struct pc_inode *i);
+
+/* Whether the volume is aborted, or was since `generation`: work of that time only waits for its answers. */
+static inline bool pc_stopped(const struct pc_inode *i, u64 generation)
+{
+	const struct pc_volume *v = i->volume;
+	return atomic_load(&((struct pc_volume *)v)->aborted) ||
+	       generation != atomic_load(&((struct pc_volume *)v)->generation);
+}
 
 /* Bytes handed over so far, and dirty ones. Leaf lock held. */
 static inline u64 pc_inode_taken(const struct pc_inode *i)

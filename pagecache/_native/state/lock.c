@@ -9,12 +9,12 @@
  *   inode lock word   X (bit 31) | QUEUED (bit 30) | number of shared holders
  *   token             enum pc_token of the holder, FIFO of waiters
  *
- * While the token is free nothing of the file is in flight [I-12]. Waiters that belong to the volume (passes, commits) are
- * granted by queueing their work.
+ * While the token is free nothing of the file is in flight [I-12]. Waiters that belong to the volume (passes, commits) run when
+ * their work is queued: io/token.c does that with the result of a grant.
  *
  * Locks: the queues are under the inode's leaf lock; the uncontended inode lock is one compare-and-swap.
  */
-#include "internal.h"
+#include "state/state.h"
 
 #define LOCK_X      (1u << 31)
 #define LOCK_QUEUED (1u << 30)
@@ -112,8 +112,8 @@ bool pc_inode_is_locked(const struct pc_inode *i)
 
 /* ---------------------------------------------------------------- token */
 
-/* Return: true when the token is the caller's now; else w is queued. Leaf lock held. */
-bool pc_token_take(struct pc_inode *i, struct pc_waiter *w, int kind)
+/* Return: true when the token is the caller's now; else w is queued, and a pass that has it must give way. Leaf lock held. */
+bool pc_token_claim(struct pc_inode *i, struct pc_waiter *w, int kind)
 {
 	atomic_store(&w->word, PC_WAITING);
 	w->mode = (u8)kind;
@@ -123,7 +123,6 @@ bool pc_token_take(struct pc_inode *i, struct pc_waiter *w, int kind)
 		return true;
 	}
 	pc_list_add_tail(&i->token_queue, &w->link);
-	pc_work_raise_pass(i);
 	return false;
 }
 
@@ -138,29 +137,27 @@ bool pc_token_cancel(struct pc_inode *i, struct pc_waiter *w)
 	return granted;
 }
 
-/* The holder is done: on to the next in line. Leaf lock held. */
-void pc_token_release_locked(struct pc_inode *i)
+/* The holder is done: grant the token to the next in line. Leaf lock held.
+ * Return: the kind of the new holder, whose work the caller queues; PC_TOKEN_FREE: there is none. */
+enum pc_token pc_token_pass_on(struct pc_inode *i)
 {
 	PC_DEBUG_ASSERT(i->token != PC_TOKEN_FREE);
 	PC_DEBUG_ASSERT(i->pass.inflight == 0 || !PC_FIX("token_stays_to_the_last_answer"));
 	i->token = PC_TOKEN_FREE;
-	if (!pc_list_empty(&i->token_queue)) {
-		struct pc_waiter *w = PC_ENTRY(i->token_queue.next, struct pc_waiter, link);
-		pc_list_del(&w->link);
-		i->token = w->mode;
-		if (w->mode == PC_TOKEN_PASS) {
-			pc_pass_begin(i);
-		} else if (w->mode == PC_TOKEN_COMMIT) {
-			pc_work_push_commit(i);
-		}
-		atomic_store(&w->word, PC_GRANTED);
-		if (w->mode == PC_TOKEN_CALLER)
-			pc_futex_wake(&w->word, 1);
-	}
-	pc_event_wake(&i->event);
+	if (pc_list_empty(&i->token_queue))
+		return PC_TOKEN_FREE;
+	struct pc_waiter *w = PC_ENTRY(i->token_queue.next, struct pc_waiter, link);
+	enum pc_token kind = w->mode;
+	pc_list_del(&w->link);
+	i->token = (u8)kind;
+	/* After the store a caller may return and its waiter's memory be gone: only the address is used then. */
+	atomic_store(&w->word, PC_GRANTED);
+	if (kind == PC_TOKEN_CALLER)
+		pc_futex_wake(&w->word, 1);
+	return kind;
 }
 
-/* For reports of who waits for whom. */
+/* The locks of an inode and their holders, for reports. */
 void pc_inode_locks(struct pc_inode *i, struct pc_locks *out)
 {
 	pc_inode_leaf_lock(i);
@@ -184,22 +181,4 @@ bool pc_inode_in_old_hands(struct pc_inode *i)
 		   (i->commit_running && pc_stopped(i, i->commit_generation));
 	pc_inode_leaf_unlock(i);
 	return old;
-}
-
-/* Calls left behind can no longer land: what they hold of the token is free. */
-void pc_inode_fence(struct pc_inode *i)
-{
-	pc_inode_leaf_lock(i);
-	i->token_turn++;
-	i->token_lent = 0;
-	if (i->token == PC_TOKEN_STRAY)
-		pc_token_release_locked(i);
-	pc_inode_leaf_unlock(i);
-}
-
-void pc_token_release(struct pc_inode *i)
-{
-	pc_inode_leaf_lock(i);
-	pc_token_release_locked(i);
-	pc_inode_leaf_unlock(i);
 }

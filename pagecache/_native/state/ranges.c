@@ -13,7 +13,7 @@
  * V advances the folio's sequence); everything that changes a set holds the inode's leaf lock, and the folio lock for V.
  * No function here touches marks, stamps or counters: that is folio.c.
  */
-#include "internal.h"
+#include "state/state.h"
 
 static const u32 flag_of[PC_SETS] = {PC_F_UPTODATE, PC_F_DIRTY,  PC_F_WRITEBACK,
 				     PC_F_UNSTABLE, PC_F_FAILED, PC_F_WRITE_PINNED};

@@ -27,7 +27,7 @@
  */
 #include <sys/mman.h>
 
-#include "internal.h"
+#include "state/state.h"
 
 enum { PC_EXAMINE = 64, PC_REPRIEVES = 56, PC_MERGES = 4 };
 
@@ -395,4 +395,39 @@ u32 pc_frame_get(struct pc_cache *c, u32 *order, u32 min_order)
 			continue;
 		return PC_NO_FRAME;
 	}
+}
+
+/* Drop clean folios wholly inside [pos, end) that nobody holds. Never blocks. Return: bytes freed. */
+uint64_t pc_drop_clean(struct pc_inode *i, uint64_t pos, uint64_t end)
+{
+	struct pc_cache *c = i->cache;
+	u64 index = (pos + c->page_size - 1) >> c->page_shift, freed = 0;
+	u64 last = end >= UINT64_MAX - c->page_size ? pc_last_index(c) : (end + c->page_size - 1) >> c->page_shift;
+	u64 size = pc_inode_size(i);
+	for (bool more = true; more;) {
+		pc_inode_leaf_lock(i);
+		for (u32 k = 0; k < 64; k++) {
+			u32 id = pc_index_next(i, index, last);
+			more = id != 0;
+			if (!more)
+				break;
+			struct pc_folio *f = pc_folio_at(c, id);
+			u64 start = pc_folio_pos(c, f), stop = start + pc_folio_bytes(c, f);
+			u16 one = 1;
+			index = stop >> c->page_shift;
+			if (start < pos || (stop > end && end < size) || pc_folio_state(f) & PC_F_UNEVICTABLE ||
+			    !pc_folio_trylock(f))
+				continue;
+			if (!(pc_folio_state(f) & PC_F_UNEVICTABLE) &&
+			    atomic_compare_exchange_strong(&f->refs, &one, 0)) {
+				freed += pc_folio_bytes(c, f);
+				pc_folio_detach(i, f);
+				pc_folio_freed(c, f);
+			} else {
+				pc_folio_unlock(c, f);
+			}
+		}
+		pc_inode_leaf_unlock(i);
+	}
+	return freed;
 }

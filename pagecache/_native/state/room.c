@@ -16,7 +16,7 @@
  *
  * Locks: the cache's room lock (level 7) over lines and reservations; counters are read without. Contract 2.24.
  */
-#include "internal.h"
+#include "state/state.h"
 
 static void room_lock(struct pc_cache *c)
 {

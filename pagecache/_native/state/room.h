@@ -4,7 +4,7 @@
 #ifndef PC_ROOM_H
 #define PC_ROOM_H
 
-#include "base/list.h"
+#include "base/base.h"
 
 struct pc_inode;
 

@@ -11,7 +11,7 @@
  * The struct of an inode is never unmapped while the cache lives, so a caller may come with one that is gone, or is another file by now:
  * the id says so.
  */
-#include "internal.h"
+#include "state/state.h"
 
 enum { SLICE_FOLIOS = 64, SLICE_BLOCKS = 1024 };
 

@@ -26,7 +26,7 @@
  */
 #include <stdlib.h>
 
-#include "internal.h"
+#include "state/state.h"
 
 enum { PC_CHUNK_RANGES = 128, PC_STAGED_RANGES_MAX = 1 << 16 };
 

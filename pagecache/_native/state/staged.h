@@ -36,7 +36,7 @@ bool pc_staged_next(const struct pc_inode *i, u64 pos, struct pc_range *out);
 bool pc_staged_source(struct pc_inode *i, u64 pos, u64 end, u64 *stop);
 bool pc_staged_check(const struct pc_inode *i, struct pc_violation *out);
 
-/* collect.c */
+/* ranges_out.c */
 void pc_ranges_add(struct pc_ranges *r, u64 pos, u64 end);
 void pc_ranges_flush(struct pc_ranges *r);
 void pc_ranges_staged(const struct pc_inode *i, struct pc_ranges *r, u64 *from, u64 upto);

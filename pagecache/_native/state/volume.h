@@ -1,12 +1,11 @@
 /*
- * volume.h - a volume: the work queues, credits and dirty list of one backend (cache.c, work.c).
+ * volume.h - a volume: the work queues, credits and dirty list of one backend (cache.c, census.c, io/work.c).
  */
 #ifndef PC_VOLUME_H
 #define PC_VOLUME_H
 
-#include "base/latency.h"
-#include "base/list.h"
-#include "base/lock.h"
+#include "state/latency.h"
+#include "state/lock.h"
 #include "state/room.h"
 
 struct pc_inode;
@@ -15,7 +14,8 @@ struct pc_request;
 /* Sums over all inodes of a volume, updated with each change of an inode. Each number is right by itself; all agree while nothing
  * goes on (check.c). */
 struct pc_sums {
-	_Atomic u64 folios, pages, dirty, writeback, unstable, failed, pinned, write_pinned; /* blocks, but for folios */
+	_Atomic u64 folios, pages, dirty, writeback, unstable, failed, pinned,
+		write_pinned; /* blocks, but for folios */
 	_Atomic u64 staged, size, remote_size; /* bytes */
 	_Atomic u64 aside; /* bytes, local or staged, of inodes aside */
 };
@@ -53,7 +53,7 @@ struct pc_volume {
 	struct pc_limits mirror_limits; /* set before the first pass */
 	struct pc_list inodes;
 	struct pc_ring dirty; /* [I-13] inodes with anything unsaved, as they became so */
-	struct pc_ring aged;  /* [I-13] inodes with dirty bytes that age, the oldest first */
+	struct pc_ring aged; /* [I-13] inodes with dirty bytes that age, the oldest first */
 	struct pc_ring hollow; /* [I-13] inodes without handles, pages and unsaved data; hollow_lock */
 	_Atomic u32 nr_dirty; /* inodes on the dirty list */
 	u32 nr_inodes;
@@ -63,30 +63,6 @@ struct pc_volume {
 	struct pc_hit_line hits[PC_HIT_LINES]; /* more of them, counted without the interpreter lock */
 	struct pc_latency latency[PC_TIMED];
 };
-
-struct pc_work {
-	int kind;
-	u32 cls;
-	struct pc_request *request;
-	struct pc_inode *inode;
-	u32 credit; /* era */
-};
-enum { PC_WORK_NONE, PC_WORK_STOP, PC_WORK_REQUEST, PC_WORK_PASS, PC_WORK_COMMITTING, PC_WORK_JOB };
-
-/* work.c */
-void pc_work_push_request(struct pc_volume *v, struct pc_request *r, int cls);
-struct pc_request *pc_work_take_owner(struct pc_inode *i, u32 id);
-void pc_work_push_pass(struct pc_inode *i);
-void pc_work_raise_pass(struct pc_inode *i);
-void pc_work_push_commit(struct pc_inode *i);
-void pc_pass_again(struct pc_inode *i);
-void pc_pass_begin(struct pc_inode *i);
-bool pc_work_forget(struct pc_inode *i);
-void pc_work_next(struct pc_volume *v, struct pc_work *w);
-void pc_work_next_carried(struct pc_volume *v, struct pc_work *w);
-void pc_work_end(struct pc_volume *v, const struct pc_work *w);
-u32 pc_credit_try(struct pc_volume *v);
-void pc_credit_put(struct pc_volume *v, u32 credit);
 
 /* census.c */
 void pc_dirty_list_update(struct pc_inode *i);

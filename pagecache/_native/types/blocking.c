@@ -8,7 +8,6 @@
  * A wait begins (spans.c) before its first sleep, and ends whatever ends it: what has not to be waited for leaves no trace. Pauses
  * of some microseconds (pc_nap, and the one between looks at a writer's section) are no waits.
  */
-#include "base/scheduler.h"
 #include "types/types.h"
 
 #include <time.h>

@@ -5,7 +5,6 @@
  * buffer lies in the memory that an earlier one changes (or that a later one is read from), all of them go through one copy:
  * their bytes move as if all were read before the first is stored (contract 2.7).
  */
-#include "state/folio.h"
 #include "types/handle.h"
 
 static int get_segment(PyObject *buffers, Py_ssize_t k, int flags, Py_buffer *view)

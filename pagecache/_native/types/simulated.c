@@ -21,7 +21,6 @@
  *
  * Context: `ask` is called with the interpreter lock, which is taken where CORE has let it go, and but for WAKE without a leaf lock.
  */
-#include "base/scheduler.h"
 #include "types/types.h"
 
 static _Thread_local PyObject *asked; /* the scheduler, borrowed from who called simulate(); NULL: there is none */

@@ -15,7 +15,7 @@
 #include <Python.h>
 
 #include "types/gil.h"
-#include "internal.h"
+#include "io/io.h"
 
 enum { PC_PARTS_MAX = 1024, PC_WAIT_SLICE_NS = 100 * 1000 * 1000 };
 

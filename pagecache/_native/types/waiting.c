@@ -15,7 +15,6 @@
  * reports copy what there is first, and make objects of the copy.
  */
 #include "types/async.h"
-#include "base/scheduler.h"
 
 #include <stdlib.h>
 #include <time.h>

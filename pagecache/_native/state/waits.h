@@ -4,7 +4,7 @@
 #ifndef PC_WAITS_H
 #define PC_WAITS_H
 
-#include "base/base.h"
+#include "memory/memory.h"
 
 struct pc_cache;
 

@@ -30,8 +30,7 @@
 #include <time.h>
 #include <unistd.h>
 
-#include "internal.h"
-#include "base/scheduler.h"
+#include "state/state.h"
 
 enum { RINGS_MAX = 26, FIELDS = 8 };
 

@@ -9,7 +9,7 @@
  *
  * Context: any thread, no lock.
  */
-#include "internal.h"
+#include "state/state.h"
 
 static u32 bucket_of(u64 ns)
 {

@@ -1,5 +1,5 @@
 /*
- * internal.h - the private headers of CORE in one, and the one table of its locks.
+ * state.h - what state/ offers: the objects of a cache, their transitions and records; and the one table of the locks.
  *
  * Everything that a folio can be is one 32-bit state word, five block sets and a list of byte extents; everything that a
  * file can be is one inode with one radix index. All memory here is type-stable: descriptors, index nodes and extensions
@@ -12,7 +12,7 @@
  *   level  name              kind     guards / edge taken in
  *   1      inode lock        logical  content order of writers, truncate     lock.c pc_inode_lock_*
  *   2      direct writes     logical  `nr_direct`, held with the inode lock    direct.c pc_direct_begin
- *   3      token             logical  the right to create requests, commit   lock.c pc_token_*
+ *   3      token             logical  the right to create requests, commit   io/token.c pc_token_*
  *   4      invalidate        logical  `inval_x`: no fill may start           truncate.c
  *   5      folio lock        logical  PC_F_LOCKED: V, identity, membership   descriptor.c pc_folio_trylock
  *   6      inode leaf        leaf     sets, stamps, marks, sizes, index, token queue, pass state
@@ -30,31 +30,26 @@
  *   fair queues            inode lock, token              the holder's release, granted in order; cancel answers GRANTED
  *   watch                  any event, for a task          pc_event_wake; listed and readable until pc_watch_end
  */
-#ifndef PC_INTERNAL_H
-#define PC_INTERNAL_H
+#ifndef PC_STATE_H
+#define PC_STATE_H
 
-#include "memory/arena.h"
-#include "base/base.h"
 #include "state/cache.h"
-#include "io/fill.h"
+#include "state/direct_set.h"
 #include "state/folio.h"
 #include "state/index.h"
 #include "state/inode.h"
-#include "base/latency.h"
-#include "base/list.h"
-#include "base/lock.h"
-#include "base/pool.h"
+#include "state/latency.h"
+#include "state/lock.h"
+#include "state/pass.h"
 #include "state/ranges.h"
 #include "state/reclaim.h"
-#include "base/record.h"
-#include "io/request.h"
+#include "state/record.h"
+#include "state/request.h"
 #include "state/room.h"
-#include "memory/shadow.h"
+#include "state/shadow.h"
 #include "state/staged.h"
-#include "base/trace.h"
+#include "state/trace.h"
 #include "state/volume.h"
-#include "base/waits.h"
-#include "base/watch.h"
-#include "state/writeback.h"
+#include "state/waits.h"
 
 #endif

@@ -17,8 +17,7 @@
  */
 #include <pthread.h>
 
-#include "internal.h"
-#include "base/scheduler.h"
+#include "state/state.h"
 
 u64 pc_thread_id(void)
 {

@@ -12,7 +12,7 @@
  * Locks: pins are counted under the leaf lock. Pinning for storing takes the folio lock too, and comes with the inode lock X.
  * Unpinning is for any thread at any moment: leaf locks and nothing else. Contract 2.21.
  */
-#include "internal.h"
+#include "state/state.h"
 
 enum { PC_WRITE_PINNED_SHARE = 4 }; /* one part in so many of the memory may be pinned for storing */
 

@@ -1,11 +1,10 @@
 /*
- * request.h - work handed to a backend: what a fill or a write owns until it is settled.
+ * request.h - the object of a request: what a fill or a write owns until it is settled. Its functions are in io/.
  */
 #ifndef PC_REQUEST_H
 #define PC_REQUEST_H
 
 #include "state/cache.h"
-#include "base/list.h"
 
 struct pc_inode;
 struct pc_volume;
@@ -67,20 +66,5 @@ static inline struct pc_request *pc_request_at(const struct pc_cache *c, u32 id)
 {
 	return pc_pool_at(&c->requests, id);
 }
-
-/* snapshot.c */
-void pc_seg_snapshot(struct pc_inode *i, struct pc_request *r, u32 s);
-const u8 *pc_seg_memory(const struct pc_cache *c, const struct pc_seg *g);
-bool pc_snapshot_make(struct pc_request *r);
-void pc_snapshot_end(struct pc_request *r);
-
-/* scratch.c */
-void *pc_scratch_new(size_t size);
-void *pc_scratch_grow(void *memory, size_t size);
-void pc_scratch_free(void *memory);
-
-/* inode.c */
-struct pc_request *pc_request_new(struct pc_inode *i, int kind);
-void pc_request_delete(struct pc_request *r);
 
 #endif

@@ -11,7 +11,7 @@
  */
 #include <sys/mman.h>
 
-#include "internal.h"
+#include "memory/memory.h"
 
 enum { PC_POOL_STEP = 64 << 10 };
 

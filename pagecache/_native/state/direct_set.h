@@ -1,8 +1,8 @@
 /*
- * direct.h - direct writes: how many run, and what of them a commit has yet to cover (direct.c).
+ * direct_set.h - the byte ranges of direct writes that a commit has yet to cover (direct_set.c).
  */
-#ifndef PC_DIRECT_H
-#define PC_DIRECT_H
+#ifndef PC_DIRECT_SET_H
+#define PC_DIRECT_SET_H
 
 #include "base/base.h"
 
@@ -27,7 +27,7 @@ struct pc_direct {
 	struct pc_direct_set moved; /* in the hands of the commit that runs */
 };
 
-void pc_settle_wanted(struct pc_inode *i);
+void pc_direct_add(struct pc_inode *i, u64 pos, u64 end);
 void pc_direct_move(struct pc_inode *i);
 void pc_direct_committed(struct pc_inode *i, bool ok, bool kept);
 void pc_direct_cut(struct pc_inode *i, u64 pos, u64 end);

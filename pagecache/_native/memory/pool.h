@@ -4,7 +4,7 @@
 #ifndef PC_POOL_H
 #define PC_POOL_H
 
-#include "base/lock.h"
+#include "base/base.h"
 
 /* The free link lives in a field of the object that no lock-free reader follows (`link_at`). */
 struct pc_pool {

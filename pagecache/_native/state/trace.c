@@ -7,7 +7,7 @@
 #include <stdio.h>
 #include <stdlib.h>
 
-#include "internal.h"
+#include "state/state.h"
 
 enum { PC_TRACE_RECORDS = 4096 };
 

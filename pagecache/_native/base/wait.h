@@ -1,14 +1,10 @@
 /*
- * lock.h - leaf locks, events and places in fair queues (wait.c, lock.c). The table of all locks is in internal.h.
+ * wait.h - leaf locks, events and the only sleeps (wait.c). The table of all locks is in state/state.h.
  */
-#ifndef PC_LOCK_H
-#define PC_LOCK_H
+#ifndef PC_WAIT_H
+#define PC_WAIT_H
 
-#include "base/base.h"
-#include "base/list.h"
-
-struct pc_cache;
-struct pc_inode;
+#include "base/words.h"
 
 /* ---------------------------------------------------------------- leaf locks */
 
@@ -65,33 +61,8 @@ extern _Atomic u32 pc_fork_epoch;
 
 void pc_event_wake(struct pc_event *e);
 void pc_watch_notify(struct pc_event *e);
-struct pc_event *pc_folio_event(struct pc_cache *c, u32 folio);
 int pc_futex_wait(_Atomic u32 *word, u32 value, i64 timeout_ns);
 void pc_futex_wake(_Atomic u32 *word, int n);
 void pc_yield(void);
-
-/* ---------------------------------------------------------------- inode lock, token */
-
-/* A place in a fair queue (inode lock, token). In the operation of the waiting call, or embedded in the inode for work that
- * belongs to the volume. */
-struct pc_waiter {
-	struct pc_list link;
-	_Atomic u32 word; /* PC_WAITING, PC_GRANTED */
-	u8 mode;          /* PC_SHARED, PC_EXCLUSIVE; for the token: enum pc_token */
-};
-enum { PC_WAITING = 0, PC_GRANTED = 1 };
-enum { PC_SHARED = 1, PC_EXCLUSIVE = 2 };
-/* STRAY: the caller has left, his backend call still runs. */
-enum pc_token { PC_TOKEN_FREE, PC_TOKEN_PASS, PC_TOKEN_COMMIT, PC_TOKEN_CALLER, PC_TOKEN_STRAY };
-
-bool pc_inode_lock_try(struct pc_inode *i, int mode);
-void pc_inode_lock_enqueue(struct pc_inode *i, struct pc_waiter *w, int mode);
-bool pc_inode_lock_cancel(struct pc_inode *i, struct pc_waiter *w);
-void pc_inode_lock_release(struct pc_inode *i, int mode);
-bool pc_inode_is_locked(const struct pc_inode *i);
-bool pc_token_take(struct pc_inode *i, struct pc_waiter *w, int kind);
-bool pc_token_cancel(struct pc_inode *i, struct pc_waiter *w);
-void pc_token_release_locked(struct pc_inode *i);
-void pc_token_release(struct pc_inode *i);
 
 #endif

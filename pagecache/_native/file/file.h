@@ -1,0 +1,25 @@
+/*
+ * file.h - what file/ offers to io/ and types/ besides pagecache.h: reads, views and folios of one file. No backend call.
+ */
+#ifndef PC_FILE_H
+#define PC_FILE_H
+
+#include "state/state.h"
+
+/* read.c */
+u64 pc_first_missing(struct pc_inode *i, u64 pos, u64 end);
+
+/* invalidate.c */
+int pc_invalidate_folios(struct pc_inode *i, u64 pos, u64 end);
+
+/* truncate.c */
+struct pc_folio *pc_next_claimed(struct pc_inode *i, u64 *index, u64 end, bool *locked);
+
+/* views.c */
+enum pc_views_hit { PC_VIEWS_MISSED, PC_VIEWS_PART, PC_VIEWS_WHOLE };
+enum pc_views_hit pc_views_hit(const struct pc_inode *i, const struct pc_folio *f, u64 pos, u64 end);
+bool pc_view_meets(struct pc_inode *i, u64 pos, u64 bytes, const void *memory, u64 len);
+bool pc_view_overlaps(struct pc_inode *i, u64 pos, u64 len, const void *memory, bool elsewhere);
+void pc_views_end_at(struct pc_inode *i, struct pc_folio *f, u64 size);
+
+#endif

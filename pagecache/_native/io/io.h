@@ -1,0 +1,85 @@
+/*
+ * io.h - what io/ offers: requests and the backend calls they need, work of a volume, passes and commits.
+ */
+#ifndef PC_IO_H
+#define PC_IO_H
+
+#include "file/file.h"
+
+/* request.c */
+struct pc_request *pc_request_new(struct pc_inode *i, int kind);
+void pc_request_delete(struct pc_request *r);
+bool pc_seg_reserve(struct pc_request *r, u32 more);
+const u8 *pc_seg_memory(const struct pc_cache *c, const struct pc_seg *g);
+
+/* work.c */
+struct pc_work {
+	int kind;
+	u32 cls;
+	struct pc_request *request;
+	struct pc_inode *inode;
+	u32 credit; /* era */
+};
+enum { PC_WORK_NONE, PC_WORK_STOP, PC_WORK_REQUEST, PC_WORK_PASS, PC_WORK_COMMITTING, PC_WORK_JOB };
+
+/* work.c */
+void pc_work_push_request(struct pc_volume *v, struct pc_request *r, int cls);
+struct pc_request *pc_work_take_owner(struct pc_inode *i, u32 id);
+void pc_work_push_pass(struct pc_inode *i);
+void pc_work_raise_pass(struct pc_inode *i);
+void pc_work_push_commit(struct pc_inode *i);
+void pc_pass_again(struct pc_inode *i);
+void pc_work_next(struct pc_volume *v, struct pc_work *w);
+void pc_work_next_carried(struct pc_volume *v, struct pc_work *w);
+void pc_work_end(struct pc_volume *v, const struct pc_work *w);
+
+/* credit.c */
+u32 pc_credit_try(struct pc_volume *v);
+void pc_credit_put(struct pc_volume *v, u32 credit);
+
+/* token.c */
+bool pc_token_take(struct pc_inode *i, struct pc_waiter *w, int kind);
+void pc_token_release_locked(struct pc_inode *i);
+void pc_token_release(struct pc_inode *i);
+
+/* fill_begin.c */
+struct pc_request *pc_fill_window(struct pc_inode *i, u64 index, u64 end, u64 max_bytes, u64 *stop);
+
+/* fill.c */
+int pc_fill_call(struct pc_request *r, struct pc_part *parts, size_t n, size_t *nr_parts);
+void pc_fill_settle(struct pc_request *r);
+u32 pc_kept_max(const struct pc_request *r);
+u32 pc_fill_quarantine(struct pc_request *r, u32 *frames);
+u8 *pc_sink_leave(struct pc_request *r);
+
+/* snapshot.c */
+void pc_seg_snapshot(struct pc_inode *i, struct pc_request *r, u32 s);
+bool pc_snapshot_make(struct pc_request *r);
+void pc_snapshot_end(struct pc_request *r);
+
+/* writeback.c: passes, what is written next */
+void pc_pass_begin(struct pc_inode *i);
+void pc_pass_turn(struct pc_inode *i);
+
+/* request_build.c */
+bool pc_request_build(struct pc_inode *i, enum pc_mark mark);
+bool pc_pass_claim(struct pc_inode *i, struct pc_folio *f, bool *locked, bool *busy);
+int pc_write_call(struct pc_request *r, struct pc_part *parts, size_t n, size_t *nr_parts);
+u32 pc_call_hold(struct pc_request *r, u32 *frames);
+
+/* units.c, gather.c: write_unit > 1 */
+bool pc_units_build(struct pc_inode *i, enum pc_mark mark);
+int pc_unit_call(struct pc_request *r, struct pc_part *parts, size_t n, size_t *nr_parts, u64 *pos);
+int64_t pc_unit_acked(const struct pc_request *r, int64_t n);
+void pc_unit_collect(struct pc_request *r);
+int pc_gather_answer(struct pc_request *r, int64_t n);
+u8 *pc_scratch_leave(struct pc_request *r);
+
+/* mirror.c */
+struct pc_request *pc_mirror_take(struct pc_request *r, struct pc_request *last);
+void pc_mirror_end(struct pc_request *r);
+
+/* commit.c */
+void pc_settle_wanted(struct pc_inode *i);
+
+#endif

@@ -1,0 +1,88 @@
+/*
+ * request.c - work handed to a backend: one object of a pool, its segments and what it owns until it is deleted.
+ *
+ * A request counts as a user of its inode. Ids are used again; serial numbers never are.
+ *
+ * Context: the thread that has the request; no lock.
+ */
+#include <stdlib.h>
+
+#include "io/io.h"
+
+struct pc_request *pc_request_new(struct pc_inode *i, int kind)
+{
+	struct pc_cache *c = i->cache;
+	u32 id = pc_pool_alloc(&c->requests);
+	if (!id)
+		return NULL;
+	struct pc_request *r = pc_request_at(c, id);
+	memset(r, 0, offsetof(struct pc_request, inline_segs));
+	pc_list_init(&r->link);
+	r->inode = i;
+	r->id = id;
+	r->kind = (u8)kind;
+	r->serial = atomic_fetch_add_explicit(&c->last_serial, 1, memory_order_relaxed) + 1;
+	r->generation = atomic_load(&i->volume->generation);
+	r->segs = r->inline_segs;
+	r->cap_segs = PC_REQ_INLINE;
+	atomic_fetch_add(&i->users, 1);
+	return r;
+}
+
+void pc_request_delete(struct pc_request *r)
+{
+	struct pc_inode *i = r->inode;
+	atomic_fetch_add_explicit(&i->volume->answers, 1, memory_order_relaxed);
+	if (pc_recording(i->cache))
+		pc_record_event(i->cache, PC_R_DONE, r->kind, i->id, r->start, r->end - r->start, r->serial, 0);
+	if (r->segs != r->inline_segs)
+		free(r->segs);
+	pc_scratch_free(r->sink);
+	pc_scratch_free(r->scratch);
+	if (r->credit)
+		pc_credit_put(i->volume, r->credit);
+	pc_pool_free(&i->cache->requests, r->id);
+	pc_inode_user_put(i);
+}
+
+uint64_t pc_request_pos(const struct pc_request *r)
+{
+	return r->call_pos;
+}
+
+uint64_t pc_request_len(const struct pc_request *r)
+{
+	return r->call_len;
+}
+
+struct pc_inode *pc_request_inode(const struct pc_request *r)
+{
+	return r->inode;
+}
+
+/* Room for `more` segments. */
+bool pc_seg_reserve(struct pc_request *r, u32 more)
+{
+	if (r->nr_segs + more <= r->cap_segs)
+		return true;
+	u32 cap = r->cap_segs * 4;
+	while (cap < r->nr_segs + more)
+		cap *= 4;
+	struct pc_seg *segs = malloc(cap * sizeof(*segs));
+	if (!segs)
+		return false;
+	memcpy(segs, r->segs, r->nr_segs * sizeof(*segs));
+	if (r->segs != r->inline_segs)
+		free(r->segs);
+	r->segs = segs;
+	r->cap_segs = cap;
+	return true;
+}
+
+/* The memory that a segment of a folio is sent from, or copied from. */
+const u8 *pc_seg_memory(const struct pc_cache *c, const struct pc_seg *g)
+{
+	const u8 *frame = g->frame == PC_NO_FRAME ? pc_folio_memory(c, pc_folio_at(c, g->folio))
+						  : pc_arena_at(&c->arena, g->frame);
+	return frame + (g->off & ~PC_SEG_SCRATCH);
+}

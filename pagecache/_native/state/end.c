@@ -1,0 +1,194 @@
+/*
+ * end.c - the end of inodes and caches: what is dropped, in which order, and what stays mapped.
+ *
+ * A cache gives its address space back in three steps:
+ *
+ *   pc_cache_close    tables that were never used: nothing points there, and nothing new is handed out from here on
+ *   pc_cache_release  the frames, once none is in use and no optimistic copy runs: views, running calls and kept buffers
+ *                     use theirs, so the last of them to end is the last reader
+ *   pc_cache_destroy  descriptors, index, inodes: when no object refers to the owner of the memory. Until then the calls of
+ *                     closed handles, files and volumes find them, empty
+ *
+ * Locks: leaf lock; the volume's leaf lock and the table lock (level 7) for lists and slots.
+ */
+#include <stdlib.h>
+#include <sys/mman.h>
+
+#include "state/state.h"
+
+enum { PC_TRIM = 64 << 10 };
+
+static void inode_free(struct pc_inode *i)
+{
+	struct pc_cache *c = i->cache;
+	pc_leaf_lock(&c->table_lock, PC_LEVEL_QUEUE);
+	c->inodes[i->slot] = NULL;
+	i->next_free = c->free_inodes;
+	c->free_inodes = i;
+	pc_leaf_unlock(&c->table_lock, PC_LEVEL_QUEUE);
+	atomic_fetch_sub_explicit(&c->nr_inodes, 1, memory_order_relaxed);
+}
+
+/* The inode is about to go: a pass that ended may still be queued. Return: false when somebody works on it, or is about to:
+ * threads take work and count themselves as users under the same lock. Context: inode leaf lock. */
+static bool forget_work(struct pc_inode *i)
+{
+	struct pc_volume *v = i->volume;
+	pc_leaf_lock(&v->leaf, PC_LEVEL_QUEUE);
+	bool idle = atomic_load(&i->users) == 0;
+	if (idle && i->pass.queued) {
+		pc_list_del(&i->work_pass);
+		v->nr_work[i->pass.queued]--;
+		i->pass.queued = 0;
+	}
+	pc_leaf_unlock(&v->leaf, PC_LEVEL_QUEUE);
+	return idle;
+}
+
+/**
+ * pc_inode_destroy() - drop what is clean and free the inode.
+ *
+ * The caller promises that no handle, operation or view refers to it any more; pinned memory lives on, detached.
+ * Return: 0; -EBUSY: it has local bytes, something uncommitted, or somebody works on it; nothing has changed then but that
+ * clean pages may be gone.
+ */
+int pc_inode_destroy(struct pc_inode *i)
+{
+	struct pc_cache *c = i->cache;
+	struct pc_volume *v = i->volume;
+	pc_drop_clean(i, 0, UINT64_MAX);
+	pc_inode_leaf_lock(i);
+	bool busy = pc_unsaved(i) || i->token != PC_TOKEN_FREE || !pc_list_empty(&i->token_queue) ||
+		    !pc_list_empty(&i->lock_queue) || atomic_load(&i->lock_word) || !forget_work(i);
+	for (u32 id; !busy && (id = pc_index_next(i, 0, UINT64_MAX >> c->page_shift));) {
+		struct pc_folio *f = pc_folio_at(c, id);
+		if (pc_folio_trylock(f)) {
+			pc_folio_remove(i, f);
+			continue;
+		}
+		/* Nobody works on the inode, so only a passing reclaim can have it. */
+		pc_inode_leaf_unlock(i);
+		pc_yield();
+		pc_inode_leaf_lock(i);
+	}
+	i->dead = !busy;
+	if (!busy) {
+		i->id = 0;
+		pc_hollow_update(i);
+		pc_set_size(i, 0);
+		pc_set_remote_size(i, 0);
+	}
+	pc_inode_leaf_unlock(i);
+	if (busy)
+		return -EBUSY;
+	pc_leaf_lock(&v->leaf, PC_LEVEL_QUEUE);
+	pc_list_del(&i->volume_link);
+	v->nr_inodes--;
+	pc_leaf_unlock(&v->leaf, PC_LEVEL_QUEUE);
+	pc_direct_free(i);
+	inode_free(i);
+	return 0;
+}
+
+/* All address space of a cache; what was never mapped is left out. */
+void pc_cache_unmap(struct pc_cache *c)
+{
+	pc_pool_destroy(&c->folios);
+	pc_pool_destroy(&c->leaves);
+	pc_pool_destroy(&c->nodes);
+	pc_pool_destroy(&c->requests);
+	pc_pool_destroy(&c->shadows);
+	pc_pool_destroy(&c->waits);
+	for (u32 k = 0; k < PC_EXT_CLASSES; k++)
+		pc_pool_destroy(&c->exts[k]);
+	if (c->ghost)
+		munmap(c->ghost, c->ghost_reserved);
+	if (c->inodes)
+		munmap(c->inodes, c->inodes_max * sizeof(struct pc_inode *));
+	c->ghost = NULL;
+	c->inodes = NULL;
+	pc_arena_destroy(&c->arena);
+}
+
+void pc_cache_destroy(struct pc_cache *c)
+{
+	for (u32 k = 0; k < c->inode_slots; k++) {
+		if (c->inodes[k]) {
+			pc_staged_clear(c->inodes[k]);
+			pc_direct_free(c->inodes[k]);
+		}
+		free(c->inodes[k]);
+	}
+	for (struct pc_inode *i = c->free_inodes, *next; i; i = next) {
+		next = i->next_free;
+		free(i);
+	}
+	for (u32 k = 0; k < PC_VOLUMES_MAX; k++)
+		free(c->volumes[k]);
+	pc_cache_unmap(c);
+	pc_trace_destroy(c->trace);
+	pc_recorder_destroy(c->recorder);
+	free(c);
+}
+
+/* The end of a table: whole pages behind the first `used` bytes. Return: bytes that are left. */
+static size_t trim(void *base, size_t used, size_t reserved)
+{
+	size_t keep = (used + PC_TRIM - 1) / PC_TRIM * PC_TRIM;
+	if (keep >= reserved)
+		return reserved;
+	munmap((u8 *)base + keep, reserved - keep);
+	return keep;
+}
+
+/* Address space that only growth needs. An id of one extension pool may be looked up in another by a reader with a stale
+ * descriptor: all of them stay as long as the longest. */
+static void trim_tables(struct pc_cache *c)
+{
+	struct pc_pool *pools[] = {&c->folios, &c->leaves, &c->nodes, &c->requests, &c->shadows, &c->waits};
+	u32 exts = 0, fresh;
+	for (size_t k = 0; k < sizeof(pools) / sizeof(*pools); k++)
+		pc_pool_trim(pools[k], pc_pool_close(pools[k]));
+	for (u32 k = 0; k < PC_EXT_CLASSES; k++)
+		if ((fresh = pc_pool_close(&c->exts[k])) > exts)
+			exts = fresh;
+	for (u32 k = 0; k < PC_EXT_CLASSES; k++)
+		pc_pool_trim(&c->exts[k], exts);
+	pc_leaf_lock(&c->queue_lock, PC_LEVEL_QUEUE); /* grows with frames_max, which is final */
+	c->ghost_reserved = trim(c->ghost, ((size_t)c->arena.frames_max + c->ghost_mask + 1) * 4, c->ghost_reserved);
+	pc_leaf_unlock(&c->queue_lock, PC_LEVEL_QUEUE);
+	pc_leaf_lock(&c->table_lock, PC_LEVEL_QUEUE);
+	size_t slots = trim(c->inodes, c->inode_slots * sizeof(*c->inodes), c->inodes_max * sizeof(*c->inodes));
+	c->inodes_max = (u32)(slots / sizeof(*c->inodes));
+	pc_leaf_unlock(&c->table_lock, PC_LEVEL_QUEUE);
+}
+
+/**
+ * pc_cache_close() - no volume is attached any more: nothing is handed out, and address space that was never used goes.
+ *
+ * Idempotent. A call that a hung backend still runs keeps what it uses. Context: any thread, no leaf lock.
+ */
+void pc_cache_close(struct pc_cache *c)
+{
+	if (atomic_exchange(&c->closed, 1))
+		return;
+	pc_arena_close(&c->arena);
+	trim_tables(c);
+}
+
+/**
+ * pc_cache_release() - unmap the frames of a closed cache, if none is in use.
+ *
+ * For whoever gave a frame back that nobody else will: views, buffers, operations. Context: no leaf lock; the interpreter's
+ * lock, which every optimistic copy holds too, or counts itself in `copies`. Without one (free-threaded builds) frames stay
+ * until pc_cache_destroy.
+ */
+void pc_cache_release(struct pc_cache *c)
+{
+	if (PC_LIKELY(!atomic_load_explicit(&c->closed, memory_order_relaxed)) || atomic_load(&c->copies))
+		return;
+	for (u32 k = 0; k < c->inode_slots && atomic_load(&c->arena.used); k++)
+		if (c->inodes[k])
+			pc_drop_clean(c->inodes[k], 0, UINT64_MAX);
+	pc_arena_release(&c->arena);
+}
