@@ -216,7 +216,7 @@ def waiting_since(core: object) -> float:
 
 
 class WaitRecord(NamedTuple):
-    """A wait on record: see `_native/base/waits.h`. `wakes`, `loop`: of a task, what wakes it and where it runs."""
+    """A wait on record: see `_native/state/waits.h`. `wakes`, `loop`: of a task, what wakes it and where it runs."""
 
     number: int
     kind: int

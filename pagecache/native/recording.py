@@ -1,4 +1,4 @@
-"""The records of a trace: `_native/base/record.c` seen from Python.
+"""The records of a trace: `_native/state/record.c` seen from Python.
 
 During a trace the cache has a ring of records. C makes most of them, including waits; the engine makes others through
 `Span`. Records are read as tuples in chronological order, in pieces, so that they are not in memory twice.

@@ -11,7 +11,7 @@
  * with a record of its own, so that what never ends is seen as well. A call has an id before it has a record: number of the
  * thread and a count of its own.
  *
- * The numbers are an order, and this is what makes the arrows of a trace exact (pagecache/trace/flows.py): who changes what
+ * The numbers are an order, and this is what makes the arrows of a trace exact (pagecache/observe/tracing/flows.py): who changes what
  * becomes of bytes makes the record inside the section that orders the change, so of two records of one byte the one with the
  * smaller number happened first.
  *

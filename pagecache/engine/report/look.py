@@ -39,7 +39,7 @@ FOLIO, FLIGHT, INVALIDATE, EXCLUSIVE, SHARE, TOKENS, CREDIT = (
 FILL, UNCACHED, WRITE, COMMIT, CALLER = range(5)
 """Kinds of operations, as in `_native/types/types.h`."""
 STRAY = 4
-"""The token of an abandoned call, as in `_native/base/lock.h`."""
+"""The token of an abandoned call, as in `_native/state/lock.h`."""
 COARSE = 0.01
 """Seconds by which the clock of operations may be behind that of records."""
 

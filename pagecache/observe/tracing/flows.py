@@ -1,6 +1,6 @@
 """From a write to the commit that made it durable, exactly.
 
-Records come in the order of what happened to each byte (see `_native/base/record.c`), so this is a matter of
+Records come in the order of what happened to each byte (see `_native/state/record.c`), so this is a matter of
 bookkeeping: where each byte is, and whose it is.
 
     WROTE       the bytes are the call's, whoever had them before
