@@ -89,7 +89,9 @@ def described(page: pdoc.doc.Module, path: str) -> bool:
 
 def write(folder: Path) -> None:
     """Write the pages into a folder."""
-    pdoc.render.configure(docformat="google", show_source=False, template_directory=TEMPLATES)
+    pdoc.render.configure(
+        docformat="google", include_undocumented=False, show_source=False, template_directory=TEMPLATES
+    )
     with warnings.catch_warnings():
         warnings.simplefilter("ignore")  # annotations that only type checkers resolve; extras that are not installed
         pdoc.pdoc(*MODULES, output_directory=folder)

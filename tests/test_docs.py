@@ -261,6 +261,10 @@ def test_readme_names_the_two_commands() -> None:
         assert re.search(rf"^{target}:", makefile, re.MULTILINE)
 
 
+def test_readme_fits_three_screens() -> None:
+    assert len((ROOT / "README.md").read_text(encoding="utf-8").splitlines()) <= 155
+
+
 def test_readme_begins_with_an_example_of_ten_lines_at_most() -> None:
     first = next(block for block in blocks(ROOT / "README.md") if block.language == "python")
     assert len(first.text.splitlines()) <= 10
