@@ -85,9 +85,26 @@ demo-fuse: $(VENV)/.built $(VENV)/.dev                                ## program
 
 # ---------------------------------------------------------------------------------------------- checks
 
-.PHONY: test check lint pytest soak mutations
-test: lint ctest pytest                                               ## lint, types, C tests, Python tests
-check: test ctest-asan ctest-tsan run-schedules-table $(VENV)/.built $(VENV)/.dev ## test, sanitizers, slow tests
+# The first part of the Python tests proves each id of the contract (tests/split.py). Its stamp is as new as the files that were
+# tested: `make test-all` runs the first part if one of them has changed since, and then the rest.
+PYTEST  := $(PY) -m pytest -q -n 3 --dist loadgroup
+TESTED  := build/tested
+SOURCES := $(shell find $(wildcard pagecache pagecache_pytest tests examples docs .ci *.md Makefile mkdocs.yml pyproject.toml setup.py) \
+  -type d -name __pycache__ -prune -o -type f ! -name '*.so' ! -name '_core.c' ! -path docs/tests.md -print)
+# One job for each core, unless `make -j` has said how many.
+JOBS     = $(if $(findstring -j,$(MAKEFLAGS)),,-j$(shell nproc) -O)
+
+.PHONY: test test-all check lint pytest soak mutations
+test: $(VENV)/.built $(VENV)/.dev $(DEBUG)/.built build/c-schedules/schedules ## lint, types, C tests, Python tests of the contract
+	@rm -f $(TESTED)
+	@$(MAKE) --no-print-directory $(JOBS) lint ctest
+	$(PYTEST) --part first
+	@touch $(TESTED)
+test-all: $(TESTED)                                                   ## test, and all other Python tests
+	$(PYTEST) --part rest
+$(TESTED): $(SOURCES)
+	@$(MAKE) --no-print-directory test
+check: test-all ctest-asan ctest-tsan run-schedules-table $(VENV)/.built $(VENV)/.dev ## test-all, sanitizers, slow tests
 	$(PY) -m pytest -q -m slow --hypothesis-profile=random
 soak: run-schedules-long $(VENV)/.built $(VENV)/.dev $(DEBUG)/.built ## the long ones; SEED=n repeats a run
 	$(PY) -m pytest -q -rP --show-capture=stdout -m soak --hypothesis-profile=random --timeout=0 $(if $(SEED),--hypothesis-seed=$(SEED))
@@ -95,14 +112,14 @@ soak: run-schedules-long $(VENV)/.built $(VENV)/.dev $(DEBUG)/.built ## the long
 mutations: $(VENV)/.built $(VENV)/.dev $(DEBUG)/.built build/c-schedules/schedules ## how fast planted bugs are found; half an hour or more
 	$(PY) -m tests.planted.mutations
 
-lint: $(VENV)/.built $(VENV)/.dev                                     ## ruff, mypy, and plain English in texts
+lint: $(VENV)/.built $(VENV)/.dev                                     ## ruff, mypy, plain English
 	$(RUN)/ruff check -q
 	$(RUN)/ruff format -q --check
 	$(RUN)/mypy
 	$(PY) -m tests.prose
 
-pytest: $(VENV)/.built $(VENV)/.dev $(DEBUG)/.built build/c-schedules/schedules ## Python tests alone
-	$(PY) -m pytest -q -m "not slow and not soak" -n 3 --dist loadgroup
+pytest: $(VENV)/.built $(VENV)/.dev $(DEBUG)/.built build/c-schedules/schedules ## Python tests alone, both parts
+	$(PYTEST) -m "not slow and not soak"
 
 # C tests: each program of tests/native with the folders of the core that are free of Python.
 CORE      := base memory state file io

@@ -14,6 +14,7 @@ import ast
 import re
 from collections import defaultdict
 from collections.abc import Iterator
+from functools import cache
 from pathlib import Path
 
 __all__ = ["LATER", "PAGE", "behaviours", "page", "proofs"]
@@ -47,6 +48,7 @@ def order(one: str) -> tuple[str, int, str]:
     return kind, int(number), letter
 
 
+@cache
 def proofs() -> dict[str, dict[str, list[str]]]:
     """id -> file -> tests; the empty name is the file as a whole."""
     found: dict[str, dict[str, list[str]]] = defaultdict(lambda: defaultdict(list))

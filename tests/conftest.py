@@ -13,7 +13,7 @@ from typing import Any
 import pytest
 from hypothesis import HealthCheck, settings
 
-pytest_plugins = ("tests.hangs", "tests.skips")
+pytest_plugins = ("tests.hangs", "tests.skips", "tests.split")
 
 # COLUMNS and LINES: readline in the main process of pytest-xdist sets them for its workers, and programs prefer them to
 # the terminal of a test. PYTHONUNBUFFERED: a program that exits without a flush has to fail in every environment.

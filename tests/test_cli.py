@@ -61,11 +61,13 @@ def test_help_and_version_need_nothing_but_click() -> None:
     assert "bench" in call("-h").output
 
 
+@pytest.mark.smoke("command line")
 def test_the_package_can_be_run_as_a_module() -> None:
     done = subprocess.run([sys.executable, "-m", "pagecache", "--help"], capture_output=True, text=True, check=True)
     assert "demo" in done.stdout
 
 
+@pytest.mark.smoke("command line")
 def test_the_demo_verifies_a_tree_larger_than_the_cache(tree: Path, temporary: Path) -> None:
     result = call("demo", str(tree), "--capacity", "256KiB")
     assert result.exit_code == 0, result.output

@@ -82,6 +82,7 @@ def open_caches(namespace: dict[str, Any]) -> list[pagecache.PageCache]:
     return [value for value in namespace.values() if isinstance(value, pagecache.PageCache) and not value.closed]
 
 
+@pytest.mark.smoke("docs")
 @pytest.mark.usefixtures("quiet_log")
 @pytest.mark.parametrize("page", PAGES, ids=label)
 def test_code_of_a_page_runs_and_prints_what_is_shown(

@@ -103,6 +103,7 @@ def test_a_miss_leaves_the_loop_to_others(attach: Attach, backend: Any) -> None:
     run(main())
 
 
+@pytest.mark.smoke("asyncio")
 @both
 def test_every_verb(attach: Attach, backend: Any) -> None:
     """One handle's life, compared with the answers of a file."""

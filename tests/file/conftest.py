@@ -1,27 +1,13 @@
-"""Fixtures: rigs that are always closed, and contract ids from docstrings."""
+"""Fixtures: rigs that are always closed."""
 
 from __future__ import annotations
 
-import re
 from collections.abc import Callable, Iterator
-from pathlib import Path
 
 import pytest
 
 from .clock import HandClock
 from .rig import Rig, make_rig
-
-HERE = Path(__file__).parent
-CONTRACT_IDS = re.compile(r"\[((?:[A-Z]-?\d+[a-z]?|\d+\.\d+)(?:, (?:[A-Z]-?\d+[a-z]?|\d+\.\d+))*)\]\s*$")
-
-
-def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
-    """Turn the ids in brackets at the end of a test's docstring into its `contract` marker."""
-    for item in items:
-        if HERE in item.path.parents:
-            found = CONTRACT_IDS.search(getattr(getattr(item, "obj", None), "__doc__", None) or "")
-            if found is not None:
-                item.add_marker(pytest.mark.contract(*found.group(1).split(", ")))
 
 
 @pytest.fixture

@@ -423,6 +423,7 @@ def verify(rig: Rig) -> None:
     rig.cache.check()
 
 
+@pytest.mark.long
 @pytest.mark.filterwarnings("ignore::pytest.PytestUnraisableExceptionWarning", "ignore::ResourceWarning")
 @pytest.mark.parametrize("call", CALLS, ids=lambda call: call.__name__)
 def test_an_interrupt_between_two_bytecodes_of_direct_io_leaves_nothing_behind(call: Callable[[Rig], None]) -> None:

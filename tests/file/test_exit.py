@@ -83,6 +83,7 @@ def run(body: str, tmp_path: Path, *args: str) -> subprocess.CompletedProcess[st
     )
 
 
+@pytest.mark.long
 @pytest.mark.parametrize("hung", ["write_from", "commit", "sync", "file_close", "close"])
 def test_exit_ends_whatever_hangs(tmp_path: Path, hung: str) -> None:
     """Unsaved objects are listed, saved ones are not; the exit status is the program's. [T-52, 2.22]"""
@@ -97,6 +98,7 @@ def test_exit_ends_whatever_hangs(tmp_path: Path, hung: str) -> None:
     assert ("not saved: volume: 'thefile' [0, 5000)" in done.stderr) == (hung in ("write_from", "commit"))
 
 
+@pytest.mark.long
 @pytest.mark.parametrize(
     ("hung", "call"),
     [

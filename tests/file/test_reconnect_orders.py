@@ -143,6 +143,7 @@ class Story:
                 assert cached == stored[page * PAGE : page * PAGE + len(cached)], f"page {page}"
 
 
+@pytest.mark.long
 @pytest.mark.parametrize("hung", HUNG)
 @pytest.mark.parametrize("fenced", [False, True])
 def test_abort_reconnect_and_late_answers_in_every_order(hung: str, fenced: bool) -> None:

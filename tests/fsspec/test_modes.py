@@ -187,6 +187,7 @@ def table() -> dict[str, list[str]]:
     return {row[0]: row[1:] for row in rows if not re.fullmatch(r"[-: ]+", row[0])}
 
 
+@pytest.mark.smoke("fsspec")
 def test_the_table_of_modes_is_true(make: Callable[..., PageCacheFileSystem], tmp_path: Path) -> None:
     with zipfile.ZipFile(tmp_path / "archive.zip", "w") as archive:
         archive.writestr("file", OLD)

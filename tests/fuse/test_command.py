@@ -298,6 +298,7 @@ def test_sigterm_saves_what_programs_have_open(tmp_path: Path, store: Path, mode
             assert caught.value.errno == errno.ENOTCONN
 
 
+@pytest.mark.smoke("mount")
 def test_an_unmount_saves_too(tmp_path: Path, store: Path) -> None:
     mounted = Mounted(tmp_path, f"dir:{store}")
     with mounted:

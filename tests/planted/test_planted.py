@@ -57,6 +57,7 @@ def test_each_fix_that_a_debug_build_can_go_without_is_planted_or_said_to_be_of_
     assert not {bug.name for bug in CORE} & set(UNPLANTED)
 
 
+@pytest.mark.long
 @pytest.mark.parametrize("bug", SWITCHED, ids=lambda bug: bug.name)
 def test_the_switch_makes_a_bug(bug: Planted, outcomes: dict[str, list[str]]) -> None:
     """Without it the scenario passes, and the cache is sound; with it, it does not.

@@ -76,6 +76,7 @@ def test_objects_larger_than_the_cache_are_written_rewritten_and_committed(bucke
     assert bucket.left_behind() == []
 
 
+@pytest.mark.smoke("S3")
 def test_what_is_abandoned_leaves_nothing(bucket: Bucket, volume: Volume) -> None:
     bucket.client.put_object(Bucket=bucket.name, Key="k", Body=b"old" * SIZE)
     file = volume.open("k", "r+")

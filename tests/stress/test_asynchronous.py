@@ -176,6 +176,7 @@ def folder_of_the_environment() -> Folder:
 # -- faults
 
 
+@pytest.mark.long
 @pytest.mark.parametrize("own", [False, True], ids=["its own on the loop", "one for both"])
 @pytest.mark.parametrize("faults", ["mild", "nasty", "hell"])
 def test_a_short_run_of_an_asynchronous_backend_under_each_level_of_faults_is_clean(faults: str, own: bool) -> None:
@@ -186,6 +187,7 @@ def test_a_short_run_of_an_asynchronous_backend_under_each_level_of_faults_is_cl
     assert ("coroutines on the event loop of the cache" in report.skipped) == own
 
 
+@pytest.mark.long
 @pytest.mark.parametrize("name", KINDS)
 def test_a_run_of_an_asynchronous_backend_with_one_kind_of_fault_is_clean(name: str) -> None:
     """Death is survived, and conflicts are settled, as with one that blocks. [I-17, I-18, I-22]"""
@@ -229,6 +231,7 @@ class ReluctantPiece(Piece):
         return await super().write_from(offset, buffers)
 
 
+@pytest.mark.long
 def test_what_an_asynchronous_backend_refuses_by_itself_is_explained() -> None:
     """A call that gives up may raise its error, whatever the faults. [I-17, I-18]"""
     store = MemoryBackend()

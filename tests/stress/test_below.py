@@ -130,6 +130,7 @@ def test_an_object_is_replaced_by_one_after_the_other(monkeypatch: pytest.Monkey
     assert not beside
 
 
+@pytest.mark.long
 @pytest.mark.parametrize("mix", ["buffered,append,truncate,losses", "rivals,losses"])
 def test_ends_that_are_concurrently_discarded_or_replaced_are_right(mix: str) -> None:
     """The workers run in step, without a planted mistake. [I-10, 2.18, 2.19]"""

@@ -31,6 +31,7 @@ def clean(plan: Plan, target: str | None = None) -> None:
     assert report.counters["operations"] > 100
 
 
+@pytest.mark.long
 @pytest.mark.parametrize("profile", PROFILES)
 def test_a_short_run_of_each_profile_is_clean(profile: str) -> None:
     """The test uses the cache over memory. [I-17, I-18, I-19, I-20, I-22]"""
@@ -58,6 +59,7 @@ def test_a_file_that_is_longer_than_operations_go_is_read_to_its_end(tmp_path: P
     world.end()
 
 
+@pytest.mark.smoke("stress")
 def test_a_short_run_on_a_directory_is_clean(tmp_path: Path) -> None:
     """The store is read without the cache, and empty afterwards. [I-18, I-22]"""
     clean(Plan(seed=1, **SHORT), f"dir:{tmp_path}")

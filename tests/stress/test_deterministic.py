@@ -91,6 +91,7 @@ RACING |= {"mix": ("buffered", "direct", "parallel", "hints"), "profile": "gener
 RACING |= {"scheduler": "deterministic", "duration": 3600.0, "seed": 1}
 
 
+@pytest.mark.long
 @pytest.mark.parametrize("bug", RACES)
 def test_a_planted_race_is_found_within_some_rounds_and_replays_exactly(bug: str) -> None:
     """The round that failed, alone and in another process, fails at the same point with the same story. [I-17]"""

@@ -35,6 +35,7 @@ from .test_clean import SHORT, clean
 LEVELS = ("mild", "nasty", "hell")
 
 
+@pytest.mark.long
 @pytest.mark.parametrize("faults", LEVELS)
 @pytest.mark.parametrize("profile", PROFILES)
 def test_a_short_run_of_each_profile_under_each_level_of_faults_is_clean(profile: str, faults: str) -> None:
@@ -42,6 +43,7 @@ def test_a_short_run_of_each_profile_under_each_level_of_faults_is_clean(profile
     clean(Plan(seed=11, profile=profile, faults=faults, **SHORT))
 
 
+@pytest.mark.long
 @pytest.mark.parametrize("faults", LEVELS)
 def test_a_short_run_with_faults_on_a_directory_is_clean(tmp_path: Path, faults: str) -> None:
     """[I-18, I-22]"""
@@ -49,6 +51,7 @@ def test_a_short_run_with_faults_on_a_directory_is_clean(tmp_path: Path, faults:
     assert list(tmp_path.iterdir()) == []
 
 
+@pytest.mark.long
 @pytest.mark.parametrize("legal", LEGAL, ids=lambda legal: legal.name)
 def test_a_store_that_is_nasty_and_legal_raises_no_alarm(legal: Legal) -> None:
     """It raises none by itself, and none under faults. [I-17, I-18, I-22]"""
@@ -104,6 +107,7 @@ KINDS: dict[str, tuple[Rule, ...]] = {
 }
 
 
+@pytest.mark.long
 @pytest.mark.parametrize("name", KINDS)
 def test_a_run_with_one_kind_of_fault_is_clean(name: str) -> None:
     """[I-17, I-18, I-22]"""

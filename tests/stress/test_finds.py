@@ -42,6 +42,7 @@ def test_a_backend_that_loses_bytes_is_found_with_range_and_writer(name: str) ->
     expect(run(Plan(seed=1, duration=100, **PLAN), BACKENDS[name]))
 
 
+@pytest.mark.long
 @pytest.mark.parametrize("name", TARGETS)
 def test_calls_that_do_not_keep_their_word_are_found(name: str) -> None:
     """A torn write, an fsync that does nothing, appends on top of each other, and bytes behind the end are found.
@@ -62,6 +63,7 @@ def test_a_close_that_hands_nothing_over_is_found() -> None:
     assert "is in the store after the last close, should be" in report.story
 
 
+@pytest.mark.long
 def test_a_hang_ends_with_its_waits_and_all_stacks() -> None:
     """A backend call does not return: the run ends, and its operation and stack are reported. [I-23]"""
     HangsInCommit.free.clear()

@@ -144,6 +144,7 @@ class Removing(Bare):
         self.inner.remove(key)
 
 
+@pytest.mark.long
 @pytest.mark.parametrize("kind", [Bare, Removing])
 def test_a_store_that_forgets_and_has_no_renames_is_clean(tmp_path: Path, kind: type[Bare]) -> None:
     """The report lists the operations that the store lacks, with crashes and without. [I-21]"""

@@ -189,6 +189,7 @@ def test_what_is_durable_at_once_may_not_forget() -> None:
         ForgettingBackend(MemoryBackend(durable_writes=True))
 
 
+@pytest.mark.long
 def test_runs_with_a_store_that_forgets_are_clean(tmp_path: Path) -> None:
     """The cache goes on with the store, or a new one takes over. [I-18, I-19, I-21, I-22]"""
     for seed, target in ((1, None), (2, None), (3, f"dir:{tmp_path}")):
@@ -258,6 +259,7 @@ def held_shortly(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(pressure, "HELD", 1.0)
 
 
+@pytest.mark.long
 @pytest.mark.parametrize(
     ("kind", "profile", "story"),
     [
@@ -282,6 +284,7 @@ def test_what_only_a_crash_shows_is_found(
     assert clean.ok, clean.story
 
 
+@pytest.mark.long
 def test_what_is_given_up_at_a_reconnect_is_found(held_shortly: None) -> None:
     """It is found after a crash, and at the end of a round without one, if a write outlives its backend. [I-22]"""
     for crashes in (("forgetting",), ()):

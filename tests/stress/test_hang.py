@@ -44,6 +44,7 @@ def hung() -> Iterator[Report]:
         Hangs.free.set()
 
 
+@pytest.mark.long
 def test_a_hang_lists_its_waits_and_their_owners(hung: Report) -> None:
     """The report has them as values for programs, and in the story. [I-23]"""
     assert (hung.kind, hung.hung) == ("hang", True), hung.story

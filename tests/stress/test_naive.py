@@ -21,6 +21,7 @@ def folder(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     return tmp_path
 
 
+@pytest.mark.long
 def test_a_cache_that_loses_the_errors_of_its_uploads_is_found() -> None:
     """It takes data and shows it to its readers; the bytes stored at its close are older. [I-22]"""
     report = run(Plan(seed=1, duration=60, mix=MIX, profile="database", **FIELDS), naive.forgiving)
@@ -33,6 +34,7 @@ def test_a_cache_that_loses_the_errors_of_its_uploads_is_found() -> None:
     )
 
 
+@pytest.mark.long
 def test_a_cache_whose_fsync_does_nothing_is_found_when_its_process_is_killed(folder: Path) -> None:
     """Its own process sees no mistake, and a close saves everything; a kill shows that fsync saved nothing. [I-18]"""
     plan = Plan(seed=1, duration=1, rounds=1, mix=MIX, profile="database", **FIELDS)

@@ -75,6 +75,7 @@ def test_what_workers_of_several_processes_met_is_counted_across_them(tmp_path: 
     assert met & {"read | after write", "write | after read"}, met
 
 
+@pytest.mark.long
 def test_what_workers_did_before_a_kill_is_in_the_report(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """The round shrinks to a write, an fsync and the kill. [I-18]"""
     monkeypatch.setenv(naive.WHERE, str(tmp_path))
@@ -114,6 +115,7 @@ def test_a_round_of_several_processes_shrinks(tmp_path: Path, monkeypatch: pytes
 # -- where they hang
 
 
+@pytest.mark.long
 def test_a_hang_in_the_process_of_the_cache_has_its_waits(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """Waits, stacks, trace and transitions are those of that process. [I-23]"""
     monkeypatch.setenv("PAGECACHE_TEST_HOME", str(os.getpid()))

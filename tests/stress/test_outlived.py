@@ -22,6 +22,7 @@ def plan(**fields: object) -> Plan:
     return Plan(**({"seed": 1, "duration": 60, "mix": ("buffered",)} | FIELDS | fields))  # type: ignore[arg-type]
 
 
+@pytest.mark.long
 def test_a_backend_is_outlived_by_its_calls_and_commits_forget() -> None:
     """Nothing is found, and the rounds whose backend allows it did both; no thread is left. [T-63, T-75b]"""
     report = run(plan(rounds=6))

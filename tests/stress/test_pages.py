@@ -95,6 +95,7 @@ def test_help_names_all_profiles_and_ways() -> None:
         assert re.search(rf"[ :]{name}[,.]", text), name
 
 
+@pytest.mark.long
 def test_the_backend_of_the_page_is_clean_in_all_rounds(tmp_path: Path) -> None:
     """[I-17, I-18, I-21]"""
     fields: dict[str, Any] = {"threads": 2, "tasks": 2, "files": 2, "size": "64KiB", "capacity": "128KiB"}

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import pytest
+
 from pagecache.stress import Plan, run
 from pagecache.stress.cached import CachedTarget
 from pagecache.stress.job import Run
@@ -19,6 +21,7 @@ class WaitsForQuiet(CachedTarget):
             handle.fsync()
 
 
+@pytest.mark.long
 def test_a_sync_that_waits_for_later_writes_is_found_by_the_requests_that_it_lets_pass() -> None:
     """Without the writers that never stop it would go unnoticed: it returns, only late. [I-19]"""
     plan = Plan(seed=1, duration=60, mix=("buffered",), profile="database", **FIELDS)  # type: ignore[arg-type]

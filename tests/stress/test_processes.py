@@ -51,6 +51,7 @@ def plays_alone(task: Task, journal: Journal) -> None:
     several.play(task, journal)
 
 
+@pytest.mark.long
 @pytest.mark.parametrize("crashes", [pytest.param((), marks=pytest.mark.slow), ("killed",)])
 def test_processes_on_a_real_file_system_are_clean(tmp_path: Path, crashes: tuple[str, ...]) -> None:
     """They have one history, by one clock; a killed client loses only the call in progress. [I-17, I-18]"""

@@ -86,6 +86,7 @@ def over(world: World) -> None:
     target.discard()
 
 
+@pytest.mark.long
 @pytest.mark.parametrize("make", [staging, forgetful, without_staging])
 @pytest.mark.parametrize("seed", [4, 5, 6])
 def test_a_run_under_all_faults_on_objects_that_are_replaced_as_a_whole_is_clean(

@@ -59,6 +59,7 @@ def test_once_does_not_import_textual(owner: Owner) -> None:
     assert done.stdout.endswith("False\n"), done.stderr
 
 
+@pytest.mark.smoke("top")
 def test_once_prints_tables(owner: Owner) -> None:
     result = call(owner.path, "--once")
     assert result.exit_code == 0, result.output

@@ -35,6 +35,7 @@ def current_key(view: View) -> str:
     return row.file.key
 
 
+@pytest.mark.smoke("top")
 def test_caches_volumes_files_and_calls_are_shown(owner: Owner) -> None:
     async def test(view: View) -> None:
         await view.shows("48M not saved, oldest 3.2s, clean in 2.0s", "3.0M FAILED", "2 writers wait")
