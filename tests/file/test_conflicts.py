@@ -148,7 +148,7 @@ def test_take_remote_gives_local_bytes_up_and_says_so(
     with pytest.raises(DataLossError) as caught:
         file.fsync()
     assert [(item.offset, item.length) for item in caught.value.ranges] == [(PAGE, PAGE)]
-    assert "the version that somebody else has stored was taken; [4096, 8192) given up" in caplog.text
+    assert "the foreign version was taken; [4096, 8192) given up" in caplog.text
     file.fsync()
     assert rig.backend.committed(KEY) == OTHER
 
