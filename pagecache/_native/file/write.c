@@ -294,7 +294,7 @@ int64_t pc_write(struct pc_inode *i, uint64_t pos, const void *from, uint64_t le
 	return (int64_t)done;
 }
 
-/* ---------------------------------------------------------------- all of it, or nothing */
+/* ---------------------------------------------------------------- all or nothing */
 
 enum { PC_WHOLE_FOLIOS = (PC_WHOLE_MAX >> 12) + 1 };
 #define PC_WHOLE_CREATED 0x80000000u

@@ -1,14 +1,15 @@
 /*
  * ask.c - requests that wait for a handler: slots, the queue, deadlines, interrupts.
  *
- *   made ──> (held) ──> queued ──> taken by a handler ──> done        the slot is free when the call is over and the request answered
- *              └─────────── answered by its deadline, by the end, or for a program that is being killed
+ *   made ──> (held) ──> queued ──> taken by a handler ──> done   the slot is free once the call has ended
+ *              └─────────── answered early: at its deadline, at the end of the loop, or because its program dies
  *
- * A token is a slot and its generation, so that a late answer never meets another request. Who answers takes `req` out of the
- * slot under the lock: so there is one who does.
+ * A token is a slot and its generation, so a late answer never reaches another request. The answering thread takes
+ * `req` out of the slot under the lock, so each request is answered once.
  *
- * An interrupt means that a program has been sent a signal. Programs do not expect EINTR of files, so nothing happens, unless the
- * signal kills it: then it need not wait. libfuse tells of interrupts with locks of its own held, so the clock thread answers.
+ * An interrupt means that a program has received a signal. Programs do not expect EINTR from files, so an interrupt has
+ * no effect unless the signal kills the program; then the request ends at once. libfuse reports interrupts with its own
+ * locks held, so the clock thread answers.
  */
 #include <stdio.h>
 #include <stdlib.h>
@@ -77,7 +78,7 @@ static u64 token_of(const struct slot *s)
 	return (u64)s->generation << 32 | s->index;
 }
 
-/* Lock held. Return: the slot; NULL: there is no such request any more. */
+/* Lock held. Return: the slot; NULL: the request no longer exists. */
 static struct slot *slot_of(struct pc_loop *l, u64 token)
 {
 	u64 index = token & UINT32_MAX;
@@ -85,7 +86,8 @@ static struct slot *slot_of(struct pc_loop *l, u64 token)
 	return s && s->state != SLOT_FREE && s->generation == (u32)(token >> 32) ? s : NULL;
 }
 
-/* One that handlers may know of. Lock held. Return: NULL: none; whoever made the token up may have met one that is being filled. */
+/* The slot of a request that was queued. Lock held. Return: NULL: none, or a made-up token of a slot that is still
+ * being filled. */
 struct slot *pc_slot_asked(struct pc_loop *l, u64 token)
 {
 	struct slot *s = slot_of(l, token);
@@ -106,7 +108,8 @@ static void interrupted(fuse_req_t req, void *data)
 	pthread_mutex_unlock(&l->lock);
 }
 
-/* A slot for a request, to be filled by who made it, and then asked. Return: NULL: no memory, or the end; it is answered. */
+/* Allocate a slot for a request; the caller fills it and passes it to pc_ask(). Return: NULL: no memory, or the loop
+ * has ended; the request is answered then. */
 struct slot *pc_slot_new(struct pc_loop *l, fuse_req_t req, u32 op, u64 number)
 {
 	pthread_mutex_lock(&l->lock);
@@ -137,7 +140,7 @@ struct slot *pc_slot_new(struct pc_loop *l, fuse_req_t req, u32 op, u64 number)
 	return s;
 }
 
-/* Keep what the request points to: it is gone when this returns. Return: 0, -ENOMEM. */
+/* Copy the request's data, which libfuse frees when this call returns. Return: 0, -ENOMEM. */
 static int keep(struct slot *s, const char *name, const char *name2, const char *data)
 {
 	struct pc_asked *a = &s->asked;
@@ -163,7 +166,7 @@ static int keep(struct slot *s, const char *name, const char *name2, const char 
 	return 0;
 }
 
-/* Ask the handlers. */
+/* Pass the request to the handlers. */
 void pc_ask(struct pc_loop *l, struct slot *s, const char *name, const char *name2, const char *data)
 {
 	fuse_req_t req = s->req;
@@ -182,7 +185,7 @@ void pc_ask(struct pc_loop *l, struct slot *s, const char *name, const char *nam
 		queue(l, s);
 	if (!err && (s->due_ns < l->due_ns || s->interrupted == 1)) {
 		l->due_ns = s->due_ns < l->due_ns ? s->due_ns : l->due_ns;
-		l->interrupts |= s->interrupted; /* it came while the slot was made: a look then has passed it over */
+		l->interrupts |= s->interrupted; /* missed by the clock thread while the slot was made */
 		pthread_cond_signal(&l->clock);
 	}
 	pthread_mutex_unlock(&l->lock);
@@ -190,7 +193,7 @@ void pc_ask(struct pc_loop *l, struct slot *s, const char *name, const char *nam
 		fuse_reply_err(req, -err);
 }
 
-/* Something that nobody waits for. Return: false: no memory, or the end, and it is not done. */
+/* Queue a request that needs no answer. Return: false: no memory, or the loop has ended; nothing is done. */
 bool pc_post(struct pc_loop *l, u32 op, u64 number, u64 fh, u64 offset, u64 size)
 {
 	struct slot *s = pc_slot_new(l, NULL, op, number);
@@ -206,7 +209,8 @@ bool pc_post(struct pc_loop *l, u32 op, u64 number, u64 fh, u64 offset, u64 size
 
 enum { FORGOTTEN_MIN = 256 };
 
-/* A node was forgotten. Many are at once, after rm -r: so one request stands for all. Without memory handlers keep the node. */
+/* Record that the kernel forgot a node. After rm -r there are many, so one request stands for all. Without memory
+ * handlers keep the node. */
 void pc_ask_forget(struct pc_loop *l, u64 number, u64 times)
 {
 	pthread_mutex_lock(&l->lock);
@@ -225,15 +229,16 @@ void pc_ask_forget(struct pc_loop *l, u64 number, u64 times)
 	pthread_mutex_unlock(&l->lock);
 	if (ask && !pc_post(l, PC_ASK_FORGET, 0, PC_NO_FH, 0, 0)) {
 		pthread_mutex_lock(&l->lock);
-		l->asked_forgotten = 0; /* the next forget asks again */
+		l->asked_forgotten = 0; /* the next forget sends another request */
 		pthread_mutex_unlock(&l->lock);
 	}
 }
 
 /**
- * pc_loop_forgotten() - nodes that the kernel has forgotten: for the handler of PC_ASK_FORGET, until there are none.
+ * pc_loop_forgotten() - return nodes that the kernel has forgotten. The handler of PC_ASK_FORGET calls it until there
+ * are none.
  *
- * Return: how many there are in `out`; 0: the next forget is another request.
+ * Return: number of nodes in `out`; 0: the next forget sends another request.
  */
 uint64_t pc_loop_forgotten(struct pc_loop *l, struct pc_forgotten *out, uint64_t n)
 {
@@ -255,7 +260,7 @@ uint64_t pc_loop_forgotten(struct pc_loop *l, struct pc_forgotten *out, uint64_t
 
 /* ---------------------------------------------------------------- handlers */
 
-/* A thread that will ask for requests. Return: false: the loop has stopped. */
+/* Register a thread that will wait for requests. Return: false: the loop has stopped. */
 bool pc_loop_enter(struct pc_loop *l)
 {
 	pthread_mutex_lock(&l->lock);
@@ -265,7 +270,7 @@ bool pc_loop_enter(struct pc_loop *l)
 	return open;
 }
 
-/* It will not again. */
+/* Undo pc_loop_enter(). */
 void pc_loop_leave(struct pc_loop *l, struct pc_asked *asked)
 {
 	free(asked->memory);
@@ -276,14 +281,15 @@ void pc_loop_leave(struct pc_loop *l, struct pc_asked *asked)
 	pthread_mutex_unlock(&l->lock);
 }
 
-/* Lock held: it was answered while it was in the queue, so its call is not made. Ends of opens are no calls that fail. */
+/* Lock held: the request was answered while it was queued, so its call is skipped. Calls that end opens are always
+ * made. */
 static bool is_void(const struct slot *s)
 {
 	u32 op = s->asked.op;
 	return !s->req && op < PC_ASK_FORGET && op != PC_ASK_RELEASE && op != PC_ASK_RELEASEDIR;
 }
 
-/* What a slot was for is over: it changes nothing any more. */
+/* The slot's call has ended: it changes nothing from here on. */
 static void ended(struct pc_loop *l, struct slot *s)
 {
 	pc_change_end(l, s);
@@ -292,7 +298,7 @@ static void ended(struct pc_loop *l, struct slot *s)
 	pthread_mutex_unlock(&l->lock);
 }
 
-/* Lock held. Return: the next request whose call is to be made; NULL: the loop has stopped. */
+/* Lock held. Return: the next request for a handler; NULL: the loop has stopped. */
 static struct slot *take(struct pc_loop *l)
 {
 	for (;;) {
@@ -317,9 +323,9 @@ static struct slot *take(struct pc_loop *l)
 
 /**
  * pc_loop_next() - wait for a request.
- * @asked: receives it; what an earlier one left there is freed.
+ * @asked: receives the request; memory of an earlier one is freed.
  *
- * pc_loop_done() has to follow. GIL: released. Return: false: the loop has stopped.
+ * The caller must call pc_loop_done() afterwards. GIL: released. Return: false: the loop has stopped.
  */
 bool pc_loop_next(struct pc_loop *l, struct pc_asked *asked)
 {
@@ -330,14 +336,14 @@ bool pc_loop_next(struct pc_loop *l, struct pc_asked *asked)
 	if (s) {
 		*asked = s->asked;
 		asked->idle = l->idle;
-		s->asked.memory = NULL; /* the handler's now */
+		s->asked.memory = NULL; /* now owned by the handler */
 	}
 	pthread_mutex_unlock(&l->lock);
 	return s != NULL;
 }
 
 /**
- * pc_loop_done() - the handler's call is over. A request that it did not answer gets EIO.
+ * pc_loop_done() - the handler's call has ended. A request that it did not answer gets EIO.
  *
  * Return: false: there is no such call.
  */
@@ -357,7 +363,7 @@ bool pc_loop_done(struct pc_loop *l, uint64_t token)
 
 /* ---------------------------------------------------------------- answering */
 
-/* Lock held: nobody frees the session until this one leaves. */
+/* Lock held. The session is not freed until the sender leaves. */
 static bool sender_enter(struct pc_loop *l)
 {
 	if (l->closed)
@@ -383,12 +389,12 @@ void pc_sender_leave(struct pc_loop *l)
 }
 
 /**
- * pc_answer_begin() - the right to answer a request, once.
- * @kinds: bits 1 << PC_ASK_* that may be answered so.
+ * pc_answer_begin() - claim the right to answer a request, once.
+ * @kinds: bits 1 << PC_ASK_* of the requests that this kind of answer fits.
  * @copy: receives the slot.
  *
- * Return: the request, then pc_answer_end() has to follow; NULL: *error says why, -ENOENT nobody waits any more, -EPROTO that is no
- * answer to this.
+ * Return: the request, and the caller must call pc_answer_end(); NULL: *error is -ENOENT if the request was already
+ * answered, -EPROTO if the kind of answer does not fit.
  */
 fuse_req_t pc_answer_begin(struct pc_loop *l, u64 token, u64 kinds, struct slot *copy, int *error)
 {
@@ -418,7 +424,7 @@ int pc_answer_end(struct pc_loop *l, int sent)
 
 /* ---------------------------------------------------------------- deadlines, interrupts, the end */
 
-/* Whether the thread of a program is about to end: it has SIGKILL pending, as every thread has that a signal ends. */
+/* Whether the thread of a program is about to end. It then has SIGKILL pending, as every thread that a signal ends. */
 static bool is_dying(pid_t pid)
 {
 	char path[64], line[256];
@@ -435,7 +441,7 @@ static bool is_dying(pid_t pid)
 	return dying;
 }
 
-/* Lock held: who is first in line for an answer that no handler gives. *due: when to look again. */
+/* Lock held. Return: the first request that has to be answered without its handler. *due: time of the next check. */
 static struct slot *overdue(struct pc_loop *l, i64 now, i64 *due)
 {
 	*due = INT64_MAX;
@@ -451,7 +457,7 @@ static struct slot *overdue(struct pc_loop *l, i64 now, i64 *due)
 	return NULL;
 }
 
-/* Answer for the handler of this request. */
+/* Answer a request in place of its handler. */
 static void give_up(struct pc_loop *l, u64 token, bool killed)
 {
 	struct slot s;
@@ -474,7 +480,7 @@ static void give_up(struct pc_loop *l, u64 token, bool killed)
 	pc_answer_end(l, 0);
 }
 
-/* Those who cannot wait any longer. Lock held, and let go in between. */
+/* Answer all requests that are overdue or whose program dies. Lock held, released while answering. */
 static void look(struct pc_loop *l)
 {
 	i64 due;
@@ -512,7 +518,7 @@ void *pc_clock_main(void *loop)
 	return NULL;
 }
 
-/* Wait until every call that was asked for is over, for up to so long. GIL: released. Return: whether they are. */
+/* Wait until all requested calls have ended, up to a timeout. GIL: released. Return: whether they have. */
 bool pc_loop_drain(struct pc_loop *l, int64_t timeout_ns)
 {
 	i64 until_ns = now_ns(CLOCK_MONOTONIC) + timeout_ns;
@@ -525,7 +531,7 @@ bool pc_loop_drain(struct pc_loop *l, int64_t timeout_ns)
 	return over;
 }
 
-/* Nobody is asked any more, and nobody waits: everything that is not answered gets EIO. Workers have ended. */
+/* End all requests: each one without an answer gets EIO. Workers have ended. */
 void pc_ask_end(struct pc_loop *l)
 {
 	pthread_mutex_lock(&l->lock);

@@ -1,20 +1,21 @@
 /*
- * loop.h - a FUSE loop without Python in the way: what is cached is answered here, the rest is asked of handlers.
+ * loop.h - a FUSE loop in C: cached data is answered here, handlers in Python answer everything else.
  *
  *   kernel ──> workers (C) ── hit ──────────────────────────> reply          read, write, getattr, lookup
  *                  └── miss ──> queue ──> handlers (Python) ─> reply          everything else
  *
- * Workers are threads that Python does not know; they read requests by libfuse and never wait for anybody but the kernel.
- * Handlers are Python's threads: pc_loop_next() gives them a request, a pc_reply_*() answers it, pc_loop_done() says that the
- * call is over, answered or not. Each request is answered exactly once: by a handler, by its deadline, by the end of the loop,
- * or, of a program that is being killed, by EINTR. Who comes later is told -ENOENT, and takes back what he has done.
+ * Workers are threads without a Python thread state. They read requests with libfuse and wait only for the kernel.
+ * Handlers are Python threads: pc_loop_next() returns a request, a pc_reply_*() answers it, and pc_loop_done() ends the
+ * call, answered or not. Each request is answered exactly once: by a handler, at its deadline, at the end of the loop,
+ * or with EINTR when its program is being killed. A later answer gets -ENOENT, and its handler undoes its work.
  *
- * What handlers say is not believed: a token that is none, an answer of the wrong kind or too long is refused (-EPROTO), and the
- * program gets EIO.
+ * Answers are validated: an invalid token, a wrong kind of answer or an answer that is too long is refused with
+ * -EPROTO, and the program gets EIO.
  *
- * Optional: compiled where libfuse 3 is. Bytes come from CORE by the addresses of pc_hit_calls() (pagecache.h), since functions
- * of another extension cannot be called by name. The part between the markers is read by the cffi builder. Times are
- * nanoseconds, of the monotonic clock unless they are of files; errors negative errno values.
+ * This extension is optional: it is compiled if libfuse 3 is installed. It reaches CORE through the addresses of
+ * pc_hit_calls() (pagecache.h), since it cannot call functions of another extension by name. The cffi builder reads the
+ * part between the markers. Times are nanoseconds, of the monotonic clock except for times of files; errors are
+ * negative errno values.
  */
 #ifndef PC_FUSE_LOOP_H
 #define PC_FUSE_LOOP_H
@@ -29,7 +30,7 @@ struct pc_loop;
 struct pc_opened;
 struct pc_dirents;
 
-/* What is asked of a handler. */
+/* Requests to handlers. */
 enum {
 	PC_ASK_LOOKUP = 1,
 	PC_ASK_GETATTR,
@@ -60,32 +61,32 @@ enum {
 	PC_ASK_LISTXATTR,
 	PC_ASK_REMOVEXATTR,
 	PC_ASK_LSEEK, /* `flags`: SEEK_DATA or SEEK_HOLE */
-	/* of the loop itself: nobody waits for an answer */
+	/* sent by the loop itself, without an answer */
 	PC_ASK_FORGET,     /* nodes were forgotten: pc_loop_forgotten() has them */
 	PC_ASK_READ_AHEAD, /* the file `fh` has read the page `offset`, where its next window begins */
 	PC_ASKS
 };
 
-/* Of PC_ASK_SETATTR: which fields are set. */
+/* Fields that PC_ASK_SETATTR sets. */
 enum { PC_SET_MODE = 1, PC_SET_UID = 2, PC_SET_GID = 4, PC_SET_SIZE = 8, PC_SET_ATIME = 16, PC_SET_MTIME = 32 };
 
-/* A request, as a handler gets it; its pointers are good until the handler asks for the next one. */
+/* A request as a handler receives it. Its pointers are valid until the handler's next pc_loop_next(). */
 struct pc_asked {
 	uint64_t token;
 	uint32_t op, flags;
 	uint64_t number;  /* the node, or the directory of `name` */
 	uint64_t number2; /* RENAME, LINK: the directory of `name2` */
-	uint64_t fh;      /* as pc_opened_new() or pc_reply_opendir() was told; NO_FH: none */
+	uint64_t fh;      /* argument of pc_opened_new() or pc_reply_opendir(); NO_FH: none */
 	uint64_t offset, size;
-	uint32_t mode, fields, uid, gid; /* uid, gid: to be set; else of who asks */
+	uint32_t mode, fields, uid, gid; /* uid, gid: to be set, otherwise of the caller */
 	int64_t atime_ns, mtime_ns;
 	uint64_t rdev; /* MKNOD of a device: its number */
 	const char *name, *name2; /* end with a zero; name2: second name, or target of a symbolic link */
 	const char *data;         /* WRITE, SETXATTR: `size` bytes */
-	uint64_t tick;            /* what pc_dirents_new() wants to know of the time of this */
+	uint64_t tick;            /* argument of pc_dirents_new(): the tick of this request */
 	int64_t asked_ns;
-	uint32_t idle; /* handlers that wait for requests */
-	void *memory;  /* the loop's own */
+	uint32_t idle; /* handlers that wait for a request */
+	void *memory;  /* owned by the loop */
 };
 
 struct pc_attributes {
@@ -94,26 +95,26 @@ struct pc_attributes {
 	uint64_t size;
 	int64_t atime_ns, mtime_ns, ctime_ns;
 	uint64_t rdev;      /* number of a device */
-	uint64_t allocated; /* bytes that it takes; PC_NOT_KNOWN: as many as `size` */
-	uint64_t taken;     /* of pc_hit_calls.taken, from before `allocated` was asked for */
+	uint64_t allocated; /* bytes allocated; PC_NOT_KNOWN: as many as `size` */
+	uint64_t taken;     /* pc_hit_calls.taken, read before `allocated` was requested */
 };
 
-/* A node that the kernel has forgotten, and how often. */
+/* A node that the kernel has forgotten, and its number of forgets. */
 struct pc_forgotten {
 	uint64_t number, times;
 };
 
 struct pc_loop_options {
-	int64_t entry_ns, attr_ns; /* how long the kernel believes names and attributes */
+	int64_t entry_ns, attr_ns; /* how long the kernel may cache names and attributes */
 	int64_t timeout_ns;        /* a request that waits longer for a handler gets EIO; 0: it waits */
-	int64_t patience_ns; /* attributes of an open file: as they were last known, when they are not told within this */
-	int64_t silence_ns; /* and for so long they are not asked for again */
+	int64_t patience_ns; /* after this time getattr of an open file returns the last known attributes */
+	int64_t silence_ns; /* and for this long does not request them again */
 	uint32_t workers;
 	uint8_t direct_io, keep_pages, parallel_writes;
-	uint8_t xattrs; /* extended attributes are kept, but for security.capability, which is asked for before each write */
+	uint8_t xattrs; /* supported, except security.capability, which the kernel requests before each write */
 };
 
-/* What library and kernel have, and what is used; `capable` and `want` as FUSE_CAP_*. */
+/* Features of library and kernel, and those in use; `capable` and `want` are FUSE_CAP_*. */
 struct pc_loop_features {
 	uint32_t library, proto_major, proto_minor, capable, want, max_write, max_read, max_readahead, max_background;
 	uint8_t initialized, parallel_writes_built;
@@ -124,8 +125,8 @@ struct pc_loop_features {
 struct pc_loop_counts {
 	uint64_t reads, writes, getattrs, lookups; /* answered without a handler */
 	uint64_t asked, late, refused, expired, interrupted;
-	uint64_t forgets; /* told by the kernel */
-	uint64_t nodes, names, told; /* of the table of names, now */
+	uint64_t forgets; /* forgets that the kernel sent */
+	uint64_t nodes, names, told; /* sizes of the table of names, now */
 };
 
 /* ---- loop: created, mounted, started, stopped, freed by one thread */

@@ -1,25 +1,25 @@
 /*
- * names.c - the nodes that the kernel knows: how often it was told of each, what is known of their names and attributes.
+ * names.c - the nodes that the kernel refers to: lookup count, names and attributes of each.
  *
- *   entry (directory, name) ──> node number ── told       times the kernel was told, and has not forgotten
- *                                    │         by table   of these: told by this table alone, so Python's has not counted them
- *                                    └── open files: size and times of what is written
+ *   entry (directory, name) ──> node number ── told       lookup count: replies to the kernel minus forgets
+ *                                    │         by table   part of it: replies from this table, not in Python's count
+ *                                    └── open files: size and times of bytes being written
  *
- * One truth about lookups: told = what Python's table has counted + by table + what is on its way between the two. A forget is
- * taken from `by table` first; what is left is Python's to subtract. At told = 0 node and entries go, before Python hears of
- * it: so nothing is told from here of what is about to be forgotten there.
+ * One equation for lookup counts: told = count of Python's table + by table + counts in transit between the two. A
+ * forget is subtracted from `by table` first, the remainder by Python. At told = 0 node and entries are removed before
+ * Python learns of the forget, so a node that Python is about to forget is never returned from here.
  *
- * Attributes and entries are told again for as long as the kernel may believe them by itself (entry_ns, attr_ns from when they
- * were asked for), with what is left of that time: nobody sees anything older than on a mount without this table. Size and
- * times of open files come from CORE and from the writes that were answered here.
+ * Attributes and entries are returned from here only while the kernel itself may cache them (entry_ns, attr_ns from the
+ * time of the request), with the remaining time. So programs see nothing older than on a mount without this table. Size
+ * and times of open files come from CORE and from writes that were answered here.
  *
- * Changes made through this mount: from when one is queued until its call is over, nothing of what it touches is told from here,
- * and answers to what was asked before its end do not get in. `tick` counts beginnings and ends; an answer is as old as its
- * question's tick.
+ * Changes made through this mount: from queueing a change until its call ends, nothing that it touches is answered from
+ * here, and an answer to a request that began before that end is not stored. `tick` counts beginnings and ends of
+ * changes; an answer has the tick of its request.
  *
  *   of one node     setattr, xattrs, flush, fsync, release, open that truncates     node->changing, node->changed
  *   of names        create, mkdir, rename, unlink, ...                              names_changing, names_changed
- *   and more: attributes of whatever lost or got a name                             attributes_void
+ *   and more: attributes of each node that lost or got a name                       attributes_void
  */
 #include <stdlib.h>
 #include <string.h>
@@ -34,9 +34,9 @@ struct node {
 	u64 number, told, by_table;
 	u64 changed;  /* tick */
 	u32 changing; /* calls that run */
-	bool seen;    /* attributes were told once */
+	bool seen;    /* attributes were returned once */
 	u64 seen_tick;
-	i64 until_ns; /* attributes are right until then; 0: they are not */
+	i64 until_ns; /* attributes are valid until then; 0: invalid */
 	struct pc_attributes attributes;
 	struct pc_opened *opened;
 	struct name *names;
@@ -76,7 +76,7 @@ static struct node *node_of(struct pc_loop *l, u64 number)
 	return n;
 }
 
-/* The mask of a table of `count` entries: with as many buckets, down to a quarter where they have become few. */
+/* Return the mask of a table of `count` entries: as many buckets as entries; shrunk to a quarter when few are used. */
 static u64 mask_for(u64 count, u64 mask)
 {
 	if (count > mask)
@@ -132,7 +132,7 @@ static void resize_entries(struct pc_loop *l)
 	}
 }
 
-/* Where the entry is linked into its bucket, or would be. */
+/* Return the link to the entry in its bucket, or the place to link it. */
 static struct name **entry_at(struct pc_loop *l, u64 parent, const char *name, u64 hash)
 {
 	struct name **at = &l->entries[hash & l->entry_mask];
@@ -152,7 +152,7 @@ static void entry_drop(struct pc_loop *l, struct name **at)
 	l->nr_entries--;
 }
 
-/* Without memory the name is just not known. */
+/* Add or replace an entry; without memory the name is not cached. */
 static void entry_set(struct pc_loop *l, u64 parent, const char *name, struct node *node, i64 until_ns)
 {
 	u64 hash = hash_of(parent, name);
@@ -175,7 +175,7 @@ static void entry_set(struct pc_loop *l, u64 parent, const char *name, struct no
 	e->until_ns = until_ns;
 }
 
-/* Nobody can name it, nobody has it open, nothing changes it: it goes. */
+/* Remove a node that has no lookup count, no open file and no running change. */
 static void node_settle(struct pc_loop *l, struct node *n)
 {
 	if (n->told)
@@ -196,7 +196,7 @@ static void node_settle(struct pc_loop *l, struct node *n)
 	resize_entries(l);
 }
 
-/* The root is known without being told. */
+/* The root has no lookup count. */
 int pc_names_init(struct pc_loop *l)
 {
 	l->nodes = calloc(HASH_MIN, sizeof(struct node *));
@@ -245,8 +245,8 @@ static blkcnt_t blocks_of(u64 bytes)
 	return (blkcnt_t)((bytes + BLOCK - 1) / BLOCK);
 }
 
-/* Never fewer than the store will have: what was taken since may need blocks of its own, within whole pages of the file. Programs
- * take a file without blocks for one without data. */
+/* Blocks to report: never fewer than the store will have, since bytes taken later may need new blocks, within whole
+ * pages of the file. Programs take a file without blocks for one without data. */
 static blkcnt_t blocks_now(const struct pc_attributes *a, u64 size, u64 taken)
 {
 	if (a->allocated == PC_NOT_KNOWN)
@@ -271,7 +271,7 @@ static void stat_of(const struct pc_attributes *a, struct stat *out)
 			     .st_ctim = timespec_of(a->ctime_ns)};
 }
 
-/* What is known, with what open files know better. */
+/* Attributes of a node, updated from its open files. */
 static void current(struct pc_loop *l, const struct node *n, struct stat *out)
 {
 	stat_of(&n->attributes, out);
@@ -297,7 +297,7 @@ static bool is_right(const struct pc_loop *l, const struct node *n, i64 now)
 	return now < n->until_ns && !n->changing && n->seen_tick >= l->attributes_void;
 }
 
-/* Whether an answer to what was asked at `tick` still holds. */
+/* Whether an answer to a request made at `tick` is still valid. */
 static bool is_fresh(const struct pc_loop *l, const struct node *n, u64 tick)
 {
 	return !l->names_changing && !n->changing && tick >= l->names_changed && tick >= n->changed &&
@@ -312,12 +312,12 @@ static void see(struct pc_loop *l, struct node *n, const struct pc_attributes *a
 	n->until_ns = is_fresh(l, n, tick) ? since_ns + l->options.attr_ns : 0;
 }
 
-/* ---------------------------------------------------------------- what is known */
+/* ---------------------------------------------------------------- cached answers */
 
 /**
- * pc_known_attributes() - of a node, without asking anybody.
- * @old_too: as they were last seen, right or not.
- * @timeout: receives for how long the kernel may believe them, in seconds.
+ * pc_known_attributes() - return attributes of a node without a handler.
+ * @old_too: return the last known ones even if they are out of date.
+ * @timeout: receives how many seconds the kernel may cache them.
  */
 bool pc_known_attributes(struct pc_loop *l, u64 number, bool old_too, struct stat *out, double *timeout)
 {
@@ -333,7 +333,8 @@ bool pc_known_attributes(struct pc_loop *l, u64 number, bool old_too, struct sta
 	return known;
 }
 
-/* Whether it is open, and was seen: its attributes can be told when nobody says how they are. */
+/* Whether the node is open and its attributes were returned once, so that the last known ones can stand in for a late
+ * answer. */
 bool pc_known_open(struct pc_loop *l, u64 number)
 {
 	pthread_mutex_lock(&l->names);
@@ -343,7 +344,8 @@ bool pc_known_open(struct pc_loop *l, u64 number)
 	return open;
 }
 
-/* A name whose node and attributes are right still. The kernel is told of it: pc_untell() where it could not be. */
+/* Look up a name with valid node and attributes, and count the reply. If the reply is not delivered, call
+ * pc_untell(). */
 bool pc_known_entry(struct pc_loop *l, u64 parent, const char *name, struct fuse_entry_param *out)
 {
 	i64 now = now_ns(CLOCK_MONOTONIC);
@@ -363,11 +365,11 @@ bool pc_known_entry(struct pc_loop *l, u64 parent, const char *name, struct fuse
 	return known;
 }
 
-/* ---------------------------------------------------------------- telling, forgetting */
+/* ---------------------------------------------------------------- lookup counts */
 
 /**
- * pc_tell() - the kernel is about to be told of a node by an answer of Python's, whose table has counted it.
- * @name: of `parent`, to be known from here on; NULL: it is not.
+ * pc_tell() - count a reply of Python's about a node, which Python's table has counted.
+ * @name: in `parent`, to be cached; NULL: not cached.
  *
  * Return: 0; -ENOMEM.
  */
@@ -392,7 +394,7 @@ int pc_tell(struct pc_loop *l, u64 parent, const char *name, const struct pc_att
 	return 0;
 }
 
-/* The answer did not arrive. @by_table: it was one of pc_known_entry(). */
+/* Undo the count of a reply that was not delivered. @by_table: of pc_known_entry(). */
 void pc_untell(struct pc_loop *l, u64 number, bool by_table)
 {
 	pthread_mutex_lock(&l->names);
@@ -405,7 +407,7 @@ void pc_untell(struct pc_loop *l, u64 number, bool by_table)
 	pthread_mutex_unlock(&l->names);
 }
 
-/* An answer to getattr or setattr. */
+/* Store the answer to getattr or setattr. */
 void pc_attributes_seen(struct pc_loop *l, const struct pc_attributes *a, u64 tick, i64 since_ns, struct stat *out)
 {
 	stat_of(a, out);
@@ -416,7 +418,7 @@ void pc_attributes_seen(struct pc_loop *l, const struct pc_attributes *a, u64 ti
 	pthread_mutex_unlock(&l->names);
 }
 
-/* The kernel has forgotten a node so often. Return: how often of these Python's table has to hear of. */
+/* Subtract forgets of the kernel. Return: how many of them Python's table must subtract. */
 u64 pc_forgotten(struct pc_loop *l, u64 number, u64 times)
 {
 	pthread_mutex_lock(&l->names);
@@ -471,7 +473,7 @@ static void change(struct pc_loop *l, const struct slot *s, int running)
 	if (s->changes & CHANGES_NAMES) {
 		l->names_changing += (u32)running;
 		l->names_changed = l->tick;
-		if (running > 0) { /* afterwards nothing can have got in */
+		if (running > 0) { /* none can be added until the change ends */
 			u64 second = a->op == PC_ASK_RENAME || a->op == PC_ASK_LINK ? a->number2 : 0;
 			if (a->op != PC_ASK_LINK)
 				entry_gone(l, a->number, a->name);
@@ -501,7 +503,7 @@ void pc_change_end(struct pc_loop *l, const struct slot *s)
 	pthread_mutex_unlock(&l->names);
 }
 
-/* Somebody else has changed it. */
+/* Another client has changed the node. */
 void pc_node_changed(struct pc_loop *l, u64 number)
 {
 	pthread_mutex_lock(&l->names);
@@ -514,7 +516,7 @@ void pc_node_changed(struct pc_loop *l, u64 number)
 	pthread_mutex_unlock(&l->names);
 }
 
-/* The same of a name: what is being looked up under it is not known from here on. */
+/* Another client has changed the entry: lookups of this name that are in flight are not cached. */
 void pc_entry_changed(struct pc_loop *l, u64 parent, const char *name)
 {
 	pthread_mutex_lock(&l->names);
@@ -550,13 +552,13 @@ void pc_node_closed(struct pc_loop *l, struct pc_opened *o)
 	pthread_mutex_unlock(&l->names);
 }
 
-/* ---------------------------------------------------------------- what has to hold */
+/* ---------------------------------------------------------------- invariants */
 
 /**
- * pc_loop_check() - whether the table of names is sound: what is told from here was told at all, entries lead to nodes that the
- * kernel knows, counts are right. It cannot see Python's counts; pc_loop_counts() has the sum.
+ * pc_loop_check() - check the table of names: only counted nodes have attributes, entries lead to nodes with a lookup
+ * count, counts are right. It cannot see Python's counts; pc_loop_counts() has the sum.
  *
- * Return: false: `text` says what is wrong.
+ * Return: false: `text` describes the mistake.
  */
 bool pc_loop_check(struct pc_loop *l, char *text, size_t size)
 {

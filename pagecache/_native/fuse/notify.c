@@ -1,8 +1,8 @@
 /*
- * notify.c - what the kernel has cached is wrong, or could be cached by it: from any thread but one that a request of the same
- * node waits for, since the kernel may wait for that request's pages.
+ * notify.c - invalidate the kernel's caches. Any thread may call this unless a request for the same node waits for the
+ * thread: the kernel may wait for that request's pages.
  *
- * Return of all: 0; -ENOENT: the kernel does not know it; -ENOTCONN: the loop has ended; other errors of the kernel's.
+ * Return of all: 0; -ENOENT: not in the kernel's cache; -ENOTCONN: the loop has ended; other errors of the kernel.
  */
 #include <string.h>
 #include <unistd.h>
@@ -15,7 +15,7 @@ static int sent(struct pc_loop *l, int result)
 	return result;
 }
 
-/* Pages of [offset, offset + len) and attributes; len 0: to the end; offset below 0: attributes alone. */
+/* Invalidate pages of [offset, offset + len) and attributes; len 0: to the end; offset below 0: only attributes. */
 int pc_notify_inode(struct pc_loop *l, uint64_t number, int64_t offset, int64_t len)
 {
 	pc_node_changed(l, number);
@@ -41,7 +41,7 @@ int pc_notify_delete(struct pc_loop *l, uint64_t parent, uint64_t child, const c
 	return sent(l, fuse_lowlevel_notify_delete(l->session, parent, child, name, strlen(name)));
 }
 
-/* A message with its header, as the kernel wants it: for what libfuse has no call. */
+/* Send a complete message, header included, for notifications that libfuse has no call for. */
 int pc_notify(struct pc_loop *l, const char *message, uint64_t len)
 {
 	if (!pc_sender_enter(l))

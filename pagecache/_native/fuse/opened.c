@@ -1,15 +1,16 @@
 /*
- * opened.c - open files: the number that the handlers have for one, the hit that it lends, and what Python's OpenFile and the
- * workers both write: when something was last written, and whether a failure was told.
+ * opened.c - open files: the handlers' file number, the hit that reads and writes use, and the state that Python's
+ * OpenFile and the workers share: the time of the last write, and whether a failure was reported.
  *
- * The kernel's file handle is the address. It sends nothing about a file behind its release, so who runs the release may end it; the
- * memory lasts as long as Python looks at it.
+ * The kernel's file handle is the address. The kernel sends nothing about a file after its release, so the release may
+ * end it. The memory lasts until Python frees it.
  */
 #include <stdlib.h>
 
 #include "state.h"
 
-/* An open file that the kernel does not know yet. @fh: what handlers are told. Return: NULL: no memory. */
+/* Create an open file that the kernel has no handle for yet. @fh: its number in requests to handlers. Return: NULL: no
+ * memory. */
 struct pc_opened *pc_opened_new(uint64_t fh)
 {
 	struct pc_opened *o = calloc(1, sizeof(*o));
@@ -19,9 +20,9 @@ struct pc_opened *pc_opened_new(uint64_t fh)
 }
 
 /**
- * pc_opened_begin() - it will be the answer to OPEN or CREATE.
+ * pc_opened_begin() - prepare an open file for the answer to OPEN or CREATE.
  * @number: of its node.
- * @hit: of pc_hit_open(), which lasts until pc_opened_end(); 0: all of its reads and writes are asked.
+ * @hit: of pc_hit_open(), valid until pc_opened_end(); 0: handlers do all reads and writes.
  */
 void pc_opened_begin(struct pc_loop *l, struct pc_opened *o, uint64_t number, uintptr_t hit)
 {
@@ -30,7 +31,8 @@ void pc_opened_begin(struct pc_loop *l, struct pc_opened *o, uint64_t number, ui
 	pc_node_opened(l, o);
 }
 
-/* It was released, or its answer did not arrive, or the loop has stopped: the kernel sends nothing about it. */
+/* End an open file after its release, when its answer was not delivered, or when the loop has stopped. The kernel sends
+ * nothing about it. */
 void pc_opened_end(struct pc_loop *l, struct pc_opened *o)
 {
 	pc_node_closed(l, o);
@@ -52,7 +54,7 @@ void pc_opened_set_written(struct pc_opened *o, int64_t ns)
 	atomic_store(&o->written_ns, ns);
 }
 
-/* What was written until then is with the backend, unless more was written since. */
+/* Everything written until @written_ns is on the backend; clear the time unless there was a later write. */
 void pc_opened_handed_over(struct pc_opened *o, int64_t written_ns)
 {
 	i64 expected = written_ns;

@@ -1,12 +1,12 @@
 /*
- * operations.c - what libfuse calls for each request: an answer from here, or a question to the handlers.
+ * operations.c - libfuse's callbacks: answer a request here, or pass it to the handlers.
  *
- *   read, write       of an open file that lends a hit: bytes that are there, room that there is
- *   getattr, lookup   what is known and right still (names.c)
+ *   read, write       of an open file with a hit: cached bytes, free room for dirty bytes
+ *   getattr, lookup   valid cached attributes and names (names.c)
  *   forget            counted here first
  *
- * Everything else is asked. Once a request is answered its worker touches nothing of it, nor of its file: the kernel may send
- * what ends them at once.
+ * Everything else goes to a handler. After a worker has answered a request it touches neither the request nor its file:
+ * the kernel may already send the request that ends them.
  */
 #include <stdlib.h>
 #include <string.h>
@@ -23,7 +23,7 @@ static struct pc_opened *opened_of(const struct fuse_file_info *info)
 	return info ? (struct pc_opened *)(uintptr_t)info->fh : NULL;
 }
 
-/* Questions that are nothing but a node, a name and flags. */
+/* Pass on a request that consists of a node, a name and flags. */
 static void ask(fuse_req_t req, u32 op, fuse_ino_t number, const char *name, u8 changes)
 {
 	struct pc_loop *l = loop_of(req);
@@ -73,7 +73,7 @@ static void do_write(fuse_req_t req, fuse_ino_t number, const char *data, size_t
 		pc_opened_set_written(o, now_ns(CLOCK_REALTIME));
 		pc_opened_set_wrote(o, true);
 		if (l->calls->write(o->hit, (u64)offset, data, size) == (i64)size) {
-			pc_opened_set_wrote(o, true); /* a flush in between has not seen it */
+			pc_opened_set_wrote(o, true); /* a concurrent flush may have missed it */
 			count(&l->counts.writes);
 			fuse_reply_write(req, size);
 			return;
@@ -159,7 +159,8 @@ static void do_lookup(fuse_req_t req, fuse_ino_t parent, const char *name)
 	ask(req, PC_ASK_LOOKUP, parent, name, 0);
 }
 
-/* While the store is silent nobody is asked how an open file is: reads of what is cached go on. */
+/* Whether the store recently failed to answer. Then getattr of an open file uses known attributes, so cached reads go
+ * on. */
 static bool is_silent(struct pc_loop *l)
 {
 	pthread_mutex_lock(&l->lock);
@@ -317,7 +318,7 @@ static void do_link(fuse_req_t req, fuse_ino_t number, fuse_ino_t parent, const 
 	ask_two(req, PC_ASK_LINK, number, NULL, parent, name, 0, CHANGES_NAMES | CHANGES_ATTRIBUTES);
 }
 
-/* ---------------------------------------------------------------- directories, attributes, the rest */
+/* ---------------------------------------------------------------- directories, attributes, other requests */
 
 static void do_opendir(fuse_req_t req, fuse_ino_t number, struct fuse_file_info *info)
 {

@@ -1,9 +1,9 @@
 /*
- * reply.c - what handlers answer, looked at before the kernel gets it.
+ * reply.c - handlers' answers, validated before the kernel gets them.
  *
- * An answer that tells of a node is counted before it is sent (names.c), since the kernel may forget it at once, and taken back
- * where it did not arrive. Return of all: 0; -ENOENT: nobody waits for it any more, so take back what was done; -EPROTO: it is no
- * answer to this request, whose program gets EIO when the call is over.
+ * A reply that returns a node is counted before it is sent (names.c), since the kernel may forget the node at once, and
+ * the count is undone if the reply was not delivered. Return of all: 0; -ENOENT: the request was already answered, so
+ * the handler undoes its work; -EPROTO: the answer does not fit the request, whose program gets EIO when the call ends.
  */
 #include <stdlib.h>
 #include <string.h>
@@ -26,7 +26,7 @@ int pc_reply_error(struct pc_loop *l, uint64_t token, int error)
 		count(&l->counts.refused);
 		error = EIO;
 	}
-	if (error == 0) /* done, and there is nothing to say */
+	if (error == 0) /* success without data */
 		kinds = BIT(PC_ASK_UNLINK) | BIT(PC_ASK_RMDIR) | BIT(PC_ASK_RENAME) | BIT(PC_ASK_FLUSH) |
 			BIT(PC_ASK_FSYNC) | BIT(PC_ASK_RELEASE) | BIT(PC_ASK_RELEASEDIR) | BIT(PC_ASK_FSYNCDIR) |
 			BIT(PC_ASK_SETXATTR) | BIT(PC_ASK_REMOVEXATTR);
@@ -51,7 +51,7 @@ int pc_reply_entry(struct pc_loop *l, uint64_t token, const struct pc_attributes
 	fuse_req_t req = pc_answer_begin(l, token, kinds, &s, &err);
 	if (!req)
 		return err;
-	/* Only what was looked up is known by its name from now on; the others have changed the directory. */
+	/* Only a lookup caches the name; the other requests have changed the directory. */
 	const char *name = s.asked.op == PC_ASK_LOOKUP ? s.asked.name : NULL;
 	if (pc_tell(l, s.asked.number, name, a, s.asked.tick, s.asked.asked_ns, &entry)) {
 		fuse_reply_err(req, ENOMEM);
@@ -130,7 +130,7 @@ int pc_reply_opendir(struct pc_loop *l, uint64_t token, uint64_t fh)
 	return req ? pc_answer_end(l, fuse_reply_open(req, &info)) : err;
 }
 
-/* Refuse what is longer than was asked for; then the request is not answered yet. */
+/* Refuse an answer longer than requested; the request stays unanswered. */
 static bool too_long(struct pc_loop *l, u64 token, u64 len)
 {
 	pthread_mutex_lock(&l->lock);
@@ -215,12 +215,12 @@ int pc_reply_statfs(struct pc_loop *l, uint64_t token, const uint64_t *fields)
 struct pc_dirents {
 	u64 size, used, nr_told, room, parent, tick;
 	i64 since_ns;
-	u64 *told; /* nodes that it tells of */
+	u64 *told; /* nodes that the reply returns */
 	bool plus;
 	char bytes[];
 };
 
-/* @size: of the request. @tick, @asked_ns: of the request that looked at the directory. Return: NULL: no memory. */
+/* @size: of the request. @tick, @asked_ns: of the request that read the directory. Return: NULL: no memory. */
 struct pc_dirents *pc_dirents_new(uint64_t size, bool plus, uint64_t parent, uint64_t tick, int64_t asked_ns)
 {
 	struct pc_dirents *d = size <= UINT32_MAX ? calloc(1, sizeof(*d) + size) : NULL;
@@ -231,10 +231,11 @@ struct pc_dirents *pc_dirents_new(uint64_t size, bool plus, uint64_t parent, uin
 }
 
 /**
- * pc_dirents_add() - one entry more; `next` is where the one behind it is.
+ * pc_dirents_add() - add an entry; `next` is the position of the following one.
  *
- * Of READDIRPLUS the kernel is told of the node, as by a lookup; but not of those of "." and "..", of which it takes the names
- * alone. @certain: otherwise the name may be gone, and the kernel has to ask before it believes in it. Return: false: no room.
+ * An entry of READDIRPLUS counts as a lookup of its node, except for "." and "..", of which the kernel takes only the
+ * names. @certain: false if the name may no longer exist, so that the kernel looks it up before use. Return: false: no
+ * room.
  */
 bool pc_dirents_add(struct pc_loop *l, struct pc_dirents *d, const char *name, const struct pc_attributes *a,
 		    bool certain, uint64_t next)
@@ -278,7 +279,8 @@ void pc_dirents_free(struct pc_dirents *d)
 	free(d);
 }
 
-/* Where it does not arrive, what it tells of is not told; the handler takes back the same. */
+/* Send the entries. If the reply is not delivered the lookup counts are undone here, and by the handler in Python's
+ * table. */
 int pc_reply_dirents(struct pc_loop *l, uint64_t token, struct pc_dirents *d)
 {
 	struct slot s;

@@ -1,13 +1,14 @@
 /*
- * session.c - a loop from its beginning to its end: session, workers, and who ends when.
+ * session.c - the life of a loop: session, workers, and the order of their end.
  *
- *   new ──> mounted ──> started: one worker ──> the kernel has said hello: all of them ──> stopped ──> freed
+ *   new ──> mounted ──> started: one worker ──> first request answered: all workers ──> stopped ──> freed
  *
- * A worker waits in read(2) for the kernel and nowhere else. There alone it can be cancelled: nobody else could wake it while the
- * connection stands, and it holds nothing there. Everything else that a worker does ends by itself.
+ * A worker waits only in read(2), for the kernel, and can be cancelled only there: nothing else could wake it while the
+ * connection stands, and it holds no lock there. Everything else that a worker does ends by itself.
  *
- * The end: workers are gone first, so that no hit runs and nothing new is asked; then whatever waits is answered; then the session
- * goes, once no answer is on its way. Handlers that hang keep the loop's memory, and are told that nobody waits when they answer.
+ * The end: workers end first, so that no hit runs and no new request arrives. Then every pending request is answered.
+ * Then the session is freed, once no answer is being sent. Handlers that hang keep the loop's memory; their late
+ * answers get -ENOENT.
  */
 #include <signal.h>
 #include <stdio.h>
@@ -56,11 +57,11 @@ static void release(struct pc_loop *l)
 }
 
 /**
- * pc_loop_new() - a loop that is not mounted.
+ * pc_loop_new() - create a loop that is not mounted.
  * @hit_calls: of CORE.
- * @words: for libfuse and the kernel, as behind -o.
+ * @words: options for libfuse and the kernel, as after -o.
  *
- * Return: NULL: errno says why; EPROTO: CORE was built for another loop; EINVAL: libfuse has said on stderr what is wrong.
+ * Return: NULL: errno is EPROTO: CORE was built for another loop; EINVAL: libfuse has printed the reason on stderr.
  */
 struct pc_loop *pc_loop_new(const void *hit_calls, const struct pc_loop_options *options, const char *words)
 {
@@ -101,9 +102,9 @@ struct pc_loop *pc_loop_new(const void *hit_calls, const struct pc_loop_options 
 	return l;
 }
 
-/* Shared mappings of files with direct I/O: Linux 6.6 and newer allow them to servers that ask for it at the first request. libfuse
- * 3.17 and newer have a word for that. Those from 3.13 on let the reply pass through here, where the flag is added; older ones have
- * neither, and mmap(2) answers ENODEV as on older kernels. */
+/* Linux 6.6 and newer allow shared mappings of files with direct I/O to servers that request it in the reply to INIT.
+ * libfuse 3.17 and newer have an option for that. libfuse 3.13 to 3.16 let the reply pass through this code, which adds
+ * the flag. Older ones have neither, and mmap(2) fails with ENODEV as on older kernels. */
 #ifdef FUSE_CAP_DIRECT_IO_ALLOW_MMAP
 #define PC_DIRECT_MMAP 1
 static int pass_replies(struct pc_loop *l)
@@ -114,7 +115,7 @@ static int pass_replies(struct pc_loop *l)
 #elif FUSE_VERSION >= FUSE_MAKE_VERSION(3, 13)
 #define PC_DIRECT_MMAP 1
 
-/* Of the protocol, as <linux/fuse.h> has it where it is new enough. */
+/* Constants of the protocol, which older <linux/fuse.h> lack. */
 enum { OP_INIT = 26, INIT_EXT = 1 << 30, DIRECT_IO_ALLOW_MMAP = 1 << (36 - 32) };
 struct init_request {
 	u32 len, opcode;
@@ -182,7 +183,7 @@ static int pass_replies(struct pc_loop *l)
 }
 #endif
 
-/* Return: 0; -EINVAL: libfuse has said on stderr why not. */
+/* Return: 0; -EINVAL: libfuse has printed the reason on stderr. */
 int pc_loop_mount(struct pc_loop *l, const char *path)
 {
 	int err = fuse_session_mount(l->session, path);
@@ -200,7 +201,7 @@ void pc_session_begun(void *loop, struct fuse_conn_info *connection)
 		connection->want |= FUSE_CAP_READDIRPLUS;
 		connection->want &= ~(u32)FUSE_CAP_READDIRPLUS_AUTO;
 	}
-	/* Data of a write is copied into a folio, from where it is; what is read comes from memory that may change. */
+	/* Written data is copied straight into a folio; read data comes from memory that may change. */
 	connection->want &= ~(u32)(FUSE_CAP_SPLICE_READ | FUSE_CAP_SPLICE_WRITE | FUSE_CAP_SPLICE_MOVE);
 	connection->want &= ~(u32)FUSE_CAP_WRITEBACK_CACHE; /* decision 135 */
 	connection->time_gran = 1;
@@ -227,7 +228,7 @@ void pc_session_begun(void *loop, struct fuse_conn_info *connection)
 	pthread_mutex_unlock(&l->lock);
 }
 
-/* A thread that signals leave alone: they are Python's, which handles them in its main thread. */
+/* Start a thread that blocks all signals, since Python handles signals in its main thread. */
 static int thread_start(pthread_t *thread, void *(*run)(void *), void *argument)
 {
 	sigset_t all, before;
@@ -249,7 +250,7 @@ static int worker_start(struct pc_loop *l, u32 k)
 	return thread_start(&w->thread, worker_main, w);
 }
 
-/* The first worker has met the kernel: now that sizes are agreed on, the others start. Without memory there are fewer. */
+/* Start the other workers, once the first one has agreed on sizes with the kernel. Without memory there are fewer. */
 static void others_start(struct pc_loop *l)
 {
 	u32 k = 1;
@@ -284,7 +285,7 @@ static void *worker_main(void *argument)
 		l->nr_workers = 1;
 	u64 one = 1;
 	ssize_t told = write(l->ended_fd, &one, sizeof(one));
-	(void)told; /* it is readable already, then */
+	(void)told; /* fails only if it is readable already */
 	return NULL;
 }
 
@@ -300,7 +301,7 @@ int pc_loop_start(struct pc_loop *l)
 	return err;
 }
 
-/* Readable once the kernel sends nothing any more: an unmount, or it was cut. */
+/* Readable once the kernel sends no more requests: after an unmount, or when the connection was cut. */
 int pc_loop_ended_fd(struct pc_loop *l)
 {
 	return l->ended_fd;
@@ -311,13 +312,13 @@ static void workers_end(struct pc_loop *l)
 	u32 k = 0;
 	if (!l->serving)
 		return;
-	do { /* the first one starts the others, and says how many there are */
+	do { /* the first one starts the others, and sets their number */
 		pthread_cancel(l->workers[k].thread);
 		pthread_join(l->workers[k].thread, NULL);
 	} while (++k < l->nr_workers);
 }
 
-/* Lock held. Return: whether no answer is on its way. */
+/* Lock held. Return: whether all answers have been sent. */
 static bool senders_end(struct pc_loop *l)
 {
 	struct timespec until;
@@ -329,10 +330,11 @@ static bool senders_end(struct pc_loop *l)
 }
 
 /**
- * pc_loop_stop() - serve no more; idempotent.
- * @unmount: take the mount away, too; else it is somebody else's, or gone.
+ * pc_loop_stop() - stop serving; idempotent.
+ * @unmount: also unmount; false if another process owns the mount, or it is gone.
  *
- * Whatever waits gets EIO, handlers that wait go home. Waits for workers, and for moments for answers that are being sent.
+ * Pending requests get EIO, and waiting handlers return. Waits for workers and, for moments, for answers that are being
+ * sent.
  */
 void pc_loop_stop(struct pc_loop *l, bool unmount)
 {
@@ -355,7 +357,7 @@ void pc_loop_stop(struct pc_loop *l, bool unmount)
 	l->session = NULL;
 }
 
-/* Stopped or not. Return: false: a handler is in it still, and the memory stays until the process ends. */
+/* Free a loop, stopped or not. Return: false: a handler still runs, and the memory stays until the process ends. */
 bool pc_loop_free(struct pc_loop *l)
 {
 	pc_loop_stop(l, true);

@@ -1,14 +1,15 @@
 /*
- * state.h - what a loop is made of, for its own files: session.c (threads and their end), ask.c (requests that wait),
- * turns.c (their order), reply.c (their answers), operations.c (what libfuse calls), names.c (nodes), opened.c (open files), notify.c.
+ * state.h - the loop's data, for the files of this folder: session.c (threads and their end), ask.c (pending requests),
+ * turns.c (their order), reply.c (their answers), operations.c (libfuse's callbacks), names.c (nodes), opened.c (open
+ * files), notify.c.
  *
- * Locks, none held over a call of libfuse or of CORE's but where said:
+ * Locks, never held over a call of libfuse or of CORE except as listed:
  *
  *   lock    requests, queue, handlers, senders        ask.c
  *   names   nodes, names, their open files            names.c; pc_hit_calls.length and .taken within it
  *
- * Nobody takes one of them while he has the other. libfuse's locks of a request and of its session are outside of `lock`: it
- * calls interrupted() (ask.c) with them.
+ * No thread holds both. libfuse's locks of a request and of its session are outside of `lock`: libfuse calls
+ * interrupted() (ask.c) with them held.
  */
 #ifndef PC_FUSE_STATE_H
 #define PC_FUSE_STATE_H
@@ -35,16 +36,16 @@ typedef int64_t i64;
 enum {
 	PC_WORKERS_MAX = 16,
 	PC_REPLY_MAX = 1 << 20, /* largest read that a worker answers */
-	PC_STEAL_MIN = 64 << 10, /* data of a write that is at least so long keeps the buffer it came in */
+	PC_STEAL_MIN = 64 << 10, /* writes of at least this size keep their receive buffer */
 	PC_SLOTS_MAX = 1 << 20,
 };
 
 enum slot_state { SLOT_FREE, SLOT_MADE, SLOT_HELD, SLOT_QUEUED, SLOT_TAKEN };
 
-/* A request that a handler is to answer. */
+/* A request for a handler. */
 struct slot {
 	struct slot *next; /* in the queue, or free */
-	fuse_req_t req;    /* NULL: answered, or nobody waits */
+	fuse_req_t req;    /* NULL: answered, or it needs no answer */
 	struct pc_asked asked;
 	i64 due_ns; /* INT64_MAX: never */
 	struct slot *next_turn; /* turns.c */
@@ -52,20 +53,20 @@ struct slot {
 	u8 turn;
 	u32 generation, index;
 	u8 state;
-	u8 interrupted; /* 1: told, 2: looked at, and it goes on */
-	u8 known;       /* its attributes may be told as they were last known */
-	u8 changes;     /* what of names.c it changes: CHANGES_* */
+	u8 interrupted; /* 1: reported, 2: checked, and the program goes on */
+	u8 known;       /* its answer may be the last known attributes */
+	u8 changes;     /* parts of names.c that it changes: CHANGES_* */
 	pid_t pid;
 };
 enum { CHANGES_NODE = 1, CHANGES_NAMES = 2, CHANGES_ATTRIBUTES = 4 };
 
 struct pc_opened {
-	struct pc_hit *hit; /* NULL: everything is asked */
+	struct pc_hit *hit; /* NULL: handlers do all reads and writes */
 	u64 number, fh;
 	struct pc_opened *next; /* of its node; `names` */
 	_Atomic i64 written_ns; /* as OpenFile.written_ns in Python */
 	_Atomic u8 was_read;    /* the kernel may have pages of it, and mappings may have changed them */
-	_Atomic u8 wrote, told; /* told: of a failure that there may be no more; the next write is Python's */
+	_Atomic u8 wrote, told; /* told: a failure was reported, maybe not the last; Python does the next write */
 };
 
 struct worker {
@@ -97,12 +98,12 @@ struct pc_loop {
 	u64 last_order;
 	_Atomic u32 nr_turns;
 	u32 nr_slots, handlers, idle, senders, busy; /* busy: slots that are not free */
-	struct pc_forgotten *forgotten; /* nodes that handlers have not been told of */
+	struct pc_forgotten *forgotten; /* nodes that handlers have yet to fetch */
 	u64 nr_forgotten, room_forgotten;
-	u8 asked_forgotten; /* a request that fetches them is on its way */
+	u8 asked_forgotten; /* a request that fetches them is queued */
 	u64 nr_asked;
 	i64 due_ns, silent_until_ns;
-	u8 interrupts; /* somebody has to be looked at */
+	u8 interrupts; /* the clock thread has a slot to check */
 	_Atomic u8 stopped;
 	u8 closed; /* the session is gone */
 
@@ -116,7 +117,7 @@ struct pc_loop {
 	pthread_t clock_thread;
 	struct worker workers[PC_WORKERS_MAX];
 	u32 nr_workers;
-	u8 mounted, started, serving, initialized; /* started: there is a clock; serving: and workers */
+	u8 mounted, started, serving, initialized; /* started: the clock thread runs; serving: workers too */
 	struct pc_loop_features features;
 	_Atomic u64 init_unique; /* of the first request, until it is answered (session.c) */
 };
@@ -133,7 +134,7 @@ static inline void count(_Atomic u64 *counter)
 	atomic_fetch_add_explicit(counter, 1, memory_order_relaxed);
 }
 
-extern _Thread_local struct worker *pc_worker; /* of a thread that is one */
+extern _Thread_local struct worker *pc_worker; /* the worker of this thread, or NULL */
 
 /* session.c */
 void pc_session_begun(void *loop, struct fuse_conn_info *connection);

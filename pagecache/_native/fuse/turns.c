@@ -1,17 +1,19 @@
 /*
- * turns.c - requests for the same bytes of a file are served in the order in which they came, where one of them is a write.
+ * turns.c - requests for the same bytes of a file are served in their order of arrival if one of them is a write.
  *
- * The kernel has the bytes of a write in its pages before anybody here has heard of them, and may drop such a page while the write is
- * on its way. A read of that page which overtook the write would bring the old bytes back, and they would stay: a store through a
- * mapping would then write them over the new ones. (pagecache/fuse/ordering.py tells the same of pyfuse3's loop.) So:
+ * The kernel has the bytes of a write in its pages before the request arrives here, and may drop such a page while the
+ * write is in flight. A read of that page that overtook the write would bring back the old bytes for good, and a store
+ * through a mapping would then write them over the new ones. (pagecache/fuse/ordering.py describes this for pyfuse3's
+ * loop.) Therefore:
  *
- *   one worker       where the kernel keeps pages: requests are looked at in the order in which they come (session.c)
- *   a turn           a write that was asked of a handler, until its call is over
- *   held             what touches the bytes of an earlier turn; it is no hit either
+ *   one worker       if the kernel caches pages: requests are received in their order (session.c)
+ *   a turn           a write that a handler does, until its call ends
+ *   held             a request that touches the bytes of an earlier turn; it is never served as a hit
  *
- * With direct I/O nobody keeps what such a read finds: no turns, and many workers.
+ * With direct I/O the kernel caches nothing: no turns, and many workers.
  *
- * All is under `lock`, but for the number of turns, which the worker may look at: it alone adds to it.
+ * `lock` guards all data here. The worker also reads the number of turns without it, since only the worker increments
+ * it.
  */
 #include "state.h"
 
@@ -21,7 +23,7 @@ static bool touches(const struct slot *turn, u64 number, u64 start, u64 end)
 	return turn->asked.number == number && turn->asked.offset < end && start < turn_end;
 }
 
-/* Whether bytes [start, end) have an earlier turn. @order: of who asks. */
+/* Whether bytes [start, end) have an earlier turn. @order: of the new request. */
 static bool has_turn_before(const struct pc_loop *l, u64 number, u64 start, u64 end, u64 order)
 {
 	for (const struct slot *t = l->turns; t && t->order < order; t = t->next_turn)
@@ -30,7 +32,7 @@ static bool has_turn_before(const struct pc_loop *l, u64 number, u64 start, u64 
 	return false;
 }
 
-/* Whether a read or write that is being looked at has to wait. Context: the worker, no lock. */
+/* Whether a newly received read or write has to wait. Context: the worker, no lock. */
 bool pc_turn_before(struct pc_loop *l, u64 number, u64 start, u64 end)
 {
 	if (!atomic_load_explicit(&l->nr_turns, memory_order_acquire))
@@ -41,7 +43,7 @@ bool pc_turn_before(struct pc_loop *l, u64 number, u64 start, u64 end)
 	return before;
 }
 
-/* A request is about to be queued: a write takes its turn. Return: whether it is held instead, until pc_turn_end(). */
+/* Before a request is queued: a write takes its turn. Return: whether the request is held, until pc_turn_end(). */
 bool pc_turn_begin(struct pc_loop *l, struct slot *s)
 {
 	u64 start = s->asked.offset, end = start + s->asked.size;
@@ -69,7 +71,7 @@ bool pc_turn_begin(struct pc_loop *l, struct slot *s)
 	return before;
 }
 
-/* The call of a request is over. Return: those that were held for it and no other, linked by `next`, in their order. */
+/* The call of a request has ended. Return: the requests that it alone held, linked by `next`, in order. */
 struct slot *pc_turn_end(struct pc_loop *l, struct slot *s)
 {
 	struct slot *free = NULL, **last = &free;

@@ -1,21 +1,22 @@
 /*
- * collect.c - what a backend's answer does: acknowledged bytes go on to unstable or clean, the rest back to dirty.
+ * collect.c - results of write calls: acknowledged bytes become unstable or clean, the others become dirty again.
  *
- * Only the return of a call ends W [K7]. Completions take the leaf lock and nothing else: no folio lock, no wait. A request
- * that failed half way keeps its acknowledged blocks; the rest is dirty again, in back-off until the engine says so. Order of
- * effects (contract 2.14): the engine has recorded the error, then sets and marks and stamps, then wake-ups, then references.
+ * W ends only when a call returns [K7]. Completions take the leaf lock, no folio lock, and never wait. A request that
+ * failed half way keeps its acknowledged blocks; the others are dirty again, in backoff until the engine retries. Order
+ * of effects (contract 2.14): the engine records the error, then sets, marks and stamps change, then waiters wake up,
+ * then references end.
  *
- * Transitions E5, E6, E13. Walks give the leaf lock back every 64 folios.
+ * Transitions E5, E6, E13. Walks release the leaf lock every 64 folios.
  */
 #include "io/io.h"
 
 enum { PC_CHUNK = 64, PC_ZEROS = 3 };
 
 /**
- * pc_write_answer() - the backend returned from the call of pc_write_call.
+ * pc_write_answer() - process the result of the call of pc_write_call.
  *
- * Return: 1 all bytes of the request are acknowledged; 0 go on with the next call; -EPROTO n is impossible; -EIO no
- * progress three times.
+ * Return: 1 all bytes of the request are acknowledged; 0 make the next call; -EPROTO n is impossible; -EIO no progress
+ * three times.
  */
 int pc_write_answer(struct pc_request *r, int64_t n)
 {
@@ -50,7 +51,7 @@ int pc_write_answer(struct pc_request *r, int64_t n)
 	return r->seg == r->nr_segs;
 }
 
-/* Blocks of a segment that this answer covers: [*b0, *b1) acknowledged when `acked`, else the others. */
+/* Blocks of a segment: [*b0, *b1) are the acknowledged ones if `acked`, else the others. */
 static void seg_blocks(const struct pc_request *r, u32 s, bool acked, u32 shift, u32 *b0, u32 *b1)
 {
 	const struct pc_seg *g = &r->segs[s];
@@ -66,8 +67,8 @@ static void seg_blocks(const struct pc_request *r, u32 s, bool acked, u32 shift,
 	*b1 = acked ? mid : end;
 }
 
-/* What the backend keeps of the segments [s, end) of one folio is in S from here on. All of it or nothing counts: the segments
- * of a block end together. Leaf lock held. */
+/* Add the bytes of the segments [s, end) of one folio to S, which the backend keeps. All or none: the segments of a
+ * block end together. Leaf lock held. */
 static bool stage_folio(struct pc_request *r, u32 s, u32 end)
 {
 	struct pc_inode *i = r->inode;
@@ -82,9 +83,9 @@ static bool stage_folio(struct pc_request *r, u32 s, u32 end)
 }
 
 /*
- * End W for the segments [s, end) of one folio, and the call's hold on its frame, in one section: a frame that still counted
- * as held after W ended would be taken for that of the next call. Failed segments first: a block with several ragged extents
- * is acknowledged only if all of them were. Leaf lock held.
+ * End W for the segments [s, end) of one folio, and the call's hold on its frame, in one section: a later call would
+ * mistake a hold that outlasts W for its own. Failed segments come first: a block with several ragged extents is
+ * acknowledged only if all of them were. Leaf lock held.
  */
 static void end_folio(struct pc_request *r, u32 s, u32 end, bool ok, int failure)
 {
@@ -111,14 +112,13 @@ static void end_folio(struct pc_request *r, u32 s, u32 end, bool ok, int failure
 	}
 }
 
-/* All of it was acknowledged. */
 static void record_acked(struct pc_request *r)
 {
 	bool durable = pc_durable(r->inode);
 	pc_record_answered(r, 0, 0, 0, durable ? PC_WB_STABLE : r->stage ? PC_WB_STAGED : PC_WB_UNSTABLE);
 }
 
-/* Sets, marks and stamps of the whole request, then its holds on frames that left their folios, then its references. */
+/* End the whole request in this order: sets, marks and stamps; holds on frames that left their folios; references. */
 static void end_segs(struct pc_request *r, bool ok, int failure)
 {
 	struct pc_inode *i = r->inode;
@@ -143,10 +143,10 @@ static void end_segs(struct pc_request *r, bool ok, int failure)
 }
 
 /**
- * pc_write_done() - the last call of a request returned, or it will not be called (any more).
+ * pc_write_done() - end a request whose last call has returned, or that needs no further call.
  *
- * @ok: everything was acknowledged. Else the acknowledged blocks are kept, the rest is dirty again and in back-off; @parked:
- * failed for good (X). Ends the request. An answer that comes after an abort only ends W.
+ * @ok: everything was acknowledged. Otherwise acknowledged blocks are kept and the others become dirty again, in
+ * backoff; @parked: the failure is permanent (X). After an abort an answer only ends W.
  */
 void pc_write_done(struct pc_request *r, bool ok, bool parked)
 {
@@ -188,7 +188,7 @@ void pc_write_done(struct pc_request *r, bool ok, bool parked)
 
 /* ---------------------------------------------------------------- retry, reports */
 
-/* Take dirty folios of [pos, end) out of back-off; failed ones too where asked. Return: bytes (by folio). */
+/* Take dirty folios of [pos, end) out of backoff, on request failed ones too. Return: bytes (by folio). */
 uint64_t pc_retry(struct pc_inode *i, uint64_t pos, uint64_t end, bool failed_too)
 {
 	struct pc_cache *c = i->cache;
@@ -253,7 +253,8 @@ static size_t ranges_of(struct pc_inode *i, bool failed, u64 *out, size_t n)
 	return r.used;
 }
 
-/* (offset, length) pairs of local and staged bytes, cut at the size. Return: how many there are, which may exceed n. */
+/* Return (offset, length) pairs of local and staged bytes, cropped at the size. Return: number of pairs, which may
+ * exceed n. */
 size_t pc_ranges_local(struct pc_inode *i, uint64_t *ranges, size_t n)
 {
 	return ranges_of(i, false, ranges, n);

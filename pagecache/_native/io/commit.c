@@ -1,10 +1,10 @@
 /*
- * commit.c - is everything up to an epoch committed, who gets a commit begun, and what its answer does.
+ * commit.c - whether everything up to an epoch is committed, when a commit begins, and the effect of its answer.
  *
- * Commits run under the token, so nothing is acknowledged while one runs: what is unstable when it begins is what it covers.
- * The engine's own work under the token (settle) takes the same place in line.
+ * Commits run under the token, so nothing is acknowledged while one runs: it covers the bytes that are unstable when it
+ * begins. The engine's own work under the token (settle) uses the same queue.
  *
- * Contract 1.3, 2.15, 2.17; transition E7. Locks: leaf lock; walks give it back every 64 folios.
+ * Contract 1.3, 2.15, 2.17; transition E7. Locks: leaf lock; walks release it every 64 folios.
  */
 #include "io/io.h"
 
@@ -16,7 +16,7 @@ static struct pc_folio *first_unstable(struct pc_inode *i, u64 from)
 	return id ? pc_folio_at(i->cache, id) : NULL;
 }
 
-/* Is anything acknowledged or done up to @stamp not committed? */
+/* Whether anything acknowledged or done up to @stamp is uncommitted. */
 bool pc_commit_needed(struct pc_inode *i, uint64_t stamp)
 {
 	bool needed = false, more = true;
@@ -38,11 +38,11 @@ bool pc_commit_needed(struct pc_inode *i, uint64_t stamp)
 }
 
 /**
- * pc_sync_done() - is everything dirtied or done up to @stamp committed?
+ * pc_sync_done() - whether everything dirtied or done up to @stamp is committed.
  *
- * Bytes move on from D to W to U to clean unless a failure puts them back. So D and W are looked at before U, and the answer
- * counts only if nothing went back meanwhile: a commit that fails between two separate questions makes both say "nothing".
- * Context: no leaf lock. Contract: 2.15.
+ * Bytes move from D to W to U to clean unless a failure puts them back. Therefore D and W are checked before U, and the
+ * result is valid only if nothing went back during the checks: if a commit failed between two separate checks, both
+ * would find nothing. Context: no leaf lock. Contract: 2.15.
  */
 bool pc_sync_done(struct pc_inode *i, uint64_t stamp)
 {
@@ -74,10 +74,11 @@ static void queue_for_commit(struct pc_inode *i)
 }
 
 /**
- * pc_commit_start() - get a commit done by the volume's threads, when the token is free.
+ * pc_commit_start() - request a commit by the volume's threads as soon as the token is free.
  *
- * @stamp: the caller has seen that all that was dirtied up to there is handed over; should any of it be dirty again when the token
- * comes, there is no commit, and he asks again. 0: whatever is acknowledged. One that runs already is not asked again.
+ * @stamp: the caller has seen that everything dirtied up to there was written back. If any of it is dirty again when
+ * the token is granted, no commit runs, and the caller requests again. 0: commit whatever is acknowledged. Has no
+ * effect while a commit runs.
  */
 void pc_commit_start(struct pc_inode *i, uint64_t stamp)
 {
@@ -90,8 +91,7 @@ void pc_commit_start(struct pc_inode *i, uint64_t stamp)
 	pc_inode_leaf_unlock(i);
 }
 
-/* Have the engine entered as for a commit, under the token: for work of its own, without a commit unless somebody wants one.
- * Leaf lock held. */
+/* Make the engine run its own work under the token, in place of a commit unless one is wanted. Leaf lock held. */
 void pc_settle_wanted(struct pc_inode *i)
 {
 	i->settle = 1;
@@ -105,9 +105,9 @@ void pc_settle_start(struct pc_inode *i)
 	pc_inode_leaf_unlock(i);
 }
 
-/* Bytes that somebody waits for are dirty again: sent back by a commit that failed, or by a rollback, after he had looked and
- * before the token came. What no byte carries (m) must not become visible without them. The token is held, so none go back from
- * here on. */
+/* Whether bytes that a caller waits for are dirty again: a failed commit or a rollback sent them back after the
+ * caller's check and before the token was granted. Changes without bytes (m) must not become visible without those
+ * bytes. The token is held, so no more bytes go back from here on. */
 static bool too_early(struct pc_inode *i)
 {
 	pc_inode_leaf_lock(i);
@@ -116,8 +116,8 @@ static bool too_early(struct pc_inode *i)
 	return PC_FIX("commit_follows_its_bytes") && stamp && pc_flush_pending(i, stamp, 0, UINT64_MAX, NULL);
 }
 
-/* Under the token. Return: whether there is anything to commit or to settle; if not, too early, or after an abort, the token is
- * free again. */
+/* Begin a commit under the token. Return: whether there is anything to commit or to settle. If not, if it is too early,
+ * or after an abort, the token is released. */
 bool pc_commit_begin(struct pc_inode *i)
 {
 	bool early = too_early(i);
@@ -159,17 +159,17 @@ static void record_commit(struct pc_inode *i, bool ok, int how)
 }
 
 /**
- * pc_commit_end() - [E7] the commit succeeded, or failed: what was unstable is dirty again.
+ * pc_commit_end() - [E7] the commit succeeded, or failed and unstable bytes become dirty again.
  *
- * @how: of a failure. PC_COMMIT_KEPT: the backend has what it acknowledged, all of it stays unstable; PC_COMMIT_PARKED: for
- * good, the bytes are failed and nothing sends them until somebody asks. An answer after an abort is a plain
- * failure whatever it says: the server may have forgotten what it had acknowledged before it made the rest durable.
+ * @how: kind of failure. PC_COMMIT_KEPT: the backend still has all acknowledged bytes, which stay unstable.
+ * PC_COMMIT_PARKED: permanent; the bytes are failed and nothing sends them until requested. Any answer after an abort
+ * counts as a plain failure: the server may have lost acknowledged bytes before it made the others durable.
  *
- * What is staged stays so until a commit succeeds: reads that ask for it meanwhile may find the backend without it, and look
- * again (engine/commit/staging.py).
+ * Staged bytes stay staged until a commit succeeds. A concurrent read of them may find that the backend has lost them,
+ * and then tries again (engine/commit/staging.py).
  *
- * Where acknowledged bytes were given up, reads showed them or what was there before; the commit decided which of the two is
- * stored, and only the backend knows: what is clean of that range leaves the cache.
+ * If acknowledged bytes were given up, reads showed either them or the bytes before them. The commit decided which of
+ * the two is stored, and only the backend can tell: clean bytes of that range leave the cache.
  */
 void pc_commit_end(struct pc_inode *i, bool ok, int how)
 {
@@ -222,7 +222,7 @@ void pc_commit_end(struct pc_inode *i, bool ok, int how)
 	i->commit_seq++;
 	pc_dirty_list_update(i);
 	pc_token_release_locked(i);
-	if (i->settle) /* asked for while this commit ran */
+	if (i->settle) /* requested while this commit ran */
 		queue_for_commit(i);
 	pc_inode_leaf_unlock(i);
 	PC_SYNC("commit_ended");
@@ -232,13 +232,14 @@ void pc_commit_end(struct pc_inode *i, bool ok, int how)
 }
 
 /**
- * pc_commit_found() - the last commit was carried out, though it was told to have failed.
+ * pc_commit_found() - the last commit took effect although it was reported as failed.
  *
- * Nothing of the file was handed over, cut or punched since: S and what no byte carries (m) are what that commit took, in the
- * hands of one that runs now or not. What it sent back from U stays dirty, and goes once more.
+ * Nothing of the file was sent, cut or punched since. So that commit covered S and all changes without bytes (m),
+ * including those that a running commit took over. Bytes that it moved from U back to D stay dirty and are sent once
+ * more.
  *
- * @generation: pc_inode_generation() before the backend was asked. Return: false: aborted since, nothing has changed.
- * Context: no leaf lock; nothing of the file is in flight or comes into flight meanwhile.
+ * @generation: pc_inode_generation() before the request to the backend. Return: false: aborted since, nothing has
+ * changed. Context: no leaf lock; nothing of the file is in flight, or gets in flight before the return.
  */
 bool pc_commit_found(struct pc_inode *i, uint64_t generation)
 {
@@ -268,7 +269,7 @@ uint64_t pc_inode_generation(struct pc_inode *i)
 	return atomic_load(&i->volume->generation);
 }
 
-/* Whether something of ours changes what is stored, or may: who holds the token, and direct writes. */
+/* Whether an operation of this cache may be changing the stored object: a holder of the token, or a direct write. */
 bool pc_storage_busy(struct pc_inode *i)
 {
 	pc_inode_leaf_lock(i);
@@ -285,7 +286,7 @@ bool pc_commit_running(struct pc_inode *i)
 	return running;
 }
 
-/* Whether the one that runs is to commit, and not only to settle. */
+/* Whether the running one is to commit, and not only to settle. */
 bool pc_commit_due(struct pc_inode *i)
 {
 	pc_inode_leaf_lock(i);

@@ -1,16 +1,16 @@
 /*
- * direct.c - direct writes: bytes that go to the backend past the cache, and what the cache has to know of them.
+ * direct.c - direct writes: bytes that go to the backend past the cache, and their effects on the cache.
  *
- * A direct write holds the inode lock, shared or exclusive, and counts in `nr_direct`, from before its first backend call until
- * the last one has returned, whoever has left meanwhile. So who gets the lock exclusively (truncate, punch, a buffered write)
- * finds the count drained. What it writes is invalidated before the first call and again with every answer: a fill beside it
- * may have read what was there before.
+ * A direct write holds the inode lock, shared or exclusive. It counts in `nr_direct` from before its first backend call
+ * until the last one has returned, even if its caller has given up. So an exclusive holder of the lock (truncate,
+ * punch, buffered write) finds the count drained. Its range is invalidated before the first call and again with every
+ * answer, since a concurrent fill may have read the old bytes.
  *
- *   answer of a call   remote_size, size (of what was taken), inval_seq and the folios of the range: in one section
+ *   answer of a call   remote_size, size (of bytes taken), inval_seq and the folios of the range: in one section
  *   the write ends     stamp m and its range: uncommitted until a commit that was issued afterwards succeeds
- *   it failed, behind  what it may have stored there is a *tail*: nothing more is handed over before the engine, with the token
- *   remote_size        and so with nothing in flight, owes the backend the cut (engine/commit/tails.py)
- *   a commit fails     the ranges may be gone: a loss; a write that still runs finds out when it ends, and is sent again
+ *   it failed beyond   bytes that it may have stored there are a *tail*: no more bytes are sent until the engine, with the
+ *   remote_size        token and so with nothing in flight, owes the backend the cut (engine/commit/tails.py)
+ *   a commit fails     the ranges may be lost; a write that still runs notices when it ends, and is sent again
  *
  * Contract 2.10, 2.17. Locks: leaf lock.
  */
@@ -18,15 +18,15 @@
 
 #include "io/io.h"
 
-/* ---------------------------------------------------------------- what there is in memory */
+/* ---------------------------------------------------------------- cached bytes of a range */
 
 uint64_t pc_inode_staged(struct pc_inode *i)
 {
 	return pc_staged_bytes(i);
 }
 
-/* Whether [pos, end) may be written under the shared lock: it extends nothing and nothing of the file is local. Asked before
- * that lock is taken, and again with it (contract 2.10). */
+/* Whether [pos, end) may be written under the shared lock: it does not extend the file, and no byte of the file is
+ * local. Checked before that lock is taken, and again with it held (contract 2.10). */
 bool pc_direct_may_share(struct pc_inode *i, uint64_t pos, uint64_t end)
 {
 	pc_inode_leaf_lock(i);
@@ -35,7 +35,8 @@ bool pc_direct_may_share(struct pc_inode *i, uint64_t pos, uint64_t end)
 	return may;
 }
 
-/* What of the blocks of [pos, end) is local: PC_PENDING_DIRTY, PC_PENDING_WRITEBACK, PC_PENDING_UNSTABLE. */
+/* Sets that have local bytes in the blocks of [pos, end): PC_PENDING_DIRTY, PC_PENDING_WRITEBACK,
+ * PC_PENDING_UNSTABLE. */
 uint32_t pc_range_local(struct pc_inode *i, uint64_t pos, uint64_t end)
 {
 	static const struct {
@@ -60,7 +61,7 @@ uint32_t pc_range_local(struct pc_inode *i, uint64_t pos, uint64_t end)
 
 enum { PC_WALK = 64 };
 
-/* Whether the byte at `at` is local; *until: how far, below `end`, the answer holds. Leaf lock held. */
+/* Whether the byte at `at` is local; *until: end of the range with this answer, at most `end`. Leaf lock held. */
 static bool is_local(struct pc_inode *i, u64 at, u64 end, u64 *until)
 {
 	struct pc_cache *c = i->cache;
@@ -79,9 +80,10 @@ static bool is_local(struct pc_inode *i, u64 at, u64 end, u64 *until)
 }
 
 /**
- * pc_direct_split() - what a direct read of [pos, end) does first: [pos, *local) is local, [*local, *stop) is the backend's.
+ * pc_direct_split() - split the front of a direct read of [pos, end): [pos, *local) is local, the backend reads
+ * [*local, *stop).
  *
- * Either may be empty; the rest is for the next call. Context: any thread, no lock.
+ * Either may be empty; the next call covers the rest. Context: any thread, no lock.
  */
 void pc_direct_split(struct pc_inode *i, uint64_t pos, uint64_t end, uint64_t *local, uint64_t *stop)
 {
@@ -100,7 +102,7 @@ void pc_direct_split(struct pc_inode *i, uint64_t pos, uint64_t end, uint64_t *l
 /* ---------------------------------------------------------------- a direct write */
 
 /**
- * pc_direct_begin() - a direct write counts from here on; @failed: commits that failed so far, for pc_direct_end().
+ * pc_direct_begin() - count a direct write; @failed: receives the number of failed commits, for pc_direct_end().
  *
  * Context: inode lock, no leaf lock. Return: 0, -ENOMEM.
  */
@@ -123,9 +125,10 @@ int pc_direct_begin(struct pc_inode *i, uint64_t *failed)
 }
 
 /**
- * pc_direct_answer() - a backend call over [pos, end) has returned, and took [pos, taken); taken == pos: nothing, or nobody knows.
+ * pc_direct_answer() - a backend call over [pos, end) has returned, and took [pos, taken); taken == pos: nothing, or
+ * unknown.
  *
- * A reader sees the larger size only with the folios of the range gone: what they had behind the old end were zeros.
+ * Readers see the larger size only after the folios of the range are gone, since those have zeros beyond the old end.
  */
 void pc_direct_answer(struct pc_inode *i, uint64_t pos, uint64_t taken, uint64_t end)
 {
@@ -149,13 +152,13 @@ void pc_direct_answer(struct pc_inode *i, uint64_t pos, uint64_t taken, uint64_t
 static void note_tail(struct pc_inode *i)
 {
 	i->tails++;
-	/* A commit has to come, which waits for the cut. */
+	/* A commit must follow, which waits for the cut. */
 	i->stamp_m = pc_min(i->stamp_m, atomic_load(&i->volume->epoch));
 	pc_dirty_list_update(i);
 	pc_settle_wanted(i);
 }
 
-/* A direct write that runs may have left a tail: of a backend that is gone, where nobody waits for its end. */
+/* A running direct write may have left a tail on a disconnected backend, and its end is not awaited. */
 void pc_tail_left(struct pc_inode *i)
 {
 	pc_inode_leaf_lock(i);
@@ -163,7 +166,7 @@ void pc_tail_left(struct pc_inode *i)
 	pc_inode_leaf_unlock(i);
 }
 
-/* The latest tail for which no cut is owed; 0: there is none. */
+/* The latest tail without an owed cut; 0: none. */
 uint32_t pc_tail(struct pc_inode *i)
 {
 	pc_inode_leaf_lock(i);
@@ -172,7 +175,8 @@ uint32_t pc_tail(struct pc_inode *i)
 	return tail;
 }
 
-/* The cut of all tails up to this one is owed: whoever sends anything pays first. Token: nothing of the file is in flight. */
+/* The cut of all tails up to this one is owed: it precedes the next request of any kind. Token: nothing of the file is
+ * in flight. */
 void pc_tail_owed(struct pc_inode *i, uint32_t tail)
 {
 	pc_inode_leaf_lock(i);
@@ -181,10 +185,11 @@ void pc_tail_owed(struct pc_inode *i, uint32_t tail)
 }
 
 /**
- * pc_direct_end() - the write is over, and may have stored something of [pos, end).
+ * pc_direct_end() - end a write that may have stored some bytes of [pos, end).
  *
- * @failed: from pc_direct_begin. When a commit has failed since then, it may have taken what this write had stored: nothing
- * happens, *failed is as it is now, and the caller sends everything again; @give_up: not any more. Return: whether it is over.
+ * @failed: from pc_direct_begin. If a commit has failed since then, it may have lost bytes of this write: nothing
+ * happens, *failed is updated, and the caller sends everything again, unless @give_up. Return: whether the write has
+ * ended.
  */
 bool pc_direct_end(struct pc_inode *i, uint64_t pos, uint64_t end, uint64_t *failed, bool give_up)
 {
@@ -197,7 +202,7 @@ bool pc_direct_end(struct pc_inode *i, uint64_t pos, uint64_t end, uint64_t *fai
 		pc_dirty_list_update(i);
 	}
 	if (over && pos < end && end > atomic_load(&i->remote_size))
-		note_tail(i); /* here: whoever ends it has its lock still, so nobody has gone past it */
+		note_tail(i); /* here, while the caller still has its lock, so no later operation has missed the tail */
 	i->nr_direct -= over;
 	pc_inode_leaf_unlock(i);
 	if (over)
@@ -205,7 +210,7 @@ bool pc_direct_end(struct pc_inode *i, uint64_t pos, uint64_t end, uint64_t *fai
 	return over;
 }
 
-/* Whoever began it has gone, and its calls run on: a file in the hands of an old call. */
+/* The caller of direct writes has given up while their calls still run, by an old call. */
 void pc_direct_left(struct pc_inode *i, int n)
 {
 	pc_inode_leaf_lock(i);
@@ -215,9 +220,9 @@ void pc_direct_left(struct pc_inode *i, int n)
 }
 
 /**
- * pc_memory_of_range() - whether [memory, memory + len) is cache memory that holds bytes of [pos, end): a view's.
+ * pc_memory_of_range() - whether [memory, memory + len) is cache memory with bytes of [pos, end), as of a view.
  *
- * A direct read into it would have the backend write into the very folio that it overlays (contract 2.9).
+ * A direct read into it would make the backend write into the folio that overlays the result (contract 2.9).
  */
 bool pc_memory_of_range(struct pc_inode *i, uintptr_t memory, uint64_t len, uint64_t pos, uint64_t end)
 {
@@ -230,7 +235,7 @@ bool pc_memory_of_range(struct pc_inode *i, uintptr_t memory, uint64_t len, uint
 	for (u32 id; pos < end && !found && (id = pc_index_next(i, index, ((end - 1) >> c->page_shift) + 1));) {
 		struct pc_folio *f = pc_folio_at(c, id);
 		u64 at = pc_folio_pos(c, f), size = pc_folio_bytes(c, f);
-		u64 first = pc_max(pos, at) - at, last = pc_min(end - at, size); /* of the folio, what is read */
+		u64 first = pc_max(pos, at) - at, last = pc_min(end - at, size); /* part of the folio that is read */
 		uintptr_t base = (uintptr_t)pc_folio_memory(c, f);
 		index = pc_folio_index(f) + (1ull << pc_folio_order(f));
 		found = memory < base + last && base + first < memory + len;

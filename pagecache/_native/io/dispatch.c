@@ -12,7 +12,7 @@ int pc_call_next(struct pc_request *r, uint64_t *pos, struct pc_part *parts, siz
 	return more;
 }
 
-/* The owner is done with the request, or gave it up: a fill's folios are unlocked, a write's bytes are dirty again. */
+/* Release a finished or abandoned request: a fill's folios are unlocked, a write's bytes are dirty again. */
 void pc_request_settle(struct pc_request *r)
 {
 	if (r->kind == PC_REQ_WRITE) {

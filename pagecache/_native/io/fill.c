@@ -1,12 +1,12 @@
 /*
- * fill.c - bringing bytes from a backend into folios.
+ * fill.c - read bytes from a backend into folios.
  *
  *   owned                    [======][========]          folios that this request has locked (fill_begin.c)
  *   runs                     |-miss-||mi|  |ss|          calls: contiguous missing bytes, at most max_read
  *
- * Calls go one after another over the missing runs; a run is published when it is stored whole, or folio by folio where it
- * spans several. Bytes at or above remote_size are zeros and need no call. The folio is unlocked as soon as nothing of it is
- * missing. A remote change or truncate in between (inval_seq) means reading again [K12].
+ * Calls cover the missing runs one after another. A run is published when it is complete, folio by folio if it spans
+ * several. Bytes at or above remote_size are zeros and need no call. A folio is unlocked as soon as none of its bytes
+ * is missing. After a remote change or truncate during the call (inval_seq) the run is read again [K12].
  *
  * Contract 2.3; transition E2. Locks: leaf lock to validate. No waiting here.
  */
@@ -19,8 +19,8 @@ static bool owns(const struct pc_request *r, const struct pc_folio *f, u64 index
 	return atomic_load_explicit(&f->owner, memory_order_relaxed) == r->id && pc_folio_is(r->inode, f, index);
 }
 
-/* The folio at index belongs to r. Owned folios stay in the index, so a lookup without lock finds them; most questions are
- * about the one that was found last. */
+/* The folio at index belongs to r. Owned folios stay in the index, so a lookup without lock finds them. Most lookups
+ * are for the folio found last. */
 static struct pc_folio *owned_at(struct pc_request *r, u64 index)
 {
 	struct pc_cache *c = r->inode->cache;
@@ -33,7 +33,7 @@ static struct pc_folio *owned_at(struct pc_request *r, u64 index)
 	return pc_folio_at(c, id);
 }
 
-/* x mod unit; most units are 1 and a division costs as much as a lookup. */
+/* Return x mod unit. Most units are 1 and a division costs as much as a lookup. */
 static u64 beyond(u64 x, u64 unit)
 {
 	return unit <= 1 ? 0 : x % unit;
@@ -41,8 +41,8 @@ static u64 beyond(u64 x, u64 unit)
 
 /* ---------------------------------------------------------------- runs and calls */
 
-/* A fill unlocks under the leaf lock: a hand-over that finds a folio owned by a fill may rely on no writer having it before
- * the section ends. A remote change that came meanwhile takes effect now. Leaf lock held. */
+/* A fill unlocks under the leaf lock: if write-back finds a folio owned by a fill, no writer can get the folio before
+ * the section ends. A remote change during the fill takes effect now. Leaf lock held. */
 static void unlock_owned(struct pc_request *r, struct pc_folio *f)
 {
 	if (PC_UNLIKELY(pc_folio_state(f) & PC_F_STALE))
@@ -51,8 +51,8 @@ static void unlock_owned(struct pc_request *r, struct pc_folio *f)
 	pc_folio_unlock(r->inode->cache, f);
 }
 
-/* Publish [from, to) of an owned folio as valid, zeros from `zeros` on, and unlock it where that was all.
- * Return: 0; -ENOMEM. A gap that is closed whole always fits: it merges with what is valid at its ends. */
+/* Publish [from, to) of an owned folio as valid, zeros from `zeros` on, and unlock the folio if it is complete. Return:
+ * 0; -ENOMEM. A completely closed gap always fits: it merges with the valid bytes at its ends. */
 static int publish(struct pc_request *r, struct pc_folio *f, u64 from, u64 zeros, u64 to)
 {
 	struct pc_inode *i = r->inode;
@@ -75,9 +75,9 @@ static int publish(struct pc_request *r, struct pc_folio *f, u64 from, u64 zeros
 	return ok ? 0 : -ENOMEM;
 }
 
-/* Missing bytes at or above remote_size, from @pos on: zeros without a call. A gap that begins below remote_size is left to
- * the run that reads its head (publish_run zeroes the rest): half a gap could need one ragged slot too many.
- * Return: 1 something is still missing (and owned), 0, -ENOMEM. */
+/* Publish missing bytes at or above remote_size, from @pos on, as zeros without a call. The run that reads the head of
+ * a gap that begins below remote_size also zeroes its rest (publish_run): half a gap could need one ragged slot too
+ * many. Return: 1 some bytes are still missing (and owned), 0, -ENOMEM. */
 static int zero_tail(struct pc_request *r, struct pc_folio *f, u64 pos, u64 remote)
 {
 	struct pc_cache *c = r->inode->cache;
@@ -99,8 +99,8 @@ static int zero_tail(struct pc_request *r, struct pc_folio *f, u64 pos, u64 remo
 	return 1;
 }
 
-/* The next missing run of owned folios at or after the cursor, as one contiguous range: [cursor, run_end).
- * Return: 1, 0 there is none, -ENOMEM. */
+/* Find the next missing run of owned folios at or after the cursor, as one contiguous range: [cursor, run_end). Return:
+ * 1; 0 none; -ENOMEM. */
 static int next_run(struct pc_request *r)
 {
 	struct pc_inode *i = r->inode;
@@ -128,7 +128,7 @@ static int next_run(struct pc_request *r)
 		if (run_end && from != pos - start)
 			break; /* valid bytes end the run */
 		if (from == size) {
-			/* What lies before `pos` may be missing still; the folio waits for nothing of this request. */
+			/* Bytes before `pos` may still be missing, but this request has no more to do for the folio. */
 			pc_inode_leaf_lock(i);
 			unlock_owned(r, f);
 			pc_inode_leaf_unlock(i);
@@ -150,7 +150,7 @@ static int next_run(struct pc_request *r)
 	return r->run_new;
 }
 
-/* What is left of the run will not become valid by it; *why counts it [I-26]. Leaf lock held. */
+/* Give up the rest of the run; *why counts its bytes [I-26]. Leaf lock held. */
 static void run_drop(struct pc_request *r, u64 *why)
 {
 	if (r->run_end > r->cursor)
@@ -184,7 +184,8 @@ static size_t part_add(struct pc_part *parts, size_t k, u8 *memory, u64 len, u32
 	return k + 1;
 }
 
-/* Buffers for [pos, pos + len) of owned folios. Return: parts; *covered may be less than len when n does not suffice. */
+/* Collect buffers for [pos, pos + len) of owned folios. Return: parts; *covered may be less than len if n parts do not
+ * suffice. */
 static size_t fill_parts(struct pc_request *r, u64 pos, u64 len, struct pc_part *parts, size_t k, size_t n,
 			 u64 *covered)
 {
@@ -203,11 +204,10 @@ static size_t fill_parts(struct pc_request *r, u64 pos, u64 len, struct pc_part 
 }
 
 /**
- * pc_fill_call() - the next backend call of a fill.
+ * pc_fill_call() - prepare the next backend call of a fill.
  *
- * Whole read units are asked for; what is not missing of them goes to a sink [M2]. Bytes of S are asked for by themselves
- * (r->staged): a run may take calls of both kinds.
- * Return: 1 and parts; 0: nothing is missing any more; -ENOMEM.
+ * The call requests whole read units; bytes outside the missing ones go to a sink [M2]. Staged bytes (S) need separate
+ * calls (r->staged), so a run may take calls of both kinds. Return: 1 and parts; 0: nothing is missing; -ENOMEM.
  */
 int pc_fill_call(struct pc_request *r, struct pc_part *parts, size_t n, size_t *nr_parts)
 {
@@ -219,11 +219,11 @@ int pc_fill_call(struct pc_request *r, struct pc_part *parts, size_t n, size_t *
 	}
 	u64 from = r->cursor + r->run_got, stop;
 	r->staged = pc_staged_source(i, from, r->run_end, &stop);
-	/* Of S just what is there can be asked for; the object is read in its units. */
+	/* Reads of S are exact; reads of the object cover whole units. */
 	u64 unit = r->staged ? 1 : pc_max(i->limits.read_unit, 1), max = pc_max(i->limits.max_read, 1);
 	u64 head = beyond(from, unit);
 	u64 to = pc_min(stop, from - head + pc_max(max - beyond(max, unit), unit));
-	u64 boundary = __atomic_load_n(&i->limits.boundary, __ATOMIC_RELAXED); /* once: limits may change meanwhile */
+	u64 boundary = __atomic_load_n(&i->limits.boundary, __ATOMIC_RELAXED); /* read once: limits may change */
 	if (boundary)
 		to = pc_min(to, (from / boundary + 1) * boundary);
 	u64 tail = beyond(to, unit) ? unit - beyond(to, unit) : 0;
@@ -234,7 +234,7 @@ int pc_fill_call(struct pc_request *r, struct pc_part *parts, size_t n, size_t *
 		limit = limit < 3 ? 3 : limit;
 	u64 covered;
 	size_t k = part_add(parts, 0, r->sink, head, PC_NO_FRAME, 0);
-	/* A call that ends early for want of parts may need one for the rest of its read unit. */
+	/* A call that ends early for lack of parts may need one for the rest of its read unit. */
 	k = fill_parts(r, from, to - from, parts, k, limit - (unit > 1 && limit > 1), &covered);
 	if (covered < to - from)
 		tail = beyond(from + covered, unit) ? unit - beyond(from + covered, unit) : 0;
@@ -256,8 +256,8 @@ int pc_fill_call(struct pc_request *r, struct pc_part *parts, size_t n, size_t *
 	return 1;
 }
 
-/* What is stored of the current run becomes valid, folio by folio: a folio's part is published whole. Where remote_size ended
- * the run inside a gap, the rest of the gap is zeros. Return: 0, -ENOMEM. */
+/* Publish the bytes read so far of the current run, folio by folio: only complete parts. If remote_size ended the run
+ * inside a gap, the rest of the gap is zeros. Return: 0, -ENOMEM. */
 static int publish_run(struct pc_request *r)
 {
 	struct pc_cache *c = r->inode->cache;
@@ -279,10 +279,10 @@ static int publish_run(struct pc_request *r)
 }
 
 /**
- * pc_fill_answer() - the backend returned from the call of pc_fill_call.
+ * pc_fill_answer() - process the result of the call of pc_fill_call.
  *
- * @n: bytes, counted from call_pos. Return: 0 go on with the next call (a short answer is asked again for its rest);
- * -EPROTO n is impossible, or 0 below the end of the file twice; -ESTALE the range was invalidated again and again; -ENOMEM.
+ * @n: bytes, counted from call_pos. Return: 0 make the next call (after a short read it requests the rest); -EPROTO n
+ * is impossible, or 0 below the end of the file twice; -ESTALE the range was invalidated again and again; -ENOMEM.
  */
 int pc_fill_answer(struct pc_request *r, int64_t n)
 {
@@ -290,7 +290,7 @@ int pc_fill_answer(struct pc_request *r, int64_t n)
 	if (n < 0 || (u64)n > r->call_len)
 		return -EPROTO;
 	if (r->run_end <= r->cursor)
-		return 0; /* its buffers were kept, and no memory could be had for another copy */
+		return 0; /* its buffers were kept, and there is no memory for a copy */
 	u64 from = r->cursor + r->run_got;
 	u64 got = r->call_pos + (u64)n > from ? pc_min(r->call_pos + (u64)n, r->call_stop) - from : 0;
 	pc_inode_leaf_lock(i);
@@ -301,7 +301,7 @@ int pc_fill_answer(struct pc_request *r, int64_t n)
 	bool ended = got == 0 && from >= atomic_load(&i->remote_size);
 	if (moved) {
 		r->inval_seq = i->inval_seq;
-		run_drop(r, &i->counters.fill_reread); /* plan anew: the size may be another */
+		run_drop(r, &i->counters.fill_reread); /* plan again: the size may have changed */
 	} else if (ended) {
 		run_drop(r, &i->counters.fill_dropped);
 	}
@@ -311,7 +311,7 @@ int pc_fill_answer(struct pc_request *r, int64_t n)
 	if (ended)
 		return 0;
 	if (got == 0) {
-		/* Less than the head of a read unit is an answer too, but not for ever. */
+		/* Less than the head of a read unit is allowed too, but not indefinitely. */
 		r->zeros = (u8)(r->zeros + (n ? 1 : PC_PATIENCE / PC_ZEROS));
 		return r->zeros >= PC_PATIENCE ? -EPROTO : 0;
 	}
@@ -321,10 +321,10 @@ int pc_fill_answer(struct pc_request *r, int64_t n)
 }
 
 /**
- * pc_fill_anew() - an answer that makes no sense, or an error: has what was asked for been invalidated since? Then the run is
- * planned anew, and the answer does not count.
+ * pc_fill_anew() - after an error or an impossible answer: if the range was invalidated since the request, drop the
+ * answer and plan the run again.
  *
- * Context: the call has ended. Return: whether that is so; no more often than bytes are read again for an answer that came too late.
+ * Context: the call has ended. Return: whether it was; limited as often as late answers may cause rereads.
  */
 bool pc_fill_anew(struct pc_request *r)
 {
@@ -342,7 +342,8 @@ bool pc_fill_anew(struct pc_request *r)
 	return moved;
 }
 
-/* End of a fill, whatever happened: what is still owned is unlocked, what never became valid leaves the index. */
+/* End a fill, successful or not: unlock the folios it still owns, and remove those that never became valid from the
+ * index. */
 void pc_fill_settle(struct pc_request *r)
 {
 	struct pc_inode *i = r->inode;
@@ -389,7 +390,7 @@ u32 pc_kept_max(const struct pc_request *r)
 	return r->kind == PC_REQ_FILL ? r->nr_owned : r->nr_segs;
 }
 
-/* The surplus of read units, too: the memory is the exporter's to free. */
+/* Hand over the buffer for the surplus of read units too: the exporter must free the memory. */
 u8 *pc_sink_leave(struct pc_request *r)
 {
 	u8 *sink = r->sink;
@@ -398,14 +399,14 @@ u8 *pc_sink_leave(struct pc_request *r)
 	return sink;
 }
 
-/* No fresh memory for the folio, or a view looks at what it has: the exporter holds its frame. What is clean leaves the file
- * with it; local bytes stay where they are, and nothing that is missing becomes valid beside them before the frame is
- * another (PC_F_KEPT). */
+/* There is no fresh memory for the folio, or a view maps its memory: the exporter holds its frame. A clean folio leaves
+ * the file with the frame. Local bytes stay, and until the frame is replaced no missing byte beside them becomes valid
+ * (PC_F_KEPT). */
 static void keep_in_place(struct pc_request *r, struct pc_folio *f, u32 frame)
 {
 	struct pc_inode *i = r->inode;
 	pc_inode_leaf_lock(i);
-	run_drop(r, &i->counters.fill_dropped); /* what was read of the run counts no more */
+	run_drop(r, &i->counters.fill_dropped); /* bytes read for the run are dropped */
 	pc_frame_hold(i->cache, f, frame);
 	if (pc_folio_state(f) & PC_F_LOCAL) {
 		atomic_fetch_or(&f->state, PC_F_KEPT);
@@ -418,10 +419,10 @@ static void keep_in_place(struct pc_request *r, struct pc_folio *f, u32 frame)
 }
 
 /**
- * pc_fill_quarantine() - exporters still hold the buffers of the call that just ended: they keep the old frames.
+ * pc_fill_quarantine() - give old frames to exporters that still hold the buffers of the call that just ended.
  *
- * Each owned folio that the call touched gets fresh memory with the same content; where that cannot be, see keep_in_place.
- * @frames: room for pc_kept_max numbers, each to be given back with pc_shadow_put when the last exporter goes.
+ * Each owned folio that the call touched gets fresh memory with equal content; if that is impossible, see
+ * keep_in_place. @frames: room for pc_kept_max numbers; release each with pc_shadow_put when the last exporter goes.
  * Return: number of entries. Context: the fill owns the folios.
  */
 u32 pc_fill_quarantine(struct pc_request *r, u32 *frames)

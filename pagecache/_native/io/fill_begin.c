@@ -1,12 +1,12 @@
 /*
- * fill_begin.c - which folios a fill takes: those of a range with something missing, or a window of read-ahead.
+ * fill_begin.c - the folios that a fill owns: those of a range with missing bytes, or a readahead window.
  *
- *   range asked   |---------------------------|
+ *   range         |---------------------------|
  *   folios        [  valid  ][ none ][ part.. ][ locked by another fill ...
  *   owned                    [======][========]          each locked, owner = this request
  *
- * A fill is one request that owns the locks of all folios it will touch; it never waits for a folio it does not own but
- * stops before it [K10]. What it then reads into them: fill.c.
+ * A fill is one request that owns the locks of all folios it will touch; it stops before a folio that another request
+ * owns and never waits for it [K10]. fill.c reads the bytes.
  *
  * Contract 2.3; transition E1. Locks: leaf lock to show an owner. No waiting here.
  */
@@ -24,7 +24,7 @@ static u32 fill_order(struct pc_cache *c, u64 index, u64 end)
 
 enum own_result { OWN_TAKEN, OWN_VALID, OWN_LOCKED, OWN_AGAIN, OWN_FULL };
 
-/* A folio that is there: own it if something of [from, to) is missing in it. */
+/* Own an existing folio if any byte of [from, to) is missing in it. */
 static enum own_result own_present(struct pc_request *r, struct pc_folio *f, u64 index, u64 pos, u64 end, u64 *next)
 {
 	struct pc_inode *i = r->inode;
@@ -48,7 +48,7 @@ static enum own_result own_present(struct pc_request *r, struct pc_folio *f, u64
 	if (pc_folio_state(f) & PC_F_STALE)
 		pc_folio_refresh(i, f);
 	bool invalidating = atomic_load(&i->inval_x), valid = pc_valid_covers(c, f, from, to);
-	/* Once a pass can see an owner the lock must not go outside a leaf section (see unlock_owned). */
+	/* After a pass can see an owner, the folio may be unlocked only in a leaf section (see unlock_owned). */
 	if (!invalidating && !valid)
 		atomic_store_explicit(&f->owner, r->id, memory_order_relaxed);
 	pc_inode_leaf_unlock(i);
@@ -60,7 +60,8 @@ static enum own_result own_present(struct pc_request *r, struct pc_folio *f, u64
 	return OWN_TAKEN;
 }
 
-/* Own what is missing at `index`. Return: 0 (see *next), or what stopped it: -EEXIST locked, -ENOMEM, -EBUSY, -EAGAIN. */
+/* Own the folio with missing bytes at `index`, or create one. Return: 0 (see *next), or the reason to stop: -EEXIST
+ * locked, -ENOMEM, -EBUSY, -EAGAIN. */
 static int own(struct pc_request *r, u64 index, u64 pos, u64 end, u64 *next, struct pc_need *need)
 {
 	struct pc_inode *i = r->inode;
@@ -106,7 +107,7 @@ static struct pc_request *fill_new(struct pc_inode *i, u64 pos)
 	return r;
 }
 
-/* What one request may ask for of it. Return: as pc_fill_begin. */
+/* Begin a fill within the limit of one request. Return: as pc_fill_begin. */
 static int begin_within(struct pc_inode *i, u64 pos, u64 end, struct pc_need *need, struct pc_request **out)
 {
 	struct pc_cache *c = i->cache;
@@ -130,12 +131,12 @@ static int begin_within(struct pc_inode *i, u64 pos, u64 end, struct pc_need *ne
 }
 
 /**
- * pc_fill_begin() - take ownership of what is missing in [pos, pos + len), as far as it goes without waiting.
+ * pc_fill_begin() - take ownership of missing bytes in [pos, pos + len), as far as possible without waiting.
  *
- * One request asks for max_read bytes at most: from the first ones on of which any are missing. Whoever wants all of a large folio
- * asks again and again with the same range, until nothing is missing in it.
+ * One request covers at most max_read bytes, from the first missing one. A caller that needs all of a large folio
+ * repeats the call with the same range until nothing is missing.
  *
- * Return: 0 and a request; 0 and NULL: nothing is missing now, look again; -EAGAIN: need says what to wait for (FOLIO,
+ * Return: 0 and a request; 0 and NULL: nothing is missing now, check again; -EAGAIN: wait as need says (FOLIO,
  * INVALIDATE); -ENOMEM: no memory can be freed: read uncached. Context: no leaf lock; may reclaim.
  */
 int pc_fill_begin(struct pc_inode *i, uint64_t pos, uint64_t len, struct pc_need *need, struct pc_request **out)
@@ -150,7 +151,7 @@ int pc_fill_begin(struct pc_inode *i, uint64_t pos, uint64_t len, struct pc_need
 	return err;
 }
 
-/* A window of read-ahead: like pc_fill_begin, but folios that are there are skipped, whatever their state. */
+/* Begin a fill of a readahead window: like pc_fill_begin, but existing folios are skipped, whatever their state. */
 struct pc_request *pc_fill_window(struct pc_inode *i, u64 index, u64 end, u64 max_bytes, u64 *stop)
 {
 	struct pc_cache *c = i->cache;

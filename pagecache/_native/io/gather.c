@@ -1,17 +1,17 @@
 /*
- * gather.c - the calls of a request of whole units: reads of what it lacks, then writes.
+ * gather.c - the calls of a request of whole units: reads of its missing bytes, then writes.
  *
  *   request   |--unit--|--unit--|--unit--|     built by units.c; neighbours are segments without a folio
- *   scratch   |~~~~~~  |        | ~~~~~~~|     laid out like the request; written only where there are neighbours
- *   reads       |==|              |=|          what is not cached of them, and small gaps; the surplus of read units goes
- *                                              behind the scratch
+ *   scratch   |~~~~~~  |        | ~~~~~~~|     laid out like the request; used only for neighbours
+ *   reads       |==|              |=|          uncached bytes of neighbours, and small gaps; the surplus of read units
+ *                                              goes behind the scratch
  *   writes    |========|=================|     whole units, within max_write and max_vectors
  *
- * Neighbours are copied first and read where the cache has nothing, each byte at the moment it is looked at: a byte that is
- * missing and written meanwhile is dirty, and will be sent again after this request. A remote change since the first look
- * (inval_seq) means looking at everything again [K12].
+ * Neighbours are copied first and uncached ones then read, each byte as of the time of its check. A missing byte that
+ * is written concurrently is dirty, and is sent again after this request. A remote change since the first check
+ * (inval_seq) means that everything is checked again [K12].
  *
- * Contract 2.12. Locks: none, but for moments the leaf lock. Runs on the thread that sends the request.
+ * Contract 2.12. Locks: none, except the leaf lock for moments. Runs on the thread that sends the request.
  */
 #include "io/io.h"
 
@@ -24,14 +24,15 @@ static u8 *scratch_at(const struct pc_request *r, u64 pos)
 	return r->scratch + (pos - r->start);
 }
 
-/* Two read units behind the bytes of the request take what the backend reads before and after what is wanted. */
+/* Allocate the scratch. Two read units behind the bytes of the request take the surplus that the backend reads before
+ * and after the missing bytes. */
 static u8 *scratch_new(const struct pc_request *r)
 {
 	return pc_scratch_new(r->end - r->start + 2 * r->sink_size);
 }
 
-/* Somebody still holds buffers of a call that is over: the memory is his to free, the request goes on with a copy; without
- * memory for one it gathers anew, once there is some. */
+/* An exporter still holds buffers of a call that has ended: it must free the memory, and the request goes on with a
+ * copy. Without memory for a copy the request gathers again once there is some. */
 u8 *pc_scratch_leave(struct pc_request *r)
 {
 	u8 *old = r->scratch, *copy = scratch_new(r);
@@ -43,7 +44,7 @@ u8 *pc_scratch_leave(struct pc_request *r)
 	return old;
 }
 
-/* End of the bytes at `pos` that are not cached. */
+/* Return the end of the uncached bytes at `pos`. */
 static u64 missing_end(const struct pc_inode *i, u64 pos, u64 end)
 {
 	const struct pc_cache *c = i->cache;
@@ -64,9 +65,9 @@ static u64 missing_end(const struct pc_inode *i, u64 pos, u64 end)
 	return pc_min(pos, end);
 }
 
-/* End of what is read together with the missing bytes at the cursor. A call to a store of whole objects costs as much as
- * some hundred KiB more, so what lies between two missing runs of neighbours is read along with them. It comes to scratch
- * that is unused, or is copied over when its segment's turn comes; local bytes are laid over every answer. */
+/* Return the end of the bytes to read together with the missing bytes at the cursor. A call to a store of whole objects
+ * costs as much as reading some hundred KiB more, so gaps between two missing runs of neighbours are read too. They go
+ * to unused scratch, or are overwritten when their segment is copied; local bytes are copied over every answer. */
 static u64 together_end(const struct pc_request *r, u64 end, u64 remote)
 {
 	struct pc_inode *i = r->inode;
@@ -83,7 +84,7 @@ static u64 together_end(const struct pc_request *r, u64 end, u64 remote)
 	return end;
 }
 
-/* Go on copying neighbours. Return: whether [cursor, run_end) has to be read from the backend. */
+/* Continue copying neighbours. Return: whether [cursor, run_end) has to be read from the backend. */
 static bool gather_run(struct pc_request *r)
 {
 	struct pc_inode *i = r->inode;
@@ -101,7 +102,7 @@ static bool gather_run(struct pc_request *r)
 			u64 remote = atomic_load(&i->remote_size),
 			    part = pc_first_missing(i, r->cursor, end) - r->cursor;
 			if (part) {
-				/* What was taken out of the cache in between is looked for again. */
+				/* Look again for bytes that were evicted in between. */
 				if (pc_read_local(i, r->cursor, scratch_at(r, r->cursor), part, NULL) == (int64_t)part)
 					r->cursor += part;
 				continue;
@@ -119,8 +120,8 @@ static bool gather_run(struct pc_request *r)
 	return false;
 }
 
-/* What was read may as well stay in the cache: the next change in the unit needs it. Only where there is room, nobody is in
- * the way and nothing was invalidated since. The unit is in flight: no newer bytes can have reached storage meanwhile. */
+/* Keep the bytes read in the cache, for the next change in the unit: only if there is room, no other operation is in
+ * the way and nothing was invalidated since. The unit is in flight, so no newer bytes can have reached storage. */
 static void keep_part(struct pc_request *r, const struct pc_seg *g, struct pc_request *fill)
 {
 	struct pc_part parts[4];
@@ -145,7 +146,7 @@ static void keep_part(struct pc_request *r, const struct pc_seg *g, struct pc_re
 		u64 got = pc_min(at, end) - fill->call_pos;
 		err = got < fill->call_len ? 1 : 0;
 		int answer = pc_fill_answer(fill, (int64_t)got);
-		err = err || answer || fill->rereads; /* what was invalidated is no use now */
+		err = err || answer || fill->rereads; /* invalidated bytes are of no use */
 	}
 	pc_request_settle(fill);
 }
@@ -164,7 +165,7 @@ static void keep(struct pc_request *r)
 	}
 }
 
-/* Return: 1 and a read, 0: everything is there, -ENOMEM, -ESTALE: invalidated again and again. */
+/* Return: 1 and a read, 0: nothing is missing, -ENOMEM, -ESTALE: invalidated again and again. */
 static int gather_call(struct pc_request *r, struct pc_part *parts, size_t *nr_parts)
 {
 	struct pc_inode *i = r->inode;
@@ -207,7 +208,7 @@ static int gather_call(struct pc_request *r, struct pc_part *parts, size_t *nr_p
 	if (tail)
 		parts[k++] = (struct pc_part){r->scratch + len + unit, tail, PC_NO_FRAME, 0};
 	r->run_end = to;
-	r->run_got = head + (to - r->cursor) + tail; /* asked for; the call's own numbers are those of writing */
+	r->run_got = head + (to - r->cursor) + tail; /* length of the read; call_pos and call_len are those of writes */
 	r->gather = 2;
 	*nr_parts = k;
 	pc_inode_leaf_lock(i);
@@ -217,9 +218,9 @@ static int gather_call(struct pc_request *r, struct pc_part *parts, size_t *nr_p
 }
 
 /**
- * pc_gather_answer() - the backend returned from a read of pc_call_next.
+ * pc_gather_answer() - process the result of a read of pc_call_next.
  *
- * Return: 0 go on; -EPROTO n is impossible, or 0 below the end of the file twice.
+ * Return: 0 make the next call; -EPROTO n is impossible, or 0 below the end of the file twice.
  */
 int pc_gather_answer(struct pc_request *r, int64_t n)
 {
@@ -231,11 +232,11 @@ int pc_gather_answer(struct pc_request *r, int64_t n)
 	pc_inode_leaf_lock(i);
 	pc_counted(i, &i->counters.read_bytes, (u64)n);
 	pc_inode_leaf_unlock(i);
-	r->zeros = (u8)(got ? 0 : r->zeros + (n ? 1 : PC_PATIENCE / PC_ZEROS)); /* as fills count */
+	r->zeros = (u8)(got ? 0 : r->zeros + (n ? 1 : PC_PATIENCE / PC_ZEROS)); /* counted as in fill.c */
 	if (r->zeros >= PC_PATIENCE)
 		return -EPROTO;
 	if (got) {
-		/* Over it what was written meanwhile, and what is local in a stale folio. */
+		/* Copy concurrent writes over the answer, and the local bytes of a stale folio. */
 		pc_read_local(i, r->cursor, scratch_at(r, r->cursor), got, NULL);
 		r->cursor += got;
 	}
@@ -254,8 +255,8 @@ static u64 call_max(const struct pc_request *r)
 	return pc_max(max / r->unit * r->unit, r->unit);
 }
 
-/* The next call of a request of units: a read while neighbours are missing, then whole units from the first that is not
- * acknowledged. Return: 1 and parts; 0: nothing left (to read, or to write); negative: see gather_call. */
+/* Prepare the next call of a request of units: a read while neighbours are missing, then whole units from the first
+ * unacknowledged one. Return: 1 and parts; 0: nothing left (to read, or to write); negative: see gather_call. */
 int pc_unit_call(struct pc_request *r, struct pc_part *parts, size_t n, size_t *nr_parts, u64 *pos)
 {
 	struct pc_inode *i = r->inode;
@@ -308,7 +309,7 @@ int pc_unit_call(struct pc_request *r, struct pc_part *parts, size_t n, size_t *
 	return 1;
 }
 
-/* An answer counts in whole units: the next call begins at one. */
+/* Round an answer down to whole units, so that the next call begins at one. */
 int64_t pc_unit_acked(const struct pc_request *r, int64_t n)
 {
 	return n > 0 && (u64)n < r->call_len ? n - n % (int64_t)r->unit : n;

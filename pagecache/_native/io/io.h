@@ -1,5 +1,5 @@
 /*
- * io.h - what io/ offers: requests and the backend calls they need, work of a volume, passes and commits.
+ * io.h - interface of io/: requests and their backend calls, work of a volume, passes and commits.
  */
 #ifndef PC_IO_H
 #define PC_IO_H
@@ -57,7 +57,7 @@ void pc_seg_snapshot(struct pc_inode *i, struct pc_request *r, u32 s);
 bool pc_snapshot_make(struct pc_request *r);
 void pc_snapshot_end(struct pc_request *r);
 
-/* writeback.c: passes, what is written next */
+/* writeback.c: passes, the next request to write */
 void pc_pass_begin(struct pc_inode *i);
 void pc_pass_turn(struct pc_inode *i);
 

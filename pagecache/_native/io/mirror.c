@@ -1,20 +1,20 @@
 /*
- * mirror.c - stream 1: what is handed over to the backend goes to a second place too, best effort.
+ * mirror.c - stream 1: bytes that are written back to the backend also go to a second place, best effort.
  *
  *   stream 0   |----request----|----request----|      W, token, stamps, commits: all of them follow stream 0
  *   frames      [  A  ][  B  ]  [  C  ][  D  ]
  *   stream 1   |-------------request-----------|      only holds on frames (shadow.c); own limits, own calls
  *
- * A request of the mirror is made from one of stream 0 while that is in flight, so its bytes stand still; the holds keep them so
- * afterwards: a writer who wants to change a held frame gets a fresh one (copy on conflict). Where he cannot (a view has
- * pinned the memory, the folio is too large, no memory is left) he does not wait for a mirror: he changes the bytes in place and
- * the mirror's copy of the file is spoiled, which the engine asks for and then gives that copy up.
+ * A request of the mirror is made from one of stream 0 while that is in flight, so its bytes do not change. Afterwards
+ * the holds protect them: a writer that changes a held frame gets a fresh one (copy on conflict). If that is impossible
+ * (a view has pinned the memory, the folio is too large, no memory is left) the writer does not wait for a mirror. It
+ * changes the bytes in place, which spoils the mirror's copy of the file; the engine then gives that copy up.
  *
  * Contract 2.13. Locks: leaf lock. No waiting here.
  */
 #include "io/io.h"
 
-/* Copies of what views may store to, as the request of stream 0 makes them. Return: false without memory. */
+/* Copy bytes that views may store to, as the request of stream 0 does. Return: false without memory. */
 static bool take_copies(struct pc_request *m, const struct pc_request *r)
 {
 	u8 *scratch = pc_scratch_grow(m->scratch, r->end - m->start);
@@ -37,11 +37,11 @@ static bool joins(const struct pc_request *m, const struct pc_request *r)
 }
 
 /**
- * pc_mirror_take() - a request of stream 1 for the bytes of @r, a request of stream 0 that is in flight.
+ * pc_mirror_take() - make a request of stream 1 for the bytes of @r, a request of stream 0 that is in flight.
  *
- * @last: a request of the mirror that no call was made for, or NULL; where the bytes follow it they join it.
+ * @last: a request of the mirror that has made no call yet, or NULL; the bytes join it if they follow its bytes.
  * Return: the request that has the bytes now (@last or a new one); NULL without memory.
- * Context: @r is the caller's: it cannot complete meanwhile.
+ * Context: the caller owns @r, which cannot complete during the call.
  */
 struct pc_request *pc_mirror_take(struct pc_request *r, struct pc_request *last)
 {
@@ -59,7 +59,7 @@ struct pc_request *pc_mirror_take(struct pc_request *r, struct pc_request *last)
 	for (u32 s = 0; s < r->nr_segs; s++) {
 		const struct pc_seg *g = &r->segs[s];
 		if (!g->folio)
-			continue; /* a neighbour that only goes along in its unit */
+			continue; /* a neighbour that is sent only to fill its unit */
 		m->segs[m->nr_segs] = *g;
 		if (g->frame == PC_NO_FRAME)
 			m->segs[m->nr_segs].folio = 0; /* nothing is held for it */
@@ -72,7 +72,7 @@ struct pc_request *pc_mirror_take(struct pc_request *r, struct pc_request *last)
 	return m;
 }
 
-/* Sent, or given up: its holds end. */
+/* End a request that was sent or given up: release its holds. */
 void pc_mirror_end(struct pc_request *r)
 {
 	struct pc_cache *c = r->inode->cache;

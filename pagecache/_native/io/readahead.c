@@ -1,17 +1,18 @@
 /*
- * readahead.c - how far to read beyond what was asked.
+ * readahead.c - how far to read beyond a request.
  *
  *   window  start          start + size - async_size        start + size
- *           |-- asked now --|------------- read meanwhile ---|
+ *           |-- requested --|---- read in the background ----|
  *                           ^ marker: reading this folio starts the next window
  *
- * The state is the handle's (struct pc_readahead, pages): a window, how much of it is read asynchronously, and the last page
- * read. A miss at the start of the file or right behind the last read opens a window; a hit on the marker moves it on and
- * lets it grow; everything else is random access, which reads exactly what was asked. Windows are best effort: they stop at
- * the memory limit, skip what is cached, and nobody hears of their errors. Modelled on Linux mm/readahead.c; constants from
- * contract 2.6.
+ * Each handle has one state (struct pc_readahead, in pages): a window, the length of its asynchronous part, and the
+ * last page read. A miss at the start of the file or right after the last read opens a window. A hit on the marker
+ * moves the window on and lets it grow. Any other read is random access and reads exactly the requested bytes. Windows
+ * are best effort: they stop at the memory limit, skip cached pages, and their errors are not reported. Modelled on
+ * Linux mm/readahead.c; constants from contract 2.6.
  *
- * Called by the C entry of a read, with no lock. pc_readahead_submit creates the requests; threads of the volume run them.
+ * Called by the C entry of a read, with no lock. pc_readahead_submit creates the requests; threads of the volume run
+ * them.
  */
 #include "io/io.h"
 
@@ -49,7 +50,7 @@ static bool cached(struct pc_inode *i, u64 index, u64 *next)
 	return true;
 }
 
-/* Pages cached in a row just before `index`, at most `most`. */
+/* Number of consecutive cached pages just before `index`, at most `most`. */
 static u64 run_before(struct pc_inode *i, u64 index, u64 most)
 {
 	u64 n = 0, next;
@@ -70,7 +71,8 @@ static u32 window_max(struct pc_inode *i, struct pc_readahead *ra)
 	return (u32)pc_min(max, atomic_load(&i->cache->arena.capacity) / 8);
 }
 
-/* A read of [pos, pos + len) missed. Return: whether a window was opened or moved; its async part is to be submitted. */
+/* Record a miss of a read of [pos, pos + len). Return: whether a window was opened or moved; the caller submits its
+ * async part. */
 bool pc_readahead_miss(struct pc_inode *i, struct pc_readahead *ra, uint64_t pos, uint64_t len)
 {
 	u32 shift = i->cache->page_shift;
@@ -99,7 +101,7 @@ bool pc_readahead_miss(struct pc_inode *i, struct pc_readahead *ra, uint64_t pos
 	return true;
 }
 
-/* A read met the marker of a window. Return: whether there is a next window to submit. */
+/* Record a read of the marker of a window. Return: whether there is a next window to submit. */
 bool pc_readahead_marker(struct pc_inode *i, struct pc_readahead *ra, uint64_t marker)
 {
 	u32 max = window_max(i, ra);
@@ -111,7 +113,7 @@ bool pc_readahead_marker(struct pc_inode *i, struct pc_readahead *ra, uint64_t m
 		ra->start += ra->size;
 		ra->size = grown_size(ra->size, max);
 	} else {
-		/* Another stream's marker: start at the next hole behind it. */
+		/* Another stream's marker: start at the next hole after it. */
 		u64 hole = marker, next;
 		while (hole - marker <= max && cached(i, hole, &next))
 			hole = next;
@@ -143,7 +145,7 @@ static void set_marker(struct pc_inode *i, u64 index, u64 end)
 /**
  * pc_readahead_submit() - create and queue the requests for the asynchronous part of the window.
  *
- * Stops where memory would have to be waited for, and while three quarters of the volume's calls are in flight.
+ * Stops rather than wait for memory, and while three quarters of the volume's calls are in flight.
  * Return: requests queued.
  */
 uint32_t pc_readahead_submit(struct pc_inode *i, struct pc_readahead *ra)

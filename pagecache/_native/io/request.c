@@ -1,9 +1,9 @@
 /*
- * request.c - work handed to a backend: one object of a pool, its segments and what it owns until it is deleted.
+ * request.c - requests to a backend: one object of a pool, its segments and the resources it owns until it is deleted.
  *
- * A request counts as a user of its inode. Ids are used again; serial numbers never are.
+ * A request counts as a user of its inode. Ids are reused; serial numbers never are.
  *
- * Context: the thread that has the request; no lock.
+ * Context: the thread that owns the request; no lock.
  */
 #include <stdlib.h>
 
@@ -60,7 +60,7 @@ struct pc_inode *pc_request_inode(const struct pc_request *r)
 	return r->inode;
 }
 
-/* Room for `more` segments. */
+/* Make room for `more` segments. */
 bool pc_seg_reserve(struct pc_request *r, u32 more)
 {
 	if (r->nr_segs + more <= r->cap_segs)
@@ -79,7 +79,7 @@ bool pc_seg_reserve(struct pc_request *r, u32 more)
 	return true;
 }
 
-/* The memory that a segment of a folio is sent from, or copied from. */
+/* The memory that a segment of a folio is sent from or copied from. */
 const u8 *pc_seg_memory(const struct pc_cache *c, const struct pc_seg *g)
 {
 	const u8 *frame = g->frame == PC_NO_FRAME ? pc_folio_memory(c, pc_folio_at(c, g->folio))

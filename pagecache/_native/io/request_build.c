@@ -1,22 +1,22 @@
 /*
- * request_build.c - how dirty folios become requests, and these become calls.
+ * request_build.c - turn dirty folios into requests, and requests into calls.
  *
- *   marks    x x . x x x . . x                 DIRTY or TOWRITE, as the pass says
+ *   marks    x x . x x x . . x                 DIRTY or TOWRITE, depending on the pass
  *   folios  [##][#..][    ][####]              D → W for all of a folio in one section
  *   requests |---------|    |-max_write-|--|   contiguous bytes; end at gaps, limits, boundaries, the end of the file
  *
- * A folio that a fill owns is handed over all the same: the fill touches only bytes that are missing, the hand-over only
- * valid ones, and fills unlock under the leaf lock. So no pass ever waits for a fill. A folio in the hands of a writer is
- * tried again; his section is short.
+ * A folio that a fill owns is written back all the same: the fill touches only missing bytes, write-back only valid
+ * ones, and fills unlock under the leaf lock. So no pass ever waits for a fill. A folio that a writer holds is tried
+ * again; the writer's section is short.
  *
- * Each block's dirty bytes go into one request (ragged extents of one block are several calls of it), so an answer for a
- * request is an answer for whole blocks. Locks: leaf lock. Contract 2.12; transition E4.
+ * All dirty bytes of a block go into one request (ragged extents of one block are several calls of it), so an answer
+ * for a request is an answer for whole blocks. Locks: leaf lock. Contract 2.12; transition E4.
  */
 #include <stdlib.h>
 
 #include "io/io.h"
 
-/* The request under construction, and those that are complete. */
+/* The request under construction, and the complete ones. */
 struct build {
 	struct pc_inode *inode;
 	struct pc_request *r;
@@ -60,7 +60,7 @@ static void seg_add(struct build *b, struct pc_folio *f, u32 from, u32 to)
 	b->bytes += to - from;
 }
 
-/* Whether bytes at `pos` may join the request: contiguous and within the limits; bytes of its last block always do. */
+/* Whether bytes at `pos` may join the request: if they are contiguous and within the limits, or in its last block. */
 static bool may_join(const struct build *b, u64 pos, bool same_block)
 {
 	const struct pc_limits *l = &b->inode->limits;
@@ -73,7 +73,8 @@ static bool may_join(const struct build *b, u64 pos, bool same_block)
 	       !(l->boundary && pos % l->boundary == 0);
 }
 
-/* How much of [pos, pos + len) fits: whole blocks up to the limit or a boundary; a block that is larger goes in whole. */
+/* Length of the part of [pos, pos + len) that fits: whole blocks up to the limit or a boundary; a larger block fits
+ * whole. */
 static u64 fitting(const struct build *b, u64 pos, u64 len)
 {
 	const struct pc_limits *l = &b->inode->limits;
@@ -89,7 +90,8 @@ static u64 fitting(const struct build *b, u64 pos, u64 len)
 	return pc_min(len, (pos / page + 1) * page - pos);
 }
 
-/* One contiguous run [*at, to) of valid dirty bytes of a folio; *at moves on. Return: false when memory for segments ran out. */
+/* Add one contiguous run [*at, to) of valid dirty bytes of a folio and advance *at. Return: false without memory for
+ * segments. */
 static bool build_run(struct build *b, struct pc_folio *f, u32 *at, u32 to, bool same_block)
 {
 	struct pc_inode *i = b->inode;
@@ -102,7 +104,7 @@ static bool build_run(struct build *b, struct pc_folio *f, u32 *at, u32 to, bool
 				return false;
 			b->r->start = start + from;
 		}
-		/* Where memory runs out it does so between blocks: a block is in a request whole or not at all. */
+		/* Run out of memory only between blocks: a request has all of a block or none of it. */
 		if (!same_block && !pc_seg_reserve(b->r, PC_RAGGED + 1))
 			return false;
 		u32 n = (u32)fitting(b, start + from, to - from);
@@ -117,7 +119,7 @@ static bool build_run(struct build *b, struct pc_folio *f, u32 *at, u32 to, bool
 	return true;
 }
 
-/* All of the folio's D to W, its valid bytes into requests. Folio excluded from writers, leaf lock held. */
+/* Move all of the folio's D to W and its valid bytes into requests. No writer has the folio; leaf lock held. */
 static void hand_over(struct build *b, struct pc_folio *f)
 {
 	struct pc_inode *i = b->inode;
@@ -139,7 +141,7 @@ static void hand_over(struct build *b, struct pc_folio *f)
 			last_block = (valid - 1) / size;
 		}
 		if (b->failed) {
-			/* Out of memory for segments: what is in no request is simply dirty again. */
+			/* Out of memory for segments: bytes in no request become dirty again. */
 			pc_folio_end_writeback(i, f, from / size, blocks, PC_WB_AGAIN);
 			atomic_fetch_and(&f->state, ~(u32)PC_F_BACKOFF);
 			break;
@@ -147,7 +149,7 @@ static void hand_over(struct build *b, struct pc_folio *f)
 	}
 }
 
-/* Whether the folio may be handed over now. *locked: this call locked it. */
+/* Whether the folio may be written back now. *locked: this call locked it. */
 bool pc_pass_claim(struct pc_inode *i, struct pc_folio *f, bool *locked, bool *busy)
 {
 	u32 st = pc_folio_state(f);
@@ -161,21 +163,22 @@ bool pc_pass_claim(struct pc_inode *i, struct pc_folio *f, bool *locked, bool *b
 		return false;
 	}
 	if (st & PC_F_WRITER_WAITS && !wanted)
-		return false; /* a writer waited for it to land: background work lets him in first */
+		return false; /* a writer waits until its call returns: background work goes second */
 	if (st & PC_F_WRITE_PINNED && !wanted)
-		return false; /* it will be dirty again at once */
+		return false; /* it would be dirty again at once */
 	if (pc_folio_trylock(f)) {
 		*locked = true;
 		return true;
 	}
 	if (atomic_load(&f->owner))
-		return true; /* a fill: it keeps the lock at least until this section ends */
+		return true; /* a fill: it keeps the lock until this section ends, or longer */
 	*busy = true;
 	return false;
 }
 
-/* Build requests from the cursor on until one is full or a gap comes. A folio that cannot join the request under construction
- * waits for the next turn: handed over now it would make a small request of its own. Return: whether a writer held one back. */
+/* Build requests from the cursor on until one is full or there is a gap. A folio that cannot join the request under
+ * construction waits for the next turn, since now it would start a small request. Return: whether a writer held one
+ * back. */
 bool pc_request_build(struct pc_inode *i, enum pc_mark mark)
 {
 	struct pc_cache *c = i->cache;
@@ -214,7 +217,8 @@ bool pc_request_build(struct pc_inode *i, enum pc_mark mark)
 	return busy;
 }
 
-/* Buffers of the next call: contiguous bytes from the first that is not acknowledged, within the limits of this moment. */
+/* Collect the buffers of the next call: contiguous bytes from the first unacknowledged one, within the current
+ * limits. */
 int pc_write_call(struct pc_request *r, struct pc_part *parts, size_t n, size_t *nr_parts)
 {
 	struct pc_inode *i = r->inode;
@@ -250,9 +254,9 @@ int pc_write_call(struct pc_request *r, struct pc_part *parts, size_t n, size_t 
 	return 1;
 }
 
-/* Exporters still hold the buffers of the call that just ended: they hold its frames, in their folios or out of them, so that
- * the memory is not used again. @frames: room for pc_kept_max numbers. Return: how many, each to be given back with
- * pc_shadow_put. */
+/* Exporters still hold the buffers of the call that just ended: give them holds on its frames, inside their folios or
+ * outside, so that the memory is not reused. @frames: room for pc_kept_max numbers. Return: number of frames, each to
+ * be released with pc_shadow_put. */
 u32 pc_call_hold(struct pc_request *r, u32 *frames)
 {
 	struct pc_cache *c = r->inode->cache;

@@ -1,19 +1,20 @@
 /*
- * snapshot.c - what a call sends of memory that a view may store to at any moment: a copy.
+ * snapshot.c - a copy of memory that a view may store to at any moment, for a call to send.
  *
- *   folio    |  stored to without a lock  |        stays dirty, with the epoch of the hand-over
+ *   folio    |  stored to without a lock  |        stays dirty, with the epoch of its write-back
  *               │ copied when the first call begins, by the thread that makes it
- *   scratch  |~~~~~~~~~~~~~~~~~~~~~~~~~~~~|        what the backend sees does not change any more
+ *   scratch  |~~~~~~~~~~~~~~~~~~~~~~~~~~~~|        constant bytes for the backend
  *
- * The copy is made after the hand-over, so it has all that was stored before the fsync that wanted it; what it has of later
- * stores does no harm, they are dirty still [contract 1.3]. It is memory of the request, not of the cache: a cache full of
- * views can be written back. A pin keeps the folio's frame in place until the request has ended.
+ * The copy is made after the folio moved to W, so it has everything that was stored before the fsync that caused it.
+ * Later stores in it do no harm, since they are still dirty [contract 1.3]. The copy is memory of the request, not of
+ * the cache, so a cache full of views can be written back. A pin keeps the folio's frame in place until the request has
+ * ended.
  *
- * Writers need not wait for such a call, nor exchange the frame: no call has it. Locks: none while copying.
+ * Writers need not wait for such a call, nor exchange the frame, since no call uses it. Locks: none while copying.
  */
 #include "io/io.h"
 
-/* The segment of a folio that views may store to is sent from a copy. Leaf lock held. */
+/* Send a segment of a folio that views may store to from a copy. Leaf lock held. */
 void pc_seg_snapshot(struct pc_inode *i, struct pc_request *r, u32 s)
 {
 	struct pc_seg *g = &r->segs[s];
@@ -23,7 +24,7 @@ void pc_seg_snapshot(struct pc_inode *i, struct pc_request *r, u32 s)
 	r->snapshot = 1;
 }
 
-/* Copy what may change, unless that is done. Return: false without memory. */
+/* Copy segments that views may change, unless already done. Return: false without memory. */
 bool pc_snapshot_make(struct pc_request *r)
 {
 	struct pc_cache *c = r->inode->cache;
@@ -44,7 +45,7 @@ bool pc_snapshot_make(struct pc_request *r)
 	return true;
 }
 
-/* The request ends: the pins of its segments do too. Context: no leaf lock. */
+/* The request ends: release the pins of its segments. Context: no leaf lock. */
 void pc_snapshot_end(struct pc_request *r)
 {
 	struct pc_cache *c = r->inode->cache;

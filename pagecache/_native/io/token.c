@@ -1,14 +1,14 @@
 /*
- * token.c - the token is taken, queued for and released; a grant to a pass or a commit becomes work of the volume.
+ * token.c - take, queue for and release the token; a grant to a pass or a commit becomes work of the volume.
  *
- * lock.c keeps the token and its queue. It returns the kind of the holder that a release granted the token to, and this file
- * queues the work.
+ * lock.c keeps the token and its queue. It returns the kind of the holder that a release granted the token to, and this
+ * file queues the work.
  *
  * Locks: the inode's leaf lock.
  */
 #include "io/io.h"
 
-/* Take the token for @kind, or queue @w. Leaf lock held. Return: true when the token is the caller's now. */
+/* Take the token for @kind, or queue @w. Leaf lock held. Return: whether the caller has the token now. */
 bool pc_token_take(struct pc_inode *i, struct pc_waiter *w, int kind)
 {
 	bool taken = pc_token_claim(i, w, kind);
@@ -17,7 +17,7 @@ bool pc_token_take(struct pc_inode *i, struct pc_waiter *w, int kind)
 	return taken;
 }
 
-/* The holder is done: the token goes to the next in line. Leaf lock held. */
+/* Release the token and grant it to the next in line. Leaf lock held. */
 void pc_token_release_locked(struct pc_inode *i)
 {
 	enum pc_token holder = pc_token_pass_on(i);
@@ -28,7 +28,7 @@ void pc_token_release_locked(struct pc_inode *i)
 	pc_event_wake(&i->event);
 }
 
-/* Calls left behind can no longer land: what they hold of the token is free. */
+/* Calls of an earlier connection can no longer land: release their shares of the token. */
 void pc_inode_fence(struct pc_inode *i)
 {
 	pc_inode_leaf_lock(i);

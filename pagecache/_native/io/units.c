@@ -1,27 +1,28 @@
 /*
- * units.c - hand-over in whole write units, for backends that take nothing less.
+ * units.c - write-back in whole write units, for backends that accept nothing smaller.
  *
- *   D           ····██···|·█·······|·········|···██····|      blocks that are dirty
+ *   D           ····██···|·█·······|·········|···██····|      dirty blocks
  *   requests    |=================|           |=========|      whole units around them, cut at the end of the file
  *   segments    |~~~||~~~~~||~~~~~|           |~~||~~~~~|      | from the folios' frames, ~ from the request's scratch
  *
- * Only the dirty blocks go to W, as everywhere. The rest of a unit, its neighbours, is copied into memory of the request
- * (scratch, laid out like the request): from the cache where it is valid, else read from the backend by the thread that will
- * send the request. So the added bytes never enter D, W or U, need no folio, no reference and no protection from writers, and
- * write-back never needs cache memory: a cache full of dirty bytes can always be written. A failed read is a failed call of
- * this request, and goes the way of all failures. What was read stays in the cache where it has room (keep).
+ * Only the dirty blocks go to W, as everywhere. The other bytes of a unit, its neighbours, are copied into memory of
+ * the request (scratch, laid out like the request): from the cache if valid there, else read from the backend by the
+ * thread that will send the request. So the added bytes never enter D, W or U, and need no folio, reference or
+ * protection from writers. Write-back never needs cache memory: a cache full of dirty bytes can always be written. A
+ * failed read is a failed call of this request, and is handled as such. Bytes that were read stay in the cache if it
+ * has room (keep).
  *
- * A neighbour may be dirty itself: a writer holds its folio, it is in back-off, or it reaches into the unit from before.
- * Its newest bytes go along and it stays dirty, to be sent later; so an answer for the unit says nothing about a failure of
- * its own (engine/io/collector.py). A unit of which anything is in W is in no second request. Every unit in flight has a block in
- * W, and W ends after the call, so the marks still are the only registry of what is in flight.
+ * A neighbour may itself be dirty: a writer holds its folio, it is in backoff, or its folio begins before the unit. Its
+ * newest bytes are sent too and it stays dirty, to be sent later. So an answer for the unit says nothing about the
+ * neighbour's own failure (engine/io/collector.py). A unit with any byte in W is in no second request. Every unit in
+ * flight has a block in W, and W ends after the call, so the marks remain the only registry of bytes in flight.
  *
- * All of a folio's D moves to W in one section, so a folio that sticks out of its unit draws the next unit in; after
- * PC_CHAIN bytes that chain ends and the folio counts as a neighbour. With units of a power of two there is no chain.
+ * All of a folio's D moves to W in one section, so a folio that extends beyond its unit draws the next unit in. After
+ * PC_CHAIN bytes that chain ends and the folio counts as a neighbour. If the unit is a power of two there is no chain.
  *
  * Blocks that lie in two units keep these in one request: an answer for a request is an answer for whole blocks.
  *
- * What a request lacks is gathered, and its calls are made, in gather.c. Contract 2.12. Locks: leaf lock.
+ * gather.c reads missing bytes of a request and makes its calls. Contract 2.12. Locks: leaf lock.
  */
 #include "io/io.h"
 
@@ -30,11 +31,11 @@ enum { PC_CHAIN = 2 << 20 };
 struct units {
 	struct pc_inode *inode;
 	struct pc_request *r; /* under construction */
-	struct pc_folio *last; /* handed over, may stick out of the unit */
+	struct pc_folio *last; /* last folio moved to W, may extend beyond the unit */
 	enum pc_mark mark;
 	u64 unit, limit, eof;
-	u64 taken;      /* bytes of folios in this chain */
-	u32 last_folio; /* of r: the folio of its last segment that has one */
+	u64 taken;      /* bytes of folios of this chain */
+	u32 last_folio; /* of r: folio of its last segment with one */
 	bool failed, busy;
 };
 
@@ -83,7 +84,7 @@ static bool run_of(const struct units *b, const struct pc_folio *f, enum pc_set 
 	return false;
 }
 
-/* ---------------------------------------------------------------- what may go */
+/* ---------------------------------------------------------------- units that may be sent */
 
 static bool in_flight(const struct pc_inode *i, u64 pos, u64 end)
 {
@@ -101,15 +102,15 @@ static bool in_flight(const struct pc_inode *i, u64 pos, u64 end)
 	return false;
 }
 
-/* The last unit was short when it was handed over and is in flight still: what lies behind it by now, because the file grew,
- * must not arrive before it, or it would be a piece in the middle. */
+/* Whether `pos` follows a last unit that was short when sent and is still in flight. The file has grown since; bytes
+ * after that unit must not arrive before it, or it would be a short piece in the middle. */
 static bool behind_short(const struct units *b, u64 pos)
 {
 	u64 at = b->inode->pass.short_unit;
 	return at && pos >= at && in_flight(b->inode, at - 1, at - 1 + b->unit);
 }
 
-/* Every byte of [pos, end) is dirty, and it is no short last unit. */
+/* Whether every byte of [pos, end) is dirty, and it is no short last unit. */
 static bool wholly_dirty(const struct units *b, u64 pos, u64 end)
 {
 	struct pc_inode *i = b->inode;
@@ -128,9 +129,9 @@ static bool wholly_dirty(const struct units *b, u64 pos, u64 end)
 	return true;
 }
 
-/* Whether the units of the folio's dirty bytes from `from` on may be sent now. Where bytes become visible by a commit alone,
- * sending a unit that may still change protects nothing: background work takes it when it is whole, and a last one that is
- * short goes with the commit. *skip: end of the first unit that waits for that. */
+/* Whether the units of the folio's dirty bytes from `from` on may be sent now. If bytes become visible only by a
+ * commit, sending a unit that may still change protects nothing: background work sends only whole units, and a short
+ * last one is sent with the commit. *skip: end of the first unit that waits for that. */
 static bool sendable(const struct units *b, const struct pc_folio *f, u64 from, u64 *skip)
 {
 	struct pc_inode *i = b->inode;
@@ -147,8 +148,8 @@ static bool sendable(const struct units *b, const struct pc_folio *f, u64 from, 
 	return true;
 }
 
-/* D to W, if nothing is in the way. The folio lock may go at once: whoever wants to change what is in W needs the leaf lock
- * first, which is held until its segments exist. */
+/* Move D to W if nothing is in the way. The folio lock may be released at once: to change bytes in W a writer needs the
+ * leaf lock, which is held until the segments exist. */
 static bool take(struct units *b, struct pc_folio *f, u64 from, bool *busy, u64 *skip)
 {
 	struct pc_inode *i = b->inode;
@@ -165,7 +166,7 @@ static bool take(struct units *b, struct pc_folio *f, u64 from, bool *busy, u64 
 	return true;
 }
 
-/* Take along what else is dirty in the unit. */
+/* Also take the other dirty bytes of the unit. */
 static void take_unit(struct units *b, u64 pos, u64 end)
 {
 	struct pc_inode *i = b->inode;
@@ -203,7 +204,7 @@ static bool may_join(const struct units *b, u64 pos, u64 end)
 	       !(l->boundary && pos % l->boundary == 0);
 }
 
-/* f: the bytes lie in W of this folio; NULL: neighbours. */
+/* Add a segment. f: the bytes are in W of this folio; NULL: neighbours. */
 static void seg_add(struct units *b, struct pc_folio *f, u64 pos, u64 end)
 {
 	struct pc_request *r = b->r;
@@ -229,7 +230,8 @@ static void seg_add(struct units *b, struct pc_folio *f, u64 pos, u64 end)
 	}
 }
 
-/* The segments of a unit: W of its folios, neighbours between. Return: how many; `add`: put them into the request. */
+/* Walk the segments of a unit: W of its folios, neighbours between. Return: number of segments; `add`: put them into
+ * the request. */
 static u32 unit_segs(struct units *b, u64 pos, u64 end, bool add)
 {
 	struct pc_inode *i = b->inode;
@@ -254,8 +256,8 @@ static u32 unit_segs(struct units *b, u64 pos, u64 end, bool add)
 	return n + (at < end);
 }
 
-/* More pieces than a call may have buffers: the unit is sent from scratch as a whole. Else a piece that goes on where the
- * unit before ended becomes one with it. */
+/* If the unit has more pieces than a call may have buffers, send it from scratch as a whole. Otherwise merge its first
+ * piece with the previous unit's last one if they are contiguous. */
 static void unit_settle(struct units *b, u32 first)
 {
 	struct pc_request *r = b->r;
@@ -274,7 +276,7 @@ static void unit_settle(struct units *b, u32 first)
 	}
 }
 
-/* Out of memory for a request: what is in none is simply dirty again. */
+/* Out of memory for a request: bytes in no request become dirty again. */
 static void give_back(struct units *b, u64 pos)
 {
 	struct pc_inode *i = b->inode;
@@ -292,7 +294,7 @@ static void give_back(struct units *b, u64 pos)
 	}
 }
 
-/* Out of memory within a block of two units, whose first is in the request already: the request is given up with it. */
+/* Out of memory within a block of two units, whose first is already in the request: the request is given up. */
 static void drop_request(struct units *b)
 {
 	struct pc_request *r = b->r;
@@ -318,7 +320,7 @@ static void drop_request(struct units *b)
 	b->last_folio = 0;
 }
 
-/* The unit of W byte `at` into a request. Return: its end, 0: out of memory. */
+/* Add the unit of W byte `at` to a request. Return: its end, 0: out of memory. */
 static u64 unit_add(struct units *b, u64 at)
 {
 	struct pc_inode *i = b->inode;
@@ -352,7 +354,8 @@ static u64 unit_add(struct units *b, u64 at)
 }
 
 /**
- * pc_units_build() - requests for the next marked folio and what goes on behind it, as build_next does for single bytes.
+ * pc_units_build() - build requests for the next marked folio and the units after it, as build_next does for single
+ * bytes.
  *
  * Context: leaf lock, token. Return: whether a writer held a folio back.
  */
@@ -385,7 +388,7 @@ bool pc_units_build(struct pc_inode *i, enum pc_mark mark)
 		} else if (b.r) {
 			break;
 		}
-		/* Nothing of a unit that waits can go: on behind it, not folio by folio through it. */
+		/* No byte of a unit that waits can be sent: skip the unit as a whole, not folio by folio. */
 		p->cursor = pc_max(pc_folio_after(f), skip >> c->page_shift);
 		if (mark == PC_MARK_DIRTY && p->budget <= 0)
 			break;
@@ -400,7 +403,7 @@ bool pc_units_build(struct pc_inode *i, enum pc_mark mark)
 
 /* ---------------------------------------------------------------- collecting */
 
-/* Only what is in W is collected: neighbours leave the request. */
+/* Remove the neighbours from the request: only bytes in W are collected. */
 void pc_unit_collect(struct pc_request *r)
 {
 	u32 kept = 0, seg = r->nr_segs;

@@ -1,13 +1,13 @@
 /*
- * work.c - what the threads of a volume do next.
+ * work.c - the next work for the threads of a volume.
  *
- * One queue per class, most urgent first: commits, names, fills somebody waits for, integrity passes, background passes,
- * read-ahead. A queue holds requests (fills), inodes (passes and commits: an inode is work, not a request; whoever takes it
- * builds the next request) or just a count of jobs that the engine keeps itself. Calls that carry bytes take a credit of
- * `max_inflight`; background and read-ahead together use all credits but one.
+ * One queue per class, most urgent first: commits, names, fills with a waiter, integrity passes, background passes,
+ * readahead. A queue holds requests (fills), inodes (passes and commits) or just a count of jobs that the engine keeps
+ * itself. An inode in a queue is work, not a request: the thread that takes it builds the next request. Calls that
+ * carry bytes take a credit of `max_inflight`; background and readahead together use all credits but one.
  *
- * An inode with a pass goes back to the end of its queue each time a request was taken from it, so files share the threads
- * and several threads serve one file. Locks: the volume's leaf lock (level 7).
+ * An inode with a pass goes back to the end of its queue each time a request is taken from it, so files share the
+ * threads and several threads serve one file. Locks: the volume's leaf lock (level 7).
  */
 #include "io/io.h"
 
@@ -42,9 +42,9 @@ void pc_work_push_request(struct pc_volume *v, struct pc_request *r, int cls)
 	pc_event_wake(&v->event);
 }
 
-/* A waiter takes over the fill that owns a folio of the inode, if no thread has started it. Requests are type-stable, and the id
- * may be stale: only `queue` may be looked at before it says that this volume's lock guards the rest.
- * Return: the request, now the caller's to run; NULL: too late. */
+/* Let a waiter take over the fill that owns a folio of the inode, if no thread has started it. Requests are
+ * type-stable, and the id may be stale: only `queue` may be read before it shows that this volume's lock guards the
+ * other fields. Return: the request, which the caller must run; NULL: too late. */
 struct pc_request *pc_work_take_owner(struct pc_inode *i, u32 id)
 {
 	struct pc_volume *v = i->volume;
@@ -60,7 +60,7 @@ struct pc_request *pc_work_take_owner(struct pc_inode *i, u32 id)
 	return mine ? r : NULL;
 }
 
-/* @anew: queue it where it is not queued; else just move it up. Context: inode leaf lock. */
+/* Queue a pass or move it up. @anew: false: only move it up, do not queue it. Context: inode leaf lock. */
 static void queue_pass(struct pc_inode *i, u32 cls, bool anew)
 {
 	struct pc_volume *v = i->volume;
@@ -81,23 +81,22 @@ static void queue_pass(struct pc_inode *i, u32 cls, bool anew)
 		pc_event_wake(&v->event);
 }
 
-/* Queue the inode's pass, or move it up when it became urgent: somebody may wait for the token that it has. Context: inode leaf
- * lock. */
+/* Queue the inode's pass, or move it up when it became urgent or its token has waiters. Context: inode leaf lock. */
 void pc_work_push_pass(struct pc_inode *i)
 {
 	bool waited_for = !pc_list_empty(&i->token_queue) && PC_FIX("a_pass_waited_for_moves_up");
 	queue_pass(i, i->pass.integrity || waited_for ? PC_WORK_INTEGRITY : PC_WORK_BACKGROUND, true);
 }
 
-/* Somebody queued for the token. A pass that has it must be taken once more to give way, however busy others are. Context: inode
- * leaf lock. */
+/* Move the pass up because the token has a waiter: a pass that holds the token gives way only when it is taken once
+ * more, however busy other passes are. Context: inode leaf lock. */
 void pc_work_raise_pass(struct pc_inode *i)
 {
 	if (i->pass.active && PC_FIX("a_pass_waited_for_moves_up"))
 		queue_pass(i, PC_WORK_INTEGRITY, false);
 }
 
-/* Its only folio left was in a writer's hands. */
+/* Queue the pass again: a writer held its only remaining folio. */
 void pc_pass_again(struct pc_inode *i)
 {
 	pc_inode_leaf_lock(i);
@@ -145,7 +144,7 @@ static void take(struct pc_volume *v, u32 cls, struct pc_work *w)
 	atomic_fetch_add(&w->inode->users, 1);
 }
 
-/* @jobs: the engine's own jobs too; work of the classes [from, to). */
+/* @jobs: include the engine's own jobs; work of the classes [from, to). */
 static void work_next(struct pc_volume *v, struct pc_work *w, bool jobs, u32 from, u32 to)
 {
 	*w = (struct pc_work){.kind = PC_WORK_NONE};
@@ -176,17 +175,18 @@ static void work_next(struct pc_volume *v, struct pc_work *w, bool jobs, u32 fro
 }
 
 /**
- * pc_work_next() - the most urgent thing that may run now on a thread of the volume.
+ * pc_work_next() - take the most urgent work that may run now on a thread of the volume.
  *
- * Work that carries bytes comes with a credit (given back by the request's end, or pc_credit_put); the caller ends low
- * classes with pc_work_end and the inode's use with pc_inode_user_put. w->kind PC_WORK_NONE: sleep on the volume's event.
+ * Work that carries bytes comes with a credit (returned by the end of the request, or pc_credit_put). The caller ends
+ * low classes with pc_work_end and the inode's use with pc_inode_user_put. w->kind PC_WORK_NONE: sleep on the volume's
+ * event.
  */
 void pc_work_next(struct pc_volume *v, struct pc_work *w)
 {
 	work_next(v, w, true, 0, v->on_loop ? PC_WORK_FILL : PC_WORK_CLASSES);
 }
 
-/* The same for the event loop that carries the bytes of a volume `on_loop`; jobs are for threads. */
+/* Like pc_work_next() for the event loop that carries the bytes of a volume `on_loop`; jobs are for threads. */
 void pc_work_next_carried(struct pc_volume *v, struct pc_work *w)
 {
 	work_next(v, w, false, v->on_loop ? PC_WORK_FILL : PC_WORK_CLASSES, PC_WORK_CLASSES);

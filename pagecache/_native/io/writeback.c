@@ -4,11 +4,12 @@
  *   marks   DIRTY    x x . x x x . . x         background passes pick DIRTY, integrity and range passes TOWRITE
  *           TOWRITE  x x . . . x . . .         set in one sweep: folios dirtied later are not visited
  *
- * A pass belongs to the inode, not to a thread: while it holds the writeback token, whoever takes the inode from the
- * volume's queue gets the next request, and the completion of the last one ends the pass. New TOWRITE marks are taken along.
- * A pass gives the token up early when somebody queues for it.
+ * A pass belongs to the inode, not to a thread. While the pass holds the writeback token, each thread that takes the
+ * inode from the volume's queue gets the next request, and the completion of the last request ends the pass. New
+ * TOWRITE marks join the pass. A pass releases the token early when there are waiters for it.
  *
- * How folios become requests: request_build.c; units.c where a backend takes whole units. Locks: leaf lock. Contract 2.11.
+ * request_build.c turns folios into requests; units.c does so for backends that take whole units. Locks: leaf lock.
+ * Contract 2.11.
  */
 #include "io/io.h"
 
@@ -25,7 +26,8 @@ static bool aborted(const struct pc_inode *i)
 	return atomic_load(&i->volume->aborted);
 }
 
-/* After an abort nobody will write what was wanted: no mark without a live pass [I-14]. Leaf lock held. */
+/* Clear TOWRITE marks after an abort: nothing will be written, and no mark may remain without a live pass [I-14]. Leaf
+ * lock held. */
 static void forget_marks(struct pc_inode *i)
 {
 	u64 index = 0;
@@ -46,7 +48,7 @@ void pc_pass_begin(struct pc_inode *i)
 	pc_work_push_pass(i);
 }
 
-/* Take the token for a pass, or queue for it; a pass that runs takes the new marks along. Leaf lock held. */
+/* Take the token for a pass, or queue for it; a running pass includes the new marks. Leaf lock held. */
 static void pass_kick(struct pc_inode *i)
 {
 	if (aborted(i) && !i->pass.active)
@@ -66,9 +68,9 @@ static void pass_kick(struct pc_inode *i)
 }
 
 /**
- * pc_flush_start() - mark what was dirtied up to @stamp in [pos, end) and get it written.
+ * pc_flush_start() - mark folios dirtied up to @stamp in [pos, end) and start writing them.
  *
- * Folios in back-off are left out: the caller waits for their time and asks again. Return: bytes marked (by folio).
+ * Folios in backoff are left out: the caller waits for their time and calls again. Return: bytes marked (by folio).
  */
 uint64_t pc_flush_start(struct pc_inode *i, uint64_t stamp, uint64_t pos, uint64_t end)
 {
@@ -111,24 +113,24 @@ static bool pass_background(struct pc_inode *i, u64 budget, bool partial)
 	return start;
 }
 
-/* A background pass of at most `budget` bytes, if nobody has or wants the token; where bytes become visible by a commit alone it
- * takes wholly dirty write units only. Return: whether it started. */
+/* Start a background pass of at most `budget` bytes if the token is free and has no waiter. If bytes become visible
+ * only by a commit, the pass sends only wholly dirty write units. Return: whether it started. */
 bool pc_pass_background(struct pc_inode *i, uint64_t budget)
 {
 	return pass_background(i, budget, false);
 }
 
-/* The same, and partly dirty units too: no other memory can be freed. */
+/* Like pc_pass_background(), but send partly dirty units too: no other memory can be freed. */
 bool pc_pass_partial(struct pc_inode *i, uint64_t budget)
 {
 	return pass_background(i, budget, true);
 }
 
 /**
- * pc_flush_pending() - is anything dirtied up to @stamp in [pos, end) not acknowledged yet?
+ * pc_flush_pending() - whether anything dirtied up to @stamp in [pos, end) is unacknowledged.
  *
- * @cursor: where to go on; a pair (page, regression count) of the caller's, zero at first. What lies behind it can only come
- * back by a failure, which starts the walk again. NULL: look at everything.
+ * @cursor: where to continue; the caller's pair (page, regression count), zero at first. Folios before it can become
+ * dirty again only by a failure, which restarts the walk. NULL: check everything.
  * Return: bits PC_PENDING_x. With a cursor the walk stops at the first folio that is dirty or in flight.
  */
 uint32_t pc_flush_pending(struct pc_inode *i, uint64_t stamp, uint64_t pos, uint64_t end, uint64_t *cursor)
@@ -181,7 +183,7 @@ static bool up_to(const struct pc_folio *f, u64 stamp)
 	       (st & PC_F_UNSTABLE && pc_stamp_get(&f->u) <= stamp);
 }
 
-/* Blocks of the folio that are to be handed over, or in flight, if any of them was dirtied up to the stamp. */
+/* Number of blocks of the folio that are dirty or in flight, if any of them was dirtied up to the stamp. */
 static u32 unsent_count(struct pc_cache *c, const struct pc_folio *f, u64 stamp)
 {
 	u32 st = pc_folio_state(f), n = 0, blocks = 1u << pc_folio_order(f);
@@ -193,12 +195,12 @@ static u32 unsent_count(struct pc_cache *c, const struct pc_folio *f, u64 stamp)
 }
 
 /**
- * pc_unsaved_bytes() - bytes of the file that are not committed and were dirtied up to @stamp: an upper bound.
+ * pc_unsaved_bytes() - bytes of the file that are uncommitted and were dirtied up to @stamp: an upper bound.
  *
- * @unsent: NULL, or how many of them no backend has acknowledged.
+ * @unsent: NULL, or receives how many of them are unacknowledged.
  *
- * It is made by folio: what else is local in a folio that has such bytes counts too. So does everything that is staged.
- * Context: no leaf lock; gives it back every PC_SWEEP folios.
+ * The count is by folio: it includes the other local bytes of a folio that has such bytes, and all staged bytes.
+ * Context: no leaf lock; releases it every PC_SWEEP folios.
  */
 uint64_t pc_unsaved_bytes(struct pc_inode *i, uint64_t stamp, uint64_t *unsent)
 {
@@ -241,7 +243,7 @@ static void pass_end(struct pc_inode *i)
 	if (aborted(i))
 		forget_marks(i);
 	if (pc_index_next_marked(i, 0, UINT64_MAX >> i->cache->page_shift, PC_MARK_TOWRITE, NULL)) {
-		/* It gave way to somebody: back in line. */
+		/* It gave way to a waiter: queue it again. */
 		p->integrity = 1;
 		i->pass_wanted = 1;
 		pc_token_take(i, &i->pass_waiter, PC_TOKEN_PASS);
@@ -249,8 +251,8 @@ static void pass_end(struct pc_inode *i)
 	pc_token_release_locked(i);
 }
 
-/* A request ended: on with the pass. After an abort nobody takes its work, so the last answer ends it and frees the token.
- * Leaf lock held. */
+/* A request ended: continue the pass. After an abort no thread takes its work, so the last answer ends it and releases
+ * the token. Leaf lock held. */
 void pc_pass_turn(struct pc_inode *i)
 {
 	struct pc_pass *p = &i->pass;
@@ -258,26 +260,26 @@ void pc_pass_turn(struct pc_inode *i)
 		pass_end(i);
 	} else if (p->active) {
 		if (p->integrity)
-			p->wrapped = 0; /* what was marked while it was in flight is behind the cursor */
+			p->wrapped = 0; /* folios marked while it was in flight are behind the cursor */
 		pc_work_push_pass(i);
 	}
 }
 
-/* Requests of one file in flight: fewer than the volume may have, so that no file keeps all others out. */
+/* Requests of one file in flight: fewer than the volume may have, so that no file blocks all others. */
 static u32 file_share(const struct pc_inode *i)
 {
 	u32 n = i->volume->max_inflight;
 	return i->limits.ordered_writes || n < 3 ? 1 : n - 1;
 }
 
-/* Leaf lock held. Return: a request, or NULL; *busy: only a writer's section stands in the way. */
+/* Leaf lock held. Return: a request, or NULL; *busy: only a writer's section is in the way. */
 static struct pc_request *next_request(struct pc_inode *i, bool *busy)
 {
 	struct pc_pass *p = &i->pass;
 	bool queued = !pc_list_empty(&i->token_queue);
 	*busy = false;
 	if (pc_list_empty(&p->ready) && pc_tail_noted(i)) {
-		pc_settle_wanted(i); /* the pass ends with its last answer, and goes on behind the cut */
+		pc_settle_wanted(i); /* the pass ends with its last answer, and resumes after the cut */
 		return NULL;
 	}
 	if (pc_list_empty(&p->ready)) {
@@ -286,7 +288,7 @@ static struct pc_request *next_request(struct pc_inode *i, bool *busy)
 		if (p->integrity && !(queued && p->nr_issued >= PC_INTEGRITY_TURN))
 			*busy = build(i, PC_MARK_TOWRITE);
 		if (pc_list_empty(&p->ready) && p->background && p->budget > 0 && !queued && !*busy) {
-			p->wrapped = 1; /* once over the file is enough */
+			p->wrapped = 1; /* one walk over the file is enough */
 			build(i, PC_MARK_DIRTY);
 		}
 	}
@@ -297,16 +299,17 @@ static struct pc_request *next_request(struct pc_inode *i, bool *busy)
 	return r;
 }
 
-/* Whether the backend is asked to keep the bytes readable: unstable data fills its half of the limit, and this file has more of
- * it than its share, or all have. What is acknowledged so leaves memory's accounts at once (contract 2.23). What meets staged
- * bytes is staged too, the neighbours in a unit among them: a backend never gets one byte in both ways and the older one last. */
+/* Whether to make the backend keep the bytes readable until a commit: if unstable bytes fill their half of the limit,
+ * and this file has more than its share of them or every file has its share. Bytes acknowledged in this way leave the
+ * memory limit at once (contract 2.23). A request that touches staged bytes is staged too, including neighbours in a
+ * unit: a backend must never get a byte in both ways with the older one last. */
 static bool should_stage(const struct pc_inode *i, const struct pc_request *r)
 {
 	struct pc_range staged;
 	struct pc_cache *c = i->cache;
 	struct pc_volume *v = i->volume;
 	u64 limit = pc_min(atomic_load(&c->dirty_limit), atomic_load(&v->room.limit));
-	u64 half = limit > 2 ? limit / 2 : 0; /* the rest has room for a write that straddles two pages */
+	u64 half = limit > 2 ? limit / 2 : 0; /* the other half has room for a write that straddles two pages */
 	u64 pending = i->nr_unstable + i->nr_writeback;
 	if (!i->limits.stages || i->limits.durable_writes)
 		return false;
@@ -319,10 +322,10 @@ static bool should_stage(const struct pc_inode *i, const struct pc_request *r)
 }
 
 /**
- * pc_write_next() - the next request of the inode's pass.
+ * pc_write_next() - return the next request of the inode's pass.
  *
- * Return: 1 and a request; 0: nothing for this caller now (other requests run, or the pass has ended); -EAGAIN: a writer
- * holds the only folio left: try again soon.
+ * Return: 1 and a request; 0: nothing for this caller now (other requests run, or the pass has ended); -EAGAIN: a
+ * writer holds the only folio left: retry soon.
  */
 int pc_write_next(struct pc_inode *i, struct pc_request **out)
 {
@@ -339,12 +342,12 @@ int pc_write_next(struct pc_inode *i, struct pc_request **out)
 			p->nr_issued++;
 			pc_counted(i, &i->counters.write_requests, 1);
 			pc_trace_add(i->cache, PC_T_PASS, i->id, (*out)->start >> i->cache->page_shift, p->inflight);
-			pc_work_push_pass(i); /* another thread may take the next one */
+			pc_work_push_pass(i); /* another thread may take the next request */
 		} else if ((p->inflight == 0 || !PC_FIX("token_stays_to_the_last_answer")) && !busy) {
 			pass_end(i);
 		}
 	} else if (p->active && stopped && p->inflight == 0 && pc_list_empty(&p->ready)) {
-		pass_end(i); /* it got the token after the abort, or the last answer came */
+		pass_end(i); /* it got the token after the abort, or the last answer arrived */
 	}
 	pc_inode_leaf_unlock(i);
 	PC_SYNC("hand_over_done");
@@ -353,7 +356,7 @@ int pc_write_next(struct pc_inode *i, struct pc_request **out)
 	return *out ? 1 : busy ? -EAGAIN : 0;
 }
 
-/* No pass runs or waits for its turn: what is dirty and wanted needs another pc_flush_start. */
+/* Whether no pass runs or waits for its turn: marked dirty bytes then need another pc_flush_start. */
 bool pc_pass_idle(struct pc_inode *i)
 {
 	pc_inode_leaf_lock(i);
@@ -362,7 +365,7 @@ bool pc_pass_idle(struct pc_inode *i)
 	return idle;
 }
 
-/* All requests of the pass are answered, and no thread has found yet whether there are more. That waits for no backend. */
+/* Whether all requests of the pass are answered, but no thread has checked yet for more. That takes no backend call. */
 bool pc_pass_ending(struct pc_inode *i)
 {
 	pc_inode_leaf_lock(i);
@@ -372,7 +375,7 @@ bool pc_pass_ending(struct pc_inode *i)
 	return ending;
 }
 
-/* The volume was aborted: requests that no thread has taken go back, an idle pass ends. */
+/* Clean up after an abort of the volume: untaken requests go back, an idle pass ends. */
 void pc_inode_aborted(struct pc_inode *i)
 {
 	for (;;) {
@@ -394,7 +397,7 @@ void pc_inode_aborted(struct pc_inode *i)
 	pc_inode_wake(i);
 }
 
-/* Tests and tools: is anything of [pos, end) under writeback? *visited counts index nodes. */
+/* For tests and tools: whether any byte of [pos, end) is under writeback. *visited counts index nodes. */
 bool pc_any_writeback(struct pc_inode *i, uint64_t pos, uint64_t end, uint32_t *visited)
 {
 	struct pc_cache *c = i->cache;

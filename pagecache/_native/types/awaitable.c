@@ -21,7 +21,7 @@
 static PyTypeObject *awaitable_type;
 static PyObject *str_aside_read, *str_aside_write, *str_through, *str_throw, *str_close;
 
-/* ---------------------------------------------------------------- the rest, elsewhere */
+/* ---------------------------------------------------------------- slow path, on another thread */
 
 /* rest(): everything that is left, on the thread that calls this; awaited by the task in `_aside`. */
 static PyObject *awaitable_rest(PyObject *self, PyObject *unused)

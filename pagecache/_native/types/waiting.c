@@ -66,7 +66,7 @@ PyObject *pc_waiting(PyObject *module, PyObject *args)
 	return result;
 }
 
-/* ---------------------------------------------------------------- who waits */
+/* ---------------------------------------------------------------- waits */
 
 struct waiter {
 	u64 number;
@@ -142,7 +142,7 @@ PyObject *pc_waits(PyObject *module, PyObject *core)
 	return list;
 }
 
-/* ---------------------------------------------------------------- what runs, and who holds what */
+/* ---------------------------------------------------------------- operations */
 
 struct call {
 	u64 thread, volume, inode, pos, end, from, to, request;
