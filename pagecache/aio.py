@@ -5,13 +5,13 @@
         await f.pwrite(data, 8192)
         await f.fsync()
 
-Volumes, files and their pages are those of everybody: a handle here and a `CachedFile` of the same object share
-everything. What is cached is there without suspending the task, without a thread and without a future; nothing blocks
-the loop. Any number of event loops may be used side by side, and a loop that is closed in the middle leaves nothing
-behind: what was started goes on, on the threads of the volume or on the cache's own loop.
+Volumes, files and their pages are shared with threads: a handle here and a `CachedFile` of one object share everything.
+A hit completes without suspending the task, without a thread and without a future; no call blocks the loop. Any number
+of event loops may be used concurrently, and a loop that is closed in the middle leaves nothing behind: running calls go
+on, on the threads of the volume or on the cache's own loop.
 
-Whoever has no asyncio (trio, curio, a loop of his own) uses `CachedFile.try_pread` and `try_pwrite` on his loop, and
-threads for the rest.
+Programs without asyncio (trio, curio, another loop) use `CachedFile.try_pread` and `try_pwrite` on their loop, and
+threads for all other calls.
 """
 
 from __future__ import annotations
@@ -40,14 +40,14 @@ if TYPE_CHECKING:
 __all__ = ["AsyncCachedFile", "open"]
 
 LINE = 8192
-"""Bytes that are looked at in one go for the end of a line."""
+"""Bytes that are searched at once for the end of a line."""
 
 
 class AsyncCachedFile(AsyncHandle):
     """One open of a cached object, for tasks; made by `open`. The verbs are those of `CachedFile`, to be awaited.
 
-    pread, pread_into, pwrite: a hit is over when the `await` is reached. A task that is cancelled while it waits leaves
-    nothing locked; what it asked for goes on.
+    pread, pread_into, pwrite: a hit is complete when the `await` is reached. A task that is cancelled while it waits
+    leaves nothing locked; its call goes on.
 
     >>> import asyncio, pagecache, pagecache.aio
     >>> async def main(volume):
@@ -95,7 +95,7 @@ class AsyncCachedFile(AsyncHandle):
 
     @property
     def size(self) -> int:
-        """Bytes, local extensions included."""
+        """Size in bytes, including local extensions."""
         return self._file.size
 
     def readable(self) -> bool:
@@ -108,10 +108,10 @@ class AsyncCachedFile(AsyncHandle):
         return True
 
     async def stats(self) -> FileStats:
-        """Counters of this object, over all its handles."""
+        """Return the counters of this object, over all its handles."""
         return self._file.stats()
 
-    # -- what C asks for: the rest of a read or write that a task must not wait for itself
+    # -- callbacks of C: parts of reads and writes that a task must not wait for itself
 
     async def _aside_read(self, call: Any) -> None:
         await self._aside.run("read", call.rest, key=self.key)
@@ -138,7 +138,7 @@ class AsyncCachedFile(AsyncHandle):
             count = await self.pread_into(view, offset + done)
             done += count
             if count < view.nbytes:
-                break  # the end: what is appended behind it now does not belong into the next segment
+                break  # the end: bytes appended past it now do not belong into the next segment
         return done
 
     async def pwritev(self, buffers: Sequence[Buffer], offset: int, /) -> int:
@@ -158,19 +158,19 @@ class AsyncCachedFile(AsyncHandle):
         return done
 
     def try_pread(self, size: int, offset: int, /) -> bytes | None:
-        """Like pread, or None where that would wait or call the backend. Not to be awaited."""
+        """Read like pread, or return None if that would wait or call the backend. Not to be awaited."""
         found: bytes | None = self._file.try_pread(size, offset)
         return found
 
     def try_pwrite(self, data: Buffer, offset: int, /) -> int | None:
-        """Like pwrite, or None where that would wait or call the backend. Not to be awaited."""
+        """Write like pwrite, or return None if that would wait or call the backend. Not to be awaited."""
         taken: int | None = self._file.try_pwrite(data, offset)
         return taken
 
     # -- at the file position
 
     async def seek(self, offset: int, whence: int = 0, /) -> int:
-        """As CachedFile.seek; os.SEEK_DATA and os.SEEK_HOLE may wait for the backend."""
+        """Seek like CachedFile.seek; os.SEEK_DATA and os.SEEK_HOLE may wait for the backend."""
         if whence in (os.SEEK_DATA, os.SEEK_HOLE):
             return await self._aside.run("read", partial(self._file.seek, offset, whence), key=self.key)
         position: int = self._file.seek(offset, whence)
@@ -182,7 +182,7 @@ class AsyncCachedFile(AsyncHandle):
         return position
 
     async def read(self, size: int | None = -1, /) -> bytes:
-        """Read at the file position; all that is left when size is negative."""
+        """Read at the file position; all remaining bytes when size is negative."""
         at = self._file.tell()
         wanted = self._file.size - at if size is None or size < 0 else size
         data: bytes = await self.pread(max(0, wanted), at)
@@ -193,7 +193,7 @@ class AsyncCachedFile(AsyncHandle):
         return await self.read()
 
     async def readinto(self, buffer: Buffer, /) -> int:
-        """Fill the buffer from the position on; return the number of bytes, less than its length only at the end."""
+        """Fill the buffer from the position on; return the number of bytes, fewer than its length only at the end."""
         at = self._file.tell()
         count = int(await self.pread_into(buffer, at))
         self._file.seek(at + count)
@@ -245,46 +245,46 @@ class AsyncCachedFile(AsyncHandle):
     # -- size and space
 
     async def truncate(self, size: int | None = None) -> int:
-        """Cut the file, or extend it by zeros; None: at the file position. The position stays."""
+        """Cut the file, or extend it by zeros; None: at the file position. The position is unchanged."""
         return await self._aside.run("change", partial(self._file.truncate, size), key=self.key)
 
     async def punch_hole(self, offset: int, length: int) -> None:
-        """Make [offset, offset + length) zeros, giving the space back where the backend can; the size stays."""
+        """Make [offset, offset + length) zeros, freeing the space if the backend can; the size is unchanged."""
         await self._aside.run("change", partial(self._file.punch_hole, offset, length), key=self.key)
 
     async def zero_range(self, offset: int, length: int) -> None:
-        """Make [offset, offset + length) zeros, as far as the file goes; the size stays."""
+        """Make [offset, offset + length) zeros, within the file; the size is unchanged."""
         await self._aside.run("change", partial(self._file.zero_range, offset, length), key=self.key)
 
     # -- hints and zero copy
 
     async def prefetch(self, offset: int = 0, length: int | None = None, *, wait: bool = False) -> None:
-        """Get a range into the cache; `wait`: return when it is there."""
+        """Read a range into the cache; `wait`: return when it is there."""
         if wait:
             await self._aside.run("read", partial(self._file.prefetch, offset, length, wait=True), key=self.key)
         else:
             self._file.prefetch(offset, length)
 
     async def prefetch_ranges(self, ranges: Iterable[tuple[int, int | None]], *, wait: bool = False) -> None:
-        """`prefetch` of several (offset, length) at once."""
+        """Read several ranges into the cache, (offset, length) each, like `CachedFile.prefetch_ranges`."""
         wanted = list(ranges)
         self._file.prefetch_ranges(wanted)
         if wait:
             await self._aside.run("read", partial(self._file.prefetch_ranges, wanted, wait=True), key=self.key)
 
     async def advise(self, advice: Advice | AdviceName, offset: int = 0, length: int | None = None) -> None:
-        """Say how the file or a range will be used."""
+        """Announce the use of the file or a range."""
         self._file.advise(advice, offset, length)
 
     async def view(self, offset: int, length: int, *, writable: bool = False) -> View:
-        """Cache memory of the range without a copy; a plain context manager, whose release never waits."""
+        """Return cache memory of the range without a copy; a plain context manager, whose release never waits."""
         view = partial(self._file.view, offset, length, writable=writable)
         return await self._aside.run("read", view, View.release, key=self.key)
 
     # -- durability
 
     async def flush(self) -> None:
-        """Hand dirty data to the backend and wait for its acknowledgement. No commit."""
+        """Write dirty data back to the backend and wait for its acknowledgement. No commit."""
         sync = self._file._begin_flush()
         if sync is not None:
             await barrier.awaited(sync, None, "flush")
@@ -303,7 +303,7 @@ class AsyncCachedFile(AsyncHandle):
         self._file._tell_loss()
 
     async def sync_range(self, offset: int, length: int) -> None:
-        """Hand a range over and wait for its acknowledgement; no commit."""
+        """Write a range back and wait for its acknowledgement; no commit."""
         sync = self._file._begin_sync_range(offset, length)
         if sync is not None:
             await barrier.awaited(sync, None, "flush")
@@ -320,8 +320,8 @@ class AsyncCachedFile(AsyncHandle):
             self._file.close()
 
     async def abandon(self) -> None:
-        """Close without handing anything over; what this file has not committed is given up if no other writable handle
-        is open. Never waits.
+        """Close without write-back; uncommitted data of this file is dropped if no other writable handle is open. Never
+        waits.
         """
         self._file.abandon()
 
@@ -347,7 +347,7 @@ class AsyncDirectFile(AsyncCachedFile):
         return await self._aside.run("read", partial(self._file.pread, size, offset), key=self.key)
 
     async def pread_into(self, buffer: Buffer, offset: int, /) -> int:
-        """Read into a writable buffer; returns the number of bytes. What was cancelled stores nothing any more."""
+        """Read into a writable buffer; return the number of bytes. A cancelled read stores nothing afterwards."""
         with memoryview(buffer) as view:
             if view.readonly or not view.c_contiguous:
                 raise TypeError("a writable, contiguous bytes-like object is required")
@@ -358,16 +358,16 @@ class AsyncDirectFile(AsyncCachedFile):
         return len(data)
 
     async def pwrite(self, data: Buffer, offset: int, /) -> int:
-        """Write all of data at offset; returns its length. Data must not change before the write has ended."""
+        """Write all of data at offset; return its length. Data must not change before the write has ended."""
         return await self._aside.run("write", partial(self._file.pwrite, data, offset), key=self.key)
 
     async def append(self, data: Buffer) -> int:
-        """Write atomically at the end; returns the offset."""
+        """Write atomically at the end; return the offset."""
         return await self._aside.run("write", partial(self._file.append, data), key=self.key)
 
 
 class _Opening:
-    """What `open` gives: to be awaited, or entered."""
+    """The result of `open`: to be awaited, or entered."""
 
     def __init__(self, volume: Volume, key: Key, mode: OpenMode, options: OpenOptions) -> None:
         self._volume = volume
@@ -391,15 +391,15 @@ class _Opening:
 
 
 def open(volume: Volume, key: Key, mode: OpenMode = "rb", **options: Unpack[OpenOptions]) -> _Opening:
-    """An object for tasks, to be entered (`async with`) or awaited.
+    """Open an object for tasks; enter the result (`async with`) or await it.
 
     Args:
         volume: of a `PageCache`; its backend may be blocking or asynchronous.
-        key: what the backend calls it.
+        key: of the object in the backend.
         mode: that of `Volume.open`.
         **options: those of `Volume.open`.
 
     Raises:
-        what `Volume.open` raises, when it is awaited.
+        the errors of `Volume.open`, when it is awaited.
     """
     return _Opening(volume, key, mode, options)

@@ -1,7 +1,7 @@
 """PageCache: one memory budget shared by any number of volumes.
 
-The cache owns CORE's memory, the flusher, the loop of asynchronous backends and whoever serves its state; how it ends
-is in `closing`. In a forked child every call raises ForkedError and touches nothing (contract 2.22).
+The cache owns CORE's memory, the flusher, the loop of asynchronous backends and the server of its state; `closing` has
+its end. In a forked child every call raises ForkedError and changes nothing (contract 2.22).
 """
 
 from __future__ import annotations
@@ -61,7 +61,7 @@ _numbers = itertools.count(1)
 
 
 def _error(kind: str, engine: Any, message: str) -> BaseException:
-    """The exceptions that C entries raise."""
+    """Return the exception for an error of a C entry."""
     key = getattr(engine, "key", None)
     match kind:
         case "shutdown":
@@ -92,7 +92,7 @@ class PageCache:
         config: limits, intervals and policies; `overrides` are single fields of it.
 
     Attributes:
-        capacity, config: the present values; `resize` and `configure` change them.
+        capacity, config: the current values; `resize` and `configure` change them.
         name: name of the cache in the live documents.
 
     Raises:
@@ -124,7 +124,7 @@ class PageCache:
         self._lock = threading.RLock()
         self._volumes: list[Volume] = []
         self._retired = NativeVolume.no_usage()
-        self._mounted_names: Callable[[], int] = lambda: 0  # nodes of a mount that this cache is below
+        self._mounted_names: Callable[[], int] = lambda: 0  # nodes of a mount over this cache
         self.feed = Feed()
         self._names = itertools.count(1)
         self._number = next(_numbers)
@@ -156,18 +156,18 @@ class PageCache:
             return [volume.engine for volume in self._volumes]
 
     def _event_loop(self) -> CacheLoop:
-        """The cache's own event loop, for asynchronous backends; started when the first one comes."""
+        """Return the cache's own event loop, for asynchronous backends; started with the first one."""
         with self._lock:
             if self.loop is None:
                 self.loop = CacheLoop(str(self._number), self.park)
             return self.loop
 
     def _divide_limit(self) -> None:
-        """Each volume's share of the dirty limit; called again whenever that or the volumes change."""
+        """Set each volume's share of the dirty limit; called again whenever that or the volumes change."""
         throttle.divide(self._engine_volumes(), self.limits.dirty_limit)
 
     def _emit(self, event: Event) -> None:
-        """Events go out from a thread of their own, so that no callback runs inside a call."""
+        """Emit an event. A separate thread delivers it, so that no callback runs inside a call."""
         self.feed.emit(event)
 
     def _forget(self, volume: Volume) -> None:
@@ -180,7 +180,7 @@ class PageCache:
         self._divide_limit()
 
     def _counters(self, usage: Mapping[str, int], memory: Mapping[str, int] | None = None) -> dict[str, Any]:
-        """The fields of CacheStats from CORE's numbers; `memory`: those of the whole cache, where they are at hand."""
+        """Return the fields of CacheStats from CORE's numbers; `memory`: those of the whole cache, if already known."""
         memory = self.native.usage() if memory is None else memory
         fields: dict[str, Any] = {name: usage.get(name, 0) for name in COUNTERS}
         fields["throttled_seconds"] = usage.get("throttled_ns", 0) / 1e9
@@ -206,28 +206,28 @@ class PageCache:
         timeout: float | None = None,
         **overrides: Unpack[VolumeOverrides],
     ) -> Volume:
-        """See a backend through the cache.
+        """Attach a backend to the cache.
 
         Args:
-            backend: an object of any class that has `open` and `stat` (`Backend` lists what is optional), or a URL:
+            backend: an object of any class that has `open` and `stat` (`Backend` lists the optional methods), or a URL:
                 `memory:`, `dir:PATH`, `s3://BUCKET/PREFIX`, `fsspec:URL`, or a scheme registered under
                 `pagecache.backends`.
             name: for messages and statistics; unique in the cache.
-            options: how it is seen.
+            options: of the volume.
             backend_options: go to the constructor behind a URL.
-            mirror: a best-effort second copy of everything that is written back; an object or a URL. Nobody waits for
-                it, and its failures are not the volume's: a copy that cannot follow is removed there, and starts
+            mirror: a best-effort second copy of everything that is written back; an object or a URL. No call waits for
+                it, and its failures do not affect the volume: a copy that cannot follow is removed there, and starts
                 anew when the file is created or truncated to nothing.
-            timeout: seconds that `Volume.open`, `stat`, `exists`, `list`, `remove`, `rename` and `truncate` wait where
-                they are given none; None: as long as it takes.
+            timeout: default in seconds for `Volume.open`, `stat`, `exists`, `list`, `remove`, `rename` and `truncate`;
+                None: no limit.
             **overrides: single fields of the options.
 
         Raises:
             ValueError: URL, option, a capacity that is too small for the backend's write unit, or an object that
-                another volume of this cache has already. TypeError: no backend; names everything that it lacks.
+                another volume of this cache has already. TypeError: no backend; names all missing methods.
         """
         self._check_open()
-        Deadline(self.clock, timeout)  # which says what is wrong with it
+        Deadline(self.clock, timeout)  # raises the error of an invalid timeout
         if backend_options is not None and not isinstance(backend, str):
             raise TypeError("backend_options go with a URL; this backend is already made")
         resolved = as_backend(backend, "backend", dict(backend_options or {}))
@@ -264,10 +264,10 @@ class PageCache:
             raise ValueError(f"capacity: {capacity} is less than 8 write units of {unit} bytes of the backend")
 
     def _check_unused(self, backend: Backend, what: str, by: Volume | None = None) -> None:
-        """A backend is seen by one volume: two would not notice what the other changes.
+        """Check that no other volume has the backend: two volumes would not notice each other's changes.
 
         Raises:
-            ValueError: it is another's than `by`'s.
+            ValueError: a volume other than `by` has it.
         """
         wanted = original(backend)
         with self._lock:
@@ -278,7 +278,7 @@ class PageCache:
                     raise ValueError(f"{what}: {backend!r} is in this cache already, as volume {volume.name!r}")
 
     def volumes(self) -> tuple[Volume, ...]:
-        """Those attached, in the order of attaching."""
+        """The attached volumes, in the order of attaching."""
         self._check_forked()
         with self._lock:
             return tuple(self._volumes)
@@ -304,7 +304,8 @@ class PageCache:
         self.flusher.wake()
 
     def resize(self, capacity: Size, *, timeout: float | None = None) -> None:
-        """Grow, or give memory back to the system at once. Shrinking below what is local writes back and commits first.
+        """Grow, or give memory back to the system at once. Shrinking below the local data writes back and commits
+        first.
 
         Raises:
             BlockingIOError: pinned or uncommitted data does not fit. TimeoutError. ValueError: less than 8 write units.
@@ -314,7 +315,7 @@ class PageCache:
         for volume in self.volumes():
             self._check_limits(volume.engine.backend, limits.capacity)
         deadline = Deadline(self.clock, timeout)
-        # The new dirty limits first: who writes on meanwhile is slowed to what will fit.
+        # The new dirty limits first: they slow concurrent writers down to the new size.
         self.native.configure(limits, self.config.poison)
         try:
             self._resize(limits.capacity, deadline)
@@ -338,7 +339,7 @@ class PageCache:
             if attempt > 2 and self.stats().pinned > capacity:
                 break
             self._save_for_resize(deadline)
-        raise BlockingIOError(errno.EAGAIN, f"capacity: {capacity} is less than what is pinned or cannot be saved")
+        raise BlockingIOError(errno.EAGAIN, f"capacity: {capacity} is less than the pinned and unsaved data")
 
     def _save_for_resize(self, deadline: Deadline) -> None:
         for volume in self.volumes():
@@ -348,7 +349,7 @@ class PageCache:
     # -- the whole
 
     def sync(self, timeout: float | None = None) -> None:
-        """`Volume.sync` on every volume side by side; a dead backend delays nobody else.
+        """Sync every volume concurrently, like `Volume.sync`; a dead backend does not delay other volumes.
 
         Raises:
             WritebackError: with the ranges of all volumes. TimeoutError: I/O goes on.
@@ -367,7 +368,7 @@ class PageCache:
             raise closing.all_unwritten(errors)
 
     def _begin_syncs(self, errors: list[OSError]) -> list[SyncTicket]:
-        """One ticket a volume, all under way at once; those that are gone go to `errors`."""
+        """Begin one ticket per volume, all at once; errors of detached volumes go to `errors`."""
         tickets = []
         for volume in self.volumes():
             try:
@@ -377,10 +378,10 @@ class PageCache:
         return tickets
 
     def subscribe(self, callback: Callable[[Event], None]) -> Callable[[], None]:
-        """Have `callback` called with each event from now on; returns the function that ends that.
+        """Call `callback` with each event from now on; return the function that ends that.
 
-        Events come one after the other, from one thread that does nothing else: a callback may be slow, and may call
-        whatever it likes of the cache. What it raises is logged. See docs/events.md.
+        Events come one after another, from one thread that does nothing else: a callback may be slow, and may call any
+        method of the cache. Its exceptions are logged. See docs/events.md.
         """
         self._check_open()
         if not callable(callback):
@@ -388,12 +389,12 @@ class PageCache:
         return self.feed.subscribe(callback)
 
     def stats(self) -> CacheStats:
-        """Counters and memory of the whole cache."""
+        """Return counters and memory of the whole cache."""
         self._check_forked()
         return CacheStats(**self._counters(self._usage()[0]))
 
     def _usage(self) -> tuple[dict[str, int], list[tuple[Volume, dict[str, int]]]]:
-        """CORE's numbers: of all together, those of volumes that are gone included, and of each volume."""
+        """Return CORE's numbers: of all volumes together, including detached ones, and of each volume."""
         with self._lock:
             total, volumes = dict(self._retired), list(self._volumes)
         each = [(volume, volume._usage()) for volume in volumes]
@@ -404,18 +405,19 @@ class PageCache:
         return total, each
 
     def serve_stats(self, path: str | os.PathLike[str]) -> None:
-        """Show the state of the cache on a local socket, in HTTP: to `pagecache top`, Prometheus, curl. Until it is
-        closed; what can be asked is in docs/live.md.
+        """Serve the state of the cache on a local socket, by HTTP: to `pagecache top`, Prometheus, curl. Ends with the
+        cache; docs/live.md lists the documents.
 
         Args:
-            path: where the socket is made, with mode 0600. One whose owner is gone is replaced.
+            path: of the socket, made with mode 0600. A socket whose owner is gone is replaced.
 
         Raises:
-            FileExistsError: something is there that is no socket.
-            OSError: EADDRINUSE, somebody serves there already; or the directory is missing, or cannot be written to.
+            FileExistsError: the path exists and is not a socket.
+            OSError: EADDRINUSE: another process serves there already; or the directory is missing, or not writable.
         """
         self._check_open()
-        from .observe.address import Listener, checked_path  # here, so that who does not serve imports none of it
+        # Imported here, so that caches without a server do not import it.
+        from .observe.address import Listener, checked_path
         from .observe.server import Server
 
         listener = Listener(checked_path(path))
@@ -430,13 +432,13 @@ class PageCache:
             raise
 
     def _retire(self) -> None:
-        """All volumes are detached: the cache is closed from here on, unless somebody has attached one meanwhile."""
+        """Close the cache after all volumes were detached, unless one was attached since."""
         with self._lock:
             self.closed = all(volume.detached for volume in self._volumes)
 
     def waits(self) -> list[Wait]:
-        """Who waits for what at this moment, for how long, who owns it, and what he waits for in turn. Stops nobody;
-        from any thread, in a handler of a signal too.
+        """Return the current waits: awaited thing, duration, owner, and the wait of the owner in turn. Stops no thread;
+        callable from any thread, even in a signal handler.
         """
         self._check_forked()
         return waits.report(self)
@@ -455,21 +457,21 @@ class PageCache:
 
     @staticmethod
     def unchecked() -> tuple[str, ...]:
-        """Invariants of the contract that `check` cannot verify in this build, because what they speak of is not
-        there.
+        """Return invariants of the contract that `check` cannot verify in this build, because their subject is not part
+        of it.
         """
         return () if is_debug() else ("I-15",)
 
     def trace(self, path: str | os.PathLike[str], *, records: int = RECORDS) -> Trace:
-        """Write what happens while a `with` block runs to a file for Perfetto or chrome://tracing.
+        """Write a trace of a `with` block to a file for Perfetto or chrome://tracing.
 
         Args:
-            path: is written when the block ends, whole or not at all.
-            records: how many are kept, the newest ones; a call is one record, or two. 72 bytes each, until it is
-                written.
+            path: written when the block ends, whole or not at all.
+            records: maximum number of records, the newest ones; a call makes one or two. 72 bytes each, until the trace
+                is written.
 
         Raises, on entering it:
-            OSError: the file cannot be written there. PageCacheError: EBUSY, a trace of this cache runs already.
+            OSError: the file cannot be written there. PageCacheError: EBUSY: a trace of this cache runs already.
         """
         self._check_open()
         return Trace(self, path, records)
@@ -482,9 +484,9 @@ class PageCache:
         """Write back, commit and detach everything. Idempotent.
 
         Args:
-            timeout: seconds for all of it; None: as long as it takes.
-            on_failed: "raise": UnsavedDataError lists what could not be saved, the cache stays open, nothing is lost;
-                "discard": returns what was given up.
+            timeout: seconds for all of it; None: no limit.
+            on_failed: "raise": UnsavedDataError lists unsaved ranges, the cache stays open, nothing is lost;
+                "discard": unsaved data is dropped, and the losses are returned.
         """
         self._check_forked()
         if on_failed not in ("raise", "discard"):
@@ -505,7 +507,7 @@ class PageCache:
             log.error("%s; the cache is left open, and can be closed again", error)
         finally:
             for _, inode in withheld:
-                inode.engine.withheld = False  # who syncs or closes after this does it on purpose
+                inode.engine.withheld = False  # later syncs and closes publish on purpose
 
     def __del__(self) -> None:
         try:
@@ -516,7 +518,7 @@ class PageCache:
             closing.drop(self)
 
     def _prune(self) -> bool:
-        """Forget some hollow objects when there are too many; for the flusher. Returns whether there are more."""
+        """Free some hollow objects when there are too many; for the flusher. Return whether there are more."""
         if self.native.hollow() <= lifetimes.hollow_max(self.capacity):
             return False
         with self._lock:
@@ -531,7 +533,7 @@ class PageCache:
         closing.end(self)
 
     def _at_exit(self) -> None:
-        """Interpreter exit: write back for at most exit_timeout, list what was not saved, never hang."""
+        """Write back at interpreter exit, for at most exit_timeout, and list unsaved ranges; never hang."""
         self._exited = True
         if not self.closed and not self.native.forked:
             closing.at_exit(self)

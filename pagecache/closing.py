@@ -1,8 +1,8 @@
-"""The end of a cache: closed, dropped without being closed, or met by the end of the interpreter.
+"""The end of a cache: by close, by dropping it without a close, or by the end of the interpreter.
 
-What is dirty is written back each time. A cache that is dropped without `close` lives on in `_dropped` until it has
-saved what it has; then its threads end. At interpreter exit saving takes at most `exit_timeout`, and the rest is listed
-on stderr. A forked child does nothing of this: it has neither the threads nor the right (contract 2.22).
+Dirty data is written back in each case. A cache that is dropped without `close` lives on in `_dropped` until its data
+is saved; then its threads end. At interpreter exit saving takes at most `exit_timeout`, and unsaved ranges are listed
+on stderr. A forked child does none of this: it has neither the threads nor the right (contract 2.22).
 """
 
 from __future__ import annotations
@@ -30,23 +30,23 @@ __all__ = ["all_unwritten", "close", "drop", "end", "opened", "withhold"]
 log = logging.getLogger("pagecache.volume")
 
 LISTED = 20
-"""Ranges that the log names one by one."""
+"""Maximum ranges in the log."""
 EVENT_PATIENCE = 1.0
-"""Seconds that subscribers have for the last events of a cache."""
+"""Seconds for the delivery of a cache's last events."""
 LOOP_PATIENCE = 1.0
-"""Seconds that calls of an asynchronous backend have to end when the cache does."""
+"""Seconds for calls of an asynchronous backend to end with the cache."""
 
 _open: weakref.WeakSet[PageCache] = weakref.WeakSet()
 _dropped: set[PageCache] = set()
 
 
 def opened(cache: PageCache) -> None:
-    """From here on its data is saved whatever becomes of it."""
+    """Register a cache, whose data is saved from now on, even if it is dropped."""
     _open.add(cache)
 
 
 def give_up(cache: PageCache) -> None:
-    """Nobody can end it, as its threads will never go on: it is not waited for at exit."""
+    """Give up a cache whose threads will never run again: exit does not wait for it."""
     _open.discard(cache)
 
 
@@ -57,7 +57,7 @@ def _at_exit() -> None:
 
 
 def close(cache: PageCache, timeout: float | None, on_failed: Literal["raise", "discard"]) -> list[LostRange]:
-    """`PageCache.close`, whoever else closes it."""
+    """Close the cache, see `PageCache.close`; other threads may do so at the same time."""
     for engine in cache._engine_volumes():
         engine.check_wait("close")
     deadline = Deadline(cache.clock, timeout)
@@ -73,8 +73,8 @@ def close(cache: PageCache, timeout: float | None, on_failed: Literal["raise", "
 def _detach_all(cache: PageCache, deadline: Deadline, on_failed: Literal["raise", "discard"]) -> list[LostRange]:
     lost: list[LostRange] = []
     unsaved: list[UnsavedDataError] = []
-    cache._begin_syncs([])  # side by side: a dead backend delays nobody else's data
-    # What was attached later may store into what was attached before.
+    cache._begin_syncs([])  # concurrently: a dead backend does not delay the data of others
+    # A volume may store into volumes that were attached earlier.
     for volume in reversed(cache.volumes()):
         try:
             lost += volume.detach(timeout=None if deadline.at is None else deadline.left(), on_failed=on_failed)
@@ -86,7 +86,7 @@ def _detach_all(cache: PageCache, deadline: Deadline, on_failed: Literal["raise"
 
 
 def _finish(cache: PageCache, deadline: Deadline) -> None:
-    """Threads end, memory goes. Once; where an interrupt struck, again."""
+    """End threads, free memory. Once; repeated after an interrupt."""
     if cache.ended:
         return
     if cache.live is not None:
@@ -102,26 +102,28 @@ def _finish(cache: PageCache, deadline: Deadline) -> None:
 
 
 def withhold(cache: PageCache) -> list[tuple[Volume, Inode]]:
-    """What only its writer may publish, and he has not; nobody else does from here on."""
+    """Withhold objects that only their writers may publish, and have not; no other call publishes them from now on."""
     return [(volume, inode) for volume in cache.volumes() for inode in lifetimes.withhold(volume)]
 
 
 def drop(cache: PageCache) -> None:
-    """Dropped without close: only queue; this may run in any thread at any point, also inside our own calls."""
+    """Queue the end of a cache that was dropped without close: this may run in any thread at any point, even inside the
+    cache's own code.
+    """
     flusher = cache.flusher
     _dropped.add(cache)
     name = repr(cache)
     unsaved = any(volume.engine.native.dirty_inodes(1) for volume in cache.volumes())
-    flusher.adopt(cache)  # from here on it may be closed at any moment
+    flusher.adopt(cache)  # from now on it may be closed at any moment
     if unsaved:
         warnings.warn(f"unclosed {name} with unsaved data", ResourceWarning, stacklevel=3, source=cache)
 
 
 def end(cache: PageCache) -> None:
-    """Close a cache that was dropped, on a thread of its own. What cannot be saved stays, and is tried again; what
-    only its writer could publish is listed and given up, because he is gone.
+    """Close a dropped cache, on a separate thread. Unsaved data stays, and saving is repeated; withheld objects, whose
+    writers are gone, are listed and dropped.
     """
-    name = repr(cache)  # a log record that held more would keep the cache
+    name = repr(cache)  # a log record with the object itself would keep the cache alive
     try:
         for volume, inode in withhold(cache):
             lost = [(entry.offset, entry.length) for entry in lifetimes.forsake(volume, inode)]
@@ -140,7 +142,7 @@ def end(cache: PageCache) -> None:
 
 
 def at_exit(cache: PageCache) -> None:
-    """Interpreter exit: write back for at most exit_timeout, list what was not saved, never hang."""
+    """Write back at interpreter exit, for at most exit_timeout, and list unsaved ranges; never hang."""
     withhold(cache)
     try:
         cache.close(timeout=cache.config.exit_timeout)
@@ -155,7 +157,7 @@ def at_exit(cache: PageCache) -> None:
 
 
 def all_unwritten(errors: list[OSError]) -> OSError:
-    """What several volumes have failed with, as one error."""
+    """Return the failures of several volumes as one error."""
     if len(errors) == 1:
         return errors[0]
     return WritebackError(

@@ -1,11 +1,11 @@
-"""What can be set, what it may be set to, and what sizes mean.
+"""Options, their rules, and the meaning of sizes.
 
 Three immutable values: `CacheConfig` (a cache), `RetryPolicy` (a part of it) and `VolumeOptions` (a volume). A value
 that is out of range is a ValueError that names option, value and rule, raised where it was written and not where it
-is first used. An option that does not exist is a TypeError with the nearest name that does.
+is first used. An unknown option is a TypeError with the nearest known name.
 
-Sizes may be given as text ("64K", "64KiB", "1.5GB") and are kept as ints. Shares of the capacity stay shares, so that
-they follow a `resize`; `CacheConfig.resolve` turns them into bytes for one capacity.
+Sizes may be given as text ("64K", "64KiB", "1.5GB") and are stored as ints. Fractions of the capacity stay fractions,
+so that they follow a `resize`; `CacheConfig.resolve` turns them into bytes for one capacity.
 """
 
 from __future__ import annotations
@@ -45,7 +45,7 @@ SIZE_MAX = 2**63 - 1
 PAGE_SIZE_MIN = 4096
 FOLIO_PAGES_MAX = 512  # the highest order of the buddy allocator is 9
 CACHE_PAGES_MIN = 16
-CACHE_PAGES_MAX = 1 << 29  # half of what an arena can have: the rest is for `resize`
+CACHE_PAGES_MAX = 1 << 29  # half of the maximum of an arena: the other half is for `resize`
 
 _SIZE = re.compile(r"\s*(\d+(?:\.\d+)?|\.\d+)\s*([a-z]*)\s*", re.ASCII | re.IGNORECASE)
 _UNITS = {"": 1, "b": 1} | {
@@ -57,11 +57,11 @@ UNITS = "B, K, M, G, T, KiB, MiB, GiB, TiB (1K = 1KiB = 1024) or kB, MB, GB, TB 
 
 
 def parse_size(value: object, what: str) -> int:
-    """Bytes from an int or a text such as "4096", "64K", "64KiB" or "1.5GB"; a fraction of a byte is dropped.
+    """Return bytes from an int or a text such as "4096", "64K", "64KiB" or "1.5GB"; a fraction of a byte is dropped.
 
     Args:
-        value: what was given.
-        what: the option it was given for; begins the error message.
+        value: an int or a text.
+        what: name of the option; begins the error message.
 
     Raises:
         ValueError: neither; names the value and the rule.
@@ -97,7 +97,7 @@ def _power_of_two(value: int) -> bool:
 def _number(
     value: object, what: str, *, low: float = 0.0, high: float = math.inf, above: bool = False, none: bool = False
 ) -> float | None:
-    """A finite float from `low` (excluded if `above`) to `high`; None only where `none`."""
+    """Return a finite float from `low` (excluded if `above`) to `high`; None only if `none`."""
     if value is None and none:
         return None
     if isinstance(value, int | float) and not isinstance(value, bool) and math.isfinite(value):
@@ -113,7 +113,7 @@ def _choice(value: object, what: str, choices: Collection[object]) -> None:
 
 
 def _share_or_size(value: object, what: str) -> float | int:
-    """A float is a share of the capacity, anything else a size."""
+    """Return a float, a fraction of the capacity, unchanged, and anything else as a size."""
     if isinstance(value, float):
         share = _number(value, what, high=1.0)
         assert share is not None
@@ -125,7 +125,7 @@ Options = TypeVar("Options", bound="DataclassInstance")
 
 
 def unknown_option(kind: str, name: str, known: Collection[str]) -> TypeError:
-    """The error for an option that does not exist: names the nearest option, or all of them if none is near."""
+    """Return the error for an unknown option: names the nearest option, or all of them if none is near."""
     near = difflib.get_close_matches(name, known, n=1)
     meant = repr(near[0]) if near else f"one of {', '.join(sorted(known))}"
     return TypeError(f"{kind} has no option {name!r}; did you mean {meant}?")
@@ -148,7 +148,7 @@ def named_options(cls: type[Options]) -> type[Options]:
 
 
 def with_overrides(options: Options, overrides: Mapping[str, Any]) -> Options:
-    """The same options with some fields replaced, validated like new ones.
+    """Return the options with some fields replaced, validated like new ones.
 
     Raises:
         TypeError: no such field; names the nearest.
@@ -166,11 +166,11 @@ class RetryPolicy:
     """How often and how fast a failed backend call is repeated.
 
     Attributes:
-        attempts: calls including the first; progress starts the count anew.
+        attempts: calls including the first; progress resets the count.
         first_delay: seconds before the second call; doubled each time, full jitter.
         max_delay: most seconds between two calls.
-        deadline: seconds after which trying ends (a running call is never ended); None: never.
-        failed_retry: parked data is tried again after so many seconds; None: only when asked.
+        deadline: seconds after which retries end (a running call is never ended); None: never.
+        failed_retry: parked data is retried after so many seconds; None: only on request.
     """
 
     attempts: int = 5
@@ -192,7 +192,7 @@ class RetryPolicy:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class CacheLimits:
-    """The sizes of a CacheConfig in bytes, for one capacity: what the core is created and configured with."""
+    """The sizes of a CacheConfig in bytes, for one capacity: the form in which the core gets them."""
 
     capacity: int
     page_size: int
@@ -207,23 +207,24 @@ class CacheLimits:
 @named_options
 @dataclass(frozen=True, slots=True, kw_only=True)
 class CacheConfig:
-    """Limits, intervals and policies of a cache. Sizes are kept as ints, whatever they were given as.
+    """Limits, intervals and policies of a cache. Sizes are stored as ints, whatever form they were given in.
 
     Attributes:
         page_size: smallest index unit; a power of two, at least 4096.
-        max_folio: largest unit of memory; lowered to capacity / 8 where that is less.
-        dirty_background: above this the flusher works; a float is a share of the capacity, anything else a size.
+        max_folio: largest unit of memory; lowered to capacity / 8 if that is less.
+        dirty_background: above this the flusher works; a float is a fraction of the capacity, anything else a size.
         dirty_limit: writers are slowed from the midpoint between the two and stopped here.
         dirty_expire: seconds after which dirty data is written back even below `dirty_background`. This does not commit
             it. No effect on backends with `commit_on_close`.
-        flush_interval: seconds between two looks of the flusher.
-        failed_limit: share of `dirty_limit`; above it, writes to a file with failed data raise its error at once.
-        throttle_timeout: seconds a throttled writer waits before BlockingIOError; None: as long as it takes.
+        flush_interval: seconds between two turns of the flusher.
+        failed_limit: fraction of `dirty_limit`; above it, writes to a file with failed data raise its error at once.
+        throttle_timeout: seconds a throttled writer waits before BlockingIOError; None: no limit.
         cow_limit: largest folio that is copied when its bytes in flight are modified; above it the writer waits.
         gil_release: copies of at least this size release the GIL.
-        retry: what happens after a failed backend call.
+        retry: policy after a failed backend call.
         exit_timeout: seconds for writing back at interpreter exit.
-        stall_warn: seconds without a completion, or of one call of a name, after which an event and a log line say so.
+        stall_warn: seconds without a completion, or of one call of a name, after which an event and a log line report
+            it.
         poison: overwrite freed frames and revoked backend buffers (debugging).
     """
 
@@ -269,10 +270,10 @@ class CacheConfig:
             raise ValueError(f"retry: {self.retry!r} is not a RetryPolicy")
 
     def resolve(self, capacity: Size) -> CacheLimits:
-        """The limits in bytes for a capacity.
+        """Return the limits in bytes for a capacity.
 
-        A `dirty_background` that is not below `dirty_limit` counts as half of it, so that lowering the limit alone
-        just works; neither exceeds the capacity (after `resize`), and a writer can always have one page dirty.
+        A `dirty_background` that is not below `dirty_limit` counts as half of it, so that lowering the limit alone just
+        works; neither exceeds the capacity (after `resize`), and a writer can always have one page dirty.
 
         Raises:
             ValueError: capacity below 16 pages, or above 2**29.
@@ -319,16 +320,16 @@ def _bytes_of(value: float | Size, capacity: int) -> int:
 @named_options
 @dataclass(frozen=True, slots=True, kw_only=True)
 class VolumeOptions:
-    """How one backend is seen through a cache.
+    """Options of one backend behind a cache.
 
     Attributes:
-        read_ahead: largest window in bytes; 0 turns read-ahead off.
+        read_ahead: largest readahead window in bytes; 0 turns readahead off.
         sync_on_close: commit when the last writable handle closes; None: as the backend's limits say.
-        on_conflict: what to do when the stored object changed under local data: raise ConflictError at commit
-            ("fail"), lay the local bytes over the new version ("rebase"), or give them up ("take_remote").
+        on_conflict: action when the stored object changed under local data: raise ConflictError at commit ("fail"), lay
+            the local bytes over the new version ("rebase"), or drop them ("take_remote").
         write_through: every write returns only when the backend acknowledged it.
         read_only: opening for writing is a PermissionError.
-        dirty_share: share of the cache's `dirty_limit` that this volume may use.
+        dirty_share: fraction of the cache's `dirty_limit` that this volume may use.
         source_may_fault: whether user memory that may fault while copying is staged first.
     """
 

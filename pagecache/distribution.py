@@ -10,5 +10,5 @@ VERSION = "0.1.0"
 
 
 def needs(what: str, extra: str) -> str:
-    """Return a sentence on what is missing and on the extra that brings it."""
+    """Return a sentence that names the missing part and the extra that installs it."""
     return f"{what}: run pip install '.[{extra}]' in a checkout of {NAME}"

@@ -1,14 +1,13 @@
-"""What can go wrong, as exceptions that a program can act on.
+"""Errors of the cache, as exceptions that a program can act on.
 
 Every error is an `OSError` with `errno` set and `filename` = the key concerned, so that code written for files keeps
-working; what is particular to a cache (which ranges, which versions, whether data is lost) is in attributes. The line
-that matters to a caller runs between two of them:
+working; details of a cache (ranges, versions, losses) are in attributes. The important distinction for a caller:
 
-    WritebackError and below   the data is still in the cache, still dirty: nothing is lost, it can be tried again
-    DataLossError              the data is gone, because somebody gave it up; told once to each handle
+    WritebackError and below   the data is still in the cache, still dirty: nothing is lost, it can be retried
+    DataLossError              the data is gone, because it was given up; raised once by each handle
 
 All of them pickle, attributes and `characters_written` included: they cross process boundaries with pools and test
-runners. `BackendError` alone is raised *by* backends, to say whether trying again helps.
+runners. Backends raise only `BackendError`, to say whether a retry helps.
 
     OSError
       BackendError
@@ -42,12 +41,12 @@ __all__ = [
 ]
 
 Key = Hashable
-"""What a backend calls its objects: a str or os.PathLike path, an inode number, a (bucket, key) pair."""
+"""Key of an object in a backend: a str or os.PathLike path, an inode number, a (bucket, key) pair."""
 
 
 @dataclass(frozen=True, slots=True)
 class LostRange:
-    """Bytes that exist nowhere any more; `errno` is why they could not be saved, 0 where nobody tried.
+    """Bytes that no longer exist anywhere; `errno` is why they could not be saved, 0 if there was no attempt.
 
     Attributes:
         key, volume: the object, and the name of its volume.
@@ -63,15 +62,15 @@ class LostRange:
 
 @dataclass(frozen=True, slots=True)
 class FailedRange:
-    """Bytes whose last hand-over or commit failed: in memory, readable, dirty.
+    """Bytes whose last write-back or commit failed: in memory, readable, dirty.
 
     Attributes:
         key, volume: the object, and the name of its volume.
         offset, length: the range in bytes.
         errno: code of the last error.
-        attempts: calls so far, the first included.
-        next_retry: seconds from the moment of asking until the cache tries again by itself; None: only when asked.
-        message: the backend's own words.
+        attempts: calls so far, including the first.
+        next_retry: seconds from now until the cache retries automatically; None: only on request.
+        message: the backend's message.
         since: seconds since the first failure.
     """
 
@@ -87,19 +86,19 @@ class FailedRange:
 
 
 def written_before(error: OSError) -> int:
-    """How many bytes were accepted before a write failed, as `BlockingIOError` tells it."""
+    """Return how many bytes were accepted before a write failed, as in `BlockingIOError`."""
     return int(getattr(error, "characters_written", 0))
 
 
 def set_written(error: OSError, accepted: int) -> None:
-    """Let the error of a write say how many bytes were accepted before it."""
+    """Set in the error of a write how many bytes were accepted before it."""
     error.characters_written = accepted  # type: ignore[attr-defined]
 
 
 def _restore(
     cls: type[OSError], args: tuple[Any, ...], options: dict[str, Any], written: int | None, state: dict[str, Any]
 ) -> OSError:
-    """Build an error again from what `__reduce__` of one of the classes below took apart."""
+    """Make an error from the parts that `__reduce__` of one of the classes below returned."""
     error = cls(*args, **options)
     error.__dict__.update(state)
     if written is not None:
@@ -108,7 +107,7 @@ def _restore(
 
 
 class PageCacheError(OSError):
-    """Above all errors of the cache.
+    """Base class of all errors of the cache.
 
     Args:
         message: one sentence for a person; `strerror`.
@@ -116,7 +115,7 @@ class PageCacheError(OSError):
         errno: the code; each class has its own default.
     """
 
-    errno: int  # always set, other than that of an OSError
+    errno: int  # always set, unlike that of an OSError
     default_errno: ClassVar[int] = codes.EIO
     _options: ClassVar[tuple[str, ...]] = ()
 
@@ -128,7 +127,7 @@ class PageCacheError(OSError):
             super().__init__(code, message, key)
 
     def __reduce__(self) -> tuple[Any, ...]:
-        """Keep what `OSError.__reduce__` forgets: keyword arguments and `characters_written`."""
+        """Keep parts that `OSError.__reduce__` drops: keyword arguments and `characters_written`."""
         options = {"errno": self.errno} | {name: getattr(self, name) for name in self._options}
         state = {name: value for name, value in self.__dict__.items() if name not in options}
         written = getattr(self, "characters_written", None)
@@ -136,12 +135,12 @@ class PageCacheError(OSError):
 
 
 class WritebackError(PageCacheError):
-    """Data could not be handed over. It is still in the cache, still dirty; the next fsync, or `Volume.retry_failed`,
-    tries again.
+    """Data could not be written back. It is still in the cache, still dirty; the next fsync, or `Volume.retry_failed`,
+    retries.
 
     Attributes:
-        ranges: what has failed, per file.
-        exceptions: the causes, where several files or volumes are concerned.
+        ranges: the failed ranges, per file.
+        exceptions: the causes, if several files or volumes are concerned.
     """
 
     ranges: list[FailedRange]
@@ -167,8 +166,8 @@ class CommitError(WritebackError):
 
 
 class UnsavedDataError(WritebackError):
-    """Closing or detaching would have lost data: still open, still in the cache. Repair the backend, or give the data
-    up.
+    """Closing or detaching would have lost data: still open, still in the cache. Repair the backend, or discard the
+    data.
     """
 
 
@@ -204,10 +203,10 @@ class ConflictError(PageCacheError):
 
 
 class DataLossError(PageCacheError):
-    """Data is gone: it was discarded, or given up at an abort. Raised once per handle that was open then.
+    """Data is gone: it was discarded, or dropped at an abort. Raised once per handle that was open then.
 
     Attributes:
-        ranges: what was lost.
+        ranges: the lost ranges.
     """
 
     ranges: list[LostRange]
@@ -227,7 +226,7 @@ class ShutdownError(PageCacheError):
 
 
 class DeadlockError(PageCacheError):
-    """The call came from inside a backend call and could only have waited for itself."""
+    """The call came from inside a backend call and would have waited for itself."""
 
     default_errno = codes.EDEADLK
 
@@ -239,21 +238,21 @@ class ForkedError(PageCacheError):
 
 
 class BackendProtocolError(PageCacheError):
-    """A backend broke its contract: an answer that is no count, too many bytes, an exception that is no OSError."""
+    """A backend broke its contract: a result that is no count, too many bytes, an exception that is no OSError."""
 
     default_errno = codes.EPROTO
 
 
 class BackendError(OSError):
-    """Raised by a backend that knows whether trying again helps.
+    """Raised by a backend that can decide whether a retry helps.
 
     Args:
-        errno: what readers and writers of the cache see.
+        errno: for readers and writers of the cache.
         message: one sentence for a person.
-        retry: whether the same call may succeed later.
+        retry: whether a repeated call may succeed later.
         retry_after: seconds to wait before that; None: as the retry policy says.
-        max_write: this object takes at most so many bytes a call; they are sent again at once, in such pieces.
-        kept: from `commit`: what was acknowledged is still there, repeating the commit is enough.
+        max_write: the object takes at most so many bytes per call; the bytes are sent again at once, in such pieces.
+        kept: from `commit`: acknowledged bytes are still there, repeating the commit suffices.
     """
 
     def __init__(
@@ -273,7 +272,7 @@ class BackendError(OSError):
         self.kept = kept
 
     def __reduce__(self) -> tuple[Any, ...]:
-        """Keep the keyword arguments, which `OSError.__reduce__` forgets."""
+        """Keep the keyword arguments, which `OSError.__reduce__` drops."""
         options = {name: getattr(self, name) for name in ("retry", "retry_after", "max_write", "kept")}
         state = {name: value for name, value in self.__dict__.items() if name not in options}
         state["filename"] = self.filename

@@ -1,4 +1,4 @@
-"""Signals of the commands: SIGTERM unwinds the stack as Ctrl-C does, and cleaning up is not interrupted a second time.
+"""Signals of the commands: SIGTERM unwinds the stack as Ctrl-C does, and clean-up is not interrupted a second time.
 
 For the command line only: a library does not touch the signal handlers of its program.
 """
@@ -10,7 +10,7 @@ from contextlib import contextmanager
 from types import FrameType
 from typing import NoReturn
 
-INTERRUPTED = 128 + signal.SIGINT  # exit status after Ctrl-C, as shells have it
+INTERRUPTED = 128 + signal.SIGINT  # exit status after Ctrl-C, as in shells
 
 
 def leave_on_sigterm() -> None:

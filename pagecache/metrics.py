@@ -1,6 +1,6 @@
 """A collector for programs that have `prometheus_client` already (the extra `metrics`).
 
-The same families as `GET /metrics` of `PageCache.serve_stats`, which needs nothing but the cache.
+It has the families of `GET /metrics` of `PageCache.serve_stats`, which needs no package but the cache.
 """
 
 from __future__ import annotations
@@ -27,18 +27,18 @@ __all__ = ["Collector"]
 class Collector(_Collector):
     """The metrics of one cache: `prometheus_client.REGISTRY.register(Collector(cache))`.
 
-    It does not keep the cache alive; of one that is closed it has nothing to say.
+    It does not keep the cache alive; a closed cache has no metrics.
     """
 
     def __init__(self, cache: PageCache) -> None:
         self._cache = weakref.ref(cache)
 
     def describe(self) -> list[Metric]:
-        """Nothing: two caches have the same families, told apart by the label `cache`."""
+        """Return nothing: two caches have equal families, distinguished by the label `cache`."""
         return []
 
     def collect(self) -> Iterator[Metric]:
-        """All families with their samples."""
+        """Yield all families with their samples."""
         cache = self._cache()
         if cache is None or cache.closed or cache.native.forked:
             return

@@ -1,12 +1,11 @@
-"""What the commands print for people: sizes, counts, times, and words of others.
+"""Output of the commands for people: sizes, counts, times, and foreign text.
 
     in a sentence   12.5 MiB     3.2s     with the unit as it is written in options
     in a column     13M    12k   3.2s     five or six cells, whatever the number is; on a screen of such columns
                                           in its sentences too
 
-Names come from the keys of a backend, messages from whatever failed: both may hold escape sequences, line ends or
-letters that reverse the direction of writing. `printable` is what everything passes that comes from elsewhere. None is
-"not known".
+Names come from the keys of a backend, messages from any failed call: both may hold escape sequences, line ends or
+letters that reverse the direction of writing. All foreign text passes through `printable`. None is "not known".
 """
 
 import math
@@ -27,9 +26,9 @@ UNKNOWN = "-"
 
 
 def printable(text: str) -> str:
-    """Words of others, who cannot move the cursor of a terminal with them, nor break its encoding.
+    """Return foreign text in a form that cannot move the cursor of a terminal, nor break its encoding.
 
-    What is no visible character becomes an escape; a byte of a file name that is no UTF-8 the one of that byte.
+    An invisible character becomes an escape; an invalid byte of a file name becomes the escape of that byte.
     """
     if text.isprintable():
         return text
@@ -42,13 +41,13 @@ def escape(one: str) -> str:
 
 
 def size_text(size: float) -> str:
-    """Bytes in a sentence."""
+    """Format bytes for a sentence."""
     value, power = scaled(size, 1024, 1023.95)
     return f"{value:.1f} {'KMGTP'[power - 1]}iB" if power else f"{size:.0f} B"
 
 
 def short_size(size: float | None) -> str:
-    """Bytes in at most five columns; K, M, G, ... are powers of 1024."""
+    """Format bytes in at most five columns; K, M, G, ... are powers of 1024."""
     if size is None:
         return UNKNOWN
     value, power = scaled(size, 1024, 1023.5)
@@ -56,7 +55,7 @@ def short_size(size: float | None) -> str:
 
 
 def count_text(count: float | None) -> str:
-    """A number in at most five columns; k, M, G are powers of 1000."""
+    """Format a number in at most five columns; k, M, G are powers of 1000."""
     if count is None:
         return UNKNOWN
     if 0 < count < 9.95 and count != int(count):
@@ -66,7 +65,9 @@ def count_text(count: float | None) -> str:
 
 
 def scaled(value: float, base: int, most: float) -> tuple[float, int]:
-    """The value in the smallest power of `base`, up to the fifth, in which it is below `most`; and that power."""
+    """Return the value in the smallest power of `base`, up to the fifth, in which it is below `most`; and that
+    power.
+    """
     power = 0
     while value >= most and power < 5:
         value /= base
@@ -75,12 +76,12 @@ def scaled(value: float, base: int, most: float) -> tuple[float, int]:
 
 
 def short(value: float, unit: str) -> str:
-    """Four digits at most, one of them behind the point where there is one before it."""
+    """Format at most four digits, one of them after the point if there is one before it."""
     return f"{value:.1f}{unit}" if value < 9.95 else f"{value:.0f}{unit}"
 
 
 def percent_text(share: float | None) -> str:
-    """A share of 1 as percent. All is said only where it is all."""
+    """Format a fraction of 1 as percent. 100 % appears only for exactly 1."""
     if share is None:
         return UNKNOWN
     if share < 1:
@@ -89,7 +90,7 @@ def percent_text(share: float | None) -> str:
 
 
 def duration_text(seconds: float | None) -> str:
-    """A time with a fitting unit, from microseconds to days, in at most six columns."""
+    """Format a time with a fitting unit, from microseconds to days, in at most six columns."""
     if seconds is None:
         return UNKNOWN
     if seconds < 59.95:
@@ -108,12 +109,12 @@ def duration_text(seconds: float | None) -> str:
 
 
 def clean_in_text(clean_in: float | None, *, local: float) -> str:
-    """When nothing will be unsaved any more: "clean" where nothing is, "?" where it cannot be said."""
+    """Format the time until everything is saved: "clean" if there is nothing to save, "?" if unknown."""
     if clean_in is None:
         return "?" if local else "clean"
     return duration_text(clean_in) if clean_in or local else "clean"
 
 
 def range_text(offset: int | None, length: int | None) -> str:
-    """A range of bytes as an interval."""
+    """Format a range of bytes as an interval."""
     return "" if offset is None or length is None else f"[{offset}, {offset + length})"

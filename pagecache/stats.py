@@ -1,8 +1,7 @@
-"""Values that tell people and programs about the state of things: objects, caches, events. Nothing here changes
-anything.
+"""Values that describe objects, caches and events. Nothing here changes anything.
 
-All are immutable snapshots. The counters are exact when nothing is going on; taken beside running calls, each is
-right by itself, and sums may be off by what is in between.
+All are immutable snapshots. The counters are exact when nothing is going on; beside running calls, each is right by
+itself, and sums may be off by the calls in between.
 """
 
 from __future__ import annotations
@@ -18,23 +17,23 @@ from .errors import Key
 __all__ = ["CacheStats", "Event", "FileStat", "FileStats", "Kind", "ObjectStat", "VolumeStats", "Wait", "WaitOwner"]
 
 Kind = Literal["file", "dir", "symlink", "fifo", "socket", "char", "block"]
-"""What a name stands for: only a "file" has bytes that can be cached."""
+"""Kind of an object: only a "file" has bytes that can be cached."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class ObjectStat:
-    """What a backend knows of one object.
+    """A backend's status of one object.
 
     Attributes:
         size: bytes.
         version: opaque; differs whenever the content may differ (an etag, a generation, mtime_ns:size:ino).
         mtime: seconds since the epoch.
-        key: filled in where several objects are listed.
+        key: set if several objects are listed.
         kind: kind of the object.
         mode, uid, gid, nlink: permissions, owner, group and number of links, from stores that keep them.
         atime_ns, mtime_ns, ctime_ns: times in nanoseconds since the epoch, from stores that keep them.
         rdev: number of the device, of kind "char" or "block".
-        allocated: bytes that the object takes in the store, less than `size` where it has holes; None: not known.
+        allocated: bytes that the object takes in the store, less than `size` if it has holes; None: unknown.
     """
 
     size: int
@@ -85,7 +84,7 @@ class CacheStats:
         failed: dirty bytes whose last write-back failed for good.
         pinned: bytes that views hold.
         folios: folios in memory.
-        hits: reads that were answered from memory alone.
+        hits: reads served from memory alone.
         misses: reads that had to wait for a backend call.
         evicted: clean folios that were evicted because memory was needed.
         read_requests: backend calls that read.
@@ -128,8 +127,8 @@ class CacheStats:
     details: Mapping[str, int] = dataclasses.field(default_factory=dict, repr=False, compare=False)
 
     def to_dict(self) -> dict[str, int | float]:
-        """Every counter by name, as JSON and metrics want them; `details` (memory of the metadata, I/O accounting)
-        among them.
+        """Return every counter by name, in the form of JSON and metrics; including `details` (memory of the metadata,
+        I/O accounting).
         """
         named = {counter.name: getattr(self, counter.name) for counter in dataclasses.fields(self)}
         return {**named.pop("details"), **named}
@@ -137,27 +136,27 @@ class CacheStats:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class VolumeStats(CacheStats):
-    """The same, of one volume."""
+    """Counters of one volume."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class FileStats(CacheStats):
-    """The same, of one cached object."""
+    """Counters of one cached object."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Event:
-    """Something that happened without anybody asking; see `PageCache.subscribe`.
+    """A reported event; see `PageCache.subscribe`.
 
     Attributes:
         kind: kind of the event; docs/events.md describes each.
         volume, key: name of the volume, and the object if there is one.
         ranges: the bytes concerned as (offset, length).
-        error: the cause, where there is one.
-        message: what happened, as a sentence without volume and key.
-        next: what happens with it now.
+        error: the cause, if there is one.
+        message: the event, as a sentence without volume and key.
+        next: the next step.
         time: seconds since the epoch.
-        missed: events before this one that were left out, because subscribers were slow.
+        missed: events before this one that were dropped, because subscribers were slow.
     """
 
     kind: Literal["failed", "repaired", "parked", "conflict", "invalidated", "stalled", "committed"]
@@ -173,13 +172,13 @@ class Event:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class WaitOwner:
-    """Who has what somebody waits for; see `Wait`.
+    """The owner of an awaited thing; see `Wait`.
 
     Attributes:
-        what: what he does: "a read of the backend", "a write of [0, 4096)", "a commit".
-        thread: its identifier, as `threading.get_ident` says; None: no thread has it.
+        what: its activity: "a read of the backend", "a write of [0, 4096)", "a commit".
+        thread: its identifier, as returned by `threading.get_ident`; None: not a thread.
         name: of the thread.
-        seconds: for how long.
+        seconds: duration of the activity.
     """
 
     what: str
@@ -188,7 +187,7 @@ class WaitOwner:
     seconds: float | None = None
 
     def to_dict(self) -> dict[str, Any]:
-        """As `/v1/waits` of the live documents has it."""
+        """Return the form of `/v1/waits` of the live documents."""
         return {"what": self.what, "thread": self.thread, "name": self.name, "seconds": self.seconds}
 
 
@@ -197,18 +196,18 @@ class Wait:
     """A thread or task that waits for something of a cache; see `PageCache.waits`.
 
     Attributes:
-        thread: its identifier, as `threading.get_ident` says; of a task, that of its loop's thread.
+        thread: its identifier, as returned by `threading.get_ident`; of a task, that of its loop's thread.
         name: of the thread, or of the task.
         task: whether it is a task of an event loop.
-        seconds: for how long.
-        what: what it waits for: "a fill of [0, 4096)", "the file's lock", "an fsync".
+        seconds: duration of the wait.
+        what: the awaited thing: "a fill of [0, 4096)", "the file's lock", "an fsync".
         volume: name of the volume.
         key, file: the object and its number in the cache, if the wait is for an object.
-        offset, length: the bytes, where it is some.
-        owner: who has it; None: nobody has, or nobody knows.
-        chain: the wait, its owner, what that one waits for in turn, and so on, a sentence each; ends with a call that
-            runs, with nobody, or where it comes back to itself.
-        next: what happens without anybody doing anything.
+        offset, length: the range in bytes, if there is one.
+        owner: its owner; None: no owner, or unknown.
+        chain: the wait, its owner, the wait of the owner in turn, and so on, a sentence each; ends with a running call,
+            without an owner, or at a wait that it contains already.
+        next: the automatic next step.
     """
 
     thread: int
@@ -226,7 +225,7 @@ class Wait:
     next: str = ""
 
     def to_dict(self) -> dict[str, Any]:
-        """An entry of `/v1/waits` of the live documents."""
+        """Return an entry of `/v1/waits` of the live documents."""
         plain = {name: getattr(self, name) for name in self.__slots__}
         key, owner = self.key, self.owner
         return {

@@ -1,8 +1,8 @@
 """CachedFile: a handle.
 
-Its hot verbs (pread, pwrite, read, write, append, ...) are methods of the C type it derives from; here is the rest:
-what makes durable, changes the size, gives hints, and ends. A handle is a complete io.RawIOBase that never answers
-short but at the end of the file, so buffered and text wrappers, zipfile, tarfile and numpy work on it.
+Its hot verbs (pread, pwrite, read, write, append, ...) are methods of the C type it derives from; this module has the
+others: durability, sizes, hints, and closing. A handle is a complete io.RawIOBase whose reads are short only at the end
+of the file, so buffered and text wrappers, zipfile, tarfile and numpy work on it.
 """
 
 from __future__ import annotations
@@ -37,7 +37,7 @@ FAULTS = {"auto": 0, "always": 1, "never": 2}
 
 
 class Advice(Enum):
-    """How a file will be used."""
+    """Expected use of a file."""
 
     NORMAL = "normal"
     SEQUENTIAL = "sequential"
@@ -51,7 +51,7 @@ ADVICE = {*Advice, *(advice.value for advice in Advice)}
 
 
 def extent(offset: int, length: int | None, size: int, what: str = "length") -> tuple[int, int]:
-    """[start, end) of a range whose length may be None, "to the end of the file"."""
+    """Return [start, end) of a range whose length may be None, "to the end of the file"."""
     start = _number(offset, "offset")
     if length is None:
         return start, max(start, size)
@@ -79,8 +79,8 @@ def _number(value: int, what: str) -> int:
 class CachedFile(Handle, io.RawIOBase):
     """One open of a cached object; made by `Volume.open`.
 
-    All or raise: a read is short only at the end of the file; a write takes everything, or raises an error whose
-    `characters_written` says how much was accepted (and is kept). Use after close: ValueError.
+    A read is short only at the end of the file. A write takes everything, or raises an error whose `characters_written`
+    has the number of accepted bytes (which are kept). Use after close: ValueError.
 
     Attributes:
         key, name: key of the object, and its text.
@@ -100,7 +100,7 @@ class CachedFile(Handle, io.RawIOBase):
     name: str
     mode: str
     volume: Volume
-    _warns_of_readers = True  # a handle that was not closed is told of, even where nothing can be lost by it
+    _warns_of_readers = True  # unclosed handles are reported, even if nothing can be lost
 
     def __init__(self, inode: Inode, key: Key, mode: str, flags: int, *, through: bool, read_ahead: int) -> None:
         self.key = key
@@ -134,12 +134,12 @@ class CachedFile(Handle, io.RawIOBase):
 
     @property
     def size(self) -> int:
-        """Bytes, local extensions included."""
+        """Size in bytes, including local extensions."""
         self._check_open()
         return self._native.size
 
     def fileno(self) -> int:
-        """There is no file descriptor: io.UnsupportedOperation."""
+        """Raise io.UnsupportedOperation: there is no file descriptor."""
         raise io.UnsupportedOperation("fileno: a cached file has no descriptor")
 
     def isatty(self) -> bool:
@@ -147,7 +147,7 @@ class CachedFile(Handle, io.RawIOBase):
         return False
 
     def stats(self) -> FileStats:
-        """Counters of this object, over all its handles."""
+        """Return the counters of this object, over all its handles."""
         self._check_open()
         return self.volume._file_stats(self._inode)
 
@@ -171,17 +171,17 @@ class CachedFile(Handle, io.RawIOBase):
 
     @traced
     def truncate(self, size: int | None = None) -> int:
-        """Cut the file, or extend it by zeros; None: at the file position. The position stays.
+        """Cut the file, or extend it by zeros; None: at the file position. The position is unchanged.
 
         Raises:
             OSError: the backend refused; nothing has changed.
 
-        Blocks: until what is in flight of this file has returned, and for the backend's call.
+        Blocks: until the file's calls in flight have returned, and for the backend's call.
         """
         return self._truncate(size)
 
     def _truncate(self, size: int | None, tries: Attempts | None = None) -> int:
-        """`truncate`, as a part of a call that has a deadline."""
+        """Truncate, as a part of a call with a deadline."""
         self._check_writable()
         length = self.tell() if size is None else _number(size, "size")
         self.volume._check_alive(self.key)
@@ -194,11 +194,11 @@ class CachedFile(Handle, io.RawIOBase):
 
     @traced
     def punch_hole(self, offset: int, length: int) -> None:
-        """Make [offset, offset + length) zeros, giving the space back where the backend can; the size stays.
+        """Make [offset, offset + length) zeros, freeing the space if the backend can; the size is unchanged.
 
         Raises:
-            OSError: `characters_written` bytes of the range are zeros, the rest is as it was.
-            CommitError: all of it is, and the hole is not committed yet.
+            OSError: `characters_written` bytes of the range are zeros, the remainder is unchanged.
+            CommitError: all of it is zeros, and the hole is not committed yet.
         """
         self._check_writable()
         self.volume._check_alive(self.key)
@@ -207,7 +207,7 @@ class CachedFile(Handle, io.RawIOBase):
         if start >= end:
             return
         engine = self._inode.engine
-        zeros = [start, end, start]  # the third: how far they go by now
+        zeros = [start, end, start]  # the third: end of the finished zeros
         try:
             if hasattr(engine.backend_file, "punch_hole"):
                 self._native.run(LOCK | TOKEN | INVALIDATE, "punch", (zeros, self._check_writable))
@@ -221,7 +221,7 @@ class CachedFile(Handle, io.RawIOBase):
             raise
 
     def _zero_rest(self, zeros: list[int]) -> None:
-        """What the backend has not punched; the third number moves on."""
+        """Write zeros where the backend has not punched; the third number advances."""
         _start, end, done = zeros
         try:
             if done < end:
@@ -233,10 +233,10 @@ class CachedFile(Handle, io.RawIOBase):
 
     @traced
     def zero_range(self, offset: int, length: int) -> None:
-        """Make [offset, offset + length) zeros, as far as the file goes; the size stays.
+        """Make [offset, offset + length) zeros, within the file; the size is unchanged.
 
         Raises:
-            OSError: `characters_written` bytes of the range are zeros, the rest is as it was.
+            OSError: `characters_written` bytes of the range are zeros, the remainder is unchanged.
         """
         self._check_writable()
         start, end = extent(offset, length, self._native.size)
@@ -245,7 +245,7 @@ class CachedFile(Handle, io.RawIOBase):
 
     @traced
     def _find_data(self, offset: int, whence: int, *, here: bool = False) -> int:
-        """Return where `seek` goes with SEEK_DATA and SEEK_HOLE. `here`: ask the backend on this thread."""
+        """Return the target of `seek` with SEEK_DATA and SEEK_HOLE. `here`: call the backend on this thread."""
         self._check_open()
         volume = self._inode.engine.volume
 
@@ -260,7 +260,7 @@ class CachedFile(Handle, io.RawIOBase):
 
     @traced
     def prefetch(self, offset: int = 0, length: int | None = None, *, wait: bool = False) -> None:
-        """Get a range into the cache; `wait`: return when it is there. Errors of the backend are raised with `wait`
+        """Read a range into the cache; `wait`: return when it is there. Errors of the backend are raised with `wait`
         only.
         """
         self._check_open()
@@ -270,10 +270,11 @@ class CachedFile(Handle, io.RawIOBase):
 
     @traced
     def prefetch_ranges(self, ranges: Iterable[tuple[int, int | None]], *, wait: bool = False) -> None:
-        """`prefetch` of several (offset, length) at once, in their order; a length of None is "to the end of the file".
+        """Read several ranges (offset, length) into the cache at once, in order; a length of None means "to the end of
+        the file".
 
-        Ranges that are near one another are read in one backend call, with what lies between them. A range that is no
-        range is an error before anything is read.
+        Ranges that are near one another are read in one backend call, with the bytes between them. An invalid range is
+        an error before anything is read.
         """
         self._check_open()
         size = self._native.size
@@ -283,12 +284,12 @@ class CachedFile(Handle, io.RawIOBase):
         prefetch.fetch(self._native, together, self.volume.cache.capacity, wait=wait)
 
     def advise(self, advice: Advice | AdviceName, offset: int = 0, length: int | None = None) -> None:
-        """Say how the file will be used, as posix_fadvise does; never waits, and changes no byte.
+        """Announce the use of the file, as posix_fadvise does; never waits, and changes no byte.
 
-        How this handle reads, whatever the range: NORMAL as it was opened, SEQUENTIAL with windows of twice the size,
-        RANDOM exactly what is asked for, NOREUSE what goes before everything else when memory is short (until NORMAL).
-        What becomes of a range: WILLNEED is `prefetch`; DONTNEED drops its whole clean pages, and begins to hand over
-        what is dirty, so that a later DONTNEED drops that too.
+        Reads of this handle, whatever the range: NORMAL as it was opened, SEQUENTIAL with windows of twice the size,
+        RANDOM exactly the requested bytes, NOREUSE evicts the bytes first when memory is short (until NORMAL). Actions
+        on the range: WILLNEED is `prefetch`; DONTNEED drops its whole clean pages, and starts write-back of dirty ones,
+        so that a later DONTNEED drops those too.
         """
         self._check_open()
         start, end = extent(offset, length, self._native.size)
@@ -313,17 +314,17 @@ class CachedFile(Handle, io.RawIOBase):
                     self._inode.engine.begin_hand_over(start, end)
 
     def view(self, offset: int, length: int, *, writable: bool = False) -> View:
-        """Cache memory of the range without a copy.
+        """Return cache memory of the range without a copy.
 
-        What is stored through a writable view is the file's at once; its pages are dirty until it is released, and
-        every fsync in between writes back what was stored before it.
+        Stores to a writable view are the file's at once; its pages are dirty until it is released, and every fsync in
+        between writes back all earlier stores.
 
         Raises:
             ValueError: the range is not inside the file.
             io.UnsupportedOperation: the handle is not open for reading, or for a writable view not for writing.
-            OSError: ENOMEM, a quarter of the cache is held by writable views.
+            OSError: ENOMEM: writable views hold a quarter of the cache.
 
-        Blocks: until what is missing was read; a writable view also until writers and calls in the way are done.
+        Blocks: until missing bytes were read; a writable view also until conflicting writers and calls are done.
         """
         self._check_open()
         if not self._readable:
@@ -339,17 +340,18 @@ class CachedFile(Handle, io.RawIOBase):
     # -- durability
 
     def _tell_loss(self) -> None:
-        """Raise what was lost of the file since this was last asked."""
+        """Raise the losses of the file since the last call."""
         with self.volume.names:
             error, self._loss_cursor = self._inode.loss_since(self._loss_cursor)
         if error is not None:
             raise error
 
     def flush(self) -> None:
-        """Hand dirty data to the backend and wait for its acknowledgement. No commit; nothing dirty: no backend call.
+        """Write dirty data back to the backend and wait for its acknowledgement. No commit; without dirty data no
+        backend call.
 
         Raises:
-            WritebackError: it failed; it stays dirty. DataLossError: data was given up (once).
+            WritebackError: it failed; it stays dirty. DataLossError: data was lost (once).
         """
         if self._closing or (self.volume.detached and not self.closed):
             return
@@ -359,7 +361,7 @@ class CachedFile(Handle, io.RawIOBase):
         self._tell_loss()
 
     def _begin_flush(self) -> barrier.FileSync | None:
-        """What `flush` has to wait for, if anything."""
+        """Return the sync that `flush` waits for, if any."""
         self._check_open()
         if not self._writable:
             return None
@@ -375,11 +377,11 @@ class CachedFile(Handle, io.RawIOBase):
         """Return only if every byte written to the file before the call is committed. Not delayed by later writes.
 
         Raises:
-            WritebackError, CommitError: it is not, and is still dirty: call again once the cause is mended.
+            WritebackError, CommitError: it is not, and is still dirty: call again once the cause is repaired.
             TimeoutError: the deadline passed; I/O goes on.
-            DataLossError: data was given up (once); the rest is committed.
+            DataLossError: data was lost (once); all other data is committed.
 
-        Blocks: until storage answered, or `timeout`.
+        Blocks: until storage replied, or `timeout`.
         """
         sync = self._begin_fsync()
         if sync is not None:
@@ -388,7 +390,7 @@ class CachedFile(Handle, io.RawIOBase):
         self._tell_loss()
 
     def _begin_fsync(self) -> barrier.FileSync | None:
-        """What `fsync` has to wait for, if anything."""
+        """Return the sync that `fsync` waits for, if any."""
         self._check_open()
         self.volume._check_alive(self.key)
         engine = self._inode.engine
@@ -397,11 +399,11 @@ class CachedFile(Handle, io.RawIOBase):
         return barrier.begin_fsync(engine)
 
     def _fsynced(self) -> None:
-        """Its writer has published the object himself."""
+        """Record that the writer itself has published the object."""
         self._inode.engine.unclosed = False
 
     def sync_range(self, offset: int, length: int) -> None:
-        """Hand a range over and wait for its acknowledgement; no commit.
+        """Write a range back and wait for its acknowledgement; no commit.
 
         Raises:
             WritebackError: it failed; it stays dirty.
@@ -411,7 +413,7 @@ class CachedFile(Handle, io.RawIOBase):
             barrier.drive(sync, None, "flush")
 
     def _begin_sync_range(self, offset: int, length: int) -> barrier.FileSync | None:
-        """What `sync_range` has to wait for, if anything."""
+        """Return the sync that `sync_range` waits for, if any."""
         self._check_open()
         start, end = extent(offset, length, self._native.size)
         return barrier.begin_flush(self._inode.engine, start, end) if start < end else None
@@ -419,22 +421,22 @@ class CachedFile(Handle, io.RawIOBase):
     # -- the end
 
     def _is_unsaved(self) -> bool:
-        """Whether closing it may take a while: there may be something to hand over."""
+        """Return whether closing it may take a while, as there may be data to write back."""
         return self._writable and (self._native.has_local() or self._inode.engine.version_stale)
 
     def _commits_on_close(self) -> bool:
-        """Whether a `with` whose body raised abandons the file."""
+        """Return whether a `with` whose body raised abandons the file."""
         return self._inode.engine.limits().commit_on_close
 
     @traced
     def close(self) -> None:
-        """Close the handle; the last writable one flushes, and commits where `sync_on_close`. Errors are raised, the
-        handle is closed anyway, the data stays in the cache (`Volume.failed`). Idempotent.
+        """Close the handle; the last writable one flushes, and commits if `sync_on_close`. Errors are raised, the
+        handle is closed in any case, the data stays in the cache (`Volume.failed`). Idempotent.
         """
         self._close(None)
 
     def _close(self, timeout: float | None) -> None:
-        """`close`, which waits for a commit so many seconds."""
+        """Close, waiting for a commit for at most `timeout` seconds."""
         if self.closed or self._closing:
             return
         self._closing = True
@@ -446,28 +448,28 @@ class CachedFile(Handle, io.RawIOBase):
             self._end()
 
     def abandon(self) -> None:
-        """Close without handing anything over; what this file has not committed is given up if no other writable handle
-        is open. Never waits.
+        """Close without write-back; uncommitted data of this file is dropped if no other writable handle is open. Never
+        waits.
         """
         if self.closed or self._closing:
             return
         self._closing = True
         try:
             if not self.volume.cache.native.forked:
-                self._unbind()  # who waits for the file's lock finds it closed
+                self._unbind()  # calls that wait for the file's lock find it closed
                 lifetimes.abandon_handle(self.volume, self._inode, writable=self._writable)
         finally:
             self._end()
 
     def _never_opened(self) -> None:
-        """Whoever opened it does not want it any more. An object that this has emptied or made is not published so."""
+        """Close a handle whose opener has given up. An object that this open has truncated or made is not published."""
         if self._makes and self._commits_on_close():
             self.abandon()
         else:
             self._leave()
 
     def _leave(self) -> None:
-        """Close without handing anything over: what is dirty stays dirty in the cache. Never waits."""
+        """Close without write-back: dirty data stays dirty in the cache. Never waits."""
         if self.closed or self._closing:
             return
         self._closing = True
@@ -478,7 +480,7 @@ class CachedFile(Handle, io.RawIOBase):
 
     def _end(self) -> None:
         self._unbind()
-        super().close()  # calls flush, which has nothing to do any more
+        super().close()  # calls flush, which has nothing left to do
         self._closing = False
 
     def __enter__(self) -> Self:
@@ -496,7 +498,9 @@ class CachedFile(Handle, io.RawIOBase):
                 raise  # the body's exception stays the primary one; the data stays in the cache
 
     def __del__(self) -> None:
-        """A handle collected unclosed: only queue; this may run in any thread, also inside our own calls."""
+        """Queue the close of a handle that was collected unclosed: this may run in any thread, even inside the cache's
+        own code.
+        """
         try:
             if self.closed or self._closing:
                 return
@@ -515,7 +519,7 @@ class CachedFile(Handle, io.RawIOBase):
             if writable or self._warns_of_readers:
                 warnings.warn(f"unclosed {name}", ResourceWarning, stacklevel=2, source=self)
 
-    # What C code of wrappers asks for by these names.
+    # Names that C code of wrappers looks up.
     def __next__(self) -> bytes:
         line: bytes = self.readline()
         if not line:

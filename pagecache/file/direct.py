@@ -1,8 +1,8 @@
-"""DirectFile: a handle whose reads and writes go past the cache (contract 2.9, 2.10).
+"""DirectFile: a handle whose reads and writes bypass the cache (contract 2.9, 2.10).
 
 Its verbs are Python over the engine's `direct_read` and `direct_write`: each costs a call of the backend anyway, and
-the hot verbs of other handles need not ask what kind of handle they belong to. What cannot be direct is buffered and
-handed over before it returns.
+the hot verbs of other handles need not check the kind of their handle. Calls that cannot be direct are buffered and
+written back before they return.
 """
 
 from __future__ import annotations
@@ -26,7 +26,9 @@ __all__ = ["DirectFile"]
 
 
 def _offset(value: Any, what: str = "offset", call: str = "", first: object = None) -> int:
-    """An offset or a size; `call` and `first`: how the verb is called, and with what before the offset."""
+    """Return an offset or a size as an int; `call` and `first`: name of the verb, and its argument before the
+    offset.
+    """
     try:
         number = operator.index(value)
     except TypeError:
@@ -41,7 +43,7 @@ def _offset(value: Any, what: str = "offset", call: str = "", first: object = No
 
 
 def _bytes_of(data: Any) -> memoryview:
-    """As single bytes."""
+    """Return data as single bytes."""
     if isinstance(data, str):
         raise TypeError("a bytes-like object is required, not 'str'")
     with memoryview(data) as view:
@@ -51,7 +53,7 @@ def _bytes_of(data: Any) -> memoryview:
 
 
 def _single_bytes(view: memoryview) -> memoryview | None:
-    """None for formats that memoryview does not know, and where there is nothing."""
+    """Return a view of single bytes; None for formats that memoryview does not support, and for empty data."""
     try:
         return view.cast("B") if view.nbytes else None
     except (TypeError, ValueError):
@@ -59,7 +61,7 @@ def _single_bytes(view: memoryview) -> memoryview | None:
 
 
 def _space_of(buffer: Any) -> memoryview | None:
-    """The same, to write into; None: it cannot be seen as bytes, or is none."""
+    """Return a writable view of single bytes; None: the buffer has no such view, or is empty."""
     try:
         view = memoryview(buffer)
     except TypeError:
@@ -71,10 +73,10 @@ def _space_of(buffer: Any) -> memoryview | None:
 
 
 class DirectFile(CachedFile):
-    """A handle of `Volume.open(..., direct=True)`; everything that is not a read or a write is as with any handle."""
+    """A handle of `Volume.open(..., direct=True)`; everything except reads and writes is as with any handle."""
 
     def __init__(self, inode: Inode, key: Key, mode: str, flags: int, *, parallel: bool, read_ahead: int) -> None:
-        # What is buffered all the same is handed over before the call returns.
+        # Calls that are buffered are written back before they return.
         super().__init__(inode, key, mode, flags, through=True, read_ahead=read_ahead)
         self._appends = bool(flags & os.O_APPEND)
         self._parallel = parallel
@@ -91,7 +93,7 @@ class DirectFile(CachedFile):
 
     @traced
     def pread_into(self, buffer: Any, offset: int, /) -> int:
-        """Read into a writable buffer; returns the number of bytes."""
+        """Read into a writable buffer; return the number of bytes."""
         self._check_readable()
         pos = _offset(offset, call="pread_into(buffer, offset)", first=buffer)
         if self._reads_buffered():
@@ -151,11 +153,11 @@ class DirectFile(CachedFile):
             count = self.pread_into(buffer, pos + done)
             done += count
             if count < wanted:
-                break  # the end: what is appended behind it now does not belong into the next segment
+                break  # the end: bytes appended past it now do not belong into the next segment
         return done
 
     def read(self, size: int | None = -1, /) -> bytes:
-        """Read at the file position; all that is left when size is negative."""
+        """Read at the file position; all remaining bytes when size is negative."""
         self._check_readable()
         pos = self.tell()
         length = -1 if size is None else operator.index(size)
@@ -179,13 +181,13 @@ class DirectFile(CachedFile):
 
     @traced
     def pwrite(self, data: Any, offset: int, /) -> int:
-        """Write all of data at offset; returns its length."""
+        """Write all of data at offset; return its length."""
         self._check_writable()
         pos = _offset(offset, call="pwrite(data, offset)", first=data)
         return self._write(data, pos, append=False)[1]
 
     def _write(self, data: Any, pos: int, *, append: bool) -> tuple[int, int]:
-        """Offset and length of what was written."""
+        """Write, and return offset and length of the written range."""
         source = self._steady(data)
         with _bytes_of(source) as view, view.toreadonly() as content:
             length = len(content)
@@ -223,7 +225,7 @@ class DirectFile(CachedFile):
         return done
 
     def try_pwrite(self, data: Any, offset: int, /) -> int | None:
-        """None: a direct write always calls the backend."""
+        """Return None: a direct write always calls the backend."""
         self._check_writable()
         _offset(offset, call="try_pwrite(data, offset)", first=data)
         with _bytes_of(data) as view:
@@ -231,7 +233,7 @@ class DirectFile(CachedFile):
 
     @traced
     def append(self, data: Any) -> int:
-        """Write atomically at the end; returns the offset."""
+        """Write atomically at the end; return the offset."""
         self._check_writable()
         return self._write(data, 0, append=True)[0]
 

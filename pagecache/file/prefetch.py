@@ -1,8 +1,8 @@
-"""What `prefetch` and `prefetch_ranges` ask for: which ranges are read together, and waiting for them.
+"""Ranges of `prefetch` and `prefetch_ranges`: joining them, and waiting for them.
 
-Fills are queued for the volume's threads, as far as memory goes: no more is fetched than the cache holds, or the end of
-it would push out the beginning. Whoever waits then goes over the ranges himself: he takes over what no thread has
-begun, waits for what one has, and reads what a failed fill left missing, which is where he meets the backend's error.
+Fills are queued for the volume's threads, within the available memory: no more is fetched than the cache holds, or the
+end would push out the beginning. A waiter then goes over the ranges itself: it takes over fills that no thread has
+begun, waits for running ones, and reads bytes that a failed fill left missing, which raises the backend's error.
 """
 
 from __future__ import annotations
@@ -15,15 +15,15 @@ from ..native import NativeInode
 __all__ = ["clipped", "fetch", "merged"]
 
 WAIT_STEP = 1 << 20
-"""Bytes that a waiter looks at together."""
+"""Bytes that a waiter checks together."""
 GAP = 64 << 10
-"""Bytes between two ranges that are rather read than left out: at 1 GB/s they cost less than another call."""
+"""Largest gap in bytes that is read together with its neighbours: at 1 GB/s it costs less than another call."""
 
 
 def merged(ranges: Iterable[tuple[int, int]], limits: BackendLimits) -> list[tuple[int, int]]:
-    """[start, end) ranges, those joined that are near one another as long as one call can read them together.
+    """Return [start, end) ranges, joining those near one another while one call can read them together.
 
-    Each stands where the first of its ranges stood: the order is the caller's.
+    Each stands at the place of the first of its ranges: the order is the caller's.
 
     >>> merged([(900_000, 900_010), (5, 10), (0, 6), (900_100, 900_200)], BackendLimits())
     [(900000, 900200), (0, 10)]
@@ -42,7 +42,7 @@ def merged(ranges: Iterable[tuple[int, int]], limits: BackendLimits) -> list[tup
 
 
 def clipped(ranges: Iterable[tuple[int, int]], most: int) -> Iterator[tuple[int, int]]:
-    """The first `most` bytes of the ranges, in their order.
+    """Yield the first `most` bytes of the ranges, in order.
 
     >>> list(clipped([(0, 100), (200, 300), (400, 500)], 150))
     [(0, 100), (200, 250)]
@@ -55,10 +55,10 @@ def clipped(ranges: Iterable[tuple[int, int]], most: int) -> Iterator[tuple[int,
 
 
 def fetch(native: NativeInode, wanted: Iterable[tuple[int, int]], capacity: int, *, wait: bool) -> None:
-    """Get the ranges into the cache, in their order; `wait`: return when they are there, as far as memory goes.
+    """Read the ranges into the cache, in order; `wait`: return when they are there, within the available memory.
 
     Raises:
-        OSError: with `wait`, what the backend raised.
+        OSError: with `wait`, an error of the backend.
     """
     ranges = list(clipped(wanted, capacity))
     for start, end in ranges:

@@ -2,7 +2,7 @@
 
 `volume.py` is the public object. `opening.py` opens files, `keys.py` and `names.py` lock, remove and rename names,
 `inode.py` is one cached object, `lifetimes.py` ends handles, names and inodes, `ticket.py` waits for a sync,
-`reconnect.py` exchanges the backend, `conflicts.py` takes over changes made by others, and `detach.py` is the end.
+`reconnect.py` exchanges the backend, `conflicts.py` handles foreign changes, and `detach.py` is the end.
 """
 
 from typing import TYPE_CHECKING, Any

@@ -1,6 +1,6 @@
-"""What others changed behind the cache: dropped from it where it is clean, settled where it met changes of our own.
+"""Foreign changes of stored objects: clean cached bytes are dropped, conflicts with local changes are settled.
 
-Where nobody announces changes, opens notice them (opening.py). Nothing local is dropped here but by "discard".
+Without announcements, opens notice such changes (opening.py). Only "discard" drops local data here.
 """
 
 from __future__ import annotations
@@ -25,14 +25,14 @@ if TYPE_CHECKING:
 __all__ = ["announce", "invalidate", "resolve", "set_attributes"]
 
 ROUNDS = 3
-"""How often what is dirtied again meanwhile is written back."""
+"""How often bytes that became dirty again are written back."""
 
 
 def invalidate(inode: Inode, offset: int, length: int | None) -> None:
-    """Write back, commit where needed, then drop cached data.
+    """Write back, commit if needed, then drop cached data.
 
     Raises:
-        WritebackError: nothing is lost. BlockingIOError: dirtied again and again, or held by a writable view.
+        WritebackError: nothing is lost. BlockingIOError: dirtied repeatedly, or held by a writable view.
     """
     start, end = extent(offset, length, inode.native.size)
     for _ in range(ROUNDS):
@@ -50,21 +50,23 @@ def invalidate(inode: Inode, offset: int, length: int | None) -> None:
 
 
 def announce(volume: Volume, inode: Inode, offset: int, length: int | None, version: str | None) -> None:
-    """The stored object changed: nothing but local bytes of the range satisfies a read from here on."""
+    """Record a change of the stored object: later reads of the range use local bytes only, and the store for all
+    others.
+    """
     if version is not None and version == inode.engine.version and not inode.engine.version_stale:
-        return  # our own doing, or known
+        return  # this cache's own change, or a known one
     start, end = extent(offset, length, inode.native.size)
     remote.announced(inode.engine, version, start, END if length is None else end)
     if volume.engine.mirror is not None:
-        volume.engine.mirror.invalidate(inode.key, "the object was changed by somebody else")
-    what = f"somebody else changed [{start}, {end})"
-    next = "what is cached of it is read again" if not inode.native.has_local() else "unsaved bytes are kept"
+        volume.engine.mirror.invalidate(inode.key, "the object was changed by another writer")
+    what = f"another writer changed [{start}, {end})"
+    next = "cached bytes of it are read again" if not inode.native.has_local() else "unsaved bytes are kept"
     volume.engine.emit("invalidated", inode.key, ((start, end - start),), message=what, next=next)
     volume.engine.say(logging.DEBUG, "changes of stored objects", what, next, inode.key)
 
 
 def resolve(volume: Volume, inode: Inode, how: Literal["force", "rebase", "discard"]) -> list[LostRange]:
-    """Settle its conflict, if it has one; returns what was lost."""
+    """Settle the conflict of an inode, if it has one; return the losses."""
     engine = inode.engine
     if engine.conflict is None:
         return []
@@ -80,13 +82,13 @@ def resolve(volume: Volume, inode: Inode, how: Literal["force", "rebase", "disca
         try:
             staging.reading_back(engine, lambda: engine.settled(lambda: settle(engine)))
         except remote.DirectWrites:
-            direct.outlast(engine)  # none begins while there is a conflict
+            direct.outlast(engine)  # none begins during a conflict
         else:
             return []
 
 
 def _fill_all(inode: Inode) -> None:
-    """Our whole version into memory, while what lies under it can still be read, but for what the backend keeps."""
+    """Read the whole local version into memory, while the version below it can still be read, except staged bytes."""
     keeps = hasattr(inode.engine.backend_file, "rebase")
     with inode.engine.forcing():
         pos = 0
@@ -98,15 +100,13 @@ def _fill_all(inode: Inode) -> None:
 
 
 def set_attributes(volume: Volume, key: Key, inode: Inode | None, changes: dict[str, int]) -> ObjectStat:
-    """Times are a part of the version of many stores: of an object that is cached it is looked at before and after,
-    under the token, so that nothing else of ours changes it.
+    """Set attributes. Times are a part of the version in many stores: so the version of a cached object is read before
+    and after, under the token, which excludes other changes by this cache.
     """
     backend: Any = volume.engine.backend
 
     def change() -> ObjectStat:
-        own = getattr(backend, "setattr", None) or partial(
-            NamespaceBackend.setattr, backend
-        )  # which says that it cannot
+        own = getattr(backend, "setattr", None) or partial(NamespaceBackend.setattr, backend)  # raises that it cannot
         changed: ObjectStat = own(key, **changes)
         return changed
 

@@ -1,12 +1,12 @@
-"""The end of a volume: detach, give up.
+"""The end of a volume: detach, and its forms that lose data.
 
-Detaching seals the volume first: nothing new is accepted, and who is changing a file has ended. So what is saved then
-is all there is, and no write that was accepted can fall between the saving and the end. It refuses where saving fails,
-unless the caller gives data up on purpose, and the volume goes on as before. Threads that hang in a dead backend are
-left behind with all that they may still touch.
+Detaching seals the volume first: new changes are refused, and running ones end. So the data that is saved then is
+complete, and no accepted write can fall between the saving and the end. If saving fails, detaching is refused and the
+volume continues, unless the caller requests the loss. Threads that hang in a dead backend are left behind with all
+memory that they may still use.
 
-One at a time ends a volume. Whoever comes second waits for the first, until his own deadline, and finds the volume
-ended, or tries for himself; where he may give data up, the first does not keep him from it.
+One thread at a time ends a volume. A second one waits for the first, until its own deadline. Then it finds the volume
+ended, or tries itself; if it may discard data, it need not wait for the first to save them.
 """
 
 from __future__ import annotations
@@ -51,7 +51,7 @@ def detach(volume: Volume, timeout: float | None, on_failed: Literal["raise", "d
 
 
 class Turn:
-    """Who is ending a volume."""
+    """The turn of a thread to end a volume."""
 
     def __init__(self, volume: Volume) -> None:
         self._volume = volume
@@ -60,12 +60,12 @@ class Turn:
         self.signal: Signal = volume.engine.park.signal()
 
     def take(self) -> tuple[int, Signal] | None:
-        """None: it is taken; else the thread that has it, and what is set when that is over."""
+        """Take the turn, and return None; if it is taken, return its thread and the signal that is set at its end."""
         with self._volume.names:
             current = self._volume.turn
             if current is not None and current[0] != self._thread:
                 return current
-            # A signal handler may end what its own thread is ending: nobody waits for himself.
+            # A signal handler may end a volume that its own thread is ending: it must not wait for itself.
             self._volume.turn = (self._thread, self.signal)
             self._taken = True
         return None
@@ -79,15 +79,15 @@ class Turn:
             self.signal.set()
 
     def __del__(self) -> None:
-        """Where an interrupt struck before anybody else came to it."""
+        """Release the turn after an interrupt between its taking and the `with`."""
         self.over()
 
 
 def _turn(volume: Volume, deadline: Deadline, on_failed: Literal["raise", "discard"]) -> Turn | None:
-    """Wait for a turn to end the volume; None: somebody else has ended it.
+    """Wait for a turn to end the volume; None: another thread has ended it.
 
     Raises:
-        UnsavedDataError: it was somebody else's until the deadline.
+        UnsavedDataError: another thread had the turn until the deadline.
     """
     turn = Turn(volume)
     if volume.ended:
@@ -108,18 +108,18 @@ def _stand_by(volume: Volume, turn: Turn, deadline: Deadline, on_failed: Literal
             if forced or not deadline.passed():
                 continue
             if volume.detached:
-                return None  # all is saved, or given up; only threads and files are left
-            error = deadline_error("somebody else is detaching the volume")
+                return None  # all is saved, or discarded; only threads and files are left
+            error = deadline_error("another thread is detaching the volume")
             if on_failed == "raise":
                 raise _unsaved_error(volume, _unsaved(volume), error) from error
-            volume.engine.abort(error)  # this ends the waits of whoever has the turn
+            volume.engine.abort(error)  # this ends the waits of the thread that has the turn
             forced = True
     return None
 
 
 def _end(volume: Volume, deadline: Deadline, on_failed: Literal["raise", "discard"]) -> list[LostRange]:
     lost: list[LostRange] = []
-    if not volume.detached:  # else an interrupt struck whoever came as far as that
+    if not volume.detached:  # otherwise an interrupt struck the other thread after the saving
         seal = _Seal(volume)
         try:
             lost = _save(volume, deadline, on_failed)
@@ -149,7 +149,7 @@ def _tell(volume: Volume, lost: list[LostRange]) -> None:
 
 
 class _Seal:
-    """Nothing new is accepted by a volume, until this is lifted."""
+    """A seal: the volume accepts no new changes until it is lifted."""
 
     def __init__(self, volume: Volume) -> None:
         self._volume = volume
@@ -158,18 +158,18 @@ class _Seal:
         self._lifted = False
 
     def lift(self) -> None:
-        """A volume that has ended stays sealed: a writer may still wait for a lock in it."""
+        """Lift the seal. An ended volume stays sealed: a writer may still wait for a lock in it."""
         if not self._lifted and not self._volume.detached:
             self._lifted = True
             self._volume.engine.seal(False)
 
     def __del__(self) -> None:
-        """Where an interrupt struck before anybody else came to lifting it."""
+        """Lift the seal after an interrupt between its making and the `with`."""
         self.lift()
 
 
 def _save(volume: Volume, deadline: Deadline, on_failed: Literal["raise", "discard"]) -> list[LostRange]:
-    """Save everything, or say what is given up.
+    """Save everything, or report the discarded ranges.
 
     Raises:
         UnsavedDataError: not everything could be saved.
@@ -189,12 +189,12 @@ def _save(volume: Volume, deadline: Deadline, on_failed: Literal["raise", "disca
     if (unsaved or cause is not None) and on_failed == "raise":
         raise _unsaved_error(volume, unsaved, cause) from cause
     if isinstance(cause, TimeoutError):
-        volume.engine.abort(cause)  # what hangs would keep the token for ever
+        volume.engine.abort(cause)  # a hanging call would keep the token forever
     return _give_up(volume, deadline)
 
 
 def _drain(volume: Volume, deadline: Deadline) -> None:
-    """Return once nobody changes a file who had not seen the seal."""
+    """Wait until all changes that began before the seal have ended."""
     with volume.names:
         inodes = [*volume.inodes.values(), *volume.orphans]
     for inode in inodes:
@@ -203,7 +203,7 @@ def _drain(volume: Volume, deadline: Deadline) -> None:
 
 
 def _cut_views(volume: Volume, deadline: Deadline) -> bool:
-    """Writable views that are still open lose their files, which would be dirty for ever. Whether there were any."""
+    """Detach open writable views from their files, which would stay dirty forever. Return whether there were any."""
     with volume.names:
         inodes = [inode for inode in volume.inodes.values() if inode.native.usage()["write_pinned"]]
     for inode in inodes:
@@ -213,7 +213,7 @@ def _cut_views(volume: Volume, deadline: Deadline) -> bool:
 
 
 def _unsaved(volume: Volume) -> list[FailedRange]:
-    """What is local; an object of which only its creation, size, holes or direct writes are uncommitted counts with no
+    """Return unsaved ranges; an object with only its creation, size, holes or direct writes uncommitted counts with no
     bytes.
     """
     found: list[FailedRange] = []
@@ -259,8 +259,8 @@ def _give_up(volume: Volume, deadline: Deadline) -> list[LostRange]:
 
 
 def _roll_back(volume: Volume, inode: Inode, deadline: Deadline) -> bool:
-    """What was uploaded and is never to be published shall not stay behind; who abandons sees to it himself. Whether
-    the backend was asked; where it does not answer before the deadline, the volume is aborted.
+    """Roll back uploaded bytes that will never be published; abandoned files do that themselves. Return whether the
+    backend was called; if it does not reply before the deadline, the volume is aborted.
     """
     if inode.engine.abandoned:
         return False
@@ -272,13 +272,13 @@ def _roll_back(volume: Volume, inode: Inode, deadline: Deadline) -> bool:
     except Exception as error:
         if isinstance(error, TimeoutError) and deadline.passed():
             volume.engine.abort(error)
-        what = f"rolling back what is given up failed: {cause(error)}"
-        volume.engine.say(logging.WARNING, "the volume", what, "what was uploaded may stay behind", inode.key)
+        what = f"rolling back discarded bytes failed: {cause(error)}"
+        volume.engine.say(logging.WARNING, "the volume", what, "uploaded bytes may stay behind", inode.key)
     return True
 
 
 def _within(volume: Volume, call: Callable[[], object], what: str, deadline: Deadline) -> None:
-    """A call whose outcome changes nothing any more: on a thread of the volume.
+    """Make a call whose result no longer matters, on a thread of the volume.
 
     Raises:
         TimeoutError: it has not ended before the deadline.
@@ -292,7 +292,7 @@ def _within(volume: Volume, call: Callable[[], object], what: str, deadline: Dea
 
 
 def _quiet(volume: Volume, inodes: list[Inode], deadline: Deadline) -> bool:
-    """Whether no call of the backend runs any more, after a moment for read-ahead to end."""
+    """Return whether all backend calls have ended, after a moment for readahead."""
     native = volume.engine.native
     moment = Deadline(deadline.clock, PATIENCE)
 
@@ -316,8 +316,8 @@ def _reason(volume: Volume, what: str) -> Reason:
 
 
 def _finish(volume: Volume, deadline: Deadline) -> None:
-    """Threads end, files close, handles lead nowhere. What a hung call still uses is left alone until the process
-    ends. Where an interrupt strikes in here, the next who ends the volume does what is left.
+    """End threads, close files, and invalidate handles. Memory that a hung call still uses stays until the process
+    ends. After an interrupt, the next end of the volume completes this.
     """
     volume.detached = True
     with volume.names:
@@ -335,13 +335,13 @@ def _finish(volume: Volume, deadline: Deadline) -> None:
         volume.inodes.clear()
     volume.ended = True
     if not stopped:
-        return  # nor can anything be asked of that backend
+        return  # that backend cannot be called either
     for inode in inodes:
         inode.native.drop_clean()
 
 
 def _close_backend(volume: Volume, inodes: list[Inode], deadline: Deadline) -> None:
-    """Once, whatever comes of it: everything that matters was committed or reported before."""
+    """Close the backend once, whatever the result: everything important was committed or reported before."""
     closing, volume.backend_closed = not volume.backend_closed, True
 
     def close_all() -> None:

@@ -1,11 +1,11 @@
-"""One cached object: who has it open, what was lost of it, when its backend file is closed.
+"""One cached object: its handles, its losses, and the lifetime of its backend file.
 
-An `Inode` outlives its handles: its pages stay cached, and what is not saved keeps it alive. It is found by the
-canonical key, so every alias of one object leads to one inode. Handles keep it alive; the volume's table does too,
-until it has neither handles nor pages nor anything local.
+An `Inode` outlives its handles: its pages stay cached, and unsaved data keeps it alive. It is found by the canonical
+key, so every alias of one object leads to one inode. Handles keep it alive; the volume's table does too, until it has
+neither handles nor pages nor local data.
 
-Losses (discard, take_remote, a staging that is gone) go to an edge channel like the kernel's errseq: each handle open
-at that time raises DataLossError once, a loss that nobody saw is seen by the next opener (contract 2.16).
+Losses (discard, take_remote, a lost stage) go to an edge channel like the kernel's errseq: each handle open at that
+time raises DataLossError once; a loss that no handle has reported is reported to the next opener (contract 2.16).
 """
 
 from __future__ import annotations
@@ -35,7 +35,7 @@ class _Loss:
 
 
 class Inode:
-    """One object of a volume, whatever it is called and however often it is open."""
+    """One object of a volume, independent of its name and the number of its handles."""
 
     def __init__(self, volume: Volume, key: Key, backend_file: BackendFile, size: int, version: str | None) -> None:
         self.volume = volume
@@ -47,7 +47,7 @@ class Inode:
         self.writers = 0
         self.naming: Naming | None = None  # the call that changes its name; under the volume's lock
         self.missed = False  # a reconnect has left its file closed, because of that call
-        self.dropped = False  # what was local has been given up: nobody could reach it any more
+        self.dropped = False  # local data was dropped: no handle could reach it
         self.open_handles: weakref.WeakKeyDictionary[CachedFile, None] = weakref.WeakKeyDictionary()  # oldest first
         self.pins: weakref.WeakSet[object] = weakref.WeakSet()
         self._losses: list[_Loss] = []
@@ -56,7 +56,7 @@ class Inode:
     # -- the edge channel; under the volume's lock
 
     def record_loss(self, lost: list[LostRange], *, seen: bool) -> None:
-        """`seen`: the caller of discard got the list, so later handles need not be told."""
+        """Record a loss. `seen`: the caller of discard got the list, so later handles do not report it."""
         if not lost:
             return
         told = min((handle._loss_cursor for handle in self.open_handles), default=self._last_loss)
@@ -65,23 +65,23 @@ class Inode:
         self._losses.append(_Loss(self._last_loss, lost, seen))
 
     def _report_loss(self, lost: list[LostRange]) -> None:
-        """Something was given up that nobody asked to give up."""
+        """Record a loss that was not requested."""
         with self.volume.names:
             self.record_loss(lost, seen=False)
 
     def replaced(self) -> None:
-        """The version that the open handles read is gone; they never see another one."""
+        """Record that the version of the open handles is gone; they never see another one."""
         with self.volume.names:
             handles = list(self.open_handles)
         for handle in handles:
             handle._replace()
 
     def loss_cursor(self) -> int:
-        """Where a new handle starts to look: behind all that somebody has seen."""
+        """Return the position of a new handle in the losses: after all reported ones."""
         return min((loss.seq for loss in self._losses if not loss.seen), default=self._last_loss + 1) - 1
 
     def loss_since(self, cursor: int) -> tuple[DataLossError | None, int]:
-        """What a handle has not been told yet, and its new cursor. Told is seen."""
+        """Return the losses that a handle has not reported yet, and its new position. They count as reported."""
         losses = [loss for loss in self._losses if loss.seq > cursor]
         if not losses:
             return None, self._last_loss
@@ -95,16 +95,16 @@ class Inode:
         )
 
     def losses_since(self, cursor: int) -> list[LostRange]:
-        """The same without telling anybody."""
+        """Return the unreported losses of a handle without marking them as reported."""
         return [entry for loss in self._losses if loss.seq > cursor for entry in loss.ranges]
 
     def untold(self) -> bool:
-        """Whether a loss waits for the next opener."""
+        """Return whether a loss waits for the next opener."""
         return any(not loss.seen for loss in self._losses)
 
     def hidden(self) -> bool:
-        """Whether who looks past the cache finds something else: bytes that were not handed over, or, of objects that
-        become visible by commit, not committed.
+        """Return whether the store differs from the cache: bytes are not written back, or not committed, for objects
+        that become visible by commit.
         """
         if not self.native.has_local():
             return False
@@ -112,13 +112,13 @@ class Inode:
         return self.engine.limits().commit_on_close or bool(usage["dirty"] or usage["writeback"])
 
     def idle(self) -> bool:
-        """Nobody has it open or looks at its memory."""
+        """Return whether the object has no handles and no views."""
         return self.handles == 0 and not len(self.pins)
 
 
 class InodeTable(dict[Key, Inode]):
     """The inodes of a volume by their keys. The table counts the keys below each directory (parts separated by "/"), so
-    that a rename needs no walk when there are none. All changes go through the methods below.
+    that a rename without such keys needs no walk. All changes go through the methods below.
     """
 
     def __init__(self) -> None:
@@ -146,7 +146,7 @@ class InodeTable(dict[Key, Inode]):
         self._below.clear()
 
     def has_below(self, tree: str) -> bool:
-        """Whether a key is that of something in this directory."""
+        """Return whether a key lies below this directory."""
         return tree in self._below
 
     def _count(self, key: Key, more: int) -> None:

@@ -1,8 +1,8 @@
-"""Keys that are busy: an open, a remove or a rename of them is under way.
+"""Busy keys: those with a running open, remove or rename.
 
-An operation marks all the keys it concerns at once, waiting for busy ones while it holds none; then it lets go of the
-lock, calls the backend, publishes, and frees them. So a slow or hung call delays its own keys and nothing else. A
-rename marks the trees of its keys too: every key below them.
+An operation marks all its keys at once, waiting for busy ones while it holds none; then it releases the lock, calls the
+backend, publishes, and frees the keys. So a slow or hung call delays only its own keys. A rename marks the trees of its
+keys too: every key below them.
 """
 
 from __future__ import annotations
@@ -26,7 +26,7 @@ __all__ = ["BusyKeys", "is_below"]
 
 @dataclass(slots=True, eq=False)
 class _Claim:
-    """Who made keys busy, and what for; for reports."""
+    """The operation and thread that made keys busy; for reports."""
 
     what: str
     thread: int
@@ -36,21 +36,21 @@ class _Claim:
 
 
 class _Hold:
-    """Keys that a call with several tries has: whoever has them last gives them back.
+    """Keys of a call with several attempts: their last holder frees them.
 
-    A try has them while it runs, on a thread of the volume, also when its caller has stopped waiting. The caller has
-    them before, and between two tries.
+    An attempt holds them while it runs, on a thread of the volume, also after its caller has stopped waiting. The
+    caller holds them before, and between two attempts.
     """
 
     def __init__(self, tries: Attempts, free: Callable[[], None]) -> None:
         self._tries = tries
         self._free = free
-        self._lock = threading.Lock()  # guards the two flags, for moments
+        self._lock = threading.Lock()  # guards the two flags; held briefly
         self._callers = True
         self._left = False
 
     def run(self, call: Callable[[], None]) -> None:
-        """One try, on a thread of the volume; not if the caller has left."""
+        """Run one attempt, on a thread of the volume, unless the caller has left."""
         with self._lock:
             if self._left:
                 return
@@ -66,7 +66,7 @@ class _Hold:
                 self._free()
 
     def leave(self) -> None:
-        """The caller stops waiting, or cannot begin."""
+        """Release the caller's hold: it stops waiting, or cannot begin."""
         with self._lock:
             self._left, callers = True, self._callers
         if callers:
@@ -74,24 +74,24 @@ class _Hold:
 
 
 class BusyKeys:
-    """The busy keys of a volume. `lock` is that of its names; `alive` raises when waiting has no point any more."""
+    """The busy keys of a volume. `lock` is that of its names; `alive` raises when waiting is pointless."""
 
     def __init__(self, engine: EngineVolume, lock: threading.Lock, alive: Callable[[], None]) -> None:
         self._engine = engine
         self._lock = lock
         self._alive = alive
         self._busy: dict[Key, Signal] = {}
-        self._next: dict[Key, list[Signal]] = {}  # who has a key after the one who has it now
+        self._next: dict[Key, list[Signal]] = {}  # holders of a key after the current one
         self._claims: dict[Signal, _Claim] = {}
         self._trees: dict[str, Signal] = {}  # every key below these is busy
 
     def __contains__(self, key: Key) -> bool:
-        """The lock is held."""
+        """Return whether a key is busy. The lock is held."""
         return key in self._busy
 
     def take(self, key: Key) -> Signal:
-        """Mark a key; where somebody has it, as soon as he frees it, before those who wait. To be freed by the signal.
-        The lock is held, and nobody waits.
+        """Mark a key, or reserve it as soon as its holder frees it, before other waiters. The caller frees it by the
+        signal. The lock is held, without a wait.
         """
         done = self._engine.park.signal()
         if self._busy.setdefault(key, done) is not done:
@@ -99,7 +99,7 @@ class BusyKeys:
         return done
 
     def free(self, keys: Iterable[Key], done: Signal) -> None:
-        """The keys are free again, as far as they were marked by this signal."""
+        """Free the keys that were marked by this signal."""
         with self._lock:
             for key in keys:
                 following = self._next.get(key, [])
@@ -118,7 +118,7 @@ class BusyKeys:
             done.set()
 
     def take_away(self, keys: Iterable[Key]) -> None:
-        """Free keys whose call can change nothing any more, and may never return."""
+        """Free the keys of a call that can no longer change anything, and may never return."""
         with self._lock:
             found = {key: self._busy[key] for key in keys if key in self._busy}
         for key, done in found.items():
@@ -142,15 +142,15 @@ class BusyKeys:
         within: Callable[[Callable[[], None]], None] = lambda wait: wait(),
         trees: bool = False,
     ) -> None:
-        """Mark keys as busy and run a call, publishing included, on a thread of the volume; again after a transient
-        error. An interrupt or a deadline ends only the waiting: what has begun is finished there, and the keys are busy
-        until then.
+        """Mark keys as busy and run a call, including its publishing, on a thread of the volume, with retries after
+        transient errors. An interrupt or a deadline ends only the wait: a begun call is completed there, and the keys
+        are busy until then.
 
         Args:
-            call: one try.
-            tries: the call of the program that this is.
-            keys: what it concerns.
-            within: holds what the call needs while it is waited for.
+            call: one attempt.
+            tries: the call of the program.
+            keys: of the call.
+            within: context of the call while it is waited for.
             trees: every key below these keys is busy too.
         """
         self._engine.check_reentry(tries.what, keys[0])
@@ -188,12 +188,12 @@ class BusyKeys:
             during(Reason("the name", self._engine.native, owner, key=key), sleep)
 
     def _why_busy(self, done: Signal) -> str:
-        """What has a name, for errors."""
+        """Return the operation that holds a name, for errors."""
         claim = self._claims.get(done)
         return "the name is busy" if claim is None else f"the name is busy with {claim.what}"
 
     def _owner(self, look: Look, claim: _Claim | None) -> Owner | None:
-        """Who has the keys, for reports: a thread that waits for something, or the call that it left behind."""
+        """Return the owner of the keys, for reports: a waiting thread, or the call that it left behind."""
         if claim is None:
             return nobody("a file of that name is being given up")
         job = None if claim.tries is None else claim.tries.job
@@ -202,7 +202,7 @@ class BusyKeys:
         return Owner(claim.what, f"has the name for {claim.what}", claim.thread, claim.since)
 
     def _claim(self, wanted: tuple[Key, ...], done: Signal, claim: _Claim) -> Signal | None:
-        """Make the keys ours, unless somebody has one of them: then his signal."""
+        """Mark the keys, or return the signal of a holder of one of them."""
         with self._lock:
             for key in wanted:
                 if key in self._busy:
@@ -218,7 +218,7 @@ class BusyKeys:
             return None
 
     def _above(self, key: Key) -> Signal | None:
-        """Who has a tree that the key is in. The lock is held."""
+        """Return the holder of a tree that contains the key. The lock is held."""
         if self._trees and isinstance(key, str):
             for tree, done in self._trees.items():
                 if is_below(key, tree):
@@ -226,7 +226,7 @@ class BusyKeys:
         return None
 
     def _below(self, tree: Key) -> Signal | None:
-        """Who has a key of the tree. The lock is held."""
+        """Return the holder of a key of the tree. The lock is held."""
         if isinstance(tree, str):
             for key, done in self._busy.items():
                 if isinstance(key, str) and is_below(key, tree):
@@ -235,5 +235,5 @@ class BusyKeys:
 
 
 def is_below(key: str, tree: str) -> bool:
-    """Whether a key is that of something in a directory, as keys of paths go."""
+    """Return whether a key lies below a directory, by its path."""
     return key.startswith(f"{tree}/")

@@ -1,8 +1,8 @@
-"""How long things live: handles, names, inodes, backend files.
+"""Lifetimes of handles, names, inodes and backend files.
 
 An inode without handles keeps its pages and, for a while, its backend file; one without a name (removed, abandoned)
-is an orphan that is buried with its last handle, silently. Nothing is freed while somebody is at work on it: burying
-is tried again by the flusher. Nothing here waits but a close: what needs the token or a call of the backend is left to
+is an orphan that is buried with its last handle, silently. An inode is never freed while an operation uses it: the
+flusher repeats the burial later. Only a close waits here: work that needs the token or a call of the backend is left to
 the volume's threads.
 """
 
@@ -37,13 +37,13 @@ __all__ = [
 OBJECT_BYTES = 10 << 10
 """Memory of an inode with all that the engine keeps for it, in C and Python."""
 HOLLOW_MIN, HOLLOW_PART = 4096, 64
-"""A cache keeps so many hollow objects, or as many as take one part in so many of its capacity."""
+"""Hollow objects that a cache keeps: a minimum, or one part in so many of its capacity."""
 PRUNED, PRUNED_BY_FLUSHER = 4, 256
-"""Hollow objects that a close, or a turn of the flusher, forgets at most."""
+"""Maximum hollow objects that a close, or a turn of the flusher, frees."""
 
 
 def release(volume: Volume, inode: Inode, *, writable: bool) -> None:
-    """A handle is gone: an inode that nobody has open keeps its pages, and its backend file for a while."""
+    """Release a handle: an inode without handles keeps its pages, and its backend file for a while."""
     with volume.names:
         inode.handles -= 1
         volume.handles -= 1
@@ -63,11 +63,11 @@ def release(volume: Volume, inode: Inode, *, writable: bool) -> None:
 
 
 def close_handle(volume: Volume, inode: Inode, *, writable: bool, timeout: float | None = None) -> None:
-    """The last writable handle flushes, and commits where the volume says so; the handle is gone anyway. `timeout`: of
-    the commit.
+    """Close a handle. The last writable handle flushes, and commits if the volume's options say so; the handle is
+    closed in any case. `timeout`: of the commit.
     """
     try:
-        with volume.names:  # of two that are closed at once, one finds that it was the last
+        with volume.names:  # of two concurrent closes, one finds that it was the last
             inode.writers, last, writable = inode.writers - writable, writable and inode.writers == 1, False
         if last and inode not in volume.orphans and not volume.detached:
             limits = inode.engine.limits()
@@ -84,15 +84,15 @@ def close_handle(volume: Volume, inode: Inode, *, writable: bool, timeout: float
 
 
 def abandon_handle(volume: Volume, inode: Inode, *, writable: bool) -> None:
-    """Never waits: what is not committed is given up once the file's token is free, and the key is busy until then, so
-    that nothing of the old file can follow what is written to a new one.
+    """Abandon a handle without waiting: uncommitted data is dropped once the file's token is free, and the key is busy
+    until then, so that no change of the old file can follow a change of its successor.
     """
-    changed = inode.native.has_local() or inode.native.is_changing()  # what holds the lock now may still change it
+    changed = inode.native.has_local() or inode.native.is_changing()  # the holder of the lock may still change it
     gone: Signal | None = None
     with volume.names:
         inode.writers, last, writable = inode.writers - writable, writable and inode.writers == 1, False
         if last and changed and not inode.engine.removed:
-            inode.engine.abandoned = True  # from here on nothing of it is handed over by anybody
+            inode.engine.abandoned = True  # from now on none of it is written back
             volume.orphans[inode] = None
             named = volume.inodes.get(inode.key) is inode
             gone = volume.busy.take(inode.key) if named else volume.engine.park.signal()
@@ -113,8 +113,8 @@ def _rollback(volume: Volume, inode: Inode, gone: Signal) -> None:
 
 
 def close_collected(volume: Volume, inode: Inode, *, writable: bool, loss_cursor: int) -> None:
-    """The flusher's part of a handle that was collected unclosed: pages stay dirty, nothing is published; what it was
-    to be told goes to the log, and to the next opener where nobody else has heard of it.
+    """Complete, on the flusher, the close of a handle that was collected unclosed: pages stay dirty, nothing is
+    published; unreported losses go to the log, and to the next opener if no other handle reports them.
     """
     with volume.names:
         inode.engine.unclosed |= writable and inode.native.has_local()
@@ -122,14 +122,14 @@ def close_collected(volume: Volume, inode: Inode, *, writable: bool, loss_cursor
         told = not inode.untold()
     if lost:
         what = f"{spans([(entry.offset, entry.length) for entry in lost])} is lost, and the handle was not closed"
-        next = "other handles were told" if told else "the next opener is told"
+        next = "other handles report it" if told else "the next opener reports it"
         volume.engine.say(logging.ERROR, "data that was given up", what, next, inode.key)
     release(volume, inode, writable=writable)
 
 
 def withhold(volume: Volume) -> list[Inode]:
-    """What only its writer may publish, and he has not: his handle is open, or was collected unclosed. From here on
-    nobody else does (contract 2.22).
+    """Withhold objects that only their writers may publish, and have not: the handle is open, or was collected
+    unclosed. From now on no other call publishes them (contract 2.22).
     """
     with volume.names:
         inodes = [i for i in volume.inodes.values() if i.writers or i.engine.unclosed]
@@ -140,7 +140,7 @@ def withhold(volume: Volume) -> list[Inode]:
 
 
 def forsake(volume: Volume, inode: Inode) -> list[LostRange]:
-    """Nobody can publish the object any more: what is local of it goes, and is what this returns."""
+    """Drop and return the local data of an object that cannot be published any longer."""
     inode.engine.abandoned = True
     rollback: Any = getattr(inode.engine.backend_file, "rollback", None)
     lost = drop_local(volume, inode, 0, END, cut=rollback is None)
@@ -150,7 +150,7 @@ def forsake(volume: Volume, inode: Inode) -> list[LostRange]:
 
 
 def bury(volume: Volume, inode: Inode) -> None:
-    """An inode without name and handles: what is local is dropped, silently, once its token is free. Never waits."""
+    """Bury an inode without name and handles: local data is dropped, silently, once its token is free. Never waits."""
     if inode.native.has_local() and not volume.engine.aborted and not inode.engine.abandoned:
         inode.engine.abandoned = True
         inode.engine.settle(lambda: _drop(inode))
@@ -158,7 +158,7 @@ def bury(volume: Volume, inode: Inode) -> None:
 
 
 def _drop(inode: Inode) -> None:
-    """Nobody wants it any more; the token is held, on a thread of the volume."""
+    """Drop unneeded local data; the token is held, on a thread of the volume."""
     try:
         rollback: Any = getattr(inode.engine.backend_file, "rollback", None)
         if rollback is not None:
@@ -170,9 +170,7 @@ def _drop(inode: Inode) -> None:
 
 
 def destroy(volume: Volume, inode: Inode) -> None:
-    """Free an inode without name and handles; tried again by the flusher while somebody is at work on it, or by a
-    reconnect.
-    """
+    """Free an inode without name and handles; while an operation uses it, the flusher or a reconnect repeats this."""
     if volume.detached or inode.handles or inode.engine.freed:
         return
     inode.native.drop_clean()
@@ -180,14 +178,15 @@ def destroy(volume: Volume, inode: Inode) -> None:
         if not volume.engine.aborted and not inode.engine.freed:
             if inode.dropped and inode.native.has_local():
                 inode.dropped = False
-                inode.engine.settle(lambda: _drop(inode))  # who was changing it when it was abandoned went on
+                # An operation that was changing it when it was abandoned went on.
+                inode.engine.settle(lambda: _drop(inode))
             volume.engine.cache.flusher.defer_again(lambda: destroy(volume, inode))
         return
     forget(volume, inode)
 
 
 def forget(volume: Volume, inode: Inode) -> None:
-    """CORE has let go of it."""
+    """Remove an inode that CORE has freed."""
     volume.engine.forget(inode.engine)
     backend_file = inode.engine.backend_file
     inode.engine.use(None)
@@ -200,15 +199,15 @@ def forget(volume: Volume, inode: Inode) -> None:
 
 
 def hollow_max(capacity: int) -> int:
-    """How many hollow inodes a cache of this capacity keeps."""
+    """Return how many hollow inodes a cache of this capacity keeps."""
     return max(HOLLOW_MIN, capacity // (HOLLOW_PART * OBJECT_BYTES))
 
 
 def prune(volume: Volume, most: int = PRUNED) -> bool:
-    """Forget the oldest hollow inodes, at most `most`, while the cache has too many of them.
+    """Free the oldest hollow inodes, at most `most`, while the cache has too many of them.
 
     CORE lists them: no handle, no page, no unsaved data. An inode with an unreported loss, a view or a busy name stays,
-    and other inodes have the next turn. Returns whether the cache still has too many.
+    and other inodes have the next turn. Return whether the cache still has too many.
     """
     native = volume.engine.cache.native
     excess = native.hollow() - hollow_max(volume.cache.capacity)
@@ -232,7 +231,7 @@ def prune(volume: Volume, most: int = PRUNED) -> bool:
 
 
 def unname(volume: Volume, canonical: Key) -> None:
-    """The object has no name any more: open handles keep it, else it goes."""
+    """Record that an object has lost its name: open handles keep it, otherwise it is freed."""
     with volume.names:
         inode = volume.inodes.take(canonical)
         if inode is None:
@@ -248,8 +247,8 @@ def unname(volume: Volume, canonical: Key) -> None:
 def drop_local(
     volume: Volume, inode: Inode, start: int, end: int, *, cut: bool = True, forgotten: bool = False
 ) -> list[LostRange]:
-    """Give up what is local. `cut`: the backend too, where a tail goes that it may have stored in part. `forgotten`: it
-    was rolled back already.
+    """Drop local data. `cut`: also in the backend, for a tail that it may have stored in part. `forgotten`: it was
+    rolled back already.
     """
     lost: list[LostRange] = []
     inode.native.run(TOKEN, "drop_local", (start, end, lost, cut, forgotten))

@@ -1,26 +1,26 @@
 """Calls that change names: remove and rename (contract 2.20).
 
-They run on a thread of the volume while their keys are busy, and publish there what the backend has done. A rename has
-the tokens of its files until it returns, also when nobody waits for it any more: meanwhile nothing of them is handed
-over or committed, to one name or to the other.
+They run on a thread of the volume while their keys are busy, and publish there the changes of the backend. A rename
+holds the tokens of its files until it returns, even after its caller stopped waiting: in that time nothing of them is
+written back or committed, under either name.
 
-As long as such a call runs nobody knows what its files are called. A reconnect meanwhile leaves them closed, because a
-file opened by a name that is gone would be made there once more, and have what is written later; the call catches up
-with the reconnect when it returns. A fenced one asks the store instead what the call has done: it can do nothing more,
-and may never return.
+While such a call runs the names of its files are unknown. A concurrent reconnect leaves these files closed, because
+opening one by a name that is gone would create it again, and later writes would go there; the call catches up with the
+reconnect when it returns. A fenced reconnect asks the store for the result of the call instead: the call can do nothing
+more, and may never return.
 
-A directory takes along what lies below it: the files that the cache knows there have other keys afterwards, and nobody
-opens one meanwhile. An alias (a symbolic link, one of several hard links) is a name like any other, and taking it away
-takes nothing from the object that it leads to, as long as that has another.
+Renaming a directory also changes the keys of its cached files, and no open of such a key runs in that time. An alias (a
+symbolic link, one of several hard links) is a name like any other: removing it does not affect the object that it leads
+to, as long as that has another name.
 
-A transient error is followed by another try. If the try before it may have been carried out, the store is asked first:
+A transient error is followed by a retry. If the earlier attempt may have been carried out, the store is asked first:
 
     remove   the name is gone            it was carried out
-    rename   src is gone, dst is there   it was carried out
-             src is there                it was not; but without `replace` nobody can tell if dst is there, too
-    both     another version than that which the cache knows has the name: nobody can tell
+    rename   src is gone, dst exists     it was carried out
+             src exists                  it was not; but without `replace` it is unknown if dst exists, too
+    both     the name has a version other than the cached one: unknown
 
-Where nobody can tell, the first error is raised.
+If it is unknown, the first error is raised.
 """
 
 from __future__ import annotations
@@ -51,22 +51,21 @@ NOT_FOLLOWED = {errno.EACCES, errno.ELOOP}
 
 @dataclass(eq=False, slots=True)
 class Naming:
-    """A call under way; `old` and `new` are the canonical keys. Without `dst` it is a remove."""
+    """A running call; `old` and `new` are the canonical keys. Without `dst` it is a remove."""
 
     volume: Volume
     src: Key
     old: Key
     dst: Key | None = None
     new: Key | None = None
-    over: bool = False  # what it did is published, by itself or by a fenced reconnect
-    catching_up: threading.Lock = field(default_factory=threading.Lock)  # held for moments, by who changes a file late
+    over: bool = False  # its effect is published, by itself or by a fenced reconnect
+    # Held briefly, by a call that changes a file late.
+    catching_up: threading.Lock = field(default_factory=threading.Lock)
     inodes: list[Inode] = field(default_factory=list)
-    beneath: list[Inode] = field(default_factory=list)  # files of a directory: nobody has lent their tokens
+    beneath: list[Inode] = field(default_factory=list)  # files of a directory, whose tokens are not lent
 
     def begin(self) -> Backend:
-        """From here on a reconnect knows of it.
-
-        Returns: the backend to call.
+        """Announce the call to reconnects, and return the backend to call.
 
         Raises:
             ShutdownError: the volume was aborted.
@@ -81,8 +80,8 @@ class Naming:
             return volume.engine.backend
 
     def below(self) -> list[tuple[str, Inode]]:
-        """Of a directory that is renamed: the files in it that the cache knows, by the rest of their keys. The lock of
-        the names is held; the tree is busy, so they stay the same.
+        """Return the cached files of a directory that is renamed, with the remaining part of their keys. The lock of
+        the names is held; the tree is busy, so they stay unchanged.
         """
         inodes, old = self.volume.inodes, self.old
         if self.dst is None or old in inodes or not isinstance(old, str) or old == self.new:
@@ -96,7 +95,7 @@ class Naming:
         ]
 
     def end(self, inode: Inode) -> bool:
-        """The call has returned, the name is sure. False: a reconnect has left the file closed, and this stands until
+        """Record that the call has returned, which fixes the name. False: a reconnect has left the file closed, until
         `catch_up` has opened it.
         """
         volume = self.volume
@@ -104,11 +103,11 @@ class Naming:
             if inode.naming is self and inode.missed and not (volume.engine.aborted or volume.detached):
                 return False
             if inode.naming is self:
-                inode.naming = None  # a reconnect that goes on now finds what it has left
+                inode.naming = None  # a later reconnect opens the files that it has left
             return True
 
     def catch_up(self, inode: Inode) -> None:
-        """Open what a reconnect has left closed. The token is held, on a thread of the volume."""
+        """Open files that a reconnect has left closed. The token is held, on a thread of the volume."""
         while not self.end(inode):
             with self.volume.names:
                 inode.missed = False
@@ -116,14 +115,14 @@ class Naming:
             reconnect.catch_up(self, backend, inode)
 
     def claim(self) -> bool:
-        """Whether what the call has done is still to be published: by who asks, once."""
+        """Return whether the effect of the call is still to be published, by this caller; True once."""
         with self.volume.names:
             over, self.over = self.over, True
             return not over
 
     def publish(self, new: Key | None, *, replaced: bool = True) -> Inode | None:
-        """The backend has done it; `replaced`: what was there before has no name any more. Returns the inode that has
-        another key now.
+        """Publish the effect of the call; `replaced`: the object that had the name before has lost it. Return the inode
+        whose key has changed.
         """
         volume = self.volume
         if new is None:
@@ -132,7 +131,7 @@ class Naming:
                 volume.engine.mirror.removed(self.old)
             return None
         if new == self.old:
-            return None  # an alias of it, or the same name
+            return None  # an alias of it, or an equal name
         with volume.names:
             inode = volume.inodes.take(self.old)
             below = self.below()
@@ -159,8 +158,8 @@ class Naming:
             self.volume.inodes[key] = inode
 
     def settle(self, backend: Backend) -> None:
-        """Publish what the call has done, as it is found in this backend. It can do nothing more, and what it answers
-        does not count. On a thread of the volume, which is aborted.
+        """Publish the effect of the call, as found in this backend. The call can do nothing more, and its result does
+        not count. On a thread of the volume, which is aborted.
         """
         done = not _stored(backend, self.src) and (self.dst is None or _stored(backend, self.dst))
         if self.dst is None and any(inode.native.undone()["created"] for inode in self.inodes):
@@ -169,7 +168,7 @@ class Naming:
         with self.volume.names:
             for inode in (*self.inodes, *self.beneath):
                 inode.naming = None
-        with self.catching_up:  # who is about to catch up with a reconnect of before finds out
+        with self.catching_up:  # so a concurrent `catch_up` of an earlier reconnect notices
             pass
         if done:
             self.publish(None if self.dst is None else backend.canonical(self.dst))
@@ -178,7 +177,9 @@ class Naming:
 
 @contextmanager
 def _change(volume: Volume) -> Generator[None, None, None]:
-    """A sync that begins meanwhile covers the change only if it comes after it; one that failed may have been."""
+    """Context of a change: a sync covers it only if the sync begins after it; a failed change may have been carried
+    out.
+    """
     volume.engine.names.changed()
     try:
         yield
@@ -188,13 +189,13 @@ def _change(volume: Volume) -> Generator[None, None, None]:
 
 @dataclass(slots=True)
 class _Before:
-    """How things stood before the first try: one that was carried out has changed them."""
+    """The state before the first attempt: an attempt that was carried out has changed it."""
 
-    links: int | None = None  # names of the object that is removed, or is replaced
-    version: str | None = None  # of the object whose name goes; None: not known
+    links: int | None = None  # number of names of the object that is removed, or is replaced
+    version: str | None = None  # of the object whose name is removed; None: unknown
 
     def look(self, naming: Naming, inode: Inode | None) -> None:
-        """Note it, once."""
+        """Record the state, once."""
         if self.links is not None:
             return
         cached = naming.volume._inode_at(naming.old)
@@ -204,27 +205,27 @@ class _Before:
         self.links = 1 if found is None else found.nlink or 1
 
     def is_other(self, version: str | None) -> bool:
-        """Whether the version that is found says that the name is another object's by now."""
+        """Return whether the found version shows that another object has the name by now."""
         return None not in (self.version, version) and version != self.version
 
 
 def _never_stored(naming: Naming) -> bool:
-    """Whether the object was created and not committed: the store cannot say what has become of its name."""
+    """Return whether the object was created and not committed: the store has no record of its name."""
     inode = naming.volume._inode_at(naming.old)
     return inode is not None and bool(inode.native.undone()["created"])
 
 
 def remove(volume: Volume, key: Key, canonical: Key, tries: Attempts) -> None:
-    """Without the token: what is being handed over would have to be waited for, and nobody wants it any more."""
+    """Remove a name, without the token: that would wait for write-back of bytes that are no longer needed."""
     before = _Before()
     volume.busy.run(lambda: _remove(Naming(volume, key, canonical), before, tries), tries, canonical)
 
 
 def _was_removed(naming: Naming, backend: Backend, before: _Before, tries: Attempts) -> bool:
-    """Whether a try before this one was carried out.
+    """Return whether an earlier attempt was carried out.
 
     Raises:
-        OSError: the first error, if nobody can tell.
+        OSError: the first error, if that is unknown.
     """
     if not tries.doubtful or _never_stored(naming):
         return False
@@ -237,7 +238,7 @@ def _was_removed(naming: Naming, backend: Backend, before: _Before, tries: Attem
 
 
 def _remove(naming: Naming, before: _Before, tries: Attempts) -> None:
-    """One try, on a thread of the volume; the key is busy."""
+    """Run one attempt, on a thread of the volume; the key is busy."""
     try:
         backend = naming.begin()
         cached = naming.inodes[0] if naming.inodes else None
@@ -249,10 +250,10 @@ def _remove(naming: Naming, before: _Before, tries: Attempts) -> None:
                     tries.make(partial(backend.remove, naming.src))
                 except FileNotFoundError:
                     if not doubtful and not _never_stored(naming):
-                        raise  # else it is here, and was never stored; or an earlier try has landed
+                        raise  # otherwise it exists here, and was never stored; or an earlier attempt has landed
         tries.settle()
         alias = _is_alias(backend, naming.src, naming.old)
-        if before.links == 1 and not alias and naming.claim():  # with other names left it stays the same object
+        if before.links == 1 and not alias and naming.claim():  # with other names left the object stays
             naming.publish(None)
     finally:
         naming.claim()
@@ -262,7 +263,7 @@ def _remove(naming: Naming, before: _Before, tries: Attempts) -> None:
 
 
 def rename(volume: Volume, src: Key, dst: Key, old: Key, new: Key, tries: Attempts, *, replace: bool) -> None:
-    """`old` and `new` are the canonical keys."""
+    """Rename. `old` and `new` are the canonical keys."""
     before = _Before()
     lenders: list[Op] = []
 
@@ -274,7 +275,7 @@ def rename(volume: Volume, src: Key, dst: Key, old: Key, new: Key, tries: Attemp
         call()
 
     def within(wait: Callable[[], None]) -> None:
-        """With the tokens of both objects: nothing of them is in flight."""
+        """Wait with the tokens of both objects held: nothing of them is in flight."""
 
         def lend(*ops: Op) -> None:
             lenders.extend(ops)
@@ -292,10 +293,10 @@ def rename(volume: Volume, src: Key, dst: Key, old: Key, new: Key, tries: Attemp
 
 
 def _was_renamed(naming: Naming, backend: Backend, dst: Key, replace: bool, before: _Before, tries: Attempts) -> bool:
-    """Whether a try before this one was carried out.
+    """Return whether an earlier attempt was carried out.
 
     Raises:
-        OSError: the first error, if nobody can tell.
+        OSError: the first error, if that is unknown.
     """
     if not tries.doubtful:
         return False
@@ -308,7 +309,7 @@ def _was_renamed(naming: Naming, backend: Backend, dst: Key, replace: bool, befo
 
 
 def _rename(naming: Naming, dst: Key, replace: bool, before: _Before, tries: Attempts) -> None:
-    """One try, on a thread of the volume; the keys are busy, and the tokens are lent to this call."""
+    """Run one attempt, on a thread of the volume; the keys are busy, and the tokens are lent to this call."""
     volume = naming.volume
     try:
         backend = naming.begin()
@@ -336,8 +337,8 @@ def _rename(naming: Naming, dst: Key, replace: bool, before: _Before, tries: Att
 
 
 def canonical_name(volume: Volume, key: Key) -> Key:
-    """The canonical key of the object that a name stands for. A symbolic link that cannot be followed (it leads out of
-    the root, or to itself) stands for itself: it can be renamed and removed like any other.
+    """Return the canonical key of the object of a name. A symbolic link that cannot be followed (out of the root, or to
+    itself) stands for itself: it can be renamed and removed like any other name.
     """
     try:
         return volume._canonical(key)
@@ -358,7 +359,7 @@ _GONE = object()
 
 
 def _version(backend: Backend, key: Key) -> Any:
-    """The version of what has a name, links not followed; `_GONE`: nothing has it."""
+    """Return the version of the object with a name, links not followed; `_GONE`: there is none."""
     look = getattr(backend, "lstat", backend.stat)
     try:
         return look(key).version
@@ -375,14 +376,13 @@ def _stored(backend: Backend, key: Key) -> bool:
 
 
 def _is_alias(backend: Backend, name: Key, canonical: Key) -> bool:
-    """Whether a name that is gone was another than that by which its object is known, and the object is still there: a
-    symbolic link to it, or one of several hard links. An answer that says nothing counts as yes: then nothing is given
-    up.
+    """Return whether a removed name was an alias, and its object still exists: a symbolic link to it, or one of several
+    hard links. An inconclusive reply counts as yes: then nothing is dropped.
     """
     if name == canonical:
         return False
     try:
-        # A key may be another spelling of the name, where that is taken by an object that has lost it.
+        # The key may be another spelling of the name, used while an object without a name has the plain one.
         return backend.canonical(canonical) == canonical and _stored(backend, canonical)
     except (ValueError, NotADirectoryError):
         return False

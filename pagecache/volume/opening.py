@@ -1,8 +1,8 @@
 """Opening an object: modes, the backend's file, close-to-open.
 
-`open_inode` finds or makes the inode of a key that the caller holds as busy. Unless the caller wants what is cached
-as it is, the backend's version is compared: what changed behind our back is not served from the cache, and what
-changed under local data is a conflict, settled as the volume's options say (contract 2.19, 2.20).
+`open_inode` finds or makes the inode of a key that the caller holds as busy. Unless the caller accepts cached data
+unchecked, the backend's version is compared: after a foreign change, cached data is not served, and a foreign change
+under local data is a conflict, settled by the volume's options (contract 2.19, 2.20).
 """
 
 from __future__ import annotations
@@ -47,7 +47,7 @@ MODES = {
 
 
 def mode_flags(mode: str) -> int:
-    """Flags of `os.open` for a mode of `open()`.
+    """Return the flags of `os.open` for a mode of `open()`.
 
     Raises:
         ValueError: names the mode and the rule.
@@ -64,7 +64,7 @@ def mode_flags(mode: str) -> int:
 
 
 def checked_flags(flags: int) -> int:
-    """Flags of `os.open`; one of the three ways of access is among them."""
+    """Return valid flags of `os.open`, with one of the three access modes."""
     bits = operator.index(flags)
     if bits < 0 or bits & os.O_ACCMODE not in (os.O_RDONLY, os.O_WRONLY, os.O_RDWR):
         raise ValueError(f"flags {flags!r} have none of os.O_RDONLY, os.O_WRONLY, os.O_RDWR")
@@ -72,7 +72,7 @@ def checked_flags(flags: int) -> int:
 
 
 def flags_mode(flags: int) -> str:
-    """What `open()` would call these flags."""
+    """Return the mode of `open()` for these flags."""
     access = flags & os.O_ACCMODE
     if access == os.O_RDONLY:
         return "rb"
@@ -89,8 +89,8 @@ def _stat(backend_file: BackendFile) -> ObjectStat:
 
 
 def open_inode(volume: Volume, canonical: Key, key: Key, bits: int, keep_cache: bool, tries: Attempts) -> Inode:
-    """The inode, its backend file open; the canonical key is busy. This counts as a handle from the first moment on, so
-    that an inode that is abandoned meanwhile is not freed below it.
+    """Return the inode, with its backend file open; the canonical key is busy. This counts as a handle from the first
+    moment on, so that a concurrent abandon does not free the inode.
     """
     with volume.names:
         inode = volume.inodes.get(canonical)
@@ -132,13 +132,13 @@ def open_inode(volume: Volume, canonical: Key, key: Key, bits: int, keep_cache: 
 def bind(
     inode: Inode, key: Key, bits: int, make: Callable[[Inode], CachedFile], *, nameless: bool = False
 ) -> CachedFile | None:
-    """A handle of what `open_inode` answered, and has counted. None: it was abandoned meanwhile; its rollback has the
-    key next, and then there is another. `nameless`: the object may have lost its name.
+    """Return a handle for the result of `open_inode`, which has counted it. None: it was abandoned concurrently; its
+    rollback has the key next, and another inode follows. `nameless`: the object may have lost its name.
     """
     volume, writable = inode.volume, bits & os.O_ACCMODE != os.O_RDONLY
     handle = None
     with volume.names:
-        inode.writers += writable  # from here on nobody else is the last
+        inode.writers += writable  # from now on no other handle is the last
         abandoned = inode.engine.abandoned if nameless else inode in volume.orphans
     try:
         if not abandoned:
@@ -153,8 +153,8 @@ def bind(
 
 
 def open_again(handle: CachedFile, bits: int) -> CachedFile | None:
-    """Another handle on the object that `handle` has open, whatever its name is now. None: `handle` is closed, or the
-    object was abandoned.
+    """Return another handle on the object of `handle`, independent of its current name. None: `handle` is closed, or
+    the object was abandoned.
 
     Raises:
         PermissionError: for writing on a read-only volume.
@@ -184,7 +184,9 @@ def open_again(handle: CachedFile, bits: int) -> CachedFile | None:
 
 
 def _open_known(volume: Volume, inode: Inode, key: Key, bits: int, keep_cache: bool, tries: Attempts) -> bool:
-    """An inode that is there, its backend file open or not; it is not idle. False: somebody removed the object."""
+    """Open a known inode, whose backend file may be closed; it is not idle. False: the object was removed by another
+    writer.
+    """
     if inode.engine.backend_file is not None:
         if bits & os.O_CREAT and bits & os.O_EXCL:
             raise FileExistsError(errno.EEXIST, os.strerror(errno.EEXIST), key)
@@ -213,11 +215,11 @@ def _open_known(volume: Volume, inode: Inode, key: Key, bits: int, keep_cache: b
 
 @contextmanager
 def _unless_reconnected(volume: Volume, key: Key, reconnects: int, backend_file: BackendFile) -> Iterator[None]:
-    """What makes a file of the backend count, under the lock of the names: a reconnect after it opens the object anew;
-    one before it has had its turn.
+    """Record a file of the backend as valid, under the lock of the names: a later reconnect opens the object anew; an
+    earlier one makes this call fail.
 
     Raises:
-        ShutdownError: the backend that opened it is gone; it is closed.
+        ShutdownError: the backend that opened it is gone; the file is closed.
     """
     try:
         with volume.names:
@@ -229,10 +231,10 @@ def _unless_reconnected(volume: Volume, key: Key, reconnects: int, backend_file:
 
 
 def _opened(open: Callable[[], BackendFile], key: Key) -> tuple[BackendFile, ObjectStat]:
-    """A file of the backend that has what it needs, and its status; closed again where it has not.
+    """Return a file of the backend and its status, after checking its methods; it is closed if any are missing.
 
     Raises:
-        BackendProtocolError: names what is wrong with the answer.
+        BackendProtocolError: names the defect of the result.
     """
     backend_file = open()
     try:
@@ -246,11 +248,11 @@ def _opened(open: Callable[[], BackendFile], key: Key) -> tuple[BackendFile, Obj
 
 
 def open_backend(volume: Volume, key: Key, bits: int, tries: Attempts) -> tuple[BackendFile, ObjectStat, bool]:
-    """Open, create where wanted; says whether this created the object.
+    """Open, or create on request; return also whether this created the object.
 
-    A creation that may have been carried out is tried again. Where the next try finds the object, that is the one that
-    was created, or as good; but for `exclusive` nobody can tell who has created it, and the first error is raised. A
-    creation on a commit_on_close backend makes nothing that another try could find.
+    A creation that may have been carried out is retried. If the retry finds the object, it is the created one, or an
+    equivalent one; but with `exclusive` its creator is unknown, and the first error is raised. A creation on a
+    commit_on_close backend makes nothing that a retry could find.
     """
     create, exclusive = bool(bits & os.O_CREAT), bool(bits & os.O_CREAT and bits & os.O_EXCL)
     backend = volume.engine.backend
@@ -293,10 +295,11 @@ def open_backend(volume: Volume, key: Key, bits: int, tries: Attempts) -> tuple[
 
 
 def follow(inode: Inode, key: Key) -> None:
-    """Its object has this name now; the token is held, on a thread of the volume. What was uploaded follows by itself.
+    """Record another name of an inode's object; the token is held, on a thread of the volume. Uploaded bytes follow
+    automatically.
 
-    Where nothing was, the file is opened anew, so that what will be uploaded goes to this name. It is pinned to what is
-    stored now: if that is not the version below the local bytes, somebody else has stored it.
+    If nothing was uploaded, the file is opened anew, so that later uploads go to this name. It is pinned to the current
+    stored version: if that is not the version below the local bytes, it is a foreign one.
     """
     engine = inode.engine
     backend_file = engine.backend_file
@@ -306,7 +309,7 @@ def follow(inode: Inode, key: Key) -> None:
         fresh = engine.volume.backend.open(key)
         stat = checked_stat(_stat(fresh), key)
     except BaseException:
-        engine.use(None)  # nothing is stored by the old name; the next open of this one goes on
+        engine.use(None)  # nothing is stored under the old name; the next open uses the new one
         engine.volume.close_later(backend_file)
         raise
     engine.retired.append(backend_file)  # fills may run in it
@@ -316,8 +319,8 @@ def follow(inode: Inode, key: Key) -> None:
 
 
 def stored_stat(volume: Volume, inode: Inode, key: Key, tries: Attempts) -> ObjectStat | None:
-    """What is stored under a name that is open; a file of a commit_on_close backend may know its own version only.
-    None: somebody removed it, and nothing of it is local.
+    """Return the stored status of an open name; a file of a commit_on_close backend may know its own version only.
+    None: the object was removed by another writer, and nothing of it is local.
     """
     engine = inode.engine
     if not engine.limits().commit_on_close:
@@ -326,10 +329,11 @@ def stored_stat(volume: Volume, inode: Inode, key: Key, tries: Attempts) -> Obje
         return checked_stat(tries.repeated(lambda: volume.engine.backend.stat(key)), key)
     except FileNotFoundError:
         if inode.native.undone()["created"]:
-            return ObjectStat(size=0, version=engine.version)  # here, and not committed; its file may name a version
+            # It exists here, uncommitted; its file may have a version.
+            return ObjectStat(size=0, version=engine.version)
         if engine.version is not None and not inode.native.has_local():
             return None
-        return ObjectStat(size=0)  # all that is left of it is local
+        return ObjectStat(size=0)  # only local data is left of it
 
 
 def checked_stat(stat: ObjectStat, key: Key) -> ObjectStat:
@@ -341,7 +345,7 @@ def checked_stat(stat: ObjectStat, key: Key) -> ObjectStat:
 
 
 def checked_listing(answer: object) -> Iterator[ObjectStat]:
-    """Return the objects of an answer of `list`.
+    """Return the objects of a result of `list`.
 
     Raises:
         BackendProtocolError: it is not iterable, or not of ObjectStat.
@@ -359,7 +363,7 @@ def _checked_entry(entry: Any) -> ObjectStat:
 
 
 def free_descriptors(volume: Volume, tries: Attempts) -> None:
-    """Out of file descriptors: save and close every idle file of the backend."""
+    """Save and close every idle file of the backend, when out of file descriptors."""
     for file in volume.engine.idle_files():
         if file.native.has_local() and not file.limits().commit_on_close:
             barrier.fsync(file, tries.left())
@@ -373,44 +377,45 @@ def free_descriptors(volume: Volume, tries: Attempts) -> None:
 
 
 def compare(volume: Volume, inode: Inode, stat: ObjectStat, tries: Attempts, quiet: int | None = None) -> None:
-    """Close-to-open: what changed behind our back is not served from the cache (contract 2.19, 2.20).
+    """Compare versions for close-to-open: after a foreign change, cached data is not served (contract 2.19, 2.20).
 
-    `quiet` is `EngineFile.quiet` before `stat` was asked for: where it stands after the two are compared as well, the
-    difference is not our own doing.
+    `quiet` is `EngineFile.quiet` before `stat` was read: if it is unchanged after the comparison as well, the
+    difference is not this cache's own change.
     """
     engine = inode.engine
     changes = engine.own_changes
     if engine.conflict is not None:
         raise engine.conflict_error()
     if engine.version_stale:
-        return  # our own writes changed it; what they left is read at the end of the flush
+        return  # this cache's writes changed it; the end of the flush reads their version
     whole = engine.limits().commit_on_close
     same = stat.version == engine.version
     if not whole and stat.version is None:
-        # Where there is a version it decides: what was stored of a unit in part makes an object longer, too.
+        # A version decides, if there is one: storing part of a unit makes an object longer, too.
         same = stat.size == inode.native.remote_size
     if quiet is not None and engine.quiet() != quiet:
         return
     if same:
         if engine.base_lost:
             engine.base_lost = False
-            engine.use(engine.backend_file)  # what was announced is not so
+            engine.use(engine.backend_file)  # the announced change did not happen
         return
     if volume.yields and not whole:
         stat, changes = _yielded(volume, inode, stat, changes, tries)
     if volume.engine.mirror is not None:
-        volume.engine.mirror.invalidate(inode.key, "the object was changed by somebody else")
+        volume.engine.mirror.invalidate(inode.key, "the object was changed by another writer")
     if inode.native.has_local() or not engine.settled(partial(_take, inode, stat, changes), tries):
         remote_change(volume, inode, stat, tries)
 
 
 def _yielded(volume: Volume, inode: Inode, stat: ObjectStat, changes: int, tries: Attempts) -> tuple[ObjectStat, int]:
-    """Of a file that is stored in place: what it has acknowledged of ours is in it, below what the other has stored.
-    Once that is durable nothing of ours is at stake, and the other version is taken over.
+    """Handle a foreign change of a file that is stored in place: bytes acknowledged for this cache are in it, below
+    those of the other writer. Once they are durable nothing of this cache can be lost, and the other version becomes
+    the base.
     """
     usage = inode.native.usage()
     if inode.native.has_local() and not usage["dirty"] and not usage["writeback"]:
-        with contextlib.suppress(OSError):  # it is a conflict, then
+        with contextlib.suppress(OSError):  # otherwise it is a conflict
             barrier.fsync(inode.engine, tries.left())
             changes = inode.engine.own_changes
             stat = stored_stat(volume, inode, inode.key, tries) or stat
@@ -418,15 +423,15 @@ def _yielded(volume: Volume, inode: Inode, stat: ObjectStat, changes: int, tries
 
 
 def _take(inode: Inode, stat: ObjectStat, changes: int) -> bool:
-    """The other version is the base, if nothing is local still. The token is held: what somebody writes meanwhile is
-    neither handed over, to the file of one version or of the other, nor committed. `changes`: those of our own when the
-    versions were compared.
+    """Make the other version the base, if nothing is local still. The token is held: concurrent writes are neither
+    written back, to the file of either version, nor committed. `changes`: the number of this cache's changes at the
+    comparison.
     """
     engine = inode.engine
     if inode.native.has_local():
         return False
     if engine.own_changes != changes:
-        inode.native.invalidate_remote(0, END)  # ours went over it since, and sizes are what that made them
+        inode.native.invalidate_remote(0, END)  # later writes of this cache went over it, and set the sizes
         return True
     if not engine.limits().commit_on_close:
         taken = take_over(inode, stat)
@@ -441,24 +446,24 @@ def _take(inode: Inode, stat: ObjectStat, changes: int) -> bool:
     remote.take_base(engine, fresh, stat)
     if take_over(inode, stat):
         return True
-    remote.changed(engine, stat.version)  # before anybody can have the token
+    remote.changed(engine, stat.version)  # before another thread can have the token
     return False
 
 
 def take_over(inode: Inode, stat: ObjectStat) -> bool:
-    """Another version, and nothing local: nothing of the old one is left. False: there is something local."""
+    """Make another version the base, without local data: nothing of the old one is left. False: there is local data."""
     inode.native.invalidate_remote(0, END)
     if not inode.native.set_sizes(stat.size, stat.size):
         return False
     inode.native.invalidate_remote(0, END)
-    what, next = "another version is stored than the one that was cached", "what is cached is read again"
+    what, next = "another version is stored than the one that was cached", "cached bytes are read again"
     inode.volume.engine.emit("invalidated", inode.key, ((0, inode.native.size),), message=what, next=next)
     inode.volume.engine.say(logging.DEBUG, "changes of stored objects", what, next, inode.key)
     return True
 
 
 def remote_change(volume: Volume, inode: Inode, stat: ObjectStat, tries: Attempts) -> None:
-    """The stored object changed under local data: settled before the open goes on, where that is possible."""
+    """Settle a foreign change under local data before the open continues, if possible."""
     engine = inode.engine
     if volume.options.on_conflict == "fail":
         if not engine.limits().commit_on_close:

@@ -1,16 +1,16 @@
-"""A volume's second life: another backend for the one that is gone (contract 2.17, 2.22).
+"""Reconnect: another backend for the one that is gone (contract 2.17, 2.22).
 
     1  objects are opened in the new backend, while the volume is still aborted; an error here changes nothing
-    2  operations that hang in the old backend end: fills always, writes and commits where they can no longer land
-    3  what is not known to be committed: bytes are dirty again, sizes and creations are owed, holes and direct writes
-       are a loss, as is what was staged and is not in memory
+    2  operations that hang in the old backend end: fills always, writes and commits if they can no longer land
+    3  uncommitted changes: bytes are dirty again, sizes and creations are owed, holes and direct writes are a loss, as
+       are staged bytes that are not in memory
     4  the volume lives
 
-What a remove or a rename on the old backend is about is left closed until that call has returned (names.py).
+The file of a running remove or rename on the old backend is left closed until that call has returned (names.py).
 
-A `commit_on_close` backend that still has what was acknowledged (`BackendFile.kept`) has all of it: then nothing of 3
-is repeated. Where it is the backend of before, its files are asked, and those that kept everything go on as they are.
-Files in the hands of an old call wait for it by their token: nothing here takes one.
+A `commit_on_close` backend that still has acknowledged changes (`BackendFile.kept`) has all of them: then nothing of 3
+is repeated. If it is the earlier backend, its open files are asked, and those that kept everything stay open. Files in
+use by an old call wait for it by their token: nothing here takes one.
 """
 
 from __future__ import annotations
@@ -54,7 +54,7 @@ class _Opened(NamedTuple):
     backend_file: BackendFile
     stat: ObjectStat
     kept: bool
-    quiet: int | None  # `EngineFile.quiet` before `stat` was asked for
+    quiet: int | None  # `EngineFile.quiet` before `stat` was read
     fresh: bool = True  # False: it was open before
 
 
@@ -69,13 +69,13 @@ def reconnect(volume: Volume, backend: Backend, fenced: bool) -> None:
     with volume.names:
         unused = [inode for inode in volume.orphans if inode.handles == 0]
     for inode in unused:
-        lifetimes.bury(volume, inode)  # nobody could while the volume was aborted
+        lifetimes.bury(volume, inode)  # impossible while the volume was aborted
     volume.cache.flusher.wake()
 
 
 def _outlast_callers(volume: Volume) -> None:
-    """Their waits are over, but a thread may take its time to see that: what it changed is to be known before the new
-    backend is looked at. The bound is for callers that cannot go on before this has ended.
+    """Wait for the callers. Their waits have ended, but a thread may take its time to see that: its changes must be
+    recorded before the new backend is used. The limit is for callers that cannot continue before this has ended.
     """
     engine = volume.engine
     alive, until, never = _attached(volume), engine.clock.now() + CALLERS, engine.park.signal()
@@ -85,7 +85,7 @@ def _outlast_callers(volume: Volume) -> None:
 
 
 def _go_on(volume: Volume, backend: Backend, fenced: bool) -> None:
-    """All of it, while nobody frees an inode: most of these are in nobody's hands."""
+    """Reconnect, while no inode is freed: most of these have no handles."""
     engine = volume.engine
     if fenced:
         _settle_names(volume, backend)
@@ -99,20 +99,20 @@ def _go_on(volume: Volume, backend: Backend, fenced: bool) -> None:
     opened = _open_all(volume, backend, [inode for inode in inodes if _wanted(inode)], fenced)
     for inode in inodes:
         if inode.native.direct_count():
-            inode.native.tail_left()  # a call of theirs may have stored more than counts, and a fence forgets it
+            inode.native.tail_left()  # an old call may have stored bytes past the end, and a fence forgets it
     engine.native.revoke(fenced)
     for inode in (*inodes, *(inode for inode in orphans if inode not in left)):
         _adopt(inode, opened.get(inode), backend.limits, fenced)
     for inode in left:
         inode.engine.use(None)
     engine.resume(backend)
-    engine.native.revoke(fenced)  # those that began meanwhile
+    engine.native.revoke(fenced)  # those that began in between
     for inode in inodes:
         _send_again(inode, known=inode in opened)
     for inode, found in opened.items():
         _look_at_version(volume, inode, found)
     with volume.names:
-        ended = [inode for inode in left if inode.missed and inode.naming is None]  # their calls, before `resume`
+        ended = [inode for inode in left if inode.missed and inode.naming is None]  # their calls ended before `resume`
         for inode in ended:
             inode.naming = left[inode]
     for inode in ended:
@@ -120,8 +120,8 @@ def _go_on(volume: Volume, backend: Backend, fenced: bool) -> None:
 
 
 def catch_up(naming: Naming, backend: Backend, inode: Inode) -> None:
-    """What a reconnect to this backend would have done with the file, had it known its name. The token is held, on a
-    thread of the volume.
+    """Reconnect one file, whose name was unknown during the reconnect to this backend. The token is held, on a thread
+    of the volume.
     """
     volume = naming.volume
     with volume.engine.keeper():
@@ -132,7 +132,7 @@ def catch_up(naming: Naming, backend: Backend, inode: Inode) -> None:
         opened = _open_late(volume, backend, inode) if named and _wanted(inode) else None
         with naming.catching_up:
             if inode.naming is not naming:
-                _close(opened)  # a fenced reconnect has done it meanwhile
+                _close(opened)  # a concurrent fenced reconnect has done it
                 return
             _adopt(inode, opened, backend.limits, False)
             if opened is not None and not opened.kept:
@@ -142,7 +142,7 @@ def catch_up(naming: Naming, backend: Backend, inode: Inode) -> None:
 
 
 def _open_late(volume: Volume, backend: Backend, inode: Inode) -> _Opened | None:
-    """None: the file stays closed until somebody opens its name."""
+    """Open a file late. None: it stays closed until its name is opened."""
     engine = volume.engine
     attempts, since = 0, engine.clock.now()
     while True:
@@ -162,7 +162,7 @@ def _open_late(volume: Volume, backend: Backend, inode: Inode) -> _Opened | None
 
 
 def _take_version(inode: Inode, opened: _Opened) -> None:
-    """As `_look_at_version`, with the token held."""
+    """Record the version like `_look_at_version`, with the token held."""
     file = inode.engine
     if file.version_stale or not file.limits().commit_on_close:
         inode.native.invalidate_remote(0, END)
@@ -179,7 +179,9 @@ def _send_again(inode: Inode, *, known: bool) -> None:
 
 
 def _settle_names(volume: Volume, backend: Backend) -> None:
-    """No call on the old backend can do anything more: what those that change names have done is asked here."""
+    """Settle the calls that change names. They can do nothing more on the old backend: their effects are read from the
+    store.
+    """
     with volume.names:
         cached = (*volume.inodes.values(), *volume.orphans)
         namings = list(dict.fromkeys(inode.naming for inode in cached if inode.naming is not None))
@@ -193,7 +195,7 @@ def _wanted(inode: Inode) -> bool:
 
 
 def _open_all(volume: Volume, backend: Backend, inodes: list[Inode], fenced: bool) -> dict[Inode, _Opened]:
-    """Side by side. An object that is gone, with nothing of it local, stays closed."""
+    """Open all objects concurrently. A missing object without local data stays closed."""
     attached = _attached(volume)
     jobs: dict[Inode, Job[_Opened | None]] = {}
     opened: dict[Inode, _Opened] = {}
@@ -216,12 +218,12 @@ def _open_all(volume: Volume, backend: Backend, inodes: list[Inode], fenced: boo
 
 
 def _attached(volume: Volume) -> Callable[[], None]:
-    """What raises when there is no point in going on."""
+    """Return a function that raises when the reconnect has become pointless."""
     began = volume.engine.reconnects
 
     def check() -> None:
         if volume.detached or volume.engine.reconnects != began:
-            raise ShutdownError(f"the volume {volume.name!r} was detached, or reconnected by somebody else")
+            raise ShutdownError(f"the volume {volume.name!r} was detached, or reconnected by another thread")
 
     return check
 
@@ -260,8 +262,8 @@ def _open(backend: Backend, inode: Inode, fenced: bool = False) -> _Opened | Non
 
 
 def _still_open(backend: Backend, inode: Inode, fenced: bool) -> _Opened | None:
-    """The file as it is, if it is of this backend and has kept everything. Not where a call of before is taken for dead
-    that may still use it, nor where it is refused for good: a fence may have been for what was opened before it.
+    """Return the open file unchanged, if it belongs to this backend and has kept everything. Not if an old call, which
+    counts as dead, may still use it, nor if the file refuses for good: a fence may have been for earlier opens.
     """
     file = inode.engine
     backend_file, kept = file.backend_file, getattr(file.backend_file, "kept", None)
@@ -272,10 +274,10 @@ def _still_open(backend: Backend, inode: Inode, fenced: bool) -> _Opened | None:
             return None
         stat = checked_stat(backend_file.stat(), inode.key)
     except FileNotFoundError:
-        stat = ObjectStat(key=inode.key, size=0)  # somebody has removed it: the commit finds that out
+        stat = ObjectStat(key=inode.key, size=0)  # removed by another writer: the commit reports it
     except OSError as error:
         if is_transient(error):
-            raise  # opened anew it would not have what is staged
+            raise  # a file opened anew would not have the staged bytes
         return None
     return _Opened(backend_file, stat, True, None, fresh=False)
 
@@ -286,7 +288,7 @@ def _close(opened: _Opened | None) -> None:
 
 
 def _adopt(inode: Inode, opened: _Opened | None, limits: BackendLimits, fenced: bool) -> None:
-    """The file goes on with what was opened for it, in a backend with these limits."""
+    """Give a file its newly opened backend file, in a backend with these limits."""
     file, native = inode.engine, inode.native
     if fenced:
         native.fence()
@@ -304,8 +306,8 @@ def _adopt(inode: Inode, opened: _Opened | None, limits: BackendLimits, fenced: 
             or native.direct_ranges()
             or any(native.undone()[what] for what in ("created", "resized", "hole_end", "gone_end"))
         ):
-            file.about_to_change()  # what the store forgets of it is no change of somebody else's
-        tail = native.tail()  # first: one that comes now is noted for the next backend
+            file.about_to_change()  # losses of the store are no foreign changes
+        tail = native.tail()  # first: a later tail is noted for the next backend
         native.uncommit()
         if native.usage()["staged"]:
             staging.lose(file, opened.stat.size if opened is not None else 0, committing=True)
@@ -319,13 +321,13 @@ def _adopt(inode: Inode, opened: _Opened | None, limits: BackendLimits, fenced: 
         if len(file.owed):
             native.set_uncommitted()
         if (getattr(opened and opened.backend_file, "limits", None) or limits).durable_writes:
-            native.forget_cuts()  # those that are owed are over when they are paid; what comes after them stays
+            native.forget_cuts()  # owed ones are over when they are paid; later ones stay
     file.use(None if opened is None else opened.backend_file)
 
 
 def _lose_holes(inode: Inode, owed: Iterable[tuple[int, ...]]) -> None:
-    """Later writes may lie in them: so they are not made again but reported, and read again. But for those that are
-    owed, (offset, length) each: nothing was stored since.
+    """Report holes as lost, and read them again: later writes may lie in them, so they are not repeated. Except owed
+    ones, (offset, length) each: nothing was stored since.
     """
     undone, native = inode.native.undone(), inode.native
     lost = [(undone["hole_pos"], min(undone["hole_end"], native.size))]
@@ -348,20 +350,19 @@ def _lose_holes(inode: Inode, owed: Iterable[tuple[int, ...]]) -> None:
 
 
 def _owed(inode: Inode, durable: bool) -> list[Step]:
-    """What is to be made again of what was acknowledged."""
+    """Return the steps that repeat acknowledged changes."""
     undone, native = inode.native.undone(), inode.native
     steps = [] if undone["lowest"] == END else [Step("truncate", (undone["lowest"],))]
-    cut = inode.engine.tails or (not durable and inode.engine.owed.owes("truncate"))  # else those that are owed stay so
+    cut = inode.engine.tails or (not durable and inode.engine.owed.owes("truncate"))  # otherwise owed ones stay
     if steps or cut or undone["created"] or (undone["resized"] and not durable):
         steps.append(Step("truncate", (native.remote_size,)))
     return steps
 
 
 def _look_at_version(volume: Volume, inode: Inode, opened: _Opened) -> None:
-    """Clean pages are kept only where nothing has changed the object, not even what we had sent to the old backend.
+    """Keep clean pages only if nothing has changed the object, including changes sent to the old backend.
 
-    What was found when it was opened may be old by now: calls of before may have come to their end since, and writers
-    did not wait.
+    The status from its open may be outdated: old calls may have ended since, and writers did not wait.
     """
     file = inode.engine
     if opened.kept:

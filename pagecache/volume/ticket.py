@@ -1,14 +1,14 @@
 """SyncTicket: "everything written so far", being saved.
 
-Taking a ticket takes an epoch and nothing else: no file is looked at. Advancing it first takes up the files that have
-anything of that epoch, some at a time. Then it moves each file on (flush, then commit), side by side, and the backend's
-names last, without ever waiting. The flusher advances the tickets of a volume in their order, and so does whoever waits
-for one: a ticket is over only after those before it.
+Taking a ticket takes only an epoch: no file is checked. Advancing it first collects the files with changes of that
+epoch, some at a time. Then it advances each file (flush, then commit), concurrently, and the backend's names last,
+without ever waiting. The flusher advances the tickets of a volume in order, and so does a waiter of one: a ticket is
+over only after the earlier ones.
 
-An advance polls the files whose event has moved. CORE finds them: it compares one number a file. Changes without an
-event (a time that has come, a file that was removed) are found by polls in turn, some files every tenth of a second.
+An advance polls the files whose event has moved. CORE finds them by comparing one number per file. Changes without an
+event (a time that has come, a removed file) are found by polls in turn, some files every tenth of a second.
 
-How far it has come is counted when somebody asks, in one walk over what is dirty: nobody who does not look pays for it.
+Progress is counted on request, in one walk over dirty data: a ticket without observers costs nothing.
 """
 
 from __future__ import annotations
@@ -37,13 +37,13 @@ if TYPE_CHECKING:
 __all__ = ["SyncTicket"]
 
 WINDOW = 5.0
-"""Seconds that a rate is of."""
+"""Seconds of a rate."""
 STEP = 0.1
-"""Seconds between two looks at least: a display that asks for one number after the other gets those of one moment."""
+"""Minimum seconds between two counts: a display that reads several numbers gets those of one moment."""
 TICK = 0.02
 """Seconds between two advances by the flusher."""
 TURN = 1024
-"""Files that one advance takes up at most, or polls without an event. More files are counted every `STEP` at most."""
+"""Maximum files that one advance collects, or polls without an event. More files are counted every `STEP` at most."""
 
 
 NAMED = 100
@@ -51,7 +51,7 @@ NAMED = 100
 
 
 class _Speed:
-    """Bytes a second over the last `WINDOW` seconds, of a count that is looked at now and then."""
+    """Bytes a second over the last `WINDOW` seconds, of a count that is read at intervals."""
 
     def __init__(self, now: float) -> None:
         self._looks: deque[tuple[float, int]] = deque([(now, 0)])
@@ -70,7 +70,7 @@ class _Speed:
 
 
 class SyncTicket:
-    """A sync that is under way. Can be awaited.
+    """A running sync. Awaitable.
 
     Attributes:
         total: bytes that were local when the ticket was taken.
@@ -85,8 +85,8 @@ class SyncTicket:
         self._began = engine.reconnects
         self._stamp = engine.native.take_epoch()
         self.total = engine.native.unsaved()
-        self._files: list[EngineFile] | None = None  # None: not listed yet, or all are taken up
-        self._next = 0  # the first of them that is not taken up; an interrupt may come at any point
+        self._files: list[EngineFile] | None = None  # None: not listed yet, or all are collected
+        self._next = 0  # index of the first uncollected one; an interrupt may come at any point
         self._taken_up = False
         self._pending: dict[int, FileSync] = {}  # by their numbers in `_events`
         self._events = Events()
@@ -96,8 +96,8 @@ class SyncTicket:
         self._names: NameCall | None = None
         self._looked = float("-inf")
         self._finished = False
-        # Guards what follows; held while what is dirty is counted, which waits for nobody. A signal handler may come in
-        # between and abort the volume.
+        # Guards the fields below; held while dirty data is counted, without waits. A signal handler may come in between
+        # and abort the volume.
         self._counting = threading.RLock()
         self._remaining = self.total
         self._parked: dict[FileSync, int] = {}
@@ -105,11 +105,13 @@ class SyncTicket:
         self._sent = 0
         self._speed = _Speed(engine.clock.now())
 
-    # -- how far it is
+    # -- progress
 
     @property
     def remaining(self) -> int:
-        """Of `total`, not yet committed (an upper bound, by folio); it never grows. What could not be saved remains."""
+        """The part of `total` that is not yet committed (an upper bound, by folio); it never grows. Failed data remains
+        in it.
+        """
         with self._counting:
             if len(self._pending) > TURN:
                 self._count_now_and_then()
@@ -126,8 +128,8 @@ class SyncTicket:
 
     @property
     def expected(self) -> float | None:
-        """Seconds until the backend has acknowledged all of it at this rate; None: it cannot be said, as nothing moves,
-        or only commits are waited for. 0.0: it is over.
+        """Seconds until the backend has acknowledged all of it at this rate; None: unknown, as there is no progress, or
+        only commits are awaited. 0.0: it is over.
         """
         with self._counting:
             self._count_now_and_then()
@@ -138,7 +140,7 @@ class SyncTicket:
 
     @property
     def errors(self) -> tuple[OSError, ...]:
-        """What has failed so far, file by file; `wait` raises them together when it is over."""
+        """The failures so far, by file; `wait` raises them together at the end."""
         return tuple(self._errors)
 
     def _count_now_and_then(self) -> None:
@@ -146,17 +148,17 @@ class SyncTicket:
             self._count()
 
     def _count(self) -> None:
-        """Count what is left. `_counting` is held."""
+        """Count the remaining data. `_counting` is held."""
         if self._finished or not self._taken_up:
             return
-        # In this order: what fails in between is counted twice, and not left out.
+        # In this order: a failure in between is counted twice, not missed.
         pending = [sync for sync in list(self._pending.values()) if not self._gone(sync)]
         counted = {sync: sync.file.native.unsaved_up_to(self._stamp) for sync in pending}
         left = sum(unsaved for unsaved, _ in counted.values()) + sum(self._parked.values())
         self._remaining = min(self._remaining, left)
         for sync, before in list(self._unsent.items()):
             _, now = counted.get(sync, (0, 0))
-            self._sent += max(0, before - now)  # a failed commit makes bytes dirty that had been acknowledged
+            self._sent += max(0, before - now)  # a failed commit makes acknowledged bytes dirty
             if sync in counted:
                 self._unsent[sync] = now
             else:
@@ -166,19 +168,19 @@ class SyncTicket:
             self._speed.look(now_seconds, self._sent)
 
     def _gone(self, sync: FileSync) -> bool:
-        """Leave out a file that was removed or freed: there is no reason to save it. Returns whether it was."""
+        """Leave out a file that was removed or freed: it need not be saved. Return whether it was."""
         gone = sync.file.removed or sync.file.freed
         if gone:
             self._leave(sync, parked=False)
         return gone
 
     def _leave(self, sync: FileSync, *, parked: bool) -> None:
-        """A file is no part of it any more though it is not saved: removed meanwhile, or it failed."""
+        """Remove an unsaved file from the ticket: it was removed, or it failed."""
         self._unsent.pop(sync, None)
         if parked:
             self._parked[sync], _ = sync.file.native.unsaved_up_to(self._stamp)
 
-    # -- how it goes on
+    # -- advancing
 
     def done(self) -> bool:
         """Whether it is over, with or without errors."""
@@ -187,8 +189,8 @@ class SyncTicket:
         return self._finished
 
     def _advance(self, *, first: bool) -> bool:
-        """Do what can be done now, without waiting; True when it is over. Called for the tickets of a volume in their
-        order, under one lock; `first`: those before it are over.
+        """Do all work that is possible now, without waiting; True when it is over. Called for the tickets of a volume
+        in their order, under one lock; `first`: the earlier ones are over.
         """
         if self._finished:
             return True
@@ -207,7 +209,7 @@ class SyncTicket:
         return over
 
     def _finish(self) -> None:
-        """Numbers stand from here on; a ticket that is kept keeps no file."""
+        """Fix the numbers at the end; a kept ticket keeps no file alive."""
         with self._counting:
             self._count()
             self._finished = True
@@ -215,11 +217,11 @@ class SyncTicket:
             self._files, self._taken_up = None, True
 
     def _pause(self) -> float:
-        """Seconds until it is to be advanced again though nothing has happened."""
+        """Return the seconds until the next advance is due even without an event."""
         return TICK if self._taken_up else 0.0
 
     def _take_up(self) -> None:
-        """Take up the next files that have anything of the epoch. `_counting` is held."""
+        """Collect the next files with changes of the epoch. `_counting` is held."""
         self._engine.check_alive(None, self._began)
         if self._files is None:
             self._files = self._engine.dirty_files()
@@ -243,7 +245,7 @@ class SyncTicket:
         self._pending[self._events.add(file.native)] = sync
 
     def _advance_files(self) -> None:
-        """Poll each file of which something has changed, and each in turn from time to time."""
+        """Poll each file with an event, and each in turn from time to time."""
         now = self._engine.clock.now()
         for number in self._due(now):
             sync = self._pending.get(number)
@@ -265,7 +267,7 @@ class SyncTicket:
                 self._drop(number)
 
     def _due(self, now: float) -> list[int]:
-        """Numbers of the files that are to be polled now."""
+        """Return the numbers of the files to poll now."""
         due = self._events.moved()
         for number in list(self._timed):
             sync = self._pending.get(number)
@@ -286,7 +288,7 @@ class SyncTicket:
         self._events.drop(number)
 
     def _names_done(self) -> bool:
-        """Backend.sync, once, for what no file carries; after the files."""
+        """Call Backend.sync once, after the files, for changes that no file's commit covers."""
         self._engine.check_alive()
         if self._names is None:
             self._names = self._engine.names.begin(self._mark)
@@ -313,14 +315,14 @@ class SyncTicket:
         self._wait_until(self._deadline(timeout))
 
     def _deadline(self, timeout: float | None = None) -> Deadline:
-        """The end of a wait that begins now."""
+        """Return the end of a wait that begins now."""
         limits = self._engine.backend.limits
         if not limits.trusted and limits.sync_timeout is not None:
             timeout = limits.sync_timeout if timeout is None else min(timeout, limits.sync_timeout)
         return Deadline(self._engine.clock, timeout)
 
     def _wait_until(self, deadline: Deadline) -> None:
-        """`wait` for a deadline that runs already."""
+        """Wait like `wait`, for a running deadline."""
         cache = self._engine.cache.native
         first = self._standing(deadline)
 
@@ -339,18 +341,18 @@ class SyncTicket:
         self._raise()
 
     def _reason(self) -> Reason:
-        """Why somebody waits for it."""
+        """Return the reason of waits for it."""
         return Reason("sync", self._engine.native, self._owner)
 
     def _owner(self, look: Look) -> Owner | None:
-        """What it waits for at this moment: the first of its files, or the names."""
+        """Return the currently awaited operation: of the first of its files, or of the names."""
         names, pending = self._names, self._pending
         if pending:
             return next(iter(pending.values())).owner(look)
         return nobody("the syncs before it are not over") if names is None else look.job(names.job)
 
     def _standing(self, deadline: Deadline) -> int | None:
-        """What the cache's event stood at before this looked; None: it is over."""
+        """Return the sequence number of the cache's event from before the check; None: it is over."""
         seq = self._engine.cache.native.event_seq()
         if self.done():
             return None
@@ -359,7 +361,7 @@ class SyncTicket:
         return seq
 
     def _late(self) -> TimeoutError:
-        """The error of a wait that ends before this: about a file that fails, or else the first."""
+        """Return the error of a wait that ends early: about a failing file, or the first one."""
         names, pending = self._names, list(self._pending.values())[:NAMED]
         if pending:
             return next((sync for sync in pending if sync.failure()[0]), pending[0]).late("sync")
@@ -389,7 +391,7 @@ class SyncTicket:
         return self._awaited().__await__()
 
     async def _awaited(self) -> None:
-        """`wait`, for a task: of any loop, without a thread."""
+        """Wait like `wait`, for a task on any loop, without a thread."""
         self._engine.check_wait("sync")
         deadline, reason, since = self._deadline(None), self._reason(), time.monotonic_ns()
         cache = self._engine.cache.native

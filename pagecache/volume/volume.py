@@ -1,8 +1,8 @@
 """Volume: one backend seen through the cache. Names, opens, sync, failed data.
 
-Names are under one lock a volume, held for moments; an operation on some of them marks these keys as busy (keys.py), so
-a slow open delays its own key and nothing else (contract 2.20). The table maps canonical keys to inodes; the backend is
-always called with the key that was given.
+One lock per volume, held briefly, protects its names; an operation on names marks their keys as busy (keys.py), so a
+slow open delays only its own key (contract 2.20). The table maps canonical keys to inodes; the backend is always called
+with the original key.
 """
 
 from __future__ import annotations
@@ -46,11 +46,11 @@ if TYPE_CHECKING:
 __all__ = ["Volume", "options_for"]
 
 LISTED_AT_ONCE = 1000
-"""Objects: as many as stores of objects give in one answer."""
+"""Objects in one reply of an object store."""
 
 
 def options_for(limits: BackendLimits, options: VolumeOptions | None, overrides: Mapping[str, Any]) -> VolumeOptions:
-    """What was asked for by name, else by `options`, else as these limits have it best."""
+    """Return the explicit options, otherwise those of `options`, otherwise the best ones for these limits."""
     if options is None:
         window = max(int(VolumeOptions().read_ahead), int(limits.read_ahead))
         overrides = {"read_ahead": window, **overrides}
@@ -91,11 +91,11 @@ class Volume:
             park=cache.park,
         )
         self.engine.dirty_share = options.dirty_share
-        self.yields = False  # what is acknowledged gives way to what others store after it, as in network file systems
-        self.detached = False  # nothing of it is left to save
-        self.ended = False  # nor any thread or file
+        self.yields = False  # acknowledged bytes give way to later foreign versions, as in network file systems
+        self.detached = False  # no unsaved data is left
+        self.ended = False  # no threads or files are left
         self.backend_closed = False
-        self.turn: tuple[int, Signal] | None = None  # the thread that ends it, and what is set when that is over
+        self.turn: tuple[int, Signal] | None = None  # the thread that ends it, and the signal set at its end
         self.aside: Aside = Aside(name, self.engine.native, cache._check_forked)
         self.names = threading.Lock()
         self.busy = BusyKeys(self.engine, self.names, self._check_alive)
@@ -105,7 +105,7 @@ class Volume:
 
     @property
     def backend(self) -> Backend | AsyncBackend:
-        """Where the bytes live."""
+        """The attached backend."""
         found: Backend | AsyncBackend = original(self.engine.backend)
         return found
 
@@ -153,16 +153,16 @@ class Volume:
         """Open an object.
 
         Args:
-            key: what the backend calls it.
+            key: of the object in the backend.
             mode: as `open()` without buffering: r, r+, w, w+, x, x+, a, a+; 'b' may be left out.
             flags: `os.O_RDWR | os.O_CREAT ...` instead of a mode.
-            direct: go past the cache, and stay coherent with it; see docs/how-to/direct.md.
+            direct: bypass the cache, coherently with it; see docs/how-to/direct.md.
             write_through: None: as the volume's options say.
-            keep_cache: do not compare the backend's version (close-to-open) but use what is cached.
-            read_ahead: largest window in bytes; None: as the volume's options say.
-            parallel_direct_writes: direct writes that extend nothing may run side by side, where the backend allows it
+            keep_cache: use cached data without comparing the backend's version (close-to-open).
+            read_ahead: largest readahead window in bytes; None: as the volume's options say.
+            parallel_direct_writes: direct writes that extend nothing may run concurrently, if the backend allows it
                 too.
-            kind: class of the handle, unless it is a direct one: `CachedFile`, or one derived from it.
+            kind: class of the handle, unless it is a direct one: `CachedFile`, or a class derived from it.
             timeout: seconds to wait; None: the volume's default. An open that times out leaves no handle; a backend
                 call that still runs may create the object later.
 
@@ -199,7 +199,7 @@ class Volume:
         make: Callable[[Inode], CachedFile],
         tries: Attempts,
     ) -> CachedFile:
-        """`open`, as a part of a call that has a deadline."""
+        """Open an object, as a part of a call with a deadline."""
         handle = None
         while handle is None:
             with self.busy.holding(canonical, what="an open", tries=tries):
@@ -216,12 +216,12 @@ class Volume:
         return handle
 
     def _attempts(self, what: str, key: Key | None, timeout: float | None) -> Attempts:
-        """A call of the program that has a deadline; None: the volume's default."""
+        """Return the attempts of a program's call with a deadline; None: the volume's default."""
         self.engine.check_reentry(what, key)
         return Attempts(self.engine, what, key, self._timeout if timeout is None else timeout)
 
     def _check_may_write(self, key: Key, bits: int) -> None:
-        """PermissionError where an open with these flags would change something that cannot be changed."""
+        """Raise PermissionError if an open with these flags would change a read-only object."""
         writes = bits & os.O_ACCMODE != os.O_RDONLY or bits & (os.O_CREAT | os.O_TRUNC)
         if writes and (self.options.read_only or self.engine.backend.limits.read_only):
             why = getattr(self.engine.backend, "why_read_only", "")
@@ -230,7 +230,7 @@ class Volume:
     # -- the namespace
 
     def stat(self, key: Key, *, timeout: float | None = None) -> FileStat:
-        """Size and times as a reader of the cache sees them (local extensions included).
+        """Return size and times for a reader of the cache (including local extensions).
 
         Args:
             key: of the object.
@@ -249,8 +249,8 @@ class Volume:
         return self._stat_of(inode, key, tries)
 
     def _stat_of(self, inode: Inode, key: Key, tries: Attempts | None = None) -> FileStat:
-        """`stat` of an object that is open in the backend, also under another name since. Without `tries` the backend's
-        call is made on this thread.
+        """Return the status of an object that is open in the backend, even under another name since. Without `tries`
+        the backend's call is made on this thread.
         """
 
         def ask() -> ObjectStat:
@@ -263,12 +263,14 @@ class Volume:
         stat = opening.checked_stat(stat, key)
         found = self._file_stat(stat, inode, unstored)
         if quiet is None or inode.engine.quiet() != quiet:
-            # Our own write-back went on meanwhile: the answer may be older than what it stored.
+            # The cache wrote back during the call: the result may be older than the stored bytes.
             found = dataclasses.replace(found, size=inode.native.size)
         return found
 
     def _file_stat(self, stat: ObjectStat, inode: Inode | None, unstored: int = 0) -> FileStat:
-        """`unstored`: bytes that the backend may not have had when it was asked for `stat`, counted before that."""
+        """Return a FileStat. `unstored`: bytes that may have been missing in the store at the time of `stat`, counted
+        before it.
+        """
         fields: dict[str, Any] = {name: getattr(stat, name, None) for name in ObjectStat.__slots__}
         if inode is None:
             return FileStat(**fields)
@@ -285,8 +287,8 @@ class Volume:
         return FileStat(**fields, dirty=dirty, cached=min(usage["cached"], usage["size"]))
 
     def unsaved(self, key: Key | None = None, *, hidden: bool = False) -> builtins.list[FileStat]:
-        """Objects that are not committed as they are here, by canonical keys; `hidden`: without those that are found as
-        they are here by who looks past the cache. No backend call.
+        """Return objects whose store differs from the cache by uncommitted changes, by canonical keys; `hidden`:
+        without those that show these changes in the store. No backend call.
         """
         self.cache._check_forked()
         with self.engine.keeper():
@@ -296,7 +298,7 @@ class Volume:
             return [self._file_stat(ObjectStat(key=inode.key, size=inode.native.size), inode) for inode in found]
 
     def exists(self, key: Key, *, timeout: float | None = None) -> bool:
-        """Whether `open(key)` would find an object. `timeout`: that of `stat`."""
+        """Return whether `open(key)` would find an object. `timeout`: that of `stat`."""
         try:
             self.stat(key, timeout=timeout)
         except FileNotFoundError:
@@ -304,11 +306,11 @@ class Volume:
         return True
 
     def list(self, prefix: str = "", *, timeout: float | None = None) -> Iterator[FileStat]:
-        """The stored objects whose key starts with `prefix`; the backend is asked for some at a time.
+        """Yield the stored objects whose key starts with `prefix`, in several calls of the backend.
 
         Args:
-            prefix: that all keys begin with.
-            timeout: seconds to wait for each answer of the backend (up to 1000 objects); None: the volume's default.
+            prefix: of the keys.
+            timeout: seconds to wait for each call of the backend (up to 1000 objects); None: the volume's default.
 
         Raises:
             TimeoutError: the deadline passed.
@@ -328,7 +330,7 @@ class Volume:
             if rest is None:
                 rest, some = tries.repeated(first_page)
             else:
-                # Only the backend knows where its listing can go on after an error.
+                # Only the backend could continue its listing after an error.
                 some = tries.once(partial(builtins.list, islice(rest, LISTED_AT_ONCE)))
             for stat in some:
                 inode = None
@@ -338,12 +340,12 @@ class Volume:
             self._check_alive()
 
     def remove(self, key: Key, *, timeout: float | None = None) -> None:
-        """Take the name away. Open handles keep working; what was not written back stays readable through them and is
-        dropped when the last of them closes.
+        """Remove a name. Open handles keep working; unwritten data stays readable through them and is dropped when the
+        last of them closes.
 
         Args:
             key: the name.
-            timeout: seconds to wait; None: the volume's default. A call that runs goes on, and the name is busy until
+            timeout: seconds to wait; None: the volume's default. A running call goes on, and the name is busy until
                 it returns.
 
         Raises:
@@ -359,10 +361,10 @@ class Volume:
         """Give an object another name; an open destination behaves as removed.
 
         Args:
-            src: the name that it has.
-            dst: the name that it gets.
+            src: the current name.
+            dst: the new name.
             replace: False: FileExistsError if there is an object of that name.
-            timeout: seconds to wait; None: the volume's default. A call that runs goes on, and both names are busy
+            timeout: seconds to wait; None: the volume's default. A running call goes on, and both names are busy
                 until it returns.
 
         Raises:
@@ -376,8 +378,8 @@ class Volume:
         names.rename(self, src, dst, old, new, tries, replace=replace)
 
     def setattr(self, key: Key, **changes: int) -> ObjectStat:
-        """`NamespaceBackend.setattr`; that the version changes with the times is nobody else's doing. What is dirty is
-        not written back first: that would move the times once more.
+        """Set attributes, see `NamespaceBackend.setattr`; the new version that comes with changed times is no foreign
+        change. Dirty data is not written back first: that would change the times once more.
 
         Raises:
             io.UnsupportedOperation: the backend keeps no attributes.
@@ -385,11 +387,11 @@ class Volume:
         self._check_alive(key)
         self._check_may_write(key, os.O_RDWR)
         canonical = self._canonical(key)
-        with self.busy.holding(canonical, what="setattr"):  # what has the name keeps it until that is changed
+        with self.busy.holding(canonical, what="setattr"):  # the object keeps its name until the change is done
             return conflicts.set_attributes(self, key, self._inode_at(canonical), changes)
 
     def truncate(self, key: Key, size: int, *, timeout: float | None = None) -> None:
-        """`CachedFile.truncate` by key; what else is dirty of the file is not handed over by this.
+        """Truncate by key, like `CachedFile.truncate`; does not write back other dirty data of the file.
 
         Args:
             key: of the object.
@@ -398,7 +400,7 @@ class Volume:
 
         Raises:
             TimeoutError: the deadline passed. If the backend's call had begun, the file has the new size and the call
-                is made again before its next one.
+                is repeated before its next one.
         """
         tries = self._attempts("truncate", key, timeout)
         self._check_alive(key)
@@ -412,7 +414,7 @@ class Volume:
         try:
             handle._truncate(size, tries)
         except TimeoutError:
-            handle._leave()  # closing it may wait for the same store
+            handle._leave()  # closing it may wait for the backend again
             raise
         finally:
             if self.engine.backend.limits.commit_on_close:
@@ -432,7 +434,7 @@ class Volume:
         self.begin_sync().wait(timeout)
 
     def begin_sync(self) -> SyncTicket:
-        """The same without waiting: a ticket for "everything written so far"."""
+        """Begin a sync without waiting: return a ticket for "everything written so far"."""
         self._check_alive()
         self.engine.check_reentry("sync")
         ticket = SyncTicket(self)
@@ -458,17 +460,17 @@ class Volume:
         return [inode for file, inode in found if inode is not None and inode.engine is file]
 
     def invalidate(self, key: Key | None = None, offset: int = 0, length: int | None = None) -> None:
-        """Write back, commit where needed, then drop cached data.
+        """Write back, commit if needed, then drop cached data.
 
         Raises:
-            WritebackError: nothing is lost. BlockingIOError: dirtied again and again, or held by a writable view.
+            WritebackError: nothing is lost. BlockingIOError: dirtied repeatedly, or held by a writable view.
         """
         self._check_alive(key)
         for inode in self._inodes_of(key):
             conflicts.invalidate(inode, offset, length)
 
     def drop_clean(self, key: Key | None = None, offset: int = 0, length: int | None = None) -> int:
-        """Drop what can be dropped at once; returns bytes freed. Never blocks, never fails."""
+        """Drop clean data that is not in use; return the bytes freed. Never blocks, never fails."""
         self._check_alive(key)
         freed = 0
         for inode in self._inodes_of(key):
@@ -479,16 +481,16 @@ class Volume:
     def invalidate_remote(
         self, key: Key, offset: int = 0, length: int | None = None, *, version: str | None = None
     ) -> None:
-        """The stored object changed: nothing but local bytes of the range satisfies a read from here on. Callable from
-        anywhere, also from inside a backend call; never blocks.
+        """Record a change of the stored object: later reads of the range use local bytes only, and the store for all
+        others. Callable from anywhere, even inside a backend call; never blocks.
         """
         self.cache._check_forked()
         for inode in self._inodes_of(key):
             conflicts.announce(self, inode, offset, length, version)
 
     def discard(self, key: Key, offset: int = 0, length: int | None = None) -> builtins.list[LostRange]:
-        """Give up dirty, failed and unstable data on purpose; returns what was lost. Each handle open at this time
-        raises DataLossError once.
+        """Drop dirty, failed and unstable data on purpose; return the losses. Each handle open at this time raises
+        DataLossError once.
         """
         self._check_alive(key)
         lost: builtins.list[LostRange] = []
@@ -510,36 +512,38 @@ class Volume:
         return staging.reading_back(inode.engine, lambda: lifetimes.drop_local(self, inode, start, end))
 
     def failed(self) -> builtins.list[FailedRange]:
-        """What could not be written back and waits for its cause to be mended."""
+        """Return ranges that could not be written back and wait for a repair of the cause."""
         self.cache._check_forked()
         with self.engine.keeper():
             files = self.engine.dirty_files()
             return [r for file in files for r in file.failed_ranges(everything=self.engine.aborted)]
 
     def retry_failed(self, key: Key | None = None) -> None:
-        """Try failed data again now; does not wait for the outcome."""
+        """Retry failed data now, without waiting for the result."""
         self._check_alive(key)
         for inode in self._unsaved_of(key):
             inode.engine.resume()
 
     def dirty_ranges(self, key: Key) -> builtins.list[tuple[int, int]]:
-        """(offset, length) of what is dirty, in flight or unstable."""
+        """Return (offset, length) of dirty and unstable ranges, and of those in flight."""
         self.cache._check_forked()
         return [r for inode in self._inodes_of(key) for r in inode.native.local_ranges()]
 
     def resolve(self, key: Key, how: Literal["force", "rebase", "discard"]) -> builtins.list[LostRange]:
-        """Settle a ConflictError; returns what was lost. The next fsync or close publishes what comes of it.
+        """Settle a ConflictError; return the losses. The next fsync or close publishes the result.
 
         Args:
-            key: of the object; one that is in no conflict is left as it is.
-            how: "force": our version goes over the stored one, whole where objects are replaced as a whole, else local
-                bytes and the size. "rebase": local bytes are laid over it. "discard": ours is dropped.
+            key: of the object; without a conflict, nothing happens.
+            how: "force": the local version replaces the stored one: as a whole if objects are replaced as a whole,
+                otherwise local bytes and the size. "rebase": local bytes are laid over the stored version. "discard":
+                the local version is dropped.
 
-        It is about the version that is stored at this time: one that is stored after it is another conflict.
+        The call concerns the current stored version: a later one is another conflict.
 
         Raises:
-            PageCacheError: "force": ENOBUFS, not all of ours fits into memory.
-            ConflictError: "force": some of ours is neither in memory nor to be read any more; "rebase" goes on.
+            PageCacheError: "force": ENOBUFS: the local version does not fit into memory.
+            ConflictError: "force": some local bytes are neither in memory nor readable any longer; "rebase" still
+                works.
         """
         self._check_alive(key)
         if how not in ("force", "rebase", "discard"):
@@ -549,7 +553,8 @@ class Volume:
     # -- abort, reconnect, detach
 
     def abort(self, reason: BaseException | None = None) -> None:
-        """The backend is gone: every wait ends with ShutdownError, data stays in memory as failed until `reconnect`.
+        """End every wait with ShutdownError because the backend is gone; data stays in memory as failed until
+        `reconnect`.
 
         A call that runs the backend on its own thread, as a read that misses does, ends when the backend returns.
         """
@@ -557,14 +562,14 @@ class Volume:
         self.engine.abort(reason)
 
     def reconnect(self, backend: Backend | AsyncBackend | PlainBackend, *, fenced: bool = False) -> None:
-        """Go on with a new backend: what is not known to be committed is dirty again and is sent to it.
+        """Continue with a new backend: uncommitted data is dirty again and is sent to it.
 
         Args:
-            backend: opens the same objects as the old one.
+            backend: opens the objects of the old one.
             fenced: calls still running on the old backend can no longer change the store.
 
-        Files in the hands of a call of the old backend are not written, truncated or committed before it returned,
-        unless `fenced`. Holes that were not committed are a loss: handles raise DataLossError once.
+        Files in use by a call of the old backend are not written, truncated or committed before it has returned, unless
+        `fenced`. Uncommitted holes are a loss: handles raise DataLossError once.
 
         Raises:
             OSError: an object cannot be opened there; nothing has changed, the volume stays aborted.
@@ -577,16 +582,16 @@ class Volume:
             raise ShutdownError(f"the volume {self.name!r} is detached")
         found = as_backend(backend, "backend", {})
         self.cache._check_unused(found, "backend", by=self)
-        same = original(found) is self.backend  # whose files are asked whether they have kept what was sent to them
+        same = original(found) is self.backend  # then its files are asked whether they have kept the bytes sent to them
         reconnect.reconnect(self, self.engine.backend if same else blocking(found, self.cache._event_loop), fenced)
 
     def detach(
         self, *, timeout: float | None = None, on_failed: Literal["raise", "discard"] = "raise"
     ) -> builtins.list[LostRange]:
-        """Write back, commit and let go of the backend.
+        """Write back, commit and release the backend.
 
         Raises:
-            UnsavedDataError: lists what could not be saved; the volume stays attached, nothing is lost.
+            UnsavedDataError: lists unsaved ranges; the volume stays attached, nothing is lost.
         """
         self.cache._check_forked()
         if on_failed not in ("raise", "discard"):
@@ -597,12 +602,12 @@ class Volume:
     # -- numbers
 
     def stats(self) -> VolumeStats:
-        """Counters of this volume."""
+        """Return the counters of this volume."""
         self.cache._check_forked()
         return VolumeStats(**self.cache._counters(self._usage()))
 
     def _usage(self) -> dict[str, int]:
-        """CORE's numbers."""
+        """Return CORE's numbers."""
         return self.engine.native.usage()
 
     def _file_stats(self, inode: Inode) -> FileStats:
