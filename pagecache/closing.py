@@ -31,9 +31,9 @@ log = logging.getLogger("pagecache.volume")
 
 LISTED = 20
 """Maximum ranges in the log."""
-EVENT_PATIENCE = 1.0
+EVENTS_TIMEOUT_S = 1.0
 """Seconds for the delivery of a cache's last events."""
-LOOP_PATIENCE = 1.0
+LOOP_TIMEOUT_S = 1.0
 """Seconds for calls of an asynchronous backend to end with the cache."""
 
 _open: weakref.WeakSet[PageCache] = weakref.WeakSet()
@@ -93,8 +93,8 @@ def _finish(cache: PageCache, deadline: Deadline) -> None:
         cache.live.stop()
     cache.flusher.stop()
     if cache.loop is not None:
-        cache.loop.stop(LOOP_PATIENCE if deadline.at is None else min(LOOP_PATIENCE, deadline.left()))
-    cache.feed.stop(EVENT_PATIENCE)
+        cache.loop.stop(LOOP_TIMEOUT_S if deadline.at is None else min(LOOP_TIMEOUT_S, deadline.left()))
+    cache.feed.stop(EVENTS_TIMEOUT_S)
     cache.native.close()
     _open.discard(cache)
     _dropped.discard(cache)

@@ -256,7 +256,7 @@ class CacheConfig:
         for name in ("cow_limit", "gil_release"):
             sizes[name] = parse_size(getattr(self, name), name)
         if not sizes["dirty_limit"]:
-            raise ValueError(f"dirty_limit: {self.dirty_limit!r} would let nobody write; it must be above 0")
+            raise ValueError(f"dirty_limit: {self.dirty_limit!r} would block every write; it must be above 0")
         for name, size in sizes.items():
             object.__setattr__(self, name, size)
         _number(self.dirty_expire, "dirty_expire")

@@ -56,7 +56,7 @@ CODES: tuple[tuple[type[OSError], int], ...] = (
 """The errno of an error that was made without one, by its class."""
 
 
-def _asked(call: Callable[[], T], otherwise: T) -> T:
+def _guarded(call: Callable[[], T], otherwise: T) -> T:
     """Run a call that may run code of the exception."""
     try:
         return call()
@@ -69,7 +69,7 @@ def _asked(call: Callable[[], T], otherwise: T) -> T:
 
 
 def _attribute(error: BaseException, name: str) -> Any:
-    return _asked(lambda: getattr(error, name, None), None)
+    return _guarded(lambda: getattr(error, name, None), None)
 
 
 def _plain(value: Any) -> int | None:
@@ -91,7 +91,7 @@ def errno_of(error: BaseException) -> int:
 
 def text_of(error: BaseException) -> str:
     """Return the message, without the code and the file name that an OSError puts around it."""
-    text = _asked(lambda: _text(error), None)
+    text = _guarded(lambda: _text(error), None)
     if text is None:
         return f"{type.__repr__(type(error))}, whose text cannot be had: its str() raises"
     return text if len(text) <= TEXT_MAX else f"{text[:TEXT_MAX]}… ({len(text)} characters)"
@@ -99,7 +99,7 @@ def text_of(error: BaseException) -> str:
 
 def shown(error: BaseException) -> str:
     """Return `str()` of an error, which may be one of the cache or of a backend."""
-    text = _asked(lambda: str.__str__(str(error)), None)
+    text = _guarded(lambda: str.__str__(str(error)), None)
     return text_of(error) if text is None else text
 
 
@@ -115,7 +115,7 @@ def as_os_error(error: BaseException, key: Key | None = None) -> OSError:
     """Return the error itself if it is an OSError, with an errno; otherwise a PageCacheError in its place."""
     if isinstance(error, OSError):
         if _given_errno(error) is None or type(_attribute(error, "errno")) is not int:
-            _asked(lambda: _complete(error), None)
+            _guarded(lambda: _complete(error), None)
         if _given_errno(error) is not None:
             return error
     return PageCacheError(text_of(error), key, errno=errno_of(error))
@@ -131,7 +131,7 @@ def raised_by(error: BaseException, what: str, key: Key | None) -> OSError:
 def named(error: OSError, key: Key) -> OSError:
     """Make the error name the object if it names none."""
     if _attribute(error, "filename") is None:
-        _asked(lambda: setattr(error, "filename", key), None)
+        _guarded(lambda: setattr(error, "filename", key), None)
     return error
 
 
@@ -143,12 +143,12 @@ def _complete(error: OSError) -> None:
 
 def said_to_be_transient(error: BackendError) -> bool:
     """Return `BackendError.retry`."""
-    return _asked(lambda: bool(error.retry), False)
+    return _guarded(lambda: bool(error.retry), False)
 
 
 def retry_after_of(error: BaseException) -> float | None:
     """Return `BackendError.retry_after`, if it is a number of seconds."""
-    seconds = _asked(lambda: float(getattr(error, "retry_after", None) or 0.0), math.nan)
+    seconds = _guarded(lambda: float(getattr(error, "retry_after", None) or 0.0), math.nan)
     given = _attribute(error, "retry_after") is not None
     return max(0.0, seconds) if given and math.isfinite(seconds) else None
 
@@ -160,4 +160,4 @@ def max_write_of(error: BaseException) -> int | None:
 
 def is_kept(error: BaseException) -> bool:
     """Return `BackendError.kept`: bytes acknowledged before the failed commit are still there."""
-    return _asked(lambda: bool(getattr(error, "kept", False)), False)
+    return _guarded(lambda: bool(getattr(error, "kept", False)), False)

@@ -30,7 +30,7 @@ if TYPE_CHECKING:
 
 __all__ = ["Pace", "Stall", "divide", "room"]
 
-PATIENCE = 20
+HOPELESS_CHECKS_MAX = 20
 """Checks without any possible progress before a wait is given up: the flusher has had its turn by then."""
 
 PAUSE_MIN, PAUSE_MAX = 0.010, 0.200
@@ -220,11 +220,11 @@ class _Wait:
         if self.inside and why is None:
             why = "this write comes from inside a backend call, which what fills it may wait for"
         self._hopeless = self._hopeless + 1 if why else 0
-        if memory and self._hopeless == PATIENCE // 2:
+        if memory and self._hopeless == HOPELESS_CHECKS_MAX // 2:
             # Views and errors in reference cycles hold memory, and a waiting thread makes no objects that would start
             # the collector.
             gc.collect()
-        if why and self._hopeless >= PATIENCE:
+        if why and self._hopeless >= HOPELESS_CHECKS_MAX:
             raise PageCacheError(f"the cache is full: {why}", self.file.key, errno=errno.ENOBUFS)
         return why is None
 

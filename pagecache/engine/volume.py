@@ -230,7 +230,7 @@ class EngineVolume:
             try:
                 call()
             except Exception:
-                fault("%s: %s, which nobody waits for, failed; it is not made again", self.name, what)
+                fault("%s: %s failed without a waiter; it is not repeated", self.name, what)
 
         self.runner.submit(core.NAMES, Job(self.park, run, what=what))
 

@@ -32,7 +32,7 @@ T = TypeVar("T")
 
 CAPABILITY = b"security.capability"
 NAME_MAX = 255
-PATIENCE, SILENCE = 1.0, 5.0
+KNOWN_TIMEOUT_S, SILENCE_S = 1.0, 5.0
 """Seconds that the store gets to confirm known values; seconds without further calls after it missed that limit."""
 ENDLESS = 1 << 50
 """Size in bytes of a store that does not report its free space."""
@@ -55,7 +55,7 @@ class KernelCaching:
     attr_timeout: float = 1.0
 
 
-def _told(error: BaseException, what: str) -> pyfuse3.FUSEError:
+def _fuse_error(error: BaseException, what: str) -> pyfuse3.FUSEError:
     """Return an error as pyfuse3 needs it."""
     if isinstance(error, pyfuse3.FUSEError):
         return error
@@ -73,7 +73,7 @@ def _answered(call: Callable[P, Coroutine[Any, Any, T]]) -> Callable[P, Coroutin
         try:
             return await call(*args, **kwargs)
         except Exception as error:
-            raise _told(error, call.__name__) from None
+            raise _fuse_error(error, call.__name__) from None
 
     return answer
 
@@ -98,7 +98,7 @@ class Operations(pyfuse3.Operations):
         self._server = server
         self._aside = aside
         self._caching = caching
-        bytes = Bytes(server.files, aside, _told, pages=not caching.direct_io)
+        bytes = Bytes(server.files, aside, _fuse_error, pages=not caching.direct_io)
         self.read, self.write = bytes.read, bytes.write  # type: ignore[method-assign]
         self._directories: dict[int, _Directory] = {}
         self._next_directory = 1
@@ -191,10 +191,10 @@ class Operations(pyfuse3.Operations):
         if trio.current_time() < self._silent_until:
             return self._entry(known)
         try:
-            return self._entry(await self._aside.call(call, patience=PATIENCE))
+            return self._entry(await self._aside.call(call, patience=KNOWN_TIMEOUT_S))
         except OSError as error:
             if error.errno == errno.ETIMEDOUT:
-                self._silent_until = trio.current_time() + SILENCE
+                self._silent_until = trio.current_time() + SILENCE_S
             elif errno_of(error) != errno.EIO:
                 raise
             return self._entry(known)

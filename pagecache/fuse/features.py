@@ -39,7 +39,7 @@ def features() -> Iterator[str]:
     except OSError as error:
         yield f"what the kernel has is not known: nothing can be mounted here ({error})"
         return
-    yield from _told(found)
+    yield from _lines(found)
 
 
 def _asked() -> dict[str, int]:
@@ -52,7 +52,7 @@ def _asked() -> dict[str, int]:
         return loop.features()
 
 
-def _told(found: dict[str, int]) -> Iterator[str]:
+def _lines(found: dict[str, int]) -> Iterator[str]:
     library, capable, want = found["library"], found["capable"], found["want"]
 
     def line(name: str, has: bool, note: str) -> str:

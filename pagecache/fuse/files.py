@@ -56,7 +56,7 @@ class OpenFile:
         wrote: there was a write since the last `flush`, successful or not.
     """
 
-    __slots__ = ("_told", "file", "number", "try_pread", "try_pwrite", "writable", "written_ns", "wrote")
+    __slots__ = ("_reported", "file", "number", "try_pread", "try_pwrite", "writable", "written_ns", "wrote")
 
     was_read: bool = True
     """Whether the kernel may have pages of it; a loop that counts reads has a better value (loopfile.py)."""
@@ -69,7 +69,7 @@ class OpenFile:
         self.wrote = False
         self.try_pread = file.try_pread
         self.try_pwrite = file.try_pwrite
-        self._told = False  # the current failure was reported
+        self._reported = False  # the current failure was reported
 
     def write(self, data: Any, offset: int) -> int:
         """Write data into the cache.
@@ -101,9 +101,9 @@ class OpenFile:
     def check_failed(self) -> None:
         """Report a failed write-back of the file once through this handle."""
         if not self.file._native.number("failed"):
-            self._told = False
-        elif not self._told:
-            self._told = True
+            self._reported = False
+        elif not self._reported:
+            self._reported = True
             raise self._failure()
 
     def _failure(self) -> OSError:
@@ -123,9 +123,9 @@ class OpenFile:
         except DataLossError:
             raise
         except OSError:
-            if self._told and not wrote:
+            if self._reported and not wrote:
                 return
-            self._told = True
+            self._reported = True
             raise
         self.handed_over(written)
 
@@ -136,13 +136,13 @@ class OpenFile:
 
     def handed_over(self, written_ns: int) -> None:
         """Record that earlier writes are in the backend, which reports their times from now on."""
-        self._told = False
+        self._reported = False
         if self.written_ns == written_ns:
             self.written_ns = 0
 
     def idle(self) -> bool:
         """Return whether `flush` has nothing to wait for."""
-        return not (self.wrote or self._told or self.file._is_unsaved())
+        return not (self.wrote or self._reported or self.file._is_unsaved())
 
     def fsync(self, *, data_only: bool = False, timeout: float | None = None) -> None:
         written = self.written_ns
@@ -169,7 +169,7 @@ class OpenFile:
         try:
             self.file.close()
         except OSError as error:
-            if not self._told:
+            if not self._reported:
                 log.error("%r: not saved when it was closed: %s", self.file.key, error)
         except ValueError:
             pass  # the cache is closed

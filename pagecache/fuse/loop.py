@@ -28,7 +28,7 @@ log = logging.getLogger("pagecache.fuse")
 
 THREADS = 64
 """Calls that may wait for a backend at the same time."""
-PATIENCE, SILENCE = 1.0, 5.0
+KNOWN_TIMEOUT_S, SILENCE_S = 1.0, 5.0
 """Seconds that a file system gets to confirm known values; seconds without further calls after it missed that limit."""
 
 
@@ -82,8 +82,8 @@ class Loop:
             "entry_ns": _ns(entry_timeout),
             "attr_ns": _ns(attr_timeout),
             "timeout_ns": _ns(timeout),
-            "patience_ns": _ns(PATIENCE),
-            "silence_ns": _ns(SILENCE),
+            "patience_ns": _ns(KNOWN_TIMEOUT_S),
+            "silence_ns": _ns(SILENCE_S),
             "workers": min(max(os.cpu_count() or 1, 2), 8) if workers is None else workers,
             "direct_io": direct_io,
             "keep_pages": keep_pages,

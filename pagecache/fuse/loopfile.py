@@ -1,7 +1,7 @@
 """An open file that the loop in C reads and writes directly: C keeps the fields that both sides write.
 
-Each write sets `written_ns` and `wrote`, in C and in Python. `_told`: a failure was reported; then the next write is
-passed to Python, which checks whether the failure has ended since.
+Each write sets `written_ns` and `wrote`, in C and in Python. `_reported`: a failure was reported; then the next write
+is passed to Python, which checks whether the failure has ended since.
 """
 
 from __future__ import annotations
@@ -16,7 +16,7 @@ __all__ = ["LoopFile"]
 class LoopFile(OpenFile):
     """One open of a file by a program, registered with a loop from `begin` to `close`."""
 
-    __slots__ = ("_was_told", "native")
+    __slots__ = ("_was_reported", "native")
 
     def __init__(self, file: CachedFile, number: int, *, writable: bool) -> None:
         self.native = NativeOpened(number)
@@ -34,7 +34,7 @@ class LoopFile(OpenFile):
         return self.native.take_wrote()
 
     def handed_over(self, written_ns: int) -> None:
-        self._told = False
+        self._reported = False
         self.native.handed_over(written_ns)
 
     @property
@@ -58,10 +58,10 @@ class LoopFile(OpenFile):
         return self.native.was_read
 
     @property
-    def _told(self) -> bool:
-        return self._was_told
+    def _reported(self) -> bool:
+        return self._was_reported
 
-    @_told.setter
-    def _told(self, told: bool) -> None:
-        self._was_told = told
+    @_reported.setter
+    def _reported(self, told: bool) -> None:
+        self._was_reported = told
         self.native.set_told(told)

@@ -31,11 +31,11 @@ from .nodes import Node, Nodes
 __all__ = ["Moving"]
 
 T = TypeVar("T")
-PATIENCE = 1.0
+OPEN_TIMEOUT_S = 1.0
 """Time limit in seconds of these waits: a longer open may lose the race."""
-AGAIN = 0.25
+RETURN_TIMEOUT_S = 0.25
 """Seconds within which an open that lost the race returns."""
-OTHERS = 8
+OPENS_AWAITED = 8
 """Number of opens to wait for after one that lost the race: the returning one cannot be identified."""
 Entry = tuple[Node, str]
 """A directory, and a name in it."""
@@ -99,7 +99,7 @@ class Moving:
         """Context of an open of a node, or of a change by its name: waits for running calls that take the name away."""
         opening = Opening(node)
         with self._changed:
-            self._changed.wait_for(lambda: not any(self._taken[link] for link in list(node.links)), PATIENCE)
+            self._changed.wait_for(lambda: not any(self._taken[link] for link in list(node.links)), OPEN_TIMEOUT_S)
             self._opens[opening] = None
             for entry in list(node.links) if self._late else ():
                 self._came(entry)
@@ -122,9 +122,9 @@ class Moving:
         with self._changed:
             for other in list(self._late):
                 self._comes_again(other)  # drops names that have no renamer to drop them
-            for patience in (PATIENCE, AGAIN):
-                self._late[entry] = OTHERS, time.monotonic() + patience
-                self._changed.wait_for(lambda: not self._taken[entry], PATIENCE)
+            for patience in (OPEN_TIMEOUT_S, RETURN_TIMEOUT_S):
+                self._late[entry] = OPENS_AWAITED, time.monotonic() + patience
+                self._changed.wait_for(lambda: not self._taken[entry], OPEN_TIMEOUT_S)
 
     def _came(self, entry: Entry) -> None:
         """Count an open of the node with this name."""
@@ -146,12 +146,12 @@ class Moving:
         is renamed, so that calls that find nothing under it wait.
         """
         with self._changed:
-            until = time.monotonic() + PATIENCE
+            until = time.monotonic() + OPEN_TIMEOUT_S
             while (left := min(max(map(self._comes_again, entries)), until - time.monotonic())) > 0:
                 self._changed.wait(left)
             nodes = [self._nodes.child(*entry) for entry in entries]
             begun = [opening for opening in self._opens if opening.node in nodes]
-            self._changed.wait_for(lambda: not any(opening in self._opens for opening in begun), PATIENCE)
+            self._changed.wait_for(lambda: not any(opening in self._opens for opening in begun), OPEN_TIMEOUT_S)
             self._taken.update(entries)
             if key is not None:
                 self._moves[key] = self._moves.get(key, 0) + 1

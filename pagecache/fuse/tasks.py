@@ -89,16 +89,16 @@ class Bytes:
     Args:
         files: the open files.
         aside: threads for calls that may wait.
-        told: makes the exception for an error of a call, from the error and the call's name.
+        error_of: makes the exception for an error of a call, from the error and the call's name.
         pages: the kernel keeps pages, for which the order of requests matters (ordering.py).
     """
 
     def __init__(
-        self, files: Files, aside: Aside, told: Callable[[Exception, str], Exception], *, pages: bool = True
+        self, files: Files, aside: Aside, error_of: Callable[[Exception, str], Exception], *, pages: bool = True
     ) -> None:
         self._known, self._get = files.by_number.get, files.get
         self._aside = aside
-        self._told = told
+        self._error_of = error_of
         self._turns = Turns(aside.deadline, pages=pages)
         self._waiting = self._turns.writes
 
@@ -111,7 +111,7 @@ class Bytes:
             data = opened.try_pread(size, off)
             return await self._aside.call(partial(opened.file.pread, size, off)) if data is None else data
         except Exception as error:
-            raise self._told(error, "read") from None
+            raise self._error_of(error, "read") from None
 
     async def write(self, fh: int, off: int, buf: Any) -> int:
         """Write; return the number of bytes taken: all, or those before a failure, which the next call reports."""
@@ -125,7 +125,7 @@ class Bytes:
             async with self._turns.write(inode, off, end):
                 return await self._aside.call(partial(opened.write, buf, off))
         except Exception as error:
-            raise self._told(error, "write") from None
+            raise self._error_of(error, "write") from None
 
 
 class TrioFiles:
@@ -154,7 +154,7 @@ class TrioFiles:
         self.files = Files(volume)
         self.aside = Aside(deadline, threads)
         self._error = error
-        bytes = Bytes(self.files, self.aside, self._told)
+        bytes = Bytes(self.files, self.aside, self._error_of)
         self.read, self.write = bytes.read, bytes.write
 
     async def open(self, key: Key, flags: int = os.O_RDONLY) -> int:
@@ -188,7 +188,7 @@ class TrioFiles:
         try:
             return await self.aside.call(call, undo)
         except Exception as error:
-            raise self._told(error, "call") from None
+            raise self._error_of(error, "call") from None
 
-    def _told(self, error: Exception, what: str) -> Exception:
+    def _error_of(self, error: Exception, what: str) -> Exception:
         return error if self._error is None else self._error(errno_of(error))

@@ -46,7 +46,7 @@ Faulty = FaultyBackend | AsyncFaultyBackend
 
 LOOK = 0.005  # seconds between two checks for necessary repairs
 NAMING = {"remove", "rename"}
-PATIENCE = 20.0  # seconds that calls in a dead backend may need to return
+FENCE_TIMEOUT_S = 20.0  # seconds that calls in a dead backend may need to return
 PROTOCOL = {errno.EPROTO, errno.EIO}  # errnos of a wrong reply
 
 
@@ -125,7 +125,7 @@ class Faulting:
         """Settle all conflicts: events and calls that began under faults end late, so check the files until nothing
         changes.
         """
-        volume, until = self._volume.engine, time.monotonic() + PATIENCE
+        volume, until = self._volume.engine, time.monotonic() + FENCE_TIMEOUT_S
         while True:
             still = not self.repairing or all(
                 one.volume != volume.native.address for one in operations(self._volume.cache.native.core)
@@ -179,7 +179,7 @@ class Faulting:
             self._volume.abort()
         fenced = fenced and not any(job.what in NAMING for job in self._volume.engine.runner.running())
         if fenced:
-            self._backend.fence(PATIENCE)
+            self._backend.fence(FENCE_TIMEOUT_S)
         self._backend.revive()
         try:
             self._volume.reconnect(self._attached, fenced=fenced)

@@ -31,7 +31,7 @@ from typing import Any, NoReturn, Self
 __all__ = ["START", "Forked", "main", "prepared"]
 
 START = 60.0  # seconds that a loaded machine may take to start a process, and to end one
-TOLD = 8000  # characters of stderr in an error
+STDERR_MAX = 8000  # characters of stderr in an error
 DUMPED = 2.0  # seconds to write stacks in
 FDS = 16
 PR_SET_PDEATHSIG = 1
@@ -116,7 +116,7 @@ class Forked:
     def errors(self) -> str:
         """Return the end of its stderr."""
         self._errors.seek(0)
-        return self._errors.read().decode(errors="replace")[-TOLD:].strip()
+        return self._errors.read().decode(errors="replace")[-STDERR_MAX:].strip()
 
     def stacks(self) -> str:
         """Return the stacks of its threads, which it writes itself."""

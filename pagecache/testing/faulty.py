@@ -34,7 +34,7 @@ OPTIONAL = frozenset(
 )
 
 
-class _Told:
+class _Controls:
     """The common interface of both kinds of faulty backend.
 
     Attributes:
@@ -101,7 +101,7 @@ class _Told:
         self.faults.calls.clear()
 
 
-class FaultyBackend(_Told, PassingBackend):
+class FaultyBackend(_Controls, PassingBackend):
     """A backend with faults around `inner`. Thread-safe.
 
     Args:
@@ -233,7 +233,7 @@ class _FaultyFile(PassingFile):
         return found
 
 
-class AsyncFaultyBackend(_Told, AsyncBackend):
+class AsyncFaultyBackend(_Controls, AsyncBackend):
     """An asynchronous backend with faults around `inner`: the counterpart of `FaultyBackend`.
 
     Args:

@@ -35,7 +35,7 @@ if TYPE_CHECKING:
 
 __all__ = ["Turn", "detach"]
 
-PATIENCE = 1.0
+END_TIMEOUT_S = 1.0
 
 
 def detach(volume: Volume, timeout: float | None, on_failed: Literal["raise", "discard"]) -> list[LostRange]:
@@ -294,7 +294,7 @@ def _within(volume: Volume, call: Callable[[], object], what: str, deadline: Dea
 def _quiet(volume: Volume, inodes: list[Inode], deadline: Deadline) -> bool:
     """Return whether all backend calls have ended, after a moment for readahead."""
     native = volume.engine.native
-    moment = Deadline(deadline.clock, PATIENCE)
+    moment = Deadline(deadline.clock, END_TIMEOUT_S)
 
     def busy() -> bool:
         return bool(native.inflight()) or any(i.native.in_old_hands() or i.native.commit_running() for i in inodes)
@@ -327,7 +327,7 @@ def _finish(volume: Volume, deadline: Deadline) -> None:
             handle._shut()
     if _quiet(volume, inodes, deadline):
         _close_backend(volume, inodes, deadline)
-    patience = PATIENCE if deadline.at is None else max(0.2, deadline.left())
+    patience = END_TIMEOUT_S if deadline.at is None else max(0.2, deadline.left())
     stopped = during(_reason(volume, "the end of the volume's threads"), lambda: volume.engine.stop(patience))
     volume.aside.stop()
     volume.cache._forget(volume)

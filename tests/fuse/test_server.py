@@ -107,7 +107,7 @@ def test_an_open_that_came_first_finds_the_file_that_its_name_stood_for(
     """Otherwise the program gets ESTALE when that happens a second time: the kernel looks the path up again
     only once.
     """
-    monkeypatch.setattr(moving, "PATIENCE", 60.0)
+    monkeypatch.setattr(moving, "OPEN_TIMEOUT_S", 60.0)
     directory, number = server.lookup(1, "d").number, server.lookup(1, "a").number
     take: Callable[[], None] = {
         "unlink": lambda: server.unlink(1, "a"),
@@ -351,9 +351,9 @@ def test_an_open_that_came_too_late_finds_its_file_when_it_comes_again(
     server: Server, monkeypatch: pytest.MonkeyPatch, tmp_path: Path
 ) -> None:
     """A second rename or removal of the name waits: the kernel begins anew only once."""
-    for name, seconds in (("PATIENCE", 60.0), ("AGAIN", 60.0)):
+    for name, seconds in (("OPEN_TIMEOUT_S", 60.0), ("RETURN_TIMEOUT_S", 60.0)):
         monkeypatch.setattr(moving, name, seconds)
-    monkeypatch.setattr(moving, "OTHERS", 1)
+    monkeypatch.setattr(moving, "OPENS_AWAITED", 1)
     (tmp_path / "c").write_bytes(b"ccc")
     number, directory = server.lookup(1, "a").number, server.lookup(1, "d").number
     server.rename(directory, "b", 1, "a")
@@ -437,7 +437,7 @@ def test_times_of_an_open_file_never_go_to_what_replaces_it(server: Server, tmp_
 def test_names_that_opens_came_too_late_for_are_not_remembered_forever(
     server: Server, monkeypatch: pytest.MonkeyPatch, tmp_path: Path
 ) -> None:
-    monkeypatch.setattr(moving, "AGAIN", 0.0)
+    monkeypatch.setattr(moving, "RETURN_TIMEOUT_S", 0.0)
     for index in range(5):
         (tmp_path / f"f{index}").write_bytes(b"")
         number = server.lookup(1, f"f{index}").number

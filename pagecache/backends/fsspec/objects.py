@@ -105,7 +105,7 @@ class Objects(AsyncBackend):
 
     # ---------------------------------------------------------------- objects
 
-    def _told(self, path: str, stat: ObjectStat) -> ObjectStat:
+    def _status_of(self, path: str, stat: ObjectStat) -> ObjectStat:
         """Return the status with the version from before a rename: a copy has another version of equal content."""
         with self._lock:
             version, before = self._renamed.get(path, (stat.version, stat.version))
@@ -125,7 +125,7 @@ class Objects(AsyncBackend):
     async def found(self, path: str) -> ObjectStat | None:
         """Return the stored status; None: no object."""
         stat = await self.calls.found(path)
-        return None if stat is None else self._told(path, stat)
+        return None if stat is None else self._status_of(path, stat)
 
     async def open(self, key: Key, *, create: bool = False, exclusive: bool = False) -> ObjectFile:
         path = self.path_of(key)
@@ -207,7 +207,7 @@ class Objects(AsyncBackend):
                 await self.calls.move(old, new)
                 there = await self.calls.stat(new)
                 self._tell(new, there.version, stored.version)
-                there = self._told(new, there)
+                there = self._status_of(new, there)
             elif there is not None:
                 await self.calls.remove(new)  # its replacement is not stored yet
                 there = None
@@ -241,7 +241,7 @@ class Objects(AsyncBackend):
         for path in sorted(infos):
             key = path[below:]
             if key.startswith(prefix) and STAGE not in key.split("/") and infos[path].get("type") != "directory":
-                yield self._told(path, stat_of(infos[path], key))
+                yield self._status_of(path, stat_of(infos[path], key))
 
     async def close(self) -> None:
         """Remove the directories made for temporary objects, if they are real directories."""

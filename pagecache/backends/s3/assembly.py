@@ -19,7 +19,7 @@ from typing import TYPE_CHECKING, Any, Literal, TypeVar
 
 from ..spool import revoke, revoked
 from .calls import Stored, Upload
-from .errors import Told, passing
+from .errors import ServerError, passing
 from .plan import ZEROS, Copy, Extents, Held, Join, Old, Part, Piece, Send, Sent, Staged, Step, Zeros, assembly
 
 if TYPE_CHECKING:
@@ -172,7 +172,7 @@ class Assembler:
         end = step.at + step.end - step.begin
         try:
             return self._bucket.copy(name, upload, step.number, source, step.at, end, etag)
-        except Told as error:
+        except ServerError as error:
             missing = error.status == 404 and error.code not in ("NoSuchUpload", "NoSuchBucket")
             if missing and isinstance(step.source, Old):
                 raise OSError(errno.ESTALE, f"{error.strerror}: the object was removed", self._name) from error

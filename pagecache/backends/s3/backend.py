@@ -195,7 +195,7 @@ class S3Backend(Backend):
         self._seen_bucket = True
         return stored
 
-    def told(self, name: str, stored: Stored) -> ObjectStat:
+    def status_of(self, name: str, stored: Stored) -> ObjectStat:
         """Return the status with the version from before a rename: a copy has another version of equal content."""
         with self._lock:
             version, before = self._renamed.get(name, (stored.version, stored.version))
@@ -233,7 +233,7 @@ class S3Backend(Backend):
             stored = self._found(name)
         if stored is None:
             raise _missing(key)
-        return self.told(name, stored)
+        return self.status_of(name, stored)
 
     def remove(self, key: Key) -> None:
         name = self._name(key)
@@ -264,7 +264,7 @@ class S3Backend(Backend):
         if stored is not None:
             with _about(dst):
                 now = self._copied(old, new, stored)
-            self._tell(new, now.version, str(self.told(old, stored).version))
+            self._tell(new, now.version, str(self.status_of(old, stored).version))
             with _about(src):
                 self.bucket.delete(old)
         elif there is not None:
@@ -315,7 +315,7 @@ class S3Backend(Backend):
         with _about(prefix or None):
             for name, stored in self.bucket.names(self.prefix + prefix, once=True):
                 if not name.startswith(own) and name != self.prefix:
-                    yield replace(self.told(name, stored), key=name[len(self.prefix) :])
+                    yield replace(self.status_of(name, stored), key=name[len(self.prefix) :])
 
     def close(self) -> None:
         """Delete and abort everything pending; close connections."""

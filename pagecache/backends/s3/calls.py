@@ -42,7 +42,7 @@ except ModuleNotFoundError as error:
 
 from ...errors import BackendError
 from ..spool import revoke
-from .errors import NoETag, Told, about, passing, refused
+from .errors import NoETag, ServerError, about, passing, refused
 
 __all__ = ["ID", "Begun", "Bucket", "Stored", "Upload", "patiently"]
 
@@ -174,9 +174,9 @@ def _seconds(moment: Any) -> float | None:
 
 
 def _of_answer(answer: Any) -> float:
-    told = answer.get("ResponseMetadata", {}).get("HTTPHeaders", {}).get("date")
+    date = answer.get("ResponseMetadata", {}).get("HTTPHeaders", {}).get("date")
     with contextlib.suppress(TypeError, ValueError):
-        return parsedate_to_datetime(told).timestamp()
+        return parsedate_to_datetime(date).timestamp()
     return time.time()
 
 
@@ -258,7 +258,7 @@ class Bucket:
         """Return the stored version; None: nothing. `once`: no retries."""
         try:
             answer = self._asked("HEAD", name, lambda: self.client.head_object(Bucket=self.bucket, Key=name), once=once)
-        except Told as error:
+        except ServerError as error:
             if error.code == "NoSuchBucket":
                 raise self._no_bucket("HEAD") from error
             if error.status == 404:
@@ -281,7 +281,7 @@ class Bucket:
         """
         try:
             return _of_answer(self._asked("HEAD", "", lambda: self.client.head_bucket(Bucket=self.bucket)))
-        except Told as error:
+        except ServerError as error:
             if error.status == 404:
                 raise self._no_bucket("HEAD") from error
             raise
@@ -316,8 +316,8 @@ class Bucket:
         """Check the reply: some servers send the whole object, or another version."""
         if etag and answer.get("ETag", etag) != etag:
             raise OSError(errno.ESTALE, f"GET of s3://{self.bucket}/{name}: version {answer['ETag']}, not {etag}")
-        told = RANGE.fullmatch(answer.get("ContentRange") or "")
-        starts = int(told[1]) if told else 0
+        match = RANGE.fullmatch(answer.get("ContentRange") or "")
+        starts = int(match[1]) if match else 0
         if starts != begin or int(answer["ContentLength"]) > length:
             what = f"GET of s3://{self.bucket}/{name}: the server does not answer ranges"
             raise BackendError(errno.EPROTO, what, retry=False)
@@ -387,7 +387,7 @@ class Bucket:
         try:
             with about("AbortMultipartUpload", self.bucket, name):
                 self.client.abort_multipart_upload(Bucket=self.bucket, Key=name, UploadId=upload)
-        except Told as error:
+        except ServerError as error:
             if error.status != 404:
                 raise
 
@@ -429,7 +429,7 @@ class Bucket:
         while True:
             try:
                 page = self._asked("list", prefix, lambda: self.client.list_objects_v2(**asked), once=once)
-            except Told as error:
+            except ServerError as error:
                 if error.code == "NoSuchBucket":
                     raise self._no_bucket("list") from error
                 raise
@@ -450,7 +450,7 @@ class Bucket:
         while True:
             try:
                 page = self._asked("ListMultipartUploads", prefix, partial(self.client.list_multipart_uploads, **asked))
-            except Told as error:
+            except ServerError as error:
                 if error.code == "NoSuchUpload":  # some servers report an empty list so
                     return
                 raise

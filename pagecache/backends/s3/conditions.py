@@ -12,7 +12,7 @@ from dataclasses import dataclass
 from functools import partial
 
 from .calls import Bucket
-from .errors import NoETag, Told
+from .errors import NoETag, ServerError
 from .session import Session
 
 __all__ = ["Conditions", "tried"]
@@ -68,12 +68,12 @@ def _tried(bucket: Bucket, session: Session, name: str) -> Conditions:
         copy = copies and _refused(lambda: bucket.copy(name, upload, 2, name, 0, 1, STALE))
     with _trial(session, name) as upload:
         parts = [(1, bucket.send(name, upload, 1, [two]))]
-        told: list[str] = []
-        complete = _refused(lambda: told.append(bucket.complete(name, upload, parts, {"IfMatch": STALE})[0]))
+        etags: list[str] = []
+        complete = _refused(lambda: etags.append(bucket.complete(name, upload, parts, {"IfMatch": STALE})[0]))
         if complete:
-            told.append(bucket.complete(name, upload, parts, {})[0])
+            etags.append(bucket.complete(name, upload, parts, {})[0])
     stored = bucket.head(name)
-    return Conditions(put, complete, copy, copies, stored is not None and [stored.etag] == told)
+    return Conditions(put, complete, copy, copies, stored is not None and [stored.etag] == etags)
 
 
 @contextmanager
@@ -89,7 +89,7 @@ def _refused(call: Callable[[], object]) -> bool:
     """Return whether a request is refused because its condition does not hold."""
     try:
         call()
-    except Told as error:
+    except ServerError as error:
         if error.status == 412:
             return True
         if error.status == 501:
@@ -102,7 +102,7 @@ def _done(call: Callable[[], object]) -> bool:
     """Return whether the server can carry out a request at all."""
     try:
         call()
-    except Told as error:
+    except ServerError as error:
         if error.status in (401, 403, 429, 503):
             raise
         return False

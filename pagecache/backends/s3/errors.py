@@ -23,7 +23,7 @@ except ModuleNotFoundError as error:
 
 from ...errors import BackendError
 
-__all__ = ["NoETag", "SendAgain", "Told", "about", "keeping", "passing", "refused", "send_again", "unclear"]
+__all__ = ["NoETag", "SendAgain", "ServerError", "about", "keeping", "passing", "refused", "send_again", "unclear"]
 
 NOT_ACCEPTED = frozenset(
     {"InvalidAccessKeyId", "SignatureDoesNotMatch", "ExpiredToken", "InvalidToken", "TokenRefreshRequired"}
@@ -54,7 +54,7 @@ PAUSE = 1.0
 """Seconds before the retry of a request that a server throttles, if it names none."""
 
 
-class Told(BackendError):
+class ServerError(BackendError):
     """An error in a reply of the server.
 
     Attributes:
@@ -97,7 +97,7 @@ def passing(error: OSError) -> bool:
 
 def unclear(error: BaseException) -> bool:
     """Return whether the request may have been carried out in spite of the error."""
-    if isinstance(error, Told):
+    if isinstance(error, ServerError):
         return error.status >= 500 and error.status != 501
     return isinstance(error, OSError) and not isinstance(error, BackendError)
 
@@ -119,7 +119,7 @@ def _meaning(code: str, number: int | None, *, of_key: bool = False) -> str:
     return likely if code.isdecimal() else "a policy of the bucket, or of these credentials, does not allow it"
 
 
-def _told(error: Any, what: str, *, of_key: bool) -> OSError:
+def _server_error(error: Any, what: str, *, of_key: bool) -> OSError:
     answer = error.response
     meta = answer.get("ResponseMetadata", {})
     status, headers = int(meta.get("HTTPStatusCode", 0)), meta.get("HTTPHeaders", {})
@@ -137,7 +137,7 @@ def _told(error: Any, what: str, *, of_key: bool) -> OSError:
         after = PAUSE
         with contextlib.suppress(ValueError):
             after = float(headers.get("retry-after", PAUSE))
-    made = Told(number or errno.EINVAL, message, retry=again, retry_after=after)
+    made = ServerError(number or errno.EINVAL, message, retry=again, retry_after=after)
     made.code, made.status = code, 500 if status == 200 else status  # an error in the body of a successful reply
     return made
 
@@ -152,7 +152,7 @@ def refused(code: str, what: str) -> OSError:
 def _translated(error: Exception, what: str, *, of_key: bool) -> OSError:
     """Return an error of the client or of the server in the form of the backend protocol."""
     if isinstance(error, exceptions.ClientError):
-        return _told(error, what, of_key=of_key)
+        return _server_error(error, what, of_key=of_key)
     text = f"{what}: {error}"
     for classes, number in (
         ((exceptions.ReadTimeoutError, exceptions.ConnectTimeoutError), errno.ETIMEDOUT),

@@ -37,7 +37,7 @@ from ..spool import parts_of_buffers, revoked
 from .assembly import Assembler
 from .calls import ID, Stored, Upload
 from .draft import Draft
-from .errors import Told, keeping, send_again, unclear
+from .errors import ServerError, keeping, send_again, unclear
 from .plan import OLD, ZEROS, Held, Part, Piece, Source, Staged
 
 if TYPE_CHECKING:
@@ -68,7 +68,7 @@ class S3File(BackendFile):
     def stat(self) -> ObjectStat:
         with self._draft.lock:
             base, size = self._draft.base, self._draft.extents.size
-        return ObjectStat(size=size) if base is None else replace(self._backend.told(self.name, base), size=size)
+        return ObjectStat(size=size) if base is None else replace(self._backend.status_of(self.name, base), size=size)
 
     def read_into(self, offset: int, buffers: Sequence[memoryview]) -> int:
         """Read bytes. Uncommitted bytes may be read in their earlier state."""
@@ -178,7 +178,7 @@ class S3File(BackendFile):
         upload.done.pop(number, None)
         try:
             etag = self._bucket.send(upload.name, upload.upload, number, parts)
-        except Told as error:
+        except ServerError as error:
             if not self._is_gone(upload, error):
                 raise
             self._lose(upload)
@@ -250,7 +250,7 @@ class S3File(BackendFile):
                     raise keeping(error) from error
             self._clear()
         base = self._draft.base
-        return None if base is None else self._backend.told(self.name, base).version
+        return None if base is None else self._backend.status_of(self.name, base).version
 
     def _commit(self) -> None:
         draft = self._draft
@@ -296,12 +296,12 @@ class S3File(BackendFile):
             parts = assembler.parts(upload)
             assembler.check_base()
             condition = assembler.condition("complete")
-        except Told as error:
+        except ServerError as error:
             raise self._without_upload(error, upload) from error
         try:
             etag, when = self._bucket.complete(self.name, upload.upload, parts, condition)
         except OSError as error:
-            if isinstance(error, Told) and error.status < 500:
+            if isinstance(error, ServerError) and error.status < 500:
                 upload.done.clear()  # a copied part may be the cause
             return self._judged(error, upload.id, upload)
         if upload.failures:  # an earlier completion may have succeeded, and the object been replaced since
@@ -325,14 +325,14 @@ class S3File(BackendFile):
     def _carried(self) -> dict[str, Any]:
         return {} if self._draft.base is None else dict(self._draft.base.carried)
 
-    def _without_upload(self, error: Told, upload: Upload) -> OSError:
+    def _without_upload(self, error: ServerError, upload: Upload) -> OSError:
         """Return an error from before the publishing request: of the upload, of a copied source, or another one."""
         if error.status == 409 or self._is_gone(upload, error):
             self._lose(upload)
             return send_again(error.strerror)
         return error
 
-    def _is_gone(self, upload: Upload, error: Told) -> bool:
+    def _is_gone(self, upload: Upload, error: ServerError) -> bool:
         """Return whether an error means that the server has dropped the upload. Some servers only report a failure."""
         if error.status != 500 or error.code == "NoSuchUpload":
             return error.code == "NoSuchUpload"
@@ -348,9 +348,9 @@ class S3File(BackendFile):
         Raises:
             OSError: ESTALE: a foreign version is stored; otherwise the commit may be repeated.
         """
-        told = error if isinstance(error, Told) else None
-        gone = told is not None and (told.code in ("NoSuchUpload", "InvalidPart") or told.status == 409)
-        refused = told is not None and told.status in (404, 412) and told.code != "NoSuchUpload"
+        answered = error if isinstance(error, ServerError) else None
+        gone = answered is not None and (answered.code in ("NoSuchUpload", "InvalidPart") or answered.status == 409)
+        refused = answered is not None and answered.status in (404, 412) and answered.code != "NoSuchUpload"
         if not (gone or refused or unclear(error)):
             raise error
         try:
@@ -375,7 +375,7 @@ class S3File(BackendFile):
         if upload is not None and (gone or upload.failures >= REPEATS_MAX):
             self._lose(upload)
             raise send_again(error) from error
-        after = told.retry_after if told is not None else None
+        after = answered.retry_after if answered is not None else None
         raise BackendError(error.errno or errno.EIO, str(error), retry=True, retry_after=after, kept=True) from error
 
     def _look_back(self) -> None:

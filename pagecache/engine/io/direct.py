@@ -47,7 +47,7 @@ __all__ = ["Read", "Write", "direct_read", "direct_write", "is_buffered", "lose"
 
 ROUNDS = 8
 """How often a write is sent again because commits fail beside it, and how often its range is cleaned."""
-PATIENCE = 3
+NO_PROGRESS_MAX = 3
 """Results of 0 bytes before that is an error."""
 BUSY = 0.001
 
@@ -348,8 +348,8 @@ class _Piece:
                 rule = f"did not answer with the number of bytes taken, at most {self.end - self.at}"
                 raise BackendProtocolError(f"{call} {rule}: {returned(sender.op.answer)}", sender.file.key)
             zeros = 0 if taken else zeros + 1
-            if zeros == PATIENCE:
-                raise OSError(errno.EIO, f"write_from made no progress {PATIENCE} times", sender.file.key)
+            if zeros == NO_PROGRESS_MAX:
+                raise OSError(errno.EIO, f"write_from made no progress {NO_PROGRESS_MAX} times", sender.file.key)
             self.at += taken
 
 
