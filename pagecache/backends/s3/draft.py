@@ -127,7 +127,7 @@ class Draft:
                 self.publishing = False
                 self.lock.notify_all()
 
-    # ---------------------------------------------------------------- what is handed over
+    # ---------------------------------------------------------------- written-back bytes
 
     def put(self, begin: int, end: int, source: Source, upload: Upload | None = None) -> bool:
         """Record bytes in a source. False: the source is a part of an abandoned upload."""
