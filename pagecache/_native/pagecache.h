@@ -66,7 +66,20 @@ struct pc_undone_report {
 	uint8_t created, resized;
 };
 
-/* Which logical locks of an inode are held at one moment; the token as enum pc_token of lock.h. */
+/* Holders of an inode's token. STRAY: the caller has left, its backend call still runs. */
+enum pc_token { PC_TOKEN_FREE, PC_TOKEN_PASS, PC_TOKEN_COMMIT, PC_TOKEN_CALLER, PC_TOKEN_STRAY };
+
+/* Kinds of operations, and the logical locks that one can hold. */
+enum pc_op_kind { PC_OP_FILL, PC_OP_UNCACHED, PC_OP_WRITE, PC_OP_COMMIT, PC_OP_CALLER, PC_OP_MIRROR };
+enum {
+	PC_HOLD_LOCK_X = 1,
+	PC_HOLD_TOKEN = 2,
+	PC_HOLD_INVALIDATE = 4,
+	PC_HOLD_LOCK_S = 8,
+	PC_HOLD_DIRECT = 16
+};
+
+/* The logical locks of an inode that are held at one moment; `token`: enum pc_token. */
 struct pc_locks {
 	uint32_t token, shared, exclusive, invalidate, commit_running, pass_active, inflight;
 };

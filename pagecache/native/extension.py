@@ -28,16 +28,33 @@ FOREVER = 2**63 - 1
 END = 2**64 - 1
 STAMP_MAX = 2**48 - 2
 
-LOCK, TOKEN, INVALIDATE, SHARED = 1, 2, 4, 8
+
+def values(prefix: str, *names: str) -> tuple[int, ...]:
+    """Return values of an enum of `pagecache.h`."""
+    return tuple(int(getattr(_core.lib, prefix + name)) for name in names)
+
+
+def named(prefix: str) -> dict[str, int]:
+    """Return the values of an enum of `pagecache.h` by their names in lower case."""
+    return {
+        name.removeprefix(prefix).lower(): int(getattr(_core.lib, name))
+        for name in dir(_core.lib)
+        if name.startswith(prefix)
+    }
+
+
+LOCK, TOKEN, INVALIDATE, SHARED = values("PC_HOLD_", "LOCK_X", "TOKEN", "INVALIDATE", "LOCK_S")
 """Logical locks of an inode that `NativeInode.run` can hold; SHARED: the inode lock, with others."""
 
-KEPT, PARKED = 1, 2
+KEPT, PARKED = values("PC_COMMIT_", "KEPT", "PARKED")
 """State after a failed commit: everything kept, or a retry is useless."""
 
-DIRTY, WRITEBACK, BACKOFF, FAILED, UNSTABLE = 1, 2, 4, 8, 16
+DIRTY, WRITEBACK, BACKOFF, FAILED, UNSTABLE = values(
+    "PC_PENDING_", "DIRTY", "WRITEBACK", "BACKOFF", "FAILED", "UNSTABLE"
+)
 """Results of `NativeInode.flush_pending` and `NativeInode.range_local`."""
 
-COMMIT, NAMES, FILL, DIRECT = 0, 1, 2, 3
+COMMIT, NAMES, FILL, DIRECT = values("PC_WORK_", "COMMIT", "NAMES", "FILL", "INTEGRITY")
 """Classes of a volume's work; from FILL on it carries bytes. The engine itself submits jobs of the other three; direct
 writes have the priority of data that an fsync waits for.
 """
@@ -45,18 +62,20 @@ writes have the priority of data that an fsync waits for.
 WORK = ("commit", "names", "fill", "integrity", "background", "readahead")
 """All classes, most urgent first."""
 
-READ_CALL, WRITE_CALL, COMMIT_CALL = 0, 1, 2
+READ_CALL, WRITE_CALL, COMMIT_CALL = values("PC_TIMED_", "READ", "WRITE", "COMMIT")
 """Kinds of backend calls whose durations `NativeVolume.count_call` counts."""
 
 LATENCY_BOUNDS = tuple(2**k / 1e6 for k in range(28))
 """Upper bounds in seconds: a call is counted at the first one that it did not exceed."""
 
-WAITS = {
-    name.removeprefix("PC_WAIT_").lower(): int(getattr(_core.lib, name))
-    for name in dir(_core.lib)
-    if name.startswith("PC_WAIT_")
-}
+WAITS = named("PC_WAIT_")
 """Kinds of waits."""
+
+OPERATIONS = named("PC_OP_")
+"""Kinds of operations."""
+
+TOKENS = named("PC_TOKEN_")
+"""Holders of a file's token."""
 
 STATES = ("failed", "writeback", "dirty", "staged", "unstable", "filling", "pinned", "clean")
 """States of a page, most urgent first."""

@@ -47,9 +47,9 @@ static void touched(struct pc_folio *f, u32 st, struct pc_need *need, bool more)
 		}
 		st = pc_folio_state(f);
 	}
-	hits = (u32)pc_min(hits, 3 - ((st & PC_F_ACCESS) >> PC_F_ACCESS_SHIFT));
+	hits = (u32)pc_min(hits, PC_ACCESS_MAX - pc_folio_hits(st));
 	if (hits)
-		atomic_compare_exchange_strong_explicit(&f->state, &st, st + (hits << PC_F_ACCESS_SHIFT),
+		atomic_compare_exchange_strong_explicit(&f->state, &st, st + hits * PC_F_ACCESS_ONE,
 							memory_order_relaxed, memory_order_relaxed);
 }
 

@@ -17,22 +17,22 @@ enum pc_folio_flag {
 	PC_F_BACKOFF = 1 << 8,    /* passes skip it until the engine clears this (2.14) */
 	PC_F_RECLAIM = 1 << 9,    /* met by reclaim while local, or not to be used again: evict soon */
 	PC_F_READAHEAD = 1 << 10, /* reading it triggers the next window */
-	PC_F_UNREAD = 1 << 11, /* read ahead and not yet used (thrash rule, 2.6): the counter is of its reprieves */
+	PC_F_UNREAD = 1 << 11, /* read ahead and not yet used (thrash rule, 2.6) */
 	PC_F_STALE = 1 << 12, /* remote change pending: bytes outside L must not satisfy reads */
 	PC_F_DETACHED = 1 << 13, /* out of the index, alive through pins or calls */
 	PC_F_PINNED = 1 << 14, /* a view holds its memory */
-	PC_F_WRITE_PINNED = 1 << 19, /* P is not empty: a view may store to it at any moment */
-	PC_F_WRITER_WAITS = 1 << 15,
+	PC_F_WRITER_WAITS = 1 << 15, /* a writer waits for the end of the call that has its frame */
 	PC_F_COPIED = 1 << 16, /* one-page folio: the running call has the old frame */
-	PC_F_HELD = 1
-		<< 17, /* somebody holds its frame by number (shadow.c): bytes that are valid do not change in place */
-	PC_F_KEPT = 1 << 18, /* a backend may still store to what is missing: that needs another frame first */
-	PC_F_ACCESS_SHIFT = 20, /* two bits: hits */
+	PC_F_HELD = 1 << 17, /* its frame is held by number (shadow.c): valid bytes do not change in place */
+	PC_F_KEPT = 1 << 18, /* a backend may still store to missing bytes: they need another frame first */
+	PC_F_WRITE_PINNED = 1 << 19, /* P is not empty: a view may store to it at any moment */
+	PC_F_ACCESS_SHIFT = 20, /* bits 20 and 21: pc_folio_hits or pc_folio_spared */
 	PC_F_SMALL = 1 << 22, /* on the probation queue */
 	PC_F_MAIN = 1 << 23, /* on the main queue */
 };
 
 #define PC_F_ACCESS      (3u << PC_F_ACCESS_SHIFT)
+#define PC_F_ACCESS_ONE  (1u << PC_F_ACCESS_SHIFT)
 #define PC_F_LOCAL       (PC_F_DIRTY | PC_F_WRITEBACK | PC_F_UNSTABLE)
 #define PC_F_UNEVICTABLE (PC_F_LOCAL | PC_F_PINNED | PC_F_HELD)
 
@@ -79,11 +79,21 @@ static inline u32 pc_folio_state(const struct pc_folio *f)
 {
 	return atomic_load_explicit(&((struct pc_folio *)f)->state, memory_order_acquire);
 }
-/* Somebody has come for what was read ahead: hits are counted from here. Return: the state before. */
+/* The access counter of a state: hits, or rounds in which an unread readahead folio was spared. At most PC_ACCESS_MAX. */
+enum { PC_ACCESS_MAX = 3 };
+static inline u32 pc_folio_hits(u32 st)
+{
+	return st & PC_F_UNREAD ? 0 : (st & PC_F_ACCESS) >> PC_F_ACCESS_SHIFT;
+}
+static inline u32 pc_folio_spared(u32 st)
+{
+	return st & PC_F_UNREAD ? (st & PC_F_ACCESS) >> PC_F_ACCESS_SHIFT : 0;
+}
+/* The reader has reached a readahead folio: the counter is of hits from here on. Return: the state before. */
 static inline u32 pc_folio_reached(struct pc_folio *f, u32 st)
 {
-	u32 reprieves = st & PC_F_UNREAD ? PC_F_ACCESS : 0;
-	return atomic_fetch_and_explicit(&f->state, ~(PC_F_READAHEAD | PC_F_UNREAD | reprieves), memory_order_relaxed);
+	u32 spared = st & PC_F_UNREAD ? PC_F_ACCESS : 0;
+	return atomic_fetch_and_explicit(&f->state, ~(PC_F_READAHEAD | PC_F_UNREAD | spared), memory_order_relaxed);
 }
 static inline u64 pc_key(const struct pc_folio *f)
 {

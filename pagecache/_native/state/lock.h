@@ -17,8 +17,6 @@ struct pc_waiter {
 };
 enum { PC_WAITING = 0, PC_GRANTED = 1 };
 enum { PC_SHARED = 1, PC_EXCLUSIVE = 2 };
-/* STRAY: the caller has left, his backend call still runs. */
-enum pc_token { PC_TOKEN_FREE, PC_TOKEN_PASS, PC_TOKEN_COMMIT, PC_TOKEN_CALLER, PC_TOKEN_STRAY };
 
 bool pc_inode_lock_try(struct pc_inode *i, int mode);
 void pc_inode_lock_enqueue(struct pc_inode *i, struct pc_waiter *w, int mode);

@@ -173,16 +173,16 @@ static void used_once(struct pc_inode *i, struct pc_folio *f, u64 index, bool do
 {
 	struct pc_cache *c = i->cache;
 	pc_leaf_lock(&c->queue_lock, PC_LEVEL_QUEUE);
-	u32 st = pc_folio_state(f), access = (st & PC_F_ACCESS) >> PC_F_ACCESS_SHIFT;
+	u32 st = pc_folio_state(f), hits = pc_folio_hits(st);
 	/* On a queue: it is not freed while the lock is held, so the identity stands. */
 	bool here =
 		st & (PC_F_SMALL | PC_F_MAIN) && pc_folio_is(i, f, index) && !(st & (PC_F_UNEVICTABLE | PC_F_UNREAD));
-	if (here && (access == 1 || access == 2)) {
-		u32 less = st - (1u << PC_F_ACCESS_SHIFT);
+	if (here && (hits == 1 || hits == 2)) {
+		u32 less = st - PC_F_ACCESS_ONE;
 		atomic_compare_exchange_strong_explicit(&f->state, &st, less, memory_order_relaxed,
 							memory_order_relaxed);
 	}
-	if (here && access <= 1 && done) {
+	if (here && hits <= 1 && done) {
 		atomic_fetch_or_explicit(&f->state, PC_F_RECLAIM, memory_order_relaxed);
 		move(c, f, PC_F_SMALL, true);
 	}
@@ -271,21 +271,21 @@ enum { STEP_STUCK, STEP_MOVED, STEP_FREED };
 static bool is_awaited(u32 st)
 {
 	return (st & (PC_F_SMALL | PC_F_UNREAD | PC_F_UNEVICTABLE)) == (PC_F_SMALL | PC_F_UNREAD) &&
-	       (st & PC_F_ACCESS) != PC_F_ACCESS;
+	       pc_folio_spared(st) < PC_ACCESS_MAX;
 }
 
 static void spare(struct pc_cache *c, struct pc_folio *f, u32 st)
 {
 	rotate(c, f, PC_F_SMALL);
 	/* Unless he comes just now: his count begins anew. */
-	atomic_compare_exchange_strong_explicit(&f->state, &st, st + (1u << PC_F_ACCESS_SHIFT), memory_order_relaxed,
+	atomic_compare_exchange_strong_explicit(&f->state, &st, st + PC_F_ACCESS_ONE, memory_order_relaxed,
 						memory_order_relaxed);
 }
 
 /* @force: no more reprieves for hits in this call. */
 static int examine(struct pc_cache *c, struct pc_folio *f, bool force, u32 *freed)
 {
-	u32 st = pc_folio_state(f), access = st & PC_F_UNREAD ? 0 : (st & PC_F_ACCESS) >> PC_F_ACCESS_SHIFT;
+	u32 st = pc_folio_state(f), hits = pc_folio_hits(st);
 	if (!PC_FIX("unstable_bytes_are_not_evicted"))
 		st &= ~(u32)PC_F_UNSTABLE;
 	while (!PC_FIX("reclaim_never_waits") && pc_folio_state(f) & PC_F_WRITEBACK)
@@ -294,17 +294,17 @@ static int examine(struct pc_cache *c, struct pc_folio *f, bool force, u32 *free
 		set_aside(c, f);
 		return STEP_MOVED;
 	}
-	if (st & PC_F_SMALL && access > 1 && !force) {
+	if (st & PC_F_SMALL && hits > 1 && !force) {
 		rotate(c, f, PC_F_MAIN);
 		atomic_fetch_and_explicit(&f->state, ~(u32)(PC_F_ACCESS | PC_F_RECLAIM), memory_order_relaxed);
 		return STEP_MOVED;
 	}
-	if (st & PC_F_MAIN && access > 0 && !force) {
+	if (st & PC_F_MAIN && hits > 0 && !force) {
 		rotate(c, f, PC_F_MAIN);
 		/* Hits may race; a lost one is harmless, a borrow is not: only the value seen is lowered. */
 		u32 seen = pc_folio_state(f);
-		if (seen & PC_F_ACCESS)
-			atomic_compare_exchange_strong_explicit(&f->state, &seen, seen - (1u << PC_F_ACCESS_SHIFT),
+		if (pc_folio_hits(seen))
+			atomic_compare_exchange_strong_explicit(&f->state, &seen, seen - PC_F_ACCESS_ONE,
 								memory_order_relaxed, memory_order_relaxed);
 		return STEP_MOVED;
 	}

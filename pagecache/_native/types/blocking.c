@@ -120,7 +120,7 @@ static struct pc_request *take_over(struct pc_inode *i, const struct pc_need *ne
 
 static int run_taken(PyObject *core, struct pc_request *r)
 {
-	struct op *op = pc_op_new(core, r->inode, OP_FILL, r);
+	struct op *op = pc_op_new(core, r->inode, PC_OP_FILL, r);
 	if (!op) {
 		pc_request_settle(r);
 		return -1;
@@ -268,7 +268,7 @@ static int acquire_token(struct op *op, i64 deadline_ns)
 	if (err == 2 || err == -2)
 		pc_token_release(i);
 	if (!err)
-		op->holds |= HOLD_TOKEN;
+		op->holds |= PC_HOLD_TOKEN;
 	return err > 0 ? timed_out(op) : err < 0 ? -1 : 0;
 }
 
@@ -279,7 +279,7 @@ static int acquire_invalidate(struct op *op)
 	while (!err) {
 		u32 seq = atomic_load(&op->inode->event.seq);
 		if (!pc_invalidate_lock(op->inode)) {
-			op->holds |= HOLD_INVALIDATE;
+			op->holds |= PC_HOLD_INVALIDATE;
 			break;
 		}
 		if (!sleep.cache)
@@ -295,13 +295,13 @@ static int acquire_invalidate(struct op *op)
 int pc_op_acquire(struct op *op, u32 holds, i64 deadline_ns)
 {
 	int err = 0;
-	if (holds & HOLD_LOCK_X)
-		err = acquire_lock(op, PC_EXCLUSIVE, HOLD_LOCK_X, deadline_ns);
-	if (!err && holds & HOLD_LOCK_S)
-		err = acquire_lock(op, PC_SHARED, HOLD_LOCK_S, deadline_ns);
-	if (!err && holds & HOLD_TOKEN)
+	if (holds & PC_HOLD_LOCK_X)
+		err = acquire_lock(op, PC_EXCLUSIVE, PC_HOLD_LOCK_X, deadline_ns);
+	if (!err && holds & PC_HOLD_LOCK_S)
+		err = acquire_lock(op, PC_SHARED, PC_HOLD_LOCK_S, deadline_ns);
+	if (!err && holds & PC_HOLD_TOKEN)
 		err = acquire_token(op, deadline_ns);
-	if (!err && holds & HOLD_INVALIDATE)
+	if (!err && holds & PC_HOLD_INVALIDATE)
 		err = acquire_invalidate(op);
 	if (!err)
 		pc_op_claims(op);

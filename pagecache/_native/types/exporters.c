@@ -241,13 +241,13 @@ static PyObject *pin_to_store(PyObject *core, struct pc_inode *i, u64 pos, u64 l
 	if (pc_check_reentry(i, core, "a writable view from inside a backend call of the same volume") ||
 	    fill_first(core, i, pos, len))
 		return NULL;
-	struct op *op = pc_op_new(core, i, OP_CALLER, NULL);
+	struct op *op = pc_op_new(core, i, PC_OP_CALLER, NULL);
 	if (!op)
 		return NULL;
 	op->what = Py_NewRef(pc_str_view);
 	op->pos = pos;
 	op->len = len;
-	if (pc_op_acquire(op, HOLD_LOCK_X, -1) == 0) {
+	if (pc_op_acquire(op, PC_HOLD_LOCK_X, -1) == 0) {
 		u64 size = pc_inode_size(i);
 		if (pos > size || len > size - pos)
 			PyErr_Format(PyExc_ValueError, "view [%llu, %llu) is not inside the file of %llu bytes",

@@ -53,7 +53,8 @@ PyObject *pc_new_bytes(u64 len, u64 pos)
 	PyObject *bytes = PyBytes_FromStringAndSize(NULL, (Py_ssize_t)len);
 	if (PC_UNLIKELY(!bytes)) {
 		PyErr_Clear();
-		PyErr_Format(PyExc_MemoryError, "no memory for a read of %llu bytes at offset %llu; read smaller pieces",
+		PyErr_Format(PyExc_MemoryError,
+			     "no memory for a read of %llu bytes at offset %llu; read smaller pieces",
 			     (unsigned long long)len, (unsigned long long)pos);
 	}
 	return bytes;

@@ -97,11 +97,11 @@ static u64 write_locked(struct handle *h, u64 pos, const u8 *from, u64 len, stru
 static int lock_inode(struct op *op, struct handle *h)
 {
 	if (PC_LIKELY(pc_inode_lock_try(h->inode, PC_EXCLUSIVE))) {
-		op->holds |= HOLD_LOCK_X;
+		op->holds |= PC_HOLD_LOCK_X;
 		pc_op_claims(op);
 		return 0;
 	}
-	return pc_op_acquire(op, HOLD_LOCK_X, -1);
+	return pc_op_acquire(op, PC_HOLD_LOCK_X, -1);
 }
 
 /* Dirty budget for a piece, and the inode lock. Nobody waits for the lock with budget in his hands: who holds it may wait for
@@ -115,7 +115,7 @@ static int claim(struct handle *h, struct op *op, struct pc_place *place, u64 po
 			return lock_inode(op, h);
 		if (PC_LIKELY(err || pc_inode_lock_try(i, PC_EXCLUSIVE))) {
 			if (!err) {
-				op->holds |= HOLD_LOCK_X;
+				op->holds |= PC_HOLD_LOCK_X;
 				pc_op_claims(op);
 			}
 			return err;
@@ -129,7 +129,7 @@ static int claim(struct handle *h, struct op *op, struct pc_place *place, u64 po
 		if (round == PC_ROUNDS_BUDGET)
 			return room_for(h, place, pos, len);
 		pc_inode_lock_release(i, PC_EXCLUSIVE);
-		op->holds &= ~(u32)HOLD_LOCK_X;
+		op->holds &= ~(u32)PC_HOLD_LOCK_X;
 	}
 }
 
@@ -148,20 +148,20 @@ int pc_write_slow(struct handle *h, u64 pos, const u8 *from, u64 len, u64 done, 
 {
 	struct pc_inode *i = h->inode;
 	struct pc_need need;
-	struct op *op = pc_op_new(h->core, i, OP_CALLER, NULL);
+	struct op *op = pc_op_new(h->core, i, PC_OP_CALLER, NULL);
 	int err = op ? pc_check_reentry(i, h->core, "a write from inside a backend call of the same volume") : -1;
 	bool append = append_pos != NULL;
 	if (op)
 		describe(op, append ? pc_str_append : pc_str_write, pos, len);
 	if (append && done && op)
-		op->holds |= HOLD_LOCK_X;
+		op->holds |= PC_HOLD_LOCK_X;
 	else if (append && done)
 		pc_inode_lock_release(i, PC_EXCLUSIVE);
 	while (!err && done < len) {
 		u64 piece = piece_of(i, len - done);
 		struct pc_place *place = &op->place;
 		pc_place_open(i, place, 0, 0);
-		bool locked = op->holds & HOLD_LOCK_X;
+		bool locked = op->holds & PC_HOLD_LOCK_X;
 		if (!append)
 			err = claim(h, op, place, pos + done, piece);
 		else if (!locked)
@@ -181,9 +181,9 @@ int pc_write_slow(struct handle *h, u64 pos, const u8 *from, u64 len, u64 done, 
 		pc_place_close(i, place);
 		if (err < 0)
 			break;
-		if ((!append || !PC_FIX("append_keeps_the_lock")) && op->holds & HOLD_LOCK_X) {
+		if ((!append || !PC_FIX("append_keeps_the_lock")) && op->holds & PC_HOLD_LOCK_X) {
 			pc_inode_lock_release(i, PC_EXCLUSIVE);
-			op->holds &= ~(u32)HOLD_LOCK_X;
+			op->holds &= ~(u32)PC_HOLD_LOCK_X;
 		}
 		if (err == 1) {
 			/* Memory, or the folio written back: not with the lock held, which appends alone need. */
@@ -228,7 +228,7 @@ PyObject *handle_zero(PyObject *self, PyObject *args)
 	unsigned long long pos, len;
 	if (!PyArg_ParseTuple(args, "KK", &pos, &len) || check_writable(h))
 		return NULL;
-	struct op *op = pc_op_new(h->core, h->inode, OP_CALLER, NULL);
+	struct op *op = pc_op_new(h->core, h->inode, PC_OP_CALLER, NULL);
 	if (!op)
 		return NULL;
 	describe(op, pc_str_zero, pos, len);

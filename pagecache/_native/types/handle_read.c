@@ -186,7 +186,8 @@ PyObject *handle_pread_into(PyObject *self, PyObject *const *args, Py_ssize_t na
 {
 	struct handle *h = handle_of(self);
 	u64 pos, wanted;
-	if (check_nargs("pread_into", nargs, 2) || check_readable(h) || to_offset(args, "pread_into(buffer, offset)", &pos))
+	if (check_nargs("pread_into", nargs, 2) || check_readable(h) ||
+	    to_offset(args, "pread_into(buffer, offset)", &pos))
 		return NULL;
 	if (pc_recording(h->inode->cache))
 		return into_traced(h, PC_CALL_PREAD_INTO, args[0], pos);

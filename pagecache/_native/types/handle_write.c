@@ -252,8 +252,8 @@ PyObject *handle_pwritev(PyObject *self, PyObject *const *args, Py_ssize_t nargs
 	struct handle *h = handle_of(self);
 	struct segments s;
 	u64 pos;
-	if (check_nargs("pwritev", nargs, 2) || check_writable(h) || to_offset(args, "pwritev(buffers, offset)", &pos) ||
-	    pc_check_segments(h, args[0], PyBUF_SIMPLE, &s))
+	if (check_nargs("pwritev", nargs, 2) || check_writable(h) ||
+	    to_offset(args, "pwritev(buffers, offset)", &pos) || pc_check_segments(h, args[0], PyBUF_SIMPLE, &s))
 		return NULL;
 	if (pc_recording(h->inode->cache)) {
 		struct pc_call call;
@@ -328,7 +328,8 @@ PyObject *handle_try_pwrite(PyObject *self, PyObject *const *args, Py_ssize_t na
 {
 	struct handle *h = handle_of(self);
 	u64 pos;
-	if (check_nargs("try_pwrite", nargs, 2) || check_writable(h) || to_offset(args, "try_pwrite(data, offset)", &pos))
+	if (check_nargs("try_pwrite", nargs, 2) || check_writable(h) ||
+	    to_offset(args, "try_pwrite(data, offset)", &pos))
 		return NULL;
 	if (pc_recording(h->inode->cache)) {
 		struct pc_call call;

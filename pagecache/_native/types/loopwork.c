@@ -29,7 +29,7 @@ static int start(PyObject *core, struct pc_inode *i, struct pc_request *r, struc
 	bool fill = r->kind == PC_REQ_FILL;
 	r->credit = w->credit;
 	bool gone = fill && atomic_load(&i->volume->aborted);
-	struct op *op = gone ? NULL : pc_op_new(core, i, fill ? OP_FILL : OP_WRITE, r);
+	struct op *op = gone ? NULL : pc_op_new(core, i, fill ? PC_OP_FILL : PC_OP_WRITE, r);
 	if (!op) {
 		pc_request_settle(r);
 		pc_work_end(i->volume, w);

@@ -18,7 +18,7 @@ static PyObject *run_holding(PyObject *module, PyObject *args)
 	struct pc_inode *i = (struct pc_inode *)(uintptr_t)address;
 	if (pc_check_reentry(i, core, "this call could only wait for the backend call that it was made from"))
 		return NULL;
-	struct op *op = pc_op_new(core, i, OP_CALLER, NULL);
+	struct op *op = pc_op_new(core, i, PC_OP_CALLER, NULL);
 	if (!op)
 		return NULL;
 	op->what = Py_NewRef(method);
@@ -46,15 +46,15 @@ static PyObject *run_both(PyObject *module, PyObject *args)
 	const char *why = "this call could only wait for the backend call that it was made from";
 	if (pc_check_reentry(i, core, why) || pc_check_reentry(j, core, why))
 		return NULL;
-	struct op *op = pc_op_new(core, i, OP_CALLER, NULL), *second = pc_op_new(core, j, OP_CALLER, NULL);
+	struct op *op = pc_op_new(core, i, PC_OP_CALLER, NULL), *second = pc_op_new(core, j, PC_OP_CALLER, NULL);
 	bool i_first = i->id < j->id;
 	if (op && second) {
 		op->what = Py_NewRef(method);
 		second->what = Py_NewRef(method);
 	}
 	PyObject *both = op && second ? Py_BuildValue("(OO)", second, argument) : NULL;
-	int err = !both || pc_op_acquire(i_first ? op : second, HOLD_TOKEN, deadline_ns) ||
-		  pc_op_acquire(i_first ? second : op, HOLD_TOKEN, deadline_ns);
+	int err = !both || pc_op_acquire(i_first ? op : second, PC_HOLD_TOKEN, deadline_ns) ||
+		  pc_op_acquire(i_first ? second : op, PC_HOLD_TOKEN, deadline_ns);
 	if (!err)
 		err = pc_op_run(op, method, both);
 	else if (op)
@@ -181,7 +181,8 @@ static PyMethodDef functions[] = {
 	 "run($module, core, inode, holds, deadline_ns, method, argument, /)\n--\n\nCall the engine with logical locks "
 	 "held."},
 	{"run_both", run_both, METH_VARARGS,
-	 "run_both($module, core, inode, other, deadline_ns, method, argument, /)\n--\n\nCall the engine with the tokens of two "
+	 "run_both($module, core, inode, other, deadline_ns, method, argument, /)\n--\n\nCall the engine with the "
+	 "tokens of two "
 	 "inodes "
 	 "held."},
 	{"run_owning", pc_run_owning, METH_VARARGS,

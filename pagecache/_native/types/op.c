@@ -73,13 +73,13 @@ static void take_back(struct op *op)
 static void release_holds(struct op *op)
 {
 	struct pc_inode *i = op->inode;
-	if (op->holds & HOLD_INVALIDATE)
+	if (op->holds & PC_HOLD_INVALIDATE)
 		pc_invalidate_unlock(i);
-	if (op->holds & HOLD_TOKEN)
+	if (op->holds & PC_HOLD_TOKEN)
 		leave_token(op);
-	if (op->holds & HOLD_LOCK_S)
+	if (op->holds & PC_HOLD_LOCK_S)
 		pc_inode_lock_release(i, PC_SHARED);
-	if (op->holds & HOLD_LOCK_X)
+	if (op->holds & PC_HOLD_LOCK_X)
 		pc_inode_lock_release(i, PC_EXCLUSIVE);
 	op->holds = 0;
 }
@@ -95,7 +95,7 @@ void pc_op_settle(struct op *op)
 		op->settled = 1;
 		return;
 	}
-	if (op->holds & HOLD_DIRECT && pc_op_direct_settle(op))
+	if (op->holds & PC_HOLD_DIRECT && pc_op_direct_settle(op))
 		return;
 	PyErr_Fetch(&type, &value, &traceback);
 	pc_op_end_call(op);
@@ -107,7 +107,7 @@ void pc_op_settle(struct op *op)
 	}
 	struct pc_request *r = op->request;
 	op->request = NULL;
-	if (op->kind == OP_COMMIT)
+	if (op->kind == PC_OP_COMMIT)
 		pc_commit_end(op->inode, false, false);
 	else if (r)
 		pc_request_settle(r);
@@ -139,10 +139,10 @@ static void op_dealloc(PyObject *self)
 /* The volume was aborted since the operation began: it makes no call any more, and its answers only end what it holds. */
 bool pc_op_stopped(const struct op *op)
 {
-	u64 generation = op->kind == OP_WRITE && op->request ? op->request->generation
-			 : op->kind == OP_COMMIT             ? op->inode->commit_generation
-							     : op->generation;
-	return op->settled || (op->kind != OP_MIRROR && pc_stopped(op->inode, generation));
+	u64 generation = op->kind == PC_OP_WRITE && op->request ? op->request->generation
+			 : op->kind == PC_OP_COMMIT             ? op->inode->commit_generation
+								: op->generation;
+	return op->settled || (op->kind != PC_OP_MIRROR && pc_stopped(op->inode, generation));
 }
 
 /* Return: 0; -1 with an exception: it is settled and owns nothing any more. */
@@ -213,7 +213,7 @@ int pc_op_start(struct op *op, PyObject *method)
 static PyObject *op_fail(PyObject *self, PyObject *error)
 {
 	struct op *op = (struct op *)self;
-	if (op->request && op->kind == OP_FILL && PyExceptionInstance_Check(error)) {
+	if (op->request && op->kind == PC_OP_FILL && PyExceptionInstance_Check(error)) {
 		PyErr_SetObject((PyObject *)Py_TYPE(error), error);
 		pc_report_failure(op->request->report);
 		PyErr_Clear();
@@ -238,19 +238,19 @@ static PyObject *op_finish(PyObject *self, PyObject *args)
 	if (!PyArg_ParseTuple(args, "pi", &ok, &flag) || pc_op_check(op))
 		return NULL;
 	pc_op_end_call(op);
-	if (op->kind == OP_COMMIT) {
+	if (op->kind == PC_OP_COMMIT) {
 		pc_list_del(&op->listed);
 		op->settled = 1;
 		pc_commit_end(op->inode, ok, flag);
 		pc_inode_user_put(op->inode);
-	} else if (op->kind == OP_WRITE && !op->request) {
+	} else if (op->kind == PC_OP_WRITE && !op->request) {
 		PyErr_SetString(PyExc_ValueError, "the operation is settled: its request has ended");
 		return NULL;
-	} else if (op->kind == OP_WRITE) {
+	} else if (op->kind == PC_OP_WRITE) {
 		struct pc_request *r = op->request;
 		op->request = NULL;
 		pc_write_done(r, ok, flag != 0);
-	} else if (op->kind == OP_MIRROR) {
+	} else if (op->kind == PC_OP_MIRROR) {
 		pc_op_settle(op);
 	} else {
 		PyErr_SetString(PyExc_ValueError, "only write-back and commits are finished");
@@ -266,7 +266,7 @@ static PyObject *op_mirror(PyObject *self, PyObject *last)
 	struct op *op = (struct op *)self, *joined = Py_IS_TYPE(last, pc_op_type) ? (struct op *)last : NULL;
 	if (pc_op_check(op))
 		return NULL;
-	if (op->kind != OP_WRITE || (joined && joined->kind != OP_MIRROR)) {
+	if (op->kind != PC_OP_WRITE || (joined && joined->kind != PC_OP_MIRROR)) {
 		PyErr_SetString(PyExc_ValueError, "only write-back is mirrored");
 		return NULL;
 	}
@@ -277,7 +277,7 @@ static PyObject *op_mirror(PyObject *self, PyObject *last)
 		Py_RETURN_NONE;
 	if (m == old)
 		return Py_NewRef(last);
-	struct op *made = pc_op_new(op->core, op->inode, OP_MIRROR, m);
+	struct op *made = pc_op_new(op->core, op->inode, PC_OP_MIRROR, m);
 	if (!made)
 		pc_mirror_end(m);
 	return (PyObject *)made;
@@ -310,9 +310,9 @@ static struct op *first_to_revoke(const struct pc_volume *v, bool fenced)
 {
 	for (struct pc_list *l = running.next; l != &running; l = l->next) {
 		struct op *op = PC_ENTRY(l, struct op, running);
-		bool reads = op->kind == OP_FILL || op->kind == OP_UNCACHED;
+		bool reads = op->kind == PC_OP_FILL || op->kind == PC_OP_UNCACHED;
 		if (op->inode->volume == v && pc_op_stopped(op) && !op->settled &&
-		    (reads || (fenced && op->kind != OP_CALLER && op->kind != OP_MIRROR)))
+		    (reads || (fenced && op->kind != PC_OP_CALLER && op->kind != PC_OP_MIRROR)))
 			return op;
 	}
 	return NULL;
@@ -350,7 +350,8 @@ PyObject *pc_stragglers(PyObject *module, PyObject *address)
 		return NULL;
 	for (struct pc_list *l = pc_operations.next; l != &pc_operations; l = l->next) {
 		struct op *op = PC_ENTRY(l, struct op, listed);
-		n += op->inode->volume == v && op->kind == OP_CALLER && !op->in_call && !op->left && pc_op_stopped(op);
+		n += op->inode->volume == v && op->kind == PC_OP_CALLER && !op->in_call && !op->left &&
+		     pc_op_stopped(op);
 	}
 	return PyLong_FromLong(n);
 }

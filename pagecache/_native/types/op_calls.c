@@ -21,8 +21,8 @@ static int awaited(const struct op *op)
 static void call_begins(struct op *op, u64 pos, u64 len)
 {
 	const struct pc_request *r = op->request;
-	bool reads = op->kind != OP_WRITE || r->gather; /* a write whose units lack bytes reads them first */
-	u32 timed = op->kind == OP_MIRROR ? PC_TIMED : reads ? PC_TIMED_READ : PC_TIMED_WRITE;
+	bool reads = op->kind != PC_OP_WRITE || r->gather; /* a write whose units lack bytes reads them first */
+	u32 timed = op->kind == PC_OP_MIRROR ? PC_TIMED : reads ? PC_TIMED_READ : PC_TIMED_WRITE;
 	pc_io_begin(&op->io, op->inode, op->kind, timed, pos, len, r ? r->serial : 0);
 	op->since_ns = op->io.began_ns;
 }
@@ -61,7 +61,7 @@ void pc_op_end_call(struct op *op)
 		Py_XDECREF(done);
 	}
 	Py_DECREF(views);
-	if (op->kind == OP_UNCACHED)
+	if (op->kind == PC_OP_UNCACHED)
 		return; /* op->buf is a bytearray: whoever kept it keeps it alive */
 	if (op->buf && pc_buf_exported(op->buf)) {
 		struct pc_request *r = op->request;
@@ -71,7 +71,8 @@ void pc_op_end_call(struct op *op)
 			pc_buf_adopt(op->buf, pc_sink_leave(r));
 		u32 *kept = malloc((pc_kept_max(r) + 1) * sizeof(*kept));
 		PC_ASSERT(kept);
-		pc_buf_keep(op->buf, kept, op->kind == OP_FILL ? pc_fill_quarantine(r, kept) : pc_call_hold(r, kept));
+		pc_buf_keep(op->buf, kept,
+			    op->kind == PC_OP_FILL ? pc_fill_quarantine(r, kept) : pc_call_hold(r, kept));
 		Py_CLEAR(op->buf);
 	}
 }
@@ -80,7 +81,7 @@ void pc_op_end_call(struct op *op)
 static int begin_call(struct op *op, const struct pc_part *parts, size_t n)
 {
 	if (!op->buf)
-		op->buf = pc_buf_new(op->core, op->kind != OP_FILL && !op->request->gather);
+		op->buf = pc_buf_new(op->core, op->kind != PC_OP_FILL && !op->request->gather);
 	PyObject *views = op->buf ? PyTuple_New((Py_ssize_t)n) : NULL;
 	for (size_t k = 0; views && k < n; k++) {
 		PyObject *view = pc_buf_view(op->buf, parts[k].memory, parts[k].len);
@@ -148,7 +149,7 @@ static int next_call(struct op *op, u64 *pos, u64 *len)
 		return pc_raise(op->core, engine_of(op->inode), "shutdown", "the volume was aborted");
 	if (op->in_call)
 		pc_op_end_call(op);
-	if (op->kind == OP_UNCACHED)
+	if (op->kind == PC_OP_UNCACHED)
 		return begin_uncached(op, pos, len);
 	if (op->request)
 		return begin_request(op, pos, len);
@@ -212,11 +213,11 @@ static int answer(struct op *op, int64_t n)
 	atomic_fetch_add_explicit(&op->inode->volume->answers, 1, memory_order_relaxed);
 	bool scratch = op->request && op->request->scratch;
 	pc_op_end_call(op);
-	if (op->kind == OP_UNCACHED)
+	if (op->kind == PC_OP_UNCACHED)
 		return answer_uncached(op, n);
 	if (scratch && !op->request->scratch)
 		return -ENOMEM;
-	if (op->kind == OP_WRITE || op->kind == OP_MIRROR)
+	if (op->kind == PC_OP_WRITE || op->kind == PC_OP_MIRROR)
 		return op->request->gather ? pc_gather_answer(op->request, n) : pc_write_answer(op->request, n);
 	int result = pc_fill_answer(op->request, n);
 	op->stale = result == -ESTALE;

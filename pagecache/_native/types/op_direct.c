@@ -56,11 +56,11 @@ PyObject *pc_op_release_lock(PyObject *self, PyObject *unused)
 	(void)unused;
 	if (not_running(op))
 		return NULL;
-	if (op->holds & HOLD_LOCK_S)
+	if (op->holds & PC_HOLD_LOCK_S)
 		pc_inode_lock_release(op->inode, PC_SHARED);
-	if (op->holds & HOLD_LOCK_X)
+	if (op->holds & PC_HOLD_LOCK_X)
 		pc_inode_lock_release(op->inode, PC_EXCLUSIVE);
-	op->holds &= ~(u32)(HOLD_LOCK_S | HOLD_LOCK_X);
+	op->holds &= ~(u32)(PC_HOLD_LOCK_S | PC_HOLD_LOCK_X);
 	Py_RETURN_NONE;
 }
 
@@ -71,13 +71,13 @@ PyObject *pc_op_direct_begin(PyObject *self, PyObject *unused)
 	(void)unused;
 	if (not_running(op) || is_stopped(op))
 		return NULL;
-	if (!(op->holds & (HOLD_LOCK_S | HOLD_LOCK_X)) || op->holds & HOLD_DIRECT) {
+	if (!(op->holds & (PC_HOLD_LOCK_S | PC_HOLD_LOCK_X)) || op->holds & PC_HOLD_DIRECT) {
 		PyErr_SetString(PyExc_ValueError, "a direct write begins once, with the inode lock");
 		return NULL;
 	}
 	if (pc_direct_begin(op->inode, &op->failed))
 		return PyErr_NoMemory();
-	op->holds |= HOLD_DIRECT;
+	op->holds |= PC_HOLD_DIRECT;
 	op->pos = UINT64_MAX;
 	Py_RETURN_NONE;
 }
@@ -89,13 +89,13 @@ PyObject *pc_op_direct_end(PyObject *self, PyObject *unused)
 	(void)unused;
 	if (not_running(op))
 		return NULL;
-	if (!(op->holds & HOLD_DIRECT) || op->calls) {
+	if (!(op->holds & PC_HOLD_DIRECT) || op->calls) {
 		PyErr_SetString(PyExc_ValueError, "no direct write, or its calls still run");
 		return NULL;
 	}
 	bool over = pc_direct_end(op->inode, op->pos, op->len, &op->failed, false);
 	if (over)
-		op->holds &= ~(u32)HOLD_DIRECT;
+		op->holds &= ~(u32)PC_HOLD_DIRECT;
 	return PyBool_FromLong(over);
 }
 
@@ -116,9 +116,9 @@ bool pc_op_direct_settle(struct op *op)
 	}
 	/* Fenced off: it cannot land, and its caller was told. */
 	bool nothing = op->left && op->calls && !op->acknowledged;
-	if (op->holds & HOLD_DIRECT)
+	if (op->holds & PC_HOLD_DIRECT)
 		pc_direct_end(op->inode, op->pos, nothing ? op->pos : op->len, &op->failed, true);
-	op->holds &= ~(u32)HOLD_DIRECT;
+	op->holds &= ~(u32)PC_HOLD_DIRECT;
 	return false;
 }
 
@@ -150,7 +150,7 @@ PyObject *pc_op_carry(PyObject *self, PyObject *function)
 	struct op *op = (struct op *)self;
 	if (not_running(op) || is_stopped(op))
 		return NULL;
-	if (!(op->holds & HOLD_DIRECT)) {
+	if (!(op->holds & PC_HOLD_DIRECT)) {
 		PyErr_SetString(PyExc_ValueError, "no direct write has begun");
 		return NULL;
 	}
@@ -262,7 +262,7 @@ PyObject *pc_run_owning(PyObject *module, PyObject *args)
 	struct pc_inode *i = (struct pc_inode *)(uintptr_t)address;
 	if (pc_check_reentry(i, core, "direct I/O from inside a backend call of the same volume"))
 		return NULL;
-	struct op *op = pc_op_new(core, i, OP_CALLER, NULL);
+	struct op *op = pc_op_new(core, i, PC_OP_CALLER, NULL);
 	PyObject *engine = engine_of(i), *result = NULL;
 	if (!op)
 		return NULL;

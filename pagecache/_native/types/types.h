@@ -14,14 +14,12 @@
 #define PY_SSIZE_T_CLEAN
 #include <Python.h>
 
-#include "types/gil.h"
 #include "io/io.h"
+#include "types/gil.h"
 
 enum { PC_PARTS_MAX = 1024, PC_WAIT_SLICE_NS = 100 * 1000 * 1000 };
 
-enum op_kind { OP_FILL, OP_UNCACHED, OP_WRITE, OP_COMMIT, OP_CALLER, OP_MIRROR };
 enum { PC_RUN_REVOKED = 2, PC_RUN_STALE };
-enum { HOLD_LOCK_X = 1, HOLD_TOKEN = 2, HOLD_INVALIDATE = 4, HOLD_LOCK_S = 8, HOLD_DIRECT = 16 };
 
 /* Who sleeps (spans.c): begun before his first sleep, if there is one; ended whatever ended it. */
 struct pc_sleep {

@@ -36,7 +36,7 @@ void pc_op_claims(struct op *op)
 {
 	op->thread = pc_thread_id();
 	op->helper = pc_tls_worker != NULL;
-	if (op->kind != OP_FILL && op->kind != OP_UNCACHED)
+	if (op->kind != PC_OP_FILL && op->kind != PC_OP_UNCACHED)
 		op->since_ns = clock_coarse_ns();
 }
 
@@ -156,7 +156,7 @@ struct call {
 static void copy_extent(const struct op *op, struct call *to)
 {
 	const struct pc_request *r = op->request;
-	bool ends = op->holds & HOLD_DIRECT || (op->kind == OP_CALLER && op->in_call); /* `len` is an end then */
+	bool ends = op->holds & PC_HOLD_DIRECT || (op->kind == PC_OP_CALLER && op->in_call); /* `len` is an end then */
 	to->from = to->pos = op->pos;
 	to->to = to->end = ends ? op->len : op->pos + op->len;
 	if (r) {
@@ -191,8 +191,8 @@ static void copy_call(const struct op *op, struct call *to)
 /* It works, or has something that others may wait for. */
 static bool is_of_interest(const struct op *op, const struct pc_cache *c)
 {
-	bool works = op->kind == OP_COMMIT || op->request || op->in_call;
-	return op->inode->cache == c && op->kind != OP_MIRROR && op->since_ns && (works || op->holds);
+	bool works = op->kind == PC_OP_COMMIT || op->request || op->in_call;
+	return op->inode->cache == c && op->kind != PC_OP_MIRROR && op->since_ns && (works || op->holds);
 }
 
 /* Return: how many, of which the first n are in `out`. Nothing in here makes an object. */
@@ -252,7 +252,7 @@ PyObject *pc_waiting_since(PyObject *module, PyObject *core)
 	u64 oldest = pc_waits_oldest_ns(c);
 	for (struct pc_list *l = pc_operations.next; !pc_is_forked(c) && l != &pc_operations; l = l->next) {
 		const struct op *op = PC_ENTRY(l, struct op, listed);
-		if (op->in_call && !op->helper && !op->on_loop && op->inode->cache == c && op->kind != OP_MIRROR &&
+		if (op->in_call && !op->helper && !op->on_loop && op->inode->cache == c && op->kind != PC_OP_MIRROR &&
 		    (!oldest || (u64)op->since_ns < oldest))
 			oldest = (u64)op->since_ns;
 	}

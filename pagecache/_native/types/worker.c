@@ -59,7 +59,7 @@ int pc_run_fill(PyObject *core, struct pc_inode *i, u64 pos, u64 len, struct pc_
 		return need.kind == PC_NEED_INVALIDATE ? pc_wait_invalidate(i, core) : 0;
 	}
 	r->credit = credit;
-	struct op *op = pc_op_new(core, i, OP_FILL, r);
+	struct op *op = pc_op_new(core, i, PC_OP_FILL, r);
 	if (!op) {
 		pc_request_settle(r);
 		return -1;
@@ -78,7 +78,7 @@ int pc_run_fill(PyObject *core, struct pc_inode *i, u64 pos, u64 len, struct pc_
 
 static int read_past(PyObject *core, struct pc_inode *i, u64 pos, u64 len, u8 *to)
 {
-	struct op *op = pc_op_new(core, i, OP_UNCACHED, NULL);
+	struct op *op = pc_op_new(core, i, PC_OP_UNCACHED, NULL);
 	if (!op)
 		return -1;
 	if (pc_wait_credit(i, core, &op->credit)) {
@@ -155,7 +155,7 @@ static void work_fill(PyObject *core, struct pc_request *r, u32 credit)
 	struct pc_inode *i = r->inode;
 	r->credit = credit;
 	bool gone = atomic_load(&i->volume->aborted);
-	struct op *op = gone ? NULL : pc_op_new(core, i, OP_FILL, r);
+	struct op *op = gone ? NULL : pc_op_new(core, i, PC_OP_FILL, r);
 	if (!op)
 		pc_request_settle(r);
 	if (gone || (op && pc_op_run(op, pc_str_fill, NULL) >= 0))
@@ -182,7 +182,7 @@ static void work_pass(PyObject *core, struct pc_inode *i, u32 credit)
 		return;
 	}
 	r->credit = credit;
-	struct op *op = pc_op_new(core, i, OP_WRITE, r);
+	struct op *op = pc_op_new(core, i, PC_OP_WRITE, r);
 	if (!op)
 		pc_request_settle(r);
 	if (!op || pc_op_run(op, r->gather ? pc_str_write_units : pc_str_write, NULL) < 0)
@@ -193,7 +193,7 @@ static void work_commit(PyObject *core, struct pc_inode *i)
 {
 	if (!pc_commit_begin(i))
 		return;
-	struct op *op = pc_op_new(core, i, OP_COMMIT, NULL);
+	struct op *op = pc_op_new(core, i, PC_OP_COMMIT, NULL);
 	if (!op)
 		pc_commit_end(i, false, false);
 	if (!op || pc_op_run(op, pc_str_commit, NULL) < 0)

@@ -22,7 +22,7 @@ from typing import TYPE_CHECKING, Any
 from ... import native
 from ...errors import Key
 from ...native import INVALIDATE as INVALIDATE_LOCK
-from ...native import LOCK, SHARED, TOKEN, WAITS, Operation, WaitRecord
+from ...native import LOCK, OPERATIONS, SHARED, TOKEN, TOKENS, WAITS, Operation, WaitRecord
 
 if TYPE_CHECKING:
     from ..file import EngineFile
@@ -32,14 +32,14 @@ if TYPE_CHECKING:
 
 __all__ = ["Look", "Owner", "current_frames", "nobody", "of", "span"]
 
-FOLIO, FLIGHT, INVALIDATE, EXCLUSIVE, SHARE, TOKENS, CREDIT = (
+FOLIO, FLIGHT, INVALIDATE, EXCLUSIVE, SHARE, TOKEN_WAIT, CREDIT = (
     WAITS[name] for name in ("folio", "flight", "invalidate", "lock", "lock_shared", "token", "credit")
 )
 """Kinds of waits of C; the others have a Reason."""
-FILL, UNCACHED, WRITE, COMMIT, CALLER = range(5)
-"""Kinds of operations, as in `_native/types/types.h`."""
-STRAY = 4
-"""The token of an abandoned call, as in `_native/state/lock.h`."""
+FILL, UNCACHED, WRITE, COMMIT, CALLER = (OPERATIONS[name] for name in ("fill", "uncached", "write", "commit", "caller"))
+"""Kinds of operations."""
+STRAY = TOKENS["stray"]
+"""The token of an abandoned call."""
 COARSE = 0.01
 """Seconds by which the clock of operations may be behind that of records."""
 
@@ -47,7 +47,7 @@ WHATS = {
     INVALIDATE: "the end of a truncate or hole",
     EXCLUSIVE: "the file's lock",
     SHARE: "the file's lock, shared",
-    TOKENS: "the file's token",
+    TOKEN_WAIT: "the file's token",
     CREDIT: "a call more than the volume may have at once (max_inflight)",
 }
 VERBS = {
