@@ -1,5 +1,5 @@
 /*
- * list.h - doubly linked rings whose links lie in the members. Who owns the head says which lock guards it.
+ * list.h - doubly linked rings whose links lie in the members. The owner of the head defines its lock.
  */
 #ifndef PC_LIST_H
 #define PC_LIST_H

@@ -1,9 +1,9 @@
 /*
- * scheduler.h - who is asked in place of the system by a thread whose fellows are simulated (simulated.c).
+ * scheduler.h - the calls that replace those of the system in a thread with simulated threads (types/simulated.c).
  *
- * The deterministic scheduler of the stress tester plays all threads of a cache in one thread of the system. There CORE sleeps, wakes,
- * yields and reads the clock through this, and passes its points by it. A thread that simulates nobody has none, and finds that
- * out where it sleeps, wakes or reads the clock; only debug builds ask at points.
+ * The deterministic scheduler of the stress tester plays all threads of a cache in one thread of the system. CORE sleeps, wakes,
+ * yields and reads the clock through this table, and calls it at its points. A thread without simulated threads has no table. It
+ * checks for one when it sleeps, wakes or reads the clock; only debug builds check at points.
  */
 #ifndef PC_SCHEDULER_H
 #define PC_SCHEDULER_H
@@ -13,7 +13,7 @@
 struct pc_scheduler {
 	int (*wait)(_Atomic u32 *word, i64 timeout_ns); /* 0 woken, -ETIMEDOUT */
 	void (*wake)(_Atomic u32 *word, int n);
-	void (*yield)(void); /* somebody else runs first */
+	void (*yield)(void); /* another thread runs first */
 	void (*point)(const char *point);
 	void (*gil_released)(void); /* the interpreter lock was let go */
 	void (*gil_wanted)(void);   /* it is about to be taken back */

@@ -1,9 +1,9 @@
 /*
  * wait.c - leaf locks, events and the only sleeps.
  *
- * A leaf lock spins a little and then sleeps on its word. An event is a sequence number: a waiter announces itself, reads
- * the sequence, looks at its condition and sleeps only while the sequence stands; whoever changes the condition advances
- * the sequence first and wakes when somebody announced himself. Both sides pass a full fence between their store and their
+ * A leaf lock spins a little and then sleeps on its word. An event is a sequence number. A waiter announces itself, reads
+ * the sequence, checks its condition and sleeps only while the sequence is unchanged. A thread that changes the condition
+ * advances the sequence first and then wakes announced waiters. Both sides pass a full fence between their store and their
  * load (sequentially consistent operations on `seq` and `waiters`), so no wake-up is lost.
  *
  * Called with no leaf lock held. Sleeping happens without the GIL, in slices that the caller chooses.
@@ -36,7 +36,7 @@ void pc_fail_assert(const char *file, int line, const char *text)
 }
 
 #ifdef PC_SCHEDULED
-enum { SPINS = 0 }; /* nobody else runs meanwhile */
+enum { SPINS = 0 }; /* no other thread runs */
 
 static int futex_wait(_Atomic u32 *word, u32 value, i64 timeout_ns)
 {
@@ -73,7 +73,7 @@ void pc_futex_wake(_Atomic u32 *word, int n)
 		syscall(SYS_futex, word, FUTEX_WAKE_PRIVATE, n, NULL, NULL, 0);
 }
 
-/* Who has what we need is about to let it go, and tells nobody. */
+/* Let another thread run: the holder of a lock is about to release it, without a wake-up. */
 void pc_yield(void)
 {
 	if (PC_UNLIKELY(pc_scheduler))
@@ -218,7 +218,7 @@ static struct sync_point *sync_find(const char *name)
 
 void pc_sync_reached(const char *point)
 {
-	if (PC_UNLIKELY(pc_scheduler)) { /* which decides who passes when: no pauses, and nobody is held */
+	if (PC_UNLIKELY(pc_scheduler)) { /* it decides the order of threads: no pauses, no thread is held */
 		pc_point_reached(point);
 		return;
 	}

@@ -11,7 +11,7 @@
 enum { PC_LEVEL_INODE = 6, PC_LEVEL_QUEUE = 7, PC_LEVEL_FRAME = 8, PC_LEVEL_WATCH = 9 };
 
 struct pc_leaf_lock {
-	_Atomic u32 word; /* 0 free, 1 held, 2 held and somebody sleeps */
+	_Atomic u32 word; /* 0 free, 1 held, 2 held and a thread sleeps */
 };
 
 void pc_leaf_lock_slow(struct pc_leaf_lock *l);

@@ -3,7 +3,7 @@
  *
  * A thread sleeps on the word of an event; a loop sleeps in select, on an eventfd. So a task arms a watch on the event, and
  * whoever advances the event fires it: the watch goes to the list of its loop, whose eventfd becomes readable. That is
- * level-triggered: what has fired stays listed and the eventfd readable until the waiter himself ends his watch. An interrupt
+ * level-triggered: a fired watch stays listed and the eventfd readable until the waiter ends its watch. An interrupt
  * that strikes in the loop's callback, or between the callback and the task, therefore loses nothing: the callback comes again.
  *
  *   IDLE ──arm──► ARMED ──event advances──► FIRED ──end──► IDLE        fire(), of a completion: IDLE ──► FIRED
@@ -104,7 +104,7 @@ void pc_watch_arm(struct pc_watch *w, struct pc_event *e, u32 seq)
 	pc_leaf_unlock(&lock, PC_LEVEL_WATCH);
 }
 
-/* What was waited for has happened, whatever it is. */
+/* The watched condition holds, whichever it is. */
 void pc_watch_fire(struct pc_watch *w)
 {
 	if (inherited(w->waker))
@@ -115,7 +115,7 @@ void pc_watch_fire(struct pc_watch *w)
 	pc_leaf_unlock(&lock, PC_LEVEL_WATCH);
 }
 
-/* The waiter goes on, or does not wait any more. Idempotent. */
+/* The waiter goes on, or gives up. Idempotent. */
 void pc_watch_end(struct pc_watch *w)
 {
 	u64 count;
@@ -132,7 +132,7 @@ void pc_watch_end(struct pc_watch *w)
 	pc_leaf_unlock(&lock, PC_LEVEL_WATCH);
 }
 
-/* The event advanced, and somebody watches it. Context: any leaf lock but ours. */
+/* The event advanced, and it is watched. Context: any leaf lock but ours. */
 void pc_watch_notify(struct pc_event *e)
 {
 	pc_leaf_lock(&lock, PC_LEVEL_WATCH);

@@ -1,5 +1,5 @@
 /*
- * watch.h - what event loops wait for: an event of CORE, watched by somebody who cannot sleep (watch.c).
+ * watch.h - an event of CORE for waiters that cannot sleep, such as tasks of an event loop (watch.c).
  */
 #ifndef PC_WATCH_H
 #define PC_WATCH_H

@@ -13,8 +13,8 @@
  * arena hands nothing out: the reserve goes at once, the frames when the last one is free.
  *
  * Locks: `lock` (level 8) for all but `used`, `capacity` and `transit`, which are read without it. Called by descriptor.c,
- * shadow.c and reclaim.c. Does not know folios, and zeroes nothing: pc_arena_claim says whether bytes of another volume
- * may show.
+ * shadow.c and reclaim.c. This file uses no folio and zeroes nothing: pc_arena_claim returns whether a frame may hold bytes of
+ * another volume.
  */
 #include <sys/mman.h>
 
@@ -181,7 +181,7 @@ void pc_arena_destroy(struct pc_arena *a)
 	a->reserved = a->tables_size = 0;
 }
 
-/* No frame is handed out any more, so the address space behind those that ever were can go. */
+/* Hand out no frame from here on, and unmap the address space behind the frames that were used. */
 void pc_arena_close(struct pc_arena *a)
 {
 	pc_leaf_lock(&a->lock, PC_LEVEL_FRAME);
@@ -297,8 +297,8 @@ bool pc_arena_is_free(const struct pc_arena *a, u32 frame)
  * pc_arena_claim() - note that the frames now carry bytes of the volume `tag`.
  *
  * Tags are kept per 16 frames; a group that more than one volume used stays "mixed" until one claims all of it.
- * Return: true when bytes of another volume may still be in the frames: whoever exposes them before overwriting them
- * must zero them first (contract 1.4).
+ * Return: true when bytes of another volume may still be in the frames: a caller that exposes them before overwriting
+ * them must zero them first (contract 1.4).
  */
 bool pc_arena_claim(struct pc_arena *a, u32 frame, u32 order, u16 tag)
 {

@@ -6,7 +6,7 @@
 
 #include "base/base.h"
 
-/* A bitmap has at most 64 ** PC_SUMMARIES bits; an arena rounds up what it is to reserve by less than 2048 frames. */
+/* A bitmap has at most 64 ** PC_SUMMARIES bits; an arena rounds up its reserve by less than 2048 frames. */
 enum { PC_ORDERS = 10, PC_SUMMARIES = 5, PC_FRAMES_MAX = (1 << 30) - 2048 };
 
 /* Free blocks of one order: a bitmap with 64-way summaries, so that the lowest free block is found in a few steps and a
@@ -27,12 +27,12 @@ struct pc_arena {
 	u32 frames_max;       /* reserved */
 	_Atomic u32 capacity; /* frames that may be in use at once */
 	_Atomic u32 used;
-	_Atomic u32 transit;  /* handed out or taken back, and at this moment in nobody's structure */
+	_Atomic u32 transit;  /* handed out or taken back, and at this moment in no structure */
 	struct pc_bitmap free[PC_ORDERS];
 	u16 *owner_tag; /* per 16 frames: volume tag whose bytes lie there; 0 untouched, 0xffff mixed */
 	void *tables;
 	size_t tables_size;
-	u8 closed; /* no frame is handed out any more */
+	u8 closed; /* no frame is handed out from here on */
 };
 
 int pc_arena_init(struct pc_arena *a, u64 capacity, u32 page_shift, u64 reserve);

@@ -2,10 +2,10 @@
  * pool.c - type-stable objects named by 32-bit ids.
  *
  * Address space for `max` objects is reserved once and made usable 64 KiB at a time, so an id is one multiplication away
- * from its object for ever and memory follows what was really needed. Objects given back keep their bytes but for the free
- * link: a lock-free reader with a stale id reads old or new content of the same type, never something else.
+ * from its object as long as the pool lives, and memory follows the number of objects used. Freed objects keep their bytes
+ * except the free link: a lock-free reader with a stale id reads old or new content of the same type.
  *
- * A closed pool hands out what was given back and nothing fresh, so that the unused end of its reserve can go.
+ * A closed pool hands out freed objects and no fresh ones, so the unused end of its reserve can be unmapped.
  *
  * Lock: the pool's own (level 8). Growing is the only system call. Fresh objects are zero.
  */
@@ -38,7 +38,7 @@ void pc_pool_destroy(struct pc_pool *p)
 	p->reserved = 0;
 }
 
-/* No fresh object any more. Return: ids below this were handed out. */
+/* Hand out no fresh object from here on. Return: ids below this were handed out. */
 u32 pc_pool_close(struct pc_pool *p)
 {
 	pc_leaf_lock(&p->lock, PC_LEVEL_FRAME);
@@ -48,7 +48,7 @@ u32 pc_pool_close(struct pc_pool *p)
 	return fresh;
 }
 
-/* Give the address space behind `ids` objects of a closed pool back; what is below stays readable. */
+/* Unmap the address space behind `ids` objects of a closed pool; these objects stay readable. */
 void pc_pool_trim(struct pc_pool *p, u32 ids)
 {
 	pc_leaf_lock(&p->lock, PC_LEVEL_FRAME);

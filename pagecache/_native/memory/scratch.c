@@ -1,10 +1,10 @@
 /*
- * scratch.c - memory of one request: neighbours in units, copies of what may change, the surplus of reads.
+ * scratch.c - memory of one request: neighbours in units, copies of unstable bytes, the surplus of reads.
  *
- *   | mapped, size | memory ...     malloc, or, from a mebibyte on, a mapping of its own
+ *   | mapped, size | memory ...     malloc, or, from a mebibyte on, a separate mapping
  *
- * malloc keeps what a thread has freed for that thread: two such blocks each, with as many threads as there may be requests.
- * What is large goes back to the system when its request ends, so that memory is the capacity and what is in flight [2.23].
+ * malloc keeps blocks that a thread has freed for that thread: two such blocks each, with as many threads as there may be
+ * requests. Large memory goes back to the system when its request ends, so memory is the capacity and the bytes in flight [2.23].
  *
  * Locks: none. Any thread may free what another has made.
  */

@@ -1,5 +1,5 @@
 /*
- * descriptor.c - folio descriptors: how they come and go, who holds one, and which page one is.
+ * descriptor.c - folio descriptors: creation and end, lock, references, identity.
  *
  * A descriptor is never unmapped while the cache lives, so whoever comes from a stale id finds a descriptor, takes the
  * lock or a reference by compare-and-swap, and only then asks whether it is still the page that was meant [contract 1.4].
@@ -11,12 +11,12 @@
  * Sequence: odd while identity, frame or a shrinking V changes (a seqlock; H.-J. Boehm, "Can seqlocks get along with
  * programming language memory models?", 2012).
  *
- * Locks: the folio lock (level 5) is a bit of the state word, taken here and released by whoever owns it. Sets, marks and
+ * Locks: the folio lock (level 5) is a bit of the state word, taken here and released by its owner. Sets, marks and
  * counts are not touched here: that is folio.c.
  */
 #include "state/state.h"
 
-/* Around a change that optimistic readers must not miss: they look again. Context: folio lock, or nobody else sees it. */
+/* Around a change that optimistic readers must not miss: they look again. Context: folio lock, or the folio is in no structure. */
 void pc_seq_begin(struct pc_folio *f)
 {
 	atomic_fetch_add_explicit(&f->seq, 1, memory_order_acq_rel);

@@ -70,7 +70,7 @@ void pc_direct_add(struct pc_inode *i, u64 pos, u64 end)
 	add_range(&i->direct->now, (struct pc_direct_range){pos, end, 0});
 }
 
-/* Truncate, punch: what was written there is nobody's any more. Leaf lock held. */
+/* Truncate, punch: drop the ranges of [pos, end). Leaf lock held. */
 void pc_direct_cut(struct pc_inode *i, u64 pos, u64 end)
 {
 	if (!i->direct)
@@ -119,7 +119,7 @@ static size_t list_ranges(const struct pc_direct_set *s, bool all, uint64_t *ran
 	return used;
 }
 
-/* (offset, length) pairs of what no commit covers, a commit that runs included; not @all: what was not told of as lost.
+/* (offset, length) pairs that no commit covers, including those of a running commit; not @all: only those not reported as lost.
  * Return: how many there are, which may exceed n. */
 size_t pc_direct_ranges(struct pc_inode *i, uint64_t *ranges, size_t n, bool all)
 {

@@ -1,5 +1,5 @@
 /*
- * end.c - the end of inodes and caches: what is dropped, in which order, and what stays mapped.
+ * end.c - the end of inodes and caches, in steps, and the memory that stays mapped.
  *
  * A cache gives its address space back in three steps:
  *
@@ -29,7 +29,7 @@ static void inode_free(struct pc_inode *i)
 	atomic_fetch_sub_explicit(&c->nr_inodes, 1, memory_order_relaxed);
 }
 
-/* The inode is about to go: a pass that ended may still be queued. Return: false when somebody works on it, or is about to:
+/* The inode is about to go: a pass that ended may still be queued. Return: false when a thread works on it, or is about to:
  * threads take work and count themselves as users under the same lock. Context: inode leaf lock. */
 static bool forget_work(struct pc_inode *i)
 {
@@ -46,10 +46,10 @@ static bool forget_work(struct pc_inode *i)
 }
 
 /**
- * pc_inode_destroy() - drop what is clean and free the inode.
+ * pc_inode_destroy() - drop clean folios and free the inode.
  *
- * The caller promises that no handle, operation or view refers to it any more; pinned memory lives on, detached.
- * Return: 0; -EBUSY: it has local bytes, something uncommitted, or somebody works on it; nothing has changed then but that
+ * The caller promises that no handle, operation or view refers to it; pinned memory lives on, detached.
+ * Return: 0; -EBUSY: it has local bytes, something uncommitted, or a thread works on it; nothing has changed then but that
  * clean pages may be gone.
  */
 int pc_inode_destroy(struct pc_inode *i)
@@ -66,7 +66,7 @@ int pc_inode_destroy(struct pc_inode *i)
 			pc_folio_remove(i, f);
 			continue;
 		}
-		/* Nobody works on the inode, so only a passing reclaim can have it. */
+		/* No thread works on the inode, so only a passing reclaim can have it. */
 		pc_inode_leaf_unlock(i);
 		pc_yield();
 		pc_inode_leaf_lock(i);
@@ -90,7 +90,7 @@ int pc_inode_destroy(struct pc_inode *i)
 	return 0;
 }
 
-/* All address space of a cache; what was never mapped is left out. */
+/* Unmap all address space of a cache; parts that were never mapped are skipped. */
 void pc_cache_unmap(struct pc_cache *c)
 {
 	pc_pool_destroy(&c->folios);
@@ -164,7 +164,7 @@ static void trim_tables(struct pc_cache *c)
 }
 
 /**
- * pc_cache_close() - no volume is attached any more: nothing is handed out, and address space that was never used goes.
+ * pc_cache_close() - the last volume is detached: nothing is handed out, and address space that was never used goes.
  *
  * Idempotent. A call that a hung backend still runs keeps what it uses. Context: any thread, no leaf lock.
  */

@@ -1,5 +1,5 @@
 /*
- * folio.c - one folio's life: every transition is one function here, and nobody else writes stamps or marks.
+ * folio.c - one folio's life: every transition is one function here; no other file writes stamps or marks.
  *
  *   E1  absent → present, locked, V = ∅      pc_folio_create
  *   E2  R → V, unlock                         pc_valid_add + pc_folio_unlock (fill.c)
@@ -124,7 +124,7 @@ static void stamp_lower(struct pc_stamp *s, u64 v)
  * @state: bits that it has from its beginning, as PC_F_UNREAD.
  * Frames that carried another volume are zeroed before anybody can see them.
  * Context: no leaf lock. May reclaim; never waits.
- * Return: 0; -EEXIST somebody was faster: look again; -ENOMEM nothing can be freed now; -EBUSY invalidate lock held
+ * Return: 0; -EEXIST another thread was faster: look again; -ENOMEM nothing can be freed now; -EBUSY invalidate lock held
  * (fills only).
  */
 int pc_folio_create(struct pc_inode *i, u64 index, u32 order, u32 owner, u32 state, struct pc_folio **out)

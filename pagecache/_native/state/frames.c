@@ -13,7 +13,7 @@
 #include "state/state.h"
 
 /* The folio's content goes on in `new_frame`, which is in transit; calls and @extra_holds exporters keep the old one, and with
- * @cut so do its views. Return: false: a view came meanwhile, nothing has changed. */
+ * @cut so do its views. Return: false: a view has pinned it since, nothing has changed. */
 static bool exchange(struct pc_inode *i, struct pc_folio *f, u32 new_frame, bool copy, u32 extra_holds, bool cut)
 {
 	struct pc_cache *c = i->cache;
@@ -71,7 +71,7 @@ bool pc_folio_replace_frame(struct pc_inode *i, struct pc_folio *f, bool copy, u
 	return done;
 }
 
-/* Bytes that somebody else still looks at are about to change in place: the folio goes on in a copy, where it is small enough
+/* Bytes that another holder still reads are about to change in place: the folio goes on in a copy, where it is small enough
  * (`cow_limit`). Context: folio lock, no leaf lock; may reclaim. Return: false: nothing has changed. */
 bool pc_folio_copy_on_conflict(struct pc_inode *i, struct pc_folio *f)
 {

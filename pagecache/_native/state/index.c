@@ -78,7 +78,7 @@ static u32 leaf_new(struct pc_inode *i, u32 parent, u32 offset)
 }
 
 /* Make the tree tall enough for `index`: new roots above the old one, which becomes their slot 0. An empty tree gets its
- * root at that height at once: a chain below it would be nodes without a slot in use, which nobody frees. */
+ * root at that height at once: a chain below it would be nodes without a slot in use, which is never freed. */
 static int grow(struct pc_inode *i, u64 index)
 {
 	u64 root = atomic_load_explicit(&i->root, memory_order_relaxed);

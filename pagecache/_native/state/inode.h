@@ -54,8 +54,8 @@ struct pc_inode {
 	u8 unused; /* the engine says: no handle has it open */
 	u8 aside; /* the same: enum pc_aside */
 	_Atomic u8 mirror_spoiled; /* bytes changed in place under a request of the mirror */
-	u8 settle; /* the engine wants the token for work of its own: pc_settle_start */
-	u8 commit_asked; /* somebody wants a commit, not only the engine its work */
+	u8 settle; /* the engine wants the token for work without a commit: pc_settle_start */
+	u8 commit_asked; /* a commit is wanted, not only work of the engine */
 	u8 commit_due; /* the one that runs is to commit */
 	u64 commit_stamp; /* largest epoch of those who want one and had seen that it was handed over; 0: of nobody */
 	_Atomic u32 users; /* requests, workers and hits that hold a pointer */
@@ -186,7 +186,7 @@ static inline bool pc_came_back(const struct pc_inode *i)
 	return i->regress_seq && !i->limits.durable_writes;
 }
 
-/* Whether a struct from the table, which may be NULL or somebody else's by now, is of the volume. */
+/* Whether a struct from the table, which may be NULL or reused, is of the volume. */
 static inline bool pc_inode_is_of(struct pc_inode *i, const struct pc_volume *v)
 {
 	if (!i)

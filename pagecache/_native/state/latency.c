@@ -4,7 +4,7 @@
  *   µs     0   1   2   4   8   ...  2^26  2^27
  *   count  |_0_|_1_|_2_|_3_|   ...   |_27_|_28_ ...        count k: up to and with 2^k µs
  *
- * Two relaxed additions a call. Whoever makes a call reads the clock before and after it and reports here: spans.c for what
+ * Two relaxed additions a call. The caller reads the clock before and after a call and reports here: spans.c for what
  * carries bytes, the engine for commits.
  *
  * Context: any thread, no lock.

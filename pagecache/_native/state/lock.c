@@ -1,8 +1,8 @@
 /*
  * lock.c - the logical locks of an inode: shared/exclusive inode lock and writeback token, both fair.
  *
- * A logical lock is a state with an owner ticket: it may be released by another thread than took it, and nobody sleeps
- * here. Who cannot have it now queues a pc_waiter (on his stack, or embedded in the inode for work of the volume) and
+ * A logical lock is a state with an owner ticket: it may be released by another thread than took it, and no function
+ * here sleeps. A caller that has to wait queues a pc_waiter (on its stack, or embedded in the inode for work of the volume) and
  * sleeps elsewhere; a release grants in order, by handing the lock over before it wakes. Giving up answers atomically
  * whether the grant came first; then the lock is the caller's to pass on.
  *
@@ -41,7 +41,7 @@ bool pc_inode_lock_try(struct pc_inode *i, int mode)
 	return false;
 }
 
-/* Whether somebody holds the lock, or stands in line for it: the file is being changed. */
+/* Whether the lock is held or queued for: the file is being changed. */
 bool pc_inode_lock_busy(struct pc_inode *i)
 {
 	return atomic_load(&i->lock_word) != 0;

@@ -2,7 +2,7 @@
  * pin.c - pins: memory that a view looks at, or may store to at any moment.
  *
  *   folio ── frame ── pin, pin, ...        a pinned folio is not evicted, its frame not exchanged; a pin knows both
- *     P  |··████··|                        blocks that somebody may store to at any moment, seen by nobody
+ *     P  |··████··|                        blocks that a view may store to at any moment, unseen by CORE
  *     D  |·██████·|                        P ⊆ D, always: whatever is handed over of P stays dirty (snapshot.c)
  *
  * A pin survives truncate, discard and invalidation. A folio that goes as a whole is detached and takes its pins along: out of

@@ -364,7 +364,7 @@ static u32 ext_new(struct pc_cache *c, u32 order)
 	return id;
 }
 
-/* Return: 0, -ENOMEM. Context: leaf lock, or a folio that nobody else can see. */
+/* Return: 0, -ENOMEM. Context: leaf lock, or a folio that no other thread can see. */
 int pc_folio_ext_ensure(struct pc_cache *c, struct pc_folio *f)
 {
 	if (atomic_load_explicit(&f->ext, memory_order_relaxed))

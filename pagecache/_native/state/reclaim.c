@@ -10,11 +10,11 @@
  * old ones by hash.
  *
  * One call is bounded: after PC_REPRIEVES folios that were spared for their hits the next goes whatever its counter says, so
- * that a cache in which everything was hit does not cost somebody a walk over all of it.
+ * that a cache full of hit folios does not cost one call a walk over all of them.
  *
- * What was read ahead, and its reader has not reached, goes round probation up to three times, and main gives a folio for each,
- * down to half of all: else windows of more than a tenth would be read twice. Probation is then as long as its readers need, no
- * longer. Before that reader there are no hits: the counter is of reprieves, and begins anew when he comes.
+ * An unread readahead folio is spared up to three times on probation; main evicts one folio instead each time, until main is
+ * down to half of the cache. Otherwise windows larger than a tenth of the cache were evicted before use. Until the reader
+ * arrives the access counter counts these rounds; then it restarts with hits.
  *
  * A page that a NOREUSE handle has read to its end goes to the front of probation, marked, and before all others from there.
  *
@@ -22,7 +22,7 @@
  * or released (pc_reclaim_clean): no scan meets the same dirty folio twice, so the work stays bounded whatever is dirty.
  *
  * Locks: the queue lock (level 7) over links and queue bits. A victim's folio lock and leaf lock are only tried; a folio
- * that somebody holds goes to the back. Nothing here waits, calls a backend or runs Python [2.23]; one call looks at no more
+ * with a holder goes to the back. Nothing here waits, calls a backend or runs Python [2.23]; one call looks at no more
  * than PC_EXAMINE folios.
  */
 #include <sys/mman.h>

@@ -1,5 +1,5 @@
 /*
- * reclaim.h - the reclaim queues, and frames for whoever needs one (reclaim.c).
+ * reclaim.h - the reclaim queues, and allocation of frames with eviction (reclaim.c).
  */
 #ifndef PC_RECLAIM_H
 #define PC_RECLAIM_H

@@ -1,19 +1,19 @@
 /*
- * record.c - the ring of a trace: user calls, waits, backend calls and what happens to bytes, with times and threads.
+ * record.c - the ring of a trace: user calls, waits, backend calls and changes of bytes, with times and threads.
  *
  * There is one only while a trace runs (PageCache.trace). The fixed ring of trace.c stays beside it: that one is always there,
  * has no times, and shows the last moments before a failed check.
  *
  *   slots   | n-2 | n-1 |  n  | n+1 | ...      `next` gives each record its number, by one atomic add; the slot is number & mask
- *   state   number << 1 | being written       who finds a slot still being written, or with a newer record, loses his own
+ *   state   number << 1 | being written       a writer that finds a slot being written, or a newer record, drops its record
  *
- * A span (a call, a wait) is one record, made when it ends, with the time of its beginning; whoever is about to sleep announces it
- * with a record of its own, so that what never ends is seen as well. A call has an id before it has a record: number of the
- * thread and a count of its own.
+ * A span (a call, a wait) is one record, made when it ends, with the time of its beginning. A sleep is also announced by a
+ * separate record before it begins, so that a trace shows waits that never end. A call has an id before it has a record: the
+ * number of the thread and a count of that thread.
  *
- * The numbers are an order, and this is what makes the arrows of a trace exact (pagecache/observe/tracing/flows.py): who changes what
- * becomes of bytes makes the record inside the section that orders the change, so of two records of one byte the one with the
- * smaller number happened first.
+ * The numbers are an order, which makes the arrows of a trace exact (pagecache/observe/tracing/flows.py): a change of bytes is
+ * recorded inside the section that orders the change, so of two records of one byte the one with the smaller number happened
+ * first.
  *
  *   WROTE      folio lock, after the copy: a hand-over locks the folio, or needs the leaf lock that the writer's blocks wait for
  *   HANDED     leaf lock, when a request is complete
@@ -49,7 +49,7 @@ struct pc_recorder {
 	_Atomic u64 next; /* numbers begin at 1 */
 	_Atomic u64 lost;
 	_Atomic(struct ring *) ring; /* of the trace that runs */
-	struct ring rings[RINGS_MAX]; /* one of each size there ever was; who starts and stops traces does so alone */
+	struct ring rings[RINGS_MAX]; /* one of each size used so far; one thread at a time starts and stops traces */
 	struct ring *read;
 	u64 first;
 };

@@ -1,5 +1,5 @@
 /*
- * record.h - what a trace records (record.c), and the one test that everybody makes who has something to record.
+ * record.h - the records of a trace (record.c), and the test that each maker of a record starts with.
  */
 #ifndef PC_RECORD_H
 #define PC_RECORD_H
@@ -15,7 +15,7 @@ static inline bool pc_recording(const struct pc_cache *c)
 	return PC_UNLIKELY(atomic_load_explicit(&((struct pc_cache *)c)->recording, memory_order_relaxed));
 }
 
-/* Something that takes time, on the stack or in the object of who does it; `began` 0: no trace ran when it began. */
+/* Work that takes time, on the stack or in the object of its owner; `began` 0: no trace ran when it began. */
 struct pc_span {
 	u64 id, began;
 	u64 ended; /* 0: pc_record_end reads the clock */
@@ -32,7 +32,7 @@ void pc_record_announce(struct pc_cache *c, const struct pc_span *s, u64 file, u
 void pc_record_end(struct pc_cache *c, struct pc_span *s, int flags, u64 file, u64 pos, u64 len, u64 value);
 void pc_record_event(struct pc_cache *c, int kind, u16 what, u64 file, u64 pos, u64 len, u64 id, u64 value);
 
-/* What happens to bytes: called by who has the lock that orders it (see record.c). */
+/* Changes of bytes: called with the lock that orders them (see record.c). */
 void pc_record_wrote(struct pc_inode *i, u64 pos, u64 len);
 void pc_record_handed(struct pc_request *r);
 void pc_record_answered(struct pc_request *r, u32 seg, u32 b0, u32 b1, int how);

@@ -58,7 +58,7 @@ struct pc_request {
 	u8 *scratch; /* write: neighbours in units, and copies of what may change; laid out like [start, end) */
 	struct pc_seg *segs;
 	struct pc_seg inline_segs[PC_REQ_INLINE];
-	/* The volume in whose queue a fill waits: set and cleared under that volume's lock, read by who has a stale id. */
+	/* The volume in whose queue a fill waits: set and cleared under that volume's lock, read by callers with a stale id. */
 	_Atomic(struct pc_volume *) queue;
 };
 

@@ -1,18 +1,18 @@
 /*
- * room.c - dirty budget: who may dirty how much, and in which order writers go on.
+ * room.c - dirty budget: the bytes that each writer may dirty, and the order in which writers go on.
  *
  *   0 ─────── background ─────── midpoint ─────── limit
  *   |        free run           | as granted     | a line, first come first served
  *
- * Counted per block of L, of the cache and of each volume against its share. Below the midpoint a writer asks nobody: one
- * comparison. Above it the engine slows him: he pauses and is granted an amount that his volume's writers may dirty before one
- * of them has to pause again. At the limit writers of a volume stand in line; while somebody does, `free` is 0, so that
- * nobody passes him. A volume that holds no more than its floor may go on whatever others hold: a dead backend's data stops
- * nobody else.
+ * Counted per block of L, of the cache and of each volume against its share. Below the midpoint a write costs one comparison.
+ * Above it the engine slows writers: one pauses and is granted an amount that all writers of its volume may dirty before one
+ * of them has to pause again. At the limit writers of a volume stand in line. While the line is not empty `free` is 0, so
+ * no writer overtakes. A volume that holds no more than its floor may go on whatever other volumes hold: data of a dead
+ * backend stops no other volume.
  *
- * A writer that had to ask, or that copies without the GIL, reserves what it is about to dirty, so that many at once do not
- * pass the limit together. Place and reservation are one object on the stack of the C entry: nothing is left in line by an
- * exception.
+ * A writer that had to ask, or that copies without the GIL, reserves the bytes that it will dirty, so that concurrent writers
+ * do not pass the limit together. Place and reservation are one object on the stack of the C entry, so an exception leaves
+ * nothing in line.
  *
  * Locks: the cache's room lock (level 7) over lines and reservations; counters are read without. Contract 2.24.
  */

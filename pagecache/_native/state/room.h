@@ -8,17 +8,17 @@
 
 struct pc_inode;
 
-/* Numbers of blocks. What is no atomic is under the cache's room lock. */
+/* Numbers of blocks. Fields that are no atomics are under the cache's room lock. */
 struct pc_room {
 	_Atomic u64 limit;      /* the volume's share of the cache's */
 	_Atomic u64 background; /* above it the flusher works */
-	_Atomic u64 free;       /* up to here nobody asks: the midpoint, or 0 while somebody stands in line */
+	_Atomic u64 free;       /* up to here a write needs no grant: the midpoint, or 0 while a writer stands in line */
 	u64 midpoint;
 	u64 floor;              /* it may always have so much, whatever other volumes hold */
 	struct pc_list line;    /* writers that wait at the limit, in order */
 	_Atomic u32 asking;     /* writers that the engine slows down */
 	_Atomic u64 reserved;   /* promised to writers and not dirty yet */
-	_Atomic i64 grant;      /* may be dirtied above the midpoint before somebody has to pause again */
+	_Atomic i64 grant;      /* may be dirtied above the midpoint before a writer has to pause again */
 };
 
 /* What a writer owns while it asks: of the C entry, which closes it whatever happened. In its operation, and on its stack only

@@ -1,16 +1,16 @@
 /*
- * shadow.c - frames that somebody holds by their number: calls, exporters, the mirror.
+ * shadow.c - frames that calls, exporters and the mirror hold by number.
  *
  *   folio ── frame A ── call          the folio gets frame B, frame A becomes a shadow
  *   folio ── frame B                  with as many holds as there are holders
  *   shadow ─ frame A ── call          the last hold frees it
  *
- *   folio ── frame C ── mirror        a held frame that is still its folio's: nobody changes or evicts it (PC_F_HELD);
+ *   folio ── frame C ── mirror        a held frame that is still its folio's is neither changed nor evicted (PC_F_HELD);
  *                                     when it leaves the folio, by copy or with it, it becomes a shadow
  *
  * Holds are kept in a small hash table by frame. The one call of stream 0 that reads a folio's current frame is not in it: that
- * is what W says. Who ends a hold need not know whether the frame left its folio meanwhile: he asks here. A frame
- * between two owners counts as in transit, so that the checker can account for every one.
+ * recorded by W. The end of a hold finds here whether the frame has left its folio. A frame between two owners counts as in
+ * transit, so that the checker can account for every one.
  *
  * Locks: `shadow_lock` (level 8) for the table and the holds; a folio's frame changes under folio lock and inode leaf lock.
  */
@@ -30,7 +30,7 @@ static u32 *shadow_find(struct pc_cache *c, u32 frame)
 	return at;
 }
 
-/* Shadow lock held. @folio: whose frame it is, 0: nobody's any more. */
+/* Shadow lock held. @folio: the folio that has the frame, 0: none. */
 static void shadow_new(struct pc_cache *c, u32 id, u32 frame, u32 order, u32 holds, u32 folio)
 {
 	struct pc_shadow *s = pc_pool_at(&c->shadows, id);

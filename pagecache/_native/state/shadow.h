@@ -1,5 +1,5 @@
 /*
- * shadow.h - frames that somebody holds by their number, in their folio or out of it (shadow.c).
+ * shadow.h - frames that are held by number, in their folio or out of it (shadow.c), and the exchange of a frame (frames.c).
  */
 #ifndef PC_SHADOW_H
 #define PC_SHADOW_H

@@ -4,7 +4,7 @@
  *   pages    |d|d|d|c|c| | |f|f|f|          d dirty, c clean, f filling
  *   runs     [ dirty ][cl]    [fil]         those that meet and have one state are one
  *
- * Nothing here changes anything, and nobody waits for it longer than for any other section under a leaf lock: a walk stops
+ * Nothing here changes anything, and no caller waits for it longer than for any other section under a leaf lock: a walk stops
  * after SLICE_FOLIOS folios or SLICE_BLOCKS pages and says where to go on, so a long file is shown in slices, and what changes between two of
  * them is shown as it was when its slice was taken. Hits take no leaf lock and never notice.
  *

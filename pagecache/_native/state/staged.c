@@ -15,7 +15,7 @@
  *   S lies in [0, remote_size): what storage keeps has been acknowledged                      [I-1]
  *   `stamp`, the oldest epoch of a byte that was put in, is PC_STAMP_NONE iff S is empty      [I-3]
  * S and V may overlap: such a byte is as new in memory as in S, or newer and then in L. A byte of S that was written again
- * stays in S: it is dirty or in flight in memory, so nobody reads it from S before it is staged again, committed or given up,
+ * stays in S: it is dirty or in flight in memory, so no read takes it from S before it is staged again, committed or given up,
  * and giving up cuts S as well. So S only grows until a commit, truncate, punch or discard, and a byte that is not in memory
  * does not come into S while a fill of it runs.
  *
@@ -239,7 +239,7 @@ bool pc_staged_cut(struct pc_inode *i, u64 pos, u64 end)
 	return any;
 }
 
-/* S is empty: committed, or gone. Context: leaf lock, or an inode that nobody can reach. */
+/* S is empty: committed, or gone. Context: leaf lock, or an inode that no other thread can reach. */
 void pc_staged_clear(struct pc_inode *i)
 {
 	struct pc_staged *s = &i->staged;
@@ -268,7 +268,7 @@ bool pc_staged_next(const struct pc_inode *i, u64 pos, struct pc_range *out)
 	return r != NULL;
 }
 
-/* The same as pc_staged_at for who holds no lock. What is not in memory enters S only before it leaves memory, so a fill that
+/* As pc_staged_at, for callers without a lock. What is not in memory enters S only before it leaves memory, so a fill that
  * has seen it missing sees it here. */
 bool pc_staged_source(struct pc_inode *i, u64 pos, u64 end, u64 *stop)
 {

@@ -15,8 +15,8 @@ bool pc_folio_holds_end(const struct pc_cache *c, const struct pc_folio *f, u64 
 	return start < size && size < start + pc_folio_bytes(c, f);
 }
 
-/* The zeros behind the old end of the file were nobody's bytes: what another version has there is newer. A block is cut as a
- * whole, so what is valid before the end is put back; the block stays as it was where no extent is left for that. */
+/* The zeros behind the old end of the file are no bytes of it: those of another version are newer. A block is cut as a
+ * whole, so the valid bytes before the end are put back; the block stays as it was where no extent is left for that. */
 void pc_folio_cut_behind(struct pc_inode *i, struct pc_folio *f, u64 size)
 {
 	struct pc_cache *c = i->cache;

@@ -22,7 +22,7 @@
  *   8      shadow, arena, pool  leaf  frames held by calls; free blocks; free ids
  *   9      watches           leaf     what event loops wait for             watch.c
  *
- * Waits and who ends them (all of them, those of tasks and of the engine too: docs/architecture.md):
+ * Waits and the calls that end them (all waits, including those of tasks and the engine: docs/architecture.md):
  *   folio event (hashed)   a locked or in-flight folio    pc_folio_unlock, pc_complete; abort wakes all
  *   inode event            stamps, commits, token, inval_x  pc_complete, pc_commit_end, pc_token_release, abort
  *   volume event           work, credits                  whoever queues work or gives a credit back; abort

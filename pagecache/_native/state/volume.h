@@ -39,7 +39,7 @@ struct pc_volume {
 	_Atomic u64 generation;
 	u64 fenced; /* calls of an older generation can no longer land; under the GIL */
 	_Atomic u32 aborted;
-	_Atomic u32 sealed;        /* ending: looked at with the inode lock held, by everybody who changes a file */
+	_Atomic u32 sealed;        /* ending: looked at with the inode lock held, by all changes of a file */
 	struct pc_event event;
 	struct pc_list work[PC_WORK_CLASSES]; /* requests (fills), inodes (passes, commits) */
 	u32 nr_work[PC_WORK_CLASSES];

@@ -1,17 +1,17 @@
 /*
- * waits.c - the register of waits: who sleeps now, for what, and since when.
+ * waits.c - the register of waits: each sleeping caller, its condition and its start.
  *
  *   waiter    begin ─► record of the pool, numbered ─► sleeps, slice after slice ─► end ─► the record is free
  *   reader    goes over all ids that were ever handed out; a record whose number stands while it is copied is whole
  *
- * Whoever is about to sleep writes a record, and takes it back on his way out, whatever ended the wait: begin and end stand
- * in C around the sleep, where no exception passes. A caller that need not sleep writes none, so a hit, and a miss that its
+ * A caller writes a record before it sleeps and removes it afterwards, whatever ended the wait: begin and end stand in C around
+ * the sleep, where no exception passes. A caller that need not sleep writes none, so a hit, and a miss that its
  * thread fills itself, cost nothing here. Records are memory of the cache and not of the waiter's stack: a daemon thread that
- * the interpreter kills in its sleep leaves a record behind, and no pointer into memory that is gone.
+ * the interpreter kills in its sleep leaves a record behind, and no pointer into freed memory.
  *
- * There is no list and no lock but the pool's: writers publish a number last, readers look at it before and after they copy
- * (a seqlock whose numbers never come twice). A reader therefore never stops a waiter, nor he a reader; a wait that begins or
- * ends meanwhile is in the report or not.
+ * There is no list and no lock but the pool's: writers publish a number last, readers compare it before and after they copy
+ * (a seqlock whose numbers are never reused). So readers and waiters never stop each other; a wait that begins or ends during a
+ * report is in it or not.
  *
  * The child of a fork has none of them: its threads are gone, and the pool's lock may have been held.
  */
@@ -34,8 +34,8 @@ static struct pc_wait_record *record_at(const struct pc_cache *c, u32 id)
 	return pc_pool_at(&c->waits, id);
 }
 
-/* This thread is about to sleep. Return: the record, to be ended by pc_wait_end; 0: there is no place for it, nobody will
- * know. Context: any thread, no leaf lock. */
+/* This thread is about to sleep. Return: the record, to be ended by pc_wait_end; 0: there is no place for it, and the
+ * wait is not reported. Context: any thread, no leaf lock. */
 u32 pc_wait_begin(struct pc_cache *c, const struct pc_wait *w)
 {
 	u32 id = inherited(c) ? 0 : pc_pool_alloc(&c->waits);
@@ -44,7 +44,7 @@ u32 pc_wait_begin(struct pc_cache *c, const struct pc_wait *w)
 	struct pc_wait_record *r = record_at(c, id);
 	u64 words[PC_WAIT_WORDS];
 	memcpy(words, w, sizeof(words));
-	/* Who still copies what was here before must not take a mixture for it: he sees that the number has gone. */
+	/* A reader that still copies the previous record must not accept a mixture: it finds another number. */
 	atomic_thread_fence(memory_order_release);
 	for (int k = 0; k < PC_WAIT_WORDS; k++)
 		atomic_store_explicit(&r->words[k], words[k], memory_order_relaxed);

@@ -1,5 +1,5 @@
 /*
- * waits.h - who waits, and for what: a record for each caller that sleeps, for as long as he does (waits.c).
+ * waits.h - a record for each sleeping caller, with its condition, as long as it sleeps (waits.c).
  */
 #ifndef PC_WAITS_H
 #define PC_WAITS_H
@@ -10,7 +10,7 @@ struct pc_cache;
 
 enum { PC_WAITS_MAX = 1 << 16 };
 
-/* What a waiter says of himself. `reason` and `waiter` are objects of who writes and reads records; CORE only keeps them. */
+/* One wait. `reason` and `waiter` are objects of the writer and the readers of records; CORE only keeps them. */
 struct pc_wait {
 	u64 kind; /* PC_WAIT_* */
 	u64 since_ns;
@@ -24,7 +24,7 @@ struct pc_wait {
 enum { PC_WAIT_WORDS = sizeof(struct pc_wait) / sizeof(u64) };
 
 struct pc_wait_record {
-	_Atomic u64 number; /* never used twice in a cache; 0: nobody's */
+	_Atomic u64 number; /* never used twice in a cache; 0: free */
 	_Atomic u64 words[PC_WAIT_WORDS];
 	u32 link_free;
 };
