@@ -122,9 +122,9 @@ class Objects:
 
     def _learn_names(self) -> None:
         """Find out which operations on names the backend lacks, with a name that does not exist."""
-        nobody = self.key("nobody")
-        calls = {"rename": partial(self.backend.rename, nobody, self.key("nobody-new"))}
-        for what, call in (calls | {"remove": partial(self.backend.remove, nobody)}).items():
+        missing = self.key("missing")
+        calls = {"rename": partial(self.backend.rename, missing, self.key("missing-new"))}
+        for what, call in (calls | {"remove": partial(self.backend.remove, missing)}).items():
             try:
                 call()
             except io.UnsupportedOperation as error:

@@ -1,7 +1,7 @@
-"""A report as one page: no script, nothing that it would have to fetch, light or dark as the reader's machine is.
+"""A report as one page: without scripts or external resources, light or dark like the reader's machine.
 
-It is made of what `--json` prints, by plain templates. Whatever comes from outside (names, keys, stories) goes through
-`text` or `attribute`; nothing else is put between tags. page_style.py has how it looks.
+Plain templates format the output of `--json`. All foreign text (names, keys, stories) passes through `text` or
+`attribute`; nothing else is put between tags. page_style.py has the style sheet.
 """
 
 from __future__ import annotations
@@ -22,7 +22,7 @@ from pagecache.stress.pytest_file import readable
 __all__ = ["page"]
 
 ROW = 16  # bytes
-COLUMN = 18  # pixels that a moment of the clock has at least
+COLUMN = 18  # minimum width in pixels of a moment of the clock
 FOREVER = 1 << 60
 
 PAGE = """<!DOCTYPE html>
@@ -44,7 +44,7 @@ PAGE = """<!DOCTYPE html>
 
 
 def text(value: object) -> str:
-    """As text between tags: control characters are shown by their code."""
+    """Escape text for use between tags: control characters are shown by their code."""
     shown = "".join(c if c.isprintable() or c in "\n\t" else repr(c)[1:-1] for c in str(value))
     return escape(shown, quote=True)
 
@@ -53,22 +53,22 @@ attribute = text  # quotes are escaped as well
 
 
 def section(title: str, body: str, name: str) -> str:
-    """A part of the page; nothing where it is empty."""
+    """Return a part of the page; nothing if it is empty."""
     return f'<section id="{name}"><h2>{text(title)}</h2>\n{body}\n</section>' if body else ""
 
 
 def folded(title: str, body: str) -> str:
-    """What is opened by a click."""
+    """Return a part that a click opens."""
     return f"<details><summary>{text(title)}</summary>{body}</details>" if body else ""
 
 
 def pre(value: object, name: str = "") -> str:
-    """Text as it is."""
+    """Return preformatted text."""
     return f"<pre{f' class={name}' if name else ''}>{text(value)}</pre>" if value else ""
 
 
 def page(report: Mapping[str, Any]) -> str:
-    """The page of a report in the form that `--json` prints, with or without what it was shrunk to."""
+    """Return the page of a report in the form of `--json`, with or without the shrunk report."""
     shrunk = report.get("shrunk")
     shown = shrunk["report"] if shrunk is not None else report
     plan = report["replay"]["plan"]
@@ -87,7 +87,7 @@ def page(report: Mapping[str, Any]) -> str:
 
 
 def header(report: Mapping[str, Any], plan: Mapping[str, Any]) -> str:
-    """The verdict, and of what."""
+    """Return the verdict, and the run that it is about."""
     verdict = "Nothing wrong" if report["ok"] else f"Found: {report['kind']}"
     first = report["story"].partition("\n")[0]
     shown = first.rpartition(", on ")[2] if report["ok"] else first.partition(", round ")[0]
@@ -109,7 +109,7 @@ def header(report: Mapping[str, Any], plan: Mapping[str, Any]) -> str:
 
 
 def story(report: Mapping[str, Any], shrunk: Mapping[str, Any] | None) -> str:
-    """The shortest one first."""
+    """Return the stories, the shortest one first."""
     if shrunk is None:
         steps = "\n".join(report["steps"])
         return pre(report["story"], "story") + folded("what was done there before", pre(steps))
@@ -120,7 +120,7 @@ def story(report: Mapping[str, Any], shrunk: Mapping[str, Any] | None) -> str:
 
 
 def hexes(timeline: Mapping[str, Any]) -> str:
-    """Seen and expected, a row of 16 each, what differs marked."""
+    """Return seen and expected bytes, a row of 16 each, with differences marked."""
     if not timeline:
         return ""
     parts = []
@@ -144,7 +144,7 @@ def hexes(timeline: Mapping[str, Any]) -> str:
 
 
 def marked(data: bytes, offset: int, wrong: set[int]) -> str:
-    """Bytes in hexadecimal."""
+    """Format bytes in hexadecimal."""
     return " ".join(f"<mark>{byte:02x}</mark>" if offset + n in wrong else f"{byte:02x}" for n, byte in enumerate(data))
 
 
@@ -152,7 +152,7 @@ def marked(data: bytes, offset: int, wrong: set[int]) -> str:
 
 
 def lanes(timeline: Mapping[str, Any]) -> str:
-    """A lane for each worker, a bar for each operation; moments at which nothing begins or ends have no room."""
+    """Return a lane for each worker, and a bar for each operation; moments without a begin or end have no width."""
     if not timeline or not timeline["lanes"]:
         return ""
     last = timeline["clock"][1] + 1
@@ -198,7 +198,7 @@ def who_sees(timeline: Mapping[str, Any]) -> str:
 
 
 def bar(each: Mapping[str, Any], place: Mapping[int, int], width: int, last: int) -> str:
-    """One operation; what it was is shown where the pointer is on it, or a finger was."""
+    """Return the bar of one operation; its text appears under the pointer or finger."""
     left, right = place[each["begun"]], place[each["ended"] or last]
     names = ["bar", each["sort"]]
     names += ["marked"] if each["marked"] else []
@@ -217,7 +217,7 @@ def bar(each: Mapping[str, Any], place: Mapping[int, int], width: int, last: int
 
 
 def hang(found: Mapping[str, Any]) -> str:
-    """Who waits for what, the stacks, and what the cache did last."""
+    """Return the waits, the stacks, and the last events of the cache."""
     if not found:
         return ""
     first = [*found["late"], *([f"the cache is broken: {found['broken']}"] if found["broken"] else [])]
@@ -234,11 +234,11 @@ def hang(found: Mapping[str, Any]) -> str:
     return "\n".join(parts)
 
 
-# -- again
+# -- reproduction
 
 
 def again(report: Mapping[str, Any], shrunk: Mapping[str, Any] | None) -> str:
-    """Commands, the replay, the test."""
+    """Return commands, the replay, the test."""
     plan = (shrunk["report"] if shrunk is not None else report)["replay"]["plan"]
     parts = []
     if not report["ok"]:
@@ -257,11 +257,11 @@ def again(report: Mapping[str, Any], shrunk: Mapping[str, Any] | None) -> str:
     return "\n".join(parts)
 
 
-# -- what was exercised
+# -- coverage
 
 
 def exercised(report: Mapping[str, Any]) -> str:
-    """Heat tables: what met what, and in which state the bytes were."""
+    """Return heat tables: operations that overlapped, and the states of their bytes."""
     counts: dict[Key, int] = {}
     for name, count in report["coverage"].items():
         kind, met, state = name.split(" | ")
@@ -292,7 +292,7 @@ def exercised(report: Mapping[str, Any]) -> str:
 
 
 def heat(rows: Mapping[str, Counter[str]], names: Iterable[str], columns: Iterable[str], told: str) -> str:
-    """A table whose cells are the darker the more often it happened; 0 is said, too."""
+    """Return a table with darker cells for higher counts; 0 is printed, too."""
     columns = list(columns)
     most = max((count for row in rows.values() for count in row.values()), default=1)
     head = "".join(f"<th><span>{text(column)}</span></th>" for column in columns)
@@ -313,14 +313,14 @@ def heat(rows: Mapping[str, Counter[str]], names: Iterable[str], columns: Iterab
 
 
 def short(count: int) -> str:
-    """A number in three characters."""
+    """Format a number in three characters."""
     if count < 1000:
         return str(count) if count else ""
     return f"{count // 1000}k" if count < 1_000_000 else f"{count // 1_000_000}M"
 
 
 def counters(report: Mapping[str, Any]) -> str:
-    """All of them."""
+    """Return a table of all counters."""
     rows = "".join(
         f"<tr><td>{text(name)}</td><td>{text(count)}</td></tr>" for name, count in sorted(report["counters"].items())
     )

@@ -1,4 +1,4 @@
-"""How the page of a report looks: colours of light and dark, bars, heat."""
+"""The style sheet of a report's page: colours of light and dark, bars, heat."""
 
 from __future__ import annotations
 

@@ -82,11 +82,11 @@ class Forked:
     """A process; a context manager that leaves none behind.
 
     Args:
-        module: its `main` is called there, with descriptors that are `fds` here, and then with `told`.
-        told: arguments; they are pickled, and unpickled with the modules, environment and directory of this process.
+        module: its `main` is called there, with descriptors that are `fds` here, and then with the arguments.
+        arguments: they are pickled, and unpickled with the modules, environment and directory of this process.
     """
 
-    def __init__(self, module: str, fds: Sequence[int], *told: Any) -> None:
+    def __init__(self, module: str, fds: Sequence[int], *arguments: Any) -> None:
         self._stack = contextlib.ExitStack()
         self._stack.enter_context(prepared())
         self._status: int | None = None
@@ -97,7 +97,7 @@ class Forked:
             socket.send_fds(_control(), [b"."], [other.fileno(), self._errors.fileno(), *fds])
         here = pickle.dumps((sys.path, dict(os.environ), os.getcwd(), module))
         with contextlib.suppress(BrokenPipeError):  # it has failed, and reports how
-            for data in (here, pickle.dumps(told)):
+            for data in (here, pickle.dumps(arguments)):
                 self._socket.sendall(len(data).to_bytes(8, "little") + data)
         _data, received, _flags, _address = socket.recv_fds(self._socket, 1, 1)
         if not received:
