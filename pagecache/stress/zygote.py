@@ -162,25 +162,25 @@ def main(control: int) -> None:
                 os._exit(0)
             parent, pid = os.getpid(), os.fork()
             if not pid:
-                for other, (_pid, told) in born.items():
+                for other, (_pid, reports) in born.items():
                     os.close(other)
-                    told.close()
+                    reports.close()
                 asked.close()
                 _live(fds, parent)
-            told = socket.socket(fileno=fds[0])
+            reports = socket.socket(fileno=fds[0])
             for one in fds[1:]:
                 os.close(one)
             pidfd = os.pidfd_open(pid)
             with contextlib.suppress(OSError):  # the parent no longer listens
-                socket.send_fds(told, [b"."], [pidfd])
-            born[pidfd] = pid, told
+                socket.send_fds(reports, [b"."], [pidfd])
+            born[pidfd] = pid, reports
 
 
-def _ended(pidfd: int, pid: int, told: socket.socket) -> None:
+def _ended(pidfd: int, pid: int, reports: socket.socket) -> None:
     _pid, status = os.waitpid(pid, 0)
     os.close(pidfd)
-    with told, contextlib.suppress(OSError):
-        told.sendall(os.waitstatus_to_exitcode(status).to_bytes(8, "little", signed=True))
+    with reports, contextlib.suppress(OSError):
+        reports.sendall(os.waitstatus_to_exitcode(status).to_bytes(8, "little", signed=True))
 
 
 def _live(fds: list[int], parent: int) -> NoReturn:
@@ -197,8 +197,8 @@ def _live(fds: list[int], parent: int) -> NoReturn:
             os.environ.clear()
             os.environ.update(environment)
             os.chdir(folder)
-            call, told = import_module(module).main, pickle.loads(_next(stream))
-        call(*fds[2:], *told)
+            call, arguments = import_module(module).main, pickle.loads(_next(stream))
+        call(*fds[2:], *arguments)
         status = 0
     except BaseException:
         traceback.print_exc()
