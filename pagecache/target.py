@@ -22,7 +22,7 @@ from pagecache.engine.park import Park
 __all__ = ["BadTarget", "Hangs", "Target", "checked", "options_of", "place"]
 
 PYTHON = "python"
-PACKAGE = os.path.dirname(os.path.dirname(__file__)) + os.sep
+PACKAGE = os.path.dirname(__file__) + os.sep
 
 
 def place(error: BaseException) -> str:
