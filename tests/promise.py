@@ -154,7 +154,7 @@ def compare(text: str, folder: Path) -> list[str]:
     if any(line.startswith("error: ") for line in lines):
         return lines  # it could not run
     absent = {name: f"{name} is not present at runtime" for name in LATER}
-    stale = [f"{name} is there: LATER need not name it any more" for name, line in absent.items() if line not in lines]
+    stale = [f"{name} is there: LATER need no longer name it" for name, line in absent.items() if line not in lines]
     constructed = _constructed(text)
     lines += _attributes(text)
     return stale + [line for line in lines if line not in absent.values() and not _is_kept(line, constructed)]

@@ -10,7 +10,7 @@ from typing import Any
 from pagecache import AsyncBackend, AsyncBackendFile, BackendLimits, ObjectStat
 from pagecache.errors import Key
 
-from ..file.backends import PATIENCE
+from ..file.backends import WAIT_LIMIT_S
 
 ACTION = Callable[..., Any]
 
@@ -56,7 +56,7 @@ class Gate:
     def wait_entered(self, calls: int = 1) -> None:
         """Return once that many calls have come here. For a task: `await asyncio.to_thread(gate.wait_entered)`."""
         with self._changed:
-            enough = self._changed.wait_for(lambda: self.came >= calls, PATIENCE)
+            enough = self._changed.wait_for(lambda: self.came >= calls, WAIT_LIMIT_S)
         assert enough, f"{self.came} of {calls} calls reached the gate"
 
 

@@ -12,7 +12,7 @@ import pytest
 from pagecache import aio
 from pagecache.backends import MemoryBackend
 
-from ..file.backends import PATIENCE, RecordingBackend, RecordingFile
+from ..file.backends import WAIT_LIMIT_S, RecordingBackend, RecordingFile
 from ..file.rig import KEY, ONCE, PAGE, Task, eventually, pattern
 from .conftest import Attach
 from .stores import Store
@@ -126,7 +126,7 @@ def test_a_cancelled_write_behind_the_end_shows_nowhere(attach: Attach, grow: st
     def act(file: RecordingFile, offset: int, buffers: Any) -> int:
         file.store(offset, buffers)
         stored.set()
-        assert goes_on.wait(PATIENCE)
+        assert goes_on.wait(WAIT_LIMIT_S)
         raise OSError(errno.EIO, "not all of it")
 
     async def main() -> None:
@@ -137,7 +137,7 @@ def test_a_cancelled_write_behind_the_end_shows_nowhere(attach: Attach, grow: st
             await asyncio.to_thread(committing.wait_entered)
             store.fault("write_from", act)
             task = asyncio.create_task(direct.pwrite(b"t" * PAGE, len(DATA)))
-            await asyncio.to_thread(stored.wait, PATIENCE)
+            await asyncio.to_thread(stored.wait, WAIT_LIMIT_S)
             task.cancel()
             with pytest.raises(asyncio.CancelledError):
                 await task

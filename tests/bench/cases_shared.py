@@ -22,7 +22,7 @@ from tests.bench.rows import Bench, Row, case, timed
 
 THREADS = 8
 PIECE = 64 * KIB
-PATIENCE = 60.0
+WAIT_LIMIT_S = 60.0
 
 
 class DirectWriters:
@@ -44,7 +44,7 @@ class DirectWriters:
     def run(self, offsets: Sequence[int]) -> None:
         """Write a piece at each offset, all threads together."""
         for done in [self._pool.submit(self._write, offsets[k::THREADS]) for k in range(THREADS)]:
-            done.result(PATIENCE)
+            done.result(WAIT_LIMIT_S)
 
 
 @case("direct", "parallel 64 KiB direct writes by 8 threads, 1 ms backend: shared lock against exclusive", ("P25",))
@@ -78,7 +78,7 @@ class _StuckFile:
 
     def write_from(self, offset: int, buffers: Sequence[memoryview]) -> int:
         self._entered.set()
-        self._release.wait(PATIENCE)
+        self._release.wait(WAIT_LIMIT_S)
         return self._inner.write_from(offset, buffers)
 
 
@@ -118,7 +118,7 @@ def locked_reads(bench: Bench) -> Iterator[Row]:
         idle.fsync()
         flush = threading.Thread(target=busy.flush, daemon=True)
         flush.start()
-        stuck.entered.wait(PATIENCE)
+        stuck.entered.wait(WAIT_LIMIT_S)
         holder = threading.Thread(target=_hold, args=(busy, stuck.release), daemon=True)
         holder.start()
         result = bench.compare(
@@ -128,11 +128,11 @@ def locked_reads(bench: Bench) -> Iterator[Row]:
             ]
         )
         stuck.release.set()
-        flush.join(PATIENCE)
-        holder.join(PATIENCE)
+        flush.join(WAIT_LIMIT_S)
+        holder.join(WAIT_LIMIT_S)
     yield timed("locked-reads", "P26", result, "busy", "idle")
 
 
 def _hold(file: CachedFile, until: threading.Event) -> None:
     """Keep the file's lock, as a waiting write does."""
-    file._inode.native.run(LOCK, "holding", lambda: until.wait(PATIENCE))
+    file._inode.native.run(LOCK, "holding", lambda: until.wait(WAIT_LIMIT_S))

@@ -88,14 +88,14 @@ def test_the_first_read_moves_each_byte_once(way: Callable[[str], Way], path: st
 
 def test_peers_ask_for_what_their_promise_costs(way: Callable[[str], Way], path: str) -> None:
     """This makes the ratios beside them meaningful."""
-    asked = {}
+    requests = {}
     for name in ("readahead", "blockcache", "filecache", "filecache, checked", "simplecache"):
         peer = way(name)
         read_all(peer, path)
         read_all(peer, path)
-        asked[name] = peer.traffic.bytes_read, peer.traffic.by_name["info"] > 0
-    assert asked.pop("readahead")[0] >= SIZE
-    assert asked == {
+        requests[name] = peer.traffic.bytes_read, peer.traffic.by_name["info"] > 0
+    assert requests.pop("readahead")[0] >= SIZE
+    assert requests == {
         "blockcache": (0, False),
         "filecache": (0, False),
         "filecache, checked": (0, True),

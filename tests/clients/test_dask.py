@@ -95,14 +95,14 @@ def test_an_open_after_another_worker_closed_sees_the_new_bytes(client: Client, 
 
 
 @pytest.mark.parametrize(
-    ("below", "told", "stored"),
+    ("below", "message", "stored"),
     [
         ("shelf", "ConflictError", bytes(SIZE - 6) + b"theirs"),
         ("file", "closed", b"mine" + bytes(SIZE - 10) + b"theirs"),
     ],
 )
 def test_a_close_over_a_whole_object_of_another_worker_is_a_conflict_and_changes_in_place_are_both_there(
-    client: Client, workers: list[str], tmp_path: Path, below: str, told: str, stored: bytes
+    client: Client, workers: list[str], tmp_path: Path, below: str, message: str, stored: bytes
 ) -> None:
     """The other one's bytes stay. [2.19]"""
     one, other = workers
@@ -111,7 +111,7 @@ def test_a_close_over_a_whole_object_of_another_worker_is_a_conflict_and_changes
     mine = client.submit(Writer, url, actor=True, workers=one).result(60)
     mine.write(0, b"mine").result(60)
     client.submit(write, url, "r+b", SIZE - 6, b"theirs", workers=other, pure=False).result(60)
-    assert mine.close().result(60) == told
+    assert mine.close().result(60) == message
     assert (tmp_path / "object").read_bytes() == stored
 
 

@@ -59,7 +59,7 @@ class _Handler(BaseHTTPRequestHandler):
     def _answer(self) -> None:
         served: Served = self.server.served  # type: ignore[attr-defined]
         split = urlsplit(self.path)
-        served.asked.append(f"{self.command} {split.path}{'?' + unquote_plus(split.query) if split.query else ''}")
+        served.requests.append(f"{self.command} {split.path}{'?' + unquote_plus(split.query) if split.query else ''}")
         status, document = served.answer(self.command, split.path)
         if status == 0:  # exactly these bytes, and the end
             self.close_connection = True
@@ -103,13 +103,13 @@ class Served:
 
     def __init__(self, path: Path, **sync: Any) -> None:
         self.path = str(path)
-        self.asked: list[str] = []
+        self.requests: list[str] = []
         self.sync: Callable[[int], Answer] = lambda _: (200, ticket(**sync))
         self.failed: list[dict[str, Any]] = []
         self.volumes = ["files"]
         self.stats: Answer | None = None
-        self.looks = 0
-        self.looked = threading.Condition()
+        self.polls = 0
+        self.polled = threading.Condition()
         self._server = _Server(self.path)
         self._server.served = self  # type: ignore[attr-defined]
         self._thread = threading.Thread(target=self._server.serve_forever, args=(0.01,), daemon=True)
@@ -121,10 +121,10 @@ class Served:
         if path == "/v1/failed":
             return 200, {"schema": 1, "failed": self.failed}
         if (method, path) in (("POST", "/v1/sync"), ("GET", "/v1/sync/7")):
-            with self.looked:
-                self.looks += 1
-                self.looked.notify_all()
-            return self.sync(self.looks)
+            with self.polled:
+                self.polls += 1
+                self.polled.notify_all()
+            return self.sync(self.polls)
         return 404, {"schema": 1, "error": f"{path}: no such path"}
 
     @property
@@ -132,9 +132,9 @@ class Served:
         """The number of connections so far."""
         return len(self._server.connections)
 
-    def wait_looked(self, times: int) -> None:
-        with self.looked:
-            assert self.looked.wait_for(lambda: self.looks >= times, 20)
+    def wait_polled(self, times: int) -> None:
+        with self.polled:
+            assert self.polled.wait_for(lambda: self.polls >= times, 20)
 
     def stop(self) -> None:
         """End all listening and answering; the file stays, as after a kill."""

@@ -58,11 +58,11 @@ def call(*arguments: str) -> Result:
 
 def test_everything_saved_is_exit_status_0(serve: Serve) -> None:
     server = serve()
-    server.sync = lambda look: (200, ticket() if look < 3 else ticket(**DONE))
+    server.sync = lambda poll: (200, ticket() if poll < 3 else ticket(**DONE))
     result = call(server.path)
     assert result.exit_code == 0, result.output
     assert result.stdout == "cache-1 (process 4711): saved: all that was written before, 2.0 GiB in 2.5s\n"
-    assert server.asked == ["GET /v1/stats", "POST /v1/sync", "GET /v1/sync/7", "GET /v1/sync/7"]
+    assert server.requests == ["GET /v1/stats", "POST /v1/sync", "GET /v1/sync/7", "GET /v1/sync/7"]
     assert server.connections == 1
 
 
@@ -74,7 +74,7 @@ def test_one_volume_is_asked_for_by_name(serve: Serve) -> None:
     server = serve(**DONE)
     server.volumes = ["files", "odd & name"]
     assert call(server.path, "--volume", "odd & name").exit_code == 0
-    assert "POST /v1/sync?volume=odd & name" in server.asked
+    assert "POST /v1/sync?volume=odd & name" in server.requests
 
 
 def test_what_could_not_be_saved_is_listed(serve: Serve) -> None:
@@ -140,19 +140,19 @@ def test_a_slow_cache_delays_no_other(serve: Serve) -> None:
 
 
 def died(server: Served) -> Callable[[int], tuple[int, Any]]:
-    return lambda look: (200, ticket()) if look < 2 else DIED
+    return lambda poll: (200, ticket()) if poll < 2 else DIED
 
 
 def refused(server: Served) -> Callable[[int], tuple[int, Any]]:
-    return lambda look: (200, ticket()) if look < 2 else (404, {"schema": 1, "error": "no such ticket: 7"})
+    return lambda poll: (200, ticket()) if poll < 2 else (404, {"schema": 1, "error": "no such ticket: 7"})
 
 
 def strange(server: Served) -> Callable[[int], tuple[int, Any]]:
-    return lambda look: (200, ticket()) if look < 2 else (200, {"schema": 1})
+    return lambda poll: (200, ticket()) if poll < 2 else (200, {"schema": 1})
 
 
 def other(server: Served) -> Callable[[int], tuple[int, Any]]:
-    return lambda look: (200, ticket()) if look < 2 else (200, b"<html>")
+    return lambda poll: (200, ticket()) if poll < 2 else (200, b"<html>")
 
 
 @pytest.mark.parametrize("end", [died, refused, strange, other])
@@ -171,7 +171,7 @@ def test_an_owner_that_stops_serving_leaves_it_unknown_what_was_saved(serve: Ser
     server = serve()
     command = [sys.executable, "-m", "pagecache", "drain", server.path]
     process = subprocess.Popen(command, stdout=subprocess.PIPE, text=True)
-    server.wait_looked(2)
+    server.wait_polled(2)
     server.stop()
     out, _ = process.communicate(timeout=60)
     assert process.returncode == 1
@@ -182,7 +182,7 @@ def test_a_busy_cache_is_asked_again(serve: Serve) -> None:
     """503 is also the answer of a cache that is closed: after some seconds the wait ends."""
     server = serve()
     busy = (503, {"schema": 1, "error": "too many clients"})
-    server.sync = lambda look: busy if look in (1, 3) else (200, ticket(**DONE) if look > 3 else ticket())
+    server.sync = lambda poll: busy if poll in (1, 3) else (200, ticket(**DONE) if poll > 3 else ticket())
     assert call(server.path).exit_code == 0
 
 
@@ -191,7 +191,7 @@ def test_a_cache_that_is_closed_during_the_drain_is_not_asked_forever(
 ) -> None:
     monkeypatch.setattr(following, "BUSY_MAX", 0.05)
     server = serve()
-    server.sync = lambda look: (200, ticket()) if look < 2 else (503, {"schema": 1, "error": "the cache is closed"})
+    server.sync = lambda poll: (200, ticket()) if poll < 2 else (503, {"schema": 1, "error": "the cache is closed"})
     result = call(server.path)
     assert result.exit_code == 1
     assert "the cache is closed; it is not known what was saved" in result.stdout
@@ -202,16 +202,16 @@ def test_an_owner_that_does_not_answer_may_go_on(serve: Serve, monkeypatch: pyte
     monkeypatch.setattr(following, "PATIENCE", 0.2)
     server, goes_on = serve(), threading.Event()
 
-    def sync(look: int) -> tuple[int, Any]:
-        if look in (1, 3):
+    def sync(poll: int) -> tuple[int, Any]:
+        if poll in (1, 3):
             goes_on.wait(20)
-        return 200, ticket() if look < 4 else ticket(**DONE)
+        return 200, ticket() if poll < 4 else ticket(**DONE)
 
     server.sync = sync
     result = call(server.path)
     goes_on.set()
     assert result.exit_code == 0, result.output
-    assert [request for request in server.asked if request != "GET /v1/stats"] == (
+    assert [request for request in server.requests if request != "GET /v1/stats"] == (
         ["POST /v1/sync"] * 2 + ["GET /v1/sync/7"] * 2
     )
 
@@ -254,7 +254,7 @@ def test_a_path_without_a_cache_is_wrong_usage(tmp_path: Path, make: Callable[[P
 def test_nothing_is_begun_when_one_of_several_is_wrong(serve: Serve, tmp_path: Path) -> None:
     server = serve(**DONE)
     assert call(server.path, str(tmp_path / "none")).exit_code == 2
-    assert server.asked == ["GET /v1/stats"]
+    assert server.requests == ["GET /v1/stats"]
 
 
 def test_no_socket_no_volume_and_no_deadline_are_wrong_usage(serve: Serve, tmp_path: Path) -> None:
@@ -266,7 +266,7 @@ def test_no_socket_no_volume_and_no_deadline_are_wrong_usage(serve: Serve, tmp_p
     assert "has no such volume (there: 'files')" in missing.stderr
     long = call("/" + "x" * 200)
     assert long.exit_code == 2
-    assert server.asked == ["GET /v1/stats"]
+    assert server.requests == ["GET /v1/stats"]
 
 
 @pytest.mark.parametrize(
@@ -292,7 +292,7 @@ def test_a_socket_without_the_protocol_of_a_cache_is_wrong_usage(
 def test_words_of_a_cache_do_nothing_to_the_terminal(serve: Serve) -> None:
     """This includes the words of a later server of that path."""
     server = serve()
-    server.sync = lambda look: (200, ticket()) if look < 2 else (404, {"schema": 1, "error": "no\x1b[2J"})
+    server.sync = lambda poll: (200, ticket()) if poll < 2 else (404, {"schema": 1, "error": "no\x1b[2J"})
     assert r"no\x1b[2J; it is not known what was saved" in call(server.path).stdout
     server.stats = (404, {"schema": 1, "error": "no\x1b[2J"})
     assert r"no\x1b[2J" in call(server.path).stderr
@@ -305,7 +305,7 @@ def test_ctrl_c_says_that_what_was_begun_goes_on(serve: Serve) -> None:
     server = serve()
     command = [sys.executable, "-m", "pagecache", "drain", server.path]
     process = subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True)
-    server.wait_looked(2)
+    server.wait_polled(2)
     os.kill(process.pid, signal.SIGINT)
     out, err = process.communicate(timeout=60)
     assert (process.returncode, out) == (130, "")

@@ -17,7 +17,7 @@ from pagecache import Event, PageCache, RetryPolicy, ShutdownError
 from pagecache.backends import MemoryBackend
 from pagecache.engine.report import events as engine_events
 
-from ..file.backends import PATIENCE
+from ..file.backends import WAIT_LIMIT_S
 from ..file.rig import KEY, ONCE, PAGE, QUIET, Rig, Task, eventually, pattern
 
 Make = Callable[..., Rig]
@@ -51,14 +51,14 @@ def test_a_slow_subscriber_delays_nothing_of_the_cache(make: Make) -> None:
 
     def slow(event: Event) -> None:
         entered.set()
-        assert release.wait(PATIENCE)
+        assert release.wait(WAIT_LIMIT_S)
         seen.append(event)
 
     rig.cache.subscribe(slow)
     file = rig.open("r+b")
     rig.backend.fault("write_from", GONE, times=2)
     file.pwrite(b"a", 0)  # no call asks to save it
-    assert entered.wait(PATIENCE)
+    assert entered.wait(WAIT_LIMIT_S)
     eventually(lambda: rig.backend.written(KEY)[:1] == b"a")
     file.pwrite(b"b", 0)
     Task(file.fsync).result()
@@ -137,13 +137,13 @@ def test_a_subscriber_gets_what_happens_after_it_came(rig: Rig) -> None:
     def subscribes(event: Event) -> None:
         if not first:
             entered.set()
-            assert release.wait(PATIENCE)
+            assert release.wait(WAIT_LIMIT_S)
             rig.cache.subscribe(late.append)
         first.append(event)
 
     rig.cache.subscribe(subscribes)
     commit(rig, 2)
-    assert entered.wait(PATIENCE)
+    assert entered.wait(WAIT_LIMIT_S)
     release.set()
     eventually(lambda: len(first) == 2)
     assert late == []
@@ -160,12 +160,12 @@ def test_a_subscriber_may_call_the_cache(make: Make, call: str) -> None:
     file = rig.open("r+b")
     done: queue.SimpleQueue[Any] = queue.SimpleQueue()
     calls: dict[str, Callable[[], Any]] = {
-        "sync": lambda: rig.cache.sync(PATIENCE),
-        "fsync": lambda: file.fsync(timeout=PATIENCE),
+        "sync": lambda: rig.cache.sync(WAIT_LIMIT_S),
+        "fsync": lambda: file.fsync(timeout=WAIT_LIMIT_S),
         "stats": rig.cache.stats,
         "pwrite": lambda: file.pwrite(b"x", 0),
         "retry_failed": rig.volume.retry_failed,
-        "detach": lambda: rig.volume.detach(timeout=PATIENCE),
+        "detach": lambda: rig.volume.detach(timeout=WAIT_LIMIT_S),
     }
 
     def calls_back(event: Event) -> None:
@@ -179,7 +179,7 @@ def test_a_subscriber_may_call_the_cache(make: Make, call: str) -> None:
     rig.backend.fault("write_from", GONE, times=5)
     file.pwrite(b"a", 0)
     flushing = Task(file.flush)
-    assert not isinstance(done.get(timeout=PATIENCE), BaseException)
+    assert not isinstance(done.get(timeout=WAIT_LIMIT_S), BaseException)
     try:
         flushing.result()
     except ShutdownError:
@@ -191,8 +191,8 @@ def test_a_subscriber_may_close_the_cache(rig: Rig) -> None:
     """The close does not wait for the callback that runs it. [2.27, 2.22]"""
     closed: queue.SimpleQueue[Any] = queue.SimpleQueue()
     rig.cache.subscribe(lambda event: closed.put(rig.cache.close()))
-    Task(commit, rig).finished.wait(PATIENCE)  # without an error, or with the one that the volume has ended
-    assert closed.get(timeout=PATIENCE) == []
+    Task(commit, rig).finished.wait(WAIT_LIMIT_S)  # without an error, or with the one that the volume has ended
+    assert closed.get(timeout=WAIT_LIMIT_S) == []
     assert rig.cache.closed
     eventually(lambda: not any(thread.name == "pagecache-events" for thread in threading.enumerate()))
 
@@ -218,12 +218,12 @@ def test_events_that_slow_subscribers_miss_are_counted(
 
     def slow(event: Event) -> None:
         entered.set()
-        assert release.wait(PATIENCE)
+        assert release.wait(WAIT_LIMIT_S)
         seen.append(event)
 
     rig.cache.subscribe(slow)
     commit(rig)
-    assert entered.wait(PATIENCE)
+    assert entered.wait(WAIT_LIMIT_S)
     with caplog.at_level(logging.WARNING, "pagecache.events"):
         commit(rig, 10)  # three wait, seven are left out
     release.set()

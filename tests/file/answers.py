@@ -14,8 +14,8 @@ def short(nr_bytes: int | Callable[[int], int]) -> Callable[..., int]:
     """Do only the first bytes of a transfer: a number, or a function of the requested number."""
 
     def answer(file: RecordingFile, offset: int, buffers: Sequence[memoryview]) -> int:
-        asked = sum(len(buffer) for buffer in buffers)
-        limit = nr_bytes(asked) if callable(nr_bytes) else nr_bytes
+        wanted = sum(len(buffer) for buffer in buffers)
+        limit = nr_bytes(wanted) if callable(nr_bytes) else nr_bytes
         if all(buffer.readonly for buffer in buffers):
             return file.store(offset, buffers, limit)
         return file.fill(offset, buffers, limit)

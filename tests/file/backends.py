@@ -26,7 +26,7 @@ import pagecache
 from pagecache import BackendLimits, ObjectStat
 
 Key = Hashable
-PATIENCE = 60.0  # seconds: longer than any wait of a healthy run
+WAIT_LIMIT_S = 60.0  # seconds: longer than any wait of a healthy run
 
 Action = BaseException | Callable[..., Any]
 
@@ -57,7 +57,7 @@ class Gate:
     nr_entered: int = 0
 
     def wait_entered(self) -> None:
-        assert self.entered.wait(PATIENCE), f"no {self.op} reached the gate"
+        assert self.entered.wait(WAIT_LIMIT_S), f"no {self.op} reached the gate"
 
     def open(self) -> None:
         self.release.set()
@@ -397,8 +397,8 @@ class RecordingBackend(pagecache.Backend):
         try:
             if gate is not None:
                 gate.entered.set()
-                if not gate.release.wait(PATIENCE):
-                    raise OSError(5, "nobody opened the gate of the test")
+                if not gate.release.wait(WAIT_LIMIT_S):
+                    raise OSError(5, "the test has not opened its gate")
             with self.lock:
                 fault = next((f for f in self.faults if f.op == op and f.left > 0 and f.key in (None, key)), None)
                 if fault is not None and fault.skip > 0:

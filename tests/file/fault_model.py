@@ -84,7 +84,7 @@ PART = PAGE + 100
 
 FAULTS: dict[str, Fault] = {
     "transient": Fault(raising(OSError(errno.EIO, "passing")), times=ATTEMPTS - 1, sent=(WHOLE,) * ATTEMPTS),
-    "transient for ever": Fault(
+    "transient forever": Fault(
         raising(OSError(errno.EIO, "always")), error=errno.EIO, attempts=ATTEMPTS, sent=(WHOLE,) * ATTEMPTS
     ),
     "permanent": Fault(raising(OSError(errno.ENOSPC, "full")), error=errno.ENOSPC, attempts=1, sent=(WHOLE,)),
@@ -94,13 +94,13 @@ FAULTS: dict[str, Fault] = {
     "short": Fault(taking(PART), times=1, sent=(WHOLE, (PART, REQUEST - PART))),
     "one byte": Fault(taking(1), times=1, sent=(WHOLE, (1, REQUEST - 1))),
     "no progress": Fault(answering(0), times=2, sent=(WHOLE,) * 3),
-    "no progress for ever": Fault(answering(0), error=errno.EIO),
+    "no progress forever": Fault(answering(0), error=errno.EIO),
     "nonsense": Fault(answering("12"), error=errno.EPROTO, attempts=1, sent=(WHOLE,)),
     "odd exception": Fault(raising(KeyError("odd")), error=errno.EIO, attempts=1, sent=(WHOLE,)),
     "lost answer": Fault(
         raising(OSError(errno.ETIMEDOUT, "no answer"), stored=True), times=ATTEMPTS - 1, sent=(WHOLE,) * ATTEMPTS
     ),
-    "lost answers for ever": Fault(
+    "lost answers forever": Fault(
         raising(OSError(errno.ETIMEDOUT, "no answer"), stored=True),
         error=errno.ETIMEDOUT,
         attempts=ATTEMPTS,
@@ -118,7 +118,7 @@ class CommitFault:
 
     error: OSError
     times: float = float("inf")
-    heard: int | None = None  # the error number that an fsync reports
+    reported: int | None = None  # the error number that an fsync reports
     forgets: bool = False  # the acknowledged bytes are gone
     kept: bool = False  # the error says that the acknowledged bytes are still there
     stored: bool = False  # the commit was done, its answer was lost
@@ -136,12 +136,12 @@ COMMIT_FAULTS: dict[str, CommitFault] = {
     "transient, kept": CommitFault(
         BackendError(errno.EIO, "passing", retry=True, kept=True), times=ATTEMPTS - 1, kept=True
     ),
-    "permanent, forgetting": CommitFault(OSError(errno.ENOSPC, "full"), heard=errno.ENOSPC, forgets=True),
+    "permanent, forgetting": CommitFault(OSError(errno.ENOSPC, "full"), reported=errno.ENOSPC, forgets=True),
     "permanent, kept": CommitFault(
-        BackendError(errno.ENOSPC, "full", retry=False, kept=True), heard=errno.ENOSPC, kept=True
+        BackendError(errno.ENOSPC, "full", retry=False, kept=True), reported=errno.ENOSPC, kept=True
     ),
     "lost answer": CommitFault(OSError(errno.ETIMEDOUT, "no answer"), times=ATTEMPTS - 1, stored=True),
-    "lost answers for ever": CommitFault(OSError(errno.ETIMEDOUT, "no answer"), heard=errno.ETIMEDOUT, stored=True),
+    "lost answers forever": CommitFault(OSError(errno.ETIMEDOUT, "no answer"), reported=errno.ETIMEDOUT, stored=True),
 }
 
 
@@ -178,7 +178,7 @@ class Model:
 
     def hand_over(self, faulty: int | None = None, fault: Fault | None = None) -> int | None:
         """Run a pass over all dirty requests, with a fault at one request. Return the error that it ends with."""
-        heard = None
+        reported = None
         for request in sorted(self.dirty):
             offset, length = span(request)
             error = fault.error if fault is not None and request == faulty else None
@@ -187,12 +187,12 @@ class Model:
                 self.written[offset : offset + length] = self.content[offset : offset + length]
             if error is not None:
                 self.failed.add(request)
-                heard = error
+                reported = error
             else:
                 self.failed.discard(request)
                 self.unstable.add(request)
         self.dirty = set(self.failed)
-        return heard
+        return reported
 
     def commit(self) -> None:
         self.committed = bytearray(self.written)

@@ -17,7 +17,7 @@ import pagecache
 from pagecache import CachedFile, PageCache, RetryPolicy, Volume
 from pagecache.options import OpenMode
 
-from .backends import PATIENCE, RecordingBackend
+from .backends import WAIT_LIMIT_S, RecordingBackend
 
 T = TypeVar("T")
 
@@ -64,7 +64,7 @@ class Rig:
             self.cache.check()
         except pagecache.ShutdownError:
             pass  # closed by the test
-        self.cache.close(timeout=PATIENCE, on_failed="discard")
+        self.cache.close(timeout=WAIT_LIMIT_S, on_failed="discard")
         assert self.backend.violations == []
 
 
@@ -107,7 +107,7 @@ class Task(Generic[T]):
         finally:
             self.finished.set()
 
-    def result(self, timeout: float = PATIENCE) -> T:
+    def result(self, timeout: float = WAIT_LIMIT_S) -> T:
         """The function's return value, or its exception."""
         assert self.finished.wait(timeout), "the call did not come back"
         self.thread.join(timeout)
@@ -138,7 +138,7 @@ def without_collector() -> Iterator[None]:
         gc.enable()
 
 
-def eventually(condition: Callable[[], object], timeout: float = PATIENCE) -> None:
+def eventually(condition: Callable[[], object], timeout: float = WAIT_LIMIT_S) -> None:
     """Wait for a condition that has no event."""
     end = time.monotonic() + timeout
     while not condition():
@@ -161,7 +161,7 @@ def ended_or_behind(cache: PageCache, task: Task[Any], thread: threading.Thread)
 async def until_all_wait(cache: PageCache, *tasks: asyncio.Task[Any]) -> None:
     """Wait until each of these tasks waits for something of the cache."""
     names = {task.get_name() for task in tasks}
-    async with asyncio.timeout(PATIENCE):
+    async with asyncio.timeout(WAIT_LIMIT_S):
         while not names <= {wait.name for wait in cache.waits() if wait.task}:
             await asyncio.sleep(0)
 

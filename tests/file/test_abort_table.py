@@ -16,7 +16,7 @@ import pytest
 
 from pagecache import ShutdownError
 
-from .backends import PATIENCE, RecordingBackend, RecordingFile, StoredObject
+from .backends import WAIT_LIMIT_S, RecordingBackend, RecordingFile, StoredObject
 from .fault_model import CALLS, HANDLES, NEW, NR_REQUESTS, OLD, REQUEST, Table
 from .rig import KEY, Task, eventually
 
@@ -45,7 +45,7 @@ class Hang:
         if transfer and transfer[0] // REQUEST != self.where:
             return work()
         self.entered.set()
-        assert self.release.wait(PATIENCE), "nobody released the call"
+        assert self.release.wait(WAIT_LIMIT_S), "the call was not released"
         self.over.set()
         if self.late == "fails":
             raise OSError(5, "too late")
@@ -61,7 +61,7 @@ def test_a_call_that_hangs_and_is_aborted(where: int, late: str, handle: str, ca
         old.fault("commit" if where == COMMIT else "write_from", hang, times=float("inf"))
         waiting = Task(it.call, handle, call)
         try:
-            assert hang.entered.wait(PATIENCE), "the call did not come to the backend"
+            assert hang.entered.wait(WAIT_LIMIT_S), "the call did not come to the backend"
             rig.volume.abort(RuntimeError("cable pulled"))
             with pytest.raises(ShutdownError):
                 waiting.result()
@@ -72,7 +72,7 @@ def test_a_call_that_hangs_and_is_aborted(where: int, late: str, handle: str, ca
 
             if late != "fenced":
                 hang.release.set()
-                assert hang.over.wait(PATIENCE)
+                assert hang.over.wait(WAIT_LIMIT_S)
                 eventually(lambda: rig.cache.stats().writeback == 0)
                 compare_kept(it)
 
@@ -84,7 +84,7 @@ def test_a_call_that_hangs_and_is_aborted(where: int, late: str, handle: str, ca
                 Task(file.fsync).result()
             assert fresh.committed(KEY) == NEW
             hang.release.set()
-            assert hang.over.wait(PATIENCE)
+            assert hang.over.wait(WAIT_LIMIT_S)
             it.compare_repaired()
             assert old.violations == []
         finally:

@@ -10,7 +10,7 @@ import pytest
 
 from pagecache import ObjectStat, WritebackError
 
-from .backends import PATIENCE, StoredObject
+from .backends import WAIT_LIMIT_S, StoredObject
 from .rig import KEY, ONCE, Rig, Task
 
 Make = Callable[..., Rig]
@@ -28,12 +28,12 @@ def test_stat_is_not_older_than_what_was_stored_while_its_answer_travelled(make:
         answer = answer_of(stored)
         if not entered.is_set():
             entered.set()
-            go.wait(PATIENCE)
+            go.wait(WAIT_LIMIT_S)
         return answer
 
     rig.backend.object_stat = late  # type: ignore[method-assign]
     asking = Task(rig.volume.stat, KEY)
-    assert entered.wait(PATIENCE)
+    assert entered.wait(WAIT_LIMIT_S)
     Task(file.fsync).result()
     go.set()
     assert asking.result().size == 5100

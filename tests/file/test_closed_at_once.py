@@ -11,7 +11,7 @@ import pytest
 
 from pagecache import CachedFile
 
-from .backends import PATIENCE, RecordingBackend
+from .backends import WAIT_LIMIT_S, RecordingBackend
 from .objects import ObjectBackend
 from .rig import KEY, PAGE, Rig, Task, eventually, pattern
 
@@ -50,7 +50,7 @@ def at_once(rig: Rig, *calls: Callable[[], Any]) -> None:
     rig.volume.names = crowd
     with lock:
         tasks = [Task(call) for call in calls]
-        assert crowd.here.wait(PATIENCE)
+        assert crowd.here.wait(WAIT_LIMIT_S)
     for task in tasks:
         task.result()
     rig.volume.names = lock

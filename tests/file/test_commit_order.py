@@ -17,7 +17,7 @@ from pagecache.native import STAMP_MAX, NativeInode
 from tests.staging import StagingBackend
 
 from .answers import failing_commit
-from .backends import PATIENCE
+from .backends import WAIT_LIMIT_S
 from .keeping import KeepingBackend
 from .objects import ObjectBackend
 from .rig import FAST, KEY, ONCE, PAGE, QUIET, Rig, Task, eventually, pattern, quiet
@@ -25,7 +25,7 @@ from .rig import FAST, KEY, ONCE, PAGE, QUIET, Rig, Task, eventually, pattern, q
 Make = Callable[..., Rig]
 DATA = pattern(4 * PAGE)
 NEW = pattern(PAGE, seed=3)
-AGAIN = BackendError(errno.EIO, "told to fail", retry=True, retry_after=0.0)
+AGAIN = BackendError(errno.EIO, "made up", retry=True, retry_after=0.0)
 
 
 class Published:
@@ -41,7 +41,7 @@ class Published:
         if self.holds:
             self.holds = False
             self.running.set()
-            assert self.fail.wait(PATIENCE)
+            assert self.fail.wait(WAIT_LIMIT_S)
             file.parts.clear()  # the acknowledged bytes are forgotten
             raise AGAIN
         version: str = file.make_durable()
@@ -218,7 +218,7 @@ def test_a_discard_of_a_part_loses_nothing_else_whatever_fails(make: Make, fails
     could not be done at once are owed, and the list of losses is returned. [T-75b, 2.17, 2.19]
     """
     rig, backend, file = changed_in_every_way(make)
-    backend.fault(fails, OSError(errno.EIO, "told to fail"))
+    backend.fault(fails, OSError(errno.EIO, "made up"))
     lost = rig.volume.discard(KEY, 2 * PAGE, PAGE)
     assert [(entry.offset, entry.length) for entry in lost] == [(2 * PAGE, len(b"given up"))]
     with pytest.raises(DataLossError):
@@ -240,7 +240,7 @@ def test_a_rebase_that_fails_half_way_loses_nothing(make: Make, tmp_path: Path) 
     eventually(lambda: cache.stats().unstable == PAGE)
     fd = backend.visible_fd(KEY)
     backend.publish(KEY, _file_of(tmp_path, bytes(4 * PAGE)), backend.version_of(fd))
-    opens, left = backend.open, [OSError(errno.EIO, "told to fail")]
+    opens, left = backend.open, [OSError(errno.EIO, "made up")]
 
     def open_later(*args: Any, **options: Any) -> Any:
         if left:
@@ -252,7 +252,7 @@ def test_a_rebase_that_fails_half_way_loses_nothing(make: Make, tmp_path: Path) 
     assert not left
     assert backend.visible(KEY) == NEW + bytes(3 * PAGE)
     file.close()
-    cache.close(timeout=PATIENCE)
+    cache.close(timeout=WAIT_LIMIT_S)
 
 
 def _file_of(folder: Path, content: bytes) -> int:

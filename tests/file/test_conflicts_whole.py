@@ -84,7 +84,7 @@ def test_a_conflict_of_an_object_is_resolved(make: Make, how: Any, content: byte
     rig = uploaded(make)
     file = rig.handles[0]
     if notice == "announced" and how == "force":
-        pytest.skip("what was announced to have changed is not in memory any more")
+        pytest.skip("the range announced as changed is no longer in memory")
     if notice == "announced":
         rig.volume.invalidate_remote(KEY)
     with pytest.raises(ConflictError):
@@ -418,12 +418,12 @@ def test_a_version_that_was_asked_for_before_the_base_is_not_a_replacement_of_it
     rig = make(backend=backend, options={"on_conflict": "rebase"})
     file = rig.open()
     file.pwrite(MINE, PAGE)
-    stat, asked, go_on = backend.stat, threading.Event(), threading.Event()
+    stat, queried, go_on = backend.stat, threading.Event(), threading.Event()
 
     def slow(key: Any) -> Any:
         found = stat(key)
         if found.version == other:
-            asked.set()
+            queried.set()
             assert go_on.wait(60.0)
         return found
 
@@ -432,7 +432,7 @@ def test_a_version_that_was_asked_for_before_the_base_is_not_a_replacement_of_it
         gate.wait_entered()
         other = backend.put(KEY, OTHER)
         backend.stat = slow  # type: ignore[method-assign]
-    assert asked.wait(60.0)
+    assert queried.wait(60.0)
     rig.volume.invalidate_remote(KEY)
     rig.volume.engine.files()[0].settled(lambda: None)
     file.fsync()

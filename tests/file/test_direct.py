@@ -17,7 +17,7 @@ from pagecache import BackendError, BackendProtocolError, DeadlockError, RetryPo
 from pagecache.backends import MemoryBackend
 
 from .answers import short
-from .backends import PATIENCE, RecordingFile, address
+from .backends import WAIT_LIMIT_S, RecordingFile, address
 from .rig import KEY, ONCE, PAGE, Rig, Task, accepted_before, dirty_bytes, make_rig, pattern
 
 Make = Callable[..., Rig]
@@ -116,11 +116,11 @@ def test_a_direct_read_beside_a_truncate_that_storage_has_already(make: Make, mo
     def truncate_and_wait(self: RecordingFile, size: int) -> None:
         truncate(self, size)
         cut.set()
-        assert go.wait(PATIENCE)
+        assert go.wait(WAIT_LIMIT_S)
 
     monkeypatch.setattr(RecordingFile, "truncate", truncate_and_wait)
     cutter = Task(direct.truncate, PAGE + 5)
-    assert cut.wait(PATIENCE)
+    assert cut.wait(WAIT_LIMIT_S)
     try:
         reader = Task(direct.pread, 2 * PAGE, PAGE)
         assert reader.waits()
@@ -431,7 +431,7 @@ def test_direct_io_from_inside_a_backend_call_is_a_deadlock(make: Make) -> None:
 
     for reader in (file, direct):
         rig.backend.fault("read_into", inside)
-        assert Task(reader.pread, 10, 0).result(PATIENCE) == DATA[:10]
+        assert Task(reader.pread, 10, 0).result(WAIT_LIMIT_S) == DATA[:10]
     assert len(met) == 4
 
 

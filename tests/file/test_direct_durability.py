@@ -11,7 +11,7 @@ import pytest
 from pagecache import BackendError, CachedFile, DataLossError, LostRange, ShutdownError
 
 from .answers import failing_commit
-from .backends import PATIENCE, RecordingFile
+from .backends import WAIT_LIMIT_S, RecordingFile
 from .rig import KEY, ONCE, PAGE, Rig, Task, accepted_before, eventually, pattern
 from .test_interrupts import ctrl_c
 
@@ -40,9 +40,9 @@ def test_direct_bytes_are_committed_by_whatever_commits(make: Make, how: str) ->
         case "fsync":
             file.fsync()
         case "sync":
-            rig.volume.sync(PATIENCE)
+            rig.volume.sync(WAIT_LIMIT_S)
         case "ticket":
-            rig.volume.begin_sync().wait(PATIENCE)
+            rig.volume.begin_sync().wait(WAIT_LIMIT_S)
         case _:
             rig.volume.detach()
     assert rig.backend.committed(KEY) == written(NEW, PAGE)
@@ -330,7 +330,7 @@ def test_a_write_that_the_old_backend_never_answers(make: Make, fenced: bool) ->
         writer.result()
     later = Task(file.pwrite, b"later", PAGE)
     if fenced:
-        later.result(PATIENCE / 3)
+        later.result(WAIT_LIMIT_S / 3)
         gate.open()
     else:
         assert later.waits()

@@ -13,7 +13,7 @@ from pagecache import CachedFile, ShutdownError
 from pagecache.engine.io import direct as engine_direct
 from pagecache.native import LOCK, SHARED
 
-from .backends import PATIENCE
+from .backends import WAIT_LIMIT_S
 from .rig import KEY, ONCE, PAGE, Rig, Task, eventually, make_rig, pattern
 from .test_interrupts import ctrl_c, interrupted_each
 
@@ -114,10 +114,10 @@ class holding:
 
         def until_over() -> None:
             self.entered.set()
-            self.over.wait(PATIENCE)
+            self.over.wait(WAIT_LIMIT_S)
 
         self.task = Task(user.run, hold, "holding", until_over)
-        assert self.entered.wait(PATIENCE)
+        assert self.entered.wait(WAIT_LIMIT_S)
 
     def __exit__(self, *_exc: object) -> None:
         self.over.set()

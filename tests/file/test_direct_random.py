@@ -70,8 +70,8 @@ class World:
             self.content.extend(bytes(max(0, offset + len(data) - len(self.content))))
             self.content[offset : offset + len(data)] = data
 
-    def step(self, who: str, verb: str, at: int, length: int) -> None:
-        file, content = self.handles[who], self.content
+    def step(self, handle_name: str, verb: str, at: int, length: int) -> None:
+        file, content = self.handles[handle_name], self.content
         wanted = bytes(content[at : at + length])
         match verb:
             case "pwrite":

@@ -15,7 +15,7 @@ import pytest
 
 from pagecache import PageCache, RetryPolicy
 
-from .backends import PATIENCE, RecordingBackend, RecordingFile, StoredObject
+from .backends import WAIT_LIMIT_S, RecordingBackend, RecordingFile, StoredObject
 from .rig import FAST, KEY, QUIET, eventually, pattern
 
 DATA = pattern(10_000)
@@ -42,7 +42,7 @@ class MultipartBackend(RecordingBackend):
 
 
 @pytest.fixture(autouse=True)
-def said(monkeypatch: pytest.MonkeyPatch) -> Iterator[list[str]]:
+def warned(monkeypatch: pytest.MonkeyPatch) -> Iterator[list[str]]:
     """The texts of the warnings. The warnings themselves would keep the objects they name alive."""
     gc.collect()  # garbage of earlier tests
     messages: list[str] = []
@@ -74,20 +74,20 @@ def drop(backend: RecordingBackend, data: bytes, *, close: bool = False, **confi
         file.close()
 
 
-def collect(said: list[str], backend: RecordingBackend, data: bytes, **how: Any) -> None:
+def collect(warned: list[str], backend: RecordingBackend, data: bytes, **how: Any) -> None:
     """Drop a cache with unsaved data, and collect until the warning that names it."""
     drop(backend, data, **how)
-    eventually(lambda: gc.collect() >= 0 and any("unclosed <pagecache.PageCache" in message for message in said))
-    assert [message for message in said if "PageCache" in message and "unsaved" in message]
+    eventually(lambda: gc.collect() >= 0 and any("unclosed <pagecache.PageCache" in message for message in warned))
+    assert [message for message in warned if "PageCache" in message and "unsaved" in message]
 
 
-def test_threads_of_dropped_caches_end(said: list[str]) -> None:
+def test_threads_of_dropped_caches_end(warned: list[str]) -> None:
     """Fifty caches with their volumes, nothing unsaved: the process is as before, without a warning. [2.21]"""
     before = threads()
     for _ in range(50):
         PageCache("1MiB", **QUIET).attach(RecordingBackend({KEY: DATA}, max_inflight=2)).stat(KEY)
     eventually(lambda: ended(before))
-    assert said == []
+    assert warned == []
 
 
 def test_a_cache_without_volumes_is_dropped_by_its_last_reference() -> None:
@@ -100,17 +100,17 @@ def test_a_cache_without_volumes_is_dropped_by_its_last_reference() -> None:
 
 
 @pytest.mark.parametrize("close", [False, True], ids=["handle collected", "handle closed"])
-def test_dirty_data_of_a_dropped_cache_is_saved(said: list[str], close: bool) -> None:
+def test_dirty_data_of_a_dropped_cache_is_saved(warned: list[str], close: bool) -> None:
     """A ResourceWarning names the cache; its bytes are written back and committed; its threads end. [2.21, 2.22]"""
     before, backend = threads(), RecordingBackend({KEY: b""})
-    collect(said, backend, DATA, close=close)
+    collect(warned, backend, DATA, close=close)
     eventually(lambda: ended(before))
     assert backend.committed(KEY) == DATA
     assert backend.violations == []
 
 
 def test_data_that_cannot_be_saved_lives_on_and_is_saved_later(
-    said: list[str], caplog: pytest.LogCaptureFixture
+    warned: list[str], caplog: pytest.LogCaptureFixture
 ) -> None:
     """It is logged with its ranges, kept, and retried by the policy for failed data; the threads end. [K1,
     2.16, 2.21]
@@ -119,7 +119,7 @@ def test_data_that_cannot_be_saved_lives_on_and_is_saved_later(
     fault = backend.fault("write_from", FULL, times=float("inf"))
     policy = RetryPolicy(attempts=1, first_delay=0.001, max_delay=0.005, deadline=20.0, failed_retry=0.02)
     with caplog.at_level(logging.ERROR, "pagecache"):
-        collect(said, backend, DATA, retry=policy, flush_interval=0.05)
+        collect(warned, backend, DATA, retry=policy, flush_interval=0.05)
         eventually(lambda: "not saved yet" in caplog.text and KEY in caplog.text)
     hits = fault.nr_hit
     eventually(lambda: fault.nr_hit > hits)
@@ -130,11 +130,13 @@ def test_data_that_cannot_be_saved_lives_on_and_is_saved_later(
     assert backend.committed(KEY) == DATA
 
 
-def test_unpublished_objects_are_listed_and_never_published(said: list[str], caplog: pytest.LogCaptureFixture) -> None:
+def test_unpublished_objects_are_listed_and_never_published(
+    warned: list[str], caplog: pytest.LogCaptureFixture
+) -> None:
     """commit_on_close: the writer is gone, so the object keeps its content; the loss is in the log. [T-77, 2.22]"""
     before, backend = threads(), MultipartBackend({KEY: b"as it was"})
     with caplog.at_level(logging.ERROR, "pagecache"):
-        collect(said, backend, DATA)
+        collect(warned, backend, DATA)
         eventually(lambda: ended(before))
     assert backend.committed(KEY) == b"as it was"
     assert backend.seen("commit") == []
@@ -172,15 +174,15 @@ def test_a_view_keeps_a_dropped_cache() -> None:
     eventually(lambda: ended(before))
 
 
-def test_a_hung_backend_of_a_dropped_cache_hangs_no_other_call(said: list[str]) -> None:
+def test_a_hung_backend_of_a_dropped_cache_hangs_no_other_call(warned: list[str]) -> None:
     """Collecting returns at once; the data stays with the call that hangs, and is saved when it returns. [K7, K9]"""
     before, backend = threads(), RecordingBackend({KEY: b""})
     gate = backend.gate("write_from")
-    collect(said, backend, DATA)
+    collect(warned, backend, DATA)
     gate.wait_entered()
     began = time.monotonic()
     gc.collect()
-    assert time.monotonic() - began < PATIENCE
+    assert time.monotonic() - began < WAIT_LIMIT_S
     gate.open()
     eventually(lambda: ended(before))
     assert backend.committed(KEY) == DATA

@@ -12,7 +12,7 @@ import pytest
 from pagecache import ShutdownError, UnsavedDataError
 from pagecache.volume import detach
 
-from .backends import PATIENCE, RecordingBackend
+from .backends import WAIT_LIMIT_S, RecordingBackend
 from .clock import HandClock
 from .rig import KEY, ONCE, PAGE, Rig, Task, dirty_bytes, eventually, overlay, pattern
 
@@ -142,7 +142,7 @@ def test_many_closes_at_once_all_return(make: Make) -> None:
         start = threading.Barrier(8)
 
         def end(k: int, rig: Rig = rig, start: threading.Barrier = start) -> list[Any]:
-            start.wait(PATIENCE)
+            start.wait(WAIT_LIMIT_S)
             return ENDS["close" if k % 4 else "detach"](rig)  # type: ignore[no-any-return]
 
         tasks = [Task(end, k) for k in range(8)]

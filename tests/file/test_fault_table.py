@@ -61,19 +61,19 @@ def test_a_request_that_goes_wrong(request_nr: int, how: str, handle: str, call:
         armed = it.rig.backend.fault("write_from", applied, times=float("inf"))
 
         meets = it.hands_over(handle, call)
-        heard = model.hand_over(request_nr, fault) if meets else None
-        expect(heard, failing, lambda: it.call(handle, call))
+        reported = model.hand_over(request_nr, fault) if meets else None
+        expect(reported, failing, lambda: it.call(handle, call))
         if meets:
             compare_sent(it, request_nr, how)
             compare_attempts(it, how)
         if call == "fsync":
-            committed_by_fsync(it, heard)
+            committed_by_fsync(it, reported)
         it.compare()
 
         for file in it.files():  # each reports it until it is repaired
-            heard = model.hand_over(request_nr, fault)
-            expect(heard, failing, file.fsync)
-            committed_by_fsync(it, heard)
+            reported = model.hand_over(request_nr, fault)
+            expect(reported, failing, file.fsync)
+            committed_by_fsync(it, reported)
             it.compare()
 
         armed.clear()
@@ -84,11 +84,11 @@ def test_a_request_that_goes_wrong(request_nr: int, how: str, handle: str, call:
         it.compare_repaired()
 
 
-def committed_by_fsync(it: Table, heard: int | None) -> None:
+def committed_by_fsync(it: Table, reported: int | None) -> None:
     """Check that a successful fsync commits. One that fails may commit the bytes acknowledged beside the failure or
     leave them; if left, they have to be local.
     """
-    if heard is None or it.rig.backend.committed(KEY) == bytes(it.model.written):
+    if reported is None or it.rig.backend.committed(KEY) == bytes(it.model.written):
         it.model.commit()
 
 
@@ -163,7 +163,7 @@ def test_a_commit_that_goes_wrong(how: str, handle: str, call: str) -> None:
             it.compare()
         for file in [it.open[handle]] if call == "fsync" else it.files():
             fsync_with_failing_commit(it, how, file)
-        if fault.heard is not None:
+        if fault.reported is not None:
             for file in it.files():
                 fsync_with_failing_commit(it, how, file)
         armed.clear()
@@ -182,10 +182,10 @@ def fsync_with_failing_commit(it: Table, how: str, file: CachedFile) -> None:
     backend.forget_calls()
     nr_local, nr_dirty = len(model.local()), len(model.dirty)
     model.hand_over()
-    if fault.heard is not None:
+    if fault.reported is not None:
         with pytest.raises(CommitError) as caught:
             file.fsync()
-        assert (caught.value.errno, caught.value.filename) == (fault.heard, KEY)
+        assert (caught.value.errno, caught.value.filename) == (fault.reported, KEY)
         model.fail_commit(fault)
     else:
         file.fsync()
@@ -202,7 +202,7 @@ def test_the_table_is_complete(record_property: Callable[[str, object], None]) -
     for fault in FAULTS.values():
         assert (fault.error is None) == (fault.times < float("inf"))
     for commit in COMMIT_FAULTS.values():
-        assert (commit.heard is None) == (commit.times < float("inf"))
+        assert (commit.reported is None) == (commit.times < float("inf"))
     nr_cells = len(WRITE_CELLS) + len(COMMIT_CELLS)
     assert nr_cells >= NR_REQUESTS * 5 * len(HANDLES)
     record_property("size", f"fault table: {nr_cells} cells")

@@ -14,7 +14,7 @@ from collections.abc import Callable, Iterator
 
 import pytest
 
-from .backends import PATIENCE
+from .backends import WAIT_LIMIT_S
 from .rig import KEY, PAGE, Rig, Task, pattern
 
 Make = Callable[..., Rig]
@@ -40,8 +40,8 @@ class ServedMemory:
 
     def wait_touched(self) -> int:
         """The offset of the page that a thread waits for."""
-        ready, _, _ = select.select([self.fd], [], [], PATIENCE)
-        assert ready, "nobody touched the memory"
+        ready, _, _ = select.select([self.fd], [], [], WAIT_LIMIT_S)
+        assert ready, "the memory was not touched"
         (address,) = struct.unpack_from("Q", os.read(self.fd, 32), 16)
         return int(address - self.start) & -PAGE
 

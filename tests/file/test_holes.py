@@ -241,18 +241,18 @@ def test_bytes_written_back_while_the_store_is_asked_are_data(cache: PageCache, 
     os.truncate(store / "a", 64 * KIB)
     backend = _Odd(store)
     volume = cache.attach(backend)
-    asked: list[int] = []
+    queries: list[int] = []
     with volume.open("a", "r+") as file:
 
         def written_back_meanwhile(offset: int) -> None:
-            asked.append(offset)
+            queries.append(offset)
             file.volume.backend.open("a").write_from(32 * KIB, [memoryview(b"x")])  # type: ignore[union-attr]
             return
 
         backend.answers = written_back_meanwhile
         file.pwrite(b"x" * PAGE, 32 * KIB)
         assert file.seek(0, os.SEEK_DATA) == 32 * KIB
-        assert asked == [0]
+        assert queries == [0]
 
 
 def test_owed_holes_are_made_before_the_store_is_asked(cache: PageCache, store: Path) -> None:

@@ -18,7 +18,7 @@ import pytest
 import pagecache
 from pagecache import PageCache, RetryPolicy
 
-from .backends import PATIENCE, Fault
+from .backends import WAIT_LIMIT_S, Fault
 from .rig import KEY, PAGE, Rig, Task, eventually, make_rig, pattern
 
 Make = Callable[..., Rig]
@@ -37,7 +37,7 @@ def ctrl_c(ready: threading.Event) -> Iterator[None]:
             raise KeyboardInterrupt
 
     def sender() -> None:
-        ready.wait(PATIENCE)
+        ready.wait(WAIT_LIMIT_S)
         while not over.wait(0.03):
             signal.pthread_kill(threading.main_thread().ident or 0, signal.SIGINT)
 
@@ -49,7 +49,7 @@ def ctrl_c(ready: threading.Event) -> Iterator[None]:
     finally:
         armed[0] = False
         over.set()
-        thread.join(PATIENCE)
+        thread.join(WAIT_LIMIT_S)
         signal.signal(signal.SIGINT, before)
 
 

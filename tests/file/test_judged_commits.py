@@ -18,7 +18,7 @@ from pagecache import CommitError
 from pagecache.engine.io import barrier
 from pagecache.engine.io.barrier import FileSync
 
-from .backends import PATIENCE
+from .backends import WAIT_LIMIT_S
 from .rig import KEY, ONCE, PAGE, Rig, Task, eventually, pattern
 
 Make = Callable[..., Rig]
@@ -30,13 +30,13 @@ class Failing:
     """A commit that runs until a sync is about to query the C core again, and has failed when it does."""
 
     def __init__(self, rig: Rig, error: int) -> None:
-        self.rig, self.error = rig, OSError(error, "told to fail")
+        self.rig, self.error = rig, OSError(error, "made up")
         self.running, self.fail = threading.Event(), threading.Event()
         rig.backend.fault("commit", self.commit)
 
     def commit(self, file: Any) -> str:
         self.running.set()
-        assert self.fail.wait(PATIENCE)
+        assert self.fail.wait(WAIT_LIMIT_S)
         file.forget()
         self.rig.backend.forget_calls()
         raise self.error
@@ -44,13 +44,13 @@ class Failing:
     def before(self, monkeypatch: pytest.MonkeyPatch, question: str) -> None:
         ask = getattr(FileSync, question)
 
-        def asked(sync: FileSync) -> bool:
+        def query(sync: FileSync) -> bool:
             if self.running.is_set() and not self.fail.is_set():
                 self.fail.set()
                 eventually(lambda: not sync.file.native.commit_running())
             return bool(ask(sync))
 
-        monkeypatch.setattr(FileSync, question, asked)
+        monkeypatch.setattr(FileSync, question, query)
 
 
 @pytest.mark.parametrize("question", ["_flushed", "_committed"])

@@ -18,7 +18,7 @@ import pytest
 
 from pagecache.engine.io import collector
 
-from .backends import PATIENCE
+from .backends import WAIT_LIMIT_S
 from .rig import KEY, PAGE, Rig, Task, pattern
 
 Make = Callable[..., Rig]
@@ -38,7 +38,7 @@ def test_the_version_is_queried_though_the_thread_of_the_last_request_does_nothi
 
     def sent(*answer: Any) -> None:
         acknowledged(*answer)
-        assert returned.wait(PATIENCE)
+        assert returned.wait(WAIT_LIMIT_S)
 
     monkeypatch.setattr(collector, "acknowledged", sent)
     file = rig.open("r+b")

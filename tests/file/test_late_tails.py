@@ -14,7 +14,7 @@ from pagecache import ShutdownError
 from pagecache.engine.io import direct
 from pagecache.volume import reconnect
 
-from .backends import PATIENCE, Gate, RecordingBackend, RecordingFile
+from .backends import WAIT_LIMIT_S, Gate, RecordingBackend, RecordingFile
 from .rig import KEY, ONCE, PAGE, Task, eventually, make_rig, pattern
 from .test_interrupts import ctrl_c
 
@@ -170,7 +170,7 @@ def test_a_cut_that_a_fenced_reconnect_overtakes_is_made_in_the_new_backend(retu
     story.rig.volume.reconnect(fresh, fenced=True)
     if returns:
         cutting.open()
-    Task(story.rig.volume.sync).result(PATIENCE / 3)
+    Task(story.rig.volume.sync).result(WAIT_LIMIT_S / 3)
     assert fresh.written(KEY) == OLD
     cutting.open()
     story.rig.finish()

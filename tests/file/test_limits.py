@@ -177,8 +177,8 @@ def test_a_backend_with_latency_says_how_far_to_read_ahead_unless_it_was_asked_f
         ({"read_ahead": 0}, 0),
         ({"options": VolumeOptions()}, MIB),
     ]
-    for asked, expected in windows:
-        assert cache.attach(MemoryBackend(read_ahead="8MiB"), **asked).options.read_ahead == expected
+    for wanted, expected in windows:
+        assert cache.attach(MemoryBackend(read_ahead="8MiB"), **wanted).options.read_ahead == expected
     assert cache.attach(MemoryBackend()).options.read_ahead == MIB
 
 

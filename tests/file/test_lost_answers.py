@@ -297,17 +297,17 @@ def test_a_lost_staging_is_reported(make_store: Callable[..., Store], unit: int,
         store.volume.drop_clean(KEY)
     store.backend.lose_staging()
     file.pwrite(b"x", 30 * PAGE + 5)
-    with pytest.raises(DataLossError) as told:
+    with pytest.raises(DataLossError) as caught:
         file.fsync()
     file.fsync()
     expected = bytearray(CONTENT + BASE[60 * PAGE :])
     if asked_before:
         expected[40 * PAGE : 40 * PAGE + UNIT] = b"w" * UNIT
     expected[30 * PAGE + 5] = ord("x")
-    for lost in told.value.ranges:
+    for lost in caught.value.ranges:
         expected[lost.offset : lost.offset + lost.length] = BASE[lost.offset : lost.offset + lost.length]
     assert store.visible() == bytes(expected)
-    assert sum(lost.length for lost in told.value.ranges) > 40 * PAGE
+    assert sum(lost.length for lost in caught.value.ranges) > 40 * PAGE
 
 
 # ---------------------------------------------------------------- the backend's answer to a query

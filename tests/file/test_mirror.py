@@ -16,7 +16,7 @@ import pagecache
 from pagecache import PageCache, RetryPolicy
 from pagecache.backends import MemoryBackend
 
-from .backends import PATIENCE, RecordingBackend
+from .backends import WAIT_LIMIT_S, RecordingBackend
 from .clock import HandClock
 from .rig import FAST, KEY, PAGE, QUIET, Task, eventually, pattern
 
@@ -50,7 +50,7 @@ class Pair:
         self.mirror.clear_faults()
         self.backend.open_all_gates()
         self.cache.check()
-        self.cache.close(timeout=PATIENCE)
+        self.cache.close(timeout=WAIT_LIMIT_S)
         assert self.backend.violations == []
         assert self.mirror.violations == []
 

@@ -12,7 +12,7 @@ import pytest
 
 from pagecache import PageCache, ShutdownError
 
-from .backends import PATIENCE, RecordingBackend
+from .backends import WAIT_LIMIT_S, RecordingBackend
 from .objects import ObjectBackend
 from .rig import KEY, ONCE, PAGE, Rig, Task, eventually, pattern
 
@@ -39,7 +39,7 @@ class Slow(RecordingBackend):
             if self.running == TOGETHER:
                 self.together.set()
         try:
-            assert self.together.wait(PATIENCE)
+            assert self.together.wait(WAIT_LIMIT_S)
             return super().open(key, create=create, exclusive=exclusive)
         finally:
             with self.lock:

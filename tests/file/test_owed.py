@@ -16,7 +16,7 @@ from pagecache.engine.file import EngineFile
 from pagecache.engine.runner import Job
 
 from .answers import failing_commit
-from .backends import PATIENCE, RecordingBackend, RecordingFile
+from .backends import WAIT_LIMIT_S, RecordingBackend, RecordingFile
 from .rig import KEY, ONCE, PAGE, Task, make_rig, overlay, pattern
 
 OLD = pattern(2 * PAGE)
@@ -24,7 +24,7 @@ LATER = pattern(2 * PAGE, seed=1)
 ZEROS = bytes(2 * PAGE)
 
 
-class Looked:
+class Holding:
     """Hold a thread that has paid everything, just before it lets reads go to the backend directly."""
 
     def __init__(self, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -56,17 +56,17 @@ def test_a_reconnect_owes_again_what_was_just_paid_and_no_read_overtakes_it(monk
     backend.fault("truncate", OSError(errno.ECONNRESET, "the line went dead"))
     with pytest.raises(OSError, match="the line went dead"):
         file.truncate(4 * PAGE)  # the outcome is unknown: it is owed
-    looked = Looked(monkeypatch)
+    holding = Holding(monkeypatch)
     reading = Task(file.pread, 2 * PAGE, 2 * PAGE)
-    assert looked.stands.wait(PATIENCE)
+    assert holding.stands.wait(WAIT_LIMIT_S)
     rig.volume.abort()
     with pytest.raises(ShutdownError):
         reading.result()
     fresh = backend.successor()
     cutting = fresh.gate("truncate")
     rig.volume.reconnect(fresh)
-    looked.goes_on.set()
-    assert looked.bound.wait(PATIENCE)
+    holding.goes_on.set()
+    assert holding.bound.wait(WAIT_LIMIT_S)
     reading = Task(file.pread, 2 * PAGE, 2 * PAGE)
     cutting.wait_entered()
     assert reading.waits()
@@ -91,7 +91,7 @@ def test_a_payer_that_a_fenced_reconnect_overtakes_makes_no_old_call_in_the_new_
     def opened(self: EngineFile) -> Any:
         if sys._getframe(1).f_code.co_name == "_pay_all" and not stands.is_set():
             stands.set()
-            assert goes_on.wait(PATIENCE)
+            assert goes_on.wait(WAIT_LIMIT_S)
         return genuine(self)
 
     def pays(owed: Owed) -> None:
@@ -105,7 +105,7 @@ def test_a_payer_that_a_fenced_reconnect_overtakes_makes_no_old_call_in_the_new_
     monkeypatch.setattr(EngineFile, "opened", opened)
     monkeypatch.setattr(Owed, "_pay_all", pays)
     reading = Task(file.pread, PAGE, 0)
-    assert stands.wait(PATIENCE)
+    assert stands.wait(WAIT_LIMIT_S)
     rig.volume.abort()
     with pytest.raises(ShutdownError):
         reading.result()
@@ -113,7 +113,7 @@ def test_a_payer_that_a_fenced_reconnect_overtakes_makes_no_old_call_in_the_new_
     rig.volume.reconnect(fresh, fenced=True)
     assert Task(file.pwrite, LATER, PAGE).result() == len(LATER)
     goes_on.set()
-    assert over.wait(PATIENCE)
+    assert over.wait(WAIT_LIMIT_S)
     assert fresh.written(KEY) == OLD[:PAGE] + LATER
     rig.finish()
 
@@ -130,11 +130,11 @@ def test_an_error_after_an_abort_is_no_refusal(monkeypatch: pytest.MonkeyPatch, 
     def truncate(self: RecordingFile, size: int) -> None:
         genuine(self, size)
         entered.set()
-        assert goes_on.wait(PATIENCE)
+        assert goes_on.wait(WAIT_LIMIT_S)
         raise OSError(errno.ENOTCONN, "the line was cut")
 
     def late(job: Job[Any], alive: Callable[[], None], *more: Any) -> Any:
-        assert job.what != "truncate" or job.rest(PATIENCE)
+        assert job.what != "truncate" or job.rest(WAIT_LIMIT_S)
         return wait(job, alive, *more)
 
     wait = Job.wait
@@ -142,7 +142,7 @@ def test_an_error_after_an_abort_is_no_refusal(monkeypatch: pytest.MonkeyPatch, 
         patch.setattr(Job, "wait", late)
         patch.setattr(RecordingFile, "truncate", truncate)
         cutting = Task(file.truncate, PAGE)
-        assert entered.wait(PATIENCE)
+        assert entered.wait(WAIT_LIMIT_S)
         rig.volume.abort()
         goes_on.set()
         with pytest.raises(OSError, match="the line was cut"):
@@ -226,8 +226,8 @@ def test_of_a_hole_that_was_paid_only_what_is_not_owed_again_is_a_loss(where: st
     rig.volume.reconnect(fresh, fenced=fenced)
     with pytest.raises(DataLossError) as caught:
         file.fsync()
-    told = [(one.offset + at) // PAGE for one in caught.value.ranges for at in range(0, one.length, PAGE)]
-    assert told == lost
+    lost_pages = [(one.offset + at) // PAGE for one in caught.value.ranges for at in range(0, one.length, PAGE)]
+    assert lost_pages == lost
     content = overlay(old, second[0], bytes(second[1]))
     assert file.pread(6 * PAGE, 0) == content
     file.fsync()

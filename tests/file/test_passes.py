@@ -12,7 +12,7 @@ import pytest
 
 import pagecache
 
-from .backends import PATIENCE, RecordingFile
+from .backends import WAIT_LIMIT_S, RecordingFile
 from .clock import HandClock, after_a_look
 from .rig import KEY, PAGE, Rig, Task, dirty_bytes, eventually, pattern
 
@@ -280,7 +280,7 @@ def test_write_through_of_many_threads_goes_side_by_side(make: Make) -> None:
     together = threading.Barrier(7)
 
     def meet(file: RecordingFile, offset: int, buffers: list[memoryview]) -> int:
-        together.wait(PATIENCE)
+        together.wait(WAIT_LIMIT_S)
         return file.store(offset, buffers)
 
     rig.backend.fault("write_from", meet, times=7)

@@ -20,9 +20,9 @@ PAGES = 16  # of the cache
 def held(volume: Volume) -> list[Any]:
     """All of the cache: three quarters by read-only views, one by writable views."""
     file = volume.open("k", "r+", read_ahead=0)
-    looked = [file.view(page * PAGE, PAGE) for page in range(PAGES - PAGES // 4)]
+    read_views = [file.view(page * PAGE, PAGE) for page in range(PAGES - PAGES // 4)]
     stored = [file.view((100 + page) * PAGE, PAGE, writable=True) for page in range(PAGES // 4)]
-    return [file, *looked, *stored]
+    return [file, *read_views, *stored]
 
 
 @pytest.mark.parametrize("operation", ["write", "commit"])

@@ -43,7 +43,7 @@ class Handle:
     real: CachedFile
     key: str
     writes: bool
-    unheard: list[LostRange] = field(default_factory=list)
+    unreported: list[LostRange] = field(default_factory=list)
 
 
 def stored_but_lost(file: RecordingFile, offset: int, buffers: Any) -> int:
@@ -58,10 +58,10 @@ WRITE_FAULTS: dict[str, Any] = {
     "odd": KeyError("odd"),
     "smaller": BackendError(errno.EFBIG, "smaller", retry=True, max_write=PAGE),
     "one byte": short(1),
-    "half": short(lambda asked: (asked + 1) // 2),
+    "half": short(lambda wanted: (wanted + 1) // 2),
     "no progress": answering(0),
     "nonsense": answering("12"),
-    "too much": answering(lambda asked: asked + 1),
+    "too much": answering(lambda wanted: wanted + 1),
     "lost answer": stored_but_lost,
 }
 COMMIT_FAULTS: dict[str, Any] = {
@@ -213,11 +213,11 @@ class FaultMachine(RuleBasedStateMachine):
         except WritebackError:
             return False  # before a loss; if there is no later call, the loss is reported then
         except DataLossError as error:
-            told = {(item.offset, item.length) for item in error.ranges if item.key == handle.key}
-            assert {(item.offset, item.length) for item in handle.unheard} == told
-            handle.unheard = []
+            reported = {(item.offset, item.length) for item in error.ranges if item.key == handle.key}
+            assert {(item.offset, item.length) for item in handle.unreported} == reported
+            handle.unreported = []
             return False
-        assert handle.unheard == [], "a loss was not told"
+        assert handle.unreported == [], "a loss was not reported"
         return True
 
     @rule(number=picks, how=st.sampled_from(["flush", "fsync", "fsync", "sync_range"]), offset=offsets, length=lengths)
@@ -275,7 +275,7 @@ class FaultMachine(RuleBasedStateMachine):
         content[:] = found
         for handle in self.handles:
             if handle.key == key:
-                handle.unheard += lost
+                handle.unreported += lost
 
     # ---------------------------------------------------------------- faults
 

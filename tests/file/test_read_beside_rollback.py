@@ -7,7 +7,7 @@ from collections.abc import Callable, Sequence
 
 import pytest
 
-from .backends import PATIENCE
+from .backends import WAIT_LIMIT_S
 from .keeping import KeepingBackend, KeepingFile
 from .objects import ObjectBackend
 from .rig import KEY, PAGE, Rig, Task, ended_or_behind, eventually, pattern
@@ -61,14 +61,14 @@ def test_a_read_that_got_staged_bytes_before_their_discard_leaves_none_of_them(
     def held(self: KeepingFile, offset: int, buffers: Sequence[memoryview]) -> int:
         done = read_staged(self, offset, buffers)
         taken.set()
-        assert answer.wait(PATIENCE)
+        assert answer.wait(WAIT_LIMIT_S)
         return done
 
     monkeypatch.setattr(KeepingFile, "read_staged", held)
     file._inode.engine.use(file._inode.engine.backend_file)
     rolled_back = backend.gate("file_stat")
     reading = Task(file.pread, PAGE, 3 * PAGE)
-    assert taken.wait(PATIENCE)
+    assert taken.wait(WAIT_LIMIT_S)
     discarding = Task(rig.volume.discard, KEY)
     rolled_back.wait_entered()
     if not late:

@@ -30,7 +30,7 @@ def stored(make: Make) -> Rig:
     return make({KEY: CONTENT})
 
 
-def asked(backend: RecordingBackend) -> list[tuple[int, int]]:
+def backend_reads(backend: RecordingBackend) -> list[tuple[int, int]]:
     return [(call.offset, call.length) for call in backend.seen("read_into")]
 
 
@@ -94,13 +94,13 @@ def test_another_handle_of_the_file_shares_its_pages(stored: Rig) -> None:
     other = stored.open("rb")
     stored.backend.forget_calls()
     assert other.pread(PAGE, 0) == CONTENT[:PAGE]
-    assert asked(stored.backend) == []
+    assert backend_reads(stored.backend) == []
 
 
 def test_without_read_ahead_only_the_wanted_pages_are_read(stored: Rig) -> None:
     """`read_ahead=0` reads only the requested pages. [2.6]"""
     stored.open("rb").pread(3, 5 * PAGE - 1)
-    assert all(offset >= 4 * PAGE and offset + length <= 6 * PAGE for offset, length in asked(stored.backend))
+    assert all(offset >= 4 * PAGE and offset + length <= 6 * PAGE for offset, length in backend_reads(stored.backend))
 
 
 def test_reads_are_short_only_at_the_end_of_the_file(make: Make) -> None:
@@ -177,7 +177,7 @@ def test_prefetch_makes_the_following_reads_hits(stored: Rig) -> None:
 def test_prefetch_beyond_the_end_is_harmless(stored: Rig) -> None:
     """Windows are cut at the end of the file. [2.6]"""
     stored.open("rb").prefetch(15 * PAGE, 100 * PAGE, wait=True)
-    assert all(offset + length <= 16 * PAGE for offset, length in asked(stored.backend))
+    assert all(offset + length <= 16 * PAGE for offset, length in backend_reads(stored.backend))
 
 
 def test_advice_drops_and_fetches(stored: Rig) -> None:
@@ -198,9 +198,9 @@ def test_sequential_reading_asks_for_windows_not_pages(make: Make) -> None:
     file = rig.open("rb")
     pieces = [file.pread(PAGE, offset) for offset in range(0, len(content), PAGE)]
     assert b"".join(pieces) == content
-    assert len(asked(rig.backend)) <= 24
-    assert all(offset + length <= len(content) for offset, length in asked(rig.backend))
-    assert sum(length for _offset, length in asked(rig.backend)) == len(content)
+    assert len(backend_reads(rig.backend)) <= 24
+    assert all(offset + length <= len(content) for offset, length in backend_reads(rig.backend))
+    assert sum(length for _offset, length in backend_reads(rig.backend)) == len(content)
 
 
 def test_random_advice_reads_no_more_than_asked(make: Make) -> None:
@@ -210,7 +210,7 @@ def test_random_advice_reads_no_more_than_asked(make: Make) -> None:
     file.advise(Advice.RANDOM)
     for page in (3, 4, 5, 77, 78, 79, 80):
         file.pread(PAGE, page * PAGE)
-    assert sum(length for _offset, length in asked(rig.backend)) == 7 * PAGE
+    assert sum(length for _offset, length in backend_reads(rig.backend)) == 7 * PAGE
 
 
 @pytest.mark.parametrize(
@@ -274,7 +274,7 @@ def test_readers_of_one_missing_page_share_one_fill(stored: Rig) -> None:
     gate.open()
     assert first.result() == CONTENT[:PAGE]
     assert [other.result() for other in others] == [CONTENT[10 * i : 10 * i + 100] for i in range(4)]
-    assert len(asked(stored.backend)) == 1
+    assert len(backend_reads(stored.backend)) == 1
 
 
 def test_reads_of_valid_bytes_go_on_beside_a_slow_fill(stored: Rig) -> None:
@@ -339,7 +339,7 @@ def test_a_permanent_error_reaches_the_reader_at_once(stored: Rig) -> None:
     with pytest.raises(OSError, match="not for you") as caught:
         file.pread(PAGE, 0)
     assert caught.value.errno == errno.EACCES
-    assert len(asked(stored.backend)) == 1
+    assert len(backend_reads(stored.backend)) == 1
     assert file.pread(PAGE, 0) == CONTENT[:PAGE]
 
 
@@ -382,7 +382,7 @@ def test_a_file_larger_than_the_cache_is_read_in_order_once(make: Make, block: i
         rig.backend.forget_calls()
         for offset in range(0, len(content), block):
             assert file.pread(block, offset) == content[offset : offset + block]
-        again = sum(length for _offset, length in asked(rig.backend)) - len(content)
+        again = sum(length for _offset, length in backend_reads(rig.backend)) - len(content)
         assert again <= len(content) // 100
         file.advise(Advice.DONTNEED)
 

@@ -17,7 +17,7 @@ from pagecache.native import NativeVolume
 from pagecache.volume import reconnect
 
 from .answers import failing_commit
-from .backends import PATIENCE, RecordingFile
+from .backends import WAIT_LIMIT_S, RecordingFile
 from .rig import KEY, ONCE, PAGE, Rig, Task, dirty_bytes, eventually, overlay, pattern
 
 Make = Callable[..., Rig]
@@ -80,12 +80,12 @@ def test_a_fence_frees_files_whose_calls_never_return(make: Make) -> None:
         with pytest.raises(ShutdownError):
             task.result()
     fresh = rig.backend.successor(shared=False)
-    Task(rig.volume.reconnect, fresh, fenced=True).result(PATIENCE / 3)  # before the gates give up
+    Task(rig.volume.reconnect, fresh, fenced=True).result(WAIT_LIMIT_S / 3)  # before the gates give up
     for file in (*files, committing):
         file.pwrite(NEWER, PAGE)
-        Task(file.fsync).result(PATIENCE / 3)
+        Task(file.fsync).result(WAIT_LIMIT_S / 3)
     cut.truncate(10)
-    Task(rig.volume.sync).result(PATIENCE / 3)
+    Task(rig.volume.sync).result(WAIT_LIMIT_S / 3)
     assert rig.backend.nr_running == len(gates)
     for key in (*keys, "committing"):
         assert fresh.committed(key) == overlay(NEW, PAGE, NEWER)
@@ -177,7 +177,7 @@ def test_a_fill_that_hangs_in_the_old_backend_gets_out_of_the_way(make: Make) ->
     rig.volume.abort()
     fresh = rig.backend.successor()
     rig.volume.reconnect(fresh)
-    assert Task(file.pread, PAGE, 0).result(PATIENCE / 3) == OLD[:PAGE]
+    assert Task(file.pread, PAGE, 0).result(WAIT_LIMIT_S / 3) == OLD[:PAGE]
     gate.open()
     try:
         assert hung.result() == OLD[:PAGE]
@@ -554,8 +554,8 @@ def test_a_caller_that_has_not_noticed_the_abort_is_waited_for(
 
     def late(job: Job[Any], alive: Callable[[], None], *more: Any) -> Any:
         if job.what == "truncate":
-            assert waited_for.wait(PATIENCE)
-            assert job.rest(PATIENCE)
+            assert waited_for.wait(WAIT_LIMIT_S)
+            assert job.rest(WAIT_LIMIT_S)
         return genuine(job, alive, *more)
 
     def stragglers(native: NativeVolume) -> int:

@@ -12,7 +12,7 @@ import pytest
 from pagecache import CachedFile, RetryPolicy, ShutdownError
 from pagecache.volume import opening
 
-from .backends import PATIENCE, Gate, Key, RecordingBackend
+from .backends import WAIT_LIMIT_S, Gate, Key, RecordingBackend
 from .rig import FAST, KEY, ONCE, PAGE, Task, eventually, make_rig, overlay, pattern
 
 OLD = pattern(3 * PAGE)
@@ -62,7 +62,7 @@ class Story:
 
     def reconnect(self, *, fenced: bool = False) -> RecordingBackend:
         fresh = self.old.successor(lose=False, shared=not fenced)
-        Task(self.rig.volume.reconnect, fresh, fenced=fenced).result(PATIENCE / 3)
+        Task(self.rig.volume.reconnect, fresh, fenced=fenced).result(WAIT_LIMIT_S / 3)
         return fresh
 
     def answer(self) -> None:
@@ -177,14 +177,14 @@ def test_a_fence_finds_out_what_a_call_has_done_that_never_returns(call: str, la
     fresh = story.reconnect(fenced=True)
     gone = call == "remove" and landed
     if not gone:
-        save_later(story.file).result(PATIENCE / 3)
+        save_later(story.file).result(WAIT_LIMIT_S / 3)
     name = NEW if landed else KEY
     assert stored(fresh) == ({} if gone else {name: SAVED})
     for key in (KEY, NEW):
         again = Task(story.rig.volume.exists, key)
-        assert again.result(PATIENCE / 3) == (key in stored(fresh))
+        assert again.result(WAIT_LIMIT_S / 3) == (key in stored(fresh))
     if not gone:
-        again_open = Task(story.rig.open, "rb", key=name).result(PATIENCE / 3)
+        again_open = Task(story.rig.open, "rb", key=name).result(WAIT_LIMIT_S / 3)
         assert again_open.pread(len(SAVED), 0) == SAVED
     story.answer()
     eventually(lambda: story.old.nr_running == 0)
@@ -304,7 +304,7 @@ def test_a_fenced_reconnect_overtakes_the_call_that_catches_up_with_the_one_befo
     gate.wait_entered()
     story.rig.volume.abort()
     fresh = between.successor(lose=False, shared=False)
-    Task(story.rig.volume.reconnect, fresh, fenced=True).result(PATIENCE / 3)
+    Task(story.rig.volume.reconnect, fresh, fenced=True).result(WAIT_LIMIT_S / 3)
     gate.open()
     eventually(lambda: between.seen("file_close"))
     save_later(story.file).result()
@@ -322,8 +322,8 @@ def test_a_fenced_reconnect_that_cannot_ask_for_a_name_changes_nothing(call: str
         story.rig.volume.reconnect(fresh, fenced=True)
     with pytest.raises(ShutdownError):
         story.file.fsync()
-    Task(story.rig.volume.reconnect, fresh, fenced=True).result(PATIENCE / 3)
-    save_later(story.file).result(PATIENCE / 3)
+    Task(story.rig.volume.reconnect, fresh, fenced=True).result(WAIT_LIMIT_S / 3)
+    save_later(story.file).result(WAIT_LIMIT_S / 3)
     assert stored(fresh) == {KEY: SAVED}
     story.answer()
     story.rig.finish()

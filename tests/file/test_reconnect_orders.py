@@ -11,7 +11,7 @@ import pytest
 
 from pagecache import ShutdownError
 
-from .backends import PATIENCE, Gate, RecordingFile
+from .backends import WAIT_LIMIT_S, Gate, RecordingFile
 from .rig import KEY, ONCE, PAGE, Task, eventually, make_rig, overlay, pattern
 
 OLD = pattern(4 * PAGE)
@@ -88,7 +88,7 @@ class Story:
         def act(file: RecordingFile, *args: Any) -> Any:
             answer = file.store(*args) if op == "write_from" else file.make_durable()
             gate.entered.set()
-            assert gate.release.wait(PATIENCE)
+            assert gate.release.wait(WAIT_LIMIT_S)
             return answer
 
         self.old.fault(op, act)
@@ -155,7 +155,7 @@ def test_abort_reconnect_and_late_answers_in_every_order(hung: str, fenced: bool
     for _hung, answer, order, lose, _fenced in cases:
         story = Story(hung, answer, lose=lose, fenced=fenced)
         try:
-            tell(story, order)
+            play(story, order)
         except BaseException as error:
             error.add_note(f"{answer=} {order=} {lose=}")
             raise
@@ -163,7 +163,7 @@ def test_abort_reconnect_and_late_answers_in_every_order(hung: str, fenced: bool
             story.rig.finish()
 
 
-def tell(story: Story, order: tuple[str, ...]) -> None:
+def play(story: Story, order: tuple[str, ...]) -> None:
     calm = story.hung not in ("truncate", "punch_hole")  # else pages are covered by the stamp of another page
     published = False
     for event in order:

@@ -42,19 +42,19 @@ def stored_between(rig: Rig, backend: ObjectBackend) -> None:
     renaming.result()
 
 
-MEANWHILE = pytest.mark.parametrize("meanwhile", [stored_before, stored_between])
+IN_BETWEEN = pytest.mark.parametrize("store_in_between", [stored_before, stored_between])
 
 
-@MEANWHILE
+@IN_BETWEEN
 def test_a_version_of_another_client_is_not_overwritten_behind_a_rename(
-    make: Make, backend: ObjectBackend, meanwhile: Callable[[Rig, ObjectBackend], None]
+    make: Make, backend: ObjectBackend, store_in_between: Callable[[Rig, ObjectBackend], None]
 ) -> None:
     """Unsent dirty bytes replace the version that they were written to, or none. [2.19, 2.20]"""
     rig = make(backend=backend)
     file = rig.open()
     file.pwrite(MINE, PAGE)
     base = file.volume.inodes[KEY].engine.version
-    meanwhile(rig, backend)
+    store_in_between(rig, backend)
     with pytest.raises(ConflictError) as caught:
         file.fsync()
     assert (caught.value.base, caught.value.remote) == (base, backend.version(NEW))
@@ -64,17 +64,17 @@ def test_a_version_of_another_client_is_not_overwritten_behind_a_rename(
     assert backend.committed(NEW) == overlay(OTHER, PAGE, MINE)
 
 
-@MEANWHILE
+@IN_BETWEEN
 @pytest.mark.parametrize("policy", ["rebase", "take_remote"])
 def test_a_policy_settles_a_version_of_another_client_behind_a_rename(
-    make: Make, backend: ObjectBackend, meanwhile: Callable[[Rig, ObjectBackend], None], policy: str
+    make: Make, backend: ObjectBackend, store_in_between: Callable[[Rig, ObjectBackend], None], policy: str
 ) -> None:
     """No conflict is raised: no page of the old version is left beside the new ones. [2.19, 2.20]"""
     rig = make(backend=backend, options={"on_conflict": policy})
     file = rig.open()
     assert file.pread(PAGE, 0) == DATA[:PAGE]
     file.pwrite(MINE, PAGE)
-    meanwhile(rig, backend)
+    store_in_between(rig, backend)
     expected = overlay(OTHER, PAGE, MINE) if policy == "rebase" else OTHER
     eventually(lambda: file.pread(len(DATA), 0) == expected)  # once the token is free; no call waits for it
     if policy == "take_remote":
@@ -84,15 +84,15 @@ def test_a_policy_settles_a_version_of_another_client_behind_a_rename(
     assert backend.committed(NEW) == expected
 
 
-@MEANWHILE
+@IN_BETWEEN
 def test_a_handle_without_local_bytes_never_reads_a_mix_behind_a_rename(
-    make: Make, backend: ObjectBackend, meanwhile: Callable[[Rig, ObjectBackend], None]
+    make: Make, backend: ObjectBackend, store_in_between: Callable[[Rig, ObjectBackend], None]
 ) -> None:
     """Its version is gone: ConflictError at the next miss; an open of the new name gets the other one. [2.19, 2.20]"""
     rig = make(backend=backend)
     file = rig.open("rb")
     assert file.pread(PAGE, 0) == DATA[:PAGE]
-    meanwhile(rig, backend)
+    store_in_between(rig, backend)
     with pytest.raises(ConflictError):
         file.pread(PAGE, PAGE)
     with rig.volume.open(NEW) as again:

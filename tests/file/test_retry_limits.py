@@ -12,7 +12,7 @@ import pytest
 from pagecache import BackendError, RetryPolicy, WritebackError
 from pagecache.native import NativeInode
 
-from .backends import PATIENCE, RecordingFile
+from .backends import WAIT_LIMIT_S, RecordingFile
 from .clock import HandClock
 from .rig import FAST, KEY, ONCE, PAGE, Rig, Task, eventually, pattern
 
@@ -96,20 +96,20 @@ def test_a_pass_that_begins_while_the_limits_change_has_the_new_ones(
     file = rig.open("r+b")
     file.pwrite(DATA, 0)
     engine = rig.volume.inodes[KEY].engine
-    telling, tell, tells = threading.Event(), threading.Event(), NativeInode.set_limits
+    setting, proceed, set_limits = threading.Event(), threading.Event(), NativeInode.set_limits
 
     def later(inode: NativeInode, limits: dict[str, int]) -> None:
-        telling.set()
-        assert tell.wait(PATIENCE)
-        tells(inode, limits)
+        setting.set()
+        assert proceed.wait(WAIT_LIMIT_S)
+        set_limits(inode, limits)
 
     monkeypatch.setattr(NativeInode, "set_limits", later)
     rig.backend.limits = dataclasses.replace(rig.backend.limits, max_write=PAGE)
     first = Task(engine.refresh_limits)
-    assert telling.wait(PATIENCE)
+    assert setting.wait(WAIT_LIMIT_S)
     second = Task(file.fsync)
     assert second.waits()
-    tell.set()
+    proceed.set()
     first.result()
     second.result()
     assert {call.length for call in rig.backend.seen("write_from")} == {PAGE}

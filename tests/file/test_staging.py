@@ -240,9 +240,9 @@ def test_a_lost_staging_is_reported_once_and_spares_the_bytes_in_memory(make: Ma
     rig.cache.check()
     assert file.pread(PAGE, 8 * PAGE) == base[8 * PAGE : 9 * PAGE]
     for handle in (file, other):
-        with pytest.raises(DataLossError) as told:
+        with pytest.raises(DataLossError) as caught:
             handle.fsync()
-        assert [(lost.offset, lost.length) for lost in told.value.ranges] == [(0, 4 * PAGE), (5 * PAGE, 15 * PAGE)]
+        assert [(lost.offset, lost.length) for lost in caught.value.ranges] == [(0, 4 * PAGE), (5 * PAGE, 15 * PAGE)]
         handle.fsync()
     rig.open("rb").fsync()  # opened after the loss was reported
     assert rig.backend.committed(KEY) == base[: 4 * PAGE] + content[4 * PAGE : 5 * PAGE] + base[5 * PAGE :]
@@ -264,15 +264,15 @@ def test_a_staging_that_is_gone_in_part_is_found_by_the_commit(
     before = staged(file)
     backend_of(rig).lose_part(KEY, 12 * PAGE + (50 if not limits else 0), PAGE)
     rig.backend.fault("commit", FileNotFoundError(errno.ENOENT, "an upload is gone"))
-    with pytest.raises(DataLossError) as told:
+    with pytest.raises(DataLossError) as caught:
         file.fsync()
     # A dirty part of a unit takes its staged neighbours along, which are in memory then.
-    gone = sum(lost.length for lost in told.value.ranges)
+    gone = sum(lost.length for lost in caught.value.ranges)
     assert 14 * PAGE < before - limits.get("write_unit", 0) <= gone <= before
     assert len(rig.backend.seen("read_staged")) in probes
     file.fsync()
     expected = bytearray(content)
-    for lost in told.value.ranges:
+    for lost in caught.value.ranges:
         expected[lost.offset : lost.offset + lost.length] = base[lost.offset : lost.offset + lost.length]
     assert rig.backend.committed(KEY) == bytes(expected)
     assert file.pread(20 * PAGE, 0) == expected
@@ -328,7 +328,7 @@ def test_a_passing_error_of_read_staged_is_tried_again(make: Make, error: OSErro
     stage_all(rig, file, content)
     rig.volume.drop_clean(KEY)
     rig.backend.fault("read_staged", error, times=2)
-    rig.backend.fault("read_staged", lambda asked: max(1, asked // 3), times=3)
+    rig.backend.fault("read_staged", lambda wanted: max(1, wanted // 3), times=3)
     assert file.pread(len(content), 0) == content
 
 
@@ -338,7 +338,7 @@ def test_short_answers_and_failures_of_stage(make: Make) -> None:
     rig = keeping(make, dirty_background=0.9, dirty_limit=1.0, max_folio=PAGE)
     rig.cache.configure(dirty_background=0.0, dirty_limit=1 / 64)
     file = rig.open("x+b")
-    rig.backend.fault("stage", short(lambda asked: max(1, asked // 2)), times=3)
+    rig.backend.fault("stage", short(lambda wanted: max(1, wanted // 2)), times=3)
     rig.backend.fault("stage", OSError(errno.EIO, "passing"), times=2)
     write_all(rig, file, content, PAGE)
     file.fsync()
@@ -447,9 +447,9 @@ def test_reconnect_with_what_was_staged_or_without(make: Make, keeps: bool) -> N
         file.fsync()
         assert backend.committed(KEY) == content
     else:
-        with pytest.raises(DataLossError) as told:
+        with pytest.raises(DataLossError) as caught:
             file.fsync()
-        assert sum(entry.length for entry in told.value.ranges) == len(content) - 4 * PAGE
+        assert sum(entry.length for entry in caught.value.ranges) == len(content) - 4 * PAGE
         file.fsync()
         assert backend.committed(KEY) == base[: 8 * PAGE] + content[8 * PAGE : 12 * PAGE] + base[12 * PAGE :]
 

@@ -398,7 +398,7 @@ class CacheMachine(RuleBasedStateMachine):
     )
     def short_answers(self, op: str, part: int, times: int) -> None:
         least = int(self.rig.backend.limits.read_unit) if op == "read_into" else 1
-        self.rig.backend.fault(op, short(lambda asked: min(max(part, least), asked)), times=times)
+        self.rig.backend.fault(op, short(lambda wanted: min(max(part, least), wanted)), times=times)
 
     # ---------------------------------------------------------------- what always holds
 
@@ -445,8 +445,8 @@ class StagingCacheMachine(CacheMachine):
 
     @rule(part=st.sampled_from([1, 100, PAGE]), times=st.integers(1, 3))
     def short_answers_of_staging(self, part: int, times: int) -> None:
-        self.rig.backend.fault("stage", short(lambda asked: min(part, asked)), times=times)
-        self.rig.backend.fault("read_staged", lambda asked: min(part, asked), times=times)
+        self.rig.backend.fault("stage", short(lambda wanted: min(part, wanted)), times=times)
+        self.rig.backend.fault("read_staged", lambda wanted: min(part, wanted), times=times)
 
 
 class LongCacheMachine(CacheMachine):

@@ -27,7 +27,7 @@ def asking(volume: Volume) -> int:
     return volume.engine.native.pressure().asking
 
 
-def looked(rig: Rig) -> Rig:
+def after_a_turn(rig: Rig) -> Rig:
     """The rig, once the flusher has examined everything again."""
     after_a_look(rig.cache)
     return rig
@@ -323,15 +323,15 @@ def test_shares_follow_what_volumes_complete(make: Make) -> None:
     for _ in range(32):
         file.pwrite(bytes(512 * KIB), 0)
         file.fsync()
-        eventually(lambda: looked(rig).volume.engine.pace.done > 0)
-    eventually(lambda: looked(rig) and shares()[0] > 900 * KIB)
+        eventually(lambda: after_a_turn(rig).volume.engine.pace.done > 0)
+    eventually(lambda: after_a_turn(rig) and shares()[0] > 900 * KIB)
     assert shares()[1] >= MIB // 24 - PAGE
     with other.open(KEY, "r+b") as busy:
         for _ in range(8):  # fewer than the first one ever completed, but recently
             busy.pwrite(bytes(512 * KIB), 0)
             busy.fsync()
             after_a_look(rig.cache)
-    eventually(lambda: looked(rig) and shares()[1] > shares()[0])
+    eventually(lambda: after_a_turn(rig) and shares()[1] > shares()[0])
     assert sum(shares()[:2]) <= MIB
 
 

@@ -21,7 +21,7 @@ from pagecache.testing import FaultyBackend, Rule
 from ..backends.transforms import Checksums, Sealed, XorStream
 from ..staging import StagingBackend
 from .answers import failing_commit, short
-from .backends import PATIENCE, RecordingBackend, RecordingFile
+from .backends import WAIT_LIMIT_S, RecordingBackend, RecordingFile
 from .rig import FAST, KEY, ONCE, PAGE, QUIET, Rig, Task, pattern
 
 UNIT = 4 * PAGE
@@ -156,7 +156,7 @@ def test_read_of_a_unit_waits_for_the_write_of_it() -> None:
     def by_halves(below: RecordingFile, offset: int, buffers: Sequence[memoryview]) -> int:
         below.store(offset, buffers, limit=SLOT // 2)
         entered.set()
-        assert go.wait(PATIENCE)
+        assert go.wait(WAIT_LIMIT_S)
         return below.store(offset, buffers)
 
     with sealed(content) as rig:
@@ -164,7 +164,7 @@ def test_read_of_a_unit_waits_for_the_write_of_it() -> None:
         file.pwrite(pattern(PAGE, 2), 0)
         rig.backend.fault("write_from", by_halves)
         syncing = Task(file.fsync)
-        assert entered.wait(PATIENCE)
+        assert entered.wait(WAIT_LIMIT_S)
         rig.volume.drop_clean(KEY)
         assert file.pread(PAGE, UNIT) == content[UNIT : UNIT + PAGE]  # another unit
         reading = Task(file.pread, PAGE, PAGE)
@@ -182,7 +182,7 @@ def test_read_that_a_write_overtook_is_done_again() -> None:
     def by_halves(below: RecordingFile, offset: int, buffers: Sequence[memoryview]) -> int:
         below.fill(offset, buffers, limit=SLOT // 2)
         entered.set()
-        assert go.wait(PATIENCE)
+        assert go.wait(WAIT_LIMIT_S)
         return below.fill(offset + SLOT // 2, [buffers[0][SLOT // 2 :]]) + SLOT // 2
 
     recording = RecordingBackend()
@@ -191,7 +191,7 @@ def test_read_that_a_write_overtook_is_done_again() -> None:
     recording.fault("read_into", by_halves)
     buffer = bytearray(UNIT)
     reading = Task(file.read_into, 0, [memoryview(buffer)])
-    assert entered.wait(PATIENCE)
+    assert entered.wait(WAIT_LIMIT_S)
     assert file.write_from(0, [memoryview(pattern(UNIT, 2))]) == UNIT
     go.set()
     assert reading.result() == UNIT
@@ -259,7 +259,7 @@ transforms = st.sampled_from(
 def run(inner: Backend, fail: Callable[[int], None], make: Callable[[], Transform], steps: list[Any]) -> None:
     """The steps on a cache of few pages and on a bytearray."""
     model, seed = bytearray(), 0
-    patient = RetryPolicy(attempts=100, first_delay=0.0005, max_delay=0.002, deadline=PATIENCE, failed_retry=None)
+    patient = RetryPolicy(attempts=100, first_delay=0.0005, max_delay=0.002, deadline=WAIT_LIMIT_S, failed_retry=None)
     quick = {"dirty_background": 0.1, "dirty_limit": 0.6, "flush_interval": 0.01}
     with PageCache(64 * PAGE, **{**QUIET, **quick}, retry=patient) as cache, ExitStack() as opened:
         volume = cache.attach(TransformBackend(inner, make()), read_ahead="16KiB")

@@ -15,7 +15,7 @@ from hypothesis import strategies as st
 from pagecache import WritebackError
 
 from .answers import failing_commit
-from .backends import PATIENCE, RecordingBackend, RecordingFile
+from .backends import WAIT_LIMIT_S, RecordingBackend, RecordingFile
 from .rig import FAST, KEY, ONCE, PAGE, Rig, Task, accepted_before, make_rig, pattern
 
 Make = Callable[..., Rig]
@@ -367,7 +367,7 @@ def test_a_read_past_the_cache_beside_a_truncate_that_storage_has_already(
     def truncate_and_wait(self: RecordingFile, size: int) -> None:
         truncate(self, size)
         cut.set()
-        assert go.wait(PATIENCE)
+        assert go.wait(WAIT_LIMIT_S)
 
     monkeypatch.setattr(RecordingFile, "truncate", truncate_and_wait)
     with file.view(0, 16 * PAGE):  # takes all the memory
@@ -376,7 +376,7 @@ def test_a_read_past_the_cache_beside_a_truncate_that_storage_has_already(
         assert file.pread(PAGE, 39 * PAGE) == content[39 * PAGE : 40 * PAGE]
         assert len(rig.backend.seen("read_into")) == 2  # past the cache
         cutter = Task(file.truncate, 40 * PAGE + 5)
-        assert cut.wait(PATIENCE)
+        assert cut.wait(WAIT_LIMIT_S)
         try:
             readers = [Task(file.pread, 2 * PAGE, page * PAGE) for page in (40, 50)]
             assert all(reader.waits() for reader in readers)

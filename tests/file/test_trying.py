@@ -274,7 +274,7 @@ def test_reading_ahead_goes_on_with_try_pread(make: Make) -> None:
     rig = make({KEY: content}, options={"read_ahead": "128KiB"})
     file = rig.open("rb")
 
-    def asked(read: Callable[[int, int], bytes]) -> list[tuple[int, int]]:
+    def backend_reads(read: Callable[[int, int], bytes]) -> list[tuple[int, int]]:
         rig.volume.drop_clean()
         rig.backend.forget_calls()
         for offset in range(0, len(content), PAGE):
@@ -290,7 +290,7 @@ def test_reading_ahead_goes_on_with_try_pread(make: Make) -> None:
         misses += data is None
         return file.pread(length, offset) if data is None else data
 
-    assert asked(tried) == asked(file.pread)
+    assert backend_reads(tried) == backend_reads(file.pread)
     assert misses == 1  # the first; all others were readahead hits
     rig.volume.drop_clean()
     rig.backend.forget_calls()

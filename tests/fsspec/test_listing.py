@@ -160,7 +160,7 @@ def test_times_and_keys_of_versions(fs: PageCacheFileSystem, below: Any, root: s
     stored = fs.ukey(path)
     with fs.open(path, "r+b") as file:
         file.write(b"two")
-        assert len({stored, fs.ukey(path), fs.ukey(path)}) == 3, "as long as nobody knows what it will be"
+        assert len({stored, fs.ukey(path), fs.ukey(path)}) == 3, "while its next content is unknown"
         assert fs.modified(path) >= before - timedelta(seconds=5)
         file.sync()
         assert fs.modified(path) == below.modified(path)

@@ -136,7 +136,7 @@ def test_close_saves_and_the_next_use_begins_anew(make: Callable[..., PageCacheF
     cache = fs.cache
     fs.close()
     other.close()
-    assert cache.closed, "nobody uses it any more"
+    assert cache.closed, "it is no longer used"
     assert fs.info("/file")["size"] == len(b"saved by close")
     fs.sync()
 

@@ -90,8 +90,8 @@ class Whole(AsyncFileSystem):
 
     def _entry(self, path: str) -> dict[str, Any]:
         content, serial, time = self.objects[path]
-        told = {"ETag": f'"{serial}"'} if self.tells == "ETag" else {"mtime": time} if self.tells == "mtime" else {}
-        return {"name": path, "type": "file", "size": len(content) if self.sizes else None, **told}
+        extra = {"ETag": f'"{serial}"'} if self.tells == "ETag" else {"mtime": time} if self.tells == "mtime" else {}
+        return {"name": path, "type": "file", "size": len(content) if self.sizes else None, **extra}
 
     async def _info(self, path: str, **options: Any) -> dict[str, Any]:
         path = self._strip_protocol(path)

@@ -157,12 +157,12 @@ class OnlyInfos(AsyncFileSystem):
 
 class Stores(OnlyInfos):
     async def _pipe_file(self, path: str, value: bytes, mode: str = "overwrite", **options: Any) -> None:
-        raise AssertionError("nobody may write")
+        raise AssertionError("no call may write")
 
 
 class Removes(Stores):
     async def _rm_file(self, path: str, **options: Any) -> None:
-        raise AssertionError("nobody may remove")
+        raise AssertionError("no call may remove")
 
 
 @pytest.mark.parametrize(

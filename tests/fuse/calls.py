@@ -1,7 +1,7 @@
 """Answers of a file system's calls, call by call, so that two file systems can be compared: a mount and tmpfs.
 
-    def check(top, told):      top   an empty folder of the file system
-                               told  the answer of each call: the name of an errno, or a value
+    def check(top, record):    top     an empty folder of the file system
+                               record  takes the answer of each call: the name of an errno, or a value
 
 A check makes the same calls on both. If they answer differently, one of them is wrong, or the difference is a known one
 (test_calls.py lists those with their reasons). Inode numbers and times are not compared directly: the checks record
@@ -18,12 +18,12 @@ from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
 
-__all__ = ["CHECKS", "LIBC", "Check", "Told", "answers", "check", "libc", "long", "opened"]
+__all__ = ["CHECKS", "LIBC", "Check", "Recorder", "answers", "check", "libc", "long", "opened"]
 
 LIBC = ctypes.CDLL(None, use_errno=True)
 
 
-class Told:
+class Recorder:
     """The answers, in the order of the calls."""
 
     def __init__(self) -> None:
@@ -53,7 +53,7 @@ class Told:
         self(what, quiet)
 
 
-Check = Callable[[Path, Told], None]
+Check = Callable[[Path, Recorder], None]
 CHECKS: dict[str, Check] = {}
 
 
@@ -64,13 +64,13 @@ def check(function: Check) -> Check:
 
 def answers(name: str, top: Path) -> dict[str, object]:
     """The answers of a check's calls in an empty folder."""
-    told = Told()
+    record = Recorder()
     before = os.umask(0o022)
     try:
-        CHECKS[name](top, told)
+        CHECKS[name](top, record)
     finally:
         os.umask(before)
-    return told.answers
+    return record.answers
 
 
 @contextmanager

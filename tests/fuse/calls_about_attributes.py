@@ -11,7 +11,7 @@ import time
 from collections.abc import Callable
 from pathlib import Path
 
-from .calls import Told, check, libc
+from .calls import Recorder, check, libc
 
 LONG_AGO = 1_000_000_000_123_456_789
 CLOCK_REALTIME_COARSE = 5
@@ -29,7 +29,7 @@ def written(path: Path, mode: str, data: bytes = b"") -> None:
 
 
 @check
-def times(top: Path, told: Told) -> None:
+def times(top: Path, record: Recorder) -> None:
     """The times that each call moves: of the object, and of its directory."""
 
     def moved(what: str, call: Callable[[], object], of: str = "a") -> None:
@@ -40,10 +40,10 @@ def times(top: Path, told: Told) -> None:
         # The clock of file systems moves in steps: calls within one step cannot be distinguished.
         while time.clock_gettime_ns(CLOCK_REALTIME_COARSE) <= max(found.st_ctime_ns for found in before):
             pass
-        told(what, lambda: call() and None)
+        record(what, lambda: call() and None)
         for name, one, path in zip(("object", "directory"), before, (subject, top / "d"), strict=True):
             if path.exists():
-                told(f"{what}: {name}", lambda: differences(one, path.lstat()))
+                record(f"{what}: {name}", lambda: differences(one, path.lstat()))
 
     (top / "d").mkdir()
     path = top / "d" / "a"
@@ -72,10 +72,10 @@ def times(top: Path, told: Told) -> None:
     moved("a mapping", lambda: store(path))
     moved("a rename over", lambda: os.rename(top / "d" / "n", path))
     for ns in ((0, 0), (1, 999_999_999), (-1_000_000_000, -1), (4_102_444_800_000_000_001, 7_258_118_400_000_000_000)):
-        told(f"utime {ns}", lambda: os.utime(path, ns=ns))
-        told("found", lambda: (path.stat().st_atime_ns, path.stat().st_mtime_ns))
-    told("of a link", lambda: os.utime(top / "d" / "l", ns=(5, 6), follow_symlinks=False))
-    told("of a link: found", lambda: (top / "d" / "l").lstat().st_mtime_ns)
+        record(f"utime {ns}", lambda: os.utime(path, ns=ns))
+        record("found", lambda: (path.stat().st_atime_ns, path.stat().st_mtime_ns))
+    record("of a link", lambda: os.utime(top / "d" / "l", ns=(5, 6), follow_symlinks=False))
+    record("of a link: found", lambda: (top / "d" / "l").lstat().st_mtime_ns)
 
 
 def store(path: Path) -> None:
@@ -88,34 +88,34 @@ def store(path: Path) -> None:
 
 
 @check
-def modes(top: Path, told: Told) -> None:
+def modes(top: Path, record: Recorder) -> None:
     for bits in (0o000, 0o644, 0o7777, 0o4755, 0o2755, 0o1777):
         path = top / f"{bits:o}"
-        told.nothing(f"create {bits:o}", lambda: os.open(path, os.O_CREAT | os.O_RDWR, bits))
-        told("created", lambda: oct(path.stat().st_mode))
-        told(f"chmod {bits:o}", lambda: os.chmod(path, bits))
-        told("changed", lambda: oct(path.stat().st_mode))
-        told(f"mkdir {bits:o}", lambda: os.mkdir(f"{path}d", bits))
-        told("made", lambda: oct(os.stat(f"{path}d").st_mode))
+        record.nothing(f"create {bits:o}", lambda: os.open(path, os.O_CREAT | os.O_RDWR, bits))
+        record("created", lambda: oct(path.stat().st_mode))
+        record(f"chmod {bits:o}", lambda: os.chmod(path, bits))
+        record("changed", lambda: oct(path.stat().st_mode))
+        record(f"mkdir {bits:o}", lambda: os.mkdir(f"{path}d", bits))
+        record("made", lambda: oct(os.stat(f"{path}d").st_mode))
     path = top / "suid"
     path.write_bytes(b"x")
     path.chmod(0o6755)
     if os.geteuid() == 0:
-        told("chown", lambda: os.chown(path, 12, 34))
-        told("chown: bits", lambda: oct(path.stat().st_mode))
-        told("only the group", lambda: (os.chown(path, -1, 35), path.stat().st_uid, path.stat().st_gid))
+        record("chown", lambda: os.chown(path, 12, 34))
+        record("chown: bits", lambda: oct(path.stat().st_mode))
+        record("only the group", lambda: (os.chown(path, -1, 35), path.stat().st_uid, path.stat().st_gid))
         (top / "links").symlink_to("nowhere")
-        told("lchown", lambda: os.lchown(top / "links", 12, 34))
-        told("lchown: owner", lambda: (os.lstat(top / "links").st_uid, os.lstat(top / "links").st_gid))
+        record("lchown", lambda: os.lchown(top / "links", 12, 34))
+        record("lchown: owner", lambda: (os.lstat(top / "links").st_uid, os.lstat(top / "links").st_gid))
         (top / "group").mkdir()
         os.chown(top / "group", 0, 34)
         os.chmod(top / "group", 0o2775)
         (top / "group" / "f").touch()
         (top / "group" / "d").mkdir()
-        told(
+        record(
             "a file in a setgid directory", lambda: (os.stat(top / "group" / "f").st_gid, *bits_of(top / "group" / "f"))
         )
-        told("a directory there", lambda: (os.stat(top / "group" / "d").st_gid, *bits_of(top / "group" / "d")))
+        record("a directory there", lambda: (os.stat(top / "group" / "d").st_gid, *bits_of(top / "group" / "d")))
 
 
 def bits_of(path: Path) -> tuple[str]:
@@ -123,46 +123,46 @@ def bits_of(path: Path) -> tuple[str]:
 
 
 @check
-def extended_attributes(top: Path, told: Told) -> None:
+def extended_attributes(top: Path, record: Recorder) -> None:
     path = top / "a"
     path.touch()
-    told("none", lambda: os.getxattr(path, "user.a"))
-    told("replace what is not there", lambda: os.setxattr(path, "user.a", b"1", os.XATTR_REPLACE))
-    told("create", lambda: os.setxattr(path, "user.a", b"1", os.XATTR_CREATE))
-    told("create again", lambda: os.setxattr(path, "user.a", b"2", os.XATTR_CREATE))
-    told("replace", lambda: os.setxattr(path, "user.a", b"3", os.XATTR_REPLACE))
-    told("found", lambda: os.getxattr(path, "user.a"))
-    told("empty", lambda: os.setxattr(path, "user.empty", b""))
-    told("empty: found", lambda: os.getxattr(path, "user.empty"))
-    told("any bytes", lambda: (os.setxattr(path, "user.b", bytes(range(256))), os.getxattr(path, "user.b"))[1])
-    told("listed", lambda: sorted(name for name in os.listxattr(path) if name.startswith("user.")))
-    told("removed", lambda: os.removexattr(path, "user.a"))
-    told("removed again", lambda: os.removexattr(path, "user.a"))
-    told("no such space", lambda: os.setxattr(path, "nothing.a", b"1"))
-    told("a long name", lambda: os.setxattr(path, "user." + "x" * 250, b"1"))
-    told("a longer name", lambda: os.setxattr(path, "user." + "x" * 251, b"1"))
-    told("a short buffer", lambda: libc("getxattr", os.fsencode(path), b"user.b", ctypes.create_string_buffer(5), 5))
-    told("the size", lambda: libc("getxattr", os.fsencode(path), b"user.b", None, 0))
+    record("none", lambda: os.getxattr(path, "user.a"))
+    record("replace what is not there", lambda: os.setxattr(path, "user.a", b"1", os.XATTR_REPLACE))
+    record("create", lambda: os.setxattr(path, "user.a", b"1", os.XATTR_CREATE))
+    record("create again", lambda: os.setxattr(path, "user.a", b"2", os.XATTR_CREATE))
+    record("replace", lambda: os.setxattr(path, "user.a", b"3", os.XATTR_REPLACE))
+    record("found", lambda: os.getxattr(path, "user.a"))
+    record("empty", lambda: os.setxattr(path, "user.empty", b""))
+    record("empty: found", lambda: os.getxattr(path, "user.empty"))
+    record("any bytes", lambda: (os.setxattr(path, "user.b", bytes(range(256))), os.getxattr(path, "user.b"))[1])
+    record("listed", lambda: sorted(name for name in os.listxattr(path) if name.startswith("user.")))
+    record("removed", lambda: os.removexattr(path, "user.a"))
+    record("removed again", lambda: os.removexattr(path, "user.a"))
+    record("no such space", lambda: os.setxattr(path, "nothing.a", b"1"))
+    record("a long name", lambda: os.setxattr(path, "user." + "x" * 250, b"1"))
+    record("a longer name", lambda: os.setxattr(path, "user." + "x" * 251, b"1"))
+    record("a short buffer", lambda: libc("getxattr", os.fsencode(path), b"user.b", ctypes.create_string_buffer(5), 5))
+    record("the size", lambda: libc("getxattr", os.fsencode(path), b"user.b", None, 0))
     (top / "d").mkdir()
-    told("of a directory", lambda: (os.setxattr(top / "d", "user.d", b"d"), os.getxattr(top / "d", "user.d"))[1])
+    record("of a directory", lambda: (os.setxattr(top / "d", "user.d", b"d"), os.getxattr(top / "d", "user.d"))[1])
     (top / "l").symlink_to("a")
-    told("of a link", lambda: os.setxattr(top / "l", "user.l", b"l", follow_symlinks=False))
-    told("nothing of a link", lambda: os.getxattr(top / "l", "user.l", follow_symlinks=False))
+    record("of a link", lambda: os.setxattr(top / "l", "user.l", b"l", follow_symlinks=False))
+    record("nothing of a link", lambda: os.getxattr(top / "l", "user.l", follow_symlinks=False))
 
 
 ELSE = "import os, sys\nos.chdir(sys.argv[1])\nos.setgroups([])\nos.setgid(34)\nos.setuid(12)\nos.umask(0o022)\n"
 
 
-def told_by(program: str, top: Path, told: Told) -> None:
+def recorded_by(program: str, top: Path, record: Recorder) -> None:
     """The answers of calls of a program, which prints "CALL = ANSWER"."""
     done = subprocess.run([sys.executable, "-c", program, str(top)], capture_output=True, text=True, check=False)
     for line in (done.stdout + done.stderr).splitlines():
         what, _, answer = line.rpartition(" = ")
-        told(what, lambda: answer)
+        record(what, lambda: answer)
 
 
 @check
-def other_users(top: Path, told: Told) -> None:
+def other_users(top: Path, record: Recorder) -> None:
     """Only root may do more than the modes allow."""
     if os.geteuid():
         return
@@ -212,11 +212,11 @@ for place in ("open", "sticky", "closed", "listed", "passed"):
     tell(f"chmod {place}", lambda: os.chmod(place, 0o777))
 """
     )
-    told_by(program, top, told)
+    recorded_by(program, top, record)
 
 
 @check
-def bits_after_writes(top: Path, told: Told) -> None:
+def bits_after_writes(top: Path, record: Recorder) -> None:
     """A non-root user that writes, or gives away, clears the bits that would let others act as the owner."""
     if os.geteuid():
         return
@@ -232,4 +232,4 @@ os.truncate("cut", 5); print("cut =", oct(os.stat("cut").st_mode))
 os.chown("owned", 12, 34); print("owned =", oct(os.stat("owned").st_mode))
 """
     )
-    told_by(program, top, told)
+    recorded_by(program, top, record)

@@ -11,109 +11,109 @@ import subprocess
 import sys
 from pathlib import Path
 
-from .calls import Told, check, libc, long, opened
+from .calls import Recorder, check, libc, long, opened
 
 KEEP_SIZE, PUNCH, COLLAPSE, ZERO, INSERT = 1, 2, 8, 16, 32
 
 
 @check
-def sizes(top: Path, told: Told) -> None:
+def sizes(top: Path, record: Recorder) -> None:
     path = top / "a"
     with opened(path) as fd:
-        told("behind the end", lambda: os.pwrite(fd, b"x", 10_000))
-        told("zeros", lambda: os.pread(fd, 20_000, 0) == b"\0" * 10_000 + b"x")
-        told("cut", lambda: (os.ftruncate(fd, 5000), os.fstat(fd).st_size))
-        told("extended", lambda: (os.ftruncate(fd, 12_000), os.pread(fd, 12_000, 0) == bytes(12_000)))
-        told("negative", lambda: libc("ftruncate", fd, long(-1)))
-        told("read behind the end", lambda: os.pread(fd, 10, 50_000))
-        told("read at the end", lambda: os.pread(fd, 10, 11_995))
-        told("negative offset", lambda: libc("pread", fd, ctypes.create_string_buffer(1), 1, long(-1)))
-        told("nothing", lambda: os.pwrite(fd, b"", 90_000))
-        told("size", lambda: os.fstat(fd).st_size)
-        told("end", lambda: os.lseek(fd, 0, os.SEEK_END))
-        told("before the beginning", lambda: os.lseek(fd, -1, os.SEEK_SET))
-        told("a directory", lambda: os.truncate(top, 0))
+        record("behind the end", lambda: os.pwrite(fd, b"x", 10_000))
+        record("zeros", lambda: os.pread(fd, 20_000, 0) == b"\0" * 10_000 + b"x")
+        record("cut", lambda: (os.ftruncate(fd, 5000), os.fstat(fd).st_size))
+        record("extended", lambda: (os.ftruncate(fd, 12_000), os.pread(fd, 12_000, 0) == bytes(12_000)))
+        record("negative", lambda: libc("ftruncate", fd, long(-1)))
+        record("read behind the end", lambda: os.pread(fd, 10, 50_000))
+        record("read at the end", lambda: os.pread(fd, 10, 11_995))
+        record("negative offset", lambda: libc("pread", fd, ctypes.create_string_buffer(1), 1, long(-1)))
+        record("nothing", lambda: os.pwrite(fd, b"", 90_000))
+        record("size", lambda: os.fstat(fd).st_size)
+        record("end", lambda: os.lseek(fd, 0, os.SEEK_END))
+        record("before the beginning", lambda: os.lseek(fd, -1, os.SEEK_SET))
+        record("a directory", lambda: os.truncate(top, 0))
     with opened(top / "large") as fd:
-        told("too large", lambda: os.ftruncate(fd, 1 << 62))
-        told("too far", lambda: os.pwrite(fd, b"x", (1 << 63) - 1))
+        record("too large", lambda: os.ftruncate(fd, 1 << 62))
+        record("too far", lambda: os.pwrite(fd, b"x", (1 << 63) - 1))
     with opened(path, os.O_RDONLY) as fd:
-        told("write to a reader", lambda: os.write(fd, b"x"))
-        told("cut of a reader", lambda: os.ftruncate(fd, 0))
+        record("write to a reader", lambda: os.write(fd, b"x"))
+        record("cut of a reader", lambda: os.ftruncate(fd, 0))
     with opened(path, os.O_WRONLY) as fd:
-        told("read of a writer", lambda: os.read(fd, 1))
+        record("read of a writer", lambda: os.read(fd, 1))
     with opened(path, os.O_RDONLY | os.O_TRUNC) as fd:
-        told("O_TRUNC of a reader", lambda: os.fstat(fd).st_size)
+        record("O_TRUNC of a reader", lambda: os.fstat(fd).st_size)
     with opened(path, os.O_RDONLY | 0o10000000) as fd:  # O_PATH
-        told("read of O_PATH", lambda: os.read(fd, 1))
-        told("stat of O_PATH", lambda: os.fstat(fd).st_size)
+        record("read of O_PATH", lambda: os.read(fd, 1))
+        record("stat of O_PATH", lambda: os.fstat(fd).st_size)
 
 
 @check
-def blocks(top: Path, told: Told) -> None:
+def blocks(top: Path, record: Recorder) -> None:
     """Data is never reported as a hole; sizes in blocks follow."""
     path = top / "a"
     path.write_bytes(b"x" * 100_000)
-    told("as many as it has bytes", lambda: path.stat().st_blocks * 512 >= 100_000)
-    told("size of a block", lambda: path.stat().st_blksize >= 4096)
+    record("as many as it has bytes", lambda: path.stat().st_blocks * 512 >= 100_000)
+    record("size of a block", lambda: path.stat().st_blksize >= 4096)
     with opened(path) as fd:
-        told("data", lambda: os.lseek(fd, 5000, os.SEEK_DATA))
-        told("hole", lambda: os.lseek(fd, 0, os.SEEK_HOLE))
-        told("data behind the end", lambda: os.lseek(fd, 100_000, os.SEEK_DATA))
-        told("hole behind the end", lambda: os.lseek(fd, 100_001, os.SEEK_HOLE))
-        told("negative", lambda: os.lseek(fd, -1, os.SEEK_DATA))
+        record("data", lambda: os.lseek(fd, 5000, os.SEEK_DATA))
+        record("hole", lambda: os.lseek(fd, 0, os.SEEK_HOLE))
+        record("data behind the end", lambda: os.lseek(fd, 100_000, os.SEEK_DATA))
+        record("hole behind the end", lambda: os.lseek(fd, 100_001, os.SEEK_HOLE))
+        record("negative", lambda: os.lseek(fd, -1, os.SEEK_DATA))
 
 
 @check
-def appends(top: Path, told: Told) -> None:
+def appends(top: Path, record: Recorder) -> None:
     path = top / "a"
     path.write_bytes(b"0123456789")
     with opened(path, os.O_RDWR | os.O_APPEND) as one, opened(path, os.O_RDWR | os.O_APPEND) as other:
         os.write(one, b"a")
         os.write(other, b"b")
-        told("pwrite appends", lambda: os.pwrite(one, b"c", 0))
-        told("where it is then", lambda: os.lseek(other, 0, os.SEEK_CUR))
-        told("seek and write", lambda: (os.lseek(other, 3, os.SEEK_SET), os.write(other, b"d")))
+        record("pwrite appends", lambda: os.pwrite(one, b"c", 0))
+        record("where it is then", lambda: os.lseek(other, 0, os.SEEK_CUR))
+        record("seek and write", lambda: (os.lseek(other, 3, os.SEEK_SET), os.write(other, b"d")))
         os.ftruncate(one, 2)
-        told("after a cut", lambda: os.write(other, b"e"))
+        record("after a cut", lambda: os.write(other, b"e"))
         fcntl.fcntl(one, fcntl.F_SETFL, os.O_RDWR)
-        told("no longer", lambda: os.pwrite(one, b"f", 0))
+        record("no longer", lambda: os.pwrite(one, b"f", 0))
         fcntl.fcntl(one, fcntl.F_SETFL, os.O_RDWR | os.O_APPEND)
-        told("again", lambda: os.write(one, b"g"))
-    told("then", path.read_bytes)
+        record("again", lambda: os.write(one, b"g"))
+    record("then", path.read_bytes)
 
 
 @check
-def space(top: Path, told: Told) -> None:
+def space(top: Path, record: Recorder) -> None:
     """fallocate(2) in each mode, with its effect on size and bytes."""
     for mode in (0, KEEP_SIZE, PUNCH | KEEP_SIZE, PUNCH, ZERO, ZERO | KEEP_SIZE, COLLAPSE, INSERT):
         path = top / f"{mode}"
         path.write_bytes(b"x" * 20_000)
         with opened(path) as fd:
-            told(f"mode {mode}", lambda: libc("fallocate", fd, mode, long(4096), long(8192)))
-            told(f"mode {mode}: size", lambda: os.fstat(fd).st_size)
-            told(f"mode {mode}: zeros", lambda: path.read_bytes().count(0))
-            told(f"mode {mode}: behind", lambda: libc("fallocate", fd, mode, long(16384), long(8192)))
-            told(f"mode {mode}: size then", lambda: os.fstat(fd).st_size)
-            told(f"mode {mode}: nothing", lambda: libc("fallocate", fd, mode, long(0), long(0)))
+            record(f"mode {mode}", lambda: libc("fallocate", fd, mode, long(4096), long(8192)))
+            record(f"mode {mode}: size", lambda: os.fstat(fd).st_size)
+            record(f"mode {mode}: zeros", lambda: path.read_bytes().count(0))
+            record(f"mode {mode}: behind", lambda: libc("fallocate", fd, mode, long(16384), long(8192)))
+            record(f"mode {mode}: size then", lambda: os.fstat(fd).st_size)
+            record(f"mode {mode}: nothing", lambda: libc("fallocate", fd, mode, long(0), long(0)))
     with opened(top / "posix") as fd:
-        told("posix_fallocate", lambda: os.posix_fallocate(fd, 0, 10_000))
-        told("posix_fallocate: size", lambda: os.fstat(fd).st_size)
+        record("posix_fallocate", lambda: os.posix_fallocate(fd, 0, 10_000))
+        record("posix_fallocate: size", lambda: os.fstat(fd).st_size)
 
 
 @check
-def copies(top: Path, told: Told) -> None:
+def copies(top: Path, record: Recorder) -> None:
     (top / "a").write_bytes(bytes(range(256)) * 100)
     with opened(top / "a") as one, opened(top / "b") as other:
-        told("copy_file_range", lambda: os.copy_file_range(one, other, 20_000, 100, 5))
-        told("behind the end", lambda: os.copy_file_range(one, other, 20_000, 25_600, 0))
-        told("overlapping", lambda: os.copy_file_range(one, one, 200, 0, 100))
-        told("within", lambda: os.copy_file_range(one, one, 200, 0, 1000))
-        told("sendfile", lambda: os.sendfile(other, one, 0, 1000))
-        told("then", lambda: (top / "b").read_bytes() == expected_copy())
+        record("copy_file_range", lambda: os.copy_file_range(one, other, 20_000, 100, 5))
+        record("behind the end", lambda: os.copy_file_range(one, other, 20_000, 25_600, 0))
+        record("overlapping", lambda: os.copy_file_range(one, one, 200, 0, 100))
+        record("within", lambda: os.copy_file_range(one, one, 200, 0, 1000))
+        record("sendfile", lambda: os.sendfile(other, one, 0, 1000))
+        record("then", lambda: (top / "b").read_bytes() == expected_copy())
     with opened(top / "a", os.O_RDONLY) as one, opened(top / "b", os.O_RDONLY) as other:
-        told("to a reader", lambda: os.copy_file_range(one, other, 10))
+        record("to a reader", lambda: os.copy_file_range(one, other, 10))
     with opened(top / "a", os.O_RDONLY) as one, opened(top / "b", os.O_RDWR | os.O_APPEND) as other:
-        told("to one that appends", lambda: os.copy_file_range(one, other, 10, 0, 0))
+        record("to one that appends", lambda: os.copy_file_range(one, other, 10, 0, 0))
 
 
 def expected_copy() -> bytes:
@@ -125,50 +125,50 @@ def expected_copy() -> bytes:
 
 
 @check
-def syncs(top: Path, told: Told) -> None:
+def syncs(top: Path, record: Recorder) -> None:
     with opened(top / "a") as fd:
         os.write(fd, b"x" * 10_000)
-        told("fsync", lambda: os.fsync(fd))
-        told("fdatasync", lambda: os.fdatasync(fd))
-        told("sync_file_range", lambda: libc("sync_file_range", fd, long(0), long(0), 7))
-        told("syncfs", lambda: libc("syncfs", fd))
+        record("fsync", lambda: os.fsync(fd))
+        record("fdatasync", lambda: os.fdatasync(fd))
+        record("sync_file_range", lambda: libc("sync_file_range", fd, long(0), long(0), 7))
+        record("syncfs", lambda: libc("syncfs", fd))
         for advice in range(6):
-            told(f"fadvise {advice}", lambda: os.posix_fadvise(fd, 0, 0, advice))
-        told("readahead", lambda: libc("readahead", fd, long(0), 4096))
+            record(f"fadvise {advice}", lambda: os.posix_fadvise(fd, 0, 0, advice))
+        record("readahead", lambda: libc("readahead", fd, long(0), 4096))
     with opened(top, os.O_RDONLY) as fd:
-        told("fsync of a directory", lambda: os.fsync(fd))
-        told("fdatasync of a directory", lambda: os.fdatasync(fd))
-        told("read of a directory", lambda: os.read(fd, 10))
+        record("fsync of a directory", lambda: os.fsync(fd))
+        record("fdatasync of a directory", lambda: os.fdatasync(fd))
+        record("read of a directory", lambda: os.read(fd, 10))
     with opened(top / "a", os.O_RDONLY) as fd:
-        told("fsync of a reader", lambda: os.fsync(fd))
+        record("fsync of a reader", lambda: os.fsync(fd))
     for flags in (os.O_SYNC, os.O_DSYNC, os.O_NOATIME, os.O_NONBLOCK, os.O_LARGEFILE, os.O_NOCTTY):
-        told.nothing(f"open with {flags:o}", lambda: os.open(top / "a", os.O_RDWR | flags))
+        record.nothing(f"open with {flags:o}", lambda: os.open(top / "a", os.O_RDWR | flags))
 
 
 @check
-def private_mappings(top: Path, told: Told) -> None:
+def private_mappings(top: Path, record: Recorder) -> None:
     path = top / "a"
     path.write_bytes(b"x" * 5000)
     with path.open("r+b") as file:
         with mmap.mmap(file.fileno(), 5000, flags=mmap.MAP_PRIVATE) as mapping:
             mapping[0] = 65
-            told("seen there", lambda: mapping[0])
-        told("not in the file", lambda: os.pread(file.fileno(), 1, 0))
+            record("seen there", lambda: mapping[0])
+        record("not in the file", lambda: os.pread(file.fileno(), 1, 0))
     program = "import mmap,os,sys\nf=open(sys.argv[1],'r+b')\nm=mmap.mmap(f.fileno(),8192,access=mmap.ACCESS_COPY)\n"
     for what, line in {"behind the end": "m[5000]", "a page behind": "os.ftruncate(f.fileno(),4000);m[4096]"}.items():
         path.write_bytes(b"x" * 8192)
         done = subprocess.run([sys.executable, "-c", f"{program}print({line.replace(';', ') or print(')})", str(path)],
                               capture_output=True, check=False)  # fmt: skip
-        told(what, lambda: -done.returncode == signal.SIGBUS)
+        record(what, lambda: -done.returncode == signal.SIGBUS)
 
 
 @check
-def temporary_files(top: Path, told: Told) -> None:
-    told.nothing("O_TMPFILE", lambda: os.open(top, os.O_TMPFILE | os.O_RDWR))
+def temporary_files(top: Path, record: Recorder) -> None:
+    record.nothing("O_TMPFILE", lambda: os.open(top, os.O_TMPFILE | os.O_RDWR))
 
 
 @check
-def locks(top: Path, told: Told) -> None:
+def locks(top: Path, record: Recorder) -> None:
     """Locks among processes: of whole files, and of ranges."""
     (top / "a").write_bytes(b"x" * 100)
     program = """import os, sys
@@ -188,14 +188,14 @@ for call, *how in ((flock, LOCK_EX), (flock, LOCK_SH), (lockf, LOCK_EX, 10, 0), 
         )
         return done.stdout
 
-    told("free", others)
+    record("free", others)
     with opened(top / "a") as fd:
         fcntl.flock(fd, fcntl.LOCK_EX)
-        told("flock", others)
+        record("flock", others)
         fcntl.flock(fd, fcntl.LOCK_SH)
-        told("shared", others)
+        record("shared", others)
         fcntl.flock(fd, fcntl.LOCK_UN)
         fcntl.lockf(fd, fcntl.LOCK_EX, 20, 0)
-        told("range", others)
+        record("range", others)
         os.close(os.open(top / "a", os.O_RDONLY))
-        told("gone with any close", others)
+        record("gone with any close", others)

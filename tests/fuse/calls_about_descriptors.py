@@ -7,7 +7,7 @@ import os
 from collections.abc import Callable
 from pathlib import Path
 
-from .calls import Told, check, opened
+from .calls import Recorder, check, opened
 
 DATA = b"0123456789" * 1000
 
@@ -36,7 +36,7 @@ def read_all(path: Path) -> object:
 
 
 @check
-def opens_of_open_files(top: Path, told: Told) -> None:
+def opens_of_open_files(top: Path, record: Recorder) -> None:
     for loss, lose in LOSSES.items():
         for way in (os.O_RDWR, os.O_RDONLY):
             what = f"{loss}, {'written' if way == os.O_RDWR else 'read'}"
@@ -46,39 +46,39 @@ def opens_of_open_files(top: Path, told: Told) -> None:
             with opened(folder / "a", way) as fd:
                 if way == os.O_RDWR:
                     os.pwrite(fd, b"dirty", 100)
-                told(f"{what}: lost", lambda: lose(folder / "a") and None)
-                told(f"{what}: read", lambda: read_all(again(fd)))
-                told.nothing(f"{what}: for reading", lambda: os.open(again(fd), os.O_RDONLY))
+                record(f"{what}: lost", lambda: lose(folder / "a") and None)
+                record(f"{what}: read", lambda: read_all(again(fd)))
+                record.nothing(f"{what}: for reading", lambda: os.open(again(fd), os.O_RDONLY))
                 with opened(again(fd), os.O_RDWR) as other:
-                    told(f"{what}: the same", lambda: os.path.sameopenfile(fd, other))
-                    told(f"{what}: one written", lambda: (os.pwrite(other, b"other", 0), os.pread(fd, 10, 0))[1])
-                    told(
+                    record(f"{what}: the same", lambda: os.path.sameopenfile(fd, other))
+                    record(f"{what}: one written", lambda: (os.pwrite(other, b"other", 0), os.pread(fd, 10, 0))[1])
+                    record(
                         f"{what}: size", lambda: (os.fstat(fd).st_size, os.fstat(other).st_size, os.fstat(fd).st_nlink)
                     )
-                    told(f"{what}: fsync", lambda: os.fsync(other))
-                told(f"{what}: after a close", lambda: os.pread(fd, 10, 0))
+                    record(f"{what}: fsync", lambda: os.fsync(other))
+                record(f"{what}: after a close", lambda: os.pread(fd, 10, 0))
                 with again(fd).open("ab") as appended:
-                    told(
+                    record(
                         f"{what}: appended", lambda: (appended.write(b"end"), appended.flush(), os.fstat(fd).st_size)[2]
                     )
                 with again(fd).open("r+b") as file, mmap.mmap(file.fileno(), 100, mmap.MAP_PRIVATE) as mapping:
-                    told(f"{what}: mapped", lambda: bytes(mapping[:10]))
-                told(f"{what}: cut by its path", lambda: (os.truncate(again(fd), 50), os.fstat(fd).st_size)[1])
-                told(f"{what}: extended by its path", lambda: (os.truncate(again(fd), 70), os.pread(fd, 30, 40))[1])
-                told(f"{what}: chmod by its path", lambda: (os.chmod(again(fd), 0o640), oct(os.fstat(fd).st_mode))[1])
-                told(f"{what}: utime by its path", lambda: (os.utime(again(fd), (5, 6)), os.fstat(fd).st_mtime)[1])
-                told(f"{what}: stat by its path", lambda: again(fd).stat().st_size)
-                told(f"{what}: exclusive", lambda: os.open(again(fd), os.O_CREAT | os.O_EXCL | os.O_RDWR))
+                    record(f"{what}: mapped", lambda: bytes(mapping[:10]))
+                record(f"{what}: cut by its path", lambda: (os.truncate(again(fd), 50), os.fstat(fd).st_size)[1])
+                record(f"{what}: extended by its path", lambda: (os.truncate(again(fd), 70), os.pread(fd, 30, 40))[1])
+                record(f"{what}: chmod by its path", lambda: (os.chmod(again(fd), 0o640), oct(os.fstat(fd).st_mode))[1])
+                record(f"{what}: utime by its path", lambda: (os.utime(again(fd), (5, 6)), os.fstat(fd).st_mtime)[1])
+                record(f"{what}: stat by its path", lambda: again(fd).stat().st_size)
+                record(f"{what}: exclusive", lambda: os.open(again(fd), os.O_CREAT | os.O_EXCL | os.O_RDWR))
                 with opened(again(fd), os.O_RDWR | os.O_TRUNC) as other:
-                    told(
+                    record(
                         f"{what}: truncated", lambda: (os.fstat(fd).st_size, os.write(other, b"x"), os.pread(fd, 5, 0))
                     )
             names = {path.name: path.read_bytes() for path in sorted(folder.iterdir())} if folder.exists() else {}
-            told(f"{what}: names then", lambda: names)
+            record(f"{what}: names then", lambda: names)
 
 
 @check
-def open_files_outlive_their_first_open(top: Path, told: Told) -> None:
+def open_files_outlive_their_first_open(top: Path, record: Recorder) -> None:
     """A file opened by a descriptor goes on when that is closed, and opens another."""
     path = top / "a"
     path.write_bytes(DATA)
@@ -86,24 +86,24 @@ def open_files_outlive_their_first_open(top: Path, told: Told) -> None:
     os.unlink(path)
     second = os.open(again(first), os.O_RDWR)
     os.close(first)
-    told("read", lambda: os.pread(second, 10, 5000))
-    told("written", lambda: os.pwrite(second, b"abc", 20_000))
+    record("read", lambda: os.pread(second, 10, 5000))
+    record("written", lambda: os.pwrite(second, b"abc", 20_000))
     third = os.open(again(second), os.O_RDONLY)
     os.close(second)
-    told("read by a third", lambda: (os.pread(third, 5, 19_998), os.fstat(third).st_size, os.fstat(third).st_nlink))
-    told("not for writing", lambda: os.write(third, b"x"))
+    record("read by a third", lambda: (os.pread(third, 5, 19_998), os.fstat(third).st_size, os.fstat(third).st_nlink))
+    record("not for writing", lambda: os.write(third, b"x"))
     os.close(third)
-    told("gone", lambda: os.stat(path))
+    record("gone", lambda: os.stat(path))
 
 
 @check
-def descriptors_of_directories(top: Path, told: Told) -> None:
+def descriptors_of_directories(top: Path, record: Recorder) -> None:
     (top / "d").mkdir()
     with opened(top / "d", os.O_RDONLY | os.O_DIRECTORY) as fd:
         os.rmdir(top / "d")
         with opened(again(fd), os.O_RDONLY | os.O_DIRECTORY) as other:
-            told("listed", lambda: os.listdir(other))
-            told("links", lambda: os.fstat(other).st_nlink)
+            record("listed", lambda: os.listdir(other))
+            record("links", lambda: os.fstat(other).st_nlink)
     with opened(top / "p", os.O_WRONLY | os.O_CREAT) as fd, opened(again(fd), os.O_PATH) as other:
         os.unlink(top / "p")
-        told("a path's", lambda: os.fstat(other).st_nlink)
+        record("a path's", lambda: os.fstat(other).st_nlink)

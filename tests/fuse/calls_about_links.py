@@ -5,8 +5,8 @@ from __future__ import annotations
 import os
 from pathlib import Path
 
-from .calls import Told, check
-from .calls_about_attributes import ELSE, told_by
+from .calls import Recorder, check
+from .calls_about_attributes import ELSE, recorded_by
 
 
 def listed(path: Path) -> list[str]:
@@ -15,7 +15,7 @@ def listed(path: Path) -> list[str]:
 
 
 @check
-def attributes_of_links(top: Path, told: Told) -> None:
+def attributes_of_links(top: Path, record: Recorder) -> None:
     spaces = ("trusted.", "security.", "user.", "system.", "nothing.") if os.geteuid() == 0 else ("user.", "nothing.")
     (top / "file").touch()
     for target in ("file", "nowhere", "loop", "/outside"):
@@ -30,19 +30,19 @@ def attributes_of_links(top: Path, told: Told) -> None:
             def set(name: str, value: bytes, flags: int = 0) -> None:
                 os.setxattr(link, name, value, flags, follow_symlinks=False)
 
-            told(f"{what}: none", lambda: get(f"{space}a"))
-            told(f"{what}: replace what is not there", lambda: set(f"{space}a", b"1", os.XATTR_REPLACE))
-            told(f"{what}: create", lambda: set(f"{space}a", b"1", os.XATTR_CREATE))
-            told(f"{what}: create again", lambda: set(f"{space}a", b"2", os.XATTR_CREATE))
-            told(f"{what}: set", lambda: set(f"{space}b", bytes(range(256))))
-            told(f"{what}: found", lambda: (get(f"{space}a"), get(f"{space}b")))
-            told(f"{what}: listed", lambda: listed(link))
-            told(f"{what}: removed", lambda: os.removexattr(link, f"{space}b", follow_symlinks=False))
-            told(f"{what}: removed again", lambda: os.removexattr(link, f"{space}b", follow_symlinks=False))
-        told(f"{target}: listed", lambda: listed(link))
-        told(f"{target}: renamed", lambda: (link.rename(top / "other"), listed(top / "other"))[1])
-        told(f"{target}: of what it leads to", lambda: listed(top / "file"))
-        told(f"{target}: unlinked", lambda: (top / "other").unlink())
+            record(f"{what}: none", lambda: get(f"{space}a"))
+            record(f"{what}: replace what is not there", lambda: set(f"{space}a", b"1", os.XATTR_REPLACE))
+            record(f"{what}: create", lambda: set(f"{space}a", b"1", os.XATTR_CREATE))
+            record(f"{what}: create again", lambda: set(f"{space}a", b"2", os.XATTR_CREATE))
+            record(f"{what}: set", lambda: set(f"{space}b", bytes(range(256))))
+            record(f"{what}: found", lambda: (get(f"{space}a"), get(f"{space}b")))
+            record(f"{what}: listed", lambda: listed(link))
+            record(f"{what}: removed", lambda: os.removexattr(link, f"{space}b", follow_symlinks=False))
+            record(f"{what}: removed again", lambda: os.removexattr(link, f"{space}b", follow_symlinks=False))
+        record(f"{target}: listed", lambda: listed(link))
+        record(f"{target}: renamed", lambda: (link.rename(top / "other"), listed(top / "other"))[1])
+        record(f"{target}: of what it leads to", lambda: listed(top / "file"))
+        record(f"{target}: unlinked", lambda: (top / "other").unlink())
     if os.geteuid() == 0:
         (top / "link").symlink_to("file")
         program = (
@@ -58,4 +58,4 @@ for space in ("user", "trusted", "security"):
         print(f"others, {space} =", answer)
 """
         )
-        told_by(program, top, told)
+        recorded_by(program, top, record)

@@ -9,7 +9,7 @@ import stat
 from collections.abc import Callable
 from pathlib import Path
 
-from .calls import LIBC, Told, check, libc, opened
+from .calls import LIBC, Recorder, check, libc, opened
 
 AT_FDCWD = -100
 
@@ -51,7 +51,7 @@ def look(path: Path) -> object:
     return (path.read_bytes(), found.st_nlink)
 
 
-def each_pair(top: Path, told: Told, call: Callable[[Path, Path], None]) -> None:
+def each_pair(top: Path, record: Recorder, call: Callable[[Path, Path], None]) -> None:
     """Rename every kind of thing over every other."""
     for one in KINDS:
         for other in KINDS:
@@ -59,47 +59,47 @@ def each_pair(top: Path, told: Told, call: Callable[[Path, Path], None]) -> None
             folder.mkdir()
             make(folder / "a", one, "one")
             make(folder / "b", other, "other")
-            told(f"{one}, {other}", lambda: call(folder / "a", folder / "b"))
-            told(f"{one}, {other}: then", lambda: look(folder))
+            record(f"{one}, {other}", lambda: call(folder / "a", folder / "b"))
+            record(f"{one}, {other}: then", lambda: look(folder))
 
 
 @check
-def renames(top: Path, told: Told) -> None:
-    each_pair(top, told, os.rename)
+def renames(top: Path, record: Recorder) -> None:
+    each_pair(top, record, os.rename)
 
 
 @check
-def renames_that_replace_nothing(top: Path, told: Told) -> None:
-    each_pair(top, told, lambda one, other: rename(one, other, 1))
+def renames_that_replace_nothing(top: Path, record: Recorder) -> None:
+    each_pair(top, record, lambda one, other: rename(one, other, 1))
 
 
 @check
-def hard_links(top: Path, told: Told) -> None:
-    each_pair(top, told, os.link)
+def hard_links(top: Path, record: Recorder) -> None:
+    each_pair(top, record, os.link)
 
 
 @check
-def odd_renames(top: Path, told: Told) -> None:
+def odd_renames(top: Path, record: Recorder) -> None:
     """Rename to itself, into itself, of one object by two names, into a non-directory."""
     (top / "d" / "e").mkdir(parents=True)
     (top / "a").write_text("a")
     os.link(top / "a", top / "b")
-    told("to itself", lambda: os.rename(top / "a", top / "a"))
-    told("two names of one", lambda: os.rename(top / "a", top / "b"))
-    told("into itself", lambda: os.rename(top / "d", top / "d" / "e" / "f"))
-    told("over one above", lambda: os.rename(top / "d" / "e", top / "d"))
-    told("below a file", lambda: os.rename(top / "b", top / "a" / "c"))
-    told("no such directory", lambda: os.rename(top / "b", top / "no" / "c"))
-    told("with a slash, of a file", lambda: os.rename(f"{top}/a/", top / "c"))
-    told("with a slash, to a name for a file", lambda: os.rename(top / "a", f"{top}/c/"))
-    told("with a slash, of a directory", lambda: os.rename(f"{top}/d/", f"{top}/g/"))
-    told("of .", lambda: os.rename(f"{top}/g/.", top / "h"))
-    told("two flags", lambda: rename(top / "a", top / "b", 3))
-    told("then", lambda: look(top))
+    record("to itself", lambda: os.rename(top / "a", top / "a"))
+    record("two names of one", lambda: os.rename(top / "a", top / "b"))
+    record("into itself", lambda: os.rename(top / "d", top / "d" / "e" / "f"))
+    record("over one above", lambda: os.rename(top / "d" / "e", top / "d"))
+    record("below a file", lambda: os.rename(top / "b", top / "a" / "c"))
+    record("no such directory", lambda: os.rename(top / "b", top / "no" / "c"))
+    record("with a slash, of a file", lambda: os.rename(f"{top}/a/", top / "c"))
+    record("with a slash, to a name for a file", lambda: os.rename(top / "a", f"{top}/c/"))
+    record("with a slash, of a directory", lambda: os.rename(f"{top}/d/", f"{top}/g/"))
+    record("of .", lambda: os.rename(f"{top}/g/.", top / "h"))
+    record("two flags", lambda: rename(top / "a", top / "b", 3))
+    record("then", lambda: look(top))
 
 
 @check
-def names_that_are_there(top: Path, told: Told) -> None:
+def names_that_are_there(top: Path, record: Recorder) -> None:
     """Make each call on each kind of thing."""
     for kind in KINDS:
         folder = top / kind
@@ -128,92 +128,92 @@ def names_that_are_there(top: Path, told: Told) -> None:
         for name, call in calls.items():
             path = folder / name.replace(" ", "-")
             make(path, kind, f"{path.name}-of")
-            told.nothing(f"{kind}: {name}", lambda: call(path))
-        told(f"{kind}: then", lambda: look(folder))
+            record.nothing(f"{kind}: {name}", lambda: call(path))
+        record(f"{kind}: then", lambda: look(folder))
 
 
 @check
-def lengths_and_bytes_of_names(top: Path, told: Told) -> None:
+def lengths_and_bytes_of_names(top: Path, record: Recorder) -> None:
     before = os.getcwd()
     os.chdir(top)
     try:
         for name in (b"x" * 255, b"x" * 256, "ü".encode() * 127, "ü".encode() * 128):
-            told.nothing(f"create {len(name)}", lambda: os.open(name, os.O_CREAT | os.O_RDWR))
-            told(f"mkdir {len(name)}", lambda: os.mkdir(name + b""))
-            told(f"stat {len(name)}", lambda: os.lstat(name) and None)
-            told(f"rename {len(name)}", lambda: os.rename(name, name[:-1] + b"y"))
-            told(f"link {len(name)}", lambda: os.link(name[:-1] + b"y", name))
-            told(f"unlink {len(name)}", lambda: os.unlink(name))
-            told(f"symlink {len(name)}", lambda: os.symlink("a", name))
+            record.nothing(f"create {len(name)}", lambda: os.open(name, os.O_CREAT | os.O_RDWR))
+            record(f"mkdir {len(name)}", lambda: os.mkdir(name + b""))
+            record(f"stat {len(name)}", lambda: os.lstat(name) and None)
+            record(f"rename {len(name)}", lambda: os.rename(name, name[:-1] + b"y"))
+            record(f"link {len(name)}", lambda: os.link(name[:-1] + b"y", name))
+            record(f"unlink {len(name)}", lambda: os.unlink(name))
+            record(f"symlink {len(name)}", lambda: os.symlink("a", name))
         for odd in (b"\xff\xfe", b" ", b"\n", b"a\\b", b"*?", b"\x01", b"-", b"...", b".x", b"a:b", b"%41", b"#x"):
-            told.nothing(f"create {odd!r}", lambda: os.open(odd, os.O_CREAT | os.O_RDWR))
-        told("empty", lambda: os.mkdir(""))
-        told("listed", lambda: sorted(name for name in os.listdir(b".")))
-        told("a long target", lambda: os.symlink("t" * 4095, "long"))
-        told("a longer target", lambda: os.symlink("t" * 4096, "longer"))
-        told("its length", lambda: len(os.readlink("long")))
-        told("size of a link", lambda: os.lstat("long").st_size)
+            record.nothing(f"create {odd!r}", lambda: os.open(odd, os.O_CREAT | os.O_RDWR))
+        record("empty", lambda: os.mkdir(""))
+        record("listed", lambda: sorted(name for name in os.listdir(b".")))
+        record("a long target", lambda: os.symlink("t" * 4095, "long"))
+        record("a longer target", lambda: os.symlink("t" * 4096, "longer"))
+        record("its length", lambda: len(os.readlink("long")))
+        record("size of a link", lambda: os.lstat("long").st_size)
         os.symlink("loop2", "loop1")
         os.symlink("loop1", "loop2")
-        told.nothing("loop", lambda: os.open("loop1", os.O_RDONLY))
-        told("stat of a loop", lambda: os.stat("loop1") and None)
-        told("unlink of a loop", lambda: os.unlink("loop1"))
+        record.nothing("loop", lambda: os.open("loop1", os.O_RDONLY))
+        record("stat of a loop", lambda: os.stat("loop1") and None)
+        record("unlink of a loop", lambda: os.unlink("loop1"))
         os.mkdir("d")
         for path in ("d/.", "d/..", ".", ".."):
-            told(f"rmdir {path}", lambda: os.rmdir(path))
-            told(f"unlink {path}", lambda: os.unlink(path))
-            told(f"mkdir {path}", lambda: os.mkdir(path))
+            record(f"rmdir {path}", lambda: os.rmdir(path))
+            record(f"unlink {path}", lambda: os.unlink(path))
+            record(f"mkdir {path}", lambda: os.mkdir(path))
     finally:
         os.chdir(before)
 
 
 @check
-def numbers_of_links(top: Path, told: Told) -> None:
+def numbers_of_links(top: Path, record: Recorder) -> None:
     def links(name: str) -> int:
         return (top / name).lstat().st_nlink
 
     (top / "d").mkdir()
-    told("empty", lambda: links("d"))
+    record("empty", lambda: links("d"))
     (top / "d" / "e").mkdir()
     (top / "d" / "f").mkdir()
-    told("two below", lambda: links("d"))
+    record("two below", lambda: links("d"))
     (top / "d" / "a").touch()
-    told("a file too", lambda: links("d"))
+    record("a file too", lambda: links("d"))
     os.rename(top / "d" / "f", top / "f")
-    told("one away", lambda: links("d"))
-    told("above it", lambda: links("."))
+    record("one away", lambda: links("d"))
+    record("above it", lambda: links("."))
     os.rmdir(top / "d" / "e")
-    told("none", lambda: links("d"))
+    record("none", lambda: links("d"))
     with opened(top / "a") as fd:
-        told("one name", lambda: os.fstat(fd).st_nlink)
+        record("one name", lambda: os.fstat(fd).st_nlink)
         os.link(top / "a", top / "b")
-        told("two", lambda: (os.fstat(fd).st_nlink, links("b")))
+        record("two", lambda: (os.fstat(fd).st_nlink, links("b")))
         os.unlink(top / "a")
-        told("one", lambda: (os.fstat(fd).st_nlink, links("b")))
+        record("one", lambda: (os.fstat(fd).st_nlink, links("b")))
         os.unlink(top / "b")
-        told("no name", lambda: os.fstat(fd).st_nlink)
-        told("cut without a name", lambda: (os.ftruncate(fd, 10), os.fstat(fd).st_size))
-        told("mode without a name", lambda: (os.fchmod(fd, 0o600), oct(os.fstat(fd).st_mode)))
-        told("link of what has no name", lambda: os.link(f"/proc/self/fd/{fd}", top / "c", follow_symlinks=True))
+        record("no name", lambda: os.fstat(fd).st_nlink)
+        record("cut without a name", lambda: (os.ftruncate(fd, 10), os.fstat(fd).st_size))
+        record("mode without a name", lambda: (os.fchmod(fd, 0o600), oct(os.fstat(fd).st_mode)))
+        record("link of what has no name", lambda: os.link(f"/proc/self/fd/{fd}", top / "c", follow_symlinks=True))
     with opened(top / "x") as fd, opened(top / "y") as other:
         os.rename(top / "x", top / "y")
-        told("replaced", lambda: (os.fstat(fd).st_nlink, os.fstat(other).st_nlink))
+        record("replaced", lambda: (os.fstat(fd).st_nlink, os.fstat(other).st_nlink))
 
 
 @check
-def listings(top: Path, told: Told) -> None:
+def listings(top: Path, record: Recorder) -> None:
     """Each name is listed once, with its kind, even if names come and go during the listing."""
     for number in range(60):
         (top / f"f{number}").touch()
     (top / "d").mkdir()
     (top / "l").symlink_to("d")
-    told("all", lambda: len(os.listdir(top)))
+    record("all", lambda: len(os.listdir(top)))
     with os.scandir(top) as entries:
         kinds = {entry.name: (entry.is_dir(follow_symlinks=False), entry.is_symlink()) for entry in entries}
-    told("kinds", lambda: (kinds["d"], kinds["l"], kinds["f7"]))
+    record("kinds", lambda: (kinds["d"], kinds["l"], kinds["f7"]))
     with os.scandir(top) as entries:
         numbers = {entry.name: entry.inode() for entry in entries}
-    told("numbers", lambda: all((top / name).lstat().st_ino == number for name, number in numbers.items()))
+    record("numbers", lambda: all((top / name).lstat().st_ino == number for name, number in numbers.items()))
     with os.scandir(top) as entries:
         seen = [next(entries).name]
         for number in range(0, 60, 2):
@@ -221,20 +221,20 @@ def listings(top: Path, told: Told) -> None:
                 os.unlink(top / f"f{number}")
         (top / "new").touch()
         seen += [entry.name for entry in entries]
-    told("none twice", lambda: len(seen) == len(set(seen)))
-    told("those that stayed", lambda: {f"f{number}" for number in range(1, 60, 2)} <= set(seen))
-    told("afterwards", lambda: len(os.listdir(top)) == 30 + 3 + (seen[0] in {f"f{n}" for n in range(0, 60, 2)}))
+    record("none twice", lambda: len(seen) == len(set(seen)))
+    record("those that stayed", lambda: {f"f{number}" for number in range(1, 60, 2)} <= set(seen))
+    record("afterwards", lambda: len(os.listdir(top)) == 30 + 3 + (seen[0] in {f"f{n}" for n in range(0, 60, 2)}))
     with opened(top, os.O_RDONLY | os.O_DIRECTORY) as fd:
-        told("by descriptor", lambda: len(os.listdir(fd)) == len(os.listdir(fd)))
+        record("by descriptor", lambda: len(os.listdir(fd)) == len(os.listdir(fd)))
         (top / "newer").touch()
-        told("rewound", lambda: "newer" in os.listdir(fd))
+        record("rewound", lambda: "newer" in os.listdir(fd))
     for name in os.listdir(top):
         (top / name).rmdir() if name == "d" else (top / name).unlink()
-    told("empty", lambda: os.listdir(top))
+    record("empty", lambda: os.listdir(top))
 
 
 @check
-def places_in_listings(top: Path, told: Told) -> None:
+def places_in_listings(top: Path, record: Recorder) -> None:
     """telldir and seekdir."""
     for number in range(80):
         (top / f"f{number}").touch()
@@ -255,25 +255,25 @@ def places_in_listings(top: Path, told: Told) -> None:
             break
         places.append(place)
         names.append(found)
-    told("all", lambda: len(names))
-    told("places differ", lambda: len(set(places)) == len(places))
+    record("all", lambda: len(names))
+    record("places differ", lambda: len(set(places)) == len(places))
     for at in (70, 3, 37):
         LIBC.seekdir(stream, ctypes.c_long(places[at]))
-        told(f"back at {at}", lambda: read() == names[at])
+        record(f"back at {at}", lambda: read() == names[at])
     LIBC.rewinddir(stream)
-    told("rewound", lambda: read() == names[0])
+    record("rewound", lambda: read() == names[0])
     LIBC.closedir(stream)
 
 
 @check
-def removed_directories(top: Path, told: Told) -> None:
+def removed_directories(top: Path, record: Recorder) -> None:
     """A removed directory that is still open."""
     (top / "d").mkdir()
     with opened(top / "d", os.O_RDONLY | os.O_DIRECTORY) as fd:
         os.rmdir(top / "d")
-        told("listed", lambda: os.listdir(fd))
-        told("links", lambda: os.fstat(fd).st_nlink)
-        told.nothing("create in it", lambda: os.open("a", os.O_CREAT | os.O_RDWR, dir_fd=fd))
-        told("mkdir in it", lambda: os.mkdir("b", dir_fd=fd))
-        told("rename into it", lambda: ((top / "x").touch(), os.rename(top / "x", "x", dst_dir_fd=fd)))
-        told("above it", lambda: os.stat("..", dir_fd=fd).st_ino == top.stat().st_ino)
+        record("listed", lambda: os.listdir(fd))
+        record("links", lambda: os.fstat(fd).st_nlink)
+        record.nothing("create in it", lambda: os.open("a", os.O_CREAT | os.O_RDWR, dir_fd=fd))
+        record("mkdir in it", lambda: os.mkdir("b", dir_fd=fd))
+        record("rename into it", lambda: ((top / "x").touch(), os.rename(top / "x", "x", dst_dir_fd=fd)))
+        record("above it", lambda: os.stat("..", dir_fd=fd).st_ino == top.stat().st_ino)

@@ -9,8 +9,8 @@ import stat
 from collections.abc import Callable, Iterator
 from pathlib import Path
 
-from .calls import Told, check, opened
-from .calls_about_attributes import ELSE, told_by
+from .calls import Recorder, check, opened
+from .calls_about_attributes import ELSE, recorded_by
 from .calls_about_names import rename
 
 ROOT = os.geteuid() == 0
@@ -51,47 +51,47 @@ def seen(path: Path) -> object:
 
 
 @check
-def special_files(top: Path, told: Told) -> None:
+def special_files(top: Path, record: Recorder) -> None:
     """Each call about each kind of them."""
     for kind, make in MAKE.items():
         folder = top / kind.replace(" ", "-")
         folder.mkdir()
         path, other = folder / "a", folder / "b"
-        told(f"{kind}: made", lambda: make(path))
-        told(f"{kind}: seen", lambda: seen(path))
-        told(f"{kind}: made again", lambda: os.mknod(path, stat.S_IFIFO | 0o600))
-        told.nothing(f"{kind}: exclusive", lambda: os.open(path, os.O_CREAT | os.O_EXCL | os.O_RDWR))
-        told(f"{kind}: mkdir", lambda: os.mkdir(path))
-        told(f"{kind}: cut", lambda: os.truncate(path, 0))
-        told(f"{kind}: listdir", lambda: os.listdir(path))
-        told(f"{kind}: readlink", lambda: os.readlink(path))
-        told(f"{kind}: rmdir", lambda: os.rmdir(path))
-        told(f"{kind}: below it", lambda: os.lstat(path / "below") and None)
-        told(f"{kind}: chmod", lambda: (os.chmod(path, 0o1751), seen(path))[1])
+        record(f"{kind}: made", lambda: make(path))
+        record(f"{kind}: seen", lambda: seen(path))
+        record(f"{kind}: made again", lambda: os.mknod(path, stat.S_IFIFO | 0o600))
+        record.nothing(f"{kind}: exclusive", lambda: os.open(path, os.O_CREAT | os.O_EXCL | os.O_RDWR))
+        record(f"{kind}: mkdir", lambda: os.mkdir(path))
+        record(f"{kind}: cut", lambda: os.truncate(path, 0))
+        record(f"{kind}: listdir", lambda: os.listdir(path))
+        record(f"{kind}: readlink", lambda: os.readlink(path))
+        record(f"{kind}: rmdir", lambda: os.rmdir(path))
+        record(f"{kind}: below it", lambda: os.lstat(path / "below") and None)
+        record(f"{kind}: chmod", lambda: (os.chmod(path, 0o1751), seen(path))[1])
         if ROOT:
-            told(f"{kind}: chown", lambda: (os.chown(path, 12, 34), seen(path))[1])
-        told(
+            record(f"{kind}: chown", lambda: (os.chown(path, 12, 34), seen(path))[1])
+        record(
             f"{kind}: utime", lambda: (os.utime(path, ns=(5, 7)), path.stat().st_mtime_ns, path.stat().st_atime_ns)[1:]
         )
-        told(f"{kind}: link", lambda: (os.link(path, other), seen(path), seen(other))[1:])
-        told(f"{kind}: one number", lambda: path.lstat().st_ino == other.lstat().st_ino)
-        told(f"{kind}: chmod by the other name", lambda: (os.chmod(other, 0o604), seen(path))[1])
-        told(f"{kind}: unlink", lambda: (os.unlink(path), seen(other))[1])
-        told(f"{kind}: rename", lambda: (os.rename(other, path), seen(path))[1])
-        told(f"{kind}: gone", lambda: seen(other))
-        told(f"{kind}: user attribute", lambda: os.setxattr(path, "user.a", b"1"))
-        told(f"{kind}: no user attribute", lambda: os.getxattr(path, "user.a"))
+        record(f"{kind}: link", lambda: (os.link(path, other), seen(path), seen(other))[1:])
+        record(f"{kind}: one number", lambda: path.lstat().st_ino == other.lstat().st_ino)
+        record(f"{kind}: chmod by the other name", lambda: (os.chmod(other, 0o604), seen(path))[1])
+        record(f"{kind}: unlink", lambda: (os.unlink(path), seen(other))[1])
+        record(f"{kind}: rename", lambda: (os.rename(other, path), seen(path))[1])
+        record(f"{kind}: gone", lambda: seen(other))
+        record(f"{kind}: user attribute", lambda: os.setxattr(path, "user.a", b"1"))
+        record(f"{kind}: no user attribute", lambda: os.getxattr(path, "user.a"))
         if ROOT:
-            told(f"{kind}: trusted attribute", lambda: os.setxattr(path, "trusted.a", b"1"))
-            told(f"{kind}: trusted attribute: found", lambda: os.getxattr(path, "trusted.a"))
-            told(f"{kind}: trusted attribute: gone", lambda: os.removexattr(path, "trusted.a"))
-        told(f"{kind}: a link to it", lambda: (os.symlink("a", other), oct(other.stat().st_mode))[1])
-        told(f"{kind}: access", lambda: [os.access(path, how) for how in (os.R_OK, os.W_OK, os.X_OK)])
-        told(f"{kind}: removed", lambda: (os.unlink(path), os.listdir(folder))[1])
+            record(f"{kind}: trusted attribute", lambda: os.setxattr(path, "trusted.a", b"1"))
+            record(f"{kind}: trusted attribute: found", lambda: os.getxattr(path, "trusted.a"))
+            record(f"{kind}: trusted attribute: gone", lambda: os.removexattr(path, "trusted.a"))
+        record(f"{kind}: a link to it", lambda: (os.symlink("a", other), oct(other.stat().st_mode))[1])
+        record(f"{kind}: access", lambda: [os.access(path, how) for how in (os.R_OK, os.W_OK, os.X_OK)])
+        record(f"{kind}: removed", lambda: (os.unlink(path), os.listdir(folder))[1])
 
 
 @check
-def names_of_special_files(top: Path, told: Told) -> None:
+def names_of_special_files(top: Path, record: Recorder) -> None:
     """Renames of special files over other things, and of these over them."""
     kinds: dict[str, Callable[[Path], object]] = {
         **MAKE,
@@ -108,25 +108,25 @@ def names_of_special_files(top: Path, told: Told) -> None:
                 folder.mkdir()
                 kinds[source](folder / "a")
                 make(folder / "b") if target == other else kinds[target](folder / "b")
-                told(f"{source} without replacing {target}", lambda: rename(folder / "a", folder / "b", 1))
-                told(f"link of {source} to {target}", lambda: os.link(folder / "a", folder / "b"))
-                told(f"{source} over {target}", lambda: os.rename(folder / "a", folder / "b"))
+                record(f"{source} without replacing {target}", lambda: rename(folder / "a", folder / "b", 1))
+                record(f"link of {source} to {target}", lambda: os.link(folder / "a", folder / "b"))
+                record(f"{source} over {target}", lambda: os.rename(folder / "a", folder / "b"))
                 for name in sorted(os.listdir(folder)):
-                    told(f"{source} over {target}: {name}", lambda: oct((folder / name).lstat().st_mode))
+                    record(f"{source} over {target}: {name}", lambda: oct((folder / name).lstat().st_mode))
 
 
 @check
-def listings_of_special_files(top: Path, told: Told) -> None:
+def listings_of_special_files(top: Path, record: Recorder) -> None:
     for kind, make in MAKE.items():
         make(top / kind.replace(" ", "-"))
     with os.scandir(top) as entries:
         found = {entry.name: entry for entry in entries}
-        told("names", lambda: sorted(found))
-        told("files", lambda: [name for name in sorted(found) if found[name].is_file(follow_symlinks=False)])
-        told(
+        record("names", lambda: sorted(found))
+        record("files", lambda: [name for name in sorted(found) if found[name].is_file(follow_symlinks=False)])
+        record(
             "kinds", lambda: {name: oct(stat.S_IFMT(found[name].stat(follow_symlinks=False).st_mode)) for name in found}
         )
-        told("numbers", lambda: all((top / name).lstat().st_ino == entry.inode() for name, entry in found.items()))
+        record("numbers", lambda: all((top / name).lstat().st_ino == entry.inode() for name, entry in found.items()))
 
 
 @contextlib.contextmanager
@@ -137,89 +137,89 @@ def ends(path: Path) -> Iterator[tuple[int, int]]:
 
 
 @check
-def pipes(top: Path, told: Told) -> None:
+def pipes(top: Path, record: Recorder) -> None:
     path = top / "a"
     os.mkfifo(path, 0o600)
-    told.nothing("nobody reads", lambda: os.open(path, os.O_WRONLY | os.O_NONBLOCK))
+    record.nothing("nobody reads", lambda: os.open(path, os.O_WRONLY | os.O_NONBLOCK))
     with ends(path) as (reading, writing):
-        told("empty", lambda: os.read(reading, 10))
-        told("written", lambda: os.write(writing, b"abc"))
-        told("read", lambda: os.read(reading, 10))
-        told("kind", lambda: stat.S_ISFIFO(os.fstat(reading).st_mode))
-        told("seek", lambda: os.lseek(reading, 0, os.SEEK_SET))
+        record("empty", lambda: os.read(reading, 10))
+        record("written", lambda: os.write(writing, b"abc"))
+        record("read", lambda: os.read(reading, 10))
+        record("kind", lambda: stat.S_ISFIFO(os.fstat(reading).st_mode))
+        record("seek", lambda: os.lseek(reading, 0, os.SEEK_SET))
         os.link(path, top / "b")
         with opened(top / "b", os.O_WRONLY | os.O_NONBLOCK) as other:
-            told("by the other name", lambda: (os.write(other, b"def"), os.read(reading, 10)))
+            record("by the other name", lambda: (os.write(other, b"def"), os.read(reading, 10)))
         os.rename(path, top / "c")
         with opened(top / "c", os.O_WRONLY | os.O_NONBLOCK) as other:
-            told("renamed", lambda: (os.write(other, b"ghi"), os.read(reading, 10)))
-        told("fchmod", lambda: (os.fchmod(reading, 0o640), oct((top / "c").stat().st_mode))[1])
+            record("renamed", lambda: (os.write(other, b"ghi"), os.read(reading, 10)))
+        record("fchmod", lambda: (os.fchmod(reading, 0o640), oct((top / "c").stat().st_mode))[1])
         os.unlink(top / "b")
         os.unlink(top / "c")
-        told("without a name", lambda: (os.write(writing, b"jkl"), os.read(reading, 10)))
-        told("links", lambda: os.fstat(reading).st_nlink)
-        told("mode without a name", lambda: (os.fchmod(reading, 0o604), oct(os.fstat(reading).st_mode))[1])
+        record("without a name", lambda: (os.write(writing, b"jkl"), os.read(reading, 10)))
+        record("links", lambda: os.fstat(reading).st_nlink)
+        record("mode without a name", lambda: (os.fchmod(reading, 0o604), oct(os.fstat(reading).st_mode))[1])
         with opened(Path(f"/proc/self/fd/{reading}"), os.O_WRONLY | os.O_NONBLOCK) as other:
-            told("by its descriptor", lambda: (os.write(other, b"mno"), os.read(reading, 10)))
-    told("of a name that is free", lambda: (os.mkfifo(path, 0o600), oct(path.stat().st_mode))[1])
+            record("by its descriptor", lambda: (os.write(other, b"mno"), os.read(reading, 10)))
+    record("of a name that is free", lambda: (os.mkfifo(path, 0o600), oct(path.stat().st_mode))[1])
     path.unlink()
     path.write_bytes(b"a file")
-    told("a file in its place", lambda: (path.read_bytes(), oct(path.stat().st_mode)))
+    record("a file in its place", lambda: (path.read_bytes(), oct(path.stat().st_mode)))
 
 
 @check
-def sockets(top: Path, told: Told) -> None:
+def sockets(top: Path, record: Recorder) -> None:
     before = os.getcwd()
     os.chdir(top)
     try:
         with socket.socket(socket.AF_UNIX) as server, socket.socket(socket.AF_UNIX) as client:
-            told("bound", lambda: server.bind("a"))
-            told("refused", lambda: client.connect("a"))
+            record("bound", lambda: server.bind("a"))
+            record("refused", lambda: client.connect("a"))
             server.listen()
-            told("connected", lambda: client.connect("a"))
+            record("connected", lambda: client.connect("a"))
             accepted, _ = server.accept()
             with accepted:
-                told("sent", lambda: (client.send(b"abc"), accepted.recv(10)))
+                record("sent", lambda: (client.send(b"abc"), accepted.recv(10)))
             os.rename("a", "b")
             with socket.socket(socket.AF_UNIX) as other:
-                told("by its old name", lambda: other.connect("a"))
-                told("by its new name", lambda: other.connect("b"))
+                record("by its old name", lambda: other.connect("a"))
+                record("by its new name", lambda: other.connect("b"))
         with socket.socket(socket.AF_UNIX) as again:
-            told("bound again", lambda: again.bind("b"))
-            told("bound after unlink", lambda: (os.unlink("b"), again.bind("b"))[1])
-        told.nothing("opened", lambda: os.open("b", os.O_RDONLY))
+            record("bound again", lambda: again.bind("b"))
+            record("bound after unlink", lambda: (os.unlink("b"), again.bind("b"))[1])
+        record.nothing("opened", lambda: os.open("b", os.O_RDONLY))
     finally:
         os.chdir(before)
 
 
 @check
-def devices(top: Path, told: Told) -> None:
+def devices(top: Path, record: Recorder) -> None:
     """Devices are opened by the kernel, if the mount lets it."""
     if not ROOT:
         return
     os.mknod(top / "zero", stat.S_IFCHR | 0o600, ZERO)
     os.mknod(top / "none", stat.S_IFCHR | 0o600, os.makedev(4000, 1))
     with opened(top / "zero", os.O_RDWR) as fd:
-        told("read", lambda: os.read(fd, 4))
-        told("written", lambda: os.write(fd, b"abc"))
+        record("read", lambda: os.read(fd, 4))
+        record("written", lambda: os.write(fd, b"abc"))
         os.unlink(top / "zero")
-        told("read without a name", lambda: os.read(fd, 4))
-        told("links", lambda: (os.fstat(fd).st_nlink, os.fstat(fd).st_rdev == ZERO))
-    told.nothing("no such device", lambda: os.open(top / "none", os.O_RDONLY))
+        record("read without a name", lambda: os.read(fd, 4))
+        record("links", lambda: (os.fstat(fd).st_nlink, os.fstat(fd).st_rdev == ZERO))
+    record.nothing("no such device", lambda: os.open(top / "none", os.O_RDONLY))
     for number in (0, os.makedev(0, 1), os.makedev(255, 255), os.makedev(4095, (1 << 20) - 1)):
-        told(f"number {number:#x}", lambda: os.mknod(top / f"d{number:x}", stat.S_IFBLK, number))
-        told(f"number {number:#x}: seen", lambda: (top / f"d{number:x}").lstat().st_rdev)
+        record(f"number {number:#x}", lambda: os.mknod(top / f"d{number:x}", stat.S_IFBLK, number))
+        record(f"number {number:#x}: seen", lambda: (top / f"d{number:x}").lstat().st_rdev)
 
 
 @check
-def modes_of_special_files(top: Path, told: Told) -> None:
+def modes_of_special_files(top: Path, record: Recorder) -> None:
     """Modes follow the umask and the directory."""
     for mask in (0, 0o022, 0o777):
         before = os.umask(mask)
         for bits in (0, 0o644, 0o666, 0o6777, 0o1777):
             path = top / f"{mask:o}-{bits:o}"
-            told(f"mknod {mask:o} {bits:o}", lambda: os.mknod(path, stat.S_IFIFO | bits))
-            told("mode", lambda: oct(path.lstat().st_mode))
+            record(f"mknod {mask:o} {bits:o}", lambda: os.mknod(path, stat.S_IFIFO | bits))
+            record("mode", lambda: oct(path.lstat().st_mode))
         os.umask(before)
     (top / "group").mkdir()
     if ROOT:
@@ -227,13 +227,13 @@ def modes_of_special_files(top: Path, told: Told) -> None:
     (top / "group").chmod(0o2775)
     for kind, make in MAKE.items():
         path = top / "group" / kind.replace(" ", "-")
-        told(f"in a setgid directory: {kind}", lambda: (make(path), seen(path))[1])
-    told("of a kind that there is not", lambda: os.mknod(top / "odd", 0o170000 | 0o600))
-    told("of a directory", lambda: os.mknod(top / "odd", stat.S_IFDIR | 0o700))
+        record(f"in a setgid directory: {kind}", lambda: (make(path), seen(path))[1])
+    record("of a kind that there is not", lambda: os.mknod(top / "odd", 0o170000 | 0o600))
+    record("of a directory", lambda: os.mknod(top / "odd", stat.S_IFDIR | 0o700))
 
 
 @check
-def special_files_of_others(top: Path, told: Told) -> None:
+def special_files_of_others(top: Path, record: Recorder) -> None:
     if not ROOT:
         return
     (top / "open").mkdir()
@@ -264,4 +264,4 @@ tell("chown", lambda: os.chown("fifo", 0, 0))
 tell("unlink", lambda: os.unlink("fifo"))
 """
     )
-    told_by(program, top, told)
+    recorded_by(program, top, record)

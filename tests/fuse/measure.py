@@ -247,8 +247,8 @@ def main() -> None:
     parser.add_argument("--buffered", action="store_true")
     parser.add_argument("--fio", action="store_true")
     parser.add_argument("--files", type=int, default=8_000)
-    asked = parser.parse_args()
-    direct, files = not asked.buffered, asked.files
+    arguments = parser.parse_args()
+    direct, files = not arguments.buffered, arguments.files
     room = resource.getrlimit(resource.RLIMIT_NOFILE)[1]
     resource.setrlimit(resource.RLIMIT_NOFILE, (room, room))
     without_stats = {"plain"} | ({"ll"} if files + 1000 > room else set())  # it has a descriptor for each file
@@ -278,7 +278,7 @@ def main() -> None:
         for subject in subjects.values():
             stack.callback(os.close, subject.fd)
         print(f"load {os.getloadavg()[0]:.1f}, Python {sys.version.split()[0]}, {os.cpu_count()} CPUs, {options}")
-        (measure_by_fio(subjects) if asked.fio else measure(subjects, without_stats)).show()
+        (measure_by_fio(subjects) if arguments.fio else measure(subjects, without_stats)).show()
 
 
 if __name__ == "__main__":

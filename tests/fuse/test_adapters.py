@@ -379,7 +379,7 @@ def test_a_process_uses_the_mount_that_it_serves_itself(tmp_path: Path, program:
         cut = threading.Timer(60, lambda: subprocess.run(["umount", "-f", "-l", str(tmp_path)], check=False))
         cut.start()
         try:
-            said, complained = process.communicate()
+            output, complained = process.communicate()
         finally:
             cut.cancel()
-    assert said == "served\n", complained
+    assert output == "served\n", complained

@@ -131,7 +131,7 @@ def test_room_is_that_of_the_store(place: Path, stored: Path) -> None:
     assert (shown.f_blocks * shown.f_frsize, shown.f_namemax) == (real.f_blocks * real.f_frsize, real.f_namemax)
 
 
-@pytest.mark.skipif(os.geteuid() != 0, reason="only root can be somebody else")
+@pytest.mark.skipif(os.geteuid() != 0, reason="only root can act as another user")
 def test_files_of_another_user_belong_to_that_user() -> None:
     """The mount has --allow-other; the kernel enforces the modes."""
     program = "import os, sys; os.setgid(34); os.setuid(12); os.chdir(sys.argv[1]); exec(sys.argv[2])"

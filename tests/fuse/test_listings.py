@@ -144,8 +144,8 @@ def test_a_listing_that_fails_says_so_and_is_whole_the_next_time(tmp_path: Path,
 BELOW = "tests.fuse.below"
 
 
-def left_out(said: str) -> list[str]:
-    return [line for line in said.splitlines() if "is left out of the listing" in line]
+def left_out(log: str) -> list[str]:
+    return [line for line in log.splitlines() if "is left out of the listing" in line]
 
 
 @pytest.mark.parametrize("loop", LOOPS)
@@ -161,14 +161,14 @@ def test_a_name_that_no_directory_can_have_costs_its_listing_that_name_alone(
     with Mounted(tmp_path, url, f"--loop={loop}", *option) as mounted:
         for _ in range(2):
             assert names(mounted.path / "d") == ["good"]
-        said = left_out(mounted.said())
-    assert len(said) == len(set(said)) == (5 if kind == "directories" else 3)
-    assert all("directory /d: the name '" in line for line in said)
+        log = left_out(mounted.said())
+    assert len(log) == len(set(log)) == (5 if kind == "directories" else 3)
+    assert all("directory /d: the name '" in line for line in log)
     for name, rule in (("with\\x00nul", "has no NUL"), ("xxx", "at most 1024 bytes, and this one 1025")):
-        assert [rule in line for line in said if name in line] == [True]
+        assert [rule in line for line in log if name in line] == [True]
     if kind == "directories":
-        assert [line for line in said if "'with/slash'" in line and "has no slash" in line]
-        assert [line for line in said if "''" in line and "is not empty" in line]
+        assert [line for line in log if "'with/slash'" in line and "has no slash" in line]
+        assert [line for line in log if "''" in line and "is not empty" in line]
 
 
 class Named:
@@ -203,10 +203,10 @@ def test_names_of_a_file_system_of_ones_own_are_looked_at_too(tmp_path: Path, ca
                 assert names(tmp_path) == ["bytes", "good", longest]
             assert run("ls", "-a", tmp_path).split() == [".", "..", "bytes", "good", longest]
             assert loop._native.check() == ""
-    said = left_out(caplog.text)
-    assert len(said) == len(MISNAMED) + 1
-    assert all("directory 1: the name " in line for line in said)
-    assert [line for line in said if "the name 7 " in line and "is a str, not int" in line]
+    log = left_out(caplog.text)
+    assert len(log) == len(MISNAMED) + 1
+    assert all("directory 1: the name " in line for line in log)
+    assert [line for line in log if "the name 7 " in line and "is a str, not int" in line]
 
 
 def test_the_log_is_not_filled_with_names(caplog: pytest.LogCaptureFixture) -> None:

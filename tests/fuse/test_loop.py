@@ -322,10 +322,10 @@ def test_without_the_extension_mounts_are_served_by_the_other_loop(
 
 
 def test_features_are_reported(tmp_path: Path) -> None:
-    said = run(sys.executable, "-m", "pagecache", "mount", "--features")
-    assert "loop in C: built" in said
-    assert "largest write: " in said
-    assert "write-back cache" in said
+    output = run(sys.executable, "-m", "pagecache", "mount", "--features")
+    assert "loop in C: built" in output
+    assert "largest write: " in output
+    assert "write-back cache" in output
 
 
 def test_a_name_that_is_gone_is_left_out_of_a_listing(volume: Volume, mnt: Path, store: Path) -> None:

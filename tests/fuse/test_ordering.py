@@ -57,7 +57,7 @@ def held(volume: Volume) -> tuple[Files, Held]:
     return files, opened
 
 
-def told(error: Exception, what: str) -> Exception:
+def as_reported(error: Exception, what: str) -> Exception:
     return OSError(errno_of(error), what)
 
 
@@ -66,7 +66,7 @@ def on_trio(volume: Volume, program: Callable[[Bytes, Held, trio.Nursery], Await
 
     async def main() -> None:
         files, opened = held(volume)
-        bytes = Bytes(files, Aside(how.get("deadline")), told, pages=how.get("pages", True))
+        bytes = Bytes(files, Aside(how.get("deadline")), as_reported, pages=how.get("pages", True))
         async with trio.open_nursery() as nursery:
             try:
                 await program(bytes, opened, nursery)

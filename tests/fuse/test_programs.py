@@ -154,20 +154,20 @@ def test_git(place: Path, sources: Path, tmp_path: Path) -> None:
     """A repository is made, cloned, packed, and found to be whole; its status is clean."""
     if shutil.which("git") is None:
         pytest.skip("there is no git here")
-    who = ("-c", "user.name=a", "-c", "user.email=a@b", "-c", "safe.directory=*")
+    identity = ("-c", "user.name=a", "-c", "user.email=a@b", "-c", "safe.directory=*")
     origin = tmp_path / "origin"
     shutil.copytree(sources, origin, symlinks=True)
     run("git", "init", "-q", origin)
-    run("git", *who, "-C", origin, "add", ".")
-    run("git", *who, "-C", origin, "commit", "-q", "-m", "one")
+    run("git", *identity, "-C", origin, "add", ".")
+    run("git", *identity, "-C", origin, "commit", "-q", "-m", "one")
     clone = place / "clone"
-    run("git", *who, "clone", "-q", "--no-hardlinks", origin, clone)
+    run("git", *identity, "clone", "-q", "--no-hardlinks", origin, clone)
     (clone / "d1" / "new").write_bytes(b"new" * 1000)
-    run("git", *who, "-C", clone, "add", ".")
-    run("git", *who, "-C", clone, "commit", "-q", "-m", "two")
-    run("git", *who, "-C", clone, "gc", "-q", timeout=120)
-    run("git", *who, "-C", clone, "fsck", "--full", "--strict")
-    assert run("git", *who, "-C", clone, "status", "--porcelain") == ""
+    run("git", *identity, "-C", clone, "add", ".")
+    run("git", *identity, "-C", clone, "commit", "-q", "-m", "two")
+    run("git", *identity, "-C", clone, "gc", "-q", timeout=120)
+    run("git", *identity, "-C", clone, "fsck", "--full", "--strict")
+    assert run("git", *identity, "-C", clone, "status", "--porcelain") == ""
     (clone / "d1" / "new").unlink()
     same(sources, clone)
 

@@ -138,7 +138,7 @@ def test_an_open_that_came_first_finds_the_file_that_its_name_stood_for(
     go_on.set()
     for thread in (opener, taking):
         thread.join(60)
-    assert waited, "for who opens"
+    assert waited, "for the open"
     ((fh, _),) = found
     assert server.files.read(fh, 0, 9) == b"a"
     server.release(fh)

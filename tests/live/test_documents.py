@@ -17,7 +17,7 @@ from pagecache import RetryPolicy
 from pagecache.native import STATES
 from pagecache.observe import documents
 from pagecache.observe.syncs import Syncs
-from tests.file.backends import PATIENCE, RecordingFile
+from tests.file.backends import WAIT_LIMIT_S, RecordingFile
 from tests.file.conftest import make as make  # the fixture
 from tests.file.rig import KEY, ONCE, PAGE, Rig, Task, eventually, pattern
 
@@ -356,7 +356,7 @@ def test_pages_show_what_has_to_happen_to_them(make: Make) -> None:
             raise OSError(errno.EIO, "no")
         if offset == 7 * PAGE:
             entered.set()
-            assert release.wait(PATIENCE)
+            assert release.wait(WAIT_LIMIT_S)
         return stored.store(offset, buffers)
 
     rig.backend.fault("write_from", write, times=100)
@@ -366,7 +366,7 @@ def test_pages_show_what_has_to_happen_to_them(make: Make) -> None:
     f.pwrite(b"d" * 2 * PAGE, 6 * PAGE)
     reads = rig.backend.gate("read_into")
     writing = Task(f.sync_range, 7 * PAGE, PAGE)
-    assert entered.wait(PATIENCE)
+    assert entered.wait(WAIT_LIMIT_S)
     reading = Task(f.pread, PAGE, 10 * PAGE)
     reads.wait_entered()
     with f.view(0, PAGE):

@@ -119,10 +119,10 @@ def test_the_root_lists_the_documents(served: Served) -> None:
 
 @pytest.mark.parametrize("what", WRONG)
 def test_what_is_wrong_with_a_request_is_said_in_json(served: Served, what: str) -> None:
-    method, target, status, told = WRONG[what]
+    method, target, status, message = WRONG[what]
     found, document = ask(served.path, target, method)
     assert (found, document["schema"]) == (status, 1)
-    assert told in document["error"]
+    assert message in document["error"]
 
 
 def test_a_part_of_a_key_is_looked_for_among_all_files(served: Served) -> None:

@@ -71,7 +71,7 @@ def nothing_is_forgotten(s: State) -> str:
         if s.committed[b] < s.latest[b] and not covered & BITS[b]:
             return (
                 f"I-22: block {b} is clean in version {s.latest[b]}, a crash would leave {s.committed[b]}, "
-                "and nobody was told"
+                "and it was not reported"
             )
     return ""
 
@@ -213,7 +213,7 @@ class Search:
             waiting = set.intersection(*(self.waiting(self.states[n]) for n in part))
             if waiting and self.is_fair(part, inside):
                 names = ", ".join(sorted(waiting))
-                return self.result(f"endless: {names} may wait for ever, in a circle of {len(part)} states", part[0])
+                return self.result(f"endless: {names} may wait forever, in a cycle of {len(part)} states", part[0])
         return self.result("", 0)
 
     def is_fair(self, part: list[int], inside: set[int]) -> bool:
@@ -223,12 +223,12 @@ class Search:
         for number in part:
             able = set()
             for after, label in self.edges[number]:
-                who = label.partition(":")[0]
-                if "!" in label or who in self.scenario.loops:
+                name = label.partition(":")[0]
+                if "!" in label or name in self.scenario.loops:
                     continue
-                able.add(who)
+                able.add(name)
                 if after in inside:
-                    steps.add(who)
+                    steps.add(name)
             always = able if always is None else always & able
         return (always or set()) <= steps
 

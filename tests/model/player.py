@@ -19,7 +19,7 @@ from typing import Any, NamedTuple
 
 from pagecache import BackendError, CachedFile
 from pagecache.native import BACKOFF, STAMP_MAX
-from tests.file.backends import PATIENCE, RecordingFile
+from tests.file.backends import WAIT_LIMIT_S, RecordingFile
 from tests.file.rig import KEY, PAGE, Rig, Task, eventually, make_rig
 
 from .rules import RIGHT, Scenario
@@ -61,10 +61,10 @@ def seen_in(s: State) -> Seen:
 
 
 def is_event(label: str, s: State, number: dict[str, int]) -> bool:
-    who = label.partition(":")[0]
+    actor = label.partition(":")[0]
     if label.startswith(ANSWERS):
         return True
-    return who in number and not s.actors[number[who]].stage
+    return actor in number and not s.actors[number[actor]].stage
 
 
 class Model:
@@ -176,7 +176,7 @@ class Player:
     def wait(self, call: Pending) -> Pending:
         with self.lock:
             self.pending.append(call)
-        assert call.decided.wait(PATIENCE), "nobody decided"
+        assert call.decided.wait(WAIT_LIMIT_S), "the test has not decided"
         return call
 
     def written(self, file: RecordingFile, offset: int, buffers: Any) -> int:
@@ -187,7 +187,7 @@ class Player:
         )
         call = self.wait(Pending(file, content, offset, buffers))
         if call.fault:
-            raise BackendError(errno.EIO, "told to fail", retry=True, retry_after=3600.0)
+            raise BackendError(errno.EIO, "made up", retry=True, retry_after=3600.0)
         return file.store(offset, buffers)
 
     def committed(self, file: RecordingFile) -> str:
@@ -198,16 +198,16 @@ class Player:
             for b in blocks_of(call.forget):
                 span = slice(b * PAGE, (b + 1) * PAGE)
                 file.stored.written[span] = file.stored.safe[span]
-        raise BackendError(errno.EIO, "told to fail", retry=True, retry_after=0.0, kept=call.fault == "kept")
+        raise BackendError(errno.EIO, "made up", retry=True, retry_after=0.0, kept=call.fault == "kept")
 
     # -- the test's side
 
     def play(self, label: str) -> None:
-        who, _, what = label.partition(": ")
-        if who in self.at:
-            self.begin(who)
+        actor, _, what = label.partition(": ")
+        if actor in self.at:
+            self.begin(actor)
             return
-        commit = who == "commit"
+        commit = actor == "commit"
         with self.lock:
             if commit:
                 call = next(call for call in self.pending if not call.content)
@@ -225,9 +225,9 @@ class Player:
             native.retry()
             native.flush_start(STAMP_MAX)
 
-    def begin(self, who: str) -> None:
-        operation, blocks = self.scenario.programs[who][self.at[who]]
-        self.at[who] += 1
+    def begin(self, actor: str) -> None:
+        operation, blocks = self.scenario.programs[actor][self.at[actor]]
+        self.at[actor] += 1
         if operation == "write":
             self.write(blocks)
         elif operation == "commit":
@@ -240,7 +240,7 @@ class Player:
                 "truncate": self.truncate,
             }[operation]  # fmt: skip
             self.parked.clear()
-            task = self.tasks[who] = Task(call)
+            task = self.tasks[actor] = Task(call)
             if operation == "truncate":
                 task.waits(0.02)  # its waits are in C: give it the chance to get there
             else:  # until it has taken its epoch and waits, or has finished

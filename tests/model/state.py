@@ -86,8 +86,8 @@ class State(NamedTuple):
     commit_generation: int
     commit_takes: Pair
     landed: bool  # the backend has done it, and has not answered
-    asked: bool  # a commit is wanted
-    asked_stamp: int  # of callers that had seen their bytes acknowledged; -1: none
+    commit_wanted: bool
+    wanted_stamp: int  # of callers that had seen their bytes acknowledged; -1: none
     settle: bool  # a rollback has to be made under the token
     may_stage: bool
     aborted: bool
@@ -119,7 +119,7 @@ def first_state(scenario: Scenario) -> State:
         memory=none, pinned=0, size=2, remote_size=2, epoch=0,
         token=FREE, queue=(), lock=FREE, towrite=0, calls=(),
         commit_queued=False, commit_running=False, commit_generation=0, commit_takes=none,
-        landed=False, asked=False, asked_stamp=-1, settle=False, may_stage=True,
+        landed=False, commit_wanted=False, wanted_stamp=-1, settle=False, may_stage=True,
         aborted=False, generation=0, fence=0, truncated=0, holes=0, direct=0, direct_moved=0,
         written=none, safe=none, staged=none, lost=0, forgot=False, committed=none, latest=none, clock=none,
         actors=actors, faults=tuple(scenario.faults.values()), broken="",
@@ -147,7 +147,7 @@ class Draft:
             self.memory, self.pinned, self.size, self.remote_size, self.epoch,
             self.token, self.queue, self.lock, self.towrite, self.calls,
             self.commit_queued, self.commit_running, self.commit_generation, self.commit_takes,
-            self.landed, self.asked, self.asked_stamp, self.settle, self.may_stage,
+            self.landed, self.commit_wanted, self.wanted_stamp, self.settle, self.may_stage,
             self.aborted, self.generation, self.fence, self.truncated, self.holes,
             self.direct, self.direct_moved,
             self.written, self.safe, self.staged, self.lost, self.forgot, self.committed, self.latest, self.clock,
@@ -161,7 +161,7 @@ class Draft:
             self.memory, self.pinned, self.size, self.remote_size, self.epoch,
             self.token, self.queue, self.lock, self.towrite, self.calls,
             self.commit_queued, self.commit_running, self.commit_generation, self.commit_takes,
-            self.landed, self.asked, self.asked_stamp, self.settle, self.may_stage,
+            self.landed, self.commit_wanted, self.wanted_stamp, self.settle, self.may_stage,
             self.aborted, self.generation, self.fence, self.truncated, self.holes,
             self.direct, self.direct_moved,
             self.written, self.safe, self.staged, self.lost, self.forgot, self.committed, self.latest, self.clock,
@@ -170,11 +170,11 @@ class Draft:
 
     # ------------------------------------------------------------------ token and pass (lock.c, writeback.c)
 
-    def token_take(self, who: str) -> None:
+    def token_take(self, actor: str) -> None:
         if self.token == FREE and not self.queue:
-            self.token = who
+            self.token = actor
         else:
-            self.queue += (who,)
+            self.queue += (actor,)
 
     def token_release(self) -> None:
         self.token = FREE
@@ -298,8 +298,8 @@ class Draft:
 
     def commit_start(self, stamp: int = -1) -> None:
         if not self.commit_running and not self.aborted:
-            self.asked = True
-            self.asked_stamp = max(self.asked_stamp, stamp)
+            self.commit_wanted = True
+            self.wanted_stamp = max(self.wanted_stamp, stamp)
             self.queue_for_commit()
 
     def settle_start(self) -> None:
@@ -315,20 +315,20 @@ class Draft:
     def commit_begin(self) -> None:
         """Begin a commit. Work under the token comes first; a requested commit is then requested again."""
         self.commit_queued = False
-        early = min(self.d, self.w) <= self.asked_stamp
-        asked, self.asked, self.asked_stamp = self.asked, False, -1
+        early = min(self.d, self.w) <= self.wanted_stamp
+        commit_wanted, self.commit_wanted, self.wanted_stamp = self.commit_wanted, False, -1
         if self.settle:
             self.settle = False
             self.roll_back()
             self.commit_over()
             return
         if early and self.rules.commit_follows_its_bytes:
-            asked = False
-        if not asked or (not self.U | self.S and self.m == INF):
+            commit_wanted = False
+        if not commit_wanted or (not self.U | self.S and self.m == INF):
             self.commit_over()
             return
         if early:
-            self.broken = "2.15: a commit begins before the bytes of who asked for it"
+            self.broken = "2.15: a commit begins before the bytes of its requester"
         self.commit_running = True
         self.commit_generation = self.generation
         self.m_moved, self.direct_moved, self.direct = self.m, self.direct, 0
@@ -427,7 +427,7 @@ class Draft:
     def lose_staging(self) -> None:
         """Lose the staged bytes. The backend is rolled back before anything is staged again."""
         if not self.lost:
-            self.broken = "T-61: told as lost, and it is not"
+            self.broken = "T-61: reported as lost, and it is not"
         missing = self.recall()
         if self.rules.lost_staging_is_told:
             self.record_loss(missing)

@@ -154,7 +154,7 @@ class System(Environment):
         elif pending and self.rules.fsync_looks_at_everything_again and not s.X:
             yield " flushes again", self.go(n, number, stage=1)
         elif self.commit_needed(s, stamp):
-            if s.commit_running or (s.asked and s.asked_stamp >= stamp):
+            if s.commit_running or (s.commit_wanted and s.wanted_stamp >= stamp):
                 return
             if self.scenario.asks_later:
                 yield " wants a commit", self.go(n, number, stage=4)
@@ -365,8 +365,8 @@ class System(Environment):
             n = self.edit(s)
             n.aborted, n.generation = True, s.generation + 1
             self.crash(n, crashed)
-            n.commit_queued = n.asked = False
-            n.asked_stamp = -1
+            n.commit_queued = n.commit_wanted = False
+            n.wanted_stamp = -1
             n.queue = ()
             n.inval_seq(ALL)  # the result of a running fill is invalid
             if not self.rules.abort_leaves_calls_alone:

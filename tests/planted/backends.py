@@ -191,7 +191,7 @@ BACKENDS = [
     backend(
         "store_acknowledges_and_forgets",
         "2.26, I-18",
-        "Every fifth write is acknowledged and not stored: what was there before is back once memory lets go of it.",
+        "Every fifth write is acknowledged and not stored: the old bytes are back once memory has evicted it.",
         around(Forgetful),
     ),
     backend(
@@ -233,7 +233,7 @@ BACKENDS = [
     backend(
         "store_shows_rubbish_in_gaps",
         "2.26, M8",
-        "What lies between the old end and a new one does not read as zeros: bytes that nobody wrote.",
+        "The gap between the old end and a new one does not read as zeros: it has bytes that were never written.",
         around(RubbishInGaps),
     ),
 ]

@@ -11,15 +11,15 @@ __all__ = ["CORE", "UNPLANTED"]
 
 TRACE = "only the order of what a trace records is wrong: tests/native/test_record.c"
 UNPLANTED: dict[str, str] = {
-    "wait_number_twice": "only a report of who waits shows a wait that is over: tests/native/test_waits.c",
-    "inode_keeps_its_cache": "only who looks at the files of a cache from outside meets it: tests/native/test_show.c",
+    "wait_number_twice": "only a report of waits shows a wait that is over: tests/native/test_waits.c",
+    "inode_keeps_its_cache": "only a lock-free query of a cache's files meets it: tests/native/test_show.c",
     "wrote_before_unlock": TRACE,
     "handed_under_leaf_lock": TRACE,
     "acked_before_token": TRACE,
     "commit_recorded_under_token": TRACE,
-    "a_pass_waited_for_moves_up": "somebody waits longer, for as long as others keep all threads busy: no call has a"
+    "a_pass_waited_for_moves_up": "a waiter waits longer while other work keeps all threads busy: no call has a"
     " promised time: tests/native/test_writeback.c",
-    "a_stuck_queue_gives_way": "memory is found later, when reads that own all of a queue have ended: until then reads"
+    "a_stuck_queue_gives_way": "memory is found later, when reads that own a whole queue have ended: until then reads"
     " go past the cache and writes wait: tests/native/test_reclaim.c",
 }
 """Fixes that are not planted: without them no promise to users is broken. Fix -> the reason, and the place that shows
@@ -45,17 +45,17 @@ CORE = [
     core(
         "what_failed_is_dirty_again",
         "K1, E6",
-        "Dirty is cleared at hand-over, before the answer: bytes of a call that fails are taken for saved and lost.",
+        "Dirty is cleared when a call is sent, before its answer: bytes of a failed call count as saved and are lost.",
     ),
     core(
         "short_answer_is_short",
         "T-17, 2.14",
-        "A short answer is taken for the whole request: the bytes behind it are never sent.",
+        "A short answer counts for the whole request: the bytes behind it are never sent.",
     ),
     core(
         "late_answer_only_ends_the_flight",
         "T-75b, 2.22",
-        "An answer that comes after an abort counts as success: what the old backend took is not sent to the new one.",
+        "An answer after an abort counts as success: bytes taken by the old backend are not sent to the new one.",
         (collector, "_late", lambda file, op: False),
     ),
     core(
@@ -66,7 +66,7 @@ CORE = [
     core(
         "flight_keeps_its_stamp",
         "1.3, I-18",
-        "The epoch is taken at hand-over, too late: an fsync that caused the hand-over does not wait for it.",
+        "The epoch is taken when a call is sent, too late: an fsync that caused the call does not wait for it.",
     ),
     core(
         "stamp_stays_to_the_last_answer",
@@ -81,18 +81,18 @@ CORE = [
     core(
         "failed_commit_makes_dirty",
         "T-18, K2",
-        "A failed commit leaves its bytes clean: they are not sent again, and gone with a crash.",
+        "A failed commit leaves its bytes clean: they are not sent again, and a crash loses them.",
     ),
     core(
         "nothing_went_back_between_two_looks",
         "T-18a, 2.15",
-        "fsync asks for dirty and for unstable bytes one after the other: a commit that fails in between hides them.",
+        "fsync checks dirty and unstable bytes one after the other: a commit that fails in between hides them.",
         (FileSync, "_committed", committed_at_a_second_look),
     ),
     core(
         "commit_covers_what_came_before_it",
         "2.17, T-75a",
-        "A commit is taken to cover a direct write or truncate that came while it ran: fsync then commits nothing.",
+        "A commit counts for a direct write or truncate that came while it ran: fsync then commits nothing.",
     ),
     core(
         "token_stays_to_the_last_answer",
@@ -117,7 +117,7 @@ CORE = [
     core(
         "rest_of_a_new_page_is_zeroed",
         "M8, I-9",
-        "The rest of a new page keeps what its memory held before: other data of the cache shows behind a short write.",
+        "The rest of a new page keeps its memory's old content: other data of the cache shows behind a short write.",
     ),
     core(
         "what_is_cut_is_zeroed",
@@ -132,22 +132,22 @@ CORE = [
     core(
         "who_copied_looks_again",
         "T-07, 2.4",
-        "A reader does not look whether its page was recycled while it copied: it returns bytes of another page.",
+        "A reader does not check whether its page was recycled while it copied: it returns bytes of another page.",
     ),
     core(
         "who_locked_looks_again",
         "1.4, 2.2",
-        "A page is not looked at again once it is locked: a write lands in the page that its memory has become.",
+        "A page is not checked again once it is locked: a write lands in the page that its memory has become.",
     ),
     core(
         "fill_sees_invalidations",
         "K12, T-46",
-        "A read that was under way when the object changed caches what it got: old bytes are served from then on.",
+        "A read in flight when the object changed caches its bytes: old bytes are served from then on.",
     ),
     core(
         "failed_fill_unlocks",
         "2.1.3, K10",
-        "A read that fails leaves a partly written page locked: whoever touches it next waits for ever.",
+        "A read that fails leaves a partly written page locked: the next call that touches it waits forever.",
     ),
     core(
         "invalidation_keeps_local_bytes",
@@ -162,27 +162,27 @@ CORE = [
     core(
         "reclaim_never_waits",
         "T-14, 2.23",
-        "Who needs memory waits for a page in flight: one stuck backend stops readers of all others.",
+        "A call that needs memory waits for a page in flight: one stuck backend stops readers of all others.",
     ),
     core(
         "direct_write_invalidates",
         "T-26, 2.10",
-        "A direct write leaves what is cached of its range: buffered readers see the old bytes from then on.",
+        "A direct write leaves its range cached: buffered readers see the old bytes from then on.",
     ),
     core(
         "direct_write_invalidates_again",
         "T-26, T-75a, 2.10",
-        "A direct write does not invalidate once it has landed: a read-ahead beside it leaves the old bytes cached.",
+        "A direct write does not invalidate once it has landed: readahead beside it leaves the old bytes cached.",
     ),
     core(
         "last_one_out_hands_the_lock_on",
         "K9, 2.10",
-        "The last of several parallel direct writes does not wake who waits for the file: a buffered writer hangs.",
+        "The last of several parallel direct writes does not wake the file's waiters: a buffered writer hangs.",
     ),
     core(
         "tasks_are_woken",
         "K9, T-55",
-        "The wake-up of tasks is lost: a task that waits for a page that another reads never goes on.",
+        "The wake-up of tasks is lost: a task that waits for another's read of a page never goes on.",
     ),
     core(
         "no_budget_while_waiting_for_a_lock",
@@ -192,56 +192,56 @@ CORE = [
     core(
         "append_keeps_the_lock",
         "T-25, 2.7",
-        "A long append gives the file's lock away between its pieces: what somebody else appends there is overwritten.",
+        "A long append releases the file's lock between its pieces: another writer's append there is overwritten.",
     ),
     core(
         "view_of_the_range_is_copied_first",
         "T-04, 2.7",
-        "A write whose source is a view of the same range is copied page by page: it reads what it has just written.",
+        "A write whose source is a view of the same range is copied page by page: it reads bytes it has just written.",
     ),
     core(
         "what_a_view_stores_to_stays_dirty",
         "M5, T-76",
-        "A hand-over makes a page clean that a writable view may still store to: what it stores later is never saved.",
+        "Write-back makes a page clean that a writable view may still store to: later stores are never saved.",
     ),
     core(
         "views_end_with_the_file",
         "T-47, I-9",
-        "A writable view is not detached by a truncate: what it stores behind the end shows when the file grows again.",
+        "A writable view is not detached by a truncate: its stores behind the end show when the file grows again.",
     ),
     core(
         "commit_follows_its_bytes",
         "2.15, I-18",
-        "A commit that is waited for goes ahead of bytes that came back: a size or a name is durable without them.",
+        "An awaited commit goes ahead of bytes that came back: a size or a name is durable without them.",
     ),
     core(
         "settling_commits_nothing",
         "2.22, 2.24",
-        "The cache's own work on a file commits what it finds: an object is published with half of its bytes.",
+        "The cache's own work on a file commits all it finds: an object is published with half of its bytes.",
     ),
     core(
         "what_came_back_is_rolled_back",
         "2.18, 2.19",
-        "A discard does not take back bytes whose answer was lost: what was given up is published by a later commit.",
+        "A discard does not roll back bytes whose answer was lost: a later commit publishes the discarded bytes.",
     ),
     core(
         "what_is_gone_is_not_kept",
         "2.17, 2.18",
-        "What was read after a discard stays cached when the commit fails: memory shows bytes that storage forgot.",
+        "Bytes read after a discard stay cached when the commit fails: memory shows bytes that storage forgot.",
     ),
     core(
         "discard_sees_what_grew",
         "I-10, 2.18",
-        "A discard beside an extension goes by the old size: the file is longer than its bytes, which read as zeros.",
+        "A discard beside an extension uses the old size: the file is longer than its bytes, which read as zeros.",
     ),
     core(
         "rebase_sees_what_grew",
         "I-10, 2.19",
-        "A rebase beside an extension goes by the old size: what was written behind it is cut off, its flush hangs.",
+        "A rebase beside an extension uses the old size: bytes written behind it are cut off, their flush hangs.",
     ),
     core(
         "a_local_end_is_a_byte",
         "M6, I-10, 2.19",
-        "What is local ends with its page, not with its last byte: over a shorter version the file ends in rubbish.",
+        "Local bytes end with their page, not with the last byte: over a shorter version the file ends in rubbish.",
     ),
 ]

@@ -49,11 +49,13 @@ def _in_child(scenario: Callable[[Make], None], bug: Any, answer: int) -> None:
             if bug is None:
                 for rig in rigs:
                     rig.finish()
-            said = "ok"
+            outcome_text = "ok"
         except BaseException as error:
             at = traceback.extract_tb(error.__traceback__)[-1]
-            said = f"failed: {type(error).__name__}: {str(error)[:200]} ({os.path.basename(at.filename)}:{at.lineno})"
-        os.write(answer, said.encode())
+            outcome_text = (
+                f"failed: {type(error).__name__}: {str(error)[:200]} ({os.path.basename(at.filename)}:{at.lineno})"
+            )
+        os.write(answer, outcome_text.encode())
         os._exit(0)  # with the bug still in: waiting could hang on the broken state
 
 
@@ -80,10 +82,10 @@ class Child:
         if hung:
             os.kill(self.pid, signal.SIGKILL)
         _, status = os.waitpid(self.pid, 0)
-        with open(self.answers, "rb") as said:
+        with open(self.answers, "rb") as outcome_text:
             if hung:
                 return "hung"
-            return said.read().decode() or f"died of signal {os.WTERMSIG(status)}"
+            return outcome_text.read().decode() or f"died of signal {os.WTERMSIG(status)}"
 
 
 def outcomes(names: list[str], *, planted: bool) -> dict[str, str]:
@@ -94,8 +96,8 @@ def outcomes(names: list[str], *, planted: bool) -> dict[str, str]:
     while left or playing:
         while left and len(playing) < AT_ONCE:
             playing.append(Child(left.pop(0), planted=planted))
-        rest = max(0.0, min(child.until for child in playing) - time.monotonic())
-        ended, _, _ = select.select(playing, [], [], rest)
+        remaining = max(0.0, min(child.until for child in playing) - time.monotonic())
+        ended, _, _ = select.select(playing, [], [], remaining)
         now = time.monotonic()
         for child in [child for child in playing if child in ended or child.until <= now]:
             playing.remove(child)

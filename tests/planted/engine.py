@@ -168,7 +168,7 @@ ENGINE = [
     engine(
         "direct_write_looks_once",
         "T-22, 2.10",
-        "Which lock a direct write needs is not looked at again once it has it: older buffered bytes go over it later.",
+        "A direct write does not check its lock's kind again once it has it: older buffered bytes go over it later.",
         (direct, "_locked", locked_as_decided),
     ),
     engine(
@@ -186,7 +186,7 @@ ENGINE = [
     engine(
         "retry_wakes_for_new_files_only",
         "2.14",
-        "A second failure of a file does not wake the flusher: fsync waits for its next look, and not for the retry.",
+        "A second failure of a file does not wake the flusher: fsync waits for its next turn, and not for the retry.",
         (EngineVolume, "retry_by", retry_by_unless_planned),
     ),
     engine(
@@ -198,14 +198,14 @@ ENGINE = [
     engine(
         "rebase_keeps_uploads",
         "T-73, 2.19",
-        "What was uploaded with the neighbours of an older version is kept over a rebase: it brings them back.",
+        "Units uploaded with an older version's neighbours are kept over a rebase: they bring the neighbours back.",
         (remote, "rebase", rebase_keeping_uploads),
         target=object_store,  # where the uploads of a rebase matter
     ),
     engine(
         "hole_is_forgotten_at_reconnect",
         "2.17, 2.22",
-        "A hole that no commit covered is gone with the backend and nobody is told: the old bytes are back.",
+        "A hole that no commit covered is gone with the backend and not reported: the old bytes are back.",
         (reconnect, "_lose_holes", lambda *_: None),
     ),
     engine(
@@ -223,7 +223,7 @@ ENGINE = [
     engine(
         "sync_waits_for_later_writes",
         "T-38, I-19",
-        "A sync waits for what is written after it began: beside a busy writer it never ends.",
+        "A sync waits for bytes written after it began: beside a busy writer it never ends.",
         (SyncTicket, "__init__", ticket_for_ever),
     ),
     engine(
@@ -242,43 +242,43 @@ ENGINE = [
     engine(
         "sync_forgets_names",
         "T-40, 2.15",
-        "A sync does not make names durable: what was created, removed or renamed before it is undone by a crash.",
+        "A sync does not make names durable: a crash undoes earlier creations, removals and renames.",
         (SyncTicket, "_names_done", lambda self: True),
     ),
     engine(
         "remove_leaves_the_cache",
         "2.20",
-        "A removed object stays cached under its name: who opens the name gets the bytes of the dead one.",
+        "A removed object stays cached under its name: an open of the name gets the bytes of the dead one.",
         (names, "_remove", remove_alone),
     ),
     engine(
         "rename_drops_dirty_bytes",
         "2.20",
-        "A rename throws away what was not saved yet: the new name has the old content.",
+        "A rename throws away unsaved bytes: the new name has the old content.",
         (names, "_rename", rename_clean),
     ),
     engine(
         "write_through_returns_early",
         "T-36, 2.8",
-        "A write-through write returns before the backend has the bytes: a crash takes what was said to be stored.",
+        "A write-through write returns before the backend has the bytes: a crash loses bytes reported as stored.",
         (EngineFile, "write_through", handed_over_some_time),
     ),
     engine(
         "close_hands_nothing_over",
         "2.20",
-        "The last close does not hand over: who looks at storage then finds it without the bytes.",
+        "The last close does not write back: a reader of storage then finds it without the bytes.",
         (lifetimes, "close_handle", close_alone),
     ),
     engine(
         "open_trusts_its_pages",
         "T-30, 2.20",
-        "Opening does not look at the version: what somebody else stored meanwhile is never seen.",
+        "Opening does not check the version: changes by other clients are never seen.",
         (opening, "compare", lambda volume, inode, stat, quiet=None: None),
     ),
     engine(
         "loss_is_told_to_nobody",
         "2.16, I-22",
-        "Data that is given up is not reported to the other handles: their fsync says OK.",
+        "Discarded data is not reported to the other handles: their fsync says OK.",
         (Inode, "record_loss", lambda self, lost, *, seen: None),
     ),
     engine(

@@ -31,7 +31,7 @@ class FailingFile(ObjectFile):
     def store(self, offset: int, buffers: Sequence[memoryview], limit: int | None = None) -> int:
         count = super().store(offset, buffers, limit)
         if self.objects.fails(UNHEARD):
-            raise BackendError(errno.EIO, "made up: nobody hears that it was done", retry=True)
+            raise BackendError(errno.EIO, "made up: the answer is lost", retry=True)
         return count
 
     def make_durable(self) -> str:

@@ -99,10 +99,10 @@ LEGAL = [
     ),
     Legal(
         "short_answers",
-        "Half of the reads and writes take a part of what was asked, down to one byte.",
+        "Half of the reads and writes take a part of the request, down to one byte.",
         faulty(Rule(("read", "write"), short="half", chance=0.4), Rule(("read", "write"), short=1, chance=0.1)),
     ),
-    Legal("no_versions", "Nobody says which version an object has.", around(NoVersions)),
+    Legal("no_versions", "Objects have no version.", around(NoVersions)),
     Legal(
         "long_tails",
         "One call in fifty takes fifty times as long as the others.",
@@ -110,7 +110,7 @@ LEGAL = [
     ),
     Legal(
         "restless_limits",
-        "The limits are others from pass to pass: from 512 bytes and one buffer to a megabyte.",
+        "The limits change from pass to pass: from 512 bytes and one buffer to a megabyte.",
         around(RestlessLimits),
     ),
     Legal(

@@ -149,8 +149,9 @@ WORLDS = tuple(dict.fromkeys(SCHEDULED.values()))
 
 WAITS: dict[str, str] = {
     "commit_follows_its_bytes": (
-        "a commit has to fail between two looks of who waits for the next, a few instructions of his apart. What is "
-        "then visible is whole again when he returns: it is seen only where nobody has returned since the last commit"
+        "a commit has to fail between two checks of a waiter for the next one, a few instructions apart. The visible "
+        "object is whole again when that waiter returns: a fault shows only if no caller has returned since the last "
+        "commit"
     ),
 }
 

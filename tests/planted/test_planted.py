@@ -99,7 +99,7 @@ def test_a_module_runs_with_a_bug_and_the_table_is_printed() -> None:
     command = [sys.executable, "-m", "tests.planted"]
     table = subprocess.run(command, cwd=ROOT, capture_output=True, text=True, timeout=60, check=True).stdout
     assert all(bug.sentence in table for bug in BUGS)
-    told = [
+    words = [
         *command,
         "loss_is_told_to_nobody",
         "timeit",
@@ -108,8 +108,8 @@ def test_a_module_runs_with_a_bug_and_the_table_is_printed() -> None:
         "-s",
         "from pagecache.volume.inode import Inode",
     ]
-    told += ["assert Inode.record_loss.__name__ == '<lambda>'"]
-    assert "1 loop" in subprocess.run(told, cwd=ROOT, capture_output=True, text=True, timeout=60, check=True).stdout
+    words += ["assert Inode.record_loss.__name__ == '<lambda>'"]
+    assert "1 loop" in subprocess.run(words, cwd=ROOT, capture_output=True, text=True, timeout=60, check=True).stdout
 
 
 def test_the_installed_extension_keeps_its_fixes() -> None:

@@ -167,8 +167,8 @@ class Server:
         deadline = time.monotonic() + START_MAX
         while time.monotonic() < deadline:
             running = self._process.poll() is None
-            if told := READY.search(self._log.read_bytes()):
-                return int(told[1])
+            if ready := READY.search(self._log.read_bytes()):
+                return int(ready[1])
             if not running:
                 break
             time.sleep(0.02)

@@ -56,8 +56,8 @@ def test_a_refusal_says_what_is_likely(
     with pytest.raises(BackendError) as raised:
         file.read_into(0, [memoryview(bytearray(6))])
     assert (raised.value.errno, raised.value.retry) == (errno.EACCES, False)
-    told = f"GET of s3://{bucket.name}/below/k: {code} ({status}): made up"
-    assert raised.value.strerror == told + (f"; {likely}" if likely else "")
+    message = f"GET of s3://{bucket.name}/below/k: {code} ({status}): made up"
+    assert raised.value.strerror == message + (f"; {likely}" if likely else "")
     backend.close()
 
 

@@ -57,8 +57,8 @@ def rewritten(file: CachedFile, content: bytearray, seed: int, count: int = 60) 
         data = choose.randbytes(min(length, len(content) - offset))
         file.pwrite(data, offset)
         content[offset : offset + len(data)] = data
-        look = choose.randrange(len(content))
-        assert file.pread(5000, look) == content[look : look + 5000]
+        start = choose.randrange(len(content))
+        assert file.pread(5000, start) == content[start : start + 5000]
 
 
 def test_objects_larger_than_the_cache_are_written_rewritten_and_committed(bucket: Bucket, volume: Volume) -> None:

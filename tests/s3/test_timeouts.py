@@ -24,7 +24,7 @@ class Silent:
     def __init__(self) -> None:
         self.socket = socket.create_server(("127.0.0.1", 0))
         self.requests = 0
-        self.asked = threading.Condition()
+        self.arrived = threading.Condition()
         self._open: list[socket.socket] = []
         threading.Thread(target=self._accept, daemon=True).start()
 
@@ -44,15 +44,15 @@ class Silent:
     def _read(self, connection: socket.socket) -> None:
         try:
             while request := connection.recv(1 << 16):
-                with self.asked:
+                with self.arrived:
                     self.requests += b" HTTP/1.1\r\n" in request
-                    self.asked.notify_all()
+                    self.arrived.notify_all()
         except OSError:
             pass
 
-    def wait_asked(self, times: int = 1) -> None:
-        with self.asked:
-            assert self.asked.wait_for(lambda: self.requests >= times, 20)
+    def wait_arrived(self, times: int = 1) -> None:
+        with self.arrived:
+            assert self.arrived.wait_for(lambda: self.requests >= times, 20)
 
     def close(self) -> None:
         self.socket.close()
@@ -96,7 +96,7 @@ def test_a_deadline_ends_the_wait_for_a_server_that_does_not_answer(server: Sile
         ) as caught:
             CALLS[call](volume, timeout=0.2)
         assert caught.value.errno == errno.ETIMEDOUT
-        server.wait_asked()
+        server.wait_arrived()
     finally:
         server.close()
         cache.close(timeout=20, on_failed="discard")

@@ -73,11 +73,11 @@ def played(policy: type[Any], seed: int, gil_release: int | str) -> int:
     return found[0]
 
 
-def look_for_ever(scheduler: Scheduler) -> None:
+def read_forever(scheduler: Scheduler) -> None:
     """Read forever while another thread could run but never does."""
     with PageCache("1MiB") as cache, cache.attach(MemoryBackend()).open("k", "w+") as file:
         file.pwrite(bytes(PAGE), 0)
-        threads.Thread(scheduler, lambda: passed("a word"), "somebody").start()
+        threads.Thread(scheduler, lambda: passed("a word"), "other").start()
         while True:
             file.pread(8, 0)
 
@@ -89,7 +89,7 @@ def told() -> str:
     def play() -> None:
         scheduler = Scheduler(Pct(random.Random(1)), random.Random(1))
         try:
-            scheduler.run(lambda: look_for_ever(scheduler))
+            scheduler.run(lambda: read_forever(scheduler))
         except Stuck as stuck:
             said.append(str(stuck))
         over.set()

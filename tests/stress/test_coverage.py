@@ -70,8 +70,8 @@ def test_each_kind_can_be_shown() -> None:
     for kind in KINDS:
         way = "buffered" if kind in MOVES else ""
         file = None if KINDS[kind] == "names" else 0
-        told = sentence(Activity(1, Operation(kind, 0, way, 0, 10), file, 0.0, 0, 10, 1))
-        assert told.endswith(", still running"), told
+        text = sentence(Activity(1, Operation(kind, 0, way, 0, 10), file, 0.0, 0, 10, 1))
+        assert text.endswith(", still running"), text
         assert sort(kind) in {"read", "write", "save", "cut", "other"}
 
 
@@ -179,6 +179,6 @@ def test_a_thread_that_comes_and_goes_during_an_examination_disturbs_no_other() 
     finally:
         gc.set_threshold(*before)
         gc.callbacks.remove(come_and_go)
-    assert next(numbers) > 101, "nobody came"
+    assert next(numbers) > 101, "no other thread came"
     assert len(tuples) == 5000
     target.give_up()

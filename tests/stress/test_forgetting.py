@@ -53,10 +53,10 @@ class Lingering(ForgettingBackend):
 
     def __init__(self, inner: MemoryBackend) -> None:
         super().__init__(inner)
-        self.asked, self.go_on = threading.Event(), threading.Event()
+        self.reached, self.go_on = threading.Event(), threading.Event()
 
     def linger(self) -> None:
-        self.asked.set()
+        self.reached.set()
         assert self.go_on.wait(20)
 
 
@@ -155,7 +155,7 @@ def test_a_commit_is_of_what_came_before_it() -> None:
     file.write_from(0, [memoryview(b"before")])
     committing = threading.Thread(target=file.commit)
     committing.start()
-    assert store.asked.wait(20)
+    assert store.reached.wait(20)
     file.write_from(6, [memoryview(b" beside")])
     store.go_on.set()
     committing.join()

@@ -47,17 +47,17 @@ class TakesNothing(PassingFile):
 
 
 @pytest.mark.parametrize(
-    ("kind", "said"),
+    ("kind", "message"),
     [
         (ReturnsNothing, "write_from returned None, not the number of bytes that it took"),
         (TakesNothing, "write_from returned 0: it was given 5 bytes, and has to take 1 at least"),
     ],
 )
-def test_a_wrong_answer_of_write_from_is_reported_once(kind: type[PassingFile], said: str) -> None:
+def test_a_wrong_answer_of_write_from_is_reported_once(kind: type[PassingFile], message: str) -> None:
     """It is not repeated for each form of keys that was tried, if each says the same."""
     with pytest.raises(UnusableTarget) as raised:
         run(plan(), lambda: Planted(kind))
-    assert str(raised.value).count(said) == 1
+    assert str(raised.value).count(message) == 1
     assert "pagecache-stress" not in str(raised.value)
 
 
@@ -66,7 +66,7 @@ def raises() -> MemoryBackend:
 
 
 @pytest.mark.parametrize(
-    ("target", "said"),
+    ("target", "message"),
     [
         (lambda: None, "gave None, which is no Backend: it has no open and no stat"),
         (MemoryBackend(), "cannot be called: a factory gives a backend"),
@@ -76,8 +76,8 @@ def raises() -> MemoryBackend:
         ),
     ],
 )
-def test_what_gives_no_backend_is_refused_in_one_sentence(target: Callable[[], Any], said: str) -> None:
-    with pytest.raises(UnusableTarget, match=said) as raised:
+def test_what_gives_no_backend_is_refused_in_one_sentence(target: Callable[[], Any], message: str) -> None:
+    with pytest.raises(UnusableTarget, match=message) as raised:
         run(plan(), target)
     assert "\n" not in str(raised.value)
 
@@ -160,16 +160,16 @@ def counters() -> Any:
 
 
 @pytest.mark.parametrize(
-    ("content", "said"),
+    ("content", "message"),
     [
         ("nonsense", "r.json: not a replay of pagecache stress: Expecting value"),
         ('{"version": 2}', "r.json: not a replay of pagecache stress: no version 1"),
         ('{"version": 1, "plan": {}, "target": 3}', "r.json: target: 3 is not text"),
     ],
 )
-def test_what_is_no_replay_is_named_with_its_file(tmp_path: Path, content: str, said: str) -> None:
+def test_what_is_no_replay_is_named_with_its_file(tmp_path: Path, content: str, message: str) -> None:
     (tmp_path / "r.json").write_text(content, encoding="utf-8")
-    with pytest.raises(ValueError, match=said):
+    with pytest.raises(ValueError, match=message):
         read_replay(tmp_path / "r.json")
 
 

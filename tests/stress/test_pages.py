@@ -130,8 +130,8 @@ MISTAKES: dict[str, tuple[str, str, str]] = {
 
 @pytest.mark.parametrize("name", MISTAKES)
 def test_a_common_mistake_is_reported_as_the_page_says(name: str, tmp_path: Path) -> None:
-    old, new, told = MISTAKES[name]
+    old, new, message = MISTAKES[name]
     fields: dict[str, Any] = {"threads": 2, "tasks": 0, "files": 2, "size": "64KiB", "capacity": "128KiB"}
     report = run(Plan(seed=3, duration=100, operations=60, **fields), lambda: backend(tmp_path, old, new))
     assert not report.ok
-    assert re.search(told, report.story), report.story
+    assert re.search(message, report.story), report.story

@@ -20,15 +20,15 @@ BESIDE = {(0, page * 4096, 4096) for page in range(4)}
 WRITE = {"kind": "write", "file": 0, "way": "buffered", "length": 4096}
 
 
-class Told(CachedTarget):
+class Recording(CachedTarget):
     """A file that records each write and its place."""
 
     def __init__(self, plan: Plan, number: int) -> None:
         super().__init__(plan, number, None, "told")
-        self.told: list[tuple[int, int, int]] = []
+        self.writes: list[tuple[int, int, int]] = []
 
     def write(self, file: int, way: str, offset: int, data: bytes, extra: int) -> None:
-        self.told.append((file, offset, len(data)))
+        self.writes.append((file, offset, len(data)))
         super().write(file, way, offset, data, extra)
 
 
@@ -96,16 +96,16 @@ def test_a_script_is_played_as_it_is_written() -> None:
     """Two stirs are repeated; the file begins with the content that the script names."""
     one, other = Operation("write", 0, "buffered", 8192, 100), Operation("write", 1, "buffered", 10, 20, end=True)
     script = Script((0, 1000), (((one, other), (one,)),), repeat=2)
-    made: list[Told] = []
+    made: list[Recording] = []
 
-    def make(plan: Plan, number: int) -> Told:
-        made.append(Told(plan, number))
+    def make(plan: Plan, number: int) -> Recording:
+        made.append(Recording(plan, number))
         return made[-1]
 
     run = Run(Plan(seed=1, script=script, **SMALL), make=make)
     report = run.run()
     assert report.ok, report.story
-    assert made[0].told == [
+    assert made[0].writes == [
         (0, 8192, 100),
         (1, 1010, 20),
         (0, 8192, 100),
@@ -118,13 +118,13 @@ def test_a_script_is_played_as_it_is_written() -> None:
 
 def test_the_operations_of_a_seed_become_a_script_that_does_the_same() -> None:
     """With one thread: equal calls in equal order."""
-    told: list[list[tuple[int, int, int]]] = []
+    writes: list[list[tuple[int, int, int]]] = []
     script: Script | None = None
     for _ in range(2):
-        made: list[Told] = []
+        made: list[Recording] = []
 
-        def make(plan: Plan, number: int, made: list[Told] = made) -> Told:
-            made.append(Told(plan, number))
+        def make(plan: Plan, number: int, made: list[Recording] = made) -> Recording:
+            made.append(Recording(plan, number))
             return made[-1]
 
         plan = Plan(seed=9, threads=1, tasks=0, files=2, operations=30, script=script, profile="database", **SMALL)
@@ -132,10 +132,10 @@ def test_the_operations_of_a_seed_become_a_script_that_does_the_same() -> None:
         report = run.run()
         assert report.ok, report.story
         script = run.script()
-        told.append(made[0].told)
+        writes.append(made[0].writes)
     assert script is not None
     assert (len(script), script.pressed) == (90, "fsync")
-    workers = [[call for call in calls if call not in BESIDE] for calls in told]
+    workers = [[call for call in calls if call not in BESIDE] for calls in writes]
     assert workers[1]
     assert workers[0] == workers[1]
 

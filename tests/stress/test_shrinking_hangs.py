@@ -82,20 +82,20 @@ def test_where_no_other_process_can_have_the_backend_that_is_said() -> None:
         shrink(reported(script), lambda: hanging.never_commits())
 
 
-class Told(Tries):
+class Hanging(Tries):
     """A backend that hangs when the test says so."""
 
     def __init__(self, hangs: Any) -> None:
         super().__init__(None)
         self._hangs = hangs
-        self.asked: list[float] = []
+        self.waits: list[float] = []
 
     def apart(self) -> str:
         return ""
 
     def run(self, plan: Plan) -> Try:
         self.count += 1
-        self.asked.append(plan.patience)
+        self.waits.append(plan.patience)
         assert plan.script is not None
         hangs = self._hangs(plan.script, plan.patience)
         report = Report(
@@ -108,7 +108,7 @@ class Told(Tries):
         return Try(report, plan.script if hangs else None, 0.2)
 
 
-def shrunk_by(tries: Told) -> Script:
+def shrunk_by(tries: Hanging) -> Script:
     script = Script((0,), (((WRITE, WRITE, WRITE, FSYNC),),))
     plan = Plan(seed=1, script=script, **SMALL | {"patience": 60.0})
     found = Shrinking(plan, "hang", tries, LONG, lambda _line: None).run()
@@ -120,10 +120,10 @@ def shrunk_by(tries: Told) -> Script:
 
 def test_a_candidate_of_a_hang_is_given_ten_times_what_the_longest_call_took() -> None:
     """The wait is at least one second and at most five."""
-    tries = Told(lambda script, patience: FSYNC in script.operations())
+    tries = Hanging(lambda script, patience: FSYNC in script.operations())
     assert len(shrunk_by(tries)) == 1
-    assert tries.asked[0] == shrinking.HANG
-    assert set(tries.asked) == {shrinking.HANG, 2.0}
+    assert tries.waits[0] == shrinking.HANG
+    assert set(tries.waits) == {shrinking.HANG, 2.0}
 
 
 def test_what_is_only_late_is_no_hang() -> None:
@@ -133,16 +133,16 @@ def test_what_is_only_late_is_no_hang() -> None:
         writes = sum(one.kind == "write" for one in script.operations())
         return any(one.kind == "fsync" for one in script.operations()) and (writes >= 2 or patience < 3)
 
-    left = shrunk_by(Told(hangs))
+    left = shrunk_by(Hanging(hangs))
     assert sum(one.kind == "write" for one in left.operations()) >= 2
 
 
 def test_what_is_late_each_time_and_ends_is_said_to_be_no_hang() -> None:
-    asked: list[float] = []
+    waits: list[float] = []
 
     def hangs(_script: Script, patience: float) -> bool:
-        asked.append(patience)
-        return patience < 5 or len(asked) == 1
+        waits.append(patience)
+        return patience < 5 or len(waits) == 1
 
     with pytest.raises(NotFailing, match="no call took longer than 5 s again"):
-        shrunk_by(Told(hangs))
+        shrunk_by(Hanging(hangs))

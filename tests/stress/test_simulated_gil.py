@@ -44,7 +44,7 @@ def test_a_thread_without_the_interpreter_lock_goes_on_beside_one_that_has_it() 
 
 def test_a_thread_that_never_releases_the_interpreter_lock_is_reported_with_its_stack() -> None:
     """The others would wait forever, and time would pass: nothing else ends such a run."""
-    said = looking("for-ever")
-    assert "first: waits for nothing, and never releases the interpreter lock" in said
-    assert "in look_for_ever" in said
-    assert "somebody: waits for the interpreter lock of first" in said
+    printed = looking("for-ever")
+    assert "first: waits for nothing, and never releases the interpreter lock" in printed
+    assert "in read_forever" in printed
+    assert "other: waits for the interpreter lock of first" in printed

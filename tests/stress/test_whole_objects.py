@@ -69,12 +69,12 @@ def outlived(make: Callable[[], Backend]) -> tuple[World, list[DataLossError]]:
     assert sum(one.native.usage()["staged"] for one in target.volume.engine.files())
     target.faults.faults.die(Rule(dies=True).exception)
     target.calm()
-    told = []
+    reported = []
     try:
         file.fsync()
     except DataLossError as error:
-        told.append(error)
-    return world, told
+        reported.append(error)
+    return world, reported
 
 
 def over(world: World) -> None:
@@ -110,17 +110,17 @@ def test_the_tester_stores_no_other_version_of_an_object_that_is_replaced_as_a_w
 
 def test_what_the_store_was_given_to_keep_and_has_lost_when_it_died_is_no_alarm() -> None:
     """The loss is reported, and the object has either its old bytes or the written ones. [2.16, 2.22, I-22]"""
-    world, told = outlived(forgetful)
-    assert sum(lost.length for error in told for lost in error.ranges) > 0
-    for error in told:
+    world, reported = outlived(forgetful)
+    assert sum(lost.length for error in reported for lost in error.ranges) > 0
+    for error in reported:
         world.excuse(error, "fsync", 1)
     over(world)
 
 
 def test_what_the_store_was_given_to_keep_and_still_has_is_not_lost_when_it_dies() -> None:
     """In this case a loss would be an alarm. [2.22, I-22]"""
-    world, told = outlived(staging)
-    assert not told
+    world, reported = outlived(staging)
+    assert not reported
     assert not world.models[0].loose
     lost = LostRange(world.target.key(0), 0, SIZE, errno.EIO, "stress")
     with pytest.raises(Broken, match="an unexplained loss"):

@@ -18,7 +18,7 @@ from pagecache.testing import AsyncFaultyBackend, Call, FaultPlan, FaultyBackend
 from ..aio.over import Over
 from .stores import DATA, Store
 
-PATIENCE = 30.0
+WAIT_LIMIT_S = 30.0
 
 
 @pytest.fixture(params=["blocking", "asynchronous"])
@@ -47,7 +47,7 @@ class Running:
 
     def join(self) -> list[Any]:
         for thread in self._threads:
-            thread.join(PATIENCE)
+            thread.join(WAIT_LIMIT_S)
             assert not thread.is_alive()
         return self.done
 
@@ -71,7 +71,7 @@ def code(call: Callable[[], object]) -> int | None:
 def until(true: Callable[[], bool]) -> None:
     """Wait until it holds."""
     pause = threading.Event()
-    for _ in range(int(PATIENCE / 0.001)):
+    for _ in range(int(WAIT_LIMIT_S / 0.001)):
         if true():
             return
         pause.wait(0.001)
@@ -152,7 +152,7 @@ def test_what_is_done_twice_is_answered_once(store: Store) -> None:
 
 def test_an_answer_waits_for_those_of_calls_that_came_later(store: Store, running: Running) -> None:
     """The delayed call has done its work by then."""
-    store.faulty.use([Rule("write", nth=1, behind=2, within=PATIENCE)])
+    store.faulty.use([Rule("write", nth=1, behind=2, within=WAIT_LIMIT_S)])
     running.start("first", store.write)
     until(lambda: store.content()[:3] == b"new")
     until(lambda: bool(store.faulty.faults.held()))
@@ -351,14 +351,14 @@ def test_a_fence_waits_for_calls_in_the_store(store: Store, running: Running) ->
 
     def slow(*_: object) -> None:
         entered.set()
-        assert leave.wait(PATIENCE)
+        assert leave.wait(WAIT_LIMIT_S)
 
     class Slow(type(store.memory.open("a"))):  # type: ignore[misc]
         commit = slow
 
     store.memory.open("a").__class__ = Slow
     running.start("commit", store.file.commit)
-    assert entered.wait(PATIENCE)
+    assert entered.wait(WAIT_LIMIT_S)
     with pytest.raises(TimeoutError, match="1 calls do not return"):
         store.faulty.fence(0.001)
     leave.set()

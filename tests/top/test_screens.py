@@ -126,8 +126,8 @@ def test_the_server_is_asked_for_a_filter_when_the_hand_pauses(owner: Owner, mon
         assert [request for request in owner.requests if "match=" in request] == []
         await view.press("enter")
         await view.shows("10 of 10, by dirty")
-        (asked,) = [request for request in owner.requests if "match=" in request]
-        assert asked.endswith("&match=MANY%2F0499")
+        (filtered,) = [request for request in owner.requests if "match=" in request]
+        assert filtered.endswith("&match=MANY%2F0499")
         monkeypatch.setattr("pagecache.cli.top.main_screen.FILTER_PAUSE", 0.01)
         await view.press("slash", "9")
         await view.shows("only “9”", "of 1,355, by dirty")  # the old text is selected, and replaced

@@ -10,7 +10,7 @@ from pagecache import PageCache, Wait
 
 from ..file.rig import Task, eventually
 
-__all__ = ["nobody_waits", "start", "wait_of"]
+__all__ = ["no_wait_left", "start", "wait_of"]
 
 
 def start(name: str, call: Callable[..., Any], *args: Any) -> Task[Any]:
@@ -36,7 +36,7 @@ def wait_of(cache: PageCache, name: str = "waiter") -> Wait:
     return found[0]
 
 
-def nobody_waits(cache: PageCache) -> None:
+def no_wait_left(cache: PageCache) -> None:
     """Check that the report is empty, now or in a moment: threads of the volume may be about to end."""
     eventually(lambda: not cache.waits())
     cache.check()

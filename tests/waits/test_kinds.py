@@ -14,7 +14,7 @@ from pagecache import Wait
 from ..file.rig import KEY, Rig, Task, eventually
 from ..file.test_interrupts import ctrl_c
 from .kinds import DATA, KINDS, Kind, prefetched
-from .seen import nobody_waits, start, wait_of
+from .seen import no_wait_left, start, wait_of
 
 Make = Callable[..., Rig]
 
@@ -59,7 +59,7 @@ class Stage:
             assert task.finished.wait(20)
         self.kind.after(self.rig, self.file)
         if not self.rig.cache.closed:
-            nobody_waits(self.rig.cache)
+            no_wait_left(self.rig.cache)
 
 
 def matches(kind: Kind, wait: Wait, name: str) -> bool:

@@ -20,9 +20,9 @@ import pagecache
 from pagecache import ForkedError, PageCache, Wait, WaitOwner, aio, native
 from pagecache.engine.report.look import Look
 
-from ..file.backends import PATIENCE
+from ..file.backends import WAIT_LIMIT_S
 from ..file.rig import FAST, KEY, PAGE, QUIET, Rig, Task, eventually, pattern
-from .seen import nobody_waits, start, wait_of
+from .seen import no_wait_left, start, wait_of
 
 Make = Callable[..., Rig]
 DOCS = Path(pagecache.__file__).parent.parent / "docs"
@@ -121,7 +121,7 @@ def test_a_child_of_a_fork_gets_no_report(make: Make) -> None:
         assert os.waitpid(pid, 0)[1] == 0
         assert len(rig.cache.waits()) == 1
     task.result()
-    nobody_waits(rig.cache)
+    no_wait_left(rig.cache)
 
 
 def test_check_finds_a_record_of_a_thread_that_has_ended(make: Make, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -138,7 +138,7 @@ def test_check_finds_a_record_of_a_thread_that_has_ended(make: Make, monkeypatch
             with pytest.raises(AssertionError, match=r"I-16: wait for .*: its thread has ended"):
                 rig.cache.check()
     task.result()
-    nobody_waits(rig.cache)
+    no_wait_left(rig.cache)
 
 
 class Slow(pagecache.backends.MemoryBackend):
@@ -218,7 +218,7 @@ def test_reports_beside_waits_that_begin_and_end_all_the_time() -> None:
 
     reporter = Task(report)
     try:
-        while time.monotonic() < until or (len(seen) < 4 and time.monotonic() < began + PATIENCE):
+        while time.monotonic() < until or (len(seen) < 4 and time.monotonic() < began + WAIT_LIMIT_S):
             backend = Slow()
             for key in ("one", "two"):
                 backend.open(key, create=True).truncate(48 * PAGE)

@@ -15,10 +15,10 @@ import pagecache
 from pagecache import BackendLimits, ObjectStat, PageCache, ShutdownError
 from pagecache.backends import MemoryBackend
 
-from ..file.backends import PATIENCE
+from ..file.backends import WAIT_LIMIT_S
 from ..file.rig import KEY, PAGE, QUIET, Rig, Task, eventually, pattern
 from ..file.test_interrupts import ctrl_c
-from .seen import nobody_waits, start, wait_of
+from .seen import no_wait_left, start, wait_of
 
 Make = Callable[..., Rig]
 DATA = pattern(16 * PAGE)
@@ -88,11 +88,11 @@ def test_a_deadlock_with_a_lock_of_the_program_is_reported_step_by_step() -> Non
         def program() -> bytes:
             with lock:  # the broken rule: never hold a lock across a call of the cache that a backend takes
                 held.set()
-                assert backend.reached.wait(PATIENCE)
+                assert backend.reached.wait(WAIT_LIMIT_S)
                 return file.pread(10, 0)
 
         victim = start("program", program)
-        assert held.wait(PATIENCE)
+        assert held.wait(WAIT_LIMIT_S)
         reader = start("reader", file.pread, 10, 0)
         story = wait_of(cache, "program").chain
         assert story[0] == "program waits for a fill of [0, 4096) of 'k'"
@@ -125,7 +125,7 @@ class OtherWay(MemoryBackend):
 
         def read_into(offset: int, buffers: Sequence[memoryview]) -> int:
             if self.other is not None:
-                self.both.wait(PATIENCE)
+                self.both.wait(WAIT_LIMIT_S)
                 self.other.pread(10, 0)
             answer: int = plain(offset, buffers)
             return answer
@@ -197,7 +197,7 @@ def test_a_waiter_for_a_call_that_was_left_behind_sees_that_call(make: Make) -> 
         assert re.fullmatch(rf"pagecache-volume-\d+ is in {op} of 'file' for .*", chain[2])
         gate.open()
         waiter.result()
-        nobody_waits(rig.cache)
+        no_wait_left(rig.cache)
 
 
 def test_a_caller_deep_in_another_volume_is_reported_where_it_sleeps(make: Make) -> None:
@@ -224,7 +224,7 @@ def test_a_caller_deep_in_another_volume_is_reported_where_it_sleeps(make: Make)
     task.result()
     second.result()
     outer.close()
-    nobody_waits(rig.cache)
+    no_wait_left(rig.cache)
 
 
 def test_a_report_from_a_signal_handler(make: Make) -> None:
@@ -251,7 +251,7 @@ def test_a_report_from_a_signal_handler(make: Make) -> None:
     finally:
         signal.signal(signal.SIGUSR1, before)
     assert [(wait.name, wait.what) for wait in seen[0]] == [("MainThread", "fsync")]
-    nobody_waits(rig.cache)
+    no_wait_left(rig.cache)
 
 
 def test_a_call_on_the_thread_of_its_caller_is_reported_too(make: Make) -> None:
@@ -261,16 +261,16 @@ def test_a_call_on_the_thread_of_its_caller_is_reported_too(make: Make) -> None:
     class Asking(MemoryBackend):
         def canonical(self, key: Any) -> Any:
             asked.set()
-            assert answer.wait(PATIENCE)
+            assert answer.wait(WAIT_LIMIT_S)
             return key
 
     rig = make({KEY: DATA})
     volume = rig.cache.attach(Asking(), name="asking")
     task = start("waiter", volume.exists, "k")
-    assert asked.wait(PATIENCE)
+    assert asked.wait(WAIT_LIMIT_S)
     wait = wait_of(rig.cache)
     assert (wait.what, wait.volume, wait.key) == ("the backend's canonical", "asking", "k")
     assert re.fullmatch(r"waiter is in canonical of 'k' for .*test_stories\.py.* in canonical", wait.chain[1])
     answer.set()
     assert task.result() is False
-    nobody_waits(rig.cache)
+    no_wait_left(rig.cache)

@@ -14,7 +14,7 @@ from pagecache import PageCache, aio
 
 from ..aio.stores import Store
 from ..file.rig import FAST, KEY, PAGE, QUIET, Rig, Task, eventually, pattern
-from .seen import nobody_waits, start, wait_of
+from .seen import no_wait_left, start, wait_of
 
 Make = Callable[..., Rig]
 DATA = pattern(16 * PAGE)
@@ -150,7 +150,7 @@ def test_a_task_that_waits_is_reported_by_its_name(make: Make, name: str, cancel
     gate.open()
     if not cancelled:
         thread.result()
-    nobody_waits(rig.cache)
+    no_wait_left(rig.cache)
 
 
 def test_a_wait_of_a_task_lasts_over_its_looks(make: Make) -> None:
@@ -163,7 +163,7 @@ def test_a_wait_of_a_task_lasts_over_its_looks(make: Make) -> None:
         gate.wait_entered()
         eventually(lambda: any(wait.seconds > 0.35 for wait in rig.cache.waits()))
     thread.result()
-    nobody_waits(rig.cache)
+    no_wait_left(rig.cache)
 
 
 def test_a_call_of_an_asynchronous_backend_is_a_task_of_the_cache_loop() -> None:
@@ -187,7 +187,7 @@ def test_a_call_of_an_asynchronous_backend_is_a_task_of_the_cache_loop() -> None
             assert await task == DATA[4 * PAGE : 4 * PAGE + 10]
 
         asyncio.run(asyncio.wait_for(main(), SECONDS))
-        nobody_waits(cache)
+        no_wait_left(cache)
         plain.close()
 
 
@@ -212,4 +212,4 @@ def test_a_task_of_a_loop_that_was_closed_is_in_no_report(make: Make) -> None:
     gate.open()
     task._log_destroy_pending = False  # type: ignore[attr-defined]
     del task
-    nobody_waits(rig.cache)
+    no_wait_left(rig.cache)

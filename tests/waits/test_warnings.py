@@ -13,7 +13,7 @@ import pytest
 from pagecache.engine.report import waits
 
 from ..file.rig import KEY, PAGE, Rig, Task, eventually, pattern
-from .seen import nobody_waits, start, wait_of
+from .seen import no_wait_left, start, wait_of
 
 Make = Callable[..., Rig]
 DATA = pattern(64 * PAGE)
@@ -23,7 +23,7 @@ def lines(caplog: pytest.LogCaptureFixture, words: str = "has waited") -> list[s
     return [record.getMessage() for record in caplog.records if words in record.getMessage()]
 
 
-def look(rig: Rig, times: int = 3) -> None:
+def wait_turns(rig: Rig, times: int = 3) -> None:
     """Wait until the flusher has had that many turns."""
     for _ in range(times):
         seq = rig.cache.native.flusher_seq()
@@ -44,19 +44,19 @@ def test_a_long_wait_is_logged_once_with_its_owner(make: Make, caplog: pytest.Lo
         eventually(lambda: len(lines(caplog)) == 2)
         wait = wait_of(rig.cache, "second")
         eventually(lambda: wait_of(rig.cache, "second").seconds > wait.seconds + 0.2)
-        look(rig)
-    told = {re.sub(r"^volume: (\w+) .*", r"\1", line): line for line in lines(caplog)}
-    assert sorted(told) == ["first", "second"]
+        wait_turns(rig)
+    warned = {re.sub(r"^volume: (\w+) .*", r"\1", line): line for line in lines(caplog)}
+    assert sorted(warned) == ["first", "second"]
     owner = r"first is in read_into of 'file' \[0, 4096\) for [\d.]+ s, at .*backends\.py:\d+ in call, from .* in \w+"
     fill = r"has waited 0\.\d s for a fill of \[0, 4096\) of 'file': "
-    assert re.fullmatch(rf"volume: second {fill}{owner}; it goes on when that is over; .*abort.*", told["second"])
+    assert re.fullmatch(rf"volume: second {fill}{owner}; it goes on when that is over; .*abort.*", warned["second"])
     assert re.fullmatch(
-        rf"volume: first {fill}{owner}; it goes on with what the call answers or raises; .*", told["first"]
+        rf"volume: first {fill}{owner}; it goes on with what the call answers or raises; .*", warned["first"]
     )
     gate.open()
     first.result()
     second.result()
-    nobody_waits(rig.cache)
+    no_wait_left(rig.cache)
 
 
 def test_the_next_wait_is_logged_again(make: Make, caplog: pytest.LogCaptureFixture) -> None:
@@ -84,7 +84,7 @@ def test_short_waits_are_not_logged(make: Make, caplog: pytest.LogCaptureFixture
                 task = start("waiter", file.pread, 10, page * PAGE)
                 gate.wait_entered()
                 wait_of(rig.cache)
-                look(rig)
+                wait_turns(rig)
             task.result()
     assert lines(caplog) == []
 
@@ -98,7 +98,7 @@ def test_a_call_that_the_flusher_names_is_not_logged_twice(make: Make, caplog: p
         eventually(lambda: lines(caplog, "stat of 'file' has run"))
         wait = wait_of(rig.cache)
         eventually(lambda: wait_of(rig.cache).seconds > wait.seconds + 0.1)
-        look(rig)
+        wait_turns(rig)
     assert lines(caplog) == []
     task.result()
 
@@ -119,11 +119,11 @@ def test_many_long_waits_are_logged_in_a_few_lines(
             tasks.append(start(f"waiter-{number}", file.fsync))
         gate.wait_entered()
         eventually(lambda: sum(int(line.partition(" ")[0]) for line in lines(caplog, "more waits")) == 6)
-        look(rig)
+        wait_turns(rig)
     assert len(lines(caplog)) == 3
     for line in lines(caplog, "more waits"):
         assert re.fullmatch(r"\d more waits have lasted 0\.1 seconds; PageCache\.waits\(\) lists them", line)
     gate.open()
     for task in tasks:
         task.result()
-    nobody_waits(rig.cache)
+    no_wait_left(rig.cache)
