@@ -119,7 +119,7 @@ def test_a_module_that_is_there_is_compared(name: str) -> None:
     assert importlib.util.find_spec(name) is None
 
 
-def test_what_comes_later_has_a_reason() -> None:
+def test_every_later_part_has_a_reason() -> None:
     """It is a part of the promise."""
     parts = modules(PROMISE.read_text(encoding="utf-8"))
     assert set(MODULES_LATER) <= set(parts)

@@ -186,7 +186,7 @@ def test_odd_answers_of_write_back(attach: Attach, what: str, method: str) -> No
 
 
 @pytest.mark.parametrize("error", [SystemExit(3), KeyboardInterrupt()])
-def test_what_ends_a_program_does_not_end_the_loop(attach: Attach, error: BaseException) -> None:
+def test_exceptions_that_end_a_program_do_not_end_the_loop(attach: Attach, error: BaseException) -> None:
     """SystemExit and KeyboardInterrupt of a coroutine are raised in the caller that waits for it. [2.14]"""
     store = Store({KEY: DATA})
     volume = attach(store)

@@ -270,7 +270,7 @@ def test_a_source_that_is_not_there_is_an_error_of_the_task(attach: Attach, tmp_
     run(main())
 
 
-def test_what_carries_bytes_takes_no_thread_of_the_volume(attach: Attach, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_calls_with_bytes_take_no_thread_of_the_volume(attach: Attach, monkeypatch: pytest.MonkeyPatch) -> None:
     """If bytes go by an event loop, threads serve commits and names only; jobs exist for threads only. [2.1]"""
     volume = attach(Store({KEY: b""}, max_write=PAGE, max_inflight=4))
     carried: list[str] = []

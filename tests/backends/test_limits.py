@@ -68,7 +68,7 @@ def test_a_boundary_is_a_multiple_of_the_units(limits: dict[str, int], word: str
         ({"max_read": (1 << 63) - 1}, "max_read", (1 << 63) - 1),
     ],
 )
-def test_what_makes_sense_is_taken(limits: dict[str, Any], name: str, value: int) -> None:
+def test_sensible_limits_are_accepted(limits: dict[str, Any], name: str, value: int) -> None:
     """The largest call is whole units, and at least one. [2.12]"""
     assert getattr(BackendLimits(**limits), name) == value
 

@@ -163,7 +163,7 @@ def test_methods_are_there_where_the_inner_backend_has_them(tmp_path: Path) -> N
         ({"decode": 1}, TypeError),
     ],
 )
-def test_what_is_no_transform_is_refused(changes: dict[str, Any], error: type[Exception]) -> None:
+def test_an_object_that_is_no_transform_is_refused(changes: dict[str, Any], error: type[Exception]) -> None:
     transform = Checksums()
     for name, value in changes.items():
         setattr(transform, name, value)
@@ -171,7 +171,7 @@ def test_what_is_no_transform_is_refused(changes: dict[str, Any], error: type[Ex
         TransformBackend(MemoryBackend(), transform)
 
 
-def test_what_is_no_backend_is_refused() -> None:
+def test_an_object_that_is_no_backend_is_refused() -> None:
     class Asynchronous(MemoryBackend):
         async def open(self, key: Any, **how: Any) -> Any: ...  # type: ignore[override]
 

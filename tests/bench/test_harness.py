@@ -106,7 +106,7 @@ def test_a_slow_operation_runs_at_least_once_per_slice() -> None:
     assert calibrate(clock.worker("x", 1.0), 0.003, clock) == 1
 
 
-def test_what_surrounds_a_slice_is_not_timed() -> None:
+def test_the_surroundings_of_a_slice_are_not_timed() -> None:
     clock = FakeClock()
     variant = clock.worker("x", 1e-6)
 

@@ -71,7 +71,7 @@ def test_verdicts(key: str, value: float | None, expected: str | None) -> None:
     assert suite.verdict(row(key, value), 0.02) == expected
 
 
-def test_what_misses_by_no_more_than_the_spread_fails_no_gate() -> None:
+def test_a_miss_within_the_spread_fails_no_gate() -> None:
     rows = (row("P1/64K", 1.68), row("P1/4K", 1.0), row("P16/1ms", 2.0), row("P8", 9.0), skipped("x", "P7", "why"))
     assert [missed.key for missed in outcome(*rows).missed()] == ["P1/4K", "P16/1ms"]
 

@@ -141,7 +141,7 @@ def test_checks_that_find_the_same_are_counted(monkeypatch: pytest.MonkeyPatch) 
     assert re.search(r"same:  found by \d+ more checks: \w+", result.stdout)
 
 
-def test_what_was_kept_says_what_was_not_tried_and_what_tries_it() -> None:
+def test_the_last_line_names_untried_promises_and_the_command_for_them() -> None:
     result = call("memory:", *QUICK)
     assert result.exit_code == 0
     last = result.stdout.splitlines()[-1]
@@ -175,7 +175,7 @@ def test_files_that_cannot_be_removed_are_reported(tmp_path: Path) -> None:
     assert "pagecache-check-" in result.stdout
 
 
-def test_what_is_not_offered_is_no_failure() -> None:
+def test_a_missing_operation_is_no_failure() -> None:
     capabilities = json.loads(call("memory:", "--json", *QUICK).stdout)["capabilities"]
     assert capabilities["read and write"] == "yes"
     assert capabilities["stage"] == capabilities["directories"] == "no"
@@ -256,7 +256,7 @@ def test_a_call_that_hangs_is_named_and_the_rest_goes_on() -> None:
         ("builtins:exit", "no backend could be made: SystemExit"),
     ],
 )
-def test_what_gives_no_backend_is_wrong_usage(target: str, words: str) -> None:
+def test_an_argument_without_a_backend_is_wrong_usage(target: str, words: str) -> None:
     result = call(target)
     assert result.exit_code == 2, result.output
     assert words in result.stderr

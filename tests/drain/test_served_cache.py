@@ -76,7 +76,7 @@ def drain(tmp_path: Path, *options: str) -> subprocess.Popen[str]:
     return subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True)
 
 
-def test_what_another_process_has_written_is_saved(owned: Owned, tmp_path: Path) -> None:
+def test_writes_of_another_process_are_saved(owned: Owned, tmp_path: Path) -> None:
     owned("well")
     process = drain(tmp_path)
     out, _ = process.communicate(timeout=60)
@@ -84,7 +84,7 @@ def test_what_another_process_has_written_is_saved(owned: Owned, tmp_path: Path)
     assert [(tmp_path / "root" / name).read_bytes() for name in "abc"] == [b"x" * SIZE] * 3
 
 
-def test_what_another_process_cannot_save_is_listed(owned: Owned, tmp_path: Path) -> None:
+def test_unsaved_ranges_of_another_process_are_listed(owned: Owned, tmp_path: Path) -> None:
     """The rest is saved."""
     owned("full")
     process = drain(tmp_path, "--json", "--volume", "files")

@@ -178,7 +178,7 @@ def test_a_call_that_hangs_keeps_its_memory_beyond_close(make: Make) -> None:
     eventually(lambda: address_space() - before < SMALL)
 
 
-def test_what_a_closed_cache_still_answers(make: Make) -> None:
+def test_answers_of_a_closed_cache(make: Make) -> None:
     """Objects outlive their cache and say so; none of them reads unmapped memory. [2.1]"""
     rig = make({KEY: DATA})
     file = rig.open("r+b")

@@ -70,7 +70,7 @@ def test_dontneed_drops_whole_clean_pages_of_the_range(make: Make) -> None:
     assert cached(file, 64) == []
 
 
-def test_dontneed_begins_to_hand_over_what_is_dirty(make: Make) -> None:
+def test_dontneed_begins_to_write_back_dirty_bytes(make: Make) -> None:
     """It does not wait. The next call drops the pages stored by then. Dirty data is never dropped."""
     rig = make({KEY: CONTENT}, limits={"durable_writes": True})
     file = rig.open("r+b")

@@ -17,7 +17,7 @@ from pagecache import (
 )
 
 
-def test_what_is_what() -> None:
+def test_base_classes_and_attributes() -> None:
     """Base classes and attributes."""
     assert issubclass(CachedFile, io.RawIOBase)
     with PageCache("1MiB") as cache:

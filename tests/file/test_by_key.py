@@ -16,7 +16,7 @@ from .rig import KEY, ONCE, Rig, Task
 Make = Callable[..., Rig]
 
 
-def test_stat_is_not_older_than_what_was_stored_while_its_answer_travelled(make: Make) -> None:
+def test_stat_is_not_older_than_bytes_stored_while_its_answer_travelled(make: Make) -> None:
     """The size is the one that a reader of the cache sees. [2.20]"""
     rig = make({KEY: b"x" * 100})
     file = rig.open("r+b")
@@ -39,7 +39,7 @@ def test_stat_is_not_older_than_what_was_stored_while_its_answer_travelled(make:
     assert asking.result().size == 5100
 
 
-def test_truncate_by_key_does_not_hand_over_what_failed_before(make: Make) -> None:
+def test_truncate_by_key_does_not_write_back_failed_bytes(make: Make) -> None:
     """The truncate happened; the old failure is reported to the next caller that saves the data. [2.17, 2.16]"""
     rig = make({KEY: b""}, retry=ONCE)
     file = rig.open("r+b")

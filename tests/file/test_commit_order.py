@@ -140,7 +140,7 @@ def given_up(make: Make, **options: Any) -> tuple[Rig, Any]:
     return rig, file
 
 
-def test_what_is_read_after_a_discard_does_not_outlast_a_commit_that_forgets(make: Make) -> None:
+def test_bytes_read_after_a_discard_do_not_outlast_a_commit_that_forgets(make: Make) -> None:
     """No clean byte differs from the store: the backend has the old bytes again. [T-18, T-75b, 2.17]"""
     rig, file = given_up(make)
     rig.backend.fault("commit", failing_commit(AGAIN))
@@ -148,7 +148,7 @@ def test_what_is_read_after_a_discard_does_not_outlast_a_commit_that_forgets(mak
     assert file.pread(PAGE, 0) == rig.backend.committed(KEY)[:PAGE] == DATA[:PAGE]  # type: ignore[index]
 
 
-def test_what_is_read_after_a_discard_does_not_outlast_the_backend(make: Make, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_bytes_read_after_a_discard_do_not_outlast_the_backend(make: Make, monkeypatch: pytest.MonkeyPatch) -> None:
     """A store without versions is lost and replaced: it does not have the merely acknowledged bytes. [T-75b, 2.22]"""
     stat = ObjectBackend.object_stat
     monkeypatch.setattr(
@@ -182,12 +182,12 @@ def discarded_after_a_lost_answer(make: Make) -> bytes | None:
     return backend.committed(KEY)
 
 
-def test_what_a_failed_call_may_have_uploaded_is_rolled_back_with_a_discard(make: Make) -> None:
+def test_a_possible_upload_of_a_failed_call_is_rolled_back_with_a_discard(make: Make) -> None:
     """No later commit contains it. [2.18, 2.19]"""
     assert discarded_after_a_lost_answer(make) == DATA[:PAGE] + NEW + DATA[2 * PAGE :]
 
 
-def test_without_the_rollback_what_was_given_up_was_published(make: Make, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_without_the_rollback_discarded_bytes_were_published(make: Make, monkeypatch: pytest.MonkeyPatch) -> None:
     """This is the test above without the fix: only acknowledged bytes are rolled back. [2.18]"""
     monkeypatch.setattr(NativeInode, "acknowledged", lambda native, pos, end: native.usage()["unstable"] > 0)
     assert discarded_after_a_lost_answer(make) == NEW + NEW + DATA[2 * PAGE :]

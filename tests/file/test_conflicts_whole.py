@@ -39,7 +39,7 @@ def test_a_commit_over_another_version_is_a_conflict(make: Make) -> None:
     rig.volume.resolve(KEY, "discard")
 
 
-def test_nothing_is_tried_again_of_what_a_commit_found_in_conflict(make: Make) -> None:
+def test_no_bytes_are_retried_after_a_commit_in_conflict(make: Make) -> None:
     """Only `resolve` and `discard` lead on from there, and `failed` says so. [2.16, 2.19]"""
     rig = uploaded(make, retry=replace(ONCE, failed_retry=3600.0))
     with pytest.raises(ConflictError):
@@ -49,7 +49,7 @@ def test_nothing_is_tried_again_of_what_a_commit_found_in_conflict(make: Make) -
     rig.volume.resolve(KEY, "discard")
 
 
-def test_what_was_to_be_tried_again_is_not_once_there_is_a_conflict(make: Make) -> None:
+def test_a_conflict_ends_pending_retries(make: Make) -> None:
     """A write-back had failed before another client stored a version. [2.16, 2.19]"""
     rig = make({KEY: DATA}, retry=replace(ONCE, failed_retry=3600.0))
     file = rig.open()
@@ -155,7 +155,7 @@ def test_force_reads_on_while_another_call_changes_the_path_of_reads(make: Make)
 
 @pytest.mark.parametrize("notice", ["commit", "open", "announced"])
 @pytest.mark.parametrize(("policy", "content"), [("rebase", over(OTHER)), ("take_remote", OTHER)])
-def test_a_policy_settles_what_a_commit_finds(make: Make, policy: str, content: bytes, notice: str) -> None:
+def test_a_policy_settles_a_conflict_of_a_commit(make: Make, policy: str, content: bytes, notice: str) -> None:
     """The commit is repeated over the new version, or there is nothing left to commit. [T-30, 2.19]"""
     rig = uploaded(make, policy)
     file = rig.handles[0]
@@ -327,7 +327,7 @@ def test_discarding_uploaded_bytes_takes_them_out_of_the_upload(make: Make) -> N
     assert backend.committed(KEY) == DATA[: 2 * PAGE] + MINE + DATA[3 * PAGE :]
 
 
-def test_discarding_uploaded_bytes_keeps_what_was_truncated(make: Make) -> None:
+def test_discarding_uploaded_bytes_keeps_truncates(make: Make) -> None:
     """The backend forgets the truncate with the upload, so it is sent again. [2.17, 2.19]"""
     backend = ObjectBackend({KEY: DATA}, max_write=PAGE)
     rig = make(backend=backend, retry=ONCE)

@@ -55,7 +55,7 @@ def test_a_tail_given_up_in_part_takes_the_size_along(make: Make, offset: int, l
 
 @pytest.mark.parametrize("stored", [b"old", pattern(3 * PAGE)], ids=["extended", "overwritten"])
 @pytest.mark.parametrize("how", ["commit failed", "answer lost"])
-def test_what_a_discard_leaves_on_the_store_is_committed(make: Make, how: str, stored: bytes) -> None:
+def test_discarded_bytes_that_the_store_took_are_committed(make: Make, how: str, stored: bytes) -> None:
     """The bytes were discarded after the backend had taken them: readers then see the content that a crash leaves.
     [I-18, 2.17]
     """

@@ -244,7 +244,7 @@ def test_a_view_of_the_file_is_a_source_like_any_other(make: Make) -> None:
     assert rig.backend.written(KEY)[: 3 * PAGE] == DATA[PAGE : 2 * PAGE] + DATA[: 2 * PAGE]
 
 
-def test_what_is_not_aligned_works_through_the_cache(make: Make) -> None:
+def test_unaligned_calls_work_through_the_cache(make: Make) -> None:
     """Offset or length is no multiple of `direct_unit`: no error, and acknowledged on return. [T-21, 2.10]"""
     rig = make({KEY: DATA}, limits={"direct_unit": 512, "write_unit": 1})
     direct = rig.open("r+b", direct=True, parallel_direct_writes=True)
@@ -317,7 +317,7 @@ def test_an_error_of_a_direct_write_says_what_was_taken(make: Make) -> None:
     rig.cache.check()
 
 
-def test_what_a_failed_extension_left_never_shows(make: Make) -> None:
+def test_the_remains_of_a_failed_extension_never_show(make: Make) -> None:
     """It may have stored bytes beyond the end: later writes find zeros there. [2.10, 2.17]"""
     rig = make({KEY: DATA}, retry=ONCE)
     file, direct = rig.open("r+b"), rig.open("r+b", direct=True)

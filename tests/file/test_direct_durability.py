@@ -135,7 +135,7 @@ def test_a_commit_that_kept_everything_loses_nothing(make: Make) -> None:
     assert rig.backend.committed(KEY) == written(NEW, PAGE)
 
 
-def test_what_was_written_over_direct_bytes_is_not_lost_with_them(make: Make) -> None:
+def test_bytes_written_over_direct_ones_are_not_lost_with_them(make: Make) -> None:
     """Buffered bytes over them are dirty again and arrive. [2.16, 2.17]"""
     rig = make({KEY: DATA}, retry=ONCE)
     file, direct = rig.open("r+b"), rig.open("r+b", direct=True)
@@ -152,7 +152,7 @@ def test_what_was_written_over_direct_bytes_is_not_lost_with_them(make: Make) ->
     assert rig.backend.committed(KEY) == written(b"y" * PAGE, PAGE)
 
 
-def test_what_was_cut_off_or_punched_is_no_loss(make: Make) -> None:
+def test_bytes_cut_off_or_punched_are_no_loss(make: Make) -> None:
     """[2.17]"""
     rig = make({KEY: DATA}, retry=ONCE, limits={"durable_writes": False})
     file, direct = rig.open("r+b"), rig.open("r+b", direct=True)
@@ -275,7 +275,7 @@ def test_a_reader_of_the_end_sees_no_zeros_where_a_direct_write_goes(make: Make)
 # ---------------------------------------------------------------- abort, reconnect
 
 
-def test_a_reconnect_is_the_loss_of_what_no_commit_covers(make: Make) -> None:
+def test_a_reconnect_loses_uncommitted_direct_bytes(make: Make) -> None:
     """The new backend has only the committed bytes. [T-75b, 2.17, 2.22]"""
     rig = make({KEY: DATA})
     file, direct = rig.open("r+b"), rig.open("r+b", direct=True)
@@ -404,7 +404,7 @@ def test_the_same_after_a_call_that_failed(make: Make) -> None:
     rig.cache.check()
 
 
-def test_what_an_interrupted_extension_left_never_shows(make: Make) -> None:
+def test_the_remains_of_an_interrupted_extension_never_show(make: Make) -> None:
     """Its caller no longer waits for the answer: the bytes stored beyond the end are still cut. [T-24, T-51, 2.17]"""
     rig = make({KEY: DATA}, retry=ONCE)
     file, direct = rig.open("r+b"), rig.open("r+b", direct=True)

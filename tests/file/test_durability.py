@@ -370,7 +370,7 @@ def test_a_ticket_counts_down_and_can_be_waited_for(dirty: Rig) -> None:
     assert dirty.backend.committed(KEY) == DATA
 
 
-def test_what_remains_of_a_ticket_is_counted_by_folio(make: Make) -> None:
+def test_the_remainder_of_a_ticket_is_counted_by_folio(make: Make) -> None:
     """Later writes to other pages of the file do not hide its progress. [2.15]"""
     limits = {"durable_writes": True, "max_write": PAGE, "max_inflight": 4}
     rig = make({KEY: bytes(64 * PAGE)}, capacity="4MiB", limits=limits, max_folio="4KiB")

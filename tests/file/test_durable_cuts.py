@@ -56,7 +56,7 @@ def stored_in_a_moment(rig: Rig, file: CachedFile) -> None:
     assert dirty_bytes(rig.volume) == 0
 
 
-def test_what_was_written_after_a_cut_that_was_paid_stays(make: Make) -> None:
+def test_bytes_written_after_a_paid_cut_stay(make: Make) -> None:
     """They stay with the next backend and the one after it. [2.17, 2.22, I-18]"""
     rig, file = opened(make)
     unknown(rig, file, "truncate")
@@ -142,7 +142,7 @@ def half_a_direct_write(rig: Rig, direct: CachedFile) -> None:
         direct.pwrite(NEW[: 2 * PAGE], 4 * PAGE)
 
 
-def test_what_a_direct_write_left_behind_is_cut_by_the_next_backend(make: Make) -> None:
+def test_the_tail_of_a_direct_write_is_cut_by_the_next_backend(make: Make) -> None:
     """This also holds if the cut failed: it is made once. [2.10, 2.17]"""
     rig, _file = opened(make, max_write=PAGE)
     with rig.open("r+b", direct=True) as direct:
@@ -159,7 +159,7 @@ def test_what_a_direct_write_left_behind_is_cut_by_the_next_backend(make: Make) 
 
 
 @pytest.mark.parametrize("durable", [False, True])
-def test_what_a_direct_write_left_behind_at_an_abort_is_cut_by_the_next_backend(make: Make, durable: bool) -> None:
+def test_the_tail_of_a_direct_write_at_an_abort_is_cut_by_the_next_backend(make: Make, durable: bool) -> None:
     """The file is locked by another call, so the cut never became owed. [2.10, 2.17]"""
     rig, file = opened(make, durable=durable, max_write=PAGE)
     direct = rig.open("r+b", direct=True)
@@ -188,7 +188,7 @@ def test_what_a_direct_write_left_behind_at_an_abort_is_cut_by_the_next_backend(
 
 
 @pytest.mark.parametrize("durable", [True, False])
-def test_what_is_written_after_a_cut_stays_where_the_store_became_durable_in_between(make: Make, durable: bool) -> None:
+def test_bytes_written_after_a_cut_stay_if_the_store_became_durable_in_between(make: Make, durable: bool) -> None:
     """The cut waits for a commit, so later writes also wait: they are sent again after it. [2.17, 2.22]"""
     rig, file = opened(make, durable=False)
     file.truncate(CUT)

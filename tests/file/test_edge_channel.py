@@ -87,7 +87,7 @@ def test_a_collected_handle_has_reported_nothing(rig: Rig, caplog: pytest.LogCap
         rig.open("rb").close()
 
 
-def test_what_discard_answered_is_news_for_open_handles_alone(rig: Rig) -> None:
+def test_discarded_ranges_are_reported_only_by_open_handles(rig: Rig) -> None:
     """The caller has the list. [2.16]"""
     file = rig.open("r+b")
     file.pwrite(b"given up", 0)

@@ -249,7 +249,7 @@ def test_an_end_that_was_interrupted_at_its_last_step_is_finished_by_the_next(
     assert not rig.cache.flusher.alive()
 
 
-def test_what_is_attached_while_a_cache_closes_is_closed_too(make: Make) -> None:
+def test_a_volume_attached_while_a_cache_closes_is_closed_too(make: Make) -> None:
     """The attach may also be refused: the volume is never left behind with its threads. [2.22]"""
     rig = make({KEY: DATA})
     rig.open("r+b").pwrite(NEW, 0)

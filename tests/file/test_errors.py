@@ -163,7 +163,7 @@ NO_BUFFERS: dict[str, Any] = {"text": "text", "int": 5, "None": None, "list": [1
 
 
 @pytest.mark.parametrize("wrong", NO_BUFFERS)
-def test_what_is_no_buffer_is_a_type_error(stored: Rig, wrong: str) -> None:
+def test_an_object_that_is_no_buffer_is_a_type_error(stored: Rig, wrong: str) -> None:
     """This holds for sources and destinations. [T-59]"""
     value = NO_BUFFERS[wrong]
     file = stored.handles[0]

@@ -55,7 +55,7 @@ def test_a_reconnect_meets_no_file_that_is_freed_beside_it(make: Make, fenced: b
     rig.cache.check()
 
 
-def test_what_a_removed_file_had_unsaved_is_given_up_by_the_reconnect_after_its_last_close(make: Make) -> None:
+def test_unsaved_bytes_of_a_removed_file_are_given_up_by_the_reconnect_after_its_last_close(make: Make) -> None:
     """It was closed while the volume was aborted: then it could not be given up. [2.20, 2.22]"""
     rig = make({KEY: OLD, "gone": OLD})
     file, inode = removed(rig)

@@ -74,7 +74,7 @@ def test_nothing_counts_as_saved_before_the_cut_is_made(make: Make, refusal: OSE
 
 @pytest.mark.parametrize("durable", [False, True])
 @pytest.mark.parametrize("how", ["append", "write far behind", "truncate"])
-def test_what_makes_the_file_longer_shows_zeros(make: Make, how: str, durable: bool) -> None:
+def test_calls_that_make_the_file_longer_show_zeros(make: Make, how: str, durable: bool) -> None:
     story = Stored(make, durable_writes=durable)
     fault = story.give_up(FULL)
     far = len(OLD) + 3 * PAGE
@@ -93,7 +93,7 @@ def test_what_makes_the_file_longer_shows_zeros(make: Make, how: str, durable: b
     story.ends_as(expected)
 
 
-def test_what_is_stored_can_be_read_while_the_cut_is_refused(make: Make) -> None:
+def test_stored_bytes_can_be_read_while_the_cut_is_refused(make: Make) -> None:
     """It lies before the bytes that the cut would remove. [2.3]"""
     story = Stored(make)
     fault = story.give_up(FORBIDDEN)

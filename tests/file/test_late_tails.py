@@ -91,7 +91,7 @@ def test_a_sync_after_a_fence_leaves_no_tail() -> None:
 
 
 @pytest.mark.parametrize("fenced", [False, True])
-def test_what_a_later_write_has_stored_is_not_cut_off(fenced: bool) -> None:
+def test_bytes_stored_by_a_later_write_are_not_cut_off(fenced: bool) -> None:
     """The cut of the first tail comes while the next direct write is stored and not acknowledged yet."""
     story = Extended(landed=True)
     story.write()

@@ -69,7 +69,7 @@ def test_the_exception_of_a_with_block_stays_the_primary_one() -> None:
 
 
 @pytest.mark.parametrize("what", ["cache", "volume"])
-def test_what_cannot_be_saved_keeps_it_open(dirty: Rig, what: str) -> None:
+def test_unsaved_data_keeps_it_open(dirty: Rig, what: str) -> None:
     """UnsavedDataError lists it, nothing is lost, the next try succeeds. [2.16, 2.22]"""
     end = dirty.cache.close if what == "cache" else dirty.volume.detach
     fault = dirty.backend.fault("write_from", FULL, times=float("inf"))

@@ -103,7 +103,7 @@ def store(make_store: Callable[..., Store], request: pytest.FixtureRequest) -> S
 # ---------------------------------------------------------------- it was carried out
 
 
-def test_what_a_commit_took_is_read_from_the_object(store: Store) -> None:
+def test_bytes_taken_by_a_commit_are_read_from_the_object(store: Store) -> None:
     """[T-69, 2.23]"""
     file = store.staged()
     store.lose_an_answer(file)
@@ -207,7 +207,7 @@ def test_a_truncate_and_a_hole_come_after_it(store: Store) -> None:
     assert store.visible() == expected
 
 
-def test_what_the_commit_took_is_not_made_again_after_a_reconnect(store: Store) -> None:
+def test_changes_taken_by_the_commit_are_not_made_again_after_a_reconnect(store: Store) -> None:
     """A truncate to nothing came before the staged bytes: that belongs to the commit too. [T-75b, 2.17, 2.22]"""
     store.put(BASE)
     file = store.staged("w+b")

@@ -419,7 +419,7 @@ def test_buffers_that_a_mirror_keeps_are_never_used_again(pairs: Any) -> None:
         ("nonsense:", ValueError, "nonsense"),
     ],
 )
-def test_what_cannot_be_a_mirror_is_refused(mirror: Any, error: type[Exception], rule: str) -> None:
+def test_an_invalid_mirror_is_refused(mirror: Any, error: type[Exception], rule: str) -> None:
     with PageCache("1MiB") as cache:
         with pytest.raises(error, match=rule):
             cache.attach(MemoryBackend(), mirror=mirror)

@@ -205,7 +205,7 @@ def test_a_hole_that_was_owed_and_paid_is_a_loss_where_no_commit_followed() -> N
 
 @pytest.mark.parametrize("fenced", [False, True])
 @pytest.mark.parametrize("where", ["end", "begin", "middle"])
-def test_of_a_hole_that_was_paid_only_what_is_not_owed_again_is_a_loss(where: str, fenced: bool) -> None:
+def test_only_the_parts_of_a_paid_hole_that_are_not_owed_again_are_a_loss(where: str, fenced: bool) -> None:
     """No commit followed the first; the second covers a part of it, and its outcome is unknown. [2.16, 2.17]"""
     old = pattern(6 * PAGE)
     first = (PAGE, 4 * PAGE)  # pages 1 to 4

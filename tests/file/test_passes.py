@@ -162,7 +162,7 @@ def test_age_that_gave_way_goes_on(make: Make, clock: HandClock) -> None:
     eventually(lambda: len({offset for _, offset, _ in sent(rig)}) == 200)
 
 
-def test_what_is_written_beside_an_aged_pass_has_its_own_age(make: Make, clock: HandClock) -> None:
+def test_bytes_written_beside_an_aged_pass_have_their_own_age(make: Make, clock: HandClock) -> None:
     """The file is dirty all the time; young data is sent at its time and not before. [2.11]"""
     rig = make({KEY: b""}, limits={"max_write": PAGE, "max_inflight": 1}, **AGE)
     file = rig.open()

@@ -60,7 +60,7 @@ def test_an_object_with_open_and_stat_is_a_backend(kind: Callable[[], Any]) -> N
         assert volume.backend is not backend
 
 
-def test_what_a_plain_backend_has_is_used_whenever_it_is_asked() -> None:
+def test_optional_methods_of_a_plain_backend_are_always_used() -> None:
     backend: Any = Blobs()
     backend.limits = BackendLimits(max_write=8192)
     backend.canonical = lambda key: str(key).lower()
@@ -131,7 +131,9 @@ WAYS: dict[str, Callable[[Any, Any, Any], object]] = {
     ],
     ids=["object", "stat alone", "limits", "class", "path", "relative path"],
 )
-def test_what_is_no_backend_is_refused_with_everything_that_it_lacks(way: str, backend: Any, words: list[str]) -> None:
+def test_an_object_that_is_no_backend_is_refused_with_everything_that_it_lacks(
+    way: str, backend: Any, words: list[str]
+) -> None:
     with PageCache("1MiB") as cache:
         volume = cache.attach("memory:")
         with pytest.raises(TypeError) as raised:

@@ -325,7 +325,7 @@ def test_truncates_that_were_not_committed_are_made_again(make: Make, commit_fai
     assert fresh.committed(KEY) == OLD[:100] + bytes(2 * PAGE - 100)
 
 
-def test_what_is_owed_is_paid_once_before_anything_else(make: Make) -> None:
+def test_owed_calls_are_made_once_before_anything_else(make: Make) -> None:
     """Readers, writers and commits at the same moment: each truncate is one call, before any other. [2.17]"""
     rig = make({KEY: OLD})
     file = rig.open("r+b")
@@ -351,7 +351,7 @@ def test_what_is_owed_is_paid_once_before_anything_else(make: Make) -> None:
     assert fresh.committed(KEY) == NEWER + OLD[PAGE : 3 * PAGE]
 
 
-def test_what_is_owed_stays_owed_while_the_call_fails(make: Make) -> None:
+def test_an_owed_call_stays_owed_while_it_fails(make: Make) -> None:
     """The write-back fails with its error, and nothing is sent past it. [2.17]"""
     rig = make({KEY: OLD}, retry=ONCE)
     file = rig.open("r+b")
@@ -423,7 +423,7 @@ def test_committed_holes_and_truncates_are_neither_owed_nor_lost(make: Make) -> 
 
 
 @pytest.mark.parametrize("kept", [True, False])
-def test_a_store_that_kept_what_was_acknowledged_is_not_sent_it_again(make: Make, kept: bool) -> None:
+def test_acknowledged_bytes_are_not_sent_again_to_a_store_that_kept_them(make: Make, kept: bool) -> None:
     """`kept()` on a commit_on_close backend: only the commit is missing. [2.17, 2.22]"""
     rig = make(limits={"commit_on_close": True, "punch": True})
     file = rig.open("w+b")
@@ -481,9 +481,7 @@ def test_clean_pages_are_read_again_if_the_store_changed_before_the_reconnect(ma
     assert fresh.seen("read_into", "same") == []
 
 
-def test_what_is_committed_as_soon_as_the_volume_lives_is_no_change_of_others(
-    make: Make, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_a_commit_as_soon_as_the_volume_lives_is_no_remote_change(make: Make, monkeypatch: pytest.MonkeyPatch) -> None:
     """The commit comes between the volume's first call to the new backend and the check of the version it had before:
     the committed bytes and size are not taken back. [2.19, 2.22]
     """

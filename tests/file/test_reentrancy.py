@@ -92,7 +92,7 @@ def run_inside(make: Make, op: str, action: Callable[[Rig, CachedFile], object])
 
 @pytest.mark.parametrize("op", CALLS)
 @pytest.mark.parametrize("verb", REFUSED)
-def test_what_could_wait_for_itself_is_refused(make: Make, op: str, verb: str) -> None:
+def test_calls_that_could_wait_for_themselves_are_refused(make: Make, op: str, verb: str) -> None:
     """From inside any call of the same volume: DeadlockError, nothing changed, and everything goes on. [T-49, 2.25]"""
     rig, seen = run_inside(make, op, lambda rig, file: REFUSED[verb](file, rig.volume))
     assert isinstance(seen[0], DeadlockError)
@@ -106,7 +106,7 @@ def test_what_could_wait_for_itself_is_refused(make: Make, op: str, verb: str) -
 
 
 @pytest.mark.parametrize("op", CALLS)
-def test_what_never_waits_is_allowed(make: Make, op: str) -> None:
+def test_calls_that_never_wait_are_allowed(make: Make, op: str) -> None:
     """Reads of valid bytes, announcements of remote changes, statistics. [T-49, 2.25]"""
 
     def use(rig: Rig, file: CachedFile) -> list[object]:

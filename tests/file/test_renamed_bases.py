@@ -99,7 +99,7 @@ def test_a_handle_without_local_bytes_never_reads_a_mix_behind_a_rename(
         assert again.pread(len(DATA), 0) == OTHER
 
 
-def test_what_cannot_be_opened_by_its_new_name_is_never_stored_by_the_old_one(
+def test_an_object_that_cannot_be_opened_by_its_new_name_is_never_stored_by_the_old_one(
     make: Make, backend: ObjectBackend
 ) -> None:
     """The rename is done, and reports the error that came after it; the next open of the name goes on. [2.20]"""

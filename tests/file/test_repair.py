@@ -342,7 +342,7 @@ def test_stat_shows_local_extensions(dirty: Rig) -> None:
     assert stat.cached >= len(DATA)
 
 
-def test_what_is_repaired_while_an_fsync_finds_it_failed_is_no_error(
+def test_bytes_repaired_while_an_fsync_finds_them_failed_are_no_error(
     make: Make, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """The fsync raises for data that is failed now, not for data that was. [2.15]"""

@@ -62,7 +62,7 @@ def written(make: Make, max_write: int, retry: RetryPolicy) -> tuple[Rig, Changi
     [(PAGE, [1] * 8), (3 * PAGE, [3, 3, 2]), (REQUEST, [4, 4]), (6 * PAGE, [6, 2]), (64 * PAGE, [8])],
     ids=["a page", "smaller, and no divisor", "equal", "larger", "larger than all"],
 )
-def test_what_is_sent_again_is_divided_by_the_limits_of_then(make: Make, max_write: int, lengths: list[int]) -> None:
+def test_retried_bytes_are_divided_by_the_current_limits(make: Make, max_write: int, lengths: list[int]) -> None:
     """They are divided or joined anew; bytes acknowledged beside them are not sent again. [T-32, K5]"""
     rig, changing = written(make, max_write, ONCE)
     with pytest.raises(WritebackError):

@@ -79,7 +79,7 @@ def test_names_are_refused_while_a_volume_ends(make: Make, monkeypatch: pytest.M
     assert rig.backend.committed("new") is None
 
 
-def test_what_an_end_that_failed_has_left_goes_on_as_before(make: Make) -> None:
+def test_a_volume_goes_on_as_before_after_a_failed_end(make: Make) -> None:
     """The volume is open again, and takes writes. [2.22]"""
     rig = make({KEY: DATA}, retry=ONCE)
     file = rig.open("r+b")

@@ -112,7 +112,7 @@ def test_a_truncate_that_makes_the_file_longer_shows_zeros(holder: str) -> None:
     story.check(MINE + OLD[PAGE:] + bytes(FAR - len(OLD)))
 
 
-def test_what_a_writable_view_stores_behind_the_tail_does_not_uncover_it() -> None:
+def test_stores_of_a_writable_view_behind_the_tail_do_not_uncover_it() -> None:
     """The view lies in the range that a truncate has added; the pass sends a copy of it."""
     story = Left("commit")
     story.leave()

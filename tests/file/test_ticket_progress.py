@@ -156,7 +156,7 @@ def test_a_commit_that_fails_takes_no_progress_back(make: Make, clock: HandClock
     assert (ticket.total, ticket.remaining) == (COUNT * PAGE, 0)
 
 
-def test_what_could_not_be_saved_remains(make: Make, clock: HandClock) -> None:
+def test_unsaved_bytes_remain(make: Make, clock: HandClock) -> None:
     """They remain while the rest goes on, and afterwards; the error is reported as soon as it is known. [2.15, 2.16]"""
     rig = make({"bad": b"", "good": b""}, limits={**STEPS, "durable_writes": True}, retry=ONCE, max_folio="4KiB")
     rig.open(key="bad").pwrite(pattern(3 * PAGE), 0)
@@ -233,7 +233,7 @@ def test_a_file_that_is_removed_no_longer_counts_as_remaining(make: Make, clock:
     assert ticket.remaining == 0
 
 
-def test_what_fails_while_it_is_counted_remains(make: Make, clock: HandClock) -> None:
+def test_bytes_that_fail_while_they_are_counted_remain(make: Make, clock: HandClock) -> None:
     """Bytes move from pending to failed while the two are added up: they are counted twice rather than left out, as the
     remainder never grows again. [2.15, 2.16]
     """

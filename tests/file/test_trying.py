@@ -205,7 +205,7 @@ def test_growing_beyond_a_short_unit(make: Make) -> None:
     assert rig.backend.written(KEY) == CONTENT[: 5 * PAGE + 100].ljust(9 * PAGE, b"\0") + b"x" * 2 * PAGE
 
 
-def test_what_a_write_never_takes_is_an_error(stored: Rig) -> None:
+def test_a_write_that_never_succeeds_is_an_error(stored: Rig) -> None:
     """None would send the caller to a pwrite that raises, so it raises itself. [2.1, 2.7]"""
     file = stored.open("r+b")
     with pytest.raises(OSError, match="beyond 2") as caught:

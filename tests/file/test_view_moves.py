@@ -258,7 +258,7 @@ def test_a_source_that_faults_is_an_error_and_leaves_nothing_behind(make: Make, 
     assert (file.size, rig.cache.stats().used) == (SIZE, 0)
 
 
-def test_what_came_before_the_source_that_faults_is_accepted(make: Make, cut_mapping: mmap.mmap) -> None:
+def test_buffers_before_the_source_that_faults_are_accepted(make: Make, cut_mapping: mmap.mmap) -> None:
     """The buffers before it are in the file and count; nothing behind them has changed. [T-05, K13]"""
     rig = make({KEY: CONTENT})
     file = rig.open("r+b")

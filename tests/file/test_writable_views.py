@@ -105,7 +105,7 @@ def test_fsync_beside_a_view_that_is_stored_to_without_pause_ends(stored: Rig) -
     assert stored.volume.dirty_ranges(KEY) == []
 
 
-def test_what_a_call_has_does_not_change(make: Make) -> None:
+def test_the_bytes_of_a_running_call_do_not_change(make: Make) -> None:
     """The buffers of a running call are a copy; the next store waits for nothing. [2.13, 2.21]"""
     rig = make({KEY: CONTENT})
     file = rig.open("r+b")

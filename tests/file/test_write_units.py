@@ -95,7 +95,7 @@ def reads_of(store: ObjectBackend) -> list[tuple[int, int]]:
     return [(call.offset, call.length) for call in store.seen("read_into")]
 
 
-def test_what_lies_between_missing_bytes_of_a_unit_is_read_along_where_a_call_is_dear() -> None:
+def test_gaps_between_missing_bytes_of_a_unit_are_read_along_if_a_call_is_expensive() -> None:
     """A read of a store of whole objects costs more than some pages; the gap between local bytes counts, not the read
     length. [2.12]
     """
@@ -115,7 +115,7 @@ def test_what_lies_between_missing_bytes_of_a_unit_is_read_along_where_a_call_is
     assert store.content(KEY) == bytes(content)
 
 
-def test_what_lies_far_apart_in_a_unit_is_read_apart() -> None:
+def test_distant_gaps_in_a_unit_are_read_separately() -> None:
     """Other backends read gaps separately too, as their calls are cheap. [2.12]"""
     unit = 256 * PAGE
     for whole, reads in ((True, 2), (False, 3)):

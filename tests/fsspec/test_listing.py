@@ -21,7 +21,7 @@ def sizes(fs: Any, path: str) -> dict[str, int]:
     return {entry["name"]: entry["size"] for entry in fs.ls(path) if entry["type"] == "file"}
 
 
-def test_what_is_written_and_not_stored_has_its_size(fs: PageCacheFileSystem, below: Any, root: str) -> None:
+def test_unsaved_bytes_count_in_the_size(fs: PageCacheFileSystem, below: Any, root: str) -> None:
     path = f"{root}/file"
     below.pipe_file(path, b"four")
     with fs.open(path, "r+b") as file:
@@ -105,7 +105,7 @@ def test_names_change_at_once(fs: PageCacheFileSystem, below: Any, root: str) ->
         fs.mv(f"{root}/b", f"{root}/c")
 
 
-def test_what_is_moved_or_copied_takes_its_bytes_along(fs: PageCacheFileSystem, root: str) -> None:
+def test_a_moved_or_copied_object_takes_its_bytes_along(fs: PageCacheFileSystem, root: str) -> None:
     """This includes bytes that are not stored yet."""
     with fs.open(f"{root}/file", "wb") as file:
         file.write(b"not stored yet")
@@ -131,7 +131,7 @@ def test_an_object_that_was_never_stored_can_be_removed_and_renamed(make: Callab
     assert below.cat_file("/three") == b"23"
 
 
-def test_what_is_copied_over_is_not_read_from_the_cache(fs: PageCacheFileSystem, root: str) -> None:
+def test_a_copied_range_is_not_read_from_the_cache(fs: PageCacheFileSystem, root: str) -> None:
     fs.pipe({f"{root}/a": b"aaaa", f"{root}/b": b"bb"})
     with fs.open(f"{root}/b") as file:
         assert file.read() == b"bb"
@@ -245,7 +245,7 @@ def test_paths_may_have_the_protocol(fs: PageCacheFileSystem, below: Any, root: 
         assert (file.path, file.details["size"]) == (f"{root}/file", 3)
 
 
-def test_what_the_cache_keeps_for_itself_is_not_shown(make: Callable[..., PageCacheFileSystem], tmp_path: Path) -> None:
+def test_private_objects_of_the_cache_are_not_listed(make: Callable[..., PageCacheFileSystem], tmp_path: Path) -> None:
     """They are temporary objects about to be renamed, left by any program; they go with their directory."""
     below = Store()
     fs, folder = make(fs=below), f"{tmp_path}/folder"

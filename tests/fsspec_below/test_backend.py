@@ -173,7 +173,7 @@ class Removes(Stores):
         (Removes, "no way to put a new object in the place of an old one"),
     ],
 )
-def test_what_a_class_lacks_is_said_before_anything_is_written(kind: Any, words: str) -> None:
+def test_missing_methods_of_a_class_are_reported_before_anything_is_written(kind: Any, words: str) -> None:
     backend: Any = FsspecBackend(kind())
     assert backend.limits.read_only
     with pytest.raises(io.UnsupportedOperation, match=f"lacking: objects can only be read: it has {words}"):
@@ -229,7 +229,7 @@ def test_file_systems_that_cannot_read_ranges_say_so_at_open() -> None:
         ({"max_raed": 1}, TypeError, "max_read"),
     ],
 )
-def test_what_was_given_and_cannot_be_is_named(given: dict[str, Any], kind: type[Exception], words: str) -> None:
+def test_an_impossible_argument_is_named(given: dict[str, Any], kind: type[Exception], words: str) -> None:
     with pytest.raises(kind, match=words):
         FsspecBackend(**({"fs": Whole()} | given))
 

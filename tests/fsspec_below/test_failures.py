@@ -201,7 +201,7 @@ def stored_without_an_answer() -> tuple[Place, Any]:
     return place, file
 
 
-def test_what_was_written_after_a_lost_answer_goes_over_what_was_stored() -> None:
+def test_bytes_written_after_a_lost_answer_replace_the_stored_ones() -> None:
     place, file = stored_without_an_answer()
     put(file, 1, b"-")
     file.truncate(1 << 20)

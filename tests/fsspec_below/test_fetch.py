@@ -77,7 +77,7 @@ def test_scattered_writes_are_completed_by_as_many_reads_as_the_object_has_steps
     assert place.path.read_bytes() == overwritten(offsets, b"new" * 1000)
 
 
-def test_what_is_far_apart_is_read_by_itself(tmp_path: Path) -> None:
+def test_distant_ranges_are_read_separately(tmp_path: Path) -> None:
     place = Place(tmp_path)
     place.write(PAGE, bytes(MIB))
     place.write(2 * MIB + PAGE, bytes(MIB - PAGE))

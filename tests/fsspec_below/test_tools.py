@@ -52,7 +52,7 @@ def test_a_short_run_of_the_stress_tester_is_clean(form: str, faults: str) -> No
 
 
 @pytest.mark.parametrize("profile", ["losses", "saving"])
-def test_what_is_staged_survives_what_others_do(profile: str) -> None:
+def test_staged_bytes_survive_the_actions_of_others(profile: str) -> None:
     """Commits, discards and versions of another client, beside reads of evicted bytes."""
     report = run(Plan(seed=5, profile=profile, **SHORT), TARGETS["blocking"]())
     assert report.ok, f"{report.story}\n{report.replay}"

@@ -133,7 +133,7 @@ def test_a_release_that_fails_keeps_the_data_and_says_so(
     assert backend.inner.snapshot("a") == b"x" * 4096  # type: ignore[attr-defined]
 
 
-def test_what_is_published_as_a_whole_is_published_by_a_flush_that_has_something_to_publish() -> None:
+def test_a_whole_object_is_published_by_a_flush_that_has_something_to_publish() -> None:
     """Closes in children of a program do not publish unfinished content."""
     backend = FaultyBackend(MemoryBackend())
 

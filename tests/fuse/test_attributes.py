@@ -173,7 +173,7 @@ def test_a_store_of_objects_has_directories_of_prefixes(flat: Path) -> None:
     assert names(flat) == []
 
 
-def test_what_a_store_of_objects_cannot_keep_is_refused(flat: Path) -> None:
+def test_attributes_that_a_store_of_objects_cannot_keep_are_refused(flat: Path) -> None:
     """A call without an effect is no error."""
     path = flat / "a"
     path.write_bytes(b"a")

@@ -214,7 +214,7 @@ def test_an_open_object_that_is_removed_or_replaced(place: Path, bucket: Bucket)
     assert object_of(bucket, place, "b") == b"c"
 
 
-def test_what_its_writer_had_not_closed_is_not_published_by_the_end(service: Server, tmp_path: Path) -> None:
+def test_unclosed_objects_are_not_published_by_the_end(service: Server, tmp_path: Path) -> None:
     """It is listed, and the exit status says so; closed objects are there."""
     with new_bucket(service) as bucket, Mounted(tmp_path, bucket.url()) as mounted:
         (mounted.path / "closed").write_bytes(b"closed")

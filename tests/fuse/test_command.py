@@ -55,7 +55,7 @@ def refused(*arguments: str | Path) -> tuple[int, str]:
 
 
 @pytest.mark.parametrize("background", [True, False])
-def test_what_cannot_be_mounted_is_a_sentence(tmp_path: Path, store: Path, background: bool) -> None:
+def test_a_failed_mount_is_one_sentence(tmp_path: Path, store: Path, background: bool) -> None:
     """The exit status is set too, even if the server was to run in the background."""
     more = [] if background else ["-f"]
     none = tmp_path / "none"
@@ -131,7 +131,7 @@ def test_so_is_one_whose_server_is_being_killed(tmp_path: Path, store: Path, mod
 
 
 @pytest.mark.skipif(os.geteuid() != 0, reason="only root mounts a tmpfs")
-def test_what_no_program_serves_can_be_mounted_over(tmp_path: Path, store: Path) -> None:
+def test_a_mountpoint_without_a_server_can_be_mounted_over(tmp_path: Path, store: Path) -> None:
     """A volume of a container is an example."""
     (store / "a").write_bytes(b"a")
     mounted = Mounted(tmp_path, f"dir:{store}")

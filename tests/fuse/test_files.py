@@ -17,7 +17,7 @@ pytestmark = [needs_mounts, pytest.mark.xdist_group("mounts")]
 DATA = bytes(n * 7 % 251 for n in range(300_000))
 
 
-def test_what_is_written_is_read_and_stored(place: Path, stored: Path) -> None:
+def test_written_bytes_are_read_and_stored(place: Path, stored: Path) -> None:
     """The next open reads it, and so does the store after a close: that writes everything back."""
     (place / "a").write_bytes(DATA)
     assert (place / "a").read_bytes() == DATA

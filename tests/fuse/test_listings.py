@@ -45,14 +45,14 @@ class Counted(DirectoryBackend):
         return super().readdir(key)
 
 
-def test_what_is_made_after_the_open_is_there_at_the_first_read(place: Path, stored: Path, opened: int) -> None:
+def test_names_made_after_the_open_are_there_at_the_first_read(place: Path, stored: Path, opened: int) -> None:
     """It may be made past the mount, or through it; removed names are not listed."""
     (stored / "by another").touch()
     (place / "by us").touch()
     assert sorted(os.listdir(opened)) == ["by another", "by us"]
 
 
-def test_what_is_removed_after_the_open_is_not_there_at_the_first_read(place: Path, stored: Path) -> None:
+def test_names_removed_after_the_open_are_not_there_at_the_first_read(place: Path, stored: Path) -> None:
     (place / "a").touch()
     (place / "b").touch()
     with os.scandir(place) as found:  # opens it, and reads at the first name
@@ -218,7 +218,7 @@ def test_the_log_is_not_filled_with_names(caplog: pytest.LogCaptureFixture) -> N
 
 
 @needs_loop
-def test_a_look_that_comes_after_its_deadline_is_not_what_later_readers_go_through(tmp_path: Path) -> None:
+def test_a_listing_after_its_deadline_is_not_used_by_later_readers(tmp_path: Path) -> None:
     """It began before theirs: names would be listed twice, or not at all."""
     go_on, hangs = threading.Event(), threading.Event()
 

@@ -94,7 +94,7 @@ def code(call: Callable[[], object]) -> int | None:
 
 
 @pytest.mark.parametrize("direct_io", [True, False])
-def test_what_is_cached_never_enters_python(volume: Volume, mnt: Path, store: Path, direct_io: bool) -> None:
+def test_requests_for_cached_bytes_never_enter_python(volume: Volume, mnt: Path, store: Path, direct_io: bool) -> None:
     """Reads, writes, and attributes after them."""
     with Loop(Server(volume), mnt, direct_io=direct_io, attr_timeout=3600, entry_timeout=3600, timeout=LONG) as loop:
         fd = os.open(mnt / "a", os.O_RDWR | os.O_CREAT)

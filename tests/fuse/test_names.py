@@ -66,7 +66,7 @@ def test_a_name_takes_less_than_a_kilobyte_and_gives_it_back(volume: Volume, sto
     assert len(server.nodes) == 1
 
 
-def test_what_is_known_of_a_file_is_what_was_found(volume: Volume, store: Path) -> None:
+def test_attributes_of_a_file_are_those_that_were_found(volume: Volume, store: Path) -> None:
     """Its attributes are kept in a packed form, also times before 1970 and sizes beyond 4 GiB."""
     (store / "a").write_bytes(b"a")
     os.truncate(store / "a", 5 << 32)

@@ -85,7 +85,7 @@ def test_a_client_that_finds_the_name_finds_a_listener(tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize("what", ["a file", "a directory", "a pipe", "a symbolic link"])
-def test_what_is_no_socket_is_never_replaced(cache: PageCache, tmp_path: Path, what: str) -> None:
+def test_a_file_that_is_no_socket_is_never_replaced(cache: PageCache, tmp_path: Path, what: str) -> None:
     path = tmp_path / "s"
     if what == "a file":
         path.write_text("mine")
@@ -293,7 +293,7 @@ def test_a_folder_that_nothing_can_be_made_in_is_named(cache: PageCache) -> None
 
 
 @pytest.mark.parametrize("path", ["", "\0abstract", "a\0b", "folder/"])
-def test_what_can_be_no_path_of_a_socket_is_refused(cache: PageCache, path: str) -> None:
+def test_an_invalid_path_of_a_socket_is_refused(cache: PageCache, path: str) -> None:
     with pytest.raises(ValueError, match="path"):
         cache.serve_stats(path)
 

@@ -93,7 +93,7 @@ def test_requests_are_understood_in_whatever_pieces_they_come(what: str, piece: 
 
 
 @pytest.mark.parametrize("what", BAD)
-def test_what_is_no_request_is_refused(what: str) -> None:
+def test_an_invalid_request_is_refused(what: str) -> None:
     data, status = BAD[what]
     assert refused(data) == status
 

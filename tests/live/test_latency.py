@@ -140,7 +140,7 @@ def test_direct_reads_and_writes_count(make: Make, parallel: bool) -> None:
     assert seen["write"] >= 1
 
 
-def test_what_a_write_unit_lacks_is_a_read(make: Make) -> None:
+def test_a_gap_in_a_write_unit_is_a_read(make: Make) -> None:
     rig = make({KEY: b"x" * 8 * PAGE}, limits={"write_unit": 4 * PAGE})
     f = rig.open()
     f.pwrite(b"y", 0)

@@ -112,7 +112,7 @@ def test_a_name_that_is_no_text_does_not_break_the_page(served: Served) -> None:
     assert get(served.path, "/v1/stats")["volumes"][1]["name"] == "lone \udc80 half"
 
 
-def test_what_cannot_be_said_has_no_sample(served: Served) -> None:
+def test_unknown_values_have_no_sample(served: Served) -> None:
     names = named(samples(page_of(served.cache)))
     assert "pagecache_rate_bytes_per_second" not in names
     assert "pagecache_clean_in_seconds" in names

@@ -118,7 +118,7 @@ def test_the_root_lists_the_documents(served: Served) -> None:
 
 
 @pytest.mark.parametrize("what", WRONG)
-def test_what_is_wrong_with_a_request_is_said_in_json(served: Served, what: str) -> None:
+def test_errors_of_a_request_are_json(served: Served, what: str) -> None:
     method, target, status, message = WRONG[what]
     found, document = ask(served.path, target, method)
     assert (found, document["schema"]) == (status, 1)
@@ -162,7 +162,7 @@ def test_a_client_that_asks_before_sending_a_body_gets_permission(served: Served
 @pytest.mark.parametrize(
     ("data", "status"), [(b"GET /" + b"a" * 20_000, 431), (b"POST / HTTP/1.1\r\nContent-Length: 20000\r\n\r\n", 413)]
 )
-def test_what_is_too_large_is_refused(served: Served, data: bytes, status: int) -> None:
+def test_a_request_that_is_too_large_is_refused(served: Served, data: bytes, status: int) -> None:
     with Raw(served.path) as client:
         client.send(data)
         assert client.answer()[0] == status

@@ -82,7 +82,7 @@ static void check_bytes_dirtied_while_unstable_are_both(void)
 	rig_close(&rig);
 }
 
-static void check_what_is_no_folio_waits_for_a_commit_too(void)
+static void check_changes_without_a_folio_wait_for_a_commit_too(void)
 {
 	start(PAGE, false);
 	pc_inode_set_uncommitted(file->inode, true, UINT64_MAX); /* created */
@@ -498,7 +498,7 @@ int main(void)
 	RUN(check_a_failed_commit_makes_everything_dirty_again);
 	RUN(check_a_backend_that_kept_its_bytes_gets_another_try);
 	RUN(check_bytes_dirtied_while_unstable_are_both);
-	RUN(check_what_is_no_folio_waits_for_a_commit_too);
+	RUN(check_changes_without_a_folio_wait_for_a_commit_too);
 	RUN(check_nothing_to_commit_gives_the_token_back);
 	RUN(check_a_commit_that_fails_between_two_questions_is_noticed);
 	RUN(check_a_random_walk_never_gets_a_false_yes);

@@ -143,7 +143,7 @@ static void acknowledged_and_given_up(void)
 	EQUAL(file_discard(file, 0, PAGE, lost, 1), 1);
 }
 
-static void check_what_is_read_after_a_discard_goes_with_a_failed_commit(void)
+static void check_bytes_read_after_a_discard_go_with_a_failed_commit(void)
 {
 	acknowledged_and_given_up();
 	for (int again = 0; again < 2; again++) { /* it is unknown which bytes the first one has forgotten */
@@ -194,7 +194,7 @@ static void check_a_commit_that_keeps_everything_leaves_what_was_read(void)
 }
 
 /* A backend that cannot roll back publishes its staged bytes; reads show that only when it is in the object. */
-static void check_what_is_read_after_a_discard_goes_with_the_commit_that_publishes(void)
+static void check_bytes_read_after_a_discard_go_with_the_commit_that_publishes(void)
 {
 	u64 lost[2];
 	start(2 * PAGE);
@@ -215,10 +215,10 @@ static void check_with_the_fixes_removed_the_checks_fail(void)
 			    check_bytes_that_came_back_before_a_commit_is_asked_for_go_first);
 	check_fails_without("commit_follows_its_bytes", check_bytes_that_came_back_before_the_token_came_go_first);
 	check_fails_without("settling_commits_nothing", check_work_under_the_token_commits_nothing_of_itself);
-	check_fails_without("what_is_gone_is_not_kept", check_what_is_read_after_a_discard_goes_with_a_failed_commit);
+	check_fails_without("what_is_gone_is_not_kept", check_bytes_read_after_a_discard_go_with_a_failed_commit);
 	check_fails_without("what_is_gone_is_not_kept", check_a_fill_after_a_discard_reads_again_when_the_commit_fails);
 	check_fails_without("what_is_gone_is_not_kept",
-			    check_what_is_read_after_a_discard_goes_with_the_commit_that_publishes);
+			    check_bytes_read_after_a_discard_go_with_the_commit_that_publishes);
 }
 
 int main(void)
@@ -227,10 +227,10 @@ int main(void)
 	RUN(check_bytes_that_came_back_before_the_token_came_go_first);
 	RUN(check_later_bytes_do_not_delay_a_commit);
 	RUN(check_work_under_the_token_commits_nothing_of_itself);
-	RUN(check_what_is_read_after_a_discard_goes_with_a_failed_commit);
+	RUN(check_bytes_read_after_a_discard_go_with_a_failed_commit);
 	RUN(check_a_fill_after_a_discard_reads_again_when_the_commit_fails);
 	RUN(check_a_commit_that_keeps_everything_leaves_what_was_read);
-	RUN(check_what_is_read_after_a_discard_goes_with_the_commit_that_publishes);
+	RUN(check_bytes_read_after_a_discard_go_with_the_commit_that_publishes);
 	RUN(check_with_the_fixes_removed_the_checks_fail);
 	return 0;
 }

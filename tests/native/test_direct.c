@@ -140,7 +140,7 @@ static void check_a_call_that_failed_invalidates_too(void)
 
 /* A pass runs when the tail is left, and bytes dirtied behind it are wanted at once: they wait for the cut. [2.10,
  * 2.17] */
-static void check_no_pass_goes_past_what_a_write_has_left(void)
+static void check_no_pass_goes_past_the_tail_of_a_write(void)
 {
 	u8 bytes[PAGE];
 	struct pc_request *r, *none;
@@ -211,7 +211,7 @@ static void check_holders_that_may_share(void)
 	rig_close(&rig);
 }
 
-static void check_what_a_direct_read_takes_from_memory(void)
+static void check_bytes_that_a_direct_read_takes_from_memory(void)
 {
 	u8 mine[100];
 	u64 local, stop;
@@ -240,7 +240,7 @@ static void check_what_a_direct_read_takes_from_memory(void)
 
 /* ---------------------------------------------------------------- commits */
 
-static void check_a_commit_takes_what_returned_before_it(void)
+static void check_a_commit_takes_writes_that_returned_before_it(void)
 {
 	u64 r[64];
 	start(false);
@@ -506,11 +506,11 @@ int main(void)
 	RUN(check_an_extension_shows_with_its_bytes);
 	RUN(check_a_fill_beside_a_write_leaves_no_old_bytes);
 	RUN(check_a_call_that_failed_invalidates_too);
-	RUN(check_no_pass_goes_past_what_a_write_has_left);
+	RUN(check_no_pass_goes_past_the_tail_of_a_write);
 	RUN(check_local_bytes_beside_the_range_stay);
 	RUN(check_holders_that_may_share);
-	RUN(check_what_a_direct_read_takes_from_memory);
-	RUN(check_a_commit_takes_what_returned_before_it);
+	RUN(check_bytes_that_a_direct_read_takes_from_memory);
+	RUN(check_a_commit_takes_writes_that_returned_before_it);
 	RUN(check_a_failed_commit_may_have_taken_all_that_returned);
 	RUN(check_a_commit_that_kept_all_disturbs_no_other_call);
 	RUN(check_durable_writes_leave_nothing_to_commit);

@@ -204,7 +204,7 @@ static void check_a_fill_writes_only_what_is_missing(void)
 }
 
 /* A caller that wants all of a folio asks with the same range again. */
-static void check_what_is_missing_behind_the_first_request_of_a_folio_is_found(void)
+static void check_gaps_behind_the_first_request_of_a_folio_are_found(void)
 {
 	u64 pos;
 	struct pc_part parts[PARTS];
@@ -469,7 +469,7 @@ int main(void)
 	RUN(check_no_answer_below_the_end_is_an_error_twice);
 	RUN(check_a_failed_fill_keeps_what_was_valid_and_drops_the_rest);
 	RUN(check_a_fill_writes_only_what_is_missing);
-	RUN(check_what_is_missing_behind_the_first_request_of_a_folio_is_found);
+	RUN(check_gaps_behind_the_first_request_of_a_folio_are_found);
 	RUN(check_an_invalidation_during_a_fill_makes_it_read_again);
 	RUN(check_an_invalidation_elsewhere_costs_nothing);
 	RUN(check_an_endless_stream_of_invalidations_ends_the_fill);

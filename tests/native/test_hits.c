@@ -31,7 +31,7 @@ static void open_filled(void)
 	pc_inode_lock_release(file->inode, PC_EXCLUSIVE);
 }
 
-static void check_what_is_there_is_read_and_the_rest_is_not(void)
+static void check_valid_bytes_are_read_and_the_rest_is_not(void)
 {
 	u8 to[PAGE * 2];
 	u64 marker;
@@ -103,7 +103,7 @@ static void check_no_more_is_dirtied_than_the_limit(void)
 }
 
 /* I-28, the sides that end: neither the file nor the frames go while a hit is open. */
-static void check_what_a_hit_looks_at_stays(void)
+static void check_memory_used_by_a_hit_stays(void)
 {
 	u8 to[PAGE];
 	u64 marker;
@@ -183,10 +183,10 @@ static void check_many_at_once_beside_the_holder_of_the_lock(void)
 
 int main(void)
 {
-	RUN(check_what_is_there_is_read_and_the_rest_is_not);
+	RUN(check_valid_bytes_are_read_and_the_rest_is_not);
 	RUN(check_a_write_takes_all_or_nothing);
 	RUN(check_no_more_is_dirtied_than_the_limit);
-	RUN(check_what_a_hit_looks_at_stays);
+	RUN(check_memory_used_by_a_hit_stays);
 	RUN(check_many_at_once_beside_the_holder_of_the_lock);
 	return 0;
 }

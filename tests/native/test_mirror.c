@@ -136,7 +136,7 @@ static void check_memory_that_cannot_be_replaced_spoils_the_copy_and_no_writer_w
 }
 
 /* Truncate: folios beyond the end go, the one with the end is zeroed; held bytes stay unchanged. */
-static void check_truncate_leaves_the_mirror_what_it_holds(void)
+static void check_truncate_leaves_the_mirror_its_bytes(void)
 {
 	for (int k = 0; k < 2; k++) {
 		start(k ? 64 << 10 : PAGE);
@@ -302,7 +302,7 @@ int main(void)
 	RUN(check_a_hold_outlives_the_upload_and_ends_with_the_request);
 	RUN(check_a_writer_gets_fresh_memory_and_the_mirror_keeps_the_old);
 	RUN(check_memory_that_cannot_be_replaced_spoils_the_copy_and_no_writer_waits);
-	RUN(check_truncate_leaves_the_mirror_what_it_holds);
+	RUN(check_truncate_leaves_the_mirror_its_bytes);
 	RUN(check_requests_that_follow_join_until_the_mirrors_limit);
 	RUN(check_held_memory_is_no_victim_and_comes_back);
 	RUN(check_holds_end_in_any_thread_while_writers_and_truncates_go_on);

@@ -153,7 +153,7 @@ static void check_two_streams_on_one_handle_both_get_on(void)
 	rig_close(&rig);
 }
 
-static void check_what_is_there_is_skipped(void)
+static void check_valid_bytes_are_skipped(void)
 {
 	start(PAGES, PAGE);
 	EQUAL(file_write(file, 10 * PAGE + 5, "x", 1), 0); /* partly valid, dirty */
@@ -249,7 +249,7 @@ int main(void)
 	RUN(check_random_reads_fetch_what_was_asked);
 	RUN(check_a_run_before_the_miss_is_taken_for_a_stream);
 	RUN(check_two_streams_on_one_handle_both_get_on);
-	RUN(check_what_is_there_is_skipped);
+	RUN(check_valid_bytes_are_skipped);
 	RUN(check_it_never_reaches_beyond_the_end_or_into_the_last_memory);
 	RUN(check_a_busy_backend_gets_no_read_ahead);
 	RUN(check_pages_evicted_unread_halve_the_next_window);

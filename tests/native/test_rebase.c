@@ -134,7 +134,7 @@ static void check_the_file_ends_inside_a_local_block(void)
 	check_fails_without("a_local_end_is_a_byte", local_end_inside_a_block);
 }
 
-static void check_what_the_backend_forgot_is_not_uncommitted(void)
+static void check_bytes_that_the_backend_forgot_are_not_uncommitted(void)
 {
 	start(4 * PAGE, PAGE);
 	pc_inode_set_uncommitted(file->inode, true, UINT64_MAX);
@@ -257,7 +257,7 @@ int main(void)
 	RUN(check_zeros_that_a_fill_held_are_not_local_either);
 	RUN(check_the_file_ends_with_the_new_version_or_the_last_local_byte);
 	RUN(check_the_file_ends_inside_a_local_block);
-	RUN(check_what_the_backend_forgot_is_not_uncommitted);
+	RUN(check_bytes_that_the_backend_forgot_are_not_uncommitted);
 	RUN(check_a_rebase_keeps_what_was_extended_beside_it);
 	RUN(check_work_under_the_token_runs_without_anything_to_commit);
 	return 0;

@@ -264,14 +264,14 @@ static void free_beside_locked_folios(void)
 	rig_close(&rig);
 }
 
-static void check_what_is_being_filled_does_not_hide_the_rest(void)
+static void check_folios_being_filled_do_not_hide_the_rest(void)
 {
 	free_beside_locked_folios();
 	check_fails_without("a_stuck_queue_gives_way", free_beside_locked_folios);
 }
 
 /* NOREUSE: folios read only once go first; small reads of a page are one use; others' use counts. */
-static void check_what_is_read_once_goes_first(void)
+static void check_folios_read_once_go_first(void)
 {
 	start(100, 4 << 20);
 	for (u64 k = 0; k < 80; k++)
@@ -321,7 +321,7 @@ static void read_in_windows(u64 from, u64 to, u64 window, u32 reads)
 }
 
 /* Probation is a tenth beside pages that are hit, and as large as the windows need while they are read. 2.23 */
-static void check_what_is_read_ahead_stays_until_it_is_read(void)
+static void check_readahead_folios_stay_until_they_are_read(void)
 {
 	start(1000, 32 << 20);
 	u32 hit = hit_and_scan(850, 1000, 1300);
@@ -333,7 +333,7 @@ static void check_what_is_read_ahead_stays_until_it_is_read(void)
 }
 
 /* Earlier caching is no use of a readahead folio: on the main queue it would go before folios that were read twice. */
-static void check_so_does_what_comes_back_soon(void)
+static void check_so_do_folios_that_come_back_soon(void)
 {
 	for (u32 reads = 1; reads <= 3; reads++) {
 		start(1000, 16 << 20);
@@ -385,10 +385,10 @@ int main(void)
 	check_fails_without("reclaim_never_waits", check_a_stuck_file_stops_no_other_file);
 	RUN(check_capacity_shrinks_to_what_is_local);
 	RUN(check_large_blocks_do_not_cost_the_whole_cache);
-	RUN(check_what_is_read_once_goes_first);
-	RUN(check_what_is_being_filled_does_not_hide_the_rest);
-	RUN(check_what_is_read_ahead_stays_until_it_is_read);
-	RUN(check_so_does_what_comes_back_soon);
+	RUN(check_folios_read_once_go_first);
+	RUN(check_folios_being_filled_do_not_hide_the_rest);
+	RUN(check_readahead_folios_stay_until_they_are_read);
+	RUN(check_so_do_folios_that_come_back_soon);
 	RUN(check_so_it_does_while_the_cache_fills);
 	RUN(check_folios_without_a_reader_go);
 	return 0;

@@ -74,7 +74,7 @@ static void check_above_the_midpoint_a_grant_is_used_up(void)
 }
 
 /* Reservations count until they are dirty or returned: many writers together do not pass the limit. */
-static void check_what_is_promised_is_taken(void)
+static void check_reservations_are_counted(void)
 {
 	struct pc_place p[12];
 	start();
@@ -183,7 +183,7 @@ static void check_a_new_share_moves_the_thresholds(void)
 	rig_close(&rig);
 }
 
-static void check_what_runs_and_what_ended_is_counted(void)
+static void check_running_and_ended_calls_are_counted(void)
 {
 	start();
 	EQUAL(pressure(rig.volume).running, 0);
@@ -205,10 +205,10 @@ int main(void)
 {
 	RUN(check_below_the_midpoint_no_writer_asks);
 	RUN(check_above_the_midpoint_a_grant_is_used_up);
-	RUN(check_what_is_promised_is_taken);
+	RUN(check_reservations_are_counted);
 	RUN(check_writers_at_the_limit_go_on_in_order);
 	RUN(check_a_floor_belongs_to_one_volume);
 	RUN(check_a_new_share_moves_the_thresholds);
-	RUN(check_what_runs_and_what_ended_is_counted);
+	RUN(check_running_and_ended_calls_are_counted);
 	return 0;
 }

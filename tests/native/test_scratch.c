@@ -23,7 +23,7 @@ static void same(const u8 *memory, size_t size)
 }
 
 /* It grows from nothing, from malloc to malloc and to a mapping, and from a mapping to a larger one. */
-static void check_what_grows_keeps_its_bytes(void)
+static void check_memory_that_grows_keeps_its_bytes(void)
 {
 	static const size_t sizes[] = {1, SMALL, (1 << 20) - 1, 1 << 20, (1 << 20) + 1, LARGE};
 	u8 *memory = NULL;
@@ -60,7 +60,7 @@ static bool mapped(u8 *memory)
 }
 
 /* An allocator would keep it for the thread that freed it. */
-static void check_what_was_large_goes_back_to_the_system(void)
+static void check_large_memory_goes_back_to_the_system(void)
 {
 	for (int k = 0; k < 3; k++) {
 		u8 *memory = pc_scratch_new(LARGE);
@@ -73,8 +73,8 @@ static void check_what_was_large_goes_back_to_the_system(void)
 
 int main(void)
 {
-	RUN(check_what_grows_keeps_its_bytes);
+	RUN(check_memory_that_grows_keeps_its_bytes);
 	RUN(check_too_much_is_refused_and_nothing_lost);
-	RUN(check_what_was_large_goes_back_to_the_system);
+	RUN(check_large_memory_goes_back_to_the_system);
 	return 0;
 }

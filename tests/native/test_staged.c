@@ -160,7 +160,7 @@ static void check_a_backend_that_cannot_stage_is_not_asked_to(void)
 }
 
 /* Memory is no longer short; but a backend never gets a byte staged first and then written normally. */
-static void check_what_meets_staged_bytes_is_staged(void)
+static void check_writes_that_meet_staged_bytes_are_staged(void)
 {
 	start_with(0, PAGE, 1, limits_wide());
 	stage(0, 2 * PAGE, 1);
@@ -396,7 +396,7 @@ int main(void)
 	RUN(check_staged_bytes_are_clean_in_memory_and_uncommitted);
 	RUN(check_only_what_passes_the_files_share_is_staged);
 	RUN(check_a_backend_that_cannot_stage_is_not_asked_to);
-	RUN(check_what_meets_staged_bytes_is_staged);
+	RUN(check_writes_that_meet_staged_bytes_are_staged);
 	RUN(check_a_page_of_three_origins);
 	RUN(check_gaps_with_staged_bytes_close);
 	RUN(check_units_are_widened_with_staged_bytes);

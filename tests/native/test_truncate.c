@@ -190,7 +190,7 @@ static void *truncate_thread(void *to)
 	return NULL;
 }
 
-static void check_truncate_waits_for_what_is_in_flight(void)
+static void check_truncate_waits_for_bytes_in_flight(void)
 {
 	start(0, 4 * PAGE);
 	put(0, 40000);
@@ -379,7 +379,7 @@ int main(void)
 {
 	RUN(check_a_block_dirty_only_behind_the_new_end_is_not_handed_over);
 	RUN(check_the_tail_reads_as_zeros_after_down_and_up);
-	RUN(check_truncate_waits_for_what_is_in_flight);
+	RUN(check_truncate_waits_for_bytes_in_flight);
 	RUN(check_truncate_waits_for_a_fill_and_a_fill_for_truncate);
 	RUN(check_discard_gives_up_what_it_lists);
 	RUN(check_discard_does_not_wait_for_a_fill);

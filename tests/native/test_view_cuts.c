@@ -4,7 +4,7 @@
 /* ---------------------------------------------------------------- cutting off */
 
 /* T-44, T-47: the end of the file moves in front of a view, behind it, into its folio. */
-static void check_truncate_cuts_off_what_reaches_behind_the_end(void)
+static void check_truncate_cuts_off_views_behind_the_end(void)
 {
 	start(64 << 10, 64 << 10);
 	struct pc_pin low = pin(100, 1000), high = pin(20000, 1000);
@@ -373,7 +373,7 @@ static void check_fsync_ends_beside_a_busy_view(void)
 
 int main(void)
 {
-	RUN(check_truncate_cuts_off_what_reaches_behind_the_end);
+	RUN(check_truncate_cuts_off_views_behind_the_end);
 	RUN(check_truncate_is_refused_without_memory);
 	RUN(check_punch);
 	RUN(check_discard);

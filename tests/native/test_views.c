@@ -45,7 +45,7 @@ static void check_a_call_gets_a_copy(void)
 }
 
 /* Dirty blocks beside it are written back as usual, and are clean then. */
-static void check_what_is_dirty_beside_a_view_becomes_clean(void)
+static void check_dirty_blocks_beside_a_view_become_clean(void)
 {
 	start(64 << 10, 64 << 10);
 	struct pc_pin p = pin(0, PAGE);
@@ -305,7 +305,7 @@ static void check_a_quarter_of_the_memory_may_be_pinned(void)
 int main(void)
 {
 	RUN(check_a_call_gets_a_copy);
-	RUN(check_what_is_dirty_beside_a_view_becomes_clean);
+	RUN(check_dirty_blocks_beside_a_view_become_clean);
 	RUN(check_background_passes_skip_it);
 	RUN(check_units_are_sent_as_copies);
 	RUN(check_a_unit_in_flight_stands_still);

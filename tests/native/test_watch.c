@@ -20,7 +20,7 @@ static size_t fired(struct pc_waker *k)
 
 /* ---------------------------------------------------------------- one thread */
 
-static void check_an_event_fires_what_watches_it_and_nothing_else(void)
+static void check_an_event_fires_its_watches_and_nothing_else(void)
 {
 	struct pc_watch mine, other;
 	struct pc_event elsewhere = {0};
@@ -45,7 +45,7 @@ static void check_an_event_fires_what_watches_it_and_nothing_else(void)
 }
 
 /* The waker's thread may be interrupted after its check: so checking takes nothing away. */
-static void check_what_has_fired_stays_readable_until_the_waiter_ends_it(void)
+static void check_a_fired_watch_stays_readable_until_the_waiter_ends_it(void)
 {
 	struct pc_watch w[3];
 	EQUAL(pc_waker_init(&waker), 0);
@@ -155,7 +155,7 @@ static void check_no_wake_up_of_a_loop_is_lost(void)
 
 /* ---------------------------------------------------------------- work of a loop: calls with bytes; threads do the rest */
 
-static void check_a_loop_takes_what_carries_bytes_and_threads_the_rest(void)
+static void check_a_loop_takes_calls_with_bytes_and_threads_the_rest(void)
 {
 	struct rig rig;
 	struct pc_work w;
@@ -185,11 +185,11 @@ static void check_a_loop_takes_what_carries_bytes_and_threads_the_rest(void)
 
 int main(void)
 {
-	RUN(check_an_event_fires_what_watches_it_and_nothing_else);
-	RUN(check_what_has_fired_stays_readable_until_the_waiter_ends_it);
+	RUN(check_an_event_fires_its_watches_and_nothing_else);
+	RUN(check_a_fired_watch_stays_readable_until_the_waiter_ends_it);
 	RUN(check_an_event_that_moved_before_fires_at_once);
 	RUN(check_no_wake_up_of_a_loop_is_lost);
-	RUN(check_a_loop_takes_what_carries_bytes_and_threads_the_rest);
+	RUN(check_a_loop_takes_calls_with_bytes_and_threads_the_rest);
 	RUN(check_a_child_leaves_the_parents_watches_alone);
 	return 0;
 }

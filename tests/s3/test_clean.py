@@ -248,7 +248,7 @@ def test_an_upload_that_was_not_needed_is_ended_though_the_answer_to_the_commit_
     assert bucket.left_behind() == []
 
 
-def test_what_a_session_remembers_does_not_grow_with_commits(bucket: Bucket) -> None:
+def test_the_memory_of_a_session_does_not_grow_with_commits(bucket: Bucket) -> None:
     backend = S3Backend(bucket.name, endpoint_url=bucket.server.endpoint, part_size="5MiB")
     with PageCache("64MiB") as cache, cache.attach(backend).open("k", "w") as file:
         file.write(bytes(6 << 20))
@@ -264,7 +264,7 @@ def remembered(backend: S3Backend) -> int:
     return sum(len(kept) for kept in vars(backend.session).values() if isinstance(kept, set | dict | list))
 
 
-def test_what_is_younger_stays(bucket: Bucket, left: list[str]) -> None:
+def test_younger_objects_stay(bucket: Bucket, left: list[str]) -> None:
     """Age is measured by the clock of the server."""
     assert clean(bucket.url("below"), "--older-than", "1h").output == "removed 0\n"
     assert bucket.left_behind() == left
@@ -278,7 +278,7 @@ def test_no_time_at_all_is_a_time(bucket: Bucket, time: str) -> None:
 
 
 @pytest.mark.parametrize("time", ["-1s", "inf", "1e9"])
-def test_what_is_no_time_is_said_with_the_rule(time: str) -> None:
+def test_an_invalid_time_is_refused_with_the_rule(time: str) -> None:
     result = clean("s3://bucket", f"--older-than={time}")
     assert result.exit_code == 2
     assert f"--older-than: '{time}' is not 0 or above, and below 1e+09 seconds" in result.output
@@ -343,7 +343,7 @@ def test_unclosed_files_leave_nothing(bucket: Bucket) -> None:
     assert bucket.left_behind() == []
 
 
-def test_what_an_outage_kept_at_the_end_is_said_and_removed_later(
+def test_remains_kept_by_an_outage_are_logged_and_removed_later(
     new_server: Callable[[str], Server], caplog: pytest.LogCaptureFixture
 ) -> None:
     """No session renews it: it gets old although the process lives on."""

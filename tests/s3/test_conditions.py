@@ -26,7 +26,7 @@ PART = 5 << 20
 
 
 @pytest.mark.parametrize("kind", HONOURS)
-def test_what_a_server_honours_is_tried_once(kind: str, started: Callable[[str], Server]) -> None:
+def test_the_conditions_of_a_server_are_tried_once(kind: str, started: Callable[[str], Server]) -> None:
     server = started(kind)
     with new_bucket(server) as bucket, FaultyProxy(server.endpoint) as proxy:
         backend = S3Backend(bucket.name, "p", endpoint_url=proxy.endpoint, part_size=PART)

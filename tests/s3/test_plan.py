@@ -139,7 +139,7 @@ def test_extents_say_of_each_byte_where_it_is(size: int, changes: list[tuple[str
 
 @given(size=st.integers(0, 13 * UNIT), changes=CHANGES)
 @settings(max_examples=400)
-def test_what_is_lost_is_what_was_opened_less_cuts_and_holes(size: int, changes: list[tuple[str, int, int]]) -> None:
+def test_lost_bytes_are_those_opened_less_cuts_and_holes(size: int, changes: list[tuple[str, int, int]]) -> None:
     """Bytes may be forgotten; cuts and holes may not."""
     extents, _ = changed(size, changes)
     spaces, _ = changed(size, [change for change in changes if change[0] in ("cut", "hole")])

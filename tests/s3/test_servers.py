@@ -27,7 +27,7 @@ def test_a_server_stores_and_gives_ranges(kind: str, started: Callable[[str], Se
         assert bucket.uploads() == []
 
 
-def test_what_a_test_leaves_behind_is_found(bucket: Bucket) -> None:
+def test_leftovers_of_a_test_are_found(bucket: Bucket) -> None:
     upload = bucket.client.create_multipart_upload(Bucket=bucket.name, Key="k")["UploadId"]
     bucket.client.put_object(Bucket=bucket.name, Key="p/.pagecache/s/1", Body=b"")
     assert bucket.left_behind() == ["upload of 'k'", "object 'p/.pagecache/s/1'"]

@@ -77,7 +77,7 @@ def test_objects_larger_than_the_cache_are_written_rewritten_and_committed(bucke
 
 
 @pytest.mark.smoke("S3")
-def test_what_is_abandoned_leaves_nothing(bucket: Bucket, volume: Volume) -> None:
+def test_an_abandoned_object_leaves_nothing(bucket: Bucket, volume: Volume) -> None:
     bucket.client.put_object(Bucket=bucket.name, Key="k", Body=b"old" * SIZE)
     file = volume.open("k", "r+")
     content = bytearray(b"old" * SIZE)

@@ -77,7 +77,7 @@ def test_a_short_run_through_an_unreliable_proxy_is_clean(bucket: Bucket, proxy:
 @pytest.mark.parametrize(
     "profile", ["losses", *(pytest.param(p, marks=pytest.mark.slow) for p in ("saving", "touched"))]
 )
-def test_what_is_staged_survives_what_others_do(bucket: Bucket, profile: str) -> None:
+def test_staged_bytes_survive_the_actions_of_others(bucket: Bucket, profile: str) -> None:
     """Commits, discards and versions of another client, beside reads of evicted bytes."""
     report = run(Plan(seed=5, profile=profile, **SHORT), small(bucket, bucket.server.endpoint))
     assert report.ok, f"{report.story}\n{report.replay}"

@@ -232,7 +232,7 @@ class ReluctantPiece(Piece):
 
 
 @pytest.mark.long
-def test_what_an_asynchronous_backend_refuses_by_itself_is_explained() -> None:
+def test_refusals_of_an_asynchronous_backend_are_explained() -> None:
     """A call that gives up may raise its error, whatever the faults. [I-17, I-18]"""
     store = MemoryBackend()
     report, target = ran(lambda: Reluctant(store))

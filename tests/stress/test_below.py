@@ -69,7 +69,7 @@ def test_a_view_is_cut_off_by_a_truncate_that_began_after_it_and_has_ended() -> 
     file.finish(beside)
 
 
-def test_what_may_be_given_up_is_not_certain_until_a_rest() -> None:
+def test_possibly_discarded_bytes_are_uncertain_until_a_rest() -> None:
     """Each byte written since is possible, and each size."""
     file = model()
     file.loose = True

@@ -92,7 +92,7 @@ def test_system_calls_on_a_real_file_system_are_clean(tmp_path: Path, folder: st
 
 
 @pytest.mark.parametrize("scheme", ["dir:", "path:"])
-def test_what_a_run_left_that_found_something_is_no_alarm_of_the_next(tmp_path: Path, scheme: str) -> None:
+def test_remains_of_a_run_with_a_finding_are_no_alarm_of_the_next(tmp_path: Path, scheme: str) -> None:
     """It left longer files, and names that the next run has not made yet."""
     short: dict[str, Any] = dict(SHORT) | {"seed": 11, "profile": "metadata"}
     plan = Plan(**short)

@@ -164,7 +164,7 @@ def test_a_line_of_progress_says_what_was_met() -> None:
     assert "at work" in text
 
 
-def test_what_is_no_replay_is_refused(tmp_path: Path) -> None:
+def test_an_invalid_replay_is_refused(tmp_path: Path) -> None:
     (tmp_path / "r.json").write_text('{"version": 2}', encoding="utf-8")
     ran = stress(tmp_path, "--replay", "r.json")
     assert (ran.returncode, "not a replay of pagecache stress" in ran.stderr) == (2, True)

@@ -37,7 +37,7 @@ def test_an_append_names_its_own_offsets() -> None:
     assert (origin.file, origin.worker, origin.sequence, origin.offset, origin.appended) == (2, 5, 6, 100, True)
 
 
-def test_what_is_no_write_has_no_origin() -> None:
+def test_other_calls_than_writes_have_no_origin() -> None:
     rng = random.Random(1)
     assert decode(bytes(100), 5, 1) is None
     assert all(decode(rng.randbytes(64), rng.randrange(1 << 20), 1) is None for _ in range(200))

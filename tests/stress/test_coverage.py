@@ -137,7 +137,7 @@ def test_the_table_says_what_was_not_met() -> None:
     ]
 
 
-def test_what_cannot_meet_is_not_missed() -> None:
+def test_pairs_that_cannot_meet_are_not_missed() -> None:
     """The file that another program changes has separate operations, and a sync concerns all files."""
     kinds = ["read", "sync", "change", "watch"]
     assert partners("read", kinds) == ["read", "sync"]

@@ -52,7 +52,7 @@ def test_a_file_that_is_wrong_without_any_cache_is_remarked() -> None:
     assert "4096 bytes, where" in remarks[0]
 
 
-def test_what_only_goes_wrong_later_has_no_remark() -> None:
+def test_a_mistake_that_shows_only_later_has_no_remark() -> None:
     class LosesLater(PassingFile):
         writes = 0
 
@@ -247,7 +247,7 @@ def only_one() -> MemoryBackend:
     return ONE[0]
 
 
-def test_what_linux_says_to_direct_io_beside_a_mapping_has_a_hint(tmp_path: Path) -> None:
+def test_the_error_of_linux_for_direct_io_beside_a_mapping_has_a_hint(tmp_path: Path) -> None:
     """It is a finding, and nothing that a file system could mend. [I-18]"""
 
     class Says(MountedTarget):

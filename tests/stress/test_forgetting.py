@@ -64,7 +64,7 @@ def written(backend: ForgettingBackend, key: str, content: bytes) -> None:
     assert backend.open(key, create=True).write_from(0, [memoryview(content)]) == len(content)
 
 
-def test_what_was_committed_survives_and_nothing_else() -> None:
+def test_only_committed_bytes_survive() -> None:
     """Bytes, sizes, holes and creations since the last commit are gone; before the crash they were there."""
     inner = MemoryBackend()
     inner.put("f", b"old" * 100)
@@ -184,7 +184,7 @@ def test_an_object_that_takes_the_name_of_another_one_before_its_commit_has_noth
     assert file.stat().size == 3
 
 
-def test_what_is_durable_at_once_may_not_forget() -> None:
+def test_a_store_with_durable_writes_may_not_forget() -> None:
     with pytest.raises(ValueError, match="durable_writes"):
         ForgettingBackend(MemoryBackend(durable_writes=True))
 
@@ -269,7 +269,7 @@ def held_shortly(monkeypatch: pytest.MonkeyPatch) -> None:
         (NamesLater, "metadata", "own"),
     ],
 )
-def test_what_only_a_crash_shows_is_found(
+def test_mistakes_that_only_a_crash_shows_are_found(
     kind: type[CachedTarget], profile: str, story: str, held_shortly: None
 ) -> None:
     """An fsync that writes back and does not commit, or skips empty objects; a sync without names; a cache that does
@@ -285,7 +285,7 @@ def test_what_only_a_crash_shows_is_found(
 
 
 @pytest.mark.long
-def test_what_is_given_up_at_a_reconnect_is_found(held_shortly: None) -> None:
+def test_bytes_given_up_at_a_reconnect_are_found(held_shortly: None) -> None:
     """It is found after a crash, and at the end of a round without one, if a write outlives its backend. [I-22]"""
     for crashes in (("forgetting",), ()):
         plan = Plan(seed=1, duration=60, crashes=crashes, **SMALL)  # type: ignore[arg-type]

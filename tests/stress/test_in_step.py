@@ -62,7 +62,7 @@ def test_all_threads_begin_an_operation_together() -> None:
     assert "looks in step" not in report.counters
 
 
-def test_what_is_broken_between_two_operations_is_found(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_breach_between_two_operations_is_found(monkeypatch: pytest.MonkeyPatch) -> None:
     """At a rest it would be right again."""
     checks = iter(range(1 << 30))
 

@@ -76,7 +76,7 @@ def raises() -> MemoryBackend:
         ),
     ],
 )
-def test_what_gives_no_backend_is_refused_in_one_sentence(target: Callable[[], Any], message: str) -> None:
+def test_a_target_without_a_backend_is_refused_in_one_sentence(target: Callable[[], Any], message: str) -> None:
     with pytest.raises(UnusableTarget, match=message) as raised:
         run(plan(), target)
     assert "\n" not in str(raised.value)
@@ -140,7 +140,7 @@ class Keeps(MemoryBackend):
     remove = Backend.remove
 
 
-def test_what_could_not_be_done_is_not_counted() -> None:
+def test_failed_operations_are_not_counted() -> None:
     report = run(plan(profile="metadata", operations=100), Keeps)
     assert report.ok, report.story
     assert "cannot remove" in report.skipped["remove"]
@@ -148,7 +148,7 @@ def test_what_could_not_be_done_is_not_counted() -> None:
     assert "not tried: remove: " in report.story
 
 
-def test_what_was_done_now_and_then_is_not_said_to_be_not_tried() -> None:
+def test_occasional_operations_are_not_reported_as_untried() -> None:
     story = exercised(counters(), [], "memory:", {"publish": "no renames", "zero": "none"}, {"publish"})
     assert story.splitlines()[1:] == ["tried in part: publish: no renames", "not tried: zero: none"]
 
@@ -167,7 +167,7 @@ def counters() -> Any:
         ('{"version": 1, "plan": {}, "target": 3}', "r.json: target: 3 is not text"),
     ],
 )
-def test_what_is_no_replay_is_named_with_its_file(tmp_path: Path, content: str, message: str) -> None:
+def test_an_invalid_replay_is_named_with_its_file(tmp_path: Path, content: str, message: str) -> None:
     (tmp_path / "r.json").write_text(content, encoding="utf-8")
     with pytest.raises(ValueError, match=message):
         read_replay(tmp_path / "r.json")

@@ -118,7 +118,7 @@ def test_a_look_beside_a_write_sees_either_and_after_it_the_new_one() -> None:
         file.sees(torn)
 
 
-def test_what_was_seen_stays() -> None:
+def test_values_that_were_read_stay() -> None:
     """A byte that was read as new is not read as old again, although its write still runs. [I-17]"""
     file = File()
     old = bytes(file.bytes)

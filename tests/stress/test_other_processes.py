@@ -54,7 +54,7 @@ def at_home_in(folder: Path) -> list[str]:
 # -- their operations
 
 
-def test_what_workers_of_a_killed_process_met_is_counted(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_coverage_of_workers_of_a_killed_process_is_counted(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """Two threads play in a child, whose states are those of the child's cache."""
     monkeypatch.setattr(killed, "_moment", lambda rng: (0, 0))
     fields = SMALL | {"threads": 3, "tasks": 0, "files": 1, "operations": 60, "mix": ("buffered",)}
@@ -65,7 +65,7 @@ def test_what_workers_of_a_killed_process_met_is_counted(tmp_path: Path, monkeyp
     assert {name.split(" | ")[2] for name in report.coverage} & {"clean", "dirty", "absent"}
 
 
-def test_what_workers_of_several_processes_met_is_counted_across_them(tmp_path: Path) -> None:
+def test_coverage_is_counted_across_workers_of_several_processes(tmp_path: Path) -> None:
     """Each process has one worker: the operation after a read can be a write of another."""
     script = Script((0,), tuple((tuple([Operation(kind, 0, "buffered", 0, 4096)] * 30),) for kind in ("read", "write")))
     report = run(Plan(seed=1, script=script, processes=2, **SMALL), f"path:{tmp_path}")
@@ -76,7 +76,7 @@ def test_what_workers_of_several_processes_met_is_counted_across_them(tmp_path: 
 
 
 @pytest.mark.long
-def test_what_workers_did_before_a_kill_is_in_the_report(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_operations_before_a_kill_are_in_the_report(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """The round shrinks to a write, an fsync and the kill. [I-18]"""
     monkeypatch.setenv(naive.WHERE, str(tmp_path))
     plan = Plan(

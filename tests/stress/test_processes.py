@@ -90,6 +90,6 @@ def test_a_way_that_was_named_and_the_target_has_not_is_refused(tmp_path: Path) 
     assert list(tmp_path.iterdir()) == []
 
 
-def test_what_changes_the_store_behind_a_cache_is_refused_with_crashes() -> None:
+def test_changes_of_the_store_behind_a_cache_are_refused_with_crashes() -> None:
     with pytest.raises(UnusableTarget, match="mix: foreign cannot be in rounds with crashes"):
         run(plan(mix=("buffered", "foreign"), crashes=("forgetting",), processes=1))

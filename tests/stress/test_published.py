@@ -39,7 +39,7 @@ def world() -> Iterator[World]:
     target.give_up()
 
 
-def test_a_look_that_goes_on_is_judged_by_what_ran_until_now() -> None:
+def test_a_read_that_goes_on_is_judged_by_earlier_calls() -> None:
     """Later calls are not part of it, and the read itself goes on."""
     model = Model(0, Write("content", "", 0, 0, 0, 1, 0, 4096), Clock())
     look = Look(model, 0, 4096, 1, "the store after fsync", store=True)

@@ -224,7 +224,7 @@ def test_modules_of_the_product_get_what_is_simulated_in_the_threads_of_the_sche
     assert here() is None
 
 
-def test_what_is_waited_for_a_part_of_a_nanosecond_lets_time_pass() -> None:
+def test_a_wait_of_a_part_of_a_nanosecond_lets_time_pass() -> None:
     """Otherwise a waiter for the rest of a time would wake forever at the same time."""
 
     def waiting(scheduler: Scheduler) -> tuple[int, int]:

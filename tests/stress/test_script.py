@@ -87,7 +87,7 @@ def test_a_bad_operation_is_named_with_its_place_and_the_rule(change: dict[str, 
         ),
     ],
 )
-def test_what_is_no_script_is_refused_with_the_reason(document: object, complaint: str) -> None:
+def test_an_invalid_script_is_refused_with_the_reason(document: object, complaint: str) -> None:
     with pytest.raises(ValueError, match=complaint):
         Script.from_dict(document)
 

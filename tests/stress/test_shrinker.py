@@ -165,7 +165,7 @@ def test_ways_files_faults_and_numbers_become_simple() -> None:
     assert (left.offset, left.length % 10) == (0, 0)
 
 
-def test_what_does_not_fail_again_is_said() -> None:
+def test_a_failure_that_does_not_repeat_is_reported() -> None:
     plan = Plan(seed=1, rounds=1, **PLAN | {"operations": 2})
     with pytest.raises(NotFailing, match=r"did not fail again in \d+ tries"):
         shrink(plan, seconds=0.5)
@@ -187,7 +187,7 @@ class NoLastFsync(CachedTarget):
         super().fsync(file)
 
 
-def test_what_the_sync_beside_writers_has_found_shrinks_to_that() -> None:
+def test_a_finding_of_the_sync_beside_writers_shrinks_to_that() -> None:
     """It is a part of the script, and needs no operation of a worker."""
     plan = Plan(seed=1, rounds=1, **PLAN | {"operations": 2})
     assert not Run(plan, make=NoLastFsync).run().ok
@@ -200,7 +200,7 @@ def test_what_the_sync_beside_writers_has_found_shrinks_to_that() -> None:
     assert Run(small, make=NoLastFsync).run().kind == "error"
 
 
-def test_what_no_operation_has_found_is_not_shrunk() -> None:
+def test_a_finding_without_an_operation_is_not_shrunk() -> None:
     """The report says so, and shows nothing that does not fail."""
     plan = Plan(seed=1, rounds=1, **PLAN | {"operations": 2})
     with pytest.raises(NotFailing, match="as a script it does not fail"):

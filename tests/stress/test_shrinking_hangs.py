@@ -126,7 +126,7 @@ def test_a_candidate_of_a_hang_is_given_ten_times_what_the_longest_call_took() -
     assert set(tries.waits) == {shrinking.HANG, 2.0}
 
 
-def test_what_is_only_late_is_no_hang() -> None:
+def test_a_late_call_is_no_hang() -> None:
     """With fewer than two writes it ends after three seconds: the shrunk script hangs for five."""
 
     def hangs(script: Script, patience: float) -> bool:
@@ -137,7 +137,7 @@ def test_what_is_only_late_is_no_hang() -> None:
     assert sum(one.kind == "write" for one in left.operations()) >= 2
 
 
-def test_what_is_late_each_time_and_ends_is_said_to_be_no_hang() -> None:
+def test_a_call_that_is_late_each_time_and_ends_is_reported_as_no_hang() -> None:
     waits: list[float] = []
 
     def hangs(_script: Script, patience: float) -> bool:

@@ -108,7 +108,7 @@ def test_the_tester_stores_no_other_version_of_an_object_that_is_replaced_as_a_w
     assert "another version" not in other.skipped
 
 
-def test_what_the_store_was_given_to_keep_and_has_lost_when_it_died_is_no_alarm() -> None:
+def test_staged_bytes_that_a_dead_store_has_lost_are_no_alarm() -> None:
     """The loss is reported, and the object has either its old bytes or the written ones. [2.16, 2.22, I-22]"""
     world, reported = outlived(forgetful)
     assert sum(lost.length for error in reported for lost in error.ranges) > 0
@@ -117,7 +117,7 @@ def test_what_the_store_was_given_to_keep_and_has_lost_when_it_died_is_no_alarm(
     over(world)
 
 
-def test_what_the_store_was_given_to_keep_and_still_has_is_not_lost_when_it_dies() -> None:
+def test_staged_bytes_that_a_dead_store_still_has_are_not_lost() -> None:
     """In this case a loss would be an alarm. [2.22, I-22]"""
     world, reported = outlived(staging)
     assert not reported

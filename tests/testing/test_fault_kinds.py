@@ -135,7 +135,7 @@ def test_a_cache_sends_smaller_requests_to_a_backend_that_finds_them_too_large(s
     assert store.content() == bytes(20_000)
 
 
-def test_what_is_done_twice_is_answered_once(store: Store) -> None:
+def test_a_call_that_is_done_twice_is_answered_once(store: Store) -> None:
     inside: list[str] = []
     write = type(store.memory.open("a")).write_from
 

@@ -30,7 +30,7 @@ def test_each_operation_has_its_own_delay() -> None:
     assert seconds(lambda: file.commit()) >= 0.06
 
 
-def test_what_carries_no_bytes_is_not_delayed() -> None:
+def test_calls_without_bytes_are_not_delayed() -> None:
     backend = LatencyBackend(MemoryBackend(), read=3600.0, write=3600.0, commit=3600.0)
     file = backend.open("a", create=True)  # an hour each, if it were
     file.stat()

@@ -122,7 +122,7 @@ def test_a_kept_connection_that_is_gone_is_made_again(owner: Owner) -> None:
         assert client.stats().pid == 4711
 
 
-def test_what_a_later_version_adds_is_ignored(owner: Owner) -> None:
+def test_additions_of_a_later_version_are_ignored(owner: Owner) -> None:
     document = {**documents.busy(), "new": {"deep": [1]}}
     document["cache"]["also new"] = None
     owner.changed["/v1/stats"] = as_json(document)
@@ -213,7 +213,7 @@ def test_a_refused_permission_says_so(owner: Owner, monkeypatch: pytest.MonkeyPa
         b"HTTP/1.1 404 Not Found\r\nContent-Length: 15\r\n\r\n<html>no</html>",
     ],
 )  # fmt: skip
-def test_what_speaks_of_no_cache_says_so(owner: Owner, raw: bytes) -> None:
+def test_a_socket_of_another_protocol_is_an_error(owner: Owner, raw: bytes) -> None:
     owner.raw = raw
     with Client(owner.path) as client, pytest.raises(NotPagecache, match="not a pagecache socket"):
         client.stats()
@@ -335,7 +335,7 @@ def test_a_document_that_lacks_a_field_or_has_another_kind_names_it(owner: Owner
     assert "volumes is {}, not an array" in complaint(("volumes",), {})
 
 
-def test_what_is_not_known_may_be_null() -> None:
+def test_unknown_values_may_be_null() -> None:
     document = documents.busy()
     document["volumes"][0] |= {"rate": None, "clean_in": None, "oldest": {"dirty": None, "failed": None}}
     volume = decode(Stats, document).volumes[0]

@@ -193,7 +193,7 @@ def test_a_socket_named_twice_is_shown_once(owner: Owner) -> None:
     assert call(owner.path, owner.path, "--once").stdout.count("48M not saved") == 1
 
 
-def test_what_is_no_terminal_gets_it_once_with_a_note(owner: Owner) -> None:
+def test_output_off_a_terminal_comes_once_with_a_note(owner: Owner) -> None:
     result = call(owner.path)
     assert result.exit_code == 0
     assert result.stderr == "pagecache top: not a terminal: shown once\n"

@@ -77,7 +77,7 @@ def test_amounts_are_of_all_states_and_of_what_is_not_cached() -> None:
     }
 
 
-def test_what_runs_have_beyond_the_range_is_not_counted() -> None:
+def test_parts_of_runs_beyond_the_range_are_not_counted() -> None:
     document = folios([(0, 4, "dirty")], size=3 * PAGE + 10, offset=PAGE)
     assert [(state.label, amount) for state, amount in amounts(document).items()] == [("dirty", 2 * PAGE + 10)]
     assert letters(document, 10) == "DDD"

@@ -35,7 +35,7 @@ def test_rates_are_growth_by_time() -> None:
     assert per_second({}, {"hits": 5}, 1.0, "hits") == 5.0
 
 
-def test_what_shrank_has_no_rate() -> None:
+def test_a_counter_that_shrank_has_no_rate() -> None:
     """A file that was evicted and read again counts from 0: a rate below 0, or a guess, would both be wrong."""
     assert per_second({"hits": 100}, {"hits": 10}, 1.0, "hits") is None
     assert per_second(None, {"hits": 10}, 1.0, "hits") is None

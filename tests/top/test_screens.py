@@ -50,7 +50,7 @@ def test_caches_volumes_files_and_calls_are_shown(owner: Owner) -> None:
     run_view(model_of(owner), test)
 
 
-def test_what_is_not_saved_has_the_colour_of_its_state_and_nothing_is_dim(owner: Owner) -> None:
+def test_unsaved_bytes_have_the_colour_of_their_state_and_nothing_is_dim(owner: Owner) -> None:
     async def test(view: View) -> None:
         await view.shows("db/main.sqlite")
         screen = view.app.screen

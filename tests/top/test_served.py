@@ -57,7 +57,7 @@ def program(place: Path) -> Iterator[Program]:
         found.kill()
 
 
-def test_what_is_not_saved_is_seen_and_then_that_it_is(program: Program) -> None:
+def test_unsaved_bytes_are_shown_and_then_that_they_are_saved(program: Program) -> None:
     async def test(view: View) -> None:
         await view.shows("all saved", "store")
         program.do("write 0 3")

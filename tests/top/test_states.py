@@ -23,7 +23,7 @@ def test_failed_bytes_are_taken_out_of_dirty_ones_and_pinned_ones_out_of_clean_o
     assert parts({})["clean"] == 0
 
 
-def test_what_is_not_saved_is_dirty_in_flight_or_unstable() -> None:
+def test_unsaved_bytes_are_dirty_in_flight_or_unstable() -> None:
     assert local_bytes(documents.counters(dirty=4, failed=2, writeback=8, unstable=16, staged=32)) == 28
 
 

@@ -158,7 +158,7 @@ def test_a_page_written_again_in_flight_of_a_call_that_fails(rig: Rig) -> None:
         assert [way[1:] for way in write.following] == [[resent, commit]]
 
 
-def test_what_was_never_handed_over_has_no_arrow(rig: Rig) -> None:
+def test_bytes_never_written_back_have_no_arrow(rig: Rig) -> None:
     with rig.cache.trace(rig.path):
         rig.file.pwrite(b"x", 0)
         rig.file.pwrite(b"kept", 8192)
@@ -170,7 +170,7 @@ def test_what_was_never_handed_over_has_no_arrow(rig: Rig) -> None:
     assert trace.named("commit") == []
 
 
-def test_what_was_overwritten_cut_off_or_given_up_before_its_hand_over_has_no_arrow(rig: Rig) -> None:
+def test_bytes_overwritten_cut_off_or_given_up_before_their_write_back_have_no_arrow(rig: Rig) -> None:
     with rig.cache.trace(rig.path):
         rig.file.pwrite(b"1" * 100, 0)
         rig.file.pwrite(b"2" * 100, 0)
@@ -185,7 +185,7 @@ def test_what_was_overwritten_cut_off_or_given_up_before_its_hand_over_has_no_ar
     assert ways == [[], [["write_from", "commit"]], [], []]
 
 
-def test_what_is_acknowledged_and_then_cut_off_has_no_arrow_to_a_commit(rig: Rig) -> None:
+def test_bytes_acknowledged_and_then_cut_off_have_no_arrow_to_a_commit(rig: Rig) -> None:
     with rig.cache.trace(rig.path):
         rig.file.pwrite(b"1" * 100, 0)
         rig.file.pwrite(b"2" * 100, 8192)

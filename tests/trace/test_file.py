@@ -391,7 +391,7 @@ def test_a_file_that_was_closed_or_renamed_is_named(cache: PageCache, path: Path
     assert found.only("pwrite", length=2).args["file"] == "gone"
 
 
-def test_what_still_runs_is_shown_up_to_the_end(path: Path) -> None:
+def test_running_calls_are_shown_up_to_the_end(path: Path) -> None:
     backend = FaultyBackend(MemoryBackend(), FaultPlan())
     with PageCache("1MiB") as cache, Gate() as gate:
         file = cache.attach(backend).open("key", "w+")

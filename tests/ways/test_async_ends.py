@@ -170,7 +170,7 @@ def test_close_does_not_block_the_loop_for_the_version(attach: Attach) -> None:
     run(main())
 
 
-def test_what_was_at_work_when_an_object_was_abandoned_is_not_published(attach: Attach) -> None:
+def test_calls_in_progress_when_an_object_was_abandoned_are_not_published(attach: Attach) -> None:
     """T-56, T-77: a truncate of a cancelled task holds the file's locks and goes on; others stand in line."""
     store = PlainStore({"f": b"old" * 10_000}, commit_on_close=True)
     volume = attach(store)

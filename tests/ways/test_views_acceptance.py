@@ -88,7 +88,7 @@ def test_a_writable_view_needs_a_handle_that_writes(volume: Volume) -> None:
                 file.view(0, 1, writable=writable)
 
 
-def test_what_is_stored_is_written_back(volume: Volume) -> None:
+def test_stores_of_a_view_are_written_back(volume: Volume) -> None:
     make(volume)
     expected = bytearray(DATA)
     with volume.open("f", "r+") as file:

@@ -137,7 +137,7 @@ static void check_cached_answers_call_no_handler(void)
 	end();
 }
 
-static void check_what_is_not_a_hit_is_asked(void)
+static void check_misses_go_to_a_handler(void)
 {
 	begin(plain);
 	u64 fh = open_cached();
@@ -570,7 +570,7 @@ static void check_the_end_answers_all_waiters(void)
 int main(void)
 {
 	RUN(check_cached_answers_call_no_handler);
-	RUN(check_what_is_not_a_hit_is_asked);
+	RUN(check_misses_go_to_a_handler);
 	RUN(check_blocks_count_what_was_taken_since);
 	RUN(check_data_and_holes_are_asked);
 	RUN(check_names_and_attributes_are_repeated_until_something_changes);
