@@ -98,7 +98,7 @@ class Served:
     """One socket. `sync` answers for tickets, `failed` for failed ranges; both may be changed while it is served.
 
     Attributes:
-        asked: every request, in its order.
+        requests: every request, in its order.
     """
 
     def __init__(self, path: Path, **sync: Any) -> None:
