@@ -142,7 +142,7 @@ static bool check_place(const struct pc_inode *i, const struct pc_folio *f, stru
 	return true;
 }
 
-/* I-9: valid bytes past the end of the file are zero, unless somebody is at work on the folio. Its lock keeps writers out. */
+/* I-9: valid bytes past the end of the file are zero, unless a thread works on the folio. Its lock keeps writers out. */
 static bool check_tail(struct pc_inode *i, struct pc_folio *f, struct pc_violation *out)
 {
 	struct pc_cache *c = i->cache;
@@ -439,7 +439,7 @@ static struct pc_inode *inode_with(const struct pc_cache *c, u64 id)
 	return NULL;
 }
 
-/* I-16: whoever is said to wait for a logical lock finds somebody who has it. What an event ends is not looked at: a thread may
+/* I-16: a logical lock with a registered waiter has a holder. What an event ends is not looked at: a thread may
  * have been woken and not yet run. */
 static bool check_waits(struct pc_cache *c, struct pc_violation *out)
 {
@@ -491,9 +491,9 @@ static bool check_once(struct pc_cache *c, u8 *owned, struct pc_violation *out)
 }
 
 /**
- * pc_check() - verify what is listed above, with the world stopped.
+ * pc_check() - verify the invariants above, with the world stopped.
  *
- * Inodes must not be created or destroyed meanwhile (the engine's cache lock). Return: 0; 1 and the first violation.
+ * No inode may be created or destroyed during the check (the engine's cache lock). Return: 0; 1 and the first violation.
  */
 int pc_check(struct pc_cache *c, struct pc_violation *out)
 {

@@ -252,7 +252,7 @@ void pc_folio_pin_blocks(struct pc_inode *i, struct pc_folio *f, u32 from, u32 t
 	pinned_changed(i, pc_set_add(c, f, PC_P, from >> c->page_shift, (to + c->page_size - 1) >> c->page_shift));
 }
 
-/* No view can store to it any more: what it holds is dirty like what a writer wrote. Context: leaf lock. */
+/* The last view that may store to it is gone: its bytes are dirty like those of a writer. Context: leaf lock. */
 void pc_folio_unpin_blocks(struct pc_inode *i, struct pc_folio *f)
 {
 	pinned_changed(i, -(i64)pc_set_del(i->cache, f, PC_P, 0, blocks_of(f)));
@@ -372,7 +372,7 @@ void pc_folio_uncommitted(struct pc_inode *i, struct pc_folio *f, bool parked)
 	unstable_end(i, f, false, parked);
 }
 
-/* [E13] The backend does not keep the valid bytes [from, to) any more: they are dirty, as old as S. Leaf lock; no folio lock:
+/* [E13] The backend no longer keeps the valid bytes [from, to): they are dirty, as old as S. Leaf lock; no folio lock:
  * they do not change, and who changes them makes them dirty himself. */
 void pc_folio_unstage(struct pc_inode *i, struct pc_folio *f, u32 from, u32 to)
 {

@@ -2,7 +2,7 @@
  * inode.c - one cached object: sizes, limits, counts, the ring of recent invalidations.
  *
  * An inode is named by a 64-bit id that is never used again: slot in the cache's table (low 24 bits) and a generation. A
- * folio carries that id, so whoever finds a folio through a stale pointer sees that it is not his.
+ * folio carries that id, so a caller with a stale pointer to a folio sees that it belongs to another inode.
  *
  * inval_seq advances with every event that makes storage differ from what a running fill may have read (truncate, punch,
  * remote change); the ring remembers the last ranges, so that a fill elsewhere in the file need not be repeated [K12].
@@ -16,8 +16,8 @@
 
 enum { PC_NO_SLOT = UINT32_MAX };
 
-/* Inodes are type-stable like folios: whoever unpins memory of a file that went away meanwhile may still take its lock,
- * and whoever shows a file that is gone looks at its id and its cache. Return: with the leaf lock held, or NULL. */
+/* Inodes are type-stable like folios: unpinning memory of a destroyed file may still take its lock, and a view of a destroyed
+ * file checks its id and its cache. Return: with the leaf lock held, or NULL. */
 static struct pc_inode *inode_alloc(struct pc_cache *c)
 {
 	pc_leaf_lock(&c->table_lock, PC_LEVEL_QUEUE);
@@ -243,7 +243,7 @@ void pc_inode_set_uncommitted(struct pc_inode *i, bool created, uint64_t lowest)
 	pc_inode_leaf_unlock(i);
 }
 
-/* What is not known to be committed and is no folio, a commit that runs included. */
+/* Changes that are no bytes and are not known to be committed, including those of a running commit. */
 void pc_inode_undone(struct pc_inode *i, struct pc_undone_report *out)
 {
 	pc_inode_leaf_lock(i);
@@ -279,7 +279,7 @@ static void hull(u64 *pos, u64 *end, u64 from, u64 to)
 	*end = empty ? to : pc_max(*end, to);
 }
 
-/* The holes were reported as lost: nobody repeats them. */
+/* The holes were reported as lost: they are not repeated. */
 void pc_inode_forget_holes(struct pc_inode *i)
 {
 	pc_inode_leaf_lock(i);
@@ -306,7 +306,7 @@ void pc_inode_forget_cuts(struct pc_inode *i)
 	pc_inode_leaf_unlock(i);
 }
 
-/* Nobody wants the file any more: no commit has to come for its creation, truncates, holes and direct writes. Token. */
+/* The file is no longer wanted: no commit has to come for its creation, truncates, holes and direct writes. Token. */
 void pc_inode_forget_uncommitted(struct pc_inode *i)
 {
 	pc_inode_leaf_lock(i);
@@ -334,7 +334,7 @@ bool pc_inode_has_local(struct pc_inode *i)
 	return local;
 }
 
-/* Direct writes that run, those that nobody waits for any more included. */
+/* Direct writes that run, including those without a waiter. */
 uint32_t pc_direct_count(struct pc_inode *i)
 {
 	pc_inode_leaf_lock(i);

@@ -39,7 +39,7 @@ static u64 identity_hash(u64 inode_id, u64 index)
 	return h ^ h >> 32;
 }
 
-/* Sized by what is cached now; growing forgets, which is harmless. */
+/* Sized by the number of folios; growing forgets, which is harmless. */
 static void ghost_fit(struct pc_cache *c)
 {
 	while (c->ghost_mask + 1 < c->folios.used && c->ghost_mask < c->arena.frames_max / 2)
@@ -117,7 +117,7 @@ static void fifo_unlink(struct pc_cache *c, struct pc_folio *f)
 	atomic_fetch_and_explicit(&f->state, ~(u32)(PC_F_SMALL | PC_F_MAIN), memory_order_relaxed);
 }
 
-/* A new folio, locked by its creator. One that is read ahead is asked for by nobody yet: that it was here before is no use. */
+/* A new folio, locked by its creator. A readahead folio is not yet wanted, so its ghost does not count. */
 void pc_reclaim_insert(struct pc_cache *c, struct pc_folio *f)
 {
 	u64 h = identity_hash(atomic_load_explicit(&f->inode_id, memory_order_relaxed), pc_folio_index(f));
@@ -127,7 +127,7 @@ void pc_reclaim_insert(struct pc_cache *c, struct pc_folio *f)
 	pc_leaf_unlock(&c->queue_lock, PC_LEVEL_QUEUE);
 }
 
-/* The folio leaves the index or dies; its queue bits change under the queue lock only, and nobody can push it any more. */
+/* The folio leaves the index or dies; its queue bits change under the queue lock only, and no thread can push it again. */
 void pc_reclaim_remove(struct pc_cache *c, struct pc_folio *f)
 {
 	if (!(pc_folio_state(f) & (PC_F_SMALL | PC_F_MAIN)))
@@ -168,7 +168,7 @@ static void rotate(struct pc_cache *c, struct pc_folio *f, u32 which)
 }
 
 /* A read that counts for nothing. A counter that is full stays: it was counted by others. @done: with the last byte read,
- * the folio is the next to go, unless somebody else has used it. */
+ * the folio is the next to go, unless another reader has used it. */
 static void used_once(struct pc_inode *i, struct pc_folio *f, u64 index, bool done)
 {
 	struct pc_cache *c = i->cache;
@@ -397,7 +397,7 @@ u32 pc_frame_get(struct pc_cache *c, u32 *order, u32 min_order)
 	}
 }
 
-/* Drop clean folios wholly inside [pos, end) that nobody holds. Never blocks. Return: bytes freed. */
+/* Drop clean folios wholly inside [pos, end) that have no holder. Never blocks. Return: bytes freed. */
 uint64_t pc_drop_clean(struct pc_inode *i, uint64_t pos, uint64_t end)
 {
 	struct pc_cache *c = i->cache;

@@ -138,7 +138,7 @@ size_t pc_record_read(struct pc_cache *c, uint64_t *at, uint64_t end, struct pc_
 			fields[f] = atomic_load_explicit(&s->fields[f], memory_order_relaxed);
 		atomic_thread_fence(memory_order_acquire);
 		if (atomic_load_explicit(&s->state, memory_order_relaxed) != *at << 1)
-			continue; /* somebody came late */
+			continue; /* overwritten while it was read */
 		out[k].seq = *at;
 		memcpy((u8 *)&out[k++] + sizeof(u64), fields, sizeof(fields));
 	}
@@ -325,7 +325,7 @@ void pc_record_answered(struct pc_request *r, u32 seg, u32 b0, u32 b1, int how)
 	pc_record_event(i->cache, kind, (u16)how, i->id, pos, end - pos, r->serial, 0);
 }
 
-/* BACK: what was acknowledged is dirty again; GONE: what was local is nobody's. Leaf lock held. */
+/* BACK: acknowledged bytes are dirty again; GONE: local bytes were given up. Leaf lock held. */
 void pc_record_moved(struct pc_inode *i, int kind, u64 pos, u64 len)
 {
 	pc_record_event(i->cache, kind, 0, i->id, pos, len, 0, 0);

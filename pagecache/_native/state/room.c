@@ -108,7 +108,7 @@ void pc_place_open(struct pc_inode *i, struct pc_place *p, uint64_t pos, uint64_
 	p->reserved = 0;
 }
 
-/* Out of line, whoever stands next may look. Room lock held. */
+/* Leave the line; the next writer may check for room. Room lock held. */
 static void line_leave(struct pc_volume *v, struct pc_place *p)
 {
 	pc_list_del(&p->link);
@@ -116,7 +116,7 @@ static void line_leave(struct pc_volume *v, struct pc_place *p)
 		atomic_store(&v->room.free, v->room.midpoint);
 }
 
-/* What was promised is dirty by now, or not wanted any more. */
+/* The promised blocks are dirty by now, or no longer wanted. */
 void pc_place_close(struct pc_inode *i, struct pc_place *p)
 {
 	struct pc_cache *c = i->cache;
@@ -189,7 +189,7 @@ bool pc_room_take(struct pc_inode *i, struct pc_place *p, bool paused)
 	return taken;
 }
 
-/* Stand in line, at its end when not in it yet. Return: whether nobody is before this writer. */
+/* Stand in line, at its end when not in it yet. Return: whether this writer is the first. */
 bool pc_line_first(struct pc_inode *i, struct pc_place *p)
 {
 	struct pc_volume *v = i->volume;
