@@ -65,8 +65,8 @@ static int map(struct pc_cache *c, u64 capacity, u64 reserved)
 	return -ENOMEM;
 }
 
-/* Address space is free where it is not limited. Where it is, some quarter of what there is must do as head-room for resize:
- * threads and other caches need some too. */
+/* Address space is free where it is not limited. If it is limited, a quarter of it is reserved as head-room for
+ * resize: threads and other caches need some too. */
 static int map_most(struct pc_cache *c, u64 capacity)
 {
 	u64 want = pc_min(pc_max(capacity * 4, 64ull << 30), (u64)PC_FRAMES_MAX << c->page_shift);
@@ -130,7 +130,7 @@ int pc_cache_resize(struct pc_cache *c, uint64_t capacity)
 	u64 old = (u64)atomic_load(&c->arena.capacity) << c->page_shift;
 	if (capacity >> c->page_shift > c->arena.frames_max)
 		return -EINVAL;
-	/* First the new bound, so that nobody takes what is freed for it. */
+	/* First the new bound, so that no call takes the frames that are freed for it. */
 	int err = pc_arena_resize(&c->arena, capacity);
 	for (u32 used; !err && (used = atomic_load(&c->arena.used)) > capacity >> c->page_shift;)
 		if (!pc_reclaim(c, (u32)(used - (capacity >> c->page_shift))))
@@ -161,7 +161,7 @@ void pc_cache_wake_all(struct pc_cache *c)
 	pc_event_wake(&c->flusher_event);
 }
 
-/* The flusher looks at everything after this: who crosses a threshold from here on wakes it again. */
+/* The flusher checks everything after this call: crossing a threshold from here on wakes it again. */
 uint32_t pc_flusher_seq(struct pc_cache *c)
 {
 	atomic_store(&c->flusher_wanted, 0);

@@ -64,7 +64,8 @@ struct pc_cache {
 	_Alignas(16) u32 fork_epoch;
 	_Atomic u8 recording;
 	_Atomic u8 closed;
-	_Atomic u32 copies; /* optimistic copies that run without the interpreter lock: frames stay mapped until they end */
+	_Atomic u32
+		copies; /* optimistic copies that run without the interpreter lock: frames stay mapped until they end */
 	_Atomic u64 frames_allocated, frames_freed, cow_copies, staged_copies, quarantined;
 	struct pc_trace *trace;
 	struct pc_recorder *recorder;

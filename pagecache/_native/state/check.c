@@ -2,7 +2,7 @@
  * check.c - one checker per invariant of contract section 4; reports the first that is broken instead of aborting.
  *
  * pc_check holds every inode's leaf lock and the queue, shadow and arena locks at once, so that no set, stamp, mark, size or
- * free list moves. What it cannot see: content of folios that a writer has locked, frames that are between two owners at
+ * free list moves. It cannot see: content of folios that a writer has locked, frames that are between two owners at
  * this moment (counted as "in transit"), and references of calls that are running. Because a thread may stand between two
  * sections, a finding counts only if it stands for many rounds.
  *
@@ -28,9 +28,9 @@ static unsigned long long at(const struct pc_folio *f)
 	return pc_folio_index(f);
 }
 
-/* I-1: L and X lie in V and D, P in both; ragged extents stay inside one block, apart, outside valid blocks. I-10: what is local
- * has a byte before the end of the file, or its hand-over would be one of nothing; who has the token for itself may be moving
- * that end. */
+/* I-1: L and X lie in V and D, P in both; ragged extents stay inside one block, apart, outside valid blocks. I-10: a local
+ * block has a byte before the end of the file, or its hand-over would be empty; a caller with the token may be moving that
+ * end. */
 static bool check_bytes(const struct pc_inode *i, const struct pc_folio *f, struct pc_violation *out)
 {
 	const struct pc_cache *c = i->cache;

@@ -98,8 +98,8 @@ bool pc_folio_trylock(struct pc_folio *f)
 	return !(atomic_fetch_or_explicit(&f->state, PC_F_LOCKED, memory_order_acquire) & PC_F_LOCKED);
 }
 
-/* Lock the folio if it is page `index` of the inode. The reference keeps the descriptor from being recycled meanwhile, so
- * nobody else's lock can be undone. Return: 0; -EAGAIN somebody holds it; -ENOENT it is another folio: look again. */
+/* Lock the folio if it is page `index` of the inode. The reference keeps the descriptor from being recycled, so no other
+ * holder's lock can be undone. Return: 0; -EAGAIN it is locked; -ENOENT it is another folio: look again. */
 int pc_folio_trylock_at(struct pc_inode *i, struct pc_folio *f, u64 index)
 {
 	int err = 0;

@@ -15,7 +15,7 @@ struct pc_direct_range {
 	u64 told; /* its loss was reported already */
 };
 
-/* Ascending, disjoint. Where there are too many, those with the smallest gap become one: outward rounding. */
+/* Ascending, disjoint. If there are too many, those with the smallest gap become one: outward rounding. */
 struct pc_direct_set {
 	struct pc_direct_range r[PC_DIRECT_RANGES];
 	u32 n;

@@ -179,7 +179,7 @@ void pc_cache_close(struct pc_cache *c)
 /**
  * pc_cache_release() - unmap the frames of a closed cache, if none is in use.
  *
- * For whoever gave a frame back that nobody else will: views, buffers, operations. Context: no leaf lock; the interpreter's
+ * Called after a frame was freed by a view, a buffer or an operation. Context: no leaf lock; the interpreter's
  * lock, which every optimistic copy holds too, or counts itself in `copies`. Without one (free-threaded builds) frames stay
  * until pc_cache_destroy.
  */

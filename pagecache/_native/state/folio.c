@@ -233,7 +233,7 @@ void pc_folio_dirty(struct pc_inode *i, struct pc_folio *f, u32 from, u32 to)
 	pc_trace_add(c, PC_T_DIRTY, i->id, pc_folio_index(f), pc_stamp_get(&f->d));
 }
 
-/* What views may store to has a limit of its own, and does not count against that of writers. */
+/* Blocks that views may store to have a separate limit, and do not count against that of writers. */
 static void pinned_changed(struct pc_inode *i, i64 delta)
 {
 	i->nr_write_pinned += (u64)delta;
@@ -373,7 +373,7 @@ void pc_folio_uncommitted(struct pc_inode *i, struct pc_folio *f, bool parked)
 }
 
 /* [E13] The backend no longer keeps the valid bytes [from, to): they are dirty, as old as S. Leaf lock; no folio lock:
- * they do not change, and who changes them makes them dirty himself. */
+ * they do not change, and a writer that changes them makes them dirty. */
 void pc_folio_unstage(struct pc_inode *i, struct pc_folio *f, u32 from, u32 to)
 {
 	struct pc_cache *c = i->cache;

@@ -211,7 +211,7 @@ int pc_index_insert(struct pc_inode *i, u64 index, u32 order, u32 folio)
 	return 0;
 }
 
-/* The folio's marks must be clear: what is dirty, in flight or unstable never leaves the index. */
+/* The folio's marks must be clear: a folio that is dirty, in flight or unstable never leaves the index. */
 void pc_index_erase(struct pc_inode *i, u64 index, u32 order)
 {
 	struct place p;

@@ -1,8 +1,8 @@
 /*
  * index_walk.c - questions about a range of an index: the next folios, the next with a mark; and the checker of its tree.
  *
- * A walk goes down where the summary bit of a mark says so, a word of marks at a time, and never looks at what has no mark:
- * a question about a range visits a node per level, and a walk over dirty pages costs what is dirty.
+ * A walk goes down where the summary bit of a mark says so, a word of marks at a time, and skips slots without the mark:
+ * a question about a range visits a node per level, and a walk over dirty pages costs as much as there are dirty pages.
  *
  * Locks: the inode's leaf lock. No recursion: the tree has at most PC_LEVELS_MAX levels.
  */

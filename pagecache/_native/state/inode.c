@@ -260,8 +260,8 @@ void pc_inode_undone(struct pc_inode *i, struct pc_undone_report *out)
 	pc_inode_leaf_unlock(i);
 }
 
-/* Whether what is acknowledged now needs no commit. Limits may change at any time: while a creation or a cut of before waits for a
- * commit, what follows it waits too, because it would be made again over that. Leaf lock held. */
+/* Whether bytes acknowledged now need no commit. Limits may change at any time: while an earlier creation or cut waits for a commit,
+ * later bytes wait too, because a repeated creation or cut would destroy them. Leaf lock held. */
 bool pc_durable(const struct pc_inode *i)
 {
 	const struct pc_undone *now = &i->undone, *moved = &i->undone_moved;
@@ -298,7 +298,7 @@ void pc_inode_note_hole(struct pc_inode *i, uint64_t pos, uint64_t end)
 	pc_inode_leaf_unlock(i);
 }
 
-/* They were made again where what is acknowledged is durable: they are not to be repeated, what was written since stays. */
+/* The cuts were repeated on a backend whose acknowledged writes are durable: forget them, later writes stay. */
 void pc_inode_forget_cuts(struct pc_inode *i)
 {
 	pc_inode_leaf_lock(i);

@@ -21,7 +21,8 @@ struct pc_inval {
 struct pc_undone {
 	u64 lowest;             /* smallest size that a truncate gave it; UINT64_MAX: none */
 	u64 hole_pos, hole_end; /* hull of the holes; empty: none */
-	u64 gone_pos, gone_end; /* hull of what was given up and may be stored: nothing read of it outlasts a commit */
+	u64 gone_pos,
+		gone_end; /* hull of the bytes that were given up and may be stored: nothing read of it outlasts a commit */
 	u8 created;
 };
 
@@ -57,7 +58,7 @@ struct pc_inode {
 	u8 settle; /* the engine wants the token for work without a commit: pc_settle_start */
 	u8 commit_asked; /* a commit is wanted, not only work of the engine */
 	u8 commit_due; /* the one that runs is to commit */
-	u64 commit_stamp; /* largest epoch of those who want one and had seen that it was handed over; 0: of nobody */
+	u64 commit_stamp; /* largest epoch that a caller wants committed and has seen handed over; 0: none */
 	_Atomic u32 users; /* requests, workers and hits that hold a pointer */
 	_Atomic u32 hits_open; /* of these: hits (hit.c) */
 	_Atomic u64 hits_apart; /* counted by them, apart from counters.hits, which is the interpreter lock's */
@@ -71,7 +72,7 @@ struct pc_inode {
 	u32 nr_direct_left; /* of these, whose caller has gone */
 	u32 tails; /* left in storage behind remote_size by direct writes */
 	u32 tails_owed; /* of these, which the engine owes a cut */
-	u64 commits_failed; /* and may have forgotten what was acknowledged */
+	u64 commits_failed; /* and may have forgotten acknowledged bytes */
 	u64 committed_size; /* remote_size at the last successful commit */
 	u64 direct_end; /* of what direct writes have stored since pc_base_asked() */
 	u64 old_end; /* zeros behind it are to be cut off when a fill unlocks the folio that holds it; 0: none */
@@ -84,7 +85,7 @@ struct pc_inode {
 	u64 fail_seq; /* permanent failures so far */
 	u64 regress_seq; /* transitions that made a stamp smaller: flush cursors start again */
 	u64 commit_seq;
-	struct pc_spare spare; /* of who holds the token */
+	struct pc_spare spare; /* of the holder of the token */
 	u32 nr_folios;
 	_Atomic u32 unread_evicted; /* read ahead and evicted unread (thrash rule, 2.6) */
 	/* blocks; nr_failed is read without the lock (pc_some_failed) */
@@ -162,7 +163,7 @@ static inline void pc_aside_changed(struct pc_inode *i, u64 delta)
 		pc_sum(&i->volume->sums.aside, delta);
 }
 
-/* Whether anything of it failed for good. Context: any; what is found without the leaf lock may be old. */
+/* Whether anything of it failed for good. Context: any; without the leaf lock the answer may be old. */
 static inline bool pc_some_failed(const struct pc_inode *i)
 {
 	return __atomic_load_n(&i->nr_failed, __ATOMIC_RELAXED) != 0;

@@ -1,7 +1,7 @@
 /*
  * pin.c - pins: memory that a view looks at, or may store to at any moment.
  *
- *   folio ── frame ── pin, pin, ...        a pinned folio is not evicted, its frame not exchanged; a pin knows both
+ *   folio ── frame ── pin, pin, ...        a pinned folio is not evicted, its frame not exchanged; a pin names both
  *     P  |··████··|                        blocks that a view may store to at any moment, unseen by CORE
  *     D  |·██████·|                        P ⊆ D, always: whatever is handed over of P stays dirty (snapshot.c)
  *
@@ -108,7 +108,7 @@ static int pin_to_read(struct pc_inode *i, u64 pos, u64 len, struct pc_pin *out)
 	return err;
 }
 
-/* The whole folio is valid, and no call reads what may change from here on: then it is pinned. */
+/* The whole folio is valid, and no call reads bytes that may change from here on: then it is pinned. */
 static int pin_to_store(struct pc_inode *i, u64 pos, u64 len, struct pc_pin *out, struct pc_need *need)
 {
 	struct pc_cache *c = i->cache;
@@ -146,7 +146,7 @@ static int pin_to_store(struct pc_inode *i, u64 pos, u64 len, struct pc_pin *out
  * pc_pin() - hold the memory of the folio at @pos for a view.
  *
  * @writable: its owner may store to it until it is unpinned; comes with the inode lock X, the range lies inside the file.
- * Return: 0 with out->memory at @pos and out->len bytes of it (at most len); -EAGAIN: need says what is missing (FILL, FOLIO,
+ * Return: 0 with out->memory at @pos and out->len bytes of it (at most len); -EAGAIN: see need (FILL, FOLIO,
  * FLIGHT, OPEN; NOTHING: look again); -ENOMEM; -EMLINK: PC_PINS_MAX pins hold the folio; -ENOBUFS: too much is pinned for storing.
  */
 int pc_pin(struct pc_inode *i, uint64_t pos, uint64_t len, bool writable, struct pc_pin *out, struct pc_need *need)
@@ -169,8 +169,8 @@ void pc_unpin(struct pc_cache *c, const struct pc_pin *pin)
 		struct pc_inode *i = id ? c->inodes[id & (PC_INODES_MAX - 1)] : NULL;
 		if (i)
 			pc_inode_leaf_lock(i);
-		/* The pin keeps the folio, the folio in the index keeps the inode: it can only be detached meanwhile. A frame that
-		 * is held is nobody else's: where the folio's is another, whosever it is now, the pin was cut off. */
+		/* The pin keeps the folio, the folio in the index keeps the inode: it can only become detached. A held frame is
+		 * not reused: if the folio has another frame, whichever object has the folio now, the pin was cut off. */
 		bool attached = i && atomic_load(&f->inode_id) == i->id;
 		cut = atomic_load(&f->frame) != pin->frame;
 		if (attached && !cut) {

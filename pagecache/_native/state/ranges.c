@@ -9,7 +9,7 @@
  * UPTODATE is the only block bit and the other sets are the flags themselves; larger folios keep bitmaps in their
  * extension; no extension means that V is all (UPTODATE) or nothing, and the other sets are empty.
  *
- * Who calls: readers without any lock (the valid_* questions: each extent and each word is one atomic, and whoever shrinks
+ * Who calls: readers without any lock (the valid_* questions: each extent and each word is one atomic, and a thread that shrinks
  * V advances the folio's sequence); everything that changes a set holds the inode's leaf lock, and the folio lock for V.
  * No function here touches marks, stamps or counters: that is folio.c.
  */
@@ -380,7 +380,7 @@ int pc_folio_ext_ensure(struct pc_cache *c, struct pc_folio *f)
 	return 0;
 }
 
-/* Give the extension back where it says nothing any more. V is all then, so a reader with a stale pointer cannot be misled
+/* Free the extension if it holds no information. V is all then, so a reader with a stale pointer cannot be misled
  * into bytes that are not valid. */
 void pc_folio_ext_drop(struct pc_inode *i, struct pc_folio *f)
 {

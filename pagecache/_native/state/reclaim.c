@@ -192,7 +192,7 @@ static void used_once(struct pc_inode *i, struct pc_folio *f, u64 index, bool do
 /**
  * pc_reclaim_soon() - [pos, end) was read for the only time: its folios go before all others when memory is short.
  *
- * Those of which the last byte was read: who reads on finds the rest. The access that the read counted is taken back, so that
+ * Only folios of which the last byte was read: a reader that goes on finds the rest. The access that the read counted is taken back, so that
  * many small reads do not look like use. Context: no leaf lock. GIL: kept; O(folios).
  */
 void pc_reclaim_soon(struct pc_inode *i, u64 pos, u64 end)
@@ -211,8 +211,8 @@ void pc_reclaim_soon(struct pc_inode *i, u64 pos, u64 end)
 	}
 }
 
-/* Off the queues while it is local or pinned; who makes it clean sees that and brings it back. Both change the same word, so
- * either he finds the bits cleared or this finds the folio clean: it cannot fall between. */
+/* Off the queues while it is local or pinned; pc_reclaim_clean brings it back. Both change the same word, so either that call
+ * finds the bits cleared or this one finds the folio clean: it is never lost. */
 static void set_aside(struct pc_cache *c, struct pc_folio *f)
 {
 	u32 st = atomic_fetch_or_explicit(&f->state, PC_F_RECLAIM, memory_order_acq_rel) | PC_F_RECLAIM;
@@ -267,7 +267,7 @@ static u32 evict(struct pc_cache *c, struct pc_folio *f)
 enum { STEP_STUCK, STEP_MOVED, STEP_FREED };
 
 /* Read ahead on probation, not reached, and not spared often enough: a round is a tenth of the cache or more, and a reader has
- * two windows of an eighth before him. */
+ * two windows of an eighth ahead. */
 static bool is_awaited(u32 st)
 {
 	return (st & (PC_F_SMALL | PC_F_UNREAD | PC_F_UNEVICTABLE)) == (PC_F_SMALL | PC_F_UNREAD) &&
@@ -277,7 +277,7 @@ static bool is_awaited(u32 st)
 static void spare(struct pc_cache *c, struct pc_folio *f, u32 st)
 {
 	rotate(c, f, PC_F_SMALL);
-	/* Unless he comes just now: his count begins anew. */
+	/* Unless the reader has just arrived: then the counter has restarted. */
 	atomic_compare_exchange_strong_explicit(&f->state, &st, st + PC_F_ACCESS_ONE, memory_order_relaxed,
 						memory_order_relaxed);
 }

@@ -21,8 +21,8 @@
  *   COMMIT     under the token, which nothing is acknowledged without
  *
  * Memory: rings are mapped, given back to the system when a trace was written, and unmapped with the cache, because a thread may
- * still be on its way into one. CORE reads the clock here alone, and only while a trace runs; who has read it for other reasons
- * passes the time (spans.c).
+ * still be on its way into one. CORE reads the clock here alone, and only while a trace runs; callers that have read it for other
+ * reasons pass the time (spans.c).
  */
 #include <stdlib.h>
 #include <sys/mman.h>
@@ -274,9 +274,9 @@ void pc_record_span(struct pc_cache *c, const struct pc_record *r)
 		add(c, &copy);
 }
 
-/* ---------------------------------------------------------------- what happens to bytes */
+/* ---------------------------------------------------------------- changes of bytes */
 
-/* The stamp that what is written now gets: the epoch before the copy, or later that of the section that made it dirty. */
+/* The stamp of bytes written now: the epoch before the copy, or later that of the section that made it dirty. */
 void pc_record_stamp(u64 value)
 {
 	stamp = value;

@@ -55,7 +55,7 @@ struct pc_request {
 	u8 *sink; /* fill: surplus bytes of whole read units */
 	u64 sink_size;
 	u64 unit; /* write: whole units of so many bytes; 0: single bytes */
-	u8 *scratch; /* write: neighbours in units, and copies of what may change; laid out like [start, end) */
+	u8 *scratch; /* write: neighbours in units, and copies of unstable bytes; laid out like [start, end) */
 	struct pc_seg *segs;
 	struct pc_seg inline_segs[PC_REQ_INLINE];
 	/* The volume in whose queue a fill waits: set and cleared under that volume's lock, read by callers with a stale id. */

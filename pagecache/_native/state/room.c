@@ -50,7 +50,7 @@ void pc_room_init(struct pc_room *m)
 	atomic_store(&m->background, UINT64_MAX);
 }
 
-/* The volume's share of the dirty limit, and what it may have whatever others hold. */
+/* The volume's share of the dirty limit, and its floor, which it may hold whatever other volumes hold. */
 void pc_volume_set_dirty_limit(struct pc_volume *v, uint64_t bytes, uint64_t floor)
 {
 	struct pc_cache *c = v->cache;
@@ -86,7 +86,7 @@ bool pc_dirty_room(struct pc_inode *i, uint64_t len)
 	       own <= atomic_load_explicit(&v->room.limit, memory_order_relaxed);
 }
 
-/* Blocks became local above a background threshold: what is granted gets less, the flusher works. Context: leaf lock. */
+/* Blocks became local above a background threshold: the grant gets smaller, the flusher works. Context: leaf lock. */
 void pc_room_counted(struct pc_inode *i, i64 delta, u64 all, u64 own)
 {
 	struct pc_cache *c = i->cache;
@@ -162,8 +162,8 @@ bool pc_room_fits(struct pc_inode *i, struct pc_place *p)
 /**
  * pc_room_take() - reserve what the place asks for, if it is this writer's turn and there is room.
  *
- * Above the midpoint only what was granted, unless he has paused, or stood in line. @paused: he has.
- * Return: whether it is reserved; then the writer is out of line, and pc_place_close gives back what is not used.
+ * Above the midpoint only granted blocks, unless the writer has paused or stood in line. @paused: it has paused.
+ * Return: whether it is reserved; then the writer is out of line, and pc_place_close returns unused blocks.
  */
 bool pc_room_take(struct pc_inode *i, struct pc_place *p, bool paused)
 {
@@ -203,7 +203,7 @@ bool pc_line_first(struct pc_inode *i, struct pc_place *p)
 	return first;
 }
 
-/* Somebody paused: so much may be dirtied before the next pause. */
+/* A writer paused: so much may be dirtied before the next pause. */
 void pc_room_grant(struct pc_volume *v, uint64_t bytes)
 {
 	atomic_store(&v->room.grant, (i64)((bytes + v->cache->page_size - 1) >> v->cache->page_shift));

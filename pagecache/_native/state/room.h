@@ -12,21 +12,21 @@ struct pc_inode;
 struct pc_room {
 	_Atomic u64 limit;      /* the volume's share of the cache's */
 	_Atomic u64 background; /* above it the flusher works */
-	_Atomic u64 free;       /* up to here a write needs no grant: the midpoint, or 0 while a writer stands in line */
+	_Atomic u64 free; /* up to here a write needs no grant: the midpoint, or 0 while a writer stands in line */
 	u64 midpoint;
-	u64 floor;              /* it may always have so much, whatever other volumes hold */
-	struct pc_list line;    /* writers that wait at the limit, in order */
-	_Atomic u32 asking;     /* writers that the engine slows down */
-	_Atomic u64 reserved;   /* promised to writers and not dirty yet */
-	_Atomic i64 grant;      /* may be dirtied above the midpoint before a writer has to pause again */
+	u64 floor; /* it may always have so much, whatever other volumes hold */
+	struct pc_list line; /* writers that wait at the limit, in order */
+	_Atomic u32 asking; /* writers that the engine slows down */
+	_Atomic u64 reserved; /* promised to writers and not dirty yet */
+	_Atomic i64 grant; /* may be dirtied above the midpoint before a writer has to pause again */
 };
 
 /* What a writer owns while it asks: of the C entry, which closes it whatever happened. In its operation, and on its stack only
- * where it will not stand in line: others write to the links of who does. */
+ * where it will not stand in line: others write to the links of places in line. */
 struct pc_place {
 	struct pc_list link; /* in its volume's line; to itself: not in it */
-	u64 want;            /* blocks */
-	u64 reserved;        /* blocks: 0, or want */
+	u64 want; /* blocks */
+	u64 reserved; /* blocks: 0, or want */
 };
 
 void pc_room_init(struct pc_room *m);

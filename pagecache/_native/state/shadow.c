@@ -76,7 +76,7 @@ bool pc_shadow_leave(struct pc_cache *c, struct pc_folio *f, u32 frame, u32 orde
 }
 
 /**
- * pc_frame_hold() - one hold more on a frame that is the folio's, or a shadow that somebody holds.
+ * pc_frame_hold() - one hold more on a frame that is the folio's, or a shadow with holds.
  *
  * Context: the inode's leaf lock. Ended by pc_shadow_put.
  */
@@ -99,7 +99,7 @@ void pc_frame_hold(struct pc_cache *c, struct pc_folio *f, u32 frame)
 		pc_pool_free(&c->shadows, id);
 }
 
-/* The last hold of a frame that nobody owns: it is free. It is in transit. */
+/* The last hold of a frame without an owner has ended: free it. It is in transit. */
 static void frame_freed(struct pc_cache *c, u32 frame, u32 order)
 {
 	if (atomic_load_explicit(&c->poison, memory_order_relaxed))
@@ -159,7 +159,7 @@ static bool put_last(struct pc_cache *c, u32 frame, u32 folio)
 	return gone != 0;
 }
 
-/* One hold less. Any thread, any moment: leaf locks and nothing else. Return: false when nobody holds the frame by number. */
+/* One hold less. Any thread, any moment: leaf locks and nothing else. Return: false when the frame has no hold by number. */
 bool pc_shadow_put(struct pc_cache *c, u32 frame)
 {
 	bool found;
@@ -178,7 +178,7 @@ bool pc_shadow_put(struct pc_cache *c, u32 frame)
 	return found;
 }
 
-/* Bytes of frames that somebody holds by number, in a folio or out of it. */
+/* Bytes of frames that are held by number, in a folio or out of it. */
 uint64_t pc_cache_held(struct pc_cache *c)
 {
 	pc_leaf_lock(&c->shadow_lock, PC_LEVEL_FRAME);

@@ -102,7 +102,7 @@ static bool show_folio(const struct pc_inode *i, const struct pc_folio *f, struc
  *
  * @id: of the inode that is meant.
  * @pos, @end: whole pages that meet these bytes.
- * @runs: room for n triples (position, bytes, state); what is not cached has none.
+ * @runs: room for n triples (position, bytes, state); uncached pages have none.
  * @out: how many runs, how many folios, and where to go on: `end` when that was all.
  * Context: any thread; takes the leaf lock. Return: false when the inode is gone.
  */

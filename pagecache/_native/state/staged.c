@@ -1,5 +1,5 @@
 /*
- * staged.c - S of one inode: which bytes the backend keeps for us until a commit, besides what is in memory.
+ * staged.c - S of one inode: bytes that the backend keeps until a commit, in addition to those in memory.
  *
  *   file       |··········████████████████··········██······████████████|      S, disjoint ranges of bytes
  *   folios            [ V  ]      [ V |D ]          [D]                         memory need not have any of it
@@ -268,8 +268,8 @@ bool pc_staged_next(const struct pc_inode *i, u64 pos, struct pc_range *out)
 	return r != NULL;
 }
 
-/* As pc_staged_at, for callers without a lock. What is not in memory enters S only before it leaves memory, so a fill that
- * has seen it missing sees it here. */
+/* As pc_staged_at, for callers without a lock. Bytes enter S only before they leave memory, so a fill that
+ * has seen them missing sees them here. */
 bool pc_staged_source(struct pc_inode *i, u64 pos, u64 end, u64 *stop)
 {
 	*stop = end;
@@ -410,11 +410,11 @@ static u64 last_byte(struct pc_inode *i, bool local)
 }
 
 /**
- * pc_staged_lost() - what was staged is gone: what memory has of it is dirty again, the rest is lost.
+ * pc_staged_lost() - staged bytes are gone: those still in memory are dirty again, the others are lost.
  *
  * @stored: size of the object as the backend says now; a lost tail takes the sizes with it. @committing: the caller's own commit
  * found out.
- * Return: lost ranges as pairs, which may be more than n; -EAGAIN: a commit runs that may be why nothing is staged any more:
+ * Return: lost ranges as pairs, which may be more than n; -EAGAIN: a running commit may be the reason why nothing is staged:
  * ask again when it has ended.
  */
 int64_t pc_staged_lost(struct pc_inode *i, uint64_t stored, bool committing, uint64_t *ranges, size_t n)

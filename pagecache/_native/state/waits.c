@@ -69,7 +69,7 @@ u32 pc_waits_bound(struct pc_cache *c)
 	return inherited(c) ? 0 : atomic_load(&c->waits.fresh);
 }
 
-/* Return: the number of the record, and what it says; 0: nobody waits there. */
+/* Return: the number of the record, and its content; 0: no wait is recorded there. */
 u64 pc_wait_read(struct pc_cache *c, u32 id, struct pc_wait *out)
 {
 	struct pc_wait_record *r = record_at(c, id);
@@ -86,7 +86,7 @@ u64 pc_wait_read(struct pc_cache *c, u32 id, struct pc_wait *out)
 	return number;
 }
 
-/* When the wait that has lasted longest began; 0: nobody waits. */
+/* When the wait that has lasted longest began; 0: there is none. */
 u64 pc_waits_oldest_ns(struct pc_cache *c)
 {
 	u64 oldest = 0;
