@@ -71,14 +71,18 @@ class Witness(PassingBackend):
                 running.remove(span)
 
     def side_by_side(self, key: Key, low: int, high: int) -> str:
-        """Return which calls on an object overlapped in time, those next to [low, high) first; "" if none did."""
+        """Return which calls on an object overlapped in time; "" if none did.
+
+        Pairs of two writes, which lose updates, come before pairs with a read; of each those next to [low, high) first.
+        """
         with self._lock:
             pairs = Counter(self._together.get(key, ()))
 
-        def distance(pair: tuple[Span, Span]) -> int:
-            return sum(max(0, begin - high, low - end) for _, begin, end in pair)
+        def order(pair: tuple[Span, Span]) -> tuple[bool, int]:
+            reads = any(call == "read_into" for call, _, _ in pair)
+            return reads, sum(max(0, begin - high, low - end) for _, begin, end in pair)
 
-        near = sorted(pairs, key=distance)[:SHOWN]
+        near = sorted(pairs, key=order)[:SHOWN]
         shown = [
             f"{one} [{begin}, {end}) beside {other} [{first}, {last})"
             for (one, begin, end), (other, first, last) in near
