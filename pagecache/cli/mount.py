@@ -25,15 +25,15 @@ def _show_features(context: click.Context, option: click.Parameter, asked: bool)
     is_eager=True,
     expose_value=False,
     callback=_show_features,
-    help="Say what is built, and what libfuse and the kernel have; mount nothing.",
+    help="Print the features of this build, of libfuse and of the kernel; mount nothing.",
 )
-@click.option("-f", "--foreground", is_flag=True, help="Stay in the foreground, and say on stderr how far it is.")
-@click.option("-o", "words", metavar="WORD,...", multiple=True, help="Options as mount(8) has them; may be repeated.")
-@click.option("--capacity", metavar="SIZE", help="Memory of the cache.  [default: 256MiB]")
-@click.option("--direct-io", is_flag=True, help="The kernel keeps no pages: each read and write comes to the cache.")
-@click.option("--kernel-cache", is_flag=True, help="The kernel keeps pages of unchanged files from open to open.")
-@click.option("--read-only", is_flag=True, help="Nothing can be changed.")
-@click.option("--allow-other", is_flag=True, help="Other users may use it too.")
+@click.option("-f", "--foreground", is_flag=True, help="Stay in the foreground, and print progress on stderr.")
+@click.option("-o", "words", metavar="WORD,...", multiple=True, help="Options of mount(8) (repeatable).")
+@click.option("--capacity", metavar="SIZE", help="Capacity of the cache.  [default: 256MiB]")
+@click.option("--direct-io", is_flag=True, help="Keep no pages in the kernel: each read and write comes to the cache.")
+@click.option("--kernel-cache", is_flag=True, help="Keep pages of unchanged files in the kernel from open to open.")
+@click.option("--read-only", is_flag=True, help="Refuse every change.")
+@click.option("--allow-other", is_flag=True, help="Let other users use the mount.")
 @click.option("--uid", type=int, help="Owner of everything.  [default: as stored]")
 @click.option("--gid", type=int, help="Group of everything.  [default: as stored]")
 @click.option(
@@ -55,7 +55,7 @@ def _show_features(context: click.Context, option: click.Parameter, asked: bool)
 @click.option(
     "--loop",
     type=click.Choice(["auto", "c", "pyfuse3"]),
-    help="Library that carries the requests.  [default: the loop in C if it was built, else pyfuse3]",
+    help="Without effect: the loop in C serves every mount.",
 )
 def mount(
     url: str,
@@ -63,20 +63,23 @@ def mount(
     foreground: bool,
     words: tuple[str, ...],
     backend_options: tuple[str, ...],
+    loop: str | None,
     **options: Any,
 ) -> None:
     """Mount the backend that URL names on DIRECTORY, as a file system.
 
     URL: dir:PATH, s3://BUCKET/PREFIX, fsspec:URL, memory:, or module:factory. Unmount with `fusermount3 -u DIRECTORY`,
     or end it with SIGTERM: everything is saved then. Exit status: 0 mounted (in the foreground: everything was saved),
-    1 not mounted, or not everything saved (it is listed), 2 wrong usage.
+    1 not mounted, or some bytes not saved (they are listed), 2 wrong usage.
     """
     from pagecache.fuse.daemon import detach, wait_for_child
     from pagecache.fuse.mounting import mount_as_asked, options_from
     from pagecache.fuse.serving import why_cannot_serve
 
-    if why := why_cannot_serve(options["loop"] or "auto"):
+    if why := why_cannot_serve():
         raise WrongUsage(f"mounting: {why}")
+    if loop == "pyfuse3":
+        click.echo("pagecache mount: --loop pyfuse3: the loop in C serves this mount, as every mount", err=True)
     try:
         asked = options_from(url, directory, words, backend_options, options)
     except ValueError as error:

@@ -27,10 +27,9 @@ def features() -> Iterator[str]:
     missing = why_no_loop()
     yield f"loop in C: {missing or 'built'}"
     try:
-        yield f"pyfuse3: {version('pyfuse3')}"
+        yield f"pyfuse3, for servers of other programs: {version('pyfuse3')}"
     except PackageNotFoundError:
-        yield "pyfuse3: not installed"
-    yield f"mounts are served by: {'pyfuse3' if missing else 'the loop in C'}"
+        yield "pyfuse3, for servers of other programs: not installed"
     yield f"kernel: {os.uname().release}{'' if os.path.exists('/dev/fuse') else ', without /dev/fuse'}"
     if missing:
         return

@@ -140,10 +140,6 @@ class OpenFile:
         if self.written_ns == written_ns:
             self.written_ns = 0
 
-    def idle(self) -> bool:
-        """Return whether `flush` has nothing to wait for."""
-        return not (self.wrote or self._reported or self.file._is_unsaved())
-
     def fsync(self, *, data_only: bool = False, timeout: float | None = None) -> None:
         written = self.written_ns
         self.file.fsync(data_only=data_only, timeout=timeout)

@@ -32,7 +32,7 @@ from .mountpoint import CannotMount, check_mountpoint, check_store, mounted_at
 from .options import MountOptions
 from .pruning import Pruning
 from .server import Server, ServerOptions
-from .serving import Ending, Serving, keep_signals, serving_of, why_cannot_serve
+from .serving import Ending, Serving, keep_signals, why_cannot_serve
 
 __all__ = ["CannotMount", "Mount"]
 
@@ -75,7 +75,7 @@ class Mount:
             CannotMount, BadTarget, ValueError: it could not be mounted; nothing is left of it.
         """
         options = self.options
-        if why := why_cannot_serve(options.loop):
+        if why := why_cannot_serve():
             raise CannotMount(why)
         check_mountpoint(options.mountpoint)
         _allow_many_files()
@@ -126,12 +126,12 @@ class Mount:
         flags.add("fsname=" + name.replace("\\", "\\\\").replace(",", "\\,"))
         flags |= {"ro"} if options.read_only else set()
         flags |= {"allow_other"} if options.allow_other else set()
-        self.serving = serving_of(options, self.server, flags)
+        self.serving = Serving(options, self.server, flags)
         where = os.path.realpath(options.mountpoint)  # now: later the kernel would ask this server, on this thread
         with _said_on_stderr() as said:
             try:
                 self.serving.mount()
-            except (RuntimeError, UnicodeError, OSError) as error:
+            except OSError as error:
                 self.serving.close(unmount=False)
                 raise CannotMount(f"{options.mountpoint}: {said() or error}") from None
         _raise_read_ahead(where)

@@ -38,7 +38,6 @@ class MountOptions:
     stats: path of a socket with live statistics; None: none.
     name: the source in the output of mount(8); None: the URL.
     flags: words for the kernel and libfuse.
-    loop: serves the requests: "c", "pyfuse3", or "auto": the first if it was built.
     """
 
     url: str
@@ -61,7 +60,6 @@ class MountOptions:
     stats: str | None = None
     name: str | None = None
     flags: frozenset[str] = frozenset()
-    loop: str = "auto"
 
     def __post_init__(self) -> None:
         if self.direct_io and self.kernel_cache:

@@ -9,10 +9,8 @@ kernel writes whole pages:
                                page dropped, READ [0, 4096)
     server   on a thread, since it has to wait for room         on the loop, since the page is cached
 
-So a request that overlaps an earlier, waiting write waits as well. With direct I/O the kernel keeps no pages, and
-nothing has to wait.
-
-Writes that complete on the loop are over before the next request is read, and do not come here.
+So a request that overlaps an earlier, waiting write waits as well. Writes that complete on the loop are over before the
+next request is read, and do not come here.
 """
 
 from __future__ import annotations
@@ -44,14 +42,12 @@ class Turns:
 
     Args:
         deadline: seconds after which a waiter continues with ETIMEDOUT; None: never.
-        pages: the kernel keeps pages; otherwise nothing waits.
 
     Attributes:
         writes: of each file, in the order of arrival; files without writes are absent.
     """
 
-    def __init__(self, deadline: float | None = None, *, pages: bool = True) -> None:
-        self._pages = pages
+    def __init__(self, deadline: float | None = None) -> None:
         self.writes: dict[Inode, list[Turn]] = {}
         self._deadline = math.inf if deadline is None else deadline
 
@@ -75,9 +71,6 @@ class Turns:
     @asynccontextmanager
     async def write(self, inode: Inode, start: int, end: int) -> AsyncIterator[None]:
         """Context of a write that may wait: it runs after earlier overlapping writes, and before later requests."""
-        if not self._pages:
-            yield
-            return
         before, turn = self.before(inode, start, end), Turn(start, end, trio.Event())
         self.writes.setdefault(inode, []).append(turn)
         try:

@@ -1,7 +1,7 @@
 """A file system over a volume: every operation of the kernel, by inode numbers, for any binding.
 
 The calls block, may be made from any thread, and raise OSError. A binding makes these calls for requests, but serves
-reads and writes itself if the cache has the bytes, or room for them (binding.py).
+reads and writes itself if the cache has the bytes, or room for them (answers.py).
 
 moving.py handles concurrent changes of names, attributes.py the stat result of a status.
 """

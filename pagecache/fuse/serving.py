@@ -1,10 +1,7 @@
-"""The loops of a mount: the loop in C, or pyfuse3's on trio. Both call one `Server`.
+"""A mount that the loop in C serves until it is gone: unmounted, its connection cut, or ended by a signal.
 
-    c        serves reads, writes, names and attributes in the cache without Python (loop.py)
-    pyfuse3  one Python loop, and threads for waiting calls (trioloop.py): if the loop in C was not built
-
-Both serve until the mount is gone: unmounted, its connection cut, or ended by a signal. In the last case it is first
-taken out of sight, and programs with open files are served until their writes are saved.
+A signal first removes the mount from the file tree. Programs that have files open are served until everything they
+wrote is saved.
 """
 
 from __future__ import annotations
@@ -17,15 +14,13 @@ import socket
 import threading
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
-from importlib.util import find_spec
-from typing import Any, Protocol
+from typing import Any
 
-from ..distribution import needs
 from .loop import Loop, why_no_loop
 from .options import MountOptions
 from .server import Server
 
-__all__ = ["GRACE", "SIGNALS", "CLoop", "Ending", "Serving", "keep_signals", "serving_of", "why_cannot_serve"]
+__all__ = ["GRACE", "SIGNALS", "Ending", "Serving", "keep_signals", "why_cannot_serve"]
 
 GRACE = 1.0
 """Seconds that running calls get after the kernel's connection was cut: their replies have no receiver."""
@@ -45,59 +40,25 @@ class Ending:
     save: Callable[[], object]
 
 
-class Serving(Protocol):
-    """One mount of this process."""
-
-    def mount(self) -> None:
-        """Raises:
-        OSError, RuntimeError, UnicodeError: it could not be mounted; libfuse has printed the reason on stderr.
-        """
-        ...
-
-    def serve(self, mounted: Callable[[], object], ending: Ending) -> None:
-        """Serve until the end; in the main thread."""
-        ...
-
-    def invalidate(self, number: int) -> None:
-        """Drop the kernel's pages and attributes of a node. From any thread but those that serve."""
-        ...
-
-    def notify(self, message: bytes) -> None:
-        """Write a message to the kernel. From any thread but those that serve.
-
-        Raises:
-            OSError: EINVAL: the kernel does not support it.
-        """
-        ...
-
-    def close(self, *, unmount: bool) -> None: ...
+def why_cannot_serve() -> str:
+    """Return the reason why no mount can be served on this machine, or ""."""
+    why = why_no_loop()
+    return f"{why}; install libfuse 3.10 or newer and pkg-config, then build pagecache again" if why else ""
 
 
-def why_cannot_serve(loop: str) -> str:
-    """Return why a mount cannot be served by this loop, or by any ("auto"); "": it can."""
-    missing = "" if find_spec("pyfuse3") else needs("there is no pyfuse3 (its build needs libfuse3)", "fuse")
-    if loop == "c":
-        return why_no_loop()
-    return missing if loop == "pyfuse3" or why_no_loop() else ""
-
-
-def serving_of(options: MountOptions, server: Server, words: set[str]) -> Serving:
-    """Return the requested loop; for "auto" that in C, if it was built."""
-    if options.loop == "c" or (options.loop == "auto" and not why_no_loop()):
-        return CLoop(options, server, words)
-    from .trioloop import TrioLoop
-
-    return TrioLoop(options, server, words)
-
-
-class CLoop:
-    """The loop in C. The main thread only waits for signals and for the end."""
+class Serving:
+    """One mount of this process. The main thread only waits for signals and for the end."""
 
     def __init__(self, options: MountOptions, server: Server, words: set[str]) -> None:
         self._options, self._server, self._words = options, server, words
         self.loop: Loop | None = None
 
     def mount(self) -> None:
+        """Mount and begin to serve.
+
+        Raises:
+            OSError: It could not be mounted; libfuse has printed the reason on stderr.
+        """
         options = self._options
         self.loop = Loop(
             self._server,
@@ -111,6 +72,7 @@ class CLoop:
         )
 
     def serve(self, mounted: Callable[[], object], ending: Ending) -> None:
+        """Serve until the mount is gone; in the main thread."""
         assert self.loop is not None
         with _signals() as (woken, caught):
             mounted()
@@ -144,23 +106,28 @@ class CLoop:
                 poll.poll(GRACE * 1000)
 
     def invalidate(self, number: int) -> None:
+        """Drop the kernel's pages and attributes of a node. From any thread except those that serve."""
         assert self.loop is not None
         self.loop.invalidate(number)
 
     def notify(self, message: bytes) -> None:
+        """Write a message to the kernel. From any thread except those that serve.
+
+        Raises:
+            OSError: EINVAL, the kernel has no such message.
+        """
         assert self.loop is not None
         self.loop.notify(message)
 
     def close(self, *, unmount: bool) -> None:
+        """Stop serving."""
         if self.loop is not None:
             self.loop.stop(unmount=unmount)
 
 
 @contextlib.contextmanager
 def keep_signals() -> Iterator[list[int]]:
-    """Keep signals from ending the process before or after it serves; the list collects those that arrive: saving is
-    completed.
-    """
+    """Keep signals from ending the process before and after it serves; yield the list of those that arrived."""
     came: list[int] = []
     before: dict[signal.Signals, Any] = {}
     try:
@@ -174,7 +141,7 @@ def keep_signals() -> Iterator[list[int]]:
 
 @contextlib.contextmanager
 def _signals() -> Iterator[tuple[int, list[signal.Signals]]]:
-    """Yield a descriptor that is readable once a signal has arrived, and the list of signals."""
+    """Yield a descriptor that is readable after a signal, and the list of signals that arrived."""
     caught: list[signal.Signals] = []
     woken, wakes = os.pipe2(os.O_CLOEXEC | os.O_NONBLOCK)
     before: dict[signal.Signals, Any] = {}

@@ -41,15 +41,12 @@ class Aside:
         self.deadline = deadline
         self._limiter = trio.CapacityLimiter(threads)
 
-    async def call(
-        self, call: Callable[[], T], undo: Callable[[T], object] | None = None, *, patience: float = math.inf
-    ) -> T:
+    async def call(self, call: Callable[[], T], undo: Callable[[T], object] | None = None) -> T:
         """Make a call on a thread.
 
         Args:
             call: the function.
             undo: undoes a late result.
-            patience: a time limit in seconds, if shorter than the deadline.
 
         Raises:
             OSError: of the call; or ETIMEDOUT.
@@ -66,7 +63,7 @@ class Aside:
             if late and undo is not None:
                 undo(result)
 
-        deadline = min(patience, math.inf if self.deadline is None else self.deadline)
+        deadline = math.inf if self.deadline is None else self.deadline
         try:
             with trio.fail_after(deadline):
                 await trio.to_thread.run_sync(run, abandon_on_cancel=True, limiter=self._limiter)
@@ -90,16 +87,13 @@ class Bytes:
         files: the open files.
         aside: threads for calls that may wait.
         error_of: makes the exception for an error of a call, from the error and the call's name.
-        pages: the kernel keeps pages, for which the order of requests matters (ordering.py).
     """
 
-    def __init__(
-        self, files: Files, aside: Aside, error_of: Callable[[Exception, str], Exception], *, pages: bool = True
-    ) -> None:
+    def __init__(self, files: Files, aside: Aside, error_of: Callable[[Exception, str], Exception]) -> None:
         self._known, self._get = files.by_number.get, files.get
         self._aside = aside
         self._error_of = error_of
-        self._turns = Turns(aside.deadline, pages=pages)
+        self._turns = Turns(aside.deadline)
         self._waiting = self._turns.writes
 
     async def read(self, fh: int, off: int, size: int) -> bytes:

@@ -13,7 +13,7 @@ from .mounts import KINDS, Mounted
 _numbers = itertools.count(1)
 
 
-@pytest.fixture(scope="session", params=KINDS or ["none"])
+@pytest.fixture(scope="session", params=KINDS)
 def tree(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory) -> Iterator[tuple[Mounted, Path]]:
     """A mount of a directory, and that directory."""
     yield from serve_tree(request.param, tmp_path_factory)
@@ -27,7 +27,7 @@ def serve_tree(kind: str, tmp_path_factory: pytest.TempPathFactory) -> Iterator[
         yield mounted, store
 
 
-@pytest.fixture(scope="session", params=KINDS or ["none"])
+@pytest.fixture(scope="session", params=KINDS)
 def objects(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Mounted]:
     """A mount of a store that has nothing but objects."""
     root = tmp_path_factory.mktemp("objects")

@@ -28,15 +28,12 @@ from pagecache.fuse.serving import why_cannot_serve
 from pagecache.observe.client import Client
 
 __all__ = [
-    *("KINDS", "LOOPS", "MODES", "Mounted", "folder_for_everybody", "maps_shared", "needs_mounts", "run"),
+    *("KINDS", "Mounted", "folder_for_everybody", "maps_shared", "needs_mounts", "run"),
     "why_no_mounts",
 ]
 
-LOOPS = [loop for loop in ("c", "pyfuse3") if not why_cannot_serve(loop)]
-KINDS = [f"--loop={loop} {caching}" for loop in LOOPS for caching in ("--direct-io", "--kernel-cache")]
-"""Options of all kinds of mounts available here."""
-MODES = [*KINDS[:1], *KINDS[-1:]] or ["--direct-io"]
-"""Two kinds, with both loops if both are available: for slow tests."""
+KINDS = ["--direct-io", "--kernel-cache"]
+"""Options of all kinds of mounts."""
 LONGEST = 120.0
 """Seconds after which a server is killed."""
 START = 60.0
@@ -48,8 +45,8 @@ def why_no_mounts() -> str:
         return "there is no /dev/fuse here"
     if shutil.which("fusermount3") is None:
         return "there is no fusermount3 here: apt install fuse3"
-    if why := why_cannot_serve("auto"):
-        return f"{why}: apt install libfuse3-dev, and make it again"
+    if why := why_cannot_serve():
+        return why
     if not os.access("/dev/fuse", os.R_OK | os.W_OK):
         return "/dev/fuse may not be used by this user"
     return ""
@@ -62,7 +59,7 @@ def _maps_shared_with_direct_io() -> bool:
 
 def maps_shared(options: Sequence[str]) -> bool:
     """Return whether programs can map files of a mount with these options shared."""
-    return "--direct-io" not in options or ("--loop=c" in options and _maps_shared_with_direct_io())
+    return "--direct-io" not in options or _maps_shared_with_direct_io()
 
 
 needs_mounts = pytest.mark.skipif(bool(why_no_mounts()), reason=why_no_mounts() or "mounts work")
@@ -91,7 +88,7 @@ class Mounted:
     Args:
         folder: for the mountpoint, the log and the sockets.
         url: of the backend.
-        options: of the command; one may be several words.
+        options: of the command.
         longest: seconds after which the server is killed.
     """
 
@@ -102,7 +99,7 @@ class Mounted:
         self.log = folder / "log"
         self.stats = folder / "stats"
         self.url = url
-        self.options = [word for option in options for word in (option.split() if " -" in option else [option])]
+        self.options = list(options)
         self._folder = folder
         self._longest = longest
         self._timer: threading.Timer | None = None

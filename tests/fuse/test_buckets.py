@@ -13,7 +13,7 @@ import pytest
 
 from tests.s3.servers import ENVIRONMENT, Bucket, Server, missing, new_bucket
 
-from .mounts import MODES, Mounted, names, needs_mounts, run
+from .mounts import KINDS, Mounted, names, needs_mounts, run
 
 pytestmark = [
     needs_mounts,
@@ -32,7 +32,7 @@ def service(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Server]:
         server.close()
 
 
-@pytest.fixture(scope="module", params=MODES)
+@pytest.fixture(scope="module", params=KINDS)
 def bucket_mount(
     request: pytest.FixtureRequest, service: Server, tmp_path_factory: pytest.TempPathFactory
 ) -> Iterator[tuple[Mounted, Bucket]]:

@@ -50,9 +50,9 @@ def cached() -> Iterator[tuple[Path, Sequence[str]]]:
 
 NO_SPACE = {f"mode {mode}{more}": "ENOTSUP" for mode in (0, 1, 3) for more in ("", ": behind")}
 KNOWN: dict[str, dict[str, object]] = {
-    # pyfuse3 passes no fallocate on, and space is not reserved (decision 137).
+    # Space is not reserved (decision 137).
     "space": {**NO_SPACE, "mode 0: size then": 20_000, "mode 3: zeros": 0},
-    "temporary_files": {"O_TMPFILE": "ENOTSUP"},  # pyfuse3 does not pass it on either
+    "temporary_files": {"O_TMPFILE": "ENOTSUP"},
     "times": {"found #3": (-1_000_000_000, 0)},  # pyfuse3: no time between a second before 1970 and 1970
     "sizes": {"too large": "EFBIG"},  # of ext4 and others below: tmpfs has no limit
 }

@@ -24,7 +24,7 @@ from pagecache.target import Target
 
 from ..file.rig import eventually
 from .below import Switch
-from .mounts import MODES, Mounted, needs_mounts, run
+from .mounts import KINDS, Mounted, needs_mounts, run
 
 pytestmark = [needs_mounts, pytest.mark.xdist_group("mounts")]
 
@@ -94,11 +94,17 @@ def test_nothing_is_mounted_over_a_live_mount(tmp_path: Path, store: Path) -> No
         assert (mounted.path / "a").read_bytes() == b"a"
 
 
+def test_the_other_loop_of_earlier_commands_is_accepted_with_a_note(tmp_path: Path) -> None:
+    with Mounted(tmp_path, "memory:", "--loop=pyfuse3") as mounted:
+        assert mounted.unmount() == 0
+        assert "the loop in C serves this mount" in mounted.said()
+
+
 def gone(path: Path) -> str:
     return f"pagecache mount: the server of the mount at {path} is gone; unmount it with fusermount3 -u {path}"
 
 
-@pytest.mark.parametrize("mode", MODES)
+@pytest.mark.parametrize("mode", KINDS)
 def test_a_mount_whose_server_was_killed_is_said_to_be_gone(tmp_path: Path, store: Path, mode: str) -> None:
     """It is reported even while the kernel answers for its directory from its cache. Then it is unmounted and mounted
     again.
@@ -115,7 +121,7 @@ def test_a_mount_whose_server_was_killed_is_said_to_be_gone(tmp_path: Path, stor
         assert (mounted.path / "a").read_bytes() == b"a"
 
 
-@pytest.mark.parametrize("mode", MODES)
+@pytest.mark.parametrize("mode", KINDS)
 def test_so_is_one_whose_server_is_being_killed(tmp_path: Path, store: Path, mode: str) -> None:
     """It no longer answers, and the kernel has not ended its connection yet."""
     with Mounted(tmp_path, f"dir:{store}", mode, "-o", "attr_timeout=1000") as mounted:
@@ -283,7 +289,7 @@ def test_owners_and_modes_that_are_asked_for(tmp_path: Path) -> None:
         assert stat.S_IMODE((mounted.path / "d").stat().st_mode) == 0o750
 
 
-@pytest.mark.parametrize("mode", MODES)
+@pytest.mark.parametrize("mode", KINDS)
 def test_sigterm_saves_what_programs_have_open(tmp_path: Path, store: Path, mode: str) -> None:
     """The mount is out of sight at once, and everything is stored when the server ends."""
     with Mounted(tmp_path, f"dir:{store}", mode) as mounted:
@@ -339,7 +345,7 @@ def test_a_store_that_hangs_at_the_end_is_not_waited_for_longer_than_was_said(
     assert "not saved: 'a'" in mounted.said()
 
 
-@pytest.mark.parametrize("mode", MODES)
+@pytest.mark.parametrize("mode", KINDS)
 @pytest.mark.parametrize("end", ["terminate", "unmount"])
 def test_signals_while_everything_is_saved_do_not_end_the_saving(
     tmp_path: Path, switch: Switch, store: Path, end: str, mode: str
@@ -363,7 +369,7 @@ def test_signals_while_everything_is_saved_do_not_end_the_saving(
     assert (store / "a").read_bytes() == b"x" * 2 * PAGE
 
 
-@pytest.mark.parametrize("mode", MODES)
+@pytest.mark.parametrize("mode", KINDS)
 def test_each_handle_reports_once_and_fsync_reports_always(tmp_path: Path, switch: Switch, mode: str) -> None:
     mounted = Mounted(tmp_path, f"{BELOW}:switched", "--option", f"folder={tmp_path}", mode)
 
@@ -394,7 +400,7 @@ def test_each_handle_reports_once_and_fsync_reports_always(tmp_path: Path, switc
     assert (tmp_path / "store" / "a").read_bytes() == b"y" + b"x" * (PAGE - 1)
 
 
-@pytest.mark.parametrize("mode", MODES)
+@pytest.mark.parametrize("mode", KINDS)
 def test_a_dead_backend_stops_no_reader_of_cached_bytes(tmp_path: Path, switch: Switch, mode: str) -> None:
     """The rest gets EIO when its time is over; umount -f works, and the end lists the unsaved bytes."""
     options = ("--option", f"folder={tmp_path}", "--timeout", "1", "--drain-timeout", "1", mode)
@@ -423,7 +429,7 @@ def test_a_dead_backend_stops_no_reader_of_cached_bytes(tmp_path: Path, switch: 
     assert "not saved: 'cached'" in mounted.said()
 
 
-@pytest.mark.parametrize("mode", MODES)
+@pytest.mark.parametrize("mode", KINDS)
 def test_a_killed_server_leaves_a_store_that_is_consistent(tmp_path: Path, store: Path, mode: str) -> None:
     """Synced bytes are there; the mount can be unmounted, and the next one works. A mount over the dead one is refused
     with the reason.

@@ -1,7 +1,4 @@
-"""Holes of a mounted directory: each program and call acts as in a plain directory of the same file system.
-
-pyfuse3 takes no LSEEK: there every byte is data, and `du` is still right.
-"""
+"""Holes of a mounted directory: each program and call acts as in a plain directory of the same file system."""
 
 from __future__ import annotations
 
@@ -15,18 +12,13 @@ from pathlib import Path
 
 import pytest
 
-from .mounts import LOOPS, Mounted, maps_shared, needs_mounts, run
+from .mounts import Mounted, maps_shared, needs_mounts, run
 
 pytestmark = [needs_mounts, pytest.mark.xdist_group("mounts")]
 
 KIB, MIB = 1024, 1 << 20
 PIECES = ((64 * KIB, 8 * KIB), (1 * MIB + 5, 100), (3 * MIB, 300 * KIB))
 SIZE = 6 * MIB
-
-
-@pytest.fixture
-def tells_holes(mounted: Mounted) -> bool:
-    return "--loop=c" in mounted.options
 
 
 @pytest.fixture
@@ -75,12 +67,9 @@ def blocks(path: Path) -> int:
     return path.stat().st_blocks
 
 
-def test_lseek_finds_the_holes_of_the_store(place: Path, plain: Path, tells_holes: bool) -> None:
+def test_lseek_finds_the_holes_of_the_store(place: Path, plain: Path) -> None:
     """The test seeks at offsets inside and between, at the end and behind it."""
     here, there = sparse(place / "a", sync=True), sparse(plain / "a", sync=True)
-    if not tells_holes:
-        assert extents(here) == [(0, SIZE)]
-        return
     assert extents(here) == extents(there)
     with here.open("rb") as one, there.open("rb") as other:
         for offset in (0, 1, 64 * KIB, 70 * KIB, 72 * KIB, MIB, 3 * MIB + 1, SIZE - 1, SIZE, SIZE + 1):
@@ -124,9 +113,7 @@ def test_du_says_what_it_says_of_the_store(place: Path, plain: Path) -> None:
 
 
 @pytest.mark.parametrize("command", ["cp", "cp --sparse=always", "cp --sparse=never", "cp -r"])
-def test_copies_have_the_holes_that_they_have_elsewhere(
-    place: Path, stored: Path, plain: Path, tells_holes: bool, command: str
-) -> None:
+def test_copies_have_the_holes_that_they_have_elsewhere(place: Path, stored: Path, plain: Path, command: str) -> None:
     """The copy goes from the mount to itself, as in a plain directory."""
     for top in (place, plain):
         (top / "from").mkdir()
@@ -137,14 +124,11 @@ def test_copies_have_the_holes_that_they_have_elsewhere(
     run("sync", place / name)
     run("sync", plain / name)
     assert (place / name).read_bytes() == (plain / name).read_bytes()
-    if tells_holes or command == "cp --sparse=always":
-        assert extents(stored / name) == extents(plain / name)
-        assert blocks(place / name) == blocks(stored / name) == blocks(plain / name)
+    assert extents(stored / name) == extents(plain / name)
+    assert blocks(place / name) == blocks(stored / name) == blocks(plain / name)
 
 
-def test_copies_out_of_a_mount_and_into_it_have_holes(
-    place: Path, stored: Path, plain: Path, tells_holes: bool
-) -> None:
+def test_copies_out_of_a_mount_and_into_it_have_holes(place: Path, stored: Path, plain: Path) -> None:
     sparse(place / "a", sync=True)
     sparse(plain / "a", sync=True)
     shutil.copy(plain / "a", place / "in")
@@ -154,19 +138,17 @@ def test_copies_out_of_a_mount_and_into_it_have_holes(
     run("sync", plain / "b")
     assert (plain / "b").read_bytes() == (plain / "a").read_bytes() == (place / "b").read_bytes()
     assert extents(stored / "b") == extents(plain / "a")
-    if tells_holes:
-        assert extents(plain / "b") == extents(plain / "a")
+    assert extents(plain / "b") == extents(plain / "a")
 
 
-def test_tar_keeps_holes(place: Path, plain: Path, tells_holes: bool) -> None:
+def test_tar_keeps_holes(place: Path, plain: Path) -> None:
     for top in (place, plain):
         os.utime(sparse(top / "a", sync=True))  # now the kernel has the times of the store, which tar compares
         run("tar", "-cSf", top / "archive", "-C", top, "a")
         (top / "out").mkdir()
         run("tar", "-xSf", top / "archive", "-C", top / "out")
     assert (place / "out" / "a").read_bytes() == (plain / "a").read_bytes()
-    if tells_holes:
-        assert (place / "archive").stat().st_size == (plain / "archive").stat().st_size
+    assert (place / "archive").stat().st_size == (plain / "archive").stat().st_size
     with tarfile.open(place / "archive") as archive:
         assert [(entry.name, entry.size) for entry in archive] == [("a", SIZE)]
 
@@ -223,8 +205,7 @@ def test_objects_are_all_data(flat: Path) -> None:
 def test_only_holes_without_pending_writes_are_without_blocks(place: Path, plain: Path) -> None:
     for top in (place, plain):
         run("truncate", "-s", "8M", top / "a")
-    if "c" in LOOPS:
-        assert extents(plain / "a") == []
+    assert extents(plain / "a") == []
     with (place / "a").open("rb") as file:
         assert file.read() == bytes(8 * MIB)
     assert blocks(place / "a") in (0, 1)

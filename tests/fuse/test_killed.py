@@ -16,7 +16,7 @@ from pathlib import Path
 import pytest
 
 from .below import Switch
-from .mounts import MODES, Mounted, needs_mounts, run
+from .mounts import KINDS, Mounted, needs_mounts, run
 
 pytestmark = [needs_mounts, pytest.mark.timeout(1800)]
 
@@ -92,7 +92,7 @@ def made(tmp_path: Path, mode: str, moment: int) -> tuple[Mounted, Path]:
 
 
 @EVERY
-@pytest.mark.parametrize("mode", MODES)
+@pytest.mark.parametrize("mode", KINDS)
 def test_a_server_that_is_killed_before_a_request_leaves_what_was_synced(tmp_path: Path, mode: str, step: int) -> None:
     for moment in itertools.count(1, step):
         mounted, folder = made(tmp_path, mode, moment)
@@ -112,7 +112,7 @@ def test_a_server_that_is_killed_before_a_request_leaves_what_was_synced(tmp_pat
 
 @EVERY
 @pytest.mark.parametrize("sign", [1, -1], ids=["before", "after"])
-@pytest.mark.parametrize("mode", MODES)
+@pytest.mark.parametrize("mode", KINDS)
 def test_a_server_that_is_killed_in_a_call_of_its_store_leaves_what_was_synced(
     tmp_path: Path, mode: str, sign: int, step: int
 ) -> None:

@@ -20,7 +20,7 @@ from pagecache.fuse import Attributes, Files, Loop, Server, why_no_loop
 from pagecache.fuse.entries import SAID, Listed
 
 from .below import MISNAMED
-from .mounts import LOOPS, Mounted, names, needs_mounts, run
+from .mounts import Mounted, names, needs_mounts, run
 
 pytestmark = [needs_mounts, pytest.mark.xdist_group("mounts")]
 needs_loop = pytest.mark.skipif(bool(why_no_loop()), reason=why_no_loop() or "built")
@@ -148,17 +148,14 @@ def left_out(log: str) -> list[str]:
     return [line for line in log.splitlines() if "is left out of the listing" in line]
 
 
-@pytest.mark.parametrize("loop", LOOPS)
 @pytest.mark.parametrize("kind", ["directories", "objects"])
-def test_a_name_that_no_directory_can_have_costs_its_listing_that_name_alone(
-    tmp_path: Path, loop: str, kind: str
-) -> None:
+def test_a_name_that_no_directory_can_have_costs_its_listing_that_name_alone(tmp_path: Path, kind: str) -> None:
     """The log names it once, with its directory and the rule, however often it is listed."""
     (tmp_path / "store" / "d").mkdir(parents=True)
     (tmp_path / "store" / "d" / "good").touch()
     url = f"{BELOW}:misnamed" + ("_objects" if kind == "objects" else "")
     option = ["--option", f"root={tmp_path / 'store'}"] if kind == "directories" else []
-    with Mounted(tmp_path, url, f"--loop={loop}", *option) as mounted:
+    with Mounted(tmp_path, url, *option) as mounted:
         for _ in range(2):
             assert names(mounted.path / "d") == ["good"]
         log = left_out(mounted.said())

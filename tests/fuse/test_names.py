@@ -19,7 +19,7 @@ from pagecache.fuse.nodes import Node, Nodes
 from pagecache.fuse.pruning import Pruning
 
 from ..file.rig import eventually
-from .mounts import LOOPS, Mounted, needs_mounts
+from .mounts import Mounted, needs_mounts
 
 pytestmark = [needs_mounts, pytest.mark.xdist_group("mounts")]
 LONG = 60.0
@@ -185,12 +185,11 @@ def test_nodes_that_are_forgotten_at_once_are_one_request(volume: Volume, store:
         assert loop._native.check() == ""
 
 
-@pytest.mark.parametrize("loop", LOOPS or ["none"])
-def test_names_of_a_mount_are_counted_and_go_with_the_files(tmp_path: Path, store: Path, loop: str) -> None:
+def test_names_of_a_mount_are_counted_and_go_with_the_files(tmp_path: Path, store: Path) -> None:
     for folder in range(3):
         (store / f"d{folder}").mkdir()
         fill(store / f"d{folder}", 100)
-    with Mounted(tmp_path / "m", f"dir:{store}", f"--loop={loop}") as mounted:
+    with Mounted(tmp_path / "m", f"dir:{store}") as mounted:
         assert mounted.number("mounted_names") == 1  # the root
         assert sum(len(files) for _, _, files in os.walk(mounted.path)) == 300
         for path in mounted.path.rglob("*"):
@@ -201,14 +200,11 @@ def test_names_of_a_mount_are_counted_and_go_with_the_files(tmp_path: Path, stor
         eventually(lambda: mounted.number("mounted_names") == 1)
 
 
-@pytest.mark.parametrize("loop", LOOPS or ["none"])
-def test_a_mount_asks_the_kernel_to_forget_names_that_no_process_uses(tmp_path: Path, store: Path, loop: str) -> None:
+def test_a_mount_asks_the_kernel_to_forget_names_that_no_process_uses(tmp_path: Path, store: Path) -> None:
     """The kernel supports this from Linux 6.18 on; every name is found as before, open files go on."""
     names = fill(store, 400)
     (store / names[0]).write_bytes(b"zero")
-    with Mounted(
-        tmp_path / "m", "tests.fuse.below:few_names", f"--loop={loop}", "--option", f"root={store}"
-    ) as mounted:
+    with Mounted(tmp_path / "m", "tests.fuse.below:few_names", "--option", f"root={store}") as mounted:
         with (mounted.path / names[0]).open("rb", buffering=0) as file:
             for name in names:
                 assert (mounted.path / name).stat().st_size == (4 if name == names[0] else 0)

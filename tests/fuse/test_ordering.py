@@ -66,7 +66,7 @@ def on_trio(volume: Volume, program: Callable[[Bytes, Held, trio.Nursery], Await
 
     async def main() -> None:
         files, opened = held(volume)
-        bytes = Bytes(files, Aside(how.get("deadline")), as_reported, pages=how.get("pages", True))
+        bytes = Bytes(files, Aside(how.get("deadline")), as_reported)
         async with trio.open_nursery() as nursery:
             try:
                 await program(bytes, opened, nursery)
@@ -127,17 +127,6 @@ def test_writes_of_the_same_bytes_follow_each_other(volume: Volume) -> None:
         assert await bytes.read(opened.number, 0, 200) == b"1" * 50 + b"2" * 100 + b"o" * 50
 
     on_trio(volume, program)
-
-
-def test_without_pages_of_the_kernel_nothing_waits(volume: Volume) -> None:
-    """No page would keep the bytes of such a read."""
-
-    async def program(bytes: Bytes, opened: Held, nursery: trio.Nursery) -> None:
-        nursery.start_soon(bytes.write, opened.number, 100, b"n" * 100)
-        await trio.to_thread.run_sync(opened.begun.acquire)
-        assert await bytes.read(opened.number, 0, PAGE) == b"o" * PAGE
-
-    on_trio(volume, program, pages=False)
 
 
 def test_a_request_behind_a_write_goes_on_at_its_deadline(volume: Volume) -> None:

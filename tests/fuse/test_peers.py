@@ -21,7 +21,7 @@ pytestmark = [
 ]
 
 
-@pytest.fixture(scope="module", params=KINDS or ["none"])
+@pytest.fixture(scope="module", params=KINDS)
 def place(request: pytest.FixtureRequest) -> Iterator[tuple[Path, Sequence[str]]]:
     with shared(request.param, "-o", "dev") as where:
         yield where

@@ -17,7 +17,7 @@ from pathlib import Path
 import pytest
 
 from .conftest import serve_tree
-from .mounts import KINDS, LOOPS, MODES, Mounted, maps_shared, names, needs_mounts, run
+from .mounts import KINDS, Mounted, maps_shared, names, needs_mounts, run
 
 pytestmark = [needs_mounts, pytest.mark.xdist_group("mounts")]
 
@@ -26,9 +26,9 @@ JOURNALS = ("delete", "truncate", "persist", "memory", "wal", "off")
 QUICK = ("delete", "wal")
 
 
-@pytest.fixture(scope="session", params=[*KINDS[:2], *KINDS[3:]] or ["none"])
+@pytest.fixture(scope="session", params=KINDS)
 def tree(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory) -> Iterator[tuple[Mounted, Path]]:
-    """Both ways of caching on the first loop, one on the other: programs are slow."""
+    """A mount of a directory, and that directory."""
     yield from serve_tree(request.param, tmp_path_factory)
 
 
@@ -107,8 +107,7 @@ def test_a_shared_write_ahead_log_says_that_it_has_no_shared_mapping(place: Path
     base.close()
 
 
-@pytest.mark.parametrize("loop", LOOPS)
-def test_programs_that_keep_no_times_and_modes_work_on_stores_that_have_none(tmp_path: Path, loop: str) -> None:
+def test_programs_that_keep_no_times_and_modes_work_on_stores_that_have_none(tmp_path: Path) -> None:
     """The commands of docs/how-to/mount.md succeed. Those with times fail, but have stored the bytes."""
     source = tmp_path / "source"
     (source / "d").mkdir(parents=True)
@@ -120,7 +119,7 @@ def test_programs_that_keep_no_times_and_modes_work_on_stores_that_have_none(tmp
         path.chmod(0o600)
         os.utime(path, (10**9, 10**9))
     run("tar", "-C", source, "-cf", tmp_path / "tar", ".")
-    with Mounted(tmp_path, "memory:", f"--loop={loop}") as mounted:
+    with Mounted(tmp_path, "memory:") as mounted:
         works: dict[str, list[str | Path]] = {
             "cp": ["cp", "-r", f"{source}/.", "."],
             "tar": ["tar", "-mxf", tmp_path / "tar"],
@@ -222,7 +221,7 @@ def test_a_thousand_open_files(place: Path) -> None:
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize("mode", MODES)
+@pytest.mark.parametrize("mode", KINDS)
 def test_a_directory_of_a_hundred_thousand_entries(tmp_path: Path, mode: str) -> None:
     """Listed whole, found by name, and changed while it is listed."""
     store = tmp_path / "store" / "many"
@@ -241,7 +240,7 @@ def test_a_directory_of_a_hundred_thousand_entries(tmp_path: Path, mode: str) ->
         assert (many / "entry5").stat().st_size == 0
 
 
-@pytest.mark.parametrize("mode", MODES)
+@pytest.mark.parametrize("mode", KINDS)
 def test_memory_stays_within_its_limit(tmp_path: Path, mode: str) -> None:
     """Files ten times as large as the cache are written, read, and changed at random places."""
     (tmp_path / "store").mkdir()
@@ -329,7 +328,7 @@ def test_the_stress_tester_finds_nothing_among_processes(place: Path) -> None:
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize("mode", MODES)
+@pytest.mark.parametrize("mode", KINDS)
 @pytest.mark.parametrize("below", ["slow", "faulty"])
 def test_the_stress_tester_finds_nothing_above_bad_stores(tmp_path: Path, mode: str, below: str) -> None:
     """A store whose calls take time, and one whose calls fail now and then, and are repeated."""

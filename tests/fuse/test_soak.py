@@ -12,7 +12,7 @@ from pathlib import Path
 
 import pytest
 
-from .mounts import MODES, Mounted, needs_mounts
+from .mounts import KINDS, Mounted, needs_mounts
 from .test_programs import BELOW, WAYS
 
 SECONDS = 3 * float(os.environ.get("PAGECACHE_SOAK_SECONDS", "600"))
@@ -20,7 +20,7 @@ SECONDS = 3 * float(os.environ.get("PAGECACHE_SOAK_SECONDS", "600"))
 pytestmark = [needs_mounts, pytest.mark.soak, pytest.mark.timeout(7200), pytest.mark.xdist_group("mounts")]
 
 
-@pytest.mark.parametrize("mode", MODES)
+@pytest.mark.parametrize("mode", KINDS)
 def test_an_hour_of_stress_above_a_store_with_faults(tmp_path: Path, mode: str) -> None:
     """Half of it with pages of the kernel, half without; nothing is left to save in the end."""
     (tmp_path / "store").mkdir()
