@@ -42,10 +42,8 @@ class Variant:
     position: int = 0
 
     def take(self, count: int) -> list[Any]:
-        """Return the next `count` items.
-
-        A slice that fits into the remaining cycle is contiguous; otherwise the walk starts again (a handle that reads
-        sequentially cannot wrap in mid-slice). A slice longer than the cycle repeats it.
+        """Return the next `count` items: contiguous, or from the start again if the remaining cycle is too short. A
+        longer slice repeats the cycle. So a handle that reads sequentially never wraps in mid-slice.
         """
         total = len(self.items)
         if count > total:
@@ -87,12 +85,7 @@ class Comparison:
 
 
 def ratio_of(values: Sequence[float]) -> Ratio:
-    """Summarise the ratios of all rounds.
-
-    Example:
-        >>> ratio_of([2.0, 1.0, 3.0]).median
-        2.0
-    """
+    """Summarise the ratios of all rounds."""
     ordered = sorted(values)
     middle, n = median(ordered), len(ordered)
     # Ranks of the 95 % interval of a median (binomial, normal approximation); of few rounds, the first and the last.
@@ -128,21 +121,12 @@ def compare(
     variants: Sequence[Variant],
     *,
     rounds: int,
-    seconds: float,
-    clock: Clock,
-    rng: random.Random,
-    counts: dict[str, int] | None = None,
+    seconds: float,  # least length of a slice
+    clock: Clock,  # time of the thread for work of one thread; wall time with threads or sleeping backends
+    rng: random.Random,  # shuffles the order of each round
+    counts: dict[str, int] | None = None,  # items per slice by name; None: calibrated
 ) -> Comparison:
-    """Measure variants side by side.
-
-    Args:
-        variants: At least two, warm, with different names.
-        rounds: 31 for a gate, 11 for a quick run.
-        seconds: Least length of a slice.
-        clock: Time of the thread for work of one thread; wall time if threads or sleeping backends take part.
-        rng: Shuffles the order of each round.
-        counts: Items per slice by name; None: calibrated.
-    """
+    """Measure warm variants with different names side by side."""
     names = [variant.name for variant in variants]
     if len(set(names)) != len(names):
         raise ValueError(f"two variants share a name: {names}")

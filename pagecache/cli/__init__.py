@@ -1,17 +1,17 @@
 """The command line: each command has one module with its options, its help and its exit status.
 
     pagecache demo [TREE]       the main job on real files, compared byte by byte with plain file operations
-    pagecache top [SOCKET...]   what caches are doing, live in a terminal, or once as a table or JSON
+    pagecache top [SOCKET...]   the work of running caches, live in a terminal, or once as a table or JSON
     pagecache bench             hits, misses and write-back, measured beside plain files
-    pagecache drain SOCKET...   have a running program save what it has written so far, and see that it does
+    pagecache drain SOCKET...   have a running program save everything written so far, and verify it
     pagecache stress [TARGET]   random operations of many workers on a cache, a backend or a directory, all checked
     pagecache mount URL DIR     a file system over a backend, for any program
-    pagecache check-backend     whether a backend of yours keeps its promises, and which limits suit it
-    pagecache s3-clean URL      remove what programs that died have left in a bucket
+    pagecache check-backend     check that a backend keeps its promises, and measure the limits that suit it
+    pagecache s3-clean URL      remove leftovers of ended programs from a bucket
 
 Exit status: 0 fine, 1 a failure found or data not saved, 2 wrong usage, 130 interrupted. `--json` prints one JSON
-document on stdout wherever a table is printed for a person; progress and complaints go to stderr. Nothing heavy is
-imported before it is known which command runs: `pagecache --help` needs click alone.
+document on stdout in place of a table for a person; progress and errors go to stderr. Nothing heavy is imported before
+the command is known: `pagecache --help` needs only click.
 
 A command whose work serves nothing else is a package here, with `command.py` as that module: check_backend, demo, drain
 and top. The others call `pagecache.bench`, `pagecache.fuse`, `pagecache.stress` and `pagecache.backends`.

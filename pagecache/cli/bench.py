@@ -13,9 +13,8 @@ Command = Callable[..., Any]
 
 def _refuse_moved(context: click.Context, option: click.Parameter, value: object) -> None:
     if value:
-        raise WrongUsage(
-            f"{option.opts[0]}: only in a checkout, where goals are: make bench OPTIONS='{option.opts[0]} ...'"
-        )
+        name = option.opts[0]
+        raise WrongUsage(f"{name} is an option of a checkout's benchmarks: make bench OPTIONS='{name} ...'")
 
 
 def _moved(name: str, *, is_flag: bool = False) -> Callable[[Command], Command]:
@@ -55,10 +54,7 @@ def bench(group: str | None, only: str | None, list_cases: bool, quick: bool, se
     except UnknownCase as error:
         raise WrongUsage(f"{error}; a checkout has more: make bench ONLY={only}") from None
     if list_cases:
-        listed = [
-            {"name": case.name, "title": case.title, "goals": [{"key": key} for key in case.goals]} for case in cases
-        ]
-        print_json({"cases": listed}) if as_json else report.console().print(report.case_table(cases))
+        print_json(report.cases_as_dict(cases)) if as_json else report.console().print(report.case_table(cases))
         return
     settings, where = settings_for(quick=quick, seed=seed), report.machine()
     try:

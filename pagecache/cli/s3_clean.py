@@ -19,12 +19,12 @@ from pagecache.cli.usage import WrongUsage, interrupted, print_json
 @click.option("--dry-run", is_flag=True, help="List the objects and remove none.")
 @click.option("--json", "as_json", is_flag=True, help="Print the list as JSON.")
 def s3_clean(url: str, older_than: str, dry_run: bool, as_json: bool) -> None:
-    """Remove what programs that died have left in a bucket: private objects, and the uploads they have notes of.
+    """Remove leftovers of ended programs from a bucket: private objects, and the uploads that they have notes of.
 
-    URL is that of the volume: s3://BUCKET/PREFIX?endpoint=URL. Nothing of other programs is touched, and nothing of one
-    that has stored something in that time. What a program that still runs has staged is lost when it is removed. An
-    upload that was begun right before the program died may have no note: a lifecycle rule of the bucket ends those.
-    Exit status: 0 done, 1 the server refused something, 2 wrong usage.
+    URL is that of the volume: s3://BUCKET/PREFIX?endpoint=URL. Objects of other programs stay, and objects of a program
+    that has stored anything within that time. A running program loses its staged bytes if its objects are removed. An
+    upload that began right before the program died may have no note: a lifecycle rule of the bucket ends those. Exit
+    status: 0 done, 1 the server refused a request, 2 wrong usage.
     """
     from pagecache.backends import backend_from_url
     from pagecache.stress.plan import seconds

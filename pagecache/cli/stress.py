@@ -48,15 +48,15 @@ from pagecache.cli.usage import WrongUsage, leave, print_json
     type=click.Path(exists=True, dir_okay=False, path_type=Path),
     help="Run the round that failed again; other options but --duration are the file's.",
 )
-@click.option("--shrink", is_flag=True, help="Make what is found small: fewest operations, as a replay and as a test.")
-@click.option("--shrink-time", metavar="TIME", default="60s", show_default=True, help="Time that --shrink may take.")
+@click.option("--shrink", is_flag=True, help="Reduce a finding to the fewest operations, as a replay and as a test.")
+@click.option("--shrink-time", metavar="TIME", default="60s", show_default=True, help="Time limit of --shrink.")
 @click.option(
     "--html",
     metavar="FILE",
     type=click.Path(dir_okay=False, path_type=Path),
-    help="Write a page that shows what was found, or what was exercised.",
+    help="File for a page about the finding, or the exercised operations.",
 )
-@click.option("-v", "--verbose", is_flag=True, help="Print what was exercised, too, when nothing was found.")
+@click.option("-v", "--verbose", is_flag=True, help="Print the exercised operations also if nothing was found.")
 @click.option("--json", "as_json", is_flag=True, help="Print the report as JSON.")
 def stress(
     target: str | None,
@@ -68,12 +68,11 @@ def stress(
     as_json: bool,
     **options: Any,
 ) -> None:
-    """Random operations of many workers on TARGET, each byte checked against what it may be.
+    """Run random operations of many workers on TARGET, and check each byte against its possible values.
 
-    TARGET: nothing (a cache over a backend in memory), a backend URL (dir:PATH, ...), python:module:factory (what the
-    factory gives when it is called; the module is looked for here too), or path:DIR: any mounted file system, without
-    the cache. Exit status: 0 nothing was found, 1 something was; a file that
-    repeats it is written.
+    TARGET: none (a cache over a backend in memory), a backend URL (dir:PATH, ...), python:module:factory (the result
+    of the factory; the module may be in this directory), or path:DIR: any mounted file system, without the cache. Exit
+    status: 0 nothing was found, 1 a fault was found; a file that repeats it is written.
     """
     from pagecache.stress import UnusableTarget
     from pagecache.stress.command import Ending, execute, plan_of, read_replay
@@ -105,7 +104,7 @@ def stress(
         except OSError as error:
             raise click.ClickException(str(error)) from None
         except KeyboardInterrupt as error:
-            if outcome is not None:  # while it was shrunk, or written
+            if outcome is not None:  # interrupted while it was shrunk or written
                 print_json(outcome.to_dict()) if as_json else click.echo(outcome.text())
             left = "objects that begin with 'pagecache-stress-' may be left in the target"
             click.echo(f"interrupted: {left if outcome is not None else str(error) or left}", err=True)

@@ -22,14 +22,14 @@ class WrongUsage(click.ClickException):
         click.echo(f"{self.command}: {self.format_message()}", file=file, err=file is None)
 
 
-def interrupted(what_is_left: str) -> NoReturn:
+def interrupted(remark: str) -> NoReturn:
     """End after Ctrl-C: one line on stderr, exit status 130."""
-    click.echo(f"interrupted: {what_is_left}", err=True)
+    click.echo(f"interrupted: {remark}", err=True)
     sys.exit(INTERRUPTED)
 
 
 def leave(status: int, *, hung: bool) -> NoReturn:
-    """End, whatever hangs: a thread of a backend may be one that the interpreter would wait for."""
+    """End the process; `hung`: without waiting for threads, because one of a backend may hang."""
     if hung:
         import os
 

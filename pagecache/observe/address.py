@@ -1,13 +1,12 @@
-"""The socket of a server: how it comes into being, and how it goes.
+"""The socket of a server: its creation and its removal.
 
-It is made under a name that nobody knows, with mode 0600 before it has a name at all, and listens before it gets the
-name that was asked for: so nobody ever meets it half made, whatever the umask is. That name is taken by a link, which
-replaces nothing. Only a socket that nobody listens on any more is taken away first, and only when what was taken away
-is that socket: a file that came there meanwhile is put back. Two processes that want one name take turns by a lock on
-the directory.
+A socket is made under a secret name, with mode 0600 before it has a name at all. It listens before it gets the
+requested name, so no client meets it half made, whatever the umask is. The name is taken by a link, which replaces
+nothing. A socket without a listener is removed first. If the removed file turns out to be another one, which arrived at
+that moment, it is put back. Two processes that want one name take turns by a lock on the directory.
 
 A name may be as long as the file system allows: sockets are bound and connected to through the directory that holds
-them (/proc/self/fd), since an address has room for 107 bytes alone.
+them (/proc/self/fd), since an address has room for only 107 bytes.
 """
 
 from __future__ import annotations
@@ -27,7 +26,7 @@ __all__ = ["Listener", "checked_path"]
 
 BACKLOG = 128
 PATIENCE = 5.0
-"""Seconds that others have for their turn."""
+"""Seconds that another process may hold the lock."""
 MODE = 0o600
 
 
@@ -43,14 +42,14 @@ os.register_at_fork(after_in_child=_forsake)
 
 
 class Listener:
-    """A listening socket with a name. A forked child closes it: nobody is to connect to it when its owner is gone."""
+    """A listening socket with a name. A forked child closes it: after its owner ended, no client may connect."""
 
     def __init__(self, path: str) -> None:
         """Listen at an absolute path.
 
         Raises:
-            OSError: EADDRINUSE somebody listens there; FileExistsError: something else is there; whatever the directory
-                says, with the path.
+            OSError: EADDRINUSE, another server listens there; FileExistsError, another kind of file is there; errors
+                of the directory, with the path.
         """
         self.path = path
         self._folder, self._name = os.path.split(path)
@@ -70,22 +69,22 @@ class Listener:
                     os.unlink(temporary, dir_fd=folder)
 
     def close(self) -> None:
-        """Nobody is to connect any more."""
+        """Stop listening."""
         self.remove()
         self.socket.close()
 
     def remove(self) -> None:
-        """Take the name away, if it is still ours. Before the socket closes: until then nobody else can be it."""
+        """Remove the name if it is still this socket. Before the socket closes: until then its inode is unique."""
         with contextlib.suppress(OSError), _opened(self._folder, self.path) as folder:
             if _identity(os.stat(self._name, dir_fd=folder, follow_symlinks=False)) == self._identity:
                 os.unlink(self._name, dir_fd=folder)
 
 
 def checked_path(path: str | os.PathLike[str]) -> str:
-    """The absolute path of a socket.
+    """Return the absolute path of a socket.
 
     Raises:
-        TypeError, ValueError: it can be no path of one.
+        TypeError, ValueError: It cannot be the path of a socket.
     """
     found = os.fspath(path)
     if not isinstance(found, str):
@@ -108,7 +107,7 @@ def _opened(folder: str, path: str) -> Iterator[int]:
 
 
 def _named(error: OSError, path: str) -> OSError:
-    """The error of a call that did not know the whole path."""
+    """Return the error of a call with the whole path."""
     return OSError(error.errno, error.strerror, path)
 
 
@@ -117,10 +116,10 @@ def _address(folder: int, name: str) -> str:
 
 
 def _bound(folder: int, path: str) -> tuple[socket.socket, str]:
-    """A socket under a name that nobody knows."""
+    """Make a socket under a secret name."""
     made = socket.socket(socket.AF_UNIX, socket.SOCK_STREAM | socket.SOCK_NONBLOCK | socket.SOCK_CLOEXEC)
     try:
-        os.fchmod(made.fileno(), MODE)  # what bind gives to the name, less the umask
+        os.fchmod(made.fileno(), MODE)  # bind makes the name with this mode, minus the umask
         name = f".pagecache-{secrets.token_hex(8)}"
         made.bind(_address(folder, name))
     except OSError as error:
@@ -138,7 +137,7 @@ def _identity(found: os.stat_result) -> tuple[int, int]:
 
 @contextlib.contextmanager
 def _turn(folder: int, path: str) -> Iterator[None]:
-    """One at a time looks at the names of sockets in a directory and changes them."""
+    """Hold the lock under which one process at a time examines and changes names of sockets in a directory."""
     until = time.monotonic() + PATIENCE
     while True:
         try:
@@ -151,7 +150,7 @@ def _turn(folder: int, path: str) -> Iterator[None]:
     try:
         yield
     finally:
-        fcntl.flock(folder, fcntl.LOCK_UN)  # not only by closing it: a child that was forked meanwhile has it open too
+        fcntl.flock(folder, fcntl.LOCK_UN)  # closing is not enough: a child forked in between has it open too
 
 
 def _take_name(folder: int, temporary: str, name: str, path: str) -> None:
@@ -167,15 +166,15 @@ def _take_name(folder: int, temporary: str, name: str, path: str) -> None:
 
 
 def _clear(folder: int, name: str, path: str) -> None:
-    """Take a socket away whose owner is gone.
+    """Remove a socket whose owner is gone.
 
     Raises:
-        OSError: it is not; or it is no socket at all.
+        OSError: Its owner is there, or it is not a socket.
     """
     try:
         held = os.open(name, os.O_PATH | os.O_NOFOLLOW | os.O_CLOEXEC, dir_fd=folder)
     except FileNotFoundError:
-        return  # it went by itself
+        return  # its owner removed it
     try:
         if not stat.S_ISSOCK(os.stat(held).st_mode):
             raise FileExistsError(errno.EEXIST, "something is there that is not a socket", path)
@@ -183,7 +182,7 @@ def _clear(folder: int, name: str, path: str) -> None:
             raise OSError(errno.EADDRINUSE, "somebody serves at this path already", path)
         aside = f".pagecache-{secrets.token_hex(8)}"
         os.rename(name, aside, src_dir_fd=folder, dst_dir_fd=folder)
-        # As long as it is held, nothing else can be the same inode.
+        # While this descriptor is open, no other file can get its inode number.
         if _identity(os.stat(aside, dir_fd=folder, follow_symlinks=False)) != _identity(os.stat(held)):
             os.link(aside, name, src_dir_fd=folder, dst_dir_fd=folder, follow_symlinks=False)
         os.unlink(aside, dir_fd=folder)
@@ -192,7 +191,7 @@ def _clear(folder: int, name: str, path: str) -> None:
 
 
 def _alive(held: int) -> bool:
-    """Whether somebody listens, or somebody else's socket cannot be asked."""
+    """Return whether a server listens, or the socket of another user cannot be asked."""
     with socket.socket(socket.AF_UNIX, socket.SOCK_STREAM | socket.SOCK_NONBLOCK | socket.SOCK_CLOEXEC) as probe:
         try:
             probe.connect(f"/proc/self/fd/{held}")

@@ -1,8 +1,8 @@
-"""The documents of docs/live.md as a reader sees them: typed, checked, and no more than what a reader uses.
+"""The documents of docs/live.md as a reader sees them: typed, checked, reduced to the fields that readers use.
 
-Fields are only ever added to a schema, so a reader ignores what it does not know. A field that is missing or of
-another kind is an error that names it: what a program shows about unsaved data is never a guess. Fields that later
-versions of the same schema add have a default here.
+Fields are only ever added to a schema, so a reader ignores unknown fields. A missing field, or one of another type, is
+an error that names it: figures about unsaved data are never guesses. Fields that later versions of a schema added have
+a default here.
 """
 
 import types
@@ -14,19 +14,19 @@ from typing import Any, TypeVar
 
 SCHEMA = 1
 WHOLE_MAX = 2**64 - 1
-NUMBER_MAX = 1e100  # sums and products of such numbers are numbers
+NUMBER_MAX = 1e100  # sums and products of such numbers stay finite
 
 Counters = Mapping[str, float]
 T = TypeVar("T")
 
 
 class Malformed(ValueError):
-    """A document that is none of this schema; the message names the place."""
+    """A document does not have this schema; the message names the place."""
 
 
 @dataclass(frozen=True, slots=True)
 class Histogram:
-    """How long calls took: `counts[k]` of them at most `bounds[k]` seconds; the last count is of what took longer."""
+    """Durations of calls: `counts[k]` of them at most `bounds[k]` seconds; the last count is of longer calls."""
 
     bounds: tuple[float, ...] = ()
     counts: tuple[int, ...] = ()
@@ -45,7 +45,7 @@ class Latency:
 
 @dataclass(frozen=True, slots=True)
 class Oldest:
-    """Ages in seconds; None: there is none."""
+    """Ages of the oldest bytes in seconds; None: there are no such bytes."""
 
     dirty: float | None = None
     failed: float | None = None
@@ -53,7 +53,7 @@ class Oldest:
 
 @dataclass(frozen=True, slots=True)
 class Queue:
-    """Backend calls at work, and pieces of work by class."""
+    """Running backend calls, and waiting work by class."""
 
     running: int = 0
     waiting: Mapping[str, int] = field(default_factory=dict)
@@ -71,7 +71,7 @@ class Throttle:
 
 @dataclass(frozen=True, slots=True)
 class Trouble:
-    """One event of trouble, and what happens next without anybody doing anything."""
+    """One event of trouble, and the next automatic step."""
 
     age: float
     kind: str
@@ -158,9 +158,9 @@ class Files:
 
 @dataclass(frozen=True, slots=True)
 class Folios:
-    """`/v1/folios`: runs of (offset, length, state), whole pages; what is not cached has no run.
+    """`/v1/folios`: runs of (offset, length, state), whole pages; uncached bytes have no run.
 
-    `offset` and `length` are what the answer covers, which may be less than what was asked for.
+    The answer covers `length` bytes at `offset`, which may be less than the requested range.
     """
 
     schema: int
@@ -177,7 +177,7 @@ class Folios:
 
 @dataclass(frozen=True, slots=True)
 class Owner:
-    """Who has what is waited for."""
+    """The holder that a wait is for."""
 
     what: str | None = None
     thread: int | None = None
@@ -235,7 +235,7 @@ class Failed:
 
 @dataclass(frozen=True, slots=True)
 class SyncError:
-    """What a ticket could not save of one volume."""
+    """The ranges of one volume that a ticket could not save."""
 
     message: str
     volume: str | None = None
@@ -244,7 +244,7 @@ class SyncError:
 
 @dataclass(frozen=True, slots=True)
 class Sync:
-    """`/v1/sync`: how far a ticket is."""
+    """`/v1/sync`: the progress of a ticket."""
 
     schema: int
     ticket: int
@@ -258,16 +258,16 @@ class Sync:
 
 
 def decode(kind: type[T], document: object) -> T:
-    """Read a document, parsed from JSON, as one of the classes above.
+    """Return a document, parsed from JSON, as one of the classes above.
 
     Raises:
-        Malformed: something is missing or of another kind.
+        Malformed: A field is missing or has another type.
     """
     return typing.cast(T, value_of(kind, document, ""))
 
 
 def value_of(kind: Any, value: object, where: str) -> object:
-    """`value` as `kind` wants it; `where` is the place in the document, for messages."""
+    """Return `value` as a `kind`; `where` is the place in the document, for messages."""
     if isinstance(kind, type) and hasattr(kind, "__dataclass_fields__"):
         return object_of(kind, value, where)
     origin, arguments = typing.get_origin(kind), typing.get_args(kind)
@@ -285,7 +285,7 @@ def value_of(kind: Any, value: object, where: str) -> object:
 
 
 def object_of(kind: Any, value: object, where: str) -> object:
-    """A dataclass; what it does not name is ignored, what it names without a default has to be there."""
+    """Return a dataclass. Unknown fields are ignored; fields without a default are required."""
     require(isinstance(value, dict), where, "an object", value)
     assert isinstance(value, dict)
     known: dict[str, object] = {}
@@ -299,7 +299,7 @@ def object_of(kind: Any, value: object, where: str) -> object:
 
 @cache
 def shape(kind: Any) -> dict[str, tuple[Any, bool]]:
-    """Field -> its type, and whether it has to be there."""
+    """Return the type of each field, and whether it is required."""
     hints = typing.get_type_hints(kind)
     return {
         one.name: (hints[one.name], one.default is MISSING and one.default_factory is MISSING) for one in fields(kind)
@@ -307,7 +307,7 @@ def shape(kind: Any) -> dict[str, tuple[Any, bool]]:
 
 
 def tuple_of(arguments: tuple[Any, ...], value: object, where: str) -> tuple[object, ...]:
-    """An array: of one kind, or of one kind for each place."""
+    """Return an array: of one type, or with one type for each place."""
     require(isinstance(value, list), where, "an array", value)
     assert isinstance(value, list)
     if arguments[-1] is Ellipsis:
@@ -320,9 +320,9 @@ def tuple_of(arguments: tuple[Any, ...], value: object, where: str) -> tuple[obj
 
 
 def scalar_of(kind: Any, value: object, where: str) -> object:
-    """A string, truth value or number. Whole numbers are sizes, counts and ids: none is below 0."""
+    """Return a string, bool or number. Whole numbers are sizes, counts and ids, so none is below 0."""
     if kind is float:
-        # NaN is not within either.
+        # NaN is not within the bounds either.
         fine = type(value) in (int, float) and abs(typing.cast(float, value)) <= NUMBER_MAX
         require(fine, where, "a number", value)
         return value
@@ -334,7 +334,7 @@ def scalar_of(kind: Any, value: object, where: str) -> object:
 
 
 def require(fine: bool, where: str, wanted: str, value: object) -> None:
-    """Complain about a place of the document."""
+    """Return the error for a place of the document."""
     if not fine:
         found = repr(value)
         found = found if len(found) <= 40 else found[:39] + "…"

@@ -1,18 +1,18 @@
-"""Reads the live documents of a cache (docs/live.md) over its socket.
+"""A client that reads the live documents of a cache (docs/live.md) over its socket.
 
-One `Client` is one connection, kept for the next request; one thread uses it at a time. Every request ends within
-`timeout`: the whole of it, so that an owner that answers byte by byte is as bounded as one that hangs. Whatever goes
-wrong is a `LiveError` that says which socket, what is wrong with it and, where there is something, what to do:
+One `Client` is one connection, kept for the next request; one thread uses it at a time. Every request as a whole ends
+within `timeout`, so a server that answers byte by byte is as bounded as one that hangs. Every failure is a `LiveError`
+that names the socket, the problem and, if there is one, the remedy:
 
-    NoSocket        there is no such path, or it is no socket
-    NobodyListens   the socket is there, its owner is not
-    NotAllowed      the socket belongs to somebody else
-    NotPagecache    what answers does not speak of a cache
+    NoSocket        there is no such path, or it is not a socket
+    NobodyListens   the socket exists, its owner does not
+    NotAllowed      the socket belongs to another user
+    NotPagecache    the answer is not a document of a cache
     TooSlow         no whole answer in time
     NewerSchema     the cache is newer than this program
-    Refused         the cache understood and said no: its status and sentence
+    Refused         the cache refused the request: its status and sentence
 
-Which caches there are: `find_sockets`.
+`find_sockets` lists the sockets of caches.
 """
 
 import errno
@@ -45,11 +45,11 @@ __all__ = [
 
 T = TypeVar("T")
 
-# Some thousand files are 1 MB. An answer of more than this is no document, and must not fill the reader's memory.
+# Some thousand files are 1 MB. A larger answer is not a document, and must not fill the reader's memory.
 ANSWER_MAX = 64 << 20
 # Bytes of a path in the address of a Unix socket.
 ADDRESS_MAX = 107
-# A file in this many answers has millions of runs: more than anybody looks at.
+# A file in this many answers has millions of runs: more than a person can read.
 FOLIO_ANSWERS_MAX = 32
 
 
@@ -57,8 +57,8 @@ class LiveError(Exception):
     """The documents of a cache could not be read.
 
     Attributes:
-        path: the socket.
-        brief: the same in a few words, for a column of a table.
+        path: The socket.
+        brief: The message in a few words, for a column of a table.
     """
 
     brief = "unreadable"
@@ -70,25 +70,25 @@ class LiveError(Exception):
 
 
 class NoSocket(LiveError):
-    """No such path, or it is no socket: not served yet, or closed."""
+    """No such path, or it is not a socket: not served yet, or closed."""
 
     brief = "no such socket"
 
 
 class NobodyListens(LiveError):
-    """The socket is there and its owner is not: it died, or it closed while we asked."""
+    """The socket exists and its owner does not: the process died, or the cache closed during the request."""
 
     brief = "nobody listens"
 
 
 class NotAllowed(LiveError):
-    """The socket is for its owner only."""
+    """Only the owner of the socket may use it."""
 
     brief = "permission denied"
 
 
 class NotPagecache(LiveError):
-    """The answer is no document of a cache."""
+    """The answer is not a document of a cache."""
 
     brief = "not a pagecache socket"
 
@@ -100,7 +100,7 @@ class TooSlow(LiveError):
 
 
 class NewerSchema(LiveError):
-    """The documents have a schema that this version does not know."""
+    """The documents have a schema newer than this version."""
 
     brief = "newer schema"
 
@@ -109,7 +109,7 @@ class Refused(LiveError):
     """The cache answered with an error.
 
     Attributes:
-        status: that of HTTP; 503: the cache is closed, or has too many clients.
+        status: The status of HTTP; 503: the cache is closed, or has too many clients.
     """
 
     brief = "refused"
@@ -120,10 +120,10 @@ class Refused(LiveError):
 
 
 def find_sockets(environment: Mapping[str, str] = os.environ) -> list[Path]:
-    """Sockets to look at when none is named: `$PAGECACHE_SOCKET`, then those of `$XDG_RUNTIME_DIR/pagecache`.
+    """Return the sockets to read if none is named: `$PAGECACHE_SOCKET`, then those of `$XDG_RUNTIME_DIR/pagecache`.
 
-    The first has paths separated by ':', and they are returned whether they exist or not: somebody named them. Of
-    the second, every `*.sock` is returned, by name.
+    The variable has paths separated by ':', and they are returned whether they exist or not, because the user named
+    them. Of the directory, every `*.sock` is returned, by name.
     """
     named = [Path(path) for path in environment.get("PAGECACHE_SOCKET", "").split(":") if path]
     folder = environment.get("XDG_RUNTIME_DIR")
@@ -137,10 +137,10 @@ class DeadlineSocket(socket.socket):
     deadline = 0.0
 
     def left(self) -> float:
-        """Seconds until the deadline.
+        """Return the seconds until the deadline.
 
         Raises:
-            TimeoutError: it has passed.
+            TimeoutError: It has passed.
         """
         left = self.deadline - time.monotonic()
         if left <= 0:
@@ -159,7 +159,7 @@ class DeadlineSocket(socket.socket):
 
 
 def connect_to(sock: socket.socket, path: str) -> None:
-    """Connect, to a path longer than a socket's address may be as well."""
+    """Connect, also to a path that is too long for the address of a socket."""
     if len(os.fsencode(path)) <= ADDRESS_MAX:
         sock.connect(path)
         return
@@ -181,7 +181,7 @@ class Connection(http.client.HTTPConnection):
         self.deadline = 0.0
 
     def within(self, seconds: float) -> None:
-        """Let everything from here on end in `seconds`."""
+        """Set the deadline of all following calls."""
         self.deadline = time.monotonic() + seconds
         if self.sock is not None:
             self.sock.deadline = self.deadline
@@ -197,7 +197,7 @@ class Connection(http.client.HTTPConnection):
                     connect_to(sock, self.path)
                     break
                 except BlockingIOError:
-                    # Its queue of connections is full, and a Unix socket has no way to wait for a place in it.
+                    # The queue of connections is full, and a Unix socket has no way to wait for a place in it.
                     time.sleep(min(0.01, sock.left()))
         except BaseException:
             sock.close()
@@ -229,23 +229,23 @@ class Client:
         self._connection.close()
 
     def stats(self) -> Stats:
-        """The cache and its volumes."""
+        """Return the cache and its volumes."""
         return self._read(Stats, "/v1/stats")
 
     def files(
         self, *, volume: str | None = None, sort: str = "dirty", limit: int = 200, match: str | None = None
     ) -> Files:
-        """The first `limit` files of a volume, or of all, that have `match` in their keys; greatest first."""
+        """Return the first `limit` files of a volume, or of all, that have `match` in their keys; greatest first."""
         return self._read(Files, "/v1/files", volume=volume, sort=sort, limit=limit, match=match)
 
     def folios(self, file: int, *, offset: int = 0, length: int | None = None) -> Folios:
-        """The states of a file's bytes from `offset` on: one answer, which may end before `length` does."""
+        """Return the states of a file's bytes from `offset` on: one answer, which may cover less than `length`."""
         return self._read(Folios, "/v1/folios", file=file, offset=offset, length=length)
 
     def all_folios(self, file: int, *, offset: int = 0, length: int | None = None) -> Folios:
-        """The same in as many answers as it takes, each right by itself.
+        """Return the states of a range from as many answers as necessary; each answer is consistent in itself.
 
-        What is beyond FOLIO_ANSWERS_MAX of them is left out; `length` says how much there is.
+        Bytes beyond FOLIO_ANSWERS_MAX answers are left out; `length` is the length that is covered.
         """
         found = self.folios(file, offset=offset, length=length)
         end = found.size if length is None else min(found.size, offset + length)
@@ -266,11 +266,11 @@ class Client:
         return found
 
     def waits(self) -> Waits:
-        """Who waits for what."""
+        """Return the waits: waiters, conditions and holders."""
         return self._read(Waits, "/v1/waits")
 
     def failed(self, volume: str | None = None) -> Failed:
-        """What could not be written back."""
+        """Return the ranges that could not be written back."""
         return self._read(Failed, "/v1/failed", volume=volume)
 
     def begin_sync(self, volume: str | None = None) -> Sync:
@@ -278,14 +278,14 @@ class Client:
         return self._read(Sync, "/v1/sync", method="POST", volume=volume)
 
     def sync(self, ticket: int) -> Sync:
-        """How far a ticket is."""
+        """Return the progress of a ticket."""
         return self._read(Sync, f"/v1/sync/{ticket}")
 
     def document(self, path: str, *, method: str = "GET", **query: str | int | None) -> dict[str, Any]:
-        """Any of the documents as it came, checked for its schema only.
+        """Return any of the documents as plain JSON, with only its schema checked.
 
         Raises:
-            LiveError: as the head of this file lists them.
+            LiveError: One of those that the head of this file lists.
         """
         wanted = {name: value for name, value in query.items() if value is not None}
         status, body = self._exchange(method, f"{path}?{urlencode(wanted, errors='surrogatepass')}" if wanted else path)
@@ -311,14 +311,14 @@ class Client:
             raise self._not_pagecache(f"{path}: {error}") from None
 
     def _not_pagecache(self, reason: str) -> NotPagecache:
-        """The error; what else such a peer would send is not waited for."""
+        """Return the error, without waiting for the rest of the answer."""
         self.close()
         return NotPagecache(self.path, f"not a pagecache socket: {reason}")
 
     def _exchange(self, method: str, target: str) -> tuple[int, bytes]:
-        """Send one request and take its answer; once more where a kept connection turns out to be gone.
+        """Send one request and return its answer; repeat it once if a kept connection turns out to be gone.
 
-        Of a POST that was read before the connection broke, this makes a second ticket, which does no harm.
+        If a POST was read before the connection broke, this makes a second ticket, which does no harm.
         """
         kept = self._connection.sock is not None
         self._connection.within(self.timeout)
@@ -342,13 +342,13 @@ class Client:
             if response.length:
                 raise http.client.IncompleteRead(body, response.length)
         except BaseException:
-            # An interrupt as well: the rest of this answer would be taken for the next one.
+            # Also after an interrupt: the next request would read the rest of this answer.
             self.close()
             raise
         return response.status, body
 
     def _broken(self, error: Exception) -> LiveError:
-        """The error of a request as a person needs it."""
+        """Return the LiveError for the error of a request."""
         match error:
             case TimeoutError():
                 return TooSlow(self.path, f"no answer within {self.timeout:g} s: its owner hangs, or is stopped")

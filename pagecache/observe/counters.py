@@ -1,7 +1,7 @@
-"""Every number of `CacheStats.to_dict()`: what kind it is, what it is called elsewhere, and what it means in a line.
+"""The table of all numbers of `CacheStats.to_dict()`: kind, name in metrics, and meaning in one line.
 
-The one table behind the Prometheus text, `pagecache.metrics.Collector` and docs/counters.md, which says of each what
-to do about it.
+The Prometheus text, `pagecache.metrics.Collector` and docs/counters.md are made from it; docs/counters.md adds advice
+for each number.
 """
 
 from __future__ import annotations
@@ -19,10 +19,10 @@ class Counter:
     """One number.
 
     Attributes:
-        help: one line.
-        unit: empty for a count.
-        grows: it only grows while the cache lives; else it is a level.
-        memory: metrics have it once a cache. It is of the whole cache, in the numbers of a volume or file too.
+        help: One line.
+        unit: Empty for a count.
+        grows: True: it only grows while the cache lives; False: it is a level.
+        memory: True: it belongs to the whole cache, also in the numbers of a volume or file; metrics have it once.
     """
 
     help: str
@@ -31,7 +31,7 @@ class Counter:
     memory: bool = False
 
     def metric(self, name: str) -> str:
-        """What Prometheus calls it."""
+        """Return the name in Prometheus."""
         unit = f"_{self.unit}" if self.unit and not name.endswith(self.unit) else ""
         return f"pagecache_{name}{unit}{'_total' if self.grows else ''}"
 

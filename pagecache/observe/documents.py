@@ -1,8 +1,8 @@
-"""The documents of docs/live.md, as plain dicts and lists that JSON can say: pure functions of a cache.
+"""The documents of docs/live.md, as plain dicts and lists for JSON: pure functions of a cache.
 
-Each takes its numbers without stopping anything, holds locks of the cache for moments only, and is bounded: by volumes,
-by LIMIT_MOST files, RUNS_MOST runs and RANGES_MOST ranges. What is asked of every file, to choose and sort them or
-to find the oldest dirty byte, is its key or one number and nothing else.
+Each takes its numbers without stopping the cache, and holds locks only for moments. Each is bounded: by volumes, by
+LIMIT_MOST files, RUNS_MOST runs and RANGES_MOST ranges. Choosing and sorting files, and finding the oldest dirty byte,
+reads only the key or one number of every file.
 """
 
 from __future__ import annotations
@@ -37,17 +37,17 @@ LIMIT, LIMIT_MOST = 200, 1000
 RUNS_MOST = 10_000
 RANGES_MOST = 10_000
 OLDEST_AMONG = 1000
-"""Of the dirty files, in the order in which they became so, the oldest byte is looked for in so many."""
+"""Number of dirty files, in the order in which they became dirty, that are searched for the oldest byte."""
 COMMAND_MOST = 200
 CALLS = {"read": READ_CALL, "write": WRITE_CALL, "commit": COMMIT_CALL}
 
 
 class NotThere(LookupError):
-    """No such volume, file or ticket; one sentence says which."""
+    """No such volume, file or ticket; the message is one sentence that names it."""
 
 
 def said(key: Key) -> str | None:
-    """A key as people read it."""
+    """Return a key as readable text."""
     if key is None or isinstance(key, str):
         return key
     if isinstance(key, os.PathLike):
@@ -61,10 +61,10 @@ def code_name(code: int | None) -> str | None:
 
 
 def volume_named(cache: PageCache, name: str | None) -> list[Volume]:
-    """The volume of that name; None: all of them.
+    """Return the volume of that name; None: all of them.
 
     Raises:
-        NotThere: there is none.
+        NotThere: There is none.
     """
     volumes = cache.volumes()
     found = [volume for volume in volumes if name is None or volume.name == name]
@@ -149,7 +149,7 @@ def _oldest_dirty(volume: Volume, now: float) -> float | None:
 
 
 def _clean_in(counters: dict[str, Any], rate: float | None, aborted: bool) -> float | None:
-    """Nobody can say it for bytes that are not tried any more."""
+    """Return the expected seconds until everything is saved; None: bytes have failed, or nothing is being saved."""
     unsaved = counters["local"] + counters["staged"]
     if not unsaved:
         return 0.0
@@ -179,7 +179,7 @@ def _trouble(trouble: Trouble, now: float) -> dict[str, Any]:
 
 
 def files(cache: PageCache, volume: str | None, sort: str, limit: int, match: str = "") -> dict[str, Any]:
-    """`/v1/files`: the first `limit` of those with `match` in their keys, greatest first; by key ascending."""
+    """`/v1/files`: the first `limit` files with `match` in their keys, greatest first; by key ascending."""
     now = cache.clock.now()
     found: list[tuple[Volume, Inode]] = []
     for each in volume_named(cache, volume):
@@ -202,7 +202,7 @@ def _matches(key: Key, folded: str) -> bool:
 def _first(found: list[tuple[Volume, Inode]], sort: str, limit: int) -> list[tuple[Volume, Inode]]:
     if sort == "key":
         return heapq.nsmallest(limit, found, key=lambda pair: (str(said(pair[1].key)), pair[0].name))
-    if sort == "age":  # the oldest first; what is not dirty has none
+    if sort == "age":  # the oldest first; clean files have none
         return heapq.nsmallest(limit, found, key=lambda pair: pair[1].native.number("age") or float("inf"))
     return heapq.nlargest(limit, found, key=lambda pair: pair[1].native.number(sort))
 
@@ -234,7 +234,7 @@ def _state(inode: Inode) -> str:
 
 
 def folios(cache: PageCache, file: int, offset: int, length: int | None) -> dict[str, Any]:
-    """`/v1/folios`: at most RUNS_MOST runs; `length` of the answer says how far they go."""
+    """`/v1/folios`: at most RUNS_MOST runs; the answer's `length` is the length that they cover."""
     for volume in cache.volumes():
         engine = volume.engine.file_at(file)
         if engine is not None:

@@ -1,10 +1,10 @@
 """HTTP/1.1 without I/O: bytes of requests in, requests out; answers as bytes.
 
-    feed(bytes) ─► Requests ─► next() ─► Request, or None: more has to come
-                                  └────► Refused: what is wrong with it; the connection is of no use afterwards
+    feed(bytes) ─► Requests ─► next() ─► Request, or None: more bytes are needed
+                                  └────► Refused: the error; the connection is of no use afterwards
 
-Strict where it decides how long a request is, so that nothing of one can be taken for another. Bodies are read and
-thrown away: no request needs one.
+The parser is strict about the length of a request, so that no part of one is taken for another. Bodies are read and
+dropped: no request needs one.
 """
 
 from __future__ import annotations
@@ -30,7 +30,7 @@ CHUNK = re.compile(rb"([0-9A-Fa-f]{1,8})[ \t]*(;[\t -~]*)?")
 
 
 class Refused(Exception):
-    """A request that is none, or too large."""
+    """A request is malformed or too large."""
 
     def __init__(self, status: int, message: str) -> None:
         super().__init__(message)
@@ -39,7 +39,7 @@ class Refused(Exception):
 
 @dataclass(frozen=True, slots=True)
 class Request:
-    """One request; `last`: no other follows on this connection."""
+    """One request; `last`: no other request follows on this connection."""
 
     method: str
     path: str
@@ -57,7 +57,7 @@ class Response:
     headers: Mapping[str, str] = field(default_factory=dict)
 
     def encode(self, *, head: bool = False, last: bool = False) -> bytes:
-        """As it is sent. `head`: without the body; `last`: the connection ends with it."""
+        """Return the bytes to send. `head`: without the body; `last`: the connection ends with this answer."""
         lines = [
             f"HTTP/1.1 {self.status} {HTTPStatus(self.status).phrase}",
             f"Content-Type: {self.content_type}",
@@ -70,7 +70,7 @@ class Response:
 
 
 def error(schema: int, status: int, message: str, **headers: str) -> Response:
-    """An error as JSON."""
+    """Return an error as JSON."""
     return Response(status, json.dumps({"schema": schema, "error": message}).encode(), headers=headers)
 
 
@@ -83,26 +83,26 @@ class Requests:
         self._left = 0  # bytes of its body, or of the current chunk
         self._chunked = False
         self._body = 0  # bytes of a chunked body so far, with their framing
-        self._step: Literal["size", "end", "trailer"] = "size"  # what the next line of it is
+        self._step: Literal["size", "end", "trailer"] = "size"  # the next line of a chunked body
         self._expected = False
 
     def feed(self, data: bytes) -> None:
         self._bytes += data
 
     def idle(self) -> bool:
-        """Whether nothing of a request has come yet."""
+        """Return whether no byte of a request has arrived yet."""
         return not self._bytes and self._request is None
 
     def waits_for_continue(self) -> bool:
-        """Whether the client sends its body only once it is told to; says so once."""
+        """Return, once, whether the client waits for `100 Continue` before it sends the body."""
         expected, self._expected = self._expected, False
         return expected
 
     def next(self) -> Request | None:
-        """The next request, whole; None: more has to come.
+        """Return the next complete request; None: more bytes are needed.
 
         Raises:
-            Refused: it is none; nothing that follows can be understood.
+            Refused: It is malformed; the following bytes cannot be parsed.
         """
         if self._request is None:
             self._request = self._head()
@@ -141,7 +141,7 @@ class Requests:
         return Request(method, path, query, last)
 
     def _frame(self, fields: Mapping[str, list[str]], *, old: bool) -> None:
-        """How long the body is."""
+        """Find the length of the body."""
         lengths, codings = set(fields.get("content-length", [])), fields.get("transfer-encoding", [])
         expect = fields.get("expect", [])
         if expect and [value.lower() for value in expect] != ["100-continue"]:
@@ -167,7 +167,7 @@ class Requests:
         return self._left == 0
 
     def _chunks(self) -> bool:
-        """Whether the last chunk and the trailer are over."""
+        """Skip chunks; return whether the last chunk and the trailer are complete."""
         while self._skipped() and (line := self._line()) is not None:
             self._body += len(line) + 1
             if self._step == "trailer":

@@ -21,7 +21,7 @@ CONTENT_TYPE = "text/plain; version=0.0.4; charset=utf-8"
 STATES = ("attached", "detaching", "aborted")
 CALLS = ("read", "write", "commit")
 IN_OTHER_WORDS = {"throttled_ns"}
-"""Counters that another one says in the unit that Prometheus wants."""
+"""Counters left out because another one has the unit that Prometheus wants."""
 
 Labels = tuple[tuple[str, str], ...]
 Values = list[tuple[Labels, float | None]]
@@ -55,7 +55,7 @@ class Family(NamedTuple):
 
 
 def families(stats: Mapping[str, Any]) -> list[Family]:
-    """What `/v1/stats` says, family by family. A family is there even where it has no sample."""
+    """Return the numbers of `/v1/stats` by family. A family is listed even if it has no sample."""
     one = stats["cache"]
     labels: Labels = (("cache", one["name"]),)
     volumes = [((*labels, ("volume", volume["name"])), volume) for volume in stats["volumes"]]
@@ -78,7 +78,7 @@ def families(stats: Mapping[str, Any]) -> list[Family]:
 
 
 def _table(*, memory: bool) -> list[tuple[str, str, Kind, str]]:
-    """(counter, metric, kind, help) of those of the cache's memory, or of a volume's own."""
+    """Yield (counter, metric, kind, help) of the cache's memory, or of a volume."""
     return [
         (name, counter.metric(name), "counter" if counter.grows else "gauge", counter.help)
         for name, counter in COUNTERS.items()
@@ -100,7 +100,7 @@ def _latency(volume: Mapping[str, Any], call: str) -> Histogram:
 
 
 def _one(*path: str) -> Callable[[Mapping[str, Any]], Values]:
-    """The number at the end of a path of keys."""
+    """Return the number at the end of a path of keys."""
 
     def value(volume: Any) -> Values:
         for key in path:
@@ -139,7 +139,7 @@ VOLUME = (
 
 
 def text(families: Iterable[Family]) -> str:
-    """Prometheus text, version 0.0.4."""
+    """Return the Prometheus text, version 0.0.4."""
     lines: list[str] = []
     for family in families:
         lines.append(_head(family.name, family.kind, family.help))
@@ -165,7 +165,7 @@ def _head(name: str, kind: Kind, help: str) -> str:
 
 
 def number(value: float) -> str:
-    """As Prometheus writes numbers."""
+    """Format a number for Prometheus."""
     if isinstance(value, float):
         return "+Inf" if value == math.inf else repr(value)
     return str(int(value))

@@ -1,4 +1,4 @@
-"""Which document answers which request: paths, methods and parameters of docs/live.md."""
+"""The table of paths, methods and parameters of docs/live.md, and the document for each request."""
 
 from __future__ import annotations
 
@@ -25,7 +25,7 @@ Document = Callable[["PageCache", Syncs, Query], dict[str, Any]]
 
 
 def answer(cache: PageCache, syncs: Syncs, request: Request) -> Response:
-    """The answer to a request, built completely. Never raises for what the client did."""
+    """Return the complete answer to a request. Never raises for a mistake of the client."""
     methods = _methods(request.path)
     if methods is None:
         return error(SCHEMA, 404, f"no document {request.path[:80]!r}; there are: {', '.join(_paths())}")
@@ -51,7 +51,7 @@ def answer(cache: PageCache, syncs: Syncs, request: Request) -> Response:
 
 
 def gone() -> Response:
-    """The cache has ended."""
+    """Return the answer of a closed cache."""
     return error(SCHEMA, 503, "the cache is closed")
 
 
@@ -59,12 +59,12 @@ Route = tuple[Callable[["PageCache", Syncs, Query], Response], tuple[str, ...]]
 
 
 def _paths() -> list[str]:
-    """The documents that there are, for people."""
+    """Return the paths of all documents."""
     return [*(path for path in ROUTES if path != "/"), f"{SYNC}NUMBER"]
 
 
 def _methods(path: str) -> dict[str, Route] | None:
-    """What can be done with a path; None: it leads nowhere."""
+    """Return the routes of a path by method; None: there is no such path."""
     if path in ROUTES:
         return ROUTES[path]
     number = path.removeprefix(SYNC)

@@ -3,14 +3,17 @@
     client ─► Requests ─► answer(cache, ...) ─► bytes ─► client, at its own pace
                           └─ under `_building`, a moment
 
-A document is built completely and then sent from memory: a slow client holds a buffer and nothing of the cache. While
-an answer is on its way its client is not read, so he has one answer of ours and one buffer of requests, and no more.
-A client who takes nothing for `send` seconds, who needs `request` seconds for one request, or is silent for `idle`
-seconds is dropped. Clients beyond CLIENTS_MOST are told so and sent away.
+A document is built completely and then sent from memory: a slow client holds a buffer and no lock of the cache. While
+an answer is being sent, nothing is read from its client, so a client holds at most one answer and one buffer of
+requests. A client is dropped if it takes no bytes for `send` seconds, needs `request` seconds for one request, or is
+silent for `idle` seconds. Clients beyond CLIENTS_MOST get 503 and are disconnected.
 
-The thread does not keep its cache alive. Closing takes `_building` once, so that nobody looks at a cache that is gone,
-and waits for no client. A forked child has the sockets and not the thread: it closes them, unanswered, and leaves the
-names alone (the listening ones: address.py).
+The thread does not keep its cache alive. Closing takes `_building` once, so that the thread reads no closed cache, and
+waits for no client. A forked child has the sockets and not the thread: it closes them without an answer, and leaves the
+names alone (address.py closes the listening ones).
+
+The parser is http.py: `http.server` needs a thread for each client, and accepts 27 of the 31 malformed requests that
+http.py refuses. h11 refuses all but two of them, but would replace some 90 lines by a dependency.
 """
 
 from __future__ import annotations
@@ -41,13 +44,13 @@ log = logging.getLogger("pagecache")
 
 CLIENTS_MOST = 64
 LEAVING_MOST = 64
-"""Clients that were answered for the last time and have not hung up."""
+"""Clients that got their last answer and have not disconnected."""
 RECEIVE = 16 << 10
 SEND = 256 << 10
 BREATH = 0.05
-"""Seconds of doing nothing where going on at once would only fail again."""
+"""Seconds of pause if an immediate retry would fail again."""
 LOOK = 1.0
-"""Seconds between looks at syncs that run."""
+"""Seconds between checks of running syncs."""
 CONTINUE = b"HTTP/1.1 100 Continue\r\n\r\n"
 
 _servers: weakref.WeakSet[Server] = weakref.WeakSet()
@@ -62,7 +65,7 @@ os.register_at_fork(after_in_child=_forsake)
 
 
 class Timeouts:
-    """Seconds that a client has."""
+    """Limits of a client in seconds."""
 
     def __init__(self, *, idle: float = 60.0, request: float = 10.0, send: float = 30.0, leave: float = 2.0) -> None:
         self.idle = idle
@@ -72,20 +75,20 @@ class Timeouts:
 
 
 class _Client:
-    """One connection. `until`: when its patience with us, or ours with it, ends."""
+    """One connection. `until`: the time at which it is dropped."""
 
     def __init__(self, connection: socket.socket) -> None:
         self.socket = connection
         self.requests = Requests()
         self.answer = memoryview(b"")
-        self.last = False  # the answer on its way is the last
-        self.leaving = False  # it has been sent; the client is to hang up
+        self.last = False  # the answer being sent is the last
+        self.leaving = False  # the last answer was sent; the client should disconnect
         self.until = 0.0
         self.events = 0
 
 
 class Server:
-    """All the sockets that one cache is served at."""
+    """The server of one cache, at all its sockets."""
 
     def __init__(self, cache: PageCache, timeouts: Timeouts | None = None) -> None:
         self._cache = weakref.ref(cache, lambda _: self._wake())
@@ -111,14 +114,14 @@ class Server:
     # -- for the cache; any thread
 
     def add(self, listener: Listener) -> None:
-        """Serve at one more place."""
+        """Serve one more listener."""
         with self._building:
             self._listeners.append(listener)
             self._arrived.append(listener)
         self._wake()
 
     def stop(self) -> None:
-        """The cache is about to go: nothing of it is looked at from here on, and the names are free."""
+        """Stop before the cache ends: the cache is not read after this returns, and the names are free."""
         with self._building:
             self._ended = True
         for listener in self._listeners:
@@ -128,7 +131,7 @@ class Server:
             self._thread.join(LOOK)
 
     def forsake(self) -> None:
-        """In a forked child: close what it inherited; names and clients are the parent's."""
+        """Close all inherited sockets in a forked child; names and clients belong to the parent."""
         self._ended = True
         for client in list(self._clients.values()):
             client.socket.close()
@@ -138,7 +141,7 @@ class Server:
             self._waker.close()
 
     def _wake(self) -> None:
-        with contextlib.suppress(OSError):  # it has ended, or has not noticed the last thousand of these
+        with contextlib.suppress(OSError):  # the thread has ended, or the pipe is full of wake-ups
             self._waker.send(b"\0")
 
     # -- the thread
@@ -194,7 +197,7 @@ class Server:
             self._drop(client)
 
     def _close(self) -> None:
-        """Every client sees the end of its connection."""
+        """Close every connection."""
         with self._building:
             self._ended = True
         for listener in self._listeners:
@@ -212,8 +215,8 @@ class Server:
         try:
             connection, _ = listener.socket.accept()
         except (BlockingIOError, ConnectionAbortedError, InterruptedError):
-            return  # it has gone again
-        except OSError as problem:  # out of descriptors: it stays in the queue
+            return  # the client has disconnected
+        except OSError as problem:  # out of descriptors: the client stays in the queue
             log.warning("%s: a client could not be accepted: %s", self._name, problem)
             time.sleep(BREATH)
             return
@@ -268,14 +271,14 @@ class Server:
             data = b""
         if not data:
             self._drop(client)
-        elif not client.leaving:  # who leaves has nothing to say any more
+        elif not client.leaving:  # requests of a leaving client are ignored
             if client.requests.idle():
                 client.until = time.monotonic() + self._timeouts.request
             client.requests.feed(data)
             self._advance(client)
 
     def _advance(self, client: _Client) -> None:
-        """Answer the next request, if it is there as a whole and nothing is on its way."""
+        """Answer the next request if it is complete and no answer is being sent."""
         if client.answer or client.leaving:
             return
         try:
@@ -309,7 +312,7 @@ class Server:
         self._go_on(client)
 
     def _go_on(self, client: _Client) -> None:
-        """Send what the client takes."""
+        """Send as many bytes as the client takes now."""
         try:
             sent = client.socket.send(client.answer[:SEND])
         except (BlockingIOError, InterruptedError):
@@ -327,10 +330,10 @@ class Server:
         else:
             client.until = time.monotonic() + self._timeouts.request
             self._expect(client, selectors.EVENT_READ)
-            self._ready.append(client)  # perhaps it sent the next one along with this
+            self._ready.append(client)  # the next request may have arrived together with this one
 
     def _leave(self, client: _Client) -> None:
-        """No more answers. Read on until it hangs up: closing a socket with unread bytes cuts off what was sent."""
+        """Read on until the client disconnects: closing a socket with unread bytes would cut off the answer."""
         if not client.leaving:
             self._leaving += 1
             client.leaving = True

@@ -1,7 +1,7 @@
-"""Syncs that somebody asked for over the socket: `Volume.begin_sync` on volumes side by side, under one number.
+"""Syncs requested over the socket: `Volume.begin_sync` on volumes side by side, under one number.
 
-A sync that is over is kept as numbers and texts for a while, so that it keeps neither volumes nor files. Context: the
-serving thread alone.
+A sync that is over is kept as numbers and texts for a while, so that it keeps neither volumes nor files alive. Context:
+only the serving thread.
 """
 
 from __future__ import annotations
@@ -21,7 +21,7 @@ if TYPE_CHECKING:
 __all__ = ["Busy", "Syncs"]
 
 KEPT = 600.0
-"""Seconds that a sync can be asked for after it is over."""
+"""Seconds for which a sync is kept after it is over."""
 RUNNING_MOST = 64
 OVER_MOST = 1000
 FIRST_MOST = 2**31
@@ -32,7 +32,7 @@ class Busy(RuntimeError):
 
 
 class _Sync:
-    """One number."""
+    """One sync under its number."""
 
     def __init__(self, number: int, volumes: list[Volume]) -> None:
         self.number = number
@@ -49,7 +49,7 @@ class _Sync:
         self._total = sum(ticket.total for _, ticket in self._tickets)
 
     def look(self) -> None:
-        """Whether it is over by now; then only its document is kept."""
+        """Return whether the sync is over; then only its document is kept."""
         if self.over_at is not None or not all(ticket.done() for _, ticket in self._tickets):
             return
         self._last = self._document(done=True)
@@ -78,10 +78,10 @@ class _Sync:
 
 
 class Syncs:
-    """All of one server."""
+    """All syncs of one server."""
 
     def __init__(self) -> None:
-        # Whoever asks on at the same path may have reached another process by then: it must not have the same number.
+        # A later request at this path may reach another process, in which the number must mean nothing.
         self._numbers = itertools.count(1 + secrets.randbelow(FIRST_MOST))
         self._syncs: dict[int, _Sync] = {}
 
@@ -89,7 +89,7 @@ class Syncs:
         """Begin to save everything written so far.
 
         Raises:
-            Busy: too many are under way.
+            Busy: Too many syncs are running.
         """
         self.look()
         if self.running() >= RUNNING_MOST:
@@ -99,10 +99,10 @@ class Syncs:
         return sync.document()
 
     def document(self, number: int) -> dict[str, Any]:
-        """How far it is.
+        """Return the progress of a sync.
 
         Raises:
-            NotThere: no such number, or it was over too long ago.
+            NotThere: No such number, or the sync was over too long ago.
         """
         self.look()
         if number not in self._syncs:
@@ -113,7 +113,7 @@ class Syncs:
         return sum(sync.over_at is None for sync in self._syncs.values())
 
     def look(self) -> None:
-        """Notice what is over, and forget what is so for long."""
+        """Find syncs that are over, and drop those that have been over for long."""
         over = []
         for sync in self._syncs.values():
             sync.look()

@@ -199,7 +199,7 @@ def test_a_cache_that_is_closed_during_the_drain_is_not_asked_forever(
 
 def test_an_owner_that_does_not_answer_may_go_on(serve: Serve, monkeypatch: pytest.MonkeyPatch) -> None:
     """The command waits for a process that was stopped for a while."""
-    monkeypatch.setattr(following, "PATIENCE", 0.2)
+    monkeypatch.setattr(following, "ANSWER_TIMEOUT", 0.2)
     server, goes_on = serve(), threading.Event()
 
     def sync(poll: int) -> tuple[int, Any]:
@@ -218,7 +218,7 @@ def test_an_owner_that_does_not_answer_may_go_on(serve: Serve, monkeypatch: pyte
 
 def test_an_owner_that_never_answers_is_exit_status_1(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """The kernel accepts the connection; the owner never takes it."""
-    monkeypatch.setattr("pagecache.cli.drain.following.PATIENCE", 0.05)
+    monkeypatch.setattr("pagecache.cli.drain.following.ANSWER_TIMEOUT", 0.05)
     with socket.socket(socket.AF_UNIX) as listening:
         listening.bind(str(tmp_path / "s"))
         listening.listen()

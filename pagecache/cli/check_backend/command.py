@@ -9,7 +9,7 @@ from pagecache.interrupts import leave_on_sigterm
 @click.command("check-backend", short_help="Check a backend against the protocol and measure limits")
 @click.argument("backend")
 @click.option("--option", "options", metavar="NAME=VALUE", multiple=True, help="Argument of the factory (repeatable).")
-@click.option("--limits-only", is_flag=True, help="Measure, and look at the limits; make no checks.")
+@click.option("--limits-only", is_flag=True, help="Measure the limits; make no checks.")
 @click.option(
     "--budget",
     metavar="SECONDS",
@@ -46,11 +46,11 @@ def check_backend(
     keep: bool,
     as_json: bool,
 ) -> None:
-    """Check a backend against the promises of the protocol, and measure which limits suit it.
+    """Check a backend against the promises of the protocol, and measure the limits that suit it.
 
-    BACKEND is a URL (memory:, dir:PATH, ...), or module:factory, where factory is a class or function that gives a
-    backend, blocking or asynchronous. Exit status: 0 all promises are kept, 1 something is broken. All objects that are
-    made have one prefix of their own, and are removed.
+    BACKEND is a URL (memory:, dir:PATH, ...), or module:factory: a class or function that returns a backend, blocking
+    or asynchronous. Exit status: 0 all promises are kept, 1 one is broken. All objects that the command makes have a
+    common prefix, and are removed.
     """
     from pagecache.cli.check_backend.job import Settings, run
     from pagecache.cli.check_backend.measuring import Budget

@@ -11,19 +11,21 @@ from pagecache.interrupts import leave_on_sigterm
 
 @click.command(short_help="Copy and edit a directory tree through a cache and compare")
 @click.argument("tree", required=False, type=click.Path(path_type=Path))
-@click.option("--capacity", metavar="SIZE", help="Memory of the cache.  [default: a quarter of the tree]")
-@click.option("--seed", default=1, show_default=True, help="The same seed gives the same edits.")
-@click.option("--limit", metavar="SIZE", default="512MiB", show_default=True, help="Use no more of TREE than this.")
-@click.option("--rounds", default=3, show_default=True, help="How often everything is edited and read back.")
-@click.option("--keep", metavar="DIR", type=click.Path(path_type=Path), help="Work in DIR, new or empty, and leave it.")
+@click.option("--capacity", metavar="SIZE", help="Capacity of the cache.  [default: a quarter of the tree]")
+@click.option("--seed", default=1, show_default=True, help="Number that decides the edits.")
+@click.option("--limit", metavar="SIZE", default="512MiB", show_default=True, help="Largest amount of TREE to use.")
+@click.option("--rounds", default=3, show_default=True, help="Number of times to edit and read back everything.")
+@click.option(
+    "--keep", metavar="DIR", type=click.Path(path_type=Path), help="Directory to work in and keep, new or empty."
+)
 @click.option("--json", "as_json", is_flag=True, help="Print the report as JSON.")
 def demo(
     tree: Path | None, capacity: str | None, seed: int, limit: str, rounds: int, keep: Path | None, as_json: bool
 ) -> None:
-    """Copy TREE through a cache smaller than it, edit the copy, and prove every byte.
+    """Copy TREE through a cache smaller than it, edit the copy, and verify every byte.
 
-    The same edits are done by plain Python file operations on a second copy; in the end both copies are compared byte
-    by byte, read without the cache. TREE is only read. Without TREE: the standard library of the running Python.
+    A second copy gets equal edits by plain Python file operations. In the end both copies are read without the cache
+    and compared byte by byte. TREE is only read. Without TREE: the standard library of the running Python.
     """
     from pagecache.cli.demo.job import Settings, run
     from pagecache.cli.demo.report import as_dict, print_report

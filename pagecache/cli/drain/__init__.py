@@ -1,11 +1,11 @@
-"""`pagecache drain`: have a running program save what it has written so far, and see that it does.
+"""`pagecache drain`: have a running program save everything written so far, and verify it.
 
     command.py    options, help and exit status
-    following.py  one cache: begin a sync, ask how far it is, until it is over or nothing can be known any more
+    following.py  one cache: begin a sync, ask for its progress, until it is over or the connection is lost for good
     job.py        several caches side by side, the deadline
     display.py    progress for a person
-    report.py     what came of it, for a person and for a program
+    report.py     the result, for a person and for a program
 
-The data is in the other process, and so is all the work: nothing here reads or writes a byte of it, and what was begun
-goes on when this ends. What it asks, and how, is in docs/live.md and `pagecache.observe.client`.
+The data is in the other process, which also does all the work: this package reads and writes none of it, and a sync
+goes on after the command ends. docs/live.md and `pagecache.observe.client` have the requests.
 """

@@ -12,14 +12,14 @@ from pagecache.interrupts import leave_on_sigterm
 @click.command(short_help="Have running caches save everything, and wait for it")
 @click.argument("sockets", metavar="SOCKET...", nargs=-1, required=True)
 @click.option("--volume", metavar="NAME", help="Only this volume.  [default: all]")
-@click.option("--deadline", metavar="SECONDS", type=click.FloatRange(min=0), help="Wait no longer than this.")
-@click.option("--json", "as_json", is_flag=True, help="Print what came of it as JSON.")
-@click.option("--quiet", is_flag=True, help="Show no progress, and nothing at all when everything is saved.")
+@click.option("--deadline", metavar="SECONDS", type=click.FloatRange(min=0), help="Seconds to wait at most.")
+@click.option("--json", "as_json", is_flag=True, help="Print the outcome as JSON.")
+@click.option("--quiet", is_flag=True, help="Show no progress, and nothing at all if everything is saved.")
 def drain(sockets: tuple[str, ...], volume: str | None, deadline: float | None, as_json: bool, quiet: bool) -> None:
     """Have running caches save everything written so far, and wait until it is committed.
 
-    SOCKET is the path that a program gave to PageCache.serve_stats. Exit status: 0 everything is committed, 1 something
-    is not (it is listed), or nothing is known as the program has ended meanwhile.
+    SOCKET is the path that a program gave to PageCache.serve_stats. Exit status: 0 everything is committed, 1 some
+    bytes are not (they are listed), or the program ended before it could answer.
     """
     from pagecache.cli.drain.display import on_stderr, silent
     from pagecache.cli.drain.following import Unusable

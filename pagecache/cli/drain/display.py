@@ -1,4 +1,4 @@
-"""Progress for a person, on stderr: live bars in a terminal, a line now and then where nobody watches."""
+"""Progress for a person, on stderr: live bars in a terminal, a line every few seconds otherwise."""
 
 from __future__ import annotations
 
@@ -17,23 +17,23 @@ __all__ = ["Display", "name_of", "on_stderr", "silent", "state_of"]
 
 LINE_INTERVAL = 5.0
 SILENT = 2.0
-"""Seconds without an answer before it is worth a word."""
+"""Seconds without an answer after which the progress mentions it."""
 
 
 class Display(Protocol):
-    """What a drain tells how far it is."""
+    """A display for the progress of a drain."""
 
     def show(self, outcomes: Sequence[Outcome]) -> None: ...
 
 
 def name_of(outcome: Outcome) -> str:
-    """A cache, as a person finds it again."""
-    who = printable(outcome.name or outcome.socket)
-    return who if outcome.pid is None else f"{who} (process {outcome.pid})"
+    """Return the name of a cache and its process."""
+    name = printable(outcome.name or outcome.socket)
+    return name if outcome.pid is None else f"{name} (process {outcome.pid})"
 
 
 def state_of(outcome: Outcome) -> str:
-    """How far one cache is."""
+    """Return the progress of one cache."""
     if outcome.unknown:
         return "lost"
     if outcome.done:
@@ -83,14 +83,14 @@ class _Lines:
             return
         self._next = now + LINE_INTERVAL
         for outcome in outcomes:
-            if not outcome.over and outcome.total:  # 0: it has not said yet how much there is
+            if not outcome.over and outcome.total:  # 0: the total is not known yet
                 line = f"{name_of(outcome)}: {state_of(outcome)}"
                 self._console.print(line, highlight=False, markup=False, soft_wrap=True)
 
 
 @contextmanager
 def on_stderr() -> Iterator[Display]:
-    """Show progress as fits what stderr is."""
+    """Show progress in the form that suits stderr."""
     console = Console(stderr=True)
     if not console.is_terminal:
         yield _Lines(console)

@@ -1,4 +1,4 @@
-"""One cache: begin a sync there, and ask how far it is."""
+"""One cache: begin a sync there, and ask for its progress."""
 
 from __future__ import annotations
 
@@ -13,28 +13,28 @@ from pagecache.quantities import duration_text, printable
 
 __all__ = ["Follower", "Outcome", "Unsaved", "Unusable"]
 
-PATIENCE = 5.0
-"""Seconds that one answer may take: everything is in memory there."""
-PATIENCE_AT_THE_END = 1.0
-"""Seconds that may be spent on saying what is in the way."""
+ANSWER_TIMEOUT = 5.0
+"""Seconds that one answer may take: the cache makes it from memory."""
+FAILED_TIMEOUT = 1.0
+"""Seconds for the final question about failed ranges."""
 INTERVAL = 0.2
 """Seconds between two questions."""
 BUSY_MAX = 10.0
-"""A cache that has too many clients for so many seconds is taken for closed: the answer is the same."""
+"""Seconds after which a cache with too many clients counts as closed: both answer 503."""
 NOT_KNOWN = "it is not known what was saved"
 
 
 class Unusable(Exception):
-    """The socket cannot be what was meant: a sentence for whoever gave it."""
+    """The socket is not the intended one; the message is one sentence for the user."""
 
 
 @dataclass(frozen=True, slots=True)
 class Unsaved:
-    """Something that is not saved.
+    """A range that is not saved.
 
     Attributes:
         key: None: it concerns the volume as a whole.
-        next: what happens without anybody doing anything; "" where that is not known.
+        next: The next automatic step; "" if that is not known.
     """
 
     volume: str
@@ -48,17 +48,17 @@ class Unsaved:
 
 @dataclass(slots=True)
 class Outcome:
-    """What is known of one cache. Replaced as a whole with each answer, so that a reader sees numbers of one moment.
+    """The state of one cache. Replaced as a whole with each answer, so that a reader sees numbers of one moment.
 
     Attributes:
-        socket: as it was given.
-        name: of the cache.
-        pid: of its process.
-        done: nothing more happens.
-        unknown: why nothing can be known any more, as a sentence; "" as long as it can.
-        silent: seconds since the last answer.
-        errors: of the ticket.
-        unsaved: what they come to, when it is over or given up.
+        socket: As the user gave it.
+        name: Name of the cache.
+        pid: Its process.
+        done: The sync is over.
+        unknown: The reason, as a sentence, why the state can no longer be known; "" while it can.
+        silent: Seconds since the last answer.
+        errors: Errors of the ticket.
+        unsaved: The ranges of these errors, when the sync is over or given up.
     """
 
     socket: str
@@ -77,7 +77,7 @@ class Outcome:
 
     @property
     def saved(self) -> bool:
-        """Everything that was written before is committed."""
+        """Return whether everything written before the sync is committed."""
         return self.done and not self.errors and not self.unknown
 
     @property
@@ -86,23 +86,23 @@ class Outcome:
 
 
 class Follower:
-    """Follows the sync of one cache, on a thread of its own."""
+    """Follows the sync of one cache, on a separate thread."""
 
     def __init__(self, socket: str, volume: str | None) -> None:
         self.outcome = Outcome(socket)
         self.ended = threading.Event()
         self._socket = socket
         self._volume = volume
-        # Used by who calls `look`, and by the thread from `start` on.
-        self._client = Client(socket, timeout=PATIENCE)
+        # Used by the caller of `look`, and by the thread after `start`.
+        self._client = Client(socket, timeout=ANSWER_TIMEOUT)
         self._answered = 0.0
 
     def look(self) -> None:
-        """Who is there, before anything is begun.
+        """Check the cache and the volume before any sync begins.
 
         Raises:
-            Unusable: not a cache, or it has no such volume.
-            TooSlow: it does not answer.
+            Unusable: Not a cache, or it has no such volume.
+            TooSlow: It does not answer.
         """
         try:
             stats = self._client.stats()
@@ -122,9 +122,9 @@ class Follower:
         self._client.close()
 
     def give_up(self) -> None:
-        """Nobody waits any longer: say what is in the way."""
+        """Stop waiting, and note the ranges that are not saved."""
         if not self.ended.is_set():
-            self._tell_unsaved()
+            self._note_unsaved()
 
     def start(self) -> None:
         threading.Thread(target=self._run, name=f"drain-{self._socket}", daemon=True).start()
@@ -146,10 +146,10 @@ class Follower:
             time.sleep(INTERVAL)
             self._take(self._patiently(lambda: self._client.sync(sync.ticket)))
         if self.outcome.errors:
-            self._tell_unsaved()
+            self._note_unsaved()
 
     def _patiently(self, ask: Callable[[], Sync]) -> Sync:
-        """The answer, whenever it comes: a process that is stopped, or too busy to answer, may go on.
+        """Ask until there is an answer: a stopped or busy process may go on.
 
         To begin a sync a second time does no harm.
         """
@@ -184,32 +184,32 @@ class Follower:
         )
 
     def _lose(self, why: str) -> None:
-        """Nothing can be known from here on, other than that the end was not seen."""
+        """Note that the end of the sync was not seen, and why."""
         if not self.outcome.done:
             self.outcome.unknown = f"{why}; {NOT_KNOWN}"
 
-    def _tell_unsaved(self) -> None:
-        """Say of each range what becomes of it, as far as the cache still tells.
+    def _note_unsaved(self) -> None:
+        """Note each unsaved range with its next step, as far as the cache still answers.
 
-        Context: any thread, so with a connection of its own.
+        Context: any thread, hence a separate connection.
         """
         failed: tuple[FailedRange, ...] = ()
         try:
-            with Client(self._socket, timeout=PATIENCE_AT_THE_END) as client:
+            with Client(self._socket, timeout=FAILED_TIMEOUT) as client:
                 failed = client.failed(self._volume).failed
         except LiveError:
-            pass  # then without what happens next
+            pass  # without the next steps
         nexts = {(entry.volume, entry.key): _next(entry.next_retry) for entry in failed}
-        told = [unsaved for error in self.outcome.errors for unsaved in _of_error(error, nexts)]
+        found = [unsaved for error in self.outcome.errors for unsaved in _of_error(error, nexts)]
         if not self.outcome.done:
-            # What is tried again and again is no error of the sync yet, and the reason why it lasts.
-            keys = {(unsaved.volume, unsaved.key) for unsaved in told}
-            told += [_of_range(e.volume, e, nexts) for e in failed if (e.volume, e.key) not in keys]
-        self.outcome.unsaved = told
+            # Ranges that are still retried are not yet errors of the sync; they are the reason why it lasts.
+            keys = {(unsaved.volume, unsaved.key) for unsaved in found}
+            found += [_of_range(e.volume, e, nexts) for e in failed if (e.volume, e.key) not in keys]
+        self.outcome.unsaved = found
 
 
 Nexts = Mapping[tuple[str | None, str], str]
-"""What happens next, by volume and key."""
+"""The next steps, by volume and key."""
 
 
 def _next(seconds: float | None) -> str:

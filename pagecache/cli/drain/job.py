@@ -1,4 +1,4 @@
-"""Several caches side by side: none waits for another, and a deadline is for all of them."""
+"""Several caches side by side: none waits for another, and one deadline holds for all of them."""
 
 from __future__ import annotations
 
@@ -13,22 +13,23 @@ from pagecache.quantities import printable
 __all__ = ["drain"]
 
 MOMENT = 0.1
+"""Seconds between two updates of the display."""
 
 
 def drain(sockets: Sequence[str], volume: str | None, deadline: float | None, display: Display) -> list[Outcome]:
-    """Have everything saved that was written so far; return what came of it, in the order of the sockets.
+    """Have everything saved that was written so far; return the outcomes in the order of the sockets.
 
     Args:
-        sockets: paths of `PageCache.serve_stats`.
-        volume: only this one; None: all.
-        deadline: seconds after which the waiting ends; what was begun goes on.
-        display: is told how far it is.
+        sockets: Paths of `PageCache.serve_stats`.
+        volume: Only this one; None: all.
+        deadline: Seconds after which the waiting ends; the syncs go on.
+        display: Shows the progress.
 
     Raises:
-        Unusable: something is wrong with a socket; then nothing was begun anywhere.
+        Unusable: A socket is unusable; then no sync was begun anywhere.
     """
     followers = [Follower(socket, volume) for socket in sockets]
-    begun = _who_answer(followers)
+    begun = _answering(followers)
     for follower in begun:
         follower.start()
     until = None if deadline is None else time.monotonic() + deadline
@@ -42,11 +43,11 @@ def drain(sockets: Sequence[str], volume: str | None, deadline: float | None, di
     return [follower.outcome for follower in followers]
 
 
-def _who_answer(followers: Sequence[Follower]) -> list[Follower]:
-    """Those to begin with: everybody, but for those who hang.
+def _answering(followers: Sequence[Follower]) -> list[Follower]:
+    """Return the followers whose caches answer.
 
     Raises:
-        Unusable: something is wrong with one of them.
+        Unusable: One of the sockets is unusable.
     """
     found = []
     try:

@@ -1,4 +1,4 @@
-"""What came of it: a line for each cache and each range that is not saved, or one document."""
+"""The result: a line for each cache and each unsaved range, or one document."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ __all__ = ["as_dict", "lines"]
 
 
 def as_dict(outcomes: Sequence[Outcome]) -> dict[str, Any]:
-    """The same for a program."""
+    """Return the outcomes for JSON."""
     return {"saved": all(outcome.saved for outcome in outcomes), "caches": [_cache(outcome) for outcome in outcomes]}
 
 
@@ -27,7 +27,7 @@ def _cache(outcome: Outcome) -> dict[str, Any]:
 
 
 def lines(outcomes: Sequence[Outcome]) -> Iterator[str]:
-    """For a person."""
+    """Yield the outcomes as lines for a person."""
     for outcome in outcomes:
         yield f"{name_of(outcome)}: {_verdict(outcome)}"
         for unsaved in outcome.unsaved:

@@ -1,7 +1,7 @@
-"""The live view: lookers at the sockets, the model they feed, and the screens that show it.
+"""The live view: threads that sample the sockets, the model of the samples, and the screens that show it.
 
-Each socket has a thread of its own (`look.Looker`), which posts what it saw to this program's loop; everything else
-happens in the loop. So a socket whose owner hangs delays nothing, and quitting waits for nobody.
+Each socket has a separate thread (`look.Looker`), which posts its samples to this program's loop; everything else
+happens in the loop. So a socket whose owner hangs delays nothing, and quitting waits for no thread.
 """
 
 import asyncio
@@ -23,12 +23,12 @@ from pagecache.cli.top.model import Model
 from pagecache.cli.top.rows import FileRow, Sample
 from pagecache.interrupts import INTERRUPTED
 
-# How often the ages of sockets that are gone are shown anew, and new sockets are looked for.
+# Seconds between updates of the ages of lost sockets and searches for new sockets.
 TURN = 1.0
 
 
 class Sampled(Message):
-    """One look at a socket."""
+    """One sample of a socket."""
 
     def __init__(self, sample: Sample) -> None:
         super().__init__()
@@ -56,19 +56,19 @@ class TopApp(App[None]):
         self._lookers: dict[Path, Looker[Sample]] = {}
 
     def on_mount(self) -> None:
-        """Begin to look."""
+        """Start sampling."""
         self.push_screen(MainScreen())
         for path in self.model.watches:
             self.watch_socket(path)
         self.set_interval(TURN, self.turn)
         if not self.is_headless:
-            # A handler of Python would raise in the middle of the loop and leave the terminal as it is.
+            # A signal handler of Python would raise in the middle of the loop and leave the terminal in a raw state.
             loop = asyncio.get_running_loop()
             for number in (signal.SIGINT, signal.SIGTERM):
                 loop.add_signal_handler(number, self.leave, 128 + number)
 
     def on_unmount(self) -> None:
-        """Look no more."""
+        """Stop sampling."""
         for looker in self._lookers.values():
             looker.stop()
 
@@ -77,25 +77,25 @@ class TopApp(App[None]):
         self.exit(return_code=status)
 
     def watch_socket(self, path: Path) -> None:
-        """Begin to look at one socket."""
+        """Start to sample one socket."""
         looker = socket_looker(path, lambda: self.model.question(path), self.deliver, self.model.pause_or_interval)
         self._lookers[path] = looker
         looker.start()
 
     def deliver(self, sample: Sample) -> None:
-        """Called by the lookers, in their threads."""
+        """Post a sample. Called by lookers, in their threads."""
         try:
             self.post_message(Sampled(sample))
         except RuntimeError:
-            pass  # the program ends: its loop is closed
+            pass  # the program is ending: its loop is closed
 
     def on_sampled(self, event: Sampled) -> None:
-        """Show it."""
+        """Show a sample."""
         self.model.take(event.sample)
         self.update_all()
 
     def turn(self) -> None:
-        """Look for sockets that came, and show for how long others are gone."""
+        """Search for new sockets, and update the ages of lost ones."""
         new, lost = self.model.look_around()
         for path in new:
             self.watch_socket(path)
@@ -111,7 +111,7 @@ class TopApp(App[None]):
                 screen.update_all()
 
     def look_now(self) -> None:
-        """Look at everything without waiting for the interval; in a pause as well, once."""
+        """Sample every socket now; in a pause as well, once."""
         for looker in self._lookers.values():
             looker.wake()
         if isinstance(self.screen, MapScreen):
@@ -122,17 +122,17 @@ class TopApp(App[None]):
         self.push_screen(MapScreen(row, self.model))
 
     def action_pause(self) -> None:
-        """Stop looking, or go on."""
+        """Stop sampling, or go on."""
         self.model.paused = not self.model.paused
         self.shown_differently()
 
     def action_interval(self, step: int) -> None:
-        """Look more seldom, or more often."""
+        """Lengthen or shorten the interval."""
         self.model.change_interval(step)
         self.shown_differently()
 
     def shown_differently(self) -> None:
-        """The lookers take the new interval at once."""
+        """Wake the lookers, so that they use the new interval at once."""
         if not self.model.paused:
             self.look_now()
         self.update_all()
@@ -140,7 +140,7 @@ class TopApp(App[None]):
             self.screen.update_all()
 
     def action_look(self) -> None:
-        """Look now."""
+        """Sample now."""
         self.look_now()
 
     def action_help(self) -> None:
@@ -148,7 +148,7 @@ class TopApp(App[None]):
         self.push_screen(HelpScreen())
 
     def action_interrupt(self) -> None:
-        """Ctrl-C, which is a key while the terminal is ours."""
+        """End by Ctrl-C, which is a key while the program controls the terminal."""
         self.leave(INTERRUPTED)
 
 
@@ -160,7 +160,7 @@ def run(
     sort: str,
     files: int | None,
 ) -> int:
-    """Run until somebody quits; the exit status of the program."""
+    """Run until the user quits; return the exit status of the program."""
     model = Model(sockets, time.monotonic, find=find, interval=interval, sort=sort, most=files)
     app = TopApp(model)
     app.run()

@@ -1,7 +1,7 @@
-"""The columns of the tables of volumes and files: heading, width, and how a row fills them.
+"""The columns of the tables of volumes and files: heading, width, and the function that makes a cell.
 
-The first columns are those that say what is not saved: a narrow terminal shows these. A cell is a rich Text, never a
-string: markup in a name is nobody's business.
+The first columns are about unsaved bytes: a narrow terminal shows these. A cell is a rich Text, never a string, so
+markup in a name has no effect.
 """
 
 from collections.abc import Callable
@@ -26,8 +26,8 @@ class Column(Generic[Row]):
     """One column.
 
     Attributes:
-        name: how it is addressed.
-        sort: the order of files that a click on it asks for.
+        name: Its identifier.
+        sort: The order of files that a click on it selects.
     """
 
     name: str
@@ -39,12 +39,12 @@ class Column(Generic[Row]):
 
 
 def right(text: str, width: int, style: str = "") -> Text:
-    """Aligned to the right."""
+    """Return a text aligned to the right."""
     return Text(text.rjust(width), style=style, no_wrap=True)
 
 
 def bar_text(amounts: dict[str, float], total: float, width: int) -> Text:
-    """A bar: the letter of a state where its columns begin, its colour in all of them."""
+    """Return a bar: the letter of a state in its first column, its colour in all of its columns."""
     found = Text(no_wrap=True)
     for state, columns in bar(amounts, total, width):
         found.append(segment(state, columns), style=state.style)
@@ -52,12 +52,12 @@ def bar_text(amounts: dict[str, float], total: float, width: int) -> Text:
 
 
 def segment(state: State, columns: int) -> str:
-    """The text of a state's columns in a bar."""
+    """Return the text of a state's columns in a bar."""
     return state.letter * columns if state is ABSENT else state.letter.ljust(columns, "-")
 
 
 def volume_name(row: VolumeRow) -> Text:
-    """The volume, with its state where that is not the usual one."""
+    """Return the name of the volume, marked if its state is not "attached"."""
     state = row.volume.state
     if state == "attached":
         return Text(clip_end(printable(row.volume.name), NAME_WIDTH), no_wrap=True)
@@ -66,7 +66,7 @@ def volume_name(row: VolumeRow) -> Text:
 
 
 def waiting_text(row: VolumeRow) -> str:
-    """Calls at work and pieces of work that wait."""
+    """Return the numbers of running calls and of waiting pieces of work."""
     queue = row.volume.queue
     return f"{count_text(queue.running)}+{count_text(sum(queue.waiting.values()))}"
 
@@ -79,7 +79,7 @@ def number(
     style: Callable[[Row], str] = lambda row: "",
     sort: str | None = None,
 ) -> Column[Row]:
-    """A column of numbers, as wide as its heading or six columns."""
+    """Return a column of numbers, as wide as its heading, at least six."""
     width = max(len(heading), 6)
     return Column(name, heading, width, lambda row: right(text(row), width, style(row)), sort=sort)
 
@@ -87,25 +87,25 @@ def number(
 def size(
     name: str, heading: str, amount: Callable[[Row], float | None], style: str = "", *, sort: str | None = None
 ) -> Column[Row]:
-    """A column of bytes. Nothing is dim, so that something is seen."""
+    """Return a column of bytes. Zero is dim, so that other amounts stand out."""
     return number(
         name, heading, lambda row: short_size(amount(row)), style=lambda row: style if amount(row) else "dim", sort=sort
     )
 
 
 def counter(name: str, heading: str, state: str, *, sort: str | None = None) -> Column[Any]:
-    """A column of the bytes in a state, in its colour."""
+    """Return a column of the bytes in a state, in its colour."""
     return size(name, heading, lambda row: in_file(row, state), BY_NAME[state].colour, sort=sort)
 
 
 def in_file(row: Any, name: str) -> float | None:
-    """Bytes of a counter. Memory is counted in pages, and no file has more bytes than its size."""
+    """Return the bytes of a counter. Memory is counted in pages, so the size of a file bounds its bytes."""
     amount: float | None = row.traffic.counters.get(name)
     return min(amount, row.file.size) if isinstance(row, FileRow) and amount is not None else amount
 
 
 def words(name: str, heading: str, width: int, text: Callable[[Row], str]) -> Column[Row]:
-    """A column of words."""
+    """Return a column of words."""
     return Column(
         name, heading, width, lambda row: Text(clip_end(printable(text(row)), width), no_wrap=True), left=True
     )
@@ -155,7 +155,7 @@ VOLUME_COLUMNS: tuple[Column[VolumeRow], ...] = (
 
 
 def file_columns(name_width: int = NAME_WIDTH) -> tuple[Column[FileRow], ...]:
-    """The columns of files, the name being as wide as there is room."""
+    """Return the columns of files, with a name column of that width."""
     return (
         Column(
             "file",

@@ -17,7 +17,7 @@ from pagecache.interrupts import INTERRUPTED, leave_on_sigterm
     "--interval",
     metavar="SECONDS",
     type=click.FloatRange(0.1, 3600.0),
-    help="Time between looks; with --once or --json: look twice, for rates.  [default: 1; once: one look]",
+    help="Time between samples; with --once or --json: take two samples, for rates.  [default: 1; once: one sample]",
 )
 @click.option(
     "--sort",
@@ -26,8 +26,8 @@ from pagecache.interrupts import INTERRUPTED, leave_on_sigterm
     show_default=True,
     help="Order of the files.",
 )
-@click.option("--files", metavar="N", type=click.IntRange(0, 1000), help="Show at most so many files.")
-@click.option("--wide", is_flag=True, help="With --once, print all columns, and each error on one line.")
+@click.option("--files", metavar="N", type=click.IntRange(0, 1000), help="Largest number of files to show.")
+@click.option("--wide", is_flag=True, help="Print all columns, and each error on one line (with --once).")
 def top(
     sockets: tuple[Path, ...],
     once: bool,
@@ -40,10 +40,10 @@ def top(
     """Watch caches that are served on local sockets.
 
     Live in a terminal (needs textual: run pip install '.[tui]' in a checkout), once everywhere else. SOCKET is a path
-    given to PageCache.serve_stats. Without any: the paths in $PAGECACHE_SOCKET, separated by ':', and then
+    given to PageCache.serve_stats. Without SOCKET: the paths in $PAGECACHE_SOCKET, separated by ':', and then
     $XDG_RUNTIME_DIR/pagecache/*.sock.
 
-    Exit status: 1 when a socket could not be read once, 2 when there is none.
+    Exit status: 1 if a socket could not be read (with --once), 2 if there is none.
     """
     from pagecache.cli.top.start import WrongInput, start
 

@@ -1,10 +1,10 @@
-"""One file's bytes as a map: a letter for each piece of the file, most urgent state first.
+"""One file's bytes as a map: a letter for each piece of the file, that of its most urgent state.
 
     0     CCCCCCCCccDDDDWW··········
     1.0M  ····CCCC···
 
-A piece is as many pages as make the file fit the map. A capital letter: all of the piece is in that state. A small
-one: some of it is, and the rest is in states less urgent, or not cached.
+The pieces are so large that the file fits the map. A capital letter: the whole piece is in that state. A small letter:
+some of it is, and the rest is in less urgent states or not cached.
 """
 
 from collections.abc import Iterator, Mapping
@@ -32,22 +32,22 @@ class Cell:
 
     @property
     def letter(self) -> str:
-        """What is printed for it."""
+        """Return the letter of the piece."""
         return self.state.letter if self.whole else self.state.letter.lower()
 
 
 def piece_size(length: int, page_size: int, cells: int) -> int:
-    """Bytes of a piece: whole pages, so many that all of `length` fits `cells`."""
+    """Return the bytes of a piece: whole pages, so many that `length` bytes fit `cells`."""
     page = max(1, page_size)
     pages = -(-max(length, 1) // page)
     return max(1, -(-pages // max(1, cells))) * page
 
 
 def pieces(folios: Folios, cells: int) -> list[Cell]:
-    """The map of the range that the document covers, `cells` pieces at most."""
+    """Return the map of the range that the document covers, `cells` pieces at most."""
     size = piece_size(folios.length, folios.page_size, cells)
     count = max(0, -(-folios.length // size))
-    # A piece in the state that was found most urgent so far, and the bytes in it.
+    # For each piece: its most urgent state so far, and the bytes in that state.
     states = [ABSENT] * count
     bytes_in = [0] * count
     end = folios.offset + folios.length
@@ -69,7 +69,7 @@ def pieces(folios: Folios, cells: int) -> list[Cell]:
 
 
 def amounts(folios: Folios) -> Mapping[State, int]:
-    """Bytes of each state in the range, most urgent first."""
+    """Return the bytes of each state in the range, most urgent first."""
     found: dict[State, int] = {}
     for offset, length, name in folios.runs:
         state = BY_NAME.get(name, OTHER)
@@ -83,7 +83,7 @@ def amounts(folios: Folios) -> Mapping[State, int]:
 
 
 def map_lines(folios: Folios, width: int, height: int) -> Iterator[Text]:
-    """The map in at most `height` lines of `width` columns, each with its offset before it."""
+    """Return the map in at most `height` lines of `width` columns, each after its offset."""
     columns = max(1, width - MARGIN)
     cells = pieces(folios, columns * max(1, height))
     size = piece_size(folios.length, folios.page_size, columns * max(1, height))

@@ -11,7 +11,7 @@ from textual.widgets import Footer, Static
 
 from pagecache.cli.top.panels import legend
 
-# What each key does: keys as they are written on the screen and in docs/how-to/top.md.
+# Keys and their effects, as on the screen and in docs/how-to/top.md.
 KEYS = (
     ("↑ ↓ ← →", "move, and see more columns; PgUp PgDn Home End too"),
     ("Tab", "volumes or files"),
@@ -33,7 +33,7 @@ WIDTH = 68
 
 
 class HelpScreen(ModalScreen[None]):
-    """Over whatever was shown."""
+    """A screen of help, over the screen below it."""
 
     CSS = f"""
     HelpScreen {{ align: center middle; }}

@@ -1,7 +1,7 @@
-"""One look at a socket, and a thread that looks again and again.
+"""One sample of a socket, and a thread that samples at an interval.
 
-A look may take as long as its timeout where the owner of the socket hangs. So each socket has a thread of its own:
-one that hangs delays nobody, and a daemon thread does not keep the program from ending.
+A sample may take as long as its timeout if the owner of the socket hangs. So each socket has a separate thread: one
+that hangs delays no other, and a daemon thread does not keep the program from ending.
 """
 
 import threading
@@ -21,12 +21,12 @@ TIMEOUT = 5.0
 
 @dataclass(frozen=True, slots=True)
 class Question:
-    """Which files to ask for.
+    """The choice of files.
 
     Attributes:
-        limit: how many; 0: none at all.
-        volume: of one volume only.
-        match: only those with this text in their keys.
+        limit: Number of files; 0: none at all.
+        volume: Only files of this volume.
+        match: Only files with this text in their keys.
     """
 
     sort: str = "dirty"
@@ -36,7 +36,7 @@ class Question:
 
 
 def look(client: Client, question: Question) -> Sample:
-    """Read what a view shows. Never raises LiveError: it is in the sample."""
+    """Read one sample. Never raises LiveError: the sample contains it."""
     try:
         stats = client.stats()
         files: Files | None = None
@@ -48,7 +48,7 @@ def look(client: Client, question: Question) -> Sample:
                     volume=volume, sort=question.sort, limit=question.limit, match=question.match or None
                 )
             except Refused:
-                pass  # the volume was detached since; the next look finds that
+                pass  # the volume was detached in between; the next sample shows that
         try:
             waits = client.waits()
         except Refused:
@@ -59,13 +59,13 @@ def look(client: Client, question: Question) -> Sample:
 
 
 class Looker(threading.Thread, Generic[T]):
-    """Asks, delivers the answer, waits, and asks again, until it is stopped.
+    """A thread that asks, delivers the answer, waits, and asks again, until it is stopped.
 
     Args:
-        ask: Called in this thread. What it raises ends the thread.
+        ask: Called in this thread. An exception ends the thread.
         deliver: Takes the answer, in this thread.
-        interval: Tells the seconds until the next question; None: not before `wake`.
-        client: What `ask` uses; closed when the thread ends.
+        interval: Returns the seconds until the next question; None: not before `wake`.
+        client: The client of `ask`; closed when the thread ends.
     """
 
     def __init__(
@@ -81,16 +81,16 @@ class Looker(threading.Thread, Generic[T]):
         self._stopped = False
 
     def wake(self) -> None:
-        """Ask now; where a question is under way, once more after it."""
+        """Ask now; if a question is under way, once more after it."""
         self._wake.set()
 
     def stop(self) -> None:
-        """Ask no more, and deliver nothing. Does not wait for a question that is under way."""
+        """Stop asking and delivering. Does not wait for a question that is under way."""
         self._stopped = True
         self._wake.set()
 
     def run(self) -> None:
-        """The thread."""
+        """Run the thread."""
         with self._client:
             while not self._stopped:
                 self._wake.clear()
@@ -107,6 +107,6 @@ def socket_looker(
     deliver: Callable[[Sample], None],
     interval: Callable[[], float | None],
 ) -> Looker[Sample]:
-    """A looker at one socket."""
+    """Return a looker for one socket."""
     client = Client(path, timeout=TIMEOUT)
     return Looker(lambda: look(client, question()), deliver, interval, client)

@@ -1,4 +1,4 @@
-"""The main screen: caches, volumes, files, and a panel for what the volume under the cursor does."""
+"""The main screen: caches, volumes, files, and a panel for the volume under the cursor."""
 
 from collections.abc import Sequence
 from typing import TYPE_CHECKING, Any, ClassVar
@@ -24,15 +24,15 @@ from pagecache.quantities import duration_text, printable
 if TYPE_CHECKING:
     from pagecache.cli.top.app import TopApp
 
-# Fewer lines than this: a line for each cache, and the panel only when asked for, in place of the files.
+# With fewer lines than this, each cache has one line, and the panel shows only on request, in place of the files.
 SHORT = 20
 NAME_MAX = 60
-# So long nobody types before the servers are asked for what was typed.
+# Seconds without a key after which the servers are asked for the filter.
 FILTER_PAUSE = 0.25
 
 
 class MainScreen(Screen[None]):
-    """Everything at a glance."""
+    """The screen with all tables."""
 
     app: "TopApp"
 
@@ -57,7 +57,7 @@ class MainScreen(Screen[None]):
     BINDINGS: ClassVar[list[BindingType]] = [
         Binding("s", "sort(1)", "Sort"),
         Binding("S", "sort(-1)", "Sort back", show=False),
-        # With priority it is done before the next key is looked at: that one is meant for the filter already.
+        # With priority it is done before the next key is handled: that key belongs to the filter already.
         Binding("slash", "filter", "Filter", key_display="/", priority=True),
         Binding("v", "panel('volume')", "Volume"),
         Binding("e", "panel('errors')", "Errors"),
@@ -68,9 +68,9 @@ class MainScreen(Screen[None]):
 
     def __init__(self) -> None:
         super().__init__()
-        self.panel: str | None = None  # as there is room, until somebody chooses
+        self.panel: str | None = None  # depends on the room, until the user chooses
         self.panel_chosen = False
-        # Kept here and not looked up: samples come in while the screen is being taken apart as well.
+        # Kept here and not queried: samples also arrive while the screen is being removed.
         self.head = Static(id="head")
         self.cache_lines = Static()
         self.volumes: RowTable[VolumeRow] = RowTable(id="volumes", empty="no volumes")
@@ -82,7 +82,7 @@ class MainScreen(Screen[None]):
         self.filter_timer: Timer | None = None
 
     def compose(self) -> ComposeResult:
-        """From top to bottom."""
+        """Yield the widgets from top to bottom."""
         yield self.head
         with VerticalScroll(id="caches", can_focus=False):
             yield self.cache_lines
@@ -95,18 +95,18 @@ class MainScreen(Screen[None]):
         yield Footer()
 
     def on_mount(self) -> None:
-        """Files are what is moved in first."""
+        """Focus the files."""
         self.files.focus()
         self.fit_layout()
 
     def on_resize(self, event: events.Resize) -> None:
-        """Find a layout for the size, and ask for as many files as have room now."""
+        """Find a layout for the size, and ask for as many files as it has room for."""
         self.fit_layout()
         self.call_after_refresh(self.want_files)
         self.update_all()
 
     def fit_layout(self) -> None:
-        """The layout that fits."""
+        """Choose the layout that fits."""
         short = self.app.size.height < SHORT
         if not self.panel_chosen:
             self.panel = None if short else "volume"
@@ -115,7 +115,7 @@ class MainScreen(Screen[None]):
         self.set_class(self.panel is None, "without-panel")
 
     def want_files(self) -> None:
-        """Ask for the files that the screen shows, and one screen more."""
+        """Ask for the files on the screen, and one screen more."""
         table = self.files
         if self.app.model.want(table.cursor + 2 * table.lines):
             self.app.look_now()
@@ -135,16 +135,16 @@ class MainScreen(Screen[None]):
         self.update_panel()
 
     def name_width(self, rows: Sequence[FileRow]) -> int:
-        """As wide as the longest name, and no wider than the other columns that matter leave room for.
+        """Return the width of the names: that of the longest, as far as the important columns leave room.
 
-        In steps, so that a name that comes and goes moves nothing.
+        It changes in steps, so that one name that comes and goes does not move the columns.
         """
         longest = max((cell_len(printable(row.file.key)) for row in rows), default=0)
         room = min(NAME_MAX, self.app.size.width - BAR_WIDTH - 8 * 7)
         return max(NAME_WIDTH, min(-(-longest // 8) * 8, room))
 
     def head_line(self, volumes: Sequence[VolumeRow]) -> Text:
-        """What is shown, and how."""
+        """Return the title: the state of the view."""
         model = self.app.model
         line = Text().append(" pagecache top", style="bold")
         line.append(f"  every {duration_text(model.interval)}")
@@ -160,7 +160,7 @@ class MainScreen(Screen[None]):
         return line
 
     def caches_text(self) -> Text:
-        """A line for each cache, and its bar where there is room."""
+        """Return a line for each cache, and its bar if there is room."""
         rows = self.app.model.caches()
         lines: list[Text] = []
         for row in rows:
@@ -170,7 +170,7 @@ class MainScreen(Screen[None]):
         return Text("\n").join(lines) if lines else Text("no socket: see pagecache top --help")
 
     def files_line(self, found: FileList) -> Text:
-        """Which files these are."""
+        """Return the heading of the files: their choice, number and order."""
         model = self.app.model
         line = Text().append(" FILES", style="bold")
         if model.volume is not None:
@@ -179,7 +179,7 @@ class MainScreen(Screen[None]):
         return line.append(f"  {len(found.rows):,} {count}, by {model.sort}")
 
     def update_panel(self) -> None:
-        """Show what the panel is for."""
+        """Show the panel."""
         volumes = self.app.model.volumes()
         lines: list[Text] = []
         match self.panel:
@@ -197,7 +197,7 @@ class MainScreen(Screen[None]):
 
     @on(RowTable.Moved)
     def follow_cursor(self, event: RowTable.Moved) -> None:
-        """The panel tells of the volume under the cursor; files are asked for as they come near."""
+        """Show the volume under the cursor in the panel; ask for more files near the end of the list."""
         if event.table is self.volumes:
             self.update_panel()
         else:
@@ -211,7 +211,7 @@ class MainScreen(Screen[None]):
 
     @on(RowTable.Chosen)
     def choose(self, event: RowTable.Chosen) -> None:
-        """A file: its map. A volume: only its files, or all of them again."""
+        """Show the map of a file; for a volume, show only its files, or all of them again."""
         row: Any = event.row
         if isinstance(row, FileRow):
             self.app.show_map(row)
@@ -227,7 +227,7 @@ class MainScreen(Screen[None]):
         self.sorted_differently()
 
     def sorted_differently(self) -> None:
-        """Show what there is in the new order, and ask for what is first in it."""
+        """Show the known files in the new order, and ask for the first ones."""
         self.files.action_to_end(-1)
         self.update_all()
         self.app.look_now()
@@ -241,19 +241,19 @@ class MainScreen(Screen[None]):
         self.call_after_refresh(self.want_files)
 
     def check_action(self, action: str, parameters: tuple[object, ...]) -> bool | None:
-        """In the filter, a slash is a letter."""
+        """Disable the key in the filter, where a slash is a letter."""
         return action != "filter" or not self.filter.display
 
     def action_filter(self) -> None:
         """Ask for a text."""
         self.filter.value = self.app.model.filter
         self.filter.display = True
-        # Not by `focus`, which comes later.
+        # Not by `focus`, which takes effect later.
         self.set_focus(self.filter)
 
     @on(Input.Changed, "#filter")
     def filter_changed(self, event: Input.Changed) -> None:
-        """Show what matches while it is written."""
+        """Show matching files while the filter is typed."""
         if not self.filter.display:
             return
         if event.value == self.app.model.filter:
@@ -263,21 +263,21 @@ class MainScreen(Screen[None]):
         self.typing(self.set_timer(FILTER_PAUSE, self.app.look_now))
 
     def typing(self, timer: Timer | None) -> None:
-        """The servers, who see all files, are asked when `timer` is over, and not for each letter before it."""
+        """Ask the servers, which see all files, when `timer` is over, not for each letter."""
         if self.filter_timer is not None:
             self.filter_timer.stop()
         self.filter_timer = timer
 
     @on(Input.Submitted, "#filter")
     def filter_kept(self) -> None:
-        """Go on with the files."""
+        """Return to the files."""
         self.typing(None)
         self.app.look_now()
         self.filter.display = False
         self.set_focus(self.files)
 
     def action_back(self) -> None:
-        """Drop the filter, then the choice of a volume, then the panel that was asked for."""
+        """Drop the filter, then the choice of a volume, then the requested panel."""
         model = self.app.model
         self.typing(None)
         if self.filter.display or model.filter:

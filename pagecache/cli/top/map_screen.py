@@ -28,14 +28,14 @@ ZOOM = 4
 
 @dataclass(frozen=True, slots=True)
 class View:
-    """The part of the file that is shown; `length` None: all from `offset` on."""
+    """The visible part of the file; `length` None: all from `offset` on."""
 
     offset: int = 0
     length: int | None = None
 
 
 class Answered(Message):
-    """What the socket said."""
+    """An answer of the socket."""
 
     def __init__(self, view: View, answer: Folios | LiveError) -> None:
         super().__init__()
@@ -44,30 +44,30 @@ class Answered(Message):
 
 
 class FolioMap(Widget):
-    """The letters, as many as there is room for."""
+    """The widget of letters, as many as there is room for."""
 
     folios: reactive[Folios | None] = reactive(None)
 
     class Scaled(Message):
-        """There is another number of letters."""
+        """The number of letters has changed."""
 
     def render(self) -> Text:
-        """The map."""
+        """Render the map."""
         width, height = self.size
         return Text("\n").join(map_lines(self.folios, width, height) if self.folios else ())
 
     def on_resize(self, event: events.Resize) -> None:
-        """The scale is shown elsewhere."""
+        """Report the new size; another widget shows the scale."""
         self.post_message(self.Scaled())
 
     def scale(self, folios: Folios) -> int:
-        """Bytes of a letter."""
+        """Return the bytes of a letter."""
         width, height = self.size
         return piece_size(folios.length, folios.page_size, max(1, width - MARGIN) * max(1, height))
 
 
 class MapScreen(Screen[None]):
-    """The states of one file's bytes."""
+    """The screen of one file's states."""
 
     CSS = """
     #map-head { height: 2; background: $panel; text-wrap: nowrap; text-overflow: ellipsis; }
@@ -92,7 +92,7 @@ class MapScreen(Screen[None]):
         self.map = FolioMap(id="map")
         self.legend = Static(id="map-legend")
         self._model = model
-        # A client of its own: that of the looker at the socket belongs to its thread.
+        # A separate client: that of the socket's looker belongs to its thread.
         client = Client(row.socket, timeout=TIMEOUT)
         self._looker: Looker[Answered] = Looker(
             lambda: self._ask(client), self._deliver, model.pause_or_interval, client
@@ -100,31 +100,31 @@ class MapScreen(Screen[None]):
 
     @property
     def folios(self) -> Folios | None:
-        """What the map shows."""
+        """Return the part of the file on the map."""
         return self.map.folios
 
     def compose(self) -> ComposeResult:
-        """From top to bottom."""
+        """Yield the widgets from top to bottom."""
         yield self.head
         yield self.map
         yield self.legend
         yield Footer()
 
     def on_mount(self) -> None:
-        """Begin to ask."""
+        """Start to ask."""
         self._looker.start()
         self.update_all()
 
     def on_unmount(self) -> None:
-        """Ask no more."""
+        """Stop asking."""
         self._looker.stop()
 
     def on_resize(self, event: events.Resize) -> None:
-        """The legend fits the new size."""
+        """Fit the legend to the new size."""
         self.update_all()
 
     def on_folio_map_scaled(self) -> None:
-        """Tell the scale."""
+        """Show the scale."""
         self.update_all()
 
     def look_now(self) -> None:
@@ -142,15 +142,15 @@ class MapScreen(Screen[None]):
         try:
             self.post_message(answer)
         except RuntimeError:
-            pass  # the program ends: its loop is closed
+            pass  # the program is ending: its loop is closed
 
     def on_answered(self, event: Answered) -> None:
-        """Show what came, unless the view was changed since it was asked for."""
+        """Show the answer, unless the view was changed after the request."""
         if event.view != self.view:
             return
         answer = event.answer
         if isinstance(answer, Folios) and answer.length <= 0 and self.view != View():
-            self.view = View()  # the file became shorter than what was shown
+            self.view = View()  # the file became shorter than the visible part
             self.look_now()
         elif isinstance(answer, Folios):
             pid = self._model.pid(self.row.socket)
@@ -164,14 +164,14 @@ class MapScreen(Screen[None]):
         self.update_all()
 
     def update_all(self) -> None:
-        """Show what is known."""
+        """Show the last answer."""
         if not self.is_running:
             return
         self.head.update(self.head_text())
         self.legend.update(self.legend_text())
 
     def head_text(self) -> Text:
-        """The file, and the scale of the map."""
+        """Return the file and the scale of the map."""
         name = clip_start(printable(self.row.file.key), max(10, self.size.width - 2))
         text = Text().append(f" {name}", style="bold")
         text.append(f"\n {printable(self.row.file.volume)}", style="dim")
@@ -189,14 +189,14 @@ class MapScreen(Screen[None]):
         return text
 
     def legend_text(self) -> Text:
-        """The letters that are on the map, with how much there is of each."""
+        """Return the letters on the map, with the amount of each."""
         found = amounts(self.folios) if self.folios else {}
         text = swatches(found.items(), self.size.width - 1)
         text.append("  small letters: in part" if found else "", style="dim")
         return text
 
     def action_zoom(self, step: int) -> None:
-        """Closer around the middle of what is shown, or farther."""
+        """Zoom in or out around the middle of the visible part."""
         if self.folios is None or self.folios.length <= 0:
             return
         page, size = max(1, self.folios.page_size), self.folios.size
@@ -206,7 +206,7 @@ class MapScreen(Screen[None]):
         self.look_at(middle - length // 2, length, size)
 
     def action_move(self, step: int) -> None:
-        """Half of what is shown to the left or right; 0: back to the whole file."""
+        """Move by half of the visible part to the left or right; 0: back to the whole file."""
         if self.folios is None:
             return
         folios = self.folios
@@ -216,7 +216,7 @@ class MapScreen(Screen[None]):
             self.look_at(folios.offset + step * folios.length // 2, folios.length, folios.size)
 
     def look_at(self, offset: int, length: int, size: int) -> None:
-        """Show so many bytes from a page's beginning on, as far as the file has them."""
+        """Show so many bytes from the beginning of a page, as far as the file has them."""
         page = max(1, self.folios.page_size) if self.folios else 1
         offset = max(0, min(offset, size - length)) // page * page
         self.view = View() if length >= size else View(offset, min(length, size - offset))

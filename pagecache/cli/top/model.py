@@ -1,7 +1,7 @@
-"""What the live view shows, and what it asks the sockets for. No terminal, no thread: samples in, rows out.
+"""The state of the live view, and its requests to the sockets. No terminal, no thread: samples in, rows out.
 
-The lookers read `question` and `pause_or_interval` from their threads: both are made of single attributes, each of
-which is replaced as a whole.
+The lookers read `question` and `pause_or_interval` from their threads: both use attributes that are replaced as a
+whole.
 """
 
 from collections.abc import Callable, Sequence
@@ -26,9 +26,9 @@ from pagecache.cli.top.rows import (
 from pagecache.observe.answers import Waits
 
 INTERVALS = (0.1, 0.2, 0.5, 1.0, 2.0, 5.0, 10.0, 30.0, 60.0)
-# The most that a server gives.
+# The largest limit that a server accepts.
 FILES_MAX = 1000
-# A socket that was found, and not named, is forgotten so many seconds after its file is gone.
+# A socket that was found, not named, is dropped so many seconds after its file is gone.
 FORGOTTEN = 60.0
 
 
@@ -37,7 +37,7 @@ class FileList:
     """The files to show.
 
     Attributes:
-        total: how many there are, shown or not; None: not known before the servers were asked with this filter.
+        total: Number of matching files, shown or not; None: the servers have not answered for this filter.
     """
 
     rows: list[FileRow]
@@ -49,12 +49,12 @@ class Model:
     """The state of a live view.
 
     Attributes:
-        find: looks for sockets, where none were named.
-        sort: one of SORTS.
-        filter: show only files that have this in their keys.
-        volume: show only files of this volume (socket, name).
-        page: how many files the screen has asked for so far.
-        most: never ask for more files than this; None: for as many as the screen has room.
+        find: Searches for sockets if none were named.
+        sort: One of SORTS.
+        filter: Show only files with this text in their keys.
+        volume: Show only files of this volume (socket, name).
+        page: Number of files that the screen has asked for so far.
+        most: Largest number of files to ask for; None: as many as the screen has room for.
     """
 
     sockets: Sequence[Path]
@@ -74,13 +74,13 @@ class Model:
             self.watches[path] = Watch(path)
 
     def take(self, sample: Sample) -> None:
-        """Take what one look gave. Looks at a socket that was forgotten meanwhile are dropped."""
+        """Take one sample. Samples of dropped sockets are ignored."""
         watch = self.watches.get(sample.socket)
         if watch is not None:
             watch.take(sample, self.clock())
 
     def look_around(self) -> tuple[list[Path], list[Path]]:
-        """Sockets that came since, and those that are forgotten from now on. Only where none were named."""
+        """Return new sockets and sockets to drop. Only if none were named."""
         if self.find is None:
             return [], []
         there = self.find()
@@ -95,27 +95,27 @@ class Model:
         return new, lost
 
     def question(self, socket: Path) -> Question:
-        """What to ask a socket for: the page that is shown, and no file of a volume that is not."""
+        """Return the question for a socket: the visible page, without files of volumes that are not shown."""
         volume = self.volume
         if volume is not None and volume[0] != socket:
             return Question(sort=self.sort, limit=0, match=self.filter)
         return Question(self.sort, self.page_limit(), volume[1] if volume else None, self.filter)
 
     def pause_or_interval(self) -> float | None:
-        """Seconds between looks; None: none before the pause ends."""
+        """Return the seconds between samples; None: paused."""
         return None if self.paused else self.interval
 
     def caches(self) -> list[CacheRow]:
-        """One row for each socket."""
+        """Return one row for each socket."""
         now = self.clock()
         return [cache_row(watch, now) for watch in self.watches.values()]
 
     def volumes(self) -> list[VolumeRow]:
-        """The volumes of all sockets that answer."""
+        """Return the volumes of all sockets that answer."""
         return [row for watch in self.watches.values() for row in volume_rows(watch)]
 
     def files(self) -> FileList:
-        """The files to show, in order: until the servers have answered for this filter, what there is of it."""
+        """Return the files to show, in order: the known ones until the servers have answered for this filter."""
         rows = [row for watch in self.watches.values() for row in file_rows(watch)]
         if self.volume is not None:
             rows = [row for row in rows if (row.socket, row.file.volume) == self.volume]
@@ -123,36 +123,36 @@ class Model:
         known = all(answer.match == self.filter for answer in answers)
         total = sum(answer.files.total for answer in answers if answer.files is not None)
         rows = merge_files(matching(rows, self.filter), self.sort)
-        # Of several sockets each gave a page: only so many are known to be the first of all.
+        # Each of several sockets gave a page: only so many files are certain to be the first of all.
         return FileList(rows[: self.page_limit()], total if known else None)
 
     def page_limit(self) -> int:
-        """How many files are shown at most."""
+        """Return the largest number of files to show."""
         return min(self.page, FILES_MAX) if self.most is None else min(self.page, FILES_MAX, self.most)
 
     def waits(self) -> list[Waits]:
-        """The waits of all sockets that answer."""
+        """Return the waits of all sockets that answer."""
         found = [waits_of(watch) for watch in self.watches.values()]
         return [waits for waits in found if waits is not None]
 
     def pid(self, socket: Path) -> int | None:
-        """Whose socket it is now; None while it gives nothing."""
+        """Return the process that owns the socket now; None while it does not answer."""
         watch = self.watches.get(socket)
         return watch.present.stats.pid if watch and watch.present and watch.present.stats else None
 
     def next_sort(self, step: int) -> None:
-        """The next order of files, or the one before."""
+        """Choose the next order of files, or the one before."""
         self.sort = SORTS[(SORTS.index(self.sort) + step) % len(SORTS)]
 
     def change_interval(self, step: int) -> None:
-        """The next longer interval, or the next shorter one."""
+        """Choose the next longer interval, or the next shorter one."""
         if step > 0:
             self.interval = next((one for one in INTERVALS if one > self.interval), self.interval)
         else:
             self.interval = next((one for one in reversed(INTERVALS) if one < self.interval), self.interval)
 
     def want(self, files: int) -> bool:
-        """Ask for at least so many files from now on; True where that is more than before."""
+        """Ask for at least so many files from now on; return whether that is more than before."""
         more = files > self.page
         self.page = max(files, self.page)
         return more and self.page <= FILES_MAX

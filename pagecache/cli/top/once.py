@@ -1,4 +1,4 @@
-"""`pagecache top --once`: one look at every socket, as tables for a person or as one JSON document."""
+"""`pagecache top --once`: one sample of every socket, as tables for a person or as one JSON document."""
 
 import json
 import os
@@ -21,7 +21,7 @@ from pagecache.cli.top.rows import Traffic, Watch, cache_row, file_rows, merge_f
 from pagecache.observe.client import Client
 from pagecache.quantities import printable
 
-# Columns of tables that no terminal shows, unless $COLUMNS says otherwise; and of those with everything.
+# Width of tables off a terminal, unless $COLUMNS has another; and of tables with all columns.
 PIPE_WIDTH = 100
 WIDE = 400
 FILE_WIDTH = 40
@@ -30,7 +30,7 @@ FILE_WIDTH = 40
 def show_once(
     sockets: Sequence[Path], question: Question, *, interval: float | None, as_json: bool, wide: bool = False
 ) -> int:
-    """Look, print, and complain on stderr about what could not be read; the exit status."""
+    """Sample, print, and report unreadable sockets on stderr; return the exit status."""
     watches = observe(sockets, question, interval)
     if as_json:
         # Names in pure ASCII: a document printed on a terminal is as harmless as a table.
@@ -44,8 +44,8 @@ def show_once(
 
 
 def observe(sockets: Sequence[Path], question: Question, interval: float | None) -> list[Watch]:
-    """Look at every socket once, or twice with `interval` seconds between; side by side, so that one that hangs
-    delays the others by its timeout only.
+    """Sample every socket once, or twice with `interval` seconds between. Sockets are sampled side by side, so one that
+    hangs delays the others only by its timeout.
     """
     watches = [Watch(path) for path in sockets]
     # Daemon threads: an interrupt does not wait for a socket whose owner hangs.
@@ -58,7 +58,7 @@ def observe(sockets: Sequence[Path], question: Question, interval: float | None)
 
 
 def observe_one(watch: Watch, question: Question, interval: float | None) -> None:
-    """Look at one socket, once or twice."""
+    """Sample one socket, once or twice."""
     with Client(watch.socket, timeout=TIMEOUT) as client:
         watch.take(look(client, question), time.monotonic())
         if interval is not None:
@@ -67,7 +67,7 @@ def observe_one(watch: Watch, question: Question, interval: float | None) -> Non
 
 
 def print_tables(watches: Sequence[Watch], question: Question, console: Console | None = None) -> None:
-    """Print what a person wants to see on stdout, and what could not be read on stderr."""
+    """Print caches, volumes, files, errors and waits on stdout."""
     if console is None:
         told = sys.stdout.isatty() or os.environ.get("COLUMNS", "").isdecimal()
         console = Console(width=None if told else PIPE_WIDTH)
@@ -93,7 +93,7 @@ def print_tables(watches: Sequence[Watch], question: Question, console: Console 
 
 
 def print_table(console: Console, columns: Sequence[Column[Row]], rows: Sequence[Row]) -> None:
-    """Print the columns that fit, and name the others."""
+    """Print the columns that fit, and the names of the others."""
     shown = fitting(columns, console.width)
     console.print(table(shown, rows))
     left = [column.heading for column in columns[len(shown) :]]
@@ -102,7 +102,7 @@ def print_table(console: Console, columns: Sequence[Column[Row]], rows: Sequence
 
 
 def fitting(columns: Sequence[Column[Row]], width: int) -> Sequence[Column[Row]]:
-    """The first columns that have room side by side; those are the ones that matter."""
+    """Return the first columns that have room side by side; the important columns come first."""
     found: list[Column[Row]] = []
     for column in columns:
         width -= column.width + 2
@@ -113,12 +113,12 @@ def fitting(columns: Sequence[Column[Row]], width: int) -> Sequence[Column[Row]]
 
 
 def show(console: Console, line: Text) -> None:
-    """Print a line, on several lines if it is longer than the width."""
+    """Print a line, folded if it is longer than the width."""
     console.print(line, no_wrap=False, overflow="fold", highlight=False)
 
 
 def section(console: Console, title: str, lines: Sequence[Text]) -> None:
-    """Some lines under a title; nothing where there are none."""
+    """Print lines under a title; nothing if there are none."""
     if lines:
         show(console, Text(f"\n{title}", style="bold"))
         for line in lines:
@@ -126,7 +126,7 @@ def section(console: Console, title: str, lines: Sequence[Text]) -> None:
 
 
 def table(columns: Sequence[Column[Row]], rows: Sequence[Row]) -> Table:
-    """A plain table."""
+    """Return a plain table."""
     found = Table(box=box.SIMPLE_HEAD, pad_edge=False, padding=(0, 1, 0, 0), header_style="bold")
     for column in columns:
         found.add_column(column.heading, justify="left" if column.left else "right", no_wrap=True)
@@ -136,7 +136,7 @@ def table(columns: Sequence[Column[Row]], rows: Sequence[Row]) -> Table:
 
 
 def as_dict(watches: Sequence[Watch], question: Question) -> dict[str, Any]:
-    """What was read as one document for programs: names and numbers as they came, rates where there were two looks."""
+    """Return one document for programs: names and numbers as the caches report them; rates need two samples."""
     files = merge_files((row for watch in watches for row in file_rows(watch)), question.sort)
     return {
         "caches": [cache_dict(watch) for watch in watches],
@@ -190,7 +190,7 @@ def as_dict(watches: Sequence[Watch], question: Question) -> dict[str, Any]:
 
 
 def cache_dict(watch: Watch) -> dict[str, Any]:
-    """One socket: its cache, or the error."""
+    """Return one socket: its cache, or the error."""
     row = cache_row(watch, watch.since)
     error = watch.last.error if watch.last else None
     document: dict[str, Any] = {
@@ -213,7 +213,7 @@ def cache_dict(watch: Watch) -> dict[str, Any]:
 
 
 def traffic_dict(traffic: Traffic) -> dict[str, Any]:
-    """Counters and rates."""
+    """Return counters and rates."""
     return {
         "local": traffic.local,
         "hit_rate": traffic.hit_rate,

@@ -1,6 +1,6 @@
 """Lines of text about caches, volumes, waits and errors, as the live view and `--once` show them.
 
-All are rich Texts, one per line, cut to no width: who shows them does that.
+All are rich Texts, one per line; the caller cuts them to its width.
 """
 
 from collections import Counter
@@ -27,7 +27,7 @@ SPARKLINE = 12
 
 
 def cache_line(row: CacheRow) -> Text:
-    """Who it is, and the figures that matter first."""
+    """Return the name of a cache and its most important figures."""
     line = Text(no_wrap=True).append(printable(row.name), style="bold")
     if row.status:
         line.append(f"  {row.status}", style="bold red")
@@ -57,7 +57,7 @@ def cache_line(row: CacheRow) -> Text:
 
 
 def cache_bar(row: CacheRow, width: int) -> Text:
-    """The memory of a cache by state, with the amounts behind it."""
+    """Return the memory of a cache by state, with the amounts behind it."""
     if row.cache is None or row.traffic is None:
         return Text(ABSENT.letter * width, style=ABSENT.style, no_wrap=True)
     line = bar_text(row.traffic.parts, row.cache.capacity, width)
@@ -71,13 +71,13 @@ def cache_bar(row: CacheRow, width: int) -> Text:
 
 
 def swatch(state: State, amount: float | None = None) -> Text:
-    """A state's letter in its colour, its name, and how much of it there is."""
+    """Return a state's letter in its colour, its name, and its amount."""
     label = f" {state.label}" if amount is None else f" {state.label} {short_size(amount)}"
     return Text.assemble((f" {state.letter} ", state.style), label)
 
 
 def swatches(amounts: Iterable[tuple[State, float | None]], width: int) -> Text:
-    """Letters, colours and amounts in lines of `width`, none of them cut in two."""
+    """Return letters, colours and amounts in lines of `width`, none of them cut in two."""
     lines = [Text()]
     for state, amount in amounts:
         one = swatch(state, amount)
@@ -90,12 +90,12 @@ def swatches(amounts: Iterable[tuple[State, float | None]], width: int) -> Text:
 
 
 def legend(width: int) -> Text:
-    """All letters and colours."""
+    """Return all letters and colours."""
     return swatches(((state, None) for state in (*STATES, ABSENT)), width)
 
 
 def latency_line(label: str, histogram: Histogram, calls: float | None) -> Text:
-    """One kind of call: its histogram and what half, and nearly all, took at most."""
+    """Return one kind of call: its histogram, its median and its 99th percentile."""
     line = Text(no_wrap=True).append(f"{label:<7}", style="bold")
     line.append(sparkline(histogram, SPARKLINE), style="cyan")
     line.append(
@@ -106,7 +106,7 @@ def latency_line(label: str, histogram: Histogram, calls: float | None) -> Text:
 
 
 def volume_lines(row: VolumeRow) -> list[Text]:
-    """Latency, queue and throttle of one volume."""
+    """Return latency, queue and throttle of one volume."""
     volume, now = row.volume, row.traffic
     lines = []
     if volume.state != "attached":
@@ -140,7 +140,7 @@ def volume_lines(row: VolumeRow) -> list[Text]:
 
 
 def trouble_line(volume: str, one: Trouble) -> Text:
-    """An error, and what happens next."""
+    """Return an error and the next step."""
     line = Text(f"{duration_text(one.age)} ago ", no_wrap=True)
     line.append(printable(one.kind), style="bold red")
     line.append(f" {printable(volume)}")
@@ -154,7 +154,7 @@ def trouble_line(volume: str, one: Trouble) -> Text:
 
 
 def single(errors: Iterable[Trouble]) -> list[Trouble]:
-    """Newest first, and each trouble once: of a failure that is parked there are two events, `parked` and `failed`."""
+    """Return events newest first, one for each trouble: a parked failure has two events, `parked` and `failed`."""
     found: list[Trouble] = []
     parked: Counter[Hashable] = Counter()
     for one in errors:
@@ -169,14 +169,14 @@ def single(errors: Iterable[Trouble]) -> list[Trouble]:
 
 
 def trouble_lines(rows: Iterable[VolumeRow]) -> list[Text]:
-    """The errors of all volumes, newest first."""
+    """Return the errors of all volumes, newest first."""
     found = [(one.age, row.volume.name, one) for row in rows for one in single(row.volume.errors)]
     found.sort(key=lambda entry: entry[0])
     return [trouble_line(volume, one) for _, volume, one in found]
 
 
 def wait_lines(waits: Iterable[Waits]) -> list[Text]:
-    """Who waits for what, longest first, each with its chain."""
+    """Return the waits, longest first, each with its chain."""
     found = sorted((wait for one in waits for wait in one.waits), key=lambda wait: -wait.seconds)
     lines = []
     for wait in found:

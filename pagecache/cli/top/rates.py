@@ -1,7 +1,7 @@
-"""What two documents of one cache say about the time between them. Pure functions.
+"""Rates from two documents of one cache. Pure functions.
 
-Counters only grow, and a file's are those of one object in memory: a count that shrank, another process or a clock
-that went back means that there is no "between", and every rate is None, which is not 0.
+Counters only grow, and a file's belong to one object in memory. If a count shrank, the process is another one, or a
+clock went back, the documents do not fit together, and every rate is None, which is not 0.
 """
 
 from pagecache.observe.answers import Counters, Histogram, Stats
@@ -10,7 +10,7 @@ BLOCKS = "▁▂▃▄▅▆▇█"
 
 
 def seconds_between(before: Stats | None, now: Stats) -> float | None:
-    """Seconds from one document to the next; None where they are not of one cache, or no time has passed."""
+    """Return the seconds from one document to the next; None if they are not of one cache, or no time has passed."""
     if before is None or (before.pid, before.cache.name) != (now.pid, now.cache.name):
         return None
     seconds = now.uptime - before.uptime
@@ -18,7 +18,7 @@ def seconds_between(before: Stats | None, now: Stats) -> float | None:
 
 
 def growth(before: Counters | None, now: Counters, *names: str) -> float | None:
-    """How much the sum of some counters grew."""
+    """Return the growth of the sum of some counters."""
     if before is None:
         return None
     grown = sum(now.get(name, 0) for name in names) - sum(before.get(name, 0) for name in names)
@@ -26,13 +26,13 @@ def growth(before: Counters | None, now: Counters, *names: str) -> float | None:
 
 
 def per_second(before: Counters | None, now: Counters, seconds: float | None, *names: str) -> float | None:
-    """The growth of some counters by second."""
+    """Return the growth of some counters per second."""
     grown = growth(before, now, *names)
     return None if grown is None or seconds is None else grown / seconds
 
 
 def hit_rate(now: Counters, before: Counters | None = None) -> float | None:
-    """Hits of all accesses since `before`, or since the beginning; None: there were none."""
+    """Return the share of hits in all accesses since `before`, or since the beginning; None: no accesses."""
     hits, misses = growth(before or {}, now, "hits"), growth(before or {}, now, "misses")
     if hits is None or misses is None or not hits + misses:
         return None
@@ -40,7 +40,7 @@ def hit_rate(now: Counters, before: Counters | None = None) -> float | None:
 
 
 def since(before: Histogram | None, now: Histogram) -> Histogram:
-    """The calls that ended after `before`; all of them where the two do not fit."""
+    """Return the calls that ended after `before`; all of them if the two do not fit."""
     if before is None or before.bounds != now.bounds or len(before.counts) != len(now.counts):
         return now
     counts = tuple(new - old for old, new in zip(before.counts, now.counts, strict=True))
@@ -50,9 +50,9 @@ def since(before: Histogram | None, now: Histogram) -> Histogram:
 
 
 def quantile(histogram: Histogram, share: float) -> float | None:
-    """The time that `share` of the calls took at most, straight between bounds; None without calls.
+    """Return the longest time of `share` of the calls, interpolated between bounds; None without calls.
 
-    Of calls that took longer than the last bound, that bound is all that is known.
+    For calls beyond the last bound, that bound is returned.
     """
     total = sum(histogram.counts)
     if not total or not histogram.bounds:
@@ -67,7 +67,7 @@ def quantile(histogram: Histogram, share: float) -> float | None:
 
 
 def sparkline(histogram: Histogram, width: int) -> str:
-    """The counts as `width` bars, shortest times to the left, over all bounds: two sparklines can be compared."""
+    """Return the counts as `width` bars over all bounds, shortest times to the left: two sparklines can be compared."""
     counts = histogram.counts
     if not sum(counts):
         return "·" * width

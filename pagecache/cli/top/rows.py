@@ -1,7 +1,7 @@
-"""From documents to rows: what `pagecache top` shows of a cache, a volume and a file, as plain numbers.
+"""Rows made from documents: the figures of a cache, a volume and a file, as plain numbers.
 
-Two documents of one socket give rates and the hit rate of the time between them; one alone gives the totals. None is
-"not known", never 0. Texts are as the documents have them: who shows them makes them printable.
+Two documents of one socket give rates and the hit rate of the time between them; one alone gives the totals. None means
+"not known", never 0. Texts are unchanged; the code that shows them makes them printable.
 """
 
 from collections.abc import Callable, Iterable, Sequence
@@ -14,17 +14,17 @@ from pagecache.cli.top.states import local_bytes, parts
 from pagecache.observe.answers import Cache, Counters, File, Files, Latency, Stats, Volume, Waits
 from pagecache.observe.client import LiveError
 
-# The orders that /v1/files knows: only the server sees all files.
+# The orders of /v1/files: only the server sees all files.
 SORTS = ("dirty", "cached", "failed", "unstable", "age", "hits", "key")
 
 
 @dataclass(frozen=True, slots=True)
 class Sample:
-    """What one look at a socket gave.
+    """One sample of a socket.
 
     Attributes:
-        match: the text that the files were asked for with.
-        error: why there is nothing; the rest is None then.
+        match: The text in the request for files.
+        error: The error of an unreadable socket; the other fields are None then.
     """
 
     socket: Path
@@ -37,15 +37,15 @@ class Sample:
 
 @dataclass(frozen=True, slots=True)
 class Traffic:
-    """What is counted for a cache, a volume and a file alike.
+    """The figures that a cache, a volume and a file have in common.
 
     Attributes:
-        parts: bytes by state, disjoint.
-        local: bytes that are not known to be saved.
-        failed: those whose last hand-over failed for good.
-        hit_rate: since the sample before; `total_hit_rate` since the beginning.
-        reads, writes, commits: backend calls by second.
-        accesses: hits and misses by second.
+        parts: Bytes by state, disjoint.
+        local: Bytes that are not known to be saved.
+        failed: Bytes whose last write-back failed for good.
+        hit_rate: Since the sample before; `total_hit_rate` since the beginning.
+        reads, writes, commits: Backend calls per second.
+        accesses: Hits and misses per second.
     """
 
     parts: dict[str, float]
@@ -60,7 +60,7 @@ class Traffic:
 
 
 def traffic(now: Counters, before: Counters | None, seconds: float | None) -> Traffic:
-    """The figures of some counters, and of the time since others."""
+    """Return the figures of some counters, and of the time since others."""
     before = before if seconds is not None else None
     return Traffic(
         parts=parts(now),
@@ -77,11 +77,11 @@ def traffic(now: Counters, before: Counters | None, seconds: float | None) -> Tr
 
 @dataclass(frozen=True, slots=True)
 class CacheRow:
-    """One socket: its cache, or why there is none.
+    """One socket: its cache, or the reason why there is none.
 
     Attributes:
-        status: "" when all is well, else a few words.
-        gone: seconds since it was there; None while it is.
+        status: "" if it answers, else a few words.
+        gone: Seconds since it last answered; None while it does.
     """
 
     socket: Path
@@ -112,7 +112,7 @@ class VolumeRow:
 
     @property
     def identity(self) -> tuple[Path, str]:
-        """The same volume has the same one in every sample."""
+        """Return a value that is equal for one volume in all samples."""
         return self.socket, self.volume.name
 
 
@@ -128,21 +128,21 @@ class FileRow:
 
     @property
     def identity(self) -> tuple[Path, int, int]:
-        """The same file has the same one in every sample: an id is never used twice in a cache."""
+        """Return a value that is equal for one file in all samples: an id is never used twice in a cache."""
         return self.socket, self.pid, self.file.id
 
 
-# Rates are made of at least so much time: what is asked for by keys comes in shorter steps, and says little.
+# Shortest time for rates: samples taken by a key press may be too close together.
 TIME_MIN = 0.25
 PAST_MAX = 8
 
 
 @dataclass(slots=True)
 class Watch:
-    """The samples of one socket: the last one, the last that was good, and a good one before it to compare with.
+    """The samples of one socket: the last one, the last good one, and an earlier good one to compare with.
 
     Attributes:
-        since: when there was the last good sample, or the first of all; by the clock of who calls `take`.
+        since: Time of the last good sample, or of the first of all; by the clock of the caller of `take`.
     """
 
     socket: Path
@@ -153,7 +153,7 @@ class Watch:
     _past: list[Sample] = field(default_factory=list)
 
     def take(self, sample: Sample, now: float) -> None:
-        """Take what a look at `now` gave."""
+        """Take a sample made at `now`."""
         if self.last is None:
             self.since = now
         self.last = sample
@@ -162,28 +162,28 @@ class Watch:
         if self.good is not None:
             self._past.append(self.good)
         self.good, self.since = sample, now
-        # The newest that is old enough; what is older than that one is not needed any more.
+        # The newest that is old enough; older ones are no longer needed.
         old = [number for number, one in enumerate(self._past) if (time_between(one, sample) or 0.0) >= TIME_MIN]
         self.before = self._past[old[-1]] if old else None
         self._past = self._past[old[-1] if old else 0 :][-PAST_MAX:]
 
     @property
     def present(self) -> Sample | None:
-        """The last sample, where it is good: a socket that gives nothing shows no figures of the past."""
+        """Return the last sample if it is good: an unreadable socket shows no figures of the past."""
         return self.last if self.last is not None and self.last.stats is not None else None
 
     def between(self) -> float | None:
-        """Seconds between the samples that rates are made of, by the cache's clock."""
+        """Return the seconds between the samples that rates are made of, by the cache's clock."""
         return time_between(self.before, self.good)
 
 
 def time_between(before: Sample | None, now: Sample | None) -> float | None:
-    """Seconds between two samples of one cache."""
+    """Return the seconds between two samples of one cache."""
     return seconds_between(before.stats if before else None, now.stats) if now and now.stats else None
 
 
 def cache_row(watch: Watch, now: float) -> CacheRow:
-    """The row of a socket."""
+    """Return the row of a socket."""
     sample = watch.present
     if sample is None or sample.stats is None:
         good = watch.good.stats if watch.good else None
@@ -211,14 +211,14 @@ def cache_row(watch: Watch, now: float) -> CacheRow:
         cache=stats.cache,
         traffic=traffic(stats.cache.counters, before.cache.counters if before else None, watch.between()),
         oldest=max(ages, default=None),
-        # As soon as one of them cannot be said, the whole cannot.
+        # If one of them is not known, the sum is not known.
         clean_in=None if None in expected else max((one for one in expected if one is not None), default=0.0),
         throttled=sum(volume.throttle.waiting for volume in volumes),
     )
 
 
 def volume_rows(watch: Watch) -> list[VolumeRow]:
-    """The volumes of a socket, in the order of the document."""
+    """Return the volumes of a socket, in the order of the document."""
     sample = watch.present
     if sample is None or sample.stats is None:
         return []
@@ -243,7 +243,7 @@ def volume_rows(watch: Watch) -> list[VolumeRow]:
 
 
 def latency_since(before: Volume | None, now: Volume) -> Latency:
-    """The calls of the time between; those of all time where none ended in it: what it last was is worth seeing."""
+    """Return the calls between the samples; if none ended then, the calls of all time."""
     if before is None:
         return now.latency
     found = {}
@@ -255,7 +255,7 @@ def latency_since(before: Volume | None, now: Volume) -> Latency:
 
 
 def file_rows(watch: Watch) -> list[FileRow]:
-    """The files of a socket's last sample, in the order of the document."""
+    """Return the files of a socket's last sample, in the order of the document."""
     sample = watch.present
     if sample is None or sample.stats is None or sample.files is None:
         return []
@@ -288,16 +288,16 @@ FILE_ORDER: dict[str, Callable[[FileRow], Any]] = {
 
 
 def merge_files(rows: Iterable[FileRow], sort: str) -> list[FileRow]:
-    """Pages of several sockets as one. Equal ones keep the order in which their servers gave them."""
+    """Merge pages of several sockets. Equal files keep the order of their servers."""
     return sorted(rows, key=FILE_ORDER[sort])
 
 
 def matching(rows: Sequence[FileRow], text: str) -> list[FileRow]:
-    """Files whose key has the text in it, in letters of any size: as `match` of `/v1/files`."""
+    """Return the files with the text in their keys, ignoring case, like `match` of `/v1/files`."""
     wanted = text.casefold()
     return [row for row in rows if wanted in row.file.key.casefold()]
 
 
 def waits_of(watch: Watch) -> Waits | None:
-    """The waits of a socket's last sample."""
+    """Return the waits of a socket's last sample."""
     return watch.present.waits if watch.present else None

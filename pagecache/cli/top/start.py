@@ -1,4 +1,4 @@
-"""What `pagecache top` is called with, and which of its forms that means."""
+"""The start of `pagecache top`: its arguments, and the choice of its form."""
 
 import os
 import sys
@@ -15,7 +15,7 @@ INTERVAL = 1.0
 
 
 class WrongInput(Exception):
-    """Nothing can be shown; one sentence that says what to do."""
+    """Nothing can be shown; the message is one sentence with the remedy."""
 
 
 def start(
@@ -28,23 +28,23 @@ def start(
     files: int | None,
     wide: bool = False,
 ) -> int:
-    """Show what the caches behind some sockets do.
+    """Show the caches behind some sockets.
 
     Args:
-        sockets: Without any: those that `find_sockets` finds.
+        sockets: If empty, those that `find_sockets` finds.
         once: Print tables once.
         as_json: Print a document once.
-        interval: Seconds between looks; with `once`, the time between the two looks that rates are made of, and None
-            means one look.
+        interval: Seconds between samples; with `once`, between the two samples that rates are made of, and None
+            means one sample.
         sort: The order of files.
-        files: How many files to show; None: as many as have room.
+        files: Number of files to show; None: as many as there is room for.
         wide: Tables have all columns, whatever the width.
 
     Returns:
         The exit status.
 
     Raises:
-        WrongInput: No socket, or the live view cannot be had.
+        WrongInput: No socket, or the live view is not available.
     """
     chosen = list(dict.fromkeys(sockets)) or find_sockets()
     if not chosen:
@@ -64,7 +64,7 @@ def start(
 
 
 def why_not_live() -> str | None:
-    """Why this is no terminal for a live view; None where it is."""
+    """Return the reason why the live view cannot run on this terminal; None: it can."""
     if not (sys.stdin.isatty() and sys.stdout.isatty()):
         return "not a terminal"
     if os.environ.get("TERM", "") in ("", "dumb", "unknown"):
@@ -73,7 +73,7 @@ def why_not_live() -> str | None:
 
 
 def live(sockets: Sequence[Path], *, found: bool, interval: float, sort: str, files: int | None) -> int:
-    """The live view.
+    """Run the live view.
 
     Raises:
         WrongInput: textual is not installed.

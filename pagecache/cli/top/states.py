@@ -1,6 +1,6 @@
-"""The states of cached bytes: their letters and colours, and how a number of bytes of each becomes a bar.
+"""The states of cached bytes: their letters and colours, and bars of them.
 
-A colour never stands alone: bars and maps carry the letter too.
+A colour never stands alone: bars and maps have the letter too.
 """
 
 from collections.abc import Mapping
@@ -14,9 +14,9 @@ class State:
     """One state.
 
     Attributes:
-        name: as the documents have it.
-        label: as the columns have it.
-        colour: what it is drawn in, "" for that of the screen. Exact ones: palettes of terminals have some twice.
+        name: Its name in documents.
+        label: Its name in columns.
+        colour: Its colour, "" for that of the screen. Exact values: palettes of terminals have some colours twice.
     """
 
     name: str
@@ -27,7 +27,7 @@ class State:
 
     @property
     def style(self) -> str:
-        """Of its letters in bars and maps."""
+        """Return the style of its letters in bars and maps."""
         return f"{self.ink} on {self.colour}" if self.colour else self.ink
 
 
@@ -46,22 +46,22 @@ BY_NAME = {state.name: state for state in STATES}
 ABSENT = State("", "·", "not cached", "", "dim")
 OTHER = State("?", "?", "other", "", "reverse")
 
-# The order of a bar, from left to right: what is safe, what is on its way, what is not.
+# The order of a bar, from left to right: safe bytes, bytes in flight, unsaved bytes.
 BAR_ORDER = ("clean", "pinned", "staged", "unstable", "writeback", "dirty", "failed")
-# What exists nowhere else for certain.
+# States of bytes that may exist only in this cache.
 LOCAL = ("dirty", "writeback", "unstable")
 
 
 def local_bytes(counters: Counters) -> float:
-    """Bytes that are not known to be saved; failed ones are a part of the dirty ones."""
+    """Return the bytes that are not known to be saved; failed ones are a part of the dirty ones."""
     return sum(counters.get(name, 0) for name in LOCAL)
 
 
 def parts(counters: Counters) -> dict[str, float]:
-    """Bytes of each state, as disjoint as the counters allow.
+    """Return the bytes of each state, as disjoint as the counters allow.
 
-    Failed bytes are taken out of the dirty ones. Pinned ones may be in any state: as far as possible they are taken
-    out of the clean ones, as a map of folios shows them.
+    Failed bytes are subtracted from the dirty ones. Pinned bytes may be in any state: as far as possible they are
+    subtracted from the clean ones, as in a map of folios.
     """
     found = {name: max(0, counters.get(name, 0)) for name in BAR_ORDER}
     found["dirty"] = max(0, found["dirty"] - found["failed"])
@@ -71,10 +71,10 @@ def parts(counters: Counters) -> dict[str, float]:
 
 
 def bar(amounts: Mapping[str, float], total: float, width: int) -> list[tuple[State, int]]:
-    """Columns of each state in a bar of `width`, `total` bytes being all of it; the rest is ABSENT.
+    """Return the columns of each state in a bar of `width` columns for `total` bytes; the rest is ABSENT.
 
-    What is there at all gets a column where there is one, however little it is: one failed page of a terabyte is what
-    somebody looks for. Urgent states take it from the others.
+    Every state with any bytes gets a column if possible, because one failed page of a terabyte must be visible. Urgent
+    states take the column from the others.
     """
     whole = max(total, sum(amounts.values()), 1)
     present = [name for name in BAR_ORDER if amounts.get(name, 0) > 0]
@@ -88,7 +88,7 @@ def bar(amounts: Mapping[str, float], total: float, width: int) -> list[tuple[St
     found = [(BY_NAME[name], count) for name, count in columns.items()]
     rest = width - sum(columns.values())
     if whole == sum(amounts.values()) and found and rest:
-        # Rounding: nothing is absent, so nothing may look so.
+        # Rounding left a column, but no byte is absent: it must not look so.
         state, count = max(found, key=lambda one: one[1])
         found[[one[0] for one in found].index(state)] = (state, count + rest)
         rest = 0

@@ -1,7 +1,8 @@
 """A table of rows that change all the time: the heading and the first column stay, the rest scrolls.
 
-Only the lines on the screen are made into text. The cursor stays with its row when the order changes, so that what
-is chosen is what was looked at; on the first line it stays where it is, as somebody who watches the top expects.
+Only the lines on the screen are made into text: textual's DataTable makes a text of every cell, and takes 170 ms of CPU
+for a sample of 100 rows, against 30. The cursor stays with its row when the order changes, so that Enter chooses the
+row that the user saw; on the first line it stays on the first line, for users who watch the top.
 """
 
 from collections.abc import Hashable, Sequence
@@ -20,7 +21,7 @@ from textual.strip import Strip
 from pagecache.cli.top.columns import Column
 
 MORE = "→"
-"""Stands at the end of a heading when the right arrow key shows more columns."""
+"""Ends the heading if the right arrow key shows more columns."""
 
 
 class Identified(Protocol):
@@ -28,7 +29,7 @@ class Identified(Protocol):
 
     @property
     def identity(self) -> Hashable:
-        """The same in every sample."""
+        """Return a value that is equal in every sample."""
 
 
 Row = TypeVar("Row", bound=Identified)
@@ -60,21 +61,21 @@ class RowTable(ScrollView, Generic[Row], can_focus=True):
     ]
 
     class Chosen(Message):
-        """Enter on a row, or a click on the one under the cursor."""
+        """Enter was pressed on a row, or the row under the cursor was clicked."""
 
         def __init__(self, row: Any) -> None:
             super().__init__()
             self.row = row
 
     class Moved(Message):
-        """The cursor is on another row."""
+        """The cursor moved to another row."""
 
         def __init__(self, table: "RowTable[Any]") -> None:
             super().__init__()
             self.table = table
 
     class HeadingClicked(Message):
-        """A click on a heading whose column rows can be sorted by."""
+        """The heading of a sortable column was clicked."""
 
         def __init__(self, sort: str) -> None:
             super().__init__()
@@ -90,11 +91,11 @@ class RowTable(ScrollView, Generic[Row], can_focus=True):
 
     @property
     def current(self) -> Row | None:
-        """The row under the cursor."""
+        """Return the row under the cursor."""
         return self.rows[self.cursor] if self.cursor < len(self.rows) else None
 
     def show(self, columns: Sequence[Column[Row]], rows: Sequence[Row], *, sort: str = "") -> None:
-        """Show other rows. The cursor stays with its row, where that is still there."""
+        """Show other rows. The cursor stays with its row if the row is still there."""
         before = self.current
         self.columns, self.rows, self.sort = columns, rows, sort
         if self.cursor and before is not None:
@@ -108,7 +109,7 @@ class RowTable(ScrollView, Generic[Row], can_focus=True):
 
     @property
     def lines(self) -> int:
-        """How many rows are on the screen."""
+        """Return the number of rows on the screen."""
         return max(1, self.size.height - 1)
 
     def _keep_in_sight(self) -> None:
@@ -124,19 +125,19 @@ class RowTable(ScrollView, Generic[Row], can_focus=True):
         self.post_message(self.Moved(self))
 
     def action_move(self, step: int) -> None:
-        """The next row, or the one before."""
+        """Move to the next row, or the one before."""
         self._move_to(self.cursor + step)
 
     def action_page(self, step: int) -> None:
-        """A screen further."""
+        """Move by a screen."""
         self._move_to(self.cursor + step * self.lines)
 
     def action_to_end(self, step: int) -> None:
-        """The first row, or the last."""
+        """Move to the first row, or the last."""
         self._move_to(0 if step < 0 else len(self.rows) - 1)
 
     def action_aside(self, step: int) -> None:
-        """Some columns further."""
+        """Scroll by some columns."""
         self.scroll_to(x=self.scroll_offset.x + step * 8, animate=False, immediate=True)
 
     def action_choose(self) -> None:
@@ -145,7 +146,7 @@ class RowTable(ScrollView, Generic[Row], can_focus=True):
             self.post_message(self.Chosen(self.current))
 
     def on_click(self, event: events.Click) -> None:
-        """A heading, or a row; a click on the row under the cursor chooses it."""
+        """Sort by a heading, move to a row, or choose the row under the cursor."""
         row = event.y - 1 + self.scroll_offset.y
         if event.y == 0:
             sort = self._heading_at(event.x)
@@ -157,7 +158,7 @@ class RowTable(ScrollView, Generic[Row], can_focus=True):
             self._move_to(row)
 
     def _heading_at(self, x: int) -> str | None:
-        """What a click at this column of the screen sorts by."""
+        """Return the order that a click at this column of the screen selects."""
         fixed = self.columns[0].width + 1 if self.columns else 0
         x = x if x < fixed else x + self.scroll_offset.x
         for column in self.columns:
@@ -167,7 +168,7 @@ class RowTable(ScrollView, Generic[Row], can_focus=True):
         return None
 
     def render_line(self, y: int) -> Strip:
-        """One line of the screen."""
+        """Render one line of the screen."""
         width, base = self.size.width, self.rich_style
         if y == 0:
             heading = self.get_component_rich_style("table--heading")
@@ -190,10 +191,10 @@ class RowTable(ScrollView, Generic[Row], can_focus=True):
         return Text(text, style=style + self.get_component_rich_style("table--sorted") if sorted_by else style)
 
     def _line(self, cells: Sequence[Text], base: Style, width: int) -> Strip:
-        """Cells side by side, each as wide as its column; the first does not scroll."""
+        """Return cells side by side, each as wide as its column; the first does not scroll."""
         console, strips = self.app.console, []
         for cell, column in zip(cells, self.columns, strict=True):
-            # A text without spans is rendered without its own style: rich leaves that to who prints it.
+            # Rich renders a text without spans without its own style.
             own = base + console.get_style(cell.style)
             segments = [
                 Segment(one.text, own + one.style if one.style else own) for one in cell.render(console, end="")
@@ -206,5 +207,5 @@ class RowTable(ScrollView, Generic[Row], can_focus=True):
         return Strip.join([first, rest.crop(left, rest.cell_length)]).adjust_cell_length(width, base)
 
     def on_resize(self, event: events.Resize) -> None:
-        """The cursor stays on the screen."""
+        """Keep the cursor on the screen."""
         self._keep_in_sight()

@@ -1,10 +1,10 @@
-"""Text that is too long for its cells: terminals count in cells, of which a letter takes none, one or two."""
+"""Texts cut to a number of columns: terminals count in cells, and a letter takes none, one or two."""
 
 from rich.cells import cell_len
 
 
 def clip_start(text: str, width: int) -> str:
-    """The end of the text, at most `width` columns: the end of a path tells more than its beginning."""
+    """Return the end of the text, at most `width` columns: the end of a path is more specific than its beginning."""
     if cell_len(text) <= width:
         return text
     left, kept = width - 1, 0
@@ -17,7 +17,7 @@ def clip_start(text: str, width: int) -> str:
 
 
 def clip_end(text: str, width: int) -> str:
-    """The beginning of the text, at most `width` columns."""
+    """Return the beginning of the text, at most `width` columns."""
     if cell_len(text) <= width:
         return text
     left, kept = width - 1, 0

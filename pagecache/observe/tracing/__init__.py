@@ -1,10 +1,10 @@
-"""`PageCache.trace`: what a cache did for a while, as a file for Perfetto or chrome://tracing.
+"""`PageCache.trace`: a record of a cache's work for a while, as a file for Perfetto or chrome://tracing.
 
-    records (C, native/recording.py) ──► flows.py   which bytes went where: the arrows
-                                    └──► chrome.py  the file: tracks, slices, arrows, written as it is read
-    trace.py                             the context manager: when, where to, and what if not
+    records (C, native/recording.py) ──► flows.py   the way of bytes: the arrows
+                                    └──► chrome.py  the file: tracks, slices, arrows, written while records are read
+    trace.py                             the context manager: begin, end, file and errors
 
-How to read such a file: docs/how-to/trace.md.
+docs/how-to/trace.md explains how to read the file.
 """
 
 from .trace import Trace

@@ -2,14 +2,14 @@
 
 Records are read once, in their order, and each becomes its events at once, so the file may be much larger than memory.
 
-    X         a slice: a call, a wait, a backend call, a commit, something of the engine's
-    b, e      something that has no thread: a request from its hand-over to its end, a pass of a file
+    X         a slice: a call, a wait, a backend call, a commit, work of the engine
+    b, e      an interval without a thread: a request from its creation to its end, a pass of a file
     i         a moment: eviction, copy on conflict, truncate, abort
     s, t, f   an arrow between slices: the way of a write's bytes (flows.py)
     M         names of the process and its tracks
 
-Slices of one thread lie within each other as its calls did. What begins and ends in different threads, or has other
-tasks in between, goes to a lane: a track of its own, on which no two slices overlap.
+Slices of one thread are nested as its calls were. An interval that begins and ends in different threads, or has other
+tasks in between, goes to a lane: a separate track, on which no two slices overlap.
 """
 
 from __future__ import annotations
@@ -24,7 +24,7 @@ from .flows import Flows, Point
 __all__ = ["Writer"]
 
 LANES = 1 << 24
-"""Tracks from here on are no threads."""
+"""The first track that is not a thread."""
 
 VERBS, WAITS = names_of("PC_CALL_"), names_of("PC_WAIT_")
 IOS = {**names_of("PC_IO_"), 0: "read_into", 1: "read_into past the cache", 2: "write_from", 5: "copy to the mirror"}
@@ -37,7 +37,7 @@ REASON = next(number for number, name in WAITS.items() if name == "reason")
 
 
 class Lanes:
-    """Tracks for what belongs to no thread, as few as keep slices apart."""
+    """Tracks for intervals without a thread, as few as keep slices apart."""
 
     def __init__(self) -> None:
         self._free: dict[str, list[int]] = {}  # of a group: when the last slice of each lane ended
@@ -57,10 +57,10 @@ class Writer:
     """Turns the records of one trace into events.
 
     Args:
-        out: an open text file.
-        recorder: has the names that records give as numbers.
-        pid: of the process. page: bytes of a page.
-        start: ns of the clock that become time 0; end: when the trace was stopped.
+        out: An open text file.
+        recorder: Has the names that records give as numbers.
+        pid: Of the process. page: bytes of a page.
+        start: Ns of the clock that become time 0; end: when the trace was stopped.
     """
 
     def __init__(self, out: TextIO, recorder: Recorder, *, pid: int, page: int, start: int, end: int) -> None:
@@ -72,9 +72,9 @@ class Writer:
         self._texts = {number: text for text, number in recorder.texts.items()}
         self._names: dict[int, str] = {}
         self._lanes = Lanes()
-        self._awaited: dict[int, int] = {}  # calls that wrote and were awaited: their lanes
+        self._awaited: dict[int, int] = {}  # lanes of calls that wrote and were awaited
         self._begun: dict[tuple[int, int, int], Record] = {}
-        self._passes: dict[int, int] = {}  # the tracks that they began on
+        self._passes: dict[int, int] = {}  # the tracks on which they began
         self._requests: dict[int, tuple[str, int]] = {}
         self._arrows = 0
         self._met: set[int] = set()
@@ -100,7 +100,7 @@ class Writer:
     # -- the document
 
     def write(self, records: Iterable[Record], process: str, other: dict[str, Any]) -> None:
-        """All of the file."""
+        """Write the whole file."""
         head = json.dumps({"displayTimeUnit": "ms", "otherData": other})
         self._out.write(head[:-1] + ', "traceEvents": [')
         self._meta("process_name", 0, {"name": text_of(process)})
@@ -123,7 +123,7 @@ class Writer:
         self._put(f'{{"ph":"M","name":"{name}","pid":{self._pid},"tid":{track},"ts":0,"args":{json.dumps(args)}}}')
 
     def _time(self, at: int) -> str:
-        """Microseconds since the start, exact to the nanosecond."""
+        """Return microseconds since the start, exact to the nanosecond."""
         ns = max(0, at - self._start)
         return f"{ns // 1000}.{ns % 1000:03d}"
 
@@ -135,7 +135,7 @@ class Writer:
         )
 
     def _file(self, number: int) -> str:
-        """`"file":...,"volume":...` of a file, as JSON."""
+        """Return `"file":...,"volume":...` of a file, as JSON."""
         found = self._names.get(number)
         if found is None:
             volume, key = self._recorder.files.get(number, ("?", f"file {number}"))
@@ -158,7 +158,7 @@ class Writer:
         return record[8]
 
     def _slice(self, record: Record, name: str, category: str, group: str, args: str) -> Point:
-        """A slice, and the point in its middle."""
+        """Write a slice, and return the point in its middle."""
         track = self._track(record, group)
         at, began = record[1], record[2]
         took = max(at - began, 1)
@@ -170,7 +170,7 @@ class Writer:
         return Point(track, began + took // 2)
 
     def _begins(self, record: Record) -> bool:
-        """Whether it only begins: then it is kept until it ends."""
+        """Return whether a record is the beginning of a slice, which is then kept until the end comes."""
         key = (record[10], record[8], record[2])
         if record[11] & Flag.BEGINS:
             self._begun[key] = record
@@ -198,7 +198,7 @@ class Writer:
         self.flows.call_ended(id, point.track)
 
     def _track_of_call(self, call: int) -> int | None:
-        """Calls that were not awaited are on the thread that their id names."""
+        """Return the track of a call; calls that were not awaited are on the thread of their id."""
         if call in self._awaited:
             return self._awaited[call]
         return None if self.flows.is_writer(call) else call >> 40
@@ -303,7 +303,7 @@ class Writer:
         phase = "b" if begins else "e"
         self._event(phase, "pass", "pass", track, at, f',"id":"0x{file:x}"', self._file(file))
 
-    # -- arrows, and what has not ended
+    # -- arrows, and unfinished slices
 
     def _arrow(self, way: list[Point]) -> None:
         self._arrows += 1
@@ -312,7 +312,7 @@ class Writer:
             self._event(phase, "bytes", "flow", point.track, point.at, f',"id":{self._arrows},"bp":"e"', "")
 
     def _unfinished(self) -> None:
-        """What had begun, and what had written, when the trace was stopped: slices up to there."""
+        """Write slices, up to the end of the trace, for calls and waits that have not ended."""
         known = {record[6] for record in self._begun.values() if record[10] == Kind.CALL}
         for record in sorted(self._begun.values(), key=lambda record: record[2]):
             flags = record[11] & ~Flag.BEGINS

@@ -1,17 +1,17 @@
-"""From a write to the commit that made it durable, exactly.
+"""The way of each byte from a write to the commit that made it durable, exactly.
 
-Records come in the order of what happened to each byte (see `_native/state/record.c`), so this is a matter of
-bookkeeping: where each byte is, and whose it is.
+Records come in the order of each byte's history (see `_native/state/record.c`), so this is bookkeeping: the place of
+each byte, and the call that owns it.
 
-    WROTE       the bytes are the call's, whoever had them before
-    HANDED      what is dirty of the range goes into the request
-    AGAIN       ... and back, where nothing newer was written meanwhile
-    ACKED       ... and on: to be committed (or durable at once)
+    WROTE       the call owns the bytes
+    HANDED      the dirty bytes of the range move into the request
+    AGAIN       ... and back, unless newer bytes were written in between
+    ACKED       ... and on: they wait for a commit (or are durable at once)
     BACK        a commit failed: dirty again
-    COMMIT      what was acknowledged is durable: an arrow from each call through each request that carried its bytes
-    GONE        truncated, punched, given up: nobody's
+    COMMIT      acknowledged bytes are durable: an arrow from each call through each request that carried its bytes
+    GONE        truncated, punched, given up: no owner
 
-A byte belongs to the last call that wrote it. What was written before the trace began belongs to nobody.
+The last call that wrote a byte owns it. Bytes written before the trace began have no owner.
 """
 
 from __future__ import annotations
@@ -25,13 +25,13 @@ from typing import NamedTuple
 __all__ = ["Flows", "Point"]
 
 DURABLE_MAX = 1024
-"""Commits of a file that a sync can be tied to."""
+"""Number of commits of a file that are kept for syncs."""
 
 OPEN_MAX = 4096
 
 
 class Point(NamedTuple):
-    """Where an arrow touches a slice: its track and a time within it, in ns."""
+    """A point at which an arrow touches a slice: its track and a time within it, in ns."""
 
     track: int
     at: int
@@ -39,7 +39,7 @@ class Point(NamedTuple):
 
 @dataclass(eq=False, slots=True)
 class Step:
-    """A call, or a request that carried on what another step had: a way of bytes, from its last station."""
+    """A station of bytes on their way: a call, or a request that took them from another step."""
 
     before: Step | None
     request: Request | None = None
@@ -47,12 +47,12 @@ class Step:
     at: int = 0
     stamp: int = 0
     depth: int = 0
-    told: bool = False  # another step goes on from here, or an arrow ends here
+    drawn: bool = False  # another step continues from here, or an arrow ends here
 
 
 @dataclass(eq=False, slots=True)
 class Request:
-    """A write request: what it carries, and where its last backend call is shown."""
+    """A write request: its bytes, and the point of its last backend call."""
 
     number: int
     file: int
@@ -74,7 +74,7 @@ class Extents:
         self._steps: list[Step] = []
 
     def take(self, start: int, end: int) -> list[tuple[int, int, Step]]:
-        """Remove [start, end); returns what was there."""
+        """Remove [start, end); return the removed pieces."""
         first = bisect_right(self._ends, start)
         last = bisect_left(self._starts, end)
         if first >= last:
@@ -88,7 +88,7 @@ class Extents:
         return [(max(s, start), min(e, end), step) for s, e, step in found]
 
     def put(self, start: int, end: int, step: Step) -> None:
-        """[start, end) comes from this step now."""
+        """Set the step of [start, end)."""
         self.take(start, end)
         k = bisect_left(self._starts, start)
         self._starts.insert(k, start)
@@ -96,7 +96,7 @@ class Extents:
         self._steps.insert(k, step)
 
     def put_under(self, start: int, end: int, step: Step) -> None:
-        """The same for what of it is not there."""
+        """Set the step of the parts of [start, end) that have none."""
         k = bisect_right(self._ends, start)
         while start < end:
             stop = min(self._starts[k], end) if k < len(self._starts) else end
@@ -112,7 +112,7 @@ class Extents:
             k += 1
 
     def clear(self) -> list[Step]:
-        """Remove everything; returns the steps."""
+        """Remove everything; return the steps."""
         steps = list(dict.fromkeys(self._steps))
         for column in (self._starts, self._ends, self._steps):
             column.clear()
@@ -124,17 +124,17 @@ class File:
     dirty: Extents = field(default_factory=Extents)
     acked: Extents = field(default_factory=Extents)
     durable: deque[tuple[Point, int, int]] = field(default_factory=lambda: deque(maxlen=DURABLE_MAX))
-    """What made bytes durable: where it is shown, when it ended, the oldest stamp of what it covered."""
+    """A commit that made bytes durable: its point, its end, and the oldest stamp of the bytes that it covered."""
 
 
 Arrow = Callable[[list[Point]], None]
 
 
 class Flows:
-    """Where the bytes are. `arrow` gets the stations of each way when it is known, in the order of time."""
+    """The places of all bytes. `arrow` gets the stations of each complete way, in the order of time."""
 
     def __init__(self, track_of: Callable[[int], int | None], arrow: Arrow) -> None:
-        """`track_of`: of a call, by its id; None: it is not known yet."""
+        """`track_of`: return the track of a call by its id; None: not known yet."""
         self._track_of = track_of
         self._arrow = arrow
         self._files: dict[int, File] = {}
@@ -167,11 +167,11 @@ class Flows:
             self._arrow(way)
 
     def is_writer(self, call: int) -> bool:
-        """Whether it has written and has not ended."""
+        """Return whether a call has written and has not ended."""
         return call in self._calls
 
     def unfinished(self) -> Iterator[tuple[int, int]]:
-        """Calls that wrote and have not ended: id, and when they first wrote."""
+        """Yield the calls that wrote and have not ended: id, and the time of their first write."""
         return iter([(call, step.at) for call, step in self._calls.items()])
 
     # -- requests
@@ -189,22 +189,22 @@ class Flows:
             if carried is None:
                 carried = Step(step, request, step.call, step.at, step.stamp, step.depth + 1)
                 made[id(step)] = carried
-                step.told = True
+                step.drawn = True
                 self._open.append(carried)
                 request.attempt = max(request.attempt, carried.depth)
             request.flight.append((s, e, carried))
         if len(self._open) > self._enough:
-            self._open = [step for step in self._open if not step.told]
+            self._open = [step for step in self._open if not step.drawn]
             self._enough = 2 * len(self._open) + OPEN_MAX
 
     def called(self, number: int, point: Point) -> None:
-        """The request has a backend call, shown there."""
+        """Set the point of a request's backend call."""
         request = self.requests.get(number)
         if request is not None:
             request.point = point
 
     def _land(self, request: Request, start: int, end: int) -> Iterator[tuple[int, int, Step]]:
-        """What was in flight of a range is not any more."""
+        """Remove a range from the bytes in flight of a request; yield the removed pieces."""
         left = []
         for s, e, step in request.flight:
             if s < end and e > start:
@@ -257,22 +257,22 @@ class Flows:
         self._made_durable(file, file.acked.clear(), point, at, point)
 
     def _made_durable(self, file: File, steps: list[Step], shown: Point | None, at: int, end: Point | None) -> None:
-        """`end`: where the arrows go to, if not to the request itself."""
+        """`end`: the end of the arrows, if it is not the request itself."""
         for step in steps:
-            self._tell(step, end)
+            self._draw(step, end)
         if steps and shown is not None:
             file.durable.append((shown, at, min(step.stamp for step in steps)))
 
     def synced(self, number: int, stamp: int, began: int, point: Point) -> None:
-        """A sync has succeeded: what became durable while it ran, and had bytes that it had to wait for."""
+        """Draw arrows to a successful sync from the commits that ran during it and had bytes that it waited for."""
         for shown, at, oldest in self._file(number).durable:
             if at >= began and oldest <= stamp:
                 self._arrow([shown, point])
 
     # -- arrows
 
-    def _tell(self, step: Step, end: Point | None) -> None:
-        step.told = True
+    def _draw(self, step: Step, end: Point | None) -> None:
+        step.drawn = True
         way = [] if end is None else [end]
         last: Step | None = step
         while last is not None and last.request is not None:
@@ -291,7 +291,7 @@ class Flows:
             self._arrow(way)
 
     def finish(self) -> None:
-        """The trace ends: what was carried and is not durable has an arrow as far as it came."""
+        """End the trace: bytes that are not durable have an arrow to their last station."""
         for step in self._open:
-            if not step.told:
-                self._tell(step, None)
+            if not step.drawn:
+                self._draw(step, None)

@@ -1,7 +1,7 @@
 """The context manager: one trace of one cache.
 
-Everything that can be wrong with the file is found out at entry, by making it: under another name, in its folder. At
-exit it is written and renamed, so under its own name there is a whole trace or what was there before.
+The file is made at entry, under another name in its folder, so that every problem with it shows before the body runs.
+At exit it is written and renamed: its name has a whole trace or the earlier file.
 """
 
 from __future__ import annotations
@@ -99,10 +99,10 @@ class Trace:
         return self
 
     def _open(self) -> None:
-        """Make the file, beside the one that it will be.
+        """Make the file beside its final name.
 
         Raises:
-            OSError: it could not be made there.
+            OSError: It could not be made there.
         """
         try:
             mode = os.stat(self.path).st_mode
@@ -124,7 +124,7 @@ class Trace:
         out, self._out = self._out, None
         if out is not None:
             with contextlib.suppress(OSError):
-                out.close()  # what it still had is not wanted
+                out.close()  # its buffer is not wanted
             with contextlib.suppress(OSError):
                 os.unlink(self._other)
 
@@ -165,7 +165,7 @@ class Trace:
             )
 
     def _name_files(self) -> None:
-        """Those that there are: at the beginning, and at the end, when some have another key."""
+        """Note the files at the beginning, and again at the end, when some have another key."""
         for volume in self._cache._engine_volumes():
             for file in volume.files():
                 self._recorder.files[file.native.id] = (volume.name, file.key)
