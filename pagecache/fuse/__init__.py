@@ -5,7 +5,7 @@
     Server     a whole file system over a volume, by inode numbers, for any binding
     Loop       serves a `Server`, or another file system: cached data is returned without Python (needs libfuse)
 
-docs/how-to/mount.md has the promises of a mount, operation by operation. `TrioFiles` needs trio, and a mount pyfuse3:
+docs/how-to/mount.md has the promises of a mount, operation by operation. `TrioFiles` needs trio, and usually pyfuse3:
 the extra `fuse`.
 """
 
