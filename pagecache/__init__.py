@@ -13,6 +13,8 @@ Public names are those of `__all__`; `pagecache.backends` and `pagecache.testing
 """
 
 import logging
+from importlib import import_module
+from typing import TYPE_CHECKING, Any
 
 from . import aio as aio
 from .backends.protocol import (
@@ -46,10 +48,17 @@ from .errors import (
 )
 from .file.cached import Advice, CachedFile
 from .file.view import View
-from .observe.tracing import Trace
-from .stats import CacheStats, Event, FileStat, FileStats, VolumeStats, Wait, WaitOwner
+from .objects import Event, FileStat
 from .volume.ticket import SyncTicket
 from .volume.volume import Volume
+
+if TYPE_CHECKING:
+    from .observe.tracing import Trace as Trace
+    from .stats import CacheStats as CacheStats
+    from .stats import FileStats as FileStats
+    from .stats import VolumeStats as VolumeStats
+    from .stats import Wait as Wait
+    from .stats import WaitOwner as WaitOwner
 
 logging.getLogger("pagecache").addHandler(logging.NullHandler())
 
@@ -96,3 +105,26 @@ __all__ = [
     "__version__",
     "backend_from_url",
 ]
+
+
+ON_DEMAND = {
+    "CacheStats": "stats",
+    "FileStats": "stats",
+    "Trace": "observe.tracing",
+    "VolumeStats": "stats",
+    "Wait": "stats",
+    "WaitOwner": "stats",
+}
+"""Names that are imported on first use: `import pagecache` loads only the modules that every program needs."""
+
+
+def __getattr__(name: str) -> Any:
+    if name in ON_DEMAND:
+        return getattr(import_module(f".{ON_DEMAND[name]}", __name__), name)
+    if name in {"options", "stats"}:
+        return import_module(f".{name}", __name__)
+    raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
+
+
+def __dir__() -> list[str]:
+    return sorted({*globals(), *ON_DEMAND})

@@ -29,12 +29,12 @@ from .file.cached import Advice, CachedFile
 from .file.direct import DirectFile
 from .file.view import View
 from .native import AsyncHandle
-from .options import AdviceName, OpenMode, OpenOptions
-from .stats import FileStats
 
 if TYPE_CHECKING:
     from typing_extensions import Buffer
 
+    from .options import AdviceName, OpenMode, OpenOptions
+    from .stats import FileStats
     from .volume.volume import Volume
 
 __all__ = ["AsyncCachedFile", "open"]

@@ -6,7 +6,6 @@ its end. In a forked child every call raises ForkedError and changes nothing (co
 
 from __future__ import annotations
 
-import dataclasses
 import errno
 import gc
 import itertools
@@ -23,8 +22,8 @@ from .backends.protocol import AsyncBackend, Backend
 from .backends.url import as_backend, check_mirror
 from .config import CacheConfig, Size, VolumeOptions, with_overrides
 from .engine import throttle
+from .engine.blocking import blocking, original
 from .engine.flusher import Flusher
-from .engine.loop import CacheLoop, blocking, original
 from .engine.park import Clock, Deadline, Park
 from .engine.report import waits
 from .engine.report.events import Feed
@@ -38,24 +37,23 @@ from .errors import (
     ShutdownError,
 )
 from .native import NativeCache, NativeVolume, TooManyViews, is_debug
-from .observe.tracing import Trace
-from .observe.tracing.trace import RECORDS
-from .options import CacheChanges, CacheOverrides, VolumeOverrides
-from .stats import CacheStats, Event, Wait
+from .objects import Event
 from .volume import lifetimes
 from .volume.ticket import SyncTicket
 from .volume.volume import Volume, options_for
 
 if TYPE_CHECKING:
+    from .engine.loop import CacheLoop
     from .observe.server import Server
+    from .observe.tracing import Trace
+    from .options import CacheChanges, CacheOverrides, VolumeOverrides
+    from .stats import CacheStats, Wait
 
 __all__ = ["PageCache"]
 
 log = logging.getLogger("pagecache.volume")
 
 RESIZE_ROUNDS = 50
-SEPARATE = {"capacity", "used", "throttled_seconds", "details"}
-COUNTERS = [field.name for field in dataclasses.fields(CacheStats) if field.name not in SEPARATE]
 
 _numbers = itertools.count(1)
 
@@ -159,6 +157,8 @@ class PageCache:
         """Return the cache's own event loop, for asynchronous backends; started with the first one."""
         with self._lock:
             if self.loop is None:
+                from .engine.loop import CacheLoop  # imports asyncio
+
                 self.loop = CacheLoop(str(self._number), self.park)
             return self.loop
 
@@ -181,6 +181,8 @@ class PageCache:
 
     def _counters(self, usage: Mapping[str, int], memory: Mapping[str, int] | None = None) -> dict[str, Any]:
         """Return the fields of CacheStats from CORE's numbers; `memory`: those of the whole cache, if already known."""
+        from .stats import COUNTERS
+
         memory = self.native.usage() if memory is None else memory
         fields: dict[str, Any] = {name: usage.get(name, 0) for name in COUNTERS}
         fields["throttled_seconds"] = usage.get("throttled_ns", 0) / 1e9
@@ -391,6 +393,8 @@ class PageCache:
     def stats(self) -> CacheStats:
         """Return counters and memory of the whole cache."""
         self._check_forked()
+        from .stats import CacheStats
+
         return CacheStats(**self._counters(self._usage()[0]))
 
     def _usage(self) -> tuple[dict[str, int], list[tuple[Volume, dict[str, int]]]]:
@@ -462,7 +466,7 @@ class PageCache:
         """
         return () if is_debug() else ("I-15",)
 
-    def trace(self, path: str | os.PathLike[str], *, records: int = RECORDS) -> Trace:
+    def trace(self, path: str | os.PathLike[str], *, records: int = 1 << 18) -> Trace:
         """Write a trace of a `with` block to a file for Perfetto or chrome://tracing.
 
         Args:
@@ -474,6 +478,8 @@ class PageCache:
             OSError: the file cannot be written there. PageCacheError: EBUSY: a trace of this cache runs already.
         """
         self._check_open()
+        from .observe.tracing import Trace
+
         return Trace(self, path, records)
 
     # -- the end

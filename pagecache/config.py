@@ -11,14 +11,12 @@ so that they follow a `resize`; `CacheConfig.resolve` turns them into bytes for 
 from __future__ import annotations
 
 import dataclasses
-import difflib
 import functools
 import math
 import operator
 import re
 from collections.abc import Collection, Mapping
 from dataclasses import dataclass, field
-from fractions import Fraction
 from typing import TYPE_CHECKING, Any, Literal, SupportsIndex, TypeVar, cast, get_args
 
 if TYPE_CHECKING:
@@ -76,7 +74,7 @@ def parse_size(value: object, what: str) -> int:
     if isinstance(value, str):
         if match := _SIZE.fullmatch(value):
             unit = _UNITS.get(match[2].lower())
-            size = None if unit is None else int(Fraction(match[1]) * unit)
+            size = None if unit is None else _product(match[1], unit)
             rule = f"{match[2]!r} is not one of the units {UNITS}"
     elif not isinstance(value, bool):
         try:
@@ -88,6 +86,13 @@ def parse_size(value: object, what: str) -> int:
     if not 0 <= size <= SIZE_MAX:
         raise ValueError(f"{what}: {value!r} is not a size from 0 to 2**63 - 1 bytes")
     return size
+
+
+def _product(number: str, unit: int) -> int:
+    """Return a decimal number, such as "1.5", times a unit, without its fraction."""
+    whole, _, decimals = number.partition(".")
+    scaled: int = int(whole + decimals) * unit // 10 ** len(decimals)
+    return scaled
 
 
 def _power_of_two(value: int) -> bool:
@@ -126,6 +131,8 @@ Options = TypeVar("Options", bound="DataclassInstance")
 
 def unknown_option(kind: str, name: str, known: Collection[str]) -> TypeError:
     """Return the error for an unknown option: names the nearest option, or all of them if none is near."""
+    import difflib
+
     near = difflib.get_close_matches(name, known, n=1)
     meant = repr(near[0]) if near else f"one of {', '.join(sorted(known))}"
     return TypeError(f"{kind} has no option {name!r}; did you mean {meant}?")

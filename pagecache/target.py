@@ -16,7 +16,8 @@ from pagecache.backends.passing import PassingBackend
 from pagecache.backends.plain import completed, given, why_no_backend
 from pagecache.backends.protocol import Backend
 from pagecache.backends.url import BUILT_IN, GROUP, backend_from_url, meant_by
-from pagecache.engine.loop import CacheLoop, blocking
+from pagecache.engine.blocking import blocking
+from pagecache.engine.loop import CacheLoop
 from pagecache.engine.park import Park
 
 __all__ = ["BadTarget", "Hangs", "Target", "checked", "options_of", "place"]

@@ -18,7 +18,7 @@ NATIVE = PACKAGE / "_native"
 
 # From the bottom up. A module belongs to the longest prefix that fits; modules of one line may import each other.
 LAYERS = [
-    ["distribution", "errors", "config", "options", "stats"],
+    ["distribution", "errors", "config", "objects", "options", "stats"],
     ["native", "_native"],
     ["backends.protocol"],
     ["backends", "testing"],
@@ -26,7 +26,8 @@ LAYERS = [
     ["engine.foreign", "engine.park"],
     ["engine.report"],
     ["engine.retryer"],
-    ["engine.runner", "engine.loop", "engine.aside"],
+    ["engine.runner", "engine.aside"],
+    ["engine.blocking", "engine.loop"],  # each imports the other when it is needed
     ["engine.attempts"],
     ["engine.names"],
     ["engine.commit"],

@@ -25,8 +25,8 @@ from typing import Unpack
 
 from ..config import with_overrides
 from ..errors import Key
+from ..objects import Kind
 from ..options import LimitsOverrides
-from ..stats import Kind
 from . import linux
 from .beneath import Identities, Place, Tree, Unsynced, parts_of
 from .protocol import BackendFile, BackendLimits, NamespaceBackend, ObjectStat

@@ -11,7 +11,6 @@ import os
 import reprlib
 from types import MethodType
 from typing import Any, Protocol
-from urllib.parse import unquote, urlsplit
 
 from .protocol import AsyncBackend, Backend, BackendLimits
 
@@ -117,5 +116,7 @@ def as_directory(path: str | bytes) -> str:
     """Return the URL of the backend for a directory that was named as a path or as a file URL."""
     text = os.fsdecode(path)
     if text.startswith("file:"):
+        from urllib.parse import unquote, urlsplit
+
         text = unquote(urlsplit(text).path)
     return f"dir:{os.path.expanduser(text)}"

@@ -49,7 +49,7 @@ from typing import Any, Protocol, runtime_checkable
 
 from ..config import Size, named_options, parse_size
 from ..errors import Key
-from ..stats import ObjectStat
+from ..objects import ObjectStat
 
 __all__ = [
     "AsyncBackend",

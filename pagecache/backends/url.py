@@ -14,11 +14,8 @@ from __future__ import annotations
 
 import os
 from collections.abc import Callable
-from importlib.metadata import entry_points
 from typing import Any
 
-from .directory import DirectoryBackend
-from .memory import MemoryBackend
 from .plain import as_directory, completed
 from .protocol import AsyncBackend, Backend
 
@@ -31,6 +28,8 @@ def _memory(url: str, **options: Any) -> Backend:
     rest = url.partition(":")[2]
     if rest not in ("", "//"):
         raise ValueError(f"{url!r}: nothing may follow 'memory:'")
+    from .memory import MemoryBackend
+
     return MemoryBackend(**options)
 
 
@@ -38,6 +37,8 @@ def _directory(url: str, **options: Any) -> Backend:
     path = url.partition(":")[2]
     if not path:
         raise ValueError(f"{url!r}: a path must follow 'dir:'")
+    from .directory import DirectoryBackend
+
     return DirectoryBackend(path, **options)
 
 
@@ -85,6 +86,8 @@ def backend_from_url(url: str, **options: Any) -> Backend | AsyncBackend:
     scheme, colon, _ = url.partition(":")
     if colon and scheme in BUILT_IN:
         return BUILT_IN[scheme](url, **options)
+    from importlib.metadata import entry_points
+
     registered = {point.name: point for point in entry_points(group=GROUP)}
     if colon and scheme in registered:
         backend: Backend | AsyncBackend = registered[scheme].load()(url, **options)

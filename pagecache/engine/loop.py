@@ -1,53 +1,34 @@
-"""The cache's own event loop, and an asynchronous backend seen as a blocking one.
+"""The cache's own event loop.
 
 One daemon thread per cache, started with the first asynchronous backend. Calls that carry bytes and that no thread
 waits for (write-back, readahead, fills for tasks) run here as tasks: the loop takes work from CORE's queue like a
 thread of a volume, and makes each piece a task without waiting. Everything else (commits, names, fills that a thread
-waits for) stays on the threads used for any backend and calls through `Blocking`, which runs the coroutine here.
+waits for) stays on the threads used for any backend and calls through `Blocking` (blocking.py), which runs the coroutine
+here.
 
 Interrupts do not reach this thread, so a coroutine may own an operation; `_settling` ends it with the task. Exceptions
 of a backend never reach the loop: calls are wrapped so that even SystemExit is only a result.
-
-Re-entrancy (contract 2.25): a context variable lists the volumes whose calls a coroutine is in. It is visible in direct
-awaits, in child tasks and in `to_thread`; work passed on by other means cannot be detected.
 """
 
 from __future__ import annotations
 
 import asyncio
 import contextlib
-import contextvars
-import errno
-import functools
-import inspect
 import logging
 import threading
 import weakref
-from collections.abc import AsyncIterable, Callable, Coroutine, Iterable, Sequence
-from typing import Any, TypeVar, cast
+from collections.abc import Callable, Coroutine, Sequence
+from typing import Any, TypeVar
 
 from .. import native
-from ..backends.plain import forgotten, given, missing_in_file
-from ..backends.protocol import AsyncBackend, AsyncBackendFile, Backend, BackendFile, BackendLimits, ObjectStat
-from ..errors import BackendProtocolError, DeadlockError, Key, ShutdownError
+from ..errors import DeadlockError, ShutdownError
 from ..native import NativeVolume, Op
+from .blocking import Call, as_answer, calls, inside_calls
 from .park import SLICE, Park, Signal
 from .report.reason import Reason
 from .runner import Job, ThreadRunner
 
-__all__ = [
-    "Blocking",
-    "BlockingFile",
-    "CacheLoop",
-    "advanced",
-    "as_answer",
-    "asked",
-    "blocking",
-    "inside_calls",
-    "is_async",
-    "original",
-    "original_file",
-]
+__all__ = ["CacheLoop", "advanced", "running_loop"]
 
 log = logging.getLogger("pagecache.internal")
 T = TypeVar("T")
@@ -56,35 +37,6 @@ BATCH = 64
 """Pieces of work that are started before the loop handles other events."""
 LATER = 0.0005
 """Seconds before a pass checks again whether a writer has released its only folio."""
-OPTIONAL = frozenset({"close", "punch_hole", "next_data", "rollback", "stage", "read_staged", "kept", "rebase"})
-
-
-# -- which calls the running code is in
-
-
-class Call:
-    """A call of an asynchronous backend while it runs."""
-
-    __slots__ = ("addresses", "live", "outer")
-
-    def __init__(self, addresses: list[int]) -> None:
-        self.addresses = addresses
-        self.live = True
-        self.outer = _calls.get()
-
-
-_calls: contextvars.ContextVar[Call | None] = contextvars.ContextVar("pagecache_calls", default=None)
-
-
-def inside_calls() -> list[int]:
-    """Return the addresses of the volumes whose calls the running coroutine is in, innermost first. Called from C."""
-    found: list[int] = []
-    call = _calls.get()
-    while call is not None:
-        if call.live:
-            found += call.addresses
-        call = call.outer
-    return found
 
 
 # -- wakers of loops
@@ -120,26 +72,7 @@ async def advanced(kind: str, address: int, seq: int, timeout: float, reason: Re
         timer.cancel()
 
 
-# -- calls of a backend
-
-
-async def asked(what: str, method: Callable[..., Any], *args: Any, **options: Any) -> Any:
-    """Await a method of an asynchronous backend.
-
-    Raises:
-        BackendProtocolError: its result cannot be awaited.
-    """
-    answer = method(*args, **options)
-    if not inspect.isawaitable(answer):
-        raise BackendProtocolError(f"{what}() answered {answer!r}, which cannot be awaited{forgotten(answer)}")
-    return await answer
-
-
-def as_answer(error: BaseException, what: str) -> BaseException:
-    """Return the error for threads when a call was cancelled within the backend."""
-    if isinstance(error, asyncio.CancelledError | GeneratorExit):
-        return OSError(errno.EIO, f"{what} was cancelled")
-    return error
+# -- the loop
 
 
 class _Outcome:
@@ -279,7 +212,7 @@ class CacheLoop:
 
     async def _serve(self, volume: NativeVolume) -> None:
         call = Call([volume.address])
-        _calls.set(call)  # inherited by the tasks that are made here
+        calls.set(call)  # inherited by the tasks that are made here
         while True:
             seq = volume.event_seq()
             started = 0
@@ -342,7 +275,7 @@ def _cancel(outcome: _Outcome) -> None:
 
 async def _answer(what: str, work: Callable[[], Coroutine[Any, Any, object]], outcome: _Outcome, call: Call) -> None:
     """Pass the result of the work to the waiting thread."""
-    _calls.set(call)
+    calls.set(call)
     try:
         outcome.value = await work()
     except BaseException as error:
@@ -350,146 +283,3 @@ async def _answer(what: str, work: Callable[[], Coroutine[Any, Any, object]], ou
     finally:
         call.live = False
         outcome.end()
-
-
-# -- an asynchronous backend for threads
-
-
-def is_async(backend: object) -> bool:
-    """Return whether calls of a backend have to be awaited."""
-    return isinstance(backend, type) is False and (
-        AsyncBackend in type(backend).__mro__ or inspect.iscoroutinefunction(getattr(backend, "open", None))
-    )
-
-
-class BlockingFile:
-    """An object of an asynchronous backend, for threads. It lacks the optional methods that the object lacks."""
-
-    def __init__(self, backend: Blocking, key: Key, file: AsyncBackendFile) -> None:
-        self._backend = backend
-        self._key = key
-        self.wrapped: Any = file
-
-    def _call(self, what: str, *args: object, alive: Callable[[], None] | None = None) -> Any:
-        method = getattr(self.wrapped, what)
-        return self._backend.call(what, lambda: asked(what, method, *args), alive)
-
-    def stat(self) -> ObjectStat:
-        answer: ObjectStat = self._call("stat")
-        return answer
-
-    def read_into(self, offset: int, buffers: Sequence[memoryview]) -> int:
-        answer: int = self._call("read_into", offset, buffers, alive=self._backend.check_alive)
-        return answer
-
-    def write_from(self, offset: int, buffers: Sequence[memoryview]) -> int:
-        answer: int = self._call("write_from", offset, buffers)
-        return answer
-
-    def truncate(self, size: int) -> None:
-        self._call("truncate", size)
-
-    def commit(self) -> str | None:
-        answer: str | None = self._call("commit")
-        return answer
-
-    def __getattr__(self, name: str) -> Any:
-        """Return an optional member: a blocking method, or a plain attribute such as `limits`."""
-        found = getattr(self.wrapped, name)  # AttributeError if the object lacks it
-        if name not in OPTIONAL or not callable(found):
-            return found
-        alive = self._backend.check_alive if name == "read_staged" else None
-        return functools.partial(self._call, name, alive=alive)
-
-
-class Blocking(Backend):
-    """An asynchronous backend, for threads."""
-
-    def __init__(self, backend: AsyncBackend, loop: CacheLoop) -> None:
-        self.wrapped = backend
-        self.loop = loop
-        self.address: int | None = None
-        self.check_alive: Callable[[], None] = lambda: None
-
-    @property
-    def limits(self) -> BackendLimits:  # type: ignore[override]
-        return self.wrapped.limits
-
-    def call(self, what: str, work: Callable[[], Coroutine[Any, Any, T]], alive: Callable[[], None] | None = None) -> T:
-        return self.loop.call(what, work, alive, () if self.address is None else (self.address,))
-
-    def _ask(self, what: str, *args: object, **options: object) -> Any:
-        method = getattr(self.wrapped, what)
-        return self.call(what, lambda: asked(what, method, *args, **options))
-
-    def open(self, key: Key, *, create: bool = False, exclusive: bool = False) -> BackendFile:
-        file = self._ask("open", key, create=create, exclusive=exclusive)
-        if missing := missing_in_file(file):
-            what = f"open() answered {file!r}, which has no {missing}{forgotten(file)}"
-            raise BackendProtocolError(what, key)
-        return BlockingFile(self, key, file)
-
-    def stat(self, key: Key) -> ObjectStat:
-        answer: ObjectStat = self._ask("stat", key)
-        return answer
-
-    def remove(self, key: Key) -> None:
-        self._ask("remove", key)
-
-    def rename(self, src: Key, dst: Key, *, replace: bool = True) -> None:
-        self._ask("rename", src, dst, replace=replace)
-
-    def list(self, prefix: str = "") -> Iterable[ObjectStat]:
-        async def collected() -> list[ObjectStat]:
-            answer: Any = self.wrapped.list(prefix)
-            if inspect.isawaitable(answer):
-                answer = await answer
-            if not isinstance(answer, AsyncIterable):
-                raise BackendProtocolError(
-                    f"list() answered {answer!r}, which is no asynchronous iterable{forgotten(answer)}"
-                )
-            return [stat async for stat in answer]
-
-        return self.call("list", collected)
-
-    def canonical(self, key: Key) -> Key:
-        answer: Any = self.wrapped.canonical(key)
-        if not inspect.iscoroutine(answer):
-            return cast(Key, answer)
-        try:  # a coroutine that awaits nothing needs no loop, and runs on any thread, including the loop's own
-            answer.send(None)
-        except StopIteration as end:
-            return cast(Key, end.value)
-        answer.close()
-        return cast(Key, self._ask("canonical", key))
-
-    def sync(self) -> None:
-        self._ask("sync")
-
-    def close(self) -> None:
-        self._ask("close")
-
-    def __getattr__(self, name: str) -> Any:
-        """Return the backend's methods of namespaces."""
-        found = getattr(self.wrapped, name)
-        if not inspect.iscoroutinefunction(found):
-            return found
-        return functools.partial(self._ask, name)
-
-
-def blocking(backend: Any, loop: Callable[[], CacheLoop]) -> Backend:
-    """Return a backend for the engine's threads; `loop` gives the cache's loop if one is needed."""
-    if not is_async(backend):
-        plain: Backend = backend
-        return plain
-    return Blocking(backend, loop())
-
-
-def original(backend: Backend) -> Any:
-    """Return the backend that was attached."""
-    return given(backend.wrapped if isinstance(backend, Blocking) else backend)
-
-
-def original_file(backend_file: Any) -> Any:
-    """Return the file of the backend that was attached."""
-    return backend_file.wrapped if isinstance(backend_file, BlockingFile) else backend_file

@@ -14,8 +14,7 @@ from __future__ import annotations
 import errno
 import itertools
 from collections.abc import Iterator
-from dataclasses import dataclass, replace
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, NamedTuple
 
 from sortedcontainers import SortedDict
 
@@ -62,14 +61,12 @@ NOT_SENT = frozenset(
 """Transient errors after which the call was certainly not carried out."""
 
 
-@dataclass(frozen=True, slots=True)
-class Again:
+class Again(NamedTuple):
     """A retry after `delay` seconds."""
 
     delay: float
 
 
-@dataclass(frozen=True, slots=True)
 class Parked:
     """No automatic retry."""
 
@@ -114,8 +111,7 @@ def decide(policy: RetryPolicy, error: BaseException, attempts: int, elapsed: fl
     return Again(min(policy.max_delay, policy.first_delay * 2.0 ** (attempts - 1)) * random)
 
 
-@dataclass(frozen=True, slots=True)
-class Failure:
+class Failure(NamedTuple):
     """Bytes [start, end) whose last write-back failed."""
 
     start: int
@@ -158,9 +154,9 @@ class Failures:
         for failure in found:
             del self._map[failure.start]
             if failure.start < start:
-                self._map[failure.start] = replace(failure, end=start)
+                self._map[failure.start] = failure._replace(end=start)
             if failure.end > end:
-                self._map[end] = replace(failure, start=end)
+                self._map[end] = failure._replace(start=end)
         return bool(found)
 
     def add(self, failure: Failure) -> None:
@@ -169,7 +165,7 @@ class Failures:
 
     def postpone(self, failure: Failure, until: float | None) -> None:
         """Set the next check of a failure to `until`; None: on request only."""
-        self._map[failure.start] = replace(failure, next_retry=until)
+        self._map[failure.start] = failure._replace(next_retry=until)
 
     def next_retry(self) -> float | None:
         """Return the earliest time of a retry."""

@@ -11,7 +11,6 @@ from __future__ import annotations
 
 import itertools
 import logging
-import random
 import threading
 import time
 import weakref
@@ -24,11 +23,11 @@ from ..backends.protocol import Backend, BackendFile, close_backend_file
 from ..config import CacheConfig, CacheLimits, RetryPolicy
 from ..errors import DeadlockError, Key, ShutdownError
 from ..native import NativeCache, NativeVolume
-from ..stats import Event
+from ..objects import Event
 from .attempts import Attempts
+from .blocking import Blocking
 from .file import limits_of
 from .foreign import raised_by, text_of
-from .loop import Blocking, CacheLoop
 from .mirror import Mirror
 from .names import NameSync
 from .park import SLICE, Clock, Park
@@ -41,8 +40,11 @@ from .runner import Job, ThreadRunner
 from .throttle import Pace, Stall
 
 if TYPE_CHECKING:
+    import random
+
     from .file import EngineFile
     from .flusher import Flusher
+    from .loop import CacheLoop
 
 __all__ = ["EngineCache", "EngineVolume", "Ticket", "threads_of"]
 
@@ -119,7 +121,11 @@ class EngineVolume:
         self.on_conflict = on_conflict
         self.clock = clock or Clock()
         self.park = park or Park()
-        self.random = (rng or random.Random()).random
+        if rng is None:
+            from random import Random
+
+            rng = Random()
+        self.random = rng.random
         self.native = NativeVolume(cache.native, int(backend.limits.max_inflight))
         self.loop: CacheLoop | None = None
         self._bind_loop(backend)

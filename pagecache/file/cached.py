@@ -21,13 +21,13 @@ from ..engine.attempts import Attempts
 from ..engine.io import barrier, holes
 from ..errors import Key, ShutdownError, set_written, written_before
 from ..native import END, FOREVER, INVALIDATE, LOCK, TOKEN, Handle, traced
-from ..options import AdviceName
-from ..stats import FileStats
 from ..volume import lifetimes
 from . import prefetch
 from .view import View
 
 if TYPE_CHECKING:
+    from ..options import AdviceName
+    from ..stats import FileStats
     from ..volume.inode import Inode
     from ..volume.volume import Volume
 

@@ -27,8 +27,8 @@ from ..backends.fsspec.objects import STAGE
 from ..cache import PageCache
 from ..config import Size
 from ..errors import LostRange
+from ..objects import FileStat
 from ..options import OpenMode
-from ..stats import FileStat
 from ..volume.volume import Volume
 from .file import CompressedFile, PageCacheFile, TextFile, checked_mode, give_up
 from .listing import entry_of, is_private, overlaid

@@ -15,7 +15,7 @@ from collections.abc import Iterable, Mapping
 from typing import Any
 
 from ..backends.fsspec.objects import STAGE
-from ..stats import FileStat
+from ..objects import FileStat
 from .transaction import is_deferred
 
 __all__ = ["entry_of", "is_private", "overlaid"]

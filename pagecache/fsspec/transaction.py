@@ -25,7 +25,7 @@ from typing import TYPE_CHECKING, Any
 from fsspec.transaction import Transaction
 
 from ..errors import ConflictError
-from ..stats import ObjectStat
+from ..objects import ObjectStat
 from ..volume.opening import mode_flags
 
 if TYPE_CHECKING:

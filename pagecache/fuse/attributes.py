@@ -13,7 +13,7 @@ import time
 from dataclasses import dataclass
 
 from ..backends.protocol import ObjectStat
-from ..stats import Kind
+from ..objects import Kind
 
 __all__ = ["Appearance", "Attributes", "Owner", "ServerOptions"]
 

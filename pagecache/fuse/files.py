@@ -27,7 +27,7 @@ from typing import Any
 
 from ..errors import DataLossError, Key
 from ..file.cached import CachedFile
-from ..stats import FileStat
+from ..objects import FileStat
 from ..volume import opening
 from ..volume.volume import Volume
 

@@ -24,7 +24,7 @@ from typing import Any
 from .. import closing
 from ..cache import PageCache
 from ..errors import FailedRange
-from ..stats import Event
+from ..objects import Event
 from ..target import Target
 from ..volume.volume import Volume
 from .daemon import notify

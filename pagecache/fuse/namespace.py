@@ -27,7 +27,7 @@ from typing import Any, Protocol, TypeVar
 
 from ..backends.protocol import ObjectStat
 from ..engine.attempts import Attempts
-from ..stats import Kind
+from ..objects import Kind
 from ..volume.inode import Inode
 from ..volume.volume import Volume
 

@@ -27,7 +27,7 @@ from types import MappingProxyType
 from typing import Any
 
 from ..backends.protocol import ObjectStat
-from ..stats import Kind
+from ..objects import Kind
 
 __all__ = ["NAMES_MAX", "ROOT", "Node", "Nodes"]
 

@@ -6,8 +6,7 @@ import gc
 import math
 import os
 from collections.abc import Callable
-from dataclasses import dataclass
-from typing import TYPE_CHECKING, Any, cast
+from typing import TYPE_CHECKING, Any, NamedTuple, cast
 
 from .extension import LATENCY_BOUNDS, WORK, extension, ffi, fields, lib, read_counters, read_memory, read_usage
 from .recording import Recorder
@@ -18,8 +17,7 @@ if TYPE_CHECKING:
 __all__ = ["NativeCache", "NativeVolume", "Pressure"]
 
 
-@dataclass(frozen=True, slots=True)
-class Pressure:
+class Pressure(NamedTuple):
     """The write-back state of a volume: bytes, except answers (calls that ended) and running (calls that have not)."""
 
     local: int

@@ -19,7 +19,8 @@ from typing import Any, TypeVar
 
 from pagecache.backends.passing import OPTIONAL, PassingBackend
 from pagecache.backends.protocol import AsyncBackend, AsyncBackendFile, Backend, BackendFile, BackendLimits, ObjectStat
-from pagecache.engine.loop import Blocking, CacheLoop, blocking, is_async, original
+from pagecache.engine.blocking import Blocking, blocking, is_async, original
+from pagecache.engine.loop import CacheLoop
 from pagecache.engine.park import Park
 from pagecache.errors import Key
 from pagecache.stress.targets import UnusableTarget

@@ -21,7 +21,7 @@ from dataclasses import dataclass, replace
 from typing import Any
 
 from ..errors import BackendError, Key
-from ..stats import ObjectStat
+from ..objects import ObjectStat
 from .faults import TOO_MANY, TRUTH, Call, FaultPlan, Rule, draw
 from .gate import Gate
 

@@ -22,7 +22,6 @@ from typing import TYPE_CHECKING, Any
 
 from ..engine.foreign import as_os_error, shown
 from ..engine.io.barrier import FileSync
-from ..engine.loop import advanced
 from ..engine.names import NameCall
 from ..engine.park import SLICE, Deadline, deadline_error
 from ..engine.report.look import Look, Owner, nobody
@@ -396,5 +395,7 @@ class SyncTicket:
         deadline, reason, since = self._deadline(None), self._reason(), time.monotonic_ns()
         cache = self._engine.cache.native
         while (seq := self._standing(deadline)) is not None:
+            from ..engine.loop import advanced  # a task waits: its program has imported asyncio
+
             await advanced("cache", cache.address, seq, min(deadline.left(), SLICE), reason, since)
         self._raise()

@@ -24,8 +24,8 @@ from ..backends.url import as_backend
 from ..config import Size, VolumeOptions, parse_size, with_overrides
 from ..engine.aside import Aside
 from ..engine.attempts import Attempts
+from ..engine.blocking import blocking, original
 from ..engine.commit import remote, staging
-from ..engine.loop import blocking, original
 from ..engine.park import Signal
 from ..engine.report.notices import spans
 from ..engine.volume import EngineVolume
@@ -33,8 +33,7 @@ from ..errors import FailedRange, Key, LostRange, ShutdownError
 from ..file.cached import CachedFile, extent
 from ..file.direct import DirectFile
 from ..native import END
-from ..options import OpenMode
-from ..stats import FileStat, FileStats, VolumeStats
+from ..objects import FileStat
 from . import conflicts, detach, lifetimes, names, opening, reconnect
 from .inode import Inode, InodeTable
 from .keys import BusyKeys
@@ -42,6 +41,8 @@ from .ticket import SyncTicket
 
 if TYPE_CHECKING:
     from ..cache import PageCache
+    from ..options import OpenMode
+    from ..stats import FileStats, VolumeStats
 
 __all__ = ["Volume", "options_for"]
 
@@ -604,6 +605,8 @@ class Volume:
     def stats(self) -> VolumeStats:
         """Return the counters of this volume."""
         self.cache._check_forked()
+        from ..stats import VolumeStats
+
         return VolumeStats(**self.cache._counters(self._usage()))
 
     def _usage(self) -> dict[str, int]:
@@ -611,4 +614,6 @@ class Volume:
         return self.engine.native.usage()
 
     def _file_stats(self, inode: Inode) -> FileStats:
+        from ..stats import FileStats
+
         return FileStats(**self.cache._counters(inode.native.usage()))

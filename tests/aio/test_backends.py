@@ -15,7 +15,8 @@ import pytest
 
 from pagecache import BackendError, BackendProtocolError, PageCache, WritebackError, aio
 from pagecache.backends import Backend, MemoryBackend
-from pagecache.engine.loop import Blocking, CacheLoop
+from pagecache.engine.blocking import Blocking
+from pagecache.engine.loop import CacheLoop
 from pagecache.engine.park import Park
 from pagecache.errors import Key
 from pagecache.testing import AsyncFaultyBackend, BackendConformance

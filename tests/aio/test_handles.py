@@ -19,7 +19,7 @@ import pytest
 
 from pagecache import Advice, AsyncBackend, CachedFile, aio
 from pagecache.backends import MemoryBackend
-from pagecache.engine.loop import BlockingFile
+from pagecache.engine.blocking import BlockingFile
 
 from ..file.backends import RecordingBackend
 from ..file.rig import KEY, PAGE, accepted_before, pattern

@@ -27,7 +27,7 @@ from pagecache import BackendError, PageCache
 from pagecache.backends import DirectoryBackend, backend_from_url
 from pagecache.backends.fsspec import FsspecBackend, LocalObjects
 from pagecache.backends.fsspec.calls import about, stat_of, tagged
-from pagecache.engine.loop import is_async
+from pagecache.engine.blocking import is_async
 from tests.fsspec_below.place import get
 from tests.fsspec_below.stores import Elsewhere, Parts, Streams, Whole
 

@@ -13,7 +13,8 @@ from fsspec.implementations.asyn_wrapper import AsyncFileSystemWrapper
 
 from pagecache.backends import Backend, backend_from_url
 from pagecache.backends.fsspec import FsspecBackend
-from pagecache.engine.loop import CacheLoop, blocking
+from pagecache.engine.blocking import blocking
+from pagecache.engine.loop import CacheLoop
 from pagecache.engine.park import Park
 from pagecache.testing import BackendConformance
 from tests.fsspec_below.stores import Elsewhere, Parts, Whole, once

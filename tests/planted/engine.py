@@ -7,10 +7,10 @@ from collections.abc import Sequence
 from functools import partial
 from typing import Any
 
+from pagecache.engine.blocking import BlockingFile
 from pagecache.engine.commit import remote
 from pagecache.engine.file import EngineFile
 from pagecache.engine.io import collector, direct, issuer
-from pagecache.engine.loop import BlockingFile
 from pagecache.engine.volume import EngineVolume
 from pagecache.file import cached as file_module
 from pagecache.native import END, SHARED, STAMP_MAX, NativeInode, Op

@@ -16,7 +16,6 @@ from typing import TYPE_CHECKING, Any
 from ...errors import CommitError, WritebackError
 from ...native import BACKOFF, CALLS, DIRTY, END, FAILED, WAITS, WRITEBACK, Kind, Span
 from ..foreign import errno_of, text_of
-from ..loop import advanced
 from ..park import SLICE, Deadline, deadline_error
 from ..report.look import Look, Owner, nobody
 from ..report.notices import cause
@@ -298,6 +297,8 @@ async def awaited(sync: FileSync, timeout: float | None, what: str) -> None:
     native, reason, since = sync.file.native, _reason(sync, what), time.monotonic_ns()
     with _span(sync, what, awaited=True):
         while (seq := _standing(sync, deadline, what)) is not None:
+            from ..loop import advanced  # a task waits: its program has imported asyncio
+
             await advanced("inode", native.address, seq, sync.rest(deadline), reason, since)
 
 

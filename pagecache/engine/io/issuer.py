@@ -15,8 +15,8 @@ from typing import TYPE_CHECKING, Any
 from ...backends.plain import returned
 from ...errors import BackendProtocolError
 from ...native import Op
+from ..blocking import BlockingFile, as_answer, asked, original_file
 from ..commit import outcome, remote
-from ..loop import BlockingFile, as_answer, asked, original_file
 from . import barrier, collector, reader
 
 if TYPE_CHECKING:

@@ -8,7 +8,6 @@ retried within the call, except for readahead, which has no waiter.
 
 from __future__ import annotations
 
-import asyncio
 import errno
 import logging
 from functools import partial
@@ -17,9 +16,9 @@ from typing import TYPE_CHECKING, Any
 from ...backends.plain import returned
 from ...errors import BackendProtocolError, PageCacheError
 from ...native import Op
+from ..blocking import BlockingFile, as_answer, asked
 from ..commit import remote, staging
 from ..foreign import as_os_error, named, text_of
-from ..loop import BlockingFile, as_answer, asked
 from ..report.notices import cause, fault
 from ..retryer import Parked, decide
 
@@ -88,6 +87,8 @@ async def _fill(self: EngineFile, op: Op) -> None:
                     return  # revoked: an abort, or another backend
                 met = error
             failed, delay = await loop.aside(self.volume.runner, partial(_judge, self, op, met, failed))
+            import asyncio
+
             await asyncio.sleep(delay)
     except BaseException as error:
         op.fail(as_answer(error, "read_into"))

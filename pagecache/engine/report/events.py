@@ -19,7 +19,7 @@ import weakref
 from collections.abc import Callable
 from queue import SimpleQueue
 
-from ...stats import Event
+from ...objects import Event
 
 __all__ = ["Feed"]
 

@@ -7,11 +7,10 @@ alive everything that their frames refer to.
 from __future__ import annotations
 
 from collections import deque
-from dataclasses import dataclass
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, NamedTuple
 
 from ...errors import Key
-from ...stats import Event
+from ...objects import Event
 from ..foreign import errno_of, text_of
 
 if TYPE_CHECKING:
@@ -26,8 +25,7 @@ SETTLED = "nothing until `resolve` or `discard` settles it"
 STALLED = "nothing is given up; it is waited for until it ends, or `abort`"
 
 
-@dataclass(frozen=True, slots=True)
-class Trouble:
+class Trouble(NamedTuple):
     """One event; `at` is monotonic, `next` the automatic next step."""
 
     at: float

@@ -9,15 +9,15 @@ from __future__ import annotations
 
 import logging
 import time
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, TypeAlias
 
 from ... import native
 from ...native import Operation, WaitRecord
-from ...stats import Wait, WaitOwner
 from .look import CALLER, Look, Owner, of, span
 from .reason import ENDS, Reason
 
 if TYPE_CHECKING:
+    from ...stats import Wait, WaitOwner
     from ..volume import EngineCache
 
 __all__ = ["LongWaits", "left_over", "report"]
@@ -31,7 +31,7 @@ WARNINGS, PERIOD = 10, 60.0
 OWN = "it goes on with what the call answers or raises; Volume.abort does not end the call"
 
 
-Entry = tuple[tuple[int, int, str], Wait, bool]
+Entry: TypeAlias = "tuple[tuple[int, int, str], Wait, bool]"
 """Start, thread and name; the wait; whether the flusher itself reports the awaited call."""
 
 
@@ -84,6 +84,8 @@ def _stands(look: Look, record: WaitRecord) -> bool:
 
 
 def _wait(look: Look, record: WaitRecord) -> Wait:
+    from ...stats import Wait
+
     reason: Reason | None = record.reason
     owner, name, what = look.owner(record), look.waiter(record), look.what(record)
     if reason is None:
@@ -109,6 +111,8 @@ def _wait(look: Look, record: WaitRecord) -> Wait:
 
 
 def _own_call(look: Look, op: Operation) -> Wait:
+    from ...stats import Wait
+
     owner, name, key = look.call(op), look.name(op.thread), look.key(op.volume, op.inode)
     what = f"a {'direct read' if op.kind == CALLER else 'fill'} of {span(op.pos, op.end)}"
     volume = look.volumes.get(op.volume)
@@ -129,6 +133,8 @@ def _own_call(look: Look, op: Operation) -> Wait:
 
 
 def _public(look: Look, owner: Owner | None) -> WaitOwner | None:
+    from ...stats import WaitOwner
+
     if owner is None:
         return None
     if owner.thread is None:

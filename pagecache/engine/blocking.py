@@ -1,0 +1,249 @@
+"""An asynchronous backend seen as a blocking one, without asyncio until a loop is needed.
+
+`Blocking` has its coroutines run by the cache's event loop (loop.py) and waits for them. That module imports asyncio,
+which takes almost as long as the rest of the package, so it is imported with the first asynchronous backend of a cache
+or with the first task that waits.
+
+Re-entrancy (contract 2.25): a context variable lists the volumes whose calls a coroutine is in. It is visible in direct
+awaits, in child tasks and in `to_thread`; work passed on by other means cannot be detected.
+"""
+
+from __future__ import annotations
+
+import contextvars
+import errno
+import functools
+import inspect
+import sys
+from collections.abc import AsyncIterable, Callable, Coroutine, Iterable, Sequence
+from typing import TYPE_CHECKING, Any, TypeVar, cast
+
+from .. import native
+from ..backends.plain import forgotten, given, missing_in_file
+from ..backends.protocol import AsyncBackend, AsyncBackendFile, Backend, BackendFile, BackendLimits, ObjectStat
+from ..errors import BackendProtocolError, Key
+
+if TYPE_CHECKING:
+    from .loop import CacheLoop
+
+__all__ = [
+    "Blocking",
+    "BlockingFile",
+    "Call",
+    "as_answer",
+    "asked",
+    "blocking",
+    "calls",
+    "inside_calls",
+    "is_async",
+    "original",
+    "original_file",
+]
+
+T = TypeVar("T")
+
+OPTIONAL = frozenset({"close", "punch_hole", "next_data", "rollback", "stage", "read_staged", "kept", "rebase"})
+
+
+# -- which calls the running code is in
+
+
+class Call:
+    """A call of an asynchronous backend while it runs."""
+
+    __slots__ = ("addresses", "live", "outer")
+
+    def __init__(self, addresses: list[int]) -> None:
+        self.addresses = addresses
+        self.live = True
+        self.outer = calls.get()
+
+
+calls: contextvars.ContextVar[Call | None] = contextvars.ContextVar("pagecachecalls", default=None)
+
+
+def inside_calls() -> list[int]:
+    """Return the addresses of the volumes whose calls the running coroutine is in, innermost first. Called from C."""
+    found: list[int] = []
+    call = calls.get()
+    while call is not None:
+        if call.live:
+            found += call.addresses
+        call = call.outer
+    return found
+
+
+def _first_loop() -> tuple[Any, native.Waker]:
+    """Return the running loop and its waker. Called from C until loop.py is imported, which registers its own."""
+    from .loop import running_loop
+
+    return running_loop()
+
+
+native.use_loops(_first_loop, None, BaseException)
+
+
+# -- calls of a backend
+
+
+async def asked(what: str, method: Callable[..., Any], *args: Any, **options: Any) -> Any:
+    """Await a method of an asynchronous backend.
+
+    Raises:
+        BackendProtocolError: its result cannot be awaited.
+    """
+    answer = method(*args, **options)
+    if not inspect.isawaitable(answer):
+        raise BackendProtocolError(f"{what}() answered {answer!r}, which cannot be awaited{forgotten(answer)}")
+    return await answer
+
+
+def as_answer(error: BaseException, what: str) -> BaseException:
+    """Return the error for threads when a call was cancelled within the backend."""
+    cancelled = getattr(sys.modules.get("asyncio"), "CancelledError", GeneratorExit)  # no asyncio: no task
+    if isinstance(error, (GeneratorExit, cancelled)):
+        return OSError(errno.EIO, f"{what} was cancelled")
+    return error
+
+
+# -- an asynchronous backend for threads
+
+
+def is_async(backend: object) -> bool:
+    """Return whether calls of a backend have to be awaited."""
+    return isinstance(backend, type) is False and (
+        AsyncBackend in type(backend).__mro__ or inspect.iscoroutinefunction(getattr(backend, "open", None))
+    )
+
+
+class BlockingFile:
+    """An object of an asynchronous backend, for threads. It lacks the optional methods that the object lacks."""
+
+    def __init__(self, backend: Blocking, key: Key, file: AsyncBackendFile) -> None:
+        self._backend = backend
+        self._key = key
+        self.wrapped: Any = file
+
+    def _call(self, what: str, *args: object, alive: Callable[[], None] | None = None) -> Any:
+        method = getattr(self.wrapped, what)
+        return self._backend.call(what, lambda: asked(what, method, *args), alive)
+
+    def stat(self) -> ObjectStat:
+        answer: ObjectStat = self._call("stat")
+        return answer
+
+    def read_into(self, offset: int, buffers: Sequence[memoryview]) -> int:
+        answer: int = self._call("read_into", offset, buffers, alive=self._backend.check_alive)
+        return answer
+
+    def write_from(self, offset: int, buffers: Sequence[memoryview]) -> int:
+        answer: int = self._call("write_from", offset, buffers)
+        return answer
+
+    def truncate(self, size: int) -> None:
+        self._call("truncate", size)
+
+    def commit(self) -> str | None:
+        answer: str | None = self._call("commit")
+        return answer
+
+    def __getattr__(self, name: str) -> Any:
+        """Return an optional member: a blocking method, or a plain attribute such as `limits`."""
+        found = getattr(self.wrapped, name)  # AttributeError if the object lacks it
+        if name not in OPTIONAL or not callable(found):
+            return found
+        alive = self._backend.check_alive if name == "read_staged" else None
+        return functools.partial(self._call, name, alive=alive)
+
+
+class Blocking(Backend):
+    """An asynchronous backend, for threads."""
+
+    def __init__(self, backend: AsyncBackend, loop: CacheLoop) -> None:
+        self.wrapped = backend
+        self.loop = loop
+        self.address: int | None = None
+        self.check_alive: Callable[[], None] = lambda: None
+
+    @property
+    def limits(self) -> BackendLimits:  # type: ignore[override]
+        return self.wrapped.limits
+
+    def call(self, what: str, work: Callable[[], Coroutine[Any, Any, T]], alive: Callable[[], None] | None = None) -> T:
+        return self.loop.call(what, work, alive, () if self.address is None else (self.address,))
+
+    def _ask(self, what: str, *args: object, **options: object) -> Any:
+        method = getattr(self.wrapped, what)
+        return self.call(what, lambda: asked(what, method, *args, **options))
+
+    def open(self, key: Key, *, create: bool = False, exclusive: bool = False) -> BackendFile:
+        file = self._ask("open", key, create=create, exclusive=exclusive)
+        if missing := missing_in_file(file):
+            what = f"open() answered {file!r}, which has no {missing}{forgotten(file)}"
+            raise BackendProtocolError(what, key)
+        return BlockingFile(self, key, file)
+
+    def stat(self, key: Key) -> ObjectStat:
+        answer: ObjectStat = self._ask("stat", key)
+        return answer
+
+    def remove(self, key: Key) -> None:
+        self._ask("remove", key)
+
+    def rename(self, src: Key, dst: Key, *, replace: bool = True) -> None:
+        self._ask("rename", src, dst, replace=replace)
+
+    def list(self, prefix: str = "") -> Iterable[ObjectStat]:
+        async def collected() -> list[ObjectStat]:
+            answer: Any = self.wrapped.list(prefix)
+            if inspect.isawaitable(answer):
+                answer = await answer
+            if not isinstance(answer, AsyncIterable):
+                raise BackendProtocolError(
+                    f"list() answered {answer!r}, which is no asynchronous iterable{forgotten(answer)}"
+                )
+            return [stat async for stat in answer]
+
+        return self.call("list", collected)
+
+    def canonical(self, key: Key) -> Key:
+        answer: Any = self.wrapped.canonical(key)
+        if not inspect.iscoroutine(answer):
+            return cast(Key, answer)
+        try:  # a coroutine that awaits nothing needs no loop, and runs on any thread, including the loop's own
+            answer.send(None)
+        except StopIteration as end:
+            return cast(Key, end.value)
+        answer.close()
+        return cast(Key, self._ask("canonical", key))
+
+    def sync(self) -> None:
+        self._ask("sync")
+
+    def close(self) -> None:
+        self._ask("close")
+
+    def __getattr__(self, name: str) -> Any:
+        """Return the backend's methods of namespaces."""
+        found = getattr(self.wrapped, name)
+        if not inspect.iscoroutinefunction(found):
+            return found
+        return functools.partial(self._ask, name)
+
+
+def blocking(backend: Any, loop: Callable[[], CacheLoop]) -> Backend:
+    """Return a backend for the engine's threads; `loop` gives the cache's loop if one is needed."""
+    if not is_async(backend):
+        plain: Backend = backend
+        return plain
+    return Blocking(backend, loop())
+
+
+def original(backend: Backend) -> Any:
+    """Return the backend that was attached."""
+    return given(backend.wrapped if isinstance(backend, Blocking) else backend)
+
+
+def original_file(backend_file: Any) -> Any:
+    """Return the file of the backend that was attached."""
+    return backend_file.wrapped if isinstance(backend_file, BlockingFile) else backend_file
