@@ -27,6 +27,7 @@ from .engine.flusher import Flusher
 from .engine.park import Clock, Deadline, Park
 from .engine.report import waits
 from .engine.report.events import Feed
+from .engine.runner import Spare
 from .engine.volume import EngineVolume
 from .errors import (
     ConflictError,
@@ -129,8 +130,14 @@ class PageCache:
         self.name = f"cache-{self._number}"
         self.clock, self.park = Clock(), Park()
         self.began = self.clock.now()
+        self.spare = Spare()
         self.flusher = Flusher(self, self.native, self.clock, self.park)
-        self.flusher.start()
+        try:
+            self.flusher.start()
+        except BaseException:
+            self.closed = self.ended = True
+            self.native.close()
+            raise
         self.loop: CacheLoop | None = None
         self.live: Server | None = None
         closing.opened(self)

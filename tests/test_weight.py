@@ -18,7 +18,6 @@ HEAVY = {
     "importlib.metadata",
     "json",
     "mmap",
-    "random",
     "secrets",
     "selectors",
     "shutil",

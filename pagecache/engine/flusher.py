@@ -32,6 +32,7 @@ from .park import Clock, Park
 from .report.notices import fault
 from .report.trouble import STALLED
 from .report.waits import LongWaits
+from .runner import start
 from .throttle import divide
 from .volume import IDLE_TURN_FLUSHER
 
@@ -74,7 +75,7 @@ class Flusher:
 
     def start(self) -> None:
         self._native.tick(self._clock.now())
-        self._thread.start()
+        start(self._thread, "of the cache")
 
     def stop(self) -> None:
         self._stop = True

@@ -3,8 +3,8 @@
 One daemon thread per cache, started with the first asynchronous backend. Calls that carry bytes and that no thread
 waits for (write-back, readahead, fills for tasks) run here as tasks: the loop takes work from CORE's queue like a
 thread of a volume, and makes each piece a task without waiting. Everything else (commits, names, fills that a thread
-waits for) stays on the threads used for any backend and calls through `Blocking` (blocking.py), which runs the coroutine
-here.
+waits for) stays on the threads used for any backend and calls through `Blocking` (blocking.py), which runs the
+coroutine here.
 
 Interrupts do not reach this thread, so a coroutine may own an operation; `_settling` ends it with the task. Exceptions
 of a backend never reach the loop: calls are wrapped so that even SystemExit is only a result.

@@ -1,9 +1,12 @@
 """The threads of a volume.
 
 All backend calls except fills in the calling thread run here: `max_inflight` threads for calls that carry bytes and one
-more, so that commits and names never wait behind them. They are daemons, started when the volume is attached (threads
-cannot be started from an exit hook), and take one piece of work after another from CORE. A hung backend hangs only the
-threads of its own volume.
+more, so that commits and names never wait behind them. They are daemons, and take one piece of work after another from
+CORE. A hung backend hangs only the threads of its own volume.
+
+A volume without work has no thread. A job starts a thread if all threads that run have a job. The first file starts all
+threads: CORE may queue its bytes at any time, also while the interpreter ends and Python refuses new threads. Each
+cache keeps one thread ready (`Spare`) for volumes that have no thread by then, and must at least close their backends.
 
 Jobs are the engine's own work (open, stat, remove, ...): kept here, counted in CORE's queue so that one place decides
 the order. The caller waits; if it is interrupted the job still runs, and its result is undone. CORE counts calls that
@@ -12,11 +15,14 @@ carry bytes, and commits; running jobs are recorded here, for the flusher, which
 
 from __future__ import annotations
 
+import errno
 import logging
+import math
 import threading
 import time
 from collections import deque
 from collections.abc import Callable
+from queue import Empty, SimpleQueue
 from typing import Generic, TypeVar
 
 from .. import native
@@ -26,12 +32,16 @@ from .park import SLICE, Clock, Deadline, Park
 from .report.notices import fault
 from .report.reason import ENDS, Reason, during
 
-__all__ = ["Job", "ThreadRunner"]
+__all__ = ["Job", "Spare", "ThreadRunner", "start"]
 
-log = logging.getLogger("pagecache.internal")
+log = logging.getLogger("pagecache.volume")
 T = TypeVar("T")
 
 IDLE = 60.0
+TURN = 0.01
+"""Seconds that the spare thread waits for work of one volume before it serves the next."""
+AGAIN = 1.0
+"""Seconds without a further try after Python has refused a thread."""
 JOBS = (native.COMMIT, native.NAMES, native.DIRECT)
 
 
@@ -152,35 +162,140 @@ class Job(Generic[T]):
         )
 
 
-class ThreadRunner:
-    """Daemon threads that work for one volume until it stops."""
+class Spare:
+    """One thread of a cache, kept ready for volumes that cannot start a thread.
 
-    def __init__(self, volume: NativeVolume, name: str, threads: int, park: Park, clock: Clock) -> None:
+    Python refuses new threads while the interpreter ends, and the system may refuse them at any time. This thread then
+    serves all volumes without a thread in turn; a backend that hangs delays the other ones.
+    """
+
+    def __init__(self) -> None:
+        self._arrivals: SimpleQueue[ThreadRunner | None] = SimpleQueue()
+        self._thread: threading.Thread | None = None
+
+    def start(self) -> None:
+        """Start the thread, once.
+
+        Raises:
+            BlockingIOError: no thread can be started.
+        """
+        if self._thread is None:
+            thread = threading.Thread(target=_serve, args=(self._arrivals,), name="pagecache-spare", daemon=True)
+            start(thread, "of the cache")
+            self._thread = thread
+
+    def serve(self, runner: ThreadRunner) -> None:
+        self._arrivals.put(runner)
+
+    def stop(self) -> None:
+        if self._thread is not None:
+            self._arrivals.put(None)
+            if self._thread is not threading.current_thread():
+                self._thread.join(SLICE)
+
+
+def _serve(arrivals: SimpleQueue[ThreadRunner | None]) -> None:
+    """Serve the volumes without a thread in turn. The target of the spare thread."""
+    served: list[ThreadRunner] = []
+    while True:
+        try:
+            arrived = arrivals.get(timeout=TURN if served else None)
+        except Empty:
+            pass
+        else:
+            if arrived is None:
+                return
+            served.append(arrived)
+        served = [runner for runner in served if runner.visit()]
+
+
+def start(thread: threading.Thread, whose: str) -> None:
+    """Start a thread.
+
+    Raises:
+        BlockingIOError: Python or the system refuses (EAGAIN).
+    """
+    try:
+        thread.start()
+    except RuntimeError as error:
+        raise BlockingIOError(errno.EAGAIN, f"a thread {whose} cannot be started: {error}") from error
+
+
+class ThreadRunner:
+    """Daemon threads that work for one volume until it stops. None runs before the volume has work."""
+
+    def __init__(self, volume: NativeVolume, name: str, threads: int, park: Park, clock: Clock, spare: Spare) -> None:
         self._volume = volume
         self._park = park
         self._clock = clock
         self._name = name
+        self._spare = spare
         self._era = 0
         self._jobs: dict[int, deque[Job[object]]] = {cls: deque() for cls in JOBS}
         self._running: dict[Job[object], float] = {}  # job -> its start
+        self._most = threads
+        self._lock = threading.RLock()  # guards the two lists; a signal handler may need a thread in between
         self._threads: list[threading.Thread] = []
-        self._start(threads)
+        self._former: list[threading.Thread] = []  # of backends before this one
+        self._visitor: threading.Thread | None = None  # the spare thread, while it works for this volume
+        self._lent = self._stopped = False
+        self._refused = -math.inf  # when a thread could not be started
 
-    def _start(self, threads: int) -> None:
-        started = [
-            threading.Thread(target=self._loop, args=(self._era,), name=f"pagecache-{self._name}-{k}", daemon=True)
-            for k in range(threads)
-        ]
-        self._threads = [thread for thread in self._threads if thread.is_alive()] + started
-        for thread in started:
-            thread.start()
+    def have_all(self) -> None:
+        """Start all missing threads: the volume has a file, and CORE may queue its bytes at any time."""
+        if len(self._threads) < self._most:
+            self._grow(self._most)
+
+    def _grow(self, wanted: int) -> None:
+        """Start threads until there are `wanted`, up to the limit and as far as Python allows."""
+        with self._lock:
+            while len(self._threads) < min(wanted, self._most) and time.monotonic() >= self._refused + AGAIN:
+                name = f"pagecache-{self._name}-{len(self._threads)}"
+                thread = threading.Thread(target=self._loop, args=(self._era,), name=name, daemon=True)
+                started = False
+                try:
+                    start(thread, f"of the volume {self._name!r}")
+                    started = True
+                except BlockingIOError as error:
+                    self._refused = time.monotonic()
+                    level = logging.DEBUG if "shutdown" in str(error) else logging.WARNING
+                    log.log(level, "%s; %d of %d do its work", error, len(self._threads), self._most)
+                finally:
+                    if started or thread.is_alive():  # else it was refused, or an interrupt struck first
+                        self._threads.append(thread)
+            if not self._threads and not self._lent:
+                self._spare.serve(self)
+                self._lent = True
 
     def renew(self, threads: int) -> None:
         """Start fresh threads: the earlier ones may hang in a backend that is gone. They end when their call
         returns.
         """
-        self._era += 1
-        self._start(threads)
+        with self._lock:
+            self._era += 1
+            self._most = threads
+            wanted = threads if self._threads or self._lent else 0
+            self._former = [thread for thread in [*self._former, *self._threads] if thread.is_alive()]
+            self._threads = []
+        if wanted:
+            self._grow(wanted)
+
+    def visit(self) -> bool:
+        """Do the work there is, on the spare thread.
+
+        Return False if the volume has stopped or has its own threads.
+        """
+        self._visitor = threading.current_thread()  # first: see `join`
+        try:
+            if self._stopped or self._threads:
+                self._lent = False
+                return False
+            return self._volume.work(self._run_job, TURN) is not None
+        except BaseException:
+            fault("a thread of a volume met an error that should not get here; it goes on")
+            return True
+        finally:
+            self._visitor = None
 
     def _loop(self, era: int) -> None:
         while era == self._era:
@@ -234,16 +349,27 @@ class ThreadRunner:
         job.volume = self._volume
         self._jobs[cls].append(job)  # type: ignore[arg-type]
         self._volume.push_job(cls)
+        if len(self._threads) < self._most:
+            self._grow(len(self._running) + sum(map(len, self._jobs.values())))
         return job
 
     def alive(self) -> bool:
-        return any(thread.is_alive() for thread in self._threads)
+        """Return whether queued work will be done."""
+        return not self._stopped and (not self._threads or any(thread.is_alive() for thread in self._threads))
 
     def is_worker(self) -> bool:
-        return threading.current_thread() in self._threads
+        thread = threading.current_thread()
+        return thread in self._threads or thread in self._former or thread is self._visitor
 
     def join(self, timeout: float) -> bool:
-        """Wait for the threads after the volume was stopped; False when some still run (a call hangs)."""
-        for thread in self._threads:
-            thread.join(timeout / len(self._threads))
-        return not self.alive()
+        """Wait for the threads after the volume was stopped. Return False if one still runs (a call hangs)."""
+        with self._lock:
+            self._most = 0
+            threads = [*self._former, *self._threads]
+        for thread in threads:
+            thread.join(timeout / len(threads))
+        self._stopped = True  # the spare thread begins no visit from here on
+        until = time.monotonic() + timeout
+        while self._visitor is not None and time.monotonic() < until:
+            time.sleep(TURN)
+        return self._visitor is None and not any(thread.is_alive() for thread in threads)

@@ -11,6 +11,7 @@ from __future__ import annotations
 
 import itertools
 import logging
+import random
 import threading
 import time
 import weakref
@@ -36,12 +37,10 @@ from .report.notices import Notices, fault
 from .report.reason import Reason, during, of_file
 from .report.trouble import Troubles
 from .retryer import Retries
-from .runner import Job, ThreadRunner
+from .runner import Job, Spare, ThreadRunner
 from .throttle import Pace, Stall
 
 if TYPE_CHECKING:
-    import random
-
     from .file import EngineFile
     from .flusher import Flusher
     from .loop import CacheLoop
@@ -75,6 +74,7 @@ class EngineCache(Protocol):
     config: CacheConfig
     limits: CacheLimits
     flusher: Flusher
+    spare: Spare
 
     def _engine_volumes(self) -> list[EngineVolume]: ...
     def _emit(self, event: Event) -> None: ...
@@ -114,6 +114,7 @@ class EngineVolume:
         mirror: Backend | None = None,
         on_conflict: str = "fail",
     ) -> None:
+        cache.spare.start()
         self.cache = cache
         self.backend = backend
         self.name = name
@@ -121,15 +122,11 @@ class EngineVolume:
         self.on_conflict = on_conflict
         self.clock = clock or Clock()
         self.park = park or Park()
-        if rng is None:
-            from random import Random
-
-            rng = Random()
-        self.random = rng.random
+        self.random = (rng or random.Random()).random
         self.native = NativeVolume(cache.native, int(backend.limits.max_inflight))
         self.loop: CacheLoop | None = None
         self._bind_loop(backend)
-        self.runner = ThreadRunner(self.native, name, threads_of(backend), self.park, self.clock)
+        self.runner = ThreadRunner(self.native, name, threads_of(backend), self.park, self.clock, cache.spare)
         self.aborted = False
         self.seals = 0
         self.abort_reason: BaseException | None = None
@@ -258,6 +255,7 @@ class EngineVolume:
     # -- files
 
     def add(self, file: EngineFile) -> None:
+        self.runner.have_all()
         with self._lock:
             self._files[file.native.id] = file
         self.cache.native.recorder.met(file.native.id, self.name, file.key)

@@ -1,0 +1,201 @@
+"""A volume has threads once it has work: none at attach, one for a job, all with its first file."""
+
+from __future__ import annotations
+
+import os
+import subprocess
+import sys
+import threading
+import time
+from pathlib import Path
+
+import pytest
+
+from pagecache import PageCache
+from pagecache.backends import MemoryBackend
+from pagecache.engine import runner
+from pagecache.testing import FaultyBackend, Gate, Rule
+
+OF_A_CACHE = 2
+"""The flusher, and the spare thread."""
+
+
+class Refusals:
+    """Threads that Python refuses to start while `on`."""
+
+    def __init__(self, monkeypatch: pytest.MonkeyPatch) -> None:
+        self.on = False
+        self.start = threading.Thread.start
+        monkeypatch.setattr(threading.Thread, "start", lambda thread: self._start(thread))
+
+    def _start(self, thread: threading.Thread) -> None:
+        if self.on and thread.name.startswith("pagecache"):
+            raise RuntimeError("can't start new thread")
+        self.start(thread)
+
+
+@pytest.fixture
+def refusals(monkeypatch: pytest.MonkeyPatch) -> Refusals:
+    return Refusals(monkeypatch)
+
+
+def threads(start: str = "pagecache-") -> list[str]:
+    return [thread.name for thread in threading.enumerate() if thread.name.startswith(start)]
+
+
+def test_two_hundred_volumes_have_no_thread_before_they_have_work() -> None:
+    before = set(threads())
+    with PageCache("16MiB") as cache:
+        volumes = [cache.attach(MemoryBackend(), name=f"v{k}") for k in range(200)]
+        assert len(set(threads()) - before) <= OF_A_CACHE
+        assert not volumes[7].exists("missing")
+        assert threads("pagecache-v7-") == ["pagecache-v7-0"]
+        with volumes[8].open("key", "w+b") as file:
+            assert len(threads("pagecache-v8-")) == volumes[8].backend.limits.max_inflight + 1
+            file.pwrite(b"bytes", 0)
+            file.fsync()
+        assert len(set(threads()) - before) <= OF_A_CACHE + 1 + volumes[8].backend.limits.max_inflight + 1
+    assert set(threads()) <= before
+
+
+def test_jobs_of_a_volume_without_files_run_side_by_side() -> None:
+    backend = FaultyBackend(MemoryBackend())
+    with PageCache("1MiB") as cache, Gate() as gate:
+        volume = cache.attach(backend, name="busy")
+        backend.use([Rule("stat", gate=gate)])
+        callers = [threading.Thread(target=volume.exists, args=(f"key{k}",)) for k in range(4)]
+        for caller in callers:
+            caller.start()
+        gate.wait_entered(calls=4)
+        assert len(threads("pagecache-busy-")) == 4
+        gate.release()
+        for caller in callers:
+            caller.join()
+
+
+def test_volumes_that_had_no_work_end() -> None:
+    """Detached, aborted and detached, reconnected, closed with the cache, or dropped: their backends are closed."""
+    closed = []
+
+    class Closing(MemoryBackend):
+        def close(self) -> None:
+            closed.append(self)
+
+    with PageCache("1MiB") as cache:
+        plain, aborted, reconnected, left = (cache.attach(Closing()) for _ in range(4))
+        plain.detach()
+        aborted.abort()
+        aborted.detach(on_failed="discard")
+        reconnected.abort()
+        reconnected.reconnect(Closing())
+        with reconnected.open("key", "w+b") as file:
+            file.pwrite(b"bytes", 0)
+        assert left.name
+    assert len(closed) >= 4
+
+
+def test_a_volume_that_cannot_start_threads_works_on_the_spare_thread(refusals: Refusals) -> None:
+    """Nothing is lost, and threads come back later."""
+    backend, other = MemoryBackend(), MemoryBackend()
+    with PageCache("1MiB") as cache:
+        volume, second = cache.attach(backend, name="poor"), cache.attach(other, name="too")
+        refusals.on = True
+        with volume.open("key", "w+b") as file, second.open("key", "w+b") as file2:
+            file.pwrite(b"bytes" * 1000, 0)
+            file2.pwrite(b"others" * 1000, 0)
+            file.fsync()
+            assert threads("pagecache-poor-") == []
+            refusals.on = False
+            volume.engine.runner._refused -= runner.AGAIN
+            assert not volume.exists("other")
+            assert threads("pagecache-poor-") != []
+            refusals.on = True
+    refusals.on = False
+    assert (backend.snapshot("key"), other.snapshot("key")) == (b"bytes" * 1000, b"others" * 1000)
+
+
+def test_a_cache_that_cannot_start_its_own_threads_says_so(refusals: Refusals) -> None:
+    """The call raises, and what was there before goes on."""
+    with PageCache("1MiB") as cache:
+        refusals.on = True
+        with pytest.raises(BlockingIOError, match="a thread of the cache cannot be started: can't start new thread"):
+            cache.attach(MemoryBackend())
+        with pytest.raises(BlockingIOError, match="a thread of the cache cannot be started"):
+            PageCache("1MiB")
+        refusals.on = False
+        assert cache.volumes() == ()
+        with cache.attach("memory:").open("key", "w+b") as file:
+            file.pwrite(b"bytes", 0)
+
+
+REFUSED = """
+import atexit, threading
+def refuse(thread):
+    raise RuntimeError("can't create new thread at interpreter shutdown")
+atexit.register(lambda: setattr(threading.Thread, "start", refuse))  # runs first: as newer Pythons do
+"""
+EXIT = (
+    """
+import sys, pathlib, pagecache
+from pagecache.backends import DirectoryBackend
+cache = pagecache.PageCache("1MiB")
+unused = [cache.attach("memory:") for _ in range(3)]
+used = cache.attach(DirectoryBackend(sys.argv[1]))
+file = used.open("key", "w+b")
+file.pwrite(b"bytes" * 1000, 0)
+print("over", flush=True)
+"""
+    + REFUSED
+)
+OPENED_AT_EXIT = (
+    """
+import atexit, sys
+cache = volume = None
+def save():
+    with volume.open("key", "w+b") as file:
+        file.pwrite(b"bytes" * 1000, 0)
+import pagecache
+from pagecache.backends import DirectoryBackend
+cache = pagecache.PageCache("1MiB")
+volume = cache.attach(DirectoryBackend(sys.argv[1]))
+atexit.register(save)  # runs before the cache's own
+print("over", flush=True)
+"""
+    + REFUSED
+)
+FORKED = """
+import os, sys, pagecache
+from pagecache.backends import DirectoryBackend
+cache = pagecache.PageCache("1MiB")
+volume = cache.attach(DirectoryBackend(sys.argv[1]))
+if sys.argv[2:] == ["after"]:
+    assert not volume.exists("other")
+child = os.fork()
+if child == 0:
+    try:
+        volume.open("key", "w+b")
+    except pagecache.ForkedError:
+        sys.exit(7)
+    sys.exit(1)
+assert os.waitstatus_to_exitcode(os.waitpid(child, 0)[1]) == 7
+with volume.open("key", "w+b") as file:
+    file.pwrite(b"bytes" * 1000, 0)
+cache.close()
+print("over", flush=True)
+"""
+
+
+@pytest.mark.parametrize(
+    ("program", "more"),
+    [(EXIT, ()), (OPENED_AT_EXIT, ()), (FORKED, ("before",)), (FORKED, ("after",))],
+    ids=["exit", "opened at exit", "fork before work", "fork after work"],
+)
+def test_the_end_of_the_interpreter_saves_what_is_dirty(program: str, more: tuple[str, ...], tmp_path: Path) -> None:
+    began = time.monotonic()
+    ran = subprocess.run(
+        [sys.executable, "-W", "error", "-c", program, tmp_path, *more], capture_output=True, text=True, timeout=60
+    )
+    assert (ran.stdout, ran.stderr, ran.returncode) == ("over\n", "", 0)
+    assert (tmp_path / "key").read_bytes() == b"bytes" * 1000
+    assert time.monotonic() - began < 30
+    assert os.listdir(tmp_path) == ["key"]
