@@ -193,7 +193,10 @@ print("over", flush=True)
 def test_the_end_of_the_interpreter_saves_what_is_dirty(program: str, more: tuple[str, ...], tmp_path: Path) -> None:
     began = time.monotonic()
     ran = subprocess.run(
-        [sys.executable, "-W", "error", "-c", program, tmp_path, *more], capture_output=True, text=True, timeout=60
+        [sys.executable, "-W", "error", "-W", "ignore:This process:DeprecationWarning", "-c", program, tmp_path, *more],
+        capture_output=True,
+        text=True,
+        timeout=60,
     )
     assert (ran.stdout, ran.stderr, ran.returncode) == ("over\n", "", 0)
     assert (tmp_path / "key").read_bytes() == b"bytes" * 1000
