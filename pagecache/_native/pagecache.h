@@ -1,15 +1,14 @@
 /*
- * pagecache.h - what CORE offers: a write-back page cache as a state machine without I/O.
+ * pagecache.h - interface of CORE: a write-back page cache as a state machine without I/O.
  *
- * CORE never sleeps (the waits of wait.c are calls of their own), never calls out, reads no clock and draws no random
- * numbers. Calls come in five kinds (docs/architecture.md): *do* (pc_read, pc_write, ...: the work is done, or `need` says
- * honestly what has to happen first), *next* (pc_fill_begin, pc_write_next, pc_call_next: requests for a backend whose
- * segments point into the arena), *report* (pc_complete, pc_commit_end: what a backend answered), *wake* (events) and
- * *time* (pc_tick).
+ * CORE never sleeps (the waits of wait.c are separate calls), never calls out, reads no clock and draws no random
+ * numbers. Calls come in five kinds (docs/architecture.md): *do* (pc_read, pc_write, ...: the work is done, or `need`
+ * has the next step), *next* (pc_fill_begin, pc_write_next, pc_call_next: requests for a backend whose segments point
+ * into the arena), *report* (pc_complete, pc_commit_end: a backend's answer), *wake* (events) and *time* (pc_tick).
  *
- * Units: `pos`, `len`, `end` are bytes, `index` pages, `nr_x` counts, `_ns` nanoseconds. Ranges are half-open. Errors are
- * negative errno values. The part between the markers is read by the cffi builder and by the C tests: the only declaration
- * source.
+ * Units: `pos`, `len`, `end` are bytes, `index` pages, `nr_x` counts, `_ns` nanoseconds. Ranges are half-open. Errors
+ * are negative errno values. The part between the markers is the only source of declarations; the cffi builder and the
+ * C tests read it.
  */
 #ifndef PAGECACHE_H
 #define PAGECACHE_H
@@ -41,7 +40,7 @@ enum {
 	PC_WORK_CLASSES
 };
 
-/* What a backend accepts, per object. Sizes are bytes; `boundary` 0: none. */
+/* Limits of a backend, per object. Sizes are bytes; `boundary` 0: none. */
 struct pc_limits {
 	uint64_t max_read, max_write, read_unit, write_unit, boundary;
 	uint32_t max_vectors;
@@ -49,7 +48,7 @@ struct pc_limits {
 	uint8_t stages; /* the backend can keep bytes readable until a commit */
 };
 
-/* Counted per inode; an inode's numbers move to its volume when it goes. Bytes unless the name says otherwise. */
+/* Counters of an inode; its volume adds them when the inode is freed. Bytes unless the name says otherwise. */
 struct pc_counters {
 	uint64_t hits, misses, evicted, lock_waits;
 	uint64_t read_requests, read_bytes, write_requests, write_bytes, commits, retries, short_writes;
@@ -59,8 +58,8 @@ struct pc_counters {
 	uint64_t fill_requested, fill_validated, fill_reread, fill_dropped, fill_zeroed; /* I-26 */
 };
 
-/* Of an inode, not known to be committed: smallest size of its truncates (UINT64_MAX: none), hull of its holes, end of what
- * was given up (0: nothing), and whether it was created or has another size in storage than the last commit left. */
+/* Changes of an inode that may be uncommitted: smallest size of its truncates (UINT64_MAX: none), hull of its holes,
+ * end of bytes given up (0: nothing), and whether it was created or differs in size from the last commit. */
 struct pc_undone_report {
 	uint64_t lowest, hole_pos, hole_end, gone_end;
 	uint8_t created, resized;
@@ -99,7 +98,7 @@ struct pc_cache_usage {
 	uint64_t frames_allocated, frames_freed, cow_copies, quarantined;
 };
 
-/* What has to happen before a call can go on. */
+/* Conditions that a call may need before it can continue. */
 enum {
 	PC_NEED_NOTHING,
 	PC_NEED_FILL,
@@ -112,14 +111,14 @@ enum {
 };
 struct pc_need {
 	uint32_t kind;
-	uint32_t folio;  /* FOLIO (locked), FLIGHT (in the hands of a call): id to wait for */
+	uint32_t folio;  /* FOLIO (locked), FLIGHT (a call uses it): id to wait for */
 	uint32_t owner;  /* FOLIO: request that owns the lock, 0: a section of C code */
 	uint64_t pos, len; /* FILL, WRITEBACK */
-	uint32_t readahead; /* READ: not 0, a marker was met at `marker` */
+	uint32_t readahead; /* READ: nonzero if the read touched a marker, at `marker` */
 	uint64_t marker;
 };
 
-/* Per handle (contract 2.6); pages. */
+/* Readahead state of a handle (contract 2.6), in pages. */
 struct pc_readahead {
 	uint64_t start, size, async_size, prev_index;
 	uint32_t max;
@@ -228,7 +227,7 @@ int64_t pc_write(struct pc_inode *i, uint64_t pos, const void *from, uint64_t le
 enum { PC_WHOLE_MAX = 4194304 }; /* most bytes of a pc_write_whole */
 int64_t pc_write_whole(struct pc_inode *i, uint64_t pos, const void *from, uint64_t len, struct pc_need *need);
 
-/* ---- reads and writes of threads that Python does not know (hit.c) */
+/* ---- reads and writes by threads without a Python thread state (hit.c) */
 struct pc_hit;
 int pc_hit_open(struct pc_inode *i, uintptr_t closed, uintptr_t ra, bool readable, bool writable, struct pc_hit **out);
 void pc_hit_close(struct pc_hit *h);
@@ -236,7 +235,7 @@ int64_t pc_hit_read(struct pc_hit *h, uint64_t pos, void *to, uint64_t len, uint
 int64_t pc_hit_write(struct pc_hit *h, uint64_t pos, const void *from, uint64_t len);
 uint64_t pc_hit_size(const struct pc_hit *h);
 uint64_t pc_hit_taken(const struct pc_hit *h);
-/* The same for another extension (fuse/loop.h). */
+/* Functions of hits for another extension (fuse/loop.h). */
 struct pc_hit_calls {
 	uint32_t abi, size;
 	int64_t (*read)(struct pc_hit *h, uint64_t pos, void *to, uint64_t len, uint64_t *marker);
@@ -247,10 +246,10 @@ struct pc_hit_calls {
 const struct pc_hit_calls *pc_hit_calls(void);
 
 /* ---- dirty budget: the caller of a slow write owns a place */
-/* How a volume is doing. Bytes unless the name says otherwise. */
+/* Load of a volume. Bytes unless the name says otherwise. */
 struct pc_pressure {
 	uint64_t local, limit, acked, answers;
-	uint32_t position; /* of its writers between midpoint (0) and limit (1000), whichever limit is nearer */
+	uint32_t position; /* of its writers between midpoint (0) and limit (1000), of the nearest limit */
 	uint32_t over_background, asking, running;
 };
 bool pc_dirty_room(struct pc_inode *i, uint64_t len);
@@ -369,7 +368,7 @@ int pc_views_cut(struct pc_inode *i, uint64_t pos, uint64_t end, bool parts);
 int pc_views_reserve(struct pc_inode *i, uint64_t size);
 void pc_views_unreserve(struct pc_inode *i);
 
-/* ---- what is shown: latencies of backend calls, states of pages, lengths of queues */
+/* ---- for display: latencies of backend calls, states of pages, lengths of queues */
 enum { PC_TIMED_READ, PC_TIMED_WRITE, PC_TIMED_COMMIT, PC_TIMED };
 enum { PC_LATENCY_BOUNDS = 28 }; /* 1 µs, 2 µs, ... 2^27 µs = 134 s */
 void pc_latency_add(struct pc_volume *v, uint32_t call, uint64_t ns);
@@ -387,7 +386,7 @@ enum {
 	PC_SHOW_NOTHING
 };
 struct pc_shown {
-	uint64_t next; /* where to go on */
+	uint64_t next; /* where to continue */
 	uint32_t runs, folios;
 };
 bool pc_show_states(struct pc_inode *i, uint64_t id, uint64_t pos, uint64_t end, uint64_t *runs, size_t n,
@@ -400,7 +399,7 @@ enum {
 	PC_BY_AGE,
 	PC_BY_HITS,
 	PC_BY_UNSTORED, /* dirty or in flight: the backend may not have them */
-	PC_BY_TAKEN     /* handed over so far, or dirty: grows with each byte that becomes dirty */
+	PC_BY_TAKEN     /* written back so far, or dirty: grows with each byte that becomes dirty */
 };
 uint64_t pc_show_number(struct pc_inode *i, uint64_t id, uint32_t which);
 void pc_show_queue(struct pc_volume *v, uint32_t *waiting);
@@ -428,16 +427,16 @@ enum {
 enum {
 	PC_R_CALL = 1, /* a call of a user; what: PC_CALL_*, id: its number, value: its result */
 	PC_R_WAIT,     /* what: PC_WAIT_*, id: the call, or 0; value: of REASON */
-	PC_R_IO,       /* a call of the backend; what: PC_IO_*, id: the request, value: its answer */
-	PC_R_COMMIT, /* what: 1 a commit, 0 only work under the token; id: number of the file's commit; value: asked up to */
+	PC_R_IO,       /* a backend call; what: PC_IO_*, id: the request, value: its answer */
+	PC_R_COMMIT, /* what: 1 a commit, 0 only work under the token; id: the file's commit number; value: its stamp */
 	PC_R_ENGINE, /* what: PC_ENGINE_* */
-	PC_R_WROTE, /* bytes are dirty; id: the call, value: their stamp */
+	PC_R_WROTE, /* bytes became dirty; id: the call, value: their stamp */
 	PC_R_REQUEST, /* what: 1 fill, 2 write, 3 mirror; id: the request, value: class of work */
-	PC_R_HANDED, /* bytes went from dirty into the request id */
-	PC_R_ACKED, /* bytes of it were acknowledged; what: 0 durable, 1 to be committed, 2 kept by the backend */
-	PC_R_AGAIN, /* bytes of it are dirty again; what: 3 to be sent again, 4 failed for good */
+	PC_R_HANDED, /* dirty bytes moved into the request id */
+	PC_R_ACKED, /* bytes of it were acknowledged; what: 0 durable, 1 uncommitted, 2 kept by the backend */
+	PC_R_AGAIN, /* bytes of it are dirty again; what: 3 to be sent again, 4 failed permanently */
 	PC_R_BACK, /* acknowledged bytes are dirty again */
-	PC_R_GONE, /* what was local was truncated, punched or given up */
+	PC_R_GONE, /* local bytes were truncated, punched or given up */
 	PC_R_DONE, /* the request id has ended */
 	PC_R_STATE /* what: a transition as trace.c has it; pos: its page; value: its value */
 };
@@ -463,28 +462,28 @@ enum {
 	PC_CALL_DIRECT,
 	PC_CALLS
 };
-/* What somebody waits for, in the register of waits (waits.c) and in a trace. */
+/* Kinds of waits, in the register of waits (waits.c) and in a trace. */
 enum {
-	PC_WAIT_FOLIO = 1, /* a folio that somebody else has locked, mostly a fill */
-	PC_WAIT_FLIGHT, /* a folio that is in flight and may not be copied aside */
+	PC_WAIT_FOLIO = 1, /* a folio that another thread has locked, usually for a fill */
+	PC_WAIT_FLIGHT, /* a folio that is in flight and cannot be copied */
 	PC_WAIT_INVALIDATE, /* the invalidate lock */
 	PC_WAIT_LOCK, /* the inode lock, exclusive */
 	PC_WAIT_LOCK_SHARED,
 	PC_WAIT_TOKEN,
 	PC_WAIT_CREDIT, /* one of the volume's `max_inflight` */
-	PC_WAIT_FILL, /* his own fill: only in a trace, the register has its operation */
-	PC_WAIT_UNCACHED, /* his own read past the cache: the same */
-	PC_WAIT_ROOM, /* dirty budget; from here on the engine waits, and has a Reason */
+	PC_WAIT_FILL, /* the caller's own fill: only in a trace, the register has its operation */
+	PC_WAIT_UNCACHED, /* the caller's own uncached read: likewise only in a trace */
+	PC_WAIT_ROOM, /* dirty budget; for this and later kinds the engine waits, and has a Reason */
 	PC_WAIT_MEMORY,
-	PC_WAIT_SYNC, /* nothing up to the epoch of an fsync, flush or commit is left */
-	PC_WAIT_REASON, /* anything else, as the Reason says; value: its text */
+	PC_WAIT_SYNC, /* until nothing up to the epoch of an fsync, flush or commit is left */
+	PC_WAIT_REASON, /* anything else, described by the Reason; value: its text */
 	PC_WAITS
 };
 enum { PC_IO_FILL, PC_IO_UNCACHED, PC_IO_WRITE, PC_IO_COMMIT, PC_IO_CALLER, PC_IO_MIRROR, PC_IO_DIRECT, PC_IOS };
 enum { PC_ENGINE_FLUSHER, PC_ENGINE_JOB, PC_ENGINE_PAUSE, PC_ENGINES };
 struct pc_record {
-	uint64_t seq; /* its number: the order of what happened */
-	uint64_t at, began; /* ns of the monotonic clock; began: of what takes time, 0: of nothing */
+	uint64_t seq; /* its number, in the order of events */
+	uint64_t at, began; /* ns of the monotonic clock; began: 0 for records without duration */
 	uint64_t file, pos, len, id, value;
 	uint32_t thread;
 	uint16_t what;
@@ -500,19 +499,19 @@ uint64_t pc_record_call(void);
 uint64_t pc_record_enter(uint64_t call);
 void pc_record_span(struct pc_cache *c, const struct pc_record *r);
 
-/* ---- tests: sync points and removed fixes of debug builds */
+/* ---- tests: sync points and removable fixes of debug builds */
 void pc_sync_arm(const char *point, uint32_t skip);
 bool pc_sync_arrived(const char *point);
 void pc_sync_release(const char *point);
 void pc_sync_noise(uint64_t seed, uint32_t one_in, uint32_t most_us);
 void pc_fix_remove(const char *fix);
 
-/* ---- threads that a scheduler of Python's plays in one thread of the system (simulated.c): what that thread counts */
+/* ---- threads that a scheduler in Python simulates within one thread of the system (simulated.c): its counts */
 struct pc_simulation {
-	int64_t left; /* points until the scheduler is asked; below 0 where nobody else could go on */
+	int64_t left; /* points until the scheduler is called; negative if no other thread can run */
 	int64_t others; /* threads that can run without the interpreter lock */
-	int64_t most; /* points for which a thread may keep the interpreter lock from the others */
-	bool again; /* ask where the lock changes hands, though points are left */
+	int64_t most; /* points for which a thread may keep the interpreter lock from other threads */
+	bool again; /* call it when the lock changes hands, though points are left */
 	uint64_t points; /* passed so far */
 	int64_t now_ns; /* the virtual clock, without its ticks */
 	int64_t tick_ns; /* of each point */

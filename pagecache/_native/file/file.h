@@ -1,5 +1,6 @@
 /*
- * file.h - what file/ offers to io/ and types/ besides pagecache.h: reads, views and folios of one file. No backend call.
+ * file.h - interface of file/ for io/ and types/ beyond pagecache.h: reads, views and folios of one file. No backend
+ * calls.
  */
 #ifndef PC_FILE_H
 #define PC_FILE_H

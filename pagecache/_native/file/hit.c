@@ -1,21 +1,23 @@
 /*
- * hit.c - reads and writes of threads that Python does not know, such as those of a loop that serves a mount.
+ * hit.c - reads and writes by threads without a Python thread state, such as those of a loop that serves a mount.
  *
- * They have no interpreter lock, no Op and no place in the register of waits: so they do what needs none of these, or nothing.
- * What is there is copied; what has room is taken; everything else is -EAGAIN, and a thread of Python's does it.
+ * These threads have no interpreter lock, no Op and no record of waits, so they do only what needs none of these: they
+ * copy cached bytes, and write if there is free room. Everything else is -EAGAIN, and a Python thread does it.
  *
  *   handle (Python) ── closed?, window ──> hit ── users ──> inode      is not freed
  *                                           └──── copies ─> cache      keeps its frames mapped
  *
- * Invariant [I-28]: what such a thread touches outlives its call. An open hit is one of its inode's `users`, and one of the
- * cache's `copies`: so neither pc_inode_destroy nor pc_cache_release takes away what it looks at, whatever is closed or
- * detached beside it. A hit is closed by who opened it, under the interpreter's lock, when none of its calls runs; the memory
- * of a closed cache may go then. The checker (check.c) counts open hits against both numbers.
+ * Invariant [I-28]: memory that such a thread touches outlives its call. An open hit counts in `users` of its inode and
+ * in `copies` of the cache, so neither pc_inode_destroy nor pc_cache_release frees that memory during a concurrent
+ * close or detach. Its opener closes the hit under the interpreter's lock when none of its calls runs; the memory of a
+ * closed cache may be freed then. The checker (check.c) compares open hits with both numbers.
  *
- * A handle that is closed, detached or replaced says so in `closed`, which is looked at before and behind each copy. While a
- * trace is recorded all calls are Python's, and are in the trace. The order of read-ahead is the handle's: `marker` is for it.
+ * A handle that is closed, detached or replaced sets `closed`, which is checked before and after each copy. While a
+ * trace is recorded Python makes all calls, so that the trace has them. Readahead belongs to the handle: `marker` is
+ * for it.
  *
- * Locks: a read takes none, a write tries the inode lock and takes the leaf locks of pc_write_whole. Nothing here waits.
+ * Locks: a read takes none, a write tries the inode lock and takes the leaf locks of pc_write_whole. Nothing here
+ * waits.
  */
 #include <stdlib.h>
 
@@ -23,15 +25,15 @@
 
 struct pc_hit {
 	struct pc_inode *inode;
-	const u8 *closed; /* of the handle, which outlives this */
+	const u8 *closed; /* the handle's, which outlives this */
 	struct pc_readahead *ra; /* the handle's; of it only the place of the last read is set */
 	bool readable, writable;
 };
 
 /**
- * pc_hit_open() - let threads without Python read and write through a handle.
- * @closed: address of the handle's byte that is not 0 once it leads nowhere.
- * @ra: address of its read-ahead state.
+ * pc_hit_open() - let threads without a Python thread state read and write through a handle.
+ * @closed: address of the handle's byte that becomes nonzero when the handle is unusable.
+ * @ra: address of its readahead state.
  *
  * Both stay valid until pc_hit_close(). Context: any thread. Return: 0; -ENOMEM.
  */
@@ -49,9 +51,10 @@ int pc_hit_open(struct pc_inode *i, uintptr_t closed, uintptr_t ra, bool readabl
 }
 
 /**
- * pc_hit_close() - none of its calls runs, and none will.
+ * pc_hit_close() - close a hit; none of its calls runs or will run.
  *
- * Context: the interpreter's lock where there is one: frames of a closed cache may go with the last copy (pc_cache_release).
+ * Context: the interpreter's lock, if there is one: frames of a closed cache may be freed with the last copy
+ * (pc_cache_release).
  */
 void pc_hit_close(struct pc_hit *h)
 {
@@ -75,8 +78,8 @@ static bool may_read(const struct pc_hit *h)
 }
 
 /**
- * pc_hit_read() - copy [pos, pos + len), if all of it is there.
- * @marker: receives the page whose window of read-ahead is to be moved on by the handle; UINT64_MAX: none is.
+ * pc_hit_read() - copy [pos, pos + len) if all of it is cached.
+ * @marker: receives the page at which the handle must advance its readahead window, or UINT64_MAX.
  *
  * Return: bytes, fewer than len only at the end of the file; -EAGAIN. Context: any thread, no lock.
  */
@@ -107,10 +110,10 @@ static bool may_write(const struct pc_hit *h)
 }
 
 /**
- * pc_hit_write() - take all of [pos, pos + len), or nothing.
+ * pc_hit_write() - write all of [pos, pos + len), or nothing.
  *
- * Dirty budget is reserved first, since many may do this at once. Nothing is taken while something of the file has failed: the
- * handle may have to be told. Return: len; -EAGAIN. Context: any thread, no lock.
+ * Dirty budget is reserved first, since many threads may write at once. While any byte of the file has failed nothing
+ * is written, since the handle may have to report the failure. Return: len; -EAGAIN. Context: any thread, no lock.
  */
 int64_t pc_hit_write(struct pc_hit *h, uint64_t pos, const void *from, uint64_t len)
 {
@@ -135,7 +138,7 @@ uint64_t pc_hit_size(const struct pc_hit *h)
 	return pc_inode_size(h->inode);
 }
 
-/* As PC_BY_TAKEN. Context: takes the leaf lock; any thread. */
+/* The value of PC_BY_TAKEN. Context: takes the leaf lock; any thread. */
 uint64_t pc_hit_taken(const struct pc_hit *h)
 {
 	struct pc_inode *i = h->inode;
@@ -145,7 +148,7 @@ uint64_t pc_hit_taken(const struct pc_hit *h)
 	return taken;
 }
 
-/* What another extension calls: functions are not shared between them by name. */
+/* Functions for another extension, which cannot link to these by name. */
 const struct pc_hit_calls *pc_hit_calls(void)
 {
 	static const struct pc_hit_calls calls = {

@@ -1,18 +1,18 @@
 /*
- * invalidate.c - bytes that are older than storage: another version of the object, invalidation.
+ * invalidate.c - drop bytes that are older than storage: another version of the object, invalidation.
  *
- * L always stays: local bytes lie over the version in storage. Other bytes leave the cache with their folio, or leave V if the
- * folio is local too (pc_folio_refresh). A folio that a fill holds is marked STALE and cut when the fill unlocks it, so no
- * function here waits for a backend.
+ * L always stays: local bytes overlay the version in storage. Other bytes leave the cache with their folio, or leave V
+ * if the folio also has local bytes (pc_folio_refresh). A folio that a fill holds is marked STALE and cut when the fill
+ * unlocks it, so no function here waits for a backend.
  *
- * Contract 2.19; transitions E10, E11, and E7 where another version lies under L. Locks: leaf lock.
+ * Contract 2.19; transitions E10, E11, and E7 if another version lies under L. Locks: leaf lock.
  */
 #include "file/file.h"
 
 /* ---------------------------------------------------------------- another version in storage */
 
-/* After a reconnect: what the old backend acknowledged and never committed is dirty again, with its stamps. The volume is
- * aborted: nothing is acknowledged, and a commit that still runs will count as failed. */
+/* After a reconnect: bytes that the old backend acknowledged and never committed become dirty again, with their stamps.
+ * The volume is aborted: nothing is acknowledged, and a commit that still runs will count as failed. */
 void pc_uncommit(struct pc_inode *i)
 {
 	bool more = PC_FIX("what_was_forgotten_is_sent_again");
@@ -26,7 +26,8 @@ void pc_uncommit(struct pc_inode *i)
 	}
 }
 
-/* Storage is about to be asked how long the other version is: what a direct write puts behind that is part of it, too. */
+/* The caller is about to request the size of the other version: bytes that a direct write stores beyond that belong to
+ * it too. */
 void pc_base_asked(struct pc_inode *i)
 {
 	pc_inode_leaf_lock(i);
@@ -35,10 +36,11 @@ void pc_base_asked(struct pc_inode *i)
 }
 
 /**
- * pc_rebase() - L lies over another version from here on, which has @remote bytes; what is not L is that version's.
+ * pc_rebase() - put L over another version, of @remote bytes; bytes outside L are that version's.
  *
- * @remote was asked for after pc_base_asked(). All of U is dirty again: it was sent with the old version around it. @forgotten: the backend has let go of everything that
- * it had acknowledged and not committed, truncates included. Context: token. Contract 2.19.
+ * @remote was requested after pc_base_asked(). All of U becomes dirty again, since it was sent as part of the old
+ * version. @forgotten: the backend has dropped everything that it had acknowledged and not committed, truncates
+ * included. Context: token. Contract 2.19.
  */
 void pc_rebase(struct pc_inode *i, uint64_t remote, bool forgotten)
 {
@@ -50,7 +52,7 @@ void pc_rebase(struct pc_inode *i, uint64_t remote, bool forgotten)
 	pc_invalidated(i, 0, UINT64_MAX);
 	bool locked;
 	for (struct pc_folio *f; (f = pc_next_claimed(i, &index, pc_last_index(c), &locked));) {
-		size = atomic_load(&i->size); /* the leaf lock was given back: a writer may have extended the file */
+		size = atomic_load(&i->size); /* the leaf lock was released: a writer may have extended the file */
 		if (!locked) {
 			atomic_fetch_or(&f->state, PC_F_STALE); /* the fill cuts V when it unlocks */
 			if (remote > size && atomic_load(&f->owner) && pc_folio_holds_end(c, f, size))
@@ -64,7 +66,7 @@ void pc_rebase(struct pc_inode *i, uint64_t remote, bool forgotten)
 			pc_folio_remove(i, f);
 		}
 	}
-	/* All of L is in D by now, also what writers put behind the folios that were looked at. */
+	/* All of L is in D by now, also bytes that writers put after the folios already visited. */
 	size = PC_FIX("rebase_sees_what_grew") ? atomic_load(&i->size) : began;
 	if (!forgotten)
 		remote = pc_max(remote, i->direct_end);
@@ -111,10 +113,10 @@ static bool whole(const struct pc_inode *i, const struct pc_folio *f, u32 len, b
 }
 
 /**
- * pc_dirty_all() - every byte of the file is to be handed over again, the clean ones too.
+ * pc_dirty_all() - make every byte of the file dirty, the clean ones too.
  *
- * @staged: but for those that the backend keeps, and goes on to keep.
- * Context: token. Return: whether that is so; false: some are not cached, or somebody holds a folio: nothing has changed.
+ * @staged: except staged bytes, which the backend keeps.
+ * Context: token. Return: whether it did; false: some bytes are not cached, or a folio is locked: nothing has changed.
  */
 bool pc_dirty_all(struct pc_inode *i, bool staged)
 {
@@ -163,7 +165,7 @@ int pc_invalidate_folios(struct pc_inode *i, u64 pos, u64 end)
 		struct pc_folio *f = pc_folio_at(c, id);
 		index = pc_folio_index(f) + (1ull << pc_folio_order(f));
 		if (!pc_folio_trylock(f)) {
-			/* A fill reads again by inval_seq; a writer's section ends soon and leaves dirty bytes. */
+			/* A fill reads again by inval_seq; a writer's section soon ends with dirty bytes. */
 			if (PC_FIX("fill_sees_invalidations"))
 				atomic_fetch_or(&f->state, PC_F_STALE);
 			continue;
@@ -182,7 +184,7 @@ int pc_invalidate_folios(struct pc_inode *i, u64 pos, u64 end)
 	return err;
 }
 
-/* Drop everything clean of [pos, end), pinned folios detached. Return: 0; -EBUSY: bytes of L are left. */
+/* Drop the clean bytes of [pos, end); pinned folios are detached. Return: 0; -EBUSY: bytes of L are left. */
 int pc_invalidate_range(struct pc_inode *i, uint64_t pos, uint64_t end)
 {
 	pc_inode_leaf_lock(i);
@@ -191,7 +193,7 @@ int pc_invalidate_range(struct pc_inode *i, uint64_t pos, uint64_t end)
 	return err;
 }
 
-/* [E11] The stored object changed: nothing outside L of [pos, end) may satisfy a read from here on. Never blocks [K8]. */
+/* [E11] The stored object changed: nothing outside L of [pos, end) may satisfy a read after this. Never blocks [K8]. */
 void pc_invalidate_remote(struct pc_inode *i, uint64_t pos, uint64_t end)
 {
 	if (!PC_FIX("direct_write_invalidates") && pc_direct_count(i))

@@ -1,21 +1,21 @@
 /*
- * read.c - reading bytes that are there.
+ * read.c - read cached bytes.
  *
  * The hot path takes no lock and no reference: find the descriptor, note its sequence, compare identity, check that the
- * wanted bytes are valid, copy, and look whether the sequence still stands. It stands unless identity or memory changed or
- * V shrank; a writer that changes content under the copy is a race of values, not of memory (contract 2.4, 2.5). Bytes of
- * an attempt that failed are wiped from the caller's buffer.
+ * requested bytes are valid, copy, and check that the sequence is unchanged. The sequence changes if identity or memory
+ * changes or V shrinks. A writer that changes content during the copy is a race of values, not of memory (contract 2.4,
+ * 2.5). Bytes of a failed attempt are wiped from the caller's buffer.
  *
- * The size is looked at after the copy: a truncate publishes the new size before it zeroes the tail, so a copy that saw the
- * zeros sees the size as well.
+ * The size is read after the copy: a truncate publishes the new size before it zeroes the tail, so a copy that saw the
+ * zeros sees the new size as well.
  *
- * What is missing is the caller's to fetch: `need` says which bytes, or which folio to wait for. Nothing here waits.
+ * The caller fetches missing bytes: `need` has their range, or a folio to wait for. Nothing here waits.
  */
 #include "file/file.h"
 
 enum { PC_OPTIMISTIC_TRIES = 4 };
 
-/* Seqlock copies race by design; the sequence decides whether what was copied counts. */
+/* Seqlock copies race by design; the sequence decides whether a copy is valid. */
 #if defined(__SANITIZE_THREAD__)
 __attribute__((no_sanitize("thread"), noinline)) static void copy_racy(void *to, const void *from, size_t n)
 {
@@ -31,10 +31,11 @@ __attribute__((no_sanitize("thread"), noinline)) static void copy_racy(void *to,
 #define copy_racy(to, from, n) memcpy(to, from, n)
 #endif
 
-/* First touch after insertion, read-ahead marker, S3-FIFO counter. One try: a lost count is harmless.
+/* Record a touch: first one after insertion, readahead marker, S3-FIFO counter. One try: a lost count is harmless.
  *
- * @more: the folio goes on behind the read. The marker's does while room is made for the next window: it counts twice there,
- * for on probation it would be the next to go. need->readahead says how often it has counted. */
+ * @more: the folio continues after the read. The marker's folio is still being read while room is made for the next
+ * window. It counts twice then, as otherwise it would be evicted next from probation. need->readahead: number of
+ * counts. */
 static void touched(struct pc_folio *f, u32 st, struct pc_need *need, bool more)
 {
 	u32 hits = 1;
@@ -68,7 +69,7 @@ static bool usable(const struct pc_cache *c, const struct pc_folio *f, u32 st, u
 
 enum copy_result { COPY_DONE, COPY_MISSING, COPY_CHANGED };
 
-/* Copy up to `len` bytes at `pos` from one folio; *n says how many. */
+/* Copy up to `len` bytes at `pos` from one folio; *n: their number. */
 static enum copy_result copy_folio(struct pc_inode *i, struct pc_folio *f, u64 pos, u8 *to, u64 len, u64 *n,
 				   struct pc_need *need)
 {
@@ -103,7 +104,8 @@ static enum copy_result copy_folio(struct pc_inode *i, struct pc_folio *f, u64 p
 	return COPY_DONE;
 }
 
-/* The sequence would not hold still: copy with the folio locked. Return as copy_folio; COPY_CHANGED: it is locked. */
+/* The sequence kept changing: copy with the folio locked. Return as copy_folio; COPY_CHANGED: another thread has locked
+ * it. */
 static enum copy_result copy_locked(struct pc_inode *i, u32 id, u64 pos, u8 *to, u64 len, u64 *n, struct pc_need *need)
 {
 	struct pc_cache *c = i->cache;
@@ -132,7 +134,7 @@ static void prefetch_next(struct pc_inode *i, u64 pos)
 	}
 }
 
-/* One folio's part at `pos`, however often it takes. Return: bytes, 0: see need. */
+/* Copy from one folio at `pos`, with retries. Return: bytes, 0: see need. */
 static u64 read_part(struct pc_inode *i, u64 pos, u8 *to, u64 len, struct pc_need *need)
 {
 	struct pc_cache *c = i->cache;
@@ -159,11 +161,11 @@ static u64 read_part(struct pc_inode *i, u64 pos, u8 *to, u64 len, struct pc_nee
 }
 
 /**
- * pc_read() - copy what is valid of [pos, pos + len).
+ * pc_read() - copy the valid bytes of [pos, pos + len).
  *
- * Return: bytes copied from `pos` on. Fewer than len and need->kind NOTHING: the end of the file. Else need says what the
- * byte after them waits for: FILL, or FOLIO. need->readahead: a marker was met. Context: any thread, no lock.
- * GIL: kept; the caller releases it for large copies. Contract: 2.4, 2.5.
+ * Return: bytes copied from `pos` on. Fewer than len and need->kind NOTHING: the end of the file. Otherwise need has
+ * what the next byte waits for: FILL, or FOLIO. need->readahead: the read touched a marker. Context: any thread, no
+ * lock. GIL: kept; the caller releases it for large copies. Contract: 2.4, 2.5.
  */
 int64_t pc_read(struct pc_inode *i, uint64_t pos, void *to, uint64_t len, struct pc_need *need)
 {
@@ -191,14 +193,15 @@ int64_t pc_read(struct pc_inode *i, uint64_t pos, void *to, uint64_t len, struct
 	return (int64_t)done;
 }
 
-/* Lay the valid bytes of one folio over `to`, from `pos` on. Return: bytes looked at; *laid: how many of them were laid. */
+/* Copy the valid bytes of one folio over `to`, from `pos` on. Return: bytes checked; *laid: how many of them were
+ * copied. */
 static u64 overlay(struct pc_inode *i, struct pc_folio *f, u64 pos, u8 *to, u64 len, u64 *laid)
 {
 	struct pc_cache *c = i->cache;
 	u8 keep[4096];
 	u64 n = 0;
 	*laid = 0;
-	/* A copy that failed means that somebody gives the folio another frame: it ends, once he has gone on. */
+	/* If a copy fails, another thread is exchanging the folio's frame and will soon have finished. */
 	for (;;) {
 		u32 from = (u32)(pos - pc_folio_pos(c, f));
 		if (!pc_folio_is(i, f, pos >> c->page_shift))
@@ -215,7 +218,7 @@ static u64 overlay(struct pc_inode *i, struct pc_folio *f, u64 pos, u8 *to, u64 
 			continue;
 		}
 		if (got == COPY_MISSING)
-			return chunk; /* stale: storage knows better */
+			return chunk; /* stale: storage has newer bytes */
 		memcpy(to, keep, n);
 		*laid = n;
 		return n;
@@ -223,10 +226,10 @@ static u64 overlay(struct pc_inode *i, struct pc_folio *f, u64 pos, u8 *to, u64 
 }
 
 /**
- * pc_read_local() - lay the valid bytes of [pos, pos + len) over what an uncached read put there.
+ * pc_read_local() - copy the valid bytes of [pos, pos + len) over the result of an uncached read.
  *
- * What storage returned may be older than what is cached. @which: NULL, or receives 1 for each byte that was laid.
- * Return: bytes laid over. Context: any thread, no lock.
+ * Storage may have returned older bytes than the cache has. @which: NULL, or receives 1 for each byte copied. Return:
+ * bytes copied. Context: any thread, no lock.
  */
 int64_t pc_read_local(struct pc_inode *i, uint64_t pos, void *to, uint64_t len, uint8_t *which)
 {
@@ -245,7 +248,7 @@ int64_t pc_read_local(struct pc_inode *i, uint64_t pos, void *to, uint64_t len, 
 	return (int64_t)total;
 }
 
-/* The first byte of [pos, end) that is not cached and valid; `end` when all are. Context: any thread, no lock. */
+/* Return the first byte of [pos, end) that is not cached and valid; `end` if all are. Context: any thread, no lock. */
 u64 pc_first_missing(struct pc_inode *i, u64 pos, u64 end)
 {
 	struct pc_cache *c = i->cache;
@@ -266,6 +269,6 @@ u64 pc_first_missing(struct pc_inode *i, u64 pos, u64 end)
 
 void pc_readahead_seen(struct pc_readahead *ra, uint64_t pos, uint64_t len, uint32_t page_shift)
 {
-	/* Threads without Python do this, too (hit.c). */
+	/* Threads without a Python thread state do this, too (hit.c). */
 	__atomic_store_n(&ra->prev_index, (pos + (len ? len - 1 : 0)) >> page_shift, __ATOMIC_RELAXED);
 }

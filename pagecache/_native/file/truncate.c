@@ -1,11 +1,12 @@
 /*
- * truncate.c - bytes that go: truncate, punch, discard.
+ * truncate.c - remove bytes: truncate, punch, discard.
  *
- * Truncate and punch come with the inode lock X, the token (nothing is in flight) and the invalidate lock X (no fill may
- * start; the caller has waited for those that ran, pc_range_busy). So nobody but a passing reclaim holds a folio here, and
- * nothing after the backend's call can wait: size, remote_size and inval_seq are published together, then the folios go.
+ * The caller of truncate and punch holds the inode lock X, the token (nothing is in flight) and the invalidate lock X
+ * (no fill may start; the caller has waited for running ones, pc_range_busy). So only a reclaim can hold a folio here,
+ * for moments, and nothing after the backend's call can wait: size, remote_size and inval_seq are published together,
+ * then the folios go.
  *
- * Pinned folios are detached: the view keeps its memory, the file does not see it any more (views.c).
+ * Pinned folios are detached: the view keeps its memory, separate from the file (views.c).
  *
  * Contract 2.17, 2.18; transitions E8, E10, E12. Locks: leaf lock; content is zeroed with the folio locked.
  */
@@ -19,7 +20,8 @@ static void wait_for_passer_by(struct pc_inode *i)
 	pc_inode_leaf_lock(i);
 }
 
-/* The first folio with a page in [*index, end), locked; *index moves behind it. Leaf lock held (given back in between). */
+/* The first folio with a page in [*index, end), locked; *index moves past it. Leaf lock held, released while
+ * waiting. */
 static struct pc_folio *next_locked(struct pc_inode *i, u64 *index, u64 end)
 {
 	for (;;) {
@@ -53,10 +55,11 @@ void pc_invalidate_unlock(struct pc_inode *i)
 }
 
 /**
- * pc_storage_seen() - a number that is the same before and after a read past the cache beside which no truncate or hole came.
+ * pc_storage_seen() - return a number that is equal before and after an uncached read unless a truncate or a hole came
+ * between.
  *
- * Nothing keeps such reads out meanwhile, and the object is cut before the sizes say so.
- * Return: 0: a truncate or a hole is under way. Context: takes the leaf lock; any thread.
+ * Nothing blocks such reads during either, and the object is cut before the sizes change. Return: 0: a truncate or a
+ * hole is in progress. Context: takes the leaf lock; any thread.
  */
 uint64_t pc_storage_seen(struct pc_inode *i)
 {
@@ -66,7 +69,7 @@ uint64_t pc_storage_seen(struct pc_inode *i)
 	return seen;
 }
 
-/* Is a folio of [pos, end) still owned by a fill? Return: 1 and need (FOLIO), 0. */
+/* Whether a folio of [pos, end) is owned by a fill. Return: 1 and need (FOLIO), 0. */
 uint32_t pc_range_busy(struct pc_inode *i, uint64_t pos, uint64_t end, struct pc_need *need)
 {
 	struct pc_cache *c = i->cache;
@@ -87,7 +90,7 @@ uint32_t pc_range_busy(struct pc_inode *i, uint64_t pos, uint64_t end, struct pc
 	return busy;
 }
 
-/* Stamp m covers what was uncommitted of the bytes that go (contract 2.17). */
+/* Stamp m covers the uncommitted ones of the bytes to remove (contract 2.17). */
 static void cover(struct pc_inode *i, const struct pc_folio *f)
 {
 	i->stamp_m = pc_min(i->stamp_m, pc_min(pc_stamp_get(&f->d), pc_stamp_get(&f->u)));
@@ -98,7 +101,7 @@ static void uncommitted_now(struct pc_inode *i)
 	i->stamp_m = pc_min(i->stamp_m, atomic_load(&i->volume->epoch));
 }
 
-/* The same for bytes that the backend keeps. It drops them with its own truncate or hole. */
+/* Remove staged bytes. The backend drops them with its own truncate or hole. */
 static void cut_staged(struct pc_inode *i, u64 pos, u64 end)
 {
 	u64 stamp = i->staged.stamp;
@@ -109,7 +112,7 @@ static void cut_staged(struct pc_inode *i, u64 pos, u64 end)
 		pc_record_moved(i, PC_R_GONE, pos, end - pos);
 }
 
-/* Zero [from, to) of a locked folio and take its whole blocks out of L. Leaf lock held, given back while zeroing. */
+/* Zero [from, to) of a locked folio and take its whole blocks out of L. Leaf lock held, released while zeroing. */
 static void zero_part(struct pc_inode *i, struct pc_folio *f, u32 from, u32 to, bool forget)
 {
 	struct pc_cache *c = i->cache;
@@ -128,9 +131,9 @@ static void zero_part(struct pc_inode *i, struct pc_folio *f, u32 from, u32 to, 
 }
 
 /**
- * pc_truncate() - the file now ends at @size, here and in storage.
+ * pc_truncate() - end the file at @size, in the cache as in storage.
  *
- * @uncommitted: the backend's truncate needs a commit to be durable. Return when everything is published.
+ * @uncommitted: the backend's truncate needs a commit to be durable. Returns after everything is published.
  */
 void pc_truncate(struct pc_inode *i, uint64_t size, bool uncommitted)
 {
@@ -166,7 +169,7 @@ void pc_truncate(struct pc_inode *i, uint64_t size, bool uncommitted)
 			pc_inode_leaf_lock(i);
 			u32 end = (u32)(size - start), block = end >> c->page_shift, from = block << c->page_shift;
 			zero_part(i, f, end, pc_folio_bytes(c, f), true);
-			/* A block that is dirty only behind the new end would be handed over without a byte. */
+			/* A block with dirty bytes only beyond the new end has no byte left to write back. */
 			if (from < end && pc_missing_until(c, f, from, end) == end)
 				pc_folio_forget_local(i, f, block, block + 1);
 			pc_folio_ext_drop(i, f);
@@ -181,7 +184,7 @@ void pc_truncate(struct pc_inode *i, uint64_t size, bool uncommitted)
 	pc_event_wake(&c->event);
 }
 
-/* [pos, end), all of it below remote_size, is zeros now, in storage too. Folios wholly inside go, parts are zeroed. */
+/* [pos, end), all of it below remote_size, is now zeros in storage: remove folios inside, zero the parts of others. */
 void pc_punch(struct pc_inode *i, uint64_t pos, uint64_t end, bool uncommitted)
 {
 	struct pc_cache *c = i->cache;
@@ -216,8 +219,8 @@ void pc_punch(struct pc_inode *i, uint64_t pos, uint64_t end, bool uncommitted)
 	pc_event_wake(&c->event);
 }
 
-/* As next_locked, but a fill may keep its folio: it touches only what is missing, and unlocks under the leaf lock, so it has
- * the folio until this section ends. *locked: this call locked it. */
+/* Like next_locked, but a fill may keep its folio: it touches only missing bytes and unlocks under the leaf lock, so it
+ * holds the folio until this section ends. *locked: this call locked it. */
 struct pc_folio *pc_next_claimed(struct pc_inode *i, u64 *index, u64 end, bool *locked)
 {
 	for (u32 id; (id = pc_index_next(i, *index, end));) {
@@ -232,7 +235,7 @@ struct pc_folio *pc_next_claimed(struct pc_inode *i, u64 *index, u64 end, bool *
 	return NULL;
 }
 
-/* The valid bytes of [from, to) of a folio, and what is staged before them. */
+/* Add the valid bytes of [from, to) of a folio to the list, after the staged bytes before them. */
 static void list_valid(const struct pc_inode *i, const struct pc_folio *f, u64 from, u64 to, struct pc_ranges *out,
 		       u64 *staged)
 {
@@ -250,14 +253,14 @@ static void list_valid(const struct pc_inode *i, const struct pc_folio *f, u64 f
 	}
 }
 
-/* Whether a local block may be on the backend, uncommitted. */
+/* Whether the backend may have a local block, uncommitted. */
 static bool may_be_stored(const struct pc_inode *i, const struct pc_folio *f, u32 b)
 {
 	return pc_set_count(i->cache, f, PC_U, b, b + 1) || pc_came_back(i);
 }
 
-/* [pos, end) is given up, and the backend may have it, uncommitted: nobody can say what the next commit leaves there. What is read
- * of it is therefore dropped when that ends (pc_commit_end). */
+/* Record that [pos, end) is given up and may be on the backend, uncommitted: the next commit may or may not store it.
+ * Therefore bytes read from there are dropped when that commit ends (pc_commit_end). */
 static void gone(struct pc_inode *i, u64 pos, u64 end)
 {
 	uncommitted_now(i);
@@ -265,10 +268,10 @@ static void gone(struct pc_inode *i, u64 pos, u64 end)
 }
 
 /**
- * pc_discard() - [E12] give up L and S of [pos, end), to whole blocks; @ranges receives (offset, length) pairs of what was
- * lost.
+ * pc_discard() - [E12] give up L and S of [pos, end), to whole blocks; @ranges receives (offset, length) pairs of lost
+ * bytes.
  *
- * @cut_size: a local tail that goes takes the size with it. Context: token. Return: number of pairs, which may exceed n.
+ * @cut_size: reduce the size if a local tail goes. Context: token. Return: number of pairs, which may exceed n.
  */
 size_t pc_discard(struct pc_inode *i, uint64_t pos, uint64_t end, uint64_t *ranges, size_t n, bool cut_size)
 {
@@ -280,7 +283,7 @@ size_t pc_discard(struct pc_inode *i, uint64_t pos, uint64_t end, uint64_t *rang
 	u64 size = atomic_load(&i->size), remote = atomic_load(&i->remote_size);
 	bool locked;
 	for (struct pc_folio *f; (f = pc_next_claimed(i, &index, last >> c->page_shift, &locked));) {
-		if (PC_FIX("discard_sees_what_grew")) /* the leaf lock was given back: a writer may have extended the file */
+		if (PC_FIX("discard_sees_what_grew")) /* leaf lock was released: the file may have grown */
 			size = atomic_load(&i->size);
 		u64 start = pc_folio_pos(c, f);
 		u32 blocks = 1u << pc_folio_order(f);
@@ -290,7 +293,7 @@ size_t pc_discard(struct pc_inode *i, uint64_t pos, uint64_t end, uint64_t *rang
 			u64 from = start + ((u64)b << c->page_shift), to = from + c->page_size;
 			if (!pc_local_count(c, f, b, b + 1))
 				continue;
-			/* A view that pc_views_cut did not meet: what it may store to is a later write. */
+			/* A view that pc_views_cut did not cut: its stores are later writes. */
 			if (to <= pos || from >= end || pc_set_count(c, f, PC_P, b, b + 1))
 				continue;
 			list_valid(i, f, from, pc_min(to, size), &out, &staged);
@@ -310,7 +313,7 @@ size_t pc_discard(struct pc_inode *i, uint64_t pos, uint64_t end, uint64_t *rang
 		}
 	}
 	if (PC_FIX("discard_sees_what_grew"))
-		size = atomic_load(&i->size); /* also since the last folio that was met */
+		size = atomic_load(&i->size); /* read again: the size may have grown since the last folio */
 	pc_ranges_staged(i, &out, &staged, pc_min(staged_end, size));
 	pc_ranges_flush(&out);
 	struct pc_range kept;

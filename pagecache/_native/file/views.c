@@ -1,19 +1,19 @@
 /*
- * views.c - what becomes of views when their file changes: cut off, or in the way as source and destination.
+ * views.c - views of a file that changes: cut off from it, or in the way as source and destination.
  *
- *   folio ── frame A ── pins               a part of the folio goes (truncate, discard)
- *   folio ── frame B                       the file goes on in a copy
- *   shadow ─ frame A ── pins               the views keep what they have; what they store is lost
+ *   folio ── frame A ── pins               a part of the folio is removed (truncate, discard)
+ *   folio ── frame B                       the file continues in a copy
+ *   shadow ─ frame A ── pins               the views keep their content; later stores are lost
  *
- * A view that may store never reaches behind the end of the file: where the end would move in front of its last byte it is cut
- * off. So nobody but the core's own writers makes the bytes behind the end anything else than zeros [M8].
+ * A writable view never extends beyond the end of the file: it is cut off if the end moves before its last byte. So
+ * only the core's own writers make the bytes beyond the end anything other than zeros [M8].
  *
  * Locks: the folio's lock while it gets the other frame, and the leaf lock for moments. Contract 2.17, 2.18, 2.21.
  */
 #include "file/file.h"
 
-/* The next folio of [*index, last] that views may store to, locked; *index moves behind it. Leaf lock held (given back in
- * between). Return: 1; 0: none; -EBUSY: a fill owns it. */
+/* The next folio of [*index, last] that views may store to, locked; *index moves past it. Leaf lock held, released
+ * while waiting. Return: 1; 0: none; -EBUSY: a fill owns it. */
 static int next_to_cut(struct pc_inode *i, u64 *index, u64 last, struct pc_folio **out)
 {
 	for (;;) {
@@ -37,7 +37,7 @@ static int next_to_cut(struct pc_inode *i, u64 *index, u64 last, struct pc_folio
 	}
 }
 
-/* What [pos, end), which is about to be given up, is for the views that may store to the folio. Leaf lock held. */
+/* How removing [pos, end) affects views that may store to the folio. Leaf lock held. */
 enum pc_views_hit pc_views_hit(const struct pc_inode *i, const struct pc_folio *f, u64 pos, u64 end)
 {
 	const struct pc_cache *c = i->cache;
@@ -51,10 +51,11 @@ enum pc_views_hit pc_views_hit(const struct pc_inode *i, const struct pc_folio *
 }
 
 /**
- * pc_views_cut() - views that may store to [pos, end) lose the file: it goes on in a copy of what they have stored so far.
+ * pc_views_cut() - separate views that may store to [pos, end) from the file, which continues in a copy of their
+ * content.
  *
- * @parts: only where [pos, end) is about to be given up and a part of the folio stays. Context: token; no leaf lock.
- * Return: 0; -ENOMEM; -EBUSY: a fill owns a folio: wait for it, then again.
+ * @parts: only if [pos, end) is about to be removed and a part of the folio stays. Context: token; no leaf lock.
+ * Return: 0; -ENOMEM; -EBUSY: a fill owns a folio: wait for it and call again.
  */
 int pc_views_cut(struct pc_inode *i, uint64_t pos, uint64_t end, bool parts)
 {
@@ -84,7 +85,7 @@ int pc_views_cut(struct pc_inode *i, uint64_t pos, uint64_t end, bool parts)
 	return err;
 }
 
-/* Whether the end of the file moves in front of a view that may store to the folio. */
+/* Whether the end of the file moves before the end of a view that may store to the folio. */
 static bool crosses(const struct pc_inode *i, struct pc_folio *f, u64 size)
 {
 	u64 start = pc_folio_pos(i->cache, f);
@@ -93,9 +94,9 @@ static bool crosses(const struct pc_inode *i, struct pc_folio *f, u64 size)
 }
 
 /**
- * pc_views_reserve() - memory for what pc_truncate(@size) has to take apart, so that it cannot fail.
+ * pc_views_reserve() - reserve memory for pc_truncate(@size) to separate views, so that it cannot fail.
  *
- * Context: inode lock X, token. Return: 0, -ENOMEM. Given back with pc_views_unreserve.
+ * Context: inode lock X, token. Return: 0, -ENOMEM. Released with pc_views_unreserve.
  */
 int pc_views_reserve(struct pc_inode *i, uint64_t size)
 {
@@ -122,7 +123,7 @@ void pc_views_unreserve(struct pc_inode *i)
 	i->spare.full = false;
 }
 
-/* The end of the file moves into a locked folio: views that reach behind it are cut off. No leaf lock held. */
+/* The end of the file moves into a locked folio: cut off views that extend beyond it. No leaf lock held. */
 void pc_views_end_at(struct pc_inode *i, struct pc_folio *f, u64 size)
 {
 	if (!crosses(i, f, size) || !PC_FIX("views_end_with_the_file"))
@@ -134,7 +135,8 @@ void pc_views_end_at(struct pc_inode *i, struct pc_folio *f, u64 size)
 
 /* ---------------------------------------------------------------- views as sources and destinations */
 
-/* Is one byte of memory[0..len) a byte of [pos, pos + bytes) of the file? Context: no lock; the memory is pinned. */
+/* Whether any byte of memory[0..len) is a byte of [pos, pos + bytes) of the file. Context: no lock; the memory is
+ * pinned. */
 bool pc_view_meets(struct pc_inode *i, u64 pos, u64 bytes, const void *memory, u64 len)
 {
 	struct pc_cache *c = i->cache;
@@ -158,10 +160,10 @@ bool pc_view_meets(struct pc_inode *i, u64 pos, u64 bytes, const void *memory, u
 }
 
 /**
- * pc_view_overlaps() - is memory of a view memory of [pos, pos + len) of this very file?
+ * pc_view_overlaps() - whether memory of a view is memory of [pos, pos + len) of the same file.
  *
- * @elsewhere: not where a copy from or to it would change nothing.
- * Context: no lock; the memory is pinned, so what is found of it stays.
+ * @elsewhere: ignore an overlap at the same offset, where a copy would change nothing. Context: no lock; the memory is
+ * pinned, so its place in the file does not change.
  */
 bool pc_view_overlaps(struct pc_inode *i, u64 pos, u64 len, const void *memory, bool elsewhere)
 {
