@@ -1,5 +1,6 @@
 /*
- * async.h - what the types for event loops share: tickets (ticket.c), awaitables (awaitable*.c, async_handle.c), a volume's work (loopwork.c).
+ * async.h - shared by the types for event loops: tickets (ticket.c), awaitables (awaitable*.c, async_handle.c), a
+ * volume's work (loopwork.c).
  */
 #ifndef PC_ASYNC_H
 #define PC_ASYNC_H

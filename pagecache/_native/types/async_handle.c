@@ -1,7 +1,7 @@
 /*
- * async_handle.c - the hot verbs of an AsyncCachedFile: each call makes an awaitable (awaitable.c), and nothing else.
+ * async_handle.c - the hot verbs of an AsyncCachedFile: each call only makes an awaitable (awaitable.c).
  *
- * The type holds the CachedFile whose verbs these are; AsyncCachedFile (aio.py) subclasses it and adds what is not hot.
+ * The type holds the CachedFile that does the I/O; AsyncCachedFile (aio.py) subclasses it and adds the other methods.
  */
 #include "types/async.h"
 #include "types/handle.h"
@@ -39,7 +39,7 @@ static PyObject *async_append(PyObject *self, PyObject *args, PyObject *kwargs)
 	return pc_awaitable_new(self, APPEND, data, 0, 0);
 }
 
-/* _bind(file): the handle whose verbs these are. */
+/* _bind(file): the handle that does the I/O. */
 static PyObject *async_bind(PyObject *self, PyObject *file)
 {
 	struct async_handle *h = (struct async_handle *)self;
@@ -59,7 +59,7 @@ static int async_traverse(PyObject *self, visitproc visit, void *arg)
 	return 0;
 }
 
-/* The handle stays as long as its verbs may be called: nothing is cleared before the end. */
+/* The handle must stay while its verbs can be called: nothing is cleared before deallocation. */
 static void async_dealloc(PyObject *self)
 {
 	PyTypeObject *type = Py_TYPE(self);

@@ -1,18 +1,18 @@
 /*
  * awaitable.c - pread, pread_into, pwrite and append of an AsyncCachedFile.
  *
- * Each call makes one object, a coroutine in C. A hit is done in its first step: nothing else is made, no thread is asked, the
- * task is not suspended. What is missing is queued as work of the volume, as read-ahead is, and the task awaits the folio; then
- * it looks again. An awaitable owns nothing of CORE: no lock, no operation, no request. So an interrupt, a cancellation or a loop
- * that is closed leaves nothing behind, and what was queued goes on.
+ * Each call makes one object, a coroutine in C. A hit completes in its first step: it makes no other object, uses no
+ * other thread and does not suspend the task. For missing bytes it queues work of the volume, as readahead does; the
+ * task awaits the folio and then tries again. An awaitable owns nothing of CORE: no lock, no operation, no request. So
+ * an interrupt, a cancellation or a closed loop leaves nothing behind, and queued work continues.
  *
  *   try ─► done                                     hit
  *    ▲  └► missing: queue a fill, await the folio ─┐
  *    └─────────────────────────────────────────────┘
- *       └► anything else that takes time (room, a busy inode lock, no memory): `rest` on a thread of the volume's own for
- *          this, awaited by the engine's coroutine (`_aside`)
+ *       └► anything else that takes time (room, a busy inode lock, no memory): `rest` on one of the volume's
+ *          threads for this, awaited by the engine's coroutine (`_aside`)
  *
- * The steps themselves are in awaitable_step.c; here is the protocol of coroutines: send, throw, close, and the types.
+ * awaitable_step.c has the steps. This file has the protocol of coroutines (send, throw, close) and the types.
  *
  * The interpreter lock guards everything here.
  */
@@ -23,17 +23,17 @@ static PyObject *str_aside_read, *str_aside_write, *str_through, *str_throw, *st
 
 /* ---------------------------------------------------------------- slow path, on another thread */
 
-/* rest(): everything that is left, on the thread that calls this; awaited by the task in `_aside`. */
+/* rest(): do all remaining work on the calling thread; the task awaits it in `_aside`. */
 static PyObject *awaitable_rest(PyObject *self, PyObject *unused)
 {
 	struct awaitable *a = (struct awaitable *)self;
 	(void)unused;
-	if (a->state != OVER && pc_await_rest(a)) /* over: cancelled before it began */
+	if (a->state != OVER && pc_await_rest(a)) /* over: it was cancelled before it began */
 		return NULL;
 	Py_RETURN_NONE;
 }
 
-/* The engine's coroutine that does the rest, or hands over what was written. */
+/* Start the engine's coroutine for the slow path, or for writing through. */
 static int go_aside(struct awaitable *a)
 {
 	bool written = a->verb >= PWRITE && a->done == a->len;
@@ -59,7 +59,8 @@ static PySendResult over(struct awaitable *a, PyObject *value, PyObject **result
 	return value ? PYGEN_RETURN : PYGEN_ERROR;
 }
 
-/* A step of the engine's coroutine. Return: whether that is over and there is more to do; else *sent and *result. */
+/* Run a step of the engine's coroutine. Return: whether the coroutine is done and there is more to do; otherwise *sent
+ * and *result. */
 static bool drive(struct awaitable *a, PyObject *value, PyObject **result, PySendResult *sent)
 {
 	*sent = PyIter_Send(a->sub, value, result);
@@ -76,7 +77,7 @@ static bool drive(struct awaitable *a, PyObject *value, PyObject **result, PySen
 	return false;
 }
 
-/* Look until there is something to await. */
+/* Run steps until there is something to await. */
 static PySendResult advance(struct awaitable *a, PyObject **result)
 {
 	PySendResult sent;
@@ -172,7 +173,7 @@ static int raise_given(PyObject *type, PyObject *value, PyObject *traceback)
 	return 0;
 }
 
-/* throw(type[, value[, traceback]]): what was started goes on, nobody waits for it. */
+/* throw(type[, value[, traceback]]): started work continues without a waiter. */
 static PyObject *awaitable_throw(PyObject *self, PyObject *args)
 {
 	struct awaitable *a = (struct awaitable *)self;
@@ -258,7 +259,7 @@ static void awaitable_dealloc(PyObject *self)
 	Py_DECREF(type);
 }
 
-/* A call of a verb, before its first step. */
+/* Create the awaitable of a verb, before its first step. */
 PyObject *pc_awaitable_new(PyObject *owner, int verb, PyObject *target, u64 len, u64 pos)
 {
 	struct awaitable *a = (struct awaitable *)PyType_GenericAlloc(awaitable_type, 0);

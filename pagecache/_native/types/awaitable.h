@@ -1,6 +1,6 @@
 /*
- * awaitable.h - one read or write of a task: its life as a coroutine (awaitable.c) and its steps (awaitable_step.c). Begins at
- * awaitable.c.
+ * awaitable.h - one read or write of a task: its life as a coroutine (awaitable.c) and its steps (awaitable_step.c).
+ * Start reading at awaitable.c.
  */
 #ifndef PC_AWAITABLE_H
 #define PC_AWAITABLE_H
@@ -16,9 +16,9 @@ struct awaitable {
 	PyObject *owner;  /* AsyncCachedFile */
 	PyObject *target; /* buffer of the caller */
 	PyObject *bytes;  /* PREAD: the result */
-	PyObject *ticket; /* what is awaited */
-	PyObject *sub;    /* coroutine of the engine that does the rest */
-	PyObject *error;  /* of the fill that was asked for */
+	PyObject *ticket; /* the awaited ticket */
+	PyObject *sub;    /* the engine's coroutine for the slow path */
+	PyObject *error;  /* of the fill that it requested */
 	Py_buffer view;
 	u8 *memory; /* to read into, or write from */
 	void *bounce;
@@ -27,7 +27,7 @@ struct awaitable {
 	u32 report;
 	int rounds;
 	u8 verb, state, missed, asking, through;
-	u8 lent; /* `rest` runs in another thread: the memory is its until it returns */
+	u8 lent; /* `rest` runs in another thread, which uses the memory until it returns */
 };
 
 static inline struct handle *handle_of_owner(const struct awaitable *a)

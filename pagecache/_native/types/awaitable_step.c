@@ -1,11 +1,11 @@
 /*
- * awaitable_step.c - what an awaitable does: memory to read into or write from, one step of a read or write, the rest of it on a
- * thread, and the errors of fills that it asked for.
+ * awaitable_step.c - the work of an awaitable: memory to read into or write from, one step of a read or write, the slow
+ * path on a thread, and the errors of fills that it requested.
  *
- * A step goes as far as it can without waiting, and says what comes next: done, wait for `ticket`, a turn of the loop, or aside.
- * Fills are queued as work of the volume. An error of the fill that a read asked for comes back to it by its number
- * (pc_report_failure): the thread or task that ran it knows nobody. Long copies are done in pieces with a turn of the loop
- * between them.
+ * A step goes as far as possible without waiting. Its result is the next action: done, wait for `ticket`, a turn of the
+ * loop, or aside. Fills are queued as work of the volume. The error of a fill that a read requested returns to the read
+ * by its number (pc_report_failure), since the thread or task that ran the fill has no reference to the read. Long
+ * copies are split into pieces with a turn of the loop between them.
  *
  * The interpreter lock guards everything here.
  */
@@ -15,12 +15,12 @@
 
 enum { LOOP_PIECE = 256 << 10 };
 
-static struct pc_list reading = {&reading, &reading}; /* awaitables that have asked for a fill */
+static struct pc_list reading = {&reading, &reading}; /* awaitables that have requested a fill */
 static u32 last_report;
 
 /* ---------------------------------------------------------------- errors of fills */
 
-/* The fill that was asked for under this number has failed; the exception that is set is its asker's, and stays set. */
+/* The fill requested under this number has failed; its requester gets the exception that is set, which stays set. */
 void pc_report_failure(u32 report)
 {
 	PyObject *type, *value, *traceback;
@@ -89,7 +89,7 @@ int pc_await_prepare(struct awaitable *a)
 	return 0;
 }
 
-/* A trace runs: the call gets an id, which what it writes carries on whatever thread. */
+/* While a trace runs: the call gets an id, which its writes carry on every thread. */
 void pc_await_traced(struct awaitable *a)
 {
 	static const u8 verbs[] = {[PREAD] = PC_CALL_PREAD,
@@ -99,7 +99,7 @@ void pc_await_traced(struct awaitable *a)
 	pc_call_awaited(&a->call, handle_of_owner(a)->inode, verbs[a->verb]);
 }
 
-/* It is about to be suspended, perhaps for ever. */
+/* The call is about to be suspended, perhaps indefinitely. */
 void pc_await_announce(struct awaitable *a)
 {
 	struct pc_inode *i = handle_of_owner(a)->inode;
@@ -115,7 +115,7 @@ static void trace_over(struct awaitable *a)
 		pc_record_end(i->cache, &a->call, flags, i->id, a->pos, a->len, a->done);
 }
 
-/* Give everything back but what a thread still works with. */
+/* Release everything except memory that a thread still uses. */
 void pc_await_settle(struct awaitable *a)
 {
 	if (PC_UNLIKELY(a->call.began))
@@ -135,7 +135,7 @@ void pc_await_settle(struct awaitable *a)
 	Py_CLEAR(a->bytes);
 }
 
-/* The result, once everything is there. */
+/* Build the result after the last step. */
 PyObject *pc_await_result(struct awaitable *a)
 {
 	if (a->verb == PREAD_INTO && a->bounce && pc_copy_out(handle_of_owner(a), a->view.buf, a->bounce, a->done))
@@ -162,7 +162,7 @@ static int await_event(struct awaitable *a, struct handle *h, struct pc_event *e
 	return a->ticket ? STEP_WAIT : STEP_ERROR;
 }
 
-/* Return: STEP_WAIT; STEP_DONE: it is free, look again; STEP_ERROR. */
+/* Return: STEP_WAIT; STEP_DONE: the folio is free, try again; STEP_ERROR. */
 static int await_folio(struct awaitable *a, struct handle *h, const struct pc_need *need)
 {
 	struct pc_cache *c = h->inode->cache;
@@ -189,13 +189,14 @@ static int await_invalidate(struct awaitable *a, struct handle *h)
 	return await_event(a, h, &h->inode->event, seq, &w);
 }
 
-/* Have [pos, pos + len) fetched. Return: STEP_DONE look again; STEP_WAIT; STEP_ASIDE: no memory for it; STEP_ERROR. */
+/* Request a fill of [pos, pos + len). Return: STEP_DONE try again; STEP_WAIT; STEP_ASIDE: no memory for it;
+ * STEP_ERROR. */
 static int ask_for(struct awaitable *a, struct handle *h, u64 pos, u64 len)
 {
 	struct pc_need need = {.kind = PC_NEED_NOTHING};
 	struct pc_request *r = NULL;
 	if (a->rounds++ > PC_ROUNDS_CACHED)
-		return STEP_ASIDE; /* what is read is evicted before it is copied */
+		return STEP_ASIDE; /* bytes are evicted before they are copied */
 	int err = pc_fill_begin(h->inode, pos, len, &need, &r);
 	if (!r) {
 		if (err == -ENOMEM)
@@ -276,7 +277,7 @@ static int step_write(struct awaitable *a)
 		return a->through && a->len ? STEP_ASIDE : STEP_DONE;
 	}
 	if (a->verb == APPEND)
-		return STEP_ASIDE; /* keeps the inode lock over all of it, which a task must not */
+		return STEP_ASIDE; /* keeps the inode lock throughout, which a task must not */
 	u64 piece = pc_min(a->len - a->done, LOOP_PIECE);
 	u64 outer = PC_UNLIKELY(a->call.began) ? pc_record_enter(a->call.id) : 0;
 	u64 n = pc_write_try(h, a->pos + a->done, a->memory + a->done, piece);
@@ -295,7 +296,7 @@ int pc_await_step(struct awaitable *a)
 	return a->verb >= PWRITE ? step_write(a) : step_read(a);
 }
 
-/* Everything that is left, on the thread that calls this. Return: 0 or -1 with an exception. */
+/* Do all remaining work on the calling thread. Return: 0 or -1 with an exception. */
 int pc_await_rest(struct awaitable *a)
 {
 	struct handle *h = handle_of_owner(a);
@@ -315,6 +316,6 @@ int pc_await_rest(struct awaitable *a)
 	pc_record_enter(outer);
 	a->lent = 0;
 	if (a->state == OVER)
-		pc_await_settle(a); /* nobody waits any more */
+		pc_await_settle(a); /* the task no longer waits */
 	return err ? -1 : 0;
 }

@@ -1,12 +1,12 @@
 /*
- * blocking.c - where callers sleep: for folios, truncates, credits, and logical locks.
+ * blocking.c - waits of callers: for folios, truncates, credits, and logical locks.
  *
- * CORE never waits; what it says has to happen first is waited for here, on the caller's thread, without the GIL, in slices,
- * with signal handlers run in between and an aborted volume as a way out [K9]. A fill that nobody has started is run by who
- * waits for it. A wait that could only wait for the call it was made from is a DeadlockError (contract 2.25).
+ * CORE never waits. The caller's thread waits here for the conditions that CORE needs, without the GIL, in slices, with
+ * signal handlers run in between, and leaves when the volume is aborted [K9]. If no thread has started a fill, its
+ * waiter runs it. A wait that could only wait for the call that contains it is a DeadlockError (contract 2.25).
  *
- * A wait begins (spans.c) before its first sleep, and ends whatever ends it: what has not to be waited for leaves no trace. Pauses
- * of some microseconds (pc_nap, and the one between looks at a writer's section) are no waits.
+ * A wait begins (spans.c) before its first sleep, and ends however it is left; a condition that already holds leaves no
+ * record. Pauses of some microseconds (pc_nap, and the one between checks of a writer's section) are no waits.
  */
 #include "types/types.h"
 
@@ -31,7 +31,7 @@ bool pc_is_forked(const struct pc_cache *c)
 	return c->fork_epoch != atomic_load_explicit(&pc_fork_epoch, memory_order_relaxed);
 }
 
-/* Raise what the engine's factory makes of (kind, engine object, message). Return: -1. */
+/* Raise the exception that the engine's factory makes of (kind, engine object, message). Return: -1. */
 int pc_raise(PyObject *core, PyObject *engine, const char *kind, const char *message)
 {
 	PyObject *factory = ((struct core *)core)->error;
@@ -64,7 +64,7 @@ static int check_alive(struct pc_inode *i, PyObject *core)
 	return 0;
 }
 
-/* Whether this is a call from within a call of an asynchronous backend of the volume. Return: 1, 0, -1 exception. */
+/* Whether this call is made from inside a call of an asynchronous backend of the volume. Return: 1, 0, -1 exception. */
 int pc_inside_call(struct pc_volume *v)
 {
 	if (PC_LIKELY(!v->on_loop || !pc_inside_calls))
@@ -77,7 +77,7 @@ int pc_inside_call(struct pc_volume *v)
 	return inside;
 }
 
-/* From inside a backend call of the same volume nothing may fill, write or wait. */
+/* Refuse fills, writes and waits from inside a backend call of the same volume. */
 int pc_check_inside(struct pc_inode *i, PyObject *core, const char *what)
 {
 	int inside = pc_tls_worker == i->volume ? 1 : pc_inside_call(i->volume);
@@ -88,7 +88,8 @@ int pc_check_inside(struct pc_inode *i, PyObject *core, const char *what)
 	return inside ? pc_raise(core, engine_of(i), "deadlock", what) : check_alive(i, core);
 }
 
-/* The same for a call that may block: on the thread of the event loop nothing that the loop itself has to do is waited for. */
+/* Like pc_check_inside(), for a call that may block: the thread of the event loop must not wait for work that the loop
+ * itself has to do. */
 int pc_check_reentry(struct pc_inode *i, PyObject *core, const char *what)
 {
 	if (pc_tls_loop && i->volume->on_loop)
@@ -104,7 +105,7 @@ static bool folio_busy(struct pc_folio *f, u32 kind)
 	return atomic_fetch_or(&f->state, flag) & busy;
 }
 
-/* A queued fill of the folio's owner, with a credit of the volume like every call that carries bytes. */
+/* Take a queued fill of the folio's owner, with a credit of the volume, as every call that carries bytes needs. */
 static struct pc_request *take_over(struct pc_inode *i, const struct pc_need *need)
 {
 	u32 credit;
@@ -129,18 +130,18 @@ static int run_taken(PyObject *core, struct pc_request *r)
 		return 0;
 	if (!PyErr_ExceptionMatches(PyExc_OSError))
 		return -1;
-	PyErr_Clear(); /* somebody else's fill: this caller tries for himself and gets his own error (contract 2.3) */
+	PyErr_Clear(); /* another caller's fill: this caller retries and gets its own error (contract 2.3) */
 	return 0;
 }
 
-/* Before the first sleep of a wait. */
+/* Begin the record of a wait, before its first sleep. */
 static void begin(struct pc_sleep *s, struct pc_inode *i, u32 kind)
 {
 	struct pc_wait w = pc_wait_of(i, kind, 0, 0);
 	pc_sleep_begin(s, i->cache, &w, 0);
 }
 
-/* Wait until the folio may be unlocked (or out of flight); a fill that no thread has started is run here. */
+/* Wait until the folio may be unlocked (or out of flight); run its fill here if no thread has started it. */
 int pc_wait_folio(struct pc_inode *i, PyObject *core, const struct pc_need *need)
 {
 	struct pc_cache *c = i->cache;
@@ -207,7 +208,7 @@ int pc_wait_credit(struct pc_inode *i, PyObject *core, u32 *credit)
 	return err;
 }
 
-/* Queued in a fair queue: sleep until granted. Return: 0, -1 exception, 1 deadline; then the place in line is given up. */
+/* Queued in a fair queue: sleep until granted. Return: 0, -1 exception, 1 deadline; on failure leave the queue. */
 static int wait_granted(struct op *op, u32 kind, i64 deadline_ns, bool (*cancel)(struct pc_inode *, struct pc_waiter *))
 {
 	struct pc_inode *i = op->inode;
@@ -232,7 +233,7 @@ static int wait_granted(struct op *op, u32 kind, i64 deadline_ns, bool (*cancel)
 	bool late = err && cancel(i, &op->waiter);
 	pc_sleep_end(&sleep, err);
 	if (late)
-		return err < 0 ? -2 : 2; /* granted in the last moment: the caller holds it and passes it on */
+		return err < 0 ? -2 : 2; /* granted at the last moment: the caller holds it and passes it on */
 	return err;
 }
 
@@ -291,7 +292,8 @@ static int acquire_invalidate(struct op *op)
 	return err;
 }
 
-/* Take logical locks in their order (contract section 3). Return: 0, -1 with an exception; what was taken is settled later. */
+/* Take logical locks in their order (contract section 3). Return: 0, -1 with an exception; the caller's settle releases
+ * the locks already taken. */
 int pc_op_acquire(struct op *op, u32 holds, i64 deadline_ns)
 {
 	int err = 0;

@@ -1,12 +1,13 @@
 /*
- * exporters.c - cache memory handed to Python code, counted until the last slice of it is gone.
+ * exporters.c - cache memory exported to Python code, counted until its last slice is gone.
  *
  * A memoryview made from a bare pointer can be released while a slice, a cast or an array still points into the memory
- * (tried), so buffers come from exporters of our own: Buf for the calls of a backend, Pin for the segments of a view. Both
- * count exports; memory is used again only after the last one. A Buf whose buffers outlive their call is left the frames and
+ * (tried). So buffers come from exporter types: Buf for the calls of a backend, Pin for the segments of a view. Both
+ * count exports; memory is reused only after the last one. A Buf whose buffers outlive their call gets the frames and
  * the plain memory that it needs: pc_buf_keep, pc_buf_adopt.
  *
- * Locks: `releasebuffer` may run in any thread at any moment, also inside our own calls: leaf locks only, no Python code.
+ * Locks: `releasebuffer` may run in any thread at any moment, also inside calls of this module: leaf locks only, no
+ * Python code.
  */
 #include "types/types.h"
 
@@ -16,11 +17,11 @@ PyTypeObject *pc_buf_type, *pc_pin_type;
 
 struct buf {
 	PyObject_HEAD PyObject *core;
-	u8 *memory; /* armed only while pc_buf_view makes a view: nobody else can export */
+	u8 *memory; /* set only while pc_buf_view makes a view: no other code can export */
 	Py_ssize_t len;
 	_Atomic Py_ssize_t exports;
 	u32 *kept; /* frames */
-	void *adopted; /* memory that goes with the last export */
+	void *adopted; /* memory freed with the last export */
 	u32 nr_kept;
 	u8 readonly;
 };
@@ -107,13 +108,13 @@ bool pc_buf_exported(PyObject *buf)
 	return atomic_load(&((struct buf *)buf)->exports) > 0;
 }
 
-/* Before pc_buf_keep. */
+/* Called before pc_buf_keep. */
 void pc_buf_adopt(PyObject *buf, void *memory)
 {
 	((struct buf *)buf)->adopted = memory;
 }
 
-/* The call is over and somebody still exports: the frames, and the array, go back with the last release. */
+/* The call has ended with exports left: the last release returns the frames and frees the array. */
 void pc_buf_keep(PyObject *buf, u32 *frames, u32 n)
 {
 	struct buf *b = (struct buf *)buf;
@@ -169,7 +170,7 @@ static PyObject *pin_new(PyObject *core, const struct pc_pin *held)
 	return (PyObject *)p;
 }
 
-/* No memory now: wait for some like a writer; where none can ever come that call says so. Return: 0, -1. */
+/* Wait for memory, as a writer does; the call raises if none can ever be free. Return: 0, -1. */
 static int wait_for_memory(struct pc_inode *i)
 {
 	PyObject *room = PyObject_CallMethod(i->user, "room", "iii", 0, 0, 0);
@@ -177,7 +178,7 @@ static int wait_for_memory(struct pc_inode *i)
 	return room ? 0 : -1;
 }
 
-/* Why pc_pin did not. Return: 0 look again, -1 exception. */
+/* Handle a failure of pc_pin. Return: 0 try again, -1 exception. */
 static int pin_later(PyObject *core, struct pc_inode *i, int err, const struct pc_need *need)
 {
 	if (err == -ENOMEM) {
@@ -197,7 +198,7 @@ static int pin_later(PyObject *core, struct pc_inode *i, int err, const struct p
 	return filled > 0 ? wait_for_memory(i) : filled;
 }
 
-/* Pins of [pos, pos + len), ascending. Return: a list, NULL. */
+/* Collect pins of [pos, pos + len), ascending. Return: a list, NULL. */
 static PyObject *pin_range(PyObject *core, struct pc_inode *i, u64 pos, u64 len, bool writable)
 {
 	PyObject *list = PyList_New(0);
@@ -222,7 +223,8 @@ static PyObject *pin_range(PyObject *core, struct pc_inode *i, u64 pos, u64 len,
 	return list;
 }
 
-/* Get what is missing before the lock is taken, as far as that goes: writers need not wait for it. Return: 0, -1. */
+/* Fill missing bytes before the lock is taken, as far as possible, so that writers need not wait for it. Return: 0,
+ * -1. */
 static int fill_first(PyObject *core, struct pc_inode *i, u64 pos, u64 len)
 {
 	u64 size = pc_inode_size(i), end = pos < size ? pos + pc_min(len, size - pos) : pos, last = UINT64_MAX;
@@ -234,7 +236,7 @@ static int fill_first(PyObject *core, struct pc_inode *i, u64 pos, u64 len)
 	return filled < 0 ? -1 : 0;
 }
 
-/* With the inode lock, which keeps writers and the end of the file where they are. */
+/* Pin with the inode lock, which blocks writers and changes of the size. */
 static PyObject *pin_to_store(PyObject *core, struct pc_inode *i, u64 pos, u64 len)
 {
 	PyObject *list = NULL;
@@ -261,7 +263,7 @@ static PyObject *pin_to_store(PyObject *core, struct pc_inode *i, u64 pos, u64 l
 	return list;
 }
 
-/* pin(core, inode, pos, len, writable) -> list of Pin, ascending, together the range; fills what is missing. */
+/* pin(core, inode, pos, len, writable) -> list of Pin, ascending, together the range; fills missing bytes. */
 PyObject *pc_view_open(PyObject *module, PyObject *args)
 {
 	PyObject *core;

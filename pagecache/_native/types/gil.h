@@ -1,11 +1,13 @@
 /*
- * gil.h - where CORE lets the interpreter lock go, and takes it back.
+ * gil.h - the places at which CORE releases and takes the interpreter lock.
  *
- * Simulated threads (simulated.c) are played in one thread of the system, which has the interpreter lock for all of them: none of
- * them would ever wait for it. So their scheduler is told when one lets it go, and asked before one takes it back: there it
- * waits for whoever stands still with it. A thread that simulates nobody has no scheduler, and loses nothing.
+ * Simulated threads (simulated.c) run in one thread of the system, which has the interpreter lock for all of them, so
+ * none of them would ever wait for it. So their scheduler is called when one releases the lock and before one takes it
+ * back; the latter waits there for a thread that stands still with the lock. A thread that is not simulated has no
+ * scheduler, at no cost.
  *
- * Py_BEGIN_ALLOW_THREADS and Py_END_ALLOW_THREADS mean this in all of CORE, and in the functions that cffi makes (build.py).
+ * Py_BEGIN_ALLOW_THREADS and Py_END_ALLOW_THREADS mean this in all of CORE, and in the functions that cffi makes
+ * (build.py).
  */
 #ifndef PC_GIL_H
 #define PC_GIL_H
@@ -29,8 +31,8 @@ static inline void pc_gil_take(PyThreadState *thread)
 	PyEval_RestoreThread(thread);
 }
 
-/* Between two byte codes the interpreter lock may change hands. What Python calls again and again begins with this, where no call in
- * between lets the lock go: or a simulated thread would keep it for ever. */
+/* Between two byte codes the interpreter lock may change hands. A function that Python calls in a loop begins with this
+ * unless a call inside releases the lock. Otherwise a simulated thread would keep it indefinitely. */
 static inline void pc_gil_point(const char *point)
 {
 	if (PC_UNLIKELY(pc_scheduler))

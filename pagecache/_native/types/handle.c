@@ -1,14 +1,15 @@
 /*
  * handle.c - the hot verbs of a handle as METH_FASTCALL methods of a C type.
  *
- * A hit is one C call: arguments, optimistic copy, result; no Python frame runs and the result is the only object made. The
- * type derives from the C base of io.RawIOBase, whose size is read at run time; our fields lie behind it. CachedFile (file.py)
- * subclasses this type and io.RawIOBase, and adds everything that is not hot. The metaclass of io.RawIOBase itself is ABCMeta,
- * which has a tp_new of its own: Python 3.12 warns when a type spec has such a base, and Python 3.14 refuses it.
+ * A hit is one C call: arguments, optimistic copy, result; no Python frame runs and the result is the only object made.
+ * The type derives from the C base of io.RawIOBase, whose size is read at run time; the fields of the handle follow it.
+ * CachedFile (file.py) subclasses this type and io.RawIOBase, and adds all other methods. The metaclass of io.RawIOBase
+ * itself is ABCMeta, which has its own tp_new: Python 3.12 warns about a type spec with such a base, and Python 3.14
+ * refuses it.
  *
  * Short calls keep the GIL (a released short call starves beside a busy thread), copies of `gil_release` bytes and more
- * release it. Memory that may fault (maps, unknown exporters) is copied through a bounce buffer: touching it with a folio
- * locked or the GIL held could wait for this very process [K11].
+ * release it. Memory that may fault (maps, unknown exporters) is copied through a bounce buffer: touching it with a
+ * folio locked or the GIL held could wait for this process itself [K11].
  *
  * All or raise [K13]: a read is short only at the end of the file; a write that cannot take everything raises with
  * `characters_written`.
@@ -39,7 +40,7 @@ int pc_refuse(struct handle *h, PyObject *error, const char *why)
 	return -1;
 }
 
-/* An offset was refused: where the arguments are in the wrong order, say that. Return: -1. */
+/* An offset was refused: if the arguments are in the wrong order, report that. Return: -1. */
 int pc_swapped(PyObject *const *args, const char *call)
 {
 	if (PyErr_ExceptionMatches(PyExc_TypeError) && PyIndex_Check(args[0]) && !PyIndex_Check(args[1]))
@@ -47,7 +48,7 @@ int pc_swapped(PyObject *const *args, const char *call)
 	return -1;
 }
 
-/* Memory for the bytes of a read; an error says how many. */
+/* Allocate the result of a read; the error names its size. */
 PyObject *pc_new_bytes(u64 len, u64 pos)
 {
 	PyObject *bytes = PyBytes_FromStringAndSize(NULL, (Py_ssize_t)len);
@@ -60,7 +61,7 @@ PyObject *pc_new_bytes(u64 len, u64 pos)
 	return bytes;
 }
 
-/* Why a handle cannot be used. Return: -1 with the exception. */
+/* Report why a handle cannot be used. Return: -1 with the exception. */
 int pc_refused(struct handle *h)
 {
 	if (h->inode && h->closed == HANDLE_SHUT)
@@ -74,7 +75,7 @@ int pc_refused(struct handle *h)
 			"the cache was created before fork() and is used in the child");
 }
 
-/* What is no plain int in range: an index, or an error that names value and rule. */
+/* Convert any value but a plain int in range: an index, or an error that names value and rule. */
 int pc_to_u64_slow(PyObject *value, const char *what, u64 *out)
 {
 	int overflow;
@@ -99,7 +100,7 @@ int pc_to_u64_slow(PyObject *value, const char *what, u64 *out)
 	return 0;
 }
 
-/* An int that fits 64 bits, negative or not. */
+/* Convert an int that fits 64 bits, negative or not. */
 int pc_to_i64(PyObject *value, const char *what, i64 *out)
 {
 	int overflow;
@@ -113,7 +114,7 @@ int pc_to_i64(PyObject *value, const char *what, i64 *out)
 	return overflow || (*out == -1 && PyErr_Occurred()) ? -1 : 0;
 }
 
-/* Every segment must be a buffer before the first one is touched: a bad one refuses the whole call. */
+/* Check that every segment is a buffer before the first one is touched: one that is not refuses the whole call. */
 int pc_check_segments(struct handle *h, PyObject *buffers, int flags, struct segments *s)
 {
 	*s = (struct segments){0};
@@ -156,7 +157,7 @@ static bool has_name(PyObject *object, const char *module, const char *name)
 	return same;
 }
 
-/* Plain memory: bytes, bytearray, arrays that own theirs, cache memory of our own, and memoryviews of these. */
+/* Whether memory cannot fault: bytes, bytearray, arrays that own theirs, cache memory, and memoryviews of these. */
 static bool is_plain(PyObject *object)
 {
 	bool plain = false;
@@ -195,8 +196,8 @@ void *pc_bounce_new(struct handle *h, u64 len)
 	return p;
 }
 
-/* The system copies, so that memory that is not there (a map of a file that was cut) is an error and no SIGBUS. Where it does
- * not, we do. Return: bytes copied. */
+/* Let the system copy, so that memory that is not there (a map of a file that was cut) is an error and no SIGBUS. If
+ * the system refuses, copy here. Return: bytes copied. */
 static u64 copy_checked(void *to, const void *from, u64 len, bool in)
 {
 	u64 done = 0;
@@ -223,13 +224,13 @@ static int copy_released(struct handle *h, void *to, const void *from, u64 len, 
 	Py_END_ALLOW_THREADS return done == len ? 0 : pc_raise(h->core, h->inode->user, "fault", FAULTED);
 }
 
-/* From memory that may fault, with nothing held. Return: 0, -1: it did, and there is nothing behind the fault. */
+/* Copy from memory that may fault, with nothing held. Return: 0; -1: a fault, and nothing was copied beyond it. */
 int pc_copy_in(struct handle *h, void *to, const void *from, u64 len)
 {
 	return copy_released(h, to, from, len, true);
 }
 
-/* To memory that may fault. */
+/* Copy to memory that may fault. */
 int pc_copy_out(struct handle *h, void *to, const void *from, u64 len)
 {
 	return copy_released(h, to, from, len, false);
@@ -237,7 +238,7 @@ int pc_copy_out(struct handle *h, void *to, const void *from, u64 len)
 
 /* ---------------------------------------------------------------- position */
 
-/* To the next data or hole, which CachedFile finds. */
+/* Seek to the next data or hole, which CachedFile finds. */
 static PyObject *seek_data(PyObject *self, i64 offset, long whence)
 {
 	PyObject *found = PyObject_CallMethod(self, "_find_data", "Ll", (long long)offset, whence);
@@ -347,7 +348,7 @@ static PyObject *handle_unbind(PyObject *self, PyObject *unused)
 	Py_RETURN_NONE;
 }
 
-/* The volume is detached: the handle is still to be closed, but leads nowhere. */
+/* The volume is detached: the handle can only be closed. */
 static PyObject *handle_shut(PyObject *self, PyObject *unused)
 {
 	(void)unused;
@@ -356,7 +357,7 @@ static PyObject *handle_shut(PyObject *self, PyObject *unused)
 	Py_RETURN_NONE;
 }
 
-/* The pinned version that the handle reads is gone: it never sees another one. */
+/* The pinned version that the handle reads is gone; the handle never reads another one. */
 static PyObject *handle_replace(PyObject *self, PyObject *unused)
 {
 	(void)unused;
@@ -374,7 +375,7 @@ static PyObject *handle_set_readahead(PyObject *self, PyObject *pages)
 	Py_RETURN_NONE;
 }
 
-/* What is read through this handle is read once. */
+/* Data read through this handle will not be read again. */
 static PyObject *handle_set_noreuse(PyObject *self, PyObject *value)
 {
 	int noreuse = PyObject_IsTrue(value);

@@ -1,5 +1,6 @@
 /*
- * handle.h - a handle's own fields, and the checks that every verb begins with (handle.c, handle_read.c, handle_write.c, handle_claim.c).
+ * handle.h - the fields of a handle, and the checks at the start of every verb (handle.c, handle_read.c,
+ * handle_write.c, handle_claim.c).
  */
 #ifndef PC_HANDLE_H
 #define PC_HANDLE_H
@@ -26,13 +27,13 @@ struct handle {
 enum { HANDLE_OPEN, HANDLE_CLOSED, HANDLE_SHUT, HANDLE_REPLACED };
 enum { FAULT_AUTO, FAULT_ALWAYS, FAULT_NEVER };
 
-extern Py_ssize_t pc_handle_base; /* where our fields lie behind those of the base type */
+extern Py_ssize_t pc_handle_base; /* offset of the handle's fields, after the base type's */
 extern PyObject *pc_unsupported;  /* io.UnsupportedOperation */
 
 int pc_refused(struct handle *h);
 int pc_to_u64_slow(PyObject *value, const char *what, u64 *out);
 int pc_to_i64(PyObject *value, const char *what, i64 *out);
-/* Several buffers of one call: how many bytes, and whether one of them is memory of the cache. */
+/* Size of the buffers of one call, and whether any of them is memory of the cache. */
 struct segments {
 	u64 total;
 	bool cached;
@@ -97,7 +98,7 @@ static inline int to_u64(PyObject *value, const char *what, u64 *out)
 	return pc_to_u64_slow(value, what, out);
 }
 
-/* The offset of a verb that is called with data or buffers, and then the offset. */
+/* The offset argument of a verb that takes data or buffers, then the offset. */
 static inline int to_offset(PyObject *const *args, const char *call, u64 *out)
 {
 	return PC_LIKELY(!to_u64(args[1], "offset", out)) ? 0 : pc_swapped(args, call);

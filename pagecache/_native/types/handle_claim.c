@@ -1,17 +1,17 @@
 /*
- * handle_claim.c - the slow way of a write: it claims what it needs, piece by piece, and waits for what is not there.
+ * handle_claim.c - the slow path of a write: claim resources piece by piece, and wait for those that are taken.
  *
  *   room     dirty budget for the piece; the engine waits for it (engine/throttle.py)
- *   lock     the inode lock; nobody waits for it with budget in his hands
- *   copy     pc_write, with the lock; what a folio lacks is filled, who has it locked or in flight is waited for
- *   memory   without the lock, which appends and zeros alone keep over all their pieces
+ *   lock     the inode lock; no thread waits for it while it holds budget
+ *   copy     pc_write, with the lock; fill missing bytes, wait for folios that are locked or in flight
+ *   memory   without the lock, which only appends and zeros keep over all their pieces
  *
- * An Op owns the inode lock, and gives it back whatever happens.
+ * An Op owns the inode lock, and releases it in any case.
  */
 #include "types/handle.h"
 #include "types/handle_write.h"
 
-/* Pieces of a long write: each can have room below the dirty limit beside others. */
+/* Length of the pieces of a long write: several writers can each have room for one below the dirty limit. */
 static u64 piece_of(struct pc_inode *i, u64 len)
 {
 	struct pc_cache *c = i->cache;
@@ -32,7 +32,7 @@ int pc_ask_engine(struct handle *h, PyObject *method, u64 a, u64 b)
 	return result ? 0 : -1;
 }
 
-/* engine.room(pos, length, place), which waits. Return: 0, -1. */
+/* engine.room(pos, length, place), which may wait. Return: 0, -1. */
 static int ask_for_room(struct handle *h, u64 pos, u64 len, const struct pc_place *place)
 {
 	PyObject *engine = h->inode->user, *where = PyLong_FromUnsignedLongLong(pos);
@@ -47,7 +47,8 @@ static int ask_for_room(struct handle *h, u64 pos, u64 len, const struct pc_plac
 	return result ? 0 : -1;
 }
 
-/* Wait until the piece has dirty budget, which is the place's then. Return: 0, -1 exception; close the place in any case. */
+/* Wait until the piece has dirty budget, which the place then holds. Return: 0, -1 exception; close the place in any
+ * case. */
 static int room_for(struct handle *h, struct pc_place *place, u64 pos, u64 len)
 {
 	struct pc_inode *i = h->inode;
@@ -66,7 +67,8 @@ static int memory_for(struct handle *h)
 	return ask_for_room(h, 0, 0, NULL);
 }
 
-/* What the write needs with the inode lock held: bytes that the folio lacks, or a folio. Return: 0, -1; 1: without it. */
+/* Provide bytes that a folio lacks, or wait for a folio, with the inode lock held. Return: 0, -1; 1: needs the lock
+ * released. */
 static int provide_locked(struct handle *h, const struct pc_need *need)
 {
 	if (need->kind == PC_NEED_FILL) {
@@ -80,7 +82,7 @@ static int provide_locked(struct handle *h, const struct pc_need *need)
 	return 1;
 }
 
-/* Take the piece [pos, pos + len) with the inode lock held. Return: bytes taken; *err: exception set. */
+/* Write the piece [pos, pos + len) with the inode lock held. Return: bytes taken; *err: exception set. */
 static u64 write_locked(struct handle *h, u64 pos, const u8 *from, u64 len, struct pc_need *need, int *err)
 {
 	u64 done = 0;
@@ -104,8 +106,9 @@ static int lock_inode(struct op *op, struct handle *h)
 	return pc_op_acquire(op, PC_HOLD_LOCK_X, -1);
 }
 
-/* Dirty budget for a piece, and the inode lock. Nobody waits for the lock with budget in his hands: who holds it may wait for
- * budget himself (an append, zeros), and would wait for ever. Return: 0, -1 exception; close the place in any case. */
+/* Claim dirty budget for a piece, and the inode lock. No thread waits for the lock while it holds budget: the lock's
+ * holder may itself wait for budget (an append, zeros), and both would wait forever. Return: 0, -1 exception; close the
+ * place in any case. */
 static int claim(struct handle *h, struct op *op, struct pc_place *place, u64 pos, u64 len)
 {
 	struct pc_inode *i = h->inode;
@@ -133,7 +136,7 @@ static int claim(struct handle *h, struct op *op, struct pc_place *place, u64 po
 	}
 }
 
-/* What an operation is for: who waits for what it holds is told. */
+/* Describe an operation, for reports about waits for its locks. */
 static void describe(struct op *op, PyObject *verb, u64 pos, u64 len)
 {
 	op->what = Py_NewRef(verb);
@@ -142,8 +145,8 @@ static void describe(struct op *op, PyObject *verb, u64 pos, u64 len)
 	pc_op_claims(op);
 }
 
-/* Write with everything that may have to happen before and in between. append_pos: NULL, or an append: receives the offset;
- * `done` bytes of it are written already, with the inode lock, which is this call's then. */
+/* Write with all waits that may be needed before and in between. append_pos: NULL, or an append: receives the offset;
+ * `done` bytes of it are already written, with the inode lock, which this call owns then. */
 int pc_write_slow(struct handle *h, u64 pos, const u8 *from, u64 len, u64 done, u64 *append_pos)
 {
 	struct pc_inode *i = h->inode;
@@ -167,7 +170,7 @@ int pc_write_slow(struct handle *h, u64 pos, const u8 *from, u64 len, u64 done, 
 		else if (!locked)
 			err = lock_inode(op, h);
 		if (!err && !locked && check_writable(h))
-			err = -1; /* closed while this waited: nothing more of it gets into the file */
+			err = -1; /* closed during a wait: no more bytes enter the file */
 		if (!err && append && done == 0)
 			*append_pos = op->pos = pos = pc_inode_size(i);
 		if (!err && append)
@@ -186,7 +189,7 @@ int pc_write_slow(struct handle *h, u64 pos, const u8 *from, u64 len, u64 done, 
 			op->holds &= ~(u32)PC_HOLD_LOCK_X;
 		}
 		if (err == 1) {
-			/* Memory, or the folio written back: not with the lock held, which appends alone need. */
+			/* Wait for memory, or write the folio back: without the lock, which only appends need. */
 			bool back = need.kind == PC_NEED_WRITEBACK;
 			err = back ? pc_ask_engine(h, pc_str_write_back, need.pos, need.len) : memory_for(h);
 		}
@@ -200,7 +203,8 @@ int pc_write_slow(struct handle *h, u64 pos, const u8 *from, u64 len, u64 done, 
 	return err;
 }
 
-/* Zeros over [pos, pos + len) of the file as it is now; the size stays. Like append, with the lock over all its pieces. */
+/* Write zeros over [pos, pos + len) of the file as it is now; the size stays. As for an append, keep the lock over all
+ * pieces. */
 static int write_zeros(struct handle *h, struct op *op, u64 pos, u64 len, u64 *done)
 {
 	static const u8 zeros[64 << 10];

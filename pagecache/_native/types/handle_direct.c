@@ -1,12 +1,12 @@
 /*
- * handle_direct.c - what a direct handle (direct.py) asks of C: memory that may fault is copied aside, with nothing held and
+ * handle_direct.c - C functions of a direct handle (direct.py): copy memory that may fault, with nothing held and
  * without the GIL [K11].
  */
 #include "types/handle.h"
 
 #include <stdlib.h>
 
-/* _may_fault(buffer) -> whether touching it might wait for this very process. */
+/* _may_fault(buffer) -> whether touching it might wait for this process itself. */
 PyObject *handle_may_fault(PyObject *self, PyObject *object)
 {
 	return PyBool_FromLong(pc_may_fault(handle_of(self), object));
@@ -30,7 +30,7 @@ PyObject *handle_copy_aside(PyObject *self, PyObject *args)
 	return NULL;
 }
 
-/* _steady(data) -> data, or a copy of it where it may fault. */
+/* _steady(data) -> data, or a copy of it if it may fault. */
 PyObject *handle_steady(PyObject *self, PyObject *data)
 {
 	struct handle *h = handle_of(self);

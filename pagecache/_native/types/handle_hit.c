@@ -1,8 +1,8 @@
 /*
- * handle_hit.c - what a handle lends to threads that Python does not know (hit.c).
+ * handle_hit.c - hits of a handle, for threads without a Python thread state (hit.c).
  *
- * They are given an address, and give back what only the handle can do: moving its window of read-ahead on. A hit is closed
- * here and not by its address alone, since the memory of a closed cache may go with it: that needs the interpreter's lock.
+ * These threads get an address, and leave one job to the handle: moving its readahead window. A hit is closed here and
+ * not by its address alone, since the memory of a closed cache may be freed with it: that needs the interpreter's lock.
  */
 #include "types/handle.h"
 
@@ -14,7 +14,7 @@ PyObject *handle_open_hit(PyObject *self, PyObject *unused)
 	(void)unused;
 	if (check_open(h))
 		return NULL;
-	/* What is written through the cache waits for the backend. */
+	/* A write-through handle waits for the backend. */
 	if (pc_hit_open(h->inode, (uintptr_t)&h->closed, (uintptr_t)&h->ra, h->readable, h->writable && !h->through,
 			&hit))
 		return PyErr_NoMemory();
@@ -31,7 +31,7 @@ PyObject *handle_close_hit(PyObject *self, PyObject *address)
 	Py_RETURN_NONE;
 }
 
-/* _move_window(page): one of those threads has read the page that the next window was waiting for. */
+/* _move_window(page): one of those threads has read the page that starts the next window. */
 PyObject *handle_move_window(PyObject *self, PyObject *page)
 {
 	struct handle *h = handle_of(self);

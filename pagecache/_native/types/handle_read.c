@@ -1,8 +1,8 @@
 /*
  * handle_read.c - the reading verbs of a handle.
  *
- * A hit is one optimistic copy. What is missing is fetched by the calling thread through the engine (op.c); a read that met
- * the marker of a read-ahead window starts the next one. A read is short only at the end of the file [K13].
+ * A hit is one optimistic copy. The calling thread fetches missing bytes through the engine (op.c); a read that touched
+ * the marker of a readahead window starts the next one. A read is short only at the end of the file [K13].
  */
 #include "types/handle.h"
 
@@ -22,7 +22,7 @@ static i64 core_read(struct handle *h, u64 pos, u8 *to, u64 len, struct pc_need 
 
 void pc_met_marker(struct handle *h, struct pc_need *need)
 {
-	if (need->readahead > 1 && h->noreuse) { /* other folios of this reader go before */
+	if (need->readahead > 1 && h->noreuse) { /* other folios of this reader are evicted first */
 		u64 marker = need->marker << h->inode->cache->page_shift;
 		pc_reclaim_soon(h->inode, marker, marker + 1);
 	}
@@ -31,7 +31,7 @@ void pc_met_marker(struct handle *h, struct pc_need *need)
 	need->readahead = 0;
 }
 
-/* What was read is the state of the next read-ahead, and for a NOREUSE handle done with. */
+/* Record a read for the next readahead; a NOREUSE handle is done with its bytes. */
 void pc_read_seen(struct handle *h, u64 pos, u64 len)
 {
 	pc_readahead_seen(&h->ra, pos, len, h->inode->cache->page_shift);
@@ -45,17 +45,18 @@ static u64 clip(struct handle *h, u64 pos, u64 len)
 	return pos >= size ? 0 : pc_min(len, size - pos);
 }
 
-/* What pc_read needs before it can go on at pos. Return: 0 look again, 1 read uncached, -1 exception. */
+/* Provide the next step of pc_read at pos. Return: 0 try again, 1 read uncached, -1 exception. */
 static int provide(struct handle *h, u64 pos, u64 len, const struct pc_need *need, int round)
 {
 	if (need->kind == PC_NEED_FOLIO)
 		return pc_wait_folio(h->inode, h->core, need);
 	if (round > PC_ROUNDS_CACHED)
-		return 1; /* what is read is evicted before it is copied */
+		return 1; /* bytes are evicted before they are copied */
 	return pc_run_fill(h->core, h->inode, pos, len, &h->ra);
 }
 
-/* The read was not a plain hit: `got` bytes are there and need says why. Return: bytes of [pos, pos + len), -1. */
+/* The read was not a plain hit: `got` bytes are copied and need has the reason. Return: bytes of [pos, pos + len),
+ * -1. */
 static i64 read_slow(struct handle *h, u64 pos, u8 *to, u64 len, i64 got, struct pc_need *need)
 {
 	struct pc_inode *i = h->inode;
@@ -71,7 +72,7 @@ static i64 read_slow(struct handle *h, u64 pos, u8 *to, u64 len, i64 got, struct
 			u64 part = clip(h, pos + done, pc_min(len - done, PC_PIECE));
 			if (part && pc_run_uncached(h->core, i, pos + done, part, to + done))
 				return -1;
-			part = clip(h, pos + done, part); /* of what was cut off meanwhile it has zeros */
+			part = clip(h, pos + done, part); /* a concurrent truncate left zeros beyond the end */
 			done += part;
 			if (!part)
 				break;
@@ -194,7 +195,7 @@ PyObject *handle_pread_into(PyObject *self, PyObject *const *args, Py_ssize_t na
 	return into_buffer(h, args[0], pos, &wanted);
 }
 
-/* Into buffers that are memory of what is read. */
+/* Read into buffers that are memory of the range being read. */
 static PyObject *preadv_at_once(struct handle *h, PyObject *buffers, u64 pos, u64 total)
 {
 	PyObject *data = read_bytes(h, pos, total);
@@ -223,7 +224,7 @@ static PyObject *read_segments(struct handle *h, PyObject *buffers, u64 pos, con
 			return NULL;
 		done += (u64)got;
 		if ((u64)got < wanted)
-			break; /* the end: what is appended behind it now does not belong into the next segment */
+			break; /* the end: bytes appended after it now do not belong in the next segment */
 	}
 	return n < 0 ? NULL : PyLong_FromUnsignedLongLong(done);
 }
@@ -252,7 +253,7 @@ static PyObject *try_read(struct handle *h, u64 pos, u64 size)
 	if (!bytes)
 		return NULL;
 	i64 n = core_read(h, pos, (u8 *)PyBytes_AsString(bytes), len, &need);
-	pc_met_marker(h, &need); /* threads of the volume read the next window: nothing is waited for */
+	pc_met_marker(h, &need); /* threads of the volume read the next window without a wait here */
 	if (n == (i64)len) {
 		pc_count_hit(h->inode);
 		pc_read_seen(h, pos, len);

@@ -1,9 +1,9 @@
 /*
- * handle_segments.c - several buffers that are memory of the very file.
+ * handle_segments.c - several buffers that are memory of the same file.
  *
- * preadv and pwritev take one buffer after the other, and a program cannot see in how many pieces a view comes. So where a
- * buffer lies in the memory that an earlier one changes (or that a later one is read from), all of them go through one copy:
- * their bytes move as if all were read before the first is stored (contract 2.7).
+ * preadv and pwritev process one buffer after the other, and a program cannot see into how many pieces a view is split.
+ * So if a buffer lies in memory that an earlier one changes (or that a later one is read from), all of them go through
+ * one copy: their bytes move as if all were read before the first is stored (contract 2.7).
  */
 #include "types/handle.h"
 
@@ -16,10 +16,10 @@ static int get_segment(PyObject *buffers, Py_ssize_t k, int flags, Py_buffer *vi
 }
 
 /**
- * pc_segments_tangled() - would one of several buffers change what another is about?
+ * pc_segments_tangled() - whether one of several buffers would change the bytes of another.
  *
- * @pos: where the first one is read from or written to. @s: what pc_check_segments found.
- * Return: 1, 0, -1 exception. Context: GIL; buffers are looked at only where one is memory of the cache, none is touched.
+ * @pos: file offset of the first one. @s: result of pc_check_segments.
+ * Return: 1, 0, -1 exception. Context: GIL; buffers are examined only if one is memory of the cache, none is touched.
  */
 int pc_segments_tangled(struct handle *h, PyObject *buffers, u64 pos, bool reads, const struct segments *s)
 {
@@ -41,7 +41,7 @@ int pc_segments_tangled(struct handle *h, PyObject *buffers, u64 pos, bool reads
 	return n < 0 ? -1 : tangled;
 }
 
-/* All buffers one after another, copied with nothing held: a bytes object. */
+/* Join all buffers into a bytes object, copied with nothing held. */
 PyObject *pc_segments_join(struct handle *h, PyObject *buffers, u64 total)
 {
 	PyObject *joined = PyBytes_FromStringAndSize(NULL, (Py_ssize_t)total);
@@ -59,7 +59,7 @@ PyObject *pc_segments_join(struct handle *h, PyObject *buffers, u64 total)
 		done += part;
 		PyBuffer_Release(&view);
 	}
-	if (joined && done < total) { /* the list changed in our hands */
+	if (joined && done < total) { /* the list changed during the calls */
 		PyObject *shorter = PyBytes_FromStringAndSize(PyBytes_AsString(joined), (Py_ssize_t)done);
 		Py_DECREF(joined);
 		joined = shorter;
@@ -69,7 +69,7 @@ PyObject *pc_segments_join(struct handle *h, PyObject *buffers, u64 total)
 	return joined;
 }
 
-/* What was read, into all buffers one after another. Return: 0, -1. */
+/* Copy bytes read into all buffers one after another. Return: 0, -1. */
 int pc_segments_spread(struct handle *h, PyObject *buffers, const u8 *from, u64 len)
 {
 	Py_ssize_t n = PySequence_Size(buffers);
@@ -88,7 +88,7 @@ int pc_segments_spread(struct handle *h, PyObject *buffers, const u8 *from, u64 
 	return n < 0 ? -1 : 0;
 }
 
-/* _joined(buffers, offset) -> bytes to be written instead of the buffers, or None where they may be written one by one. */
+/* _joined(buffers, offset) -> bytes to be written instead of the buffers, or None if they may be written one by one. */
 PyObject *handle_joined(PyObject *self, PyObject *args)
 {
 	struct handle *h = handle_of(self);
@@ -106,7 +106,8 @@ PyObject *handle_joined(PyObject *self, PyObject *args)
 	Py_RETURN_NONE;
 }
 
-/* _tangled(buffers, offset) -> how many bytes are to be read at once, and given to _spread; 0: into one buffer after another. */
+/* _tangled(buffers, offset) -> number of bytes to read at once and pass to _spread; 0: read into one buffer after
+ * another. */
 PyObject *handle_tangled(PyObject *self, PyObject *args)
 {
 	struct handle *h = handle_of(self);
@@ -120,7 +121,7 @@ PyObject *handle_tangled(PyObject *self, PyObject *args)
 	return tangled < 0 ? NULL : PyLong_FromUnsignedLongLong(tangled ? s.total : 0);
 }
 
-/* _spread(buffers, data): data into the buffers, one after another. */
+/* _spread(buffers, data): copy data into the buffers, one after another. */
 PyObject *handle_spread(PyObject *self, PyObject *args)
 {
 	struct handle *h = handle_of(self);

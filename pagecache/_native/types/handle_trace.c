@@ -1,16 +1,18 @@
 /*
- * handle_trace.c - the verbs of handles while a trace runs, and what else the C types record (record.c).
+ * handle_trace.c - the verbs of handles while a trace runs, and other records of the C types (record.c).
  *
- * A verb asks once whether it is traced; the other way is this one: its call gets an id, which what it writes carries, and one record
- * when it ends. What is found out before that (a closed handle, an offset that is no number) is no call.
+ * A verb checks once whether a trace runs. If so it takes the path here: its call gets an id, which its writes carry,
+ * and one record when it ends. A call refused before that (a closed handle, an offset that is no number) gets no
+ * record.
  */
 #include "types/handle.h"
 
-static PyObject *seen; /* callable(thread): the first record of a thread in a trace; it is asked for its name */
+static PyObject *seen; /* callable(thread): called at the first record of a thread in a trace, to get its name */
 static _Atomic u32 traces;
 static _Thread_local u32 named;
 
-/* Python is asked at most once a thread and trace. Not in the main thread, whose name is known: a signal handler could raise. */
+/* Call Python at most once a thread and trace. Not in the main thread, whose name is known: a signal handler could
+ * raise. */
 void pc_name_thread(void)
 {
 	PyObject *type, *value, *traceback;
@@ -63,14 +65,14 @@ void pc_call_over(struct pc_call *call, int flags, i64 value)
 	pc_record_end(call->cache, &call->span, flags, call->file, call->pos, call->len, (u64)value);
 }
 
-/* Return: the result, or NULL, of the call. */
+/* Record the end of a call. Return: its result, or NULL. */
 PyObject *pc_call_end(struct pc_call *call, PyObject *result)
 {
 	pc_call_over(call, result ? 0 : PC_R_FAILED, value_of(result));
 	return result;
 }
 
-/* A call that is awaited. */
+/* Begin the record of an awaited call. */
 void pc_call_awaited(struct pc_span *s, struct pc_inode *i, int verb)
 {
 	pc_name_thread();

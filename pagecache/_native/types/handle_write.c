@@ -1,15 +1,15 @@
 /*
  * handle_write.c - the writing verbs of a handle.
  *
- * A short write without obstacles is one try of the inode lock and one call of CORE. Everything else goes the way of
- * handle_claim.c. All or raise [K13]: the exception says how much was accepted (`characters_written`).
+ * A short write without obstacles is one try of the inode lock and one call of CORE. handle_claim.c does all others.
+ * All or raise [K13]: the exception has the number of accepted bytes (`characters_written`).
  */
 #include "types/handle_write.h"
 #include "types/handle.h"
 
 #include <stdlib.h>
 
-/* The exception that ends a write says how much was accepted (and is kept). */
+/* Add the number of accepted bytes to the current exception, which stays set. */
 void pc_characters_written(u64 done)
 {
 	PyObject *type, *value, *traceback;
@@ -23,7 +23,7 @@ void pc_characters_written(u64 done)
 	PyErr_Restore(type, value, traceback);
 }
 
-/* The same of a write of several buffers, of which those before the one that failed were accepted whole. */
+/* Add bytes of earlier buffers, which were accepted whole, to the current exception of a write of several buffers. */
 static void add_characters_written(u64 before)
 {
 	PyObject *type, *value, *traceback;
@@ -40,14 +40,14 @@ static void add_characters_written(u64 before)
 	pc_characters_written(before + own);
 }
 
-/* Whether a short write may be tried at once: nothing to wait for but what CORE itself finds out. One that lets the GIL go
- * while it copies has to reserve what it dirties, so that many at once do not pass the limit. */
+/* Whether a short write may be tried at once: it needs no wait unless CORE finds one. A write that releases the GIL
+ * while it copies must reserve its budget, so that many at once do not exceed the limit. */
 static bool may_try(struct handle *h, u64 len)
 {
 	struct pc_inode *i = h->inode;
 	if (PC_UNLIKELY(i->volume->on_loop && pc_inside_call(i->volume))) {
 		PyErr_Clear();
-		return false; /* what is wrong is found out, and said, on the way of writes that wait */
+		return false; /* the path of waiting writes finds and reports the mistake */
 	}
 	return !pc_tls_op && !pc_tls_worker && !pc_tls_loop && len < h->gil_release && len <= PC_PIECE &&
 	       pc_dirty_room(i, len) && !pc_some_failed(i) &&
@@ -59,8 +59,8 @@ static int write_through(struct handle *h, u64 pos, u64 len)
 	return PC_UNLIKELY(h->through) && len ? pc_ask_engine(h, pc_str_write_through, pos, len) : 0;
 }
 
-/* Writes keep the interpreter lock, so a thread that does nothing else keeps it for a whole switch interval (5 ms), once for
- * each step of the calls that carry its data to the backend. While such calls run, a writer steps aside now and then. */
+/* Writes keep the interpreter lock, so a thread that only writes keeps it for a whole switch interval (5 ms), once for
+ * each step of the calls that carry its data to the backend. While such calls run, a writer yields now and then. */
 static void step_aside(struct handle *h)
 {
 	static _Thread_local i64 last;
@@ -73,7 +73,7 @@ static void step_aside(struct handle *h)
 	Py_END_ALLOW_THREADS last = pc_clock_ns();
 }
 
-/* Return: 0 and everything is accepted, -1. */
+/* Return: 0 when everything is accepted, -1. */
 static int write_all(struct handle *h, u64 pos, const u8 *from, u64 len)
 {
 	struct pc_inode *i = h->inode;
@@ -96,8 +96,8 @@ static int write_all(struct handle *h, u64 pos, const u8 *from, u64 len)
 	return write_through(h, pos, len);
 }
 
-/* A source that may fault is copied first, with nothing held; and a view of what is written, so that its bytes move as if all
- * were read before the first is stored. */
+/* Copy a source that may fault first, with nothing held; likewise a view of the range being written, so that its bytes
+ * move as if all were read before the first is stored. */
 static const u8 *source(struct handle *h, PyObject *object, u64 pos, Py_buffer *view, void **bounce)
 {
 	*bounce = NULL;
@@ -142,7 +142,7 @@ static int append_bytes(struct handle *h, const u8 *from, u64 len, u64 *pos)
 	return write_through(h, *pos, len);
 }
 
-/* A piece of an asynchronous write, without waiting for anything. Return: bytes taken; what is left takes pc_write_rest. */
+/* Write a piece of an asynchronous write without waiting. Return: bytes taken; pc_write_rest does the remainder. */
 u64 pc_write_try(struct handle *h, u64 pos, const u8 *from, u64 len)
 {
 	struct pc_inode *i = h->inode;
@@ -156,7 +156,7 @@ u64 pc_write_try(struct handle *h, u64 pos, const u8 *from, u64 len)
 	return n;
 }
 
-/* What is left of an asynchronous write: like any write, on the thread that calls. Return: 0, -1. */
+/* Write the remainder of an asynchronous write like any write, on the calling thread. Return: 0, -1. */
 int pc_write_rest(struct handle *h, u64 *pos, const u8 *from, u64 len, u64 *done, bool append)
 {
 	if (!append && PC_UNLIKELY(*pos + len > INT64_MAX)) {
@@ -170,7 +170,7 @@ int pc_write_rest(struct handle *h, u64 *pos, const u8 *from, u64 len, u64 *done
 	return 0;
 }
 
-/* Write or append a whole buffer; an append stores where it began. Return: bytes written (all of them), -1. */
+/* Write or append a whole buffer; an append sets its offset. Return: bytes written (all of them), -1. */
 static i64 write_buffer(struct handle *h, PyObject *object, u64 *pos, bool append)
 {
 	Py_buffer view;
@@ -185,7 +185,7 @@ static i64 write_buffer(struct handle *h, PyObject *object, u64 *pos, bool appen
 	return err ? -1 : len;
 }
 
-/* The same, seen by a trace. */
+/* write_buffer() with a record in the trace. */
 static __attribute__((cold, noinline)) i64 write_traced(struct handle *h, int verb, PyObject *object, u64 *pos,
 							bool append)
 {
@@ -215,7 +215,7 @@ PyObject *handle_pwrite(PyObject *self, PyObject *const *args, Py_ssize_t nargs)
 	return n < 0 ? NULL : PyLong_FromLongLong(n);
 }
 
-/* From buffers that are memory of what is written. */
+/* Write from buffers that are memory of the range being written. */
 static PyObject *pwritev_at_once(struct handle *h, PyObject *buffers, u64 pos, u64 total)
 {
 	PyObject *data = pc_segments_join(h, buffers, total);
@@ -263,14 +263,15 @@ PyObject *handle_pwritev(PyObject *self, PyObject *const *args, Py_ssize_t nargs
 	return write_segments(h, args[0], pos, &s);
 }
 
-/* Dirty budget without waiting for it. One that lets the GIL go while it copies reserves it; close the place in any case. */
+/* Take dirty budget without waiting. A write that releases the GIL while it copies reserves it; close the place in any
+ * case. */
 static bool try_room(struct handle *h, struct pc_place *place, u64 pos, u64 len)
 {
 	pc_place_open(h->inode, place, pos, len);
 	return len < h->gil_release ? pc_dirty_room(h->inode, len) : pc_room_take(h->inode, place, false);
 }
 
-/* Return: whether all was written; nothing was otherwise. */
+/* Return: whether all was written; otherwise nothing was. */
 static bool try_write(struct handle *h, u64 pos, const u8 *from, u64 len)
 {
 	struct pc_inode *i = h->inode;
@@ -292,7 +293,7 @@ static bool try_write(struct handle *h, u64 pos, const u8 *from, u64 len)
 	return done == len;
 }
 
-/* What a pwrite would refuse whatever it waited for. Return: 0, -1. */
+/* Refuse a pwrite that could not succeed after any wait. Return: 0, -1. */
 static int check_try(struct handle *h, u64 pos, u64 len)
 {
 	if (PC_UNLIKELY(pos + len > INT64_MAX)) {

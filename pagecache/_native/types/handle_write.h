@@ -1,5 +1,5 @@
 /*
- * handle_write.h - what the quick way of a write (handle_write.c) and the slow one (handle_claim.c) share.
+ * handle_write.h - shared by the fast path of a write (handle_write.c) and the slow one (handle_claim.c).
  */
 #ifndef PC_HANDLE_WRITE_H
 #define PC_HANDLE_WRITE_H

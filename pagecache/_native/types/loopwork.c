@@ -1,8 +1,9 @@
 /*
- * loopwork.c - work of a volume whose backend is asynchronous: what carries bytes runs as tasks of the cache's event loop.
+ * loopwork.c - work of a volume whose backend is asynchronous: calls that carry bytes run as tasks of the cache's event
+ * loop.
  *
- * The loop asks for work as a thread does (worker.c), but only starts it: the Op is handed to the engine, which makes a task of
- * it, and is settled with its last reference, when the task is over. So a thousand requests are in flight without a thousand
+ * The loop takes work as a thread does (worker.c), but only starts it: the engine makes a task of the Op, which is
+ * settled with its last reference when the task ends. So a thousand requests can be in flight without a thousand
  * threads. Commits, names and everything else that may block stay with the threads of the volume.
  */
 #include "types/async.h"
@@ -17,7 +18,7 @@ PyObject *pc_enter_loop(PyObject *module, PyObject *unused)
 	Py_RETURN_NONE;
 }
 
-/* Work that will not be started after all. */
+/* Return work that cannot be started. */
 static void drop(struct pc_volume *v, struct pc_work *w)
 {
 	pc_credit_put(v, w->credit);
@@ -39,8 +40,8 @@ static int start(PyObject *core, struct pc_inode *i, struct pc_request *r, struc
 	return pc_op_start(op, fill ? str_start_fill : r->gather ? str_start_units : str_start_write);
 }
 
-/* start_work(core, volume) -> True: something was started; False: there is nothing to do; "later": a writer is in the way;
- * None: the volume stops. */
+/* start_work(core, volume) -> True: something was started; False: there is nothing to do; "later": a writer is in the
+ * way; None: the volume stops. */
 PyObject *pc_start_work(PyObject *module, PyObject *args)
 {
 	PyObject *core;

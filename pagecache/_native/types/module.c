@@ -1,5 +1,5 @@
 /*
- * module.c - what the extension offers beside the cffi functions: the owner of a cache's memory, and calls for the engine.
+ * module.c - functions of the extension that are not cffi's: the owner of a cache's memory, and calls for the engine.
  */
 #include "types/types.h"
 
@@ -32,8 +32,9 @@ static PyObject *run_holding(PyObject *module, PyObject *args)
 	Py_RETURN_NONE;
 }
 
-/* run_both(core, inode, other, deadline_ns, method, argument): engine.<method>(op, (op of the other, argument)) of `inode` with
- * both tokens held, taken in the order of the inodes: the only operation that waits for a second one (contract 2.20). */
+/* run_both(core, inode, other, deadline_ns, method, argument): engine.<method>(op, (op of the other, argument)) of
+ * `inode` with both tokens held, taken in the order of the inodes. No other operation waits for a second one (contract
+ * 2.20). */
 static PyObject *run_both(PyObject *module, PyObject *args)
 {
 	PyObject *core, *method, *argument;
@@ -60,7 +61,7 @@ static PyObject *run_both(PyObject *module, PyObject *args)
 	else if (op)
 		Py_DECREF(op); /* settled with its last reference */
 	if (second)
-		pc_op_settle(second); /* whoever made a call under its token may have it still */
+		pc_op_settle(second); /* the caller of a call under its token may still have it */
 	Py_XDECREF(both);
 	Py_XDECREF(second);
 	if (err)
@@ -79,7 +80,7 @@ static PyObject *settle_fills(PyObject *module, PyObject *args)
 		return NULL;
 	struct pc_inode *i = (struct pc_inode *)(uintptr_t)address;
 	struct op *chain = pc_tls_op;
-	pc_tls_op = chain ? chain->outer : NULL; /* the caller's own operation is no backend call yet */
+	pc_tls_op = chain ? chain->outer : NULL; /* the caller's own operation has not called the backend yet */
 	int err = 0;
 	while (!err && pc_range_busy(i, pos, end, &need))
 		err = pc_wait_folio(i, core, &need);
@@ -89,7 +90,8 @@ static PyObject *settle_fills(PyObject *module, PyObject *args)
 	Py_RETURN_NONE;
 }
 
-/* prefetch(core, inode, pos, end, wait): get a range in. Without `wait` the volume's threads do it, as far as memory goes. */
+/* prefetch(core, inode, pos, end, wait): read a range into the cache. Without `wait` the volume's threads do it, as far
+ * as memory allows. */
 static PyObject *prefetch(PyObject *module, PyObject *args)
 {
 	PyObject *core;
@@ -109,7 +111,7 @@ static PyObject *prefetch(PyObject *module, PyObject *args)
 		again = missing == pos ? again + 1 : 0;
 		pos = missing;
 		if (pos >= end || again > 16)
-			break; /* what comes in is evicted at once: there is no point in going on */
+			break; /* new bytes are evicted at once: stop */
 		int err = pc_run_fill(core, i, pos, end - pos, NULL);
 		if (err < 0)
 			return NULL;
@@ -152,7 +154,7 @@ static int add_address(PyObject *list, struct pc_volume *v)
 	return err;
 }
 
-/* inside(): addresses of the volumes whose backend calls this thread is in, innermost first. */
+/* inside(): addresses of the volumes in whose backend calls this thread is, innermost first. */
 PyObject *pc_inside_volumes(PyObject *module, PyObject *unused)
 {
 	(void)module;
@@ -276,7 +278,7 @@ static PyObject *core_forked(PyObject *self, void *closure)
 	return PyBool_FromLong(pc_is_forked(((struct core *)self)->cache));
 }
 
-/* close(): nobody is to use the cache any more; its address space goes as far as nobody looks at it. */
+/* close(): end all use of the cache; parts of its address space without exports are freed now. */
 static PyObject *core_close(PyObject *self, PyObject *unused)
 {
 	struct core *core = (struct core *)self;

@@ -1,22 +1,22 @@
 /*
- * op.c - operations: the one mechanism that gives everything back.
+ * op.c - operations: the one mechanism that releases everything.
  *
- * A C entry that needs something from CORE (folio locks of a fill, the inode lock, the token, a request for a backend) makes
- * an Op, records it there, and calls the engine. When the engine returns, by whatever exception, the entry settles the Op:
- * KeyboardInterrupt can strike between any two bytecodes, but not between two C statements. The engine sees the Op as an
- * object with begin() and complete() (op_calls.c); used too late it says that it is settled.
+ * A C entry that needs resources of CORE (folio locks of a fill, the inode lock, the token, a request for a backend)
+ * makes an Op, records them there, and calls the engine. When the engine returns, or raises, the entry settles the Op:
+ * KeyboardInterrupt can strike between any two bytecodes, but not between two C statements. The engine sees the Op as
+ * an object with begin() and complete() (op_calls.c), which raise once it is settled.
  *
  *   caller's thread   pread ─► Op(FILL) ─► backend.read_into, answer ─► settle ─► copy
  *   volume's thread   work  ─► Op(WRITE) ─► engine.write(op): begin → backend.write_from → complete, finish ─► settle
  *
- * Ops that run in a thread form a chain (pc_tls_op): a backend that comes back to its own volume for bytes that are not
- * there could only wait for itself, and gets DeadlockError (contract 2.25).
+ * Ops that run in a thread form a chain (pc_tls_op): a backend that reads missing bytes of its own volume could only
+ * wait for itself, and gets DeadlockError (contract 2.25).
  */
 #include "types/types.h"
 
 PyTypeObject *pc_op_type;
 _Thread_local struct op *pc_tls_op;
-static struct pc_list running = {&running, &running}; /* operations in some thread's pc_op_run; under the GIL */
+static struct pc_list running = {&running, &running}; /* operations inside pc_op_run of any thread; under the GIL */
 _Thread_local struct pc_volume *pc_tls_worker;
 PyObject *pc_str_fill, *pc_str_write, *pc_str_write_units, *pc_str_commit, *pc_str_room, *pc_str_release,
 	*pc_str_write_back, *pc_str_write_through, *pc_str_read_into, *pc_str_read_staged, *pc_str_append, *pc_str_zero,
@@ -42,7 +42,8 @@ struct op *pc_op_new(PyObject *core, struct pc_inode *i, int kind, struct pc_req
 	return op;
 }
 
-/* The token of an operation whose backend call still runs elsewhere stays that call's, unless a fence cut it off. */
+/* Release the token of an operation. If its backend call still runs elsewhere, that call keeps the token, unless a
+ * fence cut it off. */
 static void leave_token(struct op *op)
 {
 	struct pc_inode *i = op->inode;
@@ -56,7 +57,8 @@ static void leave_token(struct op *op)
 	pc_inode_leaf_unlock(i);
 }
 
-/* The call returned: the token is the operation's again, or nobody's where that is settled. A fenced one was taken away. */
+/* The call returned: the token belongs to the operation again, or is released if the operation is settled. After a
+ * fence the operation has lost it. */
 static void take_back(struct op *op)
 {
 	struct pc_inode *i = op->inode;
@@ -84,7 +86,8 @@ static void release_holds(struct op *op)
 	op->holds = 0;
 }
 
-/* Give back whatever the operation still owns. Idempotent; keeps the exception that is set; a no-op in a forked child. */
+/* Release everything that the operation still owns. Idempotent; keeps the exception that is set; a no-op in a forked
+ * child. */
 void pc_op_settle(struct op *op)
 {
 	PyObject *type, *value, *traceback;
@@ -136,7 +139,8 @@ static void op_dealloc(PyObject *self)
 	Py_DECREF(type);
 }
 
-/* The volume was aborted since the operation began: it makes no call any more, and its answers only end what it holds. */
+/* Whether the volume was aborted since the operation began: it makes no more calls, and its answers only end its
+ * holds. */
 bool pc_op_stopped(const struct op *op)
 {
 	u64 generation = op->kind == PC_OP_WRITE && op->request ? op->request->generation
@@ -145,7 +149,7 @@ bool pc_op_stopped(const struct op *op)
 	return op->settled || (op->kind != PC_OP_MIRROR && pc_stopped(op->inode, generation));
 }
 
-/* Return: 0; -1 with an exception: it is settled and owns nothing any more. */
+/* Return: 0; -1 with an exception: it is settled and owns nothing. */
 int pc_op_check(struct op *op)
 {
 	if (!op->settled)
@@ -154,9 +158,9 @@ int pc_op_check(struct op *op)
 	return -1;
 }
 
-/* Run a fill, or call engine.<method>(op[, argument]), with the operation on this thread's chain; then settle it. Steals the
- * reference. Return: 0; -1 with an exception; PC_RUN_REVOKED: somebody settled it meanwhile, the caller looks again;
- * PC_RUN_STALE: a fill whose bytes cannot stay. */
+/* Run a fill, or call engine.<method>(op[, argument]), with the operation on this thread's chain; then settle it.
+ * Steals the reference. Return: 0; -1 with an exception; PC_RUN_REVOKED: another thread settled it, the caller tries
+ * again; PC_RUN_STALE: a fill whose bytes cannot stay. */
 int pc_op_run(struct op *op, PyObject *method, PyObject *argument)
 {
 	PyObject *engine = engine_of(op->inode), *result = NULL;
@@ -193,8 +197,8 @@ int pc_op_run(struct op *op, PyObject *method, PyObject *argument)
 	return ran;
 }
 
-/* Hand the operation to the event loop that carries the volume's bytes: engine.<method>(op). Whoever drops the last reference
- * settles it. Steals the reference. Return: 0, -1 exception. */
+/* Start the operation on the event loop that carries the volume's bytes: engine.<method>(op). Dropping the last
+ * reference settles it. Steals the reference. Return: 0, -1 exception. */
 int pc_op_start(struct op *op, PyObject *method)
 {
 	PyObject *engine = engine_of(op->inode);
@@ -209,7 +213,7 @@ int pc_op_start(struct op *op, PyObject *method)
 	return started ? 0 : -1;
 }
 
-/* fail(error): the fill on the event loop has failed; who asked for it gets the error. */
+/* fail(error): the fill on the event loop has failed; its requester gets the error. */
 static PyObject *op_fail(PyObject *self, PyObject *error)
 {
 	struct op *op = (struct op *)self;
@@ -221,7 +225,8 @@ static PyObject *op_fail(PyObject *self, PyObject *error)
 	Py_RETURN_NONE;
 }
 
-/* settle(): the task on the event loop is over. Its exception may live on, and its frames with it: so not by the reference. */
+/* settle(): the task on the event loop has ended. Called explicitly, since the exception of the task, and so its frames
+ * and the reference, may live on. */
 static PyObject *op_settle(PyObject *self, PyObject *unused)
 {
 	(void)unused;
@@ -230,7 +235,8 @@ static PyObject *op_settle(PyObject *self, PyObject *unused)
 	Py_RETURN_NONE;
 }
 
-/* finish(ok, parked) ends a write request: what was acknowledged is kept, the rest is dirty again. finish(ok, how) a commit. */
+/* finish(ok, parked) ends a write request: acknowledged bytes are kept, the others are dirty again. finish(ok, how)
+ * ends a commit. */
 static PyObject *op_finish(PyObject *self, PyObject *args)
 {
 	struct op *op = (struct op *)self;
@@ -259,7 +265,7 @@ static PyObject *op_finish(PyObject *self, PyObject *args)
 	Py_RETURN_NONE;
 }
 
-/* mirror(last) -> the Op of the second stream that has this request's bytes now: `last` where they could join it, or a new
+/* mirror(last) -> the Op of the second stream that has this request's bytes: `last` if they could join it, or a new
  * one; None without memory. */
 static PyObject *op_mirror(PyObject *self, PyObject *last)
 {
@@ -283,8 +289,8 @@ static PyObject *op_mirror(PyObject *self, PyObject *last)
 	return (PyObject *)made;
 }
 
-/* call(function) -> what it returns: a backend call under this operation's token, on another thread. When the operation ends
- * first the token stays that of the call until it returns. */
+/* call(function) -> its result: a backend call under this operation's token, on another thread. If the operation ends
+ * first the call keeps the token until it returns. */
 static PyObject *op_call(PyObject *self, PyObject *function)
 {
 	struct op *op = (struct op *)self;
@@ -294,7 +300,7 @@ static PyObject *op_call(PyObject *self, PyObject *function)
 		pc_raise(op->core, engine_of(op->inode), "shutdown", "the volume was aborted");
 		return NULL;
 	}
-	struct op frame = {.inode = op->inode, .outer = pc_tls_op}; /* this thread is inside a call of the volume */
+	struct op frame = {.inode = op->inode, .outer = pc_tls_op}; /* this thread is in a call of the volume */
 	pc_inode_leaf_lock(op->inode);
 	op->lent = op->inode->token_lent = 1;
 	op->turn = op->inode->token_turn;
@@ -318,8 +324,8 @@ static struct op *first_to_revoke(const struct pc_volume *v, bool fenced)
 	return NULL;
 }
 
-/* revoke(volume, fenced): operations of an aborted volume end now, what they hold is settled, their buffers stay those of the
- * calls that still run. Fills always; writes and commits only where those calls can no longer land. */
+/* revoke(volume, fenced): end operations of an aborted volume now and settle their holds; running calls keep their
+ * buffers. Fills always; writes and commits only if those calls can no longer land. */
 PyObject *pc_revoke(PyObject *module, PyObject *args)
 {
 	unsigned long long address;
@@ -339,8 +345,9 @@ PyObject *pc_revoke(PyObject *module, PyObject *args)
 	Py_RETURN_NONE;
 }
 
-/* stragglers(volume) -> how many callers are in an operation of a volume that was aborted since: their waits are over, they have
- * not noticed, and what they publish is still of before. Not those whose own call of the backend runs. */
+/* stragglers(volume) -> number of callers in an operation of a volume that was aborted since: their waits have ended,
+ * but they have not noticed, and would publish state from before the abort. Callers whose own backend call runs are not
+ * counted. */
 PyObject *pc_stragglers(PyObject *module, PyObject *address)
 {
 	struct pc_volume *v = PyLong_AsVoidPtr(address);

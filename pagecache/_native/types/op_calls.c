@@ -1,12 +1,13 @@
 /*
- * op_calls.c - the backend calls of an operation: begin gives the next one its buffers, an answer is taken, buffers are revoked.
+ * op_calls.c - the backend calls of an operation: assign buffers to the next call, process its answer, revoke the
+ * buffers.
  *
- *   begin    ─► offset and memoryviews over cache memory: of a fill, of a write request, of a read past the cache
- *   answer   ─► bytes into CORE; 1 all done, 0 go on with begin, a negative errno: the engine has to see to it
- *   end      ─► the views are released; what somebody still exports keeps its memory, and the cache goes on with another
+ *   begin    ─► offset and memoryviews over cache memory: of a fill, of a write request, of an uncached read
+ *   answer   ─► bytes into CORE; 1 all done, 0 go on with begin, a negative errno: an error for the engine
+ *   end      ─► the views are released; an exported buffer keeps its memory, and the cache gets other memory
  *
- * A fill makes its calls from here as long as all goes well, and the engine is called for what does not (pc_op_fill). Writes are
- * the engine's to make, by the methods begin and complete of the Op.
+ * A fill makes its calls here while they succeed, and calls the engine after a failure (pc_op_fill). The engine makes
+ * the calls of writes, by the methods begin and complete of the Op.
  */
 #include "types/types.h"
 
@@ -17,7 +18,7 @@ static int awaited(const struct op *op)
 	return op->on_loop ? PC_R_AWAITED : 0;
 }
 
-/* A call is about to be made. The second stream is measured by nobody: no caller ever waits for it. */
+/* Begin a call, just before it is made. The second stream is not measured, since no caller waits for it. */
 static void call_begins(struct op *op, u64 pos, u64 len)
 {
 	const struct pc_request *r = op->request;
@@ -33,7 +34,7 @@ static void call_raised(struct op *op)
 		pc_io_end(&op->io, PC_R_FAILED | awaited(op), -1);
 }
 
-/* ended(): the call has raised; for who made it in Python and has other things to do before he settles. */
+/* ended(): report that the backend call raised. For Python callers that clean up before they settle. */
 PyObject *pc_op_ended(PyObject *self, PyObject *unused)
 {
 	struct op *op = (struct op *)self;
@@ -42,7 +43,7 @@ PyObject *pc_op_ended(PyObject *self, PyObject *unused)
 	Py_RETURN_NONE;
 }
 
-/* The call is over: its memoryviews are revoked; what somebody still exports keeps its memory (contract 2.1.3). */
+/* End a call: revoke its memoryviews; a view that is still exported keeps its memory (contract 2.1.3). */
 void pc_op_end_call(struct op *op)
 {
 	PyObject *views = op->views;
@@ -54,7 +55,7 @@ void pc_op_end_call(struct op *op)
 	for (Py_ssize_t k = 0, n = PyTuple_Size(views); k < n; k++) {
 		PyObject *view = PyTuple_GetItem(views, k);
 		if (Py_REFCNT(views) == 1 && Py_REFCNT(view) == 1)
-			continue; /* goes with the tuple */
+			continue; /* freed with the tuple */
 		PyObject *done = PyObject_CallMethodObjArgs(view, pc_str_release, NULL);
 		if (!done)
 			PyErr_Clear();
@@ -62,7 +63,7 @@ void pc_op_end_call(struct op *op)
 	}
 	Py_DECREF(views);
 	if (op->kind == PC_OP_UNCACHED)
-		return; /* op->buf is a bytearray: whoever kept it keeps it alive */
+		return; /* op->buf is a bytearray: references keep it alive */
 	if (op->buf && pc_buf_exported(op->buf)) {
 		struct pc_request *r = op->request;
 		if (r->scratch)
@@ -77,7 +78,7 @@ void pc_op_end_call(struct op *op)
 	}
 }
 
-/* The buffers of a call become op->views. Return: 1, -1 exception. */
+/* Make op->views from the buffers of a call. Return: 1, -1 exception. */
 static int begin_call(struct op *op, const struct pc_part *parts, size_t n)
 {
 	if (!op->buf)
@@ -157,7 +158,7 @@ static int next_call(struct op *op, u64 *pos, u64 *len)
 	return -1;
 }
 
-/* The next backend call: its offset, and op->views. Return: 1; 0 there is none; -1 exception. */
+/* The next backend call: its offset, and op->views. Return: 1; 0 none; -1 exception. */
 static int op_next(struct op *op, u64 *pos)
 {
 	u64 len;
@@ -232,7 +233,7 @@ void pc_op_impossible(struct op *op, PyObject *answer)
 	Py_XDECREF(last);
 }
 
-/* Take what a backend returned; only an int can be an answer. An impossible one is kept for the error message. */
+/* Process a backend's answer; only an int can be one. An impossible one is kept for the error message. */
 static int answer_object(struct op *op, PyObject *value)
 {
 	int overflow = 0;
@@ -260,8 +261,8 @@ PyObject *pc_op_complete(PyObject *self, PyObject *value)
 	return PyLong_FromLong(answer_object(op, value));
 }
 
-/* One call of a fill as long as all goes well: the file's read_into, and its answer into CORE.
- * Return: 1 done; 0 go on; -1 exception; -2 the engine has to see to *met, an exception or a negative errno. */
+/* Make one call of a fill: the file's read_into, and its answer into CORE. Return: 1 done; 0 go on; -1 exception; -2
+ * the engine must handle *met, an exception or a negative errno. */
 static int fill_step(struct op *op, PyObject *engine, PyObject **met)
 {
 	u64 pos;
@@ -295,7 +296,7 @@ static int fill_step(struct op *op, PyObject *engine, PyObject **met)
 	return -2;
 }
 
-/* A fill needs the engine only when a call failed or answered what is no answer: engine.fill(op, met). */
+/* Run a fill; only after a failed call or an impossible answer call the engine: engine.fill(op, met). */
 PyObject *pc_op_fill(struct op *op, PyObject *engine)
 {
 	PyObject *met = NULL;

@@ -1,10 +1,11 @@
 /*
- * op_direct.c - the operation of a direct write: who owns its lock and its count, and until when.
+ * op_direct.c - the operation of a direct write: how long it owns its lock and its count.
  *
- * The engine decides (engine/io/direct.py); whatever it takes is recorded in the Op that the C entry settles. The backend's calls run on
- * threads of the volume, and may run on when the caller has gone (interrupt, abort): then the operation is *left*. It keeps the
- * lock and its place in the count until the last of its calls has returned, so nobody meets bytes that may still land; only a
- * reconnect whose fence says that they cannot land any more ends it before [K7].
+ * The engine decides (engine/io/direct.py); everything it takes is recorded in the Op that the C entry settles. The
+ * backend's calls run on threads of the volume, and may still run when the caller has gone (interrupt, abort): then the
+ * operation is *left*. It keeps the lock and its place in the count until the last of its calls has returned, so that
+ * no other operation meets bytes that may still land. Only a reconnect whose fence guarantees that they cannot land
+ * ends it before [K7].
  *
  *   acquire(holds) ─► direct_begin() ─► carry(piece) ... send(call) ... ─► direct_end() ─► settled by the entry
  *                                        └ on threads of the volume, several at once
@@ -13,7 +14,7 @@
  */
 #include "types/types.h"
 
-static struct pc_list left = {&left, &left}; /* operations whose calls run without them */
+static struct pc_list left = {&left, &left}; /* operations whose calls still run */
 
 static int not_running(struct op *op)
 {
@@ -30,7 +31,7 @@ static int is_stopped(struct op *op)
 	return pc_raise(op->core, engine_of(op->inode), "shutdown", "the volume was aborted");
 }
 
-/* The number of bytes that a backend answered; -1 where that is none, or there is no answer. */
+/* The number of bytes that a backend returned; -1 if it is no such number, or there is no answer. */
 static long long answer_of(PyObject *answer, Py_ssize_t asked)
 {
 	int overflow = 0;
@@ -49,7 +50,7 @@ PyObject *pc_op_take(PyObject *self, PyObject *holds)
 	Py_RETURN_NONE;
 }
 
-/* release_lock(): give the inode lock back before the end. */
+/* release_lock(): release the inode lock before the end. */
 PyObject *pc_op_release_lock(PyObject *self, PyObject *unused)
 {
 	struct op *op = (struct op *)self;
@@ -64,7 +65,7 @@ PyObject *pc_op_release_lock(PyObject *self, PyObject *unused)
 	Py_RETURN_NONE;
 }
 
-/* direct_begin(): counted as a direct write from here on; the inode lock is held. */
+/* direct_begin(): count as a direct write from now on; the inode lock is held. */
 PyObject *pc_op_direct_begin(PyObject *self, PyObject *unused)
 {
 	struct op *op = (struct op *)self;
@@ -82,7 +83,8 @@ PyObject *pc_op_direct_begin(PyObject *self, PyObject *unused)
 	Py_RETURN_NONE;
 }
 
-/* direct_end() -> whether the write is over; False: a commit has failed meanwhile, all of it has to be sent again. */
+/* direct_end() -> whether the write is over; False: a commit has failed since it began, and all of it has to be sent
+ * again. */
 PyObject *pc_op_direct_end(PyObject *self, PyObject *unused)
 {
 	struct op *op = (struct op *)self;
@@ -99,7 +101,7 @@ PyObject *pc_op_direct_end(PyObject *self, PyObject *unused)
 	return PyBool_FromLong(over);
 }
 
-/* What pc_op_settle does first. Return: whether the operation stays as it is, since calls of it run on. */
+/* First step of pc_op_settle. Return: whether the operation stays as it is, since calls of it still run. */
 bool pc_op_direct_settle(struct op *op)
 {
 	if (op->calls && op->generation >= op->inode->volume->fenced) {
@@ -114,7 +116,7 @@ bool pc_op_direct_settle(struct op *op)
 		pc_list_del(&op->running);
 		pc_direct_left(op->inode, -1);
 	}
-	/* Fenced off: it cannot land, and its caller was told. */
+	/* Fenced off: its calls cannot land, and the caller got an error. */
 	bool nothing = op->left && op->calls && !op->acknowledged;
 	if (op->holds & PC_HOLD_DIRECT)
 		pc_direct_end(op->inode, op->pos, nothing ? op->pos : op->len, &op->failed, true);
@@ -132,7 +134,8 @@ static struct op *first_fenced(const struct pc_volume *v)
 	return NULL;
 }
 
-/* A reconnect whose fence says that calls of before cannot land any more: what was left, and will be, holds nothing. */
+/* After a reconnect whose fence guarantees that earlier calls cannot land: operations that are or will be left hold
+ * nothing. */
 void pc_op_direct_fence(struct pc_volume *v)
 {
 	struct op *op;
@@ -144,7 +147,7 @@ void pc_op_direct_fence(struct pc_volume *v)
 	}
 }
 
-/* carry(function) -> what it returns: a part of the write, on a thread of the volume, whose calls are made by send(). */
+/* carry(function) -> its result: run a part of the write on a thread of the volume; send() makes its calls. */
 PyObject *pc_op_carry(PyObject *self, PyObject *function)
 {
 	struct op *op = (struct op *)self;
@@ -154,7 +157,7 @@ PyObject *pc_op_carry(PyObject *self, PyObject *function)
 		PyErr_SetString(PyExc_ValueError, "no direct write has begun");
 		return NULL;
 	}
-	struct op frame = {.inode = op->inode, .outer = pc_tls_op}; /* this thread is inside a call of the volume */
+	struct op frame = {.inode = op->inode, .outer = pc_tls_op}; /* this thread is in a call of the volume */
 	op->calls++;
 	pc_tls_op = &frame;
 	PyObject *result = PyObject_CallNoArgs(function);
@@ -165,7 +168,7 @@ PyObject *pc_op_carry(PyObject *self, PyObject *function)
 	return result;
 }
 
-/* The caller is through with an answer, which counts as `n`. */
+/* Finish with an answer, which counts as `n`. */
 static void answer_done(struct op *op, PyObject *answer, long long n)
 {
 	if (n < 0)
@@ -174,7 +177,7 @@ static void answer_done(struct op *op, PyObject *answer, long long n)
 		Py_DECREF(answer);
 }
 
-/* send(write_from, offset, buffer) -> bytes that one call of the backend took; -1: it answered what is no such number. */
+/* send(write_from, offset, buffer) -> bytes that one backend call took; -1: the answer is no such number. */
 PyObject *pc_op_send(PyObject *self, PyObject *args)
 {
 	struct op *op = (struct op *)self;
@@ -197,7 +200,7 @@ PyObject *pc_op_send(PyObject *self, PyObject *args)
 	PyObject *answer = PyObject_CallFunction(write_from, "K(O)", pos, buffer);
 	long long n = answer_of(answer, len);
 	pc_io_end(&io, answer ? 0 : PC_R_FAILED, n);
-	/* After an abort an answer says nothing, and after a fence the file is somebody else's. */
+	/* After an abort an answer means nothing, and after a fence another operation may own the file. */
 	op->acknowledged |= n > 0 && !pc_stopped(op->inode, op->generation);
 	if (!op->settled)
 		pc_direct_answer(op->inode, pos, n > 0 && !pc_stopped(op->inode, op->generation) ? pos + (u64)n : pos,
@@ -205,12 +208,12 @@ PyObject *pc_op_send(PyObject *self, PyObject *args)
 	if (!answer)
 		return NULL;
 	answer_done(op, answer, n);
-	if (is_stopped(op)) /* or who has not noticed the abort yet would take it for done */
+	if (is_stopped(op)) /* otherwise a caller that has not noticed the abort would count it as done */
 		return NULL;
 	return PyLong_FromLongLong(n);
 }
 
-/* read(read_into, offset, buffer) -> bytes that one call of the backend stored, in this thread; -1: no such number. */
+/* read(read_into, offset, buffer) -> bytes that one backend call stored, in this thread; -1: no such number. */
 PyObject *pc_op_read(PyObject *self, PyObject *args)
 {
 	struct op *op = (struct op *)self;
@@ -225,7 +228,7 @@ PyObject *pc_op_read(PyObject *self, PyObject *args)
 		return NULL;
 	op->outer = pc_tls_op;
 	pc_tls_op = op;
-	op->pos = pos; /* of the call that runs */
+	op->pos = pos; /* of the running call */
 	op->len = pos + (u64)len;
 	op->in_call = 1;
 	pc_op_claims(op);
@@ -250,8 +253,8 @@ PyObject *pc_op_read(PyObject *self, PyObject *args)
 	return PyLong_FromLongLong(n);
 }
 
-/* run_owning(core, inode, method, argument): engine.<method>(op, argument) with an operation that owns nothing yet, and that is no
- * backend call: what the method takes is given back whatever happens. */
+/* run_owning(core, inode, method, argument): engine.<method>(op, argument) with an operation that owns nothing yet, and
+ * that is no backend call. Everything that the method takes is released in any case. */
 PyObject *pc_run_owning(PyObject *module, PyObject *args)
 {
 	PyObject *core, *method, *argument;

@@ -1,36 +1,39 @@
 /*
- * simulated.c - CORE under a scheduler of Python's: every sleep, wake-up, and point of one thread of the system is its business.
+ * simulated.c - CORE under a scheduler in Python, which handles every sleep, wake-up and point of one thread of the
+ * system.
  *
- * The stress tester can play all threads of a cache as greenlets of one thread (pagecache/stress/deterministic). That thread
- * calls simulate(ask), and from then on CORE, when it runs in it,
+ * The stress tester can run all threads of a cache as greenlets of one thread (pagecache/stress/deterministic). That
+ * thread calls simulate(ask). From then on CORE, when it runs in this thread,
  *
  *   sleeps        ask(WAIT, None, address of the word, timeout in ns or -1): 0 woken, else the errno
- *   wakes         ask(WAKE, None, address, how many), perhaps with a leaf lock: nobody else may run before the next point
- *   gives way     ask(YIELD, None, 0, 0): somebody else has to run first
- *   passes points counts them; each `left` of them ask(POINT, name, 0, 0): here another thread may go on
+ *   wakes         ask(WAKE, None, address, how many), perhaps with a leaf lock: no other thread runs before a point
+ *   gives way     ask(YIELD, None, 0, 0): another thread has to run first
+ *   passes points counts them; after `left` of them ask(POINT, name, 0, 0): here another thread may continue
  *   reads clocks  sees the virtual one: `now_ns`, and `tick_ns` for each point
  *
- * The interpreter lock is simulated too, as parts of the product rely on it. `ask` is told how the thread stands to it (enum
- * simulated_gil). One that stops within CORE with it keeps it: meanwhile only those run that have let it go, each until it takes it
- * back (gil.h). Where Python runs any point is one at which it may change hands.
+ * The interpreter lock is simulated too, as parts of the product rely on it. `ask` receives the thread's state of the
+ * lock (enum simulated_gil). A thread that stops within CORE with the lock keeps it. Until it resumes, only threads
+ * that have released the lock run, each until it takes the lock back (gil.h). While Python code runs, the lock may
+ * change hands at any point.
  *
- * In `ask` the scheduler switches to another greenlet, and comes back when this one is chosen again. What CORE keeps of a thread
- * (its operations, its volume) is put aside meanwhile: the other has its own, which it put aside in the same way. Greenlets share
- * the stack of their thread, copied out and in; so nothing on a stack may be written to by another thread. Operations, their places
- * in queues and the records of waits are in memory of their own for other reasons, which holds here too.
+ * In `ask` the scheduler switches to another greenlet, and returns when this one is chosen again. CORE's state of a
+ * thread (its operations, its volume) is put aside during the switch; each thread restores its own. Greenlets share the
+ * stack of their thread, copied out and in, so no thread may write to the stack of another one. Operations, their
+ * places in queues and the records of waits are outside of stacks for other reasons, which also serves this one.
  *
- * Context: `ask` is called with the interpreter lock, which is taken where CORE has let it go, and but for WAKE without a leaf lock.
+ * Context: `ask` is called with the interpreter lock, which is taken if CORE has released it, and without a leaf lock
+ * except for WAKE.
  */
 #include "types/types.h"
 
-static _Thread_local PyObject *asked; /* the scheduler, borrowed from who called simulate(); NULL: there is none */
+static _Thread_local PyObject *asked; /* the scheduler, borrowed from the caller of simulate(); NULL: none */
 static _Thread_local struct pc_simulation simulation;
 
-static _Thread_local bool without_gil; /* the simulated thread that runs has let the interpreter lock go */
-static _Thread_local bool gil_kept;    /* one that stands still within CORE has it */
+static _Thread_local bool without_gil; /* the running simulated thread has released the interpreter lock */
+static _Thread_local bool gil_kept;    /* a thread that stands still within CORE has it */
 
 enum { SIMULATED_POINT, SIMULATED_WAIT, SIMULATED_WAKE, SIMULATED_YIELD };
-/* The thread goes on without the interpreter lock; has it, and keeps it; or goes on once nobody has it. */
+/* States of a thread: continues without the interpreter lock; has it and keeps it; continues once the lock is free. */
 enum simulated_gil { GIL_WITHOUT, GIL_KEPT, GIL_WANTED };
 
 struct pc_simulation *pc_simulation(void)
@@ -38,7 +41,7 @@ struct pc_simulation *pc_simulation(void)
 	return &simulation;
 }
 
-/* What CORE knows of the thread that runs. */
+/* CORE's thread-local state. */
 struct thread_state {
 	struct op *op;
 	struct pc_volume *worker;
@@ -161,7 +164,7 @@ static const struct pc_scheduler scheduler = {.wait = simulated_wait,
 					      .now_ns = simulated_now_ns,
 					      .thread = simulated_thread};
 
-/* simulate(ask): this thread is simulated from now on; None: it is not any more. The caller keeps `ask`. */
+/* simulate(ask): simulate this thread from now on; None: no longer. The caller keeps a reference to `ask`. */
 PyObject *pc_simulate(PyObject *module, PyObject *callable)
 {
 	(void)module;
@@ -172,7 +175,7 @@ PyObject *pc_simulate(PyObject *module, PyObject *callable)
 	Py_RETURN_NONE;
 }
 
-/* point(): a point of Python's. */
+/* point(): a point of Python code. */
 PyObject *pc_simulated_point(PyObject *module, PyObject *name)
 {
 	(void)module;
@@ -189,7 +192,7 @@ PyObject *pc_simulated_point(PyObject *module, PyObject *name)
 	Py_RETURN_NONE;
 }
 
-/* away(call): call what switches to another simulated thread, and returns when this one runs again. */
+/* away(call): call a function that switches to another simulated thread, and returns when this one runs again. */
 PyObject *pc_simulated_away(PyObject *module, PyObject *callable)
 {
 	(void)module;

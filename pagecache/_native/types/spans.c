@@ -1,24 +1,25 @@
 /*
- * spans.c - what takes time begins once and ends once: a wait, and a call of the backend that carries bytes.
+ * spans.c - beginning and end of activities with a duration: a wait, and a backend call that carries bytes.
  *
- *            begins                      goes on                        ends
- *   wait     a record (waits.c)          who asks who waits reads it    the record is free; a trace has a slice
- *   call     the operation notes when    the same, for calls            latency (latency.c); a trace has a slice
+ *            at the beginning            in progress                     at the end
+ *   wait     a record (waits.c)          reports of waits read it        the record is freed; a trace gets a slice
+ *   call     the operation notes when    reports of calls read it        latency (latency.c); a trace gets a slice
  *
- * One reading of the clock serves all of them, at either end; a wait that no trace sees needs none at its end. Kinds of waits are
- * PC_WAIT_* wherever they are shown. What is the same twice is said once: a caller who runs his own fill waits for it, and the
- * register has that as its operation already, so only a trace is told (pc_sleep_shown).
+ * One reading of the clock serves all of them, at either end; a wait outside a trace needs none at its end. Kinds of
+ * waits are PC_WAIT_* everywhere. Nothing is reported twice: a caller that runs its own fill waits for it, and the
+ * register already has that fill as its operation, so only a trace gets the wait (pc_sleep_shown).
  *
- * Waits of tasks have records too, but no slice: tickets write those themselves (ticket.c). A commit is a phase of its file, with
- * a span of CORE (commit.c); the engine measures the call in it.
+ * Waits of tasks have records too, but no slice: tickets write those themselves (ticket.c). A commit is a phase of its
+ * file, with a span of CORE (commit.c); the engine measures the call in it.
  *
- * Context: GIL. A trace may ask for the name of the thread: any Python code may run, so what others read is written before.
+ * Context: GIL. A trace may request the name of the thread, which can run any Python code, so data that others read is
+ * written before.
  */
 #include "types/types.h"
 
 /* ---------------------------------------------------------------- waits */
 
-/* A wait of this thread: what it says of itself. */
+/* Describe a wait of this thread. */
 struct pc_wait pc_wait_of(struct pc_inode *i, u32 kind, u64 pos, u64 end)
 {
 	return (struct pc_wait){.kind = kind,
@@ -45,7 +46,7 @@ static void show(struct pc_sleep *s, u32 kind, i64 now)
 	pc_record_announce(s->cache, &s->span, s->file, s->pos, s->len, s->value);
 }
 
-/* This thread is about to sleep. @value: of the record of a trace. */
+/* Begin a wait, just before the thread sleeps. @value: of the record of a trace. */
 void pc_sleep_begin(struct pc_sleep *s, struct pc_cache *c, const struct pc_wait *w, u64 value)
 {
 	*s = (struct pc_sleep){.cache = c,
@@ -58,7 +59,7 @@ void pc_sleep_begin(struct pc_sleep *s, struct pc_cache *c, const struct pc_wait
 		show(s, (u32)w->kind, (i64)w->since_ns);
 }
 
-/* The same for a trace alone. */
+/* Begin a wait that only a trace gets. */
 void pc_sleep_shown(struct pc_sleep *s, struct pc_inode *i, u32 kind, u64 pos, u64 len)
 {
 	*s = (struct pc_sleep){.cache = NULL};
@@ -68,7 +69,7 @@ void pc_sleep_shown(struct pc_sleep *s, struct pc_inode *i, u32 kind, u64 pos, u
 	show(s, kind, 0);
 }
 
-/* It sleeps no more, if it did. */
+/* End a wait, if it began. */
 void pc_sleep_end(struct pc_sleep *s, bool failed)
 {
 	if (!s->cache)
@@ -80,7 +81,7 @@ void pc_sleep_end(struct pc_sleep *s, bool failed)
 
 /* ---------------------------------------------------------------- calls of the backend */
 
-/* A call is about to be made. @what: PC_IO_*. @id: of the request; 0: it is part of none. */
+/* Begin a call, just before it is made. @what: PC_IO_*. @id: of the request; 0: it belongs to none. */
 void pc_io_begin(struct pc_io *io, struct pc_inode *i, int what, u32 timed, u64 pos, u64 len, u64 id)
 {
 	io->began_ns = pc_clock_ns();
@@ -97,7 +98,7 @@ void pc_io_begin(struct pc_io *io, struct pc_inode *i, int what, u32 timed, u64 
 	pc_record_announce(i->cache, &io->span, io->file, pos, len, 0);
 }
 
-/* It has returned, or raised. @flags: of the record. */
+/* End a call that has returned, or raised. @flags: of the record. */
 void pc_io_end(struct pc_io *io, int flags, i64 answer)
 {
 	if (!io->began_ns)
@@ -110,7 +111,8 @@ void pc_io_end(struct pc_io *io, int flags, i64 answer)
 	io->began_ns = 0;
 }
 
-/* It outlives its operation (abort, reconnect): when it ends nobody knows, so it has no duration. */
+/* Drop the span of a call that outlives its operation (abort, reconnect): its end is not observed, so it has no
+ * duration. */
 void pc_io_left(struct pc_io *io, int flags)
 {
 	if (!io->began_ns)

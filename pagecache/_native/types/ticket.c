@@ -1,14 +1,14 @@
 /*
- * ticket.c - what a task awaits: an event of CORE that advances, or a call on another thread that ends.
+ * ticket.c - awaitables of a task: an event of CORE that advances, or a call on another thread that ends.
  *
- * A Ticket is a future of asyncio in the little that a Task asks of one (`_asyncio_future_blocking`, `add_done_callback`,
- * `result`, `cancel`, `get_loop`). A Waker is one event loop: the loop's reader callback is its `dispatch`, which schedules
- * `Ticket.wake` for every watch that has fired. Both are C and `wake` runs no bytecode before the task does, so an interrupt
- * strikes before all of it or after: then the watch is still listed and the eventfd still readable (watch.c), and `dispatch`
- * comes again. Scheduling `wake` twice does no harm.
+ * A Ticket is a future of asyncio, reduced to the parts that a Task uses (`_asyncio_future_blocking`,
+ * `add_done_callback`, `result`, `cancel`, `get_loop`). A Waker is one event loop: the loop's reader callback is its
+ * `dispatch`, which schedules `Ticket.wake` for every watch that has fired. Both are C and `wake` runs no bytecode
+ * before the task does, so an interrupt strikes before all of it or after. If before, the watch is still listed and the
+ * eventfd still readable (watch.c), and `dispatch` runs again. Scheduling `wake` twice does no harm.
  *
- * Tickets own nothing of CORE: who is cancelled, interrupted or left behind by a closed loop just takes his watch back.
- * The interpreter lock guards everything here but the watch.
+ * Tickets own nothing of CORE: when a waiter is cancelled, interrupted or left by a closed loop, only its watch has to
+ * be removed. The interpreter lock guards everything here but the watch.
  */
 #include "types/async.h"
 
@@ -24,10 +24,10 @@ struct waker {
 struct ticket {
 	PyObject_HEAD struct pc_watch watch;
 	PyObject *waker, *loop, *core; /* core: owner of the memory in which the event lies, or NULL */
-	PyObject *callback, *context;  /* who waits: one task */
+	PyObject *callback, *context;  /* the waiter: one task */
 	PyObject *value, *error, *message;
 	PyObject *reason;     /* why the task waits, for reports; or NULL */
-	struct pc_wait wait;  /* the same; kind 0: the wait is nobody's business */
+	struct pc_wait wait;  /* also the reason; kind 0: the wait is not recorded */
 	u32 record;           /* while a task awaits this (waits.c) */
 	u8 blocking, done, cancelled;
 };
@@ -69,7 +69,7 @@ static PyObject *waker_fileno(PyObject *self, PyObject *unused)
 	return PyLong_FromLong(((struct waker *)self)->waker.fd);
 }
 
-/* Ticket.wake of what has fired runs soon. Nothing is taken off the list here: that is for the waiter. */
+/* Schedule Ticket.wake of all fired watches. The list stays as it is: the waiter removes its watch. */
 static PyObject *waker_dispatch(PyObject *self, PyObject *unused)
 {
 	struct pc_watch *fired[256];
@@ -95,7 +95,7 @@ static PyObject *waker_dispatch(PyObject *self, PyObject *unused)
 
 /* ---------------------------------------------------------------- tickets */
 
-/* A task awaits the ticket from here on, and its wait is on record; until it is over or nobody waits any more. */
+/* A task begins to await the ticket: record its wait, until the wait ends or is given up. */
 static void wait_begins(struct ticket *t)
 {
 	if (!t->core || !t->wait.kind || t->record)
@@ -113,7 +113,8 @@ static void wait_ends(struct ticket *t)
 	t->record = 0;
 }
 
-/* New references to what wakes the task that awaits this, and to its loop; NULL where there is none. Makes no object. */
+/* Return new references to the callback that wakes the awaiting task, and to its loop; NULL if none. Makes no
+ * object. */
 void pc_ticket_waiter(PyObject *self, PyObject **wakes, PyObject **loop)
 {
 	struct ticket *t = (struct ticket *)self;
@@ -121,8 +122,8 @@ void pc_ticket_waiter(PyObject *self, PyObject **wakes, PyObject **loop)
 	*loop = Py_XNewRef(t->loop);
 }
 
-/* A ticket of the running loop. `event`: it is over when that advances beyond `seq`; NULL: when somebody finishes it. `wait`,
- * `reason`: what for, or NULL. */
+/* Create a ticket of the running loop. `event`: the ticket ends when the event advances beyond `seq`; NULL: when it is
+ * finished explicitly. `wait`, `reason`: purpose of the wait, or NULL. */
 PyObject *pc_ticket_new(PyObject *core, struct pc_event *event, u32 seq, const struct pc_wait *wait, PyObject *reason)
 {
 	PyObject *pair = pc_running_loop ? PyObject_CallNoArgs(pc_running_loop) : NULL, *loop, *waker;
@@ -166,7 +167,7 @@ static int ticket_traverse(PyObject *self, visitproc visit, void *arg)
 static int ticket_clear(PyObject *self)
 {
 	struct ticket *t = (struct ticket *)self;
-	wait_ends(t); /* first of all: a record refers to what goes here */
+	wait_ends(t); /* first of all: a record refers to objects cleared here */
 	pc_watch_end(&t->watch);
 	t->done = 1;
 	Py_CLEAR(t->loop);
@@ -191,7 +192,8 @@ static void ticket_dealloc(PyObject *self)
 	Py_DECREF(type);
 }
 
-/* It is over: the task goes on, in its own context. Scheduled by dispatch, by cancel and by timers; idempotent. */
+/* End the ticket and resume the task, in its own context. Scheduled by dispatch, by cancel and by timers;
+ * idempotent. */
 static PyObject *ticket_wake(PyObject *self, PyObject *unused)
 {
 	struct ticket *t = (struct ticket *)self;
@@ -209,7 +211,7 @@ static PyObject *ticket_wake(PyObject *self, PyObject *unused)
 		ran = PyObject_CallFunctionObjArgs(callback, self, NULL);
 	Py_XDECREF(callback);
 	Py_XDECREF(context);
-	Py_XDECREF(reason); /* whose owner may be what made the ticket: a ring until here */
+	Py_XDECREF(reason); /* its owner may have made the ticket: a reference cycle until here */
 	return ran;
 }
 
@@ -256,7 +258,7 @@ static PyObject *ticket_remove_done_callback(PyObject *self, PyObject *callback)
 	return PyLong_FromLong(same);
 }
 
-/* cancel(msg=None): the task gets CancelledError; what runs elsewhere goes on. */
+/* cancel(msg=None): the task gets CancelledError; work elsewhere continues. */
 static PyObject *ticket_cancel(PyObject *self, PyObject *args, PyObject *kwargs)
 {
 	static char *names[] = {"msg", NULL};
@@ -275,7 +277,7 @@ static PyObject *ticket_cancel(PyObject *self, PyObject *args, PyObject *kwargs)
 	Py_RETURN_TRUE;
 }
 
-/* What it came to. Return: new reference, NULL with the exception. */
+/* Result of the ticket. Return: new reference, NULL with the exception. */
 static PyObject *outcome(struct ticket *t)
 {
 	if (t->cancelled) {
@@ -303,7 +305,7 @@ static PyObject *ticket_result(PyObject *self, PyObject *unused)
 	return NULL;
 }
 
-/* finish(value, error): from any thread, the first time counts. */
+/* finish(value, error): from any thread; only the first call counts. */
 static PyObject *ticket_finish(PyObject *self, PyObject *args)
 {
 	struct ticket *t = (struct ticket *)self;
@@ -333,14 +335,14 @@ static PyObject *ticket_get_loop(PyObject *self, PyObject *unused)
 	return Py_NewRef(t->loop ? t->loop : Py_None);
 }
 
-/* To be yielded to the task: it looks for this mark. Return: new reference. */
+/* Mark the ticket to be yielded to the task, which checks the mark. Return: new reference. */
 PyObject *pc_ticket_yield(PyObject *self)
 {
 	((struct ticket *)self)->blocking = 1;
 	return Py_NewRef(self);
 }
 
-/* What a ticket that is not waited for any more came to. Return: 0, -1 with the exception. */
+/* Result of a ticket that is no longer awaited. Return: 0, -1 with the exception. */
 int pc_ticket_outcome(PyObject *self)
 {
 	struct ticket *t = (struct ticket *)self;
@@ -361,7 +363,7 @@ static PyObject *ticket_next(PyObject *self)
 	return NULL;
 }
 
-/* The value of an iterator that ends. */
+/* Return a value from an iterator that ends. */
 void pc_return_value(PyObject *value)
 {
 	PyObject *stop = PyObject_CallFunctionObjArgs(PyExc_StopIteration, value, NULL);
@@ -445,7 +447,7 @@ PyObject *pc_running_loop; /* callable: (running loop, its Waker) */
 PyObject *
 	pc_inside_calls; /* callable: addresses of volumes, of calls on the cache's loop; NULL: there is no such loop */
 
-/* use_loops(running, inside, cancelled): what the engine knows of event loops. */
+/* use_loops(running, inside, cancelled): register the engine's functions for event loops. */
 PyObject *pc_use_loops(PyObject *module, PyObject *args)
 {
 	PyObject *running, *inside, *cancelled;
@@ -458,8 +460,8 @@ PyObject *pc_use_loops(PyObject *module, PyObject *args)
 	Py_RETURN_NONE;
 }
 
-/* ticket(core, kind, address, seq, volume, inode, reason, since_ns): over when the event advances; with address 0 when somebody
- * finishes it. reason: None where the wait is nobody's business. */
+/* ticket(core, kind, address, seq, volume, inode, reason, since_ns): ends when the event advances; with address 0 when
+ * finish() is called. reason: None if the wait is not recorded. */
 PyObject *pc_make_ticket(PyObject *module, PyObject *args)
 {
 	PyObject *core, *reason;

@@ -1,9 +1,10 @@
 /*
- * types.h - what op*.c, exporters.c and handle*.c, the Python types of CORE, share.
+ * types.h - shared by the Python types of CORE: op*.c, exporters.c and handle*.c.
  *
- * They are compiled into the cffi module against the limited API of 3.11 and derive everything from heap types, so that one
- * wheel serves all versions. Rules of these files: no Python call under a leaf lock; whatever a call owns in CORE is in an
- * Op that the C entry holds and settles on every return, whatever exception passed through the engine (contract 2.1.3).
+ * They are compiled into the cffi module against the limited API of 3.11 and derive everything from heap types, so that
+ * one wheel serves all versions. Rules of these files: no Python call under a leaf lock; everything that a call owns in
+ * CORE is in an Op, which the C entry holds and settles on every return, also after any exception from the engine
+ * (contract 2.1.3).
  */
 #ifndef PC_TYPES_H
 #define PC_TYPES_H
@@ -21,7 +22,7 @@ enum { PC_PARTS_MAX = 1024, PC_WAIT_SLICE_NS = 100 * 1000 * 1000 };
 
 enum { PC_RUN_REVOKED = 2, PC_RUN_STALE };
 
-/* Who sleeps (spans.c): begun before his first sleep, if there is one; ended whatever ended it. */
+/* A sleep of a thread (spans.c): begun before the first sleep, if there is one; ended in any case. */
 struct pc_sleep {
 	struct pc_cache *cache; /* NULL: not begun */
 	u64 file, pos, len, value;
@@ -35,10 +36,11 @@ struct pc_io {
 	struct pc_volume *volume;
 	u64 file, pos, len;
 	struct pc_span span;
-	u32 timed; /* PC_TIMED_READ, PC_TIMED_WRITE; PC_TIMED: nobody wants to know */
+	u32 timed; /* PC_TIMED_READ, PC_TIMED_WRITE; PC_TIMED: not measured */
 };
 
-/* The owner of whatever a call holds in CORE. Python code may keep it; once settled it owns nothing and says so. */
+/* The owner of everything that a call holds in CORE. Python code may keep it; once settled it owns nothing, and its
+ * methods report that. */
 struct op {
 	PyObject_HEAD struct pc_request *request;
 	struct pc_inode *inode;
@@ -46,37 +48,37 @@ struct op {
 	PyObject *buf;    /* exporter of the current call's buffers */
 	PyObject *views;  /* tuple of the current call's memoryviews */
 	PyObject *memory; /* UNCACHED: a bytearray */
-	PyObject *answer; /* the last one that was impossible, for the error message; or NULL */
+	PyObject *answer; /* the last impossible answer, for the error message; or NULL */
 	u64 pos, len, got;
-	struct pc_io io; /* the call that runs */
+	struct pc_io io; /* the running call */
 	u64 seen; /* UNCACHED: pc_storage_seen before the call */
-	u64 head; /* UNCACHED: what the call asks for in front of what is wanted; limits may change while it runs */
+	u64 head; /* UNCACHED: surplus bytes that the call reads first; limits may change while it runs */
 	struct op *outer; /* the operation whose backend call this one was made from (thread-local chain) */
 	struct pc_waiter waiter;
-	struct pc_place place; /* of a write that may have to wait for dirty budget */
-	struct pc_list running; /* all operations that run in some thread, or were left; under the GIL */
+	struct pc_place place; /* of a write that may wait for dirty budget */
+	struct pc_list running; /* all operations that run in a thread, or were left; under the GIL */
 	struct pc_list listed;  /* all operations that are not settled (waiting.c); under the GIL */
-	PyObject *what;         /* CALLER: which method of the engine, or which verb, it is for; or NULL */
-	u64 thread;             /* that runs it, or has what it holds; 0: none yet */
-	i64 since_ns;           /* since when: of its current call, where it is in one */
-	u64 generation;         /* of the volume, when it was made */
+	PyObject *what;         /* CALLER: the method of the engine, or the verb, that it serves; or NULL */
+	u64 thread;             /* thread that runs it, or owns its resources; 0: none yet */
+	i64 since_ns;           /* begin of its current call, or of the operation */
+	u64 generation;         /* the volume's, at creation */
 	u64 inode_id;
 	u32 holds;
 	u32 turn;               /* of the token, when `lent` was set */
 	u8 kind, settled, in_call;
-	u8 helper; /* its thread is one of the volume's: no caller of the cache waits in it himself */
-	u8 staged;  /* UNCACHED: this call asks for bytes of S */
-	u8 stale;   /* FILL: what it read was invalidated again and again; UNCACHED: a truncate came between */
-	u8 revoked; /* settled by somebody else: its thread finds out and starts again */
-	u8 on_loop; /* handed to the event loop that carries the volume's bytes: ends with its last reference */
-	struct pc_work work; /* on_loop: what it was taken as */
-	u8 lent;    /* CALLER: a backend call runs on another thread under the token that this one holds */
-	u32 credit; /* UNCACHED: era of the volume's credit that it has, 0: none */
+	u8 helper; /* its thread is one of the volume's: no caller of the cache waits in it */
+	u8 staged;  /* UNCACHED: this call reads bytes of S */
+	u8 stale;   /* FILL: its bytes were invalidated again and again; UNCACHED: a truncate came between */
+	u8 revoked; /* settled by another thread: its own thread notices and starts again */
+	u8 on_loop; /* runs on the event loop that carries the volume's bytes: ends with its last reference */
+	struct pc_work work; /* on_loop: the work it was taken from */
+	u8 lent;    /* CALLER: a backend call runs on another thread under its token */
+	u32 credit; /* UNCACHED: era of its credit of the volume, 0: none */
 	u32 zeros;
-	u64 failed; /* direct write: commits that had failed when it began (pos and len: first byte and end of what was sent) */
-	u32 calls; /* of a direct write, on threads of the volume */
-	u8 left; /* its caller has gone, its calls run on */
-	u8 acknowledged; /* something of a direct write was */
+	u64 failed; /* direct write: failed commits when it began (pos and len: first byte and end of the bytes sent) */
+	u32 calls; /* running calls of a direct write, on threads of the volume */
+	u8 left; /* its caller has gone, its calls still run */
+	u8 acknowledged; /* a byte of a direct write was acknowledged */
 };
 
 /* Cache, frames and exporters share one owner of the mapping. */
@@ -88,9 +90,9 @@ struct core {
 extern PyTypeObject *pc_core_type, *pc_op_type, *pc_buf_type, *pc_pin_type, *pc_handle_type;
 extern _Thread_local struct op *pc_tls_op;
 extern _Thread_local bool
-	pc_tls_loop; /* this is the thread of a cache's event loop: nothing of its volumes may be waited for */
+	pc_tls_loop; /* this is the thread of a cache's event loop, which must not wait for its volumes */
 extern PyObject *pc_running_loop, *pc_inside_calls; /* ticket.c */
-extern _Thread_local struct pc_volume *pc_tls_worker; /* the volume whose work this thread is doing */
+extern _Thread_local struct pc_volume *pc_tls_worker; /* the volume whose work this thread does */
 
 int pc_raise(PyObject *core, PyObject *engine, const char *kind, const char *message);
 bool pc_is_forked(const struct pc_cache *c);
@@ -107,8 +109,8 @@ PyObject *pc_simulate(PyObject *module, PyObject *callable);
 PyObject *pc_simulated_point(PyObject *module, PyObject *name);
 PyObject *pc_simulated_away(PyObject *module, PyObject *callable);
 
-/* waiting.c: who waits for whom */
-extern struct pc_list pc_operations; /* those that are not settled; under the GIL */
+/* waiting.c: waits and operations */
+extern struct pc_list pc_operations; /* the unsettled ones; under the GIL */
 void pc_op_claims(struct op *op);
 PyObject *pc_waits(PyObject *module, PyObject *core);
 PyObject *pc_calls(PyObject *module, PyObject *core);
@@ -186,7 +188,8 @@ static inline PyObject *engine_of(struct pc_inode *i)
 	return (PyObject *)i->user;
 }
 
-/* A frame, a view or an operation of a closed cache is gone: perhaps it was the last. Context: GIL, no leaf lock. */
+/* A frame, a view or an operation of a closed cache was released: it may have been the last. Context: GIL, no leaf
+ * lock. */
 static inline void pc_core_release(PyObject *core)
 {
 #ifndef Py_GIL_DISABLED
@@ -196,8 +199,8 @@ static inline void pc_core_release(PyObject *core)
 #endif
 }
 
-/* The one number that every hit counts: under the interpreter's lock, or without one as an atomic. The others are counted
- * under the leaf lock (pc_count). */
+/* Count a hit, in the only counter that every hit changes: under the interpreter's lock, or without one as an atomic.
+ * Other counters change under the leaf lock (pc_count). */
 static inline void pc_count_hit(struct pc_inode *i)
 {
 #ifdef Py_GIL_DISABLED

@@ -1,18 +1,18 @@
 /*
- * waiting.c - what a report of waits is made of: the records of those who wait (waits.c), and the operations that run or hold
- * something, which they may wait for.
+ * waiting.c - the contents of a report of waits: the records of waiters (waits.c), and the operations that run or hold
+ * a resource that they may wait for.
  *
- *   waits(core)   a record each: thread, or the task and its loop; what for, since when
- *   calls(core)   operations with a backend call, a request, or a lock: whose thread, which bytes, since when
- *   waiting(...)  a wait of the engine: its record stands while a function runs, whatever exception ends that
+ *   waits(core)   a record each: thread, or the task and its loop; purpose and begin
+ *   calls(core)   operations with a backend call, a request, or a lock: their thread, range and begin
+ *   waiting(...)  a wait of the engine: its record lasts while a function runs, however that ends
  *
- * Nothing is made for a report but what is there anyway: operations are on one list from their making to their end, and note
- * their thread and a time: when their last call of the backend began (spans.c); before that, and for what only holds locks, that of
- * a clock that is read in some nanoseconds and a few milliseconds coarse.
+ * Nothing is kept only for a report: operations are on one list from creation to end, and note their thread and a time.
+ * The time is the begin of their last backend call (spans.c). Before that, and for operations that only hold locks, it
+ * is read from a clock that takes some nanoseconds and is a few milliseconds coarse.
  *
- * Context: GIL. It guards the list; and records whose `reason` or `waiter` are objects begin and end with it held, so the
- * objects of a record that stands may be referred to. Making objects may run the collector, and with it anything: so both
- * reports copy what there is first, and make objects of the copy.
+ * Context: GIL. It guards the list. Records whose `reason` or `waiter` are objects begin and end with it held, so the
+ * objects of a live record may be referenced. Making objects may run the collector, and with it any code. Therefore
+ * both reports first copy the data, and then make objects of the copy.
  */
 #include "types/async.h"
 
@@ -30,8 +30,8 @@ static i64 clock_coarse_ns(void)
 	return (i64)ts.tv_sec * 1000000000 + ts.tv_nsec;
 }
 
-/* From here on the operation is this thread's: it runs it, or holds what it has. Reads that miss do little else than call the
- * backend, which notes the time: none is read for them here. */
+/* The calling thread now owns the operation: it runs it, or holds its resources. Reads that miss do little else than
+ * call the backend, which notes the time, so no clock is read for them here. */
 void pc_op_claims(struct op *op)
 {
 	op->thread = pc_thread_id();
@@ -40,7 +40,8 @@ void pc_op_claims(struct op *op)
 		op->since_ns = clock_coarse_ns();
 }
 
-/* waiting(core, volume, inode, kind, pos, end, text, reason, call) -> what `call` returns. `text`: of the reason, in a trace. */
+/* waiting(core, volume, inode, kind, pos, end, text, reason, call) -> the result of `call`. `text`: of the reason, in a
+ * trace. */
 PyObject *pc_waiting(PyObject *module, PyObject *args)
 {
 	PyObject *core, *reason, *call;
@@ -74,7 +75,7 @@ struct waiter {
 	PyObject *reason, *wakes, *loop; /* own references, or NULL */
 };
 
-/* Return: how many. Nothing in here makes an object. */
+/* Return: number of waits. Must not make an object. */
 static size_t copy_waits(struct pc_cache *c, struct waiter *out, size_t n)
 {
 	size_t found = 0;
@@ -118,7 +119,8 @@ static int append_new(PyObject *list, PyObject *item)
 	return err;
 }
 
-/* waits(core) -> [(number, kind, thread, since_ns, volume, inode, pos, end, request, reason, what wakes a task, its loop)] */
+/* waits(core) -> [(number, kind, thread, since_ns, volume, inode, pos, end, request, reason, callback that wakes a
+ * task, its loop)] */
 PyObject *pc_waits(PyObject *module, PyObject *core)
 {
 	struct pc_cache *c = cache_of(core);
@@ -152,7 +154,7 @@ struct call {
 	PyObject *what; /* own reference, or NULL */
 };
 
-/* The bytes of the call that runs, and of the whole operation. */
+/* Ranges of the running call, and of the whole operation. */
 static void copy_extent(const struct op *op, struct call *to)
 {
 	const struct pc_request *r = op->request;
@@ -166,7 +168,7 @@ static void copy_extent(const struct op *op, struct call *to)
 		to->end = op->in_call ? r->call_pos + r->call_len : r->end;
 		to->request = r->id;
 	}
-	if (to->pos > to->end) /* a direct write of which nothing was sent yet */
+	if (to->pos > to->end) /* a direct write that has sent nothing yet */
 		to->from = to->to = to->pos = to->end = 0;
 }
 
@@ -188,14 +190,14 @@ static void copy_call(const struct op *op, struct call *to)
 	copy_extent(op, to);
 }
 
-/* It works, or has something that others may wait for. */
+/* Whether the operation runs, or holds a resource that others may wait for. */
 static bool is_of_interest(const struct op *op, const struct pc_cache *c)
 {
 	bool works = op->kind == PC_OP_COMMIT || op->request || op->in_call;
 	return op->inode->cache == c && op->kind != PC_OP_MIRROR && op->since_ns && (works || op->holds);
 }
 
-/* Return: how many, of which the first n are in `out`. Nothing in here makes an object. */
+/* Return: number of operations, of which the first n are in `out`. Must not make an object. */
 static size_t copy_calls(const struct pc_cache *c, struct call *out, size_t n)
 {
 	size_t found = 0;
@@ -219,8 +221,9 @@ static PyObject *call_item(const struct call *p)
 			     p->helper, p->staged, p->what ? p->what : Py_None);
 }
 
-/* calls(core) -> [(kind, thread, since_ns, volume, inode, pos, end, from, to, request, holds, in call, on the event loop, left,
- * on a thread of the volume, staged, what)]; [pos, end) of the call that runs, [from, to) of the operation. */
+/* calls(core) -> [(kind, thread, since_ns, volume, inode, pos, end, from, to, request, holds, in call, on the event
+ * loop, left, on a thread of the volume, staged, what)]; [pos, end) of the running call, [from, to) of the
+ * operation. */
 PyObject *pc_calls(PyObject *module, PyObject *core)
 {
 	const struct pc_cache *c = cache_of(core);
@@ -242,7 +245,7 @@ PyObject *pc_calls(PyObject *module, PyObject *core)
 	return list;
 }
 
-/* waiting_since(core) -> when the oldest wait began, or the oldest call that a caller makes himself; 0: nobody waits. */
+/* waiting_since(core) -> begin of the oldest wait, or of the oldest call that its caller runs itself; 0: no waits. */
 PyObject *pc_waiting_since(PyObject *module, PyObject *core)
 {
 	struct pc_cache *c = cache_of(core);

@@ -1,15 +1,16 @@
 /*
- * worker.c - who runs a backend's calls: the caller his own fill, threads of the volume everything else.
+ * worker.c - the threads that make a backend's calls: a caller's thread for its own fill, threads of the volume for all
+ * others.
  *
- * pc_run_fill is the slow path of every read; pc_work is all that a thread of the volume does: take the most urgent work from
- * CORE, wrap it in an Op, call the engine. Whatever the engine raises, the Op is settled; a fill's error is nobody's (whoever
- * waits tries for himself), anything else goes to the unraisable hook.
+ * pc_run_fill is the slow path of every read. pc_work is the loop body of a volume's threads: take the most urgent work
+ * from CORE, wrap it in an Op, call the engine. After any exception of the engine the Op is settled. A fill's error is
+ * dropped, since each waiter retries and gets its own; any other error goes to the unraisable hook.
  */
 #include "types/types.h"
 
 #include <stdlib.h>
 
-/* Queue fills for [pos, end), at most `windows` requests, as far as memory goes. */
+/* Queue fills for [pos, end), at most `windows` requests, as far as memory allows. */
 void pc_submit_fills(struct pc_inode *i, u64 pos, u64 end, u32 cls, int windows)
 {
 	u32 shift = i->cache->page_shift;
@@ -23,7 +24,8 @@ void pc_submit_fills(struct pc_inode *i, u64 pos, u64 end, u32 cls, int windows)
 	}
 }
 
-/* The caller runs it himself, and waits for it so. Steals the reference. Return: as pc_op_run. */
+/* Run an operation on the caller's thread; a trace records that as its wait. Steals the reference. Return: as
+ * pc_op_run. */
 static int run_own(struct op *op, u32 kind, u64 pos, u64 len)
 {
 	struct pc_sleep sleep;
@@ -34,11 +36,11 @@ static int run_own(struct op *op, u32 kind, u64 pos, u64 len)
 }
 
 /**
- * pc_run_fill() - get the missing part of [pos, pos + len) in, as far as one request goes; the caller then looks again.
+ * pc_run_fill() - fill the missing part of [pos, pos + len), at most one request; the caller then tries again.
  *
- * The calling thread runs the part it waits for; the rest of a long range and the read-ahead window go to the volume's
- * threads first. @ra: the handle's read-ahead state, or NULL. Return: 0 look again; 1 read uncached: there is no memory, or
- * what is read is invalidated again and again; -1 exception.
+ * The calling thread runs the part it waits for; the rest of a long range and the readahead window are queued for the
+ * volume's threads first. @ra: the handle's readahead state, or NULL. Return: 0 try again; 1 read uncached: there is no
+ * memory, or the bytes are invalidated again and again; -1 exception.
  */
 int pc_run_fill(PyObject *core, struct pc_inode *i, u64 pos, u64 len, struct pc_readahead *ra)
 {
@@ -66,7 +68,7 @@ int pc_run_fill(PyObject *core, struct pc_inode *i, u64 pos, u64 len, struct pc_
 	}
 	if (r->end < pos + len)
 		pc_submit_fills(i, r->end, pos + len, PC_WORK_FILL, 16);
-	/* Bytes that somebody else is fetching are no miss: only what this call fetches itself moves the window. */
+	/* Bytes that another thread is reading are no miss: only a fill of this call moves the window. */
 	if (ra && pc_readahead_miss(i, ra, pos, len))
 		pc_readahead_submit(i, ra);
 	if (pc_recording(i->cache))
@@ -109,9 +111,9 @@ static void lay_over(u8 *to, const u8 *from, const u8 *which, u64 len)
 			to[k] = from[k];
 }
 
-/* Read past the cache into `to`: no memory can be had for it. What is cached lies over what the backend answers, as it was
- * before its call and as it is after: bytes that were local may be stored and removed from memory while the call runs, which
- * may have read them before. Return: 0, -1. */
+/* Read past the cache into `to`, since no memory is free. Cached bytes are copied over the backend's answer, both as of
+ * before the call and as of after it: local bytes may be stored and evicted while the call runs, and the call may have
+ * read the range before they were stored. Return: 0, -1. */
 int pc_run_uncached(PyObject *core, struct pc_inode *i, u64 pos, u64 len, u8 *to)
 {
 	int err = PC_RUN_REVOKED;
@@ -121,8 +123,8 @@ int pc_run_uncached(PyObject *core, struct pc_inode *i, u64 pos, u64 len, u8 *to
 		err = -1;
 	}
 	while (err == PC_RUN_REVOKED ||
-	       err == PC_RUN_STALE) { /* at first; and when another backend took over meanwhile */
-		/* Or storage was cut, and the sizes follow. */
+	       err == PC_RUN_STALE) { /* the first time; and when another backend took over */
+		/* A truncate may be in progress: sizes change after storage. */
 		bool cut = err == PC_RUN_STALE;
 		err = pc_check_reentry(
 			i, core, "bytes that are not cached were read from inside a backend call of the same volume");
@@ -160,7 +162,7 @@ static void work_fill(PyObject *core, struct pc_request *r, u32 credit)
 		pc_request_settle(r);
 	if (gone || (op && pc_op_run(op, pc_str_fill, NULL) >= 0))
 		return;
-	/* Whoever waits for these bytes tries for himself and gets his own error (contract 2.3). */
+	/* Each waiter for these bytes retries and gets its own error (contract 2.3). */
 	if (PyErr_ExceptionMatches(PyExc_OSError))
 		PyErr_Clear();
 	else
