@@ -81,9 +81,9 @@ def test_a_thousand_requests_in_flight_without_a_thousand_threads(attach: Attach
     """Write-back of one fsync, then the reads of a thousand tasks: all of them are with the backend at once. [2.1]"""
     store = Store({KEY: b""}, max_inflight=MANY, max_write=PAGE, max_read=PAGE)
     volume = attach(store, capacity="16MiB", max_folio="4KiB")
-    threads = threading.active_count()
     data = pattern(MANY * PAGE)
     with volume.open(KEY, "r+") as file:
+        threads = threading.active_count()
         file.pwrite(data, 0)
         gate = store.gate("write_from")
         saved = Task(file.fsync)
