@@ -67,7 +67,7 @@ def _error(kind: str, engine: Any, message: str) -> BaseException:
             reason = engine.volume.abort_reason if engine is not None else None
             return ShutdownError(f"{message}{f': {reason}' if reason else ''}", key)
         case "replaced":
-            return ConflictError(message, key, base=None if engine is None else engine.version)
+            return ConflictError(message, key, base=None if engine is None else engine.versions.base)
         case "deadlock":
             return DeadlockError(message, key)
         case "forked":
@@ -520,7 +520,7 @@ class PageCache:
             log.error("%s; the cache is left open, and can be closed again", error)
         finally:
             for _, inode in withheld:
-                inode.engine.withheld = False  # later syncs and closes publish on purpose
+                inode.engine.set_aside(withheld=False)  # later syncs and closes publish on purpose
 
     def __del__(self) -> None:
         try:

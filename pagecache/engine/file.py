@@ -1,36 +1,48 @@
 """The engine's state of one cached object; the object whose methods C calls.
 
+`EngineFile` keeps the backend's file, its limits and the flags that keep data back. Its parts own all other state:
+
+    versions   stored version below the cached bytes, own changes    commit/versions.py
+    dispute    foreign version, conflict, rebase                     commit/remote.py     made with a foreign change
+    commits    failed commits, uncommitted holes                     commit/outcome.py    made with a failure or hole
+    owed       backend calls that must come first                    commit/owed.py       made with a debt
+    failures   failed ranges                                         failures.py          made with a failure
+    settling   work that waits for the token                         settling.py          made with the first job
+
+A part that only trouble needs is made when trouble comes: until then its name stands for an empty one that all files
+share and that nothing changes. A module assigns fields of its own classes only, and calls methods of the others.
+
 `fill`, `write`, `write_units`, `commit`, `room`, `write_back`, `write_through`, `truncate`, `punch`, `drop_local`,
 `direct_read` and `direct_write` are entered from C with an operation, on a caller's thread or one of the volume's.
-Their modules implement them; this class keeps the backend's file, its limits and version, and the failed ranges. While
-`abandoned` or `withheld` is set, only an explicit fsync or close writes back: nothing is published behind the
-application's back.
+Their modules implement them. While `abandoned` or `withheld` is set, only an explicit fsync or close writes back:
+nothing is published behind the application's back.
 
-Locks: `lock` guards `failures`, `commit_error` and the version; it is held briefly and never across a call.
+Locks: `lock` guards the parts, each of which names its lock, and `read_into`; it is held briefly and never across a
+call. `_aside_lock` guards the flags that CORE counts, `_limits_lock` the limits.
 """
 
 from __future__ import annotations
 
 import logging
-import math
 import threading
-from collections import deque
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Collection, Iterable, Iterator
 from contextlib import contextmanager
 from typing import TYPE_CHECKING, Any, TypeVar
 
 from ..backends.protocol import BackendFile, BackendLimits, ObjectStat
-from ..errors import ConflictError, FailedRange, Key, LostRange, ShutdownError
-from ..native import BACKOFF, END, NAMES, STAMP_MAX, NativeInode, Op
+from ..errors import ConflictError, Key, LostRange, ShutdownError
+from ..native import END, STAMP_MAX, NativeInode, Op
 from . import throttle
 from .commit import staging
-from .commit.owed import Owed, Step
-from .commit.tails import Tails
-from .foreign import errno_of, text_of
+from .commit.outcome import NO_COMMITS, Commits
+from .commit.owed import NOTHING_OWED, Debt, Owed, Step
+from .commit.remote import NO_DISPUTE, Dispute
+from .commit.versions import Versions
+from .failures import NO_FAILURES, Failures
 from .io import direct, issuer, reader, sizes
-from .report.notices import fault, spans
-from .retryer import Failure, Failures
+from .report.notices import spans
 from .runner import Job
+from .settling import NO_WORK, Settling
 
 if TYPE_CHECKING:
     from .attempts import Attempts
@@ -38,8 +50,12 @@ if TYPE_CHECKING:
 
 __all__ = ["EngineFile", "limits_of"]
 
+P = TypeVar("P")
 T = TypeVar("T")
-log = logging.getLogger("pagecache.internal")
+
+
+def _unreported(lost: list[LostRange]) -> None:
+    """Drop a report of losses: the file has no handles."""
 
 
 def limits_of(limits: BackendLimits, max_write: int | None = None, *, stages: bool = False) -> dict[str, int]:
@@ -59,46 +75,26 @@ def limits_of(limits: BackendLimits, max_write: int | None = None, *, stages: bo
     }
 
 
-class _Aside:
-    """A flag of a file that excludes it from syncs or write-back; CORE counts and lists such files separately."""
-
-    def __set_name__(self, owner: type[EngineFile], name: str) -> None:
-        self._bit = f"_{name}"
-
-    def __get__(self, file: EngineFile, owner: type[EngineFile]) -> bool:
-        return bool(getattr(file, self._bit))
-
-    def __set__(self, file: EngineFile, value: bool) -> None:
-        with file.aside_lock:
-            setattr(file, self._bit, value)
-            kept_back = file._abandoned or file._withheld
-            file.native.set_aside(unsynced=kept_back or file._removed, kept_back=kept_back)
-
-
 class EngineFile:
     """One object of a volume: its inode in CORE and its file in the backend."""
 
-    removed = _Aside()
-    abandoned = _Aside()
-    withheld = _Aside()
+    dispute: Dispute = NO_DISPUTE
+    commits: Commits = NO_COMMITS
+    owed: Owed = NOTHING_OWED
+    failures: Failures = NO_FAILURES
+    settling: Settling = NO_WORK
 
-    fill = reader.fill
-    start_fill = reader.start_fill
-    write = issuer.write
-    start_write = issuer.start_write
-    start_write_units = issuer.start_write_units
-    write_units = issuer.write_units
-    commit = issuer.commit
-    room = throttle.room
-    write_back = issuer.write_back
-    write_through = issuer.write_through
-    truncate = sizes.truncate
-    punch = sizes.punch
-    drop_local = sizes.drop_local
-    direct_read = direct.direct_read
-    direct_write = direct.direct_write
-    lose_direct = direct.lose
-    cut_views = sizes.cut_views
+    removed = False
+    abandoned = False
+    withheld = False
+    unclosed = False  # a writer's handle was collected with unpublished data
+    cutting = False  # a thread without the inode lock is about to cut storage: no direct write begins
+    forgetting = False  # a rollback outside of a commit runs: reads wait for its end
+    freed = False  # CORE's part is freed: its id may belong to another file by now
+    retired: tuple[BackendFile, ...] = ()
+    _forced_reads = 0
+    _max_write: int | None = None
+    _seen_limits: BackendLimits | None = None
 
     def __init__(
         self, volume: EngineVolume, key: Key, backend_file: BackendFile, size: int, version: str | None
@@ -106,42 +102,90 @@ class EngineFile:
         self.volume = volume
         self.key = key
         self.lock = threading.Lock()
-        self.failures = Failures()
-        self.commit_error: BaseException | None = None
-        self.commit_attempts = 0
-        self.commits_failed = 0
-        self.commit_not_before = 0.0
-        self.version = version
-        self.version_stale = False
-        self.own_changes = 0
-        self.conflict: tuple[str | None, str | None] | None = None
-        self.remote_version: str | None = None
-        self.base_lost = False
-        self._nr_forcing = 0
-        self.rebase_asked = False
-        self.rebases = 0
-        self.retired: list[BackendFile] = []
-        self.report_loss: Callable[[list[LostRange]], None] = lambda lost: None
-        self._removed = self._abandoned = self._withheld = False
-        self.settling: deque[Callable[[], None]] = deque()
-        self.holes: list[tuple[int, int]] = []  # uncommitted, of a backend that can roll back; under the token
-        self.cutting = False  # a thread without the inode lock is about to cut storage: no direct write begins
-        self.forgetting = False  # a rollback outside of a commit runs; set under the token
-        self.freed = False  # CORE's part is freed: its id may belong to another file by now
-        self.unclosed = False
-        self.aside_lock = threading.Lock()
+        self.versions = Versions(self, version)
+        self._aside_lock = threading.Lock()
         self._limits_lock = threading.Lock()  # held while limits are read and passed to CORE: the newest win
-        self._max_write: int | None = None
-        self._seen_limits: BackendLimits | None = None
+        self._report_loss: Callable[[list[LostRange]], None] = _unreported
         self.native = NativeInode(volume.native, size, limits_of(volume.backend.limits))
         self.native.set_user(self)
         self.backend_file: BackendFile | None = None
         self.read_into: Any = None
-        self.owed = Owed(self)
-        self.tails = Tails(self)
         self.read_staged: Any = None
         self.stages = False
         self.use(backend_file)
+
+    # -- entered from C
+
+    def fill(self, op: Op, met: Exception | int) -> None:
+        reader.fill(self, op, met)
+
+    def start_fill(self, op: Op) -> None:
+        reader.start_fill(self, op)
+
+    def write(self, op: Op) -> None:
+        issuer.write(self, op)
+
+    def start_write(self, op: Op) -> None:
+        issuer.start_write(self, op)
+
+    def write_units(self, op: Op) -> None:
+        issuer.write_units(self, op)
+
+    def start_write_units(self, op: Op) -> None:
+        issuer.start_write_units(self, op)
+
+    def commit(self, op: Op) -> None:
+        issuer.commit(self, op)
+
+    def room(self, pos: int, length: int, place: int) -> None:
+        throttle.room(self, pos, length, place)
+
+    def write_back(self, pos: int, length: int) -> None:
+        issuer.write_back(self, pos, length)
+
+    def write_through(self, pos: int, length: int) -> None:
+        issuer.write_through(self, pos, length)
+
+    def truncate(self, op: Op, change: tuple[int, Callable[[], None], Attempts | None]) -> None:
+        sizes.truncate(self, op, change)
+
+    def punch(self, op: Op, change: tuple[list[int], Callable[[], None]]) -> None:
+        sizes.punch(self, op, change)
+
+    def drop_local(self, op: Op, extent: tuple[int, int, list[LostRange], bool, bool]) -> None:
+        sizes.drop_local(self, op, extent)
+
+    def cut_views(self, op: Op, unused: None) -> None:
+        sizes.cut_views(self, op, unused)
+
+    def direct_read(self, op: Op, read: direct.Read) -> None:
+        direct.direct_read(self, op, read)
+
+    def direct_write(self, op: Op, write: direct.Write) -> None:
+        direct.direct_write(self, op, write)
+
+    # -- parts that trouble makes. Each is made once, by any thread and with any lock held: `setdefault` is atomic.
+
+    def disputed(self) -> Dispute:
+        return self._part("dispute", Dispute)
+
+    def committing(self) -> Commits:
+        return self._part("commits", Commits)
+
+    def failing(self) -> Failures:
+        return self._part("failures", Failures)
+
+    def _part(self, name: str, make: Callable[[], P]) -> P:
+        part: P | None = self.__dict__.get(name)
+        return self.__dict__.setdefault(name, make()) if part is None else part
+
+    def owe(self, step: Debt) -> None:
+        """Add a call that must precede any other call on the file."""
+        self._part("owed", lambda: Owed(self)).add(step)
+
+    def owe_instead(self, steps: Iterable[Debt] = (), *, keep: Collection[str] = ()) -> tuple[Debt, ...]:
+        """Replace the debts; see `Owed.replace`."""
+        return self._part("owed", lambda: Owed(self)).replace(steps, keep=keep)
 
     # -- the backend's file
 
@@ -163,12 +207,32 @@ class EngineFile:
         with self.lock:
             if self.backend_file is None:
                 self.read_into = self._closed
-            elif not self._nr_forcing and (self.base_lost or (whole and self.conflict is not None)):
+            elif not self._forced_reads and (self.dispute.base_lost or (whole and self.conflict is not None)):
                 self.read_into = self._refuse_read
             elif self.owed.reads_wait():
                 self.read_into = self._read_later
             else:
                 self.read_into = self.backend_file.read_into
+
+    def replace_by(self, fresh: BackendFile) -> None:
+        """Direct calls to a file opened anew. Reads may still run in the old one: it is closed with this object."""
+        if self.backend_file is not None:
+            self.retired = (*self.retired, self.backend_file)
+        self.use(fresh)
+
+    def allow_staging(self, allowed: bool) -> None:
+        self.stages = allowed and staging.possible(self.backend_file)
+        self.apply_limits()
+
+    def rename(self, key: Key) -> None:
+        """Set the name in calls of the backend and in reports; the backend has renamed the object."""
+        self.key = key
+
+    def free(self) -> bool:
+        """Free CORE's part; False: an operation uses it."""
+        if not self.freed:
+            self.freed = self.native.destroy()
+        return self.freed
 
     @contextmanager
     def forcing(self) -> Iterator[None]:
@@ -183,7 +247,7 @@ class EngineFile:
 
     def _force_reads(self, more: int) -> None:
         with self.lock:
-            self._nr_forcing += more
+            self._forced_reads += more
         self.bind_reads()
 
     def _read_later(self, offset: int, buffers: Any) -> int:
@@ -245,34 +309,53 @@ class EngineFile:
             self.native.set_limits(limits_of(limits, self._max_write, stages=self.stages))
             self._seen_limits = limits  # last: a thread that sees it starts a pass at once
 
-    def start_version(self) -> Job[None] | None:
-        """Read the stored version after writes of this cache, on a thread of the volume. None: it is known.
+    # -- flags
 
-        On commit_on_close backends acknowledgements change no version, and a commit returns its own (contract 2.19).
+    @property
+    def conflict(self) -> tuple[str | None, str | None] | None:
+        """The versions of an unsettled conflict: the base, and the stored one."""
+        return self.dispute.versions
+
+    def set_aside(
+        self, *, removed: bool | None = None, abandoned: bool | None = None, withheld: bool | None = None
+    ) -> None:
+        """Set flags that exclude the file from syncs or write-back; CORE counts and lists such files separately."""
+        with self._aside_lock:
+            if removed is not None:
+                self.removed = removed
+            if abandoned is not None:
+                self.abandoned = abandoned
+            if withheld is not None:
+                self.withheld = withheld
+            kept_back = self.abandoned or self.withheld
+            self.native.set_aside(unsynced=kept_back or self.removed, kept_back=kept_back)
+
+    def set_unclosed(self, unclosed: bool) -> None:
+        self.unclosed = unclosed
+
+    @contextmanager
+    def keeping_direct_writes_out(self) -> Iterator[None]:
+        """Context in which no direct write begins; the token is held."""
+        self.cutting = True
+        try:
+            yield
+        finally:
+            self.cutting = False
+            self.native.wake()
+
+    @contextmanager
+    def keeping_reads_back(self) -> Iterator[None]:
+        """Context in which reads that return wait until the cache has forgotten what the backend forgets; the token is
+        held.
         """
-        if not self.version_stale or self.backend_file is None or self.limits().commit_on_close:
-            return None
-        job = Job(self.volume.park, self._read_version, what="stat", key=self.key, then=self.native.wake)
-        return self.volume.runner.submit(NAMES, job)
+        self.forgetting = True
+        try:
+            yield
+        finally:
+            self.forgetting = False
+            self.native.wake()
 
-    def _read_version(self) -> None:
-        """Record the stored version as this cache's own, if no change overlapped the read."""
-        with self.lock:
-            changes = self.own_changes
-        if self.native.storage_busy() or len(self.owed):
-            return  # the call after the end of that change reads it
-        version = self.opened().stat().version
-        with self.lock:
-            if self.own_changes == changes:
-                self.version, self.version_stale = version, False
-
-    def quiet(self) -> int | None:
-        """Return a number that changes with each change of storage by this cache; None while one is about to begin."""
-        with self.lock:
-            changes = self.own_changes  # first: a change that begins after this changes the number
-            if self.version_stale or len(self.owed) or not self.native.pass_idle() or self.native.commit_due():
-                return None  # work under the token alone announces its changes: `about_to_change`
-            return changes
+    # -- write-back
 
     def begin_hand_over(self, start: int, end: int) -> None:
         """Start write-back of a range's dirty bytes, without waiting. Not if a commit makes bytes visible: age and
@@ -287,7 +370,7 @@ class EngineFile:
 
     def settle(self, job: Callable[[], None]) -> None:
         """Run a job under the token, on a thread of the volume, once the token is free."""
-        self.settling.append(job)
+        self._part("settling", Settling).add(job)
         self.native.settle_start()
 
     def settled(self, job: Callable[[], T], tries: Attempts | None = None) -> T:
@@ -302,14 +385,7 @@ class EngineFile:
 
     def run_settling(self) -> bool:
         """Run the requested jobs, with the token held; False: there were none."""
-        if not self.settling:
-            return False
-        while self.settling:
-            try:
-                self.settling.popleft()()
-            except Exception:
-                fault("%s: %r: work under the file's token failed", self.volume.name, self.key)
-        return True
+        return self.settling.run(self)
 
     def holding(self, op: Op, call: Callable[[], None]) -> None:
         """Run a call that needs the held locks."""
@@ -324,17 +400,11 @@ class EngineFile:
 
     # -- changes
 
-    def about_to_change(self) -> None:
-        """Announce a call: whatever its result, another stored version may come from this cache."""
-        with self.lock:
-            self.version_stale = True
-            self.own_changes += 1
-
     def lie_over(self, stored: int | None) -> None:
         """Record that the backend has forgotten its acknowledged changes, and has `stored` bytes (None: unknown, so the
         size is owed too): all of them are dirty again, and truncates and holes are owed. The token is held.
         """
-        self.lose_direct(forget=True)
+        direct.lose(self, forget=True)
         undone = self.native.undone()
         size, lowest = self.native.size, undone["lowest"]
         steps: list[Step] = []
@@ -343,12 +413,12 @@ class EngineFile:
             end = size
         else:
             end = stored
-        steps += [Step("punch_hole", (pos, min(stop, end) - pos)) for pos, stop in self.holes if pos < end]
+        steps += [Step("punch_hole", (pos, min(stop, end) - pos)) for pos, stop in self.commits.holes if pos < end]
         if stored is None:
             steps.insert(0, Step("rollback", ()))
             self.native.set_uncommitted(lowest=min(lowest, size))
         for step in steps:
-            self.owed.add(step)
+            self.owe(step)
         self.native.rebase(end, not steps)
         if undone["created"]:
             self.native.set_uncommitted(created=True)  # other openers do not see it yet, and closing publishes it
@@ -371,6 +441,13 @@ class EngineFile:
         code = error.errno if error else 0
         return [LostRange(self.key, pos, length, code, self.volume.name) for pos, length in ranges]
 
+    def lose_direct(self, *, forget: bool = False) -> None:
+        """Record the loss of uncommitted direct writes; see `direct.lose`."""
+        direct.lose(self, forget=forget)
+
+    def report_losses_to(self, report: Callable[[list[LostRange]], None]) -> None:
+        self._report_loss = report
+
     def tell_loss(self, lost: list[LostRange], why: str) -> None:
         """Report an unrequested loss, in the log and once per handle."""
         if not lost:
@@ -380,103 +457,10 @@ class EngineFile:
         self.volume.say(
             logging.ERROR, "data that was given up", what, "each handle raises DataLossError once", self.key
         )
-        self.report_loss(lost)
-
-    # -- failures
-
-    def resume(self, start: int = 0, end: int = END) -> None:
-        """Make parked and waiting data dirty again, and send it."""
-        if self.conflict is not None:
-            return
-        with self.lock:
-            known = bool(self.failures.overlapping(start, end))
-        if not known and not self.native.number("failed"):
-            return
-        self.refresh_limits()
-        self.native.retry(start, end, failed_too=True)
-        self.native.flush_start(STAMP_MAX, start, end)
-
-    def ensure_retry(self) -> None:
-        """Ensure that the flusher has the time of the earliest waiting failure."""
-        if self.volume.retry_planned(self):
-            return
-        with self.lock:
-            at = self.failures.next_retry()
-        self.volume.retry_by(self, self.volume.clock.now() if at is None else at)
-
-    def replan_parked(self) -> float | None:
-        """Plan parked data by the current policy; return the time of the next retry."""
-        wait, now = self.volume.retry.failed_retry, self.volume.clock.now()
-        with self.lock:
-            for failure in self.failures:
-                if failure.parked and not isinstance(failure.error, ConflictError):
-                    at = math.inf if failure.next_retry is None else failure.next_retry
-                    self.failures.postpone(failure, None if wait is None else min(at, now + wait))
-            return self.failures.next_retry()
-
-    def due(self, now: float) -> float | None:
-        """Resume due failures; return the time of the next one."""
-        due: list[Failure] = []
-        with self.lock:
-            due = [f for f in self.failures if f.next_retry is not None and f.next_retry <= now]
-            for failure in due:
-                if not self.native.flush_pending(STAMP_MAX, failure.start, failure.end):
-                    self.failures.clear(failure.start, failure.end)  # it was written back with its neighbours
-        self.refresh_limits()  # dirty again, it is divided by the current limits [K5]
-        for failure in due:
-            self.native.count_retry()
-            self.native.retry(failure.start, failure.end, failed_too=failure.parked)
-            self.native.flush_start(STAMP_MAX, failure.start, failure.end)
-        with self.lock:
-            for failure in due:
-                for current in self.failures.overlapping(failure.start, failure.end):
-                    if current is failure:
-                        self.failures.postpone(failure, now + self.volume.retry.max_delay)
-            next_retry = self.failures.next_retry()
-        if next_retry is None and self.native.flush_pending(STAMP_MAX) & BACKOFF:
-            # CORE's state decides: bytes that wait without a recorded failure are woken here.
-            self.native.retry()
-            self.native.flush_start(STAMP_MAX)
-        return next_retry
-
-    def failed_ranges(self, everything: bool = False) -> list[FailedRange]:
-        """Return the permanent failures (everything: all local data, of an aborted volume), cut at the size."""
-        now = self.volume.clock.now()
-        ranges = self.native.local_ranges() if everything else self.native.failed_ranges()
-        found = []
-        with self.lock:
-            for pos, length in ranges:
-                known = self.failures.overlapping(pos, pos + length)
-                worst = next((f for f in known if f.parked), known[0] if known else None)
-                found.append(self._failed_range(pos, length, worst, now))
-        return found
-
-    def _failed_range(self, pos: int, length: int, failure: Failure | None, now: float) -> FailedRange:
-        if failure is None:
-            code, message = self._why_local("")
-            return FailedRange(self.key, pos, length, code, 0, None, self.volume.name, message, 0.0)
-        at = failure.next_retry if self.conflict is None else None  # only `resolve` and `discard` settle a conflict
-        wait = None if at is None else max(0.0, at - now)
-        since = max(0.0, now - failure.since)
-        return FailedRange(
-            self.key, pos, length, failure.errno, failure.attempts, wait, self.volume.name, failure.message, since
-        )
-
-    def _why_local(self, otherwise: str) -> tuple[int, str]:
-        """Return errno and text of the reason why bytes that did not fail themselves stay local."""
-        reason = self.volume.abort_reason
-        error = self.commit_error if reason is None else reason
-        return (0, otherwise) if error is None else (errno_of(error), text_of(error))
-
-    def uncommitted_range(self) -> FailedRange:
-        """Return a range for a change without bytes (creation, size, holes) that waits for a commit."""
-        code, message = self._why_local("its creation, size, holes or direct writes are not committed")
-        return FailedRange(
-            self.key, self.native.size, 0, code, self.commit_attempts, None, self.volume.name, message, 0.0
-        )
+        self._report_loss(lost)
 
     def conflict_error(self) -> ConflictError:
-        base, remote = self.conflict or (self.version, self.remote_version)
+        base, remote = self.conflict or (self.versions.base, self.dispute.remote)
         return ConflictError(
             f"{self.key!r}: the stored object is another version than that under this one",
             self.key,

@@ -28,6 +28,7 @@ from typing import TYPE_CHECKING
 
 from ..errors import Key
 from ..native import ENGINE_FLUSHER, Kind, NativeCache, Pressure, Span
+from . import failures
 from .park import Clock, Park
 from .report.notices import fault
 from .report.trouble import STALLED
@@ -239,7 +240,7 @@ class Flusher:
         for file in volume.take_retries(now):
             next_retry: float | None = now + PAUSE
             try:
-                next_retry = file.due(now)
+                next_retry = failures.due(file, now)
             except BaseException:  # the other files have their turn
                 fault("%s: %r: a retry met an error that should not get here", volume.name, file.key)
             if next_retry is not None:
@@ -315,9 +316,9 @@ class Flusher:
         for size, _, file in unstable:
             if total <= allowed or size == 0:
                 break
-            if now >= file.commit_not_before:
+            if now >= file.commits.not_before:
                 file.native.start_commit()
             else:
-                delay = min(delay, file.commit_not_before - now)
+                delay = min(delay, file.commits.not_before - now)
             total -= size
         return delay

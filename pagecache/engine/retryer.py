@@ -1,19 +1,15 @@
-"""Whether and when to retry, and the failures so far.
+"""Whether and when to retry.
 
 `decide` is a pure function of policy, error, attempt, time and a random number. A transient error is retried after an
 exponential delay with full jitter (M. Brooker, "Exponential backoff and jitter", AWS 2015), until the attempts are used
 up or the deadline has passed; then, and after a permanent error, the data is *parked*: dirty, readable, and free of
 cost until something resumes it (contract 2.14).
-
-`Failures` maps the failed ranges of one file to their records. Ranges are disjoint; a new failure replaces the ranges
-it covers, an acknowledgement removes them.
 """
 
 from __future__ import annotations
 
 import errno
 import itertools
-from collections.abc import Iterator
 from typing import TYPE_CHECKING, NamedTuple
 
 from sortedcontainers import SortedDict
@@ -25,7 +21,7 @@ from .foreign import errno_of, max_write_of, retry_after_of, said_to_be_transien
 if TYPE_CHECKING:
     from .file import EngineFile
 
-__all__ = ["Again", "Failure", "Failures", "Parked", "Retries", "decide", "is_refusal", "is_transient"]
+__all__ = ["Again", "Parked", "Retries", "decide", "is_refusal", "is_transient"]
 
 TRANSIENT = frozenset(
     {
@@ -109,71 +105,6 @@ def decide(policy: RetryPolicy, error: BaseException, attempts: int, elapsed: fl
     if after is not None:
         return Again(after)
     return Again(min(policy.max_delay, policy.first_delay * 2.0 ** (attempts - 1)) * random)
-
-
-class Failure(NamedTuple):
-    """Bytes [start, end) whose last write-back failed."""
-
-    start: int
-    end: int
-    errno: int
-    attempts: int
-    message: str
-    since: float
-    next_retry: float | None
-    parked: bool
-    error: BaseException
-
-
-class Failures:
-    """Disjoint failed ranges of one file, by start."""
-
-    def __init__(self) -> None:
-        self._map: SortedDict[int, Failure] = SortedDict()
-
-    def __len__(self) -> int:
-        return len(self._map)
-
-    def __iter__(self) -> Iterator[Failure]:
-        return iter(list(self._map.values()))
-
-    def overlapping(self, start: int, end: int) -> list[Failure]:
-        """Return failures that overlap [start, end). Cost: O(log n + hits)."""
-        first = max(0, self._map.bisect_right(start) - 1)
-        found = []
-        for key in self._map.islice(first):
-            if key >= end:
-                break
-            if self._map[key].end > start:
-                found.append(self._map[key])
-        return found
-
-    def clear(self, start: int, end: int) -> bool:
-        """Remove failures of [start, end), keeping parts outside. Return whether there were any."""
-        found = self.overlapping(start, end)
-        for failure in found:
-            del self._map[failure.start]
-            if failure.start < start:
-                self._map[failure.start] = failure._replace(end=start)
-            if failure.end > end:
-                self._map[end] = failure._replace(start=end)
-        return bool(found)
-
-    def add(self, failure: Failure) -> None:
-        self.clear(failure.start, failure.end)
-        self._map[failure.start] = failure
-
-    def postpone(self, failure: Failure, until: float | None) -> None:
-        """Set the next check of a failure to `until`; None: on request only."""
-        self._map[failure.start] = failure._replace(next_retry=until)
-
-    def next_retry(self) -> float | None:
-        """Return the earliest time of a retry."""
-        return min((f.next_retry for f in self if f.next_retry is not None), default=None)
-
-    def worst(self) -> Failure | None:
-        """Return one failure to report: the first parked one, otherwise the first."""
-        return next((f for f in self if f.parked), next(iter(self), None))
 
 
 class Retries:

@@ -20,6 +20,7 @@ from typing import TYPE_CHECKING
 from .. import native
 from ..errors import PageCacheError, WritebackError
 from ..native import ENGINE_PAUSE, WAITS, Kind, Pressure, Span
+from . import failures
 from .park import SLICE, Deadline
 from .report.look import Look, Owner, nobody
 from .report.reason import Reason, during, of_file
@@ -131,7 +132,7 @@ def _check_failed(file: EngineFile) -> None:
             f"write refused: {failed} bytes of this file could not be written back: {worst.message}",
             file.key,
             errno=worst.errno,
-            ranges=file.failed_ranges(),
+            ranges=failures.failed_ranges(file),
         )
     file.volume.resume_parked(file)
 

@@ -25,6 +25,7 @@ from ..config import CacheConfig, CacheLimits, RetryPolicy
 from ..errors import DeadlockError, Key, ShutdownError
 from ..native import NativeCache, NativeVolume
 from ..objects import Event
+from . import failures
 from .attempts import Attempts
 from .blocking import Blocking
 from .file import limits_of
@@ -278,10 +279,7 @@ class EngineVolume:
     def free(self, file: EngineFile) -> bool:
         """Free CORE's part of a file. False: an operation uses it, or a keeper exists."""
         with self._lock:
-            if file.freed or len(self._keepers):
-                return False
-            file.freed = file.native.destroy()
-            return file.freed
+            return not file.freed and not len(self._keepers) and file.free()
 
     def file_at(self, id: int) -> EngineFile | None:
         with self._lock:
@@ -339,7 +337,7 @@ class EngineVolume:
     def replan_parked(self) -> None:
         """Plan parked data by a changed retry policy."""
         for file in self.troubles.failing_files():
-            next_retry = file.replan_parked()
+            next_retry = failures.replan_parked(file)
             if next_retry is not None:
                 self.retry_by(file, next_retry)
 
@@ -350,7 +348,7 @@ class EngineVolume:
             if now - self._resumed.get(file, float("-inf")) < self.retry.max_delay:
                 return
             self._resumed[file] = now
-        file.resume()
+        failures.resume(file)
 
     # -- idle files of the backend
 
@@ -393,7 +391,7 @@ class EngineVolume:
                             self.idle[file] = None
                     if not self.backend.limits.commit_on_close:
                         file.native.flush_start(core.STAMP_MAX)
-                        if self.clock.now() >= file.commit_not_before:
+                        if self.clock.now() >= file.commits.not_before:
                             file.native.start_commit()
                     continue
                 with self._lock:

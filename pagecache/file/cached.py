@@ -369,7 +369,7 @@ class CachedFile(Handle, io.RawIOBase):
         if engine.limits().commit_on_close:
             engine.refresh_limits()
             self._native.pass_background(FOREVER)
-        elif self._native.has_local() or engine.version_stale:
+        elif self._native.has_local() or engine.versions.stale:
             return barrier.begin_flush(engine, version=True)
         return None
 
@@ -400,7 +400,7 @@ class CachedFile(Handle, io.RawIOBase):
 
     def _fsynced(self) -> None:
         """Record that the writer itself has published the object."""
-        self._inode.engine.unclosed = False
+        self._inode.engine.set_unclosed(False)
 
     def sync_range(self, offset: int, length: int) -> None:
         """Write a range back and wait for its acknowledgement; no commit.
@@ -422,7 +422,7 @@ class CachedFile(Handle, io.RawIOBase):
 
     def _is_unsaved(self) -> bool:
         """Return whether closing it may take a while, as there may be data to write back."""
-        return self._writable and (self._native.has_local() or self._inode.engine.version_stale)
+        return self._writable and (self._native.has_local() or self._inode.engine.versions.stale)
 
     def _commits_on_close(self) -> bool:
         """Return whether a `with` whose body raised abandons the file."""

@@ -148,7 +148,7 @@ class _Calls:
         inode = inode or self.volume._inode_at(key)
         if inode is None or inode.engine.backend_file is None:
             return found
-        if inode.native.has_local() or quiet is None or inode.engine.quiet() != quiet:
+        if inode.native.has_local() or quiet is None or inode.engine.versions.quiet() != quiet:
             return dataclasses.replace(found, size=inode.native.size)
         return found
 
@@ -178,7 +178,7 @@ class Directories(_Calls):
     def look(self, key: str) -> ObjectStat:
         lstat = getattr(self.backend, "lstat", self.backend.stat)
         inode = self.volume._inode_at(key)
-        quiet = None if inode is None else inode.engine.quiet()
+        quiet = None if inode is None else inode.engine.versions.quiet()
         try:
             found: ObjectStat = self.ask("stat", key, lambda: lstat(key))
         except FileNotFoundError:

@@ -469,7 +469,7 @@ class Server:
         if empty and self.names.keeps_modes:  # an empty file is not shortened, but its time must move
             self.setattr(number, {"mtime_ns": time.time_ns()})
         engine = opened.file._inode.engine
-        version = None if engine.version_stale else engine.version
+        version = None if engine.versions.stale else engine.versions.base
         kept = version is not None and version == node.kept
         node.kept = version
         return opened.number, kept

@@ -53,7 +53,7 @@ def announce(volume: Volume, inode: Inode, offset: int, length: int | None, vers
     """Record a change of the stored object: later reads of the range use local bytes only, and the store for all
     others.
     """
-    if version is not None and version == inode.engine.version and not inode.engine.version_stale:
+    if inode.engine.versions.is_base(version):
         return  # this cache's own change, or a known one
     start, end = extent(offset, length, inode.native.size)
     remote.announced(inode.engine, version, start, END if length is None else end)
@@ -118,9 +118,7 @@ def set_attributes(volume: Volume, key: Key, inode: Inode | None, changes: dict[
         found = engine.stat_open()
         before = backend.stat(key) if found is None else found
         changed = change()
-        with engine.lock:
-            if before.version == engine.version and not engine.version_stale:
-                engine.version = changed.version
+        engine.versions.follow(before.version, changed.version)
         return changed
 
     return engine.settled(change_ours)

@@ -19,6 +19,7 @@ from collections.abc import Callable
 from typing import TYPE_CHECKING, Any, Literal
 
 from ..backends.protocol import close_backend_file
+from ..engine import failures
 from ..engine.foreign import shown
 from ..engine.io import direct
 from ..engine.park import SLICE, Deadline, Signal, deadline_error
@@ -220,9 +221,9 @@ def _unsaved(volume: Volume) -> list[FailedRange]:
     for file in volume.engine.files():
         if file.removed or file.abandoned:
             continue
-        ranges = file.failed_ranges(everything=True)
+        ranges = failures.failed_ranges(file, everything=True)
         if not ranges and file.native.has_local():
-            ranges = [file.uncommitted_range()]
+            ranges = [failures.uncommitted_range(file)]
         found += ranges
     return found
 

@@ -41,7 +41,7 @@ class Inode:
         self.volume = volume
         self.key = key
         self.engine: EngineFile = EngineFile(volume.engine, key, backend_file, size, version)
-        self.engine.report_loss = self._report_loss
+        self.engine.report_losses_to(self._report_loss)
         self.native: NativeInode = self.engine.native
         self.handles = 0
         self.writers = 0

@@ -74,10 +74,11 @@ def close_handle(volume: Volume, inode: Inode, *, writable: bool, timeout: float
             commit = limits.commit_on_close if volume.options.sync_on_close is None else volume.options.sync_on_close
             if inode.engine.conflict is not None:
                 raise inode.engine.conflict_error()
-            inode.engine.withheld = inode.engine.unclosed = False
+            inode.engine.set_aside(withheld=False)
+            inode.engine.set_unclosed(False)
             if commit and inode.native.has_local():
                 barrier.fsync(inode.engine, timeout)
-            elif not limits.commit_on_close and (inode.native.has_local() or inode.engine.version_stale):
+            elif not limits.commit_on_close and (inode.native.has_local() or inode.engine.versions.stale):
                 barrier.flush(inode.engine, volume.engine.native.take_epoch(), version=True)
     finally:
         release(volume, inode, writable=writable)
@@ -92,7 +93,7 @@ def abandon_handle(volume: Volume, inode: Inode, *, writable: bool) -> None:
     with volume.names:
         inode.writers, last, writable = inode.writers - writable, writable and inode.writers == 1, False
         if last and changed and not inode.engine.removed:
-            inode.engine.abandoned = True  # from now on none of it is written back
+            inode.engine.set_aside(abandoned=True)  # from now on none of it is written back
             volume.orphans[inode] = None
             named = volume.inodes.get(inode.key) is inode
             gone = volume.busy.take(inode.key) if named else volume.engine.park.signal()
@@ -117,7 +118,8 @@ def close_collected(volume: Volume, inode: Inode, *, writable: bool, loss_cursor
     published; unreported losses go to the log, and to the next opener if no other handle reports them.
     """
     with volume.names:
-        inode.engine.unclosed |= writable and inode.native.has_local()
+        if writable and inode.native.has_local():
+            inode.engine.set_unclosed(True)
         lost = inode.losses_since(loss_cursor)
         told = not inode.untold()
     if lost:
@@ -135,13 +137,13 @@ def withhold(volume: Volume) -> list[Inode]:
         inodes = [i for i in volume.inodes.values() if i.writers or i.engine.unclosed]
     found = [i for i in inodes if i.engine.limits().commit_on_close and i.native.has_local()]
     for inode in found:
-        inode.engine.withheld = True
+        inode.engine.set_aside(withheld=True)
     return found
 
 
 def forsake(volume: Volume, inode: Inode) -> list[LostRange]:
     """Drop and return the local data of an object that cannot be published any longer."""
-    inode.engine.abandoned = True
+    inode.engine.set_aside(abandoned=True)
     rollback: Any = getattr(inode.engine.backend_file, "rollback", None)
     lost = drop_local(volume, inode, 0, END, cut=rollback is None)
     if rollback is not None:
@@ -152,7 +154,7 @@ def forsake(volume: Volume, inode: Inode) -> list[LostRange]:
 def bury(volume: Volume, inode: Inode) -> None:
     """Bury an inode without name and handles: local data is dropped, silently, once its token is free. Never waits."""
     if inode.native.has_local() and not volume.engine.aborted and not inode.engine.abandoned:
-        inode.engine.abandoned = True
+        inode.engine.set_aside(abandoned=True)
         inode.engine.settle(lambda: _drop(inode))
     destroy(volume, inode)
 
@@ -237,7 +239,7 @@ def unname(volume: Volume, canonical: Key) -> None:
         if inode is None:
             return
         volume.orphans[inode] = None
-        inode.engine.removed = True
+        inode.engine.set_aside(removed=True)
         volume.engine.keep(inode.engine)
         unused = inode.handles == 0
     if unused:

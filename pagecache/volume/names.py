@@ -153,7 +153,8 @@ class Naming:
         return inode
 
     def _move(self, inode: Inode, key: Key) -> None:
-        inode.key = inode.engine.key = key
+        inode.key = key
+        inode.engine.rename(key)
         with self.volume.names:
             self.volume.inodes[key] = inode
 
@@ -199,8 +200,8 @@ class _Before:
         if self.links is not None:
             return
         cached = naming.volume._inode_at(naming.old)
-        if cached is not None and naming.src == naming.old and not cached.engine.version_stale:
-            self.version = cached.engine.version
+        if cached is not None and naming.src == naming.old and not cached.engine.versions.stale:
+            self.version = cached.engine.versions.base
         found = None if inode is None else inode.engine.stat_open()
         self.links = 1 if found is None else found.nlink or 1
 

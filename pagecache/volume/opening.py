@@ -190,8 +190,8 @@ def _open_known(volume: Volume, inode: Inode, key: Key, bits: int, keep_cache: b
     if inode.engine.backend_file is not None:
         if bits & os.O_CREAT and bits & os.O_EXCL:
             raise FileExistsError(errno.EEXIST, os.strerror(errno.EEXIST), key)
-        if not keep_cache or inode.engine.base_lost:
-            quiet = inode.engine.quiet()
+        if not keep_cache or inode.engine.dispute.base_lost:
+            quiet = inode.engine.versions.quiet()
             stat = stored_stat(volume, inode, key, tries)
             if stat is None:
                 return False
@@ -312,9 +312,8 @@ def follow(inode: Inode, key: Key) -> None:
         engine.use(None)  # nothing is stored under the old name; the next open uses the new one
         engine.volume.close_later(backend_file)
         raise
-    engine.retired.append(backend_file)  # fills may run in it
-    engine.use(fresh)
-    if stat.version != engine.version:
+    engine.replace_by(fresh)
+    if stat.version != engine.versions.base:
         remote.changed(engine, stat.version)
 
 
@@ -330,8 +329,8 @@ def stored_stat(volume: Volume, inode: Inode, key: Key, tries: Attempts) -> Obje
     except FileNotFoundError:
         if inode.native.undone()["created"]:
             # It exists here, uncommitted; its file may have a version.
-            return ObjectStat(size=0, version=engine.version)
-        if engine.version is not None and not inode.native.has_local():
+            return ObjectStat(size=0, version=engine.versions.base)
+        if engine.versions.base is not None and not inode.native.has_local():
             return None
         return ObjectStat(size=0)  # only local data is left of it
 
@@ -379,25 +378,26 @@ def free_descriptors(volume: Volume, tries: Attempts) -> None:
 def compare(volume: Volume, inode: Inode, stat: ObjectStat, tries: Attempts, quiet: int | None = None) -> None:
     """Compare versions for close-to-open: after a foreign change, cached data is not served (contract 2.19, 2.20).
 
-    `quiet` is `EngineFile.quiet` before `stat` was read: if it is unchanged after the comparison as well, the
+    `quiet` is `Versions.quiet` before `stat` was read: if it is unchanged after the comparison as well, the
     difference is not this cache's own change.
     """
     engine = inode.engine
-    changes = engine.own_changes
+    changes = engine.versions.changes
     if engine.conflict is not None:
         raise engine.conflict_error()
-    if engine.version_stale:
+    if engine.versions.stale:
         return  # this cache's writes changed it; the end of the flush reads their version
     whole = engine.limits().commit_on_close
-    same = stat.version == engine.version
+    same = stat.version == engine.versions.base
     if not whole and stat.version is None:
         # A version decides, if there is one: storing part of a unit makes an object longer, too.
         same = stat.size == inode.native.remote_size
-    if quiet is not None and engine.quiet() != quiet:
+    if quiet is not None and engine.versions.quiet() != quiet:
         return
     if same:
-        if engine.base_lost:
-            engine.base_lost = False
+        if engine.dispute.base_lost:
+            with engine.lock:
+                engine.dispute.find_base()
             engine.use(engine.backend_file)  # the announced change did not happen
         return
     if volume.yields and not whole:
@@ -417,7 +417,7 @@ def _yielded(volume: Volume, inode: Inode, stat: ObjectStat, changes: int, tries
     if inode.native.has_local() and not usage["dirty"] and not usage["writeback"]:
         with contextlib.suppress(OSError):  # otherwise it is a conflict
             barrier.fsync(inode.engine, tries.left())
-            changes = inode.engine.own_changes
+            changes = inode.engine.versions.changes
             stat = stored_stat(volume, inode, inode.key, tries) or stat
     return stat, changes
 
@@ -430,13 +430,13 @@ def _take(inode: Inode, stat: ObjectStat, changes: int) -> bool:
     engine = inode.engine
     if inode.native.has_local():
         return False
-    if engine.own_changes != changes:
+    if engine.versions.changes != changes:
         inode.native.invalidate_remote(0, END)  # later writes of this cache went over it, and set the sizes
         return True
     if not engine.limits().commit_on_close:
         taken = take_over(inode, stat)
         if taken:
-            engine.version = stat.version
+            engine.versions.replace(stat.version)
         return taken
     fresh, stat = remote.open_base(engine)
     if inode.native.has_local():

@@ -25,7 +25,7 @@ from typing import TYPE_CHECKING, Any, NamedTuple, TypeVar
 from ..backends.plain import forgotten, missing_in_file
 from ..backends.protocol import Backend, BackendFile, BackendLimits, ObjectStat, close_backend_file
 from ..engine.attempts import Attempts
-from ..engine.commit import remote, staging
+from ..engine.commit import remote, staging, tails
 from ..engine.commit.owed import Step
 from ..engine.foreign import raised_by
 from ..engine.park import SLICE
@@ -164,10 +164,10 @@ def _open_late(volume: Volume, backend: Backend, inode: Inode) -> _Opened | None
 def _take_version(inode: Inode, opened: _Opened) -> None:
     """Record the version like `_look_at_version`, with the token held."""
     file = inode.engine
-    if file.version_stale or not file.limits().commit_on_close:
+    if file.versions.stale or not file.limits().commit_on_close:
         inode.native.invalidate_remote(0, END)
-        file.version, file.version_stale = opened.stat.version, True
-    elif opened.stat.version != file.version:
+        file.versions.replace(opened.stat.version, stale=True)
+    elif opened.stat.version != file.versions.base:
         remote.changed(file, opened.stat.version)
 
 
@@ -253,7 +253,7 @@ def _open(backend: Backend, inode: Inode, fenced: bool = False) -> _Opened | Non
     if missing := missing_in_file(backend_file):
         what = f"open() answered {backend_file!r}, which has no {missing}{forgotten(backend_file)}"
         raise BackendProtocolError(what, inode.key)
-    quiet = inode.engine.quiet()
+    quiet = inode.engine.versions.quiet()
     stat = checked_stat(backend_file.stat(), inode.key)
     kept: Any = getattr(backend_file, "kept", None)
     if kept is None or (inode.native.usage()["staged"] and not staging.possible(backend_file)):
@@ -294,7 +294,7 @@ def _adopt(inode: Inode, opened: _Opened | None, limits: BackendLimits, fenced: 
         native.fence()
         file.owed.fence()
     with file.lock:
-        file.commit_error, file.commit_attempts, file.commit_not_before = None, 0, 0.0
+        file.commits.forget_failures()
         if file.conflict is None:
             file.failures.clear(0, END)
     if opened is None or not opened.kept:
@@ -302,11 +302,11 @@ def _adopt(inode: Inode, opened: _Opened | None, limits: BackendLimits, fenced: 
             native.usage()["unstable"]
             or native.usage()["staged"]
             or len(file.owed)
-            or file.tails
+            or tails.noted(file)
             or native.direct_ranges()
             or any(native.undone()[what] for what in ("created", "resized", "hole_end", "gone_end"))
         ):
-            file.about_to_change()  # losses of the store are no foreign changes
+            file.versions.about_to_change()  # losses of the store are no foreign changes
         tail = native.tail()  # first: a later tail is noted for the next backend
         native.uncommit()
         if native.usage()["staged"]:
@@ -314,7 +314,7 @@ def _adopt(inode: Inode, opened: _Opened | None, limits: BackendLimits, fenced: 
         file.lose_direct(forget=True)
         durable = file.limits().durable_writes
         keep = {"punch_hole", "truncate"} if durable else {"punch_hole"}
-        kept = file.owed.replace(_owed(inode, durable), keep=keep)
+        kept = file.owe_instead(_owed(inode, durable), keep=keep)
         _lose_holes(inode, [step.arguments for step in kept if step.method == "punch_hole"])
         if tail:
             native.tail_owed(tail)
@@ -332,7 +332,8 @@ def _lose_holes(inode: Inode, owed: Iterable[tuple[int, ...]]) -> None:
     undone, native = inode.native.undone(), inode.native
     lost = [(undone["hole_pos"], min(undone["hole_end"], native.size))]
     native.forget_holes()
-    inode.engine.holes.clear()
+    with inode.engine.lock:
+        inode.engine.commits.forget_holes()
     for offset, length in owed:
         native.note_hole(offset, offset + length)
         lost = [
@@ -353,7 +354,7 @@ def _owed(inode: Inode, durable: bool) -> list[Step]:
     """Return the steps that repeat acknowledged changes."""
     undone, native = inode.native.undone(), inode.native
     steps = [] if undone["lowest"] == END else [Step("truncate", (undone["lowest"],))]
-    cut = inode.engine.tails or (not durable and inode.engine.owed.owes("truncate"))  # otherwise owed ones stay
+    cut = tails.noted(inode.engine) or (not durable and inode.engine.owed.owes("truncate"))  # otherwise owed ones stay
     if steps or cut or undone["created"] or (undone["resized"] and not durable):
         steps.append(Step("truncate", (native.remote_size,)))
     return steps
@@ -367,10 +368,10 @@ def _look_at_version(volume: Volume, inode: Inode, opened: _Opened) -> None:
     file = inode.engine
     if opened.kept:
         return
-    if opened.quiet is not None and file.quiet() == opened.quiet:
+    if opened.quiet is not None and file.versions.quiet() == opened.quiet:
         with contextlib.suppress(ConflictError):  # raised by the next commit and the next open
             compare(volume, inode, opened.stat, Attempts(volume.engine, "open", inode.key), opened.quiet)
-        if file.quiet() is not None:
+        if file.versions.quiet() is not None:
             return
     inode.native.invalidate_remote(0, END)
-    file.version, file.version_stale = opened.stat.version, True
+    file.versions.replace(opened.stat.version, stale=True)

@@ -22,6 +22,7 @@ from ..backends.plain import PlainBackend
 from ..backends.protocol import AsyncBackend, Backend, BackendLimits, ObjectStat
 from ..backends.url import as_backend
 from ..config import Size, VolumeOptions, parse_size, with_overrides
+from ..engine import failures
 from ..engine.aside import Aside
 from ..engine.attempts import Attempts
 from ..engine.blocking import blocking, original
@@ -258,12 +259,12 @@ class Volume:
             found = inode.engine.stat_open()
             return self.engine.backend.stat(key) if found is None else found
 
-        quiet = inode.engine.quiet()
+        quiet = inode.engine.versions.quiet()
         unstored = inode.native.number("unstored")
         stat = Attempts(self.engine, "stat", key).here(ask) if tries is None else tries.repeated(ask)
         stat = opening.checked_stat(stat, key)
         found = self._file_stat(stat, inode, unstored)
-        if quiet is None or inode.engine.quiet() != quiet:
+        if quiet is None or inode.engine.versions.quiet() != quiet:
             # The cache wrote back during the call: the result may be older than the stored bytes.
             found = dataclasses.replace(found, size=inode.native.size)
         return found
@@ -517,13 +518,13 @@ class Volume:
         self.cache._check_forked()
         with self.engine.keeper():
             files = self.engine.dirty_files()
-            return [r for file in files for r in file.failed_ranges(everything=self.engine.aborted)]
+            return [r for file in files for r in failures.failed_ranges(file, everything=self.engine.aborted)]
 
     def retry_failed(self, key: Key | None = None) -> None:
         """Retry failed data now, without waiting for the result."""
         self._check_alive(key)
         for inode in self._unsaved_of(key):
-            inode.engine.resume()
+            failures.resume(inode.engine)
 
     def dirty_ranges(self, key: Key) -> builtins.list[tuple[int, int]]:
         """Return (offset, length) of dirty and unstable ranges, and of those in flight."""

@@ -169,7 +169,7 @@ async def until_all_wait(cache: PageCache, *tasks: asyncio.Task[Any]) -> None:
 def quiet(volume: Volume, key: Hashable = KEY) -> None:
     """Wait until none of the cache's passes and commits runs: before that an open does not compare versions."""
     engine = volume.inodes[key].engine
-    eventually(lambda: engine.quiet() is not None)
+    eventually(lambda: engine.versions.quiet() is not None)
 
 
 def pattern(length: int, seed: int = 0) -> bytes:

@@ -216,7 +216,7 @@ def test_an_announcement_of_our_own_version_changes_nothing(make: Make) -> None:
     file.pwrite(MINE, PAGE)
     file.fsync()
     file.pwrite(MINE[::-1], 0)
-    rig.volume.invalidate_remote(KEY, version=rig.volume.engine.files()[0].version)
+    rig.volume.invalidate_remote(KEY, version=rig.volume.engine.files()[0].versions.base)
     rig.backend.forget_calls()
     assert file.pread(len(DATA), 0) == MINE[::-1] + over(DATA)[PAGE:]
     assert rig.backend.seen("read_into") == []

@@ -28,7 +28,7 @@ def test_a_commit_over_another_version_is_a_conflict(make: Make) -> None:
     """The backend refuses it; acknowledged bytes stay local, and readable. [T-30, 2.19]"""
     rig = uploaded(make)
     file = rig.handles[0]
-    base = rig.volume.engine.files()[0].version
+    base = rig.volume.engine.files()[0].versions.base
     for call in (file.fsync, rig.volume.sync, lambda: rig.volume.open(KEY), file.fsync):
         with pytest.raises(ConflictError) as caught:
             call()
@@ -278,7 +278,7 @@ def test_uploads_kept_over_a_rebase_would_bring_old_neighbours_back(
 
     def keep_uploads(file: EngineFile) -> None:
         """Adopt the version, and keep the parts sent under the old one."""
-        file.rebase_asked = False
+        file.dispute.begin_rebase()
         stored = backend.committed_object(KEY)
         assert stored is not None
         upload: Any = file.backend_file

@@ -213,7 +213,7 @@ def test_a_failed_commit_without_the_cure_would_lose_the_bytes(make: Make, monke
     from pagecache.engine.io import collector
 
     def trusting(file: Any, op: Any, error: BaseException) -> None:
-        file.commit_error, file.commits_failed = error, file.commits_failed + 1
+        file.committing().fail(error)
         op.finish(True, 0)
 
     monkeypatch.setattr(collector, "commit_failed", trusting)

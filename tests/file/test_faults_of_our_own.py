@@ -17,14 +17,14 @@ import pytest
 
 import pagecache
 from pagecache.cache import PageCache
-from pagecache.engine import attempts, names, volume
+from pagecache.engine import attempts, failures, names, volume
 from pagecache.engine.commit import outcome, remote, staging
+from pagecache.engine.failures import Failures
 from pagecache.engine.file import EngineFile
 from pagecache.engine.io import barrier, collector, direct, issuer, reader, sizes
 from pagecache.engine.report.events import Feed
 from pagecache.engine.report.notices import Notices
 from pagecache.engine.report.trouble import Troubles
-from pagecache.engine.retryer import Failures
 from pagecache.engine.volume import EngineVolume
 
 from .rig import FAST, KEY, PAGE, Rig, Task, dirty_bytes, eventually, pattern
@@ -56,7 +56,8 @@ FUNCTIONS: list[tuple[Any, str]] = [
     *((staging, name) for name in ("commit_lost", "gone")),
     *((Failures, name) for name in ("add", "clear", "overlapping", "worst")),
     *((EngineVolume, name) for name in ("emit", "say", "retry_by", "retry_planned")),
-    *((EngineFile, name) for name in ("ensure_retry", "failed_ranges", "refresh_limits", "lose_direct")),
+    *((failures, name) for name in ("ensure_retry", "failed_ranges")),
+    *((EngineFile, name) for name in ("refresh_limits", "lose_direct")),
     *((Troubles, name) for name in ("add", "failing", "failures_since")),
     (Notices, "say"),
     (Notices, "look"),
@@ -70,7 +71,7 @@ FUNCTIONS: list[tuple[Any, str]] = [
 RETRIES: list[tuple[Any, str]] = [
     *((Failures, name) for name in ("next_retry", "postpone")),
     *((EngineVolume, name) for name in ("take_retries", "next_retry")),
-    (EngineFile, "due"),
+    (failures, "due"),
 ]
 """Functions that make a retry. Each raises at one call; a waiter for the missing retry waits until the deadline."""
 

@@ -97,7 +97,7 @@ def test_a_handle_that_is_collected_publishes_nothing(objects: Rig) -> None:
         assert inode is held
     with pytest.raises(UnsavedDataError) as caught:
         objects.cache.close(timeout=20)
-    held.engine.withheld = False
+    held.engine.set_aside(withheld=False)
     assert [(r.key, r.offset, r.length) for r in caught.value.ranges] == [(KEY, 0, len(NEW))]
     assert objects.backend.seen("commit") == []
     assert objects.backend.committed(KEY) == OLD

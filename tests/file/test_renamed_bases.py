@@ -53,7 +53,7 @@ def test_a_version_of_another_client_is_not_overwritten_behind_a_rename(
     rig = make(backend=backend)
     file = rig.open()
     file.pwrite(MINE, PAGE)
-    base = file.volume.inodes[KEY].engine.version
+    base = file.volume.inodes[KEY].engine.versions.base
     store_in_between(rig, backend)
     with pytest.raises(ConflictError) as caught:
         file.fsync()

@@ -150,10 +150,10 @@ def test_a_commit_that_failed_is_tried_again_when_it_is_due(make: Make, clock: H
     file.flush()
     after_a_look(rig.cache)
     engine = rig.volume.inodes[KEY].engine
-    eventually(lambda: commits.nr_hit == 1 and engine.commit_not_before > clock.now())
+    eventually(lambda: commits.nr_hit == 1 and engine.commits.not_before > clock.now())
     file.flush()
     after_a_look(rig.cache)
-    clock.time = engine.commit_not_before
+    clock.time = engine.commits.not_before
     eventually(lambda: rig.backend.committed(KEY) == bytes(3 << 19))
 
 

@@ -18,7 +18,7 @@ import pagecache.aio
 from pagecache import BackendError, BackendLimits, PageCache, Volume
 from pagecache.backends import MemoryBackend
 from pagecache.backends.protocol import close_backend_file
-from pagecache.engine.file import EngineFile
+from pagecache.engine.commit.versions import Versions
 from pagecache.testing import AsyncFaultyBackend, FaultyBackend, Gate, Rule
 
 from ..aio.over import Over
@@ -218,14 +218,14 @@ def test_a_status_does_not_depend_on_when_the_object_is_removed(
     """The object goes between the look-up of its open file and the call of that file. [2.20]"""
     volume = cache.attach(backend)
     volume.open(KEY, "rb").close()
-    plain = EngineFile.quiet
+    plain = Versions.quiet
 
-    def removed(file: EngineFile) -> int | None:
-        monkeypatch.setattr(EngineFile, "quiet", plain)
+    def removed(versions: Versions) -> int | None:
+        monkeypatch.setattr(Versions, "quiet", plain)
         volume.remove(KEY)
-        return plain(file)
+        return plain(versions)
 
-    monkeypatch.setattr(EngineFile, "quiet", removed)
+    monkeypatch.setattr(Versions, "quiet", removed)
     with pytest.raises(FileNotFoundError):
         volume.stat(KEY)
 

@@ -8,7 +8,7 @@ import pytest
 
 from pagecache import DataLossError
 from pagecache.backends import MemoryBackend
-from pagecache.engine.file import EngineFile
+from pagecache.engine.commit.versions import Versions
 from pagecache.native import NativeInode
 
 from ..file.backends import RecordingBackend
@@ -71,16 +71,16 @@ def test_own_writes_beside_an_open_are_no_remote_change(attach: Attach, monkeypa
         one.pwrite(b"x" * 100, 0)
         one.fsync()
         looks = []
-        quiet = EngineFile.quiet
+        quiet = Versions.quiet
 
-        def meanwhile(file: EngineFile) -> int | None:
-            looks.append(quiet(file))
+        def meanwhile(versions: Versions) -> int | None:
+            looks.append(quiet(versions))
             if len(looks) == 2:
                 one.pwrite(b"y" * 1000, 0)
                 one.fsync()
             return looks[-1]
 
-        monkeypatch.setattr(EngineFile, "quiet", meanwhile)
+        monkeypatch.setattr(Versions, "quiet", meanwhile)
         with volume.open("f") as other:
             assert len(looks) == 2
             assert other.size == 1000

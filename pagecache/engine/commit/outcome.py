@@ -36,13 +36,69 @@ if TYPE_CHECKING:
     from ...backends.protocol import BackendFile
     from ..file import EngineFile
 
-__all__ = ["Outcome", "call_commit", "owe", "stored"]
+__all__ = ["NO_COMMITS", "Commits", "Outcome", "call_commit", "owe", "stored"]
+
+
+class Commits:
+    """Failed commits of one file since the last success, and uncommitted holes of a backend that can roll back. Made
+    with the first of either.
+
+    Lock: `EngineFile.lock`, held by the caller of every method. Holes are added under the token, too.
+    """
+
+    __slots__ = ("attempts", "error", "failed", "holes", "not_before", "rebases")
+
+    def __init__(self) -> None:
+        self.error: BaseException | None = None
+        self.attempts = 0
+        self.failed = 0
+        """Failed commits in all."""
+        self.not_before = 0.0
+        self.rebases = 0
+        """Commits that were repeated on another version."""
+        self.holes: list[tuple[int, int]] = []
+
+    def fail(self, error: BaseException) -> None:
+        self.attempts += 1
+        self.failed += 1
+        self.error = error
+
+    def wait_until(self, at: float) -> None:
+        """Start no commit of its own accord before `at`."""
+        self.not_before = at
+
+    def count_rebase(self) -> None:
+        self.rebases += 1
+
+    def note_hole(self, start: int, end: int) -> None:
+        self.holes.append((start, end))
+
+    def forget_holes(self) -> None:
+        """Forget the holes: they are committed, or the backend has forgotten them."""
+        self.holes.clear()
+
+    def forget_failures(self) -> None:
+        """Forget failures of an earlier backend."""
+        if self.failed:
+            self.error, self.attempts, self.not_before = None, 0, 0.0
+
+    def succeed(self) -> tuple[BaseException | None, int]:
+        """Start anew after a success; return the last error, and the number of failed commits before it."""
+        failed = self.error, self.attempts
+        if self is not NO_COMMITS:
+            self.error, self.attempts, self.not_before, self.rebases = None, 0, 0.0, 0
+            self.holes.clear()
+        return failed
+
+
+NO_COMMITS = Commits()
+"""The commits of every file without a failed one, and without holes."""
 
 
 def owe(file: EngineFile) -> None:
     """Record a failed commit that may have been carried out. The token is held."""
     if file.native.usage()["staged"] and not file.owed.owes(Outcome.method):
-        file.owed.add(Outcome(file))
+        file.owe(Outcome(file))
 
 
 class Outcome:
@@ -106,16 +162,13 @@ def stored(file: EngineFile, version: str | None, changes: int | None, finish: C
     `changes`: this cache's changes that had begun before the call; None: some of them may have run beside it.
     """
     with file.lock:  # until the events are queued
-        alone = file.own_changes == changes
-        failed, file.commit_error = file.commit_error, None
-        tries, file.commit_attempts, file.rebases = file.commit_attempts, 0, 0
-        file.commit_not_before = 0.0
-        file.own_changes += 1
-        file.holes.clear()
+        versions = file.versions
+        alone = versions.changes == changes
+        failed, tries = file.commits.succeed()
+        versions.count_change(stale=False)
         if version is not None:
-            file.version = version
             # Concurrent direct writes may have made another version of it since.
-            file.version_stale = not alone and not file.limits().commit_on_close
+            versions.take(version, stale=not alone and not file.limits().commit_on_close)
         finish()
         what = f"the commit went through after {tries} that failed"
         if failed is not None:

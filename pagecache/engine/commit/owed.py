@@ -35,7 +35,7 @@ if TYPE_CHECKING:
     from ...backends.protocol import BackendFile
     from ..file import EngineFile
 
-__all__ = ["Debt", "Owed", "Rollback", "Step"]
+__all__ = ["NOTHING_OWED", "Debt", "Owed", "Rollback", "Step"]
 
 
 class Step(NamedTuple):
@@ -80,7 +80,12 @@ class Rollback:
 
 
 class Owed:
-    """The owed calls of one file."""
+    """The owed calls of one file. Made with the first debt.
+
+    Locks: `EngineFile.lock` guards the list of steps, `_paying` their calls.
+    """
+
+    __slots__ = ("_file", "_paying", "_steps")
 
     def __init__(self, file: EngineFile) -> None:
         self._file = file
@@ -194,7 +199,7 @@ class Owed:
         """Make the calls, alone. A list that was replaced during a call belongs to another backend or version."""
         file, steps = self._file, self._steps
         if steps:
-            file.about_to_change()
+            file.versions.about_to_change()
         while steps:
             # A reconnect replaces the list, then the file, then revives the volume: check these in reverse order.
             file.volume.check_alive(file.key)
@@ -206,3 +211,24 @@ class Owed:
                 self._note(steps[0])
                 steps.popleft()
         file.bind_reads()
+
+
+class _NothingOwed(Owed):
+    """The debts of every file that has had none."""
+
+    __slots__ = ()
+
+    def __init__(self) -> None:
+        self._steps = deque()
+
+    def owes(self, method: str) -> bool:
+        return False
+
+    def pay(self) -> None:
+        """Return at once."""
+
+    def fence(self) -> None:
+        """Do nothing: no thread pays."""
+
+
+NOTHING_OWED = _NothingOwed()

@@ -38,7 +38,9 @@ if TYPE_CHECKING:
     from ..file import EngineFile
 
 __all__ = [
+    "NO_DISPUTE",
     "TAKEN",
+    "Dispute",
     "announced",
     "changed",
     "force",
@@ -55,6 +57,59 @@ TAKEN = "the foreign version was taken"
 """Reason of a loss, for the log."""
 
 
+class Dispute:
+    """A foreign change of one file, and what is done about it. Made with the first foreign change.
+
+    Lock: `EngineFile.lock`, held by the caller of every method.
+    """
+
+    __slots__ = ("base_lost", "rebase_due", "remote", "versions")
+
+    def __init__(self) -> None:
+        self.versions: tuple[str | None, str | None] | None = None
+        """Of a conflict: the base, and the stored one."""
+        self.remote: str | None = None
+        """The stored version, once the base is lost."""
+        self.base_lost = False
+        """Uncached bytes of the base can no longer be read."""
+        self.rebase_due = False
+        """Taking the stored version waits for the token."""
+
+    def lose_base(self, remote: str | None) -> None:
+        self.remote, self.base_lost = remote, True
+
+    def find_base(self) -> None:
+        """Record that the base is stored after all."""
+        if self.base_lost:
+            self.base_lost = False
+
+    def declare(self, base: str | None, stored: str | None) -> bool:
+        """Declare a conflict between two versions; return whether there was one already."""
+        known = self.versions is not None
+        self.versions = (base, stored)
+        return known
+
+    def request_rebase(self) -> bool:
+        """Request that the stored version is taken; return whether it was requested before."""
+        known, self.rebase_due = self.rebase_due, True
+        return known
+
+    def begin_rebase(self) -> None:
+        """Record that taking the stored version begins: a later foreign change requests it again."""
+        if self.rebase_due:
+            self.rebase_due = False
+
+    def end(self) -> None:
+        """Record that the stored version is the base now."""
+        if self is not NO_DISPUTE:
+            self.versions, self.remote = None, None
+            self.base_lost = self.rebase_due = False
+
+
+NO_DISPUTE = Dispute()
+"""The dispute of every file that has met no foreign change."""
+
+
 def is_remote_change(error: BaseException) -> bool:
     """Return whether the backend refused a call because another version is stored."""
     if isinstance(error, ConflictError) or not isinstance(error, OSError):
@@ -68,7 +123,7 @@ def refused(file: EngineFile) -> bool:
     """
     while True:
         with file.lock:
-            changes = file.own_changes
+            changes = file.versions.changes
         try:
             version = file.volume.backend.stat(file.key).version
         except Exception:
@@ -77,8 +132,8 @@ def refused(file: EngineFile) -> bool:
             changed(file, version)
             return True
         with file.lock:
-            stands = file.own_changes == changes  # otherwise that version may be older than the base
-            same = version is not None and version == file.version and not file.version_stale
+            stands = file.versions.changes == changes  # otherwise that version may be older than the base
+            same = file.versions.is_base(version)
         if stands and not same:
             _lose_base(file, version)
         if stands:
@@ -96,7 +151,7 @@ def outdated(file: EngineFile) -> bool:
     except Exception:
         return False
     with file.lock:
-        return version is not None and version == file.version and not file.version_stale
+        return file.versions.is_base(version)
 
 
 def announced(file: EngineFile, version: str | None, start: int, end: int) -> None:
@@ -114,7 +169,7 @@ def announced(file: EngineFile, version: str | None, start: int, end: int) -> No
     elif whole:
         _lose_base(file, version)
     elif version is not None and file.conflict is None:
-        file.version = version
+        file.versions.replace(version)
 
 
 def changed(file: EngineFile, version: str | None) -> None:
@@ -135,15 +190,13 @@ def changed(file: EngineFile, version: str | None) -> None:
 def _lose_base(file: EngineFile, version: str | None) -> None:
     """Record that uncached bytes can only be read by opening the object again."""
     with file.lock:
-        file.remote_version = version
-        file.base_lost = True
+        file.disputed().lose_base(version)
     file.bind_reads()
 
 
 def _conflict(file: EngineFile, version: str | None) -> None:
     with file.lock:
-        known = file.conflict is not None
-        file.conflict = (file.version, version)
+        known = file.disputed().declare(file.versions.base, version)
     if known:
         return
     file.bind_reads()
@@ -159,8 +212,8 @@ def _conflict(file: EngineFile, version: str | None) -> None:
 
 def _settle(file: EngineFile, version: str | None, *, take_remote: bool) -> None:
     with file.lock:
-        asked, file.rebase_asked = file.rebase_asked, True
-    if not asked:
+        known = file.disputed().request_rebase()
+    if not known:
         what = "another version is stored below unsaved bytes"
         next = "ours are given up" if take_remote else "ours are laid over it"
         file.volume.say(logging.ERROR if take_remote else logging.WARNING, "conflicts", what, next, file.key)
@@ -197,8 +250,7 @@ def _new_base(file: EngineFile, *, keep: bool = True, most: int | None = None) -
         rollback: Any = getattr(file.backend_file, "rollback", None)
         if rollback is not None:
             rollback()
-        file.holes.clear()
-        file.owed.replace(())  # the debts concerned forgotten changes
+        _forget_owed(file)  # the debts concerned forgotten changes
         file.native.base_asked()
         fresh, stat = open_base(file)
         take_base(file, fresh, stat)
@@ -220,17 +272,22 @@ def _lay_staged_over(file: EngineFile, most: int | None) -> ObjectStat:
     file.native.uncommit()  # first: nothing else may count as acknowledged if a call fails now
     file.native.base_asked()
     rebasing.rebase(file.native.staged_ranges())
-    file.holes.clear()
-    file.owed.replace(())
+    _forget_owed(file)
     stat = file.opened().stat()
     take_base(file, None, stat)
     _owe_cut(file, stat, most)
     return stat
 
 
+def _forget_owed(file: EngineFile) -> None:
+    with file.lock:
+        file.commits.forget_holes()
+    file.owe_instead()
+
+
 def _owe_cut(file: EngineFile, stat: ObjectStat, most: int | None) -> None:
     if most is not None and stat.size > most:
-        file.owed.add(Step("truncate", (most,)))
+        file.owe(Step("truncate", (most,)))
 
 
 def take_base(file: EngineFile, fresh: BackendFile | None, stat: ObjectStat) -> None:
@@ -238,15 +295,15 @@ def take_base(file: EngineFile, fresh: BackendFile | None, stat: ObjectStat) -> 
     one.
     """
     with file.lock:
-        file.version, file.version_stale = stat.version, False
-        file.conflict, file.remote_version = None, None
-        file.base_lost = file.rebase_asked = False
-        file.own_changes += 1
+        file.versions.count_change(stale=False)
+        file.versions.take(stat.version)
+        file.dispute.end()
     if file.volume.mirror is not None and not file.removed:
         file.volume.mirror.invalidate(file.key, "the object was changed by another writer")
-    if fresh is not None and file.backend_file is not None:
-        file.retired.append(file.backend_file)
-    file.use(fresh or file.backend_file)
+    if fresh is None:
+        file.use(file.backend_file)
+    else:
+        file.replace_by(fresh)
 
 
 class DirectWrites(Exception):
@@ -255,9 +312,14 @@ class DirectWrites(Exception):
     """
 
 
+def _begin(file: EngineFile) -> None:
+    with file.lock:
+        file.dispute.begin_rebase()
+
+
 def rebase(file: EngineFile) -> None:
     """Lay local data over the current stored version."""
-    file.rebase_asked = False
+    _begin(file)
     stat, forgotten = _new_base(file)
     file.native.rebase(stat.size, forgotten)
     _go_on(file)
@@ -265,7 +327,7 @@ def rebase(file: EngineFile) -> None:
 
 def take(file: EngineFile) -> list[LostRange]:
     """Drop local data in favour of the current stored version."""
-    file.rebase_asked = False
+    _begin(file)
     stat, forgotten = _new_base(file, keep=False)
     lost = file.drop(0, END)
     file.native.rebase(stat.size, forgotten)

@@ -81,9 +81,9 @@ def give_up(file: EngineFile, *, committing: bool = False) -> bool:
         return False
     # The backend may be unable to publish without the lost bytes. Nothing is staged until a rollback.
     owes = hasattr(file.backend_file, "rollback")
-    _allow(file, stages=not owes)
+    file.allow_staging(not owes)
     if not lose(file, _stored_size(file), committing=committing):
-        _allow(file, stages=True)
+        file.allow_staging(True)
         return False  # a commit began: its result decides
     if owes:
         file.settle(lambda: _begin_anew(file))
@@ -111,11 +111,6 @@ def lose(file: EngineFile, stored: int, *, committing: bool) -> bool:
     return True
 
 
-def _allow(file: EngineFile, *, stages: bool) -> None:
-    file.stages = stages and possible(file.backend_file)
-    file.apply_limits()
-
-
 def _begin_anew(file: EngineFile) -> None:
     """Send all other acknowledged bytes again after a loss; the token is held."""
     if file.native.usage()["staged"]:
@@ -129,7 +124,7 @@ def _begin_anew(file: EngineFile) -> None:
         file.lie_over(None)
     else:
         file.lie_over(rollback.stored)
-    _allow(file, stages=True)
+    file.allow_staging(True)
 
 
 class Missing(PageCacheError):

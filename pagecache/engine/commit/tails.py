@@ -33,50 +33,46 @@ from .owed import Step
 if TYPE_CHECKING:
     from ..file import EngineFile
 
-__all__ = ["Tails"]
+__all__ = ["cut", "noted", "outlast", "owe", "settle"]
 
 
-class Tails:
-    """The tails of one file."""
+def noted(file: EngineFile) -> bool:
+    """Return whether a tail is noted; owed ones are in the debts."""
+    return file.native.tail() != 0
 
-    def __init__(self, file: EngineFile) -> None:
-        self._file = file
 
-    def __bool__(self) -> bool:
-        """Return whether one is noted; owed ones are in the debts."""
-        return self._file.native.tail() != 0
+def owe(file: EngineFile) -> bool:
+    """Turn a noted tail into a debt; return whether there was one. The token is held: nothing is in flight."""
+    tail = file.native.tail()
+    if tail:
+        if not file.owed.owes("truncate"):  # the last owed truncate ends at the valid end, too
+            file.owe(Step("truncate", (file.native.remote_size,), behind=True))
+        file.native.tail_owed(tail)  # last: from now on passes run, and pay
+    return tail != 0
 
-    def owe(self) -> bool:
-        """Turn a noted tail into a debt; return whether there was one. The token is held: nothing is in flight."""
-        file = self._file
-        tail = file.native.tail()
-        if tail:
-            if not file.owed.owes("truncate"):  # the last owed truncate ends at the valid end, too
-                file.owed.add(Step("truncate", (file.native.remote_size,), behind=True))
-            file.native.tail_owed(tail)  # last: from now on passes run, and pay
-        return tail != 0
 
-    def settle(self) -> None:
-        """Owe and pay noted tails, before any other work under the token; log a failure. The token is held, on a thread
-        of the volume.
-        """
-        file = self._file
-        try:
-            if self.owe():
-                file.owed.pay_now()
-        except Exception as error:
-            what = f"cutting stored bytes from {file.native.remote_size} on, behind the end, failed: {cause(error)}"
-            next = "it is made again before the file's next call"
-            file.volume.say(logging.WARNING, "calls that are owed", what, next, file.key)
+def settle(file: EngineFile) -> None:
+    """Owe and pay noted tails, before any other work under the token; log a failure. The token is held, on a thread
+    of the volume.
+    """
+    try:
+        if owe(file):
+            file.owed.pay_now()
+    except Exception as error:
+        what = f"cutting stored bytes from {file.native.remote_size} on, behind the end, failed: {cause(error)}"
+        next = "it is made again before the file's next call"
+        file.volume.say(logging.WARNING, "calls that are owed", what, next, file.key)
 
-    def outlast(self) -> None:
-        """Wait until `settle` has run. For a caller that has just left a tail, and still has the inode lock."""
-        self._file.settled(lambda: None)
 
-    def cut(self) -> None:
-        """Wait until no bytes are left past the end. The caller holds the inode lock, and sends nothing yet.
+def outlast(file: EngineFile) -> None:
+    """Wait until `settle` has run. For a caller that has just left a tail, and still has the inode lock."""
+    file.settled(lambda: None)
 
-        Raises:
-            OSError: the backend refuses the cut; it stays owed. ShutdownError: the volume was aborted.
-        """
-        self._file.settled(self._file.owed.pay_now)  # raises the error that `settle` only logs
+
+def cut(file: EngineFile) -> None:
+    """Wait until no bytes are left past the end. The caller holds the inode lock, and sends nothing yet.
+
+    Raises:
+        OSError: the backend refuses the cut; it stays owed. ShutdownError: the volume was aborted.
+    """
+    file.settled(lambda: file.owed.pay_now())  # raises the error that `settle` only logs

@@ -15,6 +15,7 @@ from typing import TYPE_CHECKING, Any
 
 from ...errors import CommitError, WritebackError
 from ...native import BACKOFF, CALLS, DIRTY, END, FAILED, WAITS, WRITEBACK, Kind, Span
+from .. import failures
 from ..foreign import errno_of, text_of
 from ..park import SLICE, Deadline, deadline_error
 from ..report.look import Look, Owner, nobody
@@ -32,7 +33,7 @@ __all__ = ["FileSync", "awaited", "begin_flush", "begin_fsync", "commit", "drive
 def _writeback_error(file: EngineFile, what: str) -> WritebackError:
     with file.lock:
         worst = file.failures.worst()
-    ranges = file.failed_ranges()
+    ranges = failures.failed_ranges(file)
     message = f"{what} failed: {worst.message}" if worst else f"{what} failed"
     error = WritebackError(message, file.key, errno=worst.errno if worst else errno.EIO, ranges=ranges)
     if worst is not None:
@@ -79,7 +80,7 @@ class FileSync:
         if flush:
             # A request in flight is not repeated: its error is raised, as kernels do for pages under writeback. With a
             # repetition, the order of several fsyncs would decide whether the sender gets its own failure.
-            file.resume(start, end)
+            failures.resume(file, start, end)
 
     def poll(self) -> bool:
         """Do all work that is possible now; True: nothing up to the stamp is left.
@@ -99,7 +100,7 @@ class FileSync:
         if self._want_version:
             if self.file.native.pass_ending():
                 return False  # this sync's requests are in flight; their end wakes it
-            self._version = self.file.start_version()
+            self._version = self.file.versions.start_reading()
         return self._version is None
 
     def _pending(self, *cursor: Any) -> int:
@@ -129,15 +130,15 @@ class FileSync:
             self._regress = int(self._cursor[1])
             native.flush_start(self.stamp, self.start, self.end)
         if found & BACKOFF:
-            self.file.ensure_retry()
+            failures.ensure_retry(self.file)
         return False
 
     def _look_at_commit(self) -> None:
         """Judge a commit that this sync waited for, before anything is sent again."""
         if self._commit_seq is not None and self.file.native.commit_seq() != self._commit_seq:
             self._commit_seq = None
-            error = self.file.commit_error
-            if error is not None and self.file.commits_failed != self._commits_failed:
+            error = self.file.commits.error
+            if error is not None and self.file.commits.failed != self._commits_failed:
                 self._commit_failed(error)
 
     def _committed(self) -> bool:
@@ -152,7 +153,7 @@ class FileSync:
             return False
         self.not_before = 0.0
         if self._commit_seq is None:
-            self._commits_failed = file.commits_failed
+            self._commits_failed = file.commits.failed
             self._commit_seq = native.commit_seq()
         native.start_commit(self.stamp if self.flush else 0)
         return False
@@ -170,7 +171,7 @@ class FileSync:
                 f"commit failed: {text_of(error)}",
                 file.key,
                 errno=errno_of(error),
-                ranges=file.failed_ranges(),
+                ranges=failures.failed_ranges(file),
                 exceptions=[error],
             ) from error
         file.native.count_retry()
@@ -220,7 +221,7 @@ class FileSync:
         """
         file = self.file
         with file.lock:
-            worst, commit = file.failures.worst(), file.commit_error
+            worst, commit = file.failures.worst(), file.commits.error
         if worst is not None:
             return cause(worst.error), worst.next_retry
         return ("", None) if commit is None else (cause(commit), self.not_before or None)

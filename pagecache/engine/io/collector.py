@@ -13,11 +13,13 @@ from typing import TYPE_CHECKING, NamedTuple
 
 from ...errors import ConflictError
 from ...native import BACKOFF, FAILED, KEPT, PARKED, STAMP_MAX, Op
+from .. import failures
 from ..commit import outcome, staging
+from ..failures import Failure
 from ..foreign import as_os_error, errno_of, is_kept, max_write_of, text_of
 from ..report.notices import cause, fault, spans
 from ..report.trouble import SETTLED, tried_again
-from ..retryer import Again, Failure, Parked, decide, is_transient
+from ..retryer import Again, Parked, decide, is_transient
 
 if TYPE_CHECKING:
     from ..file import EngineFile
@@ -33,7 +35,7 @@ def end_after_fault(file: EngineFile, op: Op, error: BaseException, *, commit: b
     again. An operation that has ended before is unchanged.
     """
     note = _note_commit_fault if commit else _note_write_fault
-    for step in (partial(note, file, op, error), partial(_finish, op), file.ensure_retry):
+    for step in (partial(note, file, op, error), partial(_finish, op), partial(failures.ensure_retry, file)):
         try:
             step()
         except BaseException:  # the other steps must run
@@ -52,19 +54,16 @@ def _note_write_fault(file: EngineFile, op: Op, error: BaseException) -> None:
         now, wait = file.volume.clock.now(), file.volume.retry.failed_retry
         next_retry, what = None if wait is None else now + wait, f"an internal error: {text_of(error)}"
         with file.lock:
-            file.failures.add(Failure(start, end, errno_of(error), 1, what, now, next_retry, True, error))
+            file.failing().add(Failure(start, end, errno_of(error), 1, what, now, next_retry, True, error))
 
 
 def _note_commit_fault(file: EngineFile, op: Op, error: BaseException) -> None:
     if op.settled:
         return
     with file.lock:
-        file.commit_attempts += 1
-        file.commits_failed += 1
-        file.own_changes += 1
-        file.version_stale = True
-        file.commit_error = error
-        file.commit_not_before = file.volume.clock.now() + file.volume.retry.max_delay
+        file.versions.count_change(stale=True)
+        file.committing().fail(error)
+        file.commits.wait_until(file.volume.clock.now() + file.volume.retry.max_delay)
 
 
 def _late(file: EngineFile, op: Op) -> bool:
@@ -86,7 +85,7 @@ def _late_commit(file: EngineFile, op: Op) -> bool:
     result does not count, and forgotten or stored acknowledged ones; neither is a foreign change.
     """
     if op.stopped and not op.settled:
-        file.about_to_change()
+        file.versions.about_to_change()
         outcome.owe(file)
     return _late(file, op)
 
@@ -101,7 +100,7 @@ def acknowledged(file: EngineFile, op: Op) -> None:
     what, next = f"write-back of [{start}, {end}) went through", "it waits for a commit"
     with file.lock:  # until the event is queued: later events of these bytes follow it
         repaired = not _neighbour_waits(file, start, end) and file.failures.clear(start, end)
-        repaired = repaired and file.commit_error is None  # otherwise the successful commit reports it
+        repaired = repaired and file.commits.error is None  # otherwise the successful commit reports it
         op.finish(True, False)
         if repaired:
             file.volume.emit("repaired", file.key, ((start, end - start),), message=what, next=next)
@@ -139,9 +138,9 @@ def failed(file: EngineFile, op: Op, error: BaseException) -> None:
         wait = volume.retry.failed_retry if isinstance(decision, Parked) else decision.delay
         if isinstance(error, ConflictError):
             wait = None  # only `resolve` and `discard` settle a conflict
-        # An immediate retry is checked like any begun one (`EngineFile.due`).
+        # An immediate retry is checked like any begun one (`failures.due`).
         next_retry = None if wait is None else now + (wait or volume.retry.max_delay)
-        file.failures.add(
+        file.failing().add(
             Failure(start, end, errno_of(error), attempts, text_of(error), since, next_retry, parked, error)
         )
         # Later events of these bytes follow this one.
@@ -215,19 +214,17 @@ def commit_failed(file: EngineFile, op: Op, error: BaseException) -> None:
     kept = is_kept(error)
     parked = bool(local) and not kept and not is_transient(error)
     with file.lock:
-        file.commit_attempts += 1
-        file.commits_failed += 1
-        file.own_changes += 1
         # The backend may have forgotten acknowledged bytes; or it committed, and the reply was lost.
-        file.version_stale |= is_transient(error) or not file.limits().commit_on_close
-        file.commit_error = error
-        decision = decide(volume.retry, error, file.commit_attempts, 0.0, volume.random())
+        file.versions.count_change(stale=is_transient(error) or not file.limits().commit_on_close)
+        commits = file.committing()
+        commits.fail(error)
+        decision = decide(volume.retry, error, commits.attempts, 0.0, volume.random())
         delay: float | None = decision.delay if isinstance(decision, Again) else volume.retry.max_delay
-        file.commit_not_before = now + (delay or 0.0)
+        commits.wait_until(now + (delay or 0.0))
         if parked:
             # Only `resolve` and `discard` settle a conflict.
             delay = None if isinstance(error, ConflictError) else volume.retry.failed_retry
-            file.failures.add(_parked(file, local[0][0], sum(local[-1]), error, now, delay))
+            file.failing().add(_parked(file, local[0][0], sum(local[-1]), error, now, delay))
     if parked:
         volume.troubles.failing(file)
     if not kept:
@@ -236,7 +233,7 @@ def commit_failed(file: EngineFile, op: Op, error: BaseException) -> None:
         outcome.owe(file)
     with file.lock:
         op.finish(False, KEPT if kept else PARKED if parked else 0)
-        what = f"commit of {spans(local)} failed at try {file.commit_attempts}: {cause(error)}"
+        what = f"commit of {spans(local)} failed at try {commits.attempts}: {cause(error)}"
         line = _emit_failed(file, tuple(local), error, what, parked=parked, wait=delay)
     _log_failed(file, "failed commits", line)
     if parked and delay is not None:
@@ -247,4 +244,4 @@ def _parked(file: EngineFile, start: int, end: int, error: BaseException, now: f
     before = file.failures.overlapping(start, end)
     since = min((f.since for f in before), default=now)
     next_retry = None if wait is None else now + wait
-    return Failure(start, end, errno_of(error), file.commit_attempts, text_of(error), since, next_retry, True, error)
+    return Failure(start, end, errno_of(error), file.commits.attempts, text_of(error), since, next_retry, True, error)

@@ -31,7 +31,7 @@ from ...backends.plain import returned
 from ...backends.protocol import BackendLimits
 from ...errors import BackendProtocolError, LostRange, ShutdownError
 from ...native import DIRECT, DIRTY, LOCK, SHARED, UNSTABLE, WRITEBACK, Op
-from ..commit import remote
+from ..commit import remote, tails
 from ..foreign import as_os_error, max_write_of, named
 from ..park import SLICE
 from ..report.reason import during, of_file
@@ -212,8 +212,8 @@ def direct_write(self: EngineFile, op: Op, write: Write) -> None:
         return
     write.check_open()
     self.volume.check_unsealed(self.key)
-    if self.tails:
-        self.tails.cut()  # before the write is counted: a cut under the token waits for counted ones
+    if tails.noted(self):
+        tails.cut(self)  # before the write is counted: a cut under the token waits for counted ones
     # Take the method before `direct_begin`, which refuses after an abort: so no call goes to a later backend.
     write_from = self.opened().write_from
     _begin(self, op)
@@ -223,7 +223,7 @@ def direct_write(self: EngineFile, op: Op, write: Write) -> None:
         self.owed.pay()
     extends = write.end > min(self.native.size, self.native.remote_size)
     self.native.invalidate_remote(write.offset, write.end)
-    self.about_to_change()
+    self.versions.about_to_change()
     if self.volume.mirror is not None and not self.removed:
         self.volume.mirror.invalidate(self.key, "a direct write does not pass through it")
     sender = _Sender(self, op, write, write_from, in_order=extends or self.limits().ordered_writes)
@@ -240,7 +240,7 @@ def direct_write(self: EngineFile, op: Op, write: Write) -> None:
                 write.done = 0  # a commit failed concurrently, and may have dropped it
             if write.end > self.native.remote_size:
                 with contextlib.suppress(ShutdownError):  # an abort: the reconnect handles it
-                    self.tails.outlast()
+                    tails.outlast(self)
         raise
 
 

@@ -79,7 +79,9 @@ def _stored(file: EngineFile, at: int, ask: Ask) -> Extent:
     remote = file.native.remote_size
     if at >= remote:
         return None
-    if file.stages or file.base_lost or file.conflict is not None or not hasattr(file.backend_file, "next_data"):
+    if file.stages or file.dispute.base_lost or file.conflict is not None:
+        return at, END
+    if not hasattr(file.backend_file, "next_data"):
         return at, END
     try:
         found = ask(lambda: _ask(file, at))

@@ -16,7 +16,7 @@ from ...backends.plain import returned
 from ...errors import BackendProtocolError
 from ...native import Op
 from ..blocking import BlockingFile, as_answer, asked, original_file
-from ..commit import outcome, remote
+from ..commit import outcome, remote, tails
 from . import barrier, collector, reader
 
 if TYPE_CHECKING:
@@ -83,9 +83,7 @@ def _to_be_sent(file: EngineFile, op: Op) -> bool:
     if file.abandoned:
         op.finish(False, True)  # none of it is written back any longer
         return False
-    with file.lock:
-        file.own_changes += 1
-        file.version_stale |= not file.limits().commit_on_close  # whatever its result
+    file.versions.about_to_change(stale=not file.limits().commit_on_close)  # whatever its result
     return True
 
 
@@ -223,7 +221,7 @@ def _refused(file: EngineFile, op: Op, answer: int) -> OSError:
 @partial(_ended, commit=True)
 def commit(self: EngineFile, op: Op) -> None:
     """Make acknowledged bytes durable; the token is held, so no others are acknowledged during the call."""
-    self.tails.settle()
+    tails.settle(self)
     if self.run_settling() or not self.native.commit_due():
         op.finish(False, True)  # nothing was committed; waiters ask again
         return
@@ -236,14 +234,15 @@ def commit(self: EngineFile, op: Op) -> None:
         call = self.opened().commit
         if len(self.owed):
             self.owed.pay()
-        begun = self.own_changes  # first: a direct write that begins after this changes the number
+        begun = self.versions.changes  # first: a direct write that begins after this changes the number
         changes = None if self.native.direct_count() else begun
         version = None if op.stopped else outcome.call_commit(self, call)
     except BaseException as error:
         if remote.is_remote_change(error):
             remote.refused(self)
-            if self.rebase_asked and self.rebases < self.volume.retry.attempts:
-                self.rebases += 1
+            if self.dispute.rebase_due and self.commits.rebases < self.volume.retry.attempts:
+                with self.lock:
+                    self.committing().count_rebase()
                 self.run_settling()
                 op.finish(False, True)  # nothing was committed, and nothing is acknowledged any longer
                 return

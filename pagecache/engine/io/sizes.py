@@ -22,7 +22,7 @@ from typing import TYPE_CHECKING
 from ...errors import LostRange, ShutdownError
 from ...native import COMMIT, END, Op
 from ..attempts import Attempts
-from ..commit import staging
+from ..commit import staging, tails
 from ..commit.owed import Rollback, Step
 from ..foreign import errno_of
 from ..report.notices import cause
@@ -67,7 +67,7 @@ class _Change:
         op.call(lambda: self._call(op, backend_file))
 
     def _call(self, op: Op, backend_file: BackendFile) -> None:
-        self._file.tails.owe()  # the change may extend the object
+        tails.owe(self._file)  # the change may extend the object
         self._file.owed.pay_now()
         with self._lock:
             if self._left:
@@ -90,14 +90,14 @@ def _change(
 ) -> None:
     """Change the backend first, then publish. A definite refusal changes nothing."""
     durable = file.durable()
-    file.about_to_change()
+    file.versions.about_to_change()
     change = _Change(file, step)
     try:
         change.run(op, tries or Attempts(file.volume, step.method, file.key))
         publish(not durable)
     except BaseException:
         if change.leave():
-            file.owed.add(step)
+            file.owe(step)
             publish(not durable)
             file.native.set_uncommitted()  # so that a commit comes, which pays
         raise
@@ -154,7 +154,8 @@ def punch(self: EngineFile, op: Op, change: tuple[list[int], Callable[[], None]]
         self.native.punch(start, end, uncommitted)
         extent[2] = end
         if uncommitted and hasattr(self.backend_file, "rollback"):
-            self.holes.append((start, end))
+            with self.lock:
+                self.committing().note_hole(start, end)
         if self.volume.mirror is not None and not self.removed:
             self.volume.mirror.punched(self.key, start, end)
 
@@ -189,19 +190,16 @@ def _drop_acknowledged(file: EngineFile, op: Op, start: int, end: int) -> list[L
     staging.recall(file, start, end)
     rollback = Rollback()
     change = _Change(file, rollback)
-    file.forgetting = True  # reads that return before the cache has forgotten wait for that
-    try:
-        change.run(op, Attempts(file.volume, rollback.method, file.key))
-        lost = file.drop(start, end)
-        staging.recall(file)
-        file.lie_over(rollback.stored)
-    except BaseException:
-        if change.leave() or rollback.done:
-            file.lie_over(None)
-        raise
-    finally:
-        file.forgetting = False
-        file.native.wake()
+    with file.keeping_reads_back():
+        try:
+            change.run(op, Attempts(file.volume, rollback.method, file.key))
+            lost = file.drop(start, end)
+            staging.recall(file)
+            file.lie_over(rollback.stored)
+        except BaseException:
+            if change.leave() or rollback.done:
+                file.lie_over(None)
+            raise
     return lost
 
 
@@ -216,15 +214,12 @@ def _cut_tail(file: EngineFile, op: Op) -> None:
 
     The inode lock is not held, so a flag excludes direct writes: their stored bytes are acknowledged.
     """
-    file.cutting = True  # later ones wait
-    try:
-        direct.outlast(file)
-        _cut_to(file, op, file.native.remote_size)
-    except ShutdownError:
-        file.native.tail_left()  # an abort: the reconnect owes the cut to the next backend
-    finally:
-        file.cutting = False
-        file.native.wake()
+    with file.keeping_direct_writes_out():
+        try:
+            direct.outlast(file)
+            _cut_to(file, op, file.native.remote_size)
+        except ShutdownError:
+            file.native.tail_left()  # an abort: the reconnect owes the cut to the next backend
 
 
 def _cut_to(file: EngineFile, op: Op, size: int) -> None:

@@ -1,0 +1,95 @@
+"""The stored version below the cached bytes of a file, and the count of this cache's own changes.
+
+The count answers whether a stored version that was read earlier may include a later change of this cache: it is read
+before the call that finds the version, and again when the version is used. `stale` means that this cache has changed
+the stored object since `base` was read, so another version in storage is no foreign change.
+"""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
+from ...native import NAMES
+from ..runner import Job
+
+if TYPE_CHECKING:
+    from ..file import EngineFile
+
+__all__ = ["Versions"]
+
+
+class Versions:
+    """The versions of one file. Part of every file.
+
+    Lock: `EngineFile.lock`. A method takes it unless its description says that the caller holds it; a single field may
+    be read without it. A change is counted before its call begins.
+    """
+
+    __slots__ = ("_file", "base", "changes", "stale")
+
+    def __init__(self, file: EngineFile, base: str | None) -> None:
+        self._file = file
+        self.base = base
+        self.changes = 0
+        self.stale = False
+
+    def count_change(self, *, stale: bool) -> None:
+        """Count a change of this cache; `stale`: the change may make another version. The lock is held."""
+        self.changes += 1
+        self.stale |= stale
+
+    def about_to_change(self, *, stale: bool = True) -> None:
+        """Announce a call: whatever its result, another stored version may come from this cache."""
+        with self._file.lock:
+            self.count_change(stale=stale)
+
+    def take(self, base: str | None, *, stale: bool = False) -> None:
+        """Make a version the base. The lock is held."""
+        self.base, self.stale = base, stale
+
+    def replace(self, base: str | None, *, stale: bool | None = None) -> None:
+        """Make a version the base; `stale`: None leaves it as it is."""
+        with self._file.lock:
+            self.take(base, stale=self.stale if stale is None else stale)
+
+    def follow(self, before: str | None, after: str | None) -> None:
+        """Make `after` the base, if `before` is the base now: this cache has changed the stored object itself."""
+        with self._file.lock:
+            if before == self.base and not self.stale:
+                self.base = after
+
+    def is_base(self, version: str | None) -> bool:
+        """Return whether this stored version is known to be the base."""
+        return version is not None and version == self.base and not self.stale
+
+    def quiet(self) -> int | None:
+        """Return a number that changes with each change of storage by this cache; None while one is about to begin."""
+        file = self._file
+        with file.lock:
+            changes = self.changes  # first: a change that begins after this changes the number
+            if self.stale or len(file.owed) or not file.native.pass_idle() or file.native.commit_due():
+                return None  # work under the token alone announces its changes: `about_to_change`
+            return changes
+
+    def start_reading(self) -> Job[None] | None:
+        """Read the stored version after writes of this cache, on a thread of the volume. None: it is known.
+
+        On commit_on_close backends acknowledgements change no version, and a commit returns its own (contract 2.19).
+        """
+        file = self._file
+        if not self.stale or file.backend_file is None or file.limits().commit_on_close:
+            return None
+        job = Job(file.volume.park, self._read, what="stat", key=file.key, then=file.native.wake)
+        return file.volume.runner.submit(NAMES, job)
+
+    def _read(self) -> None:
+        """Record the stored version as this cache's own, if no change overlapped the read."""
+        file = self._file
+        with file.lock:
+            changes = self.changes
+        if file.native.storage_busy() or len(file.owed):
+            return  # the call after the end of that change reads it
+        version = file.opened().stat().version
+        with file.lock:
+            if self.changes == changes:
+                self.take(version)

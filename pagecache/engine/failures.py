@@ -1,0 +1,203 @@
+"""Failed ranges of a file: their records, their retries and their reports.
+
+`Failures` maps the failed ranges of one file to their records. Ranges are disjoint; a new failure replaces the ranges
+it covers, an acknowledgement removes them.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Iterator
+from typing import TYPE_CHECKING, NamedTuple
+
+from sortedcontainers import SortedDict
+
+from ..errors import ConflictError, FailedRange
+from ..native import BACKOFF, END, STAMP_MAX
+from .foreign import errno_of, text_of
+
+if TYPE_CHECKING:
+    from .file import EngineFile
+
+__all__ = [
+    "NO_FAILURES",
+    "Failure",
+    "Failures",
+    "due",
+    "ensure_retry",
+    "failed_ranges",
+    "replan_parked",
+    "resume",
+    "uncommitted_range",
+]
+
+
+class Failure(NamedTuple):
+    """Bytes [start, end) whose last write-back failed."""
+
+    start: int
+    end: int
+    errno: int
+    attempts: int
+    message: str
+    since: float
+    next_retry: float | None
+    parked: bool
+    error: BaseException
+
+
+class Failures:
+    """The records of one file: disjoint failed ranges, by start. Made with the first failure.
+
+    Lock: `EngineFile.lock`, held by the caller of every method but `__len__`.
+    """
+
+    __slots__ = ("_map",)
+
+    def __init__(self) -> None:
+        self._map: SortedDict[int, Failure] = SortedDict()
+
+    def __len__(self) -> int:
+        return len(self._map)
+
+    def __iter__(self) -> Iterator[Failure]:
+        return iter(list(self._map.values()))
+
+    def overlapping(self, start: int, end: int) -> list[Failure]:
+        """Return failures that overlap [start, end). Cost: O(log n + hits)."""
+        first = max(0, self._map.bisect_right(start) - 1)
+        found = []
+        for key in self._map.islice(first):
+            if key >= end:
+                break
+            if self._map[key].end > start:
+                found.append(self._map[key])
+        return found
+
+    def clear(self, start: int, end: int) -> bool:
+        """Remove failures of [start, end), keeping parts outside. Return whether there were any."""
+        found = self.overlapping(start, end)
+        for failure in found:
+            del self._map[failure.start]
+            if failure.start < start:
+                self._map[failure.start] = failure._replace(end=start)
+            if failure.end > end:
+                self._map[end] = failure._replace(start=end)
+        return bool(found)
+
+    def add(self, failure: Failure) -> None:
+        self.clear(failure.start, failure.end)
+        self._map[failure.start] = failure
+
+    def postpone(self, failure: Failure, until: float | None) -> None:
+        """Set the next check of a failure to `until`; None: on request only."""
+        self._map[failure.start] = failure._replace(next_retry=until)
+
+    def next_retry(self) -> float | None:
+        """Return the earliest time of a retry."""
+        return min((f.next_retry for f in self if f.next_retry is not None), default=None)
+
+    def worst(self) -> Failure | None:
+        """Return one failure to report: the first parked one, otherwise the first."""
+        return next((f for f in self if f.parked), next(iter(self), None))
+
+
+NO_FAILURES = Failures()
+"""The records of every file that has met no failure."""
+
+
+def resume(file: EngineFile, start: int = 0, end: int = END) -> None:
+    """Make parked and waiting data dirty again, and send it."""
+    if file.conflict is not None:
+        return
+    with file.lock:
+        known = bool(file.failures.overlapping(start, end))
+    if not known and not file.native.number("failed"):
+        return
+    file.refresh_limits()
+    file.native.retry(start, end, failed_too=True)
+    file.native.flush_start(STAMP_MAX, start, end)
+
+
+def ensure_retry(file: EngineFile) -> None:
+    """Ensure that the flusher has the time of the earliest waiting failure."""
+    if file.volume.retry_planned(file):
+        return
+    with file.lock:
+        at = file.failures.next_retry()
+    file.volume.retry_by(file, file.volume.clock.now() if at is None else at)
+
+
+def replan_parked(file: EngineFile) -> float | None:
+    """Plan parked data by the current policy; return the time of the next retry."""
+    wait, now = file.volume.retry.failed_retry, file.volume.clock.now()
+    with file.lock:
+        for failure in file.failures:
+            if failure.parked and not isinstance(failure.error, ConflictError):
+                at = math.inf if failure.next_retry is None else failure.next_retry
+                file.failures.postpone(failure, None if wait is None else min(at, now + wait))
+        return file.failures.next_retry()
+
+
+def due(file: EngineFile, now: float) -> float | None:
+    """Resume due failures; return the time of the next one."""
+    due: list[Failure] = []
+    with file.lock:
+        due = [f for f in file.failures if f.next_retry is not None and f.next_retry <= now]
+        for failure in due:
+            if not file.native.flush_pending(STAMP_MAX, failure.start, failure.end):
+                file.failures.clear(failure.start, failure.end)  # it was written back with its neighbours
+    file.refresh_limits()  # dirty again, it is divided by the current limits [K5]
+    for failure in due:
+        file.native.count_retry()
+        file.native.retry(failure.start, failure.end, failed_too=failure.parked)
+        file.native.flush_start(STAMP_MAX, failure.start, failure.end)
+    with file.lock:
+        for failure in due:
+            for current in file.failures.overlapping(failure.start, failure.end):
+                if current is failure:
+                    file.failures.postpone(failure, now + file.volume.retry.max_delay)
+        next_retry = file.failures.next_retry()
+    if next_retry is None and file.native.flush_pending(STAMP_MAX) & BACKOFF:
+        # CORE's state decides: bytes that wait without a recorded failure are woken here.
+        file.native.retry()
+        file.native.flush_start(STAMP_MAX)
+    return next_retry
+
+
+def failed_ranges(file: EngineFile, everything: bool = False) -> list[FailedRange]:
+    """Return the permanent failures (everything: all local data, of an aborted volume), cut at the size."""
+    now = file.volume.clock.now()
+    ranges = file.native.local_ranges() if everything else file.native.failed_ranges()
+    found = []
+    with file.lock:
+        for pos, length in ranges:
+            known = file.failures.overlapping(pos, pos + length)
+            worst = next((f for f in known if f.parked), known[0] if known else None)
+            found.append(_failed_range(file, pos, length, worst, now))
+    return found
+
+
+def _failed_range(file: EngineFile, pos: int, length: int, failure: Failure | None, now: float) -> FailedRange:
+    if failure is None:
+        code, message = _why_local(file, "")
+        return FailedRange(file.key, pos, length, code, 0, None, file.volume.name, message, 0.0)
+    at = failure.next_retry if file.conflict is None else None  # only `resolve` and `discard` settle a conflict
+    wait = None if at is None else max(0.0, at - now)
+    since = max(0.0, now - failure.since)
+    return FailedRange(
+        file.key, pos, length, failure.errno, failure.attempts, wait, file.volume.name, failure.message, since
+    )
+
+
+def _why_local(file: EngineFile, otherwise: str) -> tuple[int, str]:
+    """Return errno and text of the reason why bytes that did not fail themselves stay local."""
+    reason = file.volume.abort_reason
+    error = file.commits.error if reason is None else reason
+    return (0, otherwise) if error is None else (errno_of(error), text_of(error))
+
+
+def uncommitted_range(file: EngineFile) -> FailedRange:
+    """Return a range for a change without bytes (creation, size, holes) that waits for a commit."""
+    code, message = _why_local(file, "its creation, size, holes or direct writes are not committed")
+    return FailedRange(file.key, file.native.size, 0, code, file.commits.attempts, None, file.volume.name, message, 0.0)

@@ -1,0 +1,85 @@
+"""The parts of the engine's state of a file: trouble makes them."""
+
+from __future__ import annotations
+
+import errno
+from collections.abc import Callable
+
+import pytest
+
+from pagecache import CommitError, WritebackError
+from pagecache.engine.file import EngineFile
+
+from .answers import failing_commit
+from .rig import KEY, ONCE, PAGE, Rig, pattern
+
+Make = Callable[..., Rig]
+OLD = pattern(2 * PAGE)
+TROUBLE = ("dispute", "commits", "owed", "failures", "settling")
+NO = OSError(errno.EACCES, "no")
+
+
+def made(rig: Rig) -> set[str]:
+    """The parts that the file of KEY has made."""
+    engine = rig.volume.inodes[KEY].engine
+    return {name for name in TROUBLE if getattr(engine, name) is not getattr(EngineFile, name)}
+
+
+def test_a_file_that_was_opened_read_and_closed_has_made_no_part(make: Make) -> None:
+    rig = make({KEY: OLD})
+    with rig.open("rb") as file:
+        assert file.pread(len(OLD), 0) == OLD
+    assert made(rig) == set()
+    assert sorted(vars(rig.volume.inodes[KEY].engine)) == [
+        "_aside_lock",
+        "_limits_lock",
+        "_report_loss",
+        "_seen_limits",
+        "backend_file",
+        "key",
+        "lock",
+        "native",
+        "read_into",
+        "read_staged",
+        "stages",
+        "versions",
+        "volume",
+    ]
+
+
+def test_a_file_that_was_written_cut_and_committed_has_made_no_part(make: Make) -> None:
+    rig = make({KEY: OLD})
+    with rig.open("r+b") as file:
+        file.pwrite(OLD, PAGE)
+        file.fsync()
+        file.truncate(PAGE)
+        file.fsync()
+    assert made(rig) == set()
+
+
+@pytest.mark.parametrize(("call", "part"), [("write_from", "failures"), ("commit", "commits")])
+def test_a_failure_makes_the_part_that_records_it(make: Make, call: str, part: str) -> None:
+    rig = make({KEY: OLD}, retry=ONCE)
+    file = rig.open("r+b")
+    file.pwrite(OLD, 0)
+    rig.backend.fault(call, NO if call == "write_from" else failing_commit(NO))
+    with pytest.raises((WritebackError, CommitError)):
+        file.fsync()
+    assert part in made(rig)
+    file.fsync()
+    file.close()
+
+
+def test_parts_are_made_once_and_the_shared_ones_stay_empty(make: Make) -> None:
+    rig = make({KEY: OLD})
+    with rig.open("rb"):
+        engine = rig.volume.inodes[KEY].engine
+        assert engine.failing() is engine.failing() is engine.failures
+        assert engine.committing() is engine.committing() is engine.commits
+        assert engine.disputed() is engine.disputed() is engine.dispute
+    assert not len(EngineFile.failures)
+    assert not len(EngineFile.owed)
+    assert not EngineFile.settling
+    assert EngineFile.commits.error is None
+    assert not EngineFile.commits.holes
+    assert EngineFile.dispute.versions is None
