@@ -5,10 +5,11 @@ bottom up:
 
     park, foreign               how a thread waits, and for how long; exceptions of a backend, read safely
     report/                     sentences for the log, events, troubles, and the reasons of waits
-    retryer                     whether and when to retry; the failed ranges of a file
+    retryer                     whether and when to retry
     runner, aside               the threads of a volume; calls for tasks
     blocking, loop              asynchronous backends seen by threads; the event loop of the cache
     attempts, names             calls that carry no bytes; a backend's sync of names
+    failures, settling          failed ranges of a file; work that waits for its token
     commit/                     staged data, lost replies, tails, debts of a file, newer stored versions
     io/                         fills, write requests, results of calls, fsync, direct I/O, sizes
     throttle, mirror            writers that must wait; the second stream

@@ -10,7 +10,7 @@
     settling   work that waits for the token                         settling.py          made with the first job
 
 A part that only trouble needs is made when trouble comes: until then its name stands for an empty one that all files
-share and that nothing changes. A module assigns fields of its own classes only, and calls methods of the others.
+share and that nothing changes. A module assigns fields of classes that it defines, and calls methods of the others.
 
 `fill`, `write`, `write_units`, `commit`, `room`, `write_back`, `write_through`, `truncate`, `punch`, `drop_local`,
 `direct_read` and `direct_write` are entered from C with an operation, on a caller's thread or one of the volume's.

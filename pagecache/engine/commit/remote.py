@@ -58,7 +58,7 @@ TAKEN = "the foreign version was taken"
 
 
 class Dispute:
-    """A foreign change of one file, and what is done about it. Made with the first foreign change.
+    """A foreign change of one file, and the reaction to it. Made with the first foreign change.
 
     Lock: `EngineFile.lock`, held by the caller of every method.
     """
