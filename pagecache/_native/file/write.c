@@ -8,29 +8,29 @@
  *   c  range is the whole folio               copy, V = all
  *   d  touches valid bytes                    copy, extend the extent
  *   e  a free extent slot                     copy, new ragged extent
- *   f  backend readable                       the caller fills what makes a or d true, then starts again
+ *   f  backend readable                       the caller fills the bytes that make a or d true, then starts again
  *   g  else                                   the caller writes this folio back, then starts again
  *
- * Then V, D with stamp and marks, and the size are published, in that order, before the folio is unlocked: a size published
- * later would let a write-back crop the tail. Bytes that a running call still reads are never touched: the folio gets a
- * fresh frame and the call keeps the old one (copy on conflict); only above cow_limit, for pinned memory, or when no memory
- * is left does the writer wait for the call.
+ * Then V, D with stamp and marks, and the size are published, in that order, before the folio is unlocked: a size
+ * published later would let a write-back crop the tail. Bytes that a running call still reads are never touched: the
+ * folio gets a fresh frame and the call keeps the old one (copy on conflict); only above cow_limit, for pinned memory,
+ * or when no memory is left does the writer wait for the call.
  *
- * The caller holds the inode lock X, has room for dirty data, and hands in memory that cannot fault. Nothing here waits: a
- * short count and `need` say what has to happen first.
+ * The caller holds the inode lock X, has room for dirty data, and passes memory that cannot fault. Nothing here waits:
+ * after a short count `need` has the condition to wait for.
  */
 #include "file/file.h"
 
-/* The source may be a view of this very memory. */
+/* The source may be a view of this folio's memory. */
 static void move(u8 *to, const u8 *from, size_t n)
 {
 	if (PC_LIKELY((uintptr_t)to - (uintptr_t)from >= n && (uintptr_t)from - (uintptr_t)to >= n))
-		memcpy(to, from, n); /* the sanitizers' memmove goes byte by byte, and readers look on */
+		memcpy(to, from, n); /* the sanitizers' memmove copies bytes, which concurrent readers see */
 	else
 		memmove(to, from, n);
 }
 
-/* A new folio for a write covers what is written, and no more than one folio: 4 KiB writes get 4 KiB folios. */
+/* Order of a new folio, which covers only bytes to be written: 4 KiB writes get 4 KiB folios. */
 static u32 write_order(struct pc_cache *c, u64 index, u64 pos, u64 end)
 {
 	u32 order = 0;
@@ -49,7 +49,7 @@ static void wait_for(struct pc_need *need, struct pc_cache *c, struct pc_folio *
 	need->owner = atomic_load(&f->owner);
 }
 
-/* The folio of page `index`, locked; created where there is none. Return: 0; -EAGAIN see need. */
+/* Find or create the folio of page `index`, and lock it. Return: 0; -EAGAIN see need. */
 static int folio_for_write(struct pc_inode *i, u64 index, u64 pos, u64 end, struct pc_folio **out, bool *created,
 			   struct pc_need *need)
 {
@@ -79,7 +79,7 @@ static int folio_for_write(struct pc_inode *i, u64 index, u64 pos, u64 end, stru
 	}
 }
 
-/* Cases a to e: whether the range can be written without a fill; zeroes the rest of the folio in case b. */
+/* Cases a to e: return whether the range can be written without a fill; zero the other bytes of the folio in case b. */
 static bool make_writable(struct pc_inode *i, struct pc_folio *f, bool created, u32 from, u32 to)
 {
 	struct pc_cache *c = i->cache;
@@ -96,14 +96,14 @@ static bool make_writable(struct pc_inode *i, struct pc_folio *f, bool created, 
 	return pc_valid_can_add(c, f, from, to);
 }
 
-/* The file grows beyond the unit of its old end, which storage may have short: that unit is dirty again. Leaf lock held.
- * Return: false: its last byte is not cached; it has to be read first. */
+/* Before the file grows beyond the unit of its old end, which may be short in storage: make that unit dirty again. Leaf
+ * lock held. Return: false: its last byte is not cached and must be read first. */
 static bool unit_grow(struct pc_inode *i, u64 pos)
 {
 	struct pc_cache *c = i->cache;
 	u64 size = atomic_load(&i->size), unit = i->limits.write_unit;
 	if (size % unit == 0 || pos / unit <= size / unit || !i->readable)
-		return true; /* whole, or sent again with what is written now */
+		return true; /* whole, or sent again with this write */
 	u32 id = pc_index_lookup(i, (size - 1) >> c->page_shift);
 	struct pc_folio *f = id ? pc_folio_at(c, id) : NULL;
 	if (!f || !pc_folio_is(i, f, (size - 1) >> c->page_shift))
@@ -120,8 +120,8 @@ static bool unit_grow(struct pc_inode *i, u64 pos)
 	return true;
 }
 
-/* What is written becomes valid, dirty and part of the file. Return: 0; -ENOMEM, or -ENODATA: the last byte of the file has
- * to be read first; nothing is published then. */
+/* Make the written bytes valid, dirty and part of the file. Return: 0; -ENOMEM, or -ENODATA: the last byte of the file
+ * must be read first; nothing is published then. */
 static int publish(struct pc_inode *i, struct pc_folio *f, bool created, u32 from, u32 to)
 {
 	struct pc_cache *c = i->cache;
@@ -150,8 +150,8 @@ static int publish(struct pc_inode *i, struct pc_folio *f, bool created, u32 fro
 	return err;
 }
 
-/* Overwriting bytes that are valid, dirty and in no call changes nothing but content: no leaf lock (2.4: sequences do not
- * move on content). The folio lock keeps hand-overs out. */
+/* Overwriting bytes that are valid, dirty and in no call changes only content: no leaf lock (2.4: sequences do not
+ * change with content). The folio lock excludes write-back. */
 static bool already_dirty(struct pc_inode *i, struct pc_folio *f, u32 from, u32 to)
 {
 	struct pc_cache *c = i->cache;
@@ -176,7 +176,8 @@ static void refresh(struct pc_inode *i, struct pc_folio *f)
 	pc_inode_leaf_unlock(i);
 }
 
-/* Whether the locked folio can take bytes at [a, b): cases a to e, in memory that no call reads. No byte of the file changes. */
+/* Whether the locked folio can take bytes at [a, b): cases a to e, in memory that no call reads. The file stays
+ * unchanged. */
 static bool ready(struct pc_inode *i, struct pc_folio *f, bool created, u32 a, u32 b, struct pc_need *need)
 {
 	struct pc_cache *c = i->cache;
@@ -197,7 +198,7 @@ static bool ready(struct pc_inode *i, struct pc_folio *f, bool created, u32 a, u
 	return false;
 }
 
-/* Copy to a folio that is ready, and publish. Return: whether it was taken; false: see need. */
+/* Copy to a folio that is ready, and publish. Return: whether the bytes were written; false: see need. */
 static bool take(struct pc_inode *i, struct pc_folio *f, bool created, u32 a, u32 b, const u8 *from,
 		 struct pc_need *need)
 {
@@ -205,7 +206,7 @@ static bool take(struct pc_inode *i, struct pc_folio *f, bool created, u32 a, u3
 	move(pc_folio_memory(i->cache, f) + a, from, b - a);
 	int err = publish(i, f, created, a, b);
 	if (err == -ENODATA) {
-		/* All of it lies beyond the end: zeros, as before [M8]. */
+		/* All of the range is beyond the end: zeros, as before [M8]. */
 		memset(pc_folio_memory(i->cache, f) + a, 0, b - a);
 		need->kind = PC_NEED_FILL;
 		need->pos = pc_inode_size(i) - 1;
@@ -217,7 +218,7 @@ static bool take(struct pc_inode *i, struct pc_folio *f, bool created, u32 a, u3
 	return !err;
 }
 
-/* Give the folio back; one that was made for bytes that did not come is as if it had never been. */
+/* Unlock the folio; remove it if it was created for bytes that were not written. */
 static void leave(struct pc_inode *i, struct pc_folio *f, bool unused)
 {
 	if (PC_UNLIKELY(unused)) {
@@ -230,7 +231,7 @@ static void leave(struct pc_inode *i, struct pc_folio *f, bool unused)
 	}
 }
 
-/* The mistake that the order in publish() avoids: a hand-over in between cuts the tail off and calls it clean. */
+/* The mistake that the order in publish() avoids: a write-back in between cuts the tail off and marks it clean. */
 static void publish_late(struct pc_inode *i, u64 end)
 {
 	PC_SYNC("size_late");
@@ -240,7 +241,7 @@ static void publish_late(struct pc_inode *i, u64 end)
 	pc_inode_leaf_unlock(i);
 }
 
-/* One folio's part. Return: bytes taken, 0: see need. */
+/* Write one folio's part. Return: bytes taken, 0: see need. */
 static u64 write_folio(struct pc_inode *i, u64 pos, const u8 *from, u64 len, struct pc_need *need)
 {
 	struct pc_cache *c = i->cache;
@@ -273,7 +274,7 @@ static u64 write_folio(struct pc_inode *i, u64 pos, const u8 *from, u64 len, str
 /**
  * pc_write() - copy [from, from + len) to `pos`.
  *
- * Return: bytes accepted, all of them visible and dirty. Fewer than len: need says what has to happen first: FILL or
+ * Return: bytes accepted, all of them visible and dirty. Fewer than len: need has the condition to wait for: FILL or
  * WRITEBACK of [need->pos, +len), FOLIO, ROOM (no memory can be freed now), OPEN (the volume is sealed).
  * Context: inode lock X; no leaf lock. GIL: kept; the caller releases it for large copies. Contract: 2.7.
  */
@@ -299,7 +300,8 @@ int64_t pc_write(struct pc_inode *i, uint64_t pos, const void *from, uint64_t le
 enum { PC_WHOLE_FOLIOS = (PC_WHOLE_MAX >> 12) + 1 };
 #define PC_WHOLE_CREATED 0x80000000u
 
-/* The folios of [pos, pos + len), locked and ready, ascending; less than all: see need. Return: how many. */
+/* Lock the folios of [pos, pos + len) and make them ready, in ascending order; if not all: see need. Return: number of
+ * locked folios. */
 static u32 lock_ready(struct pc_inode *i, u64 pos, u64 len, u32 *ids, struct pc_need *need)
 {
 	struct pc_cache *c = i->cache;
@@ -313,7 +315,7 @@ static u32 lock_ready(struct pc_inode *i, u64 pos, u64 len, u32 *ids, struct pc_
 		u32 b = (u32)pc_min(a + len - done, pc_folio_bytes(c, f));
 		ids[n++] = pc_folio_id(c, f) | (created ? PC_WHOLE_CREATED : 0);
 		if (!already_dirty(i, f, a, b) && !ready(i, f, created, a, b, need)) {
-			if (!waits) /* nobody does: passes need not leave it out */
+			if (!waits) /* no writer waits: passes need not skip it */
 				atomic_fetch_and_explicit(&f->state, ~(u32)PC_F_WRITER_WAITS, memory_order_relaxed);
 			break;
 		}
@@ -323,12 +325,12 @@ static u32 lock_ready(struct pc_inode *i, u64 pos, u64 len, u32 *ids, struct pc_
 }
 
 /**
- * pc_write_whole() - pc_write() of all of [from, from + len), or of nothing: no byte of the file changes then.
+ * pc_write_whole() - pc_write() of all of [from, from + len), or of nothing: then no byte of the file changes.
  *
- * All folios are locked before the first byte is copied, in ascending order and each only tried. A last byte of the old end
- * that is missing stops the first of them that grows the file, which is the first of all. @len: at most PC_WHOLE_MAX.
- * Return: len; 0: need says what stopped it. In between only where memory for the sets of a folio ran out meanwhile.
- * Context: as pc_write(). Contract: 2.7.
+ * All folios are locked before the first byte is copied, in ascending order and without waiting. If the last byte of
+ * the old end is missing, the first folio that grows the file, which is the first of all, stops the write. @len: at
+ * most PC_WHOLE_MAX. Return: len; 0: need has the reason; a number in between only if memory for the sets of a folio
+ * ran out. Context: as pc_write(). Contract: 2.7.
  */
 int64_t pc_write_whole(struct pc_inode *i, uint64_t pos, const void *from, uint64_t len, struct pc_need *need)
 {

@@ -299,10 +299,10 @@ static struct pc_request *next_request(struct pc_inode *i, bool *busy)
 	return r;
 }
 
-/* Whether to make the backend keep the bytes readable until a commit: if unstable bytes fill their half of the limit,
- * and this file has more than its share of them or every file has its share. Bytes acknowledged in this way leave the
- * memory limit at once (contract 2.23). A request that touches staged bytes is staged too, including neighbours in a
- * unit: a backend must never get a byte in both ways with the older one last. */
+/* Whether to make the backend keep the bytes readable until a commit: if local bytes fill more than half of the limit,
+ * and the unsettled bytes of this file exceed its share of that half or those of all files exceed it. Bytes
+ * acknowledged in this way leave the memory limit at once (contract 2.23). A request that touches staged bytes is
+ * staged too, including neighbours in a unit: a backend must never get a byte in both ways with the older one last. */
 static bool should_stage(const struct pc_inode *i, const struct pc_request *r)
 {
 	struct pc_range staged;
