@@ -235,12 +235,12 @@ int64_t pc_read_local(struct pc_inode *i, uint64_t pos, void *to, uint64_t len, 
 {
 	struct pc_cache *c = i->cache;
 	u64 total = 0, laid;
-	for (u64 done = 0, looked; done < len; done += looked) {
+	for (u64 done = 0, checked; done < len; done += checked) {
 		u64 at = pos + done, page_end = ((at >> c->page_shift) + 1) << c->page_shift;
 		u64 part = pc_min(page_end - at, len - done);
 		u32 id = pc_index_lookup(i, at >> c->page_shift);
 		laid = 0;
-		looked = id ? overlay(i, pc_folio_at(c, id), at, (u8 *)to + done, part, &laid) : part;
+		checked = id ? overlay(i, pc_folio_at(c, id), at, (u8 *)to + done, part, &laid) : part;
 		if (which)
 			memset(which + done, 1, laid);
 		total += laid;

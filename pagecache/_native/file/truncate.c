@@ -12,7 +12,7 @@
  */
 #include "file/file.h"
 
-static void wait_for_passer_by(struct pc_inode *i)
+static void wait_for_reclaim(struct pc_inode *i)
 {
 	pc_inode_leaf_unlock(i);
 	PC_SYNC("passer_by_met");
@@ -33,7 +33,7 @@ static struct pc_folio *next_locked(struct pc_inode *i, u64 *index, u64 end)
 			*index = pc_folio_index(f) + (1ull << pc_folio_order(f));
 			return f;
 		}
-		wait_for_passer_by(i);
+		wait_for_reclaim(i);
 	}
 }
 
@@ -230,7 +230,7 @@ struct pc_folio *pc_next_claimed(struct pc_inode *i, u64 *index, u64 end, bool *
 			*index = pc_folio_index(f) + (1ull << pc_folio_order(f));
 			return f;
 		}
-		wait_for_passer_by(i);
+		wait_for_reclaim(i);
 	}
 	return NULL;
 }
@@ -261,7 +261,7 @@ static bool may_be_stored(const struct pc_inode *i, const struct pc_folio *f, u3
 
 /* Record that [pos, end) is given up and may be on the backend, uncommitted: the next commit may or may not store it.
  * Therefore bytes read from there are dropped when that commit ends (pc_commit_end). */
-static void gone(struct pc_inode *i, u64 pos, u64 end)
+static void note_given_up(struct pc_inode *i, u64 pos, u64 end)
 {
 	uncommitted_now(i);
 	pc_undone_merge(&i->undone, &(struct pc_undone){.lowest = UINT64_MAX, .gone_pos = pos, .gone_end = end});
@@ -298,7 +298,7 @@ size_t pc_discard(struct pc_inode *i, uint64_t pos, uint64_t end, uint64_t *rang
 				continue;
 			list_valid(i, f, from, pc_min(to, size), &out, &staged);
 			if (may_be_stored(i, f, b)) {
-				gone(i, from, to);
+				note_given_up(i, from, to);
 				cover(i, f);
 			}
 			pc_folio_forget_local(i, f, b, b + 1);
@@ -318,7 +318,7 @@ size_t pc_discard(struct pc_inode *i, uint64_t pos, uint64_t end, uint64_t *rang
 	pc_ranges_flush(&out);
 	struct pc_range kept;
 	for (u64 from = pos & ~(u64)(c->page_size - 1); pc_staged_next(i, from, &kept) && kept.pos < staged_end;) {
-		gone(i, pc_max(kept.pos, from), pc_min(kept.end, staged_end));
+		note_given_up(i, pc_max(kept.pos, from), pc_min(kept.end, staged_end));
 		cut_staged(i, from, pc_min(kept.end, staged_end));
 	}
 	pc_invalidated(i, pos, end);

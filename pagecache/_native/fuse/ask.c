@@ -88,7 +88,7 @@ static struct slot *slot_of(struct pc_loop *l, u64 token)
 
 /* The slot of a request that was queued. Lock held. Return: NULL: none, or a made-up token of a slot that is still
  * being filled. */
-struct slot *pc_slot_asked(struct pc_loop *l, u64 token)
+struct slot *pc_slot_submitted(struct pc_loop *l, u64 token)
 {
 	struct slot *s = slot_of(l, token);
 	return s && s->state != SLOT_MADE ? s : NULL;
@@ -108,7 +108,7 @@ static void interrupted(fuse_req_t req, void *data)
 	pthread_mutex_unlock(&l->lock);
 }
 
-/* Allocate a slot for a request; the caller fills it and passes it to pc_ask(). Return: NULL: no memory, or the loop
+/* Allocate a slot for a request; the caller fills it and passes it to pc_submit(). Return: NULL: no memory, or the loop
  * has ended; the request is answered then. */
 struct slot *pc_slot_new(struct pc_loop *l, fuse_req_t req, u32 op, u64 number)
 {
@@ -132,10 +132,10 @@ struct slot *pc_slot_new(struct pc_loop *l, fuse_req_t req, u32 op, u64 number)
 	s->asked.asked_ns = now_ns(CLOCK_MONOTONIC);
 	s->due_ns = l->options.timeout_ns ? s->asked.asked_ns + l->options.timeout_ns : INT64_MAX;
 	if (req) {
-		const struct fuse_ctx *who = fuse_req_ctx(req);
-		s->asked.uid = who->uid;
-		s->asked.gid = who->gid;
-		s->pid = who->pid;
+		const struct fuse_ctx *caller = fuse_req_ctx(req);
+		s->asked.uid = caller->uid;
+		s->asked.gid = caller->gid;
+		s->pid = caller->pid;
 	}
 	return s;
 }
@@ -167,7 +167,7 @@ static int keep(struct slot *s, const char *name, const char *name2, const char 
 }
 
 /* Pass the request to the handlers. */
-void pc_ask(struct pc_loop *l, struct slot *s, const char *name, const char *name2, const char *data)
+void pc_submit(struct pc_loop *l, struct slot *s, const char *name, const char *name2, const char *data)
 {
 	fuse_req_t req = s->req;
 	int err = keep(s, name, name2, data);
@@ -203,7 +203,7 @@ bool pc_post(struct pc_loop *l, u32 op, u64 number, u64 fh, u64 offset, u64 size
 	s->asked.offset = offset;
 	s->asked.size = size;
 	s->due_ns = INT64_MAX;
-	pc_ask(l, s, NULL, NULL, NULL);
+	pc_submit(l, s, NULL, NULL, NULL);
 	return true;
 }
 
@@ -211,7 +211,7 @@ enum { FORGOTTEN_MIN = 256 };
 
 /* Record that the kernel forgot a node. After rm -r there are many, so one request stands for all. Without memory
  * handlers keep the node. */
-void pc_ask_forget(struct pc_loop *l, u64 number, u64 times)
+void pc_submit_forget(struct pc_loop *l, u64 number, u64 times)
 {
 	pthread_mutex_lock(&l->lock);
 	if (l->nr_forgotten == l->room_forgotten) {
@@ -283,14 +283,14 @@ void pc_loop_leave(struct pc_loop *l, struct pc_asked *asked)
 
 /* Lock held: the request was answered while it was queued, so its call is skipped. Calls that end opens are always
  * made. */
-static bool is_void(const struct slot *s)
+static bool needs_no_call(const struct slot *s)
 {
 	u32 op = s->asked.op;
 	return !s->req && op < PC_ASK_FORGET && op != PC_ASK_RELEASE && op != PC_ASK_RELEASEDIR;
 }
 
 /* The slot's call has ended: it changes nothing from here on. */
-static void ended(struct pc_loop *l, struct slot *s)
+static void call_over(struct pc_loop *l, struct slot *s)
 {
 	pc_change_end(l, s);
 	pthread_mutex_lock(&l->lock);
@@ -313,10 +313,10 @@ static struct slot *take(struct pc_loop *l)
 		if (!l->first)
 			l->last = NULL;
 		s->state = SLOT_TAKEN;
-		if (!is_void(s))
+		if (!needs_no_call(s))
 			return s;
 		pthread_mutex_unlock(&l->lock);
-		ended(l, s);
+		call_over(l, s);
 		pthread_mutex_lock(&l->lock);
 	}
 }
@@ -357,7 +357,7 @@ bool pc_loop_done(struct pc_loop *l, uint64_t token)
 	if (silent)
 		pc_reply_error(l, token, EIO);
 	if (taken)
-		ended(l, s);
+		call_over(l, s);
 	return taken;
 }
 
@@ -400,7 +400,7 @@ fuse_req_t pc_answer_begin(struct pc_loop *l, u64 token, u64 kinds, struct slot 
 {
 	fuse_req_t req = NULL;
 	pthread_mutex_lock(&l->lock);
-	struct slot *s = pc_slot_asked(l, token);
+	struct slot *s = pc_slot_submitted(l, token);
 	bool right = s && (kinds >> s->asked.op & 1);
 	if (right && s->req && sender_enter(l)) {
 		*copy = *s;
@@ -481,7 +481,7 @@ static void give_up(struct pc_loop *l, u64 token, bool killed)
 }
 
 /* Answer all requests that are overdue or whose program dies. Lock held, released while answering. */
-static void look(struct pc_loop *l)
+static void answer_overdue(struct pc_loop *l)
 {
 	i64 due;
 	struct slot *s;
@@ -506,7 +506,7 @@ void *pc_clock_main(void *loop)
 	while (!l->closed) {
 		/* Checked before each sleep, the first one too: an interrupt may come before this thread has begun. */
 		if (l->interrupts || now_ns(CLOCK_MONOTONIC) >= l->due_ns) {
-			look(l);
+			answer_overdue(l);
 		} else if (l->due_ns == INT64_MAX) {
 			pthread_cond_wait(&l->clock, &l->lock);
 		} else {
@@ -532,7 +532,7 @@ bool pc_loop_drain(struct pc_loop *l, int64_t timeout_ns)
 }
 
 /* End all requests: each one without an answer gets EIO. Workers have ended. */
-void pc_ask_end(struct pc_loop *l)
+void pc_requests_end(struct pc_loop *l)
 {
 	pthread_mutex_lock(&l->lock);
 	l->stopped = 1;

@@ -1,13 +1,13 @@
 /*
  * names.c - the nodes that the kernel refers to: lookup count, names and attributes of each.
  *
- *   entry (directory, name) ──> node number ── told       lookup count: replies to the kernel minus forgets
+ *   entry (directory, name) ──> node number ── lookups    lookup count: replies to the kernel minus forgets
  *                                    │         by table   part of it: replies from this table, not in Python's count
  *                                    └── open files: size and times of bytes being written
  *
- * One equation for lookup counts: told = count of Python's table + by table + counts in transit between the two. A
- * forget is subtracted from `by table` first, the remainder by Python. At told = 0 node and entries are removed before
- * Python learns of the forget, so a node that Python is about to forget is never returned from here.
+ * One equation: lookups = count of Python's table + by table + counts in transit between the two. A forget is
+ * subtracted from `by table` first, the remainder by Python. At lookups = 0 node and entries are removed before Python
+ * learns of the forget, so a node that Python is about to forget is never returned from here.
  *
  * Attributes and entries are returned from here only while the kernel itself may cache them (entry_ns, attr_ns from the
  * time of the request), with the remaining time. So programs see nothing older than on a mount without this table. Size
@@ -31,7 +31,7 @@ enum { HASH_MIN = 1024, ROOT_NUMBER = 1 };
 
 struct node {
 	struct node *next; /* of its bucket */
-	u64 number, told, by_table;
+	u64 number, lookups, by_table;
 	u64 changed;  /* tick */
 	u32 changing; /* calls that run */
 	bool seen;    /* attributes were returned once */
@@ -178,7 +178,7 @@ static void entry_set(struct pc_loop *l, u64 parent, const char *name, struct no
 /* Remove a node that has no lookup count, no open file and no running change. */
 static void node_settle(struct pc_loop *l, struct node *n)
 {
-	if (n->told)
+	if (n->lookups)
 		return;
 	while (n->names)
 		entry_drop(l, entry_at(l, n->names->parent, n->names->text, n->names->hash));
@@ -225,12 +225,12 @@ void pc_names_free(struct pc_loop *l)
 
 static struct timespec timespec_of(i64 ns)
 {
-	i64 seconds = ns / 1000000000, rest = ns % 1000000000;
-	if (rest < 0) {
+	i64 seconds = ns / 1000000000, nanoseconds = ns % 1000000000;
+	if (nanoseconds < 0) {
 		seconds--;
-		rest += 1000000000;
+		nanoseconds += 1000000000;
 	}
-	return (struct timespec){seconds, rest};
+	return (struct timespec){seconds, nanoseconds};
 }
 
 static i64 ns_of(const struct timespec *t)
@@ -345,7 +345,7 @@ bool pc_known_open(struct pc_loop *l, u64 number)
 }
 
 /* Look up a name with valid node and attributes, and count the reply. If the reply is not delivered, call
- * pc_untell(). */
+ * pc_lookup_undo(). */
 bool pc_known_entry(struct pc_loop *l, u64 parent, const char *name, struct fuse_entry_param *out)
 {
 	i64 now = now_ns(CLOCK_MONOTONIC);
@@ -358,7 +358,7 @@ bool pc_known_entry(struct pc_loop *l, u64 parent, const char *name, struct fuse
 		current(l, e->node, &out->attr);
 		out->attr_timeout = (double)(e->node->until_ns - now) / 1e9;
 		out->entry_timeout = (double)(e->until_ns - now) / 1e9;
-		e->node->told++;
+		e->node->lookups++;
 		e->node->by_table++;
 	}
 	pthread_mutex_unlock(&l->names);
@@ -368,18 +368,18 @@ bool pc_known_entry(struct pc_loop *l, u64 parent, const char *name, struct fuse
 /* ---------------------------------------------------------------- lookup counts */
 
 /**
- * pc_tell() - count a reply of Python's about a node, which Python's table has counted.
+ * pc_lookup_add() - count the reply of a handler with a node; Python's table has already counted it.
  * @name: in `parent`, to be cached; NULL: not cached.
  *
  * Return: 0; -ENOMEM.
  */
-int pc_tell(struct pc_loop *l, u64 parent, const char *name, const struct pc_attributes *a, u64 tick, i64 since_ns,
-	    struct fuse_entry_param *out)
+int pc_lookup_add(struct pc_loop *l, u64 parent, const char *name, const struct pc_attributes *a, u64 tick,
+		  i64 since_ns, struct fuse_entry_param *out)
 {
 	pthread_mutex_lock(&l->names);
 	struct node *n = node_make(l, a->number);
 	if (n) {
-		n->told++;
+		n->lookups++;
 		see(l, n, a, tick, since_ns);
 		if (name && is_fresh(l, n, tick))
 			entry_set(l, parent, name, n, since_ns + l->options.entry_ns);
@@ -395,12 +395,12 @@ int pc_tell(struct pc_loop *l, u64 parent, const char *name, const struct pc_att
 }
 
 /* Undo the count of a reply that was not delivered. @by_table: of pc_known_entry(). */
-void pc_untell(struct pc_loop *l, u64 number, bool by_table)
+void pc_lookup_undo(struct pc_loop *l, u64 number, bool by_table)
 {
 	pthread_mutex_lock(&l->names);
 	struct node *n = node_of(l, number);
-	if (n && n->told) {
-		n->told--;
+	if (n && n->lookups) {
+		n->lookups--;
 		n->by_table -= by_table && n->by_table;
 		node_settle(l, n);
 	}
@@ -424,7 +424,7 @@ u64 pc_forgotten(struct pc_loop *l, u64 number, u64 times)
 	pthread_mutex_lock(&l->names);
 	struct node *n = node_of(l, number);
 	if (n) {
-		n->told -= times < n->told ? times : n->told;
+		n->lookups -= times < n->lookups ? times : n->lookups;
 		u64 own = times < n->by_table ? times : n->by_table;
 		n->by_table -= own;
 		times -= own;
@@ -568,12 +568,12 @@ bool pc_loop_check(struct pc_loop *l, char *text, size_t size)
 	for (u64 k = 0; k <= l->node_mask; k++)
 		for (struct node *n = l->nodes[k]; n; n = n->next) {
 			nodes++;
-			if (n->by_table > n->told)
-				wrong = "told from the table more often than at all";
-			if (!n->told && n->names)
+			if (n->by_table > n->lookups)
+				wrong = "the table counts more lookups than there are";
+			if (!n->lookups && n->names)
 				wrong = "a name of a node that the kernel has forgotten";
-			if (!n->told && !n->opened && !n->changing && n->number != ROOT_NUMBER)
-				wrong = "a node that nobody knows";
+			if (!n->lookups && !n->opened && !n->changing && n->number != ROOT_NUMBER)
+				wrong = "a node without lookups, opens or changes";
 			for (struct name *e = n->names; e; e = e->other) {
 				entries++;
 				if (*entry_at(l, e->parent, e->text, e->hash) != e || e->node != n)
@@ -598,6 +598,6 @@ void pc_names_count(struct pc_loop *l, struct pc_loop_counts *out)
 	out->told = 0;
 	for (u64 k = 0; k <= l->node_mask; k++)
 		for (struct node *n = l->nodes[k]; n; n = n->next)
-			out->told += n->told;
+			out->told += n->lookups;
 	pthread_mutex_unlock(&l->names);
 }

@@ -24,13 +24,13 @@ static struct pc_opened *opened_of(const struct fuse_file_info *info)
 }
 
 /* Pass on a request that consists of a node, a name and flags. */
-static void ask(fuse_req_t req, u32 op, fuse_ino_t number, const char *name, u8 changes)
+static void pass_on(fuse_req_t req, u32 op, fuse_ino_t number, const char *name, u8 changes)
 {
 	struct pc_loop *l = loop_of(req);
 	struct slot *s = pc_slot_new(l, req, op, number);
 	if (s) {
 		s->changes = changes;
-		pc_ask(l, s, name, NULL, NULL);
+		pc_submit(l, s, name, NULL, NULL);
 	}
 }
 
@@ -60,7 +60,7 @@ static void do_read(fuse_req_t req, fuse_ino_t number, size_t size, off_t offset
 	s->asked.fh = o->fh;
 	s->asked.offset = (u64)offset;
 	s->asked.size = size;
-	pc_ask(l, s, NULL, NULL, NULL);
+	pc_submit(l, s, NULL, NULL, NULL);
 }
 
 static void do_write(fuse_req_t req, fuse_ino_t number, const char *data, size_t size, off_t offset,
@@ -85,10 +85,10 @@ static void do_write(fuse_req_t req, fuse_ino_t number, const char *data, size_t
 	s->asked.fh = o->fh;
 	s->asked.offset = (u64)offset;
 	s->asked.size = size;
-	pc_ask(l, s, NULL, NULL, data);
+	pc_submit(l, s, NULL, NULL, data);
 }
 
-static void ask_file(fuse_req_t req, u32 op, fuse_ino_t number, u64 fh, u32 flags, u8 changes)
+static void pass_on_file(fuse_req_t req, u32 op, fuse_ino_t number, u64 fh, u32 flags, u8 changes)
 {
 	struct pc_loop *l = loop_of(req);
 	struct slot *s = pc_slot_new(l, req, op, number);
@@ -97,7 +97,7 @@ static void ask_file(fuse_req_t req, u32 op, fuse_ino_t number, u64 fh, u32 flag
 	s->asked.fh = fh;
 	s->asked.flags = flags;
 	s->changes = changes;
-	pc_ask(l, s, NULL, NULL, NULL);
+	pc_submit(l, s, NULL, NULL, NULL);
 }
 
 static void do_lseek(fuse_req_t req, fuse_ino_t number, off_t offset, int whence, struct fuse_file_info *info)
@@ -109,27 +109,27 @@ static void do_lseek(fuse_req_t req, fuse_ino_t number, off_t offset, int whence
 	s->asked.fh = opened_of(info)->fh;
 	s->asked.offset = (u64)offset;
 	s->asked.flags = (u32)whence;
-	pc_ask(l, s, NULL, NULL, NULL);
+	pc_submit(l, s, NULL, NULL, NULL);
 }
 
 static void do_open(fuse_req_t req, fuse_ino_t number, struct fuse_file_info *info)
 {
-	ask_file(req, PC_ASK_OPEN, number, PC_NO_FH, (u32)info->flags, info->flags & O_TRUNC ? CHANGES_NODE : 0);
+	pass_on_file(req, PC_ASK_OPEN, number, PC_NO_FH, (u32)info->flags, info->flags & O_TRUNC ? CHANGES_NODE : 0);
 }
 
 static void do_flush(fuse_req_t req, fuse_ino_t number, struct fuse_file_info *info)
 {
-	ask_file(req, PC_ASK_FLUSH, number, opened_of(info)->fh, 0, CHANGES_NODE);
+	pass_on_file(req, PC_ASK_FLUSH, number, opened_of(info)->fh, 0, CHANGES_NODE);
 }
 
 static void do_fsync(fuse_req_t req, fuse_ino_t number, int datasync, struct fuse_file_info *info)
 {
-	ask_file(req, PC_ASK_FSYNC, number, opened_of(info)->fh, datasync != 0, CHANGES_NODE);
+	pass_on_file(req, PC_ASK_FSYNC, number, opened_of(info)->fh, datasync != 0, CHANGES_NODE);
 }
 
 static void do_release(fuse_req_t req, fuse_ino_t number, struct fuse_file_info *info)
 {
-	ask_file(req, PC_ASK_RELEASE, number, opened_of(info)->fh, 0, CHANGES_NODE);
+	pass_on_file(req, PC_ASK_RELEASE, number, opened_of(info)->fh, 0, CHANGES_NODE);
 }
 
 static void do_create(fuse_req_t req, fuse_ino_t parent, const char *name, mode_t mode, struct fuse_file_info *info)
@@ -141,7 +141,7 @@ static void do_create(fuse_req_t req, fuse_ino_t parent, const char *name, mode_
 	s->asked.mode = mode;
 	s->asked.flags = (u32)info->flags;
 	s->changes = CHANGES_NAMES | (info->flags & O_TRUNC ? CHANGES_ATTRIBUTES : 0);
-	pc_ask(l, s, name, NULL, NULL);
+	pc_submit(l, s, name, NULL, NULL);
 }
 
 /* ---------------------------------------------------------------- nodes and names */
@@ -153,10 +153,10 @@ static void do_lookup(fuse_req_t req, fuse_ino_t parent, const char *name)
 	if (pc_known_entry(l, parent, name, &entry)) {
 		count(&l->counts.lookups);
 		if (fuse_reply_entry(req, &entry))
-			pc_untell(l, entry.ino, true);
+			pc_lookup_undo(l, entry.ino, true);
 		return;
 	}
-	ask(req, PC_ASK_LOOKUP, parent, name, 0);
+	pass_on(req, PC_ASK_LOOKUP, parent, name, 0);
 }
 
 /* Whether the store recently failed to answer. Then getattr of an open file uses known attributes, so cached reads go
@@ -192,7 +192,7 @@ static void do_getattr(fuse_req_t req, fuse_ino_t number, struct fuse_file_info 
 	i64 patient_until = s->asked.asked_ns + l->options.patience_ns;
 	if (open && patient_until < s->due_ns)
 		s->due_ns = patient_until;
-	pc_ask(l, s, NULL, NULL, NULL);
+	pc_submit(l, s, NULL, NULL, NULL);
 }
 
 static i64 time_set(const struct timespec *t, int set, int now)
@@ -228,7 +228,7 @@ static void do_setattr(fuse_req_t req, fuse_ino_t number, struct stat *attr, int
 	a->mtime_ns = time_set(&attr->st_mtim, set, FUSE_SET_ATTR_MTIME_NOW);
 	a->fh = info ? opened_of(info)->fh : PC_NO_FH;
 	s->changes = CHANGES_NODE;
-	pc_ask(l, s, NULL, NULL, NULL);
+	pc_submit(l, s, NULL, NULL, NULL);
 }
 
 static void forget(struct pc_loop *l, fuse_ino_t number, u64 times)
@@ -236,7 +236,7 @@ static void forget(struct pc_loop *l, fuse_ino_t number, u64 times)
 	count(&l->counts.forgets);
 	times = pc_forgotten(l, number, times);
 	if (times)
-		pc_ask_forget(l, number, times);
+		pc_submit_forget(l, number, times);
 }
 
 static void do_forget(fuse_req_t req, fuse_ino_t number, u64 times)
@@ -254,7 +254,7 @@ static void do_forget_multi(fuse_req_t req, size_t n, struct fuse_forget_data *n
 
 static void do_readlink(fuse_req_t req, fuse_ino_t number)
 {
-	ask(req, PC_ASK_READLINK, number, NULL, 0);
+	pass_on(req, PC_ASK_READLINK, number, NULL, 0);
 }
 
 static void make(fuse_req_t req, u32 op, fuse_ino_t parent, const char *name, mode_t mode, dev_t rdev)
@@ -266,7 +266,7 @@ static void make(fuse_req_t req, u32 op, fuse_ino_t parent, const char *name, mo
 	s->asked.mode = mode;
 	s->asked.rdev = rdev;
 	s->changes = CHANGES_NAMES;
-	pc_ask(l, s, name, NULL, NULL);
+	pc_submit(l, s, name, NULL, NULL);
 }
 
 static void do_mknod(fuse_req_t req, fuse_ino_t parent, const char *name, mode_t mode, dev_t rdev)
@@ -281,16 +281,16 @@ static void do_mkdir(fuse_req_t req, fuse_ino_t parent, const char *name, mode_t
 
 static void do_unlink(fuse_req_t req, fuse_ino_t parent, const char *name)
 {
-	ask(req, PC_ASK_UNLINK, parent, name, CHANGES_NAMES | CHANGES_ATTRIBUTES);
+	pass_on(req, PC_ASK_UNLINK, parent, name, CHANGES_NAMES | CHANGES_ATTRIBUTES);
 }
 
 static void do_rmdir(fuse_req_t req, fuse_ino_t parent, const char *name)
 {
-	ask(req, PC_ASK_RMDIR, parent, name, CHANGES_NAMES | CHANGES_ATTRIBUTES);
+	pass_on(req, PC_ASK_RMDIR, parent, name, CHANGES_NAMES | CHANGES_ATTRIBUTES);
 }
 
-static void ask_two(fuse_req_t req, u32 op, fuse_ino_t number, const char *name, fuse_ino_t number2, const char *name2,
-		    u32 flags, u8 changes)
+static void pass_on_two(fuse_req_t req, u32 op, fuse_ino_t number, const char *name, fuse_ino_t number2,
+			const char *name2, u32 flags, u8 changes)
 {
 	struct pc_loop *l = loop_of(req);
 	struct slot *s = pc_slot_new(l, req, op, number);
@@ -299,23 +299,23 @@ static void ask_two(fuse_req_t req, u32 op, fuse_ino_t number, const char *name,
 	s->asked.number2 = number2;
 	s->asked.flags = flags;
 	s->changes = changes;
-	pc_ask(l, s, name, name2, NULL);
+	pc_submit(l, s, name, name2, NULL);
 }
 
 static void do_symlink(fuse_req_t req, const char *target, fuse_ino_t parent, const char *name)
 {
-	ask_two(req, PC_ASK_SYMLINK, parent, name, 0, target, 0, CHANGES_NAMES);
+	pass_on_two(req, PC_ASK_SYMLINK, parent, name, 0, target, 0, CHANGES_NAMES);
 }
 
 static void do_rename(fuse_req_t req, fuse_ino_t parent, const char *name, fuse_ino_t parent2, const char *name2,
 		      unsigned int flags)
 {
-	ask_two(req, PC_ASK_RENAME, parent, name, parent2, name2, flags, CHANGES_NAMES | CHANGES_ATTRIBUTES);
+	pass_on_two(req, PC_ASK_RENAME, parent, name, parent2, name2, flags, CHANGES_NAMES | CHANGES_ATTRIBUTES);
 }
 
 static void do_link(fuse_req_t req, fuse_ino_t number, fuse_ino_t parent, const char *name)
 {
-	ask_two(req, PC_ASK_LINK, number, NULL, parent, name, 0, CHANGES_NAMES | CHANGES_ATTRIBUTES);
+	pass_on_two(req, PC_ASK_LINK, number, NULL, parent, name, 0, CHANGES_NAMES | CHANGES_ATTRIBUTES);
 }
 
 /* ---------------------------------------------------------------- directories, attributes, other requests */
@@ -323,7 +323,7 @@ static void do_link(fuse_req_t req, fuse_ino_t number, fuse_ino_t parent, const 
 static void do_opendir(fuse_req_t req, fuse_ino_t number, struct fuse_file_info *info)
 {
 	(void)info;
-	ask(req, PC_ASK_OPENDIR, number, NULL, 0);
+	pass_on(req, PC_ASK_OPENDIR, number, NULL, 0);
 }
 
 static void read_directory(fuse_req_t req, u32 op, fuse_ino_t number, size_t size, off_t offset,
@@ -336,7 +336,7 @@ static void read_directory(fuse_req_t req, u32 op, fuse_ino_t number, size_t siz
 	s->asked.fh = info->fh;
 	s->asked.offset = (u64)offset;
 	s->asked.size = size;
-	pc_ask(l, s, NULL, NULL, NULL);
+	pc_submit(l, s, NULL, NULL, NULL);
 }
 
 static void do_readdir(fuse_req_t req, fuse_ino_t number, size_t size, off_t offset, struct fuse_file_info *info)
@@ -351,17 +351,17 @@ static void do_readdirplus(fuse_req_t req, fuse_ino_t number, size_t size, off_t
 
 static void do_releasedir(fuse_req_t req, fuse_ino_t number, struct fuse_file_info *info)
 {
-	ask_file(req, PC_ASK_RELEASEDIR, number, info->fh, 0, 0);
+	pass_on_file(req, PC_ASK_RELEASEDIR, number, info->fh, 0, 0);
 }
 
 static void do_fsyncdir(fuse_req_t req, fuse_ino_t number, int datasync, struct fuse_file_info *info)
 {
-	ask_file(req, PC_ASK_FSYNCDIR, number, info->fh, datasync != 0, 0);
+	pass_on_file(req, PC_ASK_FSYNCDIR, number, info->fh, datasync != 0, 0);
 }
 
 static void do_statfs(fuse_req_t req, fuse_ino_t number)
 {
-	ask(req, PC_ASK_STATFS, number, NULL, 0);
+	pass_on(req, PC_ASK_STATFS, number, NULL, 0);
 }
 
 static void do_setxattr(fuse_req_t req, fuse_ino_t number, const char *name, const char *value, size_t size, int flags)
@@ -373,17 +373,17 @@ static void do_setxattr(fuse_req_t req, fuse_ino_t number, const char *name, con
 	s->asked.size = size;
 	s->asked.flags = (u32)flags;
 	s->changes = CHANGES_NODE;
-	pc_ask(l, s, name, NULL, value);
+	pc_submit(l, s, name, NULL, value);
 }
 
-static void ask_attribute(fuse_req_t req, u32 op, fuse_ino_t number, const char *name, size_t size)
+static void pass_on_attribute(fuse_req_t req, u32 op, fuse_ino_t number, const char *name, size_t size)
 {
 	struct pc_loop *l = loop_of(req);
 	struct slot *s = pc_slot_new(l, req, op, number);
 	if (!s)
 		return;
 	s->asked.size = size;
-	pc_ask(l, s, name, NULL, NULL);
+	pc_submit(l, s, name, NULL, NULL);
 }
 
 static void do_getxattr(fuse_req_t req, fuse_ino_t number, const char *name, size_t size)
@@ -392,17 +392,17 @@ static void do_getxattr(fuse_req_t req, fuse_ino_t number, const char *name, siz
 		fuse_reply_err(req, ENODATA);
 		return;
 	}
-	ask_attribute(req, PC_ASK_GETXATTR, number, name, size);
+	pass_on_attribute(req, PC_ASK_GETXATTR, number, name, size);
 }
 
 static void do_listxattr(fuse_req_t req, fuse_ino_t number, size_t size)
 {
-	ask_attribute(req, PC_ASK_LISTXATTR, number, NULL, size);
+	pass_on_attribute(req, PC_ASK_LISTXATTR, number, NULL, size);
 }
 
 static void do_removexattr(fuse_req_t req, fuse_ino_t number, const char *name)
 {
-	ask(req, PC_ASK_REMOVEXATTR, number, name, CHANGES_NODE);
+	pass_on(req, PC_ASK_REMOVEXATTR, number, name, CHANGES_NODE);
 }
 
 const struct fuse_lowlevel_ops pc_operations = {

@@ -53,13 +53,13 @@ int pc_reply_entry(struct pc_loop *l, uint64_t token, const struct pc_attributes
 		return err;
 	/* Only a lookup caches the name; the other requests have changed the directory. */
 	const char *name = s.asked.op == PC_ASK_LOOKUP ? s.asked.name : NULL;
-	if (pc_tell(l, s.asked.number, name, a, s.asked.tick, s.asked.asked_ns, &entry)) {
+	if (pc_lookup_add(l, s.asked.number, name, a, s.asked.tick, s.asked.asked_ns, &entry)) {
 		fuse_reply_err(req, ENOMEM);
 		return pc_answer_end(l, 1);
 	}
 	int sent = fuse_reply_entry(req, &entry);
 	if (sent)
-		pc_untell(l, a->number, false);
+		pc_lookup_undo(l, a->number, false);
 	return pc_answer_end(l, sent);
 }
 
@@ -99,13 +99,13 @@ int pc_reply_create(struct pc_loop *l, uint64_t token, const struct pc_attribute
 	if (!req)
 		return err;
 	info_of(l, o, false, &info);
-	if (pc_tell(l, s.asked.number, NULL, a, s.asked.tick, s.asked.asked_ns, &entry)) {
+	if (pc_lookup_add(l, s.asked.number, NULL, a, s.asked.tick, s.asked.asked_ns, &entry)) {
 		fuse_reply_err(req, ENOMEM);
 		return pc_answer_end(l, 1);
 	}
 	int sent = fuse_reply_create(req, &entry, &info);
 	if (sent)
-		pc_untell(l, a->number, false);
+		pc_lookup_undo(l, a->number, false);
 	return pc_answer_end(l, sent);
 }
 
@@ -134,7 +134,7 @@ int pc_reply_opendir(struct pc_loop *l, uint64_t token, uint64_t fh)
 static bool too_long(struct pc_loop *l, u64 token, u64 len)
 {
 	pthread_mutex_lock(&l->lock);
-	struct slot *s = pc_slot_asked(l, token);
+	struct slot *s = pc_slot_submitted(l, token);
 	u64 most = !s ? UINT64_MAX : s->asked.op == PC_ASK_READLINK ? 4095 : s->asked.size;
 	bool attribute = s && (s->asked.op == PC_ASK_GETXATTR || s->asked.op == PC_ASK_LISTXATTR);
 	pthread_mutex_unlock(&l->lock);
@@ -213,9 +213,9 @@ int pc_reply_statfs(struct pc_loop *l, uint64_t token, const uint64_t *fields)
 /* ---------------------------------------------------------------- directories */
 
 struct pc_dirents {
-	u64 size, used, nr_told, room, parent, tick;
+	u64 size, used, nr_nodes, room, parent, tick;
 	i64 since_ns;
-	u64 *told; /* nodes that the reply returns */
+	u64 *nodes; /* nodes that the reply returns */
 	bool plus;
 	char bytes[];
 };
@@ -249,22 +249,23 @@ bool pc_dirents_add(struct pc_loop *l, struct pc_dirents *d, const char *name, c
 		d->used += used;
 		return true;
 	}
-	bool told = strcmp(name, ".") && strcmp(name, "..");
+	bool looked_up = strcmp(name, ".") && strcmp(name, "..");
 	used = fuse_add_direntry_plus(NULL, NULL, 0, name, NULL, 0);
 	if (used > d->size - d->used)
 		return false;
-	if (d->nr_told == d->room) {
+	if (d->nr_nodes == d->room) {
 		u64 room = d->room ? 2 * d->room : 64;
-		u64 *told = realloc(d->told, room * sizeof(*told));
-		if (!told)
+		u64 *nodes = realloc(d->nodes, room * sizeof(*nodes));
+		if (!nodes)
 			return false;
-		d->told = told;
+		d->nodes = nodes;
 		d->room = room;
 	}
-	if (told && pc_tell(l, d->parent, certain ? name : NULL, a, certain ? d->tick : 0, d->since_ns, &entry))
+	if (looked_up &&
+	    pc_lookup_add(l, d->parent, certain ? name : NULL, a, certain ? d->tick : 0, d->since_ns, &entry))
 		return false;
-	if (told)
-		d->told[d->nr_told++] = a->number;
+	if (looked_up)
+		d->nodes[d->nr_nodes++] = a->number;
 	else
 		entry.ino = 0;
 	if (!certain)
@@ -275,7 +276,7 @@ bool pc_dirents_add(struct pc_loop *l, struct pc_dirents *d, const char *name, c
 
 void pc_dirents_free(struct pc_dirents *d)
 {
-	free(d->told);
+	free(d->nodes);
 	free(d);
 }
 
@@ -291,7 +292,7 @@ int pc_reply_dirents(struct pc_loop *l, uint64_t token, struct pc_dirents *d)
 		err = pc_answer_end(l, fuse_reply_buf(req, d->bytes, d->used));
 	else if (!err)
 		err = -EPROTO;
-	for (u64 k = 0; err && k < d->nr_told; k++)
-		pc_untell(l, d->told[k], false);
+	for (u64 k = 0; err && k < d->nr_nodes; k++)
+		pc_lookup_undo(l, d->nodes[k], false);
 	return err;
 }

@@ -284,8 +284,8 @@ static void *worker_main(void *argument)
 	if (alone)
 		l->nr_workers = 1;
 	u64 one = 1;
-	ssize_t told = write(l->ended_fd, &one, sizeof(one));
-	(void)told; /* fails only if it is readable already */
+	ssize_t written = write(l->ended_fd, &one, sizeof(one));
+	(void)written; /* fails only if it is readable already */
 	return NULL;
 }
 
@@ -342,7 +342,7 @@ void pc_loop_stop(struct pc_loop *l, bool unmount)
 		return;
 	atomic_store(&l->stopped, 1);
 	workers_end(l);
-	pc_ask_end(l);
+	pc_requests_end(l);
 	if (l->mounted && unmount)
 		fuse_session_unmount(l->session);
 	pthread_mutex_lock(&l->lock);

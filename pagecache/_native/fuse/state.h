@@ -144,16 +144,16 @@ extern const struct fuse_lowlevel_ops pc_operations;
 
 /* ask.c */
 struct slot *pc_slot_new(struct pc_loop *l, fuse_req_t req, u32 op, u64 number);
-struct slot *pc_slot_asked(struct pc_loop *l, u64 token);
-void pc_ask(struct pc_loop *l, struct slot *s, const char *name, const char *name2, const char *data);
-void pc_ask_forget(struct pc_loop *l, u64 number, u64 times);
+struct slot *pc_slot_submitted(struct pc_loop *l, u64 token);
+void pc_submit(struct pc_loop *l, struct slot *s, const char *name, const char *name2, const char *data);
+void pc_submit_forget(struct pc_loop *l, u64 number, u64 times);
 bool pc_post(struct pc_loop *l, u32 op, u64 number, u64 fh, u64 offset, u64 size);
 fuse_req_t pc_answer_begin(struct pc_loop *l, u64 token, u64 kinds, struct slot *copy, int *error);
 int pc_answer_end(struct pc_loop *l, int sent);
 bool pc_sender_enter(struct pc_loop *l);
 void pc_sender_leave(struct pc_loop *l);
 void *pc_clock_main(void *loop);
-void pc_ask_end(struct pc_loop *l);
+void pc_requests_end(struct pc_loop *l);
 
 /* turns.c */
 bool pc_turn_before(struct pc_loop *l, u64 number, u64 start, u64 end);
@@ -166,9 +166,9 @@ void pc_names_free(struct pc_loop *l);
 bool pc_known_attributes(struct pc_loop *l, u64 number, bool old_too, struct stat *out, double *timeout);
 bool pc_known_entry(struct pc_loop *l, u64 parent, const char *name, struct fuse_entry_param *out);
 bool pc_known_open(struct pc_loop *l, u64 number);
-int pc_tell(struct pc_loop *l, u64 parent, const char *name, const struct pc_attributes *a, u64 tick, i64 since_ns,
-	    struct fuse_entry_param *out);
-void pc_untell(struct pc_loop *l, u64 number, bool by_table);
+int pc_lookup_add(struct pc_loop *l, u64 parent, const char *name, const struct pc_attributes *a, u64 tick,
+		  i64 since_ns, struct fuse_entry_param *out);
+void pc_lookup_undo(struct pc_loop *l, u64 number, bool by_table);
 void pc_attributes_seen(struct pc_loop *l, const struct pc_attributes *a, u64 tick, i64 since_ns, struct stat *out);
 u64 pc_forgotten(struct pc_loop *l, u64 number, u64 times);
 u64 pc_tick_now(struct pc_loop *l);

@@ -12,7 +12,7 @@
  */
 #include "io/io.h"
 
-enum { PC_REREADS = 3, PC_ZEROS = 2, PC_PATIENCE = 32 };
+enum { PC_REREADS = 3, PC_ZEROS = 2, PC_NO_PROGRESS_MAX = 32 };
 
 static bool owns(const struct pc_request *r, const struct pc_folio *f, u64 index)
 {
@@ -312,8 +312,8 @@ int pc_fill_answer(struct pc_request *r, int64_t n)
 		return 0;
 	if (got == 0) {
 		/* Less than the head of a read unit is allowed too, but not indefinitely. */
-		r->zeros = (u8)(r->zeros + (n ? 1 : PC_PATIENCE / PC_ZEROS));
-		return r->zeros >= PC_PATIENCE ? -EPROTO : 0;
+		r->zeros = (u8)(r->zeros + (n ? 1 : PC_NO_PROGRESS_MAX / PC_ZEROS));
+		return r->zeros >= PC_NO_PROGRESS_MAX ? -EPROTO : 0;
 	}
 	r->zeros = 0;
 	r->run_got += got;

@@ -12,7 +12,7 @@
  */
 #include "io/io.h"
 
-enum { PC_LOOK_AGAIN = 8 };
+enum { PC_RETRIES = 8 };
 
 static u32 fill_order(struct pc_cache *c, u64 index, u64 end)
 {
@@ -67,7 +67,7 @@ static int own(struct pc_request *r, u64 index, u64 pos, u64 end, u64 *next, str
 	struct pc_inode *i = r->inode;
 	struct pc_cache *c = i->cache;
 	u64 last = (end + c->page_size - 1) >> c->page_shift;
-	for (int tries = 0; tries < PC_LOOK_AGAIN; tries++) {
+	for (int tries = 0; tries < PC_RETRIES; tries++) {
 		u32 id = pc_index_lookup(i, index);
 		if (id) {
 			switch (own_present(r, pc_folio_at(c, id), index, pos, end, next)) {

@@ -15,7 +15,7 @@
  */
 #include "io/io.h"
 
-enum { PC_REREADS = 3, PC_PATIENCE = 32, PC_ZEROS = 2, PC_READ_OVER = 256 << 10 };
+enum { PC_REREADS = 3, PC_NO_PROGRESS_MAX = 32, PC_ZEROS = 2, PC_READ_OVER = 256 << 10 };
 
 /* ---------------------------------------------------------------- neighbours */
 
@@ -122,7 +122,7 @@ static bool gather_run(struct pc_request *r)
 
 /* Keep the bytes read in the cache, for the next change in the unit: only if there is room, no other operation is in
  * the way and nothing was invalidated since. The unit is in flight, so no newer bytes can have reached storage. */
-static void keep_part(struct pc_request *r, const struct pc_seg *g, struct pc_request *fill)
+static void cache_part(struct pc_request *r, const struct pc_seg *g, struct pc_request *fill)
 {
 	struct pc_part parts[4];
 	size_t n;
@@ -151,7 +151,7 @@ static void keep_part(struct pc_request *r, const struct pc_seg *g, struct pc_re
 	pc_request_settle(fill);
 }
 
-static void keep(struct pc_request *r)
+static void cache_neighbours(struct pc_request *r)
 {
 	struct pc_inode *i = r->inode;
 	struct pc_need need;
@@ -161,7 +161,7 @@ static void keep(struct pc_request *r)
 		const struct pc_seg *g = &r->segs[s];
 		for (u64 at = g->pos; !g->folio && at < g->pos + g->len; at += step)
 			if (pc_fill_begin(i, at, pc_min(step, g->pos + g->len - at), &need, &fill) == 0 && fill)
-				keep_part(r, g, fill);
+				cache_part(r, g, fill);
 	}
 }
 
@@ -190,7 +190,7 @@ static int gather_call(struct pc_request *r, struct pc_part *parts, size_t *nr_p
 		if (moved)
 			continue;
 		if (r->gather > 1)
-			keep(r);
+			cache_neighbours(r);
 		r->gather = r->zeros = 0;
 		return 0;
 	}
@@ -232,8 +232,8 @@ int pc_gather_answer(struct pc_request *r, int64_t n)
 	pc_inode_leaf_lock(i);
 	pc_counted(i, &i->counters.read_bytes, (u64)n);
 	pc_inode_leaf_unlock(i);
-	r->zeros = (u8)(got ? 0 : r->zeros + (n ? 1 : PC_PATIENCE / PC_ZEROS)); /* counted as in fill.c */
-	if (r->zeros >= PC_PATIENCE)
+	r->zeros = (u8)(got ? 0 : r->zeros + (n ? 1 : PC_NO_PROGRESS_MAX / PC_ZEROS)); /* counted as in fill.c */
+	if (r->zeros >= PC_NO_PROGRESS_MAX)
 		return -EPROTO;
 	if (got) {
 		/* Copy concurrent writes over the answer, and the local bytes of a stale folio. */

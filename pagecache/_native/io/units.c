@@ -10,7 +10,7 @@
  * thread that will send the request. So the added bytes never enter D, W or U, and need no folio, reference or
  * protection from writers. Write-back never needs cache memory: a cache full of dirty bytes can always be written. A
  * failed read is a failed call of this request, and is handled as such. Bytes that were read stay in the cache if it
- * has room (keep).
+ * has room (cache_neighbours).
  *
  * A neighbour may itself be dirty: a writer holds its folio, it is in backoff, or its folio begins before the unit. Its
  * newest bytes are sent too and it stays dirty, to be sent later. So an answer for the unit says nothing about the
@@ -277,7 +277,7 @@ static void unit_settle(struct units *b, u32 first)
 }
 
 /* Out of memory for a request: bytes in no request become dirty again. */
-static void give_back(struct units *b, u64 pos)
+static void dirty_again(struct units *b, u64 pos)
 {
 	struct pc_inode *i = b->inode;
 	struct pc_cache *c = i->cache;
@@ -300,7 +300,7 @@ static void drop_request(struct units *b)
 	struct pc_request *r = b->r;
 	struct pc_cache *c = b->inode->cache;
 	u32 last = 0;
-	give_back(b, r->start);
+	dirty_again(b, r->start);
 	for (u32 s = 0; s < r->nr_segs; s++) {
 		if (!r->segs[s].folio)
 			continue;
@@ -341,7 +341,7 @@ static u64 unit_add(struct units *b, u64 at)
 		if (same_block)
 			drop_request(b);
 		else
-			give_back(b, pos);
+			dirty_again(b, pos);
 		return 0;
 	}
 	u32 first = b->r->nr_segs;

@@ -278,7 +278,7 @@ static PyMethodDef awaitable_methods[] = {
 	{"send", awaitable_send_method, METH_O, NULL},
 	{"throw", awaitable_throw, METH_VARARGS, NULL},
 	{"close", awaitable_close, METH_NOARGS, NULL},
-	{"rest", awaitable_rest, METH_NOARGS, "rest($self, /)\n--\n\nDo what is left, on this thread."},
+	{"rest", awaitable_rest, METH_NOARGS, "rest($self, /)\n--\n\nDo the remaining work on this thread."},
 	{NULL, NULL, 0, NULL},
 };
 static PyType_Slot awaitable_slots[] = {

@@ -191,7 +191,7 @@ static int await_invalidate(struct awaitable *a, struct handle *h)
 
 /* Request a fill of [pos, pos + len). Return: STEP_DONE try again; STEP_WAIT; STEP_ASIDE: no memory for it;
  * STEP_ERROR. */
-static int ask_for(struct awaitable *a, struct handle *h, u64 pos, u64 len)
+static int request_fill(struct awaitable *a, struct handle *h, u64 pos, u64 len)
 {
 	struct pc_need need = {.kind = PC_NEED_NOTHING};
 	struct pc_request *r = NULL;
@@ -258,7 +258,7 @@ static int step_read(struct awaitable *a)
 			return STEP_ERROR;
 		a->missed |= need.kind == PC_NEED_FILL;
 		int next = need.kind == PC_NEED_FOLIO ? await_folio(a, h, &need)
-						      : ask_for(a, h, a->pos + a->done, a->len - a->done);
+						      : request_fill(a, h, a->pos + a->done, a->len - a->done);
 		if (next != STEP_DONE)
 			return next;
 	}

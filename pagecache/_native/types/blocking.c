@@ -17,9 +17,9 @@ _Thread_local bool pc_tls_loop;
 /* Context: without the interpreter lock. */
 void pc_nap(i64 ns)
 {
-	_Atomic u32 nobody = 0;
+	_Atomic u32 word = 0;
 	if (PC_UNLIKELY(pc_scheduler)) {
-		pc_scheduler->wait(&nobody, ns);
+		pc_scheduler->wait(&word, ns);
 		return;
 	}
 	struct timespec ts = {.tv_sec = 0, .tv_nsec = ns};
@@ -219,8 +219,8 @@ static int wait_granted(struct op *op, u32 kind, i64 deadline_ns, bool (*cancel)
 	while (!err && atomic_load(&op->waiter.word) != PC_GRANTED) {
 		i64 left = PC_WAIT_SLICE_NS;
 		if (deadline_ns >= 0) {
-			i64 rest = deadline_ns - pc_clock_ns();
-			left = rest < left ? rest : left;
+			i64 until_deadline = deadline_ns - pc_clock_ns();
+			left = until_deadline < left ? until_deadline : left;
 			if (left <= 0) {
 				err = 1;
 				break;

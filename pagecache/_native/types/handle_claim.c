@@ -22,7 +22,7 @@ static u64 piece_of(struct pc_inode *i, u64 len)
 }
 
 /* engine.write_back(pos, len), engine.write_through(pos, len). Return: 0, -1. */
-int pc_ask_engine(struct handle *h, PyObject *method, u64 a, u64 b)
+int pc_call_engine(struct handle *h, PyObject *method, u64 a, u64 b)
 {
 	PyObject *engine = h->inode->user, *x = PyLong_FromUnsignedLongLong(a), *y = PyLong_FromUnsignedLongLong(b);
 	PyObject *result = x && y ? PyObject_CallMethodObjArgs(engine, method, x, y, NULL) : NULL;
@@ -33,7 +33,7 @@ int pc_ask_engine(struct handle *h, PyObject *method, u64 a, u64 b)
 }
 
 /* engine.room(pos, length, place), which may wait. Return: 0, -1. */
-static int ask_for_room(struct handle *h, u64 pos, u64 len, const struct pc_place *place)
+static int engine_room(struct handle *h, u64 pos, u64 len, const struct pc_place *place)
 {
 	PyObject *engine = h->inode->user, *where = PyLong_FromUnsignedLongLong(pos);
 	PyObject *length = PyLong_FromUnsignedLongLong(len), *address = PyLong_FromUnsignedLongLong((uintptr_t)place);
@@ -49,22 +49,22 @@ static int ask_for_room(struct handle *h, u64 pos, u64 len, const struct pc_plac
 
 /* Wait until the piece has dirty budget, which the place then holds. Return: 0, -1 exception; close the place in any
  * case. */
-static int room_for(struct handle *h, struct pc_place *place, u64 pos, u64 len)
+static int wait_for_room(struct handle *h, struct pc_place *place, u64 pos, u64 len)
 {
 	struct pc_inode *i = h->inode;
 	pc_place_open(i, place, pos, len);
 	if (PC_LIKELY(pc_room_take(i, place, false) && !pc_some_failed(i)))
 		return 0;
 	atomic_fetch_add(&i->volume->room.asking, 1);
-	int err = ask_for_room(h, pos, len, place);
+	int err = engine_room(h, pos, len, place);
 	atomic_fetch_sub(&i->volume->room.asking, 1);
 	return err;
 }
 
 /* Wait until memory may be free. */
-static int memory_for(struct handle *h)
+static int wait_for_memory(struct handle *h)
 {
-	return ask_for_room(h, 0, 0, NULL);
+	return engine_room(h, 0, 0, NULL);
 }
 
 /* Provide bytes that a folio lacks, or wait for a folio, with the inode lock held. Return: 0, -1; 1: needs the lock
@@ -113,7 +113,7 @@ static int claim(struct handle *h, struct op *op, struct pc_place *place, u64 po
 {
 	struct pc_inode *i = h->inode;
 	for (int round = 0;; round++) {
-		int err = room_for(h, place, pos, len);
+		int err = wait_for_room(h, place, pos, len);
 		if (!err && !PC_FIX("no_budget_while_waiting_for_a_lock"))
 			return lock_inode(op, h);
 		if (PC_LIKELY(err || pc_inode_lock_try(i, PC_EXCLUSIVE))) {
@@ -130,7 +130,7 @@ static int claim(struct handle *h, struct op *op, struct pc_place *place, u64 po
 		if (pc_room_take(i, place, true))
 			return 0;
 		if (round == PC_ROUNDS_BUDGET)
-			return room_for(h, place, pos, len);
+			return wait_for_room(h, place, pos, len);
 		pc_inode_lock_release(i, PC_EXCLUSIVE);
 		op->holds &= ~(u32)PC_HOLD_LOCK_X;
 	}
@@ -174,7 +174,7 @@ int pc_write_slow(struct handle *h, u64 pos, const u8 *from, u64 len, u64 done, 
 		if (!err && append && done == 0)
 			*append_pos = op->pos = pos = pc_inode_size(i);
 		if (!err && append)
-			err = room_for(h, place, pos + done, piece);
+			err = wait_for_room(h, place, pos + done, piece);
 		if (!err && pos + len > INT64_MAX) {
 			pc_raise(h->core, i->user, "too large", "the write would end beyond 2**63 - 1");
 			err = -1;
@@ -191,7 +191,7 @@ int pc_write_slow(struct handle *h, u64 pos, const u8 *from, u64 len, u64 done, 
 		if (err == 1) {
 			/* Wait for memory, or write the folio back: without the lock, which only appends need. */
 			bool back = need.kind == PC_NEED_WRITEBACK;
-			err = back ? pc_ask_engine(h, pc_str_write_back, need.pos, need.len) : memory_for(h);
+			err = back ? pc_call_engine(h, pc_str_write_back, need.pos, need.len) : wait_for_memory(h);
 		}
 	}
 	if (op) {
@@ -216,12 +216,12 @@ static int write_zeros(struct handle *h, struct op *op, u64 pos, u64 len, u64 *d
 	u64 size = pc_inode_size(i), total = pos < size ? pc_min(len, size - pos) : 0;
 	while (!err && *done < total) {
 		u64 piece = pc_min(piece_of(i, total - *done), sizeof(zeros));
-		err = room_for(h, &op->place, pos + *done, piece);
+		err = wait_for_room(h, &op->place, pos + *done, piece);
 		if (!err)
 			*done += write_locked(h, pos + *done, zeros, piece, &need, &err);
 		pc_place_close(i, &op->place);
 		if (err == 1)
-			err = memory_for(h);
+			err = wait_for_memory(h);
 	}
 	return err;
 }

@@ -56,7 +56,7 @@ static bool may_try(struct handle *h, u64 len)
 
 static int write_through(struct handle *h, u64 pos, u64 len)
 {
-	return PC_UNLIKELY(h->through) && len ? pc_ask_engine(h, pc_str_write_through, pos, len) : 0;
+	return PC_UNLIKELY(h->through) && len ? pc_call_engine(h, pc_str_write_through, pos, len) : 0;
 }
 
 /* Writes keep the interpreter lock, so a thread that only writes keeps it for a whole switch interval (5 ms), once for

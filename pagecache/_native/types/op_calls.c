@@ -115,7 +115,7 @@ static int begin_request(struct op *op, u64 *pos, u64 *len)
 	return 0;
 }
 
-static int begin_uncached(struct op *op, u64 *at, u64 *asked)
+static int begin_uncached(struct op *op, u64 *at, u64 *requested)
 {
 	u64 max = pc_max(op->inode->limits.max_read, 1), remote = pc_inode_remote_size(op->inode);
 	u64 pos = op->pos + op->got, end = pc_min(op->pos + op->len, remote);
@@ -138,7 +138,7 @@ static int begin_uncached(struct op *op, u64 *at, u64 *asked)
 	op->head = head;
 	pc_count(op->inode, &op->inode->counters.read_requests, 1);
 	*at = pos - head;
-	*asked = len;
+	*requested = len;
 	return 1;
 }
 
@@ -186,10 +186,10 @@ static int answer_uncached(struct op *op, int64_t n)
 {
 	PyObject *memory = op->buf;
 	op->buf = NULL;
-	Py_ssize_t asked = PyByteArray_Size(memory);
+	Py_ssize_t requested = PyByteArray_Size(memory);
 	u64 head = op->head;
 	int result = -EPROTO;
-	if (n >= 0 && n <= asked) {
+	if (n >= 0 && n <= requested) {
 		u64 fresh = (u64)n > head ? pc_min((u64)n - head, op->len - op->got) : 0;
 		memcpy(PyByteArray_AsString(op->memory) + op->got, PyByteArray_AsString(memory) + head, fresh);
 		op->got += fresh;

@@ -32,11 +32,11 @@ static int is_stopped(struct op *op)
 }
 
 /* The number of bytes that a backend returned; -1 if it is no such number, or there is no answer. */
-static long long answer_of(PyObject *answer, Py_ssize_t asked)
+static long long answer_of(PyObject *answer, Py_ssize_t len)
 {
 	int overflow = 0;
 	long long n = answer && PyLong_Check(answer) ? PyLong_AsLongLongAndOverflow(answer, &overflow) : -1;
-	return overflow || n < 0 || n > asked ? -1 : n;
+	return overflow || n < 0 || n > len ? -1 : n;
 }
 
 /* acquire(holds): take logical locks of the inode, in their order; a wait like any other. */

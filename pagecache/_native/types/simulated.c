@@ -26,7 +26,7 @@
  */
 #include "types/types.h"
 
-static _Thread_local PyObject *asked; /* the scheduler, borrowed from the caller of simulate(); NULL: none */
+static _Thread_local PyObject *ask_python; /* the scheduler, borrowed from the caller of simulate(); NULL: none */
 static _Thread_local struct pc_simulation simulation;
 
 static _Thread_local bool without_gil; /* the running simulated thread has released the interpreter lock */
@@ -77,7 +77,7 @@ static int ask_with(enum simulated_gil how, int what, const char *point, const v
 	struct thread_state s = put_aside();
 	if (how == GIL_KEPT)
 		gil_kept = true;
-	PyObject *answer = PyObject_CallFunction(asked, "izKLi", what, point, (unsigned long long)(uintptr_t)word,
+	PyObject *answer = PyObject_CallFunction(ask_python, "izKLi", what, point, (unsigned long long)(uintptr_t)word,
 						 (long long)number, (int)how);
 	if (how == GIL_KEPT)
 		gil_kept = false;
@@ -85,7 +85,7 @@ static int ask_with(enum simulated_gil how, int what, const char *point, const v
 	long result = answer ? PyLong_AsLong(answer) : -1;
 	Py_XDECREF(answer);
 	if (PyErr_Occurred())
-		PyErr_WriteUnraisable(asked);
+		PyErr_WriteUnraisable(ask_python);
 	PyErr_Restore(type, value, traceback);
 	PyGILState_Release(gil);
 	return (int)result;
@@ -168,8 +168,8 @@ static const struct pc_scheduler scheduler = {.wait = simulated_wait,
 PyObject *pc_simulate(PyObject *module, PyObject *callable)
 {
 	(void)module;
-	asked = callable == Py_None ? NULL : callable;
-	pc_scheduler = asked ? &scheduler : NULL;
+	ask_python = callable == Py_None ? NULL : callable;
+	pc_scheduler = ask_python ? &scheduler : NULL;
 	simulation = (struct pc_simulation){.left = 1};
 	without_gil = gil_kept = false;
 	Py_RETURN_NONE;

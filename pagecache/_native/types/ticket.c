@@ -389,7 +389,7 @@ static int ticket_set_blocking(PyObject *self, PyObject *value, void *closure)
 }
 
 static PyMethodDef ticket_methods[] = {
-	{"wake", ticket_wake, METH_NOARGS, "wake($self, /)\n--\n\nIt is over: the task that awaits it goes on."},
+	{"wake", ticket_wake, METH_NOARGS, "wake($self, /)\n--\n\nEnd it: its task resumes."},
 	{"finish", ticket_finish, METH_VARARGS, "finish($self, value, error, /)\n--\n\nEnd it, from any thread."},
 	{"cancel", (PyCFunction)(void (*)(void))ticket_cancel, METH_VARARGS | METH_KEYWORDS, NULL},
 	{"result", ticket_result, METH_NOARGS, NULL},
@@ -417,7 +417,7 @@ static PyType_Spec ticket_spec = {"pagecache._native._core.Ticket", sizeof(struc
 
 static PyMethodDef waker_methods[] = {
 	{"fileno", waker_fileno, METH_NOARGS, "fileno($self, /)\n--\n\nThe eventfd that the loop reads from."},
-	{"dispatch", waker_dispatch, METH_NOARGS, "dispatch($self, /)\n--\n\nSchedule what has fired."},
+	{"dispatch", waker_dispatch, METH_NOARGS, "dispatch($self, /)\n--\n\nSchedule the fired tickets."},
 	{NULL, NULL, 0, NULL},
 };
 static PyType_Slot waker_slots[] = {
@@ -472,7 +472,7 @@ PyObject *pc_make_ticket(PyObject *module, PyObject *args)
 	if (!PyArg_ParseTuple(args, "OsKIKKOK", &core, &kind, &address, &seq, &volume, &inode, &reason, &since_ns))
 		return NULL;
 	struct pc_wait w = {.kind = PC_WAIT_REASON, .since_ns = since_ns, .volume = volume, .inode = inode};
-	bool told = reason != Py_None && Py_IS_TYPE(core, pc_core_type);
-	return pc_ticket_new(core, address ? pc_event_at(kind[0], address) : NULL, seq, told ? &w : NULL,
-			     told ? reason : NULL);
+	bool recorded = reason != Py_None && Py_IS_TYPE(core, pc_core_type);
+	return pc_ticket_new(core, address ? pc_event_at(kind[0], address) : NULL, seq, recorded ? &w : NULL,
+			     recorded ? reason : NULL);
 }
