@@ -6,6 +6,7 @@
 from __future__ import annotations
 
 import ast
+import importlib
 import re
 import sys
 import warnings
@@ -18,7 +19,7 @@ import pdoc.doc
 
 from .promise import PROMISE, modules
 
-__all__ = ["MODULES", "Name", "described", "promised", "write"]
+__all__ = ["MODULES", "Name", "described", "page", "promised", "write"]
 
 MODULES = (
     "pagecache",
@@ -41,6 +42,15 @@ LAZY = {
     "BackendConformance": "pagecache.testing.conformance",
 }
 """Classes that need an extra -> the module with their page. Their packages import them at first use."""
+
+
+def page(module: str) -> pdoc.doc.Module:
+    """Return the page of a module, with the names that it imports on first use."""
+    found = importlib.import_module(module)
+    for name in getattr(found, "__all__", ()):
+        if name not in LAZY:
+            vars(found).setdefault(name, getattr(found, name))
+    return pdoc.doc.Module(found)
 
 
 @dataclass(frozen=True, slots=True)
@@ -94,6 +104,8 @@ def write(folder: Path) -> None:
     )
     with warnings.catch_warnings():
         warnings.simplefilter("ignore")  # annotations that only type checkers resolve; extras that are not installed
+        for module in MODULES:
+            page(module)  # pdoc sees the names that are there
         pdoc.pdoc(*MODULES, output_directory=folder)
 
 

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import importlib
 import re
 import warnings
 from collections import defaultdict
@@ -12,9 +11,7 @@ import pytest
 
 pytest.importorskip("pdoc")
 
-import pdoc.doc
-
-from .reference import MODULES, described, promised, write
+from .reference import MODULES, described, page, promised, write
 
 
 def test_every_promised_name_has_a_docstring() -> None:
@@ -26,8 +23,8 @@ def test_every_promised_name_has_a_docstring() -> None:
     with warnings.catch_warnings():
         warnings.simplefilter("ignore")  # annotations that only type checkers resolve
         for module, names in paths.items():
-            page = pdoc.doc.Module(importlib.import_module(module))
-            missing += [f"{module}: {path}" for path in names if not described(page, path)]
+            shown = page(module)
+            missing += [f"{module}: {path}" for path in names if not described(shown, path)]
     assert missing == []
 
 
