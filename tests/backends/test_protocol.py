@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import errno
+import importlib.metadata
 import io
 from collections.abc import Callable
 from importlib.metadata import EntryPoint, EntryPoints
@@ -111,7 +112,7 @@ def test_other_urls_are_refused_with_the_known_schemes(text: str) -> None:
 
 def test_registered_scheme(monkeypatch: pytest.MonkeyPatch) -> None:
     point = EntryPoint("mine", "tests.backends.test_protocol:Mine", url.GROUP)
-    monkeypatch.setattr(url, "entry_points", lambda group: EntryPoints([point]))
+    monkeypatch.setattr(importlib.metadata, "entry_points", lambda group: EntryPoints([point]))
     monkeypatch.setattr(EntryPoint, "load", lambda self: lambda address, **options: Mine(address, options))
     backend = backend_from_url("mine:somewhere", depth=3)
     assert isinstance(backend, Mine)
