@@ -314,6 +314,7 @@ class ThreadRunner:
         if jobs:
             self._volume.push_job(cls)  # an interrupt may have struck between queueing a job and counting it
         self._running[job] = self._clock.now()
+        self._match()  # a job that was submitted since `popleft` did not count this one
         recorder = self._volume.cache.recorder
         try:
             what = recorder.text(job.what, job.key) if recorder.on else 0
@@ -349,9 +350,13 @@ class ThreadRunner:
         job.volume = self._volume
         self._jobs[cls].append(job)  # type: ignore[arg-type]
         self._volume.push_job(cls)
-        if len(self._threads) < self._most:
-            self._grow(len(self._running) + sum(map(len, self._jobs.values())))
+        self._match()
         return job
+
+    def _match(self) -> None:
+        """Start threads until there is one for each job that runs or waits."""
+        if len(self._threads) < self._most and any(self._jobs.values()):
+            self._grow(len(self._running) + sum(map(len, self._jobs.values())))
 
     def alive(self) -> bool:
         """Return whether queued work will be done."""

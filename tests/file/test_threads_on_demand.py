@@ -8,6 +8,7 @@ import sys
 import threading
 import time
 from pathlib import Path
+from typing import Any, cast
 
 import pytest
 
@@ -15,6 +16,8 @@ from pagecache import PageCache
 from pagecache.backends import MemoryBackend
 from pagecache.engine import runner
 from pagecache.testing import FaultyBackend, Gate, Rule
+
+from .rig import Task, eventually
 
 OF_A_CACHE = 2
 """The flusher, and the spare thread."""
@@ -71,6 +74,32 @@ def test_jobs_of_a_volume_without_files_run_side_by_side() -> None:
         gate.release()
         for caller in callers:
             caller.join()
+
+
+def test_a_job_that_comes_while_another_one_begins_gets_a_thread() -> None:
+    """The first job has left the queue, and does not count as running yet."""
+    backend = FaultyBackend(MemoryBackend())
+    with PageCache("1MiB") as cache, Gate() as gate, Gate() as begins:
+        volume = cache.attach(backend, name="busy")
+        backend.use([Rule("stat", gate=gate)])
+        runner, clock = volume.engine.runner, volume.engine.clock
+
+        class Pausing:
+            def now(self) -> float:
+                if threading.current_thread().name == "pagecache-busy-0":
+                    begins.enter()
+                return clock.now()
+
+        runner._clock = cast(Any, Pausing())
+        callers = [Task(volume.exists, "first")]
+        begins.wait_entered()
+        callers.append(Task(volume.exists, "second"))
+        eventually(lambda: any(runner._jobs.values()))
+        begins.release()
+        gate.wait_entered(calls=2)
+        gate.release()
+        for caller in callers:
+            assert not caller.result()
 
 
 def test_volumes_that_had_no_work_end() -> None:
