@@ -21,6 +21,7 @@ from typing import Any, Literal, TypeVar
 from .. import native
 from ..errors import Key
 from ..native import NativeVolume
+from .park import start_thread
 from .report.look import Look, Owner, nobody
 from .report.reason import Reason
 
@@ -119,10 +120,13 @@ class _Lane:
             self._calls.put(call)  # under the lock: a thread that is about to end checks the queue under it
         if more:
             try:
-                threading.Thread(target=self._work, name=f"pagecache-{self._name}", daemon=True).start()
-            except BaseException:
+                thread = threading.Thread(target=self._work, name=f"pagecache-{self._name}", daemon=True)
+                start_thread(thread, f"for a call of a task ({self._name})")
+            except BaseException as error:
                 with self._lock:
                     self._threads -= 1
+                    if self._threads and isinstance(error, BlockingIOError):
+                        return  # a thread of this lane makes the call when it gets to it
                 raise
 
     def _work(self) -> None:

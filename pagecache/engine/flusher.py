@@ -29,11 +29,10 @@ from typing import TYPE_CHECKING
 from ..errors import Key
 from ..native import ENGINE_FLUSHER, Kind, NativeCache, Pressure, Span
 from . import failures
-from .park import Clock, Park
+from .park import Clock, Park, start_thread
 from .report.notices import fault
 from .report.trouble import STALLED
 from .report.waits import LongWaits
-from .runner import start
 from .throttle import divide
 from .volume import IDLE_TURN_FLUSHER
 
@@ -76,7 +75,7 @@ class Flusher:
 
     def start(self) -> None:
         self._native.tick(self._clock.now())
-        start(self._thread, "of the cache")
+        start_thread(self._thread, "of the cache")
 
     def stop(self) -> None:
         self._stop = True
@@ -231,8 +230,12 @@ class Flusher:
             if now < self._ended + pause:
                 return self._ended + pause - now
         self._ended = now
-        self._ending = threading.Thread(target=cache._end, name="pagecache-end", daemon=True)
-        self._ending.start()
+        ending = threading.Thread(target=cache._end, name="pagecache-end", daemon=True)
+        try:
+            start_thread(ending, "of the cache")
+        except BlockingIOError:
+            return PAUSE  # once there is a thread for it, or at exit
+        self._ending = ending
         return math.inf if pause is None else pause
 
     def _retry(self, volume: EngineVolume, now: float) -> None:

@@ -24,7 +24,7 @@ from .. import native
 from ..errors import DeadlockError, ShutdownError
 from ..native import NativeVolume, Op
 from .blocking import Call, as_answer, calls, inside_calls
-from .park import SLICE, Park, Signal
+from .park import SLICE, Park, Signal, start_thread
 from .report.reason import Reason
 from .runner import Job, ThreadRunner
 
@@ -103,7 +103,11 @@ class CacheLoop:
         self._tasks: set[asyncio.Task[Any]] = set()
         self.ending = self._ended = False
         self._thread = threading.Thread(target=self._run, name=f"pagecache-{name}-loop", daemon=True)
-        self._thread.start()
+        try:
+            start_thread(self._thread, "of the cache")
+        except BaseException:
+            self._loop.close()
+            raise
 
     def _run(self) -> None:
         native.enter_loop()

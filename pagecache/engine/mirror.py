@@ -31,7 +31,7 @@ from ..backends.plain import returned
 from ..backends.protocol import Backend, BackendFile, close_backend_file
 from ..errors import Key
 from ..native import Op
-from .park import SLICE, Deadline
+from .park import SLICE, Deadline, start_thread
 from .report.notices import cause
 
 if TYPE_CHECKING:
@@ -133,7 +133,7 @@ class Mirror:
             for k in range(min(int(backend.limits.max_inflight), THREADS_MAX))
         ]
         for thread in self._threads:
-            thread.start()
+            start_thread(thread, f"of the mirror of {volume.name!r}")
 
     def busy(self) -> bool:
         """Return whether any change is pending or running."""

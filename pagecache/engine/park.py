@@ -17,7 +17,7 @@ from collections.abc import Callable
 from .. import native
 from ..errors import Key
 
-__all__ = ["Clock", "Deadline", "Park", "Signal", "deadline_error"]
+__all__ = ["Clock", "Deadline", "Park", "Signal", "deadline_error", "start_thread"]
 
 SLICE = 0.1
 
@@ -27,6 +27,18 @@ class Clock:
 
     def now(self) -> float:
         return time.monotonic()
+
+
+def start_thread(thread: threading.Thread, whose: str) -> None:
+    """Start a thread.
+
+    Raises:
+        BlockingIOError: Python or the system refuses (EAGAIN).
+    """
+    try:
+        thread.start()
+    except RuntimeError as error:
+        raise BlockingIOError(errno.EAGAIN, f"a thread {whose} cannot be started: {error}") from error
 
 
 def deadline_error(

@@ -15,7 +15,6 @@ carry bytes, and commits; running jobs are recorded here, for the flusher, which
 
 from __future__ import annotations
 
-import errno
 import logging
 import math
 import threading
@@ -28,11 +27,11 @@ from typing import Generic, TypeVar
 from .. import native
 from ..errors import Key
 from ..native import ENGINE_JOB, Kind, NativeVolume, Span
-from .park import SLICE, Clock, Deadline, Park
+from .park import SLICE, Clock, Deadline, Park, start_thread
 from .report.notices import fault
 from .report.reason import ENDS, Reason, during
 
-__all__ = ["Job", "Spare", "ThreadRunner", "start"]
+__all__ = ["Job", "Spare", "ThreadRunner"]
 
 log = logging.getLogger("pagecache.volume")
 T = TypeVar("T")
@@ -181,7 +180,7 @@ class Spare:
         """
         if self._thread is None:
             thread = threading.Thread(target=_serve, args=(self._arrivals,), name="pagecache-spare", daemon=True)
-            start(thread, "of the cache")
+            start_thread(thread, "of the cache")
             self._thread = thread
 
     def serve(self, runner: ThreadRunner) -> None:
@@ -207,18 +206,6 @@ def _serve(arrivals: SimpleQueue[ThreadRunner | None]) -> None:
                 return
             served.append(arrived)
         served = [runner for runner in served if runner.visit()]
-
-
-def start(thread: threading.Thread, whose: str) -> None:
-    """Start a thread.
-
-    Raises:
-        BlockingIOError: Python or the system refuses (EAGAIN).
-    """
-    try:
-        thread.start()
-    except RuntimeError as error:
-        raise BlockingIOError(errno.EAGAIN, f"a thread {whose} cannot be started: {error}") from error
 
 
 class ThreadRunner:
@@ -248,24 +235,26 @@ class ThreadRunner:
 
     def _grow(self, wanted: int) -> None:
         """Start threads until there are `wanted`, up to the limit and as far as Python allows."""
+        refusal: BlockingIOError | None = None
         with self._lock:
             while len(self._threads) < min(wanted, self._most) and time.monotonic() >= self._refused + AGAIN:
                 name = f"pagecache-{self._name}-{len(self._threads)}"
                 thread = threading.Thread(target=self._loop, args=(self._era,), name=name, daemon=True)
                 started = False
                 try:
-                    start(thread, f"of the volume {self._name!r}")
+                    start_thread(thread, f"of the volume {self._name!r}")
                     started = True
                 except BlockingIOError as error:
-                    self._refused = time.monotonic()
-                    level = logging.DEBUG if "shutdown" in str(error) else logging.WARNING
-                    log.log(level, "%s; %d of %d do its work", error, len(self._threads), self._most)
+                    refusal, self._refused = error, time.monotonic()
                 finally:
                     if started or thread.is_alive():  # else it was refused, or an interrupt struck first
                         self._threads.append(thread)
             if not self._threads and not self._lent:
                 self._spare.serve(self)
                 self._lent = True
+        if refusal is not None:  # without the lock: a log handler of the program may use the cache
+            level = logging.DEBUG if "shutdown" in str(refusal) else logging.WARNING
+            log.log(level, "%s; %d of %d threads run", refusal.strerror, len(self._threads), self._most)
 
     def renew(self, threads: int) -> None:
         """Start fresh threads: the earlier ones may hang in a backend that is gone. They end when their call
@@ -287,9 +276,10 @@ class ThreadRunner:
         """
         self._visitor = threading.current_thread()  # first: see `join`
         try:
-            if self._stopped or self._threads:
-                self._lent = False
-                return False
+            with self._lock:  # a reconnect may take the threads away, and lend the volume again
+                if self._stopped or self._threads:
+                    self._lent = False
+                    return False
             return self._volume.work(self._run_job, TURN) is not None
         except BaseException:
             fault("a thread of a volume met an error that should not get here; it goes on")
@@ -314,9 +304,12 @@ class ThreadRunner:
         if jobs:
             self._volume.push_job(cls)  # an interrupt may have struck between queueing a job and counting it
         self._running[job] = self._clock.now()
-        self._match()  # a job that was submitted since `popleft` did not count this one
         recorder = self._volume.cache.recorder
         try:
+            try:
+                self._match()  # a job that was submitted since `popleft` did not count this one
+            except BaseException:  # the job has a waiter
+                fault("%s: a thread could not be started", self._name)
             what = recorder.text(job.what, job.key) if recorder.on else 0
             with Span(recorder, Kind.ENGINE, ENGINE_JOB, value=what, slow=True):
                 job.run()
@@ -338,8 +331,8 @@ class ThreadRunner:
         return found, left
 
     def running(self) -> list[Job[object]]:
-        """Return the running jobs."""
-        return list(self._running)
+        """Return the jobs whose call has begun. A job that a thread has only taken has no thread to show yet."""
+        return [job for job in list(self._running) if job.thread is not None]
 
     def naming(self) -> int:
         """Return the number of running jobs that carry no bytes."""

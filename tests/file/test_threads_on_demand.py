@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import asyncio
+import logging
 import os
 import subprocess
 import sys
@@ -12,7 +14,7 @@ from typing import Any, cast
 
 import pytest
 
-from pagecache import PageCache
+from pagecache import Key, ObjectStat, PageCache, Volume, aio
 from pagecache.backends import MemoryBackend
 from pagecache.engine import runner
 from pagecache.testing import FaultyBackend, Gate, Rule
@@ -40,6 +42,16 @@ class Refusals:
 @pytest.fixture
 def refusals(monkeypatch: pytest.MonkeyPatch) -> Refusals:
     return Refusals(monkeypatch)
+
+
+class Awaited:
+    """The least that an asynchronous backend has."""
+
+    async def open(self, key: Key, *, create: bool = False, exclusive: bool = False) -> Any:
+        raise FileNotFoundError(key)
+
+    async def stat(self, key: Key) -> ObjectStat:
+        raise FileNotFoundError(key)
 
 
 def threads(start: str = "pagecache-") -> list[str]:
@@ -102,6 +114,41 @@ def test_a_job_that_comes_while_another_one_begins_gets_a_thread() -> None:
             assert not caller.result()
 
 
+def test_a_job_is_done_if_starting_another_thread_for_the_next_one_raises(monkeypatch: pytest.MonkeyPatch) -> None:
+    plain = runner.ThreadRunner._match
+
+    def match(self: runner.ThreadRunner) -> None:
+        if self.is_worker():
+            raise MemoryError
+        plain(self)
+
+    monkeypatch.setattr(runner.ThreadRunner, "_match", match)
+    with PageCache("1MiB") as cache:
+        assert not Task(cache.attach(MemoryBackend()).exists, "missing").result()
+
+
+def test_a_log_handler_may_use_the_volume_that_has_too_few_threads(refusals: Refusals) -> None:
+    """The handler waits for a thread that submits a job to the volume."""
+    with PageCache("1MiB") as cache:
+        volume = cache.attach(MemoryBackend())
+        ended: list[bool] = []
+
+        class Handler(logging.Handler):
+            def emit(self, record: logging.LogRecord) -> None:
+                refusals.on = False
+                other = Task(volume.exists, "other")
+                ended.append(other.finished.wait(10))
+
+        handler = Handler()
+        logging.getLogger("pagecache.volume").addHandler(handler)
+        try:
+            refusals.on = True
+            assert not volume.exists("missing")
+        finally:
+            logging.getLogger("pagecache.volume").removeHandler(handler)
+        assert ended == [True]
+
+
 def test_volumes_that_had_no_work_end() -> None:
     """Detached, aborted and detached, reconnected, closed with the cache, or dropped: their backends are closed."""
     closed = []
@@ -155,6 +202,29 @@ def test_a_cache_that_cannot_start_its_own_threads_says_so(refusals: Refusals) -
         assert cache.volumes() == ()
         with cache.attach("memory:").open("key", "w+b") as file:
             file.pwrite(b"bytes", 0)
+
+
+def test_calls_that_need_another_thread_say_so(refusals: Refusals) -> None:
+    """A subscriber, an asynchronous backend, a call of a task: EAGAIN, and all of them work later."""
+
+    async def size(volume: Volume) -> int:
+        async with aio.open(volume, "key", "w+b") as file:
+            return file.size
+
+    backend = MemoryBackend()
+    with PageCache("1MiB") as cache:
+        volume = cache.attach(backend)
+        refusals.on = True
+        with pytest.raises(BlockingIOError, match="a thread of the cache cannot be started"):
+            cache.subscribe(lambda event: None)
+        with pytest.raises(BlockingIOError, match="a thread of the cache cannot be started"):
+            cache.attach(Awaited())
+        with pytest.raises(BlockingIOError, match="a thread for a call of a task"):
+            asyncio.run(size(volume))
+        refusals.on = False
+        cache.subscribe(lambda event: None)()
+        assert asyncio.run(size(volume)) == 0
+        cache.attach(Awaited())
 
 
 REFUSED = """

@@ -20,6 +20,7 @@ from collections.abc import Callable
 from queue import SimpleQueue
 
 from ...objects import Event
+from ..park import start_thread
 
 __all__ = ["Feed"]
 
@@ -60,13 +61,14 @@ class Feed:
         anywhere.
         """
         with self._lock:
+            if self._thread is None:
+                arguments = (weakref.ref(self), self._queue)
+                thread = threading.Thread(target=_run, args=arguments, name="pagecache-events", daemon=True)
+                start_thread(thread, "of the cache")
+                self._thread = thread
+                weakref.finalize(self, self._queue.put, None).atexit = False
             subscriber = _Subscriber(callback, self._number)
             self._subscribers.append(subscriber)
-            if self._thread is None:
-                weakref.finalize(self, self._queue.put, None).atexit = False
-                arguments = (weakref.ref(self), self._queue)
-                self._thread = threading.Thread(target=_run, args=arguments, name="pagecache-events", daemon=True)
-                self._thread.start()
 
         def unsubscribe() -> None:
             with self._lock, contextlib.suppress(ValueError):
