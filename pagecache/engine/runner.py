@@ -331,8 +331,8 @@ class ThreadRunner:
         return found, left
 
     def running(self) -> list[Job[object]]:
-        """Return the jobs whose call has begun. A job that a thread has only taken has no thread to show yet."""
-        return [job for job in list(self._running) if job.thread is not None]
+        """Return the jobs that threads have taken; the call of one may not have begun."""
+        return list(self._running)
 
     def naming(self) -> int:
         """Return the number of running jobs that carry no bytes."""

@@ -141,6 +141,32 @@ def test_check_finds_a_record_of_a_thread_that_has_ended(make: Make, monkeypatch
     no_wait_left(rig.cache)
 
 
+def test_a_job_that_a_thread_has_taken_and_not_begun(make: Make, monkeypatch: pytest.MonkeyPatch) -> None:
+    """The thread may be starting another one. The job then waits for other running calls, never for itself. [T-80]"""
+    rig = make({KEY: DATA})
+    rig.open()
+    runner = rig.volume.engine.runner
+    match = runner._match
+    taken, begin = threading.Event(), threading.Event()
+
+    def slow() -> None:
+        if runner.is_worker():
+            taken.set()
+            assert begin.wait(WAIT_LIMIT_S)
+        match()
+
+    monkeypatch.setattr(runner, "_match", slow)
+    task = start("waiter", rig.volume.exists, "other")
+    assert taken.wait(WAIT_LIMIT_S)
+    wait = wait_of(rig.cache)
+    assert wait.owner is not None
+    assert wait.owner.thread is None
+    assert "no thread has begun" in "".join(wait.chain)
+    begin.set()
+    task.result()
+    no_wait_left(rig.cache)
+
+
 class Slow(pagecache.backends.MemoryBackend):
     """A backend whose calls take a moment, so that all threads wait for each other."""
 

@@ -243,8 +243,10 @@ class Look:
         """Return the longest running activity of a volume."""
         found = [self.call(op) for op in self.operations if op.volume == volume and (op.in_call or op.kind == COMMIT)]
         engine = self.volumes.get(volume)
-        jobs = [] if engine is None else [self.job(job) for job in engine.runner.running()]
-        found += [owner for owner in jobs if owner is not None]
+        for job in [] if engine is None else engine.runner.running():
+            owner = None if job.thread is None else self.job(job)  # waits itself
+            if owner is not None:
+                found.append(owner)
         return min(found, key=lambda owner: owner.since or self.now, default=None)
 
     # -- owners of awaited things
