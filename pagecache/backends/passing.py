@@ -12,13 +12,9 @@ from typing import Any
 
 from ..errors import Key
 from .plain import PlainBackend, completed
-from .protocol import Backend, BackendFile, BackendLimits, ObjectStat
+from .protocol import OPTIONAL_MEMBERS, Backend, BackendFile, BackendLimits, ObjectStat
 
 __all__ = ["PassingBackend", "PassingFile"]
-
-OPTIONAL = frozenset(
-    {"close", "punch_hole", "next_data", "limits", "rollback", "stage", "read_staged", "kept", "rebase"}
-)
 
 
 class PassingFile(BackendFile):
@@ -28,7 +24,7 @@ class PassingFile(BackendFile):
         self.inner = inner
 
     def __getattr__(self, name: str) -> Any:
-        if name not in OPTIONAL:
+        if name not in OPTIONAL_MEMBERS:
             raise AttributeError(f"{type(self).__name__!r} object has no attribute {name!r}")
         plain = getattr(self.inner, name)
         return getattr(self, f"_{name}") if hasattr(type(self), f"_{name}") else plain

@@ -67,6 +67,10 @@ UNIT_MAX = (1 << 31) - 1
 """Bytes: a unit is moved as a whole."""
 INFLIGHT_MAX = 1024
 """Concurrent calls: each has a thread."""
+OPTIONAL_MEMBERS = frozenset(
+    {"close", "punch_hole", "next_data", "limits", "rollback", "stage", "read_staged", "kept", "rebase"}
+)
+"""The members of a `BackendFile` that may be absent, described above: `limits` and methods."""
 
 
 class _Default(int):

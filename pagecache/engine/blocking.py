@@ -20,7 +20,15 @@ from typing import TYPE_CHECKING, Any, TypeVar, cast
 
 from .. import native
 from ..backends.plain import forgotten, given, missing_in_file
-from ..backends.protocol import AsyncBackend, AsyncBackendFile, Backend, BackendFile, BackendLimits, ObjectStat
+from ..backends.protocol import (
+    OPTIONAL_MEMBERS,
+    AsyncBackend,
+    AsyncBackendFile,
+    Backend,
+    BackendFile,
+    BackendLimits,
+    ObjectStat,
+)
 from ..errors import BackendProtocolError, Key
 
 if TYPE_CHECKING:
@@ -41,8 +49,6 @@ __all__ = [
 ]
 
 T = TypeVar("T")
-
-OPTIONAL = frozenset({"close", "punch_hole", "next_data", "rollback", "stage", "read_staged", "kept", "rebase"})
 
 
 # -- which calls the running code is in
@@ -150,7 +156,7 @@ class BlockingFile:
     def __getattr__(self, name: str) -> Any:
         """Return an optional member: a blocking method, or a plain attribute such as `limits`."""
         found = getattr(self.wrapped, name)  # AttributeError if the object lacks it
-        if name not in OPTIONAL or not callable(found):
+        if name not in OPTIONAL_MEMBERS or not callable(found):
             return found
         alive = self._backend.check_alive if name == "read_staged" else None
         return functools.partial(self._call, name, alive=alive)

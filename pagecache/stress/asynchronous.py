@@ -17,8 +17,16 @@ from collections.abc import AsyncIterator, Callable, Sequence
 from functools import partial
 from typing import Any, TypeVar
 
-from pagecache.backends.passing import OPTIONAL, PassingBackend
-from pagecache.backends.protocol import AsyncBackend, AsyncBackendFile, Backend, BackendFile, BackendLimits, ObjectStat
+from pagecache.backends.passing import PassingBackend
+from pagecache.backends.protocol import (
+    OPTIONAL_MEMBERS,
+    AsyncBackend,
+    AsyncBackendFile,
+    Backend,
+    BackendFile,
+    BackendLimits,
+    ObjectStat,
+)
 from pagecache.engine.blocking import Blocking, blocking, is_async, original
 from pagecache.engine.loop import CacheLoop
 from pagecache.engine.park import Park
@@ -156,7 +164,7 @@ class _File(AsyncBackendFile):
         self.inner = inner
 
     def __getattr__(self, name: str) -> Any:
-        if name not in OPTIONAL:
+        if name not in OPTIONAL_MEMBERS:
             raise AttributeError(f"{type(self).__name__!r} object has no attribute {name!r}")
         found = getattr(self.inner, name)
         return found if not callable(found) else partial(self._call, found)

@@ -21,7 +21,15 @@ from typing import Any
 
 from ..backends.passing import PassingBackend, PassingFile
 from ..backends.plain import PlainBackend, completed, given
-from ..backends.protocol import AsyncBackend, AsyncBackendFile, Backend, BackendFile, BackendLimits, ObjectStat
+from ..backends.protocol import (
+    OPTIONAL_MEMBERS,
+    AsyncBackend,
+    AsyncBackendFile,
+    Backend,
+    BackendFile,
+    BackendLimits,
+    ObjectStat,
+)
 from ..errors import Key
 from .course import Carry, Change, Enter, Faults, Pause, Step
 from .faults import Call, FaultPlan, Rule
@@ -29,9 +37,6 @@ from .faults import Call, FaultPlan, Rule
 __all__ = ["AsyncFaultyBackend", "FaultyBackend"]
 
 Buffers = Sequence[memoryview]
-OPTIONAL = frozenset(
-    {"close", "punch_hole", "next_data", "limits", "rollback", "stage", "read_staged", "kept", "rebase"}
-)
 
 
 class _Controls:
@@ -337,7 +342,7 @@ class _AsyncFaultyFile(AsyncBackendFile):
         self._life = backend.faults.life
 
     def __getattr__(self, name: str) -> Any:
-        if name not in OPTIONAL:
+        if name not in OPTIONAL_MEMBERS:
             raise AttributeError(f"{type(self).__name__!r} object has no attribute {name!r}")
         plain = getattr(self.inner, name)
         return getattr(self, f"_{name}") if hasattr(type(self), f"_{name}") else plain

@@ -14,10 +14,10 @@ from functools import partial
 from typing import Any, TypeVar
 
 from pagecache import AsyncBackend, AsyncBackendFile, Backend, BackendLimits, ObjectStat
+from pagecache.backends.protocol import OPTIONAL_MEMBERS
 from pagecache.errors import Key
 
 T = TypeVar("T")
-OPTIONAL = ("close", "punch_hole", "rollback", "stage", "read_staged", "kept")
 
 threads = ThreadPoolExecutor(128, thread_name_prefix="over")
 
@@ -36,7 +36,7 @@ class FileOver(AsyncBackendFile):
 
     def __getattr__(self, name: str) -> Any:
         found = getattr(self.inner, name)
-        return partial(in_thread, found) if name in OPTIONAL else found
+        return partial(in_thread, found) if name in OPTIONAL_MEMBERS and callable(found) else found
 
     async def stat(self) -> ObjectStat:
         return await in_thread(self.inner.stat)

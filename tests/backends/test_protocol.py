@@ -5,6 +5,7 @@ from __future__ import annotations
 import errno
 import importlib.metadata
 import io
+import re
 from collections.abc import Callable
 from importlib.metadata import EntryPoint, EntryPoints
 from pathlib import Path
@@ -20,9 +21,11 @@ from pagecache.backends import (
     NamespaceBackend,
     ObjectStat,
     backend_from_url,
+    protocol,
     url,
 )
 from pagecache.backends.memory import MemoryFile
+from pagecache.backends.transform.file import SUPPORTED, TransformFile
 from pagecache.errors import Key
 
 
@@ -84,6 +87,16 @@ def test_required_methods_are_required() -> None:
 
     with pytest.raises(TypeError, match="open"):
         Nothing()  # type: ignore[abstract]
+
+
+def test_the_protocol_describes_each_optional_member_of_a_file() -> None:
+    described = re.findall(r"^    (\w+)[(:]", protocol.__doc__ or "", re.MULTILINE)
+    assert sorted(described) == sorted(protocol.OPTIONAL_MEMBERS)
+
+
+def test_a_transformed_file_has_a_method_for_each_optional_member_that_it_supports() -> None:
+    """`kept` is the method of the inner file."""
+    assert [name for name in SUPPORTED - {"kept"} if not hasattr(TransformFile, f"_{name}")] == []
 
 
 def test_structure_is_enough() -> None:

@@ -32,14 +32,14 @@ from dataclasses import replace
 from typing import Any
 
 from ...errors import BackendError, Key
-from ..protocol import Backend, BackendFile, BackendLimits, ObjectStat
+from ..protocol import OPTIONAL_MEMBERS, Backend, BackendFile, BackendLimits, ObjectStat
 from .changes import EVERYTHING, Changes
 from .slots import Slots
 from .units import Units, up
 
 __all__ = ["TransformFile"]
 
-OPTIONAL = frozenset({"close", "punch_hole", "limits", "rollback", "stage", "read_staged", "kept"})
+SUPPORTED = OPTIONAL_MEMBERS - {"next_data", "rebase"}  # encoded zeros are data, and ranges of bytes cut slots
 
 
 class TransformFile(BackendFile):
@@ -61,7 +61,7 @@ class TransformFile(BackendFile):
         self._resend = False
 
     def __getattr__(self, name: str) -> Any:
-        if name not in OPTIONAL:
+        if name not in SUPPORTED:
             raise AttributeError(f"{type(self).__name__!r} object has no attribute {name!r}")
         plain = getattr(self.inner, name)
         return getattr(self, f"_{name}") if name != "kept" else plain
