@@ -29,7 +29,7 @@ LAYERS = [
     ["engine.runner", "engine.aside"],
     ["engine.blocking", "engine.loop"],  # each imports the other when it is needed
     ["engine.attempts"],
-    ["engine.names"],
+    ["engine.namesync"],
     ["engine.failures", "engine.settling"],
     ["engine.commit"],
     ["engine.io"],
@@ -43,7 +43,7 @@ LAYERS = [
     ["file"],
     ["volume.opening"],
     ["volume.reconnect"],
-    ["volume.names"],
+    ["volume.namespace"],
     ["volume.conflicts", "volume.detach", "volume.ticket"],
     ["volume.volume"],
     ["volume"],
@@ -72,8 +72,8 @@ FOR_TYPES = {
     "engine.report": ["engine.runner"],  # the job that a wait is for
     "engine.volume": ["engine.flusher"],
     "volume": ["volume.volume"],
-    "volume.inode": ["file", "volume.names"],  # its handles, and its removal or rename
-    "volume.reconnect": ["volume.names"],
+    "volume.inode": ["file", "volume.namespace"],  # its handles, and its removal or rename
+    "volume.reconnect": ["volume.namespace"],
     "volume.volume": ["cache"],
     "file": ["volume.volume"],
     "closing": ["cache"],
@@ -228,9 +228,9 @@ NAMESAKES = {
     "engine.file": ["work.volume"],  # a job
     "engine.loop": ["outcome.error"],
     "engine.mirror": ["copy.key"],
-    "engine.names": ["call.error"],
+    "engine.namesync": ["call.error"],
     "engine.runner": ["job.volume"],
-    "volume.names": ["inode.key"],
+    "volume.namespace": ["inode.key"],
 }
 
 

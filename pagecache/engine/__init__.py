@@ -8,7 +8,7 @@ bottom up:
     retryer                     whether and when to retry
     runner, aside               the threads of a volume; calls for tasks
     blocking, loop              asynchronous backends seen by threads; the event loop of the cache
-    attempts, names             calls that carry no bytes; a backend's sync of names
+    attempts, namesync          calls that carry no bytes; a backend's sync of names
     failures, settling          failed ranges of a file; work that waits for its token
     commit/                     staged data, lost replies, tails, debts of a file, newer stored versions
     io/                         fills, write requests, results of calls, fsync, direct I/O, sizes

@@ -6,7 +6,7 @@ the caller, an abort, and an interrupt. None of them ends a running backend call
 
 A reading call is repeated unchanged. A call that changes names is repeated if the effect of its second attempt can be
 distinguished from that of the first: `make` records whether a failed attempt may have been carried out (`doubtful`),
-and opening.py and names.py handle that case.
+and opening.py and namespace.py handle that case.
 """
 
 from __future__ import annotations

@@ -31,7 +31,7 @@ from .blocking import Blocking
 from .file import limits_of
 from .foreign import raised_by, text_of
 from .mirror import Mirror
-from .names import NameSync
+from .namesync import NameSync
 from .park import SLICE, Clock, Park
 from .report.look import Look, Owner, nobody
 from .report.notices import Notices, fault
@@ -148,7 +148,7 @@ class EngineVolume:
             self.native.set_mirror(limits_of(mirror.limits))
             self.mirror = Mirror(self, mirror)
         self._advancing = threading.RLock()  # re-entrant: a signal handler may abort the volume in between
-        self.names = NameSync(self)
+        self.name_sync = NameSync(self)
         self.troubles = Troubles()
 
     @property
@@ -500,7 +500,7 @@ class EngineVolume:
         self.backend = backend
         self._bind_loop(backend)
         self.reconnects += 1
-        self.names.reset()
+        self.name_sync.reset()
         self.native.set_inflight(int(backend.limits.max_inflight))
         self.aborted, self.abort_reason = False, None
         next = "what is not known to be committed is sent again"

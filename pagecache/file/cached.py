@@ -341,7 +341,7 @@ class CachedFile(Handle, io.RawIOBase):
 
     def _tell_loss(self) -> None:
         """Raise the losses of the file since the last call."""
-        with self.volume.names:
+        with self.volume.inodes_lock:
             error, self._loss_cursor = self._inode.loss_since(self._loss_cursor)
         if error is not None:
             raise error

@@ -130,11 +130,11 @@ class _Calls:
         self.volume._check_may_write(key, os.O_RDWR)
         self.volume._check_alive(key)
         self.volume.engine.check_reentry(what, key)
-        self.volume.engine.names.changed()
+        self.volume.engine.name_sync.changed()
         try:
             return self.volume.engine.asked(what, key, call)
         finally:
-            self.volume.engine.names.changed()
+            self.volume.engine.name_sync.changed()
 
     def seen(self, key: str, found: ObjectStat, inode: Inode | None, quiet: int | None) -> ObjectStat:
         """Return the status with the size for a reader of the cache. `inode` is the cache's inode of this key before

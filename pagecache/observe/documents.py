@@ -112,7 +112,7 @@ def _command() -> str:
 def _volume(volume: Volume, counters: dict[str, Any], now: float) -> dict[str, Any]:
     engine = volume.engine
     pressure = engine.native.pressure()
-    with volume.names:
+    with volume.inodes_lock:
         files = len(volume.inodes) + len(volume.orphans)
         handles = volume.handles
     return {
@@ -183,7 +183,7 @@ def files(cache: PageCache, volume: str | None, sort: str, limit: int, match: st
     now = cache.clock.now()
     found: list[tuple[Volume, Inode]] = []
     for each in volume_named(cache, volume):
-        with each.names:
+        with each.inodes_lock:
             found += [(each, inode) for inode in (*each.inodes.values(), *each.orphans)]
     if match:
         found = [pair for pair in found if _matches(pair[1].key, match.casefold())]

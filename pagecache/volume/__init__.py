@@ -1,7 +1,7 @@
 """A volume: one backend behind the cache, and its parts.
 
-`volume.py` is the public object. `opening.py` opens files, `keys.py` and `names.py` lock, remove and rename names,
-`inode.py` is one cached object, `lifetimes.py` ends handles, names and inodes, `ticket.py` waits for a sync,
+`volume.py` is the public object. `opening.py` opens files, `keys.py` locks names, `namespace.py` removes and renames
+them, `inode.py` is one cached object, `lifetimes.py` ends handles, names and inodes, `ticket.py` waits for a sync,
 `reconnect.py` exchanges the backend, `conflicts.py` handles foreign changes, and `detach.py` is the end.
 """
 

@@ -72,7 +72,7 @@ def resolve(volume: Volume, inode: Inode, how: Literal["force", "rebase", "disca
         return []
     if how == "discard":
         lost = engine.settled(lambda: remote.take(engine))
-        with volume.names:
+        with volume.inodes_lock:
             inode.record_loss(lost, seen=True)
         return lost
     if how == "force" and engine.limits().commit_on_close:

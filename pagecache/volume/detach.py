@@ -62,7 +62,7 @@ class Turn:
 
     def take(self) -> tuple[int, Signal] | None:
         """Take the turn, and return None; if it is taken, return its thread and the signal that is set at its end."""
-        with self._volume.names:
+        with self._volume.inodes_lock:
             current = self._volume.turn
             if current is not None and current[0] != self._thread:
                 return current
@@ -196,7 +196,7 @@ def _save(volume: Volume, deadline: Deadline, on_failed: Literal["raise", "disca
 
 def _drain(volume: Volume, deadline: Deadline) -> None:
     """Wait until all changes that began before the seal have ended."""
-    with volume.names:
+    with volume.inodes_lock:
         inodes = [*volume.inodes.values(), *volume.orphans]
     for inode in inodes:
         until = None if deadline.at is None else time.monotonic() + deadline.left()
@@ -205,7 +205,7 @@ def _drain(volume: Volume, deadline: Deadline) -> None:
 
 def _cut_views(volume: Volume, deadline: Deadline) -> bool:
     """Detach open writable views from their files, which would stay dirty forever. Return whether there were any."""
-    with volume.names:
+    with volume.inodes_lock:
         inodes = [inode for inode in volume.inodes.values() if inode.native.usage()["write_pinned"]]
     for inode in inodes:
         until = None if deadline.at is None else time.monotonic() + deadline.left()
@@ -241,7 +241,7 @@ def _unsaved_error(volume: Volume, unsaved: list[FailedRange], cause: BaseExcept
 
 def _give_up(volume: Volume, deadline: Deadline) -> list[LostRange]:
     lost: list[LostRange] = []
-    with volume.names:
+    with volume.inodes_lock:
         inodes = [*volume.inodes.values(), *volume.orphans]
     for inode in inodes:
         if not inode.native.has_local():
@@ -252,7 +252,7 @@ def _give_up(volume: Volume, deadline: Deadline) -> list[LostRange]:
             entries = [LostRange(inode.key, pos, n, errno.EIO, volume.name) for pos, n in ranges]
         else:
             entries = lifetimes.drop_local(volume, inode, 0, END, cut=deadline.at is None, forgotten=forgotten)
-        with volume.names:
+        with volume.inodes_lock:
             inode.record_loss(entries, seen=True)
         if inode not in volume.orphans:
             lost += entries
@@ -321,7 +321,7 @@ def _finish(volume: Volume, deadline: Deadline) -> None:
     ends. After an interrupt, the next end of the volume completes this.
     """
     volume.detached = True
-    with volume.names:
+    with volume.inodes_lock:
         inodes = [*volume.inodes.values(), *volume.orphans]
     for inode in inodes:
         for handle in inode.open_handles:
@@ -332,7 +332,7 @@ def _finish(volume: Volume, deadline: Deadline) -> None:
     stopped = during(_reason(volume, "the end of the volume's threads"), lambda: volume.engine.stop(patience))
     volume.aside.stop()
     volume.cache._forget(volume)
-    with volume.names:
+    with volume.inodes_lock:
         volume.inodes.clear()
     volume.ended = True
     if not stopped:

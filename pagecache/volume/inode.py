@@ -21,7 +21,7 @@ from ..native import NativeInode
 
 if TYPE_CHECKING:
     from ..file.cached import CachedFile
-    from .names import Naming
+    from .namespace import Naming
     from .volume import Volume
 
 __all__ = ["Inode", "InodeTable"]
@@ -66,12 +66,12 @@ class Inode:
 
     def _report_loss(self, lost: list[LostRange]) -> None:
         """Record a loss that was not requested."""
-        with self.volume.names:
+        with self.volume.inodes_lock:
             self.record_loss(lost, seen=False)
 
     def replaced(self) -> None:
         """Record that the version of the open handles is gone; they never see another one."""
-        with self.volume.names:
+        with self.volume.inodes_lock:
             handles = list(self.open_handles)
         for handle in handles:
             handle._replace()

@@ -74,7 +74,7 @@ class _Hold:
 
 
 class BusyKeys:
-    """The busy keys of a volume. `lock` is that of its names; `alive` raises when waiting is pointless."""
+    """The busy keys of a volume. `lock` is that of its inode table; `alive` raises when waiting is pointless."""
 
     def __init__(self, engine: EngineVolume, lock: threading.Lock, alive: Callable[[], None]) -> None:
         self._engine = engine

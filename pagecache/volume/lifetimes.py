@@ -44,7 +44,7 @@ PRUNED, PRUNED_BY_FLUSHER = 4, 256
 
 def release(volume: Volume, inode: Inode, *, writable: bool) -> None:
     """Release a handle: an inode without handles keeps its pages, and its backend file for a while."""
-    with volume.names:
+    with volume.inodes_lock:
         inode.handles -= 1
         volume.handles -= 1
         inode.writers -= writable
@@ -67,7 +67,7 @@ def close_handle(volume: Volume, inode: Inode, *, writable: bool, timeout: float
     closed in any case. `timeout`: of the commit.
     """
     try:
-        with volume.names:  # of two concurrent closes, one finds that it was the last
+        with volume.inodes_lock:  # of two concurrent closes, one finds that it was the last
             inode.writers, last, writable = inode.writers - writable, writable and inode.writers == 1, False
         if last and inode not in volume.orphans and not volume.detached:
             limits = inode.engine.limits()
@@ -90,7 +90,7 @@ def abandon_handle(volume: Volume, inode: Inode, *, writable: bool) -> None:
     """
     changed = inode.native.has_local() or inode.native.is_changing()  # the holder of the lock may still change it
     gone: Signal | None = None
-    with volume.names:
+    with volume.inodes_lock:
         inode.writers, last, writable = inode.writers - writable, writable and inode.writers == 1, False
         if last and changed and not inode.engine.removed:
             inode.engine.set_aside(abandoned=True)  # from now on none of it is written back
@@ -117,7 +117,7 @@ def close_collected(volume: Volume, inode: Inode, *, writable: bool, loss_cursor
     """Complete, on the flusher, the close of a handle that was collected unclosed: pages stay dirty, nothing is
     published; unreported losses go to the log, and to the next opener if no other handle reports them.
     """
-    with volume.names:
+    with volume.inodes_lock:
         if writable and inode.native.has_local():
             inode.engine.set_unclosed(True)
         lost = inode.losses_since(loss_cursor)
@@ -133,7 +133,7 @@ def withhold(volume: Volume) -> list[Inode]:
     """Withhold objects that only their writers may publish, and have not: the handle is open, or was collected
     unclosed. From now on no other call publishes them (contract 2.22).
     """
-    with volume.names:
+    with volume.inodes_lock:
         inodes = [i for i in volume.inodes.values() if i.writers or i.engine.unclosed]
     found = [i for i in inodes if i.engine.limits().commit_on_close and i.native.has_local()]
     for inode in found:
@@ -194,7 +194,7 @@ def forget(volume: Volume, inode: Inode) -> None:
     inode.engine.use(None)
     for old in (*inode.engine.retired, backend_file):
         volume.engine.close_later(old)
-    with volume.names:
+    with volume.inodes_lock:
         volume.orphans.pop(inode, None)
         if volume.inodes.get(inode.key) is inode:
             del volume.inodes[inode.key]
@@ -216,7 +216,7 @@ def prune(volume: Volume, most: int = PRUNED) -> bool:
     if excess <= 0:
         return False
     for file in volume.engine.files_at(volume.engine.native.some_hollow(min(most, excess))):
-        with volume.names:
+        with volume.inodes_lock:
             inode = volume.inodes.get(file.key)
             if inode is None or inode.engine is not file or not inode.idle() or inode.untold():
                 continue
@@ -234,7 +234,7 @@ def prune(volume: Volume, most: int = PRUNED) -> bool:
 
 def unname(volume: Volume, canonical: Key) -> None:
     """Record that an object has lost its name: open handles keep it, otherwise it is freed."""
-    with volume.names:
+    with volume.inodes_lock:
         inode = volume.inodes.take(canonical)
         if inode is None:
             return

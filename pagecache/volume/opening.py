@@ -92,7 +92,7 @@ def open_inode(volume: Volume, canonical: Key, key: Key, bits: int, keep_cache: 
     """Return the inode, with its backend file open; the canonical key is busy. This counts as a handle from the first
     moment on, so that a concurrent abandon does not free the inode.
     """
-    with volume.names:
+    with volume.inodes_lock:
         inode = volume.inodes.get(canonical)
         if inode is not None:
             inode.handles += 1
@@ -123,7 +123,7 @@ def open_inode(volume: Volume, canonical: Key, key: Key, bits: int, keep_cache: 
         raise
     volume.engine.add(inode.engine)
     if created:
-        volume.engine.names.changed()
+        volume.engine.name_sync.changed()
         if volume.engine.mirror is not None:
             volume.engine.mirror.created(canonical)
     return inode
@@ -137,14 +137,14 @@ def bind(
     """
     volume, writable = inode.volume, bits & os.O_ACCMODE != os.O_RDONLY
     handle = None
-    with volume.names:
+    with volume.inodes_lock:
         inode.writers += writable  # from now on no other handle is the last
         abandoned = inode.engine.abandoned if nameless else inode in volume.orphans
     try:
         if not abandoned:
             volume.engine.check_unsealed(key)
             handle = make(inode)
-            with volume.names:
+            with volume.inodes_lock:
                 inode.open_handles[handle] = None
     finally:
         if handle is None:
@@ -163,7 +163,7 @@ def open_again(handle: CachedFile, bits: int) -> CachedFile | None:
     volume._check_alive(key)
     volume._check_may_write(key, bits)
     volume.engine.check_reentry("open", key)
-    with volume.names:
+    with volume.inodes_lock:
         if not inode.handles:
             return None
         inode.handles += 1
@@ -207,7 +207,7 @@ def _open_known(volume: Volume, inode: Inode, key: Key, bits: int, keep_cache: b
     with _unless_reconnected(volume, key, reconnects, backend_file):
         inode.engine.use(backend_file)
     if created:
-        volume.engine.names.changed()
+        volume.engine.name_sync.changed()
     if created or not keep_cache or stat.size != inode.native.remote_size:
         compare(volume, inode, stat, tries)
     return True
@@ -215,14 +215,14 @@ def _open_known(volume: Volume, inode: Inode, key: Key, bits: int, keep_cache: b
 
 @contextmanager
 def _unless_reconnected(volume: Volume, key: Key, reconnects: int, backend_file: BackendFile) -> Iterator[None]:
-    """Record a file of the backend as valid, under the lock of the names: a later reconnect opens the object anew; an
+    """Record a file of the backend as valid, under `inodes_lock`: a later reconnect opens the object anew; an
     earlier one makes this call fail.
 
     Raises:
         ShutdownError: the backend that opened it is gone; the file is closed.
     """
     try:
-        with volume.names:
+        with volume.inodes_lock:
             volume.engine.check_alive(key, reconnects)
             yield
     except ShutdownError:

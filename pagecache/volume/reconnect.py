@@ -6,7 +6,7 @@
        are staged bytes that are not in memory
     4  the volume lives
 
-The file of a running remove or rename on the old backend is left closed until that call has returned (names.py).
+The file of a running remove or rename on the old backend is left closed until that call has returned (namespace.py).
 
 A `commit_on_close` backend that still has acknowledged changes (`BackendFile.kept`) has all of them: then nothing of 3
 is repeated. If it is the earlier backend, its open files are asked, and those that kept everything stay open. Files in
@@ -40,7 +40,7 @@ from .inode import Inode
 from .opening import checked_stat, compare
 
 if TYPE_CHECKING:
-    from .names import Naming
+    from .namespace import Naming
     from .volume import Volume
 
 __all__ = ["catch_up", "reconnect"]
@@ -66,7 +66,7 @@ def reconnect(volume: Volume, backend: Backend, fenced: bool) -> None:
     _outlast_callers(volume)
     with engine.keeper():
         _go_on(volume, backend, fenced)
-    with volume.names:
+    with volume.inodes_lock:
         unused = [inode for inode in volume.orphans if inode.handles == 0]
     for inode in unused:
         lifetimes.bury(volume, inode)  # impossible while the volume was aborted
@@ -89,7 +89,7 @@ def _go_on(volume: Volume, backend: Backend, fenced: bool) -> None:
     engine = volume.engine
     if fenced:
         _settle_names(volume, backend)
-    with volume.names:
+    with volume.inodes_lock:
         inodes = [inode for inode in volume.inodes.values() if not inode.engine.freed]
         orphans = [inode for inode in volume.orphans if not inode.engine.freed]
         left = {inode: inode.naming for inode in (*inodes, *orphans) if inode.naming is not None}
@@ -111,7 +111,7 @@ def _go_on(volume: Volume, backend: Backend, fenced: bool) -> None:
         _send_again(inode, known=inode in opened)
     for inode, found in opened.items():
         _look_at_version(volume, inode, found)
-    with volume.names:
+    with volume.inodes_lock:
         ended = [inode for inode in left if inode.missed and inode.naming is None]  # their calls ended before `resume`
         for inode in ended:
             inode.naming = left[inode]
@@ -127,7 +127,7 @@ def catch_up(naming: Naming, backend: Backend, inode: Inode) -> None:
     with volume.engine.keeper():
         if inode.engine.freed:
             return
-        with volume.names:
+        with volume.inodes_lock:
             named = volume.inodes.get(inode.key) is inode
         opened = _open_late(volume, backend, inode) if named and _wanted(inode) else None
         with naming.catching_up:
@@ -182,7 +182,7 @@ def _settle_names(volume: Volume, backend: Backend) -> None:
     """Settle the calls that change names. They can do nothing more on the old backend: their effects are read from the
     store.
     """
-    with volume.names:
+    with volume.inodes_lock:
         cached = (*volume.inodes.values(), *volume.orphans)
         namings = list(dict.fromkeys(inode.naming for inode in cached if inode.naming is not None))
     for naming in namings:

@@ -22,7 +22,7 @@ from typing import TYPE_CHECKING, Any
 
 from ..engine.foreign import as_os_error, shown
 from ..engine.io.barrier import FileSync
-from ..engine.names import NameCall
+from ..engine.namesync import NameSyncCall
 from ..engine.park import SLICE, Deadline, deadline_error
 from ..engine.report.look import Look, Owner, nobody
 from ..engine.report.reason import Reason, during
@@ -80,7 +80,7 @@ class SyncTicket:
     def __init__(self, volume: Volume) -> None:
         engine = volume.engine
         self._engine = engine
-        self._mark = engine.names.mark()
+        self._mark = engine.name_sync.mark()
         self._began = engine.reconnects
         self._stamp = engine.native.take_epoch()
         self.total = engine.native.unsaved()
@@ -92,7 +92,7 @@ class SyncTicket:
         self._timed: set[int] = set()  # those that wait for a time
         self._turn: Iterator[int] = iter(())  # of those that are polled in any case
         self._errors: list[OSError] = []
-        self._names: NameCall | None = None
+        self._name_sync: NameSyncCall | None = None
         self._looked = float("-inf")
         self._finished = False
         # Guards the fields below; held while dirty data is counted, without waits. A signal handler may come in between
@@ -289,19 +289,19 @@ class SyncTicket:
     def _names_done(self) -> bool:
         """Call Backend.sync once, after the files, for changes that no file's commit covers."""
         self._engine.check_alive()
-        if self._names is None:
-            self._names = self._engine.names.begin(self._mark)
-        while self._names is not None:
-            if not self._names.submitted:
-                self._engine.names.submit(self._names)
-            if not self._names.job.finished():
+        if self._name_sync is None:
+            self._name_sync = self._engine.name_sync.begin(self._mark)
+        while self._name_sync is not None:
+            if not self._name_sync.submitted:
+                self._engine.name_sync.submit(self._name_sync)
+            if not self._name_sync.job.finished():
                 return False
-            call = self._names
+            call = self._name_sync
             if call.covers >= self._mark and call.error is not None:
                 self._errors = [*self._errors, call.error]
                 return True
-            self._names = self._engine.names.begin(self._mark)
-        return self._names is None
+            self._name_sync = self._engine.name_sync.begin(self._mark)
+        return self._name_sync is None
 
     def wait(self, timeout: float | None = None) -> None:
         """Wait until it is over. A backend that is not trusted is waited for at most its `sync_timeout`.
@@ -328,9 +328,9 @@ class SyncTicket:
         def sleep() -> None:
             seq = first
             while seq is not None:
-                names = self._names
-                if names is not None:
-                    names.job.rest(min(deadline.left(), names.rest(), SLICE))
+                call = self._name_sync
+                if call is not None:
+                    call.job.rest(min(deadline.left(), call.rest(), SLICE))
                 else:
                     self._engine.park.wait("cache", cache.address, seq, min(deadline.left(), SLICE))
                 seq = self._standing(deadline)
@@ -345,10 +345,10 @@ class SyncTicket:
 
     def _owner(self, look: Look) -> Owner | None:
         """Return the currently awaited operation: of the first of its files, or of the names."""
-        names, pending = self._names, self._pending
+        call, pending = self._name_sync, self._pending
         if pending:
             return next(iter(pending.values())).owner(look)
-        return nobody("the syncs before it are not over") if names is None else look.job(names.job)
+        return nobody("the syncs before it are not over") if call is None else look.job(call.job)
 
     def _standing(self, deadline: Deadline) -> int | None:
         """Return the sequence number of the cache's event from before the check; None: it is over."""
@@ -361,12 +361,12 @@ class SyncTicket:
 
     def _late(self) -> TimeoutError:
         """Return the error of a wait that ends early: about a failing file, or the first one."""
-        names, pending = self._names, list(self._pending.values())[:NAMED]
+        call, pending = self._name_sync, list(self._pending.values())[:NAMED]
         if pending:
             return next((sync for sync in pending if sync.failure()[0]), pending[0]).late("sync")
-        if names is not None:
-            wait = None if names.submitted else names.rest()
-            return deadline_error("sync", failed=names.tries.failed, wait=wait)
+        if call is not None:
+            wait = None if call.submitted else call.rest()
+            return deadline_error("sync", failed=call.tries.failed, wait=wait)
         return deadline_error("sync", then="the syncs before it are not over")
 
     def _raise(self) -> None:

@@ -1,8 +1,8 @@
 """Volume: one backend seen through the cache. Names, opens, sync, failed data.
 
-One lock per volume, held briefly, protects its names; an operation on names marks their keys as busy (keys.py), so a
-slow open delays only its own key (contract 2.20). The table maps canonical keys to inodes; the backend is always called
-with the original key.
+`inodes_lock`, held briefly, protects the table of inodes and their handles. An operation on names marks their keys as
+busy (keys.py), so a slow open delays only its own key (contract 2.20). The table maps canonical keys to inodes; the
+backend is always called with the original key.
 """
 
 from __future__ import annotations
@@ -35,7 +35,7 @@ from ..file.cached import CachedFile, extent
 from ..file.direct import DirectFile
 from ..native import END
 from ..objects import FileStat
-from . import conflicts, detach, lifetimes, names, opening, reconnect
+from . import conflicts, detach, lifetimes, namespace, opening, reconnect
 from .inode import Inode, InodeTable
 from .keys import BusyKeys
 from .ticket import SyncTicket
@@ -99,8 +99,8 @@ class Volume:
         self.backend_closed = False
         self.turn: tuple[int, Signal] | None = None  # the thread that ends it, and the signal set at its end
         self.aside: Aside = Aside(name, self.engine.native, cache._check_forked)
-        self.names = threading.Lock()
-        self.busy = BusyKeys(self.engine, self.names, self._check_alive)
+        self.inodes_lock = threading.Lock()
+        self.busy = BusyKeys(self.engine, self.inodes_lock, self._check_alive)
         self.inodes = InodeTable()
         self.handles = 0  # of all inodes
         self.orphans: dict[Inode, None] = {}
@@ -135,7 +135,7 @@ class Volume:
         return self.engine.asked("canonical", key, lambda: canonical(key))
 
     def _inode_at(self, key: Key) -> Inode | None:
-        with self.names:
+        with self.inodes_lock:
             return self.inodes.get(key)
 
     def open(
@@ -357,7 +357,7 @@ class Volume:
         self._check_alive(key)
         self.engine.check_unsealed(key)
         self._check_may_write(key, os.O_RDWR)
-        names.remove(self, key, names.canonical_name(self, key), tries)
+        namespace.remove(self, key, namespace.canonical_name(self, key), tries)
 
     def rename(self, src: Key, dst: Key, *, replace: bool = True, timeout: float | None = None) -> None:
         """Give an object another name; an open destination behaves as removed.
@@ -376,8 +376,8 @@ class Volume:
         self._check_alive(src)
         self.engine.check_unsealed(src)
         self._check_may_write(src, os.O_RDWR)
-        old, new = names.canonical_name(self, src), names.canonical_name(self, dst)
-        names.rename(self, src, dst, old, new, tries, replace=replace)
+        old, new = namespace.canonical_name(self, src), namespace.canonical_name(self, dst)
+        namespace.rename(self, src, dst, old, new, tries, replace=replace)
 
     def setattr(self, key: Key, **changes: int) -> ObjectStat:
         """Set attributes, see `NamespaceBackend.setattr`; the new version that comes with changed times is no foreign
@@ -447,7 +447,7 @@ class Volume:
 
     def _inodes_of(self, key: Key | None) -> builtins.list[Inode]:
         if key is None:
-            with self.names:
+            with self.inodes_lock:
                 return list(self.inodes.values())
         inode = self._inode_at(self._canonical(key))
         return [] if inode is None else [inode]
@@ -457,7 +457,7 @@ class Volume:
         if key is not None:
             return self._inodes_of(key)
         files = self.engine.dirty_files()
-        with self.names:
+        with self.inodes_lock:
             found = [(file, self.inodes.get(file.key)) for file in files]
         return [inode for file, inode in found if inode is not None and inode.engine is file]
 
@@ -499,7 +499,7 @@ class Volume:
         for inode in self._inodes_of(key):
             start, end = extent(offset, length, inode.native.size)
             dropped = self._drop(inode, start, END if length is None else end)
-            with self.names:
+            with self.inodes_lock:
                 inode.record_loss(dropped, seen=True)
             if dropped:
                 what = f"discard: {spans([(entry.offset, entry.length) for entry in dropped])} given up"

@@ -44,16 +44,16 @@ class Crowd:
 
 
 def at_once(rig: Rig, *calls: Callable[[], Any]) -> None:
-    """All of them reach the lock of names before one goes on."""
-    lock: Any = rig.volume.names
+    """All of them reach the lock of the inode table before one goes on."""
+    lock: Any = rig.volume.inodes_lock
     crowd: Any = Crowd(lock, len(calls))
-    rig.volume.names = crowd
+    rig.volume.inodes_lock = crowd
     with lock:
         tasks = [Task(call) for call in calls]
         assert crowd.here.wait(WAIT_LIMIT_S)
     for task in tasks:
         task.result()
-    rig.volume.names = lock
+    rig.volume.inodes_lock = lock
 
 
 def written(rig: Rig) -> list[CachedFile]:

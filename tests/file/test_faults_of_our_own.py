@@ -17,7 +17,7 @@ import pytest
 
 import pagecache
 from pagecache.cache import PageCache
-from pagecache.engine import attempts, failures, names, volume
+from pagecache.engine import attempts, failures, namesync, volume
 from pagecache.engine.commit import outcome, remote, staging
 from pagecache.engine.failures import Failures
 from pagecache.engine.file import EngineFile
@@ -96,7 +96,7 @@ CHANGES = [
     *((sizes, name) for name in ("errno_of", "is_refusal", "cause", "_unsupported")),
     *((attempts, name) for name in ("decide", "as_os_error", "cause", "is_refusal")),
 ]
-NAMES = [(names, "as_os_error"), (names, "errno_of"), (volume, "raised_by")]
+NAMES = [(namesync, "as_os_error"), (namesync, "errno_of"), (volume, "raised_by")]
 OF_CALLS: list[tuple[str, tuple[Any, str]]] = [
     *((what, function) for what in ("read", "read by a task", "direct read", "direct write") for function in READS),
     *((what, function) for what in ("truncate", "punch_hole") for function in CHANGES),

@@ -20,7 +20,7 @@ from pagecache import DataLossError, LostRange, PageCache, ShutdownError
 from pagecache.engine import flusher
 from pagecache.engine.file import EngineFile
 from pagecache.engine.volume import IDLE_TURN, EngineVolume
-from pagecache.volume import lifetimes, names, ticket
+from pagecache.volume import lifetimes, namespace, ticket
 from pagecache.volume.keys import is_below
 
 from .backends import RecordingBackend
@@ -439,7 +439,7 @@ def test_a_rename_walks_over_objects_of_its_directory_alone(make: Make, monkeypa
         looked.append(key)
         return is_below(key, tree)
 
-    monkeypatch.setattr(names, "is_below", seen)
+    monkeypatch.setattr(namespace, "is_below", seen)
     rig = make({**{f"a/b/{k}": b"1" for k in range(20)}, "a/other": b"2", "plain": b"3"})
     for k in range(20):
         visit(rig, f"a/b/{k}")

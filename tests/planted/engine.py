@@ -14,7 +14,7 @@ from pagecache.engine.io import collector, direct, issuer
 from pagecache.engine.volume import EngineVolume
 from pagecache.file import cached as file_module
 from pagecache.native import END, SHARED, STAMP_MAX, NativeInode, Op
-from pagecache.volume import lifetimes, names, opening, reconnect
+from pagecache.volume import lifetimes, namespace, opening, reconnect
 from pagecache.volume.inode import Inode
 from pagecache.volume.ticket import SyncTicket
 from pagecache.volume.volume import Volume
@@ -139,16 +139,16 @@ def taken_up_beside_others(self: SyncTicket) -> None:
 
 # ---------------------------------------------------------------------------------------- names, open, close
 
-renamed = names._rename
+renamed = namespace._rename
 
 
-def remove_alone(change: names.Naming, *more: object) -> None:
+def remove_alone(change: namespace.Naming, *more: object) -> None:
     """Remove the object, and keep the cached pages of its name."""
     change.volume.engine.backend.remove(change.src)
-    change.volume.engine.names.changed()
+    change.volume.engine.name_sync.changed()
 
 
-def rename_clean(change: names.Naming, *more: Any) -> None:
+def rename_clean(change: namespace.Naming, *more: Any) -> None:
     """Drop the cache of the old name, dirty pages included."""
     inode = change.volume._inode_at(change.old)
     if inode is not None:
@@ -249,13 +249,13 @@ ENGINE = [
         "remove_leaves_the_cache",
         "2.20",
         "A removed object stays cached under its name: an open of the name gets the bytes of the dead one.",
-        (names, "_remove", remove_alone),
+        (namespace, "_remove", remove_alone),
     ),
     engine(
         "rename_drops_dirty_bytes",
         "2.20",
         "A rename throws away unsaved bytes: the new name has the old content.",
-        (names, "_rename", rename_clean),
+        (namespace, "_rename", rename_clean),
     ),
     engine(
         "write_through_returns_early",

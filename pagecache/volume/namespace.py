@@ -71,7 +71,7 @@ class Naming:
             ShutdownError: the volume was aborted.
         """
         volume = self.volume
-        with volume.names:
+        with volume.inodes_lock:
             volume._check_alive(self.src)
             self.inodes = [volume.inodes[key] for key in (self.old, self.new) if key in volume.inodes]
             self.beneath = [inode for _, inode in self.below()]
@@ -80,8 +80,8 @@ class Naming:
             return volume.engine.backend
 
     def below(self) -> list[tuple[str, Inode]]:
-        """Return the cached files of a directory that is renamed, with the remaining part of their keys. The lock of
-        the names is held; the tree is busy, so they stay unchanged.
+        """Return the cached files of a directory that is renamed, with the remaining part of their keys. `inodes_lock`
+        is held; the tree is busy, so they stay unchanged.
         """
         inodes, old = self.volume.inodes, self.old
         if self.dst is None or old in inodes or not isinstance(old, str) or old == self.new:
@@ -99,7 +99,7 @@ class Naming:
         `catch_up` has opened it.
         """
         volume = self.volume
-        with volume.names:
+        with volume.inodes_lock:
             if inode.naming is self and inode.missed and not (volume.engine.aborted or volume.detached):
                 return False
             if inode.naming is self:
@@ -109,14 +109,14 @@ class Naming:
     def catch_up(self, inode: Inode) -> None:
         """Open files that a reconnect has left closed. The token is held, on a thread of the volume."""
         while not self.end(inode):
-            with self.volume.names:
+            with self.volume.inodes_lock:
                 inode.missed = False
                 backend = self.volume.engine.backend
             reconnect.catch_up(self, backend, inode)
 
     def claim(self) -> bool:
         """Return whether the effect of the call is still to be published, by this caller; True once."""
-        with self.volume.names:
+        with self.volume.inodes_lock:
             over, self.over = self.over, True
             return not over
 
@@ -132,7 +132,7 @@ class Naming:
             return None
         if new == self.old:
             return None  # an alias of it, or an equal name
-        with volume.names:
+        with volume.inodes_lock:
             inode = volume.inodes.take(self.old)
             below = self.below()
         assert self.new is not None
@@ -142,7 +142,7 @@ class Naming:
             self._move(inode, new)
         for rest, moved in below:
             key = _canonical(volume.engine.backend, f"{new}{rest}")
-            with volume.names:
+            with volume.inodes_lock:
                 del volume.inodes[f"{self.old}{rest}"]
             lifetimes.unname(volume, key)
             self._move(moved, key)
@@ -155,7 +155,7 @@ class Naming:
     def _move(self, inode: Inode, key: Key) -> None:
         inode.key = key
         inode.engine.rename(key)
-        with self.volume.names:
+        with self.volume.inodes_lock:
             self.volume.inodes[key] = inode
 
     def settle(self, backend: Backend) -> None:
@@ -166,7 +166,7 @@ class Naming:
         if self.dst is None and any(inode.native.undone()["created"] for inode in self.inodes):
             done = False  # it was never stored
         done = self.claim() and done
-        with self.volume.names:
+        with self.volume.inodes_lock:
             for inode in (*self.inodes, *self.beneath):
                 inode.naming = None
         with self.catching_up:  # so a concurrent `catch_up` of an earlier reconnect notices
@@ -181,11 +181,11 @@ def _change(volume: Volume) -> Generator[None, None, None]:
     """Context of a change: a sync covers it only if the sync begins after it; a failed change may have been carried
     out.
     """
-    volume.engine.names.changed()
+    volume.engine.name_sync.changed()
     try:
         yield
     finally:
-        volume.engine.names.changed()
+        volume.engine.name_sync.changed()
 
 
 @dataclass(slots=True)
@@ -314,7 +314,7 @@ def _rename(naming: Naming, dst: Key, replace: bool, before: _Before, tries: Att
     volume = naming.volume
     try:
         backend = naming.begin()
-        with volume.names:
+        with volume.inodes_lock:
             replaced_inode = None if naming.new is None else volume.inodes.get(naming.new)
         before.look(naming, replaced_inode)
         shared = before.links != 1

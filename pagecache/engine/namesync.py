@@ -24,10 +24,10 @@ from .runner import Job
 if TYPE_CHECKING:
     from .volume import EngineVolume
 
-__all__ = ["NameCall", "NameSync"]
+__all__ = ["NameSync", "NameSyncCall"]
 
 
-class NameCall:
+class NameSyncCall:
     """One call of `Backend.sync`. Its retry is a separate call.
 
     Attributes:
@@ -36,13 +36,13 @@ class NameCall:
         error: of the last possible attempt.
     """
 
-    def __init__(self, names: NameSync, covers: int, tries: Tries) -> None:
+    def __init__(self, sync: NameSync, covers: int, tries: Tries) -> None:
         self.covers = covers
         self.tries = tries
         self.submitted = False
         self.error: OSError | None = None
-        cache = names.volume.cache.native
-        self.job: Job[None] = Job(names.volume.park, lambda: names.run(self), what="sync", then=cache.wake_all)
+        cache = sync.volume.cache.native
+        self.job: Job[None] = Job(sync.volume.park, lambda: sync.run(self), what="sync", then=cache.wake_all)
 
     def rest(self) -> float:
         """Return the seconds after which it may be time to submit it."""
@@ -58,7 +58,7 @@ class NameSync:
         self._supported = True
         self._changes = 1  # changes from before the attach may not be durable either
         self._durable = 0
-        self._running: NameCall | None = None
+        self._running: NameSyncCall | None = None
 
     def changed(self) -> None:
         """Count a change, or a possible change, of a name."""
@@ -77,18 +77,18 @@ class NameSync:
             self._changes += 1
             self._running = None
 
-    def begin(self, mark: int) -> NameCall | None:
+    def begin(self, mark: int) -> NameSyncCall | None:
         """Return the call to wait for until everything up to the mark is durable; None: it is."""
         with self._lock:
             if not self._supported or self._durable >= mark:
                 return None
             call = self._running
             if call is None:
-                call = self._running = NameCall(self, self._changes, Tries(self.volume))
+                call = self._running = NameSyncCall(self, self._changes, Tries(self.volume))
         self.submit(call)
         return call
 
-    def submit(self, call: NameCall) -> None:
+    def submit(self, call: NameSyncCall) -> None:
         """Submit a call if its time has come; called again until it has."""
         if not call.submitted and call.tries.left() <= 0:  # an interrupt may have struck before
             with self._lock:
@@ -96,7 +96,7 @@ class NameSync:
             self.volume.runner.submit(NAMES, call.job)
             call.submitted = True
 
-    def run(self, call: NameCall) -> None:
+    def run(self, call: NameSyncCall) -> None:
         """Run the call on a thread of the volume."""
         supported, call.error = True, OSError(errno.EIO, "sync ended by an internal error")
         delay = None
@@ -116,12 +116,12 @@ class NameSync:
             return supported, error if supported else None
         return True, None
 
-    def _over(self, call: NameCall, supported: bool, delay: float | None) -> None:
+    def _over(self, call: NameSyncCall, supported: bool, delay: float | None) -> None:
         """End a call; `delay`: seconds until its retry, if there is one."""
         with self._lock:
             if self._running is not call:
                 return
-            self._running = None if delay is None else NameCall(self, call.covers, call.tries)
+            self._running = None if delay is None else NameSyncCall(self, call.covers, call.tries)
             self._supported = supported
             if call.error is None and delay is None:
                 self._durable = max(self._durable, call.covers)
