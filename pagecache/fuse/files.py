@@ -23,7 +23,7 @@ import logging
 import os
 import threading
 import time
-from typing import Any
+from typing import Any, Protocol
 
 from ..errors import DataLossError, Key
 from ..file.cached import CachedFile
@@ -47,29 +47,68 @@ def all_data(size: int, offset: int, whence: int) -> int:
     return offset if whence == os.SEEK_DATA else size
 
 
+class Marks(Protocol):
+    """The marks of an open file's writes; see `WriteMarks`."""
+
+    written_ns: int
+    wrote: bool
+    reported: bool
+
+    @property
+    def was_read(self) -> bool: ...
+
+    def take_wrote(self) -> bool: ...
+
+    def stored(self, written_ns: int) -> None: ...
+
+
+class WriteMarks:
+    """The marks of an open file's writes. A file of the loop in C has `NativeOpened` instead: C writes them too.
+
+    Attributes:
+        written_ns: time of the last write through the file that was not written back since; 0: none.
+        wrote: there was a write since the last `flush`, successful or not.
+        reported: the current failure was reported through the file.
+        was_read: the kernel may have pages of the file; a loop that counts reads has a better value.
+    """
+
+    __slots__ = ("reported", "written_ns", "wrote")
+
+    was_read = True
+
+    def __init__(self) -> None:
+        self.written_ns = 0
+        self.wrote = False
+        self.reported = False
+
+    def take_wrote(self) -> bool:
+        """Return whether there was a write since the last call, and reset the mark."""
+        wrote, self.wrote = self.wrote, False
+        return wrote
+
+    def stored(self, written_ns: int) -> None:
+        """Clear the time of the last write, unless a later write has set it."""
+        if self.written_ns == written_ns:
+            self.written_ns = 0
+
+
 class OpenFile:
     """One open of a file by a program.
 
     Attributes:
         file: the handle of the cache.
-        written_ns: time of the last write through it that was not written back since; 0: none.
-        wrote: there was a write since the last `flush`, successful or not.
+        marks: the marks of its writes.
     """
 
-    __slots__ = ("_reported", "file", "number", "try_pread", "try_pwrite", "writable", "written_ns", "wrote")
+    __slots__ = ("file", "marks", "number", "try_pread", "try_pwrite", "writable")
 
-    was_read: bool = True
-    """Whether the kernel may have pages of it; a loop that counts reads has a better value (loopfile.py)."""
-
-    def __init__(self, file: CachedFile, number: int, *, writable: bool) -> None:
+    def __init__(self, file: CachedFile, number: int, *, writable: bool, marks: Marks | None = None) -> None:
         self.file = file
         self.number = number
         self.writable = writable
-        self.written_ns = 0
-        self.wrote = False
+        self.marks: Marks = WriteMarks() if marks is None else marks
         self.try_pread = file.try_pread
         self.try_pwrite = file.try_pwrite
-        self._reported = False  # the current failure was reported
 
     def write(self, data: Any, offset: int) -> int:
         """Write data into the cache.
@@ -78,7 +117,7 @@ class OpenFile:
             Number of bytes taken: fewer than given if the remainder failed; the next call reports the error.
         """
         self.check_failed()
-        self.written_ns, self.wrote = time.time_ns(), True
+        self._mark()
         try:
             return self.file.pwrite(data, offset)
         except OSError as error:
@@ -90,8 +129,11 @@ class OpenFile:
     def write_now(self, data: Any, offset: int) -> int | None:
         """Write without waiting; None: the call would have to wait, and nothing was done."""
         self.check_failed()
-        self.written_ns, self.wrote = time.time_ns(), True
+        self._mark()
         return self.try_pwrite(data, offset)
+
+    def _mark(self) -> None:
+        self.marks.written_ns, self.marks.wrote = time.time_ns(), True
 
     def stat(self) -> FileStat:
         """Return size and times as a reader finds them, independent of the file's current name."""
@@ -101,9 +143,9 @@ class OpenFile:
     def check_failed(self) -> None:
         """Report a failed write-back of the file once through this handle."""
         if not self.file._native.number("failed"):
-            self._reported = False
-        elif not self._reported:
-            self._reported = True
+            self.marks.reported = False
+        elif not self.marks.reported:
+            self.marks.reported = True
             raise self._failure()
 
     def _failure(self) -> OSError:
@@ -114,7 +156,8 @@ class OpenFile:
 
     def flush(self) -> None:
         """Flush for close(2), which waits for it; called once for each duplicated descriptor."""
-        file, written, wrote = self.file, self.written_ns, self.take_wrote()
+        file, marks = self.file, self.marks
+        written, wrote = marks.written_ns, marks.take_wrote()
         try:
             if wrote and file._commits_on_close():
                 file.fsync()
@@ -123,27 +166,21 @@ class OpenFile:
         except DataLossError:
             raise
         except OSError:
-            if self._reported and not wrote:
+            if marks.reported and not wrote:
                 return
-            self._reported = True
+            marks.reported = True
             raise
-        self.handed_over(written)
+        self.stored(written)
 
-    def take_wrote(self) -> bool:
-        """Return whether there was a write since the last call, and reset the mark."""
-        wrote, self.wrote = self.wrote, False
-        return wrote
-
-    def handed_over(self, written_ns: int) -> None:
+    def stored(self, written_ns: int) -> None:
         """Record that earlier writes are in the backend, which reports their times from now on."""
-        self._reported = False
-        if self.written_ns == written_ns:
-            self.written_ns = 0
+        self.marks.reported = False
+        self.marks.stored(written_ns)
 
     def fsync(self, *, data_only: bool = False, timeout: float | None = None) -> None:
-        written = self.written_ns
+        written = self.marks.written_ns
         self.file.fsync(data_only=data_only, timeout=timeout)
-        self.handed_over(written)
+        self.stored(written)
 
     def fallocate(self, mode: int, offset: int, length: int) -> None:
         """Punch holes and write zeros; space is never reserved, since a store may be full when the data arrives."""
@@ -165,7 +202,7 @@ class OpenFile:
         try:
             self.file.close()
         except OSError as error:
-            if not self._reported:
+            if not self.marks.reported:
                 log.error("%r: not saved when it was closed: %s", self.file.key, error)
         except ValueError:
             pass  # the cache is closed

@@ -126,7 +126,7 @@ class Server:
 
     def _may_be_mapped(self, node: Node) -> bool:
         opened = self._opened(node) if node.opens else []
-        return any(file.writable for file in opened) and (node.was_read or any(file.was_read for file in opened))
+        return any(file.writable for file in opened) and (node.was_read or any(file.marks.was_read for file in opened))
 
     def _opened(self, node: Node) -> list[OpenFile]:
         with self.nodes.lock:
@@ -135,7 +135,7 @@ class Server:
 
     def _written_ns(self, node: Node) -> int:
         """Return the time of the last write that is not stored yet."""
-        return max((opened.written_ns for opened in self._opened(node)), default=0) if node.opens else 0
+        return max((opened.marks.written_ns for opened in self._opened(node)), default=0) if node.opens else 0
 
     def _stat(self, node: Node) -> ObjectStat:
         for opened in self._opened(node):
@@ -200,7 +200,7 @@ class Server:
         for opened in writable:
             with _unless_closed(opened):
                 opened.file.truncate(size)
-                opened.written_ns = time.time_ns()
+                opened.marks.written_ns = time.time_ns()
                 return
         try:
             self._moving.of(node, lambda key: self.volume.truncate(key, size))
@@ -218,9 +218,9 @@ class Server:
         for opened in self._opened(node):
             with _unless_closed(opened):
                 if opened.writable and not opened.file._commits_on_close():
-                    written = opened.written_ns
+                    written = opened.marks.written_ns
                     opened.file.flush()
-                    opened.handed_over(written)
+                    opened.stored(written)
 
     # -- entries
 
@@ -494,7 +494,7 @@ class Server:
     def release(self, fh: int) -> None:
         node = self._nodes_of.pop(fh, None)
         if node is not None:
-            node.was_read |= self.files.get(fh).was_read
+            node.was_read |= self.files.get(fh).marks.was_read
             node.changed = time.monotonic_ns()  # first: from now on the file does not report its size
         self.files.release(fh)
         if node is not None:

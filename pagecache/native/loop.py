@@ -119,7 +119,7 @@ class Asked:
 
 
 class NativeOpened:
-    """An open file of a loop: see `_native/fuse/opened.c`."""
+    """An open file of a loop, with the marks of its writes (`WriteMarks`): see `_native/fuse/opened.c`."""
 
     __slots__ = ("_file", "_hit", "_loop", "_o")
 
@@ -152,8 +152,8 @@ class NativeOpened:
     def written_ns(self, ns: int) -> None:
         _fuse.lib.pc_opened_set_written(self._o, ns)
 
-    def handed_over(self, written_ns: int) -> None:
-        _fuse.lib.pc_opened_handed_over(self._o, written_ns)
+    def stored(self, written_ns: int) -> None:
+        _fuse.lib.pc_opened_stored(self._o, written_ns)
 
     @property
     def wrote(self) -> bool:
@@ -170,9 +170,14 @@ class NativeOpened:
     def was_read(self) -> bool:
         return bool(_fuse.lib.pc_opened_was_read(self._o))
 
-    def set_told(self, told: bool) -> None:
-        """Record a reported failure: Python handles the next write."""
-        _fuse.lib.pc_opened_set_told(self._o, told)
+    @property
+    def reported(self) -> bool:
+        return bool(_fuse.lib.pc_opened_reported(self._o))
+
+    @reported.setter
+    def reported(self, reported: bool) -> None:
+        """Record a reported failure: Python handles the next write, and checks whether the failure has ended since."""
+        _fuse.lib.pc_opened_set_reported(self._o, reported)
 
 
 class Dirents:

@@ -1,9 +1,8 @@
 /*
- * ask.c - requests that wait for a handler: slots, the queue, deadlines, interrupts.
+ * ask.c - requests that wait for a handler: the queue's two ends, deadlines, interrupts. slots.c has the states of a
+ * request's slot.
  *
- *   made ──> (held) ──> queued ──> taken by a handler ──> done   the slot is free once the call has ended
- *              └─────────── answered early: at its deadline, at the end of the loop, or because its program dies
- *
+ * A request is answered by its handler, or early: at its deadline, at the end of the loop, or because its program dies.
  * A token is a slot and its generation, so a late answer never reaches another request. The answering thread takes
  * `req` out of the slot under the lock, so each request is answered once.
  *
@@ -17,127 +16,18 @@
 
 #include "state.h"
 
-static struct slot *slot_take(struct pc_loop *l)
-{
-	struct slot *s = l->free;
-	if (s) {
-		l->free = s->next;
-		return s;
-	}
-	if (l->nr_slots == PC_SLOTS_MAX)
-		return NULL;
-	if ((l->nr_slots & (l->nr_slots - 1)) == 0) {
-		size_t room = l->nr_slots ? 2ul * l->nr_slots : 1;
-		struct slot **slots = realloc(l->slots, room * sizeof(*slots));
-		if (!slots)
-			return NULL;
-		l->slots = slots;
-	}
-	s = calloc(1, sizeof(*s));
-	if (s) {
-		s->index = l->nr_slots;
-		l->slots[l->nr_slots++] = s;
-	}
-	return s;
-}
-
-/* Lock held. */
-static void queue(struct pc_loop *l, struct slot *s)
-{
-	s->state = SLOT_QUEUED;
-	s->next = NULL;
-	if (l->last)
-		l->last->next = s;
-	else
-		l->first = s;
-	l->last = s;
-	pthread_cond_signal(&l->asked);
-}
-
-/* Lock held. */
-static void slot_free(struct pc_loop *l, struct slot *s)
-{
-	struct slot *held = pc_turn_end(l, s), *next;
-	for (; held; held = next) {
-		next = held->next;
-		queue(l, held);
-	}
-	free(s->asked.memory);
-	s->asked.memory = NULL;
-	s->req = NULL;
-	s->state = SLOT_FREE;
-	s->generation++;
-	s->next = l->free;
-	l->free = s;
-	if (--l->busy == 0)
-		pthread_cond_broadcast(&l->sent);
-}
-
-static u64 token_of(const struct slot *s)
-{
-	return (u64)s->generation << 32 | s->index;
-}
-
-/* Lock held. Return: the slot; NULL: the request no longer exists. */
-static struct slot *slot_of(struct pc_loop *l, u64 token)
-{
-	u64 index = token & UINT32_MAX;
-	struct slot *s = index < l->nr_slots ? l->slots[index] : NULL;
-	return s && s->state != SLOT_FREE && s->generation == (u32)(token >> 32) ? s : NULL;
-}
-
-/* The slot of a request that was queued. Lock held. Return: NULL: none, or a made-up token of a slot that is still
- * being filled. */
-struct slot *pc_slot_submitted(struct pc_loop *l, u64 token)
-{
-	struct slot *s = slot_of(l, token);
-	return s && s->state != SLOT_MADE ? s : NULL;
-}
-
 /* libfuse calls this with the request's lock held: nothing may be answered here. */
 static void interrupted(fuse_req_t req, void *data)
 {
 	struct pc_loop *l = fuse_req_userdata(req);
 	pthread_mutex_lock(&l->lock);
-	struct slot *s = slot_of(l, (u64)(uintptr_t)data);
+	struct slot *s = pc_slot_of(l, (u64)(uintptr_t)data);
 	if (s && s->req == req && !s->interrupted) {
 		s->interrupted = 1;
 		l->interrupts = 1;
 		pthread_cond_signal(&l->clock);
 	}
 	pthread_mutex_unlock(&l->lock);
-}
-
-/* Allocate a slot for a request; the caller fills it and passes it to pc_submit(). Return: NULL: no memory, or the loop
- * has ended; the request is answered then. */
-struct slot *pc_slot_new(struct pc_loop *l, fuse_req_t req, u32 op, u64 number)
-{
-	pthread_mutex_lock(&l->lock);
-	struct slot *s = l->closed ? NULL : slot_take(l);
-	if (s) {
-		u32 generation = s->generation, index = s->index;
-		l->busy++;
-		*s = (struct slot){.generation = generation, .index = index, .state = SLOT_MADE, .req = req};
-		s->asked.token = token_of(s);
-	}
-	pthread_mutex_unlock(&l->lock);
-	if (!s) {
-		if (req)
-			fuse_reply_err(req, ENOMEM);
-		return NULL;
-	}
-	s->asked.op = op;
-	s->asked.number = number;
-	s->asked.fh = PC_NO_FH;
-	s->asked.asked_ns = now_ns(CLOCK_MONOTONIC);
-	s->due_ns = l->options.timeout_ns ? s->asked.asked_ns + l->options.timeout_ns : INT64_MAX;
-	if (req) {
-		const struct fuse_ctx *caller = fuse_req_ctx(req);
-		s->asked.uid = caller->uid;
-		s->asked.gid = caller->gid;
-		s->pid = caller->pid;
-	}
-	return s;
 }
 
 /* Copy the request's data, which libfuse frees when this call returns. Return: 0, -ENOMEM. */
@@ -180,9 +70,9 @@ void pc_submit(struct pc_loop *l, struct slot *s, const char *name, const char *
 	pthread_mutex_lock(&l->lock);
 	l->nr_asked++;
 	if (err)
-		slot_free(l, s);
+		pc_slot_free(l, s);
 	else if (!pc_turn_begin(l, s))
-		queue(l, s);
+		pc_slot_queue(l, s);
 	if (!err && (s->due_ns < l->due_ns || s->interrupted == 1)) {
 		l->due_ns = s->due_ns < l->due_ns ? s->due_ns : l->due_ns;
 		l->interrupts |= s->interrupted; /* missed by the clock thread while the slot was made */
@@ -294,7 +184,7 @@ static void call_over(struct pc_loop *l, struct slot *s)
 {
 	pc_change_end(l, s);
 	pthread_mutex_lock(&l->lock);
-	slot_free(l, s);
+	pc_slot_free(l, s);
 	pthread_mutex_unlock(&l->lock);
 }
 
@@ -312,7 +202,7 @@ static struct slot *take(struct pc_loop *l)
 		l->first = s->next;
 		if (!l->first)
 			l->last = NULL;
-		s->state = SLOT_TAKEN;
+		pc_slot_move(s, SLOT_TAKEN);
 		if (!needs_no_call(s))
 			return s;
 		pthread_mutex_unlock(&l->lock);
@@ -350,7 +240,7 @@ bool pc_loop_next(struct pc_loop *l, struct pc_asked *asked)
 bool pc_loop_done(struct pc_loop *l, uint64_t token)
 {
 	pthread_mutex_lock(&l->lock);
-	struct slot *s = slot_of(l, token);
+	struct slot *s = pc_slot_of(l, token);
 	bool taken = s && s->state == SLOT_TAKEN;
 	bool silent = taken && s->req;
 	pthread_mutex_unlock(&l->lock);

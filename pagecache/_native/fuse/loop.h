@@ -172,12 +172,13 @@ void pc_opened_end(struct pc_loop *l, struct pc_opened *o);
 void pc_opened_free(struct pc_opened *o);
 int64_t pc_opened_written(const struct pc_opened *o);
 void pc_opened_set_written(struct pc_opened *o, int64_t ns);
-void pc_opened_handed_over(struct pc_opened *o, int64_t written_ns);
+void pc_opened_stored(struct pc_opened *o, int64_t written_ns);
 bool pc_opened_wrote(const struct pc_opened *o);
 void pc_opened_set_wrote(struct pc_opened *o, bool wrote);
 bool pc_opened_take_wrote(struct pc_opened *o);
 bool pc_opened_was_read(const struct pc_opened *o);
-void pc_opened_set_told(struct pc_opened *o, bool told);
+bool pc_opened_reported(const struct pc_opened *o);
+void pc_opened_set_reported(struct pc_opened *o, bool reported);
 
 /* ---- the kernel's caches */
 int pc_notify_inode(struct pc_loop *l, uint64_t number, int64_t offset, int64_t len);

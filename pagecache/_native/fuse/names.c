@@ -556,14 +556,16 @@ void pc_node_closed(struct pc_loop *l, struct pc_opened *o)
 
 /**
  * pc_loop_check() - check the table of names: only counted nodes have attributes, entries lead to nodes with a lookup
- * count, counts are right. It cannot see Python's counts; pc_loop_counts() has the sum.
+ * count, counts are right. It cannot see Python's counts; pc_loop_counts() has the sum. Also check the slots (slots.c).
  *
  * Return: false: `text` describes the mistake.
  */
 bool pc_loop_check(struct pc_loop *l, char *text, size_t size)
 {
-	const char *wrong = NULL;
 	u64 nodes = 0, entries = 0;
+	pthread_mutex_lock(&l->lock);
+	const char *wrong = pc_slots_check(l);
+	pthread_mutex_unlock(&l->lock);
 	pthread_mutex_lock(&l->names);
 	for (u64 k = 0; k <= l->node_mask; k++)
 		for (struct node *n = l->nodes[k]; n; n = n->next) {

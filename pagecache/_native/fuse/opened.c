@@ -1,6 +1,7 @@
 /*
- * opened.c - open files: the handlers' file number, the hit that reads and writes use, and the state that Python's
- * OpenFile and the workers share: the time of the last write, and whether a failure was reported.
+ * opened.c - open files: the handlers' file number, the hit that reads and writes use, and the marks that Python's
+ * OpenFile and the workers share: the time of the last write, and whether a failure was reported (WriteMarks in
+ * pagecache/fuse/files.py).
  *
  * The kernel's file handle is the address. The kernel sends nothing about a file after its release, so the release may
  * end it. The memory lasts until Python frees it.
@@ -55,7 +56,7 @@ void pc_opened_set_written(struct pc_opened *o, int64_t ns)
 }
 
 /* Everything written until @written_ns is on the backend; clear the time unless there was a later write. */
-void pc_opened_handed_over(struct pc_opened *o, int64_t written_ns)
+void pc_opened_stored(struct pc_opened *o, int64_t written_ns)
 {
 	i64 expected = written_ns;
 	atomic_compare_exchange_strong(&o->written_ns, &expected, 0);
@@ -81,7 +82,12 @@ bool pc_opened_was_read(const struct pc_opened *o)
 	return atomic_load(&((struct pc_opened *)o)->was_read);
 }
 
-void pc_opened_set_told(struct pc_opened *o, bool told)
+bool pc_opened_reported(const struct pc_opened *o)
 {
-	atomic_store(&o->told, told);
+	return atomic_load(&((struct pc_opened *)o)->reported);
+}
+
+void pc_opened_set_reported(struct pc_opened *o, bool reported)
+{
+	atomic_store(&o->reported, reported);
 }

@@ -68,7 +68,7 @@ static void do_write(fuse_req_t req, fuse_ino_t number, const char *data, size_t
 {
 	struct pc_loop *l = loop_of(req);
 	struct pc_opened *o = opened_of(info);
-	if (o->hit && !atomic_load_explicit(&o->told, memory_order_relaxed) &&
+	if (o->hit && !atomic_load_explicit(&o->reported, memory_order_relaxed) &&
 	    !pc_turn_before(l, number, (u64)offset, (u64)offset + size)) {
 		pc_opened_set_written(o, now_ns(CLOCK_REALTIME));
 		pc_opened_set_wrote(o, true);

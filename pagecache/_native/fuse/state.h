@@ -1,7 +1,7 @@
 /*
  * state.h - the loop's data, for the files of this folder: session.c (threads and their end), ask.c (pending requests),
- * turns.c (their order), reply.c (their answers), operations.c (libfuse's callbacks), names.c (nodes), opened.c (open
- * files), notify.c.
+ * slots.c (their states), turns.c (their order), reply.c (their answers), operations.c (libfuse's callbacks), names.c
+ * (nodes), opened.c (open files), notify.c.
  *
  * Locks, never held over a call of libfuse or of CORE except as listed:
  *
@@ -40,7 +40,7 @@ enum {
 	PC_SLOTS_MAX = 1 << 20,
 };
 
-enum slot_state { SLOT_FREE, SLOT_MADE, SLOT_HELD, SLOT_QUEUED, SLOT_TAKEN };
+enum slot_state { SLOT_FREE, SLOT_MADE, SLOT_HELD, SLOT_QUEUED, SLOT_TAKEN, SLOT_STATES }; /* slots.c */
 
 /* A request for a handler. */
 struct slot {
@@ -52,7 +52,7 @@ struct slot {
 	u64 order;
 	u8 turn;
 	u32 generation, index;
-	u8 state;
+	u8 state; /* enum slot_state; only pc_slot_move() writes it */
 	u8 interrupted; /* 1: reported, 2: checked, and the program goes on */
 	u8 known;       /* its answer may be the last known attributes */
 	u8 changes;     /* parts of names.c that it changes: CHANGES_* */
@@ -64,9 +64,10 @@ struct pc_opened {
 	struct pc_hit *hit; /* NULL: handlers do all reads and writes */
 	u64 number, fh;
 	struct pc_opened *next; /* of its node; `names` */
-	_Atomic i64 written_ns; /* as OpenFile.written_ns in Python */
+	_Atomic i64 written_ns; /* as WriteMarks.written_ns in Python */
 	_Atomic u8 was_read;    /* the kernel may have pages of it, and mappings may have changed them */
-	_Atomic u8 wrote, told; /* told: a failure was reported, maybe not the last; Python does the next write */
+	_Atomic u8 wrote;
+	_Atomic u8 reported; /* a failure was reported, maybe not the last; Python does the next write */
 };
 
 struct worker {
@@ -142,9 +143,16 @@ void pc_session_begun(void *loop, struct fuse_conn_info *connection);
 /* operations.c */
 extern const struct fuse_lowlevel_ops pc_operations;
 
-/* ask.c */
+/* slots.c */
+void pc_slot_move(struct slot *s, enum slot_state to);
 struct slot *pc_slot_new(struct pc_loop *l, fuse_req_t req, u32 op, u64 number);
+struct slot *pc_slot_of(struct pc_loop *l, u64 token);
 struct slot *pc_slot_submitted(struct pc_loop *l, u64 token);
+void pc_slot_queue(struct pc_loop *l, struct slot *s);
+void pc_slot_free(struct pc_loop *l, struct slot *s);
+const char *pc_slots_check(struct pc_loop *l);
+
+/* ask.c */
 void pc_submit(struct pc_loop *l, struct slot *s, const char *name, const char *name2, const char *data);
 void pc_submit_forget(struct pc_loop *l, u64 number, u64 times);
 bool pc_post(struct pc_loop *l, u32 op, u64 number, u64 fh, u64 offset, u64 size);
@@ -157,6 +165,7 @@ void pc_requests_end(struct pc_loop *l);
 
 /* turns.c */
 bool pc_turn_before(struct pc_loop *l, u64 number, u64 start, u64 end);
+bool pc_turn_holds(const struct pc_loop *l, const struct slot *s);
 bool pc_turn_begin(struct pc_loop *l, struct slot *s);
 struct slot *pc_turn_end(struct pc_loop *l, struct slot *s);
 

@@ -64,11 +64,17 @@ bool pc_turn_begin(struct pc_loop *l, struct slot *s)
 		struct slot **at = &l->held;
 		while (*at)
 			at = &(*at)->next;
-		s->state = SLOT_HELD;
+		pc_slot_move(s, SLOT_HELD);
 		s->next = NULL;
 		*at = s;
 	}
 	return before;
+}
+
+/* Whether an earlier write of its bytes holds a request. */
+bool pc_turn_holds(const struct pc_loop *l, const struct slot *s)
+{
+	return has_turn_before(l, s->asked.number, s->asked.offset, s->asked.offset + s->asked.size, s->order);
 }
 
 /* The call of a request has ended. Return: the requests that it alone held, linked by `next`, in order. */
@@ -85,8 +91,7 @@ struct slot *pc_turn_end(struct pc_loop *l, struct slot *s)
 	atomic_fetch_sub(&l->nr_turns, 1);
 	for (at = &l->held; *at;) {
 		struct slot *h = *at;
-		u64 end = h->asked.offset + h->asked.size;
-		if (has_turn_before(l, h->asked.number, h->asked.offset, end, h->order)) {
+		if (pc_turn_holds(l, h)) {
 			at = &h->next;
 			continue;
 		}

@@ -5,13 +5,29 @@ bytes stamped <= s once and waits until none of them is dirty or in flight; late
 waited for. A commit follows if anything acknowledged is stamped <= s. Then everything is checked again, because a
 failed commit makes acknowledged bytes dirty (contract 1.3, 2.15). fsync is level-triggered: it succeeds only if nothing
 <= s is left.
+
+One file's progress is a `FileSync`. Each poll begins with the flush again, so a state may be skipped, and a failed
+commit leads back. An exception changes no state; the next poll then checks again.
+
+    Phase        a poll found                                          next
+    FLUSHING     dirty bytes or bytes in flight                        all phases
+    COMMITTING   bytes that are acknowledged and not committed         all phases
+    ENDING       everything done, requests of the last pass in flight  all phases
+    LOOKUP       everything done; a call asks for the stored version   DONE
+    DONE         nothing left up to the stamp                          -
+
+    Commit       of this sync                                          next
+    NONE         no commit is awaited                                  AWAITED: one was requested
+    AWAITED      it waits for the end of commit number `seq`           NONE: it succeeded; BACKOFF: it failed
+    BACKOFF      the next one is due at `until`                        NONE: that time has come, or none is needed
 """
 
 from __future__ import annotations
 
 import errno
 import time
-from typing import TYPE_CHECKING, Any
+from enum import IntEnum, auto
+from typing import TYPE_CHECKING, Any, NamedTuple
 
 from ...errors import CommitError, WritebackError
 from ...native import BACKOFF, CALLS, DIRTY, END, FAILED, WAITS, WRITEBACK, Kind, Span
@@ -42,10 +58,55 @@ def _writeback_error(file: EngineFile, what: str) -> WritebackError:
     return error
 
 
+class Phase(IntEnum):
+    """What the last poll of a sync found; see the top of this file."""
+
+    FLUSHING = auto()
+    COMMITTING = auto()
+    ENDING = auto()
+    LOOKUP = auto()
+    DONE = auto()
+
+
+class Commit(IntEnum):
+    """The state of the commit that a sync waits for; see the top of this file."""
+
+    NONE = auto()
+    AWAITED = auto()
+    BACKOFF = auto()
+
+
+class _Attempt(NamedTuple):
+    """The commit of a sync. One object for all values: an interrupt leaves either the old state or the new one."""
+
+    state: Commit = Commit.NONE
+    seq: int = 0  # AWAITED: number of the commit
+    failed: int = 0  # AWAITED: failed commits of the file before it
+    until: float = 0.0  # BACKOFF: time of the next commit
+
+
+PHASES: dict[Phase, frozenset[Phase]] = {
+    Phase.FLUSHING: frozenset(Phase),
+    Phase.COMMITTING: frozenset(Phase),
+    Phase.ENDING: frozenset(Phase),
+    Phase.LOOKUP: frozenset({Phase.LOOKUP, Phase.DONE}),
+    Phase.DONE: frozenset({Phase.DONE}),
+}
+COMMITS: dict[Commit, frozenset[Commit]] = {
+    Commit.NONE: frozenset({Commit.AWAITED}),
+    Commit.AWAITED: frozenset({Commit.NONE, Commit.BACKOFF}),
+    Commit.BACKOFF: frozenset({Commit.NONE}),
+}
+FLUSHING, COMMITTING, ENDING, LOOKUP, DONE = Phase  # a global costs a tenth of a member in CPython 3.11
+NONE, AWAITED = Commit.NONE, Commit.AWAITED
+_NO_ATTEMPT = _Attempt()
+
+
 class FileSync:
     """One file's progress to "committed up to s": a state machine that is polled, so that one thread can drive many.
 
-    `poll` returns whether it is done; between two polls the caller waits for the inode's event.
+    `poll` returns whether it is done; between two polls the caller waits for the inode's event. `_enter` and
+    `_commit_is` make and assert the transitions.
     """
 
     def __init__(
@@ -68,11 +129,10 @@ class FileSync:
         self.commit = commit
         self._cursor = file.native.cursor()
         self._regress = -1
-        self._commit_seq: int | None = None
-        self._commits_failed = 0
+        self.phase = FLUSHING if flush else COMMITTING
+        self._attempt = _NO_ATTEMPT
         self._attempts = 0
         self._since = file.volume.clock.now()
-        self.not_before = 0.0
         self._began = file.volume.reconnects
         self._version: Job[None] | None = None
         self._want_version = version
@@ -91,17 +151,52 @@ class FileSync:
         self.file.volume.check_alive(self.file.key, self._began)
         if self.file.conflict is not None:
             raise self.file.conflict_error()
+        if self.phase is DONE:
+            return True
+        found = self._next_phase()
+        if found is not self.phase:
+            self._enter(found)
+        return found is DONE
+
+    def _next_phase(self) -> Phase:
         if self._version is not None:
-            return self._version.finished()
+            return DONE if self._version.finished() else LOOKUP
         if self.flush and not self._flushed():
-            return False
+            return FLUSHING
         if self.commit and not self._committed():
-            return False
+            return COMMITTING
         if self._want_version:
             if self.file.native.pass_ending():
-                return False  # this sync's requests are in flight; their end wakes it
+                return ENDING  # this sync's requests are in flight; their end wakes it
             self._version = self.file.versions.start_reading()
-        return self._version is None
+        return DONE if self._version is None else LOOKUP
+
+    def _enter(self, phase: Phase) -> None:
+        assert phase in PHASES[self.phase], (self.phase, phase)
+        self.phase = phase
+        assert phase is DONE or self.mistake() is None, self.mistake()
+
+    def _commit_is(self, attempt: _Attempt) -> None:
+        assert attempt.state in COMMITS[self._attempt.state], (self._attempt, attempt)
+        self._attempt = attempt
+
+    def mistake(self) -> str | None:
+        """Return a broken invariant of the states; None: there is none. For assertions and tests."""
+        phase, attempt = self.phase, self._attempt
+        if (phase is FLUSHING and not self.flush) or (phase is COMMITTING and not self.commit):
+            return f"{phase} of a sync that has no such step"
+        if phase is LOOKUP and self._version is None:
+            return "a lookup without a call"
+        if attempt.state is not NONE and not self.commit:
+            return f"{attempt} of a sync without commit"
+        if attempt.until and attempt.state is not Commit.BACKOFF:
+            return f"{attempt} with the values of another state"
+        return None
+
+    @property
+    def not_before(self) -> float:
+        """Time of the next commit after a failed one; 0.0: not in BACKOFF."""
+        return self._attempt.until
 
     def _pending(self, *cursor: Any) -> int:
         """Return the number of dirty bytes and bytes in flight. Check the commit after that: bytes that it made dirty
@@ -109,7 +204,7 @@ class FileSync:
         reported.
         """
         found = self.file.native.flush_pending(self.stamp, self.start, self.end, *cursor)
-        self._look_at_commit()
+        self._judge_commit()
         return found
 
     def _flushed(self) -> bool:
@@ -133,28 +228,29 @@ class FileSync:
             failures.ensure_retry(self.file)
         return False
 
-    def _look_at_commit(self) -> None:
+    def _judge_commit(self) -> None:
         """Judge a commit that this sync waited for, before anything is sent again."""
-        if self._commit_seq is not None and self.file.native.commit_seq() != self._commit_seq:
-            self._commit_seq = None
-            error = self.file.commits.error
-            if error is not None and self.file.commits.failed != self._commits_failed:
+        attempt, file = self._attempt, self.file
+        if attempt.state is AWAITED and file.native.commit_seq() != attempt.seq:
+            error = file.commits.error
+            if error is not None and file.commits.failed != attempt.failed:
                 self._commit_failed(error)
+            else:
+                self._commit_is(_NO_ATTEMPT)
 
     def _committed(self) -> bool:
         file, native = self.file, self.file.native
         needed = native.commit_needed(self.stamp)
-        self._look_at_commit()  # none is needed because it failed
+        self._judge_commit()  # none is needed because it failed
+        if self.not_before and not (needed and file.volume.clock.now() < self.not_before):
+            self._commit_is(_NO_ATTEMPT)
         if not needed:
-            self.not_before = 0.0
             # Not done: a commit runs, or another sync's failed between two checks.
             return not self.flush or native.sync_done(self.stamp)
-        if file.volume.clock.now() < self.not_before:
+        if self.not_before:
             return False
-        self.not_before = 0.0
-        if self._commit_seq is None:
-            self._commits_failed = file.commits.failed
-            self._commit_seq = native.commit_seq()
+        if self._attempt.state is NONE:
+            self._commit_is(_Attempt(AWAITED, failed=file.commits.failed, seq=native.commit_seq()))
         native.start_commit(self.stamp if self.flush else 0)
         return False
 
@@ -175,7 +271,7 @@ class FileSync:
                 exceptions=[error],
             ) from error
         file.native.count_retry()
-        self.not_before = now + decision.delay
+        self._commit_is(_Attempt(Commit.BACKOFF, until=now + decision.delay))
 
     def wait(self, seq: int, deadline: Deadline) -> None:
         """Sleep until something may have changed since `seq`."""

@@ -25,6 +25,13 @@ static struct pc_attributes attributes(u64 number)
 /* A handler, one request at a time, in the thread of the test. */
 static struct pc_asked asked;
 
+static void check_loop(void)
+{
+	char text[200];
+	if (!pc_loop_check(kernel.loop, text, sizeof(text)))
+		check_failed(__FILE__, __LINE__, text, 0, 0);
+}
+
 static u32 next(void)
 {
 	CHECK(pc_loop_next(kernel.loop, &asked));
@@ -45,10 +52,8 @@ static void begin(struct pc_loop_options options)
 
 static void end(void)
 {
-	char text[200];
 	pc_loop_leave(kernel.loop, &asked);
-	if (!pc_loop_check(kernel.loop, text, sizeof(text)))
-		check_failed(__FILE__, __LINE__, text, 0, 0);
+	check_loop();
 	kernel_close(&kernel);
 }
 
@@ -142,7 +147,7 @@ static void check_misses_go_to_a_handler(void)
 	begin(plain);
 	u64 fh = open_cached();
 	EQUAL(pc_drop_clean(file->inode, 0, ALL), 0);
-	pc_opened_set_told(opened, true); /* a failure was reported: the next write goes to the handler */
+	pc_opened_set_reported(opened, true); /* a failure was reported: the next write goes to the handler */
 	u64 unique = send_write(&kernel, FILE_NODE, fh, 5, "abc", 3);
 	EQUAL(next(), PC_ASK_WRITE);
 	EQUAL(asked.offset, 5);
@@ -504,12 +509,12 @@ static void check_requests_for_the_same_bytes_keep_their_order(void)
 	options.direct_io = 0;
 	begin(options);
 	u64 fh = open_cached();
-	pc_opened_set_told(opened, true);
+	pc_opened_set_reported(opened, true);
 	u64 first = send_write(&kernel, FILE_NODE, fh, 100, "a", 1);
 	EQUAL(next(), PC_ASK_WRITE);
 	struct pc_asked writing = asked;
 	asked.memory = NULL;
-	pc_opened_set_told(opened, false);
+	pc_opened_set_reported(opened, false);
 	u64 second =
 		send_write(&kernel, FILE_NODE, fh, 50, "0123456789012345678901234567890123456789012345678901234", 55);
 	u64 read = send_read(&kernel, FILE_NODE, fh, 0, PAGE);
@@ -550,7 +555,7 @@ static void check_the_end_answers_all_waiters(void)
 	u64 fh = open_cached();
 	u64 taken = send_getattr(&kernel, 9);
 	next();
-	pc_opened_set_told(opened, true);
+	pc_opened_set_reported(opened, true);
 	u64 queued = send_write(&kernel, FILE_NODE, fh, 0, "a", 1);
 	u64 held = send_read(&kernel, FILE_NODE, fh, 0, 1);
 	while (counts().asked < 4)
