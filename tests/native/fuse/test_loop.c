@@ -526,6 +526,7 @@ static void check_requests_for_the_same_bytes_keep_their_order(void)
 	done();
 	EQUAL(answer_to(&kernel, other).error, ENOENT);
 	CHECK(!has_answer(&kernel, second) && !has_answer(&kernel, read));
+	check_loop(); /* one slot is taken, two are held */
 	EQUAL(pc_reply_written(kernel.loop, writing.token, 1), 0);
 	EQUAL(answer_to(&kernel, first).error, 0);
 	CHECK(pc_loop_done(kernel.loop, writing.token));
@@ -560,6 +561,7 @@ static void check_the_end_answers_all_waiters(void)
 	u64 held = send_read(&kernel, FILE_NODE, fh, 0, 1);
 	while (counts().asked < 4)
 		sched_yield();
+	check_loop();
 	pc_loop_stop(kernel.loop, true);
 	EQUAL(answer_to(&kernel, taken).error, EIO);
 	EQUAL(answer_to(&kernel, queued).error, EIO);
