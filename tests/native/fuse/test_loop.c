@@ -372,7 +372,7 @@ static void check_deadlines(void)
 static void check_patience(void)
 {
 	struct pc_loop_options options = plain;
-	options.patience_ns = 10000000;
+	options.patience_ns = 500000000; /* long enough that the handler gets the request first */
 	options.silence_ns = 3600000000000ll;
 	options.attr_ns = 0;
 	begin(options);
