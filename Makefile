@@ -44,13 +44,14 @@ $(VENV)/.built: $(VENV)/.created $(BUILD)
 	@CC="$(CC)" $(PIP) --no-build-isolation -e .
 	@touch $@
 
-# A second copy with the checks, sync points and removable fixes of debug builds, beside the installed one; its objects too.
+# A second copy with the checks and sync points of debug builds, beside the installed one; its objects too.
 # A process imports it where PAGECACHE_EXTENSION names the folder.
-DEBUG := build/debug/pagecache/_native
+DEBUG   := build/debug/pagecache/_native
+DEBUG_O := build/debug/objects
 $(DEBUG)/.built: $(VENV)/.built $(BUILD)
 	@echo "building the extension for debugging"
 	@mkdir -p $(DEBUG)
-	@CC="$(CC)" PAGECACHE_DEBUG=1 $(PY) setup.py -q build_ext --build-lib build/debug --build-temp build/debug/objects \
+	@CC="$(CC)" PAGECACHE_DEBUG=1 $(PY) setup.py -q build_ext --build-lib build/debug --build-temp $(DEBUG_O) \
 	  > build/debug/log 2>&1 || { cat build/debug/log >&2; exit 1; }
 	@touch $@
 
@@ -73,7 +74,7 @@ $(VENV)/.bench: $(VENV)/.created pyproject.toml
 
 .PHONY: demo demo-fsspec demo-s3 demo-fuse build debug-extension
 build: $(VENV)/.built                                                 ## set up .venv and build the extension
-debug-extension: $(DEBUG)/.built                                      ## a second copy with debug checks and removable fixes
+debug-extension: $(DEBUG)/.built                                      ## a second copy with debug checks and sync points
 demo: $(VENV)/.built                                                  ## a tour in a minute
 	@$(RUN)/pagecache demo
 demo-fsspec: $(VENV)/.built $(VENV)/.dev                              ## pandas changes a part of a parquet file in its place
@@ -97,7 +98,7 @@ JOBS     = $(if $(findstring -j,$(MAKEFLAGS)),,-j$(shell nproc) -O)
 .PHONY: test test-all check lint pytest soak mutations
 test: $(VENV)/.built $(VENV)/.dev $(DEBUG)/.built build/c-schedules/schedules ## lint, types, C tests, Python tests of the contract
 	@rm -f $(TESTED)
-	@$(MAKE) --no-print-directory $(JOBS) lint ctest
+	@$(MAKE) --no-print-directory $(JOBS) lint ctest planted
 	$(PYTEST) --part first
 	@touch $(TESTED)
 test-all: $(TESTED)                                                   ## test, and all other Python tests
@@ -106,10 +107,10 @@ $(TESTED): $(SOURCES)
 	@$(MAKE) --no-print-directory test
 check: test-all ctest-asan ctest-tsan run-schedules-table $(VENV)/.built $(VENV)/.dev ## test-all, sanitizers, slow tests
 	$(PY) -m pytest -q -m slow --hypothesis-profile=random
-soak: run-schedules-long $(VENV)/.built $(VENV)/.dev $(DEBUG)/.built ## the long ones; SEED=n repeats a run
+soak: run-schedules-long $(VENV)/.built $(VENV)/.dev $(DEBUG)/.built planted ## the long ones; SEED=n repeats a run
 	$(PY) -m pytest -q -rP --show-capture=stdout -m soak --hypothesis-profile=random --timeout=0 $(if $(SEED),--hypothesis-seed=$(SEED))
 
-mutations: $(VENV)/.built $(VENV)/.dev $(DEBUG)/.built build/c-schedules/schedules ## how fast planted bugs are found; half an hour or more
+mutations: $(VENV)/.built $(VENV)/.dev $(DEBUG)/.built build/c-schedules/schedules planted ## how fast planted bugs are found; half an hour or more
 	$(PY) -m tests.planted.mutations
 
 lint: $(VENV)/.built $(VENV)/.dev                                     ## ruff, mypy, plain English
@@ -118,7 +119,7 @@ lint: $(VENV)/.built $(VENV)/.dev                                     ## ruff, m
 	$(RUN)/mypy
 	$(PY) -m tests.prose
 
-pytest: $(VENV)/.built $(VENV)/.dev $(DEBUG)/.built build/c-schedules/schedules ## Python tests alone, both parts
+pytest: $(VENV)/.built $(VENV)/.dev $(DEBUG)/.built build/c-schedules/schedules planted ## Python tests alone, both parts
 	$(PYTEST) -m "not slow and not soak"
 
 # C tests: each program of tests/native with the folders of the core that are free of Python.
@@ -173,7 +174,7 @@ endef
 $(foreach v,$(VARIANTS),$(eval $(call fuse,$(v))))
 
 .PHONY: ctest ctest-asan ctest-tsan
-ctest: run-c-plain run-fuse-plain run-schedules                                      ## C tests
+ctest: run-c-plain run-planted run-fuse-plain run-schedules                                      ## C tests
 ctest-asan: run-c-asan run-fuse-asan run-schedules-asan                             ## C tests under ASan and UBSan
 ctest-tsan: run-c-tsan run-fuse-tsan                                                ## C tests under TSan
 
@@ -204,8 +205,67 @@ run-schedules-long: build/c-schedules/schedules
 	@echo $<; $< --seconds $${PAGECACHE_SOAK_SECONDS:-600} $(if $(SEED),--seed $(SEED))
 run-schedules-asan: build/c-schedules-asan/schedules
 	@echo $<; $(RUN_asan) $< --seconds 20 $(if $(SEED),--seed $(SEED))
-run-schedules-table: build/c-schedules/schedules
+run-schedules-table: build/planted/schedules/schedules
 	@echo $< --table; $< --table $(if $(SEED),--seed $(SEED))
+
+# Planted bugs (docs/testing.md): a copy of the sources that tests/planted/*.patch touch has all bugs, each off until a test takes
+# its fix out. Other objects are those of the builds without bugs.
+PLANTED   := build/planted
+PATCHES   := $(wildcard tests/planted/*.patch)
+PLANTED_C := $(sort $(shell sed -n 's|^+++ b/$(NATIVE)/||p' /dev/null $(PATCHES)))
+PLANTED_H := tests/planted/planted.h
+WITH_BUGS := -DPC_PLANTED=1 -include $(PLANTED_H)
+
+$(PLANTED)/source/.made: tests/planted/sources.py $(PATCHES) $(PLANTED_C:%=$(NATIVE)/%)
+	@mkdir -p $(@D)
+	@$(PYTHON) $< $(@D)
+	@touch $@
+$(PLANTED_C:%=$(PLANTED)/source/%): $(PLANTED)/source/.made ;
+
+# $(call with_bugs,folder of objects with bugs,folder of the others,sources)
+with_bugs = $(1)/planted.o $(foreach c,$(3),$(if $(filter $(c),$(PLANTED_C)),$(1),$(2))/$(c:.c=.o))
+
+# $(call planted,name,flags): objects with bugs, in a folder named so
+define planted
+$(PLANTED)/$(1)/%.o: $(PLANTED)/source/%.c $(CORE_H) $(PLANTED_H) Makefile
+	@mkdir -p $$(@D)
+	@$(CC) $(CFLAGS_C) $(2) $(WITH_BUGS) -c $$< -o $$@
+$(PLANTED)/$(1)/planted.o: tests/planted/planted.c $(PLANTED_H) Makefile
+	@mkdir -p $$(@D)
+	@$(CC) $(CFLAGS_C) $(2) -c $$< -o $$@
+endef
+PYTHON_H = $$$$($(PY) -c 'import sysconfig; print("-I" + sysconfig.get_path("include"))')
+$(eval $(call planted,plain,$(FLAGS_plain)))
+$(eval $(call planted,schedules,$(FLAGS_schedules)))
+$(eval $(call planted,debug,-O1 -fPIC -fvisibility=hidden $(PYTHON_H)))
+
+# C tests that show that a check fails without a fix.
+PLANTED_T := $(shell grep -l check_fails_without /dev/null $(TESTS_C))
+PLANTED_P := $(PLANTED_T:tests/native/%.c=$(PLANTED)/plain/%)
+$(PLANTED)/plain/test_%: tests/native/test_%.c $(wildcard tests/native/*.h) $(call with_bugs,$(PLANTED)/plain,build/c-plain,$(CORE_C:$(NATIVE)/%=%))
+	@$(CC) $(CFLAGS_C) $(FLAGS_plain) $(WITH_BUGS) $(filter %.c %.o,$^) -o $@
+
+$(PLANTED)/schedules/test_schedules.o: tests/native/schedules/test_schedules.c $(PLANTED_H) build/c-schedules/test_schedules.o
+	@mkdir -p $(@D)
+	@$(CC) $(CFLAGS_C) $(FLAGS_schedules) $(WITH_BUGS) -c $< -o $@
+$(PLANTED)/schedules/schedules: $(PLANTED)/schedules/test_schedules.o $(call with_bugs,$(PLANTED)/schedules,build/c-schedules,$(filter-out test_schedules.c,$(SCHEDULES_O:.o=.c)))
+	@$(CC) $(CFLAGS_C) $(FLAGS_schedules) $^ -o $@
+
+# The debug extension with bugs; the loop of FUSE servers is that of the debug extension.
+PLANTED_X := $(PLANTED)/pagecache/_native
+EXTENSION := $(patsubst $(NATIVE)/%,%,$(CORE_C) $(wildcard $(NATIVE)/types/*.c))
+PLANTED_O := $(filter $(PLANTED)/%,$(call with_bugs,$(PLANTED)/debug,$(DEBUG_O),$(EXTENSION)))
+$(PLANTED_X)/.built: $(DEBUG)/.built $(PLANTED_O)
+	@mkdir -p $(@D)
+	@cp -p $(DEBUG)/_fuse.* $(@D) 2>/dev/null || true
+	@$(CC) -shared -pthread $(call with_bugs,$(PLANTED)/debug,$(DEBUG_O)/$(NATIVE),$(EXTENSION)) $(DEBUG_O)/build/debug/objects/pagecache._native._core.o \
+	  -o $(@D)/$(notdir $(wildcard $(DEBUG)/_core.*so))
+	@touch $@
+
+.PHONY: planted run-planted
+planted: $(PLANTED_X)/.built $(PLANTED)/schedules/schedules          ## debug builds with planted bugs
+run-planted: $(PLANTED_P)
+	@for program in $^; do echo "$$program"; $$program || exit 1; done
 
 # The C programs of `python -m tests.bench`, with the flags of the wheel.
 NATIVE_C := -std=c11 -D_GNU_SOURCE -O2 -pthread -I$(NATIVE)

@@ -499,12 +499,11 @@ uint64_t pc_record_call(void);
 uint64_t pc_record_enter(uint64_t call);
 void pc_record_span(struct pc_cache *c, const struct pc_record *r);
 
-/* ---- tests: sync points and removable fixes of debug builds */
+/* ---- tests: sync points of debug builds */
 void pc_sync_arm(const char *point, uint32_t skip);
 bool pc_sync_arrived(const char *point);
 void pc_sync_release(const char *point);
 void pc_sync_noise(uint64_t seed, uint32_t one_in, uint32_t most_us);
-void pc_fix_remove(const char *fix);
 
 /* ---- threads that a scheduler in Python simulates within one thread of the system (simulated.c): its counts */
 struct pc_simulation {

@@ -54,9 +54,10 @@ static MAYBE void check_sound(const char *file, int line, struct pc_cache *c)
 	}
 }
 
-/* Check in a child process that the check fails, or hangs, without this fix. */
+/* Check in a child process that the check fails, or hangs, without this fix. In builds with planted bugs only. */
 static MAYBE void check_fails_without(const char *fix, void (*check)(void))
 {
+#ifdef PC_PLANTED
 	pid_t child = fork();
 	if (child == 0) {
 		signal(SIGALRM, SIG_DFL);
@@ -70,6 +71,9 @@ static MAYBE void check_fails_without(const char *fix, void (*check)(void))
 	CHECK(waitpid(child, &status, 0) == child);
 	if (WIFEXITED(status) && WEXITSTATUS(status) == 0)
 		check_failed(__FILE__, __LINE__, fix, 0, 0);
+#else
+	(void)fix, (void)check;
+#endif
 }
 
 /* ---------------------------------------------------------------- random numbers, seeded */

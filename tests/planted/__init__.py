@@ -1,7 +1,9 @@
 """Bugs planted on purpose, one at a time, for testers of storage to find.
 
     table.py      BUGS and LEGAL: all entries, each with its effect
-    core.py       fixes of the C core that a debug build can switch off
+    core.py       fixes of the C core that the planted extension can take out
+    *.patch       for each of these fixes, the change of the sources by which `PC_FIX` can take it out
+    sources.py    makes the copy of the sources with all patches; planted.h, planted.c: the switch
     engine.py     mistakes of the Python layers, as patches
     backends.py   stores that break the protocol
     caches.py     small write-back caches as people write them

@@ -1,7 +1,7 @@
 """`python -m tests.planted` prints the table; with the name of a bug, a module and its arguments it runs the module so.
 
 python -m tests.planted
-PAGECACHE_EXTENSION=build/debug/pagecache/_native python -m tests.planted flight_is_waited_for pagecache demo
+PAGECACHE_EXTENSION=build/planted/pagecache/_native python -m tests.planted flight_is_waited_for pagecache demo
 """
 
 from __future__ import annotations

@@ -1,4 +1,4 @@
-"""Fixes of the C core that a debug build can switch off (PC_FIX). The name states the behaviour with the fix."""
+"""Fixes of the C core that the planted extension can take out (NAME.patch). The name is the behaviour with the fix."""
 
 from __future__ import annotations
 

@@ -4,8 +4,8 @@ A scenario asserts the right behaviour. Without the bug it passes, and `PageCach
 it fails, hangs, or the process dies. A child is given a few seconds; nothing of it is left afterwards.
 
 `python -m tests.planted.directed [NAME ...]` runs all, or some, and prints one JSON object: name -> [without, with],
-each "ok", "failed: ...", "hung" or "died of signal n". Bugs of the core need the debug extension
-(planted.debug_environment).
+each "ok", "failed: ...", "hung" or "died of signal n". Bugs of the core need the planted extension
+(planted.planted_environment).
 """
 
 from __future__ import annotations
@@ -21,10 +21,9 @@ import traceback
 from collections.abc import Callable
 from typing import Any
 
-from pagecache.native import is_debug
-
 from ..file.rig import Rig, make_rig
 from . import shown_commits, shown_core, shown_engine, shown_locks  # noqa: F401 (they register their scenarios)
+from .planted import is_planted
 from .scenario import SCENARIOS, Make
 from .table import BUGS
 
@@ -107,8 +106,8 @@ def outcomes(names: list[str], *, planted: bool) -> dict[str, str]:
 
 def main(names: list[str]) -> None:
     wanted = names or list(SCENARIOS)
-    if not is_debug() and any(bug.kind == "core" and bug.name in wanted for bug in BUGS):
-        sys.exit("the debug extension is not imported: make debug-extension, set PAGECACHE_EXTENSION")
+    if not is_planted() and any(bug.kind == "core" and bug.name in wanted for bug in BUGS):
+        sys.exit("the planted extension is not imported: make planted, set PAGECACHE_EXTENSION")
     without, planted = outcomes(wanted, planted=False), outcomes(wanted, planted=True)
     print(json.dumps({name: [without[name], planted[name]] for name in wanted}, indent=1))
 

@@ -1,9 +1,9 @@
 """One hunt: `pagecache.stress` with settings of `settings.py`, until it finds something or time is over.
 
-`python -m tests.planted.hunt BUG SETTINGS SEED SECONDS`, in a separate process with the debug extension, prints a JSON
-object: the kind of finding ("" for none), seconds, operations, the story. BUG `-`: nothing is planted. Before that it
-prints a line of seconds and operations twice a second, which shows a waiting caller whether, and since when, it stands
-still.
+`python -m tests.planted.hunt BUG SETTINGS SEED SECONDS`, in a separate process with the planted extension, prints a
+JSON object: the kind of finding ("" for none), seconds, operations, the story. BUG `-`: nothing is planted. Before that
+it prints a line of seconds and operations twice a second. These lines show the process that waits whether, and since
+when, this one stands still.
 """
 
 from __future__ import annotations

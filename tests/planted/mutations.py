@@ -6,8 +6,8 @@ core find the bugs in `SCHEDULED`.
     options: --seeds 5 --seconds 60 --page
 
 Each hunt is one process (`hunt.py`), and hunts run one after another. A process that dies of an assertion of the core,
-or that never ends, has found its bug. Schedules are a separate program, which `make run-schedules` builds. Results are
-kept in build/mutations.json, and build/mutations.md is made from them. Neither is in git; no test reads them.
+or that never ends, has found its bug. Schedules are a separate program. `make planted` builds what both need. Results
+are kept in build/mutations.json, and build/mutations.md is made from them. Neither is in git; no test reads them.
 """
 
 from __future__ import annotations
@@ -26,7 +26,7 @@ from collections.abc import Callable, Iterable
 from pathlib import Path
 from typing import Any
 
-from .planted import Planted, debug_environment
+from .planted import Planted, planted_environment
 from .settings import SCHEDULED, SETTINGS, STORES, WAITS, WORLDS, settings_of
 from .table import BUGS
 
@@ -35,7 +35,7 @@ __all__ = ["CLEAN", "MEASURED", "PAGE", "SCHEDULES", "hunted", "measured", "page
 ROOT = Path(__file__).parents[2]
 PAGE = ROOT / "build" / "mutations.md"
 MEASURED = ROOT / "build" / "mutations.json"
-SCHEDULES = ROOT / "build" / "c-schedules" / "schedules"
+SCHEDULES = ROOT / "build" / "planted" / "schedules" / "schedules"
 
 CLEAN = "-"  # the bug of a hunt in which nothing is planted
 START = 120.0  # seconds that a process may take to start
@@ -46,7 +46,7 @@ def hunted(bug: str, settings: str, seed: int, seconds: float) -> dict[str, Any]
     """The outcome of one process."""
     command = [sys.executable, "-m", "tests.planted.hunt", bug, settings, str(seed), str(seconds)]
     with tempfile.TemporaryFile("w+") as errors:
-        process = subprocess.Popen(command, cwd=ROOT, env=debug_environment(), stdout=subprocess.PIPE, stderr=errors)
+        process = subprocess.Popen(command, cwd=ROOT, env=planted_environment(), stdout=subprocess.PIPE, stderr=errors)
         assert process.stdout is not None
         with process.stdout as out:
             last, stands = _followed(out.fileno())

@@ -2,7 +2,7 @@
 
 for bug in BUGS:
     factory = bug.target() if bug.target else ...    # a backend factory; called again after a crash
-    with bug.on():                                   # kind "core": in a process with planted.debug_environment()
+    with bug.on():                                   # kind "core": in a process with planted.planted_environment()
         ...                                          # run the tester; it has to complain
 """
 
@@ -13,8 +13,8 @@ from .caches import CACHES
 from .core import CORE
 from .engine import ENGINE
 from .legal import LEGAL
-from .planted import Factory, Legal, Planted, debug_environment
+from .planted import Factory, Legal, Planted, planted_environment
 
-__all__ = ["BUGS", "LEGAL", "Factory", "Legal", "Planted", "debug_environment"]
+__all__ = ["BUGS", "LEGAL", "Factory", "Legal", "Planted", "planted_environment"]
 
 BUGS: list[Planted] = [*CORE, *ENGINE, *BACKENDS, *CACHES]

@@ -12,7 +12,7 @@ import pytest
 
 from . import mutations
 from .mutations import CLEAN, SCHEDULES, hunted, page, scheduled
-from .planted import DEBUG_EXTENSION
+from .planted import PLANTED_EXTENSION
 from .settings import LOOKED, SCHEDULED, SETTINGS, WAITS, WORLDS, settings_of
 from .table import BUGS
 
@@ -35,11 +35,9 @@ QUICK = [
 
 
 @pytest.fixture(autouse=True)
-def _debug() -> None:
-    if not any(DEBUG_EXTENSION.glob("_core.*so")):
-        pytest.fail("there is no debug extension: make debug-extension")
-    if not SCHEDULES.exists():
-        pytest.fail("there are no schedules: make run-schedules")
+def _planted() -> None:
+    if not any(PLANTED_EXTENSION.glob("_core.*so")) or not SCHEDULES.exists():
+        pytest.fail("there are no builds with planted bugs: make planted")
 
 
 def outcome(bug: str, settings: str, seed: int) -> str:

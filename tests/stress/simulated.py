@@ -1,4 +1,4 @@
-"""A run of the deterministic scheduler in a separate process, which imports the debug extension."""
+"""A run of the deterministic scheduler in a separate process, which imports the debug or the planted extension."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ from typing import Any
 
 from pagecache.stress import Plan, run
 
-from ..planted.planted import debug_environment
+from ..planted.planted import debug_environment, planted_environment
 from ..planted.table import BUGS
 
 __all__ = ["reports"]
@@ -22,7 +22,7 @@ def reports(
     """Run plans one after the other, with a bug switched on, within `timeout` seconds. Return their reports."""
     done = subprocess.run(
         [sys.executable, "-m", "tests.stress.simulated", bug, target, json.dumps(plans)],
-        env=debug_environment() | environment,
+        env=(planted_environment() if bug else debug_environment()) | environment,
         capture_output=True,
         text=True,
         timeout=timeout,

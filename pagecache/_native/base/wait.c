@@ -117,7 +117,7 @@ void pc_event_wake(struct pc_event *e)
 	PC_POINT("event_advanced");
 	if (atomic_load(&e->waiters))
 		pc_futex_wake(&e->seq, INT_MAX);
-	if (atomic_load(&e->watched) && PC_FIX("tasks_are_woken"))
+	if (atomic_load(&e->watched))
 		pc_watch_notify(e);
 }
 
@@ -277,25 +277,7 @@ void pc_sync_release(const char *point)
 	}
 	pthread_mutex_unlock(&sync_mutex);
 }
-
-static const char *_Atomic fix_removed; /* stays valid: the caller's, for as long as it is removed */
-
-bool pc_fix_present(const char *fix)
-{
-	const char *removed = atomic_load_explicit(&fix_removed, memory_order_relaxed);
-	return !removed || strcmp(removed, fix) != 0;
-}
-
-/* One at a time, for a process that is expected to fail; NULL: all are in again. */
-void pc_fix_remove(const char *fix)
-{
-	atomic_store(&fix_removed, fix);
-}
 #else
-void pc_fix_remove(const char *fix)
-{
-	(void)fix;
-}
 void pc_sync_noise(uint64_t seed, uint32_t one_in, uint32_t most_us)
 {
 	(void)seed, (void)one_in, (void)most_us;

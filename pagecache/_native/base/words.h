@@ -47,9 +47,6 @@ void pc_sync_reached(const char *point);
 void pc_point_reached(const char *point);
 #define PC_SYNC(point) pc_sync_reached(point)
 #endif
-/* Whether a fix is in: a test may take it out (pc_fix_remove) to see that the test of it fails. */
-bool pc_fix_present(const char *fix);
-#define PC_FIX(fix) pc_fix_present(fix)
 void pc_debug_lock(int level);
 void pc_debug_trylock(int level);
 void pc_debug_unlock(int level);
@@ -57,7 +54,6 @@ void pc_debug_unlocked(const char *where);
 #else
 #define PC_DEBUG_ASSERT(c)       ((void)0)
 #define PC_SYNC(point)           ((void)0)
-#define PC_FIX(fix)              true
 #define pc_debug_lock(level)     ((void)0)
 #define pc_debug_trylock(level)  ((void)0)
 #define pc_debug_unlock(level)   ((void)0)

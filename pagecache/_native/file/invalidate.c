@@ -15,15 +15,15 @@
  * The volume is aborted: nothing is acknowledged, and a commit that still runs will count as failed. */
 void pc_uncommit(struct pc_inode *i)
 {
-	bool more = PC_FIX("what_was_forgotten_is_sent_again");
-	while (more) {
+	bool more;
+	do {
 		pc_inode_leaf_lock(i);
 		u32 id = pc_index_next_marked(i, 0, pc_last_index(i->cache), PC_MARK_UNSTABLE, NULL);
 		more = id != 0;
 		if (more)
 			pc_folio_uncommitted(i, pc_folio_at(i->cache, id), false);
 		pc_inode_leaf_unlock(i);
-	}
+	} while (more);
 }
 
 /* The caller is about to request the size of the other version: bytes that a direct write stores beyond that belong to
@@ -45,10 +45,9 @@ void pc_base_asked(struct pc_inode *i)
 void pc_rebase(struct pc_inode *i, uint64_t remote, bool forgotten)
 {
 	struct pc_cache *c = i->cache;
-	u64 index = 0, end, began, size;
+	u64 index = 0, end, size;
 	pc_uncommit(i);
 	pc_inode_leaf_lock(i);
-	began = atomic_load(&i->size);
 	pc_invalidated(i, 0, UINT64_MAX);
 	bool locked;
 	for (struct pc_folio *f; (f = pc_next_claimed(i, &index, pc_last_index(c), &locked));) {
@@ -67,7 +66,7 @@ void pc_rebase(struct pc_inode *i, uint64_t remote, bool forgotten)
 		}
 	}
 	/* All of L is in D by now, also bytes that writers put after the folios already visited. */
-	size = PC_FIX("rebase_sees_what_grew") ? atomic_load(&i->size) : began;
+	size = atomic_load(&i->size);
 	if (!forgotten)
 		remote = pc_max(remote, i->direct_end);
 	index = 0;
@@ -166,13 +165,9 @@ int pc_invalidate_folios(struct pc_inode *i, u64 pos, u64 end)
 		index = pc_folio_index(f) + (1ull << pc_folio_order(f));
 		if (!pc_folio_trylock(f)) {
 			/* A fill reads again by inval_seq; a writer's section soon ends with dirty bytes. */
-			if (PC_FIX("fill_sees_invalidations"))
-				atomic_fetch_or(&f->state, PC_F_STALE);
+			atomic_fetch_or(&f->state, PC_F_STALE);
 			continue;
 		}
-		if (!PC_FIX("invalidation_keeps_local_bytes") &&
-		    !(pc_folio_state(f) & (PC_F_WRITEBACK | PC_F_WRITE_PINNED)))
-			pc_folio_forget_local(i, f, 0, 1u << pc_folio_order(f));
 		if (pc_folio_state(f) & PC_F_LOCAL) {
 			err = -EBUSY;
 			pc_folio_refresh(i, f);
@@ -196,7 +191,5 @@ int pc_invalidate_range(struct pc_inode *i, uint64_t pos, uint64_t end)
 /* [E11] The stored object changed: nothing outside L of [pos, end) may satisfy a read after this. Never blocks [K8]. */
 void pc_invalidate_remote(struct pc_inode *i, uint64_t pos, uint64_t end)
 {
-	if (!PC_FIX("direct_write_invalidates") && pc_direct_count(i))
-		return;
 	pc_invalidate_range(i, pos, end);
 }

@@ -93,8 +93,7 @@ static enum copy_result copy_folio(struct pc_inode *i, struct pc_folio *f, u64 p
 	copy_racy(to, memory, part);
 	PC_POINT("read_copied");
 	atomic_thread_fence(memory_order_acquire);
-	if (PC_UNLIKELY(atomic_load_explicit(&f->seq, memory_order_relaxed) != seq) &&
-	    PC_FIX("who_copied_looks_again")) {
+	if (PC_UNLIKELY(atomic_load_explicit(&f->seq, memory_order_relaxed) != seq)) {
 		memset(to, 0, part);
 		return COPY_CHANGED;
 	}

@@ -120,8 +120,7 @@ static void zero_part(struct pc_inode *i, struct pc_folio *f, u32 from, u32 to, 
 	PC_POINT("cut_before_zeros");
 	if (pc_folio_state(f) & PC_F_HELD)
 		pc_mirror_leave(i, f);
-	if (PC_FIX("what_is_cut_is_zeroed"))
-		memset(pc_folio_memory(c, f) + from, 0, to - from);
+	memset(pc_folio_memory(c, f) + from, 0, to - from);
 	pc_inode_leaf_lock(i);
 	if (pc_recording(c))
 		pc_record_moved(i, PC_R_GONE, pc_folio_pos(c, f) + from, to - from);
@@ -157,9 +156,7 @@ void pc_truncate(struct pc_inode *i, uint64_t size, bool uncommitted)
 		u64 start = pc_folio_pos(c, f);
 		if (uncommitted)
 			cover(i, f);
-		if (!PC_FIX("what_is_cut_leaves_the_cache") && start >= size && !(pc_folio_state(f) & PC_F_LOCAL)) {
-			pc_folio_unlock(c, f);
-		} else if (start >= size) {
+		if (start >= size) {
 			pc_folio_unpin_blocks(i, f);
 			pc_folio_forget_local(i, f, 0, 1u << pc_folio_order(f));
 			pc_folio_remove(i, f);
@@ -280,11 +277,10 @@ size_t pc_discard(struct pc_inode *i, uint64_t pos, uint64_t end, uint64_t *rang
 	struct pc_ranges out = {.out = ranges, .n = n};
 	u64 staged = pos & ~(u64)(c->page_size - 1), staged_end = last >> c->page_shift << c->page_shift;
 	pc_inode_leaf_lock(i);
-	u64 size = atomic_load(&i->size), remote = atomic_load(&i->remote_size);
+	u64 size, remote = atomic_load(&i->remote_size);
 	bool locked;
 	for (struct pc_folio *f; (f = pc_next_claimed(i, &index, last >> c->page_shift, &locked));) {
-		if (PC_FIX("discard_sees_what_grew")) /* leaf lock was released: the file may have grown */
-			size = atomic_load(&i->size);
+		size = atomic_load(&i->size); /* the leaf lock was released: the file may have grown */
 		u64 start = pc_folio_pos(c, f);
 		u32 blocks = 1u << pc_folio_order(f);
 		if (locked && pc_views_hit(i, f, pos, end) == PC_VIEWS_WHOLE)
@@ -312,8 +308,7 @@ size_t pc_discard(struct pc_inode *i, uint64_t pos, uint64_t end, uint64_t *rang
 			pc_folio_remove(i, f);
 		}
 	}
-	if (PC_FIX("discard_sees_what_grew"))
-		size = atomic_load(&i->size); /* read again: the size may have grown since the last folio */
+	size = atomic_load(&i->size); /* read again: the size may have grown since the last folio */
 	pc_ranges_staged(i, &out, &staged, pc_min(staged_end, size));
 	pc_ranges_flush(&out);
 	struct pc_range kept;

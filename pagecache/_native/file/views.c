@@ -126,7 +126,7 @@ void pc_views_unreserve(struct pc_inode *i)
 /* The end of the file moves into a locked folio: cut off views that extend beyond it. No leaf lock held. */
 void pc_views_end_at(struct pc_inode *i, struct pc_folio *f, u64 size)
 {
-	if (!crosses(i, f, size) || !PC_FIX("views_end_with_the_file"))
+	if (!crosses(i, f, size))
 		return;
 	PC_ASSERT(i->spare.full && i->spare.order == pc_folio_order(f));
 	i->spare.full = false;

@@ -87,10 +87,8 @@ static bool make_writable(struct pc_inode *i, struct pc_folio *f, bool created, 
 	if (pc_folio_state(f) & PC_F_UPTODATE || (from == 0 && to == size) || pc_valid_covers(c, f, from, to))
 		return true;
 	if (created && pc_folio_pos(c, f) >= atomic_load(&i->remote_size)) {
-		if (PC_FIX("rest_of_a_new_page_is_zeroed")) {
-			memset(pc_folio_memory(c, f), 0, from);
-			memset(pc_folio_memory(c, f) + to, 0, size - to);
-		}
+		memset(pc_folio_memory(c, f), 0, from);
+		memset(pc_folio_memory(c, f) + to, 0, size - to);
 		return true;
 	}
 	return pc_valid_can_add(c, f, from, to);
@@ -142,7 +140,7 @@ static int publish(struct pc_inode *i, struct pc_folio *f, bool created, u32 fro
 	if (!err) {
 		pc_folio_reached(f, pc_folio_state(f));
 		pc_folio_dirty(i, f, from, to);
-		if (start + to > atomic_load_explicit(&i->size, memory_order_relaxed) && PC_FIX("size_before_unlock"))
+		if (start + to > atomic_load_explicit(&i->size, memory_order_relaxed))
 			pc_set_size(i, start + to);
 		pc_folio_ext_drop(i, f);
 	}
@@ -231,16 +229,6 @@ static void leave(struct pc_inode *i, struct pc_folio *f, bool unused)
 	}
 }
 
-/* The mistake that the order in publish() avoids: a write-back in between cuts the tail off and marks it clean. */
-static void publish_late(struct pc_inode *i, u64 end)
-{
-	PC_SYNC("size_late");
-	pc_inode_leaf_lock(i);
-	if (end > atomic_load_explicit(&i->size, memory_order_relaxed))
-		pc_set_size(i, end);
-	pc_inode_leaf_unlock(i);
-}
-
 /* Write one folio's part. Return: bytes taken, 0: see need. */
 static u64 write_folio(struct pc_inode *i, u64 pos, const u8 *from, u64 len, struct pc_need *need)
 {
@@ -260,14 +248,10 @@ static u64 write_folio(struct pc_inode *i, u64 pos, const u8 *from, u64 len, str
 		move(pc_folio_memory(c, f) + a, from, b - a);
 	else
 		taken = ready(i, f, created, a, b, need) && take(i, f, created, a, b, from, need);
-	if (taken && PC_FIX("wrote_before_unlock") && pc_recording(c))
+	if (taken && pc_recording(c))
 		pc_record_wrote(i, pos, b - a);
 	leave(i, f, created && !taken);
 	PC_SYNC("write_left_folio");
-	if (taken && !PC_FIX("wrote_before_unlock") && pc_recording(c))
-		pc_record_wrote(i, pos, b - a);
-	if (taken && !PC_FIX("size_before_unlock"))
-		publish_late(i, start + b);
 	return taken ? b - a : 0;
 }
 
@@ -359,7 +343,5 @@ int64_t pc_write_whole(struct pc_inode *i, uint64_t pos, const void *from, uint6
 		}
 		leave(i, f, created && !taken);
 	}
-	if (done && !PC_FIX("size_before_unlock"))
-		publish_late(i, pos + done);
 	return (int64_t)done;
 }

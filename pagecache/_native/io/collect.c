@@ -23,8 +23,6 @@ int pc_write_answer(struct pc_request *r, int64_t n)
 	struct pc_inode *i = r->inode;
 	if (n < 0 || (u64)n > r->call_len)
 		return -EPROTO;
-	if (n > 0 && !PC_FIX("short_answer_is_short"))
-		n = (i64)r->call_len;
 	n = r->unit ? pc_unit_acked(r, n) : n;
 	if (n == 0)
 		return ++r->zeros >= PC_ZEROS ? -EIO : 0;
@@ -123,7 +121,7 @@ static void end_segs(struct pc_request *r, bool ok, int failure)
 {
 	struct pc_inode *i = r->inode;
 	struct pc_cache *c = i->cache;
-	if (ok && PC_FIX("acked_before_token") && pc_recording(c))
+	if (ok && pc_recording(c))
 		record_acked(r);
 	for (u32 s = 0, end; s < r->nr_segs; s = end) {
 		for (end = s + 1; end < r->nr_segs && r->segs[end].folio == r->segs[s].folio;)
@@ -152,7 +150,7 @@ void pc_write_done(struct pc_request *r, bool ok, bool parked)
 {
 	struct pc_inode *i = r->inode;
 	struct pc_cache *c = i->cache;
-	bool late = pc_stopped(i, r->generation) && PC_FIX("late_answer_only_ends_the_flight");
+	bool late = pc_stopped(i, r->generation);
 	u64 acked_end = r->seg ? r->segs[r->seg - 1].pos + r->segs[r->seg - 1].len : 0;
 	if (r->seg < r->nr_segs && r->seg_off)
 		acked_end = r->segs[r->seg].pos + r->seg_off;
@@ -180,8 +178,6 @@ void pc_write_done(struct pc_request *r, bool ok, bool parked)
 	pc_event_wake(&i->event);
 	pc_inode_leaf_unlock(i);
 	PC_SYNC("write_ended");
-	if (ok && !PC_FIX("acked_before_token") && pc_recording(c))
-		record_acked(r);
 	pc_request_delete(r);
 	pc_event_wake(&c->event);
 }

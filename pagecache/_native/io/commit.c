@@ -58,7 +58,7 @@ bool pc_sync_done(struct pc_inode *i, uint64_t stamp)
 		pc_inode_leaf_unlock(i);
 		if (left || running)
 			return false;
-		if (same || !PC_FIX("nothing_went_back_between_two_looks"))
+		if (same)
 			return true;
 	}
 }
@@ -113,7 +113,7 @@ static bool too_early(struct pc_inode *i)
 	pc_inode_leaf_lock(i);
 	u64 stamp = i->commit_stamp;
 	pc_inode_leaf_unlock(i);
-	return PC_FIX("commit_follows_its_bytes") && stamp && pc_flush_pending(i, stamp, 0, UINT64_MAX, NULL);
+	return stamp && pc_flush_pending(i, stamp, 0, UINT64_MAX, NULL);
 }
 
 /* Begin a commit under the token. Return: whether there is anything to commit or to settle. If not, if it is too early,
@@ -124,7 +124,7 @@ bool pc_commit_begin(struct pc_inode *i)
 	pc_inode_leaf_lock(i);
 	u64 generation = atomic_load(&i->volume->generation);
 	bool some = i->nr_unstable || i->stamp_m != PC_STAMP_NONE || pc_staged_bytes(i);
-	bool commits = some && !early && (i->commit_asked || !PC_FIX("settling_commits_nothing"));
+	bool commits = some && !early && i->commit_asked;
 	bool wanted = (commits || i->settle) && !pc_stopped(i, generation);
 	u64 stamp = i->commit_stamp;
 	i->commit_queued = i->commit_asked = 0;
@@ -197,12 +197,10 @@ void pc_commit_end(struct pc_inode *i, bool ok, int how)
 	pc_inode_leaf_lock(i);
 	u64 gone_pos = i->undone_moved.gone_pos, gone_end = i->undone_moved.gone_end;
 	pc_inode_leaf_unlock(i);
-	if (gone_pos < gone_end && (ok || how != PC_COMMIT_KEPT) && PC_FIX("what_is_gone_is_not_kept"))
+	if (gone_pos < gone_end && (ok || how != PC_COMMIT_KEPT))
 		pc_invalidate_range(i, gone_pos, gone_end);
 	pc_inode_leaf_lock(i);
 	if (ok) {
-		if (!PC_FIX("commit_covers_what_came_before_it"))
-			i->stamp_m = PC_STAMP_NONE;
 		i->committed_size = i->commit_size;
 		pc_staged_clear(i);
 	} else {
@@ -212,8 +210,7 @@ void pc_commit_end(struct pc_inode *i, bool ok, int how)
 		i->fail_seq += how == PC_COMMIT_PARKED;
 	}
 	pc_direct_committed(i, ok, how == PC_COMMIT_KEPT);
-	if (PC_FIX("commit_recorded_under_token"))
-		record_commit(i, ok, how);
+	record_commit(i, ok, how);
 	i->undone_moved = (struct pc_undone){.lowest = UINT64_MAX};
 	i->stamp_m_moved = PC_STAMP_NONE;
 	i->commit_running = i->commit_due = 0;
@@ -226,8 +223,6 @@ void pc_commit_end(struct pc_inode *i, bool ok, int how)
 		queue_for_commit(i);
 	pc_inode_leaf_unlock(i);
 	PC_SYNC("commit_ended");
-	if (!PC_FIX("commit_recorded_under_token"))
-		record_commit(i, ok, how);
 	pc_event_wake(&i->cache->event);
 }
 

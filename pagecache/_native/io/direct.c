@@ -136,8 +136,7 @@ void pc_direct_answer(struct pc_inode *i, uint64_t pos, uint64_t taken, uint64_t
 	PC_DEBUG_ASSERT(i->nr_direct);
 	if (taken > pos && taken > atomic_load(&i->remote_size))
 		pc_set_remote_size(i, taken);
-	if (PC_FIX("direct_write_invalidates_again") && PC_FIX("direct_write_invalidates"))
-		pc_invalidate_folios(i, pos, end);
+	pc_invalidate_folios(i, pos, end);
 	if (taken > pos && taken > atomic_load(&i->size))
 		pc_set_size(i, taken);
 	if (taken > pos)

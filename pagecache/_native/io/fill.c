@@ -296,8 +296,6 @@ int pc_fill_answer(struct pc_request *r, int64_t n)
 	pc_inode_leaf_lock(i);
 	pc_counted(i, &i->counters.read_bytes, r->quiet ? 0 : (u64)n);
 	bool moved = pc_inval_since(i, r->inval_seq, r->cursor, r->run_end);
-	if (!PC_FIX("fill_sees_invalidations"))
-		moved = false;
 	bool ended = got == 0 && from >= atomic_load(&i->remote_size);
 	if (moved) {
 		r->inval_seq = i->inval_seq;
@@ -367,12 +365,12 @@ void pc_fill_settle(struct pc_request *r)
 		if (empty) {
 			r->nr_owned--;
 			pc_folio_remove(i, f);
-		} else if (PC_FIX("failed_fill_unlocks")) {
+		} else {
 			unlock_owned(r, f);
 		}
 		pc_inode_leaf_unlock(i);
 	}
-	PC_DEBUG_ASSERT(r->nr_owned == 0 || !PC_FIX("failed_fill_unlocks"));
+	PC_DEBUG_ASSERT(r->nr_owned == 0);
 }
 
 void pc_fill_submit(struct pc_request *r, uint32_t cls)

@@ -28,7 +28,7 @@ struct build {
 static void build_finish(struct build *b)
 {
 	if (b->r) {
-		if (PC_FIX("handed_under_leaf_lock") && pc_recording(b->inode->cache))
+		if (pc_recording(b->inode->cache))
 			pc_record_handed(b->r);
 		pc_list_add_tail(&b->inode->pass.ready, &b->r->link);
 		b->r = NULL;

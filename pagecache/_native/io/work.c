@@ -84,7 +84,7 @@ static void queue_pass(struct pc_inode *i, u32 cls, bool anew)
 /* Queue the inode's pass, or move it up when it became urgent or its token has waiters. Context: inode leaf lock. */
 void pc_work_push_pass(struct pc_inode *i)
 {
-	bool waited_for = !pc_list_empty(&i->token_queue) && PC_FIX("a_pass_waited_for_moves_up");
+	bool waited_for = !pc_list_empty(&i->token_queue);
 	queue_pass(i, i->pass.integrity || waited_for ? PC_WORK_INTEGRITY : PC_WORK_BACKGROUND, true);
 }
 
@@ -92,7 +92,7 @@ void pc_work_push_pass(struct pc_inode *i)
  * more, however busy other passes are. Context: inode leaf lock. */
 void pc_work_raise_pass(struct pc_inode *i)
 {
-	if (i->pass.active && PC_FIX("a_pass_waited_for_moves_up"))
+	if (i->pass.active)
 		queue_pass(i, PC_WORK_INTEGRITY, false);
 }
 

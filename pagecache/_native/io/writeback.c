@@ -158,7 +158,7 @@ uint32_t pc_flush_pending(struct pc_inode *i, uint64_t stamp, uint64_t pos, uint
 				found |= st & PC_F_FAILED    ? PC_PENDING_FAILED
 					 : st & PC_F_BACKOFF ? PC_PENDING_BACKOFF
 							     : PC_PENDING_DIRTY;
-			if (st & PC_F_WRITEBACK && pc_stamp_get(&f->w) <= stamp && PC_FIX("flight_is_waited_for"))
+			if (st & PC_F_WRITEBACK && pc_stamp_get(&f->w) <= stamp)
 				found |= PC_PENDING_WRITEBACK;
 			bits |= found;
 			if (cursor && found & (PC_PENDING_DIRTY | PC_PENDING_WRITEBACK)) {
@@ -235,7 +235,7 @@ uint64_t pc_unsaved_bytes(struct pc_inode *i, uint64_t stamp, uint64_t *unsent)
 static void pass_end(struct pc_inode *i)
 {
 	struct pc_pass *p = &i->pass;
-	PC_DEBUG_ASSERT((p->inflight == 0 && pc_list_empty(&p->ready)) || !PC_FIX("token_stays_to_the_last_answer"));
+	PC_DEBUG_ASSERT(p->inflight == 0 && pc_list_empty(&p->ready));
 	p->active = p->integrity = p->background = p->wrapped = p->partial = 0;
 	p->cursor = 0;
 	p->nr_issued = 0;
@@ -343,7 +343,7 @@ int pc_write_next(struct pc_inode *i, struct pc_request **out)
 			pc_counted(i, &i->counters.write_requests, 1);
 			pc_trace_add(i->cache, PC_T_PASS, i->id, (*out)->start >> i->cache->page_shift, p->inflight);
 			pc_work_push_pass(i); /* another thread may take the next request */
-		} else if ((p->inflight == 0 || !PC_FIX("token_stays_to_the_last_answer")) && !busy) {
+		} else if (p->inflight == 0 && !busy) {
 			pass_end(i);
 		}
 	} else if (p->active && stopped && p->inflight == 0 && pc_list_empty(&p->ready)) {
@@ -351,8 +351,6 @@ int pc_write_next(struct pc_inode *i, struct pc_request **out)
 	}
 	pc_inode_leaf_unlock(i);
 	PC_SYNC("hand_over_done");
-	if (*out && !PC_FIX("handed_under_leaf_lock") && pc_recording(i->cache))
-		pc_record_handed(*out);
 	return *out ? 1 : busy ? -EAGAIN : 0;
 }
 

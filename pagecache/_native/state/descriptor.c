@@ -108,7 +108,7 @@ int pc_folio_trylock_at(struct pc_inode *i, struct pc_folio *f, u64 index)
 		return -ENOENT;
 	if (!pc_folio_trylock(f)) {
 		err = pc_folio_is(i, f, index) ? -EAGAIN : -ENOENT;
-	} else if (!pc_folio_is(i, f, index) && PC_FIX("who_locked_looks_again")) {
+	} else if (!pc_folio_is(i, f, index)) {
 		pc_folio_unlock(i->cache, f);
 		err = -ENOENT;
 	}

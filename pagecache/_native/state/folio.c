@@ -221,10 +221,7 @@ void pc_folio_dirty(struct pc_inode *i, struct pc_folio *f, u32 from, u32 to)
 	u32 before = pc_local_count(c, f, b0, b1);
 	u64 fresh = set_add(i, f, PC_D, b0, b1);
 	u64 stamp = atomic_load_explicit(&i->volume->epoch, memory_order_acquire);
-	if (PC_FIX("oldest_stamp_stays"))
-		stamp_lower(&f->d, stamp);
-	else
-		pc_stamp_set(&f->d, stamp);
+	stamp_lower(&f->d, stamp);
 	if (pc_recording(c))
 		pc_record_stamp(stamp);
 	if (fresh && i->limits.commit_on_close && i->limits.write_unit > 1)
@@ -261,8 +258,7 @@ void pc_folio_unpin_blocks(struct pc_inode *i, struct pc_folio *f)
 /* Whatever became of D: what a view may store to is in it, and its content from here on is a later write (contract 1.3). */
 static void stay_dirty(struct pc_inode *i, struct pc_folio *f)
 {
-	if (pc_folio_state(f) & PC_F_WRITE_PINNED && PC_FIX("what_a_view_stores_to_stays_dirty") &&
-	    set_copy(i, f, PC_P, PC_D, 0, blocks_of(f)))
+	if (pc_folio_state(f) & PC_F_WRITE_PINNED && set_copy(i, f, PC_P, PC_D, 0, blocks_of(f)))
 		stamp_lower(&f->d, atomic_load_explicit(&i->volume->epoch, memory_order_acquire));
 }
 
@@ -280,7 +276,7 @@ u32 pc_folio_begin_writeback(struct pc_inode *i, struct pc_folio *f)
 	u32 n = set_copy(i, f, PC_D, PC_W, 0, blocks);
 	set_del(i, f, PC_D, 0, blocks);
 	set_del(i, f, PC_X, 0, blocks);
-	stamp_lower(&f->w, PC_FIX("flight_keeps_its_stamp") ? pc_stamp_get(&f->d) : atomic_load(&i->volume->epoch));
+	stamp_lower(&f->w, pc_stamp_get(&f->d));
 	pc_stamp_set(&f->d, PC_STAMP_NONE);
 	stay_dirty(i, f);
 	if (blocks == 1 && pc_folio_state(f) & PC_F_WRITE_PINNED)
@@ -310,9 +306,9 @@ void pc_folio_end_writeback(struct pc_inode *i, struct pc_folio *f, u32 b0, u32 
 		set_copy(i, f, PC_W, PC_U, b0, b1);
 		stamp_lower(&f->u, w);
 	}
-	if (how == PC_WB_FAILED && PC_FIX("what_failed_is_dirty_again"))
+	if (how == PC_WB_FAILED)
 		set_copy(i, f, PC_W, PC_X, b0, b1);
-	if ((how == PC_WB_AGAIN || how == PC_WB_FAILED) && PC_FIX("what_failed_is_dirty_again")) {
+	if (how == PC_WB_AGAIN || how == PC_WB_FAILED) {
 		set_copy(i, f, PC_W, PC_D, b0, b1);
 		stamp_lower(&f->d, w);
 		atomic_fetch_or(&f->state, PC_F_BACKOFF);
@@ -323,8 +319,6 @@ void pc_folio_end_writeback(struct pc_inode *i, struct pc_folio *f, u32 b0, u32 
 		atomic_fetch_add_explicit(&i->volume->acked, bytes >> c->page_shift, memory_order_relaxed);
 	}
 	set_del(i, f, PC_W, b0, b1);
-	if (!PC_FIX("stamp_stays_to_the_last_answer"))
-		pc_stamp_set(&f->w, PC_STAMP_NONE);
 	if (!(pc_folio_state(f) & PC_F_WRITEBACK)) {
 		pc_stamp_set(&f->w, PC_STAMP_NONE);
 		if (atomic_fetch_and(&f->state, ~(u32)PC_F_COPIED) & PC_F_WRITER_WAITS)
@@ -344,7 +338,7 @@ static void unstable_end(struct pc_inode *i, struct pc_folio *f, bool committed,
 	u32 blocks = blocks_of(f), before = pc_local_count(c, f, 0, blocks);
 	if (pc_recording(c) && !committed)
 		pc_record_moved(i, PC_R_BACK, pc_folio_pos(c, f), pc_folio_bytes(c, f));
-	if (!committed && PC_FIX("failed_commit_makes_dirty")) {
+	if (!committed) {
 		set_copy(i, f, PC_U, PC_D, 0, blocks);
 		if (parked) {
 			set_copy(i, f, PC_U, PC_X, 0, blocks);

@@ -139,7 +139,7 @@ bool pc_free_to_change(struct pc_inode *i, struct pc_folio *f, u32 from, u32 to)
 {
 	struct pc_cache *c = i->cache;
 	PC_SYNC("write_before_conflict");
-	if (!in_flight(i, f, from, to) || !PC_FIX("flight_is_not_changed")) {
+	if (!in_flight(i, f, from, to)) {
 		if (PC_UNLIKELY(pc_folio_state(f) & PC_F_HELD))
 			pc_mirror_leave(i, f);
 		if (PC_UNLIKELY(pc_folio_state(f) & PC_F_WRITER_WAITS))

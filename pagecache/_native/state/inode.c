@@ -33,11 +33,9 @@ static struct pc_inode *inode_alloc(struct pc_cache *c)
 		return NULL;
 	pc_inode_leaf_lock(i);
 	u32 slot = i->slot;
-	size_t kept = PC_FIX("inode_keeps_its_cache") ? offsetof(struct pc_inode, lock_word) : sizeof(i->leaf);
+	size_t kept = offsetof(struct pc_inode, lock_word);
 	memset((char *)i + kept, 0, sizeof(*i) - kept);
 	PC_SYNC("inode_emptied");
-	if (!PC_FIX("inode_keeps_its_cache"))
-		i->cache = c;
 	i->slot = slot;
 	return i;
 }

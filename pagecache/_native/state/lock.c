@@ -98,7 +98,7 @@ void pc_inode_lock_release(struct pc_inode *i, int mode)
 	u32 old = mode == PC_EXCLUSIVE ? atomic_fetch_and(&i->lock_word, ~LOCK_X) : atomic_fetch_sub(&i->lock_word, 1);
 	PC_POINT("inode_unlocked");
 	PC_DEBUG_ASSERT(mode == PC_EXCLUSIVE ? old & LOCK_X : old & LOCK_SHARED);
-	if (PC_UNLIKELY(old & LOCK_QUEUED) && (mode == PC_EXCLUSIVE || PC_FIX("last_one_out_hands_the_lock_on"))) {
+	if (PC_UNLIKELY(old & LOCK_QUEUED)) {
 		pc_inode_leaf_lock(i);
 		grant(i);
 		pc_inode_leaf_unlock(i);
@@ -142,7 +142,7 @@ bool pc_token_cancel(struct pc_inode *i, struct pc_waiter *w)
 enum pc_token pc_token_pass_on(struct pc_inode *i)
 {
 	PC_DEBUG_ASSERT(i->token != PC_TOKEN_FREE);
-	PC_DEBUG_ASSERT(i->pass.inflight == 0 || !PC_FIX("token_stays_to_the_last_answer"));
+	PC_DEBUG_ASSERT(i->pass.inflight == 0);
 	i->token = PC_TOKEN_FREE;
 	if (pc_list_empty(&i->token_queue))
 		return PC_TOKEN_FREE;

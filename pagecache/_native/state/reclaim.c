@@ -240,8 +240,6 @@ static u32 evict(struct pc_cache *c, struct pc_folio *f)
 		return 0;
 	}
 	PC_DEBUG_ASSERT(i->id == id);
-	if (!PC_FIX("unstable_bytes_are_not_evicted") && !(pc_folio_state(f) & (PC_F_UNEVICTABLE & ~PC_F_UNSTABLE)))
-		pc_folio_forget_local(i, f, 0, 1u << pc_folio_order(f));
 	u32 freed = 0, st = pc_folio_state(f);
 	PC_POINT("evict_looked");
 	if (!(st & PC_F_UNEVICTABLE) &&
@@ -286,10 +284,6 @@ static void spare(struct pc_cache *c, struct pc_folio *f, u32 st)
 static int examine(struct pc_cache *c, struct pc_folio *f, bool force, u32 *freed)
 {
 	u32 st = pc_folio_state(f), hits = pc_folio_hits(st);
-	if (!PC_FIX("unstable_bytes_are_not_evicted"))
-		st &= ~(u32)PC_F_UNSTABLE;
-	while (!PC_FIX("reclaim_never_waits") && pc_folio_state(f) & PC_F_WRITEBACK)
-		PC_POINT("reclaim_waits");
 	if (st & PC_F_UNEVICTABLE) {
 		set_aside(c, f);
 		return STEP_MOVED;
@@ -329,7 +323,7 @@ static u32 reclaim_some(struct pc_cache *c, u32 wanted, bool *moved)
 		bool small = c->small.head && (!c->main.head || c->small.pages * 10 >= total ||
 					       pc_folio_state(pc_folio_at(c, c->small.head)) & PC_F_RECLAIM);
 		/* What fills own cannot go, and may be all there is on a queue: the other one has a turn. */
-		if (stuck && c->small.head && c->main.head && PC_FIX("a_stuck_queue_gives_way"))
+		if (stuck && c->small.head && c->main.head)
 			small = stuck == PC_F_MAIN;
 		else if (given > freed && c->main.head)
 			small = false;

@@ -384,8 +384,7 @@ bool pc_acknowledged(struct pc_inode *i, uint64_t pos, uint64_t end)
 	pc_inode_leaf_lock(i);
 	bool any = pc_staged_next(i, index * page, &r) && r.pos < last * page;
 	any = any || any_block(i, PC_U, PC_MARK_UNSTABLE, index, last);
-	any = any || (pc_came_back(i) && PC_FIX("what_came_back_is_rolled_back") &&
-		      any_block(i, PC_D, PC_MARK_DIRTY, index, last));
+	any = any || (pc_came_back(i) && any_block(i, PC_D, PC_MARK_DIRTY, index, last));
 	pc_inode_leaf_unlock(i);
 	return any;
 }

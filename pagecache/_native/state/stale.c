@@ -67,7 +67,7 @@ u64 pc_local_end(const struct pc_cache *c, const struct pc_folio *f, u64 size)
 	while (block > 0 && !pc_local_count(c, f, block - 1, block))
 		block--;
 	u32 to = block << c->page_shift, at = block ? to - c->page_size : 0,
-	    end = PC_FIX("a_local_end_is_a_byte") ? at : to;
+	    end = at;
 	while (at < to) {
 		u32 valid = pc_valid_until(c, f, at, to);
 		end = valid > at ? (u32)pc_max(end, valid) : end;

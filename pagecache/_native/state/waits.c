@@ -80,7 +80,7 @@ u64 pc_wait_read(struct pc_cache *c, u32 id, struct pc_wait *out)
 		words[k] = atomic_load_explicit(&r->words[k], memory_order_relaxed);
 	PC_SYNC("wait_copied_before_look");
 	atomic_thread_fence(memory_order_acquire);
-	if (PC_FIX("wait_number_twice") && atomic_load_explicit(&r->number, memory_order_relaxed) != number)
+	if (atomic_load_explicit(&r->number, memory_order_relaxed) != number)
 		return 0;
 	memcpy(out, words, sizeof(*out));
 	return number;

@@ -114,8 +114,6 @@ static int claim(struct handle *h, struct op *op, struct pc_place *place, u64 po
 	struct pc_inode *i = h->inode;
 	for (int round = 0;; round++) {
 		int err = wait_for_room(h, place, pos, len);
-		if (!err && !PC_FIX("no_budget_while_waiting_for_a_lock"))
-			return lock_inode(op, h);
 		if (PC_LIKELY(err || pc_inode_lock_try(i, PC_EXCLUSIVE))) {
 			if (!err) {
 				op->holds |= PC_HOLD_LOCK_X;
@@ -184,7 +182,7 @@ int pc_write_slow(struct handle *h, u64 pos, const u8 *from, u64 len, u64 done, 
 		pc_place_close(i, place);
 		if (err < 0)
 			break;
-		if ((!append || !PC_FIX("append_keeps_the_lock")) && op->holds & PC_HOLD_LOCK_X) {
+		if (!append && op->holds & PC_HOLD_LOCK_X) {
 			pc_inode_lock_release(i, PC_EXCLUSIVE);
 			op->holds &= ~(u32)PC_HOLD_LOCK_X;
 		}

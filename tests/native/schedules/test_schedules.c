@@ -5,7 +5,7 @@
  *   schedules --seconds 5                     all kinds of worlds in turn
  *   schedules --kind cuts --number 100000     that many of one kind
  *   schedules --replay cuts:7:1234            one schedule, by its name in a failure's report: again, shortened, printed
- *   schedules --without FIX                   with a fix taken out (PC_FIX), with all of the above
+ *   schedules --without FIX                   with a fix taken out (in build/planted), with all of the above
  *   schedules --table                         each fix that a world can miss: schedules until that is found
  *
  * Schedules run in batches of some thousand, each batch in a child with a new cache: an assertion, a crash, a hang ends
@@ -27,6 +27,13 @@
 #include "pagecache.h"
 #include "schedule.h"
 #include "world.h"
+
+#ifndef PC_PLANTED
+static void pc_fix_remove(const char *fix)
+{
+	(void)fix;
+}
+#endif
 
 enum { BATCH = 1000, HANG_SECONDS = 60, TRIES = 400 };
 
@@ -337,6 +344,12 @@ int main(int argc, char **argv)
 	struct options o = parse(argc, argv);
 	struct name n;
 	uint32_t first = o.kind ? kind_named(o.kind, strlen(o.kind)) : 0, end = o.kind ? first + 1 : WORLD_KINDS;
+#ifndef PC_PLANTED
+	if (o.table || o.without) {
+		fprintf(stderr, "schedules: this build has no bugs: make planted, run build/planted/schedules/schedules\n");
+		return 2;
+	}
+#endif
 	setvbuf(stdout, NULL, _IOLBF, 0);
 	outcome = mmap(NULL, sizeof(*outcome), PROT_READ | PROT_WRITE, MAP_SHARED | MAP_ANONYMOUS, -1, 0);
 	if (outcome == MAP_FAILED)
