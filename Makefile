@@ -263,7 +263,7 @@ $(PLANTED_X)/.built: $(DEBUG)/.built $(PLANTED_O)
 	@touch $@
 
 .PHONY: planted run-planted
-planted: $(PLANTED_X)/.built $(PLANTED)/schedules/schedules          ## debug builds with planted bugs
+planted: $(if $(PATCHES),$(PLANTED_X)/.built $(PLANTED)/schedules/schedules)          ## debug builds with planted bugs
 run-planted: $(PLANTED_P)
 	@for program in $^; do echo "$$program"; $$program || exit 1; done
 
