@@ -86,24 +86,31 @@ demo-fuse: $(VENV)/.built $(VENV)/.dev                                ## program
 
 # ---------------------------------------------------------------------------------------------- checks
 
-# The first part of the Python tests proves each id of the contract (tests/split.py). Its stamp is as new as the files that were
-# tested: `make test-all` runs the first part if one of them has changed since, and then the rest.
+# The first part of the Python tests proves each id of the contract (tests/split.py). Its stamp has the time at which the tests
+# began, and lists the tested files: `make test-all` runs the first part if a file was changed, added or deleted since, then the rest.
 PYTEST  := $(PY) -m pytest -q -n 3 --dist loadgroup
 TESTED  := build/tested
 SOURCES := $(shell find $(wildcard pagecache pagecache_pytest tests examples docs .ci *.md Makefile mkdocs.yml pyproject.toml setup.py) \
   -type d -name __pycache__ -prune -o -type f ! -name '*.so' ! -name '_core.c' ! -path docs/tests.md -print)
+
+# $(call changed,stamp,files): FORCE, which outdates every target, if the stamp lists other files than these
+changed = $(if $(filter-out $(2),$(file <$(1)))$(filter-out $(file <$(1)),$(2)),FORCE)
+.PHONY: FORCE
+
 # One job for each core, unless `make -j` has said how many.
 JOBS     = $(if $(findstring -j,$(MAKEFLAGS)),,-j$(shell nproc) -O)
 
 .PHONY: test test-all check lint pytest soak mutations
 test: $(VENV)/.built $(VENV)/.dev $(DEBUG)/.built build/c-schedules/schedules ## lint, types, C tests, Python tests of the contract
 	@rm -f $(TESTED)
-	@$(MAKE) --no-print-directory $(JOBS) lint ctest planted
+	@echo $(SOURCES) > $(TESTED).new
+	@$(MAKE) --no-print-directory $(JOBS) lint ctest
 	$(PYTEST) --part first
-	@touch $(TESTED)
+	@mv $(TESTED).new $(TESTED)
 test-all: $(TESTED)                                                   ## test, and all other Python tests
+	@$(MAKE) --no-print-directory $(JOBS) planted
 	$(PYTEST) --part rest
-$(TESTED): $(SOURCES)
+$(TESTED): $(SOURCES) $(call changed,$(TESTED),$(SOURCES))
 	@$(MAKE) --no-print-directory test
 check: test-all ctest-asan ctest-tsan run-schedules-table $(VENV)/.built $(VENV)/.dev ## test-all, sanitizers, slow tests
 	$(PY) -m pytest -q -m slow --hypothesis-profile=random
@@ -216,10 +223,10 @@ PLANTED_C := $(sort $(shell sed -n 's|^+++ b/$(NATIVE)/||p' /dev/null $(PATCHES)
 PLANTED_H := tests/planted/planted.h
 WITH_BUGS := -DPC_PLANTED=1 -include $(PLANTED_H)
 
-$(PLANTED)/source/.made: tests/planted/sources.py $(PATCHES) $(PLANTED_C:%=$(NATIVE)/%)
+$(PLANTED)/source/.made: tests/planted/sources.py $(PATCHES) $(PLANTED_C:%=$(NATIVE)/%) $(call changed,$(PLANTED)/source/.made,$(PATCHES))
 	@mkdir -p $(@D)
 	@$(PYTHON) $< $(@D)
-	@touch $@
+	@echo $(PATCHES) > $@
 $(PLANTED_C:%=$(PLANTED)/source/%): $(PLANTED)/source/.made ;
 
 # $(call with_bugs,folder of objects with bugs,folder of the others,sources)

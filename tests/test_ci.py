@@ -119,6 +119,27 @@ def test_make_runs_the_first_part_again_only_after_a_change(checkout: Path) -> N
     assert made(checkout, "test") == ["first"]
 
 
+def test_make_runs_the_first_part_again_if_files_were_added_or_deleted(checkout: Path) -> None:
+    """The times of files do not show it: an added file may be old, and a deleted file has no time."""
+    added = checkout / "tests" / "test_new.py"
+    assert made(checkout, "test") == ["first"]
+    added.touch()
+    os.utime(added, (0, 0))
+    assert made(checkout, "test-all") == ["first", "rest"]
+    assert made(checkout, "test-all") == ["rest"]
+    added.unlink()
+    assert made(checkout, "test-all") == ["first", "rest"]
+    assert made(checkout, "test-all") == ["rest"]
+
+
+def test_make_runs_the_first_part_again_if_a_file_changed_while_it_ran(checkout: Path) -> None:
+    """Which version was tested is not known."""
+    script(checkout / ".venv/bin/mypy", "sleep 0.1; touch pagecache/cache.py")
+    assert made(checkout, "test") == ["first"]
+    script(checkout / ".venv/bin/mypy", "")
+    assert made(checkout, "test-all") == ["first", "rest"]
+
+
 def test_make_runs_the_first_part_again_after_it_has_failed(checkout: Path) -> None:
     assert made(checkout, "test") == ["first"]
     script(checkout / ".venv/bin/mypy", "exit 1")

@@ -1,7 +1,7 @@
 """The C core, and the extension made of it.
 
 PAGECACHE_EXTENSION names a folder whose `_core` is imported in place of the one that was installed: the debug build of
-`make debug-extension`, for tests that take fixes out. Python's -E and -I ignore it as they do other variables.
+`make debug-extension`, or that with planted bugs. Python's -E and -I ignore it as they do other variables.
 """
 
 import os
