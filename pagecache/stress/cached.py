@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import contextlib
 import errno
+import gc
 import io
 import mmap
 import tempfile
@@ -24,6 +25,7 @@ from pagecache.stress.asynchronous import ASYNCHRONOUS, for_the_cache, for_threa
 from pagecache.stress.cached_tasks import CachedTasks
 from pagecache.stress.faulting import Faulting
 from pagecache.stress.hang import Recording, recorded
+from pagecache.stress.history import PAST, Broken
 from pagecache.stress.objects import Objects
 from pagecache.stress.plan import Plan
 from pagecache.stress.profiles import WAYS, Edges
@@ -151,7 +153,8 @@ class CachedTarget:
         least = 8 * max(int(self.backend.limits.write_unit), PAGE)
         capacity = max(self._plan.capacity_bytes, 2 * least)
         folio = min(parse_size(self.variant.config["max_folio"], "max_folio"), capacity // 8)
-        self.budget = Budget(max(3 * folio, capacity // 2), folio)
+        self._collects = self._plan.scheduler != "deterministic"  # which turns the collector off
+        self.budget = Budget(max(3 * folio, capacity // 2), folio, collects=self._collects)
         self.cache = PageCache(capacity, **self.variant.config, **self.faulting.config)
         self.recording = Recording(self.cache) if recorded(self._plan, self._number) else None
         top = self._stack()
@@ -225,7 +228,13 @@ class CachedTarget:
         return frozenset({errno.ESTALE} if {"rivals", "touches"} & set(self._plan.mix) else ())
 
     def calm(self) -> None:
+        self._collect()
         self.faulting.calm()
+
+    def _collect(self) -> None:
+        """Collect the views that workers have left in reference cycles."""
+        if self._collects:
+            gc.collect()
 
     def stir(self) -> None:
         self.faulting.stir()
@@ -265,6 +274,7 @@ class CachedTarget:
     def give_up(self) -> None:
         if self.recording is not None:
             self.recording.end()
+        self._collect()
         self.volume.abort()
         for ways in self.files:
             for handles in ways.values():
@@ -320,8 +330,8 @@ class CachedTarget:
         done = self.handle(file, way, extra).preadv(rooms, offset)
         return b"".join(rooms)[:done]
 
-    def try_read(self, file: int, offset: int, length: int) -> bytes | None:
-        return self.handle(file, "buffered").try_pread(length, offset)
+    def try_read(self, file: int, offset: int, length: int, way: str = "buffered") -> bytes | None:
+        return self.handle(file, way).try_pread(length, offset)
 
     def write(self, file: int, way: str, offset: int, data: bytes, extra: int) -> None:
         self.handle(file, way, extra).pwrite(data, offset)
@@ -345,26 +355,30 @@ class CachedTarget:
             raise
 
     def copy(self, file: int, way: str, held: Held, offset: int) -> None:
-        with self.witness.blind() if way == "direct" else contextlib.nullcontext():
-            self.handle(file, way).pwritev(held.segments(), offset)
+        handle, segments = self.handle(file, way), held.segments()
+        with self.witness.blind() if way in PAST else contextlib.nullcontext():
+            handle.pwrite(segments[0], offset) if len(segments) == 1 else handle.pwritev(segments, offset)
 
-    def truncate(self, file: int, size: int) -> None:
-        self.handle(file, "buffered").truncate(size)
+    def fill(self, file: int, held: Held, offset: int) -> int:
+        return self.handle(file, "buffered").preadv(held.segments(), offset)
 
-    def punch(self, file: int, offset: int, length: int) -> None:
-        self.handle(file, "buffered").punch_hole(offset, length)
+    def truncate(self, file: int, size: int, way: str = "buffered") -> None:
+        self.handle(file, way).truncate(size)
 
-    def zero(self, file: int, offset: int, length: int) -> None:
-        self.handle(file, "buffered").zero_range(offset, length)
+    def punch(self, file: int, offset: int, length: int, way: str = "buffered") -> None:
+        self.handle(file, way).punch_hole(offset, length)
 
-    def flush(self, file: int) -> None:
-        self.handle(file, "buffered").flush()
+    def zero(self, file: int, offset: int, length: int, way: str = "buffered") -> None:
+        self.handle(file, way).zero_range(offset, length)
 
-    def sync_range(self, file: int, offset: int, length: int) -> None:
-        self.handle(file, "buffered").sync_range(offset, length)
+    def flush(self, file: int, way: str = "buffered") -> None:
+        self.handle(file, way).flush()
 
-    def fsync(self, file: int) -> None:
-        self.handle(file, "buffered").fsync(timeout=self.patience)
+    def sync_range(self, file: int, offset: int, length: int, way: str = "buffered") -> None:
+        self.handle(file, way).sync_range(offset, length)
+
+    def fsync(self, file: int, way: str = "buffered") -> None:
+        self.handle(file, way).fsync(timeout=self.patience)
 
     def sync(self) -> None:
         self.volume.sync(self.patience)
@@ -375,15 +389,18 @@ class CachedTarget:
     def drop(self, file: int, offset: int, length: int) -> None:
         self.volume.drop_clean(self.key(file), offset, length)
 
+    def drop_all(self) -> None:
+        self.volume.drop_clean()
+
     def invalidate(self, file: int, offset: int, length: int) -> None:
         self.volume.invalidate(self.key(file), offset, length)
 
-    def prefetch(self, file: int, offset: int, length: int, wait: bool) -> None:
-        self.handle(file, "buffered").prefetch(offset, length, wait=wait)
+    def prefetch(self, file: int, offset: int, length: int, wait: bool, way: str = "buffered") -> None:
+        self.handle(file, way).prefetch(offset, length, wait=wait)
 
-    def advise(self, file: int, offset: int, length: int, extra: int) -> None:
+    def advise(self, file: int, offset: int, length: int, extra: int, way: str = "buffered") -> None:
         advices = list(Advice)
-        self.handle(file, "buffered").advise(advices[extra % len(advices)], offset, length)
+        self.handle(file, way).advise(advices[extra % len(advices)], offset, length)
 
     def reopen(self, file: int, offset: int, length: int, direct: bool) -> bytes:
         with self.volume.open(self.key(file), "rb", direct=direct) as handle:
@@ -469,16 +486,28 @@ class CachedTarget:
         if not extra & 8:
             self.volume.rename(self.key(beside), self.key(name))
 
-    def rename(self, old: str, new: str) -> None:
+    def rename(self, old: str, new: str, hold: bool = False) -> bytes | None:
         self._names.add(new)
-        self.volume.rename(self.key(old), self.key(new))
+        return self._holding(old, hold, lambda: self.volume.rename(self.key(old), self.key(new)))
 
-    def remove(self, name: str) -> None:
-        self.volume.remove(self.key(name))
+    def remove(self, name: str, hold: bool = False) -> bytes | None:
+        return self._holding(name, hold, lambda: self.volume.remove(self.key(name)))
+
+    def _holding(self, name: str, hold: bool, call: Callable[[], None]) -> bytes | None:
+        """Make a call; with `hold`, read afterwards from a handle that was opened before."""
+        if not hold:
+            call()
+            return None
+        with self.volume.open(self.key(name), "rb") as held:
+            call()
+            return held.pread(READ_ALL, 0)
 
     def look(self, name: str) -> bytes | None:
-        try:
-            with self.volume.open(self.key(name), "rb") as file:
-                return file.pread(READ_ALL, 0)
-        except FileNotFoundError:
-            return None
+        found, exists = None, self.volume.exists(self.key(name))
+        with contextlib.suppress(FileNotFoundError), self.volume.open(self.key(name), "rb") as file:
+            found = file.pread(READ_ALL, 0)
+        if exists != (found is not None) and not self.faulting.plan.rules:  # a failed rename may still land
+            raise Broken(
+                f"{name}: exists() says {exists}, and open finds {'no' if found is None else 'an'} object", "error"
+            )
+        return found

@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING, Any
 
 from pagecache import aio
 from pagecache.errors import Key
+from pagecache.stress.history import PAST
 from pagecache.stress.targets import Held
 from pagecache.stress.views import HeldView
 
@@ -80,8 +81,17 @@ class CachedTasks:
         done = await self._handle(file, way).preadv(rooms, offset)
         return b"".join(rooms)[:done]
 
-    async def try_read(self, file: int, offset: int, length: int) -> bytes | None:
-        return self._handle(file).try_pread(length, offset)
+    async def read_cancelled(self, file: int, way: str, offset: int, length: int, extra: int) -> bytes | None:
+        """Begin a read, and cancel it after up to two turns of the loop; None: it was cancelled."""
+        read = asyncio.ensure_future(self.read(file, way, offset, length, extra))
+        for _ in range(extra % 3):
+            await asyncio.sleep(0)
+        read.cancel()
+        await asyncio.wait([read])
+        return None if read.cancelled() else read.result()
+
+    async def try_read(self, file: int, offset: int, length: int, way: str = "buffered") -> bytes | None:
+        return self._handle(file, way).try_pread(length, offset)
 
     async def write(self, file: int, way: str, offset: int, data: bytes, extra: int) -> None:
         await self._handle(file, way).pwrite(data, offset)
@@ -106,30 +116,35 @@ class CachedTasks:
             raise
 
     async def copy(self, file: int, way: str, held: Held, offset: int) -> None:
-        with self._target.witness.blind() if way == "direct" else contextlib.nullcontext():
-            await self._handle(file, way).pwritev(held.segments(), offset)
+        handle, segments = self._handle(file, way), held.segments()
+        with self._target.witness.blind() if way in PAST else contextlib.nullcontext():
+            await (handle.pwrite(segments[0], offset) if len(segments) == 1 else handle.pwritev(segments, offset))
 
-    async def truncate(self, file: int, size: int) -> None:
-        await self._handle(file).truncate(size)
+    async def fill(self, file: int, held: Held, offset: int) -> int:
+        done: int = await self._handle(file).preadv(held.segments(), offset)
+        return done
 
-    async def punch(self, file: int, offset: int, length: int) -> None:
-        await self._handle(file).punch_hole(offset, length)
+    async def truncate(self, file: int, size: int, way: str = "buffered") -> None:
+        await self._handle(file, way).truncate(size)
 
-    async def zero(self, file: int, offset: int, length: int) -> None:
-        await self._handle(file).zero_range(offset, length)
+    async def punch(self, file: int, offset: int, length: int, way: str = "buffered") -> None:
+        await self._handle(file, way).punch_hole(offset, length)
 
-    async def flush(self, file: int) -> None:
-        await self._handle(file).flush()
+    async def zero(self, file: int, offset: int, length: int, way: str = "buffered") -> None:
+        await self._handle(file, way).zero_range(offset, length)
 
-    async def sync_range(self, file: int, offset: int, length: int) -> None:
-        await self._handle(file).sync_range(offset, length)
+    async def flush(self, file: int, way: str = "buffered") -> None:
+        await self._handle(file, way).flush()
 
-    async def fsync(self, file: int) -> None:
-        await self._handle(file).fsync(timeout=self._target.patience)
+    async def sync_range(self, file: int, offset: int, length: int, way: str = "buffered") -> None:
+        await self._handle(file, way).sync_range(offset, length)
+
+    async def fsync(self, file: int, way: str = "buffered") -> None:
+        await self._handle(file, way).fsync(timeout=self._target.patience)
 
     async def ticket(self) -> None:
         async with asyncio.timeout(self._target.patience):
             await self._target.volume.begin_sync()
 
-    async def prefetch(self, file: int, offset: int, length: int, wait: bool) -> None:
-        await self._handle(file).prefetch(offset, length, wait=wait)
+    async def prefetch(self, file: int, offset: int, length: int, wait: bool, way: str = "buffered") -> None:
+        await self._handle(file, way).prefetch(offset, length, wait=wait)

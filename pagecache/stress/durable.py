@@ -73,7 +73,7 @@ def states_of(verb: str, arguments: tuple[object, ...]) -> dict[str, list[State 
         found: list[State | str] = [State(data)] if extra % 4 else [beside, State(data, torn=True)]
         return {name: found, beside: [State(data, torn=True), State(None)]}
     if verb == "rename":
-        old, new = arguments
+        old, new = arguments[:2]
         return {str(new): [str(old)], str(old): [State(None)]}
     return {str(arguments[0]): [State(None)]}
 

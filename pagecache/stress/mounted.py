@@ -74,6 +74,8 @@ class Mapping:
         self._map.close()
         self._release()
 
+    leave = release  # truncates wait for mappings
+
 
 class Mapped(Protocol):
     """A lock that separates mappings and truncates of a file."""
@@ -334,25 +336,28 @@ class MountedTarget:
             _all(partial(os.pwrite, fd), segment, offset)
             offset += len(segment)
 
-    def truncate(self, file: int, size: int) -> None:
-        with self._mappings[file].cutting():
-            os.ftruncate(self._fds[file]["buffered"], size)
+    def fill(self, file: int, held: Held, offset: int) -> int:
+        raise io.UnsupportedOperation(errno.ENOTSUP, "a read into a mapping of its own file")
 
-    def punch(self, file: int, offset: int, length: int) -> None:
-        if not linux.punch_hole(self._fds[file]["buffered"], offset, length):
+    def truncate(self, file: int, size: int, way: str = "buffered") -> None:
+        with self._mappings[file].cutting():
+            os.ftruncate(self._fds[file][way], size)
+
+    def punch(self, file: int, offset: int, length: int, way: str = "buffered") -> None:
+        if not linux.punch_hole(self._fds[file][way], offset, length):
             raise io.UnsupportedOperation(errno.ENOTSUP, "the file system has no holes")
 
-    def zero(self, file: int, offset: int, length: int) -> None:
-        zero_range(self._fds[file]["buffered"], offset, length)
+    def zero(self, file: int, offset: int, length: int, way: str = "buffered") -> None:
+        zero_range(self._fds[file][way], offset, length)
 
-    def flush(self, file: int) -> None:
+    def flush(self, file: int, way: str = "buffered") -> None:
         """Do nothing: writes go to the system at once."""
 
-    def sync_range(self, file: int, offset: int, length: int) -> None:
-        os.fdatasync(self._fds[file]["buffered"])
+    def sync_range(self, file: int, offset: int, length: int, way: str = "buffered") -> None:
+        os.fdatasync(self._fds[file][way])
 
-    def fsync(self, file: int) -> None:
-        os.fsync(self._fds[file]["buffered"])
+    def fsync(self, file: int, way: str = "buffered") -> None:
+        os.fsync(self._fds[file][way])
 
     def sync(self) -> None:
         for fds in self._fds:
@@ -374,16 +379,20 @@ class MountedTarget:
     def drop(self, file: int, offset: int, length: int) -> None:
         os.posix_fadvise(self._fds[file]["buffered"], offset, length, os.POSIX_FADV_DONTNEED)
 
+    def drop_all(self) -> None:
+        for file in range(self._files):
+            self.drop(file, 0, 0)
+
     def invalidate(self, file: int, offset: int, length: int) -> None:
         self.fsync(file)
         self.drop(file, offset, length)
 
-    def prefetch(self, file: int, offset: int, length: int, wait: bool) -> None:
-        os.posix_fadvise(self._fds[file]["buffered"], offset, length, os.POSIX_FADV_WILLNEED)
+    def prefetch(self, file: int, offset: int, length: int, wait: bool, way: str = "buffered") -> None:
+        os.posix_fadvise(self._fds[file][way], offset, length, os.POSIX_FADV_WILLNEED)
 
-    def advise(self, file: int, offset: int, length: int, extra: int) -> None:
+    def advise(self, file: int, offset: int, length: int, extra: int, way: str = "buffered") -> None:
         advices = (os.POSIX_FADV_RANDOM, os.POSIX_FADV_SEQUENTIAL, os.POSIX_FADV_NORMAL)
-        os.posix_fadvise(self._fds[file]["buffered"], offset, length, advices[extra % 3])
+        os.posix_fadvise(self._fds[file][way], offset, length, advices[extra % 3])
 
     def reopen(self, file: int, offset: int, length: int, direct: bool) -> bytes:
         fd = os.open(self._path(file), os.O_RDONLY)
@@ -392,7 +401,7 @@ class MountedTarget:
         finally:
             os.close(fd)
 
-    def try_read(self, file: int, offset: int, length: int) -> bytes | None:
+    def try_read(self, file: int, offset: int, length: int, way: str = "buffered") -> bytes | None:
         raise io.UnsupportedOperation(errno.ENOTSUP, "no call that refuses to wait")
 
     def try_write(self, file: int, offset: int, data: bytes) -> bool:
@@ -431,11 +440,20 @@ class MountedTarget:
                 os.fsync(file.fileno())
         beside.rename(path)
 
-    def rename(self, old: str, new: str) -> None:
-        self._path(old).rename(self._path(new))
+    def rename(self, old: str, new: str, hold: bool = False) -> bytes | None:
+        return self._holding(old, hold, lambda: self._path(old).rename(self._path(new)))
 
-    def remove(self, name: str) -> None:
-        self._path(name).unlink()
+    def remove(self, name: str, hold: bool = False) -> bytes | None:
+        return self._holding(name, hold, self._path(name).unlink)
+
+    def _holding(self, name: str, hold: bool, call: Callable[[], object]) -> bytes | None:
+        """Make a call; with `hold`, read afterwards from a descriptor that was opened before."""
+        if not hold:
+            call()
+            return None
+        with self._path(name).open("rb") as held:
+            call()
+            return held.read()
 
     def look(self, name: str) -> bytes | None:
         try:

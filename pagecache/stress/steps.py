@@ -22,7 +22,7 @@ from pagecache.stress.below import BELOW
 from pagecache.stress.content import APPENDED, made
 from pagecache.stress.history import FOREVER, PAST, Broken, Model, Write
 from pagecache.stress.oracle import Look, copied
-from pagecache.stress.profiles import KINDS, PRIVATE, Operation, names_of
+from pagecache.stress.profiles import IO, KINDS, PRIVATE, Operation, names_of
 from pagecache.stress.story import who
 from pagecache.stress.targets import Held, Verb
 from pagecache.stress.world import Halted, World
@@ -31,6 +31,11 @@ __all__ = ["Step", "Steps"]
 
 Step = Generator[Verb, Any, None]
 TELLING = 20  # bytes of an append that suffice to find its place
+
+
+def other(extra: int) -> int:
+    """Return eight bits of an operation's `extra` that the basic choices of its kind do not use."""
+    return extra >> 8 & 0xFF
 
 
 def saved_first(extra: int) -> bool:
@@ -144,15 +149,24 @@ class Steps:
     def _read(self, operation: Operation, model: Model, start: int, end: int) -> Step:
         kind, way = operation.kind, operation.way
         look = self.look(model, start, end, f"{kind} ({way})")
-        got = yield from self.seeing(look, kind, (kind, operation.file, way, start, end - start, operation.extra))
+        verb = kind
+        if kind == "read" and other(operation.extra) % 8 == 1 and self._is_task():
+            verb = "read_cancelled"
+            self.world.count("reads that a task cancels")
+        got = yield from self.seeing(look, kind, (verb, operation.file, way, start, end - start, operation.extra))
         if got is not None:
             self.world.judge(look, got)
 
     _readv = _read
 
+    def _is_task(self) -> bool:
+        plan = self.world.plan
+        return plan.threads < self.worker <= plan.threads + plan.tasks
+
     def _try_read(self, operation: Operation, model: Model, start: int, end: int) -> Step:
         look = self.look(model, start, end, "try_read")
-        got = yield from self.seeing(look, "try_read", ("try_read", operation.file, start, end - start))
+        way = self._by("try_read", operation, model) if self.world.target.direct_unit == 1 else ()
+        got = yield from self.seeing(look, "try_read", ("try_read", operation.file, start, end - start, *way))
         if got is not None:
             self.world.judge(look, got)
 
@@ -167,16 +181,38 @@ class Steps:
         end = min(end, model.largest())
         if start >= end:
             return
-        look = self.look(model, start, end, "a view")
+        times = 3 if other(operation.extra) % 4 == 1 else 1
+        looks = [self.look(model, start, end, "a view") for _ in range(times)]  # each is judged once
+        got = []
         try:
-            held = yield from self._held(look, operation, writable=False)
+            held = yield from self._held(looks[0], operation, writable=False)
             if held is None:
                 return
-            got = held.tobytes()
-            held.release()
+            got.append(held.tobytes())
+            for _ in looks[1:]:  # others change the bytes
+                yield ("pause",)
+                got.append(held.tobytes())
+                self.world.count("views read again")
+            self._release(operation, model, held)
         finally:
-            look.returned()
-        self.world.judge(look, got, short=True)
+            for look in looks:
+                look.returned()
+        for look, one in zip(looks, got, strict=True):
+            self.world.judge(look, one, short=True)
+
+    def _release(self, operation: Operation, model: Model, held: Held) -> None:
+        """Release a view, or leave it to the garbage collector, which the deterministic scheduler turns off."""
+        world = self.world
+        if (
+            other(operation.extra) // 16 % 4 == 1
+            and world.target.detaches
+            and world.plan.scheduler != "deterministic"
+            and not model.loose
+        ):
+            held.leave()
+            world.count("views left to the garbage collector")
+        else:
+            held.release()
 
     def _held(self, look: Look, operation: Operation, *, writable: bool) -> Generator[Verb, Any, Held | None]:
         """Return a view; None: there is no memory for it, or the file was truncated concurrently."""
@@ -298,12 +334,37 @@ class Steps:
             elif operation.extra % 16 == 2 and self.world.target.detaches and "truncate" not in self.world.unsupported:
                 yield from self._truncate(operation, model, (start + end) // 2, end)
             look.returned()
-            self._stored(operation, model, look, held, taken)
+            if other(operation.extra) % 4 == 1 and self.world.target.detaches:
+                yield from self._fill(operation, model, look, held)
+            else:
+                self._stored(operation, model, look, held, taken)
         finally:
             look.returned()
         if operation.extra % 8 == 0 and "fsync" not in self.world.unsupported:
             yield from self._fsync(operation, model, start, end)
-        held.release()
+        self._release(operation, model, held)
+
+    def _fill(self, operation: Operation, model: Model, look: Look, held: Held) -> Step:
+        """Read another place of the file into a view that was taken earlier."""
+        length = look.end - look.start
+        shift = operation.extra % (4 * length + 1) - 2 * length
+        origin = max(0, min(model.largest() - length, look.start + shift))
+        source = self.look(model, origin, origin + length, "a read into a view")
+        attached, done = not held.detached, 0
+        write = self.new(model, "copy", "view", look.start, length, size=-1)
+        model.begin(write)
+        try:
+            done = yield ("fill", operation.file, held, origin)
+        except OSError as error:
+            self.world.excuse(error, "store", self.worker)
+        finally:
+            source.returned()
+            write.literal = copied(source, write, look.start - origin) if done == length else None
+            write.wild = write.literal is None
+            model.finish(write, certain=attached and not held.detached and done == length)
+        self.world.count("reads into a view")
+        self.world.counters["copies of unknown bytes"] += write.wild
+        self.world.ask_again()
 
     def _stored(self, operation: Operation, model: Model, look: Look, held: Held, taken: int) -> None:
         """Store to a view that was taken earlier. Stores after a truncate that cut the view off are lost [T-47,
@@ -335,6 +396,8 @@ class Steps:
         way = ("buffered", "direct")[operation.extra % 2]
         if way not in self.world.target.ways or self.world.target.direct_unit > 1:
             way = "buffered"
+        elif way == "buffered":
+            way = "".join(self._by("copy", operation, model)) or way
         look = self.look(model, start, end, "a view to copy from")
         try:
             held = yield from self._held(look, operation, writable=False)
@@ -357,7 +420,7 @@ class Steps:
         write.literal = copied(look, write, shift)
         write.wild = write.literal is None
         self.world.counters["copies of unknown bytes"] += write.wild
-        held.release()
+        self._release(operation, model, held)
         if failed is not None:
             model.resolve(write)
             self._failed(model, write, failed)
@@ -367,21 +430,33 @@ class Steps:
 
     # -- size and space
 
+    def _by(self, kind: str, operation: Operation, model: Model) -> tuple[str, ...]:
+        """Return the way of the handle to call, as the last argument of a verb; empty: the buffered handle."""
+        way = ("buffered", *IO)[other(operation.extra) // 4 % 8 % 5]
+        # Handles of a loose file report its losses at the rest; each reports them once.
+        if way == "buffered" or model.loose or way not in self.world.target.ways:
+            return ()
+        self.world.count(f"{kind} by a {way} handle")
+        return (way,)
+
     def _truncate(self, operation: Operation, model: Model, start: int, _end: int) -> Step:
         write = self.new(model, "truncate", "", start, FOREVER - start, size=start, zero=True)
-        yield from self.changing(model, write, "truncate", ("truncate", operation.file, start))
+        yield from self.changing(
+            model, write, "truncate", ("truncate", operation.file, start, *self._by("truncate", operation, model))
+        )
 
     def _punch(self, operation: Operation, model: Model, start: int, end: int) -> Step:
         kind = operation.kind
         write = self.new(model, kind, "", start, end - start, size=-1, zero=True)
-        yield from self.changing(model, write, kind, (kind, operation.file, start, end - start))
+        verb = (kind, operation.file, start, end - start, *self._by(kind, operation, model))
+        yield from self.changing(model, write, kind, verb)
 
     _zero = _punch
 
     # -- durability
 
     def _fsync(self, operation: Operation, model: Model, _start: int, _end: int) -> Step:
-        yield from self._saving("fsync", ("fsync", operation.file), [model])
+        yield from self._saving("fsync", ("fsync", operation.file, *self._by("fsync", operation, model)), [model])
 
     def _sync(self, operation: Operation, _model: Model, _start: int, _end: int) -> Step:
         yield from self._saving(operation.kind, (operation.kind,), self.world.models)
@@ -415,11 +490,12 @@ class Steps:
             for look in looks:
                 look.returned()
 
-    def _flush(self, operation: Operation, _model: Model, _start: int, _end: int) -> Step:
-        yield from self._plain(operation.kind, ("flush", operation.file))
+    def _flush(self, operation: Operation, model: Model, _start: int, _end: int) -> Step:
+        yield from self._plain(operation.kind, ("flush", operation.file, *self._by(operation.kind, operation, model)))
 
-    def _sync_range(self, operation: Operation, _model: Model, start: int, end: int) -> Step:
-        yield from self._plain(operation.kind, ("sync_range", operation.file, start, end - start))
+    def _sync_range(self, operation: Operation, model: Model, start: int, end: int) -> Step:
+        verb = ("sync_range", operation.file, start, end - start, *self._by(operation.kind, operation, model))
+        yield from self._plain(operation.kind, verb)
 
     # -- calls that change nothing
 
@@ -430,16 +506,21 @@ class Steps:
             self.world.excuse(error, kind, self.worker)
 
     def _drop(self, operation: Operation, _model: Model, start: int, end: int) -> Step:
-        yield from self._plain(operation.kind, (operation.kind, operation.file, start, end - start))
+        everything = operation.kind == "drop" and other(operation.extra) % 4 == 1
+        verb = ("drop_all",) if everything else (operation.kind, operation.file, start, end - start)
+        if everything:
+            self.world.count("drops of all files")
+        yield from self._plain(operation.kind, verb)
 
     _invalidate = _drop
 
-    def _prefetch(self, operation: Operation, _model: Model, start: int, end: int) -> Step:
-        wait = bool(operation.extra % 2)
-        yield from self._plain("prefetch", ("prefetch", operation.file, start, end - start, wait))
+    def _prefetch(self, operation: Operation, model: Model, start: int, end: int) -> Step:
+        wait, way = bool(operation.extra % 2), self._by("prefetch", operation, model)
+        yield from self._plain("prefetch", ("prefetch", operation.file, start, end - start, wait, *way))
 
-    def _advise(self, operation: Operation, _model: Model, start: int, end: int) -> Step:
-        yield from self._plain("advise", ("advise", operation.file, start, end - start, operation.extra))
+    def _advise(self, operation: Operation, model: Model, start: int, end: int) -> Step:
+        way = self._by("advise", operation, model)
+        yield from self._plain("advise", ("advise", operation.file, start, end - start, operation.extra, *way))
 
     # -- names of the worker's own
 
@@ -461,16 +542,21 @@ class Steps:
     def _rename(self, operation: Operation, _model: Model, _start: int, _end: int) -> Step:
         old, new = self._name(operation), self._name(operation, 1)
         if old in self._names:
-            yield from self._naming("rename", ("rename", old, new), {old: None, new: self._names[old]})
+            after = {old: None, new: self._names[old]}
+            yield from self._naming("rename", ("rename", old, new, *self._hold(operation)), after)
         else:
             self.world.idle(self.worker, "rename")
 
     def _remove(self, operation: Operation, _model: Model, _start: int, _end: int) -> Step:
         name = self._name(operation)
         if name in self._names:
-            yield from self._naming("remove", ("remove", name), {name: None})
+            yield from self._naming("remove", ("remove", name, *self._hold(operation)), {name: None})
         else:
             self.world.idle(self.worker, "remove")
+
+    def _hold(self, operation: Operation) -> tuple[bool, ...]:
+        """Return the last argument of a verb that reads afterwards from a handle opened before; empty: it does not."""
+        return (True,) if other(operation.extra) % 2 else ()
 
     def _saved_object(self, name: str, data: bytes) -> Step:
         """Check that an object that was saved before it got its name is stored, under that name or the earlier one
@@ -484,8 +570,9 @@ class Steps:
 
     def _naming(self, kind: str, verb: Verb, after: dict[str, bytes | None]) -> Generator[Verb, Any, bool]:
         """Change names; after an error, check which names exist. Return whether the change was done."""
+        before = self._names.get(str(verb[1]))
         try:
-            yield verb
+            shown = yield verb
         except OSError as error:
             self.world.excuse(error, kind, self.worker)
             for name in after:
@@ -500,6 +587,11 @@ class Steps:
             return False
         for name, data in after.items():
             self._known(name, data)
+        if verb[-1] is True:
+            self.world.count(f"reads by a handle after a {kind}")
+            self._same(str(verb[1]), shown, before, f"is what a handle shows that was open before its {kind}")
+            for name, data in after.items():
+                self._same(name, (yield from self._looked(name)), data, f"is found right after a {kind}")
         return True
 
     def _known(self, name: str, data: bytes | None) -> None:

@@ -69,14 +69,14 @@ def hangs_elsewhere() -> Backend:
 class NoSync(MountedTarget):
     """fsync does not return."""
 
-    def fsync(self, file: int) -> None:
+    def fsync(self, file: int, way: str = "buffered") -> None:
         threading.Event().wait(FOREVER)
 
 
 class NoCut(MountedTarget):
     """truncate raises an unexplained error."""
 
-    def truncate(self, file: int, size: int) -> None:
+    def truncate(self, file: int, size: int, way: str = "buffered") -> None:
         raise RuntimeError("a planted mistake")
 
 

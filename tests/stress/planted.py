@@ -112,7 +112,7 @@ class TearsWrites(CachedTarget):
 class NoFsync(CachedTarget):
     """fsync does nothing."""
 
-    def fsync(self, file: int) -> None:
+    def fsync(self, file: int, way: str = "buffered") -> None:
         pass
 
 
@@ -139,7 +139,7 @@ class AppendsOver(CachedTarget):
 class LeavesTail(CachedTarget):
     """A truncate keeps the last 50 bytes that it should cut off."""
 
-    def truncate(self, file: int, size: int) -> None:
+    def truncate(self, file: int, size: int, way: str = "buffered") -> None:
         handle = self.handle(file, "buffered")
         kept = handle.pread(50, size)
         handle.truncate(size)

@@ -211,7 +211,7 @@ def test_where_nothing_may_be_forgotten_that_is_refused(tmp_path: Path) -> None:
 class FlushesOnly(CachedTarget):
     """fsync writes back, and does not commit. Without a crash this stays unseen: all read bytes are in the store."""
 
-    def fsync(self, file: int) -> None:
+    def fsync(self, file: int, way: str = "buffered") -> None:
         self.handle(file, "buffered").flush()
 
 

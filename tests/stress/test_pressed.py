@@ -14,7 +14,7 @@ FIELDS = {"threads": 1, "tasks": 0, "files": 1, "size": "64KiB", "capacity": "25
 class WaitsForQuiet(CachedTarget):
     """fsync returns when nothing of the file is dirty."""
 
-    def fsync(self, file: int) -> None:
+    def fsync(self, file: int, way: str = "buffered") -> None:
         handle = self.handle(file, "buffered")
         handle.fsync()
         while self.volume.dirty_ranges(self.key(file)):

@@ -139,7 +139,7 @@ class TwoMistakes(CachedTarget):
     def write(self, file: int, way: str, offset: int, data: bytes, extra: int) -> None:
         pass
 
-    def truncate(self, file: int, size: int) -> None:
+    def truncate(self, file: int, size: int, way: str = "buffered") -> None:
         raise RuntimeError("a planted mistake")
 
 
@@ -181,10 +181,10 @@ class NoLastFsync(CachedTarget):
     def __init__(self, plan: Plan, number: int) -> None:
         super().__init__(plan, number, None, "last")
 
-    def fsync(self, file: int) -> None:
+    def fsync(self, file: int, way: str = "buffered") -> None:
         if threading.current_thread().name == "stress-sync":
             raise RuntimeError("a planted mistake")
-        super().fsync(file)
+        super().fsync(file, way)
 
 
 def test_a_finding_of_the_sync_beside_writers_shrinks_to_that() -> None:
@@ -210,11 +210,11 @@ def test_a_finding_without_an_operation_is_not_shrunk() -> None:
 class OnlySeeds(NoLastFsync):
     """fsync fails in a run of a seed, and works in a run of a script."""
 
-    def fsync(self, file: int) -> None:
+    def fsync(self, file: int, way: str = "buffered") -> None:
         if self._plan.script is None:
-            super().fsync(file)
+            super().fsync(file, way)
         else:
-            CachedTarget.fsync(self, file)
+            CachedTarget.fsync(self, file, way)
 
 
 @pytest.mark.timeout(900)
@@ -232,7 +232,7 @@ class FlushesOnly(CachedTarget):
     def __init__(self, plan: Plan, number: int) -> None:
         super().__init__(plan, number, None, "flushes")
 
-    def fsync(self, file: int) -> None:
+    def fsync(self, file: int, way: str = "buffered") -> None:
         self.handle(file, "buffered").flush()
 
 
