@@ -1,1 +1,0 @@
-"""Every way into a file at once, checked byte by byte: `python -m tests.mix --help`."""
