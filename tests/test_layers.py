@@ -42,6 +42,7 @@ LAYERS = [
     ["volume.lifetimes"],
     ["file"],
     ["volume.opening"],
+    ["volume.status"],
     ["volume.reconnect"],
     ["volume.namespace"],
     ["volume.conflicts", "volume.detach", "volume.ticket"],

@@ -28,7 +28,7 @@ from typing import Any, Protocol
 from ..errors import DataLossError, Key
 from ..file.cached import CachedFile
 from ..objects import FileStat
-from ..volume import opening
+from ..volume import opening, status
 from ..volume.volume import Volume
 
 __all__ = ["Files", "OpenFile"]
@@ -138,7 +138,7 @@ class OpenFile:
     def stat(self) -> FileStat:
         """Return size and times as a reader finds them, independent of the file's current name."""
         file = self.file
-        return file.volume._stat_of(file._inode, file.key)
+        return status.of_open(file._inode, file.key)
 
     def check_failed(self) -> None:
         """Report a failed write-back of the file once through this handle."""

@@ -1,8 +1,9 @@
 """A volume: one backend behind the cache, and its parts.
 
 `volume.py` is the public object. `opening.py` opens files, `keys.py` locks names, `namespace.py` removes and renames
-them, `inode.py` is one cached object, `lifetimes.py` ends handles, names and inodes, `ticket.py` waits for a sync,
-`reconnect.py` exchanges the backend, `conflicts.py` handles foreign changes, and `detach.py` is the end.
+them, `status.py` reports size and times, `inode.py` is one cached object, `lifetimes.py` ends handles, names and
+inodes, `ticket.py` waits for a sync, `reconnect.py` exchanges the backend, `conflicts.py` handles foreign changes, and
+`detach.py` is the end.
 """
 
 from typing import TYPE_CHECKING, Any

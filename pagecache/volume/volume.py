@@ -8,14 +8,12 @@ backend is always called with the original key.
 from __future__ import annotations
 
 import builtins
-import dataclasses
 import errno
 import logging
 import os
 import threading
 from collections.abc import Callable, Iterator, Mapping
 from functools import partial
-from itertools import islice
 from typing import TYPE_CHECKING, Any, Literal
 
 from ..backends.plain import PlainBackend
@@ -35,7 +33,7 @@ from ..file.cached import CachedFile, extent
 from ..file.direct import DirectFile
 from ..native import END
 from ..objects import FileStat
-from . import conflicts, detach, lifetimes, namespace, opening, reconnect
+from . import conflicts, detach, lifetimes, namespace, opening, reconnect, status
 from .inode import Inode, InodeTable
 from .keys import BusyKeys
 from .ticket import SyncTicket
@@ -46,9 +44,6 @@ if TYPE_CHECKING:
     from ..stats import FileStats, VolumeStats
 
 __all__ = ["Volume", "options_for"]
-
-LISTED_AT_ONCE = 1000
-"""Objects in one reply of an object store."""
 
 
 def options_for(limits: BackendLimits, options: VolumeOptions | None, overrides: Mapping[str, Any]) -> VolumeOptions:
@@ -245,48 +240,8 @@ class Volume:
         self._check_alive(key)
         inode = self._inode_at(self._canonical(key))
         if inode is None or inode.engine.backend_file is None:
-            unstored = inode.native.number("unstored") if inode is not None else 0
-            stat = tries.repeated(lambda: self.engine.backend.stat(key))
-            return self._file_stat(opening.checked_stat(stat, key), inode, unstored)
-        return self._stat_of(inode, key, tries)
-
-    def _stat_of(self, inode: Inode, key: Key, tries: Attempts | None = None) -> FileStat:
-        """Return the status of an object that is open in the backend, even under another name since. Without `tries`
-        the backend's call is made on this thread.
-        """
-
-        def ask() -> ObjectStat:
-            found = inode.engine.stat_open()
-            return self.engine.backend.stat(key) if found is None else found
-
-        quiet = inode.engine.versions.quiet()
-        unstored = inode.native.number("unstored")
-        stat = Attempts(self.engine, "stat", key).here(ask) if tries is None else tries.repeated(ask)
-        stat = opening.checked_stat(stat, key)
-        found = self._file_stat(stat, inode, unstored)
-        if quiet is None or inode.engine.versions.quiet() != quiet:
-            # The cache wrote back during the call: the result may be older than the stored bytes.
-            found = dataclasses.replace(found, size=inode.native.size)
-        return found
-
-    def _file_stat(self, stat: ObjectStat, inode: Inode | None, unstored: int = 0) -> FileStat:
-        """Return a FileStat. `unstored`: bytes that may have been missing in the store at the time of `stat`, counted
-        before it.
-        """
-        fields: dict[str, Any] = {name: getattr(stat, name, None) for name in ObjectStat.__slots__}
-        if inode is None:
-            return FileStat(**fields)
-        usage = inode.native.usage()
-        if inode.native.has_local():
-            fields["size"] = usage["size"]
-        if (allocated := fields["allocated"]) is not None:
-            page = int(self.cache.config.page_size)
-            pages = -(-max(fields["size"], usage["size"]) // page)
-            fields["allocated"] = min(allocated + unstored, max(allocated, pages * page))
-        dirty = min(usage["local"], usage["size"])
-        if usage["staged"]:
-            dirty = sum(length for _, length in inode.native.local_ranges())
-        return FileStat(**fields, dirty=dirty, cached=min(usage["cached"], usage["size"]))
+            return status.of_name(self, inode, key, tries)
+        return status.of_open(inode, key, tries)
 
     def unsaved(self, key: Key | None = None, *, hidden: bool = False) -> builtins.list[FileStat]:
         """Return objects whose store differs from the cache by uncommitted changes, by canonical keys; `hidden`:
@@ -294,10 +249,8 @@ class Volume:
         """
         self.cache._check_forked()
         with self.engine.keeper():
-            found = [
-                inode for inode in self._unsaved_of(key) if (inode.hidden() if hidden else inode.native.has_local())
-            ]
-            return [self._file_stat(ObjectStat(key=inode.key, size=inode.native.size), inode) for inode in found]
+            found = self._unsaved_of(key)
+            return [status.of_cached(each) for each in found if (each.hidden() if hidden else each.native.has_local())]
 
     def exists(self, key: Key, *, timeout: float | None = None) -> bool:
         """Return whether `open(key)` would find an object. `timeout`: that of `stat`."""
@@ -320,26 +273,7 @@ class Volume:
         self._check_alive()
         if not isinstance(prefix, str):
             raise TypeError(f"prefix must be a str, not {type(prefix).__name__}")
-        rest: Iterator[ObjectStat] | None = None
-        some: builtins.list[ObjectStat] = []
-
-        def first_page() -> tuple[Iterator[ObjectStat], builtins.list[ObjectStat]]:
-            found = opening.checked_listing(self.engine.backend.list(prefix))
-            return found, builtins.list(islice(found, LISTED_AT_ONCE))
-
-        while rest is None or len(some) == LISTED_AT_ONCE:
-            tries = self._attempts("list", prefix or None, timeout)
-            if rest is None:
-                rest, some = tries.repeated(first_page)
-            else:
-                # Only the backend could continue its listing after an error.
-                some = tries.once(partial(builtins.list, islice(rest, LISTED_AT_ONCE)))
-            for stat in some:
-                inode = None
-                if stat.key is not None and stat.key != "" and stat.kind == "file":
-                    inode = self._inode_at(self._canonical(stat.key))
-                yield self._file_stat(stat, inode, 0 if inode is None else inode.native.number("unstored"))
-            self._check_alive()
+        yield from status.listed(self, prefix, timeout)
 
     def remove(self, key: Key, *, timeout: float | None = None) -> None:
         """Remove a name. Open handles keep working; unwritten data stays readable through them and is dropped when the

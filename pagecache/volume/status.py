@@ -1,0 +1,103 @@
+"""Size, times and unsaved bytes of objects, as readers of the cache see them.
+
+The backend reports the stored object; local bytes add to it: the size with local extensions, the bytes that are dirty
+and cached. Space that the store does not use yet is counted for them, by whole pages.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+from collections.abc import Iterator
+from functools import partial
+from itertools import islice
+from typing import TYPE_CHECKING, Any
+
+from ..engine.attempts import Attempts
+from ..errors import Key
+from ..objects import FileStat, ObjectStat
+from . import opening
+from .inode import Inode
+
+if TYPE_CHECKING:
+    from .volume import Volume
+
+__all__ = ["listed", "of_cached", "of_name", "of_open"]
+
+LISTED_AT_ONCE = 1000
+"""Objects in one reply of an object store."""
+
+
+def of_name(volume: Volume, inode: Inode | None, key: Key, tries: Attempts) -> FileStat:
+    """Return the status of an object that is not open in the backend."""
+    unstored = 0 if inode is None else inode.native.number("unstored")
+    stat = tries.repeated(lambda: volume.engine.backend.stat(key))
+    return _combined(opening.checked_stat(stat, key), inode, unstored)
+
+
+def of_open(inode: Inode, key: Key, tries: Attempts | None = None) -> FileStat:
+    """Return the status of an object that is open in the backend, even under another name since. Without `tries` the
+    backend's call is made on this thread.
+    """
+    engine = inode.volume.engine
+
+    def ask() -> ObjectStat:
+        found = inode.engine.stat_open()
+        return engine.backend.stat(key) if found is None else found
+
+    quiet = inode.engine.versions.quiet()
+    unstored = inode.native.number("unstored")
+    stat = Attempts(engine, "stat", key).here(ask) if tries is None else tries.repeated(ask)
+    found = _combined(opening.checked_stat(stat, key), inode, unstored)
+    if quiet is None or inode.engine.versions.quiet() != quiet:
+        # The cache wrote back during the call: the result may be older than the stored bytes.
+        found = dataclasses.replace(found, size=inode.native.size)
+    return found
+
+
+def of_cached(inode: Inode) -> FileStat:
+    """Return the status of a cached object, without a call of the backend."""
+    return _combined(ObjectStat(key=inode.key, size=inode.native.size), inode)
+
+
+def listed(volume: Volume, prefix: str, timeout: float | None) -> Iterator[FileStat]:
+    """Yield the stored objects whose key starts with `prefix`, a page of the backend's listing at a time."""
+    rest: Iterator[ObjectStat] | None = None
+    page: list[ObjectStat] = []
+
+    def first_page() -> tuple[Iterator[ObjectStat], list[ObjectStat]]:
+        found = opening.checked_listing(volume.engine.backend.list(prefix))
+        return found, list(islice(found, LISTED_AT_ONCE))
+
+    while rest is None or len(page) == LISTED_AT_ONCE:
+        tries = volume._attempts("list", prefix or None, timeout)
+        if rest is None:
+            rest, page = tries.repeated(first_page)
+        else:
+            # Only the backend could continue its listing after an error.
+            page = tries.once(partial(list, islice(rest, LISTED_AT_ONCE)))
+        for stat in page:
+            inode = None
+            if stat.key is not None and stat.key != "" and stat.kind == "file":
+                inode = volume._inode_at(volume._canonical(stat.key))
+            yield _combined(stat, inode, 0 if inode is None else inode.native.number("unstored"))
+        volume._check_alive()
+
+
+def _combined(stat: ObjectStat, inode: Inode | None, unstored: int = 0) -> FileStat:
+    """Combine the stored status with the cached state. `unstored`: bytes that may have been missing in the store at the
+    time of `stat`, counted before it.
+    """
+    fields: dict[str, Any] = {name: getattr(stat, name, None) for name in ObjectStat.__slots__}
+    if inode is None:
+        return FileStat(**fields)
+    usage = inode.native.usage()
+    if inode.native.has_local():
+        fields["size"] = usage["size"]
+    if (allocated := fields["allocated"]) is not None:
+        page = int(inode.volume.cache.config.page_size)
+        pages = -(-max(fields["size"], usage["size"]) // page)
+        fields["allocated"] = min(allocated + unstored, max(allocated, pages * page))
+    dirty = min(usage["local"], usage["size"])
+    if usage["staged"]:
+        dirty = sum(length for _, length in inode.native.local_ranges())
+    return FileStat(**fields, dirty=dirty, cached=min(usage["cached"], usage["size"]))
