@@ -21,205 +21,9 @@
  *   of names        create, mkdir, rename, unlink, ...                              names_changing, names_changed
  *   and more: attributes of each node that lost or got a name                       attributes_void
  */
-#include <stdlib.h>
-#include <string.h>
 #include <sys/stat.h>
 
-#include "state.h"
-
-enum { HASH_MIN = 1024, ROOT_NUMBER = 1 };
-
-struct node {
-	struct node *next; /* of its bucket */
-	u64 number, lookups, by_table;
-	u64 changed;  /* tick */
-	u32 changing; /* calls that run */
-	bool seen;    /* attributes were returned once */
-	u64 seen_tick;
-	i64 until_ns; /* attributes are valid until then; 0: invalid */
-	struct pc_attributes attributes;
-	struct pc_opened *opened;
-	struct name *names;
-};
-
-struct name {
-	struct name *next; /* of its bucket */
-	struct name *other; /* of its node */
-	struct node *node;
-	u64 parent, hash;
-	i64 until_ns;
-	char text[];
-};
-
-static u64 mixed(u64 x)
-{
-	x = (x ^ x >> 30) * 0xbf58476d1ce4e5b9ull;
-	x = (x ^ x >> 27) * 0x94d049bb133111ebull;
-	return x ^ x >> 31;
-}
-
-static u64 hash_of(u64 parent, const char *name)
-{
-	u64 h = mixed(parent + 0x9e3779b97f4a7c15ull);
-	for (; *name; name++)
-		h = (h ^ (u8)*name) * 0x100000001b3ull;
-	return mixed(h);
-}
-
-/* ---------------------------------------------------------------- tables; `names` held */
-
-static struct node *node_of(struct pc_loop *l, u64 number)
-{
-	struct node *n = l->nodes[mixed(number) & l->node_mask];
-	while (n && n->number != number)
-		n = n->next;
-	return n;
-}
-
-/* Return the mask of a table of `count` entries: as many buckets as entries; shrunk to a quarter when few are used. */
-static u64 mask_for(u64 count, u64 mask)
-{
-	if (count > mask)
-		return 2 * mask + 1;
-	return mask / 4 >= HASH_MIN - 1 && count < mask / 8 ? mask / 4 : mask;
-}
-
-static void resize_nodes(struct pc_loop *l)
-{
-	u64 mask = mask_for(l->nr_nodes, l->node_mask);
-	struct node **nodes = mask != l->node_mask ? calloc(mask + 1, sizeof(*nodes)) : NULL;
-	for (u64 k = 0; nodes && k <= l->node_mask; k++)
-		for (struct node *n = l->nodes[k], *next; n; n = next) {
-			next = n->next;
-			n->next = nodes[mixed(n->number) & mask];
-			nodes[mixed(n->number) & mask] = n;
-		}
-	if (nodes) {
-		free(l->nodes);
-		l->nodes = nodes;
-		l->node_mask = mask;
-	}
-}
-
-static struct node *node_make(struct pc_loop *l, u64 number)
-{
-	struct node *n = node_of(l, number);
-	if (n || !(n = calloc(1, sizeof(*n))))
-		return n;
-	resize_nodes(l);
-	struct node **bucket = &l->nodes[mixed(number) & l->node_mask];
-	n->number = number;
-	n->next = *bucket;
-	*bucket = n;
-	l->nr_nodes++;
-	return n;
-}
-
-static void resize_entries(struct pc_loop *l)
-{
-	u64 mask = mask_for(l->nr_entries, l->entry_mask);
-	struct name **entries = mask != l->entry_mask ? calloc(mask + 1, sizeof(*entries)) : NULL;
-	for (u64 k = 0; entries && k <= l->entry_mask; k++)
-		for (struct name *e = l->entries[k], *next; e; e = next) {
-			next = e->next;
-			e->next = entries[e->hash & mask];
-			entries[e->hash & mask] = e;
-		}
-	if (entries) {
-		free(l->entries);
-		l->entries = entries;
-		l->entry_mask = mask;
-	}
-}
-
-/* Return the link to the entry in its bucket, or the place to link it. */
-static struct name **entry_at(struct pc_loop *l, u64 parent, const char *name, u64 hash)
-{
-	struct name **at = &l->entries[hash & l->entry_mask];
-	while (*at && !((*at)->hash == hash && (*at)->parent == parent && !strcmp((*at)->text, name)))
-		at = &(*at)->next;
-	return at;
-}
-
-static void entry_drop(struct pc_loop *l, struct name **at)
-{
-	struct name *e = *at, **of = &e->node->names;
-	while (*of != e)
-		of = &(*of)->other;
-	*of = e->other;
-	*at = e->next;
-	free(e);
-	l->nr_entries--;
-}
-
-/* Add or replace an entry; without memory the name is not cached. */
-static void entry_set(struct pc_loop *l, u64 parent, const char *name, struct node *node, i64 until_ns)
-{
-	u64 hash = hash_of(parent, name);
-	struct name **at = entry_at(l, parent, name, hash), *e = *at;
-	if (e && e->node != node) {
-		entry_drop(l, at);
-		e = NULL;
-	}
-	if (!e) {
-		size_t n = strlen(name) + 1;
-		if (!(e = malloc(sizeof(*e) + n)))
-			return;
-		resize_entries(l);
-		at = &l->entries[hash & l->entry_mask];
-		*e = (struct name){.next = *at, .other = node->names, .node = node, .parent = parent, .hash = hash};
-		memcpy(e->text, name, n);
-		*at = node->names = e;
-		l->nr_entries++;
-	}
-	e->until_ns = until_ns;
-}
-
-/* Remove a node that has no lookup count, no open file and no running change. */
-static void node_settle(struct pc_loop *l, struct node *n)
-{
-	if (n->lookups)
-		return;
-	while (n->names)
-		entry_drop(l, entry_at(l, n->names->parent, n->names->text, n->names->hash));
-	if (n->opened || n->changing || n->number == ROOT_NUMBER)
-		return;
-	if (n->changed > l->forgotten_changed)
-		l->forgotten_changed = n->changed;
-	struct node **at = &l->nodes[mixed(n->number) & l->node_mask];
-	while (*at != n)
-		at = &(*at)->next;
-	*at = n->next;
-	free(n);
-	l->nr_nodes--;
-	resize_nodes(l);
-	resize_entries(l);
-}
-
-/* The root has no lookup count. */
-int pc_names_init(struct pc_loop *l)
-{
-	l->nodes = calloc(HASH_MIN, sizeof(struct node *));
-	l->entries = calloc(HASH_MIN, sizeof(struct name *));
-	l->node_mask = l->entry_mask = HASH_MIN - 1;
-	return l->nodes && l->entries && node_make(l, ROOT_NUMBER) ? 0 : -ENOMEM;
-}
-
-void pc_names_free(struct pc_loop *l)
-{
-	for (u64 k = 0; l->entries && k <= l->entry_mask; k++)
-		for (struct name *e = l->entries[k], *next; e; e = next) {
-			next = e->next;
-			free(e);
-		}
-	for (u64 k = 0; l->nodes && k <= l->node_mask; k++)
-		for (struct node *n = l->nodes[k], *next; n; n = next) {
-			next = n->next;
-			free(n);
-		}
-	free(l->entries);
-	free(l->nodes);
-}
+#include "nodes.h"
 
 /* ---------------------------------------------------------------- attributes; `names` held */
 
@@ -323,7 +127,7 @@ bool pc_known_attributes(struct pc_loop *l, u64 number, bool old_too, struct sta
 {
 	i64 now = now_ns(CLOCK_MONOTONIC);
 	pthread_mutex_lock(&l->names);
-	struct node *n = node_of(l, number);
+	struct node *n = pc_node_of(l, number);
 	bool known = n && n->seen && (old_too || is_right(l, n, now));
 	if (known) {
 		current(l, n, out);
@@ -338,7 +142,7 @@ bool pc_known_attributes(struct pc_loop *l, u64 number, bool old_too, struct sta
 bool pc_known_open(struct pc_loop *l, u64 number)
 {
 	pthread_mutex_lock(&l->names);
-	struct node *n = node_of(l, number);
+	struct node *n = pc_node_of(l, number);
 	bool open = n && n->seen && n->opened;
 	pthread_mutex_unlock(&l->names);
 	return open;
@@ -349,9 +153,9 @@ bool pc_known_open(struct pc_loop *l, u64 number)
 bool pc_known_entry(struct pc_loop *l, u64 parent, const char *name, struct fuse_entry_param *out)
 {
 	i64 now = now_ns(CLOCK_MONOTONIC);
-	u64 hash = hash_of(parent, name);
+	u64 hash = pc_entry_hash(parent, name);
 	pthread_mutex_lock(&l->names);
-	struct name *e = *entry_at(l, parent, name, hash);
+	struct name *e = *pc_entry_at(l, parent, name, hash);
 	bool known = e && now < e->until_ns && !l->names_changing && is_right(l, e->node, now);
 	if (known) {
 		*out = (struct fuse_entry_param){.ino = e->node->number};
@@ -377,12 +181,12 @@ int pc_lookup_add(struct pc_loop *l, u64 parent, const char *name, const struct 
 		  i64 since_ns, struct fuse_entry_param *out)
 {
 	pthread_mutex_lock(&l->names);
-	struct node *n = node_make(l, a->number);
+	struct node *n = pc_node_make(l, a->number);
 	if (n) {
 		n->lookups++;
 		see(l, n, a, tick, since_ns);
 		if (name && is_fresh(l, n, tick))
-			entry_set(l, parent, name, n, since_ns + l->options.entry_ns);
+			pc_entry_set(l, parent, name, n, since_ns + l->options.entry_ns);
 	}
 	pthread_mutex_unlock(&l->names);
 	if (!n)
@@ -398,11 +202,11 @@ int pc_lookup_add(struct pc_loop *l, u64 parent, const char *name, const struct 
 void pc_lookup_undo(struct pc_loop *l, u64 number, bool by_table)
 {
 	pthread_mutex_lock(&l->names);
-	struct node *n = node_of(l, number);
+	struct node *n = pc_node_of(l, number);
 	if (n && n->lookups) {
 		n->lookups--;
 		n->by_table -= by_table && n->by_table;
-		node_settle(l, n);
+		pc_node_settle(l, n);
 	}
 	pthread_mutex_unlock(&l->names);
 }
@@ -412,7 +216,7 @@ void pc_attributes_seen(struct pc_loop *l, const struct pc_attributes *a, u64 ti
 {
 	stat_of(a, out);
 	pthread_mutex_lock(&l->names);
-	struct node *n = node_of(l, a->number);
+	struct node *n = pc_node_of(l, a->number);
 	if (n)
 		see(l, n, a, tick, since_ns);
 	pthread_mutex_unlock(&l->names);
@@ -422,13 +226,13 @@ void pc_attributes_seen(struct pc_loop *l, const struct pc_attributes *a, u64 ti
 u64 pc_forgotten(struct pc_loop *l, u64 number, u64 times)
 {
 	pthread_mutex_lock(&l->names);
-	struct node *n = node_of(l, number);
+	struct node *n = pc_node_of(l, number);
 	if (n) {
 		n->lookups -= times < n->lookups ? times : n->lookups;
 		u64 own = times < n->by_table ? times : n->by_table;
 		n->by_table -= own;
 		times -= own;
-		node_settle(l, n);
+		pc_node_settle(l, n);
 	}
 	pthread_mutex_unlock(&l->names);
 	return times;
@@ -447,10 +251,10 @@ u64 pc_tick_now(struct pc_loop *l)
 /* `names` held. */
 static void entry_gone(struct pc_loop *l, u64 parent, const char *name)
 {
-	struct name **at = entry_at(l, parent, name, hash_of(parent, name));
+	struct name **at = pc_entry_at(l, parent, name, pc_entry_hash(parent, name));
 	if (*at)
-		entry_drop(l, at);
-	struct node *directory = node_of(l, parent);
+		pc_entry_drop(l, at);
+	struct node *directory = pc_node_of(l, parent);
 	if (directory)
 		directory->until_ns = 0;
 }
@@ -461,13 +265,13 @@ static void change(struct pc_loop *l, const struct slot *s, int running)
 	const struct pc_asked *a = &s->asked;
 	l->tick++;
 	if (s->changes & CHANGES_NODE) {
-		struct node *n = running > 0 ? node_make(l, a->number) : node_of(l, a->number);
+		struct node *n = running > 0 ? pc_node_make(l, a->number) : pc_node_of(l, a->number);
 		if (n) {
 			n->changing += (u32)running;
 			n->changed = l->tick;
 			n->until_ns = 0;
 			if (running < 0)
-				node_settle(l, n);
+				pc_node_settle(l, n);
 		}
 	}
 	if (s->changes & CHANGES_NAMES) {
@@ -507,7 +311,7 @@ void pc_change_end(struct pc_loop *l, const struct slot *s)
 void pc_node_changed(struct pc_loop *l, u64 number)
 {
 	pthread_mutex_lock(&l->names);
-	struct node *n = node_of(l, number);
+	struct node *n = pc_node_of(l, number);
 	l->tick++;
 	if (n) {
 		n->changed = l->tick;
@@ -530,7 +334,7 @@ void pc_entry_changed(struct pc_loop *l, u64 parent, const char *name)
 void pc_node_opened(struct pc_loop *l, struct pc_opened *o)
 {
 	pthread_mutex_lock(&l->names);
-	struct node *n = node_make(l, o->number);
+	struct node *n = pc_node_make(l, o->number);
 	if (n) {
 		o->next = n->opened;
 		n->opened = o;
@@ -541,65 +345,13 @@ void pc_node_opened(struct pc_loop *l, struct pc_opened *o)
 void pc_node_closed(struct pc_loop *l, struct pc_opened *o)
 {
 	pthread_mutex_lock(&l->names);
-	struct node *n = node_of(l, o->number);
+	struct node *n = pc_node_of(l, o->number);
 	struct pc_opened **at = n ? &n->opened : NULL;
 	while (at && *at && *at != o)
 		at = &(*at)->next;
 	if (at && *at) {
 		*at = o->next;
-		node_settle(l, n);
+		pc_node_settle(l, n);
 	}
-	pthread_mutex_unlock(&l->names);
-}
-
-/* ---------------------------------------------------------------- invariants */
-
-/**
- * pc_loop_check() - check the table of names: only counted nodes have attributes, entries lead to nodes with a lookup
- * count, counts are right. It cannot see Python's counts; pc_loop_counts() has the sum. Also check the slots (slots.c).
- *
- * Return: false: `text` describes the mistake.
- */
-bool pc_loop_check(struct pc_loop *l, char *text, size_t size)
-{
-	u64 nodes = 0, entries = 0;
-	pthread_mutex_lock(&l->lock);
-	const char *wrong = pc_slots_check(l);
-	pthread_mutex_unlock(&l->lock);
-	pthread_mutex_lock(&l->names);
-	for (u64 k = 0; k <= l->node_mask; k++)
-		for (struct node *n = l->nodes[k]; n; n = n->next) {
-			nodes++;
-			if (n->by_table > n->lookups)
-				wrong = "the table counts more lookups than there are";
-			if (!n->lookups && n->names)
-				wrong = "a name of a node that the kernel has forgotten";
-			if (!n->lookups && !n->opened && !n->changing && n->number != ROOT_NUMBER)
-				wrong = "a node without lookups, opens or changes";
-			for (struct name *e = n->names; e; e = e->other) {
-				entries++;
-				if (*entry_at(l, e->parent, e->text, e->hash) != e || e->node != n)
-					wrong = "a name that is not found, or leads elsewhere";
-			}
-		}
-	if (nodes != l->nr_nodes || entries != l->nr_entries)
-		wrong = "numbers of nodes and names";
-	pthread_mutex_unlock(&l->names);
-	if (wrong && size) {
-		strncpy(text, wrong, size - 1);
-		text[size - 1] = 0;
-	}
-	return !wrong;
-}
-
-void pc_names_count(struct pc_loop *l, struct pc_loop_counts *out)
-{
-	pthread_mutex_lock(&l->names);
-	out->nodes = l->nr_nodes - 1; /* without the root */
-	out->names = l->nr_entries;
-	out->told = 0;
-	for (u64 k = 0; k <= l->node_mask; k++)
-		for (struct node *n = l->nodes[k]; n; n = n->next)
-			out->told += n->lookups;
 	pthread_mutex_unlock(&l->names);
 }

@@ -1,12 +1,12 @@
 /*
  * state.h - the loop's data, for the files of this folder: session.c (threads and their end), ask.c (pending requests),
- * slots.c (their states), turns.c (their order), reply.c (their answers), operations.c (libfuse's callbacks), names.c
- * (nodes), opened.c (open files), notify.c.
+ * slots.c (their states), turns.c (their order), reply.c (their answers), operations.c (libfuse's callbacks), nodes.c
+ * (tables of nodes and names), names.c (answers from them), opened.c (open files), notify.c.
  *
  * Locks, never held over a call of libfuse or of CORE except as listed:
  *
  *   lock    requests, queue, handlers, senders        ask.c
- *   names   nodes, names, their open files            names.c; pc_hit_calls.length and .taken within it
+ *   names   nodes, names, their open files            nodes.c, names.c; pc_hit_calls.length and .taken within it
  *
  * No thread holds both. libfuse's locks of a request and of its session are outside of `lock`: libfuse calls
  * interrupted() (ask.c) with them held.
@@ -169,9 +169,12 @@ bool pc_turn_holds(const struct pc_loop *l, const struct slot *s);
 bool pc_turn_begin(struct pc_loop *l, struct slot *s);
 struct slot *pc_turn_end(struct pc_loop *l, struct slot *s);
 
-/* names.c */
+/* nodes.c */
 int pc_names_init(struct pc_loop *l);
 void pc_names_free(struct pc_loop *l);
+void pc_names_count(struct pc_loop *l, struct pc_loop_counts *out);
+
+/* names.c */
 bool pc_known_attributes(struct pc_loop *l, u64 number, bool old_too, struct stat *out, double *timeout);
 bool pc_known_entry(struct pc_loop *l, u64 parent, const char *name, struct fuse_entry_param *out);
 bool pc_known_open(struct pc_loop *l, u64 number);
@@ -185,7 +188,6 @@ void pc_change_begin(struct pc_loop *l, const struct slot *s);
 void pc_change_end(struct pc_loop *l, const struct slot *s);
 void pc_node_changed(struct pc_loop *l, u64 number);
 void pc_entry_changed(struct pc_loop *l, u64 parent, const char *name);
-void pc_names_count(struct pc_loop *l, struct pc_loop_counts *out);
 void pc_node_opened(struct pc_loop *l, struct pc_opened *o);
 void pc_node_closed(struct pc_loop *l, struct pc_opened *o);
 
