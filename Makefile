@@ -296,9 +296,12 @@ instructions: native                                                  ## instruc
 
 # ---------------------------------------------------------------------------------------------- the rest
 
-.PHONY: bench bench-s3-peers wheel docs fmt clean help
+.PHONY: bench bench-files bench-s3-peers wheel docs fmt clean help
 bench: $(VENV)/.built $(VENV)/.bench native                           ## measurements and goals; ONLY=P1,P5 selects, OPTIONS=--quick
 	@$(PY) -m tests.bench --native build/hit_instructions $(if $(ONLY),--only $(ONLY)) $(OPTIONS)
+
+bench-files: $(VENV)/.built                                           ## small files, many objects, streams beside plain files; OPTIONS=--quick
+	@$(PY) -m tests.bench files $(if $(ONLY),--only $(ONLY)) $(OPTIONS)
 
 bench-s3-peers: $(VENV)/.built $(VENV)/.dev .venv-s3fs/.installed .venv-smart-open/.installed ## S3 objects beside s3fs, smart_open
 	@$(PY) -m tests.bench --only s3-peers

@@ -11,7 +11,7 @@ from typing import Any
 
 from pagecache import BackendFile, CachedFile, PageCache
 from pagecache.backends import DirectoryBackend
-from pagecache.bench import plain
+from pagecache.bench import files, plain
 from pagecache.bench.harness import Variant, shuffled
 from pagecache.bench.plain import BLOCK, MIB, Run, make_file
 from pagecache.bench.subject import KIB, PAGE, PatternBackend, cache_for_hits, made, read_nothing, read_pattern
@@ -156,4 +156,23 @@ def write_path(bench: Bench) -> Iterator[Row]:
     yield measured(result, "cache", "plain", case="write-path", key="P17", metric=metric, against=against, note=note)
 
 
-CASES: tuple[Case, ...] = (random_reads, overwrites, python_files, miss, write_path)
+@case("small-files", "jobs on files of 8 KiB, dir: on tmpfs", [f"F1/{job}" for job in files.JOBS], "files")
+def small_files(bench: Bench) -> Iterator[Row]:
+    """F1: what a file costs, beside its bytes."""
+    for name in ("plain", "cached"):
+        (bench.folder / name).mkdir()
+    with made(PageCache("64MiB")) as cache:
+        volume = cache.attach(DirectoryBackend(bench.folder / "cached"))
+        ways = {"plain": files.by_system_calls(), "cached": files.through(volume)}
+        keys = {"plain": [f"{bench.folder}/plain/{n}" for n in range(256)], "cached": [str(n) for n in range(256)]}
+        for name, jobs in ways.items():
+            for key in keys[name]:
+                jobs["create"](key)
+        for job, metric in files.JOBS.items():
+            variants = [files.file_variant(name, jobs, job, keys[name]) for name, jobs in ways.items()]
+            result = bench.compare(variants, wall=True, seconds=4 * bench.settings.seconds)
+            fields = {"case": "small-files", "key": f"F1/{job}", "metric": f"{metric}, dir:", "unit": "× time"}
+            yield measured(result, "cached", "plain", against="plain file", **fields)
+
+
+CASES: tuple[Case, ...] = (random_reads, overwrites, python_files, miss, write_path, small_files)

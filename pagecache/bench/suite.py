@@ -22,7 +22,7 @@ from pagecache.bench.subject import PAGE, Subject
 from pagecache.interrupts import uninterrupted
 
 TMPFS = Path("/dev/shm")
-Group = Literal["hits", "writeback"]
+Group = Literal["hits", "writeback", "files"]
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -64,6 +64,7 @@ class Row:
     nanoseconds: float | None = None  # absolute time per item: for information
     note: str = ""
     skipped: str = ""  # the reason why there is no value
+    counts: dict[str, float] = field(default_factory=dict)  # of one item: calls, threads, processor time
 
 
 def measured(comparison: Comparison, name: str, base: str, *, unit: str = "× speed", **fields: Any) -> Row:

@@ -22,8 +22,8 @@ def _moved(name: str, *, is_flag: bool = False) -> Callable[[Command], Command]:
     return click.option(name, is_flag=is_flag, hidden=True, expose_value=False, callback=_refuse_moved)
 
 
-@click.command(short_help="Measure hits, misses and write-back beside plain files")
-@click.argument("group", required=False, type=click.Choice(["hits", "writeback"]))
+@click.command(short_help="Measure hits, misses, write-back and small files beside plain files")
+@click.argument("group", required=False, type=click.Choice(["hits", "writeback", "files"]))
 @click.option("--only", metavar="P1,P5", help="Goals or cases to run.  [default: all]")
 @click.option("--list", "list_cases", is_flag=True, help="List the cases and the ids of their goals, and run nothing.")
 @click.option("--quick", is_flag=True, help="Measure 11 rounds on a quarter of the working set.")
@@ -39,10 +39,11 @@ def bench(group: str | None, only: str | None, list_cases: bool, quick: bool, se
 
     Hits: random 4 KiB reads and overwrites of cached bytes, against os.pread, os.pwrite and Python files. Misses:
     4 KiB reads that the cache does not hold, against calling the backend directly. Write-back: overwrites of a whole
-    file, then fsync, against os.pwrite and os.fsync.
+    file, then fsync, against os.pwrite and os.fsync. Files: create, open, edit, stat, rename and remove files of 8 KiB,
+    against system calls.
 
-    GROUP: hits (hits and misses) or writeback. Without it: both. A checkout also has the goals, and measures other
-    caches, threads, memory, fsspec and S3: make bench.
+    GROUP: hits (hits and misses), writeback or files. Without it: all. A checkout also has the goals, and measures
+    other caches, threads, memory, fsspec and S3: make bench.
     """
     from pagecache.bench import report
     from pagecache.bench.cases import CASES

@@ -17,7 +17,7 @@ from tests.bench import report, suite
 
 
 @click.command()
-@click.argument("group", required=False, type=click.Choice(["hits", "writeback"]))
+@click.argument("group", required=False, type=click.Choice(["hits", "writeback", "files"]))
 @click.option("--only", metavar="P1,P5", help="Goals or cases to run.  [default: all]")
 @click.option("--list", "list_cases", is_flag=True, help="List the cases and their goals, and run nothing.")
 @click.option("--quick", is_flag=True, help="Measure 11 rounds on a quarter of the working set.")
@@ -48,7 +48,8 @@ def main(
 ) -> None:
     """Measure the cache and its peers side by side, and compare the results with the goals of docs/performance.md.
 
-    GROUP: hits (reads, writes, misses, memory), or writeback (the way from dirty to durable). Without it: both.
+    GROUP: hits (reads, writes, misses, memory), writeback (the way from dirty to durable), or files (small files, many
+    objects, streams). Without it: all.
     """
     leave_on_sigterm()
     if plot is not None and find_spec("matplotlib") is None:

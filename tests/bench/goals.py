@@ -1,16 +1,17 @@
 """The goals of the engine: the number that each row has to reach, a ratio within a run or an exact count.
 
-A goal has an id `P<n>` and a part if it has several bounds. `python -m tests.bench --list` prints this table;
-docs/performance.md explains it. Cases refer to goals by their key (`P1/64K`), so each bound is written once.
+A goal has an id (`P<n>`; `F<n>` for files) and a part if it has several bounds. `python -m tests.bench --list` prints
+this table; docs/performance.md explains it. Cases refer to goals by key (`P1/64K`), so each bound is written once.
 """
 
 from dataclasses import dataclass
 from typing import Literal
 
+from pagecache.bench.files import JOBS
 from pagecache.bench.suite import Group
 
 Sense = Literal["at least", "at most"]
-Unit = Literal["× speed", "× time", "× size", "calls", "bytes", "instructions", "folios", "µs", "parts"]
+Unit = Literal["× speed", "× time", "× size", "calls", "bytes", "instructions", "folios", "µs", "parts", "misses"]
 
 
 @dataclass(frozen=True, slots=True)
@@ -56,6 +57,18 @@ def _time(key: str, metric: str, against: str, bound: float, group: Group = "hit
     return Goal(key, metric, against, "at most", bound, "× time", group)
 
 
+def _file(key: str, job: str, store: str, bound: float) -> Goal:
+    return _time(key, f"{JOBS[job]}, {store}", "plain file", bound, "files")
+
+
+def _stream(name: str, metric: str, against: str, bound: float) -> tuple[Goal, Goal]:
+    """Return the goals of a stream: speed, and processor time of the whole process."""
+    return (
+        _speed(f"F5/{name}", metric, against, bound, "files"),
+        _time(f"F5/{name}-cpu", f"{metric}: processor time", against, 2.5, "files"),
+    )
+
+
 GOALS: tuple[Goal, ...] = (
     _speed("P1/64K", "4 KiB random hit, 64K folios", "os.pread", 1.7),
     _speed("P1/4K", "4 KiB random hit, 4K folios", "os.pread", 1.4),
@@ -95,7 +108,7 @@ GOALS: tuple[Goal, ...] = (
     _speed("P16/5us", "write-back of 256 scattered pages as one call, 5 µs a call", "256 calls", 5, "writeback"),
     _speed("P16/20us", "write-back of 256 scattered pages as one call, 20 µs a call", "256 calls", 15, "writeback"),
     _speed("P16/1ms", "write-back of 256 scattered pages as one call, 1 ms a call", "256 calls", 150, "writeback"),
-    _speed("P17", "4 KiB random overwrites of all pages, then fsync", "os.pwrite + fsync", 1.5, "writeback"),
+    _speed("P17", "4 KiB random overwrites of all pages, then fsync", "os.pwrite + fsync", 1.8, "writeback"),
     _speed("P18", "8 calls in flight, 1 ms backend", "one call at a time", 5, "writeback"),
     _speed("P19/tree-dense", "anything in flight in this MiB? all pages", "glibc red-black tree", 1.5, "writeback"),
     _speed("P19/tree-sparse", "anything in flight in this MiB? few pages", "glibc red-black tree", 2, "writeback"),
@@ -120,6 +133,27 @@ GOALS: tuple[Goal, ...] = (
     _speed("P33", "second read of a parquet file through fsspec, 20 ms a call", "the best of fsspec's own caches", 3),
     _speed("P34", "sequential write of a large S3 object, 50 ms", "boto3 upload_fileobj", 1.0),
     _time("P37", "4 KiB random hit, served and scraped every 100 ms", "not scraped", 1.01),
+    _time("P14/dir", "4 KiB random miss, dir: on tmpfs", "os.pread", 1.3, "files"),
+    _file("F1/create", "create", "dir:", 4),
+    _file("F1/read", "read", "dir:", 3),
+    _file("F1/keep", "keep", "dir:", 0.8),
+    _file("F1/edit", "edit", "dir:", 6),
+    _file("F1/stat", "stat", "dir:", 4),
+    _file("F1/rename", "rename", "dir:", 6),
+    _file("F1/remove", "remove", "dir:", 6),
+    # Set as 25, 60 and 150 µs where a plain file takes 7.4 µs; the last as processor time.
+    _file("F2/memory", "create", "memory:", 3.4),
+    _file("F2/prompt", "create", "prompt dict", 8.1),
+    _time("F2/dict", f"{JOBS['create']}, dict: processor time", "plain file", 20, "files"),
+    Goal("F2/calls", "calls of open, write and close for a new file", "prompt dict", "at most", 3, "calls", "files"),
+    _speed("F3", "open, read, close by 8 threads, dir:", "one thread", 1.5, "files"),
+    _time("F4/growth", "open, read, close of a cached object, most objects", "the fewest", 1.5, "files"),
+    Goal("F4/misses", "misses of a second walk over all objects", "exact", "at most", 0, "misses", "files"),
+    Goal("F4/bytes", "memory per object beside its page and key", "resident memory", "at most", 400, "bytes", "files"),
+    *_stream("write", "1 GiB through 256 MiB, dir:, write by 1 MiB and fsync", "os.write + fsync", 0.85),
+    *_stream("read-1M", "1 GiB through 256 MiB, dir:, read by 1 MiB", "os.read", 0.7),
+    *_stream("read-64K", "1 GiB through 256 MiB, dir:, read by 64 KiB", "os.read", 0.7),
+    *_stream("direct", "1 GiB through 256 MiB, dir:, direct read by 1 MiB", "os.read", 0.9),
 )
 
 BY_KEY = {goal.key: goal for goal in GOALS}

@@ -18,10 +18,12 @@ from pagecache.bench.subject import on_cache
 from pagecache.bench.suite import Case, Result, Row, Settings
 from tests.bench import (
     cases_aio,
+    cases_files,
     cases_flow,
     cases_fsspec,
     cases_hits,
     cases_live,
+    cases_many,
     cases_marks,
     cases_memory,
     cases_miss,
@@ -30,6 +32,7 @@ from tests.bench import (
     cases_s3,
     cases_s3_peers,
     cases_shared,
+    cases_streams,
     cases_threads,
     cases_writeback,
 )
@@ -76,6 +79,11 @@ CASES: tuple[Case, ...] = (
     cases_s3_peers.s3_peers,
     cases_marks.marks,
     cases_native.hit_instructions,
+    cases_files.small_files,
+    cases_files.by_threads,
+    cases_files.miss_dir,
+    cases_many.many_objects,
+    cases_streams.streams,
 )
 
 

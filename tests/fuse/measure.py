@@ -1,4 +1,4 @@
-"""`python -m tests.fuse.measure [--buffered] [--fio] [--files N]`: a mount and its peers, in one run.
+"""`python -m tests.fuse.measure [--buffered] [--fio | --trees] [--files N]`: a mount and its peers, in one run.
 
     c            a mount of this project
     plain        a passthrough on pyfuse3 that does nothing but answer
@@ -8,12 +8,15 @@
 Each round measures every file system once, in another order. The result is the median over rounds of the ratio within a
 round (goal P36: c at least 2.0 of plain at 4 KiB, with direct I/O). Everything is cached in every one of them.
 `--buffered`: with the kernel's pages. `--fio`: fio with 1, 2 and 4 jobs instead.
+`--trees`: programs on trees of N files instead (tar, git, cp, find, stat, rm). The passthrough on pyfuse3 has no
+directories and stays out. The table has the goals of c beside ll.
 """
 
 from __future__ import annotations
 
 import argparse
 import contextlib
+import io
 import json
 import mmap
 import os
@@ -23,13 +26,14 @@ import shutil
 import statistics
 import subprocess
 import sys
+import tarfile
 import tempfile
 import time
 from collections.abc import Callable, Iterator, Sequence
 from functools import partial
 from pathlib import Path
 
-from .mounts import Mounted
+from .mounts import Mounted, run
 
 SIZE = 32 << 20
 ROUNDS = 11
@@ -145,6 +149,11 @@ FIO = {
     for jobs in (1, 2, 4)
 } | {f"{kind} {size}": (kind, size, 1) for size in ("128k", "1m") for kind in ("read", "write")}
 FIO_ROUNDS = 3
+TREE_ROUNDS = 3
+TREE_FILES = 10_000
+TREE_GOALS = {"tar x": 0.7, "find | xargs stat": 0.8, "cp -r": 0.7, "rm -r": 0.7, "git clone": 0.7}
+NAMES_GOALS = {"names": 0.6, "stats": 0.8}
+"""Speed of c beside ll."""
 
 
 def run_fio(subject: Subject, kind: str, size: str, jobs: int) -> tuple[int, float]:
@@ -176,7 +185,8 @@ class Table:
 
     def show(self) -> None:
         for work, rates in self._rates.items():
-            print(work)
+            goal = (TREE_GOALS | NAMES_GOALS).get(work)
+            print(work if goal is None or "ll" not in rates else f"{work}: goal of c beside ll {goal}")
             for name, own in rates.items():
                 found: dict[str, float] = {"per second": round(statistics.median(own))}
                 for base in ("plain", "ll"):
@@ -213,6 +223,63 @@ def measure_by_fio(subjects: dict[str, Subject]) -> Table:
     return table
 
 
+class Trees:
+    """Programs that make, read and remove a tree of small files in a file system."""
+
+    def __init__(self, folder: Path, files: int) -> None:
+        self.files = files
+        self._archive, self._repository = folder / "tree.tar", folder / "repository"
+        chance = random.Random(1)
+        with tarfile.open(self._archive, "w") as archive:
+            for number in range(files):
+                entry = tarfile.TarInfo(f"tree/{number // 100}/file{number}")
+                entry.size, entry.mode = chance.randrange(200, 8000), 0o644
+                archive.addfile(entry, io.BytesIO(chance.randbytes(entry.size)))
+        self._repository.mkdir()
+        self._run("git", "init", "-q", "-b", "main", self._repository)
+        self._run("tar", "xf", self._archive, "-C", self._repository)
+        git = ("git", "-C", self._repository, "-c", "user.name=bench", "-c", "user.email=bench@localhost")
+        self._run(*git, "add", ".")
+        self._run(*git, "commit", "-q", "-m", "files")
+
+    def jobs(self) -> dict[str, Callable[[Subject], int]]:
+        """Return the jobs, in the order in which they follow each other; each returns the number of files."""
+        return {
+            "tar x": lambda on: self._run("tar", "xf", self._archive, "-C", on.top),
+            "find | xargs stat": lambda on: self._run(
+                "sh", "-c", 'find "$0" -type f -print0 | xargs -0 stat -c %s > /dev/null', on.top / "tree"
+            ),
+            "cp -r": lambda on: self._run("cp", "-r", on.top / "tree", on.top / "copy"),
+            "rm -r": lambda on: 2 * self._run("rm", "-r", on.top / "tree", on.top / "copy"),
+            "git clone": lambda on: self._run("git", "clone", "-q", self._repository, on.top / "clone"),
+        }
+
+    def clear(self, on: Subject) -> None:
+        """Remove the result of the last job."""
+        self._run("rm", "-rf", on.top / "clone")
+
+    def _run(self, *command: str | Path) -> int:
+        run(*command, timeout=1800)
+        return self.files
+
+
+def measure_trees(subjects: dict[str, Subject], trees: Trees) -> Table:
+    table = Table()
+    for round_ in range(TREE_ROUNDS + 1):  # the first one warms everything up
+        for work, job in trees.jobs().items():
+            for name, subject in shuffled(subjects, round_):
+                table.time(work, name, subject, partial(timed, job, subject), counts=round_ > 0)
+        for subject in subjects.values():
+            trees.clear(subject)
+    return table
+
+
+def timed(job: Callable[[Subject], int], subject: Subject) -> tuple[int, float]:
+    """Units of work, and seconds."""
+    begin = time.perf_counter()
+    return job(subject), time.perf_counter() - begin
+
+
 def make_files(top: Path, files: int) -> None:
     (top / "data").write_bytes(bytes(SIZE))
     for number in range(files):
@@ -245,10 +312,19 @@ def built_ll(folder: Path) -> Path | None:
 def main() -> None:
     parser = argparse.ArgumentParser()
     parser.add_argument("--buffered", action="store_true")
-    parser.add_argument("--fio", action="store_true")
-    parser.add_argument("--files", type=int, default=8_000)
+    kinds = parser.add_mutually_exclusive_group()
+    kinds.add_argument("--fio", action="store_true")
+    kinds.add_argument("--trees", action="store_true")
+    parser.add_argument("--files", type=int)
     arguments = parser.parse_args()
-    direct, files = not arguments.buffered, arguments.files
+    if arguments.files is not None and arguments.files < 1:
+        parser.error(f"--files: {arguments.files} is less than 1")
+    missing = [program for program in ("tar", "git", "cp", "find", "xargs", "stat", "rm") if not shutil.which(program)]
+    if arguments.trees and missing:
+        parser.error(f"--trees needs {', '.join(missing)}")
+    direct = not arguments.buffered
+    wanted = arguments.files or (TREE_FILES if arguments.trees else 8_000)
+    files = 1 if arguments.trees else wanted  # of those that are there before
     room = resource.getrlimit(resource.RLIMIT_NOFILE)[1]
     resource.setrlimit(resource.RLIMIT_NOFILE, (room, room))
     without_stats = {"plain"} | ({"ll"} if files + 1000 > room else set())  # it has a descriptor for each file
@@ -264,10 +340,17 @@ def main() -> None:
         (mounted.path / "data").read_bytes()
         assert mounted.process is not None
         subjects["c"] = Subject(mounted.path, mounted.process.pid, files)
-        others = {"plain": [sys.executable, "-c", PASSTHROUGH, str(root / "plain"), "direct" if direct else "pages"]}
+        others = {}
+        if not arguments.trees:
+            words = [str(root / "plain"), "direct" if direct else "pages"]
+            others["plain"] = [sys.executable, "-c", PASSTHROUGH, *words]
         if ll := built_ll(root):
             cache = "never" if direct else "auto"
-            others["ll"] = [str(ll), str(root / "ll"), "-f", "-o", f"source={memory},cache={cache}"]
+            source = memory
+            if arguments.trees:  # names of both are in use at the same time
+                source = Path(stack.enter_context(tempfile.TemporaryDirectory(dir="/dev/shm")))
+                make_files(source, files)
+            others["ll"] = [str(ll), str(root / "ll"), "-f", "-o", f"source={source},cache={cache}"]
         for name, command in others.items():
             (root / name).mkdir()
             data = root / name / "data"
@@ -276,7 +359,11 @@ def main() -> None:
         for subject in subjects.values():
             stack.callback(os.close, subject.fd)
         print(f"load {os.getloadavg()[0]:.1f}, Python {sys.version.split()[0]}, {os.cpu_count()} CPUs, {options}")
-        (measure_by_fio(subjects) if arguments.fio else measure(subjects, without_stats)).show()
+        if arguments.trees:
+            table = measure_trees(subjects, Trees(Path(stack.enter_context(tempfile.TemporaryDirectory())), wanted))
+        else:
+            table = measure_by_fio(subjects) if arguments.fio else measure(subjects, without_stats)
+        table.show()
 
 
 if __name__ == "__main__":

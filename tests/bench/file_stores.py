@@ -1,0 +1,49 @@
+"""The stores whose files are measured, and the volumes above them."""
+
+from collections.abc import Callable
+from contextlib import ExitStack
+from pathlib import Path
+from typing import Any
+
+from pagecache import PageCache
+from pagecache.bench import files
+from pagecache.bench.files import Jobs
+from pagecache.bench.subject import made
+from tests.bench.dict_backend import DictBackend
+
+PLAIN = "plain file"
+DIR, MEMORY, PROMPT, OTHER = "dir:", "memory:", "prompt dict", "dict"
+
+
+def folder_url(folder: Path) -> str:
+    folder.mkdir(parents=True, exist_ok=True)
+    return f"dir:{folder}"
+
+
+STORES: dict[str, Callable[[Path], Any]] = {
+    DIR: folder_url,
+    MEMORY: lambda folder: "memory:",
+    PROMPT: lambda folder: DictBackend(prompt=True),
+    OTHER: lambda folder: DictBackend(prompt=False),
+}
+
+
+class Way:
+    """One way to do the jobs: plain files, or a volume; and `count` files that exist."""
+
+    def __init__(self, jobs: Jobs, keys: list[str]) -> None:
+        self.jobs, self.keys = jobs, keys
+        for key in keys:
+            jobs["create"](key)
+
+
+def ways(folder: Path, count: int, stack: ExitStack) -> dict[str, Way]:
+    """Return plain files below `folder` (on tmpfs), and one volume of each store, by name."""
+    plain, names = folder / "plain", [f"file{n}" for n in range(count)]
+    plain.mkdir(parents=True)
+    found = {PLAIN: Way(files.by_system_calls(), [f"{plain}/{name}" for name in names])}
+    for store, make in STORES.items():
+        cache = stack.enter_context(made(PageCache("64MiB")))
+        volume = cache.attach(make(folder / "store"))
+        found[store] = Way(files.through(volume), names)
+    return found
