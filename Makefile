@@ -300,7 +300,7 @@ instructions: native                                                  ## instruc
 bench: $(VENV)/.built $(VENV)/.bench native                           ## measurements and goals; ONLY=P1,P5 selects, OPTIONS=--quick
 	@$(PY) -m tests.bench --native build/hit_instructions $(if $(ONLY),--only $(ONLY)) $(OPTIONS)
 
-bench-files: $(VENV)/.built                                           ## small files, many objects, streams beside plain files; OPTIONS=--quick
+bench-files: $(VENV)/.built $(VENV)/.bench                            ## small files, many objects and streams beside plain files
 	@$(PY) -m tests.bench files $(if $(ONLY),--only $(ONLY)) $(OPTIONS)
 
 bench-s3-peers: $(VENV)/.built $(VENV)/.dev .venv-s3fs/.installed .venv-smart-open/.installed ## S3 objects beside s3fs, smart_open

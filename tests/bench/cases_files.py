@@ -1,7 +1,7 @@
 """Small files over four stores beside plain files on tmpfs: F1, F2 and F3; misses of `dir:`: P14/dir.
 
 The value of a row is a ratio of times on the wall, since threads of a volume take part; `cpu` of its counts is the
-ratio of the processor time of the whole process. Exact counts come from processes of their own (file_counts.py).
+ratio of the processor time of the whole process. Separate processes make exact counts (file_counts.py).
 """
 
 import time

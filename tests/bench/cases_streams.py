@@ -7,6 +7,7 @@ the kernel's page cache, in both ways. Each write makes a new file; the old one 
 import contextlib
 import os
 from collections.abc import Callable, Iterator, Sequence
+from functools import partial
 from pathlib import Path
 from tempfile import TemporaryDirectory
 from typing import Any
@@ -19,7 +20,7 @@ from tests.bench.cases_files import side_by_side
 from tests.bench.rows import Bench, Row, case, timed
 
 ROUNDS = 7
-READS = {"read-1M": (MIB, False), "read-64K": (64 * KIB, False), "direct": (MIB, True)}
+READS = {"read-1M": (MIB, False), "read-64K": (64 * KIB, False), "direct": (MIB, True)}  # the last of another file
 KEYS = [f"F5/{name}{part}" for name in ("write", *READS) for part in ("", "-cpu")]
 
 
@@ -80,7 +81,8 @@ def streams(bench: Bench) -> Iterator[Row]:
     with TemporaryDirectory(prefix="pagecache-bench-") as disk, made(PageCache(capacity)) as cache:
         folder = Path(disk)
         volume = cache.attach(f"dir:{folder}")
-        make_file(folder / "file", size)
+        for key in ("file", "other"):
+            make_file(folder / key, size)
 
         def removed(call: Callable[[Any], object], key: Any) -> Callable[[], None]:
             def before() -> None:
@@ -94,24 +96,23 @@ def streams(bench: Bench) -> Iterator[Row]:
             "write": [
                 Variant(
                     name="plain",
-                    run=repeated(lambda: plain_write(plain_path, size)),
+                    run=repeated(partial(plain_write, plain_path, size)),
                     items=[0],
                     before=removed(os.unlink, plain_path),
                 ),
                 Variant(
                     name="cached",
-                    run=repeated(lambda: cached_write(volume, "cached", size)),
+                    run=repeated(partial(cached_write, volume, "cached", size)),
                     items=[0],
                     before=removed(volume.remove, "cached"),
                 ),
             ]
         }
         for name, (piece, direct) in READS.items():
-            own = repeated(lambda piece=piece, direct=direct: cached_read(volume, "file", piece, direct))  # type: ignore[misc]
-            call = repeated(lambda piece=piece: plain_read(folder / "file", piece))  # type: ignore[misc]
+            key = "other" if direct else "file"
             jobs[name] = [
-                Variant(name="plain", run=call, items=[0]),
-                Variant(name="cached", run=own, items=[0]),
+                Variant(name="plain", run=repeated(partial(plain_read, folder / key, piece)), items=[0]),
+                Variant(name="cached", run=repeated(partial(cached_read, volume, key, piece, direct)), items=[0]),
             ]
         note = f"{size // MIB} MiB through {capacity // MIB} MiB, {filesystem(folder)}"
         for name, variants in jobs.items():

@@ -5,6 +5,7 @@
 
 import dataclasses
 import itertools
+from collections.abc import Iterator
 from typing import Any
 
 from pagecache import Backend, BackendLimits, ObjectStat
@@ -87,3 +88,8 @@ class DictBackend(Backend):
         if not replace and dst in self._files:
             raise FileExistsError(17, "the object exists", dst)
         self._files[dst] = self._files.pop(src)
+
+    def list(self, prefix: str = "") -> Iterator[ObjectStat]:
+        for key in sorted(self._files):
+            if key.startswith(prefix):
+                yield dataclasses.replace(self._files[key].stat(), key=key)

@@ -7,8 +7,8 @@
     store calls     calls of a store that is written in Python
     switches        context switches of the whole process: they depend on the machine's load, all others do not
 
-Each count is made in a process of its own: one under strace, and one with a profile function in every thread.
-The functions and system calls of each job, sorted, are in the JSON as well: `top`.
+One process runs the jobs under strace, another one with a profile function in every thread. The functions and system
+calls of each job, sorted, are in the JSON as well: `top`.
 """
 
 import argparse
