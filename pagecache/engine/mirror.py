@@ -24,15 +24,16 @@ import threading
 import weakref
 from collections import deque
 from collections.abc import Callable
-from queue import SimpleQueue
+from queue import Empty, SimpleQueue
 from typing import TYPE_CHECKING, Any
 
 from ..backends.plain import returned
 from ..backends.protocol import Backend, BackendFile, close_backend_file
 from ..errors import Key
 from ..native import Op
-from .park import SLICE, Deadline, start_thread
-from .report.notices import cause
+from .park import SLICE, Deadline
+from .report.notices import cause, fault
+from .runner import TURN, OnDemand, Spare
 
 if TYPE_CHECKING:
     from .file import EngineFile
@@ -113,6 +114,63 @@ class MirrorFile:
         return self.queue.popleft()
 
 
+class MirrorThreads(OnDemand):
+    """The threads of a mirror, which start with the first file of the volume or with the first change of a name.
+
+    They keep neither mirror nor cache alive while they wait.
+    """
+
+    def __init__(self, mirror: Mirror, name: str, most: int, spare: Spare) -> None:
+        super().__init__(f"{name}-mirror", f"of the mirror of {name!r}", most, spare)
+        self._mirror = weakref.ref(mirror)
+        self._ready: SimpleQueue[MirrorFile | None] = SimpleQueue()
+
+    def push(self, copy: MirrorFile) -> None:
+        """Queue a copy with steps that may be runnable."""
+        self._ready.put(copy)
+        self.have_all()
+
+    def _loop(self, era: int) -> None:
+        while (copy := self._ready.get()) is not None:
+            try:
+                if not self._serve(copy):
+                    return
+            except BaseException:
+                fault("a thread %s met an error that should not get here; it goes on", self._whose)
+            finally:
+                del copy
+
+    def _turn(self) -> bool:
+        try:
+            copy = self._ready.get(timeout=TURN)
+        except Empty:
+            return self._mirror() is not None
+        return copy is not None and self._serve(copy)
+
+    def _serve(self, copy: MirrorFile) -> bool:
+        """Run the next steps of the copy; return False if the mirror has gone."""
+        mirror = self._mirror()
+        if mirror is not None:
+            mirror.serve(copy)
+        return mirror is not None
+
+    def is_lent(self) -> bool:
+        """Return whether the spare thread does the work."""
+        return self._lent and not self._threads
+
+    def join(self, timeout: float) -> bool:
+        """End the threads after their queue; return False if one still runs (a call hangs)."""
+        with self._lock:
+            self._most = 0
+            threads = list(self._threads)
+        visited = self._visited(timeout)  # before the marks of the end, which are for the threads
+        for _ in threads:
+            self._ready.put(None)
+        for thread in threads:
+            thread.join(timeout)
+        return visited and not any(thread.is_alive() for thread in threads)
+
+
 class Mirror:
     """The second stream of one volume, with its own threads."""
 
@@ -122,18 +180,8 @@ class Mirror:
         self.lost = 0
         self._lock = threading.Lock()
         self._files: dict[Key, MirrorFile] = {}
-        self._ready: SimpleQueue[MirrorFile | None] = SimpleQueue()
-        self._threads = [
-            threading.Thread(
-                target=_work,
-                args=(weakref.ref(self), self._ready),
-                name=f"pagecache-{volume.name}-mirror-{k}",
-                daemon=True,
-            )
-            for k in range(min(int(backend.limits.max_inflight), THREADS_MAX))
-        ]
-        for thread in self._threads:
-            start_thread(thread, f"of the mirror of {volume.name!r}")
+        most = min(int(backend.limits.max_inflight), THREADS_MAX)
+        self.threads: MirrorThreads = MirrorThreads(self, volume.name, most, volume.cache.spare)
 
     def busy(self) -> bool:
         """Return whether any change is pending or running."""
@@ -163,7 +211,7 @@ class Mirror:
             self._give_up(copy, MirrorError("there was no memory for its request"))
         elif largest is not None:
             self._give_up(largest, MirrorError(f"mirrors hold more than their share of memory, {share} bytes"))
-        self._ready.put(copy)
+        self.threads.push(copy)
 
     def then(self, key: Key, call: Callable[[MirrorFile], None]) -> None:
         """Queue a call after the pending changes of the file."""
@@ -171,7 +219,7 @@ class Mirror:
             copy = self._copy(key)
             if copy.valid:
                 copy.queue.append(Step(call))
-        self._ready.put(copy)
+        self.threads.push(copy)
 
     def truncated(self, key: Key, size: int) -> None:
         """Record that the file ends at `size`; with 0 a copy that was given up starts anew."""
@@ -198,7 +246,7 @@ class Mirror:
             copy.queue.append(Step(self._remove))
             copy.queue.append(Step(self._open_step))
         _end(dropped)
-        self._ready.put(copy)
+        self.threads.push(copy)
 
     def committed(self, key: Key) -> None:
         self.then(key, lambda copy: self._commit(copy))
@@ -209,7 +257,7 @@ class Mirror:
             dropped = self._drop(copy)
             copy.queue.append(Step(self._remove))
         _end(dropped)
-        self._ready.put(copy)
+        self.threads.push(copy)
 
     def renamed(self, src: Key, dst: Key) -> None:
         """Rename the copy; if the destination's copy is busy, it is given up instead."""
@@ -229,9 +277,9 @@ class Mirror:
         _end(dropped)
         if busy:
             self.removed(src)
-        self._ready.put(copy)
+        self.threads.push(copy)
         if other is not None:
-            self._ready.put(other)
+            self.threads.push(other)
 
     def invalidate(self, key: Key, why: str) -> None:
         """Give up a copy, even a long unused one; no new one begins."""
@@ -285,7 +333,7 @@ class Mirror:
         what = f"the mirror's copy is given up: {cause(error)}"
         next = "it is removed there, and begins anew when the file is made or emptied"
         self.volume.say(logging.WARNING, "the mirror", what, next, copy.key)
-        self._ready.put(copy)
+        self.threads.push(copy)
 
     # -- calls of the backend, on the mirror's threads
 
@@ -398,7 +446,7 @@ class Mirror:
                 copy.running.append((item, now))
             more = bool(copy.queue)
         if more:
-            self._ready.put(copy)
+            self.threads.push(copy)
         self._run(copy, item)
 
     def _run(self, copy: MirrorFile, item: Write | Step) -> None:
@@ -420,7 +468,7 @@ class Mirror:
         if failed is not None:
             self._give_up(copy, failed)
         self._close_idle()
-        self._ready.put(copy)
+        self.threads.push(copy)
 
     def _close_idle(self) -> None:
         with self._lock:
@@ -428,7 +476,7 @@ class Mirror:
             for copy in idle[OPEN_MAX:]:
                 copy.queue.append(Step(self._close))
         for copy in idle[OPEN_MAX:]:
-            self._ready.put(copy)
+            self.threads.push(copy)
 
     # -- the end
 
@@ -447,11 +495,10 @@ class Mirror:
             behind = [copy for copy in self._files.values() if copy.queued()]
         for copy in behind:
             self._give_up(copy, MirrorError("the volume ended before it had caught up"))
-        for _ in self._threads:
-            self._ready.put(None)
-        for thread in self._threads:
-            thread.join(SLICE)
-        if any(thread.is_alive() for thread in self._threads):
+        removing = Deadline(self.volume.clock, SLICE)
+        while self.threads.is_lent() and not self.drained() and not removing.passed():
+            self.volume.park.signal().wait(SLICE / 10)
+        if not self.threads.join(SLICE):
             return False
         with self._lock:
             copies = list(self._files.values())
@@ -459,15 +506,6 @@ class Mirror:
             self._close(copy)
         self.backend.close()
         return True
-
-
-def _work(mirror: weakref.ref[Mirror], ready: SimpleQueue[MirrorFile | None]) -> None:
-    """Run a thread of a mirror, which keeps neither mirror nor cache alive while it waits."""
-    while (copy := ready.get()) is not None:
-        if (found := mirror()) is None:
-            return
-        found.serve(copy)
-        del found, copy
 
 
 def _since(item: Write | tuple[Step, float]) -> float:

@@ -257,6 +257,8 @@ class EngineVolume:
 
     def add(self, file: EngineFile) -> None:
         self.runner.have_all()
+        if self.mirror is not None:
+            self.mirror.threads.have_all()
         with self._lock:
             self._files[file.native.id] = file
         self.cache.native.recorder.met(file.native.id, self.name, file.key)

@@ -190,6 +190,67 @@ def test_a_volume_that_cannot_start_threads_works_on_the_spare_thread(refusals: 
     assert (backend.snapshot("key"), other.snapshot("key")) == (b"bytes" * 1000, b"others" * 1000)
 
 
+def test_a_mirror_has_no_thread_before_its_volume_has_work_for_it() -> None:
+    """The first file starts them, and so does a change of a name without a file."""
+    named, copy = MemoryBackend(), MemoryBackend()
+    for backend in (named, copy):
+        with PageCache("1MiB") as cache, cache.attach(backend).open("key", "w+b") as file:
+            file.pwrite(b"bytes", 0)
+    with PageCache("1MiB") as cache:
+        first = cache.attach(MemoryBackend(), name="m1", mirror=MemoryBackend())
+        second = cache.attach(named, name="m2", mirror=copy)
+        assert threads("pagecache-m") == []
+        assert not first.exists("missing")
+        second.remove("key")
+        assert len(threads("pagecache-m2-mirror-")) == copy.limits.max_inflight
+        assert threads("pagecache-m1-mirror-") == []
+        with first.open("key", "w+b"):
+            assert len(threads("pagecache-m1-mirror-")) == copy.limits.max_inflight
+        eventually(lambda: list(copy.list()) == [])
+
+
+def test_a_mirror_that_cannot_start_threads_works_on_the_spare_thread(refusals: Refusals) -> None:
+    """The copies are right, and threads come back later."""
+    store, copy = MemoryBackend(), MemoryBackend()
+    with PageCache("1MiB") as cache:
+        volume = cache.attach(store, name="poor", mirror=copy)
+        refusals.on = True
+        with volume.open("first", "w+b") as file:
+            file.pwrite(b"bytes" * 1000, 0)
+            file.fsync()
+            eventually(lambda: volume.engine.mirror is not None and volume.engine.mirror.drained())
+            assert copy.snapshot("first") == b"bytes" * 1000
+            assert threads("pagecache-poor-") == []
+            refusals.on = False
+            assert volume.engine.mirror is not None
+            volume.engine.mirror.threads._refused -= runner.AGAIN
+            file.pwrite(b"others", 0)
+            file.fsync()
+            assert threads("pagecache-poor-mirror-") != []
+            refusals.on = True
+    refusals.on = False
+    assert copy.snapshot("first") == store.snapshot("first") == b"others" + (b"bytes" * 1000)[6:]
+
+
+def test_a_mirror_on_the_spare_thread_ends_with_its_volume(refusals: Refusals) -> None:
+    """It catches up at the end, and its backend is closed."""
+    closed = []
+
+    class Closing(MemoryBackend):
+        def close(self) -> None:
+            closed.append(self)
+
+    store, copy = MemoryBackend(), Closing()
+    with PageCache("1MiB") as cache:
+        volume = cache.attach(store, name="poor", mirror=copy)
+        refusals.on = True
+        with volume.open("key", "w+b") as file:
+            file.pwrite(b"bytes" * 1000, 0)
+        volume.detach()
+        assert (closed, copy.snapshot("key")) == ([copy], b"bytes" * 1000)
+    refusals.on = False
+
+
 def test_a_cache_that_cannot_start_its_own_threads_says_so(refusals: Refusals) -> None:
     """The call raises, and what was there before goes on."""
     with PageCache("1MiB") as cache:
