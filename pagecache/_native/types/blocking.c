@@ -212,11 +212,12 @@ int pc_wait_credit(struct pc_inode *i, PyObject *core, u32 *credit)
 static int wait_granted(struct op *op, u32 kind, i64 deadline_ns, bool (*cancel)(struct pc_inode *, struct pc_waiter *))
 {
 	struct pc_inode *i = op->inode;
+	struct pc_waiter *w = &caller_of(op)->waiter;
 	struct pc_sleep sleep = {.cache = NULL};
 	int err = 0;
-	if (atomic_load(&op->waiter.word) != PC_GRANTED)
+	if (atomic_load(&w->word) != PC_GRANTED)
 		begin(&sleep, i, kind);
-	while (!err && atomic_load(&op->waiter.word) != PC_GRANTED) {
+	while (!err && atomic_load(&w->word) != PC_GRANTED) {
 		i64 left = PC_WAIT_SLICE_NS;
 		if (deadline_ns >= 0) {
 			i64 until_deadline = deadline_ns - pc_clock_ns();
@@ -226,11 +227,11 @@ static int wait_granted(struct op *op, u32 kind, i64 deadline_ns, bool (*cancel)
 				break;
 			}
 		}
-		Py_BEGIN_ALLOW_THREADS pc_futex_wait(&op->waiter.word, PC_WAITING, left);
+		Py_BEGIN_ALLOW_THREADS pc_futex_wait(&w->word, PC_WAITING, left);
 		Py_END_ALLOW_THREADS err = PyErr_CheckSignals();
 		err = err ? err : check_alive(i, op->core);
 	}
-	bool late = err && cancel(i, &op->waiter);
+	bool late = err && cancel(i, w);
 	pc_sleep_end(&sleep, err);
 	if (late)
 		return err < 0 ? -2 : 2; /* granted at the last moment: the caller holds it and passes it on */
@@ -248,14 +249,14 @@ static int acquire_lock(struct op *op, int mode, u32 hold, i64 deadline_ns)
 	struct pc_inode *i = op->inode;
 	int err = 0;
 	if (!pc_inode_lock_try(i, mode)) {
-		pc_inode_lock_enqueue(i, &op->waiter, mode);
+		pc_inode_lock_enqueue(i, &caller_of(op)->waiter, mode);
 		err = wait_granted(op, mode == PC_SHARED ? PC_WAIT_LOCK_SHARED : PC_WAIT_LOCK, deadline_ns,
 				   pc_inode_lock_cancel);
 		if (err == 2 || err == -2)
 			pc_inode_lock_release(i, mode);
 	}
 	if (!err)
-		op->holds |= hold;
+		caller_of(op)->holds |= hold;
 	return err > 0 ? timed_out(op) : err < 0 ? -1 : 0;
 }
 
@@ -263,13 +264,13 @@ static int acquire_token(struct op *op, i64 deadline_ns)
 {
 	struct pc_inode *i = op->inode;
 	pc_inode_leaf_lock(i);
-	bool got = pc_token_take(i, &op->waiter, PC_TOKEN_CALLER);
+	bool got = pc_token_take(i, &caller_of(op)->waiter, PC_TOKEN_CALLER);
 	pc_inode_leaf_unlock(i);
 	int err = got ? 0 : wait_granted(op, PC_WAIT_TOKEN, deadline_ns, pc_token_cancel);
 	if (err == 2 || err == -2)
 		pc_token_release(i);
 	if (!err)
-		op->holds |= PC_HOLD_TOKEN;
+		caller_of(op)->holds |= PC_HOLD_TOKEN;
 	return err > 0 ? timed_out(op) : err < 0 ? -1 : 0;
 }
 
@@ -280,7 +281,7 @@ static int acquire_invalidate(struct op *op)
 	while (!err) {
 		u32 seq = atomic_load(&op->inode->event.seq);
 		if (!pc_invalidate_lock(op->inode)) {
-			op->holds |= PC_HOLD_INVALIDATE;
+			caller_of(op)->holds |= PC_HOLD_INVALIDATE;
 			break;
 		}
 		if (!sleep.cache)

@@ -246,9 +246,9 @@ static PyObject *pin_to_store(PyObject *core, struct pc_inode *i, u64 pos, u64 l
 	struct op *op = pc_op_new(core, i, PC_OP_CALLER, NULL);
 	if (!op)
 		return NULL;
-	op->what = Py_NewRef(pc_str_view);
-	op->pos = pos;
-	op->len = len;
+	caller_of(op)->what = Py_NewRef(pc_str_view);
+	caller_of(op)->pos = pos;
+	caller_of(op)->end = pos + len;
 	if (pc_op_acquire(op, PC_HOLD_LOCK_X, -1) == 0) {
 		u64 size = pc_inode_size(i);
 		if (pos > size || len > size - pos)

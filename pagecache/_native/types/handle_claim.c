@@ -99,7 +99,7 @@ static u64 write_locked(struct handle *h, u64 pos, const u8 *from, u64 len, stru
 static int lock_inode(struct op *op, struct handle *h)
 {
 	if (PC_LIKELY(pc_inode_lock_try(h->inode, PC_EXCLUSIVE))) {
-		op->holds |= PC_HOLD_LOCK_X;
+		caller_of(op)->holds |= PC_HOLD_LOCK_X;
 		pc_op_claims(op);
 		return 0;
 	}
@@ -116,7 +116,7 @@ static int claim(struct handle *h, struct op *op, struct pc_place *place, u64 po
 		int err = wait_for_room(h, place, pos, len);
 		if (PC_LIKELY(err || pc_inode_lock_try(i, PC_EXCLUSIVE))) {
 			if (!err) {
-				op->holds |= PC_HOLD_LOCK_X;
+				caller_of(op)->holds |= PC_HOLD_LOCK_X;
 				pc_op_claims(op);
 			}
 			return err;
@@ -130,16 +130,17 @@ static int claim(struct handle *h, struct op *op, struct pc_place *place, u64 po
 		if (round == PC_ROUNDS_BUDGET)
 			return wait_for_room(h, place, pos, len);
 		pc_inode_lock_release(i, PC_EXCLUSIVE);
-		op->holds &= ~(u32)PC_HOLD_LOCK_X;
+		caller_of(op)->holds &= ~(u32)PC_HOLD_LOCK_X;
 	}
 }
 
 /* Describe an operation, for reports about waits for its locks. */
 static void describe(struct op *op, PyObject *verb, u64 pos, u64 len)
 {
-	op->what = Py_NewRef(verb);
-	op->pos = pos;
-	op->len = len;
+	struct op_caller *own = caller_of(op);
+	own->what = Py_NewRef(verb);
+	own->pos = pos;
+	own->end = pos + len;
 	pc_op_claims(op);
 }
 
@@ -155,22 +156,24 @@ int pc_write_slow(struct handle *h, u64 pos, const u8 *from, u64 len, u64 done, 
 	if (op)
 		describe(op, append ? pc_str_append : pc_str_write, pos, len);
 	if (append && done && op)
-		op->holds |= PC_HOLD_LOCK_X;
+		caller_of(op)->holds |= PC_HOLD_LOCK_X;
 	else if (append && done)
 		pc_inode_lock_release(i, PC_EXCLUSIVE);
 	while (!err && done < len) {
 		u64 piece = piece_of(i, len - done);
-		struct pc_place *place = &op->place;
+		struct pc_place *place = &caller_of(op)->place;
 		pc_place_open(i, place, 0, 0);
-		bool locked = op->holds & PC_HOLD_LOCK_X;
+		bool locked = caller_of(op)->holds & PC_HOLD_LOCK_X;
 		if (!append)
 			err = claim(h, op, place, pos + done, piece);
 		else if (!locked)
 			err = lock_inode(op, h);
 		if (!err && !locked && check_writable(h))
 			err = -1; /* closed during a wait: no more bytes enter the file */
-		if (!err && append && done == 0)
-			*append_pos = op->pos = pos = pc_inode_size(i);
+		if (!err && append && done == 0) {
+			*append_pos = caller_of(op)->pos = pos = pc_inode_size(i);
+			caller_of(op)->end = pos + len;
+		}
 		if (!err && append)
 			err = wait_for_room(h, place, pos + done, piece);
 		if (!err && pos + len > INT64_MAX) {
@@ -182,9 +185,9 @@ int pc_write_slow(struct handle *h, u64 pos, const u8 *from, u64 len, u64 done, 
 		pc_place_close(i, place);
 		if (err < 0)
 			break;
-		if (!append && op->holds & PC_HOLD_LOCK_X) {
+		if (!append && caller_of(op)->holds & PC_HOLD_LOCK_X) {
 			pc_inode_lock_release(i, PC_EXCLUSIVE);
-			op->holds &= ~(u32)PC_HOLD_LOCK_X;
+			caller_of(op)->holds &= ~(u32)PC_HOLD_LOCK_X;
 		}
 		if (err == 1) {
 			/* Wait for memory, or write the folio back: without the lock, which only appends need. */
@@ -214,10 +217,10 @@ static int write_zeros(struct handle *h, struct op *op, u64 pos, u64 len, u64 *d
 	u64 size = pc_inode_size(i), total = pos < size ? pc_min(len, size - pos) : 0;
 	while (!err && *done < total) {
 		u64 piece = pc_min(piece_of(i, total - *done), sizeof(zeros));
-		err = wait_for_room(h, &op->place, pos + *done, piece);
+		err = wait_for_room(h, &caller_of(op)->place, pos + *done, piece);
 		if (!err)
 			*done += write_locked(h, pos + *done, zeros, piece, &need, &err);
-		pc_place_close(i, &op->place);
+		pc_place_close(i, &caller_of(op)->place);
 		if (err == 1)
 			err = wait_for_memory(h);
 	}

@@ -36,7 +36,7 @@ static int start(PyObject *core, struct pc_inode *i, struct pc_request *r, struc
 		pc_work_end(i->volume, w);
 		return gone ? 0 : -1;
 	}
-	op->work = *w;
+	*loop_work_of(op) = *w;
 	return pc_op_start(op, fill ? str_start_fill : r->gather ? str_start_units : str_start_write);
 }
 

@@ -21,7 +21,7 @@ static PyObject *run_holding(PyObject *module, PyObject *args)
 	struct op *op = pc_op_new(core, i, PC_OP_CALLER, NULL);
 	if (!op)
 		return NULL;
-	op->what = Py_NewRef(method);
+	caller_of(op)->what = Py_NewRef(method);
 	if (pc_op_acquire(op, holds, deadline_ns)) {
 		pc_op_settle(op);
 		Py_DECREF(op);
@@ -50,8 +50,8 @@ static PyObject *run_both(PyObject *module, PyObject *args)
 	struct op *op = pc_op_new(core, i, PC_OP_CALLER, NULL), *second = pc_op_new(core, j, PC_OP_CALLER, NULL);
 	bool i_first = i->id < j->id;
 	if (op && second) {
-		op->what = Py_NewRef(method);
-		second->what = Py_NewRef(method);
+		caller_of(op)->what = Py_NewRef(method);
+		caller_of(second)->what = Py_NewRef(method);
 	}
 	PyObject *both = op && second ? Py_BuildValue("(OO)", second, argument) : NULL;
 	int err = !both || pc_op_acquire(i_first ? op : second, PC_HOLD_TOKEN, deadline_ns) ||
@@ -63,7 +63,7 @@ static PyObject *run_both(PyObject *module, PyObject *args)
 	if (second)
 		pc_op_settle(second); /* the caller of a call under its token may still have it */
 	Py_XDECREF(both);
-	Py_XDECREF(second);
+	Py_XDECREF((PyObject *)second);
 	if (err)
 		return NULL;
 	Py_RETURN_NONE;

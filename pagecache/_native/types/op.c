@@ -1,10 +1,12 @@
 /*
- * op.c - operations: the one mechanism that releases everything.
+ * op.c - operations: make, run and start them, and their methods for the engine. They are the one mechanism that
+ * releases everything.
  *
  * A C entry that needs resources of CORE (folio locks of a fill, the inode lock, the token, a request for a backend)
  * makes an Op, records them there, and calls the engine. When the engine returns, or raises, the entry settles the Op:
  * KeyboardInterrupt can strike between any two bytecodes, but not between two C statements. The engine sees the Op as
- * an object with begin() and complete() (op_calls.c), which raise once it is settled.
+ * an object with begin() and complete() (op_calls.c), which raise once it is settled. Its fields are in op.h, its states
+ * in op_state.c.
  *
  *   caller's thread   pread ─► Op(FILL) ─► backend.read_into, answer ─► settle ─► copy
  *   volume's thread   work  ─► Op(WRITE) ─► engine.write(op): begin → backend.write_from → complete, finish ─► settle
@@ -32,29 +34,16 @@ struct op *pc_op_new(PyObject *core, struct pc_inode *i, int kind, struct pc_req
 	op->core = core;
 	op->inode = i;
 	op->kind = (u8)kind;
-	op->request = r;
+	if (op_transfers(op))
+		transfer_of(op)->request = r;
+	if (kind == PC_OP_CALLER)
+		pc_list_init(&caller_of(op)->waiter.link);
 	op->generation = atomic_load(&i->volume->generation);
 	op->inode_id = i->id;
-	pc_list_init(&op->waiter.link);
 	pc_list_init(&op->running);
 	pc_list_add_tail(&pc_operations, &op->listed);
 	atomic_fetch_add(&i->users, 1);
 	return op;
-}
-
-/* Release the token of an operation. If its backend call still runs elsewhere, that call keeps the token, unless a
- * fence cut it off. */
-static void leave_token(struct op *op)
-{
-	struct pc_inode *i = op->inode;
-	pc_inode_leaf_lock(i);
-	if (op->lent && op->turn == i->token_turn) {
-		i->token = PC_TOKEN_STRAY;
-		pc_event_wake(&i->event);
-	} else {
-		pc_token_release_locked(i);
-	}
-	pc_inode_leaf_unlock(i);
 }
 
 /* The call returned: the token belongs to the operation again, or is released if the operation is settled. After a
@@ -63,65 +52,13 @@ static void take_back(struct op *op)
 {
 	struct pc_inode *i = op->inode;
 	pc_inode_leaf_lock(i);
-	bool stray = op->settled && i->id == op->inode_id && op->turn == i->token_turn;
-	op->lent = 0;
-	if (i->id == op->inode_id && op->turn == i->token_turn)
+	bool same = i->id == op->inode_id && caller_of(op)->turn == i->token_turn;
+	caller_of(op)->lent = 0;
+	if (same)
 		i->token_lent = 0;
-	if (stray)
+	if (same && op_is_settled(op))
 		pc_token_release_locked(i);
 	pc_inode_leaf_unlock(i);
-}
-
-static void release_holds(struct op *op)
-{
-	struct pc_inode *i = op->inode;
-	if (op->holds & PC_HOLD_INVALIDATE)
-		pc_invalidate_unlock(i);
-	if (op->holds & PC_HOLD_TOKEN)
-		leave_token(op);
-	if (op->holds & PC_HOLD_LOCK_S)
-		pc_inode_lock_release(i, PC_SHARED);
-	if (op->holds & PC_HOLD_LOCK_X)
-		pc_inode_lock_release(i, PC_EXCLUSIVE);
-	op->holds = 0;
-}
-
-/* Release everything that the operation still owns. Idempotent; keeps the exception that is set; a no-op in a forked
- * child. */
-void pc_op_settle(struct op *op)
-{
-	PyObject *type, *value, *traceback;
-	if (op->settled)
-		return;
-	if (pc_is_forked(((struct core *)op->core)->cache)) {
-		pc_list_del(&op->listed);
-		op->settled = 1;
-		return;
-	}
-	if (op->holds & PC_HOLD_DIRECT && pc_op_direct_settle(op))
-		return;
-	PyErr_Fetch(&type, &value, &traceback);
-	pc_op_end_call(op);
-	pc_list_del(&op->listed);
-	op->settled = 1;
-	if (op->on_loop) {
-		pc_list_del(&op->running);
-		pc_work_end(op->inode->volume, &op->work);
-	}
-	struct pc_request *r = op->request;
-	op->request = NULL;
-	if (op->kind == PC_OP_COMMIT)
-		pc_commit_end(op->inode, false, false);
-	else if (r)
-		pc_request_settle(r);
-	if (op->credit)
-		pc_credit_put(op->inode->volume, op->credit);
-	release_holds(op);
-	Py_CLEAR(op->buf);
-	Py_CLEAR(op->memory);
-	pc_inode_user_put(op->inode);
-	pc_core_release(op->core);
-	PyErr_Restore(type, value, traceback);
 }
 
 static void op_dealloc(PyObject *self)
@@ -129,33 +66,18 @@ static void op_dealloc(PyObject *self)
 	struct op *op = (struct op *)self;
 	PyTypeObject *type = Py_TYPE(self);
 	pc_op_settle(op);
-	Py_XDECREF(op->views);
-	Py_XDECREF(op->buf);
-	Py_XDECREF(op->memory);
+	if (op_transfers(op)) { /* NULL, unless it was settled in a forked child */
+		Py_XDECREF(transfer_of(op)->views);
+		Py_XDECREF(transfer_of(op)->buf);
+	}
+	if (op->kind == PC_OP_UNCACHED)
+		Py_XDECREF(uncached_of(op)->memory);
+	if (op->kind == PC_OP_CALLER)
+		Py_XDECREF(caller_of(op)->what);
 	Py_XDECREF(op->answer);
-	Py_XDECREF(op->what);
 	Py_XDECREF(op->core);
 	PyObject_Free(self);
 	Py_DECREF(type);
-}
-
-/* Whether the volume was aborted since the operation began: it makes no more calls, and its answers only end its
- * holds. */
-bool pc_op_stopped(const struct op *op)
-{
-	u64 generation = op->kind == PC_OP_WRITE && op->request ? op->request->generation
-			 : op->kind == PC_OP_COMMIT             ? op->inode->commit_generation
-								: op->generation;
-	return op->settled || (op->kind != PC_OP_MIRROR && pc_stopped(op->inode, generation));
-}
-
-/* Return: 0; -1 with an exception: it is settled and owns nothing. */
-int pc_op_check(struct op *op)
-{
-	if (!op->settled)
-		return 0;
-	PyErr_SetString(PyExc_ValueError, "the operation is settled");
-	return -1;
 }
 
 /* Run a fill, or call engine.<method>(op[, argument]), with the operation on this thread's chain; then settle it.
@@ -182,13 +104,13 @@ int pc_op_run(struct op *op, PyObject *method, PyObject *argument)
 		PyErr_SetString(PyExc_RuntimeError, "the file has no engine");
 	}
 	int ran = result ? 0 : -1;
-	if (!result && op->request)
-		pc_report_failure(op->request->report);
-	if (op->revoked && (result || PyErr_ExceptionMatches(PyExc_Exception))) {
+	if (!result && request_of(op))
+		pc_report_failure(request_of(op)->report);
+	if (op->state == OP_REVOKED && (result || PyErr_ExceptionMatches(PyExc_Exception))) {
 		PyErr_Clear();
 		ran = PC_RUN_REVOKED;
 	}
-	if (ran == 0 && op->stale)
+	if (ran == 0 && op_transfers(op) && transfer_of(op)->stale)
 		ran = PC_RUN_STALE;
 	pc_op_settle(op);
 	Py_DECREF(op);
@@ -217,9 +139,9 @@ int pc_op_start(struct op *op, PyObject *method)
 static PyObject *op_fail(PyObject *self, PyObject *error)
 {
 	struct op *op = (struct op *)self;
-	if (op->request && op->kind == PC_OP_FILL && PyExceptionInstance_Check(error)) {
+	if (op->kind == PC_OP_FILL && request_of(op) && PyExceptionInstance_Check(error)) {
 		PyErr_SetObject((PyObject *)Py_TYPE(error), error);
-		pc_report_failure(op->request->report);
+		pc_report_failure(request_of(op)->report);
 		PyErr_Clear();
 	}
 	Py_RETURN_NONE;
@@ -246,15 +168,16 @@ static PyObject *op_finish(PyObject *self, PyObject *args)
 	pc_op_end_call(op);
 	if (op->kind == PC_OP_COMMIT) {
 		pc_list_del(&op->listed);
-		op->settled = 1;
+		pc_op_move(op, OP_SETTLED);
 		pc_commit_end(op->inode, ok, flag);
 		pc_inode_user_put(op->inode);
-	} else if (op->kind == PC_OP_WRITE && !op->request) {
+	} else if (op->state == OP_ENDED) {
 		PyErr_SetString(PyExc_ValueError, "the operation is settled: its request has ended");
 		return NULL;
 	} else if (op->kind == PC_OP_WRITE) {
-		struct pc_request *r = op->request;
-		op->request = NULL;
+		struct pc_request *r = request_of(op);
+		transfer_of(op)->request = NULL;
+		pc_op_move(op, OP_ENDED);
 		pc_write_done(r, ok, flag != 0);
 	} else if (op->kind == PC_OP_MIRROR) {
 		pc_op_settle(op);
@@ -272,13 +195,13 @@ static PyObject *op_mirror(PyObject *self, PyObject *last)
 	struct op *op = (struct op *)self, *joined = Py_IS_TYPE(last, pc_op_type) ? (struct op *)last : NULL;
 	if (pc_op_check(op))
 		return NULL;
-	if (op->kind != PC_OP_WRITE || (joined && joined->kind != PC_OP_MIRROR)) {
+	if (op->kind != PC_OP_WRITE || op->state == OP_ENDED || (joined && joined->kind != PC_OP_MIRROR)) {
 		PyErr_SetString(PyExc_ValueError, "only write-back is mirrored");
 		return NULL;
 	}
-	if (joined && (joined->settled || joined->in_call))
+	if (joined && joined->state != OP_OPEN)
 		joined = NULL;
-	struct pc_request *old = joined ? joined->request : NULL, *m = pc_mirror_take(op->request, old);
+	struct pc_request *old = joined ? request_of(joined) : NULL, *m = pc_mirror_take(request_of(op), old);
 	if (!m)
 		Py_RETURN_NONE;
 	if (m == old)
@@ -296,14 +219,18 @@ static PyObject *op_call(PyObject *self, PyObject *function)
 	struct op *op = (struct op *)self;
 	if (pc_op_check(op))
 		return NULL;
+	if (op->kind != PC_OP_CALLER) {
+		PyErr_SetString(PyExc_ValueError, "only the operation of a caller lends its token");
+		return NULL;
+	}
 	if (pc_op_stopped(op)) {
 		pc_raise(op->core, engine_of(op->inode), "shutdown", "the volume was aborted");
 		return NULL;
 	}
 	struct op frame = {.inode = op->inode, .outer = pc_tls_op}; /* this thread is in a call of the volume */
 	pc_inode_leaf_lock(op->inode);
-	op->lent = op->inode->token_lent = 1;
-	op->turn = op->inode->token_turn;
+	caller_of(op)->lent = op->inode->token_lent = 1;
+	caller_of(op)->turn = op->inode->token_turn;
 	pc_inode_leaf_unlock(op->inode);
 	pc_tls_op = &frame;
 	PyObject *result = PyObject_CallNoArgs(function);
@@ -317,7 +244,7 @@ static struct op *first_to_revoke(const struct pc_volume *v, bool fenced)
 	for (struct pc_list *l = running.next; l != &running; l = l->next) {
 		struct op *op = PC_ENTRY(l, struct op, running);
 		bool reads = op->kind == PC_OP_FILL || op->kind == PC_OP_UNCACHED;
-		if (op->inode->volume == v && pc_op_stopped(op) && !op->settled &&
+		if (op->inode->volume == v && pc_op_stopped(op) && !op_is_settled(op) &&
 		    (reads || (fenced && op->kind != PC_OP_CALLER && op->kind != PC_OP_MIRROR)))
 			return op;
 	}
@@ -336,8 +263,7 @@ PyObject *pc_revoke(PyObject *module, PyObject *args)
 		return NULL;
 	while ((op = first_to_revoke((struct pc_volume *)(uintptr_t)address, fenced))) {
 		Py_INCREF((PyObject *)op);
-		op->revoked = 1;
-		pc_op_settle(op);
+		pc_op_revoke(op);
 		Py_DECREF((PyObject *)op);
 	}
 	if (fenced)
@@ -357,71 +283,90 @@ PyObject *pc_stragglers(PyObject *module, PyObject *address)
 		return NULL;
 	for (struct pc_list *l = pc_operations.next; l != &pc_operations; l = l->next) {
 		struct op *op = PC_ENTRY(l, struct op, listed);
-		n += op->inode->volume == v && op->kind == PC_OP_CALLER && !op->in_call && !op->left &&
-		     pc_op_stopped(op);
+		n += op->inode->volume == v && op->kind == PC_OP_CALLER && op->state == OP_OPEN && pc_op_stopped(op);
 	}
 	return PyLong_FromLong(n);
+}
+
+/* The range of the whole operation, of any kind; empty if it has none, or its request has ended. */
+void pc_op_extent(const struct op *op, u64 *start, u64 *end)
+{
+	const struct pc_request *r = request_of(op);
+	*start = *end = 0;
+	if (r) {
+		*start = r->start;
+		*end = r->end;
+	} else if (op->kind == PC_OP_UNCACHED) {
+		*start = uncached_of(op)->pos;
+		*end = *start + uncached_of(op)->len;
+	} else if (op->kind == PC_OP_CALLER && caller_of(op)->pos <= caller_of(op)->end) {
+		*start = caller_of(op)->pos; /* otherwise a direct write that has sent nothing yet */
+		*end = caller_of(op)->end;
+	}
 }
 
 static PyObject *op_offset(PyObject *self, void *closure)
 {
 	struct op *op = (struct op *)self;
 	(void)closure;
-	return PyLong_FromUnsignedLongLong(op->request ? op->request->call_pos : op->pos);
+	u64 start, end;
+	pc_op_extent(op, &start, &end);
+	return PyLong_FromUnsignedLongLong(request_of(op) ? request_of(op)->call_pos : start);
 }
 
 static PyObject *op_length(PyObject *self, void *closure)
 {
 	struct op *op = (struct op *)self;
 	(void)closure;
-	return PyLong_FromUnsignedLongLong(op->request ? op->request->call_len : op->len);
+	u64 start, end;
+	pc_op_extent(op, &start, &end);
+	return PyLong_FromUnsignedLongLong(request_of(op) ? request_of(op)->call_len : end - start);
 }
 
 static PyObject *op_extent(PyObject *self, void *closure)
 {
 	struct op *op = (struct op *)self;
+	u64 start, end;
 	(void)closure;
-	if (!op->request)
-		return Py_BuildValue("KK", (unsigned long long)op->pos, (unsigned long long)(op->pos + op->len));
-	return Py_BuildValue("KK", (unsigned long long)op->request->start, (unsigned long long)op->request->end);
+	pc_op_extent(op, &start, &end);
+	return Py_BuildValue("KK", (unsigned long long)start, (unsigned long long)end);
 }
 
 static PyObject *op_ahead(PyObject *self, void *closure)
 {
 	struct op *op = (struct op *)self;
 	(void)closure;
-	return PyBool_FromLong(op->request && op->request->kind == PC_REQ_FILL &&
-			       op->request->cls == PC_WORK_READAHEAD);
+	return PyBool_FromLong(op->kind == PC_OP_FILL && request_of(op) && request_of(op)->cls == PC_WORK_READAHEAD);
 }
 
 static PyObject *op_staged(PyObject *self, void *closure)
 {
 	struct op *op = (struct op *)self;
 	(void)closure;
-	return PyBool_FromLong(op->request ? op->request->staged : op->staged);
+	return PyBool_FromLong(op_reads_staged(op));
 }
 
 static PyObject *op_stage(PyObject *self, void *closure)
 {
 	struct op *op = (struct op *)self;
 	(void)closure;
-	return PyBool_FromLong(op->request && op->request->stage);
+	return PyBool_FromLong(request_of(op) && request_of(op)->stage);
 }
 
-static PyObject *op_is_settled(PyObject *self, void *closure)
+static PyObject *op_settled(PyObject *self, void *closure)
 {
 	(void)closure;
-	return PyBool_FromLong(((struct op *)self)->settled || ((struct op *)self)->left);
+	return PyBool_FromLong(op_is_settled((struct op *)self) || ((struct op *)self)->state == OP_LEFT);
 }
 
-static PyObject *op_is_left(PyObject *self, void *closure)
+static PyObject *op_left(PyObject *self, void *closure)
 {
 	struct op *op = (struct op *)self;
 	(void)closure;
-	return PyBool_FromLong(op->left && !op->settled);
+	return PyBool_FromLong(op->state == OP_LEFT);
 }
 
-static PyObject *op_is_stopped(PyObject *self, void *closure)
+static PyObject *op_stopped(PyObject *self, void *closure)
 {
 	(void)closure;
 	return PyBool_FromLong(pc_op_stopped((struct op *)self));
@@ -440,7 +385,7 @@ static PyObject *op_anew(PyObject *self, PyObject *unused)
 {
 	struct op *op = (struct op *)self;
 	(void)unused;
-	return PyBool_FromLong(op->request && op->request->kind == PC_REQ_FILL && pc_fill_anew(op->request));
+	return PyBool_FromLong(op->kind == PC_OP_FILL && request_of(op) && pc_fill_anew(request_of(op)));
 }
 
 static PyMethodDef op_methods[] = {
@@ -481,10 +426,10 @@ static PyGetSetDef op_getset[] = {
 	{"ahead", op_ahead, NULL, "True for readahead without a waiter so far.", NULL},
 	{"staged", op_staged, NULL, "True when the current call reads what the backend keeps staged.", NULL},
 	{"stage", op_stage, NULL, "True for a write whose bytes the backend must keep readable.", NULL},
-	{"settled", op_is_settled, NULL, "True when it owns nothing, or its caller has left (a direct write).", NULL},
-	{"left", op_is_left, NULL, "True while a direct write without a caller runs: it keeps its lock.", NULL},
+	{"settled", op_settled, NULL, "True when it owns nothing, or its caller has left (a direct write).", NULL},
+	{"left", op_left, NULL, "True while a direct write without a caller runs: it keeps its lock.", NULL},
 	{"answer", op_answer, NULL, "The last answer of the backend that was impossible.", NULL},
-	{"stopped", op_is_stopped, NULL, "True when the volume was aborted since it began: its answer only ends it.",
+	{"stopped", op_stopped, NULL, "True when the volume was aborted since it began: its answer only ends it.",
 	 NULL},
 	{NULL, NULL, NULL, NULL, NULL},
 };

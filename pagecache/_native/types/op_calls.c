@@ -21,17 +21,18 @@ static int awaited(const struct op *op)
 /* Begin a call, just before it is made. The second stream is not measured, since no caller waits for it. */
 static void call_begins(struct op *op, u64 pos, u64 len)
 {
-	const struct pc_request *r = op->request;
+	struct op_transfer *t = transfer_of(op);
+	const struct pc_request *r = t->request;
 	bool reads = op->kind != PC_OP_WRITE || r->gather; /* a write whose units lack bytes reads them first */
 	u32 timed = op->kind == PC_OP_MIRROR ? PC_TIMED : reads ? PC_TIMED_READ : PC_TIMED_WRITE;
-	pc_io_begin(&op->io, op->inode, op->kind, timed, pos, len, r ? r->serial : 0);
-	op->since_ns = op->io.began_ns;
+	pc_io_begin(&t->io, op->inode, op->kind, timed, pos, len, r ? r->serial : 0);
+	op->since_ns = t->io.began_ns;
 }
 
 static void call_raised(struct op *op)
 {
-	if (!op->settled)
-		pc_io_end(&op->io, PC_R_FAILED | awaited(op), -1);
+	if (op_transfers(op) && !op_is_settled(op))
+		pc_io_end(&transfer_of(op)->io, PC_R_FAILED | awaited(op), -1);
 }
 
 /* ended(): report that the backend call raised. For Python callers that clean up before they settle. */
@@ -46,10 +47,14 @@ PyObject *pc_op_ended(PyObject *self, PyObject *unused)
 /* End a call: revoke its memoryviews; a view that is still exported keeps its memory (contract 2.1.3). */
 void pc_op_end_call(struct op *op)
 {
-	PyObject *views = op->views;
-	pc_io_left(&op->io, awaited(op));
-	op->views = NULL;
-	op->in_call = 0;
+	if (op->state == OP_IN_CALL)
+		pc_op_move(op, OP_OPEN);
+	if (!op_transfers(op))
+		return;
+	struct op_transfer *t = transfer_of(op);
+	PyObject *views = t->views;
+	pc_io_left(&t->io, awaited(op));
+	t->views = NULL;
 	if (!views)
 		return;
 	for (Py_ssize_t k = 0, n = PyTuple_Size(views); k < n; k++) {
@@ -63,43 +68,46 @@ void pc_op_end_call(struct op *op)
 	}
 	Py_DECREF(views);
 	if (op->kind == PC_OP_UNCACHED)
-		return; /* op->buf is a bytearray: references keep it alive */
-	if (op->buf && pc_buf_exported(op->buf)) {
-		struct pc_request *r = op->request;
+		return; /* its buffer is a bytearray: references keep it alive */
+	if (t->buf && pc_buf_exported(t->buf)) {
+		struct pc_request *r = t->request;
 		if (r->scratch)
-			pc_buf_adopt(op->buf, pc_scratch_leave(r));
+			pc_buf_adopt(t->buf, pc_scratch_leave(r));
 		else if (r->sink)
-			pc_buf_adopt(op->buf, pc_sink_leave(r));
+			pc_buf_adopt(t->buf, pc_sink_leave(r));
 		u32 *kept = malloc((pc_kept_max(r) + 1) * sizeof(*kept));
 		PC_ASSERT(kept);
-		pc_buf_keep(op->buf, kept,
-			    op->kind == PC_OP_FILL ? pc_fill_quarantine(r, kept) : pc_call_hold(r, kept));
-		Py_CLEAR(op->buf);
+		pc_buf_keep(t->buf, kept, op->kind == PC_OP_FILL ? pc_fill_quarantine(r, kept) : pc_call_hold(r, kept));
+		Py_CLEAR(t->buf);
 	}
 }
 
-/* Make op->views from the buffers of a call. Return: 1, -1 exception. */
+/* Make the views from the buffers of a call. Return: 1, -1 exception. */
 static int begin_call(struct op *op, const struct pc_part *parts, size_t n)
 {
-	if (!op->buf)
-		op->buf = pc_buf_new(op->core, op->kind != PC_OP_FILL && !op->request->gather);
-	PyObject *views = op->buf ? PyTuple_New((Py_ssize_t)n) : NULL;
+	struct op_transfer *t = transfer_of(op);
+	if (!t->buf)
+		t->buf = pc_buf_new(op->core, op->kind != PC_OP_FILL && !t->request->gather);
+	PyObject *views = t->buf ? PyTuple_New((Py_ssize_t)n) : NULL;
 	for (size_t k = 0; views && k < n; k++) {
-		PyObject *view = pc_buf_view(op->buf, parts[k].memory, parts[k].len);
+		PyObject *view = pc_buf_view(t->buf, parts[k].memory, parts[k].len);
 		if (!view || PyTuple_SetItem(views, (Py_ssize_t)k, view))
 			Py_CLEAR(views);
 	}
-	op->views = views;
-	op->in_call = views != NULL;
-	return views ? 1 : -1;
+	t->views = views;
+	if (!views)
+		return -1;
+	pc_op_move(op, OP_IN_CALL);
+	return 1;
 }
 
 static int begin_request(struct op *op, u64 *pos, u64 *len)
 {
+	struct pc_request *r = request_of(op);
 	struct pc_part parts[PC_PARTS_MAX];
 	size_t n = 0;
-	int more = pc_call_next(op->request, pos, parts, PC_PARTS_MAX, &n);
-	*len = op->request->call_len;
+	int more = pc_call_next(r, pos, parts, PC_PARTS_MAX, &n);
+	*len = r->call_len;
 	if (more > 0)
 		return begin_call(op, parts, n);
 	if (more == -ESTALE) {
@@ -111,31 +119,33 @@ static int begin_request(struct op *op, u64 *pos, u64 *len)
 		PyErr_NoMemory();
 		return -1;
 	}
-	Py_CLEAR(op->buf);
+	Py_CLEAR(transfer_of(op)->buf);
 	return 0;
 }
 
 static int begin_uncached(struct op *op, u64 *at, u64 *requested)
 {
 	u64 max = pc_max(op->inode->limits.max_read, 1), remote = pc_inode_remote_size(op->inode);
-	u64 pos = op->pos + op->got, end = pc_min(op->pos + op->len, remote);
+	struct op_transfer *t = transfer_of(op);
+	struct op_uncached *own = uncached_of(op);
+	u64 pos = own->pos + own->got, end = pc_min(own->pos + own->len, remote);
 	if (pos >= end)
 		return 0;
-	op->staged = pc_staged_source(op->inode, pos, end, &end);
-	u64 unit = op->staged ? 1 : pc_max(op->inode->limits.read_unit, 1), head = pos % unit;
+	own->staged = pc_staged_source(op->inode, pos, end, &end);
+	u64 unit = own->staged ? 1 : pc_max(op->inode->limits.read_unit, 1), head = pos % unit;
 	u64 len = pc_min(max, (end - pos + head + unit - 1) / unit * unit);
 	PyObject *memory = PyByteArray_FromStringAndSize(NULL, (Py_ssize_t)len);
 	PyObject *view = memory ? PyMemoryView_FromObject(memory) : NULL;
 	PyObject *views = view ? PyTuple_Pack(1, view) : NULL;
 	Py_XDECREF(view);
-	Py_CLEAR(op->buf);
-	op->buf = memory;
+	Py_CLEAR(t->buf);
+	t->buf = memory;
 	if (!views)
 		return -1;
-	op->views = views;
-	op->in_call = 1;
-	op->seen = pc_storage_seen(op->inode);
-	op->head = head;
+	t->views = views;
+	pc_op_move(op, OP_IN_CALL);
+	own->seen = pc_storage_seen(op->inode);
+	own->head = head;
 	pc_count(op->inode, &op->inode->counters.read_requests, 1);
 	*at = pos - head;
 	*requested = len;
@@ -148,17 +158,17 @@ static int next_call(struct op *op, u64 *pos, u64 *len)
 		return -1;
 	if (pc_op_stopped(op))
 		return pc_raise(op->core, engine_of(op->inode), "shutdown", "the volume was aborted");
-	if (op->in_call)
+	if (op->state == OP_IN_CALL)
 		pc_op_end_call(op);
 	if (op->kind == PC_OP_UNCACHED)
 		return begin_uncached(op, pos, len);
-	if (op->request)
+	if (request_of(op))
 		return begin_request(op, pos, len);
 	PyErr_SetString(PyExc_ValueError, "this operation has no backend call");
 	return -1;
 }
 
-/* The next backend call: its offset, and op->views. Return: 1; 0 none; -1 exception. */
+/* The next backend call: its offset, and its views. Return: 1; 0 none; -1 exception. */
 static int op_next(struct op *op, u64 *pos)
 {
 	u64 len;
@@ -179,30 +189,32 @@ PyObject *pc_op_begin(PyObject *self, PyObject *unused)
 		return NULL;
 	if (!more)
 		Py_RETURN_NONE;
-	return Py_BuildValue("KO", (unsigned long long)pos, op->views);
+	return Py_BuildValue("KO", (unsigned long long)pos, transfer_of(op)->views);
 }
 
 static int answer_uncached(struct op *op, int64_t n)
 {
-	PyObject *memory = op->buf;
-	op->buf = NULL;
+	struct op_transfer *t = transfer_of(op);
+	struct op_uncached *own = uncached_of(op);
+	PyObject *memory = t->buf;
+	t->buf = NULL;
 	Py_ssize_t requested = PyByteArray_Size(memory);
-	u64 head = op->head;
+	u64 head = own->head;
 	int result = -EPROTO;
 	if (n >= 0 && n <= requested) {
-		u64 fresh = (u64)n > head ? pc_min((u64)n - head, op->len - op->got) : 0;
-		memcpy(PyByteArray_AsString(op->memory) + op->got, PyByteArray_AsString(memory) + head, fresh);
-		op->got += fresh;
+		u64 fresh = (u64)n > head ? pc_min((u64)n - head, own->len - own->got) : 0;
+		memcpy(PyByteArray_AsString(own->memory) + own->got, PyByteArray_AsString(memory) + head, fresh);
+		own->got += fresh;
 		pc_count(op->inode, &op->inode->counters.read_bytes, (u64)n);
 		if (fresh)
-			op->zeros = 0;
+			own->zeros = 0;
 		else
-			op->zeros += n ? 1 : 16;
-		op->stale = !fresh && (!op->seen || op->seen != pc_storage_seen(op->inode));
-		result = op->stale ? -ESTALE
-			 : op->zeros >= 32
+			own->zeros += n ? 1 : 16;
+		t->stale = !fresh && (!own->seen || own->seen != pc_storage_seen(op->inode));
+		result = t->stale ? -ESTALE
+			 : own->zeros >= 32
 				 ? -EPROTO
-				 : op->pos + op->got >= pc_min(op->pos + op->len, pc_inode_remote_size(op->inode));
+				 : own->pos + own->got >= pc_min(own->pos + own->len, pc_inode_remote_size(op->inode));
 	}
 	Py_DECREF(memory);
 	return result;
@@ -210,19 +222,21 @@ static int answer_uncached(struct op *op, int64_t n)
 
 static int answer(struct op *op, int64_t n)
 {
-	pc_io_end(&op->io, (n < 0 ? PC_R_FAILED : 0) | awaited(op), n);
+	struct op_transfer *t = transfer_of(op);
+	pc_io_end(&t->io, (n < 0 ? PC_R_FAILED : 0) | awaited(op), n);
 	atomic_fetch_add_explicit(&op->inode->volume->answers, 1, memory_order_relaxed);
-	bool scratch = op->request && op->request->scratch;
+	struct pc_request *r = t->request;
+	bool scratch = r && r->scratch;
 	pc_op_end_call(op);
 	if (op->kind == PC_OP_UNCACHED)
 		return answer_uncached(op, n);
-	if (scratch && !op->request->scratch)
+	if (scratch && !r->scratch)
 		return -ENOMEM;
 	if (op->kind == PC_OP_WRITE || op->kind == PC_OP_MIRROR)
-		return op->request->gather ? pc_gather_answer(op->request, n) : pc_write_answer(op->request, n);
-	int result = pc_fill_answer(op->request, n);
-	op->stale = result == -ESTALE;
-	return result == 0 && op->request->nr_owned == 0 ? 1 : result;
+		return r->gather ? pc_gather_answer(r, n) : pc_write_answer(r, n);
+	int result = pc_fill_answer(r, n);
+	t->stale = result == -ESTALE;
+	return result == 0 && r->nr_owned == 0 ? 1 : result;
 }
 
 /* Keep an impossible answer for the error message; the reference goes to the operation. */
@@ -254,7 +268,7 @@ PyObject *pc_op_complete(PyObject *self, PyObject *value)
 	struct op *op = (struct op *)self;
 	if (pc_op_check(op))
 		return NULL;
-	if (!op->in_call) {
+	if (op->state != OP_IN_CALL || !op_transfers(op)) {
 		PyErr_SetString(PyExc_ValueError, "no backend call has begun");
 		return NULL;
 	}
@@ -269,10 +283,9 @@ static int fill_step(struct op *op, PyObject *engine, PyObject **met)
 	int more = op_next(op, &pos);
 	if (more <= 0)
 		return more < 0 ? -1 : 1;
-	bool staged = op->request ? op->request->staged : op->staged;
-	PyObject *read_into = PyObject_GetAttr(engine, staged ? pc_str_read_staged : pc_str_read_into);
+	PyObject *read_into = PyObject_GetAttr(engine, op_reads_staged(op) ? pc_str_read_staged : pc_str_read_into);
 	PyObject *offset = read_into ? PyLong_FromUnsignedLongLong(pos) : NULL;
-	PyObject *n = offset ? PyObject_CallFunctionObjArgs(read_into, offset, op->views, NULL) : NULL;
+	PyObject *n = offset ? PyObject_CallFunctionObjArgs(read_into, offset, transfer_of(op)->views, NULL) : NULL;
 	Py_XDECREF(read_into);
 	Py_XDECREF(offset);
 	if (PC_LIKELY(n != NULL)) {

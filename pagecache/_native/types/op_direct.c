@@ -16,11 +16,13 @@
 
 static struct pc_list left = {&left, &left}; /* operations whose calls still run */
 
+/* Return: 0; -1 with an exception: it is settled, or left, or of another kind. */
 static int not_running(struct op *op)
 {
-	if (!op->settled && !op->left)
+	bool over = op_is_settled(op) || op->state == OP_LEFT;
+	if (!over && op->kind == PC_OP_CALLER)
 		return 0;
-	PyErr_SetString(PyExc_ValueError, "the operation is settled");
+	PyErr_SetString(PyExc_ValueError, over ? "the operation is settled" : "not the operation of a caller");
 	return -1;
 }
 
@@ -45,7 +47,7 @@ PyObject *pc_op_take(PyObject *self, PyObject *holds)
 	struct op *op = (struct op *)self;
 	unsigned long wanted = PyLong_AsUnsignedLong(holds);
 	if ((wanted == (unsigned long)-1 && PyErr_Occurred()) || not_running(op) ||
-	    pc_op_acquire(op, (u32)wanted & ~op->holds, -1))
+	    pc_op_acquire(op, (u32)wanted & ~caller_of(op)->holds, -1))
 		return NULL;
 	Py_RETURN_NONE;
 }
@@ -57,11 +59,12 @@ PyObject *pc_op_release_lock(PyObject *self, PyObject *unused)
 	(void)unused;
 	if (not_running(op))
 		return NULL;
-	if (op->holds & PC_HOLD_LOCK_S)
+	u32 *holds = &caller_of(op)->holds;
+	if (*holds & PC_HOLD_LOCK_S)
 		pc_inode_lock_release(op->inode, PC_SHARED);
-	if (op->holds & PC_HOLD_LOCK_X)
+	if (*holds & PC_HOLD_LOCK_X)
 		pc_inode_lock_release(op->inode, PC_EXCLUSIVE);
-	op->holds &= ~(u32)(PC_HOLD_LOCK_S | PC_HOLD_LOCK_X);
+	*holds &= ~(u32)(PC_HOLD_LOCK_S | PC_HOLD_LOCK_X);
 	Py_RETURN_NONE;
 }
 
@@ -72,14 +75,15 @@ PyObject *pc_op_direct_begin(PyObject *self, PyObject *unused)
 	(void)unused;
 	if (not_running(op) || is_stopped(op))
 		return NULL;
-	if (!(op->holds & (PC_HOLD_LOCK_S | PC_HOLD_LOCK_X)) || op->holds & PC_HOLD_DIRECT) {
+	struct op_caller *own = caller_of(op);
+	if (!(own->holds & (PC_HOLD_LOCK_S | PC_HOLD_LOCK_X)) || own->holds & PC_HOLD_DIRECT) {
 		PyErr_SetString(PyExc_ValueError, "a direct write begins once, with the inode lock");
 		return NULL;
 	}
-	if (pc_direct_begin(op->inode, &op->failed))
+	if (pc_direct_begin(op->inode, &own->failed))
 		return PyErr_NoMemory();
-	op->holds |= PC_HOLD_DIRECT;
-	op->pos = UINT64_MAX;
+	own->holds |= PC_HOLD_DIRECT;
+	own->pos = UINT64_MAX;
 	Py_RETURN_NONE;
 }
 
@@ -91,36 +95,38 @@ PyObject *pc_op_direct_end(PyObject *self, PyObject *unused)
 	(void)unused;
 	if (not_running(op))
 		return NULL;
-	if (!(op->holds & PC_HOLD_DIRECT) || op->calls) {
+	struct op_caller *own = caller_of(op);
+	if (!(own->holds & PC_HOLD_DIRECT) || own->calls) {
 		PyErr_SetString(PyExc_ValueError, "no direct write, or its calls still run");
 		return NULL;
 	}
-	bool over = pc_direct_end(op->inode, op->pos, op->len, &op->failed, false);
+	bool over = pc_direct_end(op->inode, own->pos, own->end, &own->failed, false);
 	if (over)
-		op->holds &= ~(u32)PC_HOLD_DIRECT;
+		own->holds &= ~(u32)PC_HOLD_DIRECT;
 	return PyBool_FromLong(over);
 }
 
 /* First step of pc_op_settle. Return: whether the operation stays as it is, since calls of it still run. */
 bool pc_op_direct_settle(struct op *op)
 {
-	if (op->calls && op->generation >= op->inode->volume->fenced) {
-		if (!op->left) {
-			op->left = 1;
+	struct op_caller *own = caller_of(op);
+	if (own->calls && op->generation >= op->inode->volume->fenced) {
+		if (op->state != OP_LEFT) {
+			pc_op_move(op, OP_LEFT);
 			pc_list_add_tail(&left, &op->running);
 			pc_direct_left(op->inode, 1);
 		}
 		return true;
 	}
-	if (op->left) {
+	if (op->state == OP_LEFT) {
 		pc_list_del(&op->running);
 		pc_direct_left(op->inode, -1);
 	}
 	/* Fenced off: its calls cannot land, and the caller got an error. */
-	bool nothing = op->left && op->calls && !op->acknowledged;
-	if (op->holds & PC_HOLD_DIRECT)
-		pc_direct_end(op->inode, op->pos, nothing ? op->pos : op->len, &op->failed, true);
-	op->holds &= ~(u32)PC_HOLD_DIRECT;
+	bool nothing = op->state == OP_LEFT && own->calls && !own->acknowledged;
+	if (own->holds & PC_HOLD_DIRECT)
+		pc_direct_end(op->inode, own->pos, nothing ? own->pos : own->end, &own->failed, true);
+	own->holds &= ~(u32)PC_HOLD_DIRECT;
 	return false;
 }
 
@@ -153,17 +159,18 @@ PyObject *pc_op_carry(PyObject *self, PyObject *function)
 	struct op *op = (struct op *)self;
 	if (not_running(op) || is_stopped(op))
 		return NULL;
-	if (!(op->holds & PC_HOLD_DIRECT)) {
+	struct op_caller *own = caller_of(op);
+	if (!(own->holds & PC_HOLD_DIRECT)) {
 		PyErr_SetString(PyExc_ValueError, "no direct write has begun");
 		return NULL;
 	}
 	struct op frame = {.inode = op->inode, .outer = pc_tls_op}; /* this thread is in a call of the volume */
-	op->calls++;
+	own->calls++;
 	pc_tls_op = &frame;
 	PyObject *result = PyObject_CallNoArgs(function);
 	pc_tls_op = frame.outer;
-	op->calls--;
-	if (op->left && !op->calls)
+	own->calls--;
+	if (op->state == OP_LEFT && !own->calls)
 		pc_op_settle(op);
 	return result;
 }
@@ -188,21 +195,22 @@ PyObject *pc_op_send(PyObject *self, PyObject *args)
 	Py_ssize_t len = PyObject_Size(buffer);
 	if (len < 0 || not_running(op) || is_stopped(op))
 		return NULL;
-	if (!op->calls) {
+	struct op_caller *own = caller_of(op);
+	if (!own->calls) {
 		PyErr_SetString(PyExc_ValueError, "send() belongs into carry()");
 		return NULL;
 	}
 	u64 end = pos + (u64)len;
-	op->pos = pc_min(op->pos, pos);
-	op->len = pc_max(op->len, end);
+	own->pos = pc_min(own->pos, pos);
+	own->end = pc_max(own->end, end);
 	struct pc_io io;
 	pc_io_begin(&io, op->inode, PC_IO_DIRECT, PC_TIMED_WRITE, pos, (u64)len, 0);
 	PyObject *answer = PyObject_CallFunction(write_from, "K(O)", pos, buffer);
 	long long n = answer_of(answer, len);
 	pc_io_end(&io, answer ? 0 : PC_R_FAILED, n);
 	/* After an abort an answer means nothing, and after a fence another operation may own the file. */
-	op->acknowledged |= n > 0 && !pc_stopped(op->inode, op->generation);
-	if (!op->settled)
+	own->acknowledged |= n > 0 && !pc_stopped(op->inode, op->generation);
+	if (!op_is_settled(op))
 		pc_direct_answer(op->inode, pos, n > 0 && !pc_stopped(op->inode, op->generation) ? pos + (u64)n : pos,
 				 end);
 	if (!answer)
@@ -228,9 +236,9 @@ PyObject *pc_op_read(PyObject *self, PyObject *args)
 		return NULL;
 	op->outer = pc_tls_op;
 	pc_tls_op = op;
-	op->pos = pos; /* of the running call */
-	op->len = pos + (u64)len;
-	op->in_call = 1;
+	caller_of(op)->pos = pos;
+	caller_of(op)->end = pos + (u64)len;
+	pc_op_move(op, OP_IN_CALL);
 	pc_op_claims(op);
 	struct pc_io io;
 	pc_io_begin(&io, i, PC_IO_DIRECT, PC_TIMED_READ, pos, (u64)len, 0);
@@ -238,7 +246,8 @@ PyObject *pc_op_read(PyObject *self, PyObject *args)
 	PyObject *answer = PyObject_CallFunction(read_into, "K(O)", pos, buffer);
 	long long n = answer_of(answer, len);
 	pc_io_end(&io, answer ? 0 : PC_R_FAILED, n);
-	op->in_call = 0;
+	if (op->state == OP_IN_CALL)
+		pc_op_move(op, OP_OPEN);
 	pc_tls_op = op->outer;
 	op->outer = NULL;
 	pc_credit_put(i->volume, credit);
@@ -269,7 +278,7 @@ PyObject *pc_run_owning(PyObject *module, PyObject *args)
 	PyObject *engine = engine_of(i), *result = NULL;
 	if (!op)
 		return NULL;
-	op->what = Py_NewRef(method);
+	caller_of(op)->what = Py_NewRef(method);
 	pc_op_claims(op);
 	Py_XINCREF(engine);
 	result = PyObject_CallMethodObjArgs(engine, method, (PyObject *)op, argument, NULL);

@@ -17,6 +17,7 @@
 
 #include "io/io.h"
 #include "types/gil.h"
+#include "types/op.h"
 
 enum { PC_PARTS_MAX = 1024, PC_WAIT_SLICE_NS = 100 * 1000 * 1000 };
 
@@ -28,57 +29,6 @@ struct pc_sleep {
 	u64 file, pos, len, value;
 	struct pc_span span;
 	u32 record; /* of the register, 0: none */
-};
-
-/* A call of the backend that carries bytes (spans.c). */
-struct pc_io {
-	i64 began_ns; /* 0: none runs */
-	struct pc_volume *volume;
-	u64 file, pos, len;
-	struct pc_span span;
-	u32 timed; /* PC_TIMED_READ, PC_TIMED_WRITE; PC_TIMED: not measured */
-};
-
-/* The owner of everything that a call holds in CORE. Python code may keep it; once settled it owns nothing, and its
- * methods report that. */
-struct op {
-	PyObject_HEAD struct pc_request *request;
-	struct pc_inode *inode;
-	PyObject *core;
-	PyObject *buf;    /* exporter of the current call's buffers */
-	PyObject *views;  /* tuple of the current call's memoryviews */
-	PyObject *memory; /* UNCACHED: a bytearray */
-	PyObject *answer; /* the last impossible answer, for the error message; or NULL */
-	u64 pos, len, got;
-	struct pc_io io; /* the running call */
-	u64 seen; /* UNCACHED: pc_storage_seen before the call */
-	u64 head; /* UNCACHED: surplus bytes that the call reads first; limits may change while it runs */
-	struct op *outer; /* the operation whose backend call this one was made from (thread-local chain) */
-	struct pc_waiter waiter;
-	struct pc_place place; /* of a write that may wait for dirty budget */
-	struct pc_list running; /* all operations that run in a thread, or were left; under the GIL */
-	struct pc_list listed;  /* all operations that are not settled (waiting.c); under the GIL */
-	PyObject *what;         /* CALLER: the method of the engine, or the verb, that it serves; or NULL */
-	u64 thread;             /* thread that runs it, or owns its resources; 0: none yet */
-	i64 since_ns;           /* begin of its current call, or of the operation */
-	u64 generation;         /* the volume's, at creation */
-	u64 inode_id;
-	u32 holds;
-	u32 turn;               /* of the token, when `lent` was set */
-	u8 kind, settled, in_call;
-	u8 helper; /* its thread is one of the volume's: no caller of the cache waits in it */
-	u8 staged;  /* UNCACHED: this call reads bytes of S */
-	u8 stale;   /* FILL: its bytes were invalidated again and again; UNCACHED: a truncate came between */
-	u8 revoked; /* settled by another thread: its own thread notices and starts again */
-	u8 on_loop; /* runs on the event loop that carries the volume's bytes: ends with its last reference */
-	struct pc_work work; /* on_loop: the work it was taken from */
-	u8 lent;    /* CALLER: a backend call runs on another thread under its token */
-	u32 credit; /* UNCACHED: era of its credit of the volume, 0: none */
-	u32 zeros;
-	u64 failed; /* direct write: failed commits when it began (pos and len: first byte and end of the bytes sent) */
-	u32 calls; /* running calls of a direct write, on threads of the volume */
-	u8 left; /* its caller has gone, its calls still run */
-	u8 acknowledged; /* a byte of a direct write was acknowledged */
 };
 
 /* Cache, frames and exporters share one owner of the mapping. */
@@ -120,11 +70,9 @@ PyObject *pc_waiting_since(PyObject *module, PyObject *core);
 struct op *pc_op_new(PyObject *core, struct pc_inode *i, int kind, struct pc_request *r);
 int pc_op_run(struct op *op, PyObject *method, PyObject *argument);
 int pc_op_start(struct op *op, PyObject *method);
-void pc_op_settle(struct op *op);
-bool pc_op_stopped(const struct op *op);
-int pc_op_check(struct op *op);
 int pc_op_acquire(struct op *op, u32 holds, i64 deadline_ns);
 int pc_run_fill(PyObject *core, struct pc_inode *i, u64 pos, u64 len, struct pc_readahead *ra);
+void pc_op_extent(const struct op *op, u64 *start, u64 *end);
 int pc_run_uncached(PyObject *core, struct pc_inode *i, u64 pos, u64 len, u8 *to);
 
 /* spans.c */

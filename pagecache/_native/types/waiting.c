@@ -157,44 +157,40 @@ struct call {
 /* Ranges of the running call, and of the whole operation. */
 static void copy_extent(const struct op *op, struct call *to)
 {
-	const struct pc_request *r = op->request;
-	bool ends = op->holds & PC_HOLD_DIRECT || (op->kind == PC_OP_CALLER && op->in_call); /* `len` is an end then */
-	to->from = to->pos = op->pos;
-	to->to = to->end = ends ? op->len : op->pos + op->len;
-	if (r) {
-		to->from = r->start;
-		to->to = r->end;
-		to->pos = op->in_call ? r->call_pos : r->start;
-		to->end = op->in_call ? r->call_pos + r->call_len : r->end;
-		to->request = r->id;
+	const struct pc_request *r = request_of(op);
+	pc_op_extent(op, &to->from, &to->to);
+	to->pos = to->from;
+	to->end = to->to;
+	if (r && op->state == OP_IN_CALL) {
+		to->pos = r->call_pos;
+		to->end = r->call_pos + r->call_len;
 	}
-	if (to->pos > to->end) /* a direct write that has sent nothing yet */
-		to->from = to->to = to->pos = to->end = 0;
+	to->request = r ? r->id : 0;
 }
 
 static void copy_call(const struct op *op, struct call *to)
 {
-	const struct pc_request *r = op->request;
+	const struct pc_request *r = request_of(op);
 	*to = (struct call){.thread = op->thread,
 			    .volume = (uintptr_t)op->inode->volume,
 			    .inode = op->inode_id,
 			    .since_ns = op->since_ns,
-			    .holds = op->holds,
+			    .holds = holds_of(op),
 			    .kind = op->kind,
-			    .in_call = op->in_call,
+			    .in_call = op->state == OP_IN_CALL,
 			    .on_loop = op->on_loop,
-			    .left = op->left,
+			    .left = op->state == OP_LEFT,
 			    .helper = op->helper,
-			    .staged = r ? (r->staged || r->stage) : op->staged,
-			    .what = Py_XNewRef(op->what)};
+			    .staged = op_reads_staged(op) || (r && r->stage),
+			    .what = op->kind == PC_OP_CALLER ? Py_XNewRef(caller_of(op)->what) : NULL};
 	copy_extent(op, to);
 }
 
 /* Whether the operation runs, or holds a resource that others may wait for. */
 static bool is_of_interest(const struct op *op, const struct pc_cache *c)
 {
-	bool works = op->kind == PC_OP_COMMIT || op->request || op->in_call;
-	return op->inode->cache == c && op->kind != PC_OP_MIRROR && op->since_ns && (works || op->holds);
+	bool works = op->kind == PC_OP_COMMIT || request_of(op) || op->state == OP_IN_CALL;
+	return op->inode->cache == c && op->kind != PC_OP_MIRROR && op->since_ns && (works || holds_of(op));
 }
 
 /* Return: number of operations, of which the first n are in `out`. Must not make an object. */
@@ -255,8 +251,8 @@ PyObject *pc_waiting_since(PyObject *module, PyObject *core)
 	u64 oldest = pc_waits_oldest_ns(c);
 	for (struct pc_list *l = pc_operations.next; !pc_is_forked(c) && l != &pc_operations; l = l->next) {
 		const struct op *op = PC_ENTRY(l, struct op, listed);
-		if (op->in_call && !op->helper && !op->on_loop && op->inode->cache == c && op->kind != PC_OP_MIRROR &&
-		    (!oldest || (u64)op->since_ns < oldest))
+		if (op->state == OP_IN_CALL && !op->helper && !op->on_loop && op->inode->cache == c &&
+		    op->kind != PC_OP_MIRROR && (!oldest || (u64)op->since_ns < oldest))
 			oldest = (u64)op->since_ns;
 	}
 	return PyLong_FromUnsignedLongLong(oldest);

@@ -83,18 +83,18 @@ static int read_past(PyObject *core, struct pc_inode *i, u64 pos, u64 len, u8 *t
 	struct op *op = pc_op_new(core, i, PC_OP_UNCACHED, NULL);
 	if (!op)
 		return -1;
-	if (pc_wait_credit(i, core, &op->credit)) {
+	struct op_uncached *own = uncached_of(op);
+	if (pc_wait_credit(i, core, &own->credit)) {
 		Py_DECREF(op);
 		return -1;
 	}
-	op->pos = pos;
-	op->len = len;
-	op->memory = PyByteArray_FromStringAndSize(NULL, (Py_ssize_t)len);
-	if (!op->memory) {
+	own->pos = pos;
+	own->len = len;
+	PyObject *memory = own->memory = PyByteArray_FromStringAndSize(NULL, (Py_ssize_t)len);
+	if (!memory) {
 		Py_DECREF(op);
 		return -1;
 	}
-	PyObject *memory = op->memory;
 	Py_INCREF(memory);
 	memset(PyByteArray_AsString(memory), 0, len);
 	int err = run_own(op, PC_WAIT_UNCACHED, pos, len);
@@ -122,8 +122,7 @@ int pc_run_uncached(PyObject *core, struct pc_inode *i, u64 pos, u64 len, u8 *to
 		PyErr_NoMemory();
 		err = -1;
 	}
-	while (err == PC_RUN_REVOKED ||
-	       err == PC_RUN_STALE) { /* the first time; and when another backend took over */
+	while (err == PC_RUN_REVOKED || err == PC_RUN_STALE) { /* the first time; and when another backend took over */
 		/* A truncate may be in progress: sizes change after storage. */
 		bool cut = err == PC_RUN_STALE;
 		err = pc_check_reentry(
