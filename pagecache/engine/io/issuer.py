@@ -3,6 +3,9 @@
 CORE has built the request: contiguous bytes, segments in cache memory, within the current limits. `write` sends it,
 call by call, until every byte is acknowledged or a call fails; the collector handles the result. The thread that sent a
 request collects its result: no hop.
+
+`write` and `_write` are one algorithm, for a thread and for the event loop. A shared coroutine that a thread runs to
+its end makes the call for one page 8 to 15 % slower, so both stay. A change of one of them is due in the other as well.
 """
 
 from __future__ import annotations
