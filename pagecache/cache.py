@@ -21,7 +21,7 @@ from .backends.plain import PlainBackend
 from .backends.protocol import AsyncBackend, Backend
 from .backends.url import as_backend, check_mirror
 from .config import CacheConfig, Size, VolumeOptions, with_overrides
-from .engine import throttle
+from .engine import failures, throttle
 from .engine.blocking import blocking, original
 from .engine.flusher import Flusher
 from .engine.park import Clock, Deadline, Park
@@ -459,12 +459,23 @@ class PageCache:
         self._check_forked()
         with self._lock:
             broken = self.native.check()
+        if broken is None and (records := self._check_failed_ranges()) is not None:
+            broken = "I-29", records
         left = waits.left_over(self) if broken is None else None
         if left is not None:
             broken = "I-16", left
         if broken is not None:
             invariant, what = broken
             raise AssertionError(f"{invariant}: {what}\n{self.native.trace()}")
+
+    def _check_failed_ranges(self) -> str | None:
+        for volume in self._engine_volumes():
+            with volume.keeper():
+                for file in volume.files():
+                    found = None if file.freed else failures.check(file)
+                    if found is not None:
+                        return found
+        return None
 
     @staticmethod
     def unchecked() -> tuple[str, ...]:

@@ -1,19 +1,24 @@
 """Failed ranges of a file: their records, their retries and their reports.
 
-`Failures` maps the failed ranges of one file to their records. Ranges are disjoint; a new failure replaces the ranges
-it covers, an acknowledgement removes them.
+CORE's index is the only registry of failed bytes: it has which bytes wait for a retry (BACKOFF) and which are parked
+(X). A record is an attachment to such a range, with errno, attempts, times and the exception. It states nothing about
+the bytes, and may be missing: bytes without a record are reported and retried all the same.
+
+A new failure replaces the records of its range, in the section that tells CORE the result. Records end in one place,
+`follow`, which asks the index. `check` compares both.
 """
 
 from __future__ import annotations
 
 import math
 from collections.abc import Iterator
+from itertools import pairwise
 from typing import TYPE_CHECKING, NamedTuple
 
 from sortedcontainers import SortedDict
 
 from ..errors import ConflictError, FailedRange
-from ..native import BACKOFF, END, STAMP_MAX
+from ..native import BACKOFF, DIRTY, END, FAILED, STAMP_MAX, WRITEBACK
 from .foreign import errno_of, text_of
 
 if TYPE_CHECKING:
@@ -23,17 +28,21 @@ __all__ = [
     "NO_FAILURES",
     "Failure",
     "Failures",
+    "check",
     "due",
     "ensure_retry",
     "failed_ranges",
+    "follow",
+    "is_parked",
     "replan_parked",
     "resume",
     "uncommitted_range",
+    "worst",
 ]
 
 
 class Failure(NamedTuple):
-    """Bytes [start, end) whose last write-back failed."""
+    """The record of bytes [start, end) whose last write-back failed."""
 
     start: int
     end: int
@@ -42,7 +51,6 @@ class Failure(NamedTuple):
     message: str
     since: float
     next_retry: float | None
-    parked: bool
     error: BaseException
 
 
@@ -97,13 +105,68 @@ class Failures:
         """Return the earliest time of a retry."""
         return min((f.next_retry for f in self if f.next_retry is not None), default=None)
 
-    def worst(self) -> Failure | None:
-        """Return one failure to report: the first parked one, otherwise the first."""
-        return next((f for f in self if f.parked), next(iter(self), None))
+    def first(self) -> Failure | None:
+        return next(iter(self._map.values()), None)
+
+    def forget(self) -> None:
+        """Forget all records: retries of these bytes begin anew."""
+        self._map.clear()
 
 
 NO_FAILURES = Failures()
 """The records of every file that has met no failure."""
+
+
+def follow(file: EngineFile, start: int, end: int, *, acknowledged: bool = False) -> bool:
+    """Drop the records of bytes in [start, end) that the index no longer has. The lock is held.
+
+    `acknowledged`: a write of these bytes has ended, so a byte that is dirty and does not wait is newer than that
+    write, and starts without a record. Otherwise a byte that is dirty or in flight keeps its record, which counts the
+    attempts.
+
+    Returns: whether any were dropped.
+    """
+    dropped = False
+    for failure in file.failures.overlapping(start, end):
+        first, last = max(start, failure.start), min(end, failure.end)
+        stays = file.native.range_local(first, last) & (DIRTY if acknowledged else DIRTY | WRITEBACK)
+        if stays and acknowledged:
+            stays = file.native.flush_pending(STAMP_MAX, first, last) & (BACKOFF | FAILED)
+        if not stays:
+            dropped |= file.failures.clear(first, last)
+    return dropped
+
+
+def is_parked(file: EngineFile, failure: Failure) -> bool:
+    """Return whether the index has parked bytes in the range of a record."""
+    return bool(file.native.range_local(failure.start, failure.end) & FAILED)
+
+
+def worst(file: EngineFile) -> Failure | None:
+    """Return the record to report: of the first parked range that has one, otherwise the first. The lock is held."""
+    if len(file.failures) and file.native.number("failed"):
+        for pos, length in file.native.failed_ranges():
+            if found := file.failures.overlapping(pos, pos + length):
+                return found[0]
+    return file.failures.first()
+
+
+def check(file: EngineFile) -> str | None:
+    """Return a sentence on records that disagree with the index; None: they agree.
+
+    A parked range has a record, unless the failure of a commit, an abort, an abandoned file or a conflict explains it.
+    """
+    with file.lock:
+        for one, next in pairwise(file.failures):
+            if one.end > next.start:
+                return f"{file.key!r}: the records of failed ranges {one[:2]} and {next[:2]} overlap"
+        volume = file.volume
+        if file.abandoned or file.conflict or file.commits.failed or volume.aborted or volume.reconnects:
+            return None
+        for pos, length in file.native.failed_ranges():
+            if not file.failures.overlapping(pos, pos + length):
+                return f"{file.key!r}: the failed range [{pos}, {pos + length}) has no record"
+    return None
 
 
 def resume(file: EngineFile, start: int = 0, end: int = END) -> None:
@@ -133,7 +196,7 @@ def replan_parked(file: EngineFile) -> float | None:
     wait, now = file.volume.retry.failed_retry, file.volume.clock.now()
     with file.lock:
         for failure in file.failures:
-            if failure.parked and not isinstance(failure.error, ConflictError):
+            if is_parked(file, failure) and not isinstance(failure.error, ConflictError):
                 at = math.inf if failure.next_retry is None else failure.next_retry
                 file.failures.postpone(failure, None if wait is None else min(at, now + wait))
         return file.failures.next_retry()
@@ -144,16 +207,14 @@ def due(file: EngineFile, now: float) -> float | None:
     due: list[Failure] = []
     with file.lock:
         due = [f for f in file.failures if f.next_retry is not None and f.next_retry <= now]
-        for failure in due:
-            if not file.native.flush_pending(STAMP_MAX, failure.start, failure.end):
-                file.failures.clear(failure.start, failure.end)  # it was written back with its neighbours
     file.refresh_limits()  # dirty again, it is divided by the current limits [K5]
     for failure in due:
         file.native.count_retry()
-        file.native.retry(failure.start, failure.end, failed_too=failure.parked)
+        file.native.retry(failure.start, failure.end, failed_too=is_parked(file, failure))
         file.native.flush_start(STAMP_MAX, failure.start, failure.end)
     with file.lock:
         for failure in due:
+            follow(file, failure.start, failure.end)  # it may have been written back with its neighbours
             for current in file.failures.overlapping(failure.start, failure.end):
                 if current is failure:
                     file.failures.postpone(failure, now + file.volume.retry.max_delay)
@@ -173,8 +234,8 @@ def failed_ranges(file: EngineFile, everything: bool = False) -> list[FailedRang
     with file.lock:
         for pos, length in ranges:
             known = file.failures.overlapping(pos, pos + length)
-            worst = next((f for f in known if f.parked), known[0] if known else None)
-            found.append(_failed_range(file, pos, length, worst, now))
+            failure = next((f for f in known if is_parked(file, f)), known[0] if known else None)
+            found.append(_failed_range(file, pos, length, failure, now))
     return found
 
 

@@ -32,7 +32,7 @@ from typing import TYPE_CHECKING, Any, TypeVar
 from ..backends.protocol import BackendFile, BackendLimits, ObjectStat
 from ..errors import ConflictError, Key, LostRange, ShutdownError
 from ..native import END, STAMP_MAX, NativeInode, Op
-from . import throttle
+from . import failures, throttle
 from .commit import staging
 from .commit.outcome import NO_COMMITS, Commits
 from .commit.owed import NOTHING_OWED, Debt, Owed, Step
@@ -432,12 +432,12 @@ class EngineFile:
     def drop(self, start: int, end: int) -> list[LostRange]:
         """Drop local data of a range, and return the losses; the token is held."""
         with self.lock:
-            error = self.failures.worst()
+            error = failures.worst(self)
         ranges = self.native.discard(start, end)
         if self.volume.mirror is not None and ranges and not self.removed:
             self.volume.mirror.invalidate(self.key, "local data was given up")
         with self.lock:
-            self.failures.clear(start, end)
+            failures.follow(self, start, end)
         code = error.errno if error else 0
         return [LostRange(self.key, pos, length, code, self.volume.name) for pos, length in ranges]
 

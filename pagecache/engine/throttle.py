@@ -122,9 +122,11 @@ def divide(volumes: list[EngineVolume], limit: int) -> None:
 
 def _check_failed(file: EngineFile) -> None:
     """Raise the error of a file with failed data above failed_limit, for new writes to it (contract 2.16)."""
+    if not len(file.failures) or not file.native.number("failed"):
+        return
     with file.lock:
-        worst = file.failures.worst()
-    if worst is None or not worst.parked:
+        worst = failures.worst(file)
+    if worst is None:
         return
     failed = sum(length for _, length in file.native.failed_ranges())
     if failed > file.volume.cache.limits.failed_limit:

@@ -378,7 +378,7 @@ class NativeInode:
         return bool(lib.pc_direct_may_share(self._i, pos, end))
 
     def range_local(self, pos: int, end: int) -> int:
-        """Return which of DIRTY, WRITEBACK and UNSTABLE occur in the pages of a range."""
+        """Return which of DIRTY, WRITEBACK, UNSTABLE and FAILED occur in the pages of a range."""
         return int(lib.pc_range_local(self._i, pos, end))
 
     def direct_split(self, pos: int, end: int) -> tuple[int, int]:

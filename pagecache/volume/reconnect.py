@@ -296,7 +296,7 @@ def _adopt(inode: Inode, opened: _Opened | None, limits: BackendLimits, fenced: 
     with file.lock:
         file.commits.forget_failures()
         if file.conflict is None:
-            file.failures.clear(0, END)
+            file.failures.forget()
     if opened is None or not opened.kept:
         if (
             native.usage()["unstable"]

@@ -46,7 +46,7 @@ class BrokenHard(BaseException):
 FUNCTIONS: list[tuple[Any, str]] = [
     *((collector, name) for name in ("text_of", "cause", "decide", "errno_of", "as_os_error", "tried_again", "spans")),
     *((collector, name) for name in ("max_write_of", "is_transient", "is_kept", "_emit_failed", "_log_failed")),
-    *((collector, name) for name in ("_parked", "_neighbour_waits", "_late", "_late_commit")),
+    *((collector, name) for name in ("_parked", "_late", "_late_commit")),
     *((collector, name) for name in ("failed", "commit_failed", "acknowledged", "committed", "fault")),
     *((collector, name) for name in ("_note_write_fault", "_note_commit_fault")),
     *((issuer, name) for name in ("_not_sent", "_to_be_sent", "_target", "_taken")),
@@ -54,9 +54,9 @@ FUNCTIONS: list[tuple[Any, str]] = [
     *((remote, name) for name in ("is_remote_change",)),
     *((outcome, name) for name in ("owe", "stored", "call_commit")),
     *((staging, name) for name in ("commit_lost", "gone")),
-    *((Failures, name) for name in ("add", "clear", "overlapping", "worst")),
+    *((Failures, name) for name in ("add", "clear", "overlapping")),
     *((EngineVolume, name) for name in ("emit", "say", "retry_by", "retry_planned")),
-    *((failures, name) for name in ("ensure_retry", "failed_ranges")),
+    *((failures, name) for name in ("ensure_retry", "failed_ranges", "worst")),
     *((EngineFile, name) for name in ("refresh_limits", "lose_direct")),
     *((Troubles, name) for name in ("add", "failing", "failures_since")),
     (Notices, "say"),
@@ -71,7 +71,7 @@ FUNCTIONS: list[tuple[Any, str]] = [
 RETRIES: list[tuple[Any, str]] = [
     *((Failures, name) for name in ("next_retry", "postpone")),
     *((EngineVolume, name) for name in ("take_retries", "next_retry")),
-    (failures, "due"),
+    *((failures, name) for name in ("due", "follow", "is_parked")),
 ]
 """Functions that make a retry. Each raises at one call; a waiter for the missing retry waits until the deadline."""
 

@@ -7,14 +7,14 @@ from collections.abc import Callable
 
 import pytest
 
-from pagecache import CommitError, WritebackError
+from pagecache import CommitError, DataLossError, WritebackError
 from pagecache.engine.file import EngineFile
 
 from .answers import failing_commit
 from .rig import KEY, ONCE, PAGE, Rig, pattern
 
 Make = Callable[..., Rig]
-OLD = pattern(2 * PAGE)
+OLD, NEW = pattern(2 * PAGE), pattern(2 * PAGE, seed=1)
 TROUBLE = ("dispute", "commits", "owed", "failures", "settling")
 NO = OSError(errno.EACCES, "no")
 
@@ -83,3 +83,49 @@ def test_parts_are_made_once_and_the_shared_ones_stay_empty(make: Make) -> None:
     assert EngineFile.commits.error is None
     assert not EngineFile.commits.holes
     assert EngineFile.dispute.versions is None
+
+
+def test_a_failed_range_without_a_record_is_found_and_reported_all_the_same(make: Make) -> None:
+    """The index has the failed bytes; the record of their failure may be missing. [I-29, 2.16]"""
+    rig = make({KEY: OLD}, retry=ONCE)
+    file = rig.open("r+b")
+    file.pwrite(NEW, 0)
+    rig.backend.fault("write_from", NO)
+    with pytest.raises(WritebackError):
+        file.fsync()
+    rig.cache.check()
+    engine = rig.volume.inodes[KEY].engine
+    with engine.lock:
+        engine.failures.forget()
+    with pytest.raises(AssertionError, match=r"I-29: .* has no record"):
+        rig.cache.check()
+    assert [(failed.offset, failed.length, failed.attempts) for failed in rig.volume.failed()] == [(0, len(NEW), 0)]
+    file.fsync()
+    assert rig.backend.committed(KEY) == NEW
+    rig.cache.check()
+
+
+def test_a_record_ends_with_its_range(make: Make) -> None:
+    """Cut, given up or written back: the records follow the index. [I-29, 2.16]"""
+    rig = make({KEY: OLD}, retry=ONCE)
+    file = rig.open("r+b")
+    engine = rig.volume.inodes[KEY].engine
+    file.pwrite(NEW, 0)
+    rig.backend.fault("write_from", NO)
+    with pytest.raises(WritebackError):
+        file.fsync()
+    file.truncate(PAGE)
+    assert [(failure.start, failure.end) for failure in engine.failures] == [(0, PAGE)]
+    file.truncate(2 * PAGE)
+    rig.cache.check()
+    rig.volume.discard(KEY)
+    assert not len(engine.failures)
+    with pytest.raises(DataLossError):
+        file.fsync()
+    file.pwrite(NEW, 0)
+    rig.backend.fault("write_from", NO)
+    with pytest.raises(WritebackError):
+        file.fsync()
+    file.fsync()
+    assert not len(engine.failures)
+    assert rig.backend.committed(KEY) == NEW

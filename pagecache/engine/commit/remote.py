@@ -372,6 +372,6 @@ def force(file: EngineFile) -> None:
 def _go_on(file: EngineFile) -> None:
     """Make bytes that failed for the old version dirty again, and send them."""
     with file.lock:
-        file.failures.clear(0, END)
-    file.native.retry(failed_too=True)
+        file.native.retry(failed_too=True)
+        file.failures.forget()
     file.native.flush_start(STAMP_MAX)

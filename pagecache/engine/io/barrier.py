@@ -48,7 +48,7 @@ __all__ = ["FileSync", "awaited", "begin_flush", "begin_fsync", "commit", "drive
 
 def _writeback_error(file: EngineFile, what: str) -> WritebackError:
     with file.lock:
-        worst = file.failures.worst()
+        worst = failures.worst(file)
     ranges = failures.failed_ranges(file)
     message = f"{what} failed: {worst.message}" if worst else f"{what} failed"
     error = WritebackError(message, file.key, errno=worst.errno if worst else errno.EIO, ranges=ranges)
@@ -298,7 +298,7 @@ class FileSync:
         worst, next_retry = None, None
         if file.lock.acquire(blocking=False):  # a signal handler may ask while its thread has it
             try:
-                worst, next_retry = file.failures.worst(), file.failures.next_retry()
+                worst, next_retry = failures.worst(file), file.failures.next_retry()
             finally:
                 file.lock.release()
         at = max(self.not_before, next_retry or 0.0)
@@ -317,7 +317,7 @@ class FileSync:
         """
         file = self.file
         with file.lock:
-            worst, commit = file.failures.worst(), file.commits.error
+            worst, commit = failures.worst(file), file.commits.error
         if worst is not None:
             return cause(worst.error), worst.next_retry
         return ("", None) if commit is None else (cause(commit), self.not_before or None)

@@ -12,7 +12,7 @@ from functools import partial
 from typing import TYPE_CHECKING, NamedTuple
 
 from ...errors import ConflictError
-from ...native import BACKOFF, FAILED, KEPT, PARKED, STAMP_MAX, Op
+from ...native import KEPT, PARKED, STAMP_MAX, Op
 from .. import failures
 from ..commit import outcome, staging
 from ..failures import Failure
@@ -54,7 +54,7 @@ def _note_write_fault(file: EngineFile, op: Op, error: BaseException) -> None:
         now, wait = file.volume.clock.now(), file.volume.retry.failed_retry
         next_retry, what = None if wait is None else now + wait, f"an internal error: {text_of(error)}"
         with file.lock:
-            file.failing().add(Failure(start, end, errno_of(error), 1, what, now, next_retry, True, error))
+            file.failing().add(Failure(start, end, errno_of(error), 1, what, now, next_retry, error))
 
 
 def _note_commit_fault(file: EngineFile, op: Op, error: BaseException) -> None:
@@ -99,22 +99,13 @@ def acknowledged(file: EngineFile, op: Op) -> None:
     start, end = op.extent
     what, next = f"write-back of [{start}, {end}) went through", "it waits for a commit"
     with file.lock:  # until the event is queued: later events of these bytes follow it
-        repaired = not _neighbour_waits(file, start, end) and file.failures.clear(start, end)
-        repaired = repaired and file.commits.error is None  # otherwise the successful commit reports it
         op.finish(True, False)
+        repaired = failures.follow(file, start, end, acknowledged=True)
+        repaired = repaired and file.commits.error is None  # otherwise the successful commit reports it
         if repaired:
             file.volume.emit("repaired", file.key, ((start, end - start),), message=what, next=next)
     if repaired:
         file.volume.say(logging.INFO, "data that was saved after all", what, next, file.key)
-
-
-def _neighbour_waits(file: EngineFile, start: int, end: int) -> bool:
-    """Return whether bytes that were sent only to complete a unit still wait after a failure: its recorded time wakes
-    them.
-    """
-    if file.limits().write_unit == 1:
-        return False
-    return bool(file.native.flush_pending(STAMP_MAX, start, end) & (BACKOFF | FAILED))
 
 
 def failed(file: EngineFile, op: Op, error: BaseException) -> None:
@@ -140,9 +131,7 @@ def failed(file: EngineFile, op: Op, error: BaseException) -> None:
             wait = None  # only `resolve` and `discard` settle a conflict
         # An immediate retry is checked like any begun one (`failures.due`).
         next_retry = None if wait is None else now + (wait or volume.retry.max_delay)
-        file.failing().add(
-            Failure(start, end, errno_of(error), attempts, text_of(error), since, next_retry, parked, error)
-        )
+        file.failing().add(Failure(start, end, errno_of(error), attempts, text_of(error), since, next_retry, error))
         # Later events of these bytes follow this one.
         op.finish(False, parked)
         what = f"write-back of [{start}, {end}) failed at try {attempts}: {cause(error)}"
@@ -244,4 +233,4 @@ def _parked(file: EngineFile, start: int, end: int, error: BaseException, now: f
     before = file.failures.overlapping(start, end)
     since = min((f.since for f in before), default=now)
     next_retry = None if wait is None else now + wait
-    return Failure(start, end, errno_of(error), file.commits.attempts, text_of(error), since, next_retry, True, error)
+    return Failure(start, end, errno_of(error), file.commits.attempts, text_of(error), since, next_retry, error)

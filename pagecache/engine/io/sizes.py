@@ -21,6 +21,7 @@ from typing import TYPE_CHECKING
 
 from ...errors import LostRange, ShutdownError
 from ...native import COMMIT, END, Op
+from .. import failures
 from ..attempts import Attempts
 from ..commit import staging, tails
 from ..commit.owed import Rollback, Step
@@ -133,7 +134,7 @@ def truncate(self: EngineFile, op: Op, change: tuple[int, Callable[[], None], At
         page = int(self.volume.cache.config.page_size)
         with self.lock:
             # The block with the new end may still wait, or have failed, as a whole.
-            self.failures.clear(-(-size // page) * page, END)
+            failures.follow(self, -(-size // page) * page, END)
 
     with self.native.reserved(size):
         _change(self, op, Step("truncate", (size,)), publish, tries)
