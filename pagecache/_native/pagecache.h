@@ -328,6 +328,7 @@ bool pc_staged_find(struct pc_inode *i, uint64_t from, uint64_t *pos, uint64_t *
 bool pc_acknowledged(struct pc_inode *i, uint64_t pos, uint64_t end);
 bool pc_staged_has(struct pc_inode *i, uint64_t pos);
 uint64_t pc_retry(struct pc_inode *i, uint64_t pos, uint64_t end, bool failed_too);
+uint64_t pc_range_next(struct pc_inode *i, uint64_t pos, uint64_t end, uint32_t which);
 
 /* ---- direct I/O */
 uint64_t pc_inode_staged(struct pc_inode *i);

@@ -4,14 +4,15 @@ CORE's index is the only registry of failed bytes: it has which bytes wait for a
 (X). A record is an attachment to such a range, with errno, attempts, times and the exception. It states nothing about
 the bytes, and may be missing: bytes without a record are reported and retried all the same.
 
-A new failure replaces the records of its range, in the section that tells CORE the result. Records end in one place,
-`follow`, which asks the index. `check` compares both.
+Records cover whole blocks, as the index does. A new failure replaces the records of the bytes that the failed call
+carried, in the section that reports the result to CORE. Records end in one function, `follow`, which asks the index.
+`check` compares both.
 """
 
 from __future__ import annotations
 
 import math
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from itertools import pairwise
 from typing import TYPE_CHECKING, NamedTuple
 
@@ -28,12 +29,14 @@ __all__ = [
     "NO_FAILURES",
     "Failure",
     "Failures",
+    "carried",
     "check",
     "due",
     "ensure_retry",
     "failed_ranges",
     "follow",
     "is_parked",
+    "record",
     "replan_parked",
     "resume",
     "uncommitted_range",
@@ -42,7 +45,7 @@ __all__ = [
 
 
 class Failure(NamedTuple):
-    """The record of bytes [start, end) whose last write-back failed."""
+    """The record of the blocks [start, end), in which the last write-back failed."""
 
     start: int
     end: int
@@ -82,16 +85,14 @@ class Failures:
                 found.append(self._map[key])
         return found
 
-    def clear(self, start: int, end: int) -> bool:
-        """Remove failures of [start, end), keeping parts outside. Return whether there were any."""
-        found = self.overlapping(start, end)
-        for failure in found:
+    def clear(self, start: int, end: int) -> None:
+        """Remove failures of [start, end), keeping parts outside."""
+        for failure in self.overlapping(start, end):
             del self._map[failure.start]
             if failure.start < start:
                 self._map[failure.start] = failure._replace(end=start)
             if failure.end > end:
                 self._map[end] = failure._replace(start=end)
-        return bool(found)
 
     def add(self, failure: Failure) -> None:
         self.clear(failure.start, failure.end)
@@ -105,77 +106,135 @@ class Failures:
         """Return the earliest time of a retry."""
         return min((f.next_retry for f in self if f.next_retry is not None), default=None)
 
-    def first(self) -> Failure | None:
-        return next(iter(self._map.values()), None)
+    def after(self, pos: int) -> Failure | None:
+        """Return the first failure that ends after `pos`. Cost: O(log n)."""
+        found: Failure
+        for key in self._map.islice(max(0, self._map.bisect_right(pos) - 1)):
+            if (found := self._map[key]).end > pos:
+                return found
+        return None
 
     def forget(self) -> None:
         """Forget all records: retries of these bytes begin anew."""
-        self._map.clear()
+        if self._map:
+            self._map.clear()
 
 
 NO_FAILURES = Failures()
 """The records of every file that has met no failure."""
 
 
-def follow(file: EngineFile, start: int, end: int, *, acknowledged: bool = False) -> bool:
-    """Drop the records of bytes in [start, end) that the index no longer has. The lock is held.
+def record(file: EngineFile, failure: Failure, parts: Iterable[tuple[int, int]]) -> None:
+    """Attach a failure to the blocks of these ranges. The lock is held, and CORE does not have the result yet."""
+    for start, end in parts:
+        first, last = _blocks(file, start, end)
+        file.failing().add(failure._replace(start=first, end=last))
 
-    `acknowledged`: a write of these bytes has ended, so a byte that is dirty and does not wait is newer than that
-    write, and starts without a record. Otherwise a byte that is dirty or in flight keeps its record, which counts the
-    attempts.
 
-    Returns: whether any were dropped.
+def _blocks(file: EngineFile, start: int, end: int) -> tuple[int, int]:
+    """Return the range, rounded outward to whole blocks."""
+    page = int(file.volume.cache.config.page_size)
+    return start // page * page, min(-(-end // page) * page, END)
+
+
+def carried(file: EngineFile, start: int, end: int) -> list[tuple[int, int]]:
+    """Return the parts of a running request to which a failure of it belongs.
+
+    A request of whole write units also has neighbours, which are not in flight. Those that wait for a retry keep the
+    record of their own failure: a parked neighbour is not retried as often as this request.
     """
-    dropped = False
+    if file.limits().write_unit == 1:
+        return [(start, end)]
+    page = int(file.volume.cache.config.page_size)
+    parts: list[tuple[int, int]] = []
+    at = start
+    while (at := file.native.range_next(at, end, WRITEBACK)) != END:
+        stop = min((at // page + 1) * page, end)
+        if parts and file.native.range_next(parts[-1][1], at, BACKOFF) == END:
+            parts[-1] = parts[-1][0], stop
+        else:
+            parts.append((at, stop))
+        at = stop
+    return parts or [(start, end)]
+
+
+def follow(file: EngineFile, start: int, end: int, *, resumed: bool = False) -> list[tuple[int, int]]:
+    """Drop the records of the blocks of [start, end) whose failed bytes the index no longer has. The lock is held.
+
+    Bytes that are dirty and do not wait are newer than the failure: they start without a record.
+
+    `resumed`: a retry of these bytes has just begun, so they need not wait. A byte that is dirty or in flight keeps its
+    record, which counts the attempts.
+
+    Returns: the dropped ranges.
+    """
+    dropped = []
+    start, end = _blocks(file, start, end)
     for failure in file.failures.overlapping(start, end):
         first, last = max(start, failure.start), min(end, failure.end)
-        stays = file.native.range_local(first, last) & (DIRTY if acknowledged else DIRTY | WRITEBACK)
-        if stays and acknowledged:
-            stays = file.native.flush_pending(STAMP_MAX, first, last) & (BACKOFF | FAILED)
-        if not stays:
-            dropped |= file.failures.clear(first, last)
+        if file.native.range_next(first, last, DIRTY | WRITEBACK if resumed else BACKOFF) == END:
+            file.failures.clear(first, last)
+            dropped.append((first, last))
     return dropped
 
 
-def is_parked(file: EngineFile, failure: Failure) -> bool:
-    """Return whether the index has parked bytes in the range of a record."""
-    return bool(file.native.range_local(failure.start, failure.end) & FAILED)
+def is_parked(file: EngineFile, failure: Failure, start: int = 0, end: int = END) -> bool:
+    """Return whether the index has parked bytes in the range of a record, and in [start, end)."""
+    return file.native.range_next(max(start, failure.start), min(end, failure.end), FAILED) != END
 
 
 def worst(file: EngineFile) -> Failure | None:
-    """Return the record to report: of the first parked range that has one, otherwise the first. The lock is held."""
+    """Return the record to report: of the first parked bytes that have one, otherwise the first. The lock is held."""
     if len(file.failures) and file.native.number("failed"):
-        for pos, length in file.native.failed_ranges():
-            if found := file.failures.overlapping(pos, pos + length):
-                return found[0]
-    return file.failures.first()
+        at = 0
+        while (at := file.native.range_next(at, END, FAILED)) != END:
+            failure = file.failures.after(at)
+            if failure is None:
+                break
+            if failure.start <= at:
+                return failure
+            at = failure.start
+    return file.failures.after(0)
+
+
+def _unrecorded(file: EngineFile, which: int, span: int) -> Iterator[int]:
+    """Yield positions of such bytes without a record, at most one in each span of the file. The lock is held.
+
+    Cost: O(records + spans) checks.
+    """
+    at = 0
+    while (at := file.native.range_next(at, END, which)) != END:
+        failure = file.failures.after(at)
+        if failure is not None and failure.start <= at:
+            at = failure.end
+        else:
+            yield at
+            at = (at // span + 1) * span
 
 
 def check(file: EngineFile) -> str | None:
     """Return a sentence on records that disagree with the index; None: they agree.
 
-    A parked range has a record, unless the failure of a commit, an abort, an abandoned file or a conflict explains it.
+    A parked block has a record, unless the failure of a commit, an abort, an abandoned file or a conflict explains it.
     """
     with file.lock:
-        for one, next in pairwise(file.failures):
-            if one.end > next.start:
-                return f"{file.key!r}: the records of failed ranges {one[:2]} and {next[:2]} overlap"
+        for one, other in pairwise(file.failures):
+            if one.end > other.start:
+                return f"{file.key!r}: the records of failed ranges {one[:2]} and {other[:2]} overlap"
         volume = file.volume
         if file.abandoned or file.conflict or file.commits.failed or volume.aborted or volume.reconnects:
             return None
-        for pos, length in file.native.failed_ranges():
-            if not file.failures.overlapping(pos, pos + length):
-                return f"{file.key!r}: the failed range [{pos}, {pos + length}) has no record"
-    return None
+        at = next(_unrecorded(file, FAILED, int(volume.cache.config.page_size)), None)
+    return None if at is None else f"{file.key!r}: the failed block at {at} has no record"
 
 
 def resume(file: EngineFile, start: int = 0, end: int = END) -> None:
     """Make parked and waiting data dirty again, and send it."""
     if file.conflict is not None:
         return
-    with file.lock:
-        known = bool(file.failures.overlapping(start, end))
-    if not known and not file.native.number("failed"):
+    if not len(file.failures) and not file.native.number("failed"):
+        return  # bytes that wait without a record are retried by `due`
+    if file.native.range_next(start, end, BACKOFF) == END:
         return
     file.refresh_limits()
     file.native.retry(start, end, failed_too=True)
@@ -214,15 +273,18 @@ def due(file: EngineFile, now: float) -> float | None:
         file.native.flush_start(STAMP_MAX, failure.start, failure.end)
     with file.lock:
         for failure in due:
-            follow(file, failure.start, failure.end)  # it may have been written back with its neighbours
+            follow(file, failure.start, failure.end, resumed=True)  # it may have been written back with its neighbours
             for current in file.failures.overlapping(failure.start, failure.end):
                 if current is failure:
                     file.failures.postpone(failure, now + file.volume.retry.max_delay)
         next_retry = file.failures.next_retry()
-    if next_retry is None and file.native.flush_pending(STAMP_MAX) & BACKOFF:
-        # CORE's state decides: bytes that wait without a recorded failure are woken here.
-        file.native.retry()
-        file.native.flush_start(STAMP_MAX)
+        folio = int(file.volume.cache.config.max_folio)
+        spans = [at // folio * folio for at in _unrecorded(file, BACKOFF, folio)]
+        # A record that may be of the same folio has the time for it.
+        alone = [start for start in spans if not file.failures.overlapping(start, start + folio)]
+    for start in alone:  # parked bytes wait for a request
+        if file.native.retry(start, start + folio):
+            file.native.flush_start(STAMP_MAX, start, start + folio)
     return next_retry
 
 
@@ -234,7 +296,9 @@ def failed_ranges(file: EngineFile, everything: bool = False) -> list[FailedRang
     with file.lock:
         for pos, length in ranges:
             known = file.failures.overlapping(pos, pos + length)
-            failure = next((f for f in known if is_parked(file, f)), known[0] if known else None)
+            failure = known[0] if known else None
+            if everything and len(known) > 1:
+                failure = next((f for f in known if is_parked(file, f, pos, pos + length)), failure)
             found.append(_failed_range(file, pos, length, failure, now))
     return found
 

@@ -351,6 +351,13 @@ class NativeInode:
     def retry(self, pos: int = 0, end: int = END, failed_too: bool = False) -> int:
         return int(lib.pc_retry(self._i, pos, end, failed_too))
 
+    def range_next(self, pos: int, end: int, which: int) -> int:
+        """Return the first position of [pos, end) in a block of `which`; END: none.
+
+        `which`: of DIRTY, WRITEBACK, BACKOFF (dirty, and waits for a retry or is parked) and FAILED (parked).
+        """
+        return int(lib.pc_range_next(self._i, pos, end, which))
+
     def mirror_spoiled(self) -> bool:
         """Return whether bytes changed in place under a request of the mirror since the last call."""
         return bool(lib.pc_mirror_spoiled(self._i))
@@ -378,7 +385,7 @@ class NativeInode:
         return bool(lib.pc_direct_may_share(self._i, pos, end))
 
     def range_local(self, pos: int, end: int) -> int:
-        """Return which of DIRTY, WRITEBACK, UNSTABLE and FAILED occur in the pages of a range."""
+        """Return which of DIRTY, WRITEBACK and UNSTABLE occur in the pages of a range."""
         return int(lib.pc_range_local(self._i, pos, end))
 
     def direct_split(self, pos: int, end: int) -> tuple[int, int]:

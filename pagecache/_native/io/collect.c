@@ -211,6 +211,59 @@ uint64_t pc_retry(struct pc_inode *i, uint64_t pos, uint64_t end, bool failed_to
 	return n;
 }
 
+/* The first block of [b0, b1) of a folio that is in one of the sets; b1: none. Leaf lock held. */
+static u32 pending_block(const struct pc_cache *c, const struct pc_folio *f, u32 b0, u32 b1, u32 which)
+{
+	bool waits = which & PC_PENDING_BACKOFF && pc_folio_state(f) & PC_F_BACKOFF;
+	u32 at = b1;
+	if (which & PC_PENDING_DIRTY || waits)
+		at = pc_min(at, pc_set_next(c, f, PC_D, b0, b1));
+	if (which & PC_PENDING_WRITEBACK)
+		at = pc_min(at, pc_set_next(c, f, PC_W, b0, b1));
+	if (which & PC_PENDING_FAILED)
+		at = pc_min(at, pc_set_next(c, f, PC_X, b0, b1));
+	return at;
+}
+
+/**
+ * pc_range_next() - return the first position of [pos, end) in a block of one of the sets @which; UINT64_MAX: none.
+ *
+ * PC_PENDING_DIRTY, PC_PENDING_WRITEBACK and PC_PENDING_FAILED are D, W and X; PC_PENDING_BACKOFF is D of folios that
+ * passes skip. Context: no leaf lock; releases it every PC_CHUNK folios.
+ */
+uint64_t pc_range_next(struct pc_inode *i, uint64_t pos, uint64_t end, uint32_t which)
+{
+	struct pc_cache *c = i->cache;
+	u64 index = pos >> c->page_shift, last = UINT64_MAX >> c->page_shift, found = UINT64_MAX;
+	if (end < UINT64_MAX - c->page_size)
+		last = (end + c->page_size - 1) >> c->page_shift;
+	for (bool more = pos < end; more;) {
+		pc_inode_leaf_lock(i);
+		for (u32 k = 0; more && k < PC_CHUNK; k++) {
+			u32 d = 0, w = 0;
+			if (which & ~(u32)PC_PENDING_WRITEBACK)
+				d = pc_index_next_marked(i, index, last, PC_MARK_DIRTY, NULL);
+			if (which & PC_PENDING_WRITEBACK)
+				w = pc_index_next_marked(i, index, last, PC_MARK_WRITEBACK, NULL);
+			struct pc_folio *fd = d ? pc_folio_at(c, d) : NULL, *fw = w ? pc_folio_at(c, w) : NULL;
+			struct pc_folio *f = !fw || (fd && pc_folio_index(fd) < pc_folio_index(fw)) ? fd : fw;
+			more = f != NULL;
+			if (!more)
+				break;
+			u64 first = pc_folio_index(f), stop = pc_min(pc_folio_after(f), last);
+			u32 b0 = (u32)(pc_max(first, index) - first), b1 = (u32)(stop - first);
+			u32 at = pending_block(c, f, b0, b1, which);
+			if (at < b1) {
+				found = pc_max(pos, (first + at) << c->page_shift);
+				more = false;
+			}
+			index = stop;
+		}
+		pc_inode_leaf_unlock(i);
+	}
+	return found;
+}
+
 static bool wanted_block(const struct pc_cache *c, const struct pc_folio *f, u32 b, bool failed)
 {
 	return failed ? pc_set_count(c, f, PC_X, b, b + 1) : pc_local_count(c, f, b, b + 1);

@@ -41,7 +41,7 @@ uint32_t pc_range_local(struct pc_inode *i, uint64_t pos, uint64_t end)
 {
 	static const struct {
 		u32 set, says;
-	} sets[] = {{PC_D, PC_PENDING_DIRTY}, {PC_W, PC_PENDING_WRITEBACK}, {PC_U, PC_PENDING_UNSTABLE}, {PC_X, PC_PENDING_FAILED}};
+	} sets[] = {{PC_D, PC_PENDING_DIRTY}, {PC_W, PC_PENDING_WRITEBACK}, {PC_U, PC_PENDING_UNSTABLE}};
 	struct pc_cache *c = i->cache;
 	u64 index = pos >> c->page_shift, last = ((end - 1) >> c->page_shift) + 1;
 	u32 found = 0;
@@ -50,7 +50,7 @@ uint32_t pc_range_local(struct pc_inode *i, uint64_t pos, uint64_t end)
 		struct pc_folio *f = pc_folio_at(c, id);
 		u64 first = pc_folio_index(f), stop = first + (1ull << pc_folio_order(f));
 		u32 b0 = (u32)(pc_max(first, pos >> c->page_shift) - first), b1 = (u32)(pc_min(stop, last) - first);
-		for (u32 k = 0; k < 4; k++)
+		for (u32 k = 0; k < 3; k++)
 			if (pc_set_count(c, f, sets[k].set, b0, b1))
 				found |= sets[k].says;
 		index = stop;

@@ -54,7 +54,8 @@ def _note_write_fault(file: EngineFile, op: Op, error: BaseException) -> None:
         now, wait = file.volume.clock.now(), file.volume.retry.failed_retry
         next_retry, what = None if wait is None else now + wait, f"an internal error: {text_of(error)}"
         with file.lock:
-            file.failing().add(Failure(start, end, errno_of(error), 1, what, now, next_retry, error))
+            failure = Failure(start, end, errno_of(error), 1, what, now, next_retry, error)
+            failures.record(file, failure, [(start, end)])
 
 
 def _note_commit_fault(file: EngineFile, op: Op, error: BaseException) -> None:
@@ -100,10 +101,12 @@ def acknowledged(file: EngineFile, op: Op) -> None:
     what, next = f"write-back of [{start}, {end}) went through", "it waits for a commit"
     with file.lock:  # until the event is queued: later events of these bytes follow it
         op.finish(True, False)
-        repaired = failures.follow(file, start, end, acknowledged=True)
-        repaired = repaired and file.commits.error is None  # otherwise the successful commit reports it
+        ended = failures.follow(file, start, end)
+        repaired = ended and file.commits.error is None  # otherwise the successful commit reports it
         if repaired:
-            file.volume.emit("repaired", file.key, ((start, end - start),), message=what, next=next)
+            remaining = file.failures.overlapping(start, end)  # of neighbours in its units
+            ranges = tuple((at, stop - at) for at, stop in ended) if remaining else ((start, end - start),)
+            file.volume.emit("repaired", file.key, ranges, message=what, next=next)
     if repaired:
         file.volume.say(logging.INFO, "data that was saved after all", what, next, file.key)
 
@@ -119,9 +122,10 @@ def failed(file: EngineFile, op: Op, error: BaseException) -> None:
     if (most := max_write_of(error)) is not None:
         file.lower_max_write(most)
     progress = start < op.offset < end
-    start = op.offset if progress else start
+    front, start = start, op.offset if progress else start
     with file.lock:
-        before = [] if progress else file.failures.overlapping(start, end)
+        parts = failures.carried(file, start, end)
+        before = [] if progress else [f for part in parts for f in file.failures.overlapping(*part)]
         attempts = 1 + max((f.attempts for f in before), default=0)
         since = min((f.since for f in before), default=now)
         decision = Again(0.0) if anew else decide(volume.retry, error, attempts, now - since, volume.random())
@@ -131,9 +135,11 @@ def failed(file: EngineFile, op: Op, error: BaseException) -> None:
             wait = None  # only `resolve` and `discard` settle a conflict
         # An immediate retry is checked like any begun one (`failures.due`).
         next_retry = None if wait is None else now + (wait or volume.retry.max_delay)
-        file.failing().add(Failure(start, end, errno_of(error), attempts, text_of(error), since, next_retry, error))
+        failure = Failure(start, end, errno_of(error), attempts, text_of(error), since, next_retry, error)
+        failures.record(file, failure, parts)
         # Later events of these bytes follow this one.
         op.finish(False, parked)
+        failures.follow(file, front, start)  # the accepted bytes before the failed ones
         what = f"write-back of [{start}, {end}) failed at try {attempts}: {cause(error)}"
         volume.troubles.failing(file)
         line = _emit_failed(file, ((start, end - start),), error, what, parked=parked, wait=wait)
@@ -213,7 +219,8 @@ def commit_failed(file: EngineFile, op: Op, error: BaseException) -> None:
         if parked:
             # Only `resolve` and `discard` settle a conflict.
             delay = None if isinstance(error, ConflictError) else volume.retry.failed_retry
-            file.failing().add(_parked(file, local[0][0], sum(local[-1]), error, now, delay))
+            failure = _parked(file, local[0][0], sum(local[-1]), error, now, delay)
+            failures.record(file, failure, [(failure.start, failure.end)])
     if parked:
         volume.troubles.failing(file)
     if not kept:

@@ -159,6 +159,11 @@ def punch(self: EngineFile, op: Op, change: tuple[list[int], Callable[[], None]]
                 self.committing().note_hole(start, end)
         if self.volume.mirror is not None and not self.removed:
             self.volume.mirror.punched(self.key, start, end)
+        if len(self.failures):
+            page = int(self.volume.cache.config.page_size)
+            inner = -(-start // page) * page, end // page * page  # a block with an end of the hole stays as a whole
+            with self.lock:
+                failures.follow(self, *inner)
 
     try:
         _change(self, op, Step("punch_hole", (start, end - start)), publish)

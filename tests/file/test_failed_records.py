@@ -1,0 +1,203 @@
+"""Records of failed ranges beside the index, which has the failed bytes: each record ends with its bytes, and bytes
+without one are retried. [I-29, 2.14, 2.16]
+"""
+
+from __future__ import annotations
+
+import errno
+from collections.abc import Callable
+from dataclasses import replace
+from typing import Any
+
+import pytest
+
+from pagecache import BackendError, DataLossError, Event, WritebackError
+from pagecache.engine import failures
+from pagecache.engine.file import EngineFile
+from pagecache.native import DIRTY, WRITEBACK, NativeInode
+
+from .answers import failing_commit, short
+from .rig import FAST, KEY, ONCE, PAGE, Rig, Task, eventually, pattern
+
+Make = Callable[..., Rig]
+OLD, NEW = pattern(8 * PAGE), pattern(8 * PAGE, seed=1)
+FULL = OSError(errno.ENOSPC, "full")
+PASSING = OSError(errno.EIO, "passing")
+
+
+def engine_of(rig: Rig) -> EngineFile:
+    return rig.volume.inodes[KEY].engine
+
+
+def recorded(rig: Rig) -> list[tuple[int, int]]:
+    """Return the ranges of the records, in pages."""
+    engine = engine_of(rig)
+    with engine.lock:
+        return [(failure.start // PAGE, -(-failure.end // PAGE)) for failure in engine.failures]
+
+
+def written(rig: Rig, page: int) -> bool:
+    """Return whether the backend has the new content of a page, and the cache its answer."""
+    start = page * PAGE
+    stored = rig.backend.written(KEY)[start : start + PAGE] == NEW[start : start + PAGE]
+    return stored and not engine_of(rig).native.range_local(start, start + PAGE) & (DIRTY | WRITEBACK)
+
+
+def failed_rig(make: Make, length: int = 4 * PAGE, **options: Any) -> Rig:
+    """A file whose first bytes have failed for good; nothing retries them but a request."""
+    rig = make({KEY: OLD}, **{"retry": ONCE, **options})
+    rig.open("r+b").pwrite(NEW[:length], 0)
+    rig.backend.fault("write_from", FULL)
+    with pytest.raises(WritebackError):
+        rig.handles[0].fsync()
+    assert recorded(rig) == [(0, -(-length // PAGE))]
+    return rig
+
+
+def test_the_record_of_the_accepted_front_of_a_failed_request_ends(make: Make) -> None:
+    """The second try stores one page and fails after it: only the other pages are still failed."""
+    rig = failed_rig(make)
+    rig.backend.fault("write_from", short(PAGE))
+    rig.backend.fault("write_from", FULL)
+    with pytest.raises(WritebackError):
+        rig.handles[0].fsync()
+    assert recorded(rig) == [(1, 4)]
+    rig.cache.check()
+
+
+def test_the_record_of_punched_bytes_ends(make: Make) -> None:
+    """A hole removes failed bytes, also from the middle of their range."""
+    rig = failed_rig(make, limits={"punch": True})
+    rig.handles[0].punch_hole(PAGE, PAGE + 100)
+    assert recorded(rig) == [(0, 1), (2, 4)]
+    rig.handles[0].punch_hole(0, 4 * PAGE)
+    assert recorded(rig) == []
+    rig.cache.check()
+
+
+def test_the_record_of_a_block_that_is_given_up_in_part_ends(make: Make) -> None:
+    """A discard gives up whole blocks, and their record goes with them."""
+    rig = failed_rig(make)
+    rig.volume.discard(KEY, 100, PAGE)
+    assert recorded(rig) == [(2, 4)]
+    rig.cache.check()
+    with pytest.raises(DataLossError):
+        rig.handles[0].fsync()
+    assert recorded(rig) == []
+
+
+def test_the_record_of_a_block_ends_after_its_failed_bytes_were_cut_off(make: Make) -> None:
+    """A block fails as a whole: after a truncate its other bytes are sent, and the failure is over."""
+    rig = make({KEY: OLD[:PAGE]}, retry=ONCE)
+    file = rig.open("r+b")
+    file.pwrite(b"a" * 10, 100)
+    file.pwrite(b"b" * 10, 3000)
+    rig.backend.fault("write_from", FULL, skip=1)
+    with pytest.raises(WritebackError):
+        file.fsync()
+    assert recorded(rig) == [(0, 1)]
+    file.truncate(2000)
+    file.fsync()
+    assert recorded(rig) == []
+
+
+def test_bytes_written_beside_a_discard_start_without_the_failure_of_those_given_up(
+    make: Make, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A write that comes between the discard and its record has all its attempts. [2.14, 2.18]"""
+    rig = failed_rig(make, PAGE)
+    discard = NativeInode.discard
+
+    def discarding(native: NativeInode, *args: Any) -> list[tuple[int, int]]:
+        lost = discard(native, *args)
+        Task(rig.handles[0].pwrite, NEW[:PAGE], 0).result()
+        return lost
+
+    with monkeypatch.context() as patch:
+        patch.setattr(NativeInode, "discard", discarding)
+        rig.volume.discard(KEY)
+    assert recorded(rig) == []
+    with pytest.raises(DataLossError):
+        rig.handles[0].fsync()
+    assert rig.backend.committed(KEY) == NEW[:PAGE] + OLD[PAGE:]
+
+
+def test_a_parked_neighbour_in_a_unit_keeps_its_record_and_is_not_retried_with_it(make: Make) -> None:
+    """A transient failure of its unit gives a parked page neither another record nor an early retry. [2.14, 2.16]"""
+    rig = make({KEY: OLD}, retry=FAST, max_folio=PAGE, limits={"write_unit": 4 * PAGE, "max_write": 4 * PAGE})
+    file = rig.open("r+b")
+    file.pwrite(NEW[:PAGE], 0)
+    file.pwrite(NEW[2 * PAGE : 3 * PAGE], 2 * PAGE)
+    rig.backend.fault("write_from", FULL)
+    with pytest.raises(WritebackError):
+        file.fsync()
+    seen: list[Event] = []
+    rig.cache.subscribe(seen.append)
+    rig.backend.fault("write_from", PASSING)
+    failures.resume(engine_of(rig), 2 * PAGE, 3 * PAGE)
+    eventually(lambda: written(rig, 2))
+    (failed,) = rig.volume.failed()
+    assert (failed.offset, failed.length, failed.errno, failed.attempts) == (0, PAGE, errno.ENOSPC, 1)
+    assert recorded(rig) == [(0, 2)]
+    eventually(lambda: [(event.kind, event.ranges) for event in seen[1:]] == [("repaired", ((2 * PAGE, PAGE),))])
+    rig.cache.check()
+    file.fsync()
+    assert recorded(rig) == []
+
+
+def test_bytes_that_wait_without_a_record_are_retried_beside_a_failure_that_stays(make: Make) -> None:
+    """The retry of a range that keeps failing also finds waiting bytes whose record is missing. [2.14]"""
+    rig = make({KEY: OLD}, retry=replace(FAST, failed_retry=0.02), max_folio=PAGE, limits={"max_write": PAGE})
+    file = rig.open("r+b")
+    rig.backend.fault("write_from", BackendError(errno.EIO, "later", retry=True, retry_after=3600.0))
+    file.pwrite(NEW[4 * PAGE : 5 * PAGE], 4 * PAGE)
+    with pytest.raises(TimeoutError):
+        file.fsync(timeout=0.05)
+    engine = engine_of(rig)
+    with engine.lock:
+        engine.failures.forget()
+
+    def refuse_first(backend_file: Any, offset: int, buffers: Any) -> int:
+        if offset == 0:
+            raise FULL
+        return int(backend_file.store(offset, buffers, None))
+
+    rig.backend.fault("write_from", refuse_first, times=float("inf"))
+    file.pwrite(NEW[:PAGE], 0)
+    engine.begin_hand_over(0, PAGE)
+    eventually(lambda: written(rig, 4), 5.0)
+    assert [(failed.offset, failed.length) for failed in rig.volume.failed()] == [(0, PAGE)]
+
+
+def test_a_report_of_many_failed_ranges_walks_each_page_once(make: Make, monkeypatch: pytest.MonkeyPatch) -> None:
+    """One record of a failed commit covers many ranges; the cost of the report grows with the file, not with ranges
+    times pages.
+    """
+    pages = 256
+    rig = make({KEY: bytes(pages * PAGE)}, retry=ONCE, max_folio=PAGE)
+    file = rig.open("r+b")
+    for page in range(0, pages, 2):
+        file.pwrite(NEW[:PAGE], page * PAGE)
+    rig.backend.fault("commit", failing_commit(FULL))
+    with pytest.raises(WritebackError):
+        file.fsync()
+    walked = 0
+
+    def counting(name: str) -> None:
+        plain = getattr(NativeInode, name)
+
+        def count(native: NativeInode, pos: int, end: int, *args: int) -> int:
+            nonlocal walked
+            walked += min(end, pages * PAGE) - pos
+            return int(plain(native, pos, end, *args))
+
+        monkeypatch.setattr(NativeInode, name, count)
+
+    counting("range_local")
+    counting("range_next")
+    for everything in (False, True):
+        walked = 0
+        found = failures.failed_ranges(engine_of(rig), everything)
+        assert len(found) == pages // 2
+        assert {failed.errno for failed in found} == {errno.ENOSPC}
+        assert walked <= pages * PAGE
