@@ -20,6 +20,7 @@ import pkgutil
 import re
 import subprocess
 import sys
+from collections import Counter
 from collections.abc import Iterator
 from dataclasses import dataclass
 from importlib.util import find_spec
@@ -330,22 +331,90 @@ def test_every_page_is_in_the_navigation() -> None:
     assert missing == []
 
 
-FILES_NAMED = [DOCS / f"{name}.md" for name in ("architecture", "decisions", "events", "native", "testing")]
-SOURCE = re.compile(r"`([\w*/]+\.(?:pyi?|[ch]))`")
+SOURCE = re.compile(r"(?<![\w*./<{-])[\w*./-]*\w\.(?:pyi?|[ch])\b(?![*(-]|\.\w)")
+FOLDER = re.compile(r"(?<![\w./-])(?:pagecache|tests|examples)(?:/\w+)+(?![\w*]|\.\w)")
+MODULE = re.compile(r"(?<![\w./-])pagecache(?:\.[A-Za-z_]\w*)+(?![\w-])(?<!pagecache\.h)")
+C_COMMENT = re.compile(r"/\*.*?\*/", re.DOTALL)
+TOPS = (ROOT / "pagecache", ROOT / "tests", ROOT)
+FILES = [path for top in ("pagecache", "tests", "examples") for path in (ROOT / top).rglob("*") if path.is_file()]
+FILES = [path for path in [*FILES, *ROOT.glob("*.py")] if path.suffix != ".pyc"]
+PATHS = [f"/{path.relative_to(ROOT)}" for path in FILES]
+BARE = Counter(path.name for path in FILES)
+IN_PACKAGE = Counter(path.name for path in FILES if path.is_relative_to(ROOT / "pagecache"))
+OF_OTHERS = {"Python.h", "mm/readahead.c", "mybackend.py", "/home/me/mybackend.py", "store.py", "_core.c"}
+"""Files of other programs, of a reader, and of a build."""
+C_SOURCES = sorted([*(ROOT / "pagecache" / "_native").rglob("*.[ch]"), *(ROOT / "tests" / "native").rglob("*.[ch]")])
+COMMENTED = [path for path in C_SOURCES if path.name not in ("_core.c", "_fuse.c")]
+PYTHON = sorted((ROOT / "pagecache").rglob("*.py"))
 
 
 def source_exists(name: str) -> bool:
-    """A path begins at the checkout, the package or the tests; a bare name is that of any file of package and tests."""
-    tops = (ROOT / "pagecache", ROOT / "tests")
-    if "/" in name:
-        return any(any(top.glob(name)) for top in (*tops, ROOT))
-    return any(any(top.rglob(name)) for top in tops)
+    """A path begins at the checkout, the package or the tests, or ends at the file; a bare name is that of any file."""
+    if "*" in name:
+        return any(any(top.glob(name)) for top in TOPS)
+    if "/" not in name:
+        return bool(BARE[name])
+    return any(path.endswith(f"/{name}") or f"/{name}/" in path for path in PATHS)
 
 
-@pytest.mark.parametrize("page", FILES_NAMED, ids=label)
-def test_files_that_a_page_names_exist(page: Path) -> None:
-    names = dict.fromkeys(SOURCE.findall(page.read_text(encoding="utf-8")))
-    assert [name for name in names if not source_exists(name)] == []
+def missing(text: str) -> list[str]:
+    """Files, folders and modules that a text names and that do not exist."""
+    names = [name for name in SOURCE.findall(text) if name not in OF_OTHERS and not name.startswith("test_pagecache_")]
+    found = [name for name in names if not source_exists(name)]
+    found += [name for name in FOLDER.findall(text) if not source_exists(name) and not source_exists(f"{name}.py")]
+    return list(dict.fromkeys(found))
+
+
+def resolves(name: str) -> bool:
+    """Whether `pagecache.a.b` is a module, an attribute of one, or a logger."""
+    if name in logging.Logger.manager.loggerDict:
+        return True
+    parts = name.split(".")
+    for length in range(len(parts), 0, -1):
+        try:
+            found: Any = importlib.import_module(".".join(parts[:length]))
+        except ModuleNotFoundError as error:
+            if error.name and not error.name.startswith("pagecache"):
+                return True  # an extra that is not installed
+            continue
+        for part in parts[length:]:
+            if not hasattr(found, part):
+                return part in getattr(found, "__annotations__", {})
+            found = getattr(found, part)
+        return True
+    return False
+
+
+@pytest.mark.parametrize("page", PROSE, ids=label)
+def test_files_and_modules_that_a_page_names_exist(page: Path) -> None:
+    text = page.read_text(encoding="utf-8")
+    assert missing(text) == []
+    assert [name for name in dict.fromkeys(MODULE.findall(text)) if not resolves(name)] == []
+
+
+def test_files_that_the_comments_of_the_core_name_exist_and_are_unique() -> None:
+    """A bare name of a Python file must not be that of several: "file.py" names none of them."""
+    found = {}
+    for path in COMMENTED:
+        comments = "\n".join(C_COMMENT.findall(path.read_text(encoding="utf-8")))
+        wrong = missing(comments)
+        wrong += [name for name in SOURCE.findall(comments) if name.endswith(".py") and IN_PACKAGE[name] > 1]
+        if wrong:
+            found[str(path.relative_to(ROOT))] = wrong
+    assert found == {}
+
+
+def test_files_that_the_package_names_exist() -> None:
+    found = {str(path.relative_to(ROOT)): missing(path.read_text(encoding="utf-8")) for path in PYTHON}
+    assert {path: names for path, names in found.items() if names} == {}
+
+
+def test_a_file_that_does_not_exist_is_found() -> None:
+    text = "As s3_plan.py says, `engine/names.py`, tests/file/ and pagecache/tracing do, reclaim.c. See cache.py: no."
+    assert missing(text) == ["s3_plan.py", "engine/names.py", "pagecache/tracing"]
+    assert not resolves("pagecache.engine.names")
+    assert resolves("pagecache.testing.Gate")
+    assert IN_PACKAGE["file.py"] > 1
 
 
 def test_decisions_that_texts_refer_to_are_in_the_table() -> None:

@@ -2,7 +2,7 @@
 events.
 
     Hang        all of it, as values for the report
-    Recording   a small ring of trace records (pagecache/tracing) that runs beside a round
+    Recording   a small ring of trace records (pagecache/observe/tracing) that runs beside a round
 
 Half of the rounds, chosen by the seed, are recorded, so that the cache is tested with and without a trace. A round of a
 script is always recorded. The core's own ring, its last transitions, exists in any round.

@@ -1,11 +1,11 @@
 """Builds the extension `pagecache._native._fuse`, the loop of a FUSE server, where libfuse 3 and its headers are.
 
-Nothing needs it: without it mounts are served by pyfuse3. So it is an optional extension of setuptools, which goes on
-without it when it cannot be compiled, and setup.py does not name it where pkg-config does not find libfuse.
+Only `pagecache mount` needs it, and reports what is missing without it. So it is an optional extension: setuptools goes
+on if it cannot be compiled, and setup.py leaves it out if pkg-config does not find libfuse.
 
     PAGECACHE_FUSE=0    leave it out although libfuse is here: for wheels that go elsewhere
 
-Variants as in the builder of CORE (`../build.py`), which this shares.
+Variants as in the builder of CORE (`_native/build.py`), which this shares.
 """
 
 import glob

@@ -7,7 +7,7 @@
  * scheduler, at no cost.
  *
  * Py_BEGIN_ALLOW_THREADS and Py_END_ALLOW_THREADS mean this in all of CORE, and in the functions that cffi makes
- * (build.py).
+ * (_native/build.py).
  */
 #ifndef PC_GIL_H
 #define PC_GIL_H

@@ -3,9 +3,9 @@
  *
  * A hit is one C call: arguments, optimistic copy, result; no Python frame runs and the result is the only object made.
  * The type derives from the C base of io.RawIOBase, whose size is read at run time; the fields of the handle follow it.
- * CachedFile (file.py) subclasses this type and io.RawIOBase, and adds all other methods. The metaclass of io.RawIOBase
- * itself is ABCMeta, which has its own tp_new: Python 3.12 warns about a type spec with such a base, and Python 3.14
- * refuses it.
+ * CachedFile (file/cached.py) subclasses this type and io.RawIOBase, and adds all other methods. The metaclass of
+ * io.RawIOBase itself is ABCMeta, which has its own tp_new: Python 3.12 warns about a type spec with such a base, and
+ * Python 3.14 refuses it.
  *
  * Short calls keep the GIL (a released short call starves beside a busy thread), copies of `gil_release` bytes and more
  * release it. Memory that may fault (maps, unknown exporters) is copied through a bounce buffer: touching it with a

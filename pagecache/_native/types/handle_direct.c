@@ -1,5 +1,5 @@
 /*
- * handle_direct.c - C functions of a direct handle (direct.py): copy memory that may fault, with nothing held and
+ * handle_direct.c - C functions of a direct handle (file/direct.py): copy memory that may fault, with nothing held and
  * without the GIL [K11].
  */
 #include "types/handle.h"

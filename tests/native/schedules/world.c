@@ -1,7 +1,7 @@
 /*
  * world.c - the frame of a schedule: files are made, clients and workers run, and at rest everything has to agree.
  *
- *   clients   3 or 4, each with a few operations drawn from the weights of the kind (clients.c); each owns its random numbers
+ *   clients   3 or 4, each with a few operations drawn from the weights of the kind (clients.h); each owns its random numbers
  *   workers   2 threads of the volume, as the engine's: fills, requests of passes, commits
  *   ballast   most of the smallest possible cache is pinned by a view, so that only a few pages are available
  *
