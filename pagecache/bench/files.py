@@ -5,12 +5,12 @@ A job takes one key. Jobs that change names have a job that undoes them after ea
 
 import os
 from collections.abc import Callable, Sequence
-from functools import partial
 from typing import Any
 
-from pagecache import Volume
+from pagecache import CachedFile, Volume
 from pagecache.bench.harness import Variant
 from pagecache.bench.plain import BLOCK
+from pagecache.options import OpenMode
 
 JOBS = {
     "create": "create, write, close",
@@ -24,7 +24,6 @@ JOBS = {
 UNDO = {"create": "remove", "remove": "create", "rename": "restore"}
 SIZE = 8192
 DATA, EDIT = BLOCK[:SIZE], BLOCK[:50]
-OTHER = "~"  # suffix of another name
 
 Jobs = dict[str, Callable[[str], object]]
 
@@ -32,52 +31,47 @@ Jobs = dict[str, Callable[[str], object]]
 def by_system_calls() -> Jobs:
     """Return the jobs on plain files; keys are paths."""
 
-    def create(path: str) -> None:
-        fd = os.open(path, os.O_CREAT | os.O_EXCL | os.O_WRONLY | os.O_CLOEXEC, 0o666)
-        os.write(fd, DATA)
-        os.close(fd)
+    def job(flags: int, call: Callable[[int], object]) -> Callable[[str], None]:
+        def run(path: str) -> None:
+            fd = os.open(path, flags | os.O_CLOEXEC, 0o666)
+            call(fd)
+            os.close(fd)
 
-    def read(path: str) -> None:
-        fd = os.open(path, os.O_RDONLY | os.O_CLOEXEC)
-        os.pread(fd, SIZE, 0)
-        os.close(fd)
+        return run
 
-    def edit(path: str) -> None:
-        fd = os.open(path, os.O_RDWR | os.O_CLOEXEC)
-        os.pwrite(fd, EDIT, 100)
-        os.close(fd)
-
-    return with_names(create, read, read, edit, os.stat, os.rename, os.unlink)
+    read = job(os.O_RDONLY, lambda fd: os.pread(fd, SIZE, 0))
+    create = job(os.O_CREAT | os.O_EXCL | os.O_WRONLY, lambda fd: os.write(fd, DATA))
+    edit = job(os.O_RDWR, lambda fd: os.pwrite(fd, EDIT, 100))
+    bytes_of_it: Jobs = {"create": create, "read": read, "keep": read, "edit": edit}
+    return bytes_of_it | names(os.stat, os.rename, os.unlink)
 
 
 def through(volume: Volume) -> Jobs:
     """Return the jobs on objects of a volume."""
 
-    def create(key: str) -> None:
-        with volume.open(key, "xb") as file:
-            file.pwrite(DATA, 0)
+    def job(mode: OpenMode, call: Callable[[CachedFile], object], keep: bool = False) -> Callable[[str], None]:
+        def run(key: str) -> None:
+            with volume.open(key, mode, keep_cache=keep) as file:
+                call(file)
 
-    def read(key: str, keep_cache: bool = False) -> None:
-        with volume.open(key, "rb", keep_cache=keep_cache) as file:
-            file.pread(SIZE, 0)
+        return run
 
-    def edit(key: str) -> None:
-        with volume.open(key, "r+b") as file:
-            file.pwrite(EDIT, 100)
-
-    keep = partial(read, keep_cache=True)
-    return with_names(create, read, keep, edit, volume.stat, volume.rename, volume.remove)
-
-
-def with_names(*calls: Callable[..., object]) -> Jobs:
-    """Return the jobs by name. A rename has a fixed other name."""
-    jobs: Jobs = dict(zip(JOBS, calls, strict=True))
-    rename: Callable[[str, str], object] = calls[5]
-    renames: Jobs = {
-        "rename": lambda key: rename(key, key + OTHER),
-        "restore": lambda key: rename(key + OTHER, key),
+    bytes_of_it: Jobs = {
+        "create": job("xb", lambda file: file.pwrite(DATA, 0)),
+        "read": job("rb", lambda file: file.pread(SIZE, 0)),
+        "keep": job("rb", lambda file: file.pread(SIZE, 0), keep=True),
+        "edit": job("r+b", lambda file: file.pwrite(EDIT, 100)),
     }
-    return jobs | renames
+    return bytes_of_it | names(volume.stat, volume.rename, volume.remove)
+
+
+def names(stat: Callable[..., object], rename: Callable[..., object], remove: Callable[..., object]) -> Jobs:
+    """Return the jobs on names; `restore` undoes `rename`."""
+    renames: Jobs = {
+        "rename": lambda key: rename(key, key + "~"),
+        "restore": lambda key: rename(key + "~", key),
+    }
+    return {"stat": stat, "remove": remove} | renames
 
 
 def file_variant(name: str, jobs: Jobs, job: str, keys: Sequence[str]) -> Variant:
