@@ -37,6 +37,8 @@ ROOT = Path(__file__).resolve().parents[2]
 MARK = "pagecache-bench-mark"
 STRACE = "strace"
 MISSING = "no strace here: apt install strace"
+EXISTING = 128
+"""Files at least: more than a volume keeps open in its store while no program has them open."""
 OWN = {files.__file__}
 Counts = dict[str, dict[str, dict[str, Any]]]  # store -> job -> name -> count
 
@@ -113,7 +115,7 @@ def per_item(counts: Counter[str], items: int, most: int = 60) -> dict[str, floa
 def each_job(folder: Path, count: int) -> Iterator[tuple[str, str, Callable[[], object]]]:
     """Yield store, name and a call that does the job on `count` files; the files are restored after it."""
     with ExitStack() as stack:
-        for store, way in ways(folder, count, stack).items():
+        for store, way in ways(folder, max(EXISTING, 4 * count), stack).items():
             for job in files.JOBS:
                 variant = files.file_variant(store, way.jobs, job, way.keys)
                 variant.run(variant.take(count))
