@@ -36,15 +36,17 @@ from tests.bench.file_stores import ways
 ROOT = Path(__file__).resolve().parents[2]
 MARK = "pagecache-bench-mark"
 STRACE = "strace"
+LONGEST = 600
+"""Seconds after which a count is given up."""
 MISSING = "no strace here: apt install strace"
-EXISTING = 128
+EXISTING = 80
 """Files at least: more than a volume keeps open in its store while no program has them open."""
 OWN = {files.__file__}
 Counts = dict[str, dict[str, dict[str, Any]]]  # store -> job -> name -> count
 
 
 class Uncounted(RuntimeError):
-    """System calls cannot be counted on this machine; the text says why."""
+    """A count cannot be made on this machine; the text says why."""
 
 
 class Frames:
@@ -115,7 +117,7 @@ def per_item(counts: Counter[str], items: int, most: int = 60) -> dict[str, floa
 def each_job(folder: Path, count: int) -> Iterator[tuple[str, str, Callable[[], object]]]:
     """Yield store, name and a call that does the job on `count` files; the files are restored after it."""
     with ExitStack() as stack:
-        for store, way in ways(folder, max(EXISTING, 4 * count), stack).items():
+        for store, way in ways(folder, max(EXISTING, 2 * count), stack).items():
             for job in files.JOBS:
                 variant = files.file_variant(store, way.jobs, job, way.keys)
                 variant.run(variant.take(count))
@@ -200,7 +202,10 @@ def parsed(lines: Any, count: int) -> Counts:
 
 def run_here(mode: str, folder: Path, count: int, prefix: list[str]) -> "subprocess.CompletedProcess[str]":
     command = [*prefix, sys.executable, "-m", "tests.bench.file_counts", str(folder), str(count), mode]
-    return subprocess.run(command, cwd=ROOT, capture_output=True, text=True, check=False, timeout=600)
+    try:
+        return subprocess.run(command, cwd=ROOT, capture_output=True, text=True, check=False, timeout=LONGEST)
+    except subprocess.TimeoutExpired:
+        raise Uncounted(f"counting has not ended after {LONGEST} s") from None
 
 
 def counted(folder: Path, count: int) -> tuple[Counts, str]:
