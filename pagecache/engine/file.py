@@ -191,10 +191,25 @@ class EngineFile:
 
     def use(self, backend_file: BackendFile | None) -> None:
         """Direct calls to this file from now on; None: it is closed until the object is opened again."""
-        self.backend_file = backend_file
+        with self.lock:
+            self.backend_file = backend_file
+        self.bind()
+
+    def replace_by(self, fresh: BackendFile) -> None:
+        """Direct calls to a file opened anew. Reads may still run in the old one: it is closed with this object."""
+        with self.lock:  # an operation in old hands may replace it beside a new one
+            if self.backend_file is not None:
+                self.retired = (*self.retired, self.backend_file)
+            self.backend_file = fresh
+        self.bind()
+
+    def bind(self) -> None:
+        """Take functions and limits from the backend's current file."""
         self.bind_reads()
-        self.read_staged = getattr(backend_file, "read_staged", self._closed)
-        self.stages = staging.possible(backend_file)
+        with self.lock:
+            backend_file = self.backend_file
+            self.read_staged = getattr(backend_file, "read_staged", self._closed)
+            self.stages = staging.possible(backend_file)
         if backend_file is not None:
             self.apply_limits()
 
@@ -213,12 +228,6 @@ class EngineFile:
                 self.read_into = self._read_later
             else:
                 self.read_into = self.backend_file.read_into
-
-    def replace_by(self, fresh: BackendFile) -> None:
-        """Direct calls to a file opened anew. Reads may still run in the old one: it is closed with this object."""
-        if self.backend_file is not None:
-            self.retired = (*self.retired, self.backend_file)
-        self.use(fresh)
 
     def allow_staging(self, allowed: bool) -> None:
         self.stages = allowed and staging.possible(self.backend_file)

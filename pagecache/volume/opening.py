@@ -398,7 +398,7 @@ def compare(volume: Volume, inode: Inode, stat: ObjectStat, tries: Attempts, qui
         if engine.dispute.base_lost:
             with engine.lock:
                 engine.dispute.find_base()
-            engine.use(engine.backend_file)  # the announced change did not happen
+            engine.bind()  # the announced change did not happen
         return
     if volume.yields and not whole:
         stat, changes = _yielded(volume, inode, stat, changes, tries)

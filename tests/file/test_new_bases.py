@@ -9,8 +9,9 @@ from typing import Any
 import pytest
 
 from pagecache import ConflictError, PageCache
-from pagecache.backends import MemoryBackend
+from pagecache.backends import BackendFile, MemoryBackend
 from pagecache.engine.commit import remote
+from pagecache.engine.file import EngineFile
 from pagecache.native import NativeInode
 
 from .objects import ObjectBackend
@@ -109,3 +110,40 @@ def test_work_under_the_token_hides_no_version_from_an_open_beside_it(make: Make
     over.set()
     assert opening.result().pread(len(DATA), 0) == OTHER
     assert file.pread(len(DATA), 0) == OTHER
+
+
+def test_two_replacements_at_a_time_keep_every_old_file(make: Make, monkeypatch: pytest.MonkeyPatch) -> None:
+    """After a reconnect, an operation in old hands may replace the backend's file beside a new one: each file that was
+    in use is closed with the object, none is forgotten. [K8]
+    """
+    rig = make({KEY: DATA})
+    rig.open()
+    engine = rig.volume.inodes[KEY].engine
+    first, *fresh = engine.backend_file, rig.backend.open(KEY), rig.backend.open(KEY)
+    entered, go_on = threading.Event(), threading.Event()
+
+    class Slow:
+        """The attribute `retired`; its first reader pauses before it goes on with the value."""
+
+        def __get__(self, file: EngineFile, owner: object) -> tuple[BackendFile, ...]:
+            found: tuple[BackendFile, ...] = file.__dict__.get("retired", ())
+            if not entered.is_set():
+                entered.set()
+                go_on.wait(0.5)
+            return found
+
+        def __set__(self, file: EngineFile, files: tuple[BackendFile, ...]) -> None:
+            file.__dict__["retired"] = files
+
+    with monkeypatch.context() as patch:
+        patch.setattr(EngineFile, "retired", Slow())
+        one: Task[None] = Task(engine.replace_by, fresh[0])
+        assert entered.wait(20)
+        other: Task[None] = Task(engine.replace_by, fresh[1])
+        other.finished.wait(0.2)  # it waits for the first one, or overtakes it
+        go_on.set()
+        one.result()
+        other.result()
+    assert engine.backend_file in fresh
+    assert {first, *fresh} == {*engine.retired, engine.backend_file}
+    assert engine.read_into == engine.opened().read_into

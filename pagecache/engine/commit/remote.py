@@ -301,7 +301,7 @@ def take_base(file: EngineFile, fresh: BackendFile | None, stat: ObjectStat) -> 
     if file.volume.mirror is not None and not file.removed:
         file.volume.mirror.invalidate(file.key, "the object was changed by another writer")
     if fresh is None:
-        file.use(file.backend_file)
+        file.bind()
     else:
         file.replace_by(fresh)
 
