@@ -170,6 +170,7 @@ def small_files(bench: Bench) -> Iterator[Row]:
             for key in keys[name]:
                 jobs["create"](key)
         for job, metric in files.JOBS.items():
+            volume.sync()
             variants = [files.file_variant(name, jobs, job, keys[name]) for name, jobs in ways.items()]
             # Processor time: on a busy machine a slice by the clock on the wall would be a few files.
             counts = {each.name: calibrate(each, 4 * bench.settings.seconds, time.process_time) for each in variants}

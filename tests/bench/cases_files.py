@@ -105,7 +105,9 @@ def file_row(job: str, store: str, wall: Comparison, cpu: Comparison, found: dic
 
 
 def compared(found: dict[str, Way], job: str, run: Callable[[Run], Run] = lambda run: run) -> list[Variant]:
-    """Return a variant of a job for each way."""
+    """Return a variant of a job for each way, after all files were saved."""
+    for way in found.values():
+        way.settle()
     variants = [file_variant(name, way.jobs, job, way.keys) for name, way in found.items()]
     return [replace(variant, run=run(variant.run)) for variant in variants]
 

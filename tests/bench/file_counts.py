@@ -122,6 +122,7 @@ def each_job(folder: Path, count: int) -> Iterator[tuple[str, str, Callable[[], 
                 variant = files.file_variant(store, way.jobs, job, way.keys)
                 variant.run(variant.take(count))
                 variant.after()
+                way.settle()
                 items = variant.take(count)
                 yield store, job, lambda run=variant.run, items=items: run(items)  # type: ignore[misc]
                 variant.after()

@@ -8,6 +8,7 @@ from typing import Any
 from pagecache import PageCache
 from pagecache.bench import files
 from pagecache.bench.files import Jobs
+from pagecache.bench.harness import nothing
 from pagecache.bench.subject import made
 from tests.bench.dict_backend import DictBackend
 
@@ -31,8 +32,9 @@ STORES: dict[str, Callable[[Path], Any]] = {
 class Way:
     """One way to do the jobs: plain files, or a volume; and `count` files that exist."""
 
-    def __init__(self, jobs: Jobs, keys: list[str]) -> None:
+    def __init__(self, jobs: Jobs, keys: list[str], settle: Callable[[], object] = nothing) -> None:
         self.jobs, self.keys = jobs, keys
+        self.settle = settle  # before a job: commits of the job before it would run beside it
         for key in keys:
             jobs["create"](key)
 
@@ -45,5 +47,5 @@ def ways(folder: Path, count: int, stack: ExitStack) -> dict[str, Way]:
     for store, make in STORES.items():
         cache = stack.enter_context(made(PageCache("64MiB")))
         volume = cache.attach(make(folder / "store"))
-        found[store] = Way(files.through(volume), names)
+        found[store] = Way(files.through(volume), names, volume.sync)
     return found
