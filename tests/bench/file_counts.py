@@ -120,7 +120,8 @@ def each_job(folder: Path, count: int) -> Iterator[tuple[str, str, Callable[[], 
         for store, way in ways(folder, max(EXISTING, 2 * count), stack).items():
             for job in files.JOBS:
                 variant = files.file_variant(store, way.jobs, job, way.keys)
-                variant.run(variant.take(count))
+                # A cycle through all files closes those that come next.
+                variant.run(variant.take(count if variant.most else len(way.keys)))
                 variant.after()
                 way.settle()
                 items = variant.take(count)
