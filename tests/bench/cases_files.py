@@ -30,7 +30,7 @@ KEYS = {f"{JOBS[job]}, {DIR}": f"F1/{job}" for job in JOBS} | {
     f"{JOBS['create']}, {MEMORY}": "F2/memory",
     f"{JOBS['create']}, {PROMPT}": "F2/prompt",
 }
-NAMED = ("system calls", "hops", "wake-ups", "frames", "store calls", "switches")
+NAMED = ("system calls", "futex", "hops", "wake-ups", "frames", "store calls", "switches")
 
 
 class Meter:

@@ -1,11 +1,14 @@
 """Exact counts of the jobs on small files: `python -m tests.bench.file_counts FOLDER [FILES]` prints them as JSON.
 
-    system calls    of all threads, for one file, as strace records them between two marks in its log
+    system calls    of all threads, for one file, as strace records them between two marks in its log; without futex
+    futex           calls of futex: sleeps and wake-ups of threads
     hops            pieces of work that threads of the volume did
     wake-ups        returns of these threads from waiting, with a piece of work or without
     frames          Python functions entered by all threads; the bench's own are not counted
     store calls     calls of a store that is written in Python
-    switches        context switches of the whole process: they depend on the machine's load, all others do not
+    switches        context switches of the whole process
+
+Switches and calls of futex depend on the machine's load; all others do not.
 
 One process runs the jobs under strace, another one with a profile function in every thread. The functions and system
 calls of each job, sorted, are in the JSON as well: `top`.
@@ -192,7 +195,12 @@ def parsed(lines: Any, count: int) -> Counts:
             if current is not None:
                 store, job = current
                 top = {"system calls": per_item(calls, count)}
-                result = {"system calls": round(calls.total() / count, 2), "top": top}
+                futex = calls.pop("futex", 0)
+                result = {
+                    "system calls": round(calls.total() / count, 2),
+                    "futex": round(futex / count, 2),
+                    "top": top,
+                }
                 found.setdefault(store, {})[job] = result
             begin = BEGIN.search(line)
             current = (begin[1], begin[2]) if begin else None

@@ -6,7 +6,7 @@ from tests.bench.file_stores import STORES
 
 CASES = ("small-files", "small-files-threads", "miss-dir", "many-objects", "streams")
 SUFFIX = ", 8 threads"
-COUNTS = ("system calls", "hops", "wake-ups", "frames")
+COUNTS = ("system calls", "futex", "hops", "wake-ups", "frames")
 
 Rows = dict[str, dict[str, dict[str, Any]]]  # job -> store -> row
 
