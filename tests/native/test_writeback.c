@@ -225,6 +225,42 @@ static void check_no_mark_outlives_its_pass(void)
 	rig_close(&rig);
 }
 
+/* A question about a range ends at the first block with the state, of many folios or in the middle of one. */
+static void check_the_first_byte_with_a_state_is_found(void)
+{
+	for (u32 pages = 1; pages <= 16; pages *= 16) {
+		start(pages * PAGE, limits_wide());
+		struct pc_inode *i = file->inode;
+		EQUAL(pc_range_next(i, 0, ALL, PC_PENDING_DIRTY), ALL);
+		put(0, 400 * PAGE);
+		EQUAL(flush(file), 0);
+		put(300 * PAGE, 2 * PAGE);
+		EQUAL(pc_range_next(i, 0, ALL, PC_PENDING_WRITEBACK | PC_PENDING_BACKOFF | PC_PENDING_FAILED), ALL);
+		EQUAL(pc_range_next(i, 0, ALL, PC_PENDING_DIRTY), 300 * PAGE);
+		EQUAL(pc_range_next(i, 300 * PAGE + 5, ALL, PC_PENDING_DIRTY), 300 * PAGE + 5);
+		EQUAL(pc_range_next(i, 302 * PAGE, ALL, PC_PENDING_DIRTY), ALL);
+		EQUAL(pc_range_next(i, 0, 300 * PAGE, PC_PENDING_DIRTY), ALL);
+		EQUAL(pc_range_next(i, 0, 300 * PAGE + 1, PC_PENDING_DIRTY), 300 * PAGE);
+		EQUAL(pc_range_next(i, 300 * PAGE, 300 * PAGE, PC_PENDING_DIRTY), ALL);
+		pc_flush_start(i, ALL, 0, ALL);
+		struct pc_request *r = next();
+		EQUAL(pc_range_next(i, 0, ALL, PC_PENDING_DIRTY), ALL);
+		EQUAL(pc_range_next(i, 0, ALL, PC_PENDING_DIRTY | PC_PENDING_WRITEBACK), 300 * PAGE);
+		file->store.write_error = -ENOSPC;
+		file->store.write_fails_at = 0;
+		file->store.parked = true;
+		CHECK(!run_write(file, r));
+		put(299 * PAGE, PAGE); /* dirty, and it waits only in the folio of failed bytes */
+		EQUAL(pc_range_next(i, 0, ALL, PC_PENDING_WRITEBACK), ALL);
+		EQUAL(pc_range_next(i, 0, ALL, PC_PENDING_DIRTY), 299 * PAGE);
+		EQUAL(pc_range_next(i, 0, ALL, PC_PENDING_FAILED), 300 * PAGE);
+		EQUAL(pc_range_next(i, 0, ALL, PC_PENDING_BACKOFF), (pages == 1 ? 300 : 299) * PAGE);
+		file->store.write_error = 0;
+		CHECK(!next());
+		rig_close(&rig);
+	}
+}
+
 /* The share of a file is below the volume's limit of calls in flight. */
 static void check_a_file_never_has_all_of_the_volumes_calls(void)
 {
@@ -466,6 +502,7 @@ int main(void)
 	RUN(check_background_work_ends_with_its_turn_though_an_fsync_joined_it);
 	RUN(check_a_page_marked_in_flight_follows_its_answer);
 	RUN(check_no_mark_outlives_its_pass);
+	RUN(check_the_first_byte_with_a_state_is_found);
 	RUN(check_a_file_never_has_all_of_the_volumes_calls);
 	RUN(check_a_big_file_does_not_starve_a_small_one);
 	RUN(check_ordered_writes_ascend);
