@@ -471,7 +471,7 @@ class PageCache:
     def _check_failed_ranges(self) -> str | None:
         for volume in self._engine_volumes():
             with volume.keeper():
-                for file in volume.files():
+                for file in volume.dirty_files():
                     found = None if file.freed else failures.check(file)
                     if found is not None:
                         return found
