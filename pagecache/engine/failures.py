@@ -168,7 +168,9 @@ def follow(file: EngineFile, start: int, end: int, *, resumed: bool = False) -> 
 
     Returns: the dropped ranges.
     """
-    dropped = []
+    dropped: list[tuple[int, int]] = []
+    if start >= end:
+        return dropped
     start, end = _blocks(file, start, end)
     for failure in file.failures.overlapping(start, end):
         first, last = max(start, failure.start), min(end, failure.end)
@@ -228,14 +230,21 @@ def check(file: EngineFile) -> str | None:
     return None if at is None else f"{file.key!r}: the failed block at {at} has no record"
 
 
+def _may_wait(file: EngineFile, start: int, end: int) -> bool:
+    """Return whether a retry of [start, end) may find waiting bytes: such bytes, or a record that overlaps."""
+    if not len(file.failures):
+        return False
+    with file.lock:
+        known = bool(file.failures.overlapping(start, end))
+    return known or file.native.range_next(start, end, BACKOFF) != END
+
+
 def resume(file: EngineFile, start: int = 0, end: int = END) -> None:
     """Make parked and waiting data dirty again, and send it."""
     if file.conflict is not None:
         return
-    if not len(file.failures) and not file.native.number("failed"):
-        return  # bytes that wait without a record are retried by `due`
-    if file.native.range_next(start, end, BACKOFF) == END:
-        return
+    if not file.native.number("failed") and not _may_wait(file, start, end):
+        return  # bytes that wait without any record are retried by `due`
     file.refresh_limits()
     file.native.retry(start, end, failed_too=True)
     file.native.flush_start(STAMP_MAX, start, end)

@@ -145,6 +145,31 @@ def test_a_parked_neighbour_in_a_unit_keeps_its_record_and_is_not_retried_with_i
     assert recorded(rig) == []
 
 
+def test_a_sync_of_clean_bytes_in_a_failed_folio_sends_the_folio_again(make: Make) -> None:
+    """A folio waits as a whole: the sync retries its failed page before it judges the range. [2.15]"""
+    rig = make({KEY: OLD}, retry=ONCE)
+    file = rig.open("r+b")
+    file.pread(8 * PAGE, 0)
+    file.pwrite(NEW[:PAGE], 0)
+    rig.backend.fault("write_from", FULL)
+    with pytest.raises(WritebackError):
+        file.fsync()
+    assert engine_of(rig).native.usage()["folios"] == 1
+    file.sync_range(4 * PAGE, PAGE)
+    assert written(rig, 0)
+    assert recorded(rig) == []
+
+
+def test_an_empty_range_splits_no_record(make: Make) -> None:
+    """A request that fails at once has an empty accepted front, in the middle of an earlier record."""
+    rig = failed_rig(make)
+    engine = engine_of(rig)
+    with engine.lock:
+        assert failures.follow(engine, 2 * PAGE, 2 * PAGE) == []
+        assert failures.follow(engine, 2 * PAGE + 1, 2 * PAGE + 1) == []
+    assert recorded(rig) == [(0, 4)]
+
+
 def test_bytes_that_wait_without_a_record_are_retried_beside_a_failure_that_stays(make: Make) -> None:
     """The retry of a range that keeps failing also finds waiting bytes whose record is missing. [2.14]"""
     rig = make({KEY: OLD}, retry=replace(FAST, failed_retry=0.02), max_folio=PAGE, limits={"max_write": PAGE})
