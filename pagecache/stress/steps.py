@@ -150,7 +150,7 @@ class Steps:
         kind, way = operation.kind, operation.way
         look = self.look(model, start, end, f"{kind} ({way})")
         verb = kind
-        if kind == "read" and other(operation.extra) % 8 == 1 and self._is_task():
+        if kind == "read" and other(operation.extra) % 4 == 1 and self._is_task():
             verb = "read_cancelled"
             self.world.count("reads that a task cancels")
         got = yield from self.seeing(look, kind, (verb, operation.file, way, start, end - start, operation.extra))
@@ -539,16 +539,20 @@ class Steps:
         if self._names.get(name) is data and self.world.target.shows:
             self._same(name, (yield ("store", name)), data, "is in the store after the last close")
 
-    def _rename(self, operation: Operation, _model: Model, _start: int, _end: int) -> Step:
+    def _rename(self, operation: Operation, model: Model, start: int, end: int) -> Step:
         old, new = self._name(operation), self._name(operation, 1)
+        if old not in self._names and self._hold(operation):
+            yield from self._publish(operation, model, start, end)
         if old in self._names:
             after = {old: None, new: self._names[old]}
             yield from self._naming("rename", ("rename", old, new, *self._hold(operation)), after)
         else:
             self.world.idle(self.worker, "rename")
 
-    def _remove(self, operation: Operation, _model: Model, _start: int, _end: int) -> Step:
+    def _remove(self, operation: Operation, model: Model, start: int, end: int) -> Step:
         name = self._name(operation)
+        if name not in self._names and self._hold(operation):
+            yield from self._publish(operation, model, start, end)
         if name in self._names:
             yield from self._naming("remove", ("remove", name, *self._hold(operation)), {name: None})
         else:

@@ -407,6 +407,8 @@ class World:
                 try:
                     self.target.invalidate(model.number, 0, self.reach)
                 except OSError as error:
+                    if isinstance(error, BlockingIOError) and not self.target.explained:
+                        raise Broken(f"file {model.number}: in use at rest, {error}", "error") from error
                     self.excuse(error, "invalidate", 0)
             for model in self.models:
                 self._agree(model, "read again")

@@ -158,30 +158,28 @@ def test_faults_that_pass_are_never_seen(tmp_path: Path) -> None:
     together("objects", tmp_path, "256KiB", passing=True, **fields)
 
 
-CASES = [
-    *[("memory", "128KiB", "1MiB"), ("directory", "512KiB", "256KiB")],
-    *[("coroutines", "256KiB", "64KiB"), ("objects", "1MiB", "1MiB")],
+STORES = [("memory", "128KiB", "1MiB"), ("directory", "512KiB", "256KiB")]
+STORES += [("coroutines", "256KiB", "64KiB"), ("objects", "1MiB", "1MiB")]
+CASES: list[dict[str, Any]] = [
+    {"store": store, "capacity": capacity, "size": size, "passing": passing}
+    for store, capacity, size in STORES
+    for passing in (False, True)
 ]
+EACH = pytest.mark.parametrize("case", CASES, ids=[f"{case['store']}-{case['passing']}" for case in CASES])
 
 
 @pytest.mark.slow
 @pytest.mark.timeout(400)
-@pytest.mark.parametrize("passing", [False, True])
-@pytest.mark.parametrize(("store", "capacity", "size"), CASES)
-def test_all_accesses_at_once_are_right_for_a_minute(
-    tmp_path: Path, store: str, capacity: str, size: str, passing: bool
-) -> None:
+@EACH
+def test_all_accesses_at_once_are_right_for_a_minute(tmp_path: Path, case: dict[str, Any]) -> None:
     """Each round has another variant of the cache and its backend. [T-28, I-17, I-18]"""
-    together(store, tmp_path, capacity, passing=passing, size=size, operations=24, duration=8)
+    together(folder=tmp_path, operations=24, duration=8, **case)
 
 
 @pytest.mark.soak
 @pytest.mark.timeout(7200)
-@pytest.mark.parametrize("passing", [False, True])
-@pytest.mark.parametrize(("store", "capacity", "size"), CASES)
-def test_all_accesses_at_once_are_right_for_ten_minutes(
-    tmp_path: Path, store: str, capacity: str, size: str, passing: bool
-) -> None:
+@EACH
+def test_all_accesses_at_once_are_right_for_ten_minutes(tmp_path: Path, case: dict[str, Any]) -> None:
     """PAGECACHE_SOAK_SECONDS sets another time. [T-28, I-17, I-18]"""
-    seconds = float(os.environ.get("PAGECACHE_SOAK_SECONDS", "600")) / 2 / len(CASES)
-    together(store, tmp_path, capacity, passing=passing, size=size, operations=24, duration=seconds)
+    seconds = float(os.environ.get("PAGECACHE_SOAK_SECONDS", "600")) / len(CASES)
+    together(folder=tmp_path, operations=24, duration=seconds, **case)
