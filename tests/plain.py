@@ -1,4 +1,6 @@
-"""Stores with plain classes: no base class, no limits, only the methods that a backend has to have."""
+"""Stores with plain classes: no base class, no limits, only the methods that a backend has to have. `fill` serves other
+stores of the tests too.
+"""
 
 from __future__ import annotations
 
@@ -8,6 +10,16 @@ from collections.abc import Sequence
 from typing import Any
 
 from pagecache import ObjectStat
+
+
+def fill(buffers: Sequence[memoryview], data: bytes | bytearray | memoryview) -> int:
+    """Copy data to the buffers in order; return the number of bytes."""
+    done = 0
+    for buffer in buffers:
+        part = data[done : done + len(buffer)]
+        buffer[: len(part)] = part
+        done += len(part)
+    return done
 
 
 class Blobs:
@@ -41,13 +53,8 @@ class Blob:
         return ObjectStat(size=len(self.content))
 
     def read_into(self, offset: int, buffers: Sequence[memoryview]) -> int:
-        done = 0
         with self.lock:
-            for buffer in buffers:
-                part = self.content[offset + done : offset + done + len(buffer)]
-                buffer[: len(part)] = part
-                done += len(part)
-        return done
+            return fill(buffers, self.content[offset:])
 
     def write_from(self, offset: int, buffers: Sequence[memoryview]) -> int:
         data = b"".join(buffers)
@@ -61,8 +68,8 @@ class Blob:
             del self.content[size:]
             self.content.extend(bytes(size - len(self.content)))
 
-    def commit(self) -> None:
-        pass
+    def commit(self) -> str | None:
+        return None
 
 
 class AsyncBlobs:

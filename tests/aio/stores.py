@@ -11,6 +11,7 @@ from pagecache import AsyncBackend, AsyncBackendFile, BackendLimits, ObjectStat
 from pagecache.errors import Key
 
 from ..file.backends import WAIT_LIMIT_S
+from ..plain import fill
 
 ACTION = Callable[..., Any]
 
@@ -148,12 +149,7 @@ class StoredFile(AsyncBackendFile):
     async def read_into(self, offset: int, buffers: Sequence[memoryview]) -> int:
         if (answer := await self.store.reached("read_into", offset, buffers)) is not NotImplemented:
             return answer  # type: ignore[no-any-return]
-        done = 0
-        for buffer in buffers:
-            part = self.data[offset + done : offset + done + len(buffer)]
-            buffer[: len(part)] = part
-            done += len(part)
-        return done
+        return fill(buffers, self.data[offset:])
 
     async def write_from(self, offset: int, buffers: Sequence[memoryview]) -> int:
         if (answer := await self.store.reached("write_from", offset, buffers)) is not NotImplemented:

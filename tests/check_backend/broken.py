@@ -13,6 +13,8 @@ from pagecache.backends import BackendFile, MemoryBackend
 from pagecache.backends.passing import PassingBackend, PassingFile
 from pagecache.errors import Key
 
+from ..plain import fill
+
 Buffers = Sequence[memoryview]
 
 
@@ -230,12 +232,7 @@ class ReadsOnce(PassingFile):
         if (offset, length) not in self._seen:
             buffer = memoryview(bytearray(length))
             self._seen[offset, length] = bytes(buffer[: self.inner.read_into(offset, [buffer])])
-        data, done = self._seen[offset, length], 0
-        for buffer in buffers:
-            part = data[done : done + len(buffer)]
-            buffer[: len(part)] = part
-            done += len(part)
-        return done
+        return fill(buffers, self._seen[offset, length])
 
 
 class CommitOnce(PassingFile):

@@ -25,6 +25,8 @@ from typing import Any, Self
 import pagecache
 from pagecache import BackendLimits, ObjectStat
 
+from ..plain import fill
+
 Key = Hashable
 WAIT_LIMIT_S = 60.0  # seconds: longer than any wait of a healthy run
 
@@ -121,12 +123,7 @@ class RecordingFile:
         with self.backend.lock:
             end = len(self.stored.written) if limit is None else min(len(self.stored.written), offset + limit)
             data = memoryview(bytes(self.stored.written[offset:end]))
-        done = 0
-        for buffer in buffers:
-            part = data[done : done + len(buffer)]
-            buffer[: len(part)] = part
-            done += len(part)
-        return done
+        return fill(buffers, data)
 
     def write_from(self, offset: int, buffers: Sequence[memoryview]) -> int:
         length = sum(len(buffer) for buffer in buffers)

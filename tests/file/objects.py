@@ -15,6 +15,7 @@ from typing import Any
 
 from pagecache import BackendLimits, ObjectStat
 
+from ..plain import fill
 from .backends import Key, RecordingBackend, RecordingFile, StoredObject
 
 
@@ -50,12 +51,7 @@ class ObjectFile(RecordingFile):
             end = max((offset + len(data) for offset, data in self.parts), default=0)
             content.extend(bytes(max(0, end - len(content))))
         data = memoryview(bytes(content[offset:]))[:limit]
-        done = 0
-        for buffer in buffers:
-            part = data[done : done + len(buffer)]
-            buffer[: len(part)] = part
-            done += len(part)
-        return done
+        return fill(buffers, data)
 
     def store(self, offset: int, buffers: Sequence[memoryview], limit: int | None = None) -> int:
         data = b"".join(buffers)[:limit]

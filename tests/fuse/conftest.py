@@ -1,4 +1,4 @@
-"""Mounts that several tests share: each test works in a separate folder."""
+"""Mounts that several tests share, each test in a separate folder; and parts of the mounts that a test makes itself."""
 
 from __future__ import annotations
 
@@ -8,9 +8,17 @@ from pathlib import Path
 
 import pytest
 
+from pagecache import PageCache, Volume
+from pagecache.backends import DirectoryBackend
+
 from .mounts import KINDS, Mounted
 
 _numbers = itertools.count(1)
+
+
+def _made(folder: Path) -> Path:
+    folder.mkdir()
+    return folder
 
 
 @pytest.fixture(scope="session", params=KINDS)
@@ -36,6 +44,31 @@ def objects(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFac
 
 
 @pytest.fixture
+def store(tmp_path: Path) -> Path:
+    """A directory for a mount of the test's own."""
+    return _made(tmp_path / "store")
+
+
+@pytest.fixture
+def mnt(tmp_path: Path) -> Path:
+    """A mountpoint."""
+    return _made(tmp_path / "mnt")
+
+
+@pytest.fixture
+def volume(store: Path) -> Iterator[Volume]:
+    """A volume over `store`, not mounted."""
+    with PageCache("4MiB") as cache:
+        yield cache.attach(DirectoryBackend(store))
+
+
+@pytest.fixture
+def plain(tmp_path: Path) -> Path:
+    """A directory outside of any mount, for comparison."""
+    return _made(tmp_path / "plain")
+
+
+@pytest.fixture
 def mounted(tree: tuple[Mounted, Path]) -> Mounted:
     return tree[0]
 
@@ -43,9 +76,7 @@ def mounted(tree: tuple[Mounted, Path]) -> Mounted:
 @pytest.fixture
 def place(tree: tuple[Mounted, Path]) -> Path:
     """A folder of the mounted directory."""
-    path = tree[0].path / f"test{next(_numbers)}"
-    path.mkdir()
-    return path
+    return _made(tree[0].path / f"test{next(_numbers)}")
 
 
 @pytest.fixture
@@ -57,6 +88,4 @@ def stored(tree: tuple[Mounted, Path], place: Path) -> Path:
 @pytest.fixture
 def flat(objects: Mounted) -> Path:
     """A folder of the mounted objects."""
-    path = objects.path / f"test{next(_numbers)}"
-    path.mkdir()
-    return path
+    return _made(objects.path / f"test{next(_numbers)}")

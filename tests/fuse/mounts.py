@@ -17,18 +17,19 @@ import subprocess
 import sys
 import tempfile
 import threading
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
 from typing import Self
 
 import pytest
 
+from pagecache.fuse.errnos import errno_of
 from pagecache.fuse.features import SHARED_MAPPINGS, features
 from pagecache.fuse.serving import why_cannot_serve
 from pagecache.observe.client import Client
 
 __all__ = [
-    *("KINDS", "Mounted", "folder_for_everybody", "maps_shared", "needs_mounts", "run"),
+    *("KINDS", "Mounted", "code", "folder_for_everybody", "maps_shared", "needs_mounts", "run"),
     "why_no_mounts",
 ]
 
@@ -207,6 +208,15 @@ def folder_for_everybody() -> Iterator[Path]:
         yield folder
     finally:
         shutil.rmtree(folder, ignore_errors=True)
+
+
+def code(call: Callable[..., object], *arguments: object) -> int | None:
+    """Make a call; return the errno of its error, or None."""
+    try:
+        call(*arguments)
+    except OSError as error:
+        return errno_of(error)
+    return None
 
 
 def names(path: Path) -> Sequence[str]:

@@ -23,7 +23,7 @@ from pagecache.fuse import Files, TrioFiles, errno_of
 from pagecache.fuse.tasks import Aside
 from pagecache.testing import FaultyBackend, Gate, Rule
 
-from .mounts import needs_mounts
+from .mounts import code, needs_mounts
 
 CREATE = os.O_RDWR | os.O_CREAT
 ONCE = RetryPolicy(attempts=1, failed_retry=None)
@@ -45,15 +45,6 @@ def files(volume: Volume) -> Iterator[Files]:
     made = Files(volume)
     yield made
     made.close()
-
-
-def code(call: object, *arguments: object) -> int | None:
-    assert callable(call)
-    try:
-        call(*arguments)
-    except OSError as error:
-        return errno_of(error)
-    return None
 
 
 def test_the_verbs(files: Files, backend: FaultyBackend) -> None:

@@ -33,13 +33,6 @@ PAGE = 4096
 
 
 @pytest.fixture
-def store(tmp_path: Path) -> Path:
-    path = tmp_path / "store"
-    path.mkdir()
-    return path
-
-
-@pytest.fixture
 def switch(store: Path, tmp_path: Path) -> Iterator[Switch]:
     found = Switch(tmp_path)
     yield found

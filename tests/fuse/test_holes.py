@@ -21,13 +21,6 @@ PIECES = ((64 * KIB, 8 * KIB), (1 * MIB + 5, 100), (3 * MIB, 300 * KIB))
 SIZE = 6 * MIB
 
 
-@pytest.fixture
-def plain(tmp_path: Path) -> Path:
-    path = tmp_path / "plain"
-    path.mkdir()
-    return path
-
-
 def sparse(path: Path, *, sync: bool = False) -> Path:
     """A file with holes, made as programs do."""
     with path.open("wb", buffering=0) as file:

@@ -86,11 +86,8 @@ def test_a_directory_that_others_remove_before_it_is_read_is_empty(stored: Path,
 
 
 @needs_loop
-def test_a_listing_asks_the_store_once(tmp_path: Path) -> None:
+def test_a_listing_asks_the_store_once(store: Path, mnt: Path) -> None:
     """It asks neither at the open, nor for each piece that the kernel reads."""
-    store, mnt = tmp_path / "store", tmp_path / "mnt"
-    store.mkdir()
-    mnt.mkdir()
     names = [f"{number:03}{'x' * 200}" for number in range(300)]
     for name in names:
         (store / name).touch()
@@ -120,11 +117,8 @@ class Broken(Counted):
 
 @needs_loop
 @pytest.mark.parametrize("behind", [0, 1])
-def test_a_listing_that_fails_says_so_and_is_whole_the_next_time(tmp_path: Path, behind: int) -> None:
+def test_a_listing_that_fails_says_so_and_is_whole_the_next_time(store: Path, mnt: Path, behind: int) -> None:
     """A partial listing never comes without an error: a program that copies the directory would rely on it."""
-    store, mnt = tmp_path / "store", tmp_path / "mnt"
-    store.mkdir()
-    mnt.mkdir()
     for name in ("a", "b", "c"):
         (store / name).touch()
     backend = Broken(store)

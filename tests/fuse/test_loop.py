@@ -14,18 +14,17 @@ import subprocess
 import sys
 import threading
 import weakref
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from pathlib import Path
 
 import pytest
 
-from pagecache import PageCache, Volume
-from pagecache.backends import DirectoryBackend
+from pagecache import Volume
 from pagecache.fuse import Attributes, Files, Loop, Server, serving, why_no_loop
 from pagecache.fuse import loop as loops
 
 from ..file.rig import eventually
-from .mounts import needs_mounts, run
+from .mounts import code, needs_mounts, run
 
 pytestmark = [
     needs_mounts,
@@ -34,26 +33,6 @@ pytestmark = [
 ]
 PAGE = 4096
 LONG = 60.0
-
-
-@pytest.fixture
-def store(tmp_path: Path) -> Path:
-    path = tmp_path / "store"
-    path.mkdir()
-    return path
-
-
-@pytest.fixture
-def mnt(tmp_path: Path) -> Path:
-    path = tmp_path / "mnt"
-    path.mkdir()
-    return path
-
-
-@pytest.fixture
-def volume(store: Path) -> Iterator[Volume]:
-    with PageCache("4MiB") as cache:
-        yield cache.attach(DirectoryBackend(store))
 
 
 class Plain:
@@ -82,14 +61,6 @@ class Plain:
 
     def forget(self, number: int, times: int) -> None:
         self.forgotten.append((number, times))
-
-
-def code(call: Callable[[], object]) -> int | None:
-    try:
-        call()
-    except OSError as error:
-        return error.errno
-    return None
 
 
 @pytest.mark.parametrize("direct_io", [True, False])

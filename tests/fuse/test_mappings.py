@@ -30,13 +30,6 @@ def place(place: Path, mounted: Mounted) -> Path:
     return place
 
 
-@pytest.fixture
-def plain(tmp_path: Path) -> Path:
-    path = tmp_path / "plain"
-    path.mkdir()
-    return path
-
-
 def both(place: Path, plain: Path, steps: Callable[[Path], object]) -> object:
     """The result of the steps in a mount, equal to that in a plain directory."""
     found = steps(place)

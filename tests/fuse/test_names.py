@@ -7,13 +7,11 @@ import os
 import shutil
 import threading
 import tracemalloc
-from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
 
-from pagecache import PageCache, Volume
-from pagecache.backends import DirectoryBackend
+from pagecache import Volume
 from pagecache.fuse import Loop, Server, nodes, why_no_loop
 from pagecache.fuse.nodes import Node, Nodes
 from pagecache.fuse.pruning import Pruning
@@ -24,19 +22,6 @@ from .mounts import Mounted, needs_mounts
 pytestmark = [needs_mounts, pytest.mark.xdist_group("mounts")]
 LONG = 60.0
 needs_c = pytest.mark.skipif(bool(why_no_loop()), reason=why_no_loop() or "built")
-
-
-@pytest.fixture
-def store(tmp_path: Path) -> Path:
-    path = tmp_path / "store"
-    path.mkdir()
-    return path
-
-
-@pytest.fixture
-def volume(store: Path) -> Iterator[Volume]:
-    with PageCache("4MiB") as cache:
-        yield cache.attach(DirectoryBackend(store))
 
 
 def fill(store: Path, count: int) -> list[str]:
@@ -154,11 +139,9 @@ def test_a_kernel_that_forgets_nothing_is_asked_once(monkeypatch: pytest.MonkeyP
 
 
 @needs_c
-def test_nodes_that_are_forgotten_at_once_are_one_request(volume: Volume, store: Path, tmp_path: Path) -> None:
+def test_nodes_that_are_forgotten_at_once_are_one_request(volume: Volume, store: Path, mnt: Path) -> None:
     """A node that cannot be forgotten stops no other."""
     names = fill(store, 300)
-    mnt = tmp_path / "mnt"
-    mnt.mkdir()
     go_on, forgotten = threading.Event(), list[int]()
 
     class Slow(Server):

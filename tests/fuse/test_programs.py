@@ -241,11 +241,10 @@ def test_a_directory_of_a_hundred_thousand_entries(tmp_path: Path, mode: str) ->
 
 
 @pytest.mark.parametrize("mode", KINDS)
-def test_memory_stays_within_its_limit(tmp_path: Path, mode: str) -> None:
+def test_memory_stays_within_its_limit(tmp_path: Path, store: Path, mode: str) -> None:
     """Files ten times as large as the cache are written, read, and changed at random places."""
-    (tmp_path / "store").mkdir()
     size, rng = 40 << 20, random.Random(2)
-    with Mounted(tmp_path, f"dir:{tmp_path / 'store'}", mode, "--capacity", "8MiB") as mounted:
+    with Mounted(tmp_path, f"dir:{store}", mode, "--capacity", "8MiB") as mounted:
         assert mounted.process is not None
 
         def resident() -> int:
@@ -265,7 +264,7 @@ def test_memory_stays_within_its_limit(tmp_path: Path, mode: str) -> None:
         assert path.read_bytes() == expected
         assert mounted.number("used") <= 8 << 20
         assert resident() - before < 40 << 20  # 8 MiB of cache, 1 MiB requests in flight, threads
-    assert (tmp_path / "store" / "a").read_bytes() == expected
+    assert (store / "a").read_bytes() == expected
 
 
 FIO = {
@@ -330,10 +329,9 @@ def test_the_stress_tester_finds_nothing_among_processes(place: Path) -> None:
 @pytest.mark.slow
 @pytest.mark.parametrize("mode", KINDS)
 @pytest.mark.parametrize("below", ["slow", "faulty"])
-def test_the_stress_tester_finds_nothing_above_bad_stores(tmp_path: Path, mode: str, below: str) -> None:
+def test_the_stress_tester_finds_nothing_above_bad_stores(tmp_path: Path, store: Path, mode: str, below: str) -> None:
     """A store whose calls take time, and one whose calls fail now and then, and are repeated."""
-    (tmp_path / "store").mkdir()
-    options = ["--option", f"root={tmp_path / 'store'}"]
+    options = ["--option", f"root={store}"]
     options += ["--option", "profile=mild"] if below == "faulty" else []
     with Mounted(tmp_path, f"{BELOW}:{below}", mode, "--capacity", "2MiB", *options) as mounted:
         stress(mounted.path, "--duration", "4s", "--seed", "9")

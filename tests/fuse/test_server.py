@@ -15,23 +15,16 @@ import pytest
 from pagecache import PageCache
 from pagecache.backends import DirectoryBackend
 from pagecache.backends.protocol import ObjectStat
-from pagecache.fuse import Server, errno_of, moving
+from pagecache.fuse import Server, moving
 from pagecache.fuse.attributes import Attributes
 from pagecache.fuse.files import OpenFile
 from pagecache.fuse.nodes import Node
 from pagecache.fuse.server import Listing
 from pagecache.testing import FaultyBackend, Gate, Rule
 
+from .mounts import code
+
 CREATE = os.O_RDWR | os.O_CREAT
-
-
-def code(call: object, *arguments: object) -> int | None:
-    assert callable(call)
-    try:
-        call(*arguments)
-    except OSError as error:
-        return errno_of(error)
-    return None
 
 
 @pytest.fixture

@@ -21,10 +21,9 @@ pytestmark = [needs_mounts, pytest.mark.soak, pytest.mark.timeout(7200), pytest.
 
 
 @pytest.mark.parametrize("mode", KINDS)
-def test_an_hour_of_stress_above_a_store_with_faults(tmp_path: Path, mode: str) -> None:
+def test_an_hour_of_stress_above_a_store_with_faults(tmp_path: Path, store: Path, mode: str) -> None:
     """Half of it with pages of the kernel, half without; nothing is left to save in the end."""
-    (tmp_path / "store").mkdir()
-    options = ["--option", f"root={tmp_path / 'store'}", "--option", "profile=mild", "--capacity", "4MiB", mode]
+    options = ["--option", f"root={store}", "--option", "profile=mild", "--capacity", "4MiB", mode]
     with Mounted(tmp_path, f"{BELOW}:faulty", *options, longest=SECONDS + 1200) as mounted:
         command = [sys.executable, "-m", "pagecache", "stress", f"path:{mounted.path}", "--mix", WAYS]
         command += ["--duration", f"{SECONDS:g}s", "--patience", "120s"]

@@ -14,6 +14,7 @@ from collections.abc import Sequence
 from pagecache.backends import Backend, BackendFile, MemoryBackend, ObjectStat
 from pagecache.errors import Key
 
+from ..plain import fill
 from .planted import Factory, Planted
 
 __all__ = ["CACHES", "Cache", "Handle"]
@@ -166,12 +167,7 @@ class ServedFile(BackendFile):
 
     def read_into(self, offset: int, buffers: Sequence[memoryview]) -> int:
         data = self._handle().pread(sum(map(len, buffers)), offset)
-        done = 0
-        for buffer in buffers:
-            part = data[done : done + len(buffer)]
-            buffer[: len(part)] = part
-            done += len(part)
-        return done
+        return fill(buffers, data)
 
     def write_from(self, offset: int, buffers: Sequence[memoryview]) -> int:
         data = b"".join(buffers)

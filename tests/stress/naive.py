@@ -1,7 +1,7 @@
 """Two write-back caches as written in an afternoon: everything works, and failed uploads are lost.
 
 They are backends over a directory, so that the tester can be pointed at them as at any backend:
-`python:naive:forgiving`. In both, reads of the writing process see its writes.
+`python:tests.stress.naive:forgiving`. In both, reads of the writing process see its writes.
 """
 
 from __future__ import annotations
@@ -10,7 +10,6 @@ import errno
 import hashlib
 import os
 import threading
-from collections.abc import Sequence
 from pathlib import Path
 from typing import ClassVar
 
@@ -18,42 +17,19 @@ from pagecache import Backend, BackendLimits, ObjectStat
 from pagecache.backends import BackendFile
 from pagecache.errors import Key
 
+from ..plain import Blob
+
 WHERE = "PAGECACHE_TEST_NAIVE"
 """The directory, in the environment: a process that is started later finds it there."""
 
 
-class Local(BackendFile):
+class Local(Blob):
     """A file in memory, whole; uploaded, whole, when it is closed."""
 
     def __init__(self, path: Path, fails: bool) -> None:
+        super().__init__(bytearray(path.read_bytes()), threading.Lock())
         self.path, self.fails = path, fails
-        self.content = bytearray(path.read_bytes())
-        self.lock = threading.Lock()
         self.uploads = 0
-
-    def stat(self) -> ObjectStat:
-        return ObjectStat(size=len(self.content))
-
-    def read_into(self, offset: int, buffers: Sequence[memoryview]) -> int:
-        done = 0
-        with self.lock:
-            for buffer in buffers:
-                part = self.content[offset + done : offset + done + len(buffer)]
-                buffer[: len(part)] = part
-                done += len(part)
-        return done
-
-    def write_from(self, offset: int, buffers: Sequence[memoryview]) -> int:
-        data = b"".join(buffers)
-        with self.lock:
-            self.content.extend(bytes(max(0, offset - len(self.content))))
-            self.content[offset : offset + len(data)] = data
-        return len(data)
-
-    def truncate(self, size: int) -> None:
-        with self.lock:
-            self.content.extend(bytes(max(0, size - len(self.content))))
-            del self.content[size:]
 
     def commit(self) -> str | None:
         """Do nothing for an fsync: the data is safe in the cache."""
