@@ -494,13 +494,17 @@ class CachedTarget:
         return self._holding(name, hold, lambda: self.volume.remove(self.key(name)))
 
     def _holding(self, name: str, hold: bool, call: Callable[[], None]) -> bytes | None:
-        """Make a call; with `hold`, read afterwards from a handle that was opened before."""
+        """Make a call; with `hold`, read afterwards from a handle that was opened before. None: that was not possible,
+        since a backend may find an object by its name at each call.
+        """
         if not hold:
             call()
             return None
         with self.volume.open(self.key(name), "rb") as held:
             call()
-            return held.pread(READ_ALL, 0)
+            with contextlib.suppress(FileNotFoundError):
+                return held.pread(READ_ALL, 0)
+        return None
 
     def look(self, name: str) -> bytes | None:
         found, exists = None, self.volume.exists(self.key(name))

@@ -592,8 +592,9 @@ class Steps:
         for name, data in after.items():
             self._known(name, data)
         if verb[-1] is True:
-            self.world.count(f"reads by a handle after a {kind}")
-            self._same(str(verb[1]), shown, before, f"is what a handle shows that was open before its {kind}")
+            if shown is not None:
+                self.world.count(f"reads by a handle after a {kind}")
+                self._same(str(verb[1]), shown, before, f"is what a handle shows that was open before its {kind}")
             for name, data in after.items():
                 self._same(name, (yield from self._looked(name)), data, f"is found right after a {kind}")
         return True
