@@ -260,8 +260,9 @@ def fields_of_parts() -> set[str]:
     for module in PARTS:
         body = part(module)
         fields |= {node.attr for node in assigned_by_owner(body)}
-        fields |= {node.target.id for node in body.body if isinstance(node, ast.AnnAssign | ast.AugAssign)}  # type: ignore[union-attr]
-        fields |= {name.id for node in body.body if isinstance(node, ast.Assign) for name in node.targets}  # type: ignore[attr-defined]
+        targets: list[ast.expr] = [node.target for node in body.body if isinstance(node, ast.AnnAssign | ast.AugAssign)]
+        targets += [target for node in body.body if isinstance(node, ast.Assign) for target in node.targets]
+        fields |= {target.id for target in targets if isinstance(target, ast.Name)}
     return fields
 
 

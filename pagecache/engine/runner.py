@@ -20,6 +20,7 @@ import logging
 import math
 import threading
 import time
+from abc import ABC, abstractmethod
 from collections import deque
 from collections.abc import Callable
 from queue import Empty, SimpleQueue
@@ -209,7 +210,7 @@ def _serve(arrivals: SimpleQueue[OnDemand | None]) -> None:
         served = [threads for threads in served if threads.visit()]
 
 
-class OnDemand:
+class OnDemand(ABC):
     """Daemon threads that start with the work that needs them. If none can be started, the spare thread works in their
     place.
     """
@@ -254,13 +255,13 @@ class OnDemand:
             level = logging.DEBUG if "shutdown" in str(refusal) else logging.WARNING
             log.log(level, "%s; %d of %d threads run", refusal.strerror, len(self._threads), self._most)
 
+    @abstractmethod
     def _loop(self, era: int) -> None:
         """Work until the end, or until a later era begins. The target of the threads."""
-        raise NotImplementedError
 
+    @abstractmethod
     def _turn(self) -> bool:
         """Do the work there is, for a short time; return False at the end."""
-        raise NotImplementedError
 
     def visit(self) -> bool:
         """Do the work there is, on the spare thread.

@@ -26,7 +26,7 @@ from collections.abc import Callable, Collection, Iterator
 from dataclasses import dataclass
 
 __all__ = ["IO", "KINDS", "PRIVATE", "PROFILES", "WAYS", "Edges", "Operation", "Profile"]
-__all__ += ["leaves_nothing", "names_of", "operations"]
+__all__ += ["leaves_nothing", "names_of", "operations", "other", "saved_first"]
 
 PAGE = 4096
 PRIVATE = 3  # names of each worker's own objects
@@ -110,6 +110,16 @@ class Operation:
 def names_of(worker: int) -> list[str]:
     """Return the names of a worker's own objects."""
     return [f"own{worker}-{number}" for number in range(PRIVATE)]
+
+
+def other(extra: int) -> int:
+    """Return eight bits of an operation's `extra` that the basic choices of its kind do not use."""
+    return extra >> 8 & 0xFF
+
+
+def saved_first(extra: int) -> bool:
+    """Return whether an object is published by an fsync under another name, and then a rename."""
+    return extra % 4 == 2
 
 
 @dataclass(frozen=True, slots=True)

@@ -22,25 +22,16 @@ from pagecache.stress.below import BELOW
 from pagecache.stress.content import APPENDED, made
 from pagecache.stress.history import FOREVER, PAST, Broken, Model, Write
 from pagecache.stress.oracle import Look, copied
-from pagecache.stress.profiles import IO, KINDS, PRIVATE, Operation, names_of
+from pagecache.stress.own_objects import OwnObjects
+from pagecache.stress.profiles import IO, KINDS, Operation, other
 from pagecache.stress.story import who
 from pagecache.stress.targets import Held, Verb
-from pagecache.stress.world import Halted, World
+from pagecache.stress.world import World
 
 __all__ = ["Step", "Steps"]
 
 Step = Generator[Verb, Any, None]
 TELLING = 20  # bytes of an append that suffice to find its place
-
-
-def other(extra: int) -> int:
-    """Return eight bits of an operation's `extra` that the basic choices of its kind do not use."""
-    return extra >> 8 & 0xFF
-
-
-def saved_first(extra: int) -> bool:
-    """Return whether an object is published by an fsync under another name, and then a rename."""
-    return extra % 4 == 2
 
 
 class Steps:
@@ -50,12 +41,16 @@ class Steps:
         self.world = world
         self.worker = worker
         self._sequence = first
-        self._names: dict[str, bytes] = {}  # the worker's own objects
+        self._own = OwnObjects(world, worker, self._next_number)
         self._kinds: dict[str, Callable[[Operation, Model, int, int], Step]] = {
-            kind: getattr(self, "_look_at_name" if kind == "look" else f"_{kind}")
+            kind: getattr(self._own, kind) if KINDS[kind] == "names" else getattr(self, f"_{kind}")
             for kind in KINDS.keys() - BELOW.keys()
         }
         self._kinds |= {kind: partial(step, self) for kind, step in BELOW.items()}
+
+    def _next_number(self) -> int:
+        self._sequence += 1
+        return self._sequence
 
     def conduct(self, operation: Operation) -> Step:
         """Yield the verbs of an operation.
@@ -87,9 +82,7 @@ class Steps:
 
     def recall(self, found: Callable[[str], bytes | None]) -> None:
         """After a crash, set the worker's own names to the contents that `found` returns."""
-        for number in range(3):
-            name = f"own{self.worker}-{number}"
-            self._known(name, found(name))
+        self._own.recall(found)
 
     # -- shared steps
 
@@ -97,8 +90,9 @@ class Steps:
         return self.world.look(model, start, end, self.worker, what, store=store)
 
     def new(self, model: Model, kind: str, way: str, start: int, length: int, **fields: Any) -> Write:
-        self._sequence += 1
-        write = Write(kind, way, self.worker, self._sequence, model.number, self.world.tag, start, length, **fields)
+        write = Write(
+            kind, way, self.worker, self._next_number(), model.number, self.world.tag, start, length, **fields
+        )
         self.world.active[self.worker].writes.append(write)
         return write
 
@@ -466,7 +460,7 @@ class Steps:
     def _saving(self, kind: str, verb: Verb, models: list[Model]) -> Step:
         """Check that earlier writes are stored when the call returns [I-18, I-19]."""
         looks = [self.look(model, 0, FOREVER, f"the store after {kind}", store=True) for model in models]
-        names = dict(self._names)
+        names = self._own.contents()
         self.world.savers[self.worker] = looks
         try:
             try:
@@ -485,7 +479,7 @@ class Steps:
                     raise Broken(f"file {look.model.number}: the store after {kind} has no such object")
                 self.world.judge(look, got, store=True)
             if kind != "fsync":
-                yield from self._saved_names(names)
+                yield from self._own.saved(names)
         finally:
             for look in looks:
                 look.returned()
@@ -521,115 +515,3 @@ class Steps:
     def _advise(self, operation: Operation, model: Model, start: int, end: int) -> Step:
         way = self._by("advise", operation, model)
         yield from self._plain("advise", ("advise", operation.file, start, end - start, operation.extra, *way))
-
-    # -- names of the worker's own
-
-    def _name(self, operation: Operation, more: int = 0) -> str:
-        return names_of(self.worker)[(operation.file + more) % PRIVATE]
-
-    def _publish(self, operation: Operation, _model: Model, _start: int, _end: int) -> Step:
-        """Make an object anew, or replace it by a rename over it."""
-        name = self._name(operation)
-        self._sequence += 1
-        length = 0 if operation.extra % 8 == 2 else operation.length % self.world.plan.size_bytes
-        data = made(self.world.tag, operation.file, self.worker, self._sequence, 0, length)
-        done = yield from self._naming("publish", ("publish", name, data, operation.extra), {name: data})
-        if done and saved_first(operation.extra):
-            yield from self._saved_object(name, data)
-        if self._names.get(name) is data and self.world.target.shows:
-            self._same(name, (yield ("store", name)), data, "is in the store after the last close")
-
-    def _rename(self, operation: Operation, model: Model, start: int, end: int) -> Step:
-        old, new = self._name(operation), self._name(operation, 1)
-        if old not in self._names and self._hold(operation):
-            yield from self._publish(operation, model, start, end)
-        if old in self._names:
-            after = {old: None, new: self._names[old]}
-            yield from self._naming("rename", ("rename", old, new, *self._hold(operation)), after)
-        else:
-            self.world.idle(self.worker, "rename")
-
-    def _remove(self, operation: Operation, model: Model, start: int, end: int) -> Step:
-        name = self._name(operation)
-        if name not in self._names and self._hold(operation):
-            yield from self._publish(operation, model, start, end)
-        if name in self._names:
-            yield from self._naming("remove", ("remove", name, *self._hold(operation)), {name: None})
-        else:
-            self.world.idle(self.worker, "remove")
-
-    def _hold(self, operation: Operation) -> tuple[bool, ...]:
-        """Return the last argument of a verb that reads afterwards from a handle opened before; empty: it does not."""
-        return (True,) if other(operation.extra) % 2 else ()
-
-    def _saved_object(self, name: str, data: bytes) -> Step:
-        """Check that an object that was saved before it got its name is stored, under that name or the earlier one
-        [T-74].
-        """
-        for one in (f"{name}-new", name):
-            found = yield ("store", one)
-            if found == data:
-                return
-        self._same(name, found, data, "is in the store after an fsync before it got its name")
-
-    def _naming(self, kind: str, verb: Verb, after: dict[str, bytes | None]) -> Generator[Verb, Any, bool]:
-        """Change names; after an error, check which names exist. Return whether the change was done."""
-        before = self._names.get(str(verb[1]))
-        try:
-            shown = yield verb
-        except OSError as error:
-            self.world.excuse(error, kind, self.worker)
-            for name in after:
-                found = yield from self._looked(name)
-                wanted = after[name]
-                part = wanted is not None and found is not None and wanted.startswith(found)
-                if found not in (None, self._names.get(name), wanted) and not part:
-                    raise Broken(
-                        f"{name}: {len(found or b'')} bytes of neither before nor after a {kind} that failed"
-                    ) from error
-                self._known(name, found)
-            return False
-        for name, data in after.items():
-            self._known(name, data)
-        if verb[-1] is True:
-            if shown is not None:
-                self.world.count(f"reads by a handle after a {kind}")
-                self._same(str(verb[1]), shown, before, f"is what a handle shows that was open before its {kind}")
-            for name, data in after.items():
-                self._same(name, (yield from self._looked(name)), data, f"is found right after a {kind}")
-        return True
-
-    def _known(self, name: str, data: bytes | None) -> None:
-        self._names.pop(name, None)
-        if data is not None:
-            self._names[name] = data
-
-    def _looked(self, name: str) -> Generator[Verb, Any, bytes | None]:
-        while True:
-            try:
-                found: bytes | None = yield ("look", name)
-            except OSError as error:
-                self.world.excuse(error, "look", self.worker)
-                if "look" in self.world.unsupported:
-                    return None
-                if self.world.crashing and self.world.stopped.is_set():
-                    raise Halted from error
-                yield ("pause",)
-            else:
-                return found
-
-    def _look_at_name(self, operation: Operation, _model: Model, _start: int, _end: int) -> Step:
-        name = self._name(operation)
-        found = yield from self._looked(name)
-        self._same(name, found, self._names.get(name), "is")
-
-    def _saved_names(self, names: dict[str, bytes]) -> Step:
-        for name in names_of(self.worker):
-            found = yield ("store", name)
-            self._same(name, found, names.get(name), "is in the store after sync")
-
-    def _same(self, name: str, found: bytes | None, wanted: bytes | None, where: str) -> None:
-        if found != wanted:
-            has = "nothing" if found is None else f"an object of {len(found)} bytes"
-            should = "nothing" if wanted is None else f"{len(wanted)} bytes of {who(self.worker)}"
-            raise Broken(f"{name}: {has} {where}, should be {should}")

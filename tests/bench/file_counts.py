@@ -27,6 +27,7 @@ import threading
 from collections import Counter
 from collections.abc import Callable, Iterator
 from contextlib import ExitStack, contextmanager
+from functools import partial
 from pathlib import Path
 from types import CodeType, FrameType
 from typing import Any
@@ -128,7 +129,7 @@ def each_job(folder: Path, count: int) -> Iterator[tuple[str, str, Callable[[], 
                 variant.after()
                 way.settle()
                 items = variant.take(count)
-                yield store, job, lambda run=variant.run, items=items: run(items)  # type: ignore[misc]
+                yield store, job, partial(variant.run, items)
                 variant.after()
 
 

@@ -290,7 +290,7 @@ def test_a_look_that_faults_refuse_lets_others_go_on_before_it_is_tried_again() 
     world = World(plan, CachedTarget(plan, 0, None, "memory:"), 0)
     world.crashing = True  # every error is explained
     steps = Steps(world, 1)
-    look = steps._looked("own1-0")
+    look = steps._own._looked("own1-0")
     assert next(look) == ("look", "own1-0")
     assert look.throw(OSError(errno.EIO, "refused")) == ("pause",)
     assert look.send(None) == ("look", "own1-0")

@@ -14,9 +14,11 @@ import pytest
 
 from pagecache import Backend
 from pagecache.stress import Plan, run
-from pagecache.stress.profiles import PROFILES, WAYS
+from pagecache.stress.profiles import PROFILES, WAYS, Operation
+from pagecache.stress.script import Script
 
 from ..test_docs import DOCS, blocks
+from .test_together import FEW, SEVERAL
 
 PAGES = [DOCS / "how-to" / f"{name}.md" for name in ("stress", "stress-report", "stress-oracle")]
 SMALL = ("--tasks", "1", "--files", "1", "--size", "16KiB", "--capacity", "64KiB", "--duration", "0.1s")
@@ -135,3 +137,13 @@ def test_a_common_mistake_is_reported_as_the_page_says(name: str, tmp_path: Path
     report = run(Plan(seed=3, duration=100, operations=60, **fields), lambda: backend(tmp_path, old, new))
     assert not report.ok
     assert re.search(message, report.story), report.story
+
+
+def test_a_store_that_finds_objects_by_name_at_each_call_may_lose_a_removed_one(tmp_path: Path) -> None:
+    """A handle that was open before the remove cannot read bytes there that are not cached; that is no finding."""
+    publish, drop = Operation("publish", 0, "", 0, 9000, extra=1), Operation("drop", 0, "", 0, 10, extra=SEVERAL)
+    steps = (publish, Operation("sync", 0), drop, Operation("remove", 0, extra=SEVERAL))
+    plan = Plan(seed=1, script=Script((60_000,), ((steps,),), ()), **FEW)
+    report = run(plan, lambda: backend(tmp_path))
+    assert report.ok, report.story
+    assert "reads by a handle after a remove" not in report.counters

@@ -1,0 +1,151 @@
+"""The objects of one worker alone: made, renamed, removed and read by their names.
+
+No other worker changes them, so the content of each is known after every call. As in steps.py, each operation is a
+generator that yields verbs.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Generator
+from typing import TYPE_CHECKING, Any
+
+from pagecache.stress.content import made
+from pagecache.stress.history import Broken, Model
+from pagecache.stress.profiles import PRIVATE, Operation, names_of, other, saved_first
+from pagecache.stress.story import who
+from pagecache.stress.targets import Verb
+from pagecache.stress.world import Halted, World
+
+if TYPE_CHECKING:
+    from pagecache.stress.steps import Step
+
+__all__ = ["OwnObjects"]
+
+
+class OwnObjects:
+    """The objects of one worker, by name."""
+
+    def __init__(self, world: World, worker: int, number: Callable[[], int]) -> None:
+        """Begin without objects. `number`: returns the next number of a write of this worker."""
+        self.world = world
+        self.worker = worker
+        self._number = number
+        self._contents: dict[str, bytes] = {}
+
+    def contents(self) -> dict[str, bytes]:
+        """Return a copy of the contents by name."""
+        return dict(self._contents)
+
+    def recall(self, found: Callable[[str], bytes | None]) -> None:
+        """After a crash, set the contents to those that `found` returns."""
+        for name in names_of(self.worker):
+            self._known(name, found(name))
+
+    def _name(self, operation: Operation, more: int = 0) -> str:
+        return names_of(self.worker)[(operation.file + more) % PRIVATE]
+
+    def publish(self, operation: Operation, _model: Model, _start: int, _end: int) -> Step:
+        """Make an object anew, or replace it by a rename over it."""
+        name = self._name(operation)
+        length = 0 if operation.extra % 8 == 2 else operation.length % self.world.plan.size_bytes
+        data = made(self.world.tag, operation.file, self.worker, self._number(), 0, length)
+        done = yield from self._naming("publish", ("publish", name, data, operation.extra), {name: data})
+        if done and saved_first(operation.extra):
+            yield from self._saved_object(name, data)
+        if self._contents.get(name) is data and self.world.target.shows:
+            self._same(name, (yield ("store", name)), data, "is in the store after the last close")
+
+    def rename(self, operation: Operation, model: Model, start: int, end: int) -> Step:
+        old, new = self._name(operation), self._name(operation, 1)
+        if old not in self._contents and self._hold(operation):
+            yield from self.publish(operation, model, start, end)
+        if old in self._contents:
+            after = {old: None, new: self._contents[old]}
+            yield from self._naming("rename", ("rename", old, new, *self._hold(operation)), after)
+        else:
+            self.world.idle(self.worker, "rename")
+
+    def remove(self, operation: Operation, model: Model, start: int, end: int) -> Step:
+        name = self._name(operation)
+        if name not in self._contents and self._hold(operation):
+            yield from self.publish(operation, model, start, end)
+        if name in self._contents:
+            yield from self._naming("remove", ("remove", name, *self._hold(operation)), {name: None})
+        else:
+            self.world.idle(self.worker, "remove")
+
+    def _hold(self, operation: Operation) -> tuple[bool, ...]:
+        """Return the last argument of a verb that reads afterwards from a handle opened before; empty: it does not."""
+        return (True,) if other(operation.extra) % 2 else ()
+
+    def _saved_object(self, name: str, data: bytes) -> Step:
+        """Check that an object that was saved before it got its name is stored, under that name or the earlier one
+        [T-74].
+        """
+        for one in (f"{name}-new", name):
+            found = yield ("store", one)
+            if found == data:
+                return
+        self._same(name, found, data, "is in the store after an fsync before it got its name")
+
+    def _naming(self, kind: str, verb: Verb, after: dict[str, bytes | None]) -> Generator[Verb, Any, bool]:
+        """Change names; after an error, check which names exist. Return whether the change was done."""
+        before = self._contents.get(str(verb[1]))
+        try:
+            shown = yield verb
+        except OSError as error:
+            self.world.excuse(error, kind, self.worker)
+            for name in after:
+                found = yield from self._looked(name)
+                wanted = after[name]
+                part = wanted is not None and found is not None and wanted.startswith(found)
+                if found not in (None, self._contents.get(name), wanted) and not part:
+                    raise Broken(
+                        f"{name}: {len(found or b'')} bytes of neither before nor after a {kind} that failed"
+                    ) from error
+                self._known(name, found)
+            return False
+        for name, data in after.items():
+            self._known(name, data)
+        if verb[-1] is True:
+            if shown is not None:
+                self.world.count(f"reads by a handle after a {kind}")
+                self._same(str(verb[1]), shown, before, f"is what a handle shows that was open before its {kind}")
+            for name, data in after.items():
+                self._same(name, (yield from self._looked(name)), data, f"is found right after a {kind}")
+        return True
+
+    def _known(self, name: str, data: bytes | None) -> None:
+        self._contents.pop(name, None)
+        if data is not None:
+            self._contents[name] = data
+
+    def _looked(self, name: str) -> Generator[Verb, Any, bytes | None]:
+        while True:
+            try:
+                found: bytes | None = yield ("look", name)
+            except OSError as error:
+                self.world.excuse(error, "look", self.worker)
+                if "look" in self.world.unsupported:
+                    return None
+                if self.world.crashing and self.world.stopped.is_set():
+                    raise Halted from error
+                yield ("pause",)
+            else:
+                return found
+
+    def look(self, operation: Operation, _model: Model, _start: int, _end: int) -> Step:
+        name = self._name(operation)
+        found = yield from self._looked(name)
+        self._same(name, found, self._contents.get(name), "is")
+
+    def saved(self, names: dict[str, bytes]) -> Step:
+        for name in names_of(self.worker):
+            found = yield ("store", name)
+            self._same(name, found, names.get(name), "is in the store after sync")
+
+    def _same(self, name: str, found: bytes | None, wanted: bytes | None, where: str) -> None:
+        if found != wanted:
+            has = "nothing" if found is None else f"an object of {len(found)} bytes"
+            should = "nothing" if wanted is None else f"{len(wanted)} bytes of {who(self.worker)}"
+            raise Broken(f"{name}: {has} {where}, should be {should}")
