@@ -47,7 +47,8 @@ PASS_BUDGET = 16 << 20
 TURN = 1024
 """Maximum files that one turn checks for one purpose; the next turn continues after them."""
 BUSY = 0.02
-AT_ONCE = 0.001
+RECHECK = 0.001
+"""Seconds until the next check of a file whose failures are due and stay so."""
 PAUSE = 1.0
 """Seconds of pause after an internal error."""
 STILL = 3
@@ -195,7 +196,7 @@ class Flusher:
         delay = min(delay, volume.poll_tickets())
         volume.close_idle(IDLE_TURN_FLUSHER)
         next_retry = volume.next_retry()  # last: all calls before may have planned one
-        return delay if next_retry is None else min(delay, max(AT_ONCE, next_retry - now))
+        return delay if next_retry is None else min(delay, max(0.0, next_retry - now))
 
     def _stalled(self, volume: EngineVolume, pressure: Pressure, now: float) -> float:
         """Report a stall once: no call that carries bytes has ended for too long while some run; and each other call
@@ -247,7 +248,7 @@ class Flusher:
             except BaseException:  # the other files have their turn
                 fault("%s: %r: a retry met an error that should not get here", volume.name, file.key)
             if next_retry is not None:
-                volume.retry_by(file, max(now + AT_ONCE, next_retry))
+                volume.retry_by(file, next_retry if next_retry > now else now + RECHECK)
 
     def _age(self, volume: EngineVolume, now: float) -> float:
         """Write back data older than dirty_expire, regardless of the thresholds; oldest first.

@@ -112,6 +112,15 @@ def test_a_wait_goes_on_when_the_retry_is_due(
     fail_in_time(rig, clock, failures, lambda: Task(WAITS[wait], rig), late=late)
 
 
+@pytest.mark.parametrize("jitter", [1e-5, 5e-4, 0.9])
+def test_a_delay_that_is_nearly_nothing_is_not_rounded_up(make: Make, clock: HandClock, jitter: float) -> None:
+    """A random delay may be shorter than the flusher's shortest pause. [2.14]"""
+    rig = make({KEY: b""}, **SELDOM)
+    rig.volume.engine.random = lambda: jitter
+    rig.open("r+b").pwrite(DATA, 0)
+    fail_in_time(rig, clock, 2, lambda: Task(WAITS["fsync"], rig), late=False)
+
+
 def test_a_file_is_tried_again_beside_one_that_is_parked(make: Make, clock: HandClock) -> None:
     """The flusher sleeps until the first of all retries, however late the others are. [2.14]"""
     rig = make({KEY: b"", "parked": b""}, **SELDOM)
