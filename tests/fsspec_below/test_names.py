@@ -97,6 +97,16 @@ def test_object_that_is_written_follows_a_rename_and_not_a_removal(place: Place)
     assert place.content("elsewhere") is None
 
 
+def test_uncached_bytes_of_a_removed_object_are_gone_and_that_is_no_conflict(place: Place) -> None:
+    with PageCache("16MiB") as cache:
+        volume = cache.attach(place.backend)
+        with volume.open("key", "rb") as file:
+            volume.remove("key")
+            with pytest.raises(FileNotFoundError, match=r"uncached bytes of a removed object are gone: 'key'"):
+                file.pread(1, 0)
+            assert file.size == len(OLD)
+
+
 def test_object_that_is_not_committed_yet_can_be_renamed_and_removed(place: Place) -> None:
     with PageCache("16MiB") as cache:
         volume = cache.attach(place.backend)

@@ -148,6 +148,8 @@ def _judge(
         except OSError as unknown:
             error, lost = unknown, False
     if remote.is_remote_change(error):
+        if file.removed:  # by this volume: no other writer is in conflict with it
+            raise FileNotFoundError(errno.ENOENT, "uncached bytes of a removed object are gone", file.key) from error
         if attempts < volume.retry.attempts and (remote.outdated(file) or not remote.refused(file)):
             return (attempts + 1, since), 0.0
         raise file.conflict_error() from error
