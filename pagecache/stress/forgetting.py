@@ -292,7 +292,8 @@ class ForgettingBackend(Backend):
             ]
 
     def canonical(self, key: Key) -> Key:
-        return self.inner.canonical(key)
+        with self.lock:  # a name that is carried over in this moment may lead to the object's other name
+            return self.inner.canonical(key)
 
     def sync(self) -> None:
         with self.lock:

@@ -12,7 +12,7 @@ from typing import cast
 import pytest
 
 from pagecache.backends import MemoryBackend
-from pagecache.errors import DataLossError
+from pagecache.errors import DataLossError, Key
 from pagecache.stress import Plan, UnusableTarget, pressure, run
 from pagecache.stress.cached import CachedTarget
 from pagecache.stress.forgetting import Fate, ForgettingBackend, StagingBackend
@@ -100,6 +100,42 @@ def test_names_are_kept_by_sync_and_those_of_an_object_by_its_commit() -> None:
     store.rename("c", "d")
     store.crash(Nothing())
     assert sorted(str(stat.key) for stat in inner.list()) == ["c", "x"]
+
+
+class Midway(MemoryBackend):
+    """A store whose renames are seen halfway: the old name leads to the new one until a test releases them."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.begun, self.go_on = threading.Event(), threading.Event()
+
+    def rename(self, src: Key, dst: Key, *, replace: bool = True) -> None:
+        super().rename(src, dst, replace=replace)
+        self.begun.set()
+        assert self.go_on.wait(20)
+        self.begun.clear()
+
+    def canonical(self, key: Key) -> Key:
+        return "y" if key == "x" and self.begun.is_set() else key
+
+
+def test_a_name_that_is_carried_over_is_never_seen_halfway() -> None:
+    """The volume renamed it long before: for its opens the old name has no object."""
+    inner = Midway()
+    inner.put("x", b"x")
+    store = ForgettingBackend(inner)
+    store.rename("x", "y")
+    syncing = threading.Thread(target=store.sync)
+    syncing.start()
+    assert inner.begun.wait(20)
+    found: list[Key] = []
+    asking = threading.Thread(target=lambda: found.append(store.canonical("x")))
+    asking.start()
+    asking.join(0.1)
+    inner.go_on.set()
+    asking.join()
+    syncing.join()
+    assert found == ["x"]
 
 
 def test_a_crash_leaves_any_blocks_of_what_was_not_committed() -> None:
