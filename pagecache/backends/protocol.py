@@ -40,6 +40,7 @@ from __future__ import annotations
 
 import contextlib
 import errno
+import functools
 import io
 import os
 from abc import abstractmethod
@@ -73,22 +74,29 @@ OPTIONAL_MEMBERS = frozenset(
 """The members of a `BackendFile` that may be absent, described above: `limits` and methods."""
 
 
-class _NotGiven(str):
-    """A `max_read` or `max_write` that the caller does not give. It shows as the plain text in signatures."""
-
-    __slots__ = ()
-
-
 class _FollowsUnit(int):
-    """Such a size as it is kept: `dataclasses.replace` of the unit changes it too."""
+    """A `max_read` or `max_write` that was not given: `dataclasses.replace` of the unit changes it too."""
 
     __slots__ = ()
 
 
-FOLLOWS_UNIT = _NotGiven("1MiB")
+FOLLOWS_UNIT = _FollowsUnit(1 << 20)
+
+
+def _sized_by_units(cls: type[BackendLimits]) -> type[BackendLimits]:
+    """Class decorator: mark the sizes that the caller does not give. The signature shows their plain default."""
+    init = cls.__init__
+
+    @functools.wraps(init)
+    def marked(self: BackendLimits, **values: Any) -> None:
+        init(self, **({"max_read": FOLLOWS_UNIT, "max_write": FOLLOWS_UNIT} | values))
+
+    cls.__init__ = marked  # type: ignore[method-assign]
+    return cls
 
 
 @named_options
+@_sized_by_units
 @dataclass(frozen=True, slots=True, kw_only=True)
 class BackendLimits:
     """The limits of one call to a backend. Sizes are stored as ints, whatever form they were given in.
@@ -115,8 +123,8 @@ class BackendLimits:
         trusted: False: sync waits for it at most `sync_timeout` seconds.
     """
 
-    max_read: Size = FOLLOWS_UNIT
-    max_write: Size = FOLLOWS_UNIT
+    max_read: Size = "1MiB"
+    max_write: Size = "1MiB"
     max_vectors: int = 512
     read_unit: Size = 1
     write_unit: Size = 1
@@ -161,8 +169,8 @@ class BackendLimits:
             name, unit = f"max_{kind}", size[f"{kind}_unit"]
             if size["boundary"] % unit:
                 raise ValueError(f"boundary: {self.boundary!r} is not a multiple of {kind}_unit ({unit})")
-            if isinstance(getattr(self, name), _NotGiven | _FollowsUnit):
-                size[name] = _FollowsUnit(max(parse_size(FOLLOWS_UNIT, name), unit))
+            if isinstance(getattr(self, name), _FollowsUnit):
+                size[name] = _FollowsUnit(max(FOLLOWS_UNIT, unit))
             if size[name] % unit:
                 whole = max(size[name] - size[name] % unit, unit)
                 raise ValueError(f"{name}: {size[name]} is not a multiple of {kind}_unit ({unit}); {whole} is")
