@@ -311,7 +311,7 @@ int pc_await_rest(struct awaitable *a)
 		a->done += n < 0 ? 0 : (u64)n;
 		err = n < 0;
 	} else {
-		err = pc_write_rest(h, &a->pos, a->memory, a->len, &a->done, a->verb == APPEND);
+		err = pc_write_rest(h, &a->pos, a->memory, a->len, &a->done, a->verb == APPEND) == PC_FAILED;
 	}
 	pc_record_enter(outer);
 	a->lent = 0;

@@ -31,7 +31,7 @@ bool pc_is_forked(const struct pc_cache *c)
 	return c->fork_epoch != atomic_load_explicit(&pc_fork_epoch, memory_order_relaxed);
 }
 
-/* Raise the exception that the engine's factory makes of (kind, engine object, message). Return: -1. */
+/* Raise the exception that the engine's factory makes of (kind, engine object, message). Return: -1, PC_FAILED. */
 int pc_raise(PyObject *core, PyObject *engine, const char *kind, const char *message)
 {
 	PyObject *factory = ((struct core *)core)->error;
@@ -119,19 +119,19 @@ static struct pc_request *take_over(struct pc_inode *i, const struct pc_need *ne
 	return r;
 }
 
-static int run_taken(PyObject *core, struct pc_request *r)
+static enum pc_result run_taken(PyObject *core, struct pc_request *r)
 {
 	struct op *op = pc_op_new(core, r->inode, PC_OP_FILL, r);
 	if (!op) {
 		pc_request_settle(r);
-		return -1;
+		return PC_FAILED;
 	}
-	if (pc_op_run(op, pc_str_fill, NULL) >= 0)
-		return 0;
+	if (pc_op_run(op, pc_str_fill, NULL) != PC_FAILED)
+		return PC_TRY_AGAIN;
 	if (!PyErr_ExceptionMatches(PyExc_OSError))
-		return -1;
+		return PC_FAILED;
 	PyErr_Clear(); /* another caller's fill: this caller retries and gets its own error (contract 2.3) */
-	return 0;
+	return PC_TRY_AGAIN;
 }
 
 /* Begin the record of a wait, before its first sleep. */
@@ -141,19 +141,20 @@ static void begin(struct pc_sleep *s, struct pc_inode *i, u32 kind)
 	pc_sleep_begin(s, i->cache, &w, 0);
 }
 
-/* Wait until the folio may be unlocked (or out of flight); run its fill here if no thread has started it. */
-int pc_wait_folio(struct pc_inode *i, PyObject *core, const struct pc_need *need)
+/* Wait until the folio may be unlocked (or out of flight); run its fill here if no thread has started it. Return:
+ * PC_TRY_AGAIN, PC_FAILED. */
+enum pc_result pc_wait_folio(struct pc_inode *i, PyObject *core, const struct pc_need *need)
 {
 	struct pc_cache *c = i->cache;
 	struct pc_folio *f = pc_folio_at(c, need->folio);
 	struct pc_event *e = pc_folio_event(c, need->folio);
 	if (pc_check_reentry(i, core, "this call could only wait for the backend call that it was made from"))
-		return -1;
+		return PC_FAILED;
 	int err = 0;
 	struct pc_sleep sleep = {.cache = NULL};
 	struct pc_request *taken = NULL;
 	if (!pc_folio_get(f))
-		return 0;
+		return PC_TRY_AGAIN;
 	pc_count(i, &i->counters.lock_waits, 1);
 	while (!err) {
 		u32 seq = atomic_load(&e->seq);
@@ -168,10 +169,13 @@ int pc_wait_folio(struct pc_inode *i, PyObject *core, const struct pc_need *need
 	}
 	pc_sleep_end(&sleep, err);
 	pc_folio_put(c, f);
-	return taken ? run_taken(core, taken) : err;
+	if (taken)
+		return run_taken(core, taken);
+	return err ? PC_FAILED : PC_TRY_AGAIN;
 }
 
-int pc_wait_invalidate(struct pc_inode *i, PyObject *core)
+/* Wait until no truncate of the file is in progress. Return: PC_TRY_AGAIN, PC_FAILED. */
+enum pc_result pc_wait_invalidate(struct pc_inode *i, PyObject *core)
 {
 	struct pc_sleep sleep = {.cache = NULL};
 	int err = pc_check_reentry(i, core, "a truncate of this file waits for the call that this one was made from");
@@ -185,7 +189,7 @@ int pc_wait_invalidate(struct pc_inode *i, PyObject *core)
 		err = err ? err : check_alive(i, core);
 	}
 	pc_sleep_end(&sleep, err);
-	return err;
+	return err ? PC_FAILED : PC_TRY_AGAIN;
 }
 
 int pc_wait_credit(struct pc_inode *i, PyObject *core, u32 *credit)

@@ -170,20 +170,20 @@ static PyObject *pin_new(PyObject *core, const struct pc_pin *held)
 	return (PyObject *)p;
 }
 
-/* Wait for memory, as a writer does; the call raises if none can ever be free. Return: 0, -1. */
-static int wait_for_memory(struct pc_inode *i)
+/* Wait for memory, as a writer does; the call raises if none can ever be free. Return: PC_TRY_AGAIN, PC_FAILED. */
+static enum pc_result wait_for_memory(struct pc_inode *i)
 {
 	PyObject *room = PyObject_CallMethod(i->user, "room", "iii", 0, 0, 0);
 	Py_XDECREF(room);
-	return room ? 0 : -1;
+	return room ? PC_TRY_AGAIN : PC_FAILED;
 }
 
-/* Handle a failure of pc_pin. Return: 0 try again, -1 exception. */
-static int pin_later(PyObject *core, struct pc_inode *i, int err, const struct pc_need *need)
+/* Handle a failure of pc_pin. Return: PC_TRY_AGAIN, PC_FAILED. */
+static enum pc_result pin_later(PyObject *core, struct pc_inode *i, int err, const struct pc_need *need)
 {
 	if (err == -ENOMEM) {
 		PyErr_NoMemory();
-		return -1;
+		return PC_FAILED;
 	}
 	if (err == -EMLINK)
 		return pc_raise(core, engine_of(i), "pins", "60000 views of one folio are open: release some first");
@@ -194,8 +194,10 @@ static int pin_later(PyObject *core, struct pc_inode *i, int err, const struct p
 		return pc_wait_folio(i, core, need);
 	if (need->kind == PC_NEED_OPEN)
 		return pc_raise(core, engine_of(i), "shutdown", "the volume is being detached");
-	int filled = need->kind == PC_NEED_FILL ? pc_run_fill(core, i, need->pos, need->len, NULL) : 0;
-	return filled > 0 ? wait_for_memory(i) : filled;
+	if (need->kind != PC_NEED_FILL)
+		return PC_TRY_AGAIN;
+	enum pc_result result = pc_run_fill(core, i, need->pos, need->len, NULL);
+	return result == PC_UNCACHED ? wait_for_memory(i) : result;
 }
 
 /* Collect pins of [pos, pos + len), ascending. Return: a list, NULL. */
@@ -207,7 +209,7 @@ static PyObject *pin_range(PyObject *core, struct pc_inode *i, u64 pos, u64 len,
 		struct pc_need need;
 		int err = pc_pin(i, pos, len, writable, &held, &need);
 		if (err) {
-			if (pin_later(core, i, err, &need))
+			if (pin_later(core, i, err, &need) == PC_FAILED)
 				Py_CLEAR(list);
 			continue;
 		}
@@ -228,12 +230,12 @@ static PyObject *pin_range(PyObject *core, struct pc_inode *i, u64 pos, u64 len,
 static int fill_first(PyObject *core, struct pc_inode *i, u64 pos, u64 len)
 {
 	u64 size = pc_inode_size(i), end = pos < size ? pos + pc_min(len, size - pos) : pos, last = UINT64_MAX;
-	int filled = 0;
-	while (filled == 0 && (pos = pc_first_missing(i, pos, end)) < end && pos != last) {
+	enum pc_result filled = PC_TRY_AGAIN;
+	while (filled == PC_TRY_AGAIN && (pos = pc_first_missing(i, pos, end)) < end && pos != last) {
 		last = pos;
 		filled = pc_run_fill(core, i, pos, end - pos, NULL);
 	}
-	return filled < 0 ? -1 : 0;
+	return filled == PC_FAILED ? -1 : 0;
 }
 
 /* Pin with the inode lock, which blocks writers and changes of the size. */

@@ -6,34 +6,25 @@
  *   copy     pc_write, with the lock; fill missing bytes, wait for folios that are locked or in flight
  *   memory   without the lock, which only appends and zeros keep over all their pieces
  *
+ * take_piece() does the first three for writes, appends and zeros; its caller says whether the lock is held already.
  * An Op owns the inode lock, and releases it in any case.
  */
 #include "types/handle.h"
 #include "types/handle_write.h"
 
-/* Length of the pieces of a long write: several writers can each have room for one below the dirty limit. */
-static u64 piece_of(struct pc_inode *i, u64 len)
-{
-	struct pc_cache *c = i->cache;
-	u64 limit = pc_min(atomic_load_explicit(&c->dirty_limit, memory_order_relaxed),
-			   atomic_load_explicit(&i->volume->room.limit, memory_order_relaxed));
-	u64 share = limit / 4 << c->page_shift;
-	return pc_min(len, pc_min(PC_PIECE, pc_max(share, c->page_size)));
-}
-
-/* engine.write_back(pos, len), engine.write_through(pos, len). Return: 0, -1. */
-int pc_call_engine(struct handle *h, PyObject *method, u64 a, u64 b)
+/* engine.write_back(pos, len), engine.write_through(pos, len). Return: PC_DONE, PC_FAILED. */
+enum pc_result pc_call_engine(struct handle *h, PyObject *method, u64 a, u64 b)
 {
 	PyObject *engine = h->inode->user, *x = PyLong_FromUnsignedLongLong(a), *y = PyLong_FromUnsignedLongLong(b);
 	PyObject *result = x && y ? PyObject_CallMethodObjArgs(engine, method, x, y, NULL) : NULL;
 	Py_XDECREF(x);
 	Py_XDECREF(y);
 	Py_XDECREF(result);
-	return result ? 0 : -1;
+	return result ? PC_DONE : PC_FAILED;
 }
 
-/* engine.room(pos, length, place), which may wait. Return: 0, -1. */
-static int engine_room(struct handle *h, u64 pos, u64 len, const struct pc_place *place)
+/* engine.room(pos, length, place), which may wait. Return: PC_DONE, PC_FAILED. */
+static enum pc_result engine_room(struct handle *h, u64 pos, u64 len, const struct pc_place *place)
 {
 	PyObject *engine = h->inode->user, *where = PyLong_FromUnsignedLongLong(pos);
 	PyObject *length = PyLong_FromUnsignedLongLong(len), *address = PyLong_FromUnsignedLongLong((uintptr_t)place);
@@ -44,95 +35,18 @@ static int engine_room(struct handle *h, u64 pos, u64 len, const struct pc_place
 	Py_XDECREF(length);
 	Py_XDECREF(address);
 	Py_XDECREF(result);
-	return result ? 0 : -1;
+	return result ? PC_DONE : PC_FAILED;
 }
 
-/* Wait until the piece has dirty budget, which the place then holds. Return: 0, -1 exception; close the place in any
- * case. */
-static int wait_for_room(struct handle *h, struct pc_place *place, u64 pos, u64 len)
-{
-	struct pc_inode *i = h->inode;
-	pc_place_open(i, place, pos, len);
-	if (PC_LIKELY(pc_room_take(i, place, false) && !pc_some_failed(i)))
-		return 0;
-	atomic_fetch_add(&i->volume->room.asking, 1);
-	int err = engine_room(h, pos, len, place);
-	atomic_fetch_sub(&i->volume->room.asking, 1);
-	return err;
-}
+/* ---------------------------------------------------------------- a write that may wait */
 
-/* Wait until memory may be free. */
-static int wait_for_memory(struct handle *h)
-{
-	return engine_room(h, 0, 0, NULL);
-}
-
-/* Provide bytes that a folio lacks, or wait for a folio, with the inode lock held. Return: 0, -1; 1: needs the lock
- * released. */
-static int provide_locked(struct handle *h, const struct pc_need *need)
-{
-	if (need->kind == PC_NEED_FILL) {
-		int next = pc_run_fill(h->core, h->inode, need->pos, need->len, NULL);
-		return next > 0 ? 1 : next;
-	}
-	if (need->kind == PC_NEED_FOLIO || need->kind == PC_NEED_FLIGHT)
-		return pc_wait_folio(h->inode, h->core, need);
-	if (need->kind == PC_NEED_OPEN)
-		return pc_raise(h->core, h->inode->user, "shutdown", "the volume is being detached");
-	return 1;
-}
-
-/* Write the piece [pos, pos + len) with the inode lock held. Return: bytes taken; *err: exception set. */
-static u64 write_locked(struct handle *h, u64 pos, const u8 *from, u64 len, struct pc_need *need, int *err)
-{
-	u64 done = 0;
-	*err = 0;
-	while (done < len && *err == 0) {
-		i64 n = pc_core_write(h, pos + done, from + done, len - done, need);
-		done += (u64)n;
-		if (done < len)
-			*err = provide_locked(h, need);
-	}
-	return done;
-}
-
-static int lock_inode(struct op *op, struct handle *h)
-{
-	if (PC_LIKELY(pc_inode_lock_try(h->inode, PC_EXCLUSIVE))) {
-		caller_of(op)->holds |= PC_HOLD_LOCK_X;
-		pc_op_claims(op);
-		return 0;
-	}
-	return pc_op_acquire(op, PC_HOLD_LOCK_X, -1);
-}
-
-/* Claim dirty budget for a piece, and the inode lock. No thread waits for the lock while it holds budget: the lock's
- * holder may itself wait for budget (an append, zeros), and both would wait forever. Return: 0, -1 exception; close the
- * place in any case. */
-static int claim(struct handle *h, struct op *op, struct pc_place *place, u64 pos, u64 len)
-{
-	struct pc_inode *i = h->inode;
-	for (int round = 0;; round++) {
-		int err = wait_for_room(h, place, pos, len);
-		if (PC_LIKELY(err || pc_inode_lock_try(i, PC_EXCLUSIVE))) {
-			if (!err) {
-				caller_of(op)->holds |= PC_HOLD_LOCK_X;
-				pc_op_claims(op);
-			}
-			return err;
-		}
-		pc_place_close(i, place);
-		if (lock_inode(op, h))
-			return -1;
-		pc_place_open(i, place, pos, len);
-		if (pc_room_take(i, place, true))
-			return 0;
-		if (round == PC_ROUNDS_BUDGET)
-			return wait_for_room(h, place, pos, len);
-		pc_inode_lock_release(i, PC_EXCLUSIVE);
-		caller_of(op)->holds &= ~(u32)PC_HOLD_LOCK_X;
-	}
-}
+/* The operation owns the inode lock, and has the place of the dirty budget. */
+struct writing {
+	struct handle *h;
+	struct op *op;       /* NULL: could not be made */
+	u64 pos, done;       /* accepted bytes: [pos, pos + done) */
+	struct pc_need need; /* of the last copy */
+};
 
 /* Describe an operation, for reports about waits for its locks. */
 static void describe(struct op *op, PyObject *verb, u64 pos, u64 len)
@@ -144,87 +58,216 @@ static void describe(struct op *op, PyObject *verb, u64 pos, u64 len)
 	pc_op_claims(op);
 }
 
-/* Write with all waits that may be needed before and in between. append_pos: NULL, or an append: receives the offset;
- * `done` bytes of it are already written, with the inode lock, which this call owns then. */
-int pc_write_slow(struct handle *h, u64 pos, const u8 *from, u64 len, u64 done, u64 *append_pos)
+/* Begin a write that may wait. @verb and the range describe it in reports about waits for its locks. Return: PC_DONE,
+ * PC_FAILED; end_writing() in any case. */
+static enum pc_result begin_writing(struct writing *w, struct handle *h, PyObject *verb, u64 pos, u64 len, u64 done)
+{
+	struct op *op = pc_op_new(h->core, h->inode, PC_OP_CALLER, NULL);
+	*w = (struct writing){.h = h, .op = op, .pos = pos, .done = done};
+	if (!op)
+		return PC_FAILED;
+	describe(op, verb, pos, len);
+	int err = pc_check_reentry(h->inode, h->core, "a write from inside a backend call of the same volume");
+	return err ? PC_FAILED : PC_DONE;
+}
+
+/* Release everything; the exception of a failure gets the number of accepted bytes. Return: the result. */
+static enum pc_result end_writing(struct writing *w, enum pc_result result)
+{
+	if (w->op) {
+		pc_op_settle(w->op);
+		Py_DECREF(w->op);
+	}
+	if (result == PC_FAILED)
+		pc_characters_written(w->done);
+	return result;
+}
+
+/* ---------------------------------------------------------------- the inode lock */
+
+static bool try_lock(struct op *op)
+{
+	if (!pc_inode_lock_try(op->inode, PC_EXCLUSIVE))
+		return false;
+	caller_of(op)->holds |= PC_HOLD_LOCK_X;
+	pc_op_claims(op);
+	return true;
+}
+
+static enum pc_result lock_inode(struct op *op)
+{
+	return PC_LIKELY(try_lock(op)) || !pc_op_acquire(op, PC_HOLD_LOCK_X, -1) ? PC_DONE : PC_FAILED;
+}
+
+static void unlock_inode(struct op *op)
+{
+	pc_inode_lock_release(op->inode, PC_EXCLUSIVE);
+	caller_of(op)->holds &= ~(u32)PC_HOLD_LOCK_X;
+}
+
+/* Take the inode lock for a whole write. A file that was closed during the wait gets no bytes. */
+static enum pc_result lock_throughout(struct writing *w)
+{
+	enum pc_result result = lock_inode(w->op);
+	return result == PC_DONE && check_writable(w->h) ? PC_FAILED : result;
+}
+
+/* ---------------------------------------------------------------- dirty budget and memory */
+
+/* Wait until [pos, pos + len) has dirty budget, which the place then holds. Return: PC_DONE, PC_FAILED; close the place
+ * in any case. */
+static enum pc_result wait_for_room(struct writing *w, u64 pos, u64 len)
+{
+	struct pc_inode *i = w->h->inode;
+	struct pc_place *place = &caller_of(w->op)->place;
+	pc_place_open(i, place, pos, len);
+	if (PC_LIKELY(pc_room_take(i, place, false) && !pc_some_failed(i)))
+		return PC_DONE;
+	atomic_fetch_add(&i->volume->room.asking, 1);
+	enum pc_result result = engine_room(w->h, pos, len, place);
+	atomic_fetch_sub(&i->volume->room.asking, 1);
+	return result;
+}
+
+/* Claim dirty budget for [pos, pos + len), and the inode lock. No thread waits for the lock while it holds budget: the
+ * lock's holder may itself wait for budget (an append, zeros), and both would wait forever. Return: PC_DONE, PC_FAILED;
+ * close the place in any case. */
+static enum pc_result claim(struct writing *w, u64 pos, u64 len)
+{
+	struct pc_inode *i = w->h->inode;
+	struct op *op = w->op;
+	struct pc_place *place = &caller_of(op)->place;
+	for (int round = 0;; round++) {
+		enum pc_result result = wait_for_room(w, pos, len);
+		if (PC_LIKELY(result == PC_FAILED || try_lock(op)))
+			return result;
+		pc_place_close(i, place);
+		if (lock_inode(op) == PC_FAILED)
+			return PC_FAILED;
+		pc_place_open(i, place, pos, len);
+		if (pc_room_take(i, place, true))
+			return PC_DONE;
+		if (round == PC_ROUNDS_BUDGET)
+			return wait_for_room(w, pos, len);
+		unlock_inode(op);
+	}
+}
+
+/* After PC_UNCACHED: wait until memory may be free, or write back the folio that can take no more ranges. Return:
+ * PC_DONE, PC_FAILED. */
+static enum pc_result wait_for_memory(struct writing *w)
+{
+	if (w->need.kind == PC_NEED_WRITEBACK)
+		return pc_call_engine(w->h, pc_str_write_back, w->need.pos, w->need.len);
+	return engine_room(w->h, 0, 0, NULL);
+}
+
+/* ---------------------------------------------------------------- pieces */
+
+/* Length of the pieces of a long write: several writers can each have room for one below the dirty limit. */
+static u64 piece_of(struct pc_inode *i, u64 len)
+{
+	struct pc_cache *c = i->cache;
+	u64 limit = pc_min(atomic_load_explicit(&c->dirty_limit, memory_order_relaxed),
+			   atomic_load_explicit(&i->volume->room.limit, memory_order_relaxed));
+	u64 share = limit / 4 << c->page_shift;
+	return pc_min(len, pc_min(PC_PIECE, pc_max(share, c->page_size)));
+}
+
+/* Provide bytes that a folio lacks, or wait for a folio, with the inode lock held. Return: PC_TRY_AGAIN, PC_UNCACHED,
+ * PC_FAILED. */
+static enum pc_result provide(struct handle *h, const struct pc_need *need)
+{
+	switch (need->kind) {
+	case PC_NEED_FILL: return pc_run_fill(h->core, h->inode, need->pos, need->len, NULL);
+	case PC_NEED_FOLIO:
+	case PC_NEED_FLIGHT: return pc_wait_folio(h->inode, h->core, need);
+	case PC_NEED_OPEN: return pc_raise(h->core, h->inode->user, "shutdown", "the volume is being detached");
+	default: return PC_UNCACHED;
+	}
+}
+
+/* Copy a piece, with budget and the inode lock held; count accepted bytes. Return: PC_DONE: all; PC_UNCACHED,
+ * PC_FAILED: some. */
+static enum pc_result copy_piece(struct writing *w, const u8 *from, u64 len)
+{
+	enum pc_result result = PC_TRY_AGAIN;
+	for (u64 copied = 0; result == PC_TRY_AGAIN;) {
+		u64 n = (u64)pc_core_write(w->h, w->pos + w->done, from + copied, len - copied, &w->need);
+		copied += n;
+		w->done += n;
+		result = copied == len ? PC_DONE : provide(w->h, &w->need);
+	}
+	return result;
+}
+
+/* Take one piece: budget and lock, then the bytes, and wait for memory if some were left over. @locked: the caller holds
+ * the inode lock, and keeps it; otherwise it is held during the copy only. Return: PC_DONE: go on from w->done, which may
+ * have advanced by less than a piece; PC_FAILED. */
+static enum pc_result take_piece(struct writing *w, const u8 *from, u64 len, bool locked)
+{
+	u64 pos = w->pos + w->done;
+	enum pc_result result = locked ? wait_for_room(w, pos, len) : claim(w, pos, len);
+	if (result == PC_DONE && !locked && check_writable(w->h))
+		result = PC_FAILED; /* closed during a wait: no more bytes enter the file */
+	if (result == PC_DONE)
+		result = copy_piece(w, from, len);
+	pc_place_close(w->h->inode, &caller_of(w->op)->place);
+	if (!locked && result != PC_FAILED)
+		unlock_inode(w->op); /* after a failure the end of the operation does it */
+	return result == PC_UNCACHED ? wait_for_memory(w) : result;
+}
+
+/* Write the bytes of [from, from + len) after the first `done`, with all waits that may be needed before and in between.
+ * The inode lock is free while it waits. Return: PC_DONE, PC_FAILED. */
+enum pc_result pc_write_slow(struct handle *h, u64 pos, const u8 *from, u64 len, u64 done)
+{
+	struct writing w;
+	enum pc_result result = begin_writing(&w, h, pc_str_write, pos, len, done);
+	while (result == PC_DONE && w.done < len)
+		result = take_piece(&w, from + w.done, piece_of(h->inode, len - w.done), false);
+	return end_writing(&w, result);
+}
+
+/* Append the bytes of [from, from + len) after the first `done`, and keep the inode lock throughout. @locked: the caller
+ * holds that lock, and wrote the first bytes at *pos; this call owns it then. *pos: receives the offset. Return: PC_DONE,
+ * PC_FAILED. */
+enum pc_result pc_append_slow(struct handle *h, u64 *pos, const u8 *from, u64 len, u64 done, bool locked)
 {
 	struct pc_inode *i = h->inode;
-	struct pc_need need;
-	struct op *op = pc_op_new(h->core, i, PC_OP_CALLER, NULL);
-	int err = op ? pc_check_reentry(i, h->core, "a write from inside a backend call of the same volume") : -1;
-	bool append = append_pos != NULL;
-	if (op)
-		describe(op, append ? pc_str_append : pc_str_write, pos, len);
-	if (append && done && op)
-		caller_of(op)->holds |= PC_HOLD_LOCK_X;
-	else if (append && done)
+	struct writing w;
+	enum pc_result result = begin_writing(&w, h, pc_str_append, *pos, len, done);
+	if (locked && w.op)
+		caller_of(w.op)->holds |= PC_HOLD_LOCK_X;
+	else if (locked)
 		pc_inode_lock_release(i, PC_EXCLUSIVE);
-	while (!err && done < len) {
-		u64 piece = piece_of(i, len - done);
-		struct pc_place *place = &caller_of(op)->place;
-		pc_place_open(i, place, 0, 0);
-		bool locked = caller_of(op)->holds & PC_HOLD_LOCK_X;
-		if (!append)
-			err = claim(h, op, place, pos + done, piece);
-		else if (!locked)
-			err = lock_inode(op, h);
-		if (!err && !locked && check_writable(h))
-			err = -1; /* closed during a wait: no more bytes enter the file */
-		if (!err && append && done == 0) {
-			*append_pos = caller_of(op)->pos = pos = pc_inode_size(i);
-			caller_of(op)->end = pos + len;
+	else if (result == PC_DONE)
+		result = lock_throughout(&w);
+	while (result == PC_DONE && w.done < len) {
+		if (w.done == 0) {
+			*pos = w.pos = pc_inode_size(i);
+			caller_of(w.op)->pos = w.pos;
+			caller_of(w.op)->end = w.pos + len;
 		}
-		if (!err && append)
-			err = wait_for_room(h, place, pos + done, piece);
-		if (!err && pos + len > INT64_MAX) {
-			pc_raise(h->core, i->user, "too large", "the write would end beyond 2**63 - 1");
-			err = -1;
-		}
-		if (!err)
-			done += write_locked(h, pos + done, from + done, piece, &need, &err);
-		pc_place_close(i, place);
-		if (err < 0)
-			break;
-		if (!append && caller_of(op)->holds & PC_HOLD_LOCK_X) {
-			pc_inode_lock_release(i, PC_EXCLUSIVE);
-			caller_of(op)->holds &= ~(u32)PC_HOLD_LOCK_X;
-		}
-		if (err == 1) {
-			/* Wait for memory, or write the folio back: without the lock, which only appends need. */
-			bool back = need.kind == PC_NEED_WRITEBACK;
-			err = back ? pc_call_engine(h, pc_str_write_back, need.pos, need.len) : wait_for_memory(h);
-		}
+		if (PC_UNLIKELY(w.pos + len > INT64_MAX))
+			result = pc_raise(h->core, i->user, "too large", "the write would end beyond 2**63 - 1");
+		else
+			result = take_piece(&w, from + w.done, piece_of(i, len - w.done), true);
 	}
-	if (op) {
-		pc_op_settle(op);
-		Py_DECREF(op);
-	}
-	if (err)
-		pc_characters_written(done);
-	return err;
+	return end_writing(&w, result);
 }
 
 /* Write zeros over [pos, pos + len) of the file as it is now; the size stays. As for an append, keep the lock over all
  * pieces. */
-static int write_zeros(struct handle *h, struct op *op, u64 pos, u64 len, u64 *done)
+static enum pc_result write_zeros(struct writing *w, u64 len)
 {
 	static const u8 zeros[64 << 10];
-	struct pc_inode *i = h->inode;
-	struct pc_need need;
-	int err = pc_check_reentry(i, h->core, "a write from inside a backend call of the same volume");
-	err = err ? err : lock_inode(op, h);
-	err = err ? err : check_writable(h);
-	u64 size = pc_inode_size(i), total = pos < size ? pc_min(len, size - pos) : 0;
-	while (!err && *done < total) {
-		u64 piece = pc_min(piece_of(i, total - *done), sizeof(zeros));
-		err = wait_for_room(h, &caller_of(op)->place, pos + *done, piece);
-		if (!err)
-			*done += write_locked(h, pos + *done, zeros, piece, &need, &err);
-		pc_place_close(i, &caller_of(op)->place);
-		if (err == 1)
-			err = wait_for_memory(h);
-	}
-	return err;
+	struct pc_inode *i = w->h->inode;
+	enum pc_result result = lock_throughout(w);
+	u64 size = pc_inode_size(i), total = w->pos < size ? pc_min(len, size - w->pos) : 0;
+	while (result == PC_DONE && w->done < total)
+		result = take_piece(w, zeros, pc_min(piece_of(i, total - w->done), sizeof(zeros)), true);
+	return result;
 }
 
 PyObject *handle_zero(PyObject *self, PyObject *args)
@@ -233,23 +276,17 @@ PyObject *handle_zero(PyObject *self, PyObject *args)
 	unsigned long long pos, len;
 	if (!PyArg_ParseTuple(args, "KK", &pos, &len) || check_writable(h))
 		return NULL;
-	struct op *op = pc_op_new(h->core, h->inode, PC_OP_CALLER, NULL);
-	if (!op)
-		return NULL;
-	describe(op, pc_str_zero, pos, len);
-	u64 done = 0;
+	struct writing w;
+	enum pc_result result = begin_writing(&w, h, pc_str_zero, pos, len, 0);
 	struct pc_call call;
 	bool traced = pc_recording(h->inode->cache);
 	if (traced)
 		pc_call_begin(&call, h->inode, PC_CALL_ZERO, pos, len);
-	int err = write_zeros(h, op, pos, len, &done);
+	if (result == PC_DONE)
+		result = write_zeros(&w, len);
 	if (traced)
-		pc_call_over(&call, err ? PC_R_FAILED : 0, (i64)done);
-	pc_op_settle(op);
-	Py_DECREF(op);
-	if (err) {
-		pc_characters_written(done);
+		pc_call_over(&call, result == PC_FAILED ? PC_R_FAILED : 0, (i64)w.done);
+	if (end_writing(&w, result) == PC_FAILED)
 		return NULL;
-	}
 	Py_RETURN_NONE;
 }

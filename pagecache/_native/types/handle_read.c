@@ -45,13 +45,13 @@ static u64 clip(struct handle *h, u64 pos, u64 len)
 	return pos >= size ? 0 : pc_min(len, size - pos);
 }
 
-/* Provide the next step of pc_read at pos. Return: 0 try again, 1 read uncached, -1 exception. */
-static int provide(struct handle *h, u64 pos, u64 len, const struct pc_need *need, int round)
+/* Provide the next step of pc_read at pos. Return: PC_TRY_AGAIN, PC_UNCACHED, PC_FAILED. */
+static enum pc_result provide(struct handle *h, u64 pos, u64 len, const struct pc_need *need, int round)
 {
 	if (need->kind == PC_NEED_FOLIO)
 		return pc_wait_folio(h->inode, h->core, need);
 	if (round > PC_ROUNDS_CACHED)
-		return 1; /* bytes are evicted before they are copied */
+		return PC_UNCACHED; /* bytes are evicted before they are copied */
 	return pc_run_fill(h->core, h->inode, pos, len, &h->ra);
 }
 
@@ -65,12 +65,12 @@ static i64 read_slow(struct handle *h, u64 pos, u8 *to, u64 len, i64 got, struct
 	pc_met_marker(h, need);
 	for (int round = 0; done < len && need->kind != PC_NEED_NOTHING; round++) {
 		missed |= need->kind == PC_NEED_FILL;
-		int next = provide(h, pos + done, len - done, need, round);
-		if (next < 0)
+		enum pc_result next = provide(h, pos + done, len - done, need, round);
+		if (next == PC_FAILED)
 			return -1;
-		if (next > 0) {
+		if (next == PC_UNCACHED) {
 			u64 part = clip(h, pos + done, pc_min(len - done, PC_PIECE));
-			if (part && pc_run_uncached(h->core, i, pos + done, part, to + done))
+			if (part && pc_run_uncached(h->core, i, pos + done, part, to + done) == PC_FAILED)
 				return -1;
 			part = clip(h, pos + done, part); /* a concurrent truncate left zeros beyond the end */
 			done += part;

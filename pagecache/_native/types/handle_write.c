@@ -54,9 +54,9 @@ static bool may_try(struct handle *h, u64 len)
 	       !atomic_load_explicit(&i->volume->aborted, memory_order_relaxed);
 }
 
-static int write_through(struct handle *h, u64 pos, u64 len)
+static enum pc_result write_through(struct handle *h, u64 pos, u64 len)
 {
-	return PC_UNLIKELY(h->through) && len ? pc_call_engine(h, pc_str_write_through, pos, len) : 0;
+	return PC_UNLIKELY(h->through) && len ? pc_call_engine(h, pc_str_write_through, pos, len) : PC_DONE;
 }
 
 /* Writes keep the interpreter lock, so a thread that only writes keeps it for a whole switch interval (5 ms), once for
@@ -73,25 +73,32 @@ static void step_aside(struct handle *h)
 	Py_END_ALLOW_THREADS last = pc_clock_ns();
 }
 
-/* Return: 0 when everything is accepted, -1. */
-static int write_all(struct handle *h, u64 pos, const u8 *from, u64 len)
+/* Refuse a range whose end no offset can name. Return: 0, -1. */
+static int check_end(struct handle *h, u64 pos, u64 len)
+{
+	if (PC_LIKELY(pos + len <= INT64_MAX))
+		return 0;
+	pc_raise(h->core, h->inode->user, "too large", "the write would end beyond 2**63 - 1");
+	pc_characters_written(0);
+	return -1;
+}
+
+/* Return: PC_DONE: everything is accepted; PC_FAILED. */
+static enum pc_result write_all(struct handle *h, u64 pos, const u8 *from, u64 len)
 {
 	struct pc_inode *i = h->inode;
 	u64 done = 0;
 	if (len == 0)
-		return 0;
-	if (PC_UNLIKELY(pos + len > INT64_MAX)) {
-		pc_raise(h->core, i->user, "too large", "the write would end beyond 2**63 - 1");
-		pc_characters_written(0);
-		return -1;
-	}
+		return PC_DONE;
+	if (check_end(h, pos, len))
+		return PC_FAILED;
 	if (PC_LIKELY(may_try(h, len) && pc_inode_lock_try(i, PC_EXCLUSIVE))) {
 		struct pc_need need;
 		done = (u64)pc_core_write(h, pos, from, len, &need);
 		pc_inode_lock_release(i, PC_EXCLUSIVE);
 	}
-	if (PC_UNLIKELY(done < len) && pc_write_slow(h, pos, from, len, done, NULL))
-		return -1;
+	if (PC_UNLIKELY(done < len) && pc_write_slow(h, pos, from, len, done) == PC_FAILED)
+		return PC_FAILED;
 	step_aside(h);
 	return write_through(h, pos, len);
 }
@@ -120,23 +127,25 @@ static const u8 *source(struct handle *h, PyObject *object, u64 pos, Py_buffer *
 	return *bounce;
 }
 
-static int append_bytes(struct handle *h, const u8 *from, u64 len, u64 *pos)
+static enum pc_result append_all(struct handle *h, const u8 *from, u64 len, u64 *pos)
 {
 	struct pc_inode *i = h->inode;
 	struct pc_need need;
 	u64 done = 0;
+	bool locked = false;
 	*pos = pc_inode_size(i);
 	if (len == 0)
-		return 0;
+		return PC_DONE;
 	if (may_try(h, len) && pc_inode_lock_try(i, PC_EXCLUSIVE)) {
 		*pos = pc_inode_size(i);
 		if (PC_LIKELY(*pos + len <= INT64_MAX))
 			done = (u64)pc_core_write(h, *pos, from, len, &need);
-		if (done == len || done == 0)
+		locked = done > 0 && done < len; /* bytes of other writers must not come in between */
+		if (!locked)
 			pc_inode_lock_release(i, PC_EXCLUSIVE);
 	}
-	if (done < len && pc_write_slow(h, *pos, from, len, done, pos))
-		return -1;
+	if (done < len && pc_append_slow(h, pos, from, len, done, locked) == PC_FAILED)
+		return PC_FAILED;
 	step_aside(h);
 	return write_through(h, *pos, len);
 }
@@ -155,18 +164,18 @@ u64 pc_write_try(struct handle *h, u64 pos, const u8 *from, u64 len)
 	return n;
 }
 
-/* Write the remainder of an asynchronous write like any write, on the calling thread. Return: 0, -1. */
-int pc_write_rest(struct handle *h, u64 *pos, const u8 *from, u64 len, u64 *done, bool append)
+/* Write the remainder of an asynchronous write like any write, on the calling thread. An append has no bytes written
+ * before. Return: PC_DONE, PC_FAILED. */
+enum pc_result pc_write_rest(struct handle *h, u64 *pos, const u8 *from, u64 len, u64 *done, bool append)
 {
-	if (!append && PC_UNLIKELY(*pos + len > INT64_MAX)) {
-		pc_raise(h->core, h->inode->user, "too large", "the write would end beyond 2**63 - 1");
-		pc_characters_written(0);
-		return -1;
-	}
-	if (*done < len && pc_write_slow(h, *pos, from, len, *done, append ? pos : NULL))
-		return -1;
-	*done = len;
-	return 0;
+	if (!append && check_end(h, *pos, len))
+		return PC_FAILED;
+	enum pc_result result = *done == len ? PC_DONE
+				: append     ? pc_append_slow(h, pos, from, len, *done, false)
+					     : pc_write_slow(h, *pos, from, len, *done);
+	if (result == PC_DONE)
+		*done = len;
+	return result;
 }
 
 /* Write or append a whole buffer; an append sets its offset. Return: bytes written (all of them), -1. */
@@ -178,10 +187,10 @@ static i64 write_buffer(struct handle *h, PyObject *object, u64 *pos, bool appen
 	if (!from)
 		return -1;
 	i64 len = view.len;
-	int err = append ? append_bytes(h, from, (u64)len, pos) : write_all(h, *pos, from, (u64)len);
+	enum pc_result result = append ? append_all(h, from, (u64)len, pos) : write_all(h, *pos, from, (u64)len);
 	free(bounce);
 	PyBuffer_Release(&view);
-	return err ? -1 : len;
+	return result == PC_FAILED ? -1 : len;
 }
 
 /* write_buffer() with a record in the trace. */
@@ -295,11 +304,8 @@ static bool try_write(struct handle *h, u64 pos, const u8 *from, u64 len)
 /* Refuse a pwrite that could not succeed after any wait. Return: 0, -1. */
 static int check_try(struct handle *h, u64 pos, u64 len)
 {
-	if (PC_UNLIKELY(pos + len > INT64_MAX)) {
-		pc_raise(h->core, h->inode->user, "too large", "the write would end beyond 2**63 - 1");
-		pc_characters_written(0);
+	if (check_end(h, pos, len))
 		return -1;
-	}
 	if (PC_LIKELY(!atomic_load_explicit(&h->inode->volume->aborted, memory_order_relaxed)))
 		return 0;
 	return pc_check_reentry(h->inode, h->core, "a write from inside a backend call of the same volume");

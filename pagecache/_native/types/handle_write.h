@@ -10,8 +10,9 @@
 void pc_characters_written(u64 done);
 
 /* handle_claim.c */
-int pc_call_engine(struct handle *h, PyObject *method, u64 a, u64 b);
-int pc_write_slow(struct handle *h, u64 pos, const u8 *from, u64 len, u64 done, u64 *append_pos);
+enum pc_result pc_call_engine(struct handle *h, PyObject *method, u64 a, u64 b);
+enum pc_result pc_write_slow(struct handle *h, u64 pos, const u8 *from, u64 len, u64 done);
+enum pc_result pc_append_slow(struct handle *h, u64 *pos, const u8 *from, u64 len, u64 done, bool locked);
 
 static inline i64 pc_core_write(struct handle *h, u64 pos, const u8 *from, u64 len, struct pc_need *need)
 {

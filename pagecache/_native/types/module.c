@@ -27,7 +27,7 @@ static PyObject *run_holding(PyObject *module, PyObject *args)
 		Py_DECREF(op);
 		return NULL;
 	}
-	if (pc_op_run(op, method, argument) < 0)
+	if (pc_op_run(op, method, argument) == PC_FAILED)
 		return NULL;
 	Py_RETURN_NONE;
 }
@@ -57,7 +57,7 @@ static PyObject *run_both(PyObject *module, PyObject *args)
 	int err = !both || pc_op_acquire(i_first ? op : second, PC_HOLD_TOKEN, deadline_ns) ||
 		  pc_op_acquire(i_first ? second : op, PC_HOLD_TOKEN, deadline_ns);
 	if (!err)
-		err = pc_op_run(op, method, both);
+		err = pc_op_run(op, method, both) == PC_FAILED;
 	else if (op)
 		Py_DECREF(op); /* settled with its last reference */
 	if (second)
@@ -81,11 +81,11 @@ static PyObject *settle_fills(PyObject *module, PyObject *args)
 	struct pc_inode *i = (struct pc_inode *)(uintptr_t)address;
 	struct op *chain = pc_tls_op;
 	pc_tls_op = chain ? chain->outer : NULL; /* the caller's own operation has not called the backend yet */
-	int err = 0;
-	while (!err && pc_range_busy(i, pos, end, &need))
-		err = pc_wait_folio(i, core, &need);
+	enum pc_result result = PC_TRY_AGAIN;
+	while (result == PC_TRY_AGAIN && pc_range_busy(i, pos, end, &need))
+		result = pc_wait_folio(i, core, &need);
 	pc_tls_op = chain;
-	if (err)
+	if (result == PC_FAILED)
 		return NULL;
 	Py_RETURN_NONE;
 }
@@ -112,10 +112,10 @@ static PyObject *prefetch(PyObject *module, PyObject *args)
 		pos = missing;
 		if (pos >= end || again > 16)
 			break; /* new bytes are evicted at once: stop */
-		int err = pc_run_fill(core, i, pos, end - pos, NULL);
-		if (err < 0)
+		enum pc_result result = pc_run_fill(core, i, pos, end - pos, NULL);
+		if (result == PC_FAILED)
 			return NULL;
-		if (err > 0)
+		if (result == PC_UNCACHED)
 			break;
 	}
 	Py_RETURN_NONE;

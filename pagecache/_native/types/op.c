@@ -81,9 +81,9 @@ static void op_dealloc(PyObject *self)
 }
 
 /* Run a fill, or call engine.<method>(op[, argument]), with the operation on this thread's chain; then settle it.
- * Steals the reference. Return: 0; -1 with an exception; PC_RUN_REVOKED: another thread settled it, the caller tries
- * again; PC_RUN_STALE: a fill whose bytes cannot stay. */
-int pc_op_run(struct op *op, PyObject *method, PyObject *argument)
+ * Steals the reference. Return: PC_DONE; PC_FAILED; PC_TRY_AGAIN: another thread settled it; PC_UNCACHED: a fill whose
+ * bytes cannot stay, or an uncached read that a truncate interrupted. */
+enum pc_result pc_op_run(struct op *op, PyObject *method, PyObject *argument)
 {
 	PyObject *engine = engine_of(op->inode), *result = NULL;
 	if (engine) {
@@ -103,15 +103,15 @@ int pc_op_run(struct op *op, PyObject *method, PyObject *argument)
 	} else {
 		PyErr_SetString(PyExc_RuntimeError, "the file has no engine");
 	}
-	int ran = result ? 0 : -1;
+	enum pc_result ran = result ? PC_DONE : PC_FAILED;
 	if (!result && request_of(op))
 		pc_report_failure(request_of(op)->report);
 	if (op->state == OP_REVOKED && (result || PyErr_ExceptionMatches(PyExc_Exception))) {
 		PyErr_Clear();
-		ran = PC_RUN_REVOKED;
+		ran = PC_TRY_AGAIN;
 	}
-	if (ran == 0 && op_transfers(op) && transfer_of(op)->stale)
-		ran = PC_RUN_STALE;
+	if (ran == PC_DONE && op_transfers(op) && transfer_of(op)->stale)
+		ran = PC_UNCACHED;
 	pc_op_settle(op);
 	Py_DECREF(op);
 	Py_XDECREF(engine);

@@ -21,7 +21,13 @@
 
 enum { PC_PARTS_MAX = 1024, PC_WAIT_SLICE_NS = 100 * 1000 * 1000 };
 
-enum { PC_RUN_REVOKED = 2, PC_RUN_STALE };
+/* The result of a step of a call that may wait: for locks, memory, or the backend. */
+enum pc_result {
+	PC_FAILED = -1, /* an exception is set; pc_raise() returns it */
+	PC_DONE,
+	PC_TRY_AGAIN, /* the condition that was in the way may be gone */
+	PC_UNCACHED,  /* bytes cannot be cached now: a read goes past the cache, a write waits for memory */
+};
 
 /* A sleep of a thread (spans.c): begun before the first sleep, if there is one; ended in any case. */
 struct pc_sleep {
@@ -50,8 +56,8 @@ int pc_wait_event(struct pc_event *e, u32 seq, i64 timeout_ns);
 int pc_check_reentry(struct pc_inode *i, PyObject *core, const char *what);
 int pc_inside_call(struct pc_volume *v);
 int pc_check_inside(struct pc_inode *i, PyObject *core, const char *what);
-int pc_wait_folio(struct pc_inode *i, PyObject *core, const struct pc_need *need);
-int pc_wait_invalidate(struct pc_inode *i, PyObject *core);
+enum pc_result pc_wait_folio(struct pc_inode *i, PyObject *core, const struct pc_need *need);
+enum pc_result pc_wait_invalidate(struct pc_inode *i, PyObject *core);
 int pc_wait_credit(struct pc_inode *i, PyObject *core, u32 *credit);
 
 /* simulated.c */
@@ -68,12 +74,12 @@ PyObject *pc_waiting(PyObject *module, PyObject *args);
 PyObject *pc_waiting_since(PyObject *module, PyObject *core);
 
 struct op *pc_op_new(PyObject *core, struct pc_inode *i, int kind, struct pc_request *r);
-int pc_op_run(struct op *op, PyObject *method, PyObject *argument);
+enum pc_result pc_op_run(struct op *op, PyObject *method, PyObject *argument);
 int pc_op_start(struct op *op, PyObject *method);
 int pc_op_acquire(struct op *op, u32 holds, i64 deadline_ns);
-int pc_run_fill(PyObject *core, struct pc_inode *i, u64 pos, u64 len, struct pc_readahead *ra);
+enum pc_result pc_run_fill(PyObject *core, struct pc_inode *i, u64 pos, u64 len, struct pc_readahead *ra);
 void pc_op_extent(const struct op *op, u64 *start, u64 *end);
-int pc_run_uncached(PyObject *core, struct pc_inode *i, u64 pos, u64 len, u8 *to);
+enum pc_result pc_run_uncached(PyObject *core, struct pc_inode *i, u64 pos, u64 len, u8 *to);
 
 /* spans.c */
 struct pc_wait pc_wait_of(struct pc_inode *i, u32 kind, u64 pos, u64 end);

@@ -24,14 +24,21 @@ void pc_submit_fills(struct pc_inode *i, u64 pos, u64 end, u32 cls, int windows)
 	}
 }
 
+/* Refuse to call the backend for missing bytes from inside another call of the volume. Return: 0, -1. */
+static int check_missing(struct pc_inode *i, PyObject *core)
+{
+	return pc_check_reentry(i, core,
+				"bytes that are not cached were read from inside a backend call of the same volume");
+}
+
 /* Run an operation on the caller's thread; a trace records that as its wait. Steals the reference. Return: as
  * pc_op_run. */
-static int run_own(struct op *op, u32 kind, u64 pos, u64 len)
+static enum pc_result run_own(struct op *op, u32 kind, u64 pos, u64 len)
 {
 	struct pc_sleep sleep;
 	pc_sleep_shown(&sleep, op->inode, kind, pos, len);
-	int ran = pc_op_run(op, pc_str_fill, NULL);
-	pc_sleep_end(&sleep, ran < 0);
+	enum pc_result ran = pc_op_run(op, pc_str_fill, NULL);
+	pc_sleep_end(&sleep, ran == PC_FAILED);
 	return ran;
 }
 
@@ -39,32 +46,30 @@ static int run_own(struct op *op, u32 kind, u64 pos, u64 len)
  * pc_run_fill() - fill the missing part of [pos, pos + len), at most one request; the caller then tries again.
  *
  * The calling thread runs the part it waits for; the rest of a long range and the readahead window are queued for the
- * volume's threads first. @ra: the handle's readahead state, or NULL. Return: 0 try again; 1 read uncached: there is no
- * memory, or the bytes are invalidated again and again; -1 exception.
+ * volume's threads first. @ra: the handle's readahead state, or NULL. Return: PC_TRY_AGAIN; PC_UNCACHED: there is no
+ * memory, or the bytes are invalidated again and again; PC_FAILED.
  */
-int pc_run_fill(PyObject *core, struct pc_inode *i, u64 pos, u64 len, struct pc_readahead *ra)
+enum pc_result pc_run_fill(PyObject *core, struct pc_inode *i, u64 pos, u64 len, struct pc_readahead *ra)
 {
 	struct pc_need need = {.kind = PC_NEED_NOTHING};
 	struct pc_request *r = NULL;
 	u32 credit = 0;
-	if (pc_check_reentry(i, core,
-			     "bytes that are not cached were read from inside a backend call of the same volume") ||
-	    pc_wait_credit(i, core, &credit))
-		return -1;
+	if (check_missing(i, core) || pc_wait_credit(i, core, &credit))
+		return PC_FAILED;
 	int err = pc_fill_begin(i, pos, len, &need, &r);
 	if (!r) {
 		pc_credit_put(i->volume, credit);
 		if (err == -ENOMEM)
-			return 1;
+			return PC_UNCACHED;
 		if (need.kind == PC_NEED_FOLIO)
 			return pc_wait_folio(i, core, &need);
-		return need.kind == PC_NEED_INVALIDATE ? pc_wait_invalidate(i, core) : 0;
+		return need.kind == PC_NEED_INVALIDATE ? pc_wait_invalidate(i, core) : PC_TRY_AGAIN;
 	}
 	r->credit = credit;
 	struct op *op = pc_op_new(core, i, PC_OP_FILL, r);
 	if (!op) {
 		pc_request_settle(r);
-		return -1;
+		return PC_FAILED;
 	}
 	if (r->end < pos + len)
 		pc_submit_fills(i, r->end, pos + len, PC_WORK_FILL, 16);
@@ -74,34 +79,35 @@ int pc_run_fill(PyObject *core, struct pc_inode *i, u64 pos, u64 len, struct pc_
 	if (pc_recording(i->cache))
 		pc_record_event(i->cache, PC_R_REQUEST, r->kind, i->id, r->start, r->end - r->start, r->serial,
 				PC_WORK_FILL);
-	int ran = run_own(op, PC_WAIT_FILL, pos, len);
-	return ran == PC_RUN_REVOKED ? 0 : ran == PC_RUN_STALE ? 1 : ran;
+	enum pc_result ran = run_own(op, PC_WAIT_FILL, pos, len);
+	return ran == PC_DONE ? PC_TRY_AGAIN : ran;
 }
 
-static int read_past(PyObject *core, struct pc_inode *i, u64 pos, u64 len, u8 *to)
+/* One uncached read. Return: as pc_op_run. */
+static enum pc_result read_past(PyObject *core, struct pc_inode *i, u64 pos, u64 len, u8 *to)
 {
 	struct op *op = pc_op_new(core, i, PC_OP_UNCACHED, NULL);
 	if (!op)
-		return -1;
+		return PC_FAILED;
 	struct op_uncached *own = uncached_of(op);
 	if (pc_wait_credit(i, core, &own->credit)) {
 		Py_DECREF(op);
-		return -1;
+		return PC_FAILED;
 	}
 	own->pos = pos;
 	own->len = len;
 	PyObject *memory = own->memory = PyByteArray_FromStringAndSize(NULL, (Py_ssize_t)len);
 	if (!memory) {
 		Py_DECREF(op);
-		return -1;
+		return PC_FAILED;
 	}
 	Py_INCREF(memory);
 	memset(PyByteArray_AsString(memory), 0, len);
-	int err = run_own(op, PC_WAIT_UNCACHED, pos, len);
-	if (!err)
+	enum pc_result ran = run_own(op, PC_WAIT_UNCACHED, pos, len);
+	if (ran == PC_DONE)
 		memcpy(to, PyByteArray_AsString(memory), len);
 	Py_DECREF(memory);
-	return err;
+	return ran;
 }
 
 static void lay_over(u8 *to, const u8 *from, const u8 *which, u64 len)
@@ -113,35 +119,32 @@ static void lay_over(u8 *to, const u8 *from, const u8 *which, u64 len)
 
 /* Read past the cache into `to`, since no memory is free. Cached bytes are copied over the backend's answer, both as of
  * before the call and as of after it: local bytes may be stored and evicted while the call runs, and the call may have
- * read the range before they were stored. Return: 0, -1. */
-int pc_run_uncached(PyObject *core, struct pc_inode *i, u64 pos, u64 len, u8 *to)
+ * read the range before they were stored. Return: PC_DONE, PC_FAILED. */
+enum pc_result pc_run_uncached(PyObject *core, struct pc_inode *i, u64 pos, u64 len, u8 *to)
 {
-	int err = PC_RUN_REVOKED;
+	enum pc_result result = PC_TRY_AGAIN;
 	u8 *before = malloc(len), *which = calloc(len, 1);
 	if (!before || !which) {
 		PyErr_NoMemory();
-		err = -1;
+		result = PC_FAILED;
 	}
-	while (err == PC_RUN_REVOKED || err == PC_RUN_STALE) { /* the first time; and when another backend took over */
-		/* A truncate may be in progress: sizes change after storage. */
-		bool cut = err == PC_RUN_STALE;
-		err = pc_check_reentry(
-			i, core, "bytes that are not cached were read from inside a backend call of the same volume");
-		if (!err && cut)
-			err = pc_wait_invalidate(i, core);
-		if (err)
+	while (result == PC_TRY_AGAIN || result == PC_UNCACHED) {
+		/* After PC_UNCACHED a truncate may be in progress: sizes change after storage. */
+		if (check_missing(i, core) || (result == PC_UNCACHED && pc_wait_invalidate(i, core) == PC_FAILED)) {
+			result = PC_FAILED;
 			break;
+		}
 		pc_read_local(i, pos, before, len, which);
 		PC_SYNC("uncached_before_read");
-		err = read_past(core, i, pos, len, to);
+		result = read_past(core, i, pos, len, to);
 	}
-	if (!err) {
+	if (result == PC_DONE) {
 		lay_over(to, before, which, len);
 		pc_read_local(i, pos, to, len, NULL);
 	}
 	free(before);
 	free(which);
-	return err;
+	return result;
 }
 
 /* ---------------------------------------------------------------- work of the volume's threads */
@@ -159,7 +162,7 @@ static void work_fill(PyObject *core, struct pc_request *r, u32 credit)
 	struct op *op = gone ? NULL : pc_op_new(core, i, PC_OP_FILL, r);
 	if (!op)
 		pc_request_settle(r);
-	if (gone || (op && pc_op_run(op, pc_str_fill, NULL) >= 0))
+	if (gone || (op && pc_op_run(op, pc_str_fill, NULL) != PC_FAILED))
 		return;
 	/* Each waiter for these bytes retries and gets its own error (contract 2.3). */
 	if (PyErr_ExceptionMatches(PyExc_OSError))
@@ -186,7 +189,7 @@ static void work_pass(PyObject *core, struct pc_inode *i, u32 credit)
 	struct op *op = pc_op_new(core, i, PC_OP_WRITE, r);
 	if (!op)
 		pc_request_settle(r);
-	if (!op || pc_op_run(op, r->gather ? pc_str_write_units : pc_str_write, NULL) < 0)
+	if (!op || pc_op_run(op, r->gather ? pc_str_write_units : pc_str_write, NULL) == PC_FAILED)
 		unraisable(i);
 }
 
@@ -197,7 +200,7 @@ static void work_commit(PyObject *core, struct pc_inode *i)
 	struct op *op = pc_op_new(core, i, PC_OP_COMMIT, NULL);
 	if (!op)
 		pc_commit_end(i, false, false);
-	if (!op || pc_op_run(op, pc_str_commit, NULL) < 0)
+	if (!op || pc_op_run(op, pc_str_commit, NULL) == PC_FAILED)
 		unraisable(i);
 }
 
