@@ -103,6 +103,27 @@ static void check_zeros_that_a_fill_held_are_not_local_either(void)
 	rig_close(&rig);
 }
 
+/* The fill fails and its folio goes: a later folio of that place has no zeros to cut off, and keeps what is written to
+ * it. */
+static void check_zeros_are_forgotten_with_the_fill_that_held_them(void)
+{
+	start(100, 8 * PAGE);
+	struct pc_need need;
+	struct pc_request *r;
+	EQUAL(pc_fill_begin(file->inode, 0, 100, &need, &r), 0);
+	replace_storage(9, 5 * PAGE);
+	rebase(5 * PAGE, false);
+	pc_request_settle(r);
+	EQUAL(fill_range(file, 0, 5 * PAGE), 0);
+	put(3 * PAGE, 2, PAGE);
+	pc_invalidate_remote(file->inode, 0, 5 * PAGE);
+	EQUAL(at(3 * PAGE), 2);
+	EQUAL(file_sync(file), 0);
+	EQUAL(file->store.stable[3 * PAGE], 2);
+	EQUAL(at(0), 9);
+	rig_close(&rig);
+}
+
 static void check_the_file_ends_with_the_new_version_or_the_last_local_byte(void)
 {
 	start(6 * PAGE, PAGE);
@@ -255,6 +276,7 @@ int main(void)
 {
 	RUN(check_one_page_and_large_folios);
 	RUN(check_zeros_that_a_fill_held_are_not_local_either);
+	RUN(check_zeros_are_forgotten_with_the_fill_that_held_them);
 	RUN(check_the_file_ends_with_the_new_version_or_the_last_local_byte);
 	RUN(check_the_file_ends_inside_a_local_block);
 	RUN(check_bytes_that_the_backend_forgot_are_not_uncommitted);

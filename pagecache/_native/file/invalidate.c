@@ -54,8 +54,8 @@ void pc_rebase(struct pc_inode *i, uint64_t remote, bool forgotten)
 		size = atomic_load(&i->size); /* the leaf lock was released: a writer may have extended the file */
 		if (!locked) {
 			atomic_fetch_or(&f->state, PC_F_STALE); /* the fill cuts V when it unlocks */
-			if (remote > size && atomic_load(&f->owner) && pc_folio_holds_end(c, f, size))
-				i->old_end = size;
+			if (remote > size && pc_folio_holds_end(c, f, size))
+				pc_request_at(c, atomic_load(&f->owner))->old_end = size;
 		} else if (pc_folio_state(f) & PC_F_LOCAL) {
 			pc_folio_refresh(i, f);
 			if (remote > size)

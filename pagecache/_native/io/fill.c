@@ -45,6 +45,8 @@ static u64 beyond(u64 x, u64 unit)
  * the section ends. A remote change during the fill takes effect now. Leaf lock held. */
 static void unlock_owned(struct pc_request *r, struct pc_folio *f)
 {
+	if (PC_UNLIKELY(r->old_end) && pc_folio_holds_end(r->inode->cache, f, r->old_end))
+		pc_folio_cut_behind(r->inode, f, r->old_end);
 	if (PC_UNLIKELY(pc_folio_state(f) & PC_F_STALE))
 		pc_folio_refresh(r->inode, f);
 	r->nr_owned--;

@@ -75,7 +75,6 @@ struct pc_inode {
 	u64 commits_failed; /* and may have forgotten acknowledged bytes */
 	u64 committed_size; /* remote_size at the last successful commit */
 	u64 direct_end; /* of what direct writes have stored since pc_base_asked() */
-	u64 old_end; /* zeros behind it are to be cut off when a fill unlocks the folio that holds it; 0: none */
 	u64 commit_size; /* the same at the start of the one that runs */
 	u64 commit_generation; /* of the volume, when the running commit began */
 	struct pc_span commit_span; /* the one that runs */

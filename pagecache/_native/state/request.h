@@ -45,6 +45,7 @@ struct pc_request {
 	u64 cursor; /* fill: next byte to look at */
 	u64 run_end; /* fill: the missing run [cursor, run_end) that is being read */
 	u64 run_got; /* fill: bytes of it that are stored and not yet published */
+	u64 old_end; /* fill: zeros behind it are cut off when the folio that holds it is unlocked; 0: none */
 	u32 report; /* fill: number of the asynchronous read that asked for it and gets its error, 0: none */
 	u64 call_pos, call_len; /* the backend call that runs or comes next */
 	u64 call_stop; /* fill: end of what that call stores; behind it the sink takes the rest of a read unit */

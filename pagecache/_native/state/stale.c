@@ -47,10 +47,6 @@ void pc_folio_refresh(struct pc_inode *i, struct pc_folio *f)
 	if (pc_local_count(c, f, 0, blocks) < blocks && pc_folio_ext_ensure(c, f))
 		return; /* no memory to say what is left: it stays stale */
 	atomic_fetch_and(&f->state, ~(u32)PC_F_STALE);
-	if (PC_UNLIKELY(i->old_end) && pc_folio_holds_end(c, f, i->old_end)) {
-		pc_folio_cut_behind(i, f, i->old_end);
-		i->old_end = 0;
-	}
 	if (pc_local_count(c, f, 0, blocks) == blocks)
 		return;
 	pc_seq_begin(f);
