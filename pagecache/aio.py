@@ -24,15 +24,17 @@ from types import TracebackType
 from typing import TYPE_CHECKING, Any, Self, Unpack
 
 from .engine.io import barrier
+from .engine.tasks import ended, turn
 from .errors import Key, set_written, written_before
 from .file.cached import Advice, CachedFile
 from .file.direct import DirectFile
 from .file.view import View
-from .native import AsyncHandle
 
 if TYPE_CHECKING:
     from typing_extensions import Buffer
 
+    from .engine.aside import Lane
+    from .native import Steps
     from .options import AdviceName, OpenMode, OpenOptions
     from .stats import FileStats
     from .volume.volume import Volume
@@ -43,7 +45,7 @@ LINE = 8192
 """Bytes that are searched at once for the end of a line."""
 
 
-class AsyncCachedFile(AsyncHandle):
+class AsyncCachedFile:
     """One open of a cached object, for tasks; made by `open`. The verbs are those of `CachedFile`, to be awaited.
 
     pread, pread_into, pwrite: a hit is complete when the `await` is reached. A task that is cancelled while it waits
@@ -62,7 +64,9 @@ class AsyncCachedFile(AsyncHandle):
     def __init__(self, file: CachedFile) -> None:
         self._file = file
         self._aside = file.volume.aside
-        self._bind(file)
+        self._begin_pread = file._begin_pread
+        self._begin_pread_into = file._begin_pread_into
+        self._begin_pwrite = file._begin_pwrite
 
     def __repr__(self) -> str:
         return repr(self._file).replace("CachedFile", "AsyncCachedFile", 1)
@@ -111,16 +115,52 @@ class AsyncCachedFile(AsyncHandle):
         """Return the counters of this object, over all its handles."""
         return self._file.stats()
 
-    # -- callbacks of C: parts of reads and writes that a task must not wait for itself
+    # -- at an offset: at once if possible, or in steps
 
-    async def _aside_read(self, call: Any) -> None:
-        await self._aside.run("read", call.rest, key=self.key)
+    async def pread(self, size: int, offset: int, /) -> bytes:
+        """Read size bytes at offset; fewer only at the end of the file."""
+        found = self._begin_pread(size, offset)
+        if isinstance(found, bytes):
+            return found
+        data: bytes = await self._do(found, "read")
+        return data
 
-    async def _aside_write(self, call: Any) -> None:
-        await self._aside.run("write", call.rest, key=self.key)
+    async def pread_into(self, buffer: Buffer, offset: int, /) -> int:
+        """Read into a writable buffer; return the number of bytes."""
+        found = self._begin_pread_into(buffer, offset)
+        if isinstance(found, int):
+            return found
+        count: int = await self._do(found, "read")
+        return count
 
-    async def _through(self, offset: int, length: int) -> None:
-        await self.sync_range(offset, length)
+    async def pwrite(self, data: Buffer, offset: int, /) -> int:
+        """Write all of data at offset; return its length."""
+        taken = self._begin_pwrite(data, offset)
+        if isinstance(taken, int):
+            return taken
+        count: int = await self._do(taken, "write")
+        return count
+
+    async def append(self, data: Buffer) -> int:
+        """Write atomically at the end; return the offset."""
+        offset: int = await self._do(self._file._begin_append(data), "write")
+        return offset
+
+    async def _do(self, steps: Steps, lane: Lane) -> Any:
+        """Finish a read or write that could not be done at once."""
+        try:
+            while (step := steps.step()) is not None:
+                if step == "turn":
+                    await turn()
+                elif step == "aside":
+                    await self._aside.run(lane, steps.rest, key=self.key)
+                elif step == "through":
+                    await self.sync_range(*steps.extent)
+                else:
+                    await ended(step)
+            return steps.result()
+        finally:
+            steps.settle()
 
     # -- several buffers
 

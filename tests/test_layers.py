@@ -23,7 +23,7 @@ LAYERS = [
     ["backends.protocol"],
     ["backends", "testing"],
     # The engine.
-    ["engine.foreign", "engine.park"],
+    ["engine.foreign", "engine.park", "engine.tasks"],
     ["engine.report"],
     ["engine.retryer"],
     ["engine.runner", "engine.aside"],

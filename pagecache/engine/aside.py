@@ -24,6 +24,7 @@ from ..native import NativeVolume
 from .park import start_thread
 from .report.look import Look, Owner, nobody
 from .report.reason import Reason
+from .tasks import ended
 
 __all__ = ["Aside", "Lane"]
 
@@ -67,6 +68,7 @@ class _Call:
         self._lock = threading.Lock()
         self._left = self._started = self._done = False
         self._value: Any = None
+        self._error: BaseException | None = None
 
     def run(self) -> None:
         with self._lock:
@@ -77,7 +79,8 @@ class _Call:
         try:
             value = self._context.run(self._call)
         except BaseException as error:
-            self.ticket.finish(None, error)
+            self._error = error
+            self.ticket.fire()
             return
         with self._lock:
             self._value, self._done = value, True
@@ -85,7 +88,7 @@ class _Call:
         if left:
             self._take_back()
         else:
-            self.ticket.finish(value, None)
+            self.ticket.fire()
 
     def _owner(self, look: Look) -> Owner:
         """Return the thread that runs the call, for reports."""
@@ -93,7 +96,17 @@ class _Call:
             return nobody(f"it is in line: {THREADS_MAX} calls of the kind are at work at most")
         return Owner("the call itself", "does that", self._thread, self._began)
 
+    def result(self) -> Any:
+        """Return or raise the result of the call, after its end."""
+        if self._error is not None:
+            try:
+                raise self._error
+            finally:
+                self._error = None  # error → traceback → this frame → error
+        return self._value
+
     def leave(self) -> None:
+        self.ticket.end()
         with self._lock:
             self._left, done = True, self._done
         if done:
@@ -179,7 +192,8 @@ class Aside:
         made = _Call(call, undo, lane, self._volume, key)
         try:
             self._lanes[lane].submit(made)
-            value: T = await made.ticket
+            await ended(made.ticket)
+            value: T = made.result()
         except BaseException:
             made.leave()
             raise

@@ -79,14 +79,14 @@ def inside_calls() -> list[int]:
     return found
 
 
-def _first_loop() -> tuple[Any, native.Waker]:
-    """Return the running loop and its waker. Called from C until loop.py is imported, which registers its own."""
-    from .loop import running_loop
+def _first_waiter() -> tuple[Any, Any, Any, native.Waker]:
+    """Return the running task as a waiter. Called from C until loop.py is imported."""
+    from .loop import new_waiter
 
-    return running_loop()
+    return new_waiter()
 
 
-native.use_loops(_first_loop, None, BaseException)
+native.use_loops(_first_waiter, None)
 
 
 # -- calls of a backend

@@ -27,8 +27,9 @@ from .blocking import Call, as_answer, calls, inside_calls
 from .park import SLICE, Park, Signal, start_thread
 from .report.reason import Reason
 from .runner import Job, ThreadRunner
+from .tasks import ended
 
-__all__ = ["CacheLoop", "advanced", "running_loop"]
+__all__ = ["CacheLoop", "advanced", "new_waiter"]
 
 log = logging.getLogger("pagecache.internal")
 T = TypeVar("T")
@@ -45,18 +46,19 @@ LATER = 0.0005
 _wakers: weakref.WeakKeyDictionary[asyncio.AbstractEventLoop, native.Waker] = weakref.WeakKeyDictionary()
 
 
-def running_loop() -> tuple[asyncio.AbstractEventLoop, native.Waker]:
-    """Return the running loop and its waker for tasks. Called from C."""
+def new_waiter() -> tuple[asyncio.Future[None], asyncio.AbstractEventLoop, asyncio.Future[Any], native.Waker]:
+    """Return the running task as a waiter: a new future, the loop, the task, and the loop's waker. Called from C."""
     loop = asyncio.get_running_loop()
     waker = _wakers.get(loop)
     if waker is None:
         waker = native.make_waker()
         loop.add_reader(waker.fileno(), waker.dispatch)
         _wakers[loop] = waker
-    return loop, waker
+    future: asyncio.Future[None] = loop.create_future()
+    return future, loop, asyncio.current_task(loop) or future, waker
 
 
-native.use_loops(running_loop, None, asyncio.CancelledError)
+native.use_loops(new_waiter, None)
 
 
 async def advanced(kind: str, address: int, seq: int, timeout: float, reason: Reason, since_ns: int) -> None:
@@ -67,7 +69,7 @@ async def advanced(kind: str, address: int, seq: int, timeout: float, reason: Re
     ticket = native.ticket(volume.cache.core, kind, address, seq, volume.address, reason.file, reason, since_ns)
     timer = asyncio.get_running_loop().call_later(timeout, ticket.wake)
     try:
-        await ticket
+        await ended(ticket)
     finally:
         timer.cancel()
 
@@ -97,7 +99,7 @@ class CacheLoop:
     """The event loop of one cache."""
 
     def __init__(self, name: str, park: Park) -> None:
-        native.use_loops(running_loop, inside_calls, asyncio.CancelledError)
+        native.use_loops(new_waiter, inside_calls)
         self._park = park
         self._loop = asyncio.new_event_loop()
         self._tasks: set[asyncio.Task[Any]] = set()
@@ -229,7 +231,7 @@ class CacheLoop:
             elif more == "later":
                 await asyncio.sleep(LATER)
             else:
-                await native.ticket(volume.cache.core, "volume", volume.address, seq, 0, 0, None, 0)
+                await ended(native.ticket(volume.cache.core, "volume", volume.address, seq, 0, 0, None, 0))
 
     # -- the end
 

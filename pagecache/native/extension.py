@@ -5,9 +5,12 @@ from __future__ import annotations
 import math
 import os
 import time
-from collections.abc import Callable, Generator
+from collections.abc import Callable
 from importlib.util import find_spec
-from typing import Any, NamedTuple, Protocol, TypeVar, cast
+from typing import TYPE_CHECKING, Any, Literal, NamedTuple, Protocol, TypeVar, cast
+
+if TYPE_CHECKING:
+    import asyncio
 
 try:
     from .._native import _core
@@ -89,9 +92,6 @@ os.register_at_fork(after_in_child=lib.pc_forked)
 Handle = extension.Handle
 """First base of CachedFile, before io.RawIOBase: the hot verbs in C."""
 
-AsyncHandle = extension.AsyncHandle
-"""Base of AsyncCachedFile: the hot verbs as awaitables in C."""
-
 
 class Op(Protocol):
     """An operation: see `_native/types/op.c`. The receiver calls begin and complete; C settles it afterwards."""
@@ -162,15 +162,38 @@ class Op(Protocol):
         """Make a backend call under the held token, on another thread; the token is the call's until it returns."""
 
 
-class Ticket(Protocol):
-    """One wait of one task: see `_native/types/ticket.c`. Awaited on the loop that it was made on."""
+class Steps(Protocol):
+    """A read or write of a task that could not be done at once: see `_native/types/steps.c`."""
 
-    def __await__(self) -> Generator[Any, None, Any]: ...
-    def finish(self, value: object, error: BaseException | None, /) -> None:
-        """End it, from any thread; only the first call counts."""
+    extent: tuple[int, int]
+
+    def step(self) -> Ticket | Literal["turn", "aside", "through"] | None:
+        """Go on without waiting. Return what to await before the next step; None: the call is done."""
+
+    def rest(self) -> None:
+        """Do all remaining work on this thread, unless the task no longer waits."""
+
+    def result(self) -> Any:
+        """Return the result after the last step."""
+
+    def settle(self) -> None:
+        """End the call: its task no longer waits, or has the result."""
+
+
+class Ticket(Protocol):
+    """One wait of one task: see `_native/types/ticket.c`, and `ended` in `engine/tasks.py`."""
+
+    def begin(self) -> asyncio.Future[None]:
+        """Begin the wait; return the future to await. `end` must follow in any case."""
+
+    def fire(self) -> None:
+        """Let the loop wake the task, from any thread."""
 
     def wake(self) -> None:
         """Wake the task on its loop, whatever has happened."""
+
+    def end(self) -> None:
+        """End the wait: the task goes on, or gives up. Idempotent."""
 
 
 class Waker(Protocol):
@@ -184,13 +207,11 @@ def make_waker() -> Waker:
     return cast(Waker, extension.Waker())
 
 
-def use_loops(
-    running: Callable[[], tuple[Any, Waker]], inside: Callable[[], list[int]] | None, cancelled: type[BaseException]
-) -> None:
-    """Set the functions that return the running loop, and the calls that the running coroutine is in; None: it can be
-    in none.
+def use_loops(waiter: Callable[[], tuple[Any, Any, Any, Waker]], inside: Callable[[], list[int]] | None) -> None:
+    """Set the functions that return the running task as a waiter, with a future, its loop and the loop's waker; and the
+    calls that the running coroutine is in. None: it can be in none.
     """
-    extension.use_loops(running, inside, cancelled)
+    extension.use_loops(waiter, inside)
 
 
 def enter_loop() -> None:
@@ -208,7 +229,7 @@ def ticket(
 
 
 def open_ticket(core: object = None, volume: int = 0, reason: object = None) -> Ticket:
-    """Return a ticket that ends by `finish`."""
+    """Return a ticket that ends by `fire`."""
     return cast(Ticket, extension.ticket(core, "", 0, 0, volume, 0, reason, time.monotonic_ns()))
 
 
@@ -235,7 +256,9 @@ def waiting_since(core: object) -> float:
 
 
 class WaitRecord(NamedTuple):
-    """A wait on record: see `_native/state/waits.h`. `wakes`, `loop`: of a task, what wakes it and where it runs."""
+    """A wait on record: see `_native/state/waits.h`. `task`, `loop`: the waiting task and its loop; None:
+    a thread waits.
+    """
 
     number: int
     kind: int
@@ -247,7 +270,7 @@ class WaitRecord(NamedTuple):
     end: int
     request: int
     reason: Any
-    wakes: Any
+    task: Any
     loop: Any
 
 

@@ -10,6 +10,7 @@ from typing import Any
 import pytest
 
 from pagecache.engine import aside
+from pagecache.engine.tasks import ended
 
 
 def test_a_call_that_comes_when_the_last_thread_gives_up_waiting_is_run(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -39,8 +40,8 @@ def test_a_call_that_comes_when_the_last_thread_gives_up_waiting_is_run(monkeypa
         thread.start()
         await asyncio.to_thread(gives_up.wait, 20)
         lane.submit(made)
-        value: int = await asyncio.wait_for(made.ticket, 20)
-        return value
+        await asyncio.wait_for(ended(made.ticket), 20)
+        return int(made.result())
 
     thread = threading.Thread(target=lane._work, daemon=True)
     assert asyncio.run(main()) == 7

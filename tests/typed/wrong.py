@@ -33,5 +33,5 @@ def mistakes(cache: pagecache.PageCache, volume: pagecache.Volume, file: pagecac
 
 async def awaited(file: aio.AsyncCachedFile) -> str:
     file.fsync()  # Value of type "Coroutine[Any, Any, None]" must be used
-    await file.pread("9", 0)  # Argument 1 to "pread" of "AsyncHandle" has incompatible type "str"; expected "int"
+    await file.pread("9", 0)  # Argument 1 to "pread" of "AsyncCachedFile" has incompatible type "str"; expected "int"
     return await file.pread(9, 0)  # Incompatible return value type (got "bytes", expected "str")

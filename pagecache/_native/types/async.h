@@ -1,6 +1,6 @@
 /*
- * async.h - shared by the types for event loops: tickets (ticket.c), awaitables (awaitable*.c, async_handle.c), a
- * volume's work (loopwork.c).
+ * async.h - shared by the types for event loops: tickets (ticket.c), reads and writes of tasks (handle_begin.c,
+ * steps.c), a volume's work (loopwork.c).
  */
 #ifndef PC_ASYNC_H
 #define PC_ASYNC_H
@@ -10,16 +10,12 @@
 extern PyTypeObject *pc_ticket_type, *pc_waker_type;
 
 PyObject *pc_ticket_new(PyObject *core, struct pc_event *event, u32 seq, const struct pc_wait *wait, PyObject *reason);
-void pc_ticket_waiter(PyObject *self, PyObject **wakes, PyObject **loop);
-PyObject *pc_ticket_yield(PyObject *ticket);
-int pc_ticket_outcome(PyObject *ticket);
-void pc_return_value(PyObject *value);
+void pc_ticket_waiter(PyObject *self, PyObject **task, PyObject **loop);
 
-struct async_handle {
-	PyObject_HEAD PyObject *file; /* the CachedFile */
-};
+/* steps.c */
+enum { PC_LOOP_PIECE = 256 << 10 }; /* longest copy between two turns of the loop */
 enum verb { PREAD, PREAD_INTO, PWRITE, APPEND };
 
-PyObject *pc_awaitable_new(PyObject *owner, int verb, PyObject *target, u64 len, u64 pos);
+PyObject *pc_steps_new(PyObject *file, int verb, PyObject *target, PyObject *bytes, u64 len, u64 pos, u64 done);
 
 #endif

@@ -434,6 +434,10 @@ static PyMethodDef methods[] = {
 	{"_may_fault", handle_may_fault, METH_O, NULL},
 	{"_copy_aside", handle_copy_aside, METH_VARARGS, NULL},
 	{"_steady", handle_steady, METH_O, NULL},
+	{"_begin_pread", (PyCFunction)(void (*)(void))handle_begin_pread, METH_FASTCALL, NULL},
+	{"_begin_pread_into", (PyCFunction)(void (*)(void))handle_begin_pread_into, METH_FASTCALL, NULL},
+	{"_begin_pwrite", (PyCFunction)(void (*)(void))handle_begin_pwrite, METH_FASTCALL, NULL},
+	{"_begin_append", handle_begin_append, METH_O, NULL},
 	{"_joined", handle_joined, METH_VARARGS, NULL},
 	{"_tangled", handle_tangled, METH_VARARGS, NULL},
 	{"_spread", handle_spread, METH_VARARGS, NULL},
@@ -480,7 +484,7 @@ int pc_install_types(void)
 	PyObject *module = PyImport_ImportModule("pagecache._native._core");
 	int err = !module || pc_install_core(module) || pc_install_op(module) || pc_install_functions(module) ||
 		  pc_install_exporters(module) || pc_install_handle(module) || pc_install_ticket(module) ||
-		  pc_install_awaitable() || pc_install_async_handle(module) || pc_install_loopwork();
+		  pc_install_steps(module) || pc_install_loopwork();
 	if (err)
 		PyErr_Print();
 	Py_XDECREF(module);

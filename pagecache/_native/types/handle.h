@@ -132,6 +132,12 @@ PyObject *handle_joined(PyObject *self, PyObject *args);
 PyObject *handle_tangled(PyObject *self, PyObject *args);
 PyObject *handle_spread(PyObject *self, PyObject *args);
 
+/* handle_begin.c */
+PyObject *handle_begin_pread(PyObject *self, PyObject *const *args, Py_ssize_t nargs);
+PyObject *handle_begin_pread_into(PyObject *self, PyObject *const *args, Py_ssize_t nargs);
+PyObject *handle_begin_pwrite(PyObject *self, PyObject *const *args, Py_ssize_t nargs);
+PyObject *handle_begin_append(PyObject *self, PyObject *data);
+
 /* handle_hit.c */
 PyObject *handle_open_hit(PyObject *self, PyObject *unused);
 PyObject *handle_close_hit(PyObject *self, PyObject *address);

@@ -215,9 +215,9 @@ static PyMethodDef functions[] = {
 	{"enter_loop", pc_enter_loop, METH_NOARGS,
 	 "enter_loop($module, /)\n--\n\nMark this thread as that of a cache's event loop."},
 	{"use_loops", pc_use_loops, METH_VARARGS,
-	 "use_loops($module, running, inside, cancelled, /)\n--\n\nSet the functions for event loops."},
+	 "use_loops($module, waiter, inside, /)\n--\n\nSet the functions for event loops."},
 	{"ticket", pc_make_ticket, METH_VARARGS,
-	 "ticket($module, core, kind, address, seq, /)\n--\n\nAn awaitable: an event that advances, or a call that "
+	 "ticket($module, core, kind, address, seq, /)\n--\n\nA wait: for an event that advances, or a call that "
 	 "ends."},
 	{"simulate", pc_simulate, METH_O,
 	 "simulate($module, ask, /)\n--\n\nSimulate threads in this one; a scheduler decides which runs."},

@@ -47,7 +47,7 @@ extern PyTypeObject *pc_core_type, *pc_op_type, *pc_buf_type, *pc_pin_type, *pc_
 extern _Thread_local struct op *pc_tls_op;
 extern _Thread_local bool
 	pc_tls_loop; /* this is the thread of a cache's event loop, which must not wait for its volumes */
-extern PyObject *pc_running_loop, *pc_inside_calls; /* ticket.c */
+extern PyObject *pc_new_waiter, *pc_inside_calls; /* ticket.c */
 extern _Thread_local struct pc_volume *pc_tls_worker; /* the volume whose work this thread does */
 
 int pc_raise(PyObject *core, PyObject *engine, const char *kind, const char *message);
@@ -110,7 +110,7 @@ PyObject *pc_revoke(PyObject *module, PyObject *args);
 PyObject *pc_stragglers(PyObject *module, PyObject *address);
 struct pc_event *pc_event_at(char kind, unsigned long long address);
 
-/* loopwork.c, ticket.c, awaitable.c: event loops */
+/* loopwork.c, ticket.c, steps.c: event loops */
 PyObject *pc_start_work(PyObject *module, PyObject *args);
 PyObject *pc_enter_loop(PyObject *module, PyObject *unused);
 PyObject *pc_use_loops(PyObject *module, PyObject *args);
@@ -118,8 +118,7 @@ PyObject *pc_make_ticket(PyObject *module, PyObject *args);
 PyObject *pc_inside_volumes(PyObject *module, PyObject *unused);
 void pc_report_failure(u32 report);
 int pc_install_ticket(PyObject *module);
-int pc_install_awaitable(void);
-int pc_install_async_handle(PyObject *module);
+int pc_install_steps(PyObject *module);
 int pc_install_loopwork(void);
 
 /* op_direct.c */

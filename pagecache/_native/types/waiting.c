@@ -72,7 +72,7 @@ PyObject *pc_waiting(PyObject *module, PyObject *args)
 struct waiter {
 	u64 number;
 	struct pc_wait wait;
-	PyObject *reason, *wakes, *loop; /* own references, or NULL */
+	PyObject *reason, *task, *loop; /* own references, or NULL */
 };
 
 /* Return: number of waits. Must not make an object. */
@@ -85,9 +85,9 @@ static size_t copy_waits(struct pc_cache *c, struct waiter *out, size_t n)
 		if (!(w->number = pc_wait_read(c, id, &w->wait)))
 			continue;
 		w->reason = Py_XNewRef((PyObject *)(uintptr_t)w->wait.reason);
-		w->wakes = w->loop = NULL;
+		w->task = w->loop = NULL;
 		if (w->wait.waiter)
-			pc_ticket_waiter((PyObject *)(uintptr_t)w->wait.waiter, &w->wakes, &w->loop);
+			pc_ticket_waiter((PyObject *)(uintptr_t)w->wait.waiter, &w->task, &w->loop);
 		found++;
 	}
 	return found;
@@ -100,8 +100,7 @@ static PyObject *wait_item(const struct waiter *w)
 			     (unsigned long long)p->thread, (unsigned long long)p->since_ns,
 			     (unsigned long long)p->volume, (unsigned long long)p->inode, (unsigned long long)p->pos,
 			     (unsigned long long)p->end, (unsigned long long)p->request,
-			     w->reason ? w->reason : Py_None, w->wakes ? w->wakes : Py_None,
-			     w->loop ? w->loop : Py_None);
+			     w->reason ? w->reason : Py_None, w->task ? w->task : Py_None, w->loop ? w->loop : Py_None);
 }
 
 static struct pc_cache *cache_of(PyObject *core)
@@ -119,8 +118,8 @@ static int append_new(PyObject *list, PyObject *item)
 	return err;
 }
 
-/* waits(core) -> [(number, kind, thread, since_ns, volume, inode, pos, end, request, reason, callback that wakes a
- * task, its loop)] */
+/* waits(core) -> [(number, kind, thread, since_ns, volume, inode, pos, end, request, reason, task or None,
+ * its loop)] */
 PyObject *pc_waits(PyObject *module, PyObject *core)
 {
 	struct pc_cache *c = cache_of(core);
@@ -137,7 +136,7 @@ PyObject *pc_waits(PyObject *module, PyObject *core)
 		if (list && append_new(list, wait_item(&found[k])))
 			Py_CLEAR(list);
 		Py_XDECREF(found[k].reason);
-		Py_XDECREF(found[k].wakes);
+		Py_XDECREF(found[k].task);
 		Py_XDECREF(found[k].loop);
 	}
 	free(found);

@@ -146,7 +146,7 @@ class Look:
         self._frames = current_frames()
         self._sleeping: dict[int, WaitRecord] = {}
         for record in sorted(self.records, key=lambda record: record.since_ns):
-            if record.wakes is None:
+            if record.task is None:
                 self._sleeping[record.thread] = record
         # In the order of creation: the last one of a thread is the innermost.
         self._calling = {op.thread: op for op in self.operations if op.in_call and not op.helper and not op.on_loop}
@@ -325,10 +325,9 @@ class Look:
 
     def waiter(self, record: WaitRecord) -> str:
         """Return the name of the thread, or of the task."""
-        if record.wakes is None:
+        if record.task is None:
             return self.name(record.thread)
-        task: Any = getattr(record.wakes, "__self__", None)
-        return str(task.get_name()) if hasattr(task, "get_name") else "a task"
+        return str(record.task.get_name()) if hasattr(record.task, "get_name") else "a task"
 
     def sentence(self, owner: Owner) -> str:
         """Describe an owner's activity and its duration."""

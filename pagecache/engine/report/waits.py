@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import logging
 import time
-from typing import TYPE_CHECKING, Any, TypeAlias
+from typing import TYPE_CHECKING, TypeAlias
 
 from ... import native
 from ...native import Operation, WaitRecord
@@ -68,17 +68,16 @@ def left_over(cache: EngineCache) -> str | None:
 
 def _over(look: Look, record: WaitRecord) -> str | None:
     """Return why a record cannot be of a current wait."""
-    task: Any = getattr(record.wakes, "__self__", None)
-    if record.wakes is None:
+    if record.task is None:
         return "its thread has ended" if look.ended(record.thread) else None
-    return f"{task!r} is over" if task is not None and task.done() else None
+    return f"{record.task!r} is over" if record.task.done() else None
 
 
 def _stands(look: Look, record: WaitRecord) -> bool:
     """Return whether a thread sleeps in the wait itself: not an outer one of several, nor that of a task whose loop is
     gone.
     """
-    if record.wakes is None:
+    if record.task is None:
         return look.sleeping(record.thread) is record
     return record.loop is None or not record.loop.is_closed()
 
@@ -96,7 +95,7 @@ def _wait(look: Look, record: WaitRecord) -> Wait:
     return Wait(
         thread=record.thread,
         name=name,
-        task=record.wakes is not None,
+        task=record.task is not None,
         seconds=max(0.0, look.now - record.since_ns / 1e9),
         what=what,
         volume=None if volume is None else volume.name,
