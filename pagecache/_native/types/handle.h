@@ -98,6 +98,13 @@ static inline int to_u64(PyObject *value, const char *what, u64 *out)
 	return pc_to_u64_slow(value, what, out);
 }
 
+/* The part of a read that lies before the end of the file. */
+static inline u64 clip(struct handle *h, u64 pos, u64 len)
+{
+	u64 size = pc_inode_size(h->inode);
+	return pos >= size ? 0 : pc_min(len, size - pos);
+}
+
 /* The offset argument of a verb that takes data or buffers, then the offset. */
 static inline int to_offset(PyObject *const *args, const char *call, u64 *out)
 {

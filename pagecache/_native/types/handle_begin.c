@@ -7,12 +7,6 @@
 #include "types/async.h"
 #include "types/handle.h"
 
-static u64 clip(struct handle *h, u64 pos, u64 len)
-{
-	u64 size = pc_inode_size(h->inode);
-	return pos >= size ? 0 : pc_min(len, size - pos);
-}
-
 /* A call in a trace has a record, which begins in its steps. */
 static bool at_once(const struct handle *h, u64 len)
 {

@@ -39,12 +39,6 @@ void pc_read_seen(struct handle *h, u64 pos, u64 len)
 		pc_reclaim_soon(h->inode, pos, pos + len);
 }
 
-static u64 clip(struct handle *h, u64 pos, u64 len)
-{
-	u64 size = pc_inode_size(h->inode);
-	return pos >= size ? 0 : pc_min(len, size - pos);
-}
-
 /* Provide the next step of pc_read at pos. Return: PC_TRY_AGAIN, PC_UNCACHED, PC_FAILED. */
 static enum pc_result provide(struct handle *h, u64 pos, u64 len, const struct pc_need *need, int round)
 {

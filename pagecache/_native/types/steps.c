@@ -96,12 +96,6 @@ static int get_buffer(struct steps *s, struct handle *h, int flags)
 	return 0;
 }
 
-static u64 clip(struct handle *h, u64 pos, u64 len)
-{
-	u64 size = pc_inode_size(h->inode);
-	return pos >= size ? 0 : pc_min(len, size - pos);
-}
-
 static int prepare(struct steps *s)
 {
 	struct handle *h = handle_of(s->file);
