@@ -439,3 +439,15 @@ def test_a_version_that_was_asked_for_before_the_base_is_not_a_replacement_of_it
     go_on.set()
     assert reading.result() == OTHER[:PAGE]
     assert file.pread(len(DATA), 0) == over(OTHER)
+
+
+def test_reads_go_on_after_an_announced_change_that_did_not_happen(make: Make) -> None:
+    """Uncached bytes are refused until an open finds the version of the cache; then every handle reads them. [2.19]"""
+    rig = make(backend=ObjectBackend({KEY: DATA}), options={"on_conflict": "fail"})
+    file = rig.open("rb")
+    assert file.pread(PAGE, 0) == DATA[:PAGE]
+    rig.volume.invalidate_remote(KEY, version="7")
+    with pytest.raises(ConflictError):
+        file.pread(PAGE, 0)
+    rig.open("rb")
+    assert file.pread(len(DATA), 0) == DATA

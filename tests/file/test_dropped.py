@@ -14,6 +14,7 @@ from typing import Any
 import pytest
 
 from pagecache import PageCache, RetryPolicy
+from pagecache.engine import flusher
 
 from .backends import WAIT_LIMIT_S, RecordingBackend, RecordingFile, StoredObject
 from .rig import FAST, KEY, QUIET, eventually, pattern
@@ -186,3 +187,27 @@ def test_a_hung_backend_of_a_dropped_cache_hangs_no_other_call(warned: list[str]
     gate.open()
     eventually(lambda: ended(before))
     assert backend.committed(KEY) == DATA
+
+
+def test_a_dropped_cache_is_saved_once_a_thread_can_be_started(
+    warned: list[str], monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    """Python refuses the thread that ends the cache; the flusher starts it later, though nothing else wakes it."""
+    backend, before = RecordingBackend({KEY: bytes(len(DATA))}), threads()
+    start, refused = threading.Thread.start, threading.Event()
+    allowed = threading.Event()
+
+    def maybe(thread: threading.Thread) -> None:
+        if thread.name == "pagecache-end" and not allowed.is_set():
+            refused.set()
+            raise RuntimeError("can't start new thread")
+        start(thread)
+
+    monkeypatch.setattr(flusher, "PAUSE", 0.01)
+    monkeypatch.setattr(threading.Thread, "start", maybe)
+    collect(warned, backend, DATA)
+    assert refused.wait(WAIT_LIMIT_S)
+    allowed.set()
+    eventually(lambda: ended(before), timeout=5)
+    assert backend.written(KEY) == DATA
+    assert [record for record in caplog.records if record.name == "pagecache.internal"] == []

@@ -19,22 +19,23 @@ from pagecache.backends import MemoryBackend
 from pagecache.engine import runner
 from pagecache.testing import FaultyBackend, Gate, Rule
 
-from .rig import Task, eventually
+from .rig import PAGE, Task, eventually
 
 OF_A_CACHE = 2
 """The flusher, and the spare thread."""
 
 
 class Refusals:
-    """Threads that Python refuses to start while `on`."""
+    """Threads that Python refuses to start while `on`: those whose names begin with `of`."""
 
     def __init__(self, monkeypatch: pytest.MonkeyPatch) -> None:
         self.on = False
+        self.of = "pagecache"
         self.start = threading.Thread.start
         monkeypatch.setattr(threading.Thread, "start", lambda thread: self._start(thread))
 
     def _start(self, thread: threading.Thread) -> None:
-        if self.on and thread.name.startswith("pagecache"):
+        if self.on and thread.name.startswith(self.of):
             raise RuntimeError("can't start new thread")
         self.start(thread)
 
@@ -249,6 +250,39 @@ def test_a_mirror_on_the_spare_thread_ends_with_its_volume(refusals: Refusals) -
         volume.detach()
         assert (closed, copy.snapshot("key")) == ([copy], b"bytes" * 1000)
     refusals.on = False
+
+
+def test_a_mirror_on_the_spare_thread_removes_the_copy_that_it_gives_up_at_the_end(
+    refusals: Refusals, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The volume ends before its mirror has caught up: the end waits until the spare thread has removed the copy."""
+    monkeypatch.setattr("pagecache.engine.mirror.SLICE", 2.0)  # for slow machines
+    copy = FaultyBackend(MemoryBackend())
+    with PageCache("1MiB") as cache, Gate() as gate:
+        volume = cache.attach(MemoryBackend(), name="poor", mirror=copy)
+        mirror = volume.engine.mirror
+        assert mirror is not None
+        refusals.of = "pagecache-poor-mirror"
+        refusals.on = True
+        copy.use([Rule("write", nth=1, gate=gate)])
+        with volume.open("key", "w+b") as file:
+            file.pwrite(b"first", 0)
+            file.fsync()
+            gate.wait_entered()
+            file.pwrite(b"second", PAGE)  # behind the first in the queue
+            file.fsync()
+        assert mirror.threads.is_lent()
+        drained = mirror.drained
+
+        def drained_after_the_call() -> bool:
+            if mirror.lost:  # the copy is given up; its removal waits for the call
+                gate.release()
+            return drained()
+
+        mirror.drained = drained_after_the_call  # type: ignore[method-assign]
+        mirror.stop(0.0)
+        assert (mirror.lost, list(copy.list())) == (1, [])
+        refusals.on = False
 
 
 def test_a_cache_that_cannot_start_its_own_threads_says_so(refusals: Refusals) -> None:
