@@ -16,7 +16,7 @@ from collections.abc import Iterable, Iterator
 from itertools import pairwise
 from typing import TYPE_CHECKING, NamedTuple
 
-from sortedcontainers import SortedDict
+from sortedcontainers import SortedDict, SortedList
 
 from ..errors import ConflictError, FailedRange
 from ..native import BACKOFF, DIRTY, END, FAILED, STAMP_MAX, WRITEBACK
@@ -44,6 +44,10 @@ __all__ = [
 ]
 
 
+PER_TURN = 64
+"""Maximum records that `due` resumes in one turn, and maximum steps of its search for bytes without a record."""
+
+
 class Failure(NamedTuple):
     """The record of the blocks [start, end), in which the last write-back failed."""
 
@@ -63,10 +67,16 @@ class Failures:
     Lock: `EngineFile.lock`, held by the caller of every method but `__len__`.
     """
 
-    __slots__ = ("_map",)
+    __slots__ = ("_map", "_times", "position", "search_again")
 
     def __init__(self) -> None:
         self._map: SortedDict[int, Failure] = SortedDict()
+        self._times: SortedList[tuple[float, int]] = SortedList()
+        """Times of retries, each with the start of its record."""
+        self.position = 0
+        """Where the next turn continues its search for bytes without a record; 0: no search is in progress."""
+        self.search_again = False
+        """Whether bytes that the search has passed may wait now."""
 
     def __len__(self) -> int:
         return len(self._map)
@@ -88,23 +98,38 @@ class Failures:
     def clear(self, start: int, end: int) -> None:
         """Remove failures of [start, end), keeping parts outside."""
         for failure in self.overlapping(start, end):
-            del self._map[failure.start]
+            self._remove(failure)
             if failure.start < start:
-                self._map[failure.start] = failure._replace(end=start)
+                self._put(failure._replace(end=start))
             if failure.end > end:
-                self._map[end] = failure._replace(start=end)
+                self._put(failure._replace(start=end))
 
     def add(self, failure: Failure) -> None:
         self.clear(failure.start, failure.end)
+        self._put(failure)
+
+    def _put(self, failure: Failure) -> None:
         self._map[failure.start] = failure
+        if failure.next_retry is not None:
+            self._times.add((failure.next_retry, failure.start))
+
+    def _remove(self, failure: Failure) -> None:
+        del self._map[failure.start]
+        if failure.next_retry is not None:
+            self._times.remove((failure.next_retry, failure.start))
 
     def postpone(self, failure: Failure, until: float | None) -> None:
         """Set the next check of a failure to `until`; None: on request only."""
-        self._map[failure.start] = failure._replace(next_retry=until)
+        self._remove(failure)
+        self._put(failure._replace(next_retry=until))
 
     def next_retry(self) -> float | None:
-        """Return the earliest time of a retry."""
-        return min((f.next_retry for f in self if f.next_retry is not None), default=None)
+        """Return the earliest time of a retry. Cost: O(1)."""
+        return self._times[0][0] if self._times else None
+
+    def due(self, now: float, most: int) -> list[Failure]:
+        """Return at most `most` failures whose retry is due, earliest first."""
+        return [self._map[start] for at, start in self._times.islice(0, most) if at <= now]
 
     def after(self, pos: int) -> Failure | None:
         """Return the first failure that ends after `pos`. Cost: O(log n)."""
@@ -118,6 +143,7 @@ class Failures:
         """Forget all records: retries of these bytes begin anew."""
         if self._map:
             self._map.clear()
+            self._times.clear()
 
 
 NO_FAILURES = Failures()
@@ -199,19 +225,15 @@ def worst(file: EngineFile) -> Failure | None:
     return file.failures.after(0)
 
 
-def _unrecorded(file: EngineFile, which: int, span: int) -> Iterator[int]:
-    """Yield positions of such bytes without a record, at most one in each span of the file. The lock is held.
-
-    Cost: O(records + spans) checks.
-    """
+def _unrecorded(file: EngineFile) -> int | None:
+    """Return the first parked byte without a record. The lock is held."""
     at = 0
-    while (at := file.native.range_next(at, END, which)) != END:
+    while (at := file.native.range_next(at, END, FAILED)) != END:
         failure = file.failures.after(at)
-        if failure is not None and failure.start <= at:
-            at = failure.end
-        else:
-            yield at
-            at = (at // span + 1) * span
+        if failure is None or failure.start > at:
+            return at
+        at = failure.end
+    return None
 
 
 def check(file: EngineFile) -> str | None:
@@ -226,7 +248,7 @@ def check(file: EngineFile) -> str | None:
         volume = file.volume
         if file.abandoned or file.conflict or file.commits.failed or volume.aborted or volume.reconnects:
             return None
-        at = next(_unrecorded(file, FAILED, int(volume.cache.config.page_size)), None)
+        at = _unrecorded(file)
     return None if at is None else f"{file.key!r}: the failed block at {at} has no record"
 
 
@@ -252,6 +274,9 @@ def resume(file: EngineFile, start: int = 0, end: int = END) -> None:
 
 def ensure_retry(file: EngineFile) -> None:
     """Ensure that the flusher has the time of the earliest waiting failure."""
+    with file.lock:
+        if file.failures.position:
+            file.failures.search_again = True
     if file.volume.retry_planned(file):
         return
     with file.lock:
@@ -271,10 +296,9 @@ def replan_parked(file: EngineFile) -> float | None:
 
 
 def due(file: EngineFile, now: float) -> float | None:
-    """Resume due failures; return the time of the next one."""
-    due: list[Failure] = []
+    """Resume due failures, as many as one turn may; return the time of the next turn."""
     with file.lock:
-        due = [f for f in file.failures if f.next_retry is not None and f.next_retry <= now]
+        due = file.failures.due(now, PER_TURN)
     file.refresh_limits()  # dirty again, it is divided by the current limits [K5]
     for failure in due:
         file.native.count_retry()
@@ -288,13 +312,39 @@ def due(file: EngineFile, now: float) -> float | None:
                     file.failures.postpone(failure, now + file.volume.retry.max_delay)
         next_retry = file.failures.next_retry()
         folio = int(file.volume.cache.config.max_folio)
-        spans = [at // folio * folio for at in _unrecorded(file, BACKOFF, folio)]
-        # A record that may be of the same folio has the time for it.
-        alone = [start for start in spans if not file.failures.overlapping(start, start + folio)]
+        alone, more = _waiting_alone(file, folio)
     for start in alone:  # parked bytes wait for a request
         if file.native.retry(start, start + folio):
             file.native.flush_start(STAMP_MAX, start, start + folio)
-    return next_retry
+    return now if more else next_retry
+
+
+def _waiting_alone(file: EngineFile, folio: int) -> tuple[list[int], bool]:
+    """Search for folios with waiting bytes and no record, for `PER_TURN` steps, from where the last turn ended. A
+    record that may be of the same folio has the time for it. The lock is held.
+
+    Returns: the starts of the folios, and whether the search has to continue in the next turn.
+    """
+    found: list[int] = []
+    at, steps = file.failures.position, 0
+    while steps < PER_TURN and (at := file.native.range_next(at, END, BACKOFF)) != END:
+        failure = file.failures.after(at)
+        if failure is not None and failure.start <= at:
+            at = failure.end
+        else:
+            start = at // folio * folio
+            if not file.failures.overlapping(start, start + folio):
+                found.append(start)
+            at = start + folio
+        steps += 1
+    if at < END:
+        file.failing().position = at
+        return found, True
+    if not file.failures.position:
+        return found, False
+    again, file.failures.search_again = file.failures.search_again, False
+    file.failures.position = 0
+    return found, again
 
 
 def failed_ranges(file: EngineFile, everything: bool = False) -> list[FailedRange]:

@@ -5,6 +5,7 @@ without one are retried. [I-29, 2.14, 2.16]
 from __future__ import annotations
 
 import errno
+import threading
 from collections.abc import Callable
 from dataclasses import replace
 from typing import Any
@@ -226,3 +227,77 @@ def test_a_report_of_many_failed_ranges_walks_each_page_once(make: Make, monkeyp
         assert len(found) == pages // 2
         assert {failed.errno for failed in found} == {errno.ENOSPC}
         assert walked <= pages * PAGE
+
+
+def test_a_turn_resumes_a_bounded_number_of_failures(make: Make, monkeypatch: pytest.MonkeyPatch) -> None:
+    """A store that is full fails each request: each turn resumes the next records, until all are sent again. [2.14]"""
+    monkeypatch.setattr(failures, "PER_TURN", 3)
+    rig = make({KEY: bytes(20 * PAGE)}, retry=replace(ONCE, failed_retry=3600.0), max_folio=PAGE)
+    rig.backend.fault("write_from", FULL, times=10)
+    file = rig.open("r+b")
+    for page in range(0, 20, 2):
+        file.pwrite(NEW[:PAGE], page * PAGE)
+    with pytest.raises(WritebackError):
+        file.fsync()
+    eventually(lambda: len(recorded(rig)) == 10)
+    engine, later = engine_of(rig), rig.volume.engine.clock.now() + 4000.0
+    resumed: list[int] = []
+    searched: list[int] = []
+    retry, find = NativeInode.retry, NativeInode.range_next
+
+    def count_retry(self: NativeInode, start: int, *args: Any, **how: Any) -> Any:
+        resumed.append(start // PAGE)
+        return retry(self, start, *args, **how)
+
+    def count_search(self: NativeInode, start: int, *args: Any) -> int:
+        if threading.current_thread() is threading.main_thread():  # results come on others
+            searched.append(start // PAGE)
+        return find(self, start, *args)
+
+    monkeypatch.setattr(NativeInode, "retry", count_retry)
+    monkeypatch.setattr(NativeInode, "range_next", count_search)
+    turns = 0
+    while len(resumed) < 10:
+        resumed_before = len(resumed)
+        searched.clear()
+        failures.due(engine, later)
+        turns += 1
+        assert 0 < len(resumed) - resumed_before <= 3
+        assert len(searched) <= 3 * 3  # is it parked, does it stay, does another wait without a record
+    assert (turns, sorted(resumed)) == (4, list(range(0, 20, 2)))
+    eventually(lambda: recorded(rig) == [])
+    rig.cache.check()
+
+
+def test_waiting_bytes_behind_many_records_are_found_in_later_turns(
+    make: Make, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The search for bytes without a record passes few records in a turn, and goes on where it ended."""
+    monkeypatch.setattr(failures, "PER_TURN", 3)
+    rig = make({KEY: bytes(20 * PAGE)}, retry=replace(ONCE, failed_retry=3600.0), max_folio=PAGE)
+    rig.backend.fault("write_from", FULL, times=10)
+    file = rig.open("r+b")
+    for page in range(0, 20, 2):
+        file.pwrite(NEW[:PAGE], page * PAGE)
+    with pytest.raises(WritebackError):
+        file.fsync()
+    eventually(lambda: len(recorded(rig)) == 10)
+    engine, now = engine_of(rig), rig.volume.engine.clock.now()
+    searched: list[list[int]] = []
+    find = NativeInode.range_next
+
+    def count_search(self: NativeInode, start: int, *args: Any) -> int:
+        searched[-1].append(start)
+        return find(self, start, *args)
+
+    monkeypatch.setattr(NativeInode, "range_next", count_search)
+    more = True
+    while more:
+        searched.append([])
+        more = failures.due(engine, now) == now
+        if len(searched) == 2:
+            failures.ensure_retry(engine)  # bytes that the search has passed may wait: it begins again
+    assert max(len(turn) for turn in searched) == 3
+    starts = [start // PAGE for turn in searched for start in turn]
+    assert starts.count(0) == 2
+    assert {1, 3, 5, 7, 9, 11, 13, 15, 17, 19} <= set(starts)
