@@ -139,6 +139,22 @@ class Failures:
                 return found
         return None
 
+    def search_anew(self) -> None:
+        """Have a search in progress begin again after its end."""
+        if self.position:
+            self.search_again = True
+
+    def continue_at(self, pos: int) -> None:
+        """Record where the next turn continues the search."""
+        self.position = pos
+
+    def end_search(self) -> bool:
+        """Record that the search has reached the end; return whether it begins again."""
+        again = self.search_again
+        if self.position:
+            self.position, self.search_again = 0, False
+        return again
+
     def forget(self) -> None:
         """Forget all records: retries of these bytes begin anew."""
         if self._map:
@@ -275,8 +291,7 @@ def resume(file: EngineFile, start: int = 0, end: int = END) -> None:
 def ensure_retry(file: EngineFile) -> None:
     """Ensure that the flusher has the time of the earliest waiting failure."""
     with file.lock:
-        if file.failures.position:
-            file.failures.search_again = True
+        file.failures.search_anew()
     if file.volume.retry_planned(file):
         return
     with file.lock:
@@ -338,13 +353,9 @@ def _waiting_alone(file: EngineFile, folio: int) -> tuple[list[int], bool]:
             at = start + folio
         steps += 1
     if at < END:
-        file.failing().position = at
+        file.failing().continue_at(at)
         return found, True
-    if not file.failures.position:
-        return found, False
-    again, file.failures.search_again = file.failures.search_again, False
-    file.failures.position = 0
-    return found, again
+    return found, file.failures.end_search()
 
 
 def failed_ranges(file: EngineFile, everything: bool = False) -> list[FailedRange]:
