@@ -153,7 +153,7 @@ class AsyncCachedFile:
                 if step == "turn":
                     await turn()
                 elif step == "aside":
-                    await self._aside.run(lane, steps.rest, key=self.key)
+                    await self._aside.run(lane, steps.finish, key=self.key)
                 elif step == "through":
                     await self.sync_range(*steps.extent)
                 else:
@@ -328,7 +328,7 @@ class AsyncCachedFile:
         sync = self._file._begin_flush()
         if sync is not None:
             await barrier.awaited(sync, None, "flush")
-        self._file._tell_loss()
+        self._file._raise_loss()
 
     async def fsync(self, *, data_only: bool = False, timeout: float | None = None) -> None:
         """Return only if every byte written to the file before the call is committed.
@@ -340,7 +340,7 @@ class AsyncCachedFile:
         if sync is not None:
             await barrier.awaited(sync, timeout, "fsync")
             self._file._fsynced()
-        self._file._tell_loss()
+        self._file._raise_loss()
 
     async def sync_range(self, offset: int, length: int) -> None:
         """Write a range back and wait for its acknowledgement; no commit."""

@@ -50,7 +50,7 @@ def flags(sanitize: str, debug: bool) -> tuple[list[str], list[str]]:
 
 
 def builder() -> FFI:
-    """The cffi builder for the variant that the environment asks for."""
+    """The cffi builder for the variant that the environment selects."""
     sources = sorted(path for folder in FOLDERS for path in glob.glob(os.path.join(FOLDER, folder, "*.c")))
     headers = sorted(path for folder in FOLDERS for path in glob.glob(os.path.join(FOLDER, folder, "*.h")))
     compile_args, link_args = flags(os.environ.get("PAGECACHE_SANITIZE", ""), os.environ.get("PAGECACHE_DEBUG") == "1")

@@ -250,7 +250,7 @@ const struct pc_hit_calls *pc_hit_calls(void);
 struct pc_pressure {
 	uint64_t local, limit, acked, answers;
 	uint32_t position; /* of its writers between midpoint (0) and limit (1000), of the nearest limit */
-	uint32_t over_background, asking, running;
+	uint32_t over_background, throttled, running;
 };
 bool pc_dirty_room(struct pc_inode *i, uint64_t len);
 void pc_place_open(struct pc_inode *i, struct pc_place *p, uint64_t pos, uint64_t len);
@@ -273,7 +273,7 @@ void pc_truncate(struct pc_inode *i, uint64_t size, bool uncommitted);
 void pc_punch(struct pc_inode *i, uint64_t pos, uint64_t end, bool uncommitted);
 size_t pc_discard(struct pc_inode *i, uint64_t pos, uint64_t end, uint64_t *ranges, size_t n, bool cut_size);
 
-void pc_base_asked(struct pc_inode *i);
+void pc_base_requested(struct pc_inode *i);
 void pc_rebase(struct pc_inode *i, uint64_t remote, bool forgotten);
 bool pc_dirty_all(struct pc_inode *i, bool staged);
 
@@ -344,7 +344,7 @@ void pc_tail_owed(struct pc_inode *i, uint32_t tail);
 void pc_direct_left(struct pc_inode *i, int n);
 uint32_t pc_direct_count(struct pc_inode *i);
 size_t pc_direct_ranges(struct pc_inode *i, uint64_t *ranges, size_t n, bool all);
-void pc_direct_told(struct pc_inode *i, bool forget);
+void pc_direct_reported(struct pc_inode *i, bool forget);
 bool pc_memory_of_range(struct pc_inode *i, uintptr_t memory, uint64_t len, uint64_t pos, uint64_t end);
 
 /* ---- any request */
@@ -433,7 +433,7 @@ enum {
 	PC_R_ENGINE, /* what: PC_ENGINE_* */
 	PC_R_WROTE, /* bytes became dirty; id: the call, value: their stamp */
 	PC_R_REQUEST, /* what: 1 fill, 2 write, 3 mirror; id: the request, value: class of work */
-	PC_R_HANDED, /* dirty bytes moved into the request id */
+	PC_R_ISSUED, /* dirty bytes moved into the request id */
 	PC_R_ACKED, /* bytes of it were acknowledged; what: 0 durable, 1 uncommitted, 2 kept by the backend */
 	PC_R_AGAIN, /* bytes of it are dirty again; what: 3 to be sent again, 4 failed permanently */
 	PC_R_BACK, /* acknowledged bytes are dirty again */

@@ -122,7 +122,7 @@ class Tree:
                     raise self._outside(key)
                 os.close(held.pop()[0])
                 continue
-            found = self._look(part, here, may_miss=not todo)
+            found = self._lstat(part, here, may_miss=not todo)
             if found is not None and stat.S_ISLNK(found.st_mode) and (todo or follow):
                 links += 1
                 if links > LINKS_MAX:
@@ -135,7 +135,7 @@ class Tree:
         here = held[-1][0]
         return Place(here, ".", "/".join(name for _, name in held[1:]), os.stat(here))
 
-    def _look(self, name: str, directory: int, may_miss: bool) -> os.stat_result | None:
+    def _lstat(self, name: str, directory: int, may_miss: bool) -> os.stat_result | None:
         try:
             return os.stat(name, dir_fd=directory, follow_symlinks=False)
         except FileNotFoundError:

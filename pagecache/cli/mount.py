@@ -7,8 +7,8 @@ import click
 from pagecache.cli.usage import WrongUsage
 
 
-def _show_features(context: click.Context, option: click.Parameter, asked: bool) -> None:
-    if asked and not context.resilient_parsing:
+def _show_features(context: click.Context, option: click.Parameter, requested: bool) -> None:
+    if requested and not context.resilient_parsing:
         from pagecache.fuse.features import features
 
         for line in features():
@@ -73,7 +73,7 @@ def mount(
     1 not mounted, or some bytes not saved (they are listed), 2 wrong usage.
     """
     from pagecache.fuse.daemon import detach, wait_for_child
-    from pagecache.fuse.mounting import mount_as_asked, options_from
+    from pagecache.fuse.mounting import mount_and_serve, options_from
     from pagecache.fuse.serving import why_cannot_serve
 
     if why := why_cannot_serve():
@@ -81,10 +81,10 @@ def mount(
     if loop == "pyfuse3":
         click.echo("pagecache mount: --loop pyfuse3: the loop in C serves this mount, as every mount", err=True)
     try:
-        asked = options_from(url, directory, words, backend_options, options)
+        mount_options = options_from(url, directory, words, backend_options, options)
     except ValueError as error:
         raise WrongUsage(str(error)) from None
     started = None
     if not foreground and (started := detach()) is None:
         wait_for_child(lambda why: click.echo(f"pagecache mount: {why}", err=True))
-    mount_as_asked(asked, started, lambda text: click.echo(f"pagecache mount: {text}", err=True))
+    mount_and_serve(mount_options, started, lambda text: click.echo(f"pagecache mount: {text}", err=True))

@@ -92,7 +92,7 @@ def stress(
                 target = target if target is not None else named
             else:
                 plan = plan_of(options)
-            outcome = Outcome(execute(plan, target, ending.asked))
+            outcome = Outcome(execute(plan, target, ending.stop_requested))
             if not outcome.report.ok:
                 outcome.save()
                 if shrink:

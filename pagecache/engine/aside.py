@@ -22,8 +22,8 @@ from .. import native
 from ..errors import Key
 from ..native import NativeVolume
 from .park import start_thread
-from .report.look import Look, Owner, nobody
 from .report.reason import Reason
+from .report.wait_snapshot import Owner, WaitSnapshot, unowned
 from .tasks import ended
 
 __all__ = ["Aside", "Lane"]
@@ -90,10 +90,10 @@ class _Call:
         else:
             self.ticket.fire()
 
-    def _owner(self, look: Look) -> Owner:
+    def _owner(self, snapshot: WaitSnapshot) -> Owner:
         """Return the thread that runs the call, for reports."""
         if self._thread is None:
-            return nobody(f"it is in line: {THREADS_MAX} calls of the kind are at work at most")
+            return unowned(f"it is in line: {THREADS_MAX} calls of the kind are at work at most")
         return Owner("the call itself", "does that", self._thread, self._began)
 
     def result(self) -> Any:

@@ -21,9 +21,9 @@ from ..errors import Key
 from ..native import NAMES
 from .foreign import as_os_error, raised_by
 from .park import SLICE, Deadline, deadline_error
-from .report.look import Look, Owner, nobody
 from .report.notices import cause
 from .report.reason import Reason, during, of_file
+from .report.wait_snapshot import Owner, WaitSnapshot, unowned
 from .retryer import Parked, decide, is_refusal
 from .runner import Job
 
@@ -194,7 +194,7 @@ class Attempts:
         try:
             while True:
                 try:
-                    return self.volume.asked(self.what, self.key, call)
+                    return self.volume.call_here(self.what, self.key, call)
                 except OSError as error:
                     if self.judge(error) is None:
                         raise
@@ -247,8 +247,8 @@ class Attempts:
                     return
                 volume.park.wait("volume", native.address, seq, min(left, self.deadline.left(), SLICE))
 
-        def owner(look: Look) -> Owner:
-            return nobody(f"time: {max(0.0, at - volume.clock.now()):.1f} s are left after {self._tries.failed}")
+        def owner(snapshot: WaitSnapshot) -> Owner:
+            return unowned(f"time: {max(0.0, at - volume.clock.now()):.1f} s are left after {self._tries.failed}")
 
         if at > volume.clock.now():
             what, ends = "the next try of a call that failed", "it goes on when the time has passed"
@@ -273,8 +273,8 @@ class Attempts:
                     return
                 volume.park.wait("inode", native.address, seq, min(self.deadline.left(), SLICE))
 
-        def owner(look: Look) -> Owner | None:
-            return look.busy(volume.native.address)
+        def owner(snapshot: WaitSnapshot) -> Owner | None:
+            return snapshot.busy(volume.native.address)
 
         if native.range_busy(pos):
             during(of_file(file, "a read of bytes that are cut off", owner), sleep)

@@ -39,8 +39,8 @@ __all__ = [
     "BlockingFile",
     "Call",
     "as_answer",
-    "asked",
     "blocking",
+    "call_async",
     "calls",
     "inside_calls",
     "is_async",
@@ -92,7 +92,7 @@ native.use_loops(_first_waiter, None)
 # -- calls of a backend
 
 
-async def asked(what: str, method: Callable[..., Any], *args: Any, **options: Any) -> Any:
+async def call_async(what: str, method: Callable[..., Any], *args: Any, **options: Any) -> Any:
     """Await a method of an asynchronous backend.
 
     Raises:
@@ -132,7 +132,7 @@ class BlockingFile:
 
     def _call(self, what: str, *args: object, alive: Callable[[], None] | None = None) -> Any:
         method = getattr(self.wrapped, what)
-        return self._backend.call(what, lambda: asked(what, method, *args), alive)
+        return self._backend.call(what, lambda: call_async(what, method, *args), alive)
 
     def stat(self) -> ObjectStat:
         answer: ObjectStat = self._call("stat")
@@ -178,26 +178,26 @@ class Blocking(Backend):
     def call(self, what: str, work: Callable[[], Coroutine[Any, Any, T]], alive: Callable[[], None] | None = None) -> T:
         return self.loop.call(what, work, alive, () if self.address is None else (self.address,))
 
-    def _ask(self, what: str, *args: object, **options: object) -> Any:
+    def _request(self, what: str, *args: object, **options: object) -> Any:
         method = getattr(self.wrapped, what)
-        return self.call(what, lambda: asked(what, method, *args, **options))
+        return self.call(what, lambda: call_async(what, method, *args, **options))
 
     def open(self, key: Key, *, create: bool = False, exclusive: bool = False) -> BackendFile:
-        file = self._ask("open", key, create=create, exclusive=exclusive)
+        file = self._request("open", key, create=create, exclusive=exclusive)
         if missing := missing_in_file(file):
             what = f"open() answered {file!r}, which has no {missing}{forgotten(file)}"
             raise BackendProtocolError(what, key)
         return BlockingFile(self, key, file)
 
     def stat(self, key: Key) -> ObjectStat:
-        answer: ObjectStat = self._ask("stat", key)
+        answer: ObjectStat = self._request("stat", key)
         return answer
 
     def remove(self, key: Key) -> None:
-        self._ask("remove", key)
+        self._request("remove", key)
 
     def rename(self, src: Key, dst: Key, *, replace: bool = True) -> None:
-        self._ask("rename", src, dst, replace=replace)
+        self._request("rename", src, dst, replace=replace)
 
     def list(self, prefix: str = "") -> Iterable[ObjectStat]:
         async def collected() -> list[ObjectStat]:
@@ -221,20 +221,20 @@ class Blocking(Backend):
         except StopIteration as end:
             return cast(Key, end.value)
         answer.close()
-        return cast(Key, self._ask("canonical", key))
+        return cast(Key, self._request("canonical", key))
 
     def sync(self) -> None:
-        self._ask("sync")
+        self._request("sync")
 
     def close(self) -> None:
-        self._ask("close")
+        self._request("close")
 
     def __getattr__(self, name: str) -> Any:
         """Return the backend's methods of namespaces."""
         found = getattr(self.wrapped, name)
         if not inspect.iscoroutinefunction(found):
             return found
-        return functools.partial(self._ask, name)
+        return functools.partial(self._request, name)
 
 
 def blocking(backend: Any, loop: Callable[[], CacheLoop]) -> Backend:

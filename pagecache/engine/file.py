@@ -457,7 +457,7 @@ class EngineFile:
     def report_losses_to(self, report: Callable[[list[LostRange]], None]) -> None:
         self._report_loss = report
 
-    def tell_loss(self, lost: list[LostRange], why: str) -> None:
+    def report_loss(self, lost: list[LostRange], why: str) -> None:
         """Report an unrequested loss, in the log and once per handle."""
         if not lost:
             return

@@ -67,7 +67,7 @@ class Flusher:
         self._clock = clock
         self._park = park
         self._stop = False
-        self._next_look = math.inf  # on the clock; infinite during a turn, which may have checked already
+        self._next_turn = math.inf  # on the clock; infinite during a turn, which may have checked already
         self._still = 0
         self._deferred: deque[Callable[[], None]] = deque()
         self._later: deque[Callable[[], None]] = deque()
@@ -111,17 +111,17 @@ class Flusher:
 
         A turn of this thread itself plans the next one when it ends.
         """
-        if at < self._next_look and threading.current_thread() is not self._thread:
+        if at < self._next_turn and threading.current_thread() is not self._thread:
             self._native.wake_flusher()
 
-    def next_look(self) -> float:
+    def next_turn(self) -> float:
         """Return when the next turn begins without a wake-up; infinite during a turn."""
-        return self._next_look
+        return self._next_turn
 
     def _loop(self) -> None:
         while not self._stop:
             seq = self._native.flusher_seq()
-            self._next_look = math.inf
+            self._next_turn = math.inf
             began = self._clock.now()
             try:
                 with Span(self._native.recorder, Kind.ENGINE, ENGINE_FLUSHER):
@@ -129,9 +129,9 @@ class Flusher:
             except BaseException:
                 fault("the flusher met an error that should not get here; it goes on")
                 delay = PAUSE
-            self._next_look = began + delay
+            self._next_turn = began + delay
             if not self._stop and not self._deferred:
-                self._sleep(seq, self._next_look)
+                self._sleep(seq, self._next_turn)
 
     def _sleep(self, seq: int, until: float) -> None:
         while not self._stop and not self._deferred and self._native.flusher_seq() == seq:
@@ -161,13 +161,13 @@ class Flusher:
             pressure = volume.native.pressure()
             over |= bool(pressure.over_background) and not volume.aborted
             try:
-                delay = min(delay, self._look_at(volume, pressure, now))
+                delay = min(delay, self._serve_volume(volume, pressure, now))
             except BaseException:  # the other volumes have their turn
                 fault("%s: the flusher met an error that should not get here; it goes on", volume.name)
                 delay = min(delay, PAUSE)
         if cache._prune():
             delay = min(delay, BUSY)
-        delay = min(delay, self._long_waits.look(cache))
+        delay = min(delay, self._long_waits.check(cache))
         if over:
             self.make_room()
             delay = min(delay, BUSY)
@@ -175,18 +175,18 @@ class Flusher:
             delay = min(delay, self._end(self._adopted, now))
         return delay
 
-    def _look_at(self, volume: EngineVolume, pressure: Pressure, now: float) -> float:
+    def _serve_volume(self, volume: EngineVolume, pressure: Pressure, now: float) -> float:
         """Do the work of a volume first, report last: a report that raises stops no work."""
-        volume.pace.look(pressure, now)
+        volume.pace.sample(pressure, now)
         delay = math.inf
         if not volume.aborted:
             with volume.keeper():
-                delay = self._look_at_files(volume, pressure, now)
+                delay = self._serve_files(volume, pressure, now)
             if volume.mirror is not None:
                 delay = min(delay, volume.mirror.check(now))
         return min(delay, self._stalled(volume, pressure, now))
 
-    def _look_at_files(self, volume: EngineVolume, pressure: Pressure, now: float) -> float:
+    def _serve_files(self, volume: EngineVolume, pressure: Pressure, now: float) -> float:
         self._retry(volume, now)
         delay = self._age(volume, now)
         if volume.backend.limits.commit_on_close:
@@ -203,17 +203,17 @@ class Flusher:
         (of a name, a truncate) that hangs. Return the seconds until the next check.
         """
         limit = volume.cache.config.stall_warn
-        stalled, left = volume.stall.look(pressure, now, limit)
+        stalled, left = volume.stall.check(pressure, now, limit)
         if stalled:
             what = f"{pressure.running} calls run, and none has ended for {limit:g} seconds"
-            self._tell_stalled(volume, what, None)
+            self._report_stalled(volume, what, None)
         hung, soon = volume.runner.hung(now, limit)
         for job in hung:
             of = "" if job.key is None else f" of {job.key!r}"
-            self._tell_stalled(volume, f"{job.what}{of} has run for {limit:g} seconds and has not ended", job.key)
-        return min(left, soon, volume.notices.look(now))
+            self._report_stalled(volume, f"{job.what}{of} has run for {limit:g} seconds and has not ended", job.key)
+        return min(left, soon, volume.notices.check(now))
 
-    def _tell_stalled(self, volume: EngineVolume, what: str, key: Key | None) -> None:
+    def _report_stalled(self, volume: EngineVolume, what: str, key: Key | None) -> None:
         volume.emit("stalled", key, message=what, next=STALLED)
         volume.say(logging.WARNING, "calls that hang", what, STALLED)
 

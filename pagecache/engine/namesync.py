@@ -44,7 +44,7 @@ class NameSyncCall:
         cache = sync.volume.cache.native
         self.job: Job[None] = Job(sync.volume.park, lambda: sync.run(self), what="sync", then=cache.wake_all)
 
-    def rest(self) -> float:
+    def poll_delay(self) -> float:
         """Return the seconds after which it may be time to submit it."""
         return SLICE if self.submitted else self.tries.left()
 

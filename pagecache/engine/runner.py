@@ -66,7 +66,7 @@ class Job(Generic[T]):
         self.what = what
         self.key = key
         self.file = file
-        self.told = False  # its hang was reported
+        self.hang_reported = False  # its hang was reported
         self.cls = native.NAMES
         self.volume: NativeVolume | None = None  # the volume whose threads are to run it
         self.thread: int | None = None  # the thread that runs it, since `began` of the monotonic clock
@@ -125,7 +125,7 @@ class Job(Generic[T]):
         """Return whether the call is over, with or without an error."""
         return self._done.is_set()
 
-    def rest(self, timeout: float) -> bool:
+    def join(self, timeout: float) -> bool:
         """Sleep until it is over, at most `timeout` seconds; return whether it is."""
         return self._done.wait(timeout)
 
@@ -155,7 +155,7 @@ class Job(Generic[T]):
         return Reason(
             f"the backend's {self.what}",
             volume,
-            lambda look: look.job(self),
+            lambda snapshot: snapshot.job(self),
             key=self.key,
             file=self.file,
             ends=ENDS,
@@ -356,8 +356,8 @@ class ThreadRunner(OnDemand):
         for job, since in self._running.copy().items():
             if since + limit > now:
                 left = min(left, since + limit - now)
-            elif not job.told:
-                job.told = True
+            elif not job.hang_reported:
+                job.hang_reported = True
                 found.append(job)
         return found, left
 

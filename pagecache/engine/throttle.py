@@ -22,8 +22,8 @@ from ..errors import PageCacheError, WritebackError
 from ..native import ENGINE_PAUSE, WAITS, Kind, Pressure, Span
 from . import failures
 from .park import SLICE, Deadline
-from .report.look import Look, Owner, nobody
 from .report.reason import Reason, during, of_file
+from .report.wait_snapshot import Owner, WaitSnapshot, unowned
 
 if TYPE_CHECKING:
     from .file import EngineFile
@@ -54,7 +54,7 @@ class Pace:
         self._acked = 0
         self._since: float | None = None
 
-    def look(self, pressure: Pressure, now: float) -> None:
+    def sample(self, pressure: Pressure, now: float) -> None:
         """Measure the bytes acknowledged since the last call."""
         if self._since is None:
             self._since = now
@@ -76,7 +76,7 @@ class Pace:
         """
         if self.rate is None:
             return PAUSE_MIN, length
-        speed = max(self.rate, 1.0) * 1000 / (max(pressure.position, 1) * max(pressure.asking, 1))
+        speed = max(self.rate, 1.0) * 1000 / (max(pressure.position, 1) * max(pressure.throttled, 1))
         seconds = length / speed
         if seconds < PAUSE_MIN:
             return PAUSE_MIN, int(PAUSE_MIN * speed)
@@ -89,17 +89,17 @@ class Stall:
     def __init__(self) -> None:
         self._answers = -1
         self._since = 0.0
-        self._told = False
+        self._reported = False
 
-    def look(self, pressure: Pressure, now: float, limit: float) -> tuple[bool, float]:
+    def check(self, pressure: Pressure, now: float, limit: float) -> tuple[bool, float]:
         """Return whether to report now that nothing ended for `limit` seconds, and the time of the next check."""
         if not pressure.running or pressure.answers != self._answers:
-            self._answers, self._since, self._told = pressure.answers, now, False
+            self._answers, self._since, self._reported = pressure.answers, now, False
         left = self._since + limit - now
-        if not pressure.running or self._told:
+        if not pressure.running or self._reported:
             return False, limit
-        self._told = left <= 0
-        return self._told, left if left > 0 else limit
+        self._reported = left <= 0
+        return self._reported, left if left > 0 else limit
 
 
 def divide(volumes: list[EngineVolume], limit: int) -> None:
@@ -196,16 +196,16 @@ class _Wait:
         )
         return of_file(self.file, what, self.owner, start=start, end=end, ends=ends, kind=WAITS[kind])
 
-    def owner(self, look: Look) -> Owner | None:
+    def owner(self, snapshot: WaitSnapshot) -> Owner | None:
         """Return the operation that makes room now, for reports."""
         volumes = [self.volume, *(v for v in self.cache._engine_volumes() if v is not self.volume)]
         for volume in volumes:
-            found = look.busy(volume.native.address)
+            found = snapshot.busy(volume.native.address)
             if found is not None:
                 return found
-        return nobody(_hopeless(self.file, memory=False) or "no call that makes room has begun")
+        return unowned(_hopeless(self.file, memory=False) or "no call that makes room has begun")
 
-    def look(self) -> int:
+    def check(self) -> int:
         """Raise if the wait has to end; return the event's number to sleep on."""
         self.volume.check_alive(self.file.key)
         self.volume.check_unsealed(self.file.key)
@@ -254,7 +254,7 @@ class _Wait:
     def _paused(self, until: float, place: int) -> bool:
         """Sleep; return whether the place got its reservation in that time."""
         while (left := until - self.volume.clock.now()) > 0 and not self.deadline.passed():
-            seq = self.look()
+            seq = self.check()
             if self.native.room_take(place):
                 return True
             self.volume.park.wait("cache", self.cache.native.address, seq, min(left, self.deadline.left()))
@@ -263,7 +263,7 @@ class _Wait:
     def for_room(self, length: int, place: int) -> None:
         native = self.native
         while True:
-            seq = self.look()
+            seq = self.check()
             if native.room_take(place):
                 return
             if native.room_fits(place):
@@ -279,7 +279,7 @@ class _Wait:
 
     def for_memory(self) -> None:
         while True:
-            seq = self.look()
+            seq = self.check()
             hope = self.make_room(memory=True)
             self.sleep(seq, SLICE if hope else PAUSE_MIN)
             if hope:

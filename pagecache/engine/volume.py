@@ -33,10 +33,10 @@ from .foreign import raised_by, text_of
 from .mirror import Mirror
 from .namesync import NameSync
 from .park import SLICE, Clock, Park
-from .report.look import Look, Owner, nobody
 from .report.notices import Notices, fault
 from .report.reason import Reason, during, of_file
 from .report.trouble import Troubles
+from .report.wait_snapshot import Owner, WaitSnapshot, unowned
 from .retryer import Retries
 from .runner import Job, Spare, ThreadRunner
 from .throttle import Pace, Stall
@@ -192,7 +192,7 @@ class EngineVolume:
             raise DeadlockError(f"{what} from inside a backend call of the same volume", key)
 
     def check_wait(self, what: str, key: Key | None = None) -> None:
-        """Check that only backend calls of volumes attached later wait for write-back: an order, so no circle."""
+        """Check that only backend calls of volumes attached later wait for write-back: an order, so no cycle."""
         inside = core.inside()
         if not inside:
             return
@@ -210,11 +210,11 @@ class EngineVolume:
         self.check_reentry(what, key)
         return Attempts(self, what, key).once(call)
 
-    def asked(self, what: str, key: Key, call: Callable[[], T]) -> T:
+    def call_here(self, what: str, key: Key, call: Callable[[], T]) -> T:
         """Make a call of the backend on this thread."""
         thread, since = threading.get_ident(), time.monotonic()
 
-        def owner(look: Look) -> Owner:
+        def owner(snapshot: WaitSnapshot) -> Owner:
             return Owner(f"{what} of the backend", f"is in {what} of {key!r}", thread, since, method=what)
 
         try:
@@ -247,8 +247,8 @@ class EngineVolume:
                 self.check_alive(file.key)
                 self.park.wait("inode", file.native.address, file.native.event_seq(), min(left, SLICE))
 
-        def owner(look: Look) -> Owner:
-            return nobody(f"time: {max(0.0, until - self.clock.now()):.1f} s are left")
+        def owner(snapshot: WaitSnapshot) -> Owner:
+            return unowned(f"time: {max(0.0, until - self.clock.now()):.1f} s are left")
 
         if seconds > 0:
             during(of_file(file, what, owner, ends="it goes on when the time has passed"), sleep)
@@ -354,7 +354,7 @@ class EngineVolume:
 
     # -- idle files of the backend
 
-    def rest(self, file: EngineFile) -> None:
+    def mark_idle(self, file: EngineFile) -> None:
         """Allow closing the backend file of a file without handles."""
         with self._lock:
             self.idle[file] = None

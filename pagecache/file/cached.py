@@ -212,7 +212,7 @@ class CachedFile(Handle, io.RawIOBase):
             if hasattr(engine.backend_file, "punch_hole"):
                 self._native.run(LOCK | TOKEN | INVALIDATE, "punch", (zeros, self._check_writable))
             punched = zeros[2] > start
-            self._zero_rest(zeros)
+            self._zero_remainder(zeros)
             limits = engine.limits()
             if punched and not limits.durable_writes and not limits.commit_on_close:
                 barrier.commit(engine)  # saves a list of holes that a reconnect would have to repeat (contract 2.17)
@@ -220,7 +220,7 @@ class CachedFile(Handle, io.RawIOBase):
             set_written(error, zeros[2] - start)
             raise
 
-    def _zero_rest(self, zeros: list[int]) -> None:
+    def _zero_remainder(self, zeros: list[int]) -> None:
         """Write zeros where the backend has not punched; the third number advances."""
         _start, end, done = zeros
         try:
@@ -249,12 +249,12 @@ class CachedFile(Handle, io.RawIOBase):
         self._check_open()
         volume = self._inode.engine.volume
 
-        def ask(call: Callable[[], holes.Extent]) -> holes.Extent:
+        def query(call: Callable[[], holes.Extent]) -> holes.Extent:
             volume.check_reentry("next_data", self.key)
             tries = Attempts(volume, "next_data", self.key)
             return tries.here(call) if here else tries.repeated(call)
 
-        return holes.find_data(self._inode.engine, offset, whence, ask)
+        return holes.find_data(self._inode.engine, offset, whence, query)
 
     # -- hints and zero copy
 
@@ -339,7 +339,7 @@ class CachedFile(Handle, io.RawIOBase):
 
     # -- durability
 
-    def _tell_loss(self) -> None:
+    def _raise_loss(self) -> None:
         """Raise the losses of the file since the last call."""
         with self.volume.inodes_lock:
             error, self._loss_cursor = self._inode.loss_since(self._loss_cursor)
@@ -358,7 +358,7 @@ class CachedFile(Handle, io.RawIOBase):
         sync = self._begin_flush()
         if sync is not None:
             barrier.drive(sync, None, "flush")
-        self._tell_loss()
+        self._raise_loss()
 
     def _begin_flush(self) -> barrier.FileSync | None:
         """Return the sync that `flush` waits for, if any."""
@@ -387,7 +387,7 @@ class CachedFile(Handle, io.RawIOBase):
         if sync is not None:
             barrier.drive(sync, timeout, "fsync")
             self._fsynced()
-        self._tell_loss()
+        self._raise_loss()
 
     def _begin_fsync(self) -> barrier.FileSync | None:
         """Return the sync that `fsync` waits for, if any."""
@@ -443,7 +443,7 @@ class CachedFile(Handle, io.RawIOBase):
         try:
             if not self.volume.cache.native.forked:
                 lifetimes.close_handle(self.volume, self._inode, writable=self._writable, timeout=timeout)
-                self._tell_loss()
+                self._raise_loss()
         finally:
             self._end()
 

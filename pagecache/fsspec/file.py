@@ -146,9 +146,9 @@ def _left_by_exception(file: io.IOBase) -> bool:
     frame: FrameType | None = sys._getframe()  # `close` may be in the first frame: pyarrow calls it from C++
     while frame is not None:
         if frame.f_code is OpenFile.__exit__.__code__:
-            told = frame.f_locals
-            if any(one is file for one in told["self"].fobjects):
-                return told["args"][0] is not None
+            caller_locals = frame.f_locals
+            if any(one is file for one in caller_locals["self"].fobjects):
+                return caller_locals["args"][0] is not None
         frame = frame.f_back
     return False
 

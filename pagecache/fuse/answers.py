@@ -19,7 +19,7 @@ from collections.abc import Callable, Iterable
 from dataclasses import dataclass
 from typing import Any, Protocol
 
-from ..native.loop import NOT_KNOWN, Asked, Dirents, NativeLoop
+from ..native.loop import NOT_KNOWN, Dirents, FuseRequest, NativeLoop
 from .entries import Listed
 from .errnos import errno_of
 from .files import Files, all_data
@@ -62,7 +62,7 @@ class FileSystem(Protocol):
 
 
 @dataclass(frozen=True, slots=True)
-class _Look:
+class _Content:
     """The content of a directory, from `opendir` or `entries`, and the time of that call."""
 
     listing: Listing | None
@@ -70,15 +70,15 @@ class _Look:
     time: tuple[int, int]
 
     @property
-    def asked_ns(self) -> int:
+    def arrived_ns(self) -> int:
         return self.time[1]
 
 
 @dataclass(slots=True)
 class _Directory:
-    """An open directory. `look`: the content for its readers; None: not read yet."""
+    """An open directory. `content`: the content for its readers; None: not read yet."""
 
-    look: _Look | None = None
+    content: _Content | None = None
 
 
 def _values(found: Attributes) -> tuple[int, ...]:
@@ -137,11 +137,11 @@ class Answers:
         self._listed = Listed()
         self._has_xattrs = has_xattrs(system)
 
-    def answer(self, asked: Asked) -> None:
+    def answer(self, request: FuseRequest) -> None:
         """Serve one request. Never raises."""
-        op, token = asked.op, asked.token
+        op, token = request.op, request.token
         try:
-            getattr(self, f"_{op}")(asked, token)
+            getattr(self, f"_{op}")(request, token)
         except BaseException as error:  # SystemExit, too: the request must get a reply
             self._loop.reply_error(token, _code(error, op))
         finally:
@@ -159,7 +159,7 @@ class Answers:
 
     # -- for the loop itself
 
-    def _forget(self, asked: Asked, token: int) -> None:
+    def _forget(self, request: FuseRequest, token: int) -> None:
         while forgotten := self._loop.forgotten(FORGOTTEN):
             for number, times in forgotten:
                 try:
@@ -172,10 +172,10 @@ class Answers:
         if forget is not None:
             forget(number, times)
 
-    def _read_ahead(self, asked: Asked, token: int) -> None:
-        opened = self._files.by_number.get(asked.fh or 0)
+    def _read_ahead(self, request: FuseRequest, token: int) -> None:
+        opened = self._files.by_number.get(request.fh or 0)
         if opened is not None and not opened.file.closed:
-            opened.file._move_window(asked.offset)
+            opened.file._move_window(request.offset)
 
     # -- names and attributes
 
@@ -183,42 +183,44 @@ class Answers:
         if not self._loop.reply_entry(token, _values(found)):
             self._forget_node(found.number)
 
-    def _lookup(self, asked: Asked, token: int) -> None:
-        self._entry(token, self._system.lookup(asked.number, asked.name))
+    def _lookup(self, request: FuseRequest, token: int) -> None:
+        self._entry(token, self._system.lookup(request.number, request.name))
 
-    def _getattr(self, asked: Asked, token: int) -> None:
-        self._loop.reply_attributes(token, _values(self._system.getattr(asked.number)))
+    def _getattr(self, request: FuseRequest, token: int) -> None:
+        self._loop.reply_attributes(token, _values(self._system.getattr(request.number)))
 
-    def _setattr(self, asked: Asked, token: int) -> None:
-        found = self._method("setattr")(asked.number, asked.changes, asked.fh)
+    def _setattr(self, request: FuseRequest, token: int) -> None:
+        found = self._method("setattr")(request.number, request.changes, request.fh)
         self._loop.reply_attributes(token, _values(found))
 
-    def _readlink(self, asked: Asked, token: int) -> None:
-        self._loop.reply_data(token, os.fsencode(self._method("readlink")(asked.number)))
+    def _readlink(self, request: FuseRequest, token: int) -> None:
+        self._loop.reply_data(token, os.fsencode(self._method("readlink")(request.number)))
 
-    def _mknod(self, asked: Asked, token: int) -> None:
-        more = (asked.rdev,) if stat.S_IFMT(asked.mode) in (stat.S_IFCHR, stat.S_IFBLK) else ()
-        self._entry(token, self._method("mknod")(asked.number, asked.name, asked.mode, Owner(*asked.owner), *more))
+    def _mknod(self, request: FuseRequest, token: int) -> None:
+        more = (request.rdev,) if stat.S_IFMT(request.mode) in (stat.S_IFCHR, stat.S_IFBLK) else ()
+        self._entry(
+            token, self._method("mknod")(request.number, request.name, request.mode, Owner(*request.owner), *more)
+        )
 
-    def _mkdir(self, asked: Asked, token: int) -> None:
-        self._entry(token, self._method("mkdir")(asked.number, asked.name, asked.mode, Owner(*asked.owner)))
+    def _mkdir(self, request: FuseRequest, token: int) -> None:
+        self._entry(token, self._method("mkdir")(request.number, request.name, request.mode, Owner(*request.owner)))
 
-    def _symlink(self, asked: Asked, token: int) -> None:
-        self._entry(token, self._method("symlink")(asked.number, asked.name, asked.name2, Owner(*asked.owner)))
+    def _symlink(self, request: FuseRequest, token: int) -> None:
+        self._entry(token, self._method("symlink")(request.number, request.name, request.name2, Owner(*request.owner)))
 
-    def _link(self, asked: Asked, token: int) -> None:
-        self._entry(token, self._method("link")(asked.number, asked.number2, asked.name2))
+    def _link(self, request: FuseRequest, token: int) -> None:
+        self._entry(token, self._method("link")(request.number, request.number2, request.name2))
 
-    def _unlink(self, asked: Asked, token: int) -> None:
-        self._method("unlink")(asked.number, asked.name)
+    def _unlink(self, request: FuseRequest, token: int) -> None:
+        self._method("unlink")(request.number, request.name)
         self._done(token)
 
-    def _rmdir(self, asked: Asked, token: int) -> None:
-        self._method("rmdir")(asked.number, asked.name)
+    def _rmdir(self, request: FuseRequest, token: int) -> None:
+        self._method("rmdir")(request.number, request.name)
         self._done(token)
 
-    def _rename(self, asked: Asked, token: int) -> None:
-        self._method("rename")(asked.number, asked.name, asked.number2, asked.name2, asked.flags)
+    def _rename(self, request: FuseRequest, token: int) -> None:
+        self._method("rename")(request.number, request.name, request.number2, request.name2, request.flags)
         self._done(token)
 
     # -- files
@@ -233,18 +235,20 @@ class Answers:
     def _give_back(self, fh: int) -> None:
         getattr(self._system, "release", self._files.release)(fh)
 
-    def _open(self, asked: Asked, token: int) -> None:
-        fh, kept = self._system.open(asked.number, asked.flags)
+    def _open(self, request: FuseRequest, token: int) -> None:
+        fh, kept = self._system.open(request.number, request.flags)
         try:
-            if self._loop.reply_open(token, self._begin(fh, asked.number).native, kept):
+            if self._loop.reply_open(token, self._begin(fh, request.number).native, kept):
                 return
         except BaseException:
             self._give_back(fh)
             raise
         self._give_back(fh)
 
-    def _create(self, asked: Asked, token: int) -> None:
-        fh, found = self._method("create")(asked.number, asked.name, asked.mode, asked.flags, Owner(*asked.owner))
+    def _create(self, request: FuseRequest, token: int) -> None:
+        fh, found = self._method("create")(
+            request.number, request.name, request.mode, request.flags, Owner(*request.owner)
+        )
         try:
             if self._loop.reply_create(token, _values(found), self._begin(fh, found.number).native):
                 return
@@ -255,20 +259,22 @@ class Answers:
         self._give_back(fh)
         self._forget_node(found.number)
 
-    def _read(self, asked: Asked, token: int) -> None:
-        opened = self._files.get(asked.fh or 0)
-        self._loop.reply_data(token, opened.file.pread(asked.size, asked.offset))
+    def _read(self, request: FuseRequest, token: int) -> None:
+        opened = self._files.get(request.fh or 0)
+        self._loop.reply_data(token, opened.file.pread(request.size, request.offset))
 
-    def _write(self, asked: Asked, token: int) -> None:
-        opened = self._files.get(asked.fh or 0)
-        self._loop.reply_written(token, opened.write(asked.data, asked.offset))
+    def _write(self, request: FuseRequest, token: int) -> None:
+        opened = self._files.get(request.fh or 0)
+        self._loop.reply_written(token, opened.write(request.data, request.offset))
 
-    def _lseek(self, asked: Asked, token: int) -> None:
+    def _lseek(self, request: FuseRequest, token: int) -> None:
         """Find data or a hole. First the kernel writes back pages that programs may have stored to through mappings."""
-        fh, offset, whence = asked.fh or 0, asked.offset, asked.flags
+        fh, offset, whence = request.fh or 0, request.offset, request.flags
         may_be_mapped = getattr(self._system, "may_be_mapped", None)
         try:
-            if (may_be_mapped is None or may_be_mapped(asked.number)) and not self._pages_written_back(asked.number):
+            if (may_be_mapped is None or may_be_mapped(request.number)) and not self._pages_written_back(
+                request.number
+            ):
                 found = all_data(self._files.get(fh).file.size, offset, whence)
             else:
                 found = getattr(self._system, "lseek", self._files.lseek)(fh, offset, whence)
@@ -290,31 +296,31 @@ class Answers:
         finally:
             self._written_back.release()
 
-    def _flush(self, asked: Asked, token: int) -> None:
-        getattr(self._system, "flush", self._files.flush)(asked.fh or 0)
+    def _flush(self, request: FuseRequest, token: int) -> None:
+        getattr(self._system, "flush", self._files.flush)(request.fh or 0)
         self._done(token)
 
-    def _fsync(self, asked: Asked, token: int) -> None:
+    def _fsync(self, request: FuseRequest, token: int) -> None:
         fsync = getattr(self._system, "fsync", None)
         if fsync is None:
-            self._files.get(asked.fh or 0).fsync(data_only=bool(asked.flags), timeout=self._deadline)
+            self._files.get(request.fh or 0).fsync(data_only=bool(request.flags), timeout=self._deadline)
         else:
-            fsync(asked.fh, bool(asked.flags), self._deadline)
+            fsync(request.fh, bool(request.flags), self._deadline)
         self._done(token)
 
-    def _release(self, asked: Asked, token: int) -> None:
-        self._give_back(asked.fh or 0)
+    def _release(self, request: FuseRequest, token: int) -> None:
+        self._give_back(request.fh or 0)
         self._done(token)
 
     # -- directories
 
-    def _look(self, number: int, time: tuple[int, int]) -> _Look:
+    def _read_content(self, number: int, time: tuple[int, int]) -> _Content:
         opendir = getattr(self._system, "opendir", None)
         if opendir is not None:
-            return _Look(opendir(number), [], time)
-        return _Look(None, self._listed.of(f"directory {number}", self._method("entries")(number)), time)
+            return _Content(opendir(number), [], time)
+        return _Content(None, self._listed.of(f"directory {number}", self._method("entries")(number)), time)
 
-    def _opendir(self, asked: Asked, token: int) -> None:
+    def _opendir(self, request: FuseRequest, token: int) -> None:
         """Open a directory. Its content is read later, at the first readdir, so that it includes changes made in
         between.
         """
@@ -326,45 +332,45 @@ class Answers:
         if not self._loop.reply_opendir(token, fh):
             self._directories.pop(fh, None)
 
-    def _readdir(self, asked: Asked, token: int) -> None:
-        self._list(asked, token, plus=False)
+    def _readdir(self, request: FuseRequest, token: int) -> None:
+        self._list(request, token, plus=False)
 
-    def _readdirplus(self, asked: Asked, token: int) -> None:
-        self._list(asked, token, plus=True)
+    def _readdirplus(self, request: FuseRequest, token: int) -> None:
+        self._list(request, token, plus=True)
 
-    def _list(self, asked: Asked, token: int, *, plus: bool) -> None:
-        directory = self._directories[asked.fh or 0]
-        look = directory.look
-        if look is None or asked.offset == 0:
-            look = self._look(asked.number, asked.time)
+    def _list(self, request: FuseRequest, token: int, *, plus: bool) -> None:
+        directory = self._directories[request.fh or 0]
+        content = directory.content
+        if content is None or request.offset == 0:
+            content = self._read_content(request.number, request.time)
             with self._lock:  # after its deadline this call may end after a later one, whose content is in use
-                if directory.look is None or directory.look.asked_ns <= look.asked_ns:
-                    directory.look = look
-        answer = Dirents(self._loop, asked.size, plus, asked.number, look.time)
-        told: list[int] = []
+                if directory.content is None or directory.content.arrived_ns <= content.arrived_ns:
+                    directory.content = content
+        answer = Dirents(self._loop, request.size, plus, request.number, content.time)
+        counted: list[int] = []
         try:
-            self._fill(answer, look, asked, told)
+            self._fill(answer, content, request, counted)
             if not answer.reply(token):
-                for number in told:
+                for number in counted:
                     self._forget_node(number)
         finally:
             answer.free()
 
-    def _fill(self, answer: Dirents, look: _Look, asked: Asked, told: list[int]) -> None:
-        """Add entries from the requested offset on, as many as fit; `told`: collects those whose lookup counts in the
-        kernel.
+    def _fill(self, answer: Dirents, content: _Content, request: FuseRequest, counted: list[int]) -> None:
+        """Add entries from the requested offset on, as many as fit; `counted`: collects nodes whose lookup counts in
+        the kernel.
         """
-        listing = look.listing
-        number = asked.number
-        count = len(look.entries) if listing is None else len(listing.entries)
+        listing = content.listing
+        number = request.number
+        count = len(content.entries) if listing is None else len(listing.entries)
         dots = Attributes(number, DIRECTORY, 2, 0, 0, 0, 0, 0, 0)
-        for index in range(asked.offset, count + 2):
+        for index in range(request.offset, count + 2):
             if index < 2:
                 if not answer.add((".", "..")[index], _values(dots), True, index + 1):
                     return
                 continue
             if listing is None:
-                name, found = look.entries[index - 2]
+                name, found = content.entries[index - 2]
                 certain = True
             else:
                 name = listing.entries[index - 2][0]
@@ -375,23 +381,23 @@ class Answers:
                 certain = listing.certain()
             added = answer.add(name, _values(found), certain, index + 1)
             if added and answer.plus:
-                told.append(found.number)
+                counted.append(found.number)
             elif listing is not None:
                 self._forget_node(found.number)
             if not added:
                 return
 
-    def _releasedir(self, asked: Asked, token: int) -> None:
-        self._directories.pop(asked.fh or 0, None)
+    def _releasedir(self, request: FuseRequest, token: int) -> None:
+        self._directories.pop(request.fh or 0, None)
         self._done(token)
 
-    def _fsyncdir(self, asked: Asked, token: int) -> None:
+    def _fsyncdir(self, request: FuseRequest, token: int) -> None:
         fsyncdir = getattr(self._system, "fsyncdir", None)
         if fsyncdir is not None:
             fsyncdir()
         self._done(token)
 
-    def _statfs(self, asked: Asked, token: int) -> None:
+    def _statfs(self, request: FuseRequest, token: int) -> None:
         statfs = getattr(self._system, "statfs", None)
         found = None if statfs is None else statfs()
         if found is None:
@@ -408,25 +414,25 @@ class Answers:
             # The kernel then stops asking; otherwise it would ask before each write.
             raise OSError(errno.ENOSYS, "no extended attributes")
 
-    def _getxattr(self, asked: Asked, token: int) -> None:
+    def _getxattr(self, request: FuseRequest, token: int) -> None:
         self._check_xattrs()
-        self._loop.reply_data(token, self._system.getxattr(asked.number, asked.name))
+        self._loop.reply_data(token, self._system.getxattr(request.number, request.name))
 
-    def _setxattr(self, asked: Asked, token: int) -> None:
+    def _setxattr(self, request: FuseRequest, token: int) -> None:
         self._check_xattrs()
-        if asked.name == CAPABILITY:
+        if request.name == CAPABILITY:
             raise io.UnsupportedOperation(errno.EOPNOTSUPP, "capabilities are not kept")
-        self._method("setxattr")(asked.number, asked.name, asked.data, asked.flags)
+        self._method("setxattr")(request.number, request.name, request.data, request.flags)
         self._done(token)
 
-    def _listxattr(self, asked: Asked, token: int) -> None:
+    def _listxattr(self, request: FuseRequest, token: int) -> None:
         self._check_xattrs()
-        names: Iterable[str] = self._method("listxattr")(asked.number)
+        names: Iterable[str] = self._method("listxattr")(request.number)
         self._loop.reply_data(token, b"".join(os.fsencode(name) + b"\0" for name in names if name != CAPABILITY))
 
-    def _removexattr(self, asked: Asked, token: int) -> None:
+    def _removexattr(self, request: FuseRequest, token: int) -> None:
         self._check_xattrs()
-        if asked.name == CAPABILITY:
+        if request.name == CAPABILITY:
             raise OSError(errno.ENODATA, os.strerror(errno.ENODATA))
-        self._method("removexattr")(asked.number, asked.name)
+        self._method("removexattr")(request.number, request.name)
         self._done(token)

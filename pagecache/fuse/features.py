@@ -34,14 +34,14 @@ def features() -> Iterator[str]:
     if missing:
         return
     try:
-        found = _asked()
+        found = _query()
     except OSError as error:
         yield f"what the kernel has is not known: nothing can be mounted here ({error})"
         return
     yield from _lines(found)
 
 
-def _asked() -> dict[str, int]:
+def _query() -> dict[str, int]:
     with (
         tempfile.TemporaryDirectory() as folder,
         PageCache("1MiB") as cache,

@@ -18,7 +18,7 @@ import threading
 from types import TracebackType
 from typing import Self
 
-from ..native.loop import LOOP_MISSING, Asked, NativeLoop
+from ..native.loop import LOOP_MISSING, FuseRequest, NativeLoop
 from .answers import Answers, FileSystem, has_xattrs
 from .loopfile import LoopFile
 
@@ -82,7 +82,7 @@ class Loop:
             "entry_ns": _ns(entry_timeout),
             "attr_ns": _ns(attr_timeout),
             "timeout_ns": _ns(timeout),
-            "patience_ns": _ns(KNOWN_TIMEOUT_S),
+            "known_timeout_ns": _ns(KNOWN_TIMEOUT_S),
             "silence_ns": _ns(SILENCE_S),
             "workers": min(max(os.cpu_count() or 1, 2), 8) if workers is None else workers,
             "direct_io": direct_io,
@@ -115,16 +115,16 @@ class Loop:
         threading.Thread(target=self._answer, name=name, daemon=True).start()
 
     def _answer(self) -> None:
-        native, asked = self._native, Asked()
+        native, request = self._native, FuseRequest()
         if not native.enter():
             return
         try:
-            while native.next(asked):
-                if not asked.idle:  # the next request need not wait for the wait of this call
+            while native.next(request):
+                if not request.idle:  # the next request need not wait for the wait of this call
                     self._more_threads()
-                self._answers.answer(asked)
+                self._answers.answer(request)
         finally:
-            native.leave(asked)
+            native.leave(request)
 
     # -- the kernel's caches
 

@@ -49,13 +49,15 @@ class Mount:
 
     Args:
         options: of the mount.
-        tell: receives progress, for a person.
+        report: receives progress, for a person.
         complain: receives unsaved files, for a person or the system's log; once.
     """
 
-    def __init__(self, options: MountOptions, tell: Callable[[str], object], complain: Callable[[str], object]) -> None:
+    def __init__(
+        self, options: MountOptions, report: Callable[[str], object], complain: Callable[[str], object]
+    ) -> None:
         self.options = options
-        self.tell, self.complain = tell, complain
+        self.report, self.complain = report, complain
         self.hidden = False  # this process took it out of sight
         self.cache: PageCache
         self.volume: Volume
@@ -90,10 +92,10 @@ class Mount:
             self.volume = self.cache.attach(backend, read_ahead=options.read_ahead, read_only=options.read_only)
             if options.stats is not None:
                 self.cache.serve_stats(options.stats)
-            looks = ServerOptions(
+            server_options = ServerOptions(
                 uid=options.uid, gid=options.gid, file_mode=options.file_mode, directory_mode=options.directory_mode
             )
-            self.server = Server(self.volume, looks)
+            self.server = Server(self.volume, server_options)
             os.umask(0o077)  # new files are private until they have the requested mode
             self._mount()
         except BaseException:
@@ -139,7 +141,7 @@ class Mount:
     # -- serving
 
     def _end(self, number: signal.Signals) -> None:
-        self.tell(f"{number.name}: {self.options.mountpoint} is taken out of sight, then saved")
+        self.report(f"{number.name}: {self.options.mountpoint} is taken out of sight, then saved")
         notify("STOPPING=1", "STATUS=saving")
         self._hide()
 
@@ -187,7 +189,7 @@ class Mount:
         while not over.wait(STEP):
             stats = self.cache.stats()
             left = stats.dirty + stats.writeback + stats.unstable
-            self.tell(f"saving: {left} bytes left")
+            self.report(f"saving: {left} bytes left")
             notify(f"STATUS=saving: {left} bytes left", f"EXTEND_TIMEOUT_USEC={int(10 * STEP * 1e6)}")
 
     def _list(self, error: OSError, unclosed: set[Any]) -> None:

@@ -12,7 +12,7 @@ from ..target import BadTarget, options_of
 from .daemon import Started
 from .options import MountOptions, WrongOption, with_words
 
-__all__ = ["mount_as_asked", "options_from"]
+__all__ = ["mount_and_serve", "options_from"]
 
 log = logging.getLogger("pagecache.fuse")
 
@@ -44,13 +44,13 @@ def _absolute(url: str) -> str:
     return f"dir:{os.path.abspath(path)}" if colon and scheme == "dir" and path else url
 
 
-def mount_as_asked(options: MountOptions, started: Started | None, tell: Callable[[str], object]) -> NoReturn:
+def mount_and_serve(options: MountOptions, started: Started | None, report: Callable[[str], object]) -> NoReturn:
     """Mount, serve and save; ends the process.
 
     Args:
         options: of the mount.
         started: messenger to the waiting parent, if in the background.
-        tell: receives complaints and progress.
+        report: receives complaints and progress.
     """
     from .mount import CannotMount, Mount
 
@@ -66,14 +66,14 @@ def mount_as_asked(options: MountOptions, started: Started | None, tell: Callabl
 
     def failed(status: int, why: str) -> int:
         if started is None:
-            tell(why)
+            report(why)
         else:
             started.failed(status, why)
         return status
 
     try:
         # In the background stderr is /dev/null by then: complaints go to the log.
-        status = Mount(options, tell, tell if started is None else log.error).run(mounted)
+        status = Mount(options, report, report if started is None else log.error).run(mounted)
     except (BadTarget, ValueError) as error:
         status = failed(WRONG_USAGE, str(error))
     except (CannotMount, OSError) as error:

@@ -3,7 +3,7 @@
 A call uses the node's key, and keys change: if it finds nothing, it checks whether the name has moved since, and is
 repeated with the new key. It waits for a running rename first.
 
-    thread 1   key of node 9 is "a"                       look "a": ENOENT, "a" moved: look "b"
+    thread 1   key of node 9 is "a"                       find "a": ENOENT, "a" moved: find "b"
     thread 2                        rename "a" to "b"
 
 A program that opens a path has looked the name up before, in a separate request. The found node may lose its name
@@ -11,7 +11,7 @@ before the open: the server returns ESTALE, and the kernel repeats the lookup, b
 name
 away lets pending opens of it finish first, and those that lost the race and are about to return:
 
-    opener     look "a": node 9          open 9: ESTALE, when no rename runs    look "a": node 12     open 12
+    opener     find "a": node 9          open 9: ESTALE, when no rename runs    find "a": node 12     open 12
     renamer                 "x" to "a"                                          "y" to "a" waits
 """
 
@@ -122,8 +122,8 @@ class Moving:
         with self._changed:
             for other in list(self._late):
                 self._comes_again(other)  # drops names that have no renamer to drop them
-            for patience in (OPEN_TIMEOUT_S, RETURN_TIMEOUT_S):
-                self._late[entry] = OPENS_AWAITED, time.monotonic() + patience
+            for timeout in (OPEN_TIMEOUT_S, RETURN_TIMEOUT_S):
+                self._late[entry] = OPENS_AWAITED, time.monotonic() + timeout
                 self._changed.wait_for(lambda: not self._taken[entry], OPEN_TIMEOUT_S)
 
     def _came(self, entry: Entry) -> None:

@@ -57,7 +57,7 @@ class Namespace(Protocol):
     has_xattrs: bool
     keeps_modes: bool
 
-    def look(self, key: str) -> ObjectStat:
+    def status(self, key: str) -> ObjectStat:
         """Return the status of a key, links not followed; sizes of files as a reader of the cache finds them."""
         ...
 
@@ -119,7 +119,7 @@ class _Calls:
     def backend(self) -> Any:
         return self.volume.engine.backend
 
-    def ask(self, what: str, key: str, call: Callable[[], T]) -> T:
+    def query(self, what: str, key: str, call: Callable[[], T]) -> T:
         """Make a call that changes nothing: it is repeated after a transient error."""
         self.volume._check_alive(key)
         self.volume.engine.check_reentry(what, key)
@@ -132,7 +132,7 @@ class _Calls:
         self.volume.engine.check_reentry(what, key)
         self.volume.engine.name_sync.changed()
         try:
-            return self.volume.engine.asked(what, key, call)
+            return self.volume.engine.call_here(what, key, call)
         finally:
             self.volume.engine.name_sync.changed()
 
@@ -161,7 +161,7 @@ class _Calls:
 
     def sync(self) -> None:
         try:
-            self.ask("sync", "", self.backend.sync)
+            self.query("sync", "", self.backend.sync)
         except io.UnsupportedOperation:
             pass
 
@@ -175,12 +175,12 @@ class Directories(_Calls):
         self._has_xattrs_of_links = self.has_xattrs and "follow" in inspect.signature(self.backend.getxattr).parameters
         self.keeps_modes = callable(getattr(self.backend, "setattr", None))
 
-    def look(self, key: str) -> ObjectStat:
+    def status(self, key: str) -> ObjectStat:
         lstat = getattr(self.backend, "lstat", self.backend.stat)
         inode = self.volume._inode_at(key)
         quiet = None if inode is None else inode.engine.versions.quiet()
         try:
-            found: ObjectStat = self.ask("stat", key, lambda: lstat(key))
+            found: ObjectStat = self.query("stat", key, lambda: lstat(key))
         except FileNotFoundError:
             if self.volume._inode_at(key) is None:
                 raise
@@ -188,7 +188,7 @@ class Directories(_Calls):
         return self.seen(key, found, inode, quiet)
 
     def entries(self, key: str) -> Iterable[tuple[str, ObjectStat]]:
-        listed: list[ObjectStat] = self.ask("readdir", key, lambda: list(self.backend.readdir(key)))
+        listed: list[ObjectStat] = self.query("readdir", key, lambda: list(self.backend.readdir(key)))
         start = len(key) + 1 if key else 0
         return [(str(entry.key)[start:], self._listed(str(entry.key), entry)) for entry in listed]
 
@@ -230,7 +230,7 @@ class Directories(_Calls):
         self.change("mknod", key, lambda: mknod(key, mode, rdev))
 
     def readlink(self, key: str) -> str:
-        target: str = self.ask("readlink", key, lambda: self.backend.readlink(key))
+        target: str = self.query("readlink", key, lambda: self.backend.readlink(key))
         return target
 
     def setattr(self, key: str, found: ObjectStat, changes: dict[str, int]) -> ObjectStat:
@@ -245,7 +245,7 @@ class Directories(_Calls):
 
     def getxattr(self, key: str, kind: Kind, name: str) -> bytes:
         how = self._how(key, kind)
-        value: bytes = self.ask("getxattr", key, lambda: self.backend.getxattr(key, name, **how))
+        value: bytes = self.query("getxattr", key, lambda: self.backend.getxattr(key, name, **how))
         return value
 
     def setxattr(self, key: str, kind: Kind, name: str, value: bytes, flags: int) -> None:
@@ -256,7 +256,7 @@ class Directories(_Calls):
         if kind == "symlink" and not self._has_xattrs_of_links:
             return []
         how = self._how(key, kind)
-        return self.ask("listxattr", key, lambda: list(self.backend.listxattr(key, **how)))
+        return self.query("listxattr", key, lambda: list(self.backend.listxattr(key, **how)))
 
     def removexattr(self, key: str, kind: Kind, name: str) -> None:
         how = self._how(key, kind)
@@ -271,7 +271,7 @@ class Directories(_Calls):
 
     def statfs(self) -> os.statvfs_result | None:
         try:
-            found: os.statvfs_result = self.ask("statfs", "", self.backend.statfs)
+            found: os.statvfs_result = self.query("statfs", "", self.backend.statfs)
         except (io.UnsupportedOperation, AttributeError):
             return None
         return found
@@ -291,7 +291,7 @@ class Prefixes(_Calls):
         self._lock = threading.Lock()  # guards the set; held briefly
         self._made: set[str] = set()  # directories that exist even if empty
 
-    def look(self, key: str) -> ObjectStat:
+    def status(self, key: str) -> ObjectStat:
         if not key:
             return DIRECTORY
         with self._lock:
@@ -316,7 +316,7 @@ class Prefixes(_Calls):
 
         unsaved = [(str(entry.key), entry) for entry in self.volume.unsaved(hidden=True)]
         below: dict[str, ObjectStat] = {found: entry for found, entry in unsaved if found.startswith(prefix)}
-        for entry in self.ask("list", key, listed):
+        for entry in self.query("list", key, listed):
             below.setdefault(str(entry.key), entry)
         return [(found[len(prefix) :], entry) for found, entry in below.items() if mark or len(found) > len(prefix)]
 
@@ -332,13 +332,13 @@ class Prefixes(_Calls):
             made = [found[len(prefix) :] for found in self._made if found.startswith(prefix)]
         entries |= {name: DIRECTORY for name in made if name and "/" not in name and name not in entries}
         if not entries and key:
-            self.look(key)  # raises if it does not exist at all
+            self.status(key)  # raises if it does not exist at all
         return entries.items()
 
     def mkdir(self, key: str) -> None:
         self.volume._check_may_write(key, os.O_RDWR)
         try:
-            self.look(key)
+            self.status(key)
         except FileNotFoundError:
             self._keep(key)
         else:
@@ -353,7 +353,7 @@ class Prefixes(_Calls):
 
     def rmdir(self, key: str) -> None:
         self.volume._check_may_write(key, os.O_RDWR)
-        if self.look(key).kind != "dir":
+        if self.status(key).kind != "dir":
             raise NotADirectoryError(errno.ENOTDIR, os.strerror(errno.ENOTDIR), key)
         if next(iter(self.entries(key)), None) is not None:
             raise OSError(errno.ENOTEMPTY, os.strerror(errno.ENOTEMPTY), key)
@@ -370,7 +370,7 @@ class Prefixes(_Calls):
         self.volume.remove(key)
 
     def rename(self, src: str, dst: str, kind: Kind | None, *, replace: bool) -> None:
-        if kind == "dir" or (kind is None and self.look(src).kind == "dir"):
+        if kind == "dir" or (kind is None and self.status(src).kind == "dir"):
             if next(iter(self._below(src)), None) is not None:
                 # Like a rename across file systems: mv and others copy then. Renaming object by object would not be
                 # atomic.
@@ -385,13 +385,13 @@ class Prefixes(_Calls):
 
     def _is_directory(self, key: str) -> bool:
         try:
-            return self.look(key).kind == "dir"
+            return self.status(key).kind == "dir"
         except FileNotFoundError:
             return False
 
     def _check_free(self, key: str) -> None:
         try:
-            found = self.look(key)
+            found = self.status(key)
         except FileNotFoundError:
             return
         if found.kind == "dir":
@@ -400,7 +400,7 @@ class Prefixes(_Calls):
 
     def _rename_empty(self, src: str, dst: str, replace: bool) -> None:
         try:
-            found = self.look(dst)
+            found = self.status(dst)
         except FileNotFoundError:
             pass
         else:
@@ -432,8 +432,8 @@ class Prefixes(_Calls):
         """Accept changes without effect, and those that the store makes by itself."""
         now = time.time_ns()
         times = [changes[name] for name in ("atime_ns", "mtime_ns") if name in changes]
-        for asked in times:
-            if abs(asked - now) > NOW_NS and abs(asked - int((found.mtime or 0) * 1e9)) > 1000:
+        for time_ns in times:
+            if abs(time_ns - now) > NOW_NS and abs(time_ns - int((found.mtime or 0) * 1e9)) > 1000:
                 raise unsupported("keep times", key)
         if "mode" in changes and stat.S_IMODE(changes["mode"]) != found.mode:
             raise unsupported("keep modes", key)

@@ -31,7 +31,7 @@ __all__ = ["Attributes", "Listing", "Owner", "Server", "ServerOptions"]
 
 T = TypeVar("T")
 NOREPLACE = 1  # of renameat2(2)
-LOOKS = 3
+LOOKUPS_MAX = 3
 """Lookups of a name while other names of its directory are removed. An outdated reply costs the kernel another lookup.
 """
 
@@ -77,7 +77,7 @@ class Server:
         self.volume = volume
         # A close exchanges data with other programs and does not commit: a commit per close would cost a `git clone`
         # thousands of fsyncs.
-        volume.yields = True
+        volume.prefers_stored = True
         self.options = options or ServerOptions()
         self.files = Files(volume)
         self.nodes = Nodes()
@@ -150,7 +150,7 @@ class Server:
             return found
         if node.kind != "file" and node.seen is not None and self.nodes.key(node) is None:
             return nameless(node, node.seen)  # a process has it open, which the kernel does not report
-        return self._moving.of(node, self.names.look)
+        return self._moving.of(node, self.names.status)
 
     def getattr(self, number: int) -> Attributes:
         node = self.node(number)
@@ -227,15 +227,15 @@ class Server:
     def lookup(self, parent: int, name: str) -> Attributes:
         """Look up a name, and count one lookup of the kernel."""
 
-        def look(directory: Node, key: str) -> tuple[Node, ObjectStat]:
-            for _ in range(LOOKS):
+        def find(directory: Node, key: str) -> tuple[Node, ObjectStat]:
+            for _ in range(LOOKUPS_MAX):
                 losses = directory.losses
-                found = self.names.look(key)
+                found = self.names.status(key)
                 if losses == directory.losses:  # otherwise the name may have been lost during the lookup
                     break
             return self.nodes.found(directory, name, found.kind, self._shared(key, found)), found
 
-        node, found = self._moving.entry(self.node(parent), name, look)
+        node, found = self._moving.entry(self.node(parent), name, find)
         if not node.opens:
             return self.attributes(node, found)
         taken = self._taken(node)
@@ -256,7 +256,7 @@ class Server:
 
     def _made(self, directory: Node, key: str, mode: int, owner: Owner | None) -> Attributes:
         """Give a new object to its maker, and count one lookup of the kernel."""
-        found = self.names.look(key)
+        found = self.names.status(key)
         if self.names.keeps_modes:
             found = self._give(directory, key, found, mode, owner)
         node = self.nodes.found(directory, key.rpartition("/")[2], found.kind)
@@ -267,7 +267,7 @@ class Server:
         changes: dict[str, int] = {}
         if owner is not None and os.geteuid() == 0:
             gid = owner.gid
-            above = directory.seen or self.names.look(key.rpartition("/")[0])
+            above = directory.seen or self.names.status(key.rpartition("/")[0])
             if (above.mode or 0) & stat.S_ISGID:
                 gid = gid if above.gid is None else above.gid
                 mode |= stat.S_ISGID if found.kind == "dir" else 0
@@ -328,7 +328,7 @@ class Server:
         def remove(directory: Node, key: str) -> None:
             with self._moving.taking((directory, name)):
                 known = self.nodes.child(directory, name)
-                self.names.remove(key, self.names.look(key).kind if known is None else known.kind)
+                self.names.remove(key, self.names.status(key).kind if known is None else known.kind)
                 self.nodes.removed(directory, name)
 
         self._moving.entry(self.node(parent), name, remove)

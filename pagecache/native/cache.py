@@ -27,7 +27,7 @@ class Pressure(NamedTuple):
     position: int
     """Position of its writers: 0 up to the midpoint, 1000 at the limit."""
     over_background: int
-    asking: int
+    throttled: int
     """Writers that are slowed down."""
     running: int
 

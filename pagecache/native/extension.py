@@ -170,7 +170,7 @@ class Steps(Protocol):
     def step(self) -> Ticket | Literal["turn", "aside", "through"] | None:
         """Go on without waiting. Return what to await before the next step; None: the call is done."""
 
-    def rest(self) -> None:
+    def finish(self) -> None:
         """Do all remaining work on this thread, unless the task no longer waits."""
 
     def result(self) -> Any:

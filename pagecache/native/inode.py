@@ -430,9 +430,9 @@ class NativeInode:
         """Return uncommitted direct writes as (offset, length); not `everything`: those whose loss is unreported."""
         return ranges(lib.pc_direct_ranges, self._i, more=(everything,))
 
-    def direct_told(self, forget: bool = False) -> None:
+    def direct_reported(self, forget: bool = False) -> None:
         """Record that their loss was reported; `forget`: their store is gone."""
-        lib.pc_direct_told(self._i, forget)
+        lib.pc_direct_reported(self._i, forget)
 
     # calls with logical locks
     def run(self, holds: int, method: str, argument: object, deadline: float | None = None) -> None:
@@ -472,9 +472,9 @@ class NativeInode:
         found = min(room, int(lib.pc_discard(self._i, pos, end, pairs, room, cut_size)))
         return [(int(pairs[2 * k]), int(pairs[2 * k + 1])) for k in range(found)]
 
-    def base_asked(self) -> None:
+    def base_requested(self) -> None:
         """Announce a read of the size that `rebase` takes."""
-        lib.pc_base_asked(self._i)
+        lib.pc_base_requested(self._i)
 
     def rebase(self, remote_size: int, forgotten: bool) -> None:
         """Lay local data over another version; under the token."""

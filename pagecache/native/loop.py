@@ -10,7 +10,7 @@ from typing import Any
 
 from .extension import Handle, ffi, lib
 
-__all__ = ["ASKS", "LOOP_MISSING", "NOT_KNOWN", "Asked", "Dirents", "NativeLoop", "NativeOpened"]
+__all__ = ["LOOP_MISSING", "NOT_KNOWN", "REQUEST_KINDS", "Dirents", "FuseRequest", "NativeLoop", "NativeOpened"]
 
 _fuse: Any
 try:
@@ -21,28 +21,28 @@ except ImportError as error:
     _fuse = None
     LOOP_MISSING = f"the loop in C was not built here, or libfuse is gone ({error})"
 
-ASKS: dict[int, str] = {}
+REQUEST_KINDS: dict[int, str] = {}
 """Requests to handlers, by their number."""
 if _fuse is not None:
-    ASKS = {
-        int(getattr(_fuse.lib, name)): name.removeprefix("PC_ASK_").lower()
+    REQUEST_KINDS = {
+        int(getattr(_fuse.lib, name)): name.removeprefix("PC_FUSE_").lower()
         for name in dir(_fuse.lib)
-        if name.startswith("PC_ASK_")
+        if name.startswith("PC_FUSE_")
     }
 
 NO_FH = NOT_KNOWN = 2**64 - 1
 FIELDS = ("mode", "uid", "gid", "size", "atime_ns", "mtime_ns")
-COUNTS = ("reads", "writes", "getattrs", "lookups", "asked", "late", "refused", "expired", "interrupted", "forgets")
-TABLE = ("nodes", "names", "told")
+COUNTS = ("reads", "writes", "getattrs", "lookups", "submitted", "late", "refused", "expired", "interrupted", "forgets")
+TABLE = ("nodes", "names", "lookup_counts")
 
 
-class Asked:
-    """A request for a handler: see `struct pc_asked`. Valid until the handler's next one."""
+class FuseRequest:
+    """A request for a handler: see `struct pc_fuse_request`. Valid until the handler's next one."""
 
     __slots__ = ("_a",)
 
     def __init__(self) -> None:
-        self._a = _fuse.ffi.new("struct pc_asked *")
+        self._a = _fuse.ffi.new("struct pc_fuse_request *")
 
     @property
     def token(self) -> int:
@@ -50,7 +50,7 @@ class Asked:
 
     @property
     def op(self) -> str:
-        return ASKS[self._a.op]
+        return REQUEST_KINDS[self._a.op]
 
     @property
     def idle(self) -> int:
@@ -115,7 +115,7 @@ class Asked:
     @property
     def time(self) -> tuple[int, int]:
         """Return the time of the request, for `Dirents`."""
-        return int(self._a.tick), int(self._a.asked_ns)
+        return int(self._a.tick), int(self._a.arrived_ns)
 
 
 class NativeOpened:
@@ -252,7 +252,9 @@ class NativeLoop:
     def counts(self) -> dict[str, int]:
         out = _fuse.ffi.new("struct pc_loop_counts *")
         _fuse.lib.pc_loop_counts(self._l, out)
-        return {name: int(getattr(out, name)) for name in (*COUNTS, *TABLE)}
+        counts = {name: int(getattr(out, name)) for name in (*COUNTS, *TABLE)}
+        counts["asked"] = counts.pop("submitted")  # the public name of this count
+        return counts
 
     def features(self) -> dict[str, int]:
         out = _fuse.ffi.new("struct pc_loop_features *")
@@ -270,9 +272,9 @@ class NativeLoop:
         """Register a handler thread; False: the loop has stopped."""
         return bool(_fuse.lib.pc_loop_enter(self._l))
 
-    def next(self, asked: Asked) -> bool:
+    def next(self, request: FuseRequest) -> bool:
         """Wait for a request; False: the loop has stopped."""
-        return bool(_fuse.lib.pc_loop_next(self._l, asked._a))
+        return bool(_fuse.lib.pc_loop_next(self._l, request._a))
 
     def forgotten(self, count: int) -> list[tuple[int, int]]:
         """Return up to `count` nodes that the kernel has forgotten, with their lookup counts; empty: no more."""
@@ -282,8 +284,8 @@ class NativeLoop:
     def done(self, token: int) -> None:
         _fuse.lib.pc_loop_done(self._l, token)
 
-    def leave(self, asked: Asked) -> None:
-        _fuse.lib.pc_loop_leave(self._l, asked._a)
+    def leave(self, request: FuseRequest) -> None:
+        _fuse.lib.pc_loop_leave(self._l, request._a)
 
     # -- replies
 

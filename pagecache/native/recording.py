@@ -84,7 +84,7 @@ class Kind:
     ENGINE: Final[int] = lib.PC_R_ENGINE
     WROTE: Final[int] = lib.PC_R_WROTE
     REQUEST: Final[int] = lib.PC_R_REQUEST
-    HANDED: Final[int] = lib.PC_R_HANDED
+    ISSUED: Final[int] = lib.PC_R_ISSUED
     ACKED: Final[int] = lib.PC_R_ACKED
     AGAIN: Final[int] = lib.PC_R_AGAIN
     BACK: Final[int] = lib.PC_R_BACK

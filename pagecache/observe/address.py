@@ -25,7 +25,7 @@ from collections.abc import Iterator
 __all__ = ["Listener", "checked_path"]
 
 BACKLOG = 128
-PATIENCE = 5.0
+LOCK_TIMEOUT_S = 5.0
 """Seconds that another process may hold the lock."""
 MODE = 0o600
 
@@ -138,7 +138,7 @@ def _identity(found: os.stat_result) -> tuple[int, int]:
 @contextlib.contextmanager
 def _turn(folder: int, path: str) -> Iterator[None]:
     """Hold the lock under which one process at a time examines and changes names of sockets in a directory."""
-    until = time.monotonic() + PATIENCE
+    until = time.monotonic() + LOCK_TIMEOUT_S
     while True:
         try:
             fcntl.flock(folder, fcntl.LOCK_EX | fcntl.LOCK_NB)
@@ -162,7 +162,7 @@ def _take_name(folder: int, temporary: str, name: str, path: str) -> None:
             _clear(folder, name, path)
         except OSError as error:
             raise _named(error, path) from None
-    raise OSError(errno.EADDRINUSE, "somebody else took the path just now", path)
+    raise OSError(errno.EADDRINUSE, "another process took the path just now", path)
 
 
 def _clear(folder: int, name: str, path: str) -> None:
@@ -179,7 +179,7 @@ def _clear(folder: int, name: str, path: str) -> None:
         if not stat.S_ISSOCK(os.stat(held).st_mode):
             raise FileExistsError(errno.EEXIST, "something is there that is not a socket", path)
         if _alive(held):
-            raise OSError(errno.EADDRINUSE, "somebody serves at this path already", path)
+            raise OSError(errno.EADDRINUSE, "a server listens at this path already", path)
         aside = f".pagecache-{secrets.token_hex(8)}"
         os.rename(name, aside, src_dir_fd=folder, dst_dir_fd=folder)
         # While this descriptor is open, no other file can get its inode number.

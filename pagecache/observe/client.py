@@ -5,7 +5,7 @@ within `timeout`, so a server that answers byte by byte is as bounded as one tha
 that names the socket, the problem and, if there is one, the remedy:
 
     NoSocket        there is no such path, or it is not a socket
-    NobodyListens   the socket exists, its owner does not
+    NotListening    the socket exists, its owner does not
     NotAllowed      the socket belongs to another user
     NotPagecache    the answer is not a document of a cache
     TooSlow         no whole answer in time
@@ -35,8 +35,8 @@ __all__ = [
     "LiveError",
     "NewerSchema",
     "NoSocket",
-    "NobodyListens",
     "NotAllowed",
+    "NotListening",
     "NotPagecache",
     "Refused",
     "TooSlow",
@@ -75,7 +75,7 @@ class NoSocket(LiveError):
     brief = "no such socket"
 
 
-class NobodyListens(LiveError):
+class NotListening(LiveError):
     """The socket exists and its owner does not: the process died, or the cache closed during the request."""
 
     brief = "nobody listens"
@@ -359,12 +359,12 @@ class Client:
             case ConnectionRefusedError():
                 if not self.path.is_socket():
                     return NoSocket(self.path, "not a socket")
-                return NobodyListens(self.path, "nobody listens: its owner died, or closed the cache")
+                return NotListening(self.path, "nobody listens: its owner died, or closed the cache")
             case ConnectionError():
                 # RemoteDisconnected is one.
-                return NobodyListens(self.path, "the connection broke: its owner died, or closed the cache")
+                return NotListening(self.path, "the connection broke: its owner died, or closed the cache")
             case http.client.IncompleteRead():
-                return NobodyListens(self.path, "the answer ended early: its owner died, or closed the cache")
+                return NotListening(self.path, "the answer ended early: its owner died, or closed the cache")
             case http.client.HTTPException() | ValueError():
                 return NotPagecache(self.path, f"not a pagecache socket: {type(error).__name__}: {str(error)[:100]}")
             case OSError(errno=errno.EPROTOTYPE):

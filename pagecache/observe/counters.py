@@ -73,12 +73,10 @@ COUNTERS: dict[str, Counter] = {
     "evicted": _grows("Clean folios that were removed because memory was needed."),
     "read_requests": _grows("Backend calls that read."),
     "read_bytes": _grows("Bytes that backend calls read.", "bytes"),
-    "fill_requested": _grows("Bytes that fills asked for.", "bytes"),
+    "fill_requested": _grows("Bytes that fills requested.", "bytes"),
     "fill_validated": _grows("Bytes of them that became valid.", "bytes"),
-    "fill_reread": _grows(
-        "Bytes of them that were asked for again, since the stored object changed meanwhile.", "bytes"
-    ),
-    "fill_dropped": _grows("Bytes of them that nobody got: a failed call, or the end of the object.", "bytes"),
+    "fill_reread": _grows("Bytes of them requested again, since the stored object changed in between.", "bytes"),
+    "fill_dropped": _grows("Bytes of them that reached no reader: a failed call, or the end of the object.", "bytes"),
     "fill_zeroed": _grows("Bytes of them behind the stored size: zeros, without a call.", "bytes"),
     # writes
     "write_requests": _grows("Backend calls that wrote."),
@@ -86,7 +84,7 @@ COUNTERS: dict[str, Counter] = {
     "commits": _grows("Commits that succeeded."),
     "retries": _grows("Calls that were made again after a failure."),
     "short_writes": _grows("Writes that took less than they were given."),
-    "handed_over": _grows("Pages that went into the hands of a backend call.", "bytes"),
+    "handed_over": _grows("Pages that went from dirty to in flight.", "bytes"),
     "acknowledged": _grows("Pages of them that the backend took.", "bytes"),
     "returned": _grows("Pages of them that came back dirty.", "bytes"),
     "mirror_requests": _grows("Write calls to the mirror."),
@@ -117,9 +115,9 @@ COUNTERS: dict[str, Counter] = {
     "inode_bytes": _memory("Memory of inodes.", "bytes"),
     "mounted_names": _memory("Names of the mount that the kernel knows."),
     # eviction and frames
-    "evict_calls": _memory("Times that memory was needed and something was looked for.", grows=True),
-    "evict_examined": _memory("Folios that were looked at for that.", grows=True),
-    "evict_examined_max": _memory("The most that one such call looked at."),
+    "evict_calls": _memory("Searches for memory to evict.", grows=True),
+    "evict_examined": _memory("Folios examined by them.", grows=True),
+    "evict_examined_max": _memory("The most folios that one search examined."),
     "frames_allocated": _memory("Frames that were taken from the arena.", grows=True),
     "frames_freed": _memory("Frames that were given back.", grows=True),
     "quarantined": _memory("Frames that were put aside because a backend kept a buffer after its call.", grows=True),

@@ -125,7 +125,7 @@ def _volume(volume: Volume, counters: dict[str, Any], now: float) -> dict[str, A
         "oldest": {"dirty": _oldest_dirty(volume, now), "failed": _age(engine.troubles.failures_since(), now)},
         "queue": {"running": pressure.running + engine.runner.naming(), "waiting": engine.native.waiting()},
         "throttle": {
-            "waiting": pressure.asking,
+            "waiting": pressure.throttled,
             "position": pressure.position / 1000,
             "local": pressure.local,
             "limit": pressure.limit,

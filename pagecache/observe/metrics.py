@@ -134,7 +134,7 @@ VOLUME = (
     ("throttle_position", "0 up to the midpoint, 1 at the limit.", _one("throttle", "position")),
     ("volume_limit_bytes", "The volume's part of the dirty limit.", _one("throttle", "limit")),
     ("rate_bytes_per_second", "Bytes that the backend acknowledged per second, lately.", _one("rate")),
-    ("clean_in_seconds", "Expected seconds until nothing is local; none when nobody can say.", _one("clean_in")),
+    ("clean_in_seconds", "Expected seconds until nothing is local; none when unknown.", _one("clean_in")),
 )
 
 

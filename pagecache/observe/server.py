@@ -49,7 +49,7 @@ RECEIVE = 16 << 10
 SEND = 256 << 10
 BREATH = 0.05
 """Seconds of pause if an immediate retry would fail again."""
-LOOK = 1.0
+SYNC_CHECK_S = 1.0
 """Seconds between checks of running syncs."""
 CONTINUE = b"HTTP/1.1 100 Continue\r\n\r\n"
 
@@ -128,7 +128,7 @@ class Server:
             listener.remove()
         self._wake()
         if self._thread is not threading.current_thread():
-            self._thread.join(LOOK)
+            self._thread.join(SYNC_CHECK_S)
 
     def forsake(self) -> None:
         """Close all inherited sockets in a forked child; names and clients belong to the parent."""
@@ -158,7 +158,7 @@ class Server:
             self._close()
 
     def _turn(self) -> None:
-        for key, events in self._selector.select(self._patience()):
+        for key, events in self._selector.select(self._select_timeout()):
             if key.fileobj is self._woken:
                 self._arrivals()
             elif isinstance(key.data, Listener):
@@ -173,15 +173,15 @@ class Server:
         if self._syncs.running():
             with self._building:
                 if not self._ended:
-                    self._syncs.look()
+                    self._syncs.update()
 
-    def _patience(self) -> float | None:
+    def _select_timeout(self) -> float | None:
         if self._ready:
             return 0.0
         until = min((client.until for client in self._clients.values()), default=None)
         left = None if until is None else max(0.0, until - time.monotonic())
         if self._syncs.running():
-            return LOOK if left is None else min(left, LOOK)
+            return SYNC_CHECK_S if left is None else min(left, SYNC_CHECK_S)
         return left
 
     def _arrivals(self) -> None:

@@ -48,7 +48,7 @@ class _Sync:
                 self._gone.append(_said(volume.name, error))
         self._total = sum(ticket.total for _, ticket in self._tickets)
 
-    def look(self) -> None:
+    def update(self) -> None:
         """Return whether the sync is over; then only its document is kept."""
         if self.over_at is not None or not all(ticket.done() for _, ticket in self._tickets):
             return
@@ -57,7 +57,7 @@ class _Sync:
         self._tickets = []
 
     def document(self) -> dict[str, Any]:
-        self.look()
+        self.update()
         return self._document(done=False) if self.over_at is None else self._last
 
     def _document(self, *, done: bool) -> dict[str, Any]:
@@ -91,7 +91,7 @@ class Syncs:
         Raises:
             Busy: Too many syncs are running.
         """
-        self.look()
+        self.update()
         if self.running() >= RUNNING_MOST:
             raise Busy(f"{RUNNING_MOST} syncs are under way: ask for one of these, or wait until one is over")
         sync = _Sync(next(self._numbers), volumes)
@@ -104,7 +104,7 @@ class Syncs:
         Raises:
             NotThere: No such number, or the sync was over too long ago.
         """
-        self.look()
+        self.update()
         if number not in self._syncs:
             raise NotThere(f"sync {number} is not known: never begun, or over for more than {KEPT:g} seconds")
         return self._syncs[number].document()
@@ -112,11 +112,11 @@ class Syncs:
     def running(self) -> int:
         return sum(sync.over_at is None for sync in self._syncs.values())
 
-    def look(self) -> None:
+    def update(self) -> None:
         """Find syncs that are over, and drop those that have been over for long."""
         over = []
         for sync in self._syncs.values():
-            sync.look()
+            sync.update()
             if sync.over_at is not None:
                 over.append(sync)
         old = time.monotonic() - KEPT

@@ -26,11 +26,11 @@ __all__ = ["BELOW"]
 
 def watch(steps: Steps, operation: Operation, model: Model, start: int, end: int) -> Step:
     """Read the file that a foreign writer changes."""
-    look = steps.look(model, start, end, "read of a file with foreign changes")
+    observation = steps.observe(model, start, end, "read of a file with foreign changes")
     verb = ("read", model.number, "buffered", start, end - start, operation.extra)
-    got = yield from steps.seeing(look, "watch", verb)
+    got = yield from steps.seeing(observation, "watch", verb)
     if got is not None:
-        steps.world.judge(look, got)
+        steps.world.judge(observation, got)
 
 
 def change(steps: Steps, operation: Operation, model: Model, start: int, end: int) -> Step:

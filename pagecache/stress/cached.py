@@ -70,7 +70,7 @@ class CachedTarget:
     ) -> None:
         self._plan, self._number = plan, number
         self._files = plan.files
-        self.patience = 4 * plan.patience  # a waiter in a rest times out first, and reports all waits
+        self.call_timeout = 4 * plan.patience  # a waiter in a rest times out first, and reports all waits
         self.variant = Variant.of(plan.rng("variant", number))
         if plan.faults != "none" or plan.scheduler != "threads":
             self.variant = replace(self.variant, mirror=False, objects=False)
@@ -262,7 +262,7 @@ class CachedTarget:
                         self.losses.append(error)
         if self.recording is not None:
             self.recording.end()
-        lost = self.cache.close(timeout=self.patience)
+        lost = self.cache.close(timeout=self.call_timeout)
         assert lost == [], lost
         self._follow()
 
@@ -378,13 +378,13 @@ class CachedTarget:
         self.handle(file, way).sync_range(offset, length)
 
     def fsync(self, file: int, way: str = "buffered") -> None:
-        self.handle(file, way).fsync(timeout=self.patience)
+        self.handle(file, way).fsync(timeout=self.call_timeout)
 
     def sync(self) -> None:
-        self.volume.sync(self.patience)
+        self.volume.sync(self.call_timeout)
 
     def ticket(self) -> None:
-        self.volume.begin_sync().wait(self.patience)
+        self.volume.begin_sync().wait(self.call_timeout)
 
     def drop(self, file: int, offset: int, length: int) -> None:
         self.volume.drop_clean(self.key(file), offset, length)
@@ -418,32 +418,32 @@ class CachedTarget:
         key = self.key(file)
         if not self.shows:
             raise io.UnsupportedOperation("foreign changes need a commit to become visible")
-        before, told = self.backend.stat(key).version, False
+        before, reported = self.backend.stat(key).version, False
         try:
             self.objects.put(file, offset, data)
             if extra % 2 and before != self.backend.stat(key).version:
                 self.volume.open(key, "rb").close()  # compares versions
-                told = True
+                reported = True
         finally:
-            if not told:
+            if not reported:
                 self.volume.invalidate_remote(key, offset, len(data))
 
     def lose(self, file: int, offset: int, length: int | None) -> list[tuple[int, int]]:
         return [(lost.offset, lost.length) for lost in self.volume.discard(self.key(file), offset, length)]
 
-    def heard(self, file: int) -> list[tuple[str, list[tuple[int, int]]]]:
+    def reported_losses(self, file: int) -> list[tuple[str, list[tuple[int, int]]]]:
         found = []
         for way, handles in self.files[file].items():
             for number, handle in enumerate(handles):
                 if way == "buffered" and number == 0:
                     continue  # workers check it
-                told: list[tuple[int, int]] = []
+                reported: list[tuple[int, int]] = []
                 for _ in range(2):
                     try:
                         handle.flush()
                     except DataLossError as error:
-                        told += [(lost.offset, lost.length) for lost in error.ranges]
-                found.append((f"a {way} handle", told))
+                        reported += [(lost.offset, lost.length) for lost in error.ranges]
+                found.append((f"a {way} handle", reported))
         return found
 
     def replace(self, file: int, data: bytes) -> None:
@@ -480,7 +480,7 @@ class CachedTarget:
         with self.volume.open(self.key(beside), "wb") as file:
             file.pwrite(data, 0)
             if extra % 4:
-                file.fsync(timeout=self.patience)
+                file.fsync(timeout=self.call_timeout)
             if extra & 8:  # keep it open, possibly with unsaved bytes
                 self.volume.rename(self.key(beside), self.key(name))
         if not extra & 8:

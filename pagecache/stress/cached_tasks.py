@@ -140,10 +140,10 @@ class CachedTasks:
         await self._handle(file, way).sync_range(offset, length)
 
     async def fsync(self, file: int, way: str = "buffered") -> None:
-        await self._handle(file, way).fsync(timeout=self._target.patience)
+        await self._handle(file, way).fsync(timeout=self._target.call_timeout)
 
     async def ticket(self) -> None:
-        async with asyncio.timeout(self._target.patience):
+        async with asyncio.timeout(self._target.call_timeout):
             await self._target.volume.begin_sync()
 
     async def prefetch(self, file: int, offset: int, length: int, wait: bool, way: str = "buffered") -> None:

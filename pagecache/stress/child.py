@@ -36,7 +36,7 @@ from pagecache.stress.zygote import START, Forked
 
 __all__ = ["START", "Child", "MortalBackend", "Task", "die", "first_write", "main", "spawn", "waiting"]
 
-LOOK = 0.2  # seconds between checks of whether to stop
+CHECK_S = 0.2  # seconds between checks of whether to stop
 
 
 @dataclass(frozen=True, slots=True)
@@ -78,19 +78,19 @@ class Child(Forked):
         self.fd = Journal.make()
         super().__init__(__name__, [self.fd], task)
 
-    def end(self, patience: float, stopped: threading.Event) -> int:
+    def end(self, timeout: float, stopped: threading.Event) -> int:
         """Wait for the end and return the exit status: 0, or minus a signal. If `stopped` is set, kill the child.
 
         Raises:
             Found: the child does not end.
         """
-        end = time.monotonic() + patience
-        while (status := self.wait(LOOK)) is None:
+        end = time.monotonic() + timeout
+        while (status := self.wait(CHECK_S)) is None:
             if stopped.is_set():
                 self.kill()
             elif time.monotonic() > end:
                 hang = Hang(("a process of workers does not end",), (), {"its threads": self.stacks().splitlines()})
-                raise Found(Failure("hang", hang.tell(), hang=hang))
+                raise Found(Failure("hang", hang.describe(), hang=hang))
         return status
 
     def __exit__(self, *exc: object) -> None:

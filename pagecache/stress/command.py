@@ -74,15 +74,15 @@ def read_replay(path: Path, options: Mapping[str, Any] | None = None) -> tuple[P
         raise ValueError(f"{path}: {error}") from None
 
 
-def execute(plan: Plan, target: str | None, asked: threading.Event | None = None) -> Report:
-    """Run a plan until `asked` is set, with the seed first and then live counters on stderr.
+def execute(plan: Plan, target: str | None, stop_requested: threading.Event | None = None) -> Report:
+    """Run a plan until `stop_requested` is set, with the seed first and then live counters on stderr.
 
     Raises:
         UnusableTarget: there is nothing to test.
     """
     run = run_of(plan, target)
     run.begun = lambda: print(f"seed {plan.seed}", file=sys.stderr)
-    with live(run, asked or threading.Event()), standing(plan.patience + STANDS):
+    with live(run, stop_requested or threading.Event()), standing(plan.patience + STANDS):
         return run.run()
 
 
@@ -91,12 +91,12 @@ class Ending:
     ends the process even if a thread hangs.
 
     Attributes:
-        asked: set by the first signal.
+        stop_requested: set by the first signal.
         status: exit status: 130 after SIGINT, 143 after SIGTERM.
     """
 
     def __init__(self) -> None:
-        self.asked = threading.Event()
+        self.stop_requested = threading.Event()
         self.status = INTERRUPTED
         self._before: dict[signal.Signals, Any] = {}
 
@@ -114,7 +114,7 @@ class Ending:
         self.status = 128 + number
         for known in self._before:
             signal.signal(known, self._another)
-        self.asked.set()
+        self.stop_requested.set()
         alone = b"\r\x1b[K" if os.isatty(2) else b""  # overwrites the progress line
         line = f"interrupted: waiting up to {job.CALLS:g} s for calls of the backend; Ctrl-C again ends at once\n"
         os.write(2, alone + line.encode())  # sys.stderr may be in the middle of a line
@@ -154,7 +154,7 @@ def standing(most: float) -> Iterator[None]:
 
 
 @contextmanager
-def live(run: Run, asked: threading.Event) -> Iterator[None]:
+def live(run: Run, stop_requested: threading.Event) -> Iterator[None]:
     """Show progress on stderr: one overwritten line on a terminal, an occasional line elsewhere."""
     console = Console(stderr=True, highlight=False, soft_wrap=True)
     over, begun = threading.Event(), time.monotonic()
@@ -162,7 +162,7 @@ def live(run: Run, asked: threading.Event) -> Iterator[None]:
 
     def show() -> None:
         with Status("", console=console) if terminal else nullcontext() as status:
-            while not (over.wait(EVERY if terminal else SELDOM) or asked.is_set()):
+            while not (over.wait(EVERY if terminal else SELDOM) or stop_requested.is_set()):
                 text = line(run, time.monotonic() - begun)
                 if status is not None:
                     status.update(text)

@@ -1,7 +1,7 @@
 """Crashes of the store: in a round with crashes each stir ends with one, in this process, over any backend.
 
     arm       choose, by the seed, the call at which the store dies, and how
-    look      while workers run: if the store has died, abort the volume, which ends every wait, and stop all workers
+    check     while workers run: if the store has died, abort the volume, which ends every wait, and stop all workers
     recover   drop uncommitted bytes, or all but a part of them; then one of two:
               connect the cache to the store again, and it writes the lost bytes once more;
               abandon the cache, and make a new one over the stored objects
@@ -19,7 +19,6 @@ from typing import Any, Protocol, cast
 
 from pagecache.backends.protocol import Backend
 from pagecache.errors import DataLossError
-from pagecache.stress.asked import BEHIND
 from pagecache.stress.cached import CachedTarget
 from pagecache.stress.durable import Durable, after_crash
 from pagecache.stress.forgetting import ForgettingBackend
@@ -30,6 +29,7 @@ from pagecache.stress.plan import Plan
 from pagecache.stress.player import Players
 from pagecache.stress.processes import Processes
 from pagecache.stress.recorded import Recorded
+from pagecache.stress.refusals import BEHIND
 from pagecache.stress.targets import Target
 from pagecache.stress.world import World
 
@@ -44,7 +44,7 @@ LINGERS = (0.0, 0.0005, 0.003)
 
 
 def crashing(plan: Plan, number: int, target: Target, made_from: Any) -> Crashing:
-    """Return the object that makes the crashes of a round. asked.py decides which crashes the target can have."""
+    """Return the object that makes the crashes of a round. refusals.py decides which crashes the target can have."""
     kind = plan.crash_of(number)
     if isinstance(target, MountedTarget) and (plan.processes > 1 or kind == "killed"):
         return Processes(target, kill=kind == "killed")
@@ -67,7 +67,7 @@ class Crashing(Protocol):
     def begin(self, world: World) -> None: ...
     def players(self, world: World) -> Stirring: ...
     def arm(self) -> None: ...
-    def look(self) -> None: ...
+    def check(self) -> None: ...
     def recover(self, players: Any) -> None: ...
     def rested(self) -> None: ...
     def end(self) -> None: ...
@@ -86,7 +86,7 @@ class NoCrash:
     def arm(self) -> None:
         """Begin a stir."""
 
-    def look(self) -> None:
+    def check(self) -> None:
         """Check the store during a stir."""
 
     def recover(self, players: Stirring) -> None:
@@ -135,7 +135,7 @@ class Forgetting:
             lingers=rng.choice(LINGERS),
         )
 
-    def look(self) -> None:
+    def check(self) -> None:
         """End all waits if the store has died."""
         if self._store.died.is_set() and not self._aborted:
             self._aborted = True
@@ -149,7 +149,7 @@ class Forgetting:
             Broken: bytes are missing that must be there.
         """
         self._store.die()
-        self.look()
+        self.check()
         self._world.counters["crashes: forgetting"] += 1
         if self._rng.random() < 0.5:
             self._reconnect(players)
@@ -165,9 +165,9 @@ class Forgetting:
         target.reconnect(fenced=self._rng.random() < 0.5)
         target.volume.retry_failed()
         for model in self._world.models:
-            told = self._reported_losses(model.number)
+            reported = self._reported_losses(model.number)
             got = target.everywhere(model.number)[0][1]()
-            pieces = durable.survived(model.number, got, told)
+            pieces = durable.survived(model.number, got, reported)
             durable.end()
             model.settle(pieces, len(got))
         for name in durable.names():
@@ -180,21 +180,21 @@ class Forgetting:
         Raises:
             Broken: a reported loss is not permitted.
         """
-        told, model = [], self._world.models[file]
+        reported, model = [], self._world.models[file]
         for handles in self._target.files[file].values():
             for handle in handles:
                 try:
                     handle.flush()
                 except DataLossError as error:
                     lost = [(one.offset, one.offset + one.length) for one in error.ranges]
-                    told += lost
+                    reported += lost
                     # A failed commit may have lost the range, and a successful one may have come after it.
                     if wrong := [one for one in lost if not model.loose and not model.went_past(*one)]:
                         ranges = ", ".join(f"[{start}, {end})" for start, end in wrong)
                         raise Broken(
                             f"file {file}: {ranges} is lost with the store, and no write went past the cache", "crash"
                         ) from error
-        return told
+        return reported
 
     def _start_again(self, players: Players) -> None:
         target, world, durable = self._target, self._world, self._durable

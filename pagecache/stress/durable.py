@@ -22,7 +22,7 @@ from collections.abc import Iterable
 from dataclasses import dataclass, replace
 
 from pagecache.stress.history import FOREVER, Broken, Extents, Model, Piece, Write
-from pagecache.stress.oracle import Look, fit, verdict
+from pagecache.stress.oracle import Observation, fit, verdict
 
 __all__ = ["CRASH", "Durable", "Mark", "after_crash", "states_of"]
 
@@ -56,7 +56,7 @@ class Name:
 class Mark:
     """A running call that makes state durable."""
 
-    looks: list[Look]
+    observations: list[Observation]
     names: dict[str, int]
 
 
@@ -84,7 +84,7 @@ class Durable:
     def __init__(self, models: Iterable[Model], names: dict[str, bytes] | None = None) -> None:
         self.models = list(models)
         self._lock = threading.Lock()
-        self._looks = [Look(model, 0, FOREVER, 0, CRASH, store=True) for model in self.models]
+        self._observations = [Observation(model, 0, FOREVER, 0, CRASH, store=True) for model in self.models]
         self._names = {name: Name([State(content, done=True)]) for name, content in (names or {}).items()}
 
     # -- calls that make durable
@@ -94,16 +94,16 @@ class Durable:
         models = self.models if file is None else self.models[file : file + 1]
         with self._lock:
             names = {} if file is not None else {name: _settled(found) for name, found in self._names.items()}
-        return Mark([Look(model, 0, FOREVER, 0, CRASH, store=True) for model in models], names)
+        return Mark([Observation(model, 0, FOREVER, 0, CRASH, store=True) for model in models], names)
 
     def saved(self, mark: Mark) -> None:
         """End a successful call."""
-        for look in mark.looks:
-            number = self.models.index(look.model)
+        for observation in mark.observations:
+            number = self.models.index(observation.model)
             with self._lock:
-                if look.begun > self._looks[number].begun:
-                    look, self._looks[number] = self._looks[number], look
-            look.returned()
+                if observation.begun > self._observations[number].begun:
+                    observation, self._observations[number] = self._observations[number], observation
+            observation.returned()
         with self._lock:
             for name, number in mark.names.items():
                 found = self._names[name]
@@ -116,8 +116,8 @@ class Durable:
     @staticmethod
     def failed(mark: Mark) -> None:
         """End a failed call."""
-        for look in mark.looks:
-            look.returned()
+        for observation in mark.observations:
+            observation.returned()
 
     # -- names
 
@@ -186,55 +186,57 @@ class Durable:
         Raises:
             Broken: its state is impossible.
         """
-        look = self._ended(file)
+        observation = self._ended(file)
         if got is None:
             raise Broken(f"file {file}: {CRASH} has no such object", "crash")
         try:
-            doubt = verdict(look, got, store=True)
+            doubt = verdict(observation, got, store=True)
         except Broken as error:
             raise Broken(str(error), "crash") from None
         assert doubt is None, doubt
 
     def lossy(self, file: int) -> list[tuple[int, int]]:
         """Return ranges that a surviving cache may report as lost with the store: direct writes and holes."""
-        look = self._ended(file)
+        observation = self._ended(file)
         return [
             (write.start, min(write.end, FOREVER))
-            for write in look.beside
+            for write in observation.beside
             if write.way in LOSSY or write.kind in ("punch", "zero")
         ]
 
-    def survived(self, file: int, got: bytes, told: list[tuple[int, int]]) -> list[Piece]:
+    def survived(self, file: int, got: bytes, reported: list[tuple[int, int]]) -> list[Piece]:
         """Return the content of a file seen through a cache that outlived its store: all of it, except lossy ranges
-        that were `told` to be lost.
+        that were `reported` to be lost.
 
         Raises:
             Broken: other bytes are missing.
         """
         model, before = self.models[file], self._ended(file)
-        look = Look(model, 0, FOREVER, 0, "read again after the store came back,")
-        look.returned()
+        observation = Observation(model, 0, FOREVER, 0, "read again after the store came back,")
+        observation.returned()
         pieces = Extents(Write("zeros", "", 0, 0, file, 0, 0, FOREVER, zero=True))
-        pieces.assign(0, FOREVER, look.pieces)
-        lost = [(max(a, low), min(b, high)) for a, b in self.lossy(file) for low, high in told if a < high and low < b]
+        pieces.assign(0, FOREVER, observation.pieces)
+        lost = [
+            (max(a, low), min(b, high)) for a, b in self.lossy(file) for low, high in reported if a < high and low < b
+        ]
         for start, end in lost:
             older = Extents(Write("zeros", "", 0, 0, file, 0, 0, FOREVER, zero=True))
             older.assign(start, end, before.segments(start, end))
             pieces.assign(start, end, _joined(pieces.pieces(start, end), older))
-        look.pieces = list(pieces.pieces(0, FOREVER))
-        verdict(look, got, store=True)
-        return _pieces(look, got)
+        observation.pieces = list(pieces.pieces(0, FOREVER))
+        verdict(observation, got, store=True)
+        return _pieces(observation, got)
 
-    def _ended(self, file: int) -> Look:
-        look = self._looks[file]
-        look.model.strand()
-        look.returned()
-        return look
+    def _ended(self, file: int) -> Observation:
+        observation = self._observations[file]
+        observation.model.strand()
+        observation.returned()
+        return observation
 
     def end(self) -> None:
-        """Close the looks that the checks use."""
-        for look in self._looks:
-            look.returned()
+        """Close the observations that the checks use."""
+        for observation in self._observations:
+            observation.returned()
 
 
 def _settled(found: Name) -> int:
@@ -251,10 +253,10 @@ def _joined(pieces: Iterable[Piece], older: Extents) -> list[Piece]:
     return joined
 
 
-def _pieces(look: Look, got: bytes) -> list[Piece]:
+def _pieces(observation: Observation, got: bytes) -> list[Piece]:
     """Return each byte with the writes that it fits."""
     pieces: list[Piece] = []
-    for low, high, found in look.segments(0, len(got)):
+    for low, high, found in observation.segments(0, len(got)):
         part = got[low:high]
         wild = next((write for write in found if write.wild), None)
         pieces += fit(low, high, found, part)[0] if wild is None else [(low, high, (wild.known(low, part),))]

@@ -44,7 +44,7 @@ __all__ = ["Faulting"]
 
 Faulty = FaultyBackend | AsyncFaultyBackend
 
-LOOK = 0.005  # seconds between two checks for necessary repairs
+CHECK_S = 0.005  # seconds between two checks for necessary repairs
 NAMING = {"remove", "rename"}
 FENCE_TIMEOUT_S = 20.0  # seconds that calls in a dead backend may need to return
 PROTOCOL = {errno.EPROTO, errno.EIO}  # errnos of a wrong reply
@@ -70,9 +70,9 @@ class Faulting:
 
     def __init__(self, plan: Plan, number: int, *, whole: bool = False) -> None:
         rng = plan.rng("faults", number)
-        asked = FaultPlan.profile(plan.faults, rng.randrange(1, 1 << 32))
-        rules = tuple(rule for rule in asked.rules if not (whole and rule.change))
-        self.plan, self.left_out = FaultPlan(rules, asked.seed), len(rules) < len(asked.rules)
+        profile = FaultPlan.profile(plan.faults, rng.randrange(1, 1 << 32))
+        rules = tuple(rule for rule in profile.rules if not (whole and rule.change))
+        self.plan, self.left_out = FaultPlan(rules, profile.seed), len(rules) < len(profile.rules)
         self._rng = random.Random(rng.random())
         self.repairs: Counter[str] = Counter()
         self.config: dict[str, Any] = {}
@@ -136,7 +136,7 @@ class Faulting:
             if not found:
                 if still or time.monotonic() > until:
                     break
-                time.sleep(LOOK)
+                time.sleep(CHECK_S)
         self._taken()
 
     # -- repairs
@@ -152,7 +152,7 @@ class Faulting:
         return list(conflicts)
 
     def _watch(self) -> None:
-        while not self._over.wait(LOOK):
+        while not self._over.wait(CHECK_S):
             if self._backend.dead:
                 with contextlib.suppress(OSError):  # it fails by fault as well: once more
                     self._reconnect()

@@ -33,7 +33,7 @@ from typing import Any, Literal
 
 from pagecache.backends.protocol import Backend, BackendFile, BackendLimits, ObjectStat, close_backend_file
 from pagecache.errors import BackendError, Key
-from pagecache.stress.apart import Apart, Change, read_all
+from pagecache.stress.uncommitted import Change, Uncommitted, read_all
 
 __all__ = ["Fate", "ForgettingBackend", "ForgettingFile", "StagingBackend"]
 
@@ -72,8 +72,8 @@ class ForgettingBackend(Backend):
             raise ValueError("limits: durable_writes promises that acknowledged bytes survive a crash")
         self.died = threading.Event()
         self.lock = threading.RLock()  # protects everything below, and the order of carried changes
-        self._objects: dict[Key, Apart | None] = {}  # by current name; None: no such object
-        self._all: list[Apart] = []  # including those without a name
+        self._objects: dict[Key, Uncommitted | None] = {}  # by current name; None: no such object
+        self._all: list[Uncommitted] = []  # including those without a name
         self._names: list[
             tuple[Any, ...]
         ] = []  # ("create", key, object), ("rename", src, object, dst), ("remove", key)
@@ -130,9 +130,9 @@ class ForgettingBackend(Backend):
             if not self.limits.commit_on_close:
                 self._carry_names(count)
                 moving = [name[2] for name in self._names if len(name) > 2]
-                for apart in self._all:
-                    if not any(apart is one for one in moving):
-                        self._leave(apart, rng, keep)
+                for stored in self._all:
+                    if not any(stored is one for one in moving):
+                        self._leave(stored, rng, keep)
             self.inner.sync()
             self.release()
 
@@ -140,24 +140,24 @@ class ForgettingBackend(Backend):
         """Close the objects of the inner backend; the store is not used afterwards."""
         with self.lock:
             self.died.set()
-            for apart in self._all:
-                close_backend_file(apart.inner)
-                apart.inner = None
+            for stored in self._all:
+                close_backend_file(stored.inner)
+                stored.inner = None
 
-    def _leave(self, apart: Apart, rng: random.Random, keep: float) -> None:
-        if apart.inner is None or not apart.changes:
+    def _leave(self, stored: Uncommitted, rng: random.Random, keep: float) -> None:
+        if stored.inner is None or not stored.changes:
             return
-        for change in apart.changes:
+        for change in stored.changes:
             if change.kind != "write":
                 if rng.random() < keep:
-                    change.to(apart.inner)
+                    change.to(stored.inner)
                 continue
             block = max(BLOCK, int(self.limits.write_unit))
             for at in range(0, len(change.data), block):
                 if rng.random() < keep:
-                    Change("write", change.offset + at, change.data[at : at + block]).to(apart.inner)
-        apart.changes.clear()
-        apart.inner.commit()
+                    Change("write", change.offset + at, change.data[at : at + block]).to(stored.inner)
+        stored.changes.clear()
+        stored.inner.commit()
 
     def living(self) -> None:
         """Check that the store lives. Raises: OSError: it is dead."""
@@ -196,7 +196,7 @@ class ForgettingBackend(Backend):
 
     # -- names
 
-    def _find(self, key: Key) -> Apart | None:
+    def _find(self, key: Key) -> Uncommitted | None:
         """Return the object of a name, visible or not; the lock is held."""
         name = self.inner.canonical(key)
         if name not in self._objects:
@@ -204,9 +204,9 @@ class ForgettingBackend(Backend):
                 inner = self.inner.open(key)
             except FileNotFoundError:
                 return None
-            apart = self._objects[name] = Apart(inner, inner.stat().version)
-            apart.content = read_all(inner, self.inner.limits)
-            self._all.append(apart)
+            stored = self._objects[name] = Uncommitted(inner, inner.stat().version)
+            stored.content = read_all(inner, self.inner.limits)
+            self._all.append(stored)
         return self._objects[name]
 
     def open(self, key: Key, *, create: bool = False, exclusive: bool = False) -> BackendFile:
@@ -220,7 +220,7 @@ class ForgettingBackend(Backend):
                 raise FileExistsError(errno.EEXIST, os.strerror(errno.EEXIST), key)
             if found is None:
                 last = self.step()
-                found = Apart(visible=not self.limits.commit_on_close)
+                found = Uncommitted(visible=not self.limits.commit_on_close)
                 found.changed()
                 self._objects[self.inner.canonical(key)] = found
                 self._all.append(found)
@@ -228,8 +228,8 @@ class ForgettingBackend(Backend):
                 self.answer(last)
             return self._file(found)
 
-    def _file(self, apart: Apart) -> ForgettingFile:
-        return (ObjectFile if self.limits.commit_on_close else ForgettingFile)(self, apart)
+    def _file(self, stored: Uncommitted) -> ForgettingFile:
+        return (ObjectFile if self.limits.commit_on_close else ForgettingFile)(self, stored)
 
     def stat(self, key: Key) -> ObjectStat:
         with self.lock:
@@ -242,10 +242,10 @@ class ForgettingBackend(Backend):
                 return replace(stat, version=found.version)
             return self.stat_of(found)
 
-    def stat_of(self, apart: Apart) -> ObjectStat:
+    def stat_of(self, stored: Uncommitted) -> ObjectStat:
         """Return the status of an object, including changes in memory; the lock is held."""
-        stat = ObjectStat(size=0) if apart.inner is None else apart.inner.stat()
-        return replace(stat, size=len(apart.content), version=apart.version)
+        stat = ObjectStat(size=0) if stored.inner is None else stored.inner.stat()
+        return replace(stat, size=len(stored.content), version=stored.version)
 
     def _can(self, what: str) -> None:
         if what in self._cannot:
@@ -286,9 +286,9 @@ class ForgettingBackend(Backend):
             for stat in self.inner.list(prefix):
                 self._find(stat.key)
             return [
-                replace(self.stat_of(apart), key=key)
-                for key, apart in self._objects.items()
-                if apart is not None and apart.visible and (not prefix or str(key).startswith(prefix))
+                replace(self.stat_of(stored), key=key)
+                for key, stored in self._objects.items()
+                if stored is not None and stored.visible and (not prefix or str(key).startswith(prefix))
             ]
 
     def canonical(self, key: Key) -> Key:
@@ -327,48 +327,50 @@ class ForgettingBackend(Backend):
                 self.inner.remove(key)
             del self._names[0]
 
-    def carry(self, apart: Apart, count: int) -> str | None:
+    def carry(self, stored: Uncommitted, count: int) -> str | None:
         """Commit the first `count` changes of an object; the lock is held. Failures are repeatable: changes stay until
         the commit has succeeded.
         """
         # Under the current name: readers do not use earlier ones.
         self._carry_names(
-            max((number for number, name in enumerate(self._names, 1) if len(name) > 2 and name[2] is apart), default=0)
+            max(
+                (number for number, name in enumerate(self._names, 1) if len(name) > 2 and name[2] is stored), default=0
+            )
         )
-        if apart.inner is None:
-            named = [name for name, found in self._objects.items() if found is apart]
+        if stored.inner is None:
+            named = [name for name, found in self._objects.items() if found is stored]
             if named:
-                apart.inner = self.inner.open(named[0], create=True)
-                apart.inner.truncate(0)  # drop the content of the object that the rename replaced
+                stored.inner = self.inner.open(named[0], create=True)
+                stored.inner.truncate(0)  # drop the content of the object that the rename replaced
             else:  # it lost its name before it was stored
                 return None
-        changes = apart.changes[:count]
+        changes = stored.changes[:count]
         for change in changes:
-            change.to(apart.inner)
-        version: str | None = apart.inner.commit()
-        del apart.changes[: len(changes)]
-        apart.visible = True
-        if not apart.changes:
-            apart.version = version
-        return apart.version
+            change.to(stored.inner)
+        version: str | None = stored.inner.commit()
+        del stored.changes[: len(changes)]
+        stored.visible = True
+        if not stored.changes:
+            stored.version = version
+        return stored.version
 
 
 class ForgettingFile(BackendFile):
     """A handle on an object of the store."""
 
-    def __init__(self, store: ForgettingBackend, apart: Apart) -> None:
+    def __init__(self, store: ForgettingBackend, stored: Uncommitted) -> None:
         self._store = store
-        self._apart = apart
+        self._object = stored
 
     def stat(self) -> ObjectStat:
         with self._store.lock:
             self._store.living()
-            return self._store.stat_of(self._apart)
+            return self._store.stat_of(self._object)
 
     def read_into(self, offset: int, buffers: Sequence[memoryview]) -> int:
         with self._store.lock:
             self._store.living()
-            done, content = 0, self._apart.content
+            done, content = 0, self._object.content
             for buffer in buffers:
                 part = content[offset + done : offset + done + len(buffer)]
                 buffer[: len(part)] = part
@@ -379,10 +381,10 @@ class ForgettingFile(BackendFile):
 
     def _change(self, change: Change, half: Change | None = None) -> None:
         def do(what: Change) -> None:
-            what.on(self._apart.content)
-            self._apart.changes.append(what)
+            what.on(self._object.content)
+            self._object.changes.append(what)
             if not self._store.limits.commit_on_close:
-                self._apart.changed()
+                self._object.changed()
 
         with self._store.lock:
             last = self._store.step(None if half is None else lambda: do(half))
@@ -399,14 +401,14 @@ class ForgettingFile(BackendFile):
         self._change(Change("truncate", size))
 
     def commit(self) -> str | None:
-        store, apart = self._store, self._apart
+        store, stored = self._store, self._object
         with store.lock:
-            count = len(apart.changes)
-            last = store.step(lambda: store.carry(apart, count // 2), commits=True)
+            count = len(stored.changes)
+            last = store.step(lambda: store.carry(stored, count // 2), commits=True)
         store.linger()
         with store.lock:
             store.living()
-            version = store.carry(apart, count)
+            version = store.carry(stored, count)
         store.linger()
         with store.lock:
             store.answer(last)
@@ -417,7 +419,7 @@ class ForgettingFile(BackendFile):
 
     def __getattr__(self, name: str) -> Any:
         """Return the methods for holes, if the inner object has them."""
-        if name != "punch_hole" or self._apart.inner is None or not hasattr(self._apart.inner, name):
+        if name != "punch_hole" or self._object.inner is None or not hasattr(self._object.inner, name):
             raise AttributeError(f"{type(self).__name__!r} object has no attribute {name!r}")
         return lambda offset, length: self._change(Change("punch", offset, length=length))
 
@@ -429,15 +431,15 @@ class ObjectFile(ForgettingFile):
         """Forget acknowledged, uncommitted changes."""
         with self._store.lock:
             self._store.living()
-            apart = self._apart
-            apart.changes.clear()
-            if apart.inner is None:
-                apart.content = bytearray()
+            stored = self._object
+            stored.changes.clear()
+            if stored.inner is None:
+                stored.content = bytearray()
             else:
-                rollback = getattr(apart.inner, "rollback", None)
+                rollback = getattr(stored.inner, "rollback", None)
                 if rollback is not None:
                     rollback()
-                apart.content = read_all(apart.inner, self._store.inner.limits)
+                stored.content = read_all(stored.inner, self._store.inner.limits)
 
 
 class StagingBackend(ForgettingBackend):
@@ -445,8 +447,8 @@ class StagingBackend(ForgettingBackend):
     anyway, for later handles too.
     """
 
-    def _file(self, apart: Apart) -> ForgettingFile:
-        return StagingFile(self, apart)
+    def _file(self, stored: Uncommitted) -> ForgettingFile:
+        return StagingFile(self, stored)
 
 
 class StagingFile(ObjectFile):

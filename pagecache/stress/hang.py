@@ -100,7 +100,7 @@ class Hang:
             broken,
         )
 
-    def tell(self) -> str:
+    def describe(self) -> str:
         """Return all of it as text, without the tester's own threads; threads with equal stacks are grouped."""
         lines = list(self.late)
         if self.broken:
@@ -117,8 +117,8 @@ class Hang:
         for name, frames in self.stacks.items():
             if not name.removeprefix("thread ").startswith(OWN):
                 same.setdefault(tuple(frames), []).append(name)
-        for told, names in same.items():
-            lines += [f"{', '.join(names)}:", *(f"  {frame}" for frame in told)]
+        for stack, names in same.items():
+            lines += [f"{', '.join(names)}:", *(f"  {frame}" for frame in stack)]
         for what, found in (("the trace ends with:", self.records), ("last transitions:", self.transitions)):
             if found:
                 lines += [what, *(f"  {line}" for line in found)]
@@ -219,10 +219,10 @@ class Recording:
                 writer.write(recorder.read(first, end), "stress", {})
             finally:
                 recorder.free()
-        return told(json.loads(out.getvalue())["traceEvents"])[-count:]
+        return event_lines(json.loads(out.getvalue())["traceEvents"])[-count:]
 
 
-def told(events: list[dict[str, Any]]) -> list[str]:
+def event_lines(events: list[dict[str, Any]]) -> list[str]:
     """Return events of a trace as lines, sorted by their end."""
     names = {event["tid"]: event["args"]["name"] for event in events if event["name"] == "thread_name"}
     lines = []

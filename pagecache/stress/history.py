@@ -245,7 +245,7 @@ class Model:
         self.running: dict[Write, None] = {}
         self.log: list[Write] = []
         self.dropped = 0  # entries that were removed from the log
-        self.lookers: dict[object, int] = {}  # look -> the first log entry that it needs
+        self.observers: dict[object, int] = {}  # observation -> the first log entry that it needs
         self.ended: deque[Write] = deque([first], REMEMBERED)
         self.loose = False  # writes may be discarded or replaced: none is certain
         self.loses_past = False  # direct writes may be lost later, without an error of their call
@@ -467,7 +467,7 @@ class Model:
                 yield one
 
     def _trim(self) -> None:
-        first = min(self.lookers.values(), default=self.dropped + len(self.log))
+        first = min(self.observers.values(), default=self.dropped + len(self.log))
         oldest = min((write.begun for write in self.running), default=RUNNING)
         while self.dropped < first and self.log and self.log[0].ended < oldest:
             # Trim from the front only, in slices: a long-running write keeps all later ones.
@@ -499,4 +499,4 @@ class Model:
             self.sizes = [Size(size, 0, 0)]
             self.log.clear()
             self.dropped = 0
-            assert not self.lookers
+            assert not self.observers

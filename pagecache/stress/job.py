@@ -18,7 +18,6 @@ from typing import Any, TypeVar
 from pagecache.backends.protocol import AsyncBackend, Backend
 from pagecache.distribution import needs
 from pagecache.native import sync_noise
-from pagecache.stress.asked import refuse_crashes, refuse_ways
 from pagecache.stress.cached import CachedTarget
 from pagecache.stress.coverage import Key, kinds_of, summary
 from pagecache.stress.crash import Crashing, NoCrash, crashing
@@ -30,6 +29,7 @@ from pagecache.stress.player import Players, planned, ways_of
 from pagecache.stress.pressed import pressed
 from pagecache.stress.profiles import PROFILES, names_of
 from pagecache.stress.publishing import Publishing
+from pagecache.stress.refusals import refuse_crashes, refuse_ways
 from pagecache.stress.relapsed import relapsed
 from pagecache.stress.report import Report, exercised
 from pagecache.stress.script import PRESSED, Script
@@ -228,7 +228,7 @@ class Run:
                 publishing.stir(True)
                 threads = self._threads = players.stir(self.plan.operations or OPERATIONS)
                 while any(thread.is_alive() for thread in threads) and not world.failures:
-                    crash.look()
+                    crash.check()
                     for thread in threads:
                         thread.join(0.05)
             give_up = time.monotonic() + self.grace
@@ -371,8 +371,8 @@ class Run:
                 world.fail(Failure("check", f"{what}: {error}"))
             except BaseException as error:
                 hint = world.target.hints.get(error.errno or 0, "") if isinstance(error, OSError) else ""
-                told = "".join(traceback.format_exception(error)).strip()
-                world.fail(Failure("error", f"{what}: {told}" + (f"\n  {hint}" if hint else "")))
+                text = "".join(traceback.format_exception(error)).strip()
+                world.fail(Failure("error", f"{what}: {text}" + (f"\n  {hint}" if hint else "")))
 
         if not self._wait_for(guarded, 3 * self.plan.patience):
             world.fail(hangs(world, [f"{what} does not end"]))
@@ -443,8 +443,8 @@ def _beside(world: World, target: Target) -> list[str]:
     finding = world.failures[0].finding if world.failures else None
     if finding is None or not isinstance(target, CachedTarget):
         return []
-    low, high = (finding.ranges[0][0], finding.ranges[-1][1]) if finding.ranges else (0, finding.look.end)
-    found = target.witness.side_by_side(target.key(finding.look.model.number), low, high)
+    low, high = (finding.ranges[0][0], finding.ranges[-1][1]) if finding.ranges else (0, finding.observation.end)
+    found = target.witness.side_by_side(target.key(finding.observation.model.number), low, high)
     if not found:
         return []
     advice = "a backend that is not safe for that needs a lock, or limits with ordered_writes=True"

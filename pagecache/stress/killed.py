@@ -23,11 +23,11 @@ from pagecache.stress.child import START, Child, MortalBackend, Task, die, first
 from pagecache.stress.durable import Durable, after_crash
 from pagecache.stress.history import Broken
 from pagecache.stress.journal import Journal, read
+from pagecache.stress.journaled import JournaledKeeper, JournaledModel, JournaledWorld, JournalReplay
 from pagecache.stress.naming import maker
 from pagecache.stress.player import Players
 from pagecache.stress.recorded import Recorded
 from pagecache.stress.targets import UnusableTarget
-from pagecache.stress.telling import Retold, TellingKeeper, TellingModel, TellingWorld
 from pagecache.stress.timeline import timeline
 from pagecache.stress.watchdog import Watchdog
 from pagecache.stress.world import Failure, Found, World
@@ -63,7 +63,7 @@ class Killed:
     def arm(self) -> None:
         """Do nothing: the child chooses the moment."""
 
-    look = arm
+    check = arm
 
     def recover(self, players: Any) -> None:
         """Check the state after the child's death.
@@ -136,13 +136,13 @@ class KilledPlayers:
             return
         with spawn(task) as child:
             status = child.end(3 * plan.patience + START, world.stopped)
-            self._retell(child, status)
+            self._replay(child, status)
 
-    def _retell(self, child: Child, status: int) -> None:
+    def _replay(self, child: Child, status: int) -> None:
         world = self._world
-        retold = Retold(world, self._crash.durable)
+        replay = JournalReplay(world, self._crash.durable)
         for _when, (what, *rest) in read(child.fd):
-            if retold.tell((what, *rest)):
+            if replay.apply((what, *rest)):
                 continue
             if what == "unusable":
                 raise UnusableTarget(rest[0])
@@ -182,12 +182,12 @@ def play(task: Task, journal: Journal) -> None:
         target.between = lambda backend: MortalBackend(backend, task)
     if not target.adopt():
         raise UnusableTarget("the store ends with its process: another one does not find the files")
-    world = TellingWorld(task.plan, target, task.number)
+    world = JournaledWorld(task.plan, target, task.number)
     world.journal = journal
     for number, content in enumerate(task.contents):
         first = first_write(number, world.tag, content)
-        world.models.append(TellingModel(number, first, world.clock, journal))
-    keeper = TellingKeeper(journal)
+        world.models.append(JournaledModel(number, first, world.clock, journal))
+    keeper = JournaledKeeper(journal)
     recorded: Any = Recorded(target, lambda: keeper)
     world.target = recorded
     stir(task, world)

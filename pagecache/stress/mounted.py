@@ -418,7 +418,7 @@ class MountedTarget:
     def lose(self, file: int, offset: int, length: int | None) -> list[tuple[int, int]]:
         raise io.UnsupportedOperation("a file system gives nothing up")
 
-    def heard(self, file: int) -> list[tuple[str, list[tuple[int, int]]]]:
+    def reported_losses(self, file: int) -> list[tuple[str, list[tuple[int, int]]]]:
         return []
 
     def replace(self, file: int, data: bytes) -> None:

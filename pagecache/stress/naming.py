@@ -52,8 +52,8 @@ def _from_factory(target: Callable[[], Backend | AsyncBackend]) -> Callable[[Pla
         except BadTarget as error:
             raise UnusableTarget(str(error)) from None
         except Exception as error:
-            told = f"{type(error).__name__}: {error}{place(error)}"
-            raise UnusableTarget(f"{label}: no backend could be made: {told}") from error
+            text = f"{type(error).__name__}: {error}{place(error)}"
+            raise UnusableTarget(f"{label}: no backend could be made: {text}") from error
 
     return make
 

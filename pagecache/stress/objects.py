@@ -117,8 +117,8 @@ class Objects:
                 self._learn_names()
                 return
         several = len({reason.replace(repr(key), "") for key, reason in reasons.items()}) > 1
-        told = "; ".join(f"{key!r}: {why}" for key, why in reasons.items()) if several else next(iter(reasons.values()))
-        raise UnusableTarget(f"{self._label}: no object can be made: {told}")
+        text = "; ".join(f"{key!r}: {why}" for key, why in reasons.items()) if several else next(iter(reasons.values()))
+        raise UnusableTarget(f"{self._label}: no object can be made: {text}")
 
     def _learn_names(self) -> None:
         """Find out which operations on names the backend lacks, with a name that does not exist."""

@@ -1,14 +1,13 @@
-"""Check whether an observation is possible: a look covers a range of a model during a call, and a verdict judges its
-bytes.
+"""Check whether an observation is possible: it covers a range of a model during a call, and a verdict judges its bytes.
 
-    look = Look(model, start, end)        when the call begins
-    got = ...                             the call
-    look.returned()                       when it has returned
-    verdict(look, got, ...)               None, or a `Doubt` to check again later; raises Broken for impossible bytes
+    observation = Observation(model, start, end)    when the call begins
+    got = ...                                       the call
+    observation.returned()                          when it has returned
+    verdict(observation, got, ...)                  None, or a `Doubt` to check again later; raises Broken
 
 Each byte must come from a write whose byte was current at a time between call and return [I-17]. For a store that is
-read after an fsync the look begins at the call of fsync: then the store is at least as new as the last write before the
-call [I-18], and at most as new as the last write before the read.
+read after an fsync the observation begins at the call of fsync: then the store is at least as new as the last write
+before the call [I-18], and at most as new as the last write before the read.
 
 The place of an append, and the content of a copy, are known when they have returned. Bytes that were seen before that
 and fit nothing else are a doubt until then.
@@ -25,14 +24,14 @@ from dataclasses import dataclass, replace
 from itertools import pairwise
 
 from pagecache.stress.history import FOREVER, Broken, Candidates, Model, Piece, Write
-from pagecache.stress.story import Finding, tell
+from pagecache.stress.story import Finding, describe_finding
 
-__all__ = ["Doubt", "Look", "fit", "verdict"]
+__all__ = ["Doubt", "Observation", "fit", "verdict"]
 
 VALUES_MAX = 8  # values of a copied byte, before the copy counts as unknown
 
 
-class Look:
+class Observation:
     """A range [start, end) of a file, observed from now on. Close it, or the log of the file grows.
 
     `store`: the observed bytes are those of the store. Bytes of a running write may be visible in memory before they
@@ -49,21 +48,21 @@ class Look:
             self.beside = list(model.running)
             self._overtaken = [piece for pieces in model.overtaken.values() for piece in pieces] if store else []
             self._first = model.dropped + len(model.log)
-            model.lookers[self] = self._first
+            model.observers[self] = self._first
         self.ended: float = FOREVER
 
     def returned(self) -> None:
         """End the observation: later changes are not part of it."""
         with self.model.lock:
-            if self.model.lookers.pop(self, None) is not None:
+            if self.model.observers.pop(self, None) is not None:
                 self.ended = self.model.clock.tick()
                 self.beside += self.model.log[self._first - self.model.dropped :]
 
-    def until_now(self) -> Look:
-        """Return a copy of the look that ends now; the look itself goes on."""
+    def until_now(self) -> Observation:
+        """Return a copy of the observation that ends now; the observation itself goes on."""
         found = copy.copy(self)
         with self.model.lock:
-            if self in self.model.lookers:
+            if self in self.model.observers:
                 found.ended = self.model.clock.tick()
                 found.beside = self.beside + self.model.log[self._first - self.model.dropped :]
         return found
@@ -81,8 +80,8 @@ class Look:
         return found
 
     def covered(self, write: Write) -> None:
-        """Record that `write`, which began after the look, is stored for certain: writes that ended before it began are
-        overwritten.
+        """Record that `write`, which began after the observation, is stored for certain: writes that ended before it
+        began are overwritten.
         """
         self.pieces = [
             (low, high, tuple(one for one in found if one.ended >= write.begun)) for low, high, found in self.pieces
@@ -112,8 +111,8 @@ class Look:
                 yield a, b, tuple(dict.fromkeys((*found, *more)))
 
     def cut_since(self, begun: float) -> Write | None:
-        """Return a truncate that began after `begun`, and left less than the range when the look ended; None: no
-        certain one.
+        """Return a truncate that began after `begun`, and left less than the range when the observation ended;
+        None: no certain one.
         """
         with self.model.lock:
             for write in self.beside:
@@ -153,21 +152,21 @@ class Look:
 class Doubt:
     """Observed bytes that fit if one of `writes`, which still run, stored them."""
 
-    look: Look
+    observation: Observation
     got: bytes
     store: bool
     writes: tuple[Write, ...]
 
-    def ask(self) -> Doubt | None:
+    def recheck(self) -> Doubt | None:
         """Check the bytes again, with newer knowledge."""
-        return verdict(self.look, self.got, store=self.store)
+        return verdict(self.observation, self.got, store=self.store)
 
 
-def verdict(look: Look, got: bytes, *, short: bool = False, store: bool = False) -> Doubt | None:
-    """Check whether the look may have seen `got`, the bytes from its start on.
+def verdict(observation: Observation, got: bytes, *, short: bool = False, store: bool = False) -> Doubt | None:
+    """Check whether the observation may have seen `got`, the bytes from its start on.
 
     Args:
-        look: has returned.
+        observation: has returned.
         got: the bytes.
         short: the read may end anywhere: the length is not checked.
         store: the bytes are those of the store, which does not show the state of readers.
@@ -176,34 +175,40 @@ def verdict(look: Look, got: bytes, *, short: bool = False, store: bool = False)
         Broken: the bytes are impossible.
     """
     # A concurrent append may have extended the file, too.
-    unresolved = tuple(look.unresolved())
-    wrong = None if short else _wrong_length(look, len(got))
+    unresolved = tuple(observation.unresolved())
+    wrong = None if short else _wrong_length(observation, len(got))
     bad: list[tuple[int, int]] = []
     seen: list[Piece] = []
     if wrong is None:
-        for low, high, found in look.segments(look.start, look.start + len(got)):
-            pieces, missed = fit(low, high, found, got[low - look.start : high - look.start], first=bool(unresolved))
+        for low, high, found in observation.segments(observation.start, observation.start + len(got)):
+            pieces, missed = fit(
+                low, high, found, got[low - observation.start : high - observation.start], first=bool(unresolved)
+            )
             bad += missed
             if bad and unresolved:
-                return Doubt(look, got, store, unresolved)
+                return Doubt(observation, got, store, unresolved)
             if len(found) > 1:
                 seen += pieces
     if wrong is None and not bad:
         if not store:
-            _overtake(look.model, seen)
+            _overtake(observation.model, seen)
         return None
     if unresolved:
-        return Doubt(look, got, store, unresolved)
-    finding = Finding(look, got, _joined(bad), wrong)
-    raise Broken(tell(finding), finding=finding)
+        return Doubt(observation, got, store, unresolved)
+    finding = Finding(observation, got, _joined(bad), wrong)
+    raise Broken(describe_finding(finding), finding=finding)
 
 
-def _wrong_length(look: Look, length: int) -> str | None:
+def _wrong_length(observation: Observation, length: int) -> str | None:
     """Return an error text about the length; None: it is possible. A call in pieces may find another end for each
     piece.
     """
-    least, most = look.sizes_meanwhile()
-    if max(0, min(least, look.end) - look.start) <= length <= max(0, min(most, look.end) - look.start):
+    least, most = observation.sizes_meanwhile()
+    if (
+        max(0, min(least, observation.end) - observation.start)
+        <= length
+        <= max(0, min(most, observation.end) - observation.start)
+    ):
         return None
     return f"{length} bytes, where the file had {least}" + (f" to {most}" if most > least else "")
 
@@ -271,27 +276,27 @@ def _overtake(model: Model, seen: list[Piece]) -> None:
                 model.extents.assign(low, high, pieces)
 
 
-def settled(look: Look, got: bytes) -> list[Piece]:
+def settled(observation: Observation, got: bytes) -> list[Piece]:
     """Return the content of a file while nothing runs: each byte with the one write that `got` shows.
 
     Raises:
         Broken: a byte has an impossible value.
     """
-    verdict(look, got)
+    verdict(observation, got)
     pieces: list[Piece] = []
-    for low, high, found in look.segments(look.start, look.start + len(got)):
-        part = got[low - look.start : high - look.start]
+    for low, high, found in observation.segments(observation.start, observation.start + len(got)):
+        part = got[low - observation.start : high - observation.start]
         wild = next((write for write in found if write.wild), None)
         pieces += fit(low, high, found, part)[0] if wild is None else [(low, high, (wild.known(low, part),))]
     return pieces
 
 
-def copied(look: Look, write: Write, shift: int) -> list[tuple[int, tuple[bytes, ...]]] | None:
-    """Return the possible bytes that a copy of the look's range stored, `shift` bytes further on; None: any bytes."""
-    if any(one is not write for one in look.unresolved()):
+def copied(observation: Observation, write: Write, shift: int) -> list[tuple[int, tuple[bytes, ...]]] | None:
+    """Return the possible bytes that a copy of the observed range stored, `shift` bytes further on; None: any bytes."""
+    if any(one is not write for one in observation.unresolved()):
         return None
     literal = []
-    for low, high, found in look.segments(look.start, look.end, ignored=write):
+    for low, high, found in observation.segments(observation.start, observation.end, ignored=write):
         if any(one.wild for one in found):
             return None
         values = tuple(dict.fromkeys(data for one in found for data in one.possible(low, high)))

@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING, Any
 from pagecache.stress.content import made
 from pagecache.stress.history import Broken, Model
 from pagecache.stress.profiles import PRIVATE, Operation, names_of, other, saved_first
-from pagecache.stress.story import who
+from pagecache.stress.story import worker_name
 from pagecache.stress.targets import Verb
 from pagecache.stress.world import Halted, World
 
@@ -96,7 +96,7 @@ class OwnObjects:
         except OSError as error:
             self.world.excuse(error, kind, self.worker)
             for name in after:
-                found = yield from self._looked(name)
+                found = yield from self._read_own(name)
                 wanted = after[name]
                 part = wanted is not None and found is not None and wanted.startswith(found)
                 if found not in (None, self._contents.get(name), wanted) and not part:
@@ -112,7 +112,7 @@ class OwnObjects:
                 self.world.count(f"reads by a handle after a {kind}")
                 self._same(str(verb[1]), shown, before, f"is what a handle shows that was open before its {kind}")
             for name, data in after.items():
-                self._same(name, (yield from self._looked(name)), data, f"is found right after a {kind}")
+                self._same(name, (yield from self._read_own(name)), data, f"is found right after a {kind}")
         return True
 
     def _known(self, name: str, data: bytes | None) -> None:
@@ -120,7 +120,7 @@ class OwnObjects:
         if data is not None:
             self._contents[name] = data
 
-    def _looked(self, name: str) -> Generator[Verb, Any, bytes | None]:
+    def _read_own(self, name: str) -> Generator[Verb, Any, bytes | None]:
         while True:
             try:
                 found: bytes | None = yield ("look", name)
@@ -136,7 +136,7 @@ class OwnObjects:
 
     def look(self, operation: Operation, _model: Model, _start: int, _end: int) -> Step:
         name = self._name(operation)
-        found = yield from self._looked(name)
+        found = yield from self._read_own(name)
         self._same(name, found, self._contents.get(name), "is")
 
     def saved(self, names: dict[str, bytes]) -> Step:
@@ -147,5 +147,5 @@ class OwnObjects:
     def _same(self, name: str, found: bytes | None, wanted: bytes | None, where: str) -> None:
         if found != wanted:
             has = "nothing" if found is None else f"an object of {len(found)} bytes"
-            should = "nothing" if wanted is None else f"{len(wanted)} bytes of {who(self.worker)}"
+            should = "nothing" if wanted is None else f"{len(wanted)} bytes of {worker_name(self.worker)}"
             raise Broken(f"{name}: {has} {where}, should be {should}")

@@ -181,9 +181,9 @@ def lanes(timeline: Mapping[str, Any]) -> str:
         )
     )
     about = (
-        f"bytes of file {timeline['file']} that are wrong: {who_sees(timeline)}"
+        f"bytes of file {timeline['file']} that are wrong: {observer_of(timeline)}"
         if timeline["file"] is not None
-        else "what everybody did last"
+        else "the last operations of all workers"
     )
     return (
         f"<p>{text(about)}</p>"
@@ -192,7 +192,7 @@ def lanes(timeline: Mapping[str, Any]) -> str:
     )
 
 
-def who_sees(timeline: Mapping[str, Any]) -> str:
+def observer_of(timeline: Mapping[str, Any]) -> str:
     ranges = ", ".join(f"[{low}, {high})" for low, high in timeline["ranges"][:3])
     return (ranges or "its length") + (" and others" if len(timeline["ranges"]) > 3 else "")
 
@@ -205,11 +205,11 @@ def bar(each: Mapping[str, Any], place: Mapping[int, int], width: int, last: int
     names += ["failed"] if each["errors"] else []
     names += ["right"] if left > width / 2 else []
     ended = each["ended"] if each["ended"] is not None else "still running"
-    told = f"{each['text']}; {each['begun']} to {ended}"
+    label = f"{each['text']}; {each['begun']} to {ended}"
     style = f"left:{100 * left / width:.3f}%;width:{100 * max(right - left, 0.4) / width:.3f}%"
     return (
-        f'<b class="{attribute(" ".join(names))}" style="{style}" tabindex="0" aria-label="{attribute(told)}">'
-        f"<span>{text(told)}</span></b>"
+        f'<b class="{attribute(" ".join(names))}" style="{style}" tabindex="0" aria-label="{attribute(label)}">'
+        f"<span>{text(label)}</span></b>"
     )
 
 
@@ -272,11 +272,11 @@ def exercised(report: Mapping[str, Any]) -> str:
     kinds = report["kinds"] or sorted(found["times"])
     parts = []
     possible = sum(len(partners(kind, kinds)) for kind in kinds)
-    for relation, told in zip(RELATIONS, ("ran beside", "came after"), strict=True):
+    for relation, verb in zip(RELATIONS, ("ran beside", "came after"), strict=True):
         rows = found[relation]
         met = sum(len(row) for row in rows.values())
         parts.append(
-            f"<h3>Which operation {told} which, on the same bytes: {met} of {possible} pairs</h3>"
+            f"<h3>Which operation {verb} which, on the same bytes: {met} of {possible} pairs</h3>"
             + heat(rows, kinds, kinds, f"{{}} {relation} {{}}: {{}}")
         )
     used = Counter[str]()
@@ -291,7 +291,7 @@ def exercised(report: Mapping[str, Any]) -> str:
     return "\n".join(parts)
 
 
-def heat(rows: Mapping[str, Counter[str]], names: Iterable[str], columns: Iterable[str], told: str) -> str:
+def heat(rows: Mapping[str, Counter[str]], names: Iterable[str], columns: Iterable[str], template: str) -> str:
     """Return a table with darker cells for higher counts; 0 is printed, too."""
     columns = list(columns)
     most = max((count for row in rows.values() for count in row.values()), default=1)
@@ -302,7 +302,7 @@ def heat(rows: Mapping[str, Counter[str]], names: Iterable[str], columns: Iterab
         for column in columns:
             count = rows.get(name, Counter())[column]
             warmth = round(math.log1p(count) / math.log1p(most), 2) if count else 0
-            label = attribute(told.format(name, column, count))
+            label = attribute(template.format(name, column, count))
             kind = "warm" if count else "cold"
             cells.append(f'<td class="{kind}" style="--h:{warmth}" title="{label}">{short(count)}</td>')
         body.append(f"<tr><th>{text(name)}</th>{''.join(cells)}</tr>")

@@ -127,7 +127,7 @@ class Players:
             begun.append(0)
         played = [number for number in range(plan.threads) if number + 1 in self._played]
         in_step = PROFILES[plan.profile].in_step and not tasks_of(self.world)
-        bar = Bar(len(played), self._look, self.world.stopped) if in_step else None
+        bar = Bar(len(played), self._check_state, self.world.stopped) if in_step else None
         threads = [
             threading.Thread(
                 target=self._thread, args=(number, count, go, bar), name=f"stress-{number + 1}", daemon=True
@@ -162,7 +162,7 @@ class Players:
             if bar is not None:
                 bar.leave()
 
-    def _look(self) -> None:
+    def _check_state(self) -> None:
         """Check the state after all threads have ended an operation."""
         self.world.counters["looks in step"] += 1
         try:

@@ -27,7 +27,7 @@ PAGES = 4
 WRITERS = 2
 MOST = 500
 """Maximum requests of the volume while one sync runs."""
-LOOK = 0.005
+CHECK_S = 0.005
 
 
 def pressed(world: World, target: CachedTarget, kind: str) -> None:
@@ -61,7 +61,7 @@ def pressed(world: World, target: CachedTarget, kind: str) -> None:
     try:
         for thread in threads:
             thread.start()
-        while not returned.wait(LOOK) and not world.stopped.is_set():
+        while not returned.wait(CHECK_S) and not world.stopped.is_set():
             requests = target.volume.stats().write_requests - before
             if requests > MOST:
                 sentence = (

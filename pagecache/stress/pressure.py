@@ -83,7 +83,7 @@ class PressedBackend(PassingBackend):
         self._pressing = False
         self._hold: Hold | None = None
         self.relapse: Relapse | None = None
-        self.unheard: threading.Event | None = None
+        self.unreported: threading.Event | None = None
         """If set, writes are done and fail, as if their replies were lost; the first one sets the event."""
         self.publishing: Callable[[Key], Callable[[bool], None]] = lambda _key: lambda _ok: None
         """Called with an object whose commit begins; returns a function that is called with whether the commit
@@ -139,8 +139,8 @@ class PressedFile(PassingFile):
         if (relapse := self._backend.relapse) is not None:
             relapse.overwritten(self.inner, offset, sum(map(len, buffers)))
         count = self.inner.write_from(offset, buffers)
-        if (unheard := self._backend.unheard) is not None:
-            unheard.set()
+        if (unreported := self._backend.unreported) is not None:
+            unreported.set()
             raise BackendError(errno.EIO, "made up: done without a reply", retry=True)
         self._backend.wait()
         return count

@@ -33,18 +33,18 @@ from pagecache.stress.child import START, Child, Task, die, first_write, spawn, 
 from pagecache.stress.durable import Durable
 from pagecache.stress.history import Broken, Clock, Model, Write
 from pagecache.stress.journal import Journal, read
+from pagecache.stress.journaled import JournaledKeeper, JournaledModel, JournaledWorld, JournalReplay
 from pagecache.stress.killed import stir, within
 from pagecache.stress.mounted import MountedTarget
-from pagecache.stress.oracle import Look
+from pagecache.stress.oracle import Observation
 from pagecache.stress.recorded import Recorded
-from pagecache.stress.telling import Retold, TellingKeeper, TellingModel, TellingWorld
 from pagecache.stress.world import Activity, Found, World
 
 __all__ = ["Processes"]
 
 RECORDS = (10, 100, 600)
 """Upper bounds for the number of records before a client is killed."""
-FIRST = frozenset({"enter", "begin", "look", "saving", "naming"})
+FIRST = frozenset({"enter", "begin", "observe", "saving", "naming"})
 """Records that are written before a call."""
 
 
@@ -71,7 +71,7 @@ class Processes:
     def arm(self) -> None:
         """Do nothing: the child chooses the moment."""
 
-    look = rested = end = arm
+    check = rested = end = arm
 
     def recover(self, players: Any) -> None:
         """Do nothing: all processes have ended, and were judged."""
@@ -111,37 +111,37 @@ class Processes:
         """Replay the records of all processes in one order."""
         world, models = self._world, self._world.models
         durable = Durable([], self._names)
-        tellers = [Retold(world, durable) for _ in children]
-        looks: dict[tuple[int, int], Look] = {}
+        replays = [JournalReplay(world, durable) for _ in children]
+        observations: dict[tuple[int, int], Observation] = {}
         for _when, _rank, number, _at, (what, *rest) in heapq.merge(
             *(_ranked(number, child) for number, child in enumerate(children))
         ):
-            if what == "look":
-                look, file, start, end, worker, name, store = rest
-                looks[number, look] = Look(models[file], start, end, worker, name, store=store)
-            elif what == "looked":
-                looks[number, rest[0]].returned()
+            if what == "observe":
+                observation, file, start, end, worker, name, store = rest
+                observations[number, observation] = Observation(models[file], start, end, worker, name, store=store)
+            elif what == "observed":
+                observations[number, rest[0]].returned()
             elif what == "seen":
-                look, got, short, store = rest
-                world.judge(looks.pop((number, look)), got, short=short, store=store)
+                observation, got, short, store = rest
+                world.judge(observations.pop((number, observation)), got, short=short, store=store)
             elif what == "failure":
                 raise Found(within(f"process {number}", rest[0]))
             elif what == "skipped":
                 world.unsupported |= rest[0]
             else:
-                tellers[number].tell((what, *rest))
-        self._after_death(durable, looks)
+                replays[number].apply((what, *rest))
+        self._after_death(durable, observations)
 
-    def _after_death(self, durable: Durable, looks: dict[tuple[int, int], Look]) -> None:
+    def _after_death(self, durable: Durable, observations: dict[tuple[int, int], Observation]) -> None:
         """End the calls of killed processes: they may have taken effect or not."""
         self._world.cut_off()
-        for look in looks.values():
-            look.returned()
+        for observation in observations.values():
+            observation.returned()
         for model in self._world.models:
             model.strand()
             for write in list(model.running):
                 model.finish(write, certain=False)
-        self._world.ask_again()
+        self._world.recheck()
         durable.seen()
         for name in durable.names():
             durable.judge_name(name, self._target.store(name))
@@ -172,7 +172,7 @@ def play(task: Task, journal: Journal) -> None:
     for number, content in enumerate(task.contents):
         first = first_write(number, world.tag, content)
         world.models.append(ClientModel(number, first, world.clock, journal, partial(target.size, number)))
-    keeper = TellingKeeper(journal)
+    keeper = JournaledKeeper(journal)
     recorded: Any = Recorded(target, lambda: keeper)
     world.target = recorded
     stir(task, world)
@@ -181,7 +181,7 @@ def play(task: Task, journal: Journal) -> None:
         die()
 
 
-class ClientWorld(TellingWorld):
+class ClientWorld(JournaledWorld):
     """A world that judges nothing: the journal has the observations."""
 
     __slots__ = ()
@@ -190,19 +190,21 @@ class ClientWorld(TellingWorld):
         """Return UNSEEN: one process does not have the whole state."""
         return ""
 
-    def look(self, model: Model, start: int, end: int, worker: int, what: str, *, store: bool = False) -> Look:
-        return TellingLook(self.journal, model, start, end, worker, what, store=store)
+    def observe(
+        self, model: Model, start: int, end: int, worker: int, what: str, *, store: bool = False
+    ) -> Observation:
+        return JournaledObservation(self.journal, model, start, end, worker, what, store=store)
 
-    def judge(self, look: Look, got: bytes, *, short: bool = False, store: bool = False) -> None:
-        assert isinstance(look, TellingLook)
-        self.journal.put("seen", look.number, got, short, store)
+    def judge(self, observation: Observation, got: bytes, *, short: bool = False, store: bool = False) -> None:
+        assert isinstance(observation, JournaledObservation)
+        self.journal.put("seen", observation.number, got, short, store)
 
-    def ask_again(self) -> None:
+    def recheck(self) -> None:
         """Do nothing: the parent judges."""
 
 
-class TellingLook(Look):
-    """A look that the parent repeats with the records of all processes."""
+class JournaledObservation(Observation):
+    """An observation that the parent repeats with the records of all processes."""
 
     _numbers = itertools.count()
 
@@ -211,14 +213,14 @@ class TellingLook(Look):
     ) -> None:
         self.number = next(self._numbers)
         self._journal = journal
-        journal.put("look", self.number, model.number, start, end, worker, what, store)
+        journal.put("observe", self.number, model.number, start, end, worker, what, store)
         super().__init__(model, start, end, worker, what, store=store)
-        self._told = False
+        self._journaled = False
 
     def returned(self) -> None:
-        if not self._told:
-            self._told = True
-            self._journal.put("looked", self.number)
+        if not self._journaled:
+            self._journaled = True
+            self._journal.put("observed", self.number)
         super().returned()
 
     def sizes_meanwhile(self) -> tuple[int, int]:
@@ -226,7 +228,7 @@ class TellingLook(Look):
         return 0, 1 << 62
 
 
-class ClientModel(TellingModel):
+class ClientModel(JournaledModel):
     """A model of this process's writes. The size is that of the real file."""
 
     def __init__(self, number: int, first: Write, clock: Clock, journal: Journal, size: Callable[[], int]) -> None:

@@ -19,7 +19,7 @@ from collections.abc import Callable
 
 from pagecache.errors import Key
 from pagecache.stress.history import Broken
-from pagecache.stress.oracle import Look
+from pagecache.stress.oracle import Observation
 from pagecache.stress.world import Failure, World
 
 __all__ = ["Publishing"]
@@ -43,36 +43,36 @@ class Publishing:
     def __call__(self, key: Key) -> Callable[[bool], None]:
         """Begin a commit of an object; return a function to call with whether it succeeded."""
         world = self._world
-        waiting = [look for looks in world.savers.copy().values() for look in looks]
-        looks = [look for look in waiting if world.target.key(look.model.number) == key]
+        waiting = [observation for observations in world.savers.copy().values() for observation in observations]
+        observations = [observation for observation in waiting if world.target.key(observation.model.number) == key]
         judged = world.saved < self._done.get(key, 0)  # read last: syncs that have ended are in one of the two
         stirring = self._stirring
 
         def ended(ok: bool) -> None:
-            if ok and judged and looks:
-                _published(world, min(looks, key=lambda look: look.begun))
+            if ok and judged and observations:
+                _published(world, min(observations, key=lambda observation: observation.begun))
             elif ok and judged and stirring:
-                _unasked(world, key)
+                _unrequested(world, key)
             if ok:
                 self._done[key] = world.clock.tick()
 
         return ended
 
 
-def _published(world: World, look: Look) -> None:
-    got = world.target.store(look.model.number)
-    look = look.until_now()
-    look.what = f"the store after a commit, where {look.what[len('the store after ') :]} waits for one"
+def _published(world: World, observation: Observation) -> None:
+    got = world.target.store(observation.model.number)
+    observation = observation.until_now()
+    observation.what = f"the store after a commit, where {observation.what[len('the store after ') :]} waits for one"
     world.count("commits looked at")
     try:
         if got is None:
-            raise Broken(f"file {look.model.number}: {look.what} has no such object")
-        world.judge(look, got, store=True)
+            raise Broken(f"file {observation.model.number}: {observation.what} has no such object")
+        world.judge(observation, got, store=True)
     except Broken as error:
         world.fail(Failure.of(error))
 
 
-def _unasked(world: World, key: Key) -> None:
+def _unrequested(world: World, key: Key) -> None:
     for model in world.models:  # a worker's own objects are committed by closing them
         if world.target.key(model.number) == key:
             text = "committed without a request since the last commit"

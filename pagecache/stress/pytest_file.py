@@ -32,7 +32,7 @@ REPLAY = {replay}
 
 def test_{name}():
     plan, target = Plan.from_replay(REPLAY), REPLAY["target"]
-    for _ in range({tries}):  # {who} the order of calls
+    for _ in range({tries}):  # {decider} the order of calls
         report = run(plan, target)
         if not report.ok:
             pytest.fail(report.story, pytrace=False)
@@ -54,7 +54,7 @@ def pytest_file(report: Report, rate: float, target: str | Callable[[], Any] | N
         replay=readable(report.replay, show=repr),
         name=f"{report.kind}_of_seed_{plan['seed']}",
         tries=tries,
-        who="the seed decides" if alone else "threads decide",
+        decider="the seed decides" if alone else "threads decide",
     )
 
 

@@ -21,7 +21,7 @@ from pagecache.stress.profiles import Operation
 from pagecache.stress.steps import Steps
 from pagecache.stress.world import World
 
-__all__ = ["relapsed", "told"]
+__all__ = ["check_reported_losses", "relapsed"]
 
 
 def relapsed(world: World, target: CachedTarget) -> None:
@@ -38,7 +38,7 @@ def relapsed(world: World, target: CachedTarget) -> None:
     pages = max(1, min(PAGES, world.plan.size_bytes // PAGE))
     model, start = world.models[0], world.plan.rng("relapsed", world.number).randrange(pages) * PAGE
     steps = Steps(world, 1 + world.plan.threads + world.plan.tasks + WRITERS + 2)
-    target.heard(0)
+    target.reported_losses(0)
     world.enter(steps.worker, Operation("write", 0, "buffered", start, PAGE), start, start + PAGE)
     target.pressure.relapse = Relapse()
     try:
@@ -51,7 +51,7 @@ def relapsed(world: World, target: CachedTarget) -> None:
         target.read(0, "buffered", start, PAGE, 0)
         with contextlib.suppress(OSError):
             target.fsync(0)
-        told(target, lost)
+        check_reported_losses(target, lost)
     finally:
         target.pressure.relapse = None
         world.leave(steps.worker)
@@ -59,10 +59,10 @@ def relapsed(world: World, target: CachedTarget) -> None:
     world.rest(cold=False)
 
 
-def told(target: CachedTarget, lost: list[tuple[int, int]]) -> None:
+def check_reported_losses(target: CachedTarget, lost: list[tuple[int, int]]) -> None:
     with contextlib.suppress(OSError):
         target.flush(0)  # through a handle that is not checked below
-    for name, told in target.heard(0):
-        if sorted(told) != sorted(lost):
-            was, said = (str(one) if one else "nothing" for one in (lost, told))
+    for name, reported in target.reported_losses(0):
+        if sorted(reported) != sorted(lost):
+            was, said = (str(one) if one else "nothing" for one in (lost, reported))
             raise Broken(f"file 0: {was} was given up, as (offset, length); {name} says {said}", "error")

@@ -38,9 +38,9 @@ from pagecache.stress.reducing import (
 from pagecache.stress.report import Report, counted
 from pagecache.stress.rounder import rounder
 from pagecache.stress.script import Script, Worker
+from pagecache.stress.shrink_tries import Tries
 from pagecache.stress.shrunk import NotFailing, Shrunk
 from pagecache.stress.targets import Target
-from pagecache.stress.trying import Tries
 
 __all__ = ["NotFailing", "Shrinking", "Shrunk", "shrink"]
 

@@ -21,17 +21,17 @@ from typing import Any
 from pagecache.stress.below import BELOW
 from pagecache.stress.content import APPENDED, made
 from pagecache.stress.history import FOREVER, PAST, Broken, Model, Write
-from pagecache.stress.oracle import Look, copied
+from pagecache.stress.oracle import Observation, copied
 from pagecache.stress.own_objects import OwnObjects
 from pagecache.stress.profiles import IO, KINDS, Operation, other
-from pagecache.stress.story import who
+from pagecache.stress.story import worker_name
 from pagecache.stress.targets import Held, Verb
 from pagecache.stress.world import World
 
 __all__ = ["Step", "Steps"]
 
 Step = Generator[Verb, Any, None]
-TELLING = 20  # bytes of an append that suffice to find its place
+APPEND_KEY = 20  # bytes of an append that suffice to find its place
 
 
 class Steps:
@@ -86,8 +86,8 @@ class Steps:
 
     # -- shared steps
 
-    def look(self, model: Model, start: int, end: int, what: str, *, store: bool = False) -> Look:
-        return self.world.look(model, start, end, self.worker, what, store=store)
+    def observe(self, model: Model, start: int, end: int, what: str, *, store: bool = False) -> Observation:
+        return self.world.observe(model, start, end, self.worker, what, store=store)
 
     def new(self, model: Model, kind: str, way: str, start: int, length: int, **fields: Any) -> Write:
         write = Write(
@@ -96,7 +96,7 @@ class Steps:
         self.world.active[self.worker].writes.append(write)
         return write
 
-    def seeing(self, look: Look, kind: str, verb: Verb) -> Generator[Verb, Any, Any]:
+    def seeing(self, observation: Observation, kind: str, verb: Verb) -> Generator[Verb, Any, Any]:
         """Make a call that observes; None: it had no result, and that is no failure."""
         try:
             return (yield verb)
@@ -104,7 +104,7 @@ class Steps:
             self.world.excuse(error, kind, self.worker)
             return None
         finally:
-            look.returned()
+            observation.returned()
 
     def changing(self, model: Model, write: Write, kind: str, verb: Verb) -> Generator[Verb, Any, bool]:
         """Make a call that changes all or a part of its range; return whether it changed all."""
@@ -142,14 +142,16 @@ class Steps:
 
     def _read(self, operation: Operation, model: Model, start: int, end: int) -> Step:
         kind, way = operation.kind, operation.way
-        look = self.look(model, start, end, f"{kind} ({way})")
+        observation = self.observe(model, start, end, f"{kind} ({way})")
         verb = kind
         if kind == "read" and other(operation.extra) % 4 == 1 and self._is_task():
             verb = "read_cancelled"
             self.world.count("reads that a task cancels")
-        got = yield from self.seeing(look, kind, (verb, operation.file, way, start, end - start, operation.extra))
+        got = yield from self.seeing(
+            observation, kind, (verb, operation.file, way, start, end - start, operation.extra)
+        )
         if got is not None:
-            self.world.judge(look, got)
+            self.world.judge(observation, got)
 
     _readv = _read
 
@@ -158,41 +160,41 @@ class Steps:
         return plan.threads < self.worker <= plan.threads + plan.tasks
 
     def _try_read(self, operation: Operation, model: Model, start: int, end: int) -> Step:
-        look = self.look(model, start, end, "try_read")
+        observation = self.observe(model, start, end, "try_read")
         way = self._by("try_read", operation, model) if self.world.target.direct_unit == 1 else ()
-        got = yield from self.seeing(look, "try_read", ("try_read", operation.file, start, end - start, *way))
+        got = yield from self.seeing(observation, "try_read", ("try_read", operation.file, start, end - start, *way))
         if got is not None:
-            self.world.judge(look, got)
+            self.world.judge(observation, got)
 
     def _reopen(self, operation: Operation, model: Model, start: int, end: int) -> Step:
         direct = bool(operation.extra % 2) and "direct" in self.world.target.ways
-        look = self.look(model, start, end, "read by a new handle")
-        got = yield from self.seeing(look, "reopen", ("reopen", operation.file, start, end - start, direct))
+        observation = self.observe(model, start, end, "read by a new handle")
+        got = yield from self.seeing(observation, "reopen", ("reopen", operation.file, start, end - start, direct))
         if got is not None:
-            self.world.judge(look, got)
+            self.world.judge(observation, got)
 
     def _view(self, operation: Operation, model: Model, start: int, end: int) -> Step:
         end = min(end, model.largest())
         if start >= end:
             return
         times = 3 if other(operation.extra) % 4 == 1 else 1
-        looks = [self.look(model, start, end, "a view") for _ in range(times)]  # each is judged once
+        observations = [self.observe(model, start, end, "a view") for _ in range(times)]  # each is judged once
         got = []
         try:
-            held = yield from self._held(looks[0], operation, writable=False)
+            held = yield from self._held(observations[0], operation, writable=False)
             if held is None:
                 return
             got.append(held.tobytes())
-            for _ in looks[1:]:  # others change the bytes
+            for _ in observations[1:]:  # others change the bytes
                 yield ("pause",)
                 got.append(held.tobytes())
                 self.world.count("views read again")
             self._release(operation, model, held)
         finally:
-            for look in looks:
-                look.returned()
-        for look, one in zip(looks, got, strict=True):
-            self.world.judge(look, one, short=True)
+            for observation in observations:
+                observation.returned()
+        for observation, one in zip(observations, got, strict=True):
+            self.world.judge(observation, one, short=True)
 
     def _release(self, operation: Operation, model: Model, held: Held) -> None:
         """Release a view, or leave it to the garbage collector, which the deterministic scheduler turns off."""
@@ -208,17 +210,25 @@ class Steps:
         else:
             held.release()
 
-    def _held(self, look: Look, operation: Operation, *, writable: bool) -> Generator[Verb, Any, Held | None]:
+    def _held(
+        self, observation: Observation, operation: Operation, *, writable: bool
+    ) -> Generator[Verb, Any, Held | None]:
         """Return a view; None: there is no memory for it, or the file was truncated concurrently."""
         try:
-            held: Held = yield ("view", operation.file, look.start, look.end - look.start, writable)
+            held: Held = yield (
+                "view",
+                operation.file,
+                observation.start,
+                observation.end - observation.start,
+                writable,
+            )
         except OSError as error:
             self.world.excuse(error, "view", self.worker)
             return None
         except ValueError as error:
-            look.returned()
-            if look.sizes_meanwhile()[0] >= look.end:
-                raise Broken(f"view of {who(self.worker)} in a file that was long enough: {error}") from error
+            observation.returned()
+            if observation.sizes_meanwhile()[0] >= observation.end:
+                raise Broken(f"view of {worker_name(self.worker)} in a file that was long enough: {error}") from error
             return None
         return held
 
@@ -237,18 +247,18 @@ class Steps:
 
     def _through(self, operation: Operation, model: Model, write: Write, verb: Verb) -> Step:
         """Check that a write-through is stored when the call returns [T-36]."""
-        look = self.look(model, write.start, write.end, f"the store after {operation.kind} (through)")
+        observation = self.observe(model, write.start, write.end, f"the store after {operation.kind} (through)")
         try:
             if (yield from self.changing(model, write, operation.kind, verb)):
                 got = yield ("store", model.number)
-                look.returned()
+                observation.returned()
                 if not model.loose:
-                    look.covered(write)
+                    observation.covered(write)
                 if got is None:
                     raise Broken(f"file {model.number}: the store after {write!r} (through) has no such object")
-                self.world.judge(look, got[write.start : write.end], store=True)
+                self.world.judge(observation, got[write.start : write.end], store=True)
         finally:
-            look.returned()
+            observation.returned()
 
     def _tear(self, operation: Operation, model: Model, start: int, end: int) -> Step:
         """Write from memory that ends in the middle: an error, and the bytes before the gap may be stored [K11]."""
@@ -261,7 +271,7 @@ class Steps:
             if error.errno != errno.EFAULT:
                 self.world.excuse(error, "tear", self.worker)
         else:
-            raise Broken(f"{write!r} of {who(self.worker)} raised nothing", "error")
+            raise Broken(f"{write!r} of {worker_name(self.worker)} raised nothing", "error")
 
     def _try_write(self, operation: Operation, model: Model, start: int, end: int) -> Step:
         write = self.new(model, "try_write", "buffered", start, end - start)
@@ -289,7 +299,7 @@ class Steps:
         else:
             model.place(write, offset)
             model.finish(write)
-        self.world.ask_again()
+        self.world.recheck()
 
     def _find_append(self, operation: Operation, model: Model, write: Write, data: bytes, error: OSError) -> Step:
         """Find the place of an append that failed after storing a part without reporting where."""
@@ -303,7 +313,7 @@ class Steps:
             got = b""
         part = data[: done or 1 << 30]
         at = got.find(part, write.floor)
-        if len(part) < TELLING or at < 0 or got.find(part, at + 1) >= 0:
+        if len(part) < APPEND_KEY or at < 0 or got.find(part, at + 1) >= 0:
             model.lose(write)
             return
         rest = model.place(write, at, done)
@@ -317,9 +327,9 @@ class Steps:
         end = min(end, model.largest())
         if start >= end:
             return
-        look = self.look(model, start, end, "a writable view")
+        observation = self.observe(model, start, end, "a writable view")
         try:
-            held = yield from self._held(look, operation, writable=True)
+            held = yield from self._held(observation, operation, writable=True)
             if held is None:
                 return
             taken = self.world.clock.tick()
@@ -327,25 +337,25 @@ class Steps:
                 yield from self._plain("flush", ("flush", operation.file))
             elif operation.extra % 16 == 2 and self.world.target.detaches and "truncate" not in self.world.unsupported:
                 yield from self._truncate(operation, model, (start + end) // 2, end)
-            look.returned()
+            observation.returned()
             if other(operation.extra) % 4 == 1 and self.world.target.detaches:
-                yield from self._fill(operation, model, look, held)
+                yield from self._fill(operation, model, observation, held)
             else:
-                self._stored(operation, model, look, held, taken)
+                self._stored(operation, model, observation, held, taken)
         finally:
-            look.returned()
+            observation.returned()
         if operation.extra % 8 == 0 and "fsync" not in self.world.unsupported:
             yield from self._fsync(operation, model, start, end)
         self._release(operation, model, held)
 
-    def _fill(self, operation: Operation, model: Model, look: Look, held: Held) -> Step:
+    def _fill(self, operation: Operation, model: Model, observation: Observation, held: Held) -> Step:
         """Read another place of the file into a view that was taken earlier."""
-        length = look.end - look.start
+        length = observation.end - observation.start
         shift = operation.extra % (4 * length + 1) - 2 * length
-        origin = max(0, min(model.largest() - length, look.start + shift))
-        source = self.look(model, origin, origin + length, "a read into a view")
+        origin = max(0, min(model.largest() - length, observation.start + shift))
+        source = self.observe(model, origin, origin + length, "a read into a view")
         attached, done = not held.detached, 0
-        write = self.new(model, "copy", "view", look.start, length, size=-1)
+        write = self.new(model, "copy", "view", observation.start, length, size=-1)
         model.begin(write)
         try:
             done = yield ("fill", operation.file, held, origin)
@@ -353,27 +363,28 @@ class Steps:
             self.world.excuse(error, "store", self.worker)
         finally:
             source.returned()
-            write.literal = copied(source, write, look.start - origin) if done == length else None
+            write.literal = copied(source, write, observation.start - origin) if done == length else None
             write.wild = write.literal is None
             model.finish(write, certain=attached and not held.detached and done == length)
         self.world.count("reads into a view")
         self.world.counters["copies of unknown bytes"] += write.wild
-        self.world.ask_again()
+        self.world.recheck()
 
-    def _stored(self, operation: Operation, model: Model, look: Look, held: Held, taken: int) -> None:
+    def _stored(self, operation: Operation, model: Model, observation: Observation, held: Held, taken: int) -> None:
         """Store to a view that was taken earlier. Stores after a truncate that cut the view off are lost [T-47,
         I-9].
         """
         attached = not held.detached
-        cut = look.cut_since(taken) if self.world.target.detaches else None
-        write = self.new(model, "store", "view", look.start, look.end - look.start, size=-1)
+        cut = observation.cut_since(taken) if self.world.target.detaches else None
+        write = self.new(model, "store", "view", observation.start, observation.end - observation.start, size=-1)
         model.begin(write)
-        held.store(0, write.data(look.start, look.end))
+        held.store(0, write.data(observation.start, observation.end))
         model.finish(write, certain=attached and not held.detached)
         if attached and cut is not None:
             raise Broken(
-                f"file {operation.file}: a view of [{look.start}, {look.end}) is not cut off by {cut!r} of "
-                f"{who(cut.worker)}, which ended before"
+                f"file {operation.file}: a view of [{observation.start}, {observation.end}) "
+                f"is not cut off by {cut!r} of "
+                f"{worker_name(cut.worker)}, which ended before"
             )
 
     def _copy(self, operation: Operation, model: Model, start: int, end: int) -> Step:
@@ -392,26 +403,28 @@ class Steps:
             way = "buffered"
         elif way == "buffered":
             way = "".join(self._by("copy", operation, model)) or way
-        look = self.look(model, start, end, "a view to copy from")
+        observation = self.observe(model, start, end, "a view to copy from")
         try:
-            held = yield from self._held(look, operation, writable=False)
+            held = yield from self._held(observation, operation, writable=False)
             if held is None:
                 return
             write = self.new(model, "copy", way, start + shift, end - start)
             model.begin(write)
-            yield from self._copying(operation, model, write, look, held, shift)
+            yield from self._copying(operation, model, write, observation, held, shift)
         finally:
-            look.returned()
-        self.world.ask_again()
+            observation.returned()
+        self.world.recheck()
 
-    def _copying(self, operation: Operation, model: Model, write: Write, look: Look, held: Held, shift: int) -> Step:
+    def _copying(
+        self, operation: Operation, model: Model, write: Write, observation: Observation, held: Held, shift: int
+    ) -> Step:
         failed: OSError | None = None
         try:
             yield ("copy", operation.file, write.way, held, write.start)
         except OSError as error:
             failed = error
-        look.returned()
-        write.literal = copied(look, write, shift)
+        observation.returned()
+        write.literal = copied(observation, write, shift)
         write.wild = write.literal is None
         self.world.counters["copies of unknown bytes"] += write.wild
         self._release(operation, model, held)
@@ -459,9 +472,9 @@ class Steps:
 
     def _saving(self, kind: str, verb: Verb, models: list[Model]) -> Step:
         """Check that earlier writes are stored when the call returns [I-18, I-19]."""
-        looks = [self.look(model, 0, FOREVER, f"the store after {kind}", store=True) for model in models]
+        observations = [self.observe(model, 0, FOREVER, f"the store after {kind}", store=True) for model in models]
         names = self._own.contents()
-        self.world.savers[self.worker] = looks
+        self.world.savers[self.worker] = observations
         try:
             try:
                 yield verb
@@ -471,18 +484,18 @@ class Steps:
             finally:
                 self.world.saved = self.world.clock.tick()  # first: an ended sync must be known as such
                 del self.world.savers[self.worker]
-            for look in looks:
-                look.model.synced = max(look.model.synced, look.begun)
-                got = yield ("store", look.model.number)
-                look.returned()
+            for observation in observations:
+                observation.model.synced = max(observation.model.synced, observation.begun)
+                got = yield ("store", observation.model.number)
+                observation.returned()
                 if got is None:
-                    raise Broken(f"file {look.model.number}: the store after {kind} has no such object")
-                self.world.judge(look, got, store=True)
+                    raise Broken(f"file {observation.model.number}: the store after {kind} has no such object")
+                self.world.judge(observation, got, store=True)
             if kind != "fsync":
                 yield from self._own.saved(names)
         finally:
-            for look in looks:
-                look.returned()
+            for observation in observations:
+                observation.returned()
 
     def _flush(self, operation: Operation, model: Model, _start: int, _end: int) -> Step:
         yield from self._plain(operation.kind, ("flush", operation.file, *self._by(operation.kind, operation, model)))

@@ -19,9 +19,9 @@ from pagecache.stress.content import decode
 from pagecache.stress.history import RUNNING, Write
 
 if TYPE_CHECKING:
-    from pagecache.stress.oracle import Look
+    from pagecache.stress.oracle import Observation
 
-__all__ = ["Finding", "explain", "tell", "who"]
+__all__ = ["Finding", "describe_finding", "explain", "worker_name"]
 
 SHOWN = 4  # ranges, and writes, in one story
 VALUES = 16  # bytes of a range whose values are shown
@@ -29,15 +29,15 @@ VALUES = 16  # bytes of a range whose values are shown
 
 @dataclass(frozen=True, slots=True)
 class Finding:
-    """The wrong bytes of a look."""
+    """The wrong bytes of an observation."""
 
-    look: Look
+    observation: Observation
     got: bytes
     ranges: list[tuple[int, int]]
     length: str | None
 
 
-def who(worker: int) -> str:
+def worker_name(worker: int) -> str:
     """Return the name of a worker."""
     return f"writer {worker}" if worker else "the beginning"
 
@@ -51,36 +51,40 @@ def describe(write: Write) -> str:
     ended = "still running" if write.ended == RUNNING else f"returned at {write.ended}"
     sure = "" if write.certain else ", which failed"
     way = f" ({write.way})" if write.way else ""
-    return f"{who(write.worker)}, write {write.sequence}: {write!r}{way}, called at {write.begun}, {ended}{sure}"
+    return (
+        f"{worker_name(write.worker)}, write {write.sequence}: {write!r}{way}, called at {write.begun}, {ended}{sure}"
+    )
 
 
-def tell(finding: Finding) -> str:
+def describe_finding(finding: Finding) -> str:
     """Return the whole story, in a few lines."""
-    look = finding.look
+    observation = finding.observation
     lines = []
     if finding.length is not None:
-        lines.append(f"file {look.model.number}: {finding.length}")
+        lines.append(f"file {observation.model.number}: {finding.length}")
     for low, high in finding.ranges[:SHOWN]:
-        part = finding.got[low - look.start : high - look.start]
-        lines.append(f"file {look.model.number}, bytes {low} to {high}: wrong")
-        wanted = {one: None for a, b, found in look.segments(low, high) for one in found}
+        part = finding.got[low - observation.start : high - observation.start]
+        lines.append(f"file {observation.model.number}, bytes {low} to {high}: wrong")
+        wanted = {one: None for a, b, found in observation.segments(low, high) for one in found}
         should = "should be of" if len(wanted) == 1 else "should be one of"
         lines += [f"  {should}: {describe(write)}" for write in list(wanted)[:SHOWN]]
-        lines.append(f"  are: {explain(look, low, part)}")
-        lines.append(f"  {_difference(look, low, high, part)}")
-        lines += [f"  before: {describe(write)}" for write in _before(look, low, high, set(wanted))]
+        lines.append(f"  are: {explain(observation, low, part)}")
+        lines.append(f"  {_difference(observation, low, high, part)}")
+        lines += [f"  before: {describe(write)}" for write in _before(observation, low, high, set(wanted))]
     if len(finding.ranges) > SHOWN:
         lines.append(f"and {len(finding.ranges) - SHOWN} ranges more, up to byte {finding.ranges[-1][1]}")
-    span = f"[{look.start}, {look.end})" if look.end < 1 << 60 else f"from {look.start} on"
-    looker = f"{who(look.worker)}, " if look.worker else ""
-    lines.append(f"seen by: {looker}{look.what} {span}, called at {look.begun}, returned at {look.ended}")
+    span = f"[{observation.start}, {observation.end})" if observation.end < 1 << 60 else f"from {observation.start} on"
+    observer = f"{worker_name(observation.worker)}, " if observation.worker else ""
+    lines.append(
+        f"seen by: {observer}{observation.what} {span}, called at {observation.begun}, returned at {observation.ended}"
+    )
     return "\n".join(lines)
 
 
-def _difference(look: Look, low: int, high: int, part: bytes) -> str:
+def _difference(observation: Observation, low: int, high: int, part: bytes) -> str:
     """Return the first values of a range: as expected, if known, and as found."""
     wanted: dict[bytes, None] = {}
-    for a, b, found in look.segments(low, min(high, low + VALUES)):
+    for a, b, found in observation.segments(low, min(high, low + VALUES)):
         for write in found:
             known = write.resolved and not write.wild
             wanted |= dict.fromkeys(write.possible(a, b) if known else ())
@@ -97,17 +101,17 @@ def values(data: bytes) -> str:
     return f"0x{data[0]:02x} ({data[0]})" if len(data) == 1 else f"hex {data.hex(' ')}"
 
 
-def _before(look: Look, low: int, high: int, told: set[Write]) -> list[Write]:
+def _before(observation: Observation, low: int, high: int, known: set[Write]) -> list[Write]:
     """Describe the last writes of these bytes."""
-    with look.model.lock:
-        ended = list(look.model.ended)
-    near = [one for one in ended if one not in told and one.start < high and one.end > low]
+    with observation.model.lock:
+        ended = list(observation.model.ended)
+    near = [one for one in ended if one not in known and one.start < high and one.end > low]
     return near[-SHOWN:]
 
 
-def explain(look: Look, offset: int, part: bytes) -> str:
+def explain(observation: Observation, offset: int, part: bytes) -> str:
     """Explain the origin of bytes that were found in a wrong place."""
-    model = look.model
+    model = observation.model
     if not any(part):
         return f"{len(part)} zeros"
     origin = decode(part, offset, model.number)
@@ -115,7 +119,7 @@ def explain(look: Look, offset: int, part: bytes) -> str:
         known = [*model.ended, *model.running]
     if origin is None:
         return _compare(known, offset, part)
-    name = f"{who(origin.worker)}, write {origin.sequence}"
+    name = f"{worker_name(origin.worker)}, write {origin.sequence}"
     if origin.file != model.number:
         return f"of file {origin.file}: {name}"
     if origin.appended:

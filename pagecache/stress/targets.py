@@ -159,7 +159,7 @@ class Target(Protocol):
         """Discard local data of a range; None: to the end. Return the lost ranges, as (offset, length)."""
         ...
 
-    def heard(self, file: int) -> list[tuple[str, list[tuple[int, int]]]]:
+    def reported_losses(self, file: int) -> list[tuple[str, list[tuple[int, int]]]]:
         """Return the losses, as (offset, length), that unused handles report since the last call, each with the
         handle's name.
         """

@@ -16,7 +16,7 @@ from __future__ import annotations
 from typing import Any
 
 from pagecache.stress.history import FOREVER
-from pagecache.stress.story import Finding, who
+from pagecache.stress.story import Finding, worker_name
 from pagecache.stress.world import CRASH, SYNCS, Activity, Failure, World
 
 __all__ = ["narrative", "sentence", "timeline"]
@@ -108,11 +108,11 @@ def timeline(world: World, failure: Failure) -> dict[str, Any]:
     """Return the timeline of a failure; see the top of the file."""
     finding = failure.finding
     bars = met(world, finding)
-    look: dict[str, Any] | None = None
+    observation: dict[str, Any] | None = None
     document: dict[str, Any] = {"file": None, "ranges": [], "length": None, "bytes": []}
     if finding is not None:
-        seen = finding.look
-        look = {
+        seen = finding.observation
+        observation = {
             "worker": seen.worker,
             "what": seen.what,
             "begun": seen.begun,
@@ -125,17 +125,17 @@ def timeline(world: World, failure: Failure) -> dict[str, Any]:
             "bytes": [shown(finding, low, high) for low, high in finding.ranges[:RANGES]],
         }
     times = [bar.begun for bar in bars] + [bar.ended for bar in bars if bar.ended is not None]
-    times += [look["begun"], look["ended"]] if look is not None else []
+    times += [observation["begun"], observation["ended"]] if observation is not None else []
     lanes: dict[int, list[dict[str, Any]]] = {}
     for activity in bars:
-        lanes.setdefault(activity.worker, []).append(bar_of(activity, look))
-    if look is not None and not any(bar["marked"] for lane in lanes.values() for bar in lane):
-        lanes.setdefault(look["worker"], []).append(bar_of_look(look, document))
+        lanes.setdefault(activity.worker, []).append(bar_of(activity, observation))
+    if observation is not None and not any(bar["marked"] for lane in lanes.values() for bar in lane):
+        lanes.setdefault(observation["worker"], []).append(bar_of_observation(observation, document))
     return document | {
-        "look": look,
+        "look": observation,
         "clock": [min(times, default=0), max(times, default=0)],
         "lanes": [
-            {"worker": worker, "name": who(worker) if worker else "the tester", "bars": lanes[worker]}
+            {"worker": worker, "name": worker_name(worker) if worker else "the tester", "bars": lanes[worker]}
             for worker in sorted(lanes)
         ],
     }
@@ -155,12 +155,12 @@ def touches(activity: Activity, finding: Finding) -> bool:
     """Return whether an operation concerns these bytes, or the length of the file."""
     kind = activity.operation.kind
     if kind == CRASH:
-        return activity.begun <= finding.look.ended
+        return activity.begun <= finding.observation.ended
     if activity.file is None:
         return False
-    if activity.file != finding.look.model.number and kind not in SYNCS:
+    if activity.file != finding.observation.model.number and kind not in SYNCS:
         return False
-    if activity.begun > finding.look.ended:
+    if activity.begun > finding.observation.ended:
         return False
     if finding.length is not None or kind in EVERYWHERE:
         return True
@@ -168,14 +168,14 @@ def touches(activity: Activity, finding: Finding) -> bool:
     return any(low < end and start < high for low, high in finding.ranges)
 
 
-def bar_of(activity: Activity, look: dict[str, Any] | None) -> dict[str, Any]:
+def bar_of(activity: Activity, observation: dict[str, Any] | None) -> dict[str, Any]:
     """Return a bar of a lane. `marked`: the call that found the wrong bytes."""
     start, end = place(activity)
     marked = (
-        look is not None
-        and activity.worker == look["worker"]
-        and activity.begun <= look["begun"]
-        and (activity.ended is None or look["begun"] <= activity.ended)
+        observation is not None
+        and activity.worker == observation["worker"]
+        and activity.begun <= observation["begun"]
+        and (activity.ended is None or observation["begun"] <= activity.ended)
     )
     return {
         "kind": activity.operation.kind,
@@ -192,8 +192,8 @@ def bar_of(activity: Activity, look: dict[str, Any] | None) -> dict[str, Any]:
     }
 
 
-def bar_of_look(look: dict[str, Any], document: dict[str, Any]) -> dict[str, Any]:
-    """Return a bar for a look of the tester itself, at rest."""
+def bar_of_observation(observation: dict[str, Any], document: dict[str, Any]) -> dict[str, Any]:
+    """Return a bar for an observation of the tester itself, at rest."""
     return {
         "kind": "look",
         "sort": "read",
@@ -201,23 +201,23 @@ def bar_of_look(look: dict[str, Any], document: dict[str, Any]) -> dict[str, Any
         "file": document["file"],
         "start": document["ranges"][0][0] if document["ranges"] else 0,
         "end": document["ranges"][-1][1] if document["ranges"] else 0,
-        "begun": look["begun"],
-        "ended": look["ended"],
+        "begun": observation["begun"],
+        "ended": observation["ended"],
         "errors": [],
-        "text": f"looked at {look['what'].rstrip(',')}",
+        "text": f"looked at {observation['what'].rstrip(',')}",
         "marked": True,
     }
 
 
 def shown(finding: Finding, low: int, high: int) -> dict[str, Any]:
     """Return bytes around a range: as found, and as expected if that is unique."""
-    look = finding.look
-    start = max(look.start, (low - AROUND) // 16 * 16)
-    end = min(look.start + len(finding.got), high + AROUND, start + SHOWN)
-    seen = finding.got[start - look.start : end - look.start]
+    observation = finding.observation
+    start = max(observation.start, (low - AROUND) // 16 * 16)
+    end = min(observation.start + len(finding.got), high + AROUND, start + SHOWN)
+    seen = finding.got[start - observation.start : end - observation.start]
     expected = bytearray(seen)
     for a, b in ((max(low, start), min(high, end)) for low, high in finding.ranges):
-        for c, d, found in look.segments(a, b) if a < b else ():
+        for c, d, found in observation.segments(a, b) if a < b else ():
             known = [write for write in found if write.resolved and not write.wild]
             data = known[-1].possible(c, d)[0] if known else b""
             if len(data) == d - c:

@@ -12,14 +12,14 @@ from dataclasses import replace
 from typing import Self
 
 from pagecache.stress.hang import Hang
-from pagecache.stress.story import who
+from pagecache.stress.story import worker_name
 from pagecache.stress.timeline import sentence, timeline
 from pagecache.stress.world import Activity, Failure, World
 
 __all__ = ["Watchdog", "hangs", "late", "overdue"]
 
-LOOK = 0.2  # seconds between two checks
-CALLS = 4  # all calls of an operation may take so many times the patience: less than a round may (trying.py)
+CHECK_S = 0.2  # seconds between two checks
+CALLS = 4  # all calls of an operation may take so many times the patience: less than a round may (shrink_tries.py)
 
 
 class Watchdog:
@@ -40,7 +40,7 @@ class Watchdog:
 
     def _watch(self) -> None:
         world = self._world
-        while not self._done.wait(LOOK):
+        while not self._done.wait(CHECK_S):
             late = overdue(world.active.copy(), time.monotonic(), world.plan.patience)
             if late:
                 world.fail(hangs(world, late))
@@ -53,20 +53,22 @@ def overdue(active: dict[int, Activity], now: float, patience: float) -> list[st
     for worker, activity in sorted(active.items()):
         since, began = max(activity.since, activity.moved), activity.since
         if now - since > patience:
-            found.append(f"{who(worker)} {sentence(activity)} after {now - since:.0f} s")
+            found.append(f"{worker_name(worker)} {sentence(activity)} after {now - since:.0f} s")
         elif now - began > CALLS * patience:
-            found.append(f"{who(worker)} {sentence(activity)} after {now - began:.0f} s, though its calls return")
+            found.append(
+                f"{worker_name(worker)} {sentence(activity)} after {now - began:.0f} s, though its calls return"
+            )
     return found
 
 
 def late(sentence: str) -> Failure:
     """Return a failure without a round."""
     found = Hang.of([sentence], None, None)
-    return Failure("hang", found.tell(), hang=found)
+    return Failure("hang", found.describe(), hang=found)
 
 
 def hangs(world: World, late: list[str]) -> Failure:
     """Return a failure with the late workers and the state around them."""
     found = Hang.of(late, world.target, world.loop)
-    failure = Failure("hang", found.tell(), hang=found)
+    failure = Failure("hang", found.describe(), hang=found)
     return replace(failure, happened=timeline(world, failure))  # before the round is torn down

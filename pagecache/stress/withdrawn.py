@@ -16,7 +16,7 @@ from pagecache.stress.cached import CachedTarget
 from pagecache.stress.outlived import ENTER, started
 from pagecache.stress.pressed import PAGE, PAGES, WRITERS, play
 from pagecache.stress.profiles import Operation
-from pagecache.stress.relapsed import told
+from pagecache.stress.relapsed import check_reported_losses
 from pagecache.stress.steps import Steps
 from pagecache.stress.world import World
 
@@ -47,19 +47,19 @@ def withdrawn(world: World, target: CachedTarget) -> None:
 def _give_up(world: World, target: CachedTarget, steps: Steps, start: int) -> None:
     """Discard a page that was sent without a reply, so that its state in the store is unknown."""
     model = world.models[0]
-    target.heard(0)
+    target.reported_losses(0)
     world.enter(steps.worker, Operation("write", 0, "buffered", start, PAGE), start, start + PAGE)
-    unheard = target.pressure.unheard = threading.Event()
+    unreported = target.pressure.unreported = threading.Event()
     try:
         write = steps.new(model, "write", "buffered", start, PAGE)
         model.begin(write)
         target.write(0, "buffered", start, write.data(start, start + PAGE), 0)
         fsync = started(target.fsync, 0)
-        unheard.wait(ENTER)
+        unreported.wait(ENTER)
         lost = target.lose(0, start, PAGE)
         model.cancel(write)
     finally:
-        target.pressure.unheard = None
+        target.pressure.unreported = None
         world.leave(steps.worker)
     fsync.join()
-    told(target, lost)
+    check_reported_losses(target, lost)

@@ -16,10 +16,10 @@ from pagecache.errors import DataLossError
 from pagecache.stress.content import made
 from pagecache.stress.coverage import PLACELESS, UNSEEN, Coverage, Key
 from pagecache.stress.history import Broken, Clock, Model, Write
-from pagecache.stress.oracle import Doubt, Look, settled, verdict
+from pagecache.stress.oracle import Doubt, Observation, settled, verdict
 from pagecache.stress.plan import Plan
 from pagecache.stress.profiles import KINDS, PROFILES, Operation
-from pagecache.stress.story import who
+from pagecache.stress.story import worker_name
 from pagecache.stress.targets import Target
 
 if TYPE_CHECKING:
@@ -143,7 +143,8 @@ class World:
     loop: asyncio.AbstractEventLoop | None = None
     failures: list[Failure] = field(default_factory=list)
     doubts: list[Doubt] = field(default_factory=list)
-    savers: dict[int, list[Look]] = field(default_factory=dict)  # waiting syncs of a worker -> what they must save
+    # waiting syncs of a worker -> what they must save
+    savers: dict[int, list[Observation]] = field(default_factory=dict)
     saved: int = 0  # the last time at which a sync was waiting
     lock: threading.Lock = field(default_factory=threading.Lock)
     stopped: threading.Event = field(default_factory=threading.Event)
@@ -308,7 +309,11 @@ class World:
         if isinstance(error, DataLossError):
             self._lost(error, kind, worker)
         elif error.errno not in self.target.explained - NEVER:
-            what = f"{kind} of {who(worker)}" if activity is None else f"{kind} of {who(worker)}{where(activity)}"
+            what = (
+                f"{kind} of {worker_name(worker)}"
+                if activity is None
+                else f"{kind} of {worker_name(worker)}{where(activity)}"
+            )
             hint = self.target.hints.get(error.errno or 0)
             hint = "" if hint is None else f"\n  {hint}"
             raise Broken(f"{what} raised {type(error).__name__}: {error}{hint}", "error") from error
@@ -355,29 +360,33 @@ class World:
                 or model is None
                 or not model.went_past(lost.offset, lost.offset + lost.length)
             ):
-                raise Broken(f"{kind} of {who(worker)} reports an unexplained loss: {error}", "error") from error
+                raise Broken(
+                    f"{kind} of {worker_name(worker)} reports an unexplained loss: {error}", "error"
+                ) from error
 
-    def look(self, model: Model, start: int, end: int, worker: int, what: str, *, store: bool = False) -> Look:
-        """Begin a look at a range; `store`: see `Look`."""
-        return Look(model, start, end, worker, what, store=store)
+    def observe(
+        self, model: Model, start: int, end: int, worker: int, what: str, *, store: bool = False
+    ) -> Observation:
+        """Begin an observation of a range; `store`: see `Observation`."""
+        return Observation(model, start, end, worker, what, store=store)
 
-    def judge(self, look: Look, got: bytes, *, short: bool = False, store: bool = False) -> None:
-        """Judge the bytes of a look; if the state is not yet known, keep a doubt for later."""
-        doubt = verdict(look, got, short=short, store=store)
+    def judge(self, observation: Observation, got: bytes, *, short: bool = False, store: bool = False) -> None:
+        """Judge the bytes of an observation; if the state is not yet known, keep a doubt for later."""
+        doubt = verdict(observation, got, short=short, store=store)
         if doubt is not None:
             with self.lock:
                 self.doubts.append(doubt)
 
-    def ask_again(self) -> None:
+    def recheck(self) -> None:
         """Check the doubts again, with newer knowledge."""
         with self.lock:
-            asked, self.doubts = self.doubts, []
-        for number, doubt in enumerate(asked):
+            open_doubts, self.doubts = self.doubts, []
+        for number, doubt in enumerate(open_doubts):
             try:
-                left = doubt.ask()
+                left = doubt.recheck()
             except Broken:
                 with self.lock:
-                    self.doubts += asked[number + 1 :]
+                    self.doubts += open_doubts[number + 1 :]
                 raise
             if left is not None:
                 with self.lock:
@@ -393,7 +402,7 @@ class World:
         """
         self.target.calm()
         self.target.check()
-        self.ask_again()
+        self.recheck()
         assert not self.doubts, self.doubts
         self._hear()
         for model in self.models:
@@ -425,10 +434,12 @@ class World:
         number = self.special.get("losses")
         if number is None or self.target.explained or self.plan.crash_of(self.number) != "none":
             return  # a store that fails or forgets loses more
-        for name, told in self.target.heard(number):
-            if sorted(told) != sorted(given):
-                was, is_told = (str(sorted(one)) if one else "nothing" for one in (given, told))
-                raise Broken(f"file {number}: {was} was given up, as (offset, length); {name} says {is_told}", "error")
+        for name, reported in self.target.reported_losses(number):
+            if sorted(reported) != sorted(given):
+                was, reported_text = (str(sorted(one)) if one else "nothing" for one in (given, reported))
+                raise Broken(
+                    f"file {number}: {was} was given up, as (offset, length); {name} says {reported_text}", "error"
+                )
 
     def _insisting(self, call: Callable[[], T]) -> T:
         """Return the result of a call; retry while the store below refuses it by itself, whatever the faults are."""
@@ -446,19 +457,19 @@ class World:
 
     def _agree(self, model: Model, when: str) -> None:
         for name, read in self.target.everywhere(model.number):
-            look = Look(model, 0, self._whole(model), 0, f"{name}, {when},")
+            observation = Observation(model, 0, self._whole(model), 0, f"{name}, {when},")
             got = self._insisting(read)
-            look.returned()
-            pieces = settled(look, got)
+            observation.returned()
+            pieces = settled(observation, got)
             model.settle(pieces, len(got))
 
     def _stored(self, model: Model, what: str) -> None:
-        look = Look(model, 0, self._whole(model), 0, what)
+        observation = Observation(model, 0, self._whole(model), 0, what)
         got = self.target.store(model.number)
-        look.returned()
+        observation.returned()
         if got is None:
             raise Broken(f"file {model.number}: {what} has no such object")
-        verdict(look, got)
+        verdict(observation, got)
 
     def end(self) -> None:
         """Close the target, which stores all accepted bytes.

@@ -148,16 +148,16 @@ class Forked:
 
 def main(control: int) -> None:
     """Fork processes and report their exit statuses, until the parent is gone."""
-    for name in ("killed", "processes", "trying"):
+    for name in ("killed", "processes", "shrink_tries"):
         import_module(f"pagecache.stress.{name}")
-    asked = socket.socket(fileno=control)
+    requests = socket.socket(fileno=control)
     born: dict[int, tuple[int, socket.socket]] = {}  # descriptor of a process -> its number, its socket
     while True:
         for fd in select.select([control, *born], [], [])[0]:
             if fd != control:
                 _ended(fd, *born.pop(fd))
                 continue
-            data, fds, _flags, _address = socket.recv_fds(asked, 1, FDS)
+            data, fds, _flags, _address = socket.recv_fds(requests, 1, FDS)
             if not data:
                 os._exit(0)
             parent, pid = os.getpid(), os.fork()
@@ -165,7 +165,7 @@ def main(control: int) -> None:
                 for other, (_pid, reports) in born.items():
                     os.close(other)
                     reports.close()
-                asked.close()
+                requests.close()
                 _live(fds, parent)
             reports = socket.socket(fileno=fds[0])
             for one in fds[1:]:
@@ -192,7 +192,7 @@ def _live(fds: list[int], parent: int) -> NoReturn:
             os._exit(status)
         os.dup2(fds[1], 2)
         faulthandler.register(signal.SIGUSR1, all_threads=True)
-        with socket.socket(fileno=fds[0]) as asked, asked.makefile("rb") as stream:
+        with socket.socket(fileno=fds[0]) as requests, requests.makefile("rb") as stream:
             sys.path[:], environment, folder, module = pickle.loads(_next(stream))
             os.environ.clear()
             os.environ.update(environment)

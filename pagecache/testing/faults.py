@@ -173,15 +173,15 @@ class Rule:
         """Return whether the call raises."""
         return self.error is not None or self.dies
 
-    def length(self, asked: int) -> int:
+    def length(self, requested: int) -> int:
         """Return how many of the requested bytes to carry out."""
         if self.short is None:
-            return asked
+            return requested
         if self.short == "half":
-            return max(1, asked // 2)
+            return max(1, requested // 2)
         if self.short == "all but one":
-            return max(1, asked - 1)
-        return min(asked, self.short)
+            return max(1, requested - 1)
+        return min(requested, self.short)
 
     def seconds(self, random: float) -> float:
         """Return how long to wait first; `random` is from [0, 1)."""

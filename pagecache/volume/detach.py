@@ -133,11 +133,11 @@ def _end(volume: Volume, deadline: Deadline, on_failed: Literal["raise", "discar
             raise
     if not volume.ended:
         _finish(volume, deadline)
-        _tell(volume, lost)
+        _log_losses(volume, lost)
     return lost
 
 
-def _tell(volume: Volume, lost: list[LostRange]) -> None:
+def _log_losses(volume: Volume, lost: list[LostRange]) -> None:
     if not lost:
         volume.engine.say(logging.INFO, "the volume", "detached", "everything is saved")
         return
@@ -313,7 +313,7 @@ def _quiet(volume: Volume, inodes: list[Inode], deadline: Deadline) -> bool:
 def _reason(volume: Volume, what: str) -> Reason:
     native = volume.engine.native
     ends = "the volume ends without what hangs"
-    return Reason(what, native, lambda look: look.busy(native.address), ends=ends)
+    return Reason(what, native, lambda snapshot: snapshot.busy(native.address), ends=ends)
 
 
 def _finish(volume: Volume, deadline: Deadline) -> None:

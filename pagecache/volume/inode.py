@@ -59,8 +59,8 @@ class Inode:
         """Record a loss. `seen`: the caller of discard got the list, so later handles do not report it."""
         if not lost:
             return
-        told = min((handle._loss_cursor for handle in self.open_handles), default=self._last_loss)
-        self._losses = [loss for loss in self._losses if loss.seq > told or not loss.seen]
+        reported = min((handle._loss_cursor for handle in self.open_handles), default=self._last_loss)
+        self._losses = [loss for loss in self._losses if loss.seq > reported or not loss.seen]
         self._last_loss += 1
         self._losses.append(_Loss(self._last_loss, lost, seen))
 
@@ -98,7 +98,7 @@ class Inode:
         """Return the unreported losses of a handle without marking them as reported."""
         return [entry for loss in self._losses if loss.seq > cursor for entry in loss.ranges]
 
-    def untold(self) -> bool:
+    def has_unreported_loss(self) -> bool:
         """Return whether a loss waits for the next opener."""
         return any(not loss.seen for loss in self._losses)
 

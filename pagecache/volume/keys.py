@@ -16,8 +16,8 @@ from functools import partial
 
 from ..engine.attempts import Attempts
 from ..engine.park import SLICE, Signal
-from ..engine.report.look import Look, Owner, nobody
 from ..engine.report.reason import Reason, during
+from ..engine.report.wait_snapshot import Owner, WaitSnapshot, unowned
 from ..engine.volume import EngineVolume
 from ..errors import Key
 
@@ -179,9 +179,9 @@ class BusyKeys:
                 other.wait(most)
                 other = self._claim(wanted, done, claim)
 
-        def owner(look: Look) -> Owner | None:
+        def owner(snapshot: WaitSnapshot) -> Owner | None:
             found = other
-            return None if found is None else self._owner(look, self._claims.get(found))
+            return None if found is None else self._owner(snapshot, self._claims.get(found))
 
         if other is not None:
             key = wanted[0]
@@ -192,13 +192,13 @@ class BusyKeys:
         claim = self._claims.get(done)
         return "the name is busy" if claim is None else f"the name is busy with {claim.what}"
 
-    def _owner(self, look: Look, claim: _Claim | None) -> Owner | None:
+    def _owner(self, snapshot: WaitSnapshot, claim: _Claim | None) -> Owner | None:
         """Return the owner of the keys, for reports: a waiting thread, or the call that it left behind."""
         if claim is None:
-            return nobody("a file of that name is being given up")
+            return unowned("a file of that name is being given up")
         job = None if claim.tries is None else claim.tries.job
-        if job is not None and look.sleeping(claim.thread, claim.since) is None:
-            return look.job(job)
+        if job is not None and snapshot.sleeping(claim.thread, claim.since) is None:
+            return snapshot.job(job)
         return Owner(claim.what, f"has the name for {claim.what}", claim.thread, claim.since)
 
     def _claim(self, wanted: tuple[Key, ...], done: Signal, claim: _Claim) -> Signal | None:

@@ -54,7 +54,7 @@ def release(volume: Volume, inode: Inode, *, writable: bool) -> None:
             doomed = True
         else:
             doomed = False
-            volume.engine.rest(inode.engine)
+            volume.engine.mark_idle(inode.engine)
     if doomed:
         bury(volume, inode)
     else:
@@ -121,10 +121,10 @@ def close_collected(volume: Volume, inode: Inode, *, writable: bool, loss_cursor
         if writable and inode.native.has_local():
             inode.engine.set_unclosed(True)
         lost = inode.losses_since(loss_cursor)
-        told = not inode.untold()
+        reported = not inode.has_unreported_loss()
     if lost:
         what = f"{spans([(entry.offset, entry.length) for entry in lost])} is lost, and the handle was not closed"
-        next = "other handles report it" if told else "the next opener reports it"
+        next = "other handles report it" if reported else "the next opener reports it"
         volume.engine.say(logging.ERROR, "data that was given up", what, next, inode.key)
     release(volume, inode, writable=writable)
 
@@ -218,7 +218,7 @@ def prune(volume: Volume, most: int = PRUNED) -> bool:
     for file in volume.engine.files_at(volume.engine.native.some_hollow(min(most, excess))):
         with volume.inodes_lock:
             inode = volume.inodes.get(file.key)
-            if inode is None or inode.engine is not file or not inode.idle() or inode.untold():
+            if inode is None or inode.engine is not file or not inode.idle() or inode.has_unreported_loss():
                 continue
             if file.key in volume.busy:
                 continue

@@ -195,7 +195,7 @@ class _Before:
     links: int | None = None  # number of names of the object that is removed, or is replaced
     version: str | None = None  # of the object whose name is removed; None: unknown
 
-    def look(self, naming: Naming, inode: Inode | None) -> None:
+    def record(self, naming: Naming, inode: Inode | None) -> None:
         """Record the state, once."""
         if self.links is not None:
             return
@@ -243,7 +243,7 @@ def _remove(naming: Naming, before: _Before, tries: Attempts) -> None:
     try:
         backend = naming.begin()
         cached = naming.inodes[0] if naming.inodes else None
-        before.look(naming, cached)
+        before.record(naming, cached)
         with _change(naming.volume):
             if not _was_removed(naming, backend, before, tries):
                 doubtful = tries.doubtful
@@ -316,7 +316,7 @@ def _rename(naming: Naming, dst: Key, replace: bool, before: _Before, tries: Att
         backend = naming.begin()
         with volume.inodes_lock:
             replaced_inode = None if naming.new is None else volume.inodes.get(naming.new)
-        before.look(naming, replaced_inode)
+        before.record(naming, replaced_inode)
         shared = before.links != 1
         with _change(volume):
             if not _was_renamed(naming, backend, dst, replace, before, tries):
@@ -361,9 +361,9 @@ _GONE = object()
 
 def _version(backend: Backend, key: Key) -> Any:
     """Return the version of the object with a name, links not followed; `_GONE`: there is none."""
-    look = getattr(backend, "lstat", backend.stat)
+    lstat = getattr(backend, "lstat", backend.stat)
     try:
-        return look(key).version
+        return lstat(key).version
     except FileNotFoundError:
         return _GONE
 

@@ -400,7 +400,7 @@ def compare(volume: Volume, inode: Inode, stat: ObjectStat, tries: Attempts, qui
                 engine.dispute.find_base()
             engine.bind()  # the announced change did not happen
         return
-    if volume.yields and not whole:
+    if volume.prefers_stored and not whole:
         stat, changes = _yielded(volume, inode, stat, changes, tries)
     if volume.engine.mirror is not None:
         volume.engine.mirror.invalidate(inode.key, "the object was changed by another writer")
@@ -473,4 +473,4 @@ def remote_change(volume: Volume, inode: Inode, stat: ObjectStat, tries: Attempt
     if volume.options.on_conflict == "rebase":
         staging.reading_back(engine, lambda: engine.settled(lambda: remote.rebase(engine), tries))
     else:
-        engine.tell_loss(engine.settled(lambda: remote.take(engine), tries), remote.TAKEN)
+        engine.report_loss(engine.settled(lambda: remote.take(engine), tries), remote.TAKEN)

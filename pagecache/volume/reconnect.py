@@ -110,7 +110,7 @@ def _go_on(volume: Volume, backend: Backend, fenced: bool) -> None:
     for inode in inodes:
         _send_again(inode, known=inode in opened)
     for inode, found in opened.items():
-        _look_at_version(volume, inode, found)
+        _check_version(volume, inode, found)
     with volume.inodes_lock:
         ended = [inode for inode in left if inode.missed and inode.naming is None]  # their calls ended before `resume`
         for inode in ended:
@@ -162,7 +162,7 @@ def _open_late(volume: Volume, backend: Backend, inode: Inode) -> _Opened | None
 
 
 def _take_version(inode: Inode, opened: _Opened) -> None:
-    """Record the version like `_look_at_version`, with the token held."""
+    """Record the version like `_check_version`, with the token held."""
     file = inode.engine
     if file.versions.stale or not file.limits().commit_on_close:
         inode.native.invalidate_remote(0, END)
@@ -347,7 +347,7 @@ def _lose_holes(inode: Inode, owed: Iterable[tuple[int, ...]]) -> None:
     if ranges:
         if inode.volume.engine.mirror is not None and not inode.engine.removed:
             inode.volume.engine.mirror.invalidate(inode.key, "a hole was lost with the backend")
-        inode.engine.tell_loss(ranges, "holes were not committed when the backend was lost")
+        inode.engine.report_loss(ranges, "holes were not committed when the backend was lost")
 
 
 def _owed(inode: Inode, durable: bool) -> list[Step]:
@@ -360,7 +360,7 @@ def _owed(inode: Inode, durable: bool) -> list[Step]:
     return steps
 
 
-def _look_at_version(volume: Volume, inode: Inode, opened: _Opened) -> None:
+def _check_version(volume: Volume, inode: Inode, opened: _Opened) -> None:
     """Keep clean pages only if nothing has changed the object, including changes sent to the old backend.
 
     The status from its open may be outdated: old calls may have ended since, and writers did not wait.

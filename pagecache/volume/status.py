@@ -40,13 +40,13 @@ def of_open(inode: Inode, key: Key, tries: Attempts | None = None) -> FileStat:
     """
     engine = inode.volume.engine
 
-    def ask() -> ObjectStat:
+    def query() -> ObjectStat:
         found = inode.engine.stat_open()
         return engine.backend.stat(key) if found is None else found
 
     quiet = inode.engine.versions.quiet()
     unstored = inode.native.number("unstored")
-    stat = Attempts(engine, "stat", key).here(ask) if tries is None else tries.repeated(ask)
+    stat = Attempts(engine, "stat", key).here(query) if tries is None else tries.repeated(query)
     found = _combined(opening.checked_stat(stat, key), inode, unstored)
     if quiet is None or inode.engine.versions.quiet() != quiet:
         # The cache wrote back during the call: the result may be older than the stored bytes.

@@ -24,8 +24,8 @@ from ..engine.foreign import as_os_error, shown
 from ..engine.io.barrier import FileSync
 from ..engine.namesync import NameSyncCall
 from ..engine.park import SLICE, Deadline, deadline_error
-from ..engine.report.look import Look, Owner, nobody
 from ..engine.report.reason import Reason, during
+from ..engine.report.wait_snapshot import Owner, WaitSnapshot, unowned
 from ..errors import FailedRange, ShutdownError, WritebackError
 from ..native import Events
 
@@ -53,18 +53,18 @@ class _Speed:
     """Bytes a second over the last `WINDOW` seconds, of a count that is read at intervals."""
 
     def __init__(self, now: float) -> None:
-        self._looks: deque[tuple[float, int]] = deque([(now, 0)])
+        self._samples: deque[tuple[float, int]] = deque([(now, 0)])
 
     def due(self, now: float) -> bool:
-        return now >= self._looks[-1][0] + STEP
+        return now >= self._samples[-1][0] + STEP
 
-    def look(self, now: float, count: int) -> None:
-        self._looks.append((now, count))
-        while self._looks[1][0] <= now - WINDOW:
-            self._looks.popleft()
+    def sample(self, now: float, count: int) -> None:
+        self._samples.append((now, count))
+        while self._samples[1][0] <= now - WINDOW:
+            self._samples.popleft()
 
     def rate(self) -> float:
-        (since, before), (now, count) = self._looks[0], self._looks[-1]
+        (since, before), (now, count) = self._samples[0], self._samples[-1]
         return (count - before) / (now - since) if now > since else 0.0
 
 
@@ -93,7 +93,7 @@ class SyncTicket:
         self._turn: Iterator[int] = iter(())  # of those that are polled in any case
         self._errors: list[OSError] = []
         self._name_sync: NameSyncCall | None = None
-        self._looked = float("-inf")
+        self._checked_at = float("-inf")
         self._finished = False
         # Guards the fields below; held while dirty data is counted, without waits. A signal handler may come in between
         # and abort the volume.
@@ -164,7 +164,7 @@ class SyncTicket:
                 self._unsent.pop(sync, None)
         now_seconds = self._engine.clock.now()
         if self._speed.due(now_seconds):
-            self._speed.look(now_seconds, self._sent)
+            self._speed.sample(now_seconds, self._sent)
 
     def _gone(self, sync: FileSync) -> bool:
         """Leave out a file that was removed or freed: it need not be saved. Return whether it was."""
@@ -273,8 +273,8 @@ class SyncTicket:
             if sync is None or sync.due(now):
                 self._timed.discard(number)
                 due.append(number)
-        if now >= self._looked + SLICE:
-            self._looked = now
+        if now >= self._checked_at + SLICE:
+            self._checked_at = now
             turn = list(islice(self._turn, TURN))
             if len(turn) < TURN:
                 self._turn = iter(list(self._pending))
@@ -330,7 +330,7 @@ class SyncTicket:
             while seq is not None:
                 call = self._name_sync
                 if call is not None:
-                    call.job.rest(min(deadline.left(), call.rest(), SLICE))
+                    call.job.join(min(deadline.left(), call.poll_delay(), SLICE))
                 else:
                     self._engine.park.wait("cache", cache.address, seq, min(deadline.left(), SLICE))
                 seq = self._standing(deadline)
@@ -343,12 +343,12 @@ class SyncTicket:
         """Return the reason of waits for it."""
         return Reason("sync", self._engine.native, self._owner)
 
-    def _owner(self, look: Look) -> Owner | None:
+    def _owner(self, snapshot: WaitSnapshot) -> Owner | None:
         """Return the currently awaited operation: of the first of its files, or of the names."""
         call, pending = self._name_sync, self._pending
         if pending:
-            return next(iter(pending.values())).owner(look)
-        return nobody("the syncs before it are not over") if call is None else look.job(call.job)
+            return next(iter(pending.values())).owner(snapshot)
+        return unowned("the syncs before it are not over") if call is None else snapshot.job(call.job)
 
     def _standing(self, deadline: Deadline) -> int | None:
         """Return the sequence number of the cache's event from before the check; None: it is over."""
@@ -365,7 +365,7 @@ class SyncTicket:
         if pending:
             return next((sync for sync in pending if sync.failure()[0]), pending[0]).late("sync")
         if call is not None:
-            wait = None if call.submitted else call.rest()
+            wait = None if call.submitted else call.poll_delay()
             return deadline_error("sync", failed=call.tries.failed, wait=wait)
         return deadline_error("sync", then="the syncs before it are not over")
 

@@ -88,7 +88,7 @@ class Volume:
             park=cache.park,
         )
         self.engine.dirty_share = options.dirty_share
-        self.yields = False  # acknowledged bytes give way to later foreign versions, as in network file systems
+        self.prefers_stored = False  # acknowledged bytes give way to later foreign versions, as in network file systems
         self.detached = False  # no unsaved data is left
         self.ended = False  # no threads or files are left
         self.backend_closed = False
@@ -127,7 +127,7 @@ class Volume:
         canonical = self.engine.backend.canonical
         if getattr(canonical, "__func__", None) is Backend.canonical:
             return canonical(key)
-        return self.engine.asked("canonical", key, lambda: canonical(key))
+        return self.engine.call_here("canonical", key, lambda: canonical(key))
 
     def _inode_at(self, key: Key) -> Inode | None:
         with self.inodes_lock:

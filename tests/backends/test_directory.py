@@ -129,16 +129,16 @@ def test_name_exchanged_during_the_walk_leads_nowhere_else(
     """The attacker puts a link to the outside at a name that the walk has just checked."""
     put(backend, "sub/secret", b"inside").close()
     victim = root / "sub" if swap == "directory" else root / "sub" / "secret"
-    look = beneath.Tree._look
+    lstat = beneath.Tree._lstat
 
-    def looked(self: beneath.Tree, name: str, fd: int, may_miss: bool) -> os.stat_result | None:
-        found = look(self, name, fd, may_miss)
+    def lstat_after(self: beneath.Tree, name: str, fd: int, may_miss: bool) -> os.stat_result | None:
+        found = lstat(self, name, fd, may_miss)
         if name == victim.name and not victim.is_symlink():
             victim.rename(root / "away")
             victim.symlink_to(".." if swap == "directory" else "../../secret")
         return found
 
-    monkeypatch.setattr(beneath.Tree, "_look", looked)
+    monkeypatch.setattr(beneath.Tree, "_lstat", lstat_after)
     with pytest.raises(OSError):  # ELOOP or ENOTDIR, depending on the kernel
         backend.open("sub/secret")
 

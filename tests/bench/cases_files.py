@@ -22,7 +22,7 @@ from pagecache.bench.subject import PAGE, made
 from tests.bench import file_counts
 from tests.bench.dict_backend import HAS_PROMPT
 from tests.bench.file_stores import DIR, MEMORY, OTHER, PLAIN, PROMPT, STORES, Way, ways
-from tests.bench.rows import Bench, Row, case, exact, look, timed
+from tests.bench.rows import Bench, Row, case, comparison_row, exact, timed
 
 THREADS = 8
 NO_PROMPT = "BackendLimits has no `prompt` yet: the store is like dict"
@@ -98,7 +98,9 @@ def file_row(job: str, store: str, wall: Comparison, cpu: Comparison, found: dic
     if key:
         row = timed("small-files", key, wall, store, PLAIN, note)
     else:
-        row = replace(look("small-files", metric, f"{PLAIN}{suffix}", wall, store, PLAIN, note), unit="× time")
+        row = replace(
+            comparison_row("small-files", metric, f"{PLAIN}{suffix}", wall, store, PLAIN, note), unit="× time"
+        )
         ratio = wall.times(store, PLAIN)
         row = replace(row, value=ratio.median, low=ratio.low)
     return replace(row, counts=counts)

@@ -18,7 +18,7 @@ from pagecache.bench.plain import BLOCK, MIB
 from pagecache.bench.subject import KIB, PAGE, PatternBackend, cache_for_hits, made
 from pagecache.testing import FaultPlan, FaultyBackend, Rule
 from tests.bench.backends import SlowBackend
-from tests.bench.rows import Bench, Row, case, exact, look, timed
+from tests.bench.rows import Bench, Row, case, comparison_row, exact, timed
 
 
 def few(bench: Bench) -> int:
@@ -103,7 +103,7 @@ def copies(bench: Bench) -> Iterator[Row]:
             result = bench.compare(variants, wall=True, rounds=few(bench), counts={"without": 1, "with": 1})
         metric = f"{piece // KIB} KiB writes and flush, no temporary copies"
         note = f"P21; the seed's kernel change gave {SEED_COPIES[piece]}"
-        yield look("copies", metric, "the same engine with them", result, "without", "with", note)
+        yield comparison_row("copies", metric, "the same engine with them", result, "without", "with", note)
 
 
 # ---------------------------------------------------------------- S1: several pages in one write-through request
@@ -138,7 +138,9 @@ def write_through(bench: Bench) -> Iterator[Row]:
                 rounds=few(bench),
                 counts={"one": 1, "many": 1},
             )
-        yield look("write-through", "1 MiB written through in one call", f"256 pages, {order}", result, "one", "many")
+        yield comparison_row(
+            "write-through", "1 MiB written through in one call", f"256 pages, {order}", result, "one", "many"
+        )
 
 
 # ---------------------------------------------------------------- P22

@@ -22,7 +22,7 @@ from tests.bench.peers import (
     Unavailable,
     required,
 )
-from tests.bench.rows import Bench, Row, case, look, skipped, timed
+from tests.bench.rows import Bench, Row, case, comparison_row, skipped, timed
 
 if TYPE_CHECKING:
     from tests.bench.fsspec_ways import Way
@@ -75,7 +75,7 @@ def side_by_side(
     )
     own, *peers = ways
     for peer in peers:
-        yield look(case, metric, peer.name, result, own.name, peer.name, counted(own, peer))
+        yield comparison_row(case, metric, peer.name, result, own.name, peer.name, counted(own, peer))
     if case == "fsspec-parquet" and not cold:
         best = min(
             [way for way in peers if OWN not in way.name], key=lambda peer: result.speed(own.name, peer.name).median

@@ -15,7 +15,7 @@ from pagecache.bench.harness import Variant
 from pagecache.bench.plain import BLOCK, MIB, Run
 from pagecache.bench.subject import KIB, PAGE, Subject, cache_for_hits
 from tests.bench.peers import Copied, Mapping, Peer, PythonFile, SystemCalls
-from tests.bench.rows import Bench, Row, case, look, timed
+from tests.bench.rows import Bench, Row, case, comparison_row, timed
 
 SMALL, MIDDLE, LARGE = 4 * KIB, 64 * KIB, MIB
 NAMES = {SMALL: "4 KiB", MIDDLE: "64 KiB", LARGE: "1 MiB"}
@@ -83,8 +83,8 @@ def mapped_and_large_reads(bench: Bench) -> Iterator[Row]:
             yield timed("large-reads", key, result, "64K", "pread", "64K folios")
             yield timed("large-reads", f"{key}-memcpy", result, "into", "memcpy", "64K folios")
             metric = f"{NAMES[size]} random hit"
-            yield look("large-reads", f"{metric}, 64K folios", "mmap slice", result, "64K", "mmap")
-            yield look("large-reads", f"{metric}, 4K folios", "os.pread", result, "4K", "pread")
+            yield comparison_row("large-reads", f"{metric}, 64K folios", "mmap slice", result, "64K", "mmap")
+            yield comparison_row("large-reads", f"{metric}, 4K folios", "os.pread", result, "4K", "pread")
     finally:
         mapping.close()
         copied.close()
@@ -111,9 +111,9 @@ def sequential_reads(bench: Bench) -> Iterator[Row]:
                 yield timed("sequential", "P3/pread", result, "64K", "pread")
                 yield timed("sequential", "P3/mmap", result, "64K", "mmap")
             else:
-                yield look("sequential", f"{metric}, 64K folios", "os.pread", result, "64K", "pread")
-                yield look("sequential", f"{metric}, 64K folios", "mmap slice", result, "64K", "mmap")
-            yield look("sequential", f"{metric}, 4K folios", "os.pread", result, "4K", "pread")
+                yield comparison_row("sequential", f"{metric}, 64K folios", "os.pread", result, "64K", "pread")
+                yield comparison_row("sequential", f"{metric}, 64K folios", "mmap slice", result, "64K", "mmap")
+            yield comparison_row("sequential", f"{metric}, 4K folios", "os.pread", result, "4K", "pread")
     finally:
         mapping.close()
 
@@ -138,8 +138,8 @@ def large_overwrites(bench: Bench) -> Iterator[Row]:
                 yield timed(
                     "large-overwrites", "P6/64K" if size == MIDDLE else "P6/1M", result, "64K", "pwrite", "64K folios"
                 )
-                yield look("large-overwrites", f"{metric}, 4K folios", "os.pwrite", result, "4K", "pwrite")
-            yield look("large-overwrites", f"{metric}, 64K folios", "mmap slice", result, "64K", "mmap")
+                yield comparison_row("large-overwrites", f"{metric}, 4K folios", "os.pwrite", result, "4K", "pwrite")
+            yield comparison_row("large-overwrites", f"{metric}, 64K folios", "mmap slice", result, "64K", "mmap")
         offsets = list(range(0, bench.settings.size, SMALL))
         result = bench.compare(
             [
@@ -147,7 +147,9 @@ def large_overwrites(bench: Bench) -> Iterator[Row]:
                 Variant(name="pwrite", run=system.writes(SMALL), items=offsets),
             ]
         )
-        yield look("large-overwrites", "4 KiB sequential overwrite, 64K folios", "os.pwrite", result, "64K", "pwrite")
+        yield comparison_row(
+            "large-overwrites", "4 KiB sequential overwrite, 64K folios", "os.pwrite", result, "64K", "pwrite"
+        )
     finally:
         mapping.close()
         large.file.fsync()
@@ -190,10 +192,10 @@ def views(bench: Bench) -> Iterator[Row]:
             metric = f"{NAMES[size]} view"
             if size == LARGE:
                 yield timed("views", "P27", result, "view", "pread", whole.note() or "one folio")
-                yield look("views", f"{metric} over 64K folios", "pread of it", result, "64K", "pread")
+                yield comparison_row("views", f"{metric} over 64K folios", "pread of it", result, "64K", "pread")
             else:
-                yield look("views", metric, "pread of it", result, "view", "pread")
-            yield look("views", f"writable {metric}", "pwrite of it", result, "write", "pwrite")
+                yield comparison_row("views", metric, "pread of it", result, "view", "pread")
+            yield comparison_row("views", f"writable {metric}", "pwrite of it", result, "write", "pwrite")
     finally:
         whole.file.fsync()
         large.file.fsync()
@@ -228,7 +230,7 @@ def small_stream(bench: Bench) -> Iterator[Row]:
     finally:
         buffered.close()
     yield timed("stream", "P8", result, "handle", "pread")
-    yield look("stream", "512 B sequential read()", "buffered Python file", result, "handle", "buffered")
+    yield comparison_row("stream", "512 B sequential read()", "buffered Python file", result, "handle", "buffered")
 
 
 @case("appends", "appends of 512 B and 4 KiB against os.write and a buffered file")
@@ -272,8 +274,8 @@ def appends(bench: Bench) -> Iterator[Row]:
                     ]
                 )
                 metric = f"append of {size} B" if size < KIB else f"append of {size // KIB} KiB"
-                yield look("appends", metric, "os.write, O_APPEND", result, "cache", "write")
-                yield look("appends", metric, "buffered Python file", result, "cache", "buffered")
+                yield comparison_row("appends", metric, "os.write, O_APPEND", result, "cache", "write")
+                yield comparison_row("appends", metric, "buffered Python file", result, "cache", "buffered")
         finally:
             os.close(fd)
             file.truncate(0)

@@ -15,7 +15,7 @@ from collections.abc import Iterator
 from pagecache.bench.cases import pread_hits
 from pagecache.bench.harness import Variant, compare
 from pagecache.bench.subject import PAGE
-from tests.bench.rows import Bench, Row, case, look, timed
+from tests.bench.rows import Bench, Row, case, comparison_row, timed
 
 PERIOD = 0.1
 
@@ -108,4 +108,4 @@ def watched(bench: Bench) -> Iterator[Row]:
     finally:
         scraper.close()
     yield timed("live", "P37", ours, "served", "alone", note)
-    yield look("live", "the same by the clock on the wall", "not scraped", wall, "served", "alone")
+    yield comparison_row("live", "the same by the clock on the wall", "not scraped", wall, "served", "alone")

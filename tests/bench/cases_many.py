@@ -17,7 +17,7 @@ from pagecache import PageCache
 from pagecache.bench.harness import Variant, shuffled
 from pagecache.bench.subject import PAGE, made
 from tests.bench.cases_files import side_by_side
-from tests.bench.rows import Bench, Row, case, exact, look, timed
+from tests.bench.rows import Bench, Row, case, comparison_row, exact, timed
 
 BYTES = 200
 PER_FOLDER = 1000
@@ -118,6 +118,6 @@ def many_objects(bench: Bench) -> Iterator[Row]:
     note = f"{until}; {cpu.times(names[-1], names[0]).median:.3g}× CPU"
     yield timed("many-objects", "F4/growth", wall, names[-1], names[0], note)
     for name in names[1:-1]:
-        yield look("many-objects", f"open, read, close among {name} objects", names[0], wall, name, names[0])
+        yield comparison_row("many-objects", f"open, read, close among {name} objects", names[0], wall, name, names[0])
     yield exact("many-objects", "F4/misses", last.misses, f"{last.count:,} objects")
     yield exact("many-objects", "F4/bytes", last.bytes, f"{last.count:,} objects; metadata_bytes {last.counted:.0f}")

@@ -13,7 +13,7 @@ from pagecache.bench.cases import pread_hits
 from pagecache.bench.harness import Variant, shuffled
 from pagecache.bench.plain import MIB
 from pagecache.bench.subject import KIB, PAGE, PatternBackend, made, read_nothing
-from tests.bench.rows import Bench, Row, case, exact, look, skipped, timed
+from tests.bench.rows import Bench, Row, case, comparison_row, exact, skipped, timed
 
 STREAMED = 256  # pages of one prefetch: 1 MiB
 SMALLEST = 4096  # pages; a prefetch of 1 MiB has to be small beside it
@@ -114,7 +114,7 @@ def index_growth(bench: Bench) -> Iterator[Row]:
     base = variants[0].name
     for variant in variants[1:]:
         metric = f"1 byte of a random page, {int(variant.name):,} pages"
-        yield look("index", metric, f"{int(base):,} pages", result, variant.name, base)
+        yield comparison_row("index", metric, f"{int(base):,} pages", result, variant.name, base)
 
 
 @case("eviction", "most folios examined by one eviction call, in states that make it hard", ("P13",))

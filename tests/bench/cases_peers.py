@@ -19,7 +19,7 @@ from tests.bench.peers import (
     Peer,
     Unavailable,
 )
-from tests.bench.rows import Bench, Row, case, look, skipped, timed
+from tests.bench.rows import Bench, Row, case, comparison_row, skipped, timed
 
 MAKERS: dict[str, Callable[[Path, int], Peer]] = {
     "dict": lambda folder, size: PageDict(size, PAGE),
@@ -67,7 +67,7 @@ def beside(bench: Bench, name: str, peer: Peer) -> Iterator[Row]:
         if name in names:
             yield timed("peers", f"P9/{verb}-{name}", result, gated, name)
         else:
-            yield look("peers", f"4 KiB random {verb}, {gated} folios", title, result, gated, name)
-        yield look("peers", f"4 KiB random {verb}, {other} folios", title, result, other, name)
+            yield comparison_row("peers", f"4 KiB random {verb}, {gated} folios", title, result, gated, name)
+        yield comparison_row("peers", f"4 KiB random {verb}, {other} folios", title, result, other, name)
     small.file.fsync()
     large.file.fsync()

@@ -26,7 +26,7 @@ from tests.bench.peers import (
     Unavailable,
     required,
 )
-from tests.bench.rows import Bench, Row, case, exact, look, skipped, timed
+from tests.bench.rows import Bench, Row, case, comparison_row, exact, skipped, timed
 
 LATENCY = 0.05
 ROUNDS = 3
@@ -221,4 +221,4 @@ def sequential(bench: Bench) -> Iterator[Row]:
             store.client.download_file(BUCKET, KEY, os.devnull)
 
         result, note = beside(bench, store, read, download, [0])
-        yield look("s3-sequential", "sequential read", "boto3 download", result, "pagecache", "boto3", note)
+        yield comparison_row("s3-sequential", "sequential read", "boto3 download", result, "pagecache", "boto3", note)

@@ -21,7 +21,7 @@ from tests.bench.cases_s3 import BUCKET, KEY, LATENCY, ROUNDS, Store, moved
 from tests.bench.peers import (
     Unavailable,
 )
-from tests.bench.rows import Bench, Row, case, look
+from tests.bench.rows import Bench, Row, case, comparison_row
 
 ENVIRONMENTS = {"s3fs": ".venv-s3fs", "smart_open": ".venv-smart-open"}
 CACHES = {
@@ -72,13 +72,15 @@ class PeerProcess:
 @case("s3-peers", "reading and writing S3 objects against s3fs with each of its caches, and smart_open")
 def s3_peers(bench: Bench) -> Iterator[Row]:
     if not any(map(python_of, ENVIRONMENTS)):
-        yield skipped_look("S3 objects", "s3fs, smart_open", Unavailable("not installed (`make bench-s3-peers`)"))
+        yield skipped_comparison_row(
+            "S3 objects", "s3fs, smart_open", Unavailable("not installed (`make bench-s3-peers`)")
+        )
         return
     with ExitStack() as stack:
         try:
             store = Store(bench.folder / "s3-peers", stack)
         except Unavailable as reason:
-            yield skipped_look("S3 objects", "s3fs, smart_open", reason)
+            yield skipped_comparison_row("S3 objects", "s3fs, smart_open", reason)
             return
         size = bench.settings.size
         store.client.upload_file(str(make_file(bench.folder / "s3-peers-object", size)), BUCKET, KEY)
@@ -86,7 +88,7 @@ def s3_peers(bench: Bench) -> Iterator[Row]:
             try:
                 peer = PeerProcess(library, store.proxy.endpoint, stack)
             except Unavailable as reason:
-                yield skipped_look("S3 objects", library, reason)
+                yield skipped_comparison_row("S3 objects", library, reason)
                 continue
             for latency in (LATENCY, 0.0):
                 store.proxy.latency = latency
@@ -143,10 +145,10 @@ def row(bench: Bench, store: Store, what: str, title: str, own: Any, job: Any) -
     try:
         result = bench.compare(variants, wall=True, rounds=min(bench.settings.rounds, ROUNDS), counts=counts)
     except Unavailable as reason:
-        return skipped_look(what, title, reason)
+        return skipped_comparison_row(what, title, reason)
     note = f"{notes['pagecache']}; {title} {notes[title]}"
-    return look("s3-peers", what, title, result, "pagecache", title, note)
+    return comparison_row("s3-peers", what, title, result, "pagecache", title, note)
 
 
-def skipped_look(what: str, against: str, reason: Unavailable) -> Row:
+def skipped_comparison_row(what: str, against: str, reason: Unavailable) -> Row:
     return Row(case="s3-peers", metric=what, against=against, value=None, unit="× speed", skipped=str(reason))

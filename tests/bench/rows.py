@@ -7,7 +7,7 @@ from pagecache.bench.harness import Comparison
 from pagecache.bench.suite import Bench, Case, Group, Row, Settings, measured
 from tests.bench.goals import BY_KEY
 
-__all__ = ["Bench", "Case", "Row", "Settings", "case", "exact", "look", "skipped", "timed"]
+__all__ = ["Bench", "Case", "Row", "Settings", "case", "comparison_row", "exact", "skipped", "timed"]
 
 
 def texts(key: str) -> dict[str, Any]:
@@ -31,7 +31,9 @@ def timed(case: str, key: str, comparison: Comparison, name: str, against: str, 
     return measured(comparison, name, against, case=case, note=note, **texts(key))
 
 
-def look(case: str, metric: str, against: str, comparison: Comparison, name: str, base: str, note: str = "") -> Row:
+def comparison_row(
+    case: str, metric: str, against: str, comparison: Comparison, name: str, base: str, note: str = ""
+) -> Row:
     """Return a row without a goal: the speed of `name` relative to `base`."""
     return measured(comparison, name, base, case=case, metric=metric, against=against, note=note)
 

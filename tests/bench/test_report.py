@@ -107,8 +107,8 @@ def test_words_select_by_case_goal_and_part() -> None:
 def test_the_table_names_each_goal_its_number_and_whether_it_is_reached() -> None:
     text = io.StringIO()
     rows = (row("P8", 7.5, 0.03), row("P1/4K", 1.0), skipped("instructions", "P7", "no valgrind"))
-    look = dataclasses.replace(row("P8", 2.0), key="", metric="a look")
-    report.print_report(outcome(*rows, look), Console(file=text, width=200))
+    plain = dataclasses.replace(row("P8", 2.0), key="", metric="a look")
+    report.print_report(outcome(*rows, plain), Console(file=text, width=200))
     lines = text.getvalue().splitlines()
     assert any("P8" in line and "7.50" in line and "±3 %" in line and "yes" in line for line in lines)
     assert any("P1/4K" in line and "no" in line for line in lines)
@@ -118,8 +118,8 @@ def test_the_table_names_each_goal_its_number_and_whether_it_is_reached() -> Non
 
 
 def test_the_json_document_has_goals_and_rows_apart() -> None:
-    look = dataclasses.replace(row("P8", 2.0), key="")
-    document = json.loads(json.dumps(report.as_dict(outcome(row("P8", 7.5), look))))
+    plain = dataclasses.replace(row("P8", 2.0), key="")
+    document = json.loads(json.dumps(report.as_dict(outcome(row("P8", 7.5), plain))))
     assert [(goal["id"], goal["value"], goal["reached"]) for goal in document["goals"]] == [("P8", 7.5, "yes")]
     assert len(document["rows"]) == 1
     assert document["machine"]["cpus"] >= 1

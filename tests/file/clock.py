@@ -33,7 +33,7 @@ class HandClock:
         eventually(happened)
 
 
-def after_a_look(cache: PageCache) -> None:
+def after_flusher_turn(cache: PageCache) -> None:
     """Return when the flusher has examined everything once more, from beginning to end.
 
     A turn that has already begun does not count: it found its method before.

@@ -125,7 +125,7 @@ class World:
             case "drop":
                 self.volume.drop_clean(KEY, at, length)
 
-    def everybody_agrees(self) -> None:
+    def all_readers_agree(self) -> None:
         for file in self.handles.values():
             assert file.size == len(self.content)
             assert file.pread(2 * MOST, 0) == bytes(self.content)
@@ -207,7 +207,7 @@ def test_direct_and_buffered_operations_agree_on_every_byte(
         world = World(cache.attach(backend, read_ahead=0))
         for step in script:
             world.step(*step)
-        world.everybody_agrees()
+        world.all_readers_agree()
         cache.check()
         for file in world.handles.values():
             file.close()

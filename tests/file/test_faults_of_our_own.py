@@ -60,7 +60,7 @@ FUNCTIONS: list[tuple[Any, str]] = [
     *((EngineFile, name) for name in ("refresh_limits", "lose_direct")),
     *((Troubles, name) for name in ("add", "failing", "failures_since")),
     (Notices, "say"),
-    (Notices, "look"),
+    (Notices, "check"),
     (Feed, "emit"),
     (PageCache, "_emit"),
     (logging.Logger, "log"),

@@ -22,7 +22,7 @@ def test_a_reconnect_does_not_take_a_size_that_a_truncate_has_changed_since(monk
     """The object was checked before the volume was live again. [2.22, T-75b]"""
     store = MemoryBackend()
     store.put(KEY, DATA)
-    look = reconnect._look_at_version
+    look = reconnect._check_version
     with PageCache("1MiB") as cache:
         volume = cache.attach(store)
         with volume.open(KEY, "r+") as file:
@@ -34,7 +34,7 @@ def test_a_reconnect_does_not_take_a_size_that_a_truncate_has_changed_since(monk
 
             file.pread(10, 0)
             volume.abort()
-            monkeypatch.setattr(reconnect, "_look_at_version", late)
+            monkeypatch.setattr(reconnect, "_check_version", late)
             volume.reconnect(store)
             assert (file.size, file.pread(2 * PAGE, 0)) == (100, DATA[:100])
             file.pwrite(b"end", 200)
@@ -53,7 +53,7 @@ def test_a_reconnect_keeps_no_page_where_a_commit_of_ours_hides_another_version(
     store = MemoryBackend()
     store.put(KEY, DATA)
     other = b"else" * PAGE
-    look = reconnect._look_at_version
+    look = reconnect._check_version
     with PageCache("1MiB") as cache:
         volume = cache.attach(store)
         with volume.open(KEY, "r+") as file:
@@ -67,7 +67,7 @@ def test_a_reconnect_keeps_no_page_where_a_commit_of_ours_hides_another_version(
             assert file.pread(len(DATA), 0) == DATA
             volume.abort()
             store.put(KEY, other)
-            monkeypatch.setattr(reconnect, "_look_at_version", late)
+            monkeypatch.setattr(reconnect, "_check_version", late)
             volume.reconnect(store)
             assert file.pread(PAGE, PAGE) == other[PAGE : 2 * PAGE]
             assert file.pread(4, 0) == b"mine"

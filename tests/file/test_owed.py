@@ -134,7 +134,7 @@ def test_an_error_after_an_abort_is_no_refusal(monkeypatch: pytest.MonkeyPatch, 
         raise OSError(errno.ENOTCONN, "the line was cut")
 
     def late(job: Job[Any], alive: Callable[[], None], *more: Any) -> Any:
-        assert job.what != "truncate" or job.rest(WAIT_LIMIT_S)
+        assert job.what != "truncate" or job.join(WAIT_LIMIT_S)
         return wait(job, alive, *more)
 
     wait = Job.wait

@@ -13,7 +13,7 @@ import pytest
 import pagecache
 
 from .backends import WAIT_LIMIT_S, RecordingFile
-from .clock import HandClock, after_a_look
+from .clock import HandClock, after_flusher_turn
 from .rig import KEY, PAGE, Rig, Task, dirty_bytes, eventually, pattern
 
 Make = Callable[..., Rig]
@@ -36,7 +36,7 @@ def test_old_data_is_written_back_whatever_the_thresholds_say(make: Make, clock:
     file.pwrite(b"old", 0)
     for _ in range(5):
         clock.advance(5.0)
-        after_a_look(rig.cache)
+        after_flusher_turn(rig.cache)
         file.pwrite(b"young", 50 * PAGE)  # keeps the file dirty all the time
     assert sent(rig) == []
     clock.advance(5.0)
@@ -46,7 +46,7 @@ def test_old_data_is_written_back_whatever_the_thresholds_say(make: Make, clock:
     file.pwrite(b"newer", 10 * PAGE)
     for _ in range(5):
         clock.advance(5.0)
-        after_a_look(rig.cache)
+        after_flusher_turn(rig.cache)
     assert sent(rig) == []
     clock.advance(5.0)
     eventually(lambda: (KEY, 10 * PAGE, 5) in sent(rig))
@@ -61,7 +61,7 @@ def test_old_data_is_written_back_and_not_committed(make: Make, clock: HandClock
     eventually(lambda: rig.volume.stats().unstable == PAGE)
     for _ in range(5):
         clock.advance(3600.0)
-        after_a_look(rig.cache)
+        after_flusher_turn(rig.cache)
     stats = rig.volume.stats()
     assert (stats.write_requests, stats.commits, stats.dirty, stats.unstable) == (1, 0, 0, PAGE)
     assert rig.backend.seen("commit") == []
@@ -85,12 +85,12 @@ def test_the_oldest_goes_first_and_files_take_turns(make: Make, clock: HandClock
         for page in range(3):
             file.pwrite(name.encode() * PAGE, page * PAGE)
         clock.advance(1.0)
-        after_a_look(rig.cache)
+        after_flusher_turn(rig.cache)
     assert sent(rig) == []
     with rig.backend.gate("write_from") as gate:
         clock.advance(30.0)
         gate.wait_entered()
-        after_a_look(rig.cache)  # all three are due, and wait behind the first call
+        after_flusher_turn(rig.cache)  # all three are due, and wait behind the first call
     eventually(lambda: len(sent(rig)) == 9)
     order = "".join(str(key) for key, _, _ in sent(rig))
     assert sorted("abc", key=order.index) == ["b", "c", "a"]
@@ -124,7 +124,7 @@ def test_an_old_file_has_its_turn_beside_a_long_fsync(make: Make, clock: HandClo
     sync = Task(big.fsync)
     gate.wait_entered()
     clock.advance(30.0)
-    after_a_look(rig.cache)
+    after_flusher_turn(rig.cache)
     gate.open()
     sync.result()
     assert [key for key, _, _ in sent(rig)].index("old") <= 2
@@ -140,7 +140,7 @@ def test_age_waits_behind_a_commit_and_is_not_forgotten(make: Make, clock: HandC
     gate.wait_entered()
     file.pwrite(b"two", PAGE)
     clock.advance(30.0)
-    after_a_look(rig.cache)
+    after_flusher_turn(rig.cache)
     assert len(sent(rig)) == 1
     gate.open()
     sync.result()
@@ -174,7 +174,7 @@ def test_bytes_written_beside_an_aged_pass_have_their_own_age(make: Make, clock:
     eventually(lambda: len(sent(rig)) == 3)
     for _ in range(4):
         clock.advance(5.0)
-        after_a_look(rig.cache)
+        after_flusher_turn(rig.cache)
     assert len(sent(rig)) == 3
     clock.advance(10.0)
     eventually(lambda: sent(rig)[-1] == (KEY, 8 * PAGE, 5))
@@ -194,7 +194,7 @@ def test_failed_data_is_not_hurried_by_its_age(make: Make, clock: HandClock) -> 
         file.flush()
     for _ in range(10):
         clock.advance(30.0)
-        after_a_look(rig.cache)
+        after_flusher_turn(rig.cache)
     assert fault.nr_hit == 1
 
 
@@ -205,7 +205,7 @@ def test_age_does_not_count_where_only_commits_make_bytes_visible(make: Make, cl
     file.pwrite(b"x" * 1000, 0)
     for _ in range(10):
         clock.advance(30.0)
-        after_a_look(rig.cache)
+        after_flusher_turn(rig.cache)
     assert sent(rig) == []
     file.fsync()
     assert sent(rig) == [(KEY, 0, 1000)]
@@ -223,7 +223,7 @@ def test_an_object_is_sent_while_it_grows(make: Make) -> None:
         file.pwrite(data[offset : offset + 3000], offset)
     eventually(lambda: sorted(sent(rig)) in ([(KEY, 0, UNIT), (KEY, UNIT, UNIT)], [(KEY, 0, 2 * UNIT)]))
     file.flush()
-    after_a_look(rig.cache)
+    after_flusher_turn(rig.cache)
     assert sum(length for _, _, length in sent(rig)) == 2 * UNIT
     assert rig.backend.seen("commit") == []
     file.fsync()
@@ -260,8 +260,8 @@ def test_partly_dirty_units_go_only_when_nothing_else_makes_room(make: Make) -> 
     file = rig.open()
     for unit in range(20):  # 80 KiB: above dirty_background, below the midpoint
         file.pwrite(b"x", unit * UNIT)
-    after_a_look(rig.cache)
-    after_a_look(rig.cache)
+    after_flusher_turn(rig.cache)
+    after_flusher_turn(rig.cache)
     assert sent(rig) == []
     with pytest.raises(pagecache.PageCacheError) as caught:
         for unit in range(20, 60):

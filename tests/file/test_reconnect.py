@@ -490,14 +490,14 @@ def test_a_commit_as_soon_as_the_volume_lives_is_no_remote_change(make: Make, mo
     file.pread(PAGE, 0)
     rig.volume.abort()
     fresh = rig.backend.successor(lose=False)
-    look = reconnect._look_at_version
+    look = reconnect._check_version
 
     def late(*arguments: Any) -> None:
         file.pwrite(NEWER, 4 * PAGE)
         file.fsync()
         look(*arguments)
 
-    monkeypatch.setattr(reconnect, "_look_at_version", late)
+    monkeypatch.setattr(reconnect, "_check_version", late)
     rig.volume.reconnect(fresh)
     assert (file.size, file.pread(8 * PAGE, 0)) == (5 * PAGE, OLD + NEWER)
     assert fresh.committed(KEY) == OLD + NEWER
@@ -553,7 +553,7 @@ def test_a_caller_that_has_not_noticed_the_abort_is_waited_for(
     def late(job: Job[Any], alive: Callable[[], None], *more: Any) -> Any:
         if job.what == "truncate":
             assert waited_for.wait(WAIT_LIMIT_S)
-            assert job.rest(WAIT_LIMIT_S)
+            assert job.join(WAIT_LIMIT_S)
         return genuine(job, alive, *more)
 
     def stragglers(native: NativeVolume) -> int:

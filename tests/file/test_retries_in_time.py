@@ -16,7 +16,7 @@ import pytest
 from pagecache import PageCache, RetryPolicy, aio
 
 from .backends import RecordingBackend
-from .clock import HandClock, after_a_look
+from .clock import HandClock, after_flusher_turn
 from .rig import KEY, PAGE, Rig, Task, eventually, pattern
 
 Make = Callable[..., Rig]
@@ -92,7 +92,7 @@ def fail_in_time(rig: Rig, clock: HandClock, failures: int, waiting: Callable[[]
         gate.wait_entered()
         gate, entered = rig.backend.gate("write_from", KEY), gate
         if late:
-            after_a_look(rig.cache)
+            after_flusher_turn(rig.cache)
         entered.open()
         eventually(lambda number=number: attempts(rig) == number)  # type: ignore[misc]
         clock.time = max(clock.time, next_retry(rig))
@@ -157,11 +157,11 @@ def test_a_commit_that_failed_is_tried_again_when_it_is_due(make: Make, clock: H
     file = rig.open("r+b")
     file.pwrite(bytes(3 << 19), 0)
     file.flush()
-    after_a_look(rig.cache)
+    after_flusher_turn(rig.cache)
     engine = rig.volume.inodes[KEY].engine
     eventually(lambda: commits.nr_hit == 1 and engine.commits.not_before > clock.now())
     file.flush()
-    after_a_look(rig.cache)
+    after_flusher_turn(rig.cache)
     clock.time = engine.commits.not_before
     eventually(lambda: rig.backend.committed(KEY) == bytes(3 << 19))
 
@@ -172,7 +172,7 @@ def test_a_reconnected_volume_is_looked_at_at_once(make: Make, clock: HandClock)
     rig.open("r+b").pwrite(DATA, 0)
     rig.volume.abort()
     clock.advance(2.0)
-    after_a_look(rig.cache)
+    after_flusher_turn(rig.cache)
     rig.backend.forget_calls()
     rig.volume.reconnect(rig.backend)
     eventually(lambda: rig.backend.objects[KEY].written == DATA)
@@ -187,7 +187,7 @@ def test_a_copy_of_the_mirror_is_given_up_at_its_deadline(make: Make, clock: Han
         rig.open("r+b").pwrite(DATA, 0)
         rig.handles[0].flush()
         gate.wait_entered()
-        after_a_look(rig.cache)
+        after_flusher_turn(rig.cache)
         clock.advance(7.0)
         eventually(lambda: rig.volume.engine.mirror is not None and rig.volume.engine.mirror.lost == 1)
 
@@ -196,7 +196,7 @@ def test_a_wake_of_the_flusher_by_time_is_never_lost(make: Make, clock: HandCloc
     """It may come before, during or after a turn: a turn begins by the requested time. [2.26]"""
     rig = make({KEY: b""}, **SELDOM)
     cache: PageCache = rig.cache
-    after_a_look(cache)
+    after_flusher_turn(cache)
     flusher, turns, plain = cache.flusher, [0], cache.flusher.turn
 
     def turn() -> float:
@@ -210,6 +210,6 @@ def test_a_wake_of_the_flusher_by_time_is_never_lost(make: Make, clock: HandCloc
     flusher.wake()
     eventually(lambda: turns[0] >= 2)
     del flusher.turn
-    after_a_look(cache)
-    assert flusher.next_look() > clock.now() + 3000.0
+    after_flusher_turn(cache)
+    assert flusher.next_turn() > clock.now() + 3000.0
     flusher.wake_by(clock.now() + 3601.0)  # after the next turn: no extra turn for it

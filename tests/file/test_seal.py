@@ -131,7 +131,7 @@ def test_a_change_in_progress_is_waited_for(make: Make) -> None:
 
 def waits_at_the_limit(rig: Rig) -> bool:
     pressure = rig.volume.engine.native.pressure()
-    return pressure.asking > 0 and pressure.position >= 1000
+    return pressure.throttled > 0 and pressure.position >= 1000
 
 
 def test_a_writer_that_waits_for_room_ends(make: Make) -> None:

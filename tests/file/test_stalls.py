@@ -9,7 +9,7 @@ import pytest
 
 from pagecache import Event
 
-from .clock import HandClock, after_a_look
+from .clock import HandClock, after_flusher_turn
 from .rig import KEY, PAGE, Rig, Task, eventually
 
 Make = Callable[..., Rig]
@@ -34,17 +34,17 @@ def test_a_stall_is_said_once(make: Make, clock: HandClock, caplog: pytest.LogCa
         file.pwrite(b"x", 0)
         task = Task(file.pread, PAGE, 10 * times * PAGE) if op == "read_into" else Task(file.fsync)
         gate.wait_entered()
-        after_a_look(rig.cache)
+        after_flusher_turn(rig.cache)
         clock.advance(9.9)
-        after_a_look(rig.cache)
-        after_a_look(rig.cache)
+        after_flusher_turn(rig.cache)
+        after_flusher_turn(rig.cache)
         assert stalled() == times - 1
         with caplog.at_level(logging.WARNING, "pagecache"):
             clock.advance(0.2)
             eventually(lambda times=times: stalled() == times)  # type: ignore[misc]
             clock.advance(100.0)
-            after_a_look(rig.cache)
-            after_a_look(rig.cache)
+            after_flusher_turn(rig.cache)
+            after_flusher_turn(rig.cache)
         assert stalled() == times
         assert sum("none has ended for 10 seconds" in record.getMessage() for record in caplog.records) == times
         gate.open()
@@ -58,19 +58,19 @@ def test_calls_that_end_are_no_stall_and_nothing_that_runs_is_none(make: Make, c
     events: list[Event] = []
     rig.cache.subscribe(events.append)
     file = rig.open()
-    after_a_look(rig.cache)
+    after_flusher_turn(rig.cache)
     clock.advance(100.0)
-    after_a_look(rig.cache)
+    after_flusher_turn(rig.cache)
     with rig.backend.gate("read_into") as gate:
         hung = Task(file.pread, PAGE, 0)
         gate.wait_entered()
         for page in range(2, 12):
             clock.advance(6.0)
-            after_a_look(rig.cache)
+            after_flusher_turn(rig.cache)
             file.pread(PAGE, page * PAGE)
-        after_a_look(rig.cache)
+        after_flusher_turn(rig.cache)
     hung.result()
-    after_a_look(rig.cache)
+    after_flusher_turn(rig.cache)
     assert events == []
 
 
@@ -99,10 +99,10 @@ def test_a_call_of_a_name_that_hangs_is_named(
         gate = rig.backend.gate(call)
         task = Task(NAME_CALLS[call], rig, key)
         gate.wait_entered()
-        after_a_look(rig.cache)
+        after_flusher_turn(rig.cache)
         clock.advance(9.9)
         file.pread(PAGE, 10 * len(lines) * PAGE)
-        after_a_look(rig.cache)
+        after_flusher_turn(rig.cache)
         assert len(events) == len(expected)
         expected.append(("stalled", "volume", None if call == "list" else key))
         of = "" if call == "list" else f" of {key!r}"
@@ -112,8 +112,8 @@ def test_a_call_of_a_name_that_hangs_is_named(
             clock.advance(0.2)
             eventually(lambda: len(events) == len(expected))
             clock.advance(100.0)
-            after_a_look(rig.cache)
-            after_a_look(rig.cache)
+            after_flusher_turn(rig.cache)
+            after_flusher_turn(rig.cache)
         assert [(event.kind, event.volume, event.key) for event in events] == expected
         assert [record.getMessage() for record in caplog.records] == lines
         gate.open()

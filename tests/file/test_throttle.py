@@ -15,21 +15,21 @@ from pagecache.engine.throttle import PAUSE_MAX, PAUSE_MIN, Pace
 from pagecache.native import Pressure
 
 from .backends import RecordingBackend, RecordingFile
-from .clock import HandClock, after_a_look
+from .clock import HandClock, after_flusher_turn
 from .rig import KEY, PAGE, Rig, Task, accepted_before, eventually, pattern
 
 Make = Callable[..., Rig]
 KIB, MIB = 1 << 10, 1 << 20
 
 
-def asking(volume: Volume) -> int:
+def throttled(volume: Volume) -> int:
     """The number of slowed-down writers of the volume."""
-    return volume.engine.native.pressure().asking
+    return volume.engine.native.pressure().throttled
 
 
 def after_a_turn(rig: Rig) -> Rig:
     """The rig, once the flusher has examined everything again."""
-    after_a_look(rig.cache)
+    after_flusher_turn(rig.cache)
     return rig
 
 
@@ -40,9 +40,9 @@ def local(cache: PageCache) -> int:
 # ---------------------------------------------------------------------------------------------- pauses
 
 
-def pressed(position: int, asking: int = 1, acked: int = 0) -> Pressure:
+def pressed(position: int, throttled: int = 1, acked: int = 0) -> Pressure:
     return Pressure(
-        local=0, limit=0, acked=acked, answers=0, position=position, over_background=1, asking=asking, running=1
+        local=0, limit=0, acked=acked, answers=0, position=position, over_background=1, throttled=throttled, running=1
     )
 
 
@@ -52,14 +52,14 @@ def test_pauses_make_writers_as_fast_as_completions() -> None:
     """
     pace = Pace()
     assert pace.pause(MIB, pressed(500)) == (PAUSE_MIN, MIB)  # no rate is known yet
-    pace.look(pressed(0), 100.0)
+    pace.sample(pressed(0), 100.0)
     for tenth in range(1, 41):
-        pace.look(pressed(0, acked=tenth * MIB), 100.0 + tenth / 10)  # 10 MiB a second
+        pace.sample(pressed(0, acked=tenth * MIB), 100.0 + tenth / 10)  # 10 MiB a second
     assert pace.rate == pytest.approx(10 * MIB)
     for length, pressure, seconds in [
         (MIB, pressed(1000), 0.1),
         (MIB, pressed(500), 0.05),
-        (MIB // 2, pressed(1000, asking=3), 0.15),
+        (MIB // 2, pressed(1000, throttled=3), 0.15),
         (100 * MIB, pressed(1000), PAUSE_MAX),
     ]:
         paused, granted = pace.pause(length, pressure)
@@ -73,16 +73,16 @@ def test_pauses_make_writers_as_fast_as_completions() -> None:
 def test_a_rate_is_measured_only_while_something_runs() -> None:
     """Idle time and long gaps between turns do not count; a backend that stands still is slow. [2.24]"""
     pace = Pace()
-    idle = Pressure(local=0, limit=0, acked=0, answers=0, position=0, over_background=0, asking=0, running=0)
-    pace.look(idle, 0.0)
-    pace.look(idle, 5.0)
+    idle = Pressure(local=0, limit=0, acked=0, answers=0, position=0, over_background=0, throttled=0, running=0)
+    pace.sample(idle, 0.0)
+    pace.sample(idle, 5.0)
     assert pace.rate is None
-    pace.look(pressed(0, acked=MIB), 5.1)
+    pace.sample(pressed(0, acked=MIB), 5.1)
     assert pace.rate == pytest.approx(10 * MIB)
-    pace.look(pressed(0, acked=2 * MIB), 15.0)
+    pace.sample(pressed(0, acked=2 * MIB), 15.0)
     assert pace.rate == pytest.approx(10 * MIB)
     for tenth in range(50):
-        pace.look(pressed(0, acked=2 * MIB), 15.1 + tenth / 10)
+        pace.sample(pressed(0, acked=2 * MIB), 15.1 + tenth / 10)
     assert (pace.rate or 0) < MIB
 
 
@@ -116,7 +116,7 @@ def test_a_pause_ends_when_there_is_room_again(make: Make, clock: HandClock) -> 
     with rig.backend.gate("write_from", times=1000):
         file.pwrite(bytes(192 * KIB), 0)
         writer = Task(file.pwrite, bytes(PAGE), 192 * KIB)
-        eventually(lambda: asking(rig.volume) == 1)
+        eventually(lambda: throttled(rig.volume) == 1)
         assert writer.waits(0.05)
     assert writer.result() == PAGE  # the clock stands still
 
@@ -152,9 +152,9 @@ def let_one_go(rig: Rig) -> None:
 def in_line(rig: Rig, *names: str) -> dict[str, Task[int]]:
     """Writers of one piece each, queued in this order."""
     tasks = {}
-    for count, name in enumerate(names, asking(rig.volume) + 1):
+    for count, name in enumerate(names, throttled(rig.volume) + 1):
         tasks[name] = Task(rig.open(key=name).pwrite, name.encode() * 16 * KIB, 0)
-        eventually(lambda count=count: asking(rig.volume) == count)  # type: ignore[misc]
+        eventually(lambda count=count: throttled(rig.volume) == count)  # type: ignore[misc]
         assert tasks[name].waits(0.15)  # past its first check: in line
     return tasks
 
@@ -330,7 +330,7 @@ def test_shares_follow_what_volumes_complete(make: Make) -> None:
         for _ in range(8):  # fewer than the first one ever completed, but recently
             busy.pwrite(bytes(512 * KIB), 0)
             busy.fsync()
-            after_a_look(rig.cache)
+            after_flusher_turn(rig.cache)
     eventually(lambda: after_a_turn(rig) and shares()[1] > shares()[0])
     assert sum(shares()[:2]) <= MIB
 
@@ -340,7 +340,7 @@ def test_a_volume_above_its_own_background_is_written_back(make: Make) -> None:
     rig = make({KEY: b""}, capacity="8MiB", dirty_background="2MiB", dirty_limit="4MiB", options={"dirty_share": 0.125})
     file = rig.open()
     file.pwrite(bytes(256 * KIB), 0)
-    after_a_look(rig.cache)
+    after_flusher_turn(rig.cache)
     assert rig.backend.seen("write_from") == []
     file.pwrite(bytes(PAGE), 256 * KIB)
     eventually(lambda: rig.backend.seen("write_from"))
@@ -357,7 +357,7 @@ def test_the_largest_holders_are_committed_above_half_the_limit(make: Make) -> N
     small.flush()
     big.pwrite(bytes(900 * KIB), 0)
     big.flush()
-    after_a_look(rig.cache)
+    after_flusher_turn(rig.cache)
     assert rig.backend.seen("commit") == []
     big.pwrite(bytes(200 * KIB), MIB)
     big.flush()
@@ -485,7 +485,7 @@ def test_no_writer_waits_for_a_file_with_budget_that_its_holder_needs(make: Make
         first = Task(calls[change])
         eventually(lambda: rig.cache.stats().lock_waits >= held + 1)
         others = [Task(buffered.pwrite, pattern(2 * PAGE), k * 2 * PAGE) for k in range(16, 24)]
-        eventually(lambda: rig.cache.stats().lock_waits >= held + 5 or asking(rig.volume) >= 4)
+        eventually(lambda: rig.cache.stats().lock_waits >= held + 5 or throttled(rig.volume) >= 4)
     sent.result()
     first.result()
     for other in others:

@@ -315,15 +315,15 @@ def test_a_listing_that_meets_another_kind_of_thing_under_its_name(server: Serve
 
 def test_a_look_that_meets_the_end_of_its_name_looks_again(server: Server, monkeypatch: pytest.MonkeyPatch) -> None:
     """The kernel would keep a name that is gone, and get ESTALE from it."""
-    look = server.names.look
+    status = server.names.status
 
-    def looked(key: str) -> ObjectStat:
-        found = look(key)
-        monkeypatch.setattr(server.names, "look", look)
+    def status_before_rename(key: str) -> ObjectStat:
+        found = status(key)
+        monkeypatch.setattr(server.names, "status", status)
         server.rename(1, "a", 1, "other")
         return found
 
-    monkeypatch.setattr(server.names, "look", looked)
+    monkeypatch.setattr(server.names, "status", status_before_rename)
     assert code(server.lookup, 1, "a") == errno.ENOENT
     assert server.lookup(1, "other").size == 1
 

@@ -22,7 +22,7 @@ from pagecache.observe.server import CLIENTS_MOST, _Client
 from tests.file.rig import eventually
 
 from .conftest import Served
-from .wire import TIMEOUT, Connection, Raw, ask, get
+from .wire import TIMEOUT, Connection, Raw, get, request
 
 STATS = b"GET /v1/stats HTTP/1.1\r\n\r\n"
 
@@ -112,15 +112,15 @@ def test_the_root_lists_the_documents(served: Served) -> None:
     paths = get(served.path, "/")["documents"]
     assert {"/v1/stats", "/v1/files", "/metrics"} <= set(paths)
     assert "/" not in paths
-    _, document = ask(served.path, "/nowhere")
+    _, document = request(served.path, "/nowhere")
     assert document["error"].endswith(", ".join(paths))
-    assert {ask(served.path, path, "DELETE")[0] for path in paths} == {405}
+    assert {request(served.path, path, "DELETE")[0] for path in paths} == {405}
 
 
 @pytest.mark.parametrize("what", WRONG)
 def test_errors_of_a_request_are_json(served: Served, what: str) -> None:
     method, target, status, message = WRONG[what]
-    found, document = ask(served.path, target, method)
+    found, document = request(served.path, target, method)
     assert (found, document["schema"]) == (status, 1)
     assert message in document["error"]
 
@@ -176,12 +176,12 @@ def test_one_client_too_many_gets_an_error(served: Served) -> None:
         for client in clients:
             client.send(STATS)
             assert client.answer()[0] == 200
-        status, document = ask(served.path, "/v1/stats")
+        status, document = request(served.path, "/v1/stats")
         assert (status, document["error"].split()[0]) == (503, str(CLIENTS_MOST))
         clients.pop().close()
         clients[0].send(STATS)  # a client that hung up before is noticed in this turn, or before
         assert clients[0].answer()[0] == 200
-        assert ask(served.path, "/v1/stats")[0] == 200
+        assert request(served.path, "/v1/stats")[0] == 200
     finally:
         for client in clients:
             client.close()
@@ -193,7 +193,7 @@ def test_many_clients_at_once_get_their_own_answers(served: Served) -> None:
 
     def client(number: int) -> None:
         for k in range(20):
-            status, document = ask(served.path, f"/v1/sync/{number}{k:03}")
+            status, document = request(served.path, f"/v1/sync/{number}{k:03}")
             if status != 503 and (status, f"sync {number}{k:03} " in document["error"]) != (404, True):
                 wrong.append((status, document))
 

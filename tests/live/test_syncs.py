@@ -81,7 +81,7 @@ def test_syncs_are_bounded_and_forgotten_after_a_while(make: Make, monkeypatch: 
     eventually(lambda: syncs.document(last)["done"])
     eventually(lambda: syncs.begin([rig.volume])["ticket"] == last + 1)
     monkeypatch.setattr("pagecache.observe.syncs.KEPT", -1.0)
-    syncs.look()
+    syncs.update()
     with pytest.raises(documents.NotThere):
         syncs.document(first)
 

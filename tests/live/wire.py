@@ -37,7 +37,7 @@ class Connection(http.client.HTTPConnection):
         self.sock = connect(self._path)
 
 
-def ask(path: str, target: str, method: str = "GET") -> tuple[int, Any]:
+def request(path: str, target: str, method: str = "GET") -> tuple[int, Any]:
     """Status and document of one request."""
     connection = Connection(path)
     try:
@@ -52,7 +52,7 @@ def ask(path: str, target: str, method: str = "GET") -> tuple[int, Any]:
 
 def get(path: str, target: str) -> Any:
     """The document of a successful request."""
-    status, document = ask(path, target)
+    status, document = request(path, target)
     assert status == 200, document
     return document
 

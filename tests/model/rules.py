@@ -34,12 +34,12 @@ class Rules:
     failed_commit_restores_m: bool = True
     running_commit_counts: bool = True
     commit_follows_its_bytes: bool = True
-    what_is_gone_is_dropped: bool = True
+    discarded_bytes_are_dropped: bool = True
     # fsync, sync (2.15)
-    fsync_looks_at_everything_again: bool = True
-    fsync_looks_at_w: bool = True
-    fsync_looks_at_m: bool = True
-    fsync_looks_at_staged: bool = True
+    fsync_checks_everything_again: bool = True
+    fsync_checks_w: bool = True
+    fsync_checks_m: bool = True
+    fsync_checks_staged: bool = True
     failed_bytes_fail_fsync: bool = True
     sync_takes_epoch_first: bool = True
     dirty_list_counts_m: bool = True
@@ -51,7 +51,7 @@ class Rules:
     direct_write_commits_unstable_first: bool = True
     direct_write_stamps_m: bool = True
     direct_write_invalidates_again: bool = True
-    fill_looks_at_inval_seq: bool = True
+    fill_checks_inval_seq: bool = True
     # abort, reconnect (2.22)
     late_answer_is_dirty: bool = True
     late_commit_is_a_failure: bool = True
@@ -67,7 +67,7 @@ class Rules:
     staging_keeps_stamp: bool = True
     truncate_cuts_staged: bool = True
     truncate_covers_staged: bool = True
-    lost_staging_is_told: bool = True
+    lost_staging_is_reported: bool = True
     lost_staging_dirties_memory: bool = True
     rollback_dirties_u: bool = True
     staged_reads_wait_for_commits: bool = True

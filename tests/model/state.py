@@ -342,7 +342,7 @@ class Draft:
 
     def commit_end(self, ok: bool, kept: bool = False) -> None:
         """[E7] Update sets, stamps and m; the caller updates the store."""
-        if self.gone and not kept and self.rules.what_is_gone_is_dropped:
+        if self.gone and not kept and self.rules.discarded_bytes_are_dropped:
             self.invalidate(self.gone)
         if ok:
             self.U = self.S = self.gone = 0
@@ -429,7 +429,7 @@ class Draft:
         if not self.lost:
             self.broken = "T-61: reported as lost, and it is not"
         missing = self.recall()
-        if self.rules.lost_staging_is_told:
+        if self.rules.lost_staging_is_reported:
             self.record_loss(missing)
         self.may_stage = False
         self.settle_start()

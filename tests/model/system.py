@@ -129,8 +129,8 @@ class System(Environment):
     def commit_needed(self, s: State, stamp: int) -> bool:
         return (
             s.u <= stamp
-            or (self.rules.fsync_looks_at_staged and s.staged_stamp <= stamp)
-            or (self.rules.fsync_looks_at_m and s.m <= stamp)
+            or (self.rules.fsync_checks_staged and s.staged_stamp <= stamp)
+            or (self.rules.fsync_checks_m and s.m <= stamp)
         )
 
     def fsync(self, s: State, number: int, actor: Actor, blocks: int) -> Iterator[tuple[str, Draft]]:
@@ -138,7 +138,7 @@ class System(Environment):
             return
         n = self.edit(s)
         stamp = actor.stamp
-        pending = s.d <= stamp or (self.rules.fsync_looks_at_w and s.w <= stamp)
+        pending = s.d <= stamp or (self.rules.fsync_checks_w and s.w <= stamp)
         if actor.stage == 0:
             yield from self.sync_begins(s, number, actor)
         elif actor.stage == 3:  # the file was not on the dirty list
@@ -151,7 +151,7 @@ class System(Environment):
         elif actor.stage == 4:
             n.commit_start(stamp)
             yield " starts a commit", self.go(n, number, stage=2)
-        elif pending and self.rules.fsync_looks_at_everything_again and not s.X:
+        elif pending and self.rules.fsync_checks_everything_again and not s.X:
             yield " flushes again", self.go(n, number, stage=1)
         elif self.commit_needed(s, stamp):
             if s.commit_running or (s.commit_wanted and s.wanted_stamp >= stamp):
@@ -280,7 +280,7 @@ class System(Environment):
         elif actor.stage == 2:
             if s.V & blocks:
                 yield " came second", self.done(n, number)
-            elif actor.spoiled and self.rules.fill_looks_at_inval_seq:
+            elif actor.spoiled and self.rules.fill_checks_inval_seq:
                 yield " reads again", self.go(n, number, stage=0, value=0, spoiled=False)
             else:
                 n.V |= blocks

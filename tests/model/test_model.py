@@ -13,7 +13,7 @@ from .rules import RIGHT, Scenario
 from .scenarios import LARGE, SCENARIOS
 
 
-def look_at(scenario: Scenario, record_property: Callable[[str, object], None], most: int = 400_000) -> None:
+def check_scenario(scenario: Scenario, record_property: Callable[[str, object], None], most: int = 400_000) -> None:
     result = explore(scenario, RIGHT, most=most)
     assert not result.violation, str(result)
     record_property("size", f"{scenario.name}: {result}")
@@ -24,7 +24,7 @@ def test_no_interleaving_breaks_a_promise(name: str, record_property: Callable[[
     """Two blocks and a few actors run in every order of their steps and of the backend's answers and failures. [I-3,
     I-10, I-12, I-18, I-19, I-20, I-22, M1, M5]
     """
-    look_at(SCENARIOS[name], record_property)
+    check_scenario(SCENARIOS[name], record_property)
 
 
 @pytest.mark.slow
@@ -34,4 +34,4 @@ def test_no_interleaving_of_many_actors_breaks_a_promise(
     name: str, record_property: Callable[[str, object], None]
 ) -> None:
     """Run the test above with more actors and more failures side by side. [I-18, I-19, I-20, I-22]"""
-    look_at(LARGE[name], record_property, most=4_000_000)
+    check_scenario(LARGE[name], record_property, most=4_000_000)

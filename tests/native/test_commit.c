@@ -124,7 +124,7 @@ static void check_nothing_to_commit_gives_the_token_back(void)
 }
 
 /* A commit fails between the two queries of an fsync: D and W are empty before it, U after it. */
-static void *ask_whether_done(void *stamp)
+static void *query_done(void *stamp)
 {
 	return (void *)(uintptr_t)pc_sync_done(file->inode, (u64)(uintptr_t)stamp);
 }
@@ -138,7 +138,7 @@ static void check_a_commit_that_fails_between_two_questions_is_noticed(void)
 	CHECK(begin_commit(file));
 	pc_sync_arm("sync_between", 0);
 	pthread_t t;
-	pthread_create(&t, NULL, ask_whether_done, (void *)(uintptr_t)s);
+	pthread_create(&t, NULL, query_done, (void *)(uintptr_t)s);
 	while (!pc_sync_arrived("sync_between"))
 		usleep(200);
 	pc_commit_end(file->inode, false, false);

@@ -215,9 +215,10 @@ static void check_with_the_fixes_removed_the_checks_fail(void)
 			    check_bytes_that_came_back_before_a_commit_is_asked_for_go_first);
 	check_fails_without("commit_follows_its_bytes", check_bytes_that_came_back_before_the_token_came_go_first);
 	check_fails_without("settling_commits_nothing", check_work_under_the_token_commits_nothing_of_itself);
-	check_fails_without("what_is_gone_is_not_kept", check_bytes_read_after_a_discard_go_with_a_failed_commit);
-	check_fails_without("what_is_gone_is_not_kept", check_a_fill_after_a_discard_reads_again_when_the_commit_fails);
-	check_fails_without("what_is_gone_is_not_kept",
+	check_fails_without("discarded_bytes_are_not_kept", check_bytes_read_after_a_discard_go_with_a_failed_commit);
+	check_fails_without("discarded_bytes_are_not_kept",
+			    check_a_fill_after_a_discard_reads_again_when_the_commit_fails);
+	check_fails_without("discarded_bytes_are_not_kept",
 			    check_bytes_read_after_a_discard_go_with_the_commit_that_publishes);
 }
 

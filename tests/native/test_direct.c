@@ -269,7 +269,7 @@ static void check_a_failed_commit_may_have_taken_all_that_returned(void)
 	send(&running, 3);
 	pc_commit_end(file->inode, false, PC_COMMIT_AGAIN);
 	EQUAL(ranges(r, false), 2);
-	pc_direct_told(file->inode, false);
+	pc_direct_reported(file->inode, false);
 	EQUAL(ranges(r, false), 0);
 	EQUAL(ranges(r, true), 2);
 	CHECK(!end_write(&running)); /* it may have taken this as well */

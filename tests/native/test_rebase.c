@@ -260,7 +260,7 @@ static void rebase_beside_an_extension(void)
 static void check_a_rebase_keeps_what_was_extended_beside_it(void)
 {
 	rebase_beside_an_extension();
-	check_fails_without("rebase_sees_what_grew", rebase_beside_an_extension);
+	check_fails_without("rebase_sees_extension", rebase_beside_an_extension);
 }
 
 static void check_one_page_and_large_folios(void)

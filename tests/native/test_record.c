@@ -190,10 +190,10 @@ static void check_a_write_is_seen_from_its_copy_to_its_commit(void)
 	EQUAL(trail[wrote].pos, 10);
 	EQUAL(trail[wrote].len, 100);
 	CHECK(trail[wrote].value <= stamp && trail[again].value <= stamp && trail[again].pos == 50);
-	u32 handed = find(n, again, PC_R_HANDED), acked = find(n, handed, PC_R_ACKED);
-	EQUAL(trail[handed].pos, 0); /* the bytes before it in its page are zeros of a new file */
-	EQUAL(trail[handed].len, 150);
-	CHECK(trail[handed].id == trail[request].id && trail[acked].id == trail[request].id);
+	u32 issued = find(n, again, PC_R_ISSUED), acked = find(n, issued, PC_R_ACKED);
+	EQUAL(trail[issued].pos, 0); /* the bytes before it in its page are zeros of a new file */
+	EQUAL(trail[issued].len, 150);
+	CHECK(trail[issued].id == trail[request].id && trail[acked].id == trail[request].id);
 	u32 commit = find(n, acked, PC_R_COMMIT);
 	CHECK(trail[commit].flags & PC_R_BEGINS);
 	commit = find(n, commit + 1, PC_R_COMMIT);
@@ -283,7 +283,7 @@ static void check_a_write_is_recorded_before_it_can_be_written_back(void)
 	u32 n = beside("write_left_folio", write_once, flush_all);
 	u32 wrote = find(n, find(n, 0, PC_R_WROTE) + 1, PC_R_WROTE);
 	EQUAL(trail[wrote].pos, PAGE);
-	EQUAL(trail[find(n, wrote, PC_R_HANDED)].pos, PAGE);
+	EQUAL(trail[find(n, wrote, PC_R_ISSUED)].pos, PAGE);
 	rig_close(&rig);
 }
 
@@ -293,8 +293,8 @@ static void check_a_write_back_is_recorded_before_its_bytes_can_be_written_again
 	open_traced();
 	pc_flush_start(held_file->inode, ALL, 0, ALL);
 	u32 n = beside("hand_over_done", work_once, write_again);
-	u32 handed = find(n, find(n, 0, PC_R_WROTE), PC_R_HANDED);
-	find(n, handed, PC_R_WROTE);
+	u32 issued = find(n, find(n, 0, PC_R_WROTE), PC_R_ISSUED);
+	find(n, issued, PC_R_WROTE);
 	flush_all(held_file);
 	rig_close(&rig);
 }
@@ -335,7 +335,7 @@ int main(void)
 	RUN(check_an_answer_is_recorded_before_it_can_be_committed);
 	RUN(check_a_commit_is_recorded_before_anything_can_be_acknowledged_after_it);
 	check_fails_without("wrote_before_unlock", check_a_write_is_recorded_before_it_can_be_written_back);
-	check_fails_without("handed_under_leaf_lock",
+	check_fails_without("issued_under_leaf_lock",
 			    check_a_write_back_is_recorded_before_its_bytes_can_be_written_again);
 	check_fails_without("acked_before_token", check_an_answer_is_recorded_before_it_can_be_committed);
 	check_fails_without("commit_recorded_under_token",

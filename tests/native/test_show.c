@@ -318,7 +318,7 @@ static void check_a_file_that_becomes_another_is_not_found(void)
 	rig_close(&rig);
 }
 
-static void *look_again_and_again(void *unused)
+static void *read_repeatedly(void *unused)
 {
 	u64 runs[3];
 	struct pc_counters counters;
@@ -344,12 +344,12 @@ static void *look_again_and_again(void *unused)
 /* Lock-free reads run beside files of another volume that come and go, limits that change, and writes. */
 static void check_numbers_are_read_beside_changes_of_everything(void)
 {
-	pthread_t lookers[2];
+	pthread_t readers[2];
 	open_with_stale();
 	put(0, PAGE);
 	atomic_store(&over, false);
 	for (int k = 0; k < 2; k++)
-		pthread_create(&lookers[k], NULL, look_again_and_again, NULL);
+		pthread_create(&readers[k], NULL, read_repeatedly, NULL);
 	for (u32 k = 0; k < 300; k++) {
 		struct pc_inode *one = make_other(), *two = make_other();
 		EQUAL(pc_inode_destroy(one), 0);
@@ -364,7 +364,7 @@ static void check_numbers_are_read_beside_changes_of_everything(void)
 	}
 	atomic_store(&over, true);
 	for (int k = 0; k < 2; k++)
-		pthread_join(lookers[k], NULL);
+		pthread_join(readers[k], NULL);
 	EQUAL(file_sync(file), 0);
 	rig_close(&rig);
 }

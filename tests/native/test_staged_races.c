@@ -132,7 +132,7 @@ static void check_a_fill_beside_truncate_and_eviction(void)
 	rig_close(&rig);
 }
 
-static void *ask_whether_done(void *arg)
+static void *query_done(void *arg)
 {
 	(void)arg;
 	return (void *)(uintptr_t)pc_sync_done(file->inode, PC_STAMP_NONE - 1);
@@ -157,14 +157,14 @@ static void check_a_stage_that_is_answered_between_two_questions(void)
 		EQUAL(pc_write_answer(r, store_take(&file->store, pos, parts, n, true)), 1);
 		if (order)
 			pc_write_done(r, true, false);
-		arrive("sync_between", &t, ask_whether_done);
+		arrive("sync_between", &t, query_done);
 		if (!order)
 			pc_write_done(r, true, false);
 		pc_sync_release("sync_between");
 		pthread_join(t, &done);
 		CHECK(!done);
 		EQUAL(file_sync(file), 0);
-		CHECK(ask_whether_done(NULL));
+		CHECK(query_done(NULL));
 		rig_close(&rig);
 	}
 }

@@ -47,7 +47,7 @@ static bool mixed(u32 file, u64 at, u64 value, u64 from, u64 to, bool zeros)
 }
 
 /* @done: the newest complete event of the cell when the read began. */
-static void judge(u32 file, u64 at, u64 value, u64 done, const char *who)
+static void judge(u32 file, u64 at, u64 value, u64 done, const char *reader)
 {
 	struct cells *c = &cells[file];
 	u64 version = (u32)value, begun = atomic_load(&c->begun[at]);
@@ -59,7 +59,7 @@ static void judge(u32 file, u64 at, u64 value, u64 done, const char *who)
 	fprintf(stderr,
 		"%s: file %u cell %" PRIu64 " (page %" PRIu64 "): value %" PRIx64 ", done %" PRIu64 ", begun %" PRIu64
 		", cut %" PRIu64 "\n",
-		who, file, at, at / 512, value, done, begun, atomic_load(&c->cut[at]));
+		reader, file, at, at / 512, value, done, begun, atomic_load(&c->cut[at]));
 	check_failed(__FILE__, __LINE__, "a byte has a value it never had", at, value);
 }
 

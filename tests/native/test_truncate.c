@@ -314,7 +314,7 @@ static void discard_beside_an_extension(void)
 static void check_a_discard_cuts_what_was_extended_beside_it(void)
 {
 	discard_beside_an_extension();
-	check_fails_without("discard_sees_what_grew", discard_beside_an_extension);
+	check_fails_without("discard_sees_extension", discard_beside_an_extension);
 }
 
 /* The local page has 512 valid bytes, and the stored bytes go on behind them. [I-10, M6] */

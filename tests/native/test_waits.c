@@ -126,13 +126,13 @@ static void check_a_wait_that_ends_while_it_is_copied_is_not_reported(void)
 	pthread_t reader;
 	rig_open(&rig, 1 << 20, PAGE);
 	u32 id = pc_wait_begin(rig.cache, &one);
-	pc_sync_arm("wait_copied_before_look", 0);
+	pc_sync_arm("wait_copied_before_check", 0);
 	pthread_create(&reader, NULL, read_first, &id);
-	while (!pc_sync_arrived("wait_copied_before_look"))
+	while (!pc_sync_arrived("wait_copied_before_check"))
 		sched_yield();
 	pc_wait_end(rig.cache, id);
 	EQUAL(pc_wait_begin(rig.cache, &two), id);
-	pc_sync_release("wait_copied_before_look");
+	pc_sync_release("wait_copied_before_check");
 	pthread_join(reader, NULL);
 	EQUAL(read_number, 0);
 	pc_wait_end(rig.cache, id);

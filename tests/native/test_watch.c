@@ -117,7 +117,7 @@ static void *advance(void *arg)
 
 /* A loop: check, arm, sleep on the eventfd, end. The event goes on forever, so a sleep that does not end is a lost
  * wake-up. */
-static void *look_again_and_again(void *arg)
+static void *read_repeatedly(void *arg)
 {
 	struct pc_waker own;
 	struct pc_watch w;
@@ -144,7 +144,7 @@ static void check_no_wake_up_of_a_loop_is_lost(void)
 	for (int k = 0; k < 2; k++)
 		pthread_create(&wakers[k], NULL, advance, NULL);
 	for (int k = 0; k < LOOPS; k++)
-		pthread_create(&loops[k], NULL, look_again_and_again, NULL);
+		pthread_create(&loops[k], NULL, read_repeatedly, NULL);
 	for (int k = 0; k < LOOPS; k++)
 		pthread_join(loops[k], NULL);
 	atomic_store(&over, true);

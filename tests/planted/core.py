@@ -14,7 +14,7 @@ UNPLANTED: dict[str, str] = {
     "wait_number_twice": "only a report of waits shows a wait that is over: tests/native/test_waits.c",
     "inode_keeps_its_cache": "only a lock-free query of a cache's files meets it: tests/native/test_show.c",
     "wrote_before_unlock": TRACE,
-    "handed_under_leaf_lock": TRACE,
+    "issued_under_leaf_lock": TRACE,
     "acked_before_token": TRACE,
     "commit_recorded_under_token": TRACE,
     "a_pass_waited_for_moves_up": "a waiter waits longer while other work keeps all threads busy: no call has a"
@@ -29,7 +29,7 @@ it.
 committed = FileSync._committed
 
 
-def committed_at_a_second_look(self: FileSync) -> bool:
+def committed_at_second_check(self: FileSync) -> bool:
     """Dirty bytes are requested once, and not again if nothing is unstable."""
     native = self.file.native
     if native.commit_needed(self.stamp):
@@ -43,7 +43,7 @@ def core(name: str, rule: str, sentence: str, *changes: tuple[object, str, objec
 
 CORE = [
     core(
-        "what_failed_is_dirty_again",
+        "failed_bytes_are_dirty_again",
         "K1, E6",
         "Dirty is cleared when a call is sent, before its answer: bytes of a failed call count as saved and are lost.",
     ),
@@ -84,13 +84,13 @@ CORE = [
         "A failed commit leaves its bytes clean: they are not sent again, and a crash loses them.",
     ),
     core(
-        "nothing_went_back_between_two_looks",
+        "commit_failure_between_checks_is_seen",
         "T-18a, 2.15",
         "fsync checks dirty and unstable bytes one after the other: a commit that fails in between hides them.",
-        (FileSync, "_committed", committed_at_a_second_look),
+        (FileSync, "_committed", committed_at_second_check),
     ),
     core(
-        "commit_covers_what_came_before_it",
+        "commit_covers_earlier_changes",
         "2.17, T-75a",
         "A commit counts for a direct write or truncate that came while it ran: fsync then commits nothing.",
     ),
@@ -100,7 +100,7 @@ CORE = [
         "The file is free before the last answer: holes and truncates run beside a call that has old bytes.",
     ),
     core(
-        "what_was_forgotten_is_sent_again",
+        "forgotten_bytes_are_sent_again",
         "2.22, T-75b",
         "After a reconnect, acknowledged bytes that no commit covered are not sent again: fsync calls them safe.",
     ),
@@ -120,22 +120,22 @@ CORE = [
         "The rest of a new page keeps its memory's old content: other data of the cache shows behind a short write.",
     ),
     core(
-        "what_is_cut_is_zeroed",
+        "cut_bytes_are_zeroed",
         "M8, T-44",
         "The tail of the last page is not zeroed by a truncate: the cut bytes are back when the file grows again.",
     ),
     core(
-        "what_is_cut_leaves_the_cache",
+        "cut_pages_leave_the_cache",
         "E8, T-45",
         "Pages behind the new end stay cached: the bytes that a truncate took are back when the file grows again.",
     ),
     core(
-        "who_copied_looks_again",
+        "reader_checks_again_after_copy",
         "T-07, 2.4",
         "A reader does not check whether its page was recycled while it copied: it returns bytes of another page.",
     ),
     core(
-        "who_locked_looks_again",
+        "writer_checks_again_after_lock",
         "1.4, 2.2",
         "A page is not checked again once it is locked: a write lands in the page that its memory has become.",
     ),
@@ -200,7 +200,7 @@ CORE = [
         "A write whose source is a view of the same range is copied page by page: it reads bytes it has just written.",
     ),
     core(
-        "what_a_view_stores_to_stays_dirty",
+        "pages_of_writable_view_stay_dirty",
         "M5, T-76",
         "Write-back makes a page clean that a writable view may still store to: later stores are never saved.",
     ),
@@ -220,22 +220,22 @@ CORE = [
         "The cache's own work on a file commits all it finds: an object is published with half of its bytes.",
     ),
     core(
-        "what_came_back_is_rolled_back",
+        "returned_bytes_are_rolled_back",
         "2.18, 2.19",
         "A discard does not roll back bytes whose answer was lost: a later commit publishes the discarded bytes.",
     ),
     core(
-        "what_is_gone_is_not_kept",
+        "discarded_bytes_are_not_kept",
         "2.17, 2.18",
         "Bytes read after a discard stay cached when the commit fails: memory shows bytes that storage forgot.",
     ),
     core(
-        "discard_sees_what_grew",
+        "discard_sees_extension",
         "I-10, 2.18",
         "A discard beside an extension uses the old size: the file is longer than its bytes, which read as zeros.",
     ),
     core(
-        "rebase_sees_what_grew",
+        "rebase_sees_extension",
         "I-10, 2.19",
         "A rebase beside an extension uses the old size: bytes written behind it are cut off, their flush hangs.",
     ),

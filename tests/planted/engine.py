@@ -160,13 +160,13 @@ def close_alone(volume: Volume, inode: Inode, *, writable: bool, **more: object)
     lifetimes.release(volume, inode, writable=writable)
 
 
-def handed_over_some_time(self: EngineFile, pos: int, length: int) -> None:
+def written_back_later(self: EngineFile, pos: int, length: int) -> None:
     self.native.flush_start(STAMP_MAX, pos, pos + length)
 
 
 ENGINE = [
     engine(
-        "direct_write_looks_once",
+        "direct_write_checks_once",
         "T-22, 2.10",
         "A direct write does not check its lock's kind again once it has it: older buffered bytes go over it later.",
         (direct, "_locked", locked_as_decided),
@@ -190,7 +190,7 @@ ENGINE = [
         (EngineVolume, "retry_by", retry_by_unless_planned),
     ),
     engine(
-        "reconnect_waits_for_nobody",
+        "reconnect_does_not_wait",
         "T-63, K7",
         "After a reconnect, bytes are sent while an old call may still land: it lands over the newer ones.",
         (reconnect, "reconnect", lambda volume, backend, fenced: genuine_reconnect(volume, backend, True)),
@@ -261,10 +261,10 @@ ENGINE = [
         "write_through_returns_early",
         "T-36, 2.8",
         "A write-through write returns before the backend has the bytes: a crash loses bytes reported as stored.",
-        (EngineFile, "write_through", handed_over_some_time),
+        (EngineFile, "write_through", written_back_later),
     ),
     engine(
-        "close_hands_nothing_over",
+        "close_writes_nothing_back",
         "2.20",
         "The last close does not write back: a reader of storage then finds it without the bytes.",
         (lifetimes, "close_handle", close_alone),
@@ -276,7 +276,7 @@ ENGINE = [
         (opening, "compare", lambda volume, inode, stat, quiet=None: None),
     ),
     engine(
-        "loss_is_told_to_nobody",
+        "loss_is_not_reported",
         "2.16, I-22",
         "Discarded data is not reported to the other handles: their fsync says OK.",
         (Inode, "record_loss", lambda self, lost, *, seen: None),

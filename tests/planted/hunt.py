@@ -49,7 +49,7 @@ def hunt(bug: Planted | None, settings: str, seed: int, seconds: float) -> dict[
     }
 
 
-def tell(line: str) -> None:
+def emit(line: str) -> None:
     """Print a line in one piece."""
     os.write(1, f"{line}\n".encode())
 
@@ -58,7 +58,7 @@ def beat(run: Run, began: float) -> None:
     """Print progress for as long as the process lives."""
     while True:
         done = run.counters["operations"] + (run.world.operations if run.world is not None else 0)
-        tell(f"{time.monotonic() - began:.2f} {done}")
+        emit(f"{time.monotonic() - began:.2f} {done}")
         time.sleep(BEAT)
 
 
@@ -67,7 +67,7 @@ def main(arguments: list[str]) -> None:
     bug = next((bug for bug in BUGS if bug.name == name), None)
     if bug is None and name != "-":
         sys.exit(f"{name!r} is no planted bug")
-    tell(json.dumps(hunt(bug, settings, int(seed), float(seconds))))
+    emit(json.dumps(hunt(bug, settings, int(seed), float(seconds))))
     os._exit(0)  # at once: a wait on state broken by a bug may never end
 
 

@@ -63,11 +63,11 @@ class RestlessLimits(PassingBackend):
 
     def __init__(self, inner: Backend) -> None:
         super().__init__(inner)
-        self.asked = count()
+        self.calls = count()
 
     @property
     def limits(self) -> BackendLimits:  # type: ignore[override]
-        turn = next(self.asked) // 3
+        turn = next(self.calls) // 3
         most = self.SIZES[turn % len(self.SIZES)]
         return replace(self.inner.limits, max_read=most, max_write=most, max_vectors=1 + turn % 4)
 

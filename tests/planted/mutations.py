@@ -85,11 +85,16 @@ def scheduled(bug: str, world: str, seed: int, seconds: float) -> dict[str, Any]
     command = [str(SCHEDULES), "--kind", world, "--seed", str(seed), "--seconds", str(seconds)]
     command += [] if bug == CLEAN else ["--without", bug]
     done = subprocess.run(command, cwd=ROOT, capture_output=True, text=True, timeout=seconds + START, check=False)
-    told = re.match(r"(\d+) schedules in ([\d.]+) s", done.stdout)
-    if told is None or done.returncode not in (0, 1):
+    parsed = re.match(r"(\d+) schedules in ([\d.]+) s", done.stdout)
+    if parsed is None or done.returncode not in (0, 1):
         raise RuntimeError(f"{' '.join(command)}: {done.stderr}")
     found = "schedule" if done.returncode else ""
-    return {"found": found, "seconds": float(told[2]), "operations": int(told[1]) + bool(found), "story": done.stderr}
+    return {
+        "found": found,
+        "seconds": float(parsed[2]),
+        "operations": int(parsed[1]) + bool(found),
+        "story": done.stderr,
+    }
 
 
 # ---------------------------------------------------------------------------------------- results
@@ -250,9 +255,9 @@ def _clean(name: str, entry: dict[str, Any] | None) -> str:
     if entry is None:
         return f"| {name} | {plan} | not measured |"
     runs = entry["runs"]
-    told = [run["found"] for run in runs if run["found"]]
+    times = [run["found"] for run in runs if run["found"]]
     seconds = sum(run["seconds"] for run in runs)
-    said = f"found: {', '.join(told)}" if told else f"clean for {seconds:.0f} s"
+    said = f"found: {', '.join(times)}" if times else f"clean for {seconds:.0f} s"
     return f"| {name} | {plan} | {said} |"
 
 

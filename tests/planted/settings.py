@@ -3,7 +3,7 @@ world of the simulated threads of the core.
 
     SETTINGS   name -> fields of `pagecache.stress.Plan`
     STORES     name of settings -> makes their store, if it is not the backend in memory
-    LOOKED     bug -> name of its settings; a bug that is not listed is searched for with "slow"
+    SEARCHED     bug -> name of its settings; a bug that is not listed is searched for with "slow"
     SCHEDULED  bug -> kind of world (`tests/native/schedules/world.c`) in which schedules of the core find it, too
     WAITS      bug -> why no settings find it, or not at each seed: schedules do
 
@@ -20,7 +20,7 @@ from typing import Any
 from .failing import failing_store, object_store
 from .planted import Factory
 
-__all__ = ["LOOKED", "SCHEDULED", "SETTINGS", "STORES", "WAITS", "WORLDS", "settings_of"]
+__all__ = ["SCHEDULED", "SEARCHED", "SETTINGS", "STORES", "WAITS", "WORLDS", "settings_of"]
 
 SMALL: dict[str, Any] = {
     "threads": 4,
@@ -95,37 +95,37 @@ STORES: dict[str, Callable[[], Factory]] = {
     "withdrawn": object_store,
 }
 
-LOOKED: dict[str, str] = {
-    "what_failed_is_dirty_again": "flaky",
+SEARCHED: dict[str, str] = {
+    "failed_bytes_are_dirty_again": "flaky",
     "short_answer_is_short": "short",
     "oldest_stamp_stays": "small",
     "stamp_stays_to_the_last_answer": "long",
-    "nothing_went_back_between_two_looks": "fsyncs",
+    "commit_failure_between_checks_is_seen": "fsyncs",
     "failed_commit_makes_dirty": "saving",
-    "commit_covers_what_came_before_it": "saving",
-    "what_was_forgotten_is_sent_again": "forgetting",
+    "commit_covers_earlier_changes": "saving",
+    "forgotten_bytes_are_sent_again": "forgetting",
     "unstable_bytes_are_not_evicted": "forgetting",
     "hole_is_forgotten_at_reconnect": "holes",
     "truncate_is_forgotten_at_reconnect": "forgetting",
     "size_before_unlock": "small",
-    "who_copied_looks_again": "small",
-    "who_locked_looks_again": "small",
-    "direct_write_looks_once": "past",
+    "reader_checks_again_after_copy": "small",
+    "writer_checks_again_after_lock": "small",
+    "direct_write_checks_once": "past",
     "last_one_out_hands_the_lock_on": "direct",
     "no_budget_while_waiting_for_a_lock": "crowd",
     "fill_sees_invalidations": "late",
-    "what_is_gone_is_not_kept": "small",
-    "discard_sees_what_grew": "ends",
-    "rebase_sees_what_grew": "replaced",
+    "discarded_bytes_are_not_kept": "small",
+    "discard_sees_extension": "ends",
+    "rebase_sees_extension": "replaced",
     "a_local_end_is_a_byte": "replaced",
     "rebase_keeps_uploads": "replaced",
     "commit_follows_its_bytes": "ordered",
     "settling_commits_nothing": "unsaved",
-    "what_came_back_is_rolled_back": "withdrawn",
+    "returned_bytes_are_rolled_back": "withdrawn",
     "late_answer_only_ends_the_flight": "small",
-    "reconnect_waits_for_nobody": "small",
+    "reconnect_does_not_wait": "small",
     "views_end_with_the_file": "small",
-    "loss_is_told_to_nobody": "small",
+    "loss_is_not_reported": "small",
     "append_keeps_the_lock": "appends",
     "success_forgets_failures": "short",
     "retry_sends_old_bytes": "flaky",
@@ -136,7 +136,7 @@ LOOKED: dict[str, str] = {
     "sync_forgets_names": "forgetting-names",
     "remove_leaves_the_cache": "names",
     "rename_drops_dirty_bytes": "small",
-    "close_hands_nothing_over": "names",
+    "close_writes_nothing_back": "names",
     "open_trusts_its_pages": "small",
     "faulting_source_is_copied_in_place": "small",
     "cache_is_clean_before_the_upload": "saving",
@@ -158,4 +158,4 @@ WAITS: dict[str, str] = {
 
 def settings_of(bug: str) -> str:
     """The name of the settings for a bug."""
-    return LOOKED.get(bug, "slow")
+    return SEARCHED.get(bug, "slow")

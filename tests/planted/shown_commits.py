@@ -35,7 +35,7 @@ def a_rebase_within_a_commit_publishes_once(make: Make) -> None:
     assert published == [ours]
 
 
-@shows("what_came_back_is_rolled_back")
+@shows("returned_bytes_are_rolled_back")
 def what_was_given_up_is_not_published(make: Make) -> None:
     backend = ObjectBackend({KEY: OLD})
     rig = make(backend=backend, retry=ONCE)

@@ -49,7 +49,7 @@ def reading(before: Callable[[], None]) -> Callable[[RecordingFile, int, Sequenc
 # ---------------------------------------------------------------------------------------- answers and stamps
 
 
-@shows("what_failed_is_dirty_again")
+@shows("failed_bytes_are_dirty_again")
 def a_failed_write_is_repaired(make: Make) -> None:
     rig = make({KEY: OLD}, retry=ONCE)
     file = rig.open()
@@ -150,8 +150,8 @@ def a_failed_commit_is_repaired(make: Make) -> None:
     assert rig.backend.committed(KEY) == overlay(OLD, 0, NEW[:PAGE])
 
 
-@shows("nothing_went_back_between_two_looks")
-def a_commit_that_fails_between_two_looks(make: Make) -> None:
+@shows("commit_failure_between_checks_is_seen")
+def a_commit_that_fails_between_two_checks(make: Make) -> None:
     rig = make({KEY: OLD}, retry=ONCE)
     file = rig.open()
     file.pwrite(NEW[:PAGE], 0)
@@ -165,7 +165,7 @@ def a_commit_that_fails_between_two_looks(make: Make) -> None:
     assert not looking.result(SOON)
 
 
-@shows("commit_covers_what_came_before_it")
+@shows("commit_covers_earlier_changes")
 def a_direct_write_beside_a_commit_wants_its_own(make: Make) -> None:
     rig = make({KEY: OLD}, limits={"parallel_direct_writes": True})
     rig.backend.commits_beside_writes = True
@@ -208,7 +208,7 @@ def a_hole_waits_for_what_is_in_flight(make: Make) -> None:
     assert rig.backend.violations == []
 
 
-@shows("what_was_forgotten_is_sent_again")
+@shows("forgotten_bytes_are_sent_again")
 def what_the_old_backend_only_acknowledged_is_sent_again(make: Make) -> None:
     rig = make({KEY: OLD})
     file = rig.open()
@@ -272,7 +272,7 @@ def a_gap_in_a_new_page_is_zeros(make: Make) -> None:
     assert file.pread(PAGE, 0) == b"begin" + bytes(PAGE - 8) + b"end"
 
 
-@shows("what_is_cut_is_zeroed")
+@shows("cut_bytes_are_zeroed")
 def a_page_that_was_cut_is_zeros_behind_the_cut(make: Make) -> None:
     rig = make({KEY: OLD})
     file = rig.open()
@@ -282,7 +282,7 @@ def a_page_that_was_cut_is_zeros_behind_the_cut(make: Make) -> None:
     assert file.pread(PAGE, 0) == OLD[:100] + bytes(PAGE - 100)
 
 
-@shows("what_is_cut_leaves_the_cache")
+@shows("cut_pages_leave_the_cache")
 def pages_that_were_cut_off_are_zeros(make: Make) -> None:
     rig = make({KEY: OLD}, max_folio="4KiB")
     file = rig.open()
@@ -292,7 +292,7 @@ def pages_that_were_cut_off_are_zeros(make: Make) -> None:
     assert file.pread(8 * PAGE, 0) == OLD[:PAGE] + bytes(7 * PAGE)
 
 
-@shows("who_copied_looks_again")
+@shows("reader_checks_again_after_copy")
 def a_reader_never_sees_what_its_page_became(make: Make) -> None:
     rig = make({KEY: OLD}, max_folio="4KiB", gil_release=1)
     file = rig.open()
@@ -305,7 +305,7 @@ def a_reader_never_sees_what_its_page_became(make: Make) -> None:
     assert got.result(SOON) == OLD[:PAGE]
 
 
-@shows("who_locked_looks_again")
+@shows("writer_checks_again_after_lock")
 def a_writer_never_writes_to_what_its_page_became(make: Make) -> None:
     rig = make({KEY: OLD}, max_folio="4KiB", gil_release=1)
     file = rig.open()
@@ -393,7 +393,7 @@ def a_stuck_backend_stops_no_other(make: Make) -> None:
 
 
 @shows("no_budget_while_waiting_for_a_lock")
-def nobody_waits_for_a_file_with_budget_that_its_holder_needs(make: Make) -> None:
+def no_writer_waits_for_a_file_with_budget_that_its_holder_needs(make: Make) -> None:
     rig = make(
         {KEY: bytes(64 * PAGE)},
         capacity="256KiB",
@@ -426,7 +426,7 @@ def what_is_local_ends_where_it_was_written(make: Make) -> None:
     assert rig.backend.committed(KEY) == overlay(FOREIGN[:500], 0, NEW[:10])
 
 
-@shows("discard_sees_what_grew")
+@shows("discard_sees_extension")
 def a_discard_beside_an_extension_cuts_it_off(make: Make) -> None:
     rig = make({KEY: OLD[:PAGE]}, max_folio="4KiB", gil_release=1)
     file = rig.open()
@@ -442,7 +442,7 @@ def a_discard_beside_an_extension_cuts_it_off(make: Make) -> None:
     rig.cache.check()
 
 
-@shows("rebase_sees_what_grew")
+@shows("rebase_sees_extension")
 def a_rebase_beside_an_extension_keeps_it(make: Make) -> None:
     rig = make({KEY: OLD[: 3 * PAGE]}, max_folio="4KiB", gil_release=1, options={"on_conflict": "rebase"})
     file = rig.open()
@@ -464,7 +464,7 @@ def a_rebase_beside_an_extension_keeps_it(make: Make) -> None:
 
 
 @shows("commit_follows_its_bytes")
-def no_commit_comes_before_the_bytes_of_who_asked(make: Make) -> None:
+def no_commit_comes_before_the_bytes_of_its_caller(make: Make) -> None:
     rig = make(retry=ONCE)
     file = rig.open("x+")
     committed: list[bytes] = []
@@ -490,7 +490,7 @@ def no_commit_comes_before_the_bytes_of_who_asked(make: Make) -> None:
     assert committed == [NEW[:PAGE]]
 
 
-@shows("what_is_gone_is_not_kept")
+@shows("discarded_bytes_are_not_kept")
 def what_was_read_after_a_discard_goes_with_a_failed_commit(make: Make) -> None:
     rig = make({KEY: OLD}, retry=ONCE)
     file = rig.open()

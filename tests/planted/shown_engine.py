@@ -17,7 +17,7 @@ from pagecache.native import NativeInode
 
 from ..file.answers import failing_commit
 from ..file.backends import RecordingFile
-from ..file.clock import after_a_look
+from ..file.clock import after_flusher_turn
 from ..file.objects import ObjectBackend
 from ..file.rig import KEY, ONCE, PAGE, Task, eventually, overlay, pattern, quiet
 from .scenario import MOMENT, NEW, OLD, SOON, Make, shows
@@ -36,7 +36,7 @@ def refusing(page: int) -> Callable[[RecordingFile, int, Sequence[memoryview]], 
     return answer
 
 
-@shows("direct_write_looks_once")
+@shows("direct_write_checks_once")
 def a_direct_write_is_newer_than_what_was_buffered_before_it(make: Make) -> None:
     rig = make({KEY: OLD}, limits={"parallel_direct_writes": True})
     file, direct = rig.open(), rig.open(direct=True, parallel_direct_writes=True)
@@ -106,13 +106,13 @@ def a_retry_begins_when_it_is_due(make: Make) -> None:
     for _ in range(3):
         gate.wait_entered()
         gate, entered = rig.backend.gate("write_from"), gate
-        after_a_look(rig.cache)  # the flusher sleeps again when the call fails
+        after_flusher_turn(rig.cache)  # the flusher sleeps again when the call fails
         entered.open()
     gate.open()
     saving.result(SOON)
 
 
-@shows("reconnect_waits_for_nobody")
+@shows("reconnect_does_not_wait")
 def newer_bytes_stay_after_a_late_call(make: Make) -> None:
     rig = make({KEY: OLD}, retry=ONCE)
     file = rig.open()
@@ -262,7 +262,7 @@ def a_write_through_is_stored_when_it_returns(make: Make) -> None:
     writing.result()
 
 
-@shows("close_hands_nothing_over")
+@shows("close_writes_nothing_back")
 def a_close_hands_over(make: Make) -> None:
     rig = make({KEY: OLD})
     with rig.volume.open(KEY, "r+") as file:
@@ -278,8 +278,8 @@ def an_open_sees_what_is_stored(make: Make) -> None:
     assert rig.open().pread(PAGE, 0) == NEW[:PAGE]
 
 
-@shows("loss_is_told_to_nobody")
-def a_loss_is_told(make: Make) -> None:
+@shows("loss_is_not_reported")
+def a_loss_is_reported(make: Make) -> None:
     rig = make({KEY: OLD})
     file = rig.open()
     file.pwrite(NEW[:PAGE], 0)

@@ -97,8 +97,8 @@ def a_view_moves_within_its_file(make: Make) -> None:
     assert file.pread(8 * PAGE, 0) == overlay(OLD, 2 * PAGE, OLD[: 4 * PAGE])
 
 
-@shows("what_a_view_stores_to_stays_dirty")
-def what_a_view_stores_after_an_fsync_is_saved(make: Make) -> None:
+@shows("pages_of_writable_view_stay_dirty")
+def a_store_to_a_view_after_an_fsync_is_saved(make: Make) -> None:
     rig = make({KEY: OLD})
     file = rig.open()
     with file.view(0, PAGE, writable=True) as view:

@@ -148,7 +148,7 @@ def test_a_module_runs_with_a_bug_and_the_table_is_printed() -> None:
     assert all(bug.sentence in table for bug in BUGS)
     words = [
         *command,
-        "loss_is_told_to_nobody",
+        "loss_is_not_reported",
         "timeit",
         "-n1",
         "-r1",

@@ -11,7 +11,7 @@ from pagecache import View, Volume
 from pagecache.stress import Plan, run
 from pagecache.stress.cached import CachedTarget
 from pagecache.stress.history import FOREVER, Clock, Model, Write
-from pagecache.stress.oracle import Look
+from pagecache.stress.oracle import Observation
 
 SOON = 60.0  # seconds: the end of a hang
 FIELDS: dict[str, Any] = {"duration": 60.0, "threads": 4, "tasks": 4, "files": 1, "size": "64KiB", "capacity": "128KiB"}
@@ -50,22 +50,22 @@ def test_a_view_is_cut_off_by_a_truncate_that_began_after_it_and_has_ended() -> 
     file = model()
     before, beside, failed, larger, after = (truncate(size) for size in (100, 200, 300, 4096, 400))
     file.begin(before)
-    look = Look(file, 0, 4096, 1, "a writable view")
+    observation = Observation(file, 0, 4096, 1, "a writable view")
     taken = file.clock.tick()
     file.finish(before)
     for write in (beside, failed, larger):
         file.begin(write)
     file.finish(failed, certain=False)
     file.finish(larger)
-    look.returned()
-    assert look.cut_since(taken) is None
+    observation.returned()
+    assert observation.cut_since(taken) is None
 
-    look = Look(file, 0, 4096, 1, "a writable view")
+    observation = Observation(file, 0, 4096, 1, "a writable view")
     taken = file.clock.tick()
     file.begin(after)
     file.finish(after)
-    look.returned()
-    assert look.cut_since(taken) is after
+    observation.returned()
+    assert observation.cut_since(taken) is after
     file.finish(beside)
 
 
@@ -81,9 +81,9 @@ def test_possibly_discarded_bytes_are_uncertain_until_a_rest() -> None:
     file.begin(loss)
     file.finish(loss)
     file.shrink(loss)
-    look = Look(file, 0, 8192, 1, "read")
-    look.returned()
-    assert look.sizes_meanwhile() == (0, 8192)
+    observation = Observation(file, 0, 8192, 1, "read")
+    observation.returned()
+    assert observation.sizes_meanwhile() == (0, 8192)
 
 
 def test_views_that_no_truncate_cuts_off_are_found(monkeypatch: pytest.MonkeyPatch) -> None:

@@ -84,7 +84,7 @@ def test_without_the_debug_build_waits_and_locks_are_points() -> None:
     assert "debug build" in report.story
 
 
-RACES = ("fill_sees_invalidations", "direct_write_invalidates_again", "direct_write_looks_once")
+RACES = ("fill_sees_invalidations", "direct_write_invalidates_again", "direct_write_checks_once")
 """Each is found within some twenty rounds; those of the core need its points."""
 RACING: dict[str, Any] = {"threads": 3, "tasks": 0, "operations": 40, "files": 1, "size": "16KiB", "capacity": "64KiB"}
 RACING |= {"mix": ("buffered", "direct", "parallel", "hints"), "profile": "generic-095"}

@@ -290,12 +290,12 @@ def test_a_look_that_faults_refuse_lets_others_go_on_before_it_is_tried_again() 
     world = World(plan, CachedTarget(plan, 0, None, "memory:"), 0)
     world.crashing = True  # every error is explained
     steps = Steps(world, 1)
-    look = steps._own._looked("own1-0")
-    assert next(look) == ("look", "own1-0")
-    assert look.throw(OSError(errno.EIO, "refused")) == ("pause",)
-    assert look.send(None) == ("look", "own1-0")
+    steps_of_look = steps._own._read_own("own1-0")
+    assert next(steps_of_look) == ("look", "own1-0")
+    assert steps_of_look.throw(OSError(errno.EIO, "refused")) == ("pause",)
+    assert steps_of_look.send(None) == ("look", "own1-0")
     with pytest.raises(StopIteration) as end:
-        look.send(b"found")
+        steps_of_look.send(b"found")
     assert end.value.value == b"found"
 
 

@@ -56,7 +56,7 @@ def test_calls_that_do_not_keep_their_word_are_found(name: str) -> None:
 def test_a_close_that_hands_nothing_over_is_found() -> None:
     """The store is checked after the last close of an object that no other worker has open. [2.20]"""
     plan = Plan(seed=1, duration=20, profile="metadata", threads=2, tasks=0, operations=60)
-    bug = next(bug for bug in BUGS if bug.name == "close_hands_nothing_over")
+    bug = next(bug for bug in BUGS if bug.name == "close_writes_nothing_back")
     with bug.on():
         report = run(plan)
     assert (report.ok, report.kind) == (False, "data")

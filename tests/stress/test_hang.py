@@ -13,7 +13,7 @@ import pytest
 
 from pagecache import PageCache
 from pagecache.stress import Plan, Report, Script, hang, run
-from pagecache.stress.hang import Hang, recorded, stacks, told
+from pagecache.stress.hang import Hang, event_lines, recorded, stacks
 from pagecache.stress.page import hang as page_of_a_hang
 from pagecache.stress.page import page
 from pagecache.stress.profiles import Operation
@@ -114,7 +114,7 @@ def test_a_hang_says_which_invariant_is_broken(monkeypatch: pytest.MonkeyPatch) 
         monkeypatch.setattr(PageCache, "check", finds)
         found = Hang.of(["late"], target, None)
         assert found.broken == "I-3: a page has two marks"
-        assert found.tell().startswith("late\nthe cache is broken: I-3: a page has two marks\n")
+        assert found.describe().startswith("late\nthe cache is broken: I-3: a page has two marks\n")
         assert "<li>the cache is broken: I-3: a page has two marks</li>" in page_of_a_hang(found.to_dict())
         free = threading.Event()
         monkeypatch.setattr(hang, "CHECK", 0.01)
@@ -164,4 +164,4 @@ def test_records_are_listed_in_the_order_of_their_ends() -> None:
         {"ph": "i", "name": "evict", "tid": 1, "ts": 2000, "args": {"file": "k", "offset": 4096}},
         {"ph": "s", "name": "bytes", "tid": 1, "ts": 3000, "args": {}},
     ]
-    assert told(events) == ["2.000 ms  one: evict at 4096 of 'k'", "6.000 ms  one: fsync of 'k' (5.000 ms)"]
+    assert event_lines(events) == ["2.000 ms  one: evict at 4096 of 'k'", "6.000 ms  one: fsync of 'k' (5.000 ms)"]

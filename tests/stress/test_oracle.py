@@ -10,7 +10,7 @@ import pytest
 from pagecache.stress.content import APPENDED, made
 from pagecache.stress.durable import Durable
 from pagecache.stress.history import FOREVER, Broken, Clock, Model, Write
-from pagecache.stress.oracle import Look, copied, settled, verdict
+from pagecache.stress.oracle import Observation, copied, settled, verdict
 
 SIZE = 10_000
 
@@ -51,13 +51,13 @@ class File:
     def truncate(self, size: int) -> Write:
         return self.begin(size, FOREVER - size, size=size, zero=True)
 
-    def look(self, start: int = 0, end: int = 2 * SIZE) -> Look:
-        return Look(self.model, start, end, 9, "pread")
+    def observe(self, start: int = 0, end: int = 2 * SIZE) -> Observation:
+        return Observation(self.model, start, end, 9, "pread")
 
     def sees(self, got: bytes | None = None) -> None:
-        look = self.look()
-        look.returned()
-        assert verdict(look, bytes(self.bytes) if got is None else got) is None
+        observation = self.observe()
+        observation.returned()
+        assert verdict(observation, bytes(self.bytes) if got is None else got) is None
 
 
 def test_calls_one_after_another_have_one_value() -> None:
@@ -107,13 +107,13 @@ def test_a_look_beside_a_write_sees_either_and_after_it_the_new_one() -> None:
     """Byte by byte. [I-17]"""
     file = File()
     old = bytes(file.bytes)
-    look = file.look()
+    observation = file.observe()
     write = file.begin(0, 100)
     file.put(write)
     torn = bytes(file.bytes[:40]) + old[40:60] + bytes(file.bytes[60:])
     file.model.finish(write)
-    look.returned()
-    assert verdict(look, torn) is None
+    observation.returned()
+    assert verdict(observation, torn) is None
     with pytest.raises(Broken):
         file.sees(torn)
 
@@ -148,10 +148,10 @@ def test_overlapping_writes_leave_one_of_them_and_rest_decides() -> None:
     file.put(other)
     file.model.finish(other)
     file.model.finish(one)
-    look = file.look()
-    look.returned()
+    observation = file.observe()
+    observation.returned()
     got = bytes(file.bytes)
-    file.model.settle(settled(look, got), len(got))
+    file.model.settle(settled(observation, got), len(got))
     file.sees(got)
     with pytest.raises(Broken):
         file.sees(second)
@@ -165,16 +165,16 @@ def test_a_truncate_beside_a_write_leaves_one_of_two_sizes() -> None:
     file.model.finish(write)
     file.model.finish(cut)
     for size in (100, 20_000):
-        look = file.look()
-        look.returned()
+        observation = file.observe()
+        observation.returned()
         content = bytes(file.bytes[:100]) + bytes(20_000 - 110) + write.data(19_990, 20_000)
-        assert verdict(look, content[:size]) is None
+        assert verdict(observation, content[:size]) is None
     up = file.truncate(20_000)
     file.model.finish(up)
-    look = file.look()
-    look.returned()
+    observation = file.observe()
+    observation.returned()
     with pytest.raises(Broken):
-        verdict(look, bytes(file.bytes[:100]) + bytes(file.bytes[100:]) + bytes(10_000))
+        verdict(observation, bytes(file.bytes[:100]) + bytes(file.bytes[100:]) + bytes(10_000))
 
 
 def test_a_failed_write_is_there_up_to_what_it_said() -> None:
@@ -202,15 +202,15 @@ def test_what_a_look_saw_of_the_part_that_failed_is_that_write_s() -> None:
     file = File()
     copy = Write("copy", "direct", 1, 1, 0, 7, 10, 40)
     file.model.begin(copy)
-    look = file.look()
-    look.returned()
+    observation = file.observe()
+    observation.returned()
     copy.literal = [(10, (b"c" * 40,))]
     file.model.resolve(copy)
     rest = file.model.split(copy, 0)
     file.model.finish(copy)
     file.model.finish(rest, certain=False)
     old = bytes(file.bytes)
-    assert verdict(look, old[:10] + b"c" * 40 + old[50:]) is None
+    assert verdict(observation, old[:10] + b"c" * 40 + old[50:]) is None
 
 
 def test_an_append_that_was_lost_may_lie_behind_what_was_written_beside_it() -> None:
@@ -222,9 +222,9 @@ def test_an_append_that_was_lost_may_lie_behind_what_was_written_beside_it() -> 
     file.model.begin(append)
     file.model.lose(append)
     file.model.finish(write, certain=False)
-    look = file.look()
-    look.returned()
-    assert look.sizes_meanwhile()[1] >= 150 + 20
+    observation = file.observe()
+    observation.returned()
+    assert observation.sizes_meanwhile()[1] >= 150 + 20
 
 
 def test_an_append_that_still_runs_is_a_doubt_until_it_says_where_it_went() -> None:
@@ -234,18 +234,18 @@ def test_an_append_that_still_runs_is_a_doubt_until_it_says_where_it_went() -> N
         append = Write("append", "buffered", 1, 1, 0, 7, -1, 50)
         file.model.begin(append)
         data = made(7, APPENDED, 1, 1, 0, 50)
-        look = file.look()
-        look.returned()
-        doubt = verdict(look, bytes(file.bytes) + (data if right else data[::-1]))
+        observation = file.observe()
+        observation.returned()
+        doubt = verdict(observation, bytes(file.bytes) + (data if right else data[::-1]))
         assert doubt is not None
-        assert doubt.ask() is not None
+        assert doubt.recheck() is not None
         file.model.place(append, SIZE)
         file.model.finish(append)
         if right:
-            assert doubt.ask() is None
+            assert doubt.recheck() is None
         else:
             with pytest.raises(Broken):
-                doubt.ask()
+                doubt.recheck()
 
 
 def test_appends_do_not_lie_on_each_other_and_begin_at_an_end() -> None:
@@ -268,12 +268,12 @@ def test_a_copy_may_have_any_value_that_its_source_had_during_it() -> None:
     """[I-17]"""
     file = File()
     old = bytes(file.bytes[:100])
-    look = file.look(0, 100)
+    observation = file.observe(0, 100)
     copy = Write("copy", "buffered", 1, 50, 0, 7, 5000, 100)
     file.model.begin(copy)
     write = file.done(0, 100)
-    look.returned()
-    copy.literal = copied(look, copy, 5000)
+    observation.returned()
+    copy.literal = copied(observation, copy, 5000)
     file.model.finish(copy)
     new = write.data(0, 100)
     for data in (old, new, old[:30] + new[30:]):
@@ -288,13 +288,13 @@ def test_a_store_after_fsync_is_as_new_as_the_call() -> None:
     old = bytes(file.bytes)
     file.done(0, 100)
     at_call = bytes(file.bytes)
-    look = file.look(0, FOREVER)
+    observation = file.observe(0, FOREVER)
     file.done(50, 100)
-    look.returned()
-    assert verdict(look, at_call, store=True) is None
-    assert verdict(look, bytes(file.bytes), store=True) is None
+    observation.returned()
+    assert verdict(observation, at_call, store=True) is None
+    assert verdict(observation, bytes(file.bytes), store=True) is None
     with pytest.raises(Broken, match="should be one of: writer 1, write 1"):
-        verdict(look, old, store=True)
+        verdict(observation, old, store=True)
 
 
 def test_a_story_names_where_wrong_bytes_come_from() -> None:
@@ -318,16 +318,16 @@ def test_a_store_may_lack_what_readers_saw_of_a_write_that_ran_when_fsync_was_ca
     write = file.begin(0, 100)
     file.put(write)
     file.sees()
-    look = Look(file.model, 0, FOREVER, 9, "the store after fsync", store=True)
+    observation = Observation(file.model, 0, FOREVER, 9, "the store after fsync", store=True)
     file.model.finish(write)
-    look.returned()
-    assert verdict(look, old, store=True) is None
+    observation.returned()
+    assert verdict(observation, old, store=True) is None
     with pytest.raises(Broken):
         file.sees(old)
-    look = Look(file.model, 0, FOREVER, 9, "the store after fsync", store=True)
-    look.returned()
+    observation = Observation(file.model, 0, FOREVER, 9, "the store after fsync", store=True)
+    observation.returned()
     with pytest.raises(Broken):
-        verdict(look, old, store=True)
+        verdict(observation, old, store=True)
 
 
 def test_an_append_that_failed_ends_anywhere_up_to_its_length() -> None:
@@ -336,21 +336,21 @@ def test_an_append_that_failed_ends_anywhere_up_to_its_length() -> None:
     append = Write("append", "direct", 1, 1, 0, 7, -1, 50)
     later = Write("append", "buffered", 2, 1, 0, 7, -1, 10)
     file.model.begin(append)
-    look = file.look()
+    observation = file.observe()
     data = made(7, APPENDED, 1, 1, 0, 50)
-    look.returned()
+    observation.returned()
     file.model.begin(later)
-    doubts = [verdict(look, bytes(file.bytes) + got) for got in (b"", data[:20], data[:30], data[10:])]
+    doubts = [verdict(observation, bytes(file.bytes) + got) for got in (b"", data[:20], data[:30], data[10:])]
     rest = file.model.place(append, SIZE, 20)
     assert rest is not None
     file.model.finish(append)
     file.model.finish(rest, certain=False)
     for doubt in doubts[1:3]:
         assert doubt is not None
-        assert doubt.ask() is None
+        assert doubt.recheck() is None
     assert doubts[3] is not None
     with pytest.raises(Broken):
-        doubts[3].ask()
+        doubts[3].recheck()
     file.model.place(later, SIZE + 30)
 
 
@@ -393,14 +393,14 @@ def test_an_append_that_was_not_found_may_have_been_behind_an_end_that_is_gone()
     file = File()
     append = Write("append", "direct", 1, 1, 0, 7, -1, 50)
     file.model.begin(append)
-    look = file.look()
-    look.returned()
+    observation = file.observe()
+    observation.returned()
     cut = file.truncate(100)
     file.model.finish(cut)
-    doubt = verdict(look, bytes(file.bytes) + made(7, APPENDED, 1, 1, 0, 30))
+    doubt = verdict(observation, bytes(file.bytes) + made(7, APPENDED, 1, 1, 0, 30))
     file.model.lose(append)
     assert doubt is not None
-    assert doubt.ask() is None
+    assert doubt.recheck() is None
 
 
 def test_an_append_that_a_crash_left_without_an_answer_may_be_behind_an_end_that_is_gone() -> None:
@@ -441,18 +441,18 @@ def test_losses_are_explained_where_something_went_past_the_cache() -> None:
 def test_a_write_that_fails_beside_a_judgement_is_whole_or_in_its_parts(monkeypatch: pytest.MonkeyPatch) -> None:
     """Its call takes it apart in one section, and a judgement covers all of it in one. [I-17]"""
     file = File()
-    look = file.look()
+    observation = file.observe()
     write = file.begin(100, 50, size=None)
     file.put(write)
-    look.returned()
-    beside = Look._beside
+    observation.returned()
+    beside = Observation._beside
     parts: list[Write] = []
 
-    def failing(self: Look) -> list[Write]:
+    def failing(self: Observation) -> list[Write]:
         found = beside(self)
         if sys._getframe(1).f_code.co_name == "segments" and not parts and not file.model.lock.locked():
             parts.append(file.model.split(write, 0))
         return found
 
-    monkeypatch.setattr(Look, "_beside", failing)
-    assert verdict(look, bytes(file.bytes)) is None
+    monkeypatch.setattr(Observation, "_beside", failing)
+    assert verdict(observation, bytes(file.bytes)) is None

@@ -13,7 +13,7 @@ from pagecache.native import NativeInode
 from pagecache.stress import Plan, run
 from pagecache.stress.cached import CachedTarget
 from pagecache.stress.history import Clock, Model, Write
-from pagecache.stress.oracle import Look, verdict
+from pagecache.stress.oracle import Observation, verdict
 from pagecache.stress.publishing import Publishing
 from pagecache.stress.world import World
 
@@ -42,18 +42,18 @@ def world() -> Iterator[World]:
 def test_a_read_that_goes_on_is_judged_by_earlier_calls() -> None:
     """Later calls are not part of it, and the read itself goes on."""
     model = Model(0, Write("content", "", 0, 0, 0, 1, 0, 4096), Clock())
-    look = Look(model, 0, 4096, 1, "the store after fsync", store=True)
+    observation = Observation(model, 0, 4096, 1, "the store after fsync", store=True)
     first, second = (Write("write", "buffered", 1, number, 0, 1, 0, 4096) for number in (1, 2))
     model.begin(first)
     model.finish(first)
-    now = look.until_now()
+    now = observation.until_now()
     model.begin(second)
     model.finish(second)
     assert verdict(now, first.data(0, 4096), store=True) is None
     with pytest.raises(AssertionError, match="wrong"):
         verdict(now, second.data(0, 4096), store=True)
-    look.returned()
-    assert verdict(look, second.data(0, 4096), store=True) is None
+    observation.returned()
+    assert verdict(observation, second.data(0, 4096), store=True) is None
 
 
 def test_a_commit_whose_caller_has_left_is_not_judged(world: World) -> None:
@@ -63,7 +63,7 @@ def test_a_commit_whose_caller_has_left_is_not_judged(world: World) -> None:
     write = Write("write", "buffered", 1, 1, 0, 1, 0, 4096)
     world.models[0].begin(write)
     world.models[0].finish(write)
-    world.savers[1] = [Look(world.models[0], 0, 4096, 1, "the store after fsync", store=True)]
+    world.savers[1] = [Observation(world.models[0], 0, 4096, 1, "the store after fsync", store=True)]
     publishing, key = Publishing(world), world.target.key(0)
     publishing(key)(False)
     world.saved = world.clock.tick()
@@ -85,7 +85,7 @@ def test_a_commit_that_is_repeated_for_a_caller_that_has_left_is_not_judged(worl
     ended(False)
     world.models[0].begin(write)
     world.models[0].finish(write)
-    world.savers[1] = [Look(world.models[0], 0, 4096, 1, "the store after fsync", store=True)]
+    world.savers[1] = [Observation(world.models[0], 0, 4096, 1, "the store after fsync", store=True)]
     publishing(key)(True)
     assert not world.failures
     publishing(key)(True)

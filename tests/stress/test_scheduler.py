@@ -247,7 +247,7 @@ def test_a_simulated_thread_that_waits_has_not_ended() -> None:
     def checked(scheduler: Scheduler) -> tuple[list[str], list[str]]:
         over = threads.Event(scheduler)
         with PageCache("1MiB") as cache:
-            reason = Reason("a word", cache.attach(MemoryBackend()).engine.native, lambda look: None)
+            reason = Reason("a word", cache.attach(MemoryBackend()).engine.native, lambda snapshot: None)
             waiter = threads.Thread(scheduler, lambda: during(reason, over.wait), "who waits")
             waiter.start()
             while not (waits := cache.waits()):

@@ -22,9 +22,9 @@ from pagecache.stress.profiles import Operation
 from pagecache.stress.pytest_file import commented, pytest_file, tries_for
 from pagecache.stress.reducing import chained, chained_back, ddmin, in_turns
 from pagecache.stress.rounder import rank, rounder_numbers
+from pagecache.stress.shrink_tries import Tries
 from pagecache.stress.shrinker import Shrinking
 from pagecache.stress.targets import Target
-from pagecache.stress.trying import Tries
 
 from .planted import BACKENDS, TARGETS, NoFsync
 

@@ -14,8 +14,8 @@ import pytest
 from pagecache.stress import NotFailing, Plan, Report, Script, run, shrink
 from pagecache.stress import shrinker as shrinking
 from pagecache.stress.profiles import Operation
+from pagecache.stress.shrink_tries import Tries, Try
 from pagecache.stress.shrinker import Shrinking
-from pagecache.stress.trying import Tries, Try
 
 from . import hanging
 

@@ -14,10 +14,10 @@ from pagecache.backends import Backend, MemoryBackend
 from pagecache.backends.protocol import BackendLimits
 from pagecache.errors import DataLossError, LostRange
 from pagecache.stress import Plan, run
-from pagecache.stress.apart import Apart
 from pagecache.stress.cached import CachedTarget
 from pagecache.stress.forgetting import ForgettingBackend, ForgettingFile, StagingBackend, StagingFile
 from pagecache.stress.history import Broken, Write
+from pagecache.stress.uncommitted import Uncommitted
 from pagecache.stress.world import World
 from pagecache.testing import Rule
 
@@ -36,8 +36,8 @@ class ForgetfulFile(StagingFile):
 class Forgetful(StagingBackend):
     """A backend whose reopened files report that no acknowledged byte was kept."""
 
-    def _file(self, apart: Apart) -> ForgettingFile:
-        return ForgetfulFile(self, apart)
+    def _file(self, stored: Uncommitted) -> ForgettingFile:
+        return ForgetfulFile(self, stored)
 
 
 def staging() -> Backend:

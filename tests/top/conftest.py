@@ -5,15 +5,15 @@ from pathlib import Path
 
 import pytest
 
-from pagecache.cli.top import look, map_screen, once
+from pagecache.cli.top import map_screen, once, sampling
 
 from .serving import LONG, Owner, folder
 
 
 @pytest.fixture(autouse=True)
-def patience(monkeypatch: pytest.MonkeyPatch) -> None:
+def long_timeouts(monkeypatch: pytest.MonkeyPatch) -> None:
     """Wait long for answers: an owner on a busy machine is slow. Tests of timeouts set their own."""
-    for module in (look, map_screen, once):
+    for module in (sampling, map_screen, once):
         monkeypatch.setattr(module, "TIMEOUT", LONG)
 
 

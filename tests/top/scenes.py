@@ -104,7 +104,7 @@ def show(scene: Scene) -> tuple[str, str]:
             await view.shows("VOLUME")
             await view.until(lambda: bool(view.app.model.files().rows), "a sample")
             owner.tick = 2.0
-            await view.look(owner)
+            await view.sample(owner)
             await scene.steps(view, owner)
             await view.pilot.pause()
             found.extend((screen_text(view.app), view.app.export_screenshot(title="pagecache top", simplify=True)))

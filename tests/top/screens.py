@@ -94,7 +94,7 @@ class View:
     async def press(self, *keys: str) -> None:
         await self.pilot.press(*keys)
 
-    async def look(self, owner: Owner) -> None:
+    async def sample(self, owner: Owner) -> None:
         """Refresh now, and wait for the result."""
         before = self.good_samples(owner.path)
         await self.press("r")

@@ -136,7 +136,7 @@ class Owner:
         self.path.unlink(missing_ok=True)
         self.start()
 
-    def asked(self, path: str) -> list[str]:
+    def requested(self, path: str) -> list[str]:
         """The requested targets with this prefix."""
         return [target for target in self.requests if target.startswith(path)]
 

@@ -17,9 +17,9 @@ from pagecache.observe.client import (
     Client,
     LiveError,
     NewerSchema,
-    NobodyListens,
     NoSocket,
     NotAllowed,
+    NotListening,
     NotPagecache,
     Refused,
     TooSlow,
@@ -153,7 +153,7 @@ def test_a_path_longer_than_a_socket_may_have_is_no_obstacle(place: Path) -> Non
         with Client(deep / "none.sock") as client, pytest.raises(NoSocket, match="no such socket: not served"):
             client.stats()
         owner.die()
-        with Client(deep / "cache.sock") as client, pytest.raises(NobodyListens):
+        with Client(deep / "cache.sock") as client, pytest.raises(NotListening):
             client.stats()
     finally:
         owner.close()
@@ -161,7 +161,7 @@ def test_a_path_longer_than_a_socket_may_have_is_no_obstacle(place: Path) -> Non
 
 def test_a_socket_whose_owner_died_says_so(owner: Owner) -> None:
     owner.die()
-    with Client(owner.path) as client, pytest.raises(NobodyListens, match="nobody listens: its owner died"):
+    with Client(owner.path) as client, pytest.raises(NotListening, match="nobody listens: its owner died"):
         client.stats()
 
 
@@ -169,7 +169,7 @@ def test_an_owner_that_dies_between_requests_says_so(owner: Owner) -> None:
     with Client(owner.path) as client:
         client.stats()
         owner.die()
-        with pytest.raises(NobodyListens):
+        with pytest.raises(NotListening):
             client.stats()
         owner.close()
         with pytest.raises(NoSocket):
@@ -178,7 +178,7 @@ def test_an_owner_that_dies_between_requests_says_so(owner: Owner) -> None:
 
 def test_an_owner_that_dies_in_the_middle_of_an_answer_says_so(owner: Owner) -> None:
     owner.raw = b"HTTP/1.1 200 OK\r\nContent-Length: 1000\r\n\r\n{"
-    with Client(owner.path) as client, pytest.raises(NobodyListens, match="ended early"):
+    with Client(owner.path) as client, pytest.raises(NotListening, match="ended early"):
         client.stats()
 
 
@@ -380,7 +380,7 @@ def test_a_real_owner_that_is_killed_says_so(place: Path) -> None:
                 assert client.stats().pid == process.pid
                 process.kill()
                 process.wait(20)
-                with pytest.raises(NobodyListens):
+                with pytest.raises(NotListening):
                     client.stats()
         finally:
             process.kill()

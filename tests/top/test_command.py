@@ -15,7 +15,7 @@ from rich.cells import cell_len
 from rich.console import Console
 
 from pagecache.cli import main
-from pagecache.cli.top import look, start
+from pagecache.cli.top import sampling, start
 from pagecache.cli.top.columns import VOLUME_COLUMNS
 from pagecache.cli.top.command import top
 from pagecache.cli.top.once import WIDE, fitting, observe, print_tables
@@ -83,7 +83,7 @@ def test_a_narrow_terminal_gets_the_columns_that_matter() -> None:
 
 def test_tables_fit_the_terminal(owner: Owner) -> None:
     console = Console(width=60, file=io.StringIO(), force_terminal=False)
-    question = look.Question(limit=5)
+    question = sampling.Question(limit=5)
     print_tables(observe([owner.path], question, None), question, console)
     assert isinstance(console.file, io.StringIO)
     tables = [line for line in console.file.getvalue().splitlines() if " VOLUME " in line or " FILE " in line]

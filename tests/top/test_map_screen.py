@@ -14,7 +14,7 @@ def test_enter_on_a_file_shows_its_folios_as_a_map(owner: Owner) -> None:
         await view.shows("db/main.sqlite")
         await view.press("enter")
         await view.shows("12K a letter, 40M in 1.8k folios", "failed 3.0M", "not cached 12M")
-        assert owner.asked("/v1/folios")[0] == "/v1/folios?file=100&offset=0"
+        assert owner.requested("/v1/folios")[0] == "/v1/folios?file=100&offset=0"
         for letter in "FWDSURPC":
             assert letter * 20 in view.text
         await view.press("escape")

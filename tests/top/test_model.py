@@ -4,9 +4,9 @@ from __future__ import annotations
 
 from pathlib import Path
 
-from pagecache.cli.top.look import Question
 from pagecache.cli.top.model import FILES_MAX, FORGOTTEN, INTERVALS, Model
 from pagecache.cli.top.rows import SORTS, Sample
+from pagecache.cli.top.sampling import Question
 from pagecache.observe.answers import Files, Stats, decode
 from pagecache.observe.client import NoSocket
 
@@ -133,18 +133,18 @@ def test_found_sockets_come_and_are_forgotten_named_ones_stay() -> None:
     clock = Clock()
     shown = Model([ONE], clock, find=lambda: list(there))
     there.append(TWO)
-    assert shown.look_around() == ([TWO], [])
+    assert shown.refresh_sockets() == ([TWO], [])
     gone = Sample(TWO, error=NoSocket(TWO, "no such socket"))
     shown.take(sample(TWO))
     there.remove(TWO)
     shown.take(gone)
-    assert shown.look_around() == ([], [])
+    assert shown.refresh_sockets() == ([], [])
     clock.now = FORGOTTEN + 1.0
-    assert shown.look_around() == ([], [TWO])
+    assert shown.refresh_sockets() == ([], [TWO])
     shown.take(gone)  # a refresh that was in flight
     assert [row.socket for row in shown.caches()] == [ONE]
     named = Model([TWO], clock)
     named.take(gone)
     clock.now *= 2
-    assert named.look_around() == ([], [])
+    assert named.refresh_sockets() == ([], [])
     assert len(named.caches()) == 1

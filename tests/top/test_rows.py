@@ -20,7 +20,7 @@ from pagecache.cli.top.rows import (
     waits_of,
 )
 from pagecache.observe.answers import Files, Stats, Trouble, Waits, decode
-from pagecache.observe.client import NobodyListens
+from pagecache.observe.client import NotListening
 
 from . import documents
 
@@ -44,7 +44,7 @@ def watch(*ticks: float) -> Watch:
     return found
 
 
-GONE = Sample(SOCKET, error=NobodyListens(SOCKET, "nobody listens"))
+GONE = Sample(SOCKET, error=NotListening(SOCKET, "nobody listens"))
 
 
 def test_a_parked_failure_is_one_error() -> None:

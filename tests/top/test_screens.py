@@ -8,7 +8,7 @@ from typing import Any
 import pytest
 from textual import events
 
-from pagecache.cli.top import look
+from pagecache.cli.top import sampling
 from pagecache.cli.top.main_screen import MainScreen
 from pagecache.cli.top.rows import SORTS, FileRow
 from pagecache.cli.top.states import BY_NAME
@@ -40,7 +40,7 @@ def test_caches_volumes_files_and_calls_are_shown(owner: Owner) -> None:
     async def test(view: View) -> None:
         await view.shows("48M not saved, oldest 3.2s, clean in 2.0s", "3.0M FAILED", "2 writers wait")
         owner.tick = 2.0
-        await view.look(owner)
+        await view.sample(owner)
         await view.shows("hit 90.1% of 10k/s")
         assert view.line("photos").split()[2:9] == ["30M", "8.0M", "10M", "3.0M", "5.2s", "2.0s", "2"]
         assert view.line("db/main.sqlite ").split()[2:][:4] == ["12M", "4.0M", "0", "1.0M"]
@@ -155,7 +155,7 @@ def test_only_the_page_shown_of_thousands_of_files_is_asked_for(owner: Owner) ->
 
     async def test(view: View) -> None:
         await view.shows("of 5,003, by dirty")
-        limits = [int(target.rpartition("=")[2]) for target in owner.asked("/v1/files")]
+        limits = [int(target.rpartition("=")[2]) for target in owner.requested("/v1/files")]
         assert max(limits) <= 60
         shown = len(keys_shown(view))
         await view.press("end")
@@ -172,7 +172,7 @@ def test_the_option_for_the_number_of_files_is_kept(owner: Owner) -> None:
     async def test(view: View) -> None:
         await view.shows("2 of 9, by dirty")
         assert keys_shown(view) == FILE_NAMES[:2]
-        assert owner.asked("/v1/files") == ["/v1/files?sort=dirty&limit=2"] * len(owner.asked("/v1/files"))
+        assert owner.requested("/v1/files") == ["/v1/files?sort=dirty&limit=2"] * len(owner.requested("/v1/files"))
 
     run_view(model_of(owner, most=2), test)
 
@@ -187,12 +187,12 @@ def test_the_cursor_stays_with_its_file(owner: Owner) -> None:
         for number, file in enumerate(document["files"]):
             file["counters"]["dirty"] = 100 - number
         owner.changed["/v1/files"] = as_json(document)
-        await view.look(owner)
+        await view.sample(owner)
         await view.until(lambda: keys_shown(view)[-1] == FILE_NAMES[0], "the other order")
         assert current_key(view) == FILE_NAMES[2]
         await view.press("home")
         owner.changed.clear()
-        await view.look(owner)
+        await view.sample(owner)
         assert current_key(view) == FILE_NAMES[0]  # on the first line it stays at the top
 
     run_view(model_of(owner), test)
@@ -203,7 +203,7 @@ def test_enter_on_a_volume_shows_only_its_files(owner: Owner) -> None:
         await view.shows("db/main.sqlite")
         await view.press("tab", "down", "enter")
         await view.shows("FILES of scratch  3 of 3", "VOLUME scratch, DirectoryBackend")
-        assert "volume=scratch&" in owner.asked("/v1/files")[-1]
+        assert "volume=scratch&" in owner.requested("/v1/files")[-1]
         await view.press("enter")
         await view.shows("9 of 9")
         await view.press("enter", "escape")
@@ -278,7 +278,7 @@ def test_an_owner_that_hangs_delays_no_other(owner: Owner, place: Path, monkeypa
     def client(path: Path, timeout: float) -> Client:
         return Client(path, timeout=0.2 if path == other.path else timeout)
 
-    monkeypatch.setattr(look, "Client", client)
+    monkeypatch.setattr(sampling, "Client", client)
     other.name = "cache-2"
     other.open_gate.clear()
     other.start()
@@ -286,7 +286,7 @@ def test_an_owner_that_hangs_delays_no_other(owner: Owner, place: Path, monkeypa
     async def test(view: View) -> None:
         await view.shows("cache-1  48M not saved", "other.sock  not reached for 0s  no answer within 0.2 s")
         owner.tick = 1.0
-        await view.look(owner)
+        await view.sample(owner)
         await view.shows("hit 90.1% of 10k/s")
         other.open_gate.set()
         await view.comes_to_show("cache-2  48M not saved")
@@ -306,7 +306,7 @@ def test_a_pause_stops_looking_and_a_key_looks_once(owner: Owner) -> None:
         before = len(owner.requests)
         await view.pilot.pause(0.8)
         assert len(owner.requests) <= before + 3  # of eight refreshes one, which had been due before
-        await view.look(owner)
+        await view.sample(owner)
         before = len(owner.requests)
         await view.press("p")
         await view.hides("PAUSED")

@@ -8,7 +8,7 @@ from pathlib import Path
 
 LOOKS = """
 import gc, os, threading
-from pagecache.engine.report.look import current_frames
+from pagecache.engine.report.wait_snapshot import current_frames
 
 asked, asks = os.pipe()
 answered, answers = os.pipe()

@@ -18,7 +18,7 @@ import pytest
 
 import pagecache
 from pagecache import ForkedError, PageCache, Wait, WaitOwner, aio, native
-from pagecache.engine.report.look import Look
+from pagecache.engine.report.wait_snapshot import WaitSnapshot
 
 from ..file.backends import WAIT_LIMIT_S
 from ..file.rig import FAST, KEY, PAGE, QUIET, Rig, Task, eventually, pattern
@@ -134,7 +134,7 @@ def test_check_finds_a_record_of_a_thread_that_has_ended(make: Make, monkeypatch
         wait_of(rig.cache)
         rig.cache.check()
         with monkeypatch.context() as patch:
-            patch.setattr(Look, "ended", lambda self, thread: thread == task.thread.ident)
+            patch.setattr(WaitSnapshot, "ended", lambda self, thread: thread == task.thread.ident)
             with pytest.raises(AssertionError, match=r"I-16: wait for .*: its thread has ended"):
                 rig.cache.check()
     task.result()

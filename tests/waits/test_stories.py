@@ -161,7 +161,7 @@ def test_a_circle_is_cut_and_named() -> None:
         assert re.fullmatch(r"right is in read_into of 'k' \[0, 4096\) for .*test_stories\.py.*", chain[1])
         assert chain[2] == "right waits for a fill of [0, 4096) of 'k'"
         assert re.fullmatch(r"left is in read_into of 'k' \[0, 4096\) for .*test_stories\.py.*", chain[3])
-        assert chain[4] == "left waits for a fill of [0, 4096) of 'k': a circle, in which nobody can go on"
+        assert chain[4] == "left waits for a fill of [0, 4096) of 'k': a cycle of waits, which no thread can end"
         assert wait_of(cache, "left").volume == "two"
         assert wait_of(cache, "right").volume == "one"
         # a thread that retries alone goes on alone

@@ -2,7 +2,7 @@
  * watch.c - events of CORE for waiters that cannot sleep: tasks of event loops.
  *
  * A thread sleeps on the word of an event; a loop sleeps in select, on an eventfd. So a task arms a watch on the event, and
- * whoever advances the event fires it: the watch goes to the list of its loop, whose eventfd becomes readable. That is
+ * the thread that advances the event fires it: the watch goes to the list of its loop, whose eventfd becomes readable. That is
  * level-triggered: a fired watch stays listed and the eventfd readable until the waiter ends its watch. An interrupt
  * that strikes in the loop's callback, or between the callback and the task, therefore loses nothing: the callback comes again.
  *
@@ -98,7 +98,7 @@ void pc_watch_arm(struct pc_watch *w, struct pc_event *e, u32 seq)
 	w->state = PC_WATCH_ARMED;
 	pc_list_add_tail(bucket_of(e), &w->link);
 	atomic_fetch_add(&e->watched, 1);
-	PC_SYNC("watch_armed_before_look");
+	PC_SYNC("watch_armed_before_check");
 	if (atomic_load(&e->seq) != seq)
 		fire(w);
 	pc_leaf_unlock(&lock, PC_LEVEL_WATCH);

@@ -28,7 +28,7 @@ void pc_uncommit(struct pc_inode *i)
 
 /* The caller is about to request the size of the other version: bytes that a direct write stores beyond that belong to
  * it too. */
-void pc_base_asked(struct pc_inode *i)
+void pc_base_requested(struct pc_inode *i)
 {
 	pc_inode_leaf_lock(i);
 	i->direct_end = 0;
@@ -38,7 +38,7 @@ void pc_base_asked(struct pc_inode *i)
 /**
  * pc_rebase() - put L over another version, of @remote bytes; bytes outside L are that version's.
  *
- * @remote was requested after pc_base_asked(). All of U becomes dirty again, since it was sent as part of the old
+ * @remote was requested after pc_base_requested(). All of U becomes dirty again, since it was sent as part of the old
  * version. @forgotten: the backend has dropped everything that it had acknowledged and not committed, truncates
  * included. Context: token. Contract 2.19.
  */

@@ -20,7 +20,7 @@ FOLDER = os.path.join("pagecache", "_native", "fuse")
 CORE = os.path.join("pagecache", "_native")
 OLDEST = "3.10"
 PARALLEL_WRITES = "3.14.1"
-"""The first libfuse whose open files can say that they take direct writes side by side."""
+"""The first libfuse whose open files can allow parallel direct writes."""
 
 
 def pkg_config(*words: str) -> str | None:
@@ -37,7 +37,7 @@ def is_wanted() -> bool:
 
 
 def builder() -> FFI:
-    """The cffi builder for the variant that the environment asks for."""
+    """The cffi builder for the variant that the environment selects."""
     core: dict[str, object] = {"__name__": "build"}
     with open(os.path.join(CORE, "build.py"), encoding="utf-8") as file:
         exec(compile(file.read(), file.name, "exec"), core)

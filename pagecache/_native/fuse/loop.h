@@ -32,46 +32,46 @@ struct pc_dirents;
 
 /* Requests to handlers. */
 enum {
-	PC_ASK_LOOKUP = 1,
-	PC_ASK_GETATTR,
-	PC_ASK_SETATTR,
-	PC_ASK_READLINK,
-	PC_ASK_MKNOD,
-	PC_ASK_MKDIR,
-	PC_ASK_UNLINK,
-	PC_ASK_RMDIR,
-	PC_ASK_SYMLINK,
-	PC_ASK_RENAME,
-	PC_ASK_LINK,
-	PC_ASK_OPEN,
-	PC_ASK_CREATE,
-	PC_ASK_READ,
-	PC_ASK_WRITE,
-	PC_ASK_FLUSH,
-	PC_ASK_FSYNC,
-	PC_ASK_RELEASE,
-	PC_ASK_OPENDIR,
-	PC_ASK_READDIR,
-	PC_ASK_READDIRPLUS,
-	PC_ASK_FSYNCDIR,
-	PC_ASK_RELEASEDIR,
-	PC_ASK_STATFS,
-	PC_ASK_SETXATTR,
-	PC_ASK_GETXATTR,
-	PC_ASK_LISTXATTR,
-	PC_ASK_REMOVEXATTR,
-	PC_ASK_LSEEK, /* `flags`: SEEK_DATA or SEEK_HOLE */
+	PC_FUSE_LOOKUP = 1,
+	PC_FUSE_GETATTR,
+	PC_FUSE_SETATTR,
+	PC_FUSE_READLINK,
+	PC_FUSE_MKNOD,
+	PC_FUSE_MKDIR,
+	PC_FUSE_UNLINK,
+	PC_FUSE_RMDIR,
+	PC_FUSE_SYMLINK,
+	PC_FUSE_RENAME,
+	PC_FUSE_LINK,
+	PC_FUSE_OPEN,
+	PC_FUSE_CREATE,
+	PC_FUSE_READ,
+	PC_FUSE_WRITE,
+	PC_FUSE_FLUSH,
+	PC_FUSE_FSYNC,
+	PC_FUSE_RELEASE,
+	PC_FUSE_OPENDIR,
+	PC_FUSE_READDIR,
+	PC_FUSE_READDIRPLUS,
+	PC_FUSE_FSYNCDIR,
+	PC_FUSE_RELEASEDIR,
+	PC_FUSE_STATFS,
+	PC_FUSE_SETXATTR,
+	PC_FUSE_GETXATTR,
+	PC_FUSE_LISTXATTR,
+	PC_FUSE_REMOVEXATTR,
+	PC_FUSE_LSEEK, /* `flags`: SEEK_DATA or SEEK_HOLE */
 	/* sent by the loop itself, without an answer */
-	PC_ASK_FORGET,     /* nodes were forgotten: pc_loop_forgotten() has them */
-	PC_ASK_READ_AHEAD, /* the file `fh` has read the page `offset`, where its next window begins */
-	PC_ASKS
+	PC_FUSE_FORGET,     /* nodes were forgotten: pc_loop_forgotten() has them */
+	PC_FUSE_READ_AHEAD, /* the file `fh` has read the page `offset`, where its next window begins */
+	PC_NR_FUSE_REQUESTS
 };
 
-/* Fields that PC_ASK_SETATTR sets. */
+/* Fields that PC_FUSE_SETATTR sets. */
 enum { PC_SET_MODE = 1, PC_SET_UID = 2, PC_SET_GID = 4, PC_SET_SIZE = 8, PC_SET_ATIME = 16, PC_SET_MTIME = 32 };
 
 /* A request as a handler receives it. Its pointers are valid until the handler's next pc_loop_next(). */
-struct pc_asked {
+struct pc_fuse_request {
 	uint64_t token;
 	uint32_t op, flags;
 	uint64_t number;  /* the node, or the directory of `name` */
@@ -84,7 +84,7 @@ struct pc_asked {
 	const char *name, *name2; /* end with a zero; name2: second name, or target of a symbolic link */
 	const char *data;         /* WRITE, SETXATTR: `size` bytes */
 	uint64_t tick;            /* argument of pc_dirents_new(): the tick of this request */
-	int64_t asked_ns;
+	int64_t arrived_ns;
 	uint32_t idle; /* handlers that wait for a request */
 	void *memory;  /* owned by the loop */
 };
@@ -107,7 +107,7 @@ struct pc_forgotten {
 struct pc_loop_options {
 	int64_t entry_ns, attr_ns; /* how long the kernel may cache names and attributes */
 	int64_t timeout_ns;        /* a request that waits longer for a handler gets EIO; 0: it waits */
-	int64_t patience_ns; /* after this time getattr of an open file returns the last known attributes */
+	int64_t known_timeout_ns; /* after this time getattr of an open file returns the last known attributes */
 	int64_t silence_ns; /* and for this long does not request them again */
 	uint32_t workers;
 	uint8_t direct_io, keep_pages, parallel_writes;
@@ -124,9 +124,9 @@ struct pc_loop_features {
 /* Requests so far. */
 struct pc_loop_counts {
 	uint64_t reads, writes, getattrs, lookups; /* answered without a handler */
-	uint64_t asked, late, refused, expired, interrupted;
+	uint64_t submitted, late, refused, expired, interrupted;
 	uint64_t forgets; /* forgets that the kernel sent */
-	uint64_t nodes, names, told; /* sizes of the table of names, now */
+	uint64_t nodes, names, lookup_counts; /* sizes of the table of names, now */
 };
 
 /* ---- loop: created, mounted, started, stopped, freed by one thread */
@@ -143,10 +143,10 @@ bool pc_loop_check(struct pc_loop *l, char *text, size_t size);
 
 /* ---- handlers */
 bool pc_loop_enter(struct pc_loop *l);
-bool pc_loop_next(struct pc_loop *l, struct pc_asked *asked);
+bool pc_loop_next(struct pc_loop *l, struct pc_fuse_request *request);
 bool pc_loop_done(struct pc_loop *l, uint64_t token);
 uint64_t pc_loop_forgotten(struct pc_loop *l, struct pc_forgotten *out, uint64_t n);
-void pc_loop_leave(struct pc_loop *l, struct pc_asked *asked);
+void pc_loop_leave(struct pc_loop *l, struct pc_fuse_request *request);
 
 int pc_reply_error(struct pc_loop *l, uint64_t token, int error);
 int pc_reply_entry(struct pc_loop *l, uint64_t token, const struct pc_attributes *a);
@@ -160,7 +160,7 @@ int pc_reply_written(struct pc_loop *l, uint64_t token, uint64_t len);
 int pc_reply_statfs(struct pc_loop *l, uint64_t token, const uint64_t *fields);
 int pc_reply_dirents(struct pc_loop *l, uint64_t token, struct pc_dirents *d);
 
-struct pc_dirents *pc_dirents_new(uint64_t size, bool plus, uint64_t parent, uint64_t tick, int64_t asked_ns);
+struct pc_dirents *pc_dirents_new(uint64_t size, bool plus, uint64_t parent, uint64_t tick, int64_t arrived_ns);
 bool pc_dirents_add(struct pc_loop *l, struct pc_dirents *d, const char *name, const struct pc_attributes *a,
 		    bool certain, uint64_t next);
 void pc_dirents_free(struct pc_dirents *d);

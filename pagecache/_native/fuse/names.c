@@ -262,7 +262,7 @@ static void entry_gone(struct pc_loop *l, u64 parent, const char *name)
 /* `names` held. */
 static void change(struct pc_loop *l, const struct slot *s, int running)
 {
-	const struct pc_asked *a = &s->asked;
+	const struct pc_fuse_request *a = &s->request;
 	l->tick++;
 	if (s->changes & CHANGES_NODE) {
 		struct node *n = running > 0 ? pc_node_make(l, a->number) : pc_node_of(l, a->number);
@@ -278,8 +278,8 @@ static void change(struct pc_loop *l, const struct slot *s, int running)
 		l->names_changing += (u32)running;
 		l->names_changed = l->tick;
 		if (running > 0) { /* none can be added until the change ends */
-			u64 second = a->op == PC_ASK_RENAME || a->op == PC_ASK_LINK ? a->number2 : 0;
-			if (a->op != PC_ASK_LINK)
+			u64 second = a->op == PC_FUSE_RENAME || a->op == PC_FUSE_LINK ? a->number2 : 0;
+			if (a->op != PC_FUSE_LINK)
 				entry_gone(l, a->number, a->name);
 			if (second)
 				entry_gone(l, second, a->name2);

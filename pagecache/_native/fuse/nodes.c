@@ -228,9 +228,9 @@ void pc_names_count(struct pc_loop *l, struct pc_loop_counts *out)
 	pthread_mutex_lock(&l->names);
 	out->nodes = l->nr_nodes - 1; /* without the root */
 	out->names = l->nr_entries;
-	out->told = 0;
+	out->lookup_counts = 0;
 	for (u64 k = 0; k <= l->node_mask; k++)
 		for (struct node *n = l->nodes[k]; n; n = n->next)
-			out->told += n->lookups;
+			out->lookup_counts += n->lookups;
 	pthread_mutex_unlock(&l->names);
 }

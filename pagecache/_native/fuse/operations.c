@@ -47,19 +47,19 @@ static void do_read(fuse_req_t req, fuse_ino_t number, size_t size, off_t offset
 		u64 marker;
 		i64 n = l->calls->read(o->hit, (u64)offset, w->reply, size, &marker);
 		if (marker != UINT64_MAX)
-			pc_post(l, PC_ASK_READ_AHEAD, number, o->fh, marker, 0);
+			pc_post(l, PC_FUSE_READ_AHEAD, number, o->fh, marker, 0);
 		if (n >= 0) {
 			count(&l->counts.reads);
 			fuse_reply_buf(req, w->reply, (size_t)n);
 			return;
 		}
 	}
-	struct slot *s = pc_slot_new(l, req, PC_ASK_READ, number);
+	struct slot *s = pc_slot_new(l, req, PC_FUSE_READ, number);
 	if (!s)
 		return;
-	s->asked.fh = o->fh;
-	s->asked.offset = (u64)offset;
-	s->asked.size = size;
+	s->request.fh = o->fh;
+	s->request.offset = (u64)offset;
+	s->request.size = size;
 	pc_submit(l, s, NULL, NULL, NULL);
 }
 
@@ -79,12 +79,12 @@ static void do_write(fuse_req_t req, fuse_ino_t number, const char *data, size_t
 			return;
 		}
 	}
-	struct slot *s = pc_slot_new(l, req, PC_ASK_WRITE, number);
+	struct slot *s = pc_slot_new(l, req, PC_FUSE_WRITE, number);
 	if (!s)
 		return;
-	s->asked.fh = o->fh;
-	s->asked.offset = (u64)offset;
-	s->asked.size = size;
+	s->request.fh = o->fh;
+	s->request.offset = (u64)offset;
+	s->request.size = size;
 	pc_submit(l, s, NULL, NULL, data);
 }
 
@@ -94,8 +94,8 @@ static void pass_on_file(fuse_req_t req, u32 op, fuse_ino_t number, u64 fh, u32 
 	struct slot *s = pc_slot_new(l, req, op, number);
 	if (!s)
 		return;
-	s->asked.fh = fh;
-	s->asked.flags = flags;
+	s->request.fh = fh;
+	s->request.flags = flags;
 	s->changes = changes;
 	pc_submit(l, s, NULL, NULL, NULL);
 }
@@ -103,43 +103,43 @@ static void pass_on_file(fuse_req_t req, u32 op, fuse_ino_t number, u64 fh, u32 
 static void do_lseek(fuse_req_t req, fuse_ino_t number, off_t offset, int whence, struct fuse_file_info *info)
 {
 	struct pc_loop *l = loop_of(req);
-	struct slot *s = pc_slot_new(l, req, PC_ASK_LSEEK, number);
+	struct slot *s = pc_slot_new(l, req, PC_FUSE_LSEEK, number);
 	if (!s)
 		return;
-	s->asked.fh = opened_of(info)->fh;
-	s->asked.offset = (u64)offset;
-	s->asked.flags = (u32)whence;
+	s->request.fh = opened_of(info)->fh;
+	s->request.offset = (u64)offset;
+	s->request.flags = (u32)whence;
 	pc_submit(l, s, NULL, NULL, NULL);
 }
 
 static void do_open(fuse_req_t req, fuse_ino_t number, struct fuse_file_info *info)
 {
-	pass_on_file(req, PC_ASK_OPEN, number, PC_NO_FH, (u32)info->flags, info->flags & O_TRUNC ? CHANGES_NODE : 0);
+	pass_on_file(req, PC_FUSE_OPEN, number, PC_NO_FH, (u32)info->flags, info->flags & O_TRUNC ? CHANGES_NODE : 0);
 }
 
 static void do_flush(fuse_req_t req, fuse_ino_t number, struct fuse_file_info *info)
 {
-	pass_on_file(req, PC_ASK_FLUSH, number, opened_of(info)->fh, 0, CHANGES_NODE);
+	pass_on_file(req, PC_FUSE_FLUSH, number, opened_of(info)->fh, 0, CHANGES_NODE);
 }
 
 static void do_fsync(fuse_req_t req, fuse_ino_t number, int datasync, struct fuse_file_info *info)
 {
-	pass_on_file(req, PC_ASK_FSYNC, number, opened_of(info)->fh, datasync != 0, CHANGES_NODE);
+	pass_on_file(req, PC_FUSE_FSYNC, number, opened_of(info)->fh, datasync != 0, CHANGES_NODE);
 }
 
 static void do_release(fuse_req_t req, fuse_ino_t number, struct fuse_file_info *info)
 {
-	pass_on_file(req, PC_ASK_RELEASE, number, opened_of(info)->fh, 0, CHANGES_NODE);
+	pass_on_file(req, PC_FUSE_RELEASE, number, opened_of(info)->fh, 0, CHANGES_NODE);
 }
 
 static void do_create(fuse_req_t req, fuse_ino_t parent, const char *name, mode_t mode, struct fuse_file_info *info)
 {
 	struct pc_loop *l = loop_of(req);
-	struct slot *s = pc_slot_new(l, req, PC_ASK_CREATE, parent);
+	struct slot *s = pc_slot_new(l, req, PC_FUSE_CREATE, parent);
 	if (!s)
 		return;
-	s->asked.mode = mode;
-	s->asked.flags = (u32)info->flags;
+	s->request.mode = mode;
+	s->request.flags = (u32)info->flags;
 	s->changes = CHANGES_NAMES | (info->flags & O_TRUNC ? CHANGES_ATTRIBUTES : 0);
 	pc_submit(l, s, name, NULL, NULL);
 }
@@ -156,7 +156,7 @@ static void do_lookup(fuse_req_t req, fuse_ino_t parent, const char *name)
 			pc_lookup_undo(l, entry.ino, true);
 		return;
 	}
-	pass_on(req, PC_ASK_LOOKUP, parent, name, 0);
+	pass_on(req, PC_FUSE_LOOKUP, parent, name, 0);
 }
 
 /* Whether the store recently failed to answer. Then getattr of an open file uses known attributes, so cached reads go
@@ -185,13 +185,13 @@ static void do_getattr(fuse_req_t req, fuse_ino_t number, struct fuse_file_info 
 		fuse_reply_attr(req, &known, timeout);
 		return;
 	}
-	struct slot *s = pc_slot_new(l, req, PC_ASK_GETATTR, number);
+	struct slot *s = pc_slot_new(l, req, PC_FUSE_GETATTR, number);
 	if (!s)
 		return;
 	s->known = open;
-	i64 patient_until = s->asked.asked_ns + l->options.patience_ns;
-	if (open && patient_until < s->due_ns)
-		s->due_ns = patient_until;
+	i64 known_due_ns = s->request.arrived_ns + l->options.known_timeout_ns;
+	if (open && known_due_ns < s->due_ns)
+		s->due_ns = known_due_ns;
 	pc_submit(l, s, NULL, NULL, NULL);
 }
 
@@ -203,10 +203,10 @@ static i64 time_set(const struct timespec *t, int set, int now)
 static void do_setattr(fuse_req_t req, fuse_ino_t number, struct stat *attr, int set, struct fuse_file_info *info)
 {
 	struct pc_loop *l = loop_of(req);
-	struct slot *s = pc_slot_new(l, req, PC_ASK_SETATTR, number);
+	struct slot *s = pc_slot_new(l, req, PC_FUSE_SETATTR, number);
 	if (!s)
 		return;
-	struct pc_asked *a = &s->asked;
+	struct pc_fuse_request *a = &s->request;
 	struct {
 		int theirs;
 		u32 ours;
@@ -254,7 +254,7 @@ static void do_forget_multi(fuse_req_t req, size_t n, struct fuse_forget_data *n
 
 static void do_readlink(fuse_req_t req, fuse_ino_t number)
 {
-	pass_on(req, PC_ASK_READLINK, number, NULL, 0);
+	pass_on(req, PC_FUSE_READLINK, number, NULL, 0);
 }
 
 static void make(fuse_req_t req, u32 op, fuse_ino_t parent, const char *name, mode_t mode, dev_t rdev)
@@ -263,30 +263,30 @@ static void make(fuse_req_t req, u32 op, fuse_ino_t parent, const char *name, mo
 	struct slot *s = pc_slot_new(l, req, op, parent);
 	if (!s)
 		return;
-	s->asked.mode = mode;
-	s->asked.rdev = rdev;
+	s->request.mode = mode;
+	s->request.rdev = rdev;
 	s->changes = CHANGES_NAMES;
 	pc_submit(l, s, name, NULL, NULL);
 }
 
 static void do_mknod(fuse_req_t req, fuse_ino_t parent, const char *name, mode_t mode, dev_t rdev)
 {
-	make(req, PC_ASK_MKNOD, parent, name, mode, rdev);
+	make(req, PC_FUSE_MKNOD, parent, name, mode, rdev);
 }
 
 static void do_mkdir(fuse_req_t req, fuse_ino_t parent, const char *name, mode_t mode)
 {
-	make(req, PC_ASK_MKDIR, parent, name, mode, 0);
+	make(req, PC_FUSE_MKDIR, parent, name, mode, 0);
 }
 
 static void do_unlink(fuse_req_t req, fuse_ino_t parent, const char *name)
 {
-	pass_on(req, PC_ASK_UNLINK, parent, name, CHANGES_NAMES | CHANGES_ATTRIBUTES);
+	pass_on(req, PC_FUSE_UNLINK, parent, name, CHANGES_NAMES | CHANGES_ATTRIBUTES);
 }
 
 static void do_rmdir(fuse_req_t req, fuse_ino_t parent, const char *name)
 {
-	pass_on(req, PC_ASK_RMDIR, parent, name, CHANGES_NAMES | CHANGES_ATTRIBUTES);
+	pass_on(req, PC_FUSE_RMDIR, parent, name, CHANGES_NAMES | CHANGES_ATTRIBUTES);
 }
 
 static void pass_on_two(fuse_req_t req, u32 op, fuse_ino_t number, const char *name, fuse_ino_t number2,
@@ -296,26 +296,26 @@ static void pass_on_two(fuse_req_t req, u32 op, fuse_ino_t number, const char *n
 	struct slot *s = pc_slot_new(l, req, op, number);
 	if (!s)
 		return;
-	s->asked.number2 = number2;
-	s->asked.flags = flags;
+	s->request.number2 = number2;
+	s->request.flags = flags;
 	s->changes = changes;
 	pc_submit(l, s, name, name2, NULL);
 }
 
 static void do_symlink(fuse_req_t req, const char *target, fuse_ino_t parent, const char *name)
 {
-	pass_on_two(req, PC_ASK_SYMLINK, parent, name, 0, target, 0, CHANGES_NAMES);
+	pass_on_two(req, PC_FUSE_SYMLINK, parent, name, 0, target, 0, CHANGES_NAMES);
 }
 
 static void do_rename(fuse_req_t req, fuse_ino_t parent, const char *name, fuse_ino_t parent2, const char *name2,
 		      unsigned int flags)
 {
-	pass_on_two(req, PC_ASK_RENAME, parent, name, parent2, name2, flags, CHANGES_NAMES | CHANGES_ATTRIBUTES);
+	pass_on_two(req, PC_FUSE_RENAME, parent, name, parent2, name2, flags, CHANGES_NAMES | CHANGES_ATTRIBUTES);
 }
 
 static void do_link(fuse_req_t req, fuse_ino_t number, fuse_ino_t parent, const char *name)
 {
-	pass_on_two(req, PC_ASK_LINK, number, NULL, parent, name, 0, CHANGES_NAMES | CHANGES_ATTRIBUTES);
+	pass_on_two(req, PC_FUSE_LINK, number, NULL, parent, name, 0, CHANGES_NAMES | CHANGES_ATTRIBUTES);
 }
 
 /* ---------------------------------------------------------------- directories, attributes, other requests */
@@ -323,7 +323,7 @@ static void do_link(fuse_req_t req, fuse_ino_t number, fuse_ino_t parent, const 
 static void do_opendir(fuse_req_t req, fuse_ino_t number, struct fuse_file_info *info)
 {
 	(void)info;
-	pass_on(req, PC_ASK_OPENDIR, number, NULL, 0);
+	pass_on(req, PC_FUSE_OPENDIR, number, NULL, 0);
 }
 
 static void read_directory(fuse_req_t req, u32 op, fuse_ino_t number, size_t size, off_t offset,
@@ -333,45 +333,45 @@ static void read_directory(fuse_req_t req, u32 op, fuse_ino_t number, size_t siz
 	struct slot *s = pc_slot_new(l, req, op, number);
 	if (!s)
 		return;
-	s->asked.fh = info->fh;
-	s->asked.offset = (u64)offset;
-	s->asked.size = size;
+	s->request.fh = info->fh;
+	s->request.offset = (u64)offset;
+	s->request.size = size;
 	pc_submit(l, s, NULL, NULL, NULL);
 }
 
 static void do_readdir(fuse_req_t req, fuse_ino_t number, size_t size, off_t offset, struct fuse_file_info *info)
 {
-	read_directory(req, PC_ASK_READDIR, number, size, offset, info);
+	read_directory(req, PC_FUSE_READDIR, number, size, offset, info);
 }
 
 static void do_readdirplus(fuse_req_t req, fuse_ino_t number, size_t size, off_t offset, struct fuse_file_info *info)
 {
-	read_directory(req, PC_ASK_READDIRPLUS, number, size, offset, info);
+	read_directory(req, PC_FUSE_READDIRPLUS, number, size, offset, info);
 }
 
 static void do_releasedir(fuse_req_t req, fuse_ino_t number, struct fuse_file_info *info)
 {
-	pass_on_file(req, PC_ASK_RELEASEDIR, number, info->fh, 0, 0);
+	pass_on_file(req, PC_FUSE_RELEASEDIR, number, info->fh, 0, 0);
 }
 
 static void do_fsyncdir(fuse_req_t req, fuse_ino_t number, int datasync, struct fuse_file_info *info)
 {
-	pass_on_file(req, PC_ASK_FSYNCDIR, number, info->fh, datasync != 0, 0);
+	pass_on_file(req, PC_FUSE_FSYNCDIR, number, info->fh, datasync != 0, 0);
 }
 
 static void do_statfs(fuse_req_t req, fuse_ino_t number)
 {
-	pass_on(req, PC_ASK_STATFS, number, NULL, 0);
+	pass_on(req, PC_FUSE_STATFS, number, NULL, 0);
 }
 
 static void do_setxattr(fuse_req_t req, fuse_ino_t number, const char *name, const char *value, size_t size, int flags)
 {
 	struct pc_loop *l = loop_of(req);
-	struct slot *s = pc_slot_new(l, req, PC_ASK_SETXATTR, number);
+	struct slot *s = pc_slot_new(l, req, PC_FUSE_SETXATTR, number);
 	if (!s)
 		return;
-	s->asked.size = size;
-	s->asked.flags = (u32)flags;
+	s->request.size = size;
+	s->request.flags = (u32)flags;
 	s->changes = CHANGES_NODE;
 	pc_submit(l, s, name, NULL, value);
 }
@@ -382,7 +382,7 @@ static void pass_on_attribute(fuse_req_t req, u32 op, fuse_ino_t number, const c
 	struct slot *s = pc_slot_new(l, req, op, number);
 	if (!s)
 		return;
-	s->asked.size = size;
+	s->request.size = size;
 	pc_submit(l, s, name, NULL, NULL);
 }
 
@@ -392,17 +392,17 @@ static void do_getxattr(fuse_req_t req, fuse_ino_t number, const char *name, siz
 		fuse_reply_err(req, ENODATA);
 		return;
 	}
-	pass_on_attribute(req, PC_ASK_GETXATTR, number, name, size);
+	pass_on_attribute(req, PC_FUSE_GETXATTR, number, name, size);
 }
 
 static void do_listxattr(fuse_req_t req, fuse_ino_t number, size_t size)
 {
-	pass_on_attribute(req, PC_ASK_LISTXATTR, number, NULL, size);
+	pass_on_attribute(req, PC_FUSE_LISTXATTR, number, NULL, size);
 }
 
 static void do_removexattr(fuse_req_t req, fuse_ino_t number, const char *name)
 {
-	pass_on(req, PC_ASK_REMOVEXATTR, number, name, CHANGES_NODE);
+	pass_on(req, PC_FUSE_REMOVEXATTR, number, name, CHANGES_NODE);
 }
 
 const struct fuse_lowlevel_ops pc_operations = {

@@ -27,13 +27,13 @@ int pc_reply_error(struct pc_loop *l, uint64_t token, int error)
 		error = EIO;
 	}
 	if (error == 0) /* success without data */
-		kinds = BIT(PC_ASK_UNLINK) | BIT(PC_ASK_RMDIR) | BIT(PC_ASK_RENAME) | BIT(PC_ASK_FLUSH) |
-			BIT(PC_ASK_FSYNC) | BIT(PC_ASK_RELEASE) | BIT(PC_ASK_RELEASEDIR) | BIT(PC_ASK_FSYNCDIR) |
-			BIT(PC_ASK_SETXATTR) | BIT(PC_ASK_REMOVEXATTR);
+		kinds = BIT(PC_FUSE_UNLINK) | BIT(PC_FUSE_RMDIR) | BIT(PC_FUSE_RENAME) | BIT(PC_FUSE_FLUSH) |
+			BIT(PC_FUSE_FSYNC) | BIT(PC_FUSE_RELEASE) | BIT(PC_FUSE_RELEASEDIR) | BIT(PC_FUSE_FSYNCDIR) |
+			BIT(PC_FUSE_SETXATTR) | BIT(PC_FUSE_REMOVEXATTR);
 	fuse_req_t req = pc_answer_begin(l, token, kinds, &s, &err);
 	if (!req)
 		return err;
-	if (error == EIO && s.known && pc_known_attributes(l, s.asked.number, true, &known, &timeout))
+	if (error == EIO && s.known && pc_known_attributes(l, s.request.number, true, &known, &timeout))
 		return pc_answer_end(l, fuse_reply_attr(req, &known, timeout));
 	return pc_answer_end(l, fuse_reply_err(req, error));
 }
@@ -43,7 +43,8 @@ int pc_reply_entry(struct pc_loop *l, uint64_t token, const struct pc_attributes
 	struct slot s;
 	struct fuse_entry_param entry;
 	int err;
-	u64 kinds = BIT(PC_ASK_LOOKUP) | BIT(PC_ASK_MKNOD) | BIT(PC_ASK_MKDIR) | BIT(PC_ASK_SYMLINK) | BIT(PC_ASK_LINK);
+	u64 kinds = BIT(PC_FUSE_LOOKUP) | BIT(PC_FUSE_MKNOD) | BIT(PC_FUSE_MKDIR) | BIT(PC_FUSE_SYMLINK) |
+		    BIT(PC_FUSE_LINK);
 	if (a->number == 0) {
 		count(&l->counts.refused);
 		return -EPROTO;
@@ -52,8 +53,8 @@ int pc_reply_entry(struct pc_loop *l, uint64_t token, const struct pc_attributes
 	if (!req)
 		return err;
 	/* Only a lookup caches the name; the other requests have changed the directory. */
-	const char *name = s.asked.op == PC_ASK_LOOKUP ? s.asked.name : NULL;
-	if (pc_lookup_add(l, s.asked.number, name, a, s.asked.tick, s.asked.asked_ns, &entry)) {
+	const char *name = s.request.op == PC_FUSE_LOOKUP ? s.request.name : NULL;
+	if (pc_lookup_add(l, s.request.number, name, a, s.request.tick, s.request.arrived_ns, &entry)) {
 		fuse_reply_err(req, ENOMEM);
 		return pc_answer_end(l, 1);
 	}
@@ -68,10 +69,10 @@ int pc_reply_attributes(struct pc_loop *l, uint64_t token, const struct pc_attri
 	struct slot s;
 	struct stat st;
 	int err;
-	fuse_req_t req = pc_answer_begin(l, token, BIT(PC_ASK_GETATTR) | BIT(PC_ASK_SETATTR), &s, &err);
+	fuse_req_t req = pc_answer_begin(l, token, BIT(PC_FUSE_GETATTR) | BIT(PC_FUSE_SETATTR), &s, &err);
 	if (!req)
 		return err;
-	pc_attributes_seen(l, a, s.asked.tick, s.asked.asked_ns, &st);
+	pc_attributes_seen(l, a, s.request.tick, s.request.arrived_ns, &st);
 	return pc_answer_end(l, fuse_reply_attr(req, &st, (double)l->options.attr_ns / 1e9));
 }
 
@@ -95,11 +96,11 @@ int pc_reply_create(struct pc_loop *l, uint64_t token, const struct pc_attribute
 		count(&l->counts.refused);
 		return -EPROTO;
 	}
-	fuse_req_t req = pc_answer_begin(l, token, BIT(PC_ASK_CREATE), &s, &err);
+	fuse_req_t req = pc_answer_begin(l, token, BIT(PC_FUSE_CREATE), &s, &err);
 	if (!req)
 		return err;
 	info_of(l, o, false, &info);
-	if (pc_lookup_add(l, s.asked.number, NULL, a, s.asked.tick, s.asked.asked_ns, &entry)) {
+	if (pc_lookup_add(l, s.request.number, NULL, a, s.request.tick, s.request.arrived_ns, &entry)) {
 		fuse_reply_err(req, ENOMEM);
 		return pc_answer_end(l, 1);
 	}
@@ -114,7 +115,7 @@ int pc_reply_open(struct pc_loop *l, uint64_t token, struct pc_opened *o, bool k
 	struct slot s;
 	struct fuse_file_info info;
 	int err;
-	fuse_req_t req = pc_answer_begin(l, token, BIT(PC_ASK_OPEN), &s, &err);
+	fuse_req_t req = pc_answer_begin(l, token, BIT(PC_FUSE_OPEN), &s, &err);
 	if (!req)
 		return err;
 	info_of(l, o, kept, &info);
@@ -126,7 +127,7 @@ int pc_reply_opendir(struct pc_loop *l, uint64_t token, uint64_t fh)
 	struct slot s;
 	int err;
 	struct fuse_file_info info = {.fh = fh};
-	fuse_req_t req = pc_answer_begin(l, token, BIT(PC_ASK_OPENDIR), &s, &err);
+	fuse_req_t req = pc_answer_begin(l, token, BIT(PC_FUSE_OPENDIR), &s, &err);
 	return req ? pc_answer_end(l, fuse_reply_open(req, &info)) : err;
 }
 
@@ -135,8 +136,8 @@ static bool too_long(struct pc_loop *l, u64 token, u64 len)
 {
 	pthread_mutex_lock(&l->lock);
 	struct slot *s = pc_slot_submitted(l, token);
-	u64 most = !s ? UINT64_MAX : s->asked.op == PC_ASK_READLINK ? 4095 : s->asked.size;
-	bool attribute = s && (s->asked.op == PC_ASK_GETXATTR || s->asked.op == PC_ASK_LISTXATTR);
+	u64 most = !s ? UINT64_MAX : s->request.op == PC_FUSE_READLINK ? 4095 : s->request.size;
+	bool attribute = s && (s->request.op == PC_FUSE_GETXATTR || s->request.op == PC_FUSE_LISTXATTR);
 	pthread_mutex_unlock(&l->lock);
 	if (len <= most || (attribute && len <= UINT32_MAX))
 		return false;
@@ -149,22 +150,22 @@ int pc_reply_data(struct pc_loop *l, uint64_t token, const char *data, uint64_t 
 {
 	struct slot s;
 	int err;
-	u64 attributes = BIT(PC_ASK_GETXATTR) | BIT(PC_ASK_LISTXATTR);
+	u64 attributes = BIT(PC_FUSE_GETXATTR) | BIT(PC_FUSE_LISTXATTR);
 	if (too_long(l, token, len))
 		return -EPROTO;
-	fuse_req_t req = pc_answer_begin(l, token, BIT(PC_ASK_READ) | BIT(PC_ASK_READLINK) | attributes, &s, &err);
+	fuse_req_t req = pc_answer_begin(l, token, BIT(PC_FUSE_READ) | BIT(PC_FUSE_READLINK) | attributes, &s, &err);
 	if (!req)
 		return err;
-	if (s.asked.op == PC_ASK_READLINK) {
+	if (s.request.op == PC_FUSE_READLINK) {
 		char target[4096];
 		memcpy(target, data, len);
 		target[len] = 0;
 		return pc_answer_end(l, fuse_reply_readlink(req, target));
 	}
-	if (attributes >> s.asked.op & 1) {
-		if (s.asked.size == 0)
+	if (attributes >> s.request.op & 1) {
+		if (s.request.size == 0)
 			return pc_answer_end(l, fuse_reply_xattr(req, len));
-		if (len > s.asked.size)
+		if (len > s.request.size)
 			return pc_answer_end(l, fuse_reply_err(req, ERANGE));
 	}
 	return pc_answer_end(l, fuse_reply_buf(req, data, len));
@@ -176,7 +177,7 @@ int pc_reply_written(struct pc_loop *l, uint64_t token, uint64_t len)
 	int err;
 	if (too_long(l, token, len))
 		return -EPROTO;
-	fuse_req_t req = pc_answer_begin(l, token, BIT(PC_ASK_WRITE), &s, &err);
+	fuse_req_t req = pc_answer_begin(l, token, BIT(PC_FUSE_WRITE), &s, &err);
 	return req ? pc_answer_end(l, fuse_reply_write(req, len)) : err;
 }
 
@@ -188,7 +189,7 @@ int pc_reply_offset(struct pc_loop *l, uint64_t token, uint64_t offset)
 		count(&l->counts.refused);
 		return -EPROTO;
 	}
-	fuse_req_t req = pc_answer_begin(l, token, BIT(PC_ASK_LSEEK), &s, &err);
+	fuse_req_t req = pc_answer_begin(l, token, BIT(PC_FUSE_LSEEK), &s, &err);
 	return req ? pc_answer_end(l, fuse_reply_lseek(req, (off_t)offset)) : err;
 }
 
@@ -206,7 +207,7 @@ int pc_reply_statfs(struct pc_loop *l, uint64_t token, const uint64_t *fields)
 			     .f_ffree = fields[6],
 			     .f_favail = fields[7],
 			     .f_namemax = fields[8]};
-	fuse_req_t req = pc_answer_begin(l, token, BIT(PC_ASK_STATFS), &s, &err);
+	fuse_req_t req = pc_answer_begin(l, token, BIT(PC_FUSE_STATFS), &s, &err);
 	return req ? pc_answer_end(l, fuse_reply_statfs(req, &st)) : err;
 }
 
@@ -220,13 +221,13 @@ struct pc_dirents {
 	char bytes[];
 };
 
-/* @size: of the request. @tick, @asked_ns: of the request that read the directory. Return: NULL: no memory. */
-struct pc_dirents *pc_dirents_new(uint64_t size, bool plus, uint64_t parent, uint64_t tick, int64_t asked_ns)
+/* @size: of the request. @tick, @arrived_ns: of the request that read the directory. Return: NULL: no memory. */
+struct pc_dirents *pc_dirents_new(uint64_t size, bool plus, uint64_t parent, uint64_t tick, int64_t arrived_ns)
 {
 	struct pc_dirents *d = size <= UINT32_MAX ? calloc(1, sizeof(*d) + size) : NULL;
 	if (d)
 		*d = (struct pc_dirents){
-			.size = size, .plus = plus, .parent = parent, .tick = tick, .since_ns = asked_ns};
+			.size = size, .plus = plus, .parent = parent, .tick = tick, .since_ns = arrived_ns};
 	return d;
 }
 
@@ -286,7 +287,7 @@ int pc_reply_dirents(struct pc_loop *l, uint64_t token, struct pc_dirents *d)
 {
 	struct slot s;
 	int err = 0;
-	u64 kind = d->plus ? BIT(PC_ASK_READDIRPLUS) : BIT(PC_ASK_READDIR);
+	u64 kind = d->plus ? BIT(PC_FUSE_READDIRPLUS) : BIT(PC_FUSE_READDIR);
 	fuse_req_t req = too_long(l, token, d->used) ? NULL : pc_answer_begin(l, token, kind, &s, &err);
 	if (req)
 		err = pc_answer_end(l, fuse_reply_buf(req, d->bytes, d->used));

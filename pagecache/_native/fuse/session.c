@@ -31,7 +31,7 @@ static void init_locks(struct pc_loop *l)
 	pthread_condattr_setclock(&monotonic, CLOCK_MONOTONIC);
 	pthread_mutex_init(&l->lock, NULL);
 	pthread_mutex_init(&l->names, NULL);
-	pthread_cond_init(&l->asked, NULL);
+	pthread_cond_init(&l->queued, NULL);
 	pthread_cond_init(&l->clock, &monotonic);
 	pthread_cond_init(&l->sent, &monotonic);
 	pthread_condattr_destroy(&monotonic);
@@ -41,7 +41,7 @@ static void init_locks(struct pc_loop *l)
 static void release(struct pc_loop *l)
 {
 	for (u32 k = 0; k < l->nr_slots; k++) {
-		free(l->slots[k]->asked.memory);
+		free(l->slots[k]->request.memory);
 		free(l->slots[k]);
 	}
 	free(l->slots);
@@ -397,6 +397,6 @@ void pc_loop_counts(struct pc_loop *l, struct pc_loop_counts *out)
 	out->interrupted = atomic_load(&c->interrupted);
 	out->forgets = atomic_load(&c->forgets);
 	pthread_mutex_lock(&l->lock);
-	out->asked = l->nr_asked;
+	out->submitted = l->nr_submitted;
 	pthread_mutex_unlock(&l->lock);
 }

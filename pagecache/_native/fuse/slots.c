@@ -10,7 +10,7 @@
  *   made → held       pc_turn_begin    an earlier write of the same bytes is not over (turns.c)
  *   made → free       pc_submit        there is no memory for its data
  *   held → queued     pc_slot_free     the last such write is over
- *   queued → taken    take (ask.c)     a handler makes its call, or skips it if the request was answered early
+ *   queued → taken    take (queue.c)   a handler makes its call, or skips it if the request was answered early
  *   taken → free      pc_slot_free     the call has ended
  *
  * pc_slot_move() makes and asserts each of them; no other function writes `state`. An answer changes no state: it takes
@@ -95,7 +95,7 @@ void pc_slot_queue(struct pc_loop *l, struct slot *s)
 	else
 		l->first = s;
 	l->last = s;
-	pthread_cond_signal(&l->asked);
+	pthread_cond_signal(&l->queued);
 }
 
 /* End a request, and queue the requests that it held. Lock held. */
@@ -106,8 +106,8 @@ void pc_slot_free(struct pc_loop *l, struct slot *s)
 		next = held->next;
 		pc_slot_queue(l, held);
 	}
-	free(s->asked.memory);
-	s->asked.memory = NULL;
+	free(s->request.memory);
+	s->request.memory = NULL;
 	s->req = NULL;
 	pc_slot_move(s, SLOT_FREE);
 	s->generation++;
@@ -149,7 +149,7 @@ struct slot *pc_slot_new(struct pc_loop *l, fuse_req_t req, u32 op, u64 number)
 		l->busy++;
 		*s = (struct slot){.generation = generation, .index = index, .req = req};
 		pc_slot_move(s, SLOT_MADE);
-		s->asked.token = token_of(s);
+		s->request.token = token_of(s);
 	}
 	pthread_mutex_unlock(&l->lock);
 	if (!s) {
@@ -157,15 +157,15 @@ struct slot *pc_slot_new(struct pc_loop *l, fuse_req_t req, u32 op, u64 number)
 			fuse_reply_err(req, ENOMEM);
 		return NULL;
 	}
-	s->asked.op = op;
-	s->asked.number = number;
-	s->asked.fh = PC_NO_FH;
-	s->asked.asked_ns = now_ns(CLOCK_MONOTONIC);
-	s->due_ns = l->options.timeout_ns ? s->asked.asked_ns + l->options.timeout_ns : INT64_MAX;
+	s->request.op = op;
+	s->request.number = number;
+	s->request.fh = PC_NO_FH;
+	s->request.arrived_ns = now_ns(CLOCK_MONOTONIC);
+	s->due_ns = l->options.timeout_ns ? s->request.arrived_ns + l->options.timeout_ns : INT64_MAX;
 	if (req) {
 		const struct fuse_ctx *caller = fuse_req_ctx(req);
-		s->asked.uid = caller->uid;
-		s->asked.gid = caller->gid;
+		s->request.uid = caller->uid;
+		s->request.gid = caller->gid;
 		s->pid = caller->pid;
 	}
 	return s;
@@ -191,7 +191,7 @@ const char *pc_slots_check(struct pc_loop *l)
 		const struct slot *s = l->slots[k];
 		in_state[s->state]++;
 		turns += s->turn;
-		if (s->state == SLOT_FREE && (s->req || s->asked.memory || s->turn))
+		if (s->state == SLOT_FREE && (s->req || s->request.memory || s->turn))
 			wrong = "a free slot with a request";
 		if (s->state == SLOT_HELD && !pc_turn_holds(l, s))
 			wrong = "a held request without an earlier turn";

@@ -1,15 +1,15 @@
 /*
- * state.h - the loop's data, for the files of this folder: session.c (threads and their end), ask.c (pending requests),
+ * state.h - the loop's data, for the files of this folder: session.c (threads and their end), queue.c (pending requests),
  * slots.c (their states), turns.c (their order), reply.c (their answers), operations.c (libfuse's callbacks), nodes.c
  * (tables of nodes and names), names.c (answers from them), opened.c (open files), notify.c.
  *
  * Locks, never held over a call of libfuse or of CORE except as listed:
  *
- *   lock    requests, queue, handlers, senders        ask.c
+ *   lock    requests, queue, handlers, senders        queue.c
  *   names   nodes, names, their open files            nodes.c, names.c; pc_hit_calls.length and .taken within it
  *
  * No thread holds both. libfuse's locks of a request and of its session are outside of `lock`: libfuse calls
- * interrupted() (ask.c) with them held.
+ * interrupted() (queue.c) with them held.
  */
 #ifndef PC_FUSE_STATE_H
 #define PC_FUSE_STATE_H
@@ -46,7 +46,7 @@ enum slot_state { SLOT_FREE, SLOT_MADE, SLOT_HELD, SLOT_QUEUED, SLOT_TAKEN, SLOT
 struct slot {
 	struct slot *next; /* in the queue, or free */
 	fuse_req_t req;    /* NULL: answered, or it needs no answer */
-	struct pc_asked asked;
+	struct pc_fuse_request request;
 	i64 due_ns; /* INT64_MAX: never */
 	struct slot *next_turn; /* turns.c */
 	u64 order;
@@ -92,7 +92,7 @@ struct pc_loop {
 	int ended_fd; /* readable once the kernel has cut the connection */
 
 	pthread_mutex_t lock; /* guards the next lines */
-	pthread_cond_t asked, clock, sent;
+	pthread_cond_t queued, clock, sent;
 	struct slot **slots, *free;
 	struct slot *first, *last;
 	struct slot *turns, *held; /* turns.c */
@@ -101,8 +101,8 @@ struct pc_loop {
 	u32 nr_slots, handlers, idle, senders, busy; /* busy: slots that are not free */
 	struct pc_forgotten *forgotten; /* nodes that handlers have yet to fetch */
 	u64 nr_forgotten, room_forgotten;
-	u8 asked_forgotten; /* a request that fetches them is queued */
-	u64 nr_asked;
+	u8 forget_queued; /* a request that fetches them is queued */
+	u64 nr_submitted;
 	i64 due_ns, silent_until_ns;
 	u8 interrupts; /* the clock thread has a slot to check */
 	_Atomic u8 stopped;
@@ -152,7 +152,7 @@ void pc_slot_queue(struct pc_loop *l, struct slot *s);
 void pc_slot_free(struct pc_loop *l, struct slot *s);
 const char *pc_slots_check(struct pc_loop *l);
 
-/* ask.c */
+/* queue.c */
 void pc_submit(struct pc_loop *l, struct slot *s, const char *name, const char *name2, const char *data);
 void pc_submit_forget(struct pc_loop *l, u64 number, u64 times);
 bool pc_post(struct pc_loop *l, u32 op, u64 number, u64 fh, u64 offset, u64 size);

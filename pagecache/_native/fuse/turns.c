@@ -19,8 +19,8 @@
 
 static bool touches(const struct slot *turn, u64 number, u64 start, u64 end)
 {
-	u64 turn_end = turn->asked.offset + turn->asked.size;
-	return turn->asked.number == number && turn->asked.offset < end && start < turn_end;
+	u64 turn_end = turn->request.offset + turn->request.size;
+	return turn->request.number == number && turn->request.offset < end && start < turn_end;
 }
 
 /* Whether bytes [start, end) have an earlier turn. @order: of the new request. */
@@ -46,12 +46,12 @@ bool pc_turn_before(struct pc_loop *l, u64 number, u64 start, u64 end)
 /* Before a request is queued: a write takes its turn. Return: whether the request is held, until pc_turn_end(). */
 bool pc_turn_begin(struct pc_loop *l, struct slot *s)
 {
-	u64 start = s->asked.offset, end = start + s->asked.size;
-	if (l->options.direct_io || (s->asked.op != PC_ASK_READ && s->asked.op != PC_ASK_WRITE))
+	u64 start = s->request.offset, end = start + s->request.size;
+	if (l->options.direct_io || (s->request.op != PC_FUSE_READ && s->request.op != PC_FUSE_WRITE))
 		return false;
 	s->order = ++l->last_order;
-	bool before = has_turn_before(l, s->asked.number, start, end, s->order);
-	if (s->asked.op == PC_ASK_WRITE) {
+	bool before = has_turn_before(l, s->request.number, start, end, s->order);
+	if (s->request.op == PC_FUSE_WRITE) {
 		struct slot **at = &l->turns;
 		while (*at)
 			at = &(*at)->next_turn;
@@ -74,7 +74,7 @@ bool pc_turn_begin(struct pc_loop *l, struct slot *s)
 /* Whether an earlier write of its bytes holds a request. */
 bool pc_turn_holds(const struct pc_loop *l, const struct slot *s)
 {
-	return has_turn_before(l, s->asked.number, s->asked.offset, s->asked.offset + s->asked.size, s->order);
+	return has_turn_before(l, s->request.number, s->request.offset, s->request.offset + s->request.size, s->order);
 }
 
 /* The call of a request has ended. Return: the requests that it alone held, linked by `next`, in order. */

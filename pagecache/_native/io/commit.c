@@ -84,7 +84,7 @@ void pc_commit_start(struct pc_inode *i, uint64_t stamp)
 {
 	pc_inode_leaf_lock(i);
 	if (!i->commit_running && !atomic_load(&i->volume->aborted)) {
-		i->commit_asked = 1;
+		i->commit_requested = 1;
 		i->commit_stamp = pc_max(i->commit_stamp, stamp);
 	}
 	queue_for_commit(i);
@@ -124,10 +124,10 @@ bool pc_commit_begin(struct pc_inode *i)
 	pc_inode_leaf_lock(i);
 	u64 generation = atomic_load(&i->volume->generation);
 	bool some = i->nr_unstable || i->stamp_m != PC_STAMP_NONE || pc_staged_bytes(i);
-	bool commits = some && !early && i->commit_asked;
+	bool commits = some && !early && i->commit_requested;
 	bool wanted = (commits || i->settle) && !pc_stopped(i, generation);
 	u64 stamp = i->commit_stamp;
-	i->commit_queued = i->commit_asked = 0;
+	i->commit_queued = i->commit_requested = 0;
 	i->commit_stamp = 0;
 	i->commit_due = wanted && commits;
 	if (wanted) {
@@ -169,7 +169,7 @@ static void record_commit(struct pc_inode *i, bool ok, int how)
  * and then tries again (engine/commit/staging.py).
  *
  * If acknowledged bytes were given up, reads showed either them or the bytes before them. The commit decided which of
- * the two is stored, and only the backend can tell: clean bytes of that range leave the cache.
+ * the two is stored, and only the backend knows which: clean bytes of that range leave the cache.
  */
 void pc_commit_end(struct pc_inode *i, bool ok, int how)
 {

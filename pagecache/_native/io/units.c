@@ -189,7 +189,7 @@ static void take_unit(struct units *b, u64 pos, u64 end)
 static void finish(struct units *b)
 {
 	if (b->r && pc_recording(b->inode->cache))
-		pc_record_handed(b->r);
+		pc_record_issued(b->r);
 	if (b->r)
 		pc_list_add_tail(&b->inode->pass.ready, &b->r->link);
 	b->r = NULL;

@@ -257,7 +257,7 @@ void pc_volume_destroy(struct pc_volume *v)
 	free(v);
 }
 
-/* What the second stream accepts; before anything is handed over. */
+/* Set the limits of the second stream; before any write-back. */
 void pc_volume_set_mirror(struct pc_volume *v, const struct pc_limits *limits)
 {
 	v->mirror_limits = *limits;
@@ -301,7 +301,7 @@ uint32_t pc_volume_inflight(struct pc_volume *v)
 	return (u32)atomic_load(&v->credits);
 }
 
-static void wake_everybody(struct pc_volume *v)
+static void wake_all_waiters(struct pc_volume *v)
 {
 	struct pc_cache *c = v->cache;
 	for (u32 k = 0; k < c->inode_slots; k++) {
@@ -313,13 +313,13 @@ static void wake_everybody(struct pc_volume *v)
 	pc_cache_wake_all(c);
 }
 
-/* The backend is gone: late answers only end W; waiters look again and find `aborted`. Context: engine's volume lock. */
+/* The backend is gone: late answers only end W; waiters check again and find `aborted`. Context: engine's volume lock. */
 void pc_volume_abort(struct pc_volume *v)
 {
 	atomic_store(&v->aborted, 1);
 	atomic_fetch_add(&v->generation, 1);
 	pc_trace_add(v->cache, PC_T_ABORT, 0, 0, v->slot);
-	wake_everybody(v);
+	wake_all_waiters(v);
 }
 
 /* Another backend: calls that still run on the old one take nothing from its limits. */
@@ -331,14 +331,14 @@ void pc_volume_resume(struct pc_volume *v)
 	pc_leaf_unlock(&v->leaf, PC_LEVEL_QUEUE);
 	atomic_fetch_add(&v->generation, 1);
 	atomic_store(&v->aborted, 0);
-	wake_everybody(v);
+	wake_all_waiters(v);
 }
 
 /**
  * pc_volume_seal() - accept nothing new, or again.
  *
- * Whoever changes a file looks with the inode lock held. Once that lock was taken after sealing, what the file has is all
- * that it will have.
+ * Every change of a file checks `sealed` with the inode lock held. So a holder of that lock after the sealing sees the
+ * last change of the file.
  */
 void pc_volume_seal(struct pc_volume *v, bool sealed)
 {
@@ -346,7 +346,7 @@ void pc_volume_seal(struct pc_volume *v, bool sealed)
 		atomic_fetch_add(&v->sealed, 1);
 	else
 		atomic_fetch_sub(&v->sealed, 1);
-	wake_everybody(v);
+	wake_all_waiters(v);
 }
 
 void pc_volume_stop(struct pc_volume *v)

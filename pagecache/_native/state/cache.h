@@ -19,7 +19,7 @@ enum { PC_FOLIO_EVENTS = 256, PC_VOLUMES_MAX = 4096 };
 struct pc_cache {
 	struct pc_arena arena;
 	struct pc_pool folios, leaves, nodes, exts[PC_EXT_CLASSES], requests, shadows;
-	struct pc_pool waits; /* who sleeps now (waits.c) */
+	struct pc_pool waits; /* records of sleeping threads (waits.c) */
 	_Atomic u64 wait_number;
 	u32 page_shift, page_size, max_order;
 	u32 cow_pages;

@@ -222,7 +222,7 @@ static bool check_inode_state(const struct pc_inode *i, struct pc_violation *out
 				   p->inflight);
 	bool wanted = pc_unsaved(i);
 	if (wanted && i->on_dirty_list && !listed(i))
-		return pc_violated(out, "I-13", "inode %llu: its place on the dirty list is somebody else's", id_of(i));
+		return pc_violated(out, "I-13", "inode %llu: another inode has its place on the dirty list", id_of(i));
 	if (wanted != i->on_dirty_list)
 		return pc_violated(out, "I-13", "inode %llu: %llu local blocks, on the dirty list: %d", id_of(i),
 				   (unsigned long long)i->nr_local, i->on_dirty_list);

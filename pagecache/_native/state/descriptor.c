@@ -1,7 +1,7 @@
 /*
  * descriptor.c - folio descriptors: creation and end, lock, references, identity.
  *
- * A descriptor is never unmapped while the cache lives, so whoever comes from a stale id finds a descriptor, takes the
+ * A descriptor is never unmapped while the cache lives, so a thread with a stale id finds a descriptor, takes the
  * lock or a reference by compare-and-swap, and only then asks whether it is still the page that was meant [contract 1.4].
  *
  *   new       in no structure: locked, no reference, frame in transit       pc_descriptor_new

@@ -23,7 +23,7 @@ static void join_nearest(struct pc_direct_set *s)
 		if (s->r[k + 1].pos - s->r[k].end < s->r[best + 1].pos - s->r[best].end)
 			best = k;
 	s->r[best].end = s->r[best + 1].end;
-	s->r[best].told &= s->r[best + 1].told;
+	s->r[best].reported &= s->r[best + 1].reported;
 	remove_range(s, best + 1);
 }
 
@@ -35,7 +35,7 @@ static void add_range(struct pc_direct_set *s, struct pc_direct_range add)
 	while (k < s->n && s->r[k].pos <= add.end) {
 		add.pos = pc_min(add.pos, s->r[k].pos);
 		add.end = pc_max(add.end, s->r[k].end);
-		add.told &= s->r[k].told;
+		add.reported &= s->r[k].reported;
 		remove_range(s, k);
 	}
 	if (s->n == PC_DIRECT_RANGES) {
@@ -50,7 +50,7 @@ static void add_range(struct pc_direct_set *s, struct pc_direct_range add)
 static void cut_range(struct pc_direct_set *s, u64 pos, u64 end)
 {
 	for (u32 k = 0; k < s->n;) {
-		struct pc_direct_range *r = &s->r[k], behind = {end, r->end, r->told};
+		struct pc_direct_range *r = &s->r[k], behind = {end, r->end, r->reported};
 		bool meets = r->pos < end && pos < r->end, goes_on = meets && end < r->end;
 		if (meets && pos <= r->pos)
 			remove_range(s, k);
@@ -108,7 +108,7 @@ void pc_direct_free(struct pc_inode *i)
 static size_t list_ranges(const struct pc_direct_set *s, bool all, uint64_t *ranges, size_t n, size_t used)
 {
 	for (u32 k = 0; k < s->n; k++) {
-		if (!all && s->r[k].told)
+		if (!all && s->r[k].reported)
 			continue;
 		if (used < n) {
 			ranges[used * 2] = s->r[k].pos;
@@ -134,13 +134,13 @@ size_t pc_direct_ranges(struct pc_inode *i, uint64_t *ranges, size_t n, bool all
 }
 
 /* They were reported as lost. @forget: and the backend that had them is gone. */
-void pc_direct_told(struct pc_inode *i, bool forget)
+void pc_direct_reported(struct pc_inode *i, bool forget)
 {
 	pc_inode_leaf_lock(i);
 	for (u32 k = 0; i->direct && k < i->direct->now.n; k++)
-		i->direct->now.r[k].told = 1;
+		i->direct->now.r[k].reported = 1;
 	for (u32 k = 0; i->direct && k < i->direct->moved.n; k++)
-		i->direct->moved.r[k].told = 1;
+		i->direct->moved.r[k].reported = 1;
 	if (forget && i->direct)
 		i->direct->now.n = i->direct->moved.n = 0;
 	pc_inode_leaf_unlock(i);

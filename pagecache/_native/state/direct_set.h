@@ -12,7 +12,7 @@ enum { PC_DIRECT_RANGES = 16 };
 
 struct pc_direct_range {
 	u64 pos, end;
-	u64 told; /* its loss was reported already */
+	u64 reported; /* its loss was reported already */
 };
 
 /* Ascending, disjoint. If there are too many, those with the smallest gap become one: outward rounding. */

@@ -122,7 +122,7 @@ static void stamp_lower(struct pc_stamp *s, u64 v)
  *
  * @order: wanted size; less where the neighbourhood is taken or memory is short.
  * @state: bits that it has from its beginning, as PC_F_UNREAD.
- * Frames that carried another volume are zeroed before anybody can see them.
+ * Frames that carried another volume are zeroed before a caller can see them.
  * Context: no leaf lock. May reclaim; never waits.
  * Return: 0; -EEXIST another thread was faster: look again; -ENOMEM nothing can be freed now; -EBUSY invalidate lock held
  * (fills only).
@@ -265,14 +265,14 @@ static void stay_dirty(struct pc_inode *i, struct pc_folio *f)
 /* ---------------------------------------------------------------- E4, E5, E6, E13 */
 
 /* [E4] All of D to W in one section. W must be empty: bytes are in at most one call. What views may store to stays in D; the
- * call gets a copy of that (pc_seg_snapshot). Return: blocks handed over. */
+ * call gets a copy of that (pc_seg_snapshot). Return: blocks now in flight. */
 u32 pc_folio_begin_writeback(struct pc_inode *i, struct pc_folio *f)
 {
 	struct pc_cache *c = i->cache;
 	u32 blocks = blocks_of(f);
 	PC_ASSERT(!(pc_folio_state(f) & PC_F_WRITEBACK));
 	atomic_fetch_and_explicit(&f->state, ~(u32)PC_F_WRITER_WAITS,
-				  memory_order_relaxed); /* left by one who gave up */
+				  memory_order_relaxed); /* left by a caller that gave up */
 	u32 n = set_copy(i, f, PC_D, PC_W, 0, blocks);
 	set_del(i, f, PC_D, 0, blocks);
 	set_del(i, f, PC_X, 0, blocks);

@@ -1,5 +1,5 @@
 /*
- * index_tree.h - the nodes of an index, for those who change them (index.c) and those who walk over them (index_walk.c).
+ * index_tree.h - the nodes of an index, for changes of an index (index.c) and walks over it (index_walk.c).
  */
 #ifndef PC_INDEX_TREE_H
 #define PC_INDEX_TREE_H

@@ -56,9 +56,9 @@ struct pc_inode {
 	u8 aside; /* the same: enum pc_aside */
 	_Atomic u8 mirror_spoiled; /* bytes changed in place under a request of the mirror */
 	u8 settle; /* the engine wants the token for work without a commit: pc_settle_start */
-	u8 commit_asked; /* a commit is wanted, not only work of the engine */
+	u8 commit_requested; /* a commit is wanted, not only work of the engine */
 	u8 commit_due; /* the one that runs is to commit */
-	u64 commit_stamp; /* largest epoch that a caller wants committed and has seen handed over; 0: none */
+	u64 commit_stamp; /* largest epoch that a caller wants committed and has seen in flight; 0: none */
 	_Atomic u32 users; /* requests, workers and hits that hold a pointer */
 	_Atomic u32 hits_open; /* of these: hits (hit.c) */
 	_Atomic u64 hits_apart; /* counted by them, apart from counters.hits, which is the interpreter lock's */
@@ -74,7 +74,7 @@ struct pc_inode {
 	u32 tails_owed; /* of these, which the engine owes a cut */
 	u64 commits_failed; /* and may have forgotten acknowledged bytes */
 	u64 committed_size; /* remote_size at the last successful commit */
-	u64 direct_end; /* of what direct writes have stored since pc_base_asked() */
+	u64 direct_end; /* of what direct writes have stored since pc_base_requested() */
 	u64 commit_size; /* the same at the start of the one that runs */
 	u64 commit_generation; /* of the volume, when the running commit began */
 	struct pc_span commit_span; /* the one that runs */
@@ -214,7 +214,7 @@ static inline bool pc_stopped(const struct pc_inode *i, u64 generation)
 	       generation != atomic_load(&((struct pc_volume *)v)->generation);
 }
 
-/* Bytes handed over so far, and dirty ones. Leaf lock held. */
+/* Bytes sent so far, and dirty ones. Leaf lock held. */
 static inline u64 pc_inode_taken(const struct pc_inode *i)
 {
 	return i->counters.handed_over + (i->nr_dirty << i->cache->page_shift);

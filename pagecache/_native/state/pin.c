@@ -3,7 +3,7 @@
  *
  *   folio ── frame ── pin, pin, ...        a pinned folio is not evicted, its frame not exchanged; a pin names both
  *     P  |··████··|                        blocks that a view may store to at any moment, unseen by CORE
- *     D  |·██████·|                        P ⊆ D, always: whatever is handed over of P stays dirty (snapshot.c)
+ *     D  |·██████·|                        P ⊆ D, always: bytes of P in flight stay dirty (snapshot.c)
  *
  * A pin survives truncate, discard and invalidation. A folio that goes as a whole is detached and takes its pins along: out of
  * the index, alive until the last of them. A folio of which a part stays in the file gets another frame, and the pins keep the

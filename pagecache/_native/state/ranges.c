@@ -9,7 +9,7 @@
  * UPTODATE is the only block bit and the other sets are the flags themselves; larger folios keep bitmaps in their
  * extension; no extension means that V is all (UPTODATE) or nothing, and the other sets are empty.
  *
- * Who calls: readers without any lock (the valid_* questions: each extent and each word is one atomic, and a thread that shrinks
+ * Callers: readers without any lock (the valid_* questions: each extent and each word is one atomic, and a thread that shrinks
  * V advances the folio's sequence); everything that changes a set holds the inode's leaf lock, and the folio lock for V.
  * No function here touches marks, stamps or counters: that is folio.c.
  */

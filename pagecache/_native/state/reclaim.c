@@ -241,7 +241,7 @@ static u32 evict(struct pc_cache *c, struct pc_folio *f)
 	}
 	PC_DEBUG_ASSERT(i->id == id);
 	u32 freed = 0, st = pc_folio_state(f);
-	PC_POINT("evict_looked");
+	PC_POINT("evict_examined");
 	if (!(st & PC_F_UNEVICTABLE) &&
 	    atomic_compare_exchange_strong_explicit(&f->refs, &one, 0, memory_order_acq_rel, memory_order_relaxed)) {
 		freed = 1u << pc_folio_order(f);

@@ -16,7 +16,7 @@
  * first.
  *
  *   WROTE      folio lock, after the copy: a hand-over locks the folio, or needs the leaf lock that the writer's blocks wait for
- *   HANDED     leaf lock, when a request is complete
+ *   ISSUED     leaf lock, when a request is complete
  *   ACKED      before W ends, and so before the pass gives the token to a commit; AGAIN, GONE, BACK in the section of the change
  *   COMMIT     under the token, which nothing is acknowledged without
  *
@@ -289,7 +289,7 @@ void pc_record_wrote(struct pc_inode *i, u64 pos, u64 len)
 }
 
 /* A request is complete: these bytes of it came out of D, neighbours in its units did not. Leaf lock held. */
-void pc_record_handed(struct pc_request *r)
+void pc_record_issued(struct pc_request *r)
 {
 	struct pc_inode *i = r->inode;
 	u64 pos = 0, end = 0;
@@ -301,13 +301,13 @@ void pc_record_handed(struct pc_request *r)
 			continue;
 		if (g->pos != end) {
 			if (end > pos)
-				pc_record_event(i->cache, PC_R_HANDED, 0, i->id, pos, end - pos, r->serial, 0);
+				pc_record_event(i->cache, PC_R_ISSUED, 0, i->id, pos, end - pos, r->serial, 0);
 			pos = g->pos;
 		}
 		end = g->pos + g->len;
 	}
 	if (end > pos)
-		pc_record_event(i->cache, PC_R_HANDED, 0, i->id, pos, end - pos, r->serial, 0);
+		pc_record_event(i->cache, PC_R_ISSUED, 0, i->id, pos, end - pos, r->serial, 0);
 }
 
 /* W is about to end for blocks [b0, b1) of the folio of a segment; b1 0: for all of the request, which was taken whole. */

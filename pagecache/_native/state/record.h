@@ -34,7 +34,7 @@ void pc_record_event(struct pc_cache *c, int kind, u16 what, u64 file, u64 pos, 
 
 /* Changes of bytes: called with the lock that orders them (see record.c). */
 void pc_record_wrote(struct pc_inode *i, u64 pos, u64 len);
-void pc_record_handed(struct pc_request *r);
+void pc_record_issued(struct pc_request *r);
 void pc_record_answered(struct pc_request *r, u32 seg, u32 b0, u32 b1, int how);
 void pc_record_moved(struct pc_inode *i, int kind, u64 pos, u64 len);
 

@@ -70,7 +70,7 @@ void pc_volume_set_dirty_limit(struct pc_volume *v, uint64_t bytes, uint64_t flo
 /**
  * pc_dirty_room() - may `len` bytes be dirtied now, without asking?
  *
- * Context: any. Nothing is reserved: for those who keep the GIL until the bytes are dirty.
+ * Context: any. Nothing is reserved: for callers that keep the GIL until the bytes are dirty.
  */
 bool pc_dirty_room(struct pc_inode *i, uint64_t len)
 {
@@ -235,7 +235,7 @@ void pc_volume_pressure(struct pc_volume *v, struct pc_pressure *out)
 		.position = own > all ? own : all,
 		.over_background = atomic_load(&v->local) > atomic_load(&v->room.background) ||
 				   atomic_load(&c->local) > atomic_load(&c->dirty_background),
-		.asking = atomic_load(&v->room.asking),
+		.throttled = atomic_load(&v->room.throttled),
 		.running = pc_volume_inflight(v) + atomic_load(&v->committing),
 	};
 }

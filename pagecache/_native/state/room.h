@@ -16,7 +16,7 @@ struct pc_room {
 	u64 midpoint;
 	u64 floor; /* it may always have so much, whatever other volumes hold */
 	struct pc_list line; /* writers that wait at the limit, in order */
-	_Atomic u32 asking; /* writers that the engine slows down */
+	_Atomic u32 throttled; /* writers that the engine slows down */
 	_Atomic u64 reserved; /* promised to writers and not dirty yet */
 	_Atomic i64 grant; /* may be dirtied above the midpoint before a writer has to pause again */
 };

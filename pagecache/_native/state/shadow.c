@@ -46,7 +46,7 @@ static void shadow_new(struct pc_cache *c, u32 id, u32 frame, u32 order, u32 hol
 /**
  * pc_shadow_leave() - the frame, in transit, leaves its folio; @holds: the calls and exporters that keep it from now on.
  *
- * Return: whether anybody holds it: it is a shadow then, and the table owns it.
+ * Return: whether a reference holds it: it is a shadow then, and the table owns it.
  */
 bool pc_shadow_leave(struct pc_cache *c, struct pc_folio *f, u32 frame, u32 order, u32 holds)
 {

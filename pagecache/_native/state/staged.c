@@ -344,7 +344,7 @@ static void recall(struct pc_inode *i, u64 from, u64 to, struct pc_ranges *out)
  * pc_staged_recall() - all of S that is in memory is dirty, so that the backend may forget its copies.
  *
  * @skip, @skip_end: a part that is about to be given up, so that it need not come back.
- * Context: the caller holds the token, so nothing is handed over. Return: ranges that are not in memory and have to be
+ * Context: the caller holds the token, so nothing is sent. Return: ranges that are not in memory and have to be
  * read first, as (offset, length) pairs, which may be more than n; 0: none, and S is empty now unless a part was skipped.
  */
 size_t pc_staged_recall(struct pc_inode *i, uint64_t skip, uint64_t skip_end, uint64_t *ranges, size_t n)

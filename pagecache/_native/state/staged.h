@@ -21,7 +21,7 @@ struct pc_staged {
 	u64 stamp;
 };
 
-/* (offset, length) pairs for a caller who has room for n; `used` says how many there are. */
+/* (offset, length) pairs for a caller that has room for n; `used` is their number. */
 struct pc_ranges {
 	u64 *out;
 	size_t n, used;

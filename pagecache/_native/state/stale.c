@@ -15,8 +15,8 @@ bool pc_folio_holds_end(const struct pc_cache *c, const struct pc_folio *f, u64 
 	return start < size && size < start + pc_folio_bytes(c, f);
 }
 
-/* The zeros behind the old end of the file are no bytes of it: those of another version are newer. A block is cut as a
- * whole, so the valid bytes before the end are put back; the block stays as it was where no extent is left for that. */
+/* The zeros behind the old end are not part of the file: bytes of another version there are newer. A block is cut as a
+ * whole, then its valid bytes before the end are put back. If no extent is left for that, the block stays as it was. */
 void pc_folio_cut_behind(struct pc_inode *i, struct pc_folio *f, u64 size)
 {
 	struct pc_cache *c = i->cache;
@@ -39,13 +39,13 @@ void pc_folio_cut_behind(struct pc_inode *i, struct pc_folio *f, u64 size)
 	pc_seq_end(f);
 }
 
-/* V shrinks to the blocks of L: the rest is older than storage now. Folio lock and leaf lock held. */
+/* Shrink V to the blocks of L: its other blocks are older than storage now. Folio lock and leaf lock held. */
 void pc_folio_refresh(struct pc_inode *i, struct pc_folio *f)
 {
 	struct pc_cache *c = i->cache;
 	u32 blocks = 1u << pc_folio_order(f);
 	if (pc_local_count(c, f, 0, blocks) < blocks && pc_folio_ext_ensure(c, f))
-		return; /* no memory to say what is left: it stays stale */
+		return; /* no memory for the extents that are left: it stays stale */
 	atomic_fetch_and(&f->state, ~(u32)PC_F_STALE);
 	if (pc_local_count(c, f, 0, blocks) == blocks)
 		return;

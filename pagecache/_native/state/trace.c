@@ -1,5 +1,5 @@
 /*
- * trace.c - a fixed ring of the last state transitions, for people who look at a failed check.
+ * trace.c - a fixed ring of the last state transitions, for the analysis of a failed check.
  *
  * One record is 32 bytes and costs one atomic add and four plain stores; readers may see a record half written, which is
  * good enough for a picture of the last moments. No lock.

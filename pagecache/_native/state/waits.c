@@ -2,7 +2,7 @@
  * waits.c - the register of waits: each sleeping caller, its condition and its start.
  *
  *   waiter    begin ─► record of the pool, numbered ─► sleeps, slice after slice ─► end ─► the record is free
- *   reader    goes over all ids that were ever handed out; a record whose number stands while it is copied is whole
+ *   reader    goes over all ids that were ever allocated; a record whose number stands while it is copied is whole
  *
  * A caller writes a record before it sleeps and removes it afterwards, whatever ended the wait: begin and end stand in C around
  * the sleep, where no exception passes. A caller that need not sleep writes none, so a hit, and a miss that its
@@ -78,7 +78,7 @@ u64 pc_wait_read(struct pc_cache *c, u32 id, struct pc_wait *out)
 		return 0;
 	for (int k = 0; k < PC_WAIT_WORDS; k++)
 		words[k] = atomic_load_explicit(&r->words[k], memory_order_relaxed);
-	PC_SYNC("wait_copied_before_look");
+	PC_SYNC("wait_copied_before_check");
 	atomic_thread_fence(memory_order_acquire);
 	if (atomic_load_explicit(&r->number, memory_order_relaxed) != number)
 		return 0;

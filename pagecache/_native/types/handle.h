@@ -114,9 +114,9 @@ static inline int to_offset(PyObject *const *args, const char *call, u64 *out)
 /* handle_read.c, handle_write.c, handle_claim.c */
 void pc_read_seen(struct handle *h, u64 pos, u64 len);
 void pc_met_marker(struct handle *h, struct pc_need *need);
-i64 pc_read_rest(struct handle *h, u64 pos, u8 *to, u64 len);
+i64 pc_read_remainder(struct handle *h, u64 pos, u8 *to, u64 len);
 u64 pc_write_try(struct handle *h, u64 pos, const u8 *from, u64 len);
-enum pc_result pc_write_rest(struct handle *h, u64 *pos, const u8 *from, u64 len, u64 *done, bool append);
+enum pc_result pc_write_remainder(struct handle *h, u64 *pos, const u8 *from, u64 len, u64 *done, bool append);
 PyObject *handle_pread(PyObject *self, PyObject *const *args, Py_ssize_t nargs);
 PyObject *handle_pread_into(PyObject *self, PyObject *const *args, Py_ssize_t nargs);
 PyObject *handle_preadv(PyObject *self, PyObject *const *args, Py_ssize_t nargs);

@@ -123,9 +123,9 @@ static enum pc_result wait_for_room(struct writing *w, u64 pos, u64 len)
 	pc_place_open(i, place, pos, len);
 	if (PC_LIKELY(pc_room_take(i, place, false) && !pc_some_failed(i)))
 		return PC_DONE;
-	atomic_fetch_add(&i->volume->room.asking, 1);
+	atomic_fetch_add(&i->volume->room.throttled, 1);
 	enum pc_result result = engine_room(w->h, pos, len, place);
-	atomic_fetch_sub(&i->volume->room.asking, 1);
+	atomic_fetch_sub(&i->volume->room.throttled, 1);
 	return result;
 }
 

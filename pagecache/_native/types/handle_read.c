@@ -89,7 +89,7 @@ static i64 read_slow(struct handle *h, u64 pos, u8 *to, u64 len, i64 got, struct
 }
 
 /* Return: bytes read, fewer only at the end of the file; -1. */
-i64 pc_read_rest(struct handle *h, u64 pos, u8 *to, u64 len)
+i64 pc_read_remainder(struct handle *h, u64 pos, u8 *to, u64 len)
 {
 	struct pc_need need;
 	i64 got = core_read(h, pos, to, len, &need);
@@ -107,7 +107,7 @@ static PyObject *read_bytes(struct handle *h, u64 pos, u64 len)
 	PyObject *bytes = pc_new_bytes(len, pos);
 	if (PC_UNLIKELY(!bytes))
 		return NULL;
-	i64 n = pc_read_rest(h, pos, (u8 *)PyBytes_AsString(bytes), len);
+	i64 n = pc_read_remainder(h, pos, (u8 *)PyBytes_AsString(bytes), len);
 	if (PC_LIKELY(n == (i64)len))
 		return bytes;
 	PyObject *shorter = n < 0 ? NULL : PyBytes_FromStringAndSize(PyBytes_AsString(bytes), (Py_ssize_t)n);
@@ -151,11 +151,11 @@ static i64 read_buffer(struct handle *h, PyObject *object, u64 pos, u64 *wanted)
 	u64 len = clip(h, pos, *wanted);
 	i64 n = -1;
 	if (PC_LIKELY(!pc_may_fault(h, object) && !pc_view_overlaps(h->inode, pos, len, view.buf, false))) {
-		n = pc_read_rest(h, pos, view.buf, len);
+		n = pc_read_remainder(h, pos, view.buf, len);
 	} else {
 		void *bounce = pc_bounce_new(h, len);
 		if (bounce)
-			n = pc_read_rest(h, pos, bounce, len);
+			n = pc_read_remainder(h, pos, bounce, len);
 		if (n > 0 && pc_copy_out(h, view.buf, bounce, (u64)n))
 			n = -1;
 		free(bounce);

@@ -150,7 +150,7 @@ static enum pc_result append_all(struct handle *h, const u8 *from, u64 len, u64 
 	return write_through(h, *pos, len);
 }
 
-/* Write a piece of an asynchronous write without waiting. Return: bytes taken; pc_write_rest does the remainder. */
+/* Write a piece of an asynchronous write without waiting. Return: bytes taken; pc_write_remainder does the remainder. */
 u64 pc_write_try(struct handle *h, u64 pos, const u8 *from, u64 len)
 {
 	struct pc_inode *i = h->inode;
@@ -166,7 +166,7 @@ u64 pc_write_try(struct handle *h, u64 pos, const u8 *from, u64 len)
 
 /* Write the remainder of an asynchronous write like any write, on the calling thread. An append has no bytes written
  * before. Return: PC_DONE, PC_FAILED. */
-enum pc_result pc_write_rest(struct handle *h, u64 *pos, const u8 *from, u64 len, u64 *done, bool append)
+enum pc_result pc_write_remainder(struct handle *h, u64 *pos, const u8 *from, u64 len, u64 *done, bool append)
 {
 	if (!append && check_end(h, *pos, len))
 		return PC_FAILED;

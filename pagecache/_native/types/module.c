@@ -220,7 +220,7 @@ static PyMethodDef functions[] = {
 	 "ticket($module, core, kind, address, seq, /)\n--\n\nA wait: for an event that advances, or a call that "
 	 "ends."},
 	{"simulate", pc_simulate, METH_O,
-	 "simulate($module, ask, /)\n--\n\nSimulate threads in this one; a scheduler decides which runs."},
+	 "simulate($module, handle, /)\n--\n\nSimulate threads in this one; a scheduler decides which runs."},
 	{"point", pc_simulated_point, METH_O,
 	 "point($module, name, /)\n--\n\nA point at which another simulated thread may run."},
 	{"away", pc_simulated_away, METH_O,

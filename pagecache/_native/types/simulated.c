@@ -3,30 +3,30 @@
  * system.
  *
  * The stress tester can run all threads of a cache as greenlets of one thread (pagecache/stress/deterministic). That
- * thread calls simulate(ask). From then on CORE, when it runs in this thread,
+ * thread calls simulate(handle). From then on CORE, when it runs in this thread,
  *
- *   sleeps        ask(WAIT, None, address of the word, timeout in ns or -1): 0 woken, else the errno
- *   wakes         ask(WAKE, None, address, how many), perhaps with a leaf lock: no other thread runs before a point
- *   gives way     ask(YIELD, None, 0, 0): another thread has to run first
- *   passes points counts them; after `left` of them ask(POINT, name, 0, 0): here another thread may continue
+ *   sleeps        handle(WAIT, None, address of the word, timeout in ns or -1): 0 woken, else the errno
+ *   wakes         handle(WAKE, None, address, how many), perhaps with a leaf lock: no other thread runs before a point
+ *   gives way     handle(YIELD, None, 0, 0): another thread has to run first
+ *   passes points counts them; after `left` of them handle(POINT, name, 0, 0): here another thread may continue
  *   reads clocks  sees the virtual one: `now_ns`, and `tick_ns` for each point
  *
- * The interpreter lock is simulated too, as parts of the product rely on it. `ask` receives the thread's state of the
+ * The interpreter lock is simulated too, as parts of the product rely on it. `handle` receives the thread's state of the
  * lock (enum simulated_gil). A thread that stops within CORE with the lock keeps it. Until it resumes, only threads
  * that have released the lock run, each until it takes the lock back (gil.h). While Python code runs, the lock may
  * change hands at any point.
  *
- * In `ask` the scheduler switches to another greenlet, and returns when this one is chosen again. CORE's state of a
+ * In `handle` the scheduler switches to another greenlet, and returns when this one is chosen again. CORE's state of a
  * thread (its operations, its volume) is put aside during the switch; each thread restores its own. Greenlets share the
  * stack of their thread, copied out and in, so no thread may write to the stack of another one. Operations, their
  * places in queues and the records of waits are outside of stacks for other reasons, which also serves this one.
  *
- * Context: `ask` is called with the interpreter lock, which is taken if CORE has released it, and without a leaf lock
+ * Context: `handle` is called with the interpreter lock, which is taken if CORE has released it, and without a leaf lock
  * except for WAKE.
  */
 #include "types/types.h"
 
-static _Thread_local PyObject *ask_python; /* the scheduler, borrowed from the caller of simulate(); NULL: none */
+static _Thread_local PyObject *handler; /* the scheduler, borrowed from the caller of simulate(); NULL: none */
 static _Thread_local struct pc_simulation simulation;
 
 static _Thread_local bool without_gil; /* the running simulated thread has released the interpreter lock */
@@ -68,7 +68,7 @@ static void take_up(const struct thread_state *s)
 	simulation.thread = s->thread;
 }
 
-static int ask_with(enum simulated_gil how, int what, const char *point, const void *word, i64 number)
+static int call_handler_as(enum simulated_gil how, int what, const char *point, const void *word, i64 number)
 {
 	PyObject *type, *value, *traceback;
 	PyGILState_STATE gil = PyGILState_Ensure();
@@ -77,7 +77,7 @@ static int ask_with(enum simulated_gil how, int what, const char *point, const v
 	struct thread_state s = put_aside();
 	if (how == GIL_KEPT)
 		gil_kept = true;
-	PyObject *answer = PyObject_CallFunction(ask_python, "izKLi", what, point, (unsigned long long)(uintptr_t)word,
+	PyObject *answer = PyObject_CallFunction(handler, "izKLi", what, point, (unsigned long long)(uintptr_t)word,
 						 (long long)number, (int)how);
 	if (how == GIL_KEPT)
 		gil_kept = false;
@@ -85,40 +85,40 @@ static int ask_with(enum simulated_gil how, int what, const char *point, const v
 	long result = answer ? PyLong_AsLong(answer) : -1;
 	Py_XDECREF(answer);
 	if (PyErr_Occurred())
-		PyErr_WriteUnraisable(ask_python);
+		PyErr_WriteUnraisable(handler);
 	PyErr_Restore(type, value, traceback);
 	PyGILState_Release(gil);
 	return (int)result;
 }
 
-static int ask(int what, const char *point, const void *word, i64 number)
+static int call_handler(int what, const char *point, const void *word, i64 number)
 {
-	return ask_with(without_gil ? GIL_WITHOUT : GIL_KEPT, what, point, word, number);
+	return call_handler_as(without_gil ? GIL_WITHOUT : GIL_KEPT, what, point, word, number);
 }
 
 static int simulated_wait(_Atomic u32 *word, i64 timeout_ns)
 {
 	simulation.points++;
-	return -ask(SIMULATED_WAIT, NULL, word, timeout_ns);
+	return -call_handler(SIMULATED_WAIT, NULL, word, timeout_ns);
 }
 
 static void simulated_wake(_Atomic u32 *word, int n)
 {
 	simulation.points++;
-	ask(SIMULATED_WAKE, NULL, word, n);
+	call_handler(SIMULATED_WAKE, NULL, word, n);
 }
 
 static void simulated_yield(void)
 {
 	simulation.points++;
-	ask(SIMULATED_YIELD, NULL, NULL, 0);
+	call_handler(SIMULATED_YIELD, NULL, NULL, 0);
 }
 
 static void simulated_point(const char *point)
 {
 	simulation.points++;
 	if (--simulation.left <= 0 && (without_gil || simulation.others || simulation.left < -simulation.most))
-		ask(SIMULATED_POINT, point, NULL, 0);
+		call_handler(SIMULATED_POINT, point, NULL, 0);
 }
 
 static void simulated_gil_released(void)
@@ -126,14 +126,14 @@ static void simulated_gil_released(void)
 	without_gil = true;
 	simulation.points++;
 	if (--simulation.left <= 0 || simulation.again)
-		ask(SIMULATED_POINT, "gil_released", NULL, 0);
+		call_handler(SIMULATED_POINT, "gil_released", NULL, 0);
 }
 
 static void simulated_gil_wanted(void)
 {
 	simulation.points++;
 	if (--simulation.left <= 0 || simulation.again || gil_kept)
-		ask_with(GIL_WANTED, SIMULATED_POINT, "gil_wanted", NULL, 0);
+		call_handler_as(GIL_WANTED, SIMULATED_POINT, "gil_wanted", NULL, 0);
 	without_gil = false;
 }
 
@@ -141,7 +141,7 @@ static void simulated_gil_point(const char *point)
 {
 	simulation.points++;
 	if (--simulation.left <= 0 || simulation.again)
-		ask_with(GIL_WANTED, SIMULATED_POINT, point, NULL, 0);
+		call_handler_as(GIL_WANTED, SIMULATED_POINT, point, NULL, 0);
 }
 
 static i64 simulated_now_ns(void)
@@ -164,12 +164,12 @@ static const struct pc_scheduler scheduler = {.wait = simulated_wait,
 					      .now_ns = simulated_now_ns,
 					      .thread = simulated_thread};
 
-/* simulate(ask): simulate this thread from now on; None: no longer. The caller keeps a reference to `ask`. */
+/* simulate(handle): simulate this thread from now on; None: no longer. The caller keeps a reference to `handle`. */
 PyObject *pc_simulate(PyObject *module, PyObject *callable)
 {
 	(void)module;
-	ask_python = callable == Py_None ? NULL : callable;
-	pc_scheduler = ask_python ? &scheduler : NULL;
+	handler = callable == Py_None ? NULL : callable;
+	pc_scheduler = handler ? &scheduler : NULL;
 	simulation = (struct pc_simulation){.left = 1};
 	without_gil = gil_kept = false;
 	Py_RETURN_NONE;
@@ -185,7 +185,7 @@ PyObject *pc_simulated_point(PyObject *module, PyObject *name)
 			PyObject *text = PyUnicode_AsUTF8String(name);
 			if (!text)
 				return NULL;
-			ask_with(GIL_WANTED, SIMULATED_POINT, PyBytes_AsString(text), NULL, 0);
+			call_handler_as(GIL_WANTED, SIMULATED_POINT, PyBytes_AsString(text), NULL, 0);
 			Py_DECREF(text);
 		}
 	}

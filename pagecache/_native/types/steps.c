@@ -10,7 +10,7 @@
  *    ▲  ├► a Ticket                         a fill is queued, or runs: await the folio
  *    │  ├► "turn"                           a long copy gives the loop a turn after each piece
  *    │  ├► "aside"                          anything else that takes time (room, a busy inode lock, no memory):
- *    │  │                                   rest() on one of the volume's threads for this
+ *    │  │                                   finish() on one of the volume's threads for this
  *    │  └► "through"                        a write-through handle: wait until `extent` is written back
  *    └──┘
  *
@@ -40,9 +40,9 @@ struct steps {
 	struct pc_span call; /* of a trace */
 	u32 report;
 	int rounds;
-	u8 verb, over, missed, asking, through;
-	u8 whole; /* `rest` has done everything */
-	u8 lent; /* `rest` runs in another thread, which uses the memory until it returns */
+	u8 verb, over, missed, requested, through;
+	u8 whole; /* `finish` has done everything */
+	u8 lent; /* `finish` runs in another thread, which uses the memory until it returns */
 };
 
 static PyTypeObject *steps_type;
@@ -229,9 +229,9 @@ static int request_fill(struct steps *s, struct handle *h, u64 pos, u64 len)
 		return need.kind == PC_NEED_INVALIDATE ? await_invalidate(s, h) : STEP_DONE;
 	}
 	s->report = r->report = ++last_report ? last_report : ++last_report;
-	if (!s->asking)
+	if (!s->requested)
 		pc_list_add_tail(&reading, &s->reading);
-	s->asking = 1;
+	s->requested = 1;
 	u64 end = r->end;
 	pc_fill_submit(r, PC_WORK_FILL);
 	if (end < pos + len)
@@ -345,8 +345,8 @@ static PyObject *steps_step(PyObject *self, PyObject *unused)
 				      : NULL;
 }
 
-/* rest(): do all remaining work on the calling thread, unless the task no longer waits. */
-static PyObject *steps_rest(PyObject *self, PyObject *unused)
+/* finish(): do all remaining work on the calling thread, unless the task no longer waits. */
+static PyObject *steps_finish(PyObject *self, PyObject *unused)
 {
 	struct steps *s = (struct steps *)self;
 	bool reads = s->verb < PWRITE;
@@ -360,12 +360,12 @@ static PyObject *steps_rest(PyObject *self, PyObject *unused)
 	s->lent = 1;
 	u64 outer = pc_record_enter(s->call.began ? s->call.id : 0);
 	if (reads) {
-		i64 n = pc_read_rest(h, s->pos + s->done, s->memory + s->done, s->len - s->done);
+		i64 n = pc_read_remainder(h, s->pos + s->done, s->memory + s->done, s->len - s->done);
 		s->done += n < 0 ? 0 : (u64)n;
 		s->whole = n >= 0;
 		err = n < 0;
 	} else {
-		err = pc_write_rest(h, &s->pos, s->memory, s->len, &s->done, s->verb == APPEND) == PC_FAILED;
+		err = pc_write_remainder(h, &s->pos, s->memory, s->len, &s->done, s->verb == APPEND) == PC_FAILED;
 	}
 	pc_record_enter(outer);
 	s->lent = 0;
@@ -460,7 +460,7 @@ PyObject *pc_steps_new(PyObject *file, int verb, PyObject *target, PyObject *byt
 
 static PyMethodDef steps_methods[] = {
 	{"step", steps_step, METH_NOARGS, "step($self, /)\n--\n\nGo on without waiting; return the next action."},
-	{"rest", steps_rest, METH_NOARGS, "rest($self, /)\n--\n\nDo the remaining work on this thread."},
+	{"finish", steps_finish, METH_NOARGS, "finish($self, /)\n--\n\nDo the remaining work on this thread."},
 	{"result", steps_result, METH_NOARGS, "result($self, /)\n--\n\nReturn the result after the last step."},
 	{"settle", steps_settle, METH_NOARGS, "settle($self, /)\n--\n\nEnd the call: its task no longer waits."},
 	{NULL, NULL, 0, NULL},

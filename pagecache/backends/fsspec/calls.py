@@ -244,7 +244,7 @@ class Calls:
         self.renames = renames(fs)
         self._listings = fs.sync_fs if isinstance(fs, AsyncFileSystemWrapper) else fs
 
-    async def ask(self, method: str, *args: Any, **options: Any) -> Any:
+    async def call(self, method: str, *args: Any, **options: Any) -> Any:
         raise NotImplementedError
 
     async def sleep(self, seconds: float) -> None:
@@ -261,7 +261,7 @@ class Calls:
 
     async def stat(self, path: str) -> ObjectStat:
         self.forget(path)
-        return stat_of(await self.ask("info", path))
+        return stat_of(await self.call("info", path))
 
     async def found(self, path: str) -> ObjectStat | None:
         """Return the status of an object; None: there is none."""
@@ -273,21 +273,21 @@ class Calls:
     async def find(self, path: str) -> dict[str, dict[str, Any]]:
         """Return everything below a path, by path; no directories."""
         self._listings.invalidate_cache()
-        found: dict[str, dict[str, Any]] = await self.ask("find", path, detail=True)
+        found: dict[str, dict[str, Any]] = await self.call("find", path, detail=True)
         return found
 
     async def names(self, path: str) -> list[str]:
         """Return the names in a directory."""
         self.forget(path)
-        names: list[str] = await self.ask("ls", path, detail=False)
+        names: list[str] = await self.call("ls", path, detail=False)
         return names
 
     async def remove(self, path: str) -> None:
-        await self.ask("rm_file", path)
+        await self.call("rm_file", path)
 
     async def make_directories(self, path: str) -> None:
         with contextlib.suppress(FileExistsError, NotImplementedError):
-            await self.ask("makedirs", path, exist_ok=True)
+            await self.call("makedirs", path, exist_ok=True)
 
     async def move(self, src: str, dst: str) -> None:
         """Rename an object, and replace the object with the new name.
@@ -296,7 +296,7 @@ class Calls:
             UnsupportedOperation: it does not replace.
         """
         if not self.renames:
-            await self.ask("cp_file", src, dst)
+            await self.call("cp_file", src, dst)
             await self.remove(src)
             return
         await self.rename(src, dst)
@@ -304,7 +304,7 @@ class Calls:
             raise io.UnsupportedOperation(errno.ENOTSUP, f"{self.name} mv does not replace an existing object")
 
     async def rename(self, src: str, dst: str) -> None:
-        await self.ask("mv", src, dst)
+        await self.call("mv", src, dst)
 
     async def store(self, spool: Spool, size: int, path: str) -> None:
         """Store the first `size` bytes of a spool as an object; until it returns, a part of the object may be
@@ -313,20 +313,20 @@ class Calls:
         spool.set_size(size)
         real = beneath(self.fs)
         if size <= PIPE_MAX and _has(real, "pipe_file", "_pipe_file"):
-            await self.ask("pipe_file", path, os.pread(spool.fd, size, 0))
+            await self.call("pipe_file", path, os.pread(spool.fd, size, 0))
         elif _has(real, "put_file", "_put_file"):
-            await self.ask("put_file", spool.path, path)
+            await self.call("put_file", spool.path, path)
         else:
             await self.pour(spool, size, path)
 
     async def pour(self, spool: Spool, size: int, path: str) -> None:
-        await self.ask("pipe_file", path, os.pread(spool.fd, size, 0))
+        await self.call("pipe_file", path, os.pread(spool.fd, size, 0))
 
 
 class BlockingCalls(Calls):
     """Calls to a file system whose methods block."""
 
-    async def ask(self, method: str, *args: Any, **options: Any) -> Any:
+    async def call(self, method: str, *args: Any, **options: Any) -> Any:
         return getattr(self.fs, method)(*args, **options)
 
     async def sleep(self, seconds: float) -> None:
@@ -351,14 +351,14 @@ class BlockingCalls(Calls):
 class AwaitedCalls(Calls):
     """Calls to a file system whose methods are coroutines, on the running loop."""
 
-    async def ask(self, method: str, *args: Any, **options: Any) -> Any:
+    async def call(self, method: str, *args: Any, **options: Any) -> Any:
         return await getattr(self.fs, f"_{method}")(*args, **options)
 
     async def sleep(self, seconds: float) -> None:
         await asyncio.sleep(seconds)
 
     async def rename(self, src: str, dst: str) -> None:
-        await self.ask("mv_file" if _has(beneath(self.fs), "_mv_file") else "mv", src, dst)
+        await self.call("mv_file" if _has(beneath(self.fs), "_mv_file") else "mv", src, dst)
 
 
 def give_up(file: Any) -> None:
@@ -396,13 +396,13 @@ class Reader:
             Unranged: the result has more bytes than requested.
         """
         length = sum(map(len, buffers))
-        data = await self._calls.ask("cat_file", self._path, start=offset, end=offset + length)
+        data = await self._calls.call("cat_file", self._path, start=offset, end=offset + length)
         return self._deal(data, length, buffers)
 
     def _deal(self, data: bytes, length: int, buffers: Sequence[memoryview]) -> int:
         if len(data) > length:
-            asked = f"{len(data)} bytes where {length} were asked for"
-            raise Unranged(f"{self._calls.name} cannot read ranges: it gave {asked}")
+            wrong = f"{len(data)} bytes where {length} were asked for"
+            raise Unranged(f"{self._calls.name} cannot read ranges: it gave {wrong}")
         view, done = memoryview(data), 0
         for buffer in buffers:
             part = view[done : done + len(buffer)]

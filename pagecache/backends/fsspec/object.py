@@ -124,21 +124,21 @@ class ObjectFile(AsyncBackendFile):
                     turns, spool, base, reader = self._turns, self._spool, self.base, self._reader
                     end = min(offset + sum(map(len, buffers)), self._size)
                     pieces = list(self._spooled.pieces(offset, end)) if offset < end else []
-                done, asked = offset, False
+                done, requested = offset, False
                 for begin, stop, spooled in pieces:
                     parts = parts_of_buffers(buffers, begin - offset, stop - offset)
                     if spooled:
                         self._fill(spool, begin, parts)
                         done = stop
                         continue
-                    asked = True
+                    requested = True
                     try:
                         done = begin + await reader.read(begin, parts)
                     except FileNotFoundError:
                         done = begin
                     if done < stop:
                         break
-                if not asked or await self._still(base, turns, short=bool(pieces) and done < end):
+                if not requested or await self._still(base, turns, short=bool(pieces) and done < end):
                     with self._lock:
                         if turns == self._turns:
                             return done - offset

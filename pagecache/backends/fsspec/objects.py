@@ -114,7 +114,7 @@ class Objects(AsyncBackend):
                 return stat
         return replace(stat, version=before)
 
-    def _tell(self, path: str, version: str | None, before: str | None) -> None:
+    def _remember_rename(self, path: str, version: str | None, before: str | None) -> None:
         with self._lock:
             self._renamed.pop(path, None)
             if version != before:
@@ -206,7 +206,7 @@ class Objects(AsyncBackend):
             if stored is not None:
                 await self.calls.move(old, new)
                 there = await self.calls.stat(new)
-                self._tell(new, there.version, stored.version)
+                self._remember_rename(new, there.version, stored.version)
                 there = self._status_of(new, there)
             elif there is not None:
                 await self.calls.remove(new)  # its replacement is not stored yet
@@ -250,7 +250,7 @@ class Objects(AsyncBackend):
             self._prepared.clear()
         for path in made:
             with contextlib.suppress(Exception):
-                await self.calls.ask("rmdir", path)
+                await self.calls.call("rmdir", path)
 
     # ---------------------------------------------------------------- temporary objects
 

@@ -204,7 +204,7 @@ class S3Backend(Backend):
                 before = stored.version
         return ObjectStat(size=stored.size, version=before, mtime=stored.mtime)
 
-    def _tell(self, name: str, version: str, before: str) -> None:
+    def _remember_rename(self, name: str, version: str, before: str) -> None:
         with self._lock:
             self._renamed.pop(name, None)
             if version != before:
@@ -264,7 +264,7 @@ class S3Backend(Backend):
         if stored is not None:
             with _about(dst):
                 now = self._copied(old, new, stored)
-            self._tell(new, now.version, str(self.status_of(old, stored).version))
+            self._remember_rename(new, now.version, str(self.status_of(old, stored).version))
             with _about(src):
                 self.bucket.delete(old)
         elif there is not None:

@@ -257,7 +257,7 @@ class Bucket:
     def head(self, name: str, *, once: bool = False) -> Stored | None:
         """Return the stored version; None: nothing. `once`: no retries."""
         try:
-            answer = self._asked("HEAD", name, lambda: self.client.head_object(Bucket=self.bucket, Key=name), once=once)
+            answer = self._query("HEAD", name, lambda: self.client.head_object(Bucket=self.bucket, Key=name), once=once)
         except ServerError as error:
             if error.code == "NoSuchBucket":
                 raise self._no_bucket("HEAD") from error
@@ -280,7 +280,7 @@ class Bucket:
             OSError: ENOENT: there is no such bucket; EACCES: no permission.
         """
         try:
-            return _of_answer(self._asked("HEAD", "", lambda: self.client.head_bucket(Bucket=self.bucket)))
+            return _of_answer(self._query("HEAD", "", lambda: self.client.head_bucket(Bucket=self.bucket)))
         except ServerError as error:
             if error.status == 404:
                 raise self._no_bucket("HEAD") from error
@@ -304,10 +304,10 @@ class Bucket:
             OSError: ESTALE: another version is stored; ENOENT; ERANGE: it ends before `begin`.
         """
         length = sum(map(len, buffers))
-        asked = {"IfMatch": etag} if etag else {}
+        extra = {"IfMatch": etag} if etag else {}
         with about("GET", self.bucket, name):
             span = f"bytes={begin}-{begin + length - 1}"
-            answer = self.client.get_object(Bucket=self.bucket, Key=name, Range=span, **asked)
+            answer = self.client.get_object(Bucket=self.bucket, Key=name, Range=span, **extra)
             with contextlib.closing(answer["Body"]) as body:
                 self._check_range(answer, name, begin, length, etag)
                 return _filled(body, buffers)
@@ -357,11 +357,11 @@ class Bucket:
         """Copy one part from [begin, end) of an object; return its etag. ESTALE: that has another version than
         `etag`.
         """
-        asked = {"CopySourceIfMatch": etag} if etag else {}
+        extra = {"CopySourceIfMatch": etag} if etag else {}
         with about(f"UploadPartCopy {number}", self.bucket, name):
             answer = self._patient.upload_part_copy(
                 Bucket=self.bucket, Key=name, UploadId=upload, PartNumber=number,
-                CopySource={"Bucket": self.bucket, "Key": source}, CopySourceRange=f"bytes={begin}-{end - 1}", **asked,
+                CopySource={"Bucket": self.bucket, "Key": source}, CopySourceRange=f"bytes={begin}-{end - 1}", **extra,
             )  # fmt: skip
         found: str = answer.get("CopyPartResult", {}).get("ETag", "")
         if not found:
@@ -423,12 +423,12 @@ class Bucket:
 
     def names(self, prefix: str, start_after: str = "", *, once: bool = False) -> Iterator[tuple[str, Stored]]:
         """Yield the objects with this prefix, page by page. `once`: no retries for the first page."""
-        asked: dict[str, Any] = {"Bucket": self.bucket, "Prefix": prefix}
+        extra: dict[str, Any] = {"Bucket": self.bucket, "Prefix": prefix}
         if start_after:
-            asked["StartAfter"] = start_after
+            extra["StartAfter"] = start_after
         while True:
             try:
-                page = self._asked("list", prefix, lambda: self.client.list_objects_v2(**asked), once=once)
+                page = self._query("list", prefix, lambda: self.client.list_objects_v2(**extra), once=once)
             except ServerError as error:
                 if error.code == "NoSuchBucket":
                     raise self._no_bucket("list") from error
@@ -438,7 +438,7 @@ class Bucket:
                 yield entry["Key"], Stored(entry.get("ETag", ""), int(entry["Size"]), _seconds(entry["LastModified"]))
             if not page.get("IsTruncated"):
                 return
-            asked["ContinuationToken"] = page["NextContinuationToken"]
+            extra["ContinuationToken"] = page["NextContinuationToken"]
 
     def uploads(self, prefix: str) -> Iterator[Begun]:
         """Yield open uploads to keys with this prefix.
@@ -446,10 +446,10 @@ class Bucket:
         Raises:
             OSError: ENOTSUP: the server does not list them.
         """
-        asked: dict[str, Any] = {"Bucket": self.bucket, "Prefix": prefix}
+        extra: dict[str, Any] = {"Bucket": self.bucket, "Prefix": prefix}
         while True:
             try:
-                page = self._asked("ListMultipartUploads", prefix, partial(self.client.list_multipart_uploads, **asked))
+                page = self._query("ListMultipartUploads", prefix, partial(self.client.list_multipart_uploads, **extra))
             except ServerError as error:
                 if error.code == "NoSuchUpload":  # some servers report an empty list so
                     return
@@ -460,7 +460,7 @@ class Bucket:
                     yield Begun(entry["Key"], entry["UploadId"], since, _of_answer(page) - since)
             if not page.get("IsTruncated"):
                 return
-            asked |= {"KeyMarker": page["NextKeyMarker"], "UploadIdMarker": page["NextUploadIdMarker"]}
+            extra |= {"KeyMarker": page["NextKeyMarker"], "UploadIdMarker": page["NextUploadIdMarker"]}
 
     def knows(self, name: str, upload: str) -> bool:
         """Return whether an upload is open."""
@@ -478,14 +478,14 @@ class Bucket:
 
     # ------------------------------------------------------------ shared
 
-    def _asked(self, verb: str, name: str, question: Callable[[], T], *, once: bool = False) -> T:
+    def _query(self, verb: str, name: str, question: Callable[[], T], *, once: bool = False) -> T:
         """Ask a question that changes nothing; retry while the error is transient, except after a timeout."""
 
-        def asked() -> T:
+        def attempt() -> T:
             with about(verb, self.bucket, name):
                 return question()
 
-        return asked() if once else patiently(asked, unless=errno.ETIMEDOUT)
+        return attempt() if once else patiently(attempt, unless=errno.ETIMEDOUT)
 
     @contextmanager
     def _sent(self, verb: str, name: str, buffers: Sequence[memoryview]) -> Iterator[tuple[Body, bytes]]:

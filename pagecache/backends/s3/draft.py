@@ -6,7 +6,7 @@
     private     private objects of this file: staged bytes, and the note of the upload
     attempts    commits with unknown result: the id in the object's metadata -> the changes of this file that lie over
                 that version if it was carried out
-    handed      whether this file's write-back since the last commit is recorded: a file opened anew has no record
+    recorded    whether this file's write-back since the last commit is recorded: a file opened anew has no record
     turns       number of changes of the stored version and truncates: a read that overlapped one is repeated
 
 Every change is one method, which keeps all of these consistent. Any thread may call them. `lock` guards the fields and
@@ -59,7 +59,7 @@ class Draft:
             self.base = base
             self.extents = over or Extents(0 if base is None else base.size)
             self.changed = base is None or over is not None
-            self.handed = over is not None
+            self.recorded = over is not None
             self.attempts.clear()
             self.turns += 1
 
@@ -67,7 +67,7 @@ class Draft:
         """Record a successful commit: all written-back bytes are in it."""
         with self.lock:
             self.take(base, over)
-            self.handed = True
+            self.recorded = True
             self.rolled_back = False
 
     def roll_back(self, base: Stored | None) -> None:
@@ -134,7 +134,7 @@ class Draft:
         with self.lock:
             if upload is not None and upload is not self.upload:
                 return False
-            self.changed = self.handed = True
+            self.changed = self.recorded = True
             self.rolled_back = False
             if isinstance(source, Staged):
                 self.private.add(source.name)
@@ -144,14 +144,14 @@ class Draft:
 
     def cut(self, size: int) -> None:
         with self.lock:
-            self.changed = self.handed = True
+            self.changed = self.recorded = True
             self.turns += 1
             for extents in self._maps():
                 extents.cut(size)
 
     def punch(self, begin: int, end: int) -> None:
         with self.lock:
-            self.changed = self.handed = True
+            self.changed = self.recorded = True
             self.turns += 1
             for extents in self._maps():
                 extents.punch(begin, end)

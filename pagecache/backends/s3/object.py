@@ -212,7 +212,7 @@ class S3File(BackendFile):
         """
         needed = self._draft.staged()
         missing = needed - self._backend.session.stored()
-        return self._draft.handed and not missing & self._draft.staged()
+        return self._draft.recorded and not missing & self._draft.staged()
 
     # ---------------------------------------------------------------- uploads
 
@@ -255,7 +255,7 @@ class S3File(BackendFile):
     def _commit(self) -> None:
         draft = self._draft
         if draft.attempts:
-            self._look_back()
+            self._check_attempts()
             if not draft.changed:
                 return
         if draft.forget():
@@ -378,7 +378,7 @@ class S3File(BackendFile):
         after = answered.retry_after if answered is not None else None
         raise BackendError(error.errno or errno.EIO, str(error), retry=True, retry_after=after, kept=True) from error
 
-    def _look_back(self) -> None:
+    def _check_attempts(self) -> None:
         """Check for commits with unknown result."""
         stored = self._bucket.head(self.name)
         if stored is not None and stored.id in self._draft.attempts:

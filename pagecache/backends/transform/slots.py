@@ -44,10 +44,10 @@ class Slots:
         del stored[done:]
         return stored
 
-    def _counted(self, method: str, answer: object, asked: int) -> int:
-        if not isinstance(answer, int) or not 0 <= answer <= asked:
+    def _counted(self, method: str, answer: object, requested: int) -> int:
+        if not isinstance(answer, int) or not 0 <= answer <= requested:
             raise BackendProtocolError(
-                f"{method} of the inner backend answered {answer!r} for {asked} bytes", self._key
+                f"{method} of the inner backend answered {answer!r} for {requested} bytes", self._key
             )
         return answer
 

@@ -10,7 +10,7 @@ from pagecache.backends.protocol import Backend, BackendLimits
 from pagecache.cli.check_backend.answers import is_stat, wrong_answer
 from pagecache.cli.check_backend.bounded import Hung, within
 from pagecache.cli.check_backend.checking import Kept, Objects, check_all, checks
-from pagecache.cli.check_backend.limits import Finding, look_at, to_write_down
+from pagecache.cli.check_backend.limits import Finding, check_limits, to_write_down
 from pagecache.cli.check_backend.measuring import Budget, Measures, measure, saturated
 from pagecache.cli.check_backend.promises import CAPABILITIES
 from pagecache.cli.progress import Progress
@@ -196,8 +196,8 @@ def _check(target: Target, objects: Objects, settings: Settings, report: Report,
 def _measure(target: Target, objects: Objects, settings: Settings, report: Report) -> None:
     """Check the limits and measure, as far as each step succeeds."""
 
-    def look() -> None:
-        for finding in look_at(target, objects):
+    def check() -> None:
+        for finding in check_limits(target, objects):
             report.findings.append(finding)
 
     def take() -> None:
@@ -208,7 +208,7 @@ def _measure(target: Target, objects: Objects, settings: Settings, report: Repor
             backend.close()
 
     for what, call, seconds in (
-        ("the look at the limits", look, settings.timeout),
+        ("the check of the limits", check, settings.timeout),
         ("measuring", take, settings.timeout + settings.budget.seconds),
     ):
         try:

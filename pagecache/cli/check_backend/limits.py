@@ -14,7 +14,7 @@ from pagecache.cli.check_backend.measuring import Measures, saturated
 from pagecache.target import Target
 from pagecache.testing.conformance_base import content, limits_of, read, write
 
-__all__ = ["Finding", "look_at", "text_of", "to_write_down"]
+__all__ = ["Finding", "check_limits", "text_of", "to_write_down"]
 
 GROUP = "limits"
 UNITS = tuple(1 << power for power in range(17))
@@ -39,7 +39,7 @@ class Finding:
     better: object = None
 
 
-def look_at(target: Target, objects: Objects) -> Iterator[Finding]:
+def check_limits(target: Target, objects: Objects) -> Iterator[Finding]:
     """Yield a finding on every limit that can be checked."""
     backend = target.make()
     try:

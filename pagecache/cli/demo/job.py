@@ -140,17 +140,17 @@ def checked_size(text: str, what: str) -> int:
         raise WrongInput(str(error)) from None
 
 
-def capacity_for(asked: str | None, tree: Tree) -> int:
+def capacity_for(capacity_option: str | None, tree: Tree) -> int:
     """Return the capacity in bytes: as requested, or a quarter of the tree.
 
     Raises:
         WrongInput: Not a size, or too small for a cache.
     """
-    if asked is None:
+    if capacity_option is None:
         return max(SMALLEST_CAPACITY, tree.size // 4 // PAGE * PAGE)
-    capacity = checked_size(asked, "--capacity")
+    capacity = checked_size(capacity_option, "--capacity")
     if capacity < SMALLEST_CAPACITY:
-        raise WrongInput(f"--capacity {asked}: at least {SMALLEST_CAPACITY // 1024}KiB")
+        raise WrongInput(f"--capacity {capacity_option}: at least {SMALLEST_CAPACITY // 1024}KiB")
     return capacity
 
 
@@ -209,7 +209,7 @@ class Job:
         self.report.moved[phase] = self.report.moved.get(phase, 0) + amount
         self.report.calls += calls
 
-    def look(self, cached: CachedSide) -> None:
+    def record_memory(self, cached: CachedSide) -> None:
         """Record the current memory use of the cache."""
         self.report.peak_used = max(self.report.peak_used, cached.cache.stats().used)
 
@@ -222,7 +222,7 @@ class Job:
                     with self.timed(side, "copy"):
                         side.copy(batch)
                 self.moved("copy", 2 * sum(f.size for f in files), 2 * sum(len(pieces) for _, pieces in batch))
-                self.look(cached)
+                self.record_memory(cached)
                 advance(len(files))
 
     def edit(self, turn: int, cached: CachedSide, plain: PlainSide) -> None:
@@ -241,7 +241,7 @@ class Job:
                 for _, edit in edits:
                     self.report.edits[edit.kind] = self.report.edits.get(edit.kind, 0) + 1
                 self.moved("edit", sum(len(edit.data) for _, edit in edits), len(edits))
-                self.look(cached)
+                self.record_memory(cached)
                 advance(len(keys))
 
     def read_back(self, turn: int, cached: CachedSide, plain: PlainSide) -> None:
@@ -252,7 +252,7 @@ class Job:
             for key in keys:
                 found = self.read_one(turn, key, self.in_turn(cached, plain))
                 self.report.difference = self.report.difference or found
-                self.look(cached)
+                self.record_memory(cached)
                 advance(1)
 
     def read_one(self, turn: int, key: str, sides: Sequence[Side]) -> Difference | None:

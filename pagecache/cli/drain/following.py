@@ -93,11 +93,11 @@ class Follower:
         self.ended = threading.Event()
         self._socket = socket
         self._volume = volume
-        # Used by the caller of `look`, and by the thread after `start`.
+        # Used by the caller of `check`, and by the thread after `start`.
         self._client = Client(socket, timeout=ANSWER_TIMEOUT)
         self._answered = 0.0
 
-    def look(self) -> None:
+    def check(self) -> None:
         """Check the cache and the volume before any sync begins.
 
         Raises:
@@ -148,7 +148,7 @@ class Follower:
         if self.outcome.errors:
             self._note_unsaved()
 
-    def _patiently(self, ask: Callable[[], Sync]) -> Sync:
+    def _patiently(self, request: Callable[[], Sync]) -> Sync:
         """Ask until there is an answer: a stopped or busy process may go on.
 
         To begin a sync a second time does no harm.
@@ -156,7 +156,7 @@ class Follower:
         refused_since: float | None = None
         while True:
             try:
-                return ask()
+                return request()
             except TooSlow:
                 pass
             except Refused as error:

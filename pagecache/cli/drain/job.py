@@ -53,7 +53,7 @@ def _answering(followers: Sequence[Follower]) -> list[Follower]:
     try:
         for follower in followers:
             try:
-                follower.look()
+                follower.check()
             except TooSlow as error:
                 follower.outcome.unknown = f"{printable(str(error))}; nothing was begun there"
             else:

@@ -8,7 +8,7 @@
     columns.py    rows -> cells
     panels.py     caches, latency, queue, waits and errors as lines of text
     folio_map.py  one file's runs -> a map of letters
-    look.py       one sample of a socket; a thread that samples at an interval
+    sampling.py   one sample of a socket; a thread that samples at an interval
     once.py       `--once`
     model.py      the state of the live view, and its requests
     app.py, map_screen.py, help_screen.py, table.py     the live view itself (textual)

@@ -1,6 +1,6 @@
 """The live view: threads that sample the sockets, the model of the samples, and the screens that show it.
 
-Each socket has a separate thread (`look.Looker`), which posts its samples to this program's loop; everything else
+Each socket has a separate thread (`sampling.Sampler`), which posts its samples to this program's loop; everything else
 happens in the loop. So a socket whose owner hangs delays nothing, and quitting waits for no thread.
 """
 
@@ -16,11 +16,11 @@ from textual.binding import Binding, BindingType
 from textual.message import Message
 
 from pagecache.cli.top.help_screen import HelpScreen
-from pagecache.cli.top.look import Looker, socket_looker
 from pagecache.cli.top.main_screen import MainScreen
 from pagecache.cli.top.map_screen import MapScreen
 from pagecache.cli.top.model import Model
 from pagecache.cli.top.rows import FileRow, Sample
+from pagecache.cli.top.sampling import Sampler, socket_sampler
 from pagecache.interrupts import INTERRUPTED
 
 # Seconds between updates of the ages of lost sockets and searches for new sockets.
@@ -44,7 +44,7 @@ class TopApp(App[None]):
         Binding("p", "pause", "Pause"),
         Binding("plus", "interval(1)", "Slower", key_display="+", show=False),
         Binding("minus", "interval(-1)", "Faster", key_display="-", show=False),
-        Binding("r", "look", "Look now", show=False),
+        Binding("r", "sample", "Look now", show=False),
         Binding("question_mark", "help", "Help", key_display="?"),
         Binding("q", "quit", "Quit"),
         Binding("ctrl+c", "interrupt", "Interrupt", show=False, priority=True),
@@ -53,7 +53,7 @@ class TopApp(App[None]):
     def __init__(self, model: Model) -> None:
         super().__init__()
         self.model = model
-        self._lookers: dict[Path, Looker[Sample]] = {}
+        self._samplers: dict[Path, Sampler[Sample]] = {}
 
     def on_mount(self) -> None:
         """Start sampling."""
@@ -69,8 +69,8 @@ class TopApp(App[None]):
 
     def on_unmount(self) -> None:
         """Stop sampling."""
-        for looker in self._lookers.values():
-            looker.stop()
+        for sampler in self._samplers.values():
+            sampler.stop()
 
     def leave(self, status: int) -> None:
         """End with this status."""
@@ -78,12 +78,12 @@ class TopApp(App[None]):
 
     def watch_socket(self, path: Path) -> None:
         """Start to sample one socket."""
-        looker = socket_looker(path, lambda: self.model.question(path), self.deliver, self.model.pause_or_interval)
-        self._lookers[path] = looker
-        looker.start()
+        sampler = socket_sampler(path, lambda: self.model.question(path), self.deliver, self.model.pause_or_interval)
+        self._samplers[path] = sampler
+        sampler.start()
 
     def deliver(self, sample: Sample) -> None:
-        """Post a sample. Called by lookers, in their threads."""
+        """Post a sample. Called by samplers, in their threads."""
         try:
             self.post_message(Sampled(sample))
         except RuntimeError:
@@ -96,11 +96,11 @@ class TopApp(App[None]):
 
     def turn(self) -> None:
         """Search for new sockets, and update the ages of lost ones."""
-        new, lost = self.model.look_around()
+        new, lost = self.model.refresh_sockets()
         for path in new:
             self.watch_socket(path)
         for path in lost:
-            self._lookers.pop(path).stop()
+            self._samplers.pop(path).stop()
         if new or lost or any(row.gone is not None for row in self.model.caches()):
             self.update_all()
 
@@ -110,12 +110,12 @@ class TopApp(App[None]):
             if isinstance(screen, MainScreen) and (screen.is_current or isinstance(self.screen, HelpScreen)):
                 screen.update_all()
 
-    def look_now(self) -> None:
+    def sample_now(self) -> None:
         """Sample every socket now; in a pause as well, once."""
-        for looker in self._lookers.values():
-            looker.wake()
+        for sampler in self._samplers.values():
+            sampler.wake()
         if isinstance(self.screen, MapScreen):
-            self.screen.look_now()
+            self.screen.sample_now()
 
     def show_map(self, row: FileRow) -> None:
         """Show the map of a file."""
@@ -132,16 +132,16 @@ class TopApp(App[None]):
         self.shown_differently()
 
     def shown_differently(self) -> None:
-        """Wake the lookers, so that they use the new interval at once."""
+        """Wake the samplers, so that they use the new interval at once."""
         if not self.model.paused:
-            self.look_now()
+            self.sample_now()
         self.update_all()
         if isinstance(self.screen, MapScreen):
             self.screen.update_all()
 
-    def action_look(self) -> None:
+    def action_sample(self) -> None:
         """Sample now."""
-        self.look_now()
+        self.sample_now()
 
     def action_help(self) -> None:
         """Show the keys."""

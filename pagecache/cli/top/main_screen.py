@@ -118,7 +118,7 @@ class MainScreen(Screen[None]):
         """Ask for the files on the screen, and one screen more."""
         table = self.files
         if self.app.model.want(table.cursor + 2 * table.lines):
-            self.app.look_now()
+            self.app.sample_now()
 
     def update_all(self) -> None:
         """Show the model."""
@@ -192,7 +192,7 @@ class MainScreen(Screen[None]):
             case "errors":
                 lines = [Text("ERRORS", style="bold"), *(trouble_lines(volumes) or [Text("none")])]
             case "waits":
-                lines = [Text("WAITS", style="bold"), *(wait_lines(self.app.model.waits()) or [Text("nobody waits")])]
+                lines = [Text("WAITS", style="bold"), *(wait_lines(self.app.model.waits()) or [Text("no waits")])]
         self.panel_lines.update(Text("\n").join(lines))
 
     @on(RowTable.Moved)
@@ -219,7 +219,7 @@ class MainScreen(Screen[None]):
         model = self.app.model
         model.volume = None if model.volume == row.identity else row.identity
         self.update_all()
-        self.app.look_now()
+        self.app.sample_now()
 
     def action_sort(self, step: int) -> None:
         """Sort by the next column, or the one before."""
@@ -230,7 +230,7 @@ class MainScreen(Screen[None]):
         """Show the known files in the new order, and ask for the first ones."""
         self.files.action_to_end(-1)
         self.update_all()
-        self.app.look_now()
+        self.app.sample_now()
 
     def action_panel(self, panel: str) -> None:
         """Show a panel, or hide it."""
@@ -260,7 +260,7 @@ class MainScreen(Screen[None]):
             return
         self.app.model.filter = event.value
         self.update_all()
-        self.typing(self.set_timer(FILTER_PAUSE, self.app.look_now))
+        self.typing(self.set_timer(FILTER_PAUSE, self.app.sample_now))
 
     def typing(self, timer: Timer | None) -> None:
         """Ask the servers, which see all files, when `timer` is over, not for each letter."""
@@ -272,7 +272,7 @@ class MainScreen(Screen[None]):
     def filter_kept(self) -> None:
         """Return to the files."""
         self.typing(None)
-        self.app.look_now()
+        self.app.sample_now()
         self.filter.display = False
         self.set_focus(self.files)
 
@@ -290,4 +290,4 @@ class MainScreen(Screen[None]):
             self.panel_chosen = False
         self.fit_layout()
         self.update_all()
-        self.app.look_now()
+        self.app.sample_now()

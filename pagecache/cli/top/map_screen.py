@@ -14,10 +14,10 @@ from textual.widget import Widget
 from textual.widgets import Footer, Static
 
 from pagecache.cli.top.folio_map import MARGIN, amounts, map_lines, piece_size
-from pagecache.cli.top.look import TIMEOUT, Looker
 from pagecache.cli.top.model import Model
 from pagecache.cli.top.panels import swatches
 from pagecache.cli.top.rows import FileRow
+from pagecache.cli.top.sampling import TIMEOUT, Sampler
 from pagecache.cli.top.text import clip_start
 from pagecache.observe.answers import Folios
 from pagecache.observe.client import Client, LiveError, Refused
@@ -92,10 +92,10 @@ class MapScreen(Screen[None]):
         self.map = FolioMap(id="map")
         self.legend = Static(id="map-legend")
         self._model = model
-        # A separate client: that of the socket's looker belongs to its thread.
+        # A separate client: that of the socket's sampler belongs to its thread.
         client = Client(row.socket, timeout=TIMEOUT)
-        self._looker: Looker[Answered] = Looker(
-            lambda: self._ask(client), self._deliver, model.pause_or_interval, client
+        self._sampler: Sampler[Answered] = Sampler(
+            lambda: self._read(client), self._deliver, model.pause_or_interval, client
         )
 
     @property
@@ -112,12 +112,12 @@ class MapScreen(Screen[None]):
 
     def on_mount(self) -> None:
         """Start to ask."""
-        self._looker.start()
+        self._sampler.start()
         self.update_all()
 
     def on_unmount(self) -> None:
         """Stop asking."""
-        self._looker.stop()
+        self._sampler.stop()
 
     def on_resize(self, event: events.Resize) -> None:
         """Fit the legend to the new size."""
@@ -127,11 +127,11 @@ class MapScreen(Screen[None]):
         """Show the scale."""
         self.update_all()
 
-    def look_now(self) -> None:
+    def sample_now(self) -> None:
         """Ask without waiting for the interval."""
-        self._looker.wake()
+        self._sampler.wake()
 
-    def _ask(self, client: Client) -> Answered:
+    def _read(self, client: Client) -> Answered:
         view = self.view
         try:
             return Answered(view, client.all_folios(self.row.file.id, offset=view.offset, length=view.length))
@@ -151,7 +151,7 @@ class MapScreen(Screen[None]):
         answer = event.answer
         if isinstance(answer, Folios) and answer.length <= 0 and self.view != View():
             self.view = View()  # the file became shorter than the visible part
-            self.look_now()
+            self.sample_now()
         elif isinstance(answer, Folios):
             pid = self._model.pid(self.row.socket)
             restarted = pid is not None and pid != self.row.pid
@@ -203,7 +203,7 @@ class MapScreen(Screen[None]):
         length = self.folios.length // ZOOM if step > 0 else self.folios.length * ZOOM
         length = max(page, -(-length // page) * page)
         middle = self.folios.offset + self.folios.length // 2
-        self.look_at(middle - length // 2, length, size)
+        self.show_range(middle - length // 2, length, size)
 
     def action_move(self, step: int) -> None:
         """Move by half of the visible part to the left or right; 0: back to the whole file."""
@@ -211,13 +211,13 @@ class MapScreen(Screen[None]):
             return
         folios = self.folios
         if step == 0:
-            self.look_at(0, folios.size, folios.size)
+            self.show_range(0, folios.size, folios.size)
         else:
-            self.look_at(folios.offset + step * folios.length // 2, folios.length, folios.size)
+            self.show_range(folios.offset + step * folios.length // 2, folios.length, folios.size)
 
-    def look_at(self, offset: int, length: int, size: int) -> None:
+    def show_range(self, offset: int, length: int, size: int) -> None:
         """Show so many bytes from the beginning of a page, as far as the file has them."""
         page = max(1, self.folios.page_size) if self.folios else 1
         offset = max(0, min(offset, size - length)) // page * page
         self.view = View() if length >= size else View(offset, min(length, size - offset))
-        self.look_now()
+        self.sample_now()

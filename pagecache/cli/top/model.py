@@ -1,6 +1,6 @@
 """The state of the live view, and its requests to the sockets. No terminal, no thread: samples in, rows out.
 
-The lookers read `question` and `pause_or_interval` from their threads: both use attributes that are replaced as a
+The samplers read `question` and `pause_or_interval` from their threads: both use attributes that are replaced as a
 whole.
 """
 
@@ -8,7 +8,6 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 
-from pagecache.cli.top.look import Question
 from pagecache.cli.top.rows import (
     SORTS,
     CacheRow,
@@ -23,6 +22,7 @@ from pagecache.cli.top.rows import (
     volume_rows,
     waits_of,
 )
+from pagecache.cli.top.sampling import Question
 from pagecache.observe.answers import Waits
 
 INTERVALS = (0.1, 0.2, 0.5, 1.0, 2.0, 5.0, 10.0, 30.0, 60.0)
@@ -79,7 +79,7 @@ class Model:
         if watch is not None:
             watch.take(sample, self.clock())
 
-    def look_around(self) -> tuple[list[Path], list[Path]]:
+    def refresh_sockets(self) -> tuple[list[Path], list[Path]]:
         """Return new sockets and sockets to drop. Only if none were named."""
         if self.find is None:
             return [], []

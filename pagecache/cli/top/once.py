@@ -15,9 +15,9 @@ from rich.table import Table
 from rich.text import Text
 
 from pagecache.cli.top.columns import VOLUME_COLUMNS, Column, Row, file_columns
-from pagecache.cli.top.look import TIMEOUT, Question, look
 from pagecache.cli.top.panels import cache_bar, cache_line, legend, trouble_lines, wait_lines
 from pagecache.cli.top.rows import Traffic, Watch, cache_row, file_rows, merge_files, volume_rows, waits_of
+from pagecache.cli.top.sampling import TIMEOUT, Question, take_sample
 from pagecache.observe.client import Client
 from pagecache.quantities import printable
 
@@ -60,17 +60,17 @@ def observe(sockets: Sequence[Path], question: Question, interval: float | None)
 def observe_one(watch: Watch, question: Question, interval: float | None) -> None:
     """Sample one socket, once or twice."""
     with Client(watch.socket, timeout=TIMEOUT) as client:
-        watch.take(look(client, question), time.monotonic())
+        watch.take(take_sample(client, question), time.monotonic())
         if interval is not None:
             time.sleep(interval)
-            watch.take(look(client, question), time.monotonic())
+            watch.take(take_sample(client, question), time.monotonic())
 
 
 def print_tables(watches: Sequence[Watch], question: Question, console: Console | None = None) -> None:
     """Print caches, volumes, files, errors and waits on stdout."""
     if console is None:
-        told = sys.stdout.isatty() or os.environ.get("COLUMNS", "").isdecimal()
-        console = Console(width=None if told else PIPE_WIDTH)
+        wide = sys.stdout.isatty() or os.environ.get("COLUMNS", "").isdecimal()
+        console = Console(width=None if wide else PIPE_WIDTH)
     width = console.width
     volumes = [row for watch in watches for row in volume_rows(watch)]
     for watch in watches:

@@ -6,7 +6,7 @@ from collections.abc import Sequence
 from importlib.util import find_spec
 from pathlib import Path
 
-from pagecache.cli.top.look import Question
+from pagecache.cli.top.sampling import Question
 from pagecache.distribution import needs
 from pagecache.observe.client import find_sockets
 

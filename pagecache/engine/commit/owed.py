@@ -27,8 +27,8 @@ from typing import TYPE_CHECKING, Any, NamedTuple, Protocol
 
 from ...native import COMMIT
 from ..park import SLICE
-from ..report.look import Look, Owner
 from ..report.reason import during, of_file
+from ..report.wait_snapshot import Owner, WaitSnapshot
 from ..runner import Job
 
 if TYPE_CHECKING:
@@ -149,8 +149,8 @@ class Owed:
                 return
             volume.park.wait("inode", file.native.address, seq, SLICE)
 
-    def _left_behind(self, look: Look) -> Owner | None:
-        return look.token(self._file) or look.at_work(self._file.volume.native.address, self._file.key)
+    def _left_behind(self, snapshot: WaitSnapshot) -> Owner | None:
+        return snapshot.token(self._file) or snapshot.at_work(self._file.volume.native.address, self._file.key)
 
     def fence(self) -> None:
         """Record that the paying thread's call can no longer land, and may never return: the next payer does not wait
@@ -167,8 +167,8 @@ class Owed:
             self._file.volume.check_alive(self._file.key)
         return None
 
-    def _payer(self, look: Look) -> Owner | None:
-        return look.at_work(self._file.volume.native.address, self._file.key)
+    def _payer(self, snapshot: WaitSnapshot) -> Owner | None:
+        return snapshot.at_work(self._file.volume.native.address, self._file.key)
 
     def _note(self, paid: Debt) -> None:
         """Record a paid cut as uncommitted, if it needs a commit. Most were recorded when they were published."""

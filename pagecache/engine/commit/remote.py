@@ -251,13 +251,13 @@ def _new_base(file: EngineFile, *, keep: bool = True, most: int | None = None) -
         if rollback is not None:
             rollback()
         _forget_owed(file)  # the debts concerned forgotten changes
-        file.native.base_asked()
+        file.native.base_requested()
         fresh, stat = open_base(file)
         take_base(file, fresh, stat)
         _owe_cut(file, stat, most)
         return stat, True
     file.owed.pay_now()  # published truncates and holes become part of the other version
-    file.native.base_asked()
+    file.native.base_requested()
     stat = file.opened().stat()
     _owe_cut(file, stat, most)  # first: a direct write continues as soon as there is no conflict, and may extend it
     take_base(file, None, stat)
@@ -270,7 +270,7 @@ def _lay_staged_over(file: EngineFile, most: int | None) -> ObjectStat:
     """
     rebasing: Any = file.opened()
     file.native.uncommit()  # first: nothing else may count as acknowledged if a call fails now
-    file.native.base_asked()
+    file.native.base_requested()
     rebasing.rebase(file.native.staged_ranges())
     _forget_owed(file)
     stat = file.opened().stat()
@@ -342,7 +342,7 @@ def _rebase(file: EngineFile, version: str | None) -> None:
 
 
 def _take(file: EngineFile) -> None:
-    file.tell_loss(take(file), TAKEN)
+    file.report_loss(take(file), TAKEN)
 
 
 def force(file: EngineFile) -> None:

@@ -58,7 +58,7 @@ def stands(file: EngineFile, op: Op) -> bool:
             file.volume.park.wait("inode", file.native.address, seq, SLICE)
 
     if _forgets(file):
-        during(of_file(file, "the commit or rollback that runs", lambda look: look.token(file)), sleep)
+        during(of_file(file, "the commit or rollback that runs", lambda snapshot: snapshot.token(file)), sleep)
     if len(file.owed):
         file.owed.pay()  # the last commit may have taken the staged bytes (outcome.py)
     return not op.anew() and (not op.staged or file.native.is_staged(op.offset))
@@ -107,7 +107,7 @@ def lose(file: EngineFile, stored: int, *, committing: bool) -> bool:
     if file.volume.mirror is not None and ranges and not file.removed:
         file.volume.mirror.invalidate(file.key, "staged data was lost")
     lost = [LostRange(file.key, pos, length, errno.ENOENT, file.volume.name) for pos, length in ranges]
-    file.tell_loss(lost, "the backend lost its staged bytes")
+    file.report_loss(lost, "the backend lost its staged bytes")
     return True
 
 

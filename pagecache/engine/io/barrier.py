@@ -34,9 +34,9 @@ from ...native import BACKOFF, CALLS, DIRTY, END, FAILED, WAITS, WRITEBACK, Kind
 from .. import failures
 from ..foreign import errno_of, text_of
 from ..park import SLICE, Deadline, deadline_error
-from ..report.look import Look, Owner, nobody
 from ..report.notices import cause
 from ..report.reason import Reason, during, of_file
+from ..report.wait_snapshot import Owner, WaitSnapshot, unowned
 from ..retryer import Parked, decide
 from ..runner import Job
 
@@ -276,23 +276,23 @@ class FileSync:
     def wait(self, seq: int, deadline: Deadline) -> None:
         """Sleep until something may have changed since `seq`."""
         if self._version is not None:
-            self._version.rest(min(deadline.left(), SLICE))
+            self._version.join(min(deadline.left(), SLICE))
             return
-        self.file.volume.park.wait("inode", self.file.native.address, seq, min(self.rest(deadline), SLICE))
+        self.file.volume.park.wait("inode", self.file.native.address, seq, min(self.poll_delay(deadline), SLICE))
 
-    def rest(self, deadline: Deadline) -> float:
+    def poll_delay(self, deadline: Deadline) -> float:
         """Return the seconds after which a check is due even without an event."""
         left = SLICE if deadline.at is None else min(SLICE, deadline.left())
         if self.not_before:
             left = min(left, max(0.001, self.not_before - deadline.clock.now()))
         return left
 
-    def owner(self, look: Look) -> Owner | None:
+    def owner(self, snapshot: WaitSnapshot) -> Owner | None:
         """Return the currently awaited thread or call, for reports."""
         if self._version is not None:
-            return look.job(self._version)
+            return snapshot.job(self._version)
         file = self.file
-        held = look.token(file)
+        held = snapshot.token(file)
         if held is not None:
             return held
         worst, next_retry = None, None
@@ -304,8 +304,8 @@ class FileSync:
         at = max(self.not_before, next_retry or 0.0)
         if at > file.volume.clock.now():
             why = "" if worst is None else f" after {worst.message}"
-            return nobody(f"time: it is tried again in {at - file.volume.clock.now():.1f} s{why}")
-        return nobody(f"no thread has begun the remainder of {file.key!r}", look.busy(file.volume.native.address))
+            return unowned(f"time: it is tried again in {at - file.volume.clock.now():.1f} s{why}")
+        return unowned(f"no thread has begun the remainder of {file.key!r}", snapshot.busy(file.volume.native.address))
 
     def waits_for_time(self) -> bool:
         """Return whether the next step only waits for its time."""
@@ -396,7 +396,7 @@ async def awaited(sync: FileSync, timeout: float | None, what: str) -> None:
         while (seq := _standing(sync, deadline, what)) is not None:
             from ..loop import advanced  # a task waits: its program has imported asyncio
 
-            await advanced("inode", native.address, seq, sync.rest(deadline), reason, since)
+            await advanced("inode", native.address, seq, sync.poll_delay(deadline), reason, since)
 
 
 def begin_flush(file: EngineFile, start: int = 0, end: int = END, *, version: bool = False) -> FileSync:

@@ -256,7 +256,7 @@ def _begin(file: EngineFile, op: Op) -> None:
                 file.volume.check_alive(file.key)
                 file.volume.park.wait("inode", file.native.address, file.native.event_seq(), SLICE)
 
-        during(of_file(file, "a cut of discarded bytes", lambda look: look.token(file)), sleep)
+        during(of_file(file, "a cut of discarded bytes", lambda snapshot: snapshot.token(file)), sleep)
         op.direct_begin()
 
 
@@ -276,7 +276,7 @@ def outlast(file: EngineFile) -> None:
             file.volume.park.wait("inode", file.native.address, seq, SLICE)
 
     if file.native.direct_count():
-        during(of_file(file, "direct writes to end", lambda look: look.lock(file)), sleep)
+        during(of_file(file, "direct writes to end", lambda snapshot: snapshot.lock(file)), sleep)
 
 
 def _locked(file: EngineFile, op: Op, write: Write) -> bool:
@@ -452,17 +452,17 @@ def lose(file: EngineFile, *, forget: bool = False) -> None:
     ranges = file.native.direct_ranges()
     if not ranges:
         return
-    untold = _without(file.native.direct_ranges(everything=False), file.native.local_ranges())
+    unreported = _without(file.native.direct_ranges(everything=False), file.native.local_ranges())
     size, volume = file.native.size, file.volume
-    file.native.direct_told(forget)
+    file.native.direct_reported(forget)
     for pos, length in ranges:
         file.native.invalidate_remote(pos, pos + length)
     lost = [
         LostRange(file.key, pos, min(length, size - pos), errno.EIO, volume.name)
-        for pos, length in untold
+        for pos, length in unreported
         if pos < size
     ]
-    file.tell_loss(lost, "what direct writes had sent was not committed, and cannot be sent again")
+    file.report_loss(lost, "what direct writes had sent was not committed, and cannot be sent again")
 
 
 def uncommitted(file: EngineFile) -> list[tuple[int, int]]:

@@ -26,14 +26,14 @@ if TYPE_CHECKING:
 __all__ = ["Extent", "find_data"]
 
 Extent = tuple[int, int] | None
-Ask = Callable[[Callable[[], Extent]], Extent]
-CANNOT_TELL = frozenset({errno.ENOSYS, errno.EOPNOTSUPP, errno.EINVAL})
+Query = Callable[[Callable[[], Extent]], Extent]
+UNSUPPORTED = frozenset({errno.ENOSYS, errno.EOPNOTSUPP, errno.EINVAL})
 
 
-def find_data(file: EngineFile, offset: int, whence: int, ask: Ask) -> int:
+def find_data(file: EngineFile, offset: int, whence: int, query: Query) -> int:
     """Return the offset of the next data (os.SEEK_DATA) or hole (os.SEEK_HOLE) at or after `offset`.
 
-    `ask` makes a call of the backend.
+    `query` makes a call of the backend.
 
     Raises:
         OSError: ENXIO: `offset` is not inside the file, or no data follows; otherwise an error of the backend.
@@ -41,40 +41,42 @@ def find_data(file: EngineFile, offset: int, whence: int, ask: Ask) -> int:
     size = file.native.size
     found = size
     if 0 <= offset < size:
-        found = _next_data(file, offset, size, ask) if whence == os.SEEK_DATA else _next_hole(file, offset, size, ask)
+        found = (
+            _next_data(file, offset, size, query) if whence == os.SEEK_DATA else _next_hole(file, offset, size, query)
+        )
     if found == size and (whence == os.SEEK_DATA or not 0 <= offset < size):
         what = "data" if whence == os.SEEK_DATA else "hole"
         raise OSError(errno.ENXIO, f"no {what} at or behind offset {offset} of a file of {size} bytes", file.key)
     return found
 
 
-def _next_data(file: EngineFile, at: int, size: int, ask: Ask) -> int:
+def _next_data(file: EngineFile, at: int, size: int, query: Query) -> int:
     while at < size:
         local, stop = file.native.direct_split(at, size)
         if local > at:
             return at
-        stored = _stored(file, at, ask)
+        stored = _stored(file, at, query)
         if stored is not None and stored[0] < stop:
             return stored[0]
         at = stop
     return size
 
 
-def _next_hole(file: EngineFile, at: int, size: int, ask: Ask) -> int:
+def _next_hole(file: EngineFile, at: int, size: int, query: Query) -> int:
     page = int(file.volume.cache.config.page_size)
     while at < size:
         local, _ = file.native.direct_split(at, size)
         if local > at:
             at = min(-(-local // page) * page, size)
             continue
-        stored = _stored(file, at, ask)
+        stored = _stored(file, at, query)
         if stored is None or stored[0] > at:
             return at
         at = min(stored[1], size)
     return size
 
 
-def _stored(file: EngineFile, at: int, ask: Ask) -> Extent:
+def _stored(file: EngineFile, at: int, query: Query) -> Extent:
     """Return the first data at or after `at` that is not local."""
     remote = file.native.remote_size
     if at >= remote:
@@ -84,9 +86,9 @@ def _stored(file: EngineFile, at: int, ask: Ask) -> Extent:
     if not hasattr(file.backend_file, "next_data"):
         return at, END
     try:
-        found = ask(lambda: _ask(file, at))
+        found = query(lambda: _query(file, at))
     except OSError as error:
-        if isinstance(error, io.UnsupportedOperation) or error.errno in CANNOT_TELL:
+        if isinstance(error, io.UnsupportedOperation) or error.errno in UNSUPPORTED:
             return at, END
         if error.errno == errno.ENXIO:  # of a store that is gone: no statement about data
             raise OSError(errno.EIO, f"next_data({at}) raised {error}", file.key) from error
@@ -94,7 +96,7 @@ def _stored(file: EngineFile, at: int, ask: Ask) -> Extent:
     return None if found is None or found[0] >= remote else found
 
 
-def _ask(file: EngineFile, at: int) -> Extent:
+def _query(file: EngineFile, at: int) -> Extent:
     file.owed.pay()
     answer = file.opened().next_data(at)  # type: ignore[attr-defined]
     if answer is None:

@@ -18,7 +18,7 @@ from typing import TYPE_CHECKING, Any
 from ...backends.plain import returned
 from ...errors import BackendProtocolError
 from ...native import Op
-from ..blocking import BlockingFile, as_answer, asked, original_file
+from ..blocking import BlockingFile, as_answer, call_async, original_file
 from ..commit import outcome, remote, tails
 from . import barrier, collector, reader
 
@@ -136,7 +136,7 @@ async def _write(self: EngineFile, op: Op) -> None:
         if self.volume.mirror is not None:
             self.volume.mirror.take(self, op)
         while (call := op.begin()) is not None:
-            if _taken(self, op, op.complete(await asked(name, send, call[0], call[1]))):
+            if _taken(self, op, op.complete(await call_async(name, send, call[0], call[1]))):
                 break
     except BaseException as error:
         if loop.ending:

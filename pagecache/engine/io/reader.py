@@ -16,7 +16,7 @@ from typing import TYPE_CHECKING, Any
 from ...backends.plain import returned
 from ...errors import BackendProtocolError, PageCacheError
 from ...native import Op
-from ..blocking import BlockingFile, as_answer, asked
+from ..blocking import BlockingFile, as_answer, call_async
 from ..commit import remote, staging
 from ..foreign import as_os_error, named, text_of
 from ..report.notices import cause, fault
@@ -104,7 +104,7 @@ async def read(file: EngineFile, staged: bool, offset: int, buffers: tuple[memor
     method = file.read_staged if staged else file.read_into
     if isinstance(backend_file, BlockingFile) and (staged or getattr(method, "__self__", None) is backend_file):
         name = "read_staged" if staged else "read_into"
-        return await asked(name, getattr(backend_file.wrapped, name), offset, buffers)
+        return await call_async(name, getattr(backend_file.wrapped, name), offset, buffers)
     loop = file.volume.loop  # a check before the backend's method may block, or refuses
     assert loop is not None
     return await loop.aside(file.volume.runner, partial(method, offset, buffers))

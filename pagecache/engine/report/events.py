@@ -105,12 +105,12 @@ class Feed:
                 else:
                     log.debug("%r raised again", subscriber.callback, exc_info=True)
 
-    def stop(self, patience: float) -> None:
-        """Deliver the last events, within `patience` seconds; the event thread does not wait for itself."""
+    def stop(self, timeout: float) -> None:
+        """Deliver the last events, within `timeout` seconds; the event thread does not wait for itself."""
         self._stopped = True
         self._queue.put(None)
         if self._thread is not None and self._thread is not threading.current_thread():
-            self._thread.join(patience)
+            self._thread.join(timeout)
 
 
 def _run(feed: weakref.ref[Feed], queue: Queue) -> None:

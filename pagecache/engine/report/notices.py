@@ -96,7 +96,7 @@ class Notices:
         logger.log(level, "%s: %s", self._volume, line)
 
     def _leave_out(self, level: int, topic: str, now: float) -> bool:
-        self.look(now)
+        self.check(now)
         with self._lock:
             known = self._topics.setdefault(topic, _Topic(now, level))
             known.level = max(known.level, level)
@@ -104,7 +104,7 @@ class Notices:
             known.left_out += known.lines > LINES
             return known.lines > LINES
 
-    def look(self, now: float) -> float:
+    def check(self, now: float) -> float:
         """Log the number of suppressed lines of ended windows; return the seconds until the next check."""
         with self._lock:
             over = [(topic, known) for topic, known in self._topics.items() if known.began + WINDOW <= now]

@@ -2,7 +2,7 @@
 
 Waits of C have a kind, a file and a range; those of the engine have a Reason, which the record of the wait refers to.
 It is made once for a wait that really blocks and is read by reports only: they call its `owner` with the state at that
-moment (look.py).
+moment (wait_snapshot.py).
 
 `during` runs the waiting call: it is on record while it runs, and a slice of a trace. `during` is in C around the call,
 so the record ends on every way out, at whatever bytecode an interrupt strikes.
@@ -21,7 +21,7 @@ from ...native import WAITS
 if TYPE_CHECKING:
     from ...native import NativeVolume
     from ..file import EngineFile
-    from .look import Look, Owner
+    from .wait_snapshot import Owner, WaitSnapshot
 
 __all__ = ["ENDS", "Reason", "during", "of_file"]
 
@@ -44,7 +44,7 @@ class Reason:
 
     what: str
     volume: NativeVolume
-    owner: Callable[[Look], Owner | None]
+    owner: Callable[[WaitSnapshot], Owner | None]
     key: Key | None = None
     file: int = 0
     start: int = 0
@@ -63,6 +63,6 @@ def during(reason: Reason, call: Callable[[], T]) -> T:
     )
 
 
-def of_file(file: EngineFile, what: str, owner: Callable[[Look], Owner | None], **more: Any) -> Reason:
+def of_file(file: EngineFile, what: str, owner: Callable[[WaitSnapshot], Owner | None], **more: Any) -> Reason:
     """Return a reason that concerns one file."""
     return Reason(what, file.volume.native, owner, key=file.key, file=file.native.id, **more)

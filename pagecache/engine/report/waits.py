@@ -13,8 +13,8 @@ from typing import TYPE_CHECKING, TypeAlias
 
 from ... import native
 from ...native import Operation, WaitRecord
-from .look import CALLER, Look, Owner, of, span
 from .reason import ENDS, Reason
+from .wait_snapshot import CALLER, Owner, WaitSnapshot, of, span
 
 if TYPE_CHECKING:
     from ...stats import Wait, WaitOwner
@@ -41,131 +41,133 @@ def report(cache: EngineCache) -> list[Wait]:
 
 
 def _entries(cache: EngineCache) -> list[Entry]:
-    look = Look(cache)
+    snapshot = WaitSnapshot(cache)
     found: list[Entry] = []
-    for record in look.records:
-        if _stands(look, record):
-            wait = _wait(look, record)
+    for record in snapshot.records:
+        if _stands(snapshot, record):
+            wait = _wait(snapshot, record)
             named = record.reason is not None and record.reason.named()
             found.append(((record.since_ns, record.thread, wait.name), wait, named))
-    for op in look.operations:
-        if op is look.calling(op.thread):
-            wait = _own_call(look, op)
+    for op in snapshot.operations:
+        if op is snapshot.calling(op.thread):
+            wait = _own_call(snapshot, op)
             found.append(((op.since_ns, op.thread, wait.name), wait, False))
     return sorted(found, key=lambda entry: entry[0])
 
 
 def left_over(cache: EngineCache) -> str | None:
     """Return a stale record of an ended wait, for `PageCache.check`. A wait that ends during the check is gone at the
-    second look.
+    second snapshot.
     """
-    look = Look(cache)
+    snapshot = WaitSnapshot(cache)
     found = {
-        record.number: f"wait for {look.what(record)}: {why}" for record in look.records if (why := _over(look, record))
+        record.number: f"wait for {snapshot.what(record)}: {why}"
+        for record in snapshot.records
+        if (why := _over(snapshot, record))
     }
     return next((found[record.number] for record in native.waits(cache.native.core) if record.number in found), None)
 
 
-def _over(look: Look, record: WaitRecord) -> str | None:
+def _over(snapshot: WaitSnapshot, record: WaitRecord) -> str | None:
     """Return why a record cannot be of a current wait."""
     if record.task is None:
-        return "its thread has ended" if look.ended(record.thread) else None
+        return "its thread has ended" if snapshot.ended(record.thread) else None
     return f"{record.task!r} is over" if record.task.done() else None
 
 
-def _stands(look: Look, record: WaitRecord) -> bool:
+def _stands(snapshot: WaitSnapshot, record: WaitRecord) -> bool:
     """Return whether a thread sleeps in the wait itself: not an outer one of several, nor that of a task whose loop is
     gone.
     """
     if record.task is None:
-        return look.sleeping(record.thread) is record
+        return snapshot.sleeping(record.thread) is record
     return record.loop is None or not record.loop.is_closed()
 
 
-def _wait(look: Look, record: WaitRecord) -> Wait:
+def _wait(snapshot: WaitSnapshot, record: WaitRecord) -> Wait:
     from ...stats import Wait
 
     reason: Reason | None = record.reason
-    owner, name, what = look.owner(record), look.waiter(record), look.what(record)
+    owner, name, what = snapshot.owner(record), snapshot.waiter(record), snapshot.what(record)
     if reason is None:
-        key, file, start, end = look.key(record.volume, record.inode), record.inode, record.pos, record.end
+        key, file, start, end = snapshot.key(record.volume, record.inode), record.inode, record.pos, record.end
     else:
         key, file, start, end = reason.key, reason.file, reason.start, reason.end
-    volume = look.volumes.get(record.volume)
+    volume = snapshot.volumes.get(record.volume)
     return Wait(
         thread=record.thread,
         name=name,
         task=record.task is not None,
-        seconds=max(0.0, look.now - record.since_ns / 1e9),
+        seconds=max(0.0, snapshot.now - record.since_ns / 1e9),
         what=what,
         volume=None if volume is None else volume.name,
         key=key,
         file=file or None,
         offset=start if start < end else None,
         length=end - start if start < end else None,
-        owner=_public(look, owner),
-        chain=_chain(look, f"{name} waits for {what}{of(key)}", {record.number}, owner),
+        owner=_public(snapshot, owner),
+        chain=_chain(snapshot, f"{name} waits for {what}{of(key)}", {record.number}, owner),
         next=ENDS if reason is None else reason.ends,
     )
 
 
-def _own_call(look: Look, op: Operation) -> Wait:
+def _own_call(snapshot: WaitSnapshot, op: Operation) -> Wait:
     from ...stats import Wait
 
-    owner, name, key = look.call(op), look.name(op.thread), look.key(op.volume, op.inode)
+    owner, name, key = snapshot.call(op), snapshot.name(op.thread), snapshot.key(op.volume, op.inode)
     what = f"a {'direct read' if op.kind == CALLER else 'fill'} of {span(op.pos, op.end)}"
-    volume = look.volumes.get(op.volume)
+    volume = snapshot.volumes.get(op.volume)
     return Wait(
         thread=op.thread,
         name=name,
-        seconds=max(0.0, look.now - op.since_ns / 1e9),
+        seconds=max(0.0, snapshot.now - op.since_ns / 1e9),
         what=what,
         volume=None if volume is None else volume.name,
         key=key,
         file=op.inode,
         offset=op.pos,
         length=op.end - op.pos,
-        owner=_public(look, owner),
-        chain=(f"{name} waits for {what}{of(key)}", look.sentence(owner)),
+        owner=_public(snapshot, owner),
+        chain=(f"{name} waits for {what}{of(key)}", snapshot.sentence(owner)),
         next=OWN,
     )
 
 
-def _public(look: Look, owner: Owner | None) -> WaitOwner | None:
+def _public(snapshot: WaitSnapshot, owner: Owner | None) -> WaitOwner | None:
     from ...stats import WaitOwner
 
     if owner is None:
         return None
     if owner.thread is None:
         return WaitOwner(what=owner.does)
-    since = None if owner.since is None else max(0.0, look.now - owner.since)
-    return WaitOwner(what=owner.what, thread=owner.thread, name=look.name(owner.thread), seconds=since)
+    since = None if owner.since is None else max(0.0, snapshot.now - owner.since)
+    return WaitOwner(what=owner.what, thread=owner.thread, name=snapshot.name(owner.thread), seconds=since)
 
 
-def _chain(look: Look, first: str, seen: set[int], owner: Owner | None) -> tuple[str, ...]:
+def _chain(snapshot: WaitSnapshot, first: str, seen: set[int], owner: Owner | None) -> tuple[str, ...]:
     """Yield the sentences from the waiter down; `seen`: their waits."""
     lines = [first]
     while owner is not None and len(lines) < DEEPEST:
-        lines.append(look.sentence(owner))
+        lines.append(snapshot.sentence(owner))
         if owner.thread is None:
             owner = owner.behind
             continue
-        record = None if owner.loop else look.sleeping(owner.thread, owner.since)
+        record = None if owner.loop else snapshot.sleeping(owner.thread, owner.since)
         if record is None:
-            inner = look.calling(owner.thread)
+            inner = snapshot.calling(owner.thread)
             if inner is None or inner is owner.op or owner.loop or owner.op is None:
                 break
-            owner = look.call(inner)
+            owner = snapshot.call(inner)
             continue
         reason: Reason | None = record.reason
-        key = look.key(record.volume, record.inode) if reason is None else reason.key
-        line = f"{look.waiter(record)} waits for {look.what(record)}{of(key)}"
+        key = snapshot.key(record.volume, record.inode) if reason is None else reason.key
+        line = f"{snapshot.waiter(record)} waits for {snapshot.what(record)}{of(key)}"
         if record.number in seen:
-            lines.append(f"{line}: a circle, in which nobody can go on")
+            lines.append(f"{line}: a cycle of waits, which no thread can end")
             break
         seen.add(record.number)
         lines.append(line)
-        owner = look.owner(record)
+        owner = snapshot.owner(record)
     return tuple(lines)
 
 
@@ -178,13 +180,13 @@ class LongWaits:
     """
 
     def __init__(self) -> None:
-        self._told: set[tuple[int, int, str]] = set()
+        self._reported: set[tuple[int, int, str]] = set()
         self._next = 0.0
         self._period = 0.0
         self._left = WARNINGS
         self._more = 0
 
-    def look(self, cache: EngineCache) -> float:
+    def check(self, cache: EngineCache) -> float:
         """Warn about due waits; return the seconds until the next check."""
         limit, now = cache.config.stall_warn, time.monotonic()
         self._next = min(self._next, now + limit)  # the limit may be smaller than it was
@@ -201,12 +203,12 @@ class LongWaits:
 
     def _warn(self, cache: EngineCache, limit: float) -> float:
         entries, left = _entries(cache), limit
-        self._told &= {identity for identity, _, _ in entries}
+        self._reported &= {identity for identity, _, _ in entries}
         for identity, wait, named in entries:
             if wait.seconds < limit:
                 left = min(left, limit - wait.seconds)
-            elif identity not in self._told:
-                self._told.add(identity)
+            elif identity not in self._reported:
+                self._reported.add(identity)
                 if not named:
                     self._say(wait)
         if self._left == 0 and self._more:
@@ -219,7 +221,7 @@ class LongWaits:
             self._more += 1
             return
         self._left -= 1
-        why = "; ".join(wait.chain[1:]) or "nobody has it"
+        why = "; ".join(wait.chain[1:]) or "no thread has it"
         what = wait.what + of(wait.key)
         log.warning(
             "%s: %s has waited %.1f s for %s: %s; %s", wait.volume, wait.name, wait.seconds, what, why, wait.next

@@ -88,7 +88,7 @@ class Writer:
             Kind.ENGINE: self._engine,
             Kind.WROTE: self._wrote,
             Kind.REQUEST: self._request,
-            Kind.HANDED: self._handed,
+            Kind.ISSUED: self._issued,
             Kind.ACKED: self._acked,
             Kind.AGAIN: self._again,
             Kind.BACK: self._back,
@@ -251,8 +251,8 @@ class Writer:
         if what == 2:
             self.flows.request(id, file)
 
-    def _handed(self, record: Record) -> None:
-        self.flows.handed(record[6], record[3], record[4], record[5])
+    def _issued(self, record: Record) -> None:
+        self.flows.issued(record[6], record[3], record[4], record[5])
 
     def _acked(self, record: Record) -> None:
         _, at, _, _, pos, length, id, _, _, what, _, _ = record

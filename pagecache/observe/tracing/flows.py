@@ -4,7 +4,7 @@ Records come in the order of each byte's history (see `_native/state/record.c`),
 each byte, and the call that owns it.
 
     WROTE       the call owns the bytes
-    HANDED      the dirty bytes of the range move into the request
+    ISSUED      the dirty bytes of the range move into the request
     AGAIN       ... and back, unless newer bytes were written in between
     ACKED       ... and on: they wait for a commit (or are durable at once)
     BACK        a commit failed: dirty again
@@ -179,7 +179,7 @@ class Flows:
     def request(self, number: int, file: int) -> None:
         self.requests[number] = Request(number, file)
 
-    def handed(self, number: int, file: int, start: int, length: int) -> None:
+    def issued(self, number: int, file: int, start: int, length: int) -> None:
         request = self.requests.get(number)
         if request is None:
             request = self.requests[number] = Request(number, file)

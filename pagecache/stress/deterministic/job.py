@@ -35,7 +35,7 @@ from pagecache.stress.world import Failure
 
 __all__ = ["SimulatedRun"]
 
-LOOK = 0.2  # seconds between two checks for progress
+CHECK_S = 0.2  # seconds between two checks for progress
 BLOCKED = 30.0  # minimum seconds without a point, after which a call counts as really blocking
 
 
@@ -53,7 +53,7 @@ class SimulatedRun(Run):
         make: Callable[[Plan, int], Target] | None = None,
     ) -> None:
         super().__init__(plan, target, make)
-        self._asked = plan
+        self._requested = plan
         script = plan.script
         if script is not None:
             script = dataclasses.replace(script, threads=script.workers, tasks=())
@@ -126,8 +126,8 @@ class SimulatedRun(Run):
 
     def replay(self, failure: Failure | None) -> dict[str, Any]:
         replay = super().replay(failure)
-        asked = {"threads": self._asked.threads, "tasks": self._asked.tasks}
-        return replay | {"plan": replay["plan"] | asked}
+        requested = {"threads": self._requested.threads, "tasks": self._requested.tasks}
+        return replay | {"plan": replay["plan"] | requested}
 
     def _report(self, failure: Failure | None) -> Report:
         report = super()._report(failure)
@@ -206,7 +206,7 @@ class _Played:
         """
         patience, points, since = max(BLOCKED, self._run.plan.patience), -1, time.monotonic()
         try:
-            while not self._over.wait(LOOK):
+            while not self._over.wait(CHECK_S):
                 scheduler = self.scheduler
                 now, seen = time.monotonic(), -1 if scheduler is None else scheduler.points
                 if seen != points:

@@ -38,11 +38,11 @@ def oversleeping(cache: PageCache, now: float, wakes: Callable[[int], float | No
         wakes: returns when the sleep of a thread ends by timeout; None: it sleeps without timeout, or is awake.
     """
     flusher = cache.flusher
-    looks = flusher.next_look()
+    turn = flusher.next_turn()
     for volume in cache._engine_volumes():
         for what, due in _due(volume, now) if flusher.alive() and not volume.aborted else ():
-            if due + LATE < looks != float("inf"):  # infinite: in the middle of a turn
-                return f"{what} is due at {due:.3f} s, and the flusher sleeps until {looks:.3f} s (now is {now:.3f} s)"
+            if due + LATE < turn != float("inf"):  # infinite: in the middle of a turn
+                return f"{what} is due at {due:.3f} s, and the flusher sleeps until {turn:.3f} s (now is {now:.3f} s)"
     for record in waits(cache.native.core):
         sync: Any = getattr(getattr(record.reason, "owner", None), "__self__", None)
         until = wakes(record.thread) if isinstance(sync, FileSync) and sync.not_before > now else None

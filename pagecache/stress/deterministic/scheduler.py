@@ -16,7 +16,7 @@ is none, all threads wait for each other: `Stuck`, with a list of all waits.
 
 Before the clock moves, `at_rest` checks whether a thread sleeps too long (oversleeping.py); that ends the run: `Late`.
 
-Python threads come here through `threads.py`, the core through `ask`. Unsimulated waits (a lock made elsewhere, a
+Python threads come here through `threads.py`, the core through `handle`. Unsimulated waits (a lock made elsewhere, a
 system call that blocks) stop all threads; `Overseer` in job.py detects that.
 """
 
@@ -172,8 +172,8 @@ class Scheduler:
             Stuck: the threads wait for each other.
         """
         self._root = getcurrent()
-        ask = self.ask
-        simulated.simulate(ask)
+        handle = self.handle
+        simulated.simulate(handle)
         self.state.now_ns, self.state.tick_ns, self.state.most = BEGIN, TICK, KEPT_MAX
         _schedulers[self.system_thread] = self
         try:
@@ -353,7 +353,7 @@ class Scheduler:
 
     # -- for CORE
 
-    def ask(self, what: int, point: str | None, word: int, number: int, gil: int) -> int:
+    def handle(self, what: int, point: str | None, word: int, number: int, gil: int) -> int:
         """Serve the core, see `_native/types/simulated.c`, which puts its state of the thread aside during the call."""
         if self.stopped:
             self._root.switch()
@@ -448,13 +448,13 @@ class Scheduler:
         """Return all waits, and the stacks of all threads."""
         lines = []
         for thread in self.threads:
-            lines.append(f"{thread.name}: {self._told(thread)}")
+            lines.append(f"{thread.name}: {self._state_of(thread)}")
             frame = thread.frame()
             if frame is not None:
                 lines += [line.rstrip() for line in traceback.format_stack(frame)[-8:]]
         return "\n".join(lines)
 
-    def _told(self, thread: Simulated) -> str:
+    def _state_of(self, thread: Simulated) -> str:
         holder = self._holder
         if thread.waits:
             return f"waits for {thread.waits}"

@@ -53,14 +53,14 @@ def _made(kind: Callable[..., Any], real: Callable[..., Any]) -> Callable[..., A
     return make
 
 
-def _asked(simulated: Callable[..., Any], real: Callable[..., Any]) -> Callable[..., Any]:
+def _replaced(simulated: Callable[..., Any], real: Callable[..., Any]) -> Callable[..., Any]:
     """Call the function for the calling thread: simulated or real."""
 
-    def ask(*args: Any) -> Any:
+    def call(*args: Any) -> Any:
         scheduler = here()
         return real(*args) if scheduler is None else simulated(scheduler, *args)
 
-    return ask
+    return call
 
 
 def _current_thread(scheduler: Scheduler) -> Any:
@@ -96,32 +96,32 @@ THREADING = _Of(
         "Condition": _made(threads.Condition, threading.Condition),
         "Event": _made(threads.Event, threading.Event),
         "Thread": _made(_thread, threading.Thread),
-        "current_thread": _asked(_current_thread, threading.current_thread),
-        "get_ident": _asked(lambda scheduler: scheduler.running.ident, threading.get_ident),
-        "enumerate": _asked(lambda scheduler: list(scheduler.python_threads.values()), threading.enumerate),
+        "current_thread": _replaced(_current_thread, threading.current_thread),
+        "get_ident": _replaced(lambda scheduler: scheduler.running.ident, threading.get_ident),
+        "enumerate": _replaced(lambda scheduler: list(scheduler.python_threads.values()), threading.enumerate),
     },
 )
 TIME = _Of(
     time,
     {
-        "monotonic": _asked(lambda scheduler: scheduler.now_ns() / 1e9, time.monotonic),
-        "monotonic_ns": _asked(Scheduler.now_ns, time.monotonic_ns),
-        "perf_counter": _asked(lambda scheduler: scheduler.now_ns() / 1e9, time.perf_counter),
-        "perf_counter_ns": _asked(Scheduler.now_ns, time.perf_counter_ns),
-        "time": _asked(lambda scheduler: (EPOCH + scheduler.now_ns()) / 1e9, time.time),
-        "time_ns": _asked(lambda scheduler: EPOCH + scheduler.now_ns(), time.time_ns),
-        "sleep": _asked(_sleep, time.sleep),
+        "monotonic": _replaced(lambda scheduler: scheduler.now_ns() / 1e9, time.monotonic),
+        "monotonic_ns": _replaced(Scheduler.now_ns, time.monotonic_ns),
+        "perf_counter": _replaced(lambda scheduler: scheduler.now_ns() / 1e9, time.perf_counter),
+        "perf_counter_ns": _replaced(Scheduler.now_ns, time.perf_counter_ns),
+        "time": _replaced(lambda scheduler: (EPOCH + scheduler.now_ns()) / 1e9, time.time),
+        "time_ns": _replaced(lambda scheduler: EPOCH + scheduler.now_ns(), time.time_ns),
+        "sleep": _replaced(_sleep, time.sleep),
     },
 )
 RANDOM = _Of(random, {"Random": _made(_random, random.Random)})
-SYS = _Of(sys, {"_current_frames": _asked(_current_frames, sys._current_frames)})
+SYS = _Of(sys, {"_current_frames": _replaced(_current_frames, sys._current_frames)})
 OTHERS: list[tuple[Any, Any]] = [
     (threading, THREADING),
     (time, TIME),
     (random, RANDOM),
     (sys, SYS),
     (queue.SimpleQueue, _made(threads.SimpleQueue, queue.SimpleQueue)),
-    (hang.stacks, _asked(_stacks, hang.stacks)),
+    (hang.stacks, _replaced(_stacks, hang.stacks)),
 ]
 
 

@@ -131,14 +131,14 @@ class Condition:
         self._lock.release()
 
     def wait(self, timeout: float | None = None) -> bool:
-        count, told = getattr(self._lock, "_count", 1), Event(self._scheduler, "a condition")
-        self._waiters.append(told)  # before the lock is released: a notified thread must count as asleep
+        count, notified = getattr(self._lock, "_count", 1), Event(self._scheduler, "a condition")
+        self._waiters.append(notified)  # before the lock is released: a notified thread must count as asleep
         for _ in range(count):
             self._lock.release()
         try:
-            if told.wait(timeout):
+            if notified.wait(timeout):
                 return True
-            self._waiters.remove(told)
+            self._waiters.remove(notified)
             return False
         finally:
             for _ in range(count):

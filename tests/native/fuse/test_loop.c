@@ -15,7 +15,7 @@ static const struct pc_loop_options plain = {.entry_ns = 3600000000000ll,
 					     .attr_ns = 3600000000000ll,
 					     .workers = 3,
 					     .direct_io = 1,
-					     .patience_ns = 3600000000000ll};
+					     .known_timeout_ns = 3600000000000ll};
 
 static struct pc_attributes attributes(u64 number)
 {
@@ -23,7 +23,7 @@ static struct pc_attributes attributes(u64 number)
 }
 
 /* A handler, one request at a time, in the thread of the test. */
-static struct pc_asked asked;
+static struct pc_fuse_request request;
 
 static void check_loop(void)
 {
@@ -34,25 +34,25 @@ static void check_loop(void)
 
 static u32 next(void)
 {
-	CHECK(pc_loop_next(kernel.loop, &asked));
-	return asked.op;
+	CHECK(pc_loop_next(kernel.loop, &request));
+	return request.op;
 }
 
 static void done(void)
 {
-	CHECK(pc_loop_done(kernel.loop, asked.token));
+	CHECK(pc_loop_done(kernel.loop, request.token));
 }
 
 static void begin(struct pc_loop_options options)
 {
 	kernel_open(&kernel, options);
-	memset(&asked, 0, sizeof(asked));
+	memset(&request, 0, sizeof(request));
 	CHECK(pc_loop_enter(kernel.loop));
 }
 
 static void end(void)
 {
-	pc_loop_leave(kernel.loop, &asked);
+	pc_loop_leave(kernel.loop, &request);
 	check_loop();
 	kernel_close(&kernel);
 }
@@ -68,9 +68,9 @@ static u64 look_up(const char *name, u64 number)
 {
 	u64 unique = send_lookup(&kernel, 1, name);
 	struct pc_attributes a = attributes(number);
-	EQUAL(next(), PC_ASK_LOOKUP);
-	CHECK(!strcmp(asked.name, name));
-	EQUAL(pc_reply_entry(kernel.loop, asked.token, &a), 0);
+	EQUAL(next(), PC_FUSE_LOOKUP);
+	CHECK(!strcmp(request.name, name));
+	EQUAL(pc_reply_entry(kernel.loop, request.token, &a), 0);
 	done();
 	EQUAL(answer_to(&kernel, unique).error, 0);
 	return unique;
@@ -93,10 +93,10 @@ static u64 open_cached(void)
 	atomic_store(&closed, 0);
 	EQUAL(pc_hit_open(file->inode, (uintptr_t)&closed, (uintptr_t)&window, true, true, &hit), 0);
 	u64 unique = send_open(&kernel, FILE_NODE);
-	EQUAL(next(), PC_ASK_OPEN);
+	EQUAL(next(), PC_FUSE_OPEN);
 	opened = pc_opened_new(FILE_FH);
 	pc_opened_begin(kernel.loop, opened, FILE_NODE, (uintptr_t)hit);
-	EQUAL(pc_reply_open(kernel.loop, asked.token, opened, false), 0);
+	EQUAL(pc_reply_open(kernel.loop, request.token, opened, false), 0);
 	done();
 	struct answer a = answer_to(&kernel, unique);
 	return fh_of(&a);
@@ -106,9 +106,9 @@ static void close_cached(u64 fh)
 {
 	if (fh) {
 		u64 unique = send_release(&kernel, FILE_NODE, fh);
-		EQUAL(next(), PC_ASK_RELEASE);
-		EQUAL(asked.fh, FILE_FH);
-		EQUAL(pc_reply_error(kernel.loop, asked.token, 0), 0);
+		EQUAL(next(), PC_FUSE_RELEASE);
+		EQUAL(request.fh, FILE_FH);
+		EQUAL(pc_reply_error(kernel.loop, request.token, 0), 0);
 		done();
 		EQUAL(answer_to(&kernel, unique).error, 0);
 	}
@@ -122,7 +122,7 @@ static void check_cached_answers_call_no_handler(void)
 {
 	u8 data[PAGE];
 	begin(plain);
-	u64 fh = open_cached(), before = counts().asked;
+	u64 fh = open_cached(), before = counts().submitted;
 	struct answer a = answer_to(&kernel, send_read(&kernel, FILE_NODE, fh, 100, PAGE));
 	EQUAL(a.len, PAGE);
 	EQUAL(a.bytes[0], 7);
@@ -135,7 +135,7 @@ static void check_cached_answers_call_no_handler(void)
 	EQUAL(a.len, PAGE + 1);
 	EQUAL(a.bytes[0], 7);
 	EQUAL(a.bytes[1], 9);
-	EQUAL(counts().asked, before);
+	EQUAL(counts().submitted, before);
 	EQUAL(counts().reads, 2);
 	EQUAL(counts().writes, 1);
 	close_cached(fh);
@@ -149,20 +149,21 @@ static void check_misses_go_to_a_handler(void)
 	EQUAL(pc_drop_clean(file->inode, 0, ALL), 0);
 	pc_opened_set_reported(opened, true); /* a failure was reported: the next write goes to the handler */
 	u64 unique = send_write(&kernel, FILE_NODE, fh, 5, "abc", 3);
-	EQUAL(next(), PC_ASK_WRITE);
-	EQUAL(asked.offset, 5);
-	EQUAL(asked.size, 3);
-	CHECK(!memcmp(asked.data, "abc", 3));
-	EQUAL(pc_reply_written(kernel.loop, asked.token, 2), 0);
+	EQUAL(next(), PC_FUSE_WRITE);
+	EQUAL(request.offset, 5);
+	EQUAL(request.size, 3);
+	CHECK(!memcmp(request.data, "abc", 3));
+	EQUAL(pc_reply_written(kernel.loop, request.token, 2), 0);
 	done();
 	struct answer a = answer_to(&kernel, unique);
 	EQUAL(((struct fuse_write_out *)(void *)a.bytes)->size, 2);
 	atomic_store(&closed, 1);
 	unique = send_read(&kernel, FILE_NODE, fh, 0, 10);
-	EQUAL(next(), PC_ASK_READ);
-	EQUAL(pc_reply_data(kernel.loop, asked.token, "0123456789ab", 12), (u64)-EPROTO); /* more than was requested */
-	EQUAL(pc_reply_data(kernel.loop, asked.token, "0123456789", 10), 0);
-	EQUAL(pc_reply_data(kernel.loop, asked.token, "0123456789", 10), (u64)-ENOENT);
+	EQUAL(next(), PC_FUSE_READ);
+	EQUAL(pc_reply_data(kernel.loop, request.token, "0123456789ab", 12),
+	      (u64)-EPROTO); /* more than was requested */
+	EQUAL(pc_reply_data(kernel.loop, request.token, "0123456789", 10), 0);
+	EQUAL(pc_reply_data(kernel.loop, request.token, "0123456789", 10), (u64)-ENOENT);
 	done();
 	a = answer_to(&kernel, unique);
 	EQUAL(a.len, 10);
@@ -174,44 +175,44 @@ static void check_names_and_attributes_are_repeated_until_something_changes(void
 {
 	begin(plain);
 	look_up("a", FILE_NODE);
-	u64 before = counts().asked;
+	u64 before = counts().submitted;
 	EQUAL(answer_to(&kernel, send_lookup(&kernel, 1, "a")).error, 0);
 	EQUAL(answer_to(&kernel, send_getattr(&kernel, FILE_NODE)).error, 0);
-	EQUAL(counts().asked, before);
+	EQUAL(counts().submitted, before);
 	EQUAL(counts().lookups, 1);
-	EQUAL(counts().told, 2);
+	EQUAL(counts().lookup_counts, 2);
 
 	struct fuse_setattr_in in = {.valid = FATTR_MODE, .mode = 0600};
 	u64 change = send_to(&kernel, FUSE_SETATTR, FILE_NODE, &in, sizeof(in));
-	EQUAL(next(), PC_ASK_SETATTR);
-	EQUAL(asked.fields, PC_SET_MODE);
-	struct pc_asked changing = asked;
-	asked.memory = NULL;
+	EQUAL(next(), PC_FUSE_SETATTR);
+	EQUAL(request.fields, PC_SET_MODE);
+	struct pc_fuse_request changing = request;
+	request.memory = NULL;
 	u64 during = send_getattr(&kernel, FILE_NODE); /* while it runs */
 	struct pc_attributes old = attributes(FILE_NODE);
-	EQUAL(next(), PC_ASK_GETATTR);
+	EQUAL(next(), PC_FUSE_GETATTR);
 	EQUAL(pc_reply_attributes(kernel.loop, changing.token, &old), 0);
 	CHECK(pc_loop_done(kernel.loop, changing.token));
 	EQUAL(answer_to(&kernel, change).error, 0);
-	EQUAL(pc_reply_attributes(kernel.loop, asked.token, &old), 0); /* perhaps from before the change */
+	EQUAL(pc_reply_attributes(kernel.loop, request.token, &old), 0); /* perhaps from before the change */
 	done();
 	EQUAL(answer_to(&kernel, during).error, 0);
 	u64 after = send_getattr(&kernel, FILE_NODE); /* so the handler is called again */
-	EQUAL(next(), PC_ASK_GETATTR);
-	EQUAL(pc_reply_attributes(kernel.loop, asked.token, &old), 0);
+	EQUAL(next(), PC_FUSE_GETATTR);
+	EQUAL(pc_reply_attributes(kernel.loop, request.token, &old), 0);
 	done();
 	EQUAL(answer_to(&kernel, after).error, 0);
 	EQUAL(answer_to(&kernel, send_getattr(&kernel, FILE_NODE)).error, 0);
 	EQUAL(counts().getattrs, 2);
 
 	u64 gone = send_to(&kernel, FUSE_UNLINK, 1, "a", 2);
-	EQUAL(next(), PC_ASK_UNLINK);
+	EQUAL(next(), PC_FUSE_UNLINK);
 	u64 look = send_lookup(&kernel, 1, "a"); /* its name is unknown during and after its removal */
-	EQUAL(pc_reply_error(kernel.loop, asked.token, 0), 0);
+	EQUAL(pc_reply_error(kernel.loop, request.token, 0), 0);
 	done();
 	EQUAL(answer_to(&kernel, gone).error, 0);
-	EQUAL(next(), PC_ASK_LOOKUP);
-	EQUAL(pc_reply_error(kernel.loop, asked.token, ENOENT), 0);
+	EQUAL(next(), PC_FUSE_LOOKUP);
+	EQUAL(pc_reply_error(kernel.loop, request.token, ENOENT), 0);
 	done();
 	EQUAL(answer_to(&kernel, look).error, ENOENT);
 	pc_notify_entry(kernel.loop, 1, "b");
@@ -225,8 +226,8 @@ static void check_attributes_of_a_directory_are_repeated_until_something_is_made
 	begin(plain);
 	for (int round = 0; round < 2; round++) {
 		u64 unique = send_getattr(&kernel, 1);
-		EQUAL(next(), PC_ASK_GETATTR);
-		EQUAL(pc_reply_attributes(kernel.loop, asked.token, &top), 0);
+		EQUAL(next(), PC_FUSE_GETATTR);
+		EQUAL(pc_reply_attributes(kernel.loop, request.token, &top), 0);
 		done();
 		EQUAL(answer_to(&kernel, unique).error, 0);
 		EQUAL(answer_to(&kernel, send_getattr(&kernel, 1)).error, 0);
@@ -236,8 +237,8 @@ static void check_attributes_of_a_directory_are_repeated_until_something_is_made
 			char name[2];
 		} body = {{.mode = 0700}, "d"};
 		unique = send_to(&kernel, FUSE_MKDIR, 1, &body, sizeof(body.in) + 2);
-		EQUAL(next(), PC_ASK_MKDIR);
-		EQUAL(pc_reply_entry(kernel.loop, asked.token, &made), 0);
+		EQUAL(next(), PC_FUSE_MKDIR);
+		EQUAL(pc_reply_entry(kernel.loop, request.token, &made), 0);
 		done();
 		EQUAL(answer_to(&kernel, unique).error, 0);
 	}
@@ -251,12 +252,12 @@ static void check_size_and_times_are_those_of_what_was_written(void)
 	look_up("a", FILE_NODE);
 	u64 fh = open_cached();
 	EQUAL(answer_to(&kernel, send_write(&kernel, FILE_NODE, fh, SIZE, data, sizeof(data))).error, 0);
-	u64 asked_before = counts().asked;
+	u64 submitted_before = counts().submitted;
 	struct answer a = answer_to(&kernel, send_getattr(&kernel, FILE_NODE));
 	const struct fuse_attr_out *out = (const void *)a.bytes;
 	EQUAL(out->attr.size, SIZE + sizeof(data));
 	EQUAL(out->attr.mtime, (u64)(pc_opened_written(opened) / 1000000000));
-	EQUAL(counts().asked, asked_before);
+	EQUAL(counts().submitted, submitted_before);
 	close_cached(fh);
 	end();
 }
@@ -264,33 +265,33 @@ static void check_size_and_times_are_those_of_what_was_written(void)
 static void check_ten_thousand_forgets_leave_nothing(void)
 {
 	enum { NODES = 10000 };
-	u64 python = 0, told = 0;
+	u64 python = 0, counted = 0;
 	char name[16];
 	begin(plain);
 	for (u64 k = 0; k < NODES; k++) {
 		snprintf(name, sizeof(name), "n%" PRIu64, k);
 		look_up(name, 100 + k);
-		told++;
-		for (u64 more = 0; more < k % 3; more++, told++)
+		counted++;
+		for (u64 more = 0; more < k % 3; more++, counted++)
 			EQUAL(answer_to(&kernel, send_lookup(&kernel, 1, name)).error, 0);
 	}
-	EQUAL(counts().told, told);
-	EQUAL(counts().asked, NODES);
+	EQUAL(counts().lookup_counts, counted);
+	EQUAL(counts().submitted, NODES);
 	for (u64 k = 0; k < NODES; k++) {
 		if (k % 2) {
 			send_forget(&kernel, 100 + k, 1 + k % 3);
-			told -= 1 + k % 3;
+			counted -= 1 + k % 3;
 		} else {
 			struct {
 				struct fuse_batch_forget_in in;
 				struct fuse_forget_one one[2];
 			} batch = {{2, 0}, {{100 + k, 1}, {100 + k, k % 3}}};
 			send_to(&kernel, FUSE_BATCH_FORGET, 0, &batch, sizeof(batch));
-			told -= 1 + k % 3;
+			counted -= 1 + k % 3;
 		}
 		/* For each node the handlers get back exactly the number that they had counted. */
 		struct pc_forgotten forgotten;
-		EQUAL(next(), PC_ASK_FORGET);
+		EQUAL(next(), PC_FUSE_FORGET);
 		while (pc_loop_forgotten(kernel.loop, &forgotten, 1)) {
 			EQUAL(forgotten.number, 100 + k);
 			python += forgotten.times;
@@ -298,8 +299,8 @@ static void check_ten_thousand_forgets_leave_nothing(void)
 		done();
 	}
 	EQUAL(python, NODES);
-	EQUAL(told, 0);
-	while (counts().told)
+	EQUAL(counted, 0);
+	while (counts().lookup_counts)
 		sched_yield();
 	EQUAL(counts().nodes, 0);
 	EQUAL(counts().names, 0);
@@ -312,8 +313,8 @@ static void check_an_answer_that_is_none_is_refused(void)
 	u64 fields[9] = {0};
 	begin(plain);
 	u64 unique = send_getattr(&kernel, 9);
-	EQUAL(next(), PC_ASK_GETATTR);
-	u64 token = asked.token;
+	EQUAL(next(), PC_FUSE_GETATTR);
+	u64 token = request.token;
 	EQUAL(pc_reply_entry(kernel.loop, token, &a), (u64)-EPROTO);
 	EQUAL(pc_reply_entry(kernel.loop, token, &none), (u64)-EPROTO);
 	EQUAL(pc_reply_data(kernel.loop, token, "", 0), (u64)-EPROTO);
@@ -353,14 +354,14 @@ static void check_deadlines(void)
 	u64 taken = send_getattr(&kernel, 9);
 	next();
 	EQUAL(answer_to(&kernel, taken).error, EIO);
-	EQUAL(pc_reply_attributes(kernel.loop, asked.token, &a), (u64)-ENOENT); /* late */
+	EQUAL(pc_reply_attributes(kernel.loop, request.token, &a), (u64)-ENOENT); /* late */
 	done();
 	u64 queued = send_getattr(&kernel, 9);
 	EQUAL(answer_to(&kernel, queued).error, EIO);
 	u64 last = send_getattr(&kernel, 10); /* the one answered in the queue is no longer called */
 	next();
-	EQUAL(asked.number, 10);
-	pc_reply_error(kernel.loop, asked.token, ENOENT); /* or its deadline was first */
+	EQUAL(request.number, 10);
+	pc_reply_error(kernel.loop, request.token, ENOENT); /* or its deadline was first */
 	done();
 	int error = answer_to(&kernel, last).error;
 	CHECK(error == ENOENT || error == EIO);
@@ -369,28 +370,28 @@ static void check_deadlines(void)
 }
 
 /* A known attribute of an open file is answered if no handler answers in time, and for a while no handler is called. */
-static void check_patience(void)
+static void check_known_timeout(void)
 {
 	struct pc_loop_options options = plain;
-	options.patience_ns = 500000000; /* long enough that the handler gets the request first */
+	options.known_timeout_ns = 500000000; /* long enough that the handler gets the request first */
 	options.silence_ns = 3600000000000ll;
 	options.attr_ns = 0;
 	begin(options);
 	look_up("a", FILE_NODE);
 	u64 fh = open_cached();
 	u64 unique = send_getattr(&kernel, FILE_NODE);
-	EQUAL(next(), PC_ASK_GETATTR);
+	EQUAL(next(), PC_FUSE_GETATTR);
 	struct answer a = answer_to(&kernel, unique);
 	EQUAL(((const struct fuse_attr_out *)(const void *)a.bytes)->attr.size, SIZE);
 	done();
-	u64 before = counts().asked;
+	u64 before = counts().submitted;
 	EQUAL(answer_to(&kernel, send_getattr(&kernel, FILE_NODE)).error, 0);
-	EQUAL(counts().asked, before);
+	EQUAL(counts().submitted, before);
 	close_cached(fh);
 	end();
 }
 
-static u64 blocks_told(void)
+static u64 blocks_reported(void)
 {
 	struct answer a = answer_to(&kernel, send_getattr(&kernel, FILE_NODE));
 	EQUAL(a.error, 0);
@@ -410,11 +411,11 @@ static void check_blocks_count_what_was_taken_since(void)
 		a.taken = pc_hit_taken(hit) - PAGE;
 		pc_notify_inode(kernel.loop, FILE_NODE, -1, 0);
 		u64 unique = send_getattr(&kernel, FILE_NODE);
-		EQUAL(next(), PC_ASK_GETATTR);
-		EQUAL(pc_reply_attributes(kernel.loop, asked.token, &a), 0);
+		EQUAL(next(), PC_FUSE_GETATTR);
+		EQUAL(pc_reply_attributes(kernel.loop, request.token, &a), 0);
 		done();
 		EQUAL(answer_to(&kernel, unique).error, 0);
-		EQUAL(blocks_told(), expected[k] / 512);
+		EQUAL(blocks_reported(), expected[k] / 512);
 	}
 	close_cached(fh);
 	end();
@@ -431,13 +432,13 @@ static void check_data_and_holes_are_asked(void)
 	begin(plain);
 	u64 fh = open_cached();
 	u64 unique = send_lseek(fh, 5, SEEK_HOLE);
-	EQUAL(next(), PC_ASK_LSEEK);
-	EQUAL(asked.fh, FILE_FH);
-	EQUAL(asked.offset, 5);
-	EQUAL(asked.flags, SEEK_HOLE);
-	EQUAL(pc_reply_data(kernel.loop, asked.token, "x", 1), (u64)-EPROTO);
-	EQUAL(pc_reply_offset(kernel.loop, asked.token, UINT64_MAX), (u64)-EPROTO);
-	EQUAL(pc_reply_offset(kernel.loop, asked.token, SIZE), 0);
+	EQUAL(next(), PC_FUSE_LSEEK);
+	EQUAL(request.fh, FILE_FH);
+	EQUAL(request.offset, 5);
+	EQUAL(request.flags, SEEK_HOLE);
+	EQUAL(pc_reply_data(kernel.loop, request.token, "x", 1), (u64)-EPROTO);
+	EQUAL(pc_reply_offset(kernel.loop, request.token, UINT64_MAX), (u64)-EPROTO);
+	EQUAL(pc_reply_offset(kernel.loop, request.token, SIZE), 0);
 	done();
 	struct answer a = answer_to(&kernel, unique);
 	EQUAL(((const struct fuse_lseek_out *)(const void *)a.bytes)->offset, SIZE);
@@ -445,7 +446,7 @@ static void check_data_and_holes_are_asked(void)
 	end();
 }
 
-static pid_t nobody(void)
+static pid_t ended_process(void)
 {
 	pid_t child = fork();
 	if (child == 0)
@@ -465,13 +466,13 @@ static u64 send_getattr_as(pid_t pid, u64 node)
 static void check_interrupts(void)
 {
 	struct pc_attributes a = attributes(9);
-	pid_t gone = nobody();
+	pid_t gone = ended_process();
 	begin(plain);
 	u64 unique = send_getattr_as(gone, 9);
-	EQUAL(next(), PC_ASK_GETATTR);
+	EQUAL(next(), PC_FUSE_GETATTR);
 	send_interrupt(&kernel, unique);
 	EQUAL(answer_to(&kernel, unique).error, EINTR);
-	EQUAL(pc_reply_attributes(kernel.loop, asked.token, &a), (u64)-ENOENT);
+	EQUAL(pc_reply_attributes(kernel.loop, request.token, &a), (u64)-ENOENT);
 	done();
 
 	unique = send_getattr_as(gone, 9);
@@ -480,8 +481,8 @@ static void check_interrupts(void)
 
 	unique = send_getattr(&kernel, 9);
 	send_interrupt(&kernel, unique);
-	EQUAL(next(), PC_ASK_GETATTR);
-	EQUAL(pc_reply_attributes(kernel.loop, asked.token, &a), 0); /* this one goes on */
+	EQUAL(next(), PC_FUSE_GETATTR);
+	EQUAL(pc_reply_attributes(kernel.loop, request.token, &a), 0); /* this one goes on */
 	done();
 	EQUAL(answer_to(&kernel, unique).error, 0);
 	send_interrupt(&kernel, unique); /* late: the kernel tries again, and gets EAGAIN, or has forgotten */
@@ -492,7 +493,7 @@ static void check_interrupts(void)
 /* The thread that answers interrupts may begin late. Without its check before the first sleep one round in some hundred hangs. */
 static void check_an_interrupt_at_the_beginning_is_answered(void)
 {
-	pid_t gone = nobody();
+	pid_t gone = ended_process();
 	for (u32 round = 0; round < 300; round++) {
 		begin(plain);
 		u64 unique = send_getattr_as(gone, 9);
@@ -511,9 +512,9 @@ static void check_requests_for_the_same_bytes_keep_their_order(void)
 	u64 fh = open_cached();
 	pc_opened_set_reported(opened, true);
 	u64 first = send_write(&kernel, FILE_NODE, fh, 100, "a", 1);
-	EQUAL(next(), PC_ASK_WRITE);
-	struct pc_asked writing = asked;
-	asked.memory = NULL;
+	EQUAL(next(), PC_FUSE_WRITE);
+	struct pc_fuse_request writing = request;
+	request.memory = NULL;
 	pc_opened_set_reported(opened, false);
 	u64 second =
 		send_write(&kernel, FILE_NODE, fh, 50, "0123456789012345678901234567890123456789012345678901234", 55);
@@ -521,8 +522,8 @@ static void check_requests_for_the_same_bytes_keep_their_order(void)
 	u64 elsewhere = send_read(&kernel, FILE_NODE, fh, PAGE, PAGE);
 	EQUAL(answer_to(&kernel, elsewhere).len, PAGE);
 	u64 other = send_getattr(&kernel, 9); /* the next taker does not get the ones before it */
-	EQUAL(next(), PC_ASK_GETATTR);
-	EQUAL(pc_reply_error(kernel.loop, asked.token, ENOENT), 0);
+	EQUAL(next(), PC_FUSE_GETATTR);
+	EQUAL(pc_reply_error(kernel.loop, request.token, ENOENT), 0);
 	done();
 	EQUAL(answer_to(&kernel, other).error, ENOENT);
 	CHECK(!has_answer(&kernel, second) && !has_answer(&kernel, read));
@@ -531,14 +532,14 @@ static void check_requests_for_the_same_bytes_keep_their_order(void)
 	EQUAL(answer_to(&kernel, first).error, 0);
 	CHECK(pc_loop_done(kernel.loop, writing.token));
 	free(writing.memory);
-	EQUAL(next(), PC_ASK_WRITE);
-	EQUAL(asked.offset, 50);
+	EQUAL(next(), PC_FUSE_WRITE);
+	EQUAL(request.offset, 50);
 	CHECK(!has_answer(&kernel, read));
-	EQUAL(pc_reply_written(kernel.loop, asked.token, 55), 0);
+	EQUAL(pc_reply_written(kernel.loop, request.token, 55), 0);
 	EQUAL(answer_to(&kernel, second).error, 0);
 	done();
-	EQUAL(next(), PC_ASK_READ);
-	EQUAL(pc_reply_data(kernel.loop, asked.token, "x", 1), 0);
+	EQUAL(next(), PC_FUSE_READ);
+	EQUAL(pc_reply_data(kernel.loop, request.token, "x", 1), 0);
 	done();
 	EQUAL(answer_to(&kernel, read).len, 1);
 	EQUAL(answer_to(&kernel, send_read(&kernel, FILE_NODE, fh, 0, PAGE)).len, PAGE); /* and hits work again */
@@ -559,16 +560,16 @@ static void check_the_end_answers_all_waiters(void)
 	pc_opened_set_reported(opened, true);
 	u64 queued = send_write(&kernel, FILE_NODE, fh, 0, "a", 1);
 	u64 held = send_read(&kernel, FILE_NODE, fh, 0, 1);
-	while (counts().asked < 4)
+	while (counts().submitted < 4)
 		sched_yield();
 	check_loop();
 	pc_loop_stop(kernel.loop, true);
 	EQUAL(answer_to(&kernel, taken).error, EIO);
 	EQUAL(answer_to(&kernel, queued).error, EIO);
 	EQUAL(answer_to(&kernel, held).error, EIO);
-	EQUAL(pc_reply_attributes(kernel.loop, asked.token, &a), (u64)-ENOENT);
+	EQUAL(pc_reply_attributes(kernel.loop, request.token, &a), (u64)-ENOENT);
 	done();
-	CHECK(!pc_loop_next(kernel.loop, &asked));
+	CHECK(!pc_loop_next(kernel.loop, &request));
 	EQUAL(pc_notify_inode(kernel.loop, 9, 0, 0), (u64)-ENOTCONN);
 	close_cached(0);
 	end();
@@ -587,7 +588,7 @@ int main(void)
 	RUN(check_an_answer_that_is_none_is_refused);
 	RUN(check_a_call_that_answers_nothing_is_eio);
 	RUN(check_deadlines);
-	RUN(check_patience);
+	RUN(check_known_timeout);
 	RUN(check_interrupts);
 	RUN(check_an_interrupt_at_the_beginning_is_answered);
 	RUN(check_requests_for_the_same_bytes_keep_their_order);

@@ -24,13 +24,13 @@ static u32 rolled(u32 *seed, u32 n)
 }
 
 /* Answer as a handler: mostly right, sometimes nonsense. */
-static void reply(struct pc_asked *a, u32 *seed)
+static void reply(struct pc_fuse_request *a, u32 *seed)
 {
 	static u8 bytes[SIZE];
-	struct pc_attributes node = {.number = a->op == PC_ASK_LOOKUP ? 100 + a->tick % NODES : a->number,
+	struct pc_attributes node = {.number = a->op == PC_FUSE_LOOKUP ? 100 + a->tick % NODES : a->number,
 				     .mode = 0100644};
 	struct pc_forgotten forgotten;
-	while (a->op == PC_ASK_FORGET && pc_loop_forgotten(kernel.loop, &forgotten, 1))
+	while (a->op == PC_FUSE_FORGET && pc_loop_forgotten(kernel.loop, &forgotten, 1))
 		atomic_fetch_sub(&counted, (i64)forgotten.times);
 	u32 fate = rolled(seed, 8);
 	if (fate == 0)
@@ -39,15 +39,15 @@ static void reply(struct pc_asked *a, u32 *seed)
 		pc_reply_written(kernel.loop, a->token, UINT64_MAX);
 	if (fate == 2)
 		pc_reply_data(kernel.loop, a->token ^ 3, (const char *)bytes, 5000);
-	if (a->op == PC_ASK_LOOKUP) {
+	if (a->op == PC_FUSE_LOOKUP) {
 		atomic_fetch_add(&counted, 1);
 		if (pc_reply_entry(kernel.loop, a->token, &node))
 			atomic_fetch_sub(&counted, 1);
-	} else if (a->op == PC_ASK_GETATTR) {
+	} else if (a->op == PC_FUSE_GETATTR) {
 		pc_reply_attributes(kernel.loop, a->token, &node);
-	} else if (a->op == PC_ASK_READ) {
+	} else if (a->op == PC_FUSE_READ) {
 		pc_reply_data(kernel.loop, a->token, (const char *)bytes, a->size);
-	} else if (a->op == PC_ASK_WRITE) {
+	} else if (a->op == PC_FUSE_WRITE) {
 		pc_reply_written(kernel.loop, a->token, a->size);
 	}
 	if (fate == 3)
@@ -56,7 +56,7 @@ static void reply(struct pc_asked *a, u32 *seed)
 
 static void *handler(void *number)
 {
-	struct pc_asked a = {0};
+	struct pc_fuse_request a = {0};
 	u32 seed = (u32)(uintptr_t)number;
 	CHECK(pc_loop_enter(kernel.loop));
 	while (pc_loop_next(kernel.loop, &a)) {
@@ -119,12 +119,12 @@ static void everything(bool direct, bool stopped)
 	static u8 bytes[SIZE];
 	struct pc_need need;
 	struct pc_hit *hit;
-	struct pc_asked a = {0};
+	struct pc_fuse_request a = {0};
 	pthread_t programs[PROGRAMS], handlers[HANDLERS], other;
 	kernel_open(&kernel, (struct pc_loop_options){.entry_ns = 3600000000000ll,
 						      .attr_ns = 3600000000000ll,
 						      .timeout_ns = 3600000000000ll,
-						      .patience_ns = 3600000000000ll,
+						      .known_timeout_ns = 3600000000000ll,
 						      .workers = 3,
 						      .direct_io = direct});
 	rig_open(&rig, 1 << 20, PAGE);
@@ -158,7 +158,7 @@ static void everything(bool direct, bool stopped)
 		struct pc_loop_counts c;
 		do
 			pc_loop_counts(kernel.loop, &c);
-		while (c.told);
+		while (c.lookup_counts);
 		CHECK(pc_loop_drain(kernel.loop, 60000000000ll));
 		EQUAL(atomic_load(&counted), 0); /* both sides agree */
 	}

@@ -52,7 +52,7 @@ static void act_pin(struct client *self, u32 file)
 
 static void commit(u32 file, u64 stamp)
 {
-	world.asked[file] = true;
+	world.commit_requested[file] = true;
 	pc_commit_start(world.files[file].inode, stamp);
 }
 
@@ -246,7 +246,7 @@ static void act_direct(struct client *self, u32 file)
 /* Sync as fsync_stamp of the rig does, and note in the model that a commit is wanted. */
 static int sync_once(u32 file, u64 stamp)
 {
-	world.asked[file] = true;
+	world.commit_requested[file] = true;
 	return fsync_stamp(&world.files[file], stamp);
 }
 
@@ -322,7 +322,7 @@ static const char *const verb_names[] = {"read",        "write",  "fsync",
 					 "truncate at", "punch",  "write directly",
 					 "discard",     "settle"};
 
-static void client_tell(const struct client *self, const char *name)
+static void client_print(const struct client *self, const char *name)
 {
 	for (u32 k = 0; k < self->nr_acts; k++) {
 		const struct act *a = &self->acts[k];

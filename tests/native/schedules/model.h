@@ -61,7 +61,7 @@ struct world {
 	u32 nr_files, nr_ballast, clients_left;
 	u32 trouble;            /* random faults left to the backend */
 	_Atomic u32 hung;       /* calls that hang go on when it is 0 */
-	bool asked[NR_FILES];   /* a client requested a commit */
+	bool commit_requested[NR_FILES]; /* a client requested a commit */
 	u64 write_unit, read_unit;
 	bool durable, kind_stages, stop_work;
 };
@@ -78,13 +78,13 @@ static inline void cell_fill(u64 *words, u64 word)
 		words[k] = word;
 }
 
-static _Noreturn void wrong(u32 file, u32 at, u64 value, u32 done, u32 newest, const char *who)
+static _Noreturn void wrong(u32 file, u32 at, u64 value, u32 done, u32 newest, const char *reader)
 {
 	const struct cells *c = &world.cells[file];
 	fprintf(stderr,
 		"%s: file %u, cell %u (byte %u): %" PRIx64
 		", which is version %u; complete %u, newest %u, cut %u, lost %u\n",
-		who, file, at, at * CELL, value, (u32)value, done, newest, c->cut[at], c->lost[at]);
+		reader, file, at, at * CELL, value, (u32)value, done, newest, c->cut[at], c->lost[at]);
 	check_failed(__FILE__, __LINE__, "a byte has a value that it never had", at, value);
 }
 
@@ -94,7 +94,7 @@ static bool lost(const struct cells *c, u32 at, u32 done)
 }
 
 /* Judge a cell as read by a client that began when `done` was complete and ended when `newest` was the newest. */
-static void judge(u32 file, u32 at, const u64 *words, u32 done, u32 newest, const char *who)
+static void judge(u32 file, u32 at, const u64 *words, u32 done, u32 newest, const char *reader)
 {
 	const struct cells *c = &world.cells[file];
 	bool even = memcmp(words, words + 1, CELL - 8) == 0;
@@ -103,16 +103,16 @@ static void judge(u32 file, u32 at, const u64 *words, u32 done, u32 newest, cons
 		if (words[k] == 0 && c->cut[at] && c->cut[at] >= from)
 			continue;
 		if (words[k] != cell(file, at, version) || version < from || version > newest)
-			wrong(file, at, words[k], done, newest, who);
+			wrong(file, at, words[k], done, newest, reader);
 	}
 }
 
 /* Judge a read in which the end of the file was before this cell. */
-static void judge_end(u32 file, u32 at, u32 done, const char *who)
+static void judge_end(u32 file, u32 at, u32 done, const char *reader)
 {
 	const struct cells *c = &world.cells[file];
 	if (!(c->cut[at] && c->cut[at] >= done) && !lost(c, at, done))
-		wrong(file, at, 0, done, c->version, who);
+		wrong(file, at, 0, done, c->version, reader);
 }
 
 static void range(struct client *self, u64 *at, u64 *n)

@@ -242,7 +242,7 @@ static void pass_time(void)
 		if (threads[k].word && threads[k].deadline < next)
 			next = threads[k].deadline;
 	if (next == UINT64_MAX)
-		fail("nobody can run");
+		fail("no thread can run");
 	now_ns = next;
 	for (uint32_t k = 0; k < nr_threads; k++)
 		if (threads[k].word && threads[k].deadline <= next)
@@ -255,7 +255,7 @@ int schedule_wait(_Atomic uint32_t *word, uint32_t value, int64_t timeout_ns)
 	if (!t) {
 		if (atomic_load(word) != value)
 			return 0;
-		fail("the host would have to wait: somebody left something locked");
+		fail("the host would have to wait: a thread left a lock taken");
 	}
 	schedule_point("before_sleep");
 	if (atomic_load(word) != value)

@@ -99,12 +99,12 @@ static void play_before(const struct name *n, double until)
 	}
 }
 
-static void tell(int signal)
+static void print_world(int signal)
 {
 	fprintf(stderr, "%s%sthe schedule, %u choices:\n", outcome->log.reason, signal == SIGALRM ? "a hang\n" : "",
 		outcome->log.nr_choices);
 	schedule_print(&outcome->log);
-	world_tell();
+	world_print();
 	_exit(1);
 }
 
@@ -119,7 +119,7 @@ static void begin_child(const char *without, bool quiet)
 	if (quiet)
 		be_quiet();
 	else
-		signal(SIGABRT, tell);
+		signal(SIGABRT, print_world);
 	alarm(HANG_SECONDS);
 	if (without)
 		pc_fix_remove(without);
@@ -235,9 +235,9 @@ static bool replay(const struct name *n, const char *without)
 		else
 			record = plan;
 		fprintf(stderr, "%u choices, %u of them needed\n", all, record.nr_choices);
-		signal(SIGABRT, tell);
-		signal(SIGSEGV, tell);
-		signal(SIGALRM, tell);
+		signal(SIGABRT, print_world);
+		signal(SIGSEGV, print_world);
+		signal(SIGALRM, print_world);
 		play(&record);
 		_exit(0);
 	}
@@ -256,10 +256,10 @@ static const struct planted table[] = {
 	{"a_local_end_is_a_byte", "given-up", 3000000},
 	{"commit_follows_its_bytes", "given-up", 3000000},
 	{"direct_write_invalidates_again", "direct", 100000},
-	{"discard_sees_what_grew", "given-up", 3000000},
+	{"discard_sees_extension", "given-up", 3000000},
 	{"reclaim_never_waits", "stuck", 100000},
 	{"settling_commits_nothing", "given-up", 100000},
-	{"what_is_gone_is_not_kept", "given-up", 3000000},
+	{"discarded_bytes_are_not_kept", "given-up", 3000000},
 };
 
 static uint32_t kind_named(const char *name, size_t len)

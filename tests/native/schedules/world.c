@@ -117,7 +117,7 @@ static void meet(struct store *s, enum store_moment when)
 	if (when == STORE_ANSWERS)
 		return;
 	if (when == STORE_COMMITS)
-		CHECK(world.asked[PC_ENTRY(s, struct file, store) - world.files]);
+		CHECK(world.commit_requested[PC_ENTRY(s, struct file, store) - world.files]);
 	s->read_error = s->write_error = s->commit_error = 0;
 	s->read_max = s->write_max = 0;
 	s->parked = false;
@@ -185,11 +185,11 @@ void world_open(u32 number, u64 seed)
 	}
 }
 
-void world_tell(void)
+void world_print(void)
 {
 	static char text[8000];
 	for (u32 k = 0; k < CLIENTS; k++)
-		client_tell(&clients[k], client_names[k]);
+		client_print(&clients[k], client_names[k]);
 	for (u32 k = 0; k < world.nr_files; k++) {
 		const struct pc_inode *i = world.files[k].inode;
 		if (!i)
@@ -319,7 +319,7 @@ void world_play(void)
 	world.stop_work = false;
 	world.clients_left = nr;
 	world.nr_files = kind->stuck ? 2 : 1 + (u32)schedule_draw(NR_FILES);
-	memset(world.asked, 0, sizeof(world.asked));
+	memset(world.commit_requested, 0, sizeof(world.commit_requested));
 	for (u32 k = 0; k < world.nr_files; k++)
 		file_begin(k);
 	for (u32 k = 0; k < CLIENTS; k++)

@@ -19,7 +19,7 @@ void world_open(uint32_t kind, uint64_t seed);
 void world_play(void);
 
 /* Print the end of the trace ring and the state of the files on stderr: of a schedule that failed. */
-void world_tell(void);
+void world_print(void);
 
 /* Close the world and check that nothing is left. */
 void world_close(void);

@@ -1,5 +1,5 @@
 /*
- * ask.c - requests that wait for a handler: the queue's two ends, deadlines, interrupts. slots.c has the states of a
+ * queue.c - requests that wait for a handler: the queue's two ends, deadlines, interrupts. slots.c has the states of a
  * request's slot.
  *
  * A request is answered by its handler, or early: at its deadline, at the end of the loop, or because its program dies.
@@ -33,7 +33,7 @@ static void interrupted(fuse_req_t req, void *data)
 /* Copy the request's data, which libfuse frees when this call returns. Return: 0, -ENOMEM. */
 static int keep(struct slot *s, const char *name, const char *name2, const char *data)
 {
-	struct pc_asked *a = &s->asked;
+	struct pc_fuse_request *a = &s->request;
 	struct worker *w = pc_worker;
 	size_t n = name ? strlen(name) + 1 : 0, n2 = name2 ? strlen(name2) + 1 : 0, nd = data ? a->size : 0;
 	if (data && nd >= PC_STEAL_MIN && w && !name) {
@@ -63,12 +63,12 @@ void pc_submit(struct pc_loop *l, struct slot *s, const char *name, const char *
 	int err = keep(s, name, name2, data);
 	if (!err) {
 		pc_change_begin(l, s);
-		s->asked.tick = pc_tick_now(l);
+		s->request.tick = pc_tick_now(l);
 		if (req)
-			fuse_req_interrupt_func(req, interrupted, (void *)(uintptr_t)s->asked.token);
+			fuse_req_interrupt_func(req, interrupted, (void *)(uintptr_t)s->request.token);
 	}
 	pthread_mutex_lock(&l->lock);
-	l->nr_asked++;
+	l->nr_submitted++;
 	if (err)
 		pc_slot_free(l, s);
 	else if (!pc_turn_begin(l, s))
@@ -89,9 +89,9 @@ bool pc_post(struct pc_loop *l, u32 op, u64 number, u64 fh, u64 offset, u64 size
 	struct slot *s = pc_slot_new(l, NULL, op, number);
 	if (!s)
 		return false;
-	s->asked.fh = fh;
-	s->asked.offset = offset;
-	s->asked.size = size;
+	s->request.fh = fh;
+	s->request.offset = offset;
+	s->request.size = size;
 	s->due_ns = INT64_MAX;
 	pc_submit(l, s, NULL, NULL, NULL);
 	return true;
@@ -114,18 +114,18 @@ void pc_submit_forget(struct pc_loop *l, u64 number, u64 times)
 	}
 	if (l->nr_forgotten < l->room_forgotten)
 		l->forgotten[l->nr_forgotten++] = (struct pc_forgotten){number, times};
-	bool ask = !l->asked_forgotten;
-	l->asked_forgotten = 1;
+	bool send = !l->forget_queued;
+	l->forget_queued = 1;
 	pthread_mutex_unlock(&l->lock);
-	if (ask && !pc_post(l, PC_ASK_FORGET, 0, PC_NO_FH, 0, 0)) {
+	if (send && !pc_post(l, PC_FUSE_FORGET, 0, PC_NO_FH, 0, 0)) {
 		pthread_mutex_lock(&l->lock);
-		l->asked_forgotten = 0; /* the next forget sends another request */
+		l->forget_queued = 0; /* the next forget sends another request */
 		pthread_mutex_unlock(&l->lock);
 	}
 }
 
 /**
- * pc_loop_forgotten() - return nodes that the kernel has forgotten. The handler of PC_ASK_FORGET calls it until there
+ * pc_loop_forgotten() - return nodes that the kernel has forgotten. The handler of PC_FUSE_FORGET calls it until there
  * are none.
  *
  * Return: number of nodes in `out`; 0: the next forget sends another request.
@@ -138,7 +138,7 @@ uint64_t pc_loop_forgotten(struct pc_loop *l, struct pc_forgotten *out, uint64_t
 	if (n)
 		memcpy(out, l->forgotten + l->nr_forgotten, n * sizeof(*out));
 	else
-		l->asked_forgotten = 0;
+		l->forget_queued = 0;
 	if (!l->nr_forgotten && l->room_forgotten > FORGOTTEN_MIN) {
 		free(l->forgotten);
 		l->forgotten = NULL;
@@ -161,10 +161,10 @@ bool pc_loop_enter(struct pc_loop *l)
 }
 
 /* Undo pc_loop_enter(). */
-void pc_loop_leave(struct pc_loop *l, struct pc_asked *asked)
+void pc_loop_leave(struct pc_loop *l, struct pc_fuse_request *request)
 {
-	free(asked->memory);
-	asked->memory = NULL;
+	free(request->memory);
+	request->memory = NULL;
 	pthread_mutex_lock(&l->lock);
 	l->handlers--;
 	pthread_cond_broadcast(&l->sent);
@@ -175,8 +175,8 @@ void pc_loop_leave(struct pc_loop *l, struct pc_asked *asked)
  * made. */
 static bool needs_no_call(const struct slot *s)
 {
-	u32 op = s->asked.op;
-	return !s->req && op < PC_ASK_FORGET && op != PC_ASK_RELEASE && op != PC_ASK_RELEASEDIR;
+	u32 op = s->request.op;
+	return !s->req && op < PC_FUSE_FORGET && op != PC_FUSE_RELEASE && op != PC_FUSE_RELEASEDIR;
 }
 
 /* The slot's call has ended: it changes nothing from here on. */
@@ -194,7 +194,7 @@ static struct slot *take(struct pc_loop *l)
 	for (;;) {
 		l->idle++;
 		while (!l->first && !l->stopped)
-			pthread_cond_wait(&l->asked, &l->lock);
+			pthread_cond_wait(&l->queued, &l->lock);
 		l->idle--;
 		struct slot *s = l->stopped ? NULL : l->first;
 		if (!s)
@@ -213,20 +213,20 @@ static struct slot *take(struct pc_loop *l)
 
 /**
  * pc_loop_next() - wait for a request.
- * @asked: receives the request; memory of an earlier one is freed.
+ * @request: receives the request; memory of an earlier one is freed.
  *
  * The caller must call pc_loop_done() afterwards. GIL: released. Return: false: the loop has stopped.
  */
-bool pc_loop_next(struct pc_loop *l, struct pc_asked *asked)
+bool pc_loop_next(struct pc_loop *l, struct pc_fuse_request *request)
 {
-	free(asked->memory);
-	asked->memory = NULL;
+	free(request->memory);
+	request->memory = NULL;
 	pthread_mutex_lock(&l->lock);
 	struct slot *s = take(l);
 	if (s) {
-		*asked = s->asked;
-		asked->idle = l->idle;
-		s->asked.memory = NULL; /* now owned by the handler */
+		*request = s->request;
+		request->idle = l->idle;
+		s->request.memory = NULL; /* now owned by the handler */
 	}
 	pthread_mutex_unlock(&l->lock);
 	return s != NULL;
@@ -280,7 +280,7 @@ void pc_sender_leave(struct pc_loop *l)
 
 /**
  * pc_answer_begin() - claim the right to answer a request, once.
- * @kinds: bits 1 << PC_ASK_* of the requests that this kind of answer fits.
+ * @kinds: bits 1 << PC_FUSE_* of the requests that this kind of answer fits.
  * @copy: receives the slot.
  *
  * Return: the request, and the caller must call pc_answer_end(); NULL: *error is -ENOENT if the request was already
@@ -291,7 +291,7 @@ fuse_req_t pc_answer_begin(struct pc_loop *l, u64 token, u64 kinds, struct slot 
 	fuse_req_t req = NULL;
 	pthread_mutex_lock(&l->lock);
 	struct slot *s = pc_slot_submitted(l, token);
-	bool right = s && (kinds >> s->asked.op & 1);
+	bool right = s && (kinds >> s->request.op & 1);
 	if (right && s->req && sender_enter(l)) {
 		*copy = *s;
 		req = s->req;
@@ -360,7 +360,7 @@ static void give_up(struct pc_loop *l, u64 token, bool killed)
 	count(killed ? &l->counts.interrupted : &l->counts.expired);
 	if (killed)
 		fuse_reply_err(req, EINTR);
-	else if (s.known && pc_known_attributes(l, s.asked.number, true, &known, &timeout)) {
+	else if (s.known && pc_known_attributes(l, s.request.number, true, &known, &timeout)) {
 		pthread_mutex_lock(&l->lock);
 		l->silent_until_ns = now_ns(CLOCK_MONOTONIC) + l->options.silence_ns;
 		pthread_mutex_unlock(&l->lock);
@@ -377,7 +377,7 @@ static void answer_overdue(struct pc_loop *l)
 	struct slot *s;
 	l->interrupts = 0;
 	while ((s = overdue(l, now_ns(CLOCK_MONOTONIC), &due))) {
-		u64 token = s->asked.token;
+		u64 token = s->request.token;
 		pid_t pid = s->interrupted == 1 ? s->pid : 0;
 		if (s->interrupted == 1)
 			s->interrupted = 2;
@@ -426,10 +426,10 @@ void pc_requests_end(struct pc_loop *l)
 {
 	pthread_mutex_lock(&l->lock);
 	l->stopped = 1;
-	pthread_cond_broadcast(&l->asked);
+	pthread_cond_broadcast(&l->queued);
 	for (u32 k = 0; k < l->nr_slots; k++) {
 		struct slot *s = l->slots[k];
-		u64 token = s->asked.token;
+		u64 token = s->request.token;
 		bool waits = s->state != SLOT_FREE && s->req;
 		pthread_mutex_unlock(&l->lock);
 		if (waits)

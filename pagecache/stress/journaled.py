@@ -1,8 +1,8 @@
 """Models that record their changes in a journal, and the replay of a journal into other models.
 
     one process                                              another
-    Steps ── begin, finish, ... ──▶ TellingModel ─ journal ─▶ Retold ── begin, finish, ... ──▶ Model
-    verbs ── fsync, publish, ... ─▶ TellingKeeper                    ── saving, named, ... ──▶ Durable
+    Steps ── begin, finish, ... ──▶ JournaledModel ─ journal ─▶ JournalReplay ── begin, finish, ... ──▶ Model
+    verbs ── fsync, publish, ... ─▶ JournaledKeeper                    ── saving, named, ... ──▶ Durable
 
 The records of one call lie before its begin and after its return. So the models of the other process have a true
 history, even if this process is killed in between; a begin without an end was running at that time.
@@ -21,12 +21,12 @@ from pagecache.stress.journal import Journal
 from pagecache.stress.profiles import Operation
 from pagecache.stress.world import Activity, World
 
-__all__ = ["Retold", "TellingKeeper", "TellingModel", "TellingWorld"]
+__all__ = ["JournalReplay", "JournaledKeeper", "JournaledModel", "JournaledWorld"]
 
 FIELDS = ("kind", "way", "worker", "sequence", "file", "tag", "start", "length")
 
 
-class TellingModel(Model):
+class JournaledModel(Model):
     """A model of this process that records the changes of its workers in the journal."""
 
     def __init__(self, number: int, first: Write, clock: Clock, journal: Journal) -> None:
@@ -35,7 +35,7 @@ class TellingModel(Model):
         self._numbers = itertools.count()
         self._known: dict[int, int] = {}  # id of a running write -> its number in the journal
 
-    def _tell(self, what: str, write: Write, *more: Any) -> None:
+    def _journal_change(self, what: str, write: Write, *more: Any) -> None:
         self._journal.put(what, self.number, self._known[id(write)], *more)
 
     def begin(self, write: Write) -> None:
@@ -45,18 +45,18 @@ class TellingModel(Model):
         super().begin(write)
 
     def finish(self, write: Write, *, certain: bool = True) -> None:
-        self._tell("finish", write, certain, write.literal, write.wild)
+        self._journal_change("finish", write, certain, write.literal, write.wild)
         super().finish(write, certain=certain)
         del self._known[id(write)]
 
     def cancel(self, write: Write) -> None:
-        self._tell("cancel", write)
+        self._journal_change("cancel", write)
         super().cancel(write)
         del self._known[id(write)]
 
     def place(self, write: Write, offset: int, done: int | None = None) -> Write | None:
         number = None if done is None else next(self._numbers)
-        self._tell("place", write, offset, done, number)
+        self._journal_change("place", write, offset, done, number)
         rest = self._placed(write, offset, done)
         if rest is not None and number is not None:
             self._known[id(rest)] = number
@@ -66,22 +66,22 @@ class TellingModel(Model):
         return super().place(write, offset, done)
 
     def lose(self, write: Write) -> None:
-        self._tell("lose", write)
+        self._journal_change("lose", write)
         super().lose(write)
         del self._known[id(write)]
 
     def resolve(self, write: Write) -> None:
-        self._tell("resolve", write, write.literal, write.wild)
+        self._journal_change("resolve", write, write.literal, write.wild)
         super().resolve(write)
 
     def split(self, write: Write, length: int) -> Write:
         rest = super().split(write, length)
         number = self._known[id(rest)] = next(self._numbers)
-        self._tell("split", write, length, number)
+        self._journal_change("split", write, length, number)
         return rest
 
 
-class TellingWorld(World):
+class JournaledWorld(World):
     """A world of this process that records the begin and end of operations in the journal."""
 
     __slots__ = ("journal",)
@@ -98,7 +98,7 @@ class TellingWorld(World):
             self.journal.note("leave", worker, activity.errors)
 
 
-class TellingKeeper:
+class JournaledKeeper:
     """A recording keeper; see `recorded.Keeper`."""
 
     def __init__(self, journal: Journal) -> None:
@@ -126,7 +126,7 @@ class TellingKeeper:
         self._journal.put("named", mark)
 
 
-class Retold:
+class JournalReplay:
     """A replay of one journal, in order; of several processes one each, into one world."""
 
     def __init__(self, world: World, durable: Durable | None = None) -> None:
@@ -137,13 +137,13 @@ class Retold:
         self._marks: dict[int, Mark] = {}
         self._names: dict[int, list[str]] = {}
 
-    def tell(self, record: tuple[Any, ...]) -> bool:
+    def apply(self, record: tuple[Any, ...]) -> bool:
         """Replay one record. False: it is of another kind."""
         what, *rest = record
-        telling: Callable[..., None] | None = getattr(self, "_" + what.replace(" ", "_"), None)
-        if telling is None:
+        change: Callable[..., None] | None = getattr(self, "_" + what.replace(" ", "_"), None)
+        if change is None:
             return False
-        telling(*rest)
+        change(*rest)
         return True
 
     def _enter(self, worker: int, operation: Operation, file: int | None, start: int, end: int, state: str) -> None:

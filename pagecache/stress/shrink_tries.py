@@ -57,7 +57,7 @@ class Tries:
         self.target, self._make = target, make
         self.count = 0
         self._apart = False
-        self._process: Apart | None = None
+        self._process: TryProcess | None = None
         self._prepared = prepared()
 
     def apart(self) -> str:
@@ -78,7 +78,7 @@ class Tries:
         if not self._apart:
             return tried(plan, self.target, self._make)
         if self._process is None:
-            self._process = Apart(self.target, self._make)
+            self._process = TryProcess(self.target, self._make)
         found = self._process.run(plan)
         if found is None or found.report.hung:
             self.close()
@@ -113,7 +113,7 @@ def nothing(plan: Plan) -> Report:
     return Report(ok=False, story="the process of a try has ended", replay={"plan": plan.to_dict()}, counters={})
 
 
-class Apart(Forked):
+class TryProcess(Forked):
     """The separate process; it makes one try after another."""
 
     def __init__(self, target: Any, make: Any) -> None:
@@ -149,12 +149,12 @@ class Apart(Forked):
 
 def main(plans: int, answers: int, target: Any, make: Any) -> None:
     """Run tries; the entry point of the separate process."""
-    asked, told = Connection(plans, writable=False), Connection(answers, readable=False)
+    plans_in, answers_out = Connection(plans, writable=False), Connection(answers, readable=False)
     while True:
-        plan = asked.recv()
+        plan = plans_in.recv()
         try:
-            told.send(tried(plan, target, make, GRACE))
+            answers_out.send(tried(plan, target, make, GRACE))
         except UnusableTarget as error:
-            told.send(error)
+            answers_out.send(error)
         except Exception as error:
-            told.send(RuntimeError("".join(traceback.format_exception(error)).strip()))
+            answers_out.send(RuntimeError("".join(traceback.format_exception(error)).strip()))

@@ -1,6 +1,6 @@
 """One simulated thread reads some bytes twice, another one writes them: may the bytes change between the two reads?
 
-    looks      for each seed and each policy: differing reads, as JSON
+    reads      for each seed and each policy: differing reads, as JSON
     for-ever   the first one reads again and again, and never releases the interpreter lock: the scheduler's report
 
 Both threads play on one cached page. Between the two reads the first one runs no Python code that could release the
@@ -28,7 +28,7 @@ PAGE = 4096
 ROUNDS = 20
 
 
-def looks_that_differ(scheduler: Scheduler, gil_release: int | str) -> int:
+def reads_that_differ(scheduler: Scheduler, gil_release: int | str) -> int:
     """Count the reads of one thread that differ from the next, while another one writes whole pages."""
     differ = 0
     with (
@@ -37,19 +37,19 @@ def looks_that_differ(scheduler: Scheduler, gil_release: int | str) -> int:
     ):
         file.pwrite(bytes(PAGE), 0)
 
-        def look() -> None:
+        def read() -> None:
             nonlocal differ
             for _ in range(ROUNDS):
                 one, other = file.pread(8, 0), file.pread(8, 0)
                 differ += one != other
-                passed("looked")
+                passed("read")
 
         def write() -> None:
             for number in range(ROUNDS):
                 file.pwrite(bytes([number + 1]) * PAGE, 0)
                 passed("written")
 
-        both = [threads.Thread(scheduler, call, call.__name__) for call in (look, write)]
+        both = [threads.Thread(scheduler, call, call.__name__) for call in (read, write)]
         for thread in both:
             thread.start()
         for thread in both:
@@ -58,13 +58,13 @@ def looks_that_differ(scheduler: Scheduler, gil_release: int | str) -> int:
 
 
 def played(policy: type[Any], seed: int, gil_release: int | str) -> int:
-    """Run looks_that_differ in a new system thread."""
+    """Run reads_that_differ in a new system thread."""
     found: list[int] = []
 
     def play() -> None:
         rng = random.Random(seed)
         scheduler = Scheduler(policy(rng), rng)
-        scheduler.run(lambda: found.append(looks_that_differ(scheduler, gil_release)))
+        scheduler.run(lambda: found.append(reads_that_differ(scheduler, gil_release)))
 
     with substitution.substituted():
         thread = threading.Thread(target=play)
@@ -82,7 +82,7 @@ def read_forever(scheduler: Scheduler) -> None:
             file.pread(8, 0)
 
 
-def told() -> str:
+def report_of_stuck() -> str:
     """The scheduler's report in the end."""
     said: list[str] = []
 
@@ -104,7 +104,7 @@ def told() -> str:
 
 def main(what: str, gil_release: str = "", seeds: str = "0") -> None:
     if what == "for-ever":
-        print(told(), flush=True)
+        print(report_of_stuck(), flush=True)
         os._exit(0)  # its cache belongs to threads that do not go on
     found = [played(policy, seed, gil_release) for policy in (Walk, Pct) for seed in range(int(seeds))]
     print(json.dumps(found), flush=True)

@@ -8,7 +8,7 @@ from typing import Any, Literal
 
 from pagecache.backends.protocol import BackendLimits
 
-__all__ = ["Apart", "Change", "read_all"]
+__all__ = ["Change", "Uncommitted", "read_all"]
 
 
 @dataclass(slots=True)
@@ -49,7 +49,7 @@ VERSIONS = itertools.count(1)
 
 
 @dataclass(slots=True, eq=False)
-class Apart:
+class Uncommitted:
     """One object: its current `content`, and the `changes` that the inner backend does not have yet."""
 
     inner: Any = None  # the object in the inner backend; None: created only here

@@ -4,9 +4,9 @@
     operations (C), jobs of the volumes         threads that run a call of a backend, or hold a lock
     names and places of the threads             identity of the threads
 
-A Look is taken without stopping any thread: concurrent changes may or may not be in it. For the owner of an awaited
-thing it uses only this snapshot and, for the token, the file; a thing that no thread works on is owned by "nobody",
-with the obstacle that it waits behind. Nothing in here waits, and nothing that it reports on calls it.
+A WaitSnapshot is taken without stopping any thread: concurrent changes may or may not be in it. For the owner of an
+awaited thing it uses only this snapshot and, for the token, the file. A thing without a thread is unowned, with the
+obstacle that it waits behind. Nothing in here waits, and nothing that it reports on calls it.
 """
 
 from __future__ import annotations
@@ -30,7 +30,7 @@ if TYPE_CHECKING:
     from ..volume import EngineCache
     from .reason import Reason
 
-__all__ = ["Look", "Owner", "current_frames", "nobody", "of", "span"]
+__all__ = ["Owner", "WaitSnapshot", "current_frames", "of", "span", "unowned"]
 
 FOLIO, FLIGHT, INVALIDATE, EXCLUSIVE, SHARE, TOKEN_WAIT, CREDIT = (
     WAITS[name] for name in ("folio", "flight", "invalidate", "lock", "lock_shared", "token", "credit")
@@ -91,8 +91,8 @@ class Owner:
     op: Operation | None = None
 
 
-def nobody(does: str, behind: Owner | None = None) -> Owner:
-    return Owner("nobody", does, behind=behind)
+def unowned(does: str, behind: Owner | None = None) -> Owner:
+    return Owner("no thread", does, behind=behind)
 
 
 def span(start: int, end: int) -> str:
@@ -134,7 +134,7 @@ def current_frames() -> dict[int, FrameType]:
                 gc.enable()
 
 
-class Look:
+class WaitSnapshot:
     """A snapshot; see the top of this file."""
 
     def __init__(self, cache: EngineCache) -> None:
@@ -258,7 +258,7 @@ class Look:
         if record.kind == FOLIO:
             return self._fill(record)
         if record.kind in (EXCLUSIVE, SHARE):
-            return self._lock(record.inode, LOCK | SHARED) or nobody("it is free by now, or a write is copying")
+            return self._lock(record.inode, LOCK | SHARED) or unowned("it is free by now, or a write is copying")
         if record.kind == INVALIDATE:
             return self._lock(record.inode, INVALIDATE_LOCK)
         if record.kind == CREDIT:
@@ -279,8 +279,8 @@ class Look:
             if op.request == record.request or (not record.request and _meets(op, record)):
                 return self.call(op)
         if record.request:
-            return nobody("no thread has begun that read", self.busy(record.volume))
-        return self._lock(record.inode, LOCK) or nobody("it is free by now, or being copied to")
+            return unowned("no thread has begun that read", self.busy(record.volume))
+        return self._lock(record.inode, LOCK) or unowned("it is free by now, or being copied to")
 
     def _lock(self, inode: int, which: int) -> Owner | None:
         held = [op for op in self._of(inode, CALLER) if op.holds & which]
@@ -306,8 +306,8 @@ class Look:
             return held
         token = file.native.locks()["token"]
         if token == STRAY:
-            return nobody(f"a call on {file.key!r} that was left behind still runs", self.at_work(volume, file.key))
-        return nobody(f"no thread has begun the next call on {file.key!r}", self.busy(volume)) if token else None
+            return unowned(f"a call on {file.key!r} that was left behind still runs", self.at_work(volume, file.key))
+        return unowned(f"no thread has begun the next call on {file.key!r}", self.busy(volume)) if token else None
 
     # -- texts
 
@@ -334,6 +334,6 @@ class Look:
         lasts = "" if owner.since is None else f" for {max(0.0, self.now - owner.since):.1f} s"
         if owner.thread is None:
             return f"{owner.does}{lasts}"
-        who = f"a task on {self.name(owner.thread)}" if owner.loop else self.name(owner.thread)
+        subject = f"a task on {self.name(owner.thread)}" if owner.loop else self.name(owner.thread)
         place = "" if owner.method is None or owner.loop else self.place(owner.thread, owner.method)
-        return f"{who} {owner.does}{lasts}{place}"
+        return f"{subject} {owner.does}{lasts}{place}"

@@ -16,7 +16,7 @@ from pagecache import ConflictError, Event, RetryPolicy, WritebackError
 from pagecache.engine.report.notices import LINES, TOPICS, WINDOW
 
 from ..file.answers import failing_commit
-from ..file.clock import HandClock, after_a_look
+from ..file.clock import HandClock, after_flusher_turn
 from ..file.objects import ObjectBackend
 from ..file.rig import FAST, KEY, ONCE, PAGE, Rig, eventually, pattern
 
@@ -167,7 +167,7 @@ def test_ten_thousand_failing_requests_write_a_few_lines(
         start = r"WARNING pagecache\.writeback volume: 'file': write-back of \[\d+, \d+\) failed at try 1: "
         assert re.fullmatch(start + r"ENOSPC \(no room\); tried again in 60\.0 s", line), line
     clock.advance(WINDOW)
-    after_a_look(rig.cache)
+    after_flusher_turn(rig.cache)
     said = [line for line in lines(logging.INFO) if "left out" in line]
     assert said == [
         f"WARNING pagecache.writeback volume: {nr - LINES} more lines about data that is kept after a failure "

@@ -35,7 +35,7 @@ class Question:
     match: str = ""
 
 
-def look(client: Client, question: Question) -> Sample:
+def take_sample(client: Client, question: Question) -> Sample:
     """Read one sample. Never raises LiveError: the sample contains it."""
     try:
         stats = client.stats()
@@ -58,34 +58,34 @@ def look(client: Client, question: Question) -> Sample:
     return Sample(client.path, stats=stats, files=files, waits=waits, match=question.match)
 
 
-class Looker(threading.Thread, Generic[T]):
-    """A thread that asks, delivers the answer, waits, and asks again, until it is stopped.
+class Sampler(threading.Thread, Generic[T]):
+    """A thread that reads, delivers the answer, waits, and reads again, until it is stopped.
 
     Args:
-        ask: Called in this thread. An exception ends the thread.
+        read: Called in this thread. An exception ends the thread.
         deliver: Takes the answer, in this thread.
         interval: Returns the seconds until the next question; None: not before `wake`.
-        client: The client of `ask`; closed when the thread ends.
+        client: The client of `read`; closed when the thread ends.
     """
 
     def __init__(
         self,
-        ask: Callable[[], T],
+        read: Callable[[], T],
         deliver: Callable[[T], None],
         interval: Callable[[], float | None],
         client: Client,
     ) -> None:
         super().__init__(name=f"top-{client.path.name}", daemon=True)
-        self._ask, self._deliver, self._interval, self._client = ask, deliver, interval, client
+        self._read, self._deliver, self._interval, self._client = read, deliver, interval, client
         self._wake = threading.Event()
         self._stopped = False
 
     def wake(self) -> None:
-        """Ask now; if a question is under way, once more after it."""
+        """Read now; if a question is under way, once more after it."""
         self._wake.set()
 
     def stop(self) -> None:
-        """Stop asking and delivering. Does not wait for a question that is under way."""
+        """Stop reading and delivering. Does not wait for a question that is under way."""
         self._stopped = True
         self._wake.set()
 
@@ -94,19 +94,19 @@ class Looker(threading.Thread, Generic[T]):
         with self._client:
             while not self._stopped:
                 self._wake.clear()
-                answer = self._ask()
+                answer = self._read()
                 if self._stopped:
                     return
                 self._deliver(answer)
                 self._wake.wait(self._interval())
 
 
-def socket_looker(
+def socket_sampler(
     path: Path,
     question: Callable[[], Question],
     deliver: Callable[[Sample], None],
     interval: Callable[[], float | None],
-) -> Looker[Sample]:
-    """Return a looker for one socket."""
+) -> Sampler[Sample]:
+    """Return a sampler for one socket."""
     client = Client(path, timeout=TIMEOUT)
-    return Looker(lambda: look(client, question()), deliver, interval, client)
+    return Sampler(lambda: take_sample(client, question()), deliver, interval, client)
