@@ -36,10 +36,10 @@ class Local(Blob):
         return None
 
     def upload(self) -> None:
-        """Upload everything; the network fails one time in four, or never."""
+        """Upload everything; the network fails one time in two, or never."""
         self.uploads += 1
         dice = hashlib.blake2b(f"{self.path.name} {self.uploads}".encode(), digest_size=1).digest()[0]
-        if self.fails and dice < 64:
+        if self.fails and dice < 128:
             raise OSError(errno.ETIMEDOUT, "the network was away", str(self.path))
         fresh = self.path.with_suffix(".part")
         fresh.write_bytes(self.content)

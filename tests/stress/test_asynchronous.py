@@ -125,7 +125,7 @@ def test_an_asynchronous_backend_that_acknowledges_too_early_is_found(tmp_path: 
     """It shows its last write to its own readers; another backend that reads the same directory does not find it.
     [I-18]
     """
-    report = run(plan(duration=60, rounds=0, profile="database"), lambda: Folder(DirectoryBackend(tmp_path), late=True))
+    report = run(plan(duration=99, rounds=0, profile="database"), lambda: Folder(DirectoryBackend(tmp_path), late=True))
     assert (report.ok, report.kind) == (False, "data"), report.story
     assert "the store after" in report.story
 

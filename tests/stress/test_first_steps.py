@@ -114,7 +114,7 @@ def test_an_unexplained_error_is_reported_with_its_place() -> None:
         def truncate(self, size: int) -> None:
             raise PermissionError(errno.EACCES, "no cutting here")
 
-    report = run(plan(mix=("buffered", "truncate"), duration=60, rounds=0), lambda: Planted(NoRoom))
+    report = run(plan(mix=("buffered", "truncate"), duration=240, rounds=0), lambda: Planted(NoRoom))
     assert (report.ok, report.kind) == (False, "error")
     assert "no cutting here" in report.story
     assert ", file " in report.story.splitlines()[1]

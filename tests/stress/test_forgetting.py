@@ -229,7 +229,7 @@ def test_a_store_with_durable_writes_may_not_forget() -> None:
 def test_runs_with_a_store_that_forgets_are_clean(tmp_path: Path) -> None:
     """The cache goes on with the store, or a new one takes over. [I-18, I-19, I-21, I-22]"""
     for seed, target in ((1, None), (2, None), (3, f"dir:{tmp_path}")):
-        plan = Plan(seed=seed, duration=60, rounds=2, crashes=("forgetting",), **SMALL)  # type: ignore[arg-type]
+        plan = Plan(seed=seed, duration=240, rounds=2, crashes=("forgetting",), **SMALL)  # type: ignore[arg-type]
         report = run(plan, target)
         assert report.ok, f"{report.story}\n{report.replay}"
         assert report.counters["crashes: forgetting"] == 6
@@ -311,7 +311,7 @@ def test_mistakes_that_only_a_crash_shows_are_found(
     """An fsync that writes back and does not commit, or skips empty objects; a sync without names; a cache that does
     not report its losses: each is clean while the store lives. [I-18, I-19, I-22]
     """
-    plan = Plan(seed=1, duration=60, profile=profile, crashes=("forgetting",), **SMALL)  # type: ignore[arg-type]
+    plan = Plan(seed=1, duration=240, profile=profile, crashes=("forgetting",), **SMALL)  # type: ignore[arg-type]
     found = Run(plan, make=lambda plan, number: kind(plan, number, None, kind.__name__)).run()
     assert (found.ok, found.kind in ("crash", "data")) == (False, True), found.story
     assert story in found.story
@@ -324,6 +324,6 @@ def test_mistakes_that_only_a_crash_shows_are_found(
 def test_bytes_given_up_at_a_reconnect_are_found(held_shortly: None) -> None:
     """It is found after a crash, and at the end of a round without one, if a write outlives its backend. [I-22]"""
     for crashes in (("forgetting",), ()):
-        plan = Plan(seed=1, duration=60, crashes=crashes, **SMALL)  # type: ignore[arg-type]
+        plan = Plan(seed=1, duration=240, crashes=crashes, **SMALL)  # type: ignore[arg-type]
         found = Run(plan, make=lambda plan, number: GivesUp(plan, number, None, "GivesUp")).run()
         assert (found.ok, found.kind in ("crash", "data")) == (False, True), found.story

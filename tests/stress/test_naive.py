@@ -24,7 +24,7 @@ def folder(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
 @pytest.mark.long
 def test_a_cache_that_loses_the_errors_of_its_uploads_is_found() -> None:
     """It takes data and shows it to its readers; the bytes stored at its close are older. [I-22]"""
-    report = run(Plan(seed=1, duration=60, mix=MIX, profile="database", **FIELDS), naive.forgiving)
+    report = run(Plan(seed=1, duration=240, mix=MIX, profile="database", **FIELDS), naive.forgiving)
     assert (report.ok, report.kind) == (False, "data"), report.story
     assert "the store after close" in report.story
     assert (

@@ -24,7 +24,7 @@ class WaitsForQuiet(CachedTarget):
 @pytest.mark.long
 def test_a_sync_that_waits_for_later_writes_is_found_by_the_requests_that_it_lets_pass() -> None:
     """Without the writers that never stop it would go unnoticed: it returns, only late. [I-19]"""
-    plan = Plan(seed=1, duration=60, mix=("buffered",), profile="database", **FIELDS)  # type: ignore[arg-type]
+    plan = Plan(seed=1, duration=240, mix=("buffered",), profile="database", **FIELDS)  # type: ignore[arg-type]
     report = Run(plan, make=lambda plan, number: WaitsForQuiet(plan, number, None, "WaitsForQuiet")).run()
     assert (report.ok, report.kind) == (False, "hang")
     assert "it waits for what was written later" in report.story
@@ -32,7 +32,7 @@ def test_a_sync_that_waits_for_later_writes_is_found_by_the_requests_that_it_let
 
 def test_syncs_beside_writers_that_never_stop_return() -> None:
     """The calls are fsync, sync and a ticket. [I-19]"""
-    plan = Plan(seed=1, duration=60, rounds=3, **FIELDS)  # type: ignore[arg-type]
+    plan = Plan(seed=1, duration=240, rounds=3, **FIELDS)  # type: ignore[arg-type]
     report = run(plan)
     assert report.ok, report.story
     assert report.counters["syncs beside writers"] == 3

@@ -123,7 +123,7 @@ def test_under_the_deterministic_scheduler_one_try_is_enough() -> None:
 @pytest.mark.timeout(900)
 def test_a_race_shrinks_to_two_workers() -> None:
     """Appends use a size that was read before. The remaining ones are repeated until they collide."""
-    plan = Plan(seed=1, duration=60, mix=("append", "buffered"), **PLAN | {"operations": 8, "tasks": 0})
+    plan = Plan(seed=1, duration=240, mix=("append", "buffered"), **PLAN | {"operations": 8, "tasks": 0})
     shrunk = shrink(plan, seconds=120, make=planted("AppendsOver"))
     assert shrunk.workers == 2, shrunk.story
     assert shrunk.operations <= 8, shrunk.story
@@ -220,7 +220,7 @@ class OnlySeeds(NoLastFsync):
 @pytest.mark.timeout(900)
 def test_a_round_with_crashes_shrinks() -> None:
     """A crash cuts off the workers' operations, so the round is a script of the planned ones."""
-    plan = Plan(seed=1, duration=60, crashes=("forgetting",), mix=("buffered",), **PLAN | {"operations": 8})
+    plan = Plan(seed=1, duration=240, crashes=("forgetting",), mix=("buffered",), **PLAN | {"operations": 8})
     shrunk = shrink(plan, seconds=LONG, make=FlushesOnly)
     assert not shrunk.report.ok
     assert shrunk.operations < shrunk.before[0], shrunk.story
