@@ -74,7 +74,7 @@ class Failures:
         self._times: SortedList[tuple[float, int]] = SortedList()
         """Times of retries, each with the start of its record."""
         self.position = 0
-        """Where the next turn continues its search for bytes without a record; 0: no search is in progress."""
+        """Offset at which the next turn continues its search for bytes without a record; 0: no search runs."""
         self.search_again = False
         """Whether bytes that the search has passed may wait now."""
 
@@ -160,6 +160,7 @@ class Failures:
         if self._map:
             self._map.clear()
             self._times.clear()
+        self.search_anew()  # waiting bytes that it has passed have no record from here on
 
 
 NO_FAILURES = Failures()
@@ -183,7 +184,7 @@ def carried(file: EngineFile, start: int, end: int) -> list[tuple[int, int]]:
     """Return the parts of a running request to which a failure of it belongs.
 
     A request of whole write units also has neighbours, which are not in flight. Those that wait for a retry keep the
-    record of their own failure: a parked neighbour is not retried as often as this request.
+    record of that failure: a parked neighbour is not retried as often as this request.
     """
     if file.limits().write_unit == 1:
         return [(start, end)]

@@ -66,7 +66,7 @@ class Job(Generic[T]):
         self.what = what
         self.key = key
         self.file = file
-        self.hang_reported = False  # its hang was reported
+        self.hang_reported = False
         self.cls = native.NAMES
         self.volume: NativeVolume | None = None  # the volume whose threads are to run it
         self.thread: int | None = None  # the thread that runs it, since `began` of the monotonic clock

@@ -253,7 +253,8 @@ class NativeLoop:
         out = _fuse.ffi.new("struct pc_loop_counts *")
         _fuse.lib.pc_loop_counts(self._l, out)
         counts = {name: int(getattr(out, name)) for name in (*COUNTS, *TABLE)}
-        counts["asked"] = counts.pop("submitted")  # the public name of this count
+        for public, name in (("asked", "submitted"), ("told", "lookup_counts")):  # names that programs may use
+            counts[public] = counts.pop(name)
         return counts
 
     def features(self) -> dict[str, int]:

@@ -143,7 +143,7 @@ class Forgetting:
             self._target.volume.abort()
 
     def recover(self, players: Players) -> None:
-        """Crash the store after all workers ended, and check what is left.
+        """Crash the store after all workers ended, and check the rest.
 
         Raises:
             Broken: bytes are missing that must be there.

@@ -229,9 +229,8 @@ def test_a_report_of_many_failed_ranges_walks_each_page_once(make: Make, monkeyp
         assert walked <= pages * PAGE
 
 
-def test_a_turn_resumes_a_bounded_number_of_failures(make: Make, monkeypatch: pytest.MonkeyPatch) -> None:
-    """A store that is full fails each request: each turn resumes the next records, until all are sent again. [2.14]"""
-    monkeypatch.setattr(failures, "PER_TURN", 3)
+def with_ten_failures(make: Make) -> Rig:
+    """A file of which every other page was refused, each by a call of its own."""
     rig = make({KEY: bytes(20 * PAGE)}, retry=replace(ONCE, failed_retry=3600.0), max_folio=PAGE)
     rig.backend.fault("write_from", FULL, times=10)
     file = rig.open("r+b")
@@ -240,6 +239,13 @@ def test_a_turn_resumes_a_bounded_number_of_failures(make: Make, monkeypatch: py
     with pytest.raises(WritebackError):
         file.fsync()
     eventually(lambda: len(recorded(rig)) == 10)
+    return rig
+
+
+def test_a_turn_resumes_a_bounded_number_of_failures(make: Make, monkeypatch: pytest.MonkeyPatch) -> None:
+    """A store that is full fails each request: each turn resumes the next records, until all are sent again. [2.14]"""
+    monkeypatch.setattr(failures, "PER_TURN", 3)
+    rig = with_ten_failures(make)
     engine, later = engine_of(rig), rig.volume.engine.clock.now() + 4000.0
     resumed: list[int] = []
     searched: list[int] = []
@@ -274,14 +280,7 @@ def test_waiting_bytes_behind_many_records_are_found_in_later_turns(
 ) -> None:
     """The search for bytes without a record passes few records in a turn, and goes on where it ended."""
     monkeypatch.setattr(failures, "PER_TURN", 3)
-    rig = make({KEY: bytes(20 * PAGE)}, retry=replace(ONCE, failed_retry=3600.0), max_folio=PAGE)
-    rig.backend.fault("write_from", FULL, times=10)
-    file = rig.open("r+b")
-    for page in range(0, 20, 2):
-        file.pwrite(NEW[:PAGE], page * PAGE)
-    with pytest.raises(WritebackError):
-        file.fsync()
-    eventually(lambda: len(recorded(rig)) == 10)
+    rig = with_ten_failures(make)
     engine, now = engine_of(rig), rig.volume.engine.clock.now()
     searched: list[list[int]] = []
     find = NativeInode.range_next
@@ -301,3 +300,26 @@ def test_waiting_bytes_behind_many_records_are_found_in_later_turns(
     starts = [start // PAGE for turn in searched for start in turn]
     assert starts.count(0) == 2
     assert {1, 3, 5, 7, 9, 11, 13, 15, 17, 19} <= set(starts)
+
+
+def test_a_search_in_progress_begins_again_when_all_records_are_forgotten(
+    make: Make, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Bytes that it has passed had a record, and have none now. [2.14]"""
+    monkeypatch.setattr(failures, "PER_TURN", 3)
+    rig = with_ten_failures(make)
+    engine, now = engine_of(rig), rig.volume.engine.clock.now()
+    assert failures.due(engine, now) == now
+    with engine.lock:
+        engine.failures.forget()
+    starts: list[int] = []
+    find = NativeInode.range_next
+
+    def note_search(self: NativeInode, start: int, *args: Any) -> int:
+        starts.append(start)
+        return find(self, start, *args)
+
+    monkeypatch.setattr(NativeInode, "range_next", note_search)
+    while failures.due(engine, now) == now:
+        assert len(starts) < 100
+    assert 0 in starts

@@ -7,7 +7,7 @@ import random
 import threading
 from dataclasses import replace
 from pathlib import Path
-from typing import cast
+from typing import Any, cast
 
 import pytest
 
@@ -18,7 +18,7 @@ from pagecache.stress.cached import CachedTarget
 from pagecache.stress.forgetting import Fate, ForgettingBackend, StagingBackend
 from pagecache.stress.job import Run
 
-SMALL = {"threads": 3, "tasks": 2, "files": 2, "size": "128KiB", "capacity": "256KiB", "operations": 60}
+SMALL: dict[str, Any] = {"threads": 3, "tasks": 2, "files": 2, "size": "128KiB", "capacity": "256KiB", "operations": 60}
 
 
 class Nothing(random.Random):
@@ -229,7 +229,7 @@ def test_a_store_with_durable_writes_may_not_forget() -> None:
 def test_runs_with_a_store_that_forgets_are_clean(tmp_path: Path) -> None:
     """The cache goes on with the store, or a new one takes over. [I-18, I-19, I-21, I-22]"""
     for seed, target in ((1, None), (2, None), (3, f"dir:{tmp_path}")):
-        plan = Plan(seed=seed, duration=240, rounds=2, crashes=("forgetting",), **SMALL)  # type: ignore[arg-type]
+        plan = Plan(seed=seed, duration=240, rounds=2, crashes=("forgetting",), **SMALL)
         report = run(plan, target)
         assert report.ok, f"{report.story}\n{report.replay}"
         assert report.counters["crashes: forgetting"] == 6
@@ -237,7 +237,7 @@ def test_runs_with_a_store_that_forgets_are_clean(tmp_path: Path) -> None:
 
 
 def test_where_nothing_may_be_forgotten_that_is_refused(tmp_path: Path) -> None:
-    plan = Plan(seed=1, duration=1, rounds=1, crashes=("forgetting",), **SMALL)  # type: ignore[arg-type]
+    plan = Plan(seed=1, duration=1, rounds=1, crashes=("forgetting",), **SMALL)
     with pytest.raises(UnusableTarget, match="durable_writes"):
         run(plan, lambda: MemoryBackend(durable_writes=True))
     with pytest.raises(UnusableTarget, match=r"crashes: forgetting cannot be on path:.* not ours"):
@@ -311,11 +311,11 @@ def test_mistakes_that_only_a_crash_shows_are_found(
     """An fsync that writes back and does not commit, or skips empty objects; a sync without names; a cache that does
     not report its losses: each is clean while the store lives. [I-18, I-19, I-22]
     """
-    plan = Plan(seed=1, duration=240, profile=profile, crashes=("forgetting",), **SMALL)  # type: ignore[arg-type]
+    plan = Plan(seed=1, duration=240, profile=profile, crashes=("forgetting",), **SMALL)
     found = Run(plan, make=lambda plan, number: kind(plan, number, None, kind.__name__)).run()
     assert (found.ok, found.kind in ("crash", "data")) == (False, True), found.story
     assert story in found.story
-    plan = Plan(seed=1, duration=1, rounds=1, profile=profile, **SMALL)  # type: ignore[arg-type]
+    plan = Plan(seed=1, duration=1, rounds=1, profile=profile, **SMALL)
     clean = Run(plan, make=lambda plan, number: kind(plan, number, None, kind.__name__)).run()
     assert clean.ok, clean.story
 
@@ -324,6 +324,6 @@ def test_mistakes_that_only_a_crash_shows_are_found(
 def test_bytes_given_up_at_a_reconnect_are_found(held_shortly: None) -> None:
     """It is found after a crash, and at the end of a round without one, if a write outlives its backend. [I-22]"""
     for crashes in (("forgetting",), ()):
-        plan = Plan(seed=1, duration=240, crashes=crashes, **SMALL)  # type: ignore[arg-type]
+        plan = Plan(seed=1, duration=240, crashes=crashes, **SMALL)
         found = Run(plan, make=lambda plan, number: GivesUp(plan, number, None, "GivesUp")).run()
         assert (found.ok, found.kind in ("crash", "data")) == (False, True), found.story

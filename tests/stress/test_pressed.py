@@ -2,13 +2,15 @@
 
 from __future__ import annotations
 
+from typing import Any
+
 import pytest
 
 from pagecache.stress import Plan, run
 from pagecache.stress.cached import CachedTarget
 from pagecache.stress.job import Run
 
-FIELDS = {"threads": 1, "tasks": 0, "files": 1, "size": "64KiB", "capacity": "256KiB", "operations": 5}
+FIELDS: dict[str, Any] = {"threads": 1, "tasks": 0, "files": 1, "size": "64KiB", "capacity": "256KiB", "operations": 5}
 
 
 class WaitsForQuiet(CachedTarget):
@@ -24,7 +26,7 @@ class WaitsForQuiet(CachedTarget):
 @pytest.mark.long
 def test_a_sync_that_waits_for_later_writes_is_found_by_the_requests_that_it_lets_pass() -> None:
     """Without the writers that never stop it would go unnoticed: it returns, only late. [I-19]"""
-    plan = Plan(seed=1, duration=240, mix=("buffered",), profile="database", **FIELDS)  # type: ignore[arg-type]
+    plan = Plan(seed=1, duration=240, mix=("buffered",), profile="database", **FIELDS)
     report = Run(plan, make=lambda plan, number: WaitsForQuiet(plan, number, None, "WaitsForQuiet")).run()
     assert (report.ok, report.kind) == (False, "hang")
     assert "it waits for what was written later" in report.story
@@ -32,7 +34,7 @@ def test_a_sync_that_waits_for_later_writes_is_found_by_the_requests_that_it_let
 
 def test_syncs_beside_writers_that_never_stop_return() -> None:
     """The calls are fsync, sync and a ticket. [I-19]"""
-    plan = Plan(seed=1, duration=240, rounds=3, **FIELDS)  # type: ignore[arg-type]
+    plan = Plan(seed=1, duration=240, rounds=3, **FIELDS)
     report = run(plan)
     assert report.ok, report.story
     assert report.counters["syncs beside writers"] == 3

@@ -1,7 +1,7 @@
 """Builds the extension `pagecache._native._fuse`, the loop of a FUSE server, where libfuse 3 and its headers are.
 
-Only `pagecache mount` needs it, and reports what is missing without it. So it is an optional extension: setuptools goes
-on if it cannot be compiled, and setup.py leaves it out if pkg-config does not find libfuse.
+Only `pagecache mount` needs it, and names the missing library without it. So it is an optional extension: setuptools
+goes on if it cannot be compiled, and setup.py leaves it out if pkg-config does not find libfuse.
 
     PAGECACHE_FUSE=0    leave it out although libfuse is here: for wheels that go elsewhere
 

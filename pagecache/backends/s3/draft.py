@@ -51,7 +51,7 @@ class Draft:
     def _maps(self) -> tuple[Extents, ...]:
         return (self.extents, *self.attempts.values())
 
-    # ---------------------------------------------------------------- what is stored
+    # ---------------------------------------------------------------- the stored object
 
     def take(self, base: Stored | None, over: Extents | None = None) -> None:
         """Set the stored version; `over`: the changes over it, None for none."""
@@ -117,7 +117,7 @@ class Draft:
 
     @contextmanager
     def publish(self) -> Iterator[None]:
-        """Context of a running commit: readers that cannot decide what is stored wait for its end."""
+        """Context of a running commit: readers that cannot tell the stored version wait for its end."""
         with self.lock:
             self.publishing = True
         try:
