@@ -106,7 +106,6 @@ class _Call:
         return self._value
 
     def leave(self) -> None:
-        self.ticket.end()
         with self._lock:
             self._left, done = True, self._done
         if done:
