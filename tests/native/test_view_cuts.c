@@ -275,6 +275,47 @@ static void check_a_pass_meets_a_folio_that_is_being_pinned(void)
 	rig_close(&rig);
 }
 
+static void *pin_the_second_page(void *arg)
+{
+	struct pc_need need;
+	*(int *)arg = pc_pin(file->inode, PAGE, 100, true, &raced, &need);
+	return NULL;
+}
+
+/* A discard of the file's local end moves the end before a view that is being made, or meets the view. [I-9, I-10] */
+static void check_a_view_comes_while_a_discard_moves_the_end(void)
+{
+	for (int made = 0; made <= 1; made++) {
+		int err;
+		u64 ranges[2];
+		start(PAGE, PAGE);
+		put(2 * PAGE, 1, PAGE);
+		EQUAL(read_byte(PAGE), 0);
+		lock_inode(file, PC_EXCLUSIVE);
+		if (made)
+			pin_the_second_page(&err);
+		pthread_t t;
+		if (!made) {
+			pc_sync_arm("pin_before_dirty", 0);
+			pthread_create(&t, NULL, pin_the_second_page, &err);
+			while (!pc_sync_arrived("pin_before_dirty"))
+				usleep(200);
+		}
+		EQUAL(file_discard(file, 2 * PAGE, 3 * PAGE, ranges, 1), 1);
+		if (!made)
+			let_go("pin_before_dirty", t);
+		pc_inode_lock_release(file->inode, PC_EXCLUSIVE);
+		EQUAL(err, made ? 0 : (u64)-ENXIO);
+		EQUAL(pc_inode_size(file->inode), made ? 2 * PAGE : PAGE);
+		SOUND(&rig);
+		if (made)
+			pc_unpin(rig.cache, &raced);
+		EQUAL(file_sync(file), 0);
+		EQUAL(file->store.stable_size, made ? 2 * PAGE : PAGE);
+		rig_close(&rig);
+	}
+}
+
 /* A writer copies the folio on conflict while a view comes: the view keeps the memory, the writer waits for the
  * call. */
 static void check_a_view_comes_while_the_folio_gets_other_memory(void)
@@ -381,6 +422,7 @@ int main(void)
 	RUN(check_a_new_version_under_a_view);
 	RUN(check_cutting_all_keeps_what_was_stored);
 	RUN(check_a_pass_meets_a_folio_that_is_being_pinned);
+	RUN(check_a_view_comes_while_a_discard_moves_the_end);
 	RUN(check_a_view_comes_while_the_folio_gets_other_memory);
 	RUN(check_a_release_meets_a_cut);
 	RUN(check_fsync_ends_beside_a_busy_view);

@@ -49,12 +49,16 @@ static void wait_for(struct pc_need *need, struct pc_cache *c, struct pc_folio *
 	need->owner = atomic_load(&f->owner);
 }
 
+/* Of a folio that this write has created; `pc_write_whole` keeps them beside its number, which is below PC_FRAMES_MAX. */
+#define MADE_NEW   0x40000000u
+#define MADE_ZEROS 0x80000000u /* its other bytes are zeros */
+
 /* Find or create the folio of page `index`, and lock it. Return: 0; -EAGAIN see need. */
-static int folio_for_write(struct pc_inode *i, u64 index, u64 pos, u64 end, struct pc_folio **out, bool *created,
+static int folio_for_write(struct pc_inode *i, u64 index, u64 pos, u64 end, struct pc_folio **out, u32 *made,
 			   struct pc_need *need)
 {
 	struct pc_cache *c = i->cache;
-	*created = false;
+	*made = 0;
 	for (;;) {
 		u32 id = pc_index_lookup(i, index);
 		struct pc_folio *f = id ? pc_folio_at(c, id) : NULL;
@@ -69,7 +73,7 @@ static int folio_for_write(struct pc_inode *i, u64 index, u64 pos, u64 end, stru
 		}
 		int err = pc_folio_create(i, index, write_order(c, index, pos, end), 0, 0, out);
 		if (!err) {
-			*created = true;
+			*made = MADE_NEW;
 			return 0;
 		}
 		if (err != -EEXIST) {
@@ -80,15 +84,16 @@ static int folio_for_write(struct pc_inode *i, u64 index, u64 pos, u64 end, stru
 }
 
 /* Cases a to e: return whether the range can be written without a fill; zero the other bytes of the folio in case b. */
-static bool make_writable(struct pc_inode *i, struct pc_folio *f, bool created, u32 from, u32 to)
+static bool make_writable(struct pc_inode *i, struct pc_folio *f, u32 *made, u32 from, u32 to)
 {
 	struct pc_cache *c = i->cache;
 	u32 size = pc_folio_bytes(c, f);
 	if (pc_folio_state(f) & PC_F_UPTODATE || (from == 0 && to == size) || pc_valid_covers(c, f, from, to))
 		return true;
-	if (created && pc_folio_pos(c, f) >= atomic_load(&i->remote_size)) {
+	if (*made & MADE_NEW && pc_folio_pos(c, f) >= atomic_load(&i->remote_size)) {
 		memset(pc_folio_memory(c, f), 0, from);
 		memset(pc_folio_memory(c, f) + to, 0, size - to);
+		*made |= MADE_ZEROS;
 		return true;
 	}
 	return pc_valid_can_add(c, f, from, to);
@@ -118,18 +123,18 @@ static bool unit_grow(struct pc_inode *i, u64 pos)
 	return true;
 }
 
-/* Make the written bytes valid, dirty and part of the file. Return: 0; -ENOMEM, or -ENODATA: the last byte of the file
- * must be read first; nothing is published then. */
-static int publish(struct pc_inode *i, struct pc_folio *f, bool created, u32 from, u32 to)
+/* Make the written bytes valid, dirty and part of the file. Zeros beside them are valid too, unless storage has grown
+ * since. Return: 0; -ENOMEM, or -ENODATA: the last byte of the file must be read first; nothing is published then. */
+static int publish(struct pc_inode *i, struct pc_folio *f, u32 made, u32 from, u32 to)
 {
 	struct pc_cache *c = i->cache;
 	u64 start = pc_folio_pos(c, f);
 	u32 size = pc_folio_bytes(c, f), v_from = from, v_to = to;
-	if (created && start >= atomic_load(&i->remote_size)) {
+	pc_inode_leaf_lock(i);
+	if (made & MADE_ZEROS && start >= atomic_load(&i->remote_size)) {
 		v_from = 0;
 		v_to = size;
 	}
-	pc_inode_leaf_lock(i);
 	bool whole = pc_folio_state(f) & PC_F_UPTODATE || (v_from == 0 && v_to == size);
 	int err = !whole || pc_folio_order(f) > 0 ? pc_folio_ext_ensure(c, f) : 0;
 	if (start + to > atomic_load_explicit(&i->size, memory_order_relaxed) && i->limits.write_unit > 1 &&
@@ -176,7 +181,7 @@ static void refresh(struct pc_inode *i, struct pc_folio *f)
 
 /* Whether the locked folio can take bytes at [a, b): cases a to e, in memory that no call reads. The file stays
  * unchanged. */
-static bool ready(struct pc_inode *i, struct pc_folio *f, bool created, u32 a, u32 b, struct pc_need *need)
+static bool ready(struct pc_inode *i, struct pc_folio *f, u32 *made, u32 a, u32 b, struct pc_need *need)
 {
 	struct pc_cache *c = i->cache;
 	refresh(i, f);
@@ -186,7 +191,7 @@ static bool ready(struct pc_inode *i, struct pc_folio *f, bool created, u32 a, u
 	} else if (PC_UNLIKELY(pc_folio_state(f) & PC_F_KEPT) && !pc_valid_covers(c, f, a, b) &&
 		   !pc_folio_unkeep(i, f)) {
 		need->kind = PC_NEED_ROOM;
-	} else if (!make_writable(i, f, created, a, b)) {
+	} else if (!make_writable(i, f, made, a, b)) {
 		need->kind = i->readable ? PC_NEED_FILL : PC_NEED_WRITEBACK;
 		need->pos = pc_folio_pos(c, f);
 		need->len = pc_folio_bytes(c, f);
@@ -197,12 +202,12 @@ static bool ready(struct pc_inode *i, struct pc_folio *f, bool created, u32 a, u
 }
 
 /* Copy to a folio that is ready, and publish. Return: whether the bytes were written; false: see need. */
-static bool take(struct pc_inode *i, struct pc_folio *f, bool created, u32 a, u32 b, const u8 *from,
+static bool take(struct pc_inode *i, struct pc_folio *f, u32 made, u32 a, u32 b, const u8 *from,
 		 struct pc_need *need)
 {
 	PC_SYNC("write_before_copy");
 	move(pc_folio_memory(i->cache, f) + a, from, b - a);
-	int err = publish(i, f, created, a, b);
+	int err = publish(i, f, made, a, b);
 	if (err == -ENODATA) {
 		/* All of the range is beyond the end: zeros, as before [M8]. */
 		memset(pc_folio_memory(i->cache, f) + a, 0, b - a);
@@ -234,8 +239,8 @@ static u64 write_folio(struct pc_inode *i, u64 pos, const u8 *from, u64 len, str
 {
 	struct pc_cache *c = i->cache;
 	struct pc_folio *f;
-	bool created;
-	if (folio_for_write(i, pos >> c->page_shift, pos, pos + len, &f, &created, need))
+	u32 made;
+	if (folio_for_write(i, pos >> c->page_shift, pos, pos + len, &f, &made, need))
 		return 0;
 	u64 start = pc_folio_pos(c, f);
 	u32 a = (u32)(pos - start), b = (u32)pc_min(a + len, pc_folio_bytes(c, f));
@@ -247,10 +252,10 @@ static u64 write_folio(struct pc_inode *i, u64 pos, const u8 *from, u64 len, str
 	if (PC_LIKELY(dirty))
 		move(pc_folio_memory(c, f) + a, from, b - a);
 	else
-		taken = ready(i, f, created, a, b, need) && take(i, f, created, a, b, from, need);
+		taken = ready(i, f, &made, a, b, need) && take(i, f, made, a, b, from, need);
 	if (taken && pc_recording(c))
 		pc_record_wrote(i, pos, b - a);
-	leave(i, f, created && !taken);
+	leave(i, f, made && !taken);
 	PC_SYNC("write_left_folio");
 	return taken ? b - a : 0;
 }
@@ -282,7 +287,6 @@ int64_t pc_write(struct pc_inode *i, uint64_t pos, const void *from, uint64_t le
 /* ---------------------------------------------------------------- all or nothing */
 
 enum { PC_WHOLE_FOLIOS = (PC_WHOLE_MAX >> 12) + 1 };
-#define PC_WHOLE_CREATED 0x80000000u
 
 /* Lock the folios of [pos, pos + len) and make them ready, in ascending order; if not all: see need. Return: number of
  * locked folios. */
@@ -292,13 +296,14 @@ static u32 lock_ready(struct pc_inode *i, u64 pos, u64 len, u32 *ids, struct pc_
 	u32 n = 0;
 	for (u64 done = 0; done < len;) {
 		struct pc_folio *f;
-		bool created;
-		if (folio_for_write(i, (pos + done) >> c->page_shift, pos + done, pos + len, &f, &created, need))
+		u32 made;
+		if (folio_for_write(i, (pos + done) >> c->page_shift, pos + done, pos + len, &f, &made, need))
 			break;
 		u32 a = (u32)(pos + done - pc_folio_pos(c, f)), waits = pc_folio_state(f) & PC_F_WRITER_WAITS;
 		u32 b = (u32)pc_min(a + len - done, pc_folio_bytes(c, f));
-		ids[n++] = pc_folio_id(c, f) | (created ? PC_WHOLE_CREATED : 0);
-		if (!already_dirty(i, f, a, b) && !ready(i, f, created, a, b, need)) {
+		bool dirty = already_dirty(i, f, a, b), can = dirty || ready(i, f, &made, a, b, need);
+		ids[n++] = pc_folio_id(c, f) | made;
+		if (!can) {
 			if (!waits) /* no writer waits: passes need not skip it */
 				atomic_fetch_and_explicit(&f->state, ~(u32)PC_F_WRITER_WAITS, memory_order_relaxed);
 			break;
@@ -331,17 +336,18 @@ int64_t pc_write_whole(struct pc_inode *i, uint64_t pos, const void *from, uint6
 	PC_SYNC("whole_locked");
 	bool go = need->kind == PC_NEED_NOTHING;
 	for (u32 k = 0; k < n; k++) {
-		struct pc_folio *f = pc_folio_at(c, ids[k] & ~PC_WHOLE_CREATED);
-		bool created = ids[k] & PC_WHOLE_CREATED, taken = false;
+		u32 made = ids[k] & (MADE_NEW | MADE_ZEROS);
+		struct pc_folio *f = pc_folio_at(c, ids[k] & ~made);
+		bool taken = false;
 		if (go) {
 			u32 a = (u32)(pos + done - pc_folio_pos(c, f));
 			u32 b = (u32)pc_min(a + len - done, pc_folio_bytes(c, f));
-			taken = go = take(i, f, created, a, b, (const u8 *)from + done, need);
+			taken = go = take(i, f, made, a, b, (const u8 *)from + done, need);
 			if (taken && pc_recording(c))
 				pc_record_wrote(i, pos + done, b - a);
 			done += taken ? b - a : 0;
 		}
-		leave(i, f, created && !taken);
+		leave(i, f, made && !taken);
 	}
 	return (int64_t)done;
 }

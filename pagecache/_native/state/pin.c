@@ -84,6 +84,9 @@ static int pin_checked(struct pc_inode *i, struct pc_folio *f, u64 pos, u64 len,
 	struct pc_cache *c = i->cache;
 	u32 from = (u32)(pos - pc_folio_pos(c, f)), to = (u32)pc_min(from + len, pc_folio_bytes(c, f));
 	u32 st = pc_folio_state(f);
+	/* A discard or another version may have moved the end since the caller compared: they do not wait for it. [I-9] */
+	if (writable && pc_folio_pos(c, f) + to > atomic_load(&i->size))
+		return -ENXIO;
 	if (st & PC_F_STALE || !(writable ? st & PC_F_UPTODATE : pc_valid_covers(c, f, from, to)))
 		return -EAGAIN;
 	if (pc_folio_ext_ensure(c, f))
@@ -145,9 +148,10 @@ static int pin_to_store(struct pc_inode *i, u64 pos, u64 len, struct pc_pin *out
 /**
  * pc_pin() - hold the memory of the folio at @pos for a view.
  *
- * @writable: its owner may store to it until it is unpinned; comes with the inode lock X, the range lies inside the file.
+ * @writable: its owner may store to it until it is unpinned; comes with the inode lock X.
  * Return: 0 with out->memory at @pos and out->len bytes of it (at most len); -EAGAIN: see need (FILL, FOLIO,
- * FLIGHT, OPEN; NOTHING: look again); -ENOMEM; -EMLINK: PC_PINS_MAX pins hold the folio; -ENOBUFS: too much is pinned for storing.
+ * FLIGHT, OPEN; NOTHING: look again); -ENOMEM; -EMLINK: PC_PINS_MAX pins hold the folio; -ENOBUFS: too much is pinned for
+ * storing; -ENXIO: a range to store to is not inside the file.
  */
 int pc_pin(struct pc_inode *i, uint64_t pos, uint64_t len, bool writable, struct pc_pin *out, struct pc_need *need)
 {

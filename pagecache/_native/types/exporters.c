@@ -200,19 +200,31 @@ static enum pc_result pin_later(PyObject *core, struct pc_inode *i, int err, con
 	return result == PC_UNCACHED ? wait_for_memory(i) : result;
 }
 
-/* Collect pins of [pos, pos + len), ascending. Return: a list, NULL. */
-static PyObject *pin_range(PyObject *core, struct pc_inode *i, u64 pos, u64 len, bool writable)
+static PyObject *not_inside(struct pc_inode *i, u64 pos, u64 len)
 {
+	return PyErr_Format(PyExc_ValueError, "view [%llu, %llu) is not inside the file of %llu bytes",
+			    (unsigned long long)pos, (unsigned long long)(pos + len),
+			    (unsigned long long)pc_inode_size(i));
+}
+
+/* Collect pins of [start, start + bytes), ascending. Return: a list, NULL. */
+static PyObject *pin_range(PyObject *core, struct pc_inode *i, u64 start, u64 bytes, bool writable)
+{
+	u64 pos = start, len = bytes;
 	PyObject *list = PyList_New(0);
 	while (list && len) {
 		struct pc_pin held;
 		struct pc_need need;
 		int err = pc_pin(i, pos, len, writable, &held, &need);
-		if (err) {
+		if (err == -ENXIO) {
+			not_inside(i, start, bytes);
+			Py_CLEAR(list);
+		} else if (err) {
 			if (pin_later(core, i, err, &need) == PC_FAILED)
 				Py_CLEAR(list);
-			continue;
 		}
+		if (err)
+			continue;
 		PyObject *pin = pin_new(core, &held);
 		if (!pin)
 			pc_unpin(i->cache, &held);
@@ -238,7 +250,7 @@ static int fill_first(PyObject *core, struct pc_inode *i, u64 pos, u64 len)
 	return filled == PC_FAILED ? -1 : 0;
 }
 
-/* Pin with the inode lock, which blocks writers and changes of the size. */
+/* Pin with the inode lock, which blocks writers and truncates. */
 static PyObject *pin_to_store(PyObject *core, struct pc_inode *i, u64 pos, u64 len)
 {
 	PyObject *list = NULL;
@@ -254,9 +266,7 @@ static PyObject *pin_to_store(PyObject *core, struct pc_inode *i, u64 pos, u64 l
 	if (pc_op_acquire(op, PC_HOLD_LOCK_X, -1) == 0) {
 		u64 size = pc_inode_size(i);
 		if (pos > size || len > size - pos)
-			PyErr_Format(PyExc_ValueError, "view [%llu, %llu) is not inside the file of %llu bytes",
-				     (unsigned long long)pos, (unsigned long long)(pos + len),
-				     (unsigned long long)size);
+			not_inside(i, pos, len);
 		else
 			list = pin_range(core, i, pos, len, true);
 	}
