@@ -379,10 +379,10 @@ def test_the_collector_releases_anywhere(make: Make, eager_collector: None) -> N
             task.result(60)
     finally:
         stop.set()
-    gc.collect()
+    # While a thread of the volume collects, `gc.collect` does nothing.
+    eventually(lambda: gc.collect() >= 0 and rig.cache.stats().pinned == 0)
     rig.cache.flusher.turn()
     rig.volume.sync()
-    assert rig.cache.stats().pinned == 0
     assert rig.volume.dirty_ranges(KEY) == rig.volume.dirty_ranges("other") == []
     rig.cache.check()
 
