@@ -30,8 +30,13 @@ for part in ("conformance", "conformance_base", "conformance_bytes", "conformanc
 
 @pytest.hookimpl(tryfirst=True)  # pytest-xdist reads the marks
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
-    """Tests run in some processes. What a module or a folder makes once, one of them makes, and has all who use it."""
+    """Give the tests of a shared fixture to one process, and slow tests more time.
+
+    Tests run in several processes; one of them makes what a module or a folder makes once.
+    """
     for item in items:
+        if item.get_closest_marker("slow") and not item.get_closest_marker("timeout"):
+            item.add_marker(pytest.mark.timeout(1800))
         info: Any = getattr(item, "_fixtureinfo", None)
         for fixtures in info.name2fixturedefs.values() if info else ():
             if fixtures[-1].scope in ("module", "session") and fixtures[-1].baseid.startswith("tests/"):

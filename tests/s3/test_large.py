@@ -53,7 +53,8 @@ def stored_in_parts(bucket: Bucket, size: int) -> str:
 @pytest.fixture
 def volume(bucket: Bucket, proxy: FaultyProxy) -> Iterator[Volume]:
     with PageCache("64MiB") as cache:
-        yield cache.attach(S3Backend(bucket.name, endpoint_url=proxy.endpoint))
+        # moto copies the object for each part of it that is copied: a gigabyte in Python, without a byte in between.
+        yield cache.attach(S3Backend(bucket.name, endpoint_url=proxy.endpoint, read_timeout=600))
 
 
 def piece(bucket: Bucket, offset: int, length: int) -> bytes:
