@@ -139,7 +139,7 @@ def waiting(world: World, whom: str, stir: Callable[[], None]) -> list[threading
         except Exception as error:
             world.fail(Failure("error", f"{whom}: {type(error).__name__}: {error}"))
 
-    thread = threading.Thread(target=guarded, name="stress-processes", daemon=True)
+    thread = threading.Thread(target=world.run, args=(guarded,), name="stress-processes", daemon=True)
     thread.start()
     return [thread]
 

@@ -140,7 +140,6 @@ class Run:
         self._players: object = None
         self.begun: Callable[[], None] = lambda: None  # called once, when the target is known to be usable
         self._made = False  # files of a round may be in the target
-        self._threads: list[threading.Thread] = []  # threads that may still run a call
         self._stirs = 0
         self._remarks: list[str] = []
         self._pressed = ""  # result of the last round's sync beside writers, if it ran
@@ -169,9 +168,9 @@ class Run:
         target = self._in_time(partial(self._make, self.plan, self.number))
         if target is None:
             return late("what makes the backend does not return")
-        self.name, self._made = target.name, True
         world = self.world = World(self.plan, target, self.number)
         try:
+            self.name, self._made = target.name, True
             refuse_crashes(self.plan, target, self.target)
             crash = crashing(self.plan, self.number, target, self.target)
             if self.number == self.plan.first_round:
@@ -226,7 +225,7 @@ class Run:
             with Watchdog(world):
                 crash.arm()
                 publishing.stir(True)
-                threads = self._threads = players.stir(self.plan.operations or OPERATIONS)
+                threads = players.stir(self.plan.operations or OPERATIONS)
                 while any(thread.is_alive() for thread in threads) and not world.failures:
                     crash.check()
                     for thread in threads:
@@ -284,7 +283,8 @@ class Run:
             except BaseException as error:
                 raised.append(error)
 
-        self._wait_for(guarded, 3 * self.plan.patience)
+        world = self.world
+        self._wait_for(guarded if world is None else partial(world.run, guarded), 3 * self.plan.patience)
         if raised:
             raise raised[0]
         return came[0] if came else None
@@ -293,7 +293,6 @@ class Run:
         """Return whether a call, which must not raise, returned within `seconds`."""
         began = time.monotonic()
         thread = threading.Thread(target=call, name="stress-rest", daemon=True)
-        self._threads = [*(one for one in self._threads if one.is_alive()), thread]
         thread.start()
         thread.join(seconds)
         if (world := self.world) is not None:
@@ -339,11 +338,10 @@ class Run:
 
     def _interrupted(self, world: World) -> None:
         """End all workers and remove the files, within a time limit."""
+        world.interrupted = True
         world.stopped.set()
         end = time.monotonic() + CALLS
-        idents = {thread.ident for thread in self._threads}
-        # Python 3.11 takes a thread for ended after an interrupted join: its frames show what still runs.
-        while (runs := not idents.isdisjoint(sys._current_frames())) and time.monotonic() < end:
+        while (runs := bool(world.running)) and time.monotonic() < end:
             time.sleep(0.02)
         clear = partial(self._clear, world.target)
         # The cache waits for a hanging call of the backend; a call that removes may well return.
@@ -374,7 +372,7 @@ class Run:
                 text = "".join(traceback.format_exception(error)).strip()
                 world.fail(Failure("error", f"{what}: {text}" + (f"\n  {hint}" if hint else "")))
 
-        if not self._wait_for(guarded, 3 * self.plan.patience):
+        if not self._wait_for(partial(world.run, guarded), 3 * self.plan.patience):
             world.fail(hangs(world, [f"{what} does not end"]))
         if unusable:
             raise unusable[0]

@@ -9,6 +9,7 @@ import time
 import traceback
 from collections.abc import Callable, Collection, Iterator
 from dataclasses import replace
+from functools import partial
 from typing import Any
 
 from pagecache.stress.bars import Bar
@@ -130,16 +131,22 @@ class Players:
         bar = Bar(len(played), self._check_state, self.world.stopped) if in_step else None
         threads = [
             threading.Thread(
-                target=self._thread, args=(number, count, go, bar), name=f"stress-{number + 1}", daemon=True
+                target=self.world.run,
+                args=(partial(self._thread, number, count, go, bar),),
+                name=f"stress-{number + 1}",
+                daemon=True,
             )
             for number in played
         ]
         if plan.tasks and self.world.target.tasks is not None:
             share = max(1, count // TASKS_SHARE)
-            threads.append(threading.Thread(target=self._loop, args=(share,), name="stress-tasks", daemon=True))
-        for thread in threads:
-            thread.start()
-        go.set()  # all at once: a thread with little work would end before the next one runs
+            tasks = partial(self._loop, share)
+            threads.append(threading.Thread(target=self.world.run, args=(tasks,), name="stress-tasks", daemon=True))
+        try:
+            for thread in threads:
+                thread.start()
+        finally:
+            go.set()  # all at once: a thread with little work would end before the next one runs
         return threads
 
     def recall(self, found: Callable[[str], bytes | None]) -> None:

@@ -143,7 +143,7 @@ class World:
     loop: asyncio.AbstractEventLoop | None = None
     failures: list[Failure] = field(default_factory=list)
     doubts: list[Doubt] = field(default_factory=list)
-    # waiting syncs of a worker -> what they must save
+    # waiting syncs of a worker -> bytes that they must save
     savers: dict[int, list[Observation]] = field(default_factory=dict)
     saved: int = 0  # the last time at which a sync was waiting
     lock: threading.Lock = field(default_factory=threading.Lock)
@@ -151,6 +151,8 @@ class World:
     operations: int = 0
     longest: float = 0.0  # seconds of the longest ended operation
     crashing: bool = False  # the store is gone, or about to go: calls may fail
+    running: set[object] = field(default_factory=set)  # one entry for each call of `run`
+    interrupted: bool = False  # `run` makes no further calls
 
     @property
     def tag(self) -> int:
@@ -201,6 +203,20 @@ class World:
         with self.lock:
             self.failures.append(failure)
         self.stopped.set()
+
+    def run(self, call: Callable[[], None]) -> None:
+        """Make the call of a thread of the round, unless the round has been interrupted.
+
+        A thread may begin after the interrupt that came during its start. So it enters `running` before it checks
+        `interrupted`, and the interrupted round sets `interrupted` before it waits for `running`.
+        """
+        entry = object()
+        self.running.add(entry)
+        try:
+            if not self.interrupted:
+                call()
+        finally:
+            self.running.discard(entry)
 
     # -- while workers run
 

@@ -5,12 +5,20 @@ from __future__ import annotations
 import signal
 import subprocess
 import sys
+import threading
 import time
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
 
 import pytest
+
+from pagecache import Key
+from pagecache.backends.directory import DirectoryBackend
+from pagecache.backends.passing import PassingBackend
+from pagecache.backends.protocol import BackendFile
+from pagecache.stress import Plan, job
+from pagecache.stress.deterministic.job import _Played
 
 BOUND = 50.0  # seconds after which a test gives up: shorter than a hang that would count as the finding
 WAITS = "interrupted: waiting up to 5 s for calls of the backend; Ctrl-C again ends at once"
@@ -133,3 +141,111 @@ def test_nothing_is_removed_beside_a_call_of_the_deterministic_scheduler(tmp_pat
     assert done.returncode == 130, done.stderr
     assert done.stderr.rstrip().endswith("interrupted: nothing is left in the target"), done.stderr
     assert list((tmp_path / "store").iterdir()) == []
+
+
+class Making(PassingBackend):
+    """A store whose first object is made slowly; `begun` is set before, and `removed` by a removal. `beside`: objects
+    were removed while it was made. The stores of a test share all of this.
+    """
+
+    def __init__(self, folder: Path, first: Making | None = None) -> None:
+        super().__init__(DirectoryBackend(folder))
+        self.first = first or self
+        if first is None:
+            self.begun, self.removed, self.beside = threading.Event(), threading.Event(), False
+
+    def open(self, key: Key, *, create: bool = False, exclusive: bool = False) -> BackendFile:
+        first = self.first
+        if create and not first.begun.is_set():
+            first.removed.clear()
+            first.begun.set()
+            first.beside = first.removed.wait(0.5)
+        return self.inner.open(key, create=create, exclusive=exclusive)
+
+    def remove(self, key: Key) -> None:
+        self.first.removed.set()
+        self.inner.remove(key)
+
+
+@pytest.mark.parametrize("order", ["before its call", "within its call"])
+def test_an_interrupt_during_the_start_of_a_thread_leaves_nothing(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, order: str
+) -> None:
+    """`Thread.start` raises; the thread begins after the files have been removed, or it is making them."""
+    store, ended, start = Making(tmp_path), threading.Event(), threading.Thread.start
+
+    def interrupted(thread: threading.Thread) -> None:
+        run = thread.run
+
+        def late() -> None:
+            if order == "before its call":
+                assert store.removed.wait(BOUND)
+            run()
+            ended.set()
+
+        if played.world is None or thread.name != "stress-rest" or started:
+            start(thread)
+            return
+        started.append(thread)
+        monkeypatch.setattr(thread, "run", late)
+        start(thread)
+        assert order == "before its call" or store.begun.wait(BOUND)
+        raise KeyboardInterrupt
+
+    started: list[threading.Thread] = []
+    plan = Plan(seed=1, size="64KiB", capacity="256KiB", rounds=1, threads=2, tasks=0, files=1)
+    played = job.run_of(plan, lambda: Making(tmp_path, store))
+    monkeypatch.setattr(job, "CALLS", BOUND)
+    monkeypatch.setattr(threading.Thread, "start", interrupted)
+    with pytest.raises(KeyboardInterrupt, match="nothing is left in the target"):
+        played.run()
+    assert ended.wait(BOUND)
+    assert not store.beside
+    assert list(tmp_path.iterdir()) == []
+
+
+def test_an_interrupt_between_the_starts_of_workers_ends_those_that_run(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The first worker waits for the others, which never start."""
+    start = threading.Thread.start
+    monkeypatch.setattr(job, "CALLS", BOUND)
+
+    def interrupted(thread: threading.Thread) -> None:
+        if thread.name == "stress-2":
+            raise KeyboardInterrupt
+        start(thread)
+
+    monkeypatch.setattr(threading.Thread, "start", interrupted)
+    plan = Plan(seed=1, size="64KiB", capacity="256KiB", rounds=1, threads=2, tasks=0, files=1)
+    with pytest.raises(KeyboardInterrupt, match="nothing is left in the target"):
+        job.run_of(plan, f"dir:{tmp_path}").run()
+    assert not [thread for thread in threading.enumerate() if thread.name == "stress-1"]
+    assert list(tmp_path.iterdir()) == []
+
+
+def test_an_interrupt_before_a_deterministic_round_has_its_store_leaves_nothing(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The round is stopped while the factory runs, makes files, and ends as failed."""
+    begun, stops, stop = threading.Event(), threading.Event(), _Played.stop
+
+    def make() -> DirectoryBackend:
+        begun.set()
+        assert stops.wait(BOUND)
+        return DirectoryBackend(tmp_path)
+
+    def interrupted(played: _Played) -> None:
+        assert begun.wait(BOUND)
+        raise KeyboardInterrupt
+
+    def stopped(played: _Played, seconds: float) -> bool:
+        stops.set()
+        return stop(played, seconds)
+
+    monkeypatch.setattr(_Played, "oversee", interrupted)
+    monkeypatch.setattr(_Played, "stop", stopped)
+    plan = Plan(seed=1, size="64KiB", capacity="256KiB", rounds=1, scheduler="deterministic", threads=2, tasks=0)
+    with pytest.raises(KeyboardInterrupt, match="nothing is left in the target"):
+        job.run_of(plan, make).run()
+    assert list(tmp_path.iterdir()) == []

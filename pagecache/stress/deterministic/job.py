@@ -116,7 +116,7 @@ class SimulatedRun(Run):
     def _stopped(self, played: _Played) -> None:
         """Stop the round where it is, and remove the files it made."""
         stands = played.stop(job.CALLS)
-        if (world := self.world) is not None:
+        if (world := self.world or self._latest) is not None:  # a call that met the stop may have ended the round
             if (cache := getattr(world.target, "cache", None)) is not None:
                 closing.give_up(cache)
             done = self._give_up([partial(self._clear, world.target)], job.REMOVED)
