@@ -41,7 +41,7 @@ requirements = $$($(PY) -c 'import tomllib; t = tomllib.load(open("pyproject.tom
 $(VENV)/.built: $(VENV)/.created $(BUILD)
 	@echo "building the extension"
 	@$(PIP) $(call requirements,["build-system"]["requires"])
-	@CC="$(CC)" $(PIP) --no-build-isolation -e .
+	@CC="$(CC)" PAGECACHE_FUSE=$${PAGECACHE_FUSE:-1} $(PIP) --no-build-isolation -e .
 	@touch $@
 
 # A second copy with the checks and sync points of debug builds, beside the installed one; its objects too.
@@ -51,7 +51,7 @@ DEBUG_O := build/debug/objects
 $(DEBUG)/.built: $(VENV)/.built $(BUILD)
 	@echo "building the extension for debugging"
 	@mkdir -p $(DEBUG)
-	@CC="$(CC)" PAGECACHE_DEBUG=1 $(PY) setup.py -q build_ext --build-lib build/debug --build-temp $(DEBUG_O) \
+	@CC="$(CC)" PAGECACHE_DEBUG=1 PAGECACHE_FUSE=$${PAGECACHE_FUSE:-1} $(PY) setup.py -q build_ext --build-lib build/debug --build-temp $(DEBUG_O) \
 	  > build/debug/log 2>&1 || { cat build/debug/log >&2; exit 1; }
 	@touch $@
 
@@ -113,7 +113,7 @@ test-all: $(TESTED)                                                   ## test, a
 $(TESTED): $(SOURCES) $(call changed,$(TESTED),$(SOURCES))
 	@$(MAKE) --no-print-directory test
 check: test-all ctest-asan ctest-tsan run-schedules-table $(VENV)/.built $(VENV)/.dev ## test-all, sanitizers, slow tests
-	$(PY) -m pytest -q -m slow --hypothesis-profile=random
+	$(PY) -m pytest -q -n 2 --dist loadgroup -m slow --hypothesis-profile=random
 soak: run-schedules-long $(VENV)/.built $(VENV)/.dev $(DEBUG)/.built planted ## the long ones; SEED=n repeats a run
 	$(PY) -m pytest -q -rP --show-capture=stdout -m soak --hypothesis-profile=random --timeout=0 $(if $(SEED),--hypothesis-seed=$(SEED))
 

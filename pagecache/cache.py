@@ -461,6 +461,8 @@ class PageCache:
             broken = self.native.check()
         if broken is None and (records := self._check_failed_ranges()) is not None:
             broken = "I-29", records
+        if broken is None and (handles := next(filter(None, map(lifetimes.check, self.volumes())), None)) is not None:
+            broken = "I-30", handles
         left = waits.left_over(self) if broken is None else None
         if left is not None:
             broken = "I-16", left

@@ -5,6 +5,8 @@ from __future__ import annotations
 import re
 from pathlib import Path
 
+import pytest
+
 import pagecache
 from pagecache.native import is_debug
 
@@ -22,6 +24,17 @@ def test_every_invariant_has_a_checker_or_is_listed_as_unchecked() -> None:
     """I-15 is the order of locks: debug builds assert it at every lock, others cannot see it."""
     assert CHECKED - reported() == {"I-15"}
     assert pagecache.PageCache.unchecked() == (() if is_debug() else ("I-15",))
+
+
+def test_check_reports_a_wrong_count_of_handles() -> None:
+    with pagecache.PageCache("1MiB") as cache:
+        volume = cache.attach("memory:")
+        with volume.open("k", "w+"):
+            volume.handles += 1
+            with pytest.raises(AssertionError, match="I-30"):
+                cache.check()
+            volume.handles -= 1
+            cache.check()
 
 
 def test_check_finds_nothing_in_a_cache_that_was_used() -> None:

@@ -2,7 +2,7 @@
 
 All backend calls except fills in the calling thread run here: `max_inflight` threads for calls that carry bytes and one
 more, so that commits and names never wait behind them. They are daemons, and take one piece of work after another from
-CORE. A hung backend hangs only the threads of its own volume.
+CORE. A hung backend hangs no threads of other volumes.
 
 A volume without work has no thread. A job starts a thread if all threads that run have a job. The first file starts all
 threads, and those of a mirror: CORE may queue its bytes at any time, also while the interpreter ends and Python refuses

@@ -53,6 +53,11 @@ class Inode:
         self._losses: list[_Loss] = []
         self._last_loss = 0
 
+    def retain(self) -> None:
+        """Count a handle, here and for the volume; `lifetimes.release` ends it. `inodes_lock` held."""
+        self.handles += 1
+        self.volume.handles += 1
+
     # -- the edge channel; under the volume's lock
 
     def record_loss(self, lost: list[LostRange], *, seen: bool) -> None:

@@ -25,6 +25,7 @@ if TYPE_CHECKING:
 __all__ = [
     "abandon_handle",
     "bury",
+    "check",
     "close_collected",
     "close_handle",
     "drop_local",
@@ -40,6 +41,14 @@ HOLLOW_MIN, HOLLOW_PART = 4096, 64
 """Hollow objects that a cache keeps: a minimum, or one part in so many of its capacity."""
 PRUNED, PRUNED_BY_FLUSHER = 4, 256
 """Maximum hollow objects that a close, or a turn of the flusher, frees."""
+
+
+def check(volume: Volume) -> str | None:
+    """Return how the counts of handles differ (I-30); None: they do not."""
+    with volume.inodes_lock:
+        inodes = {*volume.inodes.values(), *volume.orphans}
+        total = sum(inode.handles for inode in inodes)
+        return None if volume.handles == total else f"{volume!r} counts {volume.handles} handles, its objects {total}"
 
 
 def release(volume: Volume, inode: Inode, *, writable: bool) -> None:

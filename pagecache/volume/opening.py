@@ -95,8 +95,7 @@ def open_inode(volume: Volume, canonical: Key, key: Key, bits: int, keep_cache: 
     with volume.inodes_lock:
         inode = volume.inodes.get(canonical)
         if inode is not None:
-            inode.handles += 1
-            volume.handles += 1
+            inode.retain()
     if inode is not None:
         volume.engine.keep(inode.engine)
         try:
@@ -112,11 +111,10 @@ def open_inode(volume: Volume, canonical: Key, key: Key, bits: int, keep_cache: 
     inode = Inode(volume, canonical, backend_file, stat.size, stat.version)
     if created and not inode.engine.limits().durable_writes:
         inode.native.set_uncommitted(created=True)
-    inode.handles = 1
     try:
         with _unless_reconnected(volume, key, reconnects, backend_file):
             volume.inodes[canonical] = inode
-            volume.handles += 1
+            inode.retain()
     except ShutdownError:
         inode.native.forget_uncommitted()
         inode.native.destroy()
@@ -166,7 +164,7 @@ def open_again(handle: CachedFile, bits: int) -> CachedFile | None:
     with volume.inodes_lock:
         if not inode.handles:
             return None
-        inode.handles += 1
+        inode.retain()
     options = volume.options
     through, window = bool(options.write_through), int(options.read_ahead)
 
@@ -319,7 +317,7 @@ def follow(inode: Inode, key: Key) -> None:
 
 def stored_stat(volume: Volume, inode: Inode, key: Key, tries: Attempts) -> ObjectStat | None:
     """Return the stored status of an open name; a file of a commit_on_close backend may know its own version only.
-    None: the object was removed by another writer, and nothing of it is local.
+    None: another writer removed the object, and nothing of it is local.
     """
     engine = inode.engine
     if not engine.limits().commit_on_close:

@@ -35,7 +35,8 @@ from typing import Any
 from pagecache.bench import files
 from pagecache.native import NativeVolume
 from tests.bench import dict_backend
-from tests.bench.file_stores import ways
+from tests.bench.file_stores import PLAIN, STORES
+from tests.bench.file_stores import way as way_of
 
 ROOT = Path(__file__).resolve().parents[2]
 MARK = "pagecache-bench-mark"
@@ -120,8 +121,10 @@ def per_item(counts: Counter[str], items: int, most: int = 60) -> dict[str, floa
 
 def each_job(folder: Path, count: int) -> Iterator[tuple[str, str, Callable[[], object]]]:
     """Yield store, name and a call that does the job on `count` files; the files are restored after it."""
-    with ExitStack() as stack:
-        for store, way in ways(folder, max(EXISTING, 2 * count), stack).items():
+    for store in (PLAIN, *STORES):
+        # One cache at a time: threads of another one would be counted too.
+        with ExitStack() as stack:
+            way = way_of(store, folder, max(EXISTING, 2 * count), stack)
             for job in files.JOBS:
                 variant = files.file_variant(store, way.jobs, job, way.keys)
                 # A cycle through all files closes those that come next.

@@ -41,11 +41,16 @@ class Way:
 
 def ways(folder: Path, count: int, stack: ExitStack) -> dict[str, Way]:
     """Return plain files below `folder` (on tmpfs), and one volume of each store, by name."""
-    plain, names = folder / "plain", [f"file{n}" for n in range(count)]
-    plain.mkdir(parents=True)
-    found = {PLAIN: Way(files.by_system_calls(), [f"{plain}/{name}" for name in names])}
-    for store, make in STORES.items():
-        cache = stack.enter_context(made(PageCache("64MiB")))
-        volume = cache.attach(make(folder / "store"))
-        found[store] = Way(files.through(volume), names, volume.sync)
-    return found
+    return {name: way(name, folder, count, stack) for name in (PLAIN, *STORES)}
+
+
+def way(name: str, folder: Path, count: int, stack: ExitStack) -> Way:
+    """Return plain files below `folder`, or a volume of the named store in a separate cache."""
+    names = [f"file{n}" for n in range(count)]
+    if name == PLAIN:
+        plain = folder / "plain"
+        plain.mkdir(parents=True)
+        return Way(files.by_system_calls(), [f"{plain}/{key}" for key in names])
+    cache = stack.enter_context(made(PageCache("64MiB")))
+    volume = cache.attach(STORES[name](folder / "store"))
+    return Way(files.through(volume), names, volume.sync)

@@ -230,7 +230,7 @@ def test_a_report_of_many_failed_ranges_walks_each_page_once(make: Make, monkeyp
 
 
 def with_ten_failures(make: Make) -> Rig:
-    """A file of which every other page was refused, each by a call of its own."""
+    """A file of which every other page was refused, each in a separate call."""
     rig = make({KEY: bytes(20 * PAGE)}, retry=replace(ONCE, failed_retry=3600.0), max_folio=PAGE)
     rig.backend.fault("write_from", FULL, times=10)
     file = rig.open("r+b")
@@ -242,6 +242,18 @@ def with_ten_failures(make: Make) -> Rig:
     return rig
 
 
+def on_search(monkeypatch: pytest.MonkeyPatch, note: Callable[[int], object]) -> None:
+    """Call `note` with the start of each search of ranges in this thread: results of writes come on others."""
+    find = NativeInode.range_next
+
+    def noted(self: NativeInode, start: int, *args: Any) -> int:
+        if threading.current_thread() is threading.main_thread():
+            note(start)
+        return find(self, start, *args)
+
+    monkeypatch.setattr(NativeInode, "range_next", noted)
+
+
 def test_a_turn_resumes_a_bounded_number_of_failures(make: Make, monkeypatch: pytest.MonkeyPatch) -> None:
     """A store that is full fails each request: each turn resumes the next records, until all are sent again. [2.14]"""
     monkeypatch.setattr(failures, "PER_TURN", 3)
@@ -249,19 +261,14 @@ def test_a_turn_resumes_a_bounded_number_of_failures(make: Make, monkeypatch: py
     engine, later = engine_of(rig), rig.volume.engine.clock.now() + 4000.0
     resumed: list[int] = []
     searched: list[int] = []
-    retry, find = NativeInode.retry, NativeInode.range_next
+    retry = NativeInode.retry
 
     def count_retry(self: NativeInode, start: int, *args: Any, **how: Any) -> Any:
         resumed.append(start // PAGE)
         return retry(self, start, *args, **how)
 
-    def count_search(self: NativeInode, start: int, *args: Any) -> int:
-        if threading.current_thread() is threading.main_thread():  # results come on others
-            searched.append(start // PAGE)
-        return find(self, start, *args)
-
     monkeypatch.setattr(NativeInode, "retry", count_retry)
-    monkeypatch.setattr(NativeInode, "range_next", count_search)
+    on_search(monkeypatch, searched.append)
     turns = 0
     while len(resumed) < 10:
         resumed_before = len(resumed)
@@ -283,13 +290,7 @@ def test_waiting_bytes_behind_many_records_are_found_in_later_turns(
     rig = with_ten_failures(make)
     engine, now = engine_of(rig), rig.volume.engine.clock.now()
     searched: list[list[int]] = []
-    find = NativeInode.range_next
-
-    def count_search(self: NativeInode, start: int, *args: Any) -> int:
-        searched[-1].append(start)
-        return find(self, start, *args)
-
-    monkeypatch.setattr(NativeInode, "range_next", count_search)
+    on_search(monkeypatch, lambda start: searched[-1].append(start))
     more = True
     while more:
         searched.append([])
@@ -313,13 +314,7 @@ def test_a_search_in_progress_begins_again_when_all_records_are_forgotten(
     with engine.lock:
         engine.failures.forget()
     starts: list[int] = []
-    find = NativeInode.range_next
-
-    def note_search(self: NativeInode, start: int, *args: Any) -> int:
-        starts.append(start)
-        return find(self, start, *args)
-
-    monkeypatch.setattr(NativeInode, "range_next", note_search)
+    on_search(monkeypatch, starts.append)
     while failures.due(engine, now) == now:
         assert len(starts) < 100
     assert 0 in starts

@@ -233,6 +233,22 @@ def test_a_range_outside_the_file_is_a_value_error(stored: Rig, offset: int, len
     assert (stored.cache.stats().pinned, stored.volume.dirty_ranges(KEY)) == (0, [])
 
 
+def test_a_range_that_a_running_truncate_cuts_off_is_a_value_error(stored: Rig) -> None:
+    """The view waits for the lock of the object, and compares with the size that the truncate leaves. [2.21]"""
+    file = stored.open("r+b")
+    gate = stored.backend.gate("truncate", KEY)
+    truncate = Task(file.truncate, 10 * PAGE)
+    gate.wait_entered()
+    view = Task(file.view, 10 * PAGE, PAGE, writable=True)
+    assert view.waits()
+    gate.open()
+    truncate.result()
+    with pytest.raises(ValueError, match=rf"is not inside the file of {10 * PAGE} bytes"):
+        view.result()
+    assert stored.cache.stats().pinned == 0
+    stored.cache.check()
+
+
 def test_a_quarter_of_the_cache_and_no_more(stored: Rig) -> None:
     """ENOMEM says what to release; nothing of the refused view stays pinned, writers go on. [2.21]"""
     file = stored.open("r+b")

@@ -92,6 +92,19 @@ def test_listed_entries_count_as_returned(server: Server) -> None:
     assert len(server.nodes) == 1
 
 
+def test_the_second_open_of_a_file_without_a_name_counts_as_a_handle(server: Server) -> None:
+    """Its release takes one away. [I-30]"""
+    volume, number = server.files.volume, server.lookup(1, "a").number
+    opened = [server.open(number, os.O_RDONLY)[0]]
+    server.unlink(1, "a")
+    opened.append(server.open(number, os.O_RDONLY)[0])
+    for left in (2, 1, 0):
+        volume.cache.check()
+        assert volume.handles == left
+        if left:
+            server.release(opened.pop())
+
+
 @pytest.mark.parametrize("taker", ["unlink", "rename over it", "rename it"])
 @pytest.mark.parametrize("order", ["open first", "name first"])
 def test_an_open_that_came_first_finds_the_file_that_its_name_stood_for(

@@ -229,8 +229,8 @@ static void *write_in_thread(void *arg)
 	return NULL;
 }
 
-/* A writer has a new page for a part of staged bytes when these are lost, before and after: what it does not write are
- * zeros then, not what its memory held. */
+/* A writer has a new page for a part of staged bytes when these are lost, before and after: the rest of the
+ * page is zeros then, not old memory. */
 static void check_a_loss_beside_a_writer(void)
 {
 	for (int late = 0; late < 2; late++) {

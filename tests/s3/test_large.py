@@ -133,7 +133,9 @@ def test_a_gigabyte_is_written_through_a_small_cache(bucket: Bucket, proxy: Faul
         for _ in range(GiB // PART):
             file.write(UNIT)
     calls = proxy.taken()
-    assert moved(calls)[0] <= GiB + 32 * MiB
-    assert moved(calls)[1] <= MiB
+    # A part that write-back meets before the writer has finished it is stored privately, read back and stored again.
+    up, down = moved(calls)
+    assert up - GiB <= 32 * MiB
+    assert down <= min(up - GiB + MiB, 32 * MiB)
     for n in (0, 63, 127):
         assert piece(bucket, n * PART, PART) == UNIT

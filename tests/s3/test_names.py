@@ -107,16 +107,16 @@ def test_queries_are_not_repeated_forever_and_not_after_a_definite_answer(
 
 
 @pytest.mark.slow
-def test_a_hundred_thousand_keys_are_listed_without_loading_them_all(
-    bucket: Bucket, proxy: FaultyProxy, volume: Volume
-) -> None:
-    fill(bucket, 100_000)
+def test_many_keys_are_listed_without_loading_them_all(bucket: Bucket, proxy: FaultyProxy, volume: Volume) -> None:
+    """100,000 keys; 10,000 on moto, which sorts all of them for each request."""
+    count = 10_000 if bucket.server.kind == "moto" else 100_000
+    fill(bucket, count)
     proxy.taken()
     entries = iter(volume.list())
     assert len(list(islice(entries, 1_500))) == 1_500
     assert counted(proxy.taken()) == {"ListObjectsV2": 2}
-    assert sum(1 for _ in entries) == 98_500
-    assert counted(proxy.taken()) == {"ListObjectsV2": 98}
+    assert sum(1 for _ in entries) == count - 1_500
+    assert counted(proxy.taken()) == {"ListObjectsV2": count // 1_000 - 2}
 
 
 def fill(bucket: Bucket, count: int) -> None:

@@ -120,11 +120,11 @@ def test_under_the_deterministic_scheduler_one_try_is_enough() -> None:
 
 
 @pytest.mark.slow
-@pytest.mark.timeout(900)
+@pytest.mark.timeout(1800)
 def test_a_race_shrinks_to_two_workers() -> None:
     """Appends use a size that was read before. The remaining ones are repeated until they collide."""
     plan = Plan(seed=1, duration=240, mix=("append", "buffered"), **PLAN | {"operations": 8, "tasks": 0})
-    shrunk = shrink(plan, seconds=120, make=planted("AppendsOver"))
+    shrunk = shrink(plan, seconds=LONG, make=planted("AppendsOver"))
     assert shrunk.workers == 2, shrunk.story
     assert shrunk.operations <= 8, shrunk.story
     assert "lies on append" in shrunk.story or "where the end was" in shrunk.story

@@ -74,6 +74,11 @@ class Listener(socketserver.ThreadingMixIn, socketserver.UnixStreamServer):
     block_on_close = False
     owner: Owner
 
+    def __init__(self, path: str) -> None:
+        """Listen under another name first: a client that finds `path` meets a listener."""
+        super().__init__(f"{path}~", Handler)
+        os.rename(f"{path}~", path)
+
     def process_request(self, request: Any, client_address: Any) -> None:
         self.owner.connections.append(request)
         super().process_request(request, client_address)
@@ -109,7 +114,7 @@ class Owner:
 
     def start(self) -> Owner:
         """Serve."""
-        self.listener = Listener(str(self.path), Handler)
+        self.listener = Listener(str(self.path))
         self.listener.owner = self
         threading.Thread(target=self.listener.serve_forever, args=(0.01,), daemon=True).start()
         return self

@@ -4,6 +4,7 @@ Only `pagecache mount` needs it, and names the missing library without it. So it
 goes on if it cannot be compiled, and setup.py leaves it out if pkg-config does not find libfuse.
 
     PAGECACHE_FUSE=0    leave it out although libfuse is here: for wheels that go elsewhere
+    PAGECACHE_FUSE=1    an error in its compilation ends the build, if libfuse is here: for development
 
 Variants as in the builder of CORE (`_native/build.py`), which this shares.
 """
@@ -58,7 +59,7 @@ def builder() -> FFI:
         extra_compile_args=compile_args,
         extra_link_args=[*link_args, *(pkg_config("--libs") or "-lfuse3").split()],
         py_limited_api=not sysconfig.get_config_var("Py_GIL_DISABLED"),
-        optional=True,
+        optional=os.environ.get("PAGECACHE_FUSE") != "1",
     )
     return ffi
 

@@ -84,7 +84,7 @@ static int pin_checked(struct pc_inode *i, struct pc_folio *f, u64 pos, u64 len,
 	struct pc_cache *c = i->cache;
 	u32 from = (u32)(pos - pc_folio_pos(c, f)), to = (u32)pc_min(from + len, pc_folio_bytes(c, f));
 	u32 st = pc_folio_state(f);
-	/* A discard or another version may have moved the end since the caller compared: they do not wait for it. [I-9] */
+	/* A discard or another version moves the end beside the lock of the inode. [I-9] */
 	if (writable && pc_folio_pos(c, f) + to > atomic_load(&i->size))
 		return -ENXIO;
 	if (st & PC_F_STALE || !(writable ? st & PC_F_UPTODATE : pc_valid_covers(c, f, from, to)))

@@ -200,13 +200,6 @@ static enum pc_result pin_later(PyObject *core, struct pc_inode *i, int err, con
 	return result == PC_UNCACHED ? wait_for_memory(i) : result;
 }
 
-static PyObject *not_inside(struct pc_inode *i, u64 pos, u64 len)
-{
-	return PyErr_Format(PyExc_ValueError, "view [%llu, %llu) is not inside the file of %llu bytes",
-			    (unsigned long long)pos, (unsigned long long)(pos + len),
-			    (unsigned long long)pc_inode_size(i));
-}
-
 /* Collect pins of [start, start + bytes), ascending. Return: a list, NULL. */
 static PyObject *pin_range(PyObject *core, struct pc_inode *i, u64 start, u64 bytes, bool writable)
 {
@@ -217,7 +210,9 @@ static PyObject *pin_range(PyObject *core, struct pc_inode *i, u64 start, u64 by
 		struct pc_need need;
 		int err = pc_pin(i, pos, len, writable, &held, &need);
 		if (err == -ENXIO) {
-			not_inside(i, start, bytes);
+			PyErr_Format(PyExc_ValueError, "view [%llu, %llu) is not inside the file of %llu bytes",
+				     (unsigned long long)start, (unsigned long long)(start + bytes),
+				     (unsigned long long)pc_inode_size(i));
 			Py_CLEAR(list);
 		} else if (err) {
 			if (pin_later(core, i, err, &need) == PC_FAILED)
@@ -263,13 +258,8 @@ static PyObject *pin_to_store(PyObject *core, struct pc_inode *i, u64 pos, u64 l
 	caller_of(op)->what = Py_NewRef(pc_str_view);
 	caller_of(op)->pos = pos;
 	caller_of(op)->end = pos + len;
-	if (pc_op_acquire(op, PC_HOLD_LOCK_X, -1) == 0) {
-		u64 size = pc_inode_size(i);
-		if (pos > size || len > size - pos)
-			not_inside(i, pos, len);
-		else
-			list = pin_range(core, i, pos, len, true);
-	}
+	if (pc_op_acquire(op, PC_HOLD_LOCK_X, -1) == 0)
+		list = pin_range(core, i, pos, len, true);
 	pc_op_settle(op);
 	Py_DECREF(op);
 	return list;

@@ -53,7 +53,7 @@ LONG_TIMEOUT = 600.0
 """Minimum seconds for copies and completions, which take minutes for large objects."""
 KEPT = ("ContentType", "CacheControl", "ContentDisposition", "ContentEncoding", "ContentLanguage", "Expires",
         "StorageClass", "ServerSideEncryption", "SSEKMSKeyId", "WebsiteRedirectLocation")  # fmt: skip
-"""Properties of an object besides its bytes; copies of parts do not carry them."""
+"""Properties of an object other than its bytes; copies of parts do not carry them."""
 LOADER = create_loader()
 """The descriptions of the service are read once."""
 RANGE = re.compile(r"bytes (\d+)-(\d+)/(\d+|\*)")
@@ -132,7 +132,7 @@ class Stored:
         size: bytes.
         mtime: seconds since 1970; None: unknown.
         id: of the commit that made it; "" if it was made by another program.
-        carried: its properties besides its bytes, as arguments of the next version.
+        carried: its properties other than its bytes, as arguments of the next version.
     """
 
     etag: str

@@ -117,7 +117,7 @@ class Draft:
 
     @contextmanager
     def publish(self) -> Iterator[None]:
-        """Context of a running commit: readers that cannot tell the stored version wait for its end."""
+        """Context of a running commit: readers without the stored version wait for its end."""
         with self.lock:
             self.publishing = True
         try:

@@ -227,7 +227,7 @@ class S3File(BackendFile):
             return upload
 
     def _extra(self, base: Stored | None, id: str) -> dict[str, Any]:
-        """Return the properties of the next version besides its bytes: those of the last one, and the id."""
+        """Return the properties of the next version without its bytes: those of the last one, and the id."""
         carried = dict(base.carried) if base is not None else {}
         if "Tagging" in carried:
             carried["Tagging"] = self._bucket.tags(carried["Tagging"])

@@ -1,4 +1,4 @@
-"""Private objects of a process in a bucket, besides its objects, until they are no longer needed.
+"""Private objects of a process in a bucket, beside its objects, until they are no longer needed.
 
     PREFIX/.pagecache/SESSION/17            private objects: staged bytes, zeros to copy, joined parts
     PREFIX/.pagecache/SESSION/18.upload     a note for each open upload: nothing else identifies its owner
