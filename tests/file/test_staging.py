@@ -12,7 +12,8 @@ from pagecache import BackendError, CommitError, DataLossError, PageCacheError, 
 
 from .answers import failing_commit, short
 from .keeping import KeepingBackend
-from .rig import KEY, PAGE, Rig, Task, accepted_before, dirty_bytes, eventually, pattern, quiet
+from .rig import KEY, ONCE, PAGE, Rig, Task, accepted_before, dirty_bytes, eventually, pattern, quiet
+from .test_interrupts import ctrl_c
 
 Make = Callable[..., Rig]
 
@@ -132,6 +133,24 @@ def test_without_stage_a_full_cache_says_so_and_loses_nothing(make: Make) -> Non
     file.fsync()
     assert rig.backend.committed(KEY) == content[:taken]
     file.pwrite(content[taken : taken + PAGE], taken)  # there is room again
+
+
+def test_a_full_cache_says_so_although_a_writer_gave_up_its_wait_for_a_page(make: Make) -> None:
+    """Room is made of that page too: it was in flight, came back with a failed commit, and is dirty. [T-61]"""
+    rig = make(limits={"commit_on_close": True}, cow_limit=0, retry=ONCE, **SMALL)
+    file, other = rig.open("x+b"), rig.open("x+b", "other")
+    file.pwrite(bytes(PAGE), 0)
+    with rig.backend.gate("write_from") as gate:
+        sync = Task(file.flush)
+        with ctrl_c(gate.entered), pytest.raises(KeyboardInterrupt):
+            file.pwrite(b"new", 100)
+    sync.result()
+    rig.backend.fault("commit", failing_commit(BackendError(errno.EIO, "lost", retry=True)))
+    with pytest.raises(OSError, match="lost"):
+        file.fsync()
+    with pytest.raises(PageCacheError) as caught:
+        Task(other.pwrite, bytes(CAPACITY), 0).result()
+    assert caught.value.errno == errno.ENOBUFS
 
 
 def test_all_of_a_file_staged_and_evicted_appears_whole(make: Make) -> None:

@@ -207,10 +207,12 @@ static void check_a_folio_in_several_requests_keeps_its_old_frame_for_all(void)
 }
 
 /* Above cow_limit the writer waits for the call instead. Background work then lets it in before it takes the folio
- * again; awaited work does not. */
+ * again; awaited work does not, nor does the work for writers that wait for room. */
 static void check_above_cow_limit_the_writer_waits(void)
 {
-	for (int wanted = 0; wanted <= 1; wanted++) {
+	enum { BACKGROUND, AWAITED, PARTIAL };
+	for (int work_for = BACKGROUND; work_for <= PARTIAL; work_for++) {
+		int wanted = work_for != BACKGROUND;
 		struct pc_need need;
 		start(0, 64 << 10);
 		pc_cache_configure(rig.cache, 4 << 20, 8 << 20, 32 << 10, true);
@@ -236,8 +238,9 @@ static void check_above_cow_limit_the_writer_waits(void)
 		CHECK(state_at(file, 0) & PC_F_WRITER_WAITS); /* until the writer comes */
 		SOUND(&rig);
 		EQUAL(pc_write_next(file->inode, &r), 0); /* that pass has ended */
-		CHECK(pc_pass_background(file->inode, 1 << 20));
-		if (wanted)
+		CHECK(work_for == PARTIAL ? pc_pass_partial(file->inode, 1 << 20)
+					  : pc_pass_background(file->inode, 1 << 20));
+		if (work_for == AWAITED)
 			pc_flush_start(file->inode, ALL, 0, ALL);
 		EQUAL(pc_write_next(file->inode, &r), wanted);
 		if (wanted)

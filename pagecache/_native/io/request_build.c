@@ -162,8 +162,10 @@ bool pc_pass_claim(struct pc_inode *i, struct pc_folio *f, bool *locked, bool *b
 			pc_index_mark(i, pc_folio_index(f), pc_folio_order(f), PC_MARK_TOWRITE, false);
 		return false;
 	}
-	if (st & PC_F_WRITER_WAITS && !wanted)
-		return false; /* a writer waits until its call returns: background work goes second */
+	/* A writer waits until its call returns: background work goes second. A writer that gave up leaves the flag,
+	 * and one that now waits for room would wait for this pass. */
+	if (st & PC_F_WRITER_WAITS && !wanted && !i->pass.partial)
+		return false;
 	if (st & PC_F_WRITE_PINNED && !wanted)
 		return false; /* it would be dirty again at once */
 	if (pc_folio_trylock(f)) {
