@@ -66,13 +66,13 @@ class Flusher:
         self._native = native
         self._clock = clock
         self._park = park
-        self._stop = False
+        self._stop = self._over = False
         self._next_turn = math.inf  # on the clock; infinite during a turn, which may have checked already
         self._still = 0
         self._deferred: deque[Callable[[], None]] = deque()
         self._later: deque[Callable[[], None]] = deque()
         self._long_waits = LongWaits()
-        self._thread = threading.Thread(target=self._loop, name="pagecache-flusher", daemon=True)
+        self._thread = threading.Thread(target=self._run, name="pagecache-flusher", daemon=True)
 
     def start(self) -> None:
         self._native.tick(self._clock.now())
@@ -91,7 +91,10 @@ class Flusher:
         self._native.wake_flusher()
 
     def alive(self) -> bool:
-        return self._thread.is_alive()
+        """Return whether the thread has not ended. `Thread.is_alive` is of no use: an exception of a signal handler in
+        it makes CPython 3.11 take the thread for ended.
+        """
+        return not self._over
 
     def defer(self, call: Callable[[], None]) -> None:
         """Queue a finaliser's call: finalisers run in any thread at any point, even inside engine code."""
@@ -117,6 +120,12 @@ class Flusher:
     def next_turn(self) -> float:
         """Return when the next turn begins without a wake-up; infinite during a turn."""
         return self._next_turn
+
+    def _run(self) -> None:
+        try:
+            self._loop()
+        finally:
+            self._over = True
 
     def _loop(self) -> None:
         while not self._stop:

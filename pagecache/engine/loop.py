@@ -103,7 +103,7 @@ class CacheLoop:
         self._park = park
         self._loop = asyncio.new_event_loop()
         self._tasks: set[asyncio.Task[Any]] = set()
-        self.ending = self._ended = False
+        self.ending = self._ended = self._over = False
         self._thread = threading.Thread(target=self._run, name=f"pagecache-{name}-loop", daemon=True)
         try:
             start_thread(self._thread, "of the cache")
@@ -122,9 +122,10 @@ class CacheLoop:
         with contextlib.suppress(Exception):
             self._loop.run_until_complete(self._loop.shutdown_asyncgens())
         self._loop.close()
+        self._over = True
 
     def alive(self) -> bool:
-        return self._thread.is_alive()
+        return not self._over
 
     def is_current(self) -> bool:
         return threading.current_thread() is self._thread

@@ -384,7 +384,7 @@ class ThreadRunner(OnDemand):
 
     def alive(self) -> bool:
         """Return whether queued work will be done."""
-        return not self._stopped and (not self._threads or any(thread.is_alive() for thread in self._threads))
+        return not self._stopped
 
     def is_worker(self) -> bool:
         thread = threading.current_thread()

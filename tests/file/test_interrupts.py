@@ -116,6 +116,31 @@ def test_every_wait_for_the_backend_can_be_interrupted(make: Make, wait: str) ->
     assert committed[: 8 * PAGE] == content[: 7 * PAGE] + b"end" + content[7 * PAGE + 3 :]
 
 
+def test_no_wait_asks_python_whether_a_thread_of_the_cache_is_alive(
+    make: Make, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """An interrupt in `Thread.is_alive` makes CPython 3.11 take the thread for ended: later waits would fail. [K9]"""
+    asked: list[str] = []
+    is_alive = threading.Thread.is_alive
+
+    def recorded(thread: threading.Thread) -> bool:
+        asked.append(thread.name)
+        return is_alive(thread)
+
+    rig = make({KEY: DATA})
+    file = rig.open("r+b")
+    file.pwrite(b"dirty", 0)
+    gate = rig.backend.gate("write_from")
+    sync = Task(file.fsync)
+    gate.wait_entered()
+    monkeypatch.setattr(threading.Thread, "is_alive", recorded)
+    assert sync.waits(0.3)
+    gate.open()
+    sync.result()
+    rig.volume.stat("file")
+    assert [name for name in asked if name.startswith("pagecache")] == []
+
+
 def test_an_interrupted_rename_keeps_both_files_until_it_has_returned(make: Make) -> None:
     """No byte of them is written back beside the call, to either name. [2.20]"""
     rig = make({KEY: DATA, "other": DATA})

@@ -142,6 +142,7 @@ def test_a_full_cache_says_so_although_a_writer_gave_up_its_wait_for_a_page(make
     file.pwrite(bytes(PAGE), 0)
     with rig.backend.gate("write_from") as gate:
         sync = Task(file.flush)
+        gate.wait_entered()
         with ctrl_c(gate.entered), pytest.raises(KeyboardInterrupt):
             file.pwrite(b"new", 100)
     sync.result()
