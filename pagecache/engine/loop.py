@@ -112,6 +112,12 @@ class CacheLoop:
             raise
 
     def _run(self) -> None:
+        try:
+            self._run_tasks()
+        finally:
+            self._over = True
+
+    def _run_tasks(self) -> None:
         native.enter_loop()
         asyncio.set_event_loop(self._loop)
         while not self._ended:
@@ -122,7 +128,6 @@ class CacheLoop:
         with contextlib.suppress(Exception):
             self._loop.run_until_complete(self._loop.shutdown_asyncgens())
         self._loop.close()
-        self._over = True
 
     def alive(self) -> bool:
         return not self._over

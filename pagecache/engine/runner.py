@@ -301,6 +301,7 @@ class ThreadRunner(OnDemand):
         self._jobs: dict[int, deque[Job[object]]] = {cls: deque() for cls in JOBS}
         self._running: dict[Job[object], float] = {}  # job -> its start
         self._former: list[threading.Thread] = []  # of backends before this one
+        self._ended = 0  # threads of this backend that have ended; guarded by the lock of the lists
 
     def renew(self, threads: int) -> None:
         """Start fresh threads: the earlier ones may hang in a backend that is gone. They end when their call
@@ -308,6 +309,7 @@ class ThreadRunner(OnDemand):
         """
         with self._lock:
             self._era += 1
+            self._ended = 0
             self._most = threads
             wanted = threads if self._threads or self._lent else 0
             self._former = [thread for thread in [*self._former, *self._threads] if thread.is_alive()]
@@ -319,12 +321,16 @@ class ThreadRunner(OnDemand):
         return self._volume.work(self._run_job, TURN) is not None
 
     def _loop(self, era: int) -> None:
-        while era == self._era:
-            try:
-                if self._volume.work(self._run_job, IDLE) is None:
-                    return
-            except BaseException:
-                fault("a thread of a volume met an error that should not get here; it goes on")
+        try:
+            while era == self._era:
+                try:
+                    if self._volume.work(self._run_job, IDLE) is None:
+                        return
+                except BaseException:
+                    fault("a thread of a volume met an error that should not get here; it goes on")
+        finally:
+            with self._lock:
+                self._ended += era == self._era
 
     def _run_job(self, cls: int) -> None:
         jobs = self._jobs[cls]
@@ -384,7 +390,7 @@ class ThreadRunner(OnDemand):
 
     def alive(self) -> bool:
         """Return whether queued work will be done."""
-        return not self._stopped
+        return not self._stopped and (not self._threads or self._ended < len(self._threads))
 
     def is_worker(self) -> bool:
         thread = threading.current_thread()

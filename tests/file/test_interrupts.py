@@ -16,7 +16,11 @@ from typing import Any
 import pytest
 
 import pagecache
-from pagecache import PageCache, RetryPolicy
+from pagecache import PageCache, RetryPolicy, ShutdownError
+from pagecache.engine import runner
+from pagecache.engine.loop import CacheLoop
+from pagecache.engine.park import Park
+from pagecache.native import NativeVolume
 
 from .backends import WAIT_LIMIT_S, Fault
 from .rig import KEY, PAGE, Rig, Task, eventually, make_rig, pattern
@@ -139,6 +143,42 @@ def test_no_wait_asks_python_whether_a_thread_of_the_cache_is_alive(
     sync.result()
     rig.volume.stat("file")
     assert [name for name in asked if name.startswith("pagecache")] == []
+
+
+@pytest.mark.filterwarnings("ignore::pytest.PytestUnhandledThreadExceptionWarning")
+def test_a_call_does_not_wait_for_threads_that_have_all_ended(make: Make, monkeypatch: pytest.MonkeyPatch) -> None:
+    """A log handler of the program ended each of them. [K9]"""
+    rig = make({KEY: DATA})
+    file = rig.open("r+b")
+    file.pwrite(b"dirty", 0)
+
+    def ends(*_args: Any) -> None:
+        raise SystemExit
+
+    with monkeypatch.context() as broken:
+        broken.setattr(NativeVolume, "work", ends)
+        broken.setattr(runner, "fault", ends)
+        sync = Task(file.fsync)  # it wakes them
+        with pytest.raises(ShutdownError, match="have ended"):
+            sync.result()
+    rig.volume.abort()
+    rig.volume.reconnect(rig.backend)  # with other threads
+    Task(file.fsync).result()
+    assert (rig.backend.committed(KEY) or b"")[:5] == b"dirty"
+
+
+@pytest.mark.filterwarnings("ignore::pytest.PytestUnhandledThreadExceptionWarning")
+def test_a_loop_that_an_error_ends_is_not_taken_for_alive(monkeypatch: pytest.MonkeyPatch) -> None:
+    """The last asynchronous generator of a backend exits. [K9]"""
+    loop = CacheLoop("ends", Park())
+
+    async def ends() -> None:
+        raise SystemExit
+
+    monkeypatch.setattr(loop._loop, "shutdown_asyncgens", ends)
+    assert loop.alive()
+    assert loop.stop(5)
+    loop._loop.close()
 
 
 def test_an_interrupted_rename_keeps_both_files_until_it_has_returned(make: Make) -> None:
