@@ -22,7 +22,7 @@ from .backends.protocol import AsyncBackend, Backend
 from .backends.url import as_backend, check_mirror
 from .config import CacheConfig, Size, VolumeOptions, with_overrides
 from .engine import failures, throttle
-from .engine.blocking import blocking, original
+from .engine.blocking import blocking, is_async, original
 from .engine.flusher import Flusher
 from .engine.park import Clock, Deadline, Park
 from .engine.report import waits
@@ -213,6 +213,7 @@ class PageCache:
         backend_options: Mapping[str, Any] | None = None,
         mirror: Backend | AsyncBackend | PlainBackend | str | None = None,
         timeout: float | None = None,
+        prompt: bool | None = None,
         **overrides: Unpack[VolumeOverrides],
     ) -> Volume:
         """Attach a backend to the cache.
@@ -229,11 +230,14 @@ class PageCache:
                 anew when the file is created or truncated to nothing.
             timeout: default in seconds for `Volume.open`, `stat`, `exists`, `list`, `remove`, `rename` and `truncate`;
                 None: no limit.
+            prompt: whether calls return promptly, so that callers make them on their own threads; None: as
+                `BackendLimits.prompt` says. False for a directory on a network file system.
             **overrides: single fields of the options.
 
         Raises:
-            ValueError: URL, option, a capacity that is too small for the backend's write unit, or an object that
-                another volume of this cache has already. TypeError: no backend; names all missing methods.
+            ValueError: URL, option, a capacity that is too small for the backend's write unit, an object that another
+                volume of this cache has already, or `prompt` for an asynchronous backend. TypeError: no backend; names
+                all missing methods.
         """
         self._check_open()
         Deadline(self.clock, timeout)  # raises the error of an invalid timeout
@@ -247,6 +251,10 @@ class PageCache:
             check_mirror(resolved, second)
         if options is not None and not isinstance(options, VolumeOptions):
             raise TypeError(f"options must be VolumeOptions, not {type(options).__name__}")
+        if prompt is not None and not isinstance(prompt, bool):
+            raise TypeError(f"prompt must be True, False or None, not {type(prompt).__name__}")
+        if prompt and is_async(resolved):
+            raise ValueError("prompt: True, but calls of an asynchronous backend are awaited by the cache's event loop")
         if name is not None and not isinstance(name, str):
             raise TypeError(f"name must be a str, not {type(name).__name__}")
         chosen = options_for(resolved.limits, options, overrides)
@@ -261,7 +269,7 @@ class PageCache:
             if second is not None:
                 self._check_unused(second, "mirror")
             second = None if second is None else blocking(second, self._event_loop)
-            volume = Volume(self, blocking(resolved, self._event_loop), label, chosen, second, timeout)
+            volume = Volume(self, blocking(resolved, self._event_loop), label, chosen, second, timeout, prompt)
             self._volumes.append(volume)
         self._divide_limit()
         volume.engine.say(logging.INFO, "the volume", f"attached: {kind}")

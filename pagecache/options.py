@@ -88,6 +88,7 @@ class LimitsOverrides(TypedDict, total=False):
     ordered_writes: bool
     parallel_direct_writes: bool
     read_only: bool
+    prompt: bool
     trusted: bool
     sync_timeout: float | None
 

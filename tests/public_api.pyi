@@ -66,6 +66,7 @@ class PageCache:
     def attach(self, backend: Backend | AsyncBackend | str, *, name: str | None = None, options: VolumeOptions | None = None,
                backend_options: Mapping[str, Any] | None = None, mirror: Backend | AsyncBackend | str | None = None,
                timeout: float | None = None,           # the default of the volume's open, stat, exists, list, remove, rename, truncate
+               prompt: bool | None = None,             # overrules the backend's limits
                **overrides: Any) -> Volume:
         """`backend` may be a URL: `memory:`, `dir:PATH`, `s3://BUCKET/PREFIX?endpoint=URL`, `fsspec:URL`, or a scheme registered
         under the entry-point group `pagecache.backends`; `backend_options` go to its constructor. `overrides` are fields of
@@ -300,6 +301,7 @@ class BackendLimits:
     ordered_writes: bool = False           # one call at a time per file, ascending
     parallel_direct_writes: bool = False
     read_only: bool = False
+    prompt: bool = False                   # calls return promptly and may be made on the thread of the caller
     trusted: bool = True                   # False: sync waits for it at most sync_timeout
     sync_timeout: float | None = None
 

@@ -182,6 +182,7 @@ size_t pc_volume_some_hollow(struct pc_volume *v, uint64_t *ids, size_t n);
 size_t pc_volume_aged(struct pc_volume *v, uint64_t before_ns, uint64_t *ids, size_t n, uint64_t *next_ns);
 uint64_t pc_volume_unsaved(struct pc_volume *v);
 uint32_t pc_cache_hollow(struct pc_cache *c);
+void pc_work_wake(struct pc_volume *v);
 void pc_job_push(struct pc_volume *v, uint32_t cls);
 
 /* ---- inode */
@@ -308,6 +309,7 @@ bool pc_sync_done(struct pc_inode *i, uint64_t stamp);
 void pc_commit_start(struct pc_inode *i, uint64_t stamp);
 void pc_settle_start(struct pc_inode *i);
 bool pc_commit_begin(struct pc_inode *i);
+int pc_commit_begin_own(struct pc_inode *i);
 enum { PC_COMMIT_AGAIN, PC_COMMIT_KEPT, PC_COMMIT_PARKED };
 void pc_commit_end(struct pc_inode *i, bool ok, int how);
 bool pc_commit_running(struct pc_inode *i);

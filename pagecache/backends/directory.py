@@ -180,7 +180,8 @@ class DirectoryBackend(NamespaceBackend):
 
     Args:
         root: an existing directory.
-        limits: of one call; default: those of `BackendLimits`, with parallel direct writes.
+        limits: of one call; default: those of `BackendLimits`, with parallel direct writes,
+            and prompt.
         overrides: fields of `BackendLimits`, such as ``read_only=True``.
 
     Raises:
@@ -190,7 +191,7 @@ class DirectoryBackend(NamespaceBackend):
     def __init__(
         self, root: str | os.PathLike[str], limits: BackendLimits | None = None, **overrides: Unpack[LimitsOverrides]
     ) -> None:
-        self.limits = with_overrides(limits or BackendLimits(parallel_direct_writes=True), overrides)
+        self.limits = with_overrides(limits or BackendLimits(parallel_direct_writes=True, prompt=True), overrides)
         self._tree = Tree(os.fspath(root))
         self._identities = Identities(self._tree)
         self._unsynced = Unsynced(self._tree)

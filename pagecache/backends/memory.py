@@ -169,7 +169,8 @@ class MemoryBackend(Backend):
     """A dict of objects. Any hashable is a key; a path and its text are one key.
 
     Args:
-        limits: of one call; default: those of `BackendLimits`, with parallel direct writes.
+        limits: of one call; default: those of `BackendLimits`, with parallel direct writes,
+            and prompt.
         overrides: fields of `BackendLimits`, such as ``durable_writes=True`` or ``max_write="64KiB"``.
 
     >>> backend = MemoryBackend()
@@ -181,7 +182,7 @@ class MemoryBackend(Backend):
     """
 
     def __init__(self, limits: BackendLimits | None = None, **overrides: Unpack[LimitsOverrides]) -> None:
-        self.limits = with_overrides(limits or BackendLimits(parallel_direct_writes=True), overrides)
+        self.limits = with_overrides(limits or BackendLimits(parallel_direct_writes=True, prompt=True), overrides)
         self._serials = itertools.count(1)
         self._lock = threading.Lock()
         self._objects: dict[Key, MemoryFile] = {}

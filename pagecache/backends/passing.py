@@ -8,13 +8,14 @@ one.
 from __future__ import annotations
 
 from collections.abc import Iterable, Sequence
+from dataclasses import replace
 from typing import Any
 
 from ..errors import Key
 from .plain import PlainBackend, completed
 from .protocol import OPTIONAL_MEMBERS, Backend, BackendFile, BackendLimits, ObjectStat
 
-__all__ = ["PassingBackend", "PassingFile"]
+__all__ = ["PassingBackend", "PassingFile", "SlowBackend"]
 
 
 class PassingFile(BackendFile):
@@ -86,3 +87,20 @@ class PassingBackend(Backend):
 
     def close(self) -> None:
         self.inner.close()
+
+
+class SlowBackend(PassingBackend):
+    """The inner backend, unchanged but for its limits: calls may take long, so none is made on a caller's thread."""
+
+    def __init__(self, inner: Backend | PlainBackend) -> None:
+        super().__init__(inner)
+        self._seen = self.inner.limits
+        self._slow = replace(self._seen, prompt=False)
+
+    @property
+    def limits(self) -> BackendLimits:  # type: ignore[override]
+        """Return the current limits of the inner backend, which is not prompt. The same object until they change."""
+        if (limits := self.inner.limits) is not self._seen:
+            self._slow = replace(limits, prompt=False)  # first: another thread may see a new `_seen`
+            self._seen = limits
+        return self._slow

@@ -120,6 +120,8 @@ class BackendLimits:
         ordered_writes: one call at a time per file, ascending.
         parallel_direct_writes: direct writes of disjoint ranges may run concurrently.
         read_only: nothing can be changed.
+        prompt: calls return promptly, and may be made on the thread of the caller: no abort, deadline or interrupt ends
+            its wait for a running one.
         trusted: False: sync waits for it at most `sync_timeout` seconds.
     """
 
@@ -137,6 +139,7 @@ class BackendLimits:
     ordered_writes: bool = False
     parallel_direct_writes: bool = False
     read_only: bool = False
+    prompt: bool = False
     trusted: bool = True
     sync_timeout: float | None = None
 
@@ -157,6 +160,7 @@ class BackendLimits:
             "ordered_writes",
             "parallel_direct_writes",
             "read_only",
+            "prompt",
             "trusted",
         )
         for name in flags:

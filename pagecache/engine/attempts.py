@@ -4,6 +4,10 @@ A transient error stays invisible to the program while the retry policy has atte
 waits between two attempts, so the volume's threads are free for other calls. Three things end the wait: the deadline of
 the caller, an abort, and an interrupt. None of them ends a running backend call.
 
+The calls of a prompt backend are made on the thread of the caller. Nothing ends the wait for a running one, so an
+interrupt strikes in the middle of it. A call whose second half publishes what the first half has changed (`whole`) is
+made on a thread of the volume all the same if the caller is the main thread, which handles signals.
+
 A reading call is repeated unchanged. A call that changes names is repeated if the effect of its second attempt can be
 distinguished from that of the first: `make` records whether a failed attempt may have been carried out (`doubtful`),
 and opening.py and namespace.py handle that case.
@@ -12,6 +16,7 @@ and opening.py and namespace.py handle that case.
 from __future__ import annotations
 
 import logging
+import threading
 import time
 from collections.abc import Callable
 from functools import partial
@@ -78,7 +83,7 @@ class Attempts:
         deadline: the end of the caller's wait.
         doubtful: a failed attempt may have been carried out.
         first: error of the first doubtful attempt.
-        job: the running or last attempt.
+        job: the running or last attempt, if a thread of the volume made it.
     """
 
     def __init__(self, volume: EngineVolume, what: str, key: Key | None = None, timeout: float | None = None) -> None:
@@ -89,6 +94,7 @@ class Attempts:
         self.doubtful = False
         self.first: BaseException | None = None
         self.job: Job[Any] | None = None
+        self._error: BaseException | None = None  # of the last attempt, as the backend raised it
         self._done = False
         self._tries = Tries(volume)
         self._judged: tuple[BaseException, float | None] | None = None
@@ -148,8 +154,11 @@ class Attempts:
         return self._judged[1]
 
     def once(self, call: Callable[[], T]) -> T:
-        """Make a call on a thread of the volume, and wait for it until the deadline."""
-        return self._try(call, None, partial(self.alive, self.volume.reconnects))
+        """Make a call, and wait for it until the deadline."""
+        try:
+            return self._try(call, None, partial(self.alive, self.volume.reconnects))
+        finally:
+            self._error = None
 
     def repeated(
         self,
@@ -159,8 +168,9 @@ class Attempts:
         what: str | None = None,
         cls: int = NAMES,
         file: EngineFile | None = None,
+        whole: bool = False,
     ) -> T:
-        """Make a call on a thread of the volume, with retries after transient errors, until the deadline.
+        """Make a call, with retries after transient errors, until the deadline.
 
         Args:
             call: a call of the backend.
@@ -168,6 +178,7 @@ class Attempts:
             what: the backend's method, if the operation has another name.
             cls: class of the call in the volume's queue.
             file: the object that the call changes, under its locks.
+            whole: no interrupt may strike in the middle of the call.
 
         Raises:
             TimeoutError: the deadline passed. ShutdownError: the volume was aborted.
@@ -176,9 +187,9 @@ class Attempts:
         try:
             while True:
                 try:
-                    result = self._try(call, undo, alive, what, cls, file)
+                    result = self._try(call, undo, alive, what, cls, file, whole)
                 except OSError as error:
-                    if self.job is None or error is not self.job.error or self.judge(error) is None:
+                    if error is not self._error or self.judge(error) is None:
                         raise
                     self._say(error)
                 else:
@@ -186,7 +197,7 @@ class Attempts:
                     return result
                 self._pause(alive, file)
         finally:
-            self._judged = self.first = None  # errors keep frames, which keep errors
+            self._judged = self.first = self._error = None  # errors keep frames, which keep errors
 
     def here(self, call: Callable[[], T]) -> T:
         """Make the call on this thread, with retries; no deadline ends it while the call runs."""
@@ -211,10 +222,13 @@ class Attempts:
         what: str | None = None,
         cls: int = NAMES,
         file: EngineFile | None = None,
+        whole: bool = False,
     ) -> T:
         volume = self.volume
         if file is None:
             volume.check_alive(self.key)
+            if volume.prompt and not (whole and threading.current_thread() is threading.main_thread()):
+                return self._try_here(call, alive, what or self.what)
         number = 0 if file is None else file.native.id
         job = Job(volume.park, call, undo, what=what or self.what, key=self.key, file=number)
         self.job = job
@@ -223,10 +237,27 @@ class Attempts:
         except Exception as error:
             if error is not job.error:
                 raise
+            self._error = error
             raised = raised_by(error, job.what, self.key) if file is None else as_os_error(error, self.key)
             if raised is error:
                 raise
             raise raised from error
+
+    def _try_here(self, call: Callable[[], T], alive: Callable[[], None], what: str) -> T:
+        """Make a call of a prompt backend on this thread, unless the deadline has passed."""
+        alive()
+
+        def attempt() -> T:
+            try:
+                return call()
+            except Exception as error:
+                self._error = error
+                raised = raised_by(error, what, self.key)
+                if raised is error:
+                    raise
+                raise raised from error
+
+        return self.volume.call_here(what, self.key, attempt)
 
     def _say(self, error: BaseException) -> None:
         what = f"{self.what} failed at try {self._tries.count}: {cause(error)}"

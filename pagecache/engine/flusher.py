@@ -96,6 +96,10 @@ class Flusher:
         """
         return not self._over
 
+    def is_current(self) -> bool:
+        """Return whether the calling thread is the flusher's, which makes no backend call."""
+        return threading.current_thread() is self._thread
+
     def defer(self, call: Callable[[], None]) -> None:
         """Queue a finaliser's call: finalisers run in any thread at any point, even inside engine code."""
         self._deferred.append(call)

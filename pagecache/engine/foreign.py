@@ -22,6 +22,7 @@ from ..errors import BackendError, BackendProtocolError, Key, PageCacheError
 __all__ = [
     "as_os_error",
     "errno_of",
+    "is_interrupt",
     "is_kept",
     "max_write_of",
     "named",
@@ -54,6 +55,14 @@ CODES: tuple[tuple[type[OSError], int], ...] = (
     (io.UnsupportedOperation, errno.EOPNOTSUPP),
 )
 """The errno of an error that was made without one, by its class."""
+
+
+def is_interrupt(error: BaseException) -> bool:
+    """Return whether Ctrl-C, or the exit of a signal handler, ended a call that the main thread made itself.
+
+    The backend has not failed then.
+    """
+    return not isinstance(error, Exception) and threading.current_thread() is threading.main_thread()
 
 
 def _guarded(call: Callable[[], T], otherwise: T) -> T:

@@ -114,6 +114,7 @@ class EngineVolume:
         rng: random.Random | None = None,
         mirror: Backend | None = None,
         on_conflict: str = "fail",
+        prompt: bool | None = None,
     ) -> None:
         cache.spare.start()
         self.cache = cache
@@ -127,6 +128,8 @@ class EngineVolume:
         self.native = NativeVolume(cache.native, int(backend.limits.max_inflight))
         self.loop: CacheLoop | None = None
         self._bind_loop(backend)
+        self._prompt = prompt
+        self.prompt = self._is_prompt(backend)
         self.runner = ThreadRunner(self.native, name, threads_of(backend), self.park, self.clock, cache.spare)
         self.aborted = False
         self.seals = 0
@@ -164,6 +167,12 @@ class EngineVolume:
         if loop is not None and self.loop is None:
             loop.serve(self.native)
         self.loop = self.loop or loop
+
+    def _is_prompt(self, backend: Backend) -> bool:
+        """Return whether callers make their calls of the backend themselves."""
+        if isinstance(backend, Blocking):
+            return False
+        return bool(backend.limits.prompt) if self._prompt is None else self._prompt
 
     # -- alive or not
 
@@ -204,8 +213,8 @@ class EngineVolume:
     # -- calls of the backend that carry no bytes
 
     def call(self, call: Callable[[], T], what: str, key: Key | None = None) -> T:
-        """Make a call of the backend once, on a thread of the volume, and wait for it; an interrupt or an abort ends
-        only the wait.
+        """Make a call of the backend once and wait for it; an interrupt or an abort ends only the wait, unless the
+        backend is prompt.
         """
         self.check_reentry(what, key)
         return Attempts(self, what, key).once(call)
@@ -218,7 +227,7 @@ class EngineVolume:
             return Owner(f"{what} of the backend", f"is in {what} of {key!r}", thread, since, method=what)
 
         try:
-            return during(Reason(f"the backend's {what}", self.native, owner, key=key), call)
+            return during(Reason(f"the backend's {what}", self.native, owner, key=key), call, inside=True)
         except (ValueError, TypeError):  # about the key
             raise
         except Exception as error:
@@ -411,8 +420,16 @@ class EngineVolume:
             self.close_later(backend_file)
 
     def close_later(self, backend_file: BackendFile | None) -> None:
-        if getattr(backend_file, "close", None) is not None:
+        """Close a file of the backend without waiting, unless the backend is prompt."""
+        if getattr(backend_file, "close", None) is None:
+            return
+        if not self.prompt or self.cache.flusher.is_current():
             self.post(lambda: close_backend_file(backend_file), "close")
+            return
+        try:
+            close_backend_file(backend_file)
+        except Exception:
+            fault("%s: close failed without a waiter; it is not repeated", self.name)
 
     # -- tickets, events
 
@@ -501,6 +518,7 @@ class EngineVolume:
         """Revive the volume on another backend; its files have their new backend files."""
         self.backend = backend
         self._bind_loop(backend)
+        self.prompt = self._is_prompt(backend)
         self.reconnects += 1
         self.name_sync.reset()
         self.native.set_inflight(int(backend.limits.max_inflight))

@@ -134,6 +134,10 @@ class NativeVolume:
         """Choose whether an event loop starts work that carries bytes, or threads take it."""
         lib.pc_volume_set_on_loop(self._v, on)
 
+    def wake_worker(self) -> None:
+        """Wake one thread that waits for work."""
+        lib.pc_work_wake(self._v)
+
     def push_job(self, cls: int) -> None:
         lib.pc_job_push(self._v, cls)
 

@@ -243,9 +243,12 @@ def waiting(
     text: int,
     reason: object,
     call: Callable[[], T],
+    inside: bool = False,
 ) -> T:
-    """Make a call that waits; the wait is on record during the call, and in a trace, where `text` is its name."""
-    return cast(T, extension.waiting(core, volume, inode, kind, pos, end, text, reason, call))
+    """Make a call that waits; the wait is on record during the call, and in a trace, where `text` is its name.
+    `inside`: it is a call of the volume's backend.
+    """
+    return cast(T, extension.waiting(core, volume, inode, kind, pos, end, text, reason, call, inside))
 
 
 def waiting_since(core: object) -> float:

@@ -252,6 +252,13 @@ class NativeInode:
     def flush_start(self, stamp: int, pos: int = 0, end: int = END) -> int:
         return int(lib.pc_flush_start(self._i, stamp, pos, end))
 
+    def flush_here(self, stamp: int, pos: int = 0, end: int = END) -> None:
+        """Start write-back like `flush_start`, and do the calls on this thread, unless another thread has begun them.
+
+        Raises what a signal handler raises; other threads do what is left.
+        """
+        extension.flush_here(self.core, self.address, stamp, pos, end)
+
     def flush_pending(self, stamp: int, pos: int = 0, end: int = END, cursor: Any = None) -> int:
         return int(lib.pc_flush_pending(self._i, stamp, pos, end, ffi.NULL if cursor is None else cursor))
 
@@ -301,6 +308,13 @@ class NativeInode:
     def start_commit(self, stamp: int = 0) -> None:
         """Commit acknowledged bytes, unless any bytes up to the stamp are dirty again by then."""
         lib.pc_commit_start(self._i, stamp)
+
+    def commit_here(self, stamp: int = 0) -> None:
+        """Request a commit like `start_commit`, and do it on this thread if the token is free.
+
+        Raises what a signal handler raises.
+        """
+        extension.commit_here(self.core, self.address, stamp)
 
     def commit_due(self) -> bool:
         """Return whether `user.commit` was entered for a commit, and not only for work under the token."""

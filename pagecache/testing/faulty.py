@@ -19,7 +19,7 @@ from collections.abc import AsyncIterator, Awaitable, Callable, Iterable, Sequen
 from functools import partial
 from typing import Any
 
-from ..backends.passing import PassingBackend, PassingFile
+from ..backends.passing import PassingFile, SlowBackend
 from ..backends.plain import PlainBackend, completed, given
 from ..backends.protocol import (
     OPTIONAL_MEMBERS,
@@ -106,7 +106,7 @@ class _Controls:
         self.faults.calls.clear()
 
 
-class FaultyBackend(_Controls, PassingBackend):
+class FaultyBackend(_Controls, SlowBackend):
     """A backend with faults around `inner`. Thread-safe.
 
     Args:

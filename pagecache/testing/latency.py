@@ -7,7 +7,7 @@ import threading
 import time
 from collections.abc import Sequence
 
-from ..backends.passing import PassingBackend, PassingFile
+from ..backends.passing import PassingFile, SlowBackend
 from ..backends.plain import PlainBackend
 from ..backends.protocol import Backend, BackendFile
 from ..errors import Key
@@ -45,7 +45,7 @@ class _LatencyFile(PassingFile):
         return read
 
 
-class LatencyBackend(PassingBackend):
+class LatencyBackend(SlowBackend):
     """A backend around `inner`, with a delay before each call that carries bytes or commits. Delays overlap.
 
     Delays below 150 µs are exact to about a microsecond, but are busy waits, which keep the GIL: such short calls run

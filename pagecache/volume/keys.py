@@ -159,7 +159,7 @@ class BusyKeys:
         try:
             claim = _Claim(tries.what, threading.get_ident(), time.monotonic(), tries, trees=trees)
             self._claim_all(wanted, done, claim, tries)
-            within(lambda: tries.repeated(partial(hold.run, call)))
+            within(lambda: tries.repeated(partial(hold.run, call), whole=True))
         except BaseException:
             hold.leave()
             raise

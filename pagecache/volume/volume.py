@@ -73,6 +73,7 @@ class Volume:
         options: VolumeOptions,
         mirror: Backend | None = None,
         timeout: float | None = None,
+        prompt: bool | None = None,
     ) -> None:
         self.cache = cache
         self.name = name
@@ -86,6 +87,7 @@ class Volume:
             on_conflict=options.on_conflict,
             clock=cache.clock,
             park=cache.park,
+            prompt=prompt,
         )
         self.engine.dirty_share = options.dirty_share
         self.prefers_stored = False  # acknowledged bytes give way to later foreign versions, as in network file systems

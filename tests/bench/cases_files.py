@@ -20,12 +20,10 @@ from pagecache.bench.harness import Comparison, Variant, calibrate
 from pagecache.bench.plain import Run
 from pagecache.bench.subject import PAGE, made
 from tests.bench import file_counts
-from tests.bench.dict_backend import HAS_PROMPT
 from tests.bench.file_stores import DIR, MEMORY, OTHER, PLAIN, PROMPT, STORES, Way, ways
 from tests.bench.rows import Bench, Row, case, comparison_row, exact, timed
 
 THREADS = 8
-NO_PROMPT = "BackendLimits has no `prompt` yet: the store is like dict"
 KEYS = {f"{JOBS[job]}, {DIR}": f"F1/{job}" for job in JOBS} | {
     f"{JOBS['create']}, {MEMORY}": "F2/memory",
     f"{JOBS['create']}, {PROMPT}": "F2/prompt",
@@ -92,8 +90,6 @@ def file_row(job: str, store: str, wall: Comparison, cpu: Comparison, found: dic
     counted = {name: found[store][job][name] for name in NAMED if name in found.get(store, {}).get(job, {})}
     counts = {"cpu": cpu.times(store, PLAIN).median, "cpu_us": 1e6 * cpu.seconds(store), **counted}
     note = described(counts, found.get(PLAIN, {}).get(job, {}))
-    if store == PROMPT and not HAS_PROMPT:
-        note += f"; {NO_PROMPT}"
     key = KEYS.get(metric, "")
     if key:
         row = timed("small-files", key, wall, store, PLAIN, note)

@@ -1,7 +1,4 @@
-"""A store written in Python, as small as the protocol allows: objects are bytearrays in a dict.
-
-`prompt=True` sets `BackendLimits.prompt` in versions that have it; without it both kinds of stores are the same.
-"""
+"""A store written in Python, as small as the protocol allows: objects are bytearrays in a dict."""
 
 import dataclasses
 import itertools
@@ -9,8 +6,6 @@ from collections.abc import Iterator
 from typing import Any
 
 from pagecache import Backend, BackendLimits, ObjectStat
-
-HAS_PROMPT = any(field.name == "prompt" for field in dataclasses.fields(BackendLimits))
 
 
 class DictFile:
@@ -57,8 +52,7 @@ class DictBackend(Backend):
     """A dict of objects."""
 
     def __init__(self, *, prompt: bool) -> None:
-        options: dict[str, Any] = {"prompt": prompt} if HAS_PROMPT else {}
-        self.limits = BackendLimits(**options)
+        self.limits = BackendLimits(prompt=prompt)
         self._files: dict[str, DictFile] = {}
         self._serials = itertools.count(1)
 

@@ -345,6 +345,137 @@ static void check_urgent_work_goes_first_and_low_work_leaves_a_credit(void)
 	rig_close(&rig);
 }
 
+/* One of the volume's threads: it sleeps until it is woken, and a sleep of WAIT_MAX_NS is a lost wake-up. */
+static _Atomic u32 jobs_done;
+
+static void *work_until_the_end(void *arg)
+{
+	struct pc_volume *v = rig.volume;
+	struct pc_work w;
+	(void)arg;
+	for (;;) {
+		u32 seq = atomic_load(&v->workers.seq);
+		pc_work_next(v, &w);
+		if (w.kind == PC_WORK_STOP)
+			return NULL;
+		if (w.kind == PC_WORK_NONE) {
+			wait_event(&v->workers, seq);
+			continue;
+		}
+		EQUAL(w.kind, PC_WORK_JOB);
+		if (w.credit)
+			pc_credit_put(v, w.credit);
+		pc_work_end(v, &w);
+		atomic_fetch_add(&jobs_done, 1);
+	}
+}
+
+/* Each job wakes one thread, in bursts and one by one, with credits for fewer jobs than there are threads. */
+static void check_no_wake_up_for_a_piece_of_work_is_lost(void)
+{
+	enum { JOBS = 20000 };
+	pthread_t t[THREADS];
+	start();
+	pc_volume_set_inflight(rig.volume, 2);
+	atomic_store(&jobs_done, 0);
+	for (int k = 0; k < THREADS; k++)
+		pthread_create(&t[k], NULL, work_until_the_end, NULL);
+	for (u32 pushed = 0; pushed < JOBS;) {
+		for (u32 burst = 1 + pushed % 7; burst; burst--, pushed++)
+			pc_job_push(rig.volume, pushed % 2 ? PC_WORK_NAMES : PC_WORK_INTEGRITY);
+		while (atomic_load(&jobs_done) < pushed)
+			sched_yield(); /* nothing else wakes the threads */
+	}
+	pc_volume_stop(rig.volume);
+	for (int k = 0; k < THREADS; k++)
+		pthread_join(t[k], NULL);
+	rig.volume->stopping = 0;
+	EQUAL(pc_volume_inflight(rig.volume), 0);
+	rig_close(&rig);
+}
+
+static u32 woken(void)
+{
+	return atomic_load(&rig.volume->workers.seq);
+}
+
+/* A caller that does the work of its own file wakes a thread for a second request, and for what it leaves. */
+static void check_work_of_a_callers_own_file_wakes_no_thread_unless_some_is_left(void)
+{
+	struct pc_work w;
+	struct pc_limits l = limits_wide();
+	l.max_write = PAGE;
+	rig_open(&rig, 1 << 20, PAGE);
+	file = file_open_in(&rig, rig.volume, 0, 1 << 20, l);
+	struct file *other = file_open(&rig, 0, 1 << 20);
+	EQUAL(file_write(file, 0, "x", 1), 0);
+	EQUAL(file_write(other, 0, "x", 1), 0);
+
+	u32 before = woken();
+	struct pc_inode *outer = pc_work_own_begin(file->inode);
+	EQUAL((uintptr_t)outer, 0);
+	pc_flush_start(file->inode, ALL, 0, ALL);
+	EQUAL(woken(), before);
+	pc_flush_start(other->inode, ALL, 0, ALL); /* not its own */
+	CHECK(woken() != before);
+	CHECK(pc_work_next_own(file->inode, &w));
+	EQUAL(w.kind, PC_WORK_PASS);
+	EQUAL((uintptr_t)w.inode, (uintptr_t)file->inode);
+	do_work(rig.volume, &w);
+	EQUAL(file->store.bytes[0], 'x');
+	pc_commit_start(file->inode, 0); /* in line behind the pass */
+	while (pc_work_next_own(file->inode, &w))
+		do_work(rig.volume, &w);
+	EQUAL(file->store.commits, 1);
+	EQUAL(file->store.stable[0], 'x');
+	before = woken();
+	pc_work_own_end(file->inode, outer);
+	EQUAL(woken(), before);
+
+	static u8 bytes[3 * PAGE]; /* three requests */
+	EQUAL(file_write(file, 0, bytes, sizeof(bytes)), 0);
+	outer = pc_work_own_begin(file->inode);
+	pc_flush_start(file->inode, ALL, 0, ALL);
+	before = woken();
+	CHECK(pc_work_next_own(file->inode, &w));
+	do_work(rig.volume, &w);
+	CHECK(woken() != before);
+	before = woken();
+	pc_work_own_end(file->inode, outer);
+	CHECK(woken() != before); /* two requests are left */
+	while (work(rig.volume))
+		;
+	EQUAL(file->store.writes, 4);
+	rig_close(&rig);
+}
+
+/* The engine's own work under the token is for a thread of the volume, which no interrupt strikes. */
+static void check_a_caller_leaves_a_commit_with_other_work_to_a_thread(void)
+{
+	struct pc_work w;
+	start();
+	EQUAL(file_write(file, 0, "x", 1), 0);
+	EQUAL(flush(file), 0);
+	while (work(rig.volume))
+		;
+	pc_settle_start(file->inode);
+	u32 before = woken();
+	struct pc_inode *outer = pc_work_own_begin(file->inode);
+	pc_commit_start(file->inode, 0);
+	CHECK(pc_work_next_own(file->inode, &w));
+	EQUAL(w.kind, PC_WORK_COMMITTING);
+	EQUAL(pc_commit_begin_own(file->inode), -EAGAIN);
+	pc_inode_user_put(file->inode);
+	pc_work_end(rig.volume, &w);
+	pc_work_own_end(file->inode, outer);
+	CHECK(woken() != before);
+	EQUAL(file->store.commits, 0);
+	while (work(rig.volume))
+		;
+	EQUAL(file->store.commits, 1);
+	rig_close(&rig);
+}
+
 int main(void)
 {
 	RUN(check_leaf_locks_exclude_and_wake);
@@ -358,5 +489,8 @@ int main(void)
 	RUN(check_a_credit_given_back_moves_the_sequence_without_waiters);
 	RUN(check_no_wake_up_of_a_folio_is_lost);
 	RUN(check_urgent_work_goes_first_and_low_work_leaves_a_credit);
+	RUN(check_no_wake_up_for_a_piece_of_work_is_lost);
+	RUN(check_work_of_a_callers_own_file_wakes_no_thread_unless_some_is_left);
+	RUN(check_a_caller_leaves_a_commit_with_other_work_to_a_thread);
 	return 0;
 }

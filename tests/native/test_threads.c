@@ -354,12 +354,12 @@ static void *worker(void *volume)
 {
 	struct pc_volume *v = volume;
 	while (!atomic_load(&stop_work)) {
-		u32 seq = atomic_load(&v->event.seq);
+		u32 seq = atomic_load(&v->workers.seq);
 		if (work(v))
 			continue;
-		atomic_fetch_add(&v->event.waiters, 1);
-		pc_futex_wait(&v->event.seq, seq, 1000000000);
-		atomic_fetch_sub(&v->event.waiters, 1);
+		atomic_fetch_add(&v->workers.waiters, 1);
+		pc_futex_wait(&v->workers.seq, seq, 1000000000);
+		atomic_fetch_sub(&v->workers.waiters, 1);
 	}
 	return NULL;
 }

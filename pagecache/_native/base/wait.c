@@ -111,14 +111,25 @@ void pc_leaf_wake(struct pc_leaf_lock *l)
 	pc_futex_wake(&l->word, 1);
 }
 
-void pc_event_wake(struct pc_event *e)
+static void event_wake(struct pc_event *e, int n)
 {
 	atomic_fetch_add(&e->seq, 1);
 	PC_POINT("event_advanced");
 	if (atomic_load(&e->waiters))
-		pc_futex_wake(&e->seq, INT_MAX);
+		pc_futex_wake(&e->seq, n);
 	if (atomic_load(&e->watched))
 		pc_watch_notify(e);
+}
+
+void pc_event_wake(struct pc_event *e)
+{
+	event_wake(e, INT_MAX);
+}
+
+/* Like pc_event_wake(), for an event whose waiters all do the same: one of them does what there is to do. */
+void pc_event_wake_one(struct pc_event *e)
+{
+	event_wake(e, 1);
 }
 
 #ifdef PC_DEBUG

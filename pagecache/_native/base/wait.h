@@ -60,6 +60,7 @@ struct pc_event {
 extern _Atomic u32 pc_fork_epoch;
 
 void pc_event_wake(struct pc_event *e);
+void pc_event_wake_one(struct pc_event *e);
 void pc_watch_notify(struct pc_event *e);
 int pc_futex_wait(_Atomic u32 *word, u32 value, i64 timeout_ns);
 void pc_futex_wake(_Atomic u32 *word, int n);

@@ -116,12 +116,16 @@ static bool too_early(struct pc_inode *i)
 	return stamp && pc_flush_pending(i, stamp, 0, UINT64_MAX, NULL);
 }
 
-/* Begin a commit under the token. Return: whether there is anything to commit or to settle. If not, if it is too early,
- * or after an abort, the token is released. */
-bool pc_commit_begin(struct pc_inode *i)
+/* @own: the caller makes the commit itself. Return: 1, 0: nothing to do, -EAGAIN. */
+static int commit_begin(struct pc_inode *i, bool own)
 {
 	bool early = too_early(i);
 	pc_inode_leaf_lock(i);
+	if (own && i->settle) {
+		pc_work_push_commit(i);
+		pc_inode_leaf_unlock(i);
+		return -EAGAIN;
+	}
 	u64 generation = atomic_load(&i->volume->generation);
 	bool some = i->nr_unstable || i->stamp_m != PC_STAMP_NONE || pc_staged_bytes(i);
 	bool commits = some && !early && i->commit_requested;
@@ -150,6 +154,21 @@ bool pc_commit_begin(struct pc_inode *i)
 	pc_inode_leaf_unlock(i);
 	PC_SYNC("commit_begun");
 	return wanted;
+}
+
+/* Begin a commit under the token. Return: whether there is anything to commit or to settle. If not, if it is too early,
+ * or after an abort, the token is released. */
+bool pc_commit_begin(struct pc_inode *i)
+{
+	return commit_begin(i, false) > 0;
+}
+
+/* Like pc_commit_begin(), for a caller that makes the commit of its file itself. Return: 1, 0; -EAGAIN: the engine's own
+ * work under the token is due too, which an interrupt of the caller would leave in the middle; it is queued for a thread
+ * of the volume. */
+int pc_commit_begin_own(struct pc_inode *i)
+{
+	return commit_begin(i, true);
 }
 
 static void record_commit(struct pc_inode *i, bool ok, int how)

@@ -22,5 +22,7 @@ void pc_credit_put(struct pc_volume *v, u32 credit)
 	u64 word = atomic_load_explicit(&v->credits, memory_order_relaxed);
 	while ((u32)(word >> 32) == credit && !atomic_compare_exchange_weak(&v->credits, &word, word - 1))
 		;
-	pc_event_wake(&v->event); /* always: a waiter reads the sequence before it is counted */
+	/* Always: a waiter reads the sequence before it is counted. */
+	pc_event_wake(&v->event);
+	pc_event_wake_one(&v->workers);
 }

@@ -1,5 +1,5 @@
 /*
- * work.c - the next work for the threads of a volume.
+ * work.c - the next work for the threads of a volume, or for a caller that does the work of its own file.
  *
  * One queue per class, most urgent first: commits, names, fills with a waiter, integrity passes, background passes,
  * readahead. A queue holds requests (fills), inodes (passes and commits) or just a count of jobs that the engine keeps
@@ -7,9 +7,16 @@
  * carry bytes take a credit of `max_inflight`; background and readahead together use all credits but one.
  *
  * An inode with a pass goes back to the end of its queue each time a request is taken from it, so files share the
- * threads and several threads serve one file. Locks: the volume's leaf lock (level 7).
+ * threads and several threads serve one file.
+ *
+ * Each piece of work wakes one thread. A caller whose backend is prompt takes the passes and commits of its own file
+ * (pc_work_own_begin); what it queues wakes no thread, unless a pass has more than one request.
+ *
+ * Locks: the volume's leaf lock (level 7).
  */
 #include "io/io.h"
+
+static _Thread_local struct pc_inode *own; /* this thread does the work of this inode */
 
 static bool low(u32 cls)
 {
@@ -26,6 +33,20 @@ static u32 low_max(const struct pc_volume *v)
 	return v->max_inflight > 1 ? v->max_inflight - 1 : 1; /* of two calls, one: the other is for other files */
 }
 
+/* There is a piece of work, or a credit for one. */
+static void wake_worker(struct pc_volume *v)
+{
+	pc_event_wake_one(&v->workers);
+	if (PC_UNLIKELY(v->on_loop))
+		pc_event_wake(&v->event);
+}
+
+/* A thread that was woken leaves without having looked for work. */
+void pc_work_wake(struct pc_volume *v)
+{
+	wake_worker(v);
+}
+
 static void push(struct pc_volume *v, struct pc_list *l, u32 cls)
 {
 	pc_list_add_tail(&v->work[cls], l);
@@ -39,7 +60,7 @@ void pc_work_push_request(struct pc_volume *v, struct pc_request *r, int cls)
 	atomic_store_explicit(&r->queue, v, memory_order_relaxed);
 	push(v, &r->link, (u32)cls);
 	pc_leaf_unlock(&v->leaf, PC_LEVEL_QUEUE);
-	pc_event_wake(&v->event);
+	wake_worker(v);
 }
 
 /* Let a waiter take over the fill that owns a folio of the inode, if no thread has started it. Requests are
@@ -77,8 +98,8 @@ static void queue_pass(struct pc_inode *i, u32 cls, bool anew)
 		push(v, &i->work_pass, cls);
 	}
 	pc_leaf_unlock(&v->leaf, PC_LEVEL_QUEUE);
-	if (pushed)
-		pc_event_wake(&v->event);
+	if (pushed && (i != own || i->pass.nr_issued > 1 || !pc_list_empty(&i->pass.ready)))
+		wake_worker(v);
 }
 
 /* Queue the inode's pass, or move it up when it became urgent or its token has waiters. Context: inode leaf lock. */
@@ -111,7 +132,8 @@ void pc_work_push_commit(struct pc_inode *i)
 	pc_leaf_lock(&v->leaf, PC_LEVEL_QUEUE);
 	push(v, &i->work_commit, PC_WORK_COMMIT);
 	pc_leaf_unlock(&v->leaf, PC_LEVEL_QUEUE);
-	pc_event_wake(&v->event);
+	if (i != own)
+		wake_worker(v);
 }
 
 void pc_job_push(struct pc_volume *v, uint32_t cls)
@@ -119,7 +141,7 @@ void pc_job_push(struct pc_volume *v, uint32_t cls)
 	pc_leaf_lock(&v->leaf, PC_LEVEL_QUEUE);
 	v->jobs[cls]++;
 	pc_leaf_unlock(&v->leaf, PC_LEVEL_QUEUE);
-	pc_event_wake(&v->event);
+	wake_worker(v);
 }
 
 static void take(struct pc_volume *v, u32 cls, struct pc_work *w)
@@ -200,5 +222,63 @@ void pc_work_end(struct pc_volume *v, const struct pc_work *w)
 	if (w->credit == (u32)(atomic_load(&v->credits) >> 32))
 		v->low_running--;
 	pc_leaf_unlock(&v->leaf, PC_LEVEL_QUEUE);
-	pc_event_wake(&v->event);
+	wake_worker(v);
+}
+
+/* ---------------------------------------------------------------- work of a caller's own file */
+
+/**
+ * pc_work_own_begin() - this thread is about to do the passes and commits of an inode.
+ *
+ * Until pc_work_own_end() the work of the inode that this thread queues wakes no other thread. Return: the inode of an
+ * outer call, for pc_work_own_end.
+ */
+struct pc_inode *pc_work_own_begin(struct pc_inode *i)
+{
+	struct pc_inode *outer = own;
+	own = i;
+	return outer;
+}
+
+static bool queued(const struct pc_inode *i)
+{
+	return i->pass.queued || !pc_list_empty(&i->work_commit);
+}
+
+/* The thread does no further work of the inode; the threads of the volume do what is left of it. */
+void pc_work_own_end(struct pc_inode *i, struct pc_inode *outer)
+{
+	struct pc_volume *v = i->volume;
+	own = outer;
+	pc_leaf_lock(&v->leaf, PC_LEVEL_QUEUE);
+	bool left = queued(i);
+	pc_leaf_unlock(&v->leaf, PC_LEVEL_QUEUE);
+	if (left)
+		wake_worker(v);
+}
+
+/* Take the queued commit or pass of the inode, like pc_work_next(). Return: false: there is none, or no credit. */
+bool pc_work_next_own(struct pc_inode *i, struct pc_work *w)
+{
+	struct pc_volume *v = i->volume;
+	*w = (struct pc_work){.kind = PC_WORK_NONE};
+	pc_leaf_lock(&v->leaf, PC_LEVEL_QUEUE);
+	if (!pc_list_empty(&i->work_commit)) {
+		pc_list_del(&i->work_commit);
+		v->nr_work[PC_WORK_COMMIT]--;
+		*w = (struct pc_work){.kind = PC_WORK_COMMITTING, .cls = PC_WORK_COMMIT};
+	} else if (i->pass.queued && (w->credit = pc_credit_try(v))) {
+		w->kind = PC_WORK_PASS;
+		w->cls = i->pass.queued;
+		pc_list_del(&i->work_pass);
+		v->nr_work[w->cls]--;
+		i->pass.queued = 0;
+		v->low_running += low(w->cls);
+	}
+	if (w->kind != PC_WORK_NONE) {
+		w->inode = i;
+		atomic_fetch_add(&i->users, 1);
+	}
+	pc_leaf_unlock(&v->leaf, PC_LEVEL_QUEUE);
+	return w->kind != PC_WORK_NONE;
 }

@@ -263,12 +263,19 @@ void pc_volume_set_mirror(struct pc_volume *v, const struct pc_limits *limits)
 	v->mirror_limits = *limits;
 }
 
+/* Wake all threads and loops of the volume. */
+static void wake_all(struct pc_volume *v)
+{
+	pc_event_wake(&v->event);
+	pc_event_wake(&v->workers);
+}
+
 void pc_volume_set_inflight(struct pc_volume *v, uint32_t max_inflight)
 {
 	pc_leaf_lock(&v->leaf, PC_LEVEL_QUEUE);
 	v->max_inflight = max_inflight ? max_inflight : 1;
 	pc_leaf_unlock(&v->leaf, PC_LEVEL_QUEUE);
-	pc_event_wake(&v->event);
+	wake_all(v);
 }
 
 /* What carries bytes is taken by pc_work_next_carried from here on, or by threads again. */
@@ -277,7 +284,7 @@ void pc_volume_set_on_loop(struct pc_volume *v, bool on_loop)
 	pc_leaf_lock(&v->leaf, PC_LEVEL_QUEUE);
 	v->on_loop = on_loop;
 	pc_leaf_unlock(&v->leaf, PC_LEVEL_QUEUE);
-	pc_event_wake(&v->event);
+	wake_all(v);
 }
 
 uint32_t pc_volume_event_seq(struct pc_volume *v)
@@ -309,7 +316,7 @@ static void wake_all_waiters(struct pc_volume *v)
 		if (pc_inode_is_of(i, v))
 			pc_event_wake(&i->event);
 	}
-	pc_event_wake(&v->event);
+	wake_all(v);
 	pc_cache_wake_all(c);
 }
 
@@ -354,5 +361,5 @@ void pc_volume_stop(struct pc_volume *v)
 	pc_leaf_lock(&v->leaf, PC_LEVEL_QUEUE);
 	v->stopping = 1;
 	pc_leaf_unlock(&v->leaf, PC_LEVEL_QUEUE);
-	pc_event_wake(&v->event);
+	wake_all(v);
 }

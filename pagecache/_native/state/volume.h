@@ -40,7 +40,8 @@ struct pc_volume {
 	u64 fenced; /* calls of an older generation can no longer land; under the GIL */
 	_Atomic u32 aborted;
 	_Atomic u32 sealed;        /* ending: looked at with the inode lock held, by all changes of a file */
-	struct pc_event event;
+	struct pc_event event;   /* credits, times and the end of waits */
+	struct pc_event workers; /* the volume's threads: there is work, or a credit for it */
 	struct pc_list work[PC_WORK_CLASSES]; /* requests (fills), inodes (passes, commits) */
 	u32 nr_work[PC_WORK_CLASSES];
 	u32 jobs[PC_WORK_CLASSES]; /* the engine's own jobs, counted here, kept there */

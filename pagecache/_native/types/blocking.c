@@ -80,7 +80,9 @@ int pc_inside_call(struct pc_volume *v)
 /* Refuse fills, writes and waits from inside a backend call of the same volume. */
 int pc_check_inside(struct pc_inode *i, PyObject *core, const char *what)
 {
-	int inside = pc_tls_worker == i->volume ? 1 : pc_inside_call(i->volume);
+	int inside = pc_inside_call(i->volume);
+	for (const struct pc_inside *in = pc_tls_inside; in && !inside; in = in->outer)
+		inside = in->volume == i->volume;
 	for (struct op *op = pc_tls_op; op && !inside; op = op->outer)
 		inside = op->inode->volume == i->volume;
 	if (inside < 0)

@@ -49,7 +49,7 @@ static bool may_try(struct handle *h, u64 len)
 		PyErr_Clear();
 		return false; /* the path of waiting writes finds and reports the mistake */
 	}
-	return !pc_tls_op && !pc_tls_worker && !pc_tls_loop && len < h->gil_release && len <= PC_PIECE &&
+	return !pc_tls_op && !pc_tls_inside && !pc_tls_loop && len < h->gil_release && len <= PC_PIECE &&
 	       pc_dirty_room(i, len) && !pc_some_failed(i) &&
 	       !atomic_load_explicit(&i->volume->aborted, memory_order_relaxed);
 }

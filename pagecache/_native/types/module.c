@@ -163,8 +163,8 @@ PyObject *pc_inside_volumes(PyObject *module, PyObject *unused)
 	int err = list ? 0 : -1;
 	for (struct op *op = pc_tls_op; !err && op; op = op->outer)
 		err = add_address(list, op->inode->volume);
-	if (!err && pc_tls_worker)
-		err = add_address(list, pc_tls_worker);
+	for (const struct pc_inside *in = pc_tls_inside; !err && in; in = in->outer)
+		err = add_address(list, in->volume);
 	PyObject *calls = !err && pc_inside_calls ? PyObject_CallNoArgs(pc_inside_calls) : NULL;
 	if (calls)
 		err = PyList_SetSlice(list, PyList_Size(list), PyList_Size(list), calls);
@@ -179,6 +179,10 @@ PyObject *pc_inside_volumes(PyObject *module, PyObject *unused)
 static PyMethodDef functions[] = {
 	{"work", pc_work, METH_VARARGS,
 	 "work($module, core, volume, job, timeout_ns, /)\n--\n\nDo the next piece of a volume's work."},
+	{"flush_here", pc_flush_here, METH_VARARGS,
+	 "flush_here($module, core, inode, stamp, pos, end, /)\n--\n\nWrite a range back, on this thread."},
+	{"commit_here", pc_commit_here, METH_VARARGS,
+	 "commit_here($module, core, inode, stamp, /)\n--\n\nCommit a file, on this thread."},
 	{"run", run_holding, METH_VARARGS,
 	 "run($module, core, inode, holds, deadline_ns, method, argument, /)\n--\n\nCall the engine with logical locks "
 	 "held."},

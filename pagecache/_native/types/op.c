@@ -19,8 +19,8 @@
 PyTypeObject *pc_op_type;
 _Thread_local struct op *pc_tls_op;
 static struct pc_list running = {&running, &running}; /* operations inside pc_op_run of any thread; under the GIL */
-_Thread_local struct pc_volume *pc_tls_worker;
-PyObject *pc_str_fill, *pc_str_write, *pc_str_write_units, *pc_str_commit, *pc_str_room, *pc_str_release,
+_Thread_local const struct pc_inside *pc_tls_inside;
+PyObject *pc_str_fill, *pc_str_write, *pc_str_write_units, *pc_str_commit, *pc_str_commit_here, *pc_str_room, *pc_str_release,
 	*pc_str_write_back, *pc_str_write_through, *pc_str_read_into, *pc_str_read_staged, *pc_str_append, *pc_str_zero,
 	*pc_str_view;
 
@@ -449,6 +449,7 @@ int pc_install_op(PyObject *module)
 	pc_str_write = PyUnicode_InternFromString("write");
 	pc_str_write_units = PyUnicode_InternFromString("write_units");
 	pc_str_commit = PyUnicode_InternFromString("commit");
+	pc_str_commit_here = PyUnicode_InternFromString("commit_here");
 	pc_str_room = PyUnicode_InternFromString("room");
 	pc_str_release = PyUnicode_InternFromString("release");
 	pc_str_write_back = PyUnicode_InternFromString("write_back");

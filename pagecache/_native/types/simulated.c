@@ -44,16 +44,18 @@ struct pc_simulation *pc_simulation(void)
 /* CORE's thread-local state. */
 struct thread_state {
 	struct op *op;
-	struct pc_volume *worker;
+	const struct pc_inside *inside;
+	struct pc_inode *own;
 	u64 thread;
 	bool loop, without_gil;
 };
 
 static struct thread_state put_aside(void)
 {
-	struct thread_state s = {pc_tls_op, pc_tls_worker, simulation.thread, pc_tls_loop, without_gil};
+	struct thread_state s = {pc_tls_op,	    pc_tls_inside, pc_work_own_begin(NULL),
+				 simulation.thread, pc_tls_loop,   without_gil};
 	pc_tls_op = NULL;
-	pc_tls_worker = NULL;
+	pc_tls_inside = NULL;
 	pc_tls_loop = false;
 	without_gil = false;
 	return s;
@@ -62,7 +64,8 @@ static struct thread_state put_aside(void)
 static void take_up(const struct thread_state *s)
 {
 	pc_tls_op = s->op;
-	pc_tls_worker = s->worker;
+	pc_tls_inside = s->inside;
+	pc_work_own_begin(s->own);
 	pc_tls_loop = s->loop;
 	without_gil = s->without_gil;
 	simulation.thread = s->thread;

@@ -48,7 +48,14 @@ extern _Thread_local struct op *pc_tls_op;
 extern _Thread_local bool
 	pc_tls_loop; /* this is the thread of a cache's event loop, which must not wait for its volumes */
 extern PyObject *pc_new_waiter, *pc_inside_calls; /* ticket.c */
-extern _Thread_local struct pc_volume *pc_tls_worker; /* the volume whose work this thread does */
+
+/* A backend call of a volume, or work of a thread of the volume, that runs in this thread; innermost first. */
+struct pc_inside {
+	struct pc_volume *volume;
+	const struct pc_inside *outer;
+	bool helper; /* the thread is one of the volume's */
+};
+extern _Thread_local const struct pc_inside *pc_tls_inside;
 
 int pc_raise(PyObject *core, PyObject *engine, const char *kind, const char *message);
 bool pc_is_forked(const struct pc_cache *c);
@@ -106,6 +113,8 @@ void pc_buf_adopt(PyObject *buf, void *memory);
 void pc_buf_keep(PyObject *buf, u32 *frames, u32 n);
 PyObject *pc_view_open(PyObject *module, PyObject *args);
 PyObject *pc_work(PyObject *module, PyObject *args);
+PyObject *pc_flush_here(PyObject *module, PyObject *args);
+PyObject *pc_commit_here(PyObject *module, PyObject *args);
 PyObject *pc_revoke(PyObject *module, PyObject *args);
 PyObject *pc_stragglers(PyObject *module, PyObject *address);
 struct pc_event *pc_event_at(char kind, unsigned long long address);
@@ -172,7 +181,7 @@ int pc_install_functions(PyObject *module);
 int pc_install_exporters(PyObject *module);
 int pc_install_handle(PyObject *module);
 
-extern PyObject *pc_str_fill, *pc_str_write, *pc_str_write_units, *pc_str_commit, *pc_str_room, *pc_str_release,
+extern PyObject *pc_str_fill, *pc_str_write, *pc_str_write_units, *pc_str_commit, *pc_str_commit_here, *pc_str_room, *pc_str_release,
 	*pc_str_write_back, *pc_str_write_through, *pc_str_read_into, *pc_str_read_staged, *pc_str_append, *pc_str_zero,
 	*pc_str_view;
 

@@ -35,21 +35,22 @@ static i64 clock_coarse_ns(void)
 void pc_op_claims(struct op *op)
 {
 	op->thread = pc_thread_id();
-	op->helper = pc_tls_worker != NULL;
+	op->helper = pc_tls_inside && pc_tls_inside->helper;
 	if (op->kind != PC_OP_FILL && op->kind != PC_OP_UNCACHED)
 		op->since_ns = clock_coarse_ns();
 }
 
-/* waiting(core, volume, inode, kind, pos, end, text, reason, call) -> the result of `call`. `text`: of the reason, in a
- * trace. */
+/* waiting(core, volume, inode, kind, pos, end, text, reason, call, inside) -> the result of `call`. `text`: of the
+ * reason, in a trace. `inside`: the call is one of the volume's backend. */
 PyObject *pc_waiting(PyObject *module, PyObject *args)
 {
 	PyObject *core, *reason, *call;
 	unsigned long long volume, inode, pos, end, text;
 	unsigned int kind;
+	int inside;
 	(void)module;
-	if (!PyArg_ParseTuple(args, "O!KKIKKKOO", pc_core_type, &core, &volume, &inode, &kind, &pos, &end, &text,
-			      &reason, &call))
+	if (!PyArg_ParseTuple(args, "O!KKIKKKOOp", pc_core_type, &core, &volume, &inode, &kind, &pos, &end, &text,
+			      &reason, &call, &inside))
 		return NULL;
 	struct pc_cache *c = ((struct core *)core)->cache;
 	struct pc_sleep sleep;
@@ -61,9 +62,13 @@ PyObject *pc_waiting(PyObject *module, PyObject *args)
 			    .pos = pos,
 			    .end = end,
 			    .reason = (uintptr_t)reason};
+	struct pc_inside in = {.volume = (struct pc_volume *)(uintptr_t)volume, .outer = pc_tls_inside};
+	if (inside)
+		pc_tls_inside = &in;
 	pc_sleep_begin(&sleep, c, &w, text);
 	PyObject *result = PyObject_CallNoArgs(call);
 	pc_sleep_end(&sleep, result == NULL);
+	pc_tls_inside = in.outer;
 	return result;
 }
 

@@ -1,10 +1,11 @@
 /*
- * worker.c - the threads that make a backend's calls: a caller's thread for its own fill, threads of the volume for all
- * others.
+ * worker.c - the threads that make a backend's calls: a caller's thread for its own fill, and for all work of its own
+ * file if the backend is prompt; threads of the volume for all others.
  *
  * pc_run_fill is the slow path of every read. pc_work is the loop body of a volume's threads: take the most urgent work
  * from CORE, wrap it in an Op, call the engine. After any exception of the engine the Op is settled. A fill's error is
- * dropped, since each waiter retries and gets its own; any other error goes to the unraisable hook.
+ * dropped, since each waiter retries and gets its own; any other error goes to the unraisable hook. pc_flush_here and
+ * pc_commit_here do the same work for a caller that would wait for it; an exception is that of a signal handler.
  */
 #include "types/types.h"
 
@@ -171,7 +172,8 @@ static void work_fill(PyObject *core, struct pc_request *r, u32 credit)
 		unraisable(i);
 }
 
-static void work_pass(PyObject *core, struct pc_inode *i, u32 credit)
+/* Send the next request of a pass. Return: 0, -1 exception. */
+static int work_pass(PyObject *core, struct pc_inode *i, u32 credit)
 {
 	struct pc_request *r;
 	int got = pc_write_next(i, &r);
@@ -183,25 +185,22 @@ static void work_pass(PyObject *core, struct pc_inode *i, u32 credit)
 			pc_futex_wait(&word, 0, 50 * 1000);
 			Py_END_ALLOW_THREADS pc_pass_again(i);
 		}
-		return;
+		return 0;
 	}
 	r->credit = credit;
 	struct op *op = pc_op_new(core, i, PC_OP_WRITE, r);
 	if (!op)
 		pc_request_settle(r);
-	if (!op || pc_op_run(op, r->gather ? pc_str_write_units : pc_str_write, NULL) == PC_FAILED)
-		unraisable(i);
+	return !op || pc_op_run(op, r->gather ? pc_str_write_units : pc_str_write, NULL) == PC_FAILED ? -1 : 0;
 }
 
-static void work_commit(PyObject *core, struct pc_inode *i)
+/* Make the commit that has begun. Return: 0, -1 exception. */
+static int run_commit(PyObject *core, struct pc_inode *i, PyObject *method)
 {
-	if (!pc_commit_begin(i))
-		return;
 	struct op *op = pc_op_new(core, i, PC_OP_COMMIT, NULL);
 	if (!op)
 		pc_commit_end(i, false, false);
-	if (!op || pc_op_run(op, pc_str_commit, NULL) == PC_FAILED)
-		unraisable(i);
+	return !op || pc_op_run(op, method, NULL) == PC_FAILED ? -1 : 0;
 }
 
 static void work_job(PyObject *job, u32 cls)
@@ -226,17 +225,18 @@ PyObject *pc_work(PyObject *module, PyObject *args)
 	if (pc_is_forked(v->cache))
 		Py_RETURN_NONE;
 	pc_gil_point("work");
-	u32 seq = atomic_load(&v->event.seq);
+	u32 seq = atomic_load(&v->workers.seq);
 	pc_work_next(v, &w);
 	if (w.kind == PC_WORK_STOP)
 		Py_RETURN_NONE;
 	if (w.kind == PC_WORK_NONE) {
-		Py_BEGIN_ALLOW_THREADS atomic_fetch_add(&v->event.waiters, 1);
-		pc_futex_wait(&v->event.seq, seq, timeout_ns);
-		atomic_fetch_sub(&v->event.waiters, 1);
+		Py_BEGIN_ALLOW_THREADS atomic_fetch_add(&v->workers.waiters, 1);
+		pc_futex_wait(&v->workers.seq, seq, timeout_ns);
+		atomic_fetch_sub(&v->workers.waiters, 1);
 		Py_END_ALLOW_THREADS Py_RETURN_FALSE;
 	}
-	pc_tls_worker = v;
+	struct pc_inside in = {.volume = v, .outer = pc_tls_inside, .helper = true};
+	pc_tls_inside = &in;
 	if (w.kind == PC_WORK_JOB) {
 		work_job(job, w.cls);
 		if (w.credit)
@@ -244,13 +244,63 @@ PyObject *pc_work(PyObject *module, PyObject *args)
 	} else if (w.kind == PC_WORK_REQUEST) {
 		work_fill(core, w.request, w.credit);
 	} else if (w.kind == PC_WORK_PASS) {
-		work_pass(core, w.inode, w.credit);
-	} else {
-		work_commit(core, w.inode);
+		if (work_pass(core, w.inode, w.credit))
+			unraisable(w.inode);
+	} else if (pc_commit_begin(w.inode) && run_commit(core, w.inode, pc_str_commit)) {
+		unraisable(w.inode);
 	}
-	pc_tls_worker = NULL;
+	pc_tls_inside = in.outer;
 	if (w.inode)
 		pc_inode_user_put(w.inode);
 	pc_work_end(v, &w);
 	Py_RETURN_TRUE;
+}
+
+/* ---------------------------------------------------------------- work of a caller's own file */
+
+/* Do the queued passes and commits of the inode. Return: 0, -1 exception. */
+static int work_own(PyObject *core, struct pc_inode *i)
+{
+	struct pc_work w;
+	int err = 0, begun = 1;
+	while (!err && begun != -EAGAIN && pc_work_next_own(i, &w)) {
+		if (w.kind == PC_WORK_PASS)
+			err = work_pass(core, i, w.credit);
+		else if ((begun = pc_commit_begin_own(i)) > 0)
+			err = run_commit(core, i, pc_str_commit_here);
+		pc_inode_user_put(i);
+		pc_work_end(i->volume, &w);
+		err = err ? err : PyErr_CheckSignals();
+	}
+	return err;
+}
+
+/* flush_here(core, inode, stamp, pos, end): pc_flush_start(), and the calls that it queues, on this thread. */
+PyObject *pc_flush_here(PyObject *module, PyObject *args)
+{
+	PyObject *core;
+	unsigned long long address, stamp, pos, end;
+	(void)module;
+	if (!PyArg_ParseTuple(args, "O!KKKK", pc_core_type, &core, &address, &stamp, &pos, &end))
+		return NULL;
+	struct pc_inode *i = (struct pc_inode *)(uintptr_t)address, *outer = pc_work_own_begin(i);
+	Py_BEGIN_ALLOW_THREADS pc_flush_start(i, stamp, pos, end);
+	Py_END_ALLOW_THREADS int err = work_own(core, i);
+	pc_work_own_end(i, outer);
+	return err ? NULL : Py_NewRef(Py_None);
+}
+
+/* commit_here(core, inode, stamp): pc_commit_start(), and the commit, on this thread if the token is free. */
+PyObject *pc_commit_here(PyObject *module, PyObject *args)
+{
+	PyObject *core;
+	unsigned long long address, stamp;
+	(void)module;
+	if (!PyArg_ParseTuple(args, "O!KK", pc_core_type, &core, &address, &stamp))
+		return NULL;
+	struct pc_inode *i = (struct pc_inode *)(uintptr_t)address, *outer = pc_work_own_begin(i);
+	Py_BEGIN_ALLOW_THREADS pc_commit_start(i, stamp);
+	Py_END_ALLOW_THREADS int err = work_own(core, i);
+	pc_work_own_end(i, outer);
+	return err ? NULL : Py_NewRef(Py_None);
 }

@@ -7,6 +7,7 @@ the stored object since `base` was read, so another version in storage is no for
 
 from __future__ import annotations
 
+import contextlib
 from typing import TYPE_CHECKING
 
 from ...native import NAMES
@@ -71,13 +72,18 @@ class Versions:
                 return None  # work under the token alone announces its changes: `about_to_change`
             return changes
 
-    def start_reading(self) -> Job[None] | None:
-        """Read the stored version after writes of this cache, on a thread of the volume. None: it is known.
+    def start_reading(self, *, here: bool = False) -> Job[None] | None:
+        """Read the stored version after writes of this cache, on a thread of the volume. None: it is known, or was read
+        on this thread (`here`). An error leaves it unknown.
 
         On commit_on_close backends acknowledgements change no version, and a commit returns its own (contract 2.19).
         """
         file = self._file
         if not self.stale or file.backend_file is None or file.limits().commit_on_close:
+            return None
+        if here:
+            with contextlib.suppress(Exception):
+                file.volume.call_here("stat", file.key, self._read)
             return None
         job = Job(file.volume.park, self._read, what="stat", key=file.key, then=file.native.wake)
         return file.volume.runner.submit(NAMES, job)

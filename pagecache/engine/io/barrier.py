@@ -121,6 +121,7 @@ class FileSync:
         version: bool = True,
     ) -> None:
         self.file = file
+        self.here = False  # the thread that drives it makes the calls
         self.flush = flush
         self.stamp = stamp
         self.recorder = file.volume.cache.native.recorder
@@ -168,7 +169,7 @@ class FileSync:
         if self._want_version:
             if self.file.native.pass_ending():
                 return ENDING  # this sync's requests are in flight; their end wakes it
-            self._version = self.file.versions.start_reading()
+            self._version = self.file.versions.start_reading(here=self.here)
         return DONE if self._version is None else LOOKUP
 
     def _enter(self, phase: Phase) -> None:
@@ -223,7 +224,10 @@ class FileSync:
                 return True
         if found & DIRTY and (self._regress != self._cursor[1] or native.pass_idle()):
             self._regress = int(self._cursor[1])
-            native.flush_start(self.stamp, self.start, self.end)
+            if self.here:
+                native.flush_here(self.stamp, self.start, self.end)
+            else:
+                native.flush_start(self.stamp, self.start, self.end)
         if found & BACKOFF:
             failures.ensure_retry(self.file)
         return False
@@ -251,7 +255,7 @@ class FileSync:
             return False
         if self._attempt.state is NONE:
             self._commit_is(_Attempt(AWAITED, failed=file.commits.failed, seq=native.commit_seq()))
-        native.start_commit(self.stamp if self.flush else 0)
+        (native.commit_here if self.here else native.start_commit)(self.stamp if self.flush else 0)
         return False
 
     def _commit_failed(self, error: BaseException) -> None:
@@ -374,6 +378,7 @@ def drive(sync: FileSync, timeout: float | None, what: str) -> None:
     """
     sync.file.volume.check_wait(what, sync.file.key)
     deadline = Deadline(sync.file.volume.clock, timeout)
+    sync.here = sync.file.volume.prompt
     with _span(sync, what):
         first = _standing(sync, deadline, what)
 

@@ -24,7 +24,7 @@ from ..retryer import Again, Parked, decide, is_transient
 if TYPE_CHECKING:
     from ..file import EngineFile
 
-__all__ = ["acknowledged", "commit_failed", "committed", "end_after_fault", "failed"]
+__all__ = ["acknowledged", "commit_failed", "committed", "end_after_fault", "end_interrupted", "failed"]
 
 
 def end_after_fault(file: EngineFile, op: Op, error: BaseException, *, commit: bool) -> None:
@@ -41,6 +41,22 @@ def end_after_fault(file: EngineFile, op: Op, error: BaseException, *, commit: b
         except BaseException:  # the other steps must run
             fault("%s: %r: an internal error is not recorded", file.volume.name, file.key)
     fault("%s: %r: an internal error ended a %s", file.volume.name, file.key, "commit" if commit else "write-back")
+
+
+def end_interrupted(file: EngineFile, op: Op, *, commit: bool) -> None:
+    """End an operation that Ctrl-C has left in the middle, on the thread of a caller whose backend is prompt.
+
+    Whatever the backend did, bytes are dirty again. After an interrupted commit, acknowledged bytes stay acknowledged,
+    and the commit is requested again.
+    """
+    start, end = op.extent
+    op.ended()
+    if commit:
+        file.versions.about_to_change()
+    with contextlib.suppress(ValueError):  # it has ended
+        op.finish(False, KEPT if commit else False)
+        if start < end:
+            file.native.retry(start, end)
 
 
 def _finish(op: Op) -> None:

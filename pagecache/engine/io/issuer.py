@@ -20,6 +20,7 @@ from ...errors import BackendProtocolError
 from ...native import Op
 from ..blocking import BlockingFile, as_answer, call_async, original_file
 from ..commit import outcome, remote, tails
+from ..foreign import is_interrupt
 from . import barrier, collector, reader
 
 if TYPE_CHECKING:
@@ -27,6 +28,7 @@ if TYPE_CHECKING:
 
 __all__ = [
     "commit",
+    "commit_here",
     "start_write",
     "start_write_units",
     "write",
@@ -44,6 +46,9 @@ def _ended(work: Callable[[EngineFile, Op], None], *, commit: bool = False) -> C
         try:
             work(self, op)
         except BaseException as error:
+            if is_interrupt(error):
+                collector.end_interrupted(self, op, commit=commit)
+                raise
             collector.end_after_fault(self, op, error, commit=commit)
 
     return run
@@ -77,6 +82,8 @@ def write(self: EngineFile, op: Op) -> None:
             if _taken(self, op, op.complete(send(call[0], call[1]))):
                 break
     except BaseException as error:
+        if is_interrupt(error):
+            raise
         _not_sent(self, op, error)
     else:
         collector.acknowledged(self, op)
@@ -179,6 +186,8 @@ def write_units(self: EngineFile, op: Op) -> None:
             answer = op.complete((self.read_staged if op.staged else self.read_into)(offset, buffers))
             _check_read(self, op, offset, answer)
     except BaseException as error:
+        if is_interrupt(error):
+            raise
         _not_sent(self, op, error)
     else:
         write(self, op)
@@ -228,6 +237,19 @@ def commit(self: EngineFile, op: Op) -> None:
     if self.run_settling() or not self.native.commit_due():
         op.finish(False, True)  # nothing was committed; waiters ask again
         return
+    _commit(self, op)
+
+
+@partial(_ended, commit=True)
+def commit_here(self: EngineFile, op: Op) -> None:
+    """Make acknowledged bytes durable, on the thread of a caller.
+
+    It does no other work under the token, which an interrupt would leave in the middle.
+    """
+    _commit(self, op)
+
+
+def _commit(self: EngineFile, op: Op) -> None:
     if self.removed and self.limits().commit_on_close:
         op.finish(False, True)  # it has no name under which it could be published
         return
@@ -241,6 +263,8 @@ def commit(self: EngineFile, op: Op) -> None:
         changes = None if self.native.direct_count() else begun
         version = None if op.stopped else outcome.call_commit(self, call)
     except BaseException as error:
+        if is_interrupt(error):
+            raise
         if remote.is_remote_change(error):
             remote.refused(self)
             if self.dispute.rebase_due and self.commits.rebases < self.volume.retry.attempts:

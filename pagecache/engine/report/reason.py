@@ -54,12 +54,21 @@ class Reason:
     kind: int = WAITS["reason"]
 
 
-def during(reason: Reason, call: Callable[[], T]) -> T:
-    """Make a call that waits for this."""
+def during(reason: Reason, call: Callable[[], T], *, inside: bool = False) -> T:
+    """Make a call that waits for this; `inside`: it is a call of the volume's backend."""
     volume, recorder = reason.volume, reason.volume.cache.recorder
     text = recorder.text(reason.what) if recorder.on and reason.kind == WAITS["reason"] else 0
     return native.waiting(
-        volume.cache.core, volume.address, reason.file, reason.kind, reason.start, reason.end, text, reason, call
+        volume.cache.core,
+        volume.address,
+        reason.file,
+        reason.kind,
+        reason.start,
+        reason.end,
+        text,
+        reason,
+        call,
+        inside,
     )
 
 

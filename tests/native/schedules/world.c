@@ -93,7 +93,7 @@ static const char *what_is(const void *word)
 		if (word == &i->leaf.word)
 			return snprintf(text, sizeof(text), "the leaf lock of file %u", k), text;
 	}
-	if (word == &rig.volume->event.seq)
+	if (word == &rig.volume->workers.seq)
 		return "work";
 	if (word == &rig.cache->event.seq)
 		return "room";
@@ -285,9 +285,9 @@ static void worker(void *arg)
 	struct pc_volume *v = rig.volume;
 	(void)arg;
 	while (!world.stop_work) {
-		u32 seq = atomic_load(&v->event.seq);
+		u32 seq = atomic_load(&v->workers.seq);
 		if (!work(v) && !world.stop_work)
-			wait_event(&v->event, seq);
+			wait_event(&v->workers, seq);
 	}
 }
 
@@ -307,7 +307,7 @@ static void client(void *arg)
 		world.stop_work = true;
 		atomic_store(&world.hung, 0);
 		schedule_wake(&world.hung, CLIENTS);
-		pc_event_wake(&rig.volume->event);
+		pc_event_wake(&rig.volume->workers);
 	}
 }
 

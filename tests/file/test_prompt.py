@@ -1,0 +1,424 @@
+"""Prompt backends: callers make their calls themselves, and an interrupt in the middle of one loses nothing."""
+
+from __future__ import annotations
+
+import _thread
+import os
+import sys
+import threading
+import time
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
+from pathlib import Path
+from types import FrameType
+from typing import Any
+
+import pytest
+
+import pagecache
+from pagecache import Backend, BackendFile, BackendLimits, DeadlockError, ObjectStat, PageCache
+from pagecache.backends import DirectoryBackend, MemoryBackend
+from pagecache.errors import Key
+from pagecache.native import NativeVolume
+from pagecache.testing import FaultyBackend, LatencyBackend
+
+from ..aio.over import Over
+from .backends import RecordingBackend
+from .keeping import KeepingBackend
+from .rig import KEY, PAGE, Rig, Task, eventually, pattern
+
+Make = Callable[..., Rig]
+PACKAGE = os.path.dirname(pagecache.__file__)
+
+
+def threads_of(rig: Rig, op: str) -> set[int]:
+    return {call.thread for call in rig.backend.seen(op)}
+
+
+def do_all(rig: Rig) -> None:
+    """Make every kind of call that carries no bytes, and save bytes in every way."""
+    file = rig.open("x+b", "new")
+    file.pwrite(b"a", 0)
+    file.flush()
+    file.pwrite(b"b", 1)
+    file.fsync()
+    file.pwrite(b"c", 2)
+    file.close()
+    assert rig.volume.stat("new").size == 3
+    rig.volume.stat("other")
+    assert [stat.key for stat in rig.volume.list()] == ["new", "other"]
+
+
+# -- the threads
+
+
+def test_callers_make_the_calls_of_a_prompt_backend(make: Make) -> None:
+    rig = make({"other": b""}, limits={"prompt": True})
+    do_all(rig)
+    for op in ("open", "stat", "list", "write_from", "commit"):
+        assert threads_of(rig, op) == {threading.get_ident()}, op
+
+
+def test_threads_of_the_volume_make_the_calls_of_any_other_backend(make: Make) -> None:
+    rig = make({"other": b""})
+    do_all(rig)
+    for op in ("open", "stat", "list", "write_from", "commit"):
+        assert threading.get_ident() not in threads_of(rig, op), op
+
+
+@pytest.mark.parametrize("prompt", [True, False])
+def test_attach_overrules_the_limits(make: Make, prompt: bool) -> None:
+    rig = make({"other": b""}, limits={"prompt": not prompt}, options={"prompt": prompt})
+    do_all(rig)
+    assert (threading.get_ident() in threads_of(rig, "open")) == prompt
+
+
+def test_only_the_main_thread_leaves_changes_of_names_to_a_thread_of_the_volume(make: Make) -> None:
+    """An interrupt between the backend's rename and its publishing would leave two names for one object."""
+    rig = make({"a": b"", "b": b""}, limits={"prompt": True})
+    rig.volume.rename("a", "c")
+    rig.volume.remove("c")
+    assert threading.get_ident() not in threads_of(rig, "rename") | threads_of(rig, "remove")
+    rig.backend.forget_calls()
+
+    def change() -> None:
+        rig.volume.rename("b", "c")
+        rig.volume.remove("c")
+
+    changer = Task(change)
+    changer.result()
+    assert threads_of(rig, "rename") == threads_of(rig, "remove") == {changer.thread.ident}
+
+
+def test_a_large_write_back_of_a_prompt_backend_has_help(make: Make) -> None:
+    """Threads of the volume join in if there is more than one request."""
+    rig = make({KEY: b""}, limits={"prompt": True, "max_write": 16 * PAGE})
+    file = rig.open()
+    content = pattern(256 * PAGE)
+    file.pwrite(content, 0)
+    with rig.backend.gate("write_from", times=4) as gate:
+        sync = Task(file.fsync)
+        eventually(lambda: gate.nr_entered == 4)
+    sync.result()
+    assert rig.backend.committed(KEY) == content
+
+
+def test_without_a_credit_a_thread_of_the_volume_does_the_work(make: Make) -> None:
+    """The caller waits, and continues as soon as the bytes are saved."""
+    rig = make({KEY: pattern(16 * PAGE), "other": pattern(PAGE)}, limits={"prompt": True, "max_inflight": 1})
+    file, other = rig.open(), rig.open("rb", "other")
+    file.pwrite(b"new", 0)
+    with rig.backend.gate("read_into") as gate:
+        reader = Task(other.pread, PAGE, 0)  # it has the only credit
+        gate.wait_entered()
+        sync = Task(file.fsync)
+        assert sync.waits()
+    assert reader.result() == pattern(PAGE)
+    sync.result()
+    assert (rig.backend.committed(KEY) or b"")[:3] == b"new"
+
+
+def test_memory_and_directories_are_prompt_and_the_backends_of_tests_are_not(tmp_path: Path) -> None:
+    assert MemoryBackend().limits.prompt
+    assert DirectoryBackend(tmp_path).limits.prompt
+    for wrapped in (FaultyBackend(MemoryBackend()), LatencyBackend(MemoryBackend())):
+        assert not wrapped.limits.prompt
+        assert wrapped.limits.parallel_direct_writes
+        assert wrapped.limits is wrapped.limits  # a file compares it by identity before each pass
+
+
+def test_limits_that_change_are_seen_through_a_backend_of_tests() -> None:
+    inner = MemoryBackend()
+    faulty = FaultyBackend(inner)
+    inner.limits = BackendLimits(prompt=True, max_write="64KiB")
+    assert (faulty.limits.prompt, faulty.limits.max_write) == (False, 64 << 10)
+
+
+def test_a_piece_of_work_wakes_one_thread(make: Make, monkeypatch: pytest.MonkeyPatch) -> None:
+    rig = make({KEY: b"", "other": b""})
+    rig.open()
+    threads, turns = rig.volume.engine.runner._threads, []
+    work = NativeVolume.work
+
+    def counted(self: NativeVolume, *args: Any) -> bool | None:
+        turns.append(threading.get_ident())
+        return work(self, *args)
+
+    time.sleep(0.1)  # all threads sleep in the method as it was
+    monkeypatch.setattr(NativeVolume, "work", counted)
+    rig.volume.stat("other")
+    time.sleep(0.1)
+    assert len(threads) > 4
+    assert len(turns) == 2  # one thread takes the job, and sleeps again
+
+
+# -- refused values
+
+
+@pytest.mark.parametrize("value", ["yes", 1, 0.0])
+def test_a_value_that_is_no_bool_is_refused(value: Any) -> None:
+    with pytest.raises(ValueError, match=f"prompt: {value!r} is not True or False"):
+        BackendLimits(prompt=value)
+    with PageCache("1MiB") as cache, pytest.raises(TypeError, match="prompt must be True, False or None"):
+        cache.attach(MemoryBackend(), prompt=value)
+
+
+def test_an_asynchronous_backend_is_never_prompt() -> None:
+    with PageCache("1MiB") as cache:
+        with pytest.raises(ValueError, match="asynchronous"):
+            cache.attach(Over(MemoryBackend()), prompt=True)
+        volume = cache.attach(Over(MemoryBackend(BackendLimits(prompt=True))))
+        assert not volume.engine.prompt
+
+
+# -- calls of the cache from inside
+
+
+class Asking(MemoryBackend):
+    """A backend that calls its own volume while an object is opened."""
+
+    volume: pagecache.Volume
+    met: BaseException | None = None
+
+    def open(self, key: Key, *, create: bool = False, exclusive: bool = False) -> Any:
+        if key == "asks":
+            try:
+                self.volume.open("other", "w+b").close()
+            except BaseException as error:
+                self.met = error
+        return super().open(key, create=create, exclusive=exclusive)
+
+
+def test_a_prompt_backend_that_calls_its_own_volume_gets_deadlock_error() -> None:
+    """[2.25]"""
+    backend = Asking()
+    with PageCache("1MiB") as cache:
+        backend.volume = cache.attach(backend)
+        with backend.volume.open("asks", "w+b"):
+            pass
+        assert isinstance(backend.met, DeadlockError)
+        with backend.volume.open("other", "w+b"):  # the thread is outside again
+            pass
+
+
+# -- deadlines, reports
+
+
+def test_a_deadline_that_has_passed_keeps_the_call_from_being_made(make: Make) -> None:
+    rig = make({KEY: b""}, limits={"prompt": True})
+    with pytest.raises(TimeoutError, match="stat: the deadline passed"):
+        rig.volume.stat(KEY, timeout=0)
+    assert not rig.backend.seen("stat")
+
+
+def test_a_transient_error_of_a_prompt_backend_is_retried(make: Make) -> None:
+    rig = make({KEY: b""}, limits={"prompt": True})
+    rig.backend.fault("stat", pagecache.BackendError(5, "once", retry=True), times=2)
+    assert rig.volume.stat(KEY).size == 0
+    assert len(rig.backend.seen("stat")) == 3
+
+
+def test_a_call_of_a_prompt_backend_is_in_the_report_of_waits(make: Make) -> None:
+    rig = make({KEY: b""}, limits={"prompt": True})
+    with rig.backend.gate("stat") as gate:
+        asker = Task(rig.volume.stat, KEY)
+        gate.wait_entered()
+        found = [wait for wait in rig.cache.waits() if wait.thread == asker.thread.ident]
+        assert [wait.what for wait in found] == ["the backend's stat"]
+    asker.result()
+
+
+# -- interrupts on the main thread
+
+
+@pytest.mark.parametrize("op", ["write_from", "commit"])
+@pytest.mark.parametrize("when", ["before", "after"])
+def test_ctrl_c_in_a_call_of_a_sync_loses_nothing(make: Make, op: str, when: str) -> None:
+    """The sync raises it; the bytes are neither lost nor reported as failed, and the next sync saves them. [K9]"""
+    rig = make({KEY: pattern(4 * PAGE)}, limits={"prompt": True})
+    file = rig.open()
+    file.pwrite(b"new", 100)
+    inner = rig.volume.inodes[KEY].engine.backend_file
+    assert inner is not None
+    real = getattr(inner, op)
+
+    def interrupted(*args: Any) -> Any:
+        setattr(inner, op, real)
+        if when == "after":
+            real(*args)
+        _thread.interrupt_main()
+        return real(*args)
+
+    setattr(inner, op, interrupted)
+    with pytest.raises(KeyboardInterrupt):
+        file.fsync()
+    assert rig.volume.failed() == []
+    rig.cache.check()
+    assert file.pread(3, 100) == b"new"
+    assert rig.volume.dirty_ranges(KEY)
+    file.fsync()
+    assert (rig.backend.committed(KEY) or b"")[100:103] == b"new"
+    with rig.volume.open(KEY) as again:
+        assert again.pread(3, 100) == b"new"
+
+
+HERE = ("call_here", "flush_here", "commit_here")
+"""The functions in which the thread of a caller makes a call of the backend."""
+
+
+@contextmanager
+def interrupt_at(point: int) -> Iterator[list[int]]:
+    """Raise KeyboardInterrupt on the main thread, at one of the points where CPython delivers signals.
+
+    These are the start of a function and the return from one in C, within the calls of a prompt backend and what the
+    engine does for them. Yields how many points were passed.
+    """
+    passed = [0]
+
+    def made_here(frame: FrameType | None) -> bool:
+        while frame is not None and frame.f_code.co_name not in HERE:
+            frame = frame.f_back
+        return frame is not None
+
+    def profile(frame: FrameType, event: str, _: object) -> None:
+        if event in ("call", "c_return") and frame.f_code.co_filename.startswith(PACKAGE) and made_here(frame):
+            passed[0] += 1
+            if passed[0] == point:
+                sys.setprofile(None)
+                raise KeyboardInterrupt
+
+    before = sys.getprofile()
+    sys.setprofile(profile)
+    try:
+        yield passed
+    finally:
+        sys.setprofile(before)
+
+
+SAVES: dict[str, Callable[[Rig, Any], object]] = {
+    "flush": lambda rig, file: file.flush(),
+    "fsync": lambda rig, file: file.fsync(),
+    "sync_range": lambda rig, file: file.sync_range(0, PAGE),
+    "close": lambda rig, file: file.close(),
+}
+
+
+@pytest.mark.long
+@pytest.mark.parametrize("whole", [False, True], ids=["in place", "replaced as a whole"])
+@pytest.mark.parametrize("name", SAVES)
+def test_an_interrupt_at_any_point_of_a_save_loses_nothing(make: Make, name: str, whole: bool) -> None:
+    """[K9, I-17]"""
+    backend = KeepingBackend if whole else RecordingBackend
+    point, ended = 0, False
+    while not ended:
+        point += 1
+        rig = make(backend=backend({KEY: pattern(4 * PAGE)}, prompt=True))
+        file = rig.open()
+        file.pwrite(b"new", 100)
+        with interrupt_at(point):
+            try:
+                SAVES[name](rig, file)
+                ended = True
+            except KeyboardInterrupt:
+                pass
+        with rig.volume.open(KEY, "r+b") as again:
+            assert again.pread(3, 100) == b"new", point
+            again.fsync()
+        assert (rig.backend.committed(KEY) or b"")[100:103] == b"new", point
+        rig.cache.check()
+        rig.finish()
+    assert point > (0 if whole and name == "flush" else 20)  # an object that is replaced as a whole is not flushed
+
+
+@pytest.mark.long
+@pytest.mark.parametrize("mode", ["r+b", "w+b", "x+b"])
+def test_an_interrupt_at_any_point_of_an_open_leaves_the_name_usable(make: Make, mode: Any) -> None:
+    """[K9, T-51]"""
+    point, ended = 0, False
+    while not ended:
+        point += 1
+        rig = make({} if mode == "x+b" else {KEY: pattern(PAGE)}, limits={"prompt": True})
+        with interrupt_at(point):
+            try:
+                rig.open(mode)
+                ended = True
+            except KeyboardInterrupt:
+                pass
+        with rig.volume.open(KEY, "a+b") as again:
+            again.write(b"more")
+            again.fsync()
+        assert (rig.backend.committed(KEY) or b"").endswith(b"more"), point
+        rig.volume.remove(KEY)
+        rig.cache.check()
+        rig.finish()
+    assert point > 20
+
+
+# -- a backend with the two required methods
+
+
+class Plain(Backend):
+    """A prompt backend of one object, in a bytearray."""
+
+    limits = BackendLimits(prompt=True)
+
+    def __init__(self) -> None:
+        self.content = bytearray()
+        self.made = False
+
+    def open(self, key: Key, *, create: bool = False, exclusive: bool = False) -> BackendFile:
+        if not self.made and not create:
+            raise FileNotFoundError(2, "no such object", key)
+        self.made = True
+        return _PlainFile(self)
+
+    def stat(self, key: Key) -> ObjectStat:
+        return self.open(key).stat()
+
+
+class _PlainFile(BackendFile):
+    def __init__(self, backend: Plain) -> None:
+        self.backend = backend
+
+    def stat(self) -> ObjectStat:
+        return ObjectStat(size=len(self.backend.content))
+
+    def read_into(self, offset: int, buffers: Sequence[memoryview]) -> int:
+        done = 0
+        for buffer in buffers:
+            part = self.backend.content[offset + done : offset + done + len(buffer)]
+            buffer[: len(part)] = part
+            done += len(part)
+        return done
+
+    def write_from(self, offset: int, buffers: Sequence[memoryview]) -> int:
+        data = b"".join(buffers)
+        content = self.backend.content
+        content.extend(bytes(max(0, offset + len(data) - len(content))))
+        content[offset : offset + len(data)] = data
+        return len(data)
+
+    def truncate(self, size: int) -> None:
+        content = self.backend.content
+        del content[size:]
+        content.extend(bytes(size - len(content)))
+
+    def commit(self) -> None:
+        pass
+
+
+def test_threads_that_save_one_file_of_a_prompt_backend_do_not_wait_for_each_other_without_end() -> None:
+    backend = Plain()
+    with PageCache("1MiB") as cache:
+        volume = cache.attach(backend)
+        with volume.open("object", "w+b") as file:
+
+            def work(number: int) -> None:
+                for turn in range(100):
+                    file.pwrite(bytes([number]) * 100, number * 100 + turn * 1000)
+                    file.fsync() if turn % 2 else file.flush()
+
+            for task in [Task(work, number) for number in range(8)]:
+                task.result()
+        cache.check()
+        assert all(backend.content[k * 100 : k * 100 + 100] == bytes([k]) * 100 for k in range(8))
