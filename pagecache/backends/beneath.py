@@ -30,7 +30,7 @@ import stat
 import threading
 import weakref
 from collections.abc import Iterator
-from contextlib import AbstractContextManager, contextmanager
+from contextlib import AbstractContextManager, contextmanager, suppress
 from dataclasses import dataclass
 
 from ..errors import Key
@@ -38,6 +38,10 @@ from ..errors import Key
 __all__ = ["Identities", "Object", "Place", "Tree", "Unsynced", "parts_of"]
 
 LINKS_MAX = 40  # the kernel's limit
+RESERVE = 8
+"""Descriptors that a tree keeps for syncs of directories: a program that has used up its descriptors can still commit,
+so that idle files can be closed.
+"""
 WALK = os.O_PATH | os.O_DIRECTORY | os.O_NOFOLLOW | os.O_CLOEXEC
 
 
@@ -88,11 +92,32 @@ class Tree:
     def __init__(self, root: str) -> None:
         self.root = os.path.realpath(root)
         self.fd = os.open(self.root, os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)
+        self._reserve: list[int] = []  # changed by close, and under `Unsynced._syncing`
+        self._fill_reserve()
 
     def close(self) -> None:
         fd, self.fd = self.fd, -1
         if fd >= 0:
             os.close(fd)
+        self._close_reserve()
+
+    @contextmanager
+    def without_reserve(self) -> Iterator[None]:
+        """Context in which the reserved descriptors are free for use."""
+        self._close_reserve()
+        try:
+            yield
+        finally:
+            self._fill_reserve()
+
+    def _close_reserve(self) -> None:
+        while self._reserve:
+            os.close(self._reserve.pop())
+
+    def _fill_reserve(self) -> None:
+        with suppress(OSError):  # the next one fills it
+            while len(self._reserve) < RESERVE and self.fd >= 0:
+                self._reserve.append(os.dup(self.fd))
 
     @contextmanager
     def locate(self, key: Key, *, follow: bool = True) -> Iterator[Place]:
@@ -317,10 +342,19 @@ class Unsynced:
                 with self._lock:  # before the sync: later changes of names need the next one
                     self._paths.discard(path)
                 try:
-                    self._sync(path)
+                    self._sync_reserved(path)
                 except BaseException:
                     self.add(path)
                     raise
+
+    def _sync_reserved(self, path: str) -> None:
+        try:
+            self._sync(path)
+        except OSError as error:
+            if error.errno not in (errno.EMFILE, errno.ENFILE):
+                raise
+            with self._tree.without_reserve():
+                self._sync(path)
 
     def _sync(self, path: str) -> None:
         try:

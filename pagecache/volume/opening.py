@@ -360,16 +360,20 @@ def _checked_entry(entry: Any) -> ObjectStat:
 
 
 def free_descriptors(volume: Volume, tries: Attempts) -> None:
-    """Save and close every idle file of the backend, when out of file descriptors."""
-    for file in volume.engine.idle_files():
-        if file.native.has_local() and not file.limits().commit_on_close:
-            barrier.fsync(file, tries.left())
-    taken = volume.engine.take_idle(0, turn=None)
+    """Save and close every idle file of the backend, when out of file descriptors. Files without unsaved bytes are
+    closed first, as a commit may need descriptors.
+    """
 
     def close() -> None:
         for backend_file in taken:
             close_backend_file(backend_file)
 
+    taken = volume.engine.take_idle(0, turn=None)
+    tries.once(close)
+    for file in volume.engine.idle_files():
+        if file.native.has_local() and not file.limits().commit_on_close:
+            barrier.fsync(file, tries.left())
+    taken = volume.engine.take_idle(0, turn=None)
     tries.once(close)
 
 

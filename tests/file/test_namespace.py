@@ -343,6 +343,39 @@ def test_a_file_shortened_behind_the_cache(tree: Volume, tmp_path: Path) -> None
         assert file.pread(len(DATA), 0) == DATA[:100]
 
 
+def run_below(folder: Path, program: str) -> None:
+    """Run a program of its own process, with a folder as its argument."""
+    place = str(Path(pagecache.__file__).parents[1])
+    env = {**os.environ, "PYTHONPATH": os.pathsep.join([place, *filter(None, sys.path)])}
+    done = subprocess.run(
+        [sys.executable, "-c", program, folder], capture_output=True, text=True, timeout=100, env=env, check=False
+    )
+    assert (done.returncode, done.stderr) == (0, "")
+
+
+def test_a_program_that_has_used_up_its_descriptors_can_still_save(tmp_path: Path) -> None:
+    """Each open file has a descriptor; a commit also syncs the directory, with reserved ones. [T-68]"""
+    program = textwrap.dedent("""
+        import errno, resource, sys
+        resource.setrlimit(resource.RLIMIT_NOFILE, (64, 64))
+        from pagecache import PageCache
+        with PageCache("4MiB") as cache:
+            volume = cache.attach("dir:" + sys.argv[1])
+            files = []
+            try:
+                for i in range(100):
+                    files.append(volume.open(f"f{i}", "w+b"))
+                    files[-1].pwrite(b"x" * 100, 0)
+            except OSError as error:
+                assert error.errno == errno.EMFILE, error
+            assert 8 < len(files) < 64
+            for file in files:
+                file.fsync()
+        """)
+    run_below(tmp_path, program)
+    assert {path.read_bytes() for path in tmp_path.iterdir()} == {b"x" * 100}
+
+
 def test_many_files_under_a_small_limit_of_descriptors(tmp_path: Path) -> None:
     """1 500 opened, written and closed files with RLIMIT_NOFILE 256. [T-68, 2.20]"""
     program = textwrap.dedent("""
@@ -359,12 +392,7 @@ def test_many_files_under_a_small_limit_of_descriptors(tmp_path: Path) -> None:
                 with volume.open(f"f{i}", "rb") as file:
                     assert file.pread(1000, 0) == b"%d" % i * 100
         """)
-    place = str(Path(pagecache.__file__).parents[1])
-    env = {**os.environ, "PYTHONPATH": os.pathsep.join([place, *filter(None, sys.path)])}
-    done = subprocess.run(
-        [sys.executable, "-c", program, tmp_path], capture_output=True, text=True, timeout=100, env=env, check=False
-    )
-    assert (done.returncode, done.stderr) == (0, "")
+    run_below(tmp_path, program)
     assert all((tmp_path / f"f{i}").read_bytes() == b"%d" % i * 100 for i in range(1500))
 
 
