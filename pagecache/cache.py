@@ -37,7 +37,7 @@ from .errors import (
     PageCacheError,
     ShutdownError,
 )
-from .native import NativeCache, NativeVolume, TooManyViews, is_debug
+from .native import NativeCache, NativeVolume, TooManyViews
 from .objects import Event
 from .volume import lifetimes
 from .volume.ticket import SyncTicket
@@ -486,13 +486,6 @@ class PageCache:
                     if found is not None:
                         return found
         return None
-
-    @staticmethod
-    def unchecked() -> tuple[str, ...]:
-        """Return invariants of the contract that `check` cannot verify in this build, because their subject is not part
-        of it.
-        """
-        return () if is_debug() else ("I-15",)
 
     def trace(self, path: str | os.PathLike[str], *, records: int = 1 << 18) -> Trace:
         """Write a trace of a `with` block to a file for Perfetto or chrome://tracing.

@@ -1,4 +1,4 @@
-"""`PageCache.check` has a checker for every invariant whose state exists; unverifiable ones of a build are listed."""
+"""`PageCache.check` has a checker for every invariant whose state exists, except the order of locks."""
 
 from __future__ import annotations
 
@@ -8,7 +8,6 @@ from pathlib import Path
 import pytest
 
 import pagecache
-from pagecache.native import is_debug
 
 NATIVE = Path(pagecache.__file__).parent / "_native"
 CHECKED = {f"I-{number}" for number in range(1, 17)}
@@ -20,10 +19,9 @@ def reported() -> set[str]:
     return set(re.findall(r'pc_violated\(out, "(I-\d+)"', text))
 
 
-def test_every_invariant_has_a_checker_or_is_listed_as_unchecked() -> None:
-    """I-15 is the order of locks: debug builds assert it at every lock, others cannot see it."""
+def test_every_invariant_has_a_checker_except_the_order_of_locks() -> None:
+    """Debug builds assert the order, I-15, at every lock; others cannot see it."""
     assert CHECKED - reported() == {"I-15"}
-    assert pagecache.PageCache.unchecked() == (() if is_debug() else ("I-15",))
 
 
 def test_check_reports_a_wrong_count_of_handles() -> None:

@@ -78,7 +78,7 @@ BREACHES = {
     ),
 }
 
-DOCUMENTED = {"PageCache": {"unchecked"}, "Volume": {"setattr", "unsaved"}}
+DOCUMENTED = {"Volume": {"setattr", "unsaved"}}
 """Public methods in addition to the promised ones."""
 
 
