@@ -38,10 +38,16 @@ COMMA := ,
 # $(call requirements,path in pyproject.toml): one table of it, as arguments for pip
 requirements = $$($(PY) -c 'import tomllib; t = tomllib.load(open("pyproject.toml", "rb")); print(*(r.replace(" ", "") for r in t$(1)))')
 
-$(VENV)/.built: $(VENV)/.created $(BUILD)
+# The sources of the loop of mounts, if libfuse is installed: then an extension without the loop is built again.
+FUSE_C := $(shell pkg-config --atleast-version=3.10 fuse3 2>/dev/null && ls $(LOOP)/*.c)
+loop_is_new = $(if $(FUSE_C),$(if $(filter 0,$(PAGECACHE_FUSE))$(wildcard $(NATIVE)/_fuse.*so),,FORCE))
+
+$(VENV)/.built: $(VENV)/.created $(BUILD) $(loop_is_new)
 	@echo "building the extension"
 	@$(PIP) $(call requirements,["build-system"]["requires"])
 	@CC="$(CC)" PAGECACHE_FUSE=$${PAGECACHE_FUSE:-1} $(PIP) --no-build-isolation -e .
+	@ls $(NATIVE)/_fuse.*so > /dev/null 2>&1 || \
+	  echo "built without mounts (apt install fuse3 libfuse3-dev pkg-config, then make build)"
 	@touch $@
 
 # A second copy with the checks and sync points of debug builds, beside the installed one; its objects too.
@@ -162,7 +168,6 @@ endef
 $(foreach v,$(VARIANTS),$(eval $(call variant,$(v))))
 
 # The loop of FUSE servers, where libfuse is: the same, with its own files.
-FUSE_C := $(shell pkg-config --atleast-version=3.10 fuse3 2>/dev/null && ls $(LOOP)/*.c)
 FUSE_T := $(if $(FUSE_C),$(wildcard tests/native/fuse/test_*.c))
 
 define fuse

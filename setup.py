@@ -48,13 +48,19 @@ def missing() -> str:
 
 
 def run(build_base: str | None) -> None:
+    has_loop = runpy.run_path(FUSE)["is_wanted"]()
+    if not has_loop and BUILDS & set(sys.argv[1:]):  # pip shows this with -v only; `pagecache mount` reports it again
+        print(
+            "pagecache is built without mounts, for want of libfuse 3.10 or pkg-config: "
+            "run apt install fuse3 libfuse3-dev pkg-config, then build again"
+        )
     options = {"bdist_wheel": {"py_limited_api": "cp311"}} if LIMITED_API else {}
     if build_base is not None:
         options["build"] = {"build_base": build_base}
     setup(
         cffi_modules=[
             "pagecache/_native/build.py:ffibuilder",
-            *([f"{FUSE}:ffibuilder"] if runpy.run_path(FUSE)["is_wanted"]() else []),
+            *([f"{FUSE}:ffibuilder"] if has_loop else []),
         ],
         options=options,
     )

@@ -2,7 +2,11 @@
 
 from __future__ import annotations
 
+import os
 import re
+import shutil
+import subprocess
+import sys
 import tomllib
 from collections.abc import Iterator
 from pathlib import Path
@@ -67,3 +71,41 @@ def test_a_missing_dependency_is_reported_with_the_command_that_brings_it() -> N
     assert needs("boto3 is not installed", "s3") == (
         "boto3 is not installed: run pip install '.[s3]' in a checkout of libpagecache"
     )
+
+
+@pytest.mark.parametrize(("program", "is_left_out"), [("/nonexistent/pkg-config", True), ("true", False)])
+def test_a_build_that_leaves_out_the_loop_of_mounts_names_the_packages(program: str, is_left_out: bool) -> None:
+    """With --help, setuptools reads the options and compiles nothing."""
+    command = [sys.executable, "setup.py", "build_ext", "--help"]
+    environment = {name: value for name, value in os.environ.items() if name != "PAGECACHE_FUSE"}
+    done = subprocess.run(
+        command, cwd=ROOT, env=environment | {"PKG_CONFIG": program}, capture_output=True, text=True, check=True
+    )
+    assert ("run apt install fuse3 libfuse3-dev pkg-config" in done.stdout) is is_left_out
+
+
+def test_make_builds_again_when_libfuse_has_come(tmp_path: Path) -> None:
+    native = tmp_path / "pagecache" / "_native"
+    shutil.copytree(ROOT / "pagecache" / "_native", native, ignore=shutil.ignore_patterns("*.so", "_core.c"))
+    for name in ("Makefile", "pyproject.toml", "setup.py"):
+        shutil.copy2(ROOT / name, tmp_path)
+    (tmp_path / ".venv").mkdir()
+    for name in (".created", ".built"):
+        (tmp_path / ".venv" / name).touch()
+    pkg_config = tmp_path / "bin" / "pkg-config"
+    pkg_config.parent.mkdir()
+
+    def is_up_to_date(libfuse: str, **environment: str) -> bool:
+        pkg_config.write_text(f"#!/bin/sh\n{libfuse}\n")
+        pkg_config.chmod(0o755)
+        path = f"{pkg_config.parent}:{os.environ['PATH']}"
+        clean = {name: value for name, value in os.environ.items() if not name.startswith(("MAKE", "MFLAGS"))}
+        done = subprocess.run(["make", "-q", "build"], cwd=tmp_path, env=clean | {"PATH": path} | environment)
+        assert done.returncode in (0, 1)
+        return done.returncode == 0
+
+    assert is_up_to_date("exit 1")
+    assert not is_up_to_date("exit 0", PAGECACHE_FUSE="1")
+    assert is_up_to_date("exit 0", PAGECACHE_FUSE="0")
+    (native / "_fuse.abi3.so").touch()
+    assert is_up_to_date("exit 0", PAGECACHE_FUSE="1")

@@ -24,6 +24,11 @@ __all__ = ["GRACE", "SIGNALS", "Ending", "Serving", "keep_signals", "why_cannot_
 
 GRACE = 1.0
 """Seconds that running calls get after the kernel's connection was cut: their replies have no receiver."""
+ADVICE = (
+    "install libfuse 3.10 or newer and pkg-config (Debian: apt install fuse3 libfuse3-dev pkg-config), then install "
+    "pagecache again: pip install . in a checkout of libpagecache"
+)
+"""How to get a build that can serve mounts."""
 SIGNALS = (signal.SIGTERM, signal.SIGINT, signal.SIGHUP)
 
 
@@ -43,7 +48,7 @@ class Ending:
 def why_cannot_serve() -> str:
     """Return the reason why no mount can be served on this machine, or ""."""
     why = why_no_loop()
-    return f"{why}; install libfuse 3.10 or newer and pkg-config, then build pagecache again" if why else ""
+    return f"{why}; {ADVICE}" if why else ""
 
 
 class Serving:

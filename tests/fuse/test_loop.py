@@ -279,6 +279,8 @@ def test_without_the_extension_nothing_can_be_mounted(
     assert serving.why_cannot_serve() == ""
     monkeypatch.setattr(serving, "why_no_loop", lambda: "it is not there")
     assert serving.why_cannot_serve().startswith("it is not there; install libfuse")
+    assert "apt install fuse3 libfuse3-dev pkg-config" in serving.why_cannot_serve()
+    assert serving.why_cannot_serve().endswith("pip install . in a checkout of libpagecache")
     monkeypatch.setattr(loops, "LOOP_MISSING", "it is not there")
     with pytest.raises(OSError, match="it is not there") as caught:
         Loop(Server(volume), mnt)
