@@ -37,6 +37,15 @@ def test_calls_without_bytes_are_not_delayed() -> None:
     file.truncate(0)
 
 
+def test_look_ups_have_a_delay_of_their_own() -> None:
+    backend = LatencyBackend(MemoryBackend(), look_up=0.03)
+    file = backend.open("a", create=True)
+    assert seconds(file.stat) >= 0.03
+    assert seconds(lambda: backend.stat("a")) >= 0.03
+    file.write_from(0, [BUFFER])
+    assert backend.delayed == 2  # calls without a delay do not count
+
+
 class Time:
     """The wrapper's clock: reading it takes a microsecond, a sleep takes 150 µs longer than requested."""
 
@@ -77,6 +86,16 @@ def test_calls_are_delayed_side_by_side(monkeypatch: pytest.MonkeyPatch) -> None
     assert [task.result() for task in tasks] == [0] * 8
 
 
+def test_calls_side_by_side_share_the_bandwidth() -> None:
+    """Eight times ten bytes need 80 ms at a byte per millisecond, whatever runs side by side."""
+    file = LatencyBackend(MemoryBackend(), bandwidth=1000.0).open("a", create=True)
+    start = time.perf_counter()
+    tasks = [Task(file.write_from, 10 * number, [BUFFER]) for number in range(8)]
+    assert [task.result() for task in tasks] == [10] * 8
+    assert time.perf_counter() - start >= 0.08
+    assert seconds(lambda: file.read_into(75, [BUFFER])) >= 0.005  # five bytes until the end of the object
+
+
 def test_jitter_varies_within_its_share() -> None:
     backend = LatencyBackend(MemoryBackend(), write=0.002, jitter=0.5, seed=3)
     file = backend.open("a", create=True)
@@ -85,7 +104,9 @@ def test_jitter_varies_within_its_share() -> None:
     assert max(taken) - min(taken) > 0.0005
 
 
-@pytest.mark.parametrize("options", [{"read": -1.0}, {"write": float("nan")}, {"jitter": 2.0}])
-def test_bad_delays_are_refused(options: dict[str, float]) -> None:
+@pytest.mark.parametrize(
+    "options", [{"read": -1.0}, {"write": float("nan")}, {"look_up": "1ms"}, {"bandwidth": -1.0}, {"jitter": 2.0}]
+)
+def test_bad_delays_are_refused(options: dict[str, object]) -> None:
     with pytest.raises(ValueError, match=next(iter(options))):
         LatencyBackend(MemoryBackend(), **options)  # type: ignore[arg-type]
