@@ -81,7 +81,7 @@ $(VENV)/.bench: $(VENV)/.created pyproject.toml
 .PHONY: demo demo-fsspec demo-s3 demo-fuse build debug-extension
 build: $(VENV)/.built                                                 ## set up .venv and build the extension
 debug-extension: $(DEBUG)/.built                                      ## a second copy with debug checks and sync points
-demo: $(VENV)/.built                                                  ## a tour in a minute
+demo: $(VENV)/.built                                                  ## two stores, with the cache and without, in a minute
 	@$(RUN)/pagecache demo
 demo-fsspec: $(VENV)/.built $(VENV)/.dev                              ## pandas changes a part of a parquet file in its place
 	@$(PY) examples/parquet_row_group.py

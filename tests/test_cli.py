@@ -14,9 +14,10 @@ import pytest
 from click.testing import CliRunner, Result
 
 from pagecache.cli import main
+from pagecache.cli.demo import plan
 from pagecache.cli.demo.job import Job
 from pagecache.cli.demo.plan import Piece
-from pagecache.cli.demo.sides import CachedSide
+from pagecache.cli.demo.sides import CachedSide, DirectSide
 
 
 @pytest.fixture
@@ -39,6 +40,12 @@ def temporary(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     monkeypatch.setenv("TMPDIR", str(place))
     monkeypatch.setattr("tempfile.tempdir", None)
     return place
+
+
+@pytest.fixture(autouse=True)
+def quick(monkeypatch: pytest.MonkeyPatch) -> None:
+    """The simulated object store answers after a microsecond."""
+    monkeypatch.setattr("pagecache.cli.demo.job.REQUEST_SECONDS", 1e-6)
 
 
 def call(*arguments: str) -> Result:
@@ -72,7 +79,9 @@ def test_the_demo_verifies_a_tree_larger_than_the_cache(tree: Path, temporary: P
     result = call("demo", str(tree), "--capacity", "256KiB")
     assert result.exit_code == 0, result.output
     assert "VERIFIED: 40 files" in result.stdout
-    assert "hit rate" in result.stdout
+    assert "Directory: 40 files" in result.stdout
+    assert "Simulated object store" in result.stdout
+    assert result.stdout.count("hit rate") == 2
     assert "copy: 40" in result.stderr
     assert is_empty(temporary)
 
@@ -102,6 +111,21 @@ def test_the_report_as_json_has_every_figure(tree: Path) -> None:
     assert 0 < report["backend_calls"] < report["page_by_page_calls"]
     assert report["peak_used"] <= report["capacity"]
     assert set(report["seconds"]) == {"cache", "plain files"}
+    store = report["object_store"]
+    assert 0 < store["files"] <= 40
+    assert store["capacity"] > store["bytes"]
+    assert set(store["seconds"]) == set(store["requests"]) == {"cache", "direct calls"}
+
+
+def test_without_the_cache_each_read_and_write_is_a_request(tmp_path: Path) -> None:
+    """One file of a page: a piece is read and written, then the look-ups, the commit, and the calls of the plan."""
+    root = tmp_path / "one"
+    root.mkdir()
+    (root / "file").write_bytes(b"x" * 4096)
+    report = json.loads(call("demo", str(root), "--json", "--rounds", "1").stdout)
+    look_ups, commits = 4, 1  # the source, then the copy to edit, to read and to commit
+    planned = plan.calls_of(1, "file", 4096, rounds=1)
+    assert report["object_store"]["requests"]["direct calls"] == planned + look_ups + commits
 
 
 def test_the_same_seed_makes_the_same_copies_and_the_tree_is_only_read(tree: Path, tmp_path: Path) -> None:
@@ -151,6 +175,18 @@ def test_a_wrong_byte_out_of_the_cache_is_found_when_it_is_read(tree: Path, monk
     assert result.exit_code == 1
     assert report["difference"]["stage"] == "read through the cache"
     assert report["difference"]["found"] == b"?".hex()
+
+
+def test_a_wrong_byte_in_the_object_store_is_found_and_named(tree: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    read = DirectSide.read
+
+    def read_and_spoil(self: DirectSide, file: object, pieces: Sequence[Piece]) -> list[bytes]:
+        return [data[:-1] + b"?" if len(data) == 4097 else data for data in read(self, file, pieces)]
+
+    monkeypatch.setattr(DirectSide, "read", read_and_spoil)
+    result = call("demo", str(tree))
+    assert result.exit_code == 1
+    assert "(object store, direct: read back)" in result.stdout
 
 
 def test_a_disk_that_fails_is_one_line_and_status_1(

@@ -1,4 +1,4 @@
-"""Progress on stderr: a bar on a terminal, otherwise one line per phase."""
+"""Progress on stderr: bars on a terminal until the work is done, otherwise one line per phase."""
 
 import time
 from collections.abc import Callable, Iterator
@@ -51,5 +51,5 @@ def progress_on_stderr() -> Iterator[Progress]:
         yield LineProgress(console)
         return
     columns = (TextColumn("{task.description:>12}"), BarColumn(), MofNCompleteColumn(), TimeElapsedColumn())
-    with Bars(*columns, console=console) as bars:
+    with Bars(*columns, console=console, transient=True) as bars:
         yield BarProgress(bars)

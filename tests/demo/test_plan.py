@@ -58,6 +58,14 @@ def test_all_kinds_of_edits_occur_and_most_begin_inside_a_page() -> None:
     assert sum(edit.offset % 4096 != 0 for edit in edits) > 0.9 * len(edits)
 
 
+def test_the_calls_of_a_file_are_those_of_all_phases() -> None:
+    edits, after = plan.edits_of(1, "key", 100_000)
+    more, last = plan.edits_of(2, "key", after)
+    writes = sum(edit.kind != "truncate" for edit in [*edits, *more])
+    reads = len(plan.read_pieces(1, "key", after)) + len(plan.read_pieces(2, "key", last))
+    assert plan.calls_of(1, "key", 100_000, rounds=2) == 2 * len(plan.copy_pieces(1, "key", 100_000)) + writes + reads
+
+
 def test_mixed_edits_keep_the_order_of_each_file() -> None:
     edits = [plan.edits_of(1, f"key{number}", 500_000)[0] for number in range(5)]
     mixed = plan.interleaved(Random(1), edits)

@@ -1,10 +1,9 @@
-"""The comparison finds differences and their places, and its message names them."""
+"""The comparison finds differences and their places; the files of a run are chosen within limits."""
 
 from pathlib import Path
 
 import pytest
 
-from pagecache.cli.demo.report import describe, rate
 from pagecache.cli.demo.tree import WrongInput, scan
 from pagecache.cli.demo.verify import Difference, compare_pieces, compare_trees, first_difference
 
@@ -66,18 +65,6 @@ def test_a_longer_a_missing_and_a_surplus_file_are_differences(tmp_path: Path) -
     assert (compare(tmp_path) or pytest.fail("no difference")).key == "more"
 
 
-def test_a_difference_is_reported_in_one_line() -> None:
-    line = describe(Difference("lib/a.py", 4097, b"\x01\xff", b"", "read through the cache"))
-    assert line == (
-        "DIFFERENT: lib/a.py at offset 4097: expected 01 ff, found the end of the file (read through the cache)"
-    )
-
-
-def test_a_rate_has_its_time() -> None:
-    assert rate(10 << 20, 2.0) == "5 MiB/s  2.00 s"
-    assert rate(None, 2.0) == "2.00 s"
-
-
 def test_only_regular_files_count_and_the_limit_leaves_out(tmp_path: Path) -> None:
     (tmp_path / "sub").mkdir()
     for number in range(10):
@@ -88,3 +75,16 @@ def test_only_regular_files_count_and_the_limit_leaves_out(tmp_path: Path) -> No
     assert scan(tmp_path, 4500, 1).files == tree.files
     with pytest.raises(WrongInput, match="no file fits into --limit 10"):
         scan(tmp_path, 10, 1)
+
+
+def test_the_largest_files_within_a_limit_are_chosen(tmp_path: Path) -> None:
+    for size in (10, 500, 40, 30, 20, 50):
+        (tmp_path / f"{size}").write_bytes(bytes(size))
+    tree = scan(tmp_path, 1000, 1)
+
+    def chosen(limit: int) -> list[int]:
+        return [file.size for file in tree.largest(lambda file: file.size, limit).files]
+
+    assert chosen(125) == [50, 40, 30]
+    assert chosen(1000) == [500, 50, 40, 30, 20, 10]
+    assert chosen(5) == [10]  # none is so cheap: the smallest

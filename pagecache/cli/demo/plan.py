@@ -110,6 +110,15 @@ def edit_of(rng: Random, size: int) -> Edit:
     return Edit("append", size, rng.randbytes(length_of(rng, LONGEST_EDIT)))
 
 
+def calls_of(seed: int, key: str, size: int, rounds: int) -> int:
+    """The reads and writes of one file in a whole run: copy, then some rounds of edits and reading back."""
+    calls = 2 * len(copy_pieces(seed, key, size))
+    for turn in range(rounds):
+        edits, size = edits_of(seed + turn, key, size)
+        calls += sum(edit.kind != "truncate" for edit in edits) + len(read_pieces(seed + turn, key, size))
+    return calls
+
+
 def interleaved(rng: Random, edits: Sequence[Sequence[Edit]]) -> list[tuple[int, Edit]]:
     """Mix the edits of several files: pairs of the file's number and its next edit."""
     turns = [number for number, some in enumerate(edits) for _ in some]

@@ -1,60 +1,70 @@
-"""The output of a demo: a few lines for a person, one document for a program."""
+"""The output of a demo: one screen for a person, one document for a program."""
 
 from typing import Any
 
 from rich import box
 from rich.console import Console
 from rich.table import Table
-from rich.text import Text
 
-from pagecache.cli.demo.job import PHASES, Report
-from pagecache.cli.demo.sides import CachedSide, PlainSide
+from pagecache.cli.demo.job import BANDWIDTH, PHASES, REQUEST_SECONDS, Part, Report
+from pagecache.cli.demo.sides import CachedSide
 from pagecache.cli.demo.verify import Difference
 from pagecache.quantities import printable, size_text
 
 MIB = 1024 * 1024
+ALIKE = 1.05  # a smaller ratio of two times is neither gain nor loss
 
 
-def facts(report: Report) -> list[tuple[str, str]]:
-    """Return the lines of the report, as pairs of name and text."""
-    counters = report.counters
-    edits = ", ".join(f"{count:,} {kind}" for kind, count in sorted(report.edits.items()))
-    files = f"{report.files:,} files, {size_text(report.tree_bytes)} of {printable(str(report.root))}"
-    if report.left_over:
-        files += f" ({report.left_over:,} more left out by --limit)"
-    metadata = counters.get("metadata_bytes")
-    memory = f"at most {size_text(report.peak_used)} of {size_text(report.capacity)}"
-    if metadata is not None:
-        memory += f", and {size_text(metadata)} of metadata"
-    calls, by_page = report.backend_calls(), report.page_calls()
-    fewer = f", {by_page / calls:.1f}× as many" if calls else ""
-    copies = f"{int(counters['cow_copies']):,} pages written again in flight, {int(counters['staged_copies']):,} staged"
-    return [
-        ("tree", files),
-        ("edits", edits),
-        ("moved", f"{size_text(sum(report.moved.values()))} by {report.calls:,} calls of the program"),
-        ("hit rate", f"{100 * report.hit_rate():.1f} %, {int(counters['evicted']):,} evictions"),
-        ("backend calls", f"{calls:,} reads and writes; page by page: {by_page:,}{fewer}"),
-        ("extra copies", copies),
-        ("memory", memory),
-    ]
+def job_text(report: Report) -> str:
+    """Return the first line."""
+    times = {1: "once", 2: "twice"}.get(report.rounds, f"{report.rounds} times")
+    return f"Copy files of {printable(str(report.directory.tree.root))}, edit and read back all of them {times}"
 
 
-def speed_table(report: Report) -> Table:
+def headings(report: Report) -> tuple[str, str]:
+    """Return the lines above the two tables."""
+    rate = f"{1000 * REQUEST_SECONDS:.0f} ms, {BANDWIDTH / 1e6:.0f} MB/s"
+    return (
+        f"Directory: {amounts(report.directory)}",
+        f"Simulated object store ({rate}): {amounts(report.object_store)}",
+    )
+
+
+def amounts(part: Part) -> str:
+    """Return the amount of files, and the capacity."""
+    return f"{len(part.tree.files):,} files ({size_text(part.tree.size)}), cache of {size_text(part.capacity)}"
+
+
+def speed_table(part: Part) -> Table:
     """Return a table with the throughput of both sides by phase."""
-    table = Table(box=box.SIMPLE_HEAD, pad_edge=False)
+    table = Table(box=box.SIMPLE_HEAD, pad_edge=False, show_edge=False)
     table.add_column("phase")
-    for heading in (CachedSide.name, PlainSide.name, "cache / plain"):
-        table.add_column(heading, justify="right")
+    for name in (CachedSide.name, part.beside, "speed"):
+        table.add_column(name, justify="right")
     for phase in PHASES:
-        own, plain = (report.seconds[side][phase] for side in (CachedSide.name, PlainSide.name))
-        moved = report.moved.get(phase)
-        cells = [rate(moved, own), rate(moved, plain)]
-        table.add_row(phase, *cells, f"{plain / own:.2f}×" if own else "")
-    own, plain = report.total_seconds(CachedSide.name), report.total_seconds(PlainSide.name)
-    total = sum(report.moved.values())
-    table.add_row("all", rate(total, own), rate(total, plain), f"{report.speed_ratio():.2f}×")
+        own, other = (part.seconds[side][phase] for side in (CachedSide.name, part.beside))
+        moved = part.cached.moved.get(phase)
+        table.add_row(phase, rate(moved, own), rate(moved, other), f"{other / own:.2f}×" if own else "")
+    own, other = part.total_seconds(CachedSide.name), part.total_seconds(part.beside)
+    total = sum(part.cached.moved.values())
+    table.add_row("all", rate(total, own), rate(total, other), f"{part.speed_ratio():.2f}×")
+    table.add_row("hit rate", f"{100 * part.hit_rate():.1f} %")
     return table
+
+
+def conclusion(part: Part) -> str:
+    """Say in one sentence what the cache gained or cost on a store."""
+    ratio = part.speed_ratio()
+    if ratio >= ALIKE:
+        speed = f"Gained: {ratio:.1f} times as fast as"
+    elif ratio > 1 / ALIKE:
+        speed = "Even: as fast as"
+    else:
+        speed = f"Paid: {1 / ratio:.1f} times the time of"
+    if not part.requests:
+        return f"{speed} plain files, which the kernel caches already."
+    own, other = part.requests[CachedSide.name], part.requests[part.beside]
+    return f"{speed} direct calls; {own:,} requests instead of {other:,}."
 
 
 def rate(moved: int | None, seconds: float) -> str:
@@ -67,9 +77,9 @@ def rate(moved: int | None, seconds: float) -> str:
 def verdict(report: Report) -> str:
     """Return the last line."""
     if report.difference is None:
-        return (
-            f"VERIFIED: {report.files:,} files, {report.compared_bytes:,} bytes, all as plain file operations give them"
-        )
+        files = len(report.directory.tree.files)
+        compared = report.directory.compared_bytes + report.object_store.compared_bytes
+        return f"VERIFIED: {files:,} files, {compared:,} bytes, all as plain files have them"
     return describe(report.difference)
 
 
@@ -89,19 +99,23 @@ def shown(data: bytes) -> str:
 def print_report(report: Report, console: Console | None = None) -> None:
     """Print the report on stdout."""
     console = console or Console(soft_wrap=True)
-    for name, text in facts(report):
-        console.print(Text.assemble((f"{name:>14}  ", "bold"), text), soft_wrap=True)
-    console.print(speed_table(report))
+
+    def line(text: str, style: str = "") -> None:
+        console.print(text, style=style, highlight=False, soft_wrap=True, markup=False)
+
+    line(job_text(report))
+    for heading, part in zip(headings(report), (report.directory, report.object_store), strict=True):
+        line("")
+        line(heading, "bold")
+        console.print(speed_table(part))
+        line(conclusion(part))
     if report.kept:
-        console.print(f"the copies are in {printable(str(report.kept))}", highlight=False, markup=False)
-    style = "bold green" if report.verified else "bold red"
-    console.print(
-        f"{verdict(report)}  ({report.elapsed:.1f} s)", style=style, highlight=False, soft_wrap=True, markup=False
-    )
+        line(f"the copies are in {printable(str(report.kept))}")
+    line(f"{verdict(report)} ({report.elapsed:.1f} s)", "bold green" if report.verified else "bold red")
 
 
 def as_dict(report: Report) -> dict[str, Any]:
-    """The report for JSON."""
+    """Return the report for JSON: the figures of the directory, and below `object_store` those of the other part."""
     different = report.difference
     return {
         "verified": report.verified,
@@ -114,22 +128,31 @@ def as_dict(report: Report) -> dict[str, Any]:
             "found": different.found.hex(),
             "stage": different.stage,
         },
-        "tree": printable(str(report.root)),
+        "tree": printable(str(report.directory.tree.root)),
         "seed": report.seed,
-        "files": report.files,
-        "left_over": report.left_over,
-        "bytes": report.tree_bytes,
-        "compared_bytes": report.compared_bytes,
-        "edits": report.edits,
-        "program_calls": report.calls,
-        "moved_bytes": report.moved,
-        "hit_rate": report.hit_rate(),
-        "backend_calls": report.backend_calls(),
-        "page_by_page_calls": report.page_calls(),
-        "capacity": report.capacity,
-        "peak_used": report.peak_used,
-        "seconds": report.seconds,
-        "speed_ratio": report.speed_ratio(),
         "elapsed": report.elapsed,
-        "counters": report.counters,
+        **figures(report.directory),
+        "object_store": figures(report.object_store) | {"requests": report.object_store.requests},
+    }
+
+
+def figures(part: Part) -> dict[str, Any]:
+    """Return the figures of one store."""
+    course = part.cached
+    return {
+        "files": len(part.tree.files),
+        "left_over": part.tree.left_over,
+        "bytes": part.tree.size,
+        "compared_bytes": part.compared_bytes,
+        "edits": course.edits,
+        "program_calls": course.calls,
+        "moved_bytes": course.moved,
+        "hit_rate": part.hit_rate(),
+        "backend_calls": part.backend_calls(),
+        "page_by_page_calls": part.page_calls(),
+        "capacity": part.capacity,
+        "peak_used": course.peak_used,
+        "seconds": part.seconds,
+        "speed_ratio": part.speed_ratio(),
+        "counters": course.counters,
     }

@@ -1,4 +1,4 @@
-"""The two sides of the comparison: one plan through the cache and by plain Python file operations.
+"""The sides of the comparison: one plan through the cache, straight on a backend, and by plain Python file operations.
 
 Each method is a plain loop of the calls that a program would write; its arguments are computed before, so that the
 clock around it covers only the calls. The plain side uses `open()` with its default buffer.
@@ -6,10 +6,12 @@ clock around it covers only the calls. The plain side uses `open()` with its def
 
 import os
 from collections.abc import Sequence
+from contextlib import ExitStack, closing
 from pathlib import Path
 from typing import Any, Protocol
 
 from pagecache import PageCache
+from pagecache.backends import Backend, BackendFile
 from pagecache.cli.demo.plan import Edit, Piece
 
 Batch = Sequence[tuple[str, Sequence[Piece]]]  # key and pieces of each file
@@ -41,16 +43,20 @@ class Side(Protocol):
         """Wait until everything is on the disk."""
         ...
 
+    def close(self) -> None:
+        """End the side; after `sync`, nothing is left to write."""
+        ...
+
 
 class CachedSide:
     """The cached side, through two volumes of one cache: the tree and its copy."""
 
     name = "cache"
 
-    def __init__(self, cache: PageCache, source: Path, target: Path) -> None:
+    def __init__(self, cache: PageCache, source: Backend, target: Backend) -> None:
         self.cache = cache
-        self.source = cache.attach(f"dir:{source}", name="source", read_only=True)
-        self.target = cache.attach(f"dir:{target}", name="copy")
+        self.source = cache.attach(source, name="source", read_only=True)
+        self.target = cache.attach(target, name="copy")
 
     def copy(self, batch: Batch) -> None:
         for key, pieces in batch:
@@ -81,6 +87,68 @@ class CachedSide:
 
     def sync(self) -> None:
         self.target.sync()
+
+    def close(self) -> None:
+        self.cache.close()
+
+
+class DirectSide:
+    """The side without the cache: each read and write is a call of the backend."""
+
+    name = "direct calls"
+
+    def __init__(self, source: Backend, target: Backend) -> None:
+        self.source = source
+        self.target = target
+        self.written: list[str] = []
+
+    def copy(self, batch: Batch) -> None:
+        for key, pieces in batch:
+            self.written.append(key)
+            with closing(found(self.source, key)) as source, closing(made(self.target, key)) as target:
+                for offset, length in pieces:
+                    target.write_from(offset, [memoryview(read_piece(source, offset, length))])
+
+    def edit(self, keys: Sequence[str], edits: Edits) -> None:
+        with ExitStack() as stack:
+            files = [stack.enter_context(closing(found(self.target, key))) for key in keys]
+            for number, edit in edits:
+                if edit.kind == "truncate":
+                    files[number].truncate(edit.offset)
+                else:
+                    files[number].write_from(edit.offset, [memoryview(edit.data)])
+
+    def open(self, key: str) -> Any:
+        return found(self.target, key)
+
+    def read(self, file: Any, pieces: Sequence[Piece]) -> list[bytes]:
+        return [read_piece(file, offset, length) for offset, length in pieces]
+
+    def sync(self) -> None:
+        for key in self.written:
+            with closing(found(self.target, key)) as file:
+                file.commit()
+
+    def close(self) -> None:
+        self.source.close()
+        self.target.close()
+
+
+def found(backend: Backend, key: str) -> Any:
+    """Open an existing object, as `open()` does: it looks it up."""
+    backend.stat(key)
+    return backend.open(key)
+
+
+def made(backend: Backend, key: str) -> Any:
+    """Open a new object."""
+    return backend.open(key, create=True)
+
+
+def read_piece(file: BackendFile, offset: int, length: int) -> bytes:
+    """Read one piece by one call of the backend."""
+    data = bytearray(length)
+    return bytes(data[: file.read_into(offset, [memoryview(data)])])
 
 
 class PlainSide:
@@ -133,6 +201,9 @@ class PlainSide:
             sync_path(self.target / key)
         for folder in {os.path.dirname(key) for key in self.written}:
             sync_path(self.target / folder)
+
+    def close(self) -> None:
+        pass
 
 
 def sync_path(path: Path) -> None:

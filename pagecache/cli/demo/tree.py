@@ -5,12 +5,14 @@ the standard library, which is the default tree. Every file is read once here: a
 anything starts, and both sides then read a tree that is equally warm in the operating system's cache.
 """
 
+from __future__ import annotations
+
 import os
 import shutil
 import stat
 import sysconfig
 import tempfile
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
@@ -49,6 +51,20 @@ class Tree:
     def size(self) -> int:
         """Return the bytes of all files."""
         return sum(file.size for file in self.files)
+
+    def largest(self, cost: Callable[[Source], int], limit: int) -> Tree:
+        """Return the largest files whose costs add up to at most `limit`, or the smallest file if none is so cheap."""
+        chosen: list[Source] = []
+        room = limit
+        by_size = sorted(self.files, key=lambda file: -file.size)
+        for file in by_size:
+            if room < limit // 10:  # no need to compute the costs of thousands of files
+                break
+            if (price := cost(file)) <= room:
+                chosen.append(file)
+                room -= price
+        files = chosen or by_size[-1:]
+        return Tree(self.root, tuple(files), len(self.files) - len(files))
 
     def changed(self, key: str) -> bool:
         """Return whether a file of the tree has changed since the scan."""
@@ -128,18 +144,9 @@ def read_once(path: Path) -> None:
         raise WrongInput(f"{printable(str(path))}: cannot be read: {error.strerror}") from None
 
 
-@dataclass(frozen=True, slots=True)
-class Workplace:
-    """The directories of the two copies."""
-
-    root: Path
-    cached: Path
-    plain: Path
-
-
 @contextmanager
-def workplace(tree: Tree, keep: Path | None) -> Iterator[Workplace]:
-    """Make the directories of a run; without `keep` they are always removed.
+def workplace(tree: Tree, keep: Path | None) -> Iterator[Path]:
+    """Make the directory of a run; without `keep` it is always removed.
 
     Raises:
         WrongInput: `keep` is in use, lies in the tree, or the disk is too small.
@@ -153,16 +160,18 @@ def workplace(tree: Tree, keep: Path | None) -> Iterator[Workplace]:
         free = shutil.disk_usage(root).free
         if free < need:
             raise WrongInput(f"{root}: {free // MIB} MiB free, {need // MIB} MiB needed; TMPDIR chooses another disk")
-        place = Workplace(root, root / "cached", root / "plain")
-        folders = {os.path.dirname(file.key) for file in tree.files}
-        for side in (place.cached, place.plain):
-            for folder in folders:
-                os.makedirs(side / folder, exist_ok=True)
-        yield place
+        yield root
     finally:
         if keep is None:
             with uninterrupted():
                 shutil.rmtree(root, ignore_errors=True)
+
+
+def make_folders(tree: Tree, root: Path) -> Path:
+    """Make the directories of a copy below `root`, and return `root`."""
+    for folder in {os.path.dirname(file.key) for file in tree.files}:
+        os.makedirs(root / folder, exist_ok=True)
+    return root
 
 
 def kept(tree: Tree, keep: Path) -> Path:
