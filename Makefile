@@ -94,7 +94,9 @@ demo-fuse: $(VENV)/.built $(VENV)/.dev                                ## program
 
 # The first part of the Python tests proves each id of the contract (tests/split.py). Its stamp has the time at which the tests
 # began, and lists the tested files: `make test-all` runs the first part if a file was changed, added or deleted since, then the rest.
-PYTEST  := $(PY) -m pytest -q -n 3 --dist loadgroup
+# `.ci/run` sets RUNNER=tests.unstable, which runs failed tests again.
+RUNNER  := pytest
+PYTEST  := $(PY) -m $(RUNNER) -q -n 3 --dist loadgroup
 TESTED  := build/tested
 SOURCES := $(shell find $(wildcard pagecache pagecache_pytest tests examples docs .ci *.md Makefile mkdocs.yml pyproject.toml setup.py) \
   -type d -name __pycache__ -prune -o -type f ! -name '*.so' ! -name '_core.c' ! -path docs/tests.md -print)

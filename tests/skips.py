@@ -1,7 +1,7 @@
 """A table of the skipped tests at the end of a run: the reasons, and the number of tests for each.
 
 A run of the first part (split.py) keeps its table in build/skipped.json. A run of the rest adds it, so that the last
-table of `.ci/run` is of all tests.
+table of `make test-all` is of all tests.
 """
 
 from __future__ import annotations

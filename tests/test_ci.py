@@ -1,4 +1,4 @@
-"""The environment that `.ci/run` gives the tests, and the table of skipped tests at the end of a run."""
+"""The environment that `.ci/run` gives the tests, failed tests that it runs again, and the table of skipped tests."""
 
 from __future__ import annotations
 
@@ -54,13 +54,119 @@ def test_the_tests_of_ci_get_a_home_a_path_a_language_and_what_pip_needs(tmp_pat
     done = subprocess.run(
         [ROOT / ".ci" / "run", "PYTHON=python3.13"], env=kept | dropped, capture_output=True, text=True, check=True
     )
-    runs = re.split(r"^make ", done.stdout, flags=re.MULTILINE)[1:]
-    assert [run.splitlines()[0] for run in runs] == ["test PYTHON=python3.13", "test-all PYTHON=python3.13"]
-    for run in runs:
-        found = dict(line.split("=", 1) for line in run.splitlines()[1:])
-        for name in ("PWD", "OLDPWD", "SHLVL", "_"):  # of the shell that prints them
-            found.pop(name, None)
-        assert found == kept | {"LANG": "C.UTF-8"}
+    called, *variables = done.stdout.splitlines()
+    assert called == "make test RUNNER=tests.unstable PYTHON=python3.13"
+    found = dict(line.split("=", 1) for line in variables)
+    for name in ("PWD", "OLDPWD", "SHLVL", "_"):  # of the shell that prints them
+        found.pop(name, None)
+    assert found == kept | {"LANG": "C.UTF-8"}
+
+
+# Each test counts its runs in a file. With two processes, some tests have no verdict when one of them ends.
+COUNTING = """
+import ctypes, os, signal, pytest
+
+def runs(name):
+    with open(name, "a+b") as file:
+        file.write(b".")
+        return file.tell()
+
+@pytest.mark.parametrize("number", range(40))
+def test_that_passes(number):
+    runs(f"passes-{number}")
+"""
+UNSTABLE = """
+def test_that_fails_once():
+    assert runs("once") == 2
+
+def test_that_fails_twice():
+    assert runs("twice") == 3
+
+@pytest.mark.parametrize("name", ["a@b"])
+@pytest.mark.xdist_group("tests/some")
+def test_that_fails_beside_other_tests(name):
+    assert "PYTEST_XDIST_WORKER" not in os.environ
+
+def test_that_crashes_once():
+    if runs("crashes") == 1:
+        os.kill(os.getpid(), signal.SIGKILL)
+
+@pytest.mark.timeout(3)
+def test_that_hangs_once():
+    if runs("hangs") == 1:
+        ctypes.PyDLL(None).sleep(1000)
+
+@pytest.fixture
+def broken_once():
+    yield
+    assert runs("fixture") == 2
+
+def test_whose_fixture_fails_once(broken_once):
+    pass
+"""
+ONCE = """
+def test_once():
+    assert runs("a run") == 2
+"""
+FAILING = """
+def test_that_always_fails():
+    assert runs("always") == 0
+"""
+
+
+def run_unstable(where: Path, source: str) -> tuple[int, list[str]]:
+    """Run tests as `.ci/run` does, in two processes; return the exit status and the lines of the output."""
+    (where / "test_some.py").write_text(source)
+    options = ["-q", "-n2", "--dist=loadgroup", "--max-worker-restart=0", f"--rootdir={where}"]
+    plugins = ["xdist.plugin", "pytest_timeout", "tests.hangs", "no:cacheprovider"]
+    environment = os.environ | {"PYTHONPATH": str(ROOT), "PYTEST_DISABLE_PLUGIN_AUTOLOAD": "1"}
+    environment.pop("PYTEST_XDIST_WORKER", None)
+    command = [sys.executable, "-m", "tests.unstable", *(f"-p{plugin}" for plugin in plugins), *options]
+    done = subprocess.run(command, cwd=where, env=environment, capture_output=True, text=True, check=False)
+    return done.returncode, done.stdout.splitlines()
+
+
+def counts(where: Path, pattern: str) -> set[int]:
+    return {len(path.read_bytes()) for path in where.glob(pattern)}
+
+
+@pytest.mark.timeout(600)
+def test_failed_tests_that_pass_alone_are_named_last(tmp_path: Path) -> None:
+    """Each other test runs once, also if a crash or a timeout ends the process that would have run it."""
+    status, lines = run_unstable(tmp_path, COUNTING + UNSTABLE)
+    unstable = [line for line in lines if line.startswith("UNSTABLE ")]
+    assert status == 0, "\n".join(lines)
+    assert sorted(unstable) == [
+        "UNSTABLE test_some.py::test_that_crashes_once",
+        "UNSTABLE test_some.py::test_that_fails_beside_other_tests[a@b]",
+        "UNSTABLE test_some.py::test_that_fails_once",
+        "UNSTABLE test_some.py::test_that_fails_twice",
+        "UNSTABLE test_some.py::test_that_hangs_once",
+        "UNSTABLE test_some.py::test_whose_fixture_fails_once",
+    ]
+    assert lines[-len(unstable) :] == unstable
+    assert len(list(tmp_path.glob("passes-*"))) == 40
+    assert counts(tmp_path, "passes-*") == {1}
+
+
+def test_a_test_that_fails_three_times_fails_the_run(tmp_path: Path) -> None:
+    status, lines = run_unstable(tmp_path, COUNTING + ONCE + FAILING)
+    assert status == 1
+    assert "FAILED 3 times: test_some.py::test_that_always_fails" in lines
+    assert counts(tmp_path, "always") == {3}
+
+
+def test_an_error_outside_of_tests_is_not_tried_again(tmp_path: Path) -> None:
+    (tmp_path / "test_broken.py").write_text("import there_is_no_such_module\n")
+    status, lines = run_unstable(tmp_path, COUNTING + ONCE)
+    assert status != 0
+    assert not [line for line in lines if line.startswith(("run again", "UNSTABLE"))]
+
+
+def test_a_run_without_unstable_tests_names_none(tmp_path: Path) -> None:
+    status, lines = run_unstable(tmp_path, COUNTING)
+    assert status == 0
+    assert lines[-1].startswith("40 passed")
 
 
 def skipped(where: Path, *options: str) -> list[str]:
@@ -102,12 +208,27 @@ def checkout(tmp_path: Path) -> Path:
     return tmp_path
 
 
+def make(checkout: Path, *arguments: str) -> tuple[int, str]:
+    """Run make; return its exit status and output."""
+    environment = {name: value for name, value in os.environ.items() if not name.startswith(("MAKE", "MFLAGS"))}
+    done = subprocess.run(
+        ["make", *arguments], cwd=checkout, env=environment, capture_output=True, text=True, check=False
+    )
+    return done.returncode, done.stdout + done.stderr
+
+
 def made(checkout: Path, target: str) -> list[str]:
     """Run make; return the parts of the tests that it ran."""
-    environment = {name: value for name, value in os.environ.items() if not name.startswith(("MAKE", "MFLAGS"))}
-    done = subprocess.run(["make", target], cwd=checkout, env=environment, capture_output=True, text=True, check=False)
-    assert done.returncode == 0, done.stdout + done.stderr
-    return re.findall(r"/python -m pytest .*--part (\w+)$", done.stdout, re.MULTILINE)[::2]  # called, and printed
+    status, output = make(checkout, target)
+    assert status == 0, output
+    return re.findall(r"/python -m pytest .*--part (\w+)$", output, re.MULTILINE)[::2]  # called, and printed
+
+
+def test_make_runs_failed_tests_again_only_if_told_to(checkout: Path) -> None:
+    """`.ci/run` does, and by hand each failed test is a failure."""
+    assert made(checkout, "test") == ["first"]
+    _, output = make(checkout, "test", "RUNNER=tests.unstable")
+    assert re.findall(r"/python -m (\S+) .*--part first$", output, re.MULTILINE)[::2] == ["tests.unstable"]
 
 
 def test_make_runs_the_first_part_again_only_after_a_change(checkout: Path) -> None:
