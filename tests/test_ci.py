@@ -163,6 +163,19 @@ def test_an_error_outside_of_tests_is_not_tried_again(tmp_path: Path) -> None:
     assert not [line for line in lines if line.startswith(("run again", "UNSTABLE"))]
 
 
+def test_tests_of_a_group_run_in_one_process(tmp_path: Path) -> None:
+    """Mounts and servers of tests rely on it. A newer pytest may break it without a message."""
+    grouped = """
+@pytest.mark.xdist_group("tests/some")
+@pytest.mark.parametrize("number", range(40))
+def test_of_a_group(number):
+    runs(os.environ["PYTEST_XDIST_WORKER"])
+"""
+    status, _ = run_unstable(tmp_path, COUNTING + grouped)
+    assert status == 0
+    assert counts(tmp_path, "gw*") == {40}
+
+
 def test_a_run_without_unstable_tests_names_none(tmp_path: Path) -> None:
     status, lines = run_unstable(tmp_path, COUNTING)
     assert status == 0
