@@ -108,7 +108,7 @@ changed = $(if $(filter-out $(2),$(file <$(1)))$(filter-out $(file <$(1)),$(2)),
 # One job for each core, unless `make -j` has said how many.
 JOBS     = $(if $(findstring -j,$(MAKEFLAGS)),,-j$(shell nproc) -O)
 
-.PHONY: test test-all check lint pytest soak mutations
+.PHONY: test test-all nightly slow soak mutations lint pytest
 test: $(VENV)/.built $(VENV)/.dev $(DEBUG)/.built build/c-schedules/schedules ## lint, types, C tests, Python tests of the contract
 	@rm -f $(TESTED)
 	@echo $(SOURCES) > $(TESTED).new
@@ -120,12 +120,22 @@ test-all: $(TESTED)                                                   ## test, a
 	$(PYTEST) --part rest
 $(TESTED): $(SOURCES) $(call changed,$(TESTED),$(SOURCES))
 	@$(MAKE) --no-print-directory test
-check: test-all ctest-asan ctest-tsan run-schedules-table $(VENV)/.built $(VENV)/.dev ## test-all, sanitizers, slow tests
-	$(PY) -m pytest -q -n 2 --dist loadgroup -m slow --hypothesis-profile=random
+
+# Parts of `make nightly`, one after another. The table at the end has the verdict and duration of each.
+NIGHTLY := test-all ctest-asan ctest-tsan run-schedules-table slow soak mutations
+nightly: export PAGECACHE_SOAK_SECONDS ?= 60
+nightly:                                                              ## all of it, hours, with a table at the end; NIGHTLY="slow soak" selects
+	@status=0; table=; for part in $(NIGHTLY); do \
+	  begin=$$(date +%s); verdict=passed; \
+	  $(MAKE) --no-print-directory $$part || { verdict=failed; status=1; }; \
+	  took=$$(($$(date +%s) - begin)); \
+	  table="$$table$$(printf '%-20s %s %4d:%02d' $$part $$verdict $$((took / 60)) $$((took % 60)))\n"; \
+	done; printf "\n%-20s verdict min:s\n$$table" part; exit $$status
+slow: $(VENV)/.built $(VENV)/.dev $(DEBUG)/.built planted             ## slow tests, and property tests with new examples
+	$(PY) -m pytest -q -n 2 --dist loadgroup -m "slow or (hypothesis and not soak)" --hypothesis-profile=random $(if $(SEED),--hypothesis-seed=$(SEED))
 soak: run-schedules-long $(VENV)/.built $(VENV)/.dev $(DEBUG)/.built planted ## the long ones; SEED=n repeats a run
 	$(PY) -m pytest -q -rP --show-capture=stdout -m soak --hypothesis-profile=random --timeout=0 $(if $(SEED),--hypothesis-seed=$(SEED))
-
-mutations: $(VENV)/.built $(VENV)/.dev $(DEBUG)/.built build/c-schedules/schedules planted ## how fast planted bugs are found; half an hour or more
+mutations: $(VENV)/.built $(VENV)/.dev $(DEBUG)/.built build/c-schedules/schedules planted ## each planted bug is found at each seed, and how fast
 	$(PY) -m tests.planted.mutations
 
 lint: $(VENV)/.built $(VENV)/.dev                                     ## ruff, mypy, plain English

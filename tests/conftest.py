@@ -1,7 +1,7 @@
 """What all tests share: good error messages from the public conformance suite, and settings for hypothesis.
 
 `make test` has to say the same each time it is asked: its random tests play the same examples until they are changed.
-New ones are for the long runs (`--hypothesis-profile=random`, as `make check` and `make soak` do).
+New ones are for the long runs (`--hypothesis-profile=random`, as `make slow` and `make soak` do).
 """
 
 from __future__ import annotations

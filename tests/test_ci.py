@@ -1,4 +1,4 @@
-"""The environment that `.ci/run` gives the tests, failed tests that it runs again, and the table of skipped tests."""
+"""The environment that `.ci/run` gives the tests, failed tests that it runs again, and tables at the end of runs."""
 
 from __future__ import annotations
 
@@ -242,6 +242,22 @@ def test_make_runs_failed_tests_again_only_if_told_to(checkout: Path) -> None:
     assert made(checkout, "test") == ["first"]
     _, output = make(checkout, "test", "RUNNER=tests.unstable")
     assert re.findall(r"/python -m (\S+) .*--part first$", output, re.MULTILINE)[::2] == ["tests.unstable"]
+
+
+def test_nightly_runs_all_parts_and_ends_with_a_table(checkout: Path) -> None:
+    script(checkout / ".venv/bin/mypy", "exit 1")
+    status, output = make(checkout, "nightly", "NIGHTLY=slow lint mutations")
+    assert status == 2
+    table = output[output.index("\npart ") :].splitlines()[1:]
+    assert [" ".join(line.split()[:2]) for line in table[:4]] == [
+        "part verdict",
+        "slow passed",
+        "lint failed",
+        "mutations passed",
+    ]
+    assert all(re.fullmatch(r"\w+ +\w+ +\d+:\d\d", line) for line in table[1:4])
+    script(checkout / ".venv/bin/mypy", "exit 0")
+    assert make(checkout, "nightly", "NIGHTLY=lint mutations")[0] == 0
 
 
 def test_make_runs_the_first_part_again_only_after_a_change(checkout: Path) -> None:

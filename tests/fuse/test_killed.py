@@ -2,7 +2,7 @@
 
 The program replaces a file as editors do: a new one, fsync, rename over the old one, fsync of the directory. Whenever
 the server dies, the name has one of its contents as a whole, synced bytes are there, and a new mount goes on with it.
-`make test` tries some of these moments, `make check` all of them.
+`make test` tries some of these moments, `make slow` all of them.
 """
 
 from __future__ import annotations

@@ -1,5 +1,5 @@
 """The mutation table: how fast named settings of the stress tester find each planted bug, and how fast schedules of the
-core find the bugs in `SCHEDULED`.
+core find the bugs in `SCHEDULED`. The exit status is 1 if a bug is missed, or something is found without a bug.
 
     make mutations                              everything: each bug at five seeds, each setting without a bug
     python -m tests.planted.mutations NAME ...  some bugs, settings or worlds; results of the others stay
@@ -110,10 +110,11 @@ def measured() -> dict[str, Any]:
     return found
 
 
-def measure(names: list[str], seeds: int, seconds: float) -> None:
-    """Hunt, and replace the stored results of these names."""
+def measure(names: list[str], seeds: int, seconds: float) -> list[str]:
+    """Hunt, and replace the stored results of these names. Return the wrong ones."""
     MEASURED.parent.mkdir(exist_ok=True)
     bugs = [bug.name for bug in BUGS]
+    wrong: list[str] = []
     for name in names:
         found: dict[str, dict[str, Any]] = {}
         if name in bugs:
@@ -126,6 +127,7 @@ def measure(names: list[str], seeds: int, seconds: float) -> None:
             found["clean"] = {"plan": SETTINGS[name], "runs": _runs(hunted, CLEAN, name, 1, seconds)}
         if name in WORLDS:
             found["worlds"] = {"runs": _runs(scheduled, CLEAN, name, 1, seconds)}
+        wrong += [f"{name}: {text}" for part, entry in found.items() if (text := fault(name, part, entry["runs"]))]
         known = measured()
         how = {"seconds": seconds, "cpus": os.cpu_count(), "load": round(os.getloadavg()[1], 1)}
         for part, order in (("bugs", bugs), ("scheduled", [*SCHEDULED]), ("clean", [*SETTINGS]), ("worlds", [*WORLDS])):
@@ -133,6 +135,17 @@ def measure(names: list[str], seeds: int, seconds: float) -> None:
             known[part] = {one: entries[one] for one in order if one in entries}
         MEASURED.write_text(json.dumps(known, indent=1) + "\n", encoding="utf-8")
         PAGE.write_text(page(), encoding="utf-8")
+    return wrong
+
+
+def fault(name: str, part: str, runs: list[dict[str, Any]]) -> str:
+    """Return what is wrong with the runs of a bug, of settings or of a world; "" for nothing."""
+    if part in ("clean", "worlds"):
+        found = [run["found"] for run in runs if run["found"]]
+        return f"found without a bug: {', '.join(found)}" if found else ""
+    missed = [str(run["seed"]) for run in runs if not run["found"]]
+    is_known = part == "bugs" and name in WAITS  # schedules have to find it
+    return f"missed at seeds {', '.join(missed)}" if missed and not is_known else ""
 
 
 def _runs(
@@ -277,7 +290,8 @@ def main() -> None:
     if options.page:
         PAGE.write_text(page(), encoding="utf-8")
         return
-    measure(names, options.seeds, options.seconds)
+    if wrong := measure(names, options.seeds, options.seconds):
+        sys.exit("\n".join(wrong))
 
 
 if __name__ == "__main__":

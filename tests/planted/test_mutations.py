@@ -1,5 +1,5 @@
 """The stress tester finds planted bugs with named settings, schedules of the core find some more, and nothing is found
-without a bug. All of it: `make soak`.
+without a bug. All of it: `make mutations`.
 """
 
 from __future__ import annotations
@@ -11,14 +11,13 @@ from typing import Any
 import pytest
 
 from . import mutations
-from .mutations import CLEAN, SCHEDULES, hunted, page, scheduled
+from .mutations import CLEAN, SCHEDULES, fault, hunted, page, scheduled
 from .planted import PLANTED_EXTENSION
 from .settings import SCHEDULED, SEARCHED, SETTINGS, WAITS, WORLDS, settings_of
 from .table import BUGS
 
 NAMES = [bug.name for bug in BUGS]
 SECONDS = 60.0
-SEEDS = range(1, 6)
 QUICK = [
     "failed_bytes_are_dirty_again",
     "short_answer_is_short",
@@ -69,32 +68,6 @@ def test_schedules_of_the_core_find_nothing_where_nothing_is_planted() -> None:
     assert found["operations"] > 0
 
 
-@pytest.mark.soak
-@pytest.mark.parametrize("seed", SEEDS)
-@pytest.mark.parametrize("bug", SCHEDULED)
-def test_schedules_of_the_core_find_every_bug_of_theirs(bug: str, seed: int) -> None:
-    """Each seed finds it within a minute."""
-    assert scheduled(bug, SCHEDULED[bug], seed, SECONDS)["found"]
-
-
-@pytest.mark.soak
-@pytest.mark.parametrize("seed", SEEDS)
-@pytest.mark.parametrize("bug", NAMES)
-def test_the_tester_finds_every_bug(bug: str, seed: int) -> None:
-    """Each seed finds it within a minute."""
-    if bug in WAITS:
-        pytest.skip(WAITS[bug])
-    assert outcome(bug, settings_of(bug), seed)
-
-
-@pytest.mark.soak
-@pytest.mark.parametrize("seed", SEEDS)
-@pytest.mark.parametrize("settings", SETTINGS)
-def test_settings_find_nothing_where_nothing_is_planted(settings: str, seed: int) -> None:
-    """They run for the full time of a bug."""
-    assert outcome(CLEAN, settings, seed) == ""
-
-
 def test_every_bug_has_settings() -> None:
     """A bug that the tester does not find at each seed has a reason, and schedules of the core that find it."""
     assert set(SEARCHED) | set(SCHEDULED) <= set(NAMES)
@@ -123,6 +96,18 @@ def test_a_seed_that_finds_nothing_is_reported() -> None:
     assert mutations._row(bug, entry) == (
         f"| `{bug.name}` | {bug.rule} | slow | 2 of 3 | 1.0 s | over 60 s | data, hang |"
     )
+
+
+def test_a_missed_bug_and_a_finding_without_a_bug_are_faults() -> None:
+    hit, miss = {"found": "data", "seed": 1}, {"found": "", "seed": 2}
+    assert fault(NAMES[0], "bugs", [hit]) == ""
+    assert fault(NAMES[0], "bugs", [hit, miss]) == "missed at seeds 2"
+    for bug in WAITS:  # schedules find it, not the tester
+        assert fault(bug, "bugs", [hit, miss]) == ""
+        assert fault(bug, "scheduled", [hit, miss]) == "missed at seeds 2"
+    for part in ("clean", "worlds"):
+        assert fault("small", part, [miss]) == ""
+        assert fault("small", part, [hit, miss]) == "found without a bug: data"
 
 
 def test_a_process_that_stands_still_or_dies_has_found_something() -> None:

@@ -1,7 +1,7 @@
 """A 1 GiB object and a cache of 64 MiB, counted by requests and bytes: unchanged bytes are not moved.
 
 The servers copy parts in Python, and moto copies the whole object for each requested range of it. Tests with many
-copies use 64 MiB in `make test`, and 1 GiB in `make check`.
+copies use 64 MiB in `make test`, and 1 GiB in `make slow`.
 """
 
 from __future__ import annotations
