@@ -1,7 +1,8 @@
 """Which Python tests `make test` runs, and which are left to `make test-all`.
 
-    --part first    the tests that name an id of the contract [docs/contract.md], one test for each way in, which are
-                    marked `smoke`, and the files that check the rules of the project
+    --part first    the tests that name an id of the contract [docs/contract.md]; one test for each way in, and the
+                    conformance suite of each backend, which are marked `smoke`; the files that check the rules of the
+                    project
     --part rest     all other tests, and the tests that name an id and are marked `long`
 
 The first part proves each id at least once, in minutes; tests/test_split.py checks that. A test that takes seconds is
@@ -20,10 +21,11 @@ import pytest
 
 from .catalogue import IDS, ONE
 
-__all__ = ["RULES", "WAYS", "Test", "first", "found_in"]
+__all__ = ["BACKENDS", "RULES", "WAYS", "Test", "first", "found_in"]
 
 ROOT = Path(__file__).parent.parent
 WAYS = ["asyncio", "fsspec", "mount", "S3", "command line", "stress", "top", "docs"]
+BACKENDS = ["memory:", "dir:", "s3:", "fsspec:", "TransformBackend", "asynchronous backend"]
 RULES = ["tests/test_catalogue.py", "tests/test_layers.py", "tests/test_public_api.py", "tests/test_split.py"]
 ELSEWHERE = {"long", "slow", "soak"}
 NAMED = re.compile(r"\b[TI]-\d+[a-z]?(?:, [^\]]*)?\]|mark\.(?:contract|smoke)\b")
@@ -59,7 +61,9 @@ def found_in(text: str) -> Iterator[Test]:
                 common = set(re.findall(r"\bmark\.(\w+)", ast.unparse(value)))
             case ast.FunctionDef(name=name) | ast.AsyncFunctionDef(name=name) if name.startswith("test_"):
                 yield marked(Test(name, [node]), common)
-            case ast.ClassDef(name=owner, body=body) if owner.startswith("Test"):
+            case ast.ClassDef(name=owner, body=body, bases=bases) if owner.startswith("Test"):
+                if bases:  # of the tests that it inherits
+                    yield marked(Test(owner, [node]), common)
                 for inner in body:
                     if isinstance(inner, ast.FunctionDef | ast.AsyncFunctionDef) and inner.name.startswith("test_"):
                         yield marked(Test(f"{owner}::{inner.name}", [node, inner]), common)

@@ -7,7 +7,7 @@ from pathlib import Path
 import pytest
 
 from .catalogue import behaviours, proofs
-from .split import ELSEWHERE, NAMED, RULES, WAYS, first, found_in
+from .split import BACKENDS, ELSEWHERE, NAMED, RULES, WAYS, first, found_in
 
 pytest_plugins = ["pytester"]
 
@@ -58,6 +58,14 @@ class TestTogether:
 
     def test_b(self):
         """[T-18]"""
+
+class Suite:
+    def test_inherited(self):
+        pass
+
+@pytest.mark.smoke("fsspec")
+class TestInherits(Suite):
+    pass
 '''
 
 
@@ -71,13 +79,13 @@ def test_each_id_is_proved_by_a_test_that_does_not_take_long(one: str) -> None:
         assert files or one.startswith("I-")  # PageCache.check() verifies it
 
 
-@pytest.mark.parametrize("way", WAYS)
-def test_each_way_in_has_a_smoke_test(way: str) -> None:
+@pytest.mark.parametrize("way", [*WAYS, *BACKENDS])
+def test_each_way_in_and_each_backend_has_a_smoke_test(way: str) -> None:
     assert FIRST["ways"].get(way)
 
 
 def test_smoke_tests_are_of_ways_that_are_known() -> None:
-    assert set(FIRST["ways"]) <= set(WAYS)
+    assert set(FIRST["ways"]) <= {*WAYS, *BACKENDS}
 
 
 def test_files_of_rules_exist() -> None:
@@ -109,6 +117,7 @@ def test_an_id_without_a_test_that_is_not_long_is_found(tmp_path: Path) -> None:
     assert {way: sorted(tests) for way, tests in found["ways"].items()} == {
         "S3": ["test_sample.py::test_of_a_way"],
         "top": ["test_sample.py::test_one_of_two_is_a_smoke_test"],
+        "fsspec": ["test_sample.py::TestInherits"],
     }
 
 
@@ -131,6 +140,7 @@ def test_each_test_is_in_one_part(pytester: pytest.Pytester, monkeypatch: pytest
         "test_one_of_two_is_a_smoke_test[1]",
         "TestTogether::test_a",
         "TestTogether::test_b",
+        "TestInherits::test_inherited",
     }
     assert parts[1] == {
         "test_takes_long",

@@ -38,6 +38,7 @@ def loop() -> Any:
     assert loop.stop(5)
 
 
+@pytest.mark.smoke("asynchronous backend")
 class TestStore(BackendConformance):
     """The store of these tests keeps the promises of the protocol, called as the cache's threads do."""
 

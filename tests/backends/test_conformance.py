@@ -15,6 +15,7 @@ from pagecache.testing.checks import CheckRun, checks_of
 from ..plain import AsyncBlobs, Blobs
 
 
+@pytest.mark.smoke("memory:")
 class TestMemory(BackendConformance):
     def make_backend(self, tmp_path: Path) -> Backend:
         return MemoryBackend()
@@ -33,6 +34,7 @@ class TestMemoryWithNarrowLimits(BackendConformance):
         return MemoryBackend(max_read=12288, max_write=8192, max_vectors=3, boundary=16384, write_unit=4096)
 
 
+@pytest.mark.smoke("dir:")
 class TestDirectory(BackendConformance):
     def make_backend(self, tmp_path: Path) -> Backend:
         return DirectoryBackend(tmp_path)

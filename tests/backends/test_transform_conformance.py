@@ -4,6 +4,8 @@ from __future__ import annotations
 
 from pathlib import Path
 
+import pytest
+
 from pagecache.backends import Backend, DirectoryBackend, MemoryBackend, TransformBackend
 from pagecache.testing import BackendConformance, FaultyBackend
 
@@ -11,6 +13,7 @@ from ..staging import StagingBackend
 from .transforms import Checksums, Sealed, XorStream
 
 
+@pytest.mark.smoke("TransformBackend")
 class TestXorOverMemory(BackendConformance):
     def make_backend(self, tmp_path: Path) -> Backend:
         return TransformBackend(MemoryBackend(), XorStream())

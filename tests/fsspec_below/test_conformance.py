@@ -31,6 +31,7 @@ def file_system(backend: Any) -> Any:
     return backend.fs
 
 
+@pytest.mark.smoke("fsspec:")
 class TestMemory(BackendConformance):
     def make_backend(self, tmp_path: Path) -> Backend:
         return FsspecBackend(fsspec.filesystem("memory"), folder())

@@ -59,6 +59,7 @@ class TestMoto(OnServer):
         super().test_writes_of_disjoint_ranges_side_by_side(backend, opened, unit)
 
 
+@pytest.mark.smoke("s3:")
 class TestMinistack(OnServer):
     """All conditions; parts of any size."""
 
