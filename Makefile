@@ -224,7 +224,7 @@ $(foreach v,schedules schedules-asan,$(eval $(call schedules,$(v))))
 
 .PHONY: run-schedules run-schedules-long run-schedules-asan run-schedules-table
 run-schedules: build/c-schedules/schedules
-	@echo $<; $< --seconds 3 $(if $(SEED),--seed $(SEED))
+	@echo $<; $< --number 30000 --seed $(or $(SEED),1)
 run-schedules-long: build/c-schedules/schedules
 	@echo $<; $< --seconds $${PAGECACHE_SOAK_SECONDS:-600} $(if $(SEED),--seed $(SEED))
 run-schedules-asan: build/c-schedules-asan/schedules

@@ -244,6 +244,13 @@ def test_make_runs_failed_tests_again_only_if_told_to(checkout: Path) -> None:
     assert re.findall(r"/python -m (\S+) .*--part first$", output, re.MULTILINE)[::2] == ["tests.unstable"]
 
 
+def test_schedules_of_the_core_are_the_same_in_each_run(checkout: Path) -> None:
+    """`make test` runs them; neither the time of day nor the load of the machine chooses them."""
+    script(checkout / "build/c-schedules/schedules", 'echo "schedules $*"')
+    assert "schedules --number 30000 --seed 1\n" in make(checkout, "run-schedules")[1]
+    assert "schedules --number 30000 --seed 7\n" in make(checkout, "run-schedules", "SEED=7")[1]
+
+
 def test_nightly_runs_all_parts_and_ends_with_a_table(checkout: Path) -> None:
     script(checkout / ".venv/bin/mypy", "exit 1")
     status, output = make(checkout, "nightly", "NIGHTLY=slow lint mutations")
