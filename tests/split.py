@@ -5,8 +5,9 @@
                     project
     --part rest     all other tests, and the tests that name an id and are marked `long`
 
-The first part proves each id at least once, in minutes; tests/test_split.py checks that. A test that takes seconds is
-marked `long` if cheaper tests prove its ids. Tests that are `slow` or `soak` are in neither part.
+The first part proves each id at least once, in minutes; tests/test_split.py checks that. A test that takes seconds, or
+whose verdict needs luck, is marked `long` if cheaper tests prove its ids. Tests that are `slow` or `soak` are in
+neither part.
 """
 
 from __future__ import annotations

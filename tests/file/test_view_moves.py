@@ -212,7 +212,9 @@ steps = st.one_of(
 @settings(deadline=None, max_examples=80)
 @given(folio=st.sampled_from(["4KiB", "16KiB", "1MiB"]), walk=st.lists(steps, max_size=25))
 def test_behind_the_end_are_zeros_whatever_views_store(folio: str, walk: list[tuple[object, ...]]) -> None:
-    """Truncates down and up, writes behind the end, views opened, stored to and released in any order. [T-44, M8]"""
+    """Truncates down and up, writes behind the end, views opened, stored to and released, in any order. [T-44, M8,
+    I-9]
+    """
     with a_rig(folio) as rig:
         state = Walk(rig)
         state.file.pread(SIZE, 0)

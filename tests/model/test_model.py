@@ -19,7 +19,11 @@ def check_scenario(scenario: Scenario, record_property: Callable[[str, object], 
     record_property("size", f"{scenario.name}: {result}")
 
 
-@pytest.mark.parametrize("name", SCENARIOS)
+# More than 50,000 states each.
+WIDE = ["truncate, direct write, fsync and sync", "failing commits", "abort and reconnect twice"]
+
+
+@pytest.mark.parametrize("name", [pytest.param(name, marks=[pytest.mark.long] * (name in WIDE)) for name in SCENARIOS])
 def test_no_interleaving_breaks_a_promise(name: str, record_property: Callable[[str, object], None]) -> None:
     """Two blocks and a few actors run in every order of their steps and of the backend's answers and failures. [I-3,
     I-10, I-12, I-18, I-19, I-20, I-22, M1, M5]

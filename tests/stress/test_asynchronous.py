@@ -113,6 +113,7 @@ def plan(**fields: Any) -> Plan:
     return Plan(**({"seed": 1, "duration": 1, "rounds": 1} | FIELDS | fields))
 
 
+@pytest.mark.long
 def test_an_asynchronous_backend_is_clean_on_the_loop_of_the_cache(tmp_path: Path) -> None:
     """Each backend runs on one loop: that of the cache, or that of the reader of stored bytes. [I-17, I-18, I-22]"""
     report = run(plan(), lambda: Folder(DirectoryBackend(tmp_path)))
@@ -121,6 +122,7 @@ def test_an_asynchronous_backend_is_clean_on_the_loop_of_the_cache(tmp_path: Pat
     assert list(tmp_path.iterdir()) == []
 
 
+@pytest.mark.long
 def test_an_asynchronous_backend_that_acknowledges_too_early_is_found(tmp_path: Path) -> None:
     """It shows its last write to its own readers; another backend that reads the same directory does not find it.
     [I-18]
@@ -141,6 +143,7 @@ def ran(factory: Callable[[], AsyncBackend]) -> tuple[Report, CachedTarget]:
     return Run(plan(), make=make).run(), targets[0]
 
 
+@pytest.mark.long
 def test_one_that_has_a_store_of_its_own_is_used_by_the_cache_and_by_the_tester() -> None:
     """Only the cache's backend could read it otherwise. The cache still has an asynchronous one. [I-17, I-18]"""
     report, target = ran(lambda: Folder(MemoryBackend()))
@@ -149,6 +152,7 @@ def test_one_that_has_a_store_of_its_own_is_used_by_the_cache_and_by_the_tester(
     assert isinstance(target.volume.backend, AsyncBackend)
 
 
+@pytest.mark.long
 def test_a_store_that_forgets_lies_below_coroutines_too(tmp_path: Path) -> None:
     """Crash after crash, the cache is connected again or made anew, with an asynchronous backend. [I-21, K2]"""
     report = run(plan(crashes=("forgetting",)), lambda: Folder(DirectoryBackend(tmp_path)))
@@ -158,6 +162,7 @@ def test_a_store_that_forgets_lies_below_coroutines_too(tmp_path: Path) -> None:
     assert list(tmp_path.iterdir()) == []
 
 
+@pytest.mark.long
 def test_a_process_with_an_asynchronous_backend_is_killed_and_its_store_goes_on(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -200,6 +205,7 @@ def test_a_run_of_an_asynchronous_backend_with_one_kind_of_fault_is_clean(name: 
         assert report.counters["conflicts settled"] > 0
 
 
+@pytest.mark.long
 @pytest.mark.parametrize("name", MISTAKES)
 def test_discarded_accepted_bytes_are_found_with_an_asynchronous_backend(name: str) -> None:
     """The check is as strict as with a blocking backend. [I-22, K1]"""

@@ -86,6 +86,7 @@ def test_possibly_discarded_bytes_are_uncertain_until_a_rest() -> None:
     assert observation.sizes_meanwhile() == (0, 8192)
 
 
+@pytest.mark.long
 def test_views_that_no_truncate_cuts_off_are_found(monkeypatch: pytest.MonkeyPatch) -> None:
     """A writer that cuts its own view sees it at once; or bytes stored to such a view are missing. [T-47, I-9]"""
     monkeypatch.setattr(View, "detached", False)

@@ -66,6 +66,7 @@ def test_a_short_run_on_a_directory_is_clean(tmp_path: Path) -> None:
     assert list(tmp_path.iterdir()) == []
 
 
+@pytest.mark.long
 def test_a_short_run_with_faults_is_clean() -> None:
     """Failed calls are retried, and in the end everything is saved. [I-22]"""
     clean(Plan(seed=2647864177, faults="flaky", **SHORT))

@@ -51,6 +51,7 @@ def test_a_finding_is_exit_status_1_and_a_replay_file(tmp_path: Path) -> None:
     assert (again.returncode, "python:mine:factory, round 0 of seed 7: data" in again.stdout) == (1, True), again.stdout
 
 
+@pytest.mark.long
 def test_a_thread_that_keeps_the_interpreter_lock_is_reported_with_the_stacks_of_all_threads(tmp_path: Path) -> None:
     """No Python thread can report it, not even the watchdog's: the process ends with 1. [I-23]"""
     (tmp_path / "mine.py").write_text(

@@ -153,6 +153,7 @@ MISTAKES: dict[str, tuple[str, type[Faulting]]] = {
 }
 
 
+@pytest.mark.long
 @pytest.mark.parametrize("name", MISTAKES)
 def test_accepted_bytes_that_were_discarded_after_a_fault_are_found(name: str) -> None:
     """The cache keeps accepted bytes, whatever failed. [I-22, K1]"""

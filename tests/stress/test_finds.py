@@ -36,6 +36,7 @@ def expect(report: Report, *words: str) -> None:
         assert word in story, story
 
 
+@pytest.mark.long
 @pytest.mark.parametrize("name", BACKENDS)
 def test_a_backend_that_loses_bytes_is_found_with_range_and_writer(name: str) -> None:
     """The finding has the lost range, its writer, and the bytes found instead. [I-17, I-18]"""

@@ -53,6 +53,7 @@ def test_a_journal_that_is_full_says_so(monkeypatch: pytest.MonkeyPatch) -> None
         os.close(fd)
 
 
+@pytest.mark.long
 @pytest.mark.parametrize("seed", [1, 2])
 def test_runs_whose_process_is_killed_are_clean(tmp_path: Path, seed: int) -> None:
     """The kill comes at a record or at a store call; nothing that was synced is gone or different. [I-18, I-21]"""

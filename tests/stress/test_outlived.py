@@ -32,6 +32,7 @@ def test_a_backend_is_outlived_by_its_calls_and_commits_forget() -> None:
     assert [one.name for one in threading.enumerate() if one.name == "stress-outlived"] == []
 
 
+@pytest.mark.long
 def test_a_cache_that_sends_beside_an_old_call_is_found(monkeypatch: pytest.MonkeyPatch) -> None:
     """The old call lands over newer bytes. [T-63, K7]"""
     genuine = reconnect.reconnect
@@ -40,6 +41,7 @@ def test_a_cache_that_sends_beside_an_old_call_is_found(monkeypatch: pytest.Monk
     assert (report.ok, report.kind) == (False, "data")
 
 
+@pytest.mark.long
 def test_a_cache_that_reports_no_loss_is_found(monkeypatch: pytest.MonkeyPatch) -> None:
     """Each handle reports the discarded ranges. [I-22]"""
     monkeypatch.setattr(Inode, "record_loss", lambda self, lost, *, seen: None)

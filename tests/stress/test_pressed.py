@@ -32,6 +32,7 @@ def test_a_sync_that_waits_for_later_writes_is_found_by_the_requests_that_it_let
     assert "it waits for what was written later" in report.story
 
 
+@pytest.mark.long
 def test_syncs_beside_writers_that_never_stop_return() -> None:
     """The calls are fsync, sync and a ticket. [I-19]"""
     plan = Plan(seed=1, duration=240, rounds=3, **FIELDS)

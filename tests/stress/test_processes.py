@@ -63,6 +63,7 @@ def test_processes_on_a_real_file_system_are_clean(tmp_path: Path, crashes: tupl
     assert list(tmp_path.iterdir()) == []
 
 
+@pytest.mark.long
 def test_a_client_that_does_not_see_what_others_write_is_found(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """Its bytes are right while it is alone. [I-17]"""
     mix = ("buffered",)

@@ -51,6 +51,7 @@ def play(*operations: Operation, task: bool = False) -> dict[str, int]:
     return clean(run(Plan(seed=1, script=Script((60_000,), threads, tasks), **FEW))).counters
 
 
+@pytest.mark.long
 def test_all_accesses_at_once_are_right() -> None:
     """Buffered, direct, views, copies, truncates, by 8 threads and 200 tasks. [T-28, I-17]"""
     fields: dict[str, Any] = {"size": "256KiB", "capacity": "256KiB", "operations": 12, "rounds": 1, "duration": 60}

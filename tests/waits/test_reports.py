@@ -223,6 +223,7 @@ async def busy_tasks(cache_files: list[Any], until: float) -> None:
     await asyncio.gather(*(one(number) for number in range(8)))
 
 
+@pytest.mark.long
 def test_reports_beside_waits_that_begin_and_end_all_the_time() -> None:
     """Eight threads run at once, most of them short-lived, with tasks that are cancelled and caches that close: each
     report is whole, and no thread is left in it. [T-80, I-16]
