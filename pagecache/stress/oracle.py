@@ -139,11 +139,11 @@ class Observation:
         least = min(size.value if size.least is None else size.least for size in self.sizes)
         most = max(size.value for size in self.sizes)
         with self.model.lock:
-            beside = [(write, write.end) for write in self._beside()]
-        for write, end in beside:
-            if write.size is not None and write.size >= 0:
-                least, most = min(least, write.size), max(most, write.size)
-            elif write.size is None and write.length:
+            beside = [(write.size, write.length, write.end) for write in self._beside()]
+        for size, length, end in beside:
+            if size is not None and size >= 0:
+                least, most = min(least, size), max(most, size)
+            elif size is None and length:
                 most = max(most, end)
         return least, most
 

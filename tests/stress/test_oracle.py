@@ -2,8 +2,12 @@
 
 from __future__ import annotations
 
+import itertools
 import random
 import sys
+import threading
+from collections.abc import Callable
+from functools import partial
 
 import pytest
 
@@ -456,3 +460,39 @@ def test_a_write_that_fails_beside_a_judgement_is_whole_or_in_its_parts(monkeypa
 
     monkeypatch.setattr(Observation, "_beside", failing)
     assert verdict(observation, bytes(file.bytes)) is None
+
+
+class Releases:
+    """The lock of a model: the release number `nth` is followed by a call."""
+
+    def __init__(self, lock: threading.Lock, nth: int, then: Callable[[], object]) -> None:
+        self._lock, self.left, self._then = lock, nth, then
+
+    def __enter__(self) -> None:
+        self._lock.acquire()
+
+    def __exit__(self, *error: object) -> None:
+        self._lock.release()
+        self.left -= 1
+        if self.left == 0:
+            self._then()
+
+
+def test_a_size_that_a_failing_write_made_is_possible_wherever_the_failure_is_recorded(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    """An extending write fails after its bytes were read; the model records that after each section of the judgement in
+    turn. [I-17]
+    """
+    for nth in itertools.count(1):
+        file = File()
+        write = file.begin(2 * SIZE, 50)
+        file.put(write)
+        observation = file.observe(SIZE - 1, 2 * SIZE)
+        observation.returned()
+        releases = Releases(file.model.lock, nth, partial(file.model.split, write, 0))
+        monkeypatch.setattr(file.model, "lock", releases)
+        assert verdict(observation, bytes(file.bytes[SIZE - 1 : 2 * SIZE])) is None
+        if releases.left > 0:
+            break
+    assert nth > 3  # the judgement has that many sections
