@@ -555,6 +555,11 @@ class PageCache:
             more = not volume.detached and lifetimes.prune(volume, lifetimes.PRUNED_BY_FLUSHER)
         return more
 
+    def _let_go(self) -> None:
+        """Drop the global references of volumes without handles and unsaved bytes; for the flusher."""
+        for volume in self.volumes():
+            lifetimes.let_go(volume)
+
     def _end(self) -> None:
         """Close a cache that was dropped; for the flusher."""
         closing.end(self)

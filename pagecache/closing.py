@@ -1,8 +1,10 @@
 """The end of a cache: by close, by dropping it without a close, or by the end of the interpreter.
 
 Dirty data is written back in each case. A cache that is dropped without `close` lives on in `_dropped` until its data
-is saved; then its threads end. At interpreter exit saving takes at most `exit_timeout`, and unsaved ranges are listed
-on stderr. A forked child does none of this: it has neither the threads nor the right (contract 2.22).
+is saved; then its threads end. When its finaliser runs, the collector may already have run those of all other objects
+that it found with the cache; so objects of backends are not among them while anything is unsaved (engine/held.py). At
+interpreter exit saving takes at most `exit_timeout`, and unsaved ranges are listed on stderr. A forked child does none
+of this: it has neither the threads nor the right (contract 2.22).
 """
 
 from __future__ import annotations
@@ -114,6 +116,9 @@ def drop(cache: PageCache) -> None:
     flusher = cache.flusher
     _dropped.add(cache)
     name = repr(cache)
+    for volume in cache.volumes():
+        if (mirror := volume.engine.mirror) is not None:
+            mirror.threads.work_for(mirror)  # the collector has cleared weak references to it
     unsaved = any(volume.engine.native.dirty_inodes(1) for volume in cache.volumes())
     flusher.adopt(cache)  # from now on it may be closed at any moment
     if unsaved:

@@ -28,7 +28,7 @@ LAYERS = [
     ["engine.retryer"],
     ["engine.runner", "engine.aside"],
     ["engine.blocking", "engine.loop"],  # each imports the other when it is needed
-    ["engine.attempts"],
+    ["engine.attempts", "engine.held"],
     ["engine.namesync"],
     ["engine.failures", "engine.settling"],
     ["engine.commit"],

@@ -196,6 +196,7 @@ class EngineFile:
         """Direct calls to this file from now on; None: it is closed until the object is opened again."""
         with self.lock:
             self.backend_file = backend_file
+            self._hold()
         self.bind()
 
     def replace_by(self, fresh: BackendFile) -> None:
@@ -204,7 +205,21 @@ class EngineFile:
             if self.backend_file is not None:
                 self.retired = (*self.retired, self.backend_file)
             self.backend_file = fresh
+            self._hold()
         self.bind()
+
+    def take_files(self) -> tuple[BackendFile, ...]:
+        """Take the files of the backend, retired ones included; the caller closes them."""
+        with self.lock:
+            files = self.retired if self.backend_file is None else (*self.retired, self.backend_file)
+            self.retired, self.backend_file = (), None
+            self._hold()
+        self.bind()
+        return files
+
+    def _hold(self) -> None:
+        """Have the volume hold the current files. The lock is held."""
+        self.volume.held.set_files(self, *self.retired, self.backend_file)
 
     def bind(self) -> None:
         """Take functions and limits from the backend's current file."""

@@ -10,7 +10,8 @@ a dead backend cannot stop it. In each turn it
 * starts commits of acknowledged bytes once they fill half the limit (never on commit_on_close volumes: an object would
   be published half-written),
 * measures the throughput of backends, divides the dirty limit between volumes by it, and reports stalls and long waits,
-* advances sync tickets, closes handles that the garbage collector found, closes idle files of backends.
+* advances sync tickets, closes handles that the garbage collector found, closes idle files of backends,
+* drops the global references (held.py) of volumes that need none.
 
 It does not keep its cache alive. An unreferenced cache that was not closed passes itself to the flusher (`adopt`),
 which ends it on a separate thread: ending waits, and the flusher does not.
@@ -180,6 +181,7 @@ class Flusher:
                 delay = min(delay, PAUSE)
         if cache._prune():
             delay = min(delay, BUSY)
+        cache._let_go()
         delay = min(delay, self._long_waits.check(cache))
         if over:
             self.make_room()

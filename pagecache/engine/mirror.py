@@ -122,8 +122,12 @@ class MirrorThreads(OnDemand):
 
     def __init__(self, mirror: Mirror, name: str, most: int, spare: Spare) -> None:
         super().__init__(f"{name}-mirror", f"of the mirror of {name!r}", most, spare)
-        self._mirror = weakref.ref(mirror)
+        self.work_for(mirror)
         self._ready: SimpleQueue[MirrorFile | None] = SimpleQueue()
+
+    def work_for(self, mirror: Mirror) -> None:
+        """Refer to the mirror weakly; again when its cache was dropped and goes on until its data is saved."""
+        self._mirror = weakref.ref(mirror)
 
     def push(self, copy: MirrorFile) -> None:
         """Queue a copy with steps that may be runnable."""
@@ -348,7 +352,14 @@ class Mirror:
             except FileNotFoundError:
                 self._make_parents(copy.key)
                 copy.opened = self.backend.open(copy.key, create=True)
+            self.volume.held.set_files(copy, copy.opened)
         return copy.opened
+
+    def _take_opened(self, copy: MirrorFile) -> BackendFile | None:
+        """Take the copy's file; the caller closes it."""
+        opened, copy.opened = copy.opened, None
+        self.volume.held.set_files(copy)
+        return opened
 
     def _make_parents(self, key: Key) -> None:
         """Make the directories of a key, if the mirror has directories."""
@@ -370,8 +381,7 @@ class Mirror:
     def _close(self, copy: MirrorFile) -> None:
         if copy.uncommitted:
             self._commit(copy)
-        opened, copy.opened = copy.opened, None
-        close_backend_file(opened)
+        close_backend_file(self._take_opened(copy))
 
     def _commit(self, copy: MirrorFile) -> None:
         if copy.opened is not None:
@@ -380,8 +390,8 @@ class Mirror:
 
     def _remove(self, copy: MirrorFile) -> None:
         """Remove the object in any case; during a rename under both names."""
-        opened: Any = copy.opened
-        copy.opened, copy.uncommitted = None, False
+        opened: Any = self._take_opened(copy)
+        copy.uncommitted = False
         with contextlib.suppress(Exception):
             if hasattr(opened, "rollback"):
                 opened.rollback()

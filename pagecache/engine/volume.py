@@ -30,6 +30,7 @@ from .attempts import Attempts
 from .blocking import Blocking
 from .file import limits_of
 from .foreign import raised_by, text_of
+from .held import Held
 from .mirror import Mirror
 from .namesync import NameSync
 from .park import SLICE, Clock, Park
@@ -81,6 +82,7 @@ class EngineCache(Protocol):
     def _emit(self, event: Event) -> None: ...
     def _end(self) -> None: ...
     def _prune(self) -> bool: ...
+    def _let_go(self) -> None: ...
 
 
 class Ticket(Protocol):
@@ -127,9 +129,9 @@ class EngineVolume:
         self.random = (rng or random.Random()).random
         self.native = NativeVolume(cache.native, int(backend.limits.max_inflight))
         self.loop: CacheLoop | None = None
-        self._bind_loop(backend)
         self._prompt = prompt
-        self.prompt = self._is_prompt(backend)
+        self.held = Held()
+        self._bind(backend)
         self.runner = ThreadRunner(self.native, name, threads_of(backend), self.park, self.clock, cache.spare)
         self.aborted = False
         self.seals = 0
@@ -149,6 +151,7 @@ class EngineVolume:
         self.mirror: Mirror | None = None
         if mirror is not None:
             self.native.set_mirror(limits_of(mirror.limits))
+            self.held.use("mirror", mirror)
             self.mirror = Mirror(self, mirror)
         self._advancing = threading.RLock()  # re-entrant: a signal handler may abort the volume in between
         self.name_sync = NameSync(self)
@@ -158,8 +161,9 @@ class EngineVolume:
     def retry(self) -> RetryPolicy:
         return self.cache.config.retry
 
-    def _bind_loop(self, backend: Backend) -> None:
-        """Choose how bytes are carried: by an event loop, or by threads."""
+    def _bind(self, backend: Backend) -> None:
+        """Hold a backend, and choose how bytes are carried: by an event loop, or by threads."""
+        self.held.use("backend", backend)
         loop = backend.loop if isinstance(backend, Blocking) else None
         if isinstance(backend, Blocking):
             backend.address, backend.check_alive = self.native.address, self.check_alive
@@ -167,6 +171,7 @@ class EngineVolume:
         if loop is not None and self.loop is None:
             loop.serve(self.native)
         self.loop = self.loop or loop
+        self.prompt = self._is_prompt(backend)
 
     def _is_prompt(self, backend: Backend) -> bool:
         """Return whether callers make their calls of the backend themselves."""
@@ -517,8 +522,8 @@ class EngineVolume:
     def resume(self, backend: Backend) -> None:
         """Revive the volume on another backend; its files have their new backend files."""
         self.backend = backend
-        self._bind_loop(backend)
-        self.prompt = self._is_prompt(backend)
+        self._bind(backend)
+        self.held.keep()
         self.reconnects += 1
         self.name_sync.reset()
         self.native.set_inflight(int(backend.limits.max_inflight))

@@ -334,6 +334,7 @@ def _finish(volume: Volume, deadline: Deadline) -> None:
     volume.cache._forget(volume)
     with volume.inodes_lock:
         volume.inodes.clear()
+    volume.engine.held.end()
     volume.ended = True
     if not stopped:
         return  # that backend cannot be called either

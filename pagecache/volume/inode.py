@@ -55,6 +55,7 @@ class Inode:
 
     def retain(self) -> None:
         """Count a handle, here and for the volume; `lifetimes.release` ends it. `inodes_lock` held."""
+        self.volume.engine.held.keep()
         self.handles += 1
         self.volume.handles += 1
 

@@ -199,14 +199,19 @@ def destroy(volume: Volume, inode: Inode) -> None:
 def forget(volume: Volume, inode: Inode) -> None:
     """Remove an inode that CORE has freed."""
     volume.engine.forget(inode.engine)
-    backend_file = inode.engine.backend_file
-    inode.engine.use(None)
-    for old in (*inode.engine.retired, backend_file):
-        volume.engine.close_later(old)
+    for backend_file in inode.engine.take_files():
+        volume.engine.close_later(backend_file)
     with volume.inodes_lock:
         volume.orphans.pop(inode, None)
         if volume.inodes.get(inode.key) is inode:
             del volume.inodes[inode.key]
+
+
+def let_go(volume: Volume) -> None:
+    """Drop the global reference to a backend that no handle and no unsaved byte needs."""
+    with volume.inodes_lock:
+        if not volume.handles and not volume.engine.native.dirty_inodes(1):
+            volume.engine.held.let_go()
 
 
 def hollow_max(capacity: int) -> int:

@@ -5,16 +5,22 @@ from __future__ import annotations
 import errno
 import gc
 import logging
+import os
 import threading
 import time
 import warnings
+import weakref
 from collections.abc import Iterator
+from functools import partial
+from pathlib import Path
 from typing import Any
 
 import pytest
 
-from pagecache import PageCache, RetryPolicy
+from pagecache import PageCache, RetryPolicy, Volume
+from pagecache.backends import Backend, DirectoryBackend, MemoryBackend
 from pagecache.engine import flusher
+from pagecache.testing import FaultyBackend, Gate, Rule
 
 from .backends import WAIT_LIMIT_S, RecordingBackend, RecordingFile, StoredObject
 from .rig import FAST, KEY, QUIET, eventually, pattern
@@ -66,7 +72,7 @@ def ended(before: list[str]) -> bool:
     return threads() == before
 
 
-def drop(backend: RecordingBackend, data: bytes, *, close: bool = False, **config: Any) -> None:
+def drop(backend: Backend, data: bytes, *, close: bool = False, **config: Any) -> None:
     """Make a cache, write to it, and drop every reference to it."""
     volume = PageCache("1MiB", **{**QUIET, "retry": FAST, **config}).attach(backend)
     file = volume.open(KEY, "r+b")
@@ -75,7 +81,7 @@ def drop(backend: RecordingBackend, data: bytes, *, close: bool = False, **confi
         file.close()
 
 
-def collect(warned: list[str], backend: RecordingBackend, data: bytes, **how: Any) -> None:
+def collect(warned: list[str], backend: Backend, data: bytes, **how: Any) -> None:
     """Drop a cache with unsaved data, and collect until the warning that names it."""
     drop(backend, data, **how)
     eventually(lambda: gc.collect() >= 0 and any("unclosed <pagecache.PageCache" in message for message in warned))
@@ -108,6 +114,149 @@ def test_dirty_data_of_a_dropped_cache_is_saved(warned: list[str], close: bool) 
     eventually(lambda: ended(before))
     assert backend.committed(KEY) == DATA
     assert backend.violations == []
+
+
+@pytest.mark.parametrize(("call", "close"), [("write", False), ("commit", True)], ids=["open", "closed"])
+def test_files_of_a_dropped_cache_stay_open_until_its_data_is_saved(
+    warned: list[str], tmp_path: Path, call: str, close: bool
+) -> None:
+    """The collection that finds the cache ends before the first bytes are written, or committed: it must not close the
+    descriptors of the backend. [2.21]
+    """
+    before = threads()
+    (tmp_path / KEY).touch()
+    with Gate() as gate:
+        backend = FaultyBackend(DirectoryBackend(tmp_path))
+        backend.use([Rule(call, gate=gate)])
+        collect(warned, backend, DATA, close=close)
+        gate.wait_entered()
+    eventually(lambda: ended(before))
+    assert (tmp_path / KEY).read_bytes() == DATA
+
+
+class ClosedOnceFile:
+    """A file of a backend of one's own. It lists its ends, and has a weak reference to its client."""
+
+    def __init__(self, backend: ClosedOnce, key: str) -> None:
+        self.file = MemoryBackend.open(backend.store, key)
+        self.client = weakref.ref(backend.client)
+        self.ends = backend.ends
+
+    def __getattr__(self, name: str) -> Any:
+        assert self.client() is not None
+        return getattr(self.file, name)
+
+    def close(self) -> None:
+        self.ends.append("closed")
+
+    def __del__(self) -> None:
+        self.ends.append("finalised")
+
+
+class Client:
+    """Connections of a backend."""
+
+
+class ClosedOnce(Backend):
+    """A plain backend of one's own."""
+
+    def __init__(self, store: MemoryBackend) -> None:
+        self.store, self.client, self.ends = store, Client(), list[str]()
+        self.limits = store.limits
+
+    def open(self, key: Any, *, create: bool = False, exclusive: bool = False) -> Any:
+        return ClosedOnceFile(self, key)
+
+    def stat(self, key: Any) -> Any:
+        return self.store.stat(key)
+
+
+def test_files_of_a_dropped_cache_are_closed_before_their_finalisers_run(warned: list[str]) -> None:
+    """Weak references inside the backend hold until everything is saved, too. [2.21]"""
+    before, store = threads(), MemoryBackend()
+    store.open(KEY, create=True)
+    backend = ClosedOnce(store)
+    ends = backend.ends
+    collect(warned, backend, DATA)
+    del backend
+    eventually(lambda: ended(before))
+    assert store.snapshot(KEY) == DATA
+    eventually(lambda: gc.collect() >= 0 and ends == ["closed", "finalised"])
+
+
+def test_a_mirror_of_a_dropped_cache_catches_up(warned: list[str], tmp_path: Path) -> None:
+    """Its threads slept while the cache was collected. [2.13, 2.21]"""
+    before = threads()
+    (tmp_path / KEY).touch()
+    store = MemoryBackend()
+    store.open(KEY, create=True)
+
+    def abandon() -> None:
+        volume = PageCache("1MiB", **QUIET).attach(store, mirror=DirectoryBackend(tmp_path))
+        file = volume.open(KEY, "r+b")
+        file.pwrite(DATA[:5000], 0)
+        file.fsync()
+        mirror = volume.engine.mirror
+        assert mirror is not None
+        eventually(lambda: not mirror.busy())
+        file.pwrite(DATA, 0)
+
+    abandon()
+    eventually(lambda: ended(before))
+    assert store.snapshot(KEY) == DATA
+    assert (tmp_path / KEY).read_bytes() == DATA
+
+
+def test_a_clean_cache_is_freed_though_its_backend_refers_to_it(warned: list[str]) -> None:
+    """Its data was committed and its handle closed before it was dropped. [2.21]"""
+    before, backend = threads(), RecordingBackend({KEY: b""})
+
+    def abandon(backend: RecordingBackend) -> None:
+        volume = PageCache("1MiB", **{**QUIET, "flush_interval": 0.01}).attach(backend)
+        backend.fault("stat", partial(volume.invalidate_remote, KEY), times=0)  # refers to the volume
+        with volume.open(KEY, "r+b") as file:
+            file.pwrite(DATA, 0)
+            file.fsync()
+
+    abandon(backend)
+    assert backend.committed(KEY) == DATA
+    freed = weakref.ref(backend)
+    del backend
+    eventually(lambda: ended(before))
+    eventually(lambda: gc.collect() >= 0 and freed() is None)
+
+
+def test_the_backend_of_a_closed_cache_is_freed_with_it() -> None:
+    """No global refers to the backend after the end of its volume. [2.21]"""
+    backend = RecordingBackend({KEY: b""})
+    freed = weakref.ref(backend)
+    with PageCache("1MiB", **QUIET) as cache:
+        file = cache.attach(backend).open(KEY, "r+b")
+        file.pwrite(DATA, 0)
+    del backend, cache, file
+    eventually(lambda: gc.collect() >= 0 and freed() is None)
+
+
+def test_a_child_frees_a_cache_that_it_drops() -> None:
+    """It saves nothing: files of the backend are finalised with the last reference to their volume. [T-50, 2.22]"""
+    store = MemoryBackend()
+    store.open(KEY, create=True)
+    backend = ClosedOnce(store)
+    volumes: list[Volume] = []
+    cache = PageCache("1MiB", **QUIET)
+    volumes.append(cache.attach(backend))
+    file = volumes[0].open(KEY, "r+b")
+    file.pwrite(DATA, 0)
+    child = os.fork()
+    if child == 0:
+        del cache, file
+        volumes.clear()
+        gc.collect()
+        os._exit(0 if backend.ends == ["finalised"] else 1)
+    assert os.waitstatus_to_exitcode(os.waitpid(child, 0)[1]) == 0
+    file.close()
+    cache.close()
+    assert store.snapshot(KEY) == DATA
 
 
 def test_data_that_cannot_be_saved_lives_on_and_is_saved_later(
