@@ -12,6 +12,8 @@
                            stores do that show whole objects only
     fail_commits(...)      the next commits fail. Acknowledged bytes are forgotten then (truncates, holes and sizes
                            are not), or with kept=True are not; with done=True only the answer is lost
+    read_staged            answers as the S3 backend does: a byte that is not staged, also one behind the end, is a
+                           FileNotFoundError; 0 after a rollback
     lose_staging()         staged bytes are gone: `read_staged` and `commit` raise FileNotFoundError until they were
                            written or staged again, or rolled back; `kept()` is False
     crash()                uncommitted bytes are gone, open files answer ECONNRESET
@@ -82,7 +84,7 @@ class StagingFile(BackendFile):
         self.ranges: list[Range] = []  # staged and not overwritten since
         self.lost: list[Range] = []  # the lost part of those
         self.changed = base is None
-        self.detached = self.dead = self.forgot = False
+        self.detached = self.dead = self.forgot = self.rolled_back = False
         self.in_flight: list[Range] = []
         self.exclusive = ""
         if base is not None:
@@ -106,7 +108,7 @@ class StagingFile(BackendFile):
         with self.writing("write_from", offset, buffers) as length, self.alive():
             os.pwritev(self.work.fileno(), buffers, offset)
             self.ranges, self.lost = (without(known, offset, offset + length) for known in (self.ranges, self.lost))
-            self.changed = True
+            self.changed, self.rolled_back = True, False
             return length
 
     def truncate(self, size: int) -> None:
@@ -128,6 +130,7 @@ class StagingFile(BackendFile):
     def rollback(self) -> None:
         with self.alone("rollback"), self.alive():
             self.restart()
+            self.rolled_back = True
 
     def commit(self) -> str | None:
         with self.alone("commit"), self.alive():
@@ -177,6 +180,7 @@ class StagingFile(BackendFile):
         copy(self.work.fileno(), self.safe.fileno(), 0, size)
         os.ftruncate(self.staged.fileno(), 0)
         self.ranges, self.lost, self.changed, self.forgot = [], [], False, False
+        self.rolled_back = False
 
     def forget(self) -> None:
         """Forget acknowledged bytes, but not staged ones, truncates, holes and the size."""
@@ -262,7 +266,7 @@ class StagingFileWithStage(StagingFile):
             begin, end = offset, offset + length
             self.ranges = sorted([*without(self.ranges, begin, end), (begin, end)])
             self.lost = without(self.lost, begin, end)
-            self.changed = True
+            self.changed, self.rolled_back = True, False
             return length
 
     def read_staged(self, offset: int, buffers: Sequence[memoryview]) -> int:
@@ -272,6 +276,8 @@ class StagingFileWithStage(StagingFile):
             end = offset
             for low, high in self.ranges:
                 end = high if low <= end < high else end
+            if end == offset and not self.rolled_back:
+                raise FileNotFoundError(errno.ENOENT, "nothing is staged there", self.key)
             done = 0
             for buffer in buffers:
                 part = os.pread(self.staged.fileno(), min(len(buffer), end - offset - done), offset + done)

@@ -24,8 +24,10 @@ harm. Optional methods of a `BackendFile` may be absent:
     rollback(self) -> None                      forget acknowledged, uncommitted changes; required with commit_on_close
     stage(self, offset, buffers) -> int         like write_from, but the bytes stay readable and safe with the backend
                                                 until commit or rollback; called when memory is short
-    read_staged(self, offset, buffers) -> int   read those bytes (read_unit does not apply); may run beside anything.
-                                                FileNotFoundError: nothing is staged any longer
+    read_staged(self, offset, buffers) -> int   read those bytes, up to the first one that is not staged (read_unit does
+                                                not apply); may run beside anything. FileNotFoundError: the byte at
+                                                offset is not staged, or no longer. Behind the end of the object, and
+                                                after a rollback: 0 or FileNotFoundError
     kept(self) -> bool                          after a reconnect: is everything uncommitted still there? Called on the
                                                 file that was open if the backend is unchanged, otherwise on a new one
     next_data(self, offset) -> (begin, end) | None

@@ -460,7 +460,10 @@ class StagingFile(ObjectFile):
 
     def read_staged(self, offset: int, buffers: Sequence[memoryview]) -> int:
         """See the protocol."""
-        return self.read_into(offset, buffers)
+        count = self.read_into(offset, buffers)
+        if not count:
+            raise FileNotFoundError(errno.ENOENT, "nothing is staged behind the end")
+        return count
 
     def kept(self) -> bool:
         """See the protocol."""

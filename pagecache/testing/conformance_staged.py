@@ -75,6 +75,18 @@ class StagedPromises(ConformanceBase):
         file.commit()
         same(read(backend, file, 0, 4 * unit), b"head" + bytes(3 * unit - 4) + b"tail")
 
+    def test_nothing_is_staged_behind_the_end(self, backend: Backend, opened: Opened, unit: int) -> None:
+        """A read that crosses the end is short; one behind it is answered with 0 or FileNotFoundError."""
+        file, data = opened(0, b""), content(unit + 5, 21)
+        stage(backend, file, 0, data)
+        same(read_staged(backend, file, unit, 5), data[unit:])
+        assert file.read_staged(unit, [memoryview(bytearray(unit))]) <= 5  # type: ignore[attr-defined]
+        try:
+            found = file.read_staged(unit + 5, [memoryview(bytearray(unit))])  # type: ignore[attr-defined]
+        except FileNotFoundError:
+            found = 0
+        assert found == 0, "bytes are staged behind the end of the object"
+
     def test_staging_may_be_answered_short(self, backend: Backend, opened: Opened, unit: int) -> None:
         """Acknowledged bytes are kept even if the remainder is not; several buffers are taken in order."""
         file = opened(0, b"")

@@ -9,6 +9,8 @@ import random
 import pytest
 
 from pagecache import BackendError, PageCache
+from pagecache.backends import TransformBackend
+from tests.backends.transforms import Sealed
 from tests.fsspec_below.place import LARGE, OLD, Place, get
 from tests.fsspec_below.stores import Parts, Whole, always
 
@@ -34,6 +36,26 @@ def test_staged_bytes_that_were_rolled_back_are_no_loss(place: Place) -> None:
     file.stage(4096, [memoryview(OLD)[:4096]])
     file.rollback()
     assert file.read_staged(4096, [memoryview(room)]) == 0
+
+
+def test_a_transform_over_objects_larger_than_the_cache_loses_nothing(place: Place) -> None:
+    """Objects end with a short unit, which waits in the spool like the others. [T-61]"""
+    rng = random.Random(3)
+    with PageCache("1MiB") as cache:
+        volume = cache.attach(TransformBackend(place.backend, Sealed(4072)))
+        written = {f"large-{number}": rng.randbytes(200_003) for number in range(20)}
+        files = {key: volume.open(key, "w+b") for key in written}
+        for key, file in files.items():
+            file.write(written[key])
+            file.flush()
+        for key, file in files.items():
+            assert file.pread(200_003, 0) == written[key]
+        for file in files.values():
+            file.close()
+        volume.drop_clean()
+        for key, data in written.items():
+            with volume.open(key) as file:
+                assert file.pread(200_004, 0) == data
 
 
 def test_object_larger_than_the_cache_is_written_read_and_rewritten(place: Place) -> None:

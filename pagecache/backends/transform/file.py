@@ -18,7 +18,8 @@ Units that are short, or were, are kept in `_own` as well: after a failed commit
 than were encoded. A backend with `commit_on_close` may even return the last committed bytes, cut and extended to the
 current size, and then reads use `_own`. If such a backend cannot read back a unit that an operation must change
 (`_sent` decides), the next commit fails once, so that the cache sends everything again. Staged bytes (`_staged`) are
-read back from the stage, and staged again: neither a failed commit nor the cache's own reads lose them.
+read back from the stage, and staged again, with their whole group: neither a failed commit nor the cache's own reads
+lose them.
 """
 
 from __future__ import annotations
@@ -26,9 +27,10 @@ from __future__ import annotations
 import errno
 import threading
 import zlib
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Container, Iterator, Sequence
 from contextlib import contextmanager, suppress
 from dataclasses import replace
+from itertools import groupby
 from typing import Any
 
 from ...errors import BackendError, Key
@@ -187,13 +189,14 @@ class TransformFile(BackendFile):
     # ---------------------------------------------------------------------------------------- reads
 
     def _read(self, method: str, offset: int, buffers: Sequence[memoryview]) -> int:
-        span = self._units.span(self._slots.limits().read_unit)
+        staged = method == "read_staged"
+        span = self._units.unit if staged else self._units.span(self._slots.limits().read_unit)
         begin, end = offset - offset % span, up(offset + sum(map(len, buffers)), span)
         while True:
             since = self._changes.quiet(begin, end)
             try:
-                content = self._load(begin, end, method)
-            except BackendError:
+                content = self._load(begin, end, range(begin // span, end // span) if staged else ())
+            except OSError:
                 if self._changes.unchanged(begin, end, since):
                     raise
             if self._changes.unchanged(begin, end, since):
@@ -205,15 +208,15 @@ class TransformFile(BackendFile):
             done += len(part)
         return max(0, min(done, len(content)) - (offset - begin))
 
-    def _load(self, begin: int, end: int, method: str = "read_into") -> bytearray:
-        """Return the content of whole units, up to the end of the object."""
+    def _load(self, begin: int, end: int, staged: Container[int]) -> bytearray:
+        """Return the content of whole units, up to the end of the object; `staged`: those that the stage has."""
         units, first = self._units, begin // self._units.unit
-        slots = self._slots.fetch(method, first * units.slot, (end - begin) // units.unit * units.slot)
+        slots = self._fetch(range(first, end // units.unit), staged)
         content = bytearray()
         for index in range(first, end // units.unit):
             at = (index - first) * units.slot
             slot = bytes(slots[at : at + units.slot])
-            known = self._known(index) if method == "read_into" else None
+            known = self._known(index)
             if known is not None:
                 content += known
             elif len(slot) > units.overhead:
@@ -221,6 +224,22 @@ class TransformFile(BackendFile):
             if len(content) < (index + 1) * units.unit - begin:
                 break
         return content
+
+    def _fetch(self, numbers: range, staged: Container[int]) -> bytearray:
+        """Return the slots of units, fewer at the end of the object."""
+        slot = self._units.slot
+        start, slots = numbers.start * slot, bytearray()
+        if not all(index in staged for index in numbers):
+            slots = self._slots.fetch("read_into", start, len(numbers) * slot)
+        for here, run in groupby(numbers, staged.__contains__):
+            if here:
+                indexes = list(run)
+                low, high = indexes[0] * slot, (indexes[-1] + 1) * slot
+                end = self._units.stored_size(self._size())  # behind it nothing is staged, which would be an error
+                found = self._slots.fetch("read_staged", low, min(high, end) - low if low < end else high - low)
+                slots.extend(bytes(max(0, low - start - len(slots))))
+                slots[low - start : low - start + len(found)] = found
+        return slots
 
     def _known(self, index: int) -> bytes | None:
         """Return the content of a unit that cannot be read from the backend below, up to the end of the object."""
@@ -242,7 +261,7 @@ class TransformFile(BackendFile):
                 self._lengthen(size)
             if begin < offset or (end % span and end < size):
                 # Not whole units: keep the stored bytes around.
-                around = self._load(begin, up(end, span))
+                around = self._load(begin, up(end, span), self._staged)
                 content = bytes(around[: offset - begin].ljust(offset - begin, b"\0") + content + around[end - begin :])
             done = self._store(begin, content, size, method)
             self._grown(begin + done)
@@ -272,17 +291,19 @@ class TransformFile(BackendFile):
 
     def _editable(self, begin: int) -> bytes:
         """Return the content of a group that will be stored again."""
-        units, span = self._units, self._span()
-        if begin // units.unit in self._staged:
-            return bytes(self._load(begin, begin + span, "read_staged"))
-        if self._sent:
-            first = begin // units.unit
-            slots = self._slots.fetch("read_into", first * units.slot, span // units.unit * units.slot)
-            for index in range(first, first + span // units.unit):
-                slot = slots[(index - first) * units.slot : (index - first + 1) * units.slot]
+        units, group = self._units, self._group(begin)
+        if any(index in self._sent for index in group):
+            slots = self._slots.fetch("read_into", group.start * units.slot, len(group) * units.slot)
+            for index in group:
+                slot = slots[(index - group.start) * units.slot : (index - group.start + 1) * units.slot]
                 if index in self._sent and self._known(index) is None:
                     self._resend |= zlib.crc32(slot) != self._sent[index]
-        return bytes(self._load(begin, begin + span))
+        return bytes(self._load(begin, begin + self._span(), self._staged))
+
+    def _group(self, begin: int) -> range:
+        """Return the numbers of the units of a group."""
+        first = begin // self._units.unit
+        return range(first, first + self._span() // self._units.unit)
 
     def _replace(
         self,
@@ -322,8 +343,8 @@ class TransformFile(BackendFile):
             self._stored(begin, content, slots[begin], size, method)
 
     def _method(self, begin: int) -> str:
-        """Return the method that stores a group in the way it was stored."""
-        return "stage" if begin // self._units.unit in self._staged else "write_from"
+        """Return the method that stores a group: no failed commit may forget a unit that was staged."""
+        return "write_from" if self._staged.isdisjoint(self._group(begin)) else "stage"
 
     def _keep(self, known: dict[int, bytes], begin: int, content: bytes) -> None:
         unit = self._units.unit
@@ -452,7 +473,7 @@ class TransformFile(BackendFile):
             going = threading.Lock()
             with going:
                 self._changes.begin(begin, begin + span, going)
-                content = bytes(self._load(begin, begin + span))
+                content = bytes(self._load(begin, begin + span, self._staged))
                 self._store(begin, content, self._size(), self._method(begin))
                 for index in range(begin // unit, (begin + span) // unit):
                     self._owed.pop(index, None)  # past the end

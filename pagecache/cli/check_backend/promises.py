@@ -185,6 +185,7 @@ PROMISES: dict[str, Promise] = {
         staged_bytes_appear_with_the_commit="commit publishes staged and written bytes together.",
         staged_bytes_change_their_range_only="stage changes the bytes of its range, and no others.",
         bytes_staged_beyond_the_end_leave_zeros="stage past the end extends the object, and the gap reads as zeros.",
+        nothing_is_staged_behind_the_end="read_staged ends with the object; 0 or FileNotFoundError behind it.",
         staging_may_be_answered_short="What stage has counted is there, whatever becomes of the rest.",
         buffers_of_stage_are_not_kept="Buffers are not kept after stage.",
         what_is_staged_last_counts="Of two calls for one byte the later one counts, stage or write_from.",
