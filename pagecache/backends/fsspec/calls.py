@@ -296,12 +296,15 @@ class Calls:
             UnsupportedOperation: it does not replace.
         """
         if not self.renames:
-            await self.call("cp_file", src, dst)
+            await self.copy(src, dst)
             await self.remove(src)
             return
         await self.rename(src, dst)
         if await self.found(src) is not None:  # some return "false" in place of an error
             raise io.UnsupportedOperation(errno.ENOTSUP, f"{self.name} mv does not replace an existing object")
+
+    async def copy(self, src: str, dst: str) -> None:
+        await self.call("cp_file", src, dst)
 
     async def rename(self, src: str, dst: str) -> None:
         await self.call("mv", src, dst)

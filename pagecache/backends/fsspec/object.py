@@ -99,6 +99,17 @@ class ObjectFile(AsyncBackendFile):
     def _path(self) -> str:
         return self._objects.path_of(self.key)
 
+    def is_created(self) -> bool:
+        """Return whether the object was created, and no commit of it is known to have succeeded; False after a
+        rollback.
+        """
+        with self._lock:
+            return self.base is None and not (self._rolled_back and self._spool is None)
+
+    def is_doubtful(self) -> bool:
+        """Return whether a commit with unknown result may have stored the object."""
+        return bool(self._attempts)
+
     def moved(self, key: Key, base: ObjectStat | None) -> None:
         """Record another name of the object, and possibly another version due to that."""
         with self._lock:
@@ -231,6 +242,7 @@ class ObjectFile(AsyncBackendFile):
         self._take(stored)
 
     async def close(self) -> None:
+        self._objects.leave(self)
         if self._reader is not None:
             self._reader.close()
         with self._lock:

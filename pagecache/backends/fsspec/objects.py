@@ -191,8 +191,10 @@ class Objects(AsyncBackend):
         following = self._files(src)
         with about(src, self.calls.name):
             stored = await self.found(old)
-            if stored is None and not following:
-                raise _missing(src)
+            if stored is None:  # an object that was created, and is not committed yet, is not in the store
+                following = [file for file in following if file.is_created()]
+                if not following:
+                    raise _missing(src)
             if stored is not None and stored.kind == "dir":
                 raise IsADirectoryError(errno.EISDIR, os.strerror(errno.EISDIR), src)
         with about(dst, self.calls.name):
@@ -204,16 +206,41 @@ class Objects(AsyncBackend):
             if old == new:
                 return
             if stored is not None:
-                await self.calls.move(old, new)
+                await self._move(old, new, stored)
                 there = await self.calls.stat(new)
                 self._remember_rename(new, there.version, stored.version)
                 there = self._status_of(new, there)
             elif there is not None:
+                if any(file.is_doubtful() for file in following):
+                    what = f"a commit of {src!r} may have been carried out; commit it before it replaces an object"
+                    raise OSError(errno.EBUSY, what, dst)
                 await self.calls.remove(new)  # its replacement is not stored yet
                 there = None
         self._detach(dst)
         for file in following:
             file.moved(dst, there)
+
+    async def _move(self, old: str, new: str, stored: ObjectStat) -> None:
+        """Give an object another name.
+
+        Raises:
+            OSError: ESTALE: another program has stored another version while this one was copied.
+        """
+        if self.calls.renames:
+            await self.calls.move(old, new)
+            return
+        await self.calls.copy(old, new)
+        found = await self.found(old)
+        if found is not None and found.version != stored.version:
+            what = f"version {found.version} was stored while version {stored.version} was copied; both names are left"
+            raise OSError(errno.ESTALE, what)
+        if found is not None:
+            await self.calls.remove(old)
+
+    def leave(self, file: ObjectFile) -> None:
+        """Forget a file that was closed."""
+        with self._lock:
+            self._open_files.discard(file)
 
     def _files(self, key: Key) -> builtins.list[ObjectFile]:
         """Return the open files of this name."""

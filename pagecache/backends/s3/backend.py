@@ -252,8 +252,10 @@ class S3Backend(Backend):
             self._allow()
             following = self._open_on(old)
             stored = self._found(old)
-        if stored is None and not following:
-            raise _missing(src)
+        if stored is None:  # an object that was created, and is not committed yet, is not in the bucket
+            following = [file for file in following if file.is_created()]
+            if not following:
+                raise _missing(src)
         with _about(dst):
             there = self._found(new)
         if there is not None and not replace:
@@ -266,8 +268,12 @@ class S3Backend(Backend):
                 now = self._copied(old, new, stored)
             self._remember_rename(new, now.version, str(self.status_of(old, stored).version))
             with _about(src):
+                self._check_copied(old, stored)
                 self.bucket.delete(old)
         elif there is not None:
+            if any(file.is_doubtful() for file in following):
+                what = f"a commit of {src!r} may have been carried out; commit it before it replaces an object"
+                raise OSError(errno.EBUSY, what, dst)
             with _about(dst):
                 self.bucket.delete(new)  # its replacement is not stored yet
         self._detach(new)
@@ -283,6 +289,17 @@ class S3Backend(Backend):
         if now is None or now.size != stored.size:
             raise OSError(errno.EIO, f"the copy of s3://{self.bucket.bucket}/{old} is not there as it was made")
         return now
+
+    def _check_copied(self, old: str, stored: Stored) -> None:
+        """Check that the copied version is still stored, before it is deleted.
+
+        Raises:
+            OSError: ESTALE: another program has stored another version.
+        """
+        found = self.bucket.head(old)
+        if found is not None and found.etag != stored.etag:
+            what = f"version {found.version} was stored while version {stored.version} was copied; both names are left"
+            raise OSError(errno.ESTALE, what)
 
     def _copied_in_parts(self, old: str, new: str, stored: Stored) -> None:
         step = self.sizes.copied
@@ -304,6 +321,11 @@ class S3Backend(Backend):
     def _open_on(self, name: str) -> builtins.list[S3File]:
         with self._lock:
             return [file for file in self._files if not file.detached and file.name == name]
+
+    def leave(self, file: S3File) -> None:
+        """Forget a file that was closed."""
+        with self._lock:
+            self._files.discard(file)
 
     def _detach(self, name: str) -> None:
         for file in self._open_on(name):

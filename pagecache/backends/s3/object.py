@@ -431,6 +431,17 @@ class S3File(BackendFile):
         self._end_upload()
         self._clear()
 
+    def is_created(self) -> bool:
+        """Return whether the object was created, and no commit of it is known to have succeeded; False after a
+        rollback.
+        """
+        with self._draft.lock:
+            return self._draft.base is None and not self._draft.rolled_back
+
+    def is_doubtful(self) -> bool:
+        """Return whether a commit with unknown result may have stored the object."""
+        return bool(self._draft.attempts)
+
     def moved(self, key: Key, name: str, stored: Stored | None) -> None:
         """Record another name of the object. Parts of an upload to the old name must be sent again."""
         draft = self._draft
@@ -439,8 +450,6 @@ class S3File(BackendFile):
             draft.turns += 1
             if stored is not None and draft.base is not None:
                 draft.base = replace(stored, carried=draft.base.carried, id=draft.base.id)
-            elif stored is None:
-                draft.base = None
         self._end_upload()
 
     def _end_upload(self) -> None:
@@ -450,6 +459,7 @@ class S3File(BackendFile):
 
     def close(self) -> None:
         """Drop uncommitted bytes."""
+        self._backend.leave(self)
         with contextlib.suppress(OSError):
             self._end_upload()
         self._backend.session.discard(self._draft.leave())
