@@ -101,6 +101,30 @@ class NamePromises(ConformanceBase):
         with raises(FileNotFoundError):
             backend.rename(self.make_key(0), self.make_key(2))
 
+    def test_rename_that_is_repeated_leaves_the_destination(
+        self, backend: Backend, opened: Callable[..., BackendFile]
+    ) -> None:
+        """Repeat it as after a lost answer, with an open file of the object."""
+        opened(0, b"moved")
+        supported(lambda: backend.rename(self.make_key(0), self.make_key(1)))
+        with raises(FileNotFoundError):
+            backend.rename(self.make_key(0), self.make_key(1))
+        same(read(backend, opened(1), 0, 10), b"moved")
+
+    def test_creation_that_was_closed_uncommitted_is_no_source_of_a_rename(
+        self, backend: Backend, opened: Callable[..., BackendFile]
+    ) -> None:
+        if not backend.limits.commit_on_close:
+            skip("not commit_on_close: a creation is an object at once")
+        opened(1, b"stays")
+        made = backend.open(self.make_key(0), create=True)
+        if not hasattr(made, "close"):
+            skip("files are not closed")
+        made.close()
+        with raises(FileNotFoundError):
+            supported(lambda: backend.rename(self.make_key(0), self.make_key(1)))
+        same(read(backend, opened(1), 0, 10), b"stays")
+
     def test_rename_replaces_if_allowed(self, backend: Backend, opened: Callable[..., BackendFile]) -> None:
         opened(0, b"first")
         opened(1, b"the second")

@@ -20,7 +20,8 @@ A transient error is followed by a retry. If the earlier attempt may have been c
              src exists                  it was not; but without `replace` it is unknown if dst exists, too
     both     the name has a version other than the cached one: unknown
 
-If it is unknown, the first error is raised.
+If it is unknown, the first error is raised. The store has no record of an object that was created and not committed:
+its call is repeated, and FileNotFoundError shows that an earlier attempt has renamed or removed the backend's file.
 """
 
 from __future__ import annotations
@@ -211,9 +212,11 @@ class _Before:
 
 
 def _never_stored(naming: Naming) -> bool:
-    """Return whether the object was created and not committed: the store has no record of its name."""
+    """Return whether the object is published by a commit that has not been made: the store has no record of its
+    name.
+    """
     inode = naming.volume._inode_at(naming.old)
-    return inode is not None and bool(inode.native.undone()["created"])
+    return inode is not None and inode.engine.limits().commit_on_close and bool(inode.native.undone()["created"])
 
 
 def remove(volume: Volume, key: Key, canonical: Key, tries: Attempts) -> None:
@@ -299,10 +302,10 @@ def _was_renamed(naming: Naming, backend: Backend, dst: Key, replace: bool, befo
     Raises:
         OSError: the first error, if that is unknown.
     """
-    if not tries.doubtful:
+    if not tries.doubtful or _never_stored(naming):
         return False
     src, there = _version(backend, naming.src), _version(backend, dst) is not _GONE
-    if src is _GONE and there and not _never_stored(naming):
+    if src is _GONE and there:
         return True
     if src is _GONE or before.is_other(src) or (there and not replace and naming.src != dst):
         tries.give_up()
@@ -320,7 +323,12 @@ def _rename(naming: Naming, dst: Key, replace: bool, before: _Before, tries: Att
         shared = before.links != 1
         with _change(volume):
             if not _was_renamed(naming, backend, dst, replace, before, tries):
-                tries.make(lambda: backend.rename(naming.src, dst, replace=replace))
+                doubtful = tries.doubtful
+                try:
+                    tries.make(lambda: backend.rename(naming.src, dst, replace=replace))
+                except FileNotFoundError:
+                    if not doubtful or not _never_stored(naming):
+                        raise  # otherwise an earlier attempt has renamed the backend's open file
         tries.settle()
         new = canonical_name(volume, dst)
         assert naming.new is not None

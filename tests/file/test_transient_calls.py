@@ -19,6 +19,7 @@ from pagecache.backends import DirectoryBackend, MemoryBackend
 from pagecache.testing import AsyncFaultyBackend, FaultPlan, FaultyBackend, Rule
 
 from ..aio.over import Over
+from ..staging import StagingBackend
 from .rig import FAST, ONCE, PAGE, QUIET, Rig, Task, eventually, make_rig
 from .test_interrupts import interrupted_each
 
@@ -204,6 +205,36 @@ def test_a_rename_is_made_again(make: Make, lost: bool, replace: bool, known: bo
         file.close()
     with volume.open("other", "rb") as other:
         assert other.read() == (b"later" + DATA[5:] if known else DATA)
+
+
+@pytest.mark.parametrize("lost", [False, True], ids=["refused", "answer lost"])
+@pytest.mark.parametrize("over", [False, True], ids=["to a free name", "over an object"])
+def test_a_rename_of_a_new_object_is_made_again(make: Make, lost: bool, over: bool) -> None:
+    """A store that writes in place has its name, committed or not. [2.14, 2.20]"""
+    volume, backend = make()
+    name = KEY if over else "other"
+    with volume.open("new", "wb") as file:
+        file.write(b"made")
+        backend.use([fails("rename", 1, done=lost)])
+        volume.rename("new", name)
+        assert (volume.exists("new"), volume.stat(name).size) == (False, 4)
+    with volume.open(name, "rb") as again:
+        assert again.read() == b"made"
+
+
+@pytest.mark.parametrize("lost", [False, True], ids=["refused", "answer lost"])
+def test_a_rename_of_an_object_that_is_not_committed_is_made_again(tmp_path: Path, lost: bool) -> None:
+    """The store has no record of the name; the backend's open file has it, or had it. [2.14, 2.20]"""
+    store = StagingBackend(tmp_path)
+    backend = FaultyBackend(store)
+    with PageCache("1MiB", retry=FAST) as cache:
+        volume = cache.attach(backend)
+        with volume.open("new", "wb") as file:
+            file.write(b"made")
+            backend.use([fails("rename", 1, done=lost)])
+            volume.rename("new", "other")
+            assert (volume.exists("new"), volume.exists("other")) == (False, True)
+    assert (store.visible("new"), store.visible("other")) == (None, b"made")
 
 
 @pytest.mark.parametrize("operation", ["remove", "rename"])

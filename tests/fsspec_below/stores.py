@@ -152,6 +152,7 @@ class Whole(AsyncFileSystem):
             raise FileNotFoundError(path)
         del self.objects[path]
         self.listed.pop(path, None)
+        self.hooks.met(self.hooks.after, "rm_file", path)
 
 
 class Parts(fsspec.AbstractFileSystem):

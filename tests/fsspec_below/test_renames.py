@@ -127,3 +127,149 @@ def test_object_that_another_client_removes_while_it_is_copied_has_its_new_name(
     place.fs.hooks.after["cp_file"] = lambda path: take_away(place, "key")
     place.backend.rename("key", "other")
     assert (place.names(), get(file, 0, 4)) == (["bucket/other"], OLD[:4])
+
+
+# ---------------------------------------------------------------------------------------------------- lost answers
+
+OFTEN = RetryPolicy(attempts=5, first_delay=0.001, max_delay=0.005)
+LOOKS = pytest.mark.parametrize("failed_looks", [0, 2])
+
+
+def lose(place: Place, failed_looks: int) -> None:
+    """Lose the answer of the request that ends a name, and then so many look-ups."""
+    left = [failed_looks]
+
+    def fail(path: str) -> None:
+        if left[0]:
+            left[0] -= 1
+            raise ConnectionRefusedError("the network is away")
+
+    def answer(path: str) -> None:
+        hooks.after.clear()
+        hooks.before["info"] = fail
+        raise ConnectionResetError("the answer is lost")
+
+    hooks = place.fs.hooks
+    hooks.after["mv" if isinstance(place.fs, Elsewhere) else "rm_file"] = answer
+
+
+@pytest.fixture
+def losing(place: Place) -> Place:
+    if isinstance(place.fs, Parts):
+        pytest.skip("the same as for others that copy")
+    return place
+
+
+def written(file: CachedFile) -> None:
+    file.pwrite(b"W" * (1 << 20), 0)
+
+
+@LOOKS
+@pytest.mark.parametrize("use", [read, written, uploaded])
+def test_rename_whose_answer_is_lost_takes_open_files_along(
+    losing: Place, use: Callable[[CachedFile], None], failed_looks: int
+) -> None:
+    """Whether the backend's own look-up or that of the next try finds it done. [2.14, 2.20]"""
+    expected = OLD if use is read else b"W" * (1 << 20) + OLD[1 << 20 :]
+    with PageCache("16MiB", retry=OFTEN) as cache:
+        volume = cache.attach(losing.backend)
+        with volume.open("key", "r+b", read_ahead=0) as file:
+            use(file)
+            lose(losing, failed_looks)
+            volume.rename("key", "other")
+            assert file.pread(4, len(OLD) - 4) == OLD[-4:]
+            file.fsync()
+            with volume.open("other", "rb") as again:
+                assert again.read() == expected
+    assert (losing.content("key"), losing.content("other")) == (None, expected)
+
+
+@LOOKS
+def test_remove_whose_answer_is_lost_takes_the_name_from_open_files(failed_looks: int) -> None:
+    """They do not follow another object that has the name later. [2.14, I-24]"""
+    place = Place(Whole(), "bucket")
+    place.put("key", OLD)
+    with PageCache("16MiB", retry=OFTEN) as cache:
+        volume = cache.attach(place.backend)
+        with volume.open("key", "rb", read_ahead=0) as file:
+            read(file)
+            lose(place, failed_looks)
+            volume.remove("key")
+            with volume.open("key", "wb") as other:
+                other.write(OTHER)
+            volume.rename("key", "other")
+            with pytest.raises(FileNotFoundError):
+                file.pread(4, len(OLD) - 4)
+    assert (place.names(), place.content("other")) == (["bucket/other"], OTHER)
+
+
+@LOOKS
+def test_rename_over_an_object_whose_answer_is_lost_takes_the_name_from_its_files(
+    losing: Place, failed_looks: int
+) -> None:
+    """[2.14, I-24]"""
+    losing.put("source", OTHER)
+    with PageCache("16MiB", retry=OFTEN) as cache:
+        volume = cache.attach(losing.backend)
+        with volume.open("key", "rb", read_ahead=0) as file:
+            read(file)
+            lose(losing, failed_looks)
+            volume.rename("source", "key")
+            volume.rename("key", "other")
+            with pytest.raises(FileNotFoundError):
+                file.pread(4, len(OLD) - 4)
+    assert (losing.content("key"), losing.content("other")) == (None, OTHER)
+
+
+@LOOKS
+def test_object_that_is_not_committed_yet_replaces_another_though_the_answer_is_lost(failed_looks: int) -> None:
+    """[2.14, 2.20]"""
+    place = Place(Whole(), "bucket")
+    place.put("key", OLD)
+    with PageCache("16MiB", retry=OFTEN) as cache:
+        volume = cache.attach(place.backend)
+        with volume.open("made", "wb") as file:
+            file.write(b"new")
+            lose(place, failed_looks)
+            volume.rename("made", "key")
+            assert (volume.exists("made"), volume.stat("key").size) == (False, 3)
+    assert (place.names(), place.content("key")) == (["bucket/key"], b"new")
+
+
+@pytest.mark.parametrize("verb", ["remove", "rename"])
+def test_call_that_is_repeated_after_a_lost_answer_succeeds(verb: str) -> None:
+    """The first one raises: its result is unknown. [2.14]"""
+    place = Place(Whole(), "bucket")
+    place.put("key", OLD)
+    with PageCache("16MiB", retry=ONCE) as cache:
+        volume = cache.attach(place.backend)
+
+        def call() -> None:
+            volume.remove("key") if verb == "remove" else volume.rename("key", "other")
+
+        with volume.open("key", "rb", read_ahead=0) as file:
+            read(file)
+            lose(place, 1000)
+            with pytest.raises(OSError):
+                call()
+            place.fs.hooks.before.clear()
+            call()
+            with pytest.raises(FileNotFoundError):
+                call()
+            if verb == "rename":
+                assert file.pread(4, len(OLD) - 4) == OLD[-4:]
+    assert (place.content("key"), place.content("other")) == (None, OLD if verb == "rename" else None)
+
+
+def test_new_object_whose_commit_was_not_answered_can_be_renamed() -> None:
+    """It is stored, and its file does not know it yet. [2.15, 2.20]"""
+    place = Place(Whole(), "bucket")
+    file = place.backend.open("made", create=True)
+    put(file, 0, b"content")
+    place.fs.hooks.after["cp_file"] = once(TimeoutError("no answer"))
+    with pytest.raises(TimeoutError):
+        file.commit()
+    place.backend.rename("made", "other")
+    put(file, 0, b"C")
+    file.commit()
+    assert (place.names(), place.content("other")) == (["bucket/other"], b"Content")

@@ -15,22 +15,28 @@ from pagecache.backends.s3 import S3Backend
 from pagecache.testing.proxy import FaultyProxy, ProxyCall, ProxyRule
 
 from .requests import is_for, name_of
-from .servers import Bucket
+from .servers import Bucket, Server
 
-PART = 5 << 20
+PART = 64 << 10
 SOURCE, PRECIOUS, OTHER = b"1" * (2 * PART + 100), b"precious", b"2" * (2 * PART + 100)
 ONCE = RetryPolicy(attempts=1, failed_retry=None)
+OFTEN = RetryPolicy(attempts=5, first_delay=0.001, max_delay=0.005)
 Store = Callable[[str, bytes], object]
+
+
+@pytest.fixture(params=["moto_small", "ministack"])
+def server(request: pytest.FixtureRequest, started: Callable[[str], Server]) -> Server:
+    return started(request.param)
 
 
 @pytest.fixture
 def backend(bucket: Bucket, proxy: FaultyProxy) -> S3Backend:
-    return S3Backend(bucket.name, endpoint_url=proxy.endpoint, part_size=PART)
+    return S3Backend(bucket.name, endpoint_url=proxy.endpoint, part_size=PART, least_part=1)
 
 
 @pytest.fixture
 def volume(backend: S3Backend) -> Iterator[Volume]:
-    with PageCache("64MiB", retry=ONCE) as cache:
+    with PageCache("4MiB", retry=ONCE) as cache:
         yield cache.attach(backend)
         cache.close(timeout=20, on_failed="discard")
 
@@ -105,9 +111,9 @@ def test_a_rename_that_is_repeated_leaves_the_object(
             volume.rename("a", "b")
         proxy.rules.clear()
         assert bucket.keys() == ["b"]
-        with contextlib.suppress(FileNotFoundError):
-            volume.rename("a", "b")
+        volume.rename("a", "b")
         assert content(bucket, "b") == SOURCE
+        assert file.pread(4, len(SOURCE) - 4) == SOURCE[-4:]
 
 
 def test_a_creation_that_was_abandoned_is_no_source_of_a_rename(bucket: Bucket, volume: Volume, put: Store) -> None:
@@ -177,3 +183,127 @@ def test_a_version_that_is_stored_while_its_object_is_renamed_is_not_deleted(
     assert raised.value.errno == errno.ESTALE
     assert (content(bucket, "a"), content(bucket, "b")) == (OTHER, SOURCE)
     backend.close()
+
+
+# ---------------------------------------------------------------------------------------------------- lost replies
+
+
+@pytest.fixture
+def patient(backend: S3Backend) -> Iterator[Volume]:
+    """A volume that repeats calls."""
+    with PageCache("4MiB", retry=OFTEN) as cache:
+        yield cache.attach(backend)
+        cache.close(timeout=20, on_failed="discard")
+
+
+def lose(proxy: FaultyProxy, matches: Callable[[ProxyCall], bool], then: int) -> None:
+    """Lose one reply, and then so many requests."""
+    lost = ProxyRule("lost", matches)
+    proxy.rules = [ProxyRule("reset", lambda call: lost.seen > 0, times=then), lost] if then else [lost]
+
+
+def written(file: CachedFile) -> None:
+    file.pwrite(b"W" * PART, 0)
+
+
+LOOKS = pytest.mark.parametrize("failed_looks", [0, 2])
+
+
+@LOOKS
+@pytest.mark.parametrize("use", [read, written, uploaded])
+def test_a_rename_whose_reply_is_lost_takes_open_files_along(
+    bucket: Bucket,
+    proxy: FaultyProxy,
+    patient: Volume,
+    put: Store,
+    use: Callable[[CachedFile], None],
+    failed_looks: int,
+) -> None:
+    """Whether the backend's own look-up or that of the next try finds it done. [2.14, 2.20]"""
+    put("a", SOURCE)
+    expected = SOURCE if use is read else b"W" * PART + SOURCE[PART:]
+    with patient.open("a", "r+b", read_ahead=0) as file:
+        use(file)
+        lose(proxy, of_object("a", "DeleteObject"), failed_looks)
+        patient.rename("a", "b")
+        assert file.pread(4, len(SOURCE) - 4) == SOURCE[-4:]
+        file.fsync()
+        with patient.open("b", "rb") as again:
+            assert again.read() == expected
+    assert (bucket.keys(), content(bucket, "b")) == (["b"], expected)
+
+
+@LOOKS
+def test_a_remove_whose_reply_is_lost_takes_the_name_from_open_files(
+    bucket: Bucket, proxy: FaultyProxy, patient: Volume, put: Store, failed_looks: int
+) -> None:
+    """They do not follow another object that has the name later. [2.14, I-24]"""
+    put("a", SOURCE)
+    with patient.open("a", "rb", read_ahead=0) as file:
+        read(file)
+        lose(proxy, of_object("a", "DeleteObject"), failed_looks)
+        patient.remove("a")
+        with patient.open("a", "wb") as other:
+            other.write(OTHER)
+        patient.rename("a", "c")
+        with pytest.raises(FileNotFoundError):
+            file.pread(4, len(SOURCE) - 4)
+    assert (bucket.keys(), content(bucket, "c")) == (["c"], OTHER)
+
+
+@LOOKS
+def test_a_rename_over_an_object_whose_reply_is_lost_takes_the_name_from_its_files(
+    bucket: Bucket, proxy: FaultyProxy, patient: Volume, put: Store, failed_looks: int
+) -> None:
+    """[2.14, I-24]"""
+    put("a", OTHER)
+    put("b", SOURCE)
+    with patient.open("b", "rb", read_ahead=0) as file:
+        read(file)
+        lose(proxy, of_object("a", "DeleteObject"), failed_looks)
+        patient.rename("a", "b")
+        patient.rename("b", "c")
+        with pytest.raises(FileNotFoundError):
+            file.pread(4, len(SOURCE) - 4)
+    assert (bucket.keys(), content(bucket, "c")) == (["c"], OTHER)
+
+
+@LOOKS
+def test_an_object_that_is_not_committed_yet_replaces_another_though_the_reply_is_lost(
+    bucket: Bucket, proxy: FaultyProxy, patient: Volume, put: Store, failed_looks: int
+) -> None:
+    """[2.14, 2.20]"""
+    put("b", PRECIOUS)
+    with patient.open("a", "wb") as file:
+        file.write(b"new")
+        lose(proxy, of_object("b", "DeleteObject"), failed_looks)
+        patient.rename("a", "b")
+        assert (patient.exists("a"), patient.stat("b").size) == (False, 3)
+    assert (bucket.keys(), content(bucket, "b")) == (["b"], b"new")
+
+
+def test_a_rename_without_replacing_goes_on_after_the_lost_reply_of_its_copy(
+    bucket: Bucket, proxy: FaultyProxy, patient: Volume, put: Store
+) -> None:
+    """The copy is not taken for an object of another program. [2.14]"""
+    put("a", SOURCE)
+    lose(proxy, of_object("b", "CopyObject"), 0)
+    patient.rename("a", "b", replace=False)
+    assert (bucket.keys(), content(bucket, "b")) == (["b"], SOURCE)
+
+
+def test_a_remove_that_is_repeated_after_a_lost_reply_succeeds(
+    bucket: Bucket, proxy: FaultyProxy, volume: Volume, put: Store
+) -> None:
+    """The first one raises: its result is unknown. [2.14]"""
+    put("a", SOURCE)
+    with volume.open("a", "rb", read_ahead=0) as file:
+        read(file)
+        lose(proxy, of_object("a", "DeleteObject"), 1000)
+        with pytest.raises(OSError):
+            volume.remove("a")
+        proxy.rules.clear()
+        volume.remove("a")
+        with pytest.raises(FileNotFoundError):
+            volume.remove("a")
+    assert bucket.keys() == []

@@ -117,7 +117,8 @@ class ObjectFile(AsyncBackendFile):
             if base is not None:
                 self.base = base
         if self.base is not None:
-            self._reader.close()
+            if self._reader is not None:
+                self._reader.close()
             self._reader = self._calls.reader(self._path)
 
     # ---------------------------------------------------------------- reading

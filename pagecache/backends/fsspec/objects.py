@@ -19,13 +19,13 @@ import secrets
 import threading
 import time
 import weakref
-from collections.abc import AsyncIterator
-from dataclasses import replace
+from collections.abc import AsyncIterator, Coroutine
+from dataclasses import dataclass, field, replace
 from typing import Any
 
 from ...errors import Key
 from ..protocol import AsyncBackend, BackendLimits, ObjectStat
-from .calls import Calls, Unranged, about, lacks, stat_of
+from .calls import Calls, Unranged, about, lacks, stat_of, translated
 from .object import ObjectFile
 
 __all__ = ["LEFT_AFTER", "STAGE", "Objects"]
@@ -35,10 +35,67 @@ LEFT_AFTER = 86400.0
 """Seconds after which an upload has certainly ended."""
 RENAMED_MAX = 1 << 16
 """Limit of renamed objects whose earlier version is stored."""
+UNSETTLED_MAX = 1 << 10
+"""Limit of removes and renames with a lost answer whose result is not known yet."""
+REFUSALS = (
+    FileNotFoundError,
+    FileExistsError,
+    IsADirectoryError,
+    NotADirectoryError,
+    PermissionError,
+    io.UnsupportedOperation,
+)
+"""Errors of a request that was certainly not carried out."""
 
 
 def _missing(key: Key) -> OSError:
     return FileNotFoundError(errno.ENOENT, os.strerror(errno.ENOENT), key)
+
+
+@dataclass(eq=False, slots=True)
+class _Change:
+    """A remove or rename whose last request, which ends the old name, was sent.
+
+    Attributes:
+        old: the path that the request ends.
+        stored: the object that had it.
+        files: open files of that object.
+        dst, new: the new key and its path; None: a remove.
+        there: the object that had the new path.
+        replaced: open files of that object.
+        done: the request was carried out, and the backend's own part is done.
+    """
+
+    old: str
+    stored: ObjectStat
+    files: list[ObjectFile]
+    dst: Key = None
+    new: str | None = None
+    there: ObjectStat | None = None
+    replaced: list[ObjectFile] = field(default_factory=list)
+    done: bool = False
+
+    def was_carried_out(self, stat: ObjectStat | None, now: ObjectStat | None) -> bool:
+        """Return whether the request was carried out, from the objects that have the old and the new path now. Objects
+        without versions are compared by size.
+        """
+        if stat is not None and (stat.version is None or stat.version == self.stored.version):
+            return False
+        if self.new is None:
+            return True
+        there, version = self.there, None if now is None else now.version
+        unchanged = there is not None and version not in (None, self.stored.version) and version == there.version
+        return now is not None and now.size == self.stored.size and not unchanged
+
+
+def _detach(files: list[ObjectFile]) -> None:
+    """Take the name from open files."""
+    for file in files:
+        file.detached = True
+
+
+async def _nothing() -> None:
+    """Do nothing, in place of a request that is not needed."""
 
 
 class Objects(AsyncBackend):
@@ -61,6 +118,7 @@ class Objects(AsyncBackend):
         self._made: set[str] = set()
         # Path -> its version, and the version before the rename.
         self._renamed: dict[str, tuple[str | None, str | None]] = {}
+        self._unsettled: dict[str, _Change] = {}  # old path -> its change, while the result of that is unknown
         self._reads_ranges = False  # a ranged read was tried
         self._token = secrets.token_hex(4)
         self._numbers = itertools.count(1)
@@ -127,12 +185,71 @@ class Objects(AsyncBackend):
         stat = await self.calls.found(path)
         return None if stat is None else self._status_of(path, stat)
 
+    # ---------------------------------------------------------------- changes of names with a lost answer
+
+    async def _looked_up(self, path: str) -> ObjectStat | None:
+        """Return the stored status. This settles an earlier change of the name whose answer was lost."""
+        with self._lock:
+            change = self._unsettled.get(path)  # taken first: an earlier answer proves nothing about it
+        stat = await self.found(path)
+        if change is not None:
+            now = None if change.new is None else await self.calls.found(change.new)
+            with self._lock:
+                settles = self._unsettled.get(path) is change
+                if settles:
+                    del self._unsettled[path]
+            if settles and change.was_carried_out(stat, now):
+                self._finish(change, now)
+        return stat
+
+    def _finish(self, change: _Change, now: ObjectStat | None) -> None:
+        """Do the backend's own part of a change; `now`: the object with the new path."""
+        _detach(change.files if change.new is None else change.replaced)
+        if change.new is not None:
+            if now is not None:
+                self._remember_rename(change.new, now.version, change.stored.version)
+                now = self._status_of(change.new, now)
+            for file in change.files:
+                file.moved(change.dst, now)
+        change.done = True
+
+    async def _make(self, change: _Change, request: Coroutine[Any, Any, None]) -> None:
+        """Send the last request of a change, and do the own part. If the answer is lost, look up the names; if that
+        fails too, the next call for the old name does.
+        """
+        try:
+            await request
+            self._finish(change, None if change.new is None else await self.calls.found(change.new))
+        except BaseException as error:
+            if isinstance(translated(error, change.old, self.calls.name), REFUSALS):
+                raise
+            with self._lock:
+                self._unsettled[change.old] = change
+                if len(self._unsettled) > UNSETTLED_MAX:
+                    del self._unsettled[next(iter(self._unsettled))]
+            if isinstance(error, Exception):
+                with contextlib.suppress(Exception):
+                    await self._looked_up(change.old)
+            if not change.done:
+                raise
+
+    async def _was_done(self, path: str, new: str | None) -> bool:
+        """Return whether an earlier call of this kind was carried out, and its answer was lost."""
+        with self._lock:
+            change = self._unsettled.get(path)
+        if change is None or change.new != new:
+            return False
+        await self._looked_up(path)
+        return change.done
+
+    # ---------------------------------------------------------------- objects by name
+
     async def open(self, key: Key, *, create: bool = False, exclusive: bool = False) -> ObjectFile:
         path = self.path_of(key)
         if create:
             self._allow()
         with about(key, self.calls.name):
-            base = await self.found(path)
+            base = await self._looked_up(path)
             if base is None and not create:
                 raise _missing(key)
             if base is not None and base.kind == "dir":
@@ -167,7 +284,7 @@ class Objects(AsyncBackend):
 
     async def stat(self, key: Key) -> ObjectStat:
         with about(key, self.calls.name):
-            found = await self.found(self.path_of(key))
+            found = await self._looked_up(self.path_of(key))
             if found is None:
                 raise _missing(key)
             return found
@@ -176,21 +293,25 @@ class Objects(AsyncBackend):
         path = self.path_of(key)
         self._allow()
         with about(key, self.calls.name):
-            stored = await self.found(path)
+            if await self._was_done(path, None):
+                return
+            stored, files = await self._looked_up(path), self._files(key)
             if stored is not None and stored.kind == "dir":
                 raise IsADirectoryError(errno.EISDIR, os.strerror(errno.EISDIR), key)
             if stored is not None:
-                await self.calls.remove(path)
-            elif not self._files(key):  # of an object that was created, and is not committed yet
+                await self._make(_Change(path, stored, files), self.calls.remove(path))
+            elif files:  # of an object that was created, and is not committed yet
+                _detach(files)
+            else:
                 raise _missing(key)
-        self._detach(key)
 
     async def rename(self, src: Key, dst: Key, *, replace: bool = True) -> None:
         old, new = self.path_of(src), self.path_of(dst)
         self._allow()
-        following = self._files(src)
         with about(src, self.calls.name):
-            stored = await self.found(old)
+            if await self._was_done(old, new):
+                return
+            stored, following = await self._looked_up(old), self._files(src)
             if stored is None:  # an object that was created, and is not committed yet, is not in the store
                 following = [file for file in following if file.is_created()]
                 if not following:
@@ -205,37 +326,41 @@ class Objects(AsyncBackend):
                 raise FileExistsError(errno.EEXIST, os.strerror(errno.EEXIST), dst)
             if old == new:
                 return
-            if stored is not None:
-                await self._move(old, new, stored)
-                there = await self.calls.stat(new)
-                self._remember_rename(new, there.version, stored.version)
-                there = self._status_of(new, there)
-            elif there is not None:
-                if any(file.is_doubtful() for file in following):
-                    what = f"a commit of {src!r} may have been carried out; commit it before it replaces an object"
-                    raise OSError(errno.EBUSY, what, dst)
-                await self.calls.remove(new)  # its replacement is not stored yet
-                there = None
-        self._detach(dst)
-        for file in following:
-            file.moved(dst, there)
+            if stored is None:
+                await self._rename_created(following, src, dst, there)
+            else:
+                await self._move(_Change(old, stored, following, dst, new, there, self._files(dst)))
 
-    async def _move(self, old: str, new: str, stored: ObjectStat) -> None:
-        """Give an object another name.
+    async def _rename_created(
+        self, following: builtins.list[ObjectFile], src: Key, dst: Key, there: ObjectStat | None
+    ) -> None:
+        """Rename an object that is not stored yet; its commit finds no object with the new name."""
+        new, replaced = self.path_of(dst), self._files(dst)
+        if there is not None and any(file.is_doubtful() for file in following):
+            what = f"a commit of {src!r} may have been carried out; commit it before it replaces an object"
+            raise OSError(errno.EBUSY, what, dst)
+        if there is not None:
+            await self._make(_Change(new, there, replaced), self.calls.remove(new))
+        _detach(replaced)
+        for file in following:
+            file.moved(dst, None)
+
+    async def _move(self, change: _Change) -> None:
+        """Rename a stored object.
 
         Raises:
             OSError: ESTALE: another program has stored another version while this one was copied.
         """
+        old, new, stored = change.old, str(change.new), change.stored
         if self.calls.renames:
-            await self.calls.move(old, new)
+            await self._make(change, self.calls.move(old, new))
             return
         await self.calls.copy(old, new)
         found = await self.found(old)
         if found is not None and found.version != stored.version:
             what = f"version {found.version} was stored while version {stored.version} was copied; both names are left"
             raise OSError(errno.ESTALE, what)
-        if found is not None:
-            await self.calls.remove(old)
+        await self._make(change, self.calls.remove(old) if found is not None else _nothing())
 
     def leave(self, file: ObjectFile) -> None:
         """Forget a file that was closed."""
@@ -247,10 +372,6 @@ class Objects(AsyncBackend):
         name = self.canonical(key)
         with self._lock:
             return [f for f in self._open_files if not f.detached and self.canonical(f.key) == name]
-
-    def _detach(self, key: Key) -> None:
-        for file in self._files(key):
-            file.detached = True
 
     async def list(self, prefix: str = "") -> AsyncIterator[ObjectStat]:
         """Yield the objects whose key starts with `prefix`, sorted by key."""

@@ -24,9 +24,10 @@ import math
 import os
 import threading
 import weakref
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
-from dataclasses import fields, replace
+from dataclasses import dataclass, fields, replace
+from functools import partial
 from typing import Any, Literal, Unpack, get_args
 from urllib.parse import parse_qsl, unquote, urlsplit
 
@@ -37,6 +38,7 @@ from ..protocol import Backend, BackendLimits, ObjectStat
 from .assembly import side_by_side
 from .calls import Bucket, Stored
 from .conditions import Conditions, tried
+from .errors import unclear
 from .object import S3File
 from .plan import Sizes
 from .session import PRIVATE, Session
@@ -47,6 +49,7 @@ KEY_MAX = 1024
 LEFT_AFTER = 86400.0
 """Seconds."""
 RENAMED_MAX = 1 << 16
+UNSETTLED_MAX = 1 << 10
 LEAST = 5 << 20
 
 
@@ -75,6 +78,29 @@ def _about(key: Key | None) -> Iterator[None]:
         if error.filename is None and key is not None:
             error.filename = key
         raise
+
+
+def _detach(files: list[S3File]) -> None:
+    """Take the name from open files."""
+    for file in files:
+        file.detached = True
+
+
+@dataclass(eq=False, slots=True)
+class _Change:
+    """A remove or rename whose last request, the deletion of the old name, was sent.
+
+    Attributes:
+        version: of the object that had the old name.
+        new: the new name; None: a remove.
+        finish: does the backend's own part, for its open files.
+        done: the request was carried out, and the own part is done.
+    """
+
+    version: str
+    new: str | None
+    finish: Callable[[], None]
+    done: bool = False
 
 
 Addressing = Literal["auto", "path", "virtual"]
@@ -153,6 +179,7 @@ class S3Backend(Backend):
         self._lock = threading.Lock()  # guards the fields below
         self._files: weakref.WeakSet[S3File] = weakref.WeakSet()
         self._renamed: dict[str, tuple[str, str]] = {}  # name -> its version, and the version before the rename
+        self._unsettled: dict[str, _Change] = {}  # old name -> its change, while the result of that is unknown
         self._seen_bucket = False
         self.session = Session(self.bucket, self.prefix)
 
@@ -184,16 +211,62 @@ class S3Backend(Backend):
     # ---------------------------------------------------------------- objects
 
     def _found(self, name: str) -> Stored | None:
-        """Return the stored version.
+        """Return the stored version. This settles an earlier change of the name whose reply was lost.
 
         Raises:
             FileNotFoundError: there is no such bucket.
         """
+        with self._lock:
+            change = self._unsettled.get(name)  # taken first: an earlier reply proves nothing about it
         stored = self.bucket.head(name, once=True)  # the cache repeats the call
         if stored is None and not self._seen_bucket:
             self.bucket.check_bucket()
         self._seen_bucket = True
+        if change is not None:
+            self._settle(name, change, stored)
         return stored
+
+    def _settle(self, name: str, change: _Change, stored: Stored | None) -> None:
+        """Record whether a change was carried out, from the version that has the old name now."""
+        with self._lock:
+            if self._unsettled.get(name) is not change:
+                return
+            del self._unsettled[name]
+        if stored is None or stored.version != change.version:
+            self._finish(change)
+
+    def _finish(self, change: _Change) -> None:
+        change.finish()
+        change.done = True
+
+    def _delete(self, name: str, change: _Change) -> None:
+        """Delete an object, the last request of a change. If the reply is lost, look up the name; if that fails too,
+        the next call for the name does.
+        """
+        try:
+            self.bucket.delete(name)
+        except OSError as error:
+            if not unclear(error):
+                raise
+            with self._lock:
+                self._unsettled[name] = change
+                if len(self._unsettled) > UNSETTLED_MAX:
+                    del self._unsettled[next(iter(self._unsettled))]
+            with contextlib.suppress(OSError):
+                self._found(name)
+            if not change.done:
+                raise
+        else:
+            self._finish(change)
+
+    def _was_done(self, name: str, new: str | None) -> bool:
+        """Return whether an earlier call of this kind was carried out, and its reply was lost."""
+        with self._lock:
+            change = self._unsettled.get(name)
+        if change is None or change.new != new:
+            return False
+        self._found(name)
+        return change.done
 
     def status_of(self, name: str, stored: Stored) -> ObjectStat:
         """Return the status with the version from before a rename: a copy has another version of equal content."""
@@ -239,19 +312,24 @@ class S3Backend(Backend):
         name = self._name(key)
         with _about(key):
             self._allow()
-            if self._found(name) is not None:
-                self.bucket.delete(name)
-            elif not self._open_on(name):  # of an object that was created, and is not committed yet
+            if self._was_done(name, None):
+                return
+            stored, files = self._found(name), self._open_on(name)
+            if stored is not None:
+                self._delete(name, _Change(stored.version, None, partial(_detach, files)))
+            elif files:  # of an object that was created, and is not committed yet
+                _detach(files)
+            else:
                 raise _missing(key)
-        self._detach(name)
 
     def rename(self, src: Key, dst: Key, *, replace: bool = True) -> None:
         """Rename by a copy and a removal: not atomic. A process that dies in between leaves both."""
         old, new = self._name(src), self._name(dst)
         with _about(src):
             self._allow()
-            following = self._open_on(old)
-            stored = self._found(old)
+            if self._was_done(old, new):
+                return
+            stored, following = self._found(old), self._open_on(old)
         if stored is None:  # an object that was created, and is not committed yet, is not in the bucket
             following = [file for file in following if file.is_created()]
             if not following:
@@ -262,29 +340,50 @@ class S3Backend(Backend):
             raise FileExistsError(errno.EEXIST, os.strerror(errno.EEXIST), dst)
         if old == new:
             return
-        now: Stored | None = None
-        if stored is not None:
-            with _about(dst):
-                now = self._copied(old, new, stored)
-            self._remember_rename(new, now.version, str(self.status_of(old, stored).version))
-            with _about(src):
-                self._check_copied(old, stored)
-                self.bucket.delete(old)
-        elif there is not None:
-            if any(file.is_doubtful() for file in following):
+        replaced = self._open_on(new)
+        if stored is None:
+            if there is not None and any(file.is_doubtful() for file in following):
                 what = f"a commit of {src!r} may have been carried out; commit it before it replaces an object"
                 raise OSError(errno.EBUSY, what, dst)
-            with _about(dst):
-                self.bucket.delete(new)  # its replacement is not stored yet
-        self._detach(new)
+            if there is not None:
+                with _about(dst):  # its replacement is not stored yet
+                    self._delete(new, _Change(there.version, None, partial(_detach, replaced)))
+            self._follow(following, replaced, dst, new, None)
+            return
+        with _about(dst):
+            now = self._copied(old, new, stored, there)
+        before = str(self.status_of(old, stored).version)
+
+        def finish() -> None:
+            self._remember_rename(new, now.version, before)
+            self._follow(following, replaced, dst, new, now)
+
+        with _about(src):
+            self._check_copied(old, stored)
+            self._delete(old, _Change(stored.version, new, finish))
+
+    def _follow(
+        self, following: builtins.list[S3File], replaced: builtins.list[S3File], dst: Key, new: str, now: Stored | None
+    ) -> None:
+        """Rename open files; those of the replaced object lose their name."""
+        _detach(replaced)
         for file in following:
             file.moved(dst, new, now)
 
-    def _copied(self, old: str, new: str, stored: Stored) -> Stored:
+    def _copied(self, old: str, new: str, stored: Stored, there: Stored | None) -> Stored:
+        """Copy an object under a name that `there` has, and return the copy."""
         if stored.size > self.sizes.part_most:
             self._copied_in_parts(old, new, stored)
         else:
-            self.bucket.copy_object(old, new, stored.etag)
+            try:
+                self.bucket.copy_object(old, new, stored.etag)
+            except OSError as error:
+                if unclear(error):
+                    with contextlib.suppress(OSError):
+                        found = self.bucket.head(new)
+                        if found is not None and found != there and found.is_copy_of(stored):
+                            return found
+                raise
         now = self.bucket.head(new)
         if now is None or now.size != stored.size:
             raise OSError(errno.EIO, f"the copy of s3://{self.bucket.bucket}/{old} is not there as it was made")
@@ -326,10 +425,6 @@ class S3Backend(Backend):
         """Forget a file that was closed."""
         with self._lock:
             self._files.discard(file)
-
-    def _detach(self, name: str) -> None:
-        for file in self._open_on(name):
-            file.detached = True
 
     def list(self, prefix: str = "") -> Iterator[ObjectStat]:
         """Yield the objects sorted by name, in requests of a thousand objects."""

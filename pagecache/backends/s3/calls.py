@@ -145,6 +145,10 @@ class Stored:
     def version(self) -> str:
         return self.etag.strip('"')
 
+    def is_copy_of(self, other: Stored) -> bool:
+        """Return whether a copy of the other version has these properties; the copy may have another etag."""
+        return self.size == other.size and (self.etag == other.etag or self.id == other.id != "")
+
 
 @dataclass(slots=True)
 class Upload:

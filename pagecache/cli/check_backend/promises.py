@@ -217,6 +217,10 @@ PROMISES: dict[str, Promise] = {
         "rename",
         NAMES,
         rename_moves="rename moves an object, and only one that is there.",
+        rename_that_is_repeated_leaves_the_destination="a rename that is repeated is FileNotFoundError, and harmless.",
+        creation_that_was_closed_uncommitted_is_no_source_of_a_rename=(
+            "a creation that was closed without a commit is not renamed, and replaces nothing."
+        ),
         rename_replaces_if_allowed="rename replaces what has the new name, or with replace=False is FileExistsError.",
         rename_without_replacing_moves_to_a_free_name="rename with replace=False moves to a name that is free.",
     ),
