@@ -61,6 +61,8 @@ QUESTIONS = 4
 """Largest number of attempts of a question."""
 FIRST_PAUSE = 0.05
 """Seconds before the second attempt, doubled each time, with full jitter, if the server names none."""
+SLEEP_MAX = 2.0
+"""Largest number of seconds that a thread sleeps before a repeated request."""
 PIECE = 256 << 10
 """Bytes: urllib3 buffers as many before they are copied to their place."""
 T = TypeVar("T")
@@ -195,14 +197,16 @@ class Begun:
 
 
 def patiently(call: Callable[[], T], *, unless: int | None = None) -> T:
-    """Make a repeatable call, with some retries while its error is transient; no retry for the errno `unless`."""
+    """Make a repeatable call, with some retries while its error is transient; no retry for the errno `unless`, or if
+    the server asks for a longer pause than a thread should sleep: the caller has its own retries.
+    """
     for before in range(1, QUESTIONS):
         try:
             return call()
         except OSError as error:
-            if not passing(error) or error.errno == unless:
-                raise
             pause = getattr(error, "retry_after", None)
+            if not passing(error) or error.errno == unless or (pause or 0.0) > SLEEP_MAX:
+                raise
         time.sleep(FIRST_PAUSE * 2 ** (before - 1) * random.random() if pause is None else pause)
     return call()
 

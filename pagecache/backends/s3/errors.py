@@ -9,7 +9,8 @@ from __future__ import annotations
 
 import contextlib
 import errno
-from collections.abc import Iterator
+import math
+from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from typing import Any
 
@@ -52,6 +53,8 @@ CODES_TO_TRY_AGAIN = frozenset(
 SLOW_DOWN = frozenset({"SlowDown", "Throttling", "ThrottlingException", "TooManyRequests", "429", "503"})
 PAUSE = 1.0
 """Seconds before the retry of a request that a server throttles, if it names none."""
+PAUSE_MAX = 60.0
+"""Largest number of seconds that a server can ask for."""
 
 
 class ServerError(BackendError):
@@ -119,6 +122,15 @@ def _meaning(code: str, number: int | None, *, of_key: bool = False) -> str:
     return likely if code.isdecimal() else "a policy of the bucket, or of these credentials, does not allow it"
 
 
+def _pause(headers: Mapping[str, str]) -> float:
+    """Return the seconds that a throttling server asks for. A value that is no number of seconds is ignored."""
+    with contextlib.suppress(ValueError):
+        seconds = float(headers.get("retry-after", PAUSE))
+        if 0.0 <= seconds < math.inf:
+            return min(seconds, PAUSE_MAX)
+    return PAUSE
+
+
 def _server_error(error: Any, what: str, *, of_key: bool) -> OSError:
     answer = error.response
     meta = answer.get("ResponseMetadata", {})
@@ -134,9 +146,7 @@ def _server_error(error: Any, what: str, *, of_key: bool) -> OSError:
         number = errno.EAGAIN if code in SLOW_DOWN or status == 409 else errno.EIO
     after = None
     if again and (code in SLOW_DOWN or status in (429, 503)):
-        after = PAUSE
-        with contextlib.suppress(ValueError):
-            after = float(headers.get("retry-after", PAUSE))
+        after = _pause(headers)
     made = ServerError(number or errno.EINVAL, message, retry=again, retry_after=after)
     made.code, made.status = code, 500 if status == 200 else status  # an error in the body of a successful reply
     return made
