@@ -293,6 +293,27 @@ class Attempts:
 
     def outlast_fills(self, file: EngineFile, pos: int) -> None:
         """Wait until no fill owns a folio past `pos`; under the invalidate lock."""
+
+        def owner(snapshot: WaitSnapshot) -> Owner | None:
+            return snapshot.busy(self.volume.native.address)
+
+        self._outlast(file, "a read of bytes that are cut off", lambda: file.native.range_busy(pos), owner)
+
+    def outlast_publications(self, file: EngineFile) -> None:
+        """Wait until no call stores the object under its name; none begins."""
+
+        def owner(snapshot: WaitSnapshot) -> Owner | None:
+            return snapshot.token(file)
+
+        self._outlast(file, "the running commit", lambda: bool(file.publications), owner)
+
+    def _outlast(
+        self,
+        file: EngineFile,
+        what: str,
+        busy: Callable[[], bool],
+        owner: Callable[[WaitSnapshot], Owner | None],
+    ) -> None:
         volume, native = self.volume, file.native
         alive = partial(self.alive, volume.reconnects)
 
@@ -300,12 +321,9 @@ class Attempts:
             while True:
                 seq = native.event_seq()
                 alive()
-                if not native.range_busy(pos):
+                if not busy():
                     return
                 volume.park.wait("inode", native.address, seq, min(self.deadline.left(), SLICE))
 
-        def owner(snapshot: WaitSnapshot) -> Owner | None:
-            return snapshot.busy(volume.native.address)
-
-        if native.range_busy(pos):
-            during(of_file(file, "a read of bytes that are cut off", owner), sleep)
+        if busy():
+            during(of_file(file, what, owner), sleep)

@@ -90,6 +90,8 @@ class EngineFile:
     unclosed = False  # a writer's handle was collected with unpublished data
     cutting = False  # a thread without the inode lock is about to cut storage: no direct write begins
     forgetting = False  # a rollback outside of a commit runs: reads wait for its end
+    publications: frozenset[object] = frozenset()  # running calls that store the object under its name, by commit
+    unnaming: object | None = None  # the call that removes its name: no publication begins
     freed = False  # CORE's part is freed: its id may belong to another file by now
     retired: tuple[BackendFile, ...] = ()
     _forced_reads = 0
@@ -359,6 +361,42 @@ class EngineFile:
 
     def set_unclosed(self, unclosed: bool) -> None:
         self.unclosed = unclosed
+
+    @contextmanager
+    def publishing(self) -> Iterator[bool]:
+        """Context of a call that stores a `commit_on_close` object under its name. False: the name is removed, or a
+        call that removes it runs; the call must not begin.
+        """
+        call = object()
+        with self.lock:
+            allowed = not self.removed and self.unnaming is None
+            if allowed:
+                self.publications |= {call}
+        try:
+            yield allowed
+        finally:
+            with self.lock:
+                self.publications -= {call}
+            if self.unnaming is not None:
+                self.native.wake()
+
+    def begin_unnaming(self, call: object) -> None:
+        """Let no publication begin while a call removes the name; running ones are in `publications`."""
+        with self.lock:
+            self.unnaming = call
+
+    def end_unnaming(self, call: object) -> None:
+        """Record that the call is over, unless a fence has ended it already."""
+        with self.lock:
+            if self.unnaming is not call:
+                return
+            self.unnaming = None
+        self.native.wake()
+
+    def fence_names(self) -> None:
+        """Record that calls of the earlier backend, for publications and names, can no longer change the store."""
+        with self.lock:
+            self.publications, self.unnaming = frozenset(), None
 
     @contextmanager
     def keeping_direct_writes_out(self) -> Iterator[None]:

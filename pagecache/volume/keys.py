@@ -141,6 +141,7 @@ class BusyKeys:
         *keys: Key,
         within: Callable[[Callable[[], None]], None] = lambda wait: wait(),
         trees: bool = False,
+        ended: Callable[[], None] = lambda: None,
     ) -> None:
         """Mark keys as busy and run a call, including its publishing, on a thread of the volume, with retries after
         transient errors. An interrupt or a deadline ends only the wait: a begun call is completed there, and the keys
@@ -152,10 +153,16 @@ class BusyKeys:
             keys: of the call.
             within: context of the call while it is waited for.
             trees: every key below these keys is busy too.
+            ended: called when no attempt runs or follows, before the keys are free.
         """
         self._engine.check_reentry(tries.what, keys[0])
         wanted, done = tuple(dict.fromkeys(keys)), self._engine.park.signal()
-        hold = _Hold(tries, lambda: self.free(wanted, done))
+
+        def free() -> None:
+            ended()
+            self.free(wanted, done)
+
+        hold = _Hold(tries, free)
         try:
             claim = _Claim(tries.what, threading.get_ident(), time.monotonic(), tries, trees=trees)
             self._claim_all(wanted, done, claim, tries)

@@ -254,6 +254,7 @@ def unname(volume: Volume, canonical: Key) -> None:
             return
         volume.orphans[inode] = None
         inode.engine.set_aside(removed=True)
+        inode.native.wake()  # an fsync of a `commit_on_close` object is done
         volume.engine.keep(inode.engine)
         unused = inode.handles == 0
     if unused:

@@ -22,6 +22,10 @@ A transient error is followed by a retry. If the earlier attempt may have been c
 
 If it is unknown, the first error is raised. The store has no record of an object that was created and not committed:
 its call is repeated, and FileNotFoundError shows that an earlier attempt has renamed or removed the backend's file.
+
+A commit of a `commit_on_close` backend stores an object under its name, so it could bring a removed object back. A
+rename holds the tokens, so no commit runs. A remove lets no commit begin, until its last attempt is over, and waits for
+the running one; it does not wait for write-back.
 """
 
 from __future__ import annotations
@@ -195,6 +199,7 @@ class _Before:
 
     links: int | None = None  # number of names of the object that is removed, or is replaced
     version: str | None = None  # of the object whose name is removed; None: unknown
+    held: Inode | None = None  # the object of a remove that lets no commit begin
 
     def record(self, naming: Naming, inode: Inode | None) -> None:
         """Record the state, once."""
@@ -205,6 +210,11 @@ class _Before:
             self.version = cached.engine.versions.base
         found = None if inode is None else inode.engine.stat_open()
         self.links = 1 if found is None else found.nlink or 1
+
+    def end(self) -> None:
+        """Let commits of the object begin: no attempt follows."""
+        if self.held is not None:
+            self.held.engine.end_unnaming(self)
 
     def is_other(self, version: str | None) -> bool:
         """Return whether the found version shows that another object has the name by now."""
@@ -220,9 +230,11 @@ def _never_stored(naming: Naming) -> bool:
 
 
 def remove(volume: Volume, key: Key, canonical: Key, tries: Attempts) -> None:
-    """Remove a name, without the token: that would wait for write-back of bytes that are no longer needed."""
+    """Remove a name, without the token: that would wait for write-back of bytes that are no longer needed. A running
+    commit of a `commit_on_close` object is waited for: it could store the object again after the remove.
+    """
     before = _Before()
-    volume.busy.run(lambda: _remove(Naming(volume, key, canonical), before, tries), tries, canonical)
+    volume.busy.run(lambda: _remove(Naming(volume, key, canonical), before, tries), tries, canonical, ended=before.end)
 
 
 def _was_removed(naming: Naming, backend: Backend, before: _Before, tries: Attempts) -> bool:
@@ -246,6 +258,10 @@ def _remove(naming: Naming, before: _Before, tries: Attempts) -> None:
     try:
         backend = naming.begin()
         cached = naming.inodes[0] if naming.inodes else None
+        if cached is not None and cached.engine.limits().commit_on_close:
+            before.held = cached
+            cached.engine.begin_unnaming(before)
+            tries.outlast_publications(cached.engine)
         before.record(naming, cached)
         with _change(naming.volume):
             if not _was_removed(naming, backend, before, tries):

@@ -293,6 +293,7 @@ def _adopt(inode: Inode, opened: _Opened | None, limits: BackendLimits, fenced: 
     if fenced:
         native.fence()
         file.owed.fence()
+        file.fence_names()
     with file.lock:
         file.commits.forget_failures()
         if file.conflict is None:

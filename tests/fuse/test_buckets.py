@@ -107,6 +107,22 @@ def test_programs_work_on_a_bucket(place: Path, bucket: Bucket, tmp_path: Path) 
     assert bucket.keys(f"{place.name}/tree") == []
 
 
+def test_git_clones_onto_a_bucket(place: Path, tmp_path: Path) -> None:
+    """Its lock files and probes are closed asynchronously and removed at once: none of them comes back. [2.20]"""
+    source = tmp_path / "source"
+    run("git", "init", "-q", source)
+    (source / "file").write_text("content")
+    run("git", "add", ".", cwd=source)
+    run("git", "-c", "user.name=n", "-c", "user.email=e@e", "commit", "-q", "-m", "one", cwd=source)
+    for number in range(3):
+        run("git", "clone", "-q", f"file://{source}", place / f"clone{number}")
+        run("git", "config", "some.name", "value", cwd=place / f"clone{number}")
+        run("git", "config", "--unset", "some.name", cwd=place / f"clone{number}")
+    run("git", "fsck", cwd=place / "clone0")
+    left = [path.name for path in (place / "clone0" / ".git").iterdir()]
+    assert [name for name in left if name.endswith(".lock") or name.startswith("t")] == []
+
+
 def test_an_object_is_published_by_a_close_or_an_fsync(place: Path, bucket: Bucket) -> None:
     """It appears as a whole; no part of it is visible before. A close without a write publishes nothing."""
     path = place / "a"

@@ -432,6 +432,20 @@ KINDS: dict[str, Kind] = {
         key="another",
         thread="first",
     ),
+    "a remove, behind a commit": Kind(
+        "commit",
+        lambda rig, file: rig.volume.remove(KEY),
+        "the backend's remove",
+        "remove of the backend",
+        [
+            rf"{WORKER} is in remove of 'file' for .* s",
+            rf"{WORKER} waits for the running commit of 'file'",
+            rf"{WORKER} is in commit of 'file' for .* s, at .*",
+        ],
+        before=dirty,
+        first=lambda rig, file: file.fsync(),
+        options={"commit_on_close": True},
+    ),
     "a close": Kind(
         "write_from", lambda rig, file: file.close(), "flush", "a write of the backend", [WRITES], before=dirty
     ),

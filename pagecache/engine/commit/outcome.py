@@ -22,6 +22,7 @@ file until it is paid (owed.py). It never waits for the token or a folio: reader
 
 from __future__ import annotations
 
+import errno
 import logging
 from collections.abc import Callable
 from typing import TYPE_CHECKING
@@ -113,11 +114,18 @@ class Outcome:
 
     def call(self, backend_file: BackendFile) -> None:
         file = self._file
-        generation = file.native.generation()
         if file.conflict is not None:
             raise file.conflict_error()
         if file.removed or file.abandoned or _still_staged(file):
             return  # an object without a name is never published
+        with file.publishing() as allowed:
+            if not allowed:
+                raise BackendError(errno.EAGAIN, "a call that removes the name of the object runs", retry=True)
+            self._commit_again(backend_file)
+
+    def _commit_again(self, backend_file: BackendFile) -> None:
+        file = self._file
+        generation = file.native.generation()
         try:
             version = call_commit(file, backend_file.commit)
         except Exception as error:

@@ -150,7 +150,9 @@ class FileSync:
             WritebackError, CommitError, ConflictError, ShutdownError.
         """
         self.file.volume.check_alive(self.file.key, self._began)
-        if self.file.conflict is not None:
+        if self.commit and self.file.removed and self.file.limits().commit_on_close:
+            self._enter(DONE)  # it has no name under which it could be published
+        elif self.file.conflict is not None:
             raise self.file.conflict_error()
         if self.phase is DONE:
             return True
@@ -251,7 +253,7 @@ class FileSync:
         if not needed:
             # Not done: a commit runs, or another sync's failed between two checks.
             return not self.flush or native.sync_done(self.stamp)
-        if self.not_before:
+        if self.not_before or file.unnaming is not None:
             return False
         if self._attempt.state is NONE:
             self._commit_is(_Attempt(AWAITED, failed=file.commits.failed, seq=native.commit_seq()))
@@ -299,6 +301,8 @@ class FileSync:
         held = snapshot.token(file)
         if held is not None:
             return held
+        if file.unnaming is not None:
+            return snapshot.at_work(file.volume.native.address, file.key)
         worst, next_retry = None, None
         if file.lock.acquire(blocking=False):  # a signal handler may ask while its thread has it
             try:

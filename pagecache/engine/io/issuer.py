@@ -237,7 +237,7 @@ def commit(self: EngineFile, op: Op) -> None:
     if self.run_settling() or not self.native.commit_due():
         op.finish(False, True)  # nothing was committed; waiters ask again
         return
-    _commit(self, op)
+    _commit_named(self, op)
 
 
 @partial(_ended, commit=True)
@@ -246,13 +246,22 @@ def commit_here(self: EngineFile, op: Op) -> None:
 
     It does no other work under the token, which an interrupt would leave in the middle.
     """
-    _commit(self, op)
+    _commit_named(self, op)
+
+
+def _commit_named(self: EngineFile, op: Op) -> None:
+    """Commit, unless the commit would publish an object that has no name, or loses it."""
+    if not self.limits().commit_on_close:
+        _commit(self, op)
+        return
+    with self.publishing() as allowed:
+        if allowed:
+            _commit(self, op)
+        else:
+            op.finish(False, True)
 
 
 def _commit(self: EngineFile, op: Op) -> None:
-    if self.removed and self.limits().commit_on_close:
-        op.finish(False, True)  # it has no name under which it could be published
-        return
     try:
         if self.conflict is not None:
             raise self.conflict_error()
