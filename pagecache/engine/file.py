@@ -88,7 +88,7 @@ class EngineFile:
     abandoned = False
     withheld = False
     unclosed = False  # a writer's handle was collected with unpublished data
-    cutting = False  # a thread without the inode lock is about to cut storage: no direct write begins
+    cutting = False  # a thread without the inode lock changes the stored end or takes another: no direct write begins
     forgetting = False  # a rollback outside of a commit runs: reads wait for its end
     publications: frozenset[object] = frozenset()  # running calls that store the object under its name, by commit
     unnaming: object | None = None  # the call that removes its name: no publication begins

@@ -436,10 +436,8 @@ def _take(inode: Inode, stat: ObjectStat, changes: int) -> bool:
         inode.native.invalidate_remote(0, END)  # later writes of this cache went over it, and set the sizes
         return True
     if not engine.limits().commit_on_close:
-        taken = take_over(inode, stat)
-        if taken:
-            engine.versions.replace(stat.version)
-        return taken
+        with engine.keeping_direct_writes_out():
+            return _take_in_place(inode, stat, changes)
     fresh, stat = remote.open_base(engine)
     if inode.native.has_local():
         engine.volume.close_later(fresh)
@@ -450,6 +448,20 @@ def _take(inode: Inode, stat: ObjectStat, changes: int) -> bool:
         return True
     remote.changed(engine, stat.version)  # before another thread can have the token
     return False
+
+
+def _take_in_place(inode: Inode, stat: ObjectStat, changes: int) -> bool:
+    """Make the other version the base like `_take`. No direct write begins: it needs no token, and its stored bytes
+    would be past an end that was read before. The next open compares again if one runs.
+    """
+    engine = inode.engine
+    if inode.native.direct_count() or engine.versions.changes != changes:
+        inode.native.invalidate_remote(0, END)
+        return True
+    taken = take_over(inode, stat)
+    if taken:
+        engine.versions.replace(stat.version)
+    return taken
 
 
 def take_over(inode: Inode, stat: ObjectStat) -> bool:

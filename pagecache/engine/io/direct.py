@@ -176,10 +176,11 @@ class Write:
     """One direct write, and its result.
 
     `offset` is its start (an append finds it out), `done` the number of bytes acknowledged from there.
-    `buffered`: nothing was done, it must go through the cache. `check_open` raises if the handle was closed.
+    `buffered`: nothing was done, it must go through the cache. `shared`: the held lock is. `check_open` raises if the
+    handle was closed.
     """
 
-    __slots__ = ("append", "buffered", "check_open", "data", "done", "offset", "parallel")
+    __slots__ = ("append", "buffered", "check_open", "data", "done", "offset", "parallel", "shared")
 
     def __init__(
         self, offset: int, data: memoryview, check_open: Callable[[], None], *, append: bool, parallel: bool
@@ -191,6 +192,7 @@ class Write:
         self.check_open = check_open
         self.done = 0
         self.buffered = False
+        self.shared = False
 
     @property
     def end(self) -> int:
@@ -207,16 +209,19 @@ def direct_write(self: EngineFile, op: Op, write: Write) -> None:
     self.refresh_limits()
     if self.conflict is not None:
         raise self.conflict_error()
-    write.buffered = not _locked(self, op, write)
-    if write.buffered:
-        return
-    write.check_open()
-    self.volume.check_unsealed(self.key)
-    if tails.noted(self):
-        tails.cut(self)  # before the write is counted: a cut under the token waits for counted ones
-    # Take the method before `direct_begin`, which refuses after an abort: so no call goes to a later backend.
-    write_from = self.opened().write_from
-    _begin(self, op)
+    while True:
+        write.buffered = not _locked(self, op, write)
+        if write.buffered:
+            return
+        write.check_open()
+        self.volume.check_unsealed(self.key)
+        if tails.noted(self):
+            tails.cut(self)  # before the write is counted: a cut under the token waits for counted ones
+        # Take the method before `direct_begin`, which refuses after an abort: so no call goes to a later backend.
+        write_from = self.opened().write_from
+        if _began(self, op, write):
+            break
+        op.release_lock()
     if self.conflict is not None:  # again: a thread that settles a conflict checks whether a write has begun
         raise self.conflict_error()
     if len(self.owed):
@@ -244,20 +249,26 @@ def direct_write(self: EngineFile, op: Op, write: Write) -> None:
         raise
 
 
-def _begin(file: EngineFile, op: Op) -> None:
-    """Count the write. A thread that cuts storage without the lock sets its flag first and reads the count then."""
+def _began(file: EngineFile, op: Op, write: Write) -> bool:
+    """Count the write. A thread that changes the stored end without the lock sets its flag first and reads the count
+    then. False: the end has changed, so the lock must be chosen again; nothing is counted.
+    """
     op.direct_begin()
-    while file.cutting:
-        while not op.direct_end():
-            pass  # a commit without these bytes has failed since it began
+    if not file.cutting and (not write.shared or file.native.direct_may_share(write.offset, write.end)):
+        if write.append:
+            write.offset = file.native.size
+        return True
+    while not op.direct_end():
+        pass  # a commit without these bytes has failed since it began
 
-        def sleep() -> None:
-            while file.cutting:
-                file.volume.check_alive(file.key)
-                file.volume.park.wait("inode", file.native.address, file.native.event_seq(), SLICE)
+    def sleep() -> None:
+        while file.cutting:
+            file.volume.check_alive(file.key)
+            file.volume.park.wait("inode", file.native.address, file.native.event_seq(), SLICE)
 
-        during(of_file(file, "a cut of discarded bytes", lambda snapshot: snapshot.token(file)), sleep)
-        op.direct_begin()
+    if file.cutting:
+        during(of_file(file, "the new end of the stored object", lambda snapshot: snapshot.token(file)), sleep)
+    return False
 
 
 def outlast(file: EngineFile) -> None:
@@ -289,9 +300,11 @@ def _locked(file: EngineFile, op: Op, write: Write) -> bool:
     if parallel and native.direct_may_share(write.offset, write.end):
         op.acquire(SHARED)
         if native.direct_may_share(write.offset, write.end) and _may_be_direct(file, write):
+            write.shared = True
             return True
         op.release_lock()  # never upgraded in place: two such writes would wait for each other
     op.acquire(LOCK)
+    write.shared = False
     if write.append:
         write.offset = native.size
     if _may_be_direct(file, write):
