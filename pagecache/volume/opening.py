@@ -396,7 +396,7 @@ def compare(volume: Volume, inode: Inode, stat: ObjectStat, tries: Attempts, qui
         same = stat.size == inode.native.remote_size
     if quiet is not None and engine.versions.quiet() != quiet:
         return
-    if same:
+    if same and engine.versions.announced is None:
         if engine.dispute.base_lost:
             with engine.lock:
                 engine.dispute.find_base()
@@ -460,7 +460,9 @@ def _take_in_place(inode: Inode, stat: ObjectStat, changes: int) -> bool:
         return True
     taken = take_over(inode, stat)
     if taken:
-        engine.versions.replace(stat.version)
+        with engine.lock:
+            engine.versions.take(stat.version, stale=engine.versions.stale)
+            engine.versions.sized()
     return taken
 
 
@@ -479,12 +481,14 @@ def take_over(inode: Inode, stat: ObjectStat) -> bool:
 def remote_change(volume: Volume, inode: Inode, stat: ObjectStat, tries: Attempts) -> None:
     """Settle a foreign change under local data before the open continues, if possible."""
     engine = inode.engine
-    if volume.options.on_conflict == "fail":
+    # An announced change concerned no local byte then: a change that does comes as a conflict with the announcement.
+    apart = engine.versions.announced is not None and stat.version in (engine.versions.announced, engine.versions.base)
+    if volume.options.on_conflict == "fail" and not apart:
         if not engine.limits().commit_on_close:
             inode.native.invalidate_remote(0, END)
         remote.changed(engine, stat.version)
         raise engine.conflict_error()
-    if volume.options.on_conflict == "rebase":
+    if volume.options.on_conflict == "rebase" or apart:
         staging.reading_back(engine, lambda: engine.settled(lambda: remote.rebase(engine), tries))
     else:
         engine.report_loss(engine.settled(lambda: remote.take(engine), tries), remote.TAKEN)

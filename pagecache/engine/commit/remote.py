@@ -169,7 +169,7 @@ def announced(file: EngineFile, version: str | None, start: int, end: int) -> No
     elif whole:
         _lose_base(file, version)
     elif version is not None and file.conflict is None:
-        file.versions.replace(version)
+        file.versions.announce(version)  # its size is not known
 
 
 def changed(file: EngineFile, version: str | None) -> None:
@@ -297,6 +297,7 @@ def take_base(file: EngineFile, fresh: BackendFile | None, stat: ObjectStat) -> 
     with file.lock:
         file.versions.count_change(stale=False)
         file.versions.take(stat.version)
+        file.versions.sized()
         file.dispute.end()
     if file.volume.mirror is not None and not file.removed:
         file.volume.mirror.invalidate(file.key, "the object was changed by another writer")

@@ -3,6 +3,10 @@
 The count answers whether a stored version that was read earlier may include a later change of this cache: it is read
 before the call that finds the version, and again when the version is used. `stale` means that this cache has changed
 the stored object since `base` was read, so another version in storage is no foreign change.
+
+A foreign version becomes the base together with its size. One that was announced for an object that is stored in place
+is kept as `announced` until then: the next open that compares takes its size, also if writes of this cache have made
+another version of it.
 """
 
 from __future__ import annotations
@@ -26,11 +30,12 @@ class Versions:
     be read without it. A change is counted before its call begins.
     """
 
-    __slots__ = ("_file", "base", "changes", "stale")
+    __slots__ = ("_file", "announced", "base", "changes", "stale")
 
     def __init__(self, file: EngineFile, base: str | None) -> None:
         self._file = file
         self.base = base
+        self.announced: str | None = None
         self.changes = 0
         self.stale = False
 
@@ -47,6 +52,15 @@ class Versions:
     def take(self, base: str | None, *, stale: bool = False) -> None:
         """Make a version the base. The lock is held."""
         self.base, self.stale = base, stale
+
+    def announce(self, version: str) -> None:
+        """Keep an announced version until its size is taken."""
+        with self._file.lock:
+            self.announced = version
+
+    def sized(self) -> None:
+        """Record that the size of the stored version was taken. The lock is held."""
+        self.announced = None
 
     def replace(self, base: str | None, *, stale: bool | None = None) -> None:
         """Make a version the base; `stale`: None leaves it as it is."""
