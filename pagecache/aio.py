@@ -360,9 +360,7 @@ class AsyncCachedFile:
             self._file.close()
 
     async def abandon(self) -> None:
-        """Close without write-back; uncommitted data of this file is dropped if no other writable handle is open. Never
-        waits.
-        """
+        """Close without write-back, as `CachedFile.abandon` does. Never waits."""
         self._file.abandon()
 
     async def __aenter__(self) -> Self:

@@ -19,7 +19,7 @@ from typing import TYPE_CHECKING, Any, Self
 from ..config import VolumeOptions
 from ..engine.attempts import Attempts
 from ..engine.io import barrier, holes
-from ..errors import Key, ShutdownError, set_written, written_before
+from ..errors import Key, LostRange, ShutdownError, set_written, written_before
 from ..native import END, FOREVER, INVALIDATE, LOCK, TOKEN, Handle, traced
 from ..volume import lifetimes
 from . import prefetch
@@ -100,6 +100,8 @@ class CachedFile(Handle, io.RawIOBase):
     name: str
     mode: str
     volume: Volume
+    _altered = False  # its size, holes or direct bytes were changed through this handle, or a view to write was taken
+    _superseded: tuple[LostRange, ...] = ()  # unsaved bytes of closed handles that the open has cut off
     _warns_of_readers = True  # unclosed handles are reported, even if nothing can be lost
 
     def __init__(self, inode: Inode, key: Key, mode: str, flags: int, *, through: bool, read_ahead: int) -> None:
@@ -190,7 +192,28 @@ class CachedFile(Handle, io.RawIOBase):
 
     def _resize(self, size: int, tries: Attempts | None = None) -> None:
         until = None if tries is None else tries.until()
+        self._altered = True
         self._native.run(LOCK | TOKEN | INVALIDATE, "truncate", (size, self._check_writable, tries), until)
+
+    def _empty(self, tries: Attempts | None = None) -> None:
+        """Truncate to nothing, as the end of an open."""
+        inode = self._inode
+        with self.volume.inodes_lock:
+            kept = inode.native.local_ranges() if inode.keeps_changes() else []
+        try:
+            self._resize(0, tries)
+        except BaseException:
+            if self._native.size:  # refused, or not begun
+                self._makes = self._altered = False
+                raise
+            self._supersede(kept)
+            raise
+        self._supersede(kept)
+
+    def _supersede(self, kept: list[tuple[int, int]]) -> None:
+        self._superseded = tuple(LostRange(self.key, pos, length, 0, self.volume.name) for pos, length in kept)
+        with self.volume.inodes_lock:
+            self._inode.supersede_changes()
 
     @traced
     def punch_hole(self, offset: int, length: int) -> None:
@@ -207,6 +230,7 @@ class CachedFile(Handle, io.RawIOBase):
         if start >= end:
             return
         engine = self._inode.engine
+        self._altered = True
         zeros = [start, end, start]  # the third: end of the finished zeros
         try:
             if hasattr(engine.backend_file, "punch_hole"):
@@ -332,6 +356,7 @@ class CachedFile(Handle, io.RawIOBase):
         if writable:
             self._check_writable()
             self.volume._check_alive(self.key)
+            self._altered = True
         start, end = extent(offset, length, self._native.size)
         if end > self._native.size:
             raise ValueError(f"view [{start}, {end}) is not inside the file of {self._native.size} bytes")
@@ -424,6 +449,10 @@ class CachedFile(Handle, io.RawIOBase):
         """Return whether closing it may take a while, as there may be data to write back."""
         return self._writable and (self._native.has_local() or self._inode.engine.versions.stale)
 
+    def _changed(self) -> bool:
+        """Return whether changes may have been made through this handle."""
+        return self._altered or self._wrote()
+
     def _commits_on_close(self) -> bool:
         """Return whether a `with` whose body raised abandons the file."""
         return self._inode.engine.limits().commit_on_close
@@ -442,29 +471,37 @@ class CachedFile(Handle, io.RawIOBase):
         self._closing = True
         try:
             if not self.volume.cache.native.forked:
-                lifetimes.close_handle(self.volume, self._inode, writable=self._writable, timeout=timeout)
+                lifetimes.close_handle(
+                    self.volume, self._inode, writable=self._writable, changed=self._changed(), timeout=timeout
+                )
                 self._raise_loss()
         finally:
             self._end()
 
     def abandon(self) -> None:
-        """Close without write-back; uncommitted data of this file is dropped if no other writable handle is open. Never
-        waits.
+        """Close without write-back; uncommitted data of this file is dropped if no other writable handle is open, and
+        closed ones have left no unsaved changes. Never waits.
         """
+        self._abandon(())
+
+    def _abandon(self, cut_off: tuple[LostRange, ...]) -> None:
+        """Abandon; `cut_off` is lost as well if the data is dropped."""
         if self.closed or self._closing:
             return
         self._closing = True
         try:
             if not self.volume.cache.native.forked:
                 self._unbind()  # calls that wait for the file's lock find it closed
-                lifetimes.abandon_handle(self.volume, self._inode, writable=self._writable)
+                lifetimes.abandon_handle(
+                    self.volume, self._inode, list(cut_off), writable=self._writable, changed=self._changed()
+                )
         finally:
             self._end()
 
     def _never_opened(self) -> None:
         """Close a handle whose opener has given up. An object that this open has truncated or made is not published."""
         if self._makes and self._commits_on_close():
-            self.abandon()
+            self._abandon(self._superseded)
         else:
             self._leave()
 
@@ -504,7 +541,7 @@ class CachedFile(Handle, io.RawIOBase):
         try:
             if self.closed or self._closing:
                 return
-            inode, writable = self._inode, self._writable
+            inode, writable, changed = self._inode, self._writable, self._changed()
         except AttributeError:
             return  # never bound
         name = repr(self)
@@ -514,7 +551,7 @@ class CachedFile(Handle, io.RawIOBase):
         if not volume.cache.native.forked and not volume.detached:
             cursor = self._loss_cursor
             volume.engine.cache.flusher.defer(
-                lambda: lifetimes.close_collected(volume, inode, writable=writable, loss_cursor=cursor)
+                lambda: lifetimes.close_collected(volume, inode, writable=writable, changed=changed, loss_cursor=cursor)
             )
             if writable or self._warns_of_readers:
                 warnings.warn(f"unclosed {name}", ResourceWarning, stacklevel=2, source=self)

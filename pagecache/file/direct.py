@@ -193,6 +193,7 @@ class DirectFile(CachedFile):
             length = len(content)
             if not length:
                 return self._native.size if append else pos, 0
+            self._altered = True
             write = Write(pos, content, self._check_writable, append=append, parallel=self._parallel)
             try:
                 if pos + length > FOREVER:

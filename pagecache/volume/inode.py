@@ -48,6 +48,7 @@ class Inode:
         self.naming: Naming | None = None  # the call that changes its name; under the volume's lock
         self.missed = False  # a reconnect has left its file closed, because of that call
         self.dropped = False  # local data was dropped: no handle could reach it
+        self._kept: int | None = None  # epoch of the last close of a handle that has left changes of its own
         self.open_handles: weakref.WeakKeyDictionary[CachedFile, None] = weakref.WeakKeyDictionary()  # oldest first
         self.pins: weakref.WeakSet[object] = weakref.WeakSet()
         self._losses: list[_Loss] = []
@@ -58,6 +59,27 @@ class Inode:
         self.volume.engine.held.keep()
         self.handles += 1
         self.volume.handles += 1
+
+    # -- changes of closed handles; under the volume's lock
+
+    def keep_changes(self) -> None:
+        """Record the close of a handle that has made changes, which later handles do not give up."""
+        if self.native.has_local():
+            self._kept = self.volume.engine.native.take_epoch()
+
+    def keeps_changes(self) -> bool:
+        """Return whether changes of closed handles are unsaved: uncommitted, if a commit publishes the object;
+        otherwise not acknowledged.
+        """
+        if self._kept is not None:
+            whole, native = self.engine.limits().commit_on_close, self.native
+            if native.sync_done(self._kept) if whole else not native.unsaved_up_to(self._kept)[1]:
+                self._kept = None
+        return self._kept is not None
+
+    def supersede_changes(self) -> None:
+        """Record that a handle has emptied the object, with all changes of closed ones."""
+        self._kept = None
 
     # -- the edge channel; under the volume's lock
 

@@ -71,12 +71,14 @@ def release(volume: Volume, inode: Inode, *, writable: bool) -> None:
         prune(volume)
 
 
-def close_handle(volume: Volume, inode: Inode, *, writable: bool, timeout: float | None = None) -> None:
+def close_handle(volume: Volume, inode: Inode, *, writable: bool, changed: bool, timeout: float | None = None) -> None:
     """Close a handle. The last writable handle flushes, and commits if the volume's options say so; the handle is
-    closed in any case. `timeout`: of the commit.
+    closed in any case. `changed`: it has made changes. `timeout`: of the commit.
     """
     try:
         with volume.inodes_lock:  # of two concurrent closes, one finds that it was the last
+            if changed or (writable and inode.writers == 1):
+                inode.keep_changes()  # first: the next handle may be abandoned before the end of the commit
             inode.writers, last, writable = inode.writers - writable, writable and inode.writers == 1, False
         if last and inode not in volume.orphans and not volume.detached:
             limits = inode.engine.limits()
@@ -93,22 +95,32 @@ def close_handle(volume: Volume, inode: Inode, *, writable: bool, timeout: float
         release(volume, inode, writable=writable)
 
 
-def abandon_handle(volume: Volume, inode: Inode, *, writable: bool) -> None:
+def abandon_handle(volume: Volume, inode: Inode, cut_off: list[LostRange], *, writable: bool, changed: bool) -> None:
     """Abandon a handle without waiting: uncommitted data is dropped once the file's token is free, and the key is busy
     until then, so that no change of the old file can follow a change of its successor.
+
+    Unsaved changes of closed handles stay, with those of this one (`changed`): they cannot be told apart.
+    `cut_off`: unsaved bytes that its open has cut off. They are a loss if that is given up, reported to the next opener
+    if the object has no other handle.
     """
-    changed = inode.native.has_local() or inode.native.is_changing()  # the holder of the lock may still change it
+    local = inode.native.has_local() or inode.native.is_changing()  # the holder of the lock may still change it
     gone: Signal | None = None
     with volume.inodes_lock:
         inode.writers, last, writable = inode.writers - writable, writable and inode.writers == 1, False
-        if last and changed and not inode.engine.removed:
+        if last and local and inode.keeps_changes():
+            if changed:
+                inode.engine.set_unclosed(True)  # only an explicit call publishes it
+        elif last and local and not inode.engine.removed:
             inode.engine.set_aside(abandoned=True)  # from now on none of it is written back
             volume.orphans[inode] = None
             named = volume.inodes.get(inode.key) is inode
             gone = volume.busy.take(inode.key) if named else volume.engine.park.signal()
+            if cut_off and named and inode.handles == 1:
+                volume.losses[inode.key] = cut_off
             if named:
                 del volume.inodes[inode.key]
     if gone is not None:
+        inode.engine.report_loss(cut_off, "an open that was given up had emptied the object")
         inode.engine.settle(partial(_rollback, volume, inode, gone))
         if volume.engine.mirror is not None:
             volume.engine.mirror.invalidate(inode.key, "the file was abandoned")
@@ -122,13 +134,15 @@ def _rollback(volume: Volume, inode: Inode, gone: Signal) -> None:
         volume.busy.free([inode.key], gone)
 
 
-def close_collected(volume: Volume, inode: Inode, *, writable: bool, loss_cursor: int) -> None:
+def close_collected(volume: Volume, inode: Inode, *, writable: bool, changed: bool, loss_cursor: int) -> None:
     """Complete, on the flusher, the close of a handle that was collected unclosed: pages stay dirty, nothing is
     published; unreported losses go to the log, and to the next opener if no other handle reports them.
     """
     with volume.inodes_lock:
         if writable and inode.native.has_local():
             inode.engine.set_unclosed(True)
+        if changed:
+            inode.keep_changes()
         lost = inode.losses_since(loss_cursor)
         reported = not inode.has_unreported_loss()
     if lost:

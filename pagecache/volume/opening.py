@@ -115,6 +115,7 @@ def open_inode(volume: Volume, canonical: Key, key: Key, bits: int, keep_cache: 
         with _unless_reconnected(volume, key, reconnects, backend_file):
             volume.inodes[canonical] = inode
             inode.retain()
+            inode.record_loss(volume.losses.pop(canonical, []), seen=False)
     except ShutdownError:
         inode.native.forget_uncommitted()
         inode.native.destroy()
@@ -174,7 +175,7 @@ def open_again(handle: CachedFile, bits: int) -> CachedFile | None:
     opened = bind(inode, key, bits, make, nameless=True)
     if opened is not None and bits & os.O_TRUNC and inode.native.size:
         try:
-            opened._resize(0)
+            opened._empty()
         except BaseException:
             opened._leave()
             raise

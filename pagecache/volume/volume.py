@@ -96,11 +96,12 @@ class Volume:
         self.backend_closed = False
         self.turn: tuple[int, Signal] | None = None  # the thread that ends it, and the signal set at its end
         self.aside: Aside = Aside(name, self.engine.native, cache._check_forked)
-        self.inodes_lock = threading.Lock()
+        self.inodes_lock: threading.Lock = threading.Lock()
         self.busy = BusyKeys(self.engine, self.inodes_lock, self._check_alive)
         self.inodes = InodeTable()
         self.handles = 0  # of all inodes
         self.orphans: dict[Inode, None] = {}
+        self.losses: dict[Key, list[LostRange]] = {}  # of abandoned objects, for the next openers of their keys
 
     @property
     def backend(self) -> Backend | AsyncBackend:
@@ -206,7 +207,7 @@ class Volume:
                 handle = opening.bind(inode, key, bits, make)
         try:
             if bits & os.O_TRUNC and inode.native.size:
-                handle._resize(0, tries)
+                handle._empty(tries)
             if bits & os.O_APPEND:
                 handle.seek(0, os.SEEK_END)
         except BaseException:

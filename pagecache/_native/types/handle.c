@@ -334,6 +334,7 @@ static PyObject *handle_bind(PyObject *self, PyObject *args)
 	h->through = (u8)through;
 	h->may_fault = (u8)fault;
 	h->noreuse = 0;
+	h->wrote = 0;
 	h->gil_release = gil_release;
 	h->ra = (struct pc_readahead){.max = pages, .prev_index = UINT64_MAX - 1};
 	h->closed = 0;
@@ -385,6 +386,13 @@ static PyObject *handle_set_noreuse(PyObject *self, PyObject *value)
 	Py_RETURN_NONE;
 }
 
+/* Whether bytes may have been written through this handle. */
+static PyObject *handle_wrote(PyObject *self, PyObject *unused)
+{
+	(void)unused;
+	return PyBool_FromLong(handle_of(self)->wrote);
+}
+
 static PyObject *handle_closed(PyObject *self, void *closure)
 {
 	struct handle *h = handle_of(self);
@@ -428,6 +436,7 @@ static PyMethodDef methods[] = {
 	{"_replace", handle_replace, METH_NOARGS, NULL},
 	{"_set_readahead", handle_set_readahead, METH_O, NULL},
 	{"_set_noreuse", handle_set_noreuse, METH_O, NULL},
+	{"_wrote", handle_wrote, METH_NOARGS, NULL},
 	{"_open_hit", handle_open_hit, METH_NOARGS, NULL},
 	{"_close_hit", handle_close_hit, METH_O, NULL},
 	{"_move_window", handle_move_window, METH_O, NULL},

@@ -22,6 +22,7 @@ struct handle {
 	u64 gil_release;
 	struct pc_readahead ra;
 	u8 readable, writable, appends, through, closed, may_fault, noreuse;
+	u8 wrote; /* bytes may have been written through it */
 };
 
 enum { HANDLE_OPEN, HANDLE_CLOSED, HANDLE_SHUT, HANDLE_REPLACED };

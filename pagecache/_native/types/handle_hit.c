@@ -14,6 +14,7 @@ PyObject *handle_open_hit(PyObject *self, PyObject *unused)
 	(void)unused;
 	if (check_open(h))
 		return NULL;
+	h->wrote |= h->writable; /* from now on maybe without this handle */
 	/* A write-through handle waits for the backend. */
 	if (pc_hit_open(h->inode, (uintptr_t)&h->closed, (uintptr_t)&h->ra, h->readable, h->writable && !h->through,
 			&hit))

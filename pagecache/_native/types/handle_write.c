@@ -159,7 +159,7 @@ u64 pc_write_try(struct handle *h, u64 pos, const u8 *from, u64 len)
 	if (!may_try(h, len) || !pc_inode_lock_try(i, PC_EXCLUSIVE))
 		return 0;
 	if (PC_LIKELY(pos + len <= INT64_MAX))
-		n = (u64)pc_write(i, pos, from, len, &need);
+		n = (u64)pc_core_write(h, pos, from, len, &need);
 	pc_inode_lock_release(i, PC_EXCLUSIVE);
 	return n;
 }

@@ -17,6 +17,7 @@ enum pc_result pc_append_slow(struct handle *h, u64 *pos, const u8 *from, u64 le
 static inline i64 pc_core_write(struct handle *h, u64 pos, const u8 *from, u64 len, struct pc_need *need)
 {
 	i64 n;
+	h->wrote = 1;
 	if (PC_LIKELY(len < h->gil_release))
 		return pc_write(h->inode, pos, from, len, need);
 	Py_BEGIN_ALLOW_THREADS n = pc_write(h->inode, pos, from, len, need);
