@@ -203,10 +203,10 @@ class Identities:
         self._tokens: dict[str, Object] = {}
 
     def token(self, place: Place) -> str:
-        """Return the token of the object at a place, or of one that would be created there."""
+        """Return the token of the object or symbolic link at a place, or of an object that would be created there."""
         found = place.found
         with self._lock:
-            if found is None or stat.S_ISDIR(found.st_mode):
+            if found is None or stat.S_ISDIR(found.st_mode) or stat.S_ISLNK(found.st_mode):
                 return self._free_token(place.path)
             known = self._known(found, place.path)
             if known is None and found.st_nlink > 1:

@@ -267,8 +267,15 @@ class DirectoryBackend(NamespaceBackend):
         Raises:
             ValueError, PermissionError: the key leads out of the root; names key and rule.
         """
+        return self._canonical(key, follow=True)
+
+    def lcanonical(self, key: Key) -> Key:
+        """Return the canonical key of a symbolic link itself; of any other name, as `canonical`."""
+        return self._canonical(key, follow=False)
+
+    def _canonical(self, key: Key, follow: bool) -> Key:
         try:
-            with _about(key), self._tree.locate(key) as place:
+            with _about(key), self._tree.locate(key, follow=follow) as place:
                 return self._identities.token(place)
         except (FileNotFoundError, NotADirectoryError):
             return "/".join(parts_of(key))
@@ -323,7 +330,7 @@ class DirectoryBackend(NamespaceBackend):
         else:
             with self._losing_a_name(new):
                 os.rename(old.name, new.name, src_dir_fd=old.directory, dst_dir_fd=new.directory)
-        if new.path != old.path:
+        if new.path != old.path and not stat.S_ISLNK(old.found.st_mode):  # no object or directory has a link's path
             self._identities.moved(old.path, new.path)
             self._unsynced.moved(old.path, new.path)
 

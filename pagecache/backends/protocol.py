@@ -326,10 +326,14 @@ class NamespaceBackend(Backend, Protocol):
     """A backend with directories, links and attributes. Each method may raise io.UnsupportedOperation.
 
     `link`, `setattr` and the methods of extended attributes concern the object that a symbolic link leads to. If they
-    take `follow` too, `follow=False` means the link itself; a mount uses that. One method may be absent:
+    take `follow` too, `follow=False` means the link itself; a mount uses that. These methods may be absent:
 
         mknod(self, key, mode, rdev=0) -> None      make a FIFO, a socket or a device node; `mode` has its type and
                                                     permissions, as for os.mknod
+        lstat(self, key) -> ObjectStat              return the status of a symbolic link itself, or of any other name as
+                                                    `stat`; backends with symbolic links need it
+        lcanonical(self, key) -> Key                return the canonical key of a symbolic link itself, which is the key
+                                                    of no object, or of any other name as `canonical`
     """
 
     def mkdir(self, key: Any, mode: int = 0o777) -> None:

@@ -11,7 +11,8 @@ more, and may never return.
 
 Renaming a directory also changes the keys of its cached files, and no open of such a key runs in that time. An alias (a
 symbolic link, one of several hard links) is a name like any other: removing it does not affect the object that it leads
-to, as long as that has another name.
+to, as long as that has another name. Here a symbolic link has a key of its own, and no cached object: renaming it
+changes no key of the file or directory that it leads to.
 
 A transient error is followed by a retry. If the earlier attempt may have been carried out, the store is asked first:
 
@@ -38,7 +39,7 @@ from dataclasses import dataclass, field
 from functools import partial
 from typing import TYPE_CHECKING, Any
 
-from ..backends.protocol import Backend
+from ..backends.protocol import Backend, ObjectStat
 from ..engine.attempts import Attempts
 from ..errors import Key
 from ..native import TOKEN, Op
@@ -64,6 +65,7 @@ class Naming:
     dst: Key | None = None
     new: Key | None = None
     over: bool = False  # its effect is published, by itself or by a fenced reconnect
+    link: bool = False  # `src` is a symbolic link: nothing cached has this name, or lies below it
     # Held briefly, by a call that changes a file late.
     catching_up: threading.Lock = field(default_factory=threading.Lock)
     inodes: list[Inode] = field(default_factory=list)
@@ -130,13 +132,15 @@ class Naming:
         whose key has changed.
         """
         volume = self.volume
-        if new is None:
-            lifetimes.unname(volume, self.old)
-            if volume.engine.mirror is not None:
-                volume.engine.mirror.removed(self.old)
-            return None
         if new == self.old:
             return None  # an alias of it, or an equal name
+        if self.link:  # it can only have replaced a cached object
+            if new is not None and replaced:
+                self._unname(self.new)
+            return None
+        if new is None:
+            self._unname(self.old)
+            return None
         with volume.inodes_lock:
             inode = volume.inodes.take(self.old)
             below = self.below()
@@ -156,6 +160,11 @@ class Naming:
             for rest, moved in below:
                 volume.engine.mirror.renamed(f"{self.old}{rest}", moved.key)
         return inode
+
+    def _unname(self, key: Key) -> None:
+        lifetimes.unname(self.volume, key)
+        if self.volume.engine.mirror is not None:
+            self.volume.engine.mirror.removed(key)
 
     def _move(self, inode: Inode, key: Key) -> None:
         inode.key = key
@@ -198,18 +207,20 @@ class _Before:
     """The state before the first attempt: an attempt that was carried out has changed it."""
 
     links: int | None = None  # number of names of the object that is removed, or is replaced
+    link: bool = False  # the name that is removed is a symbolic link's
     version: str | None = None  # of the object whose name is removed; None: unknown
     held: Inode | None = None  # the object of a remove that lets no commit begin
 
-    def record(self, naming: Naming, inode: Inode | None) -> None:
-        """Record the state, once."""
-        if self.links is not None:
-            return
-        cached = naming.volume._inode_at(naming.old)
-        if cached is not None and naming.src == naming.old and not cached.engine.versions.stale:
-            self.version = cached.engine.versions.base
-        found = None if inode is None else inode.engine.stat_open()
-        self.links = 1 if found is None else found.nlink or 1
+    def record(self, naming: Naming, backend: Backend, inode: Inode | None) -> None:
+        """Record the state, once; `naming` gets its part of it."""
+        if self.links is None:
+            self.link = _is_link(backend, naming.src)
+            cached = None if self.link else naming.volume._inode_at(naming.old)
+            if cached is not None and naming.src == naming.old and not cached.engine.versions.stale:
+                self.version = cached.engine.versions.base
+            found = None if inode is None else inode.engine.stat_open()
+            self.links = 1 if found is None else found.nlink or 1
+        naming.link = self.link
 
     def end(self) -> None:
         """Let commits of the object begin: no attempt follows."""
@@ -262,7 +273,7 @@ def _remove(naming: Naming, before: _Before, tries: Attempts) -> None:
             before.held = cached
             cached.engine.begin_unnaming(before)
             tries.outlast_publications(cached.engine)
-        before.record(naming, cached)
+        before.record(naming, backend, cached)
         with _change(naming.volume):
             if not _was_removed(naming, backend, before, tries):
                 doubtful = tries.doubtful
@@ -335,7 +346,7 @@ def _rename(naming: Naming, dst: Key, replace: bool, before: _Before, tries: Att
         backend = naming.begin()
         with volume.inodes_lock:
             replaced_inode = None if naming.new is None else volume.inodes.get(naming.new)
-        before.record(naming, replaced_inode)
+        before.record(naming, backend, replaced_inode)
         shared = before.links != 1
         with _change(volume):
             if not _was_renamed(naming, backend, dst, replace, before, tries):
@@ -362,11 +373,11 @@ def _rename(naming: Naming, dst: Key, replace: bool, before: _Before, tries: Att
 
 
 def canonical_name(volume: Volume, key: Key) -> Key:
-    """Return the canonical key of the object of a name. A symbolic link that cannot be followed (out of the root, or to
-    itself) stands for itself: it can be renamed and removed like any other name.
+    """Return the canonical key of the object of a name that changes. A symbolic link stands for itself, if the backend
+    can say so, or if it cannot be followed (out of the root, or to itself).
     """
     try:
-        return volume._canonical(key)
+        return volume._canonical(key, follow=False)
     except OSError as error:
         if error.errno not in NOT_FOLLOWED:
             raise
@@ -392,12 +403,17 @@ def _version(backend: Backend, key: Key) -> Any:
         return _GONE
 
 
-def _stored(backend: Backend, key: Key) -> bool:
+def _is_link(backend: Backend, key: Key) -> bool:
+    """Return whether a name is a symbolic link's. A backend without `lstat` has none, and is not called."""
+    lstat: Callable[[Key], ObjectStat] | None = getattr(backend, "lstat", None)
     try:
-        backend.stat(key)
+        return lstat is not None and lstat(key).kind == "symlink"
     except FileNotFoundError:
         return False
-    return True
+
+
+def _stored(backend: Backend, key: Key) -> bool:
+    return _version(backend, key) is not _GONE
 
 
 def _is_alias(backend: Backend, name: Key, canonical: Key) -> bool:

@@ -122,12 +122,15 @@ class Volume:
 
     # -- names
 
-    def _canonical(self, key: Key) -> Key:
+    def _canonical(self, key: Key, *, follow: bool = True) -> Key:
+        """Return the canonical key; `follow` False: a symbolic link's own, if the backend has links."""
         try:
             hash(key)
         except TypeError:
             raise TypeError(f"key {key!r} is not hashable") from None
         canonical = self.engine.backend.canonical
+        if not follow:
+            canonical = getattr(self.engine.backend, "lcanonical", canonical)
         if getattr(canonical, "__func__", None) is Backend.canonical:
             return canonical(key)
         return self.engine.call_here("canonical", key, lambda: canonical(key))

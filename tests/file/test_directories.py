@@ -146,6 +146,85 @@ def test_a_symbolic_link_is_renamed_itself(volume: Volume, root: Path) -> None:
     assert (root / "other").is_symlink()
 
 
+@pytest.mark.parametrize("target", ["old/a", "old"])
+def test_a_renamed_link_that_leads_elsewhere_takes_no_file_along(volume: Volume, root: Path, target: str) -> None:
+    """Nothing is at the place that the link leads to from its new directory, and a file made there is another one.
+    Neither a link to a file nor one to a directory changes a key of the files. [2.20]
+    """
+    made = os.path.join("deep", target, "" if target == "old/a" else "a").rstrip("/")
+    (root / "alias").symlink_to(target)
+    (root / "deep" / "old").mkdir(parents=True)
+    file = volume.open("old/a", "r+")
+    file.pwrite(b"A", 0)
+    volume.rename("alias", "deep/alias")
+    assert os.readlink(root / "deep" / "alias") == target
+    assert not volume.exists(made)
+    with volume.open(made, "x+") as other:
+        other.pwrite(b"other", 0)
+    assert content(volume, "old/a") == file.pread(100, 0) == b"A stored"
+    file.close()
+    assert (root / "old" / "a").read_bytes() == b"A stored"
+    assert (root / made).read_bytes() == b"other"
+
+
+def test_a_link_with_the_first_name_of_an_open_file_is_renamed_alone(volume: Volume, root: Path) -> None:
+    """The file was opened by that name and lives on by another one; so do files of a directory of that name. [2.20]"""
+    files = [volume.open(key, "r+") for key in ("target", "old/a")]
+    for file in files:
+        file.pwrite(b"!", 0)
+    (root / "new").mkdir()
+    (root / "new" / "a").write_bytes(b"another")
+    os.rename(root / "target", root / "kept-target")
+    os.rename(root / "old", root / "kept-old")
+    (root / "target").symlink_to("new/a")
+    (root / "old").symlink_to("new")
+    another = volume.open("new/a", "r+")
+    another.pwrite(b"A", 0)
+    for link in ("target", "old"):
+        volume.rename(link, f"moved-{link}")
+    assert another.pread(100, 0) == content(volume, "new/a") == content(volume, "moved-old/a") == b"Another"
+    assert [file.pread(100, 0) for file in files] == [b"!tored", b"! stored"]
+    assert content(volume, "kept-target") == b"!tored"
+    assert content(volume, "kept-old/a") == b"! stored"
+    for file in (*files, another):
+        file.close()
+    assert (root / "new" / "a").read_bytes() == b"Another"
+    assert (root / "kept-target").read_bytes() == b"!tored"
+    assert (root / "kept-old" / "a").read_bytes() == b"! stored"
+
+
+def test_a_link_that_is_renamed_over_its_file_replaces_it(volume: Volume, root: Path) -> None:
+    """The file has lost its last name: it is found by none, and a handle keeps it. [2.20]"""
+    (root / "alias").symlink_to("target")
+    file = volume.open("alias", "r+")
+    volume.rename("alias", "target")
+    assert os.readlink(root / "target") == "target"
+    volume.remove("target")
+    assert not volume.exists("target")
+    with volume.open("target", "x+") as other:
+        other.pwrite(b"other", 0)
+    assert file.pread(100, 0) == b"stored"
+    file.close()
+    assert (root / "target").read_bytes() == b"other"
+
+
+def test_a_call_that_changes_a_link_does_not_wait_for_its_file(
+    volume: Volume, backend: FaultyBackend, root: Path
+) -> None:
+    """The file is being opened by a slow call. [2.20]"""
+    for name in ("one", "two"):
+        (root / name).symlink_to("target")
+    gate = Gate()
+    backend.use([Rule("open", gate=gate)])
+    opening = Task(volume.open, "target", "r+")
+    gate.wait_entered()
+    volume.rename("one", "three", timeout=20)
+    volume.remove("two", timeout=20)
+    gate.release()
+    with opening.result():
+        assert sorted(path.name for path in root.iterdir() if path.is_symlink()) == ["three"]
+
+
 def test_renaming_over_one_of_two_hard_links_takes_nothing_from_the_object(volume: Volume, root: Path) -> None:
     """This holds even if the cache uses that name for the file. [2.20]"""
     file = volume.open("target", "r+")

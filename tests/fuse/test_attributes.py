@@ -108,6 +108,19 @@ def test_symbolic_links(place: Path, stored: Path) -> None:
     assert names(place) == ["broken", "out", "target", "up"]
 
 
+def test_a_renamed_symbolic_link_takes_no_file_along(place: Path, stored: Path) -> None:
+    """A file that is made at the place to which the link leads from its new directory is another one. [2.20]"""
+    (place / "sub").mkdir()
+    (place / "data").write_bytes(b"important")
+    (place / "link").symlink_to("data")
+    run("mv", "link", "sub/", cwd=place)
+    assert os.readlink(place / "sub" / "link") == "data"
+    assert not (place / "sub" / "data").exists()
+    (place / "sub" / "data").write_bytes(b"other")
+    assert (place / "data").read_bytes() == (stored / "data").read_bytes() == b"important"
+    assert (place / "sub" / "link").read_bytes() == (stored / "sub" / "data").read_bytes() == b"other"
+
+
 def test_extended_attributes(place: Path, stored: Path) -> None:
     path = place / "a"
     path.touch()
