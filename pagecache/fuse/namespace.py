@@ -29,6 +29,7 @@ from ..backends.protocol import ObjectStat
 from ..engine.attempts import Attempts
 from ..objects import Kind
 from ..volume.inode import Inode
+from ..volume.namespace import canonical_name
 from ..volume.volume import Volume
 
 __all__ = ["Directories", "Namespace", "Prefixes", "namespace_of"]
@@ -136,8 +137,14 @@ class _Calls:
         finally:
             self.volume.engine.name_sync.changed()
 
+    def inode(self, key: str) -> Inode | None:
+        """Return the cache's inode of the object that has the name now. An inode whose key is the name itself may be of
+        an object that has lost the name.
+        """
+        return self.volume._inode_at(canonical_name(self.volume, key))
+
     def seen(self, key: str, found: ObjectStat, inode: Inode | None, quiet: int | None) -> ObjectStat:
-        """Return the status with the size for a reader of the cache. `inode` is the cache's inode of this key before
+        """Return the status with the size for a reader of the cache. `inode` is the cache's inode of this name before
         the store was asked, and `quiet` its `EngineFile.quiet`: if that is unchanged, the cache stored nothing in
         between.
         """
@@ -145,12 +152,19 @@ class _Calls:
             return found
         if (found.nlink or 1) > 1:
             return self._shared(key, found)
-        inode = inode or self.volume._inode_at(key)
+        inode = inode or self.inode(key)
         if inode is None or inode.engine.backend_file is None:
             return found
         if inode.native.has_local() or quiet is None or inode.engine.versions.quiet() != quiet:
-            return dataclasses.replace(found, size=inode.native.size)
+            return self._sized(key, found, inode)
         return found
+
+    def _sized(self, key: str, found: ObjectStat, inode: Inode) -> ObjectStat:
+        """Return the status with the size of the inode, unless another object has got the name since."""
+        size = inode.native.size
+        if size == found.size or self.inode(key) is not inode:
+            return found
+        return dataclasses.replace(found, size=size)
 
     def _shared(self, key: str, found: ObjectStat) -> ObjectStat:
         """Return the size in the cache, which may have the object under another name."""
@@ -177,12 +191,12 @@ class Directories(_Calls):
 
     def status(self, key: str) -> ObjectStat:
         lstat = getattr(self.backend, "lstat", self.backend.stat)
-        inode = self.volume._inode_at(key)
+        inode = self.inode(key)
         quiet = None if inode is None else inode.engine.versions.quiet()
         try:
             found: ObjectStat = self.query("stat", key, lambda: lstat(key))
         except FileNotFoundError:
-            if self.volume._inode_at(key) is None:
+            if self.inode(key) is None:
                 raise
             return self.volume.stat(key)  # it exists here, and is not stored yet
         return self.seen(key, found, inode, quiet)
@@ -190,13 +204,19 @@ class Directories(_Calls):
     def entries(self, key: str) -> Iterable[tuple[str, ObjectStat]]:
         listed: list[ObjectStat] = self.query("readdir", key, lambda: list(self.backend.readdir(key)))
         start = len(key) + 1 if key else 0
-        return [(str(entry.key)[start:], self._listed(str(entry.key), entry)) for entry in listed]
+        usage = self.volume.engine.native.usage()
+        unstored = bool(usage["dirty"] or usage["writeback"])
+        return [(str(entry.key)[start:], self._listed(str(entry.key), entry, unstored)) for entry in listed]
 
-    def _listed(self, key: str, found: ObjectStat) -> ObjectStat:
-        inode = self.volume._inode_at(key)
-        if found.kind != "file" or inode is None or not inode.native.has_local():
-            return found
-        return dataclasses.replace(found, size=inode.native.size)
+    def _listed(self, key: str, found: ObjectStat, unstored: bool) -> ObjectStat:
+        """Return the status with the size for a reader of the cache. `unstored`: the cache has bytes that the store has
+        not, maybe of this object under another key; otherwise only its own key, or a second name, costs another walk.
+        """
+        if found.kind == "file" and (unstored or (found.nlink or 1) > 1 or self.volume._inode_at(key) is not None):
+            inode = self.inode(key)
+            if inode is not None and inode.native.has_local():
+                return self._sized(key, found, inode)
+        return found
 
     def mkdir(self, key: str) -> None:
         self.change("mkdir", key, lambda: self.backend.mkdir(key, 0o700))

@@ -376,6 +376,54 @@ def test_an_open_that_came_too_late_finds_its_file_when_it_comes_again(
     assert server.lookup(1, "a").size == 3
 
 
+@pytest.mark.parametrize("how", ["rename", "create", "behind"])
+def test_a_name_has_the_size_of_the_file_that_has_it_now(server: Server, tmp_path: Path, how: str) -> None:
+    """The file that had it before is still open, with unsaved bytes, and lives on by another name, or by none: the name
+    was replaced, given up and made again, or replaced by another program. [2.20]
+    """
+    held = server.volume.open("a", "r+b")
+    held.pwrite(b"x" * 100, 0)
+    if how == "behind":
+        os.replace(tmp_path / "d" / "b", tmp_path / "a")
+    else:
+        server.link(server.lookup(1, "a").number, 1, "backup")
+    if how == "rename":
+        server.rename(server.lookup(1, "d").number, "b", 1, "a")
+    elif how == "create":
+        server.unlink(1, "a")
+        (tmp_path / "a").write_bytes(b"bb")
+    size = 2
+    for _ in range(2):
+        assert server.lookup(1, "a").size == server.names.status("a").size == size
+        assert dict(server.names.entries(""))["a"].size == size
+        with server.volume.open("a", "r+b") as file:
+            assert file.pread(200, 0)[:2] == b"bb"
+            file.pwrite(b"c", 50)
+            size = 51
+            assert server.names.status("a").size == dict(server.names.entries(""))["a"].size == size
+    if how != "behind":
+        assert server.lookup(1, "backup").size == dict(server.names.entries(""))["backup"].size == 100
+    held.close()
+
+
+def test_a_name_that_is_replaced_during_its_lookup_has_no_size_of_another_file(
+    server: Server, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Another program replaces it when the cache has found its file, and has not asked the store yet. [2.20]"""
+    held = server.volume.open("a", "r+b")
+    held.pwrite(b"x" * 100, 0)
+    lstat = DirectoryBackend.lstat
+
+    def replaced(backend: DirectoryBackend, key: str) -> ObjectStat:
+        monkeypatch.undo()
+        os.replace(tmp_path / "d" / "b", tmp_path / "a")
+        return lstat(backend, key)
+
+    monkeypatch.setattr(DirectoryBackend, "lstat", replaced)
+    assert server.names.status("a").size == 2
+    held.close()
+
+
 def told_beside_a_rename(server: Server, source: tuple[int, str], call: Callable[[], object]) -> list[int | None]:
     """Let a call wait until a rename to `a` has ended, and return its answer."""
     told: list[int | None] = []
