@@ -160,6 +160,7 @@ size_t pc_trace_text(struct pc_cache *c, char *out, size_t size);
 void pc_forked(void);
 
 /* ---- volume */
+enum { PC_VOLUMES_MAX = 4096 }; /* at one time */
 int pc_volume_create(struct pc_cache *c, uint32_t max_inflight, struct pc_volume **out);
 void pc_volume_destroy(struct pc_volume *v);
 void pc_volume_set_on_loop(struct pc_volume *v, bool on_loop);

@@ -535,6 +535,16 @@ class EngineVolume:
             if file.settling:
                 file.native.settle_start()
 
+    def end(self) -> None:
+        """Forget all files after the threads have ended. CORE frees each with its last handle, view or caller, and the
+        volume with the last file.
+        """
+        self.native.end()
+        with self._lock:
+            forgotten = self._files, self._resumed, self.idle, self._retries
+            self._files, self._resumed, self.idle, self._retries = {}, {}, {}, Retries()
+        del forgotten  # without the lock: files of a backend may run code when they are collected
+
     def stop(self, timeout: float) -> bool:
         """End the threads; False when one hangs in the backend: then nothing of the volume may be freed."""
         self.native.stop()

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import errno
 import gc
 import math
 import os
@@ -107,18 +108,30 @@ class NativeCache:
 class NativeVolume:
     """One `struct pc_volume`."""
 
-    __slots__ = ("_v", "address", "cache")
+    __slots__ = ("_v", "address", "cache", "ended")
 
     def __init__(self, cache: NativeCache, max_inflight: int) -> None:
-        out = ffi.new("struct pc_volume **")
-        if err := lib.pc_volume_create(cache._c, max_inflight, out):
-            raise OSError(-err, os.strerror(-err))
         self.cache = cache
+        self.ended = False
+        out = ffi.new("struct pc_volume **")
+        err = lib.pc_volume_create(cache._c, max_inflight, out)
+        if err == -errno.ENFILE:
+            gc.collect()  # ended, unreferenced volumes hold their places until they are collected
+            err = lib.pc_volume_create(cache._c, max_inflight, out)
+        if err == -errno.ENFILE:
+            raise OSError(errno.ENFILE, f"a cache has at most {lib.PC_VOLUMES_MAX} volumes at one time; detach one")
+        if err:
+            raise OSError(-err, os.strerror(-err))
         self._v = out[0]
         self.address = int(ffi.cast("uintptr_t", out[0]))
 
-    def destroy(self) -> None:
-        lib.pc_volume_destroy(self._v)
+    def end(self) -> None:
+        """Let it be freed with its last reference, and each of its inodes with that inode's. No thread of it runs."""
+        self.ended = True
+
+    def __del__(self) -> None:
+        if self.ended and not self.cache.forked:
+            lib.pc_volume_destroy(self._v)
 
     def work(self, job: Callable[[int], None], timeout: float) -> bool | None:
         """Do the next piece of work; False: there was none in time; None: the volume has stopped."""

@@ -70,15 +70,16 @@ class Events:
 class NativeInode:
     """One `struct pc_inode`. `user` is the object whose methods C calls: fill, write, commit, room, ..."""
 
-    __slots__ = ("_i", "address", "core", "id", "volume")
+    __slots__ = ("_freed", "_i", "address", "core", "id", "volume")
 
     def __init__(self, volume: NativeVolume, size: int, limits: dict[str, int]) -> None:
+        self.volume = volume
+        self.core = volume.cache.core
+        self._freed = True
         out = ffi.new("struct pc_inode **")
         if err := lib.pc_inode_create(volume._v, size, ffi.new("struct pc_limits *", limits), True, out):
             raise OSError(-err, os.strerror(-err))
-        self._i = out[0]
-        self.volume = volume
-        self.core = volume.cache.core
+        self._i, self._freed = out[0], False
         self.address = int(ffi.cast("uintptr_t", out[0]))
         self.id = int(lib.pc_inode_id(out[0]))
 
@@ -88,7 +89,15 @@ class NativeInode:
 
     def destroy(self) -> bool:
         """Free the inode, with its clean pages; False while local data exists or an operation uses it."""
-        return int(lib.pc_inode_destroy(self._i)) == 0
+        self._freed = int(lib.pc_inode_destroy(self._i)) == 0
+        return self._freed
+
+    def __del__(self) -> None:
+        """Free the inode of an ended volume: no handle, view or operation of a caller refers to it any longer. May run
+        in any thread, inside any call; takes leaf locks only.
+        """
+        if self.volume.ended and not self._freed:
+            extension.end_inode(self.core, self.address)
 
     # sizes, limits, numbers
     @property

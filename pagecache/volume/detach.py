@@ -334,12 +334,14 @@ def _finish(volume: Volume, deadline: Deadline) -> None:
     volume.cache._forget(volume)
     with volume.inodes_lock:
         volume.inodes.clear()
+        volume.orphans.clear()
     volume.engine.held.end()
+    if stopped:  # otherwise a call that hangs uses them, and that backend cannot be called either
+        volume.engine.end()
     volume.ended = True
-    if not stopped:
-        return  # that backend cannot be called either
-    for inode in inodes:
-        inode.native.drop_clean()
+    if stopped:
+        for inode in inodes:
+            inode.native.drop_clean()
 
 
 def _close_backend(volume: Volume, inodes: list[Inode], deadline: Deadline) -> None:

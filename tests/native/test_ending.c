@@ -1,4 +1,4 @@
-/* The end of a cache: when its memory is unmapped, and the answers that later callers get. */
+/* The end of a cache: when its memory is unmapped, and the answers that later callers get; the end of a volume. */
 #include "rig.h"
 
 static struct rig rig;
@@ -95,11 +95,97 @@ static void check_ids_of_one_extension_class_can_be_read_in_the_others(void)
 	rig_close(&rig);
 }
 
+static struct pc_inode *inode_in(struct pc_volume *v)
+{
+	struct pc_limits limits = limits_wide();
+	struct pc_inode *i;
+	EQUAL(pc_inode_create(v, 0, &limits, true, &i), 0);
+	return i;
+}
+
+static void check_a_volume_that_is_destroyed_gives_its_place_to_the_next_one(void)
+{
+	struct pc_volume *others[PC_VOLUMES_MAX], *v;
+	rig_open(&rig, 64 * PAGE, PAGE);
+	for (u32 k = 1; k < PC_VOLUMES_MAX; k++)
+		others[k] = volume_open(&rig);
+	EQUAL(pc_volume_create(rig.cache, 1, &v), -ENFILE);
+	u16 tag = others[7]->tag;
+	pc_volume_destroy(others[7]);
+	others[7] = volume_open(&rig);
+	EQUAL(others[7]->slot, 7);
+	CHECK(others[7]->tag > tag);
+	EQUAL(pc_volume_create(rig.cache, 1, &v), -ENFILE);
+	for (u32 k = 1; k < PC_VOLUMES_MAX; k++)
+		pc_volume_destroy(others[k]);
+	rig_close(&rig);
+}
+
+/* Objects that refer to it may be collected after it, in any order. */
+static void check_a_volume_goes_with_its_last_inode(void)
+{
+	rig_open(&rig, 64 * PAGE, PAGE);
+	struct pc_volume *v = volume_open(&rig), *next;
+	struct pc_inode *one = inode_in(v), *two = inode_in(v);
+	EQUAL(pc_inode_end(one), 0);
+	pc_volume_destroy(v);
+	CHECK(rig.cache->volumes[v->slot] == v);
+	EQUAL(pc_inode_end(two), 0);
+	CHECK(!rig.cache->volumes[1]);
+	next = volume_open(&rig);
+	CHECK(next == v && next->slot == 1 && !next->ended);
+	one = inode_in(next);
+	EQUAL(pc_inode_destroy(one), 0);
+	SOUND(&rig);
+	pc_volume_destroy(next);
+	rig_close(&rig);
+}
+
+/* What is local of it was given up with the volume; a view keeps its memory. */
+static void check_an_inode_that_ends_takes_its_dirty_bytes_along(void)
+{
+	u8 bytes[PAGE] = "bytes";
+	struct pc_pin pins[2];
+	struct pc_need need;
+	struct pc_waiter waiter;
+	rig_open(&rig, 64 * PAGE, PAGE);
+	struct pc_volume *v = volume_open(&rig);
+	struct pc_inode *i = inode_in(v);
+	for (u32 k = 0; k < 4; k++)
+		EQUAL(pc_write(i, k * PAGE, bytes, PAGE, &need), PAGE);
+	pc_inode_set_uncommitted(i, true, ALL);
+	for (u32 k = 0; k < 2; k++)
+		EQUAL(pc_pin(i, k * PAGE, PAGE, k == 1, &pins[k], &need), 0);
+	pc_volume_abort(v);
+	EQUAL(pc_inode_destroy(i), -EBUSY);
+	pc_inode_leaf_lock(i);
+	pc_list_init(&waiter.link);
+	CHECK(pc_token_claim(i, &waiter, PC_TOKEN_CALLER));
+	pc_inode_leaf_unlock(i);
+	EQUAL(pc_inode_end(i), -EBUSY); /* a call that was left behind has it */
+	EQUAL(pc_volume_local(v), 3 * PAGE); /* and the block that may be stored to */
+	pc_token_release(i);
+	EQUAL(pc_inode_end(i), 0);
+	EQUAL(pc_volume_local(v), 0);
+	SOUND(&rig);
+	pc_volume_destroy(v);
+	CHECK(!rig.cache->volumes[1]);
+	EQUAL(atomic_load(&rig.cache->local), 0);
+	for (u32 k = 0; k < 2; k++) {
+		CHECK(!memcmp(pins[k].memory, bytes, PAGE));
+		pc_unpin(rig.cache, &pins[k]);
+	}
+	rig_close(&rig);
+}
+
 int main(void)
 {
 	RUN(check_a_closed_cache_hands_nothing_out_and_is_empty);
 	RUN(check_a_pin_keeps_the_frames_and_the_last_one_lets_them_go);
 	RUN(check_a_running_call_and_a_copy_keep_the_frames);
 	RUN(check_ids_of_one_extension_class_can_be_read_in_the_others);
+	RUN(check_a_volume_that_is_destroyed_gives_its_place_to_the_next_one);
+	RUN(check_a_volume_goes_with_its_last_inode);
+	RUN(check_an_inode_that_ends_takes_its_dirty_bytes_along);
 	return 0;
 }

@@ -280,7 +280,7 @@ def working(scheduler: Scheduler) -> list[str]:
 
         together(scheduler, work, lambda: said.append("word"))
         volume.stop()
-        volume.destroy()
+        volume.end()
     return said
 
 

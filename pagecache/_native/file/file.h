@@ -15,6 +15,7 @@ int pc_invalidate_folios(struct pc_inode *i, u64 pos, u64 end);
 
 /* truncate.c */
 struct pc_folio *pc_next_claimed(struct pc_inode *i, u64 *index, u64 end, bool *locked);
+int pc_inode_end(struct pc_inode *i);
 
 /* views.c */
 enum pc_views_hit { PC_VIEWS_MISSED, PC_VIEWS_PART, PC_VIEWS_WHOLE };

@@ -332,3 +332,30 @@ size_t pc_discard(struct pc_inode *i, uint64_t pos, uint64_t end, uint64_t *rang
 	pc_event_wake(&c->event);
 	return out.used;
 }
+
+/**
+ * pc_inode_end() - free an inode of a volume that has ended, with all that is local of it.
+ *
+ * The caller promises that nothing refers to it, and that no thread of its volume runs.
+ * Return: 0; -EBUSY: a call that was left behind has it still, and nothing has changed.
+ */
+int pc_inode_end(struct pc_inode *i)
+{
+	pc_inode_leaf_lock(i);
+	bool used =
+		i->token != PC_TOKEN_FREE || !pc_list_empty(&i->token_queue) || i->nr_direct || atomic_load(&i->users);
+	bool give_up = !used && pc_unsaved(i);
+	if (give_up)
+		i->token = PC_TOKEN_CALLER;
+	pc_inode_leaf_unlock(i);
+	if (used)
+		return -EBUSY;
+	if (give_up) {
+		pc_discard(i, 0, UINT64_MAX, NULL, 0, true);
+		pc_inode_forget_uncommitted(i);
+		pc_inode_leaf_lock(i);
+		pc_token_pass_on(i);
+		pc_inode_leaf_unlock(i);
+	}
+	return pc_inode_destroy(i);
+}

@@ -210,9 +210,32 @@ void pc_cache_usage_get(struct pc_cache *c, struct pc_cache_usage *u)
 
 /* ---------------------------------------------------------------- volumes */
 
+/* Volumes are type-stable like inodes: the struct of an inode that is gone still points to its volume. */
+static struct pc_volume *volume_alloc(struct pc_cache *c)
+{
+	pc_leaf_lock(&c->table_lock, PC_LEVEL_QUEUE);
+	struct pc_volume *v = c->free_volumes;
+	if (v)
+		c->free_volumes = v->next_free;
+	pc_leaf_unlock(&c->table_lock, PC_LEVEL_QUEUE);
+	return v ? memset(v, 0, sizeof(*v)) : calloc(1, sizeof(*v));
+}
+
+/* Its place and its struct are the next volume's. */
+void pc_volume_free(struct pc_volume *v)
+{
+	struct pc_cache *c = v->cache;
+	pc_leaf_lock(&c->table_lock, PC_LEVEL_QUEUE);
+	if (c->volumes[v->slot] == v)
+		c->volumes[v->slot] = NULL;
+	v->next_free = c->free_volumes;
+	c->free_volumes = v;
+	pc_leaf_unlock(&c->table_lock, PC_LEVEL_QUEUE);
+}
+
 int pc_volume_create(struct pc_cache *c, uint32_t max_inflight, struct pc_volume **out)
 {
-	struct pc_volume *v = calloc(1, sizeof(*v));
+	struct pc_volume *v = volume_alloc(c);
 	if (!v)
 		return -ENOMEM;
 	v->cache = c;
@@ -239,22 +262,24 @@ int pc_volume_create(struct pc_cache *c, uint32_t max_inflight, struct pc_volume
 	}
 	pc_leaf_unlock(&c->table_lock, PC_LEVEL_QUEUE);
 	if (slot == PC_VOLUMES_MAX) {
-		free(v);
+		pc_volume_free(v);
 		return -ENFILE;
 	}
 	*out = v;
 	return 0;
 }
 
-/* The caller promises that all inodes are destroyed and no thread of the volume runs. */
+/* Free the volume when its last inode is destroyed. The caller promises that no thread of the volume runs, and no call for it follows
+ * but pc_inode_end and pc_inode_destroy. */
 void pc_volume_destroy(struct pc_volume *v)
 {
-	struct pc_cache *c = v->cache;
-	PC_ASSERT(v->nr_inodes == 0);
-	pc_leaf_lock(&c->table_lock, PC_LEVEL_QUEUE);
-	c->volumes[v->slot] = NULL;
-	pc_leaf_unlock(&c->table_lock, PC_LEVEL_QUEUE);
-	free(v);
+	pc_leaf_lock(&v->leaf, PC_LEVEL_QUEUE);
+	PC_ASSERT(!v->ended);
+	v->ended = true;
+	bool last = v->nr_inodes == 0;
+	pc_leaf_unlock(&v->leaf, PC_LEVEL_QUEUE);
+	if (last)
+		pc_volume_free(v);
 }
 
 /* Set the limits of the second stream; before any write-back. */

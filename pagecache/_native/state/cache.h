@@ -14,7 +14,7 @@ struct pc_recorder;
 
 enum { PC_EXT_CLASSES = 4 };
 enum { PC_INODES_MAX = 1 << 24, PC_INODES_MIN = 1 << 20, PC_INODE_SLOT_BITS = 24 };
-enum { PC_FOLIO_EVENTS = 256, PC_VOLUMES_MAX = 4096 };
+enum { PC_FOLIO_EVENTS = 256 };
 
 struct pc_cache {
 	struct pc_arena arena;
@@ -57,7 +57,7 @@ struct pc_cache {
 	struct pc_leaf_lock
 		hollow_lock; /* level 8: the lists of hollow inodes; reclaim takes it under its queue lock */
 	u64 inode_generation;
-	struct pc_volume *volumes[PC_VOLUMES_MAX];
+	struct pc_volume *volumes[PC_VOLUMES_MAX], *free_volumes;
 	u32 nr_volumes;
 	u16 next_tag;
 	/* These lie in one line: what every verb reads, and beside it what a trace turns on (record.c). */

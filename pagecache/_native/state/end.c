@@ -1,6 +1,8 @@
 /*
  * end.c - the end of inodes and caches, in steps, and the memory that stays mapped.
  *
+ * A volume that has ended is freed with its last inode (pc_volume_destroy). Both are type-stable.
+ *
  * A cache gives its address space back in three steps:
  *
  *   pc_cache_close    tables that were never used: nothing points there, and nothing new is handed out from here on
@@ -83,10 +85,12 @@ int pc_inode_destroy(struct pc_inode *i)
 		return -EBUSY;
 	pc_leaf_lock(&v->leaf, PC_LEVEL_QUEUE);
 	pc_list_del(&i->volume_link);
-	v->nr_inodes--;
+	bool last = --v->nr_inodes == 0 && v->ended;
 	pc_leaf_unlock(&v->leaf, PC_LEVEL_QUEUE);
 	pc_direct_free(i);
 	inode_free(i);
+	if (last)
+		pc_volume_free(v);
 	return 0;
 }
 
@@ -125,6 +129,10 @@ void pc_cache_destroy(struct pc_cache *c)
 	}
 	for (u32 k = 0; k < PC_VOLUMES_MAX; k++)
 		free(c->volumes[k]);
+	for (struct pc_volume *v = c->free_volumes, *next; v; v = next) {
+		next = v->next_free;
+		free(v);
+	}
 	pc_cache_unmap(c);
 	pc_trace_destroy(c->trace);
 	pc_recorder_destroy(c->recorder);

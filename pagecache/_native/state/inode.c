@@ -59,6 +59,7 @@ int pc_inode_create(struct pc_volume *v, uint64_t size, const struct pc_limits *
 		    struct pc_inode **out)
 {
 	struct pc_cache *c = v->cache;
+	PC_DEBUG_ASSERT(!v->ended);
 	struct pc_inode *i = inode_alloc(c);
 	if (!i)
 		return -ENOMEM;

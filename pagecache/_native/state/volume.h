@@ -28,6 +28,7 @@ struct pc_hit_line {
 struct pc_volume {
 	struct pc_leaf_lock leaf; /* level 7 */
 	struct pc_cache *cache;
+	struct pc_volume *next_free; /* the table lock */
 	u32 slot;
 	u16 tag;
 	_Atomic u64 epoch;
@@ -50,6 +51,7 @@ struct pc_volume {
 	u32 low_running;           /* background passes and read-ahead */
 	_Atomic u32 max_inflight; /* written under the lock, read without */
 	u8 stopping;
+	u8 ended; /* freed with its last inode */
 	u8 on_loop; /* what carries bytes runs on an event loop, not on threads of the volume; set before there is work */
 	struct pc_limits mirror_limits; /* set before the first pass */
 	struct pc_list inodes;
@@ -64,6 +66,9 @@ struct pc_volume {
 	struct pc_hit_line hits[PC_HIT_LINES]; /* more of them, counted without the interpreter lock */
 	struct pc_latency latency[PC_TIMED];
 };
+
+/* cache.c */
+void pc_volume_free(struct pc_volume *v);
 
 /* census.c */
 void pc_dirty_list_update(struct pc_inode *i);

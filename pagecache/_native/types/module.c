@@ -121,6 +121,21 @@ static PyObject *prefetch(PyObject *module, PyObject *args)
 	Py_RETURN_NONE;
 }
 
+/* end_inode(core, inode): free an inode of an ended volume; for a finalizer. The interpreter lock is held throughout, so the
+ * cache is not closed in between: a closed one has no place for frames that slices keep, and frees the inode itself. */
+static PyObject *end_inode(PyObject *module, PyObject *args)
+{
+	PyObject *core;
+	unsigned long long address;
+	(void)module;
+	if (!PyArg_ParseTuple(args, "O!K", pc_core_type, &core, &address))
+		return NULL;
+	struct pc_cache *c = ((struct core *)core)->cache;
+	if (!pc_is_forked(c) && !atomic_load(&c->closed))
+		pc_inode_end((struct pc_inode *)(uintptr_t)address);
+	Py_RETURN_NONE;
+}
+
 struct pc_event *pc_event_at(char kind, unsigned long long address)
 {
 	switch (kind) {
@@ -195,6 +210,8 @@ static PyMethodDef functions[] = {
 	 "run_owning($module, core, inode, method, argument, /)\n--\n\nCall the engine with a new operation."},
 	{"settle_fills", settle_fills, METH_VARARGS,
 	 "settle_fills($module, core, inode, pos, end, /)\n--\n\nWait until no fill owns a folio of the range."},
+	{"end_inode", end_inode, METH_VARARGS,
+	 "end_inode($module, core, inode, /)\n--\n\nFree an inode of an ended volume."},
 	{"prefetch", prefetch, METH_VARARGS,
 	 "prefetch($module, core, inode, pos, end, wait, /)\n--\n\nRead a range into the cache."},
 	{"revoke", pc_revoke, METH_VARARGS,
