@@ -164,6 +164,7 @@ enum { PC_VOLUMES_MAX = 4096 }; /* at one time */
 int pc_volume_create(struct pc_cache *c, uint32_t max_inflight, struct pc_volume **out);
 void pc_volume_destroy(struct pc_volume *v);
 void pc_volume_set_on_loop(struct pc_volume *v, bool on_loop);
+void pc_volume_set_prompt(struct pc_volume *v, bool prompt);
 void pc_volume_set_inflight(struct pc_volume *v, uint32_t max_inflight);
 void pc_volume_set_mirror(struct pc_volume *v, const struct pc_limits *limits);
 void pc_volume_set_dirty_limit(struct pc_volume *v, uint64_t bytes, uint64_t floor);
@@ -287,6 +288,7 @@ void pc_readahead_seen(struct pc_readahead *ra, uint64_t pos, uint64_t len, uint
 uint32_t pc_readahead_submit(struct pc_inode *i, struct pc_readahead *ra);
 int pc_fill_answer(struct pc_request *r, int64_t n);
 bool pc_fill_anew(struct pc_request *r);
+uint32_t pc_fill_first(struct pc_request *r);
 void pc_fill_submit(struct pc_request *r, uint32_t cls);
 
 /* ---- write-back: passes, requests, commits */

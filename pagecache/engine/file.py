@@ -12,10 +12,11 @@
 A part that only trouble needs is made when trouble comes: until then its name stands for an empty one that all files
 share and that nothing changes. A module assigns fields of classes that it defines, and calls methods of the others.
 
-`fill`, `write`, `write_units`, `commit`, `commit_here`, `room`, `write_back`, `write_through`, `truncate`, `punch`,
-`drop_local`, `direct_read` and `direct_write` are entered from C with an operation, on a caller's thread or one of the
-volume's. Their modules implement them. While `abandoned` or `withheld` is set, only an explicit fsync or close writes
-back: nothing is published behind the application's back.
+`fill`, `read_aside`, `write`, `write_units`, `commit`, `commit_here`,
+`room`, `write_back`, `write_through`, `truncate`, `punch`, `drop_local`,
+`direct_read` and `direct_write` are entered from C with an operation, on a caller's thread or one of the volume's.
+Their modules implement them. While `abandoned` or `withheld` is set, only an explicit fsync or close writes back:
+nothing is published behind the application's back.
 
 Locks: `lock` guards the parts, each of which names its lock, and `read_into`; it is held briefly and never across a
 call. `_aside_lock` guards the flags that CORE counts, `_limits_lock` the limits.
@@ -118,8 +119,11 @@ class EngineFile:
 
     # -- entered from C
 
-    def fill(self, op: Op, met: Exception | int) -> None:
+    def fill(self, op: Op, met: BaseException | int) -> None:
         reader.fill(self, op, met)
+
+    def read_aside(self, op: Op) -> None:
+        reader.read_aside(self, op)
 
     def start_fill(self, op: Op) -> None:
         reader.start_fill(self, op)

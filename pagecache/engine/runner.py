@@ -331,7 +331,7 @@ class ThreadRunner(OnDemand):
         finally:
             with self._lock:
                 self._ended += era == self._era
-        self._volume.wake_worker()  # the piece of work that woke it is for a thread of the new era
+            self._volume.wake_worker()  # the piece of work that woke it is for another thread
 
     def _run_job(self, cls: int) -> None:
         jobs = self._jobs[cls]

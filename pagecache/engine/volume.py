@@ -171,13 +171,14 @@ class EngineVolume:
         if loop is not None and self.loop is None:
             loop.serve(self.native)
         self.loop = self.loop or loop
-        self.prompt = self._is_prompt(backend)
+        self.prompt = self._bind_prompt(backend)
 
-    def _is_prompt(self, backend: Backend) -> bool:
-        """Return whether callers make their calls of the backend themselves."""
-        if isinstance(backend, Blocking):
-            return False
-        return bool(backend.limits.prompt) if self._prompt is None else self._prompt
+    def _bind_prompt(self, backend: Backend) -> bool:
+        """Choose whether callers make their calls of the backend themselves, and return that."""
+        prompt = bool(backend.limits.prompt) if self._prompt is None else self._prompt
+        prompt = prompt and not isinstance(backend, Blocking)
+        self.native.set_prompt(prompt)
+        return prompt
 
     # -- alive or not
 

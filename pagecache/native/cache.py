@@ -147,6 +147,10 @@ class NativeVolume:
         """Choose whether an event loop starts work that carries bytes, or threads take it."""
         lib.pc_volume_set_on_loop(self._v, on)
 
+    def set_prompt(self, prompt: bool) -> None:
+        """Choose whether callers make their fills themselves, or threads of the volume."""
+        lib.pc_volume_set_prompt(self._v, prompt)
+
     def wake_worker(self) -> None:
         """Wake one thread that waits for work."""
         lib.pc_work_wake(self._v)

@@ -147,9 +147,9 @@ class Op(Protocol):
         number.
         """
 
-    def read(self, read_into: object, offset: int, buffer: memoryview, /) -> int:
+    def read(self, read_into: object, offset: int, buffer: memoryview, aside: bool = False, /) -> int:
         """Make one backend call of a direct read, in this thread; return the bytes stored; -1: the result is no valid
-        number.
+        number. `aside`: in a job of class DIRECT.
         """
 
     def settle(self) -> None:

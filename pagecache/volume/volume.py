@@ -498,7 +498,7 @@ class Volume:
         """End every wait with ShutdownError because the backend is gone; data stays in memory as failed until
         `reconnect`.
 
-        A call that runs the backend on its own thread, as a read that misses does, ends when the backend returns.
+        A call of a prompt backend runs on the thread of its caller, and ends when the backend returns.
         """
         self.cache._check_forked()
         self.engine.abort(reason)

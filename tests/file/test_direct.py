@@ -47,8 +47,10 @@ def test_a_direct_read_of_local_bytes_alone_calls_no_backend(make: Make) -> None
 
 
 def test_a_direct_read_stores_into_the_callers_own_buffer(make: Make) -> None:
-    """The backend gets the caller's memory, not a copy; fewer bytes are returned only at the end of the file. [2.9]"""
-    rig = make({KEY: DATA})
+    """A prompt backend gets the caller's memory, not a copy; fewer bytes are returned only at the end of the file.
+    [2.9]
+    """
+    rig = make({KEY: DATA}, limits={"prompt": True})
     direct = rig.open("rb", direct=True)
     space = bytearray(b"?" * 3 * PAGE)
     seen: list[tuple[int, int]] = []

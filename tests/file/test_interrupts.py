@@ -9,6 +9,7 @@ import sys
 import threading
 from collections.abc import Callable, Iterable, Iterator
 from contextlib import contextmanager
+from functools import partial
 from pathlib import Path
 from types import FrameType
 from typing import Any
@@ -394,14 +395,18 @@ CALLS = [
 ]
 
 
-def a_rig() -> Rig:
-    rig = make_rig({KEY: DATA, "other": DATA}, capacity="128KiB")
+def a_rig(*, prompt: bool = False) -> Rig:
+    rig = make_rig({KEY: DATA, "other": DATA}, capacity="128KiB", limits={"prompt": prompt})
     rig.open("r+b").pwrite(b"dirty" * 100, 7)
     return rig
 
 
+MADE_HERE = (a_miss_that_is_tried_again, a_write_that_fills_and_tries_again)
+"""Calls whose reads of the backend the main thread makes itself, if the backend is prompt."""
+
+
 def inject(call: Callable[[Rig], None], points: Iterable[int]) -> int:
-    return interrupted_each(call, points, a_rig, verify)
+    return interrupted_each(call, points, partial(a_rig, prompt=call in MADE_HERE), verify)
 
 
 def interrupted_each(

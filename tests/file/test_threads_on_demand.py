@@ -62,7 +62,7 @@ def threads(start: str = "pagecache-") -> list[str]:
 def test_two_hundred_volumes_have_no_thread_before_they_have_work() -> None:
     before = set(threads())
     with PageCache("16MiB") as cache:
-        volumes = [cache.attach(MemoryBackend(), name=f"v{k}") for k in range(200)]
+        volumes = [cache.attach(MemoryBackend(), name=f"v{k}", prompt=False) for k in range(200)]
         assert len(set(threads()) - before) <= OF_A_CACHE
         assert not volumes[7].exists("missing")
         assert threads("pagecache-v7-") == ["pagecache-v7-0"]
@@ -125,13 +125,13 @@ def test_a_job_is_done_if_starting_another_thread_for_the_next_one_raises(monkey
 
     monkeypatch.setattr(runner.ThreadRunner, "_match", match)
     with PageCache("1MiB") as cache:
-        assert not Task(cache.attach(MemoryBackend()).exists, "missing").result()
+        assert not Task(cache.attach(MemoryBackend(), prompt=False).exists, "missing").result()
 
 
 def test_a_log_handler_may_use_the_volume_that_has_too_few_threads(refusals: Refusals) -> None:
     """The handler waits for a thread that submits a job to the volume."""
     with PageCache("1MiB") as cache:
-        volume = cache.attach(MemoryBackend())
+        volume = cache.attach(MemoryBackend(), prompt=False)
         ended: list[bool] = []
 
         class Handler(logging.Handler):
@@ -175,7 +175,10 @@ def test_a_volume_that_cannot_start_threads_works_on_the_spare_thread(refusals: 
     """Nothing is lost, and threads come back later."""
     backend, other = MemoryBackend(), MemoryBackend()
     with PageCache("1MiB") as cache:
-        volume, second = cache.attach(backend, name="poor"), cache.attach(other, name="too")
+        volume, second = (
+            cache.attach(backend, name="poor", prompt=False),
+            cache.attach(other, name="too", prompt=False),
+        )
         refusals.on = True
         with volume.open("key", "w+b") as file, second.open("key", "w+b") as file2:
             file.pwrite(b"bytes" * 1000, 0)

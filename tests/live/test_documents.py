@@ -431,7 +431,7 @@ def test_the_process_is_named(make: Make) -> None:
 
 
 def test_a_wait_is_reported_with_owner_and_chain(make: Make) -> None:
-    """`/v1/waits` and the count of `/v1/stats`, while a reader waits for another thread's fill."""
+    """`/v1/waits` and the count of `/v1/stats`, while a reader waits for a fill."""
     rig = make({KEY: pattern(PAGE)})
     with rig.backend.gate("read_into") as gate:
         first = Task(rig.open().pread, PAGE, 0)
@@ -440,7 +440,7 @@ def test_a_wait_is_reported_with_owner_and_chain(make: Make) -> None:
         eventually(lambda: documents.waits(rig.cache)["waits"])
         (wait,) = (w for w in documents.waits(rig.cache)["waits"] if w["thread"] == second.thread.ident)
         assert (wait["volume"], wait["key"], wait["file"]) == ("volume", KEY, only_file(rig)["id"])
-        assert wait["owner"]["thread"] == first.thread.ident
+        assert wait["owner"]["name"].startswith("pagecache-volume-")
         assert any("read_into" in link for link in wait["chain"])
         assert documents.stats(rig.cache)["cache"]["waiting"] >= 1
     first.result()

@@ -236,10 +236,10 @@ static void *borrow_credits(void *arg)
 	struct pc_volume *v = rig.volume;
 	for (int k = 0; k < 20000; k++) {
 		for (;;) {
-			u32 seq = atomic_load(&v->event.seq);
+			u32 seq = atomic_load(&v->returned.seq);
 			if (pc_credit_try(v))
 				break;
-			wait_event(&v->event, seq);
+			wait_event(&v->returned, seq);
 		}
 		if (k % 16 == 0)
 			sched_yield();
@@ -265,10 +265,10 @@ static void check_no_wake_up_of_a_credit_is_lost(void)
 static void check_a_credit_given_back_moves_the_sequence_without_waiters(void)
 {
 	start();
-	u32 seq = atomic_load(&rig.volume->event.seq);
+	u32 seq = atomic_load(&rig.volume->returned.seq);
 	CHECK(pc_credit_try(rig.volume));
 	pc_credit_put(rig.volume, 1);
-	CHECK(atomic_load(&rig.volume->event.seq) != seq);
+	CHECK(atomic_load(&rig.volume->returned.seq) != seq);
 	rig_close(&rig);
 }
 

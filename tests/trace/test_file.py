@@ -110,7 +110,8 @@ def test_every_kind_of_call_is_a_slice(cache: PageCache, path: Path) -> None:
 
 
 def test_threads_have_their_names(cache: PageCache, path: Path) -> None:
-    with cache.attach("memory:", name="store").open("key", "w+") as file, cache.trace(path):
+    volume = cache.attach("memory:", name="store", prompt=False)
+    with volume.open("key", "w+") as file, cache.trace(path):
         for name in ("one", "two"):  # one after the other: the system may give the second the number of the first
             thread = threading.Thread(target=file.pwrite, args=(b"x", 0), name=f"writer {name} ☃")
             thread.start()
@@ -125,9 +126,10 @@ def test_threads_have_their_names(cache: PageCache, path: Path) -> None:
     assert found.tracks[found.only("commit").track].startswith("pagecache-store-")
 
 
-def test_a_wait_and_a_miss_are_within_their_call(path: Path) -> None:
+@pytest.mark.parametrize(("prompt", "kind"), [(True, "fill"), (False, "folio")])
+def test_a_wait_and_a_miss_are_within_their_call(path: Path, prompt: bool, kind: str) -> None:
     backend = FaultyBackend(MemoryBackend(), FaultPlan())
-    with PageCache("1MiB") as cache, cache.attach(backend, read_ahead=0).open("key", "w+") as file:
+    with PageCache("1MiB") as cache, cache.attach(backend, read_ahead=0, prompt=prompt).open("key", "w+") as file:
         file.pwrite(b"x" * 8192, 0)
         file.fsync()
         file.volume.drop_clean()
@@ -135,9 +137,9 @@ def test_a_wait_and_a_miss_are_within_their_call(path: Path) -> None:
             file.pread(10, 0)
     found = TraceFile(path)
     assert found.faults == []
-    read, wait, call = found.only("pread"), found.only("wait: fill"), found.only("read_into")
+    read, wait, call = found.only("pread"), found.only(f"wait: {kind}"), found.only("read_into")
     assert read.start <= wait.start <= call.start <= call.end <= wait.end <= read.end
-    assert read.track == wait.track == call.track
+    assert (read.track == wait.track, wait.track == call.track) == (True, prompt)
 
 
 # -- overrun

@@ -78,7 +78,7 @@ def direct(rig: Rig) -> CachedFile:
 
 
 READ = r"{} is in read_into of 'file' \[{}\) for [\d.]+ s, at .*backends.py:\d+ in \w+.*"
-FIRST_READS = READ.format("first", "16384, 20480")
+WORKER_READS = READ.format(WORKER, "16384, 20480")
 WRITES = rf"{WORKER} is in write_from of 'file' \[0, 4096\) for [\d.]+ s, at .*"
 COMMITS = rf"{WORKER} is in commit of 'file' for [\d.]+ s, at .*"
 TRUNCATES = rf"{WORKER} is in truncate of 'file' for [\d.]+ s, at .*"
@@ -89,6 +89,14 @@ def read(rig: Rig, file: CachedFile) -> object:
 
 
 KINDS: dict[str, Kind] = {
+    "a fill": Kind(
+        "read_into",
+        read,
+        r"a fill of \[16384, 20480\)",
+        "a read of the backend",
+        [WORKER_READS],
+        span=(4 * PAGE, PAGE),
+    ),
     "a fill of its own": Kind(
         "read_into",
         read,
@@ -97,8 +105,16 @@ KINDS: dict[str, Kind] = {
         [READ.format("waiter", "16384, 20480")],
         span=(4 * PAGE, PAGE),
         thread="waiter",
+        options={"prompt": True},
     ),
     "a read past the cache": Kind(
+        "read_into",
+        lambda rig, file: direct(rig).pread(PAGE, 4 * PAGE),
+        "the backend's read_into",
+        "read_into of the backend",
+        [rf"{WORKER} is in read_into of 'file' for [\d.]+ s, at .*"],
+    ),
+    "a read of its own past the cache": Kind(
         "read_into",
         lambda rig, file: direct(rig).pread(PAGE, 4 * PAGE),
         r"a direct read of \[16384, 20480\)",
@@ -106,23 +122,23 @@ KINDS: dict[str, Kind] = {
         [READ.format("waiter", "16384, 20480")],
         span=(4 * PAGE, PAGE),
         thread="waiter",
+        options={"prompt": True},
     ),
     "a fill of another thread": Kind(
         "read_into",
         lambda rig, file: file.pread(10, 4 * PAGE + 5),
         r"a fill of \[16384, 20480\)",
         "a read of the backend",
-        [FIRST_READS],
+        [WORKER_READS],
         first=read,
         span=(4 * PAGE, PAGE),
-        thread="first",
     ),
     "a fill that no thread has begun": Kind(
         "read_into",
         lambda rig, file: file.pwrite(b"w", 8 * PAGE + 5),
         r"a fill of \[32768, 36864\)",
         "no thread has begun that read",
-        ["no thread has begun that read", FIRST_READS],
+        ["no thread has begun that read", WORKER_READS],
         first=read,
         before=lambda rig, file: None,
         span=(8 * PAGE, PAGE),
@@ -134,10 +150,10 @@ KINDS: dict[str, Kind] = {
         lambda rig, file: file.pread(PAGE, 20 * PAGE),
         r"a call more than the volume may have at once \(max_inflight\)",
         "a read of the backend",
-        [FIRST_READS],
+        [READ.format("first", "16384, 20480")],
         first=read,
         thread="first",
-        options={"max_inflight": 1},
+        options={"max_inflight": 1, "prompt": True},
     ),
     "bytes in flight that may not be copied aside": Kind(
         "write_from",
@@ -309,6 +325,21 @@ KINDS: dict[str, Kind] = {
         r"time: [\d.]+ s are left",
         [r"time: [\d.]+ s are left"],
         thread=None,
+        config={"retry": SLOW},
+        options={"prompt": True},
+        fault=("read_into", TimeoutError(110, "no answer")),
+    ),
+    "a fill that is tried again later": Kind(
+        None,
+        read,
+        r"a fill of \[16384, 20480\)",
+        "a read of the backend",
+        [
+            rf"{WORKER} is in read_into of 'file' \[16384, 20480\) for [\d.]+ s",
+            rf"{WORKER} waits for the next try of a call that failed of 'file'",
+            r"time: [\d.]+ s are left",
+        ],
+        span=(4 * PAGE, PAGE),
         config={"retry": SLOW},
         fault=("read_into", TimeoutError(110, "no answer")),
     ),

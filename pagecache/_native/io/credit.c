@@ -17,12 +17,18 @@ u32 pc_credit_try(struct pc_volume *v)
 	return 0;
 }
 
+/* Return a credit: it wakes one caller that waits for one, and a thread of the volume if work is queued. A waiter that
+ * leaves without looking passes its wake-up on (pc_credit_pass). Context: no leaf lock of level 7. */
 void pc_credit_put(struct pc_volume *v, u32 credit)
 {
 	u64 word = atomic_load_explicit(&v->credits, memory_order_relaxed);
 	while ((u32)(word >> 32) == credit && !atomic_compare_exchange_weak(&v->credits, &word, word - 1))
 		;
-	/* Always: a waiter reads the sequence before it is counted. */
-	pc_event_wake(&v->event);
-	pc_event_wake_one(&v->workers);
+	pc_credit_pass(v);
+	pc_work_resume(v);
+}
+
+void pc_credit_pass(struct pc_volume *v)
+{
+	pc_event_wake_one(&v->returned); /* always: a waiter reads the sequence before it is counted */
 }

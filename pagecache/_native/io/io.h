@@ -32,6 +32,7 @@ void pc_pass_again(struct pc_inode *i);
 void pc_work_next(struct pc_volume *v, struct pc_work *w);
 void pc_work_next_carried(struct pc_volume *v, struct pc_work *w);
 void pc_work_end(struct pc_volume *v, const struct pc_work *w);
+void pc_work_resume(struct pc_volume *v);
 struct pc_inode *pc_work_own_begin(struct pc_inode *i);
 void pc_work_own_end(struct pc_inode *i, struct pc_inode *outer);
 bool pc_work_next_own(struct pc_inode *i, struct pc_work *w);
@@ -39,6 +40,7 @@ bool pc_work_next_own(struct pc_inode *i, struct pc_work *w);
 /* credit.c */
 u32 pc_credit_try(struct pc_volume *v);
 void pc_credit_put(struct pc_volume *v, u32 credit);
+void pc_credit_pass(struct pc_volume *v);
 
 /* token.c */
 bool pc_token_take(struct pc_inode *i, struct pc_waiter *w, int kind);

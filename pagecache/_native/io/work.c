@@ -33,6 +33,17 @@ static u32 low_max(const struct pc_volume *v)
 	return v->max_inflight > 1 ? v->max_inflight - 1 : 1; /* of two calls, one: the other is for other files */
 }
 
+/* Whether work is queued that this thread does not do itself. Context: the volume's leaf lock. */
+static bool is_queued_for_others(const struct pc_volume *v)
+{
+	u32 n = 0;
+	for (u32 cls = 0; cls < PC_WORK_CLASSES; cls++)
+		n += v->nr_work[cls] + v->jobs[cls];
+	if (own && own->volume == v)
+		n -= (own->pass.queued != 0) + !pc_list_empty(&own->work_commit);
+	return n != 0;
+}
+
 /* There is a piece of work, or a credit for one. */
 static void wake_worker(struct pc_volume *v)
 {
@@ -221,8 +232,21 @@ void pc_work_end(struct pc_volume *v, const struct pc_work *w)
 	pc_leaf_lock(&v->leaf, PC_LEVEL_QUEUE);
 	if (w->credit == (u32)(atomic_load(&v->credits) >> 32))
 		v->low_running--;
+	bool queued = is_queued_for_others(v);
 	pc_leaf_unlock(&v->leaf, PC_LEVEL_QUEUE);
-	wake_worker(v);
+	if (queued)
+		wake_worker(v);
+}
+
+/* A credit was returned: one thread of the volume takes the next piece of work, if there is any. A thread that has found
+ * no credit for it looked under the lock, so either it sees this credit, or its work is seen here. */
+void pc_work_resume(struct pc_volume *v)
+{
+	pc_leaf_lock(&v->leaf, PC_LEVEL_QUEUE);
+	bool queued = is_queued_for_others(v);
+	pc_leaf_unlock(&v->leaf, PC_LEVEL_QUEUE);
+	if (queued)
+		wake_worker(v);
 }
 
 /* ---------------------------------------------------------------- work of a caller's own file */

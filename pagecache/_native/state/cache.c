@@ -292,6 +292,7 @@ void pc_volume_set_mirror(struct pc_volume *v, const struct pc_limits *limits)
 static void wake_all(struct pc_volume *v)
 {
 	pc_event_wake(&v->event);
+	pc_event_wake(&v->returned);
 	pc_event_wake(&v->workers);
 }
 
@@ -310,6 +311,12 @@ void pc_volume_set_on_loop(struct pc_volume *v, bool on_loop)
 	v->on_loop = on_loop;
 	pc_leaf_unlock(&v->leaf, PC_LEVEL_QUEUE);
 	wake_all(v);
+}
+
+/* Whether callers make their fills themselves from here on. */
+void pc_volume_set_prompt(struct pc_volume *v, bool prompt)
+{
+	atomic_store(&v->prompt, prompt);
 }
 
 uint32_t pc_volume_event_seq(struct pc_volume *v)

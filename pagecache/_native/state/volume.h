@@ -41,8 +41,9 @@ struct pc_volume {
 	u64 fenced; /* calls of an older generation can no longer land; under the GIL */
 	_Atomic u32 aborted;
 	_Atomic u32 sealed;        /* ending: looked at with the inode lock held, by all changes of a file */
-	struct pc_event event;   /* credits, times and the end of waits */
-	struct pc_event workers; /* the volume's threads: there is work, or a credit for it */
+	struct pc_event event;    /* times and the end of waits; the event loop's work */
+	struct pc_event returned; /* callers that wait for a credit */
+	struct pc_event workers;  /* the volume's threads: there is work, or a credit for it */
 	struct pc_list work[PC_WORK_CLASSES]; /* requests (fills), inodes (passes, commits) */
 	u32 nr_work[PC_WORK_CLASSES];
 	u32 jobs[PC_WORK_CLASSES]; /* the engine's own jobs, counted here, kept there */
@@ -52,6 +53,7 @@ struct pc_volume {
 	_Atomic u32 max_inflight; /* written under the lock, read without */
 	u8 stopping;
 	u8 ended; /* freed with its last inode */
+	_Atomic u8 prompt; /* callers may make calls of the backend themselves */
 	u8 on_loop; /* what carries bytes runs on an event loop, not on threads of the volume; set before there is work */
 	struct pc_limits mirror_limits; /* set before the first pass */
 	struct pc_list inodes;

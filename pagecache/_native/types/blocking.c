@@ -2,8 +2,8 @@
  * blocking.c - waits of callers: for folios, truncates, credits, and logical locks.
  *
  * CORE never waits. The caller's thread waits here for the conditions that CORE needs, without the GIL, in slices, with
- * signal handlers run in between, and leaves when the volume is aborted [K9]. If no thread has started a fill, its
- * waiter runs it. A wait that could only wait for the call that contains it is a DeadlockError (contract 2.25).
+ * signal handlers run in between, and leaves when the volume is aborted [K9]. If no thread has started a fill of a
+ * prompt backend, its waiter runs it. A wait that could only wait for the call that contains it is a DeadlockError (contract 2.25).
  *
  * A wait begins (spans.c) before its first sleep, and ends however it is left; a condition that already holds leaves no
  * record. Pauses of some microseconds (pc_nap, and the one between checks of a writer's section) are no waits.
@@ -107,11 +107,13 @@ static bool folio_busy(struct pc_folio *f, u32 kind)
 	return atomic_fetch_or(&f->state, flag) & busy;
 }
 
-/* Take a queued fill of the folio's owner, with a credit of the volume, as every call that carries bytes needs. */
+/* Take a queued fill of the folio's owner if callers may make calls, with a credit of the volume, as every call that
+ * carries bytes needs. */
 static struct pc_request *take_over(struct pc_inode *i, const struct pc_need *need)
 {
 	u32 credit;
-	if (need->kind != PC_NEED_FOLIO || !need->owner || !(credit = pc_credit_try(i->volume)))
+	if (need->kind != PC_NEED_FOLIO || !need->owner || !pc_may_call(i->volume) ||
+	    !(credit = pc_credit_try(i->volume)))
 		return NULL;
 	struct pc_request *r = pc_work_take_owner(i, need->owner);
 	if (r)
@@ -171,6 +173,7 @@ enum pc_result pc_wait_folio(struct pc_inode *i, PyObject *core, const struct pc
 	}
 	pc_sleep_end(&sleep, err);
 	pc_folio_put(c, f);
+	pc_core_release(core); /* the reference of the waiter may have kept a frame of a closed cache */
 	if (taken)
 		return run_taken(core, taken);
 	return err ? PC_FAILED : PC_TRY_AGAIN;
@@ -199,17 +202,19 @@ int pc_wait_credit(struct pc_inode *i, PyObject *core, u32 *credit)
 	struct pc_volume *v = i->volume;
 	struct pc_sleep sleep;
 	int err = 0;
-	u32 seq = atomic_load(&v->event.seq);
+	u32 seq = atomic_load(&v->returned.seq);
 	if ((*credit = pc_credit_try(v)))
 		return 0;
 	begin(&sleep, i, PC_WAIT_CREDIT);
 	while (!err) {
-		err = pc_wait_event(&v->event, seq, PC_WAIT_SLICE_NS);
+		err = pc_wait_event(&v->returned, seq, PC_WAIT_SLICE_NS);
 		err = err ? err : check_alive(i, core);
-		seq = atomic_load(&v->event.seq);
+		seq = atomic_load(&v->returned.seq);
 		if (!err && (*credit = pc_credit_try(v)))
 			break;
 	}
+	if (err)
+		pc_credit_pass(v); /* a wake-up for this caller may be the only one */
 	pc_sleep_end(&sleep, err);
 	return err;
 }

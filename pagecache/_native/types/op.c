@@ -21,7 +21,7 @@ _Thread_local struct op *pc_tls_op;
 static struct pc_list running = {&running, &running}; /* operations inside pc_op_run of any thread; under the GIL */
 _Thread_local const struct pc_inside *pc_tls_inside;
 PyObject *pc_str_fill, *pc_str_write, *pc_str_write_units, *pc_str_commit, *pc_str_commit_here, *pc_str_room, *pc_str_release,
-	*pc_str_write_back, *pc_str_write_through, *pc_str_read_into, *pc_str_read_staged, *pc_str_append, *pc_str_zero,
+	*pc_str_write_back, *pc_str_write_through, *pc_str_read_into, *pc_str_read_staged, *pc_str_read_aside, *pc_str_append, *pc_str_zero,
 	*pc_str_view;
 
 struct op *pc_op_new(PyObject *core, struct pc_inode *i, int kind, struct pc_request *r)
@@ -110,8 +110,11 @@ enum pc_result pc_op_run(struct op *op, PyObject *method, PyObject *argument)
 		PyErr_Clear();
 		ran = PC_TRY_AGAIN;
 	}
-	if (ran == PC_DONE && op_transfers(op) && transfer_of(op)->stale)
+	if (ran == PC_DONE && op_transfers(op) && transfer_of(op)->stale) {
 		ran = PC_UNCACHED;
+		if (request_of(op))
+			pc_report_stale(request_of(op)->report);
+	}
 	pc_op_settle(op);
 	Py_DECREF(op);
 	Py_XDECREF(engine);
@@ -450,6 +453,7 @@ int pc_install_op(PyObject *module)
 	pc_str_write_units = PyUnicode_InternFromString("write_units");
 	pc_str_commit = PyUnicode_InternFromString("commit");
 	pc_str_commit_here = PyUnicode_InternFromString("commit_here");
+	pc_str_read_aside = PyUnicode_InternFromString("read_aside");
 	pc_str_room = PyUnicode_InternFromString("room");
 	pc_str_release = PyUnicode_InternFromString("release");
 	pc_str_write_back = PyUnicode_InternFromString("write_back");

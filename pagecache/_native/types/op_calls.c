@@ -297,7 +297,8 @@ static int fill_step(struct op *op, PyObject *engine, PyObject **met)
 		return result < 0 ? -2 : result;
 	}
 	call_raised(op);
-	if (!PyErr_ExceptionMatches(PyExc_Exception))
+	/* On a thread of the volume no signal handler raises: whatever comes is the backend's, and has a waiter. */
+	if (!PyErr_ExceptionMatches(PyExc_Exception) && !(pc_tls_inside && pc_tls_inside->helper))
 		return -1;
 	PyObject *type, *traceback;
 	PyErr_Fetch(&type, met, &traceback);

@@ -221,18 +221,20 @@ PyObject *pc_op_send(PyObject *self, PyObject *args)
 	return PyLong_FromLongLong(n);
 }
 
-/* read(read_into, offset, buffer) -> bytes that one backend call stored, in this thread; -1: no such number. */
+/* read(read_into, offset, buffer, aside=False) -> bytes that one backend call stored, in this thread; -1: no such number.
+ * `aside`: the thread is one of the volume's, and has a credit. */
 PyObject *pc_op_read(PyObject *self, PyObject *args)
 {
 	struct op *op = (struct op *)self;
 	PyObject *read_into, *buffer;
 	unsigned long long pos;
 	u32 credit = 0;
-	if (!PyArg_ParseTuple(args, "OKO", &read_into, &pos, &buffer))
+	int aside = 0;
+	if (!PyArg_ParseTuple(args, "OKO|p", &read_into, &pos, &buffer, &aside))
 		return NULL;
 	struct pc_inode *i = op->inode;
 	Py_ssize_t len = PyObject_Size(buffer);
-	if (len < 0 || not_running(op) || is_stopped(op) || pc_wait_credit(i, op->core, &credit))
+	if (len < 0 || not_running(op) || is_stopped(op) || (!aside && pc_wait_credit(i, op->core, &credit)))
 		return NULL;
 	op->outer = pc_tls_op;
 	pc_tls_op = op;
@@ -250,7 +252,8 @@ PyObject *pc_op_read(PyObject *self, PyObject *args)
 		pc_op_move(op, OP_OPEN);
 	pc_tls_op = op->outer;
 	op->outer = NULL;
-	pc_credit_put(i->volume, credit);
+	if (!aside)
+		pc_credit_put(i->volume, credit);
 	atomic_fetch_add_explicit(&i->volume->answers, 1, memory_order_relaxed);
 	pc_inode_leaf_lock(i);
 	pc_counted(i, &i->counters.read_requests, 1);

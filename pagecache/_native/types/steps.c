@@ -14,8 +14,7 @@
  *    │  └► "through"                        a write-through handle: wait until `extent` is written back
  *    └──┘
  *
- * Fills are queued as work of the volume. The error of a fill that a read requested returns to the read by its number
- * (pc_report_failure), since the thread or task that ran the fill has no reference to the read.
+ * Fills are queued as work of the volume; the error of one returns to the read that requested it (struct pc_reader).
  *
  * The interpreter lock guards everything here.
  */
@@ -27,49 +26,24 @@
 enum step { STEP_ERROR = -1, STEP_DONE, STEP_WAIT, STEP_TURN, STEP_ASIDE, STEP_THROUGH };
 
 struct steps {
-	PyObject_HEAD struct pc_list reading;
+	PyObject_HEAD struct pc_reader reader; /* of the fill that it requested */
 	PyObject *file;   /* CachedFile */
 	PyObject *target; /* buffer of the caller */
 	PyObject *bytes;  /* PREAD: the result */
 	PyObject *ticket; /* STEP_WAIT: the result of the step */
-	PyObject *error;  /* of the fill that it requested */
 	Py_buffer view;
 	u8 *memory; /* to read into, or write from */
 	void *bounce;
 	u64 pos, len, done;
 	struct pc_span call; /* of a trace */
-	u32 report;
 	int rounds;
-	u8 verb, over, missed, requested, through;
+	u8 verb, over, missed, through;
 	u8 whole; /* `finish` has done everything */
 	u8 lent; /* `finish` runs in another thread, which uses the memory until it returns */
 };
 
 static PyTypeObject *steps_type;
 static PyObject *str_turn, *str_aside, *str_through;
-static struct pc_list reading = {&reading, &reading}; /* those that have requested a fill */
-static u32 last_report;
-
-/* ---------------------------------------------------------------- errors of fills */
-
-/* The fill requested under this number has failed; its requester gets the exception that is set, which stays set. */
-void pc_report_failure(u32 report)
-{
-	PyObject *type, *value, *traceback;
-	if (!report)
-		return;
-	for (struct pc_list *l = reading.next; l != &reading; l = l->next) {
-		struct steps *s = PC_ENTRY(l, struct steps, reading);
-		if (s->report != report)
-			continue;
-		PyErr_Fetch(&type, &value, &traceback);
-		PyErr_NormalizeException(&type, &value, &traceback);
-		if (value && PyErr_GivenExceptionMatches(value, PyExc_Exception))
-			s->error = Py_NewRef(value);
-		PyErr_Restore(type, value, traceback);
-		return;
-	}
-}
 
 /* ---------------------------------------------------------------- memory */
 
@@ -145,9 +119,8 @@ static void settle(struct steps *s)
 	if (PC_UNLIKELY(s->call.began))
 		trace_over(s);
 	s->over = 1;
-	pc_list_del(&s->reading);
+	pc_reader_close(&s->reader);
 	Py_CLEAR(s->ticket);
-	Py_CLEAR(s->error);
 	if (s->lent)
 		return;
 	if (s->view.obj)
@@ -228,10 +201,7 @@ static int request_fill(struct steps *s, struct handle *h, u64 pos, u64 len)
 			return await_folio(s, h, &need);
 		return need.kind == PC_NEED_INVALIDATE ? await_invalidate(s, h) : STEP_DONE;
 	}
-	s->report = r->report = ++last_report ? last_report : ++last_report;
-	if (!s->requested)
-		pc_list_add_tail(&reading, &s->reading);
-	s->requested = 1;
+	pc_reader_open(&s->reader, r);
 	u64 end = r->end;
 	pc_fill_submit(r, PC_WORK_FILL);
 	if (end < pos + len)
@@ -271,8 +241,8 @@ static int step_read(struct steps *s)
 		}
 		if (got)
 			s->rounds = 0;
-		if (s->error) {
-			PyErr_SetObject((PyObject *)Py_TYPE(s->error), s->error);
+		if (s->reader.error) {
+			PyErr_SetObject((PyObject *)Py_TYPE(s->reader.error), s->reader.error);
 			return STEP_ERROR;
 		}
 		if (pc_check_inside(
@@ -410,7 +380,7 @@ static int steps_traverse(PyObject *self, visitproc visit, void *arg)
 	Py_VISIT(Py_TYPE(self));
 	Py_VISIT(s->file);
 	Py_VISIT(s->target);
-	Py_VISIT(s->error);
+	Py_VISIT(s->reader.error);
 	return 0;
 }
 
@@ -440,7 +410,7 @@ PyObject *pc_steps_new(PyObject *file, int verb, PyObject *target, PyObject *byt
 		return NULL;
 	}
 	struct handle *h = handle_of(file);
-	pc_list_init(&s->reading);
+	pc_list_init(&s->reader.link);
 	s->file = Py_NewRef(file);
 	s->target = Py_XNewRef(target);
 	s->bytes = bytes;

@@ -84,6 +84,7 @@ struct op *pc_op_new(PyObject *core, struct pc_inode *i, int kind, struct pc_req
 enum pc_result pc_op_run(struct op *op, PyObject *method, PyObject *argument);
 int pc_op_start(struct op *op, PyObject *method);
 int pc_op_acquire(struct op *op, u32 holds, i64 deadline_ns);
+bool pc_may_call(const struct pc_volume *v);
 enum pc_result pc_run_fill(PyObject *core, struct pc_inode *i, u64 pos, u64 len, struct pc_readahead *ra);
 void pc_op_extent(const struct op *op, u64 *start, u64 *end);
 enum pc_result pc_run_uncached(PyObject *core, struct pc_inode *i, u64 pos, u64 len, u8 *to);
@@ -113,6 +114,17 @@ void pc_buf_adopt(PyObject *buf, void *memory);
 void pc_buf_keep(PyObject *buf, u32 *frames, u32 n);
 PyObject *pc_view_open(PyObject *module, PyObject *args);
 PyObject *pc_work(PyObject *module, PyObject *args);
+
+/* A read whose fill another thread makes. Guarded by the GIL. */
+struct pc_reader {
+	struct pc_list link;
+	u32 report;
+	bool stale;      /* the bytes cannot stay in the cache */
+	PyObject *error; /* of the fill; NULL: none so far */
+};
+void pc_reader_open(struct pc_reader *reader, struct pc_request *r);
+void pc_reader_close(struct pc_reader *reader);
+void pc_report_stale(u32 report);
 PyObject *pc_flush_here(PyObject *module, PyObject *args);
 PyObject *pc_commit_here(PyObject *module, PyObject *args);
 PyObject *pc_revoke(PyObject *module, PyObject *args);
@@ -182,7 +194,7 @@ int pc_install_exporters(PyObject *module);
 int pc_install_handle(PyObject *module);
 
 extern PyObject *pc_str_fill, *pc_str_write, *pc_str_write_units, *pc_str_commit, *pc_str_commit_here, *pc_str_room, *pc_str_release,
-	*pc_str_write_back, *pc_str_write_through, *pc_str_read_into, *pc_str_read_staged, *pc_str_append, *pc_str_zero,
+	*pc_str_write_back, *pc_str_write_through, *pc_str_read_into, *pc_str_read_staged, *pc_str_read_aside, *pc_str_append, *pc_str_zero,
 	*pc_str_view;
 
 /* handle_trace.c */

@@ -11,6 +11,63 @@
 
 #include <stdlib.h>
 
+/* ---------------------------------------------------------------- results of fills for their requesters */
+
+static struct pc_list readers = {&readers, &readers}; /* those that have requested a fill; under the GIL */
+static u32 last_report;
+
+/* The read requests this fill: its result returns by a number, since the thread or task that makes the fill has no
+ * reference to the read. An earlier request of the read counts no longer. */
+void pc_reader_open(struct pc_reader *reader, struct pc_request *r)
+{
+	reader->report = r->report = ++last_report ? last_report : ++last_report;
+	if (pc_list_empty(&reader->link))
+		pc_list_add_tail(&readers, &reader->link);
+}
+
+void pc_reader_close(struct pc_reader *reader)
+{
+	pc_list_del(&reader->link);
+	Py_CLEAR(reader->error);
+}
+
+static struct pc_reader *reader_of(u32 report)
+{
+	for (struct pc_list *l = readers.next; report && l != &readers; l = l->next) {
+		struct pc_reader *reader = PC_ENTRY(l, struct pc_reader, link);
+		if (reader->report == report)
+			return reader;
+	}
+	return NULL;
+}
+
+/* The fill requested under this number has failed; its requester gets the exception that is set, which stays set. */
+void pc_report_failure(u32 report)
+{
+	PyObject *type, *value, *traceback;
+	struct pc_reader *reader = reader_of(report);
+	if (!reader)
+		return;
+	PyErr_Fetch(&type, &value, &traceback);
+	PyErr_NormalizeException(&type, &value, &traceback);
+	if (value && PyErr_GivenExceptionMatches(value, PyExc_Exception)) {
+		PyObject *before = reader->error;
+		reader->error = Py_NewRef(value);
+		Py_XDECREF(before);
+	}
+	PyErr_Restore(type, value, traceback);
+}
+
+/* The bytes of this fill were invalidated again and again: its requester has to read past the cache. */
+void pc_report_stale(u32 report)
+{
+	struct pc_reader *reader = reader_of(report);
+	if (reader)
+		reader->stale = true;
+}
+
+/* ---------------------------------------------------------------- reads */
+
 /* Queue fills for [pos, end), at most `windows` requests, as far as memory allows. */
 void pc_submit_fills(struct pc_inode *i, u64 pos, u64 end, u32 cls, int windows)
 {
@@ -34,20 +91,67 @@ static int check_missing(struct pc_inode *i, PyObject *core)
 
 /* Run an operation on the caller's thread; a trace records that as its wait. Steals the reference. Return: as
  * pc_op_run. */
-static enum pc_result run_own(struct op *op, u32 kind, u64 pos, u64 len)
+static enum pc_result run_own(struct op *op, PyObject *method, u32 kind, u64 pos, u64 len)
 {
 	struct pc_sleep sleep;
 	pc_sleep_shown(&sleep, op->inode, kind, pos, len);
-	enum pc_result ran = pc_op_run(op, pc_str_fill, NULL);
+	enum pc_result ran = pc_op_run(op, method, NULL);
 	pc_sleep_end(&sleep, ran == PC_FAILED);
 	return ran;
+}
+
+/* Whether a caller may call the backend itself: it is prompt, or the call is a coroutine on the cache's loop, whose
+ * waiter can leave. */
+bool pc_may_call(const struct pc_volume *v)
+{
+	return atomic_load_explicit(&((struct pc_volume *)v)->prompt, memory_order_relaxed) || v->on_loop;
+}
+
+/* Queue the rest of a long range, and the readahead window of a miss. */
+static void queue_more(struct pc_inode *i, u64 end, u64 pos, u64 len, struct pc_readahead *ra)
+{
+	if (end < pos + len)
+		pc_submit_fills(i, end, pos + len, PC_WORK_FILL, 16);
+	/* Bytes that another thread is reading are no miss: only a fill of this call moves the window. */
+	if (ra && pc_readahead_miss(i, ra, pos, len))
+		pc_readahead_submit(i, ra);
+}
+
+/* Have a thread of the volume run the fill, and wait for its first folio. An abort or a signal handler ends the wait.
+ * Return: as pc_run_fill. */
+static enum pc_result run_queued(PyObject *core, struct pc_request *r, u64 pos, u64 len, struct pc_readahead *ra)
+{
+	struct pc_inode *i = r->inode;
+	struct pc_reader *reader = calloc(1, sizeof(*reader)); /* not on the stack, which simulated threads share */
+	if (!reader) {
+		pc_request_settle(r);
+		PyErr_NoMemory();
+		return PC_FAILED;
+	}
+	struct pc_need need = {.kind = PC_NEED_FOLIO, .folio = pc_fill_first(r), .owner = r->id};
+	u64 end = r->end;
+	pc_list_init(&reader->link);
+	pc_reader_open(reader, r);
+	pc_fill_submit(r, PC_WORK_FILL);
+	queue_more(i, end, pos, len, ra);
+	enum pc_result result = pc_wait_folio(i, core, &need);
+	if (result != PC_FAILED && reader->error) {
+		PyErr_SetObject((PyObject *)Py_TYPE(reader->error), reader->error);
+		result = PC_FAILED;
+	} else if (result != PC_FAILED && reader->stale) {
+		result = PC_UNCACHED;
+	}
+	pc_reader_close(reader);
+	free(reader);
+	return result;
 }
 
 /**
  * pc_run_fill() - fill the missing part of [pos, pos + len), at most one request; the caller then tries again.
  *
- * The calling thread runs the part it waits for; the rest of a long range and the readahead window are queued for the
- * volume's threads first. @ra: the handle's readahead state, or NULL. Return: PC_TRY_AGAIN; PC_UNCACHED: there is no
+ * If the backend is prompt, the calling thread runs the part it waits for, otherwise a thread of the volume does. The
+ * rest of a long range and the readahead window are queued for the volume's threads first. @ra: the handle's readahead
+ * state, or NULL. Return: PC_TRY_AGAIN; PC_UNCACHED: there is no
  * memory, or the bytes are invalidated again and again; PC_FAILED.
  */
 enum pc_result pc_run_fill(PyObject *core, struct pc_inode *i, u64 pos, u64 len, struct pc_readahead *ra)
@@ -55,32 +159,32 @@ enum pc_result pc_run_fill(PyObject *core, struct pc_inode *i, u64 pos, u64 len,
 	struct pc_need need = {.kind = PC_NEED_NOTHING};
 	struct pc_request *r = NULL;
 	u32 credit = 0;
-	if (check_missing(i, core) || pc_wait_credit(i, core, &credit))
+	bool here = pc_may_call(i->volume);
+	if (check_missing(i, core) || (here && pc_wait_credit(i, core, &credit)))
 		return PC_FAILED;
 	int err = pc_fill_begin(i, pos, len, &need, &r);
 	if (!r) {
-		pc_credit_put(i->volume, credit);
+		if (here)
+			pc_credit_put(i->volume, credit);
 		if (err == -ENOMEM)
 			return PC_UNCACHED;
 		if (need.kind == PC_NEED_FOLIO)
 			return pc_wait_folio(i, core, &need);
 		return need.kind == PC_NEED_INVALIDATE ? pc_wait_invalidate(i, core) : PC_TRY_AGAIN;
 	}
+	if (!here)
+		return run_queued(core, r, pos, len, ra);
 	r->credit = credit;
 	struct op *op = pc_op_new(core, i, PC_OP_FILL, r);
 	if (!op) {
 		pc_request_settle(r);
 		return PC_FAILED;
 	}
-	if (r->end < pos + len)
-		pc_submit_fills(i, r->end, pos + len, PC_WORK_FILL, 16);
-	/* Bytes that another thread is reading are no miss: only a fill of this call moves the window. */
-	if (ra && pc_readahead_miss(i, ra, pos, len))
-		pc_readahead_submit(i, ra);
+	queue_more(i, r->end, pos, len, ra);
 	if (pc_recording(i->cache))
 		pc_record_event(i->cache, PC_R_REQUEST, r->kind, i->id, r->start, r->end - r->start, r->serial,
 				PC_WORK_FILL);
-	enum pc_result ran = run_own(op, PC_WAIT_FILL, pos, len);
+	enum pc_result ran = run_own(op, pc_str_fill, PC_WAIT_FILL, pos, len);
 	return ran == PC_DONE ? PC_TRY_AGAIN : ran;
 }
 
@@ -97,6 +201,7 @@ static enum pc_result read_past(PyObject *core, struct pc_inode *i, u64 pos, u64
 	}
 	own->pos = pos;
 	own->len = len;
+	PyObject *method = pc_may_call(i->volume) ? pc_str_fill : pc_str_read_aside;
 	PyObject *memory = own->memory = PyByteArray_FromStringAndSize(NULL, (Py_ssize_t)len);
 	if (!memory) {
 		Py_DECREF(op);
@@ -104,7 +209,7 @@ static enum pc_result read_past(PyObject *core, struct pc_inode *i, u64 pos, u64
 	}
 	Py_INCREF(memory);
 	memset(PyByteArray_AsString(memory), 0, len);
-	enum pc_result ran = run_own(op, PC_WAIT_UNCACHED, pos, len);
+	enum pc_result ran = run_own(op, method, PC_WAIT_UNCACHED, pos, len);
 	if (ran == PC_DONE)
 		memcpy(to, PyByteArray_AsString(memory), len);
 	Py_DECREF(memory);

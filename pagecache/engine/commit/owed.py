@@ -35,7 +35,11 @@ if TYPE_CHECKING:
     from ...backends.protocol import BackendFile
     from ..file import EngineFile
 
-__all__ = ["NOTHING_OWED", "Debt", "Owed", "Rollback", "Step"]
+__all__ = ["NOTHING_OWED", "Debt", "LeftBehindError", "Owed", "Rollback", "Step"]
+
+
+class LeftBehindError(BlockingIOError):
+    """A thread of the volume cannot pay: a call that was left behind still runs on the file."""
 
 
 class Step(NamedTuple):
@@ -130,17 +134,23 @@ class Owed:
             volume.check_alive(file.key)
             if volume.runner.is_worker():
                 if file.native.in_old_hands():
-                    message = "a call that was left behind still runs on this file"
-                    raise BlockingIOError(errno.EAGAIN, message, file.key)
+                    raise LeftBehindError(errno.EAGAIN, "a call that was left behind still runs on this file", file.key)
                 self.pay_now()
             elif file.native.in_old_hands():
-                during(of_file(file, "a call that was left behind", self._left_behind), self._outlast)
+                self.outlast()
             else:
                 job = Job(volume.park, self.pay_now, what="truncate", key=file.key, file=file.native.id)
                 volume.runner.submit(COMMIT, job).wait(lambda: volume.check_alive(file.key))
 
+    def outlast(self) -> None:
+        """Wait until no abandoned call runs, or nothing is owed.
+
+        Raises:
+            ShutdownError: the volume was aborted.
+        """
+        during(of_file(self._file, "a call that was left behind", self._left_behind), self._outlast)
+
     def _outlast(self) -> None:
-        """Wait until no abandoned call runs, or nothing is owed."""
         file, volume = self._file, self._file.volume
         while self._steps:
             volume.check_alive(file.key)

@@ -25,6 +25,7 @@ commit leads back. An exception changes no state; the next poll then checks agai
 from __future__ import annotations
 
 import errno
+import threading
 import time
 from enum import IntEnum, auto
 from typing import TYPE_CHECKING, Any, NamedTuple
@@ -121,7 +122,7 @@ class FileSync:
         version: bool = True,
     ) -> None:
         self.file = file
-        self.here = False  # the thread that drives it makes the calls
+        self.here = self.commits_here = False  # the thread that drives it makes the calls
         self.flush = flush
         self.stamp = stamp
         self.recorder = file.volume.cache.native.recorder
@@ -257,7 +258,7 @@ class FileSync:
             return False
         if self._attempt.state is NONE:
             self._commit_is(_Attempt(AWAITED, failed=file.commits.failed, seq=native.commit_seq()))
-        (native.commit_here if self.here else native.start_commit)(self.stamp if self.flush else 0)
+        (native.commit_here if self.commits_here else native.start_commit)(self.stamp if self.flush else 0)
         return False
 
     def _commit_failed(self, error: BaseException) -> None:
@@ -382,7 +383,10 @@ def drive(sync: FileSync, timeout: float | None, what: str) -> None:
     """
     sync.file.volume.check_wait(what, sync.file.key)
     deadline = Deadline(sync.file.volume.clock, timeout)
-    sync.here = sync.file.volume.prompt
+    sync.here = sync.commits_here = sync.file.volume.prompt
+    if sync.here and sync.file.limits().commit_on_close:
+        # The commit publishes: an interrupt would leave open whether it did.
+        sync.commits_here = threading.current_thread() is not threading.main_thread()
     with _span(sync, what):
         first = _standing(sync, deadline, what)
 

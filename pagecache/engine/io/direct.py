@@ -1,7 +1,7 @@
 """Direct I/O: past the cache, and coherent with it (contract 2.9, 2.10).
 
-A direct read takes local bytes from memory and has the backend put all others into the caller's own buffer. It takes no
-lock and leaves nothing in the cache.
+A direct read takes local bytes from memory. A prompt backend puts all others into the caller's own buffer; any other
+one into memory from which they are copied. It takes no lock and leaves nothing in the cache.
 
 A direct write decides which lock it needs, takes it and decides again:
 
@@ -25,6 +25,7 @@ import contextlib
 import errno
 from collections import deque
 from collections.abc import Callable, Iterator
+from functools import partial
 from typing import TYPE_CHECKING, Any
 
 from ...backends.plain import returned
@@ -131,7 +132,7 @@ def _read_once(file: EngineFile, op: Op, at: int, buffer: memoryview, more_than:
         volume.check_alive(file.key)
         seen = file.native.storage_seen()
         try:
-            answer = op.read(file.read_into, at, buffer)
+            answer = _call_read(file, op, at, buffer)
         except Exception as error:
             attempts += 1
             _again(file, error, attempts, since)
@@ -152,6 +153,23 @@ def _read_once(file: EngineFile, op: Op, at: int, buffer: memoryview, more_than:
         zeros += 1
         if zeros == 2:
             raise BackendProtocolError(f"read_into({at}) answered {answer} before the end of the object", file.key)
+
+
+def _call_read(file: EngineFile, op: Op, at: int, buffer: memoryview) -> int:
+    """Make one call: on this thread if callers may, otherwise on a thread of the volume.
+
+    That one has other memory: an abort or an interrupt ends the wait, and the backend goes on.
+    """
+    volume, since = file.volume, file.volume.reconnects
+    if volume.prompt or volume.loop is not None:
+        return op.read(file.read_into, at, buffer)
+    memory = bytearray(len(buffer))
+    call = partial(op.read, file.read_into, at, memoryview(memory), True)
+    job = Job(volume.park, call, what="read_into", key=file.key, file=file.native.id)
+    answer = volume.runner.submit(DIRECT, job).wait(lambda: volume.check_alive(file.key, since))
+    if answer > 0:
+        buffer[:answer] = memoryview(memory)[:answer]
+    return answer
 
 
 def _again(file: EngineFile, error: Exception, attempts: int, since: float) -> None:

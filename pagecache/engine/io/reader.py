@@ -1,9 +1,9 @@
 """Fills that failed: retries of errors, and errors for impossible results.
 
-C calls the file's `read_into` itself, call after call, on the thread that waits for the bytes, on a thread of the
-volume (readahead, the later parts of a long read), or on the thread of a waiter that took a queued fill over. `fill` is
-entered when such a call raised or did not return a number of bytes, and continues from there: transient errors are
-retried within the call, except for readahead, which has no waiter.
+C calls the file's `read_into` itself, call after call, on a thread of the volume. If the backend is prompt, the thread
+that waits for the bytes does, or a waiter that took a queued fill over. `fill` is entered when such a call raised or
+did not return a number of bytes, and continues from there: transient errors are retried within the call, except for
+readahead, which has no waiter.
 """
 
 from __future__ import annotations
@@ -15,17 +15,19 @@ from typing import TYPE_CHECKING, Any
 
 from ...backends.plain import returned
 from ...errors import BackendProtocolError, PageCacheError
-from ...native import Op
+from ...native import NAMES, Op
 from ..blocking import BlockingFile, as_answer, call_async
 from ..commit import remote, staging
-from ..foreign import as_os_error, named, text_of
+from ..commit.owed import LeftBehindError
+from ..foreign import as_os_error, is_interrupt, named, text_of
 from ..report.notices import cause, fault
 from ..retryer import Parked, decide
+from ..runner import Job
 
 if TYPE_CHECKING:
     from ..file import EngineFile
 
-__all__ = ["fill", "read", "start_fill"]
+__all__ = ["fill", "read", "read_aside", "start_fill"]
 
 log = logging.getLogger("pagecache.internal")
 
@@ -33,7 +35,7 @@ STALE = -errno.ESTALE
 """The bytes read were invalidated repeatedly: C delivers them to the caller past the cache."""
 
 
-def fill(self: EngineFile, op: Op, met: Exception | int) -> None:
+def fill(self: EngineFile, op: Op, met: BaseException | int) -> None:
     """Complete the fill; `met`: the exception of its last call, or the (negative) errno for its result.
 
     Raises:
@@ -42,11 +44,28 @@ def fill(self: EngineFile, op: Op, met: Exception | int) -> None:
     """
     if met == STALE:
         return
-    failed = _again(self, op, _refusal(self, op) if isinstance(met, int) else met, None)
+    _complete(self, op, _again(self, op, _refusal(self, op) if isinstance(met, int) else met, None))
+
+
+def read_aside(self: EngineFile, op: Op) -> None:
+    """Make a read past the cache on a thread of the volume, and wait for it. The operation has a credit.
+
+    Raises:
+        OSError: of the backend, after the last retry. ShutdownError: the volume was aborted; the read goes on.
+    """
+    volume, since = self.volume, self.volume.reconnects
+    job = Job(volume.park, partial(_complete, self, op, None), what="read_into", key=self.key, file=self.native.id)
+    volume.runner.submit(NAMES, job).wait(lambda: volume.check_alive(self.key, since))
+
+
+def _complete(self: EngineFile, op: Op, failed: tuple[int, float] | None) -> None:
+    """Make the remaining calls; `failed`: number of failed calls so far, and the time of the first."""
     while (call := op.begin()) is not None:
         try:
             answer = op.complete((self.read_staged if op.staged else self.read_into)(call[0], call[1]))
-        except Exception as error:
+        except BaseException as error:
+            if is_interrupt(error):
+                raise
             op.ended()
             failed = _again(self, op, error, failed)
             continue
@@ -124,7 +143,9 @@ def _refusal(file: EngineFile, op: Op) -> BackendProtocolError:
     return BackendProtocolError(refusal(file, op, op.offset), file.key)
 
 
-def _again(file: EngineFile, op: Op, error: Exception, failed: tuple[int, float] | None) -> tuple[int, float] | None:
+def _again(
+    file: EngineFile, op: Op, error: BaseException, failed: tuple[int, float] | None
+) -> tuple[int, float] | None:
     """Wait until the call may be repeated, or raise; `failed`: number of failed calls so far, and the time of the
     first.
     """
@@ -135,9 +156,12 @@ def _again(file: EngineFile, op: Op, error: Exception, failed: tuple[int, float]
 
 
 def _judge(
-    file: EngineFile, op: Op, error: Exception, failed: tuple[int, float] | None
+    file: EngineFile, op: Op, error: BaseException, failed: tuple[int, float] | None
 ) -> tuple[tuple[int, float] | None, float]:
     """Return the seconds until the call may be repeated, or raise."""
+    if isinstance(error, LeftBehindError) and not op.ahead:
+        file.owed.outlast()
+        return failed, 0.0
     volume, now = file.volume, file.volume.clock.now()
     attempts, since = failed or (0, now)
     lost = op.staged and not op.settled and staging.gone(error)
