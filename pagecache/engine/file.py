@@ -372,11 +372,11 @@ class EngineFile:
         call that removes it runs; the call must not begin.
         """
         call = object()
-        with self.lock:
-            allowed = not self.removed and self.unnaming is None
-            if allowed:
-                self.publications |= {call}
         try:
+            with self.lock:
+                allowed = not self.removed and self.unnaming is None
+                if allowed:
+                    self.publications |= {call}
             yield allowed
         finally:
             with self.lock:

@@ -28,7 +28,6 @@ from .view import View
 if TYPE_CHECKING:
     from ..options import AdviceName
     from ..stats import FileStats
-    from ..volume.inode import Inode
     from ..volume.volume import Volume
 
 __all__ = ["Advice", "CachedFile"]
@@ -104,12 +103,14 @@ class CachedFile(Handle, io.RawIOBase):
     _superseded: tuple[LostRange, ...] = ()  # unsaved bytes of closed handles that the open has cut off
     _warns_of_readers = True  # unclosed handles are reported, even if nothing can be lost
 
-    def __init__(self, inode: Inode, key: Key, mode: str, flags: int, *, through: bool, read_ahead: int) -> None:
+    def __init__(self, use: lifetimes.Use, key: Key, mode: str, flags: int, *, through: bool, read_ahead: int) -> None:
+        inode = use.inode
         self.key = key
         self.name = os.fsdecode(key) if isinstance(key, str | bytes | os.PathLike) else str(key)
         self.mode = mode
         self.volume = inode.volume
         self._inode = inode
+        self._use = use
         self._native = inode.native
         self._readable = flags & os.O_ACCMODE in (os.O_RDONLY, os.O_RDWR)
         self._writable = flags & os.O_ACCMODE in (os.O_WRONLY, os.O_RDWR)
@@ -471,9 +472,7 @@ class CachedFile(Handle, io.RawIOBase):
         self._closing = True
         try:
             if not self.volume.cache.native.forked:
-                lifetimes.close_handle(
-                    self.volume, self._inode, writable=self._writable, changed=self._changed(), timeout=timeout
-                )
+                lifetimes.close_handle(self._use, changed=self._changed(), timeout=timeout)
                 self._raise_loss()
         finally:
             self._end()
@@ -492,9 +491,7 @@ class CachedFile(Handle, io.RawIOBase):
         try:
             if not self.volume.cache.native.forked:
                 self._unbind()  # calls that wait for the file's lock find it closed
-                lifetimes.abandon_handle(
-                    self.volume, self._inode, list(cut_off), writable=self._writable, changed=self._changed()
-                )
+                lifetimes.abandon_handle(self._use, list(cut_off), changed=self._changed())
         finally:
             self._end()
 
@@ -511,11 +508,13 @@ class CachedFile(Handle, io.RawIOBase):
             return
         self._closing = True
         try:
-            lifetimes.release(self.volume, self._inode, writable=self._writable)
+            lifetimes.release(self._use)
         finally:
             self._end()
 
     def _end(self) -> None:
+        if not self.volume.cache.native.forked:
+            lifetimes.release(self._use)  # unless it was released: an interrupt struck before
         self._unbind()
         super().close()  # calls flush, which has nothing left to do
         self._closing = False
@@ -541,7 +540,7 @@ class CachedFile(Handle, io.RawIOBase):
         try:
             if self.closed or self._closing:
                 return
-            inode, writable, changed = self._inode, self._writable, self._changed()
+            use, writable, changed = self._use, self._writable, self._changed()
         except AttributeError:
             return  # never bound
         name = repr(self)
@@ -551,7 +550,7 @@ class CachedFile(Handle, io.RawIOBase):
         if not volume.cache.native.forked and not volume.detached:
             cursor = self._loss_cursor
             volume.engine.cache.flusher.defer(
-                lambda: lifetimes.close_collected(volume, inode, writable=writable, changed=changed, loss_cursor=cursor)
+                lambda: lifetimes.close_collected(use, changed=changed, loss_cursor=cursor)
             )
             if writable or self._warns_of_readers:
                 warnings.warn(f"unclosed {name}", ResourceWarning, stacklevel=2, source=self)

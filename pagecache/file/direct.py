@@ -20,7 +20,7 @@ from ..native import FOREVER, traced
 from .cached import CachedFile
 
 if TYPE_CHECKING:
-    from ..volume.inode import Inode
+    from ..volume import lifetimes
 
 __all__ = ["DirectFile"]
 
@@ -75,9 +75,9 @@ def _space_of(buffer: Any) -> memoryview | None:
 class DirectFile(CachedFile):
     """A handle of `Volume.open(..., direct=True)`; everything except reads and writes is as with any handle."""
 
-    def __init__(self, inode: Inode, key: Key, mode: str, flags: int, *, parallel: bool, read_ahead: int) -> None:
+    def __init__(self, use: lifetimes.Use, key: Key, mode: str, flags: int, *, parallel: bool, read_ahead: int) -> None:
         # Calls that are buffered are written back before they return.
-        super().__init__(inode, key, mode, flags, through=True, read_ahead=read_ahead)
+        super().__init__(use, key, mode, flags, through=True, read_ahead=read_ahead)
         self._appends = bool(flags & os.O_APPEND)
         self._parallel = parallel
 

@@ -54,12 +54,6 @@ class Inode:
         self._losses: list[_Loss] = []
         self._last_loss = 0
 
-    def retain(self) -> None:
-        """Count a handle, here and for the volume; `lifetimes.release` ends it. `inodes_lock` held."""
-        self.volume.engine.held.keep()
-        self.handles += 1
-        self.volume.handles += 1
-
     # -- changes of closed handles; under the volume's lock
 
     def keep_changes(self) -> None:

@@ -3,14 +3,17 @@
 An operation marks all its keys at once, waiting for busy ones while it holds none; then it releases the lock, calls the
 backend, publishes, and frees the keys. So a slow or hung call delays only its own keys. A rename marks the trees of its
 keys too: every key below them.
+
+A signal handler may raise in the middle of freeing. So a key that a block of the caller's own thread holds is busy only
+while the lock of that block is locked: a `with` releases it in C. The next operation frees the keys of a block that has
+ended.
 """
 
 from __future__ import annotations
 
 import threading
 import time
-from collections.abc import Callable, Generator, Iterable
-from contextlib import contextmanager
+from collections.abc import Callable, Iterable
 from dataclasses import dataclass
 from functools import partial
 
@@ -31,8 +34,14 @@ class _Claim:
     what: str
     thread: int
     since: float
+    keys: tuple[Key, ...]
     tries: Attempts | None = None
     trees: bool = False  # the keys and all below them
+    block: threading.Lock | None = None  # locked while the keys are needed; None: until they are freed
+
+    def has_left(self) -> bool:
+        """Return whether the block of the operation has ended."""
+        return self.block is not None and not self.block.locked()
 
 
 class _Hold:
@@ -73,6 +82,26 @@ class _Hold:
             self._free()
 
 
+class Holding:
+    """Keys that are busy while a block runs: `with holding.block, holding:`."""
+
+    def __init__(self, busy: BusyKeys, keys: tuple[Key, ...], what: str, tries: Attempts | None) -> None:
+        self.block = threading.Lock()
+        self._busy = busy
+        self._done = busy.signal()
+        self._claim = _Claim(what, threading.get_ident(), time.monotonic(), keys, tries, block=self.block)
+
+    def __enter__(self) -> None:
+        try:
+            self._busy.claim_all(self._done, self._claim)
+        except BaseException:
+            self._busy.free(self._claim.keys, self._done)
+            raise
+
+    def __exit__(self, *exc: object) -> None:
+        self._busy.free(self._claim.keys, self._done)
+
+
 class BusyKeys:
     """The busy keys of a volume. `lock` is that of its inode table; `alive` raises when waiting is pointless."""
 
@@ -98,24 +127,34 @@ class BusyKeys:
             self._next.setdefault(key, []).append(done)
         return done
 
+    def signal(self) -> Signal:
+        """Return the signal of a new operation."""
+        return self._engine.park.signal()
+
     def free(self, keys: Iterable[Key], done: Signal) -> None:
         """Free the keys that were marked by this signal."""
         with self._lock:
-            for key in keys:
-                following = self._next.get(key, [])
-                if done in following:
-                    following.remove(done)
-                elif self._busy.get(key) is done:
-                    del self._busy[key]
-                    if following:
-                        self._busy[key] = following.pop(0)
-                if not following:
-                    self._next.pop(key, None)
-            self._claims.pop(done, None)
-            for tree in [tree for tree, owner in self._trees.items() if owner is done]:
-                del self._trees[tree]
+            self._free(keys, done)
         if not done.is_set():
             done.set()
+
+    def _free(self, keys: Iterable[Key], done: Signal) -> None:
+        """Free keys. The lock is held. After an interrupt, a second call completes this."""
+        for key in keys:
+            following = self._next.get(key, [])
+            if done in following:
+                following.remove(done)
+            elif self._busy.get(key) is done:
+                if following:  # no call between the two statements: a reservation is never lost
+                    self._busy[key] = following[0]
+                    del following[0]
+                else:
+                    del self._busy[key]
+            if not following:
+                self._next.pop(key, None)
+        for tree in [tree for tree, owner in self._trees.items() if owner is done]:
+            del self._trees[tree]
+        self._claims.pop(done, None)
 
     def take_away(self, keys: Iterable[Key]) -> None:
         """Free the keys of a call that can no longer change anything, and may never return."""
@@ -124,15 +163,9 @@ class BusyKeys:
         for key, done in found.items():
             self.free([key], done)
 
-    @contextmanager
-    def holding(self, *keys: Key, what: str, tries: Attempts | None = None) -> Generator[None, None, None]:
-        """Mark keys as busy for a block, of a call with a deadline."""
-        wanted, done = tuple(dict.fromkeys(keys)), self._engine.park.signal()
-        try:
-            self._claim_all(wanted, done, _Claim(what, threading.get_ident(), time.monotonic()), tries)
-            yield
-        finally:
-            self.free(wanted, done)
+    def holding(self, *keys: Key, what: str, tries: Attempts | None = None) -> Holding:
+        """Return a context that marks keys as busy for a block, of a call with a deadline."""
+        return Holding(self, tuple(dict.fromkeys(keys)), what, tries)
 
     def run(
         self,
@@ -156,7 +189,7 @@ class BusyKeys:
             ended: called when no attempt runs or follows, before the keys are free.
         """
         self._engine.check_reentry(tries.what, keys[0])
-        wanted, done = tuple(dict.fromkeys(keys)), self._engine.park.signal()
+        wanted, done = tuple(dict.fromkeys(keys)), self.signal()
 
         def free() -> None:
             ended()
@@ -164,16 +197,17 @@ class BusyKeys:
 
         hold = _Hold(tries, free)
         try:
-            claim = _Claim(tries.what, threading.get_ident(), time.monotonic(), tries, trees=trees)
-            self._claim_all(wanted, done, claim, tries)
+            claim = _Claim(tries.what, threading.get_ident(), time.monotonic(), wanted, tries, trees=trees)
+            self.claim_all(done, claim)
             within(lambda: tries.repeated(partial(hold.run, call), whole=True))
         except BaseException:
             hold.leave()
             raise
 
-    def _claim_all(self, wanted: tuple[Key, ...], done: Signal, claim: _Claim, tries: Attempts | None = None) -> None:
-        other = self._claim(wanted, done, claim)
-        most = SLICE
+    def claim_all(self, done: Signal, claim: _Claim) -> None:
+        """Mark the keys of a claim, and wait for busy ones until the deadline."""
+        other = self._claim(done, claim)
+        most, tries = SLICE, claim.tries
 
         def sleep() -> None:
             nonlocal other, most
@@ -184,15 +218,14 @@ class BusyKeys:
                         raise tries.late(self._why_busy(other))
                     most = min(SLICE, tries.deadline.left())
                 other.wait(most)
-                other = self._claim(wanted, done, claim)
+                other = self._claim(done, claim)
 
         def owner(snapshot: WaitSnapshot) -> Owner | None:
             found = other
             return None if found is None else self._owner(snapshot, self._claims.get(found))
 
         if other is not None:
-            key = wanted[0]
-            during(Reason("the name", self._engine.native, owner, key=key), sleep)
+            during(Reason("the name", self._engine.native, owner, key=claim.keys[0]), sleep)
 
     def _why_busy(self, done: Signal) -> str:
         """Return the operation that holds a name, for errors."""
@@ -208,21 +241,30 @@ class BusyKeys:
             return snapshot.job(job)
         return Owner(claim.what, f"has the name for {claim.what}", claim.thread, claim.since)
 
-    def _claim(self, wanted: tuple[Key, ...], done: Signal, claim: _Claim) -> Signal | None:
+    def _claim(self, done: Signal, claim: _Claim) -> Signal | None:
         """Mark the keys, or return the signal of a holder of one of them."""
         with self._lock:
-            for key in wanted:
-                if key in self._busy:
-                    return self._busy[key]
-                if (above := self._above(key)) is not None:
-                    return above
-                if claim.trees and (below := self._below(key)) is not None:
-                    return below
+            while (other := self._holder(claim)) is not None:
+                held = self._claims.get(other)
+                if held is None or not held.has_left():
+                    return other
+                self._free(held.keys, other)
+            self._claims[done] = claim  # first: after an interrupt it says which keys are to be freed
             if claim.trees:
-                self._trees.update(dict.fromkeys([key for key in wanted if isinstance(key, str)], done))
-            self._busy.update(dict.fromkeys(wanted, done))
-            self._claims[done] = claim
+                self._trees.update(dict.fromkeys([key for key in claim.keys if isinstance(key, str)], done))
+            self._busy.update(dict.fromkeys(claim.keys, done))
             return None
+
+    def _holder(self, claim: _Claim) -> Signal | None:
+        """Return the holder of a key that a claim concerns. The lock is held."""
+        for key in claim.keys:
+            if key in self._busy:
+                return self._busy[key]
+            if (above := self._above(key)) is not None:
+                return above
+            if claim.trees and (below := self._below(key)) is not None:
+                return below
+        return None
 
     def _above(self, key: Key) -> Signal | None:
         """Return the holder of a tree that contains the key. The lock is held."""

@@ -23,6 +23,7 @@ if TYPE_CHECKING:
     from .volume import Volume
 
 __all__ = [
+    "Use",
     "abandon_handle",
     "bury",
     "check",
@@ -51,35 +52,91 @@ def check(volume: Volume) -> str | None:
         return None if volume.handles == total else f"{volume!r} counts {volume.handles} handles, its objects {total}"
 
 
-def release(volume: Volume, inode: Inode, *, writable: bool) -> None:
-    """Release a handle: an inode without handles keeps its pages, and its backend file for a while."""
+class Use:
+    """One use of an object, from the look-up of its open to the end of its handle; counted as a handle.
+
+    A signal handler may raise at the start of a function and after a call in C. So a count changes together with the
+    field that says so, without a call in between, and `release` may be repeated. The flusher releases a use that was
+    not released when nothing refers to it any longer.
+    """
+
+    __slots__ = ("counted", "inode", "left", "writable")
+
+    def __init__(self, inode: Inode) -> None:
+        self.inode = inode
+        self.counted = False
+        self.writable = False  # counted as a writer, too
+        self.left = True  # nothing is left to be released
+
+    def begin(self) -> None:
+        """Count a handle. `inodes_lock` held."""
+        inode, volume = self.inode, self.inode.volume
+        volume.engine.held.keep()
+        inode.handles += 1
+        volume.handles += 1
+        self.counted, self.left = True, False
+
+    def write(self) -> None:
+        """Count a writer. `inodes_lock` held."""
+        self.inode.writers += 1
+        self.writable = True
+
+    def end_writing(self) -> bool:
+        """Count the writer no longer, and return whether it was the last one. `inodes_lock` held."""
+        last = self.writable and self.inode.writers == 1
+        self.inode.writers -= self.writable
+        self.writable = False
+        return last
+
+    def end(self) -> None:
+        """Count nothing of it any longer. `inodes_lock` held."""
+        inode, volume = self.inode, self.inode.volume
+        inode.handles -= self.counted
+        volume.handles -= self.counted
+        inode.writers -= self.writable
+        self.counted = self.writable = False
+
+    def leave(self) -> None:
+        """Record that the release is complete."""
+        self.left = True
+
+    def __del__(self) -> None:
+        """May run in any thread, even inside the cache's own code."""
+        volume = self.inode.volume
+        if not self.left and not volume.cache.native.forked and not volume.detached:
+            volume.engine.cache.flusher.defer(partial(release, self))
+
+
+def release(use: Use) -> None:
+    """Release a handle: an inode without handles keeps its pages, and its backend file for a while. A second call
+    completes one that was interrupted.
+    """
+    inode, volume = use.inode, use.inode.volume
+    if use.left:
+        return
     with volume.inodes_lock:
-        inode.handles -= 1
-        volume.handles -= 1
-        inode.writers -= writable
-        if inode.handles:
-            return
-        if inode in volume.orphans:
-            doomed = True
-        else:
-            doomed = False
+        use.end()
+        used, doomed = inode.handles > 0, inode in volume.orphans
+        if not used and not doomed:
             volume.engine.mark_idle(inode.engine)
-    if doomed:
+    if not used and doomed:
         bury(volume, inode)
-    else:
+    elif not used:
         volume.engine.close_idle()
         prune(volume)
+    use.leave()
 
 
-def close_handle(volume: Volume, inode: Inode, *, writable: bool, changed: bool, timeout: float | None = None) -> None:
+def close_handle(use: Use, *, changed: bool, timeout: float | None = None) -> None:
     """Close a handle. The last writable handle flushes, and commits if the volume's options say so; the handle is
     closed in any case. `changed`: it has made changes. `timeout`: of the commit.
     """
+    inode, volume = use.inode, use.inode.volume
     try:
         with volume.inodes_lock:  # of two concurrent closes, one finds that it was the last
-            if changed or (writable and inode.writers == 1):
+            if changed or (use.writable and inode.writers == 1):
                 inode.keep_changes()  # first: the next handle may be abandoned before the end of the commit
-            inode.writers, last, writable = inode.writers - writable, writable and inode.writers == 1, False
+            last = use.end_writing()
         if last and inode not in volume.orphans and not volume.detached:
             limits = inode.engine.limits()
             commit = limits.commit_on_close if volume.options.sync_on_close is None else volume.options.sync_on_close
@@ -92,10 +149,10 @@ def close_handle(volume: Volume, inode: Inode, *, writable: bool, changed: bool,
             elif not limits.commit_on_close and (inode.native.has_local() or inode.engine.versions.stale):
                 barrier.flush(inode.engine, volume.engine.native.take_epoch(), version=True)
     finally:
-        release(volume, inode, writable=writable)
+        release(use)
 
 
-def abandon_handle(volume: Volume, inode: Inode, cut_off: list[LostRange], *, writable: bool, changed: bool) -> None:
+def abandon_handle(use: Use, cut_off: list[LostRange], *, changed: bool) -> None:
     """Abandon a handle without waiting: uncommitted data is dropped once the file's token is free, and the key is busy
     until then, so that no change of the old file can follow a change of its successor.
 
@@ -103,10 +160,11 @@ def abandon_handle(volume: Volume, inode: Inode, cut_off: list[LostRange], *, wr
     `cut_off`: unsaved bytes that its open has cut off. They are a loss if that is given up, reported to the next opener
     if the object has no other handle.
     """
+    inode, volume = use.inode, use.inode.volume
     local = inode.native.has_local() or inode.native.is_changing()  # the holder of the lock may still change it
     gone: Signal | None = None
     with volume.inodes_lock:
-        inode.writers, last, writable = inode.writers - writable, writable and inode.writers == 1, False
+        last = use.end_writing()
         if last and local and inode.keeps_changes():
             if changed:
                 inode.engine.set_unclosed(True)  # only an explicit call publishes it
@@ -124,7 +182,7 @@ def abandon_handle(volume: Volume, inode: Inode, cut_off: list[LostRange], *, wr
         inode.engine.settle(partial(_rollback, volume, inode, gone))
         if volume.engine.mirror is not None:
             volume.engine.mirror.invalidate(inode.key, "the file was abandoned")
-    release(volume, inode, writable=writable)
+    release(use)
 
 
 def _rollback(volume: Volume, inode: Inode, gone: Signal) -> None:
@@ -134,12 +192,13 @@ def _rollback(volume: Volume, inode: Inode, gone: Signal) -> None:
         volume.busy.free([inode.key], gone)
 
 
-def close_collected(volume: Volume, inode: Inode, *, writable: bool, changed: bool, loss_cursor: int) -> None:
+def close_collected(use: Use, *, changed: bool, loss_cursor: int) -> None:
     """Complete, on the flusher, the close of a handle that was collected unclosed: pages stay dirty, nothing is
     published; unreported losses go to the log, and to the next opener if no other handle reports them.
     """
+    inode, volume = use.inode, use.inode.volume
     with volume.inodes_lock:
-        if writable and inode.native.has_local():
+        if use.writable and inode.native.has_local():
             inode.engine.set_unclosed(True)
         if changed:
             inode.keep_changes()
@@ -149,7 +208,7 @@ def close_collected(volume: Volume, inode: Inode, *, writable: bool, changed: bo
         what = f"{spans([(entry.offset, entry.length) for entry in lost])} is lost, and the handle was not closed"
         next = "other handles report it" if reported else "the next opener reports it"
         volume.engine.say(logging.ERROR, "data that was given up", what, next, inode.key)
-    release(volume, inode, writable=writable)
+    release(use)
 
 
 def withhold(volume: Volume) -> list[Inode]:

@@ -26,6 +26,7 @@ from ..errors import BackendProtocolError, Key, ShutdownError
 from ..native import END, FOREVER, STAMP_MAX
 from . import lifetimes
 from .inode import Inode
+from .lifetimes import Use
 
 if TYPE_CHECKING:
     from ..file.cached import CachedFile
@@ -88,67 +89,91 @@ def _stat(backend_file: BackendFile) -> ObjectStat:
     return stat() if callable(stat) else cast(ObjectStat, None)
 
 
-def open_inode(volume: Volume, canonical: Key, key: Key, bits: int, keep_cache: bool, tries: Attempts) -> Inode:
-    """Return the inode, with its backend file open; the canonical key is busy. This counts as a handle from the first
-    moment on, so that a concurrent abandon does not free the inode.
+def open_inode(volume: Volume, canonical: Key, key: Key, bits: int, keep_cache: bool, tries: Attempts) -> Use:
+    """Return a use of the inode, with its backend file open; the canonical key is busy. This counts as a handle from
+    the first moment on, so that a concurrent abandon does not free the inode.
     """
-    with volume.inodes_lock:
-        inode = volume.inodes.get(canonical)
-        if inode is not None:
-            inode.retain()
-    if inode is not None:
-        volume.engine.keep(inode.engine)
-        try:
-            if _open_known(volume, inode, key, bits, keep_cache, tries):
-                return inode
+    use = None
+    try:
+        with volume.inodes_lock:
+            known = volume.inodes.get(canonical)
+            if known is not None:
+                use = Use(known)
+                use.begin()
+        if use is not None:
+            volume.engine.keep(use.inode.engine)
+            if _open_known(volume, use.inode, key, bits, keep_cache, tries):
+                return use
             lifetimes.unname(volume, canonical)
-        except BaseException:
-            lifetimes.release(volume, inode, writable=False)
-            raise
-        lifetimes.release(volume, inode, writable=False)
+    except BaseException:
+        if use is not None:
+            lifetimes.release(use)
+        raise
+    if use is not None:
+        lifetimes.release(use)
     reconnects = volume.engine.reconnects
     backend_file, stat, created = open_backend(volume, key, bits, tries)
     inode = Inode(volume, canonical, backend_file, stat.size, stat.version)
     if created and not inode.engine.limits().durable_writes:
         inode.native.set_uncommitted(created=True)
+    use = Use(inode)
     try:
         with _unless_reconnected(volume, key, reconnects, backend_file):
-            volume.inodes[canonical] = inode
-            inode.retain()
+            use.begin()
             inode.record_loss(volume.losses.pop(canonical, []), seen=False)
-    except ShutdownError:
-        inode.native.forget_uncommitted()
-        inode.native.destroy()
+            volume.inodes[canonical] = inode
+        volume.engine.add(inode.engine)
+        if created:
+            volume.engine.name_sync.changed()
+            if volume.engine.mirror is not None:
+                volume.engine.mirror.created(canonical)
+    except BaseException as error:
+        if volume.inodes.get(canonical) is inode:  # an interrupt: the next open finds it
+            volume.engine.add(inode.engine)
+            volume.engine.name_sync.changed()
+            lifetimes.release(use)
+        else:
+            _forget_new(use, closed=isinstance(error, ShutdownError))
         raise
-    volume.engine.add(inode.engine)
-    if created:
-        volume.engine.name_sync.changed()
-        if volume.engine.mirror is not None:
-            volume.engine.mirror.created(canonical)
-    return inode
+    return use
+
+
+def _forget_new(use: Use, *, closed: bool) -> None:
+    """Free the inode of an open that has failed; `closed`: its file is closed."""
+    inode, volume = use.inode, use.inode.volume
+    with volume.inodes_lock:
+        use.end()
+    use.leave()
+    for backend_file in inode.engine.take_files():
+        if not closed:
+            volume.engine.close_later(backend_file)
+    inode.native.forget_uncommitted()
+    inode.native.destroy()
 
 
 def bind(
-    inode: Inode, key: Key, bits: int, make: Callable[[Inode], CachedFile], *, nameless: bool = False
+    use: Use, key: Key, bits: int, make: Callable[[Use], CachedFile], *, nameless: bool = False
 ) -> CachedFile | None:
     """Return a handle for the result of `open_inode`, which has counted it. None: it was abandoned concurrently; its
     rollback has the key next, and another inode follows. `nameless`: the object may have lost its name.
     """
-    volume, writable = inode.volume, bits & os.O_ACCMODE != os.O_RDONLY
-    handle = None
-    with volume.inodes_lock:
-        inode.writers += writable  # from now on no other handle is the last
-        abandoned = inode.engine.abandoned if nameless else inode in volume.orphans
+    inode, volume = use.inode, use.inode.volume
     try:
+        with volume.inodes_lock:
+            if bits & os.O_ACCMODE != os.O_RDONLY:
+                use.write()  # from now on no other handle is the last
+            abandoned = inode.engine.abandoned if nameless else inode in volume.orphans
         if not abandoned:
             volume.engine.check_unsealed(key)
-            handle = make(inode)
+            handle = make(use)
             with volume.inodes_lock:
                 inode.open_handles[handle] = None
-    finally:
-        if handle is None:
-            lifetimes.release(volume, inode, writable=writable)
-    return handle
+            return handle
+    except BaseException:
+        lifetimes.release(use)
+        raise
+    lifetimes.release(use)
+    return None
 
 
 def open_again(handle: CachedFile, bits: int) -> CachedFile | None:
@@ -162,17 +187,22 @@ def open_again(handle: CachedFile, bits: int) -> CachedFile | None:
     volume._check_alive(key)
     volume._check_may_write(key, bits)
     volume.engine.check_reentry("open", key)
-    with volume.inodes_lock:
-        if not inode.handles:
-            return None
-        inode.retain()
+    use = Use(inode)
     options = volume.options
     through, window = bool(options.write_through), int(options.read_ahead)
 
-    def make(inode: Inode) -> CachedFile:
-        return type(handle)(inode, key, flags_mode(bits), bits, through=through, read_ahead=window)
+    def make(use: Use) -> CachedFile:
+        return type(handle)(use, key, flags_mode(bits), bits, through=through, read_ahead=window)
 
-    opened = bind(inode, key, bits, make, nameless=True)
+    try:
+        with volume.inodes_lock:
+            if not inode.handles:
+                return None
+            use.begin()
+        opened = bind(use, key, bits, make, nameless=True)
+    except BaseException:
+        lifetimes.release(use)
+        raise
     if opened is not None and bits & os.O_TRUNC and inode.native.size:
         try:
             opened._empty()

@@ -186,10 +186,10 @@ class Volume:
         name = mode if flags is None else opening.flags_mode(bits)
         through = self.options.write_through if write_through is None else bool(write_through)
 
-        def make(inode: Inode) -> CachedFile:
+        def make(use: lifetimes.Use) -> CachedFile:
             if direct:
-                return DirectFile(inode, key, name, bits, parallel=parallel_direct_writes, read_ahead=window)
-            return kind(inode, key, name, bits, through=through, read_ahead=window)
+                return DirectFile(use, key, name, bits, parallel=parallel_direct_writes, read_ahead=window)
+            return kind(use, key, name, bits, through=through, read_ahead=window)
 
         return self._open(key, canonical, bits, keep_cache, make, tries)
 
@@ -199,24 +199,42 @@ class Volume:
         canonical: Key,
         bits: int,
         keep_cache: bool,
-        make: Callable[[Inode], CachedFile],
+        make: Callable[[lifetimes.Use], CachedFile],
         tries: Attempts,
     ) -> CachedFile:
         """Open an object, as a part of a call with a deadline."""
         handle = None
-        while handle is None:
-            with self.busy.holding(canonical, what="an open", tries=tries):
-                inode = opening.open_inode(self, canonical, key, bits, keep_cache, tries)
-                handle = opening.bind(inode, key, bits, make)
         try:
-            if bits & os.O_TRUNC and inode.native.size:
+            while handle is None:
+                holding = self.busy.holding(canonical, what="an open", tries=tries)
+                with holding.block, holding:
+                    handle = self._bound(key, canonical, bits, keep_cache, make, tries)
+            if bits & os.O_TRUNC and handle._native.size:
                 handle._empty(tries)
             if bits & os.O_APPEND:
                 handle.seek(0, os.SEEK_END)
         except BaseException:
-            handle._never_opened()
+            if handle is not None:
+                handle._never_opened()
             raise
         return handle
+
+    def _bound(
+        self,
+        key: Key,
+        canonical: Key,
+        bits: int,
+        keep_cache: bool,
+        make: Callable[[lifetimes.Use], CachedFile],
+        tries: Attempts,
+    ) -> CachedFile | None:
+        """Return a handle on the object of a busy key; None: the object was abandoned concurrently."""
+        use = opening.open_inode(self, canonical, key, bits, keep_cache, tries)
+        try:
+            return opening.bind(use, key, bits, make)
+        except BaseException:
+            lifetimes.release(use)
+            raise
 
     def _attempts(self, what: str, key: Key | None, timeout: float | None) -> Attempts:
         """Return the attempts of a program's call with a deadline; None: the volume's default."""
@@ -329,7 +347,8 @@ class Volume:
         self._check_alive(key)
         self._check_may_write(key, os.O_RDWR)
         canonical = self._canonical(key)
-        with self.busy.holding(canonical, what="setattr"):  # the object keeps its name until the change is done
+        holding = self.busy.holding(canonical, what="setattr")
+        with holding.block, holding:  # the object keeps its name until the change is done
             return conflicts.set_attributes(self, key, self._inode_at(canonical), changes)
 
     def truncate(self, key: Key, size: int, *, timeout: float | None = None) -> None:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import errno
+import gc
 import os
 import signal
 import sys
@@ -317,8 +318,8 @@ def engine_code(frame: FrameType) -> bool:
     return PACKAGE in path.parents and path.relative_to(PACKAGE).parts[0] not in ("backends", "testing")
 
 
-def interrupted_at(nth: int, call: Callable[[], object]) -> str:
-    """Run `call`, interrupted at the nth place of the engine at which CPython checks for signals. Return the place, or
+def interrupted_at(nth: int, call: Callable[[], object], within: Callable[[FrameType], bool] = engine_code) -> str:
+    """Run `call`, interrupted at the nth place of some code at which CPython checks for signals. Return the place, or
     "" if there are fewer.
 
     These places are the entry of a function and the return of a call into C (in the frame that called, at the call).
@@ -328,7 +329,7 @@ def interrupted_at(nth: int, call: Callable[[], object]) -> str:
 
     def profile(frame: FrameType, event: str, _arg: object) -> None:
         nonlocal count, place
-        if event not in ("call", "c_return") or not engine_code(frame):
+        if event not in ("call", "c_return") or not within(frame):
             return
         count += 1
         if count == nth:
@@ -464,6 +465,46 @@ def test_an_interrupt_between_two_bytecodes_leaves_nothing_behind(call: Callable
 def test_an_interrupt_at_every_bytecode_leaves_nothing_behind(call: Callable[[Rig], None]) -> None:
     """The test covers all of them. [T-51]"""
     assert inject(call, iter(range(1, 100_000))) > 0
+
+
+def counting_code(frame: FrameType) -> bool:
+    """Code that counts handles, makes names busy, or announces a commit."""
+    path = Path(frame.f_code.co_filename).relative_to(PACKAGE) if engine_code(frame) else Path()
+    return path.parts[:1] in (("volume",), ("file",)) or frame.f_code.co_name == "publishing"
+
+
+@pytest.mark.filterwarnings("ignore::pytest.PytestUnraisableExceptionWarning", "ignore::ResourceWarning")
+@pytest.mark.parametrize(
+    ("key", "mode", "limits"),
+    [
+        (KEY, "r+b", {"prompt": True}),
+        ("other", "r+b", {}),
+        ("new", "x+b", {"prompt": True}),
+        (KEY, "w+b", {"commit_on_close": True}),
+    ],
+    ids=["a known object", "another object", "a new object", "an object that is emptied"],
+)
+def test_an_interrupt_in_an_open_or_close_leaves_no_name_busy_and_no_handle_behind(
+    make: Make, key: str, mode: Any, limits: dict[str, Any]
+) -> None:
+    """The next close of the object saves it, and its removal frees it. [T-51, 2.1, 2.20]"""
+    nth, place = 0, "none yet"
+    while place:
+        nth += 1
+        rig = make({KEY: DATA, "other": DATA}, limits=limits)
+        rig.volume.open(KEY).close()
+        place = interrupted_at(nth, lambda: rig.volume.open(key, mode).close(), counting_code)  # noqa: B023
+        gc.collect()
+        with Task(rig.volume.open, key, "a+b", timeout=5).result() as file:
+            file.write(b"more")
+        if not limits.get("commit_on_close"):
+            rig.volume.sync(20)
+        assert (rig.backend.committed(key) or b"").endswith(b"more"), place
+        rig.volume.remove(key, timeout=5)
+        eventually(lambda: not rig.volume.handles and not rig.volume.orphans)  # noqa: B023
+        rig.cache.check()
+        rig.finish()
+    assert nth > 50
 
 
 @pytest.mark.soak

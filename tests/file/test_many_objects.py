@@ -222,7 +222,7 @@ def test_a_close_checks_a_few_idle_files_and_not_all(make: Make) -> None:
     costs = []
     for start, count in ((0, 200), (200, 600)):
         for handle in dirty(rig, count, start):
-            lifetimes.release(rig.volume, handle._inode, writable=True)
+            lifetimes.release(handle._use)
             handle._shut()
         visit(rig, "o1")
         costs.append(min(calls_of(lambda: visit(rig, "o1")) for _ in range(3)))
@@ -234,7 +234,7 @@ def test_idle_files_with_unsaved_data_are_closed_in_turn(make: Make, monkeypatch
     rig = make()
     engine = rig.volume.engine
     for handle in dirty(rig, 70):
-        lifetimes.release(rig.volume, handle._inode, writable=True)
+        lifetimes.release(handle._use)
         handle._shut()
     before = len(engine.idle)
     assert before == 70

@@ -156,8 +156,8 @@ def rename_clean(change: namespace.Naming, *more: Any) -> None:
     renamed(change, *more)
 
 
-def close_alone(volume: Volume, inode: Inode, *, writable: bool, **more: object) -> None:
-    lifetimes.release(volume, inode, writable=writable)
+def close_alone(use: lifetimes.Use, **more: object) -> None:
+    lifetimes.release(use)
 
 
 def written_back_later(self: EngineFile, pos: int, length: int) -> None:
