@@ -115,8 +115,8 @@ class BusyKeys:
         self._trees: dict[str, Signal] = {}  # every key below these is busy
 
     def __contains__(self, key: Key) -> bool:
-        """Return whether a key is busy. The lock is held."""
-        return key in self._busy
+        """Return whether a key is busy, by itself or below another one. The lock is held."""
+        return key in self._busy or self._above(key) is not None
 
     def take(self, key: Key) -> Signal:
         """Mark a key, or reserve it as soon as its holder frees it, before other waiters. The caller frees it by the

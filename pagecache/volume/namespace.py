@@ -88,10 +88,10 @@ class Naming:
 
     def below(self) -> list[tuple[str, Inode]]:
         """Return the cached files of a directory that is renamed, with the remaining part of their keys. `inodes_lock`
-        is held; the tree is busy, so they stay unchanged.
+        is held; the tree is busy, so none comes or is freed, but one that is abandoned goes.
         """
         inodes, old = self.volume.inodes, self.old
-        if self.dst is None or old in inodes or not isinstance(old, str) or old == self.new:
+        if self.dst is None or not isinstance(old, str) or old == self.new:
             return []
         if not inodes.has_below(old):
             return []
@@ -142,23 +142,21 @@ class Naming:
             self._unname(self.old)
             return None
         with volume.inodes_lock:
-            inode = volume.inodes.take(self.old)
             below = self.below()
         assert self.new is not None
         if replaced:
             lifetimes.unname(volume, self.new)
-        if inode is not None:
-            self._move(inode, new)
-        for rest, moved in below:
-            key = _canonical(volume.engine.backend, f"{new}{rest}")
-            with volume.inodes_lock:
-                del volume.inodes[f"{self.old}{rest}"]
+        inode = self._move(self.old, new)
+        moved = []
+        for rest, _ in below:
+            old, key = f"{self.old}{rest}", _canonical(volume.engine.backend, f"{new}{rest}")
             lifetimes.unname(volume, key)
-            self._move(moved, key)
+            if self._move(old, key) is not None:
+                moved.append((old, key))
         if volume.engine.mirror is not None:
             volume.engine.mirror.renamed(self.old, self.new)
-            for rest, moved in below:
-                volume.engine.mirror.renamed(f"{self.old}{rest}", moved.key)
+            for old, key in moved:
+                volume.engine.mirror.renamed(old, key)
         return inode
 
     def _unname(self, key: Key) -> None:
@@ -166,11 +164,17 @@ class Naming:
         if self.volume.engine.mirror is not None:
             self.volume.engine.mirror.removed(key)
 
-    def _move(self, inode: Inode, key: Key) -> None:
-        inode.key = key
-        inode.engine.rename(key)
+    def _move(self, old: Key, key: Key) -> Inode | None:
+        """Give the inode of a key another one, and return it, in one step: it may be abandoned at any time, and has no
+        key then.
+        """
         with self.volume.inodes_lock:
-            self.volume.inodes[key] = inode
+            inode = self.volume.inodes.take(old)
+            if inode is not None:
+                inode.key = key
+                inode.engine.rename(key)
+                self.volume.inodes[key] = inode
+            return inode
 
     def settle(self, backend: Backend) -> None:
         """Publish the effect of the call, as found in this backend. The call can do nothing more, and its result does

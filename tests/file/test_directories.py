@@ -11,7 +11,9 @@ import pytest
 
 from pagecache import PageCache, Volume
 from pagecache.backends import DirectoryBackend
+from pagecache.errors import Key
 from pagecache.testing import FaultyBackend, Gate, Rule
+from pagecache.volume import lifetimes
 
 from .rig import Task
 
@@ -105,6 +107,63 @@ def test_the_rename_of_a_directory_waits_for_an_open_of_its_file(volume: Volume,
     file.pwrite(b"A", 0)
     assert content(volume, "new/a") == b"A stored"
     file.close()
+
+
+class HeldAtNewNames(DirectoryBackend):
+    """A directory that holds lookups of names below "new"."""
+
+    def __init__(self, root: Path) -> None:
+        super().__init__(root, prompt=False)
+        self.gate = Gate()
+
+    def canonical(self, key: Key) -> Key:
+        if str(key).startswith("new/"):
+            self.gate.enter(10)
+        return super().canonical(key)
+
+
+@pytest.fixture
+def held_at_new_names(root: Path) -> Iterator[tuple[Volume, Gate]]:
+    """A volume that holds a rename of "old" to "new" half way: the store has made it, and the cache publishes it."""
+    backend = HeldAtNewNames(root)
+    with backend.gate, PageCache("1MiB", flush_interval=3600, dirty_expire=3600) as cache:
+        yield cache.attach(backend, read_ahead=0), backend.gate
+
+
+def test_a_file_is_abandoned_beside_the_rename_of_its_directory(
+    root: Path, held_at_new_names: tuple[Volume, Gate]
+) -> None:
+    """The others follow the directory. [2.20]"""
+    volume, gate = held_at_new_names
+    abandoned, held = volume.open("old/a", "r+"), volume.open("old/sub/b", "r+")
+    abandoned.pwrite(b"A", 0)
+    held.pwrite(b"B", 0)
+    renaming = Task(volume.rename, "old", "new")
+    gate.wait_entered()
+    abandoned.abandon()
+    gate.release()
+    renaming.result()
+    assert content(volume, "new/a") == b"a stored"
+    assert content(volume, "new/sub/b") == b"B stored"
+    held.close()
+    assert (root / "new" / "sub" / "b").read_bytes() == b"B stored"
+
+
+def test_no_file_of_a_directory_is_freed_beside_its_rename(
+    held_at_new_names: tuple[Volume, Gate], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A close of another file frees objects that nothing needs, and leaves those with busy names. [2.20]"""
+    volume, gate = held_at_new_names
+    for key in ("old/a", "old/sub/b"):
+        volume.open(key).close()
+    renaming = Task(volume.rename, "old", "new")
+    gate.wait_entered()
+    monkeypatch.setattr(lifetimes, "hollow_max", lambda capacity: 0)
+    volume.open("target").close()
+    gate.release()
+    renaming.result()
+    assert content(volume, "new/a") == b"a stored"
+    assert content(volume, "new/sub/b") == b"b stored"
 
 
 @pytest.mark.parametrize("link", [os.symlink, os.link])
