@@ -9,7 +9,8 @@ opening one by a name that is gone would create it again, and later writes would
 reconnect when it returns. A fenced reconnect asks the store for the result of the call instead: the call can do nothing
 more, and may never return.
 
-Renaming a directory also changes the keys of its cached files, and no open of such a key runs in that time. An alias (a
+Renaming a directory also changes the keys of its cached files, and no open of such a key runs in that time. An object
+is no directory: other objects can have keys below its own in a store without directories, and keep them. An alias (a
 symbolic link, one of several hard links) is a name like any other: removing it does not affect the object that it leads
 to, as long as that has another name. Here a symbolic link has a key of its own, and no cached object: renaming it
 changes no key of the file or directory that it leads to.
@@ -43,6 +44,7 @@ from ..backends.protocol import Backend, ObjectStat
 from ..engine.attempts import Attempts
 from ..errors import Key
 from ..native import TOKEN, Op
+from ..objects import Kind
 from . import lifetimes, opening, reconnect
 from .inode import Inode
 from .keys import is_below
@@ -65,7 +67,9 @@ class Naming:
     dst: Key | None = None
     new: Key | None = None
     over: bool = False  # its effect is published, by itself or by a fenced reconnect
+    # Found before the first attempt:
     link: bool = False  # `src` is a symbolic link: nothing cached has this name, or lies below it
+    tree: bool = False  # `src` may be a directory
     # Held briefly, by a call that changes a file late.
     catching_up: threading.Lock = field(default_factory=threading.Lock)
     inodes: list[Inode] = field(default_factory=list)
@@ -86,9 +90,15 @@ class Naming:
                 inode.naming = self
             return volume.engine.backend
 
+    def has_below(self) -> bool:
+        """Return whether cached files lie below a name that is renamed."""
+        with self.volume.inodes_lock:
+            return self.dst is not None and isinstance(self.old, str) and self.volume.inodes.has_below(self.old)
+
     def below(self) -> list[tuple[str, Inode]]:
-        """Return the cached files of a directory that is renamed, with the remaining part of their keys. `inodes_lock`
-        is held; the tree is busy, so none comes or is freed, but one that is abandoned goes.
+        """Return the cached files below a name that is renamed, with the remaining part of their keys; they follow it
+        if it is a directory. `inodes_lock` is held; the tree is busy, so none comes or is freed, but one that is
+        abandoned goes.
         """
         inodes, old = self.volume.inodes, self.old
         if self.dst is None or not isinstance(old, str) or old == self.new:
@@ -142,7 +152,7 @@ class Naming:
             self._unname(self.old)
             return None
         with volume.inodes_lock:
-            below = self.below()
+            below = self.below() if self.tree else []
         assert self.new is not None
         if replaced:
             lifetimes.unname(volume, self.new)
@@ -211,20 +221,21 @@ class _Before:
     """The state before the first attempt: an attempt that was carried out has changed it."""
 
     links: int | None = None  # number of names of the object that is removed, or is replaced
-    link: bool = False  # the name that is removed is a symbolic link's
+    kind: Kind | None = None  # of what has the name that is removed; None: unknown
     version: str | None = None  # of the object whose name is removed; None: unknown
     held: Inode | None = None  # the object of a remove that lets no commit begin
 
     def record(self, naming: Naming, backend: Backend, inode: Inode | None) -> None:
         """Record the state, once; `naming` gets its part of it."""
         if self.links is None:
-            self.link = _is_link(backend, naming.src)
-            cached = None if self.link else naming.volume._inode_at(naming.old)
+            cached = naming.volume._inode_at(naming.old)
+            self.kind = _kind(backend, naming.src, ask=naming.has_below()) or ("file" if cached is not None else None)
+            cached = None if self.kind == "symlink" else cached
             if cached is not None and naming.src == naming.old and not cached.engine.versions.stale:
                 self.version = cached.engine.versions.base
             found = None if inode is None else inode.engine.stat_open()
             self.links = 1 if found is None else found.nlink or 1
-        naming.link = self.link
+        naming.link, naming.tree = self.kind == "symlink", self.kind in ("dir", None)
 
     def end(self) -> None:
         """Let commits of the object begin: no attempt follows."""
@@ -407,13 +418,15 @@ def _version(backend: Backend, key: Key) -> Any:
         return _GONE
 
 
-def _is_link(backend: Backend, key: Key) -> bool:
-    """Return whether a name is a symbolic link's. A backend without `lstat` has none, and is not called."""
-    lstat: Callable[[Key], ObjectStat] | None = getattr(backend, "lstat", None)
+def _kind(backend: Backend, key: Key, *, ask: bool) -> Kind | None:
+    """Return the kind of what has a name, links not followed; None: the store has no record of the name. A backend
+    without `lstat` has no links, and is not called unless `ask`.
+    """
+    lstat: Callable[[Key], ObjectStat] | None = getattr(backend, "lstat", backend.stat if ask else None)
     try:
-        return lstat is not None and lstat(key).kind == "symlink"
+        return None if lstat is None else lstat(key).kind
     except FileNotFoundError:
-        return False
+        return None
 
 
 def _stored(backend: Backend, key: Key) -> bool:

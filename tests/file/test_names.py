@@ -12,6 +12,7 @@ import pytest
 
 from pagecache import PageCache, ShutdownError
 
+from ..staging import StagingBackend
 from .backends import WAIT_LIMIT_S, RecordingBackend
 from .objects import ObjectBackend
 from .rig import KEY, ONCE, PAGE, Rig, Task, eventually, pattern
@@ -355,3 +356,39 @@ def test_a_failed_rename_changes_nothing(make: Make) -> None:
     file.fsync()
     assert rig.backend.committed("a") == b"dirty"
     assert rig.backend.committed("b") == b"B"
+
+
+@pytest.mark.parametrize("known", [False, True], ids=["not cached", "cached"])
+@pytest.mark.parametrize("whole", [False, True], ids=["in place", "whole objects"])
+def test_the_objects_below_the_name_of_a_renamed_object_keep_theirs(make: Make, whole: bool, known: bool) -> None:
+    """A store without directories can have "a" and "a/b". [2.20, I-24]"""
+    kind = ObjectBackend if whole else RecordingBackend
+    rig = make(backend=kind({"a": b"A", "a/b": b"below a", "c/b": b"below c"}))
+    if known:
+        rig.volume.open("a").close()
+    with rig.open("r+b", key="a/b") as file:
+        file.pwrite(b"B", 0)
+        rig.volume.rename("a", "c")
+        with rig.volume.open("c/b") as other:
+            assert other.pread(10, 0) == b"below c"
+        with rig.volume.open("a/b") as again:
+            assert again.pread(10, 0) == b"Below a"
+        file.fsync()
+    with rig.volume.open("c") as renamed:
+        assert renamed.pread(10, 0) == b"A"
+    rig.finish()
+
+
+def test_an_object_that_is_renamed_before_its_first_commit_is_no_directory(tmp_path: Path) -> None:
+    """The store has no record of its name. [2.20]"""
+    with PageCache("1MiB") as cache:
+        volume = cache.attach(StagingBackend(tmp_path))
+        with volume.open("a/b", "wb") as stored:
+            stored.write(b"below a")
+        with volume.open("a", "wb") as created, volume.open("a/b", "r+b") as below:
+            created.pwrite(b"A", 0)
+            below.pwrite(b"B", 0)
+            volume.rename("a", "c")
+            assert not volume.exists("c/b")
+            assert volume.stat("a/b").dirty
+        assert [(each.key, each.size) for each in volume.list()] == [("a/b", 7), ("c", 1)]
