@@ -199,8 +199,11 @@ class Naming:
                 inode.naming = None
         with self.catching_up:  # so a concurrent `catch_up` of an earlier reconnect notices
             pass
-        if done:
-            self.publish(None if self.dst is None else backend.canonical(self.dst))
+        if done and self.dst is not None:
+            new = getattr(backend, "lcanonical", backend.canonical)(self.dst)
+            self.publish(new, replaced=self.new == new or not _is_alias(backend, self.dst, self.new))
+        elif done and not _is_alias(backend, self.src, self.old):
+            self.publish(None)
         self.volume.busy.take_away((self.old, self.new))
 
 

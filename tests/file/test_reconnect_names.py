@@ -5,11 +5,15 @@ once the call has returned, whatever its answer and time. No name is made withou
 from __future__ import annotations
 
 import errno
+import os
+from pathlib import Path
 from typing import Any
 
 import pytest
 
-from pagecache import CachedFile, RetryPolicy, ShutdownError
+from pagecache import CachedFile, PageCache, RetryPolicy, ShutdownError, testing
+from pagecache.backends import DirectoryBackend
+from pagecache.testing import FaultyBackend, Rule
 from pagecache.volume import opening
 
 from .backends import WAIT_LIMIT_S, Gate, Key, RecordingBackend
@@ -327,3 +331,30 @@ def test_a_fenced_reconnect_that_cannot_ask_for_a_name_changes_nothing(call: str
     assert stored(fresh) == {KEY: SAVED}
     story.answer()
     story.rig.finish()
+
+
+@pytest.mark.parametrize("call", ["remove", "rename over"])
+def test_a_fenced_reconnect_leaves_the_object_of_an_alias_that_is_gone(tmp_path: Path, call: str) -> None:
+    """The object has its other name, so its unsaved bytes are saved there. [2.20, 2.22]"""
+    for name in ("target", "other"):
+        (tmp_path / name).write_bytes(OLD)
+    os.link(tmp_path / "target", tmp_path / "alias")
+    backend = FaultyBackend(DirectoryBackend(tmp_path, prompt=False))
+    with testing.Gate() as gate, PageCache("1MiB") as cache:
+        volume = cache.attach(backend)
+        with volume.open("target", "r+b") as file:
+            file.pwrite(MINE, PAGE)
+            backend.use([Rule("remove" if call == "remove" else "rename", gate=gate)])
+            calling = Task(volume.remove, "alias") if call == "remove" else Task(volume.rename, "other", "alias")
+            gate.wait_entered()
+            volume.abort()
+            with pytest.raises(ShutdownError):
+                calling.result()
+            if call == "remove":
+                (tmp_path / "alias").unlink()
+            else:
+                (tmp_path / "other").rename(tmp_path / "alias")
+            Task(volume.reconnect, DirectoryBackend(tmp_path), fenced=True).result(WAIT_LIMIT_S / 3)
+            file.pwrite(LATER, 0)
+            file.fsync()
+        assert (tmp_path / "target").read_bytes() == SAVED
