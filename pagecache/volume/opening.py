@@ -15,7 +15,7 @@ import os
 from collections.abc import Callable, Iterable, Iterator
 from contextlib import contextmanager
 from functools import partial
-from typing import TYPE_CHECKING, Any, cast
+from typing import TYPE_CHECKING, Any, NamedTuple, cast
 
 from ..backends.plain import forgotten, missing_in_file
 from ..backends.protocol import BackendFile, ObjectStat, close_backend_file
@@ -94,6 +94,7 @@ def open_inode(volume: Volume, canonical: Key, key: Key, bits: int, keep_cache: 
     the first moment on, so that a concurrent abandon does not free the inode.
     """
     use = None
+    opened = None
     try:
         with volume.inodes_lock:
             known = volume.inodes.get(canonical)
@@ -102,7 +103,14 @@ def open_inode(volume: Volume, canonical: Key, key: Key, bits: int, keep_cache: 
                 use.begin()
         if use is not None:
             volume.engine.keep(use.inode.engine)
-            if _open_known(volume, use.inode, key, bits, keep_cache, tries):
+            if use.inode.engine.backend_file is not None:
+                still = _open_known(volume, use.inode, key, bits, keep_cache, tries)
+            else:
+                opened = _open(volume, key, bits, tries)
+                still = not opened.created or use.inode.native.has_local()
+                if still:
+                    _reopen(volume, use.inode, opened, key, keep_cache, tries)
+            if still:
                 return use
             lifetimes.unname(volume, canonical)
     except BaseException:
@@ -111,19 +119,19 @@ def open_inode(volume: Volume, canonical: Key, key: Key, bits: int, keep_cache: 
         raise
     if use is not None:
         lifetimes.release(use)
-    reconnects = volume.engine.reconnects
-    backend_file, stat, created = open_backend(volume, key, bits, tries)
-    inode = Inode(volume, canonical, backend_file, stat.size, stat.version)
-    if created and not inode.engine.limits().durable_writes:
+    if opened is None:
+        opened = _open(volume, key, bits, tries)
+    inode = Inode(volume, canonical, opened.backend_file, opened.stat.size, opened.stat.version)
+    if opened.created and not inode.engine.limits().durable_writes:
         inode.native.set_uncommitted(created=True)
     use = Use(inode)
     try:
-        with _unless_reconnected(volume, key, reconnects, backend_file):
+        with _unless_reconnected(volume, key, opened):
             use.begin()
             inode.record_loss(volume.losses.pop(canonical, []), seen=False)
             volume.inodes[canonical] = inode
         volume.engine.add(inode.engine)
-        if created:
+        if opened.created:
             volume.engine.name_sync.changed()
             if volume.engine.mirror is not None:
                 volume.engine.mirror.created(canonical)
@@ -213,37 +221,53 @@ def open_again(handle: CachedFile, bits: int) -> CachedFile | None:
 
 
 def _open_known(volume: Volume, inode: Inode, key: Key, bits: int, keep_cache: bool, tries: Attempts) -> bool:
-    """Open a known inode, whose backend file may be closed; it is not idle. False: the object was removed by another
+    """Open a known inode, whose backend file is open; it is not idle. False: the object was removed by another
     writer.
     """
-    if inode.engine.backend_file is not None:
-        if bits & os.O_CREAT and bits & os.O_EXCL:
-            raise FileExistsError(errno.EEXIST, os.strerror(errno.EEXIST), key)
-        if not keep_cache or inode.engine.dispute.base_lost:
-            quiet = inode.engine.versions.quiet()
-            stat = stored_stat(volume, inode, key, tries)
-            if stat is None:
-                return False
-            if quiet is not None:
-                compare(volume, inode, stat, tries, quiet)
-            elif inode.engine.conflict is not None:
-                raise inode.engine.conflict_error()
+    if bits & os.O_CREAT and bits & os.O_EXCL:
+        raise FileExistsError(errno.EEXIST, os.strerror(errno.EEXIST), key)
+    if not keep_cache or inode.engine.dispute.base_lost:
+        quiet = inode.engine.versions.quiet()
+        stat = stored_stat(volume, inode, key, tries)
+        if stat is None:
+            return False
+        if quiet is not None:
+            compare(volume, inode, stat, tries, quiet)
         elif inode.engine.conflict is not None:
             raise inode.engine.conflict_error()
-        return True
-    reconnects = volume.engine.reconnects
-    backend_file, stat, created = open_backend(volume, key, bits, tries)
-    with _unless_reconnected(volume, key, reconnects, backend_file):
-        inode.engine.use(backend_file)
-    if created:
-        volume.engine.name_sync.changed()
-    if created or not keep_cache or stat.size != inode.native.remote_size:
-        compare(volume, inode, stat, tries)
+    elif inode.engine.conflict is not None:
+        raise inode.engine.conflict_error()
     return True
 
 
+class _Opened(NamedTuple):
+    """A file of the backend for a name. `created`: its open has created the object. `reconnects`: number of reconnects
+    before it.
+    """
+
+    backend_file: BackendFile
+    stat: ObjectStat
+    created: bool
+    reconnects: int
+
+
+def _open(volume: Volume, key: Key, bits: int, tries: Attempts) -> _Opened:
+    reconnects = volume.engine.reconnects
+    return _Opened(*open_backend(volume, key, bits, tries), reconnects)
+
+
+def _reopen(volume: Volume, inode: Inode, opened: _Opened, key: Key, keep_cache: bool, tries: Attempts) -> None:
+    """Open a known inode whose backend file was closed."""
+    with _unless_reconnected(volume, key, opened):
+        inode.engine.use(opened.backend_file)
+    if opened.created:
+        volume.engine.name_sync.changed()
+    if opened.created or not keep_cache or opened.stat.size != inode.native.remote_size:
+        compare(volume, inode, opened.stat, tries)
+
+
 @contextmanager
-def _unless_reconnected(volume: Volume, key: Key, reconnects: int, backend_file: BackendFile) -> Iterator[None]:
+def _unless_reconnected(volume: Volume, key: Key, opened: _Opened) -> Iterator[None]:
     """Record a file of the backend as valid, under `inodes_lock`: a later reconnect opens the object anew; an
     earlier one makes this call fail.
 
@@ -252,10 +276,10 @@ def _unless_reconnected(volume: Volume, key: Key, reconnects: int, backend_file:
     """
     try:
         with volume.inodes_lock:
-            volume.engine.check_alive(key, reconnects)
+            volume.engine.check_alive(key, opened.reconnects)
             yield
     except ShutdownError:
-        volume.engine.close_later(backend_file)
+        volume.engine.close_later(opened.backend_file)
         raise
 
 

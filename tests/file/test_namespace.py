@@ -14,6 +14,8 @@ import pytest
 import pagecache
 from pagecache import FileStat, PageCache, Volume
 
+from .backends import RecordingBackend
+from .objects import ObjectBackend
 from .rig import KEY, PAGE, Rig, Task, eventually, pattern
 
 Make = Callable[..., Rig]
@@ -317,6 +319,25 @@ def test_a_file_deleted_behind_the_cache(tree: Volume, tmp_path: Path) -> None:
         file.write(b"new")
     tree.sync(20)
     assert (tmp_path / "root" / "a").read_bytes() == b"new"
+
+
+@pytest.mark.parametrize("kind", [RecordingBackend, ObjectBackend], ids=["in place", "whole objects"])
+def test_an_object_that_is_created_again_behind_the_cache_is_committed(
+    make: Make, kind: type[RecordingBackend]
+) -> None:
+    """The cache knows an earlier object of this name, whose backend file is closed. [2.20, T-74]"""
+    backend = kind({KEY: DATA})
+    rig = make(backend=backend)
+    with rig.volume.open(KEY) as file:
+        file.pread(10, 0)
+    for closed in rig.volume.engine.take_idle(0):
+        rig.volume.engine.close_later(closed)
+    with backend.lock:
+        del backend.objects[KEY]
+    rig.open("ab").fsync()
+    assert backend.seen("commit", KEY)
+    assert backend.committed(KEY) == b""
+    rig.finish()
 
 
 def test_a_file_replaced_behind_the_cache(tree: Volume, tmp_path: Path) -> None:
