@@ -273,3 +273,18 @@ def test_new_object_whose_commit_was_not_answered_can_be_renamed() -> None:
     put(file, 0, b"C")
     file.commit()
     assert (place.names(), place.content("other")) == (["bucket/other"], b"Content")
+
+
+def test_request_that_was_not_carried_out_leaves_an_object_that_was_renamed_before() -> None:
+    """Its version from before that rename is no other object, so the request is sent again. [2.14, 2.20]"""
+    place = Place(Whole(), "bucket")
+    place.put("key", OLD)
+    with PageCache("16MiB", retry=OFTEN) as cache:
+        volume = cache.attach(place.backend)
+        volume.rename("key", "other")
+        with volume.open("new", "wb") as file:
+            file.write(PRECIOUS)
+            place.fs.hooks.before["rm_file"] = once(TimeoutError("no answer"))
+            volume.rename("new", "other")
+            assert place.content("other") is None
+        assert place.content("other") == PRECIOUS

@@ -58,10 +58,10 @@ class _Change:
 
     Attributes:
         old: the path that the request ends.
-        stored: the object that had it.
+        stored: the object that had it, with the version from before a rename.
         files: open files of that object.
         dst, new: the new key and its path; None: a remove.
-        there: the object that had the new path.
+        there: the object that had the new path, with the version of the store.
         replaced: open files of that object.
         done: the request was carried out, and the backend's own part is done.
     """
@@ -340,7 +340,7 @@ class Objects(AsyncBackend):
             what = f"a commit of {src!r} may have been carried out; commit it before it replaces an object"
             raise OSError(errno.EBUSY, what, dst)
         if there is not None:
-            await self._make(_Change(new, there, replaced), self.calls.remove(new))
+            await self._make(_Change(new, self._status_of(new, there), replaced), self.calls.remove(new))
         _detach(replaced)
         for file in following:
             file.moved(dst, None)
