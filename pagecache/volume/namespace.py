@@ -18,7 +18,8 @@ changes no key of the file or directory that it leads to.
 A transient error is followed by a retry. If the earlier attempt may have been carried out, the store is asked first:
 
     remove   the name is gone            it was carried out
-    rename   src is gone, dst exists     it was carried out
+    rename   src is gone, dst exists     it was carried out; but if dst has the version that was cached there, src was
+                                         not there before either: unknown
              src exists                  it was not; but without `replace` it is unknown if dst exists, too
     both     the name has a version other than the cached one: unknown
 
@@ -226,6 +227,7 @@ class _Before:
     links: int | None = None  # number of names of the object that is removed, or is replaced
     kind: Kind | None = None  # of what has the name that is removed; None: unknown
     version: str | None = None  # of the object whose name is removed; None: unknown
+    replaced: str | None = None  # version of the object that is replaced; None: unknown
     held: Inode | None = None  # the object of a remove that lets no commit begin
 
     def record(self, naming: Naming, backend: Backend, inode: Inode | None) -> None:
@@ -233,9 +235,10 @@ class _Before:
         if self.links is None:
             cached = naming.volume._inode_at(naming.old)
             self.kind = _kind(backend, naming.src, ask=naming.has_below()) or ("file" if cached is not None else None)
-            cached = None if self.kind == "symlink" else cached
-            if cached is not None and naming.src == naming.old and not cached.engine.versions.stale:
-                self.version = cached.engine.versions.base
+            if self.kind != "symlink" and naming.src == naming.old:
+                self.version = _known_version(cached)
+            if naming.dst is not None and naming.dst == naming.new != naming.old:
+                self.replaced = _known_version(inode)
             found = None if inode is None else inode.engine.stat_open()
             self.links = 1 if found is None else found.nlink or 1
         naming.link, naming.tree = self.kind == "symlink", self.kind in ("dir", None)
@@ -349,8 +352,9 @@ def _was_renamed(naming: Naming, backend: Backend, dst: Key, replace: bool, befo
     """
     if not tries.doubtful or _never_stored(naming):
         return False
-    src, there = _version(backend, naming.src), _version(backend, dst) is not _GONE
-    if src is _GONE and there:
+    src, found = _version(backend, naming.src), _version(backend, dst)
+    there = found is not _GONE
+    if src is _GONE and there and (found is None or found != before.replaced):
         return True
     if src is _GONE or before.is_other(src) or (there and not replace and naming.src != dst):
         tries.give_up()
@@ -430,6 +434,11 @@ def _kind(backend: Backend, key: Key, *, ask: bool) -> Kind | None:
         return None if lstat is None else lstat(key).kind
     except FileNotFoundError:
         return None
+
+
+def _known_version(inode: Inode | None) -> str | None:
+    """Return the version of the stored object below the cached bytes; None: there are none, or it is unknown."""
+    return None if inode is None or inode.engine.versions.stale else inode.engine.versions.base
 
 
 def _stored(backend: Backend, key: Key) -> bool:
