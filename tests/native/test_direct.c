@@ -500,6 +500,37 @@ static void check_threads_leave_what_the_last_writes_stored(void)
 	rig_close(&rig);
 }
 
+static void *discard_all(void *arg)
+{
+	(void)arg;
+	file_discard(file, 0, UINT64_MAX, NULL, 0);
+	return NULL;
+}
+
+/* The discard waits for a folio that a writer holds. In between a direct append is acknowledged. [2.10, 2.18] */
+static void check_a_discard_keeps_an_append_that_was_acknowledged_beside_it(void)
+{
+	static u8 bytes[PAGE];
+	pthread_t t;
+	start(true);
+	EQUAL(file_write(file, PAGES * PAGE, bytes, PAGE), 0);
+	struct pc_folio *f = folio_at(file, PAGES * PAGE);
+	CHECK(pc_folio_trylock(f));
+	pc_sync_arm("passer_by_met", 0);
+	pthread_create(&t, NULL, discard_all, NULL);
+	while (!pc_sync_arrived("passer_by_met"))
+		usleep(200);
+	pc_folio_unlock(file->inode->cache, f);
+	direct_write((PAGES + 1) * PAGE, (PAGES + 2) * PAGE, 9, PC_EXCLUSIVE);
+	pc_sync_release("passer_by_met");
+	pthread_join(t, NULL);
+	EQUAL(pc_inode_size(file->inode), (PAGES + 2) * PAGE);
+	EQUAL(byte_at((PAGES + 2) * PAGE - 1), 9);
+	EQUAL(byte_at(PAGES * PAGE), 0);
+	SOUND(&rig);
+	rig_close(&rig);
+}
+
 int main(void)
 {
 	RUN(check_a_direct_write_is_counted_and_published);
@@ -518,6 +549,7 @@ int main(void)
 	RUN(check_holes_and_truncates_cut_the_ranges);
 	RUN(check_a_write_whose_caller_left_keeps_the_file_blocked);
 	RUN(check_a_count_without_a_lock_is_found);
+	RUN(check_a_discard_keeps_an_append_that_was_acknowledged_beside_it);
 	RUN(check_threads_leave_what_the_last_writes_stored);
 	return 0;
 }

@@ -277,7 +277,7 @@ size_t pc_discard(struct pc_inode *i, uint64_t pos, uint64_t end, uint64_t *rang
 	struct pc_ranges out = {.out = ranges, .n = n};
 	u64 staged = pos & ~(u64)(c->page_size - 1), staged_end = last >> c->page_shift << c->page_shift;
 	pc_inode_leaf_lock(i);
-	u64 size, remote = atomic_load(&i->remote_size);
+	u64 size;
 	bool locked;
 	for (struct pc_folio *f; (f = pc_next_claimed(i, &index, last >> c->page_shift, &locked));) {
 		size = atomic_load(&i->size); /* the leaf lock was released: the file may have grown */
@@ -308,7 +308,8 @@ size_t pc_discard(struct pc_inode *i, uint64_t pos, uint64_t end, uint64_t *rang
 			pc_folio_remove(i, f);
 		}
 	}
-	size = atomic_load(&i->size); /* read again: the size may have grown since the last folio */
+	u64 remote = atomic_load(&i->remote_size); /* both are read now: they may have grown since the last folio */
+	size = atomic_load(&i->size);
 	pc_ranges_staged(i, &out, &staged, pc_min(staged_end, size));
 	pc_ranges_flush(&out);
 	struct pc_range kept;
