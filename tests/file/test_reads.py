@@ -243,6 +243,20 @@ def test_reads_keep_the_limits_of_the_backend(make: Make, limits: dict[str, int]
     assert rig.backend.violations == []
 
 
+@pytest.mark.parametrize("read_unit", [1, 512])
+def test_reads_past_the_cache_keep_the_boundary(make: Make, read_unit: int) -> None:
+    """Views pin all memory, so a read of other bytes goes past the cache. [2.2, 2.26]"""
+    content = pattern(64 * PAGE)
+    rig = make({KEY: content}, limits={"boundary": "8KiB", "read_unit": read_unit}, capacity=16 * PAGE)
+    file = rig.open("rb")
+    views = [file.view(n * PAGE, PAGE) for n in range(16)]
+    assert file.pread(50_000, 100_000) == content[100_000:150_000]
+    assert rig.cache.stats().pinned == 16 * PAGE
+    for view in views:
+        view.release()
+    assert rig.backend.violations == []
+
+
 @pytest.mark.parametrize("step", [lambda n: 1 + n // 3, lambda n: max(n - 1, 1), lambda n: min(n, 777)])
 def test_short_answers_are_asked_again_for_the_rest(make: Make, step: Callable[[int], int]) -> None:
     """Random offsets with a backend whose every read is short. [T-54, 2.3]"""

@@ -225,9 +225,7 @@ int pc_fill_call(struct pc_request *r, struct pc_part *parts, size_t n, size_t *
 	u64 unit = r->staged ? 1 : pc_max(i->limits.read_unit, 1), max = pc_max(i->limits.max_read, 1);
 	u64 head = beyond(from, unit);
 	u64 to = pc_min(stop, from - head + pc_max(max - beyond(max, unit), unit));
-	u64 boundary = __atomic_load_n(&i->limits.boundary, __ATOMIC_RELAXED); /* read once: limits may change */
-	if (boundary)
-		to = pc_min(to, (from / boundary + 1) * boundary);
+	to = pc_min(to, pc_boundary_after(&i->limits, from));
 	u64 tail = beyond(to, unit) ? unit - beyond(to, unit) : 0;
 	if (sink_ensure(r, head + tail))
 		return -ENOMEM;

@@ -198,8 +198,7 @@ static int gather_call(struct pc_request *r, struct pc_part *parts, size_t *nr_p
 	r->staged = pc_staged_source(i, r->cursor, r->run_end, &stop);
 	u64 unit = r->staged ? 1 : r->sink_size, head = r->cursor % unit;
 	u64 to = pc_min(stop, r->cursor - head + pc_max(i->limits.max_read / unit * unit, unit));
-	if (i->limits.boundary)
-		to = pc_min(to, (r->cursor / i->limits.boundary + 1) * i->limits.boundary);
+	to = pc_min(to, pc_boundary_after(&i->limits, r->cursor));
 	u64 tail = to % unit ? unit - to % unit : 0;
 	size_t k = 0;
 	if (head)
@@ -249,9 +248,7 @@ int pc_gather_answer(struct pc_request *r, int64_t n)
 static u64 call_max(const struct pc_request *r)
 {
 	const struct pc_limits *l = &r->inode->limits;
-	u64 max = l->max_write;
-	if (l->boundary)
-		max = pc_min(max, (r->call_pos / l->boundary + 1) * l->boundary - r->call_pos);
+	u64 max = pc_min(l->max_write, pc_boundary_after(l, r->call_pos) - r->call_pos);
 	return pc_max(max / r->unit * r->unit, r->unit);
 }
 

@@ -47,6 +47,13 @@ bool pc_token_take(struct pc_inode *i, struct pc_waiter *w, int kind);
 void pc_token_release_locked(struct pc_inode *i);
 void pc_token_release(struct pc_inode *i);
 
+/* Where a call that begins at @pos ends at the latest. Read once: limits may change. */
+static inline u64 pc_boundary_after(const struct pc_limits *l, u64 pos)
+{
+	u64 boundary = __atomic_load_n(&l->boundary, __ATOMIC_RELAXED);
+	return boundary ? (pos / boundary + 1) * boundary : UINT64_MAX;
+}
+
 /* fill_begin.c */
 struct pc_request *pc_fill_window(struct pc_inode *i, u64 index, u64 end, u64 max_bytes, u64 *stop);
 

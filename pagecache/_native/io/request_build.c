@@ -80,8 +80,7 @@ static u64 fitting(const struct build *b, u64 pos, u64 len)
 	const struct pc_limits *l = &b->inode->limits;
 	u64 page = b->inode->cache->page_size;
 	u64 most = b->limit > b->bytes ? b->limit - b->bytes : 0;
-	if (l->boundary)
-		most = pc_min(most, (pos / l->boundary + 1) * l->boundary - pos);
+	most = pc_min(most, pc_boundary_after(l, pos) - pos);
 	if (most >= len)
 		return len;
 	u64 cut = (pos + most) / page * page;
@@ -234,8 +233,7 @@ int pc_write_call(struct pc_request *r, struct pc_part *parts, size_t n, size_t 
 		return -ENOMEM;
 	u32 off = r->seg_off;
 	r->call_pos = r->segs[r->seg].pos + off;
-	if (l->boundary)
-		max = pc_min(max, (r->call_pos / l->boundary + 1) * l->boundary - r->call_pos);
+	max = pc_min(max, pc_boundary_after(l, r->call_pos) - r->call_pos);
 	for (u32 s = r->seg; s < r->nr_segs && len < max; s++, off = 0) {
 		struct pc_seg *g = &r->segs[s];
 		if (g->pos + off != r->call_pos + len)

@@ -132,6 +132,7 @@ static int begin_uncached(struct op *op, u64 *at, u64 *requested)
 	if (pos >= end)
 		return 0;
 	own->staged = pc_staged_source(op->inode, pos, end, &end);
+	end = pc_min(end, pc_boundary_after(&op->inode->limits, pos));
 	u64 unit = own->staged ? 1 : pc_max(op->inode->limits.read_unit, 1), head = pos % unit;
 	u64 len = pc_min(max, (end - pos + head + unit - 1) / unit * unit);
 	PyObject *memory = PyByteArray_FromStringAndSize(NULL, (Py_ssize_t)len);
