@@ -107,6 +107,20 @@ def test_a_direct_read_is_tried_again_and_then_raises(make: Make) -> None:
         direct.pread(10, 10)
 
 
+@pytest.mark.parametrize("direct", [False, True])
+def test_a_read_goes_on_after_answers_shorter_than_its_place_in_the_unit(make: Make, direct: bool) -> None:
+    """The read begins inside a read unit, and two answers end before that. Endless ones are an error. [2.9, 2.14]"""
+    rig = make({KEY: DATA}, limits={"read_unit": 512})
+    file = rig.open("rb", direct=direct)
+    rig.backend.fault("read_into", short(100), times=2)
+    assert file.pread(100, 300) == DATA[300:400]
+    rig.volume.drop_clean()
+    endless = rig.backend.fault("read_into", short(100), times=1000)
+    with pytest.raises(BackendProtocolError):
+        file.pread(100, 300)
+    assert endless.nr_hit >= 32
+
+
 def test_a_direct_read_beside_a_truncate_that_storage_has_already(make: Make, monkeypatch: pytest.MonkeyPatch) -> None:
     """The stored bytes are already gone, and the size says so only later: the read ends where the file does. [T-27,
     2.9]

@@ -50,6 +50,10 @@ ROUNDS = 8
 """How often a write is sent again because commits fail beside it, and how often its range is cleaned."""
 NO_PROGRESS_MAX = 3
 """Results of 0 bytes before that is an error."""
+EMPTY_READS_MAX = 2
+"""Answers of 0 bytes below the stored end before that is an error, as for buffered reads (fill.c)."""
+SHORT_READS_MAX = 32
+"""Answers that end before the requested start, inside its read unit, before that is an error; as for buffered reads."""
 BUSY = 0.001
 
 
@@ -127,7 +131,7 @@ def _within_boundary(at: int, length: int, limits: BackendLimits) -> int:
 
 def _read_once(file: EngineFile, op: Op, at: int, buffer: memoryview, more_than: int = 0) -> int:
     """Read bytes by one call, more than `more_than`, or just that past the end. Transient errors are retried."""
-    volume, zeros, attempts, since = file.volume, 0, 0, file.volume.clock.now()
+    volume, no_progress, attempts, since = file.volume, 0, 0, file.volume.clock.now()
     while True:
         volume.check_alive(file.key)
         seen = file.native.storage_seen()
@@ -150,8 +154,8 @@ def _read_once(file: EngineFile, op: Op, at: int, buffer: memoryview, more_than:
         if not seen or seen != file.native.storage_seen():
             volume.sleep(file, BUSY, "the end of a truncate")  # it has cut storage but not yet the size
             continue
-        zeros += 1
-        if zeros == 2:
+        no_progress += 1 if answer else SHORT_READS_MAX // EMPTY_READS_MAX
+        if no_progress >= SHORT_READS_MAX:
             raise BackendProtocolError(f"read_into({at}) answered {answer} before the end of the object", file.key)
 
 
