@@ -13,7 +13,7 @@ from typing import Any
 import numpy
 import pytest
 
-from pagecache import BackendError, BackendProtocolError, DeadlockError, RetryPolicy
+from pagecache import BackendError, BackendProtocolError, DeadlockError, PageCache, RetryPolicy
 from pagecache.backends import MemoryBackend
 
 from .answers import short
@@ -187,6 +187,22 @@ def test_a_direct_write_extends_the_file(make: Make) -> None:
     file.close()
     direct.close()
     assert rig.volume.stat(KEY).size == 4 * PAGE + 50
+
+
+def test_an_append_beyond_the_largest_offset_is_refused() -> None:
+    """The end of an append is known when it has the lock. It stores nothing, and the file stays usable. [2.1]"""
+    with PageCache("1MiB") as cache:
+        volume = cache.attach(MemoryBackend())
+        with volume.open(KEY, "w+b") as file, volume.open(KEY, "r+b", direct=True) as direct:
+            file.truncate(2**63 - 3)
+            for handle in (file, direct):
+                with pytest.raises(OSError, match="beyond") as caught:
+                    handle.append(b"12345")
+                assert caught.value.errno == errno.EFBIG
+                assert accepted_before(caught.value) == 0
+                assert file.size == 2**63 - 3
+            file.truncate(0)
+            assert direct.append(b"12345") == 0
 
 
 def test_dirty_and_clean_pages_under_a_direct_write(make: Make) -> None:

@@ -31,7 +31,7 @@ from typing import TYPE_CHECKING, Any
 from ...backends.plain import returned
 from ...backends.protocol import BackendLimits
 from ...errors import BackendProtocolError, LostRange, ShutdownError
-from ...native import DIRECT, DIRTY, LOCK, SHARED, UNSTABLE, WRITEBACK, Op
+from ...native import DIRECT, DIRTY, FOREVER, LOCK, SHARED, UNSTABLE, WRITEBACK, Op
 from ..commit import remote, tails
 from ..foreign import as_os_error, max_write_of, named
 from ..park import SLICE
@@ -246,6 +246,8 @@ def direct_write(self: EngineFile, op: Op, write: Write) -> None:
         op.release_lock()
     if self.conflict is not None:  # again: a thread that settles a conflict checks whether a write has begun
         raise self.conflict_error()
+    if write.end > FOREVER:  # the place of an append is known only now
+        raise OSError(errno.EFBIG, "the write would end beyond 2**63 - 1", self.key)
     if len(self.owed):
         self.owed.pay()
     extends = write.end > min(self.native.size, self.native.remote_size)
