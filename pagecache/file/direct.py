@@ -241,7 +241,14 @@ class DirectFile(CachedFile):
     def write(self, data: Any, /) -> int:
         """Write all of data at the file position."""
         self._check_writable()
-        pos, length = self._write(data, 0 if self._appends else self.tell(), append=self._appends)
+        start = 0 if self._appends else self.tell()
+        try:
+            pos, length = self._write(data, start, append=self._appends)
+        except OSError as error:
+            accepted = written_before(error)
+            if accepted and not self._appends:
+                self.seek(start + accepted)
+            raise
         if length:
             self.seek(pos + length)
         return length

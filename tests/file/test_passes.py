@@ -14,7 +14,7 @@ import pagecache
 
 from .backends import WAIT_LIMIT_S, RecordingFile
 from .clock import HandClock, after_flusher_turn
-from .rig import KEY, PAGE, Rig, Task, dirty_bytes, eventually, pattern
+from .rig import KEY, PAGE, Rig, Task, accepted_before, dirty_bytes, eventually, pattern
 
 Make = Callable[..., Rig]
 KIB, MIB = 1 << 10, 1 << 20
@@ -341,6 +341,41 @@ def test_a_failed_write_through_raises_and_keeps_what_it_wrote(make: Make, error
     assert sum(r.length for r in rig.volume.failed()) == 3 * PAGE
     file.fsync()
     assert rig.backend.committed(KEY) == bytes(PAGE) + data + bytes(4 * PAGE)
+
+
+@pytest.mark.parametrize("direct", [False, True], ids=["write_through", "direct through the cache"])
+@pytest.mark.parametrize("verb", ["append", "pwrite", "pwritev", "write"])
+def test_a_failed_write_through_says_that_its_bytes_were_accepted(make: Make, verb: str, direct: bool) -> None:
+    """They are in the file, and the position is behind them: a program that goes on after `characters_written` bytes
+    writes none of them twice. [2.7, 2.8, 2.9]
+    """
+    rig = make({KEY: b""}, limits={"write_unit": 512} if direct else {})
+    file = rig.open(direct=True) if direct else rig.open(write_through=True)
+    calls: dict[str, Callable[[], object]] = {
+        "append": lambda: file.append(b"abcdef"),
+        "pwrite": lambda: file.pwrite(b"abcdef", 0),
+        "pwritev": lambda: file.pwritev([b"abc", b"def"], 0),
+        "write": lambda: file.write(b"abcdef"),
+    }
+    rig.backend.fault("write_from", OSError(errno.ENOSPC, "full"))
+    with pytest.raises(pagecache.WritebackError) as caught:
+        calls[verb]()
+    accepted = accepted_before(caught.value)
+    assert accepted > 0
+    assert file.pread(10, 0) == b"abcdef"[:accepted]
+    if verb == "write":
+        assert file.tell() == 6
+    file.pwrite(b"abcdef"[accepted:], accepted)
+    file.fsync()
+    assert rig.backend.committed(KEY) == b"abcdef"
+
+
+def test_a_write_through_of_many_buffers_is_one_request(make: Make) -> None:
+    """Buffers of a call are written back together, whatever a round trip costs. [2.8]"""
+    rig = make({KEY: b""})
+    file = rig.open(write_through=True)
+    assert file.pwritev([b"x" * 100] * 50, 0) == 5000
+    assert [(call.offset, call.length) for call in rig.backend.seen("write_from")] == [(0, 5000)]
 
 
 # ---------------------------------------------------------------------------------------------- copy on conflict

@@ -23,21 +23,21 @@ void pc_characters_written(u64 done)
 	PyErr_Restore(type, value, traceback);
 }
 
-/* Add bytes of earlier buffers, which were accepted whole, to the current exception of a write of several buffers. */
-static void add_characters_written(u64 before)
+/* Return the number of accepted bytes that the current exception, which stays set, has; 0 if it has none. */
+static u64 characters_written(void)
 {
 	PyObject *type, *value, *traceback;
 	PyErr_Fetch(&type, &value, &traceback);
 	PyErr_NormalizeException(&type, &value, &traceback);
 	PyObject *n = value ? PyObject_GetAttrString(value, "characters_written") : NULL;
-	u64 own = n ? PyLong_AsUnsignedLongLong(n) : 0;
+	u64 written = n ? PyLong_AsUnsignedLongLong(n) : 0;
 	if (PyErr_Occurred()) {
 		PyErr_Clear();
-		own = 0;
+		written = 0;
 	}
 	Py_XDECREF(n);
 	PyErr_Restore(type, value, traceback);
-	pc_characters_written(before + own);
+	return written;
 }
 
 /* Whether a short write may be tried at once: it needs no wait unless CORE finds one. A write that releases the GIL
@@ -54,9 +54,13 @@ static bool may_try(struct handle *h, u64 len)
 	       !atomic_load_explicit(&i->volume->aborted, memory_order_relaxed);
 }
 
+/* All bytes of the range are accepted, whatever the write-back of it answers. Return: PC_DONE, PC_FAILED. */
 static enum pc_result write_through(struct handle *h, u64 pos, u64 len)
 {
-	return PC_UNLIKELY(h->through) && len ? pc_call_engine(h, pc_str_write_through, pos, len) : PC_DONE;
+	if (PC_LIKELY(!h->through) || !len || pc_call_engine(h, pc_str_write_through, pos, len) != PC_FAILED)
+		return PC_DONE;
+	pc_characters_written(len);
+	return PC_FAILED;
 }
 
 /* Writes keep the interpreter lock, so a thread that only writes keeps it for a whole switch interval (5 ms), once for
@@ -100,7 +104,7 @@ static enum pc_result write_all(struct handle *h, u64 pos, const u8 *from, u64 l
 	if (PC_UNLIKELY(done < len) && pc_write_slow(h, pos, from, len, done) == PC_FAILED)
 		return PC_FAILED;
 	step_aside(h);
-	return write_through(h, pos, len);
+	return PC_DONE;
 }
 
 /* Copy a source that may fault first, with nothing held; likewise a view of the range being written, so that its bytes
@@ -147,7 +151,7 @@ static enum pc_result append_all(struct handle *h, const u8 *from, u64 len, u64 
 	if (done < len && pc_append_slow(h, pos, from, len, done, locked) == PC_FAILED)
 		return PC_FAILED;
 	step_aside(h);
-	return write_through(h, *pos, len);
+	return PC_DONE;
 }
 
 /* Write a piece of an asynchronous write without waiting. Return: bytes taken; pc_write_remainder does the remainder. */
@@ -178,8 +182,8 @@ enum pc_result pc_write_remainder(struct handle *h, u64 *pos, const u8 *from, u6
 	return result;
 }
 
-/* Write or append a whole buffer; an append sets its offset. Return: bytes written (all of them), -1. */
-static i64 write_buffer(struct handle *h, PyObject *object, u64 *pos, bool append)
+/* Write or append a whole buffer to the cache; an append sets its offset. Return: bytes accepted (all of them), -1. */
+static i64 accept_buffer(struct handle *h, PyObject *object, u64 *pos, bool append)
 {
 	Py_buffer view;
 	void *bounce;
@@ -191,6 +195,13 @@ static i64 write_buffer(struct handle *h, PyObject *object, u64 *pos, bool appen
 	free(bounce);
 	PyBuffer_Release(&view);
 	return result == PC_FAILED ? -1 : len;
+}
+
+/* Write or append a whole buffer; an append sets its offset. Return: bytes written (all of them), -1. */
+static i64 write_buffer(struct handle *h, PyObject *object, u64 *pos, bool append)
+{
+	i64 n = accept_buffer(h, object, pos, append);
+	return n > 0 && write_through(h, *pos, (u64)n) == PC_FAILED ? -1 : n;
 }
 
 /* write_buffer() with a record in the trace. */
@@ -244,14 +255,16 @@ static PyObject *write_segments(struct handle *h, PyObject *buffers, u64 pos, co
 	for (Py_ssize_t k = 0; k < n; k++) {
 		PyObject *buffer = PySequence_GetItem(buffers, k);
 		u64 at = pos + done;
-		i64 got = buffer && !check_writable(h) ? write_buffer(h, buffer, &at, false) : -1;
+		i64 got = buffer && !check_writable(h) ? accept_buffer(h, buffer, &at, false) : -1;
 		Py_XDECREF(buffer);
 		if (got < 0) {
-			add_characters_written(done);
+			pc_characters_written(done + characters_written()); /* earlier buffers were accepted whole */
 			return NULL;
 		}
 		done += (u64)got;
 	}
+	if (write_through(h, pos, done) == PC_FAILED)
+		return NULL;
 	return n < 0 ? NULL : PyLong_FromUnsignedLongLong(done);
 }
 
@@ -369,9 +382,8 @@ PyObject *handle_write(PyObject *self, PyObject *data)
 	}
 	pos = h->position;
 	i64 n = write_verb(h, PC_CALL_WRITE, data, &pos, h->appends);
-	if (n < 0)
-		return NULL;
-	if (n)
-		h->position = pos + (u64)n;
-	return PyLong_FromLongLong(n);
+	u64 accepted = n < 0 ? characters_written() : (u64)n;
+	if (accepted)
+		h->position = pos + accepted;
+	return n < 0 ? NULL : PyLong_FromLongLong(n);
 }
