@@ -29,10 +29,11 @@ if TYPE_CHECKING:
     from .file import EngineFile
     from .volume import EngineVolume
 
-__all__ = ["Pace", "Stall", "divide", "room"]
+__all__ = ["Checks", "Pace", "Stall", "divide", "room"]
 
 HOPELESS_CHECKS_MAX = 20
-"""Checks without any possible progress before a wait is given up: the flusher has had its turn by then."""
+"""Checks without any possible progress during a wait before it is given up: the flusher has had its turn by then.
+Only the first writer in line checks, so each writer also counts the checks of the writers before it."""
 
 PAUSE_MIN, PAUSE_MAX = 0.010, 0.200
 """Seconds of one pause."""
@@ -179,15 +180,35 @@ def _hopeless(file: EngineFile, memory: bool) -> str | None:
     return "what fills it is pinned by views"
 
 
+class Checks:
+    """Checks for possible progress by the writers in line of a volume: the number that found none, and how many of them
+    were made before the last one that found some.
+    """
+
+    def __init__(self) -> None:
+        self.hopeless = self.answered = 0
+
+    def count(self, *, hopeless: bool) -> None:
+        if hopeless:
+            self.hopeless += 1
+        else:
+            self.answered = self.hopeless
+
+    def since(self, began: int) -> int:
+        """Return the number of checks since `began`, a former value of `hopeless`, and since the last progress."""
+        return self.hopeless - max(began, self.answered)
+
+
 class _Wait:
     """One writer's wait, with the conditions that end it."""
 
-    def __init__(self, file: EngineFile, inside: bool) -> None:
+    def __init__(self, file: EngineFile, *, inside: bool, memory: bool) -> None:
         self.file = file
-        self.inside = inside
+        self.inside, self.memory = inside, memory
         self.native, self.volume, self.cache = file.native, file.volume, file.volume.cache
         self.deadline = Deadline(self.volume.clock, self.cache.config.throttle_timeout)
-        self._hopeless = 0
+        self._checks = Checks() if inside or memory else self.volume.checks  # all writers that wait for memory check
+        self._began = self._checks.hopeless
 
     def reason(self, what: str, kind: str, start: int = 0, end: int = 0) -> Reason:
         at = self.deadline.at
@@ -212,22 +233,23 @@ class _Wait:
         _check_failed(self.file)
         return self.cache.native.event_seq()
 
-    def make_room(self, memory: bool) -> bool:
+    def make_room(self) -> bool:
         """Start work that makes room; return whether it may succeed.
 
         Raises:
             PageCacheError: ENOBUFS: it could not for long enough.
         """
         self.cache.flusher.make_room(urgent=True)
-        why = _hopeless(self.file, memory)
+        why = _hopeless(self.file, self.memory)
         if self.inside and why is None:
             why = "this write comes from inside a backend call, which what fills it may wait for"
-        self._hopeless = self._hopeless + 1 if why else 0
-        if memory and self._hopeless == HOPELESS_CHECKS_MAX // 2:
+        self._checks.count(hopeless=why is not None)
+        found = self._checks.since(self._began)
+        if self.memory and found == HOPELESS_CHECKS_MAX // 2:
             # Views and errors in reference cycles hold memory, and a waiting thread makes no objects that would start
             # the collector.
             gc.collect()
-        if why and self._hopeless >= HOPELESS_CHECKS_MAX:
+        if why and found >= HOPELESS_CHECKS_MAX:
             raise PageCacheError(f"the cache is full: {why}", self.file.key, errno=errno.ENOBUFS)
         return why is None
 
@@ -272,7 +294,7 @@ class _Wait:
             elif not native.line_first(place):
                 self.sleep(seq, SLICE)
             else:
-                hope = self.make_room(memory=False)
+                hope = self.make_room()
                 if native.room_take(place):
                     return
                 self.sleep(seq, SLICE if hope else PAUSE_MIN)
@@ -280,7 +302,7 @@ class _Wait:
     def for_memory(self) -> None:
         while True:
             seq = self.check()
-            hope = self.make_room(memory=True)
+            hope = self.make_room()
             self.sleep(seq, SLICE if hope else PAUSE_MIN)
             if hope:
                 return
@@ -300,7 +322,7 @@ def room(self: EngineFile, pos: int, length: int, place: int) -> None:
         return
     began = self.volume.clock.now()
     try:
-        wait = _Wait(self, inside)
+        wait = _Wait(self, inside=inside, memory=not place)
         if place:
             reason = wait.reason(f"room for {length} bytes", "room", pos, pos + length)
             during(reason, lambda: wait.for_room(length, place))

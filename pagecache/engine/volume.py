@@ -40,7 +40,7 @@ from .report.trouble import Troubles
 from .report.wait_snapshot import Owner, WaitSnapshot, unowned
 from .retryer import Retries
 from .runner import Job, Spare, ThreadRunner
-from .throttle import Pace, Stall
+from .throttle import Checks, Pace, Stall
 
 if TYPE_CHECKING:
     from .file import EngineFile
@@ -138,6 +138,7 @@ class EngineVolume:
         self.abort_reason: BaseException | None = None
         self.notices = Notices(name)
         self.pace = Pace()
+        self.checks = Checks()
         self.stall = Stall()
         self.dirty_share = 1.0
         self.reconnects = 0

@@ -11,10 +11,11 @@ import pytest
 
 import pagecache
 from pagecache import PageCache, Volume
+from pagecache.engine import throttle
 from pagecache.engine.throttle import PAUSE_MAX, PAUSE_MIN, Pace
 from pagecache.native import Pressure
 
-from .backends import RecordingBackend, RecordingFile
+from .backends import WAIT_LIMIT_S, RecordingBackend, RecordingFile
 from .clock import HandClock, after_flusher_turn
 from .rig import KEY, PAGE, Rig, Task, accepted_before, eventually, pattern
 
@@ -364,6 +365,32 @@ def test_the_largest_holders_are_committed_above_half_the_limit(make: Make) -> N
     rig.cache.flusher.wake()
     eventually(lambda: rig.cache.stats().unstable == 100 * KIB)
     assert [call.key for call in rig.backend.seen("commit")] == ["big"]
+
+
+def test_writers_in_line_learn_together_that_the_cache_is_full(make: Make, monkeypatch: pytest.MonkeyPatch) -> None:
+    """The first one checks for all: the others need no checks of their own, which would add up to seconds. [2.24]"""
+    names = [f"file {k}" for k in range(6)]
+    rig = make(
+        dict.fromkeys(names, b""), capacity="1MiB", dirty_background="128KiB", dirty_limit="256KiB",
+        limits={"commit_on_close": True},
+    )  # fmt: skip
+    files = [rig.open(key=name) for name in names]
+    checks, in_line, make_room = [], threading.Event(), throttle._Wait.make_room
+
+    def counted(wait: throttle._Wait) -> bool:
+        assert in_line.wait(WAIT_LIMIT_S)
+        checks.append(wait)
+        return make_room(wait)
+
+    monkeypatch.setattr(throttle._Wait, "make_room", counted)
+    writers = [Task(file.pwrite, bytes(MIB), 0) for file in files]
+    eventually(lambda: len(rig.cache.waits()) == len(files))
+    in_line.set()
+    for writer in writers:
+        with pytest.raises(pagecache.PageCacheError) as caught:
+            writer.result()
+        assert caught.value.errno == errno.ENOBUFS
+    assert len(checks) < 2 * throttle.HOPELESS_CHECKS_MAX
 
 
 def test_nothing_is_committed_without_the_writer_of_an_object(make: Make) -> None:
