@@ -364,7 +364,7 @@ struct pc_inode *pc_request_inode(const struct pc_request *r);
 struct pc_pin {
 	uint8_t *memory;
 	uint64_t len;
-	uint32_t folio, frame;
+	uint32_t folio, frame, cuts;
 	bool writable;
 };
 int pc_pin(struct pc_inode *i, uint64_t pos, uint64_t len, bool writable, struct pc_pin *out, struct pc_need *need);

@@ -223,6 +223,30 @@ def test_dirty_and_clean_pages_under_a_direct_write(make: Make) -> None:
     rig.cache.check()
 
 
+@pytest.mark.parametrize("local", [False, True], ids=["others clean", "others local"])
+@pytest.mark.parametrize("change", ["direct write", "invalidate_remote"])
+def test_a_view_whose_bytes_were_dropped_is_detached_beside_local_bytes(make: Make, change: str, local: bool) -> None:
+    """The folio stays in the file if other bytes of it are local. A later view is attached. [2.9, 2.19, 2.21]"""
+    rig = make({KEY: DATA})
+    file, direct = rig.open("r+b"), rig.open("r+b", direct=True)
+    file.pread(8 * PAGE, 0)
+    if local:
+        file.pwrite(b"L", 7 * PAGE)
+    with file.view(0, 10) as view:
+        assert not view.detached
+        if change == "direct write":
+            direct.pwrite(b"N" * 10, 0)
+        else:
+            rig.backend.objects[KEY].written[:10] = b"N" * 10
+            rig.volume.invalidate_remote(KEY, 0, PAGE)
+        assert view.detached
+        assert file.pread(10, 0) == b"N" * 10
+        assert view.detached
+        with file.view(0, 10) as later:
+            assert not later.detached
+            assert later.tobytes() == b"N" * 10
+
+
 def test_a_view_of_overwritten_bytes_is_detached(make: Make) -> None:
     """Its memory stays as it was. [2.10, 2.21]"""
     rig = make({KEY: DATA})

@@ -64,6 +64,7 @@ static void pin_folio(struct pc_inode *i, struct pc_folio *f, u32 from, u32 to, 
 	*out = (struct pc_pin){
 		.folio = pc_folio_id(i->cache, f),
 		.frame = atomic_load_explicit(&f->frame, memory_order_relaxed),
+		.cuts = atomic_load(&e->cuts),
 		.memory = pc_folio_memory(i->cache, f) + from,
 		.len = to - from,
 		.writable = writable,
@@ -194,11 +195,16 @@ void pc_unpin(struct pc_cache *c, const struct pc_pin *pin)
 		pc_folio_put(c, f);
 }
 
-/* Whether the memory is no longer the file's. */
+/* Whether the memory is no longer the file's. Blocks that a view may store to are local and stay valid. If clean bytes of
+ * a folio with local ones were dropped, all its other pins say so: it is not known which of them show these bytes. */
 bool pc_pin_detached(struct pc_cache *c, const struct pc_pin *pin)
 {
-	const struct pc_folio *f = pc_folio_at(c, pin->folio);
-	return atomic_load(&((struct pc_folio *)f)->frame) != pin->frame || pc_folio_state(f) & PC_F_DETACHED;
+	struct pc_folio *f = pc_folio_at(c, pin->folio);
+	u32 st = pc_folio_state(f);
+	if (atomic_load(&f->frame) != pin->frame || st & PC_F_DETACHED)
+		return true;
+	const struct pc_ext *e = pc_folio_ext(c, f);
+	return !pin->writable && (st & PC_F_STALE || (e && atomic_load(&e->cuts) != pin->cuts));
 }
 
 /* The folio has another frame: its pins hold the old one by number now, and nothing else. Leaf lock held.

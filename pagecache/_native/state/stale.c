@@ -49,11 +49,18 @@ void pc_folio_refresh(struct pc_inode *i, struct pc_folio *f)
 	atomic_fetch_and(&f->state, ~(u32)PC_F_STALE);
 	if (pc_local_count(c, f, 0, blocks) == blocks)
 		return;
+	bool cut = false;
 	pc_seq_begin(f);
-	for (u32 b = 0; b < blocks; b++)
-		if (!pc_local_count(c, f, b, b + 1))
-			pc_valid_cut(c, f, b << c->page_shift, (b + 1) << c->page_shift);
+	for (u32 b = 0; b < blocks; b++) {
+		u32 from = b << c->page_shift, to = (b + 1) << c->page_shift;
+		if (pc_local_count(c, f, b, b + 1))
+			continue;
+		cut = cut || pc_missing_until(c, f, from, to) < to || pc_valid_until(c, f, from, to) > from;
+		pc_valid_cut(c, f, from, to);
+	}
 	pc_seq_end(f);
+	if (cut && pc_folio_state(f) & PC_F_PINNED)
+		atomic_fetch_add(&pc_folio_ext(c, f)->cuts, 1);
 }
 
 /* End of the last byte of L in a folio, cut at the size; 0: there is none. What a block has in L are its valid bytes [M6]. */
