@@ -95,6 +95,8 @@ def _missing(key: Key) -> OSError:
 class DirectoryFile(BackendFile):
     """One open file. It works on after its name was removed, renamed or replaced."""
 
+    _fd = -1  # set by the open that has made this object; from then on `close` closes it
+
     def __init__(self, backend: DirectoryBackend, fd: int, path: str, key: Key, writable: bool) -> None:
         self._backend = backend
         self._name = backend._unsynced.follow(path)
@@ -105,7 +107,6 @@ class DirectoryFile(BackendFile):
         found = os.fstat(fd)
         self._version = _version(found)
         self._object = backend._identities.pin(found, path)
-        self._fd = fd  # from now on `close` closes the descriptor
 
     def stat(self) -> ObjectStat:
         return _object_stat(os.fstat(self._fd))
@@ -163,8 +164,10 @@ class DirectoryFile(BackendFile):
         with self._closing:
             fd, self._fd = self._fd, -1
         if fd >= 0:
-            self._backend._identities.unpin(self._object, os.fstat(fd).st_nlink)
-            os.close(fd)
+            try:
+                self._backend._identities.unpin(self._object, os.fstat(fd).st_nlink)
+            finally:
+                os.close(fd)
 
     def __del__(self) -> None:
         if getattr(self, "_fd", -1) >= 0:
@@ -224,10 +227,12 @@ class DirectoryBackend(NamespaceBackend):
                 fd, writable = self._open_existing(place)
             try:
                 self._need_regular(os.fstat(fd))
-                return DirectoryFile(self, fd, place.path, key, writable)
+                file = DirectoryFile(self, fd, place.path, key, writable)
             except BaseException:
                 os.close(fd)
                 raise
+            file._fd = fd  # no call in between: either this function closes it or the file does
+            return file
 
     def _open_existing(self, place: Place) -> tuple[int, bool]:
         if place.found is not None:

@@ -3,11 +3,14 @@
 from __future__ import annotations
 
 import errno
+import gc
 import os
 import stat
+import sys
 import threading
 from collections.abc import Callable, Iterator
 from pathlib import Path, PurePosixPath
+from types import FrameType
 from typing import Any
 
 import pytest
@@ -543,3 +546,26 @@ def test_close_leaves_open_files_alone(root: Path) -> None:
     assert file.read_into(0, [memoryview(buffer)]) == 4
     file.close()
     file.close()
+
+
+def test_an_open_that_is_interrupted_at_its_end_closes_its_descriptor_once(tmp_path: Path) -> None:
+    """A second close would hit a descriptor that was opened since, with the same number."""
+    (tmp_path / "a").write_bytes(b"content")
+    backend = DirectoryBackend(tmp_path)
+
+    def profile(frame: FrameType, event: str, _arg: object) -> None:
+        if event == "return" and frame.f_code.co_qualname == "DirectoryFile.__init__":
+            sys.setprofile(None)
+            raise KeyboardInterrupt
+
+    sys.setprofile(profile)
+    try:
+        backend.open("a")
+    except KeyboardInterrupt as interrupt:
+        others = [os.open(os.devnull, os.O_RDONLY) for _ in range(4)]
+        interrupt.__traceback__ = None  # it refers to the file
+    finally:
+        sys.setprofile(None)
+    gc.collect()
+    for fd in others:
+        os.close(fd)
