@@ -127,3 +127,13 @@ def test_distant_gaps_in_a_unit_are_read_separately() -> None:
             file.pwrite(b"x" * PAGE, 200 * PAGE)
             file.fsync()
         assert len(reads_of(store)) == reads
+
+
+def test_the_error_of_a_read_around_dirty_bytes_names_its_range(make: Make) -> None:
+    """A wrong answer to the read of the rest of a unit is a failed write-back. [2.12, 2.14]"""
+    rig = make({KEY: pattern(8 * PAGE)}, limits={"write_unit": 2 * PAGE}, retry=ONCE)
+    file = rig.open()
+    file.pwrite(b"x" * PAGE, 2 * PAGE)
+    rig.backend.fault("read_into", lambda *_: None)
+    with pytest.raises(WritebackError, match=rf"read_into\({3 * PAGE}, {PAGE} bytes\) did not answer"):
+        file.fsync()

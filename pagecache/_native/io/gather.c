@@ -216,6 +216,12 @@ static int gather_call(struct pc_request *r, struct pc_part *parts, size_t *nr_p
 	return 1;
 }
 
+/* Position of the read that was prepared last. */
+u64 pc_gather_pos(const struct pc_request *r)
+{
+	return r->cursor - (r->staged ? 0 : r->cursor % r->sink_size);
+}
+
 /**
  * pc_gather_answer() - process the result of a read of pc_call_next.
  *
@@ -259,7 +265,7 @@ int pc_unit_call(struct pc_request *r, struct pc_part *parts, size_t n, size_t *
 	struct pc_inode *i = r->inode;
 	if (r->gather) {
 		int more = gather_call(r, parts, nr_parts);
-		*pos = more > 0 ? r->cursor - (r->staged ? 0 : r->cursor % r->sink_size) : 0;
+		*pos = more > 0 ? pc_gather_pos(r) : 0;
 		return more;
 	}
 	r->staged = 0;

@@ -45,14 +45,15 @@ void pc_request_delete(struct pc_request *r)
 	pc_inode_user_put(i);
 }
 
+/* Position and length of the running call; a request of units also reads (gather.c). */
 uint64_t pc_request_pos(const struct pc_request *r)
 {
-	return r->call_pos;
+	return r->gather > 1 ? pc_gather_pos(r) : r->call_pos;
 }
 
 uint64_t pc_request_len(const struct pc_request *r)
 {
-	return r->call_len;
+	return r->gather > 1 ? r->run_got : r->call_len;
 }
 
 struct pc_inode *pc_request_inode(const struct pc_request *r)

@@ -314,7 +314,7 @@ static PyObject *op_offset(PyObject *self, void *closure)
 	(void)closure;
 	u64 start, end;
 	pc_op_extent(op, &start, &end);
-	return PyLong_FromUnsignedLongLong(request_of(op) ? request_of(op)->call_pos : start);
+	return PyLong_FromUnsignedLongLong(request_of(op) ? pc_request_pos(request_of(op)) : start);
 }
 
 static PyObject *op_length(PyObject *self, void *closure)
@@ -323,7 +323,7 @@ static PyObject *op_length(PyObject *self, void *closure)
 	(void)closure;
 	u64 start, end;
 	pc_op_extent(op, &start, &end);
-	return PyLong_FromUnsignedLongLong(request_of(op) ? request_of(op)->call_len : end - start);
+	return PyLong_FromUnsignedLongLong(request_of(op) ? pc_request_len(request_of(op)) : end - start);
 }
 
 static PyObject *op_extent(PyObject *self, void *closure)

@@ -107,7 +107,7 @@ static int begin_request(struct op *op, u64 *pos, u64 *len)
 	struct pc_part parts[PC_PARTS_MAX];
 	size_t n = 0;
 	int more = pc_call_next(r, pos, parts, PC_PARTS_MAX, &n);
-	*len = r->call_len;
+	*len = pc_request_len(r);
 	if (more > 0)
 		return begin_call(op, parts, n);
 	if (more == -ESTALE) {

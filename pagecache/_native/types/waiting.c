@@ -166,8 +166,8 @@ static void copy_extent(const struct op *op, struct call *to)
 	to->pos = to->from;
 	to->end = to->to;
 	if (r && op->state == OP_IN_CALL) {
-		to->pos = r->call_pos;
-		to->end = r->call_pos + r->call_len;
+		to->pos = pc_request_pos(r);
+		to->end = to->pos + pc_request_len(r);
 	}
 	to->request = r ? r->id : 0;
 }
