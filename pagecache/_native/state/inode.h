@@ -58,7 +58,6 @@ struct pc_inode {
 	u8 settle; /* the engine wants the token for work without a commit: pc_settle_start */
 	u8 commit_requested; /* a commit is wanted, not only work of the engine */
 	u8 commit_due; /* the one that runs is to commit */
-	u8 commit_ending; /* the one that runs has its answer, and its effects are being applied */
 	u64 commit_stamp; /* largest epoch that a caller wants committed and has seen in flight; 0: none */
 	_Atomic u32 users; /* requests, workers and hits that hold a pointer */
 	_Atomic u32 hits_open; /* of these: hits (hit.c) */

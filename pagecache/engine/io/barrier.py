@@ -252,7 +252,7 @@ class FileSync:
         if self.not_before and not (needed and file.volume.clock.now() < self.not_before):
             self._commit_is(_NO_ATTEMPT)
         if not needed:
-            # Not done: a commit is ending, or another sync's failed between two checks.
+            # Not done: a commit runs, or another sync's failed between two checks.
             return not self.flush or native.sync_done(self.stamp)
         if self.not_before or file.unnaming is not None:
             return False
