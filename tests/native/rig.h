@@ -83,6 +83,7 @@ static MAYBE void file_forget(struct file *f)
  * are requested again when the commit has ended: 0. */
 static MAYBE int64_t fetch(struct file *f, struct pc_request *r, u64 pos, const struct pc_part *parts, size_t n)
 {
+	CHECK(n <= pc_max(f->inode->limits.max_vectors, 1));
 	int64_t got = r->staged ? store_read_staged(&f->store, pos, parts, n) : store_read(&f->store, pos, parts, n);
 	if (!r->staged || got != -ENOENT)
 		return got;

@@ -13,6 +13,7 @@
 #include "io/io.h"
 
 enum { PC_REREADS = 3, PC_ZEROS = 2, PC_NO_PROGRESS_MAX = 32 };
+enum { PC_FILL_PARTS = 3 }; /* a call whose range begins and ends inside read units: surplus, memory, surplus */
 
 static bool owns(const struct pc_request *r, const struct pc_folio *f, u64 index)
 {
@@ -205,6 +206,45 @@ static size_t fill_parts(struct pc_request *r, u64 pos, u64 len, struct pc_part 
 	return k;
 }
 
+/* Prepare a call for [from, to) that has no buffers for the surplus of read units: whole units go to the folios, and
+ * one unit that is missing in part goes to the sink, from which pc_fill_answer copies. Return: parts; 0: no memory. */
+static size_t few_parts(struct pc_request *r, u64 from, u64 to, u64 unit, struct pc_part *parts, size_t n)
+{
+	u64 head = beyond(from, unit), whole = 0;
+	if (!head)
+		fill_parts(r, from, to - from, parts, 0, n, &whole);
+	whole -= beyond(whole, unit);
+	r->sunk = !whole;
+	r->call_pos = from - head;
+	r->call_len = whole ? whole : unit;
+	r->call_stop = pc_min(r->call_pos + r->call_len, to);
+	if (whole)
+		return fill_parts(r, from, whole, parts, 0, n, &whole);
+	return sink_ensure(r, unit) ? 0 : part_add(parts, 0, r->sink, unit, PC_NO_FRAME, 0);
+}
+
+/* Prepare a call for [from, to) with a buffer at each end for the surplus of read units. Return: parts; 0: no memory. */
+static size_t many_parts(struct pc_request *r, u64 from, u64 to, u64 unit, struct pc_part *parts, size_t n)
+{
+	u64 head = beyond(from, unit), tail = beyond(to, unit) ? unit - beyond(to, unit) : 0, covered;
+	if (sink_ensure(r, head + tail))
+		return 0;
+	size_t k = part_add(parts, 0, r->sink, head, PC_NO_FRAME, 0);
+	/* A call that ends early for lack of parts may need one for the rest of its read unit. */
+	k = fill_parts(r, from, to - from, parts, k, n - (unit > 1), &covered);
+	if (covered < to - from)
+		tail = beyond(from + covered, unit) ? unit - beyond(from + covered, unit) : 0;
+	if (sink_ensure(r, head + tail))
+		return 0;
+	if (head)
+		parts[0].memory = r->sink;
+	r->sunk = 0;
+	r->call_pos = from - head;
+	r->call_len = head + covered + tail;
+	r->call_stop = from + covered;
+	return part_add(parts, k, r->sink + head, tail, PC_NO_FRAME, 0);
+}
+
 /**
  * pc_fill_call() - prepare the next backend call of a fill.
  *
@@ -226,26 +266,11 @@ int pc_fill_call(struct pc_request *r, struct pc_part *parts, size_t n, size_t *
 	u64 head = beyond(from, unit);
 	u64 to = pc_min(stop, from - head + pc_max(max - beyond(max, unit), unit));
 	to = pc_min(to, pc_boundary_after(&i->limits, from));
-	u64 tail = beyond(to, unit) ? unit - beyond(to, unit) : 0;
-	if (sink_ensure(r, head + tail))
+	size_t most = pc_min(n, pc_max(i->limits.max_vectors, 1));
+	size_t k = unit > 1 && most < PC_FILL_PARTS ? few_parts(r, from, to, unit, parts, most)
+						    : many_parts(r, from, to, unit, parts, most);
+	if (!k)
 		return -ENOMEM;
-	size_t limit = n < i->limits.max_vectors ? n : i->limits.max_vectors;
-	if (head + tail && limit < 4)
-		limit = limit < 3 ? 3 : limit;
-	u64 covered;
-	size_t k = part_add(parts, 0, r->sink, head, PC_NO_FRAME, 0);
-	/* A call that ends early for lack of parts may need one for the rest of its read unit. */
-	k = fill_parts(r, from, to - from, parts, k, limit - (unit > 1 && limit > 1), &covered);
-	if (covered < to - from)
-		tail = beyond(from + covered, unit) ? unit - beyond(from + covered, unit) : 0;
-	if (tail && sink_ensure(r, head + tail))
-		return -ENOMEM;
-	if (head)
-		parts[0].memory = r->sink;
-	k = part_add(parts, k, r->sink + head, tail, PC_NO_FRAME, 0);
-	r->call_pos = from - head;
-	r->call_len = head + covered + tail;
-	r->call_stop = from + covered;
 	*nr_parts = k;
 	pc_inode_leaf_lock(i);
 	if (r->run_new)
@@ -276,6 +301,19 @@ static int publish_run(struct pc_request *r)
 	}
 	r->run_got = got - r->cursor;
 	return err;
+}
+
+/* Copy [from, from + len), read into the sink, to the folios. */
+static void copy_from_sink(struct pc_request *r, u64 from, u64 len)
+{
+	struct pc_cache *c = r->inode->cache;
+	for (u64 at = from, stop; at < from + len; at = stop) {
+		struct pc_folio *f = owned_at(r, at >> c->page_shift);
+		PC_ASSERT(f);
+		u64 start = pc_folio_pos(c, f);
+		stop = pc_min(start + pc_folio_bytes(c, f), from + len);
+		memcpy(pc_folio_memory(c, f) + (at - start), r->sink + (at - r->call_pos), stop - at);
+	}
 }
 
 /**
@@ -314,6 +352,8 @@ int pc_fill_answer(struct pc_request *r, int64_t n)
 		return r->zeros >= PC_NO_PROGRESS_MAX ? -EPROTO : 0;
 	}
 	r->zeros = 0;
+	if (r->sunk)
+		copy_from_sink(r, from, got);
 	r->run_got += got;
 	return publish_run(r);
 }
@@ -398,12 +438,21 @@ u32 pc_kept_max(const struct pc_request *r)
 	return r->kind == PC_REQ_FILL ? r->nr_owned : r->nr_segs;
 }
 
-/* Hand over the buffer for the surplus of read units too: the exporter must free the memory. */
+/* Hand over the buffer for the surplus of read units too: the exporter must free the memory. Missing bytes in it are
+ * copied; without memory for the copy they are read again. */
 u8 *pc_sink_leave(struct pc_request *r)
 {
 	u8 *sink = r->sink;
+	u64 size = r->sink_size;
 	r->sink = NULL;
 	r->sink_size = 0;
+	if (r->sunk && !sink_ensure(r, size)) {
+		memcpy(r->sink, sink, size);
+	} else if (r->sunk) {
+		pc_inode_leaf_lock(r->inode);
+		run_drop(r, &r->inode->counters.fill_dropped);
+		pc_inode_leaf_unlock(r->inode);
+	}
 	return sink;
 }
 
@@ -438,7 +487,7 @@ u32 pc_fill_quarantine(struct pc_request *r, u32 *frames)
 	struct pc_inode *i = r->inode;
 	struct pc_cache *c = i->cache;
 	u32 k = 0;
-	for (u64 pos = r->call_pos; pos < r->call_pos + r->call_len;) {
+	for (u64 pos = r->call_pos; !r->sunk && pos < r->call_pos + r->call_len;) {
 		struct pc_folio *f = owned_at(r, pos >> c->page_shift);
 		if (!f) {
 			pos = ((pos >> c->page_shift) + 1) << c->page_shift;

@@ -24,11 +24,16 @@ static u8 *scratch_at(const struct pc_request *r, u64 pos)
 	return r->scratch + (pos - r->start);
 }
 
-/* Allocate the scratch. Two read units behind the bytes of the request take the surplus that the backend reads before
- * and after the missing bytes. */
+/* Two read units behind the bytes of the request take the surplus that the backend reads before and after the missing
+ * bytes. */
+static u64 scratch_size(const struct pc_request *r)
+{
+	return r->end - r->start + 2 * r->sink_size;
+}
+
 static u8 *scratch_new(const struct pc_request *r)
 {
-	return pc_scratch_new(r->end - r->start + 2 * r->sink_size);
+	return pc_scratch_new(scratch_size(r));
 }
 
 /* An exporter still holds buffers of a call that has ended: it must free the memory, and the request goes on with a
@@ -37,7 +42,7 @@ u8 *pc_scratch_leave(struct pc_request *r)
 {
 	u8 *old = r->scratch, *copy = scratch_new(r);
 	if (copy)
-		memcpy(copy, old, r->end - r->start);
+		memcpy(copy, old, scratch_size(r));
 	else if (r->unit)
 		r->gather = 1, r->gather_seg = 0, r->cursor = r->run_end = 0;
 	r->scratch = copy;
@@ -130,20 +135,14 @@ static void cache_part(struct pc_request *r, const struct pc_seg *g, struct pc_r
 	fill->inval_seq = r->inval_seq;
 	fill->quiet = 1;
 	while (!err && pc_fill_call(fill, parts, 4, &n) > 0) {
-		u64 at = fill->call_pos, end = g->pos + g->len;
-		for (size_t k = 0; k < n && at < end; at += parts[k++].len) {
-			if (parts[k].frame == PC_NO_FRAME)
-				continue;
-			if (at < g->pos)
-				break;
-			u64 part = pc_min(parts[k].len, end - at);
-			memcpy(parts[k].memory, scratch_at(r, at), part);
-			if (part < parts[k].len) {
-				at += part;
-				break;
-			}
+		u64 at = fill->call_pos, end = pc_min(g->pos + g->len, at + fill->call_len);
+		for (size_t k = 0; k < n; at += parts[k++].len) {
+			u64 from = pc_max(at, g->pos), to = pc_min(at + parts[k].len, end);
+			if (from < to)
+				memcpy(parts[k].memory + (from - at), scratch_at(r, from), to - from);
 		}
-		u64 got = pc_min(at, end) - fill->call_pos;
+		bool has = fill->cursor + fill->run_got >= g->pos && fill->call_pos < end;
+		u64 got = has ? end - fill->call_pos : 0;
 		err = got < fill->call_len ? 1 : 0;
 		int answer = pc_fill_answer(fill, (int64_t)got);
 		err = err || answer || fill->rereads; /* invalidated bytes are of no use */
@@ -200,14 +199,23 @@ static int gather_call(struct pc_request *r, struct pc_part *parts, size_t *nr_p
 	u64 to = pc_min(stop, r->cursor - head + pc_max(i->limits.max_read / unit * unit, unit));
 	to = pc_min(to, pc_boundary_after(&i->limits, r->cursor));
 	u64 tail = to % unit ? unit - to % unit : 0;
-	size_t k = 0;
-	if (head)
-		parts[k++] = (struct pc_part){r->scratch + len, head, PC_NO_FRAME, 0};
-	parts[k++] = (struct pc_part){scratch_at(r, r->cursor), to - r->cursor, PC_NO_FRAME, 0};
+	size_t k = 0, most = pc_max(i->limits.max_vectors, 1);
+	r->sunk = 0;
+	if ((head > 0) + 1u + (tail > 0) > most) {
+		/* Too few buffers: read whole units, or one unit behind the scratch, from which pc_gather_answer copies. */
+		r->sunk = head || to - r->cursor < unit;
+		to = r->sunk ? pc_min(to, r->cursor - head + unit) : to - to % unit;
+		tail = 0;
+	}
+	r->run_end = to;
+	/* length of the read; call_pos and call_len are those of writes */
+	r->run_got = r->sunk ? unit : head + (to - r->cursor) + tail;
+	if (head || r->sunk)
+		parts[k++] = (struct pc_part){r->scratch + len, r->sunk ? unit : head, PC_NO_FRAME, 0};
+	if (!r->sunk)
+		parts[k++] = (struct pc_part){scratch_at(r, r->cursor), to - r->cursor, PC_NO_FRAME, 0};
 	if (tail)
 		parts[k++] = (struct pc_part){r->scratch + len + unit, tail, PC_NO_FRAME, 0};
-	r->run_end = to;
-	r->run_got = head + (to - r->cursor) + tail; /* length of the read; call_pos and call_len are those of writes */
 	r->gather = 2;
 	*nr_parts = k;
 	pc_inode_leaf_lock(i);
@@ -241,6 +249,8 @@ int pc_gather_answer(struct pc_request *r, int64_t n)
 	if (r->zeros >= PC_NO_PROGRESS_MAX)
 		return -EPROTO;
 	if (got) {
+		if (r->sunk)
+			memcpy(scratch_at(r, r->cursor), r->scratch + (r->end - r->start) + head, got);
 		/* Copy concurrent writes over the answer, and the local bytes of a stale folio. */
 		pc_read_local(i, r->cursor, scratch_at(r, r->cursor), got, NULL);
 		r->cursor += got;

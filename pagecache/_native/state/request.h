@@ -33,6 +33,7 @@ struct pc_request {
 	u8 quiet; /* fill: the bytes come from memory, no call is counted */
 	u8 run_new; /* fill: the run is not counted yet [I-26] */
 	u8 gather; /* write of units: 1 neighbours are missing, 2 some were read */
+	u8 sunk; /* the read that runs or comes next has one buffer, for a read unit that is missing in part */
 	u8 staged; /* the read that runs or comes next asks for bytes of S, and for nothing else */
 	u8 snapshot; /* write: segments without a frame are copied to scratch before the first call; their folios are pinned */
 	u8 stage; /* write: the backend is asked to keep the bytes readable */
