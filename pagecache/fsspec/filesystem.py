@@ -291,10 +291,14 @@ class PageCacheFileSystem(ChainedFileSystem):
         super().mv(path1, path2, recursive=recursive, maxdepth=maxdepth, **kwargs)
 
     def cp_file(self, path1: str, path2: str, **kwargs: Any) -> None:
-        """Copy a file: on the target if it has the current content of both, otherwise through the cache."""
+        """Copy a file: on the target if it has the current content of both, otherwise through the cache. A copy to
+        the same file changes nothing.
+        """
         source, target = self._stripped(path1), self._stripped(path2)
         if self.isdir(source):
             self.makedirs(target, exist_ok=True)
+        elif self._is_one_file(source, target):
+            self.info(source)  # raises if there is none
         elif self._intrans or self._unseen_at(source) or self._unseen_at(target, hidden=False):
             self._copy(source, target)
         else:
@@ -305,6 +309,13 @@ class PageCacheFileSystem(ChainedFileSystem):
                 self._copy(source, target)
             else:
                 self.volume.invalidate_remote(self._key(target))
+
+    def _is_one_file(self, path: str, other: str) -> bool:
+        """Return whether both paths lead to one file, perhaps by links."""
+        canonical = self.volume.backend.canonical
+        with contextlib.suppress(ValueError, OSError):  # no file can be there
+            return path == other or canonical(self._key(path)) == canonical(self._key(other))
+        return False
 
     def _copy(self, source: str, target: str) -> None:
         with self.open(source) as old, self.open(target, "wb") as new:

@@ -116,6 +116,33 @@ def test_a_moved_or_copied_object_takes_its_bytes_along(fs: PageCacheFileSystem,
     assert fs.cat_file(f"{root}/moved") == b"not stored yet"
 
 
+def test_a_copy_of_a_file_to_itself_leaves_its_bytes(fs: PageCacheFileSystem, below: Any, root: str) -> None:
+    """This includes bytes that are not stored yet."""
+    path = f"{root}/file"
+    below.pipe_file(path, b"precious")
+    fs.cp_file(path, path)
+    with fs.open(path, "r+b") as file:
+        file.write(b"P")
+        fs.cp_file(path, path)
+        assert fs.cat_file(path) == b"Precious"
+    assert fs.cat_file(path) == below.cat_file(path) == b"Precious"
+    with pytest.raises(FileNotFoundError):
+        fs.cp_file(f"{root}/none", f"{root}/none")
+
+
+def test_a_copy_of_a_file_to_another_name_of_it_leaves_its_bytes(
+    make: Callable[..., PageCacheFileSystem], tmp_path: Path
+) -> None:
+    (tmp_path / "file").write_bytes(b"precious")
+    os.symlink(tmp_path / "file", tmp_path / "link")
+    fs = make("file")
+    with fs.open(f"{tmp_path}/file", "r+b") as file:
+        file.write(b"P")
+        fs.cp_file(f"{tmp_path}/file", f"{tmp_path}/link")
+        fs.cp_file(f"{tmp_path}/link", f"{tmp_path}/file")
+    assert (tmp_path / "file").read_bytes() == b"Precious"
+
+
 def test_an_object_that_was_never_stored_can_be_removed_and_renamed(make: Callable[..., PageCacheFileSystem]) -> None:
     fs, below = make("memory"), fsspec.filesystem("memory")
     with fs.open("/one", "wb") as one, fs.open("/two", "wb") as two:
