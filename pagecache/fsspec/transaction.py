@@ -3,7 +3,7 @@
 A file that is opened for writing inside a transaction is a private copy in a temporary file of this machine, which
 vanishes with the process. At the end of the transaction it replaces the object at once: if objects appear when they are
 closed, by writing and closing it; otherwise under another name beside it, which is then renamed. An object that was
-opened for changes (r+, a) must not have been changed by another writer since.
+opened for changes (r+, a) must not have been changed by another writer since, stored or not.
 
 Files of one transaction are put in place one after another. If that fails, the earlier ones are in place, and the
 others are discarded.
@@ -13,14 +13,16 @@ from __future__ import annotations
 
 import contextlib
 import errno
+import hashlib
 import io
 import shutil
 import tempfile
 import threading
 import uuid
 from collections import deque
+from collections.abc import Callable
 from types import TracebackType
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, NoReturn
 
 from fsspec.transaction import Transaction
 
@@ -30,6 +32,8 @@ from ..volume.opening import mode_flags
 
 if TYPE_CHECKING:
     from typing_extensions import Buffer
+
+    from ..file.cached import CachedFile
 
 __all__ = ["Deferral", "DeferredFile", "is_deferred"]
 
@@ -89,10 +93,10 @@ class DeferredFile(io.RawIOBase):
             raise FileExistsError(errno.EEXIST, "File exists", path)
         self._changes = mode[0] in "ra"
         self._base = self._stored()
+        self._digest = b""  # of the content that was copied
         self._scratch = tempfile.TemporaryFile(prefix="pagecache-", buffering=0)  # noqa: SIM115
         if self._changes and there:
-            with fs.volume.open(self._key) as old:
-                shutil.copyfileobj(old, self._scratch, COPY)
+            self._digest = self._read(self._put)
             if mode[0] == "r":
                 self._scratch.seek(0)
 
@@ -132,10 +136,13 @@ class DeferredFile(io.RawIOBase):
         with self._lock, memoryview(data) as view, view.cast("B") as rest:
             if self.mode[0] == "a":
                 self._scratch.seek(0, io.SEEK_END)
-            done = 0
-            while done < len(rest):
-                done += self._scratch.write(rest[done:]) or 0
-        return done
+            self._put(rest)
+            return len(rest)
+
+    def _put(self, data: memoryview) -> None:
+        done = 0
+        while done < len(data):
+            done += self._scratch.write(data[done:]) or 0
 
     def seek(self, offset: int, whence: int = 0, /) -> int:
         self._check(True, "seeking")
@@ -167,10 +174,10 @@ class DeferredFile(io.RawIOBase):
         exclusive = self.mode[0] == "x" or (self._changes and self._base is None)
         try:
             self._check_base()
-            if volume.backend.limits.commit_on_close:
-                self._copy_to(self._key, "x" if exclusive else "w")
-            else:
+            if not volume.backend.limits.commit_on_close:
                 self._put_beside(volume, exclusive)
+            else:
+                self._copy_to(self._key, "x" if exclusive else "r+" if self._changes else "w")
         finally:
             self.discard()
 
@@ -178,6 +185,7 @@ class DeferredFile(io.RawIOBase):
         beside = f"{self._key}.{uuid.uuid4().hex[:12]}{SUFFIX}"
         try:
             self._copy_to(beside, "x")
+            self._check_base()  # again: the copy may have taken long
             volume.rename(beside, self._key, replace=not exclusive)
         except BaseException:
             with contextlib.suppress(OSError):
@@ -187,15 +195,31 @@ class DeferredFile(io.RawIOBase):
     def _copy_to(self, key: str, mode: str) -> None:
         self._scratch.seek(0)
         with self.fs.volume.open(key, mode) as new:
+            if mode == "r+":
+                self._check_opened(new)
+                new.truncate(0)
             shutil.copyfileobj(self._scratch, new, COPY)
+
+    # -- changes by other writers
 
     def _check_base(self) -> None:
         if not self._changes:
             return
         now = self._stored()
         if self._base != now:
-            what = "the object was changed since it was opened in this transaction"
-            raise ConflictError(what, self.path, base=str(self._base), remote=str(now))
+            self._conflict(now)
+        if next(iter(self.fs.volume.unsaved(self._key)), None) and self._read() != self._digest:
+            self._conflict(now)
+
+    def _check_opened(self, file: CachedFile) -> None:
+        """Check the version that the handle has opened: its commit is refused if that one is replaced."""
+        opened = file._inode.engine.versions.base
+        if opened is not None and opened != self._base:
+            self._conflict(opened)
+
+    def _conflict(self, now: str | int | None) -> NoReturn:
+        what = "the object was changed since it was opened in this transaction"
+        raise ConflictError(what, self.path, base=str(self._base), remote=str(now))
 
     def _stored(self) -> str | int | None:
         """Return the identity of the stored object: its version, or its size if it has none; None: no object."""
@@ -204,6 +228,15 @@ class DeferredFile(io.RawIOBase):
         except FileNotFoundError:
             return None
         return stat.size if stat.version is None else stat.version
+
+    def _read(self, take: Callable[[memoryview], object] = len) -> bytes:
+        """Read the object, with unsaved bytes of other handles, and return its digest."""
+        digest = hashlib.blake2b()
+        with self.fs.volume.open(self._key) as old:
+            while data := old.read(COPY):
+                digest.update(data)
+                take(memoryview(data))
+        return digest.digest()
 
     def discard(self) -> None:
         """Discard the file."""

@@ -11,7 +11,7 @@ import fsspec
 import pytest
 
 import pagecache
-from pagecache.fsspec import PageCacheFileSystem
+from pagecache.fsspec import PageCacheFileSystem, transaction
 
 from .targets import OwnMemory
 
@@ -113,6 +113,50 @@ def test_changes_of_another_client_are_not_overwritten(
         fs.end_transaction()
     assert below.cat_file(path) == b"somebody else's"
     assert below.find(root) == [path]
+
+
+@pytest.mark.parametrize("mode", ["r+b", "ab", "a+b"])
+def test_unsaved_changes_of_another_handle_are_not_overwritten(
+    fs: PageCacheFileSystem, below: Any, root: str, mode: str
+) -> None:
+    """The copy of the transaction has the unsaved bytes of its beginning, and no later ones."""
+    for name, later in (("first", b""), ("second", b"NEWER")):
+        path = f"{root}/{name}"
+        below.pipe_file(path, b"0123456789")
+        with fs.open(path, "r+b") as handle:
+            handle.write(b"new")
+            fs.start_transaction()
+            with fs.open(path, mode) as file:
+                file.seek(0, os.SEEK_END)
+                file.write(b"TAIL")
+            if later:
+                handle.pwrite(later, 0)
+                with pytest.raises(pagecache.ConflictError, match="changed since it was opened"):
+                    fs.end_transaction()
+            else:
+                fs.end_transaction()
+        assert fs.cat_file(path) == below.cat_file(path) == (b"NEWER56789" if later else b"new3456789TAIL")
+
+
+def test_a_version_that_is_stored_during_the_end_is_not_overwritten(
+    make: Callable[..., PageCacheFileSystem], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Another client stores it after the check of the stored version."""
+    fs, below = make("memory"), fsspec.filesystem("memory")
+    below.pipe_file("/file", b"old")
+    check = transaction.DeferredFile._check_base
+
+    def checked(self: transaction.DeferredFile) -> None:
+        check(self)
+        below.pipe_file("/file", b"another client's")
+
+    monkeypatch.setattr(transaction.DeferredFile, "_check_base", checked)
+    fs.start_transaction()
+    with fs.open("/file", "ab") as file:
+        file.write(b"mine")
+    with pytest.raises(pagecache.ConflictError, match="changed since it was opened"):
+        fs.end_transaction()
+    assert fs.cat_file("/file") == below.cat_file("/file") == b"another client's"
 
 
 def test_an_object_that_has_appeared_is_not_overwritten_by_an_exclusive_file(
