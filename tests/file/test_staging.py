@@ -372,19 +372,26 @@ def test_short_answers_and_failures_of_stage(make: Make) -> None:
     assert rig.backend.committed(KEY) == b"x" * PAGE + content[PAGE:]
 
 
-def test_a_full_cache_reads_staged_bytes_past_itself(make: Make) -> None:
-    """Every frame is pinned: staged bytes, stored ones and dirty ones are read past the cache. [0.1]"""
+@pytest.mark.parametrize("limits", [{}, {"read_unit": 512}, {"read_unit": 3000, "max_read": 60_000}], ids=str)
+@pytest.mark.parametrize("begin", [0, 7 * PAGE + 100])
+def test_a_full_cache_reads_staged_bytes_past_itself(make: Make, limits: dict[str, Any], begin: int) -> None:
+    """Every frame is pinned: staged bytes, stored ones and dirty ones are read past the cache. A read unit that is
+    staged in part is read from both places. [0.1, 2.23]
+    """
     base, content = pattern(3 * CAPACITY, 5), pattern(CAPACITY)
-    rig = keeping(make, {KEY: base, "pins": base}, max_folio=PAGE)
+    rig = keeping(make, {KEY: base, "pins": base}, limits, max_folio=PAGE)
     file = rig.open("r+b")
-    stage_all(rig, file, content)
+    file.pwrite(content, begin)
+    file.flush()
+    eventually(lambda: rig.cache.stats().dirty < PAGE and rig.cache.stats().writeback == 0)
     rig.volume.drop_clean(KEY)
     pins = rig.open("rb", "pins")
     views = []
     with pytest.raises(OSError):
         for k in range(200):
             views.append(pins.view(k * PAGE, PAGE))
-    assert file.pread(2 * CAPACITY, 10) == (content + base[len(content) :])[10 : 10 + 2 * CAPACITY]
+    expected = base[:begin] + content + base[begin + len(content) :]
+    assert file.pread(2 * CAPACITY, 10) == expected[10 : 10 + 2 * CAPACITY]
     for view in views:
         view.release()
 

@@ -28,6 +28,7 @@ struct op_uncached {
 	u64 pos, len, got;
 	u64 seen; /* pc_storage_seen before the call */
 	u64 head; /* surplus bytes that the call reads first; limits may change while it runs */
+	u64 most; /* bytes that the call reads for the result; surplus bytes come before and after them */
 	u32 credit; /* era of its credit of the volume, 0: none */
 	u32 zeros;
 	u8 staged; /* this call reads bytes of S */

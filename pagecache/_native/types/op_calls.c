@@ -147,6 +147,7 @@ static int begin_uncached(struct op *op, u64 *at, u64 *requested)
 	pc_op_move(op, OP_IN_CALL);
 	own->seen = pc_storage_seen(op->inode);
 	own->head = head;
+	own->most = end - pos;
 	pc_count(op->inode, &op->inode->counters.read_requests, 1);
 	*at = pos - head;
 	*requested = len;
@@ -203,7 +204,7 @@ static int answer_uncached(struct op *op, int64_t n)
 	u64 head = own->head;
 	int result = -EPROTO;
 	if (n >= 0 && n <= requested) {
-		u64 fresh = (u64)n > head ? pc_min((u64)n - head, own->len - own->got) : 0;
+		u64 fresh = (u64)n > head ? pc_min((u64)n - head, own->most) : 0;
 		memcpy(PyByteArray_AsString(own->memory) + own->got, PyByteArray_AsString(memory) + head, fresh);
 		own->got += fresh;
 		pc_count(op->inode, &op->inode->counters.read_bytes, (u64)n);
