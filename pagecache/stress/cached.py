@@ -26,7 +26,7 @@ from pagecache.stress.cached_tasks import CachedTasks
 from pagecache.stress.faulting import Faulting
 from pagecache.stress.hang import Recording, recorded
 from pagecache.stress.history import PAST, Broken
-from pagecache.stress.objects import Objects
+from pagecache.stress.objects import Objects, insisting
 from pagecache.stress.plan import Plan
 from pagecache.stress.profiles import WAYS, Edges
 from pagecache.stress.stack import stacked
@@ -289,6 +289,7 @@ class CachedTarget:
             self._follow()
         for what in (*range(self._files), *self._names):
             self.objects.remove(what)
+        insisting(self.backend.sync)  # a store may undo removals that were not made durable
         self.backend.close()
 
     # -- what is stored

@@ -7,6 +7,7 @@ from typing import Any
 
 from pagecache import Backend, BackendLimits, ObjectStat
 from pagecache.backends import DirectoryBackend, MemoryBackend, TransformBackend
+from pagecache.backends.passing import PassingBackend
 from pagecache.errors import Key
 from pagecache.testing import FaultyBackend, LatencyBackend
 
@@ -32,6 +33,29 @@ def asynchronous() -> Any:
 
 def sealed(path: str = "") -> Backend:
     return TransformBackend(DirectoryBackend(path) if path else MemoryBackend(), Sealed())
+
+
+class UndoesRemovals(PassingBackend):
+    """A removal that `sync` has not made durable is undone by `close`."""
+
+    store = MemoryBackend()
+
+    def __init__(self) -> None:
+        super().__init__(self.store)
+        self._removed: dict[Key, bytes] = {}
+
+    def remove(self, key: Key) -> None:
+        content = self.store.snapshot(key) if any(each.key == key for each in self.store.list()) else b""
+        self.store.remove(key)
+        self._removed[key] = content
+
+    def sync(self) -> None:
+        self._removed.clear()
+
+    def close(self) -> None:
+        for key, content in self._removed.items():
+            self.store.put(key, content)
+        self._removed.clear()
 
 
 shared = MemoryBackend()

@@ -160,6 +160,12 @@ def test_a_directory_is_left_as_it_was(tmp_path: Path) -> None:
     assert (tmp_path / "mine").read_bytes() == b"mine"
 
 
+def test_objects_are_removed_durably() -> None:
+    """The store undoes removals that nothing has made durable."""
+    assert call(f"{GIVEN}:UndoesRemovals", *QUICK).exit_code == 0
+    assert list(given.UndoesRemovals.store.list()) == []
+
+
 def test_objects_are_kept_when_asked_for(tmp_path: Path) -> None:
     result = call(f"dir:{tmp_path}", "--keep", "--json", *QUICK)
     report = json.loads(result.stdout)

@@ -74,9 +74,13 @@ class Objects:
         return key
 
     def remove(self, backend: Backend, group: str) -> None:
-        """Remove the objects of a group; failed removals are repeated at the end."""
-        if not self._keep:
-            self._made[group] = {key for key in self._made.get(group, ()) if not _removed(backend, key)}
+        """Remove the objects of a group, durably; failed removals are repeated at the end."""
+        if self._keep:
+            return
+        left = {key for key in self._made.get(group, ()) if not _removed(backend, key)}
+        with contextlib.suppress(Exception):  # then they may come back
+            backend.sync()
+            self._made[group] = left
 
     def finish(self) -> None:
         """Remove all remaining objects, with a fresh backend."""
