@@ -31,6 +31,9 @@ __all__ = ["Answers", "FileSystem", "has_xattrs"]
 log = logging.getLogger("pagecache.fuse")
 
 CAPABILITY = "security.capability"
+ACLS = ("system.posix_acl_access", "system.posix_acl_default")
+TRUSTED = "trusted."
+"""Prefix of extended attributes that Linux shows to the superuser only."""
 NAME_MAX = 255
 FORGOTTEN = 256
 """Nodes that are fetched at once when the kernel has forgotten many."""
@@ -123,10 +126,21 @@ class Answers:
         loop: the source of requests.
         system: the file system.
         deadline: seconds after which a request has been given up; None: never.
+        direct_io: the kernel keeps no pages, and clears no set-id bits of files that are written.
+        acls: the kernel enforces POSIX ACLs.
     """
 
-    def __init__(self, loop: NativeLoop, system: FileSystem, deadline: float | None) -> None:
+    def __init__(
+        self,
+        loop: NativeLoop,
+        system: FileSystem,
+        deadline: float | None,
+        *,
+        direct_io: bool = False,
+        acls: bool = False,
+    ) -> None:
         self._loop = loop
+        self._direct_io, self._acls = direct_io, acls
         self._system: Any = system
         self._files = system.files
         self._deadline = deadline
@@ -238,12 +252,20 @@ class Answers:
     def _open(self, request: FuseRequest, token: int) -> None:
         fh, kept = self._system.open(request.number, request.flags)
         try:
+            if self._direct_io and request.flags & os.O_ACCMODE and request.owner[0]:
+                self._clear_set_id(request.number)
             if self._loop.reply_open(token, self._begin(fh, request.number).native, kept):
                 return
         except BaseException:
             self._give_back(fh)
             raise
         self._give_back(fh)
+
+    def _clear_set_id(self, number: int) -> None:
+        """Clear the set-id bits of a file that a user other than root may write: without pages the kernel does not."""
+        clear = getattr(self._system, "clear_set_id", None)
+        if clear is not None:
+            clear(number)
 
     def _create(self, request: FuseRequest, token: int) -> None:
         fh, found = self._method("create")(
@@ -416,7 +438,14 @@ class Answers:
 
     def _getxattr(self, request: FuseRequest, token: int) -> None:
         self._check_xattrs()
-        self._loop.reply_data(token, self._system.getxattr(request.number, request.name))
+        try:
+            value = self._system.getxattr(request.number, request.name)
+        except OSError as error:
+            if not (self._acls and request.name in ACLS and error.errno == errno.EOPNOTSUPP):
+                raise
+            # For the kernel only ENODATA means that there is no ACL: with another error it refuses the whole call.
+            raise OSError(errno.ENODATA, os.strerror(errno.ENODATA)) from None
+        self._loop.reply_data(token, value)
 
     def _setxattr(self, request: FuseRequest, token: int) -> None:
         self._check_xattrs()
@@ -428,7 +457,9 @@ class Answers:
     def _listxattr(self, request: FuseRequest, token: int) -> None:
         self._check_xattrs()
         names: Iterable[str] = self._method("listxattr")(request.number)
-        self._loop.reply_data(token, b"".join(os.fsencode(name) + b"\0" for name in names if name != CAPABILITY))
+        root = request.owner[0] == 0
+        shown = [name for name in names if name != CAPABILITY and (root or not name.startswith(TRUSTED))]
+        self._loop.reply_data(token, b"".join(os.fsencode(name) + b"\0" for name in shown))
 
     def _removexattr(self, request: FuseRequest, token: int) -> None:
         self._check_xattrs()

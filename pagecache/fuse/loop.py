@@ -55,6 +55,7 @@ class Loop:
         timeout: seconds after which a program gets EIO in place of a reply; None: it waits.
         workers: threads in C; None: as many as there are processors, at least 2 and at most 8.
         parallel_writes: direct writes of one file run concurrently, if libfuse and the kernel can.
+        acls: the kernel enforces the POSIX ACLs that the file system has as extended attributes.
 
     Raises:
         OSError: ENOSYS: there is no loop (`why_no_loop`); EINVAL: not mounted, libfuse has printed the reason on
@@ -74,6 +75,7 @@ class Loop:
         timeout: float | None = None,
         workers: int | None = None,
         parallel_writes: bool = True,
+        acls: bool = False,
     ) -> None:
         if LOOP_MISSING:
             raise OSError(errno.ENOSYS, LOOP_MISSING)
@@ -88,11 +90,12 @@ class Loop:
             "direct_io": direct_io,
             "keep_pages": keep_pages,
             "parallel_writes": parallel_writes,
+            "acls": acls and has_xattrs(system),
         }
         self._system = system
         self._native = NativeLoop(options, words)
         system.files.kind = LoopFile
-        self._answers = Answers(self._native, system, timeout)
+        self._answers = Answers(self._native, system, timeout, direct_io=direct_io, acls=acls)
         self._lock = threading.Lock()  # guards the number of threads
         self._threads = 0
         self._stopped = False

@@ -482,6 +482,12 @@ class Server:
                 return again
         return None
 
+    def clear_set_id(self, number: int) -> None:
+        """Clear the set-id bits of a file, as Linux does when a user without privileges writes it."""
+        mode = self._stat(self.node(number)).mode or 0
+        if mode & (stat.S_ISUID | stat.S_ISGID):
+            self.setattr(number, {"mode": mode & ~(stat.S_ISUID | stat.S_ISGID)})
+
     def flush(self, fh: int) -> None:
         self.files.flush(fh)
 

@@ -74,6 +74,7 @@ class Serving:
             entry_timeout=options.entry_timeout,
             attr_timeout=options.attr_timeout,
             timeout=options.timeout,
+            acls=options.allow_other,
         )
 
     def serve(self, mounted: Callable[[], object], ending: Ending) -> None:

@@ -112,6 +112,7 @@ struct pc_loop_options {
 	uint32_t workers;
 	uint8_t direct_io, keep_pages, parallel_writes;
 	uint8_t xattrs; /* supported, except security.capability, which the kernel requests before each write */
+	uint8_t acls;   /* the kernel checks POSIX ACLs, which it reads as extended attributes */
 };
 
 /* Features of library and kernel, and those in use; `capable` and `want` are FUSE_CAP_*. */

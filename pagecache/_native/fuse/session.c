@@ -205,6 +205,8 @@ void pc_session_begun(void *loop, struct fuse_conn_info *connection)
 	connection->want &= ~(u32)(FUSE_CAP_SPLICE_READ | FUSE_CAP_SPLICE_WRITE | FUSE_CAP_SPLICE_MOVE);
 	connection->want &= ~(u32)FUSE_CAP_WRITEBACK_CACHE; /* decision 135 */
 	connection->time_gran = 1;
+	if (l->options.acls)
+		connection->want |= connection->capable & FUSE_CAP_POSIX_ACL;
 	bool direct_mmap = false;
 #ifdef FUSE_CAP_DIRECT_IO_ALLOW_MMAP
 	direct_mmap = l->options.direct_io && connection->capable & FUSE_CAP_DIRECT_IO_ALLOW_MMAP;
