@@ -149,6 +149,13 @@ def test_the_page_about_embedding_lists_the_known_urls() -> None:
         pagecache.backend_from_url("nosuch:x")
 
 
+def test_errors_of_a_url_have_no_password() -> None:
+    for url in ("nosuch://me:secret@host/x", "fsspec:nosuch://me:secret@host/x", "s3://me:secret@bucket/x?nosuch=1"):
+        with pytest.raises(ValueError, match="nosuch") as caught:
+            pagecache.backend_from_url(url)
+        assert "secret" not in str(caught.value)
+
+
 def test_pages_show_code() -> None:
     """A mistake in FENCE would find nothing, and everything would pass."""
     tutorial = blocks(DOCS / "tutorial.md")

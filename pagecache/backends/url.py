@@ -13,21 +13,32 @@ listed here too: their error says what to install.
 from __future__ import annotations
 
 import os
+import re
 from collections.abc import Callable
 from typing import Any
 
 from .plain import as_directory, completed
 from .protocol import AsyncBackend, Backend
 
-__all__ = ["as_backend", "backend_from_url", "check_mirror", "meant_by"]
+__all__ = ["as_backend", "backend_from_url", "check_mirror", "meant_by", "without_user"]
 
 GROUP = "pagecache.backends"
+USER = re.compile(r"(?<=//)[^/?#]*@")
+
+
+def without_user(url: str) -> str:
+    """Return a URL without user and password, for texts that others may read.
+
+    >>> without_user("fsspec:ftp://me:secret@host/folder")
+    'fsspec:ftp://host/folder'
+    """
+    return USER.sub("", url)
 
 
 def _memory(url: str, **options: Any) -> Backend:
     rest = url.partition(":")[2]
     if rest not in ("", "//"):
-        raise ValueError(f"{url!r}: nothing may follow 'memory:'")
+        raise ValueError(f"{without_user(url)!r}: nothing may follow 'memory:'")
     from .memory import MemoryBackend
 
     return MemoryBackend(**options)
@@ -36,7 +47,7 @@ def _memory(url: str, **options: Any) -> Backend:
 def _directory(url: str, **options: Any) -> Backend:
     path = url.partition(":")[2]
     if not path:
-        raise ValueError(f"{url!r}: a path must follow 'dir:'")
+        raise ValueError(f"{without_user(url)!r}: a path must follow 'dir:'")
     from .directory import DirectoryBackend
 
     return DirectoryBackend(path, **options)
@@ -46,7 +57,7 @@ def _fsspec(url: str, **options: Any) -> Backend | AsyncBackend:
     try:
         from .fsspec import backend_from_fsspec_url
     except ModuleNotFoundError as error:
-        raise ValueError(f"{url!r}: {error}") from error
+        raise ValueError(f"{without_user(url)!r}: {error}") from error
     made: Backend | AsyncBackend = backend_from_fsspec_url(url, **options)
     return made
 
@@ -55,7 +66,7 @@ def _s3(url: str, **options: Any) -> Backend:
     try:
         from .s3 import backend_from_s3_url
     except ModuleNotFoundError as error:
-        raise ValueError(f"{url!r}: {error}") from error
+        raise ValueError(f"{without_user(url)!r}: {error}") from error
     return backend_from_s3_url(url, **options)
 
 
@@ -94,7 +105,7 @@ def backend_from_url(url: str, **options: Any) -> Backend | AsyncBackend:
         return backend
     known = ", ".join(f"{name}:" for name in sorted(BUILT_IN.keys() | registered.keys()))
     what = f"no backend for the scheme {scheme + ':'!r}" if colon else "not a URL of the form SCHEME:REST"
-    raise ValueError(f"{url!r}: {what} (known schemes: {known}){meant_by(url)}")
+    raise ValueError(f"{without_user(url)!r}: {what} (known schemes: {known}){meant_by(url)}")
 
 
 def meant_by(text: str) -> str:
@@ -102,7 +113,7 @@ def meant_by(text: str) -> str:
     scheme, colon, _ = text.partition(":")
     if not text or (colon and scheme != "file"):
         return ""
-    url = f"{text}:" if text in BUILT_IN else as_directory(text)
+    url = f"{text}:" if text in BUILT_IN else as_directory(without_user(text))
     return f"; did you mean {url!r}?"
 
 

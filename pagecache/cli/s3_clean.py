@@ -26,14 +26,14 @@ def s3_clean(url: str, older_than: str, dry_run: bool, as_json: bool) -> None:
     upload that began right before the program died may have no note: a lifecycle rule of the bucket ends those. Exit
     status: 0 done, 1 the server refused a request, 2 wrong usage.
     """
-    from pagecache.backends import backend_from_url
+    from pagecache.backends.url import backend_from_url, without_user
     from pagecache.stress.plan import seconds
 
     try:
         age = seconds(older_than, "--older-than", or_zero=True)
         backend: Any = backend_from_url(url)
         if not hasattr(backend, "bucket"):
-            raise ValueError(f"{url!r}: it is not of the form s3://BUCKET/PREFIX?endpoint=URL")
+            raise ValueError(f"{without_user(url)!r}: it is not of the form s3://BUCKET/PREFIX?endpoint=URL")
     except ValueError as error:
         raise WrongUsage(str(error)) from None
     try:

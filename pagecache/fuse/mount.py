@@ -22,6 +22,7 @@ from collections.abc import Callable, Iterator
 from typing import Any
 
 from .. import closing
+from ..backends.url import without_user
 from ..cache import PageCache
 from ..errors import FailedRange
 from ..objects import Event
@@ -124,7 +125,7 @@ class Mount:
 
     def _mount(self) -> None:
         options, flags = self.options, {"default_permissions", "subtype=pagecache", *self.options.flags}
-        name = options.url if options.name is None else options.name
+        name = without_user(options.url).partition("?")[0] if options.name is None else options.name  # all can read it
         flags.add("fsname=" + name.replace("\\", "\\\\").replace(",", "\\,"))
         flags |= {"ro"} if options.read_only else set()
         flags |= {"allow_other"} if options.allow_other else set()

@@ -93,6 +93,12 @@ def test_the_other_loop_of_earlier_commands_is_accepted_with_a_note(tmp_path: Pa
         assert "the loop in C serves this mount" in mounted.said()
 
 
+def test_user_password_and_options_of_a_url_are_not_in_the_list_of_mounts(tmp_path: Path) -> None:
+    with Mounted(tmp_path, "fsspec:memory://me:secret@host/folder") as mounted:
+        listed = [line for line in Path("/proc/mounts").read_text().splitlines() if str(mounted.path) in line]
+        assert [line.split()[0] for line in listed] == ["fsspec:memory://host/folder"]
+
+
 def gone(path: Path) -> str:
     return f"pagecache mount: the server of the mount at {path} is gone; unmount it with fusermount3 -u {path}"
 

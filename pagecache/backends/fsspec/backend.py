@@ -21,6 +21,7 @@ from ...options import LimitsOverrides
 from ..directory import DirectoryBackend, DirectoryFile
 from ..passing import PassingBackend
 from ..protocol import Backend, BackendFile, BackendLimits, ObjectStat
+from ..url import without_user
 from .calls import AwaitedCalls, BlockingCalls, beneath, fsspec, name_of, run
 from .object import ObjectFile
 from .objects import LEFT_AFTER, Objects
@@ -233,18 +234,19 @@ def backend_from_fsspec_url(url: str, **options: Any) -> Any:
     """
     target = url.partition(":")[2]
     if not target.partition(":")[0] or ":" not in target:
-        raise ValueError(f"{url!r}: a URL of fsspec must follow 'fsspec:', such as memory://folder")
+        raise ValueError(f"{without_user(url)!r}: a URL of fsspec must follow 'fsspec:', such as memory://folder")
     own = {name: options.pop(name) for name in [*OPTIONS, *(f.name for f in fields(BackendLimits))] if name in options}
     try:
         fs, root = fsspec.core.url_to_fs(target, skip_instance_cache=True, **options)
     except ImportError as error:
-        raise ValueError(f"{url!r}: a package that fsspec needs for this is not installed: {error}") from error
+        what = f"a package that fsspec needs for this is not installed: {error}"
+        raise ValueError(f"{without_user(url)!r}: {what}") from error
     except ValueError as error:
         known, _, protocol = str(error).partition(": ")
         if known != "Protocol not known":
-            raise ValueError(f"{url!r}: {error}") from error
+            raise ValueError(f"{without_user(url)!r}: {error}") from error
         install = f"install the package that brings it, such as {protocol}fs"
-        raise ValueError(f"{url!r}: fsspec knows no protocol {protocol!r}; {install}") from error
+        raise ValueError(f"{without_user(url)!r}: fsspec knows no protocol {protocol!r}; {install}") from error
     if hasattr(fs, "dircache"):
         fs.dircache.use_listings_cache = False
     return FsspecBackend(fs, root, **own)

@@ -35,6 +35,7 @@ from ...config import Size, parse_size, with_overrides
 from ...errors import Key
 from ...options import LimitsOverrides
 from ..protocol import Backend, BackendLimits, ObjectStat
+from ..url import without_user
 from .assembly import side_by_side
 from .calls import Bucket, Stored
 from .conditions import Conditions, tried
@@ -491,12 +492,12 @@ def backend_from_s3_url(url: str, **options: Any) -> S3Backend:
     """
     parts = urlsplit(url)
     if parts.fragment or not parts.netloc:
-        raise ValueError(f"{url!r}: it is not of the form s3://BUCKET/PREFIX?endpoint=URL")
+        raise ValueError(f"{without_user(url)!r}: it is not of the form s3://BUCKET/PREFIX?endpoint=URL")
     given: dict[str, Any] = {}
     for word, value in parse_qsl(parts.query, keep_blank_values=True, strict_parsing=bool(parts.query)):
         name = QUERY.get(word, word)
         if name not in (*TEXT, *(f.name for f in fields(BackendLimits) if f.type in ("int", "Size"))):
             known = ", ".join([*QUERY, *TEXT[3:]])
-            raise ValueError(f"{url!r}: {word!r} is not one of {known}, or a limit")
+            raise ValueError(f"{without_user(url)!r}: {word!r} is not one of {known}, or a limit")
         given[name] = int(value) if value.isdecimal() else value
     return S3Backend(unquote(parts.netloc), unquote(parts.path).strip("/"), **given | options)
