@@ -3,7 +3,8 @@
 A socket is made under a secret name, with mode 0600 before it has a name at all. It listens before it gets the
 requested name, so no client meets it half made, whatever the umask is. The name is taken by a link, which replaces
 nothing. A socket without a listener is removed first. If the removed file turns out to be another one, which arrived at
-that moment, it is put back. Two processes that want one name take turns by a lock on the directory.
+that moment, it is put back. Two processes that want one name take turns by a lock on the directory,
+unless another process keeps it.
 
 A name may be as long as the file system allows: sockets are bound and connected to through the directory that holds
 them (/proc/self/fd), since an address has room for only 107 bytes.
@@ -25,8 +26,8 @@ from collections.abc import Iterator
 __all__ = ["Listener", "checked_path"]
 
 BACKLOG = 128
-LOCK_TIMEOUT_S = 5.0
-"""Seconds that another process may hold the lock."""
+LOCK_TIMEOUT_S = 1.0
+"""Longest wait for the lock in seconds."""
 MODE = 0o600
 
 
@@ -59,7 +60,7 @@ class Listener:
             try:
                 self._identity = _identity(os.stat(temporary, dir_fd=folder, follow_symlinks=False))
                 self.socket.listen(BACKLOG)
-                with _turn(folder, path):
+                with _turn(folder):
                     _take_name(folder, temporary, self._name, path)
             except BaseException:
                 self.socket.close()
@@ -136,16 +137,18 @@ def _identity(found: os.stat_result) -> tuple[int, int]:
 
 
 @contextlib.contextmanager
-def _turn(folder: int, path: str) -> Iterator[None]:
-    """Hold the lock under which one process at a time examines and changes names of sockets in a directory."""
+def _turn(folder: int) -> Iterator[None]:
+    """Hold the lock under which one process at a time examines and changes names of sockets in a directory.
+
+    Every user who can read the directory can lock it, too. So the wait has a limit, and the caller goes on without the
+    lock: it only spares two processes of one user a race for one name, which one of them loses.
+    """
     until = time.monotonic() + LOCK_TIMEOUT_S
-    while True:
+    while time.monotonic() < until:
         try:
             fcntl.flock(folder, fcntl.LOCK_EX | fcntl.LOCK_NB)
             break
         except BlockingIOError:
-            if time.monotonic() > until:
-                raise OSError(errno.EAGAIN, "another process keeps the directory locked", path) from None
             time.sleep(0.005)
     try:
         yield

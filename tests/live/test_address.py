@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import errno
+import fcntl
 import os
 import signal
 import socket
@@ -223,6 +224,19 @@ def test_takers_of_a_stale_socket_take_turns(tmp_path: Path, monkeypatch: pytest
     connect(path).close()
     first.close()
     assert os.listdir(tmp_path) == []
+
+
+def test_a_user_who_keeps_the_directory_locked_does_not_keep_the_name(
+    cache: PageCache, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(address, "LOCK_TIMEOUT_S", 0.02)
+    folder = os.open(tmp_path, os.O_RDONLY)
+    try:
+        fcntl.flock(folder, fcntl.LOCK_EX)
+        cache.serve_stats(tmp_path / "s")
+        connect(str(tmp_path / "s")).close()
+    finally:
+        os.close(folder)
 
 
 def test_a_file_that_took_a_stale_name_in_between_stays(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
