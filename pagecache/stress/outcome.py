@@ -5,6 +5,7 @@ They are written to the current directory, or to the directory for temporary fil
 
 from __future__ import annotations
 
+import os
 import sys
 import tempfile
 from pathlib import Path
@@ -28,11 +29,23 @@ def write(name: str, text: str) -> Path:
     """
     for folder in (Path.cwd(), Path(tempfile.gettempdir())):
         try:
-            (folder / name).write_text(text, encoding="utf-8", errors="backslashreplace")
+            _replace(folder / name, text)
         except OSError:
             continue
         return folder / name
     raise OSError(f"{name} can be written nowhere")
+
+
+def _replace(path: Path, text: str) -> None:
+    """Replace a file, or a link of that name: other users may have made it if they can write in the directory."""
+    number, made = tempfile.mkstemp(prefix=f".{path.name}-", dir=path.parent)
+    try:
+        with open(number, "w", encoding="utf-8", errors="backslashreplace") as file:
+            file.write(text)
+        os.replace(made, path)
+    except BaseException:
+        os.unlink(made)
+        raise
 
 
 def stem(report: Report) -> str:

@@ -15,7 +15,7 @@ import pytest
 from pagecache import Backend
 from pagecache.backends import MemoryBackend
 from pagecache.backends.passing import PassingFile
-from pagecache.stress import Plan, UnusableTarget, run, shrinker
+from pagecache.stress import Plan, UnusableTarget, outcome, run, shrinker
 from pagecache.stress.command import read_replay
 from pagecache.stress.plan import seconds
 from pagecache.stress.profiles import Operation
@@ -33,6 +33,17 @@ SMALL: dict[str, Any] = {"threads": 2, "tasks": 0, "files": 2, "size": "64KiB", 
 
 def plan(**fields: Any) -> Plan:
     return Plan(**({"seed": 1, "duration": 1, "rounds": 1} | SMALL | fields))
+
+
+def test_output_replaces_a_link_of_its_name(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Another user who may write in the directory can make one: its target stays as it is."""
+    monkeypatch.chdir(tmp_path)
+    (tmp_path / "other").write_text("precious")
+    (tmp_path / "name").symlink_to("other")
+    assert outcome.write("name", "text") == tmp_path / "name"
+    assert (tmp_path / "other").read_text() == "precious"
+    assert (tmp_path / "name").read_text() == "text"
+    assert not (tmp_path / "name").is_symlink()
 
 
 class ReturnsNothing(PassingFile):
