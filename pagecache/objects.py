@@ -6,6 +6,7 @@ The others are in stats.py, which is imported on first use: making dataclasses t
 
 from __future__ import annotations
 
+from collections.abc import Hashable
 from dataclasses import dataclass
 from typing import Literal
 
@@ -31,6 +32,8 @@ class ObjectStat:
         atime_ns, mtime_ns, ctime_ns: times in nanoseconds since the epoch, from stores that keep them.
         rdev: number of the device, of kind "char" or "block".
         allocated: bytes that the object takes in the store, less than `size` if it has holes; None: unknown.
+        identity: what the store takes for one object, under all its names, and for no other one at the same time; None:
+            the store knows names only.
     """
 
     size: int
@@ -47,6 +50,7 @@ class ObjectStat:
     ctime_ns: int | None = None
     rdev: int | None = None
     allocated: int | None = None
+    identity: Hashable | None = None
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

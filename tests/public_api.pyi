@@ -321,6 +321,7 @@ class ObjectStat:
     ctime_ns: int | None = None
     rdev: int | None = None                # of a char or block device
     allocated: int | None = None           # bytes that it takes in the store, fewer than `size` where it has holes; None: not known
+    identity: Hashable | None = None       # what the store takes for one object, under all its names; None: it knows names only
 
 class Backend(Protocol):
     """Where the bytes live. Calls come from threads of the volume, several at once, with no lock of the cache held.

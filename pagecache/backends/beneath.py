@@ -34,8 +34,9 @@ from contextlib import AbstractContextManager, contextmanager, suppress
 from dataclasses import dataclass
 
 from ..errors import Key
+from .protocol import CheckedKey
 
-__all__ = ["Identities", "Object", "Place", "Tree", "Unsynced", "parts_of"]
+__all__ = ["Identities", "Object", "Place", "Tree", "Unsynced", "check_object", "identity_of", "parts_of"]
 
 LINKS_MAX = 40  # the kernel's limit
 RESERVE = 8
@@ -65,6 +66,25 @@ class Place:
     def parent(self) -> str:
         """Return the path of the directory that has the name."""
         return self.path.rpartition("/")[0]
+
+
+def identity_of(found: os.stat_result) -> tuple[int, int]:
+    """Return the identity of an object."""
+    return found.st_dev, found.st_ino
+
+
+def check_object(key: Key, found: os.stat_result) -> None:
+    """Check that a found object is the one of a `CheckedKey`.
+
+    Raises:
+        OSError: ESTALE: it is another one.
+    """
+    if isinstance(key, CheckedKey) and key.object not in (None, identity_of(found)):
+        raise _elsewhere(key)
+
+
+def _elsewhere(key: Key) -> OSError:
+    return OSError(errno.ESTALE, os.strerror(errno.ESTALE), key)
 
 
 def parts_of(key: Key) -> list[str]:
@@ -121,21 +141,31 @@ class Tree:
 
     @contextmanager
     def locate(self, key: Key, *, follow: bool = True) -> Iterator[Place]:
-        """Context with the place of a key; intermediate links are always followed, the last one if `follow`.
+        """Context with the place of a key; intermediate links are always followed, the last one if `follow`. Those of a
+        `CheckedKey` never are.
 
         Raises:
             ValueError: not a key.
             FileNotFoundError, NotADirectoryError: of an intermediate component.
             PermissionError: a link leads out of the root.
-            OSError: ELOOP: too many links.
+            OSError: ELOOP: too many links; ESTALE: a `CheckedKey` leads elsewhere.
         """
         todo = parts_of(key)[::-1]
         held: list[tuple[int, str]] = [(os.dup(self.fd), "")]
         try:
-            yield self._walk(key, todo, held, follow)
+            place = self._walk(key, todo, held, follow and not isinstance(key, CheckedKey))
+            if isinstance(key, CheckedKey):
+                self._check(key, place)
+            yield place
         finally:
             for fd, _ in held:
                 os.close(fd)
+
+    def _check(self, key: CheckedKey, place: Place) -> None:
+        if key.directory is not None and key.directory != identity_of(os.stat(place.directory)):
+            raise _elsewhere(key)
+        if place.found is not None:
+            check_object(key, place.found)
 
     def _walk(self, key: Key, todo: list[str], held: list[tuple[int, str]], follow: bool) -> Place:
         """Resolve the components in `todo`, the next one last; `held` is the chain of directories from the root."""
@@ -149,6 +179,8 @@ class Tree:
                 continue
             found = self._lstat(part, here, may_miss=not todo)
             if found is not None and stat.S_ISLNK(found.st_mode) and (todo or follow):
+                if isinstance(key, CheckedKey):
+                    raise _elsewhere(key)
                 links += 1
                 if links > LINKS_MAX:
                     raise OSError(errno.ELOOP, os.strerror(errno.ELOOP), key)

@@ -28,7 +28,7 @@ from ..errors import Key
 from ..objects import Kind
 from ..options import LimitsOverrides
 from . import linux
-from .beneath import Identities, Place, Tree, Unsynced, parts_of
+from .beneath import Identities, Place, Tree, Unsynced, check_object, identity_of, parts_of
 from .protocol import BackendFile, BackendLimits, NamespaceBackend, ObjectStat
 
 __all__ = ["DirectoryBackend", "DirectoryFile"]
@@ -70,6 +70,7 @@ def _object_stat(found: os.stat_result, key: Key | None = None) -> ObjectStat:
         ctime_ns=found.st_ctime_ns,
         rdev=found.st_rdev if kind in ("char", "block") else None,
         allocated=found.st_blocks * BLOCK,
+        identity=identity_of(found),
     )
 
 
@@ -86,6 +87,11 @@ def _about(key: Key, other: Key | None = None) -> Iterator[None]:
 
 def _exists(key: Key) -> OSError:
     return FileExistsError(errno.EEXIST, os.strerror(errno.EEXIST), key)
+
+
+def _proc_path(fd: int) -> str:
+    """Return a path that leads to the object of a descriptor, even if that is a symbolic link."""
+    return f"/proc/self/fd/{fd}"
 
 
 def _missing(key: Key) -> OSError:
@@ -226,7 +232,9 @@ class DirectoryBackend(NamespaceBackend):
             else:
                 fd, writable = self._open_existing(place)
             try:
-                self._need_regular(os.fstat(fd))
+                opened = os.fstat(fd)
+                check_object(key, opened)
+                self._need_regular(opened)
                 file = DirectoryFile(self, fd, place.path, key, writable)
             except BaseException:
                 os.close(fd)
@@ -355,15 +363,13 @@ class DirectoryBackend(NamespaceBackend):
 
     def link(self, src: Key, dst: Key, *, follow: bool = True) -> None:
         """Give the key's object a second name; with `follow` False, the link itself."""
-        with _about(src, dst), self._tree.locate(src, follow=follow) as old:
+        with _about(src, dst), self._held(src, follow) as (old, fd):
             self._change_allowed(src)
-            if old.found is None:
-                raise _missing(src)
             with _about(dst), self._tree.locate(dst, follow=False) as new:
-                names = {"src_dir_fd": old.directory, "dst_dir_fd": new.directory}
-                os.link(old.name, new.name, **names, follow_symlinks=False)
-                if not stat.S_ISLNK(old.found.st_mode):  # links have no identity
-                    self._identities.linked(old.found, old.path)
+                os.link(_proc_path(fd), new.name, dst_dir_fd=new.directory, follow_symlinks=True)
+                found = os.fstat(fd)
+                if not stat.S_ISLNK(found.st_mode):  # links have no identity
+                    self._identities.linked(found, old.path)
                 self._unsynced.add(new.parent)
 
     def symlink(self, target: str, key: Key) -> None:
@@ -383,8 +389,10 @@ class DirectoryBackend(NamespaceBackend):
             self._unsynced.add(place.parent)
 
     def readlink(self, key: Key) -> str:
-        with _about(key), self._tree.locate(key, follow=False) as place:
-            return os.readlink(place.name, dir_fd=place.directory)
+        with self._held(key, follow=False) as (_, fd):
+            if not stat.S_ISLNK(os.fstat(fd).st_mode):
+                raise OSError(errno.EINVAL, os.strerror(errno.EINVAL))
+            return os.readlink("", dir_fd=fd)
 
     # ---------------------------------------------------------------------------------------- directories
 
@@ -413,6 +421,7 @@ class DirectoryBackend(NamespaceBackend):
                 raise _missing(key)
             fd = os.open(place.name, os.O_RDONLY | os.O_DIRECTORY | OPEN, dir_fd=place.directory)
             try:
+                check_object(key, os.fstat(fd))
                 for name in sorted(os.listdir(fd)):
                     try:
                         found = os.stat(name, dir_fd=fd, follow_symlinks=False)
@@ -429,20 +438,25 @@ class DirectoryBackend(NamespaceBackend):
     # ---------------------------------------------------------------------------------------- attributes
 
     @contextmanager
-    def _named_by_proc(self, key: Key, change: bool, follow: bool = True) -> Iterator[str]:
-        """Context with a path that leads to the object and nowhere else: calls on attributes take no directory
-        descriptor.
-        """
+    def _held(self, key: Key, follow: bool) -> Iterator[tuple[Place, int]]:
+        """Context with the place of an object and a descriptor that leads to the object and nowhere else."""
         with _about(key), self._tree.locate(key, follow=follow) as place:
-            if change:
-                self._change_allowed(key)
             if place.found is None:
                 raise _missing(key)
             fd = os.open(place.name, os.O_PATH | os.O_NOFOLLOW | os.O_CLOEXEC, dir_fd=place.directory)
             try:
-                yield f"/proc/self/fd/{fd}"
+                check_object(key, os.fstat(fd))
+                yield place, fd
             finally:
                 os.close(fd)
+
+    @contextmanager
+    def _named_by_proc(self, key: Key, change: bool, follow: bool = True) -> Iterator[str]:
+        """Context with a path that leads to the object: calls on attributes take no descriptor of this kind."""
+        if change:
+            self._change_allowed(key)
+        with self._held(key, follow) as (_, fd):
+            yield _proc_path(fd)
 
     def setattr(
         self,

@@ -46,9 +46,9 @@ import functools
 import io
 import os
 from abc import abstractmethod
-from collections.abc import AsyncIterable, Iterable, Sequence
+from collections.abc import AsyncIterable, Hashable, Iterable, Sequence
 from dataclasses import dataclass
-from typing import Any, Protocol, runtime_checkable
+from typing import Any, Protocol, Self, runtime_checkable
 
 from ..config import Size, named_options, parse_size
 from ..errors import Key
@@ -60,6 +60,7 @@ __all__ = [
     "Backend",
     "BackendFile",
     "BackendLimits",
+    "CheckedKey",
     "Key",
     "NamespaceBackend",
     "ObjectStat",
@@ -182,6 +183,29 @@ class BackendLimits:
                 raise ValueError(f"{name}: {size[name]} is not a multiple of {kind}_unit ({unit}); {whole} is")
         for name, value in size.items():
             object.__setattr__(self, name, value)
+
+
+class CheckedKey(str):
+    """A path whose object or directory the caller has looked up, and that may lead elsewhere by now.
+
+    A backend with identities resolves no symbolic link in it, and raises OSError with ESTALE if it leads to another
+    object, or through another directory. It compares what it has opened, and acts on that. Other backends take it as a
+    plain path.
+
+    Attributes:
+        object: identity of the object; None: any.
+        directory: identity of the directory that has the last component; None: any.
+    """
+
+    __slots__ = ("directory", "object")
+
+    def __new__(cls, path: str, *, object: Hashable | None = None, directory: Hashable | None = None) -> Self:
+        made = super().__new__(cls, path)
+        made.object, made.directory = object, directory
+        return made
+
+    object: Hashable | None
+    directory: Hashable | None
 
 
 def checked_key(key: Any) -> Key:

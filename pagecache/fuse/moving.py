@@ -1,7 +1,8 @@
 """Calls by key about nodes whose names may change during the call.
 
-A call uses the node's key, and keys change: if it finds nothing, it checks whether the name has moved since, and is
-repeated with the new key. It waits for a running rename first.
+A call uses the node's key, and keys change: if it finds nothing, or another object, it checks whether the name has
+moved since, and is repeated with the new key. It waits for a running rename first. A key has the identity of the node,
+or of the directory of an entry: the kernel has checked the permissions of that object, so the store compares it.
 
     thread 1   key of node 9 is "a"                       find "a": ENOENT, "a" moved: find "b"
     thread 2                        rename "a" to "b"
@@ -26,9 +27,10 @@ from collections import Counter
 from collections.abc import Callable, Iterator
 from typing import TypeVar
 
+from ..backends.protocol import CheckedKey
 from .nodes import Node, Nodes
 
-__all__ = ["Moving"]
+__all__ = ["Moving", "entry_key"]
 
 T = TypeVar("T")
 OPEN_TIMEOUT_S = 1.0
@@ -39,6 +41,13 @@ OPENS_AWAITED = 8
 """Number of opens to wait for after one that lost the race: the returning one cannot be identified."""
 Entry = tuple[Node, str]
 """A directory, and a name in it."""
+GONE = (errno.ENOENT, errno.ESTALE)
+"""Errors of a call by key whose node may have another key by now."""
+
+
+def entry_key(directory: Node, key: str, name: str) -> CheckedKey:
+    """Return the key of an entry of a directory that has this key."""
+    return CheckedKey(f"{key}/{name}" if key else name, directory=directory.identity)
 
 
 class Opening:
@@ -63,36 +72,41 @@ class Moving:
         self._late: dict[Entry, tuple[int, float]] = {}
 
     def by_key(self, node: Node, call: Callable[[str], T]) -> T:
-        """Make a call with the current key of a node.
+        """Make a call with a current key of a node: the first one that leads to it.
 
         Raises:
-            FileNotFoundError: the node has lost its name, or nothing has that name, which has not moved.
+            FileNotFoundError: the node has lost its names, or nothing has one of them, and they have not moved.
+            OSError: ESTALE: the same, but other objects have these names.
         """
         while True:
-            key = self._nodes.key(node)
-            if key is None:
-                raise FileNotFoundError(errno.ENOENT, os.strerror(errno.ENOENT))
-            try:
-                return call(key)
-            except FileNotFoundError:
+            keys = self._nodes.keys(node)
+            gone: OSError = FileNotFoundError(errno.ENOENT, os.strerror(errno.ENOENT))
+            for key in keys:
+                try:
+                    return call(key)
+                except OSError as error:
+                    if error.errno not in GONE and not isinstance(error, FileNotFoundError):
+                        raise
+                    gone = error
+            for key in keys:
                 self._wait_moved(key)
-                if self._nodes.key(node) == key:
-                    raise
+            if self._nodes.keys(node) == keys:
+                raise gone
 
-    def of(self, node: Node, call: Callable[[str], T]) -> T:
+    def of(self, node: Node, call: Callable[[CheckedKey], T]) -> T:
         """Make a call about a node that exists as far as the kernel is concerned.
 
         Raises:
             OSError: ESTALE: it is gone. The kernel looks the path up again, and finds the current node of that name.
         """
         try:
-            return self.by_key(node, call)
+            return self.by_key(node, lambda key: call(CheckedKey(key, object=node.identity)))
         except FileNotFoundError:
             raise OSError(errno.ESTALE, os.strerror(errno.ESTALE)) from None
 
-    def entry(self, directory: Node, name: str, call: Callable[[Node, str], T]) -> T:
+    def entry(self, directory: Node, name: str, call: Callable[[Node, CheckedKey], T]) -> T:
         """Make a call about an entry of a directory, with the directory and the key of the entry."""
-        return self.by_key(directory, lambda key: call(directory, f"{key}/{name}" if key else name))
+        return self.by_key(directory, lambda key: call(directory, entry_key(directory, key, name)))
 
     @contextlib.contextmanager
     def opening(self, node: Node) -> Iterator[None]:

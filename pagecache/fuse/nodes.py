@@ -4,10 +4,13 @@
     number 7   directory "a"            children: {"b": 9}
     number 9   file      "a/b", "c"     two hard links, one object: one number
 
+A node is one object of the store, by the identity that the store reports: a name that leads to another object gets
+another node, and all names of an object get the same one. In a store that knows names only, a node is the object of a
+name until this server takes the name away.
+
 A number lives until the kernel has forgotten all its lookups, and the file is not open. Keys are built from names
-upwards, so renaming a directory moves everything below it at once. Numbers are derived from the key at the first
-lookup, so a file gets its old number again after it was forgotten, and after the next mount, unless it was renamed in
-the meantime.
+upwards, so renaming a directory moves everything below it at once. Numbers are derived from the identity, or from the
+key at the first lookup: so an object gets its old number again after it was forgotten, and after the next mount.
 
 Nodes are as small as possible, since a kernel with free memory keeps every name that it has seen: tables are made when
 needed, and the attributes of a file are packed. `idle` finds nodes that the kernel can be asked to forget once there
@@ -21,7 +24,7 @@ import hashlib
 import struct
 import threading
 import time
-from collections.abc import Iterator, Mapping
+from collections.abc import Hashable, Iterator, Mapping
 from itertools import islice
 from types import MappingProxyType
 from typing import Any
@@ -37,7 +40,7 @@ NAMES_MAX = 1 << 16
 NONE: Mapping[Any, Any] = MappingProxyType({})
 PACKED = ("size", "mode", "uid", "gid", "nlink", "atime_ns", "mtime_ns", "ctime_ns", "allocated")
 PACKING = struct.Struct("<QIIIIqqqQ")
-NOT_SEEN = ("version", "mtime", "key", "kind")  # `mtime_ns` is more exact; nodes do not need the others
+NOT_SEEN = ("version", "mtime", "key", "kind", "identity")  # `mtime_ns` is more exact; nodes do not need the others
 UNPACKED = tuple(name for name in ObjectStat.__slots__ if name not in PACKED and name not in NOT_SEEN)
 SPARSE = 1 << 12
 """Nodes below which memory is not worth giving back."""
@@ -48,6 +51,7 @@ class Node:
     """The object of a number. The lock of the table protects all fields.
 
     Attributes:
+        identity: of its object; None: the store knows names only.
         lookups: lookup count in the kernel.
         link, more_links: its names: (directory, name), and those after the first.
         children: of a directory: those of its entries that have a number.
@@ -62,13 +66,14 @@ class Node:
     """
 
     __slots__ = (
-        *("_seen", "changed", "children", "kept", "kind", "link", "lookups", "losses", "lost", "more_links"),
-        *("nameless", "number", "opens", "was_read"),
+        *("_seen", "changed", "children", "identity", "kept", "kind", "link", "lookups", "losses", "lost"),
+        *("more_links", "nameless", "number", "opens", "was_read"),
     )
 
-    def __init__(self, number: int, kind: Kind) -> None:
+    def __init__(self, number: int, kind: Kind, identity: Hashable | None = None) -> None:
         self.number = number
         self.kind: Kind = kind
+        self.identity = identity
         self.lookups = 0
         self.link: Link | None = None
         self.more_links: Mapping[Link, None] = NONE
@@ -129,8 +134,7 @@ class Nodes:
         self._most = 1  # largest number of nodes since memory was given back
         self._prune_at = NAMES_MAX
         self.keeper = threading.Event()  # there is work for `idle`, or for `shrink`
-        self._shared: dict[str, Node] = {}  # objects with several names, by their canonical key
-        self._unsettled: dict[Node, None] = {}  # those with changed names: their canonical key follows names
+        self._objects: dict[Hashable, Node] = {}  # by identity: those with a name, and open ones
 
     def __len__(self) -> int:
         return len(self._nodes)
@@ -142,9 +146,8 @@ class Nodes:
         return self._nodes[number]
 
     def key(self, node: Node) -> str | None:
-        """Return the key of a node; None: it has lost its name."""
-        with self.lock:
-            return self._key(node)
+        """Return a key of a node; None: it has lost its names."""
+        return next(iter(self.keys(node)), None)
 
     def _key(self, node: Node) -> str | None:
         parts: list[str] = []
@@ -157,49 +160,53 @@ class Nodes:
 
     def keys(self, node: Node) -> list[str]:
         """Return all known keys of a node."""
+        if node is self.root:
+            return [""]
         with self.lock:
             parents = [(self._key(parent), name) for parent, name in node.links]
         return [f"{parent}/{name}" if parent else name for parent, name in parents if parent is not None]
-
-    def key_in(self, parent: Node, name: str) -> str | None:
-        """Return the key of an entry; None: the directory has lost its name."""
-        above = self.key(parent)
-        return None if above is None else f"{above}/{name}" if above else name
 
     def child(self, parent: Node, name: str) -> Node | None:
         with self.lock:
             return parent.children.get(name)
 
-    def found(self, parent: Node, name: str, kind: Kind, shared: str | None = None) -> Node:
-        """Return the node of a found entry, and count one lookup of the kernel. `shared`: the canonical key of an
-        object that has several names.
-        """
+    def found(self, parent: Node, name: str, kind: Kind, identity: Hashable | None = None) -> Node:
+        """Return the node of a found entry, and count one lookup of the kernel. `identity`: of the found object."""
         with self.lock:
             node = parent.children.get(name)
-            if node is not None and node.kind != kind:
+            if node is not None and not self._is(node, kind, identity):
                 self._unlink(parent, name)
                 node = None
-            if node is None and shared is not None:
-                node = self._shared.get(shared)
-                if node is not None:
-                    node.add_link((parent, name))
-                    parent.children[name] = node
             if node is None:
-                above = self._key(parent) or ""
-                node = Node(self._free_number(f"{above}/{name}" if above else name), kind)
+                node = self._of(identity, kind) or self._added(parent, name, kind, identity)
                 node.add_link((parent, name))
                 parent.children[name] = node
-                self._nodes[node.number] = node
-                self._most = max(self._most, len(self._nodes))
-                if len(self._nodes) > self._prune_at:
-                    self.keeper.set()
-            if shared is not None:
-                self._shared[shared] = node
             node.lookups += 1
             return node
 
-    def _free_number(self, key: str) -> int:
-        digest = hashlib.blake2b(key.encode(errors="surrogateescape"), digest_size=8).digest()
+    @staticmethod
+    def _is(node: Node, kind: Kind, identity: Hashable | None) -> bool:
+        return node.kind == kind and node.identity == identity
+
+    def _of(self, identity: Hashable | None, kind: Kind) -> Node | None:
+        """Return the node of an identity. One of another kind is gone: the store has used its identity again."""
+        node = None if identity is None else self._objects.get(identity)
+        return node if node is not None and node.kind == kind else None
+
+    def _added(self, parent: Node, name: str, kind: Kind, identity: Hashable | None) -> Node:
+        above = self._key(parent) or ""
+        key = f"{above}/{name}" if above else name
+        node = Node(self._free_number(key if identity is None else repr(identity)), kind, identity)
+        self._nodes[node.number] = node
+        if identity is not None:
+            self._objects[identity] = node
+        self._most = max(self._most, len(self._nodes))
+        if len(self._nodes) > self._prune_at:
+            self.keeper.set()
+        return node
+
+    def _free_number(self, origin: str) -> int:
+        digest = hashlib.blake2b(origin.encode(errors="surrogateescape"), digest_size=8).digest()
         number = int.from_bytes(digest, "little") >> 1  # some programs need a signed number
         while number <= ROOT or number in self._nodes:
             number += 1
@@ -216,6 +223,7 @@ class Nodes:
             if fh in node.opens:
                 del node.opens[fh]  # type: ignore[attr-defined]
             node.opens = node.opens or NONE
+            self._forget_object(node)
             self._prune(node)
 
     def forget(self, number: int, times: int) -> None:
@@ -240,8 +248,7 @@ class Nodes:
                 if parent.children.get(name) is node:
                     del parent.children[name]
             node.link, node.more_links = None, NONE
-            self._unshare(node)
-            self._unsettled.pop(node, None)
+            self._forget_object(node)
             for parent in parents[1:]:
                 self._prune(parent)
             if not parents:
@@ -259,24 +266,12 @@ class Nodes:
         if node is not None:
             node.drop_link((parent, name))
             node.lost = parent, name
-            self._unshare(node)
+            self._forget_object(node)
 
-    def _unshare(self, node: Node) -> None:
-        for key in [key for key, other in self._shared.items() if other is node]:
-            del self._shared[key]
-            self._unsettled[node] = None
-
-    def take_unsettled(self) -> list[Node]:
-        """Return the objects with several names whose canonical key must be read again, before another lookup."""
-        with self.lock:
-            nodes = [node for node in self._unsettled if node.link is not None]
-            self._unsettled.clear()
-            return nodes
-
-    def share(self, node: Node, key: str) -> None:
-        """Set the canonical key of an object that has several names."""
-        with self.lock:
-            self._shared.setdefault(key, node)
+    def _forget_object(self, node: Node) -> None:
+        """Forget the identity of an object without a name that is not open: the store may use it again."""
+        if node.link is None and not node.opens and self._objects.get(node.identity) is node:
+            del self._objects[node.identity]
 
     def linked(self, node: Node, parent: Node, name: str) -> None:
         """Add a name to a node, and count one lookup of the kernel."""
@@ -298,8 +293,6 @@ class Nodes:
                 return  # two names of one object: nothing happens
             self._unlink(new_parent, new_name)
             parent.losses += 1
-            self._unsettled.update(dict.fromkeys(self._shared.values()))
-            self._shared.clear()
             if node is not None:
                 del parent.children[name]
                 node.drop_link((parent, name))
@@ -307,14 +300,14 @@ class Nodes:
                 new_parent.children[new_name] = node
                 node.changed = time.monotonic_ns()  # earlier listings by that name are of another object
 
-    def known_as(self, key: str) -> list[Node]:
-        """Return the nodes of a key of the cache: by name, or as an object with several names."""
+    def at(self, key: str) -> Node | None:
+        """Return the node with this key, in any spelling, if there is one."""
         with self.lock:
             node: Node | None = self.root
             for part in key.split("/"):
-                node = None if node is None else node.children.get(part)
-            shared = self._shared.get(key)
-        return list({found: None for found in (node, shared) if found is not None})
+                if part not in ("", "."):
+                    node = None if node is None else node.children.get(part)
+        return node
 
     def idle(self) -> list[int]:
         """Return numbers of nodes that no process uses, oldest first, if there are too many nodes: as many as must go
@@ -337,7 +330,7 @@ class Nodes:
             if not self._is_sparse():
                 return False
             self._most = len(self._nodes)
-            self._nodes, self._shared = dict(self._nodes), dict(self._shared)
+            self._nodes, self._objects = dict(self._nodes), dict(self._objects)
             return True
 
     def __iter__(self) -> Iterator[Node]:

@@ -18,12 +18,13 @@ from collections.abc import Iterator
 from dataclasses import dataclass
 from typing import Any, TypeVar
 
-from ..backends.protocol import ObjectStat
+from ..backends.protocol import CheckedKey, ObjectStat
+from ..objects import Kind
 from ..volume.volume import Volume
 from .attributes import BLOCK, Appearance, Attributes, Owner, ServerOptions
 from .entries import Listed
 from .files import Files, OpenFile
-from .moving import Moving
+from .moving import Moving, entry_key
 from .namespace import Namespace, namespace_of
 from .nodes import ROOT, Node, Nodes
 
@@ -31,6 +32,12 @@ __all__ = ["Attributes", "Listing", "Owner", "Server", "ServerOptions"]
 
 T = TypeVar("T")
 NOREPLACE = 1  # of renameat2(2)
+SPECIAL: dict[int, Kind] = {
+    stat.S_IFIFO: "fifo",
+    stat.S_IFSOCK: "socket",
+    stat.S_IFCHR: "char",
+    stat.S_IFBLK: "block",
+}
 LOOKUPS_MAX = 3
 """Lookups of a name while other names of its directory are removed. An outdated reply costs the kernel another lookup.
 """
@@ -41,7 +48,7 @@ class Listing:
     """The content of a directory at the begin of a reading, or at a rewind."""
 
     node: Node
-    entries: list[tuple[str, ObjectStat, str | None]]
+    entries: list[tuple[str, ObjectStat]]
     losses: int = 0  # of the directory, at that time
     taken: int = 0  # that time, by time.monotonic_ns
 
@@ -227,13 +234,13 @@ class Server:
     def lookup(self, parent: int, name: str) -> Attributes:
         """Look up a name, and count one lookup of the kernel."""
 
-        def find(directory: Node, key: str) -> tuple[Node, ObjectStat]:
+        def find(directory: Node, key: CheckedKey) -> tuple[Node, ObjectStat]:
             for _ in range(LOOKUPS_MAX):
                 losses = directory.losses
                 found = self.names.status(key)
                 if losses == directory.losses:  # otherwise the name may have been lost during the lookup
                     break
-            return self.nodes.found(directory, name, found.kind, self._shared(key, found)), found
+            return self.nodes.found(directory, name, found.kind, found.identity), found
 
         node, found = self._moving.entry(self.node(parent), name, find)
         if not node.opens:
@@ -241,33 +248,38 @@ class Server:
         taken = self._taken(node)
         return self.attributes(node, self._stat(node), taken)
 
-    def _shared(self, key: str, found: ObjectStat) -> str | None:
-        """Return the common key of all names of an object, if it has several."""
-        if found.kind in ("dir", "symlink") or (found.nlink or 1) < 2:
-            return None
-        for node in self.nodes.take_unsettled():
-            known = self.nodes.key(node)
-            if known is not None:
-                self.nodes.share(node, str(self.volume._canonical(known)))
-        return str(self.volume._canonical(key))
-
     def forget(self, number: int, times: int = 1) -> None:
         self.nodes.forget(number, times)
 
-    def _made(self, directory: Node, key: str, mode: int, owner: Owner | None) -> Attributes:
-        """Give a new object to its maker, and count one lookup of the kernel."""
-        found = self.names.status(key)
+    def _made(self, directory: Node, key: CheckedKey, found: ObjectStat, mode: int, owner: Owner | None) -> Attributes:
+        """Give a new object to its maker, and count one lookup of the kernel. `found`: the status of that object."""
         if self.names.keeps_modes:
-            found = self._give(directory, key, found, mode, owner)
-        node = self.nodes.found(directory, key.rpartition("/")[2], found.kind)
+            found = self._give(directory, CheckedKey(key, object=found.identity), found, mode, owner)
+        node = self.nodes.found(directory, key.rpartition("/")[2], found.kind, found.identity)
         node.changed = time.monotonic_ns()
         return self.attributes(node, found)
 
-    def _give(self, directory: Node, key: str, found: ObjectStat, mode: int, owner: Owner | None) -> ObjectStat:
+    def _found_new(self, key: CheckedKey, kind: Kind) -> ObjectStat:
+        """Return the status of an object that this server has just made, without a descriptor.
+
+        Raises:
+            OSError: ESTALE: another object has the name. Its owner must not become that of the new one.
+        """
+        found = self.names.status(key)
+        if found.identity is not None:
+            bits = 0 if kind == "symlink" else (found.mode or 0) & (stat.S_IRWXG | stat.S_IRWXO)
+            new = found.kind == kind and found.uid == os.geteuid() and not bits
+            if kind == "dir" and new:
+                new = not list(self.names.entries(CheckedKey(key, object=found.identity)))
+            if not new:
+                raise OSError(errno.ESTALE, "the name leads to another object than the one that was made", key)
+        return found
+
+    def _give(self, directory: Node, key: CheckedKey, found: ObjectStat, mode: int, owner: Owner | None) -> ObjectStat:
         changes: dict[str, int] = {}
         if owner is not None and os.geteuid() == 0:
             gid = owner.gid
-            above = directory.seen or self.names.status(key.rpartition("/")[0])
+            above = directory.seen or self._moving.of(directory, self.names.status)
             if (above.mode or 0) & stat.S_ISGID:
                 gid = gid if above.gid is None else above.gid
                 mode |= stat.S_ISGID if found.kind == "dir" else 0
@@ -278,9 +290,9 @@ class Server:
         return self.names.setattr(key, found, changes) if changes else found
 
     def mkdir(self, parent: int, name: str, mode: int, owner: Owner | None = None) -> Attributes:
-        def make(directory: Node, key: str) -> Attributes:
+        def make(directory: Node, key: CheckedKey) -> Attributes:
             self.names.mkdir(key)
-            return self._made(directory, key, mode, owner)
+            return self._made(directory, key, self._found_new(key, "dir"), mode, owner)
 
         return self._moving.entry(self.node(parent), name, make)
 
@@ -291,9 +303,9 @@ class Server:
             self.release(fh)
             return made
 
-        def make(directory: Node, key: str) -> Attributes:
+        def make(directory: Node, key: CheckedKey) -> Attributes:
             self.names.mknod(key, stat.S_IFMT(mode) | 0o600, rdev)
-            return self._made(directory, key, mode, owner)
+            return self._made(directory, key, self._found_new(key, SPECIAL[stat.S_IFMT(mode)]), mode, owner)
 
         return self._moving.entry(self.node(parent), name, make)
 
@@ -302,16 +314,17 @@ class Server:
     ) -> tuple[int, Attributes]:
         """Make a file and open it."""
 
-        def make(directory: Node, key: str) -> tuple[OpenFile, Attributes]:
+        def make(directory: Node, key: CheckedKey) -> tuple[OpenFile, Attributes]:
             try:
                 opened = self.files.open_file(key, flags | os.O_CREAT | os.O_EXCL)
-            except FileExistsError:
+            except FileExistsError as error:
                 if flags & os.O_EXCL:
                     raise
-                opened = self.files.open_file(key, flags | os.O_CREAT)  # a concurrent call has just made it
+                # Another call has just made it. The kernel has not checked its permissions, and looks it up again.
+                raise OSError(errno.ESTALE, os.strerror(errno.ESTALE), key) from error
             try:
                 self.names.created(key)
-                return opened, self._made(directory, key, mode, owner)
+                return opened, self._made(directory, key, opened.stat(), mode, owner)
             except BaseException:
                 self.files.release(opened.number)
                 raise
@@ -325,7 +338,7 @@ class Server:
         self.nodes.opened(node, opened.number)
 
     def unlink(self, parent: int, name: str) -> None:
-        def remove(directory: Node, key: str) -> None:
+        def remove(directory: Node, key: CheckedKey) -> None:
             with self._moving.taking((directory, name)):
                 known = self.nodes.child(directory, name)
                 self.names.remove(key, self.names.status(key).kind if known is None else known.kind)
@@ -334,7 +347,7 @@ class Server:
         self._moving.entry(self.node(parent), name, remove)
 
     def rmdir(self, parent: int, name: str) -> None:
-        def remove(directory: Node, key: str) -> None:
+        def remove(directory: Node, key: CheckedKey) -> None:
             self.names.rmdir(key)
             self.nodes.removed(directory, name)
 
@@ -345,10 +358,8 @@ class Server:
             raise OSError(errno.EINVAL, "names cannot be exchanged", name)
         target = self.node(new_parent)
 
-        def move(directory: Node, key: str) -> None:
-            new = self.nodes.key_in(target, new_name)
-            if new is None:
-                raise FileNotFoundError(errno.ENOENT, os.strerror(errno.ENOENT), new_name)
+        def move(directory: Node, key: CheckedKey) -> None:
+            new = self._key_in(target, new_name)
             with self._moving.taking((directory, name), (target, new_name), key=key):
                 known = self.nodes.child(directory, name)
                 self.names.rename(key, new, None if known is None else known.kind, replace=not flags & NOREPLACE)
@@ -356,25 +367,32 @@ class Server:
 
         self._moving.entry(self.node(parent), name, move)
 
+    def _key_in(self, directory: Node, name: str) -> CheckedKey:
+        """Return the key of an entry.
+
+        Raises:
+            FileNotFoundError: the directory has lost its name.
+        """
+        key = self.nodes.key(directory)
+        if key is None:
+            raise FileNotFoundError(errno.ENOENT, os.strerror(errno.ENOENT), name)
+        return entry_key(directory, key, name)
+
     def link(self, number: int, new_parent: int, new_name: str) -> Attributes:
         node, directory = self.node(number), self.node(new_parent)
 
         def add(key: str) -> None:
-            new = self.nodes.key_in(directory, new_name)
-            if new is None:
-                raise FileNotFoundError(errno.ENOENT, os.strerror(errno.ENOENT), new_name)
+            new = self._key_in(directory, new_name)
             self.names.link(key, new, node.kind)
 
         self._moving.of(node, add)
         self.nodes.linked(node, directory, new_name)
-        if node.kind != "symlink":
-            self._moving.by_key(node, lambda key: self.nodes.share(node, str(self.volume._canonical(key))))
         return self.getattr(number)
 
     def symlink(self, parent: int, name: str, target: str, owner: Owner | None = None) -> Attributes:
-        def make(directory: Node, key: str) -> Attributes:
+        def make(directory: Node, key: CheckedKey) -> Attributes:
             self.names.symlink(target, key)
-            return self._made(directory, key, 0o777, owner)
+            return self._made(directory, key, self._found_new(key, "symlink"), 0o777, owner)
 
         return self._moving.entry(self.node(parent), name, make)
 
@@ -392,10 +410,9 @@ class Server:
         """
         listing = Listing(self.node(number), [])
 
-        def read(key: str) -> list[tuple[str, ObjectStat, str | None]]:
-            start = f"{key}/" if key else ""
-            entries = self._listed.of(f"directory /{key}", self.names.entries(key))
-            return [(name, found, self._shared(start + name, found)) for name, found in entries]
+        def read(key: str) -> list[tuple[str, ObjectStat]]:
+            found = self.names.entries(CheckedKey(key, object=listing.node.identity))
+            return self._listed.of(f"directory /{key}", found)
 
         listing.losses = listing.node.losses  # before the listing, which may contain names that are lost meanwhile
         listing.taken = time.monotonic_ns()
@@ -411,32 +428,32 @@ class Server:
                 kernel
             trusts the reported size, and would cut the file to an old one.
         """
-        name, found, shared = listing.entries[index]
+        name, found = listing.entries[index]
         known = self.nodes.child(listing.node, name)
         if known is None and not listing.certain():
             return None
         if known is not None and (known.opens or known.changed >= listing.taken):
             opened = self._opened(known)
-            if known.kind != found.kind or not opened:
+            if not opened or (known.kind, known.identity) != (found.kind, found.identity):
                 return None
             try:
                 found = self._as_open(found, opened)
             except ValueError:  # closed since
                 return None
-        node = self.nodes.found(listing.node, name, found.kind, shared)
+        node = self.nodes.found(listing.node, name, found.kind, found.identity)
         return self.attributes(node, found)
 
     def entry_now(self, listing: Listing, index: int) -> Attributes | None:
         """Return the current attributes of an entry; those of the listing if the store does not report any; None if the
         name is gone.
         """
-        name, found, shared = listing.entries[index]
+        name, found = listing.entries[index]
         try:
             return self.lookup(listing.node.number, name)
         except FileNotFoundError:
             return None
         except OSError:
-            return self.attributes(self.nodes.found(listing.node, name, found.kind, shared), found)
+            return self.attributes(self.nodes.found(listing.node, name, found.kind, found.identity), found)
 
     def fsyncdir(self) -> None:
         self.names.sync()
@@ -449,9 +466,9 @@ class Server:
         """
         node = self.node(number)
 
-        def by_key(key: str) -> OpenFile:
+        def by_key(key: CheckedKey) -> OpenFile:
             opened = self.files.open_file(key, flags & ~(os.O_CREAT | os.O_EXCL))
-            if key in self.nodes.keys(node):
+            if node.identity is not None or key in self.nodes.keys(node):
                 return opened
             self.files.release(opened.number)  # it may be another object: the name has moved
             raise FileNotFoundError(errno.ENOENT, os.strerror(errno.ENOENT), key)
@@ -531,10 +548,14 @@ class Server:
 
     def changed(self, key: Any) -> list[int]:
         """Return the numbers of an object after a foreign change: the kernel's data of them is outdated."""
-        nodes = self.nodes.known_as(key) if isinstance(key, str) else []
-        for node in nodes:
+        named = self.nodes.at(key) if isinstance(key, str) else None
+        nodes = {} if named is None else {named.number: named}
+        for fh, opened in list(self.files.by_number.items()):
+            if opened.file._inode.key == key and (node := self._nodes_of.get(fh)) is not None:
+                nodes[node.number] = node
+        for node in nodes.values():
             node.kept = None
-        return [node.number for node in nodes if node.number != ROOT]
+        return [number for number in nodes if number != ROOT]
 
     def close(self) -> None:
         """Release every open file."""

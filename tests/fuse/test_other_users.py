@@ -119,3 +119,117 @@ def test_set_id_bits_go_when_another_user_writes(shared: tuple[Mounted, Path], m
 
     by_mount = mode_after_write(mounted.path)
     assert by_mount == mode_after_write(store)
+
+
+@pytest.fixture(scope="module", params=KINDS)
+def trusting(request: pytest.FixtureRequest) -> Iterator[tuple[Mounted, Path]]:
+    """A mount for all users whose kernel relies on looked-up names, and its store: a folder of another user with a
+    folder and a file of root in it, and the same folder and file beside it.
+    """
+    with folder_for_everybody() as folder:
+        (folder / "mnt").mkdir()
+        options = ("--allow-other", request.param, "-o", "attr_timeout=1000,entry_timeout=1000")
+        with Mounted(folder, f"dir:{folder / 'store'}", *options) as mounted:
+            yield mounted, folder / "store"
+
+
+SECRET = b"secret of root"
+
+
+def keep_secrets(store: Path, name: str) -> tuple[Path, list[Path]]:
+    """Make a folder of another user. Return it and the secrets of root in it and beside it."""
+    own = store / name
+    own.mkdir()
+    os.chown(own, NOBODY, NOBODY)
+    secrets = [store / f"{name}-secret", own / "file", own / "folder" / "file"]
+    (own / "folder").mkdir(mode=0o700)
+    for path in secrets:
+        path.write_bytes(SECRET)
+        path.chmod(0o600)
+    (own / "folder" / "file").chmod(0o666)  # the folder protects it
+    return own, secrets
+
+
+def state(path: Path) -> tuple[object, ...]:
+    found = path.stat()
+    return path.read_bytes(), found.st_uid, found.st_mode, os.listxattr(path)
+
+
+CALLS: dict[str, Callable[[Path], object]] = {
+    "read": lambda path: path.read_bytes(),
+    "write": lambda path: path.write_bytes(b"mine"),
+    "append": lambda path: os.close(os.open(path, os.O_WRONLY | os.O_APPEND)),
+    "chmod": lambda path: path.chmod(0o666),
+    "chown": lambda path: os.chown(path, NOBODY, -1),
+    "truncate": lambda path: os.truncate(path, 3),
+    "setxattr": lambda path: os.setxattr(path, "user.mine", b"1"),
+    "listxattr": lambda path: os.getxattr(path, "user.mine"),
+    "link": lambda path: os.link(path, path.with_name("another")),
+}
+
+
+@pytest.mark.parametrize("target", ["link", "file"])
+@pytest.mark.parametrize("call", CALLS)
+def test_a_call_acts_on_the_object_that_the_kernel_has_checked(
+    trusting: tuple[Mounted, Path], call: str, target: str
+) -> None:
+    """Another user puts a file of root under a name that leads to a file of his own in the kernel's cache."""
+    mounted, store = trusting
+    own, secrets = keep_secrets(store, f"{call}-{target}")
+    there = mounted.path / own.name
+
+    def swap() -> object:
+        (there / "x").write_bytes(b"mine")
+        os.stat(there / "x")
+        if target == "link":
+            os.symlink(f"../{secrets[0].name}", own / "new")
+            os.rename(own / "new", own / "x")
+        else:
+            os.rename(own / "file", own / "x")
+        return CALLS[call](there / "x")
+
+    before = [state(path) for path in secrets]
+    found = as_nobody(swap)
+    moved = [secrets[0], own / "x" if target == "file" else own / "file", secrets[2]]
+    assert [state(path) for path in moved] == before
+    if (call, target) == ("link", "link"):
+        assert found is None  # of the symbolic link itself
+    else:
+        assert found in (-errno.EACCES, -errno.EPERM)
+    assert secrets[0].stat().st_nlink == moved[1].stat().st_nlink == 1
+
+
+IN_DIRECTORY: dict[str, Callable[[Path], object]] = {
+    "read": lambda path: (path / "file").read_bytes(),
+    "list": lambda path: os.listdir(path),
+    "create": lambda path: (path / "new").write_bytes(b"mine"),
+    "unlink": lambda path: os.unlink(path / "file"),
+    "rename": lambda path: os.rename(path / "file", path.with_name("taken")),
+    "mkdir": lambda path: os.mkdir(path / "new"),
+}
+
+
+@pytest.mark.parametrize("target", ["link", "folder"])
+@pytest.mark.parametrize("call", IN_DIRECTORY)
+def test_a_name_is_looked_up_in_the_directory_that_the_kernel_has_checked(
+    trusting: tuple[Mounted, Path], call: str, target: str
+) -> None:
+    mounted, store = trusting
+    own, secrets = keep_secrets(store, f"directory-{call}-{target}")
+    there = mounted.path / own.name
+
+    def swap() -> object:
+        os.mkdir(there / "d")
+        os.stat(there / "d")
+        os.rename(own / "d", own / "d2")
+        if target == "link":
+            os.symlink("folder", own / "d")
+        else:
+            os.rename(own / "folder", own / "d")
+        return IN_DIRECTORY[call](there / "d")
+
+    before = state(secrets[2])
+    assert as_nobody(swap) in (-errno.EACCES, -errno.ESTALE)
+    folder = own / ("folder" if target == "link" else "d")
+    assert os.listdir(folder) == ["file"]
+    assert state(folder / "file") == before

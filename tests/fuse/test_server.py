@@ -84,7 +84,7 @@ def test_an_open_file_keeps_its_number(server: Server) -> None:
 
 def test_listed_entries_count_as_returned(server: Server) -> None:
     listing = server.opendir(1)
-    assert sorted(name for name, _, _ in listing.entries) == ["a", "d"]
+    assert sorted(name for name, _ in listing.entries) == ["a", "d"]
     numbers = [found.number for index in range(2) if (found := server.entry(listing, index)) is not None]
     assert len(server.nodes) == 3
     for number in numbers:
@@ -156,7 +156,7 @@ def test_a_listing_does_not_report_the_size_that_a_file_had_before_it_was_closed
     """The kernel would cut the file to it. It is open when the entry is read, and closed a moment later."""
     number = server.lookup(1, "a").number
     listing = server.opendir(1)
-    index = [name for name, _, _ in listing.entries].index("a")
+    index = [name for name, _ in listing.entries].index("a")
     fh, _ = server.open(number, os.O_RDWR)
     server.files.write(fh, 0, b"longer")
     closed_meanwhile(server, fh, monkeypatch)
@@ -189,7 +189,7 @@ def test_a_listing_does_not_report_the_size_of_a_replaced_file(server: Server) -
     directory = server.lookup(1, "d").number
     server.lookup(directory, "b")
     listing = server.opendir(1)
-    index = [name for name, _, _ in listing.entries].index("a")
+    index = [name for name, _ in listing.entries].index("a")
     server.rename(directory, "b", 1, "a")
     assert server.entry(listing, index) is None
     now = server.entry_now(listing, index)
@@ -247,7 +247,7 @@ def test_a_name_that_is_gone_is_looked_up_again(server: Server) -> None:
     assert code(server.lookup, 1, "a") == errno.ENOENT
     listing = server.opendir(1)
     assert listing.certain()
-    assert [name for name, _, _ in listing.entries] == ["d"]
+    assert [name for name, _ in listing.entries] == ["d"]
 
 
 def test_a_listing_never_reports_an_old_size(server: Server) -> None:
@@ -256,7 +256,7 @@ def test_a_listing_never_reports_an_old_size(server: Server) -> None:
     number = server.lookup(1, "a").number
     fh, _ = server.open(number, os.O_RDWR)
     server.files.write(fh, 0, b"longer")
-    index = [name for name, _, _ in listing.entries].index("a")
+    index = [name for name, _ in listing.entries].index("a")
     found = server.entry(listing, index)
     assert found is not None
     assert found.size == 6
@@ -269,7 +269,7 @@ def test_a_listing_never_reports_an_old_size(server: Server) -> None:
 
 
 def place(listing: Listing, name: str) -> int:
-    return [entry for entry, _, _ in listing.entries].index(name)
+    return [entry for entry, _ in listing.entries].index(name)
 
 
 def now(server: Server, listing: Listing, name: str) -> Attributes:
@@ -498,3 +498,94 @@ def test_names_that_opens_came_too_late_for_are_not_remembered_forever(
         server.unlink(1, f"f{index}")
         assert code(server.open, number, os.O_RDONLY) == errno.ESTALE
     assert len(server._moving._late) == 1
+
+
+@pytest.mark.parametrize("kind", ["file", "folder"])
+def test_a_new_object_is_given_to_its_maker_and_no_other(
+    server: Server, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, kind: str
+) -> None:
+    """Another program puts an old object under the name of a new one before that gets its mode."""
+    old = tmp_path / "old"
+    if kind == "file":
+        old.write_bytes(b"private")
+    else:
+        old.mkdir()
+        (old / "file").write_bytes(b"private")
+    old.chmod(0o700)
+
+    def then_swap(make: Callable[..., Any]) -> Callable[..., Any]:
+        def made(*arguments: Any) -> Any:
+            result = make(*arguments)
+            os.rename(tmp_path / "new", tmp_path / "aside")
+            os.rename(old, tmp_path / "new")
+            return result
+
+        return made
+
+    monkeypatch.setattr(server.files, "open_file", then_swap(server.files.open_file))
+    monkeypatch.setattr(server.names, "mkdir", then_swap(server.names.mkdir))
+    made = code(server.create, 1, "new", 0o666, os.O_RDWR) if kind == "file" else code(server.mkdir, 1, "new", 0o777)
+    assert made == errno.ESTALE
+    assert stat.S_IMODE((tmp_path / "new").stat().st_mode) == 0o700
+
+
+def test_a_file_that_another_program_has_just_made_is_not_opened_unchecked(server: Server, tmp_path: Path) -> None:
+    (tmp_path / "foreign").write_bytes(b"private")
+    assert code(server.create, 1, "foreign", 0o666, os.O_RDWR) == errno.ESTALE
+
+
+def test_an_object_has_one_number_under_all_its_names_and_another_object_another(
+    server: Server, tmp_path: Path
+) -> None:
+    os.link(tmp_path / "a", tmp_path / "second")
+    number = server.lookup(1, "a").number
+    assert server.lookup(1, "second").number == number
+    (tmp_path / "other").write_bytes(b"another object")
+    os.rename(tmp_path / "other", tmp_path / "a")
+    assert server.lookup(1, "a").number != number
+    fh, _ = server.open(number, os.O_RDONLY)  # by its second name
+    assert server.files.read(fh, 0, 100) != b"another object"
+    server.release(fh)
+
+
+def test_a_file_is_found_by_a_name_that_is_left(server: Server, tmp_path: Path) -> None:
+    os.link(tmp_path / "a", tmp_path / "second")
+    number = server.lookup(1, "a").number
+    assert server.lookup(1, "second").number == number
+    os.unlink(tmp_path / "a")
+    fh, _ = server.open(number, os.O_RDONLY)
+    server.release(fh)
+    assert server.getattr(number).nlink == 1
+
+
+def test_a_rename_looks_at_no_linked_file(server: Server, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Its cost does not depend on the number of known files with several names."""
+    for k in range(20):
+        (tmp_path / f"first{k}").write_bytes(b"x")
+        os.link(tmp_path / f"first{k}", tmp_path / f"second{k}")
+        server.lookup(1, f"first{k}")
+    calls: list[str] = []
+    backend: Any = server.volume.engine.backend
+
+    def recorded(name: str) -> None:
+        call = getattr(backend, name)
+
+        def record(key: str) -> Any:
+            calls.append(key)
+            return call(key)
+
+        monkeypatch.setattr(backend, name, record)
+
+    recorded("lstat")
+    recorded("canonical")
+    server.rename(1, "a", 1, "b")
+    server.lookup(1, "second3")
+    assert not [key for key in calls if key not in ("a", "b", "second3")]
+
+
+def test_a_symbolic_link_that_was_replaced_is_looked_up_again(server: Server, tmp_path: Path) -> None:
+    (tmp_path / "link").symlink_to("a")
+    number = server.lookup(1, "link").number
+    os.unlink(tmp_path / "link")
+    (tmp_path / "link").write_bytes(b"a file")
+    assert code(server.readlink, number) == errno.ESTALE
