@@ -206,8 +206,9 @@ class Server:
         writable.sort(key=lambda opened: opened.number != fh)
         for opened in writable:
             with _unless_closed(opened):
-                opened.file.truncate(size)
-                opened.marks.written_ns = time.time_ns()
+                if opened.file.size != size:
+                    opened.file.truncate(size)
+                    opened.marks.written_ns = time.time_ns()
                 return
         try:
             self._moving.of(node, lambda key: self.volume.truncate(key, size))
@@ -385,7 +386,8 @@ class Server:
             new = self._key_in(directory, new_name)
             self.names.link(key, new, node.kind)
 
-        self._moving.of(node, add)
+        with self._moving.opening(node):  # its name is its own, or gone
+            self._moving.of(node, add)
         self.nodes.linked(node, directory, new_name)
         return self.getattr(number)
 

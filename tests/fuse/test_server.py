@@ -589,3 +589,10 @@ def test_a_symbolic_link_that_was_replaced_is_looked_up_again(server: Server, tm
     os.unlink(tmp_path / "link")
     (tmp_path / "link").write_bytes(b"a file")
     assert code(server.readlink, number) == errno.ESTALE
+
+
+def test_a_truncate_to_the_present_size_leaves_the_time(server: Server) -> None:
+    fh, made = server.create(1, "empty", 0o600, os.O_RDWR)
+    server.setattr(made.number, {"mtime_ns": 10**9, "atime_ns": 10**9})
+    assert server.setattr(made.number, {"size": 0}, fh).mtime_ns == 10**9
+    server.release(fh)
