@@ -26,6 +26,10 @@ A transient error is followed by a retry. If the earlier attempt may have been c
 If it is unknown, the first error is raised. The store has no record of an object that was created and not committed:
 its call is repeated, and FileNotFoundError shows that an earlier attempt has renamed or removed the backend's file.
 
+A rename whose result is unknown when no attempt follows stays open in the volume (`Unsettled`), after its error. The
+next call for one of its names first settles it by a look at both, and so does a reconnect. Otherwise an open of the old
+name would take its object for removed, and bytes that are written later would be acknowledged and never stored.
+
 A commit of a `commit_on_close` backend stores an object under its name, so it could bring a removed object back. A
 rename holds the tokens, so no commit runs. A remove lets no commit begin, until its last attempt is over, and waits for
 the running one; it does not wait for write-back.
@@ -53,7 +57,7 @@ from .keys import is_below
 if TYPE_CHECKING:
     from .volume import Volume
 
-__all__ = ["Naming", "canonical_name", "remove", "rename"]
+__all__ = ["Naming", "Unsettled", "canonical_name", "remove", "rename", "settle_renames", "unsettled_at"]
 
 NOT_FOLLOWED = {errno.EACCES, errno.ELOOP}
 
@@ -194,7 +198,10 @@ class Naming:
         done = not _stored(backend, self.src) and (self.dst is None or _stored(backend, self.dst))
         if self.dst is None and any(inode.native.undone()["created"] for inode in self.inodes):
             done = False  # it was never stored
-        done = self.claim() and done
+        self.publish_found(backend, self.claim() and done)
+
+    def publish_found(self, backend: Backend, done: bool) -> None:
+        """Publish the effect of the call, if it was carried out. On a thread of the volume, which is aborted."""
         with self.volume.inodes_lock:
             for inode in (*self.inodes, *self.beneath):
                 inode.naming = None
@@ -205,7 +212,6 @@ class Naming:
             self.publish(new, replaced=self.new == new or not _is_alias(backend, self.dst, self.new))
         elif done and not _is_alias(backend, self.src, self.old):
             self.publish(None)
-        self.volume.busy.take_away((self.old, self.new))
 
 
 @contextmanager
@@ -252,6 +258,78 @@ class _Before:
         """Return whether the found version shows that another object has the name by now."""
         return None not in (self.version, version) and version != self.version
 
+    def renamed(self, backend: Backend, src: Key, dst: Key, *, replace: bool) -> bool | None:
+        """Return whether an attempt to rename was carried out, from the objects that have the names now; None:
+        unknown.
+        """
+        old, new = _version(backend, src), _version(backend, dst)
+        if old is _GONE:
+            return True if new is not _GONE and (new is None or new != self.replaced or new == self.version) else None
+        unknown = self.is_other(old) or (new is not _GONE and not replace and src != dst)
+        return None if unknown else False
+
+
+@dataclass(eq=False, slots=True)
+class Unsettled:
+    """A rename whose result is unknown: an attempt may have been carried out, and none follows."""
+
+    volume: Volume
+    src: Key
+    dst: Key
+    old: Key
+    new: Key
+    before: _Before
+    looking: bool = False  # a thread of the volume asks the backend
+    done: bool = False  # it was carried out, and its effect is published
+
+    def concerns(self, key: Key) -> bool:
+        """Return whether a canonical key is one of the names, or lies below one."""
+        names = (self.old, self.new)
+        return key in names or any(isinstance(key, str) and isinstance(n, str) and is_below(key, n) for n in names)
+
+    def naming(self) -> Naming:
+        """Return the call whose effect is to be published."""
+        kind = self.before.kind
+        link, tree = kind == "symlink", kind in ("dir", None)
+        return Naming(self.volume, self.src, self.old, self.dst, self.new, link=link, tree=tree)
+
+    def keep(self) -> None:
+        """Leave the call open, if files are cached whose names it has changed. Its names are busy."""
+        volume, naming = self.volume, self.naming()
+        if _never_stored(naming):
+            return  # a look at the names would show nothing
+        with volume.inodes_lock:
+            if self.old in volume.inodes or self.new in volume.inodes or naming.below():
+                volume.unsettled.append(self)
+
+    def look(self, backend: Backend) -> bool:
+        """Return whether it was carried out; this settles it."""
+        found = self.before.renamed(backend, self.src, self.dst, replace=True)
+        self.drop()
+        return found is True
+
+    def drop(self) -> None:
+        """Record that it is settled."""
+        with self.volume.inodes_lock:
+            if self in self.volume.unsettled:
+                self.volume.unsettled.remove(self)
+
+    def settle(self) -> None:
+        """Look at the names, and publish. On a thread of the volume; the names are busy, and the tokens are lent to
+        this call.
+        """
+        if self in self.volume.unsettled:
+            self.looking = True
+            try:
+                _exchange(self, self.naming(), self.look)
+            finally:
+                self.looking = False
+
+    def settle_aborted(self, backend: Backend) -> None:
+        """Look at the names in the backend of a reconnect, and publish. On a thread of the volume, which is aborted."""
+        if self in self.volume.unsettled and not self.looking:  # otherwise the thread publishes
+            self.naming().publish_found(backend, self.look(backend))
+
 
 def _never_stored(naming: Naming) -> bool:
     """Return whether the object is published by a commit that has not been made: the store has no record of its
@@ -266,7 +344,44 @@ def remove(volume: Volume, key: Key, canonical: Key, tries: Attempts) -> None:
     commit of a `commit_on_close` object is waited for: it could store the object again after the remove.
     """
     before = _Before()
-    volume.busy.run(lambda: _remove(Naming(volume, key, canonical), before, tries), tries, canonical, ended=before.end)
+    _run(volume, lambda: _remove(Naming(volume, key, canonical), before, tries), tries, canonical, ended=before.end)
+
+
+def unsettled_at(volume: Volume, *keys: Key) -> Unsettled | None:
+    """Return a rename of unknown result that concerns one of these canonical keys."""
+    with volume.inodes_lock:
+        return next((change for change in volume.unsettled if any(map(change.concerns, keys))), None)
+
+
+def settle_renames(volume: Volume, tries: Attempts, *keys: Key) -> Unsettled | None:
+    """Settle the renames of unknown result that concern these canonical keys, which the caller does not hold. Return
+    the last one.
+    """
+    last = None
+    while (change := unsettled_at(volume, *keys)) is not None:
+        last, names = change, (change.old, change.new)
+        run, within = _lending(volume, change.settle, tries, *names)
+        volume.busy.run(run, tries, *names, within=within, trees=True)
+    return last
+
+
+def _run(volume: Volume, call: Callable[[], None], tries: Attempts, *keys: Key, **options: Any) -> None:
+    """Run a call that changes names like `BusyKeys.run`. Renames of unknown result that concern the keys are settled
+    first; if one of them was this call, it is done.
+    """
+    done = False
+
+    def run() -> None:
+        nonlocal done
+        if unsettled_at(volume, *keys) is None:  # otherwise it ended while this call waited for the keys
+            call()
+            done = True
+
+    while not done:
+        settled = settle_renames(volume, tries, *keys)
+        if settled is not None and settled.done and keys == (settled.old, settled.new):
+            return
+        volume.busy.run(run, tries, *keys, **options)
 
 
 def _was_removed(naming: Naming, backend: Backend, before: _Before, tries: Attempts) -> bool:
@@ -316,18 +431,31 @@ def _remove(naming: Naming, before: _Before, tries: Attempts) -> None:
 
 def rename(volume: Volume, src: Key, dst: Key, old: Key, new: Key, tries: Attempts, *, replace: bool) -> None:
     """Rename. `old` and `new` are the canonical keys."""
-    before = _Before()
+    change = Unsettled(volume, src, dst, old, new, _Before())
+
+    def ended() -> None:
+        if tries.doubtful and not change.done and old != new:
+            change.keep()
+
+    run, within = _lending(volume, lambda: _rename(change, replace, tries), tries, old, new)
+    _run(volume, run, tries, old, new, within=within, trees=True, ended=ended)
+
+
+def _lending(
+    volume: Volume, attempt: Callable[[], None], tries: Attempts, old: Key, new: Key
+) -> tuple[Callable[[], None], Callable[[Callable[[], None]], None]]:
+    """Return an attempt to rename that has the tokens of both files, and the context of its caller's wait."""
     lenders: list[Op] = []
 
     def run() -> None:
-        naming = Naming(volume, src, old, dst, new)
-        call: Callable[[], object] = partial(_rename, naming, dst, replace, before, tries)
+        call: Callable[[], object] = attempt
         for op in lenders:
             call = partial(op.call, call)
         call()
 
     def within(wait: Callable[[], None]) -> None:
         """Wait with the tokens of both objects held: nothing of them is in flight."""
+        lenders.clear()
 
         def lend(*ops: Op) -> None:
             lenders.extend(ops)
@@ -341,7 +469,7 @@ def rename(volume: Volume, src: Key, dst: Key, old: Key, new: Key, tries: Attemp
         else:
             wait()
 
-    volume.busy.run(run, tries, old, new, within=within, trees=True)
+    return run, within
 
 
 def _was_renamed(naming: Naming, backend: Backend, dst: Key, replace: bool, before: _Before, tries: Attempts) -> bool:
@@ -352,18 +480,33 @@ def _was_renamed(naming: Naming, backend: Backend, dst: Key, replace: bool, befo
     """
     if not tries.doubtful or _never_stored(naming):
         return False
-    src, found = _version(backend, naming.src), _version(backend, dst)
-    there = found is not _GONE
-    if src is _GONE and there and (found is None or found != before.replaced):
-        return True
-    if src is _GONE or before.is_other(src) or (there and not replace and naming.src != dst):
+    done = before.renamed(backend, naming.src, dst, replace=replace)
+    if done is None:
         tries.give_up()
-    return False
+    return done
 
 
-def _rename(naming: Naming, dst: Key, replace: bool, before: _Before, tries: Attempts) -> None:
+def _rename(change: Unsettled, replace: bool, tries: Attempts) -> None:
     """Run one attempt, on a thread of the volume; the keys are busy, and the tokens are lent to this call."""
-    volume = naming.volume
+    naming, dst = Naming(change.volume, change.src, change.old, change.dst, change.new), change.dst
+
+    def make(backend: Backend) -> bool:
+        if not _was_renamed(naming, backend, dst, replace, change.before, tries):
+            doubtful = tries.doubtful
+            try:
+                tries.make(lambda: backend.rename(naming.src, dst, replace=replace))
+            except FileNotFoundError:
+                if not doubtful or not _never_stored(naming):
+                    raise  # otherwise an earlier attempt has renamed the backend's open file
+        tries.settle()
+        return True
+
+    _exchange(change, naming, make)
+
+
+def _exchange(change: Unsettled, naming: Naming, make: Callable[[Backend], bool]) -> None:
+    """Publish the effect of a rename, if `make` returns True: it has carried it out, or found that it was."""
+    volume, dst, before = change.volume, change.dst, change.before
     try:
         backend = naming.begin()
         with volume.inodes_lock:
@@ -371,14 +514,8 @@ def _rename(naming: Naming, dst: Key, replace: bool, before: _Before, tries: Att
         before.record(naming, backend, replaced_inode)
         shared = before.links != 1
         with _change(volume):
-            if not _was_renamed(naming, backend, dst, replace, before, tries):
-                doubtful = tries.doubtful
-                try:
-                    tries.make(lambda: backend.rename(naming.src, dst, replace=replace))
-                except FileNotFoundError:
-                    if not doubtful or not _never_stored(naming):
-                        raise  # otherwise an earlier attempt has renamed the backend's open file
-        tries.settle()
+            if not make(backend):
+                return
         new = canonical_name(volume, dst)
         assert naming.new is not None
         replaced = naming.new == new or not (shared or _is_alias(backend, dst, naming.new))
@@ -386,7 +523,7 @@ def _rename(naming: Naming, dst: Key, replace: bool, before: _Before, tries: Att
         if moved is not None and not volume.engine.aborted:
             opening.follow(moved, dst)
     finally:
-        naming.claim()
+        change.done = not naming.claim()
         for inode in naming.inodes:
             naming.catch_up(inode)
         for inode in naming.beneath:

@@ -87,8 +87,7 @@ def _outlast_callers(volume: Volume) -> None:
 def _go_on(volume: Volume, backend: Backend, fenced: bool) -> None:
     """Reconnect, while no inode is freed: most of these have no handles."""
     engine = volume.engine
-    if fenced:
-        _settle_names(volume, backend)
+    _settle_names(volume, backend, fenced)
     with volume.inodes_lock:
         inodes = [inode for inode in volume.inodes.values() if not inode.engine.freed]
         orphans = [inode for inode in volume.orphans if not inode.engine.freed]
@@ -178,16 +177,25 @@ def _send_again(inode: Inode, *, known: bool) -> None:
         inode.engine.native.retry()
 
 
-def _settle_names(volume: Volume, backend: Backend) -> None:
-    """Settle the calls that change names. They can do nothing more on the old backend: their effects are read from the
-    store.
+def _settle_names(volume: Volume, backend: Backend, fenced: bool) -> None:
+    """Settle renames of unknown result. After a fence also the running calls that change names: they can do nothing
+    more on the old backend. The effects are read from the store.
     """
+    attached = _attached(volume)
     with volume.inodes_lock:
-        cached = (*volume.inodes.values(), *volume.orphans)
+        cached = (*volume.inodes.values(), *volume.orphans) if fenced else ()
         namings = list(dict.fromkeys(inode.naming for inode in cached if inode.naming is not None))
+        unsettled = list(volume.unsettled)
     for naming in namings:
         job = Job(volume.engine.park, partial(naming.settle, backend), what="stat", key=naming.src)
-        _wait(volume.engine.runner.submit(NAMES, job), _attached(volume))
+        _wait(volume.engine.runner.submit(NAMES, job), attached)
+        volume.busy.take_away((naming.old, naming.new))
+        for change in unsettled:
+            if (change.old, change.new) == (naming.old, naming.new):
+                change.drop()
+    for change in unsettled:
+        job = Job(volume.engine.park, partial(change.settle_aborted, backend), what="stat", key=change.src)
+        _wait(volume.engine.runner.submit(NAMES, job), attached)
 
 
 def _wanted(inode: Inode) -> bool:

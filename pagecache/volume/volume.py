@@ -101,6 +101,7 @@ class Volume:
         self.inodes = InodeTable()
         self.handles = 0  # of all inodes
         self.orphans: dict[Inode, None] = {}
+        self.unsettled: builtins.list[namespace.Unsettled] = []  # renames of unknown result
         self.losses: dict[Key, list[LostRange]] = {}  # of abandoned objects, for the next openers of their keys
 
     @property
@@ -206,6 +207,7 @@ class Volume:
         handle = None
         try:
             while handle is None:
+                namespace.settle_renames(self, tries, canonical)
                 holding = self.busy.holding(canonical, what="an open", tries=tries)
                 with holding.block, holding:
                     handle = self._bound(key, canonical, bits, keep_cache, make, tries)
@@ -228,7 +230,11 @@ class Volume:
         make: Callable[[lifetimes.Use], CachedFile],
         tries: Attempts,
     ) -> CachedFile | None:
-        """Return a handle on the object of a busy key; None: the object was abandoned concurrently."""
+        """Return a handle on the object of a busy key; None: the object was abandoned concurrently, or a rename ended
+        with an unknown result.
+        """
+        if namespace.unsettled_at(self, canonical) is not None:
+            return None
         use = opening.open_inode(self, canonical, key, bits, keep_cache, tries)
         try:
             return opening.bind(use, key, bits, make)
@@ -262,7 +268,9 @@ class Volume:
         """
         tries = self._attempts("stat", key, timeout)
         self._check_alive(key)
-        inode = self._inode_at(self._canonical(key))
+        canonical = self._canonical(key)
+        namespace.settle_renames(self, tries, canonical)
+        inode = self._inode_at(canonical)
         if inode is None or inode.engine.backend_file is None:
             return status.of_name(self, inode, key, tries)
         return status.of_open(inode, key, tries)

@@ -288,3 +288,25 @@ def test_request_that_was_not_carried_out_leaves_an_object_that_was_renamed_befo
             volume.rename("new", "other")
             assert place.content("other") is None
         assert place.content("other") == PRECIOUS
+
+
+@pytest.mark.parametrize("name", ["key", "other", None])
+def test_bytes_written_after_a_rename_of_unknown_result_are_stored_or_reported(name: str | None) -> None:
+    """Whichever name is looked up first, or none. [2.14, 2.20]"""
+    place = Place(Whole(), "bucket")
+    place.put("key", OLD)
+    place.put("other", PRECIOUS)
+    with PageCache("16MiB", retry=ONCE) as cache:
+        volume = cache.attach(place.backend)
+        with volume.open("key", "r+b", read_ahead=0) as file:
+            read(file)
+            lose(place, 1000)
+            with pytest.raises(OSError):
+                volume.rename("key", "other")
+            place.fs.hooks.before.clear()
+            if name is not None:
+                assert volume.exists(name) is (name == "other")
+            file.pwrite(b"W" * (1 << 20), 0)
+            file.fsync()
+            assert place.content("key") is None
+            assert place.content("other") == b"W" * (1 << 20) + OLD[1 << 20 :]

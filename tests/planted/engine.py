@@ -148,7 +148,7 @@ def remove_alone(change: namespace.Naming, *more: object) -> None:
     change.volume.engine.name_sync.changed()
 
 
-def rename_clean(change: namespace.Naming, *more: Any) -> None:
+def rename_clean(change: namespace.Unsettled, *more: Any) -> None:
     """Drop the cache of the old name, dirty pages included."""
     inode = change.volume._inode_at(change.old)
     if inode is not None:

@@ -307,3 +307,26 @@ def test_a_remove_that_is_repeated_after_a_lost_reply_succeeds(
         with pytest.raises(FileNotFoundError):
             volume.remove("a")
     assert bucket.keys() == []
+
+
+@pytest.mark.parametrize("name", ["a", "b", None])
+def test_bytes_written_after_a_rename_of_unknown_result_are_stored_or_reported(
+    bucket: Bucket, proxy: FaultyProxy, volume: Volume, put: Store, name: str | None
+) -> None:
+    """Whichever name is looked up first, or none. [2.14, 2.20]"""
+    put("a", SOURCE)
+    put("b", PRECIOUS)
+    with volume.open("a", "r+b", read_ahead=0) as file:
+        read(file)
+        lose(proxy, of_object("a", "DeleteObject"), 1000)
+        with pytest.raises(OSError):
+            volume.rename("a", "b")
+        proxy.rules.clear()
+        if name is not None:
+            assert volume.exists(name) is (name == "b")
+        file.pwrite(b"W" * PART, 0)
+        with contextlib.suppress(OSError):  # what was uploaded for the old name has to be sent again
+            file.fsync()
+        volume.retry_failed()
+        file.fsync()
+        assert (bucket.keys(), content(bucket, "b")) == (["b"], b"W" * PART + SOURCE[PART:])

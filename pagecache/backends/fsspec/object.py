@@ -252,8 +252,10 @@ class ObjectFile(AsyncBackendFile):
     # ---------------------------------------------------------------- commit
 
     async def commit(self) -> str | None:
-        if self._changed and not self.detached:
-            with about(self.key, self._calls.name):
+        with about(self.key, self._calls.name):
+            if self._changed:
+                await self._objects.settle(self._path)
+            if self._changed and not self.detached:
                 await self._commit()
         return None if self.base is None else self.base.version
 

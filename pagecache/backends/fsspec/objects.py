@@ -202,6 +202,11 @@ class Objects(AsyncBackend):
                 self._finish(change, now)
         return stat
 
+    async def settle(self, path: str) -> None:
+        """Settle a change of the name whose answer was lost: open files may have another name by it, or none."""
+        if path in self._unsettled:
+            await self._looked_up(path)
+
     def _finish(self, change: _Change, now: ObjectStat | None) -> None:
         """Do the backend's own part of a change; `now`: the object with the new path."""
         _detach(change.files if change.new is None else change.replaced)

@@ -227,6 +227,11 @@ class S3Backend(Backend):
             self._settle(name, change, stored)
         return stored
 
+    def settle(self, name: str) -> None:
+        """Settle a change of the name whose reply was lost: open files may have another name by it, or none."""
+        if name in self._unsettled:
+            self._found(name)
+
     def _settle(self, name: str, change: _Change, stored: Stored | None) -> None:
         """Record whether a change was carried out, from the version that has the old name now."""
         with self._lock:

@@ -242,6 +242,8 @@ class S3File(BackendFile):
     # ---------------------------------------------------------------- commit
 
     def commit(self) -> str | None:
+        if self._draft.changed:
+            self._backend.settle(self.name)
         if self._draft.changed and not self.detached:
             with self._draft.publish():
                 try:

@@ -1,0 +1,180 @@
+"""A rename that may have been carried out, and failed for its caller. It stays open until a call for one of its names
+has looked at the store; later bytes are stored under the name that the object has there. [2.14, 2.20]
+"""
+
+from __future__ import annotations
+
+import errno
+from collections.abc import Callable
+
+import pytest
+
+from pagecache import CachedFile, Volume
+
+from .backends import Key, RecordingBackend
+from .objects import ObjectBackend
+from .rig import KEY, ONCE, PAGE, Rig, Task, eventually, make_rig, overlay, pattern
+
+Make = Callable[..., Rig]
+DATA = pattern(3 * PAGE)
+OTHER = pattern(2 * PAGE, seed=1)
+MINE = b"mine" * (PAGE // 4)
+SAVED = overlay(DATA, PAGE, MINE)
+NEW = "moved"
+LOST = OSError(errno.ECONNRESET, "no answer")
+
+
+class AnswersLate(ObjectBackend):
+    """Renames and answers later: "rename answer" has gates and faults."""
+
+    def rename(self, src: Key, dst: Key, *, replace: bool = True) -> None:
+        super().rename(src, dst, replace=replace)
+        with self.call("rename answer", src):
+            pass
+
+
+@pytest.fixture
+def backend() -> AnswersLate:
+    return AnswersLate({KEY: DATA})
+
+
+def opened(rig: Rig) -> CachedFile:
+    """A handle that has read a page, in a volume that does not retry."""
+    file = rig.open("r+b")
+    file.pread(PAGE, 0)
+    return file
+
+
+def lose_a_rename(rig: Rig, backend: RecordingBackend, *, landed: bool = True) -> None:
+    backend.fault("rename answer" if landed else "rename", LOST)
+    with pytest.raises(OSError, match="no answer"):
+        rig.volume.rename(KEY, NEW)
+
+
+def fail_to_open(volume: Volume) -> None:
+    with pytest.raises(FileNotFoundError):
+        volume.open(KEY, "rb")
+
+
+def fail_to_remove(volume: Volume) -> None:
+    with pytest.raises(FileNotFoundError):
+        volume.remove(KEY)
+
+
+CALLS: list[Callable[[Volume], object]] = [
+    fail_to_open,
+    fail_to_remove,
+    lambda volume: volume.open(NEW, "rb").close(),
+    lambda volume: volume.stat(NEW),
+    lambda volume: volume.exists(KEY),
+    lambda volume: volume.rename(KEY, NEW),
+]
+IDS = ["open old", "remove old", "open new", "stat new", "exists old", "rename again"]
+
+
+@pytest.mark.parametrize("call", CALLS, ids=IDS)
+def test_a_call_for_either_name_settles_a_rename_that_was_carried_out(
+    make: Make, backend: AnswersLate, call: Callable[[Volume], object]
+) -> None:
+    rig = make(backend=backend, retry=ONCE)
+    file = opened(rig)
+    lose_a_rename(rig, backend)
+    call(rig.volume)
+    file.pwrite(MINE, PAGE)
+    file.fsync()
+    assert (backend.committed(KEY), backend.committed(NEW)) == (None, SAVED)
+
+
+def test_a_settled_object_can_be_renamed_again(make: Make, backend: AnswersLate) -> None:
+    rig = make(backend=backend, retry=ONCE)
+    file = opened(rig)
+    lose_a_rename(rig, backend)
+    rig.volume.rename(NEW, "third")
+    file.pwrite(MINE, PAGE)
+    file.fsync()
+    assert (backend.committed(NEW), backend.committed("third")) == (None, SAVED)
+
+
+@pytest.mark.parametrize("key", [KEY, NEW])
+def test_a_rename_that_was_not_carried_out_leaves_the_names(make: Make, backend: AnswersLate, key: str) -> None:
+    backend.put(NEW, OTHER)
+    rig = make(backend=backend, retry=ONCE)
+    file, other = opened(rig), rig.open("r+b", key=NEW)
+    lose_a_rename(rig, backend, landed=False)
+    rig.volume.open(key, "rb").close()
+    file.pwrite(MINE, PAGE)
+    file.fsync()
+    other.pwrite(MINE, 0)
+    other.fsync()
+    assert (backend.committed(KEY), backend.committed(NEW)) == (SAVED, overlay(OTHER, 0, MINE))
+
+
+def test_a_call_that_waited_for_the_names_settles_it_too(make: Make, backend: AnswersLate) -> None:
+    """It began before the rename has failed."""
+    rig = make(backend=backend, retry=ONCE)
+    file = opened(rig)
+    gate = backend.gate("rename answer")
+    backend.fault("rename answer", LOST)
+    renaming = Task(rig.volume.rename, KEY, NEW)
+    gate.wait_entered()
+    opening, again = Task(rig.volume.open, KEY, "rb"), Task(rig.volume.rename, KEY, "third")
+    eventually(lambda: [wait.what for wait in rig.cache.waits()].count("the name") == 2)
+    gate.open()
+    for task in (renaming, opening, again):
+        with pytest.raises(OSError):
+            task.result()
+    file.pwrite(MINE, PAGE)
+    file.fsync()
+    assert (backend.committed(KEY), backend.committed(NEW)) == (None, SAVED)
+
+
+def test_a_look_that_fails_leaves_it_open(make: Make, backend: AnswersLate) -> None:
+    rig = make(backend=backend, retry=ONCE)
+    file = opened(rig)
+    lose_a_rename(rig, backend)
+    backend.fault("stat", LOST)
+    with pytest.raises(OSError, match="no answer"):
+        rig.volume.open(KEY, "rb")
+    fail_to_open(rig.volume)
+    file.pwrite(MINE, PAGE)
+    file.fsync()
+    assert backend.committed(NEW) == SAVED
+
+
+def test_the_object_that_was_replaced_has_lost_its_name(make: Make, backend: AnswersLate) -> None:
+    backend.put(NEW, OTHER)
+    rig = make(backend=backend, retry=ONCE)
+    file, replaced = opened(rig), rig.open("r+b", key=NEW)
+    replaced.pread(PAGE, 0)
+    lose_a_rename(rig, backend)
+    with rig.volume.open(NEW, "rb") as again:
+        assert again.pread(len(DATA), 0) == DATA
+    replaced.pwrite(MINE, 0)
+    replaced.fsync()
+    assert (replaced.pread(PAGE, 0), file.pread(PAGE, 0), backend.committed(NEW)) == (MINE, DATA[:PAGE], DATA)
+
+
+class InPlace(RecordingBackend):
+    """Writes in place, and answers renames like `AnswersLate`."""
+
+    def rename(self, src: Key, dst: Key, *, replace: bool = True) -> None:
+        super().rename(src, dst, replace=replace)
+        with self.call("rename answer", src):
+            pass
+
+
+@pytest.mark.parametrize("fenced", [False, True])
+def test_a_reconnect_settles_it_before_it_opens_files(fenced: bool) -> None:
+    """Opening the file by its old name would make an object there. [2.22]"""
+    old = InPlace({KEY: DATA})
+    rig = make_rig(backend=old, retry=ONCE)
+    file = opened(rig)
+    file.pwrite(MINE, PAGE)
+    lose_a_rename(rig, old)
+    rig.volume.abort()
+    fresh = old.successor(lose=False, shared=not fenced)
+    rig.volume.reconnect(fresh, fenced=fenced)
+    file.fsync()
+    with fresh.lock:
+        assert {key: bytes(entry.written) for key, entry in fresh.objects.items()} == {NEW: SAVED}
+    rig.finish()
