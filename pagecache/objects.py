@@ -32,8 +32,8 @@ class ObjectStat:
         atime_ns, mtime_ns, ctime_ns: times in nanoseconds since the epoch, from stores that keep them.
         rdev: number of the device, of kind "char" or "block".
         allocated: bytes that the object takes in the store, less than `size` if it has holes; None: unknown.
-        identity: what the store takes for one object, under all its names, and for no other one at the same time; None:
-            the store knows names only.
+        identity: equal for all names of one object, and kept by a rename; another object never has it, not even under
+            the same name later. None: the store knows objects by their names only.
     """
 
     size: int

@@ -34,9 +34,10 @@ from contextlib import AbstractContextManager, contextmanager, suppress
 from dataclasses import dataclass
 
 from ..errors import Key
+from . import linux
 from .protocol import CheckedKey
 
-__all__ = ["Identities", "Object", "Place", "Tree", "Unsynced", "check_object", "identity_of", "parts_of"]
+__all__ = ["Identities", "Object", "Place", "Tree", "Unsynced", "check_object", "parts_of"]
 
 LINKS_MAX = 40  # the kernel's limit
 RESERVE = 8
@@ -60,7 +61,7 @@ class Place:
     directory: int
     name: str
     path: str
-    found: os.stat_result | None
+    found: linux.Status | None
 
     @property
     def parent(self) -> str:
@@ -68,18 +69,13 @@ class Place:
         return self.path.rpartition("/")[0]
 
 
-def identity_of(found: os.stat_result) -> tuple[int, int]:
-    """Return the identity of an object."""
-    return found.st_dev, found.st_ino
-
-
-def check_object(key: Key, found: os.stat_result) -> None:
+def check_object(key: Key, found: linux.Status) -> None:
     """Check that a found object is the one of a `CheckedKey`.
 
     Raises:
         OSError: ESTALE: it is another one.
     """
-    if isinstance(key, CheckedKey) and key.object not in (None, identity_of(found)):
+    if isinstance(key, CheckedKey) and key.object not in (None, found.identity):
         raise _elsewhere(key)
 
 
@@ -162,7 +158,7 @@ class Tree:
                 os.close(fd)
 
     def _check(self, key: CheckedKey, place: Place) -> None:
-        if key.directory is not None and key.directory != identity_of(os.stat(place.directory)):
+        if key.directory is not None and key.directory != linux.status_of(place.directory).identity:
             raise _elsewhere(key)
         if place.found is not None:
             check_object(key, place.found)
@@ -190,11 +186,11 @@ class Tree:
             else:
                 held.append((os.open(part, WALK, dir_fd=here), part))
         here = held[-1][0]
-        return Place(here, ".", "/".join(name for _, name in held[1:]), os.stat(here))
+        return Place(here, ".", "/".join(name for _, name in held[1:]), linux.status_of(here))
 
-    def _lstat(self, name: str, directory: int, may_miss: bool) -> os.stat_result | None:
+    def _lstat(self, name: str, directory: int, may_miss: bool) -> linux.Status | None:
         try:
-            return os.stat(name, dir_fd=directory, follow_symlinks=False)
+            return linux.status(name, directory)
         except FileNotFoundError:
             if may_miss:
                 return None
@@ -245,7 +241,7 @@ class Identities:
                 known = self._add(found, place.path)
             return self._free_token(place.path) if known is None else known.token
 
-    def pin(self, found: os.stat_result, path: str) -> Object:
+    def pin(self, found: linux.Status, path: str) -> Object:
         """Pin an opened object; `found` is the stat result of its descriptor."""
         with self._lock:
             known = self._known(found, path) or self._add(found, path)
@@ -259,13 +255,13 @@ class Identities:
             if known.pins == 0 and links <= 1:
                 self._drop(known)
 
-    def linked(self, found: os.stat_result, path: str) -> None:
+    def linked(self, found: linux.Status, path: str) -> None:
         """Record a second name of an object; the first one, which may be in use, becomes the token."""
         with self._lock:
             if self._known(found, path) is None:
                 self._add(found, path)
 
-    def gone(self, found: os.stat_result) -> None:
+    def gone(self, found: linux.Status) -> None:
         """Forget an object that lost its last name."""
         with self._lock:
             known = self._objects.get((found.st_dev, found.st_ino))
@@ -288,14 +284,14 @@ class Identities:
                     known.token = self._free_token(dst + known.token[len(src) :])
                     self._tokens[known.token] = known
 
-    def _known(self, found: os.stat_result, path: str) -> Object | None:
+    def _known(self, found: linux.Status, path: str) -> Object | None:
         known = self._objects.get((found.st_dev, found.st_ino))
         if known is None or known.pins or known.token == path or self._lives_at(known):
             return known
         self._drop(known)
         return None
 
-    def _add(self, found: os.stat_result, path: str) -> Object:
+    def _add(self, found: linux.Status, path: str) -> Object:
         known = Object((found.st_dev, found.st_ino), self._free_token(path))
         self._objects[known.identity] = self._tokens[known.token] = known
         return known

@@ -28,7 +28,7 @@ from ..errors import Key
 from ..objects import Kind
 from ..options import LimitsOverrides
 from . import linux
-from .beneath import Identities, Place, Tree, Unsynced, check_object, identity_of, parts_of
+from .beneath import Identities, Place, Tree, Unsynced, check_object, parts_of
 from .protocol import BackendFile, BackendLimits, NamespaceBackend, ObjectStat
 
 __all__ = ["DirectoryBackend", "DirectoryFile"]
@@ -49,11 +49,11 @@ SPECIAL = {stat.S_IFIFO, stat.S_IFSOCK, stat.S_IFCHR, stat.S_IFBLK}
 ONLY_READABLE = {errno.EACCES, errno.EPERM, errno.EROFS, errno.ETXTBSY}
 
 
-def _version(found: os.stat_result) -> str:
+def _version(found: os.stat_result | linux.Status) -> str:
     return f"{found.st_mtime_ns}:{found.st_size}:{found.st_ino}"
 
 
-def _object_stat(found: os.stat_result, key: Key | None = None) -> ObjectStat:
+def _object_stat(found: linux.Status, key: Key | None = None) -> ObjectStat:
     kind = KINDS.get(stat.S_IFMT(found.st_mode), "file")
     return ObjectStat(
         size=found.st_size,
@@ -70,7 +70,7 @@ def _object_stat(found: os.stat_result, key: Key | None = None) -> ObjectStat:
         ctime_ns=found.st_ctime_ns,
         rdev=found.st_rdev if kind in ("char", "block") else None,
         allocated=found.st_blocks * BLOCK,
-        identity=identity_of(found),
+        identity=found.identity,
     )
 
 
@@ -110,12 +110,12 @@ class DirectoryFile(BackendFile):
         self._writable = writable
         self._changed = False  # since the last commit
         self._closing = threading.Lock()
-        found = os.fstat(fd)
+        found = linux.status_of(fd)
         self._version = _version(found)
         self._object = backend._identities.pin(found, path)
 
     def stat(self) -> ObjectStat:
-        return _object_stat(os.fstat(self._fd))
+        return _object_stat(linux.status_of(self._fd))
 
     def read_into(self, offset: int, buffers: Sequence[memoryview]) -> int:
         return os.preadv(self._fd, buffers if len(buffers) <= IOV_MAX else buffers[:IOV_MAX], offset)
@@ -232,7 +232,7 @@ class DirectoryBackend(NamespaceBackend):
             else:
                 fd, writable = self._open_existing(place)
             try:
-                opened = os.fstat(fd)
+                opened = linux.status_of(fd)
                 check_object(key, opened)
                 self._need_regular(opened)
                 file = DirectoryFile(self, fd, place.path, key, writable)
@@ -253,7 +253,7 @@ class DirectoryBackend(NamespaceBackend):
                     raise
         return os.open(place.name, OPEN | os.O_RDONLY, dir_fd=place.directory), False
 
-    def _need_regular(self, found: os.stat_result) -> None:
+    def _need_regular(self, found: linux.Status) -> None:
         if stat.S_ISDIR(found.st_mode):
             raise IsADirectoryError(errno.EISDIR, os.strerror(errno.EISDIR))
         if not stat.S_ISREG(found.st_mode):
@@ -338,7 +338,7 @@ class DirectoryBackend(NamespaceBackend):
                 names = {"src_dir_fd": old.directory, "dst_dir_fd": new.directory}
                 os.link(old.name, new.name, **names, follow_symlinks=False)
                 os.unlink(old.name, dir_fd=old.directory)
-        elif new.found is not None and new.path != old.path and os.path.samestat(old.found, new.found):
+        elif new.found is not None and new.path != old.path and old.found.identity == new.found.identity:
             os.unlink(old.name, dir_fd=old.directory)  # two names of one object: rename() would leave both
         else:
             with self._losing_a_name(new):
@@ -356,7 +356,7 @@ class DirectoryBackend(NamespaceBackend):
         fd = os.open(place.name, os.O_PATH | os.O_NOFOLLOW | os.O_CLOEXEC, dir_fd=place.directory)
         try:
             yield
-            if (found := os.fstat(fd)).st_nlink == 0:
+            if (found := linux.status_of(fd)).st_nlink == 0:
                 self._identities.gone(found)
         finally:
             os.close(fd)
@@ -367,7 +367,7 @@ class DirectoryBackend(NamespaceBackend):
             self._change_allowed(src)
             with _about(dst), self._tree.locate(dst, follow=False) as new:
                 os.link(_proc_path(fd), new.name, dst_dir_fd=new.directory, follow_symlinks=True)
-                found = os.fstat(fd)
+                found = linux.status_of(fd)
                 if not stat.S_ISLNK(found.st_mode):  # links have no identity
                     self._identities.linked(found, old.path)
                 self._unsynced.add(new.parent)
@@ -413,7 +413,7 @@ class DirectoryBackend(NamespaceBackend):
     def readdir(self, key: Key) -> Iterator[ObjectStat]:
         return (_object_stat(found, path) for path, found in self._entries(key))
 
-    def _entries(self, key: Key) -> builtins.list[tuple[str, os.stat_result]]:
+    def _entries(self, key: Key) -> builtins.list[tuple[str, linux.Status]]:
         """Return path and status of everything in a directory, links not followed, by name."""
         entries = []
         with _about(key), self._tree.locate(key) as place:
@@ -421,10 +421,10 @@ class DirectoryBackend(NamespaceBackend):
                 raise _missing(key)
             fd = os.open(place.name, os.O_RDONLY | os.O_DIRECTORY | OPEN, dir_fd=place.directory)
             try:
-                check_object(key, os.fstat(fd))
+                check_object(key, linux.status_of(fd))
                 for name in sorted(os.listdir(fd)):
                     try:
-                        found = os.stat(name, dir_fd=fd, follow_symlinks=False)
+                        found = linux.status(name, fd)
                     except FileNotFoundError:
                         continue  # removed concurrently
                     entries.append((f"{place.path}/{name}" if place.path else name, found))
@@ -445,7 +445,7 @@ class DirectoryBackend(NamespaceBackend):
                 raise _missing(key)
             fd = os.open(place.name, os.O_PATH | os.O_NOFOLLOW | os.O_CLOEXEC, dir_fd=place.directory)
             try:
-                check_object(key, os.fstat(fd))
+                check_object(key, linux.status_of(fd))
                 yield place, fd
             finally:
                 os.close(fd)
@@ -479,7 +479,7 @@ class DirectoryBackend(NamespaceBackend):
                 found = os.stat(path)
                 atime = found.st_atime_ns if atime_ns is None else atime_ns
                 os.utime(path, ns=(atime, found.st_mtime_ns if mtime_ns is None else mtime_ns))
-            return _object_stat(os.stat(path))
+            return _object_stat(linux.status(path, follow=True))
 
     def getxattr(self, key: Key, name: str, *, follow: bool = True) -> bytes:
         with self._named_by_proc(key, change=False, follow=follow) as path:

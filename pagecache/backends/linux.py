@@ -1,6 +1,6 @@
-"""Two system calls that `os` lacks: rename without replacing, and punching holes.
+"""System calls that `os` lacks: the status of a file with its birth time, rename without replacing, punching holes.
 
-Both come from the C library, loaded on first use. If the library or the file system does not support the call, the
+They come from the C library, loaded on first use. If the library or the file system does not support a change, the
 result is False, and the caller uses another way; every other failure is an OSError.
 """
 
@@ -10,9 +10,19 @@ import ctypes
 import errno
 import functools
 import os
+import struct
+from collections.abc import Hashable
+from typing import NamedTuple
 
-__all__ = ["punch_hole", "rename_noreplace"]
+__all__ = ["Status", "punch_hole", "rename_noreplace", "status", "status_of"]
 
+AT_FDCWD = -100
+AT_SYMLINK_NOFOLLOW = 0x100
+AT_EMPTY_PATH = 0x1000
+STATX_ALL = 0xFFF  # the fields of stat, and the birth time
+STATX_BTIME = 0x800
+STATX = struct.Struct("=IIQIIIHxxQQQQ" + 4 * "qIxxxx" + "IIII")  # struct statx, up to the numbers of devices
+STATX_SIZE = 256
 RENAME_NOREPLACE = 1
 FALLOC_FL_KEEP_SIZE = 1
 FALLOC_FL_PUNCH_HOLE = 2
@@ -22,6 +32,8 @@ UNKNOWN = {errno.ENOSYS, errno.EINVAL, errno.EOPNOTSUPP}
 @functools.cache
 def _library() -> ctypes.CDLL:
     library = ctypes.CDLL(None, use_errno=True)
+    if hasattr(library, "statx"):
+        library.statx.argtypes = (ctypes.c_int, ctypes.c_char_p, ctypes.c_int, ctypes.c_uint, ctypes.c_char_p)
     if hasattr(library, "fallocate"):
         library.fallocate.argtypes = (ctypes.c_int, ctypes.c_int, ctypes.c_longlong, ctypes.c_longlong)
     return library
@@ -34,6 +46,86 @@ def _done(result: int) -> bool:
     if code in UNKNOWN:
         return False
     raise OSError(code, os.strerror(code))
+
+
+class Status(NamedTuple):
+    """The fields of `os.stat_result` that the directory backend uses, and the birth time.
+
+    A file system uses the inode number of a removed object again at once. The birth time tells the objects apart, if
+    the file system has it; otherwise it is 0.
+    """
+
+    st_mode: int
+    st_ino: int
+    st_dev: int
+    st_nlink: int
+    st_uid: int
+    st_gid: int
+    st_size: int
+    st_blocks: int
+    st_atime_ns: int
+    st_mtime_ns: int
+    st_ctime_ns: int
+    st_rdev: int
+    birth_ns: int
+
+    @property
+    def st_mtime(self) -> float:
+        """Return the time of the last change in seconds, rounded as `os.stat` does."""
+        seconds, rest = divmod(self.st_mtime_ns, 10**9)
+        return seconds + 1e-9 * rest
+
+    @property
+    def identity(self) -> Hashable:
+        """Return the identity of the object; `ObjectStat.identity` defines it."""
+        return self.st_dev, self.st_ino, self.birth_ns
+
+
+def status(name: str, directory: int = AT_FDCWD, *, follow: bool = False) -> Status:
+    """Return the status of a name; `follow`: of the object that a symbolic link leads to."""
+    call = getattr(_library(), "statx", None)
+    if call is None:
+        return _without_birth(
+            os.stat(name, dir_fd=None if directory == AT_FDCWD else directory, follow_symlinks=follow)
+        )
+    return _statx(directory, os.fsencode(name), 0 if follow else AT_SYMLINK_NOFOLLOW)
+
+
+def status_of(fd: int) -> Status:
+    """Return the status of an open object."""
+    if getattr(_library(), "statx", None) is None:
+        return _without_birth(os.fstat(fd))
+    return _statx(fd, b"", AT_EMPTY_PATH)
+
+
+def _statx(directory: int, name: bytes, flags: int) -> Status:
+    found = ctypes.create_string_buffer(STATX_SIZE)
+    if _library().statx(directory, name, flags, STATX_ALL, found):
+        code = ctypes.get_errno()
+        raise OSError(code, os.strerror(code))
+    values = STATX.unpack_from(found)
+    mask, _, _, nlink, uid, gid, mode, ino, size, blocks, _ = values[:11]
+    atime, birth, ctime, mtime = (values[i] * 10**9 + values[i + 1] for i in range(11, 19, 2))
+    rdev_major, rdev_minor, dev_major, dev_minor = values[19:]
+    return Status(
+        mode,
+        ino,
+        os.makedev(dev_major, dev_minor),
+        nlink,
+        uid,
+        gid,
+        size,
+        blocks,
+        atime,
+        mtime,
+        ctime,
+        os.makedev(rdev_major, rdev_minor),
+        birth if mask & STATX_BTIME else 0,
+    )
+
+
+def _without_birth(found: os.stat_result) -> Status:
+    return Status._make([*(getattr(found, name) for name in Status._fields[:-1]), 0])
 
 
 def rename_noreplace(src_dir: int, src: str, dst_dir: int, dst: str) -> bool:

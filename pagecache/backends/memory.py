@@ -22,6 +22,7 @@ import os
 import threading
 import time
 from collections.abc import Iterator, Sequence
+from dataclasses import replace
 from typing import Unpack
 
 from ..config import with_overrides
@@ -37,6 +38,7 @@ MASK = CHUNK - 1
 CHUNK_MIN = 4096
 MAPPED_MIN = 64 << 10  # minimum size for memory from a mapping: untouched pages of it cost nothing
 ZEROS = memoryview(bytes(CHUNK))
+_identities = itertools.count(1)  # of all objects of this process
 
 
 def _zeroed(length: int) -> memoryview:
@@ -51,6 +53,7 @@ class MemoryFile(BackendFile):
 
     def __init__(self, serial: int) -> None:
         self._serial = serial  # of the object: a new object under an old name never has an old version
+        self._identity = next(_identities)
         self._lock = threading.Lock()
         self._chunks: dict[int, memoryview] = {}
         self._size = 0
@@ -59,7 +62,8 @@ class MemoryFile(BackendFile):
 
     def stat(self) -> ObjectStat:
         with self._lock:
-            return ObjectStat(size=self._size, version=f"{self._serial}.{self._changes}", mtime=self._mtime)
+            version = f"{self._serial}.{self._changes}"
+            return ObjectStat(size=self._size, version=version, mtime=self._mtime, identity=self._identity)
 
     def read_into(self, offset: int, buffers: Sequence[memoryview]) -> int:
         room = self._size - offset
@@ -221,8 +225,7 @@ class MemoryBackend(Backend):
             objects = list(self._objects.items())
         for key, found in objects:
             if not prefix or (isinstance(key, str) and key.startswith(prefix)):
-                stat = found.stat()
-                yield ObjectStat(size=stat.size, version=stat.version, mtime=stat.mtime, key=key)
+                yield replace(found.stat(), key=key)
 
     def canonical(self, key: Key) -> Key:
         return checked_key(os.fspath(key) if isinstance(key, os.PathLike) else key)

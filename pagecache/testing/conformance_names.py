@@ -3,12 +3,13 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Callable
+from collections.abc import Callable, Hashable
+from contextlib import suppress
 from typing import cast
 
 from ..backends.protocol import Backend, BackendFile, BackendLimits, NamespaceBackend, ObjectStat
-from .checks import raises, same, skip
-from .conformance_base import ConformanceBase, read, supported, together, write
+from .checks import each, raises, same, skip
+from .conformance_base import ConformanceBase, content, read, supported, together, write
 
 __all__ = ["NamePromises"]
 
@@ -20,6 +21,13 @@ def namespace(backend: Backend) -> NamespaceBackend:
     if not hasattr(backend, "readdir"):
         skip("no directories, links and attributes")
     return cast(NamespaceBackend, backend)
+
+
+def identity(found: ObjectStat) -> Hashable:
+    """Return the identity in a status."""
+    if found.identity is None:
+        skip("objects have no identity: the store knows them by name only")
+    return found.identity
 
 
 class NamePromises(ConformanceBase):
@@ -186,6 +194,43 @@ class NamePromises(ConformanceBase):
         same(len(set(after)), 3)
         same([backend.canonical(key) for key in after], after)
 
+    def test_identity_belongs_to_the_object(self, backend: Backend, opened: Callable[..., BackendFile]) -> None:
+        keys = [self.make_key(i) for i in range(3)]
+        file, other = opened(0, b"one"), opened(1, b"other")
+        found = identity(file.stat())
+        same([identity(backend.stat(keys[0])), identity(backend.open(keys[0]).stat())], [found, found])
+        assert identity(other.stat()) != found, f"two objects have the identity {found!r}"
+        write(backend, file, 0, b"more bytes")
+        file.commit()
+        same(identity(backend.stat(keys[0])), found)
+        supported(lambda: backend.rename(keys[0], keys[2]))
+        same([identity(backend.stat(keys[2])), identity(file.stat())], [found, found])
+        listed = {backend.canonical(stat.key): stat for stat in supported(lambda: list(backend.list(self.prefix)))}
+        same(identity(listed[backend.canonical(keys[2])]), found)
+
+    @each("change", ["remove", "rename"])
+    def test_open_file_never_reaches_another_object_of_its_name(
+        self, backend: Backend, opened: Callable[..., BackendFile], unit: int, change: str
+    ) -> None:
+        old, new = content(unit, 1), content(unit, 2)
+        file = opened(0, old)
+        found = identity(file.stat())
+        if change == "remove":
+            supported(lambda: backend.remove(self.make_key(0)))
+            opened(0, new)
+        else:
+            opened(1, new)
+            supported(lambda: backend.rename(self.make_key(1), self.make_key(0)))
+        after = identity(backend.stat(self.make_key(0)))
+        assert after != found, f"the object and its successor have the identity {found!r}"
+        with suppress(OSError):
+            got = read(backend, file, 0, unit)
+            assert got != new, "a file that was open before reads the bytes of the new object"
+        with suppress(OSError):
+            write(backend, file, 0, content(unit, 3))
+            file.commit()
+        same(read(backend, opened(0), 0, unit), new)
+
     def test_directories(self, backend: Backend) -> None:
         tree = namespace(backend)
         key = self.make_key(0)
@@ -209,6 +254,8 @@ class NamePromises(ConformanceBase):
         supported(lambda: tree.symlink(target, self.make_key(2)))
         same(tree.readlink(self.make_key(2)), target)
         same(backend.canonical(self.make_key(2)), backend.canonical(self.make_key(0)))
+        found = [backend.stat(self.make_key(i)).identity for i in range(3)]
+        same(found, [found[0]] * 3)
 
     def test_attributes(self, backend: Backend, opened: Callable[..., BackendFile]) -> None:
         tree = namespace(backend)

@@ -15,7 +15,7 @@ from typing import Any
 
 import pytest
 
-from pagecache.backends import DirectoryBackend, beneath
+from pagecache.backends import DirectoryBackend, beneath, linux
 from pagecache.backends.directory import DirectoryFile
 
 
@@ -134,7 +134,7 @@ def test_name_exchanged_during_the_walk_leads_nowhere_else(
     victim = root / "sub" if swap == "directory" else root / "sub" / "secret"
     lstat = beneath.Tree._lstat
 
-    def lstat_after(self: beneath.Tree, name: str, fd: int, may_miss: bool) -> os.stat_result | None:
+    def lstat_after(self: beneath.Tree, name: str, fd: int, may_miss: bool) -> linux.Status | None:
         found = lstat(self, name, fd, may_miss)
         if name == victim.name and not victim.is_symlink():
             victim.rename(root / "away")
@@ -270,9 +270,7 @@ def test_reused_inode_number_means_nothing(backend: DirectoryBackend, root: Path
     os.unlink(root / "a")
     os.unlink(root / "b")
     put(backend, "c").close()
-    forged = os.stat_result(
-        (found.st_mode, found.st_ino, found.st_dev, 2, *os.stat(root / "c")[4:]),
-    )
+    forged = linux.status(str(root / "c"))._replace(st_ino=found.st_ino, st_nlink=2)
     with backend._tree.locate("c") as place:
         assert backend._identities.token(beneath.Place(place.directory, "c", "c", forged)) == "c"
 

@@ -6,6 +6,7 @@ import errno
 import sys
 import time
 from collections.abc import Callable, Iterable, Sequence
+from dataclasses import replace
 from typing import Any, ClassVar
 
 from pagecache import Backend, ObjectStat
@@ -319,6 +320,30 @@ def list_of_old() -> Backend:
     return made
 
 
+class ByName(PassingFile):
+    """Each call finds the object by the file's name again."""
+
+    def _now(self) -> BackendFile:
+        found: BackendFile = self.backend.inner.open(self.key)
+        return found
+
+    def stat(self) -> ObjectStat:
+        return self._now().stat()
+
+    def read_into(self, offset: int, buffers: Buffers) -> int:
+        return self._now().read_into(offset, buffers)
+
+    def write_from(self, offset: int, buffers: Buffers) -> int:
+        return self._now().write_from(offset, buffers)
+
+
+def identity_of_the_name() -> Backend:
+    """The identity does not survive a rename."""
+    made = Mistaken()
+    made.stat = lambda key: replace(made.inner.stat(key), identity=key)  # type: ignore[method-assign]
+    return made
+
+
 def stale_tail() -> Backend:
     made = Mistaken(StaleTail)
     made.tails = {}  # type: ignore[attr-defined]
@@ -410,6 +435,8 @@ MISTAKES: dict[str, tuple[Callable[[], Backend], str, str]] = {
     "missing_is_a_key_error": (missing_is_a_key_error, "open and stat", "raise FileNotFoundError"),
     "rename_that_copies": (rename_that_copies, "rename", "rename moves"),
     "canonical_of_the_moment": (canonical_of_the_moment, "canonical", "one and the same key"),
+    "by_name": (lambda: Mistaken(ByName), "identity", "an open file never reads or changes another object"),
+    "identity_of_the_name": (identity_of_the_name, "identity", "under any name"),
     "remove_that_does_nothing": (remove_that_does_nothing, "remove", "is not found"),
 }
 """A backend, with the capability and the promise that the report has to name."""

@@ -63,6 +63,7 @@ CAPABILITIES = (
     "rename",
     "list",
     "canonical",
+    "identity",
     "sync",
     "directories",
     "links",
@@ -236,6 +237,16 @@ PROMISES: dict[str, Promise] = {
         ONE,
         canonical_is_stable_and_keeps_objects_apart=(
             "canonical gives one and the same key for an object, whether it exists or not, and another for each object."
+        ),
+    ),
+    **_of(
+        "identity",
+        ONE,
+        identity_belongs_to_the_object=(
+            "every status of an object has its identity, under any name, and no other object has it."
+        ),
+        open_file_never_reaches_another_object_of_its_name=(
+            "an open file never reads or changes another object that has its name now."
         ),
     ),
     **_of("sync", METHODS, sync_after_everything="sync may be called at any time, and again."),
