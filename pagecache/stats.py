@@ -23,7 +23,7 @@ class CacheStats:
     """Counters of a cache since it was made, and its memory now, in bytes.
 
     `dirty`, `writeback` and `unstable` are disjoint except for bytes dirtied again in flight; `failed` is a part of
-    `dirty`. Seconds are sums over threads. docs/counters.md explains each counter.
+    them and of staged bytes. Seconds are sums over threads. docs/counters.md explains each counter.
 
     Attributes:
         capacity: bytes that cached data may take.
@@ -32,7 +32,7 @@ class CacheStats:
         dirty: bytes newer than storage and not in flight.
         writeback: bytes in a running backend call.
         unstable: bytes that the backend acknowledged and has not committed.
-        failed: dirty bytes whose last write-back failed for good.
+        failed: unsaved bytes whose last write-back or commit failed for good.
         pinned: bytes that views hold.
         folios: folios in memory.
         hits: reads served from memory alone.
@@ -43,6 +43,7 @@ class CacheStats:
         write_requests: backend calls that write.
         write_bytes: bytes that the backend acknowledged.
         commits: commits that succeeded.
+        failed_commits: commits that failed.
         retries: calls that were repeated after a failure.
         short_writes: writes that acknowledged fewer bytes than they were given.
         cow_copies: folios that were copied because they were written while their bytes were in flight.
@@ -69,6 +70,7 @@ class CacheStats:
     write_requests: int
     write_bytes: int
     commits: int
+    failed_commits: int
     retries: int
     short_writes: int
     cow_copies: int

@@ -451,11 +451,11 @@ class FileStat(ObjectStat):
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class CacheStats:
-    """dirty, writeback and unstable are disjoint except for bytes dirtied again in flight; failed is a part of dirty. Seconds are
-    sums over threads. More counters may follow; `to_dict` has them all."""
+    """dirty, writeback and unstable are disjoint except for bytes dirtied again in flight; failed is a part of them and of staged bytes.
+    Seconds are sums over threads. More counters may follow; `to_dict` has them all."""
     capacity: int; used: int; clean: int; dirty: int; writeback: int; unstable: int; failed: int; pinned: int; folios: int
     hits: int; misses: int; evicted: int
-    read_requests: int; read_bytes: int; write_requests: int; write_bytes: int; commits: int
+    read_requests: int; read_bytes: int; write_requests: int; write_bytes: int; commits: int; failed_commits: int
     retries: int; short_writes: int; cow_copies: int; staged_copies: int; throttled_seconds: float; lock_waits: int
     def to_dict(self) -> dict[str, int | float]: ...
 class VolumeStats(CacheStats): ...         # the same, of one volume

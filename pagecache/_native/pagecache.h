@@ -51,7 +51,7 @@ struct pc_limits {
 /* Counters of an inode; its volume adds them when the inode is freed. Bytes unless the name says otherwise. */
 struct pc_counters {
 	uint64_t hits, misses, evicted, lock_waits;
-	uint64_t read_requests, read_bytes, write_requests, write_bytes, commits, retries, short_writes;
+	uint64_t read_requests, read_bytes, write_requests, write_bytes, commits, failed_commits, retries, short_writes;
 	uint64_t cow_copies, staged_copies, throttled_ns;
 	uint64_t mirror_requests, mirror_bytes;
 	uint64_t handed_over, acknowledged, returned; /* I-25 */
@@ -222,6 +222,7 @@ bool pc_inode_lock_busy(struct pc_inode *i);
 void pc_inode_locks(struct pc_inode *i, struct pc_locks *out);
 void pc_count_throttled(struct pc_inode *i, uint64_t ns);
 void pc_count_retry(struct pc_inode *i);
+void pc_count_failed_commit(struct pc_inode *i);
 
 /* ---- do */
 int64_t pc_read(struct pc_inode *i, uint64_t pos, void *to, uint64_t len, struct pc_need *need);
@@ -316,6 +317,8 @@ int pc_commit_begin_own(struct pc_inode *i);
 enum { PC_COMMIT_AGAIN, PC_COMMIT_KEPT, PC_COMMIT_PARKED };
 void pc_commit_end(struct pc_inode *i, bool ok, int how);
 bool pc_commit_running(struct pc_inode *i);
+uint64_t pc_commit_asked(struct pc_inode *i);
+bool pc_changed_since(struct pc_inode *i, uint64_t stamp);
 bool pc_commit_found(struct pc_inode *i, uint64_t generation);
 uint64_t pc_inode_generation(struct pc_inode *i);
 bool pc_storage_busy(struct pc_inode *i);

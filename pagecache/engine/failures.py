@@ -360,7 +360,9 @@ def _waiting_alone(file: EngineFile, folio: int) -> tuple[list[int], bool]:
 
 
 def failed_ranges(file: EngineFile, everything: bool = False) -> list[FailedRange]:
-    """Return the permanent failures (everything: all local data, of an aborted volume), cut at the size."""
+    """Return the permanent failures (everything: all local data, of an aborted volume or after a failed commit), cut at
+    the size.
+    """
     now = file.volume.clock.now()
     ranges = file.native.local_ranges() if everything else file.native.failed_ranges()
     found = []
@@ -376,8 +378,7 @@ def failed_ranges(file: EngineFile, everything: bool = False) -> list[FailedRang
 
 def _failed_range(file: EngineFile, pos: int, length: int, failure: Failure | None, now: float) -> FailedRange:
     if failure is None:
-        code, message = _why_local(file, "")
-        return FailedRange(file.key, pos, length, code, 0, None, file.volume.name, message, 0.0)
+        return _uncommitted(file, pos, length, "", now)
     at = failure.next_retry if file.conflict is None else None  # only `resolve` and `discard` settle a conflict
     wait = None if at is None else max(0.0, at - now)
     since = max(0.0, now - failure.since)
@@ -395,5 +396,14 @@ def _why_local(file: EngineFile, otherwise: str) -> tuple[int, str]:
 
 def uncommitted_range(file: EngineFile) -> FailedRange:
     """Return a range for a change without bytes (creation, size, holes) that waits for a commit."""
-    code, message = _why_local(file, "its creation, size, holes or direct writes are not committed")
-    return FailedRange(file.key, file.native.size, 0, code, file.commits.attempts, None, file.volume.name, message, 0.0)
+    otherwise = "its creation, size, holes or direct writes are not committed"
+    return _uncommitted(file, file.native.size, 0, otherwise, file.volume.clock.now())
+
+
+def _uncommitted(file: EngineFile, pos: int, length: int, otherwise: str, now: float) -> FailedRange:
+    """Return a range that has not failed itself."""
+    commits = file.commits
+    code, message = _why_local(file, otherwise)
+    wait = None if commits.next_try is None else max(0.0, commits.next_try - now)
+    since = 0.0 if commits.failing_since is None else max(0.0, now - commits.failing_since)
+    return FailedRange(file.key, pos, length, code, commits.attempts, wait, file.volume.name, message, since)

@@ -34,7 +34,7 @@ from ..backends.protocol import BackendFile, BackendLimits, ObjectStat
 from ..errors import ConflictError, Key, LostRange, ShutdownError
 from ..native import END, STAMP_MAX, NativeInode, Op
 from . import failures, throttle
-from .commit import staging
+from .commit import overdue, staging
 from .commit.outcome import NO_COMMITS, Commits
 from .commit.owed import NOTHING_OWED, Debt, Owed, Step
 from .commit.remote import NO_DISPUTE, Dispute
@@ -93,6 +93,7 @@ class EngineFile:
     forgetting = False  # a rollback outside of a commit runs: reads wait for its end
     publications: frozenset[object] = frozenset()  # running calls that store the object under its name, by commit
     unnaming: object | None = None  # the call that removes its name: no publication begins
+    sent_before: tuple[int, float] | None = None  # changes up to this epoch were sent by age; when the oldest arose
     freed = False  # CORE's part is freed: its id may belong to another file by now
     retired: tuple[BackendFile, ...] = ()
     _forced_reads = 0
@@ -434,6 +435,18 @@ class EngineFile:
             return
         self.refresh_limits()
         self.native.flush_start(STAMP_MAX, start, end)
+
+    def overdue_since(self) -> float | None:
+        """Return the time of the first failed commit or refused save, if its data is still not saved."""
+        return self.commits.failing_since if overdue.stands(self) else None
+
+    def note_sent(self, stamp: int) -> None:
+        """Record that write-back of the changes up to `stamp` begins by age. If earlier ones are still not
+        acknowledged, their time stays.
+        """
+        before = self.sent_before
+        if before is None or not self.native.flush_pending(before[0]):
+            self.sent_before = stamp, self.native.dirtied()
 
     # -- engine work that needs the token, without a waiter
 

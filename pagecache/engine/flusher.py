@@ -30,6 +30,7 @@ from typing import TYPE_CHECKING
 from ..errors import Key
 from ..native import ENGINE_FLUSHER, Kind, NativeCache, Pressure, Span
 from . import failures
+from .commit import overdue
 from .park import Clock, Park, start_thread
 from .report.notices import fault
 from .report.trouble import STALLED
@@ -259,7 +260,8 @@ class Flusher:
         for file in volume.take_retries(now):
             next_retry: float | None = now + PAUSE
             try:
-                next_retry = failures.due(file, now)
+                times = failures.due(file, now), overdue.due(file, now)
+                next_retry = min((at for at in times if at is not None), default=None)
             except BaseException:  # the other files have their turn
                 fault("%s: %r: a retry met an error that should not get here", volume.name, file.key)
             if next_retry is not None:
@@ -280,6 +282,7 @@ class Flusher:
         stamp = volume.native.take_epoch() if ids else 0
         for file in volume.files_at(ids):
             file.refresh_limits()
+            file.note_sent(stamp)
             file.native.age_anew()
             file.native.flush_start(stamp)
         return delay if left is None else min(delay, max(0.0, left))

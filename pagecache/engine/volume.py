@@ -28,6 +28,7 @@ from ..objects import Event
 from . import failures
 from .attempts import Attempts
 from .blocking import Blocking
+from .commit import overdue
 from .file import limits_of
 from .foreign import raised_by, text_of
 from .held import Held
@@ -358,6 +359,7 @@ class EngineVolume:
             next_retry = failures.replan_parked(file)
             if next_retry is not None:
                 self.retry_by(file, next_retry)
+            overdue.replan(file)
 
     def resume_parked(self, file: EngineFile) -> None:
         """Resume parked data of a file with a new write, at most once per max_delay."""
@@ -536,6 +538,8 @@ class EngineVolume:
         for file in self.files():
             if file.settling:
                 file.native.settle_start()
+            if file.commits.failing_since is not None:
+                self.retry_by(file, self.clock.now())
 
     def end(self) -> None:
         """Forget all files after the threads have ended. CORE frees each with its last handle, view or caller, and the

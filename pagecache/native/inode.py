@@ -244,6 +244,9 @@ class NativeInode:
     def count_retry(self) -> None:
         lib.pc_count_retry(self._i)
 
+    def count_failed_commit(self) -> None:
+        lib.pc_count_failed_commit(self._i)
+
     # dirty budget, for the writer of the place (an address of C)
     def room_take(self, place: int, paused: bool = False) -> bool:
         """Return whether the place has its reservation now; `paused`: its writer needs no grant."""
@@ -299,6 +302,14 @@ class NativeInode:
 
     def commit_running(self) -> bool:
         return bool(lib.pc_commit_running(self._i))
+
+    def commit_asked(self) -> int:
+        """Return the largest epoch that a caller wanted of the last commit; 0: it began without a caller."""
+        return int(lib.pc_commit_asked(self._i))
+
+    def changed_since(self, stamp: int) -> bool:
+        """Return whether a write, truncate or hole came after the epoch, or a writable view exists."""
+        return bool(lib.pc_changed_since(self._i, stamp))
 
     def generation(self) -> int:
         """Return a number that is constant until the volume is aborted."""

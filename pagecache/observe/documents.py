@@ -19,6 +19,7 @@ from typing import TYPE_CHECKING, Any
 
 from .. import native
 from ..distribution import VERSION
+from ..engine.commit import overdue
 from ..engine.report.trouble import Trouble
 from ..errors import FailedRange, Key
 from ..native import COMMIT_CALL, LATENCY_BOUNDS, READ_CALL, WRITE_CALL
@@ -144,8 +145,8 @@ def _age(at: float | None, now: float) -> float | None:
 
 def _oldest_dirty(volume: Volume, now: float) -> float | None:
     found = [volume.engine.file_at(id) for id in volume.engine.native.dirty_inodes(OLDEST_AMONG)]
-    times = [when for file in found if file is not None and (when := file.native.number("age"))]
-    return _age(min(times) / 1e9, now) if times else None
+    times = [when for file in found if file is not None and (when := overdue.oldest(file)) is not None]
+    return _age(min(times, default=None), now)
 
 
 def _clean_in(counters: dict[str, Any], rate: float | None, aborted: bool) -> float | None:
@@ -204,11 +205,14 @@ def _first(found: list[tuple[Volume, Inode]], sort: str, limit: int) -> list[tup
         return heapq.nsmallest(limit, found, key=lambda pair: (str(said(pair[1].key)), pair[0].name))
     if sort == "age":  # the oldest first; clean files have none
         return heapq.nsmallest(limit, found, key=lambda pair: pair[1].native.number("age") or float("inf"))
+    if sort == "failed":
+        return heapq.nlargest(
+            limit, found, key=lambda pair: pair[1].native.number(sort) + overdue.failed_bytes(pair[1].engine)
+        )
     return heapq.nlargest(limit, found, key=lambda pair: pair[1].native.number(sort))
 
 
 def _file(volume: Volume, inode: Inode, now: float) -> dict[str, Any]:
-    oldest = inode.native.number("age")
     return {
         "id": inode.native.id,
         "volume": volume.name,
@@ -216,7 +220,7 @@ def _file(volume: Volume, inode: Inode, now: float) -> dict[str, Any]:
         "size": inode.native.size,
         "stored": inode.native.remote_size,
         "handles": inode.handles,
-        "oldest_dirty": _age(oldest / 1e9, now) if oldest else None,
+        "oldest_dirty": _age(overdue.oldest(inode.engine), now),
         "state": _state(inode),
         "counters": volume._file_stats(inode).to_dict(),
     }

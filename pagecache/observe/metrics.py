@@ -126,8 +126,16 @@ VOLUME = (
     ("volume_state", "1 for the state that the volume is in.", _states),
     ("files", "Files that the volume knows.", _one("files")),
     ("handles", "Handles that are open.", _one("handles")),
-    ("oldest_dirty_seconds", "Age of the oldest dirty byte; 0 when nothing is dirty.", _age("dirty")),
-    ("oldest_failed_seconds", "Age of the first failure that stands; 0 when none does.", _age("failed")),
+    (
+        "oldest_dirty_seconds",
+        "Age of the oldest byte that is dirty, in a running call or failed; 0 without one.",
+        _age("dirty"),
+    ),
+    (
+        "oldest_failed_seconds",
+        "Time since the first failed write or commit whose data is not saved; 0 without one.",
+        _age("failed"),
+    ),
     ("calls_running", "Backend calls at work.", _one("queue", "running")),
     ("queue_waiting", "Pieces of work that no thread has taken yet.", _queue),
     ("throttled_writers", "Writers that are slowed or stopped now.", _one("throttle", "waiting")),

@@ -24,7 +24,7 @@ from ..engine import failures
 from ..engine.aside import Aside
 from ..engine.attempts import Attempts
 from ..engine.blocking import blocking, original
-from ..engine.commit import remote, staging
+from ..engine.commit import overdue, remote, staging
 from ..engine.park import Signal
 from ..engine.report.notices import spans
 from ..engine.volume import EngineVolume
@@ -481,17 +481,18 @@ class Volume:
         return staging.reading_back(inode.engine, lambda: lifetimes.drop_local(self, inode, start, end))
 
     def failed(self) -> builtins.list[FailedRange]:
-        """Return ranges that could not be written back and wait for a repair of the cause."""
+        """Return ranges that could not be written back or committed and wait for a repair of the cause."""
         self.cache._check_forked()
         with self.engine.keeper():
             files = self.engine.dirty_files()
-            return [r for file in files for r in failures.failed_ranges(file, everything=self.engine.aborted)]
+            return [r for file in files for r in overdue.failed_ranges(file)]
 
     def retry_failed(self, key: Key | None = None) -> None:
         """Retry failed data now, without waiting for the result."""
         self._check_alive(key)
         for inode in self._unsaved_of(key):
             failures.resume(inode.engine)
+            overdue.resume(inode.engine)
 
     def dirty_ranges(self, key: Key) -> builtins.list[tuple[int, int]]:
         """Return (offset, length) of dirty and unstable ranges, and of those in flight."""
@@ -578,10 +579,14 @@ class Volume:
         return VolumeStats(**self.cache._counters(self._usage()))
 
     def _usage(self) -> dict[str, int]:
-        """Return CORE's numbers."""
-        return self.engine.native.usage()
+        """Return CORE's numbers; bytes whose commit failed count as failed."""
+        usage = self.engine.native.usage()
+        usage["failed"] += sum(overdue.failed_bytes(file) for file in self.engine.troubles.failing_files())
+        return usage
 
     def _file_stats(self, inode: Inode) -> FileStats:
         from ..stats import FileStats
 
-        return FileStats(**self.cache._counters(inode.native.usage()))
+        usage = inode.native.usage()
+        usage["failed"] += overdue.failed_bytes(inode.engine)
+        return FileStats(**self.cache._counters(usage))

@@ -99,9 +99,7 @@ def test_a_commit_that_fails_names_its_ranges_and_is_repaired_by_the_next_commit
     file.fsync()
     eventually(lambda: [event.kind for event in seen[-2:]] == ["repaired", "committed"])
     page = ((PAGE, PAGE),)
-    expected = [("failed", page, error.errno)]
-    if error is FULL:
-        expected.append(("parked", page, error.errno))
+    expected = [("failed", page, error.errno), ("parked", page, error.errno)]
     assert told(seen) == [*expected, ("repaired", (), None), ("committed", (), None)]
     code = errno.errorcode[error.errno or 0]
     assert seen[0].message.startswith(f"commit of [{PAGE}, {2 * PAGE}) failed at try 1: {code}")

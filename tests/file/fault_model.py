@@ -172,6 +172,7 @@ class Model:
     failed: set[int] = field(default_factory=set)
     dirty: set[int] = field(default_factory=lambda: set(range(NR_REQUESTS)))
     unstable: set[int] = field(default_factory=set)
+    overdue: bool = False  # the last commit has failed for good
 
     def local(self) -> set[int]:
         return self.dirty | self.unstable
@@ -197,11 +198,13 @@ class Model:
     def commit(self) -> None:
         self.committed = bytearray(self.written)
         self.unstable.clear()
+        self.overdue = False
 
     def fail_commit(self, fault: CommitFault) -> None:
         """Apply a commit that failed for good: the bytes it forgot are dirty, and so are those it may have
-        forgotten.
+        forgotten. All that is not saved counts as failed [2.16].
         """
+        self.overdue = True
         if fault.stored:
             self.committed = bytearray(self.written)
         if fault.forgets:
@@ -209,7 +212,7 @@ class Model:
             forgotten.extend(bytes(len(self.written) - len(forgotten)))
             self.written = forgotten
         if not fault.kept:
-            if fault.error.errno == errno.ENOSPC:  # a retry is useless: failed, and not only dirty [2.16]
+            if fault.error.errno == errno.ENOSPC:  # a retry is useless
                 self.failed |= self.unstable
             self.dirty |= self.unstable
             self.unstable.clear()
@@ -232,7 +235,7 @@ class Model:
         return merged(span(request) for request in sorted(self.local()))
 
     def failed_ranges(self) -> list[Range]:
-        return merged(span(request) for request in sorted(self.failed))
+        return merged(span(request) for request in sorted(self.local() if self.overdue else self.failed))
 
 
 def merged(ranges: Any) -> list[Range]:

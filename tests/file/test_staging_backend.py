@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 import errno
 from collections.abc import Iterator
 from pathlib import Path
@@ -10,10 +11,11 @@ from typing import Any
 import pytest
 
 from pagecache import CachedFile, CommitError, DataLossError, PageCache, PageCacheError, Volume
+from pagecache.observe import documents
 from pagecache.options import OpenMode
 
 from ..staging import StagingBackend
-from .rig import FAST, PAGE, Task, accepted_before, pattern
+from .rig import FAST, PAGE, Task, accepted_before, eventually, pattern
 
 CAPACITY = 64 * PAGE
 KEY = "object"
@@ -23,10 +25,15 @@ class Store:
     """A small cache over a StagingBackend."""
 
     def __init__(self, root: Path, **options: Any) -> None:
-        self.backend = StagingBackend(root, **options)
         self.cache = PageCache(
-            CAPACITY, dirty_background=0.1, dirty_limit=0.5, max_folio=4 * PAGE, flush_interval=0.02, retry=FAST
+            CAPACITY,
+            dirty_background=0.1,
+            dirty_limit=0.5,
+            max_folio=4 * PAGE,
+            flush_interval=0.02,
+            retry=options.pop("retry", FAST),
         )
+        self.backend = StagingBackend(root, **options)
         self.volume: Volume = self.cache.attach(self.backend, read_ahead=0)
 
     def open(self, mode: OpenMode = "x+b") -> CachedFile:
@@ -160,3 +167,25 @@ def test_commits_that_fail_for_long_lose_nothing(store: Store) -> None:
     store.backend._failures.clear()
     file.close()
     assert store.backend.visible(KEY) == content
+
+
+@pytest.mark.parametrize("kept", [False, True])
+@pytest.mark.parametrize(
+    "store", [{"retry": dataclasses.replace(FAST, failed_retry=0.01)}], indirect=True, ids=["soon"]
+)
+def test_staged_bytes_whose_commit_failed_raise_the_alarm_until_they_are_published(store: Store, kept: bool) -> None:
+    """They count as failed like bytes in memory, and are published without another call. [2.16, 2.23, 2.27]"""
+    content = pattern(2 * CAPACITY)
+    file = store.open()
+    store.write(file, content)
+    store.backend.fail_commits(1_000_000, kept=kept)
+    with pytest.raises(CommitError):
+        file.fsync()
+    assert sum(failed.length for failed in store.volume.failed()) == len(content)
+    assert store.volume.stats().failed >= len(content)
+    assert documents.stats(store.cache)["volumes"][0]["oldest"]["failed"] > 0
+    store.backend._failures.clear()
+    eventually(lambda: store.backend.visible(KEY) == content and not store.volume.failed())
+    assert store.volume.stats().failed == 0
+    assert documents.stats(store.cache)["volumes"][0]["oldest"] == {"dirty": None, "failed": None}
+    file.close()

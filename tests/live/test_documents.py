@@ -215,7 +215,7 @@ def test_a_failure_without_retries_is_reported_with_its_remedy(make: Make) -> No
         f.fsync()
     eventually(lambda: len(volume_of(rig)["errors"]) == 2)
     newest = volume_of(rig)["errors"][0]
-    assert newest["next"] == "kept until `retry_failed`, a new write to the file, or `discard`"
+    assert newest["next"] == "kept until the next fsync, sync or close, `retry_failed` or `discard`"
     first = volume_of(rig)["errors"][1]
     assert (first["kind"], first["offset"], first["length"]) == ("failed", 0, 1)
 

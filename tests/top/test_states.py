@@ -23,6 +23,12 @@ def test_failed_bytes_are_taken_out_of_dirty_ones_and_pinned_ones_out_of_clean_o
     assert parts({})["clean"] == 0
 
 
+def test_failed_bytes_that_the_backend_has_are_no_unstable_ones() -> None:
+    """The bytes of a failed commit are counted once."""
+    found = parts(documents.counters(dirty=2, failed=10, unstable=9))
+    assert (found["failed"], found["dirty"], found["unstable"]) == (10, 0, 1)
+
+
 def test_unsaved_bytes_are_dirty_in_flight_or_unstable() -> None:
     assert local_bytes(documents.counters(dirty=4, failed=2, writeback=8, unstable=16, staged=32)) == 28
 

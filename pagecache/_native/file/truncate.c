@@ -98,7 +98,8 @@ static void cover(struct pc_inode *i, const struct pc_folio *f)
 
 static void uncommitted_now(struct pc_inode *i)
 {
-	i->stamp_m = pc_min(i->stamp_m, atomic_load(&i->volume->epoch));
+	i->changed = atomic_load(&i->volume->epoch);
+	i->stamp_m = pc_min(i->stamp_m, i->changed);
 }
 
 /* Remove staged bytes. The backend drops them with its own truncate or hole. */

@@ -105,6 +105,24 @@ void pc_settle_start(struct pc_inode *i)
 	pc_inode_leaf_unlock(i);
 }
 
+/* The largest epoch that a caller wanted of the last commit that began; 0: it began without a caller. */
+uint64_t pc_commit_asked(struct pc_inode *i)
+{
+	pc_inode_leaf_lock(i);
+	u64 stamp = i->commit_asked;
+	pc_inode_leaf_unlock(i);
+	return stamp;
+}
+
+/* Whether a write, truncate or hole came after @stamp, or a view may be changing the file. */
+bool pc_changed_since(struct pc_inode *i, uint64_t stamp)
+{
+	pc_inode_leaf_lock(i);
+	bool changed = i->changed > stamp || i->nr_write_pinned;
+	pc_inode_leaf_unlock(i);
+	return changed;
+}
+
 /* Whether bytes that a caller waits for are dirty again: a failed commit or a rollback sent them back after the
  * caller's check and before the token was granted. Changes without bytes (m) must not become visible without those
  * bytes. The token is held, so no more bytes go back from here on. */
@@ -137,6 +155,8 @@ static int commit_begin(struct pc_inode *i, bool own)
 	if (wanted) {
 		i->settle = 0;
 		i->commit_running = 1;
+		i->commit_asked = stamp;
+		i->commit_ns = pc_now(i->cache);
 		i->commit_generation = generation;
 		i->commit_size = atomic_load(&i->remote_size);
 		i->undone_moved = i->undone;
@@ -145,7 +165,6 @@ static int commit_begin(struct pc_inode *i, bool own)
 		i->stamp_m_moved = i->stamp_m;
 		i->stamp_m = PC_STAMP_NONE;
 		pc_direct_move(i);
-		pc_counted(i, &i->counters.commits, commits);
 		pc_record_begin(i->cache, &i->commit_span, PC_R_COMMIT, commits, i->commit_seq + 1, 0);
 		pc_record_announce(i->cache, &i->commit_span, i->id, 0, 0, stamp);
 	} else {
@@ -222,6 +241,7 @@ void pc_commit_end(struct pc_inode *i, bool ok, int how)
 	if (ok) {
 		i->committed_size = i->commit_size;
 		pc_staged_clear(i);
+		pc_counted(i, &i->counters.commits, 1);
 	} else {
 		i->stamp_m = pc_min(i->stamp_m, i->stamp_m_moved);
 		pc_undone_merge(&i->undone, &i->undone_moved);
@@ -270,6 +290,7 @@ bool pc_commit_found(struct pc_inode *i, uint64_t generation)
 			i->stamp_m = i->stamp_m_moved = PC_STAMP_NONE;
 		i->committed_size = atomic_load(&i->remote_size);
 		pc_staged_clear(i);
+		pc_counted(i, &i->counters.commits, 1);
 		pc_dirty_list_update(i);
 	}
 	pc_inode_leaf_unlock(i);

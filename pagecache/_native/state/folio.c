@@ -222,6 +222,7 @@ void pc_folio_dirty(struct pc_inode *i, struct pc_folio *f, u32 from, u32 to)
 	u64 fresh = set_add(i, f, PC_D, b0, b1);
 	u64 stamp = atomic_load_explicit(&i->volume->epoch, memory_order_acquire);
 	stamp_lower(&f->d, stamp);
+	i->changed = stamp;
 	if (pc_recording(c))
 		pc_record_stamp(stamp);
 	if (fresh && i->limits.commit_on_close && i->limits.write_unit > 1)

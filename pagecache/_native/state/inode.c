@@ -352,6 +352,11 @@ void pc_count_retry(struct pc_inode *i)
 	pc_count(i, &i->counters.retries, 1);
 }
 
+void pc_count_failed_commit(struct pc_inode *i)
+{
+	pc_count(i, &i->counters.failed_commits, 1);
+}
+
 void pc_inode_set_user(struct pc_inode *i, uintptr_t object)
 {
 	i->user = (void *)object;

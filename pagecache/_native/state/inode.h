@@ -59,6 +59,9 @@ struct pc_inode {
 	u8 commit_requested; /* a commit is wanted, not only work of the engine */
 	u8 commit_due; /* the one that runs is to commit */
 	u64 commit_stamp; /* largest epoch that a caller wants committed and has seen in flight; 0: none */
+	u64 commit_asked; /* the same, of the last commit that began */
+	u64 commit_ns; /* when it began */
+	u64 changed; /* epoch of the last write, truncate or hole */
 	_Atomic u32 users; /* requests, workers and hits that hold a pointer */
 	_Atomic u32 hits_open; /* of these: hits (hit.c) */
 	_Atomic u64 hits_apart; /* counted by them, apart from counters.hits, which is the interpreter lock's */

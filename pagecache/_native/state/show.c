@@ -133,10 +133,18 @@ bool pc_show_states(struct pc_inode *i, uint64_t id, uint64_t pos, uint64_t end,
 	return alive;
 }
 
+/* Bytes in a running call are as old as when they were dirty; a running commit is as old as its call. Leaf lock held. */
+static u64 unsaved_since(const struct pc_inode *i)
+{
+	u64 dirty = i->nr_dirty || i->nr_writeback ? i->dirtied_ns : 0;
+	u64 committing = i->commit_running && i->commit_due ? i->commit_ns : 0;
+	return dirty && committing ? pc_min(dirty, committing) : dirty + committing;
+}
+
 /**
  * pc_show_number() - what files are sorted by, without a report of everything.
  *
- * Return: bytes, hits, or when the oldest dirty byte was written (0: nothing is dirty); 0 when the inode is gone.
+ * Return: bytes, hits, or when the oldest byte was written that is dirty or in a running call (0: none is); 0 when the inode is gone.
  */
 uint64_t pc_show_number(struct pc_inode *i, uint64_t id, uint32_t which)
 {
@@ -152,8 +160,7 @@ uint64_t pc_show_number(struct pc_inode *i, uint64_t id, uint32_t which)
 			 : which == PC_BY_HITS     ? pc_inode_hits(i)
 			 : which == PC_BY_UNSTORED ? (i->nr_dirty + i->nr_writeback) << shift
 			 : which == PC_BY_TAKEN    ? pc_inode_taken(i)
-			 : i->nr_dirty             ? i->dirtied_ns
-						   : 0;
+						   : unsaved_since(i);
 	pc_inode_leaf_unlock(i);
 	return number;
 }

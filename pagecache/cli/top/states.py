@@ -53,18 +53,22 @@ LOCAL = ("dirty", "writeback", "unstable")
 
 
 def local_bytes(counters: Counters) -> float:
-    """Return the bytes that are not known to be saved; failed ones are a part of the dirty ones."""
+    """Return the bytes that are not known to be saved; failed ones are a part of them."""
     return sum(counters.get(name, 0) for name in LOCAL)
 
 
 def parts(counters: Counters) -> dict[str, float]:
     """Return the bytes of each state, as disjoint as the counters allow.
 
-    Failed bytes are subtracted from the dirty ones. Pinned bytes may be in any state: as far as possible they are
-    subtracted from the clean ones, as in a map of folios.
+    Failed bytes are subtracted from the unsaved ones, from dirty ones first. Pinned bytes may be in any state: as far
+    as possible they are subtracted from the clean ones, as in a map of folios.
     """
     found = {name: max(0, counters.get(name, 0)) for name in BAR_ORDER}
-    found["dirty"] = max(0, found["dirty"] - found["failed"])
+    left = found["failed"]
+    for name in ("dirty", "writeback", "unstable", "staged"):
+        part = min(left, found[name])
+        found[name] -= part
+        left -= part
     found["pinned"] = min(found["pinned"], found["clean"])
     found["clean"] -= found["pinned"]
     return found

@@ -33,6 +33,7 @@ from typing import TYPE_CHECKING, Any, NamedTuple
 from ...errors import CommitError, WritebackError
 from ...native import BACKOFF, CALLS, DIRTY, END, FAILED, WAITS, WRITEBACK, Kind, Span
 from .. import failures
+from ..commit import overdue
 from ..foreign import errno_of, text_of
 from ..park import SLICE, Deadline, deadline_error
 from ..report.notices import cause
@@ -50,7 +51,7 @@ __all__ = ["FileSync", "awaited", "begin_flush", "begin_fsync", "commit", "drive
 def _writeback_error(file: EngineFile, what: str) -> WritebackError:
     with file.lock:
         worst = failures.worst(file)
-    ranges = failures.failed_ranges(file)
+    ranges = overdue.failed_ranges(file)
     message = f"{what} failed: {worst.message}" if worst else f"{what} failed"
     error = WritebackError(message, file.key, errno=worst.errno if worst else errno.EIO, ranges=ranges)
     if worst is not None:
@@ -99,7 +100,7 @@ COMMITS: dict[Commit, frozenset[Commit]] = {
     Commit.BACKOFF: frozenset({Commit.NONE}),
 }
 FLUSHING, COMMITTING, ENDING, LOOKUP, DONE = Phase  # a global costs a tenth of a member in CPython 3.11
-NONE, AWAITED = Commit.NONE, Commit.AWAITED
+NONE, AWAITED, BACKING_OFF = Commit
 _NO_ATTEMPT = _Attempt()
 
 
@@ -182,7 +183,10 @@ class FileSync:
 
     def _commit_is(self, attempt: _Attempt) -> None:
         assert attempt.state in COMMITS[self._attempt.state], (self._attempt, attempt)
-        self._attempt = attempt
+        before, self._attempt = self._attempt.state, attempt
+        if attempt.state is not before and BACKING_OFF in (attempt.state, before):
+            with self.file.lock:
+                self.file.commits.set_caller(self, attempt.state is BACKING_OFF)
 
     def mistake(self) -> str | None:
         """Return a broken invariant of the states; None: there is none. For assertions and tests."""
@@ -221,6 +225,8 @@ class FileSync:
             if found & FAILED and not found & (DIRTY | WRITEBACK):
                 error = _writeback_error(self.file, "write-back")
                 if error.exceptions or self._pending() & FAILED:
+                    if self.commit:
+                        overdue.refused(self.file, self.stamp)
                     raise error
                 return False  # a later attempt has succeeded
             if not found:
@@ -257,6 +263,9 @@ class FileSync:
         if self.not_before or file.unnaming is not None:
             return False
         if self._attempt.state is NONE:
+            if file.commits.failing_since is not None:
+                with file.lock:
+                    file.commits.asked(first=not self._attempts)
             self._commit_is(_Attempt(AWAITED, failed=file.commits.failed, seq=native.commit_seq()))
         (native.commit_here if self.commits_here else native.start_commit)(self.stamp if self.flush else 0)
         return False
@@ -270,15 +279,26 @@ class FileSync:
         self._attempts += 1
         decision = decide(volume.retry, error, self._attempts, now - self._since, volume.random())
         if isinstance(decision, Parked):
+            overdue.refused(file, self.stamp)
             raise CommitError(
                 f"commit failed: {text_of(error)}",
                 file.key,
                 errno=errno_of(error),
-                ranges=failures.failed_ranges(file),
+                ranges=overdue.failed_ranges(file),
                 exceptions=[error],
             ) from error
         file.native.count_retry()
-        self._commit_is(_Attempt(Commit.BACKOFF, until=now + decision.delay))
+        until = now + decision.delay if file.commits.parked else max(now, file.commits.not_before)
+        self._commit_is(_Attempt(BACKING_OFF, until=until))
+
+    def leave(self) -> None:
+        """Record that its caller polls no more: it makes no further try."""
+        if self._attempt.state is BACKING_OFF:
+            commits = self.file.commits
+            with self.file.lock:
+                commits.set_caller(self, False)
+            if commits.next_try is not None:
+                overdue.plan(self.file, min(commits.next_try, self.not_before))
 
     def wait(self, seq: int, deadline: Deadline) -> None:
         """Sleep until something may have changed since `seq`."""
@@ -397,7 +417,10 @@ def drive(sync: FileSync, timeout: float | None, what: str) -> None:
                 seq = _standing(sync, deadline, what)
 
         if first is not None:
-            during(_reason(sync, what), sleep)
+            try:
+                during(_reason(sync, what), sleep)
+            finally:
+                sync.leave()
 
 
 async def awaited(sync: FileSync, timeout: float | None, what: str) -> None:
@@ -406,10 +429,13 @@ async def awaited(sync: FileSync, timeout: float | None, what: str) -> None:
     deadline = Deadline(sync.file.volume.clock, timeout)
     native, reason, since = sync.file.native, _reason(sync, what), time.monotonic_ns()
     with _span(sync, what, awaited=True):
-        while (seq := _standing(sync, deadline, what)) is not None:
-            from ..loop import advanced  # a task waits: its program has imported asyncio
+        try:
+            while (seq := _standing(sync, deadline, what)) is not None:
+                from ..loop import advanced  # a task waits: its program has imported asyncio
 
-            await advanced("inode", native.address, seq, sync.poll_delay(deadline), reason, since)
+                await advanced("inode", native.address, seq, sync.poll_delay(deadline), reason, since)
+        finally:
+            sync.leave()
 
 
 def begin_flush(file: EngineFile, start: int = 0, end: int = END, *, version: bool = False) -> FileSync:

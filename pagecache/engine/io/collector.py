@@ -14,7 +14,7 @@ from typing import TYPE_CHECKING, NamedTuple
 from ...errors import ConflictError
 from ...native import KEPT, PARKED, STAMP_MAX, Op
 from .. import failures
-from ..commit import outcome, staging
+from ..commit import outcome, overdue, staging
 from ..failures import Failure
 from ..foreign import as_os_error, errno_of, is_kept, max_write_of, text_of
 from ..report.notices import cause, fault, spans
@@ -23,6 +23,9 @@ from ..retryer import Again, Parked, decide, is_transient
 
 if TYPE_CHECKING:
     from ..file import EngineFile
+
+CALLER_GRACE = 1.0
+"""Seconds that the caller of a failed commit may be late for its next try, before the flusher makes it."""
 
 __all__ = ["acknowledged", "commit_failed", "committed", "end_after_fault", "end_interrupted", "failed"]
 
@@ -79,8 +82,19 @@ def _note_commit_fault(file: EngineFile, op: Op, error: BaseException) -> None:
         return
     with file.lock:
         file.versions.count_change(stale=True)
-        file.committing().fail(error)
-        file.commits.wait_until(file.volume.clock.now() + file.volume.retry.max_delay)
+        now = file.volume.clock.now()
+        file.committing().fail(error, _stamp(file), now)
+        file.native.count_failed_commit()
+        file.commits.wait_until(now + file.volume.retry.max_delay)
+        file.commits.park()
+    file.volume.troubles.failing(file)
+    wait = file.volume.retry.failed_retry
+    overdue.plan(file, None if wait is None else now + wait)
+
+
+def _stamp(file: EngineFile) -> int:
+    """Return the epoch of the changes that a commit was for: those that a caller wanted, or all."""
+    return file.native.commit_asked() or file.volume.native.take_epoch()
 
 
 def _late(file: EngineFile, op: Op) -> bool:
@@ -112,6 +126,8 @@ def acknowledged(file: EngineFile, op: Op) -> None:
         return
     if not len(file.failures):
         op.finish(True, False)
+        if file.commits.trying:
+            overdue.sent(file)
         return
     start, end = op.extent
     what, next = f"write-back of [{start}, {end}) went through", "it waits for a commit"
@@ -125,6 +141,8 @@ def acknowledged(file: EngineFile, op: Op) -> None:
             file.volume.emit("repaired", file.key, ranges, message=what, next=next)
     if repaired:
         file.volume.say(logging.INFO, "data that was saved after all", what, next, file.key)
+    if file.commits.trying:
+        overdue.sent(file)
 
 
 def failed(file: EngineFile, op: Op, error: BaseException) -> None:
@@ -186,10 +204,11 @@ def _emit_failed(
     *,
     parked: bool,
     wait: float | None,
+    next: str | None = None,
 ) -> _Line:
     """Emit the event, with the file's lock held."""
     volume, raised = file.volume, as_os_error(error)
-    next = SETTLED if isinstance(error, ConflictError) else tried_again(wait)
+    next = SETTLED if isinstance(error, ConflictError) else next or tried_again(wait)
     volume.emit("failed", file.key, ranges, raised, what, next)
     if parked:
         volume.emit("parked", file.key, ranges, raised, what, next)
@@ -223,22 +242,31 @@ def commit_failed(file: EngineFile, op: Op, error: BaseException) -> None:
     now = volume.clock.now()
     local = file.native.local_ranges()
     kept = is_kept(error)
-    parked = bool(local) and not kept and not is_transient(error)
+    stamp = _stamp(file)
     with file.lock:
         # The backend may have forgotten acknowledged bytes; or it committed, and the reply was lost.
         file.versions.count_change(stale=is_transient(error) or not file.limits().commit_on_close)
         commits = file.committing()
-        commits.fail(error)
-        decision = decide(volume.retry, error, commits.attempts, 0.0, volume.random())
-        delay: float | None = decision.delay if isinstance(decision, Again) else volume.retry.max_delay
-        commits.wait_until(now + (delay or 0.0))
+        commits.fail(error, stamp, now)
+        file.native.count_failed_commit()
+        decision = decide(volume.retry, error, commits.round, now - commits.round_since, volume.random())
+        wait, pause, by_caller = volume.retry.failed_retry, volume.retry.max_delay, False
+        if isinstance(decision, Again):
+            wait = pause = decision.delay
+            by_caller = file.native.commit_asked() > 0
+        else:
+            commits.park()
+            if isinstance(error, ConflictError):
+                wait = None  # only `resolve` and `discard` settle a conflict
+        commits.wait_until(now + pause)
+        at = None if wait is None or overdue.is_blocked(file) else now + wait + CALLER_GRACE * by_caller
+        commits.try_at(at)
+        next = _next_commit(file, wait, by_caller=by_caller, planned=at is not None)
+        parked = bool(local) and not kept and not is_transient(error)
         if parked:
-            # Only `resolve` and `discard` settle a conflict.
-            delay = None if isinstance(error, ConflictError) else volume.retry.failed_retry
-            failure = _parked(file, local[0][0], sum(local[-1]), error, now, delay)
+            failure = _parked(file, local[0][0], sum(local[-1]), error, now, wait)
             failures.record(file, failure, [(failure.start, failure.end)])
-    if parked:
-        volume.troubles.failing(file)
+    volume.troubles.failing(file)
     if not kept:
         file.lose_direct()
     if not isinstance(error, ConflictError):
@@ -246,10 +274,29 @@ def commit_failed(file: EngineFile, op: Op, error: BaseException) -> None:
     with file.lock:
         op.finish(False, KEPT if kept else PARKED if parked else 0)
         what = f"commit of {spans(local)} failed at try {commits.attempts}: {cause(error)}"
-        line = _emit_failed(file, tuple(local), error, what, parked=parked, wait=delay)
+        line = _emit_failed(file, tuple(local), error, what, parked=commits.parked, wait=wait, next=next)
     _log_failed(file, "failed commits", line)
-    if parked and delay is not None:
-        volume.retry_by(file, now + delay)
+    if parked and wait is not None:
+        volume.retry_by(file, now + wait)
+    if at is not None:
+        volume.retry_by(file, at)
+
+
+def _next_commit(file: EngineFile, wait: float | None, *, by_caller: bool, planned: bool) -> str:
+    """Describe the future of a failed commit.
+
+    Args:
+        file: its lock is held.
+        wait: seconds until the next try; None: no automatic one.
+        by_caller: the caller of the failed commit makes the next try.
+        planned: the flusher makes one.
+    """
+    by = "the next fsync, sync or close"
+    if wait is None:
+        return f"kept until {by}, `retry_failed` or `discard`"
+    if by_caller or not file.limits().commit_on_close:
+        return tried_again(wait)
+    return f"{tried_again(wait)}, or by {by} if it changes before" if planned else f"tried again by {by}"
 
 
 def _parked(file: EngineFile, start: int, end: int, error: BaseException, now: float, wait: float | None) -> Failure:

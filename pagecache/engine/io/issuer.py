@@ -19,7 +19,7 @@ from ...backends.plain import returned
 from ...errors import BackendProtocolError
 from ...native import Op
 from ..blocking import BlockingFile, as_answer, call_async, original_file
-from ..commit import outcome, remote, tails
+from ..commit import outcome, overdue, remote, tails
 from ..foreign import is_interrupt
 from . import barrier, collector, reader
 
@@ -250,12 +250,14 @@ def commit_here(self: EngineFile, op: Op) -> None:
 
 
 def _commit_named(self: EngineFile, op: Op) -> None:
-    """Commit, unless the commit would publish an object that has no name, or loses it."""
+    """Commit, unless the commit would publish an object that has no name, or loses it; or changes that no caller wants
+    to have published.
+    """
     if not self.limits().commit_on_close:
         _commit(self, op)
         return
     with self.publishing() as allowed:
-        if allowed:
+        if allowed and not (self.commits.trying and overdue.is_blocked(self)):
             _commit(self, op)
         else:
             op.finish(False, True)

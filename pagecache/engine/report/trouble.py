@@ -45,6 +45,10 @@ def tried_again(wait: float | None) -> str:
     return "tried again at once" if wait <= 0 else f"tried again in {wait:.1f} s"
 
 
+def _fails(file: EngineFile) -> bool:
+    return len(file.failures) > 0 or file.commits.failing_since is not None
+
+
 class Troubles:
     """The troubles of one volume. Thread-safe: each step is atomic in CPython."""
 
@@ -73,13 +77,16 @@ class Troubles:
         """Return when the oldest pending failure began."""
         first = None
         for file in self.failing_files():
-            if not len(file.failures):
+            if not _fails(file):
                 self._failing.pop(file, None)
-                if not len(file.failures):
+                if not _fails(file):
                     continue
                 self._failing[file] = None  # it failed again in between
             with file.lock:
-                since = min((failure.since for failure in file.failures), default=None)
+                times = [failure.since for failure in file.failures]
+            if (overdue := file.overdue_since()) is not None:
+                times.append(overdue)
+            since = min(times, default=None)
             if since is not None and (first is None or since < first):
                 first = since
         return first

@@ -1,0 +1,328 @@
+"""Alarms of docs/how-to/watch.md: they fire while data cannot be saved, and fall silent when it is saved.
+
+oldest_failed_seconds > 0      a write or commit has failed, and its data is not saved yet
+oldest_dirty_seconds > 300     the same, and data whose write or commit does not end
+"""
+
+from __future__ import annotations
+
+import errno
+from collections.abc import Callable
+from typing import Any
+
+import pytest
+
+from pagecache import BackendError, CommitError, ConflictError, DataLossError, Event, RetryPolicy, WritebackError
+from pagecache.observe import documents
+
+from .answers import failing_commit
+from .backends import Action, RecordingBackend
+from .clock import HandClock, after_flusher_turn
+from .objects import ObjectBackend
+from .rig import FAST, KEY, PAGE, Rig, Task, eventually, pattern
+
+Make = Callable[..., Rig]
+DATA = pattern(2 * PAGE)
+NEW = pattern(PAGE, 1)
+POLICY = RetryPolicy(attempts=3, first_delay=0.1, max_delay=1.0, deadline=None, failed_retry=30.0)
+SELDOM: dict[str, Any] = {"flush_interval": 3600.0, "stall_warn": 3600.0, "retry": POLICY}
+LATE = 300.0
+"""The limit of the second alarm."""
+
+DOWN = OSError(errno.ECONNREFUSED, "down")
+FULL = OSError(errno.ENOSPC, "full")
+KEPT = BackendError(errno.EIO, "down", retry=True, kept=True)
+
+STORES: dict[str, Callable[[], RecordingBackend]] = {
+    "in place": lambda: RecordingBackend({KEY: b""}),
+    "whole objects": lambda: ObjectBackend({KEY: b""}),
+}
+
+Faults = list[tuple[str, Action]]
+FAILURES: dict[str, Faults] = {
+    "write, transient": [("write_from", DOWN)],
+    "write, permanent": [("write_from", FULL)],
+    "commit, transient": [("commit", failing_commit(DOWN, forget=False))],
+    "commit, transient, kept": [("commit", failing_commit(KEPT, forget=False))],
+    "commit, permanent": [("commit", failing_commit(FULL, forget=False))],
+    "both": [("write_from", DOWN), ("commit", failing_commit(DOWN, forget=False))],
+}
+
+
+@pytest.fixture(autouse=True)
+def far_from_retries(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Switch off the flusher's check for suppressed log lines every few seconds."""
+    monkeypatch.setattr("pagecache.engine.report.notices.WINDOW", 3600.0)
+
+
+def alarms(rig: Rig) -> tuple[bool, bool]:
+    """Whether the alarms of failed and of old data fire."""
+    (volume,) = documents.stats(rig.cache)["volumes"]
+    oldest = volume["oldest"]
+    return (oldest["failed"] or 0.0) > 0, (oldest["dirty"] or 0.0) > LATE
+
+
+def is_silent(rig: Rig) -> bool:
+    reports = (rig.volume.failed(), rig.volume.stats().failed, rig.cache.stats().failed)
+    return alarms(rig) == (False, False) and reports == ([], 0, 0)
+
+
+def stored(rig: Rig) -> bytes | None:
+    return rig.backend.committed(KEY)
+
+
+def fails(rig: Rig, clock: HandClock, save: Callable[[], object]) -> OSError:
+    """The error of a save that fails, with the time that its retries take."""
+    task = Task(save)
+    clock.until(task.finished.is_set)
+    with pytest.raises(WritebackError) as caught:
+        task.result()
+    return caught.value
+
+
+def in_time(clock: HandClock, condition: Callable[[], object]) -> None:
+    """Let time pass, some seconds at once, until something has happened."""
+
+    def happened() -> object:
+        clock.advance(0.5)
+        return condition()
+
+    eventually(happened)
+
+
+def bring_down(rig: Rig, failure: str) -> None:
+    for op, action in FAILURES[failure]:
+        rig.backend.fault(op, action, times=float("inf"))
+
+
+@pytest.mark.parametrize("save", ["fsync", "close", "sync", "ticket"])
+@pytest.mark.parametrize("failure", FAILURES)
+@pytest.mark.parametrize("store", STORES)
+def test_the_alarms_fire_until_a_save_that_failed_is_made_up_for(
+    make: Make, clock: HandClock, store: str, failure: str, save: str
+) -> None:
+    """The cache tries again by itself, without another call of the program. [2.14, 2.16, 2.27]"""
+    rig = make(backend=STORES[store](), options={"sync_on_close": True}, **SELDOM)
+    file = rig.open("r+b")
+    file.pwrite(DATA, 0)
+    bring_down(rig, failure)
+    saves: dict[str, Callable[[], object]] = {
+        "fsync": file.fsync,
+        "close": file.close,
+        "sync": rig.volume.sync,
+        "ticket": lambda: rig.volume.begin_sync().wait(),
+    }
+    fails(rig, clock, saves[save])
+    for seconds in (1.0, 100.0, LATE):
+        clock.advance(seconds)
+        after_flusher_turn(rig.cache)
+        assert alarms(rig)[0]
+        assert [(r.key, r.offset, r.length) for r in rig.volume.failed()] == [(KEY, 0, len(DATA))]
+        assert rig.volume.stats().failed == rig.cache.stats().failed == len(DATA)
+    assert alarms(rig) == (True, True)
+    assert stored(rig) == b""
+    rig.backend.clear_faults()
+    in_time(clock, lambda: is_silent(rig))
+    assert stored(rig) == DATA
+
+
+@pytest.mark.parametrize("op", ["write_from", "commit"])
+@pytest.mark.parametrize("store", STORES)
+def test_the_alarm_of_old_data_fires_while_a_call_does_not_end(
+    make: Make, clock: HandClock, store: str, op: str
+) -> None:
+    """Bytes in a running write, or waiting for a running commit, are not saved. [2.27]"""
+    rig = make(backend=STORES[store](), **SELDOM)
+    file = rig.open("r+b")
+    file.pwrite(DATA, 0)
+    with rig.backend.gate(op) as gate:
+        task = Task(file.fsync)
+        gate.wait_entered()
+        clock.advance(LATE / 2)
+        assert alarms(rig) == (False, False)
+        clock.advance(LATE)
+        assert alarms(rig) == (False, True)
+    task.result()
+    assert is_silent(rig)
+
+
+def test_the_alarm_of_old_data_fires_beside_new_data(make: Make, clock: HandClock) -> None:
+    """Later writes of the file, and passes by age, do not make bytes in a running call younger. [2.11, 2.27]"""
+    rig = make(backend=STORES["in place"](), **{**SELDOM, "dirty_expire": 30.0})
+    file = rig.open("r+b")
+    file.pwrite(DATA, 0)
+    with rig.backend.gate("write_from") as gate:
+        after_flusher_turn(rig.cache)
+        clock.advance(31.0)
+        after_flusher_turn(rig.cache)
+        gate.wait_entered()
+        for turn in range(20):
+            file.pwrite(NEW, (4 + turn) * PAGE)
+            clock.advance(31.0)
+            after_flusher_turn(rig.cache)
+        assert alarms(rig) == (False, True)
+    file.fsync()
+    assert is_silent(rig)
+
+
+def test_data_that_is_written_back_in_time_is_never_old(make: Make, clock: HandClock) -> None:
+    """A file that is written all the time raises no alarm. [2.11, 2.27]"""
+    rig = make(backend=STORES["in place"](), **{**SELDOM, "dirty_expire": 30.0})
+    file = rig.open("r+b")
+    for turn in range(20):
+        file.pwrite(NEW, turn * PAGE)
+        after_flusher_turn(rig.cache)
+        clock.advance(31.0)
+        after_flusher_turn(rig.cache)
+        eventually(lambda: not rig.volume.stats().writeback)
+        assert alarms(rig) == (False, False)
+
+
+@pytest.mark.parametrize("how", ["write", "truncate"])
+def test_a_changed_object_is_not_published_by_a_retry(make: Make, clock: HandClock, how: str) -> None:
+    """What came after the fsync is published by the next one, or by close. Until then the alarm fires. [2.22]"""
+    rig = make(backend=STORES["whole objects"](), **SELDOM)
+    file = rig.open("r+b")
+    file.pwrite(DATA, 0)
+    bring_down(rig, "commit, transient, kept")
+    fails(rig, clock, file.fsync)
+    rig.backend.clear_faults()
+    if how == "write":
+        file.pwrite(NEW, PAGE)
+    else:
+        file.truncate(PAGE)
+    for _ in range(5):
+        clock.advance(POLICY.failed_retry or 0.0)
+        after_flusher_turn(rig.cache)
+    assert stored(rig) == b""
+    assert alarms(rig)[0]
+    (failed, *_) = rig.volume.failed()
+    assert failed.next_retry is None
+    file.close()
+    assert stored(rig) == (DATA[:PAGE] + NEW if how == "write" else DATA[:PAGE])
+    assert is_silent(rig)
+
+
+@pytest.mark.parametrize("store", STORES)
+def test_a_commit_that_fails_after_its_caller_has_gone_is_tried_again(make: Make, clock: HandClock, store: str) -> None:
+    """The deadline ends the wait, not the save. [2.14, 2.15]"""
+    rig = make(backend=STORES[store](), **SELDOM)
+    file = rig.open("r+b")
+    file.pwrite(DATA, 0)
+    rig.backend.fault("commit", failing_commit(KEPT, forget=False))
+    with rig.backend.gate("commit") as gate:
+        task = Task(file.fsync, timeout=1.0)
+        gate.wait_entered()
+        clock.advance(2.0)
+        with pytest.raises(TimeoutError):
+            task.result()
+    in_time(clock, lambda: stored(rig) == DATA and is_silent(rig))
+
+
+@pytest.mark.parametrize("store", STORES)
+def test_the_events_of_a_failed_commit_name_the_next_try(make: Make, clock: HandClock, store: str) -> None:
+    """The time that the last event names is the time of the next commit, no sooner and no later. [2.27]"""
+    rig = make(backend=STORES[store](), **SELDOM)
+    seen: list[Event] = []
+    rig.cache.subscribe(seen.append)
+    file = rig.open("r+b")
+    file.pwrite(DATA, 0)
+    bring_down(rig, "commit, transient, kept")
+    fails(rig, clock, file.fsync)
+    eventually(lambda: seen and seen[-1].kind == "parked")
+    assert seen[-1].next.startswith("tried again in 30.0 s")
+    engine = rig.volume.inodes[KEY].engine
+    due = engine.commits.next_try
+    assert due is not None
+    tries = len(rig.backend.seen("commit"))
+    clock.time = due - 0.01
+    after_flusher_turn(rig.cache)
+    assert len(rig.backend.seen("commit")) == tries
+    clock.time = due
+    eventually(lambda: len(rig.backend.seen("commit")) > tries)
+
+
+@pytest.mark.parametrize("store", STORES)
+def test_data_that_is_given_up_raises_no_alarm(make: Make, clock: HandClock, store: str) -> None:
+    """[2.16]"""
+    rig = make(backend=STORES[store](), **SELDOM)
+    file = rig.open("r+b")
+    file.pwrite(DATA, 0)
+    bring_down(rig, "commit, transient, kept")
+    fails(rig, clock, file.fsync)
+    rig.volume.discard(KEY)
+    rig.backend.clear_faults()
+    in_time(clock, lambda: is_silent(rig))
+
+
+@pytest.mark.parametrize("end", ["rebase", "force", "discard"])
+@pytest.mark.parametrize("notice", ["open", "fsync", "announced"])
+@pytest.mark.parametrize("store", STORES)
+def test_the_alarms_fire_until_a_conflict_is_settled(
+    make: Make, clock: HandClock, store: str, notice: str, end: Any
+) -> None:
+    """Local bytes of a conflict are not saved. [2.16, 2.19, 2.27]"""
+    rig = make(backend=STORES[store](), **SELDOM)
+    file = rig.open("r+b")
+    file.pwrite(DATA, 0)
+    if notice == "fsync" and store == "in place":
+        rig.backend.fault("write_from", OSError(errno.ESTALE, "another version"))
+    getattr(rig.backend, "put", rig.backend.change_remotely)(KEY, NEW)
+    with pytest.raises(ConflictError):
+        if notice == "open":
+            rig.open("rb")
+        elif notice == "announced":
+            rig.volume.invalidate_remote(KEY)
+        file.fsync()
+    eventually(lambda: rig.volume.stats().failed == len(DATA))
+    clock.advance(2 * LATE)
+    assert alarms(rig) == (True, True)
+    assert [(r.offset, r.length, r.next_retry) for r in rig.volume.failed()] == [(0, len(DATA), None)]
+    rig.volume.resolve(KEY, end)
+    if end == "discard":
+        with pytest.raises(DataLossError):
+            file.fsync()
+    file.fsync()
+    eventually(lambda: is_silent(rig))
+
+
+@pytest.mark.parametrize("store", STORES)
+def test_a_save_of_a_removed_object_raises_no_alarm(make: Make, clock: HandClock, store: str) -> None:
+    """[2.16, 2.20]"""
+    rig = make(backend=STORES[store](), **SELDOM)
+    file = rig.open("r+b")
+    file.pwrite(DATA, 0)
+    bring_down(rig, "commit, transient, kept")
+    fails(rig, clock, file.fsync)
+    rig.volume.remove(KEY)
+    assert is_silent(rig)
+
+
+def test_retry_failed_saves_at_once(make: Make, clock: HandClock) -> None:
+    """[2.14]"""
+    rig = make(backend=STORES["whole objects"](), **{**SELDOM, "retry": FAST})
+    file = rig.open("r+b")
+    file.pwrite(DATA, 0)
+    bring_down(rig, "commit, transient, kept")
+    fails(rig, clock, file.fsync)
+    rig.backend.clear_faults()
+    (failed,) = rig.volume.failed()
+    assert (failed.errno, failed.attempts, failed.next_retry) == (errno.EIO, FAST.attempts, None)
+    rig.volume.retry_failed()
+    eventually(lambda: is_silent(rig))
+    assert stored(rig) == DATA
+
+
+@pytest.mark.parametrize("kept", [False, True])
+def test_only_commits_that_succeeded_count_as_commits(make: Make, kept: bool) -> None:
+    """Failed ones have a counter of their own, on files, volumes and caches. [2.27]"""
+    rig = make({KEY: b""}, retry=FAST)
+    file = rig.open("r+b")
+    file.pwrite(DATA, 0)
+    rig.backend.fault("commit", BackendError(errno.EIO, "down", retry=True, kept=kept), times=FAST.attempts)
+    with pytest.raises(CommitError):
+        file.fsync()
+    for stats in (file.stats(), rig.volume.stats(), rig.cache.stats()):
+        assert (stats.commits, stats.failed_commits) == (0, FAST.attempts)
+    file.fsync()
+    assert (file.stats().commits, rig.volume.stats().failed_commits) == (1, FAST.attempts)
