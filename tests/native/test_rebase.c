@@ -4,7 +4,7 @@
  */
 #include "rig.h"
 
-enum { BLOCKS = 8, ROOM = BLOCKS * PAGE };
+enum { BLOCKS = 16, ROOM = BLOCKS * PAGE };
 
 static struct rig rig;
 static struct file *file;
@@ -78,6 +78,30 @@ static void check_the_zeros_behind_the_old_end_are_not_local(u64 max_folio)
 	EQUAL(at(PAGE + 100), 9);
 	EQUAL(at(3 * PAGE), 9);
 	EQUAL(at(0), 9);
+	rig_close(&rig);
+}
+
+/* All extents of the folio are taken: the cut needs one more. */
+static void check_the_zeros_are_cut_off_beside_a_full_set_of_extents(void)
+{
+	start(15 * PAGE + 100, 16 * PAGE);
+	EQUAL(fill_range(file, 0, 15 * PAGE + 100), 0);
+	put(15 * PAGE, 2, 100);
+	replace_storage(8, 15 * PAGE + 100);
+	rebase(15 * PAGE + 100, false);
+	for (u64 block = 0; block < PC_RAGGED; block++)
+		put(block * PAGE + 50, 3, 1);
+	replace_storage(9, 16 * PAGE);
+	rebase(16 * PAGE, false);
+	SOUND(&rig);
+	EQUAL(at(15 * PAGE + 99), 2);
+	EQUAL(at(15 * PAGE + 100), 9);
+	put(50 * 2, 4, 1); /* with a fill, since no writer has an extent */
+	EQUAL(file_sync(file), 0);
+	EQUAL(file->store.stable[15 * PAGE + 99], 2);
+	EQUAL(file->store.stable[15 * PAGE + 100], 9);
+	EQUAL(file->store.stable[50], 3);
+	EQUAL(file->store.stable[51], 9);
 	rig_close(&rig);
 }
 
@@ -275,6 +299,7 @@ static void check_one_page_and_large_folios(void)
 int main(void)
 {
 	RUN(check_one_page_and_large_folios);
+	RUN(check_the_zeros_are_cut_off_beside_a_full_set_of_extents);
 	RUN(check_zeros_that_a_fill_held_are_not_local_either);
 	RUN(check_zeros_are_forgotten_with_the_fill_that_held_them);
 	RUN(check_the_file_ends_with_the_new_version_or_the_last_local_byte);

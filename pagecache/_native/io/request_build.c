@@ -104,7 +104,7 @@ static bool build_run(struct build *b, struct pc_folio *f, u32 *at, u32 to, bool
 			b->r->start = start + from;
 		}
 		/* Run out of memory only between blocks: a request has all of a block or none of it. */
-		if (!same_block && !pc_seg_reserve(b->r, PC_RAGGED + 1))
+		if (!same_block && !pc_seg_reserve(b->r, PC_RAGGED_SLOTS + 1))
 			return false;
 		u32 n = (u32)fitting(b, start + from, to - from);
 		if (same_block) {

@@ -57,7 +57,7 @@ static bool check_bytes(const struct pc_inode *i, const struct pc_folio *f, stru
 					   id_of(i), at(f), b);
 	}
 	struct pc_ext *e = pc_folio_ext(c, f);
-	for (u32 k = 0; e && k < PC_RAGGED && !(pc_folio_state(f) & PC_F_UPTODATE); k++) {
+	for (u32 k = 0; e && k < PC_RAGGED_SLOTS && !(pc_folio_state(f) & PC_F_UPTODATE); k++) {
 		u64 r = atomic_load(&e->ragged[k]);
 		u32 from = (u32)(r >> 32), to = (u32)r;
 		if (r && (from >= to || from / c->page_size != (to - 1) / c->page_size))

@@ -1,7 +1,7 @@
 /*
  * ranges.c - which bytes of a folio are valid, and which blocks are dirty, in flight, unstable, failed.
  *
- *   V of one folio:   whole valid blocks (a bitmap)      + up to 8 ragged extents of bytes inside single blocks
+ *   V of one folio:   whole valid blocks (a bitmap)      + up to 9 ragged extents of bytes inside single blocks
  *                     |████|    |████|████|    |           |  ▒▒▒ |     |▒▒|
  *
  * V rounds inward, the other sets mean "the valid bytes of this block" [M6]. A ragged extent never crosses a block and
@@ -68,7 +68,7 @@ u32 pc_valid_until(const struct pc_cache *c, const struct pc_folio *f, u32 from,
 			continue;
 		}
 		u32 end = from;
-		for (u32 k = 0; k < PC_RAGGED; k++) {
+		for (u32 k = 0; k < PC_RAGGED_SLOTS; k++) {
 			u64 r = atomic_load_explicit(&e->ragged[k], memory_order_acquire);
 			if ((u32)(r >> 32) <= from && from < (u32)r)
 				end = (u32)r;
@@ -94,7 +94,7 @@ u32 pc_missing_until(const struct pc_cache *c, const struct pc_folio *f, u32 fro
 	if (!e || nr_words(e) == 0)
 		return to;
 	u32 end = to;
-	for (u32 k = 0; k < PC_RAGGED; k++) {
+	for (u32 k = 0; k < PC_RAGGED_SLOTS; k++) {
 		u64 r = atomic_load_explicit(&e->ragged[k], memory_order_relaxed);
 		if ((u32)r > from && (u32)(r >> 32) < end)
 			end = (u32)(r >> 32) > from ? (u32)(r >> 32) : from;
@@ -121,7 +121,7 @@ static void merge_plan(const struct pc_cache *c, const struct pc_folio *f, struc
 	m->swallowed = 0;
 	for (bool again = true; again;) {
 		again = false;
-		for (u32 k = 0; k < PC_RAGGED; k++) {
+		for (u32 k = 0; k < PC_RAGGED_SLOTS; k++) {
 			u64 r = atomic_load_explicit(&e->ragged[k], memory_order_relaxed);
 			u32 start = (u32)(r >> 32), end = (u32)r;
 			if (!r || m->swallowed >> k & 1 || start > to || end < from)
@@ -144,12 +144,19 @@ static void merge_plan(const struct pc_cache *c, const struct pc_folio *f, struc
 	m->pieces = (m->head_end > m->from) + (m->to > m->tail_start);
 }
 
-static u32 free_slots(struct pc_ext *e)
+static u32 used_slots(struct pc_ext *e)
 {
 	u32 n = 0;
-	for (u32 k = 0; k < PC_RAGGED; k++)
-		n += atomic_load_explicit(&e->ragged[k], memory_order_relaxed) == 0;
+	for (u32 k = 0; k < PC_RAGGED_SLOTS; k++)
+		n += atomic_load_explicit(&e->ragged[k], memory_order_relaxed) != 0;
 	return n;
+}
+
+/* Whether the extents after a merge are at most `slots`, or no more than before. */
+static bool merge_fits(struct pc_ext *e, const struct merge *m, u32 slots)
+{
+	u32 swallowed = (u32)__builtin_popcount(m->swallowed);
+	return m->pieces <= swallowed || used_slots(e) + m->pieces <= slots + swallowed;
 }
 
 /* Whether [from, to) can become valid without a fill (cases d and e of the method table). */
@@ -162,7 +169,7 @@ bool pc_valid_can_add(struct pc_cache *c, struct pc_folio *f, u32 from, u32 to)
 		return true;
 	struct merge m;
 	merge_plan(c, f, e, from, to, &m);
-	return m.pieces <= free_slots(e) + (u32)__builtin_popcount(m.swallowed);
+	return merge_fits(e, &m, PC_RAGGED);
 }
 
 static bool all_valid(const struct pc_folio *f, struct pc_ext *e)
@@ -178,12 +185,42 @@ static bool all_valid(const struct pc_folio *f, struct pc_ext *e)
 
 static void ragged_put(struct pc_ext *e, u32 from, u32 to)
 {
-	for (u32 k = 0; k < PC_RAGGED; k++)
+	for (u32 k = 0; k < PC_RAGGED_SLOTS; k++)
 		if (atomic_load_explicit(&e->ragged[k], memory_order_relaxed) == 0) {
 			atomic_store_explicit(&e->ragged[k], (u64)from << 32 | to, memory_order_release);
 			return;
 		}
 	PC_ASSERT(!"a free ragged slot was promised by pc_valid_can_add");
+}
+
+static bool valid_add(struct pc_cache *c, struct pc_folio *f, u32 from, u32 to, u32 slots)
+{
+	if (pc_folio_state(f) & PC_F_UPTODATE || from >= to)
+		return true;
+	if (from == 0 && to == pc_folio_bytes(c, f)) {
+		atomic_fetch_or_explicit(&f->state, PC_F_UPTODATE, memory_order_release);
+		return true;
+	}
+	struct pc_ext *e = pc_folio_ext(c, f);
+	PC_ASSERT(e);
+	struct merge m;
+	merge_plan(c, f, e, from, to, &m);
+	if (!merge_fits(e, &m, slots))
+		return false;
+	u32 b0 = (m.from + c->page_size - 1) / c->page_size, b1 = m.to / c->page_size;
+	if (pc_folio_order(f) > 0)
+		for (u32 k = 0; k < nr_words(e) && b0 < b1; k++)
+			atomic_fetch_or_explicit(&words_of(e, PC_V)[k], mask_of(k, b0, b1), memory_order_release);
+	if (pc_folio_order(f) == 0 ? b0 == 0 && b1 == 1 : all_valid(f, e))
+		atomic_fetch_or_explicit(&f->state, PC_F_UPTODATE, memory_order_release);
+	for (u32 k = 0; k < PC_RAGGED_SLOTS; k++)
+		if (m.swallowed >> k & 1)
+			atomic_store_explicit(&e->ragged[k], 0, memory_order_relaxed);
+	if (m.head_end > m.from)
+		ragged_put(e, m.from, m.head_end);
+	if (m.to > m.tail_start)
+		ragged_put(e, m.tail_start, m.to);
+	return true;
 }
 
 /**
@@ -194,32 +231,13 @@ static void ragged_put(struct pc_ext *e, u32 from, u32 to)
  */
 bool pc_valid_add(struct pc_cache *c, struct pc_folio *f, u32 from, u32 to)
 {
-	if (pc_folio_state(f) & PC_F_UPTODATE || from >= to)
-		return true;
-	if (from == 0 && to == pc_folio_bytes(c, f)) {
-		atomic_fetch_or_explicit(&f->state, PC_F_UPTODATE, memory_order_release);
-		return true;
-	}
-	if (!pc_valid_can_add(c, f, from, to))
-		return false;
-	struct pc_ext *e = pc_folio_ext(c, f);
-	PC_ASSERT(e);
-	struct merge m;
-	merge_plan(c, f, e, from, to, &m);
-	u32 b0 = (m.from + c->page_size - 1) / c->page_size, b1 = m.to / c->page_size;
-	if (pc_folio_order(f) > 0)
-		for (u32 k = 0; k < nr_words(e) && b0 < b1; k++)
-			atomic_fetch_or_explicit(&words_of(e, PC_V)[k], mask_of(k, b0, b1), memory_order_release);
-	if (pc_folio_order(f) == 0 ? b0 == 0 && b1 == 1 : all_valid(f, e))
-		atomic_fetch_or_explicit(&f->state, PC_F_UPTODATE, memory_order_release);
-	for (u32 k = 0; k < PC_RAGGED; k++)
-		if (m.swallowed >> k & 1)
-			atomic_store_explicit(&e->ragged[k], 0, memory_order_relaxed);
-	if (m.head_end > m.from)
-		ragged_put(e, m.from, m.head_end);
-	if (m.to > m.tail_start)
-		ragged_put(e, m.tail_start, m.to);
-	return true;
+	return valid_add(c, f, from, to, PC_RAGGED);
+}
+
+/* pc_valid_add() of a part of a block that was valid before: it may take the last slot. */
+bool pc_valid_keep(struct pc_cache *c, struct pc_folio *f, u32 from, u32 to)
+{
+	return valid_add(c, f, from, to, PC_RAGGED_SLOTS);
 }
 
 /* Take whole blocks [from, to) out of V. The caller makes the sequence odd around this and has an extension in place. */
@@ -239,7 +257,7 @@ void pc_valid_cut(struct pc_cache *c, struct pc_folio *f, u32 from, u32 to)
 		}
 	}
 	atomic_fetch_and_explicit(&f->state, ~(u32)PC_F_UPTODATE, memory_order_release);
-	for (u32 k = 0; k < PC_RAGGED; k++) {
+	for (u32 k = 0; k < PC_RAGGED_SLOTS; k++) {
 		u64 r = atomic_load_explicit(&e->ragged[k], memory_order_relaxed);
 		/* While V was all, the extents said nothing: those from before are old. */
 		if (r && (whole || ((u32)(r >> 32) / c->page_size >= b0 && (u32)(r >> 32) / c->page_size < b1)))
@@ -357,7 +375,7 @@ static u32 ext_new(struct pc_cache *c, u32 order)
 	e->pins = e->write_pins = e->write_end = 0;
 	e->calls = 0;
 	atomic_store_explicit(&e->words, 1u << cls, memory_order_relaxed);
-	for (u32 k = 0; k < PC_RAGGED; k++)
+	for (u32 k = 0; k < PC_RAGGED_SLOTS; k++)
 		atomic_store_explicit(&e->ragged[k], 0, memory_order_relaxed);
 	for (u32 k = 0; k < PC_SETS * (1u << cls); k++)
 		atomic_store_explicit(&e->sets[k], 0, memory_order_relaxed);

@@ -9,7 +9,8 @@
 /* Block sets; P: what views may store to. For one-page folios all but V are the flags themselves; larger folios keep bitmaps in their extension. */
 enum pc_set { PC_V, PC_D, PC_W, PC_U, PC_X, PC_P, PC_SETS };
 
-enum { PC_RAGGED = 8 };
+/* Ragged extents that writers and fills may take; the end of a file that another version replaces may need one more. */
+enum { PC_RAGGED = 8, PC_RAGGED_SLOTS = PC_RAGGED + 1 };
 
 /* Extension of a folio: exists iff the folio is not uptodate, is pinned, or has more than one page and local bytes. */
 struct pc_ext {
@@ -20,7 +21,7 @@ struct pc_ext {
 	_Atomic u32 cuts; /* times that valid bytes became missing under a view: what it shows there is no longer the file's */
 	u32 calls; /* order > 0: running calls whose buffers lie in the current frame */
 	_Atomic u32 words; /* per set; 0 in memory never used */
-	_Atomic u64 ragged[PC_RAGGED]; /* valid bytes outside whole valid blocks: start << 32 | end; 0: unused */
+	_Atomic u64 ragged[PC_RAGGED_SLOTS]; /* valid bytes outside whole valid blocks: start << 32 | end; 0: unused */
 	_Atomic u64 sets[];            /* PC_SETS times `words` */
 };
 
@@ -41,6 +42,7 @@ bool pc_valid_covers(const struct pc_cache *c, const struct pc_folio *f, u32 fro
 u32 pc_valid_until(const struct pc_cache *c, const struct pc_folio *f, u32 from, u32 to);
 u32 pc_missing_until(const struct pc_cache *c, const struct pc_folio *f, u32 from, u32 to);
 bool pc_valid_add(struct pc_cache *c, struct pc_folio *f, u32 from, u32 to);
+bool pc_valid_keep(struct pc_cache *c, struct pc_folio *f, u32 from, u32 to);
 bool pc_valid_can_add(struct pc_cache *c, struct pc_folio *f, u32 from, u32 to);
 void pc_valid_cut(struct pc_cache *c, struct pc_folio *f, u32 from, u32 to);
 u32 pc_set_add(struct pc_cache *c, struct pc_folio *f, enum pc_set s, u32 b0, u32 b1);

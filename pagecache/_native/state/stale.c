@@ -16,7 +16,8 @@ bool pc_folio_holds_end(const struct pc_cache *c, const struct pc_folio *f, u64 
 }
 
 /* The zeros behind the old end are not part of the file: bytes of another version there are newer. A block is cut as a
- * whole, then its valid bytes before the end are put back. If no extent is left for that, the block stays as it was. */
+ * whole, then its valid bytes before the end are put back. That takes one extent more at most. A folio keeps one for this: if
+ * an earlier cut has taken it and all others are in use, the block stays as it was. */
 void pc_folio_cut_behind(struct pc_inode *i, struct pc_folio *f, u64 size)
 {
 	struct pc_cache *c = i->cache;
@@ -24,8 +25,8 @@ void pc_folio_cut_behind(struct pc_inode *i, struct pc_folio *f, u64 size)
 	if (!pc_folio_holds_end(c, f, size) || pc_folio_ext_ensure(c, f))
 		return;
 	u32 eof = (u32)(size - start), block = eof / c->page_size * c->page_size, n = 0;
-	u32 from[PC_RAGGED + 1], to[PC_RAGGED + 1];
-	for (u32 at = block; at < eof && n <= PC_RAGGED; at = to[n++]) {
+	u32 from[PC_RAGGED_SLOTS], to[PC_RAGGED_SLOTS];
+	for (u32 at = block; at < eof && n < PC_RAGGED_SLOTS; at = to[n++]) {
 		from[n] = pc_missing_until(c, f, at, eof);
 		to[n] = pc_valid_until(c, f, from[n], eof);
 		if (from[n] == to[n])
@@ -34,7 +35,7 @@ void pc_folio_cut_behind(struct pc_inode *i, struct pc_folio *f, u64 size)
 	pc_seq_begin(f);
 	pc_valid_cut(c, f, block, pc_folio_bytes(c, f));
 	for (u32 k = 0; k < n; k++)
-		if (!pc_valid_add(c, f, from[k], to[k]))
+		if (!pc_valid_keep(c, f, from[k], to[k]))
 			pc_valid_add(c, f, block, block + c->page_size);
 	pc_seq_end(f);
 }
