@@ -302,7 +302,7 @@ def test_a_part_of_the_engines_file_names_its_lock(module: str) -> None:
     ("module", "line", "found"),
     [
         ("engine.io.issuer", "def late(file):\n    file.versions.base = None", "assigns file.versions.base"),
-        ("engine.io.sizes", "def late(self):\n    self.cutting = True", "assigns self.cutting"),
+        ("engine.io.sizes", "def late(self):\n    self.forgetting = True", "assigns self.forgetting"),
         (
             "volume.lifetimes",
             "def late(inode):\n    inode.engine.commits.failed += 1",

@@ -45,6 +45,7 @@ struct pc_limits {
 	uint64_t max_read, max_write, read_unit, write_unit, boundary;
 	uint32_t max_vectors;
 	uint8_t durable_writes, commit_on_close, ordered_writes;
+	uint8_t parallel_direct_writes; /* they may run beside each other, and beside a commit */
 	uint8_t stages; /* the backend can keep bytes readable until a commit */
 };
 
@@ -343,6 +344,8 @@ uint64_t pc_inode_staged(struct pc_inode *i);
 bool pc_direct_may_share(struct pc_inode *i, uint64_t pos, uint64_t end);
 uint32_t pc_range_local(struct pc_inode *i, uint64_t pos, uint64_t end);
 void pc_direct_split(struct pc_inode *i, uint64_t pos, uint64_t end, uint64_t *local, uint64_t *stop);
+bool pc_gate_close(struct pc_inode *i);
+bool pc_gate_closed(struct pc_inode *i);
 int pc_direct_begin(struct pc_inode *i, uint64_t *failed);
 void pc_direct_answer(struct pc_inode *i, uint64_t pos, uint64_t taken, uint64_t end);
 bool pc_direct_end(struct pc_inode *i, uint64_t pos, uint64_t end, uint64_t *failed, bool give_up);

@@ -72,6 +72,7 @@ def limits_of(limits: BackendLimits, max_write: int | None = None, *, stages: bo
         "durable_writes": limits.durable_writes,
         "commit_on_close": limits.commit_on_close,
         "ordered_writes": limits.ordered_writes,
+        "parallel_direct_writes": limits.parallel_direct_writes and not limits.ordered_writes,
         "stages": stages,
     }
 
@@ -89,7 +90,6 @@ class EngineFile:
     abandoned = False
     withheld = False
     unclosed = False  # a writer's handle was collected with unpublished data
-    cutting = False  # a thread without the inode lock changes the stored end or takes another: no direct write begins
     forgetting = False  # a rollback outside of a commit runs: reads wait for its end
     publications: frozenset[object] = frozenset()  # running calls that store the object under its name, by commit
     unnaming: object | None = None  # the call that removes its name: no publication begins
@@ -402,16 +402,6 @@ class EngineFile:
         """Record that calls of the earlier backend, for publications and names, can no longer change the store."""
         with self.lock:
             self.publications, self.unnaming = frozenset(), None
-
-    @contextmanager
-    def keeping_direct_writes_out(self) -> Iterator[None]:
-        """Context in which no direct write begins; the token is held."""
-        self.cutting = True
-        try:
-            yield
-        finally:
-            self.cutting = False
-            self.native.wake()
 
     @contextmanager
     def keeping_reads_back(self) -> Iterator[None]:

@@ -133,8 +133,8 @@ class Op(Protocol):
     def release_lock(self) -> None:
         """Release the file's lock before the end."""
 
-    def direct_begin(self) -> None:
-        """Count as a direct write from now on; the file's lock is held."""
+    def direct_begin(self) -> bool:
+        """Return whether it counts as a direct write from now on; False: the gate is closed. The lock is held."""
 
     def direct_end(self) -> bool:
         """End the direct write. False: a commit failed during it, and all of it must be sent again."""

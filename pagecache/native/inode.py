@@ -456,6 +456,16 @@ class NativeInode:
         """Record that the cut of all tails up to this one is owed; under the token."""
         lib.pc_tail_owed(self._i, tail)
 
+    def close_gate(self) -> bool:
+        """Let no direct write begin until the token, which the caller holds, is released. Return whether some run that
+        can still change what the present backend has.
+        """
+        return bool(lib.pc_gate_close(self._i))
+
+    def gate_closed(self) -> bool:
+        """Return whether a direct write has to wait for the end of work under the token."""
+        return bool(lib.pc_gate_closed(self._i))
+
     def direct_count(self) -> int:
         """Return the number of running direct writes."""
         return int(lib.pc_direct_count(self._i))

@@ -491,8 +491,7 @@ def _take(inode: Inode, stat: ObjectStat, changes: int) -> bool:
         inode.native.invalidate_remote(0, END)  # later writes of this cache went over it, and set the sizes
         return True
     if not engine.limits().commit_on_close:
-        with engine.keeping_direct_writes_out():
-            return _take_in_place(inode, stat, changes)
+        return _take_in_place(inode, stat, changes)
     fresh, stat = remote.open_base(engine)
     if inode.native.has_local():
         engine.volume.close_later(fresh)
@@ -510,6 +509,7 @@ def _take_in_place(inode: Inode, stat: ObjectStat, changes: int) -> bool:
     would be past an end that was read before. The next open compares again if one runs.
     """
     engine = inode.engine
+    inode.native.close_gate()
     if inode.native.direct_count() or engine.versions.changes != changes:
         inode.native.invalidate_remote(0, END)
         return True

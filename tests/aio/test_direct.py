@@ -118,8 +118,7 @@ def test_a_cancelled_direct_call_leaves_the_file_usable(attach: Attach, verb: st
 @pytest.mark.parametrize("grow", ["write", "truncate"])
 def test_a_cancelled_write_behind_the_end_shows_nowhere(attach: Attach, grow: str) -> None:
     """Its call fails after storing some bytes, while a commit has the token; the file grows over them. [2.10]"""
-    store = RecordingBackend({KEY: DATA}, direct_unit=PAGE)
-    store.commits_beside_writes = True
+    store = RecordingBackend({KEY: DATA}, direct_unit=PAGE, parallel_direct_writes=True)
     volume = attach(store, retry=ONCE)
     stored, goes_on = threading.Event(), threading.Event()
 

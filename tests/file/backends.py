@@ -216,7 +216,6 @@ class RecordingBackend(pagecache.Backend):
         self.nr_running = self.nr_ended = 0
         self.after: BaseException | None = None  # truncate and punch_hole do their work, then raise this
         self.keep_buffers: list[memoryview] | None = None
-        self.commits_beside_writes = False  # direct writes may overlap a commit
         self.kept: bool | None = None  # the answer of the files' kept(); None: they have no such method
 
     # ---------------------------------------------------------------- what tests use
@@ -438,12 +437,16 @@ class RecordingBackend(pagecache.Backend):
             if self.nr_transfers > limits.max_inflight:
                 say(f"{kind} at {offset}: {self.nr_transfers} calls at once")
 
+    def _takes_both(self) -> bool:
+        """Return whether direct writes may run beside a commit."""
+        return self.limits.parallel_direct_writes and not self.limits.ordered_writes
+
     @contextmanager
     def writing(self, stored: StoredObject, offset: int, length: int) -> Iterator[None]:
         """Check that no writes overlap, and that none overlaps a commit, truncate or punch."""
         span = (offset, offset + length)
         with self.lock:
-            if stored.exclusive and not (stored.exclusive == "commit" and self.commits_beside_writes):
+            if stored.exclusive and not (stored.exclusive == "commit" and self._takes_both()):
                 self.violations.append(f"write at {offset} beside {stored.exclusive}")
             if any(span[0] < end and begin < span[1] for begin, end in stored.in_flight):
                 self.violations.append(f"write at {offset}: overlaps another one in flight")
@@ -459,7 +462,7 @@ class RecordingBackend(pagecache.Backend):
     @contextmanager
     def exclusive(self, stored: StoredObject, op: str) -> Iterator[None]:
         with self.lock:
-            if stored.in_flight and not (op == "commit" and self.commits_beside_writes):
+            if stored.in_flight and not (op == "commit" and self._takes_both()):
                 self.violations.append(f"{op} beside writes at {stored.in_flight}")
             if stored.exclusive:
                 self.violations.append(f"{op} beside {stored.exclusive}")

@@ -191,8 +191,7 @@ def test_a_truncate_beside_a_flush_is_no_remote_change(make: Make) -> None:
 
 def test_a_direct_write_beside_a_commit_is_no_remote_change(make: Make) -> None:
     """The commit returns a version that the direct write replaced before the answer came. [2.10, 2.19]"""
-    rig = make({KEY: pattern(4 * PAGE)})
-    rig.backend.commits_beside_writes = True
+    rig = make({KEY: pattern(4 * PAGE)}, limits={"parallel_direct_writes": True})
     file, direct = rig.open(), rig.open(direct=True)
 
     def commit_and_wait(stored: RecordingFile) -> str:

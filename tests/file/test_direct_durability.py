@@ -65,7 +65,6 @@ def test_durable_backends_need_no_commit_after_a_direct_write(make: Make) -> Non
 def test_a_commit_issued_before_the_write_returned_does_not_cover_it(make: Make) -> None:
     """The next fsync commits once more. [T-75a, 2.17]"""
     rig = make({KEY: DATA}, limits={"parallel_direct_writes": True})
-    rig.backend.commits_beside_writes = True
     direct = rig.open("r+b", direct=True, parallel_direct_writes=True)
     direct.pwrite(NEW, 0)
     gate = rig.backend.gate("commit")
@@ -170,7 +169,6 @@ def test_bytes_cut_off_or_punched_are_no_loss(make: Make) -> None:
 def test_a_write_beside_a_failing_commit_is_sent_again(make: Make) -> None:
     """The commit may have forgotten what the write had stored before it returned. [T-75a, 2.10, 2.17]"""
     rig = make({KEY: DATA}, limits={"parallel_direct_writes": True}, retry=ONCE)
-    rig.backend.commits_beside_writes = True
     direct = rig.open("r+b", direct=True, parallel_direct_writes=True)
     direct.pwrite(NEW, 4 * PAGE)
     answered = rig.backend.gate("answer")
@@ -427,8 +425,7 @@ def test_the_remains_of_an_interrupted_extension_never_show(make: Make) -> None:
 
 def test_an_error_beside_a_failing_commit_counts_nothing(make: Make) -> None:
     """The acknowledged part of the write may have been forgotten with the rest. [2.10, 2.17]"""
-    rig = make({KEY: DATA}, limits={"max_write": PAGE, "max_inflight": 1}, retry=ONCE)
-    rig.backend.commits_beside_writes = True
+    rig = make({KEY: DATA}, limits={"max_write": PAGE, "max_inflight": 1, "parallel_direct_writes": True}, retry=ONCE)
     direct = rig.open("r+b", direct=True)
     direct.pwrite(NEW, 6 * PAGE)
     answered = rig.backend.gate("answer")

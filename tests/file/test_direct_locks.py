@@ -9,7 +9,7 @@ from typing import Any
 
 import pytest
 
-from pagecache import CachedFile, ShutdownError
+from pagecache import CachedFile, DataLossError, ShutdownError
 from pagecache.engine.io import direct as engine_direct
 from pagecache.native import LOCK, SHARED
 
@@ -255,7 +255,6 @@ def test_truncates_and_holes_meet_no_direct_write(make: Make) -> None:
     """
     rig = make({KEY: DATA}, limits={**PARALLEL, "punch": True, "max_write": PAGE})
     file, direct = rig.open("r+b"), parallel(rig)
-    rig.backend.commits_beside_writes = True
     over = threading.Event()
 
     def writes(k: int) -> None:
@@ -458,6 +457,81 @@ def test_an_abort_ends_the_waiting_for_a_direct_write(make: Make) -> None:
     gate.open()
     eventually(lambda: direct_count(rig) == 0)
     rig.volume.reconnect(rig.backend.successor())
+    rig.cache.check()
+
+
+@pytest.mark.parametrize("both", [True, False], ids=["takes both", "takes one"])
+def test_a_commit_waits_for_a_direct_write_that_the_backend_does_not_take_beside_it(make: Make, both: bool) -> None:
+    """It holds no token meanwhile: other bytes are written back. The next direct write comes after it. [2.10, 2.26]"""
+    rig = make({KEY: DATA}, limits={"parallel_direct_writes": both})
+    file, direct = rig.open("r+b"), rig.open("r+b", direct=True)
+    acknowledged(file)
+    gate = rig.backend.gate("write_from")
+    writer = Task(direct.pwrite, b"x" * PAGE, 8 * PAGE)
+    gate.wait_entered()
+    syncing = Task(file.fsync)
+    if both:
+        syncing.result()
+    else:
+        assert syncing.waits()
+        assert (rig.backend.committed(KEY) or b"")[:1] != b"d"
+    rig.cache.check()
+    gate.open()
+    writer.result()
+    syncing.result()
+    assert (rig.backend.committed(KEY) or b"")[:1] == b"d"
+    file.fsync()
+    assert (rig.backend.committed(KEY) or b"")[8 * PAGE : 9 * PAGE] == b"x" * PAGE
+    rig.cache.check()
+
+
+@pytest.mark.parametrize("both", [True, False], ids=["takes both", "takes one"])
+def test_a_direct_write_waits_for_a_commit_that_the_backend_does_not_take_beside_it(make: Make, both: bool) -> None:
+    """It is not counted before the commit has ended. [2.10, 2.26]"""
+    rig = make({KEY: DATA}, limits={"parallel_direct_writes": both})
+    file, direct = rig.open("r+b"), rig.open("r+b", direct=True)
+    acknowledged(file)
+    gate = rig.backend.gate("commit")
+    syncing = Task(file.fsync)
+    gate.wait_entered()
+    writer = Task(direct.pwrite, b"x" * PAGE, 8 * PAGE)
+    if both:
+        writer.result()
+    else:
+        assert writer.waits()
+        assert direct_count(rig) == 0
+    rig.cache.check()
+    gate.open()
+    syncing.result()
+    writer.result()
+    file.fsync()
+    assert (rig.backend.committed(KEY) or b"")[8 * PAGE : 9 * PAGE] == b"x" * PAGE
+
+
+def test_an_abort_ends_a_commit_that_waits_for_a_direct_write(make: Make) -> None:
+    """After a reconnect direct writes and commits begin again. [2.10, 2.22, 2.26]"""
+    rig = make({KEY: DATA}, limits={"parallel_direct_writes": False})
+    file, direct = rig.open("r+b"), rig.open("r+b", direct=True)
+    acknowledged(file)
+    gate = rig.backend.gate("write_from")
+    writer = Task(direct.pwrite, b"x" * PAGE, 8 * PAGE)
+    gate.wait_entered()
+    syncing = Task(file.fsync)
+    assert syncing.waits()
+    rig.volume.abort()
+    for task in (writer, syncing):
+        with pytest.raises(ShutdownError):
+            task.result()
+    gate.open()
+    eventually(lambda: direct_count(rig) == 0)
+    rig.cache.check()
+    fresh = rig.backend.successor()
+    rig.volume.reconnect(fresh)
+    Task(direct.pwrite, b"y" * PAGE, 9 * PAGE).result()
+    with pytest.raises(DataLossError):
+        Task(file.fsync).result()  # what the interrupted write has sent
+    Task(file.fsync).result()
+    assert (fresh.committed(KEY) or b"")[9 * PAGE : 10 * PAGE] == b"y" * PAGE
     rig.cache.check()
 
 

@@ -131,7 +131,7 @@ def test_an_open_takes_no_other_version_beside_a_direct_write(
 
             def waits() -> bool:
                 ident = writing[0].thread.ident
-                return any(wait.thread == ident and "the new end" in wait.what for wait in cache.waits())
+                return any(wait.thread == ident and "the gate" in wait.what for wait in cache.waits())
 
             def late(native: NativeInode, size: int, remote_size: int) -> bool:
                 writing.append(Task(file.pwrite, mine, 3 * PAGE) if shared else Task(file.append, mine))

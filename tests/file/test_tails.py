@@ -33,8 +33,7 @@ class Left:
     """
 
     def __init__(self, holder: str, **limits: Any) -> None:
-        self.backend = RecordingBackend({KEY: OLD}, direct_unit=PAGE, **limits)
-        self.backend.commits_beside_writes = True
+        self.backend = RecordingBackend({KEY: OLD}, direct_unit=PAGE, parallel_direct_writes=True, **limits)
         self.rig = make_rig(backend=self.backend, retry=ONCE)
         self.buffered = self.rig.open("r+b")
         self.direct = self.rig.open("r+b", direct=True)
@@ -182,7 +181,6 @@ def test_a_reconnect_in_between_uncovers_nothing(grow: str, fenced: bool) -> Non
     with pytest.raises(ShutdownError):
         story.tasks.pop().result()
     fresh = story.backend.successor(lose=False, shared=not fenced)
-    fresh.commits_beside_writes = True
     story.rig.volume.reconnect(fresh, fenced=fenced)
     grows: Callable[[], object] = (
         (lambda: story.buffered.pwrite(LATER, FAR))

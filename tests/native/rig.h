@@ -36,7 +36,8 @@ struct rig {
 static MAYBE struct pc_limits limits_wide(void)
 {
 	return (struct pc_limits){
-		.max_read = 1 << 20, .max_write = 1 << 20, .read_unit = 1, .write_unit = 1, .max_vectors = 1024};
+		.max_read = 1 << 20, .max_write = 1 << 20, .read_unit = 1, .write_unit = 1, .max_vectors = 1024,
+		.parallel_direct_writes = 1};
 }
 
 static MAYBE struct pc_volume *volume_open(struct rig *r)

@@ -500,6 +500,72 @@ static void check_threads_leave_what_the_last_writes_stored(void)
 	rig_close(&rig);
 }
 
+/* ---------------------------------------------------------------- the gate */
+
+static int begins(void)
+{
+	u64 failed;
+	lock_inode(file, PC_EXCLUSIVE);
+	int err = pc_direct_begin(file->inode, &failed);
+	if (!err)
+		CHECK(pc_direct_end(file->inode, 0, 0, &failed, true));
+	pc_inode_lock_release(file->inode, PC_EXCLUSIVE);
+	return err;
+}
+
+static void check_the_gate_opens_with_the_release_of_the_token(void)
+{
+	start(false);
+	struct write w = begin(2 * PAGE, 3 * PAGE, PC_SHARED);
+	take_token(file);
+	EQUAL(pc_gate_close(file->inode), 1);
+	send(&w, 9);
+	CHECK(end_write(&w));
+	EQUAL(begins(), -EAGAIN);
+	CHECK(pc_gate_closed(file->inode));
+	SOUND(&rig);
+	pc_token_release(file->inode);
+	EQUAL(begins(), 0);
+	EQUAL(file_sync(file), 0);
+	rig_close(&rig);
+}
+
+/* On a backend that takes no direct write beside a commit: the commit waits without the token, and is next. [2.26] */
+static void check_a_commit_and_a_direct_write_alternate(void)
+{
+	u8 bytes[PAGE] = {7};
+	struct pc_work w;
+	start(false);
+	pc_inode_leaf_lock(file->inode);
+	file->inode->limits.parallel_direct_writes = 0;
+	pc_inode_leaf_unlock(file->inode);
+	EQUAL(file_write(file, 0, bytes, PAGE), 0);
+	EQUAL(flush(file), 0);
+	struct write d = begin(2 * PAGE, 3 * PAGE, PC_EXCLUSIVE);
+	CHECK(!begin_commit(file));
+	SOUND(&rig);
+	pc_commit_start(file->inode, 0); /* a waiter that asks again queues nothing, and does not spin */
+	pc_work_next(rig.volume, &w);
+	EQUAL(w.kind, PC_WORK_NONE);
+	take_token(file);
+	pc_token_release(file->inode);
+	send(&d, 9);
+	CHECK(end_write(&d));
+	EQUAL(begins(), -EAGAIN);
+	SOUND(&rig);
+	pc_work_next(rig.volume, &w);
+	EQUAL(w.kind, PC_WORK_COMMITTING);
+	pc_inode_user_put(w.inode);
+	CHECK(pc_commit_begin(file->inode));
+	EQUAL(begins(), -EAGAIN);
+	pc_commit_end(file->inode, store_commit(&file->store) == 0, PC_COMMIT_AGAIN);
+	pc_work_end(rig.volume, &w);
+	EQUAL(begins(), 0);
+	EQUAL(file->store.stable[2 * PAGE], 9);
+	SOUND(&rig);
+	rig_close(&rig);
+}
+
 static void *discard_all(void *arg)
 {
 	(void)arg;
@@ -549,6 +615,8 @@ int main(void)
 	RUN(check_holes_and_truncates_cut_the_ranges);
 	RUN(check_a_write_whose_caller_left_keeps_the_file_blocked);
 	RUN(check_a_count_without_a_lock_is_found);
+	RUN(check_the_gate_opens_with_the_release_of_the_token);
+	RUN(check_a_commit_and_a_direct_write_alternate);
 	RUN(check_a_discard_keeps_an_append_that_was_acknowledged_beside_it);
 	RUN(check_threads_leave_what_the_last_writes_stored);
 	return 0;

@@ -168,7 +168,6 @@ def a_commit_that_fails_between_two_checks(make: Make) -> None:
 @shows("commit_covers_earlier_changes")
 def a_direct_write_beside_a_commit_wants_its_own(make: Make) -> None:
     rig = make({KEY: OLD}, limits={"parallel_direct_writes": True})
-    rig.backend.commits_beside_writes = True
     file, direct = rig.open(), rig.open(direct=True, parallel_direct_writes=True)
     began, go_on = threading.Event(), threading.Event()
 

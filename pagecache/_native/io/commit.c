@@ -66,6 +66,8 @@ bool pc_sync_done(struct pc_inode *i, uint64_t stamp)
 /* Leaf lock held. */
 static void queue_for_commit(struct pc_inode *i)
 {
+	if (pc_commit_waits(i) && pc_direct_runs(i) && !i->settle)
+		return;
 	if (!i->commit_queued && !i->commit_running && !atomic_load(&i->volume->aborted)) {
 		i->commit_queued = 1;
 		if (pc_token_take(i, &i->commit_waiter, PC_TOKEN_COMMIT))
@@ -134,7 +136,14 @@ static bool too_early(struct pc_inode *i)
 	return stamp && pc_flush_pending(i, stamp, 0, UINT64_MAX, NULL);
 }
 
-/* @own: the caller makes the commit itself. Return: 1, 0: nothing to do, -EAGAIN. */
+/* Direct writes may have ended: begin a commit that waits for that. Leaf lock held. */
+void pc_commit_resume(struct pc_inode *i)
+{
+	if (pc_commit_waits(i))
+		queue_for_commit(i);
+}
+
+/* @own: the caller makes the commit itself. Return: 1, 0: nothing to do yet, -EAGAIN. */
 static int commit_begin(struct pc_inode *i, bool own)
 {
 	bool early = too_early(i);
@@ -146,14 +155,21 @@ static int commit_begin(struct pc_inode *i, bool own)
 	}
 	u64 generation = atomic_load(&i->volume->generation);
 	bool some = i->nr_unstable || i->stamp_m != PC_STAMP_NONE || pc_staged_bytes(i);
-	bool commits = some && !early && i->commit_requested;
+	bool alone = !i->limits.parallel_direct_writes;
+	bool due = some && !early && i->commit_requested;
+	bool commits = due && !(alone && pc_direct_runs(i));
 	bool wanted = (commits || i->settle) && !pc_stopped(i, generation);
 	u64 stamp = i->commit_stamp;
-	i->commit_queued = i->commit_requested = 0;
-	i->commit_stamp = 0;
+	i->commit_queued = 0;
+	i->commit_waits = due && !commits ? generation : 0;
+	if (!i->commit_waits) {
+		i->commit_requested = 0;
+		i->commit_stamp = 0;
+	}
 	i->commit_due = wanted && commits;
 	if (wanted) {
 		i->settle = 0;
+		i->gate = commits && alone;
 		i->commit_running = 1;
 		i->commit_asked = stamp;
 		i->commit_ns = pc_now(i->cache);
@@ -260,6 +276,7 @@ void pc_commit_end(struct pc_inode *i, bool ok, int how)
 	pc_token_release_locked(i);
 	if (i->settle) /* requested while this commit ran */
 		queue_for_commit(i);
+	pc_commit_resume(i);
 	pc_inode_leaf_unlock(i);
 	PC_SYNC("commit_ended");
 	pc_event_wake(&i->cache->event);

@@ -6,6 +6,11 @@
  * punch, buffered write) finds the count drained. Its range is invalidated before the first call and again with every
  * answer, since a concurrent fill may have read the old bytes.
  *
+ * The holder of the token closes the *gate* while it changes what direct writes build on: the stored end, the base, what
+ * is acknowledged. None begins then, and the holder waits for those that run; a counted one waits for nothing. A commit
+ * closes it unless the backend takes direct writes beside one (parallel_direct_writes); it does not hold the token while
+ * it waits for them, so write-back goes on beside a call that hangs.
+ *
  *   answer of a call   remote_size, size (of bytes taken), inval_seq and the folios of the range: in one section
  *   the write ends     stamp m and its range: uncommitted until a commit that was issued afterwards succeeds
  *   it failed beyond   bytes that it may have stored there are a *tail*: no more bytes are sent until the engine, with the
@@ -99,12 +104,36 @@ void pc_direct_split(struct pc_inode *i, uint64_t pos, uint64_t end, uint64_t *l
 	pc_inode_leaf_unlock(i);
 }
 
+/* ---------------------------------------------------------------- the gate */
+
+/* Let no direct write begin until the token, which the caller holds, is released. Return: whether some run that can still
+ * change what the present backend has. */
+bool pc_gate_close(struct pc_inode *i)
+{
+	pc_inode_leaf_lock(i);
+	PC_DEBUG_ASSERT(i->token != PC_TOKEN_FREE);
+	i->gate = 1;
+	bool some = pc_direct_runs(i);
+	pc_inode_leaf_unlock(i);
+	return some;
+}
+
+/* Whether a direct write has to wait for the end of work under the token. */
+bool pc_gate_closed(struct pc_inode *i)
+{
+	pc_inode_leaf_lock(i);
+	bool closed = pc_gate_is_closed(i);
+	pc_inode_leaf_unlock(i);
+	return closed;
+}
+
 /* ---------------------------------------------------------------- a direct write */
 
 /**
  * pc_direct_begin() - count a direct write; @failed: receives the number of failed commits, for pc_direct_end().
  *
- * Context: inode lock, no leaf lock. Return: 0, -ENOMEM.
+ * Context: inode lock, no leaf lock. Return: 0, -ENOMEM; -EAGAIN: the gate is closed, and the inode's event says when to
+ * try again.
  */
 int pc_direct_begin(struct pc_inode *i, uint64_t *failed)
 {
@@ -114,9 +143,10 @@ int pc_direct_begin(struct pc_inode *i, uint64_t *failed)
 		i->direct = fresh;
 		fresh = NULL;
 	}
-	int err = i->direct ? 0 : -ENOMEM;
+	int err = !i->direct ? -ENOMEM : pc_gate_is_closed(i) ? -EAGAIN : 0;
 	if (!err) {
 		i->nr_direct++;
+		i->direct_generation = atomic_load(&i->volume->generation);
 		*failed = i->commits_failed;
 	}
 	pc_inode_leaf_unlock(i);
@@ -203,6 +233,8 @@ bool pc_direct_end(struct pc_inode *i, uint64_t pos, uint64_t end, uint64_t *fai
 	if (over && pos < end && end > atomic_load(&i->remote_size))
 		note_tail(i); /* here, while the caller still has its lock, so no later operation has missed the tail */
 	i->nr_direct -= over;
+	if (over)
+		pc_commit_resume(i);
 	pc_inode_leaf_unlock(i);
 	if (over)
 		pc_event_wake(&i->event);

@@ -44,6 +44,7 @@ void pc_credit_pass(struct pc_volume *v);
 
 /* token.c */
 bool pc_token_take(struct pc_inode *i, struct pc_waiter *w, int kind);
+void pc_commit_resume(struct pc_inode *i);
 void pc_token_release_locked(struct pc_inode *i);
 void pc_token_release(struct pc_inode *i);
 

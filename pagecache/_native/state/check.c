@@ -234,6 +234,10 @@ static bool check_inode_state(const struct pc_inode *i, struct pc_violation *out
 	if (i->nr_direct_left > i->nr_direct || (i->nr_direct && !pc_inode_is_locked(i)))
 		return pc_violated(out, "I-16", "inode %llu: %u direct writes, %u of them left, and the lock is free",
 				   id_of(i), i->nr_direct, i->nr_direct_left);
+	if (i->gate && i->token == PC_TOKEN_FREE)
+		return pc_violated(out, "I-16", "inode %llu: the gate is closed, and the token is free", id_of(i));
+	if (pc_commit_waits(i) && !pc_direct_runs(i) && !i->commit_queued && !i->commit_running)
+		return pc_violated(out, "I-16", "inode %llu: a commit waits for direct writes, and none runs", id_of(i));
 	if (i->direct && (i->direct->now.n || i->direct->moved.n) && i->stamp_m == PC_STAMP_NONE &&
 	    i->stamp_m_moved == PC_STAMP_NONE)
 		return pc_violated(out, "I-3", "inode %llu: uncommitted direct writes without a stamp", id_of(i));

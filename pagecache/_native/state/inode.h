@@ -58,6 +58,7 @@ struct pc_inode {
 	u8 settle; /* the engine wants the token for work without a commit: pc_settle_start */
 	u8 commit_requested; /* a commit is wanted, not only work of the engine */
 	u8 commit_due; /* the one that runs is to commit */
+	u8 gate; /* closed by the holder of the token, until it releases it: no direct write begins */
 	u64 commit_stamp; /* largest epoch that a caller wants committed and has seen in flight; 0: none */
 	u64 commit_asked; /* the same, of the last commit that began */
 	u64 commit_ns; /* when it began */
@@ -73,6 +74,8 @@ struct pc_inode {
 	struct pc_direct *direct; /* direct writes since the last commit; NULL: there never was one */
 	u32 nr_direct; /* the direct-I/O count: direct writes that run */
 	u32 nr_direct_left; /* of these, whose caller has gone */
+	u64 direct_generation; /* of the volume, when the latest of them began */
+	u64 commit_waits; /* of the volume, while the requested commit waits for direct writes and none begins; 0: it does not */
 	u32 tails; /* left in storage behind remote_size by direct writes */
 	u32 tails_owed; /* of these, which the engine owes a cut */
 	u64 commits_failed; /* and may have forgotten acknowledged bytes */
@@ -215,6 +218,24 @@ static inline bool pc_stopped(const struct pc_inode *i, u64 generation)
 	const struct pc_volume *v = i->volume;
 	return atomic_load(&((struct pc_volume *)v)->aborted) ||
 	       generation != atomic_load(&((struct pc_volume *)v)->generation);
+}
+
+/* Whether direct writes to the present backend run. Leaf lock held. */
+static inline bool pc_direct_runs(const struct pc_inode *i)
+{
+	return i->nr_direct && !pc_stopped(i, i->direct_generation);
+}
+
+/* Whether the requested commit waits for them. Leaf lock held. */
+static inline bool pc_commit_waits(const struct pc_inode *i)
+{
+	return i->commit_waits && !pc_stopped(i, i->commit_waits);
+}
+
+/* Whether no direct write may begin. Leaf lock held. */
+static inline bool pc_gate_is_closed(const struct pc_inode *i)
+{
+	return i->gate || pc_commit_waits(i);
 }
 
 /* Bytes sent so far, and dirty ones. Leaf lock held. */

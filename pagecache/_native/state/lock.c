@@ -144,6 +144,7 @@ enum pc_token pc_token_pass_on(struct pc_inode *i)
 	PC_DEBUG_ASSERT(i->token != PC_TOKEN_FREE);
 	PC_DEBUG_ASSERT(i->pass.inflight == 0);
 	i->token = PC_TOKEN_FREE;
+	i->gate = 0;
 	if (pc_list_empty(&i->token_queue))
 		return PC_TOKEN_FREE;
 	struct pc_waiter *w = PC_ENTRY(i->token_queue.next, struct pc_waiter, link);

@@ -406,7 +406,7 @@ static PyMethodDef op_methods[] = {
 	{"release_lock", pc_op_release_lock, METH_NOARGS,
 	 "release_lock($self, /)\n--\n\nRelease the file's lock before the end."},
 	{"direct_begin", pc_op_direct_begin, METH_NOARGS,
-	 "direct_begin($self, /)\n--\n\nCount as a direct write from now on."},
+	 "direct_begin($self, /)\n--\n\nReturn whether it counts as a direct write from now on."},
 	{"direct_end", pc_op_direct_end, METH_NOARGS,
 	 "direct_end($self, /)\n--\n\nWhether it is over; False: a commit failed, send everything again."},
 	{"carry", pc_op_carry, METH_O,

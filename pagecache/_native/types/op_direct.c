@@ -68,7 +68,7 @@ PyObject *pc_op_release_lock(PyObject *self, PyObject *unused)
 	Py_RETURN_NONE;
 }
 
-/* direct_begin(): count as a direct write from now on; the inode lock is held. */
+/* direct_begin() -> whether it counts as a direct write from now on; False: the gate is closed. The inode lock is held. */
 PyObject *pc_op_direct_begin(PyObject *self, PyObject *unused)
 {
 	struct op *op = (struct op *)self;
@@ -80,11 +80,14 @@ PyObject *pc_op_direct_begin(PyObject *self, PyObject *unused)
 		PyErr_SetString(PyExc_ValueError, "a direct write begins once, with the inode lock");
 		return NULL;
 	}
-	if (pc_direct_begin(op->inode, &own->failed))
+	int err = pc_direct_begin(op->inode, &own->failed);
+	if (err == -EAGAIN)
+		Py_RETURN_FALSE;
+	if (err)
 		return PyErr_NoMemory();
 	own->holds |= PC_HOLD_DIRECT;
 	own->pos = UINT64_MAX;
-	Py_RETURN_NONE;
+	Py_RETURN_TRUE;
 }
 
 /* direct_end() -> whether the write is over; False: a commit has failed since it began, and all of it has to be sent

@@ -274,29 +274,32 @@ def direct_write(self: EngineFile, op: Op, write: Write) -> None:
 
 
 def _began(file: EngineFile, op: Op, write: Write) -> bool:
-    """Count the write. A thread that changes the stored end without the lock sets its flag first and reads the count
-    then. False: the end has changed, so the lock must be chosen again; nothing is counted.
+    """Count the write, once the gate is open. False: the stored end may have changed, so the lock must be chosen again;
+    nothing is counted.
     """
-    op.direct_begin()
-    if not file.cutting and (not write.shared or file.native.direct_may_share(write.offset, write.end)):
-        if write.append:
-            write.offset = file.native.size
-        return True
-    while not op.direct_end():
-        pass  # a commit without these bytes has failed since it began
+    if op.direct_begin():
+        if not write.shared or file.native.direct_may_share(write.offset, write.end):
+            if write.append:
+                write.offset = file.native.size
+            return True
+        while not op.direct_end():
+            pass  # a commit without these bytes has failed since it began
+        return False
 
     def sleep() -> None:
-        while file.cutting:
+        while True:
+            seq = file.native.event_seq()
+            if not file.native.gate_closed():
+                return
             file.volume.check_alive(file.key)
-            file.volume.park.wait("inode", file.native.address, file.native.event_seq(), SLICE)
+            file.volume.park.wait("inode", file.native.address, seq, SLICE)
 
-    if file.cutting:
-        during(of_file(file, "the new end of the stored object", lambda snapshot: snapshot.token(file)), sleep)
+    during(of_file(file, "the gate for direct writes", lambda snapshot: snapshot.token(file)), sleep)
     return False
 
 
 def outlast(file: EngineFile) -> None:
-    """Wait until no direct write runs; the caller has ensured that none begins.
+    """Close the gate, and wait until no direct write runs; the token is held.
 
     Raises:
         ShutdownError: the volume was aborted.
@@ -310,6 +313,7 @@ def outlast(file: EngineFile) -> None:
             file.volume.check_alive(file.key)
             file.volume.park.wait("inode", file.native.address, seq, SLICE)
 
+    file.native.close_gate()
     if file.native.direct_count():
         during(of_file(file, "direct writes to end", lambda snapshot: snapshot.lock(file)), sleep)
 

@@ -193,6 +193,8 @@ def drop_local(self: EngineFile, op: Op, extent: tuple[int, int, list[LostRange]
 
 
 def _drop_acknowledged(file: EngineFile, op: Op, start: int, end: int) -> list[LostRange]:
+    if file.native.close_gate():
+        direct.outlast(file)  # what they have stored would be forgotten, and acknowledged afterwards
     staging.recall(file, start, end)
     rollback = Rollback()
     change = _Change(file, rollback)
@@ -218,14 +220,13 @@ def _cut_tail(file: EngineFile, op: Op) -> None:
     """Cut off bytes of a failed write-back that may have been stored past the valid end. The list of losses matters
     more than this call: if it fails or is refused, these bytes are a tail like any other (tails.py).
 
-    The inode lock is not held, so a flag excludes direct writes: their stored bytes are acknowledged.
+    The inode lock is not held, so the gate excludes direct writes: their stored bytes are acknowledged.
     """
-    with file.keeping_direct_writes_out():
-        try:
-            direct.outlast(file)
-            _cut_to(file, op, file.native.remote_size)
-        except ShutdownError:
-            file.native.tail_left()  # an abort: the reconnect owes the cut to the next backend
+    try:
+        direct.outlast(file)
+        _cut_to(file, op, file.native.remote_size)
+    except ShutdownError:
+        file.native.tail_left()  # an abort: the reconnect owes the cut to the next backend
 
 
 def _cut_to(file: EngineFile, op: Op, size: int) -> None:
