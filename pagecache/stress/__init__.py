@@ -16,6 +16,7 @@ witness.py     checks that buffers given to the backend do not change during a c
 faulting.py    faults of a round, the errors that they explain, and their repair
 naming.py      makes targets from names on the command line
 steps.py       each operation as a generator of verbs
+crossing.py    operations on names that all workers share; bindings.py, shared.py: their model
 world.py       state of one round: target, models, activity; the checks at rest
 player.py      threads and tasks that run operations
 watchdog.py    reports a hang with all waits

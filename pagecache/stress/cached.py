@@ -21,6 +21,7 @@ from pagecache.backends import MemoryBackend
 from pagecache.backends.protocol import AsyncBackend, Backend
 from pagecache.config import parse_size
 from pagecache.errors import DataLossError, Key
+from pagecache.options import OpenMode
 from pagecache.stress.asynchronous import ASYNCHRONOUS, for_the_cache, for_threads, on_a_loop
 from pagecache.stress.cached_tasks import CachedTasks
 from pagecache.stress.faulting import Faulting
@@ -95,6 +96,8 @@ class CachedTarget:
         self.edges = Edges(tuple(sorted(unit for unit in units if 1 < unit <= 1 << 20)))
         self.skipped, self.cannot, self.remarks = self.objects.skipped, self.objects.cannot, self.objects.remarks
         self.ways = frozenset(WAYS)
+        if plan.crash_of(number) != "none":
+            self.ways -= {"shared"}
         if "rivals" not in plan.mix or (self.variant.objects and not self._named):
             self.ways -= {"rivals"}  # the other backend has one place for uncommitted bytes of all writers
         if "touches" not in plan.mix or not limits.commit_on_close or not self._named:
@@ -121,6 +124,8 @@ class CachedTarget:
         self._given_up = False
         self._replacing = threading.Lock()
         self._names: set[str] = set()
+        self.by_name = limits.commit_on_close
+        self._entered: dict[CachedFile, None] = {}  # open handles on shared names
 
     # -- beginning and end
 
@@ -130,9 +135,10 @@ class CachedTarget:
         self.objects.clear()
         self.shows = not self.backend.limits.commit_on_close and self.objects.shows()
         self.objects.make(contents)
+        self.by_name = self.by_name or self.objects.by_name()
         self.loses_staged = self.faulting.loses_direct and self.objects.forgets_staged()
         if self.loses_staged:
-            self.ways -= {"names"}
+            self.ways -= {"names", "shared"}
             self.skipped["names"] = "bytes that are staged are lost when the backend dies, and of names none may be"
         self._attach()
 
@@ -276,11 +282,10 @@ class CachedTarget:
             self.recording.end()
         self._collect()
         self.volume.abort()
-        for ways in self.files:
-            for handles in ways.values():
-                for handle in handles:
-                    with contextlib.suppress(OSError):
-                        handle.abandon()
+        handles = [handle for ways in self.files for several in ways.values() for handle in several]
+        for handle in (*handles, *self._entered):
+            with contextlib.suppress(OSError):
+                handle.abandon()
         self.cache.close(timeout=1.0, on_failed="discard")
         self._given_up = True
 
@@ -393,7 +398,7 @@ class CachedTarget:
     def drop_all(self) -> None:
         self.volume.drop_clean()
 
-    def invalidate(self, file: int, offset: int, length: int) -> None:
+    def invalidate(self, file: int | str, offset: int, length: int) -> None:
         self.volume.invalidate(self.key(file), offset, length)
 
     def prefetch(self, file: int, offset: int, length: int, wait: bool, way: str = "buffered") -> None:
@@ -506,6 +511,21 @@ class CachedTarget:
             with contextlib.suppress(FileNotFoundError):
                 return held.pread(READ_ALL, 0)
         return None
+
+    def enter(self, name: str, way: str, mode: OpenMode) -> CachedFile:
+        self._names.add(name)
+        many = way == "parallel" and self.backend.limits.parallel_direct_writes
+        direct, through = way in PAST, way == "through"
+        handle = self.volume.open(
+            self.key(name), mode, direct=direct, write_through=through, parallel_direct_writes=many
+        )
+        self._entered[handle] = None
+        return handle
+
+    def act(self, handle: CachedFile, call: str, *arguments: object) -> object:
+        if call == "close":
+            self._entered.pop(handle, None)
+        return getattr(handle, call)(*arguments)
 
     def look(self, name: str) -> bytes | None:
         found, exists = None, self.volume.exists(self.key(name))

@@ -27,11 +27,12 @@ PAGE = 4096
 PAGES = 64  # pages at the end of a long operation that are recorded for it, and as many at its beginning
 
 PLACELESS = {"fsync", "sync", "ticket", "flush", "publish", "rename", "remove", "look"}
+PLACELESS |= {"name_create", "name_open", "name_rename", "name_remove", "name_sync", "held_fsync", "held_close"}
 """Kinds without a byte range: they are beside any running operation, and after none."""
 EVERYWHERE = {"sync", "ticket"}
 """Kinds that concern all files."""
-APART = {"foreign", "rivals"}
-"""Ways with a separate file."""
+APART = {"foreign", "rivals", "shared"}
+"""Ways with a separate file, or with objects of their own."""
 NAMED = 4  # states that are listed
 MISSED = 3  # kinds that are named, of those that met the fewest others
 

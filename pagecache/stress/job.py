@@ -27,7 +27,7 @@ from pagecache.stress.outlived import outlived
 from pagecache.stress.plan import Plan
 from pagecache.stress.player import Players, planned, ways_of
 from pagecache.stress.pressed import pressed
-from pagecache.stress.profiles import PROFILES, names_of
+from pagecache.stress.profiles import PROFILES, names_of, shared_names
 from pagecache.stress.publishing import Publishing
 from pagecache.stress.refusals import refuse_crashes, refuse_ways
 from pagecache.stress.relapsed import relapsed
@@ -261,6 +261,7 @@ class Run:
         if not kind or self.plan.scheduler != "threads":
             return
         if isinstance(target, CachedTarget):
+            self._bounded(world, "closing shared objects", world.shared.end)  # a reconnect finds objects by their names
             self._pressed = kind
             self._bounded(world, "a sync beside writers", partial(pressed, world, target, kind))
             if script is None and isinstance(crash, NoCrash):
@@ -333,7 +334,7 @@ class Run:
             return
         if (remember := getattr(target, "remember", None)) is not None:
             names = [name for worker in range(1, 1 + self.plan.threads + self.plan.tasks) for name in names_of(worker)]
-            remember([*names, *(f"{name}-new" for name in names)])
+            remember([*names, *(f"{name}-new" for name in names), *shared_names()])
         self._discard(target)
 
     def _interrupted(self, world: World) -> None:

@@ -27,10 +27,11 @@ from collections.abc import Callable, Iterator, Sequence
 from contextlib import AbstractContextManager, contextmanager, nullcontext
 from functools import partial
 from pathlib import Path
-from typing import Protocol
+from typing import Any, Protocol
 
 from pagecache.backends import linux
 from pagecache.errors import DataLossError, set_written
+from pagecache.options import OpenMode
 from pagecache.stress.plan import Plan
 from pagecache.stress.profiles import Edges
 from pagecache.stress.targets import FULL, Held, UnusableTarget
@@ -124,6 +125,42 @@ class Mappings:
                 self._changed.notify_all()
 
 
+class Descriptor:
+    """An open file on a shared name; see `targets.Target.enter`."""
+
+    def __init__(self, path: Path, flags: int) -> None:
+        self._fd = os.open(path, os.O_RDWR | flags, 0o644)
+
+    def pread(self, length: int, offset: int) -> bytes:
+        return os.pread(self._fd, length, offset)
+
+    def pwrite(self, data: bytes, offset: int) -> None:
+        _all(partial(os.pwrite, self._fd), data, offset)
+
+    def append(self, data: bytes) -> int:
+        # By the same object, whatever its name is now; a separate descriptor: its position is the end of the bytes.
+        fd = os.open(f"/proc/self/fd/{self._fd}", os.O_WRONLY | os.O_APPEND)
+        try:
+            done = os.write(fd, data)
+            if done < len(data):
+                raise _short(done)
+            return os.lseek(fd, 0, os.SEEK_CUR) - done
+        finally:
+            os.close(fd)
+
+    def truncate(self, size: int) -> None:
+        os.ftruncate(self._fd, size)
+
+    def fsync(self) -> None:
+        os.fsync(self._fd)
+
+    def close(self) -> None:
+        os.close(self._fd)
+
+
+FLAGS = {"r+b": 0, "w+b": os.O_CREAT | os.O_TRUNC, "x+b": os.O_CREAT | os.O_EXCL}
+
+
 class MountedTarget:
     """A directory; see `targets.Target`."""
 
@@ -136,6 +173,7 @@ class MountedTarget:
     shows = True
     store_unit = 1
     tasks = None
+    by_name = False
 
     def __init__(self, plan: Plan, number: int, folder: str) -> None:
         self._files = plan.files
@@ -150,6 +188,8 @@ class MountedTarget:
         self.remarks: list[str] = []
         self.hints = HINTS
         self.ways = frozenset({"buffered", "through", "views", "append", "truncate", "punch", "names", "hints"})
+        if plan.processes == 1 and plan.crash_of(number) == "none":
+            self.ways |= {"shared"}
         if plan.tasks:
             self.skipped["tasks"] = "system calls have no coroutines; threads alone"
         if plan.faults != "none":
@@ -383,9 +423,10 @@ class MountedTarget:
         for file in range(self._files):
             self.drop(file, 0, 0)
 
-    def invalidate(self, file: int, offset: int, length: int) -> None:
-        self.fsync(file)
-        self.drop(file, offset, length)
+    def invalidate(self, file: int | str, offset: int, length: int) -> None:
+        if isinstance(file, int):
+            self.fsync(file)
+            self.drop(file, offset, length)
 
     def prefetch(self, file: int, offset: int, length: int, wait: bool, way: str = "buffered") -> None:
         os.posix_fadvise(self._fds[file][way], offset, length, os.POSIX_FADV_WILLNEED)
@@ -454,6 +495,12 @@ class MountedTarget:
         with self._path(name).open("rb") as held:
             call()
             return held.read()
+
+    def enter(self, name: str, way: str, mode: OpenMode) -> Descriptor:
+        return Descriptor(self._path(name), FLAGS[mode] | (os.O_DSYNC if way == "through" else 0))
+
+    def act(self, handle: Descriptor, call: str, *arguments: Any) -> Any:
+        return getattr(handle, call)(*arguments)
 
     def look(self, name: str) -> bytes | None:
         try:

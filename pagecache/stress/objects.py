@@ -18,7 +18,7 @@ from pagecache.engine.commit import staging
 from pagecache.engine.retryer import is_transient
 from pagecache.errors import Key
 from pagecache.stress.plan import Plan
-from pagecache.stress.profiles import names_of
+from pagecache.stress.profiles import names_of, shared_names
 from pagecache.stress.targets import UnusableTarget
 from pagecache.target import place
 
@@ -157,6 +157,8 @@ class Objects:
             while self._there(0):
                 self._again += 1
         elif left:
+            for name in shared_names():
+                self.remove(name)
             for worker in range(1, 1 + self._plan.threads + self._plan.tasks):
                 for name in names_of(worker):
                     self.remove(name)
@@ -287,6 +289,22 @@ class Objects:
         finally:
             close_backend_file(file)
             self.remove("probe")
+
+    def by_name(self) -> bool:
+        """Return whether the backend finds an object by its name at each call: an open file reaches a removed one not
+        any longer.
+        """
+        if "remove" in self.cannot:
+            return True
+        self.put("probe", 0, b"probe")
+        file: Any = self.backend.open(self.key("probe"))
+        try:
+            self.remove("probe")
+            return bool(self._read(file) != b"probe")
+        except OSError:
+            return True
+        finally:
+            close_backend_file(file)
 
     def forgets_staged(self) -> bool:
         """Return whether staged bytes of an object are lost for a handle that opens it again, as a reconnect does."""

@@ -17,6 +17,7 @@ hits the edge although the end is not known in advance.
     ends          losses with growing files: writes extend their ends, which are discarded or replaced concurrently
     touched       frequent syncs, while a foreign writer stores the current content again as another version
     unsaved       touched, with very few syncs
+    names         objects under names that all workers share: made, opened, renamed, replaced, removed and saved
 """
 
 from __future__ import annotations
@@ -25,11 +26,12 @@ import random
 from collections.abc import Callable, Collection, Iterator
 from dataclasses import dataclass
 
-__all__ = ["IO", "KINDS", "PRIVATE", "PROFILES", "WAYS", "Edges", "Operation", "Profile"]
-__all__ += ["leaves_nothing", "names_of", "operations", "other", "saved_first"]
+__all__ = ["IO", "KINDS", "MOVES", "PRIVATE", "PROFILES", "SHARED", "WAYS", "Edges", "Operation", "Profile"]
+__all__ += ["leaves_nothing", "names_of", "operations", "other", "places", "saved_first", "shared_names"]
 
 PAGE = 4096
 PRIVATE = 3  # names of each worker's own objects
+SHARED = 4  # names that all workers share
 
 # Kind -> its way in the mix; "": one of IO, drawn for each operation.
 KINDS: dict[str, str] = {
@@ -67,17 +69,31 @@ KINDS: dict[str, str] = {
     "contest": "rivals",
     "replace": "rivals",
     "touch": "touches",
+    "name_create": "shared",
+    "name_open": "shared",
+    "name_rename": "shared",
+    "name_remove": "shared",
+    "name_sync": "shared",
+    "held_read": "shared",
+    "held_write": "shared",
+    "held_append": "shared",
+    "held_truncate": "shared",
+    "held_fsync": "shared",
+    "held_close": "shared",
 }
 IO = ("buffered", "direct", "parallel", "through")
 """Ways of I/O: through memory, past it (alone, or concurrently), or written through at once."""
 WAYS = (
     *IO,
     *("views", "append", "truncate", "punch", "try", "names", "hints", "sources"),
-    *("foreign", "losses", "rivals", "touches"),
+    *("foreign", "losses", "rivals", "touches", "shared"),
 )
 """Elements of a mix. sources: unmapped memory; foreign: a file that a foreign writer changes in the store; losses:
 local data is discarded; rivals: a file that is written here while a foreign writer replaces it in the store; touches: a
-foreign writer stores the current content again as another version, and a commit over another version is refused."""
+foreign writer stores the current content again as another version, and a commit over another version is refused;
+shared: names that all workers share, and handles that stay open while the names change."""
+MOVES = ("read", "readv", "write", "writev", "append", "name_create", "name_open")
+"""Kinds that have a way of I/O."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -86,7 +102,7 @@ class Operation:
 
     Attributes:
         kind: of KINDS.
-        file: its number; for "names" the number of a name of the worker's own.
+        file: its number; for "names" the number of a name of the worker's own, for "shared" that of a shared name.
         way: of IO, for kinds that move bytes; "" for others.
         offset: from the beginning, or from the end if `end`.
         length: bytes.
@@ -110,6 +126,16 @@ class Operation:
 def names_of(worker: int) -> list[str]:
     """Return the names of a worker's own objects."""
     return [f"own{worker}-{number}" for number in range(PRIVATE)]
+
+
+def shared_names() -> list[str]:
+    """Return the names that all workers share."""
+    return [f"shared{number}" for number in range(SHARED)]
+
+
+def places(kind: str, files: int) -> int:
+    """Return the number of files, or of names, that operations of a kind choose from."""
+    return {"names": PRIVATE, "shared": SHARED}.get(KINDS[kind], files)
 
 
 def other(extra: int) -> int:
@@ -308,6 +334,13 @@ PROFILES: dict[str, Profile] = {
         _pages,
         share=0.25,
     ),
+    "names": Profile(
+        {"name_create": 8, "name_open": 8, "name_rename": 10, "name_remove": 5, "name_sync": 1}
+        | {"held_read": 16, "held_write": 14, "held_append": 3, "held_truncate": 2, "held_fsync": 6, "held_close": 6}
+        | {"publish": 1, "rename": 1, "remove": 1, "read": 2, "write": 2, "drop": 3},
+        _adversarial,
+        share=0.25,
+    ),
     "unsaved": Profile(
         {"write": 16, "append": 2, "truncate": 2, "fsync": 1, "flush": 4, "sync_range": 4, "read": 2, "touch": 12},
         _pages,
@@ -342,15 +375,12 @@ def operations(
     reach, position = max(PAGE, int(size * profile.share)), 0
     while True:
         kind = rng.choices(kinds, weights)[0]
-        names = KINDS[kind] == "names"
         offset, length, end = profile.where(rng, reach, edges, position)
         position = offset + length
         yield Operation(
             kind,
-            rng.randrange(PRIVATE if names else files),
-            rng.choices(possible, io_weights)[0]
-            if possible and kind in ("read", "readv", "write", "writev", "append")
-            else "",
+            rng.randrange(places(kind, files)),
+            rng.choices(possible, io_weights)[0] if possible and kind in MOVES else "",
             offset,
             length,
             end,

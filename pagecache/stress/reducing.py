@@ -28,14 +28,14 @@ T = TypeVar("T")
 
 CALMER: dict[str, tuple[Any, ...]] = {"faults": ("none", "mild", "nasty"), "crashes": ((),), "processes": (1,)}
 """Milder values of the settings that make calls fail, starting with none."""
-FILELESS = {"names", "foreign", "losses", "rivals"}
+FILELESS = {"names", "foreign", "losses", "rivals", "shared"}
 """Ways with separate objects."""
 PLAINER = {"readv": "read", "writev": "write", "ticket": "sync", "sync": "fsync"}
 
 
 def renumbered(operation: Operation, files: list[int]) -> Operation:
     """Return the operation after the removal of all files but these, renumbered in their order."""
-    if KINDS[operation.kind] == "names":
+    if KINDS[operation.kind] in ("names", "shared"):
         return operation
     return replace(operation, file=files.index(operation.file) if operation.file in files else 0)
 

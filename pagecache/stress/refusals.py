@@ -19,9 +19,9 @@ from pagecache.stress.targets import Target, UnusableTarget
 
 __all__ = ["BEHIND", "refuse_crashes", "refuse_ways"]
 
-BEHIND = {"foreign", "rivals"}
-"""Ways that change the store behind a cache. They cannot take part in crashes, and not all rounds with a cache have
-them."""
+BEHIND = {"foreign", "rivals", "shared"}
+"""Ways that change the store behind a cache, and shared names. They cannot take part in crashes, and not all rounds
+with a cache have them."""
 
 
 def refuse_crashes(plan: Plan, target: Target, made_from: Any) -> None:

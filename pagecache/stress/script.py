@@ -25,7 +25,7 @@ from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass
 from typing import Any
 
-from pagecache.stress.profiles import IO, KINDS, PRIVATE, Operation
+from pagecache.stress.profiles import IO, KINDS, MOVES, Operation, places
 
 __all__ = ["PRESSED", "Script", "Stir", "Worker"]
 
@@ -38,8 +38,6 @@ Stir = tuple[Operation, ...]
 Worker = tuple[Stir, ...]
 
 PRESSED = ("fsync", "sync", "ticket")
-MOVES = ("read", "readv", "write", "writev", "append")
-"""Kinds that have a way of I/O."""
 USUAL = {field.name: field.default for field in dataclasses.fields(Operation)}
 REQUIRED = ("kind", "file")
 
@@ -182,11 +180,11 @@ def check(operation: Operation, where: str, files: int) -> None:
     kind = operation.kind
     if not isinstance(kind, str) or kind not in KINDS:
         raise ValueError(f"{where}.kind: {kind!r} is not one of {', '.join(KINDS)}")
-    allowed = IO if kind in MOVES else ("",)
+    allowed = ("", *IO) if KINDS[kind] == "shared" else IO if kind in MOVES else ("",)
     if operation.way not in allowed:
         rule = f"not one of {', '.join(IO)}" if kind in MOVES else f"none of {kind}, which moves no bytes"
         raise ValueError(f"{where}.way: {operation.way!r} is {rule}")
-    whole(operation.file, f"{where}.file", 0, (PRIVATE if KINDS[kind] == "names" else files) - 1)
+    whole(operation.file, f"{where}.file", 0, places(kind, files) - 1)
     whole(operation.offset, f"{where}.offset", -BYTES_MAX, BYTES_MAX)
     whole(operation.length, f"{where}.length", 0, BYTES_MAX)
     whole(operation.extra, f"{where}.extra", 0, EXTRA_MAX)

@@ -20,6 +20,7 @@ from typing import Any
 
 from pagecache.stress.below import BELOW
 from pagecache.stress.content import APPENDED, made
+from pagecache.stress.crossing import Crossing
 from pagecache.stress.history import FOREVER, PAST, Broken, Model, Write
 from pagecache.stress.oracle import Observation, copied
 from pagecache.stress.own_objects import OwnObjects
@@ -42,9 +43,11 @@ class Steps:
         self.worker = worker
         self._sequence = first
         self._own = OwnObjects(world, worker, self._next_number)
+        self._crossing = Crossing(self)
         self._kinds: dict[str, Callable[[Operation, Model, int, int], Step]] = {
             kind: getattr(self._own, kind) if KINDS[kind] == "names" else getattr(self, f"_{kind}")
-            for kind in KINDS.keys() - BELOW.keys()
+            for kind, way in KINDS.items()
+            if kind not in BELOW and way != "shared"
         }
         self._kinds |= {kind: partial(step, self) for kind, step in BELOW.items()}
 
@@ -60,6 +63,9 @@ class Steps:
         """
         world, kind = self.world, operation.kind
         if kind in world.unsupported:
+            return
+        if KINDS[kind] == "shared":
+            yield from self._crossing.conduct(operation)
             return
         model = world.models[world.special.get(KINDS[kind], operation.file % world.plan.files)]
         start, end = operation.range(model.largest(), world.reach)

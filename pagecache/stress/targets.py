@@ -15,6 +15,7 @@ from collections.abc import Callable, Sequence
 from typing import Any, Protocol
 
 from pagecache.errors import DataLossError
+from pagecache.options import OpenMode
 from pagecache.stress.profiles import Edges
 
 __all__ = ["FULL", "Held", "Target", "UnusableTarget", "Verb"]
@@ -84,6 +85,7 @@ class Target(Protocol):
         repairs: repairs after faults, with their counts.
         remarks: sentences that help to understand a finding.
         hints: errno -> such a sentence, for unexplained errors.
+        by_name: it finds an object by its name at each call, so that a removed object cannot be read any more.
     """
 
     name: str
@@ -104,6 +106,7 @@ class Target(Protocol):
     repairs: Counter[str]
     remarks: list[str]
     hints: dict[int, str]
+    by_name: bool
 
     @property
     def explained(self) -> frozenset[int]: ...
@@ -142,7 +145,7 @@ class Target(Protocol):
     def ticket(self) -> None: ...
     def drop(self, file: int, offset: int, length: int) -> None: ...
     def drop_all(self) -> None: ...
-    def invalidate(self, file: int, offset: int, length: int) -> None: ...
+    def invalidate(self, file: int | str, offset: int, length: int) -> None: ...
     def prefetch(self, file: int, offset: int, length: int, wait: bool, way: str = "buffered") -> None: ...
     def advise(self, file: int, offset: int, length: int, extra: int, way: str = "buffered") -> None: ...
     def reopen(self, file: int, offset: int, length: int, direct: bool) -> bytes: ...
@@ -191,6 +194,14 @@ class Target(Protocol):
 
     def look(self, name: str) -> bytes | None:
         """Return the content of an object by name; None: there is none."""
+        ...
+
+    def enter(self, name: str, way: str, mode: OpenMode) -> Any:
+        """Open a shared name, and return a handle: `pread`, `pwrite`, `append`, `truncate`, `fsync`, `close`."""
+        ...
+
+    def act(self, handle: Any, call: str, *arguments: Any) -> Any:
+        """Call a method of such a handle."""
         ...
 
     def store(self, file: int | str) -> bytes | None:

@@ -16,6 +16,7 @@ from __future__ import annotations
 from typing import Any
 
 from pagecache.stress.history import FOREVER
+from pagecache.stress.profiles import KINDS, shared_names
 from pagecache.stress.story import Finding, worker_name
 from pagecache.stress.world import CRASH, SYNCS, Activity, Failure, World
 
@@ -27,10 +28,10 @@ RANGES = 4
 AROUND = 16  # bytes before and after a wrong range
 SHOWN = 128  # bytes of a range
 
-READS = {"read", "readv", "try_read", "view", "reopen", "look", "watch"}
-SAVES = {"fsync", "sync", "ticket", "flush", "sync_range"}
-CUTS = {"truncate", "punch", "zero", "lose"}
-EVERYWHERE = {"fsync", "sync", "ticket", "flush"}
+READS = {"read", "readv", "try_read", "view", "reopen", "look", "watch", "held_read", "name_open"}
+SAVES = {"fsync", "sync", "ticket", "flush", "sync_range", "name_sync", "held_fsync", "held_close"}
+CUTS = {"truncate", "punch", "zero", "lose", "held_truncate", "name_remove"}
+EVERYWHERE = {"fsync", "sync", "ticket", "flush", "name_sync", "held_fsync", "held_close"}
 
 VERBS = {
     "read": "read",
@@ -57,6 +58,9 @@ VERBS = {
     "lose": "discarded unsaved bytes of",
     "contest": "wrote, read or saved, with foreign replacements,",
     "replace": "replaced, as a foreign writer,",
+    "held_read": "read",
+    "held_write": "wrote",
+    "held_append": "appended",
 }
 
 
@@ -66,6 +70,8 @@ def sort(kind: str) -> str:
         if kind in kinds:
             return name
     if kind in ("write", "writev", "try_write", "append", "store", "copy", "tear", "change", "contest", "replace"):
+        return "write"
+    if kind in ("held_write", "held_append", "name_create"):
         return "write"
     return "other"
 
@@ -85,6 +91,9 @@ def sentence(activity: Activity) -> str:
     way = f" ({operation.way})" if operation.way else ""
     if kind == CRASH:
         text = "crashed the tested system, and checked the remains"
+    elif KINDS.get(kind) == "shared" and (file is None or kind not in VERBS):
+        name = shared_names()[operation.file]
+        text = f"{kind} of {name}" if file is None else f"{kind} of object {file}"
     elif file is None:
         text = f"{kind} of a name of its own"
     elif kind in SYNCS:

@@ -19,6 +19,7 @@ from pagecache.stress.history import Broken, Clock, Model, Write
 from pagecache.stress.oracle import Doubt, Observation, settled, verdict
 from pagecache.stress.plan import Plan
 from pagecache.stress.profiles import KINDS, PROFILES, Operation
+from pagecache.stress.shared import Shared
 from pagecache.stress.story import worker_name
 from pagecache.stress.targets import Target
 
@@ -82,7 +83,7 @@ class Activity:
     """A running or ended operation of a worker.
 
     Attributes:
-        file: number of the model; None: a name of the worker's own.
+        file: number of the model, or of the shared object; None: a name.
         since: seconds, of the machine's clock.
         moved: when the last of its calls returned; 0: none has. On a slow store one operation is many calls.
         start, end: the range, as far as it was known when it began.
@@ -109,7 +110,7 @@ class Activity:
 def meet(one: Activity, other: Activity) -> bool:
     """Return whether two operations concern common bytes."""
     if one.file is None or other.file is None:
-        return False
+        return all(KINDS.get(each.operation.kind) == "shared" for each in (one, other))
     if one.operation.kind in SYNCS or other.operation.kind in SYNCS:
         return True
     return one.file == other.file and one.start < other.end and other.start < one.end
@@ -153,6 +154,10 @@ class World:
     crashing: bool = False  # the store is gone, or about to go: calls may fail
     running: set[object] = field(default_factory=set)  # one entry for each call of `run`
     interrupted: bool = False  # `run` makes no further calls
+    shared: Shared = field(init=False)
+
+    def __post_init__(self) -> None:
+        self.shared = Shared(self)
 
     @property
     def tag(self) -> int:
@@ -220,9 +225,9 @@ class World:
 
     # -- while workers run
 
-    def enter(self, worker: int, operation: Operation, start: int, end: int) -> None:
-        """Begin an operation of a worker on a range."""
-        file = self._file(operation)
+    def enter(self, worker: int, operation: Operation, start: int, end: int, shared: int | None = None) -> None:
+        """Begin an operation of a worker on a range; `shared`: of a shared object."""
+        file = self._file(operation) if shared is None else shared
         if operation.kind in PLACELESS:
             start, end = 0, self.reach
         now = Activity(worker, operation, file, time.monotonic(), start, end, self.clock.tick())
@@ -263,16 +268,16 @@ class World:
         self.past.append(Activity(0, Operation(CRASH, 0), None, now, 0, self.reach, begun, self.clock.tick()))
 
     def _file(self, operation: Operation) -> int | None:
-        """Return the number of the operation's model; None: a name of the worker's own."""
+        """Return the number of the operation's model; None: a name."""
         way = KINDS[operation.kind]
-        if way == "names":
+        if way in ("names", "shared"):
             return None
         return self.special.get(way, operation.file)
 
     def state(self, now: Activity) -> str:
         """Return the state of an operation's first bytes, for the coverage."""
         file, start = now.file, now.start
-        if file is None or now.operation.kind in PLACELESS or not self.coverage.sampled():
+        if file is None or file >= len(self.models) or now.operation.kind in PLACELESS or not self.coverage.sampled():
             return UNSEEN
         state = self.target.state(file, start)
         if state is not None:
@@ -317,6 +322,9 @@ class World:
             self.count(f"{kind}: {name}")
             return
         if error.errno in REPLACED and activity is not None and self._contested(activity):
+            self.count(f"{kind}: {name}")
+            return
+        if activity is not None and self.shared.explains(error, activity):
             self.count(f"{kind}: {name}")
             return
         if self.crashing and error.errno not in NEVER:
@@ -369,7 +377,7 @@ class World:
         models = {self.target.key(model.number): model for model in self.models}
         for lost in error.ranges:
             model = models.get(lost.key)
-            if model is not None and model.loose:
+            if (model is not None and model.loose) or (self.target.explained and self.shared.lost(lost)):
                 continue
             if (
                 not self.target.explained
@@ -423,10 +431,15 @@ class World:
         self._hear()
         for model in self.models:
             self._agree(model, "at rest")
-        self._insisting(self.target.sync)
+        if self.shared.used:
+            self.shared.agree("at rest")
+        self.insisting(self.target.sync)
         for model in self.models:
             model.synced = self.clock.tick()
             self._stored(model, "the store after sync")
+        if self.shared.used:
+            self.shared.stored("the store after sync")
+            self.shared.forget()
         if cold:
             for model in self.models:
                 try:
@@ -437,6 +450,9 @@ class World:
                     self.excuse(error, "invalidate", 0)
             for model in self.models:
                 self._agree(model, "read again")
+            if self.shared.used:
+                self.shared.drop()
+                self.shared.agree("read again")
         self.target.check()
         self.target.stir()
 
@@ -457,7 +473,7 @@ class World:
                     f"file {number}: {was} was given up, as (offset, length); {name} says {reported_text}", "error"
                 )
 
-    def _insisting(self, call: Callable[[], T]) -> T:
+    def insisting(self, call: Callable[[], T]) -> T:
         """Return the result of a call; retry while the store below refuses it by itself, whatever the faults are."""
         for _ in range(TRIES):
             try:
@@ -474,7 +490,7 @@ class World:
     def _agree(self, model: Model, when: str) -> None:
         for name, read in self.target.everywhere(model.number):
             observation = Observation(model, 0, self._whole(model), 0, f"{name}, {when},")
-            got = self._insisting(read)
+            got = self.insisting(read)
             observation.returned()
             pieces = settled(observation, got)
             model.settle(pieces, len(got))
@@ -494,8 +510,11 @@ class World:
             Broken: bytes are missing.
         """
         self.target.calm()
-        self._insisting(self.target.close)
+        self.shared.end()
+        self.insisting(self.target.close)
         for loss in self.target.losses:
             self.excuse(loss, "close", 0)
         for model in self.models:
             self._stored(model, "the store after close")
+        if self.shared.used:
+            self.shared.stored("the store after close")

@@ -9,8 +9,7 @@ from typing import Any
 from pagecache.stress import Plan, run
 from pagecache.stress.cached import CachedTarget
 from pagecache.stress.coverage import SAMPLE, STATES, UNSEEN, Coverage, kinds_of, partners, summary
-from pagecache.stress.profiles import KINDS, PROFILES, WAYS, Operation
-from pagecache.stress.script import MOVES
+from pagecache.stress.profiles import KINDS, MOVES, PROFILES, WAYS, Operation
 from pagecache.stress.timeline import sentence, sort, timeline
 from pagecache.stress.world import Activity, Failure, World
 

@@ -1,0 +1,167 @@
+"""The model of the names that all workers share: which objects each name may have had at a time.
+
+    Binding    the new value of one name by one call: from its call (`begun`) to its return (`ended`)
+    Names      for each name, the bindings that a call may still find
+    Sight      the names as a call may find them, from its begin to a later time
+
+A value is the number of an object, or None: no object. The rule is that of bytes (history.py): a call finds the value
+of binding W if W began before the call returned, and no other binding of this name began after the end of W and ended
+before the call began. A rename binds its new name to whatever its source has while it runs, so its value is a set.
+
+Not checked: which values of several names belong together.
+"""
+
+from __future__ import annotations
+
+import math
+import threading
+from collections.abc import Iterable, Iterator, Sequence
+from dataclasses import dataclass
+
+from pagecache.stress.history import Clock
+from pagecache.stress.story import worker_name
+
+__all__ = ["Binding", "Names", "Sight", "Value"]
+
+RUNNING = math.inf
+KEPT = 64  # bindings of a name, before those that no call can find are dropped
+SHOWN = 8  # bindings in a story
+
+Value = int | None
+"""The number of an object; None: no object."""
+
+
+@dataclass(eq=False, slots=True)
+class Binding:
+    """The new value of a name.
+
+    Attributes:
+        name: the bound name.
+        what: the call, for reports.
+        values: possible values.
+        source: of a rename: the name whose object it moves; then `values` are known when it has ended.
+        takes: an object that had the name loses it.
+        certain: it was carried out if it has ended. False for a call that failed.
+    """
+
+    name: str
+    what: str
+    worker: int
+    values: frozenset[Value] = frozenset()
+    source: str = ""
+    takes: bool = False
+    begun: float = 0
+    ended: float = RUNNING
+    certain: bool = True
+
+    def __str__(self) -> str:
+        ended = "still running" if self.ended == RUNNING else f"returned at {self.ended}"
+        sure = "" if self.certain else ", which failed"
+        who = worker_name(self.worker)
+        return f"{who}, {self.what}: {described(self.values)}, called at {self.begun}, {ended}{sure}"
+
+
+def described(values: Iterable[Value]) -> str:
+    """Describe values."""
+    numbers = sorted(value for value in values if value is not None)
+    found = [f"object {number}" for number in numbers[-SHOWN:]] + ["no object"] * (None in set(values))
+    found[:0] = [f"one of {len(numbers) - SHOWN} older objects"] * (len(numbers) > SHOWN)
+    return " or ".join(found) or "not known yet"
+
+
+class Sight:
+    """The names from the begin of a call on. End it, or the bindings are kept."""
+
+    def __init__(self, names: Names) -> None:
+        self._names = names
+        with names.lock:
+            self.begun = names.clock.tick()
+            names.sights[self] = self.begun
+
+    def of(self, name: str, without: Sequence[Binding] = ()) -> frozenset[Value]:
+        """Return the values that the call may have found until now; `without`: its own bindings."""
+        names = self._names
+        with names.lock:
+            return names.seen(name, self.begun, names.clock.tick(), tuple(without))
+
+    def end(self) -> None:
+        """End the sight."""
+        with self._names.lock:
+            self._names.sights.pop(self, None)
+
+
+class Names:
+    """The shared names. `lock` protects all of it."""
+
+    def __init__(self, names: Iterable[str], clock: Clock) -> None:
+        self.clock = clock
+        self.lock = threading.Lock()
+        self.sights: dict[Sight, float] = {}
+        self._bindings: dict[str, list[Binding]] = {
+            name: [Binding(name, "the beginning", 0, frozenset({None}), ended=0)] for name in names
+        }
+
+    def __iter__(self) -> Iterator[str]:
+        return iter(self._bindings)
+
+    def begin(self, bindings: Iterable[Binding]) -> None:
+        """Record that a call begins to bind names."""
+        with self.lock:
+            begun = self.clock.tick()
+            for one in bindings:
+                one.begun = begun
+                self._bindings[one.name].append(one)
+
+    def finish(self, bindings: Sequence[Binding], *, certain: bool = True) -> None:
+        """Record that the call has returned; not `certain`: it failed, and may have been carried out."""
+        with self.lock:
+            ended = self.clock.tick()
+            for one in bindings:
+                if one.source:
+                    one.values = self.seen(one.source, one.begun, ended, tuple(bindings)) - {None}
+            for one in bindings:
+                one.ended, one.certain = ended, certain
+                self._trim(one.name)
+
+    def cancel(self, bindings: Iterable[Binding]) -> None:
+        """Record that the call has changed nothing."""
+        with self.lock:
+            for one in bindings:
+                self._bindings[one.name].remove(one)
+
+    def settle(self, name: str, values: frozenset[Value]) -> None:
+        """Fix the found values of a name while nothing runs."""
+        with self.lock:
+            now = self.clock.tick()
+            self._bindings[name] = [Binding(name, "a rest", 0, values, begun=now, ended=now)]
+
+    def running(self) -> list[Binding]:
+        """Return the bindings of calls that run."""
+        with self.lock:
+            return [one for found in self._bindings.values() for one in found if one.ended == RUNNING]
+
+    def seen(self, name: str, begun: float, ended: float, without: tuple[Binding, ...] = ()) -> frozenset[Value]:
+        """Return the values that a call from `begun` to `ended` may find; the lock is held."""
+        here = [one for one in self._bindings[name] if one.begun < ended and one not in without]
+        newest = max((one.begun for one in here if one.certain and one.ended < begun), default=0)
+        found: set[Value] = set()
+        for one in here:
+            if one.ended >= newest:
+                running = one.source and one.ended == RUNNING
+                found |= self.seen(one.source, one.begun, ended, (*without, one)) if running else one.values
+        return frozenset(found)
+
+    def story(self, name: str) -> str:
+        """Return the last bindings of a name, a line for each."""
+        with self.lock:
+            return "".join(f"\n  before: {one}" for one in self._bindings[name][-SHOWN:])
+
+    def _trim(self, name: str) -> None:
+        """Drop the bindings that no running or later call finds; the lock is held."""
+        found = self._bindings[name]
+        if len(found) <= KEPT:
+            return
+        running = [one.begun for each in self._bindings.values() for one in each if one.ended == RUNNING]
+        oldest = min([*running, *self.sights.values()], default=RUNNING)
+        newest = max((one.begun for one in found if one.certain and one.ended < oldest), default=0)
+        found[:] = [one for one in found if one.ended >= newest]

@@ -1,0 +1,331 @@
+"""Operations on names and objects that all workers share. As in steps.py, each is a generator that yields verbs.
+
+    name_*    change or open a name, beside the same of other workers
+    held_*    use a handle that an earlier operation has opened, whatever became of its name; first open one if needed
+
+A worker has two slots for handles. The model of the names and objects is in shared.py.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Generator
+from typing import TYPE_CHECKING, Any
+
+from pagecache.stress.bindings import Binding, Sight, Value, described
+from pagecache.stress.content import APPENDED, made
+from pagecache.stress.history import FOREVER, Broken, Model
+from pagecache.stress.profiles import Operation, other, shared_names
+from pagecache.stress.shared import HEADER, Grip
+from pagecache.stress.targets import Verb
+
+if TYPE_CHECKING:
+    from pagecache.stress.steps import Step, Steps
+
+__all__ = ["Crossing"]
+
+NAMES = shared_names()
+SLOTS = 2
+
+
+class Crossing:
+    """The operations of one worker on shared names and objects."""
+
+    def __init__(self, steps: Steps) -> None:
+        self._steps = steps
+        self._world = steps.world
+        self._shared = steps.world.shared
+        self._worker = steps.worker
+
+    def conduct(self, operation: Operation) -> Step:
+        """Yield the verbs of an operation.
+
+        Raises:
+            Broken: an observation is impossible.
+        """
+        kind, grip = operation.kind, self._shared.grips.get(self._place(operation))
+        start, end = self._range(operation, grip)
+        held = kind.startswith("held_") and grip is not None
+        self._world.enter(self._worker, operation, start, end, grip.model.number if held and grip else None)
+        try:
+            yield from getattr(self, f"_{kind}")(operation)
+        finally:
+            self._world.leave(self._worker)
+
+    def _place(self, operation: Operation) -> tuple[int, int]:
+        return self._worker, operation.extra % SLOTS
+
+    def _range(self, operation: Operation, grip: Grip | None) -> tuple[int, int]:
+        """Return the range of an operation, behind the header."""
+        most = self._world.plan.size_bytes
+        start, end = operation.range(HEADER if grip is None else grip.model.largest(), most)
+        return max(HEADER, start), max(HEADER + 1, end)
+
+    @staticmethod
+    def _name(operation: Operation) -> str:
+        return NAMES[operation.file]
+
+    @staticmethod
+    def _other_name(operation: Operation) -> str:
+        distance = 1 + other(operation.extra) % (len(NAMES) - 1)
+        return NAMES[(operation.file + distance) % len(NAMES)]
+
+    # -- names
+
+    def _binding(
+        self, operation: Operation, name: str, *values: Value, source: str = "", takes: bool = False
+    ) -> Binding:
+        what = operation.kind.removeprefix("name_") + (f" of {source}" if source else "")
+        return Binding(name, what, self._worker, frozenset(values), source, takes)
+
+    def _naming(
+        self, operation: Operation, verb: Verb, bindings: list[Binding], *, source: str = "", free: str = ""
+    ) -> Generator[Verb, Any, Any]:
+        """Change names; return the result of the verb, None if it failed. `source`: the name that has to have an
+        object; `free`: the name that must have none.
+        """
+        names, kind = self._shared.names, operation.kind
+        names.begin(bindings)
+        sight = Sight(names)
+        try:
+            result = yield verb
+        except FileNotFoundError as error:
+            if not source:
+                raise Broken(f"{kind}: {error}", "error") from error
+            found = sight.of(source, bindings)
+            names.cancel(bindings)
+            self._shared.absent(source, found, kind)
+            return None
+        except FileExistsError as error:
+            found = sight.of(free, bindings) if free else frozenset({None})
+            names.cancel(bindings)
+            if found == {None}:
+                raise Broken(f"{free}: {kind} raised {error}, should be free{names.story(free)}", "error") from error
+            return None
+        except OSError as error:
+            self._endanger(bindings)
+            names.finish(bindings, certain=False)
+            self._world.excuse(error, kind, self._worker)
+            return None
+        finally:
+            sight.end()
+        self._endanger(bindings)
+        found = sight.of(source, bindings) if source else frozenset()
+        names.finish(bindings)
+        if found == {None}:
+            raise Broken(f"{source}: {kind} succeeded, should be no object{names.story(source)}")
+        if free and None not in (found := sight.of(free, bindings)):
+            raise Broken(f"{free}: {kind} succeeded, should be {described(found)}{names.story(free)}")
+        return True if result is None else result
+
+    def _endanger(self, bindings: list[Binding]) -> None:
+        names = self._shared.names
+        with names.lock:
+            for one in bindings:
+                if one.takes:
+                    self._shared.endanger(names.seen(one.name, one.begun, names.clock.tick(), tuple(bindings)))
+
+    def _name_create(self, operation: Operation) -> Step:
+        """Make an object under a free name, or beside and then rename it over the name."""
+        model = self._shared.make()
+        if model is None:
+            return
+        name, number, extra = self._name(operation), model.number, operation.extra
+        beside = "" if other(extra) % 2 else f"shared-new{number}"
+        if beside:
+            handle = yield from self._calling(operation, ("enter", beside, operation.way, "w+b"))
+        else:
+            binding = self._binding(operation, name, number)
+            handle = yield from self._naming(operation, ("enter", name, operation.way, "x+b"), [binding], free=name)
+        if handle is None:
+            return
+        self._world.active[self._worker].file = number
+        grip = Grip(handle, model, operation.way)
+        yield from self._first(operation, grip)
+        early = bool(other(extra) & 2)
+        if extra & 2:
+            yield from self._calling(operation, ("act", handle, "fsync"))
+        if not early:
+            yield from self._keep(operation, grip)
+        if beside:
+            verb = ("rename", beside, name)
+            yield from self._naming(operation, verb, [self._binding(operation, name, number, takes=True)])
+        if early:
+            yield from self._keep(operation, grip)
+
+    def _first(self, operation: Operation, grip: Grip) -> Step:
+        """Write the first bytes of an object, with its header."""
+        model = grip.model
+        length = HEADER + operation.length % self._world.plan.size_bytes
+        write = self._steps.new(model, "first write", operation.way, 0, length)
+        done = yield from self._steps.changing(
+            model, write, operation.kind, ("act", grip.handle, "pwrite", write.data(0, length), 0)
+        )
+        if done:
+            self._shared.bare.discard(model.number)
+
+    def _keep(self, operation: Operation, grip: Grip) -> Step:
+        """Put a handle into its slot, or close it."""
+        place = self._place(operation)
+        if operation.extra & 4:
+            yield from self._close(operation, place)
+            self._shared.grips[place] = grip
+        else:
+            yield from self._calling(operation, ("act", grip.handle, "close"))
+
+    def _name_open(self, operation: Operation) -> Step:
+        yield from self._enter(operation)
+
+    def _enter(self, operation: Operation) -> Generator[Verb, Any, Grip | None]:
+        """Open a name, and find out which object it has; return the handle, which is kept."""
+        place, name = self._place(operation), self._name(operation)
+        yield from self._close(operation, place)
+        sight = Sight(self._shared.names)
+        try:
+            handle = yield ("enter", name, operation.way, "r+b")
+        except FileNotFoundError:
+            self._shared.absent(name, sight.of(name), "open")
+            return None
+        except OSError as error:
+            self._world.excuse(error, operation.kind, self._worker)
+            return None
+        finally:
+            sight.end()
+        found = sight.of(name)
+        model = None
+        try:
+            header = yield ("act", handle, "pread", HEADER, 0)
+        except OSError as error:
+            if not any(self._shared.is_gone(error, number) for number in found if number is not None):
+                self._world.excuse(error, operation.kind, self._worker)
+        else:
+            model = self._shared.which(name, header, found, "open")
+        if model is None:
+            yield from self._calling(operation, ("act", handle, "close"))
+            return None
+        grip = self._shared.grips[place] = Grip(handle, model, operation.way)
+        return grip
+
+    def _name_rename(self, operation: Operation) -> Step:
+        old, new = self._name(operation), self._other_name(operation)
+        bindings = [self._binding(operation, old, None), self._binding(operation, new, source=old, takes=True)]
+        yield from self._naming(operation, ("rename", old, new), bindings, source=old)
+
+    def _name_remove(self, operation: Operation) -> Step:
+        name = self._name(operation)
+        binding = self._binding(operation, name, None, takes=True)
+        yield from self._naming(operation, ("remove", name), [binding], source=name)
+
+    def _name_sync(self, operation: Operation) -> Step:
+        yield from self._saving(operation, ("sync",), None)
+
+    # -- handles
+
+    def _calling(self, operation: Operation, verb: Verb) -> Generator[Verb, Any, Any]:
+        """Make a call that the model does not see; return its result, None if it failed."""
+        try:
+            result = yield verb
+        except OSError as error:
+            self._world.excuse(error, operation.kind, self._worker)
+            return None
+        return True if result is None else result
+
+    def _close(self, operation: Operation, place: tuple[int, int]) -> Step:
+        grip = self._shared.grips.pop(place, None)
+        if grip is not None:
+            yield from self._calling(operation, ("act", grip.handle, "close"))
+
+    def _grip(self, operation: Operation) -> Generator[Verb, Any, Grip | None]:
+        """Return the handle of the slot, opened if there is none."""
+        grip = self._shared.grips.get(self._place(operation))
+        if grip is None:
+            grip = yield from self._enter(operation)
+        if grip is not None:
+            self._world.active[self._worker].file = grip.model.number
+        return grip
+
+    def _held_close(self, operation: Operation) -> Step:
+        yield from self._close(operation, self._place(operation))
+
+    def _held_read(self, operation: Operation) -> Step:
+        grip = yield from self._grip(operation)
+        if grip is None:
+            return
+        start, end = self._range(operation, grip)
+        start -= HEADER
+        observation = self._steps.observe(grip.model, start, end, f"read of a shared object ({grip.way or 'buffered'})")
+        verb = ("act", grip.handle, "pread", end - start, start)
+        got = yield from self._steps.seeing(observation, operation.kind, verb)
+        if got is not None:
+            self._world.judge(observation, got)
+
+    def _held_write(self, operation: Operation) -> Step:
+        grip = yield from self._grip(operation)
+        if grip is None:
+            return
+        start, end = self._range(operation, grip)
+        write = self._steps.new(grip.model, operation.kind, grip.way, start, end - start)
+        verb = ("act", grip.handle, "pwrite", write.data(start, end), start)
+        yield from self._steps.changing(grip.model, write, operation.kind, verb)
+
+    def _held_append(self, operation: Operation) -> Step:
+        grip = yield from self._grip(operation)
+        if grip is None:
+            return
+        model, length = grip.model, operation.length
+        if model.largest() + length > self._world.plan.size_bytes:
+            return
+        write = self._steps.new(model, "append", grip.way, -1, length)
+        data = made(write.tag, write.file | APPENDED, write.worker, write.sequence, 0, length)
+        model.begin(write)
+        try:
+            offset = yield ("act", grip.handle, "append", data)
+        except OSError as error:
+            if getattr(error, "characters_written", None) == 0 and grip.way == "":
+                model.cancel(write)
+            else:
+                model.lose(write)
+            self._world.excuse(error, operation.kind, self._worker)
+        else:
+            model.place(write, offset)
+            model.finish(write)
+        self._world.recheck()
+
+    def _held_truncate(self, operation: Operation) -> Step:
+        grip = yield from self._grip(operation)
+        if grip is None:
+            return
+        start, _end = self._range(operation, grip)
+        write = self._steps.new(grip.model, "truncate", "", start, FOREVER - start, size=start, zero=True)
+        yield from self._steps.changing(grip.model, write, operation.kind, ("act", grip.handle, "truncate", start))
+
+    def _held_fsync(self, operation: Operation) -> Step:
+        grip = yield from self._grip(operation)
+        if grip is not None:
+            yield from self._saving(operation, ("act", grip.handle, "fsync"), grip.model)
+
+    def _saving(self, operation: Operation, verb: Verb, only: Model | None) -> Step:
+        """Check that the store has the earlier writes of an object, or of all objects that have a name, under each name
+        that it had all the time; under other names, if the store has it there [I-18, I-19].
+        """
+        shared, what = self._shared, f"the store after {operation.kind}"
+        sight = Sight(shared.names)
+        living = {value for name in NAMES for value in sight.of(name) if value is not None}
+        models = [only] if only is not None else [shared.models[number] for number in sorted(living)]
+        saved = {model.number: self._steps.observe(model, 0, FOREVER, what, store=True) for model in models}
+        try:
+            if (yield from self._calling(operation, verb)) is None:
+                return
+            for name in NAMES:
+                if not any(value in saved for value in sight.of(name)):
+                    continue
+                got = yield ("store", name)
+                found = sight.of(name)
+                if len(found) == 1 and shared.bare.isdisjoint(saved):
+                    shared.check_found(name, got, found, what)
+                number = shared.number_of(got)
+                if got is not None and number in saved:
+                    self._world.judge(saved[number].until_now(), got, store=True)
+        finally:
+            sight.end()
+            for observation in saved.values():
+                observation.returned()

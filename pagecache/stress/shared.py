@@ -1,0 +1,229 @@
+"""The names and objects that all workers share: their model, open handles, and checks at rest.
+
+    names      bindings.py: which objects each name may have had
+    models     number of an object -> its bytes, as for a numbered file (history.py)
+    grips      (worker, slot) -> a handle that stays open from operation to operation, with its object
+
+The first HEADER bytes of an object are written once, with its first write, and never changed or cut off. They encode
+its number, so each open finds out which object it got. An object without them is being made; it is `bare`.
+"""
+
+from __future__ import annotations
+
+import errno
+import threading
+from collections.abc import Collection
+from dataclasses import dataclass
+from functools import partial
+from typing import TYPE_CHECKING, Any
+
+from pagecache.errors import LostRange
+from pagecache.stress.bindings import Names, Sight, Value, described
+from pagecache.stress.content import decode
+from pagecache.stress.history import Broken, Model, Write
+from pagecache.stress.oracle import Observation, settled, verdict
+from pagecache.stress.profiles import shared_names
+
+if TYPE_CHECKING:
+    from pagecache.stress.world import Activity, World
+
+__all__ = ["FIRST", "HEADER", "Grip", "Shared"]
+
+HEADER = 64  # bytes of an object that never change
+FIRST = 2048  # number of the first object: above all numbers of files
+LAST = (1 << 15) - 1  # of a round: content.py has so many numbers
+READ_ALL = 1 << 31
+
+
+@dataclass(frozen=True, slots=True)
+class Grip:
+    """An open handle on a shared object."""
+
+    handle: Any
+    model: Model
+    way: str
+
+
+class Shared:
+    """The shared names and objects of a round; see the top of this file. `_lock` protects the numbers."""
+
+    def __init__(self, world: World) -> None:
+        self._world = world
+        self.names = Names(shared_names(), world.clock)
+        self.models: dict[int, Model] = {}
+        self.bare: set[int] = set()
+        self.grips: dict[tuple[int, int], Grip] = {}
+        self._lost: set[int] = set()  # objects that may have lost a name to a remove or a rename over it
+        self._next = FIRST
+        self._lock = threading.Lock()
+
+    @property
+    def used(self) -> bool:
+        """Return whether there ever was an object."""
+        return self._next > FIRST
+
+    def make(self) -> Model | None:
+        """Return the model of a new, empty object; None: all numbers are used."""
+        world = self._world
+        with self._lock:
+            number, self._next = self._next, self._next + 1
+        if number > LAST:
+            return None
+        model = Model(number, Write("content", "", 0, 0, number, world.tag, 0, 0), world.clock)
+        model.loses_past, model.loose = world.target.loses_direct, world.target.loses_staged
+        self.models[number] = model
+        self.bare.add(number)
+        return model
+
+    def endanger(self, values: Collection[Value]) -> None:
+        """Record that objects may lose a name: a store that finds objects by name may not find them."""
+        self._lost.update(value for value in values if value is not None)
+
+    def explains(self, error: OSError, activity: Activity) -> bool:
+        """Return whether the names explain an error of a call through a handle."""
+        return activity.file is not None and self.is_gone(error, activity.file)
+
+    def is_gone(self, error: OSError, number: int) -> bool:
+        """Return whether an error says that an object has lost its name, if that is possible."""
+        target = self._world.target
+        ways = {errno.ENOENT: target.by_name, errno.ESHUTDOWN: target.loses_direct}  # by name, too: a reconnect
+        return ways.get(error.errno or 0, False) and self.may_be_lost(number)
+
+    def may_be_lost(self, number: int) -> bool:
+        """Return whether an object may have lost a name until now."""
+        now = self._world.clock.tick()
+        with self.names.lock:
+            for one in self.names.running():
+                if one.takes:
+                    self.endanger(self.names.seen(one.name, one.begun, now, (one,)))
+        return number in self._lost
+
+    def lost(self, lost: LostRange) -> bool:
+        """Return whether faults explain a loss under a shared name: bytes that went past the cache."""
+        end = lost.offset + lost.length
+        return any(self._world.target.key(name) == lost.key for name in self.names) and any(
+            model.loose or model.went_past(lost.offset, end) for model in list(self.models.values())
+        )
+
+    def which(self, name: str, header: bytes, found: frozenset[Value], what: str) -> Model | None:
+        """Return the object that bytes found under a name belong to; None: an object that is being made.
+
+        Raises:
+            Broken: the name cannot have had it.
+        """
+        number = self.number_of(header)
+        if number is not None and number in found:
+            return self.models[number]
+        if number is None and any(value in self.bare for value in found):
+            return None
+        has = f"an object of {len(header)} bytes without a number" if number is None else f"object {number}"
+        raise Broken(f"{name}: {what} found {has}, should be {described(found)}{self.names.story(name)}")
+
+    def check_found(self, name: str, got: bytes | None, found: frozenset[Value], what: str) -> Model | None:
+        """Return the object that bytes found under a name belong to; None: no object, or one that is being made.
+
+        Raises:
+            Broken: the name cannot have had it.
+        """
+        if got is None:
+            self.absent(name, found, what)
+            return None
+        return self.which(name, got, found, what)
+
+    def number_of(self, got: bytes | None) -> int | None:
+        """Return the number of the object that begins with these bytes; None: they have none."""
+        if got is None or len(got) < HEADER:
+            return None
+        origin = decode(got[:HEADER], 0, FIRST)
+        return None if origin is None or origin.tag != self._world.tag else origin.file
+
+    # -- at rest
+
+    def agree(self, when: str) -> None:
+        """Check that each name has the last object that was bound to it, with all its bytes, and that each open handle
+        shows its object. Nothing runs.
+
+        Raises:
+            Broken: one of them does not.
+        """
+        world, sight = self._world, Sight(self.names)
+        for name in self.names:
+            got = world.insisting(partial(world.target.look, name))
+            found = sight.of(name)
+            model = self.check_found(name, got, found, f"a look {when}")
+            if got is None:
+                self.names.settle(name, frozenset({None}))
+            elif model is not None:
+                self.names.settle(name, frozenset({model.number}))
+                self._settle(model, f"{name}, {when},", got)
+        sight.end()
+        for place, grip in list(self.grips.items()):
+            try:
+                got = world.insisting(partial(world.target.act, grip.handle, "pread", READ_ALL, 0))
+            except OSError as error:
+                if not self.is_gone(error, grip.model.number):
+                    raise
+                world.target.act(grip.handle, "close")
+                del self.grips[place]
+            else:
+                self._settle(grip.model, f"an open {grip.way or 'buffered'} handle, {when},", got)
+
+    def absent(self, name: str, found: frozenset[Value], what: str) -> None:
+        """Check that a name may be free.
+
+        Raises:
+            Broken: it had an object all the time.
+        """
+        if None not in found:
+            raise Broken(f"{name}: {what} found no object, should be {described(found)}{self.names.story(name)}")
+
+    def _settle(self, model: Model, what: str, got: bytes) -> None:
+        observation = self._observed(model, what)
+        model.settle(settled(observation, got), len(got))
+
+    def _observed(self, model: Model, what: str) -> Observation:
+        observation = Observation(model, 0, max(READ_ALL, model.largest()), 0, what)
+        observation.returned()
+        return observation
+
+    def stored(self, what: str) -> None:
+        """Check that the store has the objects and bytes that `agree` found. Nothing runs.
+
+        Raises:
+            Broken: it does not.
+        """
+        sight = Sight(self.names)
+        for name in self.names:
+            got = self._world.target.store(name)
+            model = self.check_found(name, got, sight.of(name), what)
+            if got is not None and model is not None:
+                verdict(self._observed(model, what), got)
+        sight.end()
+
+    def drop(self) -> None:
+        """Drop the cached bytes of all objects that have a name. Nothing runs."""
+        for name in self.names:
+            try:
+                self._world.target.invalidate(name, 0, READ_ALL)
+            except OSError as error:
+                self._world.excuse(error, "invalidate", 0)
+
+    def forget(self) -> None:
+        """Drop the models of objects without a name and a handle. Nothing runs."""
+        sight = Sight(self.names)
+        living = {value for name in self.names for value in sight.of(name)}
+        sight.end()
+        living |= {grip.model.number for grip in self.grips.values()}
+        for number in self.models.keys() - living:
+            del self.models[number]
+        self.bare &= living
+        self._lost &= living
+
+    def end(self) -> None:
+        """Close all handles. Nothing runs."""
+        for grip in self.grips.values():
+            try:
+                self._world.target.act(grip.handle, "close")
+            except OSError as error:
+                self._world.excuse(error, "held_close", 0)
+        self.grips.clear()
