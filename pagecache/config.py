@@ -36,7 +36,7 @@ __all__ = [
 Size = int | str
 """Bytes: an int, or text with a binary unit (K, M, G, T, KiB, MiB, GiB, TiB) or a decimal one (kB, MB, GB, TB)."""
 
-OnConflict = Literal["fail", "rebase", "take_remote"]
+OnConflict = Literal["fail", "take_remote"]
 SourceMayFault = Literal["auto", "always", "never"]
 
 SIZE_MAX = 2**63 - 1
@@ -332,8 +332,8 @@ class VolumeOptions:
     Attributes:
         read_ahead: largest readahead window in bytes; 0 turns readahead off.
         sync_on_close: commit when the last writable handle closes; None: as the backend's limits say.
-        on_conflict: action when the stored object changed under local data: raise ConflictError at commit ("fail"), lay
-            the local bytes over the new version ("rebase"), or drop them ("take_remote").
+        on_conflict: action when the stored object changed under local data: raise ConflictError at commit ("fail"), or
+            drop the local bytes ("take_remote").
         write_through: every write returns only when the backend acknowledged it.
         read_only: opening for writing is a PermissionError.
         dirty_share: fraction of the cache's `dirty_limit` that this volume may use.
@@ -351,6 +351,11 @@ class VolumeOptions:
     def __post_init__(self) -> None:
         object.__setattr__(self, "read_ahead", parse_size(self.read_ahead, "read_ahead"))
         _choice(self.sync_on_close, "sync_on_close", (None, True, False))
+        if str(self.on_conflict) == "rebase":
+            raise ValueError(
+                "on_conflict: 'rebase' is not a policy, because it replaces bytes of another program unseen; use 'fail'"
+                ' and, after a ConflictError, Volume.resolve(key, "rebase")'
+            )
         _choice(self.on_conflict, "on_conflict", get_args(OnConflict))
         _choice(self.write_through, "write_through", (True, False))
         _choice(self.read_only, "read_only", (True, False))

@@ -150,8 +150,8 @@ class Wait:
 class VolumeOptions:
     read_ahead: Size = "1MiB"              # largest window; 0 turns read-ahead off
     sync_on_close: bool | None = None      # None: as the backend's limits say (commit_on_close)
-    on_conflict: Literal["fail", "rebase", "take_remote"] = "fail"       # the stored object changed under local data: raise
-                                           # ConflictError at commit / lay our local bytes over the new version / give ours up
+    on_conflict: Literal["fail", "take_remote"] = "fail"                 # the stored object changed under local data: raise
+                                           # ConflictError at commit / give ours up
     write_through: bool = False            # every write returns only when the backend acknowledged it
     read_only: bool = False
     dirty_share: float = 1.0               # of the cache's dirty_limit that this volume may use

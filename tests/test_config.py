@@ -108,6 +108,7 @@ BAD: list[tuple[type[Any], str, Any]] = [
     (VolumeOptions, "read_ahead", "1 parsec"),
     (VolumeOptions, "sync_on_close", 2),
     (VolumeOptions, "on_conflict", "merge"),
+    (VolumeOptions, "on_conflict", "rebase"),
     (VolumeOptions, "write_through", None),
     (VolumeOptions, "read_only", "no"),
     (VolumeOptions, "dirty_share", 0.0),

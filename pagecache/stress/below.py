@@ -68,8 +68,8 @@ def contest(steps: Steps, operation: Operation, model: Model, start: int, end: i
 
 
 def replace(steps: Steps, _operation: Operation, model: Model, start: int, _end: int) -> Step:
-    """Replace the object by other bytes of another length; then invalidate the cache, which merges local data in
-    [2.19].
+    """Replace the object by other bytes of another length; then invalidate the cache, and lay local data over
+    them or give it up [2.19].
     """
     unit = steps.world.target.store_unit
     length = start // 2 + unit - start // 2 % unit

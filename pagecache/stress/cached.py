@@ -109,11 +109,8 @@ class CachedTarget:
         self.faulting = Faulting(plan, number, whole=limits.commit_on_close)
         if self.faulting.left_out:
             self.skipped["another version"] = "objects are replaced as a whole: for that there is --profile touched"
-        if {"rivals", "touches"} & set(plan.mix):
-            policy = plan.rng("rivals", number).choice(("rebase", "take_remote"))
-            if limits.commit_on_close:
-                policy = "rebase"  # a discard leaves nothing local, and no handles on an old version
-            self.faulting.options["on_conflict"] = policy  # immediate: opens are refused while a conflict is pending
+        if "rivals" in plan.mix and not limits.commit_on_close:  # else a discard ends the handles of the old version
+            self.faulting.options["on_conflict"] = plan.rng("rivals", number).choice(("fail", "take_remote"))
         self.loses_direct = self.faulting.loses_direct
         self.withholds = limits.commit_on_close
         self.publishes = limits.commit_on_close and self._named
@@ -470,8 +467,11 @@ class CachedTarget:
                 self.volume.invalidate_remote(key)
             finally:
                 held.release()
-            engine = next(one for one in self.volume.engine.files() if one.key == key)
-            engine.settled(lambda: None)  # after the work that the invalidation queued
+            if self.volume.options.on_conflict == "fail":
+                self.volume.resolve(key, "rebase")
+            else:
+                engine = next(one for one in self.volume.engine.files() if one.key == key)
+                engine.settled(lambda: None)  # after the work that the invalidation queued
 
     # -- names
 

@@ -81,7 +81,6 @@ class Faulting:
             self.config["retry"] = RetryPolicy(
                 attempts=rng.choice([2, 5]), first_delay=0.001, max_delay=0.02, deadline=5.0, failed_retry=0.1
             )
-            self.options["on_conflict"] = rng.choice(["fail", "rebase"])
         self.explained = explained(self.plan.rules)
         self.shortens = any(rule.short is not None for rule in self.plan.rules)
         self.loses_direct = any(rule.dies for rule in self.plan.rules)

@@ -538,12 +538,12 @@ def remote_change(volume: Volume, inode: Inode, stat: ObjectStat, tries: Attempt
     engine = inode.engine
     # An announced change concerned no local byte then: a change that does comes as a conflict with the announcement.
     apart = engine.versions.announced is not None and stat.version in (engine.versions.announced, engine.versions.base)
-    if volume.options.on_conflict == "fail" and not apart:
+    if apart:
+        staging.reading_back(engine, lambda: engine.settled(lambda: remote.rebase(engine), tries))
+    elif volume.options.on_conflict == "fail":
         if not engine.limits().commit_on_close:
             inode.native.invalidate_remote(0, END)
         remote.changed(engine, stat.version)
         raise engine.conflict_error()
-    if volume.options.on_conflict == "rebase" or apart:
-        staging.reading_back(engine, lambda: engine.settled(lambda: remote.rebase(engine), tries))
     else:
         engine.report_loss(engine.settled(lambda: remote.take(engine), tries), remote.TAKEN)

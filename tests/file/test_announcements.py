@@ -22,7 +22,7 @@ def announced(rig: Rig, content: bytes) -> None:
     rig.volume.invalidate_remote(KEY, start, None, version=rig.backend.stat(KEY).version)
 
 
-@pytest.mark.parametrize("policy", ["fail", "rebase", "take_remote"])
+@pytest.mark.parametrize("policy", ["fail", "take_remote"])
 @pytest.mark.parametrize("size", [100, 3 * PAGE, 6 * PAGE + 10])
 def test_an_open_takes_the_size_of_an_announced_version(make: Make, size: int, policy: str) -> None:
     """Appends go to its end, and no byte of the other program is overwritten. [2.19]"""
@@ -38,7 +38,7 @@ def test_an_open_takes_the_size_of_an_announced_version(make: Make, size: int, p
     assert rig.backend.written(KEY) == other + MINE
 
 
-@pytest.mark.parametrize("policy", ["fail", "rebase", "take_remote"])
+@pytest.mark.parametrize("policy", ["fail", "take_remote"])
 @pytest.mark.parametrize("size", [3 * PAGE, 6 * PAGE + 10])
 def test_an_open_takes_the_size_of_an_announced_version_under_local_bytes_elsewhere(
     make: Make, size: int, policy: str

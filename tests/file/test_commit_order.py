@@ -5,23 +5,23 @@ from __future__ import annotations
 import errno
 import os
 import threading
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
 
 import pytest
 
-from pagecache import BackendError, DataLossError, PageCache, WritebackError
+from pagecache import BackendError, ConflictError, DataLossError, PageCache, WritebackError
 from pagecache.engine.commit import overdue
 from pagecache.engine.io.barrier import FileSync
 from pagecache.native import STAMP_MAX, NativeInode
 from tests.staging import StagingBackend
 
 from .answers import failing_commit
-from .backends import WAIT_LIMIT_S
+from .backends import WAIT_LIMIT_S, RecordingFile
 from .keeping import KeepingBackend
 from .objects import ObjectBackend
-from .rig import FAST, KEY, ONCE, PAGE, QUIET, Rig, Task, eventually, pattern, quiet
+from .rig import FAST, KEY, ONCE, PAGE, QUIET, Rig, Task, eventually, pattern
 
 Make = Callable[..., Rig]
 DATA = pattern(4 * PAGE)
@@ -98,35 +98,35 @@ def test_without_the_stamp_of_the_caller_an_empty_object_was_published(
     assert fsync_meets_a_failing_commit(make, monkeypatch, "after the look") == [b"", DATA]
 
 
-def rebased_by_a_commit(make: Make) -> list[bytes | None]:
-    """An object of more requests than one turn of a pass, replaced by another client before its commit."""
-    ours = pattern(100 * PAGE)
+def saved_beside_work_under_the_token(make: Make) -> list[bytes | None]:
+    """An object of more requests than one turn of a pass. Work under its token, done by then, is requested during the
+    first turn.
+    """
     backend = ObjectBackend({KEY: b"old"}, max_write=PAGE)
-    rig = make(backend=backend, retry=FAST, options={"on_conflict": "rebase"})
+    rig = make(backend=backend, retry=FAST)
     file = rig.open("r+b")
-    file.pwrite(ours, 0)
-    file.flush()
-    eventually(lambda: rig.cache.stats().unstable == len(ours))
-    quiet(rig.volume)
-    backend.put(KEY, b"other")
+    file.pwrite(pattern(100 * PAGE), 0)
+
+    def store_and_request(stored: RecordingFile, offset: int, buffers: Sequence[memoryview]) -> int:
+        rig.volume.engine.files()[0].native.settle_start()
+        return stored.store(offset, buffers)
+
+    backend.fault("write_from", store_and_request)
     published = Published(backend)
     Task(file.fsync).result()
-    assert backend.committed(KEY) == ours
     return published.contents
 
 
-def test_a_rebase_within_a_commit_publishes_once_and_everything(make: Make) -> None:
-    """The changes it leaves under the token start no commit between two turns of the pass. [T-30, 2.19]"""
-    assert rebased_by_a_commit(make) == [pattern(100 * PAGE)]
+def test_work_under_the_token_publishes_no_half_of_an_object(make: Make) -> None:
+    """It starts no commit between two turns of the pass. [T-30, 2.19]"""
+    assert saved_beside_work_under_the_token(make) == [pattern(100 * PAGE)]
 
 
-def test_without_the_difference_half_of_a_rebased_object_was_published(
-    make: Make, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_without_the_difference_half_of_an_object_was_published(make: Make, monkeypatch: pytest.MonkeyPatch) -> None:
     """This is the test above without the fix: work under the token commits everything it finds. [T-30]"""
     held = NativeInode.commit_running  # else every file with something to commit would count as about to commit
     monkeypatch.setattr(NativeInode, "commit_due", lambda native: held(native) and native.commit_needed(STAMP_MAX))
-    assert len(rebased_by_a_commit(make)) > 1
+    assert len(saved_beside_work_under_the_token(make)) > 1
 
 
 def given_up(make: Make, **options: Any) -> tuple[Rig, Any]:
@@ -235,7 +235,7 @@ def test_a_rebase_that_fails_half_way_loses_nothing(make: Make, tmp_path: Path) 
     backend = StagingBackend(tmp_path, can_stage=False)
     backend.publish(KEY, _file_of(tmp_path, DATA), None)
     cache = PageCache("8MiB", **QUIET, retry=FAST)
-    volume = cache.attach(backend, name="volume", on_conflict="rebase", read_ahead=0)
+    volume = cache.attach(backend, name="volume", read_ahead=0)
     file = volume.open(KEY, "r+b")
     file.pwrite(NEW, 0)
     file.flush()
@@ -249,7 +249,12 @@ def test_a_rebase_that_fails_half_way_loses_nothing(make: Make, tmp_path: Path) 
             raise left.pop()
         return opens(*args, **options)
 
+    with pytest.raises(ConflictError):
+        file.fsync()
     backend.open = open_later  # type: ignore[method-assign]
+    with pytest.raises(OSError, match="made up"):
+        volume.resolve(KEY, "rebase")
+    volume.resolve(KEY, "rebase")
     Task(file.fsync).result()
     assert not left
     assert backend.visible(KEY) == NEW + bytes(3 * PAGE)

@@ -118,18 +118,10 @@ def test_resolve_refuses_what_it_does_not_know(make: Make) -> None:
         rig.volume.resolve(KEY, "merge")  # type: ignore[arg-type]
 
 
-@pytest.mark.parametrize("notice", ["open", "announced"])
-def test_rebase_lays_local_bytes_over_the_new_version(make: Make, notice: str) -> None:
-    """`L` stays, the rest is the new version's, also for handles that were open. [T-30, 2.19]"""
-    rig = in_place(make, "rebase")
-    file = rig.handles[0]
-    if notice == "open":
-        rig.open("rb")
-    else:
-        rig.volume.invalidate_remote(KEY)
-    assert file.pread(len(DATA), 0) == over(OTHER)
-    file.fsync()
-    assert rig.backend.committed(KEY) == over(OTHER)
+def test_no_policy_lays_local_bytes_over_a_version_of_another_program(make: Make) -> None:
+    """The error names the value and the call for that. [2.19]"""
+    with pytest.raises(ValueError, match=r"on_conflict: 'rebase' is not a policy.*Volume\.resolve"):
+        make({KEY: DATA}, options={"on_conflict": "rebase"})
 
 
 @pytest.mark.parametrize("notice", ["open", "announced"])
@@ -157,12 +149,14 @@ def test_take_remote_gives_local_bytes_up_and_says_so(
 @pytest.mark.parametrize("end", [PAGE + 500, 2 * PAGE])
 def test_rebase_on_a_version_of_another_size(make: Make, size: int, end: int) -> None:
     """The file is as long as the new version, or as local bytes make it; everything behind its end is new. [2.19]"""
-    rig = make({KEY: DATA[:end]}, options={"on_conflict": "rebase"})
+    rig = make({KEY: DATA[:end]})
     file = rig.open()
     file.pread(end, 0)
     file.pwrite(b"x" * 100, PAGE + 300)
     rig.backend.change_remotely(KEY, pattern(size, seed=9))
-    rig.open("rb")
+    with pytest.raises(ConflictError):
+        rig.open("rb")
+    rig.volume.resolve(KEY, "rebase")
     expected = bytearray(pattern(size, seed=9))
     page = bytearray(DATA[PAGE:end])
     page[300:400] = b"x" * 100
@@ -231,7 +225,7 @@ def test_a_change_elsewhere_in_the_file_is_no_conflict(make: Make) -> None:
     file.fsync()
 
 
-@pytest.mark.parametrize("policy", ["fail", "rebase", "take_remote"])
+@pytest.mark.parametrize("policy", ["fail", "take_remote"])
 def test_an_announcement_from_inside_read_into_never_blocks(make: Make, policy: str) -> None:
     """The announcement concerns the same file, with local bytes: the fill is not validated but read again. [T-46, K8,
     K12]

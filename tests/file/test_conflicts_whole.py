@@ -154,39 +154,20 @@ def test_force_reads_on_while_another_call_changes_the_path_of_reads(make: Make)
 
 
 @pytest.mark.parametrize("notice", ["commit", "open", "announced"])
-@pytest.mark.parametrize(("policy", "content"), [("rebase", over(OTHER)), ("take_remote", OTHER)])
-def test_a_policy_settles_a_conflict_of_a_commit(make: Make, policy: str, content: bytes, notice: str) -> None:
-    """The commit is repeated over the new version, or there is nothing left to commit. [T-30, 2.19]"""
-    rig = uploaded(make, policy)
+def test_a_policy_settles_a_conflict_of_a_commit(make: Make, notice: str) -> None:
+    """There is nothing left to commit. [T-30, 2.19]"""
+    rig = uploaded(make, "take_remote")
     file = rig.handles[0]
     if notice == "open":
         rig.open("rb")
     elif notice == "announced":
         rig.volume.invalidate_remote(KEY)
-    if policy == "take_remote":
-        with pytest.raises(DataLossError):
-            file.fsync()
+    with pytest.raises(DataLossError):
+        file.fsync()
     file.fsync()
-    assert rig.backend.committed(KEY) == content
-    assert file.pread(len(DATA), 0) == content
+    assert rig.backend.committed(KEY) == OTHER
+    assert file.pread(len(DATA), 0) == OTHER
     assert len(rig.backend.seen("rollback")) == 1
-
-
-def test_a_version_that_changes_again_and_again_ends_in_an_error(make: Make) -> None:
-    """Rebasing is tried as often as a commit. [2.15, 2.19]"""
-    rig = uploaded(make, "rebase")
-
-    def overtaken(file: Any) -> str:
-        rig.backend.put(KEY, OTHER)  # type: ignore[attr-defined]
-        return str(file.make_durable())
-
-    fault = rig.backend.fault("commit", overtaken, times=float("inf"))
-    with pytest.raises(WritebackError):
-        Task(rig.handles[0].fsync).result()
-    fault.clear()
-    eventually(lambda: rig.backend.nr_running == 0)  # a commit started by the cache may still be overtaken
-    rig.handles[0].fsync()
-    assert rig.backend.committed(KEY) == over(OTHER)
 
 
 @pytest.mark.parametrize("opens", [False, True])
@@ -255,17 +236,19 @@ def change_under_units(rig: Rig) -> bytes:
     return bytes(expected)
 
 
-@pytest.mark.parametrize("how", ["policy", "resolve"])
-def test_the_others_bytes_survive_in_every_unit(make: Make, how: str) -> None:
+def rebase(rig: Rig) -> None:
+    with pytest.raises(ConflictError):
+        rig.handles[0].fsync()
+    rig.volume.resolve(KEY, "rebase")
+    rig.handles[0].fsync()
+
+
+def test_the_others_bytes_survive_in_every_unit(make: Make) -> None:
     """Bytes sent with old neighbours are forgotten; widening starts again from the new version. [T-73, 2.19]"""
     backend = ObjectBackend({KEY: BIG}, write_unit=UNIT, max_write=UNIT)
-    rig = make(backend=backend, options={"on_conflict": "rebase" if how == "policy" else "fail"}, retry=ONCE)
+    rig = make(backend=backend, retry=ONCE)
     expected = change_under_units(rig)
-    if how == "resolve":
-        with pytest.raises(ConflictError):
-            rig.handles[0].fsync()
-        rig.volume.resolve(KEY, "rebase")
-    rig.handles[0].fsync()
+    rebase(rig)
     assert backend.committed(KEY) == expected
 
 
@@ -274,11 +257,12 @@ def test_uploads_kept_over_a_rebase_would_bring_old_neighbours_back(
 ) -> None:
     """This is the test above without the fix: the race is real. [T-73]"""
     backend = ObjectBackend({KEY: BIG}, write_unit=UNIT, max_write=UNIT)
-    rig = make(backend=backend, options={"on_conflict": "rebase"}, retry=ONCE)
+    rig = make(backend=backend, retry=ONCE)
 
     def keep_uploads(file: EngineFile) -> None:
         """Adopt the version, and keep the parts sent under the old one."""
-        file.dispute.begin_rebase()
+        with file.lock:
+            file.dispute.end()
         stored = backend.committed_object(KEY)
         assert stored is not None
         upload: Any = file.backend_file
@@ -286,11 +270,11 @@ def test_uploads_kept_over_a_rebase_would_bring_old_neighbours_back(
 
     monkeypatch.setattr("pagecache.engine.commit.remote.rebase", keep_uploads)
     expected = change_under_units(rig)
-    rig.handles[0].fsync()
+    rebase(rig)
     assert backend.committed(KEY) != expected
 
 
-@pytest.mark.parametrize("policy", ["fail", "rebase", "take_remote"])
+@pytest.mark.parametrize("policy", ["fail", "take_remote"])
 def test_another_version_met_while_widening_is_a_remote_change(make: Make, policy: str) -> None:
     """It is not a failed write-back. [2.12, 2.19]"""
     backend = ObjectBackend({KEY: BIG}, write_unit=UNIT, max_write=UNIT)
@@ -303,7 +287,7 @@ def test_another_version_met_while_widening_is_a_remote_change(make: Make, polic
         with pytest.raises(ConflictError):
             file.fsync()
         rig.volume.resolve(KEY, "rebase")
-    elif policy == "take_remote":
+    else:
         with pytest.raises(DataLossError):
             file.fsync()
     file.fsync()
@@ -388,7 +372,7 @@ def test_an_open_object_that_another_client_removed(make: Make) -> None:
     assert backend.committed("dirty") == MINE
 
 
-@pytest.mark.parametrize("policy", ["rebase", "take_remote"])
+@pytest.mark.parametrize("policy", ["fail", "take_remote"])
 def test_a_read_that_is_refused_for_a_version_that_is_the_base_by_now_is_made_again(make: Make, policy: str) -> None:
     """The refusal comes late: its conflict has been settled, and nothing is local any longer. [2.19]"""
     backend = ObjectBackend({KEY: DATA})
@@ -401,7 +385,8 @@ def test_a_read_that_is_refused_for_a_version_that_is_the_base_by_now_is_made_ag
         backend.put(KEY, OTHER)
         rig.volume.invalidate_remote(KEY)
         rig.volume.engine.files()[0].settled(lambda: None)
-        if policy == "rebase":
+        if policy == "fail":
+            rig.volume.resolve(KEY, "rebase")
             file.fsync()
     assert reading.result() == OTHER[:PAGE]
     assert file.pread(len(DATA), 0) == (OTHER if policy == "take_remote" else over(OTHER))
@@ -415,7 +400,7 @@ def test_a_version_that_was_asked_for_before_the_base_is_not_a_replacement_of_it
     committed. [2.19]
     """
     backend = ObjectBackend({KEY: DATA})
-    rig = make(backend=backend, options={"on_conflict": "rebase"})
+    rig = make(backend=backend)
     file = rig.open()
     file.pwrite(MINE, PAGE)
     stat, queried, go_on = backend.stat, threading.Event(), threading.Event()
@@ -434,7 +419,7 @@ def test_a_version_that_was_asked_for_before_the_base_is_not_a_replacement_of_it
         backend.stat = slow  # type: ignore[method-assign]
     assert queried.wait(60.0)
     rig.volume.invalidate_remote(KEY)
-    rig.volume.engine.files()[0].settled(lambda: None)
+    rig.volume.resolve(KEY, "rebase")
     file.fsync()
     go_on.set()
     assert reading.result() == OTHER[:PAGE]

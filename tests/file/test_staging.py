@@ -8,7 +8,15 @@ from typing import Any
 
 import pytest
 
-from pagecache import BackendError, CommitError, DataLossError, PageCacheError, ShutdownError, WritebackError
+from pagecache import (
+    BackendError,
+    CommitError,
+    ConflictError,
+    DataLossError,
+    PageCacheError,
+    ShutdownError,
+    WritebackError,
+)
 
 from .answers import failing_commit, short
 from .keeping import KeepingBackend
@@ -482,9 +490,9 @@ def test_reconnect_with_what_was_staged_or_without(make: Make, keeps: bool) -> N
 
 
 def test_staged_bytes_over_a_version_that_changed(make: Make) -> None:
-    """Under the policy "rebase" local bytes stay, staged ones too, and the rest comes from the new version. [2.19]"""
+    """Rebased local bytes stay, staged ones too, and the rest comes from the new version. [2.19]"""
     base, content = pattern(30 * PAGE, 4), pattern(20 * PAGE)
-    rig = keeping(make, {KEY: base}, options={"on_conflict": "rebase"}, dirty_background=0.0, dirty_limit=8 / 64)
+    rig = keeping(make, {KEY: base}, dirty_background=0.0, dirty_limit=8 / 64)
     file = rig.open("r+b")
     stage_all(rig, file, content)
     rig.volume.drop_clean(KEY)
@@ -494,6 +502,9 @@ def test_staged_bytes_over_a_version_that_changed(make: Make) -> None:
         stored = rig.backend.objects[KEY]
         stored.committed, stored.safe = newer, bytearray(newer)
         backend_of(rig).versions[stored] = 7
+    with pytest.raises(ConflictError):
+        rig.volume.open(KEY)
+    rig.volume.resolve(KEY, "rebase")
     with rig.volume.open(KEY) as again:
         assert again.read() == content + newer[20 * PAGE :]
     assert rig.backend.seen("rollback")

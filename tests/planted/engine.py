@@ -103,7 +103,8 @@ set_uncommitted = NativeInode.set_uncommitted
 
 def rebase_keeping_uploads(file: EngineFile) -> None:
     """Adopt the other version, and keep units that were sent with the old version's bytes around."""
-    file.dispute.begin_rebase()
+    with file.lock:
+        file.dispute.end()
     backend: Any = file.volume.backend
     upload: Any = file.backend_file
     upload.base, upload.version = backend.content(file.key), backend.version(file.key)

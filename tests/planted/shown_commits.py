@@ -7,29 +7,30 @@ from collections.abc import Sequence
 
 from ..file.backends import RecordingFile
 from ..file.objects import ObjectBackend
-from ..file.rig import FAST, KEY, ONCE, PAGE, Task, eventually, overlay, pattern, quiet
+from ..file.rig import FAST, KEY, ONCE, PAGE, Task, overlay, pattern
 from .scenario import NEW, OLD, Make, shows
 from .shown_core import fails
 
 
 @shows("settling_commits_nothing")
-def a_rebase_within_a_commit_publishes_once(make: Make) -> None:
+def work_under_the_token_publishes_nothing(make: Make) -> None:
     ours = pattern(100 * PAGE)
     backend = ObjectBackend({KEY: b"old"}, max_write=PAGE)
-    rig = make(backend=backend, retry=FAST, options={"on_conflict": "rebase"})
+    rig = make(backend=backend, retry=FAST)
     file = rig.open()
     file.pwrite(ours, 0)
-    file.flush()
-    eventually(lambda: rig.cache.stats().unstable == len(ours))
-    quiet(rig.volume)
-    backend.put(KEY, b"other")
     published: list[bytes | None] = []
+
+    def requests(stored: RecordingFile, offset: int, buffers: Sequence[memoryview]) -> int:
+        rig.volume.engine.files()[0].native.settle_start()
+        return stored.store(offset, buffers)
 
     def notes(stored: RecordingFile) -> str | None:
         version = stored.make_durable()
         published.append(backend.committed(KEY))
         return version
 
+    backend.fault("write_from", requests)
     backend.fault("commit", notes, times=float("inf"))
     Task(file.fsync).result()
     assert published == [ours]

@@ -350,11 +350,12 @@ def a_read_that_failed_locks_nothing(make: Make) -> None:
 
 @shows("invalidation_keeps_local_bytes")
 def a_remote_change_leaves_what_is_local(make: Make) -> None:
-    rig = make({KEY: OLD}, options={"on_conflict": "rebase"})
+    rig = make({KEY: OLD})
     file = rig.open()
     file.pwrite(NEW[:PAGE], 0)
     rig.backend.change_remotely(KEY, FOREIGN)
     rig.volume.invalidate_remote(KEY)
+    rig.volume.resolve(KEY, "rebase")
     file.fsync()
     assert rig.backend.committed(KEY) == overlay(FOREIGN, 0, NEW[:PAGE])
 
@@ -415,11 +416,12 @@ def no_writer_waits_for_a_file_with_budget_that_its_holder_needs(make: Make) -> 
 
 @shows("a_local_end_is_a_byte")
 def what_is_local_ends_where_it_was_written(make: Make) -> None:
-    rig = make({KEY: OLD[:1000]}, options={"on_conflict": "rebase"})
+    rig = make({KEY: OLD[:1000]})
     file = rig.open()
     file.pwrite(NEW[:10], 0)
     rig.backend.change_remotely(KEY, FOREIGN[:500])
     rig.volume.invalidate_remote(KEY)
+    rig.volume.resolve(KEY, "rebase")
     file.fsync()
     assert file.size == 500
     assert rig.backend.committed(KEY) == overlay(FOREIGN[:500], 0, NEW[:10])
@@ -443,16 +445,16 @@ def a_discard_beside_an_extension_cuts_it_off(make: Make) -> None:
 
 @shows("rebase_sees_extension")
 def a_rebase_beside_an_extension_keeps_it(make: Make) -> None:
-    rig = make({KEY: OLD[: 3 * PAGE]}, max_folio="4KiB", gil_release=1, options={"on_conflict": "rebase"})
+    rig = make({KEY: OLD[: 3 * PAGE]}, max_folio="4KiB", gil_release=1)
     file = rig.open()
     file.pwrite(NEW[:10], 0)
     rig.backend.change_remotely(KEY, FOREIGN[:PAGE])
+    rig.volume.invalidate_remote(KEY)
     with held("passer_by_met") as met:
         with held("write_before_copy") as arrived:
             writing = Task(file.pwrite, NEW[: 2 * PAGE + 100], 2 * PAGE)
             arrived()
-            rig.volume.invalidate_remote(KEY)
-            rebasing = Task(file.fsync)
+            rebasing = Task(rig.volume.resolve, KEY, "rebase")
             met()
         writing.result(SOON)
     rebasing.result(SOON)

@@ -138,12 +138,15 @@ def newer_bytes_stay_after_a_late_call(make: Make) -> None:
 @shows("rebase_keeps_uploads")
 def a_rebase_brings_no_old_neighbours_back(make: Make) -> None:
     backend = ObjectBackend({KEY: OLD}, write_unit=4 * PAGE, max_write=4 * PAGE)
-    rig = make(backend=backend, options={"on_conflict": "rebase"}, retry=ONCE)
+    rig = make(backend=backend, retry=ONCE)
     file = rig.open()
     file.pwrite(NEW[PAGE : 2 * PAGE], PAGE)
     file.sync_range(0, 4 * PAGE)
     quiet(rig.volume)
     backend.put(KEY, NEWER)
+    with suppress(OSError):
+        file.fsync()
+    rig.volume.resolve(KEY, "rebase")
     file.fsync()
     assert backend.committed(KEY) == overlay(NEWER, PAGE, NEW[PAGE : 2 * PAGE])
 

@@ -104,7 +104,7 @@ def test_private_objects_that_were_written_over_are_deleted_before_the_commit(bu
     assert stored(bucket, "k") == content
 
 
-@pytest.mark.parametrize("policy", ["fail", "rebase", "take_remote"])
+@pytest.mark.parametrize("policy", ["fail", "take_remote"])
 def test_conflicts_while_bytes_are_staged(bucket: Bucket, proxy: FaultyProxy, policy: Any) -> None:
     """The local bytes are there after each, unless they are discarded on request, which is reported."""
     theirs = random.Random(5).randbytes(SIZE)
@@ -125,8 +125,6 @@ def test_conflicts_while_bytes_are_staged(bucket: Bucket, proxy: FaultyProxy, po
             assert all(file.pread(PART, offset) == data for offset, data in pieces)
             volume.resolve("k", "rebase")
             file.fsync()
-        elif policy == "rebase":
-            file.fsync()
         else:
             with pytest.raises(DataLossError):
                 file.fsync()
@@ -135,15 +133,14 @@ def test_conflicts_while_bytes_are_staged(bucket: Bucket, proxy: FaultyProxy, po
         assert stored(bucket, "k") == (theirs if policy == "take_remote" else ours)
 
 
-@pytest.mark.parametrize("how", ["rebase", "force", "policy"])
+@pytest.mark.parametrize("how", ["rebase", "force"])
 def test_a_conflict_is_settled_where_more_is_staged_than_memory_holds(
     bucket: Bucket, proxy: FaultyProxy, how: Any
 ) -> None:
     """Staged bytes are laid over the other version on the server; they are neither read back nor sent again. [2.19]"""
-    policy: Any = "rebase" if how == "policy" else "fail"
     theirs, ours = random.Random(11).randbytes(SIZE + 3000), bytearray(random.Random(12).randbytes(SIZE))
     with PageCache(CAPACITY, retry=AGAIN) as cache:
-        volume = cache.attach(small(bucket, proxy.endpoint), on_conflict=policy)
+        volume = cache.attach(small(bucket, proxy.endpoint))
         bucket.client.put_object(Bucket=bucket.name, Key="k", Body=bytes(SIZE))
         with volume.open("k", "r+") as file:
             if how != "force":  # pieces, with gaps in which theirs have to show
@@ -153,11 +150,10 @@ def test_a_conflict_is_settled_where_more_is_staged_than_memory_holds(
             for begin in range(0, SIZE, PART):
                 file.pwrite(ours[begin : begin + (PART if how == "force" else PART // 2)], begin)
             bucket.client.put_object(Bucket=bucket.name, Key="k", Body=theirs)
-            if how != "policy":
-                with pytest.raises(ConflictError):
-                    file.fsync()
-                proxy.taken()
-                volume.resolve("k", how)
+            with pytest.raises(ConflictError):
+                file.fsync()
+            proxy.taken()
+            volume.resolve("k", how)
             file.fsync()
             for begin in range(0, SIZE, 5 * PART):
                 assert file.pread(PART, begin) == ours[begin : begin + PART]

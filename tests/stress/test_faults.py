@@ -79,8 +79,6 @@ def with_rules(
         found.explained = explained(rules)
         found.loses_direct = any(rule.dies for rule in rules)
         found.repairing = True
-        if any(rule.change for rule in rules):
-            found.options["on_conflict"] = "fail"
         target.faulting, target.repairs, target.loses_direct = found, found.repairs, found.loses_direct
         return target
 
@@ -225,7 +223,7 @@ def test_a_conflict_of_a_call_that_was_under_way_when_faults_ended_is_settled_at
     backend = Told(MemoryBackend())
     faulting.plan = FaultPlan([Rule("commit", nth=1, gate=gate, change=True, error=errno.ESTALE)])
     with gate, PageCache("1MiB", **faulting.config) as cache:
-        volume = cache.attach(backend, on_conflict="fail")
+        volume = cache.attach(backend)
         file = volume.open("f", "w+")
         faulting.begin(volume, backend, backend)
         file.write(b"accepted")

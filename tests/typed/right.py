@@ -131,7 +131,7 @@ def made(mode: OpenMode, config: CacheOverrides, options: VolumeOverrides, anyth
 def program() -> None:
     with pagecache.PageCache("1MiB", dirty_limit="256KiB", retry=pagecache.RetryPolicy(attempts=2)) as cache:
         cache.configure(dirty_expire=1.0, dirty_background=0.1)
-        volume = cache.attach(Blobs(), name="blobs", on_conflict="rebase", write_through=True)
+        volume = cache.attach(Blobs(), name="blobs", on_conflict="take_remote", write_through=True)
         cache.attach(AsyncBlobs(), read_only=True)
         cache.attach(Plain(), mirror=Blobs())
         cache.attach(MemoryBackend(max_write="64KiB", durable_writes=True))

@@ -58,7 +58,6 @@ class Commits:
         "next_try",
         "not_before",
         "parked",
-        "rebases",
         "round",
         "round_since",
         "stamp",
@@ -85,8 +84,6 @@ class Commits:
         """Whether the flusher's try has begun, and no caller has asked for a commit since."""
         self._callers: WeakSet[object] = WeakSet()
         self.not_before = 0.0
-        self.rebases = 0
-        """Commits that were repeated on another version."""
         self.holes: list[tuple[int, int]] = []
 
     def fail(self, error: BaseException, stamp: int, now: float) -> None:
@@ -136,9 +133,6 @@ class Commits:
         """Start no commit of its own accord before `at`."""
         self.not_before = at
 
-    def count_rebase(self) -> None:
-        self.rebases += 1
-
     def note_hole(self, start: int, end: int) -> None:
         self.holes.append((start, end))
 
@@ -157,7 +151,7 @@ class Commits:
         """Start anew after a success; return the last error, and the number of failed commits before it."""
         failed = self.error, self.attempts
         if self is not NO_COMMITS:
-            self.error, self.attempts, self.round, self.not_before, self.rebases = None, 0, 0, 0.0, 0
+            self.error, self.attempts, self.round, self.not_before = None, 0, 0, 0.0
             self.holes.clear()
         return failed
 

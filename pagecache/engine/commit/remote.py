@@ -2,14 +2,13 @@
 
 A change is noticed when the versions differ at an open, when the backend refuses another version (ESTALE, from a
 commit, a read or a write), or by an explicit invalidate. Without local data the cached bytes are dropped. With local
-data
-`on_conflict` decides:
+data `on_conflict` decides:
 
     fail          a conflict: write-back stops, commits and opens raise ConflictError, local data stays readable, and
                   `resolve` or `discard` settles it
-    rebase        local data is laid over the new version
     take_remote   local data is dropped, and reported as a loss
 
+Only `resolve` lays local data over another version, and an open after an announcement that concerns none of that data.
 Taking another version as the base needs the token, and runs on the volume's threads as soon as the token is free; the
 thread that notices the change never waits. All acknowledged bytes were sent for the old version, so the backend forgets
 them (`rollback`) and all of them become dirty again.
@@ -63,7 +62,7 @@ class Dispute:
     Lock: `EngineFile.lock`, held by the caller of every method.
     """
 
-    __slots__ = ("base_lost", "rebase_due", "remote", "versions")
+    __slots__ = ("base_lost", "remote", "take_due", "versions")
 
     def __init__(self) -> None:
         self.versions: tuple[str | None, str | None] | None = None
@@ -72,7 +71,7 @@ class Dispute:
         """The stored version, once the base is lost."""
         self.base_lost = False
         """Uncached bytes of the base can no longer be read."""
-        self.rebase_due = False
+        self.take_due = False
         """Taking the stored version waits for the token."""
 
     def lose_base(self, remote: str | None) -> None:
@@ -89,21 +88,21 @@ class Dispute:
         self.versions = (base, stored)
         return known
 
-    def request_rebase(self) -> bool:
+    def request_take(self) -> bool:
         """Request that the stored version is taken; return whether it was requested before."""
-        known, self.rebase_due = self.rebase_due, True
+        known, self.take_due = self.take_due, True
         return known
 
-    def begin_rebase(self) -> None:
+    def begin_take(self) -> None:
         """Record that taking the stored version begins: a later foreign change requests it again."""
-        if self.rebase_due:
-            self.rebase_due = False
+        if self.take_due:
+            self.take_due = False
 
     def end(self) -> None:
         """Record that the stored version is the base now."""
         if self is not NO_DISPUTE:
             self.versions, self.remote = None, None
-            self.base_lost = self.rebase_due = False
+            self.base_lost = self.take_due = False
 
 
 NO_DISPUTE = Dispute()
@@ -178,13 +177,10 @@ def changed(file: EngineFile, version: str | None) -> None:
         if file.limits().commit_on_close:
             _lose_base(file, version)
         return
-    match file.volume.on_conflict:
-        case "fail":
-            _conflict(file, version)
-        case "rebase":
-            _settle(file, version, take_remote=False)
-        case "take_remote":
-            _settle(file, version, take_remote=True)
+    if file.volume.on_conflict == "fail":
+        _conflict(file, version)
+    else:
+        _give_up(file)
 
 
 def _lose_base(file: EngineFile, version: str | None) -> None:
@@ -210,14 +206,13 @@ def _conflict(file: EngineFile, version: str | None) -> None:
     file.native.start_commit()
 
 
-def _settle(file: EngineFile, version: str | None, *, take_remote: bool) -> None:
+def _give_up(file: EngineFile) -> None:
     with file.lock:
-        known = file.disputed().request_rebase()
+        known = file.disputed().request_take()
     if not known:
         what = "another version is stored below unsaved bytes"
-        next = "ours are given up" if take_remote else "ours are laid over it"
-        file.volume.say(logging.ERROR if take_remote else logging.WARNING, "conflicts", what, next, file.key)
-        file.settle(lambda: _take(file) if take_remote else _rebase(file, version))
+        file.volume.say(logging.ERROR, "conflicts", what, "ours are given up", file.key)
+        file.settle(lambda: file.report_loss(take(file), TAKEN))
 
 
 # -- with the token held, on a thread of the volume
@@ -315,7 +310,7 @@ class DirectWrites(Exception):
 
 def _begin(file: EngineFile) -> None:
     with file.lock:
-        file.dispute.begin_rebase()
+        file.dispute.begin_take()
 
 
 def rebase(file: EngineFile) -> None:
@@ -333,17 +328,6 @@ def take(file: EngineFile) -> list[LostRange]:
     lost = file.drop(0, END)
     file.native.rebase(stat.size, forgotten)
     return lost
-
-
-def _rebase(file: EngineFile, version: str | None) -> None:
-    try:
-        rebase(file)
-    except staging.Missing:
-        _conflict(file, version)  # no waiter could read it back
-
-
-def _take(file: EngineFile) -> None:
-    file.report_loss(take(file), TAKEN)
 
 
 def force(file: EngineFile) -> None:

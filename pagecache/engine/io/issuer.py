@@ -278,9 +278,7 @@ def _commit(self: EngineFile, op: Op) -> None:
             raise
         if remote.is_remote_change(error):
             remote.refused(self)
-            if self.dispute.rebase_due and self.commits.rebases < self.volume.retry.attempts:
-                with self.lock:
-                    self.committing().count_rebase()
+            if self.dispute.take_due:
                 self.run_settling()
                 op.finish(False, True)  # nothing was committed, and nothing is acknowledged any longer
                 return
