@@ -24,15 +24,20 @@ __all__ = ["BadTarget", "Hangs", "Target", "checked", "options_of", "place"]
 
 PYTHON = "python"
 PACKAGE = os.path.dirname(__file__) + os.sep
+LIBRARY = os.path.dirname(os.__file__) + os.sep
 
 
 def place(error: BaseException) -> str:
-    """Return where code outside of this package raised, as " (in name at file:line)"; "" if none did."""
-    found = ""
+    """Return where code raised that belongs neither to this package nor to Python, as " (in name at file:line)"; "" if
+    none did. The causes of the error count too.
+    """
+    found, cause = "", error.__cause__
     for frame in traceback.extract_tb(error.__traceback__):
-        if not frame.filename.startswith((PACKAGE, "<frozen")):
-            found = f" (in {frame.name} at {frame.filename}:{frame.lineno})"
-    return found
+        path = frame.filename
+        inside = path.startswith((PACKAGE, "<frozen")) or (path.startswith(LIBRARY) and "-packages" not in path)
+        if not inside:
+            found = f" (in {frame.name} at {path}:{frame.lineno})"
+    return found if cause is None else place(cause) or found
 
 
 class BadTarget(Exception):

@@ -7,7 +7,6 @@ import random
 import sys
 import threading
 import time
-import traceback
 from collections import Counter
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import replace
@@ -37,7 +36,7 @@ from pagecache.stress.targets import Target, UnusableTarget
 from pagecache.stress.timeline import narrative, timeline
 from pagecache.stress.watchdog import Watchdog, hangs, late
 from pagecache.stress.withdrawn import withdrawn
-from pagecache.stress.world import Failure, Found, World
+from pagecache.stress.world import Failure, Found, World, described
 from pagecache.stress.zygote import prepared
 
 __all__ = ["Run", "run", "run_of"]
@@ -370,7 +369,7 @@ class Run:
                 world.fail(Failure("check", f"{what}: {error}"))
             except BaseException as error:
                 hint = world.target.hints.get(error.errno or 0, "") if isinstance(error, OSError) else ""
-                text = "".join(traceback.format_exception(error)).strip()
+                text = described(error)
                 world.fail(Failure("error", f"{what}: {text}" + (f"\n  {hint}" if hint else "")))
 
         if not self._wait_for(partial(world.run, guarded), 3 * self.plan.patience):

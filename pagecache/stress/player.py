@@ -6,7 +6,6 @@ import asyncio
 import itertools
 import threading
 import time
-import traceback
 from collections.abc import Callable, Collection, Iterator
 from dataclasses import replace
 from functools import partial
@@ -19,7 +18,7 @@ from pagecache.stress.profiles import PROFILES, Operation, operations
 from pagecache.stress.script import Script
 from pagecache.stress.steps import Step, Steps
 from pagecache.stress.targets import Target
-from pagecache.stress.world import Failure, Halted, World
+from pagecache.stress.world import Failure, Halted, World, described
 
 __all__ = ["Players", "planned", "ways_of"]
 
@@ -245,7 +244,7 @@ class Players:
         if isinstance(error, Broken):
             self.world.fail(Failure.of(error))
         else:
-            self.world.fail(Failure("error", "".join(traceback.format_exception(error)).strip()))
+            self.world.fail(Failure("error", described(error)))
 
 
 def _call(target: Target, name: str, arguments: list[Any]) -> Any:

@@ -7,6 +7,7 @@ import errno
 import io
 import threading
 import time
+import traceback
 from collections import Counter, deque
 from collections.abc import Callable
 from dataclasses import dataclass, field
@@ -22,12 +23,13 @@ from pagecache.stress.profiles import KINDS, PROFILES, Operation
 from pagecache.stress.shared import Shared
 from pagecache.stress.story import worker_name
 from pagecache.stress.targets import Target
+from pagecache.target import place
 
 if TYPE_CHECKING:
     from pagecache.stress.hang import Hang
     from pagecache.stress.story import Finding
 
-__all__ = ["CRASH", "SYNCS", "Activity", "Failure", "Found", "Halted", "World"]
+__all__ = ["CRASH", "SYNCS", "Activity", "Failure", "Found", "Halted", "World", "described"]
 
 T = TypeVar("T")
 TRIES = 100
@@ -122,6 +124,13 @@ def where(activity: Activity) -> str:
         return ""
     way = f" ({activity.operation.way})" if activity.operation.way else ""
     return f", file {activity.file} [{activity.start}, {activity.end}){way},"
+
+
+def described(error: BaseException) -> str:
+    """Return an error: one line with its place if code of the backend raised it, otherwise the stack of the tester."""
+    if raised_at := place(error):
+        return f"{type(error).__name__}: {error}{raised_at}"
+    return "".join(traceback.format_exception(error)).strip()
 
 
 @dataclass(slots=True)
@@ -340,7 +349,8 @@ class World:
             )
             hint = self.target.hints.get(error.errno or 0)
             hint = "" if hint is None else f"\n  {hint}"
-            raise Broken(f"{what} raised {type(error).__name__}: {error}{hint}", "error") from error
+            raised = f"{type(error).__name__}: {error}{place(error)}"
+            raise Broken(f"{what} raised {raised}{hint}", "error") from error
         self.count(f"{kind}: {name}")
 
     def _fills(self) -> bool:

@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import errno
+import itertools
 import json
+import re
 import threading
 from collections.abc import Callable, Sequence
 from dataclasses import replace
@@ -17,6 +19,7 @@ from pagecache.backends import MemoryBackend
 from pagecache.backends.passing import PassingFile
 from pagecache.stress import Plan, UnusableTarget, outcome, run, shrinker
 from pagecache.stress.command import read_replay
+from pagecache.stress.crash import Forgetting
 from pagecache.stress.plan import seconds
 from pagecache.stress.profiles import Operation
 from pagecache.stress.pytest_file import pytest_file
@@ -70,6 +73,37 @@ def test_a_wrong_answer_of_write_from_is_reported_once(kind: type[PassingFile], 
         run(plan(), lambda: Planted(kind))
     assert str(raised.value).count(message) == 1
     assert "pagecache-stress" not in str(raised.value)
+
+
+def test_an_error_of_the_backend_has_the_line_that_raised_it() -> None:
+    """The first reads, those of the tester itself, are right."""
+    reads = itertools.count()
+
+    class Fails(PassingFile):
+        def read_into(self, offset: int, buffers: Sequence[memoryview]) -> int:
+            if next(reads) >= 12:
+                raise TypeError("'NoneType' object is not subscriptable")
+            return self.inner.read_into(offset, buffers)
+
+    report = run(plan(), lambda: Planted(Fails))
+    assert not report.ok
+    line = re.escape(f"(in read_into at {__file__}:") + r"\d+\)"
+    assert re.search(f"'NoneType' object is not subscriptable.* {line}", report.story), report.story
+    assert "Traceback" not in report.story
+
+
+def test_an_error_of_the_backend_in_a_crash_is_one_line(monkeypatch: pytest.MonkeyPatch) -> None:
+    """The tester's own stack says nothing about it."""
+
+    def read_into(self: Forgetting, players: Any) -> None:
+        raise FileNotFoundError(errno.ENOENT, "no such row")
+
+    monkeypatch.setattr(Forgetting, "recover", read_into)
+    report = run(plan(crashes="forgetting"), MemoryBackend)
+    assert not report.ok
+    assert "Traceback" not in report.story
+    line = re.escape(f"(in read_into at {__file__}:") + r"\d+\)"
+    assert re.search(rf"a crash: FileNotFoundError: \[Errno 2\] no such row {line}", report.story), report.story
 
 
 def raises() -> MemoryBackend:
