@@ -103,7 +103,7 @@ def decide(policy: RetryPolicy, error: BaseException, attempts: int, elapsed: fl
         return Parked()
     after = retry_after_of(error)
     if after is not None:
-        return Again(after)
+        return Again(min(after, policy.max_delay if policy.deadline is None else policy.deadline - elapsed))
     return Again(min(policy.max_delay, policy.first_delay * 2.0 ** (attempts - 1)) * random)
 
 

@@ -4,12 +4,14 @@ from __future__ import annotations
 
 import dataclasses
 import errno
+import math
 import threading
 from collections.abc import Callable, Sequence
 
 import pytest
 
 from pagecache import BackendError, RetryPolicy, WritebackError
+from pagecache.engine.retryer import Again, decide
 from pagecache.native import NativeInode
 
 from .backends import WAIT_LIMIT_S, RecordingFile
@@ -152,3 +154,22 @@ def test_bytes_acknowledged_before_an_error_are_not_sent_again(make: Make) -> No
     assert third == (PAGE, 15 * PAGE)
     assert fourth == (PAGE + 1, 15 * PAGE - 1)
     assert fifth == (PAGE, 15 * PAGE)
+
+
+@pytest.mark.parametrize(
+    ("deadline", "asked", "delay"),
+    [(120.0, 60.0, 60.0), (120.0, 1e300, 90.0), (120.0, -1.0, 0.0), (None, 5.0, 5.0), (None, 1e300, 10.0)],
+)
+def test_a_delay_that_a_backend_asks_for_ends_within_the_policy(
+    deadline: float | None, asked: float, delay: float
+) -> None:
+    """Thirty seconds have passed. A huge number would stop the retries of a file for good. [2.14]"""
+    error = BackendError(errno.EBUSY, "slow down", retry=True, retry_after=asked)
+    assert decide(RetryPolicy(deadline=deadline), error, 2, 30.0, 0.5) == Again(delay)
+
+
+@pytest.mark.parametrize("asked", [math.nan, math.inf, -math.inf])
+def test_a_delay_that_is_no_number_of_seconds_is_ignored(asked: float) -> None:
+    """[2.14]"""
+    error = BackendError(errno.EBUSY, "slow down", retry=True, retry_after=asked)
+    assert decide(RetryPolicy(), error, 2, 30.0, 0.5) == Again(0.05)
