@@ -87,6 +87,12 @@ class Node:
         self.was_read = False
         self.nameless: Mapping[str, Any] = NONE
 
+    def may_be(self, kind: Kind, identity: Hashable | None) -> bool:
+        """Return whether the name of this node still leads to it: to an object of this kind, with this identity. An
+        object that is not stored yet has none.
+        """
+        return self.kind == kind and (None in (self.identity, identity) or self.identity == identity)
+
     @property
     def links(self) -> list[Link]:
         return [] if self.link is None else [self.link, *self.more_links]
@@ -174,7 +180,7 @@ class Nodes:
         """Return the node of a found entry, and count one lookup of the kernel. `identity`: of the found object."""
         with self.lock:
             node = parent.children.get(name)
-            if node is not None and not self._is(node, kind, identity):
+            if node is not None and not node.may_be(kind, identity):
                 self._unlink(parent, name)
                 node = None
             if node is None:
@@ -183,10 +189,6 @@ class Nodes:
                 parent.children[name] = node
             node.lookups += 1
             return node
-
-    @staticmethod
-    def _is(node: Node, kind: Kind, identity: Hashable | None) -> bool:
-        return node.kind == kind and node.identity == identity
 
     def _of(self, identity: Hashable | None, kind: Kind) -> Node | None:
         """Return the node of an identity. One of another kind is gone: the store has used its identity again."""

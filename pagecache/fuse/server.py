@@ -436,7 +436,7 @@ class Server:
             return None
         if known is not None and (known.opens or known.changed >= listing.taken):
             opened = self._opened(known)
-            if not opened or (known.kind, known.identity) != (found.kind, found.identity):
+            if not opened or not known.may_be(found.kind, found.identity):
                 return None
             try:
                 found = self._as_open(found, opened)
