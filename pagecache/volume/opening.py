@@ -352,11 +352,18 @@ def follow(inode: Inode, key: Key) -> None:
     automatically.
 
     If nothing was uploaded, the file is opened anew, so that later uploads go to this name. It is pinned to the current
-    stored version: if that is not the version below the local bytes, it is a foreign one.
+    stored version: if that is not the version below the local bytes, it is a foreign one. A copy may have another
+    version than its source; the file that was open before has the version of the copy then.
     """
     engine = inode.engine
     backend_file = engine.backend_file
-    if backend_file is None or not engine.limits().commit_on_close or inode.native.commit_needed(STAMP_MAX):
+    if backend_file is None or not engine.limits().commit_on_close:
+        return
+    with contextlib.suppress(OSError):
+        copied = _stat(backend_file).version
+        if copied is not None:
+            engine.versions.follow(engine.versions.base, copied)
+    if inode.native.commit_needed(STAMP_MAX):
         return
     try:
         fresh = engine.volume.backend.open(key)

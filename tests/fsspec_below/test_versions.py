@@ -27,10 +27,31 @@ def test_commit_over_a_version_of_another_client_is_refused(place: Place) -> Non
     assert place.content("key") == b"theirs"
     assert place.names() == [name for name in place.names() if STAGE not in name]
     file.rollback()
-    assert get(file, 0, 10) == b"theirs"
+    with pytest.raises(OSError) as raised:
+        get(file, 0, 10)  # the file stays with the version that it was opened with
+    assert raised.value.errno == errno.ESTALE
+    file = place.backend.open("key")
     put(file, 0, b"T")
     file.commit()
     assert place.content("key") == b"Theirs"
+
+
+def test_rollback_takes_no_version_of_another_client(place: Place) -> None:
+    """Bytes that are written later lie over the version that was opened, or over none. [2.19]"""
+    with PageCache("16MiB") as cache:
+        volume = cache.attach(place.backend)
+        file = volume.open("key", "r+b", read_ahead=0)
+        file.pwrite(b"W" * (1 << 20), 1 << 20)
+        file.flush()
+        file.pwrite(b"K" * 4096, 4096)
+        place.put("key", bytes(LARGE))
+        volume.discard("key", 1 << 20, 1 << 20)
+        with pytest.raises(ConflictError):
+            file.pread(4, LARGE - 4)
+        with pytest.raises(ConflictError):
+            file.fsync()
+        file.abandon()
+    assert place.content("key") == bytes(LARGE)
 
 
 def test_version_that_appears_during_the_upload_is_not_replaced(place: Place) -> None:

@@ -19,10 +19,11 @@ from ...config import with_overrides
 from ...errors import Key
 from ...options import LimitsOverrides
 from ..directory import DirectoryBackend, DirectoryFile
+from ..objects.store import run
 from ..passing import PassingBackend
 from ..protocol import Backend, BackendFile, BackendLimits, ObjectStat
 from ..url import without_user
-from .calls import AwaitedCalls, BlockingCalls, beneath, fsspec, name_of, run
+from .calls import AwaitedCalls, BlockingCalls, beneath, fsspec, name_of
 from .object import ObjectFile
 from .objects import LEFT_AFTER, Objects
 

@@ -20,10 +20,10 @@ import os
 import ssl
 import threading
 import time
-from collections.abc import Coroutine, Iterator, Sequence
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from datetime import datetime
-from typing import Any, TypeVar
+from typing import Any
 
 from ...distribution import needs
 
@@ -54,12 +54,9 @@ __all__ = [
     "fsspec",
     "lacks",
     "name_of",
-    "run",
     "stat_of",
     "tagged",
 ]
-
-T = TypeVar("T")
 
 TAGS = (
     "ETag",
@@ -108,17 +105,6 @@ BY_CLASS: tuple[tuple[type[OSError], int], ...] = (
 )
 BY_STATUS = {401: errno.EACCES, 403: errno.EACCES, 404: errno.ENOENT, 410: errno.ENOENT, 412: errno.ESTALE}
 TRY_AGAIN = frozenset({408, 425, 429, 500, 502, 503, 504})
-
-
-def run(work: Coroutine[Any, Any, T]) -> T:
-    """Run a coroutine that never suspends."""
-    try:
-        work.send(None)
-    except StopIteration as end:
-        value: T = end.value
-        return value
-    work.close()
-    raise RuntimeError(f"{work!r} suspended: there is no loop that it could wait on")
 
 
 # -- kind of a file system

@@ -15,8 +15,9 @@ from collections import deque
 from collections.abc import Callable, Coroutine, Iterable
 from typing import Any
 
+from ..objects.store import run
 from ..spool import Spool
-from .calls import AwaitedCalls, Calls, Reader, run
+from .calls import AwaitedCalls, Calls, Reader
 
 __all__ = ["fetched", "reads_of"]
 

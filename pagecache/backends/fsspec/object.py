@@ -25,12 +25,12 @@ import errno
 import hashlib
 import io
 import os
-import threading
 from collections.abc import Sequence
 from dataclasses import replace
 from typing import TYPE_CHECKING, Any
 
 from ...errors import Key
+from ..objects.draft import Draft
 from ..protocol import AsyncBackendFile, ObjectStat
 from ..spool import END, Ranges, Spool, parts_of_buffers
 from .calls import about, tagged
@@ -52,88 +52,58 @@ def _stale(key: Key, what: str) -> OSError:
     return OSError(errno.ESTALE, what, key)
 
 
-def _same(stored: ObjectStat | None, base: ObjectStat | None) -> bool:
-    """Return whether both are one version, as far as they can be compared."""
-    if stored is None or base is None:
-        return stored is base
-    if stored.version is None or base.version is None:
-        return stored.size == base.size
-    return stored.version == base.version
-
-
 class ObjectFile(AsyncBackendFile):
     """One object as of its open, and all later writes."""
 
-    def __init__(self, objects: Objects, key: Key, base: ObjectStat | None) -> None:
+    def __init__(self, objects: Objects, key: Key, path: str, base: ObjectStat | None) -> None:
         self._objects = objects
         self._calls = objects.calls
-        self.key = key
+        self._same = objects.requests.same
+        self.key, self.name = key, path
         self.detached = False  # the name was removed, or belongs to another object
-        self._lock = threading.Lock()  # guards all below; held briefly
-        self._turns = 0  # counts changes of the stored version and truncates: a read that overlapped one is repeated
-        self._publishing = False  # a new version may be stored that is not yet recorded here
+        self.draft: Draft[ObjectStat] = Draft(objects.requests, base)
+        self._lock = self.draft.lock  # guards all below, too
         self._attempts: set[tuple[int, bytes]] = set()  # size and checksum of commits whose result is unknown
-        self._rolled_back = False
         self._reader: Any = None
         self._take(base)
 
     def _take(self, base: ObjectStat | None, *, committed: bool = False) -> None:
-        """Record the stored version, with no writes over it; `committed`: it has the content of earlier writes."""
-        reader, self._reader = self._reader, None if base is None else self._calls.reader(self._path)
+        """Record the version below all writes, with none over it; `committed`: it has the content of earlier ones."""
+        reader, self._reader = self._reader, None if base is None else self._calls.reader(self.name)
         if reader is not None:
             reader.close()
         with self._lock:
-            self.base = base
+            self.draft.begin(base)
             self._size = 0 if base is None else base.size
             self._spool: Spool | None = None
             self._spooled = Ranges()
             self._spooled.add(self._size, END)
             self._changed = base is None
-            self._turns += 1
-            self._publishing = False
+            self.draft.publishing = False
             self._attempts.clear()
             self._committed = committed
-            self._rolled_back &= not committed
+            self.draft.rolled_back &= not committed
 
-    @property
-    def _path(self) -> str:
-        return self._objects.path_of(self.key)
-
-    def is_created(self) -> bool:
-        """Return whether the object was created, and no commit of it is known to have succeeded; False after a
-        rollback.
-        """
-        with self._lock:
-            return self.base is None and not (self._rolled_back and self._spool is None)
-
-    def is_doubtful(self) -> bool:
-        """Return whether a commit with unknown result may have stored the object."""
-        return bool(self._attempts)
-
-    def moved(self, key: Key, base: ObjectStat | None) -> None:
+    def renamed(self, key: Key, name: str, before: ObjectStat | None, now: ObjectStat | None) -> None:
         """Record another name of the object, and possibly another version due to that."""
         with self._lock:
-            self.key, self._turns = key, self._turns + 1
-            if base is not None:
-                self.base = base
-        if self.base is not None:
-            if self._reader is not None:
-                self._reader.close()
-            self._reader = self._calls.reader(self._path)
+            self.key, self.name = key, name
+            self.draft.renamed(before, now)
+        if self._reader is not None:
+            self._reader.close()
+            self._reader = self._calls.reader(self.name)
 
     # ---------------------------------------------------------------- reading
 
     async def stat(self) -> ObjectStat:
         with self._lock:
-            if self.base is None:
-                return ObjectStat(size=self._size)
-            return replace(self.base, size=self._size)
+            return replace(self.draft.base or ObjectStat(size=0), size=self._size, version=self.draft.version())
 
     async def read_into(self, offset: int, buffers: Sequence[memoryview]) -> int:
         with about(self.key, self._calls.name):
             while True:
                 with self._lock:
-                    turns, spool, base, reader = self._turns, self._spool, self.base, self._reader
+                    turns, spool, base, reader = self.draft.turns, self._spool, self.draft.base, self._reader
                     end = min(offset + sum(map(len, buffers)), self._size)
                     pieces = list(self._spooled.pieces(offset, end)) if offset < end else []
                 done, requested = offset, False
@@ -152,7 +122,7 @@ class ObjectFile(AsyncBackendFile):
                         break
                 if not requested or await self._still(base, turns, short=bool(pieces) and done < end):
                     with self._lock:
-                        if turns == self._turns:
+                        if turns == self.draft.turns:
                             return done - offset
 
     def _fill(self, spool: Spool | None, begin: int, parts: Sequence[memoryview]) -> None:
@@ -170,12 +140,12 @@ class ObjectFile(AsyncBackendFile):
         """
         if not (self._objects.check_reads or short):
             return True
-        stored = await self._objects.found(self._path)
-        if _same(stored, base):
+        stored = await self._calls.found(self.name)
+        if self._same(stored, base):
             return True
-        while self._publishing:  # the other version may be this file's commit
+        while self.draft.publishing:  # the other version may be this file's commit
             await self._calls.sleep(PAUSE)
-        if turns == self._turns:
+        if turns == self.draft.turns:
             raise _stale(self.key, f"{self._calls.name} another version is stored than the one that was opened")
         return False
 
@@ -187,7 +157,7 @@ class ObjectFile(AsyncBackendFile):
             raise io.UnsupportedOperation(errno.ENOTSUP, self._objects.why_read_only)
         if self._spool is None:
             self._spool = Spool(self._objects.spool)
-        self._changed = True
+        self._changed, self.draft.rolled_back = True, False
         return self._spool
 
     async def write_from(self, offset: int, buffers: Sequence[memoryview]) -> int:
@@ -207,7 +177,7 @@ class ObjectFile(AsyncBackendFile):
         An earlier caller retries, with the state after that.
         """
         with self._lock:
-            spool, committed, rolled_back = self._spool, self._committed, self._rolled_back
+            spool, committed, rolled_back = self._spool, self._committed, self.draft.rolled_back
             end = min(offset + sum(map(len, buffers)), self._size)
             piece = next(self._spooled.pieces(offset, end), None) if offset < end else None
         if spool is not None and piece is not None and piece[2]:
@@ -226,7 +196,7 @@ class ObjectFile(AsyncBackendFile):
                 spool.set_size(min(size, os.fstat(spool.fd).st_size))
                 self._spooled.add(size, END)
             self._size = size
-            self._turns += 1
+            self.draft.turns += 1
 
     async def punch_hole(self, offset: int, length: int) -> None:
         with self._lock:
@@ -237,13 +207,17 @@ class ObjectFile(AsyncBackendFile):
                 self._spooled.add(offset, end)
 
     async def rollback(self) -> None:
+        """Forget all writes since the last commit, which may be one whose answer was lost."""
+        base = self.draft.base
         with about(self.key, self._calls.name):
-            stored = await self._objects.found(self._path)
-        self._rolled_back = True
-        self._take(stored)
+            stored = await self._calls.found(self.name) if self._attempts else None
+            if stored is not None and await self._sum_of(stored) in self._attempts:
+                base = stored
+        self._take(base)
+        self.draft.rolled_back = True
 
     async def close(self) -> None:
-        self._objects.leave(self)
+        self._objects.names.leave(self)
         if self._reader is not None:
             self._reader.close()
         with self._lock:
@@ -254,14 +228,14 @@ class ObjectFile(AsyncBackendFile):
     async def commit(self) -> str | None:
         with about(self.key, self._calls.name):
             if self._changed:
-                await self._objects.settle(self._path)
+                await self._objects.names.settle(self.name)
             if self._changed and not self.detached:
                 await self._commit()
-        return None if self.base is None else self.base.version
+        return self.draft.version()
 
     async def _commit(self) -> None:
-        stored = await self._objects.found(self._path)
-        if not _same(stored, self.base):
+        stored = await self._calls.found(self.name)
+        if not self.draft.replaces(stored):
             theirs = None if stored is None else await self._sum_of(stored)
             if theirs not in self._attempts:
                 raise self._conflict(stored)
@@ -269,28 +243,28 @@ class ObjectFile(AsyncBackendFile):
                 self._take(stored, committed=True)
                 return
             with self._lock:  # later writes go over it
-                self.base, self._turns = stored, self._turns + 1
-                self._reader = self._reader or self._calls.reader(self._path)
+                self.draft.begin(stored)
+                self._reader = self._reader or self._calls.reader(self.name)
         with self._lock:
             spool = self._writable_spool()
         await self._complete(spool)
         try:
             for _ in range(TICKS):
                 await self._publish(spool)
-                stored = await self._objects.found(self._path)
+                stored = await self._calls.found(self.name)
                 if stored is None or stored.size != self._size:
                     raise OSError(errno.EIO, f"{self._calls.name} {stored} is stored, of {self._size} bytes", self.key)
-                known = None if self.base is None else self.base.version
+                known = None if self.draft.over is None else self.draft.over.version
                 if known is None or stored.version != known or tagged(stored):
                     break
                 await self._calls.sleep(TICK)  # the clock of versions has not advanced
             self._take(stored, committed=True)
         except BaseException:
-            if self._publishing:
+            if self.draft.publishing:
                 self._attempts.add(self._sum())
             raise
         finally:
-            self._publishing = False
+            self.draft.publishing = False
 
     async def _complete(self, spool: Spool) -> None:
         """Complete the spool."""
@@ -300,9 +274,9 @@ class ObjectFile(AsyncBackendFile):
         objects = self._objects
         most = objects.limits.max_inflight
         if not await fetched(self._calls, self._reader, spool, missing, objects.step, most):
-            raise self._conflict(await objects.found(self._path))
-        stored = await self._objects.found(self._path)
-        if not _same(stored, self.base):
+            raise self._conflict(await self._calls.found(self.name))
+        stored = await self._calls.found(self.name)
+        if not self.draft.replaces(stored):
             raise self._conflict(stored)
         with self._lock:
             self._spooled.add(0, END)
@@ -310,17 +284,17 @@ class ObjectFile(AsyncBackendFile):
     async def _publish(self, spool: Spool) -> None:
         objects, calls = self._objects, self._calls
         if objects.publish == "put":
-            self._publishing = True
-            await self._store(spool, self._path, calls.fs._parent(self._path))
+            self.draft.publishing = True
+            await self._store(spool, self.name, calls.fs._parent(self.name))
             return
-        temporary = await objects.temporary(self._path)
+        temporary = await objects.temporary(self.name)
         try:
             await self._store(spool, temporary, calls.fs._parent(temporary))
-            stored = await objects.found(self._path)
-            if not _same(stored, self.base):
+            stored = await self._calls.found(self.name)
+            if not self.draft.replaces(stored):
                 raise self._conflict(stored)
-            self._publishing = True
-            await calls.move(temporary, self._path)
+            self.draft.publishing = True
+            await calls.move(temporary, self.name)
         except BaseException:
             with contextlib.suppress(Exception):
                 await calls.remove(temporary)
@@ -347,16 +321,16 @@ class ObjectFile(AsyncBackendFile):
         if stored.size not in {size for size, _ in self._attempts}:
             return None
         total, room, at = hashlib.blake2b(), memoryview(bytearray(STEP)), 0
-        reader = self._calls.reader(self._path)
+        reader = self._calls.reader(self.name)
         try:
             while at < stored.size and (done := await reader.read(at, [room[: stored.size - at]])):
                 total.update(room[:done])
                 at += done
         finally:
             reader.close()
-        return (at, total.digest()) if _same(await self._objects.found(self._path), stored) else None
+        return (at, total.digest()) if self._same(await self._calls.found(self.name), stored) else None
 
     def _conflict(self, stored: ObjectStat | None) -> OSError:
         found = "no object" if stored is None else f"version {stored.version}"
-        ours = "none" if self.base is None else f"version {self.base.version}"
+        ours = "none" if self.draft.over is None else f"version {self.draft.over.version}"
         return _stale(self.key, f"{self._calls.name} {found} is stored where {ours} was opened")

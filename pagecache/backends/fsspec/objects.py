@@ -1,15 +1,11 @@
-"""The objects below a path of an fsspec file system: keys, names, versions, and leftovers of dead processes.
+"""The objects below a path of an fsspec file system: keys, requests of names, and leftovers of dead processes.
 
-`object.py` reads and publishes single objects. Everything here is a coroutine, so that it serves blocking and
-asynchronous file systems: see `calls.py`.
-
-If a rename is a copy, the object gets another version with equal content. That is no foreign change, so its earlier
-version is reported while the copy stays unchanged.
+`object.py` reads and publishes single objects, `..objects` removes and renames them. Everything here is a coroutine, so
+that it serves blocking and asynchronous file systems: see `calls.py`.
 """
 
 from __future__ import annotations
 
-import builtins
 import contextlib
 import errno
 import io
@@ -18,84 +14,22 @@ import os
 import secrets
 import threading
 import time
-import weakref
-from collections.abc import AsyncIterator, Coroutine
-from dataclasses import dataclass, field, replace
+from collections.abc import AsyncIterator
+from dataclasses import replace
 from typing import Any
 
 from ...errors import Key
+from ..objects.names import Names, missing
 from ..protocol import AsyncBackend, BackendLimits, ObjectStat
-from .calls import Calls, Unranged, about, lacks, stat_of, translated
+from .calls import Calls, Unranged, about, lacks, stat_of
 from .object import ObjectFile
+from .requests import Requests
 
 __all__ = ["LEFT_AFTER", "STAGE", "Objects"]
 
 STAGE = ".pagecache-stage"
 LEFT_AFTER = 86400.0
 """Seconds after which an upload has certainly ended."""
-RENAMED_MAX = 1 << 16
-"""Limit of renamed objects whose earlier version is stored."""
-UNSETTLED_MAX = 1 << 10
-"""Limit of removes and renames with a lost answer whose result is not known yet."""
-REFUSALS = (
-    FileNotFoundError,
-    FileExistsError,
-    IsADirectoryError,
-    NotADirectoryError,
-    PermissionError,
-    io.UnsupportedOperation,
-)
-"""Errors of a request that was certainly not carried out."""
-
-
-def _missing(key: Key) -> OSError:
-    return FileNotFoundError(errno.ENOENT, os.strerror(errno.ENOENT), key)
-
-
-@dataclass(eq=False, slots=True)
-class _Change:
-    """A remove or rename whose last request, which ends the old name, was sent.
-
-    Attributes:
-        old: the path that the request ends.
-        stored: the object that had it, with the version from before a rename.
-        files: open files of that object.
-        dst, new: the new key and its path; None: a remove.
-        there: the object that had the new path, with the version of the store.
-        replaced: open files of that object.
-        done: the request was carried out, and the backend's own part is done.
-    """
-
-    old: str
-    stored: ObjectStat
-    files: list[ObjectFile]
-    dst: Key = None
-    new: str | None = None
-    there: ObjectStat | None = None
-    replaced: list[ObjectFile] = field(default_factory=list)
-    done: bool = False
-
-    def was_carried_out(self, stat: ObjectStat | None, now: ObjectStat | None) -> bool:
-        """Return whether the request was carried out, from the objects that have the old and the new path now. Objects
-        without versions are compared by size.
-        """
-        if stat is not None and (stat.version is None or stat.version == self.stored.version):
-            return False
-        if self.new is None:
-            return True
-        there, version = self.there, None if now is None else now.version
-        unchanged = there is not None and version not in (None, self.stored.version) and version == there.version
-        return now is not None and now.size == self.stored.size and not unchanged
-
-
-def _detach(files: list[ObjectFile]) -> None:
-    """Take the name from open files."""
-    for file in files:
-        file.detached = True
-
-
-async def _nothing() -> None:
-    """Do nothing, in place of a request that is not needed."""
 
 
 class Objects(AsyncBackend):
@@ -112,13 +46,11 @@ class Objects(AsyncBackend):
         self.why_read_only = "" if why is None else f"{calls.name} objects can only be read: {why}"
         self.limits = replace(limits, read_only=limits.read_only or why is not None)
         self.step = int(limits.max_read)
-        self._lock = threading.Lock()  # guards the fields below
-        self._open_files: weakref.WeakSet[ObjectFile] = weakref.WeakSet()
+        self.requests = Requests(calls)
+        self.names: Names[ObjectStat] = Names(self.requests)
+        self._lock = threading.Lock()  # guards the next two
         self._prepared: set[str] = set()  # cleaned stage directories, and directories that were made
         self._made: set[str] = set()
-        # Path -> its version, and the version before the rename.
-        self._renamed: dict[str, tuple[str | None, str | None]] = {}
-        self._unsettled: dict[str, _Change] = {}  # old path -> its change, while the result of that is unknown
         self._reads_ranges = False  # a ranged read was tried
         self._token = secrets.token_hex(4)
         self._numbers = itertools.count(1)
@@ -161,92 +93,6 @@ class Objects(AsyncBackend):
             why = self.why_read_only or f"{self.calls.name} was given as read_only"
             raise io.UnsupportedOperation(errno.ENOTSUP, why)
 
-    # ---------------------------------------------------------------- objects
-
-    def _status_of(self, path: str, stat: ObjectStat) -> ObjectStat:
-        """Return the status with the version from before a rename: a copy has another version of equal content."""
-        with self._lock:
-            version, before = self._renamed.get(path, (stat.version, stat.version))
-            if version != stat.version:
-                del self._renamed[path]
-                return stat
-        return replace(stat, version=before)
-
-    def _remember_rename(self, path: str, version: str | None, before: str | None) -> None:
-        with self._lock:
-            self._renamed.pop(path, None)
-            if version != before:
-                self._renamed[path] = version, before
-            if len(self._renamed) > RENAMED_MAX:
-                del self._renamed[next(iter(self._renamed))]
-
-    async def found(self, path: str) -> ObjectStat | None:
-        """Return the stored status; None: no object."""
-        stat = await self.calls.found(path)
-        return None if stat is None else self._status_of(path, stat)
-
-    # ---------------------------------------------------------------- changes of names with a lost answer
-
-    async def _looked_up(self, path: str) -> ObjectStat | None:
-        """Return the stored status. This settles an earlier change of the name whose answer was lost."""
-        with self._lock:
-            change = self._unsettled.get(path)  # taken first: an earlier answer proves nothing about it
-        stat = await self.found(path)
-        if change is not None:
-            now = None if change.new is None else await self.calls.found(change.new)
-            with self._lock:
-                settles = self._unsettled.get(path) is change
-                if settles:
-                    del self._unsettled[path]
-            if settles and change.was_carried_out(stat, now):
-                self._finish(change, now)
-        return stat
-
-    async def settle(self, path: str) -> None:
-        """Settle a change of the name whose answer was lost: open files may have another name by it, or none."""
-        if path in self._unsettled:
-            await self._looked_up(path)
-
-    def _finish(self, change: _Change, now: ObjectStat | None) -> None:
-        """Do the backend's own part of a change; `now`: the object with the new path."""
-        _detach(change.files if change.new is None else change.replaced)
-        if change.new is not None:
-            if now is not None:
-                self._remember_rename(change.new, now.version, change.stored.version)
-                now = self._status_of(change.new, now)
-            for file in change.files:
-                file.moved(change.dst, now)
-        change.done = True
-
-    async def _make(self, change: _Change, request: Coroutine[Any, Any, None]) -> None:
-        """Send the last request of a change, and do the own part. If the answer is lost, look up the names; if that
-        fails too, the next call for the old name does.
-        """
-        try:
-            await request
-            self._finish(change, None if change.new is None else await self.calls.found(change.new))
-        except BaseException as error:
-            if isinstance(translated(error, change.old, self.calls.name), REFUSALS):
-                raise
-            with self._lock:
-                self._unsettled[change.old] = change
-                if len(self._unsettled) > UNSETTLED_MAX:
-                    del self._unsettled[next(iter(self._unsettled))]
-            if isinstance(error, Exception):
-                with contextlib.suppress(Exception):
-                    await self._looked_up(change.old)
-            if not change.done:
-                raise
-
-    async def _was_done(self, path: str, new: str | None) -> bool:
-        """Return whether an earlier call of this kind was carried out, and its answer was lost."""
-        with self._lock:
-            change = self._unsettled.get(path)
-        if change is None or change.new != new:
-            return False
-        await self._looked_up(path)
-        return change.done
-
     # ---------------------------------------------------------------- objects by name
 
     async def open(self, key: Key, *, create: bool = False, exclusive: bool = False) -> ObjectFile:
@@ -254,18 +100,15 @@ class Objects(AsyncBackend):
         if create:
             self._allow()
         with about(key, self.calls.name):
-            base = await self._looked_up(path)
+            base = await self.names.look(path)
             if base is None and not create:
-                raise _missing(key)
-            if base is not None and base.kind == "dir":
-                raise IsADirectoryError(errno.EISDIR, os.strerror(errno.EISDIR), key)
+                raise missing(key)
             if base is not None and create and exclusive:
                 raise FileExistsError(errno.EEXIST, os.strerror(errno.EEXIST), key)
             if base is not None and base.size > 1:
                 await self._try_ranges(path)
-        file = ObjectFile(self, key, base)
-        with self._lock:
-            self._open_files.add(file)
+        file = ObjectFile(self, key, path, base)
+        self.names.add(file)
         return file
 
     async def _try_ranges(self, path: str) -> None:
@@ -288,95 +131,22 @@ class Objects(AsyncBackend):
         self._reads_ranges = done == 1
 
     async def stat(self, key: Key) -> ObjectStat:
+        path = self.path_of(key)
         with about(key, self.calls.name):
-            found = await self._looked_up(self.path_of(key))
+            await self.names.settle(path)
+            found = await self.calls.found(path)
             if found is None:
-                raise _missing(key)
+                raise missing(key)
             return found
 
     async def remove(self, key: Key) -> None:
-        path = self.path_of(key)
         self._allow()
-        with about(key, self.calls.name):
-            if await self._was_done(path, None):
-                return
-            stored, files = await self._looked_up(path), self._files(key)
-            if stored is not None and stored.kind == "dir":
-                raise IsADirectoryError(errno.EISDIR, os.strerror(errno.EISDIR), key)
-            if stored is not None:
-                await self._make(_Change(path, stored, files), self.calls.remove(path))
-            elif files:  # of an object that was created, and is not committed yet
-                _detach(files)
-            else:
-                raise _missing(key)
+        await self.names.remove(key, self.path_of(key))
 
     async def rename(self, src: Key, dst: Key, *, replace: bool = True) -> None:
         old, new = self.path_of(src), self.path_of(dst)
         self._allow()
-        with about(src, self.calls.name):
-            if await self._was_done(old, new):
-                return
-            stored, following = await self._looked_up(old), self._files(src)
-            if stored is None:  # an object that was created, and is not committed yet, is not in the store
-                following = [file for file in following if file.is_created()]
-                if not following:
-                    raise _missing(src)
-            if stored is not None and stored.kind == "dir":
-                raise IsADirectoryError(errno.EISDIR, os.strerror(errno.EISDIR), src)
-        with about(dst, self.calls.name):
-            there = await self.calls.found(new)
-            if there is not None and there.kind == "dir":
-                raise IsADirectoryError(errno.EISDIR, os.strerror(errno.EISDIR), dst)
-            if there is not None and not replace:
-                raise FileExistsError(errno.EEXIST, os.strerror(errno.EEXIST), dst)
-            if old == new:
-                return
-            if stored is None:
-                await self._rename_created(following, src, dst, there)
-            else:
-                await self._move(_Change(old, stored, following, dst, new, there, self._files(dst)))
-
-    async def _rename_created(
-        self, following: builtins.list[ObjectFile], src: Key, dst: Key, there: ObjectStat | None
-    ) -> None:
-        """Rename an object that is not stored yet; its commit finds no object with the new name."""
-        new, replaced = self.path_of(dst), self._files(dst)
-        if there is not None and any(file.is_doubtful() for file in following):
-            what = f"a commit of {src!r} may have been carried out; commit it before it replaces an object"
-            raise OSError(errno.EBUSY, what, dst)
-        if there is not None:
-            await self._make(_Change(new, self._status_of(new, there), replaced), self.calls.remove(new))
-        _detach(replaced)
-        for file in following:
-            file.moved(dst, None)
-
-    async def _move(self, change: _Change) -> None:
-        """Rename a stored object.
-
-        Raises:
-            OSError: ESTALE: another program has stored another version while this one was copied.
-        """
-        old, new, stored = change.old, str(change.new), change.stored
-        if self.calls.renames:
-            await self._make(change, self.calls.move(old, new))
-            return
-        await self.calls.copy(old, new)
-        found = await self.found(old)
-        if found is not None and found.version != stored.version:
-            what = f"version {found.version} was stored while version {stored.version} was copied; both names are left"
-            raise OSError(errno.ESTALE, what)
-        await self._make(change, self.calls.remove(old) if found is not None else _nothing())
-
-    def leave(self, file: ObjectFile) -> None:
-        """Forget a file that was closed."""
-        with self._lock:
-            self._open_files.discard(file)
-
-    def _files(self, key: Key) -> builtins.list[ObjectFile]:
-        """Return the open files of this name."""
-        name = self.canonical(key)
-        with self._lock:
-            return [f for f in self._open_files if not f.detached and self.canonical(f.key) == name]
+        await self.names.rename(src, old, dst, new, replace=replace)
 
     async def list(self, prefix: str = "") -> AsyncIterator[ObjectStat]:
         """Yield the objects whose key starts with `prefix`, sorted by key."""
@@ -394,7 +164,7 @@ class Objects(AsyncBackend):
         for path in sorted(infos):
             key = path[below:]
             if key.startswith(prefix) and STAGE not in key.split("/") and infos[path].get("type") != "directory":
-                yield self._status_of(path, stat_of(infos[path], key))
+                yield stat_of(infos[path], key)
 
     async def close(self) -> None:
         """Remove the directories made for temporary objects, if they are real directories."""

@@ -1,0 +1,256 @@
+"""The names of a store of whole objects, and the open files that have them.
+
+    remove     look at the name; delete
+    rename     look at both names; copy the version that was seen; delete the source, if it still is that version. A
+               newer one stays, and the rename has succeeded. One request, in a store that can rename
+
+An object that was never stored makes no request: its next commit replaces the object that the new name has now.
+Nothing is deleted that was not just looked at, and, for a rename, copied; a destination never.
+
+If the last request of a change is not answered, a look at the names settles it: at once, or, if that fails too, in the
+next call for the old name. The backend's own part, which concerns open files, is done in every outcome before anything
+is reported.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import errno
+import os
+import threading
+import weakref
+from collections.abc import Coroutine
+from dataclasses import dataclass, field
+from typing import Any, Generic, Protocol
+
+from ...errors import Key
+from .draft import Draft
+from .store import Store, V
+
+__all__ = ["Names", "OpenObject", "missing"]
+
+UNSETTLED_MAX = 1 << 10
+"""Limit of changes with a lost answer whose result is not known yet."""
+
+
+def missing(key: Key) -> OSError:
+    return FileNotFoundError(errno.ENOENT, os.strerror(errno.ENOENT), key)
+
+
+def exists(key: Key) -> OSError:
+    return FileExistsError(errno.EEXIST, os.strerror(errno.EEXIST), key)
+
+
+class OpenObject(Protocol[V]):
+    """An open file.
+
+    Attributes:
+        name: of the store.
+        detached: the name was removed, or belongs to another object.
+        draft: its versions.
+    """
+
+    name: str
+    detached: bool
+
+    @property
+    def draft(self) -> Draft[V]: ...
+
+    def renamed(self, key: Key, name: str, before: V | None, now: V | None) -> None:
+        """Record another name; the versions are those of `Draft.renamed`."""
+
+
+@dataclass(eq=False, slots=True)
+class _Change(Generic[V]):
+    """A remove or rename whose last request, which ends the old name, was sent.
+
+    Attributes:
+        old: the name that the request ends.
+        stored: the object that had it.
+        files: open files of that object.
+        dst, new: the new key and its name; None: a remove.
+        there: the object that had the new name.
+        replaced: open files of that object.
+        now: the object that has the new name; None: not known yet.
+        done: the request was carried out, and the backend's own part is done.
+    """
+
+    old: str
+    stored: V
+    files: list[OpenObject[V]]
+    dst: Key = None
+    new: str | None = None
+    there: V | None = None
+    replaced: list[OpenObject[V]] = field(default_factory=list)
+    now: V | None = None
+    done: bool = False
+
+    def finish(self) -> None:
+        """Do the backend's own part."""
+        _detach(self.files if self.new is None else self.replaced)
+        if self.new is not None:
+            for file in self.files:
+                file.renamed(self.dst, self.new, self.stored, self.now)
+        self.done = True
+
+
+def _detach(files: list[OpenObject[V]]) -> None:
+    """Take the name from open files."""
+    for file in files:
+        file.detached = True
+
+
+class Names(Generic[V]):
+    """The open files of a store, and the calls that change names."""
+
+    def __init__(self, store: Store[V]) -> None:
+        self._store = store
+        self._lock = threading.Lock()  # guards the fields below
+        self._files: weakref.WeakSet[OpenObject[V]] = weakref.WeakSet()
+        self._unsettled: dict[str, _Change[V]] = {}  # by the old name, while the result is unknown
+
+    # ---------------------------------------------------------------- open files
+
+    def add(self, file: OpenObject[V]) -> None:
+        with self._lock:
+            self._files.add(file)
+
+    def leave(self, file: OpenObject[V]) -> None:
+        """Forget a file that was closed."""
+        with self._lock:
+            self._files.discard(file)
+
+    def files(self, name: str | None = None) -> list[OpenObject[V]]:
+        """Return the open files of a name; None: all."""
+        with self._lock:
+            return [file for file in self._files if name is None or (not file.detached and file.name == name)]
+
+    # ---------------------------------------------------------------- looks
+
+    async def look(self, name: str) -> V | None:
+        """Return the stored version. This settles an earlier change of the name whose answer was lost."""
+        with self._lock:
+            change = self._unsettled.get(name)  # taken first: an earlier answer proves nothing about it
+        found = await self._store.head(name)
+        if change is not None:
+            done = await self._was_carried_out(change, found)
+            with self._lock:
+                settles = self._unsettled.get(name) is change
+                if settles:
+                    del self._unsettled[name]
+            if settles and done:
+                change.finish()
+        return found
+
+    async def settle(self, name: str) -> None:
+        """Settle a change of the name whose answer was lost: open files may have another name by it, or none."""
+        if name in self._unsettled:
+            await self.look(name)
+
+    async def _was_carried_out(self, change: _Change[V], found: V | None) -> bool:
+        """Return whether the last request was carried out, from the objects that have the names now."""
+        same = self._store.same
+        if same(found, change.stored):
+            return False
+        if change.new is None or change.now is not None:
+            return True
+        now = await self._store.head(change.new)
+        if now is None or now.size != change.stored.size or (same(now, change.there) and not same(now, change.stored)):
+            return False
+        change.now = now
+        return True
+
+    async def _was_done(self, old: str, new: str | None) -> bool:
+        """Return whether an earlier call of this kind was carried out, and its answer was lost."""
+        with self._lock:
+            change = self._unsettled.get(old)
+        if change is None or change.new != new:
+            return False
+        await self.look(old)
+        return change.done
+
+    async def _make(self, change: _Change[V], request: Coroutine[Any, Any, None]) -> None:
+        """Send the last request of a change, and do the own part. If the answer is lost, look at the names; if that
+        fails too, the next call for the old name does.
+        """
+        try:
+            await request
+            if change.new is not None and change.now is None:
+                change.now = await self._store.head(change.new)
+        except BaseException as error:
+            if self._store.is_refusal(error):
+                raise
+            with self._lock:
+                self._unsettled[change.old] = change
+                if len(self._unsettled) > UNSETTLED_MAX:
+                    del self._unsettled[next(iter(self._unsettled))]
+            if isinstance(error, Exception):
+                with contextlib.suppress(Exception):
+                    await self.look(change.old)
+            if not change.done:
+                raise
+        else:
+            change.finish()
+
+    # ---------------------------------------------------------------- calls
+
+    async def remove(self, key: Key, name: str) -> None:
+        with self._store.about(key):
+            if await self._was_done(name, None):
+                return
+            stored, files = await self.look(name), self.files(name)
+            if stored is not None:
+                await self._make(_Change(name, stored, files), self._store.delete(name))
+            elif any(file.draft.is_created() for file in files):  # it is not committed yet
+                _detach(files)
+            else:
+                raise missing(key)
+
+    async def rename(self, src: Key, old: str, dst: Key, new: str, *, replace: bool) -> None:
+        with self._store.about(src):
+            if await self._was_done(old, new):
+                return
+            stored, files = await self.look(old), self.files(old)
+            if stored is None:  # an object that was created, and is not committed yet, is not in the store
+                files = [file for file in files if file.draft.is_created()]
+                if not files:
+                    raise missing(src)
+        with self._store.about(dst):
+            there = await self.look(new)
+            if there is not None and not replace:
+                raise exists(dst)
+            if old == new:
+                return
+            replaced = self.files(new)
+            if stored is None:
+                _detach(replaced)
+                for file in files:
+                    file.renamed(dst, new, None, there)
+                return
+            change = _Change(old, stored, files, dst, new, there, replaced)
+            if self._store.renames:
+                await self._make(change, self._store.move(old, new))
+                return
+            change.now = await self._copied(old, new, stored, there)
+        with self._store.about(src):
+            found = await self.look(old)
+            if self._store.same(found, stored):
+                await self._make(change, self._store.delete(old))
+            else:  # it is gone, or newer than the copy
+                change.finish()
+
+    async def _copied(self, old: str, new: str, stored: V, there: V | None) -> V:
+        """Copy a version under a name that `there` has, and return the copy."""
+        try:
+            await self._store.copy(old, new, stored)
+        except Exception as error:
+            if not self._store.is_refusal(error):
+                with contextlib.suppress(Exception):
+                    found = await self._store.head(new)
+                    if found is not None and not self._store.same(found, there) and self._store.is_copy(found, stored):
+                        return found
+            raise
+        now = await self._store.head(new)
+        if now is None or now.size != stored.size:
+            raise OSError(errno.EIO, f"the copy of {old} is not there as it was made")
+        return now

@@ -1,0 +1,75 @@
+"""The requests of a store of whole objects that names and commits are made of."""
+
+from __future__ import annotations
+
+from collections.abc import Coroutine
+from contextlib import AbstractContextManager
+from typing import Any, Protocol, TypeVar
+
+from ...errors import Key
+
+__all__ = ["Store", "Version", "run"]
+
+T = TypeVar("T")
+
+
+class Version(Protocol):
+    """A stored version of an object."""
+
+    @property
+    def size(self) -> int: ...
+
+    @property
+    def version(self) -> str | None: ...
+
+
+V = TypeVar("V", bound=Version)
+
+
+class Store(Protocol[V]):
+    """The requests. Names are those of the store.
+
+    Attributes:
+        renames: `move` is one request; otherwise a rename is a copy and a removal.
+    """
+
+    renames: bool
+
+    async def head(self, name: str) -> V | None:
+        """Return the stored version; None: there is no object.
+
+        Raises:
+            IsADirectoryError: the name is that of a directory.
+        """
+
+    async def copy(self, old: str, new: str, version: V) -> None:
+        """Copy this version to another name, with its properties; refused, if possible, if another one is stored."""
+
+    async def move(self, old: str, new: str) -> None:
+        """Rename an object, and replace the object with the new name."""
+
+    async def delete(self, name: str) -> None:
+        """Remove an object."""
+
+    def same(self, one: V | None, other: V | None) -> bool:
+        """Return whether both are one version, as far as they can be compared; None: no object."""
+
+    def is_copy(self, found: V, version: V) -> bool:
+        """Return whether an object of another name is certainly a copy of the version."""
+
+    def is_refusal(self, error: BaseException) -> bool:
+        """Return whether a request that failed with this error was certainly not carried out."""
+
+    def about(self, key: Key) -> AbstractContextManager[None]:
+        """Return a context that makes errors name the key."""
+
+
+def run(work: Coroutine[Any, Any, T]) -> T:
+    """Run a coroutine that never suspends."""
+    try:
+        work.send(None)
+    except StopIteration as end:
+        value: T = end.value
+        return value
+    work.close()
+    raise RuntimeError(f"{work!r} suspended: there is no loop that it could wait on")
