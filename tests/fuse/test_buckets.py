@@ -123,6 +123,53 @@ def test_git_clones_onto_a_bucket(place: Path, tmp_path: Path) -> None:
     assert [name for name in left if name.endswith(".lock") or name.startswith("t")] == []
 
 
+def test_lock_files_do_not_come_back(place: Path, bucket: Bucket) -> None:
+    """Their last close publishes an object beside the remove. [2.20]"""
+    lock = place / "lock"
+    for number in range(20):
+        fd = os.open(lock, os.O_CREAT | os.O_EXCL | os.O_WRONLY)
+        if number % 2:
+            os.write(fd, b"owner")
+        os.close(fd)
+        assert code(os.open, lock, os.O_CREAT | os.O_EXCL | os.O_WRONLY) == errno.EEXIST
+        lock.unlink()
+        assert names(place) == []
+    assert bucket.keys(f"{place.name}/") == []
+
+
+def test_saves_of_editors(place: Path, bucket: Bucket) -> None:
+    """By a rename over the old file, with a backup that had its name, in place, and by sed."""
+    path = place / "text"
+    path.write_text("first\n")
+    for text in ("by rename\n", "by rename again\n"):
+        (place / ".text.new").write_text(text)
+        os.rename(place / ".text.new", path)
+        assert path.read_text() == text
+    os.rename(path, place / "text~")
+    path.write_text("beside a backup\n")
+    assert (place / "text~").read_text() == "by rename again\n"
+    with path.open("r+") as file:
+        file.truncate()
+        file.write("in place\n")
+        os.fsync(file.fileno())
+    run("sed", "-i", "s/in place/by sed/", path)
+    assert path.read_text() == "by sed\n"
+    assert names(place) == ["text", "text~"]
+    assert bucket.keys(f"{place.name}/") == [f"{place.name}/text", f"{place.name}/text~"]
+    assert object_of(bucket, place, "text") == b"by sed\n"
+
+
+def test_tar_extracts_onto_a_bucket(place: Path, bucket: Bucket, tmp_path: Path) -> None:
+    tree = tmp_path / "tree"
+    shutil.copytree(Path(shutil.__file__).parent / "json", tree, ignore=shutil.ignore_patterns("__pycache__"))
+    run("tar", "-C", tmp_path, "-cf", tmp_path / "a.tar", "tree")
+    run("tar", "-C", place, "-mxf", tmp_path / "a.tar", "--no-same-owner")
+    run("diff", "-r", tree, place / "tree")
+    assert [object_of(bucket, place, f"tree/{path.name}") for path in sorted(tree.iterdir())] == [
+        path.read_bytes() for path in sorted(tree.iterdir())
+    ]
+
+
 def test_an_object_is_published_by_a_close_or_an_fsync(place: Path, bucket: Bucket) -> None:
     """It appears as a whole; no part of it is visible before. A close without a write publishes nothing."""
     path = place / "a"
