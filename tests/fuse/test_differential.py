@@ -1,0 +1,144 @@
+"""Random scripts of calls have the same results on a mount and on tmpfs, on each kind of store."""
+
+from __future__ import annotations
+
+import contextlib
+import os
+import tempfile
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from tests.s3.servers import ENVIRONMENT, Server, missing, new_bucket
+
+from .differential import CALLS, Call, content, programs, script
+from .mounts import KINDS, Mounted, needs_mounts, run
+from .test_calls import MODEL
+
+pytestmark = [
+    needs_mounts,
+    pytest.mark.xdist_group("mounts"),
+    pytest.mark.skipif(not os.path.ismount(MODEL), reason=f"no tmpfs at {MODEL} to compare with"),
+]
+
+OBJECTS = {
+    "link": "objects have one name",
+    "symlink": "objects are no links",
+    "readlink": "objects are no links",
+    "fifo": "objects are no special files",
+    "chmod": "modes are those of the options",
+    "fchmod": "modes are those of the options",
+    "chown": "owners are those of the options",
+    "utime": "times are those of the store",
+    "futime": "times are those of the store",
+    **dict.fromkeys(("setxattr", "getxattr", "listxattr", "removexattr"), "objects have no extended attributes"),
+}
+"""Calls that a store of objects refuses, and the reason."""
+LENGTH = 400
+LENGTH_BUCKET = 120
+
+
+@pytest.fixture
+def model() -> Iterator[Path]:
+    with tempfile.TemporaryDirectory(dir=MODEL) as folder:
+        yield Path(folder)
+
+
+def lead_away(model: Path, call: Call, held: list[tuple[int, int]]) -> bool:
+    """Whether a store of objects carries out this call in another way, which mount.md describes: a directory that is
+    not empty is copied, not renamed; the mode of a new object is that of the options; an object that has lost its name
+    keeps only cached bytes.
+    """
+    name, *arguments = call
+    if name in ("rename", "rename_noreplace"):
+        if (model / arguments[0]).is_dir() and os.listdir(model / arguments[0]):
+            return True
+        lost = model / arguments[1]
+    elif name == "unlink":
+        lost = model / arguments[0]
+    else:
+        return False
+    return lost.exists() and (lost.stat().st_dev, lost.stat().st_ino) in held
+
+
+def play(mounted: Path, model: Path, seed: int, length: int, count: int, *, objects: bool) -> None:
+    """Play a script by some processes in both places, and compare each result, and what is there in the end."""
+    calls = script(seed, length, OBJECTS if objects else ())
+    made: list[tuple[int, Call]] = []
+    with programs([mounted, model], count) as running:
+        for number, call in enumerate(calls):
+            if objects and lead_away(model, call, held(model, running.pids)):
+                continue
+            made.append((number % count, call))
+            on_mount, on_model = running.make(number, call)
+            assert on_mount == on_model, told(seed, made, on_mount, on_model)
+        assert (difference := differences(content(mounted), content(model))) == {}, told(seed, made, difference, {})
+
+
+def held(model: Path, pids: list[int]) -> list[tuple[int, int]]:
+    """The files of the model that the processes have open."""
+    found = []
+    for pid in pids:
+        for fd in os.listdir(f"/proc/{pid}/fd"):
+            with contextlib.suppress(FileNotFoundError):  # the one of the process's own look
+                status = os.stat(f"/proc/{pid}/fd/{fd}")
+                found.append((status.st_dev, status.st_ino))
+    return found
+
+
+def told(seed: int, made: list[tuple[int, Call]], on_mount: Any, on_model: Any) -> str:
+    lines = [f"process {number}: {call}" for number, call in made]
+    return "\n".join([f"seed {seed}, call {len(made)}", *lines, f"mount: {on_mount!r}", f"tmpfs: {on_model!r}"])
+
+
+def differences(found: dict[str, Any], expected: dict[str, Any]) -> dict[str, Any]:
+    names = found.keys() | expected.keys()
+    return {name: (found.get(name), expected.get(name)) for name in names if found.get(name) != expected.get(name)}
+
+
+@pytest.mark.parametrize("count", [1, 3])
+@pytest.mark.parametrize("seed", [1, 2])
+def test_a_random_script_has_the_results_of_tmpfs(
+    place: Path, stored: Path, model: Path, seed: int, count: int
+) -> None:
+    play(place, model, seed, LENGTH, count, objects=False)
+    run("sync", "-f", place)
+    assert differences(content(stored), content(model)) == {}
+
+
+@pytest.mark.parametrize("count", [1, 3])
+def test_a_random_script_over_objects_has_the_results_of_tmpfs(flat: Path, model: Path, count: int) -> None:
+    play(flat, model, 3, LENGTH, count, objects=True)
+
+
+@pytest.mark.skipif(missing("ministack"), reason="ministack is not installed (`make` does it)")
+@pytest.mark.parametrize("kind", KINDS)
+def test_a_random_script_over_a_bucket_has_the_results_of_tmpfs(
+    tmp_path: Path, model: Path, monkeypatch: pytest.MonkeyPatch, kind: str
+) -> None:
+    for name, value in ENVIRONMENT.items():
+        monkeypatch.setenv(name, value)
+    (tmp_path / "server").mkdir()
+    server = Server("ministack", tmp_path / "server")
+    try:
+        with (
+            new_bucket(server) as bucket,
+            Mounted(tmp_path / "m", bucket.url(), "--capacity", "64MiB", kind) as mounted,
+        ):
+            play(mounted.path, model, 4, LENGTH_BUCKET, 2, objects=True)
+    finally:
+        server.close()
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("seed", range(100, 140))
+def test_many_random_scripts_have_the_results_of_tmpfs(place: Path, stored: Path, model: Path, seed: int) -> None:
+    play(place, model, seed, 1000, 1 + seed % 3, objects=False)
+    run("sync", "-f", place)
+    assert differences(content(stored), content(model)) == {}
+
+
+def test_every_call_is_drawn() -> None:
+    assert {call[0] for call in script(0, 2000)} == set(CALLS)
