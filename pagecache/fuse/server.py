@@ -38,6 +38,7 @@ SPECIAL: dict[int, Kind] = {
     stat.S_IFCHR: "char",
     stat.S_IFBLK: "block",
 }
+TIMES = {"atime_ns", "mtime_ns"}
 LOOKUPS_MAX = 3
 """Lookups of a name while other names of its directory are removed. An outdated reply costs the kernel another lookup.
 """
@@ -58,8 +59,12 @@ class Listing:
 
 
 def nameless(node: Node, found: ObjectStat) -> ObjectStat:
-    """Return the status of an object that has lost its last name."""
-    return dataclasses.replace(found, nlink=0, **node.nameless)
+    """Return the status of an object that has lost its last name. A write after times were set has moved them."""
+    changes = dict(node.nameless)
+    if node.nameless_since != found.mtime_ns:
+        for name in TIMES & changes.keys():
+            del changes[name]
+    return dataclasses.replace(found, nlink=0, **changes)
 
 
 @contextlib.contextmanager
@@ -187,19 +192,25 @@ class Server:
         if size is not None:
             self._truncate(node, size, fh)
         if changes:
-            if changes.keys() & {"atime_ns", "mtime_ns"}:
+            if changes.keys() & TIMES:
                 self._hand_over(node)
             with self._moving.opening(node):  # its name is its own, or gone
                 found = self._appearance.owned(self._stat(node))
                 if self.nodes.key(node) is None and self.names.keeps_modes:
-                    node.nameless = {
-                        **node.nameless,
-                        **changes,
-                    }  # the store cannot find the object: only its open files show the changes
+                    self._keep_nameless(node, changes)
                 else:
                     self._moving.of(node, lambda key: self.names.setattr(key, found, changes))
         node.changed = time.monotonic_ns()
         return self.getattr(number)
+
+    def _keep_nameless(self, node: Node, changes: dict[str, int]) -> None:
+        """Keep changes of an object that the store cannot find: only its open files show them."""
+        node.nameless = {**node.nameless, **changes}
+        if changes.keys() & TIMES:
+            node.nameless_since = None if node.seen is None else node.seen.mtime_ns
+            for opened in self._opened(node):
+                with _unless_closed(opened):
+                    node.nameless_since = opened.stat().mtime_ns
 
     def _truncate(self, node: Node, size: int, fh: int | None) -> None:
         writable = [opened for opened in self._opened(node) if opened.writable]
@@ -209,6 +220,8 @@ class Server:
                 if opened.file.size != size:
                     opened.file.truncate(size)
                     opened.marks.written_ns = time.time_ns()
+                elif fh is not None and self.names.keeps_modes:  # ftruncate(2) moves the time, truncate(2) does not
+                    self.setattr(node.number, {"mtime_ns": time.time_ns()})
                 return
         try:
             self._moving.of(node, lambda key: self.volume.truncate(key, size))

@@ -591,8 +591,24 @@ def test_a_symbolic_link_that_was_replaced_is_looked_up_again(server: Server, tm
     assert code(server.readlink, number) == errno.ESTALE
 
 
-def test_a_truncate_to_the_present_size_leaves_the_time(server: Server) -> None:
+def test_only_ftruncate_to_the_present_size_moves_the_time_of_a_file(server: Server) -> None:
     fh, made = server.create(1, "empty", 0o600, os.O_RDWR)
     server.setattr(made.number, {"mtime_ns": 10**9, "atime_ns": 10**9})
-    assert server.setattr(made.number, {"size": 0}, fh).mtime_ns == 10**9
+    assert server.setattr(made.number, {"size": 0}).mtime_ns == 10**9
+    assert server.setattr(made.number, {"size": 0}, fh).mtime_ns > 10**9
+    server.fsync(fh)
+    assert server.getattr(made.number).mtime_ns > 10**9
+    server.release(fh)
+
+
+def test_a_write_moves_times_that_were_set_without_a_name(server: Server) -> None:
+    fh, made = server.create(1, "gone", 0o600, os.O_RDWR)
+    server.unlink(1, "gone")
+    server.setattr(made.number, {"mtime_ns": 10**9, "atime_ns": 10**9, "mode": 0o640})
+    assert server.getattr(made.number).mtime_ns == 10**9
+    server.files.write(fh, 0, b"bytes")
+    server.flush(fh)
+    found = server.getattr(made.number)
+    assert found.mtime_ns > 10**9
+    assert stat.S_IMODE(found.mode) == 0o640
     server.release(fh)
