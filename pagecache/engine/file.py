@@ -77,6 +77,10 @@ def limits_of(limits: BackendLimits, max_write: int | None = None, *, stages: bo
     }
 
 
+NOT_LOSING = threading.Lock()
+"""The lock of every file that has given up no bytes; never held."""
+
+
 class EngineFile:
     """One object of a volume: its inode in CORE and its file in the backend."""
 
@@ -85,6 +89,7 @@ class EngineFile:
     owed: Owed = NOTHING_OWED
     failures: Failures = NO_FAILURES
     settling: Settling = NO_WORK
+    losing: threading.Lock = NOT_LOSING  # held from before bytes leave until their loss is recorded
 
     removed = False
     abandoned = False
@@ -184,6 +189,10 @@ class EngineFile:
 
     def failing(self) -> Failures:
         return self._part("failures", Failures)
+
+    def loses(self) -> threading.Lock:
+        """Return the lock that is held while bytes are given up and their loss is recorded: no sync ends then."""
+        return self._part("losing", threading.Lock)
 
     def _part(self, name: str, make: Callable[[], P]) -> P:
         part: P | None = self.__dict__.get(name)
@@ -516,6 +525,10 @@ class EngineFile:
     def lose_direct(self, *, forget: bool = False) -> None:
         """Record the loss of uncommitted direct writes; see `direct.lose`."""
         direct.lose(self, forget=forget)
+
+    def is_synced(self, stamp: int) -> bool:
+        """Return whether everything up to the stamp is committed; losses of other bytes are recorded by then."""
+        return self.native.sync_done(stamp) and not self.losing.locked()  # in this order
 
     def report_losses_to(self, report: Callable[[list[LostRange]], None]) -> None:
         self._report_loss = report

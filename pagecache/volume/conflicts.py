@@ -71,10 +71,7 @@ def resolve(volume: Volume, inode: Inode, how: Literal["force", "rebase", "disca
     if engine.conflict is None:
         return []
     if how == "discard":
-        lost = engine.settled(lambda: remote.take(engine))
-        with volume.inodes_lock:
-            inode.record_loss(lost, seen=True)
-        return lost
+        return engine.settled(lambda: remote.take(engine, inode.record_discard))
     if how == "force" and engine.limits().commit_on_close:
         _fill_all(inode)
     settle = remote.force if how == "force" else remote.rebase

@@ -86,6 +86,11 @@ class Inode:
         self._last_loss += 1
         self._losses.append(_Loss(self._last_loss, lost, seen))
 
+    def record_discard(self, lost: list[LostRange]) -> None:
+        """Record a loss that a caller requested."""
+        with self.volume.inodes_lock:
+            self.record_loss(lost, seen=True)
+
     def _report_loss(self, lost: list[LostRange]) -> None:
         """Record a loss that was not requested."""
         with self.volume.inodes_lock:

@@ -553,4 +553,4 @@ def remote_change(volume: Volume, inode: Inode, stat: ObjectStat, tries: Attempt
         remote.changed(engine, stat.version)
         raise engine.conflict_error()
     else:
-        engine.report_loss(engine.settled(lambda: remote.take(engine), tries), remote.TAKEN)
+        engine.settled(lambda: remote.take(engine), tries)

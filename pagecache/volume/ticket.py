@@ -237,7 +237,7 @@ class SyncTicket:
             self._files, self._taken_up = None, True
 
     def _take(self, file: EngineFile) -> None:
-        if file.freed or file.removed or file.abandoned or file.withheld or file.native.sync_done(self._stamp):
+        if file.freed or file.removed or file.abandoned or file.withheld or file.is_synced(self._stamp):
             return
         sync = FileSync(file, self._stamp)
         _, self._unsent[sync] = file.native.unsaved_up_to(self._stamp)

@@ -466,8 +466,7 @@ class Volume:
         for inode in self._inodes_of(key):
             start, end = extent(offset, length, inode.native.size)
             dropped = self._drop(inode, start, END if length is None else end)
-            with self.inodes_lock:
-                inode.record_loss(dropped, seen=True)
+            inode.record_discard(dropped)
             if dropped:
                 what = f"discard: {spans([(entry.offset, entry.length) for entry in dropped])} given up"
                 next = "each handle raises DataLossError once"

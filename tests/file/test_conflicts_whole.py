@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import errno
 import io
+import logging
 import threading
 from collections.abc import Callable, Sequence
 from dataclasses import replace
@@ -14,6 +15,7 @@ import pytest
 from pagecache import ConflictError, DataLossError, WritebackError
 from pagecache.engine.file import EngineFile
 
+from .backends import WAIT_LIMIT_S
 from .objects import ObjectBackend, ObjectFile, losing_the_answer
 from .rig import FAST, KEY, ONCE, PAGE, Rig, Task, eventually, pattern, quiet
 from .test_conflicts import DATA, MINE, OTHER, over, uploaded
@@ -168,6 +170,36 @@ def test_a_policy_settles_a_conflict_of_a_commit(make: Make, notice: str) -> Non
     assert rig.backend.committed(KEY) == OTHER
     assert file.pread(len(DATA), 0) == OTHER
     assert len(rig.backend.seen("rollback")) == 1
+
+
+def test_no_fsync_returns_before_the_loss_of_its_bytes_is_recorded(make: Make) -> None:
+    """A policy gives the bytes up within the commit of one caller; the fsync of another one waits. [2.16, 2.19]"""
+    rig = uploaded(make, "take_remote")
+    file = rig.handles[0]
+    entered, release = threading.Event(), threading.Event()
+
+    class Held(logging.Handler):
+        """Holds the line about the loss: the bytes are gone by then, and no handle has the loss yet."""
+
+        def emit(self, record: logging.LogRecord) -> None:
+            if "was taken" in record.getMessage():
+                entered.set()
+                assert release.wait(WAIT_LIMIT_S)
+
+    handler, log = Held(), logging.getLogger("pagecache.loss")
+    log.addHandler(handler)
+    try:
+        saving = Task(file.fsync)
+        assert entered.wait(WAIT_LIMIT_S)
+        assert not file.stats().dirty
+        with pytest.raises(TimeoutError):
+            file.fsync(timeout=0.2)
+    finally:
+        release.set()
+        log.removeHandler(handler)
+    with pytest.raises(DataLossError):
+        saving.result()
+    file.fsync()
 
 
 @pytest.mark.parametrize("opens", [False, True])

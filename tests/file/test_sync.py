@@ -95,6 +95,22 @@ def test_no_call_started_for_later_writes_is_awaited(make: Make) -> None:
     flush.result()
 
 
+def test_a_ticket_does_not_wait_for_a_commit_of_later_writes(make: Make) -> None:
+    """The bytes of the ticket are committed. A later write to the same file is being committed. [2.15, I-19]"""
+    rig = make()
+    file = rig.open("w+b")
+    file.pwrite(DATA, 0)
+    ticket = rig.volume.begin_sync()
+    file.fsync()
+    file.pwrite(b"later", 100 * PAGE)
+    with rig.backend.gate("commit") as gate:
+        later = Task(file.fsync)
+        gate.wait_entered()
+        Task(ticket.wait, 20).result()
+        assert not later.finished.is_set()
+    later.result()
+
+
 def test_a_later_sync_does_not_return_before_the_earlier_writes(make: Make) -> None:
     """Two overlapping syncs chain, whichever of them is polled. [T-39]"""
     rig = make({"a": b"", "b": b""})

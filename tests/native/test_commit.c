@@ -82,6 +82,23 @@ static void check_bytes_dirtied_while_unstable_are_both(void)
 	rig_close(&rig);
 }
 
+static void check_a_running_commit_of_later_bytes_is_not_waited_for(void)
+{
+	start(PAGE, false);
+	put(0, 1);
+	u64 s = pc_epoch_take(rig.volume);
+	EQUAL(file_sync(file), 0);
+	put(1, 2);
+	EQUAL(flush(file), 0);
+	CHECK(begin_commit(file));
+	CHECK(pc_sync_done(file->inode, s));
+	CHECK(!pc_sync_done(file->inode, ALL));
+	pc_commit_end(file->inode, false, PC_COMMIT_AGAIN);
+	CHECK(pc_sync_done(file->inode, s));
+	EQUAL(file_sync(file), 0);
+	rig_close(&rig);
+}
+
 static void check_changes_without_a_folio_wait_for_a_commit_too(void)
 {
 	start(PAGE, false);
@@ -498,6 +515,7 @@ int main(void)
 	RUN(check_a_failed_commit_makes_everything_dirty_again);
 	RUN(check_a_backend_that_kept_its_bytes_gets_another_try);
 	RUN(check_bytes_dirtied_while_unstable_are_both);
+	RUN(check_a_running_commit_of_later_bytes_is_not_waited_for);
 	RUN(check_changes_without_a_folio_wait_for_a_commit_too);
 	RUN(check_nothing_to_commit_gives_the_token_back);
 	RUN(check_a_commit_that_fails_between_two_questions_is_noticed);

@@ -42,7 +42,8 @@ bool pc_commit_needed(struct pc_inode *i, uint64_t stamp)
  *
  * Bytes move from D to W to U to clean unless a failure puts them back. Therefore D and W are checked before U, and the
  * result is valid only if nothing went back during the checks: if a commit failed between two separate checks, both
- * would find nothing. Context: no leaf lock. Contract: 2.15.
+ * would find nothing. A running commit of later bytes is not waited for; the walk of a commit that ends is, so that all
+ * its effects are there together. Context: no leaf lock. Contract: 2.15.
  */
 bool pc_sync_done(struct pc_inode *i, uint64_t stamp)
 {
@@ -54,9 +55,9 @@ bool pc_sync_done(struct pc_inode *i, uint64_t stamp)
 		PC_SYNC("sync_between");
 		left = left || pc_commit_needed(i, stamp);
 		pc_inode_leaf_lock(i);
-		bool same = seq == i->regress_seq, running = i->commit_running;
+		bool same = seq == i->regress_seq, ending = i->commit_ending;
 		pc_inode_leaf_unlock(i);
-		if (left || running)
+		if (left || ending)
 			return false;
 		if (same)
 			return true;
@@ -232,6 +233,9 @@ void pc_commit_end(struct pc_inode *i, bool ok, int how)
 		ok = false;
 		how = PC_COMMIT_AGAIN;
 	}
+	pc_inode_leaf_lock(i);
+	i->commit_ending = 1;
+	pc_inode_leaf_unlock(i);
 	for (u64 index = 0; more && (ok || how != PC_COMMIT_KEPT);) {
 		pc_inode_leaf_lock(i);
 		for (u32 k = 0; k < PC_CHUNK; k++) {
@@ -268,7 +272,7 @@ void pc_commit_end(struct pc_inode *i, bool ok, int how)
 	record_commit(i, ok, how);
 	i->undone_moved = (struct pc_undone){.lowest = UINT64_MAX};
 	i->stamp_m_moved = PC_STAMP_NONE;
-	i->commit_running = i->commit_due = 0;
+	i->commit_running = i->commit_ending = i->commit_due = 0;
 	atomic_fetch_sub_explicit(&i->volume->committing, 1, memory_order_relaxed);
 	atomic_fetch_add_explicit(&i->volume->answers, 1, memory_order_relaxed);
 	i->commit_seq++;

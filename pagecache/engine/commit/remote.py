@@ -21,6 +21,7 @@ from __future__ import annotations
 
 import errno
 import logging
+from collections.abc import Callable
 from typing import TYPE_CHECKING, Any
 
 from ...backends.protocol import BackendFile, ObjectStat
@@ -38,7 +39,6 @@ if TYPE_CHECKING:
 
 __all__ = [
     "NO_DISPUTE",
-    "TAKEN",
     "Dispute",
     "announced",
     "changed",
@@ -212,7 +212,7 @@ def _give_up(file: EngineFile) -> None:
     if not known:
         what = "another version is stored below unsaved bytes"
         file.volume.say(logging.ERROR, "conflicts", what, "ours are given up", file.key)
-        file.settle(lambda: file.report_loss(take(file), TAKEN))
+        file.settle(lambda: _take(file))
 
 
 # -- with the token held, on a thread of the volume
@@ -321,13 +321,24 @@ def rebase(file: EngineFile) -> None:
     _go_on(file)
 
 
-def take(file: EngineFile) -> list[LostRange]:
-    """Drop local data in favour of the current stored version."""
+def take(file: EngineFile, record: Callable[[list[LostRange]], None] | None = None) -> list[LostRange]:
+    """Drop local data in favour of the current stored version, and record the loss: by `record`, or as one that was not
+    requested.
+    """
     _begin(file)
     stat, forgotten = _new_base(file, keep=False)
-    lost = file.drop(0, END)
-    file.native.rebase(stat.size, forgotten)
+    with file.loses():
+        lost = file.drop(0, END)
+        file.native.rebase(stat.size, forgotten)
+        if record is None:
+            file.report_loss(lost, TAKEN)
+        else:
+            record(lost)
     return lost
+
+
+def _take(file: EngineFile) -> None:
+    take(file)
 
 
 def force(file: EngineFile) -> None:

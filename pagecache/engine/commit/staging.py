@@ -101,13 +101,14 @@ def lose(file: EngineFile, stored: int, *, committing: bool) -> bool:
     """Record that nothing is staged any longer, of an object with `stored` bytes. Return False while a commit runs,
     unless `committing`: it is the caller's, or one whose result does not count.
     """
-    ranges = file.native.staged_lost(min(stored, file.native.undone()["lowest"]), committing)
-    if ranges is None:
-        return False
-    if file.volume.mirror is not None and ranges and not file.removed:
-        file.volume.mirror.invalidate(file.key, "staged data was lost")
-    lost = [LostRange(file.key, pos, length, errno.ENOENT, file.volume.name) for pos, length in ranges]
-    file.report_loss(lost, "the backend lost its staged bytes")
+    with file.loses():
+        ranges = file.native.staged_lost(min(stored, file.native.undone()["lowest"]), committing)
+        if ranges is None:
+            return False
+        if file.volume.mirror is not None and ranges and not file.removed:
+            file.volume.mirror.invalidate(file.key, "staged data was lost")
+        lost = [LostRange(file.key, pos, length, errno.ENOENT, file.volume.name) for pos, length in ranges]
+        file.report_loss(lost, "the backend lost its staged bytes")
     return True
 
 

@@ -258,8 +258,8 @@ class FileSync:
         if self.not_before and not (needed and file.volume.clock.now() < self.not_before):
             self._commit_is(_NO_ATTEMPT)
         if not needed:
-            # Not done: a commit runs, or another sync's failed between two checks.
-            return not self.flush or native.sync_done(self.stamp)
+            # Not done: a commit is ending, bytes are being given up, or a commit failed between two checks.
+            return not self.flush or file.is_synced(self.stamp)
         if self.not_before or file.unnaming is not None:
             return False
         if self._attempt.state is NONE:
