@@ -101,6 +101,7 @@ class EngineFile:
     sent_before: tuple[int, float] | None = None  # changes up to this epoch were sent by age; when the oldest arose
     freed = False  # CORE's part is freed: its id may belong to another file by now
     retired: tuple[BackendFile, ...] = ()
+    holds = False  # the volume has it, and refers to its files
     _forced_reads = 0
     _max_write: int | None = None
     _seen_limits: BackendLimits | None = None
@@ -233,9 +234,16 @@ class EngineFile:
         self.bind()
         return files
 
+    def hold(self) -> None:
+        """Have the volume hold the current files of the backend, from now on."""
+        with self.lock:
+            self.holds = True
+            self._hold()
+
     def _hold(self) -> None:
-        """Have the volume hold the current files. The lock is held."""
-        self.volume.held.set_files(self, *self.retired, self.backend_file)
+        """The lock is held."""
+        if self.holds:
+            self.volume.held.set_files(self, *self.retired, self.backend_file)
 
     def bind(self) -> None:
         """Take functions and limits from the backend's current file."""

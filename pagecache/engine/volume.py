@@ -278,6 +278,7 @@ class EngineVolume:
             self.mirror.threads.have_all()
         with self._lock:
             self._files[file.native.id] = file
+        file.hold()
         self.cache.native.recorder.met(file.native.id, self.name, file.key)
 
     def forget(self, file: EngineFile) -> None:
@@ -398,7 +399,10 @@ class EngineVolume:
             most: files that may stay open.
             turn: maximum files to check; None: all surplus ones.
         """
-        taken: list[BackendFile] = []
+        return [backend_file for _, backend_file in self._taken_idle(most, turn)]
+
+    def _taken_idle(self, most: int, turn: int | None) -> list[tuple[Key, BackendFile]]:
+        taken: list[tuple[Key, BackendFile]] = []
         if len(self.idle) <= most:
             return taken
         with self.keeper():
@@ -420,15 +424,15 @@ class EngineVolume:
                     backend_file = file.backend_file
                     file.use(None)
                 if backend_file is not None:
-                    taken.append(backend_file)
+                    taken.append((file.key, backend_file))
         return taken
 
     def close_idle(self, turn: int = IDLE_TURN) -> None:
         """Close surplus files, without waiting."""
-        for backend_file in self.take_idle(turn=turn):
-            self.close_later(backend_file)
+        for key, backend_file in self._taken_idle(IDLE_FILES_MAX, turn):
+            self.close_later(backend_file, key)
 
-    def close_later(self, backend_file: BackendFile | None) -> None:
+    def close_later(self, backend_file: BackendFile | None, key: Key) -> None:
         """Close a file of the backend without waiting, unless the backend is prompt."""
         if getattr(backend_file, "close", None) is None:
             return
@@ -436,7 +440,7 @@ class EngineVolume:
             self.post(lambda: close_backend_file(backend_file), "close")
             return
         try:
-            close_backend_file(backend_file)
+            self.call_here("close", key, lambda: close_backend_file(backend_file))
         except Exception:
             fault("%s: close failed without a waiter; it is not repeated", self.name)
 

@@ -201,7 +201,10 @@ class BusyKeys:
             self.claim_all(done, claim)
             within(lambda: tries.repeated(partial(hold.run, call), whole=True))
         except BaseException:
-            hold.leave()
+            try:
+                hold.leave()
+            finally:
+                hold.leave()  # completes the first one after another interrupt
             raise
 
     def claim_all(self, done: Signal, claim: _Claim) -> None:

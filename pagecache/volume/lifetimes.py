@@ -273,7 +273,7 @@ def forget(volume: Volume, inode: Inode) -> None:
     """Remove an inode that CORE has freed."""
     volume.engine.forget(inode.engine)
     for backend_file in inode.engine.take_files():
-        volume.engine.close_later(backend_file)
+        volume.engine.close_later(backend_file, inode.key)
     with volume.inodes_lock:
         volume.orphans.pop(inode, None)
         if volume.inodes.get(inode.key) is inode:

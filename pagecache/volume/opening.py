@@ -154,7 +154,7 @@ def _forget_new(use: Use, *, closed: bool) -> None:
     use.leave()
     for backend_file in inode.engine.take_files():
         if not closed:
-            volume.engine.close_later(backend_file)
+            volume.engine.close_later(backend_file, inode.key)
     inode.native.forget_uncommitted()
     inode.native.destroy()
 
@@ -279,7 +279,7 @@ def _unless_reconnected(volume: Volume, key: Key, opened: _Opened) -> Iterator[N
             volume.engine.check_alive(key, opened.reconnects)
             yield
     except ShutdownError:
-        volume.engine.close_later(opened.backend_file)
+        volume.engine.close_later(opened.backend_file, key)
         raise
 
 
@@ -370,7 +370,7 @@ def follow(inode: Inode, key: Key) -> None:
         stat = checked_stat(_stat(fresh), key)
     except BaseException:
         engine.use(None)  # nothing is stored under the old name; the next open uses the new one
-        engine.volume.close_later(backend_file)
+        engine.volume.close_later(backend_file, key)
         raise
     engine.replace_by(fresh)
     if stat.version != engine.versions.base:
@@ -501,7 +501,7 @@ def _take(inode: Inode, stat: ObjectStat, changes: int) -> bool:
         return _take_in_place(inode, stat, changes)
     fresh, stat = remote.open_base(engine)
     if inode.native.has_local():
-        engine.volume.close_later(fresh)
+        engine.volume.close_later(fresh, engine.key)
         return False
     inode.replaced()
     remote.take_base(engine, fresh, stat)

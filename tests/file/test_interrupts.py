@@ -20,6 +20,7 @@ import pytest
 import pagecache
 from pagecache import PageCache, RetryPolicy, ShutdownError
 from pagecache.engine import runner
+from pagecache.engine.attempts import Attempts
 from pagecache.engine.loop import CacheLoop
 from pagecache.engine.park import Park
 from pagecache.native import NativeVolume
@@ -505,6 +506,57 @@ def test_an_interrupt_in_an_open_or_close_leaves_no_name_busy_and_no_handle_behi
         rig.cache.check()
         rig.finish()
     assert nth > 50
+
+
+@pytest.mark.filterwarnings("ignore::pytest.PytestUnraisableExceptionWarning", "ignore::ResourceWarning")
+def test_an_interrupt_of_the_first_open_of_an_object_leaves_no_reference_to_its_file(make: Make) -> None:
+    """The reference that outlives a dropped cache goes with the file that was not made. [T-51, 2.22]"""
+    nth, place = 0, "none yet"
+    while place:
+        nth += 1
+        rig = make({KEY: DATA}, limits={"prompt": True})
+
+        def makes_files(frame: FrameType) -> bool:
+            return engine_code(frame) and frame.f_code.co_filename.endswith(("engine/file.py", "engine/held.py"))
+
+        place = interrupted_at(nth, lambda: rig.volume.open(KEY).close(), makes_files)  # noqa: B023
+        gc.collect()
+        held = set(rig.volume.engine.held._files)
+        assert held <= {id(file) for file in rig.volume.engine.files()}, place
+        rig.finish()
+    assert nth > 5
+
+
+def freeing_code(frame: FrameType | None) -> bool:
+    """Code that frees the names of a call whose caller stops waiting."""
+    while frame is not None and not (frame.f_code.co_name == "leave" and frame.f_code.co_filename.endswith("keys.py")):
+        frame = frame.f_back
+    return frame is not None
+
+
+@pytest.mark.filterwarnings("ignore::pytest.PytestUnraisableExceptionWarning")  # a collection runs a finaliser there
+@pytest.mark.parametrize(("call", "arguments"), [("remove", (KEY,)), ("rename", (KEY, "new"))])
+def test_two_interrupts_leave_no_name_busy(
+    make: Make, monkeypatch: pytest.MonkeyPatch, call: str, arguments: tuple[str, ...]
+) -> None:
+    """The second one comes while the names are freed because of the first one. [T-51, 2.20]"""
+
+    def interrupted(*_arguments: object, **_options: object) -> None:
+        raise KeyboardInterrupt
+
+    nth, place = 0, "none yet"
+    while place:
+        nth += 1
+        rig = make({KEY: DATA})
+        with monkeypatch.context() as patched:
+            patched.setattr(Attempts, "repeated", interrupted)
+            place = interrupted_at(nth, lambda: getattr(rig.volume, call)(*arguments), freeing_code)  # noqa: B023
+        for key in (KEY, "new"):
+            with Task(rig.volume.open, key, "a+b", timeout=5).result() as file:
+                file.write(b"more")
+        rig.volume.sync(20)
+        rig.finish()
+    assert nth > 5
 
 
 @pytest.mark.soak

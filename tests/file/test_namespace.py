@@ -331,7 +331,7 @@ def test_an_object_that_is_created_again_behind_the_cache_is_committed(
     with rig.volume.open(KEY) as file:
         file.pread(10, 0)
     for closed in rig.volume.engine.take_idle(0):
-        rig.volume.engine.close_later(closed)
+        rig.volume.engine.close_later(closed, KEY)
     with backend.lock:
         del backend.objects[KEY]
     rig.open("ab").fsync()

@@ -18,6 +18,7 @@ import pytest
 import pagecache
 from pagecache import Backend, BackendFile, BackendLimits, DeadlockError, ObjectStat, PageCache
 from pagecache.backends import DirectoryBackend, MemoryBackend
+from pagecache.engine.volume import IDLE_FILES_MAX
 from pagecache.errors import Key
 from pagecache.native import NativeVolume
 from pagecache.testing import FaultyBackend, LatencyBackend
@@ -150,6 +151,23 @@ def test_a_piece_of_work_wakes_one_thread(make: Make, monkeypatch: pytest.Monkey
     time.sleep(0.1)
     assert len(threads) > 4
     assert len(turns) == 2  # one thread takes the job, and sleeps again
+
+
+def test_the_close_of_a_surplus_file_is_among_the_waits(make: Make) -> None:
+    """The caller whose close makes it a surplus one closes it in the backend, which may take long. [K9, 2.27]"""
+    names = [f"file{number}" for number in range(IDLE_FILES_MAX + 2)]
+    rig = make(dict.fromkeys(names, b"x"), limits={"prompt": True})
+
+    def use() -> None:
+        for name in names:
+            rig.volume.open(name).close()
+
+    with rig.backend.gate("file_close") as gate:
+        task = Task(use)
+        gate.wait_entered()
+        [wait] = [wait for wait in rig.cache.waits() if "close" in wait.what]
+        assert (wait.what, wait.key) == ("the backend's close", names[0])
+    task.result()
 
 
 # -- refused values

@@ -278,7 +278,7 @@ def test_an_open_that_a_reconnect_overtakes_leaves_no_file_of_the_old_backend(
     if known:
         rig.volume.open(KEY, "rb").close()
         [closed] = rig.volume.engine.take_idle(0)
-        rig.volume.engine.close_later(closed)
+        rig.volume.engine.close_later(closed, KEY)
     fresh = old.successor(lose=False, shared=False)
     genuine = opening.open_backend
 
