@@ -236,8 +236,8 @@ class PageCache:
 
         Raises:
             ValueError: URL, option, a capacity that is too small for the backend's write unit, an object that another
-                volume of this cache has already, or `prompt` for an asynchronous backend. TypeError: no backend; names
-                all missing methods.
+                volume of this process has already, or `prompt` for an asynchronous backend.
+            TypeError: no backend; names all missing methods.
         """
         self._check_open()
         Deadline(self.clock, timeout)  # raises the error of an invalid timeout
@@ -259,7 +259,7 @@ class PageCache:
             raise TypeError(f"name must be a str, not {type(name).__name__}")
         chosen = options_for(resolved.limits, options, overrides)
         kind = type(original(resolved)).__name__
-        with self._lock:
+        with closing.registry(), self._lock:
             self._check_open()
             taken = {volume.name for volume in self._volumes}
             label = name if name is not None else f"{kind}-{next(self._names)}"
@@ -281,18 +281,20 @@ class PageCache:
             raise ValueError(f"capacity: {capacity} is less than 8 write units of {unit} bytes of the backend")
 
     def _check_unused(self, backend: Backend, what: str, by: Volume | None = None) -> None:
-        """Check that no other volume has the backend: two volumes would not notice each other's changes.
+        """Check that no other volume of the process has the backend: two volumes would not notice each other's changes,
+        and the first one that ends would close it under the other.
 
         Raises:
             ValueError: a volume other than `by` has it.
         """
         wanted = original(backend)
-        with self._lock:
-            for volume in self._volumes:
+        for cache in closing.caches():
+            for volume in () if cache.native.forked else tuple(cache._volumes):
                 mirror = volume.engine.mirror
                 used = (volume.backend, None if mirror is None else original(mirror.backend))
                 if volume is not by and any(wanted is other for other in used):
-                    raise ValueError(f"{what}: {backend!r} is in this cache already, as volume {volume.name!r}")
+                    place = "this cache" if cache is self else f"another cache ({cache.name!r})"
+                    raise ValueError(f"{what}: {backend!r} is in {place} already, as volume {volume.name!r}")
 
     def volumes(self) -> tuple[Volume, ...]:
         """The attached volumes, in the order of attaching."""

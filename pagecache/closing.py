@@ -11,7 +11,9 @@ from __future__ import annotations
 
 import atexit
 import logging
+import os
 import sys
+import threading
 import warnings
 import weakref
 from collections.abc import Iterable
@@ -27,7 +29,7 @@ if TYPE_CHECKING:
     from .cache import PageCache
     from .volume.volume import Volume
 
-__all__ = ["all_unwritten", "close", "drop", "end", "opened", "withhold"]
+__all__ = ["all_unwritten", "caches", "close", "drop", "end", "opened", "registry", "withhold"]
 
 log = logging.getLogger("pagecache.volume")
 
@@ -40,21 +42,45 @@ LOOP_TIMEOUT_S = 1.0
 
 _open: weakref.WeakSet[PageCache] = weakref.WeakSet()
 _dropped: set[PageCache] = set()
+_registry = threading.RLock()
+
+
+def _forked() -> None:
+    global _registry
+    _registry = threading.RLock()
+
+
+os.register_at_fork(after_in_child=_forked)
+
+
+def registry() -> threading.RLock:
+    """Return the lock of the open caches of the process; no other cache attaches a backend while it is held. It is
+    taken before the lock of a cache.
+    """
+    return _registry
 
 
 def opened(cache: PageCache) -> None:
     """Register a cache, whose data is saved from now on, even if it is dropped."""
-    _open.add(cache)
+    with _registry:
+        _open.add(cache)
 
 
 def give_up(cache: PageCache) -> None:
     """Give up a cache whose threads will never run again: exit does not wait for it."""
-    _open.discard(cache)
+    with _registry:
+        _open.discard(cache)
+
+
+def caches() -> list[PageCache]:
+    """Return the caches of this process that have not ended."""
+    with _registry:
+        return [*{*_open, *_dropped}]
 
 
 @atexit.register
 def _at_exit() -> None:
-    for cache in {*_open, *_dropped}:
+    for cache in caches():
         cache._at_exit()
 
 
@@ -99,7 +125,7 @@ def _finish(cache: PageCache, deadline: Deadline) -> None:
     cache.feed.stop(EVENTS_TIMEOUT_S)
     cache.spare.stop()
     cache.native.close()
-    _open.discard(cache)
+    give_up(cache)
     _dropped.discard(cache)
     cache.ended = True
 

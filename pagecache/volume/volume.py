@@ -542,7 +542,7 @@ class Volume:
 
         Raises:
             OSError: an object cannot be opened there; nothing has changed, the volume stays aborted.
-            ValueError: another volume of the cache has this backend. TypeError: no backend.
+            ValueError: another volume of the process has this backend. TypeError: no backend.
 
         Blocks: until the objects that are open or not saved are open in the new backend.
         """

@@ -93,6 +93,7 @@ def test_a_backend_is_attached_once() -> None:
         with pytest.raises(ValueError, match="'first'"):
             elsewhere.reconnect(backend)
         elsewhere.reconnect(third)
-        other.attach(third)  # the cache treats another cache as another program
+        with pytest.raises(ValueError, match="'third'"):
+            other.attach(third)  # the end of one cache would close it under the other
         volume.detach()
         cache.attach(backend)

@@ -60,6 +60,28 @@ def test_an_object_with_open_and_stat_is_a_backend(kind: Callable[[], Any]) -> N
         assert volume.backend is not backend
 
 
+@pytest.mark.parametrize("kind", [Blobs, AsyncBlobs, MemoryBackend])
+def test_a_backend_is_in_one_cache_of_a_process(kind: Callable[[], Any]) -> None:
+    """The first detach would close it under the other cache. [2.14]"""
+    backend, mirror = kind(), MemoryBackend()
+    with PageCache("1MiB") as cache:
+        volume = cache.attach(backend, mirror=mirror)
+        with PageCache("1MiB") as other:
+            for taken in (backend, mirror):
+                with pytest.raises(ValueError, match=rf"is in another cache .*{cache.name}.* already, as volume"):
+                    other.attach(taken)
+            with pytest.raises(ValueError, match=r"mirror: .* is in another cache"):
+                other.attach("memory:", mirror=backend)
+            elsewhere = other.attach("memory:")
+            elsewhere.abort()
+            with pytest.raises(ValueError, match="is in another cache"):
+                elsewhere.reconnect(mirror)
+            volume.detach()
+            other.attach(backend)
+    with PageCache("1MiB") as later:
+        later.attach(mirror)
+
+
 def test_optional_methods_of_a_plain_backend_are_always_used() -> None:
     backend: Any = Blobs()
     backend.limits = BackendLimits(max_write=8192)
