@@ -20,7 +20,7 @@ import tempfile
 import threading
 import uuid
 from collections import deque
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from types import TracebackType
 from typing import TYPE_CHECKING, Any, NoReturn
 
@@ -45,6 +45,25 @@ SUFFIX = ".pagecache-deferred"
 def is_deferred(path: str) -> bool:
     """Return whether this is the temporary name of an object between its write and its rename."""
     return path.endswith(SUFFIX)
+
+
+@contextlib.contextmanager
+def _private_folder(volume: Any, key: str) -> Iterator[str | None]:
+    """Context with a folder that only this user can enter: others must not read a copy that is not published. None: the
+    store has no directories.
+    """
+    backend = volume.engine.backend
+    folder = None
+    if hasattr(backend, "mkdir"):
+        with contextlib.suppress(io.UnsupportedOperation):
+            backend.mkdir(key, 0o700)
+            folder = key
+    try:
+        yield folder
+    finally:
+        if folder is not None:
+            with contextlib.suppress(OSError):
+                backend.rmdir(folder)
 
 
 class Deferral(Transaction):
@@ -182,15 +201,17 @@ class DeferredFile(io.RawIOBase):
             self.discard()
 
     def _put_beside(self, volume: Any, exclusive: bool) -> None:
-        beside = f"{self._key}.{uuid.uuid4().hex[:12]}{SUFFIX}"
-        try:
-            self._copy_to(beside, "x")
-            self._check_base()  # again: the copy may have taken long
-            volume.rename(beside, self._key, replace=not exclusive)
-        except BaseException:
-            with contextlib.suppress(OSError):
-                volume.remove(beside)
-            raise
+        name = f"{self._key}.{uuid.uuid4().hex[:12]}{SUFFIX}"
+        with _private_folder(volume, name) as folder:
+            beside = name if folder is None else f"{folder}/copy{SUFFIX}"
+            try:
+                self._copy_to(beside, "x")
+                self._check_base()  # again: the copy may have taken long
+                volume.rename(beside, self._key, replace=not exclusive)
+            except BaseException:
+                with contextlib.suppress(OSError):
+                    volume.remove(beside)
+                raise
 
     def _copy_to(self, key: str, mode: str) -> None:
         self._scratch.seek(0)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import stat
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -12,6 +13,7 @@ import pytest
 
 import pagecache
 from pagecache.fsspec import PageCacheFileSystem, transaction
+from pagecache.fsspec.transaction import DeferredFile
 
 from .targets import OwnMemory
 
@@ -201,6 +203,26 @@ def test_a_reader_of_a_local_file_sees_the_old_or_the_new_one(
             fs.pipe_file(str(path), b"new, and longer")
         assert reader.read() == b"old"
         assert os.stat(path).st_ino != before
+    assert os.listdir(tmp_path) == ["file"]
+
+
+def test_other_users_cannot_read_a_file_before_it_is_published(
+    make: Callable[..., PageCacheFileSystem], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    fs, path = make("file"), tmp_path / "file"
+    copied = DeferredFile._copy_to
+    modes: list[int] = []
+
+    def copy_to(self: DeferredFile, key: str, mode: str) -> None:
+        copied(self, key, mode)
+        (above,) = [name for name in os.listdir(tmp_path) if name != "file"]
+        modes.append(stat.S_IMODE((tmp_path / above).stat().st_mode))
+
+    monkeypatch.setattr(DeferredFile, "_copy_to", copy_to)
+    with fs.transaction:
+        fs.pipe_file(str(path), b"bytes")
+    assert modes == [0o700]
+    assert path.read_bytes() == b"bytes"
     assert os.listdir(tmp_path) == ["file"]
 
 
