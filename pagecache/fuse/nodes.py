@@ -63,12 +63,13 @@ class Node:
         changed: time of its last change, or of a name of it, through this server, by time.monotonic_ns; 0: never.
         was_read: it was read through an open that has ended, so the kernel may have pages of it.
         nameless: attributes that were set after its last name was lost.
+        target: of a symbolic link, if it was read when the kernel looked it up.
         nameless_since: the stored time of the object when times among them were set.
     """
 
     __slots__ = (
         *("_seen", "changed", "children", "identity", "kept", "kind", "link", "lookups", "losses", "lost"),
-        *("more_links", "nameless", "nameless_since", "number", "opens", "was_read"),
+        *("more_links", "nameless", "nameless_since", "number", "opens", "target", "was_read"),
     )
 
     def __init__(self, number: int, kind: Kind, identity: Hashable | None = None) -> None:
@@ -88,6 +89,7 @@ class Node:
         self.was_read = False
         self.nameless: Mapping[str, Any] = NONE
         self.nameless_since: int | None = None
+        self.target: str | None = None
 
     def may_be(self, kind: Kind, identity: Hashable | None) -> bool:
         """Return whether the name of this node still leads to it: to an object of this kind, with this identity. An

@@ -252,15 +252,29 @@ class Server:
             for _ in range(LOOKUPS_MAX):
                 losses = directory.losses
                 found = self.names.status(key)
+                target = self._target(key, found)
                 if losses == directory.losses:  # otherwise the name may have been lost during the lookup
                     break
-            return self.nodes.found(directory, name, found.kind, found.identity), found
+            node = self.nodes.found(directory, name, found.kind, found.identity)
+            node.target = target
+            return node, found
 
         node, found = self._moving.entry(self.node(parent), name, find)
         if not node.opens:
             return self.attributes(node, found)
         taken = self._taken(node)
         return self.attributes(node, self._stat(node), taken)
+
+    def _target(self, key: CheckedKey, found: ObjectStat) -> str | None:
+        """Return the target of a found symbolic link: the kernel follows it even if it loses its name before. None: the
+        kernel has to ask again.
+        """
+        if found.kind != "symlink" or found.identity is None:
+            return None
+        try:
+            return self.names.readlink(CheckedKey(key, object=found.identity))
+        except OSError:
+            return None
 
     def forget(self, number: int, times: int = 1) -> None:
         self.nodes.forget(number, times)
@@ -412,7 +426,8 @@ class Server:
         return self._moving.entry(self.node(parent), name, make)
 
     def readlink(self, number: int) -> str:
-        return self._moving.of(self.node(number), self.names.readlink)
+        node = self.node(number)
+        return self._moving.of(node, self.names.readlink) if node.target is None else node.target
 
     # -- directories
 

@@ -583,12 +583,23 @@ def test_a_rename_looks_at_no_linked_file(server: Server, tmp_path: Path, monkey
     assert not [key for key in calls if key not in ("a", "b", "second3")]
 
 
-def test_a_symbolic_link_that_was_replaced_is_looked_up_again(server: Server, tmp_path: Path) -> None:
+def test_a_symbolic_link_that_was_found_can_be_followed(server: Server, tmp_path: Path) -> None:
+    """The kernel follows it after the lookup, whatever has the name by then."""
     (tmp_path / "link").symlink_to("a")
     number = server.lookup(1, "link").number
+    server.unlink(1, "link")
+    (tmp_path / "link").write_bytes(b"a file")
+    assert server.readlink(number) == "a"
+
+
+def test_a_listed_symbolic_link_that_was_replaced_is_looked_up_again(server: Server, tmp_path: Path) -> None:
+    (tmp_path / "link").symlink_to("a")
+    listing = server.opendir(1)
+    found = server.entry(listing, place(listing, "link"))
+    assert found is not None
     os.unlink(tmp_path / "link")
     (tmp_path / "link").write_bytes(b"a file")
-    assert code(server.readlink, number) == errno.ESTALE
+    assert code(server.readlink, found.number) == errno.ESTALE
 
 
 def test_only_ftruncate_to_the_present_size_moves_the_time_of_a_file(server: Server) -> None:
