@@ -144,7 +144,7 @@ class Program:
         fd = self.files[slot]
         if os.fstat(fd).st_size <= offset or not stat.S_ISREG(os.fstat(fd).st_mode):
             return b"behind the end"
-        with mmap.mmap(fd, 0, prot=mmap.PROT_READ) as mapped:
+        with mmap.mmap(fd, 0, flags=mmap.MAP_PRIVATE, prot=mmap.PROT_READ) as mapped:
             return mapped[offset : offset + 100]
 
     def store(self, slot: int, byte: int, offset: int) -> None:

@@ -5,7 +5,7 @@ from __future__ import annotations
 import contextlib
 import os
 import tempfile
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -13,8 +13,9 @@ import pytest
 
 from tests.s3.servers import ENVIRONMENT, Server, missing, new_bucket
 
+from .crossing import cross
 from .differential import CALLS, Call, content, programs, script
-from .mounts import KINDS, Mounted, needs_mounts, run
+from .mounts import KINDS, Mounted, maps_shared, needs_mounts, run
 from .test_calls import MODEL
 
 pytestmark = [
@@ -63,9 +64,12 @@ def lead_away(model: Path, call: Call, held: list[tuple[int, int]]) -> bool:
     return lost.exists() and (lost.stat().st_dev, lost.stat().st_ino) in held
 
 
-def play(mounted: Path, model: Path, seed: int, length: int, count: int, *, objects: bool) -> None:
+def play(
+    mounted: Path, options: Sequence[str], model: Path, seed: int, length: int, count: int, *, objects: bool
+) -> None:
     """Play a script by some processes in both places, and compare each result, and what is there in the end."""
-    calls = script(seed, length, OBJECTS if objects else ())
+    unmapped = () if maps_shared(options) else ("store",)
+    calls = script(seed, length, {*unmapped, *(OBJECTS if objects else ())})
     made: list[tuple[int, Call]] = []
     with programs([mounted, model], count) as running:
         for number, call in enumerate(calls):
@@ -101,16 +105,19 @@ def differences(found: dict[str, Any], expected: dict[str, Any]) -> dict[str, An
 @pytest.mark.parametrize("count", [1, 3])
 @pytest.mark.parametrize("seed", [1, 2])
 def test_a_random_script_has_the_results_of_tmpfs(
-    place: Path, stored: Path, model: Path, seed: int, count: int
+    mounted: Mounted, place: Path, stored: Path, model: Path, seed: int, count: int
 ) -> None:
-    play(place, model, seed, LENGTH, count, objects=False)
+    """Bytes, sizes and links too, in the store as well. [T-67]"""
+    play(place, mounted.options, model, seed, LENGTH, count, objects=False)
     run("sync", "-f", place)
     assert differences(content(stored), content(model)) == {}
 
 
 @pytest.mark.parametrize("count", [1, 3])
-def test_a_random_script_over_objects_has_the_results_of_tmpfs(flat: Path, model: Path, count: int) -> None:
-    play(flat, model, 3, LENGTH, count, objects=True)
+def test_a_random_script_over_objects_has_the_results_of_tmpfs(
+    objects: Mounted, flat: Path, model: Path, count: int
+) -> None:
+    play(flat, objects.options, model, 3, LENGTH, count, objects=True)
 
 
 @pytest.mark.skipif(missing("ministack"), reason="ministack is not installed (`make` does it)")
@@ -127,17 +134,29 @@ def test_a_random_script_over_a_bucket_has_the_results_of_tmpfs(
             new_bucket(server) as bucket,
             Mounted(tmp_path / "m", bucket.url(), "--capacity", "64MiB", kind) as mounted,
         ):
-            play(mounted.path, model, 4, LENGTH_BUCKET, 2, objects=True)
+            play(mounted.path, mounted.options, model, 4, LENGTH_BUCKET, 2, objects=True)
     finally:
         server.close()
 
 
 @pytest.mark.slow
 @pytest.mark.parametrize("seed", range(100, 140))
-def test_many_random_scripts_have_the_results_of_tmpfs(place: Path, stored: Path, model: Path, seed: int) -> None:
-    play(place, model, seed, 1000, 1 + seed % 3, objects=False)
+def test_many_random_scripts_have_the_results_of_tmpfs(
+    mounted: Mounted, place: Path, stored: Path, model: Path, seed: int
+) -> None:
+    play(place, mounted.options, model, seed, 1000, 1 + seed % 3, objects=False)
     run("sync", "-f", place)
     assert differences(content(stored), content(model)) == {}
+
+
+@pytest.mark.parametrize("calls", [150, pytest.param(1500, marks=pytest.mark.slow)])
+def test_names_that_cross_lead_to_whole_files(place: Path, calls: int) -> None:
+    """Processes publish, link, rename, replace and remove names that others read and map."""
+    assert cross(place, 5, calls, links=True) == []
+
+
+def test_objects_whose_names_cross_are_whole(flat: Path) -> None:
+    assert cross(flat, 4, 100, links=False) == []
 
 
 def test_every_call_is_drawn() -> None:
