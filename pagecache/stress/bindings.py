@@ -27,8 +27,8 @@ RUNNING = math.inf
 KEPT = 64  # bindings of a name, before those that no call can find are dropped
 SHOWN = 8  # bindings in a story
 
-Value = int | None
-"""The number of an object; None: no object."""
+Value = int | str | None
+"""The number of an object; the name that a symbolic link leads to; None: neither."""
 
 
 @dataclass(eq=False, slots=True)
@@ -40,7 +40,9 @@ class Binding:
         what: the call, for reports.
         values: possible values.
         source: of a rename: the name whose object it moves; then `values` are known when it has ended.
+        over: of the source of a rename: its new name. If both have one object, the rename changes nothing.
         takes: an object that had the name loses it.
+        links: an object gets one more name.
         certain: it was carried out if it has ended. False for a call that failed.
     """
 
@@ -49,7 +51,9 @@ class Binding:
     worker: int
     values: frozenset[Value] = frozenset()
     source: str = ""
+    over: str = ""
     takes: bool = False
+    links: bool = False
     begun: float = 0
     ended: float = RUNNING
     certain: bool = True
@@ -63,8 +67,10 @@ class Binding:
 
 def described(values: Iterable[Value]) -> str:
     """Describe values."""
-    numbers = sorted(value for value in values if value is not None)
-    found = [f"object {number}" for number in numbers[-SHOWN:]] + ["no object"] * (None in set(values))
+    numbers = sorted(value for value in values if isinstance(value, int))
+    found = [f"object {number}" for number in numbers[-SHOWN:]]
+    found += [f"a link to {value}" for value in sorted(value for value in values if isinstance(value, str))]
+    found += ["no object"] * (None in set(values))
     found[:0] = [f"one of {len(numbers) - SHOWN} older objects"] * (len(numbers) > SHOWN)
     return " or ".join(found) or "not known yet"
 
@@ -82,7 +88,24 @@ class Sight:
         """Return the values that the call may have found until now; `without`: its own bindings."""
         names = self._names
         with names.lock:
-            return names.seen(name, self.begun, names.clock.tick(), tuple(without))
+            return names.seen(name, self.begun, names.clock.tick(), without)
+
+    def leading(self, name: str) -> frozenset[Value]:
+        """Return what an open of the name may have found until now, links followed: a link is among the values only if
+        it may lead to itself.
+        """
+        found: set[Value] = set()
+        names, links = {name: None}, [name]
+        while links:
+            values = self.of(links.pop())
+            found.update(value for value in values if not isinstance(value, str))
+            for value in sorted(value for value in values if isinstance(value, str)):
+                if value in names:
+                    found.add(value)
+                else:
+                    names[value] = None
+                    links.append(value)
+        return frozenset(found)
 
     def end(self) -> None:
         """End the sight."""
@@ -97,6 +120,7 @@ class Names:
         self.clock = clock
         self.lock = threading.Lock()
         self.sights: dict[Sight, float] = {}
+        self.linked = False  # objects may have several names
         self._bindings: dict[str, list[Binding]] = {
             name: [Binding(name, "the beginning", 0, frozenset({None}), ended=0)] for name in names
         }
@@ -110,6 +134,7 @@ class Names:
             begun = self.clock.tick()
             for one in bindings:
                 one.begun = begun
+                self.linked |= one.links
                 self._bindings[one.name].append(one)
 
     def finish(self, bindings: Sequence[Binding], *, certain: bool = True) -> None:
@@ -118,7 +143,10 @@ class Names:
             ended = self.clock.tick()
             for one in bindings:
                 if one.source:
-                    one.values = self.seen(one.source, one.begun, ended, tuple(bindings)) - {None}
+                    one.values = self.seen(one.source, one.begun, ended, bindings) - {None}
+                if one.over and self.linked:
+                    old, new = (self.seen(name, one.begun, ended, bindings) for name in (one.name, one.over))
+                    one.values |= (old & new) - {None}
             for one in bindings:
                 one.ended, one.certain = ended, certain
                 self._trim(one.name)
@@ -136,19 +164,26 @@ class Names:
             self._bindings[name] = [Binding(name, "a rest", 0, values, begun=now, ended=now)]
 
     def running(self) -> list[Binding]:
-        """Return the bindings of calls that run."""
-        with self.lock:
-            return [one for found in self._bindings.values() for one in found if one.ended == RUNNING]
+        """Return the bindings of calls that run; the lock is held."""
+        return [one for found in self._bindings.values() for one in found if one.ended == RUNNING]
 
-    def seen(self, name: str, begun: float, ended: float, without: tuple[Binding, ...] = ()) -> frozenset[Value]:
-        """Return the values that a call from `begun` to `ended` may find; the lock is held."""
-        here = [one for one in self._bindings[name] if one.begun < ended and one not in without]
-        newest = max((one.begun for one in here if one.certain and one.ended < begun), default=0)
+    def seen(self, name: str, begun: float, ended: float, without: Sequence[Binding] = ()) -> frozenset[Value]:
+        """Return the values that a call from `begun` to `ended` may find; the lock is held. A running rename has those
+        of its source since its begin, each rename once: renames may run in circles.
+        """
         found: set[Value] = set()
-        for one in here:
-            if one.ended >= newest:
-                running = one.source and one.ended == RUNNING
-                found |= self.seen(one.source, one.begun, ended, (*without, one)) if running else one.values
+        met, todo = set(without), [(name, begun)]
+        while todo:
+            name, begun = todo.pop()
+            here = [one for one in self._bindings[name] if one.begun < ended and one not in met]
+            newest = max((one.begun for one in here if one.certain and one.ended < begun), default=0)
+            for one in here:
+                if one.ended < newest:
+                    continue
+                found |= one.values
+                if one.source and one.ended == RUNNING:
+                    met.add(one)
+                    todo.append((one.source, one.begun))
         return frozenset(found)
 
     def story(self, name: str) -> str:
@@ -161,7 +196,6 @@ class Names:
         found = self._bindings[name]
         if len(found) <= KEPT:
             return
-        running = [one.begun for each in self._bindings.values() for one in each if one.ended == RUNNING]
-        oldest = min([*running, *self.sights.values()], default=RUNNING)
+        oldest = min([*(one.begun for one in self.running()), *self.sights.values()], default=RUNNING)
         newest = max((one.begun for one in found if one.certain and one.ended < oldest), default=0)
         found[:] = [one for one in found if one.ended >= newest]

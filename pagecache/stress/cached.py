@@ -15,6 +15,7 @@ import threading
 from collections.abc import Callable, Iterable, Sequence
 from dataclasses import replace
 from functools import partial
+from typing import Any
 
 from pagecache import Advice, CachedFile, PageCache, Volume
 from pagecache.backends import MemoryBackend
@@ -29,7 +30,7 @@ from pagecache.stress.hang import Recording, recorded
 from pagecache.stress.history import PAST, Broken
 from pagecache.stress.objects import Objects, insisting
 from pagecache.stress.plan import Plan
-from pagecache.stress.profiles import WAYS, Edges
+from pagecache.stress.profiles import CROSSING, WAYS, Edges, shared_names
 from pagecache.stress.stack import stacked
 from pagecache.stress.targets import FULL, Held, UnusableTarget
 from pagecache.stress.variant import PAGE, Variant
@@ -97,7 +98,7 @@ class CachedTarget:
         self.skipped, self.cannot, self.remarks = self.objects.skipped, self.objects.cannot, self.objects.remarks
         self.ways = frozenset(WAYS)
         if plan.crash_of(number) != "none":
-            self.ways -= {"shared"}
+            self.ways -= {*CROSSING}
         if "rivals" not in plan.mix or (self.variant.objects and not self._named):
             self.ways -= {"rivals"}  # the other backend has one place for uncommitted bytes of all writers
         if "touches" not in plan.mix or not limits.commit_on_close or not self._named:
@@ -135,7 +136,7 @@ class CachedTarget:
         self.by_name = self.by_name or self.objects.by_name()
         self.loses_staged = self.faulting.loses_direct and self.objects.forgets_staged()
         if self.loses_staged:
-            self.ways -= {"names", "shared"}
+            self.ways -= {"names", *CROSSING}
             self.skipped["names"] = "bytes that are staged are lost when the backend dies, and of names none may be"
         self._attach()
 
@@ -521,6 +522,26 @@ class CachedTarget:
         )
         self._entered[handle] = None
         return handle
+
+    def link(self, old: str, new: str) -> None:
+        self._links("link")(self.key(old), self.key(new), follow=False)
+
+    def symlink(self, leads: str, name: str) -> None:
+        self._links("symlink")(self.key(leads), self.key(name))
+
+    def link_of(self, name: str) -> str | None:
+        try:
+            found = self._links("readlink")(self.key(name))
+        except OSError:  # no link, or no links at all
+            return None
+        return next((each for each in shared_names() if self.key(each) == found), None)
+
+    def _links(self, what: str) -> Callable[..., Any]:
+        """Return a call of the backend, as a mount makes it: the cache itself has no links."""
+        found: Callable[..., Any] | None = getattr(self.backend, what, None)
+        if found is None:
+            raise io.UnsupportedOperation(errno.EOPNOTSUPP, f"the backend has no {what}")
+        return found
 
     def act(self, handle: CachedFile, call: str, *arguments: object) -> object:
         if call == "close":

@@ -17,7 +17,7 @@ import threading
 from collections import Counter
 from collections.abc import Iterable, Mapping, Sequence
 
-from pagecache.stress.profiles import IO, KINDS, Profile
+from pagecache.stress.profiles import CROSSING, IO, KINDS, Profile
 from pagecache.stress.report import counted
 
 __all__ = ["PLACELESS", "RELATIONS", "STATES", "UNSEEN", "Coverage", "Key", "kinds_of", "summary", "table"]
@@ -27,11 +27,21 @@ PAGE = 4096
 PAGES = 64  # pages at the end of a long operation that are recorded for it, and as many at its beginning
 
 PLACELESS = {"fsync", "sync", "ticket", "flush", "publish", "rename", "remove", "look"}
-PLACELESS |= {"name_create", "name_open", "name_rename", "name_remove", "name_sync", "held_fsync", "held_close"}
+PLACELESS |= {
+    "name_create",
+    "name_open",
+    "name_rename",
+    "name_remove",
+    "name_sync",
+    "name_link",
+    "name_symlink",
+    "held_fsync",
+    "held_close",
+}
 """Kinds without a byte range: they are beside any running operation, and after none."""
 EVERYWHERE = {"sync", "ticket"}
 """Kinds that concern all files."""
-APART = {"foreign", "rivals", "shared"}
+APART = {"foreign", "rivals", *CROSSING}
 """Ways with a separate file, or with objects of their own."""
 NAMED = 4  # states that are listed
 MISSED = 3  # kinds that are named, of those that met the fewest others
@@ -126,7 +136,8 @@ def partners(kind: str, kinds: Sequence[str]) -> list[str]:
 
 def file_of(kind: str) -> str:
     """Return the way whose separate file the kind uses, or ""."""
-    return KINDS[kind] if KINDS[kind] in APART else ""
+    way = KINDS[kind]
+    return "" if way not in APART else CROSSING[0] if way in CROSSING else way
 
 
 def summary(counts: Mapping[Key, int], kinds: Sequence[str]) -> list[str]:

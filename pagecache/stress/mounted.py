@@ -33,7 +33,7 @@ from pagecache.backends import linux
 from pagecache.errors import DataLossError, set_written
 from pagecache.options import OpenMode
 from pagecache.stress.plan import Plan
-from pagecache.stress.profiles import Edges
+from pagecache.stress.profiles import CROSSING, Edges, shared_names
 from pagecache.stress.targets import FULL, Held, UnusableTarget
 
 __all__ = ["MountedTarget"]
@@ -189,7 +189,7 @@ class MountedTarget:
         self.hints = HINTS
         self.ways = frozenset({"buffered", "through", "views", "append", "truncate", "punch", "names", "hints"})
         if plan.processes == 1 and plan.crash_of(number) == "none":
-            self.ways |= {"shared"}
+            self.ways |= {*CROSSING}
         if plan.tasks:
             self.skipped["tasks"] = "system calls have no coroutines; threads alone"
         if plan.faults != "none":
@@ -406,10 +406,15 @@ class MountedTarget:
         try:
             for path in self._folder.iterdir():
                 try:
-                    with path.open("rb") as file:
-                        os.fsync(file.fileno())
-                except FileNotFoundError:
-                    pass
+                    fd = os.open(path, os.O_RDONLY | os.O_NOFOLLOW)
+                except OSError as error:
+                    if error.errno not in (errno.ENOENT, errno.ELOOP):  # removed since, or a symbolic link
+                        raise
+                    continue
+                try:
+                    os.fsync(fd)
+                finally:
+                    os.close(fd)
             os.fsync(folder)
         finally:
             os.close(folder)
@@ -498,6 +503,19 @@ class MountedTarget:
 
     def enter(self, name: str, way: str, mode: OpenMode) -> Descriptor:
         return Descriptor(self._path(name), FLAGS[mode] | (os.O_DSYNC if way == "through" else 0))
+
+    def link(self, old: str, new: str) -> None:
+        os.link(self._path(old), self._path(new), follow_symlinks=False)
+
+    def symlink(self, leads: str, name: str) -> None:
+        os.symlink(leads, self._path(name))
+
+    def link_of(self, name: str) -> str | None:
+        try:
+            found = os.readlink(self._path(name))
+        except OSError:
+            return None
+        return found if found in shared_names() else None
 
     def act(self, handle: Descriptor, call: str, *arguments: Any) -> Any:
         return getattr(handle, call)(*arguments)

@@ -26,7 +26,7 @@ import random
 from collections.abc import Callable, Collection, Iterator
 from dataclasses import dataclass
 
-__all__ = ["IO", "KINDS", "MOVES", "PRIVATE", "PROFILES", "SHARED", "WAYS", "Edges", "Operation", "Profile"]
+__all__ = ["CROSSING", "IO", "KINDS", "MOVES", "PRIVATE", "PROFILES", "SHARED", "WAYS", "Edges", "Operation", "Profile"]
 __all__ += ["leaves_nothing", "names_of", "operations", "other", "places", "saved_first", "shared_names"]
 
 PAGE = 4096
@@ -73,6 +73,8 @@ KINDS: dict[str, str] = {
     "name_open": "shared",
     "name_rename": "shared",
     "name_remove": "shared",
+    "name_link": "links",
+    "name_symlink": "links",
     "name_sync": "shared",
     "held_read": "shared",
     "held_write": "shared",
@@ -86,12 +88,15 @@ IO = ("buffered", "direct", "parallel", "through")
 WAYS = (
     *IO,
     *("views", "append", "truncate", "punch", "try", "names", "hints", "sources"),
-    *("foreign", "losses", "rivals", "touches", "shared"),
+    *("foreign", "losses", "rivals", "touches", "shared", "links"),
 )
 """Elements of a mix. sources: unmapped memory; foreign: a file that a foreign writer changes in the store; losses:
 local data is discarded; rivals: a file that is written here while a foreign writer replaces it in the store; touches: a
 foreign writer stores the current content again as another version, and a commit over another version is refused;
-shared: names that all workers share, and handles that stay open while the names change."""
+shared: names that all workers share, and handles that stay open while the names change; links: hard and symbolic
+links, as shared names."""
+CROSSING = ("shared", "links")
+"""Ways of shared names and objects."""
 MOVES = ("read", "readv", "write", "writev", "append", "name_create", "name_open")
 """Kinds that have a way of I/O."""
 
@@ -135,7 +140,9 @@ def shared_names() -> list[str]:
 
 def places(kind: str, files: int) -> int:
     """Return the number of files, or of names, that operations of a kind choose from."""
-    return {"names": PRIVATE, "shared": SHARED}.get(KINDS[kind], files)
+    if KINDS[kind] in CROSSING:
+        return SHARED
+    return PRIVATE if KINDS[kind] == "names" else files
 
 
 def other(extra: int) -> int:
@@ -336,6 +343,7 @@ PROFILES: dict[str, Profile] = {
     ),
     "names": Profile(
         {"name_create": 8, "name_open": 8, "name_rename": 10, "name_remove": 5, "name_sync": 1}
+        | {"name_link": 4, "name_symlink": 2}
         | {"held_read": 16, "held_write": 14, "held_append": 3, "held_truncate": 2, "held_fsync": 6, "held_close": 6}
         | {"publish": 1, "rename": 1, "remove": 1, "read": 2, "write": 2, "drop": 3},
         _adversarial,

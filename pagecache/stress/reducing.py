@@ -7,7 +7,7 @@ from collections.abc import Callable, Iterable, Sequence
 from dataclasses import replace
 from typing import Any, TypeVar
 
-from pagecache.stress.profiles import KINDS, Operation
+from pagecache.stress.profiles import CROSSING, KINDS, Operation
 from pagecache.stress.script import Script, Stir, Worker
 
 __all__ = [
@@ -28,14 +28,14 @@ T = TypeVar("T")
 
 CALMER: dict[str, tuple[Any, ...]] = {"faults": ("none", "mild", "nasty"), "crashes": ((),), "processes": (1,)}
 """Milder values of the settings that make calls fail, starting with none."""
-FILELESS = {"names", "foreign", "losses", "rivals", "shared"}
+FILELESS = {"names", "foreign", "losses", "rivals", *CROSSING}
 """Ways with separate objects."""
 PLAINER = {"readv": "read", "writev": "write", "ticket": "sync", "sync": "fsync"}
 
 
 def renumbered(operation: Operation, files: list[int]) -> Operation:
     """Return the operation after the removal of all files but these, renumbered in their order."""
-    if KINDS[operation.kind] in ("names", "shared"):
+    if KINDS[operation.kind] in ("names", *CROSSING):
         return operation
     return replace(operation, file=files.index(operation.file) if operation.file in files else 0)
 

@@ -15,11 +15,12 @@ from pagecache.stress.cached import CachedTarget
 from pagecache.stress.child import unpicklable
 from pagecache.stress.mounted import MountedTarget
 from pagecache.stress.plan import Plan
+from pagecache.stress.profiles import CROSSING
 from pagecache.stress.targets import Target, UnusableTarget
 
 __all__ = ["BEHIND", "refuse_crashes", "refuse_ways"]
 
-BEHIND = {"foreign", "rivals", "shared"}
+BEHIND = {"foreign", "rivals", *CROSSING}
 """Ways that change the store behind a cache, and shared names. They cannot take part in crashes, and not all rounds
 with a cache have them."""
 

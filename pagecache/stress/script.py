@@ -25,7 +25,7 @@ from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass
 from typing import Any
 
-from pagecache.stress.profiles import IO, KINDS, MOVES, Operation, places
+from pagecache.stress.profiles import CROSSING, IO, KINDS, MOVES, Operation, places
 
 __all__ = ["PRESSED", "Script", "Stir", "Worker"]
 
@@ -180,7 +180,7 @@ def check(operation: Operation, where: str, files: int) -> None:
     kind = operation.kind
     if not isinstance(kind, str) or kind not in KINDS:
         raise ValueError(f"{where}.kind: {kind!r} is not one of {', '.join(KINDS)}")
-    allowed = ("", *IO) if KINDS[kind] == "shared" else IO if kind in MOVES else ("",)
+    allowed = ("", *IO) if KINDS[kind] in CROSSING else IO if kind in MOVES else ("",)
     if operation.way not in allowed:
         rule = f"not one of {', '.join(IO)}" if kind in MOVES else f"none of {kind}, which moves no bytes"
         raise ValueError(f"{where}.way: {operation.way!r} is {rule}")

@@ -77,7 +77,7 @@ class Shared:
 
     def endanger(self, values: Collection[Value]) -> None:
         """Record that objects may lose a name: a store that finds objects by name may not find them."""
-        self._lost.update(value for value in values if value is not None)
+        self._lost.update(value for value in values if isinstance(value, int))
 
     def explains(self, error: OSError, activity: Activity) -> bool:
         """Return whether the names explain an error of a call through a handle."""
@@ -98,6 +98,10 @@ class Shared:
                     self.endanger(self.names.seen(one.name, one.begun, now, (one,)))
         return number in self._lost
 
+    def any_lost(self, found: frozenset[Value]) -> bool:
+        """Return whether one of these objects may have lost a name until now."""
+        return any(self.may_be_lost(value) for value in found if isinstance(value, int))
+
     def lost(self, lost: LostRange) -> bool:
         """Return whether faults explain a loss under a shared name: bytes that went past the cache."""
         end = lost.offset + lost.length
@@ -105,8 +109,13 @@ class Shared:
             model.loose or model.went_past(lost.offset, end) for model in list(self.models.values())
         )
 
-    def which(self, name: str, header: bytes, found: frozenset[Value], what: str) -> Model | None:
-        """Return the object that bytes found under a name belong to; None: an object that is being made.
+    def unmade(self, found: frozenset[Value]) -> bool:
+        """Return whether a name may have an object that is being made."""
+        return not self.bare.isdisjoint(found)
+
+    def which(self, name: str, header: bytes, found: frozenset[Value], what: str, *, unmade: bool) -> Model | None:
+        """Return the object that bytes found under a name belong to; None: an object that is being made. `unmade`: the
+        name may have had one before the bytes were read.
 
         Raises:
             Broken: the name cannot have had it.
@@ -114,13 +123,14 @@ class Shared:
         number = self.number_of(header)
         if number is not None and number in found:
             return self.models[number]
-        if number is None and any(value in self.bare for value in found):
+        if number is None and unmade:
             return None
         has = f"an object of {len(header)} bytes without a number" if number is None else f"object {number}"
-        raise Broken(f"{name}: {what} found {has}, should be {described(found)}{self.names.story(name)}")
+        raise Broken(f"{name}: {what} found {has}, should be {self.story(name, found)}")
 
     def check_found(self, name: str, got: bytes | None, found: frozenset[Value], what: str) -> Model | None:
-        """Return the object that bytes found under a name belong to; None: no object, or one that is being made.
+        """Return the object that bytes found under a name belong to; None: no object, or one that was never made. No
+        object that may have the name is being made.
 
         Raises:
             Broken: the name cannot have had it.
@@ -128,7 +138,7 @@ class Shared:
         if got is None:
             self.absent(name, found, what)
             return None
-        return self.which(name, got, found, what)
+        return self.which(name, got, found, what, unmade=self.unmade(found))
 
     def number_of(self, got: bytes | None) -> int | None:
         """Return the number of the object that begins with these bytes; None: they have none."""
@@ -148,9 +158,14 @@ class Shared:
         """
         world, sight = self._world, Sight(self.names)
         for name in self.names:
+            what = f"a look {when}"
+            if (link := world.insisting(partial(world.target.link_of, name))) is not None:
+                if link not in sight.of(name):
+                    raise Broken(f"{name}: {what} found a link to {link}, should be {self.story(name, sight.of(name))}")
+                self.names.settle(name, frozenset({link}))
+                continue
             got = world.insisting(partial(world.target.look, name))
-            found = sight.of(name)
-            model = self.check_found(name, got, found, f"a look {when}")
+            model = self.check_found(name, got, sight.of(name), what)
             if got is None:
                 self.names.settle(name, frozenset({None}))
             elif model is not None:
@@ -175,7 +190,12 @@ class Shared:
             Broken: it had an object all the time.
         """
         if None not in found:
-            raise Broken(f"{name}: {what} found no object, should be {described(found)}{self.names.story(name)}")
+            raise Broken(f"{name}: {what} found no object, should be {self.story(name, found)}")
+
+    def story(self, name: str, found: frozenset[Value]) -> str:
+        """Describe the possible values of a name, and the calls that bound it and the names that it leads to."""
+        links = sorted(value for value in found if isinstance(value, str))
+        return described(found) + "".join(self.names.story(each) for each in dict.fromkeys((name, *links)))
 
     def _settle(self, model: Model, what: str, got: bytes) -> None:
         observation = self._observed(model, what)
@@ -194,6 +214,8 @@ class Shared:
         """
         sight = Sight(self.names)
         for name in self.names:
+            if any(isinstance(value, str) for value in sight.of(name)):
+                continue
             got = self._world.target.store(name)
             model = self.check_found(name, got, sight.of(name), what)
             if got is not None and model is not None:
@@ -214,10 +236,9 @@ class Shared:
         living = {value for name in self.names for value in sight.of(name)}
         sight.end()
         living |= {grip.model.number for grip in self.grips.values()}
-        for number in self.models.keys() - living:
-            del self.models[number]
-        self.bare &= living
-        self._lost &= living
+        self.models = {number: model for number, model in self.models.items() if number in living}
+        self.bare.intersection_update(living)
+        self._lost.intersection_update(living)
 
     def end(self) -> None:
         """Close all handles. Nothing runs."""

@@ -24,7 +24,7 @@ from pagecache.stress.crossing import Crossing
 from pagecache.stress.history import FOREVER, PAST, Broken, Model, Write
 from pagecache.stress.oracle import Observation, copied
 from pagecache.stress.own_objects import OwnObjects
-from pagecache.stress.profiles import IO, KINDS, Operation, other
+from pagecache.stress.profiles import CROSSING, IO, KINDS, Operation, other
 from pagecache.stress.story import worker_name
 from pagecache.stress.targets import Held, Verb
 from pagecache.stress.world import World
@@ -47,7 +47,7 @@ class Steps:
         self._kinds: dict[str, Callable[[Operation, Model, int, int], Step]] = {
             kind: getattr(self._own, kind) if KINDS[kind] == "names" else getattr(self, f"_{kind}")
             for kind, way in KINDS.items()
-            if kind not in BELOW and way != "shared"
+            if kind not in BELOW and way not in CROSSING
         }
         self._kinds |= {kind: partial(step, self) for kind, step in BELOW.items()}
 
@@ -64,7 +64,7 @@ class Steps:
         world, kind = self.world, operation.kind
         if kind in world.unsupported:
             return
-        if KINDS[kind] == "shared":
+        if KINDS[kind] in CROSSING:
             yield from self._crossing.conduct(operation)
             return
         model = world.models[world.special.get(KINDS[kind], operation.file % world.plan.files)]

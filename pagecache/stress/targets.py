@@ -200,6 +200,18 @@ class Target(Protocol):
         """Open a shared name, and return a handle: `pread`, `pwrite`, `append`, `truncate`, `fsync`, `close`."""
         ...
 
+    def link(self, old: str, new: str) -> None:
+        """Give an object, or a symbolic link, another name."""
+        ...
+
+    def symlink(self, leads: str, name: str) -> None:
+        """Make a symbolic link to a shared name."""
+        ...
+
+    def link_of(self, name: str) -> str | None:
+        """Return the shared name that a symbolic link leads to; None: the name has no link."""
+        ...
+
     def act(self, handle: Any, call: str, *arguments: Any) -> Any:
         """Call a method of such a handle."""
         ...

@@ -16,7 +16,7 @@ from __future__ import annotations
 from typing import Any
 
 from pagecache.stress.history import FOREVER
-from pagecache.stress.profiles import KINDS, shared_names
+from pagecache.stress.profiles import CROSSING, KINDS, shared_names
 from pagecache.stress.story import Finding, worker_name
 from pagecache.stress.world import CRASH, SYNCS, Activity, Failure, World
 
@@ -91,7 +91,7 @@ def sentence(activity: Activity) -> str:
     way = f" ({operation.way})" if operation.way else ""
     if kind == CRASH:
         text = "crashed the tested system, and checked the remains"
-    elif KINDS.get(kind) == "shared" and (file is None or kind not in VERBS):
+    elif KINDS.get(kind) in CROSSING and (file is None or kind not in VERBS):
         name = shared_names()[operation.file]
         text = f"{kind} of {name}" if file is None else f"{kind} of object {file}"
     elif file is None:

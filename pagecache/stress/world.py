@@ -19,7 +19,7 @@ from pagecache.stress.coverage import PLACELESS, UNSEEN, Coverage, Key
 from pagecache.stress.history import Broken, Clock, Model, Write
 from pagecache.stress.oracle import Doubt, Observation, settled, verdict
 from pagecache.stress.plan import Plan
-from pagecache.stress.profiles import KINDS, PROFILES, Operation
+from pagecache.stress.profiles import CROSSING, KINDS, PROFILES, Operation
 from pagecache.stress.shared import Shared
 from pagecache.stress.story import worker_name
 from pagecache.stress.targets import Target
@@ -112,7 +112,7 @@ class Activity:
 def meet(one: Activity, other: Activity) -> bool:
     """Return whether two operations concern common bytes."""
     if one.file is None or other.file is None:
-        return all(KINDS.get(each.operation.kind) == "shared" for each in (one, other))
+        return all(KINDS.get(each.operation.kind) in CROSSING for each in (one, other))
     if one.operation.kind in SYNCS or other.operation.kind in SYNCS:
         return True
     return one.file == other.file and one.start < other.end and other.start < one.end
@@ -279,7 +279,7 @@ class World:
     def _file(self, operation: Operation) -> int | None:
         """Return the number of the operation's model; None: a name."""
         way = KINDS[operation.kind]
-        if way in ("names", "shared"):
+        if way == "names" or way in CROSSING:
             return None
         return self.special.get(way, operation.file)
 

@@ -3,22 +3,27 @@
 from __future__ import annotations
 
 import errno
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from pathlib import Path
 from typing import Any
 
 import pytest
 
 from pagecache.backends import Backend, MemoryBackend
 from pagecache.stress import Plan, run
-from pagecache.stress.bindings import Binding, Names, Sight
-from pagecache.stress.history import Clock
-from pagecache.stress.profiles import KINDS, PROFILES
+from pagecache.stress.bindings import Binding, Names, Sight, Value
+from pagecache.stress.cached import CachedTarget
+from pagecache.stress.history import Broken, Clock, Model, Write
+from pagecache.stress.profiles import KINDS, PROFILES, Operation
+from pagecache.stress.shared import FIRST, HEADER
 from pagecache.stress.shrinker import shrink
+from pagecache.stress.steps import Step, Steps
+from pagecache.stress.world import World
 
 SHARED: dict[str, Any] = {"profile": "names", "mix": ("shared",), "size": "64KiB", "files": 1, "rounds": 1}
 
 
-def binding(name: str, *values: int | None, source: str = "") -> Binding:
+def binding(name: str, *values: Value, source: str = "") -> Binding:
     return Binding(name, "call", 1, frozenset(values), source)
 
 
@@ -33,7 +38,7 @@ def bound(names: Names, *bindings: Binding) -> None:
     names.finish(bindings)
 
 
-def found(names: Names, name: str) -> frozenset[int | None]:
+def found(names: Names, name: str) -> frozenset[Value]:
     return Sight(names).of(name)
 
 
@@ -89,6 +94,94 @@ def test_renames_in_a_circle_move_what_each_of_the_names_had(names: Names) -> No
     names.finish(there)
     names.finish(back)
     assert found(names, "a") == found(names, "b") == {None, 1, 2}
+
+
+def test_many_renames_that_run_side_by_side_are_each_followed_once(names: Names) -> None:
+    """Their number of orders does not matter."""
+    bound(names, binding("a", 1))
+    for _ in range(20):
+        for old, new in ("ab", "bc", "ca", "ba"):
+            names.begin([binding(old, None), binding(new, source=old)])
+    assert found(names, "c") == {None, 1}
+
+
+def test_a_rename_to_another_name_of_one_object_may_leave_both(names: Names) -> None:
+    """The kernel then changes nothing. With links it is unknown which names have one object."""
+    bound(names, binding("a", 1))
+    bound(names, Binding("b", "link", 1, source="a", links=True))
+    bound(names, Binding("a", "rename", 1, frozenset({None}), over="b"), binding("b", source="a"))
+    assert found(names, "a") == {None, 1}
+    assert found(names, "b") == {1}
+
+
+def test_an_open_follows_the_links_that_a_name_may_have(names: Names) -> None:
+    bound(names, binding("a", 1))
+    bound(names, binding("b", "a"))
+    bound(names, binding("c", "b"))
+    sight = Sight(names)
+    assert sight.leading("c") == {1}
+    bound(names, binding("a", "c"))
+    assert sight.leading("c") == {1, "c"}  # a circle
+    sight.end()
+
+
+@pytest.fixture
+def world() -> Iterator[World]:
+    plan = Plan(seed=1, threads=1, tasks=0, **SHARED)
+    world = World(plan, CachedTarget(plan, 0, None, "memory:"), 0)
+    world.begin()
+    yield world
+    world.end()
+
+
+def opening(world: World) -> tuple[Model, Step]:
+    """An object that is being made, and an open of its name that has returned; next it reads."""
+    model = world.shared.make()
+    assert model is not None
+    bound(world.shared.names, binding("shared0", model.number))
+    step = Steps(world, 1).conduct(Operation("name_open", 0))
+    assert next(step)[0] == "enter"
+    assert step.send("a handle") == ("act", "a handle", "pread", HEADER, 0)
+    return model, step
+
+
+def test_an_open_may_find_an_object_whose_first_bytes_come_later(world: World) -> None:
+    """They are there when the read is judged, and were not when it began."""
+    model, step = opening(world)
+    world.shared.bare.discard(model.number)
+    assert step.send(b"") == ("act", "a handle", "close")
+    with pytest.raises(StopIteration):
+        step.send(None)
+    bound(world.shared.names, binding("shared0", None))
+
+
+def test_an_open_may_find_an_object_that_lost_its_name_before_the_read(world: World) -> None:
+    model, step = opening(world)
+    for _ in range(200):
+        bound(world.shared.names, binding("shared0", None))
+    header = Write("first write", "", 1, 1, model.number, world.tag, 0, HEADER)
+    with pytest.raises(StopIteration):
+        step.send(header.data(0, HEADER))
+    assert world.shared.grips.pop((1, 0)).model is model
+
+
+def test_an_open_of_a_name_that_never_had_the_object_is_found(world: World) -> None:
+    _model, step = opening(world)
+    header = Write("first write", "", 1, 1, FIRST + 1, world.tag, 0, HEADER)
+    with pytest.raises(Broken, match=f"shared0: open found object {FIRST + 1}, should be object {FIRST}"):
+        step.send(header.data(0, HEADER))
+    bound(world.shared.names, binding("shared0", None))
+
+
+@pytest.mark.parametrize("links", [False, True])
+def test_the_operating_system_keeps_the_rules_of_names(tmp_path: Path, links: bool) -> None:
+    """So the model of names is right, with hard and symbolic links."""
+    mix = ("shared", "links") if links else ("shared",)
+    plan = Plan(seed=1, threads=6, tasks=0, operations=200, **SHARED | {"mix": mix, "rounds": 2})
+    report = run(plan, f"path:{tmp_path}")
+    assert report.ok, report.story
+    done = {key.split(" | ")[0] for key in report.coverage}
+    assert {kind for kind in PROFILES["names"].weights if KINDS[kind] in mix} <= done
 
 
 def test_workers_share_names_and_nothing_is_found() -> None:
@@ -150,8 +243,9 @@ def test_a_store_that_confuses_names_is_found(make: Callable[[], Backend]) -> No
     assert "before: " in report.story
 
 
+@pytest.mark.long
 def test_a_failure_is_reduced_to_a_few_operations_on_shared_names() -> None:
-    plan = Plan(seed=1, threads=4, tasks=0, operations=100, scheduler="deterministic", **SHARED)
-    found = shrink(plan, Refuses, seconds=20)
-    assert found.operations < 10, found.story
+    plan = Plan(seed=1, threads=2, tasks=0, operations=100, scheduler="deterministic", **SHARED)
+    found = shrink(plan, Refuses, seconds=30)
+    assert found.operations < 20, found.story
     assert not run(Plan.from_replay(found.report.replay), Refuses).ok
