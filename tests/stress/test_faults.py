@@ -12,7 +12,7 @@ from typing import Any
 
 import pytest
 
-from pagecache import AsyncBackend, Backend, Event, PageCache
+from pagecache import AsyncBackend, Backend, ConflictError, Event, PageCache
 from pagecache.backends import MemoryBackend
 from pagecache.backends.protocol import BackendLimits
 from pagecache.errors import BackendError
@@ -28,6 +28,7 @@ from pagecache.stress.world import World
 from pagecache.testing import FaultPlan, FaultyBackend, Gate, Rule
 from pagecache.testing.fault_profiles import PROFILES as FAULTS
 
+from ..file.objects import ObjectBackend
 from ..planted.legal import LEGAL
 from ..planted.planted import Legal
 from .test_clean import SHORT, clean
@@ -200,6 +201,26 @@ def test_units_that_are_stored_in_part_explain_that_there_is_no_progress(
     target.calm()
     target.close()
     target.discard()
+
+
+def test_a_conflict_whose_old_version_cannot_be_read_any_longer_is_settled(monkeypatch: pytest.MonkeyPatch) -> None:
+    """The tester lays the changes over the new version, as the error of "force" says. [2.19]"""
+    backend = ObjectBackend({"file": bytes(8192)})
+    faulting = Faulting(Plan(), 0)
+    with PageCache("1MiB") as cache:
+        volume = cache.attach(backend)
+        faulting._volume = volume
+        monkeypatch.setattr(faulting._rng, "choice", lambda ways: ways[0])
+        with volume.open("file", "r+b") as file:
+            file.pwrite(b"mine", 4096)
+            backend.put("file", b"o" * 8192)
+            with pytest.raises(ConflictError):
+                file.fsync()
+            with pytest.raises(ConflictError):
+                volume.resolve("file", "force")
+            faulting._settle("file")
+        assert backend.committed("file") == b"o" * 4096 + b"mine" + b"o" * 4092
+    assert faulting.repairs == {"conflicts settled": 1}
 
 
 def test_a_conflict_of_a_call_that_was_under_way_when_faults_ended_is_settled_at_rest() -> None:
