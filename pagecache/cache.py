@@ -473,6 +473,11 @@ class PageCache:
             broken = "I-29", records
         if broken is None and (handles := next(filter(None, map(lifetimes.check, self.volumes())), None)) is not None:
             broken = "I-30", handles
+        if (
+            broken is None
+            and (names := next(filter(None, map(lifetimes.check_names, self.volumes())), None)) is not None
+        ):
+            broken = "I-31", names
         left = waits.left_over(self) if broken is None else None
         if left is not None:
             broken = "I-16", left

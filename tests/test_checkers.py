@@ -3,11 +3,16 @@
 from __future__ import annotations
 
 import re
+from collections.abc import Callable
 from pathlib import Path
+from typing import Any
 
 import pytest
 
 import pagecache
+from pagecache.backends import MemoryBackend
+
+from .plain import Blobs
 
 NATIVE = Path(pagecache.__file__).parent / "_native"
 CHECKED = {f"I-{number}" for number in range(1, 17)}
@@ -32,6 +37,24 @@ def test_check_reports_a_wrong_count_of_handles() -> None:
             with pytest.raises(AssertionError, match="I-30"):
                 cache.check()
             volume.handles -= 1
+            cache.check()
+
+
+@pytest.mark.parametrize("make", [MemoryBackend, Blobs])
+def test_check_reports_names_and_identities_that_disagree(make: Callable[[], Any]) -> None:
+    with pagecache.PageCache("1MiB") as cache:
+        volume = cache.attach(make())
+        with volume.open("k", "w+") as file:
+            table, inode = volume.inodes, file._inode
+            cache.check()
+            table["other"] = inode
+            with pytest.raises(AssertionError, match="I-31"):
+                cache.check()
+            del table["other"]
+            table.objects["other"] = inode
+            with pytest.raises(AssertionError, match="I-31"):
+                cache.check()
+            del table.objects["other"]
             cache.check()
 
 

@@ -1,22 +1,10 @@
-"""Names below a directory, resolved so that no path leads outside of it, and one name per object.
+"""Names below a directory, resolved so that no path leads outside of it.
 
 `Tree.locate` walks a key component by component through open directories, as openat2(RESOLVE_BENEATH) would, and
 follows symbolic links itself. If a name is exchanged during the walk, the result is an error or another place below the
 root, never a place outside: every step starts from a directory that is held open, and none follows an unchecked link.
 
     key "a//./link/x"  ->  Place(directory=<fd of a/b>, name="x", path="a/b/x", found=<stat or None>)
-
-`Identities` maps all names of one object to one path, the *token*. The path without links suffices while an object has
-one name. For objects with several names, and for open ones, (st_dev, st_ino) is stored with the path under which the
-object was first seen, which is the token of all its names. This is safe because:
-
-* An open object cannot lose its inode number to another one, so its token stays valid, whatever its names are
-  (*pinned*).
-* An unpinned token is used only after a check that its path still leads to the object; if the inode number was reused,
-  it does not, or the object is the one that has the path now.
-* A path that is the pinned token of an object which no longer has that name is not given to the next one: that one gets
-  "./path", which leads to the place by another token.
-* The call that removes the last name of an object also removes its entry.
 
 `Unsynced` keeps the directories whose names changed since they were last made durable, and the current names of open
 files.
@@ -30,14 +18,14 @@ import stat
 import threading
 import weakref
 from collections.abc import Iterator
-from contextlib import AbstractContextManager, contextmanager, suppress
+from contextlib import contextmanager, suppress
 from dataclasses import dataclass
 
 from ..errors import Key
 from . import linux
 from .protocol import CheckedKey
 
-__all__ = ["Identities", "Object", "Place", "Tree", "Unsynced", "check_object", "parts_of"]
+__all__ = ["Place", "Tree", "Unsynced", "check_object", "parts_of"]
 
 LINKS_MAX = 40  # the kernel's limit
 RESERVE = 8
@@ -210,114 +198,6 @@ class Tree:
 
     def _outside(self, key: Key) -> PermissionError:
         return PermissionError(errno.EACCES, f"a symbolic link leads out of the root {self.root!r}", key)
-
-
-@dataclass(slots=True, eq=False)
-class Object:
-    """The identity, token and pins of one object."""
-
-    identity: tuple[int, int]  # st_dev, st_ino
-    token: str
-    pins: int = 0  # open files: while there are any, the inode number cannot be reused
-
-
-class Identities:
-    """The tokens of objects that are open or have several names. Thread-safe."""
-
-    def __init__(self, tree: Tree) -> None:
-        self._tree = tree
-        self._lock = threading.RLock()  # re-entrant: a file that is garbage-collected under the lock unpins its object
-        self._objects: dict[tuple[int, int], Object] = {}
-        self._tokens: dict[str, Object] = {}
-
-    def token(self, place: Place) -> str:
-        """Return the token of the object or symbolic link at a place, or of an object that would be created there."""
-        found = place.found
-        with self._lock:
-            if found is None or stat.S_ISDIR(found.st_mode) or stat.S_ISLNK(found.st_mode):
-                return self._free_token(place.path)
-            known = self._known(found, place.path)
-            if known is None and found.st_nlink > 1:
-                known = self._add(found, place.path)
-            return self._free_token(place.path) if known is None else known.token
-
-    def pin(self, found: linux.Status, path: str) -> Object:
-        """Pin an opened object; `found` is the stat result of its descriptor."""
-        with self._lock:
-            known = self._known(found, path) or self._add(found, path)
-            known.pins += 1
-            return known
-
-    def unpin(self, known: Object, links: int) -> None:
-        """Unpin an object before its close; `links`: the number of its remaining names."""
-        with self._lock:
-            known.pins -= 1
-            if known.pins == 0 and links <= 1:
-                self._drop(known)
-
-    def linked(self, found: linux.Status, path: str) -> None:
-        """Record a second name of an object; the first one, which may be in use, becomes the token."""
-        with self._lock:
-            if self._known(found, path) is None:
-                self._add(found, path)
-
-    def gone(self, found: linux.Status) -> None:
-        """Forget an object that lost its last name."""
-        with self._lock:
-            known = self._objects.get((found.st_dev, found.st_ino))
-            if known is not None:
-                self._drop(known)
-
-    def changing(self) -> AbstractContextManager[object]:
-        """Context in which a name moves from one object to another, reported by `moved`. No tokens are given out during
-        it: a lookup of the object by its new name would return the token of the old one, and open the object a second
-        time.
-        """
-        return self._lock
-
-    def moved(self, src: str, dst: str) -> None:
-        """Record that a name, and everything below it, was renamed."""
-        with self._lock:
-            for known in list(self._objects.values()):
-                if known.token == src or known.token.startswith(src + "/"):
-                    del self._tokens[known.token]
-                    known.token = self._free_token(dst + known.token[len(src) :])
-                    self._tokens[known.token] = known
-
-    def _known(self, found: linux.Status, path: str) -> Object | None:
-        known = self._objects.get((found.st_dev, found.st_ino))
-        if known is None or known.pins or known.token == path or self._lives_at(known):
-            return known
-        self._drop(known)
-        return None
-
-    def _add(self, found: linux.Status, path: str) -> Object:
-        known = Object((found.st_dev, found.st_ino), self._free_token(path))
-        self._objects[known.identity] = self._tokens[known.token] = known
-        return known
-
-    def _drop(self, known: Object) -> None:
-        if self._objects.get(known.identity) is known:
-            del self._objects[known.identity]
-            del self._tokens[known.token]
-
-    def _free_token(self, path: str) -> str:
-        """Return the path, in the first spelling that is not the token of another object."""
-        token = path
-        while (owner := self._tokens.get(token)) is not None:
-            if not owner.pins and not self._lives_at(owner):
-                self._drop(owner)
-                break
-            token = "./" + token
-        return token
-
-    def _lives_at(self, known: Object) -> bool:
-        try:
-            with self._tree.locate(known.token, follow=False) as place:
-                found = place.found
-        except OSError:
-            return False
-        return found is not None and (found.st_dev, found.st_ino) == known.identity
 
 
 @dataclass(slots=True, eq=False, weakref_slot=True)

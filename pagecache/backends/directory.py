@@ -7,8 +7,9 @@ and identity:
   that a new file exists after a crash. `sync` covers all other directories.
 * The version of an object is mtime_ns:size:ino. If two commits fall into one clock tick, the second moves mtime on by a
   nanosecond.
-* Keys are paths relative to the root. They cannot leave it, and all names of one object have one canonical key:
-  `beneath.py` explains how.
+* Keys are paths relative to the root. They cannot leave it: `beneath.py` explains how.
+* The identity of an object is its device, inode number and birth time. It is exact while the object is open; the birth
+  time tells the next object with that number apart, in file systems that keep it.
 """
 
 from __future__ import annotations
@@ -28,7 +29,7 @@ from ..errors import Key
 from ..objects import Kind
 from ..options import LimitsOverrides
 from . import linux
-from .beneath import Identities, Place, Tree, Unsynced, check_object, parts_of
+from .beneath import Place, Tree, Unsynced, check_object, parts_of
 from .protocol import BackendFile, BackendLimits, NamespaceBackend, ObjectStat
 
 __all__ = ["DirectoryBackend", "DirectoryFile"]
@@ -110,9 +111,7 @@ class DirectoryFile(BackendFile):
         self._writable = writable
         self._changed = False  # since the last commit
         self._closing = threading.Lock()
-        found = linux.status_of(fd)
-        self._version = _version(found)
-        self._object = backend._identities.pin(found, path)
+        self._version = _version(os.fstat(fd))
 
     def stat(self) -> ObjectStat:
         return _object_stat(linux.status_of(self._fd))
@@ -170,10 +169,7 @@ class DirectoryFile(BackendFile):
         with self._closing:
             fd, self._fd = self._fd, -1
         if fd >= 0:
-            try:
-                self._backend._identities.unpin(self._object, os.fstat(fd).st_nlink)
-            finally:
-                os.close(fd)
+            os.close(fd)
 
     def __del__(self) -> None:
         if getattr(self, "_fd", -1) >= 0:
@@ -202,7 +198,6 @@ class DirectoryBackend(NamespaceBackend):
     ) -> None:
         self.limits = with_overrides(limits or BackendLimits(parallel_direct_writes=True, prompt=True), overrides)
         self._tree = Tree(os.fspath(root))
-        self._identities = Identities(self._tree)
         self._unsynced = Unsynced(self._tree)
 
     @property
@@ -275,23 +270,12 @@ class DirectoryBackend(NamespaceBackend):
         return self.stat(key, follow=False)
 
     def canonical(self, key: Key) -> Key:
-        """Return the path without links; for an object with several names, the first one seen.
+        """Return the path in its shortest spelling; links are not resolved.
 
         Raises:
-            ValueError, PermissionError: the key leads out of the root; names key and rule.
+            ValueError: no object below the root can have this key; names key and rule.
         """
-        return self._canonical(key, follow=True)
-
-    def lcanonical(self, key: Key) -> Key:
-        """Return the canonical key of a symbolic link itself; of any other name, as `canonical`."""
-        return self._canonical(key, follow=False)
-
-    def _canonical(self, key: Key, follow: bool) -> Key:
-        try:
-            with _about(key), self._tree.locate(key, follow=follow) as place:
-                return self._identities.token(place)
-        except (FileNotFoundError, NotADirectoryError):
-            return "/".join(parts_of(key))
+        return "/".join(parts_of(key))
 
     def list(self, prefix: str = "") -> Iterator[ObjectStat]:
         """Yield the regular files whose path starts with `prefix`, in order of directories."""
@@ -314,8 +298,7 @@ class DirectoryBackend(NamespaceBackend):
     def remove(self, key: Key) -> None:
         with _about(key), self._tree.locate(key, follow=False) as place:
             self._change_allowed(key)
-            with self._losing_a_name(place):
-                os.unlink(place.name, dir_fd=place.directory)
+            os.unlink(place.name, dir_fd=place.directory)
             self._unsynced.add(place.parent)
 
     def rename(self, src: Key, dst: Key, *, replace: bool = True) -> None:
@@ -326,8 +309,7 @@ class DirectoryBackend(NamespaceBackend):
             with _about(dst), self._tree.locate(dst, follow=False) as new:
                 if new.found is not None and not replace:
                     raise _exists(dst)
-                with self._identities.changing():
-                    self._rename(old, new, replace)
+                self._rename(old, new, replace)
                 self._unsynced.add(old.parent, new.parent)
 
     def _rename(self, old: Place, new: Place, replace: bool) -> None:
@@ -341,35 +323,16 @@ class DirectoryBackend(NamespaceBackend):
         elif new.found is not None and new.path != old.path and old.found.identity == new.found.identity:
             os.unlink(old.name, dir_fd=old.directory)  # two names of one object: rename() would leave both
         else:
-            with self._losing_a_name(new):
-                os.rename(old.name, new.name, src_dir_fd=old.directory, dst_dir_fd=new.directory)
+            os.rename(old.name, new.name, src_dir_fd=old.directory, dst_dir_fd=new.directory)
         if new.path != old.path and not stat.S_ISLNK(old.found.st_mode):  # no object or directory has a link's path
-            self._identities.moved(old.path, new.path)
             self._unsynced.moved(old.path, new.path)
-
-    @contextmanager
-    def _losing_a_name(self, place: Place) -> Iterator[None]:
-        """Context that detects the removal of an object's last name: its key is free then, while open files work on."""
-        if place.found is None or place.name == ".":
-            yield
-            return
-        fd = os.open(place.name, os.O_PATH | os.O_NOFOLLOW | os.O_CLOEXEC, dir_fd=place.directory)
-        try:
-            yield
-            if (found := linux.status_of(fd)).st_nlink == 0:
-                self._identities.gone(found)
-        finally:
-            os.close(fd)
 
     def link(self, src: Key, dst: Key, *, follow: bool = True) -> None:
         """Give the key's object a second name; with `follow` False, the link itself."""
-        with _about(src, dst), self._held(src, follow) as (old, fd):
+        with _about(src, dst), self._held(src, follow) as fd:
             self._change_allowed(src)
             with _about(dst), self._tree.locate(dst, follow=False) as new:
                 os.link(_proc_path(fd), new.name, dst_dir_fd=new.directory, follow_symlinks=True)
-                found = linux.status_of(fd)
-                if not stat.S_ISLNK(found.st_mode):  # links have no identity
-                    self._identities.linked(found, old.path)
                 self._unsynced.add(new.parent)
 
     def symlink(self, target: str, key: Key) -> None:
@@ -389,7 +352,7 @@ class DirectoryBackend(NamespaceBackend):
             self._unsynced.add(place.parent)
 
     def readlink(self, key: Key) -> str:
-        with self._held(key, follow=False) as (_, fd):
+        with self._held(key, follow=False) as fd:
             if not stat.S_ISLNK(os.fstat(fd).st_mode):
                 raise OSError(errno.EINVAL, os.strerror(errno.EINVAL))
             return os.readlink("", dir_fd=fd)
@@ -438,15 +401,15 @@ class DirectoryBackend(NamespaceBackend):
     # ---------------------------------------------------------------------------------------- attributes
 
     @contextmanager
-    def _held(self, key: Key, follow: bool) -> Iterator[tuple[Place, int]]:
-        """Context with the place of an object and a descriptor that leads to the object and nowhere else."""
+    def _held(self, key: Key, follow: bool) -> Iterator[int]:
+        """Context with a descriptor that leads to the object and nowhere else."""
         with _about(key), self._tree.locate(key, follow=follow) as place:
             if place.found is None:
                 raise _missing(key)
             fd = os.open(place.name, os.O_PATH | os.O_NOFOLLOW | os.O_CLOEXEC, dir_fd=place.directory)
             try:
                 check_object(key, linux.status_of(fd))
-                yield place, fd
+                yield fd
             finally:
                 os.close(fd)
 
@@ -455,7 +418,7 @@ class DirectoryBackend(NamespaceBackend):
         """Context with a path that leads to the object: calls on attributes take no descriptor of this kind."""
         if change:
             self._change_allowed(key)
-        with self._held(key, follow) as (_, fd):
+        with self._held(key, follow) as fd:
             yield _proc_path(fd)
 
     def setattr(

@@ -326,10 +326,10 @@ class Backend(Protocol):
         raise _unsupported(self, "list objects")
 
     def canonical(self, key: Any) -> Key:
-        """Return one common key for every name of one object, whether it exists or not; it identifies the object.
+        """Return one common spelling for all spellings of a name, without asking the store.
 
-        Calls that change names get the original key, not this one: of two links to an object one is removed. The
-        default refuses None and empty keys.
+        The cache knows a name by it, and passes the original key to all other calls. Names that lead to one object have
+        different canonical keys: `ObjectStat.identity` identifies the object. The default refuses None and empty keys.
 
         Raises:
             ValueError: no object can have this key.
@@ -356,8 +356,6 @@ class NamespaceBackend(Backend, Protocol):
                                                     permissions, as for os.mknod
         lstat(self, key) -> ObjectStat              return the status of a symbolic link itself, or of any other name as
                                                     `stat`; backends with symbolic links need it
-        lcanonical(self, key) -> Key                return the canonical key of a symbolic link itself, which is the key
-                                                    of no object, or of any other name as `canonical`
     """
 
     def mkdir(self, key: Any, mode: int = 0o777) -> None:
@@ -482,7 +480,7 @@ class AsyncBackend(Protocol):
         raise _unsupported(self, "list objects")
 
     def canonical(self, key: Any) -> Key:
-        """Return one key for all names of an object; as `Backend.canonical`, a plain function."""
+        """Return one spelling of a name; as `Backend.canonical`, a plain function."""
         return checked_key(key)
 
     async def sync(self) -> None:

@@ -26,7 +26,7 @@ from __future__ import annotations
 
 import logging
 import threading
-from collections.abc import Callable, Collection, Iterable, Iterator
+from collections.abc import Callable, Collection, Hashable, Iterable, Iterator
 from contextlib import contextmanager
 from typing import TYPE_CHECKING, Any, TypeVar
 
@@ -107,10 +107,17 @@ class EngineFile:
     _seen_limits: BackendLimits | None = None
 
     def __init__(
-        self, volume: EngineVolume, key: Key, backend_file: BackendFile, size: int, version: str | None
+        self,
+        volume: EngineVolume,
+        key: Key,
+        backend_file: BackendFile,
+        size: int,
+        version: str | None,
+        identity: Hashable | None = None,
     ) -> None:
         self.volume = volume
         self.key = key
+        self.identity = identity  # of the object in the store; None: the store knows names only
         self.lock = threading.Lock()
         self.versions = Versions(self, version)
         self._aside_lock = threading.Lock()
@@ -278,6 +285,10 @@ class EngineFile:
     def rename(self, key: Key) -> None:
         """Set the name in calls of the backend and in reports; the backend has renamed the object."""
         self.key = key
+
+    def identify(self, identity: Hashable | None) -> None:
+        """Set the identity of the object, as the current backend reports it."""
+        self.identity = identity
 
     def free(self) -> bool:
         """Free CORE's part; False: an operation uses it."""

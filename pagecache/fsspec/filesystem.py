@@ -13,7 +13,7 @@ import contextlib
 import errno
 import io
 import os
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Hashable, Iterable, Iterator, Mapping
 from datetime import UTC, datetime
 from typing import Any, Literal, cast
 from uuid import uuid4
@@ -146,16 +146,40 @@ class PageCacheFileSystem(ChainedFileSystem):
         volume, key = self._wanted.open_volume(), self._key(path)
         if volume is not None and key:
             with contextlib.suppress(ValueError, FileNotFoundError, NotADirectoryError):  # no file can be there
-                return next(iter(volume.unsaved(key, hidden=hidden)), None)
+                known = next(iter(volume.unsaved(key, hidden=hidden)), None)
+                return known or self._identified(hidden).get(self._identity(key))
         return None
+
+    def _identified(self, hidden: bool = True) -> dict[Hashable, FileStat]:
+        """Return the files whose cached state the target does not show, by the identity that the target reports."""
+        unsaved = self.volume.unsaved(hidden=hidden)
+        return {stat.identity: stat for stat in unsaved if stat.identity is not None}
+
+    def _identity(self, key: str) -> Hashable:
+        """Return the identity of the object that has a name in the target, if any unsaved file has one."""
+        return self.volume.stat(key).identity if self._identified(hidden=False) else None
+
+    def _linked(self, path: str, key: str) -> dict[str, FileStat]:
+        """Return files in a directory whose cached state the target does not show, and that the cache knows by another
+        name: a link leads to the directory, or to the file.
+        """
+        readdir: Any = getattr(self.volume.engine.backend, "readdir", None)
+        identified = {} if readdir is None else self._identified()
+        with contextlib.suppress(ValueError, OSError):
+            return {
+                f"{path}/{str(entry.key).rpartition('/')[2]}": identified[entry.identity]
+                for entry in (readdir(key) if identified else ())
+                if entry.identity in identified
+            }
+        return {}
 
     def _overlaid(self, path: str, stored: Iterable[Mapping[str, Any]] | None) -> list[dict[str, Any]] | None:
         path = path or self.root_marker
         unseen, key, found = self._unseen(), self._key(path), path
         if unseen and key:
-            # The cache has a file under its real path; the directory may have been reached by a link.
-            with contextlib.suppress(ValueError, OSError):
+            with contextlib.suppress(ValueError):
                 found = f"{self.root_marker}{self.volume.backend.canonical(key)}"
+            unseen |= self._linked(found, key)
         return overlaid(path, stored, unseen, found)
 
     def ls(self, path: str, detail: bool = True, **kwargs: Any) -> list[Any]:

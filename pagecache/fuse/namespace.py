@@ -29,7 +29,6 @@ from ..backends.protocol import ObjectStat
 from ..engine.attempts import Attempts
 from ..objects import Kind
 from ..volume.inode import Inode
-from ..volume.namespace import canonical_name
 from ..volume.volume import Volume
 
 __all__ = ["Directories", "Namespace", "Prefixes", "namespace_of"]
@@ -138,10 +137,8 @@ class _Calls:
             self.volume.engine.name_sync.changed()
 
     def inode(self, key: str) -> Inode | None:
-        """Return the cache's inode of the object that has the name now. An inode whose key is the name itself may be of
-        an object that has lost the name.
-        """
-        return self.volume._inode_at(canonical_name(self.volume, key))
+        """Return the cache's inode that the name led to when it was last known."""
+        return self.volume._inode_at(self.volume._canonical(key))
 
     def seen(self, key: str, found: ObjectStat, inode: Inode | None, quiet: int | None) -> ObjectStat:
         """Return the status with the size for a reader of the cache. `inode` is the cache's inode of this name before
@@ -150,28 +147,18 @@ class _Calls:
         """
         if found.kind != "file":
             return found
-        if (found.nlink or 1) > 1:
-            return self._shared(key, found)
-        inode = inode or self.inode(key)
+        known, inode = inode, self.found(key, found)
         if inode is None or inode.engine.backend_file is None:
             return found
+        if inode is not known:
+            quiet = inode.engine.versions.quiet()
         if inode.native.has_local() or quiet is None or inode.engine.versions.quiet() != quiet:
-            return self._sized(key, found, inode)
+            return dataclasses.replace(found, size=inode.native.size)
         return found
 
-    def _sized(self, key: str, found: ObjectStat, inode: Inode) -> ObjectStat:
-        """Return the status with the size of the inode, unless another object has got the name since."""
-        size = inode.native.size
-        if size == found.size or self.inode(key) is not inode:
-            return found
-        return dataclasses.replace(found, size=size)
-
-    def _shared(self, key: str, found: ObjectStat) -> ObjectStat:
-        """Return the size in the cache, which may have the object under another name."""
-        try:
-            return self.volume.stat(key)
-        except FileNotFoundError:
-            return found
+    def found(self, key: str, found: ObjectStat) -> Inode | None:
+        """Return the cache's inode of an object that the store has found by a name."""
+        return self.volume._inode_found(self.volume._canonical(key), found)
 
     def sync(self) -> None:
         try:
@@ -204,18 +191,13 @@ class Directories(_Calls):
     def entries(self, key: str) -> Iterable[tuple[str, ObjectStat]]:
         listed: list[ObjectStat] = self.query("readdir", key, lambda: list(self.backend.readdir(key)))
         start = len(key) + 1 if key else 0
-        usage = self.volume.engine.native.usage()
-        unstored = bool(usage["dirty"] or usage["writeback"])
-        return [(str(entry.key)[start:], self._listed(str(entry.key), entry, unstored)) for entry in listed]
+        return [(str(entry.key)[start:], self._listed(str(entry.key), entry)) for entry in listed]
 
-    def _listed(self, key: str, found: ObjectStat, unstored: bool) -> ObjectStat:
-        """Return the status with the size for a reader of the cache. `unstored`: the cache has bytes that the store has
-        not, maybe of this object under another key; otherwise only its own key, or a second name, costs another walk.
-        """
-        if found.kind == "file" and (unstored or (found.nlink or 1) > 1 or self.volume._inode_at(key) is not None):
-            inode = self.inode(key)
-            if inode is not None and inode.native.has_local():
-                return self._sized(key, found, inode)
+    def _listed(self, key: str, found: ObjectStat) -> ObjectStat:
+        """Return the status with the size for a reader of the cache."""
+        inode = self.volume._inode_found(key, found) if found.kind == "file" else None  # the name may be no valid key
+        if inode is not None and inode.native.has_local():
+            return dataclasses.replace(found, size=inode.native.size)
         return found
 
     def mkdir(self, key: str) -> None:

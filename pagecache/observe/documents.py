@@ -114,7 +114,7 @@ def _volume(volume: Volume, counters: dict[str, Any], now: float) -> dict[str, A
     engine = volume.engine
     pressure = engine.native.pressure()
     with volume.inodes_lock:
-        files = len(volume.inodes) + len(volume.orphans)
+        files = len(volume.inodes.objects) + len(volume.orphans)
         handles = volume.handles
     return {
         "name": volume.name,
@@ -185,7 +185,7 @@ def files(cache: PageCache, volume: str | None, sort: str, limit: int, match: st
     found: list[tuple[Volume, Inode]] = []
     for each in volume_named(cache, volume):
         with each.inodes_lock:
-            found += [(each, inode) for inode in (*each.inodes.values(), *each.orphans)]
+            found += [(each, inode) for inode in (*each.inodes.objects.values(), *each.orphans)]
     if match:
         found = [pair for pair in found if _matches(pair[1].key, match.casefold())]
     return {

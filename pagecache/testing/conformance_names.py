@@ -249,11 +249,9 @@ class NamePromises(ConformanceBase):
         tree = namespace(backend)
         opened(0, b"linked")
         supported(lambda: tree.link(self.make_key(0), self.make_key(1)))
-        same(backend.canonical(self.make_key(0)), backend.canonical(self.make_key(1)))
         target = os.path.relpath(str(self.make_key(0)), os.path.dirname(str(self.make_key(2))) or ".")
         supported(lambda: tree.symlink(target, self.make_key(2)))
         same(tree.readlink(self.make_key(2)), target)
-        same(backend.canonical(self.make_key(2)), backend.canonical(self.make_key(0)))
         found = [backend.stat(self.make_key(i)).identity for i in range(3)]
         same(found, [found[0]] * 3)
 

@@ -96,7 +96,7 @@ def _fill_all(inode: Inode) -> None:
         inode.native.fill(pos, max(0, inode.native.size - pos))
 
 
-def set_attributes(volume: Volume, key: Key, inode: Inode | None, changes: dict[str, int]) -> ObjectStat:
+def set_attributes(volume: Volume, name: Key, key: Key, changes: dict[str, int]) -> ObjectStat:
     """Set attributes. Times are a part of the version in many stores: so the version of a cached object is read before
     and after, under the token, which excludes other changes by this cache.
     """
@@ -107,6 +107,9 @@ def set_attributes(volume: Volume, key: Key, inode: Inode | None, changes: dict[
         changed: ObjectStat = own(key, **changes)
         return changed
 
+    inode = volume._inode_at(name)
+    if inode is None and volume.inodes.identified:
+        inode = volume._inode_found(name, volume.engine.call(lambda: backend.stat(key), "stat", key))
     if inode is None:
         return volume.engine.call(change, "setattr", key)
     engine = inode.engine
@@ -115,6 +118,8 @@ def set_attributes(volume: Volume, key: Key, inode: Inode | None, changes: dict[
         found = engine.stat_open()
         before = backend.stat(key) if found is None else found
         changed = change()
+        if engine.identity is not None and changed.identity != engine.identity:
+            return changed  # the name leads to another object
         engine.versions.follow(before.version, changed.version)
         return changed
 

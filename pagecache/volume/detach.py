@@ -197,7 +197,7 @@ def _save(volume: Volume, deadline: Deadline, on_failed: Literal["raise", "disca
 def _drain(volume: Volume, deadline: Deadline) -> None:
     """Wait until all changes that began before the seal have ended."""
     with volume.inodes_lock:
-        inodes = [*volume.inodes.values(), *volume.orphans]
+        inodes = [*volume.inodes.objects.values(), *volume.orphans]
     for inode in inodes:
         until = None if deadline.at is None else time.monotonic() + deadline.left()
         inode.native.run(LOCK, "holding", lambda: None, until)
@@ -206,7 +206,7 @@ def _drain(volume: Volume, deadline: Deadline) -> None:
 def _cut_views(volume: Volume, deadline: Deadline) -> bool:
     """Detach open writable views from their files, which would stay dirty forever. Return whether there were any."""
     with volume.inodes_lock:
-        inodes = [inode for inode in volume.inodes.values() if inode.native.usage()["write_pinned"]]
+        inodes = [inode for inode in volume.inodes.objects.values() if inode.native.usage()["write_pinned"]]
     for inode in inodes:
         until = None if deadline.at is None else time.monotonic() + deadline.left()
         inode.native.run(TOKEN, "cut_views", None, until)
@@ -242,7 +242,7 @@ def _unsaved_error(volume: Volume, unsaved: list[FailedRange], cause: BaseExcept
 def _give_up(volume: Volume, deadline: Deadline) -> list[LostRange]:
     lost: list[LostRange] = []
     with volume.inodes_lock:
-        inodes = [*volume.inodes.values(), *volume.orphans]
+        inodes = [*volume.inodes.objects.values(), *volume.orphans]
     for inode in inodes:
         if not inode.native.has_local():
             continue
@@ -322,7 +322,7 @@ def _finish(volume: Volume, deadline: Deadline) -> None:
     """
     volume.detached = True
     with volume.inodes_lock:
-        inodes = [*volume.inodes.values(), *volume.orphans]
+        inodes = [*volume.inodes.objects.values(), *volume.orphans]
     for inode in inodes:
         for handle in inode.open_handles:
             handle._shut()

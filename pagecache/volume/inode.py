@@ -1,8 +1,8 @@
 """One cached object: its handles, its losses, and the lifetime of its backend file.
 
-An `Inode` outlives its handles: its pages stay cached, and unsaved data keeps it alive. It is found by the canonical
-key, so every alias of one object leads to one inode. Handles keep it alive; the volume's table does too, until it has
-neither handles nor pages nor local data.
+An `Inode` outlives its handles: its pages stay cached, and unsaved data keeps it alive. It is found by the identity of
+its object, so every name of one object leads to one inode. Handles keep it alive; the volume's table does too, until it
+has neither handles nor pages nor local data.
 
 Losses (discard, take_remote, a lost stage) go to an edge channel like the kernel's errseq: each handle open at that
 time raises DataLossError once; a loss that no handle has reported is reported to the next opener (contract 2.16).
@@ -11,10 +11,11 @@ time raises DataLossError once; a loss that no handle has reported is reported t
 from __future__ import annotations
 
 import weakref
+from collections.abc import Hashable
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
-from ..backends.protocol import BackendFile
+from ..backends.protocol import BackendFile, ObjectStat
 from ..engine.file import EngineFile
 from ..errors import DataLossError, Key, LostRange
 from ..native import NativeInode
@@ -35,12 +36,13 @@ class _Loss:
 
 
 class Inode:
-    """One object of a volume, independent of its name and the number of its handles."""
+    """One object of a volume, independent of its names and the number of its handles."""
 
-    def __init__(self, volume: Volume, key: Key, backend_file: BackendFile, size: int, version: str | None) -> None:
+    def __init__(self, volume: Volume, key: Key, backend_file: BackendFile, stat: ObjectStat) -> None:
         self.volume = volume
-        self.key = key
-        self.engine: EngineFile = EngineFile(volume.engine, key, backend_file, size, version)
+        self.key = key  # its last known name
+        self.aliases: tuple[Key, ...] = ()  # other names that it was opened by
+        self.engine: EngineFile = EngineFile(volume.engine, key, backend_file, stat.size, stat.version, stat.identity)
         self.engine.report_losses_to(self._report_loss)
         self.native: NativeInode = self.engine.native
         self.handles = 0
@@ -53,6 +55,22 @@ class Inode:
         self.pins: weakref.WeakSet[object] = weakref.WeakSet()
         self._losses: list[_Loss] = []
         self._last_loss = 0
+
+    # -- names; under the volume's lock
+
+    def rename(self, key: Key) -> None:
+        """Set the name in calls of the backend and in reports."""
+        self.key = key
+        self.engine.rename(key)
+
+    def names_are_facts(self) -> bool:
+        """Return whether only the volume changes the names of the object: the store knows it by its name, or does not
+        have it before a commit.
+        """
+        return self.engine.identity is None or self.engine.limits().commit_on_close
+
+    def set_aliases(self, aliases: tuple[Key, ...]) -> None:
+        self.aliases = aliases
 
     # -- changes of closed handles; under the volume's lock
 
@@ -144,12 +162,25 @@ class Inode:
 
 
 class InodeTable(dict[Key, Inode]):
-    """The inodes of a volume by their keys. The table counts the keys below each directory (parts separated by "/"), so
-    that a rename without such keys needs no walk. All changes go through the methods below.
+    """The files of a volume: names that lead to them, and all of them by the identity of their objects.
+
+        objects   identity -> file       each file is in it once
+        names     name -> file           this dict
+
+    If the store reports identities, a name is a hint: it led to the file when the store was last asked, and a change of
+    a name drops the other hints of its files, which may be links or other spellings. If the store knows names only, a
+    file is its own identity, and its name is a fact that only the volume changes. Each name leads to a file in
+    `objects`.
+
+    The table counts the names below each directory (parts separated by "/"), so that a rename without such names needs
+    no walk. The volume's lock protects it. All changes go through the methods below.
     """
 
     def __init__(self) -> None:
         super().__init__()
+        self.objects: dict[Hashable, Inode] = {}
+        self.identified = 0  # number of files with an identity of the store
+        self._unnamed: dict[Key, Inode] = {}  # files without a known name, by the last one
         self._below: dict[str, int] = {}
 
     def __setitem__(self, key: Key, inode: Inode) -> None:
@@ -161,20 +192,130 @@ class InodeTable(dict[Key, Inode]):
         super().__delitem__(key)
         self._count(key, -1)
 
-    def take(self, key: Key) -> Inode | None:
-        """Remove a key and return its inode, if there is one."""
+    def clear(self) -> None:
+        super().clear()
+        self.objects.clear()
+        self._unnamed.clear()
+        self._below.clear()
+        self.identified = 0
+
+    # -- files
+
+    def knows(self, inode: Inode) -> bool:
+        """Return whether this is the file of its identity: it was neither removed nor abandoned."""
+        return self.objects.get(_identity(inode)) is inode
+
+    def names(self, inode: Inode) -> bool:
+        """Return whether the file has a known name, which is its key."""
+        return self.get(inode.key) is inode
+
+    def add(self, inode: Inode) -> None:
+        self.objects[_identity(inode)] = inode
+        self.identified += inode.engine.identity is not None
+
+    def remove(self, inode: Inode) -> None:
+        """Remove a file and its names, if it is in the table."""
+        if self.knows(inode):
+            self.drop_names(inode)
+            del self.objects[_identity(inode)]
+            self.identified -= inode.engine.identity is not None
+            self._forget_last_name(inode)
+
+    def identify(self, inode: Inode, identity: Hashable | None) -> None:
+        """Set the identity that the store reports, unless another file has it."""
+        if identity == inode.engine.identity or identity in self.objects or not self.knows(inode):
+            return
+        del self.objects[_identity(inode)]
+        self.identified -= inode.engine.identity is not None
+        inode.engine.identify(identity)
+        self.add(inode)
+
+    def of_file(self, file: EngineFile) -> Inode | None:
+        """Return the inode of a file of the engine."""
+        inode = self.objects.get(file.identity)
+        if inode is None:
+            inode = self.get(file.key)
+        return inode if inode is not None and inode.engine is file else None
+
+    def found(self, key: Key, stat: ObjectStat | None) -> Inode | None:
+        """Return the file of a name, to which the store says `stat`; None: nothing has the name."""
+        known = self.get(key)
+        if known is not None and (known.engine.identity is None or (stat is not None and stat.identity is None)):
+            return known
+        return None if stat is None or stat.identity is None else self.objects.get(stat.identity)
+
+    def check(self) -> Inode | None:
+        """Return a file that is in `objects` under a wrong identity, or whose name leads to no file in it."""
+        wrong = [inode for identity, inode in self.objects.items() if identity != _identity(inode)]
+        wrong += [inode for inode in self.values() if not self.knows(inode)]
+        wrong += [inode for key, inode in self.items() if key != inode.key and key not in inode.aliases]
+        return next(iter(wrong), None)
+
+    # -- names
+
+    def bind(self, key: Key, inode: Inode) -> None:
+        """Record that a name leads to a file of the table."""
+        if self.get(key) is not inode:
+            self.unbind(key)
+        if self.get(inode.key) is not inode:
+            self._forget_last_name(inode)
+            inode.rename(key)
+        elif key != inode.key and key not in inode.aliases:
+            inode.set_aliases((*inode.aliases, key))
+        self[key] = inode
+
+    def unbind(self, key: Key) -> None:
+        """Record that it is unknown whether a name leads to a file."""
         inode = self.get(key)
         if inode is not None:
             del self[key]
-        return inode
+            if self.get(inode.key) is not inode:
+                self._name_by_alias(inode)
 
-    def clear(self) -> None:
-        super().clear()
-        self._below.clear()
+    def drop_names(self, inode: Inode) -> None:
+        """Record that it is unknown which names a file has."""
+        for key in (inode.key, *inode.aliases):
+            if self.get(key) is inode:
+                del self[key]
+        inode.set_aliases(())
+        self._unnamed[inode.key] = inode
+
+    def drop_hints(self) -> None:
+        """Drop the names of all files that the store identifies: a link or a directory in their paths has changed."""
+        if self.identified:
+            for inode in self.objects.values():
+                if inode.engine.identity is not None:
+                    self.drop_names(inode)
+
+    def move_last_names(self, old: str, new: str) -> None:
+        """Record that a directory was renamed, for files without a known name: their last ones stay unknown names."""
+        for key, inode in list(self._unnamed.items()):
+            if not isinstance(key, str) or not key.startswith(f"{old}/"):
+                continue
+            del self._unnamed[key]
+            inode.rename(new + key.removeprefix(old))
+            self._unnamed[inode.key] = inode
+
+    def last_known(self, key: Key) -> Inode | None:
+        """Return the file that has a name, or that had it when its names were last known."""
+        return self.get(key) or self._unnamed.get(key)
 
     def has_below(self, tree: str) -> bool:
-        """Return whether a key lies below this directory."""
+        """Return whether a name lies below this directory."""
         return tree in self._below
+
+    def _name_by_alias(self, inode: Inode) -> None:
+        for key in inode.aliases:
+            if self.get(key) is inode:
+                inode.set_aliases(tuple(other for other in inode.aliases if other != key))
+                inode.rename(key)
+                return
+        inode.set_aliases(())
+        self._unnamed[inode.key] = inode
+
+    def _forget_last_name(self, inode: Inode) -> None:
+        if self._unnamed.get(inode.key) is inode:
+            del self._unnamed[inode.key]
 
     def _count(self, key: Key, more: int) -> None:
         if not isinstance(key, str):
@@ -188,3 +329,8 @@ class InodeTable(dict[Key, Inode]):
             else:
                 self._below.pop(tree, None)
             at = key.find("/", at + 1)
+
+
+def _identity(inode: Inode) -> Hashable:
+    """Return the key of a file in `InodeTable.objects`: the identity of its object, or the file itself."""
+    return inode if inode.engine.identity is None else inode.engine.identity

@@ -15,7 +15,7 @@ from typing import TYPE_CHECKING, Any
 from ..engine.io import barrier
 from ..engine.park import Signal
 from ..engine.report.notices import spans
-from ..errors import Key, LostRange
+from ..errors import LostRange
 from ..native import END, TOKEN
 from .inode import Inode
 
@@ -27,6 +27,7 @@ __all__ = [
     "abandon_handle",
     "bury",
     "check",
+    "check_names",
     "close_collected",
     "close_handle",
     "drop_local",
@@ -47,9 +48,16 @@ PRUNED, PRUNED_BY_FLUSHER = 4, 256
 def check(volume: Volume) -> str | None:
     """Return how the counts of handles differ (I-30); None: they do not."""
     with volume.inodes_lock:
-        inodes = {*volume.inodes.values(), *volume.orphans}
+        inodes = {*volume.inodes.objects.values(), *volume.orphans}
         total = sum(inode.handles for inode in inodes)
         return None if volume.handles == total else f"{volume!r} counts {volume.handles} handles, its objects {total}"
+
+
+def check_names(volume: Volume) -> str | None:
+    """Return how the names of a volume's objects and their identities differ (I-31); None: they do not."""
+    with volume.inodes_lock:
+        wrong = volume.inodes.check() or next((i for i in volume.orphans if volume.inodes.knows(i)), None)
+        return None if wrong is None else f"{volume!r} has a wrong name or identity of {wrong.key!r}"
 
 
 class Use:
@@ -175,8 +183,7 @@ def abandon_handle(use: Use, cut_off: list[LostRange], *, changed: bool) -> None
             gone = volume.busy.take(inode.key) if named else volume.engine.park.signal()
             if cut_off and named and inode.handles == 1:
                 volume.losses[inode.key] = cut_off
-            if named:
-                del volume.inodes[inode.key]
+            volume.inodes.remove(inode)
     if gone is not None:
         inode.engine.report_loss(cut_off, "an open that was given up had emptied the object")
         inode.engine.settle(partial(_rollback, volume, inode, gone))
@@ -216,7 +223,7 @@ def withhold(volume: Volume) -> list[Inode]:
     unclosed. From now on no other call publishes them (contract 2.22).
     """
     with volume.inodes_lock:
-        inodes = [i for i in volume.inodes.values() if i.writers or i.engine.unclosed]
+        inodes = [i for i in volume.inodes.objects.values() if i.writers or i.engine.unclosed]
     found = [i for i in inodes if i.engine.limits().commit_on_close and i.native.has_local()]
     for inode in found:
         inode.engine.set_aside(withheld=True)
@@ -276,8 +283,7 @@ def forget(volume: Volume, inode: Inode) -> None:
         volume.engine.close_later(backend_file, inode.key)
     with volume.inodes_lock:
         volume.orphans.pop(inode, None)
-        if volume.inodes.get(inode.key) is inode:
-            del volume.inodes[inode.key]
+        volume.inodes.remove(inode)
 
 
 def let_go(volume: Volume) -> None:
@@ -304,27 +310,42 @@ def prune(volume: Volume, most: int = PRUNED) -> bool:
         return False
     for file in volume.engine.files_at(volume.engine.native.some_hollow(min(most, excess))):
         with volume.inodes_lock:
-            inode = volume.inodes.get(file.key)
-            if inode is None or inode.engine is not file or not inode.idle() or inode.has_unreported_loss():
+            inode = volume.inodes.of_file(file)
+            if inode is None or not inode.idle() or inode.has_unreported_loss() or inode.key in volume.busy:
                 continue
-            if file.key in volume.busy:
+            if inode.native.has_local():
                 continue
-            key = file.key
-            done = volume.busy.take(key)
+            key, done = inode.key, volume.busy.take(inode.key)
+            named = volume.inodes.names(inode)
+            volume.inodes.remove(inode)  # no open finds it by another name
         try:
-            if not inode.native.has_local() and volume.engine.free(file):
-                forget(volume, inode)
+            _free_hollow(volume, inode, named)
         finally:
             volume.busy.free([key], done)
     return excess > most
 
 
-def unname(volume: Volume, canonical: Key) -> None:
-    """Record that an object has lost its name: open handles keep it, otherwise it is freed."""
+def _free_hollow(volume: Volume, inode: Inode, named: bool) -> None:
+    """Free an inode that no open finds; if an operation uses it, it is put back, with its name if that was known."""
+    if volume.engine.free(inode.engine):
+        forget(volume, inode)
+        return
     with volume.inodes_lock:
-        inode = volume.inodes.take(canonical)
-        if inode is None:
+        if inode.engine.identity not in volume.inodes.objects:
+            volume.inodes.add(inode)
+            if named:
+                volume.inodes.bind(inode.key, inode)
             return
+        volume.orphans[inode] = None
+    destroy(volume, inode)
+
+
+def unname(volume: Volume, inode: Inode) -> None:
+    """Record that an object has lost its last name: open handles keep it, otherwise it is freed."""
+    with volume.inodes_lock:
+        if not volume.inodes.knows(inode):
+            return
+        volume.inodes.remove(inode)
         volume.orphans[inode] = None
         inode.engine.set_aside(removed=True)
         inode.native.wake()  # an fsync of a `commit_on_close` object is done

@@ -9,11 +9,12 @@ opening one by a name that is gone would create it again, and later writes would
 reconnect when it returns. A fenced reconnect asks the store for the result of the call instead: the call can do nothing
 more, and may never return.
 
-Renaming a directory also changes the keys of its cached files, and no open of such a key runs in that time. An object
-is no directory: other objects can have keys below its own in a store without directories, and keep them. An alias (a
-symbolic link, one of several hard links) is a name like any other: removing it does not affect the object that it leads
-to, as long as that has another name. Here a symbolic link has a key of its own, and no cached object: renaming it
-changes no key of the file or directory that it leads to.
+A remove or rename concerns a name and the object that has it: the store is asked which one, before the first attempt.
+The known names of the objects concerned are dropped afterwards, since other names may be links or other spellings of
+this one. An object that has lost its last name is removed; a symbolic link has no cached object. Renaming a directory
+also moves the known names below it, and no open of such a name runs in that time; other names may have led through the
+directory, or through a link, so all of them are dropped. An object is no directory: other objects can have keys below
+its own in a store without directories, and keep them.
 
 A transient error is followed by a retry. If the earlier attempt may have been carried out, the store is asked first:
 
@@ -37,10 +38,9 @@ the running one; it does not wait for write-back.
 
 from __future__ import annotations
 
-import errno
 import threading
 from collections.abc import Callable, Generator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from dataclasses import dataclass, field
 from functools import partial
 from typing import TYPE_CHECKING, Any
@@ -57,24 +57,20 @@ from .keys import is_below
 if TYPE_CHECKING:
     from .volume import Volume
 
-__all__ = ["Naming", "Unsettled", "canonical_name", "remove", "rename", "settle_renames", "unsettled_at"]
-
-NOT_FOLLOWED = {errno.EACCES, errno.ELOOP}
+__all__ = ["Naming", "Unsettled", "remove", "rename", "settle_renames", "unsettled_at"]
 
 
 @dataclass(eq=False, slots=True)
 class Naming:
-    """A running call; `old` and `new` are the canonical keys. Without `dst` it is a remove."""
+    """A running call; `old` and `new` are the canonical spellings. Without `dst` it is a remove."""
 
     volume: Volume
+    before: _Before
     src: Key
     old: Key
     dst: Key | None = None
     new: Key | None = None
     over: bool = False  # its effect is published, by itself or by a fenced reconnect
-    # Found before the first attempt:
-    link: bool = False  # `src` is a symbolic link: nothing cached has this name, or lies below it
-    tree: bool = False  # `src` may be a directory
     # Held briefly, by a call that changes a file late.
     catching_up: threading.Lock = field(default_factory=threading.Lock)
     inodes: list[Inode] = field(default_factory=list)
@@ -89,7 +85,7 @@ class Naming:
         volume = self.volume
         with volume.inodes_lock:
             volume._check_alive(self.src)
-            self.inodes = [volume.inodes[key] for key in (self.old, self.new) if key in volume.inodes]
+            self.inodes = self.before.files()
             self.beneath = [inode for _, inode in self.below()]
             for inode in (*self.inodes, *self.beneath):
                 inode.naming = self
@@ -142,54 +138,47 @@ class Naming:
             over, self.over = self.over, True
             return not over
 
-    def publish(self, new: Key | None, *, replaced: bool = True) -> Inode | None:
-        """Publish the effect of the call; `replaced`: the object that had the name before has lost it. Return the inode
-        whose key has changed.
-        """
-        volume = self.volume
-        if new == self.old:
-            return None  # an alias of it, or an equal name
-        if self.link:  # it can only have replaced a cached object
-            if new is not None and replaced:
-                self._unname(self.new)
-            return None
-        if new is None:
-            self._unname(self.old)
-            return None
+    def publish(self) -> None:
+        """Publish the effect of the call on names and files."""
+        volume, before, mirror = self.volume, self.before, self.volume.engine.mirror
+        if self.old == self.new:
+            return
+        gone = before.lost_last_name()
+        if before.loser is not None and gone:
+            lifetimes.unname(volume, before.loser)
         with volume.inodes_lock:
-            below = self.below() if self.tree else []
-        assert self.new is not None
-        if replaced:
-            lifetimes.unname(volume, self.new)
-        inode = self._move(self.old, new)
-        moved = []
-        for rest, _ in below:
-            old, key = f"{self.old}{rest}", _canonical(volume.engine.backend, f"{new}{rest}")
-            lifetimes.unname(volume, key)
-            if self._move(old, key) is not None:
-                moved.append((old, key))
-        if volume.engine.mirror is not None:
-            volume.engine.mirror.renamed(self.old, self.new)
-            for old, key in moved:
-                volume.engine.mirror.renamed(old, key)
-        return inode
+            table = volume.inodes
+            below = self.below() if before.kind in ("dir", None) else []
+            for inode in before.files():
+                table.drop_names(inode)
+            table.unbind(self.old)
+            if before.kind in ("dir", "symlink"):
+                table.drop_hints()
+            if self.new is not None and before.kind == "dir":
+                table.move_last_names(str(self.old), str(self.new))
+        moved: list[tuple[Key, Key, Inode | None]] = []
+        if self.new is not None and before.kind != "symlink":
+            moved.append((self.old, self.new, before.source))
+        moved += [(f"{self.old}{rest}", f"{self.new}{rest}", inode) for rest, inode in below]
+        for _, key, file in moved:
+            self._take_name(key, file)
+        if mirror is not None and self.new is None and before.kind != "symlink" and gone:
+            mirror.removed(self.old)
+        if mirror is not None:
+            for last, key, _ in moved:
+                mirror.renamed(last, key)
 
-    def _unname(self, key: Key) -> None:
-        lifetimes.unname(self.volume, key)
-        if self.volume.engine.mirror is not None:
-            self.volume.engine.mirror.removed(key)
-
-    def _move(self, old: Key, key: Key) -> Inode | None:
-        """Give the inode of a key another one, and return it, in one step: it may be abandoned at any time, and has no
-        key then.
-        """
-        with self.volume.inodes_lock:
-            inode = self.volume.inodes.take(old)
-            if inode is not None:
-                inode.key = key
-                inode.engine.rename(key)
-                self.volume.inodes[key] = inode
-            return inode
+    def _take_name(self, key: Key, inode: Inode | None) -> None:
+        """Give a name to a file, instead of the one that had it."""
+        volume = self.volume
+        displaced = volume._inode_at(key)
+        if displaced is not None and displaced is not inode and displaced.engine.identity is None:
+            lifetimes.unname(volume, displaced)
+        with volume.inodes_lock:
+            volume.inodes.unbind(key)
+            if inode is not None and volume.inodes.knows(inode):
+                volume.inodes.drop_names(inode)
+                volume.inodes.bind(key, inode)
 
     def settle(self, backend: Backend) -> None:
         """Publish the effect of the call, as found in this backend. The call can do nothing more, and its result does
@@ -207,11 +196,8 @@ class Naming:
                 inode.naming = None
         with self.catching_up:  # so a concurrent `catch_up` of an earlier reconnect notices
             pass
-        if done and self.dst is not None:
-            new = getattr(backend, "lcanonical", backend.canonical)(self.dst)
-            self.publish(new, replaced=self.new == new or not _is_alias(backend, self.dst, self.new))
-        elif done and not _is_alias(backend, self.src, self.old):
-            self.publish(None)
+        if done:
+            self.publish()
 
 
 @contextmanager
@@ -228,26 +214,50 @@ def _change(volume: Volume) -> Generator[None, None, None]:
 
 @dataclass(slots=True)
 class _Before:
-    """The state before the first attempt: an attempt that was carried out has changed it."""
+    """The objects that had the names before the first attempt: an attempt that was carried out has changed them."""
 
-    links: int | None = None  # number of names of the object that is removed, or is replaced
-    kind: Kind | None = None  # of what has the name that is removed; None: unknown
-    version: str | None = None  # of the object whose name is removed; None: unknown
+    looked: bool = False
+    kind: Kind | None = None  # of what has the name that is removed or renamed; None: unknown
+    source: Inode | None = None  # the file that has this name
+    loser: Inode | None = None  # the file that loses a name: `source` of a remove, the replaced one of a rename
+    links: int = 1  # number of names of the loser
+    version: str | None = None  # of the source; None: unknown
     replaced: str | None = None  # version of the object that is replaced; None: unknown
     held: Inode | None = None  # the object of a remove that lets no commit begin
 
-    def record(self, naming: Naming, backend: Backend, inode: Inode | None) -> None:
-        """Record the state, once; `naming` gets its part of it."""
-        if self.links is None:
-            cached = naming.volume._inode_at(naming.old)
-            self.kind = _kind(backend, naming.src, ask=naming.has_below()) or ("file" if cached is not None else None)
-            if self.kind != "symlink" and naming.src == naming.old:
-                self.version = _known_version(cached)
-            if naming.dst is not None and naming.dst == naming.new != naming.old:
-                self.replaced = _known_version(inode)
-            found = None if inode is None else inode.engine.stat_open()
-            self.links = 1 if found is None else found.nlink or 1
-        naming.link, naming.tree = self.kind == "symlink", self.kind in ("dir", None)
+    def look(self, volume: Volume, src: Key, old: Key, dst: Key | None = None, new: Key | None = None) -> None:
+        """Look at the names, once. A store without identities, links and directories is not asked: names are facts."""
+        if self.looked:
+            return
+        backend = volume.engine.backend
+        with volume.inodes_lock:
+            below = new is not None and isinstance(old, str) and volume.inodes.has_below(old)
+            ask = bool(volume.inodes.identified) or below
+        found = _stat(backend, src, ask=ask)
+        self.source = _file(volume, old, found)
+        self.kind = found.kind if found is not None else "file" if self.source is not None else None
+        self.version = _known_version(self.source)
+        self.loser = self.source
+        if new is not None and new != old:
+            found = _stat(backend, dst, ask=ask)
+            self.loser = _file(volume, new, found)
+            if self.loser is self.source:
+                self.loser = None  # two names of one object
+            self.replaced = _known_version(self.loser)
+        self.links = (found and found.nlink) or 1
+        self.looked = True
+
+    def files(self) -> list[Inode]:
+        """Return the files concerned."""
+        return list({inode: None for inode in (self.source, self.loser) if inode is not None})
+
+    def lost_last_name(self) -> bool:
+        """Return whether the loser has no other name."""
+        found = None
+        if self.links > 1 and self.loser is not None:
+            with suppress(Exception):
+                found = self.loser.engine.stat_open()  # other names may have been removed beside this one
+        return self.links == 1 if found is None else not found.nlink
 
     def end(self) -> None:
         """Let commits of the object begin: no attempt follows."""
@@ -289,9 +299,7 @@ class Unsettled:
 
     def naming(self) -> Naming:
         """Return the call whose effect is to be published."""
-        kind = self.before.kind
-        link, tree = kind == "symlink", kind in ("dir", None)
-        return Naming(self.volume, self.src, self.old, self.dst, self.new, link=link, tree=tree)
+        return Naming(self.volume, self.before, self.src, self.old, self.dst, self.new)
 
     def keep(self) -> None:
         """Leave the call open, if files are cached whose names it has changed. Its names are busy."""
@@ -299,7 +307,7 @@ class Unsettled:
         if _never_stored(naming):
             return  # a look at the names would show nothing
         with volume.inodes_lock:
-            if self.old in volume.inodes or self.new in volume.inodes or naming.below():
+            if any(map(volume.inodes.knows, self.before.files())) or naming.below():
                 volume.unsettled.append(self)
 
     def look(self, backend: Backend) -> bool:
@@ -335,7 +343,7 @@ def _never_stored(naming: Naming) -> bool:
     """Return whether the object is published by a commit that has not been made: the store has no record of its
     name.
     """
-    inode = naming.volume._inode_at(naming.old)
+    inode = naming.before.source
     return inode is not None and inode.engine.limits().commit_on_close and bool(inode.native.undone()["created"])
 
 
@@ -344,7 +352,7 @@ def remove(volume: Volume, key: Key, canonical: Key, tries: Attempts) -> None:
     commit of a `commit_on_close` object is waited for: it could store the object again after the remove.
     """
     before = _Before()
-    _run(volume, lambda: _remove(Naming(volume, key, canonical), before, tries), tries, canonical, ended=before.end)
+    _run(volume, lambda: _remove(Naming(volume, before, key, canonical), tries), tries, canonical, ended=before.end)
 
 
 def unsettled_at(volume: Volume, *keys: Key) -> Unsettled | None:
@@ -360,7 +368,7 @@ def settle_renames(volume: Volume, tries: Attempts, *keys: Key) -> Unsettled | N
     last = None
     while (change := unsettled_at(volume, *keys)) is not None:
         last, names = change, (change.old, change.new)
-        run, within = _lending(volume, change.settle, tries, *names)
+        run, within = _lending(change, change.settle, tries)
         volume.busy.run(run, tries, *names, within=within, trees=True)
     return last
 
@@ -384,7 +392,7 @@ def _run(volume: Volume, call: Callable[[], None], tries: Attempts, *keys: Key, 
         volume.busy.run(run, tries, *keys, **options)
 
 
-def _was_removed(naming: Naming, backend: Backend, before: _Before, tries: Attempts) -> bool:
+def _was_removed(naming: Naming, backend: Backend, tries: Attempts) -> bool:
     """Return whether an earlier attempt was carried out.
 
     Raises:
@@ -395,23 +403,23 @@ def _was_removed(naming: Naming, backend: Backend, before: _Before, tries: Attem
     version = _version(backend, naming.src)
     if version is _GONE:
         return True
-    if before.is_other(version):
+    if naming.before.is_other(version):
         tries.give_up()
     return False
 
 
-def _remove(naming: Naming, before: _Before, tries: Attempts) -> None:
-    """Run one attempt, on a thread of the volume; the key is busy."""
+def _remove(naming: Naming, tries: Attempts) -> None:
+    """Run one attempt, on a thread of the volume; the name is busy."""
+    before = naming.before
     try:
-        backend = naming.begin()
-        cached = naming.inodes[0] if naming.inodes else None
+        before.look(naming.volume, naming.src, naming.old)
+        backend, cached = naming.begin(), before.source
         if cached is not None and cached.engine.limits().commit_on_close:
             before.held = cached
             cached.engine.begin_unnaming(before)
             tries.outlast_publications(cached.engine)
-        before.record(naming, backend, cached)
         with _change(naming.volume):
-            if not _was_removed(naming, backend, before, tries):
+            if not _was_removed(naming, backend, tries):
                 doubtful = tries.doubtful
                 try:
                     tries.make(partial(backend.remove, naming.src))
@@ -419,9 +427,8 @@ def _remove(naming: Naming, before: _Before, tries: Attempts) -> None:
                     if not doubtful and not _never_stored(naming):
                         raise  # otherwise it exists here, and was never stored; or an earlier attempt has landed
         tries.settle()
-        alias = _is_alias(backend, naming.src, naming.old)
-        if before.links == 1 and not alias and naming.claim():  # with other names left the object stays
-            naming.publish(None)
+        if naming.claim():
+            naming.publish()
     finally:
         naming.claim()
         for inode in naming.inodes:
@@ -437,12 +444,12 @@ def rename(volume: Volume, src: Key, dst: Key, old: Key, new: Key, tries: Attemp
         if tries.doubtful and not change.done and old != new:
             change.keep()
 
-    run, within = _lending(volume, lambda: _rename(change, replace, tries), tries, old, new)
+    run, within = _lending(change, lambda: _rename(change, replace, tries), tries)
     _run(volume, run, tries, old, new, within=within, trees=True, ended=ended)
 
 
 def _lending(
-    volume: Volume, attempt: Callable[[], None], tries: Attempts, old: Key, new: Key
+    change: Unsettled, attempt: Callable[[], None], tries: Attempts
 ) -> tuple[Callable[[], None], Callable[[Callable[[], None]], None]]:
     """Return an attempt to rename that has the tokens of both files, and the context of its caller's wait."""
     lenders: list[Op] = []
@@ -461,8 +468,10 @@ def _lending(
             lenders.extend(ops)
             wait()
 
-        cached = [inode.native for key in (old, new) if (inode := volume._inode_at(key)) is not None]
-        if len(cached) == 2 and cached[0] is not cached[1]:
+        look = partial(change.before.look, change.volume, change.src, change.old, change.dst, change.new)
+        tries.repeated(look, what="stat")
+        cached = [inode.native for inode in change.before.files() if not inode.engine.freed]
+        if len(cached) == 2:
             cached[0].run_both(cached[1], "lending", lend, tries.until())
         elif cached:
             cached[0].run(TOKEN, "lending", lend, tries.until())
@@ -488,7 +497,7 @@ def _was_renamed(naming: Naming, backend: Backend, dst: Key, replace: bool, befo
 
 def _rename(change: Unsettled, replace: bool, tries: Attempts) -> None:
     """Run one attempt, on a thread of the volume; the keys are busy, and the tokens are lent to this call."""
-    naming, dst = Naming(change.volume, change.src, change.old, change.dst, change.new), change.dst
+    naming, dst = change.naming(), change.dst
 
     def make(backend: Backend) -> bool:
         if not _was_renamed(naming, backend, dst, replace, change.before, tries):
@@ -506,22 +515,17 @@ def _rename(change: Unsettled, replace: bool, tries: Attempts) -> None:
 
 def _exchange(change: Unsettled, naming: Naming, make: Callable[[Backend], bool]) -> None:
     """Publish the effect of a rename, if `make` returns True: it has carried it out, or found that it was."""
-    volume, dst, before = change.volume, change.dst, change.before
+    volume = change.volume
     try:
         backend = naming.begin()
-        with volume.inodes_lock:
-            replaced_inode = None if naming.new is None else volume.inodes.get(naming.new)
-        before.record(naming, backend, replaced_inode)
-        shared = before.links != 1
         with _change(volume):
             if not make(backend):
                 return
-        new = canonical_name(volume, dst)
-        assert naming.new is not None
-        replaced = naming.new == new or not (shared or _is_alias(backend, dst, naming.new))
-        moved = naming.publish(new, replaced=replaced) if naming.claim() else None
-        if moved is not None and not volume.engine.aborted:
-            opening.follow(moved, dst)
+        if naming.claim():
+            naming.publish()
+            source = change.before.source
+            if source is not None and not volume.engine.aborted and not source.engine.removed:
+                opening.follow(source, change.dst)
     finally:
         change.done = not naming.claim()
         for inode in naming.inodes:
@@ -529,25 +533,6 @@ def _exchange(change: Unsettled, naming: Naming, make: Callable[[Backend], bool]
         for inode in naming.beneath:
             if not naming.end(inode):
                 inode.engine.settle(partial(naming.catch_up, inode))
-
-
-def canonical_name(volume: Volume, key: Key) -> Key:
-    """Return the canonical key of the object of a name that changes. A symbolic link stands for itself, if the backend
-    can say so, or if it cannot be followed (out of the root, or to itself).
-    """
-    try:
-        return volume._canonical(key, follow=False)
-    except OSError as error:
-        if error.errno not in NOT_FOLLOWED:
-            raise
-        return key
-
-
-def _canonical(backend: Backend, key: str) -> Key:
-    try:
-        return backend.canonical(key)
-    except (ValueError, OSError):
-        return key
 
 
 _GONE = object()
@@ -562,15 +547,23 @@ def _version(backend: Backend, key: Key) -> Any:
         return _GONE
 
 
-def _kind(backend: Backend, key: Key, *, ask: bool) -> Kind | None:
-    """Return the kind of what has a name, links not followed; None: the store has no record of the name. A backend
+def _stat(backend: Backend, key: Key, *, ask: bool) -> ObjectStat | None:
+    """Return the status of what has a name, links not followed; None: the store has no record of the name. A backend
     without `lstat` has no links, and is not called unless `ask`.
     """
     lstat: Callable[[Key], ObjectStat] | None = getattr(backend, "lstat", backend.stat if ask else None)
     try:
-        return None if lstat is None else lstat(key).kind
+        return None if lstat is None else lstat(key)
     except FileNotFoundError:
         return None
+
+
+def _file(volume: Volume, key: Key, found: ObjectStat | None) -> Inode | None:
+    """Return the cached file that has a name. A symbolic link is none."""
+    if found is not None and found.kind == "symlink":
+        return None
+    with volume.inodes_lock:
+        return volume.inodes.found(key, found)
 
 
 def _known_version(inode: Inode | None) -> str | None:
@@ -580,18 +573,3 @@ def _known_version(inode: Inode | None) -> str | None:
 
 def _stored(backend: Backend, key: Key) -> bool:
     return _version(backend, key) is not _GONE
-
-
-def _is_alias(backend: Backend, name: Key, canonical: Key) -> bool:
-    """Return whether a removed name was an alias, and its object still exists: a symbolic link to it, or one of several
-    hard links. An inconclusive reply counts as yes: then nothing is dropped.
-    """
-    if name == canonical:
-        return False
-    try:
-        # The key may be another spelling of the name, used while an object without a name has the plain one.
-        return backend.canonical(canonical) == canonical and _stored(backend, canonical)
-    except (ValueError, NotADirectoryError):
-        return False
-    except OSError:
-        return True

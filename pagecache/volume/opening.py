@@ -1,8 +1,9 @@
 """Opening an object: modes, the backend's file, close-to-open.
 
-`open_inode` finds or makes the inode of a key that the caller holds as busy. Unless the caller accepts cached data
-unchecked, the backend's version is compared: after a foreign change, cached data is not served, and a foreign change
-under local data is a conflict, settled by the volume's options (contract 2.19, 2.20).
+`open_inode` finds or makes the inode of a name that the caller holds as busy. Unless the caller accepts cached data
+unchecked, the backend is asked for the name, never an open file: the name may lead to another object by now. Then the
+version is compared: after a foreign change, cached data is not served, and a foreign change under local data is a
+conflict, settled by the volume's options (contract 2.19, 2.20).
 """
 
 from __future__ import annotations
@@ -15,7 +16,7 @@ import os
 from collections.abc import Callable, Iterable, Iterator
 from contextlib import contextmanager
 from functools import partial
-from typing import TYPE_CHECKING, Any, NamedTuple, cast
+from typing import TYPE_CHECKING, Any, NamedTuple
 
 from ..backends.plain import forgotten, missing_in_file
 from ..backends.protocol import BackendFile, ObjectStat, close_backend_file
@@ -84,77 +85,124 @@ def flags_mode(flags: int) -> str:
     return "wb" if access == os.O_WRONLY else "rb+"
 
 
-def _stat(backend_file: BackendFile) -> ObjectStat:
-    stat: Any = getattr(backend_file, "stat", None)
-    return stat() if callable(stat) else cast(ObjectStat, None)
-
-
-def open_inode(volume: Volume, canonical: Key, key: Key, bits: int, keep_cache: bool, tries: Attempts) -> Use:
-    """Return a use of the inode, with its backend file open; the canonical key is busy. This counts as a handle from
-    the first moment on, so that a concurrent abandon does not free the inode.
+def open_inode(volume: Volume, name: Key, key: Key, bits: int, keep_cache: bool, tries: Attempts) -> Use:
+    """Return a use of the inode, with its backend file open; the name is busy. This counts as a handle from the first
+    moment on, so that a concurrent abandon does not free the inode.
     """
-    use = None
-    opened = None
+    opened: _Opened | None = None
     try:
-        with volume.inodes_lock:
-            known = volume.inodes.get(canonical)
-            if known is not None:
-                use = Use(known)
-                use.begin()
-        if use is not None:
-            volume.engine.keep(use.inode.engine)
-            if use.inode.engine.backend_file is not None:
-                still = _open_known(volume, use.inode, key, bits, keep_cache, tries)
-            else:
-                opened = _open(volume, key, bits, tries)
-                still = not opened.created or use.inode.native.has_local()
-                if still:
-                    _reopen(volume, use.inode, opened, key, keep_cache, tries)
-            if still:
+        while True:
+            use = _known(volume, name)
+            if use is not None:
+                inode = use.inode
+                try:
+                    volume.engine.keep(inode.engine)
+                    if inode.engine.backend_file is not None:
+                        still = _open_known(volume, inode, key, bits, keep_cache, tries)
+                    else:
+                        opened = opened or _open(volume, key, bits, tries)
+                        still = _leads_to(inode, opened)
+                        if still:
+                            found, opened = opened, None
+                            _reopen(volume, inode, found, key, keep_cache, tries)
+                    if still:
+                        return use
+                    _leave(volume, name, inode)
+                except BaseException:
+                    lifetimes.release(use)
+                    raise
+                lifetimes.release(use)
+            found, opened = opened or _open(volume, key, bits, tries), None
+            use = _make(volume, name, key, found)
+            if use is not None:
                 return use
-            lifetimes.unname(volume, canonical)
-    except BaseException:
-        if use is not None:
-            lifetimes.release(use)
-        raise
-    if use is not None:
-        lifetimes.release(use)
-    if opened is None:
-        opened = _open(volume, key, bits, tries)
-    inode = Inode(volume, canonical, opened.backend_file, opened.stat.size, opened.stat.version)
+            opened = found
+    finally:
+        if opened is not None:
+            volume.engine.close_later(opened.backend_file, key)
+
+
+def _known(volume: Volume, name: Key) -> Use | None:
+    """Return a use of the inode that the name led to when it was last known."""
+    with volume.inodes_lock:
+        known = volume.inodes.get(name)
+        if known is None:
+            return None
+        use = Use(known)
+        use.begin()
+    return use
+
+
+def _leads_to(inode: Inode, opened: _Opened) -> bool:
+    """Return whether a name has led to the object of the inode when it was opened."""
+    identity = opened.stat.identity
+    if inode.engine.identity is not None and identity is not None:
+        return inode.engine.identity == identity
+    with inode.volume.inodes_lock:
+        if identity in inode.volume.inodes.objects:
+            return False
+    return not opened.created or inode.native.has_local()
+
+
+def _leave(volume: Volume, name: Key, inode: Inode) -> None:
+    """Record that the name leads to another object, or to none. If the store knows names only, the object is gone."""
+    if inode.engine.identity is None:
+        lifetimes.unname(volume, inode)
+    else:
+        with volume.inodes_lock:
+            if volume.inodes.get(name) is inode:
+                volume.inodes.unbind(name)
+
+
+def _make(volume: Volume, name: Key, key: Key, opened: _Opened) -> Use | None:
+    """Return a use of a new inode for an opened object. None: another name has led to its inode, and now this one
+    does; the opened file is not used. An error closes it.
+    """
+    inode = Inode(volume, name, opened.backend_file, opened.stat)
     if opened.created and not inode.engine.limits().durable_writes:
         inode.native.set_uncommitted(created=True)
     use = Use(inode)
+    table = volume.inodes
     try:
-        with _unless_reconnected(volume, key, opened):
-            use.begin()
-            inode.record_loss(volume.losses.pop(canonical, []), seen=False)
-            volume.inodes[canonical] = inode
+        with volume.inodes_lock:
+            volume.engine.check_alive(key, opened.reconnects)
+            other = table.objects.get(opened.stat.identity)
+            if other is None:
+                use.begin()
+                inode.record_loss(volume.losses.pop(name, []), seen=False)
+                table.add(inode)
+                table.bind(name, inode)
+            else:
+                table.bind(name, other)
+        if other is not None:
+            _forget_new(use)  # its file stays open
+            return None
         volume.engine.add(inode.engine)
         if opened.created:
             volume.engine.name_sync.changed()
             if volume.engine.mirror is not None:
-                volume.engine.mirror.created(canonical)
-    except BaseException as error:
-        if volume.inodes.get(canonical) is inode:  # an interrupt: the next open finds it
+                volume.engine.mirror.created(name)
+    except BaseException:
+        with volume.inodes_lock:
+            published = table.knows(inode)
+        if published:  # an interrupt: the next open finds it
             volume.engine.add(inode.engine)
             volume.engine.name_sync.changed()
             lifetimes.release(use)
         else:
-            _forget_new(use, closed=isinstance(error, ShutdownError))
+            _forget_new(use)
+            volume.engine.close_later(opened.backend_file, key)
         raise
     return use
 
 
-def _forget_new(use: Use, *, closed: bool) -> None:
-    """Free the inode of an open that has failed; `closed`: its file is closed."""
+def _forget_new(use: Use) -> None:
+    """Free an inode that no open has found. Its file of the backend stays open."""
     inode, volume = use.inode, use.inode.volume
     with volume.inodes_lock:
         use.end()
     use.leave()
-    for backend_file in inode.engine.take_files():
-        if not closed:
-            volume.engine.close_later(backend_file, inode.key)
+    inode.engine.take_files()
     inode.native.forget_uncommitted()
     inode.native.destroy()
 
@@ -221,22 +269,25 @@ def open_again(handle: CachedFile, bits: int) -> CachedFile | None:
 
 
 def _open_known(volume: Volume, inode: Inode, key: Key, bits: int, keep_cache: bool, tries: Attempts) -> bool:
-    """Open a known inode, whose backend file is open; it is not idle. False: the object was removed by another
-    writer.
+    """Open a known inode, whose backend file is open; it is not idle. False: the name does not lead to it any longer:
+    another writer has removed or replaced the object.
     """
-    if bits & os.O_CREAT and bits & os.O_EXCL:
+    engine = inode.engine
+    exclusive = bool(bits & os.O_CREAT and bits & os.O_EXCL)
+    if exclusive and engine.identity is None:
         raise FileExistsError(errno.EEXIST, os.strerror(errno.EEXIST), key)
-    if not keep_cache or inode.engine.dispute.base_lost:
-        quiet = inode.engine.versions.quiet()
+    if exclusive or not keep_cache or engine.dispute.base_lost:
+        quiet = engine.versions.quiet()
         stat = stored_stat(volume, inode, key, tries)
         if stat is None:
             return False
+        if exclusive:
+            raise FileExistsError(errno.EEXIST, os.strerror(errno.EEXIST), key)
         if quiet is not None:
             compare(volume, inode, stat, tries, quiet)
-        elif inode.engine.conflict is not None:
-            raise inode.engine.conflict_error()
-    elif inode.engine.conflict is not None:
-        raise inode.engine.conflict_error()
+            return True
+    if engine.conflict is not None:
+        raise engine.conflict_error()
     return True
 
 
@@ -260,6 +311,7 @@ def _reopen(volume: Volume, inode: Inode, opened: _Opened, key: Key, keep_cache:
     """Open a known inode whose backend file was closed."""
     with _unless_reconnected(volume, key, opened):
         inode.engine.use(opened.backend_file)
+        volume.inodes.identify(inode, opened.stat.identity)
     if opened.created:
         volume.engine.name_sync.changed()
     if opened.created or not keep_cache or opened.stat.size != inode.native.remote_size:
@@ -360,14 +412,13 @@ def follow(inode: Inode, key: Key) -> None:
     if backend_file is None or not engine.limits().commit_on_close:
         return
     with contextlib.suppress(OSError):
-        copied = _stat(backend_file).version
+        copied = checked_stat(backend_file.stat(), key).version
         if copied is not None:
             engine.versions.follow(engine.versions.base, copied)
     if inode.native.commit_needed(STAMP_MAX):
         return
     try:
-        fresh = engine.volume.backend.open(key)
-        stat = checked_stat(_stat(fresh), key)
+        fresh, stat = _opened(lambda: engine.volume.backend.open(key), key)
     except BaseException:
         engine.use(None)  # nothing is stored under the old name; the next open uses the new one
         engine.volume.close_later(backend_file, key)
@@ -378,21 +429,24 @@ def follow(inode: Inode, key: Key) -> None:
 
 
 def stored_stat(volume: Volume, inode: Inode, key: Key, tries: Attempts) -> ObjectStat | None:
-    """Return the stored status of an open name; a file of a commit_on_close backend may know its own version only.
-    None: another writer removed the object, and nothing of it is local.
+    """Return the stored status of the object of a name. None: the name does not lead to the object of the inode any
+    longer.
     """
     engine = inode.engine
-    if not engine.limits().commit_on_close:
-        return checked_stat(tries.repeated(engine.opened().stat), key)
     try:
-        return checked_stat(tries.repeated(lambda: volume.engine.backend.stat(key)), key)
+        stat = checked_stat(tries.repeated(lambda: volume.engine.backend.stat(key)), key)
     except FileNotFoundError:
-        if inode.native.undone()["created"]:
+        whole = engine.limits().commit_on_close
+        if whole and inode.native.undone()["created"]:
             # It exists here, uncommitted; its file may have a version.
             return ObjectStat(size=0, version=engine.versions.base)
-        if engine.versions.base is not None and not inode.native.has_local():
+        if engine.identity is not None and not whole:
+            return None
+        if (not whole or engine.versions.base is not None) and not inode.native.has_local():
             return None
         return ObjectStat(size=0)  # only local data is left of it
+    other = None not in (stat.identity, engine.identity) and stat.identity != engine.identity
+    return None if other else stat
 
 
 def checked_stat(stat: ObjectStat, key: Key) -> ObjectStat:

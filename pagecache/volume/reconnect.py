@@ -89,7 +89,7 @@ def _go_on(volume: Volume, backend: Backend, fenced: bool) -> None:
     engine = volume.engine
     _settle_names(volume, backend, fenced)
     with volume.inodes_lock:
-        inodes = [inode for inode in volume.inodes.values() if not inode.engine.freed]
+        inodes = [inode for inode in volume.inodes.objects.values() if not inode.engine.freed]
         orphans = [inode for inode in volume.orphans if not inode.engine.freed]
         left = {inode: inode.naming for inode in (*inodes, *orphans) if inode.naming is not None}
         for inode in (*inodes, *orphans):
@@ -104,6 +104,12 @@ def _go_on(volume: Volume, backend: Backend, fenced: bool) -> None:
         _adopt(inode, opened.get(inode), backend.limits, fenced)
     for inode in left:
         inode.engine.use(None)
+    with volume.inodes_lock:
+        for inode in inodes if backend is not engine.backend else opened:
+            if inode in opened or volume.inodes.names(inode):
+                volume.inodes.identify(inode, None)  # the new backend has identities of its own
+        for inode, found in opened.items():
+            volume.inodes.identify(inode, found.stat.identity)
     engine.resume(backend)
     engine.native.revoke(fenced)  # those that began in between
     for inode in inodes:
@@ -127,13 +133,16 @@ def catch_up(naming: Naming, backend: Backend, inode: Inode) -> None:
         if inode.engine.freed:
             return
         with volume.inodes_lock:
-            named = volume.inodes.get(inode.key) is inode
-        opened = _open_late(volume, backend, inode) if named and _wanted(inode) else None
+            known = volume.inodes.knows(inode)
+        opened = _open_late(volume, backend, inode) if known and _wanted(inode) else None
         with naming.catching_up:
             if inode.naming is not naming:
                 _close(opened)  # a concurrent fenced reconnect has done it
                 return
             _adopt(inode, opened, backend.limits, False)
+            if opened is not None:
+                with volume.inodes_lock:
+                    volume.inodes.identify(inode, opened.stat.identity)
             if opened is not None and not opened.kept:
                 _take_version(inode, opened)
             _send_again(inode, known=opened is not None)
@@ -183,7 +192,7 @@ def _settle_names(volume: Volume, backend: Backend, fenced: bool) -> None:
     """
     attached = _attached(volume)
     with volume.inodes_lock:
-        cached = (*volume.inodes.values(), *volume.orphans) if fenced else ()
+        cached = (*volume.inodes.objects.values(), *volume.orphans) if fenced else ()
         namings = list(dict.fromkeys(inode.naming for inode in cached if inode.naming is not None))
         unsettled = list(volume.unsettled)
     for naming in namings:
@@ -251,8 +260,10 @@ def _wait(job: Job[T], alive: Callable[[], None]) -> T:
 def _open(backend: Backend, inode: Inode, fenced: bool = False) -> _Opened | None:
     if (still := _still_open(backend, inode, fenced)) is not None:
         return still
+    with inode.volume.inodes_lock:
+        named = inode.volume.inodes.names(inode)
     try:
-        create = inode.native.has_local()
+        create = named and inode.native.has_local()
         backend_file = backend.open(inode.key, create=create)
     except FileNotFoundError:
         if create:
@@ -263,6 +274,9 @@ def _open(backend: Backend, inode: Inode, fenced: bool = False) -> _Opened | Non
         raise BackendProtocolError(what, inode.key)
     quiet = inode.engine.versions.quiet()
     stat = checked_stat(backend_file.stat(), inode.key)
+    if not named and stat.identity != inode.engine.identity:
+        close_backend_file(backend_file)
+        return None  # another object has its last known name
     kept: Any = getattr(backend_file, "kept", None)
     if kept is None or (inode.native.usage()["staged"] and not staging.possible(backend_file)):
         return _Opened(backend_file, stat, False, quiet)

@@ -27,11 +27,19 @@ LISTED_AT_ONCE = 1000
 """Objects in one reply of an object store."""
 
 
-def of_name(volume: Volume, inode: Inode | None, key: Key, tries: Attempts) -> FileStat:
-    """Return the status of an object that is not open in the backend."""
-    unstored = 0 if inode is None else inode.native.number("unstored")
-    stat = tries.repeated(lambda: volume.engine.backend.stat(key))
-    return _combined(opening.checked_stat(stat, key), inode, unstored)
+def of_name(volume: Volume, name: Key, key: Key, tries: Attempts) -> FileStat:
+    """Return the status of the object that has a name."""
+    known = volume._inode_at(name)
+    if known is not None and known.engine.backend_file is not None and known.names_are_facts():
+        return of_open(known, key, tries)
+    quiet = None if known is None else known.engine.versions.quiet()
+    unstored = 0 if known is None else known.native.number("unstored")
+    stat = opening.checked_stat(tries.repeated(lambda: volume.engine.backend.stat(key)), key)
+    inode = volume._inode_found(name, stat)
+    if inode is not None and inode is not known:
+        quiet, unstored = inode.engine.versions.quiet(), inode.native.number("unstored")
+    found = _combined(stat, inode, unstored)
+    return found if inode is None else _sized(found, inode, quiet)
 
 
 def of_open(inode: Inode, key: Key, tries: Attempts | None = None) -> FileStat:
@@ -47,16 +55,22 @@ def of_open(inode: Inode, key: Key, tries: Attempts | None = None) -> FileStat:
     quiet = inode.engine.versions.quiet()
     unstored = inode.native.number("unstored")
     stat = Attempts(engine, "stat", key).here(query) if tries is None else tries.repeated(query)
-    found = _combined(opening.checked_stat(stat, key), inode, unstored)
-    if quiet is None or inode.engine.versions.quiet() != quiet:
-        # The cache wrote back during the call: the result may be older than the stored bytes.
-        found = dataclasses.replace(found, size=inode.native.size)
-    return found
+    return _sized(_combined(opening.checked_stat(stat, key), inode, unstored), inode, quiet)
+
+
+def _sized(found: FileStat, inode: Inode, quiet: int | None) -> FileStat:
+    """Return the status with the size in the cache, if the cache wrote back since `quiet` was read: the result may be
+    older than the stored bytes.
+    """
+    if inode.engine.backend_file is None or (quiet is not None and inode.engine.versions.quiet() == quiet):
+        return found
+    return dataclasses.replace(found, size=inode.native.size)
 
 
 def of_cached(inode: Inode) -> FileStat:
     """Return the status of a cached object, without a call of the backend."""
-    return _combined(ObjectStat(key=inode.key, size=inode.native.size), inode)
+    found = ObjectStat(key=inode.key, size=inode.native.size, identity=inode.engine.identity)
+    return _combined(found, inode)
 
 
 def listed(volume: Volume, prefix: str, timeout: float | None) -> Iterator[FileStat]:
@@ -78,7 +92,7 @@ def listed(volume: Volume, prefix: str, timeout: float | None) -> Iterator[FileS
         for stat in page:
             inode = None
             if stat.key is not None and stat.key != "" and stat.kind == "file":
-                inode = volume._inode_at(volume._canonical(stat.key))
+                inode = volume._inode_found(volume._canonical(stat.key), stat)
             yield _combined(stat, inode, 0 if inode is None else inode.native.number("unstored"))
         volume._check_alive()
 

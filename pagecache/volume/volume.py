@@ -1,7 +1,7 @@
 """Volume: one backend seen through the cache. Names, opens, sync, failed data.
 
-`inodes_lock`, held briefly, protects the table of inodes and their handles. An operation on names marks their keys as
-busy (keys.py), so a slow open delays only its own key (contract 2.20). The table maps canonical keys to inodes; the
+`inodes_lock`, held briefly, protects the table of inodes and their handles. An operation on names marks them as busy
+(keys.py), so a slow open delays only its own name (contract 2.20). A name is a key in its canonical spelling; the
 backend is always called with the original key.
 """
 
@@ -123,22 +123,26 @@ class Volume:
 
     # -- names
 
-    def _canonical(self, key: Key, *, follow: bool = True) -> Key:
-        """Return the canonical key; `follow` False: a symbolic link's own, if the backend has links."""
+    def _canonical(self, key: Key) -> Key:
+        """Return the canonical spelling of a key, by which the volume knows it."""
         try:
             hash(key)
         except TypeError:
             raise TypeError(f"key {key!r} is not hashable") from None
         canonical = self.engine.backend.canonical
-        if not follow:
-            canonical = getattr(self.engine.backend, "lcanonical", canonical)
         if getattr(canonical, "__func__", None) is Backend.canonical:
             return canonical(key)
         return self.engine.call_here("canonical", key, lambda: canonical(key))
 
     def _inode_at(self, key: Key) -> Inode | None:
+        """Return the inode that a name led to when it was last known."""
         with self.inodes_lock:
             return self.inodes.get(key)
+
+    def _inode_found(self, key: Key, stat: ObjectStat) -> Inode | None:
+        """Return the inode of an object that the store has found by a name."""
+        with self.inodes_lock:
+            return self.inodes.found(key, stat)
 
     def open(
         self,
@@ -270,10 +274,7 @@ class Volume:
         self._check_alive(key)
         canonical = self._canonical(key)
         namespace.settle_renames(self, tries, canonical)
-        inode = self._inode_at(canonical)
-        if inode is None or inode.engine.backend_file is None:
-            return status.of_name(self, inode, key, tries)
-        return status.of_open(inode, key, tries)
+        return status.of_name(self, canonical, key, tries)
 
     def unsaved(self, key: Key | None = None, *, hidden: bool = False) -> builtins.list[FileStat]:
         """Return objects whose store differs from the cache by uncommitted changes, by canonical keys; `hidden`:
@@ -323,7 +324,7 @@ class Volume:
         self._check_alive(key)
         self.engine.check_unsealed(key)
         self._check_may_write(key, os.O_RDWR)
-        namespace.remove(self, key, namespace.canonical_name(self, key), tries)
+        namespace.remove(self, key, self._canonical(key), tries)
 
     def rename(self, src: Key, dst: Key, *, replace: bool = True, timeout: float | None = None) -> None:
         """Give an object another name; an open destination behaves as removed.
@@ -342,8 +343,7 @@ class Volume:
         self._check_alive(src)
         self.engine.check_unsealed(src)
         self._check_may_write(src, os.O_RDWR)
-        old, new = namespace.canonical_name(self, src), namespace.canonical_name(self, dst)
-        namespace.rename(self, src, dst, old, new, tries, replace=replace)
+        namespace.rename(self, src, dst, self._canonical(src), self._canonical(dst), tries, replace=replace)
 
     def setattr(self, key: Key, **changes: int) -> ObjectStat:
         """Set attributes, see `NamespaceBackend.setattr`; the new version that comes with changed times is no foreign
@@ -357,7 +357,7 @@ class Volume:
         canonical = self._canonical(key)
         holding = self.busy.holding(canonical, what="setattr")
         with holding.block, holding:  # the object keeps its name until the change is done
-            return conflicts.set_attributes(self, key, self._inode_at(canonical), changes)
+            return conflicts.set_attributes(self, canonical, key, changes)
 
     def truncate(self, key: Key, size: int, *, timeout: float | None = None) -> None:
         """Truncate by key, like `CachedFile.truncate`; does not write back other dirty data of the file.
@@ -415,8 +415,10 @@ class Volume:
     def _inodes_of(self, key: Key | None) -> builtins.list[Inode]:
         if key is None:
             with self.inodes_lock:
-                return list(self.inodes.values())
-        inode = self._inode_at(self._canonical(key))
+                return list(self.inodes.objects.values())
+        name = self._canonical(key)
+        with self.inodes_lock:
+            inode = self.inodes.last_known(name)
         return [] if inode is None else [inode]
 
     def _unsaved_of(self, key: Key | None) -> builtins.list[Inode]:
@@ -425,8 +427,8 @@ class Volume:
             return self._inodes_of(key)
         files = self.engine.dirty_files()
         with self.inodes_lock:
-            found = [(file, self.inodes.get(file.key)) for file in files]
-        return [inode for file, inode in found if inode is not None and inode.engine is file]
+            found = [self.inodes.of_file(file) for file in files]
+        return [inode for inode in found if inode is not None]
 
     def invalidate(self, key: Key | None = None, offset: int = 0, length: int | None = None) -> None:
         """Write back, commit if needed, then drop cached data.

@@ -110,21 +110,22 @@ def test_the_rename_of_a_directory_waits_for_an_open_of_its_file(volume: Volume,
 
 
 class HeldAtNewNames(DirectoryBackend):
-    """A directory that holds lookups of names below "new"."""
+    """A directory that holds the answers of renames."""
 
     def __init__(self, root: Path) -> None:
         super().__init__(root, prompt=False)
         self.gate = Gate()
 
-    def canonical(self, key: Key) -> Key:
-        if str(key).startswith("new/"):
-            self.gate.enter(10)
-        return super().canonical(key)
+    def rename(self, src: Key, dst: Key, *, replace: bool = True) -> None:
+        super().rename(src, dst, replace=replace)
+        self.gate.enter(10)
 
 
 @pytest.fixture
 def held_at_new_names(root: Path) -> Iterator[tuple[Volume, Gate]]:
-    """A volume that holds a rename of "old" to "new" half way: the store has made it, and the cache publishes it."""
+    """A volume that holds a rename of "old" to "new" half way: the store has made it, and the cache has not published
+    it.
+    """
     backend = HeldAtNewNames(root)
     with backend.gate, PageCache("1MiB", flush_interval=3600, dirty_expire=3600) as cache:
         yield cache.attach(backend, read_ahead=0), backend.gate

@@ -173,7 +173,7 @@ def test_an_object_that_is_being_opened_is_not_forgotten(make: Make, monkeypatch
     rig = make(objects(3))
     visit(rig, "o0")
     inode = rig.volume.inodes["o0"]
-    gate = rig.backend.gate("file_stat", "o0")
+    gate = rig.backend.gate("stat", "o0")
     opener = Task(rig.volume.open, "o0")
     gate.wait_entered()
     rig.volume.drop_clean()

@@ -25,7 +25,7 @@ CALLS: dict[str, Callable[[CachedFile, Volume], object]] = {
     "truncate": lambda file, volume: file.truncate(3 * PAGE),
     "open": lambda file, volume: volume.open("other").close(),
     "stat": lambda file, volume: volume.stat("other"),
-    "file_stat": lambda file, volume: volume.open(KEY).close(),
+    "file_stat": lambda file, volume: volume.stat(KEY),
     "remove": lambda file, volume: volume.remove("other"),
     "rename": lambda file, volume: volume.rename("other", "moved"),
     "list": lambda file, volume: list(volume.list()),

@@ -236,7 +236,7 @@ PROMISES: dict[str, Promise] = {
         "canonical",
         ONE,
         canonical_is_stable_and_keeps_objects_apart=(
-            "canonical gives one and the same key for an object, whether it exists or not, and another for each object."
+            "canonical gives one and the same key for a name, there or not, and another for each other name."
         ),
     ),
     **_of(
@@ -251,6 +251,6 @@ PROMISES: dict[str, Promise] = {
     ),
     **_of("sync", METHODS, sync_after_everything="sync may be called at any time, and again."),
     **_of("directories", METHODS, directories="mkdir, rmdir and readdir work, and open says IsADirectoryError."),
-    **_of("links", ONE, links="Links work, and canonical gives one key for all names of an object."),
+    **_of("links", ONE, links="Links work, and the status of an object has one identity under all its names."),
     **_of("attributes", METHODS, attributes="setattr changes what is given, and stat shows it."),
 }

@@ -1,0 +1,336 @@
+"""A file of the cache is the object of its identity, whatever names that has, or had. Names are hints: an open asks the
+store which object has the name.
+"""
+
+from __future__ import annotations
+
+import os
+import shutil
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from pagecache import PageCache, Volume
+from pagecache.backends import Backend, BackendFile, DirectoryBackend, MemoryBackend
+from pagecache.backends.passing import PassingBackend
+from pagecache.errors import Key
+from pagecache.testing import Gate
+
+from .rig import Task
+
+
+class Recorded(PassingBackend):
+    """Records calls for names, and holds opens of one key at a gate."""
+
+    def __init__(self, inner: Backend) -> None:
+        super().__init__(inner)
+        self.calls: list[str] = []
+        self.gates: dict[Key, Gate] = {}
+
+    def open(self, key: Key, *, create: bool = False, exclusive: bool = False) -> BackendFile:
+        self.calls.append("open")
+        opened = self.inner.open(key, create=create, exclusive=exclusive)
+        if key in self.gates:
+            self.gates[key].enter(20)
+        return opened
+
+    def stat(self, key: Key) -> Any:
+        self.calls.append("stat")
+        return self.inner.stat(key)
+
+
+@pytest.fixture
+def backend(tmp_path: Path) -> DirectoryBackend:
+    return DirectoryBackend(tmp_path)
+
+
+@pytest.fixture
+def volume(backend: DirectoryBackend) -> Iterator[Volume]:
+    """A volume of a directory that writes nothing back unless a test asks for it."""
+    with PageCache("1MiB", flush_interval=3600, dirty_expire=3600) as cache:
+        yield cache.attach(backend, read_ahead=0)
+        cache.check()
+
+
+def store(volume: Volume, key: str, data: bytes) -> None:
+    with volume.open(key, "w") as file:
+        file.pwrite(data, 0)
+
+
+def content(volume: Volume, key: str) -> bytes:
+    with volume.open(key) as file:
+        return file.pread(100, 0)
+
+
+@pytest.mark.parametrize("target", ["f", "x"])
+def test_the_rename_of_a_link_leaves_the_file_that_it_leads_to(volume: Volume, tmp_path: Path, target: str) -> None:
+    """The link leads elsewhere afterwards, to a name that is free. [2.20]"""
+    (tmp_path / "x").mkdir()
+    (tmp_path / "y" / "x").mkdir(parents=True)
+    name, other = ("f", "y/f") if target == "f" else ("x/f", "y/x/f")
+    held = volume.open(name, "w+")
+    held.pwrite(b"unsaved", 0)
+    (tmp_path / "a").symlink_to(target)
+    assert content(volume, "a" if target == "f" else "a/f") == b"unsaved"
+    volume.rename("a", "y/a")
+    assert content(volume, name) == b"unsaved"
+    assert not volume.exists(other)
+    store(volume, other, b"other")
+    assert held.pread(100, 0) == b"unsaved"
+    held.close()
+    volume.sync(20)
+    assert (tmp_path / name).read_bytes() == b"unsaved"
+    assert (tmp_path / other).read_bytes() == b"other"
+
+
+def test_a_file_that_another_name_of_a_file_is_renamed_over_is_gone(volume: Volume, backend: DirectoryBackend) -> None:
+    """Also after the new name has moved on. [2.20]"""
+    store(volume, "a", b"replaced")
+    store(volume, "f", b"linked")
+    backend.link("f", "f2")
+    held = volume.open("a")
+    volume.rename("f2", "a")
+    assert content(volume, "a") == b"linked"
+    assert held.pread(100, 0) == b"replaced"
+    volume.rename("a", "y")
+    for call in (volume.stat, volume.open):
+        with pytest.raises(FileNotFoundError):
+            call("a")
+    assert content(volume, "y") == content(volume, "f") == b"linked"
+    held.close()
+
+
+def test_a_directory_with_a_former_name_of_a_file_is_no_name_of_it(volume: Volume, backend: DirectoryBackend) -> None:
+    """Its rename leaves the file, which has one cache under its other name. [2.20]"""
+    held = volume.open("a", "w+")
+    held.pwrite(b"hello", 0)
+    backend.link("a", "z")
+    volume.remove("a")
+    backend.mkdir("a")
+    volume.rename("a", "y")
+    with volume.open("z", "r+") as again:
+        assert again.pread(100, 0) == b"hello"
+        again.pwrite(b" world", 5)
+    assert held.pread(100, 0) == b"hello world"
+    held.close()
+
+
+def test_a_directory_takes_its_own_files_along(volume: Volume, backend: DirectoryBackend, tmp_path: Path) -> None:
+    """A file that had a name in it stays where its other name is. [2.20]"""
+    backend.mkdir("y")
+    held = volume.open("y/c", "w+")
+    held.pwrite(b"linked", 0)
+    backend.link("y/c", "z")
+    volume.remove("y/c")
+    store(volume, "y/c", b"new")
+    volume.rename("y", "d")
+    assert content(volume, "d/c") == b"new"
+    assert content(volume, "z") == b"linked"
+    with volume.open("d/c", "r+") as file:
+        file.append(b", and more")
+    held.close()
+    volume.sync(20)
+    assert (tmp_path / "d" / "c").read_bytes() == b"new, and more"
+    assert (tmp_path / "z").read_bytes() == b"linked"
+
+
+@pytest.mark.parametrize("replaced", [False, True])
+def test_a_file_is_gone_with_its_last_name(volume: Volume, backend: DirectoryBackend, replaced: bool) -> None:
+    """Its first name was that of a directory by then. [2.20]"""
+    held = volume.open("b", "w+")
+    held.pwrite(b"dead", 0)
+    backend.link("b", "y")
+    volume.remove("b")
+    backend.mkdir("b")
+    assert content(volume, "y") == b"dead"
+    if replaced:
+        store(volume, "new", b"new")
+        volume.rename("new", "y")
+    else:
+        volume.remove("y")
+    backend.rmdir("b")
+    assert not volume.exists("b")
+    assert held._inode.engine.removed
+    assert held.pread(100, 0) == b"dead"
+    held.close()
+
+
+def test_a_file_has_a_name_left_after_two_of_three_are_removed(volume: Volume, backend: DirectoryBackend) -> None:
+    held = volume.open("a", "w+")
+    held.pwrite(b"linked", 0)
+    backend.link("a", "b")
+    backend.link("a", "c")
+    volume.remove("a")
+    volume.remove("b")
+    assert not held._inode.engine.removed
+    assert content(volume, "c") == b"linked"
+    volume.remove("c")
+    assert held._inode.engine.removed
+    held.close()
+
+
+@pytest.mark.parametrize("how", ["file", "directory", "link"])
+def test_a_name_that_another_program_has_removed_is_free(volume: Volume, tmp_path: Path, how: str) -> None:
+    """The file was cached, and is open in the backend. [2.20]"""
+    (tmp_path / "d").mkdir()
+    store(volume, "d/f", b"old bytes")
+    if how == "directory":
+        shutil.rmtree(tmp_path / "d")
+    else:
+        os.unlink(tmp_path / "d" / "f")
+    if how == "link":
+        (tmp_path / "d" / "f").symlink_to("nowhere")
+    for mode in ("r", "r+"):
+        with pytest.raises(FileNotFoundError):
+            volume.open("d/f", mode)
+    if how == "file":
+        store(volume, "d/f", b"new")
+        volume.sync(20)
+        assert (tmp_path / "d" / "f").read_bytes() == b"new"
+
+
+@pytest.mark.parametrize("keep", [False, True])
+def test_an_object_that_another_program_has_renamed_keeps_its_file(volume: Volume, tmp_path: Path, keep: bool) -> None:
+    """Its unsaved bytes are found by the new name, and by no other; an open that keeps the cache believes the old name.
+    [2.20]
+    """
+    store(volume, "a", b"stored")
+    held = volume.open("a", "r+")
+    held.pwrite(b"unsaved", 0)
+    os.rename(tmp_path / "a", tmp_path / "b")
+    (tmp_path / "a").write_bytes(b"another")
+    with volume.open("a", keep_cache=keep) as again:
+        assert again.pread(100, 0) == (b"unsaved" if keep else b"another")
+    assert content(volume, "b") == b"unsaved"
+    assert volume.stat("b").size == len(b"unsaved")
+    assert volume.stat("a").size == len(b"another")
+    assert {str(found.key): found.size for found in volume.list()} == {"a": 7, "b": 7}
+    held.close()
+    volume.sync(20)
+    assert (tmp_path / "a").read_bytes() == b"another"
+    assert (tmp_path / "b").read_bytes() == b"unsaved"
+
+
+@pytest.mark.parametrize("replaced", [False, True])
+@pytest.mark.parametrize("mode", ["r", "r+", "w"])
+def test_an_open_reaches_the_object_that_has_the_name(replaced: bool, mode: Any) -> None:
+    """Another program has removed or replaced the cached one, whose file is open in the backend."""
+    backend = MemoryBackend()
+    backend.put("k", b"old")
+    with PageCache("1MiB") as cache:
+        volume = cache.attach(backend)
+        assert content(volume, "k") == b"old"
+        backend.remove("k")
+        if replaced:
+            backend.put("k", b"new object")
+        if not replaced and mode != "w":
+            with pytest.raises(FileNotFoundError):
+                volume.open("k", mode)
+            return
+        with volume.open("k", mode) as file:
+            if mode != "w":
+                assert file.pread(100, 0) == b"new object"
+            if mode != "r":
+                file.pwrite(b"ours", 0)
+        volume.sync(20)
+        assert backend.snapshot("k") == {"r": b"new object", "r+": b"oursobject", "w": b"ours"}[mode]
+
+
+def test_a_kept_cache_is_opened_without_a_call_of_the_backend() -> None:
+    """Any other open of a cached file asks for the name, once."""
+    backend = Recorded(MemoryBackend())
+    with PageCache("1MiB") as cache:
+        volume = cache.attach(backend)
+        store(volume, "k", b"data")
+        backend.calls.clear()
+        with volume.open("k", keep_cache=True) as file:
+            assert file.pread(100, 0) == b"data"
+        assert backend.calls == []
+        assert content(volume, "k") == b"data"
+        assert backend.calls == ["stat"]
+
+
+class Folding(PassingBackend):
+    """A store that does not distinguish case."""
+
+    def __getattribute__(self, name: str) -> Any:
+        found = object.__getattribute__(self, name)
+        if name not in ("open", "stat", "remove"):
+            return found
+        return lambda key, **options: found(str(key).lower(), **options)
+
+
+def test_spellings_of_one_name_are_one_file() -> None:
+    """A change of one of them is seen by all, also by an open that keeps the cache."""
+    with PageCache("1MiB", flush_interval=3600, dirty_expire=3600) as cache:
+        volume = cache.attach(Folding(MemoryBackend()))
+        held = volume.open("Name", "w+")
+        held.pwrite(b"data", 0)
+        assert content(volume, "NAME") == b"data"
+        volume.remove("name")
+        for key in ("name", "Name", "NAME"):
+            with pytest.raises(FileNotFoundError):
+                volume.open(key, keep_cache=True)
+        held.close()
+
+
+def test_two_names_that_are_opened_at_once_are_one_file(tmp_path: Path) -> None:
+    """Both opens have found the object before the first has made its file."""
+    (tmp_path / "a").write_bytes(b"linked")
+    os.link(tmp_path / "a", tmp_path / "b")
+    backend = Recorded(DirectoryBackend(tmp_path, prompt=False))
+    with PageCache("1MiB") as cache:
+        volume = cache.attach(backend)
+        backend.gates = {key: Gate() for key in ("a", "b")}
+        tasks = [Task(volume.open, key, "r+") for key in ("a", "b")]
+        for gate in backend.gates.values():
+            gate.wait_entered()
+            gate.release()
+        first, second = (task.result() for task in tasks)
+        first.pwrite(b"L", 0)
+        assert second.pread(100, 0) == b"Linked"
+        assert len(volume.inodes.objects) == 1
+        first.close()
+        second.close()
+
+
+def test_the_new_object_of_an_inode_number_is_another_file(
+    volume: Volume, backend: DirectoryBackend, tmp_path: Path
+) -> None:
+    """File systems use numbers again at once; the birth time tells the objects apart."""
+    store(volume, "a", b"old bytes")
+    volume.sync(20)
+    with volume.open("a", "r") as file:
+        old = file._inode.engine.identity
+    for key in (f"other{k}" for k in range(100)):  # the volume closes the file of the first one
+        store(volume, key, b"x")
+    volume.sync(20)
+    os.unlink(tmp_path / "a")
+    (tmp_path / "a").write_bytes(b"new bytes")
+    with volume.open("a") as file:
+        assert file.pread(100, 0) == b"new bytes"
+        assert file._inode.engine.identity == backend.stat("a").identity != old
+
+
+def test_a_file_without_a_known_name_goes_on_after_a_reconnect(tmp_path: Path) -> None:
+    """Its last known name has another object by now. An open by its other name finds it, and its unsaved bytes."""
+    backend = DirectoryBackend(tmp_path)
+    with PageCache("1MiB", flush_interval=3600, dirty_expire=3600) as cache:
+        volume = cache.attach(backend)
+        held = volume.open("a", "w+")
+        held.pwrite(b"linked", 0)
+        held.fsync()
+        held.pwrite(b"L", 0)
+        backend.link("a", "b")
+        volume.remove("a")
+        store(volume, "a", b"another")
+        volume.abort()
+        volume.reconnect(DirectoryBackend(tmp_path))
+        assert content(volume, "a") == b"another"
+        assert content(volume, "b") == b"Linked"
+        assert held.pread(100, 0) == b"Linked"
+        held.close()
+    assert (tmp_path / "a").read_bytes() == b"another"
+    assert (tmp_path / "b").read_bytes() == b"Linked"
