@@ -24,6 +24,7 @@ call. `_aside_lock` guards the flags that CORE counts, `_limits_lock` the limits
 
 from __future__ import annotations
 
+import errno
 import logging
 import threading
 from collections.abc import Callable, Collection, Hashable, Iterable, Iterator
@@ -97,7 +98,7 @@ class EngineFile:
     unclosed = False  # a writer's handle was collected with unpublished data
     forgetting = False  # a rollback outside of a commit runs: reads wait for its end
     publications: frozenset[object] = frozenset()  # running calls that store the object under its name, by commit
-    unnaming: object | None = None  # the call that removes its name: no publication begins
+    unnaming: object | None = None  # the call that removes or changes its name: no publication begins
     sent_before: tuple[int, float] | None = None  # changes up to this epoch were sent by age; when the oldest arose
     freed = False  # CORE's part is freed: its id may belong to another file by now
     retired: tuple[BackendFile, ...] = ()
@@ -318,6 +319,8 @@ class EngineFile:
 
     def _refuse_read(self, offset: int, buffers: object) -> int:
         """Refuse a read in place of read_into, while the base version cannot be read, or must not be."""
+        if self.removed:
+            raise FileNotFoundError(errno.ENOENT, "uncached bytes of a removed object are gone", self.key)
         raise self.conflict_error()
 
     def _closed(self, offset: int, buffers: object) -> int:
@@ -414,9 +417,15 @@ class EngineFile:
                 self.native.wake()
 
     def begin_unnaming(self, call: object) -> None:
-        """Let no publication begin while a call removes the name; running ones are in `publications`."""
+        """Let no publication begin while a call removes or changes the name; running ones are in `publications`."""
         with self.lock:
             self.unnaming = call
+
+    def is_renamed(self) -> bool:
+        """Return whether this volume has removed the name, or a call changes it: a version that is not found by the
+        name is no other writer's change then.
+        """
+        return self.removed or self.unnaming is not None
 
     def end_unnaming(self, call: object) -> None:
         """Record that the call is over, unless a fence has ended it already."""

@@ -223,7 +223,7 @@ class _Before:
     links: int = 1  # number of names of the loser
     version: str | None = None  # of the source; None: unknown
     replaced: str | None = None  # version of the object that is replaced; None: unknown
-    held: Inode | None = None  # the object of a remove that lets no commit begin
+    held: tuple[Inode, ...] = ()  # whole objects whose names the call changes: no commit of them begins
 
     def look(self, volume: Volume, src: Key, old: Key, dst: Key | None = None, new: Key | None = None) -> None:
         """Look at the names, once. A store without identities, links and directories is not asked: names are facts."""
@@ -260,9 +260,17 @@ class _Before:
         return self.links == 1 if found is None else not found.nlink
 
     def end(self) -> None:
-        """Let commits of the object begin: no attempt follows."""
-        if self.held is not None:
-            self.held.engine.end_unnaming(self)
+        """Let commits of the objects begin: no attempt follows."""
+        for inode in self.held:
+            inode.engine.end_unnaming(self)
+
+    def begin(self) -> None:
+        """Let no commit of a whole object begin, and no version that is found by its name count as a change by another
+        writer, until `end`.
+        """
+        self.held = tuple(inode for inode in self.files() if inode.engine.limits().commit_on_close)
+        for inode in self.held:
+            inode.engine.begin_unnaming(self)
 
     def is_other(self, version: str | None) -> bool:
         """Return whether the found version shows that another object has the name by now."""
@@ -413,11 +421,10 @@ def _remove(naming: Naming, tries: Attempts) -> None:
     before = naming.before
     try:
         before.look(naming.volume, naming.src, naming.old)
-        backend, cached = naming.begin(), before.source
-        if cached is not None and cached.engine.limits().commit_on_close:
-            before.held = cached
-            cached.engine.begin_unnaming(before)
-            tries.outlast_publications(cached.engine)
+        backend = naming.begin()
+        before.begin()
+        for inode in before.held:
+            tries.outlast_publications(inode.engine)
         with _change(naming.volume):
             if not _was_removed(naming, backend, tries):
                 doubtful = tries.doubtful
@@ -441,6 +448,7 @@ def rename(volume: Volume, src: Key, dst: Key, old: Key, new: Key, tries: Attemp
     change = Unsettled(volume, src, dst, old, new, _Before())
 
     def ended() -> None:
+        change.before.end()
         if tries.doubtful and not change.done and old != new:
             change.keep()
 
@@ -500,6 +508,7 @@ def _rename(change: Unsettled, replace: bool, tries: Attempts) -> None:
     naming, dst = change.naming(), change.dst
 
     def make(backend: Backend) -> bool:
+        change.before.begin()
         if not _was_renamed(naming, backend, dst, replace, change.before, tries):
             doubtful = tries.doubtful
             try:
@@ -523,6 +532,7 @@ def _exchange(change: Unsettled, naming: Naming, make: Callable[[Backend], bool]
                 return
         if naming.claim():
             naming.publish()
+            change.before.end()  # the name is fixed: another version under it is another writer's
             source = change.before.source
             if source is not None and not volume.engine.aborted and not source.engine.removed:
                 opening.follow(source, change.dst)

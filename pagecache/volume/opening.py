@@ -22,7 +22,9 @@ from ..backends.plain import forgotten, missing_in_file
 from ..backends.protocol import BackendFile, ObjectStat, close_backend_file
 from ..engine.attempts import Attempts
 from ..engine.commit import remote, staging
+from ..engine.file import EngineFile
 from ..engine.io import barrier
+from ..engine.retryer import Parked, decide
 from ..errors import BackendProtocolError, Key, ShutdownError
 from ..native import END, FOREVER, STAMP_MAX
 from . import lifetimes
@@ -418,7 +420,7 @@ def follow(inode: Inode, key: Key) -> None:
     if inode.native.commit_needed(STAMP_MAX):
         return
     try:
-        fresh, stat = _opened(lambda: engine.volume.backend.open(key), key)
+        fresh, stat = _opened_late(engine, key)
     except BaseException:
         engine.use(None)  # nothing is stored under the old name; the next open uses the new one
         engine.volume.close_later(backend_file, key)
@@ -426,6 +428,21 @@ def follow(inode: Inode, key: Key) -> None:
     engine.replace_by(fresh)
     if stat.version != engine.versions.base:
         remote.changed(engine, stat.version)
+
+
+def _opened_late(engine: EngineFile, key: Key) -> tuple[BackendFile, ObjectStat]:
+    """Open a file of the backend on a thread of the volume, with retries after transient errors."""
+    volume = engine.volume
+    attempts, since = 0, volume.clock.now()
+    while True:
+        try:
+            return _opened(lambda: volume.backend.open(key), key)
+        except Exception as error:
+            attempts += 1
+            decision = decide(volume.retry, error, attempts, volume.clock.now() - since, volume.random())
+            if isinstance(decision, Parked):
+                raise
+        volume.sleep(engine, decision.delay)
 
 
 def stored_stat(volume: Volume, inode: Inode, key: Key, tries: Attempts) -> ObjectStat | None:

@@ -100,7 +100,7 @@ def test_an_object_that_cannot_be_opened_by_its_new_name_is_never_stored_by_the_
     make: Make, backend: ObjectBackend
 ) -> None:
     """The rename is done, and reports the error that came after it; the next open of the name goes on. [2.20]"""
-    rig = make(backend=backend)
+    rig = make(backend=backend, retry=ONCE)
     file = rig.open()
     file.pwrite(MINE, PAGE)
     backend.fault("open", OSError(errno.ENETUNREACH, "no"), key=NEW)

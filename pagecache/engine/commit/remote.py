@@ -21,6 +21,7 @@ from __future__ import annotations
 
 import errno
 import logging
+import os
 from collections.abc import Callable
 from typing import TYPE_CHECKING, Any
 
@@ -133,7 +134,7 @@ def refused(file: EngineFile) -> bool:
         with file.lock:
             stands = file.versions.changes == changes  # otherwise that version may be older than the base
             same = file.versions.is_base(version)
-        if stands and not same:
+        if stands and not same and not file.is_renamed():
             _lose_base(file, version)
         if stands:
             return not same
@@ -172,7 +173,11 @@ def announced(file: EngineFile, version: str | None, start: int, end: int) -> No
 
 
 def changed(file: EngineFile, version: str | None) -> None:
-    """Record that another version than the one below the local data is stored. Never waits."""
+    """Record that another version than the one below the local data is stored. Never waits. Not while this volume
+    changes the name: the version may be that of another object.
+    """
+    if file.is_renamed():
+        return
     if not file.native.has_local():
         if file.limits().commit_on_close:
             _lose_base(file, version)
@@ -219,11 +224,15 @@ def _give_up(file: EngineFile) -> None:
 
 
 def open_base(file: EngineFile) -> tuple[BackendFile, ObjectStat]:
-    """Open the object as it is stored now."""
+    """Open the object as it is stored now; FileNotFoundError: this volume has removed it."""
     backend = file.volume.backend
+    if file.removed:
+        raise FileNotFoundError(errno.ENOENT, os.strerror(errno.ENOENT), file.key)
     try:
         fresh = backend.open(file.key)
     except FileNotFoundError:
+        if file.is_renamed():
+            raise
         fresh = backend.open(file.key, create=True)  # removed: everything is local then
     return fresh, fresh.stat()
 
@@ -323,13 +332,15 @@ def rebase(file: EngineFile) -> None:
 
 def take(file: EngineFile, record: Callable[[list[LostRange]], None] | None = None) -> list[LostRange]:
     """Drop local data in favour of the current stored version, and record the loss: by `record`, or as one that was not
-    requested.
+    requested. Of a removed object no version is stored.
     """
     _begin(file)
-    stat, forgotten = _new_base(file, keep=False)
+    base = None if file.is_renamed() else _new_base(file, keep=False)
     with file.loses():
-        lost = file.drop(0, END)
-        file.native.rebase(stat.size, forgotten)
+        lost = file.drop(0, END) if base is not None or file.removed else []
+        if base is not None:
+            stat, forgotten = base
+            file.native.rebase(stat.size, forgotten)
         if record is None:
             file.report_loss(lost, TAKEN)
         else:

@@ -172,11 +172,14 @@ def _judge(
         except OSError as unknown:
             error, lost = unknown, False
     if remote.is_remote_change(error):
+        if not file.is_renamed():
+            if attempts < volume.retry.attempts and (remote.outdated(file) or not remote.refused(file)):
+                return (attempts + 1, since), 0.0
+            if not file.is_renamed():
+                raise file.conflict_error() from error
         if file.removed:  # by this volume: no other writer is in conflict with it
             raise FileNotFoundError(errno.ENOENT, "uncached bytes of a removed object are gone", file.key) from error
-        if attempts < volume.retry.attempts and (remote.outdated(file) or not remote.refused(file)):
-            return (attempts + 1, since), 0.0
-        raise file.conflict_error() from error
+        error = OSError(errno.EBUSY, "the name of the object is being changed", file.key)  # tried again
     if lost:
         staging.give_up(file)
         raise PageCacheError(f"the backend has lost its staged bytes: {text_of(error)}", file.key) from error

@@ -1,0 +1,136 @@
+"""Reads of an object beside the remove or rename of its name, in a store that refuses reads of versions that it does
+not have under that name. [2.20]
+"""
+
+from __future__ import annotations
+
+import errno
+from collections.abc import Callable
+from typing import Any
+
+import pytest
+
+from pagecache.backends.protocol import ObjectStat
+from pagecache.errors import Key
+
+from .objects import ObjectBackend, ObjectFile
+from .rig import FAST, KEY, ONCE, PAGE, Rig, Task, pattern
+
+Make = Callable[..., Rig]
+DATA = pattern(3 * PAGE)
+
+
+class RefusingFile(ObjectFile):
+    """It has no status once its object has lost the name."""
+
+    def stat(self) -> ObjectStat:
+        if self.stored.committed is not None and self.objects.committed_object(self.key) is None:
+            raise FileNotFoundError(errno.ENOENT, "no such object", str(self.key))
+        return super().stat()
+
+
+class Refusing(ObjectBackend):
+    """An open file finds its object by the name that it was opened by. Answers of removes and renames can be held."""
+
+    def version(self, key: Key) -> str | None:
+        return super().version(key) or "gone"
+
+    def open(self, key: Key, *, create: bool = False, exclusive: bool = False) -> ObjectFile:
+        return RefusingFile(self, key, super().open(key, create=create, exclusive=exclusive).stored)
+
+    def stat(self, key: Key) -> ObjectStat:
+        found = super().stat(key)
+        return ObjectStat(size=found.size, version=super().version(key))
+
+    def remove(self, key: Key) -> None:
+        super().remove(key)
+        with self.call("removed", key):
+            pass
+
+    def rename(self, src: Key, dst: Key, *, replace: bool = True) -> None:
+        super().rename(src, dst, replace=replace)
+        with self.call("renamed", src):
+            pass
+
+
+@pytest.fixture(params=["fail", "take_remote"])
+def store(request: pytest.FixtureRequest, make: Make) -> Rig:
+    """A volume on an object store."""
+    return make(backend=Refusing({KEY: DATA}, max_write=PAGE), retry=ONCE, options={"on_conflict": request.param})
+
+
+def refused(read: Callable[[], Any], code: int) -> None:
+    with pytest.raises(OSError) as raised:
+        read()
+    assert raised.value.errno == code
+
+
+@pytest.mark.parametrize("dirty", [False, True])
+def test_a_read_beside_a_remove_is_no_conflict(store: Rig, dirty: bool) -> None:
+    """It fails as long as the remove runs, and finds nothing afterwards, whatever has the name then. [2.20, I-24]"""
+    file = store.open("r+b" if dirty else "rb", read_ahead=0)
+    if dirty:
+        file.pwrite(b"local", 0)
+    gate = store.backend.gate("removed")
+    removing = Task(store.volume.remove, KEY)
+    gate.wait_entered()
+    refused(lambda: file.pread(10, PAGE), errno.EBUSY)
+    gate.open()
+    removing.result()
+    refused(lambda: file.pread(10, PAGE), errno.ENOENT)
+    with store.open("xb") as other:
+        other.pwrite(b"new object" * PAGE, 0)
+    refused(lambda: file.pread(10, PAGE), errno.ENOENT)
+    if dirty:
+        assert file.pread(5, 0) == b"local"
+    file.close()
+    assert store.backend.committed(KEY) == b"new object" * PAGE
+    assert not store.volume.unsaved()
+
+
+@pytest.mark.parametrize("dirty", [False, True])
+def test_a_read_beside_a_rename_is_no_conflict(store: Rig, dirty: bool) -> None:
+    """It fails as long as the rename runs, and continues with the object under its new name. [2.20]"""
+    file = store.open("r+b" if dirty else "rb", read_ahead=0)
+    if dirty:
+        file.pwrite(b"local", 0)
+    gate = store.backend.gate("renamed")
+    renaming = Task(store.volume.rename, KEY, "new")
+    gate.wait_entered()
+    refused(lambda: file.pread(10, PAGE), errno.EBUSY)
+    gate.open()
+    renaming.result()
+    assert file.pread(10, PAGE) == DATA[PAGE : PAGE + 10]
+    file.close()
+    assert store.backend.committed("new") == (b"local" + DATA[5:] if dirty else DATA)
+
+
+def test_a_read_is_tried_again_until_the_rename_has_ended(make: Make, monkeypatch: pytest.MonkeyPatch) -> None:
+    """The retry policy of the cache bounds it. [2.14, 2.20]"""
+    store = make(backend=Refusing({KEY: DATA}), retry=FAST)
+    file = store.open("rb", read_ahead=0)
+    gate = store.backend.gate("renamed")
+    renaming = Task(store.volume.rename, KEY, "new")
+    gate.wait_entered()
+
+    def sleep(*_: object) -> None:
+        gate.open()
+        renaming.result()
+
+    monkeypatch.setattr(store.volume.engine, "sleep", sleep)
+    assert file.pread(10, PAGE) == DATA[PAGE : PAGE + 10]
+    file.close()
+
+
+def test_a_rename_opens_the_file_by_its_new_name_after_a_transient_error(make: Make) -> None:
+    """The rename was carried out: its handles continue, and their bytes are saved under the new name. [2.14, 2.20]"""
+    store = make(backend=ObjectBackend({KEY: DATA}), retry=FAST)
+    file = store.open("r+b")
+    file.pwrite(b"local", 0)
+    store.backend.fault("open", OSError(errno.EIO, "once"), key="new")
+    store.volume.rename(KEY, "new")
+    file.fsync()
+    assert file.pread(10, PAGE) == DATA[PAGE : PAGE + 10]
+    file.close()
+    assert store.backend.committed("new") == b"local" + DATA[5:]
+    assert not store.volume.unsaved()
