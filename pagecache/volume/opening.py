@@ -50,6 +50,10 @@ MODES = {
 }
 
 
+LOOKS = 2
+"""How often an open looks at the store beside changes of this cache."""
+
+
 def mode_flags(mode: str) -> int:
     """Return the flags of `os.open` for a mode of `open()`.
 
@@ -279,18 +283,36 @@ def _open_known(volume: Volume, inode: Inode, key: Key, bits: int, keep_cache: b
     if exclusive and engine.identity is None:
         raise FileExistsError(errno.EEXIST, os.strerror(errno.EEXIST), key)
     if exclusive or not keep_cache or engine.dispute.base_lost:
-        quiet = engine.versions.quiet()
-        stat = stored_stat(volume, inode, key, tries)
-        if stat is None:
+        quiet, stat = _look(volume, inode, key, tries)
+        if quiet is not None and stat is None:
             return False
         if exclusive:
             raise FileExistsError(errno.EEXIST, os.strerror(errno.EEXIST), key)
-        if quiet is not None:
+        if quiet is not None and stat is not None:
             compare(volume, inode, stat, tries, quiet)
             return True
     if engine.conflict is not None:
         raise engine.conflict_error()
     return True
+
+
+def _look(volume: Volume, inode: Inode, key: Key, tries: Attempts) -> tuple[int | None, ObjectStat | None]:
+    """Look at the stored object of a name; return `Versions.quiet` before the look, and the status.
+
+    An answer that there is no object counts only if this cache has changed nothing meanwhile: a commit makes one. Then
+    one more look follows; beside changes without end the object is taken as it is (None, None).
+    """
+    engine = inode.engine
+    for _ in range(LOOKS):
+        quiet = engine.versions.quiet()
+        stat = stored_stat(volume, inode, key, tries)
+        if stat is not None:
+            return quiet, stat
+        if engine.identity is not None and not engine.limits().commit_on_close:
+            return 0, None  # the name leads elsewhere, whatever is written
+        if quiet is not None and engine.versions.quiet() == quiet:
+            return quiet, None
+    return None, None
 
 
 class _Opened(NamedTuple):
