@@ -12,6 +12,7 @@ import logging
 from functools import partial
 from typing import TYPE_CHECKING, Any
 
+from ..engine.commit import remote
 from ..engine.io import barrier
 from ..engine.park import Signal
 from ..engine.report.notices import spans
@@ -353,6 +354,8 @@ def unname(volume: Volume, inode: Inode) -> None:
         unused = inode.handles == 0
     if unused:
         bury(volume, inode)
+    else:
+        remote.unnamed(inode.engine)
 
 
 def drop_local(

@@ -11,6 +11,7 @@ from typing import Any
 import pytest
 
 from pagecache import ConflictError, DataLossError, Event, RetryPolicy
+from pagecache.engine.file import EngineFile
 
 from .backends import RecordingFile
 from .objects import ObjectBackend
@@ -260,3 +261,34 @@ def test_an_announcement_while_a_fill_runs_spoils_it(make: Make) -> None:
     gate.open()
     assert reading.result() == OTHER[:PAGE]
     assert len(rig.backend.seen("read_into")) > 1
+
+
+@pytest.mark.parametrize("whole", [False, True], ids=["in place", "whole"])
+@pytest.mark.parametrize("late", [False, True], ids=["found before", "found beside"])
+def test_a_conflict_ends_with_the_last_name(
+    make: Make, monkeypatch: pytest.MonkeyPatch, *, whole: bool, late: bool
+) -> None:
+    """The other version belongs to the name: the object goes on without either, and its bytes need no memory for
+    good. [2.19, 2.20]
+    """
+    rig = make({KEY: pattern(4 * PAGE)}, limits={"commit_on_close": whole})
+    file = rig.open("r+b")
+    file.pwrite(MINE, PAGE)
+    if late:
+        genuine, removing = EngineFile.is_renamed, [rig.volume.remove]
+
+        def meanwhile(engine: EngineFile) -> bool:
+            renamed = genuine(engine)
+            while removing:
+                Task(removing.pop(), KEY).result()
+            return renamed
+
+        monkeypatch.setattr(EngineFile, "is_renamed", meanwhile)
+    rig.volume.invalidate_remote(KEY, version="another")
+    if not late:
+        rig.volume.remove(KEY)
+    assert rig.volume.engine.files()[0].conflict is None
+    assert file.pread(PAGE, PAGE) == MINE
+    file.fsync()
+    file.close()
+    eventually(lambda: not rig.cache.stats().dirty)

@@ -51,6 +51,7 @@ __all__ = [
     "refused",
     "take",
     "take_base",
+    "unnamed",
 ]
 
 TAKEN = "the foreign version was taken"
@@ -172,6 +173,20 @@ def announced(file: EngineFile, version: str | None, start: int, end: int) -> No
         file.versions.announce(version)  # its size is not known
 
 
+def unnamed(file: EngineFile) -> None:
+    """Settle a conflict, or a lost base, of an object that has lost its last name: other versions are none of it now.
+    What only the conflict has kept back is sent again, if the object still takes it.
+    """
+    with file.lock:
+        known = file.conflict is not None or file.dispute.base_lost
+        if known:
+            file.dispute.end()
+    if known:
+        file.bind_reads()
+        if not file.limits().commit_on_close:
+            _go_on(file)
+
+
 def changed(file: EngineFile, version: str | None) -> None:
     """Record that another version than the one below the local data is stored. Never waits. Not while this volume
     changes the name: the version may be that of another object.
@@ -191,14 +206,16 @@ def changed(file: EngineFile, version: str | None) -> None:
 def _lose_base(file: EngineFile, version: str | None) -> None:
     """Record that uncached bytes can only be read by opening the object again."""
     with file.lock:
+        if file.removed:  # a remove ends with `unnamed`, which has taken the lock before
+            return
         file.disputed().lose_base(version)
     file.bind_reads()
 
 
 def _conflict(file: EngineFile, version: str | None) -> None:
     with file.lock:
-        known = file.disputed().declare(file.versions.base, version)
-    if known:
+        known = file.removed or file.disputed().declare(file.versions.base, version)
+    if known:  # or removed meanwhile: `unnamed` has taken the lock before
         return
     file.bind_reads()
     error = file.conflict_error()
@@ -213,7 +230,7 @@ def _conflict(file: EngineFile, version: str | None) -> None:
 
 def _give_up(file: EngineFile) -> None:
     with file.lock:
-        known = file.disputed().request_take()
+        known = file.removed or file.disputed().request_take()
     if not known:
         what = "another version is stored below unsaved bytes"
         file.volume.say(logging.ERROR, "conflicts", what, "ours are given up", file.key)
