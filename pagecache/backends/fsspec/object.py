@@ -65,15 +65,15 @@ class ObjectFile(AsyncBackendFile):
         self._lock = self.draft.lock  # guards all below, too
         self._attempts: set[tuple[int, bytes]] = set()  # size and checksum of commits whose result is unknown
         self._reader: Any = None
-        self._take(base)
+        self._begin(committed=False)
 
-    def _take(self, base: ObjectStat | None, *, committed: bool = False) -> None:
-        """Record the version below all writes, with none over it; `committed`: it has the content of earlier ones."""
+    def _begin(self, *, committed: bool) -> None:
+        """Begin with no writes over the base; `committed`: it has the content of earlier ones."""
+        base = self.draft.base
         reader, self._reader = self._reader, None if base is None else self._calls.reader(self.name)
         if reader is not None:
             reader.close()
         with self._lock:
-            self.draft.begin(base)
             self._size = 0 if base is None else base.size
             self._spool: Spool | None = None
             self._spooled = Ranges()
@@ -82,7 +82,13 @@ class ObjectFile(AsyncBackendFile):
             self.draft.publishing = False
             self._attempts.clear()
             self._committed = committed
-            self.draft.rolled_back &= not committed
+
+    def _take(self, stored: ObjectStat | None) -> None:
+        """Record the stored version as a commit of all writes."""
+        with self._lock:
+            self.draft.begin(stored)
+            self.draft.rolled_back = False
+            self._begin(committed=True)
 
     def renamed(self, key: Key, name: str, before: ObjectStat | None, now: ObjectStat | None) -> None:
         """Record another name of the object, and possibly another version due to that."""
@@ -213,8 +219,8 @@ class ObjectFile(AsyncBackendFile):
             stored = await self._calls.found(self.name) if self._attempts else None
             if stored is not None and await self._sum_of(stored) in self._attempts:
                 base = stored
-        self._take(base)
-        self.draft.rolled_back = True
+        self.draft.go_back(base)
+        self._begin(committed=False)
 
     async def close(self) -> None:
         self._objects.names.leave(self)
@@ -240,7 +246,7 @@ class ObjectFile(AsyncBackendFile):
             if theirs not in self._attempts:
                 raise self._conflict(stored)
             if theirs == self._sum():
-                self._take(stored, committed=True)
+                self._take(stored)
                 return
             with self._lock:  # later writes go over it
                 self.draft.begin(stored)
@@ -258,7 +264,7 @@ class ObjectFile(AsyncBackendFile):
                 if known is None or stored.version != known or tagged(stored):
                     break
                 await self._calls.sleep(TICK)  # the clock of versions has not advanced
-            self._take(stored, committed=True)
+            self._take(stored)
         except BaseException:
             if self.draft.publishing:
                 self._attempts.add(self._sum())

@@ -29,7 +29,7 @@ class Requests:
 
     def __init__(self, calls: Calls) -> None:
         self._calls = calls
-        self.renames = calls.renames
+        self.move = calls.move if calls.renames else None
 
     async def head(self, name: str) -> ObjectStat | None:
         found = await self._calls.found(name)
@@ -39,9 +39,6 @@ class Requests:
 
     async def copy(self, old: str, new: str, version: ObjectStat) -> None:
         await self._calls.copy(old, new)
-
-    async def move(self, old: str, new: str) -> None:
-        await self._calls.move(old, new)
 
     async def delete(self, name: str) -> None:
         await self._calls.remove(name)

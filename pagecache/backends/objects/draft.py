@@ -35,11 +35,18 @@ class Draft(Generic[V]):
         self.rolled_back = False
 
     def begin(self, base: V | None) -> None:
-        """Set the version below later bytes. If it is another one, the next commit replaces that."""
+        """Set the stored version: later bytes lie over it, and the next commit replaces it."""
+        with self.lock:
+            self.base = self.over = base
+            self.turns += 1
+
+    def go_back(self, base: V | None) -> None:
+        """Go back to a version, at a rollback: the base, or a commit whose answer was lost."""
         with self.lock:
             if base is not self.base:
                 self.base = self.over = base
             self.turns += 1
+            self.rolled_back = True
 
     def version(self) -> str | None:
         """Return the version that the next commit replaces: another one is a change by another client."""

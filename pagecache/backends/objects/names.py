@@ -27,7 +27,7 @@ from ...errors import Key
 from .draft import Draft
 from .store import Store, V
 
-__all__ = ["Names", "OpenObject", "missing"]
+__all__ = ["Names", "OpenObject", "exists", "missing"]
 
 UNSETTLED_MAX = 1 << 10
 """Limit of changes with a lost answer whose result is not known yet."""
@@ -58,6 +58,8 @@ class OpenObject(Protocol[V]):
 
     def renamed(self, key: Key, name: str, before: V | None, now: V | None) -> None:
         """Record another name; the versions are those of `Draft.renamed`."""
+
+    def close(self) -> Any: ...
 
 
 @dataclass(eq=False, slots=True)
@@ -228,7 +230,7 @@ class Names(Generic[V]):
                     file.renamed(dst, new, None, there)
                 return
             change = _Change(old, stored, files, dst, new, there, replaced)
-            if self._store.renames:
+            if self._store.move is not None:
                 await self._make(change, self._store.move(old, new))
                 return
             change.now = await self._copied(old, new, stored, there)

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Coroutine
+from collections.abc import Callable, Coroutine
 from contextlib import AbstractContextManager
 from typing import Any, Protocol, TypeVar
 
@@ -27,13 +27,13 @@ V = TypeVar("V", bound=Version)
 
 
 class Store(Protocol[V]):
-    """The requests. Names are those of the store.
+    """The requests. Names are those of the store."""
 
-    Attributes:
-        renames: `move` is one request; otherwise a rename is a copy and a removal.
-    """
-
-    renames: bool
+    @property
+    def move(self) -> Callable[[str, str], Coroutine[Any, Any, None]] | None:
+        """A request that renames an object, and replaces the object with the new name; None: a rename is a copy and a
+        removal.
+        """
 
     async def head(self, name: str) -> V | None:
         """Return the stored version; None: there is no object.
@@ -44,9 +44,6 @@ class Store(Protocol[V]):
 
     async def copy(self, old: str, new: str, version: V) -> None:
         """Copy this version to another name, with its properties; refused, if possible, if another one is stored."""
-
-    async def move(self, old: str, new: str) -> None:
-        """Rename an object, and replace the object with the new name."""
 
     async def delete(self, name: str) -> None:
         """Remove an object."""

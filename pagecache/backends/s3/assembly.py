@@ -18,12 +18,13 @@ from dataclasses import replace
 from typing import TYPE_CHECKING, Any, Literal, TypeVar
 
 from ..spool import revoke, revoked
-from .calls import Stored, Upload
+from .calls import Upload
 from .errors import ServerError, passing
-from .plan import ZEROS, Copy, Extents, Held, Join, Old, Part, Piece, Send, Sent, Staged, Step, Zeros, assembly
+from .plan import ZEROS, Copy, Held, Join, Old, Part, Piece, Send, Sent, Staged, Step, Zeros, assembly
 
 if TYPE_CHECKING:
     from .backend import S3Backend
+    from .draft import Draft
 
 __all__ = ["Assembler", "side_by_side"]
 
@@ -37,8 +38,7 @@ class Assembler:
     """One commit of one object.
 
     Args:
-        base: the version that it replaces.
-        extents: sources of the bytes of the next version.
+        draft: of the next version.
         read: fills buffers with a piece; may be short.
 
     Attributes:
@@ -49,28 +49,28 @@ class Assembler:
         self,
         backend: S3Backend,
         name: str,
-        base: Stored | None,
-        extents: Extents,
+        draft: Draft,
         read: Callable[[Piece, Sequence[memoryview]], int],
     ) -> None:
         self._backend, self._bucket = backend, backend.bucket
         self._honours = backend.honours()
-        self._name, self._base = name, base
-        self._extents, self._read = extents, read
-        self.size = extents.size
+        with draft.lock:
+            self._name, self._base, self._over = name, draft.base, draft.over
+            self._extents, self._read = draft.extents.copy(), read
+        self.size = self._extents.size
         self.made: set[str] = set()
         self._zeros = ""
 
     # ---------------------------------------------------------------- conditions
 
     def condition(self, of: Literal["put", "complete"]) -> dict[str, str]:
-        """Return the condition that the stored version is the base."""
+        """Return the condition that the stored version is the one to be replaced."""
         if not (self._honours.put if of == "put" else self._honours.complete):
             return {}
-        return {"IfNoneMatch": "*"} if self._base is None else {"IfMatch": self._base.etag}
+        return {"IfNoneMatch": "*"} if self._over is None else {"IfMatch": self._over.etag}
 
     def check_base(self) -> None:
-        """Compare the stored version with the base, if the server does not.
+        """Compare the stored version with the one to be replaced, if the server does not.
 
         Raises:
             OSError: ESTALE: it is another version.
@@ -78,8 +78,7 @@ class Assembler:
         if self._honours.everything:
             return
         stored = self._bucket.head(self._name)
-        same = stored is None if self._base is None else stored is not None and stored.etag == self._base.etag
-        if not same:
+        if not self._backend.requests.same(stored, self._over):
             found = "no object" if stored is None else f"version {stored.version}"
             raise OSError(errno.ESTALE, f"{found} is stored where another was opened", self._name)
 

@@ -2,7 +2,8 @@
 
 Modules:
 
-    backend.py        the backend: keys and names
+    backend.py        the backend: keys and options; names are those of `..objects`
+    requests.py       the requests of names
     session.py        private objects of this process in the bucket
     conditions.py     which conditional requests the server honours
     object.py         one open object and its commit
@@ -23,25 +24,23 @@ import io
 import math
 import os
 import threading
-import weakref
-from collections.abc import Callable, Iterator
-from contextlib import contextmanager
-from dataclasses import dataclass, fields, replace
-from functools import partial
+from collections.abc import Iterator
+from dataclasses import fields, replace
 from typing import Any, Literal, Unpack, get_args
 from urllib.parse import parse_qsl, unquote, urlsplit
 
 from ...config import Size, parse_size, with_overrides
 from ...errors import Key
 from ...options import LimitsOverrides
+from ..objects.names import Names, exists, missing
+from ..objects.store import run
 from ..protocol import Backend, BackendLimits, ObjectStat
 from ..url import without_user
-from .assembly import side_by_side
 from .calls import Bucket, Stored
 from .conditions import Conditions, tried
-from .errors import unclear
 from .object import S3File
 from .plan import Sizes
+from .requests import Requests, about
 from .session import PRIVATE, Session
 
 __all__ = ["Conditions", "S3Backend", "S3File", "backend_from_s3_url"]
@@ -49,13 +48,7 @@ __all__ = ["Conditions", "S3Backend", "S3File", "backend_from_s3_url"]
 KEY_MAX = 1024
 LEFT_AFTER = 86400.0
 """Seconds."""
-RENAMED_MAX = 1 << 16
-UNSETTLED_MAX = 1 << 10
 LEAST = 5 << 20
-
-
-def _missing(key: Key) -> OSError:
-    return FileNotFoundError(errno.ENOENT, os.strerror(errno.ENOENT), key)
 
 
 def _seconds(value: float | str, what: str) -> float:
@@ -68,40 +61,6 @@ def _seconds(value: float | str, what: str) -> float:
         if not isinstance(value, bool) and 0 < float(value) < math.inf:
             return float(value)
     raise ValueError(f"{what}: {value!r} is not a number of seconds above 0")
-
-
-@contextmanager
-def _about(key: Key | None) -> Iterator[None]:
-    """Make errors name the key: a request has the name of the object only."""
-    try:
-        yield
-    except OSError as error:
-        if error.filename is None and key is not None:
-            error.filename = key
-        raise
-
-
-def _detach(files: list[S3File]) -> None:
-    """Take the name from open files."""
-    for file in files:
-        file.detached = True
-
-
-@dataclass(eq=False, slots=True)
-class _Change:
-    """A remove or rename whose last request, the deletion of the old name, was sent.
-
-    Attributes:
-        version: of the object that had the old name.
-        new: the new name; None: a remove.
-        finish: does the backend's own part, for its open files.
-        done: the request was carried out, and the own part is done.
-    """
-
-    version: str
-    new: str | None
-    finish: Callable[[], None]
-    done: bool = False
 
 
 Addressing = Literal["auto", "path", "virtual"]
@@ -177,12 +136,9 @@ class S3Backend(Backend):
         self.bucket = Bucket(bucket, options, {"profile_name": profile_name}, connections, addressing, timeouts)
         self._conditions = conditions
         self._trying = threading.Lock()  # held while one thread tries the conditions
-        self._lock = threading.Lock()  # guards the fields below
-        self._files: weakref.WeakSet[S3File] = weakref.WeakSet()
-        self._renamed: dict[str, tuple[str, str]] = {}  # name -> its version, and the version before the rename
-        self._unsettled: dict[str, _Change] = {}  # old name -> its change, while the result of that is unknown
-        self._seen_bucket = False
         self.session = Session(self.bucket, self.prefix)
+        self.requests = Requests(self.bucket, self.session, self.sizes, int(self.limits.max_inflight))
+        self.names: Names[Stored] = Names(self.requests)
 
     # ---------------------------------------------------------------- keys
 
@@ -211,238 +167,52 @@ class S3Backend(Backend):
 
     # ---------------------------------------------------------------- objects
 
-    def _found(self, name: str) -> Stored | None:
-        """Return the stored version. This settles an earlier change of the name whose reply was lost.
-
-        Raises:
-            FileNotFoundError: there is no such bucket.
-        """
-        with self._lock:
-            change = self._unsettled.get(name)  # taken first: an earlier reply proves nothing about it
-        stored = self.bucket.head(name, once=True)  # the cache repeats the call
-        if stored is None and not self._seen_bucket:
-            self.bucket.check_bucket()
-        self._seen_bucket = True
-        if change is not None:
-            self._settle(name, change, stored)
-        return stored
-
-    def settle(self, name: str) -> None:
-        """Settle a change of the name whose reply was lost: open files may have another name by it, or none."""
-        if name in self._unsettled:
-            self._found(name)
-
-    def _settle(self, name: str, change: _Change, stored: Stored | None) -> None:
-        """Record whether a change was carried out, from the version that has the old name now."""
-        with self._lock:
-            if self._unsettled.get(name) is not change:
-                return
-            del self._unsettled[name]
-        if stored is None or stored.version != change.version:
-            self._finish(change)
-
-    def _finish(self, change: _Change) -> None:
-        change.finish()
-        change.done = True
-
-    def _delete(self, name: str, change: _Change) -> None:
-        """Delete an object, the last request of a change. If the reply is lost, look up the name; if that fails too,
-        the next call for the name does.
-        """
-        try:
-            self.bucket.delete(name)
-        except OSError as error:
-            if not unclear(error):
-                raise
-            with self._lock:
-                self._unsettled[name] = change
-                if len(self._unsettled) > UNSETTLED_MAX:
-                    del self._unsettled[next(iter(self._unsettled))]
-            with contextlib.suppress(OSError):
-                self._found(name)
-            if not change.done:
-                raise
-        else:
-            self._finish(change)
-
-    def _was_done(self, name: str, new: str | None) -> bool:
-        """Return whether an earlier call of this kind was carried out, and its reply was lost."""
-        with self._lock:
-            change = self._unsettled.get(name)
-        if change is None or change.new != new:
-            return False
-        self._found(name)
-        return change.done
-
-    def status_of(self, name: str, stored: Stored) -> ObjectStat:
-        """Return the status with the version from before a rename: a copy has another version of equal content."""
-        with self._lock:
-            version, before = self._renamed.get(name, (stored.version, stored.version))
-            if version != stored.version:
-                del self._renamed[name]
-                before = stored.version
-        return ObjectStat(size=stored.size, version=before, mtime=stored.mtime)
-
-    def _remember_rename(self, name: str, version: str, before: str) -> None:
-        with self._lock:
-            self._renamed.pop(name, None)
-            if version != before:
-                self._renamed[name] = version, before
-            if len(self._renamed) > RENAMED_MAX:
-                del self._renamed[next(iter(self._renamed))]
-
     def open(self, key: Key, *, create: bool = False, exclusive: bool = False) -> S3File:
         name = self._name(key)
-        with _about(key):
+        with about(key):
             if create:
                 self._allow()
-            base = self._found(name)
+            base = run(self.names.look(name))
         if base is None and not create:
-            raise _missing(key)
+            raise missing(key)
         if base is not None and create and exclusive:
-            raise FileExistsError(errno.EEXIST, os.strerror(errno.EEXIST), key)
+            raise exists(key)
         file = S3File(self, key, name, base)
-        with self._lock:
-            self._files.add(file)
+        self.names.add(file)
         return file
 
     def stat(self, key: Key) -> ObjectStat:
         name = self._name(key)
-        with _about(key):
-            stored = self._found(name)
+        with about(key):
+            stored = run(self.names.look(name))
         if stored is None:
-            raise _missing(key)
-        return self.status_of(name, stored)
+            raise missing(key)
+        return stored.status()
 
     def remove(self, key: Key) -> None:
         name = self._name(key)
-        with _about(key):
+        with about(key):
             self._allow()
-            if self._was_done(name, None):
-                return
-            stored, files = self._found(name), self._open_on(name)
-            if stored is not None:
-                self._delete(name, _Change(stored.version, None, partial(_detach, files)))
-            elif files:  # of an object that was created, and is not committed yet
-                _detach(files)
-            else:
-                raise _missing(key)
+        run(self.names.remove(key, name))
 
     def rename(self, src: Key, dst: Key, *, replace: bool = True) -> None:
         """Rename by a copy and a removal: not atomic. A process that dies in between leaves both."""
         old, new = self._name(src), self._name(dst)
-        with _about(src):
+        with about(src):
             self._allow()
-            if self._was_done(old, new):
-                return
-            stored, following = self._found(old), self._open_on(old)
-        if stored is None:  # an object that was created, and is not committed yet, is not in the bucket
-            following = [file for file in following if file.is_created()]
-            if not following:
-                raise _missing(src)
-        with _about(dst):
-            there = self._found(new)
-        if there is not None and not replace:
-            raise FileExistsError(errno.EEXIST, os.strerror(errno.EEXIST), dst)
-        if old == new:
-            return
-        replaced = self._open_on(new)
-        if stored is None:
-            if there is not None and any(file.is_doubtful() for file in following):
-                what = f"a commit of {src!r} may have been carried out; commit it before it replaces an object"
-                raise OSError(errno.EBUSY, what, dst)
-            if there is not None:
-                with _about(dst):  # its replacement is not stored yet
-                    self._delete(new, _Change(there.version, None, partial(_detach, replaced)))
-            self._follow(following, replaced, dst, new, None)
-            return
-        with _about(dst):
-            now = self._copied(old, new, stored, there)
-        before = str(self.status_of(old, stored).version)
-
-        def finish() -> None:
-            self._remember_rename(new, now.version, before)
-            self._follow(following, replaced, dst, new, now)
-
-        with _about(src):
-            self._check_copied(old, stored)
-            self._delete(old, _Change(stored.version, new, finish))
-
-    def _follow(
-        self, following: builtins.list[S3File], replaced: builtins.list[S3File], dst: Key, new: str, now: Stored | None
-    ) -> None:
-        """Rename open files; those of the replaced object lose their name."""
-        _detach(replaced)
-        for file in following:
-            file.moved(dst, new, now)
-
-    def _copied(self, old: str, new: str, stored: Stored, there: Stored | None) -> Stored:
-        """Copy an object under a name that `there` has, and return the copy."""
-        if stored.size > self.sizes.part_most:
-            self._copied_in_parts(old, new, stored)
-        else:
-            try:
-                self.bucket.copy_object(old, new, stored.etag)
-            except OSError as error:
-                if unclear(error):
-                    with contextlib.suppress(OSError):
-                        found = self.bucket.head(new)
-                        if found is not None and found != there and found.is_copy_of(stored):
-                            return found
-                raise
-        now = self.bucket.head(new)
-        if now is None or now.size != stored.size:
-            raise OSError(errno.EIO, f"the copy of s3://{self.bucket.bucket}/{old} is not there as it was made")
-        return now
-
-    def _check_copied(self, old: str, stored: Stored) -> None:
-        """Check that the copied version is still stored, before it is deleted.
-
-        Raises:
-            OSError: ESTALE: another program has stored another version.
-        """
-        found = self.bucket.head(old)
-        if found is not None and found.etag != stored.etag:
-            what = f"version {found.version} was stored while version {stored.version} was copied; both names are left"
-            raise OSError(errno.ESTALE, what)
-
-    def _copied_in_parts(self, old: str, new: str, stored: Stored) -> None:
-        step = self.sizes.copied
-        ranges = [(n, at, min(at + step, stored.size)) for n, at in enumerate(range(0, stored.size, step), 1)]
-        extra = {**stored.carried, "Metadata": dict(stored.carried.get("Metadata", {}))}
-        upload = self.session.begin_upload(new, stored.id or "", extra)
-
-        def copy(span: tuple[int, int, int]) -> tuple[int, str]:
-            return span[0], self.bucket.copy(new, upload.upload, span[0], old, span[1], span[2], stored.etag)
-
-        try:
-            self.bucket.complete(new, upload.upload, side_by_side(copy, ranges, int(self.limits.max_inflight)), {})
-        except BaseException:
-            self.session.give_up(new, upload.upload)
-            raise
-        finally:
-            self.session.discard({upload.note})
-
-    def _open_on(self, name: str) -> builtins.list[S3File]:
-        with self._lock:
-            return [file for file in self._files if not file.detached and file.name == name]
-
-    def leave(self, file: S3File) -> None:
-        """Forget a file that was closed."""
-        with self._lock:
-            self._files.discard(file)
+        run(self.names.rename(src, old, dst, new, replace=replace))
 
     def list(self, prefix: str = "") -> Iterator[ObjectStat]:
         """Yield the objects sorted by name, in requests of a thousand objects."""
         own = self.prefix + PRIVATE
-        with _about(prefix or None):
+        with about(prefix or None):
             for name, stored in self.bucket.names(self.prefix + prefix, once=True):
                 if not name.startswith(own) and name != self.prefix:
-                    yield replace(self.status_of(name, stored), key=name[len(self.prefix) :])
+                    yield replace(stored.status(), key=name[len(self.prefix) :])
 
     def close(self) -> None:
         """Delete and abort everything pending; close connections."""
-        for file in list(self._files):
+        for file in self.names.files():
             file.close()
         self.session.close()
         self.bucket.close()

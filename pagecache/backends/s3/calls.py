@@ -41,6 +41,7 @@ except ModuleNotFoundError as error:
     raise ModuleNotFoundError(needs("boto3 is not installed", "s3"), name=error.name) from error
 
 from ...errors import BackendError
+from ..protocol import ObjectStat
 from ..spool import revoke
 from .errors import NoETag, ServerError, about, passing, refused
 
@@ -146,6 +147,9 @@ class Stored:
     @property
     def version(self) -> str:
         return self.etag.strip('"')
+
+    def status(self) -> ObjectStat:
+        return ObjectStat(size=self.size, version=self.version, mtime=self.mtime)
 
     def is_copy_of(self, other: Stored) -> bool:
         """Return whether a copy of the other version has these properties; the copy may have another etag."""
@@ -297,6 +301,15 @@ class Bucket:
     def _no_bucket(self, verb: str) -> FileNotFoundError:
         what = f"{verb} of s3://{self.bucket}: there is no such bucket (NoSuchBucket)"
         return FileNotFoundError(errno.ENOENT, what)
+
+    def properties(self, stored: Stored | None, id: str) -> dict[str, Any]:
+        """Return the properties of a version without its bytes, as arguments of another one that a commit with this id
+        makes.
+        """
+        carried = {} if stored is None else dict(stored.carried)
+        if "Tagging" in carried:
+            carried["Tagging"] = self.tags(carried["Tagging"])
+        return carried | {"Metadata": {**carried.get("Metadata", {}), **({ID: id} if id else {})}}
 
     def tags(self, name: str) -> str:
         """Return the tags of an object, as the header that gives them to another."""

@@ -1,26 +1,27 @@
 """The state of the next version of an object while it is being made, without a single request.
 
-    base        the version that was opened, or that the last commit made; None: there is no object yet
     extents     source of each byte of the next version (`plan.py`)
     upload      the upload to the object's own key, if one is open
     private     private objects of this file: staged bytes, and the note of the upload
-    attempts    commits with unknown result: the id in the object's metadata -> the changes of this file that lie over
-                that version if it was carried out
+    attempts    commits with unknown result: the id in the object's metadata -> the size of that version, and the
+                changes of this file that lie over it if it was carried out
     recorded    whether this file's write-back since the last commit is recorded: a file opened anew has no record
-    turns       number of changes of the stored version and truncates: a read that overlapped one is repeated
 
-Every change is one method, which keeps all of these consistent. Any thread may call them. `lock` guards the fields and
-is held briefly; a caller that reads several fields takes it itself. Its condition waits for the end of `publishing`.
+The versions are those of `..objects.draft`. Every change is one method, which keeps all of these consistent. Any thread
+may call them. `lock` guards the fields and is held briefly; a caller that reads several fields takes it itself. Its
+condition waits for the end of `publishing`.
 """
 
 from __future__ import annotations
 
 import errno
-import threading
 from collections.abc import Iterable, Iterator
 from contextlib import contextmanager
+from dataclasses import dataclass
 
 from ...errors import Key
+from ..objects import draft
+from ..objects.store import Store
 from .calls import Stored, Upload
 from .plan import Extents, Held, Source, Staged
 
@@ -30,38 +31,51 @@ TIDY_AFTER = 64
 """Number of unused private objects before they are deleted."""
 
 
-class Draft:
+@dataclass(frozen=True, slots=True)
+class Attempt:
+    """A commit with unknown result: the size that it stores, and later changes over that version."""
+
+    size: int
+    over: Extents
+
+    def is_old(self) -> bool:
+        """Return whether nothing was changed since."""
+        return self.over.is_old() and self.over.size == self.size
+
+
+class Draft(draft.Draft[Stored]):
     """The draft of one file.
 
     Args:
+        store: compares versions.
         base: the stored version.
     """
 
-    def __init__(self, base: Stored | None) -> None:
-        self.lock = threading.Condition()
-        self.turns = 0
-        self.publishing = False
-        self.rolled_back = False
+    def __init__(self, store: Store[Stored], base: Stored | None) -> None:
+        super().__init__(store, base)
         self.upload: Upload | None = None
         self.private: set[str] = set()
-        self.attempts: dict[str, Extents] = {}
+        self.attempts: dict[str, Attempt] = {}
         self._tidied = 0  # number of private objects at the last clean-up
-        self.take(base)
+        self._start(None)
 
     def _maps(self) -> tuple[Extents, ...]:
-        return (self.extents, *self.attempts.values())
+        return (self.extents, *(attempt.over for attempt in self.attempts.values()))
 
     # ---------------------------------------------------------------- the stored object
 
     def take(self, base: Stored | None, over: Extents | None = None) -> None:
         """Set the stored version; `over`: the changes over it, None for none."""
         with self.lock:
-            self.base = base
-            self.extents = over or Extents(0 if base is None else base.size)
-            self.changed = base is None or over is not None
-            self.recorded = over is not None
-            self.attempts.clear()
-            self.turns += 1
+            self.begin(base)
+            self._start(over)
+
+    def _start(self, over: Extents | None) -> None:
+        """Begin with these changes over the base, and no others."""
+        self.extents = over or Extents(0 if self.base is None else self.base.size)
+        self.changed = self.base is None or over is not None
+        self.recorded = over is not None
+        self.attempts.clear()
 
     def published(self, base: Stored, over: Extents | None = None) -> None:
         """Record a successful commit: all written-back bytes are in it."""
@@ -70,12 +84,11 @@ class Draft:
             self.recorded = True
             self.rolled_back = False
 
-    def roll_back(self, base: Stored | None) -> None:
-        """Forget all write-back since the last commit."""
+    def roll_back(self, landed: Stored | None) -> None:
+        """Forget all write-back since the last commit; `landed`: that is one whose reply was lost."""
         with self.lock:
-            self.take(base)
-            self.changed = base is None
-            self.rolled_back = True
+            self.go_back(landed or self.base)
+            self._start(None)
 
     def rebase(self, base: Stored | None, kept: Iterable[tuple[int, int]], key: Key) -> None:
         """Set the stored version, and keep only the bytes that are staged in these ranges, [begin, end), over it.
@@ -97,7 +110,7 @@ class Draft:
     def attempted(self, id: str, upload: Upload | None) -> None:
         """Record a commit with unknown result. From now on changes over that version are recorded, too."""
         with self.lock:
-            self.attempts.setdefault(id, Extents(self.extents.size))
+            self.attempts.setdefault(id, Attempt(self.extents.size, Extents(self.extents.size)))
             if upload is not None:
                 upload.failures += 1
 
@@ -106,14 +119,21 @@ class Draft:
         open.
         """
         with self.lock:
-            over, upload = self.attempts[stored.id], self.upload
+            attempt, upload = self.attempts[stored.id], self.upload
             if upload is not None and upload.id == stored.id:
                 self.upload = None
                 self.private.discard(upload.note)
             else:
                 upload = None
-            self.published(stored, None if over.is_old() and over.size == stored.size else over)
+            self.published(stored, None if attempt.is_old() else attempt.over)
             return upload
+
+    def seen_over(self, landed: Stored | None) -> tuple[Stored | None, Extents]:
+        """Return the version that a read sees, and the changes over it; `landed`: the stored version is an attempt."""
+        with self.lock:
+            if landed is not None and landed.id in self.attempts:
+                return landed, self.attempts[landed.id].over
+            return self.base, self.extents
 
     @contextmanager
     def publish(self) -> Iterator[None]:

@@ -28,14 +28,14 @@ import secrets
 import threading
 import weakref
 from collections.abc import Iterable, Sequence
-from dataclasses import replace
 from typing import TYPE_CHECKING, Any
 
 from ...errors import BackendError, Key
+from ..objects.store import run
 from ..protocol import BackendFile, ObjectStat
 from ..spool import parts_of_buffers, revoked
 from .assembly import Assembler
-from .calls import ID, Stored, Upload
+from .calls import Stored, Upload
 from .draft import Draft
 from .errors import ServerError, keeping, send_again, unclear
 from .plan import OLD, ZEROS, Held, Part, Piece, Source, Staged
@@ -59,23 +59,24 @@ class S3File(BackendFile):
         self.key, self.name = key, name
         self.detached = False  # the name was removed, or belongs to another object
         self._beginning = threading.Lock()  # one thread begins an upload; taken before the draft's lock
-        self._draft = Draft(base)
+        self.draft = Draft(backend.requests, base)
         # For files that are never closed.
-        weakref.finalize(self, backend.session.left.append, self._draft).atexit = False
+        weakref.finalize(self, backend.session.left.append, self.draft).atexit = False
 
     # ---------------------------------------------------------------- reading
 
     def stat(self) -> ObjectStat:
-        with self._draft.lock:
-            base, size = self._draft.base, self._draft.extents.size
-        return ObjectStat(size=size) if base is None else replace(self._backend.status_of(self.name, base), size=size)
+        with self.draft.lock:
+            base, version, size = self.draft.base, self.draft.version(), self.draft.extents.size
+        return ObjectStat(size=size, version=version, mtime=None if base is None else base.mtime)
 
     def read_into(self, offset: int, buffers: Sequence[memoryview]) -> int:
         """Read bytes. Uncommitted bytes may be read in their earlier state."""
         wanted = sum(map(len, buffers))
+        landed: Stored | None = None
         while True:
-            with self._draft.lock:
-                turns, base, name, extents = self._draft.turns, self._draft.base, self.name, self._draft.extents
+            with self.draft.lock:
+                turns, name, (base, extents) = self.draft.turns, self.name, self.draft.seen_over(landed)
                 pieces = [older for p in extents.pieces(offset, offset + wanted) for older in extents.older(p)]
             done = 0
             try:
@@ -88,11 +89,12 @@ class S3File(BackendFile):
             except OSError as error:
                 if error.errno not in (errno.ESTALE, errno.ENOENT, errno.ERANGE):
                     raise
-                if self._still(turns) and not self._landed_meanwhile():
+                seen, landed = landed, self._landed()
+                if (landed is None or landed == seen) and self._still(turns):
                     what = f"{error.strerror or error}; the opened version no longer exists"
                     raise OSError(errno.ESTALE, what, self.key) from error
                 continue
-            if turns == self._draft.turns:
+            if turns == self.draft.turns:
                 return done
 
     def _read(self, piece: Piece, buffers: Sequence[memoryview], name: str, base: Stored | None) -> int:
@@ -113,21 +115,16 @@ class S3File(BackendFile):
 
     def _still(self, turns: int) -> bool:
         """Return whether this file has not changed the stored version since; wait for a commit that is about to."""
-        with self._draft.lock:
-            self._draft.lock.wait_for(lambda: not self._draft.publishing)
-            return turns == self._draft.turns
+        with self.draft.lock:
+            self.draft.lock.wait_for(lambda: not self.draft.publishing)
+            return turns == self.draft.turns
 
-    def _landed_meanwhile(self) -> bool:
-        """Return whether the stored version is a commit of this file with unknown result, which is recorded now."""
-        with self._draft.lock:
-            attempts = set(self._draft.attempts)
-        if not attempts:
-            return False
+    def _landed(self) -> Stored | None:
+        """Return the stored version, if it is a commit of this file with unknown result. The next commit records it."""
+        if not self.draft.attempts:
+            return None
         stored = self._bucket.head(self.name)
-        if stored is None or stored.id not in attempts:
-            return False
-        self._land(stored)
-        return True
+        return stored if stored is not None and stored.id in self.draft.attempts else None
 
     def read_staged(self, offset: int, buffers: Sequence[memoryview]) -> int:
         """Read staged bytes. Committed bytes are no longer staged; so the cache discovers a commit whose reply was
@@ -136,10 +133,10 @@ class S3File(BackendFile):
         wanted = sum(map(len, buffers))
         seen: Source | None = None
         while True:
-            with self._draft.lock:
-                self._draft.lock.wait_for(lambda: not self._draft.publishing)
-                piece = next(iter(self._draft.extents.pieces(offset, offset + wanted)), None)
-                rolled_back = self._draft.rolled_back
+            with self.draft.lock:
+                self.draft.lock.wait_for(lambda: not self.draft.publishing)
+                piece = next(iter(self.draft.extents.pieces(offset, offset + wanted)), None)
+                rolled_back = self.draft.rolled_back
             if piece is None or not isinstance(piece.source, Staged | Held):
                 break
             try:
@@ -163,8 +160,8 @@ class S3File(BackendFile):
             with revoked(parts_of_buffers(buffers, begin - offset, stop - offset)) as parts:
                 if stop - begin == self._unit and begin // self._unit < self._backend.sizes.direct:
                     self._send(begin, stop, parts)
-                elif self._draft.may_hold(begin, self._unit):
-                    self._draft.put(begin, stop, Held(b"".join(parts)))
+                elif self.draft.may_hold(begin, self._unit):
+                    self.draft.put(begin, stop, Held(b"".join(parts)))
                 else:
                     self.stage(begin, parts)
             begin = stop
@@ -183,7 +180,7 @@ class S3File(BackendFile):
                 raise
             self._lose(upload)
             raise send_again(error.strerror) from error
-        if not self._draft.put(begin, end, Part(upload.upload, number, etag), upload):
+        if not self.draft.put(begin, end, Part(upload.upload, number, etag), upload):
             raise send_again(f"the upload of {self.key!r} was given up")
 
     def stage(self, offset: int, buffers: Sequence[memoryview]) -> int:
@@ -195,74 +192,66 @@ class S3File(BackendFile):
         except BaseException:
             self._backend.session.discard({name})  # it may be stored
             raise
-        self._draft.put(offset, offset + length, Staged(name))
-        self._backend.session.discard(self._draft.unused(now=False))
+        self.draft.put(offset, offset + length, Staged(name))
+        self._backend.session.discard(self.draft.unused(now=False))
         return length
 
     def truncate(self, size: int) -> None:
-        self._draft.cut(size)
+        self.draft.cut(size)
 
     def punch_hole(self, offset: int, length: int) -> None:
-        self._draft.punch(offset, offset + length)
+        self.draft.punch(offset, offset + length)
 
     def kept(self) -> bool:
         """Return whether all acknowledged bytes are kept, or the cache still has them: parts of a lost upload are sent
         again. Committed bytes are stored, which the cache discovers when it reads them. A call from before the abort
         may still end.
         """
-        needed = self._draft.staged()
+        needed = self.draft.staged()
         missing = needed - self._backend.session.stored()
-        return self._draft.recorded and not missing & self._draft.staged()
+        return self.draft.recorded and not missing & self.draft.staged()
 
     # ---------------------------------------------------------------- uploads
 
     def _opened_upload(self) -> Upload:
         with self._beginning:
-            with self._draft.lock:
-                upload, name, base = self._draft.upload, self.name, self._draft.base
+            with self.draft.lock:
+                upload, name, base = self.draft.upload, self.name, self.draft.base
             if upload is None:
                 id = secrets.token_hex(16)
-                upload = self._backend.session.begin_upload(name, id, self._extra(base, id))
-                self._draft.begun(upload)
+                upload = self._backend.session.begin_upload(name, id, self._bucket.properties(base, id))
+                self.draft.begun(upload)
             return upload
-
-    def _extra(self, base: Stored | None, id: str) -> dict[str, Any]:
-        """Return the properties of the next version without its bytes: those of the last one, and the id."""
-        carried = dict(base.carried) if base is not None else {}
-        if "Tagging" in carried:
-            carried["Tagging"] = self._bucket.tags(carried["Tagging"])
-        return {**carried, "Metadata": {**carried.get("Metadata", {}), ID: id}}
 
     def _lose(self, upload: Upload) -> None:
         """Abandon an upload, which may be gone: its parts must be sent again."""
-        if self._draft.lose(upload):
+        if self.draft.lose(upload):
             self._backend.session.give_up(upload.name, upload.upload)
             self._backend.session.discard({upload.note})
 
     # ---------------------------------------------------------------- commit
 
     def commit(self) -> str | None:
-        if self._draft.changed:
-            self._backend.settle(self.name)
-        if self._draft.changed and not self.detached:
-            with self._draft.publish():
+        if self.draft.changed:
+            run(self._backend.names.settle(self.name))
+        if self.draft.changed and not self.detached:
+            with self.draft.publish():
                 try:
                     self._commit()
                 except OSError as error:
                     raise keeping(error) from error
             self._clear()
-        base = self._draft.base
-        return None if base is None else self._backend.status_of(self.name, base).version
+        return self.draft.version()
 
     def _commit(self) -> None:
-        draft = self._draft
+        draft = self.draft
         if draft.attempts:
             self._check_attempts()
             if not draft.changed:
                 return
         if draft.forget():
             raise send_again(f"some of {self.key!r} was sent to an upload that is gone, or was cut since")
-        assembler = Assembler(self._backend, self.name, draft.base, draft.extents.copy(), self._read_piece)
+        assembler = Assembler(self._backend, self.name, draft, self._read_piece)
         try:
             put = assembler.is_one_put()
             draft.published(self._put_whole(assembler) if put else self._complete(assembler))
@@ -271,7 +260,7 @@ class S3File(BackendFile):
 
     def _read_piece(self, piece: Piece, buffers: Sequence[memoryview]) -> int:
         try:
-            return self._read(piece, buffers, self.name, self._draft.base)
+            return self._read(piece, buffers, self.name, self.draft.base)
         except OSError as error:
             if piece.source == OLD and error.errno in (errno.ENOENT, errno.ERANGE):
                 raise self._conflict(None) from error
@@ -279,7 +268,7 @@ class S3File(BackendFile):
 
     def _put_whole(self, assembler: Assembler) -> Stored:
         id = secrets.token_hex(16)
-        extra = self._extra(self._draft.base, id)
+        extra = self._bucket.properties(self.draft.base, id)
         with assembler.bytes_of_all() as buffer:
             size = len(buffer)
             assembler.check_base()
@@ -308,7 +297,7 @@ class S3File(BackendFile):
             return self._judged(error, upload.id, upload)
         if upload.failures:  # an earlier completion may have succeeded, and the object been replaced since
             return self._judged(OSError(errno.EIO, "a completion that was repeated"), upload.id, upload)
-        self._draft.uploaded()
+        self.draft.uploaded()
         return self._published(Stored(etag, assembler.size, when, upload.id, self._carried()))
 
     def _published(self, stored: Stored) -> Stored:
@@ -318,14 +307,14 @@ class S3File(BackendFile):
         try:
             found = self._bucket.head(self.name)
         except OSError as error:
-            self._draft.attempted(stored.id, None)
+            self.draft.attempted(stored.id, None)
             raise BackendError(errno.EAGAIN, f"it is stored; then {error}", retry=True, kept=True) from error
         if found is None or found.id != stored.id:
             raise self._conflict(found)
         return found
 
     def _carried(self) -> dict[str, Any]:
-        return {} if self._draft.base is None else dict(self._draft.base.carried)
+        return {} if self.draft.base is None else dict(self.draft.base.carried)
 
     def _without_upload(self, error: ServerError, upload: Upload) -> OSError:
         """Return an error from before the publishing request: of the upload, of a copied source, or another one."""
@@ -358,22 +347,22 @@ class S3File(BackendFile):
         try:
             stored = self._bucket.head(self.name)
         except OSError as unknown:
-            self._draft.attempted(id, upload)
+            self.draft.attempted(id, upload)
             if gone and upload is not None:
                 self._lose(upload)
                 raise send_again(f"{error}; then {unknown}") from unknown
             raise BackendError(errno.EAGAIN, f"{error}; then {unknown}", retry=True, kept=True) from unknown
         if stored is not None and stored.id == id:
             if upload is not None:  # otherwise an upload may be open that this commit did not use
-                self._draft.uploaded()
+                self.draft.uploaded()
             return stored
-        if stored is not None and stored.id in self._draft.attempts:
+        if stored is not None and stored.id in self.draft.attempts:
             self._land(stored)
             raise send_again("an earlier commit was carried out")
-        if refused or not self._is_base(stored):
+        if refused or not self.draft.replaces(stored):
             raise self._conflict(stored) from error
         if not gone:
-            self._draft.attempted(id, upload)
+            self.draft.attempted(id, upload)
         if upload is not None and (gone or upload.failures >= REPEATS_MAX):
             self._lose(upload)
             raise send_again(error) from error
@@ -383,45 +372,39 @@ class S3File(BackendFile):
     def _check_attempts(self) -> None:
         """Check for commits with unknown result."""
         stored = self._bucket.head(self.name)
-        if stored is not None and stored.id in self._draft.attempts:
+        if stored is not None and stored.id in self.draft.attempts:
             self._land(stored)
             return
-        if not self._is_base(stored):
+        if not self.draft.replaces(stored):
             raise self._conflict(stored)
-        upload = self._draft.upload
-        if upload is not None and not self._draft.is_old(upload.id):
+        upload = self.draft.upload
+        if upload is not None and not self.draft.is_old(upload.id):
             self._lose(upload)  # its id belongs to other bytes
 
     def _land(self, stored: Stored) -> None:
         """Record that the stored version is the commit with unknown result."""
-        upload = self._draft.land(stored)
+        upload = self.draft.land(stored)
         if upload is not None:
             self._backend.session.discard({upload.note})
 
-    def _is_base(self, stored: Stored | None) -> bool:
-        base = self._draft.base
-        if stored is None or base is None:
-            return stored is base
-        return stored.etag == base.etag
-
     def _conflict(self, stored: Stored | None) -> OSError:
         found = "no object" if stored is None else f"version {stored.version}"
-        base = self._draft.base
-        ours = "none" if base is None else f"version {base.version}"
+        over = self.draft.over
+        ours = "none" if over is None else f"version {over.version}"
         return OSError(errno.ESTALE, f"{found} is stored where {ours} was opened", self.key)
 
     # ---------------------------------------------------------------- the end
 
     def _clear(self) -> None:
         """Delete unused private objects, and abort an unused upload, after a commit."""
-        upload = self._draft.upload
-        if upload is not None and not self._draft.changed:
+        upload = self.draft.upload
+        if upload is not None and not self.draft.changed:
             self._lose(upload)
-        self._backend.session.discard(self._draft.unused(now=True))
+        self._backend.session.discard(self.draft.unused(now=True))
 
     def rollback(self) -> None:
         """Forget all write-back since the last commit."""
-        self._draft.roll_back(self._bucket.head(self.name))
+        self.draft.roll_back(self._landed())
         self._end_upload()
         self._clear()
 
@@ -429,39 +412,25 @@ class S3File(BackendFile):
         """Lay the staged bytes of these ranges over the current stored version, and forget all other write-back since
         the last commit.
         """
-        self._draft.rebase(self._bucket.head(self.name), ranges, self.key)
+        self.draft.rebase(self._bucket.head(self.name), ranges, self.key)
         self._end_upload()
         self._clear()
 
-    def is_created(self) -> bool:
-        """Return whether the object was created, and no commit of it is known to have succeeded; False after a
-        rollback.
-        """
-        with self._draft.lock:
-            return self._draft.base is None and not self._draft.rolled_back
-
-    def is_doubtful(self) -> bool:
-        """Return whether a commit with unknown result may have stored the object."""
-        return bool(self._draft.attempts)
-
-    def moved(self, key: Key, name: str, stored: Stored | None) -> None:
+    def renamed(self, key: Key, name: str, before: Stored | None, now: Stored | None) -> None:
         """Record another name of the object. Parts of an upload to the old name must be sent again."""
-        draft = self._draft
-        with draft.lock:
+        with self.draft.lock:
             self.key, self.name = key, name
-            draft.turns += 1
-            if stored is not None and draft.base is not None:
-                draft.base = replace(stored, carried=draft.base.carried, id=draft.base.id)
+            self.draft.renamed(before, now)
         self._end_upload()
 
     def _end_upload(self) -> None:
-        upload = self._draft.upload
+        upload = self.draft.upload
         if upload is not None:
             self._lose(upload)
 
     def close(self) -> None:
         """Drop uncommitted bytes."""
-        self._backend.leave(self)
+        self._backend.names.leave(self)
         with contextlib.suppress(OSError):
             self._end_upload()
-        self._backend.session.discard(self._draft.leave())
+        self._backend.session.discard(self.draft.leave())

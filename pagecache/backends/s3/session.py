@@ -218,6 +218,7 @@ class Session:
         with self._lock:
             if self._renewing is not None:
                 self._renewing.set()
+            self._renewing = None  # a volume that is attached later needs another one
         self._collect()
         self._forget(())
         with contextlib.suppress(OSError):

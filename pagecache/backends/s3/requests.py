@@ -1,0 +1,93 @@
+"""The requests that names are made of, to a bucket."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from contextlib import AbstractContextManager, contextmanager
+from typing import TYPE_CHECKING
+
+from ...errors import Key
+from .assembly import side_by_side
+from .calls import Bucket, Stored
+from .errors import unclear
+
+if TYPE_CHECKING:
+    from .plan import Sizes
+    from .session import Session
+
+__all__ = ["Requests", "about"]
+
+
+@contextmanager
+def about(key: Key | None) -> Iterator[None]:
+    """Make errors name the key: a request has the name of the object only."""
+    try:
+        yield
+    except OSError as error:
+        if error.filename is None and key is not None:
+            error.filename = key
+        raise
+
+
+class Requests:
+    """The requests to one bucket, as coroutines that never suspend.
+
+    Args:
+        session: of the backend, for the uploads of large copies.
+        sizes: of parts.
+        concurrent: largest number of concurrent requests of one copy.
+    """
+
+    move = None
+
+    def __init__(self, bucket: Bucket, session: Session, sizes: Sizes, concurrent: int) -> None:
+        self._bucket, self._session, self.sizes, self._concurrent = bucket, session, sizes, concurrent
+        self._seen_bucket = False
+
+    async def head(self, name: str) -> Stored | None:
+        """Return the stored version.
+
+        Raises:
+            FileNotFoundError: there is no such bucket.
+        """
+        stored = self._bucket.head(name, once=True)  # the cache repeats the call
+        if stored is None and not self._seen_bucket:
+            self._bucket.check_bucket()
+        self._seen_bucket = True
+        return stored
+
+    async def copy(self, old: str, new: str, version: Stored) -> None:
+        if version.size <= self.sizes.part_most:
+            self._bucket.copy_object(old, new, version.etag)
+            return
+        step = self.sizes.copied
+        ranges = [(n, at, min(at + step, version.size)) for n, at in enumerate(range(0, version.size, step), 1)]
+        upload = self._session.begin_upload(new, version.id, self._bucket.properties(version, version.id))
+
+        def copy(span: tuple[int, int, int]) -> tuple[int, str]:
+            return span[0], self._bucket.copy(new, upload.upload, span[0], old, span[1], span[2], version.etag)
+
+        try:
+            self._bucket.complete(new, upload.upload, side_by_side(copy, ranges, self._concurrent), {})
+        except BaseException:
+            self._session.give_up(new, upload.upload)
+            raise
+        finally:
+            self._session.discard({upload.note})
+
+    async def delete(self, name: str) -> None:
+        self._bucket.delete(name)
+
+    def same(self, one: Stored | None, other: Stored | None) -> bool:
+        if one is None or other is None:
+            return one is other
+        return one.etag == other.etag
+
+    def is_copy(self, found: Stored, version: Stored) -> bool:
+        return found.is_copy_of(version)
+
+    def is_refusal(self, error: BaseException) -> bool:
+        return isinstance(error, OSError) and not unclear(error)
+
+    def about(self, key: Key) -> AbstractContextManager[None]:
+        return about(key)

@@ -1,0 +1,143 @@
+"""A commit whose result is unknown: which stored version is that commit, and which one is another. [2.15, 2.19]"""
+
+from __future__ import annotations
+
+import contextlib
+from collections.abc import Callable, Iterator
+from typing import Any
+
+import pytest
+from botocore.exceptions import ClientError
+
+from pagecache import ConflictError, PageCache, RetryPolicy
+from pagecache.backends.s3 import S3Backend
+from pagecache.testing import Gate
+from pagecache.testing.proxy import FaultyProxy, ProxyRule
+
+from ..file.rig import Task, eventually
+from .requests import is_for
+from .servers import Bucket, Server
+
+PART = 64 << 10
+OLD = b"".join(bytes([i]) * PART for i in range(1, 5))
+ONCE = RetryPolicy(attempts=1, failed_retry=None)
+
+
+@pytest.fixture
+def server(started: Callable[[str], Server]) -> Server:
+    """A server that ignores the condition of a completion, so that a late one lands."""
+    return started("moto_small")
+
+
+@pytest.fixture
+def backend(bucket: Bucket, proxy: FaultyProxy) -> Iterator[S3Backend]:
+    bucket.client.put_object(Bucket=bucket.name, Key="k", Body=OLD)
+    backend = S3Backend(bucket.name, endpoint_url=proxy.endpoint, part_size=PART, least_part=1)
+    yield backend
+    proxy.rules.clear()
+    backend.close()
+
+
+def stored(bucket: Bucket) -> bytes:
+    body: bytes = bucket.client.get_object(Bucket=bucket.name, Key="k")["Body"].read()
+    return body
+
+
+def lose(proxy: FaultyProxy, fault: Any) -> None:
+    """Fail a completion, and every later request."""
+    failed = ProxyRule(fault, is_for("CompleteMultipartUpload"))
+    proxy.rules = [ProxyRule("reset", lambda call: failed.seen > 0, times=1000), failed]
+
+
+def test_a_commit_that_lands_after_a_truncate_is_not_taken_for_the_truncated_one(
+    bucket: Bucket, proxy: FaultyProxy, backend: S3Backend
+) -> None:
+    """The id in the metadata belongs to one image: bytes, size and cuts."""
+    client, upload = bucket.client, {"Bucket": bucket.name, "Key": "k"}
+    file = backend.open("k")
+    file.write_from(3 * PART, [memoryview(b"W" * PART)])
+    lose(proxy, "reset")
+    with pytest.raises(OSError):
+        file.commit()
+    proxy.rules.clear()
+    [(_, id)] = bucket.uploads()
+    parts = client.list_parts(**upload, UploadId=id)["Parts"]
+    listed = [{name: part[name] for name in ("PartNumber", "ETag")} for part in parts]
+
+    def land() -> None:
+        with contextlib.suppress(ClientError):
+            client.complete_multipart_upload(**upload, UploadId=id, MultipartUpload={"Parts": listed})
+
+    file.truncate(3 * PART)
+    proxy.rules = [ProxyRule("call", is_for("CompleteMultipartUpload"), action=land)]
+    try:
+        file.commit()
+    except OSError:  # the upload was given up
+        file.commit()
+    assert stored(bucket) == OLD[: 3 * PART]
+
+
+def test_a_read_that_finds_a_commit_of_unknown_result_goes_on_while_the_next_commit_finds_it(
+    bucket: Bucket, proxy: FaultyProxy, backend: S3Backend
+) -> None:
+    """Only the commit records it."""
+    file, room = backend.open("k"), bytearray(4)
+    file.write_from(0, [memoryview(b"W" * PART)])
+    lose(proxy, "lost")
+    with pytest.raises(OSError):
+        file.commit()
+    with Gate() as gate:
+        proxy.rules = [ProxyRule("call", is_for("HeadObject"), action=gate.enter)]
+        reading = Task(file.read_into, 3 * PART, [memoryview(room)])
+        gate.wait_entered()
+        file.commit()
+        gate.release()
+        assert (reading.result(), bytes(room)) == (4, OLD[-4:])
+    assert stored(bucket) == b"W" * PART + OLD[PART:]
+
+
+def test_a_read_sees_later_bytes_over_a_commit_of_unknown_result(
+    bucket: Bucket, proxy: FaultyProxy, backend: S3Backend
+) -> None:
+    file, room = backend.open("k"), bytearray(2 * PART)
+    file.write_from(0, [memoryview(b"W" * PART)])
+    lose(proxy, "lost")
+    with pytest.raises(OSError):
+        file.commit()
+    proxy.rules.clear()
+    file.truncate(PART + 10)
+    assert file.read_into(0, [memoryview(room)]) == PART + 10
+    assert bytes(room[: PART + 10]) == b"W" * PART + OLD[PART : PART + 10]
+
+
+def test_a_rollback_takes_no_version_of_another_program(bucket: Bucket, backend: S3Backend) -> None:
+    """Bytes that are written later lie over the version that was opened, or over none. [2.19]"""
+    with PageCache("4MiB", retry=ONCE) as cache:
+        volume = cache.attach(backend)
+        file = volume.open("k", "r+b", read_ahead=0)
+        file.pwrite(b"W" * PART, PART)
+        file.flush()
+        file.pwrite(b"K" * 4096, 4096)
+        bucket.client.put_object(Bucket=bucket.name, Key="k", Body=bytes(len(OLD)))
+        volume.discard("k", PART, PART)
+        with pytest.raises(ConflictError):
+            file.pread(4, len(OLD) - 4)
+        with pytest.raises(ConflictError):
+            file.fsync()
+        file.abandon()
+    assert stored(bucket) == bytes(len(OLD))
+
+
+def test_a_backend_that_is_attached_again_renews_its_private_objects(
+    bucket: Bucket, proxy: FaultyProxy, backend: S3Backend
+) -> None:
+    """Otherwise another program takes them for leftovers."""
+    backend.session.renewed_every = 0.01
+    alive = ProxyRule("call", lambda call: call.method == "PUT" and call.path.endswith("/alive"))
+    for _ in range(2):
+        alive.seen, proxy.rules = 0, [alive]
+        name = backend.session.private_name()
+        eventually(lambda: alive.seen)
+        backend.session.discard({name})
+        backend.close()
+        eventually(lambda: bucket.left_behind() == [])  # a renewal in flight removes its object when it is answered
