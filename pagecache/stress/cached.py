@@ -99,6 +99,10 @@ class CachedTarget:
         self.ways = frozenset(WAYS)
         if plan.crash_of(number) != "none":
             self.ways -= {*CROSSING}
+        if "announced" not in plan.mix or limits.commit_on_close:
+            self.ways -= {"announced"}  # a conflict is pending then, for a moment: only on request
+            if "announced" in plan.mix:
+                self.skipped["announced"] = "objects that are replaced as a whole would get another version by it"
         if "rivals" not in plan.mix or (self.variant.objects and not self._named):
             self.ways -= {"rivals"}  # the other backend has one place for uncommitted bytes of all writers
         if "touches" not in plan.mix or not limits.commit_on_close or not self._named:
@@ -522,6 +526,13 @@ class CachedTarget:
         )
         self._entered[handle] = None
         return handle
+
+    def announce(self, name: str, offset: int, length: int | None) -> None:
+        """Settle the conflict, if bytes of the range are local, in a way that loses none."""
+        key = self.key(name)
+        self.volume.invalidate_remote(key, offset, length)
+        if any(file.key == key and file.conflict is not None for file in self.volume.engine.files()):
+            self.volume.resolve(key, "force")
 
     def link(self, old: str, new: str) -> None:
         self._links("link")(self.key(old), self.key(new), follow=False)

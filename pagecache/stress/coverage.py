@@ -27,17 +27,8 @@ PAGE = 4096
 PAGES = 64  # pages at the end of a long operation that are recorded for it, and as many at its beginning
 
 PLACELESS = {"fsync", "sync", "ticket", "flush", "publish", "rename", "remove", "look"}
-PLACELESS |= {
-    "name_create",
-    "name_open",
-    "name_rename",
-    "name_remove",
-    "name_sync",
-    "name_link",
-    "name_symlink",
-    "held_fsync",
-    "held_close",
-}
+PLACELESS |= {kind for kind, way in KINDS.items() if way in CROSSING and kind.startswith("name_")}
+PLACELESS |= {"held_fsync", "held_close"}
 """Kinds without a byte range: they are beside any running operation, and after none."""
 EVERYWHERE = {"sync", "ticket"}
 """Kinds that concern all files."""

@@ -129,7 +129,8 @@ class Faulting:
             still = not self.repairing or all(
                 one.volume != volume.native.address for one in operations(self._volume.cache.native.core)
             )
-            found = [file.key for file in volume.files() if file.conflict is not None]
+            # An object without a name stays in conflict: `resolve` settles the one that has the name now.
+            found = [file.key for file in volume.files() if file.conflict is not None and not file.removed]
             for key in found:
                 self._settle(key)
             if not found:

@@ -33,7 +33,7 @@ from pagecache.backends import linux
 from pagecache.errors import DataLossError, set_written
 from pagecache.options import OpenMode
 from pagecache.stress.plan import Plan
-from pagecache.stress.profiles import CROSSING, Edges, shared_names
+from pagecache.stress.profiles import Edges, shared_names
 from pagecache.stress.targets import FULL, Held, UnusableTarget
 
 __all__ = ["MountedTarget"]
@@ -189,7 +189,7 @@ class MountedTarget:
         self.hints = HINTS
         self.ways = frozenset({"buffered", "through", "views", "append", "truncate", "punch", "names", "hints"})
         if plan.processes == 1 and plan.crash_of(number) == "none":
-            self.ways |= {*CROSSING}
+            self.ways |= {"shared", "links"}
         if plan.tasks:
             self.skipped["tasks"] = "system calls have no coroutines; threads alone"
         if plan.faults != "none":
@@ -503,6 +503,9 @@ class MountedTarget:
 
     def enter(self, name: str, way: str, mode: OpenMode) -> Descriptor:
         return Descriptor(self._path(name), FLAGS[mode] | (os.O_DSYNC if way == "through" else 0))
+
+    def announce(self, name: str, offset: int, length: int | None) -> None:
+        raise io.UnsupportedOperation("a file system has no foreign writers")
 
     def link(self, old: str, new: str) -> None:
         os.link(self._path(old), self._path(new), follow_symlinks=False)

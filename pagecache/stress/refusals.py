@@ -15,12 +15,11 @@ from pagecache.stress.cached import CachedTarget
 from pagecache.stress.child import unpicklable
 from pagecache.stress.mounted import MountedTarget
 from pagecache.stress.plan import Plan
-from pagecache.stress.profiles import CROSSING
 from pagecache.stress.targets import Target, UnusableTarget
 
 __all__ = ["BEHIND", "refuse_crashes", "refuse_ways"]
 
-BEHIND = {"foreign", "rivals", *CROSSING}
+BEHIND = {"foreign", "rivals", "shared", "links"}
 """Ways that change the store behind a cache, and shared names. They cannot take part in crashes, and not all rounds
 with a cache have them."""
 

@@ -22,7 +22,7 @@ from pagecache.stress.bindings import Names, Sight, Value, described
 from pagecache.stress.content import decode
 from pagecache.stress.history import Broken, Model, Write
 from pagecache.stress.oracle import Observation, settled, verdict
-from pagecache.stress.profiles import shared_names
+from pagecache.stress.profiles import CROSSING, KINDS, shared_names
 
 if TYPE_CHECKING:
     from pagecache.stress.world import Activity, World
@@ -80,7 +80,9 @@ class Shared:
         self._lost.update(value for value in values if isinstance(value, int))
 
     def explains(self, error: OSError, activity: Activity) -> bool:
-        """Return whether the names explain an error of a call through a handle."""
+        """Return whether the names, or a pending conflict, explain an error of a shared operation."""
+        if error.errno == errno.ESTALE and "announced" in self._world.plan.mix:
+            return KINDS[activity.operation.kind] in CROSSING
         return activity.file is not None and self.is_gone(error, activity.file)
 
     def is_gone(self, error: OSError, number: int) -> bool:

@@ -200,6 +200,10 @@ class Target(Protocol):
         """Open a shared name, and return a handle: `pread`, `pwrite`, `append`, `truncate`, `fsync`, `close`."""
         ...
 
+    def announce(self, name: str, offset: int, length: int | None) -> None:
+        """Report a change of a stored object by another program."""
+        ...
+
     def link(self, old: str, new: str) -> None:
         """Give an object, or a symbolic link, another name."""
         ...

@@ -10,7 +10,8 @@ from typing import Any
 import pytest
 
 from pagecache.backends import Backend, MemoryBackend
-from pagecache.stress import Plan, run
+from pagecache.backends.protocol import BackendLimits
+from pagecache.stress import Plan, UnusableTarget, run
 from pagecache.stress.bindings import Binding, Names, Sight, Value
 from pagecache.stress.cached import CachedTarget
 from pagecache.stress.history import Broken, Clock, Model, Write
@@ -190,6 +191,42 @@ def test_workers_share_names_and_nothing_is_found() -> None:
     assert report.ok, report.story
     done = {key.split(" | ")[0] for key in report.coverage}
     assert {kind for kind in PROFILES["names"].weights if KINDS[kind] == "shared"} <= done
+
+
+def test_announcements_beside_all_ways_of_writing_lose_nothing() -> None:
+    mix = ("shared", "announced", "buffered", "direct", "parallel", "through")
+    report = run(Plan(seed=1, threads=4, tasks=0, operations=100, **SHARED | {"mix": mix}))
+    assert report.ok, report.story
+    assert any(key.startswith("name_announce") for key in report.coverage)
+
+
+def test_objects_that_are_replaced_as_a_whole_get_no_announcements() -> None:
+    limits = BackendLimits(commit_on_close=True)
+    plan = Plan(seed=1, threads=1, tasks=0, **SHARED | {"mix": ("announced", "shared")})
+    with pytest.raises(UnusableTarget, match=r"mix: announced cannot be on .*: objects that are replaced as a whole"):
+        run(plan, lambda: MemoryBackend(limits))
+
+
+def test_a_rest_leaves_the_conflict_of_an_object_without_a_name() -> None:
+    """`resolve` settles the object that has the name now: the rest would settle it without end."""
+    plan = Plan(seed=1, threads=1, tasks=0, faults="hell", **SHARED)
+    target = CachedTarget(plan, 0, None, "memory:")
+    target.faulting.options["on_conflict"] = "fail"
+    world = World(plan, target, 0)
+    world.begin()
+    target.calm()
+    key = target.key("shared0")
+    file = target.enter("shared0", "buffered", "x+b")
+    file.pwrite(b"first", 0)
+    target.volume.sync()
+    file.pwrite(b"second", 0)
+    target.volume.invalidate_remote(key)
+    assert any(one.key == key and one.conflict is not None for one in target.volume.engine.files())
+    target.remove("shared0")
+    target.calm()
+    assert file.pread(6, 0) == b"second"
+    target.act(file, "close")
+    world.end()
 
 
 class Keeps(MemoryBackend):
