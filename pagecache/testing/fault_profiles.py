@@ -108,6 +108,11 @@ PROFILES: Final[dict[str, tuple[Rule, ...]]] = {
         Rule("commit", error=_goes_away, done=True, chance=0.05),
         Rule("write", error=_goes_away, chance=0.01),
     ),
+    "names": (
+        Rule(("open", "stat", "rename", "remove"), error=_goes_away, chance=0.05),
+        Rule(("rename", "remove"), error=_goes_away, done=True, chance=0.1),
+        Rule(("open", "rename", "remove"), delay=0.0005, longest=0.02, chance=0.1),
+    ),
     "hostile": (
         Rule(BYTES, answer=None, chance=0.02),
         Rule(BYTES, answer=TOO_MANY, chance=0.02),

@@ -214,7 +214,8 @@ class FaultPlan:
         for a while, commits that fail, foreign versions, and death: the backend is gone until `FaultyBackend.revive`.
 
         "short" (results), "slow", "late" (reads return late although the bytes are there), "flaky" (1 % of the calls
-        fail) and "commits" (a third of them fail) have one kind each. "hostile" breaks the protocol: wrong results.
+        fail), "commits" (a third of them fail) and "names" (opens, renames and removes fail, some after they were
+        carried out) have one kind each. "hostile" breaks the protocol: wrong results.
         Under all but "hell" and "hostile", bytes arrive if they are sent often enough.
 
         Raises:

@@ -16,6 +16,7 @@ from pagecache.file import cached as file_module
 from pagecache.native import END, SHARED, STAMP_MAX, NativeInode, Op
 from pagecache.volume import lifetimes, namespace, opening, reconnect
 from pagecache.volume.inode import Inode
+from pagecache.volume.keys import BusyKeys
 from pagecache.volume.ticket import SyncTicket
 from pagecache.volume.volume import Volume
 
@@ -140,6 +141,17 @@ def taken_up_beside_others(self: SyncTicket) -> None:
 
 # ---------------------------------------------------------------------------------------- names, open, close
 
+run_busy, holding_busy = BusyKeys.run, BusyKeys.holding
+
+
+def run_with_one_key(self: BusyKeys, call: Any, tries: Any, *keys: Any, **context: Any) -> None:
+    run_busy(self, call, tries, keys[0], **context)
+
+
+def holding_nothing(self: BusyKeys, *keys: Any, **context: Any) -> Any:
+    return holding_busy(self, **context)
+
+
 renamed = namespace._rename
 
 
@@ -251,6 +263,18 @@ ENGINE = [
         "2.20",
         "A removed object stays cached under its name: an open of the name gets the bytes of the dead one.",
         (namespace, "_remove", remove_alone),
+    ),
+    engine(
+        "rename_holds_one_name",
+        "2.20",
+        "A rename holds its old name only: an open of the new one makes a second cache of the object, and loses bytes.",
+        (BusyKeys, "run", run_with_one_key),
+    ),
+    engine(
+        "open_holds_no_name",
+        "2.20, T-67",
+        "Opens do not hold their name: two of them make two caches of one object, and each misses the other's bytes.",
+        (BusyKeys, "holding", holding_nothing),
     ),
     engine(
         "rename_drops_dirty_bytes",

@@ -46,6 +46,7 @@ SETTINGS: dict[str, dict[str, Any]] = {
     | {"profile": "crowd", "files": 1, "threads": 6, "tasks": 0, "capacity": "64KiB", "mix": "append,truncate"}
     | {"operations": 25},
     "names": SMALL | {"profile": "metadata", "files": 4},
+    "crossing": SMALL | {"profile": "names", "mix": "shared", "files": 1},
     "forgetting": FORGETTING | {"faults": "commits"},
     "holes": FORGETTING
     | {"faults": "commits", "mix": "buffered,punch,direct", "threads": 2, "tasks": 0, "operations": 12},
@@ -135,6 +136,8 @@ SEARCHED: dict[str, str] = {
     "sync_leaves_files_to_another_sync": "names",
     "sync_forgets_names": "forgetting-names",
     "remove_leaves_the_cache": "names",
+    "rename_holds_one_name": "crossing",
+    "open_holds_no_name": "crossing",
     "rename_drops_dirty_bytes": "small",
     "close_writes_nothing_back": "names",
     "open_trusts_its_pages": "small",

@@ -14,6 +14,7 @@ import pytest
 
 from pagecache import DataLossError, RetryPolicy, WritebackError
 from pagecache.native import NativeInode
+from pagecache.volume.namespace import Naming
 
 from ..file.answers import failing_commit
 from ..file.backends import RecordingFile
@@ -242,6 +243,45 @@ def a_removed_name_is_free(make: Make) -> None:
     rig.volume.remove(KEY)
     with rig.volume.open(KEY, "a+") as file:
         assert file.pread(PAGE, 0) == b""
+
+
+@shows("rename_holds_one_name")
+def an_open_beside_a_rename_finds_the_cache_of_the_object(make: Make) -> None:
+    rig = make({KEY: OLD})
+    file = rig.open()
+    file.pwrite(NEW[:PAGE], 0)
+    carried_out, go_on = threading.Event(), threading.Event()
+    publish = Naming.publish
+
+    def late(self: Naming) -> None:
+        carried_out.set()
+        assert go_on.wait(SOON)
+        publish(self)
+
+    Naming.publish = late  # type: ignore[method-assign]
+    try:
+        renaming = Task(rig.volume.rename, KEY, "other")
+        assert carried_out.wait(SOON)
+        opening = Task(rig.volume.open, "other", "r+b")
+        assert opening.waits(MOMENT)
+        go_on.set()
+        renaming.result(SOON)
+    finally:
+        Naming.publish = publish  # type: ignore[method-assign]
+    assert opening.result(SOON).pread(PAGE, 0) == NEW[:PAGE]
+
+
+@shows("open_holds_no_name")
+def two_opens_side_by_side_share_their_pages(make: Make) -> None:
+    rig = make({KEY: OLD})
+    gate = rig.backend.gate("open", times=2)
+    first, second = Task(rig.volume.open, KEY, "r+b"), Task(rig.volume.open, KEY, "r+b")
+    gate.wait_entered()
+    second.waits(MOMENT)
+    gate.open()
+    writer, reader = first.result(SOON), second.result(SOON)
+    writer.pwrite(NEW[:PAGE], 0)
+    assert reader.pread(PAGE, 0) == NEW[:PAGE]
 
 
 @shows("rename_drops_dirty_bytes")

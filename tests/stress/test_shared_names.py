@@ -174,6 +174,20 @@ def test_an_open_of_a_name_that_never_had_the_object_is_found(world: World) -> N
     bound(world.shared.names, binding("shared0", None))
 
 
+@pytest.mark.parametrize("faults", ["none", "names"])
+def test_a_rename_of_a_missing_name_succeeds_only_after_a_lost_answer(faults: str) -> None:
+    """The next try then finds no source, as after a try that was carried out [2.14]."""
+    plan = Plan(seed=1, threads=1, tasks=0, faults=faults, **SHARED)
+    world = World(plan, CachedTarget(plan, 0, None, "memory:"), 0)
+    world.begin()
+    step = Steps(world, 1).conduct(Operation("name_rename", 0))
+    assert next(step) == ("rename", "shared0", "shared1")
+    with pytest.raises(StopIteration if faults == "names" else Broken):
+        step.send(None)
+    assert found(world.shared.names, "shared1") == (frozenset({None}) if faults == "names" else frozenset())
+    world.target.give_up()
+
+
 @pytest.mark.parametrize("links", [False, True])
 def test_the_operating_system_keeps_the_rules_of_names(tmp_path: Path, links: bool) -> None:
     """So the model of names is right, with hard and symbolic links."""
