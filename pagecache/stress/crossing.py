@@ -95,7 +95,8 @@ class Crossing:
             names.finish(bindings, certain=not doubtful)
         except FileNotFoundError as error:
             if not source:
-                raise Broken(f"{kind}: {error}", "error") from error
+                name = bindings[0].name
+                raise Broken(f"{name}: {kind} raised {error}{names.story(name)}", "error") from error
             found = sight.of(source, bindings)
             names.cancel(bindings)
             if kind != "name_link" or not self._shared.any_lost(found):  # Linux finds no object to link then
