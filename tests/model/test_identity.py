@@ -35,7 +35,7 @@ def test_each_rule_is_needed(guard: str) -> None:
 
 @pytest.mark.long
 def test_waiting_for_an_own_change_is_an_economy() -> None:
-    """A reader that looks at the store instead drops what it finds."""
+    """A reader that looks at the store instead drops what it finds. [2.20]"""
     assert counterexample(ECONOMY) is None
 
 
