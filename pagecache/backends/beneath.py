@@ -168,7 +168,14 @@ class Tree:
                 links += 1
                 if links > LINKS_MAX:
                     raise OSError(errno.ELOOP, os.strerror(errno.ELOOP), key)
-                todo += self._target(key, os.readlink(part, dir_fd=here), held)
+                try:
+                    target = os.readlink(part, dir_fd=here)
+                except OSError as error:
+                    if error.errno != errno.EINVAL:
+                        raise
+                    todo.append(part)  # replaced by something else since: look again
+                else:
+                    todo += self._target(key, target, held)
             elif not todo:
                 return Place(here, part, "/".join([*(name for _, name in held[1:]), part]), found)
             else:

@@ -146,6 +146,8 @@ class Naming:
         gone = before.lost_last_name()
         if before.loser is not None and gone:
             lifetimes.unname(volume, before.loser)
+        elif before.loser is not None and before.links == 1:
+            before.loser.native.drop_clean()
         with volume.inodes_lock:
             table = volume.inodes
             below = self.below() if before.kind in ("dir", None) else []
@@ -162,7 +164,7 @@ class Naming:
         moved += [(f"{self.old}{rest}", f"{self.new}{rest}", inode) for rest, inode in below]
         for _, key, file in moved:
             self._take_name(key, file)
-        if mirror is not None and self.new is None and before.kind != "symlink" and gone:
+        if mirror is not None and self.new is None and before.kind != "symlink" and before.links in (None, 1):
             mirror.removed(self.old)
         if mirror is not None:
             for last, key, _ in moved:
@@ -220,7 +222,7 @@ class _Before:
     kind: Kind | None = None  # of what has the name that is removed or renamed; None: unknown
     source: Inode | None = None  # the file that has this name
     loser: Inode | None = None  # the file that loses a name: `source` of a remove, the replaced one of a rename
-    links: int = 1  # number of names of the loser
+    links: int | None = None  # number of names of the loser; None: the store has no links
     version: str | None = None  # of the source; None: unknown
     replaced: str | None = None  # version of the object that is replaced; None: unknown
     held: tuple[Inode, ...] = ()  # whole objects whose names the call changes: no commit of them begins
@@ -244,7 +246,7 @@ class _Before:
             if self.loser is self.source:
                 self.loser = None  # two names of one object
             self.replaced = _known_version(self.loser)
-        self.links = (found and found.nlink) or 1
+        self.links = None if found is None else found.nlink
         self.looked = True
 
     def files(self) -> list[Inode]:
@@ -252,12 +254,15 @@ class _Before:
         return list({inode: None for inode in (self.source, self.loser) if inode is not None})
 
     def lost_last_name(self) -> bool:
-        """Return whether the loser has no other name."""
-        found = None
-        if self.links > 1 and self.loser is not None:
-            with suppress(Exception):
-                found = self.loser.engine.stat_open()  # other names may have been removed beside this one
-        return self.links == 1 if found is None else not found.nlink
+        """Return whether the loser has no name any longer. Links that come and go beside the call change the number of
+        its names: only an open file tells the present one. A closed one that an open may find by another name stays.
+        """
+        if self.links is None or self.loser is None:
+            return self.links in (None, 1)
+        with suppress(Exception):
+            found = self.loser.engine.stat_open()
+            return found is not None and found.nlink == 0
+        return False
 
     def end(self) -> None:
         """Let commits of the objects begin: no attempt follows."""

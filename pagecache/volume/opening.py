@@ -106,11 +106,16 @@ def open_inode(volume: Volume, name: Key, key: Key, bits: int, keep_cache: bool,
                     if inode.engine.backend_file is not None:
                         still = _open_known(volume, inode, key, bits, keep_cache, tries)
                     else:
-                        opened = opened or _open(volume, key, bits, tries)
+                        quiet = inode.engine.versions.quiet()
+                        opened = _open(volume, key, bits, tries) if opened is None else _again(opened, key, tries)
                         still = _leads_to(inode, opened)
                         if still:
                             found, opened = opened, None
-                            _reopen(volume, inode, found, key, keep_cache, tries)
+                            if not _use(volume, inode, found, key):
+                                opened = found
+                                lifetimes.release(use)
+                                continue  # an open by another name was faster
+                            _reopen(volume, inode, found, key, keep_cache, tries, quiet)
                     if still:
                         return use
                     _leave(volume, name, inode)
@@ -331,15 +336,33 @@ def _open(volume: Volume, key: Key, bits: int, tries: Attempts) -> _Opened:
     return _Opened(*open_backend(volume, key, bits, tries), reconnects)
 
 
-def _reopen(volume: Volume, inode: Inode, opened: _Opened, key: Key, keep_cache: bool, tries: Attempts) -> None:
-    """Open a known inode whose backend file was closed."""
+def _again(opened: _Opened, key: Key, tries: Attempts) -> _Opened:
+    """Return an opened file with its present status: other names may have led to changes of the object since."""
+    return opened._replace(stat=checked_stat(tries.repeated(opened.backend_file.stat), key))
+
+
+def _use(volume: Volume, inode: Inode, opened: _Opened, key: Key) -> bool:
+    """Use a file for a known inode whose backend file was closed. False: it is open by now."""
     with _unless_reconnected(volume, key, opened):
+        if inode.engine.backend_file is not None:
+            return False
         inode.engine.use(opened.backend_file)
         volume.inodes.identify(inode, opened.stat.identity)
+    return True
+
+
+def _reopen(
+    volume: Volume, inode: Inode, opened: _Opened, key: Key, keep_cache: bool, tries: Attempts, quiet: int | None
+) -> None:
+    """Compare a known inode with the file that was opened for it. `quiet`: `Versions.quiet` before that."""
     if opened.created:
         volume.engine.name_sync.changed()
-    if opened.created or not keep_cache or opened.stat.size != inode.native.remote_size:
         compare(volume, inode, opened.stat, tries)
+    elif not keep_cache or opened.stat.size != inode.native.remote_size:
+        if quiet is not None:
+            compare(volume, inode, opened.stat, tries, quiet)
+        elif inode.engine.conflict is not None:
+            raise inode.engine.conflict_error()
 
 
 @contextmanager

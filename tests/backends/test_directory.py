@@ -106,6 +106,21 @@ def test_link_within_the_root_is_followed(backend: DirectoryBackend, root: Path)
         assert backend.stat(key).identity == backend.stat("sub/file").identity
 
 
+def test_a_link_that_is_replaced_by_a_file_during_the_walk_is_looked_up_again(
+    backend: DirectoryBackend, root: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    put(backend, "file", b"file").close()
+    (root / "name").symlink_to("elsewhere")
+    readlink = os.readlink
+
+    def late(name: str, *, dir_fd: int | None = None) -> str:
+        os.rename(root / "file", root / "name")
+        return readlink(name, dir_fd=dir_fd)
+
+    monkeypatch.setattr(os, "readlink", late)
+    assert content(backend, "name") == b"file"
+
+
 def test_links_in_a_circle_are_an_error(backend: DirectoryBackend, root: Path) -> None:
     (root / "a").symlink_to("b")
     (root / "b").symlink_to("a")

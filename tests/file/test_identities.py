@@ -14,7 +14,8 @@ import pytest
 
 from pagecache import PageCache, Volume
 from pagecache.backends import Backend, BackendFile, DirectoryBackend, MemoryBackend
-from pagecache.backends.passing import PassingBackend
+from pagecache.backends.passing import PassingBackend, PassingFile
+from pagecache.backends.protocol import close_backend_file
 from pagecache.errors import Key
 from pagecache.testing import Gate
 
@@ -171,6 +172,46 @@ def test_a_file_has_a_name_left_after_two_of_three_are_removed(volume: Volume, b
     held.close()
 
 
+@pytest.mark.parametrize("over", [False, True])
+def test_a_link_that_is_made_beside_a_change_of_names_keeps_the_file(tmp_path: Path, over: bool) -> None:
+    """The store had one name of it when the call looked. [2.20]"""
+    backend = LinkedBeside(tmp_path)
+    with PageCache("1MiB", flush_interval=3600, dirty_expire=3600) as cache:
+        volume = cache.attach(backend)
+        store(volume, "new", b"new")
+        held = volume.open("a", "w+")
+        held.pwrite(b"linked", 0)
+        backend.linking = True
+        if over:
+            volume.rename("new", "a")
+        else:
+            volume.remove("a")
+        assert not held._inode.engine.removed
+        with volume.open("b", "r+") as again:
+            assert again.pread(100, 0) == b"linked"
+            again.pwrite(b"L", 0)
+        assert held.pread(100, 0) == b"Linked"
+        held.close()
+
+
+class LinkedBeside(DirectoryBackend):
+    """Another program makes "b" a link of "a" just before a change of names."""
+
+    linking = False
+
+    def _link(self) -> None:
+        if self.linking:
+            os.link(f"{self.root}/a", f"{self.root}/b")
+
+    def remove(self, key: Key) -> None:
+        self._link()
+        super().remove(key)
+
+    def rename(self, src: Key, dst: Key, *, replace: bool = True) -> None:
+        self._link()
+        super().rename(src, dst, replace=replace)
+
+
 @pytest.mark.parametrize("how", ["file", "directory", "link"])
 def test_a_name_that_another_program_has_removed_is_free(volume: Volume, tmp_path: Path, how: str) -> None:
     """The file was cached, and is open in the backend. [2.20]"""
@@ -294,6 +335,50 @@ def test_two_names_that_are_opened_at_once_are_one_file(tmp_path: Path) -> None:
         assert len(volume.inodes.objects) == 1
         first.close()
         second.close()
+
+
+class LateStatus(PassingFile):
+    """Its first status comes late."""
+
+    gate: Gate | None = None
+
+    def stat(self) -> Any:
+        found, gate, self.gate = self.inner.stat(), self.gate, None
+        if gate is not None:
+            gate.enter(20)
+        return found
+
+
+class LateStatuses(PassingBackend):
+    """The first status of a file that is opened by "b" comes late."""
+
+    def __init__(self, inner: Backend) -> None:
+        super().__init__(inner)
+        self.gate = Gate()
+
+    def open(self, key: Key, *, create: bool = False, exclusive: bool = False) -> BackendFile:
+        file = LateStatus(self.inner.open(key, create=create, exclusive=exclusive))
+        if key == "b":
+            file.gate = self.gate
+        return file
+
+
+def test_an_open_beside_writes_by_another_name_takes_no_old_status(tmp_path: Path) -> None:
+    """The file was closed in the store again when the open finds out that its object is known."""
+    (tmp_path / "a").touch()
+    os.link(tmp_path / "a", tmp_path / "b")
+    backend = LateStatuses(DirectoryBackend(tmp_path, prompt=False))
+    with PageCache("1MiB") as cache:
+        volume = cache.attach(backend)
+        opening = Task(volume.open, "b")
+        backend.gate.wait_entered()
+        store(volume, "a", b"written by the other name")
+        volume.sync(20)
+        for backend_file in volume.engine.take_idle(0):
+            close_backend_file(backend_file)
+        backend.gate.release()
+        with opening.result() as file:
+            assert file.pread(100, 0) == b"written by the other name"
 
 
 def test_the_new_object_of_an_inode_number_is_another_file(
