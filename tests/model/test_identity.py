@@ -33,9 +33,8 @@ def test_each_rule_is_needed(guard: str) -> None:
     assert counterexample(guard) is not None
 
 
-@pytest.mark.long
 def test_waiting_for_an_own_change_is_an_economy() -> None:
-    """A reader that looks at the store instead drops what it finds. [2.20]"""
+    """A reader that looks at the store instead drops what it finds."""
     assert counterexample(ECONOMY) is None
 
 
