@@ -104,7 +104,14 @@ def open_inode(volume: Volume, name: Key, key: Key, bits: int, keep_cache: bool,
                 try:
                     volume.engine.keep(inode.engine)
                     if inode.engine.backend_file is not None:
-                        still = _open_known(volume, inode, key, bits, keep_cache, tries)
+                        own, wanted = opened if opened is not None and _leads_to(inode, opened) else None, bits
+                        if own is not None and own.created:  # an open by another name has found it
+                            wanted &= ~os.O_EXCL
+                            _record_creation(inode)
+                        still = _open_known(volume, inode, key, wanted, keep_cache, tries)
+                        if own is not None and not still:  # the name has led there, and does no longer
+                            volume.engine.close_later(own.backend_file, key)
+                            opened = None
                     else:
                         quiet = inode.engine.versions.quiet()
                         opened = _open(volume, key, bits, tries) if opened is None else _again(opened, key, tries)
@@ -170,8 +177,8 @@ def _make(volume: Volume, name: Key, key: Key, opened: _Opened) -> Use | None:
     does; the opened file is not used. An error closes it.
     """
     inode = Inode(volume, name, opened.backend_file, opened.stat)
-    if opened.created and not inode.engine.limits().durable_writes:
-        inode.native.set_uncommitted(created=True)
+    if opened.created:
+        _record_creation(inode)
     use = Use(inode)
     table = volume.inodes
     try:
@@ -189,10 +196,8 @@ def _make(volume: Volume, name: Key, key: Key, opened: _Opened) -> Use | None:
             _forget_new(use)  # its file stays open
             return None
         volume.engine.add(inode.engine)
-        if opened.created:
-            volume.engine.name_sync.changed()
-            if volume.engine.mirror is not None:
-                volume.engine.mirror.created(name)
+        if opened.created and volume.engine.mirror is not None:
+            volume.engine.mirror.created(name)
     except BaseException:
         with volume.inodes_lock:
             published = table.knows(inode)
@@ -205,6 +210,13 @@ def _make(volume: Volume, name: Key, key: Key, opened: _Opened) -> Use | None:
             volume.engine.close_later(opened.backend_file, key)
         raise
     return use
+
+
+def _record_creation(inode: Inode) -> None:
+    """Record that an open has created the object of an inode: its name is uncommitted."""
+    if not inode.engine.limits().durable_writes:
+        inode.native.set_uncommitted(created=True)
+    inode.volume.engine.name_sync.changed()
 
 
 def _forget_new(use: Use) -> None:

@@ -6,13 +6,13 @@ from __future__ import annotations
 
 import os
 import shutil
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
 import pytest
 
-from pagecache import PageCache, Volume
+from pagecache import CachedFile, PageCache, Volume
 from pagecache.backends import Backend, BackendFile, DirectoryBackend, MemoryBackend
 from pagecache.backends.passing import PassingBackend, PassingFile
 from pagecache.backends.protocol import close_backend_file
@@ -379,6 +379,70 @@ def test_an_open_beside_writes_by_another_name_takes_no_old_status(tmp_path: Pat
         backend.gate.release()
         with opening.result() as file:
             assert file.pread(100, 0) == b"written by the other name"
+
+
+class ChangedBeside(PassingBackend):
+    """Something happens just after a file was opened, once."""
+
+    then: Callable[[], object] | None = None
+
+    def open(self, key: Key, *, create: bool = False, exclusive: bool = False) -> BackendFile:
+        file = self.inner.open(key, create=create, exclusive=exclusive)
+        then, self.then = self.then, None
+        if then is not None:
+            Task(then).result()
+        return file
+
+
+@pytest.mark.parametrize("taken", [False, True])
+@pytest.mark.parametrize("own", [False, True])
+def test_an_open_beside_a_rename_of_its_name_ends(tmp_path: Path, own: bool, taken: bool) -> None:
+    """The object is known by another name, and its file was opened by the name that it then loses. [2.20]"""
+    (tmp_path / "d").mkdir()
+    (tmp_path / "l").symlink_to("d")
+    (tmp_path / "d" / "a").write_bytes(b"renamed")
+    (tmp_path / "other").write_bytes(b"other")
+    backend = ChangedBeside(DirectoryBackend(tmp_path))
+    with PageCache("1MiB") as cache:
+        volume = cache.attach(backend)
+        held = volume.open("d/a", "r+")
+
+        def rename() -> None:
+            if own:
+                volume.rename("d/a", "d/b")
+            else:
+                os.rename(tmp_path / "d" / "a", tmp_path / "d" / "b")
+            if taken:
+                os.rename(tmp_path / "other", tmp_path / "d" / "a")
+
+        backend.then = rename
+        opening = Task(volume.open, "l/a", timeout=20)
+        if taken:
+            with opening.result() as file:
+                assert file.pread(100, 0) == b"other"
+        else:
+            with pytest.raises(FileNotFoundError):
+                opening.result()
+        assert held.pread(100, 0) == b"renamed"
+        held.close()
+
+
+def test_the_open_that_has_made_an_object_is_its_creator(tmp_path: Path) -> None:
+    """Another open has found the object by another name before. [2.20]"""
+    (tmp_path / "d").mkdir()
+    (tmp_path / "l").symlink_to("d")
+    backend = ChangedBeside(DirectoryBackend(tmp_path))
+    with PageCache("1MiB") as cache:
+        volume = cache.attach(backend)
+        others: list[CachedFile] = []
+        backend.then = lambda: others.append(volume.open("d/new", "r+"))
+        with volume.open("l/new", "x") as file:
+            assert volume.unsaved("l/new")  # its name is not committed
+            file.pwrite(b"new", 0)
+            assert others[0].pread(100, 0) == b"new"
+        others[0].close()
+        with pytest.raises(FileExistsError):
+            volume.open("l/new", "x")
 
 
 def test_the_new_object_of_an_inode_number_is_another_file(
