@@ -272,13 +272,24 @@ class Unsynced:
                 self._sync(path)
 
     def _sync(self, path: str) -> None:
+        fd = self._open(path)
+        if fd is not None:
+            try:
+                os.fsync(fd)
+            finally:
+                os.close(fd)
+
+    def _open(self, path: str) -> int | None:
+        """Return a descriptor of a directory. None: it was removed or moved, together with its names; a link that has
+        its place, or that of a directory above it, leads elsewhere.
+        """
         try:
-            with self._tree.locate(path, follow=False) as place:
+            with self._tree.locate(CheckedKey(path)) as place:
                 flags = os.O_RDONLY | os.O_DIRECTORY | os.O_NOFOLLOW | os.O_CLOEXEC
-                fd = os.open(place.name, flags, dir_fd=place.directory)
-                try:
-                    os.fsync(fd)
-                finally:
-                    os.close(fd)
+                return os.open(place.name, flags, dir_fd=place.directory)
         except (FileNotFoundError, NotADirectoryError):
-            pass  # removed, together with its names
+            return None
+        except OSError as error:
+            if error.errno != errno.ESTALE:
+                raise
+            return None

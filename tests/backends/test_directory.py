@@ -289,6 +289,25 @@ def test_a_commit_after_a_rename_makes_the_new_name_durable(
     file.close()
 
 
+@pytest.mark.parametrize("place", ["x", "x/y"])
+@pytest.mark.parametrize("target", ["/", "x", "elsewhere"])
+def test_a_commit_of_a_file_whose_directory_another_program_has_replaced_by_a_link(
+    backend: DirectoryBackend, root: Path, synced: list[str], place: str, target: str
+) -> None:
+    """The link may lead out of the root, to itself or nowhere: no name of the file is behind it."""
+    backend.mkdir("x")
+    backend.mkdir("x/y")
+    backend.sync()
+    file = put(backend, "x/y/a", b"moved")
+    (root / place).rename(root / "moved")
+    (root / place).symlink_to(target)
+    synced.clear()
+    file.commit()
+    backend.sync()
+    assert synced == ["file"]
+    file.close()
+
+
 def test_sync_makes_names_durable_once(backend: DirectoryBackend, synced: list[str]) -> None:
     put(backend, "sub/a").close()
     backend.rename("sub/a", "b")
