@@ -462,8 +462,8 @@ def follow(inode: Inode, key: Key) -> None:
     """Record another name of an inode's object; the token is held, on a thread of the volume. Uploaded bytes follow
     automatically.
 
-    If nothing was uploaded, the file is opened anew, so that later uploads go to this name. It is pinned to the current
-    stored version: if that is not the version below the local bytes, it is a foreign one. A copy may have another
+    If nothing was uploaded, the file is opened anew, so that later uploads go to this name, unless the stored version is
+    not the one below the local bytes: then it is a foreign one, and no byte of it is read. A copy may have another
     version than its source; the file that was open before has the version of the copy then.
     """
     engine = inode.engine
@@ -482,8 +482,10 @@ def follow(inode: Inode, key: Key) -> None:
         engine.use(None)  # nothing is stored under the old name; the next open uses the new one
         engine.volume.close_later(backend_file, key)
         raise
-    engine.replace_by(fresh)
-    if stat.version != engine.versions.base:
+    if stat.version == engine.versions.base:
+        engine.replace_by(fresh)
+    else:  # the file that was open before refuses reads of a version that is gone
+        engine.volume.close_later(fresh, key)
         remote.changed(engine, stat.version)
 
 

@@ -155,6 +155,24 @@ def test_version_of_another_client_is_renamed_and_mixed_with_nothing(
     assert (place.content("key"), place.content("other")) == (None, OTHER)
 
 
+def test_forcing_a_renamed_object_takes_no_byte_of_another_version(place: Place) -> None:
+    """Bytes of its own version that are not in memory cannot be read any longer: nothing changes. [2.19, 2.20]"""
+    with PageCache("16MiB") as cache:
+        volume = cache.attach(place.backend)
+        file = volume.open("key", "r+b")
+        file.pwrite(b"W", 0)
+        place.put("key", OTHER)
+        volume.rename("key", "other")
+        with pytest.raises(ConflictError):
+            file.fsync()
+        with pytest.raises(ConflictError):
+            volume.resolve("other", "force")
+        assert (place.content("other"), file.pread(1, 0)) == (OTHER, b"W")
+        volume.resolve("other", "rebase")
+        file.close()
+    assert place.content("other") == b"W" + OTHER[1:]
+
+
 def test_answer_from_before_a_rename_is_no_version_of_another_client(monkeypatch: pytest.MonkeyPatch) -> None:
     """[2.19]"""
     place = Place(Whole(), "bucket")
