@@ -180,6 +180,7 @@ class InodeTable(dict[Key, Inode]):
         super().__init__()
         self.objects: dict[Hashable, Inode] = {}
         self.identified = 0  # number of files with an identity of the store
+        self.removals = 0  # number of files that have lost their last name
         self._unnamed: dict[Key, Inode] = {}  # files without a known name, by the last one
         self._below: dict[str, int] = {}
 
@@ -220,6 +221,12 @@ class InodeTable(dict[Key, Inode]):
             del self.objects[_identity(inode)]
             self.identified -= inode.engine.identity is not None
             self._forget_last_name(inode)
+
+    def lose(self, inode: Inode) -> None:
+        """Remove a file that has lost its last name, if it is in the table: an open that has begun looks again."""
+        if self.knows(inode):
+            self.removals += 1
+            self.remove(inode)
 
     def identify(self, inode: Inode, identity: Hashable | None) -> None:
         """Set the identity that the store reports, unless another file has it."""

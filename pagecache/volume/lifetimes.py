@@ -346,7 +346,7 @@ def unname(volume: Volume, inode: Inode) -> None:
     with volume.inodes_lock:
         if not volume.inodes.knows(inode):
             return
-        volume.inodes.remove(inode)
+        volume.inodes.lose(inode)
         volume.orphans[inode] = None
         inode.engine.set_aside(removed=True)
         inode.native.wake()  # an fsync of a `commit_on_close` object is done

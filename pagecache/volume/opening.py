@@ -134,7 +134,7 @@ def open_inode(volume: Volume, name: Key, key: Key, bits: int, keep_cache: bool,
             use = _make(volume, name, key, found)
             if use is not None:
                 return use
-            opened = found
+            opened = _still_named(volume, found, key, tries)
     finally:
         if opened is not None:
             volume.engine.close_later(opened.backend_file, key)
@@ -162,6 +162,23 @@ def _leads_to(inode: Inode, opened: _Opened) -> bool:
     return not opened.created or inode.native.has_local()
 
 
+def _still_named(volume: Volume, opened: _Opened, key: Key, tries: Attempts) -> _Opened | None:
+    """Return an opened file anew, as of now. None: its object has lost its last name, and the file is closed. Another
+    name, which only this call holds, has led to it, such as a symbolic link; its cache went with the name.
+    """
+    if opened.removals == volume.inodes.removals:
+        return opened
+    named = False
+    try:
+        removals = volume.inodes.removals
+        stat = checked_stat(tries.repeated(opened.backend_file.stat), key)
+        named = stat.nlink != 0
+        return opened._replace(stat=stat, removals=removals) if named else None
+    finally:
+        if not named:
+            volume.engine.close_later(opened.backend_file, key)
+
+
 def _leave(volume: Volume, name: Key, inode: Inode) -> None:
     """Record that the name leads to another object, or to none. If the store knows names only, the object is gone."""
     if inode.engine.identity is None:
@@ -174,7 +191,7 @@ def _leave(volume: Volume, name: Key, inode: Inode) -> None:
 
 def _make(volume: Volume, name: Key, key: Key, opened: _Opened) -> Use | None:
     """Return a use of a new inode for an opened object. None: another name has led to its inode, and now this one
-    does; the opened file is not used. An error closes it.
+    does; or it may have lost its names since. The opened file is not used. An error closes it.
     """
     inode = Inode(volume, name, opened.backend_file, opened.stat)
     if opened.created:
@@ -185,14 +202,15 @@ def _make(volume: Volume, name: Key, key: Key, opened: _Opened) -> Use | None:
         with volume.inodes_lock:
             volume.engine.check_alive(key, opened.reconnects)
             other = table.objects.get(opened.stat.identity)
-            if other is None:
+            stands = opened.stat.identity is None or opened.removals == table.removals
+            if other is None and stands:
                 use.begin()
                 inode.record_loss(volume.losses.pop(name, []), seen=False)
                 table.add(inode)
                 table.bind(name, inode)
-            else:
+            elif other is not None:
                 table.bind(name, other)
-        if other is not None:
+        if other is not None or not stands:
             _forget_new(use)  # its file stays open
             return None
         volume.engine.add(inode.engine)
@@ -333,19 +351,20 @@ def _look(volume: Volume, inode: Inode, key: Key, tries: Attempts) -> tuple[int 
 
 
 class _Opened(NamedTuple):
-    """A file of the backend for a name. `created`: its open has created the object. `reconnects`: number of reconnects
-    before it.
+    """A file of the backend for a name. `created`: its open has created the object. `reconnects`, `removals`: number of
+    reconnects, and `InodeTable.removals`, before it.
     """
 
     backend_file: BackendFile
     stat: ObjectStat
     created: bool
     reconnects: int
+    removals: int
 
 
 def _open(volume: Volume, key: Key, bits: int, tries: Attempts) -> _Opened:
-    reconnects = volume.engine.reconnects
-    return _Opened(*open_backend(volume, key, bits, tries), reconnects)
+    reconnects, removals = volume.engine.reconnects, volume.inodes.removals
+    return _Opened(*open_backend(volume, key, bits, tries), reconnects, removals)
 
 
 def _again(opened: _Opened, key: Key, tries: Attempts) -> _Opened:
@@ -462,8 +481,8 @@ def follow(inode: Inode, key: Key) -> None:
     """Record another name of an inode's object; the token is held, on a thread of the volume. Uploaded bytes follow
     automatically.
 
-    If nothing was uploaded, the file is opened anew, so that later uploads go to this name, unless the stored version is
-    not the one below the local bytes: then it is a foreign one, and no byte of it is read. A copy may have another
+    If nothing was uploaded, the file is opened anew, so that later uploads go to this name, unless the stored version
+    is not the one below the local bytes: then it is a foreign one, and no byte of it is read. A copy may have another
     version than its source; the file that was open before has the version of the copy then.
     """
     engine = inode.engine

@@ -14,6 +14,7 @@ import pytest
 
 from pagecache import CachedFile, PageCache, Volume
 from pagecache.backends import Backend, BackendFile, DirectoryBackend, MemoryBackend
+from pagecache.backends.directory import DirectoryFile
 from pagecache.backends.passing import PassingBackend, PassingFile
 from pagecache.backends.protocol import close_backend_file
 from pagecache.errors import Key
@@ -483,3 +484,50 @@ def test_a_file_without_a_known_name_goes_on_after_a_reconnect(tmp_path: Path) -
         held.close()
     assert (tmp_path / "a").read_bytes() == b"another"
     assert (tmp_path / "b").read_bytes() == b"Linked"
+
+
+class OpenedLate(DirectoryBackend):
+    """`beside` runs once, between an open of "link" and its answer."""
+
+    beside: Any = None
+
+    def open(self, key: Key, *, create: bool = False, exclusive: bool = False) -> DirectoryFile:
+        file = super().open(key, create=create, exclusive=exclusive)
+        if key == "link" and self.beside is not None:
+            beside, self.beside = self.beside, None
+            Task(beside).result()
+        return file
+
+
+@pytest.mark.parametrize("how", ["remove", "rename over"])
+@pytest.mark.parametrize("held", [True, False], ids=["held", "closed"])
+def test_an_open_through_a_link_makes_no_second_file_of_a_removed_object(tmp_path: Path, how: str, held: bool) -> None:
+    """Its unsaved bytes went with its last name; the open finds what the link leads to now. [2.20]"""
+    backend = OpenedLate(tmp_path)
+    os.symlink("a", tmp_path / "link")
+    with PageCache("1MiB", flush_interval=3600, dirty_expire=3600) as cache:
+        volume = cache.attach(backend)
+        store(volume, "a", b"stored")
+        store(volume, "new", b"another object")
+        file = volume.open("a", "r+")
+        file.pwrite(b"local bytes", 0)
+
+        def lose() -> None:
+            if how == "remove":
+                volume.remove("a")
+            else:
+                volume.rename("new", "a")
+            if not held:
+                file.close()
+
+        backend.beside = lose
+        if how == "remove":
+            with pytest.raises(FileNotFoundError):
+                volume.open("link", "r+")
+        else:
+            with volume.open("link", "r+") as found:
+                assert found.pread(100, 0) == b"another object"
+        if held:
+            assert file.pread(100, 0) == b"local bytes"
+        cache.check()
+        file.close()
