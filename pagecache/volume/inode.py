@@ -254,7 +254,7 @@ class InodeTable(dict[Key, Inode]):
     def check(self) -> Inode | None:
         """Return a file that is in `objects` under a wrong identity, or whose name leads to no file in it."""
         wrong = [inode for identity, inode in self.objects.items() if identity != _identity(inode)]
-        wrong += [inode for inode in self.values() if not self.knows(inode)]
+        wrong += [inode for inode in (*self.values(), *self._unnamed.values()) if not self.knows(inode)]
         wrong += [inode for key, inode in self.items() if key != inode.key and key not in inode.aliases]
         return next(iter(wrong), None)
 
@@ -285,7 +285,8 @@ class InodeTable(dict[Key, Inode]):
             if self.get(key) is inode:
                 del self[key]
         inode.set_aliases(())
-        self._unnamed[inode.key] = inode
+        if self.knows(inode):
+            self._unnamed[inode.key] = inode
 
     def drop_hints(self) -> None:
         """Drop the names of all files that the store identifies: a link or a directory in their paths has changed."""
