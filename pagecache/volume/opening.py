@@ -16,7 +16,7 @@ import os
 from collections.abc import Callable, Iterable, Iterator
 from contextlib import contextmanager
 from functools import partial
-from typing import TYPE_CHECKING, Any, NamedTuple
+from typing import TYPE_CHECKING, Any, NamedTuple, TypeVar
 
 from ..backends.plain import forgotten, missing_in_file
 from ..backends.protocol import BackendFile, ObjectStat, close_backend_file
@@ -37,6 +37,7 @@ if TYPE_CHECKING:
 
 __all__ = ["bind", "checked_stat", "flags_mode", "follow", "mode_flags", "open_again", "open_inode"]
 
+T = TypeVar("T")
 
 MODES = {
     "r": os.O_RDONLY,
@@ -490,13 +491,13 @@ def follow(inode: Inode, key: Key) -> None:
     if backend_file is None or not engine.limits().commit_on_close:
         return
     with contextlib.suppress(OSError):
-        copied = checked_stat(backend_file.stat(), key).version
+        copied = _insisting(engine, lambda: checked_stat(backend_file.stat(), key)).version
         if copied is not None:
             engine.versions.follow(engine.versions.base, copied)
     if inode.native.commit_needed(STAMP_MAX):
         return
     try:
-        fresh, stat = _opened_late(engine, key)
+        fresh, stat = _insisting(engine, lambda: _opened(lambda: engine.volume.backend.open(key), key))
     except BaseException:
         engine.use(None)  # nothing is stored under the old name; the next open uses the new one
         engine.volume.close_later(backend_file, key)
@@ -508,13 +509,13 @@ def follow(inode: Inode, key: Key) -> None:
         remote.changed(engine, stat.version)
 
 
-def _opened_late(engine: EngineFile, key: Key) -> tuple[BackendFile, ObjectStat]:
-    """Open a file of the backend on a thread of the volume, with retries after transient errors."""
+def _insisting(engine: EngineFile, call: Callable[[], T]) -> T:
+    """Make a call on a thread of the volume, with retries after transient errors."""
     volume = engine.volume
     attempts, since = 0, volume.clock.now()
     while True:
         try:
-            return _opened(lambda: volume.backend.open(key), key)
+            return call()
         except Exception as error:
             attempts += 1
             decision = decide(volume.retry, error, attempts, volume.clock.now() - since, volume.random())

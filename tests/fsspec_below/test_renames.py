@@ -11,7 +11,7 @@ import pytest
 
 from pagecache import CachedFile, ConflictError, ObjectStat, PageCache, RetryPolicy
 from pagecache.backends.fsspec.calls import Calls
-from pagecache.testing import Gate
+from pagecache.testing import FaultyBackend, Gate, Rule
 from tests.file.rig import Task
 from tests.fsspec_below.place import OLD, Place, get, put
 from tests.fsspec_below.stores import Elsewhere, Parts, Whole, once
@@ -19,6 +19,7 @@ from tests.fsspec_below.stores import Elsewhere, Parts, Whole, once
 PRECIOUS = b"precious"
 OTHER = OLD[::-1]
 ONCE = RetryPolicy(attempts=1, failed_retry=None)
+OFTEN = RetryPolicy(attempts=5, first_delay=0.001, max_delay=0.005)
 
 
 def take_away(place: Place, name: str) -> None:
@@ -201,6 +202,27 @@ def test_answer_from_before_a_rename_is_no_version_of_another_client(monkeypatch
     assert place.content("other") == b"W" * (1 << 20) + OLD[1 << 20 :]
 
 
+@pytest.mark.parametrize("use", [uploaded, read])
+def test_status_that_fails_once_behind_a_rename_makes_no_conflict(
+    place: Place, use: Callable[[CachedFile], None]
+) -> None:
+    """The version of the copy is asked for again. [2.14, 2.19, 2.20]"""
+    backend = FaultyBackend(place.backend)
+    with PageCache("16MiB", retry=OFTEN) as cache:
+        volume = cache.attach(backend)
+        with volume.open("key", "r+b", read_ahead=0) as file:
+            use(file)
+            backend.use([Rule("stat", error=errno.ECONNRESET, times=1)])
+            volume.rename("key", "other")
+            backend.use([])
+            expected = OLD if use is read else b"W" * (1 << 20) + OLD[1 << 20 :]
+            with volume.open("other", "rb") as again:
+                assert again.read() == expected
+            assert file.pread(len(OLD), 0) == expected[: len(OLD)]
+            file.pwrite(b"M", 0)
+    assert place.content("other") == b"M" + expected[1:]
+
+
 def test_version_that_is_stored_while_its_object_is_copied_is_not_removed() -> None:
     """It is not the version that was copied; the rename has succeeded. [2.20]"""
     place = Place(Whole(), "bucket")
@@ -222,7 +244,6 @@ def test_object_that_another_client_removes_while_it_is_copied_has_its_new_name(
 
 # ---------------------------------------------------------------------------------------------------- lost answers
 
-OFTEN = RetryPolicy(attempts=5, first_delay=0.001, max_delay=0.005)
 LOOKS = pytest.mark.parametrize("failed_looks", [0, 2])
 
 
