@@ -329,7 +329,7 @@ class Crossing:
 
     def _saving(self, operation: Operation, verb: Verb, only: Model | None) -> Step:
         """Check that the store has the earlier writes of an object, or of all objects that have a name, under each name
-        that it had all the time; under other names, if the store has it there [I-18, I-19].
+        that it had all the time; in place also under other names, if the store has it there [I-18, I-19].
         """
         shared, what = self._shared, f"the store after {operation.kind}"
         sight = Sight(shared.names)
@@ -353,6 +353,8 @@ class Crossing:
                 if len(found) == 1 and not unmade:
                     shared.check_found(name, got, found, what)
                 number = shared.number_of(got)
+                if self._world.target.withholds and found != {number}:
+                    continue  # the store keeps the replaced object until the commit of the one that has its name
                 if got is not None and number in saved:
                     self._world.judge(saved[number].until_now(), got, store=True)
         finally:

@@ -16,7 +16,7 @@ from pagecache.stress.bindings import Binding, Names, Sight, Value
 from pagecache.stress.cached import CachedTarget
 from pagecache.stress.history import Broken, Clock, Model, Write
 from pagecache.stress.profiles import KINDS, PROFILES, Operation
-from pagecache.stress.shared import FIRST, HEADER
+from pagecache.stress.shared import FIRST, HEADER, Grip
 from pagecache.stress.shrinker import shrink
 from pagecache.stress.steps import Step, Steps
 from pagecache.stress.world import World
@@ -171,6 +171,34 @@ def test_an_open_of_a_name_that_never_had_the_object_is_found(world: World) -> N
     header = Write("first write", "", 1, 1, FIRST + 1, world.tag, 0, HEADER)
     with pytest.raises(Broken, match=f"shared0: open found object {FIRST + 1}, should be object {FIRST}"):
         step.send(header.data(0, HEADER))
+    bound(world.shared.names, binding("shared0", None))
+
+
+@pytest.mark.parametrize("replaced", [False, True])
+def test_a_save_of_a_whole_object_is_judged_by_the_names_that_it_kept(world: World, replaced: bool) -> None:
+    """An object whose name a new one has got is not saved any longer; its last version is stored until the new one is
+    committed. [2.20]
+    """
+    world.target.withholds = True
+    model, other = (world.shared.make() for _ in range(2))
+    assert model is not None
+    assert other is not None
+    world.shared.bare.clear()
+    bound(world.shared.names, binding("shared0", model.number))
+    first = Write("first write", "", 1, 1, model.number, world.tag, 0, HEADER)
+    later = Write("held_write", "", 1, 2, model.number, world.tag, HEADER, HEADER)
+    for write in (first, later):
+        model.begin(write)
+        model.finish(write)
+    world.shared.grips[1, 0] = Grip("a handle", model, "")
+    step = Steps(world, 1).conduct(Operation("held_fsync", 0))
+    assert next(step) == ("act", "a handle", "fsync")
+    if replaced:
+        bound(world.shared.names, binding("shared0", other.number))
+    assert step.send(None) == ("store", "shared0")
+    with pytest.raises(StopIteration if replaced else Broken):
+        step.send(first.data(0, HEADER))
+    del world.shared.grips[1, 0]
     bound(world.shared.names, binding("shared0", None))
 
 
