@@ -48,6 +48,8 @@ __all__ = ["catch_up", "reconnect"]
 T = TypeVar("T")
 
 CALLERS = 10.0  # seconds
+ELSEWHERE = {errno.EISDIR, errno.ENOTDIR, errno.ELOOP}
+"""What the open of a file says if something else has its name, or that of a directory above it."""
 
 
 class _Opened(NamedTuple):
@@ -213,12 +215,13 @@ def _wanted(inode: Inode) -> bool:
 
 def _open_all(volume: Volume, backend: Backend, inodes: list[Inode], fenced: bool) -> dict[Inode, _Opened]:
     """Open all objects concurrently. A missing object without local data stays closed."""
-    attached = _attached(volume)
+    attached, same = _attached(volume), backend is volume.engine.backend
     jobs: dict[Inode, Job[_Opened | None]] = {}
     opened: dict[Inode, _Opened] = {}
     try:
         for inode in inodes:
-            job = Job(volume.engine.park, partial(_open, backend, inode, fenced), _close, what="open", key=inode.key)
+            call = partial(_open, backend, inode, fenced, same=same)
+            job = Job(volume.engine.park, call, _close, what="open", key=inode.key)
             jobs[inode] = volume.engine.runner.submit(NAMES, job)
         for inode, job in jobs.items():
             found = _wait(job, attached)
@@ -257,30 +260,50 @@ def _wait(job: Job[T], alive: Callable[[], None]) -> T:
         raise raised from error
 
 
-def _open(backend: Backend, inode: Inode, fenced: bool = False) -> _Opened | None:
+def _open(backend: Backend, inode: Inode, fenced: bool = False, *, same: bool = False) -> _Opened | None:
+    """Open a file anew; `same`: by the backend that has reported its identity. None: it stays closed."""
     if (still := _still_open(backend, inode, fenced)) is not None:
         return still
     with inode.volume.inodes_lock:
         named = inode.volume.inodes.names(inode)
+    create = named and inode.native.has_local()
+    found = _find(backend, inode, create=create, comparable=not named or (same and not inode.names_are_facts()))
+    if found is None:
+        return None
+    backend_file, stat, quiet = found
+    kept: Any = getattr(backend_file, "kept", None)
+    if kept is None or (inode.native.usage()["staged"] and not staging.possible(backend_file)):
+        return _Opened(backend_file, stat, False, quiet)
+    return _Opened(backend_file, stat, bool(kept()), quiet)
+
+
+def _find(
+    backend: Backend, inode: Inode, *, create: bool, comparable: bool
+) -> tuple[BackendFile, ObjectStat, int | None] | None:
+    """Open a file by its last known name; return also its status, and `Versions.quiet` before that. None: there is no
+    object, or another one has the name; `comparable`: their identities tell.
+    """
     try:
-        create = named and inode.native.has_local()
-        backend_file = backend.open(inode.key, create=create)
+        backend_file = backend.open(inode.key, create=create and not comparable)
     except FileNotFoundError:
-        if create:
+        if not create:
+            return None
+        if not comparable:
             raise  # not the object is missing, but the place for it
+        backend_file, comparable = backend.open(inode.key, create=True), False
+    except OSError as error:
+        if error.errno not in ELSEWHERE or (create and not comparable):
+            raise
         return None
     if missing := missing_in_file(backend_file):
         what = f"open() answered {backend_file!r}, which has no {missing}{forgotten(backend_file)}"
         raise BackendProtocolError(what, inode.key)
     quiet = inode.engine.versions.quiet()
     stat = checked_stat(backend_file.stat(), inode.key)
-    if not named and stat.identity != inode.engine.identity:
+    if comparable and stat.identity != inode.engine.identity:
         close_backend_file(backend_file)
-        return None  # another object has its last known name
-    kept: Any = getattr(backend_file, "kept", None)
-    if kept is None or (inode.native.usage()["staged"] and not staging.possible(backend_file)):
-        return _Opened(backend_file, stat, False, quiet)
-    return _Opened(backend_file, stat, bool(kept()), quiet)
+        return None
+    return backend_file, stat, quiet
 
 
 def _still_open(backend: Backend, inode: Inode, fenced: bool) -> _Opened | None:

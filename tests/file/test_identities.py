@@ -446,6 +446,60 @@ def test_the_open_that_has_made_an_object_is_its_creator(tmp_path: Path) -> None
             volume.open("l/new", "x")
 
 
+def test_a_reconnect_writes_nothing_to_another_object_with_the_name(
+    volume: Volume, backend: DirectoryBackend, tmp_path: Path
+) -> None:
+    """The version of the own last write is not known, so versions tell nothing. [2.22]"""
+    held = volume.open("a", "w+")
+    held.pwrite(b"A" * 8192, 0)
+    held.fsync()
+    held.pwrite(b"B" * 4096, 0)
+    held.sync_range(0, 4096)
+    held.pwrite(b"CC", 0)
+    os.rename(tmp_path / "a", tmp_path / "b")
+    (tmp_path / "a").write_bytes(b"other")
+    volume.abort()
+    volume.reconnect(backend)
+    with pytest.raises(OSError, match="not open in the backend"):
+        held.fsync()
+    assert (tmp_path / "a").read_bytes() == content(volume, "a") == b"other"
+    with volume.open("b", "r+"):
+        held.fsync()
+    assert (tmp_path / "b").read_bytes() == b"CC" + b"B" * 4094 + b"A" * 4096
+    assert (tmp_path / "a").read_bytes() == b"other"
+    held.close()
+
+
+@pytest.mark.parametrize("place", ["d/a", "d", "loop"])
+@pytest.mark.parametrize("own", [True, False])
+def test_a_file_whose_name_something_else_has_keeps_no_reconnect_back(
+    volume: Volume, tmp_path: Path, own: bool, place: str
+) -> None:
+    """The bytes of all other files are saved. [2.22]"""
+    (tmp_path / "d").mkdir()
+    store(volume, "d/a", b"stored")
+    volume.sync(20)
+    held, other = volume.open("d/a", "r+"), volume.open("other", "w+")
+    other.pwrite(b"saved", 0)
+    if own:
+        os.link(tmp_path / "d" / "a", tmp_path / "b")
+        volume.remove("d/a")
+    else:
+        os.rename(tmp_path / "d" / "a", tmp_path / "b")
+    if place == "d/a":
+        (tmp_path / "d" / "a").mkdir()
+    else:
+        (tmp_path / "d").rmdir()
+        (tmp_path / "d").touch() if place == "d" else (tmp_path / "d").symlink_to("d")
+    volume.abort()
+    volume.reconnect(DirectoryBackend(tmp_path))
+    other.fsync()
+    assert (tmp_path / "other").read_bytes() == b"saved"
+    assert content(volume, "b") == b"stored"
+    other.close()
+    held.close()
+
+
 def test_the_new_object_of_an_inode_number_is_another_file(
     volume: Volume, backend: DirectoryBackend, tmp_path: Path
 ) -> None:
