@@ -75,9 +75,14 @@ def resolve(volume: Volume, inode: Inode, how: Literal["force", "rebase", "disca
     if how == "force" and engine.limits().commit_on_close:
         _fill_all(inode)
     settle = remote.force if how == "force" else remote.rebase
+
+    def settle_conflict() -> None:
+        if engine.conflict is not None:  # another caller may have settled it by now
+            settle(engine)
+
     while True:
         try:
-            staging.reading_back(engine, lambda: engine.settled(lambda: settle(engine)))
+            staging.reading_back(engine, lambda: engine.settled(settle_conflict))
         except remote.DirectWrites:
             direct.outlast(engine)  # none begins during a conflict
         else:

@@ -299,7 +299,7 @@ def _began(file: EngineFile, op: Op, write: Write) -> bool:
 
 
 def outlast(file: EngineFile) -> None:
-    """Close the gate, and wait until no direct write runs; the token is held.
+    """Wait until no direct write runs; the caller has ensured that none begins.
 
     Raises:
         ShutdownError: the volume was aborted.
@@ -313,7 +313,6 @@ def outlast(file: EngineFile) -> None:
             file.volume.check_alive(file.key)
             file.volume.park.wait("inode", file.native.address, seq, SLICE)
 
-    file.native.close_gate()
     if file.native.direct_count():
         during(of_file(file, "direct writes to end", lambda snapshot: snapshot.lock(file)), sleep)
 

@@ -222,6 +222,7 @@ def _cut_tail(file: EngineFile, op: Op) -> None:
 
     The inode lock is not held, so the gate excludes direct writes: their stored bytes are acknowledged.
     """
+    file.native.close_gate()
     try:
         direct.outlast(file)
         _cut_to(file, op, file.native.remote_size)
