@@ -123,10 +123,12 @@ def test_work_under_the_token_publishes_no_half_of_an_object(make: Make) -> None
 
 
 def test_without_the_difference_half_of_an_object_was_published(make: Make, monkeypatch: pytest.MonkeyPatch) -> None:
-    """This is the test above without the fix: work under the token commits everything it finds. [T-30]"""
+    """This is the test above without the fix: work under the token commits everything it finds. On a busy machine that
+    work may come after the pass. [T-30]
+    """
     held = NativeInode.commit_running  # else every file with something to commit would count as about to commit
     monkeypatch.setattr(NativeInode, "commit_due", lambda native: held(native) and native.commit_needed(STAMP_MAX))
-    assert len(saved_beside_work_under_the_token(make)) > 1
+    assert any(len(saved_beside_work_under_the_token(make)) > 1 for _ in range(20))
 
 
 def given_up(make: Make, **options: Any) -> tuple[Rig, Any]:
