@@ -42,6 +42,7 @@ class Inode:
         self.volume = volume
         self.key = key  # its last known name
         self.aliases: tuple[Key, ...] = ()  # other names that it was opened by
+        self.hinted = 0  # `InodeTable.hints` when its names were last found
         self.engine: EngineFile = EngineFile(volume.engine, key, backend_file, stat.size, stat.version, stat.identity)
         self.engine.report_losses_to(self._report_loss)
         self.native: NativeInode = self.engine.native
@@ -71,6 +72,9 @@ class Inode:
 
     def set_aliases(self, aliases: tuple[Key, ...]) -> None:
         self.aliases = aliases
+
+    def set_hinted(self, hints: int) -> None:
+        self.hinted = hints
 
     # -- changes of closed handles; under the volume's lock
 
@@ -168,9 +172,10 @@ class InodeTable(dict[Key, Inode]):
         names     name -> file           this dict
 
     If the store reports identities, a name is a hint: it led to the file when the store was last asked, and a change of
-    a name drops the other hints of its files, which may be links or other spellings. If the store knows names only, a
-    file is its own identity, and its name is a fact that only the volume changes. Each name leads to a file in
-    `objects`.
+    a name drops the other hints of its files, which may be links or other spellings. A change of a directory or of a
+    symbolic link, which may be in the path of any name, makes all hints from before worthless: `at` drops those that it
+    meets. If the store knows names only, a file is its own identity, and its name is a fact that only the volume
+    changes. Each name leads to a file in `objects`.
 
     The table counts the names below each directory (parts separated by "/"), so that a rename without such names needs
     no walk. The volume's lock protects it. All changes go through the methods below.
@@ -180,6 +185,7 @@ class InodeTable(dict[Key, Inode]):
         super().__init__()
         self.objects: dict[Hashable, Inode] = {}
         self.identified = 0  # number of files with an identity of the store
+        self.hints = 0  # number of changes that have made all hints worthless
         self.removals = 0  # number of files that have lost their last name
         self._unnamed: dict[Key, Inode] = {}  # files without a known name, by the last one
         self._below: dict[str, int] = {}
@@ -206,9 +212,17 @@ class InodeTable(dict[Key, Inode]):
         """Return whether this is the file of its identity: it was neither removed nor abandoned."""
         return self.objects.get(_identity(inode)) is inode
 
+    def at(self, key: Key) -> Inode | None:
+        """Return the file of a known name."""
+        inode = self.get(key)
+        if inode is not None and inode.hinted != self.hints and inode.engine.identity is not None:
+            self.drop_names(inode)
+            return None
+        return inode
+
     def names(self, inode: Inode) -> bool:
         """Return whether the file has a known name, which is its key."""
-        return self.get(inode.key) is inode
+        return self.at(inode.key) is inode
 
     def add(self, inode: Inode) -> None:
         self.objects[_identity(inode)] = inode
@@ -246,7 +260,7 @@ class InodeTable(dict[Key, Inode]):
 
     def found(self, key: Key, stat: ObjectStat | None) -> Inode | None:
         """Return the file of a name, to which the store says `stat`; None: nothing has the name."""
-        known = self.get(key)
+        known = self.at(key)
         if known is not None and (known.engine.identity is None or (stat is not None and stat.identity is None)):
             return known
         return None if stat is None or stat.identity is None else self.objects.get(stat.identity)
@@ -262,6 +276,10 @@ class InodeTable(dict[Key, Inode]):
 
     def bind(self, key: Key, inode: Inode) -> None:
         """Record that a name leads to a file of the table."""
+        if inode.hinted != self.hints:
+            if inode.engine.identity is not None:
+                self.drop_names(inode)
+            inode.set_hinted(self.hints)
         if self.get(key) is not inode:
             self.unbind(key)
         if self.get(inode.key) is not inode:
@@ -290,10 +308,7 @@ class InodeTable(dict[Key, Inode]):
 
     def drop_hints(self) -> None:
         """Drop the names of all files that the store identifies: a link or a directory in their paths has changed."""
-        if self.identified:
-            for inode in self.objects.values():
-                if inode.engine.identity is not None:
-                    self.drop_names(inode)
+        self.hints += 1
 
     def move_last_names(self, old: str, new: str) -> None:
         """Record that a directory was renamed, for files without a known name: their last ones stay unknown names."""
@@ -306,7 +321,7 @@ class InodeTable(dict[Key, Inode]):
 
     def last_known(self, key: Key) -> Inode | None:
         """Return the file that has a name, or that had it when its names were last known."""
-        return self.get(key) or self._unnamed.get(key)
+        return self.at(key) or self._unnamed.get(key)
 
     def has_below(self, tree: str) -> bool:
         """Return whether a name lies below this directory."""

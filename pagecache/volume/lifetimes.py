@@ -180,7 +180,7 @@ def abandon_handle(use: Use, cut_off: list[LostRange], *, changed: bool) -> None
         elif last and local and not inode.engine.removed:
             inode.engine.set_aside(abandoned=True)  # from now on none of it is written back
             volume.orphans[inode] = None
-            named = volume.inodes.get(inode.key) is inode
+            named = volume.inodes.names(inode)
             gone = volume.busy.take(inode.key) if named else volume.engine.park.signal()
             if cut_off and named and inode.handles == 1:
                 volume.losses[inode.key] = cut_off

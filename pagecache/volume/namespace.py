@@ -106,11 +106,8 @@ class Naming:
             return []
         if not inodes.has_below(old):
             return []
-        return [
-            (key.removeprefix(old), inode)
-            for key, inode in inodes.items()
-            if isinstance(key, str) and is_below(key, old)
-        ]
+        below = [key for key in inodes if isinstance(key, str) and is_below(key, old)]
+        return [(key.removeprefix(old), inode) for key in below if (inode := inodes.at(key)) is not None]
 
     def end(self, inode: Inode) -> bool:
         """Record that the call has returned, which fixes the name. False: a reconnect has left the file closed, until

@@ -144,7 +144,7 @@ def open_inode(volume: Volume, name: Key, key: Key, bits: int, keep_cache: bool,
 def _known(volume: Volume, name: Key) -> Use | None:
     """Return a use of the inode that the name led to when it was last known."""
     with volume.inodes_lock:
-        known = volume.inodes.get(name)
+        known = volume.inodes.at(name)
         if known is None:
             return None
         use = Use(known)

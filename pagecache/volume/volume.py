@@ -137,7 +137,7 @@ class Volume:
     def _inode_at(self, key: Key) -> Inode | None:
         """Return the inode that a name led to when it was last known."""
         with self.inodes_lock:
-            return self.inodes.get(key)
+            return self.inodes.at(key)
 
     def _inode_found(self, key: Key, stat: ObjectStat) -> Inode | None:
         """Return the inode of an object that the store has found by a name."""

@@ -19,6 +19,7 @@ from pagecache.backends.passing import PassingBackend, PassingFile
 from pagecache.backends.protocol import close_backend_file
 from pagecache.errors import Key
 from pagecache.testing import Gate
+from pagecache.volume.inode import InodeTable
 
 from .rig import Task
 
@@ -585,3 +586,58 @@ def test_an_open_through_a_link_makes_no_second_file_of_a_removed_object(tmp_pat
             assert file.pread(100, 0) == b"local bytes"
         cache.check()
         file.close()
+
+
+@pytest.mark.parametrize("call", ["remove a link", "rename a link", "rename a directory"])
+def test_a_change_of_a_path_walks_no_files(
+    volume: Volume, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, call: str
+) -> None:
+    """The hints of all names are worthless at once, and are dropped when they are met. [2.20]"""
+    os.symlink("d", tmp_path / "link")
+    for number in range(20):
+        store(volume, f"{number}", b"text")
+    dropped: list[object] = []
+    drop_names = InodeTable.drop_names
+
+    def counted(table: InodeTable, inode: Any) -> None:
+        dropped.append(inode)
+        drop_names(table, inode)
+
+    monkeypatch.setattr(InodeTable, "drop_names", counted)
+    if call == "remove a link":
+        volume.remove("link")
+    elif call == "rename a link":
+        volume.rename("link", "other")
+    else:
+        os.mkdir(tmp_path / "empty")
+        volume.rename("empty", "other")
+    assert len(dropped) < 3
+    with volume.open("7") as file:
+        assert file.pread(4, 0) == b"text"
+    assert len(dropped) < 5
+    volume.cache.check()
+
+
+@pytest.mark.parametrize("call", ["remove", "rename away", "rename over"])
+def test_a_name_leads_through_the_present_link(
+    volume: Volume, backend: DirectoryBackend, tmp_path: Path, call: str
+) -> None:
+    """An open that trusts the cache finds no file that the name led to before the link changed. [2.20]"""
+    for folder in ("one", "two"):
+        os.mkdir(tmp_path / folder)
+        store(volume, f"{folder}/file", folder.encode())
+    backend.symlink("one", "link")
+    with volume.open("link/file", keep_cache=True) as file:
+        assert file.pread(100, 0) == b"one"
+    if call == "remove":
+        volume.remove("link")
+        backend.symlink("two", "link")
+    elif call == "rename away":
+        volume.rename("link", "other")
+        backend.symlink("two", "link")
+    else:
+        backend.symlink("two", "new")
+        volume.rename("new", "link")
+    with volume.open("link/file", keep_cache=True) as file:
+        assert file.pread(100, 0) == b"two"
+    volume.cache.check()
