@@ -496,6 +496,7 @@ def test_an_interrupt_in_an_open_or_close_leaves_no_name_busy_and_no_handle_behi
         rig.volume.open(KEY).close()
         place = interrupted_at(nth, lambda: rig.volume.open(key, mode).close(), counting_code)  # noqa: B023
         gc.collect()
+        eventually(lambda: not rig.volume.handles)  # noqa: B023  # the flusher releases a handle that was collected
         with Task(rig.volume.open, key, "a+b", timeout=5).result() as file:
             file.write(b"more")
         if not limits.get("commit_on_close"):
