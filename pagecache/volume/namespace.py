@@ -19,8 +19,8 @@ its own in a store without directories, and keep them.
 A transient error is followed by a retry. If the earlier attempt may have been carried out, the store is asked first:
 
     remove   the name is gone            it was carried out
-    rename   src is gone, dst exists     it was carried out; but if dst has the version that was cached there, src was
-                                         not there before either: unknown
+    rename   src is gone, dst exists     it was carried out; but if dst may have the object that was cached there, src
+                                         was not there before either: unknown
              src exists                  it was not; but without `replace` it is unknown if dst exists, too
     both     the name has a version other than the cached one: unknown
 
@@ -282,11 +282,23 @@ class _Before:
         """Return whether an attempt to rename was carried out, from the objects that have the names now; None:
         unknown.
         """
-        old, new = _version(backend, src), _version(backend, dst)
+        old, new = _version(backend, src), _stat(backend, dst, ask=True)
         if old is _GONE:
-            return True if new is not _GONE and (new is None or new != self.replaced or new == self.version) else None
-        unknown = self.is_other(old) or (new is not _GONE and not replace and src != dst)
+            return None if new is None or self._may_be_loser(new) else True
+        unknown = self.is_other(old) or (new is not None and not replace and src != dst)
         return None if unknown else False
+
+    def _may_be_loser(self, found: ObjectStat) -> bool:
+        """Return whether this status may be that of the object that was to be replaced, which this cache may have
+        changed since.
+        """
+        if self.loser is None:
+            return False
+        identity, versions = self.loser.engine.identity, self.loser.engine.versions
+        if None not in (identity, found.identity):
+            return found.identity == identity
+        unknown = found.version is None or found.version == self.version
+        return not unknown and (versions.stale or found.version in (self.replaced, versions.base))
 
 
 @dataclass(eq=False, slots=True)

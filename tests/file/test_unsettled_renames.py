@@ -163,6 +163,23 @@ class InPlace(RecordingBackend):
             pass
 
 
+@pytest.mark.parametrize("store", [AnswersLate, InPlace])
+def test_a_rename_of_a_missing_object_leaves_the_name_of_one_that_is_written_later(
+    store: type[RecordingBackend],
+) -> None:
+    """Its stored version is another one than at the rename, by this cache's own commit."""
+    rig = make_rig(backend=store({NEW: OTHER}), retry=ONCE)
+    with rig.volume.open(NEW, "r+b") as file:
+        lose_a_rename(rig, rig.backend, landed=False)
+        file.pwrite(MINE, 0)
+        file.fsync()
+        fail_to_open(rig.volume)
+        file.pwrite(MINE, PAGE)
+    rig.volume.sync()
+    assert rig.backend.committed(NEW) == 2 * MINE
+    rig.cache.close()
+
+
 @pytest.mark.parametrize("fenced", [False, True])
 def test_a_reconnect_settles_it_before_it_opens_files(fenced: bool) -> None:
     """Opening the file by its old name would make an object there. [2.22]"""
