@@ -26,7 +26,7 @@ class ObjectStat:
         size: bytes.
         version: opaque; differs whenever the content may differ (an etag, a generation, mtime_ns:size:ino).
         mtime: seconds since the epoch.
-        key: set if several objects are listed.
+        key: set if several objects are listed, and by open files of a `commit_on_close` backend.
         kind: kind of the object.
         mode, uid, gid, nlink: permissions, owner, group and number of links, from stores that keep them.
         atime_ns, mtime_ns, ctime_ns: times in nanoseconds since the epoch, from stores that keep them.

@@ -230,7 +230,12 @@ class BackendFile(Protocol):
 
     @abstractmethod
     def stat(self) -> ObjectStat:
-        """Return size and version as the next call would find them."""
+        """Return size and version as the next call would find them.
+
+        A file of a `commit_on_close` backend also returns the key that its commit stores the object under, and `nlink`
+        0 if that name was removed or replaced: a remove or rename of an object that was never stored, whose answer was
+        lost, is settled by it.
+        """
         ...
 
     @abstractmethod

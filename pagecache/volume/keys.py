@@ -13,7 +13,7 @@ from __future__ import annotations
 
 import threading
 import time
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass
 from functools import partial
 
@@ -24,7 +24,7 @@ from ..engine.report.wait_snapshot import Owner, WaitSnapshot, unowned
 from ..engine.volume import EngineVolume
 from ..errors import Key
 
-__all__ = ["BusyKeys", "is_below"]
+__all__ = ["BusyKeys", "above", "is_below"]
 
 
 @dataclass(slots=True, eq=False)
@@ -284,6 +284,15 @@ class BusyKeys:
                 if isinstance(key, str) and is_below(key, tree):
                     return done
         return None
+
+
+def above(key: Key) -> Iterator[str]:
+    """Yield the directories above a key, by its path."""
+    if isinstance(key, str):
+        at = key.rfind("/")
+        while at > 0:
+            yield key[:at]
+            at = key.rfind("/", 0, at)
 
 
 def is_below(key: str, tree: str) -> bool:

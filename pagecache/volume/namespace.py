@@ -27,9 +27,10 @@ A transient error is followed by a retry. If the earlier attempt may have been c
 If it is unknown, the first error is raised. The store has no record of an object that was created and not committed:
 its call is repeated, and FileNotFoundError shows that an earlier attempt has renamed or removed the backend's file.
 
-A rename whose result is unknown when no attempt follows stays open in the volume (`Unsettled`), after its error. The
-next call for one of its names first settles it by a look at both, and so does a reconnect. Otherwise an open of the old
-name would take its object for removed, and bytes that are written later would be acknowledged and never stored.
+A call whose result is unknown when no attempt follows stays open in the volume (`Unsettled`), after its error. The next
+call for one of its names first settles it by a look at the names, and so does a reconnect; the name of an object that
+was never stored is that of its open file. Otherwise an open of the old name would take its object for present, or for
+removed by another program, and bytes that are written later would be acknowledged and never stored.
 
 A commit of a `commit_on_close` backend stores an object under its name, so it could bring a removed object back. A
 rename holds the tokens, so no commit runs. A remove lets no commit begin, until its last attempt is over, and waits for
@@ -52,12 +53,12 @@ from ..native import TOKEN, Op
 from ..objects import Kind
 from . import lifetimes, opening, reconnect
 from .inode import Inode
-from .keys import is_below
+from .keys import above, is_below
 
 if TYPE_CHECKING:
     from .volume import Volume
 
-__all__ = ["Naming", "Unsettled", "remove", "rename", "settle_renames", "unsettled_at"]
+__all__ = ["Naming", "Unsettled", "remove", "rename", "settle_names", "unsettled_at"]
 
 
 @dataclass(eq=False, slots=True)
@@ -278,6 +279,11 @@ class _Before:
         """Return whether the found version shows that another object has the name by now."""
         return None not in (self.version, version) and version != self.version
 
+    def removed(self, backend: Backend, src: Key) -> bool | None:
+        """Return whether an attempt to remove was carried out, from the object that has the name now; None: unknown."""
+        version = _version(backend, src)
+        return True if version is _GONE else None if self.is_other(version) else False
+
     def renamed(self, backend: Backend, src: Key, dst: Key, *, replace: bool) -> bool | None:
         """Return whether an attempt to rename was carried out, from the objects that have the names now; None:
         unknown.
@@ -303,100 +309,117 @@ class _Before:
 
 @dataclass(eq=False, slots=True)
 class Unsettled:
-    """A rename whose result is unknown: an attempt may have been carried out, and none follows."""
+    """A remove or rename. While it is in `Volume.unsettled` its result is unknown: an attempt may have been carried
+    out, and none follows.
+    """
 
     volume: Volume
     src: Key
-    dst: Key
     old: Key
-    new: Key
-    before: _Before
+    dst: Key | None = None
+    new: Key | None = None
+    before: _Before = field(default_factory=_Before)
     looking: bool = False  # a thread of the volume asks the backend
     done: bool = False  # it was carried out, and its effect is published
 
-    def concerns(self, key: Key) -> bool:
-        """Return whether a canonical key is one of the names, or lies below one."""
-        names = (self.old, self.new)
-        return key in names or any(isinstance(key, str) and isinstance(n, str) and is_below(key, n) for n in names)
+    def names(self) -> tuple[Key, ...]:
+        """Return the canonical keys."""
+        return (self.old,) if self.new is None else (self.old, self.new)
 
     def naming(self) -> Naming:
         """Return the call whose effect is to be published."""
         return Naming(self.volume, self.before, self.src, self.old, self.dst, self.new)
 
-    def keep(self) -> None:
-        """Leave the call open, if files are cached whose names it has changed. Its names are busy."""
-        volume, naming = self.volume, self.naming()
-        if _never_stored(naming):
-            return  # a look at the names would show nothing
-        with volume.inodes_lock:
-            if any(map(volume.inodes.knows, self.before.files())) or naming.below():
-                volume.unsettled.append(self)
+    def ended(self, tries: Attempts) -> None:
+        """Let commits begin, and leave the call open if its result is unknown and files are cached whose names it has
+        changed. No attempt follows, and the names are busy.
+        """
+        volume, below = self.volume, self.naming().has_below()
+        self.before.end()
+        if tries.doubtful and not self.done and self.old != self.new:
+            with volume.inodes_lock:
+                if below or any(map(volume.inodes.knows, self.before.files())):
+                    volume.unsettled.update(dict.fromkeys(self.names(), self))
 
     def look(self, backend: Backend) -> bool:
         """Return whether it was carried out; this settles it."""
-        found = self.before.renamed(backend, self.src, self.dst, replace=True)
+        found: bool | None
+        if self.is_draft():
+            found = backend is self.volume.engine.backend and self._has_moved()
+        elif self.new is None:
+            found = self.before.removed(backend, self.src)
+        else:
+            found = self.before.renamed(backend, self.src, self.dst, replace=True)
         self.drop()
         return found is True
+
+    def is_draft(self) -> bool:
+        """Return whether the object is published by a commit that has not been made: the store has no record of its
+        name.
+        """
+        source = self.before.source
+        return source is not None and source.engine.limits().commit_on_close and bool(source.native.undone()["created"])
+
+    def _has_moved(self) -> bool:
+        """Return whether the open file of an object that was never stored has the new name, or none after a remove."""
+        source = self.before.source
+        found = None if source is None else source.engine.stat_open()
+        if found is None or self.new is None:
+            return found is not None and found.nlink == 0
+        return found.key is not None and self.volume._canonical(found.key) == self.new
+
+    def is_open(self) -> bool:
+        """Return whether it is not settled yet."""
+        return self.volume.unsettled.get(self.old) is self
 
     def drop(self) -> None:
         """Record that it is settled."""
         with self.volume.inodes_lock:
-            if self in self.volume.unsettled:
-                self.volume.unsettled.remove(self)
+            for name in self.names():
+                if self.volume.unsettled.get(name) is self:
+                    del self.volume.unsettled[name]
 
-    def settle(self) -> None:
-        """Look at the names, and publish. On a thread of the volume; the names are busy, and the tokens are lent to
-        this call.
+    def settle(self, tries: Attempts) -> None:
+        """Look at the names, and publish. On a thread of the volume; the names are busy, and the tokens are lent to the
+        settling of a rename.
         """
-        if self in self.volume.unsettled:
+        if self.is_open():
             self.looking = True
             try:
-                _exchange(self, self.naming(), self.look)
+                _exchange(self, tries, self.look)
             finally:
                 self.looking = False
 
     def settle_aborted(self, backend: Backend) -> None:
         """Look at the names in the backend of a reconnect, and publish. On a thread of the volume, which is aborted."""
-        if self in self.volume.unsettled and not self.looking:  # otherwise the thread publishes
+        if self.is_open() and not self.looking:  # otherwise the thread publishes
             self.naming().publish_found(backend, self.look(backend))
 
 
-def _never_stored(naming: Naming) -> bool:
-    """Return whether the object is published by a commit that has not been made: the store has no record of its
-    name.
-    """
-    inode = naming.before.source
-    return inode is not None and inode.engine.limits().commit_on_close and bool(inode.native.undone()["created"])
-
-
-def remove(volume: Volume, key: Key, canonical: Key, tries: Attempts) -> None:
-    """Remove a name, without the token: that would wait for write-back of bytes that are no longer needed. A running
-    commit of a `commit_on_close` object is waited for: it could store the object again after the remove.
-    """
-    before = _Before()
-    _run(volume, lambda: _remove(Naming(volume, before, key, canonical), tries), tries, canonical, ended=before.end)
-
-
 def unsettled_at(volume: Volume, *keys: Key) -> Unsettled | None:
-    """Return a rename of unknown result that concerns one of these canonical keys."""
+    """Return a call of unknown result that concerns one of these canonical keys, or a directory above it."""
     with volume.inodes_lock:
-        return next((change for change in volume.unsettled if any(map(change.concerns, keys))), None)
+        if volume.unsettled:
+            for name in (name for key in keys for name in (key, *above(key))):
+                if name in volume.unsettled:
+                    return volume.unsettled[name]
+        return None
 
 
-def settle_renames(volume: Volume, tries: Attempts, *keys: Key) -> Unsettled | None:
-    """Settle the renames of unknown result that concern these canonical keys, which the caller does not hold. Return
-    the last one.
+def settle_names(volume: Volume, tries: Attempts, *keys: Key) -> Unsettled | None:
+    """Settle the calls of unknown result that concern these canonical keys, which the caller does not hold. Return the
+    last one.
     """
     last = None
     while (change := unsettled_at(volume, *keys)) is not None:
-        last, names = change, (change.old, change.new)
-        run, within = _lending(change, change.settle, tries)
-        volume.busy.run(run, tries, *names, within=within, trees=True)
+        last, settle = change, partial(change.settle, tries)
+        run, within = _lending(change, settle, tries)
+        volume.busy.run(run, tries, *change.names(), within=within, trees=True, ended=change.before.end)
     return last
 
 
 def _run(volume: Volume, call: Callable[[], None], tries: Attempts, *keys: Key, **options: Any) -> None:
-    """Run a call that changes names like `BusyKeys.run`. Renames of unknown result that concern the keys are settled
+    """Run a call that changes names like `BusyKeys.run`. Calls of unknown result that concern the keys are settled
     first; if one of them was this call, it is done.
     """
     done = False
@@ -408,72 +431,49 @@ def _run(volume: Volume, call: Callable[[], None], tries: Attempts, *keys: Key, 
             done = True
 
     while not done:
-        settled = settle_renames(volume, tries, *keys)
-        if settled is not None and settled.done and keys == (settled.old, settled.new):
+        settled = settle_names(volume, tries, *keys)
+        if settled is not None and settled.done and keys == settled.names():
             return
         volume.busy.run(run, tries, *keys, **options)
 
 
-def _was_removed(naming: Naming, backend: Backend, tries: Attempts) -> bool:
-    """Return whether an earlier attempt was carried out.
-
-    Raises:
-        OSError: the first error, if that is unknown.
+def remove(volume: Volume, key: Key, canonical: Key, tries: Attempts) -> None:
+    """Remove a name, without the token: that would wait for write-back of bytes that are no longer needed. A running
+    commit of a `commit_on_close` object is waited for: it could store the object again after the remove.
     """
-    if not tries.doubtful or _never_stored(naming):
-        return False
-    version = _version(backend, naming.src)
-    if version is _GONE:
-        return True
-    if naming.before.is_other(version):
-        tries.give_up()
-    return False
+    change = Unsettled(volume, key, canonical)
+    _run(volume, lambda: _remove(change, tries), tries, canonical, ended=partial(change.ended, tries))
 
 
-def _remove(naming: Naming, tries: Attempts) -> None:
+def _remove(change: Unsettled, tries: Attempts) -> None:
     """Run one attempt, on a thread of the volume; the name is busy."""
-    before = naming.before
-    try:
-        before.look(naming.volume, naming.src, naming.old)
-        backend = naming.begin()
-        before.begin()
-        for inode in before.held:
-            tries.outlast_publications(inode.engine)
-        with _change(naming.volume):
-            if not _was_removed(naming, backend, tries):
-                doubtful = tries.doubtful
-                try:
-                    tries.make(partial(backend.remove, naming.src))
-                except FileNotFoundError:
-                    if not doubtful and not _never_stored(naming):
-                        raise  # otherwise it exists here, and was never stored; or an earlier attempt has landed
-        tries.settle()
-        if naming.claim():
-            naming.publish()
-    finally:
-        naming.claim()
-        for inode in naming.inodes:
-            if not naming.end(inode):
-                inode.engine.settle(partial(naming.catch_up, inode))
+    change.before.look(change.volume, change.src, change.old)
+    _exchange(change, tries, lambda backend: _attempt(change, tries, backend, lambda: backend.remove(change.src)))
 
 
 def rename(volume: Volume, src: Key, dst: Key, old: Key, new: Key, tries: Attempts, *, replace: bool) -> None:
     """Rename. `old` and `new` are the canonical keys."""
-    change = Unsettled(volume, src, dst, old, new, _Before())
-
-    def ended() -> None:
-        change.before.end()
-        if tries.doubtful and not change.done and old != new:
-            change.keep()
-
+    change = Unsettled(volume, src, old, dst, new)
     run, within = _lending(change, lambda: _rename(change, replace, tries), tries)
-    _run(volume, run, tries, old, new, within=within, trees=True, ended=ended)
+    _run(volume, run, tries, old, new, within=within, trees=True, ended=partial(change.ended, tries))
+
+
+def _rename(change: Unsettled, replace: bool, tries: Attempts) -> None:
+    """Run one attempt, on a thread of the volume; the keys are busy, and the tokens are lent to this call."""
+
+    def make(backend: Backend) -> bool:
+        call = partial(backend.rename, change.src, change.dst, replace=replace)
+        return _attempt(change, tries, backend, call, replace=replace)
+
+    _exchange(change, tries, make)
 
 
 def _lending(
     change: Unsettled, attempt: Callable[[], None], tries: Attempts
 ) -> tuple[Callable[[], None], Callable[[Callable[[], None]], None]]:
-    """Return an attempt to rename that has the tokens of both files, and the context of its caller's wait."""
+    """Return an attempt to rename that has the tokens of both files, and the context of its caller's wait. A remove has
+    none.
+    """
     lenders: list[Op] = []
 
     def run() -> None:
@@ -493,68 +493,66 @@ def _lending(
         look = partial(change.before.look, change.volume, change.src, change.old, change.dst, change.new)
         tries.repeated(look, what="stat")
         cached = [inode.native for inode in change.before.files() if not inode.engine.freed]
-        if len(cached) == 2:
-            cached[0].run_both(cached[1], "lending", lend, tries.until())
-        elif cached:
-            cached[0].run(TOKEN, "lending", lend, tries.until())
-        else:
+        if change.new is None or not cached:
             wait()
+        elif len(cached) == 2:
+            cached[0].run_both(cached[1], "lending", lend, tries.until())
+        else:
+            cached[0].run(TOKEN, "lending", lend, tries.until())
 
     return run, within
 
 
-def _was_renamed(naming: Naming, backend: Backend, dst: Key, replace: bool, before: _Before, tries: Attempts) -> bool:
-    """Return whether an earlier attempt was carried out.
+def _attempt(
+    change: Unsettled, tries: Attempts, backend: Backend, call: Callable[[], None], *, replace: bool = True
+) -> bool:
+    """Make one attempt, unless an earlier one was carried out; return True.
 
     Raises:
-        OSError: the first error, if that is unknown.
+        OSError: the first error, if it is unknown whether an earlier attempt was carried out.
     """
-    if not tries.doubtful or _never_stored(naming):
-        return False
-    done = before.renamed(backend, naming.src, dst, replace=replace)
-    if done is None:
-        tries.give_up()
-    return done
+    before, created, remove = change.before, change.is_draft(), change.new is None
+    doubtful, done = tries.doubtful, False
+    if doubtful and not created:
+        src, dst = change.src, change.dst
+        found = before.removed(backend, src) if remove else before.renamed(backend, src, dst, replace=replace)
+        done = tries.give_up() if found is None else found
+    if not done:
+        try:
+            tries.make(call)
+        except FileNotFoundError:
+            landed = created or doubtful if remove else created and doubtful
+            if not landed:
+                raise  # otherwise it was never stored; or an earlier attempt has changed the backend's open file
+    tries.settle()
+    return True
 
 
-def _rename(change: Unsettled, replace: bool, tries: Attempts) -> None:
-    """Run one attempt, on a thread of the volume; the keys are busy, and the tokens are lent to this call."""
-    naming, dst = change.naming(), change.dst
-
-    def make(backend: Backend) -> bool:
-        change.before.begin()
-        if not _was_renamed(naming, backend, dst, replace, change.before, tries):
-            doubtful = tries.doubtful
-            try:
-                tries.make(lambda: backend.rename(naming.src, dst, replace=replace))
-            except FileNotFoundError:
-                if not doubtful or not _never_stored(naming):
-                    raise  # otherwise an earlier attempt has renamed the backend's open file
-        tries.settle()
-        return True
-
-    _exchange(change, naming, make)
-
-
-def _exchange(change: Unsettled, naming: Naming, make: Callable[[Backend], bool]) -> None:
-    """Publish the effect of a rename, if `make` returns True: it has carried it out, or found that it was."""
-    volume = change.volume
+def _exchange(change: Unsettled, tries: Attempts, make: Callable[[Backend], bool]) -> None:
+    """Publish the effect of a call, if `make` returns True: it has carried it out, or found that it was. No commit of a
+    whole object begins before that.
+    """
+    volume, before, naming = change.volume, change.before, change.naming()
     try:
         backend = naming.begin()
+        before.begin()
+        for inode in before.held:
+            tries.outlast_publications(inode.engine)
         with _change(volume):
             if not make(backend):
                 return
         if naming.claim():
             naming.publish()
-            change.before.end()  # the name is fixed: another version under it is another writer's
-            source = change.before.source
-            if source is not None and not volume.engine.aborted and not source.engine.removed:
-                opening.follow(source, change.dst)
+            before.end()  # the name is fixed: another version under it is another writer's
+            source = before.source
+            if naming.dst is not None and source is not None and not (volume.engine.aborted or source.engine.removed):
+                opening.follow(source, naming.dst)
     finally:
         change.done = not naming.claim()
-        for inode in naming.inodes:
+        lent, others = ([], naming.inodes) if naming.dst is None else (naming.inodes, naming.beneath)
+        for inode in lent:
             naming.catch_up(inode)
-        for inode in naming.beneath:
+        for inode in others:
             if not naming.end(inode):
                 inode.engine.settle(partial(naming.catch_up, inode))
 

@@ -189,14 +189,14 @@ def _send_again(inode: Inode, *, known: bool) -> None:
 
 
 def _settle_names(volume: Volume, backend: Backend, fenced: bool) -> None:
-    """Settle renames of unknown result. After a fence also the running calls that change names: they can do nothing
-    more on the old backend. The effects are read from the store.
+    """Settle removes and renames of unknown result. After a fence also the running calls that change names: they can do
+    nothing more on the old backend. The effects are read from the store.
     """
     attached = _attached(volume)
     with volume.inodes_lock:
         cached = (*volume.inodes.objects.values(), *volume.orphans) if fenced else ()
         namings = list(dict.fromkeys(inode.naming for inode in cached if inode.naming is not None))
-        unsettled = list(volume.unsettled)
+        unsettled = list(dict.fromkeys(volume.unsettled.values()))
     for naming in namings:
         job = Job(volume.engine.park, partial(naming.settle, backend), what="stat", key=naming.src)
         _wait(volume.engine.runner.submit(NAMES, job), attached)

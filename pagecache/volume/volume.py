@@ -101,7 +101,7 @@ class Volume:
         self.inodes = InodeTable()
         self.handles = 0  # of all inodes
         self.orphans: dict[Inode, None] = {}
-        self.unsettled: builtins.list[namespace.Unsettled] = []  # renames of unknown result
+        self.unsettled: dict[Key, namespace.Unsettled] = {}  # removes and renames of unknown result, by name
         self.losses: dict[Key, list[LostRange]] = {}  # of abandoned objects, for the next openers of their keys
 
     @property
@@ -211,7 +211,7 @@ class Volume:
         handle = None
         try:
             while handle is None:
-                namespace.settle_renames(self, tries, canonical)
+                namespace.settle_names(self, tries, canonical)
                 holding = self.busy.holding(canonical, what="an open", tries=tries)
                 with holding.block, holding:
                     handle = self._bound(key, canonical, bits, keep_cache, make, tries)
@@ -234,8 +234,8 @@ class Volume:
         make: Callable[[lifetimes.Use], CachedFile],
         tries: Attempts,
     ) -> CachedFile | None:
-        """Return a handle on the object of a busy key; None: the object was abandoned concurrently, or a rename ended
-        with an unknown result.
+        """Return a handle on the object of a busy key; None: the object was abandoned concurrently, or a remove or
+        rename ended with an unknown result.
         """
         if namespace.unsettled_at(self, canonical) is not None:
             return None
@@ -273,7 +273,7 @@ class Volume:
         tries = self._attempts("stat", key, timeout)
         self._check_alive(key)
         canonical = self._canonical(key)
-        namespace.settle_renames(self, tries, canonical)
+        namespace.settle_names(self, tries, canonical)
         return status.of_name(self, canonical, key, tries)
 
     def unsaved(self, key: Key | None = None, *, hidden: bool = False) -> builtins.list[FileStat]:

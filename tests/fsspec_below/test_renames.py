@@ -4,12 +4,13 @@ from __future__ import annotations
 
 import contextlib
 import errno
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from functools import partial
 from pathlib import Path
 
 import pytest
 
-from pagecache import CachedFile, ConflictError, ObjectStat, PageCache, RetryPolicy
+from pagecache import CachedFile, ConflictError, ObjectStat, PageCache, RetryPolicy, Volume
 from pagecache.backends.fsspec.calls import Calls
 from pagecache.testing import FaultyBackend, Gate, Rule
 from tests.file.rig import Task
@@ -20,6 +21,7 @@ PRECIOUS = b"precious"
 OTHER = OLD[::-1]
 ONCE = RetryPolicy(attempts=1, failed_retry=None)
 OFTEN = RetryPolicy(attempts=5, first_delay=0.001, max_delay=0.005)
+Faulty = tuple[Volume, FaultyBackend, contextlib.ExitStack]
 
 
 def take_away(place: Place, name: str) -> None:
@@ -392,3 +394,81 @@ def test_bytes_written_after_a_rename_of_unknown_result_are_stored_or_reported(n
             file.fsync()
             assert place.content("key") is None
             assert place.content("other") == b"W" * (1 << 20) + OLD[1 << 20 :]
+
+
+@pytest.fixture
+def faulty(place: Place) -> Iterator[Faulty]:
+    """A volume without retries, and the handles to close before its end."""
+    backend = FaultyBackend(place.backend)
+    with PageCache("16MiB", retry=ONCE) as cache, contextlib.ExitStack() as handles:
+        yield cache.attach(backend), backend, handles
+
+
+def lose_answer(backend: FaultyBackend, change: Callable[[], None], *, landed: bool) -> None:
+    """Make a remove or rename whose last try gets no answer. `landed`: it was carried out."""
+    backend.use([Rule(("remove", "rename"), error=errno.ECONNRESET, done=landed)])
+    with pytest.raises(ConnectionResetError):
+        change()
+    backend.use([])
+
+
+@pytest.mark.parametrize("landed", [True, False], ids=["carried out", "not carried out"])
+@pytest.mark.parametrize("other", ["nothing", "stored", "never stored"])
+def test_a_rename_of_an_object_that_was_never_stored_is_settled_by_its_open_file(
+    place: Place, faulty: Faulty, other: str, landed: bool
+) -> None:
+    """Bytes that are saved after the lost answer are stored under the name that leads to them. [2.14, 2.20]"""
+    volume, backend, handles = faulty
+    draft = handles.enter_context(volume.open("draft", "xb"))
+    draft.write(b"mine")
+    new = {"nothing": "moved", "stored": "key", "never stored": "other"}[other]
+    replaced = None if other == "nothing" else handles.enter_context(volume.open(new, "ab"))
+    lose_answer(backend, partial(volume.rename, "draft", new), landed=landed)
+    assert volume.exists("draft") is not landed
+    name = new if landed else "draft"
+    with volume.open(name, "ab") as again:
+        again.write(b", saved")
+        again.fsync()
+    assert place.content(name) == b"mine, saved"
+    if replaced is not None:
+        replaced.write(b"other")
+        replaced.fsync()
+        assert place.content(new) == (b"mine, saved" if landed else (OLD if other == "stored" else b"") + b"other")
+
+
+@pytest.mark.parametrize("landed", [True, False], ids=["carried out", "not carried out"])
+def test_a_remove_of_an_object_that_was_never_stored_is_settled_by_its_open_file(
+    place: Place, faulty: Faulty, landed: bool
+) -> None:
+    volume, backend, handles = faulty
+    draft = handles.enter_context(volume.open("draft", "xb"))
+    draft.write(b"mine")
+    lose_answer(backend, partial(volume.remove, "draft"), landed=landed)
+    with volume.open("draft", "ab") as again:
+        again.write(b", saved")
+        again.fsync()
+    assert place.content("draft") == (b", saved" if landed else b"mine, saved")
+
+
+@pytest.mark.parametrize("landed", [True, False], ids=["carried out", "not carried out"])
+def test_an_own_remove_without_an_answer_is_no_change_by_another_program(faulty: Faulty, landed: bool) -> None:
+    """Unsaved bytes go with the name, and the same call succeeds when it is made again. [2.14, 2.20]"""
+    volume, backend, handles = faulty
+    file = handles.enter_context(volume.open("key", "r+b"))
+    file.write(b"unsaved")
+    lose_answer(backend, partial(volume.remove, "key"), landed=landed)
+    assert volume.exists("key") is not landed
+    volume.remove("key") if not landed else file.fsync()
+    assert (volume.exists("key"), volume.unsaved()) == (False, [])
+
+
+def test_a_remove_without_an_answer_succeeds_when_it_is_made_again(place: Place, faulty: Faulty) -> None:
+    volume, backend, handles = faulty
+    file = handles.enter_context(volume.open("key", "r+b"))
+    file.write(b"unsaved")
+    lose_answer(backend, partial(volume.remove, "key"), landed=True)
+    volume.remove("key")
+    with pytest.raises(FileNotFoundError):
+        volume.remove("key")
+    file.fsync()
+    assert place.content("key") is None

@@ -155,7 +155,7 @@ def holding_nothing(self: BusyKeys, *keys: Any, **context: Any) -> Any:
 renamed = namespace._rename
 
 
-def remove_alone(change: namespace.Naming, *more: object) -> None:
+def remove_alone(change: namespace.Unsettled, *more: object) -> None:
     """Remove the object, and keep the cached pages of its name."""
     change.volume.engine.backend.remove(change.src)
     change.volume.engine.name_sync.changed()

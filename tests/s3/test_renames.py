@@ -390,3 +390,13 @@ def test_bytes_written_after_a_rename_of_unknown_result_are_stored_or_reported(
         volume.retry_failed()
         file.fsync()
         assert (bucket.keys(), content(bucket, "b")) == (["b"], b"W" * PART + SOURCE[PART:])
+
+
+def test_an_open_file_reports_the_name_that_its_commit_stores(backend: S3Backend) -> None:
+    """The lost answer of a remove or rename of an object that was never stored is settled by it. [2.14, 2.20]"""
+    draft, replaced = backend.open("a", create=True), backend.open("b", create=True)
+    with contextlib.closing(draft), contextlib.closing(replaced):
+        backend.rename("a", "b")
+        assert (draft.stat().key, draft.stat().nlink, replaced.stat().nlink) == ("b", None, 0)
+        backend.remove("b")
+        assert draft.stat().nlink == 0

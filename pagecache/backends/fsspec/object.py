@@ -103,7 +103,9 @@ class ObjectFile(AsyncBackendFile):
 
     async def stat(self) -> ObjectStat:
         with self._lock:
-            return replace(self.draft.base or ObjectStat(size=0), size=self._size, version=self.draft.version())
+            stored = self.draft.base or ObjectStat(size=0)
+            links = 0 if self.detached else stored.nlink
+            return replace(stored, key=self.key, size=self._size, version=self.draft.version(), nlink=links)
 
     async def read_into(self, offset: int, buffers: Sequence[memoryview]) -> int:
         with about(self.key, self._calls.name):

@@ -68,7 +68,8 @@ class S3File(BackendFile):
     def stat(self) -> ObjectStat:
         with self.draft.lock:
             base, version, size = self.draft.base, self.draft.version(), self.draft.extents.size
-        return ObjectStat(size=size, version=version, mtime=None if base is None else base.mtime)
+        mtime, links = None if base is None else base.mtime, 0 if self.detached else None
+        return ObjectStat(size=size, version=version, mtime=mtime, key=self.key, nlink=links)
 
     def read_into(self, offset: int, buffers: Sequence[memoryview]) -> int:
         """Read bytes. Uncommitted bytes may be read in their earlier state."""
