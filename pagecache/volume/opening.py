@@ -538,7 +538,7 @@ def stored_stat(volume: Volume, inode: Inode, key: Key, tries: Attempts) -> Obje
             return ObjectStat(size=0, version=engine.versions.base)
         if engine.identity is not None and not whole:
             return None
-        if (not whole or engine.versions.base is not None) and not inode.native.has_local():
+        if not inode.native.has_local():
             return None
         return ObjectStat(size=0)  # only local data is left of it
     other = None not in (stat.identity, engine.identity) and stat.identity != engine.identity

@@ -30,7 +30,7 @@ LISTED_AT_ONCE = 1000
 def of_name(volume: Volume, name: Key, key: Key, tries: Attempts) -> FileStat:
     """Return the status of the object that has a name."""
     known = volume._inode_at(name)
-    if known is not None and known.engine.backend_file is not None and known.names_are_facts():
+    if known is not None and known.engine.backend_file is not None and known.names_are_facts() and known.exists():
         return of_open(known, key, tries)
     quiet = None if known is None else known.engine.versions.quiet()
     unstored = 0 if known is None else known.native.number("unstored")

@@ -45,6 +45,13 @@ class Place:
         else:
             self.fs.put(f"{self.root}/{name}", content)
 
+    def take_away(self, name: str) -> None:
+        """Remove as another client does."""
+        if isinstance(self.fs, Elsewhere):
+            Path(self.root, name).unlink()
+        else:
+            del self.fs.objects[f"{self.root}/{name}"]
+
     def content(self, name: str) -> bytes | None:
         if isinstance(self.fs, Elsewhere):
             path = Path(self.root, name)

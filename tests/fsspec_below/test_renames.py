@@ -6,7 +6,6 @@ import contextlib
 import errno
 from collections.abc import Callable, Iterator
 from functools import partial
-from pathlib import Path
 
 import pytest
 
@@ -22,14 +21,6 @@ OTHER = OLD[::-1]
 ONCE = RetryPolicy(attempts=1, failed_retry=None)
 OFTEN = RetryPolicy(attempts=5, first_delay=0.001, max_delay=0.005)
 Faulty = tuple[Volume, FaultyBackend, contextlib.ExitStack]
-
-
-def take_away(place: Place, name: str) -> None:
-    """Remove as another client does."""
-    if isinstance(place.fs, Elsewhere):
-        Path(place.root, name).unlink()
-    else:
-        del place.fs.objects[f"{place.root}/{name}"]
 
 
 def uploaded(file: CachedFile) -> None:
@@ -56,7 +47,7 @@ def test_rename_of_an_object_that_another_client_removed_leaves_the_destination(
         else:
             stack.callback(file.abandon)
             use(file)
-        take_away(place, "key")
+        place.take_away("key")
         with pytest.raises(FileNotFoundError):
             volume.rename("key", "precious")
         assert place.content("precious") == PRECIOUS
@@ -239,7 +230,7 @@ def test_object_that_another_client_removes_while_it_is_copied_has_its_new_name(
     place = Place(Whole(), "bucket")
     place.put("key", OLD)
     file = place.backend.open("key")
-    place.fs.hooks.after["cp_file"] = lambda path: take_away(place, "key")
+    place.fs.hooks.after["cp_file"] = lambda path: place.take_away("key")
     place.backend.rename("key", "other")
     assert (place.names(), get(file, 0, 4)) == (["bucket/other"], OLD[:4])
 

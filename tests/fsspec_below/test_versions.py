@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
+import contextlib
 import errno
 import threading
 from typing import Any
 
 import pytest
 
-from pagecache import ConflictError, PageCache
+from pagecache import ConflictError, DataLossError, PageCache
 from pagecache.backends.fsspec.calls import BlockingCalls, Calls, Reader
 from pagecache.backends.fsspec.objects import STAGE
 from tests.fsspec_below.place import LARGE, OLD, Place, get, put, storing
@@ -93,6 +94,31 @@ def test_conflict_through_the_cache_is_reported_and_settled(place: Place) -> Non
             volume.resolve("key", "rebase")
             file.fsync()
     assert place.content("key") == b"NEW" + b"x" * 4997
+
+
+@pytest.mark.parametrize("on_conflict", ["fail", "take_remote"])
+@pytest.mark.parametrize("created", [True, False], ids=["never stored", "stored"])
+def test_unsaved_bytes_that_are_given_up_leave_no_object_that_another_client_has_removed(
+    place: Place, on_conflict: Any, created: bool
+) -> None:
+    """What its open handle writes later makes a new object. [2.19, 2.20]"""
+    with PageCache("16MiB") as cache:
+        volume = cache.attach(place.backend, on_conflict=on_conflict)
+        file = volume.open("draft", "xb") if created else volume.open("key", "r+b")
+        file.pwrite(b"mine", 0)
+        if created:
+            volume.rename("draft", "key")
+        place.take_away("key")
+        with pytest.raises(ConflictError if on_conflict == "fail" else DataLossError):
+            file.fsync()
+        volume.resolve("key", "discard")
+        assert (volume.exists("key"), volume.unsaved()) == (False, [])
+        with contextlib.suppress(DataLossError):
+            file.fsync()
+        assert place.content("key") is None
+        file.pwrite(b"new", 0)
+        file.close()
+        assert (volume.exists("key"), place.content("key")) == (True, b"new")
 
 
 def test_read_stays_with_the_version_that_was_opened(place: Place) -> None:
