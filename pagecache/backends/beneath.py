@@ -1,8 +1,9 @@
 """Names below a directory, resolved so that no path leads outside of it.
 
 `Tree.locate` walks a key component by component through open directories, as openat2(RESOLVE_BENEATH) would, and
-follows symbolic links itself. If a name is exchanged during the walk, the result is an error or another place below the
-root, never a place outside: every step starts from a directory that is held open, and none follows an unchecked link.
+follows symbolic links itself. A name that is exchanged during the walk is looked up again. The result is a place below
+the root or an error, never a place outside: every step starts from a directory that is held open, and none follows an
+unchecked link.
 
     key "a//./link/x"  ->  Place(directory=<fd of a/b>, name="x", path="a/b/x", found=<stat or None>)
 
@@ -25,7 +26,7 @@ from ..errors import Key
 from . import linux
 from .protocol import CheckedKey
 
-__all__ = ["Place", "Tree", "Unsynced", "check_object", "parts_of"]
+__all__ = ["LINKS_MAX", "Place", "Tree", "Unsynced", "check_object", "parts_of"]
 
 LINKS_MAX = 40  # the kernel's limit
 RESERVE = 8
@@ -153,8 +154,10 @@ class Tree:
 
     def _walk(self, key: Key, todo: list[str], held: list[tuple[int, str]], follow: bool) -> Place:
         """Resolve the components in `todo`, the next one last; `held` is the chain of directories from the root."""
-        links = 0
+        links = 0  # that were followed, and names that were exchanged in the meantime
         while todo:
+            if links > LINKS_MAX:
+                raise OSError(errno.ELOOP, os.strerror(errno.ELOOP), key)
             part, here = todo.pop(), held[-1][0]
             if part == "..":  # from a link: in a key it is refused
                 if len(held) == 1:
@@ -162,24 +165,24 @@ class Tree:
                 os.close(held.pop()[0])
                 continue
             found = self._lstat(part, here, may_miss=not todo)
-            if found is not None and stat.S_ISLNK(found.st_mode) and (todo or follow):
+            link = found is not None and stat.S_ISLNK(found.st_mode)
+            if link and (todo or follow):
                 if isinstance(key, CheckedKey):
                     raise _elsewhere(key)
                 links += 1
-                if links > LINKS_MAX:
-                    raise OSError(errno.ELOOP, os.strerror(errno.ELOOP), key)
-                try:
-                    target = os.readlink(part, dir_fd=here)
-                except OSError as error:
-                    if error.errno != errno.EINVAL:
-                        raise
-                    todo.append(part)  # replaced by something else since: look again
-                else:
-                    todo += self._target(key, target, held)
             elif not todo:
                 return Place(here, part, "/".join([*(name for _, name in held[1:]), part]), found)
-            else:
-                held.append((os.open(part, WALK, dir_fd=here), part))
+            try:
+                if link:
+                    todo += self._target(key, os.readlink(part, dir_fd=here), held)
+                else:
+                    held.append((os.open(part, WALK, dir_fd=here), part))
+            except OSError as error:
+                directory = found is not None and stat.S_ISDIR(found.st_mode)
+                if not (link and error.errno == errno.EINVAL) and not (directory and error.errno == errno.ENOTDIR):
+                    raise
+                links += not link
+                todo.append(part)  # something else has the name since: look again
         here = held[-1][0]
         return Place(here, ".", "/".join(name for _, name in held[1:]), linux.status_of(here))
 

@@ -29,7 +29,7 @@ from ..errors import Key
 from ..objects import Kind
 from ..options import LimitsOverrides
 from . import linux
-from .beneath import Place, Tree, Unsynced, check_object, parts_of
+from .beneath import LINKS_MAX, Place, Tree, Unsynced, check_object, parts_of
 from .protocol import BackendFile, BackendLimits, NamespaceBackend, ObjectStat
 
 __all__ = ["DirectoryBackend", "DirectoryFile"]
@@ -208,34 +208,45 @@ class DirectoryBackend(NamespaceBackend):
     # ---------------------------------------------------------------------------------------- objects
 
     def open(self, key: Key, *, create: bool = False, exclusive: bool = False) -> DirectoryFile:
-        with _about(key), self._tree.locate(key, follow=not (create and exclusive)) as place:
-            if place.found is not None and create and exclusive:
-                raise _exists(key)
-            if place.found is None:
-                if not create:
-                    raise _missing(key)
-                self._change_allowed(key)
+        looks = 0
+        while True:
+            with _about(key), self._tree.locate(key, follow=not (create and exclusive)) as place:
                 try:
-                    fd = os.open(place.name, OPEN | os.O_RDWR | os.O_CREAT | os.O_EXCL, 0o666, dir_fd=place.directory)
-                except FileExistsError:
-                    if exclusive:
-                        raise
-                    fd, writable = self._open_existing(place)  # a concurrent call has made it
-                else:
-                    self._unsynced.add(place.parent)
-                    writable = True
-            else:
-                fd, writable = self._open_existing(place)
+                    return self._open_at(place, key, create, exclusive)
+                except OSError as error:
+                    looks += 1
+                    changed = error.errno == errno.ELOOP or (create and error.errno == errno.ENOENT)
+                    if not changed or looks == LINKS_MAX:
+                        raise  # otherwise a link has the name by now, or nothing: look again
+
+    def _open_at(self, place: Place, key: Key, create: bool, exclusive: bool) -> DirectoryFile:
+        if place.found is not None and create and exclusive:
+            raise _exists(key)
+        if place.found is None:
+            if not create:
+                raise _missing(key)
+            self._change_allowed(key)
             try:
-                opened = linux.status_of(fd)
-                check_object(key, opened)
-                self._need_regular(opened)
-                file = DirectoryFile(self, fd, place.path, key, writable)
-            except BaseException:
-                os.close(fd)
-                raise
-            file._fd = fd  # no call in between: either this function closes it or the file does
-            return file
+                fd = os.open(place.name, OPEN | os.O_RDWR | os.O_CREAT | os.O_EXCL, 0o666, dir_fd=place.directory)
+            except FileExistsError:
+                if exclusive:
+                    raise
+                fd, writable = self._open_existing(place)  # a concurrent call has made it
+            else:
+                self._unsynced.add(place.parent)
+                writable = True
+        else:
+            fd, writable = self._open_existing(place)
+        try:
+            opened = linux.status_of(fd)
+            check_object(key, opened)
+            self._need_regular(opened)
+            file = DirectoryFile(self, fd, place.path, key, writable)
+        except BaseException:
+            os.close(fd)
+            raise
+        file._fd = fd  # no call in between: either this function closes it or the file does
+        return file
 
     def _open_existing(self, place: Place) -> tuple[int, bool]:
         if place.found is not None:

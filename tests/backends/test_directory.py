@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import errno
 import gc
 import os
@@ -119,6 +120,49 @@ def test_a_link_that_is_replaced_by_a_file_during_the_walk_is_looked_up_again(
 
     monkeypatch.setattr(os, "readlink", late)
     assert content(backend, "name") == b"file"
+
+
+@pytest.mark.parametrize("made", ["link", "file", "nothing"])
+def test_a_name_that_is_exchanged_before_the_open_is_looked_up_again(
+    backend: DirectoryBackend, root: Path, monkeypatch: pytest.MonkeyPatch, made: str
+) -> None:
+    """The walk finds a file or nothing, and the open something else: a link, which it does not follow, or nothing."""
+    put(backend, "target", b"content").close()
+    if made != "file":
+        (root / "name").write_bytes(b"old")
+    lstat = beneath.Tree._lstat
+    left = [1]
+
+    def lstat_before(self: beneath.Tree, name: str, fd: int, may_miss: bool) -> linux.Status | None:
+        found = lstat(self, name, fd, may_miss)
+        if name == "name" and left and left.pop():
+            (root / "name").unlink(missing_ok=True)
+            if made != "nothing":
+                (root / "name").symlink_to("target")
+        return found
+
+    monkeypatch.setattr(beneath.Tree, "_lstat", lstat_before)
+    with contextlib.closing(backend.open("name", create=made != "link")) as file:
+        assert file.stat().size == (0 if made == "nothing" else len(b"content"))
+
+
+def test_a_directory_that_is_replaced_by_a_link_during_the_walk_is_looked_up_again(
+    backend: DirectoryBackend, root: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    (root / "real").mkdir()
+    (root / "name").mkdir()
+    put(backend, "real/file", b"content").close()
+    lstat = beneath.Tree._lstat
+
+    def lstat_before(self: beneath.Tree, name: str, fd: int, may_miss: bool) -> linux.Status | None:
+        found = lstat(self, name, fd, may_miss)
+        if name == "name" and not (root / "name").is_symlink():
+            (root / "name").rmdir()
+            (root / "name").symlink_to("real")
+        return found
+
+    monkeypatch.setattr(beneath.Tree, "_lstat", lstat_before)
+    assert content(backend, "name/file") == b"content"
 
 
 def test_links_in_a_circle_are_an_error(backend: DirectoryBackend, root: Path) -> None:
