@@ -302,6 +302,10 @@ class Attempts:
 
         self._outlast(file, "a read of bytes that are cut off", lambda: file.native.range_busy(pos), owner)
 
+    def outlast_changes(self, file: EngineFile) -> None:
+        """Wait until no change of the file runs; no handle begins one."""
+        self._outlast(file, "a change that was abandoned", file.is_changing, lambda snapshot: snapshot.lock(file))
+
     def outlast_publications(self, file: EngineFile) -> None:
         """Wait until no call stores the object under its name; none begins."""
 

@@ -349,6 +349,10 @@ class EngineFile:
     def limits(self) -> BackendLimits:
         return getattr(self.backend_file, "limits", None) or self.volume.backend.limits
 
+    def is_changing(self) -> bool:
+        """Return whether a write, truncate or hole of a caller runs, or waits for the inode lock."""
+        return self.native.is_changing() or bool(self.native.direct_count())
+
     def durable(self) -> bool:
         """Return whether bytes that the backend acknowledges now need no commit; CORE uses this value too."""
         undone = self.native.undone()
@@ -400,13 +404,13 @@ class EngineFile:
 
     @contextmanager
     def publishing(self) -> Iterator[bool]:
-        """Context of a call that stores a `commit_on_close` object under its name. False: the name is removed, or a
-        call that removes it runs; the call must not begin.
+        """Context of a call that stores a `commit_on_close` object under its name. False: it must not begin. The
+        changes are abandoned, the name is removed, or a call that removes it runs.
         """
         call = object()
         try:
             with self.lock:
-                allowed = not self.removed and self.unnaming is None
+                allowed = not (self.removed or self.abandoned) and self.unnaming is None
                 if allowed:
                     self.publications |= {call}
             yield allowed

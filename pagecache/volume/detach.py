@@ -254,7 +254,7 @@ def _give_up(volume: Volume, deadline: Deadline) -> list[LostRange]:
             entries = lifetimes.drop_local(volume, inode, 0, END, cut=deadline.at is None, forgotten=forgotten)
         with volume.inodes_lock:
             inode.record_loss(entries, seen=True)
-        if inode not in volume.orphans:
+        if not (inode.engine.removed or inode.engine.abandoned):
             lost += entries
     return lost
 

@@ -50,7 +50,6 @@ class Inode:
         self.writers = 0
         self.naming: Naming | None = None  # the call that changes its name; under the volume's lock
         self.missed = False  # a reconnect has left its file closed, because of that call
-        self.dropped = False  # local data was dropped: no handle could reach it
         self._kept: int | None = None  # epoch of the last close of a handle that has left changes of its own
         self.open_handles: weakref.WeakKeyDictionary[CachedFile, None] = weakref.WeakKeyDictionary()  # oldest first
         self.pins: weakref.WeakSet[object] = weakref.WeakSet()

@@ -20,7 +20,7 @@ from functools import partial
 from ..engine.attempts import Attempts
 from ..engine.park import SLICE, Signal
 from ..engine.report.reason import Reason, during
-from ..engine.report.wait_snapshot import Owner, WaitSnapshot, unowned
+from ..engine.report.wait_snapshot import Owner, WaitSnapshot
 from ..engine.volume import EngineVolume
 from ..errors import Key
 
@@ -110,22 +110,12 @@ class BusyKeys:
         self._lock = lock
         self._alive = alive
         self._busy: dict[Key, Signal] = {}
-        self._next: dict[Key, list[Signal]] = {}  # holders of a key after the current one
         self._claims: dict[Signal, _Claim] = {}
         self._trees: dict[str, Signal] = {}  # every key below these is busy
 
     def __contains__(self, key: Key) -> bool:
         """Return whether a key is busy, by itself or below another one. The lock is held."""
         return key in self._busy or self._above(key) is not None
-
-    def take(self, key: Key) -> Signal:
-        """Mark a key, or reserve it as soon as its holder frees it, before other waiters. The caller frees it by the
-        signal. The lock is held, without a wait.
-        """
-        done = self._engine.park.signal()
-        if self._busy.setdefault(key, done) is not done:
-            self._next.setdefault(key, []).append(done)
-        return done
 
     def signal(self) -> Signal:
         """Return the signal of a new operation."""
@@ -141,17 +131,8 @@ class BusyKeys:
     def _free(self, keys: Iterable[Key], done: Signal) -> None:
         """Free keys. The lock is held. After an interrupt, a second call completes this."""
         for key in keys:
-            following = self._next.get(key, [])
-            if done in following:
-                following.remove(done)
-            elif self._busy.get(key) is done:
-                if following:  # no call between the two statements: a reservation is never lost
-                    self._busy[key] = following[0]
-                    del following[0]
-                else:
-                    del self._busy[key]
-            if not following:
-                self._next.pop(key, None)
+            if self._busy.get(key) is done:
+                del self._busy[key]
         for tree in [tree for tree, owner in self._trees.items() if owner is done]:
             del self._trees[tree]
         self._claims.pop(done, None)
@@ -238,7 +219,7 @@ class BusyKeys:
     def _owner(self, snapshot: WaitSnapshot, claim: _Claim | None) -> Owner | None:
         """Return the owner of the keys, for reports: a waiting thread, or the call that it left behind."""
         if claim is None:
-            return unowned("a file of that name is being given up")
+            return None
         job = None if claim.tries is None else claim.tries.job
         if job is not None and snapshot.sleeping(claim.thread, claim.since) is None:
             return snapshot.job(job)

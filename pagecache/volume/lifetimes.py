@@ -1,9 +1,12 @@
 """Lifetimes of handles, names, inodes and backend files.
 
-An inode without handles keeps its pages and, for a while, its backend file; one without a name (removed, abandoned)
-is an orphan that is buried with its last handle, silently. An inode is never freed while an operation uses it: the
-flusher repeats the burial later. Only a close waits here: work that needs the token or a call of the backend is left to
-the volume's threads.
+An inode without handles keeps its pages and, for a while, its backend file; a removed one is an orphan that is buried
+with its last handle, silently. An inode is never freed while an operation uses it: the flusher repeats the burial
+later. Only a close waits here: work that needs the token or a call of the backend is left to the volume's threads.
+
+An abandoned inode keeps its names and its place in the table. It has no writer, and none of its bytes is written back
+or published. Under its token it goes back to the version that is below its local bytes, and an open that finds it waits
+for that. It is removed instead if nothing is below them, or if the backend cannot forget what it was sent.
 """
 
 from __future__ import annotations
@@ -12,10 +15,10 @@ import logging
 from functools import partial
 from typing import TYPE_CHECKING, Any
 
+from ..engine.attempts import Attempts
 from ..engine.commit import remote
 from ..engine.io import barrier
-from ..engine.park import Signal
-from ..engine.report.notices import spans
+from ..engine.report.notices import cause, spans
 from ..errors import LostRange
 from ..native import END, TOKEN
 from .inode import Inode
@@ -34,6 +37,7 @@ __all__ = [
     "drop_local",
     "forsake",
     "release",
+    "settle_abandoned",
     "unname",
     "withhold",
 ]
@@ -58,6 +62,9 @@ def check_names(volume: Volume) -> str | None:
     """Return how the names of a volume's objects and their identities differ (I-31); None: they do not."""
     with volume.inodes_lock:
         wrong = volume.inodes.check() or next((i for i in volume.orphans if volume.inodes.knows(i)), None)
+        for inode in (*volume.inodes.objects.values(), *volume.orphans):
+            if inode.engine.removed != (inode in volume.orphans) or (inode.engine.abandoned and inode.writers):
+                wrong = inode
         return None if wrong is None else f"{volume!r} has a wrong name or identity of {wrong.key!r}"
 
 
@@ -162,16 +169,15 @@ def close_handle(use: Use, *, changed: bool, timeout: float | None = None) -> No
 
 
 def abandon_handle(use: Use, cut_off: list[LostRange], *, changed: bool) -> None:
-    """Abandon a handle without waiting: uncommitted data is dropped once the file's token is free, and the key is busy
-    until then, so that no change of the old file can follow a change of its successor.
+    """Abandon a handle without waiting: uncommitted data is dropped once the file's token is free. No handle is made
+    before.
 
     Unsaved changes of closed handles stay, with those of this one (`changed`): they cannot be told apart.
-    `cut_off`: unsaved bytes that its open has cut off. They are a loss if that is given up, reported to the next opener
-    if the object has no other handle.
+    `cut_off`: unsaved bytes that its open has cut off. They are a loss if that is given up.
     """
     inode, volume = use.inode, use.inode.volume
     local = inode.native.has_local() or inode.native.is_changing()  # the holder of the lock may still change it
-    gone: Signal | None = None
+    dropped = False
     with volume.inodes_lock:
         last = use.end_writing()
         if last and local and inode.keeps_changes():
@@ -179,25 +185,59 @@ def abandon_handle(use: Use, cut_off: list[LostRange], *, changed: bool) -> None
                 inode.engine.set_unclosed(True)  # only an explicit call publishes it
         elif last and local and not inode.engine.removed:
             inode.engine.set_aside(abandoned=True)  # from now on none of it is written back
-            volume.orphans[inode] = None
-            named = volume.inodes.names(inode)
-            gone = volume.busy.take(inode.key) if named else volume.engine.park.signal()
-            if cut_off and named and inode.handles == 1:
-                volume.losses[inode.key] = cut_off
-            volume.inodes.remove(inode)
-    if gone is not None:
+            dropped = True
+    if dropped:
         inode.engine.report_loss(cut_off, "an open that was given up had emptied the object")
-        inode.engine.settle(partial(_rollback, volume, inode, gone))
+        inode.engine.settle(partial(_go_back, inode))
         if volume.engine.mirror is not None:
             volume.engine.mirror.invalidate(inode.key, "the file was abandoned")
     release(use)
 
 
-def _rollback(volume: Volume, inode: Inode, gone: Signal) -> None:
-    try:
+def settle_abandoned(inode: Inode, tries: Attempts) -> None:
+    """Wait until an abandoned file has gone back, as a part of a call with a deadline."""
+    engine = inode.engine
+    while engine.abandoned and not engine.removed:
+        tries.outlast_changes(engine)
+        engine.settled(partial(_go_back, inode), tries)
+
+
+def _go_back(inode: Inode) -> None:
+    """Drop the local data of an abandoned file, and make it a file like any other again, or a removed one. The token is
+    held, on a thread of the volume. While a change that its handles have begun goes on, this is repeated.
+    """
+    file, volume = inode.engine, inode.volume
+    if file.removed:
         _drop(inode)
-    finally:
-        volume.busy.free([inode.key], gone)
+    elif file.abandoned:
+        with file.keeping_reads_back():
+            file.drop(0, END)  # a change that goes on may wait for memory
+            changing = file.is_changing()
+            stands = not changing and _is_rolled_back(inode)
+        if changing:
+            volume.engine.cache.flusher.defer_again(partial(file.settle, partial(_go_back, inode)))
+        elif stands:
+            file.set_unclosed(False)
+            file.set_aside(abandoned=False, withheld=False)
+        else:
+            file.native.forget_uncommitted()
+            inode.replaced()
+            unname(volume, inode)
+
+
+def _is_rolled_back(inode: Inode) -> bool:
+    """Roll an abandoned file back. False: it is of no further use, since nothing is below its local data, or since its
+    file of the backend may have other bytes than the version below.
+    """
+    file, volume = inode.engine, inode.volume
+    whole = file.limits().commit_on_close
+    created = whole and bool(file.native.undone()["created"])
+    try:
+        return file.backend_file is not None and remote.go_back(file) and not created
+    except Exception as error:
+        what = f"rolling back abandoned bytes failed: {cause(error)}"
+        volume.engine.say(logging.WARNING, "the volume", what, "uploaded bytes may stay behind", inode.key)
+        return not whole
 
 
 def close_collected(use: Use, *, changed: bool, loss_cursor: int) -> None:
@@ -245,12 +285,12 @@ def bury(volume: Volume, inode: Inode) -> None:
     """Bury an inode without name and handles: local data is dropped, silently, once its token is free. Never waits."""
     if inode.native.has_local() and not volume.engine.aborted and not inode.engine.abandoned:
         inode.engine.set_aside(abandoned=True)
-        inode.engine.settle(lambda: _drop(inode))
+        inode.engine.settle(partial(_drop, inode))
     destroy(volume, inode)
 
 
 def _drop(inode: Inode) -> None:
-    """Drop unneeded local data; the token is held, on a thread of the volume."""
+    """Drop the local data of a removed file; the token is held, on a thread of the volume."""
     try:
         rollback: Any = getattr(inode.engine.backend_file, "rollback", None)
         if rollback is not None:
@@ -258,7 +298,6 @@ def _drop(inode: Inode) -> None:
     finally:
         inode.engine.drop(0, END)
         inode.native.forget_uncommitted()
-        inode.dropped = True
 
 
 def destroy(volume: Volume, inode: Inode) -> None:
@@ -268,10 +307,8 @@ def destroy(volume: Volume, inode: Inode) -> None:
     inode.native.drop_clean()
     if not volume.engine.free(inode.engine):
         if not volume.engine.aborted and not inode.engine.freed:
-            if inode.dropped and inode.native.has_local():
-                inode.dropped = False
-                # An operation that was changing it when it was abandoned went on.
-                inode.engine.settle(lambda: _drop(inode))
+            if inode.native.has_local() and not inode.engine.settling:
+                inode.engine.settle(partial(_drop, inode))  # an operation that was changing it went on
             volume.engine.cache.flusher.defer_again(lambda: destroy(volume, inode))
         return
     forget(volume, inode)
@@ -303,7 +340,7 @@ def prune(volume: Volume, most: int = PRUNED) -> bool:
     """Free the oldest hollow inodes, at most `most`, while the cache has too many of them.
 
     CORE lists them: no handle, no page, no unsaved data. An inode with an unreported loss, a view or a busy name stays,
-    and other inodes have the next turn. Return whether the cache still has too many.
+    or one that an operation uses, and other inodes have the next turn. Return whether the cache still has too many.
     """
     native = volume.engine.cache.native
     excess = native.hollow() - hollow_max(volume.cache.capacity)
@@ -314,31 +351,11 @@ def prune(volume: Volume, most: int = PRUNED) -> bool:
             inode = volume.inodes.of_file(file)
             if inode is None or not inode.idle() or inode.has_unreported_loss() or inode.key in volume.busy:
                 continue
-            if inode.native.has_local():
+            if inode.native.has_local() or not volume.engine.free(inode.engine):
                 continue
-            key, done = inode.key, volume.busy.take(inode.key)
-            named = volume.inodes.names(inode)
-            volume.inodes.remove(inode)  # no open finds it by another name
-        try:
-            _free_hollow(volume, inode, named)
-        finally:
-            volume.busy.free([key], done)
-    return excess > most
-
-
-def _free_hollow(volume: Volume, inode: Inode, named: bool) -> None:
-    """Free an inode that no open finds; if an operation uses it, it is put back, with its name if that was known."""
-    if volume.engine.free(inode.engine):
+            volume.inodes.remove(inode)
         forget(volume, inode)
-        return
-    with volume.inodes_lock:
-        if inode.engine.identity not in volume.inodes.objects:
-            volume.inodes.add(inode)
-            if named:
-                volume.inodes.bind(inode.key, inode)
-            return
-        volume.orphans[inode] = None
-    destroy(volume, inode)
+    return excess > most
 
 
 def unname(volume: Volume, inode: Inode) -> None:

@@ -99,8 +99,7 @@ class Naming:
 
     def below(self) -> list[tuple[str, Inode]]:
         """Return the cached files below a name that is renamed, with the remaining part of their keys; they follow it
-        if it is a directory. `inodes_lock` is held; the tree is busy, so none comes or is freed, but one that is
-        abandoned goes.
+        if it is a directory. `inodes_lock` is held; the tree is busy, so none comes or is freed.
         """
         inodes, old = self.volume.inodes, self.old
         if self.dst is None or not isinstance(old, str) or old == self.new:
@@ -355,10 +354,12 @@ class Unsettled:
 
     def is_draft(self) -> bool:
         """Return whether the object is published by a commit that has not been made: the store has no record of its
-        name.
+        name. An abandoned one is never published.
         """
         source = self.before.source
-        return source is not None and source.engine.limits().commit_on_close and bool(source.native.undone()["created"])
+        if source is None or source.engine.abandoned or not source.engine.limits().commit_on_close:
+            return False
+        return bool(source.native.undone()["created"])
 
     def _has_moved(self) -> bool:
         """Return whether the open file of an object that was never stored has the new name, or none after a remove."""

@@ -99,7 +99,7 @@ def open_inode(volume: Volume, name: Key, key: Key, bits: int, keep_cache: bool,
     opened: _Opened | None = None
     try:
         while True:
-            use = _known(volume, name)
+            use = _known(volume, name, tries)
             if use is not None:
                 inode = use.inode
                 try:
@@ -141,15 +141,21 @@ def open_inode(volume: Volume, name: Key, key: Key, bits: int, keep_cache: bool,
             volume.engine.close_later(opened.backend_file, key)
 
 
-def _known(volume: Volume, name: Key) -> Use | None:
-    """Return a use of the inode that the name led to when it was last known."""
-    with volume.inodes_lock:
-        known = volume.inodes.at(name)
-        if known is None:
-            return None
-        use = Use(known)
-        use.begin()
-    return use
+def _known(volume: Volume, name: Key, tries: Attempts) -> Use | None:
+    """Return a use of the inode that the name led to when it was last known. An abandoned one goes back before."""
+    while True:
+        with volume.inodes_lock:
+            known = volume.inodes.at(name)
+            if known is None:
+                return None
+            use = Use(known)
+            use.begin()
+        if not known.engine.abandoned:
+            return use
+        try:
+            lifetimes.settle_abandoned(known, tries)
+        finally:
+            lifetimes.release(use)
 
 
 def _leads_to(inode: Inode, opened: _Opened) -> bool:
@@ -206,7 +212,6 @@ def _make(volume: Volume, name: Key, key: Key, opened: _Opened) -> Use | None:
             stands = opened.stat.identity is None or opened.removals == table.removals
             if other is None and stands:
                 use.begin()
-                inode.record_loss(volume.losses.pop(name, []), seen=False)
                 table.add(inode)
                 table.bind(name, inode)
             elif other is not None:
@@ -252,26 +257,22 @@ def _forget_new(use: Use) -> None:
 def bind(
     use: Use, key: Key, bits: int, make: Callable[[Use], CachedFile], *, nameless: bool = False
 ) -> CachedFile | None:
-    """Return a handle for the result of `open_inode`, which has counted it. None: it was abandoned concurrently; its
-    rollback has the key next, and another inode follows. `nameless`: the object may have lost its name.
+    """Return a handle for the result of `open_inode`, which has counted it; after an error the caller releases it.
+    None: it was abandoned concurrently. `nameless`: the object may have lost its name.
     """
     inode, volume = use.inode, use.inode.volume
-    try:
-        with volume.inodes_lock:
-            if bits & os.O_ACCMODE != os.O_RDONLY:
-                use.write()  # from now on no other handle is the last
-            abandoned = inode.engine.abandoned if nameless else inode in volume.orphans
-        if not abandoned:
-            volume.engine.check_unsealed(key)
-            handle = make(use)
-            with volume.inodes_lock:
-                inode.open_handles[handle] = None
-            return handle
-    except BaseException:
+    with volume.inodes_lock:
+        usable = not inode.engine.abandoned and (nameless or not inode.engine.removed)
+        if usable and bits & os.O_ACCMODE != os.O_RDONLY:
+            use.write()  # from now on no other handle is the last
+    if not usable:
         lifetimes.release(use)
-        raise
-    lifetimes.release(use)
-    return None
+        return None
+    volume.engine.check_unsealed(key)
+    handle = make(use)
+    with volume.inodes_lock:
+        inode.open_handles[handle] = None
+    return handle
 
 
 def open_again(handle: CachedFile, bits: int) -> CachedFile | None:
@@ -284,9 +285,7 @@ def open_again(handle: CachedFile, bits: int) -> CachedFile | None:
     inode, key, volume = handle._inode, handle.key, handle.volume
     volume._check_alive(key)
     volume._check_may_write(key, bits)
-    volume.engine.check_reentry("open", key)
-    use = Use(inode)
-    options = volume.options
+    use, options, tries = Use(inode), volume.options, volume._attempts("open", key, None)
     through, window = bool(options.write_through), int(options.read_ahead)
 
     def make(use: Use) -> CachedFile:
@@ -297,6 +296,7 @@ def open_again(handle: CachedFile, bits: int) -> CachedFile | None:
             if not inode.handles:
                 return None
             use.begin()
+        lifetimes.settle_abandoned(inode, tries)
         opened = bind(use, key, bits, make, nameless=True)
     except BaseException:
         lifetimes.release(use)

@@ -29,17 +29,22 @@ LISTED_AT_ONCE = 1000
 
 def of_name(volume: Volume, name: Key, key: Key, tries: Attempts) -> FileStat:
     """Return the status of the object that has a name."""
-    known = volume._inode_at(name)
+    known = _shown(volume._inode_at(name))
     if known is not None and known.engine.backend_file is not None and known.names_are_facts() and known.exists():
         return of_open(known, key, tries)
     quiet = None if known is None else known.engine.versions.quiet()
     unstored = 0 if known is None else known.native.number("unstored")
     stat = opening.checked_stat(tries.repeated(lambda: volume.engine.backend.stat(key)), key)
-    inode = volume._inode_found(name, stat)
+    inode = _shown(volume._inode_found(name, stat))
     if inode is not None and inode is not known:
         quiet, unstored = inode.engine.versions.quiet(), inode.native.number("unstored")
     found = _combined(stat, inode, unstored)
     return found if inode is None else _sized(found, inode, quiet)
+
+
+def _shown(inode: Inode | None) -> Inode | None:
+    """Return the inode if its local data counts: none of an abandoned one does."""
+    return None if inode is None or inode.engine.abandoned else inode
 
 
 def of_open(inode: Inode, key: Key, tries: Attempts | None = None) -> FileStat:
@@ -92,7 +97,7 @@ def listed(volume: Volume, prefix: str, timeout: float | None) -> Iterator[FileS
         for stat in page:
             inode = None
             if stat.key is not None and stat.key != "" and stat.kind == "file":
-                inode = volume._inode_found(volume._canonical(stat.key), stat)
+                inode = _shown(volume._inode_found(volume._canonical(stat.key), stat))
             yield _combined(stat, inode, 0 if inode is None else inode.native.number("unstored"))
         volume._check_alive()
 

@@ -100,9 +100,8 @@ class Volume:
         self.busy = BusyKeys(self.engine, self.inodes_lock, self._check_alive)
         self.inodes = InodeTable()
         self.handles = 0  # of all inodes
-        self.orphans: dict[Inode, None] = {}
+        self.orphans: dict[Inode, None] = {}  # removed, but still open or in use
         self.unsettled: dict[Key, namespace.Unsettled] = {}  # removes and renames of unknown result, by name
-        self.losses: dict[Key, list[LostRange]] = {}  # of abandoned objects, for the next openers of their keys
 
     @property
     def backend(self) -> Backend | AsyncBackend:
@@ -422,13 +421,14 @@ class Volume:
         return [] if inode is None else [inode]
 
     def _unsaved_of(self, key: Key | None) -> builtins.list[Inode]:
-        """Return the inode of a key, or, for None, those with unsaved data."""
+        """Return the inode of a key, or, for None, those with unsaved data; abandoned data is not to be saved."""
         if key is not None:
-            return self._inodes_of(key)
-        files = self.engine.dirty_files()
-        with self.inodes_lock:
-            found = [self.inodes.of_file(file) for file in files]
-        return [inode for inode in found if inode is not None]
+            found: builtins.list[Inode | None] = [*self._inodes_of(key)]
+        else:
+            files = self.engine.dirty_files()
+            with self.inodes_lock:
+                found = [self.inodes.of_file(file) for file in files]
+        return [inode for inode in found if inode is not None and not inode.engine.abandoned]
 
     def invalidate(self, key: Key | None = None, offset: int = 0, length: int | None = None) -> None:
         """Write back, commit if needed, then drop cached data.
@@ -498,7 +498,7 @@ class Volume:
     def dirty_ranges(self, key: Key) -> builtins.list[tuple[int, int]]:
         """Return (offset, length) of dirty and unstable ranges, and of those in flight."""
         self.cache._check_forked()
-        return [r for inode in self._inodes_of(key) for r in inode.native.local_ranges()]
+        return [r for inode in self._unsaved_of(key) for r in inode.native.local_ranges()]
 
     def resolve(self, key: Key, how: Literal["force", "rebase", "discard"]) -> builtins.list[LostRange]:
         """Settle a ConflictError; return the losses. The next fsync or close publishes the result.

@@ -44,6 +44,7 @@ __all__ = [
     "announced",
     "changed",
     "force",
+    "go_back",
     "is_remote_change",
     "open_base",
     "outdated",
@@ -367,6 +368,27 @@ def take(file: EngineFile, record: Callable[[list[LostRange]], None] | None = No
 
 def _take(file: EngineFile) -> None:
     take(file)
+
+
+def go_back(file: EngineFile) -> bool:
+    """Make the version below the local data, which was dropped, the base again. If objects are replaced as a whole,
+    that is the version that was opened; otherwise the stored one, with all acknowledged bytes. False: another version
+    has replaced the opened one.
+    """
+    whole, lost = file.limits().commit_on_close, file.conflict is not None or file.dispute.base_lost
+    if whole:
+        forgetful: Any = file.opened()
+        forgetful.rollback()
+        _forget_owed(file)
+    else:
+        file.owed.pay_now()
+    file.native.base_requested()
+    stat = file.opened().stat()
+    if whole and (lost or stat.version != file.versions.base):
+        return False
+    take_base(file, None, stat)
+    file.native.rebase(stat.size, whole)
+    return True
 
 
 def force(file: EngineFile) -> None:
