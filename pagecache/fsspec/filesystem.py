@@ -336,9 +336,13 @@ class PageCacheFileSystem(ChainedFileSystem):
 
     def _is_one_file(self, path: str, other: str) -> bool:
         """Return whether both paths lead to one file, perhaps by links."""
-        canonical = self.volume.backend.canonical
-        with contextlib.suppress(ValueError, OSError):  # no file can be there
-            return path == other or canonical(self._key(path)) == canonical(self._key(other))
+        backend = self.volume.backend
+        with contextlib.suppress(ValueError, OSError):  # no file is there, or can be
+            if path == other or backend.canonical(self._key(path)) == backend.canonical(self._key(other)):
+                return True
+            if hasattr(backend, "lstat"):  # otherwise there are no links
+                identity = self.volume.stat(self._key(path)).identity
+                return identity is not None and identity == self.volume.stat(self._key(other)).identity
         return False
 
     def _copy(self, source: str, target: str) -> None:

@@ -130,11 +130,12 @@ def test_a_copy_of_a_file_to_itself_leaves_its_bytes(fs: PageCacheFileSystem, be
         fs.cp_file(f"{root}/none", f"{root}/none")
 
 
+@pytest.mark.parametrize("link", [os.symlink, os.link])
 def test_a_copy_of_a_file_to_another_name_of_it_leaves_its_bytes(
-    make: Callable[..., PageCacheFileSystem], tmp_path: Path
+    make: Callable[..., PageCacheFileSystem], tmp_path: Path, link: Callable[[Path, Path], None]
 ) -> None:
     (tmp_path / "file").write_bytes(b"precious")
-    os.symlink(tmp_path / "file", tmp_path / "link")
+    link(tmp_path / "file", tmp_path / "link")
     fs = make("file")
     with fs.open(f"{tmp_path}/file", "r+b") as file:
         file.write(b"P")
