@@ -73,7 +73,7 @@ FOR_TYPES = {
     "engine.report": ["engine.runner"],  # the job that a wait is for
     "engine.volume": ["engine.flusher"],
     "volume": ["volume.volume"],
-    "volume.inode": ["file", "volume.namespace"],  # its handles, and its removal or rename
+    "volume.inode": ["file", "volume.namespace", "volume.lifetimes"],  # its handles, and its removal or rename
     "volume.reconnect": ["volume.namespace"],
     "volume.volume": ["cache"],
     "file": ["volume.volume"],

@@ -13,6 +13,7 @@ import os
 import warnings
 from collections.abc import Callable, Iterable
 from enum import Enum
+from functools import partial
 from types import TracebackType
 from typing import TYPE_CHECKING, Any, Self
 
@@ -548,10 +549,8 @@ class CachedFile(Handle, io.RawIOBase):
         self._unbind()
         volume = self.volume
         if not volume.cache.native.forked and not volume.detached:
-            cursor = self._loss_cursor
-            volume.engine.cache.flusher.defer(
-                lambda: lifetimes.close_collected(use, changed=changed, loss_cursor=cursor)
-            )
+            use.inode.collected.append((use, changed))
+            volume.engine.cache.flusher.defer(partial(lifetimes.close_collected, use, loss_cursor=self._loss_cursor))
             if writable or self._warns_of_readers:
                 warnings.warn(f"unclosed {name}", ResourceWarning, stacklevel=2, source=self)
 

@@ -11,6 +11,7 @@ time raises DataLossError once; a loss that no handle has reported is reported t
 from __future__ import annotations
 
 import weakref
+from collections import deque
 from collections.abc import Hashable
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
@@ -22,6 +23,7 @@ from ..native import NativeInode
 
 if TYPE_CHECKING:
     from ..file.cached import CachedFile
+    from .lifetimes import Use
     from .namespace import Naming
     from .volume import Volume
 
@@ -52,6 +54,7 @@ class Inode:
         self.missed = False  # a reconnect has left its file closed, because of that call
         self._kept: int | None = None  # epoch of the last close of a handle that has left changes of its own
         self.open_handles: weakref.WeakKeyDictionary[CachedFile, None] = weakref.WeakKeyDictionary()  # oldest first
+        self.collected: deque[tuple[Use, bool]] = deque()  # uses of collected handles; whether these made changes
         self.pins: weakref.WeakSet[object] = weakref.WeakSet()
         self._losses: list[_Loss] = []
         self._last_loss = 0

@@ -150,6 +150,7 @@ def close_handle(use: Use, *, changed: bool, timeout: float | None = None) -> No
     inode, volume = use.inode, use.inode.volume
     try:
         with volume.inodes_lock:  # of two concurrent closes, one finds that it was the last
+            _end_collected(inode)
             if changed or (use.writable and inode.writers == 1):
                 inode.keep_changes()  # first: the next handle may be abandoned before the end of the commit
             last = use.end_writing()
@@ -179,6 +180,7 @@ def abandon_handle(use: Use, cut_off: list[LostRange], *, changed: bool) -> None
     local = inode.native.has_local() or inode.native.is_changing()  # the holder of the lock may still change it
     dropped = False
     with volume.inodes_lock:
+        _end_collected(inode)
         last = use.end_writing()
         if last and local and inode.keeps_changes():
             if changed:
@@ -240,16 +242,25 @@ def _is_rolled_back(inode: Inode) -> bool:
         return not whole
 
 
-def close_collected(use: Use, *, changed: bool, loss_cursor: int) -> None:
+def _end_collected(inode: Inode) -> None:
+    """Count the handles that were collected unclosed no longer as writers. `inodes_lock` held."""
+    while inode.collected:
+        use, changed = inode.collected[0]
+        if use.writable and inode.native.has_local():
+            inode.engine.set_unclosed(True)
+        if changed:
+            inode.keep_changes()
+        use.end_writing()
+        inode.collected.popleft()
+
+
+def close_collected(use: Use, *, loss_cursor: int) -> None:
     """Complete, on the flusher, the close of a handle that was collected unclosed: pages stay dirty, nothing is
     published; unreported losses go to the log, and to the next opener if no other handle reports them.
     """
     inode, volume = use.inode, use.inode.volume
     with volume.inodes_lock:
-        if use.writable and inode.native.has_local():
-            inode.engine.set_unclosed(True)
-        if changed:
-            inode.keep_changes()
+        _end_collected(inode)
         lost = inode.losses_since(loss_cursor)
         reported = not inode.has_unreported_loss()
     if lost:

@@ -6,6 +6,7 @@ from __future__ import annotations
 
 import asyncio
 import errno
+import gc
 import os
 from collections.abc import Callable
 from typing import Any
@@ -13,6 +14,7 @@ from typing import Any
 import pytest
 
 from pagecache import CachedFile, DataLossError, aio
+from pagecache.testing import Gate
 
 from .objects import ObjectBackend
 from .rig import KEY, ONCE, PAGE, Rig, Task, eventually, overlay, pattern
@@ -195,6 +197,39 @@ def test_bytes_of_a_collected_handle_stay(store: Rig) -> None:
     assert [found.key for found in store.volume.unsaved()] == [KEY]
     store.volume.sync(20)
     assert store.backend.committed(KEY) == overlay(DATA, 0, MINE)
+
+
+@pytest.mark.filterwarnings("ignore::ResourceWarning")
+@pytest.mark.parametrize("changed", [True, False])
+def test_a_close_publishes_beside_a_handle_that_was_collected_unclosed(store: Rig, changed: bool) -> None:
+    """That one is no writer, even before the flusher has released it: no later close would publish. [2.20, 2.22]"""
+    flusher = store.cache.flusher
+    with Gate() as gate:
+        flusher.defer(gate.enter)
+        gate.wait_entered()
+        dropped, file = store.volume.open(KEY, "r+b"), store.volume.open(KEY, "r+b")
+        if changed:
+            dropped.pwrite(MINE, PAGE)
+        del dropped
+        gc.collect()
+        file.pwrite(MINE, 0)
+        file.close()
+        assert store.backend.committed(KEY) == overlay(overlay(DATA, 0, MINE), PAGE, MINE if changed else b"")
+    assert store.volume.unsaved() == []
+
+
+@pytest.mark.filterwarnings("ignore::ResourceWarning")
+def test_an_abandon_beside_a_handle_that_was_collected_unclosed_leaves_its_bytes(store: Rig) -> None:
+    with Gate() as gate:
+        store.cache.flusher.defer(gate.enter)
+        gate.wait_entered()
+        dropped, file = store.volume.open(KEY, "r+b"), store.volume.open(KEY, "r+b")
+        dropped.pwrite(MINE, 0)
+        del dropped
+        gc.collect()
+        file.abandon()
+    eventually(lambda: not store.volume.handles)
+    assert [found.key for found in store.volume.unsaved()] == [KEY]
 
 
 def test_dirty_bytes_of_a_closed_handle_stay_on_a_store_in_place(make: Make) -> None:
