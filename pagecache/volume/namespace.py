@@ -86,6 +86,7 @@ class Naming:
         volume = self.volume
         with volume.inodes_lock:
             volume._check_alive(self.src)
+            self.before.tried = True
             self.inodes = self.before.files()
             self.beneath = [inode for _, inode in self.below()]
             for inode in (*self.inodes, *self.beneath):
@@ -215,7 +216,7 @@ def _change(volume: Volume) -> Generator[None, None, None]:
 class _Before:
     """The objects that had the names before the first attempt: an attempt that was carried out has changed them."""
 
-    looked: bool = False
+    tried: bool = False  # an attempt has begun
     kind: Kind | None = None  # of what has the name that is removed or renamed; None: unknown
     source: Inode | None = None  # the file that has this name
     loser: Inode | None = None  # the file that loses a name: `source` of a remove, the replaced one of a rename
@@ -225,8 +226,10 @@ class _Before:
     held: tuple[Inode, ...] = ()  # whole objects whose names the call changes: no commit of them begins
 
     def look(self, volume: Volume, src: Key, old: Key, dst: Key | None = None, new: Key | None = None) -> None:
-        """Look at the names, once. A store without identities, links and directories is not asked: names are facts."""
-        if self.looked:
+        """Look at the names, unless an attempt has begun. A store without identities, links and directories is not asked:
+        names are facts.
+        """
+        if self.tried:
             return
         backend = volume.engine.backend
         with volume.inodes_lock:
@@ -244,7 +247,6 @@ class _Before:
                 self.loser = None  # two names of one object
             self.replaced = _known_version(self.loser)
         self.links = None if found is None else found.nlink
-        self.looked = True
 
     def files(self) -> list[Inode]:
         """Return the files concerned."""

@@ -128,6 +128,30 @@ def test_a_call_that_waited_for_the_names_settles_it_too(make: Make, backend: An
     assert (backend.committed(KEY), backend.committed(NEW)) == (None, SAVED)
 
 
+def test_a_rename_that_waited_for_the_names_moves_the_object_that_has_got_its_name(
+    make: Make, backend: AnswersLate
+) -> None:
+    """It has found the object that had the name before."""
+    backend.put(NEW, OTHER)
+    rig = make(backend=backend, retry=ONCE)
+    file, replaced = opened(rig), rig.open("r+b", key=NEW)
+    gate = backend.gate("rename answer")
+    backend.fault("rename answer", LOST)
+    renaming = Task(rig.volume.rename, KEY, NEW)
+    gate.wait_entered()
+    again = Task(rig.volume.rename, NEW, "third")
+    eventually(lambda: [wait.what for wait in rig.cache.waits()].count("the name") == 1)
+    gate.open()
+    with pytest.raises(OSError, match="no answer"):
+        renaming.result()
+    again.result()
+    replaced.pwrite(MINE, 0)
+    replaced.fsync()
+    file.pwrite(MINE, PAGE)
+    file.fsync()
+    assert (backend.committed(NEW), backend.committed("third")) == (None, SAVED)
+
+
 def test_a_look_that_fails_leaves_it_open(make: Make, backend: AnswersLate) -> None:
     rig = make(backend=backend, retry=ONCE)
     file = opened(rig)
