@@ -226,8 +226,8 @@ class _Before:
     held: tuple[Inode, ...] = ()  # whole objects whose names the call changes: no commit of them begins
 
     def look(self, volume: Volume, src: Key, old: Key, dst: Key | None = None, new: Key | None = None) -> None:
-        """Look at the names, unless an attempt has begun. A store without identities, links and directories is not asked:
-        names are facts.
+        """Look at the names, unless an attempt has begun. A store without identities, links and directories is not
+        asked: names are facts.
         """
         if self.tried:
             return
