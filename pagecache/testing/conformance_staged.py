@@ -216,6 +216,25 @@ class StagedPromises(ConformanceBase):
         file.commit()
         same(read(backend, opened(0), 0, 6 * unit), bytes(expected))
 
+    def test_a_gap_before_what_is_laid_over_a_shorter_version_is_zeros(
+        self, backend: Backend, opened: Opened, unit: int
+    ) -> None:
+        """Staged bytes outside of the requested ranges are forgotten, also behind the end of that version."""
+        file = opened(0, content(4 * unit, 36))
+        if not hasattr(file, "rebase"):
+            skip("no rebase")
+        stage(backend, file, 0, content(4 * unit, 37))
+        other = opened(0)
+        other.truncate(unit)
+        other.commit()
+        file.rebase([(3 * unit, 3 * unit + 7)])
+        same(file.stat().size, 3 * unit + 7)
+        file.truncate(4 * unit)
+        expected = content(4 * unit, 36)[:unit] + bytes(2 * unit) + content(4 * unit, 37)[3 * unit : 3 * unit + 7]
+        same(read(backend, file, 0, 4 * unit), expected + bytes(unit - 7))
+        file.commit()
+        same(read(backend, opened(0), 0, 4 * unit), expected + bytes(unit - 7))
+
     def test_kept_says_that_what_was_acknowledged_is_there(self, backend: Backend, opened: Opened, unit: int) -> None:
         file = opened(0, b"old")
         if not hasattr(file, "kept"):

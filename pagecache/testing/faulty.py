@@ -386,6 +386,9 @@ class _AsyncFaultyFile(AsyncBackendFile):
     async def _rollback(self) -> None:
         await self._call("rollback", self._inner("rollback"))
 
+    async def _rebase(self, ranges: Iterable[tuple[int, int]]) -> None:
+        await self._call("rollback", partial(self._inner("rebase"), ranges))
+
     async def _close(self) -> None:
         await self._call("close", self._inner("close"))
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import errno
+import random
 import threading
 from typing import Any
 
@@ -119,6 +120,30 @@ def test_unsaved_bytes_that_are_given_up_leave_no_object_that_another_client_has
         file.pwrite(b"new", 0)
         file.close()
         assert (volume.exists("key"), place.content("key")) == (True, b"new")
+
+
+@pytest.mark.parametrize("theirs", [100, LARGE, LARGE + 5000], ids=["shorter", "equal", "longer"])
+def test_conflict_is_settled_where_more_is_staged_than_memory_holds(place: Place, theirs: int) -> None:
+    """Staged bytes stay in the spool: pages at their ends cannot be read from the replaced version. [2.19]"""
+    ours, piece = random.Random(2).randbytes(LARGE), 40_000
+    expected = bytearray(random.Random(3).randbytes(theirs))
+    other = bytes(expected)
+    with PageCache("256KiB") as cache:
+        volume = cache.attach(place.backend, read_ahead=0)
+        with volume.open("key", "r+b") as file:
+            for begin in range(1001, LARGE - piece, 2 * piece):
+                file.pwrite(ours[begin : begin + piece], begin)
+                expected[len(expected) :] = bytes(max(0, begin + piece - len(expected)))
+                expected[begin : begin + piece] = ours[begin : begin + piece]
+            assert sum(length for _, length in volume.dirty_ranges("key")) > 1 << 20
+            place.put("key", other)
+            with pytest.raises(ConflictError):
+                file.fsync()
+            volume.resolve("key", "rebase")
+            assert file.pread(piece, 1001) == ours[1001 : 1001 + piece]
+            file.fsync()
+            assert file.size == len(expected)
+    assert place.content("key") == bytes(expected)
 
 
 def test_read_stays_with_the_version_that_was_opened(place: Place) -> None:

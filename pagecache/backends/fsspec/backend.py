@@ -11,7 +11,7 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import fields
 from typing import Any, Literal, Unpack, get_args
 
@@ -72,6 +72,10 @@ class FsspecFile(BackendFile):
     def rollback(self) -> None:
         """Forget all writes since the last commit."""
         run(self._file.rollback())
+
+    def rebase(self, ranges: Iterable[tuple[int, int]]) -> None:
+        """Keep the staged bytes of these ranges, over the version that is stored now."""
+        run(self._file.rebase(ranges))
 
     def close(self) -> None:
         """Close open files of the file system, and drop uncommitted bytes."""

@@ -25,7 +25,7 @@ import errno
 import hashlib
 import io
 import os
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from dataclasses import replace
 from typing import TYPE_CHECKING, Any
 
@@ -223,6 +223,33 @@ class ObjectFile(AsyncBackendFile):
                 base = stored
         self.draft.go_back(base)
         self._begin(committed=False)
+
+    async def rebase(self, ranges: Iterable[tuple[int, int]]) -> None:
+        """Lay the staged bytes of these ranges, [begin, end), over the current stored version, and forget all other
+        writes since the last commit.
+
+        Raises:
+            FileNotFoundError: not all of them are staged. Nothing has changed.
+        """
+        with about(self.key, self._calls.name):
+            stored = await self._calls.found(self.name)
+        with self._lock:
+            spool, kept, size = self._spool, Ranges(), 0 if stored is None else stored.size
+            for begin, end in ranges:
+                if end > self._size or any(not held for _, _, held in self._spooled.pieces(begin, end)):
+                    raise FileNotFoundError(errno.ENOENT, f"not all of [{begin}, {end}) is staged", self.key)
+                kept.add(begin, end)
+            if spool is not None:
+                for begin, end, held in list(kept.pieces(size, self._size)):
+                    if not held:
+                        spool.zero(begin, end)  # behind the stored version: a later write may be behind it
+            self.draft.begin(stored)
+            self._begin(committed=False)
+            for begin, end, held in kept.pieces(0, END):
+                if held:
+                    self._spooled.add(begin, end)
+                    self._size, self._changed = max(self._size, end), True
+            self._spool, self.draft.rolled_back = spool, False
 
     async def close(self) -> None:
         self._objects.names.leave(self)

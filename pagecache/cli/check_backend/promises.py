@@ -208,6 +208,9 @@ PROMISES: dict[str, Promise] = {
         what_is_staged_can_be_laid_over_another_version=(
             "rebase keeps what is staged in its ranges, over the version that is stored now, and nothing else."
         ),
+        a_gap_before_what_is_laid_over_a_shorter_version_is_zeros=(
+            "rebase over a shorter version leaves zeros between its end and the kept bytes."
+        ),
     ),
     **_of(
         "remove",
