@@ -39,12 +39,14 @@ class CachedTasks:
             handles["through"] = await self._open(key, write_through=True)
 
     async def _open(self, key: Key, **options: Any) -> aio.AsyncCachedFile:
-        """Open a file; retry while faults refuse it."""
+        """Open a file; retry while faults refuse it, until the timeout of a call."""
+        time = asyncio.get_running_loop().time
+        end = time() + self._target.call_timeout
         while True:
             try:
                 return await aio.open(self._target.volume, key, "r+b", **options)
             except OSError as error:
-                if error.errno not in self._target.explained | self._target.contested:
+                if time() >= end or error.errno not in self._target.explained | self._target.contested:
                     raise
                 await asyncio.sleep(0.005)
 
