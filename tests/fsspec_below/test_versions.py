@@ -6,11 +6,12 @@ import contextlib
 import errno
 import random
 import threading
+from collections.abc import Callable
 from typing import Any
 
 import pytest
 
-from pagecache import ConflictError, DataLossError, PageCache
+from pagecache import CachedFile, ConflictError, DataLossError, PageCache
 from pagecache.backends.fsspec.calls import BlockingCalls, Calls, Reader
 from pagecache.backends.fsspec.objects import STAGE
 from tests.fsspec_below.place import LARGE, OLD, Place, get, put, storing
@@ -95,6 +96,27 @@ def test_conflict_through_the_cache_is_reported_and_settled(place: Place) -> Non
             volume.resolve("key", "rebase")
             file.fsync()
     assert place.content("key") == b"NEW" + b"x" * 4997
+
+
+CHANGES: dict[str, Callable[[CachedFile], object]] = {
+    "pwrite": lambda file: file.pwrite(b"mine", 0),
+    "truncate": lambda file: file.truncate(5),
+    "punch_hole": lambda file: file.punch_hole(0, 4),
+}
+
+
+@pytest.mark.parametrize("change", CHANGES)
+def test_open_finds_the_version_of_another_client_below_an_uncommitted_change(place: Place, change: str) -> None:
+    """No change of an object makes another version of it before the commit. [2.19]"""
+    with PageCache("16MiB") as cache, contextlib.ExitStack() as stack:
+        volume = cache.attach(place.backend)
+        file = volume.open("key", "r+b", read_ahead=0)
+        stack.callback(file.abandon)
+        CHANGES[change](file)
+        volume.open("key", "rb").close()
+        place.put("key", OLD[::-1])
+        with pytest.raises(ConflictError):
+            volume.open("key", "rb")
 
 
 @pytest.mark.parametrize("on_conflict", ["fail", "take_remote"])
