@@ -6,7 +6,6 @@ import _thread
 import os
 import sys
 import threading
-import time
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
@@ -136,21 +135,34 @@ def test_limits_that_change_are_seen_through_a_backend_of_tests() -> None:
 
 
 def test_a_piece_of_work_wakes_one_thread(make: Make, monkeypatch: pytest.MonkeyPatch) -> None:
-    rig = make({KEY: b"", "other": b""})
-    rig.open()
-    threads, turns = rig.volume.engine.runner._threads, []
+    """That thread returns twice: it was woken, and it has done the job. One that was about to sleep can return too."""
+    begun: list[int] = []
+    ended: list[int] = []
     work = NativeVolume.work
 
     def counted(self: NativeVolume, *args: Any) -> bool | None:
-        turns.append(threading.get_ident())
-        return work(self, *args)
+        begun.append(threading.get_ident())
+        try:
+            return work(self, *args)
+        finally:
+            ended.append(threading.get_ident())
 
-    time.sleep(0.1)  # all threads sleep in the method as it was
     monkeypatch.setattr(NativeVolume, "work", counted)
-    rig.volume.stat("other")
-    time.sleep(0.1)
-    assert len(threads) > 4
-    assert len(turns) == 2  # one thread takes the job, and sleeps again
+    rig = make({KEY: b"", "other": b""})
+    rig.open()
+    threads = rig.volume.engine.runner._threads
+
+    def all_wait() -> bool:
+        left = len(ended)  # first: a thread that begins in between counts as one that has not
+        return len(begun) - left == len(threads)
+
+    eventually(all_wait)
+    before, jobs = len(ended), 20
+    for _ in range(jobs):
+        rig.volume.stat("other")
+        eventually(all_wait)
+    assert len(threads) == 9
+    assert len(ended) - before < jobs * len(threads) // 2
 
 
 def test_the_close_of_a_surplus_file_is_among_the_waits(make: Make) -> None:
