@@ -187,7 +187,8 @@ class InodeTable(dict[Key, Inode]):
     changes. Each name leads to a file in `objects`.
 
     The table counts the names below each directory (parts separated by "/"), so that a rename without such names needs
-    no walk. The volume's lock protects it. All changes go through the methods below.
+    no walk. A rename of a directory with known names walks all names of the volume. The volume's lock protects the
+    table. All changes go through the methods below.
     """
 
     def __init__(self) -> None:

@@ -109,6 +109,8 @@ def open_inode(volume: Volume, name: Key, key: Key, bits: int, keep_cache: bool,
                         if own is not None and own.created:  # an open by another name has found it
                             wanted &= ~os.O_EXCL
                             _record_creation(inode)
+                            if volume.engine.mirror is not None:  # bytes of it may be in the queue already
+                                volume.engine.mirror.invalidate(inode.key, "it was created and opened at once")
                         still = _open_known(volume, inode, key, wanted, keep_cache, tries)
                         if own is not None and not still:  # the name has led there, and does no longer
                             volume.engine.close_later(own.backend_file, key)

@@ -447,6 +447,23 @@ def test_the_open_that_has_made_an_object_is_its_creator(tmp_path: Path) -> None
             volume.open("l/new", "x")
 
 
+def test_a_mirror_gives_up_the_copy_of_an_object_that_two_opens_have_made(tmp_path: Path) -> None:
+    """The one that did not make it may have written to the earlier copy. [2.13]"""
+    (tmp_path / "d").mkdir()
+    (tmp_path / "l").symlink_to("d")
+    backend, mirror = ChangedBeside(DirectoryBackend(tmp_path)), MemoryBackend()
+    mirror.open("d/new", create=True).write_from(0, [memoryview(b"earlier")])
+    with PageCache("1MiB") as cache:
+        volume = cache.attach(backend, mirror=mirror)
+        others: list[CachedFile] = []
+        backend.then = lambda: others.append(volume.open("d/new", "r+"))
+        with volume.open("l/new", "x") as file:
+            file.pwrite(b"new", 0)
+        others[0].close()
+    with pytest.raises(FileNotFoundError):
+        mirror.open("d/new")
+
+
 def test_a_reconnect_writes_nothing_to_another_object_with_the_name(
     volume: Volume, backend: DirectoryBackend, tmp_path: Path
 ) -> None:
