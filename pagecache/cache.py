@@ -20,7 +20,7 @@ from . import closing
 from .backends.plain import PlainBackend
 from .backends.protocol import AsyncBackend, Backend
 from .backends.url import as_backend, check_mirror
-from .config import CacheConfig, Size, VolumeOptions, with_overrides
+from .config import CacheConfig, RetryPolicy, Size, VolumeOptions, check_retry, with_overrides
 from .engine import failures, throttle
 from .engine.blocking import blocking, is_async, original
 from .engine.flusher import Flusher
@@ -214,6 +214,7 @@ class PageCache:
         mirror: Backend | AsyncBackend | PlainBackend | str | None = None,
         timeout: float | None = None,
         prompt: bool | None = None,
+        retry: RetryPolicy | None = None,
         **overrides: Unpack[VolumeOverrides],
     ) -> Volume:
         """Attach a backend to the cache.
@@ -232,6 +233,8 @@ class PageCache:
                 None: no limit.
             prompt: whether calls return promptly, so that callers make them on their own threads; None: as
                 `BackendLimits.prompt` says. False for a directory on a network file system.
+            retry: policy after a failed call; None: that of the cache, or where that is the default, the one that
+                `BackendLimits.retry` prefers. S3 and the remote file systems of fsspec prefer to retry for 60 seconds.
             **overrides: single fields of the options.
 
         Raises:
@@ -255,6 +258,7 @@ class PageCache:
             raise TypeError(f"prompt must be True, False or None, not {type(prompt).__name__}")
         if prompt and is_async(resolved):
             raise ValueError("prompt: True, but calls of an asynchronous backend are awaited by the cache's event loop")
+        check_retry(retry)
         if name is not None and not isinstance(name, str):
             raise TypeError(f"name must be a str, not {type(name).__name__}")
         chosen = options_for(resolved.limits, options, overrides)
@@ -269,7 +273,7 @@ class PageCache:
             if second is not None:
                 self._check_unused(second, "mirror")
             second = None if second is None else blocking(second, self._event_loop)
-            volume = Volume(self, blocking(resolved, self._event_loop), label, chosen, second, timeout, prompt)
+            volume = Volume(self, blocking(resolved, self._event_loop), label, chosen, second, timeout, prompt, retry)
             self._volumes.append(volume)
         self._divide_limit()
         volume.engine.say(logging.INFO, "the volume", f"attached: {kind}")

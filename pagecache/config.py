@@ -23,11 +23,13 @@ if TYPE_CHECKING:
     from _typeshed import DataclassInstance
 
 __all__ = [
+    "BY_TIME",
     "CacheConfig",
     "CacheLimits",
     "RetryPolicy",
     "Size",
     "VolumeOptions",
+    "check_retry",
     "parse_size",
     "unknown_option",
     "with_overrides",
@@ -154,6 +156,16 @@ def named_options(cls: type[Options]) -> type[Options]:
     return cls
 
 
+def check_retry(policy: RetryPolicy | None) -> None:
+    """Check a policy that may be absent.
+
+    Raises:
+        ValueError: names the value.
+    """
+    if policy is not None and not isinstance(policy, RetryPolicy):
+        raise ValueError(f"retry: {policy!r} is not a RetryPolicy")
+
+
 def with_overrides(options: Options, overrides: Mapping[str, Any]) -> Options:
     """Return the options with some fields replaced, validated like new ones.
 
@@ -195,6 +207,10 @@ class RetryPolicy:
         _number(self.failed_retry, "failed_retry", above=True, none=True)
         if self.max_delay < self.first_delay:
             raise ValueError(f"max_delay: {self.max_delay!r} is less than first_delay {self.first_delay!r}")
+
+
+BY_TIME = RetryPolicy(attempts=1000, first_delay=0.1, max_delay=5.0, deadline=60.0)
+"""The policy for stores behind a network: the time decides, as a server that restarts refuses many calls quickly."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -273,8 +289,9 @@ class CacheConfig:
         _number(self.exit_timeout, "exit_timeout")
         _number(self.stall_warn, "stall_warn", above=True)
         _choice(self.poison, "poison", (True, False))
-        if not isinstance(self.retry, RetryPolicy):
-            raise ValueError(f"retry: {self.retry!r} is not a RetryPolicy")
+        if self.retry is None:
+            raise ValueError("retry: None is not a RetryPolicy")
+        check_retry(self.retry)
 
     def resolve(self, capacity: Size) -> CacheLimits:
         """Return the limits in bytes for a capacity.

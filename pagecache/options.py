@@ -91,6 +91,7 @@ class LimitsOverrides(TypedDict, total=False):
     prompt: bool
     trusted: bool
     sync_timeout: float | None
+    retry: RetryPolicy | None
 
 
 class OpenOptions(TypedDict, total=False):

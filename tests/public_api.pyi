@@ -67,6 +67,7 @@ class PageCache:
                backend_options: Mapping[str, Any] | None = None, mirror: Backend | AsyncBackend | str | None = None,
                timeout: float | None = None,           # the default of the volume's open, stat, exists, list, remove, rename, truncate
                prompt: bool | None = None,             # overrules the backend's limits
+               retry: RetryPolicy | None = None,       # None: the cache's, where it was given one, else the backend's
                **overrides: Any) -> Volume:
         """`backend` may be a URL: `memory:`, `dir:PATH`, `s3://BUCKET/PREFIX?endpoint=URL`, `fsspec:URL`, or a scheme registered
         under the entry-point group `pagecache.backends`; `backend_options` go to its constructor. `overrides` are fields of
@@ -304,6 +305,7 @@ class BackendLimits:
     prompt: bool = False                   # calls return promptly and may be made on the thread of the caller
     trusted: bool = True                   # False: sync waits for it at most sync_timeout
     sync_timeout: float | None = None
+    retry: RetryPolicy | None = None       # preferred policy; a network's stores: by time
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class ObjectStat:

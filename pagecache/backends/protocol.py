@@ -50,7 +50,7 @@ from collections.abc import AsyncIterable, Hashable, Iterable, Sequence
 from dataclasses import dataclass
 from typing import Any, Protocol, Self, runtime_checkable
 
-from ..config import Size, named_options, parse_size
+from ..config import RetryPolicy, Size, check_retry, named_options, parse_size
 from ..errors import Key
 from ..objects import ObjectStat
 
@@ -126,6 +126,7 @@ class BackendLimits:
         prompt: calls return promptly, and may be made on the thread of the caller: no abort, deadline or interrupt ends
             its wait for a running one.
         trusted: False: sync waits for it at most `sync_timeout` seconds.
+        retry: policy after a failed call, unless the volume or the cache was given one; None: the cache's.
     """
 
     max_read: Size = "1MiB"
@@ -145,6 +146,7 @@ class BackendLimits:
     prompt: bool = False
     trusted: bool = True
     sync_timeout: float | None = None
+    retry: RetryPolicy | None = None
 
     def __post_init__(self) -> None:
         least = {"max_read": 1, "max_write": 1, "max_vectors": 1, "max_inflight": 1, "boundary": 0}
@@ -172,6 +174,7 @@ class BackendLimits:
         wait = self.sync_timeout
         if wait is not None and (isinstance(wait, bool) or not isinstance(wait, int | float) or not wait >= 0):
             raise ValueError(f"sync_timeout: {wait!r} is not a number of seconds of at least 0, or None")
+        check_retry(self.retry)
         for kind in ("read", "write"):
             name, unit = f"max_{kind}", size[f"{kind}_unit"]
             if size["boundary"] % unit:

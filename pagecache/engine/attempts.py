@@ -29,7 +29,7 @@ from .park import SLICE, Deadline, deadline_error
 from .report.notices import cause
 from .report.reason import Reason, during, of_file
 from .report.wait_snapshot import Owner, WaitSnapshot, unowned
-from .retryer import Parked, decide, is_refusal
+from .retryer import Parked, is_refusal
 from .runner import Job
 
 if TYPE_CHECKING:
@@ -58,7 +58,7 @@ class Tries:
         self.failed = cause(error)
         if not isinstance(error, OSError) or self.count >= volume.retry.attempts:
             return None
-        decision = decide(volume.retry, error, self.count, now - self._since, volume.random())
+        decision = volume.judge(error, self.count, self._since)
         if isinstance(decision, Parked):
             return None
         self.at = now + decision.delay

@@ -57,6 +57,10 @@ NOT_SENT = frozenset(
 """Transient errors after which the call was certainly not carried out."""
 
 
+EARLY_MAX = 5
+"""Attempts before a delay that the backend asks for may be shorter than that of the policy."""
+
+
 class Again(NamedTuple):
     """A retry after `delay` seconds."""
 
@@ -101,10 +105,12 @@ def decide(policy: RetryPolicy, error: BaseException, attempts: int, elapsed: fl
         return Again(0.0)
     if attempts >= policy.attempts or (policy.deadline is not None and elapsed >= policy.deadline):
         return Parked()
+    delay = min(policy.max_delay, policy.first_delay * 2.0 ** min(attempts - 1, 60)) * random
     after = retry_after_of(error)
-    if after is not None:
-        return Again(min(after, policy.max_delay if policy.deadline is None else policy.deadline - elapsed))
-    return Again(min(policy.max_delay, policy.first_delay * 2.0 ** (attempts - 1)) * random)
+    if after is None:
+        return Again(delay)
+    most = policy.max_delay if policy.deadline is None else policy.deadline - elapsed
+    return Again(min(after if attempts < EARLY_MAX else max(after, delay), most))
 
 
 class Retries:

@@ -15,6 +15,8 @@ from __future__ import annotations
 
 import errno
 import gc
+import math
+import threading
 from typing import TYPE_CHECKING
 
 from .. import native
@@ -29,7 +31,7 @@ if TYPE_CHECKING:
     from .file import EngineFile
     from .volume import EngineVolume
 
-__all__ = ["Checks", "Pace", "Stall", "divide", "room"]
+__all__ = ["Checks", "Outage", "Pace", "Stall", "divide", "room"]
 
 HOPELESS_CHECKS_MAX = 20
 """Checks without any possible progress during a wait before it is given up: the flusher has had its turn by then.
@@ -37,6 +39,9 @@ Only the first writer in line checks, so each writer also counts the checks of t
 
 PAUSE_MIN, PAUSE_MAX = 0.010, 0.200
 """Seconds of one pause."""
+
+APART = 30.0
+"""Seconds between failures of two outages: more than a policy waits between two calls."""
 
 WINDOW_MIN, WINDOW_MAX, MEMORY = 0.05, 0.5, 0.5
 """A rate is measured over so many seconds, and decays over about as many. A longer interval contains idle time."""
@@ -101,6 +106,31 @@ class Stall:
             return False, limit
         self._reported = left <= 0
         return self._reported, left if left > 0 else limit
+
+
+class Outage:
+    """A detector of calls that fail for long and are made again. Failures less than `APART` seconds apart are one
+    outage, which is reported once.
+    """
+
+    def __init__(self) -> None:
+        self._lock = threading.Lock()
+        self._last = -math.inf
+        self._report: tuple[str, str] | None = None
+
+    def fail(self, now: float, what: str, next: str) -> bool:
+        """Record a call that has failed for long; return whether an outage begins, to be reported by `take`."""
+        with self._lock:
+            begins, self._last = now - self._last > APART, now
+            if begins:
+                self._report = what, next
+            return begins
+
+    def take(self) -> tuple[str, str] | None:
+        """Return what happens and what follows, if that is to be reported."""
+        with self._lock:
+            report, self._report = self._report, None
+            return report
 
 
 def divide(volumes: list[EngineVolume], limit: int) -> None:

@@ -35,13 +35,13 @@ from .held import Held
 from .mirror import Mirror
 from .namesync import NameSync
 from .park import SLICE, Clock, Park
-from .report.notices import Notices, fault
+from .report.notices import Notices, cause, fault
 from .report.reason import Reason, during, of_file
 from .report.trouble import Troubles
 from .report.wait_snapshot import Owner, WaitSnapshot, unowned
-from .retryer import Retries
+from .retryer import Again, Parked, Retries, decide
 from .runner import Job, Spare, ThreadRunner
-from .throttle import Checks, Pace, Stall
+from .throttle import Checks, Outage, Pace, Stall
 
 if TYPE_CHECKING:
     from .file import EngineFile
@@ -118,6 +118,7 @@ class EngineVolume:
         mirror: Backend | None = None,
         on_conflict: str = "fail",
         prompt: bool | None = None,
+        retry: RetryPolicy | None = None,
     ) -> None:
         cache.spare.start()
         self.cache = cache
@@ -131,6 +132,7 @@ class EngineVolume:
         self.native = NativeVolume(cache.native, int(backend.limits.max_inflight))
         self.loop: CacheLoop | None = None
         self._prompt = prompt
+        self._retry = retry
         self.held = Held()
         self._bind(backend)
         self.runner = ThreadRunner(self.native, name, threads_of(backend), self.park, self.clock, cache.spare)
@@ -141,6 +143,7 @@ class EngineVolume:
         self.pace = Pace()
         self.checks = Checks()
         self.stall = Stall()
+        self.outage = Outage()
         self.dirty_share = 1.0
         self.reconnects = 0
         self.idle: dict[EngineFile, None] = {}
@@ -161,7 +164,22 @@ class EngineVolume:
 
     @property
     def retry(self) -> RetryPolicy:
-        return self.cache.config.retry
+        """The policy of the volume: its own, one that was chosen for the cache, the backend's, or the default."""
+        shared = self.cache.config.retry
+        return self._retry or (shared if shared != RetryPolicy() else self.backend.limits.retry or shared)
+
+    def judge(self, error: BaseException, attempts: int, since: float) -> Again | Parked:
+        """Decide after call number `attempts` failed whether it is made again; the first failed at `since`. Calls that
+        fail for `stall_warn` seconds are reported. May be called with a lock held.
+        """
+        now, policy = self.clock.now(), self.retry
+        decision = decide(policy, error, attempts, now - since, self.random())
+        if isinstance(decision, Again) and now - since >= self.cache.config.stall_warn:
+            what = f"calls have failed for {now - since:.3g} seconds: {cause(error)}"
+            end = "" if policy.deadline is None else f" for at most {policy.deadline:g} seconds"
+            if self.outage.fail(now, what, f"each is made again{end}"):
+                self.cache.flusher.wake()
+        return decision
 
     def _bind(self, backend: Backend) -> None:
         """Hold a backend, and choose how bytes are carried: by an event loop, or by threads."""

@@ -19,7 +19,7 @@ from typing import TYPE_CHECKING, Any, Literal
 from ..backends.plain import PlainBackend
 from ..backends.protocol import AsyncBackend, Backend, BackendLimits, ObjectStat
 from ..backends.url import as_backend
-from ..config import Size, VolumeOptions, parse_size, with_overrides
+from ..config import RetryPolicy, Size, VolumeOptions, parse_size, with_overrides
 from ..engine import failures
 from ..engine.aside import Aside
 from ..engine.attempts import Attempts
@@ -74,6 +74,7 @@ class Volume:
         mirror: Backend | None = None,
         timeout: float | None = None,
         prompt: bool | None = None,
+        retry: RetryPolicy | None = None,
     ) -> None:
         self.cache = cache
         self.name = name
@@ -88,6 +89,7 @@ class Volume:
             clock=cache.clock,
             park=cache.park,
             prompt=prompt,
+            retry=retry,
         )
         self.engine.dirty_share = options.dirty_share
         self.prefers_stored = False  # acknowledged bytes give way to later foreign versions, as in network file systems

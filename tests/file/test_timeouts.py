@@ -10,6 +10,7 @@ import asyncio
 import errno
 import math
 from collections.abc import Callable, Iterator
+from dataclasses import replace
 from typing import Any
 
 import pytest
@@ -49,7 +50,7 @@ def backend(request: pytest.FixtureRequest) -> Any:
 
 @pytest.fixture
 def cache(clock: HandClock) -> Iterator[PageCache]:
-    made = PageCache("8MiB", **{**QUIET, "retry": FAST})
+    made = PageCache("8MiB", **{**QUIET, "retry": replace(FAST, deadline=3600.0)})
     yield made
     made.check()
     made.close(on_failed="discard")

@@ -12,10 +12,10 @@ from __future__ import annotations
 
 import os
 from collections.abc import Iterable, Iterator, Sequence
-from dataclasses import fields
+from dataclasses import fields, replace
 from typing import Any, Literal, Unpack, get_args
 
-from ...config import with_overrides
+from ...config import BY_TIME, with_overrides
 from ...errors import Key
 from ...options import LimitsOverrides
 from ..directory import DirectoryBackend, DirectoryFile
@@ -32,6 +32,8 @@ __all__ = ["FsspecBackend", "FsspecFile", "backend_from_fsspec_url"]
 Publish = Literal["move", "put"]
 AT_ONCE = frozenset({"s3:", "s3a:"})
 """Protocols whose file systems are known to store a whole object or nothing, and to leave nothing behind."""
+NEAR = frozenset({"memory:"})
+"""Protocols of file systems in this process, which need no retries by time."""
 METHODS = ("open", "stat", "remove", "rename", "list", "canonical", "sync", "close")
 OPTIONS = ("limits", "publish", "spool", "check_reads")
 
@@ -131,6 +133,7 @@ class FsspecBackend(PassingBackend):
             inner = LocalObjects(fs, root, limits, **overrides)
         else:
             whole = with_overrides(limits or BackendLimits(commit_on_close=True, max_read="4MiB"), overrides)
+            whole = whole if name_of(fs) in NEAR else replace(whole, retry=whole.retry or BY_TIME)
             if not whole.commit_on_close or whole.durable_writes:
                 raise ValueError(
                     "limits: objects of this file system become visible by commit, and are not durable before"

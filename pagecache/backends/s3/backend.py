@@ -29,7 +29,7 @@ from dataclasses import fields, replace
 from typing import Any, Literal, Unpack, get_args
 from urllib.parse import parse_qsl, unquote, urlsplit
 
-from ...config import Size, parse_size, with_overrides
+from ...config import BY_TIME, Size, parse_size, with_overrides
 from ...errors import Key
 from ...options import LimitsOverrides
 from ..objects.names import Names, exists, missing
@@ -86,7 +86,7 @@ class S3Backend(Backend):
         connect_timeout: seconds until a connection that the server does not accept is an error (ETIMEDOUT).
         read_timeout: seconds without a byte from the server until a request is one; copies and completions of uploads
             get at least ten minutes.
-        limits: of one call; default: whole parts, 16 concurrent calls.
+        limits: of one call; default: whole parts, 16 concurrent calls, retries for 60 seconds.
         overrides: fields of `BackendLimits`, such as ``max_inflight=32``.
 
     Raises:
@@ -123,6 +123,7 @@ class S3Backend(Backend):
             max_read=part, max_write=part, write_unit=part, max_vectors=1 << 14, max_inflight=16, commit_on_close=True
         )
         given = with_overrides(limits or whole, overrides)
+        given = replace(given, retry=given.retry or BY_TIME)
         chosen = limits is not None or "read_ahead" in overrides
         self.limits = given if chosen else replace(given, read_ahead=int(given.max_inflight) * part)
         if not self.limits.commit_on_close or self.limits.durable_writes:

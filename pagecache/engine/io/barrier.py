@@ -39,7 +39,7 @@ from ..park import SLICE, Deadline, deadline_error
 from ..report.notices import cause
 from ..report.reason import Reason, during, of_file
 from ..report.wait_snapshot import Owner, WaitSnapshot, unowned
-from ..retryer import Parked, decide
+from ..retryer import Parked
 from ..runner import Job
 
 if TYPE_CHECKING:
@@ -277,7 +277,7 @@ class FileSync:
         volume = file.volume
         now = volume.clock.now()
         self._attempts += 1
-        decision = decide(volume.retry, error, self._attempts, now - self._since, volume.random())
+        decision = volume.judge(error, self._attempts, self._since)
         if isinstance(decision, Parked):
             overdue.refused(file, self.stamp)
             raise CommitError(

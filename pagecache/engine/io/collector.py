@@ -19,7 +19,7 @@ from ..failures import Failure
 from ..foreign import as_os_error, errno_of, is_kept, max_write_of, text_of
 from ..report.notices import cause, fault, spans
 from ..report.trouble import SETTLED, tried_again
-from ..retryer import Again, Parked, decide, is_transient
+from ..retryer import Again, Parked, is_transient
 
 if TYPE_CHECKING:
     from ..file import EngineFile
@@ -162,7 +162,7 @@ def failed(file: EngineFile, op: Op, error: BaseException) -> None:
         before = [] if progress else [f for part in parts for f in file.failures.overlapping(*part)]
         attempts = 1 + max((f.attempts for f in before), default=0)
         since = min((f.since for f in before), default=now)
-        decision = Again(0.0) if anew else decide(volume.retry, error, attempts, now - since, volume.random())
+        decision = Again(0.0) if anew else volume.judge(error, attempts, since)
         parked = isinstance(decision, Parked)
         wait = volume.retry.failed_retry if isinstance(decision, Parked) else decision.delay
         if isinstance(error, ConflictError):
@@ -249,7 +249,7 @@ def commit_failed(file: EngineFile, op: Op, error: BaseException) -> None:
         commits = file.committing()
         commits.fail(error, stamp, now)
         file.native.count_failed_commit()
-        decision = decide(volume.retry, error, commits.round, now - commits.round_since, volume.random())
+        decision = volume.judge(error, commits.round, commits.round_since)
         wait, pause, by_caller = volume.retry.failed_retry, volume.retry.max_delay, False
         if isinstance(decision, Again):
             wait = pause = decision.delay

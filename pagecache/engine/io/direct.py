@@ -36,7 +36,7 @@ from ..commit import remote, tails
 from ..foreign import as_os_error, max_write_of, named
 from ..park import SLICE
 from ..report.reason import during, of_file
-from ..retryer import Parked, decide
+from ..retryer import Parked
 from ..runner import Job
 from . import barrier
 
@@ -183,7 +183,7 @@ def _again(file: EngineFile, error: Exception, attempts: int, since: float) -> N
         if not remote.outdated(file):  # otherwise do not repeat it: earlier parts of the read are of the other version
             remote.refused(file)
         raise file.conflict_error() from error
-    decision = decide(volume.retry, error, attempts, volume.clock.now() - since, volume.random())
+    decision = volume.judge(error, attempts, since)
     if isinstance(decision, Parked):
         raised = named(as_os_error(error, file.key), file.key)
         raise raised from (error.__cause__ if raised is error else error)

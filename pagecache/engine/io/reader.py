@@ -21,7 +21,7 @@ from ..commit import remote, staging
 from ..commit.owed import LeftBehindError
 from ..foreign import as_os_error, is_interrupt, named, text_of
 from ..report.notices import cause, fault
-from ..retryer import Parked, decide
+from ..retryer import Parked
 from ..runner import Job
 
 if TYPE_CHECKING:
@@ -183,7 +183,7 @@ def _judge(
     if lost:
         staging.give_up(file)
         raise PageCacheError(f"the backend has lost its staged bytes: {text_of(error)}", file.key) from error
-    decision = decide(volume.retry, error, attempts + 1, now - since, volume.random())
+    decision = volume.judge(error, attempts + 1, since)
     if isinstance(decision, Parked) or op.ahead or op.settled:
         if isinstance(error, OSError):
             raised = named(as_os_error(error, file.key), file.key)

@@ -1,0 +1,172 @@
+"""A store that refuses every call for a while: far stores are tried by time, and the program sees no error."""
+
+from __future__ import annotations
+
+import errno
+import logging
+import os
+from collections.abc import Callable, Iterator
+from typing import Any
+
+import pytest
+
+from pagecache import Event, PageCache, RetryPolicy, Volume
+from pagecache.backends import MemoryBackend
+from pagecache.config import BY_TIME
+from pagecache.testing import FaultyBackend, Rule
+
+from .clock import HandClock
+from .rig import PAGE, QUIET, Task, eventually
+
+KEY = "object"
+DATA = os.urandom(4 * PAGE)
+SHORT = 20.0  # seconds of an outage
+
+
+def saved(volume: Volume) -> None:
+    with volume.open(KEY, "r+b") as file:
+        file.pwrite(b"new", 0)
+        file.fsync()
+
+
+def read(volume: Volume, *, direct: bool) -> None:
+    with volume.open(KEY, "rb", direct=direct) as file:
+        assert file.pread(PAGE, PAGE) == DATA[PAGE : 2 * PAGE]
+
+
+def written_directly(volume: Volume) -> None:
+    with volume.open(KEY, "r+b", direct=True) as file:
+        file.pwrite(b"new", 0)
+
+
+CALLS: dict[str, Callable[[Volume], Any]] = {
+    "open": lambda volume: volume.open(KEY, "rb").close(),
+    "create": lambda volume: volume.open("new", "xb").close(),
+    "stat": lambda volume: volume.stat(KEY),
+    "list": lambda volume: list(volume.list()),
+    "remove": lambda volume: volume.remove(KEY),
+    "rename": lambda volume: volume.rename(KEY, "other"),
+    "truncate": lambda volume: volume.truncate(KEY, 5),
+    "read": lambda volume: read(volume, direct=False),
+    "read directly": lambda volume: read(volume, direct=True),
+    "write and fsync": saved,
+    "write directly": written_directly,
+}
+
+
+@pytest.fixture
+def backend() -> FaultyBackend:
+    store = MemoryBackend(retry=BY_TIME)
+    store.put(KEY, DATA)
+    return FaultyBackend(store)
+
+
+@pytest.fixture
+def cache(clock: HandClock, backend: FaultyBackend) -> Iterator[PageCache]:
+    made = PageCache("8MiB", **QUIET)
+    yield made
+    backend.use([])
+    made.close(on_failed="discard")
+
+
+def refuse(backend: FaultyBackend) -> None:
+    backend.use([Rule("*", error=OSError(errno.ECONNREFUSED, "no server"))])
+
+
+def outlast(clock: HandClock, task: Task[Any], seconds: float) -> None:
+    """Let the time of an outage pass, or less if the task ends."""
+    end = clock.now() + seconds
+
+    def passed() -> bool:
+        clock.advance(0.5)
+        return clock.now() >= end or task.finished.is_set()
+
+    eventually(passed)
+
+
+@pytest.mark.parametrize("call", CALLS)
+def test_no_call_raises_if_a_far_store_is_away_for_a_while(
+    cache: PageCache, clock: HandClock, backend: FaultyBackend, call: str
+) -> None:
+    """[2.14]"""
+    volume = cache.attach(backend)
+    refuse(backend)
+    task = Task(CALLS[call], volume)
+    outlast(clock, task, SHORT)
+    assert not task.finished.is_set()
+    backend.use([])
+    clock.until(task.finished.is_set)
+    task.result()
+
+
+def test_an_outage_is_reported_once(
+    cache: PageCache, clock: HandClock, backend: FaultyBackend, caplog: pytest.LogCaptureFixture
+) -> None:
+    """After `stall_warn` seconds: an event and a line in the log that name the cause and the end. [2.27]"""
+    events: list[Event] = []
+    cache.subscribe(events.append)
+    volume = cache.attach(backend)
+    refuse(backend)
+    with caplog.at_level(logging.WARNING, "pagecache"):
+        tasks = [Task(volume.stat, KEY), Task(CALLS["open"], volume)]
+        outlast(clock, tasks[0], SHORT)
+        backend.use([])
+        for task in tasks:
+            clock.until(task.finished.is_set)
+    eventually(lambda: [event for event in events if event.kind == "stalled"])
+    (event,) = [event for event in events if event.kind == "stalled"]
+    assert "calls have failed for 1" in event.message
+    assert "ECONNREFUSED (no server)" in event.message
+    assert event.next == "each is made again for at most 60 seconds"
+    lines = [record.getMessage() for record in caplog.records]
+    assert sum("calls have failed for" in line for line in lines) == 1
+
+
+def test_data_is_parked_when_the_outage_is_longer_than_the_policy(
+    cache: PageCache, clock: HandClock, backend: FaultyBackend
+) -> None:
+    """It is kept and listed, fsync raises, and after the outage it is saved. [2.14]"""
+    volume = cache.attach(backend)
+    file = volume.open(KEY, "r+b")
+    file.pwrite(b"new", 0)
+    refuse(backend)
+    task = Task(file.fsync)
+    outlast(clock, task, 3600.0)
+    with pytest.raises(OSError, match="no server"):
+        task.result()
+    assert [(failed.offset, failed.length) for failed in volume.failed()] == [(0, 3)]
+    backend.use([])
+    file.fsync()
+    assert volume.failed() == []
+    file.close()
+
+
+OWN = RetryPolicy(attempts=2)
+SHARED = RetryPolicy(attempts=3)
+
+
+@pytest.mark.parametrize(
+    ("volume", "shared", "preferred", "chosen"),
+    [
+        (None, None, None, RetryPolicy()),
+        (None, None, BY_TIME, BY_TIME),
+        (None, SHARED, BY_TIME, SHARED),
+        (OWN, SHARED, BY_TIME, OWN),
+        (OWN, None, None, OWN),
+    ],
+)
+def test_the_policy_is_that_of_the_volume_the_cache_or_the_backend(
+    volume: RetryPolicy | None, shared: RetryPolicy | None, preferred: RetryPolicy | None, chosen: RetryPolicy
+) -> None:
+    """The first of these that was given. [2.14]"""
+    options: dict[str, Any] = {} if shared is None else {"retry": shared}
+    with PageCache("1MiB", **options) as cache:
+        assert cache.attach(MemoryBackend(retry=preferred), retry=volume).engine.retry == chosen
+
+
+@pytest.mark.parametrize("wrong", [5, "60s", {"attempts": 3}])
+def test_a_policy_of_another_type_is_refused(wrong: Any) -> None:
+    with PageCache("1MiB") as cache, pytest.raises(ValueError, match="is not a RetryPolicy"):
+        cache.attach(MemoryBackend(), retry=wrong)
+    with pytest.raises(ValueError, match="is not a RetryPolicy"):
+        MemoryBackend(retry=wrong)

@@ -1,0 +1,60 @@
+"""A server that is away for a while raises nothing: every call is tried by time."""
+
+from __future__ import annotations
+
+import os
+import time
+from collections.abc import Callable
+
+import pytest
+
+from pagecache import PageCache, Volume
+from pagecache.backends import S3Backend
+
+from ..file.rig import Task
+from .servers import Server, new_bucket
+
+OLD, NEW = os.urandom(100_000), os.urandom(100_000)
+
+
+def written(volume: Volume) -> None:
+    with volume.open("new", "wb") as file:
+        file.write(NEW)
+        file.fsync()
+
+
+def read(volume: Volume) -> bytes:
+    with volume.open("old", "rb") as file:
+        return file.read()
+
+
+CALLS: dict[str, Callable[[Volume], object]] = {
+    "open": lambda volume: volume.open("old", "rb").close(),
+    "stat": lambda volume: volume.stat("old"),
+    "list": lambda volume: list(volume.list()),
+    "read": read,
+    "write": written,
+    "remove": lambda volume: volume.remove("useless"),
+    "rename": lambda volume: volume.rename("moved", "there"),
+}
+
+
+@pytest.mark.parametrize("seconds", [1.0, pytest.param(20.0, marks=pytest.mark.slow)])
+def test_a_server_that_restarts_raises_nothing(new_server: Callable[[str], Server], seconds: float) -> None:
+    """[2.14]"""
+    server = new_server("ministack")
+    with new_bucket(server) as bucket, PageCache("64MiB") as cache:
+        for key in ("old", "useless", "moved"):
+            bucket.client.put_object(Bucket=bucket.name, Key=key, Body=OLD)
+        volume = cache.attach(S3Backend(bucket.name, endpoint_url=server.endpoint))
+        server.kill()
+        tasks = {call: Task(run, volume) for call, run in CALLS.items()}
+        time.sleep(seconds)
+        early = [call for call, task in tasks.items() if task.finished.is_set()]
+        server.start()
+        results = {call: task.result(90.0) for call, task in tasks.items()}
+        assert early == []
+        assert results["read"] == OLD
+        assert bucket.keys() == ["new", "old", "there"]
+        with bucket.client.get_object(Bucket=bucket.name, Key="new")["Body"] as body:
+            assert body.read() == NEW
