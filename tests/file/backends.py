@@ -95,6 +95,7 @@ class StoredObject:
         self.safe = bytearray(content)
         self.committed: bytes | None = content if committed else None
         self.version = 1
+        self.next_version = 1  # that the next commit of an object that is replaced as a whole makes
         self.writers = 0
         self.exclusive = ""
         self.in_flight: list[tuple[int, int]] = []
@@ -144,7 +145,7 @@ class RecordingFile:
                 gap = offset + len(data) - len(content)
                 content.extend(bytes(max(gap, 0)))
             self.stored.written[offset : offset + len(data)] = data
-            self.stored.version += 1
+            self.backend.change(self.stored)
         return len(data)
 
     def truncate(self, size: int) -> None:
@@ -156,7 +157,7 @@ class RecordingFile:
             for content in (self.stored.written, self.stored.safe):
                 content.extend(bytes(max(size - len(content), 0)))
                 del content[size:]
-            self.stored.version += 1
+            self.backend.change(self.stored)
             self.backend.raise_after()
 
     def commit(self) -> str | None:
@@ -169,13 +170,14 @@ class RecordingFile:
         with self.backend.lock:
             self.stored.safe = bytearray(self.stored.written)
             self.stored.committed = bytes(self.stored.written)
+            self.stored.version = max(self.stored.version, self.stored.next_version)
             return str(self.stored.version)
 
     def forget(self) -> None:
         """Lose acknowledged bytes, as a failed commit may."""
         with self.backend.lock:
             self.stored.written = bytearray(self.stored.safe)
-            self.stored.version += 1
+            self.backend.change(self.stored)
 
     def close(self) -> None:
         with self.backend.call("file_close", self.key):
@@ -194,7 +196,7 @@ class PunchingFile(RecordingFile):
             end = min(offset + length, len(self.stored.written))
             for content in (self.stored.written, self.stored.safe):
                 content[offset:end] = bytes(max(end - offset, 0))
-            self.stored.version += 1
+            self.backend.change(self.stored)
             self.backend.raise_after()
 
 
@@ -322,6 +324,13 @@ class RecordingBackend(pagecache.Backend):
             if key not in self.objects:
                 raise FileNotFoundError(2, "no such object", str(key))
             return self.object_stat(self.objects[key])
+
+    def change(self, stored: StoredObject) -> None:
+        """Count a change: of an object in place it makes a version, of a whole object the next commit does."""
+        if self.limits.commit_on_close:
+            stored.next_version = stored.version + 1
+        else:
+            stored.version += 1
 
     def object_stat(self, stored: StoredObject) -> ObjectStat:
         with self.lock:
