@@ -390,12 +390,12 @@ class StagingBackend(Backend):
                 raise FileExistsError(errno.EEXIST, os.strerror(errno.EEXIST), dst)
             self._detach(dst)
             fresh = self.visible(src) is None
-            if fresh:
-                self._path(dst).unlink(missing_ok=True)  # its replacement is not stored yet
-            else:
+            if not fresh:
                 self._path(src).rename(self._path(dst))
             for file in following:
                 file.key = dst
+                if fresh and self.visible(dst) is not None:
+                    file.version = self.stat(dst).version  # which its commit replaces
 
     def list(self, prefix: str = "") -> Iterator[ObjectStat]:
         for path in sorted((self.root / "objects").iterdir()):

@@ -44,18 +44,18 @@ class BrokenHard(BaseException):
 
 
 FUNCTIONS: list[tuple[Any, str]] = [
-    *((collector, name) for name in ("text_of", "cause", "decide", "errno_of", "as_os_error", "tried_again", "spans")),
+    *((collector, name) for name in ("text_of", "cause", "errno_of", "as_os_error", "tried_again", "spans")),
     *((collector, name) for name in ("max_write_of", "is_transient", "is_kept", "_emit_failed", "_log_failed")),
     *((collector, name) for name in ("_parked", "_late", "_late_commit")),
     *((collector, name) for name in ("failed", "commit_failed", "acknowledged", "committed", "fault")),
     *((collector, name) for name in ("_note_write_fault", "_note_commit_fault")),
     *((issuer, name) for name in ("_not_sent", "_to_be_sent", "_target", "_taken")),
-    *((barrier, name) for name in ("decide", "text_of", "errno_of", "_writeback_error")),
+    *((barrier, name) for name in ("text_of", "errno_of", "_writeback_error")),
     *((remote, name) for name in ("is_remote_change",)),
     *((outcome, name) for name in ("owe", "stored", "call_commit")),
     *((staging, name) for name in ("commit_lost", "gone")),
     *((Failures, name) for name in ("add", "clear", "overlapping")),
-    *((EngineVolume, name) for name in ("emit", "say", "retry_by", "retry_planned")),
+    *((EngineVolume, name) for name in ("emit", "judge", "say", "retry_by", "retry_planned")),
     *((failures, name) for name in ("ensure_retry", "failed_ranges", "worst")),
     *((EngineFile, name) for name in ("refresh_limits", "lose_direct")),
     *((Troubles, name) for name in ("add", "failing", "failures_since")),
@@ -85,16 +85,17 @@ SETTINGS: dict[str, tuple[str, int]] = {
 
 
 READS = [
-    *((reader, name) for name in ("decide", "cause", "text_of", "as_os_error", "named", "_judge", "_refusal")),
-    *((direct, name) for name in ("decide", "as_os_error", "named", "max_write_of", "_again")),
+    *((reader, name) for name in ("cause", "text_of", "as_os_error", "named", "_judge", "_refusal")),
+    *((direct, name) for name in ("as_os_error", "named", "max_write_of", "_again")),
     *((remote, name) for name in ("is_remote_change", "outdated", "refused")),
     (staging, "gone"),
-    (EngineVolume, "say"),
+    *((EngineVolume, name) for name in ("judge", "say")),
     (logging.Logger, "log"),
 ]
 CHANGES = [
     *((sizes, name) for name in ("errno_of", "is_refusal", "cause", "_unsupported")),
-    *((attempts, name) for name in ("decide", "as_os_error", "cause", "is_refusal")),
+    *((attempts, name) for name in ("as_os_error", "cause", "is_refusal")),
+    (EngineVolume, "judge"),
 ]
 NAMES = [(namesync, "as_os_error"), (namesync, "errno_of"), (volume, "raised_by")]
 OF_CALLS: list[tuple[str, tuple[Any, str]]] = [
