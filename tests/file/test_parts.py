@@ -36,6 +36,7 @@ def test_a_file_that_was_opened_read_and_closed_has_made_no_part(make: Make) -> 
         "_report_loss",
         "_seen_limits",
         "backend_file",
+        "holds",
         "identity",
         "key",
         "lock",
