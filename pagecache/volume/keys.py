@@ -29,12 +29,13 @@ __all__ = ["BusyKeys", "above", "is_below"]
 
 @dataclass(slots=True, eq=False)
 class _Claim:
-    """The operation and thread that made keys busy; for reports."""
+    """The keys that an operation makes busy; its thread, for reports. `done`: set when they are free."""
 
     what: str
     thread: int
     since: float
     keys: tuple[Key, ...]
+    done: Signal
     tries: Attempts | None = None
     trees: bool = False  # the keys and all below them
     block: threading.Lock | None = None  # locked while the keys are needed; None: until they are freed
@@ -86,20 +87,19 @@ class Holding:
     """Keys that are busy while a block runs: `with holding.block, holding:`."""
 
     def __init__(self, busy: BusyKeys, keys: tuple[Key, ...], what: str, tries: Attempts | None) -> None:
-        self.block = threading.Lock()
         self._busy = busy
-        self._done = busy.signal()
-        self._claim = _Claim(what, threading.get_ident(), time.monotonic(), keys, tries, block=self.block)
+        self._claim = busy.claim(what, keys, tries)
+        self.block = self._claim.block = threading.Lock()
 
     def __enter__(self) -> None:
         try:
-            self._busy.claim_all(self._done, self._claim)
+            self._busy.mark(self._claim)
         except BaseException:
-            self._busy.free(self._claim.keys, self._done)
+            self._busy.free(self._claim)
             raise
 
     def __exit__(self, *exc: object) -> None:
-        self._busy.free(self._claim.keys, self._done)
+        self._busy.free(self._claim)
 
 
 class BusyKeys:
@@ -109,44 +109,43 @@ class BusyKeys:
         self._engine = engine
         self._lock = lock
         self._alive = alive
-        self._busy: dict[Key, Signal] = {}
-        self._claims: dict[Signal, _Claim] = {}
-        self._trees: dict[str, Signal] = {}  # every key below these is busy
+        self._busy: dict[Key, _Claim] = {}
+        self._trees: dict[str, _Claim] = {}  # every key below these is busy
 
     def __contains__(self, key: Key) -> bool:
         """Return whether a key is busy, by itself or below another one. The lock is held."""
         return key in self._busy or self._above(key) is not None
 
-    def signal(self) -> Signal:
-        """Return the signal of a new operation."""
-        return self._engine.park.signal()
+    def claim(self, what: str, keys: Iterable[Key], tries: Attempts | None, *, trees: bool = False) -> _Claim:
+        """Return the claim of a new operation on keys, which are not marked yet."""
+        done, wanted = self._engine.park.signal(), tuple(dict.fromkeys(keys))
+        return _Claim(what, threading.get_ident(), time.monotonic(), wanted, done, tries, trees)
 
-    def free(self, keys: Iterable[Key], done: Signal) -> None:
-        """Free the keys that were marked by this signal."""
+    def free(self, claim: _Claim) -> None:
+        """Free the keys of a claim."""
         with self._lock:
-            self._free(keys, done)
-        if not done.is_set():
-            done.set()
+            self._free(claim)
+        if not claim.done.is_set():
+            claim.done.set()
 
-    def _free(self, keys: Iterable[Key], done: Signal) -> None:
+    def _free(self, claim: _Claim) -> None:
         """Free keys. The lock is held. After an interrupt, a second call completes this."""
-        for key in keys:
-            if self._busy.get(key) is done:
+        for key in claim.keys:
+            if self._busy.get(key) is claim:
                 del self._busy[key]
-        for tree in [tree for tree, owner in self._trees.items() if owner is done]:
+        for tree in [tree for tree, owner in self._trees.items() if owner is claim]:
             del self._trees[tree]
-        self._claims.pop(done, None)
 
     def take_away(self, keys: Iterable[Key]) -> None:
         """Free the keys of a call that can no longer change anything, and may never return."""
         with self._lock:
-            found = {key: self._busy[key] for key in keys if key in self._busy}
-        for key, done in found.items():
-            self.free([key], done)
+            found = [self._busy[key] for key in keys if key in self._busy]
+        for claim in found:
+            self.free(claim)
 
     def holding(self, *keys: Key, what: str, tries: Attempts | None = None) -> Holding:
         """Return a context that marks keys as busy for a block, of a call with a deadline."""
-        return Holding(self, tuple(dict.fromkeys(keys)), what, tries)
+        return Holding(self, keys, what, tries)
 
     def run(
         self,
@@ -170,16 +169,15 @@ class BusyKeys:
             ended: called when no attempt runs or follows, before the keys are free.
         """
         self._engine.check_reentry(tries.what, keys[0])
-        wanted, done = tuple(dict.fromkeys(keys)), self.signal()
+        claim = self.claim(tries.what, keys, tries, trees=trees)
 
         def free() -> None:
             ended()
-            self.free(wanted, done)
+            self.free(claim)
 
         hold = _Hold(tries, free)
         try:
-            claim = _Claim(tries.what, threading.get_ident(), time.monotonic(), wanted, tries, trees=trees)
-            self.claim_all(done, claim)
+            self.mark(claim)
             within(lambda: tries.repeated(partial(hold.run, call), whole=True))
         except BaseException:
             try:
@@ -188,9 +186,9 @@ class BusyKeys:
                 hold.leave()  # completes the first one after another interrupt
             raise
 
-    def claim_all(self, done: Signal, claim: _Claim) -> None:
+    def mark(self, claim: _Claim) -> None:
         """Mark the keys of a claim, and wait for busy ones until the deadline."""
-        other = self._claim(done, claim)
+        other = self._mark(claim)
         most, tries = SLICE, claim.tries
 
         def sleep() -> None:
@@ -199,47 +197,37 @@ class BusyKeys:
                 self._alive()
                 if tries is not None:
                     if tries.deadline.passed():
-                        raise tries.late(self._why_busy(other))
+                        raise tries.late(f"the name is busy with {other.what}")
                     most = min(SLICE, tries.deadline.left())
-                other.wait(most)
-                other = self._claim(done, claim)
+                other.done.wait(most)
+                other = self._mark(claim)
 
         def owner(snapshot: WaitSnapshot) -> Owner | None:
-            found = other
-            return None if found is None else self._owner(snapshot, self._claims.get(found))
+            return None if (found := other) is None else self._owner(snapshot, found)
 
         if other is not None:
             during(Reason("the name", self._engine.native, owner, key=claim.keys[0]), sleep)
 
-    def _why_busy(self, done: Signal) -> str:
-        """Return the operation that holds a name, for errors."""
-        claim = self._claims.get(done)
-        return "the name is busy" if claim is None else f"the name is busy with {claim.what}"
-
-    def _owner(self, snapshot: WaitSnapshot, claim: _Claim | None) -> Owner | None:
+    def _owner(self, snapshot: WaitSnapshot, claim: _Claim) -> Owner | None:
         """Return the owner of the keys, for reports: a waiting thread, or the call that it left behind."""
-        if claim is None:
-            return None
         job = None if claim.tries is None else claim.tries.job
         if job is not None and snapshot.sleeping(claim.thread, claim.since) is None:
             return snapshot.job(job)
         return Owner(claim.what, f"has the name for {claim.what}", claim.thread, claim.since)
 
-    def _claim(self, done: Signal, claim: _Claim) -> Signal | None:
-        """Mark the keys, or return the signal of a holder of one of them."""
+    def _mark(self, claim: _Claim) -> _Claim | None:
+        """Mark the keys, or return a claim that has one of them."""
         with self._lock:
             while (other := self._holder(claim)) is not None:
-                held = self._claims.get(other)
-                if held is None or not held.has_left():
+                if not other.has_left():
                     return other
-                self._free(held.keys, other)
-            self._claims[done] = claim  # first: after an interrupt it says which keys are to be freed
+                self._free(other)
             if claim.trees:
-                self._trees.update(dict.fromkeys([key for key in claim.keys if isinstance(key, str)], done))
-            self._busy.update(dict.fromkeys(claim.keys, done))
+                self._trees.update(dict.fromkeys([key for key in claim.keys if isinstance(key, str)], claim))
+            self._busy.update(dict.fromkeys(claim.keys, claim))
             return None
 
-    def _holder(self, claim: _Claim) -> Signal | None:
+    def _holder(self, claim: _Claim) -> _Claim | None:
         """Return the holder of a key that a claim concerns. The lock is held."""
         for key in claim.keys:
             if key in self._busy:
@@ -250,20 +238,20 @@ class BusyKeys:
                 return below
         return None
 
-    def _above(self, key: Key) -> Signal | None:
+    def _above(self, key: Key) -> _Claim | None:
         """Return the holder of a tree that contains the key. The lock is held."""
         if self._trees and isinstance(key, str):
-            for tree, done in self._trees.items():
+            for tree, claim in self._trees.items():
                 if is_below(key, tree):
-                    return done
+                    return claim
         return None
 
-    def _below(self, tree: Key) -> Signal | None:
+    def _below(self, tree: Key) -> _Claim | None:
         """Return the holder of a key of the tree. The lock is held."""
         if isinstance(tree, str):
-            for key, done in self._busy.items():
+            for key, claim in self._busy.items():
                 if isinstance(key, str) and is_below(key, tree):
-                    return done
+                    return claim
         return None
 
 
