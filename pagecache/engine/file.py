@@ -272,7 +272,7 @@ class EngineFile:
         with self.lock:
             if self.backend_file is None:
                 self.read_into = self._closed
-            elif not self._forced_reads and (self.dispute.base_lost or (whole and self.conflict is not None)):
+            elif self.dispute.base_lost or (whole and self.conflict is not None and not self._forced_reads):
                 self.read_into = self._refuse_read
             elif self.owed.reads_wait():
                 self.read_into = self._read_later

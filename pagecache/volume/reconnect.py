@@ -58,6 +58,7 @@ class _Opened(NamedTuple):
     kept: bool
     quiet: int | None  # `EngineFile.quiet` before `stat` was read
     fresh: bool = True  # False: it was open before
+    settled: bool = False  # no commit of the old backend could be carried out after `stat` was read
 
 
 def reconnect(volume: Volume, backend: Backend, fenced: bool) -> None:
@@ -102,8 +103,8 @@ def _go_on(volume: Volume, backend: Backend, fenced: bool) -> None:
         if inode.native.direct_count():
             inode.native.tail_left()  # an old call may have stored bytes past the end, and a fence forgets it
     engine.native.revoke(fenced)
-    for inode in (*inodes, *(inode for inode in orphans if inode not in left)):
-        _adopt(inode, opened.get(inode), backend.limits, fenced)
+    adopted = (*inodes, *(inode for inode in orphans if inode not in left))
+    compared = {inode for inode in adopted if _adopt(inode, opened.get(inode), backend.limits, fenced)}
     for inode in left:
         inode.engine.use(None)
     with volume.inodes_lock:
@@ -117,7 +118,8 @@ def _go_on(volume: Volume, backend: Backend, fenced: bool) -> None:
     for inode in inodes:
         _send_again(inode, known=inode in opened)
     for inode, found in opened.items():
-        _check_version(volume, inode, found)
+        if inode not in compared:
+            _check_version(volume, inode, found)
     with volume.inodes_lock:
         ended = [inode for inode in left if inode.missed and inode.naming is None]  # their calls ended before `resume`
         for inode in ended:
@@ -141,11 +143,11 @@ def catch_up(naming: Naming, backend: Backend, inode: Inode) -> None:
             if inode.naming is not naming:
                 _close(opened)  # a concurrent fenced reconnect has done it
                 return
-            _adopt(inode, opened, backend.limits, False)
+            compared = _adopt(inode, opened, backend.limits, False)
             if opened is not None:
                 with volume.inodes_lock:
                     volume.inodes.identify(inode, opened.stat.identity)
-            if opened is not None and not opened.kept:
+            if opened is not None and not compared:
                 _take_version(inode, opened)
             _send_again(inode, known=opened is not None)
         volume.cache.flusher.wake()
@@ -267,14 +269,15 @@ def _open(backend: Backend, inode: Inode, fenced: bool = False, *, same: bool = 
     with inode.volume.inodes_lock:
         named = inode.volume.inodes.names(inode)
     create = named and inode.native.has_local()
+    settled = fenced or not inode.engine.publications
     found = _find(backend, inode, create=create, comparable=not named or (same and not inode.names_are_facts()))
     if found is None:
         return None
     backend_file, stat, quiet = found
     kept: Any = getattr(backend_file, "kept", None)
     if kept is None or (inode.native.usage()["staged"] and not staging.possible(backend_file)):
-        return _Opened(backend_file, stat, False, quiet)
-    return _Opened(backend_file, stat, bool(kept()), quiet)
+        return _Opened(backend_file, stat, False, quiet, settled=settled)
+    return _Opened(backend_file, stat, bool(kept()), quiet, settled=settled)
 
 
 def _find(
@@ -332,9 +335,13 @@ def _close(opened: _Opened | None) -> None:
         close_backend_file(opened.backend_file)
 
 
-def _adopt(inode: Inode, opened: _Opened | None, limits: BackendLimits, fenced: bool) -> None:
-    """Give a file its newly opened backend file, in a backend with these limits."""
+def _adopt(inode: Inode, opened: _Opened | None, limits: BackendLimits, fenced: bool) -> bool:
+    """Give a file its newly opened backend file, in a backend with these limits. False: the stored version is still to
+    be compared.
+    """
     file, native = inode.engine, inode.native
+    if file.publications:
+        file.versions.doubt()
     if fenced:
         native.fence()
         file.owed.fence()
@@ -352,7 +359,7 @@ def _adopt(inode: Inode, opened: _Opened | None, limits: BackendLimits, fenced: 
             or native.direct_ranges()
             or any(native.undone()[what] for what in ("created", "resized", "hole_end", "gone_end"))
         ):
-            file.versions.about_to_change()  # losses of the store are no foreign changes
+            file.versions.about_to_change()  # losses of a store in place are no foreign changes
         tail = native.tail()  # first: a later tail is noted for the next backend
         native.uncommit()
         if native.usage()["staged"]:
@@ -369,6 +376,27 @@ def _adopt(inode: Inode, opened: _Opened | None, limits: BackendLimits, fenced: 
         if (getattr(opened and opened.backend_file, "limits", None) or limits).durable_writes:
             native.forget_cuts()  # owed ones are over when they are paid; later ones stay
     file.use(None if opened is None else opened.backend_file)
+    if opened is None or opened.kept:
+        return True
+    if not file.limits().commit_on_close or not native.has_local():
+        return False
+    _settle_base(inode, opened)
+    return True
+
+
+def _settle_base(inode: Inode, opened: _Opened) -> None:
+    """Compare the stored version with the base of an object that is replaced as a whole, below its changes, before a
+    commit may begin. Only a commit of unknown result makes another version that is no foreign one.
+    """
+    file, stored = inode.engine, opened.stat.version
+    same = stored == file.versions.base
+    if file.versions.stale and not (same and opened.settled):
+        inode.native.invalidate_remote(0, END)
+        file.versions.replace(stored)
+    elif same:
+        file.versions.replace(stored, stale=False)
+    else:
+        remote.replaced(file, stored)
 
 
 def _lose_holes(inode: Inode, owed: Iterable[tuple[int, ...]]) -> None:
@@ -412,8 +440,6 @@ def _check_version(volume: Volume, inode: Inode, opened: _Opened) -> None:
     The status from its open may be outdated: old calls may have ended since, and writers did not wait.
     """
     file = inode.engine
-    if opened.kept:
-        return
     if opened.quiet is not None and file.versions.quiet() == opened.quiet:
         with contextlib.suppress(ConflictError):  # raised by the next commit and the next open
             compare(volume, inode, opened.stat, Attempts(volume.engine, "open", inode.key), opened.quiet)

@@ -190,6 +190,7 @@ class Outcome:
     def _commit_again(self, backend_file: BackendFile) -> None:
         file = self._file
         generation = file.native.generation()
+        file.versions.doubt()
         try:
             version = call_commit(file, backend_file.commit)
         except Exception as error:

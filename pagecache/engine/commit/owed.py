@@ -209,7 +209,7 @@ class Owed:
         """Make the calls, alone. A list that was replaced during a call belongs to another backend or version."""
         file, steps = self._file, self._steps
         if steps:
-            file.versions.about_to_change(stale=not file.limits().commit_on_close)
+            file.versions.about_to_change()
         while steps:
             # A reconnect replaces the list, then the file, then revives the volume: check these in reverse order.
             file.volume.check_alive(file.key)

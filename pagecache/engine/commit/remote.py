@@ -50,6 +50,7 @@ __all__ = [
     "outdated",
     "rebase",
     "refused",
+    "replaced",
     "take",
     "take_base",
     "unnamed",
@@ -202,6 +203,14 @@ def changed(file: EngineFile, version: str | None) -> None:
         _conflict(file, version)
     else:
         _give_up(file)
+
+
+def replaced(file: EngineFile, version: str | None) -> None:
+    """Record that a version of a commit_on_close object has replaced the base below local data, and that the backend
+    file was opened since: bytes of the base can no longer be read.
+    """
+    _lose_base(file, version)
+    changed(file, version)
 
 
 def _lose_base(file: EngineFile, version: str | None) -> None:

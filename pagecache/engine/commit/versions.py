@@ -44,10 +44,17 @@ class Versions:
         self.changes += 1
         self.stale |= stale
 
-    def about_to_change(self, *, stale: bool = True) -> None:
-        """Announce a call: whatever its result, another stored version may come from this cache."""
+    def about_to_change(self) -> None:
+        """Announce a call: whatever its result, another stored version may come from this cache. On commit_on_close
+        backends only a commit makes one: `doubt`.
+        """
         with self._file.lock:
-            self.count_change(stale=stale)
+            self.count_change(stale=not self._file.limits().commit_on_close)
+
+    def doubt(self) -> None:
+        """Record a commit of unknown result: another stored version may come from it."""
+        with self._file.lock:
+            self.count_change(stale=True)
 
     def take(self, base: str | None, *, stale: bool = False) -> None:
         """Make a version the base. The lock is held."""

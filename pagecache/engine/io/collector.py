@@ -55,7 +55,7 @@ def end_interrupted(file: EngineFile, op: Op, *, commit: bool) -> None:
     start, end = op.extent
     op.ended()
     if commit:
-        file.versions.about_to_change()
+        file.versions.doubt()
     with contextlib.suppress(ValueError):  # it has ended
         op.finish(False, KEPT if commit else False)
         if start < end:
@@ -116,7 +116,7 @@ def _late_commit(file: EngineFile, op: Op) -> bool:
     result does not count, and forgotten or stored acknowledged ones; neither is a foreign change.
     """
     if op.stopped and not op.settled:
-        file.versions.about_to_change()
+        file.versions.doubt()
         outcome.owe(file)
     return _late(file, op)
 

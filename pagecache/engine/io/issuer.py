@@ -93,7 +93,7 @@ def _to_be_sent(file: EngineFile, op: Op) -> bool:
     if file.abandoned:
         op.finish(False, True)  # none of it is written back any longer
         return False
-    file.versions.about_to_change(stale=not file.limits().commit_on_close)  # whatever its result
+    file.versions.about_to_change()
     return True
 
 

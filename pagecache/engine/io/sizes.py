@@ -91,7 +91,7 @@ def _change(
 ) -> None:
     """Change the backend first, then publish. A definite refusal changes nothing."""
     durable = file.durable()
-    file.versions.about_to_change(stale=not file.limits().commit_on_close)
+    file.versions.about_to_change()
     change = _Change(file, step)
     try:
         change.run(op, tries or Attempts(file.volume, step.method, file.key))

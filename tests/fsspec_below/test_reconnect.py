@@ -1,0 +1,144 @@
+"""Another client stores a version while the backend of a volume is lost: nothing is mixed, and a commit of this cache
+is no foreign version. [2.19, 2.22]
+"""
+
+from __future__ import annotations
+
+import contextlib
+import errno
+from collections.abc import Callable, Iterator
+from typing import Any, Literal
+
+import pytest
+
+from pagecache import (
+    CachedFile,
+    CommitError,
+    ConflictError,
+    DataLossError,
+    PageCache,
+    RetryPolicy,
+    ShutdownError,
+    Volume,
+)
+from pagecache.backends.fsspec import FsspecBackend
+from pagecache.testing import FaultyBackend, Gate, Rule
+from tests.file.rig import Task, eventually
+from tests.fsspec_below.place import OLD, Place
+
+Opened = Callable[..., tuple[Volume, CachedFile]]
+ONCE = RetryPolicy(attempts=1, failed_retry=None)
+
+
+def acknowledged(file: CachedFile) -> None:
+    dirty(file)
+    file.sync_range(0, 4)
+
+
+def dirty(file: CachedFile) -> None:
+    file.pwrite(b"mine", 0)
+
+
+def cut(file: CachedFile) -> None:
+    file.truncate(len(OLD) - 1)
+
+
+@pytest.fixture
+def opened(place: Place) -> Iterator[Opened]:
+    """Attach a volume, and open the object."""
+    with PageCache("16MiB", flush_interval=1000, retry=ONCE) as cache, contextlib.ExitStack() as handles:
+
+        def opened(*rules: Rule, **options: Any) -> tuple[Volume, CachedFile]:
+            volume = cache.attach(backend(place, *rules), **options)
+            file = volume.open("key", "r+b", read_ahead=0)
+            handles.callback(file.abandon)
+            return volume, file
+
+        yield opened
+
+
+def backend(place: Place, *rules: Rule) -> FaultyBackend:
+    """Return another backend of the place, which may lose its answers."""
+    made = FaultyBackend(FsspecBackend(place.fs, place.root))
+    made.use(rules)
+    return made
+
+
+@pytest.mark.parametrize("moment", ["before the abort", "before the reconnect", "after the open"])
+@pytest.mark.parametrize("change", [acknowledged, dirty, cut])
+def test_changes_are_not_laid_over_a_version_that_another_client_has_stored(
+    place: Place, opened: Opened, change: Callable[[CachedFile], None], moment: str
+) -> None:
+    volume, file = opened()
+    change(file)
+    if moment == "before the abort":
+        place.put("key", b"theirs!")
+    volume.abort()
+    if moment == "before the reconnect":
+        place.put("key", b"theirs!")
+    volume.reconnect(backend(place))
+    if moment == "after the open":
+        place.put("key", b"theirs!")
+    with pytest.raises(ConflictError):
+        file.fsync()
+    assert place.content("key") == b"theirs!"
+    with pytest.raises(ConflictError):
+        file.pread(1, len(OLD) - 2)
+    with pytest.raises(ConflictError):
+        volume.resolve("key", "force")  # not all bytes of the base are cached, and the store has none of them
+    assert volume.resolve("key", "rebase") == []
+    file.fsync()
+    assert place.content("key") == (b"theirs!" if change is cut else b"miners!")
+
+
+def test_a_version_that_is_cached_as_a_whole_may_replace_the_other_one(place: Place, opened: Opened) -> None:
+    volume, file = opened()
+    file.pread(len(OLD), 0)
+    acknowledged(file)
+    place.put("key", b"theirs!")
+    volume.reconnect(backend(place))
+    assert file.pread(8, 0) == b"mine" + OLD[4:8]
+    assert volume.resolve("key", "force") == []
+    file.fsync()
+    assert place.content("key") == b"mine" + OLD[4:]
+
+
+def test_changes_are_given_up_for_the_other_version_on_request(place: Place, opened: Opened) -> None:
+    volume, file = opened(on_conflict="take_remote")
+    acknowledged(file)
+    place.put("key", b"theirs!")
+    volume.reconnect(backend(place))
+    with pytest.raises(DataLossError):
+        file.fsync()
+    assert file.pread(8, 0) == place.content("key") == b"theirs!"
+
+
+@pytest.mark.parametrize("landed", [True, False], ids=["carried out", "not carried out"])
+@pytest.mark.parametrize("answer", ["lost", "late"])
+def test_a_commit_of_unknown_result_makes_no_foreign_version(
+    place: Place, opened: Opened, answer: Literal["lost", "late"], landed: bool
+) -> None:
+    """A stored base shows that the commit was not carried out: a version that comes later is a foreign one."""
+    with Gate() as gate:
+        rule = Rule("commit", error=errno.ECONNRESET, done=landed, gate=gate if answer == "late" else None, times=1)
+        volume, file = opened(rule)
+        file.pwrite(b"mine", 0)
+        saving = Task(file.fsync)
+        if answer == "late":
+            gate.wait_entered()
+            volume.abort()
+            gate.release()
+            eventually(lambda: not file._inode.engine.publications)
+        with pytest.raises((CommitError, ShutdownError)):
+            saving.result()
+        volume.reconnect(backend(place))
+        if not landed:
+            place.put("key", b"theirs!")
+            volume.reconnect(backend(place))
+            with pytest.raises(ConflictError):
+                file.fsync()
+            assert place.content("key") == b"theirs!"
+            return
+        file.pwrite(b"more", 4)
+        file.fsync()
+        assert place.content("key") == b"minemore" + OLD[8:]
