@@ -29,6 +29,9 @@ if TYPE_CHECKING:
 
 __all__ = ["Inode", "InodeTable"]
 
+LAST_NAMES = 8
+"""Number of names that a file keeps when it is unknown which ones it has."""
+
 
 @dataclass(slots=True)
 class _Loss:
@@ -43,7 +46,7 @@ class Inode:
     def __init__(self, volume: Volume, key: Key, backend_file: BackendFile, stat: ObjectStat) -> None:
         self.volume = volume
         self.key = key  # its last known name
-        self.aliases: tuple[Key, ...] = ()  # other names that it was opened by
+        self.aliases: tuple[Key, ...] = ()  # other names that it was opened by, or had before: a few
         self.hinted = 0  # `InodeTable.hints` when its names were last found
         self.engine: EngineFile = EngineFile(volume.engine, key, backend_file, stat.size, stat.version, stat.identity)
         self.engine.report_losses_to(self._report_loss)
@@ -294,7 +297,7 @@ class InodeTable(dict[Key, Inode]):
             self.unbind(key)
         if self.get(inode.key) is not inode:
             self._forget_last_name(inode)
-            inode.rename(key)
+            _rename(inode, key)
         elif key != inode.key and key not in inode.aliases:
             inode.set_aliases((*inode.aliases, key))
         self[key] = inode
@@ -308,13 +311,21 @@ class InodeTable(dict[Key, Inode]):
                 self._name_by_alias(inode)
 
     def drop_names(self, inode: Inode) -> None:
-        """Record that it is unknown which names a file has."""
+        """Record that it is unknown which names a file has. It keeps them as the last known ones."""
         for key in (inode.key, *inode.aliases):
             if self.get(key) is inode:
                 del self[key]
-        inode.set_aliases(())
         if self.knows(inode):
             self._unnamed[inode.key] = inode
+
+    def set_last_name(self, inode: Inode, key: Key) -> None:
+        """Record a name that a file was found by, and that a call may change by now: it stays unknown which ones it
+        has.
+        """
+        self.drop_names(inode)
+        self._forget_last_name(inode)
+        _rename(inode, key)
+        self._unnamed[key] = inode
 
     def drop_hints(self) -> None:
         """Drop the names of all files that the store identifies: a link or a directory in their paths has changed."""
@@ -322,11 +333,14 @@ class InodeTable(dict[Key, Inode]):
 
     def move_last_names(self, old: str, new: str) -> None:
         """Record that a directory was renamed, for files without a known name: their last ones stay unknown names."""
+
+        def moved(key: Key) -> Key:
+            return new + key.removeprefix(old) if isinstance(key, str) and key.startswith(f"{old}/") else key
+
         for key, inode in list(self._unnamed.items()):
-            if not isinstance(key, str) or not key.startswith(f"{old}/"):
-                continue
             del self._unnamed[key]
-            inode.rename(new + key.removeprefix(old))
+            inode.set_aliases(tuple(map(moved, inode.aliases)))
+            inode.rename(moved(key))
             self._unnamed[inode.key] = inode
 
     def last_known(self, key: Key) -> Inode | None:
@@ -362,6 +376,15 @@ class InodeTable(dict[Key, Inode]):
             else:
                 self._below.pop(tree, None)
             at = key.find("/", at + 1)
+
+
+def _rename(inode: Inode, key: Key) -> None:
+    """Give a name to a file whose names are unknown. Where identities show which object has a name, it keeps the last
+    ones too.
+    """
+    last = () if inode.engine.identity is None else (*inode.aliases, inode.key)
+    inode.set_aliases(tuple(name for name in last if name != key)[-LAST_NAMES:])
+    inode.rename(key)
 
 
 def _identity(inode: Inode) -> Hashable:

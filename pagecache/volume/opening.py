@@ -35,7 +35,7 @@ if TYPE_CHECKING:
     from ..file.cached import CachedFile
     from .volume import Volume
 
-__all__ = ["bind", "checked_stat", "flags_mode", "follow", "mode_flags", "open_again", "open_inode"]
+__all__ = ["bind", "checked_open", "checked_stat", "flags_mode", "follow", "mode_flags", "open_again", "open_inode"]
 
 T = TypeVar("T")
 
@@ -416,7 +416,7 @@ def _unless_reconnected(volume: Volume, key: Key, opened: _Opened) -> Iterator[N
         raise
 
 
-def _opened(open: Callable[[], BackendFile], key: Key) -> tuple[BackendFile, ObjectStat]:
+def checked_open(open: Callable[[], BackendFile], key: Key) -> tuple[BackendFile, ObjectStat]:
     """Return a file of the backend and its status, after checking its methods; it is closed if any are missing.
 
     Raises:
@@ -454,18 +454,18 @@ def open_backend(volume: Volume, key: Key, bits: int, tries: Attempts) -> tuple[
         landed = made or (tries.doubtful and not backend.limits.commit_on_close)
         if made or not exclusive:
             try:
-                return *_opened(lambda: backend.open(key), key), landed
+                return *checked_open(lambda: backend.open(key), key), landed
             except FileNotFoundError:
                 if not create:
                     raise
         try:
-            return *_opened(make, key), True
+            return *checked_open(make, key), True
         except FileExistsError:
             if exclusive and landed:
                 tries.give_up()
             if exclusive:
                 raise
-        return *_opened(lambda: backend.open(key, create=True), key), landed
+        return *checked_open(lambda: backend.open(key, create=True), key), landed
 
     def undo(result: tuple[BackendFile, ObjectStat, bool]) -> None:
         close_backend_file(result[0])
@@ -499,7 +499,7 @@ def follow(inode: Inode, key: Key) -> None:
     if inode.native.commit_needed(STAMP_MAX):
         return
     try:
-        fresh, stat = _insisting(engine, lambda: _opened(lambda: engine.volume.backend.open(key), key))
+        fresh, stat = _insisting(engine, lambda: checked_open(lambda: engine.volume.backend.open(key), key))
     except BaseException:
         engine.use(None)  # nothing is stored under the old name; the next open uses the new one
         engine.volume.close_later(backend_file, key)

@@ -22,7 +22,6 @@ from collections.abc import Callable, Iterable
 from functools import partial
 from typing import TYPE_CHECKING, Any, NamedTuple, TypeVar
 
-from ..backends.plain import forgotten, missing_in_file
 from ..backends.protocol import Backend, BackendFile, BackendLimits, ObjectStat, close_backend_file
 from ..engine.attempts import Attempts
 from ..engine.commit import remote, staging, tails
@@ -33,11 +32,11 @@ from ..engine.report.notices import cause
 from ..engine.retryer import Parked, decide, is_transient
 from ..engine.runner import Job
 from ..engine.volume import threads_of
-from ..errors import BackendProtocolError, ConflictError, LostRange, ShutdownError
+from ..errors import ConflictError, LostRange, ShutdownError
 from ..native import END, NAMES
 from . import lifetimes
 from .inode import Inode
-from .opening import checked_stat, compare
+from .opening import checked_open, checked_stat, compare
 
 if TYPE_CHECKING:
     from .namespace import Naming
@@ -284,29 +283,33 @@ def _find(
     backend: Backend, inode: Inode, *, create: bool, comparable: bool
 ) -> tuple[BackendFile, ObjectStat, int | None] | None:
     """Open a file by its last known name; return also its status, and `Versions.quiet` before that. None: there is no
-    object, or another one has the name; `comparable`: their identities tell.
+    object, or another one has the name; `comparable`: their identities tell, and show which other name leads to it.
     """
+    key, quiet = inode.key, inode.engine.versions.quiet()
+    for name in (key, *inode.aliases) if comparable else ():
+        try:
+            found = checked_open(partial(backend.open, name), name)
+        except FileNotFoundError:
+            continue
+        except OSError as error:
+            if error.errno not in ELSEWHERE:
+                raise
+        else:
+            if found[1].identity == inode.engine.identity:
+                if name != key:
+                    with inode.volume.inodes_lock:
+                        inode.volume.inodes.set_last_name(inode, name)
+                return *found, quiet
+            close_backend_file(found[0])
+        create &= name != key  # otherwise something else has the name
+    if comparable and not create:
+        return None
     try:
-        backend_file = backend.open(inode.key, create=create and not comparable)
-    except FileNotFoundError:
-        if not create:
-            return None
-        if not comparable:
-            raise  # not the object is missing, but the place for it
-        backend_file, comparable = backend.open(inode.key, create=True), False
-    except OSError as error:
-        if error.errno not in ELSEWHERE or (create and not comparable):
+        return *checked_open(partial(backend.open, key, create=create), key), quiet
+    except OSError as error:  # FileNotFoundError with `create`: not the object is missing, but the place for it
+        if create or not (isinstance(error, FileNotFoundError) or error.errno in ELSEWHERE):
             raise
         return None
-    if missing := missing_in_file(backend_file):
-        what = f"open() answered {backend_file!r}, which has no {missing}{forgotten(backend_file)}"
-        raise BackendProtocolError(what, inode.key)
-    quiet = inode.engine.versions.quiet()
-    stat = checked_stat(backend_file.stat(), inode.key)
-    if comparable and stat.identity != inode.engine.identity:
-        close_backend_file(backend_file)
-        return None
-    return backend_file, stat, quiet
 
 
 def _still_open(backend: Backend, inode: Inode, fenced: bool) -> _Opened | None:

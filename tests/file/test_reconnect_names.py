@@ -6,12 +6,13 @@ from __future__ import annotations
 
 import errno
 import os
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
 import pytest
 
-from pagecache import CachedFile, PageCache, RetryPolicy, ShutdownError, testing
+from pagecache import CachedFile, PageCache, RetryPolicy, ShutdownError, Volume, testing
 from pagecache.backends import DirectoryBackend
 from pagecache.testing import FaultyBackend, Rule
 from pagecache.volume import opening
@@ -358,3 +359,57 @@ def test_a_fenced_reconnect_leaves_the_object_of_an_alias_that_is_gone(tmp_path:
             file.pwrite(LATER, 0)
             file.fsync()
         assert (tmp_path / "target").read_bytes() == SAVED
+
+
+def removed(volume: Volume, _root: Path) -> None:
+    volume.remove("folder/first")
+
+
+def replaced(volume: Volume, _root: Path) -> None:
+    volume.rename("other", "folder/first")
+
+
+def renamed_and_removed(volume: Volume, _root: Path) -> None:
+    volume.rename("folder/first", "third")
+    volume.remove("third")
+
+
+def removed_and_moved(volume: Volume, _root: Path) -> None:
+    volume.remove("folder/first")
+    volume.rename("folder", "moved")
+
+
+def removed_by_another_program(_volume: Volume, root: Path) -> None:
+    (root / "folder" / "first").unlink()
+
+
+LOSSES = [removed, replaced, renamed_and_removed, removed_and_moved]
+
+
+@pytest.mark.parametrize(
+    ("lose", "same"),
+    [(removed_by_another_program, True), *((lose, same) for lose in LOSSES for same in (True, False))],
+)
+def test_a_file_goes_on_by_another_name_that_it_was_opened_by(
+    tmp_path: Path, lose: Callable[[Volume, Path], None], same: bool
+) -> None:
+    """It is found by its identity, and no name is made for it. [2.20, 2.22]"""
+    (tmp_path / "folder").mkdir()
+    for name in ("folder/first", "other"):
+        (tmp_path / name).write_bytes(OLD)
+    os.link(tmp_path / "folder" / "first", tmp_path / "folder" / "second")
+    with PageCache("1MiB") as cache:
+        volume = cache.attach(DirectoryBackend(tmp_path))
+        with volume.open("folder/first", "r+b") as file, volume.open("folder/second", "rb"):
+            file.pwrite(MINE, PAGE)
+            lose(volume, tmp_path)
+            before = sorted(tmp_path.rglob("*"))
+            for _ in range(2):  # the name that was found is the last known one then
+                volume.abort()
+                volume.reconnect(volume.backend if same else DirectoryBackend(tmp_path))
+                file.fsync()
+                file.pwrite(LATER, 0)
+            file.fsync()
+            assert sorted(tmp_path.rglob("*")) == before
+    folder = "moved" if lose is removed_and_moved else "folder"
+    assert (tmp_path / folder / "second").read_bytes() == overlay(overlay(OLD, PAGE, MINE), 0, LATER)
