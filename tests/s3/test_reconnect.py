@@ -130,3 +130,34 @@ def test_a_commit_that_lands_behind_a_reconnect_which_does_not_know_of_it_is_a_c
         assert found == OLD[:PART] + NEW[:PAGES] + OLD[PART + PAGES :]
     for backend in backends:
         backend.close()
+
+
+@pytest.mark.parametrize("again", [True, False], ids=["the same backend", "another backend"])
+@pytest.mark.parametrize("early", [True, False], ids=["before the abort", "after it"])
+def test_acknowledged_bytes_are_not_laid_over_a_version_of_another_client(
+    bucket: Bucket, proxy: FaultyProxy, early: bool, again: bool
+) -> None:
+    """No commit has run, so only another client can have stored that version. [2.19, 2.22]"""
+    known = Conditions()
+    backends = [
+        S3Backend(bucket.name, endpoint_url=proxy.endpoint, part_size=PART, least_part=1, conditions=known)
+        for _ in range(2)
+    ]
+    bucket.client.put_object(Bucket=bucket.name, Key="k", Body=OLD)
+    with PageCache("4MiB", retry=AGAIN, flush_interval=1000) as cache:
+        volume = cache.attach(backends[0])
+        with volume.open("k", "r+", read_ahead=0) as file:
+            file.pwrite(NEW[:PART], PART)
+            file.sync_range(PART, PART)
+            if not early:
+                volume.abort()
+            bucket.client.put_object(Bucket=bucket.name, Key="k", Body=OLD[::-1])
+            volume.reconnect(backends[0 if again else 1])
+            with pytest.raises(ConflictError):
+                file.fsync()
+            assert bucket.client.get_object(Bucket=bucket.name, Key="k")["Body"].read() == OLD[::-1]
+            volume.resolve("k", "rebase")
+        found = bucket.client.get_object(Bucket=bucket.name, Key="k")["Body"].read()
+        assert found == OLD[::-1][:PART] + NEW[:PART] + OLD[::-1][2 * PART :]
+    for backend in backends:
+        backend.close()
