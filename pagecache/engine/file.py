@@ -37,7 +37,7 @@ from ..native import END, STAMP_MAX, NativeInode, Op
 from . import failures, throttle
 from .commit import overdue, staging
 from .commit.outcome import NO_COMMITS, Commits
-from .commit.owed import NOTHING_OWED, Debt, Owed, Step
+from .commit.owed import FOLLOWING, NOTHING_OWED, Debt, Owed, Step
 from .commit.remote import NO_DISPUTE, Dispute
 from .commit.versions import Versions
 from .failures import NO_FAILURES, Failures
@@ -219,6 +219,7 @@ class EngineFile:
 
     def use(self, backend_file: BackendFile | None) -> None:
         """Direct calls to this file from now on; None: it is closed until the object is opened again."""
+        self.owed.forget(FOLLOWING)
         with self.lock:
             self.backend_file = backend_file
             self._hold()
@@ -327,6 +328,13 @@ class EngineFile:
         raise ShutdownError("the object is not open in the backend", self.key)
 
     def opened(self) -> BackendFile:
+        """Return the backend's file for a call, opened by its present name."""
+        if self.owed.owes(FOLLOWING):
+            self.owed.pay()
+        return self.still_opened()
+
+    def still_opened(self) -> BackendFile:
+        """Return the backend's file as it was opened last."""
         if self.backend_file is None:
             raise ShutdownError("the object is not open in the backend", self.key)
         return self.backend_file

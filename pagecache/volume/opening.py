@@ -22,6 +22,7 @@ from ..backends.plain import forgotten, missing_in_file
 from ..backends.protocol import BackendFile, ObjectStat, close_backend_file
 from ..engine.attempts import Attempts
 from ..engine.commit import remote, staging
+from ..engine.commit.owed import FOLLOWING
 from ..engine.file import EngineFile
 from ..engine.io import barrier
 from ..engine.retryer import Parked, decide
@@ -104,6 +105,8 @@ def open_inode(volume: Volume, name: Key, key: Key, bits: int, keep_cache: bool,
                 inode = use.inode
                 try:
                     volume.engine.keep(inode.engine)
+                    if inode.engine.owed.owes(FOLLOWING):
+                        inode.engine.settled(partial(_insisting, inode.engine, inode.engine.owed.pay_now), tries)
                     if inode.engine.backend_file is not None:
                         own, wanted = opened if opened is not None and _leads_to(inode, opened) else None, bits
                         if own is not None and own.created:  # an open by another name has found it
@@ -486,7 +489,8 @@ def follow(inode: Inode, key: Key) -> None:
 
     If nothing was uploaded, the file is opened anew, so that later uploads go to this name, unless the stored version
     is not the one below the local bytes: then it is a foreign one, and no byte of it is read. A copy may have another
-    version than its source; the file that was open before has the version of the copy then.
+    version than its source; the file that was open before has the version of the copy then. After an error this is
+    owed: the next call that needs the file opens it.
     """
     engine = inode.engine
     backend_file = engine.backend_file
@@ -498,17 +502,39 @@ def follow(inode: Inode, key: Key) -> None:
             engine.versions.follow(engine.versions.base, copied)
     if inode.native.commit_needed(STAMP_MAX):
         return
+    following = _Following(inode)
     try:
-        fresh, stat = _insisting(engine, lambda: checked_open(lambda: engine.volume.backend.open(key), key))
+        _insisting(engine, lambda: following.call(backend_file))
     except BaseException:
-        engine.use(None)  # nothing is stored under the old name; the next open uses the new one
-        engine.volume.close_later(backend_file, key)
+        engine.owe(following)
         raise
-    if stat.version == engine.versions.base:
-        engine.replace_by(fresh)
-    else:  # the file that was open before refuses reads of a version that is gone
-        engine.volume.close_later(fresh, key)
-        remote.changed(engine, stat.version)
+
+
+class _Following:
+    """The debt to open a renamed file by its name. The file that was open before may store bytes under an earlier name:
+    no call goes to it any longer.
+    """
+
+    method, arguments, behind = FOLLOWING, (), False
+
+    def __init__(self, inode: Inode) -> None:
+        self._inode = inode
+
+    def call(self, backend_file: BackendFile) -> None:
+        volume, engine, key = self._inode.volume, self._inode.engine, self._inode.engine.key
+        reconnects, removals = volume.engine.reconnects, volume.inodes.removals
+        if engine.removed:
+            return
+        opened = _Opened(*checked_open(lambda: volume.engine.backend.open(key), key), False, reconnects, removals)
+        if engine.unnaming is not None or engine.key != key:  # only reads can run beside a rename
+            volume.engine.close_later(opened.backend_file, key)
+            raise OSError(errno.EBUSY, "the name of the object is being changed", key)
+        if opened.stat.version != engine.versions.base:
+            volume.engine.close_later(opened.backend_file, key)
+            remote.changed(engine, opened.stat.version)  # the file that was open before refuses reads of a lost version
+            return
+        with _unless_reconnected(volume, key, opened):
+            engine.replace_by(opened.backend_file)
 
 
 def _insisting(engine: EngineFile, call: Callable[[], T]) -> T:

@@ -86,7 +86,7 @@ def test_a_payer_that_a_fenced_reconnect_overtakes_makes_no_old_call_in_the_new_
     with pytest.raises(OSError, match="the line went dead"):
         file.truncate(PAGE)
     stands, goes_on, over = threading.Event(), threading.Event(), threading.Event()
-    genuine, pay = EngineFile.opened, Owed._pay_all
+    genuine, pay = EngineFile.still_opened, Owed._pay_all
 
     def opened(self: EngineFile) -> Any:
         if sys._getframe(1).f_code.co_name == "_pay_all" and not stands.is_set():
@@ -102,7 +102,7 @@ def test_a_payer_that_a_fenced_reconnect_overtakes_makes_no_old_call_in_the_new_
             if first:
                 over.set()
 
-    monkeypatch.setattr(EngineFile, "opened", opened)
+    monkeypatch.setattr(EngineFile, "still_opened", opened)
     monkeypatch.setattr(Owed, "_pay_all", pays)
     reading = Task(file.pread, PAGE, 0)
     assert stands.wait(WAIT_LIMIT_S)

@@ -35,7 +35,11 @@ if TYPE_CHECKING:
     from ...backends.protocol import BackendFile
     from ..file import EngineFile
 
-__all__ = ["NOTHING_OWED", "Debt", "LeftBehindError", "Owed", "Rollback", "Step"]
+__all__ = ["FOLLOWING", "NOTHING_OWED", "Debt", "LeftBehindError", "Owed", "Rollback", "Step"]
+
+
+FOLLOWING = "open"
+"""Method of the debt to open a renamed file by its name: only that call replaces the file that later calls take."""
 
 
 class LeftBehindError(BlockingIOError):
@@ -55,7 +59,7 @@ class Step(NamedTuple):
 
 
 class Debt(Protocol):
-    """One debt: a `Step`, or finding out the result of a commit (outcome.py)."""
+    """One debt: a `Step`, finding out the result of a commit (outcome.py), or opening a renamed file."""
 
     @property
     def method(self) -> str: ...
@@ -103,6 +107,12 @@ class Owed:
         """Return whether a call of this method is owed."""
         with self._file.lock:
             return any(step.method == method for step in self._steps)
+
+    def forget(self, method: str) -> None:
+        """Drop the debts of this method, if there are any."""
+        with self._file.lock:
+            if any(step.method == method for step in self._steps):
+                self._steps = deque(step for step in self._steps if step.method != method)
 
     def reads_wait(self) -> bool:
         """Return whether a debt changes the bytes of reads. `EngineFile.lock` is held."""
@@ -213,7 +223,7 @@ class Owed:
         while steps:
             # A reconnect replaces the list, then the file, then revives the volume: check these in reverse order.
             file.volume.check_alive(file.key)
-            backend_file = file.opened()
+            backend_file = file.still_opened()
             if steps is not self._steps:
                 break
             steps[0].call(backend_file)
@@ -233,6 +243,9 @@ class _NothingOwed(Owed):
 
     def owes(self, method: str) -> bool:
         return False
+
+    def forget(self, method: str) -> None:
+        """Do nothing: there are none."""
 
     def pay(self) -> None:
         """Return at once."""

@@ -135,11 +135,11 @@ async def _write(self: EngineFile, op: Op) -> None:
     if not _to_be_sent(self, op):
         return
     try:
+        if len(self.owed):
+            await loop.aside(runner, self.owed.pay)
         opened = _target(self)
         name = "stage" if op.stage else "write_from"
         send = getattr(original_file(opened), name)
-        if len(self.owed):
-            await loop.aside(runner, self.owed.pay)
         if self.volume.mirror is not None:
             self.volume.mirror.take(self, op)
         while (call := op.begin()) is not None:
@@ -158,9 +158,9 @@ async def _write_units(self: EngineFile, op: Op) -> None:
     loop = self.volume.loop
     assert loop is not None
     try:
-        _target(self)
         if len(self.owed):  # first: the source of its missing bytes may depend on it
             await loop.aside(self.volume.runner, self.owed.pay)
+        _target(self)
         while (call := op.begin()) is not None:
             answer = op.complete(await reader.read(self, op.staged, call[0], call[1]))
             _check_read(self, op, call[0], answer)
