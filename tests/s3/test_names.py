@@ -23,7 +23,7 @@ ODD = ["a b", "plus+plus", "per%20cent", "two//slashes", "ends/", "question?x=1&
        "x" * 1000]  # fmt: skip
 
 
-FEW = RetryPolicy(attempts=3)
+FEW = RetryPolicy()
 
 
 @pytest.fixture
