@@ -21,7 +21,7 @@ from .foreign import errno_of, max_write_of, retry_after_of, said_to_be_transien
 if TYPE_CHECKING:
     from .file import EngineFile
 
-__all__ = ["Again", "Parked", "Retries", "decide", "is_refusal", "is_transient"]
+__all__ = ["EARLY_MAX", "Again", "Parked", "Retries", "decide", "is_refusal", "is_transient"]
 
 TRANSIENT = frozenset(
     {
@@ -58,7 +58,7 @@ NOT_SENT = frozenset(
 
 
 EARLY_MAX = 5
-"""Attempts before a delay that the backend asks for may be shorter than that of the policy."""
+"""Calls that may follow each other without the delay of the policy."""
 
 
 class Again(NamedTuple):

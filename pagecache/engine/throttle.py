@@ -40,9 +40,6 @@ Only the first writer in line checks, so each writer also counts the checks of t
 PAUSE_MIN, PAUSE_MAX = 0.010, 0.200
 """Seconds of one pause."""
 
-APART = 30.0
-"""Seconds between failures of two outages: more than a policy waits between two calls."""
-
 WINDOW_MIN, WINDOW_MAX, MEMORY = 0.05, 0.5, 0.5
 """A rate is measured over so many seconds, and decays over about as many. A longer interval contains idle time."""
 
@@ -109,8 +106,8 @@ class Stall:
 
 
 class Outage:
-    """A detector of calls that fail for long and are made again. Failures less than `APART` seconds apart are one
-    outage, which is reported once.
+    """A detector of calls that fail for long and are made again. Failures that are less than `apart` seconds apart are
+    one outage, which is reported once.
     """
 
     def __init__(self) -> None:
@@ -118,10 +115,10 @@ class Outage:
         self._last = -math.inf
         self._report: tuple[str, str] | None = None
 
-    def fail(self, now: float, what: str, next: str) -> bool:
+    def fail(self, now: float, apart: float, what: str, next: str) -> bool:
         """Record a call that has failed for long; return whether an outage begins, to be reported by `take`."""
         with self._lock:
-            begins, self._last = now - self._last > APART, now
+            begins, self._last = now - self._last > apart, now
             if begins:
                 self._report = what, next
             return begins

@@ -177,7 +177,8 @@ class EngineVolume:
         if isinstance(decision, Again) and now - since >= self.cache.config.stall_warn:
             what = f"calls have failed for {now - since:.3g} seconds: {cause(error)}"
             end = "" if policy.deadline is None else f" for at most {policy.deadline:g} seconds"
-            if self.outage.fail(now, what, f"each is made again{end}"):
+            apart = max(30.0, 2 * policy.max_delay)  # calls in flight fail later than the delay between two of them
+            if self.outage.fail(now, apart, what, f"each is made again{end}"):
                 self.cache.flusher.wake()
         return decision
 

@@ -9,10 +9,12 @@ from collections.abc import Callable, Iterator
 from typing import Any
 
 import pytest
+from fsspec.implementations.memory import MemoryFileSystem
 
-from pagecache import Event, PageCache, RetryPolicy, Volume
-from pagecache.backends import MemoryBackend
+from pagecache import BackendError, ConflictError, Event, PageCache, RetryPolicy, Volume
+from pagecache.backends import FsspecBackend, MemoryBackend, S3Backend
 from pagecache.config import BY_TIME
+from pagecache.engine.retryer import EARLY_MAX, Again, decide
 from pagecache.testing import FaultyBackend, Rule
 
 from .clock import HandClock
@@ -21,6 +23,7 @@ from .rig import PAGE, QUIET, Task, eventually
 KEY = "object"
 DATA = os.urandom(4 * PAGE)
 SHORT = 20.0  # seconds of an outage
+OWN = RetryPolicy(attempts=2)
 
 
 def saved(volume: Volume) -> None:
@@ -109,11 +112,10 @@ def test_an_outage_is_reported_once(
     refuse(backend)
     with caplog.at_level(logging.WARNING, "pagecache"):
         tasks = [Task(volume.stat, KEY), Task(CALLS["open"], volume)]
-        outlast(clock, tasks[0], SHORT)
+        clock.until(lambda: [event for event in events if event.kind == "stalled"])
         backend.use([])
         for task in tasks:
             clock.until(task.finished.is_set)
-    eventually(lambda: [event for event in events if event.kind == "stalled"])
     (event,) = [event for event in events if event.kind == "stalled"]
     assert "calls have failed for 1" in event.message
     assert "ECONNREFUSED (no server)" in event.message
@@ -141,7 +143,55 @@ def test_data_is_parked_when_the_outage_is_longer_than_the_policy(
     file.close()
 
 
-OWN = RetryPolicy(attempts=2)
+def test_a_version_that_is_refused_without_end_is_asked_for_a_few_times(clock: HandClock) -> None:
+    """The store says that the version of the file stands, and refuses it: no time helps. [2.19]"""
+    store = MemoryBackend(retry=BY_TIME, commit_on_close=True)
+    store.put(KEY, DATA)
+    backend = FaultyBackend(store)
+    with PageCache("8MiB", **QUIET) as cache, cache.attach(backend).open(KEY) as file:
+        backend.use([Rule("read", error=OSError(errno.ESTALE, "another version"))])
+        with pytest.raises(ConflictError):
+            file.pread(PAGE, 0)
+        assert len(backend.calls_of("read")) == 2 * (EARLY_MAX + 1)  # readahead tries, and so does the read
+        backend.use([])
+
+
+def test_a_backend_shortens_the_first_delays_and_lengthens_any() -> None:
+    """[2.14]"""
+
+    def delay(attempts: int, asked: float) -> float:
+        decision = decide(BY_TIME, BackendError(errno.EIO, "", retry=True, retry_after=asked), attempts, 1.0, 0.5)
+        assert isinstance(decision, Again)
+        return decision.delay
+
+    assert [delay(attempts, 0.0) for attempts in range(1, EARLY_MAX)] == [0.0] * (EARLY_MAX - 1)
+    assert delay(EARLY_MAX, 0.0) == 0.8
+    assert delay(1000 - 1, 0.0) == 2.5
+    assert [delay(attempts, 30.0) for attempts in (1, EARLY_MAX, 999)] == [30.0] * 3
+
+
+RemoteFileSystem = type("RemoteFileSystem", (MemoryFileSystem,), {"protocol": "remote"})
+"""A file system of a protocol that is not known to be in this process."""
+
+BACKENDS: dict[str, tuple[Callable[[], Any], RetryPolicy | None]] = {
+    "memory": (MemoryBackend, None),
+    "fsspec in this process": (lambda: FsspecBackend(MemoryFileSystem(), "/outages"), None),
+    "fsspec": (lambda: FsspecBackend(RemoteFileSystem(), "/outages"), BY_TIME),
+    "fsspec with a policy": (lambda: FsspecBackend(RemoteFileSystem(), "/outages", retry=OWN), OWN),
+    "S3": (lambda: S3Backend("bucket"), BY_TIME),
+    "S3 with a policy": (lambda: S3Backend("bucket", retry=OWN), OWN),
+}
+
+
+@pytest.mark.parametrize("name", BACKENDS)
+def test_stores_behind_a_network_prefer_the_time(name: str) -> None:
+    """[2.14]"""
+    make, preferred = BACKENDS[name]
+    backend = make()
+    assert backend.limits.retry == preferred
+    backend.close()
+
+
 SHARED = RetryPolicy(attempts=3)
 
 

@@ -21,7 +21,7 @@ from ..commit import remote, staging
 from ..commit.owed import LeftBehindError
 from ..foreign import as_os_error, is_interrupt, named, text_of
 from ..report.notices import cause, fault
-from ..retryer import Parked
+from ..retryer import EARLY_MAX, Parked
 from ..runner import Job
 
 if TYPE_CHECKING:
@@ -173,7 +173,7 @@ def _judge(
             error, lost = unknown, False
     if remote.is_remote_change(error):
         if not file.is_renamed():
-            if attempts < volume.retry.attempts and (remote.outdated(file) or not remote.refused(file)):
+            if attempts < min(volume.retry.attempts, EARLY_MAX) and (remote.outdated(file) or not remote.refused(file)):
                 return (attempts + 1, since), 0.0
             if not file.is_renamed():
                 raise file.conflict_error() from error
