@@ -25,7 +25,7 @@ LAYERS = [
     # The engine.
     ["engine.foreign", "engine.park", "engine.tasks"],
     ["engine.report"],
-    ["engine.retryer"],
+    ["engine.retryer", "engine.gone"],
     ["engine.runner", "engine.aside"],
     ["engine.blocking", "engine.loop"],  # each imports the other when it is needed
     ["engine.attempts", "engine.held"],

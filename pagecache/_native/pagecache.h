@@ -268,6 +268,7 @@ void pc_volume_pressure(struct pc_volume *v, struct pc_pressure *out);
 uint64_t pc_drop_clean(struct pc_inode *i, uint64_t pos, uint64_t end);
 int pc_invalidate_range(struct pc_inode *i, uint64_t pos, uint64_t end);
 void pc_invalidate_remote(struct pc_inode *i, uint64_t pos, uint64_t end);
+void pc_read_anew(struct pc_inode *i);
 
 /* ---- truncate, punch, discard: the caller holds the token (and, but for discard, the inode lock X and invalidate X) */
 int pc_invalidate_lock(struct pc_inode *i);

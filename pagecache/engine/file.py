@@ -13,7 +13,7 @@ A part that only trouble needs is made when trouble comes: until then its name s
 share and that nothing changes. A module assigns fields of classes that it defines, and calls methods of the others.
 
 `fill`, `read_aside`, `write`, `write_units`, `commit`, `commit_here`,
-`room`, `write_back`, `write_through`, `truncate`, `punch`, `drop_local`,
+`outlast_names`, `room`, `write_back`, `write_through`, `truncate`, `punch`, `drop_local`,
 `direct_read` and `direct_write` are entered from C with an operation, on a caller's thread or one of the volume's.
 Their modules implement them. While `abandoned` or `withheld` is set, only an explicit fsync or close writes back:
 nothing is published behind the application's back.
@@ -41,6 +41,7 @@ from .commit.owed import FOLLOWING, NOTHING_OWED, Debt, Owed, Step
 from .commit.remote import NO_DISPUTE, Dispute
 from .commit.versions import Versions
 from .failures import NO_FAILURES, Failures
+from .gone import REMOVED, GoneFile
 from .io import direct, issuer, reader, sizes
 from .report.notices import spans
 from .runner import Job
@@ -98,7 +99,7 @@ class EngineFile:
     unclosed = False  # a writer's handle was collected with unpublished data
     forgetting = False  # a rollback outside of a commit runs: reads wait for its end
     publications: frozenset[object] = frozenset()  # running calls that store the object under its name, by commit
-    unnaming: object | None = None  # the call that removes or changes its name: no publication begins
+    unnaming: object | None = None  # the call that removes or changes its name, which has the token
     sent_before: tuple[int, float] | None = None  # changes up to this epoch were sent by age; when the oldest arose
     freed = False  # CORE's part is freed: its id may belong to another file by now
     retired: tuple[BackendFile, ...] = ()
@@ -161,6 +162,9 @@ class EngineFile:
     def commit_here(self, op: Op) -> None:
         issuer.commit_here(self, op)
 
+    def outlast_names(self) -> bool:
+        return reader.outlast_names(self)
+
     def room(self, pos: int, length: int, place: int) -> None:
         throttle.room(self, pos, length, place)
 
@@ -218,10 +222,13 @@ class EngineFile:
     # -- the backend's file
 
     def use(self, backend_file: BackendFile | None) -> None:
-        """Direct calls to this file from now on; None: it is closed until the object is opened again."""
+        """Direct calls to this file from now on; None: it is closed until the object is opened again. A file that was
+        cut off stays so.
+        """
         self.owed.forget(FOLLOWING)
         with self.lock:
-            self.backend_file = backend_file
+            if not self.is_cut_off():
+                self.backend_file = backend_file
             self._hold()
         self.bind()
 
@@ -233,6 +240,23 @@ class EngineFile:
             self.backend_file = fresh
             self._hold()
         self.bind()
+
+    def lose_name(self) -> None:
+        """Record that the object has lost its last name. If the backend finds it by its name at each call, no call
+        reaches the backend from now on, and answers of running reads are dropped.
+        """
+        if self.finds_by_name() and not self.limits().commit_on_close:
+            if len(self.owed):
+                self.owe_instead()
+            self.replace_by(GoneFile(self.limits(), self.native, self.key))
+            self.volume.cut_off.add(self)
+        self.set_aside(removed=True)
+        self.bind_reads()
+        self.native.read_anew()  # last: a read that began before may run in the old file
+
+    def is_cut_off(self) -> bool:
+        """Return whether the backend has lost the object with its name: nothing is read, written back or committed."""
+        return isinstance(self.backend_file, GoneFile)
 
     def take_files(self) -> tuple[BackendFile, ...]:
         """Take the files of the backend, retired ones included; the caller closes them."""
@@ -273,8 +297,12 @@ class EngineFile:
         with self.lock:
             if self.backend_file is None:
                 self.read_into = self._closed
+            elif whole and self.removed:
+                self.read_into = self._refuse_removed
             elif self.dispute.base_lost or (whole and self.conflict is not None and not self._forced_reads):
                 self.read_into = self._refuse_read
+            elif self.unnaming is not None and not whole:
+                self.read_into = self._refuse_beside_names
             elif self.owed.reads_wait():
                 self.read_into = self._read_later
             else:
@@ -320,9 +348,14 @@ class EngineFile:
 
     def _refuse_read(self, offset: int, buffers: object) -> int:
         """Refuse a read in place of read_into, while the base version cannot be read, or must not be."""
-        if self.removed:
-            raise FileNotFoundError(errno.ENOENT, "uncached bytes of a removed object are gone", self.key)
         raise self.conflict_error()
+
+    def _refuse_removed(self, offset: int, buffers: object) -> int:
+        raise FileNotFoundError(errno.ENOENT, REMOVED, self.key)
+
+    def _refuse_beside_names(self, offset: int, buffers: object) -> int:
+        """Refuse a read while the name changes that the backend finds the object by; it is made again afterwards."""
+        raise OSError(errno.ESTALE, "the name of the object is being changed", self.key)
 
     def _closed(self, offset: int, buffers: object) -> int:
         raise ShutdownError("the object is not open in the backend", self.key)
@@ -404,8 +437,20 @@ class EngineFile:
                 self.abandoned = abandoned
             if withheld is not None:
                 self.withheld = withheld
-            kept_back = self.abandoned or self.withheld
+            kept_back = self.is_kept_back()
             self.native.set_aside(unsynced=kept_back or self.removed, kept_back=kept_back)
+
+    def is_kept_back(self) -> bool:
+        """Return whether neither age nor pressure writes it back."""
+        return self.abandoned or self.withheld or self.is_cut_off()
+
+    def finds_by_name(self) -> bool:
+        """Return whether the backend finds the object by its name at each call, or at its commit."""
+        return self.identity is None or self.limits().commit_on_close
+
+    def is_unpublishable(self) -> bool:
+        """Return whether it has lost the name under which a commit would store it."""
+        return self.removed and self.finds_by_name()
 
     def set_unclosed(self, unclosed: bool) -> None:
         self.unclosed = unclosed
@@ -429,9 +474,13 @@ class EngineFile:
                 self.native.wake()
 
     def begin_unnaming(self, call: object) -> None:
-        """Let no publication begin while a call removes or changes the name; running ones are in `publications`."""
+        """Record that a call removes or changes the name, until `end_unnaming`; its caller has the token. No
+        publication begins; running ones are in `publications`. If the backend finds the object by its name at each
+        call, no read begins either, and answers of running ones are dropped.
+        """
         with self.lock:
             self.unnaming = call
+        self._bind_beside_names()
 
     def is_renamed(self) -> bool:
         """Return whether this volume has removed the name, or a call changes it: a version that is not found by the
@@ -445,7 +494,12 @@ class EngineFile:
             if self.unnaming is not call:
                 return
             self.unnaming = None
+        self._bind_beside_names()
         self.native.wake()
+
+    def _bind_beside_names(self) -> None:
+        self.bind_reads()
+        self.native.read_anew()
 
     def fence_names(self) -> None:
         """Record that calls of the earlier backend, for publications and names, can no longer change the store."""

@@ -171,11 +171,12 @@ def _can_move(volume: EngineVolume, usage: dict[str, int]) -> bool:
     """Return whether write-back or a commit, including a running one, will clean any bytes.
 
     Bytes of writable views do not count: they are dirty until the views are released, however often they are sent and
-    committed.
+    committed. Nor do those of files that have lost the name under which they would be stored.
     """
     kept = usage["unstable"] if volume.backend.limits.commit_on_close else 0
     dirty, local = usage["dirty"], usage["local"] - kept
-    return max(dirty, local) > usage["failed"] + usage["write_pinned"]
+    stuck = sum(file.native.usage()["local"] for file in list(volume.cut_off) if not file.freed)
+    return max(dirty, local) > usage["failed"] + usage["write_pinned"] + stuck
 
 
 def _hopeless(file: EngineFile, memory: bool) -> str | None:
@@ -198,6 +199,8 @@ def _hopeless(file: EngineFile, memory: bool) -> str | None:
     failed = sum(u["failed"] for _, u in usages)
     if failed:
         return f"{failed} bytes could not be written back and are kept until that succeeds (Volume.failed)"
+    if any(volume.cut_off for volume in volumes):
+        return "what fills it belongs to objects that have lost their names, and goes when they are closed"
     if any(u["unstable"] for volume, u in usages if volume.backend.limits.commit_on_close):
         return (
             "what fills it becomes durable only when its objects are closed or synced, and the backend cannot keep it"

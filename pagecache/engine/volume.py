@@ -147,6 +147,7 @@ class EngineVolume:
         self.dirty_share = 1.0
         self.reconnects = 0
         self.idle: dict[EngineFile, None] = {}
+        self.cut_off: set[EngineFile] = set()  # files without the name that the backend would find them by
         self._lock = threading.Lock()
         self._files: dict[int, EngineFile] = {}
         self._keepers: weakref.WeakSet[Keeper] = weakref.WeakSet()
@@ -306,6 +307,7 @@ class EngineVolume:
             self._retries.forget(file)
             self._resumed.pop(file, None)
             self.idle.pop(file, None)
+            self.cut_off.discard(file)
         self.troubles.forget(file)
 
     def keeper(self) -> Keeper:
@@ -343,7 +345,7 @@ class EngineVolume:
 
     def some_dirty(self, most: int) -> list[EngineFile]:
         """Return the next files with local or uncommitted changes that write-back may save."""
-        return [file for file in self.files_at(self.native.some_dirty(most)) if not (file.abandoned or file.withheld)]
+        return [file for file in self.files_at(self.native.some_dirty(most)) if not file.is_kept_back()]
 
     def some_aged(self, most: int) -> list[EngineFile]:
         """Return the next files with dirty bytes that write-back may save, oldest first."""

@@ -421,8 +421,8 @@ class CachedFile(Handle, io.RawIOBase):
         self._check_open()
         self.volume._check_alive(self.key)
         engine = self._inode.engine
-        if engine.removed and engine.limits().commit_on_close:
-            return None  # no name under which it could be published
+        if engine.is_unpublishable():
+            return None
         return barrier.begin_fsync(engine)
 
     def _fsynced(self) -> None:

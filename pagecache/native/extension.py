@@ -119,6 +119,9 @@ class Op(Protocol):
     def anew(self) -> bool:
         """Return whether the range of a fill's last call was invalidated since: then the next `begin` checks again."""
 
+    def give_back(self) -> None:
+        """End a read without its bytes, which the engine settles: its caller waits for the name, and checks again."""
+
     def mirror(self, last: Op | None, /) -> Op | None:
         """Return the operation of the second stream that now has this write request's bytes: `last`, if they could join
         it, or a new one; None without memory.

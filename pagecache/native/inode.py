@@ -538,6 +538,10 @@ class NativeInode:
     def invalidate_remote(self, pos: int, end: int) -> None:
         lib.pc_invalidate_remote(self._i, pos, end)
 
+    def read_anew(self) -> None:
+        """Drop the answers of running reads; valid bytes stay."""
+        lib.pc_read_anew(self._i)
+
     def prefetch(self, pos: int, end: int) -> None:
         """Queue fills for the range, within the available memory."""
         extension.prefetch(self.core, self.address, pos, end, False)

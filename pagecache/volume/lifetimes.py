@@ -376,8 +376,8 @@ def unname(volume: Volume, inode: Inode) -> None:
             return
         volume.inodes.lose(inode)
         volume.orphans[inode] = None
-        inode.engine.set_aside(removed=True)
-        inode.native.wake()  # an fsync of a `commit_on_close` object is done
+        inode.engine.lose_name()
+        inode.native.wake()  # an fsync of an object that is found by its name is done
         volume.engine.keep(inode.engine)
         unused = inode.handles == 0
     if unused:

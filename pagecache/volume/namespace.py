@@ -32,9 +32,15 @@ call for one of its names first settles it by a look at the names, and so does a
 was never stored is that of its open file. Otherwise an open of the old name would take its object for present, or for
 removed by another program, and bytes that are written later would be acknowledged and never stored.
 
-A commit of a `commit_on_close` backend stores an object under its name, so it could bring a removed object back. A
-rename holds the tokens, so no commit runs. A remove lets no commit begin, until its last attempt is over, and waits for
-the running one; it does not wait for write-back.
+A backend that reports no identity finds an object by its name, and a commit of a `commit_on_close` backend stores it
+under its name. So a write beside a remove could reach the next object of that name, and a commit could bring a removed
+one back. A rename holds the tokens of both files, and a remove that of such a file, until the last attempt is over:
+nothing of them is in flight. Reads take no token. Those of a backend that finds the object by its name at each call are
+refused while a call runs, and answers of earlier ones are dropped; their callers wait for the end of the call, holding
+nothing, and read again. A whole object has a version, so its reads continue until the store refuses one.
+
+Then the object has a new name, by which its file is opened again, or none. An object without a name is cut off: no call
+of the backend for it follows.
 """
 
 from __future__ import annotations
@@ -48,6 +54,7 @@ from typing import TYPE_CHECKING, Any
 
 from ..backends.protocol import Backend, ObjectStat
 from ..engine.attempts import Attempts
+from ..engine.commit import remote
 from ..errors import Key
 from ..native import TOKEN, Op
 from ..objects import Kind
@@ -223,7 +230,7 @@ class _Before:
     links: int | None = None  # number of names of the loser; None: the store has no links
     version: str | None = None  # of the source; None: unknown
     replaced: str | None = None  # version of the object that is replaced; None: unknown
-    held: tuple[Inode, ...] = ()  # whole objects whose names the call changes: no commit of them begins
+    held: tuple[Inode, ...] = ()  # objects found by the names that the call changes: no commit of them begins
 
     def look(self, volume: Volume, src: Key, old: Key, dst: Key | None = None, new: Key | None = None) -> None:
         """Look at the names, unless an attempt has begun. A store without identities, links and directories is not
@@ -252,6 +259,10 @@ class _Before:
         """Return the files concerned."""
         return list({inode: None for inode in (self.source, self.loser) if inode is not None})
 
+    def found_by_name(self) -> list[Inode]:
+        """Return the files that the backend finds by their names: nothing of them may be in flight beside the call."""
+        return [inode for inode in self.files() if inode.engine.finds_by_name()]
+
     def lost_last_name(self) -> bool:
         """Return whether the loser has no name any longer. Links that come and go beside the call change the number of
         its names: only an open file tells the present one. A closed one that an open may find by another name stays.
@@ -264,15 +275,15 @@ class _Before:
         return False
 
     def end(self) -> None:
-        """Let commits of the objects begin: no attempt follows."""
+        """Let commits and reads of the objects begin: no attempt follows."""
         for inode in self.held:
             inode.engine.end_unnaming(self)
 
     def begin(self) -> None:
-        """Let no commit of a whole object begin, and no version that is found by its name count as a change by another
-        writer, until `end`.
+        """Let no commit begin of an object that is found by its name, and none of its reads count as a change by
+        another writer, until `end`.
         """
-        self.held = tuple(inode for inode in self.files() if inode.engine.limits().commit_on_close)
+        self.held = tuple(self.found_by_name())
         for inode in self.held:
             inode.engine.begin_unnaming(self)
 
@@ -326,6 +337,13 @@ class Unsettled:
     def names(self) -> tuple[Key, ...]:
         """Return the canonical keys."""
         return (self.old,) if self.new is None else (self.old, self.new)
+
+    def lenders(self) -> list[Inode]:
+        """Look at the names. Return the files whose tokens an attempt needs: nothing of them may be in flight. A remove
+        of other files takes no token: that would wait for write-back of bytes that are no longer needed.
+        """
+        self.before.look(self.volume, self.src, self.old, self.dst, self.new)
+        return self.before.found_by_name() if self.new is None else self.before.files()
 
     def naming(self) -> Naming:
         """Return the call whose effect is to be published."""
@@ -383,9 +401,7 @@ class Unsettled:
                     del self.volume.unsettled[name]
 
     def settle(self, tries: Attempts) -> None:
-        """Look at the names, and publish. On a thread of the volume; the names are busy, and the tokens are lent to the
-        settling of a rename.
-        """
+        """Look at the names, and publish. On a thread of the volume; the names are busy, and the tokens are lent."""
         if self.is_open():
             self.looking = True
             try:
@@ -441,16 +457,14 @@ def _run(volume: Volume, call: Callable[[], None], tries: Attempts, *keys: Key, 
 
 
 def remove(volume: Volume, key: Key, canonical: Key, tries: Attempts) -> None:
-    """Remove a name, without the token: that would wait for write-back of bytes that are no longer needed. A running
-    commit of a `commit_on_close` object is waited for: it could store the object again after the remove.
-    """
+    """Remove a name. `canonical` is the canonical key."""
     change = Unsettled(volume, key, canonical)
-    _run(volume, lambda: _remove(change, tries), tries, canonical, ended=partial(change.ended, tries))
+    run, within = _lending(change, lambda: _remove(change, tries), tries)
+    _run(volume, run, tries, canonical, within=within, ended=partial(change.ended, tries))
 
 
 def _remove(change: Unsettled, tries: Attempts) -> None:
-    """Run one attempt, on a thread of the volume; the name is busy."""
-    change.before.look(change.volume, change.src, change.old)
+    """Run one attempt, on a thread of the volume; the name is busy, and the token is lent to this call, if needed."""
     _exchange(change, tries, lambda backend: _attempt(change, tries, backend, lambda: backend.remove(change.src)))
 
 
@@ -474,9 +488,7 @@ def _rename(change: Unsettled, replace: bool, tries: Attempts) -> None:
 def _lending(
     change: Unsettled, attempt: Callable[[], None], tries: Attempts
 ) -> tuple[Callable[[], None], Callable[[Callable[[], None]], None]]:
-    """Return an attempt to rename that has the tokens of both files, and the context of its caller's wait. A remove has
-    none.
-    """
+    """Return an attempt to change names that has the tokens of its files, and the context of its caller's wait."""
     lenders: list[Op] = []
 
     def run() -> None:
@@ -486,22 +498,25 @@ def _lending(
         call()
 
     def within(wait: Callable[[], None]) -> None:
-        """Wait with the tokens of both objects held: nothing of them is in flight."""
+        """Wait with the tokens of the objects held: nothing of them is in flight."""
         lenders.clear()
 
         def lend(*ops: Op) -> None:
             lenders.extend(ops)
             wait()
 
-        look = partial(change.before.look, change.volume, change.src, change.old, change.dst, change.new)
-        tries.repeated(look, what="stat")
-        cached = [inode.native for inode in change.before.files() if not inode.engine.freed]
-        if change.new is None or not cached:
-            wait()
-        elif len(cached) == 2:
-            cached[0].run_both(cached[1], "lending", lend, tries.until())
-        else:
-            cached[0].run(TOKEN, "lending", lend, tries.until())
+        cached = [inode.native for inode in tries.repeated(change.lenders, what="stat") if not inode.engine.freed]
+        try:
+            if len(cached) == 2:
+                cached[0].run_both(cached[1], "lending", lend, tries.until())
+            elif cached:
+                cached[0].run(TOKEN, "lending", lend, tries.until())
+            else:
+                wait()
+        except TimeoutError as error:
+            if cached and not lenders:
+                raise tries.late("the object is busy with another call") from error
+            raise
 
     return run, within
 
@@ -546,10 +561,12 @@ def _exchange(change: Unsettled, tries: Attempts, make: Callable[[Backend], bool
                 return
         if naming.claim():
             naming.publish()
-            before.end()  # the name is fixed: another version under it is another writer's
-            source = before.source
+            source, foreign = before.source, None
             if naming.dst is not None and source is not None and not (volume.engine.aborted or source.engine.removed):
-                opening.follow(source, naming.dst)
+                foreign = opening.follow(source, naming.dst)
+            before.end()  # the name is fixed: another version under it is another writer's
+            if source is not None and foreign is not None:
+                remote.changed(source.engine, foreign.version)
     finally:
         change.done = not naming.claim()
         lent, others = ([], naming.inodes) if naming.dst is None else (naming.inodes, naming.beneath)

@@ -483,28 +483,30 @@ def open_backend(volume: Volume, key: Key, bits: int, tries: Attempts) -> tuple[
     raise AssertionError("the second attempt returns or raises")
 
 
-def follow(inode: Inode, key: Key) -> None:
-    """Record another name of an inode's object; the token is held, on a thread of the volume. Uploaded bytes follow
-    automatically.
+def follow(inode: Inode, key: Key) -> ObjectStat | None:
+    """Record another name of an inode's object; the token is held, on a thread of the volume. Return the status of a
+    foreign version that has the name; None: there is none.
 
-    If nothing was uploaded, the file is opened anew, so that later uploads go to this name, unless the stored version
-    is not the one below the local bytes: then it is a foreign one, and no byte of it is read. A copy may have another
-    version than its source; the file that was open before has the version of the copy then. After an error this is
-    owed: the next call that needs the file opens it.
+    A file that finds its object by the name at each call is opened anew. Bytes uploaded for a commit follow
+    automatically. If nothing was uploaded, the file is opened anew, so that later uploads go to this name, unless the
+    stored version is not the one below the local bytes: then it is a foreign one, and no byte of it is read. A copy may
+    have another version than its source; the file that was open before has the version of the copy then. After an error
+    this is owed: the next call that needs the file opens it.
     """
     engine = inode.engine
     backend_file = engine.backend_file
-    if backend_file is None or not engine.limits().commit_on_close:
-        return
-    with contextlib.suppress(OSError):
-        copied = _insisting(engine, lambda: checked_stat(backend_file.stat(), key)).version
-        if copied is not None:
-            engine.versions.follow(engine.versions.base, copied)
-    if inode.native.commit_needed(STAMP_MAX):
-        return
+    if backend_file is None or not engine.finds_by_name():
+        return None
+    if engine.limits().commit_on_close:
+        with contextlib.suppress(OSError):
+            copied = _insisting(engine, lambda: checked_stat(backend_file.stat(), key)).version
+            if copied is not None:
+                engine.versions.follow(engine.versions.base, copied)
+        if inode.native.commit_needed(STAMP_MAX):
+            return None
     following = _Following(inode)
     try:
-        _insisting(engine, lambda: following.call(backend_file))
+        return _insisting(engine, following.open)
     except BaseException:
         engine.owe(following)
         raise
@@ -519,22 +521,34 @@ class _Following:
 
     def __init__(self, inode: Inode) -> None:
         self._inode = inode
+        self._rename = inode.engine.unnaming  # the call that it belongs to
 
     def call(self, backend_file: BackendFile) -> None:
+        foreign = self.open()
+        if foreign is not None:
+            remote.changed(self._inode.engine, foreign.version)
+
+    def open(self) -> ObjectStat | None:
+        """Open the file. Return the status of a foreign version that has the name, which is left alone: the file that
+        was open before refuses reads of a lost version. None: there is none.
+        """
         volume, engine, key = self._inode.volume, self._inode.engine, self._inode.engine.key
         reconnects, removals = volume.engine.reconnects, volume.inodes.removals
         if engine.removed:
-            return
+            return None
         opened = _Opened(*checked_open(lambda: volume.engine.backend.open(key), key), False, reconnects, removals)
-        if engine.unnaming is not None or engine.key != key:  # only reads can run beside a rename
+        if engine.unnaming not in (None, self._rename) or engine.key != key:  # only reads can run beside a rename
             volume.engine.close_later(opened.backend_file, key)
             raise OSError(errno.EBUSY, "the name of the object is being changed", key)
-        if opened.stat.version != engine.versions.base:
+        if engine.limits().commit_on_close and opened.stat.version != engine.versions.base:
             volume.engine.close_later(opened.backend_file, key)
-            remote.changed(engine, opened.stat.version)  # the file that was open before refuses reads of a lost version
-            return
+            return opened.stat
         with _unless_reconnected(volume, key, opened):
-            engine.replace_by(opened.backend_file)
+            if not engine.removed:
+                engine.replace_by(opened.backend_file)
+                return None
+        volume.engine.close_later(opened.backend_file, key)  # it has lost its name meanwhile
+        return None
 
 
 def _insisting(engine: EngineFile, call: Callable[[], T]) -> T:

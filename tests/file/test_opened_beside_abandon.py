@@ -163,13 +163,12 @@ def test_an_object_that_was_never_stored_is_gone_once_it_is_abandoned(make: Make
     file.pwrite(b"bad!", 0)
     file.abandon()
     assert not rig.volume.exists("new")
-    with pytest.raises(FileNotFoundError):
-        rig.volume.remove("new")
-    opening = Task(rig.open, "rb", key="new")
-    assert opening.waits()
+    calls = Task(rig.open, "rb", key="new"), Task(rig.volume.remove, "new")
+    assert all(call.waits() for call in calls)
     gate.release()
-    with pytest.raises(FileNotFoundError):
-        opening.result()
+    for call in calls:
+        with pytest.raises(FileNotFoundError):
+            call.result()
     with rig.volume.open("new", "xb") as again:
         again.pwrite(b"good", 0)
     assert rig.backend.committed("new") == b"good"

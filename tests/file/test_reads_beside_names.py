@@ -10,14 +10,16 @@ from typing import Any
 
 import pytest
 
+from pagecache import ShutdownError
 from pagecache.backends.protocol import ObjectStat
 from pagecache.errors import Key
 
-from .objects import ObjectBackend, ObjectFile
-from .rig import FAST, KEY, ONCE, PAGE, Rig, Task, pattern
+from .objects import ObjectBackend, ObjectFile, stale
+from .rig import FAST, KEY, ONCE, PAGE, Rig, Task, eventually, pattern
 
 Make = Callable[..., Rig]
 DATA = pattern(3 * PAGE)
+NAMES = "the call that changes the name of the object"
 
 
 class RefusingFile(ObjectFile):
@@ -59,6 +61,11 @@ def store(request: pytest.FixtureRequest, make: Make) -> Rig:
     return make(backend=Refusing({KEY: DATA}, max_write=PAGE), retry=ONCE, options={"on_conflict": request.param})
 
 
+def wait_for(store: Rig, what: str) -> None:
+    """Wait until a thread waits for this."""
+    eventually(lambda: any(wait.what == what for wait in store.cache.waits()))
+
+
 def refused(read: Callable[[], Any], code: int) -> None:
     with pytest.raises(OSError) as raised:
         read()
@@ -67,16 +74,18 @@ def refused(read: Callable[[], Any], code: int) -> None:
 
 @pytest.mark.parametrize("dirty", [False, True])
 def test_a_read_beside_a_remove_is_no_conflict(store: Rig, dirty: bool) -> None:
-    """It fails as long as the remove runs, and finds nothing afterwards, whatever has the name then. [2.20, I-24]"""
+    """It waits for the remove, and finds nothing afterwards, whatever has the name then. [2.20, I-24]"""
     file = store.open("r+b" if dirty else "rb", read_ahead=0)
     if dirty:
         file.pwrite(b"local", 0)
     gate = store.backend.gate("removed")
     removing = Task(store.volume.remove, KEY)
     gate.wait_entered()
-    refused(lambda: file.pread(10, PAGE), errno.EBUSY)
+    reading = Task(file.pread, 10, PAGE)
+    wait_for(store, NAMES)
     gate.open()
     removing.result()
+    refused(reading.result, errno.ENOENT)
     refused(lambda: file.pread(10, PAGE), errno.ENOENT)
     with store.open("xb") as other:
         other.pwrite(b"new object" * PAGE, 0)
@@ -90,34 +99,64 @@ def test_a_read_beside_a_remove_is_no_conflict(store: Rig, dirty: bool) -> None:
 
 @pytest.mark.parametrize("dirty", [False, True])
 def test_a_read_beside_a_rename_is_no_conflict(store: Rig, dirty: bool) -> None:
-    """It fails as long as the rename runs, and continues with the object under its new name. [2.20]"""
+    """It waits for the rename, and continues with the object under its new name. [2.20]"""
     file = store.open("r+b" if dirty else "rb", read_ahead=0)
     if dirty:
         file.pwrite(b"local", 0)
     gate = store.backend.gate("renamed")
     renaming = Task(store.volume.rename, KEY, "new")
     gate.wait_entered()
-    refused(lambda: file.pread(10, PAGE), errno.EBUSY)
+    reading = Task(file.pread, 10, PAGE)
+    wait_for(store, NAMES)
     gate.open()
     renaming.result()
+    assert reading.result() == DATA[PAGE : PAGE + 10]
     assert file.pread(10, PAGE) == DATA[PAGE : PAGE + 10]
     file.close()
     assert store.backend.committed("new") == (b"local" + DATA[5:] if dirty else DATA)
 
 
-def test_a_read_is_tried_again_until_the_rename_has_ended(make: Make, monkeypatch: pytest.MonkeyPatch) -> None:
-    """The retry policy of the cache bounds it. [2.14, 2.20]"""
-    store = make(backend=Refusing({KEY: DATA}), retry=FAST)
+def test_a_read_that_waits_for_a_rename_that_fails_reads_the_object(store: Rig) -> None:
+    """The rename was refused after all: the object has its name. [2.20]"""
     file = store.open("rb", read_ahead=0)
+    gate = store.backend.gate("rename")
+    store.backend.fault("rename", PermissionError(errno.EACCES, "refused"))
+    store.backend.fault("read_into", stale(), times=1)
+    renaming = Task(store.volume.rename, KEY, "new")
+    gate.wait_entered()
+    reading = Task(file.pread, 10, PAGE)
+    wait_for(store, NAMES)
+    gate.open()
+    refused(renaming.result, errno.EACCES)
+    assert reading.result() == DATA[PAGE : PAGE + 10]
+    file.close()
+
+
+def test_an_abort_ends_a_read_that_waits_for_a_remove(store: Rig) -> None:
+    """As it ends all other waits. [2.22, I-23]"""
+    file = store.open("rb", read_ahead=0)
+    gate = store.backend.gate("removed")
+    removing = Task(store.volume.remove, KEY)
+    gate.wait_entered()
+    reading = Task(file.pread, 10, PAGE)
+    wait_for(store, NAMES)
+    store.volume.abort()
+    for task in (reading, removing):
+        with pytest.raises(ShutdownError):
+            task.result()
+
+
+def test_readahead_beside_a_rename_gives_up(store: Rig) -> None:
+    """It waits for nothing, and reports nothing; the read itself finds its bytes. [2.6, 2.20]"""
+    file = store.open("rb", read_ahead=2 * PAGE)
     gate = store.backend.gate("renamed")
     renaming = Task(store.volume.rename, KEY, "new")
     gate.wait_entered()
-
-    def sleep(*_: object) -> None:
-        gate.open()
-        renaming.result()
-
-    monkeypatch.setattr(store.volume.engine, "sleep", sleep)
+    file.prefetch(0, 3 * PAGE)
+    eventually(lambda: len(store.backend.seen("read_into")) and not store.volume.engine.native.inflight())
+    assert not store.cache.waits() or all(wait.what != NAMES for wait in store.cache.waits())
+    gate.open()
+    renaming.result()
     assert file.pread(10, PAGE) == DATA[PAGE : PAGE + 10]
     file.close()
 

@@ -37,15 +37,18 @@ def wait_for(store: Rig, what: str) -> None:
 @pytest.mark.parametrize("key", [KEY, "new"])
 @pytest.mark.parametrize("save", SAVES)
 def test_a_save_ends_when_the_name_is_removed(store: Rig, save: str, key: str) -> None:
-    """It waits no longer for bytes in flight, which nothing will publish. [2.20, I-23]"""
+    """The remove waits for the bytes in flight; afterwards nothing publishes them. [2.20, I-23]"""
     file = store.open("r+b" if key == KEY else "xb", key)
     file.pwrite(DATA[::-1], 0)
     gate = store.backend.gate("write_from")
     saving = Task(SAVES[save], store, file)
     gate.wait_entered()
-    store.volume.remove(key)
-    saving.result()
+    removing = Task(store.volume.remove, key)
+    wait_for(store, "the file's token")
+    assert store.backend.seen("remove") == []
     gate.open()
+    removing.result()
+    saving.result()
     file.close()
     store.volume.sync(20)
     assert store.backend.seen("commit", key) == []
@@ -84,7 +87,7 @@ def test_an_object_that_is_removed_beside_its_commit_does_not_come_back(store: R
     saving = Task(SAVES[save], store, file)
     gate.wait_entered()
     removing = Task(store.volume.remove, key)
-    wait_for(store, "the backend's remove")
+    wait_for(store, "the file's token")
     assert removing.waits()
     assert store.backend.seen("remove") == []
     gate.open()
@@ -107,7 +110,6 @@ def test_no_commit_begins_beside_a_remove(store: Rig, save: str, refused: bool) 
     removing = Task(store.volume.remove, KEY)
     gate.wait_entered()
     saving = Task(SAVES[save], store, file)
-    eventually(lambda: not store.volume.engine.native.usage()["dirty"])
     assert saving.waits()
     assert store.backend.seen("commit") == []
     gate.open()
@@ -133,7 +135,7 @@ def test_no_commit_begins_between_two_tries_of_a_remove(make: Make) -> None:
     removing = Task(store.volume.remove, KEY)
     gate.wait_entered()
     saving = Task(file.fsync)
-    eventually(lambda: not store.volume.engine.native.usage()["dirty"])
+    assert saving.waits()
     gate.open()
     removing.result()
     saving.result()
@@ -168,7 +170,7 @@ def test_an_abort_ends_a_remove_that_waits_for_a_commit(store: Rig) -> None:
     saving = Task(file.fsync)
     gate.wait_entered()
     removing = Task(store.volume.remove, KEY)
-    wait_for(store, "the backend's remove")
+    wait_for(store, "the file's token")
     store.volume.abort()
     for task in (saving, removing):
         with pytest.raises(ShutdownError):

@@ -466,16 +466,20 @@ KINDS: dict[str, Kind] = {
     "a remove, behind a commit": Kind(
         "commit",
         lambda rig, file: rig.volume.remove(KEY),
-        "the backend's remove",
-        "remove of the backend",
-        [
-            rf"{WORKER} is in remove of 'file' for .* s",
-            rf"{WORKER} waits for the running commit of 'file'",
-            rf"{WORKER} is in commit of 'file' for .* s, at .*",
-        ],
+        "the file's token",
+        "a commit of the backend",
+        [COMMITS],
         before=dirty,
         first=lambda rig, file: file.fsync(),
         options={"commit_on_close": True},
+    ),
+    "a read beside a remove": Kind(
+        "remove",
+        read,
+        "the call that changes the name of the object",
+        "remove of the backend",
+        [rf"{WORKER} is in remove of 'file' for [\d.]+ s, at .*"],
+        first=lambda rig, file: rig.volume.remove(KEY),
     ),
     "a close": Kind(
         "write_from", lambda rig, file: file.close(), "flush", "a write of the backend", [WRITES], before=dirty

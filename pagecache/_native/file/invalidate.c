@@ -193,3 +193,12 @@ void pc_invalidate_remote(struct pc_inode *i, uint64_t pos, uint64_t end)
 {
 	pc_invalidate_range(i, pos, end);
 }
+
+/* The name that the backend finds the object by changes: no answer of a read that runs becomes valid [K12]. Valid bytes
+ * stay. */
+void pc_read_anew(struct pc_inode *i)
+{
+	pc_inode_leaf_lock(i);
+	pc_invalidated(i, 0, UINT64_MAX);
+	pc_inode_leaf_unlock(i);
+}

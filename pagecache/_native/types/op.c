@@ -20,9 +20,9 @@ PyTypeObject *pc_op_type;
 _Thread_local struct op *pc_tls_op;
 static struct pc_list running = {&running, &running}; /* operations inside pc_op_run of any thread; under the GIL */
 _Thread_local const struct pc_inside *pc_tls_inside;
-PyObject *pc_str_fill, *pc_str_write, *pc_str_write_units, *pc_str_commit, *pc_str_commit_here, *pc_str_room, *pc_str_release,
-	*pc_str_write_back, *pc_str_write_through, *pc_str_read_into, *pc_str_read_staged, *pc_str_read_aside, *pc_str_append, *pc_str_zero,
-	*pc_str_view;
+PyObject *pc_str_fill, *pc_str_write, *pc_str_write_units, *pc_str_commit, *pc_str_commit_here, *pc_str_room,
+	*pc_str_release, *pc_str_write_back, *pc_str_write_through, *pc_str_read_into, *pc_str_read_staged,
+	*pc_str_read_aside, *pc_str_outlast_names, *pc_str_append, *pc_str_zero, *pc_str_view;
 
 struct op *pc_op_new(PyObject *core, struct pc_inode *i, int kind, struct pc_request *r)
 {
@@ -391,6 +391,21 @@ static PyObject *op_anew(PyObject *self, PyObject *unused)
 	return PyBool_FromLong(op->kind == PC_OP_FILL && request_of(op) && pc_fill_anew(request_of(op)));
 }
 
+/* give_back(): the fill, or the read past the cache, ends without bytes: its caller checks again. */
+static PyObject *op_give_back(PyObject *self, PyObject *unused)
+{
+	struct op *op = (struct op *)self;
+	(void)unused;
+	if (op->kind != PC_OP_FILL && op->kind != PC_OP_UNCACHED) {
+		PyErr_SetString(PyExc_ValueError, "only a read gives its folios back");
+		return NULL;
+	}
+	transfer_of(op)->stale = 1;
+	if (request_of(op))
+		pc_report_stale(request_of(op)->report);
+	Py_RETURN_NONE;
+}
+
 static PyMethodDef op_methods[] = {
 	{"begin", pc_op_begin, METH_NOARGS,
 	 "begin($self, /)\n--\n\nThe next backend call: (offset, buffers), or None."},
@@ -399,6 +414,8 @@ static PyMethodDef op_methods[] = {
 	{"ended", pc_op_ended, METH_NOARGS, "ended($self, /)\n--\n\nReport that the backend call raised."},
 	{"anew", op_anew, METH_NOARGS,
 	 "anew($self, /)\n--\n\nWhether the bytes of the last call of a fill were invalidated; if so, plan it again."},
+	{"give_back", op_give_back, METH_NOARGS,
+	 "give_back($self, /)\n--\n\nEnd a fill without its bytes: the reader checks again."},
 	{"mirror", op_mirror, METH_O,
 	 "mirror($self, last, /)\n--\n\nThe request of the second stream for these bytes."},
 	{"finish", op_finish, METH_VARARGS, "finish($self, ok, flag, /)\n--\n\nEnd a write request or a commit."},
@@ -454,6 +471,7 @@ int pc_install_op(PyObject *module)
 	pc_str_commit = PyUnicode_InternFromString("commit");
 	pc_str_commit_here = PyUnicode_InternFromString("commit_here");
 	pc_str_read_aside = PyUnicode_InternFromString("read_aside");
+	pc_str_outlast_names = PyUnicode_InternFromString("outlast_names");
 	pc_str_room = PyUnicode_InternFromString("room");
 	pc_str_release = PyUnicode_InternFromString("release");
 	pc_str_write_back = PyUnicode_InternFromString("write_back");

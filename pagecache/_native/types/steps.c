@@ -191,8 +191,8 @@ static int request_fill(struct steps *s, struct handle *h, u64 pos, u64 len)
 {
 	struct pc_need need = {.kind = PC_NEED_NOTHING};
 	struct pc_request *r = NULL;
-	if (s->rounds++ > PC_ROUNDS_CACHED)
-		return STEP_ASIDE; /* bytes are evicted before they are copied */
+	if (s->rounds++ > PC_ROUNDS_CACHED || s->reader.stale)
+		return STEP_ASIDE; /* bytes are evicted before they are copied, or their fill was given back */
 	int err = pc_fill_begin(h->inode, pos, len, &need, &r);
 	if (!r) {
 		if (err == -ENOMEM)

@@ -193,9 +193,9 @@ int pc_install_functions(PyObject *module);
 int pc_install_exporters(PyObject *module);
 int pc_install_handle(PyObject *module);
 
-extern PyObject *pc_str_fill, *pc_str_write, *pc_str_write_units, *pc_str_commit, *pc_str_commit_here, *pc_str_room, *pc_str_release,
-	*pc_str_write_back, *pc_str_write_through, *pc_str_read_into, *pc_str_read_staged, *pc_str_read_aside, *pc_str_append, *pc_str_zero,
-	*pc_str_view;
+extern PyObject *pc_str_fill, *pc_str_write, *pc_str_write_units, *pc_str_commit, *pc_str_commit_here, *pc_str_room,
+	*pc_str_release, *pc_str_write_back, *pc_str_write_through, *pc_str_read_into, *pc_str_read_staged,
+	*pc_str_read_aside, *pc_str_outlast_names, *pc_str_append, *pc_str_zero, *pc_str_view;
 
 /* handle_trace.c */
 struct pc_call {

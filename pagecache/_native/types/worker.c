@@ -21,6 +21,7 @@ static u32 last_report;
 void pc_reader_open(struct pc_reader *reader, struct pc_request *r)
 {
 	reader->report = r->report = ++last_report ? last_report : ++last_report;
+	reader->stale = false;
 	if (pc_list_empty(&reader->link))
 		pc_list_add_tail(&readers, &reader->link);
 }
@@ -117,6 +118,16 @@ static void queue_more(struct pc_inode *i, u64 end, u64 pos, u64 len, struct pc_
 		pc_readahead_submit(i, ra);
 }
 
+/* A read ended without bytes; nothing is held. If a call changes the name of the object, wait for its end. Return:
+ * PC_TRY_AGAIN; PC_UNCACHED: no such call ran; PC_FAILED. */
+static enum pc_result outlast_names(struct pc_inode *i)
+{
+	PyObject *waited = PyObject_CallMethodObjArgs(engine_of(i), pc_str_outlast_names, NULL);
+	enum pc_result result = !waited ? PC_FAILED : waited == Py_True ? PC_TRY_AGAIN : PC_UNCACHED;
+	Py_XDECREF(waited);
+	return result;
+}
+
 /* Have a thread of the volume run the fill, and wait for its first folio. An abort or a signal handler ends the wait.
  * Return: as pc_run_fill. */
 static enum pc_result run_queued(PyObject *core, struct pc_request *r, u64 pos, u64 len, struct pc_readahead *ra)
@@ -139,7 +150,7 @@ static enum pc_result run_queued(PyObject *core, struct pc_request *r, u64 pos, 
 		PyErr_SetObject((PyObject *)Py_TYPE(reader->error), reader->error);
 		result = PC_FAILED;
 	} else if (result != PC_FAILED && reader->stale) {
-		result = PC_UNCACHED;
+		result = outlast_names(i);
 	}
 	pc_reader_close(reader);
 	free(reader);
@@ -185,6 +196,8 @@ enum pc_result pc_run_fill(PyObject *core, struct pc_inode *i, u64 pos, u64 len,
 		pc_record_event(i->cache, PC_R_REQUEST, r->kind, i->id, r->start, r->end - r->start, r->serial,
 				PC_WORK_FILL);
 	enum pc_result ran = run_own(op, pc_str_fill, PC_WAIT_FILL, pos, len);
+	if (ran == PC_UNCACHED)
+		return outlast_names(i);
 	return ran == PC_DONE ? PC_TRY_AGAIN : ran;
 }
 
@@ -236,7 +249,8 @@ enum pc_result pc_run_uncached(PyObject *core, struct pc_inode *i, u64 pos, u64 
 	}
 	while (result == PC_TRY_AGAIN || result == PC_UNCACHED) {
 		/* After PC_UNCACHED a truncate may be in progress: sizes change after storage. */
-		if (check_missing(i, core) || (result == PC_UNCACHED && pc_wait_invalidate(i, core) == PC_FAILED)) {
+		if (check_missing(i, core) || (result == PC_UNCACHED && (pc_wait_invalidate(i, core) == PC_FAILED ||
+									 outlast_names(i) == PC_FAILED))) {
 			result = PC_FAILED;
 			break;
 		}

@@ -152,8 +152,8 @@ class FileSync:
             WritebackError, CommitError, ConflictError, ShutdownError.
         """
         self.file.volume.check_alive(self.file.key, self._began)
-        if self.commit and self.file.removed and self.file.limits().commit_on_close:
-            self._enter(DONE)  # it has no name under which it could be published
+        if self.file.is_cut_off() or (self.commit and self.file.is_unpublishable()):
+            self._enter(DONE)  # it has no name under which it could be stored
         elif self.file.conflict is not None:
             raise self.file.conflict_error()
         if self.phase is DONE:

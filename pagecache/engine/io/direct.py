@@ -38,7 +38,7 @@ from ..park import SLICE
 from ..report.reason import during, of_file
 from ..retryer import Parked
 from ..runner import Job
-from . import barrier
+from . import barrier, reader
 
 if TYPE_CHECKING:
     from ..file import EngineFile
@@ -134,13 +134,16 @@ def _read_once(file: EngineFile, op: Op, at: int, buffer: memoryview, more_than:
     volume, no_progress, attempts, since = file.volume, 0, 0, file.volume.clock.now()
     while True:
         volume.check_alive(file.key)
-        seen = file.native.storage_seen()
+        seen, read_into = file.native.storage_seen(), file.read_into
         try:
             answer = _call_read(file, op, at, buffer)
         except Exception as error:
-            attempts += 1
-            _again(file, error, attempts, since)
+            if not reader.outlast_names(file) and read_into == file.read_into:
+                attempts += 1
+                _again(file, error, attempts, since)
             continue
+        if read_into != file.read_into:
+            continue  # the object has lost the name, or has another one, that the backend has found it by
         if op.stopped:
             raise ShutdownError(f"the volume {volume.name!r} was aborted", file.key)
         if answer < 0:
@@ -346,7 +349,7 @@ def _locked(file: EngineFile, op: Op, write: Write) -> bool:
 def _may_be_direct(file: EngineFile, write: Write) -> bool:
     limits = file.limits()
     unit = int(limits.direct_unit)
-    if is_buffered(limits) or file.native.staged() or file.native.usage()["write_pinned"]:
+    if is_buffered(limits) or file.is_cut_off() or file.native.staged() or file.native.usage()["write_pinned"]:
         return False  # a view shows the cache's memory: the write must go through it
     return write.append or not (write.offset % unit or len(write.data) % unit)
 

@@ -90,8 +90,8 @@ def write(self: EngineFile, op: Op) -> None:
 
 
 def _to_be_sent(file: EngineFile, op: Op) -> bool:
-    if file.abandoned:
-        op.finish(False, True)  # none of it is written back any longer
+    if file.abandoned or file.is_cut_off():
+        op.finish(False, file.abandoned)  # none of it is written back any longer
         return False
     file.versions.about_to_change()
     return True
@@ -254,7 +254,10 @@ def _commit_named(self: EngineFile, op: Op) -> None:
     to have published.
     """
     if not self.limits().commit_on_close:
-        _commit(self, op)
+        if self.is_cut_off():
+            op.finish(False, True)
+        else:
+            _commit(self, op)
         return
     with self.publishing() as allowed:
         if allowed and not (self.commits.trying and overdue.is_blocked(self)):
@@ -289,7 +292,13 @@ def _commit(self: EngineFile, op: Op) -> None:
 
 
 def write_back(self: EngineFile, pos: int, length: int) -> None:
-    """Write this range back, for a writer that needs that before it can continue (method g of contract 2.7)."""
+    """Write this range back, for a writer that needs that before it can continue (method g of contract 2.7).
+
+    Raises:
+        FileNotFoundError: it never can be: the backend has lost the object with its name.
+    """
+    if self.is_cut_off():
+        raise FileNotFoundError(errno.ENOENT, "the object has lost its name: this page cannot be completed", self.key)
     barrier.flush(self, self.volume.native.take_epoch(), pos, pos + length)
 
 

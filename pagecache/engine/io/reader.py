@@ -19,20 +19,30 @@ from ...native import NAMES, Op
 from ..blocking import BlockingFile, as_answer, call_async
 from ..commit import remote, staging
 from ..commit.owed import LeftBehindError
-from ..foreign import as_os_error, is_interrupt, named, text_of
+from ..foreign import as_os_error, errno_of, is_interrupt, named, text_of
+from ..gone import REMOVED
+from ..park import SLICE
 from ..report.notices import cause, fault
+from ..report.reason import during, of_file
+from ..report.wait_snapshot import Owner, WaitSnapshot
 from ..retryer import EARLY_MAX, Parked
 from ..runner import Job
 
 if TYPE_CHECKING:
     from ..file import EngineFile
 
-__all__ = ["fill", "read", "read_aside", "start_fill"]
+__all__ = ["fill", "outlast_names", "read", "read_aside", "start_fill"]
 
 log = logging.getLogger("pagecache.internal")
 
+UNNAMED = frozenset({errno.ENOENT, errno.ESTALE})
+"""Errors of a read that finds nothing under the name of the object, or another version."""
 STALE = -errno.ESTALE
 """The bytes read were invalidated repeatedly: C delivers them to the caller past the cache."""
+
+
+class NameChangingError(Exception):
+    """The store refused a read beside a remove or rename of this volume: the read is made again after it."""
 
 
 def fill(self: EngineFile, op: Op, met: BaseException | int) -> None:
@@ -44,7 +54,12 @@ def fill(self: EngineFile, op: Op, met: BaseException | int) -> None:
     """
     if met == STALE:
         return
-    _complete(self, op, _again(self, op, _refusal(self, op) if isinstance(met, int) else met, None))
+    try:
+        failed = _again(self, op, _refusal(self, op) if isinstance(met, int) else met, None)
+    except NameChangingError:
+        op.give_back()
+    else:
+        _complete(self, op, failed)
 
 
 def read_aside(self: EngineFile, op: Op) -> None:
@@ -67,7 +82,11 @@ def _complete(self: EngineFile, op: Op, failed: tuple[int, float] | None) -> Non
             if is_interrupt(error):
                 raise
             op.ended()
-            failed = _again(self, op, error, failed)
+            try:
+                failed = _again(self, op, error, failed)
+            except NameChangingError:
+                op.give_back()
+                return
             continue
         if answer in (1, STALE):
             return
@@ -75,6 +94,34 @@ def _complete(self: EngineFile, op: Op, failed: tuple[int, float] | None) -> Non
             failed = _again(self, op, _refusal(self, op), failed)
         else:
             failed = None  # progress resets the count
+
+
+def outlast_names(self: EngineFile) -> bool:
+    """Wait until no call changes the name of the object; the caller holds nothing that such a call needs. Return
+    whether one ran.
+
+    Raises:
+        ShutdownError: the volume was aborted. BlockingIOError: this thread may have the token of the file.
+    """
+    call = self.unnaming
+    if call is None:
+        return False
+    if self.volume.runner.is_worker():
+        raise BlockingIOError(errno.EAGAIN, "the name of the object is being changed", self.key)
+
+    def sleep() -> None:
+        while True:
+            seq = self.native.event_seq()
+            self.volume.check_alive(self.key)
+            if self.unnaming is not call:
+                return
+            self.volume.park.wait("inode", self.native.address, seq, SLICE)
+
+    def owner(snapshot: WaitSnapshot) -> Owner | None:
+        return snapshot.at_work(self.volume.native.address, self.key)
+
+    during(of_file(self, "the call that changes the name of the object", owner), sleep)
+    return True
 
 
 def start_fill(self: EngineFile, op: Op) -> None:
@@ -105,7 +152,11 @@ async def _fill(self: EngineFile, op: Op) -> None:
                 if op.settled:
                     return  # revoked: an abort, or another backend
                 met = error
-            failed, delay = await loop.aside(self.volume.runner, partial(_judge, self, op, met, failed))
+            try:
+                failed, delay = await loop.aside(self.volume.runner, partial(_judge, self, op, met, failed))
+            except NameChangingError:
+                op.give_back()
+                return
             import asyncio
 
             await asyncio.sleep(delay)
@@ -171,15 +222,19 @@ def _judge(
                 return failed, 0.0  # staged bytes that are committed now, or dropped: read them from the object
         except OSError as unknown:
             error, lost = unknown, False
-    if remote.is_remote_change(error):
-        if not file.is_renamed():
-            if attempts < min(volume.retry.attempts, EARLY_MAX) and (remote.outdated(file) or not remote.refused(file)):
-                return (attempts + 1, since), 0.0
-            if not file.is_renamed():
-                raise file.conflict_error() from error
-        if file.removed:  # by this volume: no other writer is in conflict with it
-            raise FileNotFoundError(errno.ENOENT, "uncached bytes of a removed object are gone", file.key) from error
-        error = OSError(errno.EBUSY, "the name of the object is being changed", file.key)  # tried again
+    if errno_of(error) in UNNAMED and op.anew():
+        return failed, 0.0  # the name has changed since it began
+    if file.unnaming is not None and errno_of(error) in UNNAMED:
+        raise NameChangingError from error
+    if remote.is_remote_change(error) and not file.removed:
+        if attempts < min(volume.retry.attempts, EARLY_MAX) and (remote.outdated(file) or not remote.refused(file)):
+            return (attempts + 1, since), 0.0
+        if file.unnaming is not None:
+            raise NameChangingError from error
+        if not file.removed:
+            raise file.conflict_error() from error
+    if remote.is_remote_change(error):  # of an object that this volume has removed: no other writer is in conflict
+        raise FileNotFoundError(errno.ENOENT, REMOVED, file.key) from error
     if lost:
         staging.give_up(file)
         raise PageCacheError(f"the backend has lost its staged bytes: {text_of(error)}", file.key) from error

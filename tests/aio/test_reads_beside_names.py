@@ -1,0 +1,84 @@
+"""Reads of a task beside the remove or rename of its object, in a store that finds objects by their names. [2.20]"""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import Callable
+from typing import Any
+
+import pytest
+
+from pagecache import Volume, aio
+
+from ..file.rig import KEY, PAGE, Task, eventually
+from ..file.test_lost_names import StoreOfNames
+from .conftest import Attach
+from .stores import Store
+from .test_handles import DATA, run
+
+STORES: dict[str, Callable[[], Any]] = {
+    "blocking": lambda: StoreOfNames({KEY: DATA}),
+    "asynchronous": lambda: Store({KEY: DATA}),
+}
+CHANGES: dict[str, Callable[[Volume], None]] = {
+    "remove": lambda volume: volume.remove(KEY),
+    "rename": lambda volume: volume.rename(KEY, "new"),
+}
+NAMES = "the call that changes the name of the object"
+
+
+def waits_for_names(volume: Volume) -> bool:
+    return any(wait.what == NAMES for wait in volume.cache.waits())
+
+
+@pytest.mark.parametrize("direct", [False, True])
+@pytest.mark.parametrize("change", CHANGES)
+@pytest.mark.parametrize("make", STORES.values(), ids=STORES)
+def test_a_read_waits_for_the_call_and_reads_again(
+    attach: Attach, make: Callable[[], Any], change: str, direct: bool
+) -> None:
+    """The loop is free while it waits. A renamed object is read by its new name, and a removed one is gone. [T-56]"""
+    store = make()
+    volume = attach(store)
+
+    async def main() -> None:
+        async with aio.open(volume, KEY, direct=direct) as file:
+            gate = store.gate(change)
+            changing = Task(CHANGES[change], volume)
+            await asyncio.to_thread(gate.wait_entered)
+            reading = asyncio.create_task(file.pread(10, PAGE))
+            await asyncio.to_thread(eventually, lambda: waits_for_names(volume))
+            assert not reading.done()
+            gate.open()
+            if change == "rename":
+                assert await reading == DATA[PAGE : PAGE + 10]
+            else:
+                with pytest.raises(FileNotFoundError):
+                    await reading
+            await asyncio.to_thread(changing.result)
+
+    run(main())
+
+
+@pytest.mark.parametrize("make", STORES.values(), ids=STORES)
+def test_a_cancelled_read_waits_for_the_rename_no_longer(attach: Attach, make: Callable[[], Any]) -> None:
+    """The task ends at once, and later reads find the object by its new name. [T-56]"""
+    store = make()
+    volume = attach(store)
+
+    async def main() -> None:
+        async with aio.open(volume, KEY) as file:
+            gate = store.gate("rename")
+            renaming = Task(CHANGES["rename"], volume)
+            await asyncio.to_thread(gate.wait_entered)
+            reading = asyncio.create_task(file.pread(10, PAGE))
+            await asyncio.to_thread(eventually, lambda: waits_for_names(volume))
+            reading.cancel()
+            with pytest.raises(asyncio.CancelledError):
+                await reading
+            gate.open()
+            await asyncio.to_thread(renaming.result)
+            assert await file.pread(10, PAGE) == DATA[PAGE : PAGE + 10]
+
+    run(main())
+    assert not volume.cache.waits()

@@ -1,0 +1,238 @@
+"""Files of a store that knows names only, and finds an object by its name at each call: none reaches another object
+that has its name. [2.20, I-24]
+"""
+
+from __future__ import annotations
+
+import errno
+from collections.abc import Callable
+from typing import Any
+
+import pytest
+
+from pagecache import CachedFile
+from pagecache.backends.protocol import Key
+
+from .backends import RecordingBackend, RecordingFile, StoredObject
+from .rig import FAST, KEY, PAGE, Rig, Task, eventually, pattern
+
+Make = Callable[..., Rig]
+DATA, OTHER = pattern(3 * PAGE), pattern(4 * PAGE, 7)
+
+
+class FileByName(RecordingFile):
+    """It looks its object up at each call."""
+
+    def __init__(self, backend: RecordingBackend, key: Key) -> None:
+        self.backend, self.key = backend, key
+
+    @property
+    def stored(self) -> StoredObject:  # type: ignore[override]
+        found = self.backend.objects.get(self.key)
+        if found is None:
+            raise FileNotFoundError(errno.ENOENT, "no such object", str(self.key))
+        return found
+
+
+class StoreOfNames(RecordingBackend):
+    """Answers of removes and renames can be held."""
+
+    def open(self, key: Key, *, create: bool = False, exclusive: bool = False) -> RecordingFile:
+        super().open(key, create=create, exclusive=exclusive)
+        return FileByName(self, key)
+
+    def remove(self, key: Key) -> None:
+        super().remove(key)
+        with self.call("removed", key):
+            pass
+
+    def rename(self, src: Key, dst: Key, *, replace: bool = True) -> None:
+        super().rename(src, dst, replace=replace)
+        with self.call("renamed", src):
+            pass
+
+
+@pytest.fixture
+def store(make: Make) -> Rig:
+    """A volume on a store of names, with two objects."""
+    return make(backend=StoreOfNames({KEY: DATA, "other": OTHER}, max_write=PAGE), retry=FAST)
+
+
+def replace_by_new(store: Rig) -> None:
+    store.volume.remove(KEY)
+    with store.volume.open(KEY, "xb") as other:
+        other.pwrite(OTHER, 0)
+        other.fsync()
+
+
+def replace_by_rename(store: Rig) -> None:
+    store.volume.rename("other", KEY)
+
+
+LOSSES = pytest.mark.parametrize("replace", [replace_by_new, replace_by_rename])
+ENDS: dict[str, Callable[[Rig, CachedFile], Any]] = {
+    "fsync": lambda _store, file: file.fsync(),
+    "flush": lambda _store, file: file.flush(),
+    "sync": lambda store, _file: store.volume.sync(20),
+    "ticket": lambda store, _file: store.volume.begin_sync().wait(20),
+    "close": lambda _store, file: file.close(),
+    "sync_range": lambda _store, file: file.sync_range(0, PAGE),
+    "truncate": lambda _store, file: file.truncate(PAGE),
+    "extend": lambda _store, file: file.truncate(9 * PAGE),
+    "punch_hole": lambda _store, file: file.punch_hole(0, PAGE),
+    "write": lambda _store, file: file.pwrite(b"later", 2 * PAGE + 100),
+    "try": lambda store, _file: store.volume.retry_failed(),
+}
+
+
+def gone(read: Callable[[], Any]) -> None:
+    with pytest.raises(FileNotFoundError):
+        read()
+
+
+@LOSSES
+@pytest.mark.parametrize("end", ENDS)
+def test_nothing_of_a_removed_file_reaches_the_next_object_of_its_name(
+    store: Rig, replace: Callable[[Rig], None], end: str
+) -> None:
+    """No call for it reaches the store, its syncs end, and its unsaved bytes stay readable. [2.20]"""
+    file = store.open("r+b", read_ahead=0)
+    file.pwrite(b"dirty", 0)
+    replace(store)
+    store.backend.calls.clear()
+    ENDS[end](store, file)
+    if not file.closed:
+        if end != "truncate":
+            gone(lambda: file.pread(10, PAGE + 100))
+        if end not in ("punch_hole", "truncate"):
+            assert file.pread(5, 0) == b"dirty"
+        file.close()
+    store.volume.sync(20)
+    ours = ("write_from", "read_into", "truncate", "punch_hole", "commit")
+    assert [call for call in store.backend.calls if call.op in ours] == []
+    assert store.backend.committed(KEY) == OTHER
+    assert not store.volume.unsaved()
+    assert not store.volume.failed()
+
+
+@LOSSES
+def test_direct_io_on_a_removed_file_reaches_no_other_object(store: Rig, replace: Callable[[Rig], None]) -> None:
+    """Direct writes stay in the cache like other unsaved bytes, and direct reads find nothing. [2.9, 2.20]"""
+    file = store.volume.open(KEY, "r+b", direct=True)
+    replace(store)
+    file.pwrite(b"direct", 0)
+    assert file.pread(6, 0) == b"direct"
+    gone(lambda: file.pread(10, PAGE))
+    file.close()
+    store.volume.sync(20)
+    assert store.backend.committed(KEY) == OTHER
+
+
+@pytest.mark.parametrize("direct", [False, True])
+@pytest.mark.parametrize("prompt", [False, True])
+@LOSSES
+def test_a_read_that_runs_beside_the_loss_of_its_name_returns_no_other_object(
+    make: Make, replace: Callable[[Rig], None], prompt: bool, direct: bool
+) -> None:
+    """Its call may look the name up when another object has it: the answer is dropped. [K12, 2.20]"""
+    store = make(backend=StoreOfNames({KEY: DATA, "other": OTHER}, prompt=prompt), retry=FAST)
+    file = store.volume.open(KEY, "rb", direct=direct, read_ahead=0)
+    gate = store.backend.gate("read_into", KEY)
+    reading = Task(file.pread, 10, PAGE)
+    gate.wait_entered()
+    replace(store)
+    gate.open()
+    gone(reading.result)
+    file.close()
+
+
+@pytest.mark.parametrize("direct", [False, True])
+@pytest.mark.parametrize("prompt", [False, True])
+def test_a_read_beside_a_rename_waits_for_it_and_reads_by_the_new_name(make: Make, prompt: bool, direct: bool) -> None:
+    """The policy of retries has no part in it: nothing was wrong. [2.20]"""
+    store = make(backend=StoreOfNames({KEY: DATA}, prompt=prompt), retry=FAST)
+    file = store.volume.open(KEY, "rb", direct=direct, read_ahead=0)
+    gate = store.backend.gate("renamed")
+    renaming = Task(store.volume.rename, KEY, "new")
+    gate.wait_entered()
+    reading = Task(file.pread, 10, PAGE)
+    eventually(lambda: any(wait.what == "the call that changes the name of the object" for wait in store.cache.waits()))
+    gate.open()
+    renaming.result()
+    assert reading.result() == DATA[PAGE : PAGE + 10]
+    file.close()
+
+
+def test_a_renamed_file_goes_on_under_its_new_name(store: Rig) -> None:
+    """It is opened anew: the next object of the old name is another one. [2.20]"""
+    file = store.open("r+b", read_ahead=0)
+    file.pwrite(b"dirty", 0)
+    store.volume.rename(KEY, "new")
+    with store.volume.open(KEY, "xb") as other:
+        other.pwrite(OTHER, 0)
+        other.fsync()
+    assert file.pread(10, PAGE) == DATA[PAGE : PAGE + 10]
+    file.fsync()
+    file.close()
+    assert store.backend.committed("new") == b"dirty" + DATA[5:]
+    assert store.backend.committed(KEY) == OTHER
+
+
+def test_a_remove_waits_for_a_write_that_runs(store: Rig) -> None:
+    """It could reach the next object of the name. [2.20]"""
+    file = store.open("r+b")
+    file.pwrite(b"dirty", 0)
+    gate = store.backend.gate("write_from")
+    flushing = Task(file.flush)
+    gate.wait_entered()
+    removing = Task(store.volume.remove, KEY)
+    assert removing.waits()
+    assert store.backend.seen("remove") == []
+    gate.open()
+    removing.result()
+    flushing.result()
+    file.close()
+
+
+def test_a_refused_remove_changes_nothing(store: Rig) -> None:
+    """Reads and saves continue. [2.20]"""
+    file = store.open("r+b", read_ahead=0)
+    file.pwrite(b"dirty", 0)
+    store.backend.fault("remove", PermissionError(errno.EACCES, "refused"))
+    with pytest.raises(PermissionError):
+        store.volume.remove(KEY)
+    assert file.pread(10, PAGE) == DATA[PAGE : PAGE + 10]
+    file.close()
+    store.volume.sync(20)
+    assert store.backend.committed(KEY) == b"dirty" + DATA[5:]
+
+
+def test_a_removed_file_that_fills_the_cache_makes_its_writer_fail(make: Make) -> None:
+    """Its bytes can neither be saved nor evicted: the error says so, and nothing hangs. [2.23]"""
+    store = make(backend=StoreOfNames({KEY: DATA}), capacity="1MiB", retry=FAST)
+    file = store.open("r+b")
+    store.volume.remove(KEY)
+    with pytest.raises(OSError) as raised:
+        for position in range(0, 2 << 20, PAGE):
+            file.pwrite(DATA[:PAGE], position)
+    assert raised.value.errno == errno.ENOBUFS
+    file.close()
+    with store.volume.open("next", "xb") as other:
+        other.pwrite(DATA, 0)
+    store.volume.sync(20)
+    assert store.backend.committed("next") == DATA
+
+
+def test_a_reconnect_leaves_a_removed_file_cut_off(store: Rig) -> None:
+    """Its unsaved bytes are dropped with its last handle. [2.20, 2.22]"""
+    file = store.open("r+b", read_ahead=0)
+    file.pwrite(b"dirty", 0)
+    replace_by_new(store)
+    store.volume.abort()
+    store.volume.reconnect(store.backend)
+    assert file.pread(5, 0) == b"dirty"
+    gone(lambda: file.pread(10, PAGE))
+    file.fsync()
+    file.close()
+    store.volume.sync(20)
+    assert store.backend.committed(KEY) == OTHER
