@@ -14,7 +14,7 @@ from pagecache import CachedFile
 from pagecache.backends.protocol import Key
 
 from .backends import RecordingBackend, RecordingFile, StoredObject
-from .rig import FAST, KEY, PAGE, Rig, Task, eventually, pattern
+from .rig import FAST, KEY, ONCE, PAGE, Rig, Task, eventually, pattern
 
 Make = Callable[..., Rig]
 DATA, OTHER = pattern(3 * PAGE), pattern(4 * PAGE, 7)
@@ -176,6 +176,60 @@ def test_a_renamed_file_goes_on_under_its_new_name(store: Rig) -> None:
     file.close()
     assert store.backend.committed("new") == b"dirty" + DATA[5:]
     assert store.backend.committed(KEY) == OTHER
+
+
+def rename_twice(store: Rig) -> None:
+    store.volume.rename("new", "next")
+    store.volume.rename("next", "new")
+
+
+NEEDS: dict[str, Callable[[Rig, CachedFile], Any]] = {
+    "read": lambda _store, file: file.pread(10, PAGE),
+    "fsync": lambda _store, file: file.fsync(),
+    "truncate": lambda _store, file: file.truncate(len(DATA)),
+    "open": lambda store, _file: store.volume.open("new").close(),
+    "rename": lambda store, _file: rename_twice(store),
+}
+
+
+@pytest.mark.parametrize("needs", NEEDS.values(), ids=NEEDS)
+def test_a_renamed_file_that_cannot_be_opened_is_opened_by_the_next_call_that_needs_it(
+    make: Make, needs: Callable[[Rig, CachedFile], Any]
+) -> None:
+    """The rename is done, and raises the error; nothing goes to the next object of the old name. [2.20]"""
+    store = make(backend=StoreOfNames({KEY: DATA}, max_write=PAGE), retry=ONCE)
+    file = store.open("r+b", read_ahead=0)
+    file.pwrite(b"dirty", 0)
+    store.backend.fault("open", OSError(errno.ENETUNREACH, "no"), key="new")
+    with pytest.raises(OSError, match="no"):
+        store.volume.rename(KEY, "new")
+    with store.volume.open(KEY, "xb") as other:
+        other.pwrite(OTHER, 0)
+        other.fsync()
+    needs(store, file)
+    assert file.pread(10, PAGE) == DATA[PAGE : PAGE + 10]
+    file.fsync()
+    file.close()
+    assert store.backend.committed("new") == b"dirty" + DATA[5:]
+    assert store.backend.committed(KEY) == OTHER
+
+
+def test_a_remove_is_over_for_a_file_that_could_not_be_opened_by_its_new_name(make: Make) -> None:
+    """It is cut off: nothing is owed, and no object of the name is opened for it. [2.20]"""
+    store = make(backend=StoreOfNames({KEY: DATA}), retry=ONCE)
+    file = store.open("r+b", read_ahead=0)
+    store.backend.fault("open", OSError(errno.ENETUNREACH, "no"), key="new")
+    with pytest.raises(OSError, match="no"):
+        store.volume.rename(KEY, "new")
+    store.volume.remove("new")
+    with store.volume.open("new", "xb") as other:
+        other.pwrite(OTHER, 0)
+        other.fsync()
+    gone(lambda: file.pread(10, PAGE))
+    file.pwrite(b"dirty", 0)
+    file.fsync()
+    file.close()
+    assert store.backend.committed("new") == OTHER
 
 
 def test_a_remove_waits_for_a_write_that_runs(store: Rig) -> None:
