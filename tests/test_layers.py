@@ -224,7 +224,7 @@ PARTS = {
 
 # Assignments to objects of other classes that have a field of this name, by module.
 NAMESAKES = {
-    "backends.s3": ["upload.failures", "draft.base"],
+    "backends.s3": ["upload.failures"],
     "cli.top": ["model.volume"],
     "engine.file": ["work.volume"],  # a job
     "engine.loop": ["outcome.error"],

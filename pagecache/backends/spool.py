@@ -137,6 +137,10 @@ class Spool:
                 buffer[at : at + len(ZEROS)] = ZEROS[: len(buffer) - at]
             offset += len(buffer)
 
+    def cut(self, size: int) -> None:
+        """Drop the bytes past a size."""
+        self.set_size(min(size, os.fstat(self.fd).st_size))
+
     def set_size(self, size: int) -> None:
         """Set the size: bytes past it are dropped for good."""
         os.ftruncate(self.fd, size)

@@ -7,6 +7,7 @@ import errno
 import random
 import threading
 from collections.abc import Callable
+from concurrent.futures import Future
 from typing import Any
 
 import pytest
@@ -208,7 +209,7 @@ def test_read_beside_a_commit_waits_for_it_and_goes_on(monkeypatch: pytest.Monke
         has_judged.set()
 
     thread = threading.Thread(target=reads)
-    move, read, sleep = Calls.move, Reader.read, BlockingCalls.sleep
+    move, read, wait = Calls.move, Reader.read, BlockingCalls.wait
 
     async def read_slowly(self: Reader, offset: int, buffers: Any) -> int:
         done = await read(self, offset, buffers)
@@ -222,14 +223,14 @@ def test_read_beside_a_commit_waits_for_it_and_goes_on(monkeypatch: pytest.Monke
         goes_on.set()
         assert has_judged.wait(60.0)
 
-    async def waits(self: BlockingCalls, seconds: float) -> None:
+    async def waits(self: BlockingCalls, end: Future[None]) -> None:
         if threading.current_thread() is thread:
             has_judged.set()  # the commit judges the version that it found
-        await sleep(self, seconds)
+        await wait(self, end)
 
     monkeypatch.setattr(Reader, "read", read_slowly)
     monkeypatch.setattr(Calls, "move", moved)
-    monkeypatch.setattr(BlockingCalls, "sleep", waits)
+    monkeypatch.setattr(BlockingCalls, "wait", waits)
     thread.start()
     assert has_read.wait(60.0)
     file.commit()

@@ -10,25 +10,9 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from pagecache import BackendError
+from pagecache.backends.objects.extents import LOST, OLD, ZEROS, Extents, Held, Part, Piece, Source, Staged
 from pagecache.backends.s3.assembly import side_by_side
-from pagecache.backends.s3.plan import (
-    LOST,
-    OLD,
-    ZEROS,
-    Copy,
-    Extents,
-    Held,
-    Join,
-    Part,
-    Piece,
-    Send,
-    Sent,
-    Sizes,
-    Source,
-    Staged,
-    Step,
-    assembly,
-)
+from pagecache.backends.s3.plan import Copy, Join, Send, Sent, Sizes, Step, assembly
 
 UNIT = 8
 SMALL = Sizes(part=UNIT, copied=3 * UNIT, part_most=7 * UNIT + 3, parts=14, direct=6)

@@ -11,7 +11,7 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Iterator
 from dataclasses import fields, replace
 from typing import Any, Literal, Unpack, get_args
 
@@ -19,15 +19,15 @@ from ...config import BY_TIME, with_overrides
 from ...errors import Key
 from ...options import LimitsOverrides
 from ..directory import DirectoryBackend, DirectoryFile
+from ..objects.blocking import BlockingFile
 from ..objects.store import run
 from ..passing import PassingBackend
-from ..protocol import Backend, BackendFile, BackendLimits, ObjectStat
+from ..protocol import Backend, BackendLimits, ObjectStat
 from ..url import without_user
 from .calls import AwaitedCalls, BlockingCalls, beneath, fsspec, name_of
-from .object import ObjectFile
 from .objects import LEFT_AFTER, Objects
 
-__all__ = ["FsspecBackend", "FsspecFile", "backend_from_fsspec_url"]
+__all__ = ["FsspecBackend", "backend_from_fsspec_url"]
 
 Publish = Literal["move", "put"]
 AT_ONCE = frozenset({"s3:", "s3a:"})
@@ -36,52 +36,6 @@ NEAR = frozenset({"memory:"})
 """Protocols of file systems in this process, which need no retries by time."""
 METHODS = ("open", "stat", "remove", "rename", "list", "canonical", "sync", "close")
 OPTIONS = ("limits", "publish", "spool", "check_reads")
-
-
-class FsspecFile(BackendFile):
-    """One object, for threads."""
-
-    def __init__(self, file: ObjectFile) -> None:
-        self._file = file
-
-    def stat(self) -> ObjectStat:
-        return run(self._file.stat())
-
-    def read_into(self, offset: int, buffers: Sequence[memoryview]) -> int:
-        return run(self._file.read_into(offset, buffers))
-
-    def write_from(self, offset: int, buffers: Sequence[memoryview]) -> int:
-        return run(self._file.write_from(offset, buffers))
-
-    def stage(self, offset: int, buffers: Sequence[memoryview]) -> int:
-        """Write like `write_from`: both go to a file of this machine."""
-        return run(self._file.stage(offset, buffers))
-
-    def read_staged(self, offset: int, buffers: Sequence[memoryview]) -> int:
-        """Read bytes of that file."""
-        return run(self._file.read_staged(offset, buffers))
-
-    def truncate(self, size: int) -> None:
-        run(self._file.truncate(size))
-
-    def punch_hole(self, offset: int, length: int) -> None:
-        """Write zeros, at the next commit."""
-        run(self._file.punch_hole(offset, length))
-
-    def commit(self) -> str | None:
-        return run(self._file.commit())
-
-    def rollback(self) -> None:
-        """Forget all writes since the last commit."""
-        run(self._file.rollback())
-
-    def rebase(self, ranges: Iterable[tuple[int, int]]) -> None:
-        """Keep the staged bytes of these ranges, over the version that is stored now."""
-        run(self._file.rebase(ranges))
-
-    def close(self) -> None:
-        """Close open files of the file system, and drop uncommitted bytes."""
-        run(self._file.close())
 
 
 class FsspecBackend(PassingBackend):
@@ -160,8 +114,8 @@ class BlockingObjects(Backend):
             raise AttributeError(name)
         return getattr(self.objects, name)
 
-    def open(self, key: Key, *, create: bool = False, exclusive: bool = False) -> FsspecFile:
-        return FsspecFile(run(self.objects.open(key, create=create, exclusive=exclusive)))
+    def open(self, key: Key, *, create: bool = False, exclusive: bool = False) -> BlockingFile:
+        return BlockingFile(run(self.objects.open(key, create=create, exclusive=exclusive)))
 
     def stat(self, key: Key) -> ObjectStat:
         return run(self.objects.stat(key))

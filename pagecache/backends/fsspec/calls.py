@@ -21,6 +21,7 @@ import ssl
 import threading
 import time
 from collections.abc import Iterator, Sequence
+from concurrent.futures import Future
 from contextlib import contextmanager
 from datetime import datetime
 from typing import Any
@@ -236,6 +237,9 @@ class Calls:
     async def sleep(self, seconds: float) -> None:
         raise NotImplementedError
 
+    async def wait(self, end: Future[None]) -> None:
+        raise NotImplementedError
+
     def reader(self, path: str) -> Reader:
         """Return a reader of ranges of the current object."""
         return Reader(self, path)
@@ -321,6 +325,9 @@ class BlockingCalls(Calls):
     async def sleep(self, seconds: float) -> None:
         time.sleep(seconds)
 
+    async def wait(self, end: Future[None]) -> None:
+        end.result()
+
     def reader(self, path: str) -> Reader:
         own = _has(beneath(self.fs), "cat_file", "_cat_file")
         return Reader(self, path) if own else OpenedReader(self, path)
@@ -345,6 +352,9 @@ class AwaitedCalls(Calls):
 
     async def sleep(self, seconds: float) -> None:
         await asyncio.sleep(seconds)
+
+    async def wait(self, end: Future[None]) -> None:
+        await asyncio.wrap_future(end)
 
     async def rename(self, src: str, dst: str) -> None:
         await self.call("mv_file" if _has(beneath(self.fs), "_mv_file") else "mv", src, dst)

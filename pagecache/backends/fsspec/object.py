@@ -24,336 +24,210 @@ import contextlib
 import errno
 import hashlib
 import io
-import os
 from collections.abc import Iterable, Sequence
-from dataclasses import replace
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 from ...errors import Key
 from ..objects.draft import Draft
-from ..protocol import AsyncBackendFile, ObjectStat
-from ..spool import END, Ranges, Spool, parts_of_buffers
-from .calls import about, tagged
+from ..objects.extents import OLD, ZEROS, Piece, Spooled
+from ..objects.file import ObjectFile
+from ..protocol import ObjectStat
+from ..spool import Spool
+from .calls import Reader, tagged
 from .fetch import fetched
 
 if TYPE_CHECKING:
     from .objects import Objects
 
-__all__ = ["ObjectFile"]
+__all__ = ["FsspecObject"]
 
 STEP = 1 << 20
 TICK = 1.1
 """Seconds: at least the resolution of the coarsest clock of a file system, with a margin."""
 TICKS = 3
-PAUSE = 0.005
 
 
-def _stale(key: Key, what: str) -> OSError:
-    return OSError(errno.ESTALE, what, key)
-
-
-class ObjectFile(AsyncBackendFile):
-    """One object as of its open, and all later writes."""
+class FsspecObject(ObjectFile[ObjectStat]):
+    """One object as of its open, and all later writes. The mark of an attempt is the size and checksum of its bytes."""
 
     def __init__(self, objects: Objects, key: Key, path: str, base: ObjectStat | None) -> None:
+        super().__init__(objects.requests, objects.names, key, path, Draft(objects.requests, base))
         self._objects = objects
         self._calls = objects.calls
-        self._same = objects.requests.same
-        self.key, self.name = key, path
-        self.detached = False  # the name was removed, or belongs to another object
-        self.draft: Draft[ObjectStat] = Draft(objects.requests, base)
-        self._lock = self.draft.lock  # guards all below, too
-        self._attempts: set[tuple[int, bytes]] = set()  # size and checksum of commits whose result is unknown
-        self._reader: Any = None
-        self._begin(committed=False)
-
-    def _begin(self, *, committed: bool) -> None:
-        """Begin with no writes over the base; `committed`: it has the content of earlier ones."""
-        base = self.draft.base
-        reader, self._reader = self._reader, None if base is None else self._calls.reader(self.name)
-        if reader is not None:
-            reader.close()
-        with self._lock:
-            self._size = 0 if base is None else base.size
-            self._spool: Spool | None = None
-            self._spooled = Ranges()
-            self._spooled.add(self._size, END)
-            self._changed = base is None
-            self.draft.publishing = False
-            self._attempts.clear()
-            self._committed = committed
-
-    def _take(self, stored: ObjectStat | None) -> None:
-        """Record the stored version as a commit of all writes."""
-        with self._lock:
-            self.draft.begin(stored)
-            self.draft.rolled_back = False
-            self._begin(committed=True)
-
-    def renamed(self, key: Key, name: str, before: ObjectStat | None, now: ObjectStat | None) -> None:
-        """Record another name of the object, and possibly another version due to that."""
-        with self._lock:
-            self.key, self.name = key, name
-            self.draft.renamed(before, now)
-        if self._reader is not None:
-            self._reader.close()
-            self._reader = self._calls.reader(self.name)
+        self._spooled: Spooled | None = None  # the draft's lock guards this and the next
+        self._reader: tuple[str, ObjectStat, Reader] | None = None
 
     # ---------------------------------------------------------------- reading
 
-    async def stat(self) -> ObjectStat:
-        with self._lock:
-            stored = self.draft.base or ObjectStat(size=0)
-            links = 0 if self.detached else stored.nlink
-            return replace(stored, key=self.key, size=self._size, version=self.draft.version(), nlink=links)
+    def _reader_of(self, name: str, base: ObjectStat) -> Reader:
+        """Return a reader of this version: one that has open files reads no other."""
+        with self.draft.lock:
+            if self._reader is None or self._reader[:2] != (name, base):
+                self._close_reader()
+                self._reader = name, base, self._calls.reader(name)
+            return self._reader[2]
 
-    async def read_into(self, offset: int, buffers: Sequence[memoryview]) -> int:
-        with about(self.key, self._calls.name):
-            while True:
-                with self._lock:
-                    turns, spool, base, reader = self.draft.turns, self._spool, self.draft.base, self._reader
-                    end = min(offset + sum(map(len, buffers)), self._size)
-                    pieces = list(self._spooled.pieces(offset, end)) if offset < end else []
-                done, requested = offset, False
-                for begin, stop, spooled in pieces:
-                    parts = parts_of_buffers(buffers, begin - offset, stop - offset)
-                    if spooled:
-                        self._fill(spool, begin, parts)
-                        done = stop
-                        continue
-                    requested = True
-                    try:
-                        done = begin + await reader.read(begin, parts)
-                    except FileNotFoundError:
-                        done = begin
-                    if done < stop:
-                        break
-                if not requested or await self._still(base, turns, short=bool(pieces) and done < end):
-                    with self._lock:
-                        if turns == self.draft.turns:
-                            return done - offset
+    def _close_reader(self) -> None:
+        if self._reader is not None:
+            self._reader[2].close()
+            self._reader = None
 
-    def _fill(self, spool: Spool | None, begin: int, parts: Sequence[memoryview]) -> None:
-        if spool is not None:
-            spool.fill(begin, parts)
-        else:
-            for part in parts:  # past the stored end, and never written: a truncate extended the object
-                part[:] = bytes(len(part))
+    async def _get(self, name: str, offset: int, buffers: Sequence[memoryview], base: ObjectStat) -> int:
+        try:
+            return await self._reader_of(name, base).read(offset, buffers)
+        except FileNotFoundError:
+            return 0
 
-    async def _still(self, base: ObjectStat | None, turns: int, short: bool) -> bool:
-        """Return whether the bytes read are of the version that this file stays with. False: read them again.
-
-        Raises:
-            OSError: ESTALE: that version no longer exists.
-        """
-        if not (self._objects.check_reads or short):
-            return True
-        stored = await self._calls.found(self.name)
-        if self._same(stored, base):
-            return True
-        while self.draft.publishing:  # the other version may be this file's commit
-            await self._calls.sleep(PAUSE)
-        if turns == self.draft.turns:
-            raise _stale(self.key, f"{self._calls.name} another version is stored than the one that was opened")
-        return False
-
-    # ---------------------------------------------------------------- writing
-
-    def _writable_spool(self) -> Spool:
-        """Return the spool for writes. The lock is held."""
-        if self._objects.why_read_only:
-            raise io.UnsupportedOperation(errno.ENOTSUP, self._objects.why_read_only)
-        if self._spool is None:
-            self._spool = Spool(self._objects.spool)
-        self._changed, self.draft.rolled_back = True, False
-        return self._spool
-
-    async def write_from(self, offset: int, buffers: Sequence[memoryview]) -> int:
-        with self._lock:
-            spool = self._writable_spool()
-        done = spool.write(offset, buffers)
-        with self._lock:
-            self._spooled.add(offset, offset + done)
-            self._size = max(self._size, offset + done)
-        return done
-
-    async def stage(self, offset: int, buffers: Sequence[memoryview]) -> int:
-        return await self.write_from(offset, buffers)
+    async def _check_read(self, pieces: Sequence[Piece], done: int, name: str, base: ObjectStat | None) -> None:
+        short = done < sum(piece.end - piece.begin for piece in pieces)
+        if not any(piece.source == OLD for piece in pieces) or not (self._objects.check_reads or short):
+            return
+        if not self._store.same(await self._calls.found(name), base):
+            raise OSError(errno.ESTALE, f"{self._calls.name} another version is stored")
 
     async def read_staged(self, offset: int, buffers: Sequence[memoryview]) -> int:
         """Read staged bytes. Bytes that a concurrent commit took are read from the object; rolled-back bytes are gone.
         An earlier caller retries, with the state after that.
         """
-        with self._lock:
-            spool, committed, rolled_back = self._spool, self._committed, self.draft.rolled_back
-            end = min(offset + sum(map(len, buffers)), self._size)
-            piece = next(self._spooled.pieces(offset, end), None) if offset < end else None
-        if spool is not None and piece is not None and piece[2]:
-            spool.fill(offset, parts_of_buffers(buffers, 0, piece[1] - offset))
-            return piece[1] - offset
-        if rolled_back:
-            return 0
-        if not committed:
-            raise FileNotFoundError(errno.ENOENT, "nothing is staged there", self.key)
-        return await self.read_into(offset, buffers)
+        try:
+            return await super().read_staged(offset, buffers)
+        except FileNotFoundError:
+            if not self.draft.committed:
+                raise
+            return await self.read_into(offset, buffers)
+
+    # ---------------------------------------------------------------- writing
+
+    def _writable(self) -> Spooled:
+        """Return the spool for writes."""
+        if self._objects.why_read_only:
+            raise io.UnsupportedOperation(errno.ENOTSUP, self._objects.why_read_only)
+        with self.draft.lock:
+            if self._spooled is None:
+                self._spooled = Spooled(Spool(self._objects.spool))
+            return self._spooled
+
+    async def write_from(self, offset: int, buffers: Sequence[memoryview]) -> int:
+        source = self._writable()
+        done = source.spool.write(offset, buffers)
+        self.draft.put(offset, offset + done, source, offset)
+        return done
+
+    async def stage(self, offset: int, buffers: Sequence[memoryview]) -> int:
+        return await self.write_from(offset, buffers)
 
     async def truncate(self, size: int) -> None:
-        with self._lock:
-            spool = self._writable_spool()
-            if size < self._size:
-                spool.set_size(min(size, os.fstat(spool.fd).st_size))
-                self._spooled.add(size, END)
-            self._size = size
-            self.draft.turns += 1
+        spool = self._writable().spool
+        with self.draft.lock:
+            spool.cut(size)
+            self.draft.cut(size)
 
     async def punch_hole(self, offset: int, length: int) -> None:
-        with self._lock:
-            spool, end = self._writable_spool(), min(offset + length, self._size)
+        spool, end = self._writable().spool, min(offset + length, self.draft.extents.size)
         if offset < end:
             spool.zero(offset, end)
-            with self._lock:
-                self._spooled.add(offset, end)
+            self.draft.punch(offset, end)
 
     async def rollback(self) -> None:
         """Forget all writes since the last commit, which may be one whose answer was lost."""
-        base = self.draft.base
-        with about(self.key, self._calls.name):
-            stored = await self._calls.found(self.name) if self._attempts else None
-            if stored is not None and await self._sum_of(stored) in self._attempts:
-                base = stored
-        self.draft.go_back(base)
-        self._begin(committed=False)
+        await super().rollback()
+        self._spooled = None
 
     async def rebase(self, ranges: Iterable[tuple[int, int]]) -> None:
-        """Lay the staged bytes of these ranges, [begin, end), over the current stored version, and forget all other
-        writes since the last commit.
-
-        Raises:
-            FileNotFoundError: not all of them are staged. Nothing has changed.
-        """
-        with about(self.key, self._calls.name):
-            stored = await self._calls.found(self.name)
-        with self._lock:
-            spool, kept, size = self._spool, Ranges(), 0 if stored is None else stored.size
-            for begin, end in ranges:
-                if end > self._size or any(not held for _, _, held in self._spooled.pieces(begin, end)):
-                    raise FileNotFoundError(errno.ENOENT, f"not all of [{begin}, {end}) is staged", self.key)
-                kept.add(begin, end)
-            if spool is not None:
-                for begin, end, held in list(kept.pieces(size, self._size)):
-                    if not held:
-                        spool.zero(begin, end)  # behind the stored version: a later write may be behind it
-            self.draft.begin(stored)
-            self._begin(committed=False)
-            for begin, end, held in kept.pieces(0, END):
-                if held:
-                    self._spooled.add(begin, end)
-                    self._size, self._changed = max(self._size, end), True
-            self._spool, self.draft.rolled_back = spool, False
+        await super().rebase(ranges)
+        if self._spooled is not None:  # a commit stores all of it, and a later write may lie behind
+            spool, extents = self._spooled.spool, self.draft.extents
+            spool.cut(extents.size)
+            for piece in extents:
+                if piece.source == ZEROS:
+                    spool.zero(piece.begin, piece.end)
 
     async def close(self) -> None:
-        self._objects.names.leave(self)
-        if self._reader is not None:
-            self._reader.close()
-        with self._lock:
-            self._spool = None
+        await super().close()
+        with self.draft.lock:
+            self._close_reader()
+            self._spooled = None
 
     # ---------------------------------------------------------------- commit
 
-    async def commit(self) -> str | None:
-        with about(self.key, self._calls.name):
-            if self._changed:
-                await self._objects.names.settle(self.name)
-            if self._changed and not self.detached:
-                await self._commit()
-        return self.draft.version()
+    async def _publish(self) -> ObjectStat:
+        await self._check_over()
+        source = self._writable()
+        await self._complete(source)
+        for _ in range(TICKS):
+            stored = await self._replace(source.spool)
+            known = self.draft.version()
+            if known is None or stored.version != known or tagged(stored):
+                break
+            await self._calls.sleep(TICK)  # the clock of versions has not advanced
+        self._spooled = None
+        return stored
 
-    async def _commit(self) -> None:
-        stored = await self._calls.found(self.name)
-        if not self.draft.replaces(stored):
-            theirs = None if stored is None else await self._sum_of(stored)
-            if theirs not in self._attempts:
-                raise self._conflict(stored)
-            if theirs == self._sum():
-                self._take(stored)
-                return
-            with self._lock:  # later writes go over it
-                self.draft.begin(stored)
-                self._reader = self._reader or self._calls.reader(self.name)
-        with self._lock:
-            spool = self._writable_spool()
-        await self._complete(spool)
-        try:
-            for _ in range(TICKS):
-                await self._publish(spool)
-                stored = await self._calls.found(self.name)
-                if stored is None or stored.size != self._size:
-                    raise OSError(errno.EIO, f"{self._calls.name} {stored} is stored, of {self._size} bytes", self.key)
-                known = None if self.draft.over is None else self.draft.over.version
-                if known is None or stored.version != known or tagged(stored):
-                    break
-                await self._calls.sleep(TICK)  # the clock of versions has not advanced
-            self._take(stored)
-        except BaseException:
-            if self.draft.publishing:
-                self._attempts.add(self._sum())
-            raise
-        finally:
-            self.draft.publishing = False
+    async def _settle_attempts(self) -> None:
+        await super()._settle_attempts()
+        if not self.draft.changed:
+            self._spooled = None
+        elif self._spooled is not None:  # it has all bytes of the attempts
+            self.draft.fetched(self._spooled)
 
-    async def _complete(self, spool: Spool) -> None:
+    async def _complete(self, source: Spooled) -> None:
         """Complete the spool."""
-        missing = [(begin, end) for begin, end, held in self._spooled.pieces(0, self._size) if not held]
-        if not missing:
+        missing = [(piece.begin, piece.end) for piece in self.draft.extents if piece.source == OLD]
+        base, objects = self.draft.base, self._objects
+        if not missing or base is None:
             return
-        objects = self._objects
-        most = objects.limits.max_inflight
-        if not await fetched(self._calls, self._reader, spool, missing, objects.step, most):
-            raise self._conflict(await self._calls.found(self.name))
-        stored = await self._calls.found(self.name)
-        if not self.draft.replaces(stored):
-            raise self._conflict(stored)
-        with self._lock:
-            self._spooled.add(0, END)
+        reader = self._reader_of(self.name, base)
+        if not await fetched(self._calls, reader, source.spool, missing, objects.step, objects.limits.max_inflight):
+            raise self._conflict(await self._stored())
+        await self._check_over()
+        self.draft.fetched(source)
 
-    async def _publish(self, spool: Spool) -> None:
-        objects, calls = self._objects, self._calls
-        if objects.publish == "put":
-            self.draft.publishing = True
-            await self._store(spool, self.name, calls.fs._parent(self.name))
-            return
-        temporary = await objects.temporary(self.name)
+    async def _replace(self, spool: Spool) -> ObjectStat:
+        """Replace the stored object by the spool; return its version."""
+        calls, size, temporary = self._calls, self.draft.extents.size, None
+        if self._objects.publish == "move":
+            temporary = await self._objects.temporary(self.name)
+        sent = False
         try:
-            await self._store(spool, temporary, calls.fs._parent(temporary))
-            stored = await self._calls.found(self.name)
-            if not self.draft.replaces(stored):
-                raise self._conflict(stored)
-            self.draft.publishing = True
-            await calls.move(temporary, self.name)
+            if temporary is not None:
+                await self._put(spool, temporary)
+                await self._check_over()
+            sent = True
+            self.draft.publish()
+            await (self._put(spool, self.name) if temporary is None else calls.move(temporary, self.name))
+            temporary = None
+            stored = await calls.found(self.name)
+            if stored is None or stored.size != size:
+                raise OSError(errno.EIO, f"{calls.name} {stored} is stored, of {size} bytes", self.key)
+            return stored
         except BaseException:
-            with contextlib.suppress(Exception):
-                await calls.remove(temporary)
+            if sent:
+                self.draft.attempted(self._sum(spool))
+            if temporary is not None:
+                with contextlib.suppress(Exception):
+                    await calls.remove(temporary)
             raise
 
-    async def _store(self, spool: Spool, path: str, directory: str) -> None:
+    async def _put(self, spool: Spool, path: str) -> None:
+        calls, size = self._calls, self.draft.extents.size
         try:
-            await self._calls.store(spool, self._size, path)
+            await calls.store(spool, size, path)
         except FileNotFoundError:
-            await self._calls.make_directories(directory)
-            await self._calls.store(spool, self._size, path)
+            await calls.make_directories(calls.fs._parent(path))
+            await calls.store(spool, size, path)
 
-    def _sum(self) -> tuple[int, bytes]:
-        """Return size and checksum of the spool, which is complete after the first attempt of a commit."""
-        total, room = hashlib.blake2b(), memoryview(bytearray(STEP))
-        for at in range(0, self._size, STEP):
-            part = room[: self._size - at]
-            self._fill(self._spool, at, [part])
+    def _sum(self, spool: Spool) -> tuple[int, bytes]:
+        """Return size and checksum of the complete spool."""
+        total, room, size = hashlib.blake2b(), memoryview(bytearray(STEP)), self.draft.extents.size
+        for at in range(0, size, STEP):
+            part = room[: size - at]
+            spool.fill(at, [part])
             total.update(part)
-        return self._size, total.digest()
+        return size, total.digest()
 
-    async def _sum_of(self, stored: ObjectStat) -> tuple[int, bytes] | None:
+    async def _mark_of(self, stored: ObjectStat) -> tuple[int, bytes] | None:
         """Return size and checksum of the stored object, if it may be this file's commit; None: it is not."""
-        if stored.size not in {size for size, _ in self._attempts}:
+        if stored.size not in {attempt.size for attempt in self.draft.attempts.values()}:
             return None
         total, room, at = hashlib.blake2b(), memoryview(bytearray(STEP)), 0
         reader = self._calls.reader(self.name)
@@ -363,9 +237,4 @@ class ObjectFile(AsyncBackendFile):
                 at += done
         finally:
             reader.close()
-        return (at, total.digest()) if self._same(await self._calls.found(self.name), stored) else None
-
-    def _conflict(self, stored: ObjectStat | None) -> OSError:
-        found = "no object" if stored is None else f"version {stored.version}"
-        ours = "none" if self.draft.over is None else f"version {self.draft.over.version}"
-        return _stale(self.key, f"{self._calls.name} {found} is stored where {ours} was opened")
+        return (at, total.digest()) if self._store.same(await self._calls.found(self.name), stored) else None

@@ -22,7 +22,7 @@ from ...errors import Key
 from ..objects.names import Names, missing
 from ..protocol import AsyncBackend, BackendLimits, ObjectStat
 from .calls import Calls, Unranged, about, lacks, stat_of
-from .object import ObjectFile
+from .object import FsspecObject
 from .requests import Requests
 
 __all__ = ["LEFT_AFTER", "STAGE", "Objects"]
@@ -95,7 +95,7 @@ class Objects(AsyncBackend):
 
     # ---------------------------------------------------------------- objects by name
 
-    async def open(self, key: Key, *, create: bool = False, exclusive: bool = False) -> ObjectFile:
+    async def open(self, key: Key, *, create: bool = False, exclusive: bool = False) -> FsspecObject:
         path = self.path_of(key)
         if create:
             self._allow()
@@ -107,7 +107,7 @@ class Objects(AsyncBackend):
                 raise FileExistsError(errno.EEXIST, os.strerror(errno.EEXIST), key)
             if base is not None and base.size > 1:
                 await self._try_ranges(path)
-        file = ObjectFile(self, key, path, base)
+        file = FsspecObject(self, key, path, base)
         self.names.add(file)
         return file
 

@@ -5,6 +5,7 @@ from __future__ import annotations
 import errno
 import io
 import os
+from concurrent.futures import Future
 from contextlib import AbstractContextManager
 
 from ...errors import Key
@@ -42,6 +43,12 @@ class Requests:
 
     async def delete(self, name: str) -> None:
         await self._calls.remove(name)
+
+    async def wait(self, end: Future[None]) -> None:
+        await self._calls.wait(end)
+
+    def status(self, version: ObjectStat) -> ObjectStat:
+        return version
 
     def same(self, one: ObjectStat | None, other: ObjectStat | None) -> bool:
         if one is None or other is None:

@@ -1,7 +1,10 @@
 """Stores of whole objects: objects become visible by a commit, which replaces one version by another.
 
     names.py      open files by name; removes and renames
-    draft.py      the versions of one open object
+    file.py       one open object, and its commit
+    draft.py      the state of its next version
+    extents.py    the sources of the bytes of that version
+    blocking.py   an open object for threads
     store.py      the requests that both need, implemented by each kind of store
 
 Everything that makes requests is a coroutine, for blocking and asynchronous stores. Those of a blocking store never
@@ -11,7 +14,8 @@ suspend, so `run` carries them out on the calling thread.
 from __future__ import annotations
 
 from .draft import Draft
-from .names import Names, OpenObject
+from .file import ObjectFile
+from .names import Names
 from .store import Store, run
 
-__all__ = ["Draft", "Names", "OpenObject", "Store", "run"]
+__all__ = ["Draft", "Names", "ObjectFile", "Store", "run"]

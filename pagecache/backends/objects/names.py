@@ -21,13 +21,15 @@ import threading
 import weakref
 from collections.abc import Coroutine
 from dataclasses import dataclass, field
-from typing import Any, Generic, Protocol
+from typing import TYPE_CHECKING, Any, Generic
 
 from ...errors import Key
-from .draft import Draft
 from .store import Store, V
 
-__all__ = ["Names", "OpenObject", "exists", "missing"]
+if TYPE_CHECKING:
+    from .file import ObjectFile
+
+__all__ = ["Names", "exists", "missing"]
 
 UNSETTLED_MAX = 1 << 10
 """Limit of changes with a lost answer whose result is not known yet."""
@@ -39,27 +41,6 @@ def missing(key: Key) -> OSError:
 
 def exists(key: Key) -> OSError:
     return FileExistsError(errno.EEXIST, os.strerror(errno.EEXIST), key)
-
-
-class OpenObject(Protocol[V]):
-    """An open file.
-
-    Attributes:
-        name: of the store.
-        detached: the name was removed, or belongs to another object.
-        draft: its versions.
-    """
-
-    name: str
-    detached: bool
-
-    @property
-    def draft(self) -> Draft[V]: ...
-
-    def renamed(self, key: Key, name: str, before: V | None, now: V | None) -> None:
-        """Record another name; the versions are those of `Draft.renamed`."""
-
-    def close(self) -> Any: ...
 
 
 @dataclass(eq=False, slots=True)
@@ -79,11 +60,11 @@ class _Change(Generic[V]):
 
     old: str
     stored: V
-    files: list[OpenObject[V]]
+    files: list[ObjectFile[V]]
     dst: Key = None
     new: str | None = None
     there: V | None = None
-    replaced: list[OpenObject[V]] = field(default_factory=list)
+    replaced: list[ObjectFile[V]] = field(default_factory=list)
     now: V | None = None
     done: bool = False
 
@@ -96,7 +77,7 @@ class _Change(Generic[V]):
         self.done = True
 
 
-def _detach(files: list[OpenObject[V]]) -> None:
+def _detach(files: list[ObjectFile[V]]) -> None:
     """Take the name from open files."""
     for file in files:
         file.detached = True
@@ -108,21 +89,21 @@ class Names(Generic[V]):
     def __init__(self, store: Store[V]) -> None:
         self._store = store
         self._lock = threading.Lock()  # guards the fields below
-        self._files: weakref.WeakSet[OpenObject[V]] = weakref.WeakSet()
+        self._files: weakref.WeakSet[ObjectFile[V]] = weakref.WeakSet()
         self._unsettled: dict[str, _Change[V]] = {}  # by the old name, while the result is unknown
 
     # ---------------------------------------------------------------- open files
 
-    def add(self, file: OpenObject[V]) -> None:
+    def add(self, file: ObjectFile[V]) -> None:
         with self._lock:
             self._files.add(file)
 
-    def leave(self, file: OpenObject[V]) -> None:
+    def leave(self, file: ObjectFile[V]) -> None:
         """Forget a file that was closed."""
         with self._lock:
             self._files.discard(file)
 
-    def files(self, name: str | None = None) -> list[OpenObject[V]]:
+    def files(self, name: str | None = None) -> list[ObjectFile[V]]:
         """Return the open files of a name; None: all."""
         with self._lock:
             return [file for file in self._files if name is None or (not file.detached and file.name == name)]

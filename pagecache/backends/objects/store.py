@@ -3,10 +3,12 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Coroutine
+from concurrent.futures import Future
 from contextlib import AbstractContextManager
 from typing import Any, Protocol, TypeVar
 
 from ...errors import Key
+from ..protocol import ObjectStat
 
 __all__ = ["Store", "Version", "run"]
 
@@ -47,6 +49,12 @@ class Store(Protocol[V]):
 
     async def delete(self, name: str) -> None:
         """Remove an object."""
+
+    async def wait(self, end: Future[None]) -> None:
+        """Wait for the end of a request by another call."""
+
+    def status(self, version: V) -> ObjectStat:
+        """Return what is known of a version."""
 
     def same(self, one: V | None, other: V | None) -> bool:
         """Return whether both are one version, as far as they can be compared; None: no object."""

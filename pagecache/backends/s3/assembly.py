@@ -17,10 +17,11 @@ from collections.abc import Callable, Iterable, Sequence
 from dataclasses import replace
 from typing import TYPE_CHECKING, Any, Literal, TypeVar
 
+from ..objects.extents import ZEROS, Held, Old, Part, Piece, Staged, Zeros
 from ..spool import revoke, revoked
 from .calls import Upload
 from .errors import ServerError, passing
-from .plan import ZEROS, Copy, Held, Join, Old, Part, Piece, Send, Sent, Staged, Step, Zeros, assembly
+from .plan import Copy, Join, Send, Sent, Step, assembly
 
 if TYPE_CHECKING:
     from .backend import S3Backend
@@ -68,19 +69,6 @@ class Assembler:
         if not (self._honours.put if of == "put" else self._honours.complete):
             return {}
         return {"IfNoneMatch": "*"} if self._over is None else {"IfMatch": self._over.etag}
-
-    def check_base(self) -> None:
-        """Compare the stored version with the one to be replaced, if the server does not.
-
-        Raises:
-            OSError: ESTALE: it is another version.
-        """
-        if self._honours.everything:
-            return
-        stored = self._bucket.head(self._name)
-        if not self._backend.requests.same(stored, self._over):
-            found = "no object" if stored is None else f"version {stored.version}"
-            raise OSError(errno.ESTALE, f"{found} is stored where another was opened", self._name)
 
     # ---------------------------------------------------------------- as one request
 

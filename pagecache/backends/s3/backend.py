@@ -38,7 +38,7 @@ from ..protocol import Backend, BackendLimits, ObjectStat
 from ..url import without_user
 from .calls import Bucket, Stored
 from .conditions import Conditions, tried
-from .object import S3File
+from .object import S3File, S3Object
 from .plan import Sizes
 from .requests import Requests, about
 from .session import PRIVATE, Session
@@ -178,9 +178,9 @@ class S3Backend(Backend):
             raise missing(key)
         if base is not None and create and exclusive:
             raise exists(key)
-        file = S3File(self, key, name, base)
+        file = S3Object(self, key, name, base)
         self.names.add(file)
-        return file
+        return S3File(file)
 
     def stat(self, key: Key) -> ObjectStat:
         name = self._name(key)
@@ -214,7 +214,7 @@ class S3Backend(Backend):
     def close(self) -> None:
         """Delete and abort everything pending; close connections."""
         for file in self.names.files():
-            file.close()
+            run(file.close())
         self.session.close()
         self.bucket.close()
 

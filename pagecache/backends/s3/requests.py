@@ -3,10 +3,12 @@
 from __future__ import annotations
 
 from collections.abc import Iterator
+from concurrent.futures import Future
 from contextlib import AbstractContextManager, contextmanager
 from typing import TYPE_CHECKING
 
 from ...errors import Key
+from ..protocol import ObjectStat
 from .assembly import side_by_side
 from .calls import Bucket, Stored
 from .errors import unclear
@@ -77,6 +79,12 @@ class Requests:
 
     async def delete(self, name: str) -> None:
         self._bucket.delete(name)
+
+    async def wait(self, end: Future[None]) -> None:
+        end.result()
+
+    def status(self, version: Stored) -> ObjectStat:
+        return version.status()
 
     def same(self, one: Stored | None, other: Stored | None) -> bool:
         if one is None or other is None:

@@ -1,0 +1,58 @@
+"""An open object of a blocking store, for threads."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Sequence
+from typing import Any
+
+from ..protocol import BackendFile, ObjectStat
+from .file import ObjectFile
+from .store import run
+
+__all__ = ["BlockingFile"]
+
+
+class BlockingFile(BackendFile):
+    """One object. Its calls are carried out on the calling thread."""
+
+    def __init__(self, file: ObjectFile[Any]) -> None:
+        self._file = file
+
+    def stat(self) -> ObjectStat:
+        return run(self._file.stat())
+
+    def read_into(self, offset: int, buffers: Sequence[memoryview]) -> int:
+        return run(self._file.read_into(offset, buffers))
+
+    def write_from(self, offset: int, buffers: Sequence[memoryview]) -> int:
+        return run(self._file.write_from(offset, buffers))
+
+    def stage(self, offset: int, buffers: Sequence[memoryview]) -> int:
+        """Store bytes that stay readable until the commit."""
+        return run(self._file.stage(offset, buffers))
+
+    def read_staged(self, offset: int, buffers: Sequence[memoryview]) -> int:
+        """Read those bytes."""
+        return run(self._file.read_staged(offset, buffers))
+
+    def truncate(self, size: int) -> None:
+        run(self._file.truncate(size))
+
+    def punch_hole(self, offset: int, length: int) -> None:
+        """Write zeros, at the next commit."""
+        run(self._file.punch_hole(offset, length))
+
+    def commit(self) -> str | None:
+        return run(self._file.commit())
+
+    def rollback(self) -> None:
+        """Forget all writes since the last commit."""
+        run(self._file.rollback())
+
+    def rebase(self, ranges: Iterable[tuple[int, int]]) -> None:
+        """Keep the staged bytes of these ranges, over the version that is stored now."""
+        run(self._file.rebase(ranges))
+
+    def close(self) -> None:
+        """Drop uncommitted bytes."""
+        run(self._file.close())

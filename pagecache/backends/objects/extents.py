@@ -1,0 +1,232 @@
+"""The sources of the bytes of an object's next version.
+
+    offset    0          8 MiB      16 MiB     24 MiB       25 MiB
+    extents   | old                 | part     | old | held |          size = 25 MiB
+
+    Old       the version that was opened, at an equal offset
+    Zeros     nothing was ever written there
+    Spooled   a file of this machine
+    Staged    a private object of the store, complete and readable
+    Part      sent already, to an open upload; cannot be read
+    Held      in memory, at most a unit
+    Lost      acknowledged, and no longer available: the cache must send it again
+
+A change concerns the bytes of its range only.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from dataclasses import dataclass, field, replace
+from typing import Any, TypeAlias
+
+from sortedcontainers import SortedDict
+
+from ..spool import END, Ranges, Spool
+
+__all__ = [
+    "LOST",
+    "OLD",
+    "ZEROS",
+    "Extents",
+    "Held",
+    "Lost",
+    "Old",
+    "Part",
+    "Piece",
+    "Source",
+    "Spooled",
+    "Staged",
+    "Zeros",
+]
+
+
+@dataclass(frozen=True, slots=True)
+class Old:
+    """The version that was opened."""
+
+
+@dataclass(frozen=True, slots=True)
+class Zeros:
+    """Bytes that were never written."""
+
+
+@dataclass(frozen=True, slots=True)
+class Lost:
+    """Acknowledged bytes that only the cache still has."""
+
+
+@dataclass(frozen=True, slots=True)
+class Part:
+    """A part of an upload, which can neither be read nor cut."""
+
+    upload: str
+    number: int
+    etag: str
+
+
+@dataclass(frozen=True, slots=True)
+class Staged:
+    """A private object."""
+
+    name: str
+
+
+@dataclass(frozen=True, slots=True, eq=False)
+class Held:
+    """Memory of the backend."""
+
+    data: bytes = field(repr=False)
+
+
+@dataclass(frozen=True, slots=True, eq=False)
+class Spooled:
+    """A file of this machine, with the bytes at their own offsets."""
+
+    spool: Spool
+
+
+Source: TypeAlias = Old | Zeros | Lost | Part | Staged | Held | Spooled
+OLD, ZEROS, LOST = Old(), Zeros(), Lost()
+
+
+@dataclass(frozen=True, slots=True)
+class Piece:
+    """A range [begin, end) of the next version, which is in `source` from `at` on."""
+
+    begin: int
+    end: int
+    source: Source
+    at: int
+
+    def within(self, begin: int, end: int) -> Piece:
+        """Return the part of the piece in [begin, end)."""
+        low, high = max(begin, self.begin), min(end, self.end)
+        if (low, high) == (self.begin, self.end):
+            return self
+        source = LOST if isinstance(self.source, Part) else self.source
+        return Piece(low, high, source, self.at + low - self.begin)
+
+
+class Extents:
+    """The sources of the bytes [0, size). Not thread-safe. A change costs O(log n) for each piece that it replaces.
+
+    Args:
+        size: bytes, all of them of the opened version.
+    """
+
+    def __init__(self, size: int = 0) -> None:
+        self._pieces: Any = SortedDict()  # begin: piece; they cover [0, size)
+        self._gone = Ranges()  # ranges in which the opened version is gone, whatever becomes of later writes
+        self._gone.add(size, END)
+        self.size = size
+        if size:
+            self._pieces[0] = Piece(0, size, OLD, 0)
+
+    def copy(self) -> Extents:
+        made = Extents()
+        made._pieces, made._gone, made.size = self._pieces.copy(), self._gone.copy(), self.size
+        return made
+
+    def __iter__(self) -> Iterator[Piece]:
+        return iter(list(self._pieces.values()))
+
+    def pieces(self, begin: int, end: int) -> list[Piece]:
+        """Return the pieces of [begin, end), cut at the size; a part that is cut is lost."""
+        return [piece.within(begin, end) for piece in self._touched(begin, end)]
+
+    def put(self, begin: int, end: int, source: Source, at: int = 0) -> list[Source]:
+        """Set the source of [begin, end), from `at` on; a gap before it is zeros. Return the replaced sources."""
+        if begin >= end:
+            return []
+        if begin > self.size:
+            self._join(self.size, begin, ZEROS, 0)
+        replaced = self._clear(begin, end)
+        self._join(begin, end, source, at)
+        self.size = max(self.size, end)
+        return replaced
+
+    def cut(self, size: int) -> list[Source]:
+        """Set the size: extend by zeros, or cut. Return the dropped sources."""
+        replaced = self._clear(size, self.size) if size < self.size else []
+        if size > self.size:
+            self._join(self.size, size, ZEROS, 0)
+        self._gone.add(min(self.size, size), END)
+        self.size = size
+        return replaced
+
+    def punch(self, begin: int, end: int) -> None:
+        """Zero [begin, end), as far as bytes exist. Bytes of a cut part outside of it are lost."""
+        end = min(end, self.size)
+        if begin < end:
+            self.put(begin, end, ZEROS)
+            self._gone.add(begin, end)
+
+    def older(self, piece: Piece) -> list[Piece]:
+        """Return the readable pieces of a piece: for parts and lost bytes, the earlier bytes."""
+        if not isinstance(piece.source, Part | Lost):
+            return [piece]
+        spans = self._gone.pieces(piece.begin, piece.end)
+        return [Piece(begin, end, ZEROS, 0) if gone else Piece(begin, end, OLD, begin) for begin, end, gone in spans]
+
+    def forget(self) -> bool:
+        """Replace lost bytes by the earlier ones. Return whether there were any."""
+        lost = [piece for piece in self._pieces.values() if piece.source == LOST]
+        for piece in lost:
+            for older in self.older(piece):
+                self.put(older.begin, older.end, older.source, older.at)
+        return bool(lost)
+
+    def lose(self, upload: str | None = None) -> None:
+        """Record that the parts of this upload, or of all, are lost."""
+        for begin, piece in self._pieces.items():
+            if isinstance(piece.source, Part) and upload in (None, piece.source.upload):
+                self._pieces[begin] = replace(piece, source=LOST, at=0)
+
+    def sources(self) -> set[Source]:
+        return {piece.source for piece in self._pieces.values()}
+
+    def is_old(self) -> bool:
+        """Return whether nothing was written, and no zeros were added."""
+        return all(piece.source == OLD for piece in self._pieces.values())
+
+    def _clear(self, begin: int, end: int) -> list[Source]:
+        touched = self._touched(begin, end)
+        for piece in touched:
+            del self._pieces[piece.begin]
+            for low, high in ((piece.begin, min(begin, piece.end)), (max(end, piece.begin), piece.end)):
+                if low < high:
+                    self._pieces[low] = piece.within(low, high)
+        return [piece.source for piece in touched]
+
+    def _touched(self, begin: int, end: int) -> list[Piece]:
+        found = []
+        for index in range(max(self._pieces.bisect_right(begin) - 1, 0), len(self._pieces)):
+            piece = self._pieces.peekitem(index)[1]
+            if piece.begin >= end:
+                break
+            if piece.end > begin:
+                found.append(piece)
+        return found
+
+    def _join(self, begin: int, end: int, source: Source, at: int) -> None:
+        """Add a piece to a free range, merged with a neighbour that continues its source."""
+        if isinstance(source, Zeros | Lost):
+            at = 0
+        before = self._pieces.bisect_left(begin) - 1
+        if before >= 0:
+            left = self._pieces.peekitem(before)[1]
+            if left.end == begin and _goes_on(left, source, at):
+                del self._pieces[left.begin]
+                begin, at = left.begin, left.at
+        right = self._pieces.get(end)
+        if right is not None and _goes_on(Piece(begin, end, source, at), right.source, right.at):
+            del self._pieces[end]
+            end = right.end
+        self._pieces[begin] = Piece(begin, end, source, at)
+
+
+def _goes_on(piece: Piece, source: Source, at: int) -> bool:
+    if isinstance(source, Part | Held) or piece.source != source:
+        return False
+    return isinstance(source, Zeros | Lost) or piece.at + piece.end - piece.begin == at

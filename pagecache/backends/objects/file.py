@@ -1,0 +1,246 @@
+"""An open object of a store of whole objects: the opened version, later changes, and the commit of both.
+
+An open file stays with the version that it was opened with. Written-back bytes lie over it (`draft.py`), and a commit
+replaces it by one publishing request. Failures before that request change nothing. If its reply is lost, the mark of
+the stored object decides; until it can be read, the commit may have happened, and the draft has both states. The next
+commit asks first.
+
+Requests are made without a lock: the protocol separates commit, truncate, rollback and write-back, and reads check
+afterwards whether their version is still current (`Draft.turns`).
+"""
+
+from __future__ import annotations
+
+import errno
+from abc import abstractmethod
+from collections.abc import Hashable, Iterable, Sequence
+from dataclasses import replace
+from typing import TYPE_CHECKING, Generic
+
+from ...errors import Key
+from ..protocol import AsyncBackendFile, ObjectStat
+from ..spool import parts_of_buffers, revoked
+from .draft import Draft
+from .extents import Held, Old, Piece, Spooled, Staged
+from .store import Store, V
+
+if TYPE_CHECKING:
+    from .names import Names
+
+__all__ = ["ObjectFile"]
+
+
+class ObjectFile(AsyncBackendFile, Generic[V]):
+    """One object.
+
+    Attributes:
+        name: of the store.
+        detached: the name was removed, or belongs to another object.
+        draft: the next version.
+    """
+
+    def __init__(self, store: Store[V], names: Names[V], key: Key, name: str, draft: Draft[V]) -> None:
+        self._store, self._names = store, names
+        self.key, self.name = key, name
+        self.detached = False
+        self.draft = draft
+
+    # ---------------------------------------------------------------- of each store
+
+    @abstractmethod
+    async def _get(self, name: str, offset: int, buffers: Sequence[memoryview], base: V) -> int:
+        """Fill buffers with bytes of the base; return their number. ESTALE, ENOENT, ERANGE: it no longer exists."""
+
+    async def _check_read(self, pieces: Sequence[Piece], done: int, name: str, base: V | None) -> None:
+        """Check that the bytes read are of the base, if `_get` does not.
+
+        Raises:
+            OSError: ESTALE: another version is stored.
+        """
+
+    @abstractmethod
+    async def _publish(self) -> V:
+        """Publish the next version, and return it. `Draft.publish` precedes the publishing request."""
+
+    async def _stored(self) -> V | None:
+        """Return the stored version."""
+        return await self._store.head(self.name)
+
+    @abstractmethod
+    async def _mark_of(self, stored: V) -> Hashable:
+        """Return the mark of a stored version."""
+
+    # ---------------------------------------------------------------- reading
+
+    async def stat(self) -> ObjectStat:
+        with self.draft.lock:
+            base, version, size = self.draft.base, self.draft.version(), self.draft.extents.size
+        stored = ObjectStat(size=0) if base is None else self._store.status(base)
+        links = 0 if self.detached else stored.nlink
+        return replace(stored, key=self.key, size=size, version=version, nlink=links)
+
+    async def read_into(self, offset: int, buffers: Sequence[memoryview]) -> int:
+        """Read bytes. Uncommitted bytes may be read in their earlier state."""
+        draft, wanted = self.draft, sum(map(len, buffers))
+        landed: V | None = None
+        mark: Hashable = None
+        with self._store.about(self.key):
+            while True:
+                with draft.lock:
+                    turns, name, (base, extents) = draft.turns, self.name, draft.seen_over(landed, mark)
+                    pieces = [older for p in extents.pieces(offset, offset + wanted) for older in extents.older(p)]
+                done = 0
+                try:
+                    for piece in pieces:
+                        with revoked(parts_of_buffers(buffers, piece.begin - offset, piece.end - offset)) as parts:
+                            moved = await self._read(piece, parts, name, base)
+                        done += moved
+                        if moved < piece.end - piece.begin:
+                            break
+                    await self._check_read(pieces, done, name, base)
+                except OSError as error:
+                    if error.errno not in (errno.ESTALE, errno.ENOENT, errno.ERANGE):
+                        raise
+                    while (publishing := self.draft.publishing) is not None:  # the version found may be its
+                        await self._store.wait(publishing)
+                    seen, (landed, mark) = landed, await self._landed()
+                    if landed in (None, seen) and turns == draft.turns:
+                        what = f"{error.strerror or error}; the opened version no longer exists"
+                        raise OSError(errno.ESTALE, what, self.key) from error
+                    continue
+                if turns == draft.turns:
+                    return done
+
+    async def _read(self, piece: Piece, buffers: Sequence[memoryview], name: str, base: V | None) -> int:
+        match piece.source:
+            case Spooled(spool):
+                spool.fill(piece.at, buffers)
+            case Held(data):
+                at = piece.at
+                for buffer in buffers:
+                    buffer[:] = data[at : at + len(buffer)]
+                    at += len(buffer)
+            case Old() if base is not None:
+                return await self._get(name, piece.at, buffers, base)
+            case _:
+                for buffer in buffers:
+                    buffer[:] = bytes(len(buffer))
+        return piece.end - piece.begin
+
+    async def read_staged(self, offset: int, buffers: Sequence[memoryview]) -> int:
+        """Read staged bytes. Rolled-back bytes are gone."""
+        wanted, seen = sum(map(len, buffers)), None
+        with self._store.about(self.key):
+            while True:
+                with self.draft.lock:
+                    piece = next(iter(self.draft.extents.pieces(offset, offset + wanted)), None)
+                    rolled_back = self.draft.rolled_back
+                if piece is None or not isinstance(piece.source, Staged | Held | Spooled):
+                    break
+                try:
+                    with revoked(parts_of_buffers(buffers, 0, piece.end - offset)) as parts:
+                        return await self._read(piece, parts, "", None)
+                except OSError as error:
+                    if error.errno not in (errno.ENOENT, errno.ERANGE) or seen == piece.source:
+                        raise
+                    seen = piece.source
+        if rolled_back:
+            return 0
+        raise FileNotFoundError(errno.ENOENT, "nothing is staged there", self.key)
+
+    # ---------------------------------------------------------------- changes
+
+    @abstractmethod
+    async def stage(self, offset: int, buffers: Sequence[memoryview]) -> int:
+        """Store bytes that stay readable until the commit."""
+
+    async def truncate(self, size: int) -> None:
+        self.draft.cut(size)
+
+    async def punch_hole(self, offset: int, length: int) -> None:
+        self.draft.punch(offset, offset + length)
+
+    async def rollback(self) -> None:
+        """Forget all write-back since the last commit, which may be one whose answer was lost."""
+        with self._store.about(self.key):
+            landed, _ = await self._landed()
+        self.draft.roll_back(landed)
+
+    async def rebase(self, ranges: Iterable[tuple[int, int]]) -> None:
+        """Lay the staged bytes of these ranges, [begin, end), over the current stored version, and forget all other
+        write-back since the last commit.
+
+        Raises:
+            FileNotFoundError: not all of them are staged. Nothing has changed.
+        """
+        with self._store.about(self.key):
+            self.draft.rebase(await self._stored(), ranges, self.key)
+
+    def renamed(self, key: Key, name: str, before: V | None, now: V | None) -> None:
+        """Record another name; the versions are those of `Draft.renamed`."""
+        with self.draft.lock:
+            self.key, self.name = key, name
+            self.draft.renamed(before, now)
+
+    async def close(self) -> None:
+        self._names.leave(self)
+
+    # ---------------------------------------------------------------- commit
+
+    async def commit(self) -> str | None:
+        with self._store.about(self.key):
+            if self.draft.changed:
+                await self._names.settle(self.name)
+            if self.draft.changed and not self.detached:
+                try:
+                    await self._commit()
+                finally:
+                    self.draft.answered()
+        return self.draft.version()
+
+    async def _commit(self) -> None:
+        if self.draft.attempts:
+            await self._settle_attempts()
+        if self.draft.changed:
+            self.draft.published(await self._publish())
+
+    async def _look(self) -> tuple[V | None, Hashable]:
+        """Return the stored version, and its mark."""
+        stored = await self._stored()
+        return stored, None if stored is None else await self._mark_of(stored)
+
+    async def _landed(self) -> tuple[V | None, Hashable]:
+        """Return the stored version and its mark, if it is a commit of this file with unknown result."""
+        if self.draft.attempts:
+            stored, mark = await self._look()
+            if mark in self.draft.attempts:
+                return stored, mark
+        return None, None
+
+    async def _settle_attempts(self) -> None:
+        """Find out the result of the commits whose answer was lost.
+
+        Raises:
+            OSError: ESTALE: a version of another client is stored.
+        """
+        stored, mark = await self._look()
+        if stored is not None and mark in self.draft.attempts:
+            self.draft.land(mark, stored)
+        elif not self.draft.replaces(stored):
+            raise self._conflict(stored)
+
+    async def _check_over(self) -> None:
+        """Compare the stored version with the one that the commit replaces.
+
+        Raises:
+            OSError: ESTALE: it is another one.
+        """
+        stored = await self._stored()
+        if not self.draft.replaces(stored):
+            raise self._conflict(stored)
+
+    def _conflict(self, stored: V | None) -> OSError:
+        found = "no object" if stored is None else f"version {stored.version}"
+        over = self.draft.over
+        ours = "none" if over is None else f"version {over.version}"
+        return OSError(errno.ESTALE, f"{found} is stored where {ours} was opened", self.key)
