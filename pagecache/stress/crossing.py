@@ -341,7 +341,7 @@ class Crossing:
             if (yield from self._calling(operation, verb)) is None:
                 return
             for name in NAMES:
-                if not any(value in saved for value in sight.of(name)):
+                if not any(value in saved for value in sight.leading(name)):
                     continue
                 try:
                     got = yield ("store", name)
@@ -349,7 +349,7 @@ class Crossing:
                     if error.errno != errno.ELOOP:
                         raise
                     continue
-                found = sight.of(name)
+                found = sight.leading(name)  # `store` has followed the links
                 if len(found) == 1 and not unmade:
                     shared.check_found(name, got, found, what)
                 number = shared.number_of(got)

@@ -53,7 +53,7 @@ class Shared:
         self.models: dict[int, Model] = {}
         self.bare: set[int] = set()
         self.grips: dict[tuple[int, int], Grip] = {}
-        self._lost: set[int] = set()  # objects that may have lost a name to a remove or a rename over it
+        self._lost: set[Value] = set()  # objects and links that may have lost a name to a remove or a rename over it
         self._next = FIRST
         self._lock = threading.Lock()
 
@@ -76,8 +76,8 @@ class Shared:
         return model
 
     def endanger(self, values: Collection[Value]) -> None:
-        """Record that objects may lose a name: a store that finds objects by name may not find them."""
-        self._lost.update(value for value in values if isinstance(value, int))
+        """Record that objects and links may lose a name: a store that finds objects by name may not find them."""
+        self._lost.update(value for value in values if value is not None)
 
     def explains(self, error: OSError, activity: Activity) -> bool:
         """Return whether the names, or a pending conflict, explain an error of a shared operation."""
@@ -91,18 +91,18 @@ class Shared:
         ways = {errno.ENOENT: target.by_name, errno.ESHUTDOWN: target.loses_direct}  # by name, too: a reconnect
         return ways.get(error.errno or 0, False) and self.may_be_lost(number)
 
-    def may_be_lost(self, number: int) -> bool:
-        """Return whether an object may have lost a name until now."""
+    def may_be_lost(self, value: Value) -> bool:
+        """Return whether an object or a link may have lost a name until now."""
         now = self._world.clock.tick()
         with self.names.lock:
             for one in self.names.running():
                 if one.takes:
                     self.endanger(self.names.seen(one.name, one.begun, now, (one,)))
-        return number in self._lost
+        return value in self._lost
 
     def any_lost(self, found: frozenset[Value]) -> bool:
-        """Return whether one of these objects may have lost a name until now."""
-        return any(self.may_be_lost(value) for value in found if isinstance(value, int))
+        """Return whether one of these objects and links may have lost a name until now."""
+        return any(self.may_be_lost(value) for value in found)
 
     def lost(self, lost: LostRange) -> bool:
         """Return whether faults explain a loss under a shared name: bytes that went past the cache."""

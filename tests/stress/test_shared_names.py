@@ -146,6 +146,10 @@ def opening(world: World) -> tuple[Model, Step]:
     return model, step
 
 
+def header_of(world: World, model: Model) -> bytes:
+    return Write("first write", "", 1, 1, model.number, world.tag, 0, HEADER).data(0, HEADER)
+
+
 def test_an_open_may_find_an_object_whose_first_bytes_come_later(world: World) -> None:
     """They are there when the read is judged, and were not when it began."""
     model, step = opening(world)
@@ -200,6 +204,46 @@ def test_a_save_of_a_whole_object_is_judged_by_the_names_that_it_kept(world: Wor
         step.send(first.data(0, HEADER))
     del world.shared.grips[1, 0]
     bound(world.shared.names, binding("shared0", None))
+
+
+def test_a_save_of_an_object_is_judged_through_the_links_that_a_name_has(world: World) -> None:
+    """A refused hard link may have given the object the name of a symbolic link while the store was read."""
+    model, other = (world.shared.make() for _ in range(2))
+    assert model is not None
+    assert other is not None
+    world.shared.bare.clear()
+    names = world.shared.names
+    bound(names, binding("shared1", other.number))
+    bound(names, binding("shared2", model.number))
+    bound(names, binding("shared0", "shared1"))
+    refused = [Binding("shared0", "link", 1, source="shared2", links=True)]
+    names.begin(refused)
+    world.shared.grips[1, 0] = Grip("a handle", model, "")
+    step = Steps(world, 1).conduct(Operation("held_fsync", 0))
+    assert next(step) == ("act", "a handle", "fsync")
+    assert step.send(None) == ("store", "shared0")
+    names.cancel(refused)
+    assert step.send(header_of(world, other)) == ("store", "shared2")
+    with pytest.raises(Broken, match="shared2: the store after held_fsync found no object"):
+        step.send(None)
+    del world.shared.grips[1, 0]
+    for name in ("shared0", "shared1", "shared2"):
+        bound(names, binding(name, None))
+
+
+@pytest.mark.parametrize("replaced", [False, True])
+def test_a_link_to_a_symbolic_link_finds_none_only_if_that_loses_its_name(world: World, replaced: bool) -> None:
+    """Linux finds no file to link if a rename over its name runs beside the call."""
+    names = world.shared.names
+    bound(names, binding("shared0", "shared2"))
+    step = Steps(world, 1).conduct(Operation("name_link", 0))
+    assert next(step) == ("link", "shared0", "shared1")
+    create = [Binding("shared0", "create", 1, frozenset({FIRST}), takes=replaced)]
+    names.begin(create)
+    with pytest.raises(StopIteration if replaced else Broken):
+        step.throw(FileNotFoundError(errno.ENOENT, "no such file"))
+    names.finish(create)
+    bound(names, binding("shared0", None))
 
 
 @pytest.mark.parametrize("faults", ["none", "names"])
