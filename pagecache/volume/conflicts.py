@@ -76,17 +76,15 @@ def resolve(volume: Volume, inode: Inode, how: Literal["force", "rebase", "disca
         _fill_all(inode)
     settle = remote.force if how == "force" else remote.rebase
 
-    def settle_conflict() -> None:
-        if engine.conflict is not None:  # another caller may have settled it by now
-            settle(engine)
+    def settle_conflict() -> list[LostRange]:
+        # another caller may have settled it by now
+        return [] if engine.conflict is None else settle(engine)
 
     while True:
         try:
-            staging.reading_back(engine, lambda: engine.settled(settle_conflict))
+            return staging.reading_back(engine, lambda: engine.settled(settle_conflict))
         except remote.DirectWrites:
             direct.outlast(engine)  # none begins during a conflict
-        else:
-            return []
 
 
 def _fill_all(inode: Inode) -> None:

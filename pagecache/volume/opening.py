@@ -738,7 +738,7 @@ def remote_change(volume: Volume, inode: Inode, stat: ObjectStat, tries: Attempt
     # An announced change concerned no local byte then: a change that does comes as a conflict with the announcement.
     apart = engine.versions.announced is not None and stat.version in (engine.versions.announced, engine.versions.base)
     if apart:
-        staging.reading_back(engine, lambda: engine.settled(lambda: remote.rebase(engine), tries))
+        staging.reading_back(engine, lambda: engine.settled(lambda: remote.lie_over_announced(engine), tries))
     elif volume.options.on_conflict == "fail":
         if not engine.limits().commit_on_close:
             inode.native.invalidate_remote(0, END)

@@ -503,7 +503,7 @@ class Volume:
         return [r for inode in self._unsaved_of(key) for r in inode.native.local_ranges()]
 
     def resolve(self, key: Key, how: Literal["force", "rebase", "discard"]) -> builtins.list[LostRange]:
-        """Settle a ConflictError; return the losses. The next fsync or close publishes the result.
+        """Settle a ConflictError; return what is lost by it. The next fsync or close publishes the result.
 
         Args:
             key: of the object; without a conflict, nothing happens.
@@ -513,7 +513,13 @@ class Volume:
 
         The call concerns the current stored version: a later one is another conflict.
 
+        Returns:
+            "discard": local bytes. "rebase": bytes of the stored version that local ones replace with others, with
+            `errno` ESTALE, whether or not the other program changed them: the version below ours can no longer be read.
+            Of staged bytes all count as others. "force": nothing.
+
         Raises:
+            OSError: the stored version cannot be read: the conflict stands.
             PageCacheError: "force": ENOBUFS: the local version does not fit into memory.
             ConflictError: "force": some local bytes are neither in memory nor readable any longer; "rebase" still
                 works.

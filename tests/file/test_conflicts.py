@@ -89,7 +89,9 @@ def test_a_conflict_is_resolved(make: Make, how: Any, content: bytes) -> None:
     with pytest.raises(ConflictError):
         rig.volume.open(KEY)
     lost = rig.volume.resolve(KEY, how)
-    assert [(item.offset, item.length) for item in lost] == ([(PAGE, PAGE)] if how == "discard" else [])
+    replaced = [PAGE + at for at in range(PAGE) if MINE[at] != OTHER[PAGE + at]]
+    returned = [item.offset + at for item in lost for at in range(item.length)]
+    assert returned == {"discard": [*range(PAGE, 2 * PAGE)], "rebase": replaced, "force": []}[how]
     if how == "discard":
         with pytest.raises(DataLossError):
             file.fsync()

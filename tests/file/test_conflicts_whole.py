@@ -12,7 +12,7 @@ from typing import Any
 
 import pytest
 
-from pagecache import ConflictError, DataLossError, WritebackError
+from pagecache import ConflictError, DataLossError, LostRange, WritebackError
 from pagecache.engine.file import EngineFile
 
 from .backends import WAIT_LIMIT_S
@@ -291,7 +291,7 @@ def test_uploads_kept_over_a_rebase_would_bring_old_neighbours_back(
     backend = ObjectBackend({KEY: BIG}, write_unit=UNIT, max_write=UNIT)
     rig = make(backend=backend, retry=ONCE)
 
-    def keep_uploads(file: EngineFile) -> None:
+    def keep_uploads(file: EngineFile) -> list[LostRange]:
         """Adopt the version, and keep the parts sent under the old one."""
         with file.lock:
             file.dispute.end()
@@ -299,6 +299,7 @@ def test_uploads_kept_over_a_rebase_would_bring_old_neighbours_back(
         assert stored is not None
         upload: Any = file.backend_file
         upload.base, upload.version = bytes(stored.written), str(stored.version)
+        return []
 
     monkeypatch.setattr("pagecache.engine.commit.remote.rebase", keep_uploads)
     expected = change_under_units(rig)

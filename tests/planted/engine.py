@@ -7,6 +7,7 @@ from collections.abc import Sequence
 from functools import partial
 from typing import Any
 
+from pagecache import LostRange
 from pagecache.engine.blocking import BlockingFile
 from pagecache.engine.commit import remote
 from pagecache.engine.file import EngineFile
@@ -102,13 +103,14 @@ genuine_reconnect = reconnect.reconnect
 set_uncommitted = NativeInode.set_uncommitted
 
 
-def rebase_keeping_uploads(file: EngineFile) -> None:
+def rebase_keeping_uploads(file: EngineFile) -> list[LostRange]:
     """Adopt the other version, and keep units that were sent with the old version's bytes around."""
     with file.lock:
         file.dispute.end()
     backend: Any = file.volume.backend
     upload: Any = file.backend_file
     upload.base, upload.version = backend.content(file.key), backend.version(file.key)
+    return []
 
 
 def set_uncommitted_but_created(self: NativeInode, created: bool = False, lowest: int = END) -> None:

@@ -8,7 +8,8 @@ data `on_conflict` decides:
                   `resolve` or `discard` settles it
     take_remote   local data is dropped, and reported as a loss
 
-Only `resolve` lays local data over another version, and an open after an announcement that concerns none of that data.
+Only `resolve` lays local data over another version, and returns which bytes of that it replaces (overlay.py), and an
+open after an announcement that concerns none of that data.
 Taking another version as the base needs the token, and runs on the volume's threads as soon as the token is free; the
 thread that notices the change never waits. All acknowledged bytes were sent for the old version, so the backend forgets
 them (`rollback`) and all of them become dirty again.
@@ -32,7 +33,7 @@ from ..foreign import errno_of
 from ..report.notices import cause, spans
 from ..report.trouble import SETTLED
 from ..retryer import is_transient
-from . import staging
+from . import overlay, staging
 from .owed import Step
 
 if TYPE_CHECKING:
@@ -46,6 +47,7 @@ __all__ = [
     "force",
     "go_back",
     "is_remote_change",
+    "lie_over_announced",
     "open_base",
     "outdated",
     "rebase",
@@ -264,16 +266,26 @@ def open_base(file: EngineFile) -> tuple[BackendFile, ObjectStat]:
     return fresh, fresh.stat()
 
 
-def _new_base(file: EngineFile, *, keep: bool = True, most: int | None = None) -> tuple[ObjectStat, bool]:
+def _unseen(stored: BackendFile, stat: ObjectStat) -> None:
+    """Read nothing of a new base."""
+
+
+def _new_base(
+    file: EngineFile,
+    *,
+    keep: bool = True,
+    most: int | None = None,
+    see: Callable[[BackendFile, ObjectStat], None] = _unseen,
+) -> tuple[ObjectStat, bool]:
     """Make another version the base; return its size and version, and whether the backend forgot its acknowledged
     changes.
 
     `keep`: its staged bytes are needed, and must be in memory. `most`: stored bytes past this are cut off before any
-    other call.
+    other call. `see`: reads that version before it is the base; if it raises, the conflict stands.
     """
     whole = file.limits().commit_on_close
     if keep and whole and file.native.usage()["staged"] and hasattr(file.backend_file, "rebase"):
-        return _lay_staged_over(file, most), True
+        return _lay_staged_over(file, most, see), True
     if keep:
         staging.recall(file)
     if whole:
@@ -284,18 +296,24 @@ def _new_base(file: EngineFile, *, keep: bool = True, most: int | None = None) -
         _forget_owed(file)  # the debts concerned forgotten changes
         file.native.base_requested()
         fresh, stat = open_base(file)
+        try:
+            see(fresh, stat)
+        except BaseException:
+            file.volume.close_later(fresh, file.key)
+            raise
         take_base(file, fresh, stat)
         _owe_cut(file, stat, most)
         return stat, True
     file.owed.pay_now()  # published truncates and holes become part of the other version
     file.native.base_requested()
     stat = file.opened().stat()
+    see(file.opened(), stat)
     _owe_cut(file, stat, most)  # first: a direct write continues as soon as there is no conflict, and may extend it
     take_base(file, None, stat)
     return stat, False
 
 
-def _lay_staged_over(file: EngineFile, most: int | None) -> ObjectStat:
+def _lay_staged_over(file: EngineFile, most: int | None, see: Callable[[BackendFile, ObjectStat], None]) -> ObjectStat:
     """Make another version the base while the backend keeps staged bytes over it: these need not return to memory. Its
     other bytes were sent for the old version, and are sent again.
     """
@@ -305,6 +323,7 @@ def _lay_staged_over(file: EngineFile, most: int | None) -> ObjectStat:
     rebasing.rebase(file.native.staged_ranges())
     _forget_owed(file)
     stat = file.opened().stat()
+    see(file.opened(), stat)
     take_base(file, None, stat)
     _owe_cut(file, stat, most)
     return stat
@@ -349,8 +368,22 @@ def _begin(file: EngineFile) -> None:
         file.dispute.begin_take()
 
 
-def rebase(file: EngineFile) -> None:
-    """Lay local data over the current stored version."""
+def rebase(file: EngineFile) -> list[LostRange]:
+    """Lay local data over the current stored version; return which bytes of it are replaced."""
+    _begin(file)
+    replaced: list[LostRange] = []
+
+    def compare(stored: BackendFile, stat: ObjectStat) -> None:
+        replaced.extend(overlay.replaced(file, stored, stat.size))
+
+    stat, forgotten = _new_base(file, see=compare)
+    file.native.rebase(stat.size, forgotten)
+    _go_on(file)
+    return replaced
+
+
+def lie_over_announced(file: EngineFile) -> None:
+    """Take a version of which the announcement has said that it changes no local byte."""
     _begin(file)
     stat, forgotten = _new_base(file)
     file.native.rebase(stat.size, forgotten)
@@ -400,7 +433,7 @@ def go_back(file: EngineFile) -> bool:
     return True
 
 
-def force(file: EngineFile) -> None:
+def force(file: EngineFile) -> list[LostRange]:
     """Replace the current stored version by the cached one, byte for byte if objects are replaced as a whole.
 
     Raises:
@@ -422,6 +455,7 @@ def force(file: EngineFile) -> None:
     if stat.size > size:
         file.note_cut(size)
     _go_on(file)
+    return []
 
 
 def _go_on(file: EngineFile) -> None:
