@@ -83,6 +83,7 @@ class Objects:
         self.skipped: dict[str, str] = {}
         self.remarks: list[str] = []
         self._form = KEYS[0]
+        self._looks_up = False  # the backend finds an object by its name at each call
         self._again = 0  # number of runs with this seed and round whose objects exist, and cannot be removed
 
     # -- keys
@@ -241,17 +242,24 @@ class Objects:
         """Return the content of an object, in one version; None: no such object."""
         for _ in range(TRIES):
             try:
+                before = self._version(what)
                 found = insisting(partial(self.backend.open, self.key(what)))
+                try:
+                    content = self._read(found)
+                finally:
+                    close_backend_file(found)
+                if before == self._version(what):
+                    return content
             except FileNotFoundError:
                 return None
-            try:
-                return self._read(found)
             except OSError as error:
                 if error.errno != errno.ESTALE:  # the opened version was replaced before it was read
                     raise
-            finally:
-                close_backend_file(found)
         raise UnusableTarget(f"{self._label}: {self.key(what)!r} is never read in one version")
+
+    def _version(self, what: int | str) -> str | None:
+        """Return the version of an object, if a read by several calls may find several objects; None: it does not."""
+        return insisting(partial(self.backend.stat, self.key(what))).version if self._looks_up else None
 
     def _read(self, file: Any) -> bytes:
         limits = self.backend.limits
@@ -300,11 +308,12 @@ class Objects:
         file: Any = self.backend.open(self.key("probe"))
         try:
             self.remove("probe")
-            return bool(self._read(file) != b"probe")
+            self._looks_up = bool(self._read(file) != b"probe")
         except OSError:
-            return True
+            self._looks_up = True
         finally:
             close_backend_file(file)
+        return self._looks_up
 
     def forgets_staged(self) -> bool:
         """Return whether staged bytes of an object are lost for a handle that opens it again, as a reconnect does."""

@@ -83,13 +83,18 @@ class Shared:
         """Return whether the names, or a pending conflict, explain an error of a shared operation."""
         if error.errno == errno.ESTALE and "announced" in self._world.plan.mix:
             return KINDS[activity.operation.kind] in CROSSING
-        return activity.file is not None and self.is_gone(error, activity.file)
+        if activity.file is None:  # a sync commits an object whose remove had no answer
+            return bool(self._lost and self._world.target.explained and self._is_of_a_lost_name(error))
+        return self.is_gone(error, activity.file)
 
     def is_gone(self, error: OSError, number: int) -> bool:
         """Return whether an error says that an object has lost its name, if that is possible."""
+        return self._is_of_a_lost_name(error) and self.may_be_lost(number)
+
+    def _is_of_a_lost_name(self, error: OSError) -> bool:
         target = self._world.target
         ways = {errno.ENOENT: target.by_name, errno.ESHUTDOWN: target.loses_direct}  # by name, too: a reconnect
-        return ways.get(error.errno or 0, False) and self.may_be_lost(number)
+        return ways.get(error.errno or 0, False)
 
     def may_be_lost(self, value: Value) -> bool:
         """Return whether an object or a link may have lost a name until now."""

@@ -358,7 +358,8 @@ class World:
         [2.23]: pinned by views, waiting for a requested commit, or kept because calls fail.
         """
         plan, target = self.plan, self.target
-        if target.explained or target.withholds or plan.crash_of(self.number) != "none":
+        nameless = target.by_name and self.shared.used  # nothing stores bytes of an object that has lost its name
+        if target.explained or target.withholds or nameless or plan.crash_of(self.number) != "none":
             return True
         if plan.script is not None:
             return any(one.kind in PINNING for worker in plan.script.workers for stir in worker for one in stir)

@@ -22,7 +22,7 @@ from collections.abc import Callable
 from typing import Any
 
 from ..file.rig import Rig, make_rig
-from . import shown_commits, shown_core, shown_engine, shown_locks  # noqa: F401 (they register their scenarios)
+from . import shown_commits, shown_core, shown_engine, shown_locks, shown_names  # noqa: F401 (they register their scenarios)
 from .planted import is_planted
 from .scenario import SCENARIOS, Make
 from .table import BUGS

@@ -1,4 +1,5 @@
-"""Object stores that settings of the tester run on: a correct one, and one whose calls fail.
+"""Stores that settings of the tester run on: a directory, objects that are found by their names, objects that are
+replaced as a whole, and such a store whose calls fail.
 
 An upload may be done and lose its answer, and a commit may fail and forget the bytes that it was to make visible. Both
 report that a retry may help, and it does. The promises of `ObjectBackend` are kept: nothing is visible before a commit,
@@ -8,19 +9,30 @@ and a commit over another version is refused.
 from __future__ import annotations
 
 import errno
+import itertools
 import random
-from collections.abc import Sequence
+import tempfile
+import threading
+from collections.abc import Iterable, Sequence
+from dataclasses import replace
 
+from fsspec.implementations.memory import MemoryFileSystem
+
+from pagecache.backends import Backend, BackendFile, DirectoryBackend, MemoryBackend, ObjectStat
+from pagecache.backends.fsspec import FsspecBackend
+from pagecache.backends.passing import PassingBackend
 from pagecache.errors import BackendError, Key
 
 from ..file.objects import ObjectBackend, ObjectFile
 from .planted import Factory
 
-__all__ = ["failing_store", "object_store"]
+__all__ = ["directory", "failing_store", "object_store", "store_by_name", "whole_objects", "without_answers"]
 
 UNIT = 4 * 4096
 UNHEARD = 0.02  # of the uploads
 GONE = 0.5  # of the commits
+LOST = 0.3  # of the renames
+ROOTS = itertools.count()
 
 
 class FailingFile(ObjectFile):
@@ -59,6 +71,83 @@ class FailingBackend(ObjectBackend):
     def open(self, key: Key, *, create: bool = False, exclusive: bool = False) -> FailingFile:
         found = super().open(key, create=create, exclusive=exclusive)
         return FailingFile(self, key, found.stored)
+
+
+class ByName(BackendFile):
+    """An object that is looked up by its name at each call, and has no identity."""
+
+    def __init__(self, store: Backend, key: Key) -> None:
+        self._store, self._key = store, key
+
+    def stat(self) -> ObjectStat:
+        return replace(self._store.stat(self._key), identity=None)
+
+    def read_into(self, offset: int, buffers: Sequence[memoryview]) -> int:
+        return self._store.open(self._key).read_into(offset, buffers)
+
+    def write_from(self, offset: int, buffers: Sequence[memoryview]) -> int:
+        return self._store.open(self._key).write_from(offset, buffers)
+
+    def truncate(self, size: int) -> None:
+        self._store.open(self._key).truncate(size)
+
+    def commit(self) -> str | None:
+        return self._store.open(self._key).commit()
+
+
+class Names(PassingBackend):
+    """A store that knows names only."""
+
+    def open(self, key: Key, *, create: bool = False, exclusive: bool = False) -> BackendFile:
+        self.inner.open(key, create=create, exclusive=exclusive)
+        return ByName(self.inner, key)
+
+    def stat(self, key: Key) -> ObjectStat:
+        return replace(self.inner.stat(key), identity=None)
+
+    def list(self, prefix: str = "") -> Iterable[ObjectStat]:
+        return (replace(stat, identity=None) for stat in self.inner.list(prefix))
+
+
+def store_by_name() -> Factory:
+    """A store that looks objects up by their names."""
+    inner = MemoryBackend()
+    return lambda: Names(inner)
+
+
+def directory() -> Factory:
+    """A directory, which has links; it is removed with the process."""
+    folder = tempfile.TemporaryDirectory()
+    return lambda: DirectoryBackend(folder.name)
+
+
+def whole_objects() -> Factory:
+    """Objects of fsspec, which are replaced as a whole and known by their names."""
+    fs = MemoryFileSystem(skip_instance_cache=True)
+    root = f"planted-{next(ROOTS)}"
+    return lambda: FsspecBackend(fs, root)
+
+
+class LosesAnswers(PassingBackend):
+    """Renames that are carried out, and often have no answer."""
+
+    def __init__(self, inner: Backend) -> None:
+        super().__init__(inner)
+        self._lock = threading.Lock()
+        self._rng = random.Random(1)
+
+    def rename(self, src: Key, dst: Key, *, replace: bool = True) -> None:
+        super().rename(src, dst, replace=replace)
+        with self._lock:
+            lost = self._rng.random() < LOST
+        if lost:
+            raise BackendError(errno.EIO, "made up: the answer is lost", retry=True)
+
+
+def without_answers() -> Factory:
+    """The store of `whole_objects`, whose renames often have no answer."""
+    made = whole_objects()
+    return lambda: LosesAnswers(made())
 
 
 def object_store() -> Factory:

@@ -17,7 +17,7 @@ from __future__ import annotations
 from collections.abc import Callable
 from typing import Any
 
-from .failing import failing_store, object_store
+from .failing import directory, failing_store, object_store, store_by_name, whole_objects, without_answers
 from .planted import Factory
 
 __all__ = ["SCHEDULED", "SEARCHED", "SETTINGS", "STORES", "WAITS", "WORLDS", "settings_of"]
@@ -34,6 +34,8 @@ SMALL: dict[str, Any] = {
 
 FORGETTING = SMALL | {"crashes": "forgetting", "operations": 30}
 
+CROSSING = SMALL | {"profile": "names", "mix": "shared", "files": 1}
+
 SETTINGS: dict[str, dict[str, Any]] = {
     "small": SMALL,
     "slow": SMALL | {"profile": "generic-095", "faults": "slow"},
@@ -46,7 +48,12 @@ SETTINGS: dict[str, dict[str, Any]] = {
     | {"profile": "crowd", "files": 1, "threads": 6, "tasks": 0, "capacity": "64KiB", "mix": "append,truncate"}
     | {"operations": 25},
     "names": SMALL | {"profile": "metadata", "files": 4},
-    "crossing": SMALL | {"profile": "names", "mix": "shared", "files": 1},
+    "crossing": CROSSING,
+    "crossing-faults": CROSSING | {"faults": "names"},
+    "crossing-links": CROSSING | {"mix": "shared,links"},
+    "crossing-wholes": CROSSING | {"faults": "slow"},
+    "crossing-by-name": CROSSING,
+    "crossing-wholes-faults": CROSSING | {"faults": "names"},
     "forgetting": FORGETTING | {"faults": "commits"},
     "holes": FORGETTING
     | {"faults": "commits", "mix": "buffered,punch,direct", "threads": 2, "tasks": 0, "operations": 12},
@@ -91,6 +98,10 @@ SETTINGS: dict[str, dict[str, Any]] = {
 }
 
 STORES: dict[str, Callable[[], Factory]] = {
+    "crossing-links": directory,
+    "crossing-wholes": whole_objects,
+    "crossing-by-name": store_by_name,
+    "crossing-wholes-faults": without_answers,
     "unsaved": object_store,
     "ordered": failing_store,
     "withdrawn": object_store,
@@ -138,6 +149,16 @@ SEARCHED: dict[str, str] = {
     "remove_leaves_the_cache": "names",
     "rename_holds_one_name": "crossing",
     "open_holds_no_name": "crossing",
+    "rename_looks_at_the_names_once": "crossing-wholes-faults",
+    "a_second_name_opens_a_second_file": "crossing-links",
+    "commits_run_beside_a_remove": "crossing-wholes",
+    "looks_have_no_date": "crossing-wholes",
+    "an_open_misses_a_removal": "crossing-links",
+    "a_removed_object_keeps_its_file": "crossing-by-name",
+    "a_renamed_object_keeps_its_file": "crossing-by-name",
+    "a_missing_source_was_renamed": "crossing-faults",
+    "a_rename_without_an_answer_is_over": "crossing-wholes-faults",
+    "a_removed_object_is_saved": "crossing-wholes",
     "rename_drops_dirty_bytes": "small",
     "close_writes_nothing_back": "names",
     "open_trusts_its_pages": "small",

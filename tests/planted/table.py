@@ -13,8 +13,9 @@ from .caches import CACHES
 from .core import CORE
 from .engine import ENGINE
 from .legal import LEGAL
+from .names import NAMES
 from .planted import Factory, Legal, Planted, planted_environment
 
 __all__ = ["BUGS", "LEGAL", "Factory", "Legal", "Planted", "planted_environment"]
 
-BUGS: list[Planted] = [*CORE, *ENGINE, *BACKENDS, *CACHES]
+BUGS: list[Planted] = [*CORE, *ENGINE, *NAMES, *BACKENDS, *CACHES]

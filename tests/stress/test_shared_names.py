@@ -15,11 +15,14 @@ from pagecache.stress import Plan, UnusableTarget, run
 from pagecache.stress.bindings import Binding, Names, Sight, Value
 from pagecache.stress.cached import CachedTarget
 from pagecache.stress.history import Broken, Clock, Model, Write
+from pagecache.stress.objects import Objects
 from pagecache.stress.profiles import KINDS, PROFILES, Operation
 from pagecache.stress.shared import FIRST, HEADER, Grip
 from pagecache.stress.shrinker import shrink
 from pagecache.stress.steps import Step, Steps
 from pagecache.stress.world import World
+
+from ..planted.failing import store_by_name
 
 SHARED: dict[str, Any] = {"profile": "names", "mix": ("shared",), "size": "64KiB", "files": 1, "rounds": 1}
 
@@ -277,6 +280,41 @@ def test_workers_share_names_and_nothing_is_found() -> None:
     assert report.ok, report.story
     done = {key.split(" | ")[0] for key in report.coverage}
     assert {kind for kind in PROFILES["names"].weights if KINDS[kind] == "shared"} <= done
+
+
+def test_a_store_that_finds_objects_by_their_names_raises_no_alarm() -> None:
+    """Bytes of objects that have lost their names fill a small cache, and the tester reads an object that is replaced
+    meanwhile again.
+    """
+    target = store_by_name()
+    report = run(Plan(seed=1, threads=6, tasks=0, operations=100, **SHARED | {"capacity": "128KiB"}), target)
+    assert report.ok, report.story
+
+
+def test_an_object_that_is_replaced_while_it_is_read_by_its_name_is_read_again() -> None:
+    """Each call may find another object of the name."""
+    backend = store_by_name()()
+    objects = Objects(Plan(seed=1, **SHARED), 0, backend, "by name")
+    assert objects.by_name()
+    objects.put("shared0", 0, bytes(HEADER))
+    read = backend.open
+
+    def replaced(key: Any, **more: Any) -> Any:
+        file = read(key, **more)
+        backend.open = read  # type: ignore[method-assign]
+        read_into = file.read_into
+
+        def late(offset: int, buffers: Any) -> int:
+            done = read_into(offset, buffers)
+            objects.put("shared0", 0, b"x" * (HEADER + 1))
+            file.read_into = read_into  # type: ignore[method-assign]
+            return done
+
+        file.read_into = late  # type: ignore[method-assign]
+        return file
+
+    backend.open = replaced  # type: ignore[method-assign]
+    assert objects.read("shared0") == b"x" * (HEADER + 1)
 
 
 def test_announcements_beside_all_ways_of_writing_lose_nothing() -> None:
