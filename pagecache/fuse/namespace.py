@@ -1,7 +1,8 @@
 """Names and attributes for the kernel, over a backend's directories, or over keys with slashes in them.
 
-`Namespace` is the server's interface. `Directories` passes calls on to a backend that has directories. `Prefixes` makes
-directories of the prefixes of keys, for plain object stores:
+`Namespace` is the server's interface, of a store without links, special files and attributes. `Directories` passes
+calls on to a backend that has directories. `Prefixes` makes directories of the prefixes of keys, for plain object
+stores:
 
     objects  "a/1" "a/b/2" "c"          ->    /  a/  a/1  a/b/  a/b/2  c
 
@@ -22,13 +23,14 @@ import os
 import stat
 import threading
 import time
+from abc import ABC, abstractmethod
 from collections.abc import Callable, Iterable
-from typing import Any, Protocol, TypeVar
+from contextlib import suppress
+from typing import Any, TypeVar
 
 from ..backends.protocol import ObjectStat
 from ..engine.attempts import Attempts
 from ..objects import Kind
-from ..volume.inode import Inode
 from ..volume.volume import Volume
 
 __all__ = ["Directories", "Namespace", "Prefixes", "namespace_of"]
@@ -38,15 +40,15 @@ NOW_NS = 2_000_000_000
 """Largest distance of a requested time from now that still means "now": the store's own time is kept then."""
 
 
-def missing(key: str) -> OSError:
-    return FileNotFoundError(errno.ENOENT, os.strerror(errno.ENOENT), key)
+def failed(code: int, key: str) -> OSError:
+    return OSError(code, os.strerror(code), key)
 
 
 def unsupported(what: str, key: str) -> OSError:
     return io.UnsupportedOperation(errno.EOPNOTSUPP, f"this store cannot {what}", key)
 
 
-class Namespace(Protocol):
+class Namespace(ABC):
     """Names below a root, whose key is "". Keys are paths without a slash at either end.
 
     Attributes:
@@ -54,63 +56,8 @@ class Namespace(Protocol):
         keeps_modes: modes and owners are kept.
     """
 
-    has_xattrs: bool
-    keeps_modes: bool
-
-    def status(self, key: str) -> ObjectStat:
-        """Return the status of a key, links not followed; sizes of files as a reader of the cache finds them."""
-        ...
-
-    def entries(self, key: str) -> Iterable[tuple[str, ObjectStat]]:
-        """Return name and status of everything in a directory."""
-        ...
-
-    def mkdir(self, key: str) -> None: ...
-    def rmdir(self, key: str) -> None: ...
-    def created(self, key: str) -> None:
-        """Record that an object was made under this key."""
-        ...
-
-    def remove(self, key: str, kind: Kind) -> None: ...
-    def rename(self, src: str, dst: str, kind: Kind | None, *, replace: bool) -> None: ...
-    def link(self, src: str, dst: str, kind: Kind) -> None:
-        """Give an object another name; for a link, the link itself."""
-        ...
-
-    def symlink(self, target: str, key: str) -> None: ...
-    def mknod(self, key: str, mode: int, rdev: int) -> None:
-        """Make a FIFO, a socket, a device node."""
-        ...
-
-    def readlink(self, key: str) -> str: ...
-    def setattr(self, key: str, found: ObjectStat, changes: dict[str, int]) -> ObjectStat:
-        """Change attributes of `found`; return the new status."""
-        ...
-
-    def getxattr(self, key: str, kind: Kind, name: str) -> bytes:
-        """Return an extended attribute; for a link of the link itself, as in the other three methods."""
-        ...
-
-    def setxattr(self, key: str, kind: Kind, name: str, value: bytes, flags: int) -> None: ...
-    def listxattr(self, key: str, kind: Kind) -> list[str]: ...
-    def removexattr(self, key: str, kind: Kind, name: str) -> None: ...
-    def statfs(self) -> os.statvfs_result | None:
-        """Return the free space; None: the store does not report it."""
-        ...
-
-    def sync(self) -> None:
-        """Make names durable."""
-        ...
-
-
-def namespace_of(volume: Volume) -> Namespace:
-    """Return directories if the backend has them, prefixes otherwise."""
-    backend: Any = volume.engine.backend
-    return Directories(volume) if callable(getattr(backend, "readdir", None)) else Prefixes(volume)
-
-
-class _Calls:
-    """Calls of a namespace to the backend of a volume."""
+    has_xattrs = False
+    keeps_modes = False
 
     def __init__(self, volume: Volume) -> None:
         self.volume = volume
@@ -125,6 +72,86 @@ class _Calls:
         self.volume.engine.check_reentry(what, key)
         return Attempts(self.volume.engine, what, key).here(call)
 
+    @abstractmethod
+    def status(self, key: str) -> ObjectStat:
+        """Return the status of a key, links not followed; sizes of files as a reader of the cache finds them."""
+
+    @abstractmethod
+    def entries(self, key: str) -> Iterable[tuple[str, ObjectStat]]:
+        """Return name and status of everything in a directory."""
+
+    @abstractmethod
+    def mkdir(self, key: str) -> None: ...
+
+    @abstractmethod
+    def rmdir(self, key: str) -> None: ...
+
+    @abstractmethod
+    def created(self, key: str) -> None:
+        """Record that an object was made under this key."""
+
+    @abstractmethod
+    def remove(self, key: str, kind: Kind) -> None: ...
+
+    @abstractmethod
+    def rename(self, src: str, dst: str, kind: Kind | None, *, replace: bool) -> None: ...
+
+    @abstractmethod
+    def setattr(self, key: str, found: ObjectStat, changes: dict[str, int]) -> ObjectStat:
+        """Change attributes of `found`; return the new status."""
+
+    def link(self, src: str, dst: str, kind: Kind) -> None:
+        """Give an object another name; for a link, the link itself."""
+        raise unsupported("give an object two names", src)
+
+    def symlink(self, target: str, key: str) -> None:
+        raise unsupported("keep symbolic links", key)
+
+    def readlink(self, key: str) -> str:
+        raise failed(errno.EINVAL, key)
+
+    def mknod(self, key: str, mode: int, rdev: int) -> None:
+        """Make a FIFO, a socket, a device node."""
+        raise unsupported("keep special files", key)
+
+    def getxattr(self, key: str, kind: Kind, name: str) -> bytes:
+        """Return an extended attribute; for a link of the link itself, as in the other three methods."""
+        raise unsupported("keep extended attributes", key)
+
+    def setxattr(self, key: str, kind: Kind, name: str, value: bytes, flags: int) -> None:
+        raise unsupported("keep extended attributes", key)
+
+    def listxattr(self, key: str, kind: Kind) -> list[str]:
+        raise unsupported("keep extended attributes", key)
+
+    def removexattr(self, key: str, kind: Kind, name: str) -> None:
+        raise unsupported("keep extended attributes", key)
+
+    def statfs(self) -> os.statvfs_result | None:
+        """Return the free space; None: the store does not report it."""
+        return None
+
+    def sync(self) -> None:
+        """Make names durable."""
+        with suppress(io.UnsupportedOperation):
+            self.query("sync", "", self.backend.sync)
+
+
+def namespace_of(volume: Volume) -> Namespace:
+    """Return directories if the backend has them, prefixes otherwise."""
+    backend: Any = volume.engine.backend
+    return Directories(volume) if callable(getattr(backend, "readdir", None)) else Prefixes(volume)
+
+
+class Directories(Namespace):
+    """A backend with directories."""
+
+    def __init__(self, volume: Volume) -> None:
+        super().__init__(volume)
+        self.has_xattrs = callable(getattr(self.backend, "getxattr", None))
+        self._has_xattrs_of_links = self.has_xattrs and "follow" in inspect.signature(self.backend.getxattr).parameters
+        self.keeps_modes = callable(getattr(self.backend, "setattr", None))
+
     def change(self, what: str, key: str, call: Callable[[], T]) -> T:
         """Make a call that changes names: a sync covers it only if the sync begins after it."""
         self.volume._check_may_write(key, os.O_RDWR)
@@ -136,57 +163,27 @@ class _Calls:
         finally:
             self.volume.engine.name_sync.changed()
 
-    def inode(self, key: str) -> Inode | None:
-        """Return the cache's inode that the name led to when it was last known."""
-        return self.volume._inode_at(self.volume._canonical(key))
-
-    def seen(self, key: str, found: ObjectStat, inode: Inode | None, quiet: int | None) -> ObjectStat:
-        """Return the status with the size for a reader of the cache. `inode` is the cache's inode of this name before
-        the store was asked, and `quiet` its `EngineFile.quiet`: if that is unchanged, the cache stored nothing in
-        between.
+    def status(self, key: str) -> ObjectStat:
+        """Return the status with the cache's size of a file, if it has bytes that the store may not have had when it
+        was asked.
         """
-        if found.kind != "file":
-            return found
-        known, inode = inode, self.found(key, found)
+        lstat = getattr(self.backend, "lstat", self.backend.stat)
+        canonical = self.volume._canonical(key)
+        known = self.volume._inode_at(canonical)
+        quiet = None if known is None else known.engine.versions.quiet()
+        try:
+            found: ObjectStat = self.query("stat", key, lambda: lstat(key))
+        except FileNotFoundError:
+            if self.volume._inode_at(canonical) is None:
+                raise
+            return self.volume.stat(key)  # it exists here, and is not stored yet
+        inode = self.volume._inode_found(canonical, found) if found.kind == "file" else None
         if inode is None or inode.engine.backend_file is None:
             return found
         if inode is not known:
             quiet = inode.engine.versions.quiet()
-        if inode.native.has_local() or quiet is None or inode.engine.versions.quiet() != quiet:
-            return dataclasses.replace(found, size=inode.native.size)
-        return found
-
-    def found(self, key: str, found: ObjectStat) -> Inode | None:
-        """Return the cache's inode of an object that the store has found by a name."""
-        return self.volume._inode_found(self.volume._canonical(key), found)
-
-    def sync(self) -> None:
-        try:
-            self.query("sync", "", self.backend.sync)
-        except io.UnsupportedOperation:
-            pass
-
-
-class Directories(_Calls):
-    """A backend with directories."""
-
-    def __init__(self, volume: Volume) -> None:
-        super().__init__(volume)
-        self.has_xattrs = callable(getattr(self.backend, "getxattr", None))
-        self._has_xattrs_of_links = self.has_xattrs and "follow" in inspect.signature(self.backend.getxattr).parameters
-        self.keeps_modes = callable(getattr(self.backend, "setattr", None))
-
-    def status(self, key: str) -> ObjectStat:
-        lstat = getattr(self.backend, "lstat", self.backend.stat)
-        inode = self.inode(key)
-        quiet = None if inode is None else inode.engine.versions.quiet()
-        try:
-            found: ObjectStat = self.query("stat", key, lambda: lstat(key))
-        except FileNotFoundError:
-            if self.inode(key) is None:
-                raise
-            return self.volume.stat(key)  # it exists here, and is not stored yet
-        return self.seen(key, found, inode, quiet)
+        stored = not inode.native.has_local() and quiet is not None and inode.engine.versions.quiet() == quiet
+        return found if stored else dataclasses.replace(found, size=inode.native.size)
 
     def entries(self, key: str) -> Iterable[tuple[str, ObjectStat]]:
         listed: list[ObjectStat] = self.query("readdir", key, lambda: list(self.backend.readdir(key)))
@@ -236,13 +233,10 @@ class Directories(_Calls):
         return target
 
     def setattr(self, key: str, found: ObjectStat, changes: dict[str, int]) -> ObjectStat:
-        changed: ObjectStat
         if found.kind == "file" and changes.keys() & {"atime_ns", "mtime_ns"}:
-            changed = self.volume.setattr(key, **changes)
-        elif found.kind == "symlink":
-            changed = self.change("setattr", key, lambda: self.backend.setattr(key, **changes, follow=False))
-        else:
-            changed = self.change("setattr", key, lambda: self.backend.setattr(key, **changes))
+            return self.volume.setattr(key, **changes)
+        how = {"follow": False} if found.kind == "symlink" else {}
+        changed: ObjectStat = self.change("setattr", key, lambda: self.backend.setattr(key, **changes, **how))
         return changed
 
     def getxattr(self, key: str, kind: Kind, name: str) -> bytes:
@@ -272,21 +266,17 @@ class Directories(_Calls):
         return {"follow": False}
 
     def statfs(self) -> os.statvfs_result | None:
-        try:
+        with suppress(io.UnsupportedOperation, AttributeError):
             found: os.statvfs_result = self.query("statfs", "", self.backend.statfs)
-        except (io.UnsupportedOperation, AttributeError):
-            return None
-        return found
+            return found
+        return None
 
 
 DIRECTORY = ObjectStat(size=0, kind="dir")
 
 
-class Prefixes(_Calls):
+class Prefixes(Namespace):
     """A store of objects, whose keys have slashes in them."""
-
-    has_xattrs = False
-    keeps_modes = False
 
     def __init__(self, volume: Volume) -> None:
         super().__init__(volume)
@@ -303,7 +293,7 @@ class Prefixes(_Calls):
             return self.volume.stat(key)
         except FileNotFoundError:
             if next(iter(self._below(key, mark=True)), None) is None:
-                raise missing(key) from None
+                raise failed(errno.ENOENT, key) from None
             return DIRECTORY
 
     def _below(self, key: str, *, all: bool = False, mark: bool = False) -> Iterable[tuple[str, ObjectStat]]:
@@ -339,12 +329,16 @@ class Prefixes(_Calls):
 
     def mkdir(self, key: str) -> None:
         self.volume._check_may_write(key, os.O_RDWR)
+        if self._kind(key) is not None:
+            raise failed(errno.EEXIST, key)
+        self._keep(key)
+
+    def _kind(self, key: str) -> Kind | None:
+        """Return the kind of what has a name; None: nothing has."""
         try:
-            self.status(key)
+            return self.status(key).kind
         except FileNotFoundError:
-            self._keep(key)
-        else:
-            raise FileExistsError(errno.EEXIST, os.strerror(errno.EEXIST), key)
+            return None
 
     def _keep(self, key: str) -> None:
         """Keep a directory, and those above it, even if empty."""
@@ -356,9 +350,9 @@ class Prefixes(_Calls):
     def rmdir(self, key: str) -> None:
         self.volume._check_may_write(key, os.O_RDWR)
         if self.status(key).kind != "dir":
-            raise NotADirectoryError(errno.ENOTDIR, os.strerror(errno.ENOTDIR), key)
+            raise failed(errno.ENOTDIR, key)
         if next(iter(self.entries(key)), None) is not None:
-            raise OSError(errno.ENOTEMPTY, os.strerror(errno.ENOTEMPTY), key)
+            raise failed(errno.ENOTEMPTY, key)
         if any(not rest for rest, _ in self._below(key, mark=True)):
             self.volume.remove(f"{key}/")
         with self._lock:
@@ -372,63 +366,34 @@ class Prefixes(_Calls):
         self.volume.remove(key)
 
     def rename(self, src: str, dst: str, kind: Kind | None, *, replace: bool) -> None:
-        if kind == "dir" or (kind is None and self.status(src).kind == "dir"):
+        if (kind or self.status(src).kind) == "dir":
             if next(iter(self._below(src)), None) is not None:
                 # Like a rename across file systems: mv and others copy then. Renaming object by object would not be
                 # atomic.
                 raise OSError(errno.EXDEV, "a directory of this store cannot be renamed as a whole", src)
             self._rename_empty(src, dst, replace)
             return
-        if not replace or dst in self._made or self._is_directory(dst):
-            self._check_free(dst)
+        there = self._kind(dst)
+        if there == "dir":
+            raise failed(errno.EISDIR, dst)
+        if there is not None and not replace:
+            raise failed(errno.EEXIST, dst)
         self._keep(src.rpartition("/")[0])
         self._keep(dst.rpartition("/")[0])
         self.volume.rename(src, dst, replace=replace)
 
-    def _is_directory(self, key: str) -> bool:
-        try:
-            return self.status(key).kind == "dir"
-        except FileNotFoundError:
-            return False
-
-    def _check_free(self, key: str) -> None:
-        try:
-            found = self.status(key)
-        except FileNotFoundError:
-            return
-        if found.kind == "dir":
-            raise IsADirectoryError(errno.EISDIR, os.strerror(errno.EISDIR), key)
-        raise FileExistsError(errno.EEXIST, os.strerror(errno.EEXIST), key)
-
     def _rename_empty(self, src: str, dst: str, replace: bool) -> None:
-        try:
-            found = self.status(dst)
-        except FileNotFoundError:
-            pass
-        else:
-            if not replace:
-                raise FileExistsError(errno.EEXIST, os.strerror(errno.EEXIST), dst)
-            if found.kind != "dir":
-                raise NotADirectoryError(errno.ENOTDIR, os.strerror(errno.ENOTDIR), dst)
-            self.rmdir(dst)
+        there = self._kind(dst)
+        if there is not None and not replace:
+            raise failed(errno.EEXIST, dst)
+        if there is not None:
+            self.rmdir(dst)  # refused if it is no directory
         self.volume._check_may_write(src, os.O_RDWR)
         with self._lock:
             moved = {key for key in self._made if key == src or key.startswith(f"{src}/")}
             self._made = (self._made - moved) | {dst + key[len(src) :] for key in moved}
         self._keep(dst)
         self._keep(src.rpartition("/")[0])
-
-    def link(self, src: str, dst: str, kind: Kind) -> None:
-        raise unsupported("give an object two names", src)
-
-    def symlink(self, target: str, key: str) -> None:
-        raise unsupported("keep symbolic links", key)
-
-    def mknod(self, key: str, mode: int, rdev: int) -> None:
-        raise unsupported("keep special files", key)
-
-    def readlink(self, key: str) -> str:
-        raise OSError(errno.EINVAL, os.strerror(errno.EINVAL), key)
 
     def setattr(self, key: str, found: ObjectStat, changes: dict[str, int]) -> ObjectStat:
         """Accept changes without effect, and those that the store makes by itself."""
@@ -443,18 +408,3 @@ class Prefixes(_Calls):
             if name in changes and changes[name] != getattr(found, name):
                 raise unsupported("keep owners", key)
         return found
-
-    def getxattr(self, key: str, kind: Kind, name: str) -> bytes:
-        raise unsupported("keep extended attributes", key)
-
-    def setxattr(self, key: str, kind: Kind, name: str, value: bytes, flags: int) -> None:
-        raise unsupported("keep extended attributes", key)
-
-    def listxattr(self, key: str, kind: Kind) -> list[str]:
-        raise unsupported("keep extended attributes", key)
-
-    def removexattr(self, key: str, kind: Kind, name: str) -> None:
-        raise unsupported("keep extended attributes", key)
-
-    def statfs(self) -> os.statvfs_result | None:
-        return None

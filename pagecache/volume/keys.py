@@ -14,7 +14,7 @@ from __future__ import annotations
 import threading
 import time
 from collections.abc import Callable, Iterable, Iterator
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from functools import partial
 
 from ..engine.attempts import Attempts
@@ -28,21 +28,31 @@ __all__ = ["BusyKeys", "above", "is_below"]
 
 
 @dataclass(slots=True, eq=False)
-class _Claim:
-    """The keys that an operation makes busy; its thread, for reports. `done`: set when they are free."""
+class Claim:
+    """The keys that an operation makes busy; its thread, for reports. `done`: set when they are free.
 
+    For the block of a caller: `with claim.block, claim:`.
+    """
+
+    busy: BusyKeys
     what: str
-    thread: int
-    since: float
     keys: tuple[Key, ...]
     done: Signal
-    tries: Attempts | None = None
+    tries: Attempts | None
     trees: bool = False  # the keys and all below them
-    block: threading.Lock | None = None  # locked while the keys are needed; None: until they are freed
+    block: threading.Lock = field(default_factory=threading.Lock)  # locked while the keys are needed
+    thread: int = field(default_factory=threading.get_ident)
+    since: float = field(default_factory=time.monotonic)
 
-    def has_left(self) -> bool:
-        """Return whether the block of the operation has ended."""
-        return self.block is not None and not self.block.locked()
+    def __enter__(self) -> None:
+        try:
+            self.busy.mark(self)
+        except BaseException:
+            self.busy.free(self)
+            raise
+
+    def __exit__(self, *exc: object) -> None:
+        self.busy.free(self)
 
 
 class _Hold:
@@ -83,25 +93,6 @@ class _Hold:
             self._free()
 
 
-class Holding:
-    """Keys that are busy while a block runs: `with holding.block, holding:`."""
-
-    def __init__(self, busy: BusyKeys, keys: tuple[Key, ...], what: str, tries: Attempts | None) -> None:
-        self._busy = busy
-        self._claim = busy.claim(what, keys, tries)
-        self.block = self._claim.block = threading.Lock()
-
-    def __enter__(self) -> None:
-        try:
-            self._busy.mark(self._claim)
-        except BaseException:
-            self._busy.free(self._claim)
-            raise
-
-    def __exit__(self, *exc: object) -> None:
-        self._busy.free(self._claim)
-
-
 class BusyKeys:
     """The busy keys of a volume. `lock` is that of its inode table; `alive` raises when waiting is pointless."""
 
@@ -109,32 +100,28 @@ class BusyKeys:
         self._engine = engine
         self._lock = lock
         self._alive = alive
-        self._busy: dict[Key, _Claim] = {}
-        self._trees: dict[str, _Claim] = {}  # every key below these is busy
+        self._busy: dict[Key, Claim] = {}
 
     def __contains__(self, key: Key) -> bool:
         """Return whether a key is busy, by itself or below another one. The lock is held."""
         return key in self._busy or self._above(key) is not None
 
-    def claim(self, what: str, keys: Iterable[Key], tries: Attempts | None, *, trees: bool = False) -> _Claim:
-        """Return the claim of a new operation on keys, which are not marked yet."""
-        done, wanted = self._engine.park.signal(), tuple(dict.fromkeys(keys))
-        return _Claim(what, threading.get_ident(), time.monotonic(), wanted, done, tries, trees)
+    def holding(self, *keys: Key, what: str, tries: Attempts | None = None) -> Claim:
+        """Return the claim of a block on keys, which are not marked yet. `tries`: a call with a deadline."""
+        return Claim(self, what, keys, self._engine.park.signal(), tries)
 
-    def free(self, claim: _Claim) -> None:
+    def free(self, claim: Claim) -> None:
         """Free the keys of a claim."""
         with self._lock:
             self._free(claim)
         if not claim.done.is_set():
             claim.done.set()
 
-    def _free(self, claim: _Claim) -> None:
+    def _free(self, claim: Claim) -> None:
         """Free keys. The lock is held. After an interrupt, a second call completes this."""
         for key in claim.keys:
             if self._busy.get(key) is claim:
                 del self._busy[key]
-        for tree in [tree for tree, owner in self._trees.items() if owner is claim]:
-            del self._trees[tree]
 
     def take_away(self, keys: Iterable[Key]) -> None:
         """Free the keys of a call that can no longer change anything, and may never return."""
@@ -142,10 +129,6 @@ class BusyKeys:
             found = [self._busy[key] for key in keys if key in self._busy]
         for claim in found:
             self.free(claim)
-
-    def holding(self, *keys: Key, what: str, tries: Attempts | None = None) -> Holding:
-        """Return a context that marks keys as busy for a block, of a call with a deadline."""
-        return Holding(self, keys, what, tries)
 
     def run(
         self,
@@ -169,7 +152,8 @@ class BusyKeys:
             ended: called when no attempt runs or follows, before the keys are free.
         """
         self._engine.check_reentry(tries.what, keys[0])
-        claim = self.claim(tries.what, keys, tries, trees=trees)
+        claim = Claim(self, tries.what, keys, self._engine.park.signal(), tries, trees)
+        claim.block.acquire()  # for good: the keys are needed until they are freed
 
         def free() -> None:
             ended()
@@ -186,7 +170,7 @@ class BusyKeys:
                 hold.leave()  # completes the first one after another interrupt
             raise
 
-    def mark(self, claim: _Claim) -> None:
+    def mark(self, claim: Claim) -> None:
         """Mark the keys of a claim, and wait for busy ones until the deadline."""
         other = self._mark(claim)
         most, tries = SLICE, claim.tries
@@ -208,51 +192,37 @@ class BusyKeys:
         if other is not None:
             during(Reason("the name", self._engine.native, owner, key=claim.keys[0]), sleep)
 
-    def _owner(self, snapshot: WaitSnapshot, claim: _Claim) -> Owner | None:
+    def _owner(self, snapshot: WaitSnapshot, claim: Claim) -> Owner | None:
         """Return the owner of the keys, for reports: a waiting thread, or the call that it left behind."""
         job = None if claim.tries is None else claim.tries.job
         if job is not None and snapshot.sleeping(claim.thread, claim.since) is None:
             return snapshot.job(job)
         return Owner(claim.what, f"has the name for {claim.what}", claim.thread, claim.since)
 
-    def _mark(self, claim: _Claim) -> _Claim | None:
+    def _mark(self, claim: Claim) -> Claim | None:
         """Mark the keys, or return a claim that has one of them."""
         with self._lock:
             while (other := self._holder(claim)) is not None:
-                if not other.has_left():
+                if other.block.locked():
                     return other
                 self._free(other)
-            if claim.trees:
-                self._trees.update(dict.fromkeys([key for key in claim.keys if isinstance(key, str)], claim))
             self._busy.update(dict.fromkeys(claim.keys, claim))
             return None
 
-    def _holder(self, claim: _Claim) -> _Claim | None:
+    def _holder(self, claim: Claim) -> Claim | None:
         """Return the holder of a key that a claim concerns. The lock is held."""
         for key in claim.keys:
-            if key in self._busy:
-                return self._busy[key]
-            if (above := self._above(key)) is not None:
-                return above
-            if claim.trees and (below := self._below(key)) is not None:
-                return below
+            if (found := self._busy.get(key) or self._above(key)) is not None:
+                return found
+            if claim.trees and isinstance(key, str):
+                for other, found in self._busy.items():
+                    if isinstance(other, str) and is_below(other, key):
+                        return found
         return None
 
-    def _above(self, key: Key) -> _Claim | None:
+    def _above(self, key: Key) -> Claim | None:
         """Return the holder of a tree that contains the key. The lock is held."""
-        if self._trees and isinstance(key, str):
-            for tree, claim in self._trees.items():
-                if is_below(key, tree):
-                    return claim
-        return None
-
-    def _below(self, tree: Key) -> _Claim | None:
-        """Return the holder of a key of the tree. The lock is held."""
-        if isinstance(tree, str):
-            for key, claim in self._busy.items():
-                if isinstance(key, str) and is_below(key, tree):
-                    return claim
-        return None
+        return next((found for tree in above(key) if (found := self._busy.get(tree)) and found.trees), None)
 
 
 def above(key: Key) -> Iterator[str]:
