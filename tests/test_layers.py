@@ -18,7 +18,7 @@ NATIVE = PACKAGE / "_native"
 
 # From the bottom up. A module belongs to the longest prefix that fits; modules of one line may import each other.
 LAYERS = [
-    ["distribution", "errors", "config", "objects", "options", "stats"],
+    ["distribution", "errors", "config", "objects", "options", "quantities", "stats"],
     ["native", "_native"],
     ["backends.protocol"],
     ["backends", "testing"],
@@ -53,7 +53,7 @@ LAYERS = [
     ["cache", "metrics"],
     ["observe.answers", "observe.client"],
     # Tools and adapters.
-    ["interrupts", "quantities", "target"],
+    ["interrupts", "target"],
     ["bench", "cli", "fsspec", "fuse", "stress", "__main__"],
 ]
 TOP = len(LAYERS)  # the package itself: public names of every layer

@@ -27,6 +27,7 @@ def s3_clean(url: str, older_than: str, dry_run: bool, as_json: bool) -> None:
     status: 0 done, 1 the server refused a request, 2 wrong usage.
     """
     from pagecache.backends.url import backend_from_url, without_user
+    from pagecache.quantities import printable
     from pagecache.stress.plan import seconds
 
     try:
@@ -48,5 +49,5 @@ def s3_clean(url: str, older_than: str, dry_run: bool, as_json: bool) -> None:
         print_json({"url": url, "older_than": age, "dry_run": dry_run, "removed": removed})
         return
     for name in removed:
-        click.echo(name)
+        click.echo(printable(name))
     click.echo(f"{'would remove' if dry_run else 'removed'} {len(removed)}")

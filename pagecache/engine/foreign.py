@@ -18,6 +18,7 @@ from collections.abc import Callable
 from typing import Any, TypeVar
 
 from ..errors import BackendError, BackendProtocolError, Key, PageCacheError
+from ..quantities import printable
 
 __all__ = [
     "as_os_error",
@@ -99,8 +100,10 @@ def errno_of(error: BaseException) -> int:
 
 
 def text_of(error: BaseException) -> str:
-    """Return the message, without the code and the file name that an OSError puts around it."""
-    text = _guarded(lambda: _text(error), None)
+    """Return the message, without the code and the file name that an OSError puts around it, with escapes in place of
+    line ends and other invisible characters: it goes to logs and terminals.
+    """
+    text = _guarded(lambda: printable(_text(error)), None)
     if text is None:
         return f"{type.__repr__(type(error))}, whose text cannot be had: its str() raises"
     return text if len(text) <= TEXT_MAX else f"{text[:TEXT_MAX]}… ({len(text)} characters)"

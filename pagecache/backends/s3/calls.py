@@ -43,7 +43,7 @@ except ModuleNotFoundError as error:
 from ...errors import BackendError
 from ..protocol import ObjectStat
 from ..spool import revoke
-from .errors import NoETag, ServerError, about, passing, refused
+from .errors import NoETag, ServerError, about, named, passing, refused
 
 __all__ = ["ID", "Begun", "Bucket", "Stored", "Upload", "patiently"]
 
@@ -66,6 +66,9 @@ SLEEP_MAX = 2.0
 """Largest number of seconds that a thread sleeps before a repeated request."""
 PIECE = 256 << 10
 """Bytes: urllib3 buffers as many before they are copied to their place."""
+IDLE_PAGES_MAX = 1000
+"""Largest number of consecutive pages of a list without a name beyond the earlier ones. Some servers send empty pages,
+and a name may have thousands of uploads."""
 T = TypeVar("T")
 
 
@@ -259,6 +262,7 @@ class Bucket:
         for each in (self.client, self._patient):
             for verb in ("PutObject", "UploadPart"):
                 each.meta.events.register_last(f"before-call.s3.{verb}", _at_once)
+            each.meta.events.register_first("needs-retry.s3.HeadBucket", _without_region)
 
     def close(self) -> None:
         self.client.close()
@@ -299,8 +303,10 @@ class Bucket:
             raise
 
     def _no_bucket(self, verb: str) -> FileNotFoundError:
-        what = f"{verb} of s3://{self.bucket}: there is no such bucket (NoSuchBucket)"
-        return FileNotFoundError(errno.ENOENT, what)
+        return FileNotFoundError(errno.ENOENT, self._error(verb, "", "there is no such bucket (NoSuchBucket)"))
+
+    def _error(self, verb: str, name: str, what: str) -> str:
+        return named(verb, self.bucket, name, what)
 
     def properties(self, stored: Stored | None, id: str) -> dict[str, Any]:
         """Return the properties of a version without its bytes, as arguments of another one that a commit with this id
@@ -336,12 +342,12 @@ class Bucket:
     def _check_range(self, answer: Any, name: str, begin: int, length: int, etag: str | None) -> None:
         """Check the reply: some servers send the whole object, or another version."""
         if etag and answer.get("ETag", etag) != etag:
-            raise OSError(errno.ESTALE, f"GET of s3://{self.bucket}/{name}: version {answer['ETag']}, not {etag}")
+            raise OSError(errno.ESTALE, self._error("GET", name, f"version {answer['ETag']}, not {etag}"))
         match = RANGE.fullmatch(answer.get("ContentRange") or "")
         starts = int(match[1]) if match else 0
         if starts != begin or int(answer["ContentLength"]) > length:
-            what = f"GET of s3://{self.bucket}/{name}: the server does not answer ranges"
-            raise BackendError(errno.EPROTO, what, retry=False)
+            what = "the server does not answer ranges"
+            raise BackendError(errno.EPROTO, self._error("GET", name, what), retry=False)
 
     # ------------------------------------------------------------ writing
 
@@ -386,8 +392,7 @@ class Bucket:
             )  # fmt: skip
         found: str = answer.get("CopyPartResult", {}).get("ETag", "")
         if not found:
-            what = f"UploadPartCopy {number} of s3://{self.bucket}/{name}: the answer has no ETag"
-            raise NoETag(errno.EIO, what, retry=True)
+            raise self._no_etag(f"UploadPartCopy {number}", name)
         return found
 
     def complete(
@@ -400,7 +405,7 @@ class Bucket:
                 Bucket=self.bucket, Key=name, UploadId=upload, MultipartUpload={"Parts": listed}, **condition
             )
         if not answer.get("ETag"):
-            raise OSError(errno.EIO, f"CompleteMultipartUpload of s3://{self.bucket}/{name}: the answer has no ETag")
+            raise OSError(errno.EIO, self._error("CompleteMultipartUpload", name, "the answer has no ETag"))
         return answer["ETag"], _of_answer(answer)
 
     def abort(self, name: str, upload: str) -> None:
@@ -438,15 +443,20 @@ class Bucket:
                 answer = self.client.delete_objects(Bucket=self.bucket, Delete=listed)
             for one in answer.get("Errors", ()):
                 if (code := str(one.get("Code"))) != "NoSuchKey":
-                    raise refused(code, f"DeleteObjects of s3://{self.bucket}/{one.get('Key')}")
+                    raise refused(code, named("DeleteObjects", self.bucket, str(one.get("Key"))))
 
     # ------------------------------------------------------------ lists
 
     def names(self, prefix: str, start_after: str = "", *, once: bool = False) -> Iterator[tuple[str, Stored]]:
-        """Yield the objects with this prefix, page by page. `once`: no retries for the first page."""
+        """Yield the objects with this prefix, page by page. `once`: no retries for the first page.
+
+        Raises:
+            OSError: EPROTO: the list has no end, or another prefix.
+        """
         extra: dict[str, Any] = {"Bucket": self.bucket, "Prefix": prefix}
         if start_after:
             extra["StartAfter"] = start_after
+        pages = self._pages("list", prefix)
         while True:
             try:
                 page = self._query("list", prefix, lambda: self.client.list_objects_v2(**extra), once=once)
@@ -455,7 +465,10 @@ class Bucket:
                     raise self._no_bucket("list") from error
                 raise
             once = False
-            for entry in page.get("Contents", ()):
+            for entry in pages(page, "Contents", "NextContinuationToken"):
+                if not entry["Key"].startswith(prefix):  # a clean-up deletes these names
+                    what = f"the server lists {entry['Key']!r}, which is not below this prefix"
+                    raise BackendError(errno.EPROTO, self._error("list", prefix, what), retry=False)
                 yield entry["Key"], Stored(entry.get("ETag", ""), int(entry["Size"]), _seconds(entry["LastModified"]))
             if not page.get("IsTruncated"):
                 return
@@ -465,9 +478,10 @@ class Bucket:
         """Yield open uploads to keys with this prefix.
 
         Raises:
-            OSError: ENOTSUP: the server does not list them.
+            OSError: ENOTSUP: the server does not list them; EPROTO: the list has no end.
         """
         extra: dict[str, Any] = {"Bucket": self.bucket, "Prefix": prefix}
+        pages = self._pages("ListMultipartUploads", prefix)
         while True:
             try:
                 page = self._query("ListMultipartUploads", prefix, partial(self.client.list_multipart_uploads, **extra))
@@ -475,13 +489,37 @@ class Bucket:
                 if error.code == "NoSuchUpload":  # some servers report an empty list so
                     return
                 raise
-            for entry in page.get("Uploads") or ():
+            for entry in pages(page, "Uploads", "NextKeyMarker", "NextUploadIdMarker"):
                 since = entry["Initiated"].timestamp()
-                if entry["Key"].startswith(prefix):
+                if entry["Key"].startswith(prefix):  # some servers list all
                     yield Begun(entry["Key"], entry["UploadId"], since, _of_answer(page) - since)
             if not page.get("IsTruncated"):
                 return
             extra |= {"KeyMarker": page["NextKeyMarker"], "UploadIdMarker": page["NextUploadIdMarker"]}
+
+    def _pages(self, verb: str, prefix: str) -> Callable[..., Sequence[Any]]:
+        """Return a check of the pages of one list: it takes a page, the name of its entries and those of its markers,
+        and returns the entries.
+
+        A server that sends the same page again and again must not keep a program busy.
+        """
+        seen: set[object] = set()
+        last, idle = "", 0
+
+        def check(page: Any, what: str, *markers: str) -> Sequence[Any]:
+            nonlocal last, idle
+            entries: Sequence[Any] = page.get(what) or ()
+            newest = max((entry["Key"] for entry in entries), default="")
+            idle = 0 if newest > last else idle + 1
+            last = max(last, newest)
+            marker = tuple(page.get(one) for one in markers)
+            if page.get("IsTruncated") and (marker in seen or marker[0] is None or idle > IDLE_PAGES_MAX):
+                what = "the list has no end: the server repeats a page, or sends many without a new name"
+                raise BackendError(errno.EPROTO, self._error(verb, prefix, what), retry=False)
+            seen.add(marker)
+            return entries
+
+        return check
 
     def knows(self, name: str, upload: str) -> bool:
         """Return whether an upload is open."""
@@ -521,13 +559,16 @@ class Bucket:
         """Return the etag of sent bytes: an MD5, unless the server encrypts with customer keys."""
         etag: str = answer.get("ETag", "")
         if not etag:
-            raise NoETag(errno.EIO, f"{verb} of s3://{self.bucket}/{name}: the answer has no ETag", retry=True)
+            raise self._no_etag(verb, name)
         plain = etag.strip('"')
         encrypted = answer.get("SSECustomerAlgorithm") or str(answer.get("ServerSideEncryption", "")).startswith("aws:")
         if re.fullmatch(r"[0-9a-f]{32}", plain) and not encrypted and plain != md5.hex():
-            what = f"{verb} of s3://{self.bucket}/{name}: stored with the MD5 {plain}, sent with {md5.hex()}"
-            raise BackendError(errno.EIO, what, retry=True)
+            what = f"stored with the MD5 {plain}, sent with {md5.hex()}"
+            raise BackendError(errno.EIO, self._error(verb, name, what), retry=True)
         return etag
+
+    def _no_etag(self, verb: str, name: str) -> NoETag:
+        return NoETag(errno.EIO, self._error(verb, name, "the answer has no ETag"), retry=True)
 
 
 def _base64(digest: bytes) -> str:
@@ -539,6 +580,15 @@ def _at_once(params: dict[str, Any], **_: Any) -> None:
     yes.
     """
     params["headers"].pop("Expect", None)
+
+
+def _without_region(request_dict: dict[str, Any], response: Any, **_: Any) -> None:
+    """End redirects that name no region: the client asks HEAD of the bucket for it, which is redirected as well,
+    without end.
+    """
+    headers = response[1].get("ResponseMetadata", {}).get("HTTPHeaders", {}) if response else {}
+    if "x-amz-bucket-region" not in headers:
+        request_dict["context"]["s3_redirect"]["redirected"] = True
 
 
 def _filled(body: Any, buffers: Sequence[memoryview]) -> int:

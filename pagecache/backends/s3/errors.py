@@ -3,6 +3,9 @@
 The errno classifies the failure, the class decides whether a retry may help, and the text has the request, its key, and
 the server's code. A request may have been carried out although its reply was an error: `unclear` identifies such
 errors.
+
+Names of objects and texts of a server are foreign: `named`, `refused` and the translation below are the ways in which
+they get into an error, and escape them.
 """
 
 from __future__ import annotations
@@ -23,8 +26,20 @@ except ModuleNotFoundError as error:
     raise ModuleNotFoundError(needs("boto3 is not installed", "s3"), name=error.name) from error
 
 from ...errors import BackendError
+from ...quantities import printable
 
-__all__ = ["NoETag", "SendAgain", "ServerError", "about", "keeping", "passing", "refused", "send_again", "unclear"]
+__all__ = [
+    "NoETag",
+    "SendAgain",
+    "ServerError",
+    "about",
+    "keeping",
+    "named",
+    "passing",
+    "refused",
+    "send_again",
+    "unclear",
+]
 
 NOT_ACCEPTED = frozenset(
     {"InvalidAccessKeyId", "SignatureDoesNotMatch", "ExpiredToken", "InvalidToken", "TokenRefreshRequired"}
@@ -57,6 +72,9 @@ PAUSE_MAX = 60.0
 """Largest number of seconds that a server can ask for."""
 
 
+REDIRECTS = frozenset({301, 302, 303, 307, 308})
+
+
 class ServerError(BackendError):
     """An error in a reply of the server.
 
@@ -75,6 +93,11 @@ class NoETag(BackendError):
 
 class SendAgain(BackendError):
     """Acknowledged bytes are gone: the cache has them, and sends them again."""
+
+
+def named(verb: str, bucket: str, name: str = "", what: object = "") -> str:
+    """Return the text of an error: the request, the object, and the rest of the sentence."""
+    return printable(f"{verb} of s3://{bucket}/{name}" + (f": {what}" if what else ""))
 
 
 def send_again(why: object) -> SendAgain:
@@ -138,7 +161,9 @@ def _server_error(error: Any, what: str, *, of_key: bool) -> OSError:
     code = str(answer.get("Error", {}).get("Code", status))
     number = BY_CODE.get(code) or BY_STATUS.get(status)
     answered = str(status) if code == str(status) else f"{code} ({status})"
-    message = f"{what}: {answered}: {answer.get('Error', {}).get('Message', '')}".rstrip(": ")
+    message = printable(f"{what}: {answered}: {answer.get('Error', {}).get('Message', '')}".rstrip(": "))
+    if status in REDIRECTS:
+        message += "; the server redirects, and names no region: give `endpoint` or `region` of the bucket"
     if meant := _meaning(code, number, of_key=of_key):
         message += f"; {meant}"
     again = code in CODES_TO_TRY_AGAIN or (number is None and status in TRY_AGAIN) or status == 200
@@ -156,14 +181,14 @@ def refused(code: str, what: str) -> OSError:
     """Return an error that the body of a reply has for one of several objects."""
     number = BY_CODE.get(code, errno.EIO)
     meant = _meaning(code, number)
-    return OSError(number, f"{what}: {code}" + (f"; {meant}" if meant else ""))
+    return OSError(number, printable(f"{what}: {code}") + (f"; {meant}" if meant else ""))
 
 
 def _translated(error: Exception, what: str, *, of_key: bool) -> OSError:
     """Return an error of the client or of the server in the form of the backend protocol."""
     if isinstance(error, exceptions.ClientError):
         return _server_error(error, what, of_key=of_key)
-    text = f"{what}: {error}"
+    text = printable(f"{what}: {error}")
     for classes, number in (
         ((exceptions.ReadTimeoutError, exceptions.ConnectTimeoutError), errno.ETIMEDOUT),
         ((exceptions.SSLError, exceptions.ProxyConnectionError), errno.EIO),
@@ -189,5 +214,4 @@ def about(verb: str, bucket: str, name: str) -> Iterator[None]:
     try:
         yield
     except (exceptions.BotoCoreError, exceptions.ClientError, HTTPError) as error:
-        what = f"{verb} of s3://{bucket}/{name}"
-        raise _translated(error, what, of_key=verb == "HEAD" and name != "") from error
+        raise _translated(error, named(verb, bucket, name), of_key=verb == "HEAD" and name != "") from error

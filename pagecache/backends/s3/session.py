@@ -39,6 +39,8 @@ log = logging.getLogger("pagecache.volume")
 
 PRIVATE = ".pagecache/"
 NOTE, ALIVE = ".upload", "alive"
+NOTE_MAX = 8192
+"""Bytes of the longest note: a key of 1024 bytes, escaped, and the id of an upload."""
 RENEWED_EVERY = 600.0
 """Seconds. Much less than the age at which other processes remove leftovers."""
 SKEW = 2.0
@@ -59,7 +61,7 @@ class Session:
 
     def __init__(self, bucket: Bucket, prefix: str) -> None:
         self._bucket = bucket
-        self._all = prefix + PRIVATE
+        self._prefix, self._all = prefix, prefix + PRIVATE
         self._id = f"{int(time.time())}-{secrets.token_hex(4)}"
         self._own = f"{self._all}{self._id}/"
         self.left: deque[Draft] = deque()
@@ -264,11 +266,14 @@ class Session:
         return name[len(self._all) :].partition("/")[0]
 
     def _noted(self, name: str, stored: Stored) -> tuple[str, str] | None:
+        if stored.size > NOTE_MAX:
+            return None
         room = memoryview(bytearray(stored.size))
         with contextlib.suppress(OSError, ValueError, KeyError, TypeError):
             done = self._bucket.get(name, 0, [room], None) if stored.size else 0
             note = json.loads(bytes(room[:done]))
-            return str(note["key"]), str(note["upload"])
+            if str(note["key"]).startswith(self._prefix):  # anyone who may write below the prefix may write a note
+                return str(note["key"]), str(note["upload"])
         return None
 
 

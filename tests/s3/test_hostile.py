@@ -1,0 +1,158 @@
+"""Servers and names that mean harm: their texts are escaped, and nothing that they say is endless, or reaches outside
+the prefix.
+"""
+
+from __future__ import annotations
+
+import json
+import logging
+from collections.abc import Callable
+
+import pytest
+from click.testing import CliRunner
+
+from pagecache import PageCache, WritebackError
+from pagecache.backends.s3 import S3Backend, calls
+from pagecache.cli import main
+from pagecache.testing.proxy import FaultyProxy, ProxyRule
+
+from .requests import counted, is_for
+from .servers import Bucket
+
+ALWAYS = float("inf")
+FORGED = "no\n2026-11-24 CRITICAL root: forged\x9b31m \u202egnp.exe\x85"
+REFUSED = f"<Error><Code>Access\nDenied</Code><Message>{FORGED}</Message></Error>".encode()
+
+
+@pytest.fixture
+def backend(bucket: Bucket, proxy: FaultyProxy) -> S3Backend:
+    return S3Backend(bucket.name, "p", endpoint_url=proxy.endpoint)
+
+
+def test_the_text_of_a_server_cannot_forge_a_line_of_a_log(
+    bucket: Bucket, proxy: FaultyProxy, backend: S3Backend, caplog: pytest.LogCaptureFixture
+) -> None:
+    """A message, a code and a name may hold line ends, controls of a terminal, and letters that reverse the text."""
+    caplog.set_level(logging.DEBUG, "pagecache")
+    with PageCache("64MiB") as cache:
+        volume = cache.attach(backend)
+        file = volume.open("k\u202e\r", "w")
+        file.write(b"ours")
+        proxy.rules = [ProxyRule("status", is_for("PutObject"), times=ALWAYS, status=403, body=REFUSED)]
+        with pytest.raises(WritebackError) as raised:
+            file.fsync()
+        proxy.rules.clear()
+        assert str(raised.value).isprintable()
+        assert "forged\\x9b31m \\u202egnp" in str(raised.value)
+        file.abandon()
+    assert caplog.records
+    assert all(record.getMessage().isprintable() for record in caplog.records)
+
+
+def test_errors_of_each_request_are_one_printable_line(proxy: FaultyProxy, backend: S3Backend) -> None:
+    name, piece, bucket = "p/k\x1b]0;x\x07", [memoryview(bytearray(1))], backend.bucket
+    requests: list[Callable[[], object]] = [
+        lambda: bucket.get(name, 0, piece, None),
+        lambda: bucket.head(name),
+        lambda: bucket.put(name, piece, {}, condition={}),
+        lambda: bucket.create(name, {}),
+        lambda: bucket.copy(name, "u", 1, name, 0, 1, None),
+        lambda: bucket.complete(name, "u", [(1, "e")], {}),
+        lambda: bucket.delete(name),
+        lambda: bucket.delete_all([name, "b"]),
+        lambda: list(bucket.names(name)),
+        lambda: list(bucket.uploads(name)),
+    ]
+    for body in (REFUSED, b"\x1b[31m no document"):
+        proxy.rules = [ProxyRule("status", times=ALWAYS, status=400, body=body)]
+        for request in requests:
+            with pytest.raises(OSError, match=r"s3://") as raised:
+                request()
+            assert str(raised.value).isprintable()
+
+
+def listed(name: str, token: str = "") -> bytes:
+    entry = f"<Contents><Key>{name}</Key><Size>1</Size><LastModified>2026-01-01T00:00:00Z</LastModified></Contents>"
+    more = f"<IsTruncated>true</IsTruncated><NextContinuationToken>{token}</NextContinuationToken>" if token else ""
+    return f"<ListBucketResult>{entry}{more}</ListBucketResult>".encode()
+
+
+@pytest.mark.parametrize(
+    "body",
+    [listed("p/k", "again"), b"<ListBucketResult><IsTruncated>true</IsTruncated></ListBucketResult>"],
+    ids=["the same page", "no token"],
+)
+def test_an_endless_list_ends_with_an_error(proxy: FaultyProxy, backend: S3Backend, body: bytes) -> None:
+    proxy.rules = [ProxyRule("status", is_for("ListObjectsV2"), times=ALWAYS, status=200, body=body)]
+    with pytest.raises(OSError, match=r"list of s3://.*: the list has no end"):
+        list(backend.list())
+    assert len(proxy.taken()) <= 2
+
+
+def test_a_list_of_ever_new_tokens_without_a_new_name_ends(
+    proxy: FaultyProxy, backend: S3Backend, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(calls, "IDLE_PAGES_MAX", 5)
+    proxy.rules = [
+        ProxyRule("status", is_for("ListObjectsV2"), nth=n, status=200, body=listed("p/k", f"t{n}"))
+        for n in range(1, 20)
+    ]
+    with pytest.raises(OSError, match="the list has no end"):
+        list(backend.list())
+    assert counted(proxy.taken()) == {"ListObjectsV2": 7}
+
+
+def test_an_endless_list_of_uploads_ends_with_an_error(proxy: FaultyProxy, backend: S3Backend) -> None:
+    more = "<IsTruncated>true</IsTruncated><NextKeyMarker>k</NextKeyMarker><NextUploadIdMarker>u</NextUploadIdMarker>"
+    body = f"<ListMultipartUploadsResult>{more}</ListMultipartUploadsResult>".encode()
+    proxy.rules = [ProxyRule("status", is_for("ListMultipartUploads"), times=ALWAYS, status=200, body=body)]
+    with pytest.raises(OSError, match="the list has no end"):
+        backend.remove_leftovers(0.0)
+    assert counted(proxy.taken())["ListMultipartUploads"] == 2
+
+
+def test_a_clean_up_does_not_follow_a_list_outside_its_prefix(
+    bucket: Bucket, proxy: FaultyProxy, backend: S3Backend
+) -> None:
+    bucket.client.put_object(Bucket=bucket.name, Key="other/k", Body=b"theirs")
+    body = listed("other/k")
+    proxy.rules = [ProxyRule("status", is_for("ListObjectsV2"), times=ALWAYS, status=200, body=body)]
+    with pytest.raises(OSError, match="'other/k', which is not below this prefix"):
+        backend.remove_leftovers(0.0)
+    assert bucket.keys() == ["other/k"]
+
+
+def test_a_clean_up_does_not_follow_a_note_outside_its_prefix(bucket: Bucket, backend: S3Backend) -> None:
+    """Any writer below the prefix may store a note that names an upload of another team."""
+    upload = bucket.client.create_multipart_upload(Bucket=bucket.name, Key="other/k")["UploadId"]
+    for note in ({"key": "other/k", "upload": upload}, {"key": "x" * 10_000, "upload": upload}):
+        text = json.dumps(note).encode()
+        bucket.client.put_object(Bucket=bucket.name, Key="p/.pagecache/1-aaaa/1.upload", Body=text)
+        assert backend.remove_leftovers(0.0) == ["p/.pagecache/1-aaaa/1.upload"]
+    assert bucket.uploads() == [("other/k", upload)]
+    bucket.client.abort_multipart_upload(Bucket=bucket.name, Key="other/k", UploadId=upload)
+
+
+def test_names_that_are_cleaned_up_cannot_move_the_cursor(bucket: Bucket) -> None:
+    bucket.client.put_object(Bucket=bucket.name, Key="p/.pagecache/1-bb/\x1b]0;PWNED\x07", Body=b"")
+    result = CliRunner().invoke(main, ["s3-clean", bucket.url("p"), "--older-than", "0s"])
+    assert result.exit_code == 0
+    assert result.output == "p/.pagecache/1-bb/\\x1b]0;PWNED\\x07\nremoved 1\n"
+
+
+@pytest.mark.parametrize("status", [301, 302, 307, 308])
+def test_redirects_without_a_region_end_after_two_requests(proxy: FaultyProxy, backend: S3Backend, status: int) -> None:
+    """The client asks for the region by HEAD of the bucket, which is redirected too."""
+    where = {"Location": f"{proxy.endpoint}/elsewhere"}
+    piece = [memoryview(b"x")]
+    for request in (
+        lambda: backend.stat("k"),
+        lambda: list(backend.list()),
+        lambda: backend.bucket.put("p/k", piece, {}, condition={}),
+    ):
+        proxy.rules = [ProxyRule("status", times=ALWAYS, status=status, headers=where)]
+        with pytest.raises(OSError, match="the server redirects") as raised:
+            request()
+        assert not getattr(raised.value, "retry", True)
+        assert len(proxy.taken()) <= 2
+    proxy.rules.clear()
