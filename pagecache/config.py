@@ -114,6 +114,17 @@ def _number(
     raise ValueError(f"{what}: {value!r} is not a number {rule}{', or None' if none else ''}")
 
 
+def checked_seconds(value: object, what: str) -> float:
+    """Return a number of seconds, 0 or more.
+
+    Raises:
+        ValueError: names value and rule.
+    """
+    seconds = _number(value, what)
+    assert seconds is not None
+    return seconds
+
+
 def _choice(value: object, what: str, choices: Collection[object]) -> None:
     if not any(value is choice or (isinstance(value, str) and value == choice) for choice in choices):
         raise ValueError(f"{what}: {value!r} is not one of {', '.join(map(repr, choices))}")
@@ -355,6 +366,8 @@ class VolumeOptions:
         read_only: opening for writing is a PermissionError.
         dirty_share: fraction of the cache's `dirty_limit` that this volume may use.
         source_may_fault: whether user memory that may fault while copying is staged first.
+        revalidate: seconds for which an open believes a version that was seen under its name; 0: every open asks the
+            backend.
     """
 
     read_ahead: Size = "1MiB"
@@ -364,6 +377,7 @@ class VolumeOptions:
     read_only: bool = False
     dirty_share: float = 1.0
     source_may_fault: SourceMayFault = "auto"
+    revalidate: float = 0.0
 
     def __post_init__(self) -> None:
         object.__setattr__(self, "read_ahead", parse_size(self.read_ahead, "read_ahead"))
@@ -378,3 +392,4 @@ class VolumeOptions:
         _choice(self.read_only, "read_only", (True, False))
         _number(self.dirty_share, "dirty_share", high=1.0, above=True)
         _choice(self.source_may_fault, "source_may_fault", get_args(SourceMayFault))
+        object.__setattr__(self, "revalidate", checked_seconds(self.revalidate, "revalidate"))

@@ -69,6 +69,7 @@ class VolumeOverrides(TypedDict, total=False):
     read_only: bool
     dirty_share: float
     source_may_fault: SourceMayFault
+    revalidate: float
 
 
 class LimitsOverrides(TypedDict, total=False):
@@ -101,6 +102,7 @@ class OpenOptions(TypedDict, total=False):
     direct: bool
     write_through: bool | None
     keep_cache: bool
+    revalidate: float | None
     read_ahead: Size | None
     parallel_direct_writes: bool
     kind: type[CachedFile]

@@ -157,6 +157,7 @@ class VolumeOptions:
     read_only: bool = False
     dirty_share: float = 1.0               # of the cache's dirty_limit that this volume may use
     source_may_fault: Literal["auto", "always", "never"] = "auto"        # stage user memory that may fault while copying
+    revalidate: float = 0.0                # seconds for which an open believes the version that was last seen under its name
 
 class Volume:
     """One backend seen through the cache."""
@@ -164,7 +165,7 @@ class Volume:
     options: VolumeOptions
     backend: Backend | AsyncBackend
     def open(self, key: Key, mode: str = "rb", *, flags: int | None = None, direct: bool = False,
-             write_through: bool | None = None, keep_cache: bool = False, read_ahead: Size | None = None,
+             write_through: bool | None = None, keep_cache: bool = False, revalidate: float | None = None, read_ahead: Size | None = None,
              parallel_direct_writes: bool = False, timeout: float | None = None) -> CachedFile:
         """Modes are those of `open()` without buffering: r, r+, w, w+, x, x+, a, a+; 'b' optional, 't' is ValueError; or `flags`
         (os.O_RDWR | os.O_CREAT ...) instead. close-to-open: unless `keep_cache`, the backend's version is compared and changed clean

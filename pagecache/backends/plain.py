@@ -90,7 +90,7 @@ def why_no_backend(made: Any) -> str:
     limits = getattr(made, "limits", None)
     if hasattr(made, "limits") and not isinstance(limits, BackendLimits):
         rule = "write `limits = BackendLimits(...)` into its class, or leave `limits` out"
-        return f"has the limits {limits!r}, which is not a BackendLimits: {rule}"
+        return f"has the limits {reprlib.repr(limits)}, which is not a BackendLimits: {rule}"
     return ""
 
 

@@ -38,7 +38,7 @@ from .transaction import Deferral, DeferredFile
 
 __all__ = ["PageCacheFileSystem"]
 
-OPENING = ("write_through", "keep_cache", "read_ahead")
+OPENING = ("write_through", "keep_cache", "revalidate", "read_ahead")
 """Options of `Volume.open` that `open` takes."""
 IGNORED = ("cache_type", "fill_cache", "size", "cache_options")
 """Options of fsspec's own files, without effect here."""
@@ -383,8 +383,8 @@ class PageCacheFileSystem(ChainedFileSystem):
             block_size: largest readahead window in bytes; None: that of the file system's options.
             cache_options: of fsspec's own caches; no effect here.
             compression: a name in fsspec, or "infer", by the path.
-            **kwargs: `encoding`, `errors`, `newline` of text; `write_through`, `keep_cache` of `Volume.open`;
-                `autocommit=False`: a file that appears with its `commit`.
+            **kwargs: `encoding`, `errors`, `newline` of text; `write_through`, `keep_cache` and `revalidate` of
+                `Volume.open`; `autocommit=False`: a file that appears with its `commit`.
 
         Raises:
             FileNotFoundError, FileExistsError, IsADirectoryError: as `open()`.

@@ -11,6 +11,7 @@ from __future__ import annotations
 import contextlib
 import errno
 import logging
+import math
 import operator
 import os
 from collections.abc import Callable, Iterable, Iterator
@@ -93,7 +94,7 @@ def flags_mode(flags: int) -> str:
     return "wb" if access == os.O_WRONLY else "rb+"
 
 
-def open_inode(volume: Volume, name: Key, key: Key, bits: int, keep_cache: bool, tries: Attempts) -> Use:
+def open_inode(volume: Volume, name: Key, key: Key, bits: int, age: float, tries: Attempts) -> Use:
     """Return a use of the inode, with its backend file open; the name is busy. This counts as a handle from the first
     moment on, so that a concurrent abandon does not free the inode.
     """
@@ -114,7 +115,7 @@ def open_inode(volume: Volume, name: Key, key: Key, bits: int, keep_cache: bool,
                             _record_creation(inode)
                             if volume.engine.mirror is not None:  # bytes of it may be in the queue already
                                 volume.engine.mirror.invalidate(inode.key, "it was created and opened at once")
-                        still = _open_known(volume, inode, key, wanted, keep_cache, tries)
+                        still = _open_known(volume, inode, name, key, wanted, age, tries)
                         if own is not None and not still:  # the name has led there, and does no longer
                             volume.engine.close_later(own.backend_file, key)
                             opened = None
@@ -128,7 +129,7 @@ def open_inode(volume: Volume, name: Key, key: Key, bits: int, keep_cache: bool,
                                 opened = found
                                 lifetimes.release(use)
                                 continue  # an open by another name was faster
-                            _reopen(volume, inode, found, key, keep_cache, tries, quiet)
+                            _reopen(volume, inode, found, name, age, tries, quiet)
                     if still:
                         return use
                     _leave(volume, name, inode)
@@ -208,6 +209,7 @@ def _make(volume: Volume, name: Key, key: Key, opened: _Opened) -> Use | None:
     inode = Inode(volume, name, opened.backend_file, opened.stat)
     if opened.created:
         _record_creation(inode)
+    inode.engine.versions.confirm(name, opened.stat.version, opened.since)
     use = Use(inode)
     table = volume.inodes
     try:
@@ -315,15 +317,16 @@ def open_again(handle: CachedFile, bits: int) -> CachedFile | None:
     return opened
 
 
-def _open_known(volume: Volume, inode: Inode, key: Key, bits: int, keep_cache: bool, tries: Attempts) -> bool:
+def _open_known(volume: Volume, inode: Inode, name: Key, key: Key, bits: int, age: float, tries: Attempts) -> bool:
     """Open a known inode, whose backend file is open; it is not idle. False: the name does not lead to it any longer:
-    another writer has removed or replaced the object.
+    another writer has removed or replaced the object. `age`: of a look in seconds that is recent enough.
     """
     engine = inode.engine
     exclusive = bool(bits & os.O_CREAT and bits & os.O_EXCL)
     if exclusive and engine.identity is None:
         raise FileExistsError(errno.EEXIST, os.strerror(errno.EEXIST), key)
-    if exclusive or not keep_cache or engine.dispute.base_lost:
+    if exclusive or engine.dispute.base_lost or not engine.versions.is_recent(name, age):
+        began = volume.engine.clock.now()
         quiet, stat = _look(volume, inode, key, tries)
         if quiet is not None and stat is None:
             return False
@@ -331,6 +334,7 @@ def _open_known(volume: Volume, inode: Inode, key: Key, bits: int, keep_cache: b
             raise FileExistsError(errno.EEXIST, os.strerror(errno.EEXIST), key)
         if quiet is not None and stat is not None:
             compare(volume, inode, stat, tries, quiet)
+            engine.versions.confirm(name, stat.version, began)
             return True
     if engine.conflict is not None:
         raise engine.conflict_error()
@@ -358,7 +362,7 @@ def _look(volume: Volume, inode: Inode, key: Key, tries: Attempts) -> tuple[int 
 
 class _Opened(NamedTuple):
     """A file of the backend for a name. `created`: its open has created the object. `reconnects`, `removals`: number of
-    reconnects, and `InodeTable.removals`, before it.
+    reconnects, and `InodeTable.removals`, before it. `since`: the time before it.
     """
 
     backend_file: BackendFile
@@ -366,11 +370,12 @@ class _Opened(NamedTuple):
     created: bool
     reconnects: int
     removals: int
+    since: float
 
 
 def _open(volume: Volume, key: Key, bits: int, tries: Attempts) -> _Opened:
-    reconnects, removals = volume.engine.reconnects, volume.inodes.removals
-    return _Opened(*open_backend(volume, key, bits, tries), reconnects, removals)
+    before = volume.engine.reconnects, volume.inodes.removals, volume.engine.clock.now()
+    return _Opened(*open_backend(volume, key, bits, tries), *before)
 
 
 def _again(opened: _Opened, key: Key, tries: Attempts) -> _Opened:
@@ -389,15 +394,16 @@ def _use(volume: Volume, inode: Inode, opened: _Opened, key: Key) -> bool:
 
 
 def _reopen(
-    volume: Volume, inode: Inode, opened: _Opened, key: Key, keep_cache: bool, tries: Attempts, quiet: int | None
+    volume: Volume, inode: Inode, opened: _Opened, name: Key, age: float, tries: Attempts, quiet: int | None
 ) -> None:
     """Compare a known inode with the file that was opened for it. `quiet`: `Versions.quiet` before that."""
     if opened.created:
         volume.engine.name_sync.changed()
         compare(volume, inode, opened.stat, tries)
-    elif not keep_cache or opened.stat.size != inode.native.remote_size:
+    elif age < math.inf or opened.stat.size != inode.native.remote_size:
         if quiet is not None:
             compare(volume, inode, opened.stat, tries, quiet)
+            inode.engine.versions.confirm(name, opened.stat.version, opened.since)
         elif inode.engine.conflict is not None:
             raise inode.engine.conflict_error()
 
@@ -536,7 +542,8 @@ class _Following:
         reconnects, removals = volume.engine.reconnects, volume.inodes.removals
         if engine.removed:
             return None
-        opened = _Opened(*checked_open(lambda: volume.engine.backend.open(key), key), False, reconnects, removals)
+        now = volume.engine.clock.now()
+        opened = _Opened(*checked_open(lambda: volume.engine.backend.open(key), key), False, reconnects, removals, now)
         if engine.unnaming not in (None, self._rename) or engine.key != key:  # only reads can run beside a rename
             volume.engine.close_later(opened.backend_file, key)
             raise OSError(errno.EBUSY, "the name of the object is being changed", key)

@@ -10,6 +10,7 @@ from __future__ import annotations
 import builtins
 import errno
 import logging
+import math
 import os
 import threading
 from collections.abc import Callable, Iterator, Mapping
@@ -19,7 +20,7 @@ from typing import TYPE_CHECKING, Any, Literal
 from ..backends.plain import PlainBackend
 from ..backends.protocol import AsyncBackend, Backend, BackendLimits, ObjectStat
 from ..backends.url import as_backend
-from ..config import RetryPolicy, Size, VolumeOptions, parse_size, with_overrides
+from ..config import RetryPolicy, Size, VolumeOptions, checked_seconds, parse_size, with_overrides
 from ..engine import failures
 from ..engine.aside import Aside
 from ..engine.attempts import Attempts
@@ -154,6 +155,7 @@ class Volume:
         direct: bool = False,
         write_through: bool | None = None,
         keep_cache: bool = False,
+        revalidate: float | None = None,
         read_ahead: Size | None = None,
         parallel_direct_writes: bool = False,
         kind: type[CachedFile] = CachedFile,
@@ -168,6 +170,8 @@ class Volume:
             direct: bypass the cache, coherently with it; see docs/how-to/direct.md.
             write_through: None: as the volume's options say.
             keep_cache: use cached data without comparing the backend's version (close-to-open).
+            revalidate: seconds for which a version that an open or a commit has seen under this name is not compared
+                again; 0: every open asks the backend; None: as the volume's options say.
             read_ahead: largest readahead window in bytes; None: as the volume's options say.
             parallel_direct_writes: direct writes that extend nothing may run concurrently, if the backend allows it
                 too.
@@ -191,20 +195,22 @@ class Volume:
         canonical = self._canonical(key)
         name = mode if flags is None else opening.flags_mode(bits)
         through = self.options.write_through if write_through is None else bool(write_through)
+        age = self.options.revalidate if revalidate is None else checked_seconds(revalidate, "revalidate")
+        age = math.inf if keep_cache else age
 
         def make(use: lifetimes.Use) -> CachedFile:
             if direct:
                 return DirectFile(use, key, name, bits, parallel=parallel_direct_writes, read_ahead=window)
             return kind(use, key, name, bits, through=through, read_ahead=window)
 
-        return self._open(key, canonical, bits, keep_cache, make, tries)
+        return self._open(key, canonical, bits, age, make, tries)
 
     def _open(
         self,
         key: Key,
         canonical: Key,
         bits: int,
-        keep_cache: bool,
+        age: float,
         make: Callable[[lifetimes.Use], CachedFile],
         tries: Attempts,
     ) -> CachedFile:
@@ -215,7 +221,7 @@ class Volume:
                 namespace.settle_names(self, tries, canonical)
                 holding = self.busy.holding(canonical, what="an open", tries=tries)
                 with holding.block, holding:
-                    handle = self._bound(key, canonical, bits, keep_cache, make, tries)
+                    handle = self._bound(key, canonical, bits, age, make, tries)
             if bits & os.O_TRUNC and handle._native.size:
                 handle._empty(tries)
             if bits & os.O_APPEND:
@@ -231,7 +237,7 @@ class Volume:
         key: Key,
         canonical: Key,
         bits: int,
-        keep_cache: bool,
+        age: float,
         make: Callable[[lifetimes.Use], CachedFile],
         tries: Attempts,
     ) -> CachedFile | None:
@@ -240,7 +246,7 @@ class Volume:
         """
         if namespace.unsettled_at(self, canonical) is not None:
             return None
-        use = opening.open_inode(self, canonical, key, bits, keep_cache, tries)
+        use = opening.open_inode(self, canonical, key, bits, age, tries)
         try:
             return opening.bind(use, key, bits, make)
         except BaseException:

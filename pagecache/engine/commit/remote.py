@@ -163,6 +163,7 @@ def announced(file: EngineFile, version: str | None, start: int, end: int) -> No
     """Record an announced change of [start, end) of the stored object. Never waits, and may be called from anywhere
     [K8].
     """
+    file.versions.distrust()
     whole = file.limits().commit_on_close  # such objects are replaced as a whole
     start, end = (0, END) if whole else (start, end)
     file.native.invalidate_remote(start, end)

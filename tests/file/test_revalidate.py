@@ -1,0 +1,134 @@
+"""Opens that believe a version which was seen a short time ago. [2.19, 2.20]"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from pathlib import Path
+
+import pytest
+
+from pagecache import Key, ObjectStat, PageCache
+from pagecache.backends import DirectoryBackend, MemoryBackend
+
+from .clock import HandClock
+from .objects import ObjectBackend
+from .rig import KEY, PAGE, Rig, pattern
+
+Make = Callable[..., Rig]
+DATA, OTHER = pattern(2 * PAGE), pattern(2 * PAGE, 7)
+
+
+class Store(ObjectBackend):
+    """Whole objects; `asked` counts looks at a name."""
+
+    asked = 0
+
+    def stat(self, key: Key) -> ObjectStat:
+        self.asked += 1
+        return super().stat(key)
+
+
+@pytest.fixture
+def store() -> Store:
+    return Store({KEY: DATA})
+
+
+@pytest.fixture
+def rig(make: Make, clock: HandClock, store: Store) -> Rig:
+    return make(backend=store, options={"revalidate": 10.0})
+
+
+def read(rig: Rig, key: str = KEY, revalidate: float | None = None) -> bytes:
+    with rig.volume.open(key, "rb", revalidate=revalidate) as file:
+        return bytes(file.pread(len(DATA), 0))
+
+
+def test_a_version_that_was_just_seen_is_not_asked_for_again(rig: Rig, clock: HandClock, store: Store) -> None:
+    assert read(rig) == DATA
+    store.put(KEY, OTHER)
+    clock.advance(9.9)
+    assert read(rig) == DATA
+    assert store.asked == 0
+    clock.advance(0.2)
+    assert read(rig) == OTHER
+    assert store.asked == 1
+    assert read(rig) == OTHER
+    assert store.asked == 1
+
+
+def test_the_option_of_an_open_overrules_that_of_the_volume(rig: Rig, store: Store) -> None:
+    assert read(rig) == DATA
+    store.put(KEY, OTHER)
+    assert read(rig, revalidate=None) == DATA
+    assert read(rig, revalidate=0) == OTHER
+
+
+def test_every_open_asks_by_default(make: Make, clock: HandClock, store: Store) -> None:
+    rig = make(backend=store)
+    for asked in range(3):
+        assert read(rig) == DATA
+        assert store.asked == asked
+    store.put(KEY, OTHER)
+    assert read(rig) == OTHER
+
+
+def test_a_commit_of_this_cache_has_seen_its_version(rig: Rig, clock: HandClock, store: Store) -> None:
+    assert read(rig) == DATA
+    clock.advance(9)
+    with rig.volume.open(KEY, "r+b") as file:
+        file.pwrite(OTHER, 0)
+    clock.advance(9)
+    assert read(rig) == OTHER
+    assert store.asked == 0
+
+
+def test_an_announced_change_is_looked_at(rig: Rig, store: Store) -> None:
+    assert read(rig) == DATA
+    version = store.put(KEY, OTHER)
+    rig.volume.invalidate_remote(KEY, version=version)
+    assert read(rig) == OTHER
+
+
+def test_a_version_that_the_store_refuses_is_looked_at(rig: Rig, store: Store) -> None:
+    """A read that is not cached has found another version: the next open takes it."""
+    with rig.volume.open(KEY, "rb") as file:
+        store.put(KEY, OTHER)
+        with pytest.raises(OSError):
+            file.pread(PAGE, 0)
+    assert read(rig) == OTHER
+
+
+def test_an_exclusive_open_asks(tmp_path: Path) -> None:
+    """The name may have been removed by another program. [2.20]"""
+    path = tmp_path / KEY
+    path.write_bytes(DATA)
+    with PageCache("4MiB") as cache:
+        volume = cache.attach(DirectoryBackend(tmp_path), revalidate=10.0)
+        volume.open(KEY, "rb").close()
+        path.unlink()
+        with volume.open(KEY, "xb") as file:
+            file.pwrite(OTHER, 0)
+    assert path.read_bytes() == OTHER
+
+
+def test_another_name_of_an_object_is_looked_at(tmp_path: Path) -> None:
+    """What was seen concerns one name: another one may lead to another object by now. [2.20]"""
+    path, linked, other = tmp_path / KEY, tmp_path / "linked", tmp_path / "other"
+    path.write_bytes(DATA)
+    linked.hardlink_to(path)
+    other.write_bytes(OTHER)
+    with PageCache("4MiB") as cache:
+        volume = cache.attach(DirectoryBackend(tmp_path), revalidate=10.0)
+        volume.open("linked", "rb").close()
+        volume.open(KEY, "rb").close()
+        other.rename(linked)
+        with volume.open("linked", "rb") as file:
+            assert file.pread(len(OTHER), 0) == OTHER
+
+
+@pytest.mark.parametrize("value", [-1, float("nan"), "soon", True])
+def test_a_time_that_is_none_is_refused(rig: Rig, value: object) -> None:
+    with pytest.raises(ValueError, match=f"revalidate: {value!r} is not a number at least 0"):
+        rig.volume.open(KEY, revalidate=value)  # type: ignore[arg-type]
+    with PageCache("4MiB") as cache, pytest.raises(ValueError, match="revalidate"):
+        cache.attach(MemoryBackend(), revalidate=value)  # type: ignore[arg-type]
