@@ -6,6 +6,7 @@ is wrapped in `Completed`, which takes these parts from `Backend` (or `AsyncBack
 
 from __future__ import annotations
 
+import functools
 import inspect
 import os
 import reprlib
@@ -22,6 +23,7 @@ __all__ = [
     "forgotten",
     "given",
     "missing_in_file",
+    "open_to_read",
     "returned",
     "why_no_backend",
 ]
@@ -37,6 +39,20 @@ class PlainBackend(Protocol):
 
     def open(self, key: Any, *, create: bool = False, exclusive: bool = False) -> Any: ...
     def stat(self, key: Any) -> Any: ...
+
+
+def open_to_read(backend: Any, key: Any) -> Any:
+    """Open an object whose beginning is read next: a backend whose `open` takes `read` is told so."""
+    opening = backend.open
+    return opening(key, read=True) if _takes_read(getattr(opening, "__func__", opening)) else opening(key)
+
+
+@functools.lru_cache(maxsize=64)
+def _takes_read(function: Any) -> bool:
+    try:
+        return "read" in inspect.signature(function).parameters
+    except (TypeError, ValueError):  # a callable without a signature
+        return False
 
 
 class Completed:

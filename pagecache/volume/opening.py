@@ -19,7 +19,7 @@ from contextlib import contextmanager
 from functools import partial
 from typing import TYPE_CHECKING, Any, NamedTuple, TypeVar
 
-from ..backends.plain import forgotten, missing_in_file
+from ..backends.plain import forgotten, missing_in_file, open_to_read
 from ..backends.protocol import BackendFile, ObjectStat, close_backend_file
 from ..engine.attempts import Attempts
 from ..engine.commit import remote, staging
@@ -121,7 +121,10 @@ def open_inode(volume: Volume, name: Key, key: Key, bits: int, age: float, tries
                             opened = None
                     else:
                         quiet = inode.engine.versions.quiet()
-                        opened = _open(volume, key, bits, tries) if opened is None else _again(opened, key, tries)
+                        if opened is None:
+                            opened = _open(volume, key, bits, tries, read=not inode.native.usage()["cached"])
+                        else:
+                            opened = _again(opened, key, tries)
                         still = _leads_to(inode, opened)
                         if still:
                             found, opened = opened, None
@@ -137,7 +140,7 @@ def open_inode(volume: Volume, name: Key, key: Key, bits: int, age: float, tries
                     lifetimes.release(use)
                     raise
                 lifetimes.release(use)
-            found, opened = opened or _open(volume, key, bits, tries), None
+            found, opened = opened or _open(volume, key, bits, tries, read=True), None
             use = _make(volume, name, key, found)
             if use is not None:
                 return use
@@ -373,9 +376,9 @@ class _Opened(NamedTuple):
     since: float
 
 
-def _open(volume: Volume, key: Key, bits: int, tries: Attempts) -> _Opened:
+def _open(volume: Volume, key: Key, bits: int, tries: Attempts, *, read: bool) -> _Opened:
     before = volume.engine.reconnects, volume.inodes.removals, volume.engine.clock.now()
-    return _Opened(*open_backend(volume, key, bits, tries), *before)
+    return _Opened(*open_backend(volume, key, bits, tries, read=read), *before)
 
 
 def _again(opened: _Opened, key: Key, tries: Attempts) -> _Opened:
@@ -442,14 +445,17 @@ def checked_open(open: Callable[[], BackendFile], key: Key) -> tuple[BackendFile
         raise
 
 
-def open_backend(volume: Volume, key: Key, bits: int, tries: Attempts) -> tuple[BackendFile, ObjectStat, bool]:
-    """Open, or create on request; return also whether this created the object.
+def open_backend(
+    volume: Volume, key: Key, bits: int, tries: Attempts, *, read: bool = False
+) -> tuple[BackendFile, ObjectStat, bool]:
+    """Open, or create on request; return also whether this created the object. `read`: nothing of it is cached.
 
     A creation that may have been carried out is retried. If the retry finds the object, it is the created one, or an
     equivalent one; but with `exclusive` its creator is unknown, and the first error is raised. A creation on a
     commit_on_close backend makes nothing that a retry could find.
     """
     create, exclusive = bool(bits & os.O_CREAT), bool(bits & os.O_CREAT and bits & os.O_EXCL)
+    read = read and not create and not bits & os.O_TRUNC
     backend = volume.engine.backend
     made = False
 
@@ -463,7 +469,7 @@ def open_backend(volume: Volume, key: Key, bits: int, tries: Attempts) -> tuple[
         landed = made or (tries.doubtful and not backend.limits.commit_on_close)
         if made or not exclusive:
             try:
-                return *checked_open(lambda: backend.open(key), key), landed
+                return *checked_open(lambda: open_to_read(backend, key) if read else backend.open(key), key), landed
             except FileNotFoundError:
                 if not create:
                     raise

@@ -125,9 +125,13 @@ class Names(Generic[V]):
                 change.finish()
         return found
 
+    def is_unsettled(self, name: str) -> bool:
+        """Return whether the answer to an earlier change of the name was lost, and nothing has settled it yet."""
+        return name in self._unsettled
+
     async def settle(self, name: str) -> None:
         """Settle a change of the name whose answer was lost: open files may have another name by it, or none."""
-        if name in self._unsettled:
+        if self.is_unsettled(name):
             await self.look(name)
 
     async def _was_carried_out(self, change: _Change[V], found: V | None) -> bool:

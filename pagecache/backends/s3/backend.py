@@ -10,6 +10,7 @@ Modules:
     draft.py          the state of its next version
     assembly.py       the requests of a commit
     plan.py           the choice of these requests
+    beginnings.py     first bytes, which come with the answer to an open
     calls.py          each request, and its errors
 
 Nothing below `PREFIX/.pagecache/` is listed, and no key reaches it: that is private to the backend.
@@ -32,10 +33,11 @@ from urllib.parse import parse_qsl, unquote, urlsplit
 from ...config import BY_TIME, Size, parse_size, with_overrides
 from ...errors import Key
 from ...options import LimitsOverrides
-from ..objects.names import Names, exists, missing
+from ..objects.names import Names, missing
 from ..objects.store import run
 from ..protocol import Backend, BackendLimits, ObjectStat
 from ..url import without_user
+from .beginnings import LENGTH, Beginnings
 from .calls import Bucket, Stored
 from .conditions import Conditions, tried
 from .object import S3File, S3Object
@@ -140,6 +142,7 @@ class S3Backend(Backend):
         self.session = Session(self.bucket, self.prefix)
         self.requests = Requests(self.bucket, self.session, self.sizes, int(self.limits.max_inflight))
         self.names: Names[Stored] = Names(self.requests)
+        self._beginnings = Beginnings()
 
     # ---------------------------------------------------------------- keys
 
@@ -168,17 +171,23 @@ class S3Backend(Backend):
 
     # ---------------------------------------------------------------- objects
 
-    def open(self, key: Key, *, create: bool = False, exclusive: bool = False) -> S3File:
-        name = self._name(key)
+    def open(self, key: Key, *, create: bool = False, exclusive: bool = False, read: bool = False) -> S3File:
+        """Open an object. `read`: its beginning comes with the answer. An exclusive creation asks nothing: if there is
+        an object, its commit is refused.
+        """
+        name, base, beginning = self._name(key), None, b""
         with about(key):
             if create:
                 self._allow()
-            base = run(self.names.look(name))
+            if create and exclusive:
+                run(self.names.settle(name))
+            elif read and not self.names.is_unsettled(name):
+                base, beginning = self.requests.beginning(name, LENGTH)
+            else:
+                base = run(self.names.look(name))
         if base is None and not create:
             raise missing(key)
-        if base is not None and create and exclusive:
-            raise exists(key)
-        file = S3Object(self, key, name, base)
+        file = S3Object(self, key, name, base, self._beginnings.keep(beginning) if beginning else None)
         self.names.add(file)
         return S3File(file)
 

@@ -159,6 +159,17 @@ class Stored:
         return self.size == other.size and (self.etag == other.etag or self.id == other.id != "")
 
 
+def _stored(answer: Any, name: str, size: int) -> Stored:
+    """Return the version that the headers of an answer describe."""
+    carried = {word: answer[word] for word in KEPT if answer.get(word) is not None}
+    metadata = {word.lower(): value for word, value in answer.get("Metadata", {}).items()}
+    id = metadata.pop(ID, "")
+    if answer.get("TagCount"):
+        carried["Tagging"] = name  # fetched when needed
+    carried["Metadata"] = metadata
+    return Stored(answer["ETag"], size, _seconds(answer.get("LastModified")), id, carried)
+
+
 @dataclass(slots=True)
 class Upload:
     """A multipart upload to the object's own key.
@@ -280,14 +291,29 @@ class Bucket:
             if error.status == 404:
                 return None
             raise
-        carried = {word: answer[word] for word in KEPT if answer.get(word) is not None}
-        metadata = {word.lower(): value for word, value in answer.get("Metadata", {}).items()}
-        id = metadata.pop(ID, "")
-        if answer.get("TagCount"):
-            carried["Tagging"] = name  # fetched when needed
-        carried["Metadata"] = metadata
-        size = int(answer["ContentLength"])
-        return Stored(answer["ETag"], size, _seconds(answer.get("LastModified")), id, carried)
+        return _stored(answer, name, int(answer["ContentLength"]))
+
+    def beginning(self, name: str, length: int) -> tuple[Stored | None, bytes]:
+        """Return the stored version and its first bytes, at most `length`; None: nothing is stored."""
+        try:
+            with about("GET", self.bucket, name):
+                answer = self.client.get_object(Bucket=self.bucket, Key=name, Range=f"bytes=0-{length - 1}")
+                with contextlib.closing(answer["Body"]) as body:
+                    match = RANGE.fullmatch(answer.get("ContentRange") or "")
+                    size = match[3] if match else str(answer["ContentLength"])
+                    if (match and match[1] != "0") or not size.isdecimal():
+                        raise self._no_ranges(name)
+                    room = memoryview(bytearray(min(length, int(size))))
+                    with room:
+                        return _stored(answer, name, int(size)), bytes(room[: _filled(body, [room])])
+        except ServerError as error:
+            if error.code == "NoSuchBucket":
+                raise self._no_bucket("GET") from error
+            if error.status == 404:
+                return None, b""
+            if error.status == 416:  # it is empty
+                return self.head(name, once=True), b""
+            raise
 
     def check_bucket(self) -> float:
         """Return the server's time, in seconds since 1970.
@@ -346,8 +372,10 @@ class Bucket:
         match = RANGE.fullmatch(answer.get("ContentRange") or "")
         starts = int(match[1]) if match else 0
         if starts != begin or int(answer["ContentLength"]) > length:
-            what = "the server does not answer ranges"
-            raise BackendError(errno.EPROTO, self._error("GET", name, what), retry=False)
+            raise self._no_ranges(name)
+
+    def _no_ranges(self, name: str) -> BackendError:
+        return BackendError(errno.EPROTO, self._error("GET", name, "the server does not answer ranges"), retry=False)
 
     # ------------------------------------------------------------ writing
 

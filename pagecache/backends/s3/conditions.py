@@ -39,8 +39,9 @@ class Conditions:
     etags: bool = True
 
     @property
-    def everything(self) -> bool:
-        return self.put and self.complete and (self.copy or not self.copies)
+    def completion(self) -> bool:
+        """Return whether the server compares all versions of a completed upload: the replaced and the copied one."""
+        return self.complete and (self.copy or not self.copies)
 
 
 def tried(bucket: Bucket, session: Session) -> Conditions:

@@ -33,6 +33,7 @@ from ..objects.file import ObjectFile
 from ..objects.store import run
 from ..spool import parts_of_buffers, revoked
 from .assembly import Assembler
+from .beginnings import Beginning
 from .calls import Stored, Upload
 from .draft import Draft
 from .errors import ServerError, keeping, send_again, unclear
@@ -51,8 +52,11 @@ class S3Object(ObjectFile[Stored]):
 
     draft: Draft
 
-    def __init__(self, backend: S3Backend, key: Key, name: str, base: Stored | None) -> None:
+    def __init__(
+        self, backend: S3Backend, key: Key, name: str, base: Stored | None, beginning: Beginning | None = None
+    ) -> None:
         super().__init__(backend.requests, backend.names, key, name, Draft(backend.requests, base))
+        self._opened, self._first = base, beginning
         self._backend = backend
         self._bucket = backend.bucket
         self._unit = backend.sizes.part
@@ -68,6 +72,8 @@ class S3Object(ObjectFile[Stored]):
         return await super()._read(piece, buffers, name, base)
 
     async def _get(self, name: str, offset: int, buffers: Sequence[memoryview], base: Stored) -> int:
+        if self._first is not None and base is self._opened and (done := self._first.fill(offset, buffers)):
+            return done
         return self._bucket.get(name, offset, buffers, base.etag)
 
     async def _stored(self) -> Stored | None:
@@ -191,13 +197,14 @@ class S3Object(ObjectFile[Stored]):
         extra = self._bucket.properties(self.draft.base, id)
         with assembler.bytes_of_all() as buffer:
             size = len(buffer)
-            await self._check_unconditionally()
+            if not self._backend.honours().put:
+                await self._check_over()
             self.draft.publish()
             try:
                 etag, when = self._bucket.put(self.name, [buffer], extra, condition=assembler.condition("put"))
             except OSError as error:
                 return await self._judged(error, id, None)
-        return await self._published(Stored(etag, size, when, id, self._carried()))
+        return Stored(etag, size, when, id, self._carried())
 
     async def _complete(self, assembler: Assembler) -> Stored:
         upload = self._opened_upload()
@@ -206,7 +213,8 @@ class S3Object(ObjectFile[Stored]):
             raise send_again(f"{self.key!r} was renamed")
         try:
             parts = assembler.parts(upload)
-            await self._check_unconditionally()
+            if not self._backend.honours().completion:
+                await self._check_over()
             condition = assembler.condition("complete")
         except ServerError as error:
             raise self._without_upload(error, upload) from error
@@ -221,11 +229,6 @@ class S3Object(ObjectFile[Stored]):
             return await self._judged(OSError(errno.EIO, "a completion that was repeated"), upload.id, upload)
         self.draft.uploaded()
         return await self._published(Stored(etag, assembler.size, when, upload.id, self._carried()))
-
-    async def _check_unconditionally(self) -> None:
-        """Compare the stored version with the one to be replaced, if the server does not."""
-        if not self._backend.honours().everything:
-            await self._check_over()
 
     async def _published(self, stored: Stored) -> Stored:
         """Return the version with its actual etag, which some servers do not send."""

@@ -58,6 +58,12 @@ class Requests:
         self._seen_bucket = True
         return stored
 
+    def beginning(self, name: str, length: int) -> tuple[Stored | None, bytes]:
+        """Return the stored version and its first bytes."""
+        found = self._bucket.beginning(name, length)
+        self._seen_bucket = True
+        return found
+
     async def copy(self, old: str, new: str, version: Stored) -> None:
         if version.size <= self.sizes.part_most:
             self._bucket.copy_object(old, new, version.etag)

@@ -26,6 +26,7 @@ import os
 from collections.abc import Callable
 from typing import TYPE_CHECKING, Any
 
+from ...backends.plain import open_to_read
 from ...backends.protocol import BackendFile, ObjectStat
 from ...errors import ConflictError, LostRange, PageCacheError
 from ...native import END, STAMP_MAX
@@ -259,7 +260,7 @@ def open_base(file: EngineFile) -> tuple[BackendFile, ObjectStat]:
     if file.removed:
         raise FileNotFoundError(errno.ENOENT, os.strerror(errno.ENOENT), file.key)
     try:
-        fresh = backend.open(file.key)
+        fresh = open_to_read(backend, file.key)
     except FileNotFoundError:
         if file.is_renamed():
             raise

@@ -1,0 +1,60 @@
+"""The first bytes of objects, which come with the answer that opens them.
+
+The first open of an object is a GET of its beginning: size, version, properties and bytes in one answer. The file keeps
+these bytes until they are read, since the cache reads them next. They are no part of the cache's memory, so there is a
+limit for all files of a backend together: the oldest are dropped, and read again if they are needed.
+"""
+
+from __future__ import annotations
+
+import threading
+import weakref
+from collections import deque
+from collections.abc import Sequence
+
+__all__ = ["LENGTH", "Beginning", "Beginnings"]
+
+LENGTH = 1 << 20
+"""Most bytes of a beginning: an object that has no more is opened and read by one request."""
+KEPT = 16 << 20
+"""Most bytes of all beginnings that were not read yet."""
+
+
+class Beginning:
+    """The first bytes of one version. Any thread may read them."""
+
+    def __init__(self, data: bytes) -> None:
+        self.data = data
+
+    def fill(self, offset: int, buffers: Sequence[memoryview]) -> int:
+        """Fill buffers with the bytes from an offset on; return their number. They are dropped with the last one."""
+        data, done = self.data, 0
+        for buffer in buffers:
+            piece = data[offset + done : offset + done + len(buffer)]
+            buffer[: len(piece)] = piece
+            done += len(piece)
+        if done and offset + done >= len(data):
+            self.data = b""
+        return done
+
+
+class Beginnings:
+    """The beginnings of all files of one backend. `_lock` guards the fields."""
+
+    def __init__(self) -> None:
+        self._lock = threading.Lock()
+        self._kept: deque[tuple[weakref.ref[Beginning], int]] = deque()
+        self._bytes = 0
+
+    def keep(self, data: bytes) -> Beginning:
+        """Keep the first bytes of an object; drop those of others where there are too many."""
+        made = Beginning(data)
+        with self._lock:
+            self._kept.append((weakref.ref(made), len(data)))
+            self._bytes += len(data)
+            while self._bytes > KEPT:
+                oldest, length = self._kept.popleft()
+                self._bytes -= length
+                if (dropped := oldest()) is not None:
+                    dropped.data = b""
+        return made
