@@ -81,4 +81,4 @@ def test_a_cancelled_read_waits_for_the_rename_no_longer(attach: Attach, make: C
             assert await file.pread(10, PAGE) == DATA[PAGE : PAGE + 10]
 
     run(main())
-    assert not volume.cache.waits()
+    eventually(lambda: not volume.cache.waits())

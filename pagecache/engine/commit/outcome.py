@@ -241,8 +241,7 @@ def stored(file: EngineFile, version: str | None, changes: int | None, finish: C
         versions.count_change(stale=False)
         if version is not None:
             # Concurrent direct writes may have made another version of it since.
-            versions.take(version, stale=not alone and not file.limits().commit_on_close)
-            versions.seen = file.key, file.volume.clock.now()
+            versions.commit(version, stale=not alone and not file.limits().commit_on_close)
         finish()
         if file.commits.failing_since is not None and file.native.sync_done(file.commits.stamp):
             file.commits.end()

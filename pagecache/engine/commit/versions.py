@@ -32,12 +32,12 @@ class Versions:
     be read without it. A change is counted before its call begins.
     """
 
-    __slots__ = ("_file", "announced", "base", "changes", "seen", "stale")
+    __slots__ = ("_file", "announced", "base", "changes", "looked", "stale")
 
     def __init__(self, file: EngineFile, base: str | None) -> None:
         self._file = file
         self.base = base
-        self.seen: tuple[Key, float] = "", -math.inf
+        self.looked: tuple[Key, float] = "", -math.inf
         """The name under which the base was found to be stored last, and the time before that look."""
         self.announced: str | None = None
         self.changes = 0
@@ -64,22 +64,27 @@ class Versions:
         """Make a version the base. The lock is held."""
         self.base, self.stale = base, stale
 
+    def commit(self, base: str, *, stale: bool) -> None:
+        """Make the version that a commit has made the base. The lock is held."""
+        self.take(base, stale=stale)
+        self.looked = self._file.key, self._file.volume.clock.now()
+
     def is_recent(self, name: Key, age: float) -> bool:
         """Return whether the name led to this file, and to its base, at most `age` seconds ago; an infinite age needs
         no look at all.
         """
-        seen, when = self.seen
+        seen, when = self.looked
         return age == math.inf or (age > 0 and seen == name and self._file.volume.clock.now() - when < age)
 
     def confirm(self, name: Key, version: str | None, when: float) -> None:
         """Record that this version was found under a name, by a look that began at that time."""
         with self._file.lock:
             if version == self.base and not self.stale and self.announced is None:
-                self.seen = name, when
+                self.looked = name, when
 
     def distrust(self) -> None:
         """Record that another version may be stored: the next open looks."""
-        self.seen = "", -math.inf
+        self.looked = "", -math.inf
 
     def announce(self, version: str) -> None:
         """Keep an announced version until its size is taken."""
