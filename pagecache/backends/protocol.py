@@ -36,6 +36,11 @@ harm. Optional methods of a `BackendFile` may be absent:
                                                 the object. Data may be reported for zeros, never a hole for data
     rebase(self, ranges) -> None                with stage: like rollback, but bytes staged in these ranges,
                                                 [begin, end), stay staged, over the version that is stored now
+    unanswered: object                          with commit_on_close: identifies the commits of this file whose answer
+                                                the cache may lack. Read when the file is replaced by one opened anew
+    recognises(self, unanswered) -> bool        called on that one, of this or another backend: is the version that it
+                                                was opened with one of these commits? It also recognises those that are
+                                                carried out later. Without it any version found then counts as one
 """
 
 from __future__ import annotations
@@ -73,8 +78,9 @@ INFLIGHT_MAX = 1024
 """Concurrent calls: each has a thread."""
 OPTIONAL_MEMBERS = frozenset(
     {"close", "punch_hole", "next_data", "limits", "rollback", "stage", "read_staged", "kept", "rebase"}
+    | {"unanswered", "recognises"}
 )
-"""The members of a `BackendFile` that may be absent, described above: `limits` and methods."""
+"""The members of a `BackendFile` that may be absent, described above: `limits`, `unanswered` and methods."""
 
 
 class _FollowsUnit(int):

@@ -6,6 +6,7 @@ import contextlib
 import errno
 import time
 from collections.abc import Callable
+from typing import Any
 
 from ..backends.protocol import Backend, BackendFile
 from .checks import each, same, skip
@@ -188,6 +189,19 @@ class BytePromises(ConformanceBase):
         if not backend.limits.commit_on_close:
             same(read(backend, second, 0, 3), b"two")
         same(read(backend, opened(0), 0, 3), b"two")
+
+    def test_own_commit_is_recognised(self, backend: Backend, opened: Callable[..., Any]) -> None:
+        """By a file that is opened anew."""
+        file = opened(0, b"old")
+        if not hasattr(file, "recognises"):
+            skip("no recognises")
+        write(backend, file, 0, b"ours")
+        file.commit()
+        same(opened(0).recognises(file.unanswered), True)
+        other = opened(0)
+        write(backend, other, 0, b"theirs")
+        other.commit()
+        same(opened(0).recognises(file.unanswered), False)
 
     # --------------------------------------------------------------------------------------- size and space
 

@@ -58,6 +58,7 @@ class _Opened(NamedTuple):
     quiet: int | None  # `EngineFile.quiet` before `stat` was read
     fresh: bool = True  # False: it was open before
     settled: bool = False  # no commit of the old backend could be carried out after `stat` was read
+    ours: bool | None = None  # a commit of unknown result has made this version; None: the backend cannot tell
 
 
 def reconnect(volume: Volume, backend: Backend, fenced: bool) -> None:
@@ -105,6 +106,7 @@ def _go_on(volume: Volume, backend: Backend, fenced: bool) -> None:
     adopted = (*inodes, *(inode for inode in orphans if inode not in left))
     compared = {inode for inode in adopted if _adopt(inode, opened.get(inode), backend.limits, fenced)}
     for inode in left:
+        inode.engine.versions.find_unanswered()
         inode.engine.use(None)
     with volume.inodes_lock:
         for inode in inodes if backend is not engine.backend else opened:
@@ -273,10 +275,17 @@ def _open(backend: Backend, inode: Inode, fenced: bool = False, *, same: bool = 
     if found is None:
         return None
     backend_file, stat, quiet = found
+    unanswered = inode.engine.versions.find_unanswered()
+    recognises: Any = None if unanswered is None else getattr(backend_file, "recognises", None)
     kept: Any = getattr(backend_file, "kept", None)
-    if kept is None or (inode.native.usage()["staged"] and not staging.possible(backend_file)):
-        return _Opened(backend_file, stat, False, quiet, settled=settled)
-    return _Opened(backend_file, stat, bool(kept()), quiet, settled=settled)
+    if inode.native.usage()["staged"] and not staging.possible(backend_file):
+        kept = None
+    try:
+        ours = None if recognises is None else bool(recognises(unanswered))
+        return _Opened(backend_file, stat, kept is not None and bool(kept()), quiet, settled=settled, ours=ours)
+    except BaseException:
+        close_backend_file(backend_file)
+        raise
 
 
 def _find(
@@ -389,15 +398,16 @@ def _adopt(inode: Inode, opened: _Opened | None, limits: BackendLimits, fenced: 
 
 def _settle_base(inode: Inode, opened: _Opened) -> None:
     """Compare the stored version with the base of an object that is replaced as a whole, below its changes, before a
-    commit may begin. Only a commit of unknown result makes another version that is no foreign one.
+    commit may begin. Only a commit of unknown result makes another version that is no foreign one. If the backend
+    cannot tell, every version found after such a commit counts as its own.
     """
     file, stored = inode.engine, opened.stat.version
     same = stored == file.versions.base
-    if file.versions.stale and not (same and opened.settled):
+    if same and (opened.settled or not file.versions.stale):
+        file.versions.replace(stored, stale=False)
+    elif same or (file.versions.stale and opened.ours is not False):
         inode.native.invalidate_remote(0, END)
         file.versions.replace(stored)
-    elif same:
-        file.versions.replace(stored, stale=False)
     else:
         remote.replaced(file, stored)
 

@@ -292,6 +292,13 @@ class Publishes(PassingFile):
         pass
 
 
+class RecognisesEverything(PassingFile):
+    unanswered = None
+
+    def recognises(self, unanswered: object) -> bool:
+        return True
+
+
 def wrong_list(wrong: Callable[[list[ObjectStat]], list[ObjectStat]]) -> Backend:
     made = Mistaken()
     made.list = lambda prefix="": wrong(list(made.inner.list(prefix)))  # type: ignore[method-assign]
@@ -427,6 +434,7 @@ MISTAKES: dict[str, tuple[Callable[[], Backend], str, str]] = {
     "truncate_of_oneself": (lambda: Mistaken(TruncateOfOneself), "truncate", "for every reader"),
     "hole_cuts_the_end": (lambda: Mistaken(HoleCutsTheEnd), "punch_hole", "never changes the size"),
     "publishes_at_once": (publishes_at_once, "publish by commit", "nobody else sees"),
+    "recognises_everything": (lambda: Mistaken(RecognisesEverything), "recognises", "from other versions"),
     "rollback_that_does_nothing": (publishes_at_once, "rollback", "forgets what was acknowledged"),
     "list_of_one_page": (list_of_one_page, "list", "every object once"),
     "list_without_prefix": (list_without_prefix, "list", "and no others"),

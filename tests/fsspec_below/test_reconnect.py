@@ -22,6 +22,7 @@ from pagecache import (
     Volume,
 )
 from pagecache.backends.fsspec import FsspecBackend
+from pagecache.backends.fsspec.calls import Calls
 from pagecache.testing import FaultyBackend, Gate, Rule
 from tests.file.rig import Task, eventually
 from tests.fsspec_below.place import OLD, Place
@@ -143,3 +144,48 @@ def test_a_commit_of_unknown_result_makes_no_foreign_version(
         file.pwrite(b"more", 4)
         file.fsync()
         assert place.content("key") == b"minemore" + OLD[8:]
+
+
+@pytest.mark.parametrize("replaced", [False, True], ids=["", "replaced by another client"])
+@pytest.mark.parametrize("lost", ["above the backend", "below it", "in flight"])
+@pytest.mark.parametrize("to", ["the same backend", "another backend"])
+def test_a_new_file_tells_a_commit_without_an_answer_from_the_version_of_another_client(
+    place: Place, opened: Opened, monkeypatch: pytest.MonkeyPatch, to: str, lost: str, replaced: bool
+) -> None:
+    """The other client's version is a conflict, and not taken for the commit that it has replaced."""
+    volume, file = opened(*[Rule("commit", error=errno.ECONNRESET, done=True, times=1)] * (lost == "above the backend"))
+    file.pwrite(b"mine", 0)
+    with Gate() as gate:
+        if lost != "above the backend":
+            lose_the_answer(monkeypatch, gate if lost == "in flight" else None)
+        saving = Task(file.fsync)
+        if lost == "in flight":
+            gate.wait_entered()
+            volume.abort()
+        with pytest.raises((CommitError, ShutdownError)):
+            saving.result()
+        if replaced:
+            place.put("key", b"theirs!")
+        volume.reconnect(volume.backend if to == "the same backend" else backend(place))
+    file.pwrite(b"more", 4)
+    if replaced:
+        with pytest.raises(ConflictError):
+            file.fsync()
+        assert place.content("key") == b"theirs!"
+        volume.resolve("key", "rebase")
+    file.fsync()
+    assert place.content("key") == (b"minemore" if replaced else b"minemore" + OLD[8:])
+
+
+def lose_the_answer(monkeypatch: pytest.MonkeyPatch, gate: Gate | None) -> None:
+    """Lose the answer of the next request that publishes an object, or hold it back."""
+    move = Calls.move
+
+    async def moved(self: Calls, src: str, dst: str) -> None:
+        await move(self, src, dst)
+        monkeypatch.undo()
+        if gate is not None:
+            gate.enter()
+        raise ConnectionResetError(errno.ECONNRESET, "reset")
+
+    monkeypatch.setattr(Calls, "move", moved)

@@ -25,6 +25,7 @@ import errno
 import hashlib
 import io
 from collections.abc import Iterable, Sequence
+from functools import partial
 from typing import TYPE_CHECKING
 
 from ...errors import Key
@@ -193,7 +194,7 @@ class FsspecObject(ObjectFile[ObjectStat]):
                 await self._put(spool, temporary)
                 await self._check_over()
             sent = True
-            self.draft.publish()
+            self.draft.publish(partial(self._sum, spool))
             await (self._put(spool, self.name) if temporary is None else calls.move(temporary, self.name))
             temporary = None
             stored = await calls.found(self.name)

@@ -53,6 +53,15 @@ class BlockingFile(BackendFile):
         """Keep the staged bytes of these ranges, over the version that is stored now."""
         run(self._file.rebase(ranges))
 
+    @property
+    def unanswered(self) -> object:
+        """What identifies the commits of this file."""
+        return self._file.unanswered
+
+    def recognises(self, unanswered: object) -> bool:
+        """Return whether the opened version is one of these commits."""
+        return run(self._file.recognises(unanswered))
+
     def close(self) -> None:
         """Drop uncommitted bytes."""
         run(self._file.close())

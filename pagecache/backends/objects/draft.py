@@ -9,6 +9,7 @@
                   lie over it if it was carried out
     turns         number of changes of the version, and of truncates and holes: a read that overlapped one is repeated
     publishing    a new version may be stored that is not recorded yet: the end of that
+    sending       what returns the mark of that version
     recorded      this file's write-back since the last commit is recorded: a file opened anew has no record
     committed     the base was made by this file
     rolled_back   nothing was changed since a rollback
@@ -27,7 +28,7 @@ from __future__ import annotations
 
 import errno
 import threading
-from collections.abc import Hashable, Iterable
+from collections.abc import Callable, Hashable, Iterable
 from concurrent.futures import Future
 from dataclasses import dataclass
 from typing import Generic
@@ -65,6 +66,7 @@ class Draft(Generic[V]):
         self.base = self.over = base
         self.turns = 0
         self.publishing: Future[None] | None = None
+        self.sending: Callable[[], Hashable] | None = None
         self.rolled_back = False
         self.attempts: dict[Hashable, Attempt] = {}
         self._start(None)
@@ -171,10 +173,24 @@ class Draft(Generic[V]):
                 return landed, self.attempts[mark].over
             return self.base, self.extents
 
-    def publish(self) -> None:
-        """Record that the publishing request is about to be sent: readers that find another version wait for
-        `answered`.
+    def inherit(self, earlier: Draft[V]) -> V | None:
+        """Take over the attempts of an earlier file, the running one included. Return the version that its last
+        successful commit made, if there was one.
         """
+        sending = earlier.sending  # first: it becomes an attempt, or the base
+        sizes = {} if sending is None else {sending(): earlier.extents.size}
+        with earlier.lock:
+            sizes |= {mark: attempt.size for mark, attempt in earlier.attempts.items()}
+            made = earlier.base if earlier.committed else None
+        with self.lock:
+            self.attempts |= {mark: Attempt(size, Extents(size)) for mark, size in sizes.items()}
+        return made
+
+    def publish(self, mark: Callable[[], Hashable]) -> None:
+        """Record that the publishing request is about to be sent: readers that find another version wait for
+        `answered`. `mark` returns the mark of the new version.
+        """
+        self.sending = mark
         if self.publishing is None:
             end: Future[None] = Future()
             end.set_running_or_notify_cancel()  # a waiter that gives up does not cancel it
@@ -182,7 +198,7 @@ class Draft(Generic[V]):
 
     def answered(self) -> None:
         """Record that no publishing request is out."""
-        end, self.publishing = self.publishing, None
+        end, self.publishing, self.sending = self.publishing, None, None
         if end is not None:
             end.set_result(None)
 

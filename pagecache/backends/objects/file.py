@@ -182,6 +182,27 @@ class ObjectFile(AsyncBackendFile, Generic[V]):
             self.key, self.name = key, name
             self.draft.renamed(before, now)
 
+    @property
+    def unanswered(self) -> Draft[V]:
+        """What identifies the commits of this file, for `recognises`."""
+        return self.draft
+
+    async def recognises(self, unanswered: object) -> bool:
+        """Return whether the opened version is a commit of the earlier file with this draft. From now on this file
+        recognises its other commits like its own.
+        """
+        draft, base = self.draft, self.draft.base
+        if type(unanswered) is not type(draft):
+            return False
+        made = draft.inherit(unanswered)
+        with self._store.about(self.key):
+            if base is None or not (
+                (made is not None and self._store.same(base, made)) or await self._mark_of(base) in draft.attempts
+            ):
+                return False
+        draft.take(base)
+        return True
+
     async def close(self) -> None:
         self._names.leave(self)
 

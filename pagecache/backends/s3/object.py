@@ -199,7 +199,7 @@ class S3Object(ObjectFile[Stored]):
             size = len(buffer)
             if not self._backend.honours().put:
                 await self._check_over()
-            self.draft.publish()
+            self.draft.publish(lambda: id)
             try:
                 etag, when = self._bucket.put(self.name, [buffer], extra, condition=assembler.condition("put"))
             except OSError as error:
@@ -218,7 +218,7 @@ class S3Object(ObjectFile[Stored]):
             condition = assembler.condition("complete")
         except ServerError as error:
             raise self._without_upload(error, upload) from error
-        self.draft.publish()
+        self.draft.publish(lambda: upload.id)
         try:
             etag, when = self._bucket.complete(self.name, upload.upload, parts, condition)
         except OSError as error:

@@ -42,6 +42,8 @@ from .units import Units, up
 __all__ = ["TransformFile"]
 
 SUPPORTED = OPTIONAL_MEMBERS - {"next_data", "rebase"}  # encoded zeros are data, and ranges of bytes cut slots
+UNCHANGED = {"kept", "unanswered", "recognises"}
+"""Members of the inner file."""
 
 
 class TransformFile(BackendFile):
@@ -66,7 +68,7 @@ class TransformFile(BackendFile):
         if name not in SUPPORTED:
             raise AttributeError(f"{type(self).__name__!r} object has no attribute {name!r}")
         plain = getattr(self.inner, name)
-        return getattr(self, f"_{name}") if name != "kept" else plain
+        return plain if name in UNCHANGED else getattr(self, f"_{name}")
 
     # ---------------------------------------------------------------------------------------- what the cache calls
 

@@ -53,6 +53,7 @@ CAPABILITIES = (
     "versions",
     "several at once",
     "publish by commit",
+    "recognises",
     "punch_hole",
     "next_data",
     "rollback",
@@ -162,6 +163,11 @@ PROMISES: dict[str, Promise] = {
         "publish by commit",
         LIMITS,
         nothing_is_visible_before_commit="With commit_on_close nobody else sees an object, or a change, before commit.",
+    ),
+    **_of(
+        "recognises",
+        COMMIT,
+        own_commit_is_recognised="recognises() tells the commits of another file of the object from other versions.",
     ),
     **_of(
         "punch_hole",

@@ -32,7 +32,7 @@ class Versions:
     be read without it. A change is counted before its call begins.
     """
 
-    __slots__ = ("_file", "announced", "base", "changes", "looked", "stale")
+    __slots__ = ("_file", "announced", "base", "changes", "looked", "stale", "unanswered")
 
     def __init__(self, file: EngineFile, base: str | None) -> None:
         self._file = file
@@ -42,6 +42,8 @@ class Versions:
         self.announced: str | None = None
         self.changes = 0
         self.stale = False
+        self.unanswered: object = None
+        """`BackendFile.unanswered` of the last backend file with a commit of unknown result."""
 
     def count_change(self, *, stale: bool) -> None:
         """Count a change of this cache; `stale`: the change may make another version. The lock is held."""
@@ -63,6 +65,16 @@ class Versions:
     def take(self, base: str | None, *, stale: bool = False) -> None:
         """Make a version the base. The lock is held."""
         self.base, self.stale = base, stale
+        if not stale:
+            self.unanswered = None
+
+    def find_unanswered(self) -> object:
+        """Return what the next backend file needs to recognise commits of unknown result. None: nothing, or there are
+        none.
+        """
+        if self.stale or self._file.publications:
+            self.unanswered = getattr(self._file.backend_file, "unanswered", None) or self.unanswered
+        return self.unanswered
 
     def commit(self, base: str, *, stale: bool) -> None:
         """Make the version that a commit has made the base. The lock is held."""
