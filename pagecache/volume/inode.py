@@ -24,7 +24,7 @@ from ..native import NativeInode
 if TYPE_CHECKING:
     from ..file.cached import CachedFile
     from .lifetimes import Use
-    from .namespace import Naming
+    from .namespace import NameChange
     from .volume import Volume
 
 __all__ = ["Inode", "InodeTable"]
@@ -53,7 +53,7 @@ class Inode:
         self.native: NativeInode = self.engine.native
         self.handles = 0
         self.writers = 0
-        self.naming: Naming | None = None  # the call that changes its name; under the volume's lock
+        self.naming: NameChange | None = None  # the call that changes its name; under the volume's lock
         self.missed = False  # a reconnect has left its file closed, because of that call
         self._kept: int | None = None  # epoch of the last close of a handle that has left changes of its own
         self.open_handles: weakref.WeakKeyDictionary[CachedFile, None] = weakref.WeakKeyDictionary()  # oldest first
@@ -347,7 +347,7 @@ class InodeTable(dict[Key, Inode]):
         """Return the file that has a name, or that had it when its names were last known."""
         return self.at(key) or self._unnamed.get(key)
 
-    def has_below(self, tree: str) -> bool:
+    def has_below(self, tree: Key) -> bool:
         """Return whether a name lies below this directory."""
         return tree in self._below
 

@@ -135,9 +135,9 @@ class BusyKeys:
         call: Callable[[], None],
         tries: Attempts,
         *keys: Key,
-        within: Callable[[Callable[[], None]], None] = lambda wait: wait(),
-        trees: bool = False,
-        ended: Callable[[], None] = lambda: None,
+        within: Callable[[Callable[[], None]], None],
+        trees: bool,
+        ended: Callable[[], None],
     ) -> None:
         """Mark keys as busy and run a call, including its publishing, on a thread of the volume, with retries after
         transient errors. An interrupt or a deadline ends only the wait: a begun call is completed there, and the keys

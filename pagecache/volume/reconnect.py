@@ -39,7 +39,7 @@ from .inode import Inode
 from .opening import checked_open, checked_stat, compare
 
 if TYPE_CHECKING:
-    from .namespace import Naming
+    from .namespace import NameChange
     from .volume import Volume
 
 __all__ = ["catch_up", "reconnect"]
@@ -129,7 +129,7 @@ def _go_on(volume: Volume, backend: Backend, fenced: bool) -> None:
         inode.engine.settle(partial(left[inode].catch_up, inode))
 
 
-def catch_up(naming: Naming, backend: Backend, inode: Inode) -> None:
+def catch_up(naming: NameChange, backend: Backend, inode: Inode) -> None:
     """Reconnect one file, whose name was unknown during the reconnect to this backend. The token is held, on a thread
     of the volume.
     """
@@ -198,18 +198,14 @@ def _settle_names(volume: Volume, backend: Backend, fenced: bool) -> None:
     attached = _attached(volume)
     with volume.inodes_lock:
         cached = (*volume.inodes.objects.values(), *volume.orphans) if fenced else ()
-        namings = list(dict.fromkeys(inode.naming for inode in cached if inode.naming is not None))
-        unsettled = list(dict.fromkeys(volume.unsettled.values()))
-    for naming in namings:
-        job = Job(volume.engine.park, partial(naming.settle, backend), what="stat", key=naming.src)
+        running = {inode.naming: None for inode in cached if inode.naming is not None}
+        changes = dict.fromkeys((*running, *volume.unsettled.values()))
+    for change in changes:
+        call = partial(change.settle_aborted, backend, fenced)
+        job = Job(volume.engine.park, call, what="stat", key=change.src)
         _wait(volume.engine.runner.submit(NAMES, job), attached)
-        volume.busy.take_away((naming.old, naming.new))
-        for change in unsettled:
-            if (change.old, change.new) == (naming.old, naming.new):
-                change.drop()
-    for change in unsettled:
-        job = Job(volume.engine.park, partial(change.settle_aborted, backend), what="stat", key=change.src)
-        _wait(volume.engine.runner.submit(NAMES, job), attached)
+        if change in running:
+            volume.busy.take_away(change.names())
 
 
 def _wanted(inode: Inode) -> bool:

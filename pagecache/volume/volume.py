@@ -104,7 +104,7 @@ class Volume:
         self.inodes = InodeTable()
         self.handles = 0  # of all inodes
         self.orphans: dict[Inode, None] = {}  # removed, but still open or in use
-        self.unsettled: dict[Key, namespace.Unsettled] = {}  # removes and renames of unknown result, by name
+        self.unsettled: dict[Key, namespace.NameChange] = {}  # removes and renames of unknown result, by name
 
     @property
     def backend(self) -> Backend | AsyncBackend:

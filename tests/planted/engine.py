@@ -15,9 +15,10 @@ from pagecache.engine.io import collector, direct, issuer
 from pagecache.engine.volume import EngineVolume
 from pagecache.file import cached as file_module
 from pagecache.native import END, SHARED, STAMP_MAX, NativeInode, Op
-from pagecache.volume import lifetimes, namespace, opening, reconnect
+from pagecache.volume import lifetimes, opening, reconnect
 from pagecache.volume.inode import Inode
 from pagecache.volume.keys import BusyKeys
+from pagecache.volume.namespace import NameChange
 from pagecache.volume.ticket import SyncTicket
 from pagecache.volume.volume import Volume
 
@@ -154,21 +155,21 @@ def holding_nothing(self: BusyKeys, *keys: Any, **context: Any) -> Any:
     return holding_busy(self, **context)
 
 
-renamed = namespace._rename
+published = NameChange.publish
 
 
-def remove_alone(change: namespace.Unsettled, *more: object) -> None:
+def remove_alone(change: NameChange) -> None:
     """Remove the object, and keep the cached pages of its name."""
-    change.volume.engine.backend.remove(change.src)
-    change.volume.engine.name_sync.changed()
+    if change.new is not None:
+        published(change)
 
 
-def rename_clean(change: namespace.Unsettled, *more: Any) -> None:
+def rename_clean(change: NameChange) -> None:
     """Drop the cache of the old name, dirty pages included."""
     inode = change.volume._inode_at(change.old)
-    if inode is not None:
+    if inode is not None and change.new is not None:
         inode.engine.drop(0, END)
-    renamed(change, *more)
+    published(change)
 
 
 def close_alone(use: lifetimes.Use, **more: object) -> None:
@@ -264,7 +265,7 @@ ENGINE = [
         "remove_leaves_the_cache",
         "2.20",
         "A removed object stays cached under its name: an open of the name gets the bytes of the dead one.",
-        (namespace, "_remove", remove_alone),
+        (NameChange, "publish", remove_alone),
     ),
     engine(
         "rename_holds_one_name",
@@ -282,7 +283,7 @@ ENGINE = [
         "rename_drops_dirty_bytes",
         "2.20",
         "A rename throws away unsaved bytes: the new name has the old content.",
-        (namespace, "_rename", rename_clean),
+        (NameChange, "publish", rename_clean),
     ),
     engine(
         "write_through_returns_early",

@@ -16,6 +16,7 @@ from pagecache.engine.file import EngineFile
 from pagecache.errors import Key
 from pagecache.volume import namespace, opening
 from pagecache.volume.inode import InodeTable
+from pagecache.volume.namespace import NameChange
 
 from .planted import Planted, patched
 
@@ -26,11 +27,11 @@ def names(name: str, rule: str, sentence: str, *changes: tuple[object, str, obje
     return Planted(name, sentence, rule, "engine", lambda: patched(*changes))
 
 
-look, checked_open, renamed = namespace._Before.look, opening.checked_open, namespace._Before.renamed
+look, checked_open, was_done = NameChange.look, opening.checked_open, NameChange.was_done
 
 
-def look_once(self: namespace._Before, *names: Any, **more: Any) -> None:
-    look(self, *names, **more)
+def look_once(self: NameChange) -> None:
+    look(self)
     self.tried = True
 
 
@@ -40,10 +41,10 @@ def opened_by_name(open: Callable[[], BackendFile], key: Key) -> tuple[BackendFi
     return backend_file, replace(stat, identity=None)
 
 
-def renamed_if_gone(self: namespace._Before, backend: Any, src: Key, dst: Key, **more: Any) -> bool | None:
+def done_if_gone(self: NameChange, backend: Any, **more: Any) -> bool | None:
     """Take a missing source for a rename that was carried out."""
-    found = renamed(self, backend, src, dst, **more)
-    return True if found is None and namespace._version(backend, src) is namespace._GONE else found
+    found = was_done(self, backend, **more)
+    return True if found is None and namespace._stat(backend, self.src, ask=True) is None else found
 
 
 def lose_the_flag(self: EngineFile) -> None:
@@ -57,7 +58,7 @@ NAMES = [
         "rename_looks_at_the_names_once",
         "2.14, 2.20",
         "A rename that waited for an unsettled one uses its first look: the bytes of another object are dropped.",
-        (namespace._Before, "look", look_once),
+        (NameChange, "look", look_once),
     ),
     names(
         "a_second_name_opens_a_second_file",
@@ -69,7 +70,7 @@ NAMES = [
         "commits_run_beside_a_remove",
         "2.20",
         "A remove does not keep commits out: an object that is stored a moment later comes back after it.",
-        (namespace._Before, "found_by_name", lambda self: []),
+        (NameChange, "found_by_name", lambda self: []),
     ),
     names(
         "looks_have_no_date",
@@ -99,13 +100,13 @@ NAMES = [
         "a_missing_source_was_renamed",
         "2.14",
         "A missing source counts as renamed after a transient error: the object that has the new name loses its bytes.",
-        (namespace._Before, "renamed", renamed_if_gone),
+        (NameChange, "was_done", done_if_gone),
     ),
     names(
         "a_rename_without_an_answer_is_over",
         "2.14, 2.20",
         "Names are not asked for after a lost answer: later bytes are stored under a name that the object has lost.",
-        (namespace.Unsettled, "ended", lambda self, tries: self.before.end()),
+        (NameChange, "ended", lambda self, tries: self.release_names()),
     ),
     names(
         "a_removed_object_is_saved",

@@ -14,7 +14,7 @@ import pytest
 
 from pagecache import DataLossError, RetryPolicy, WritebackError
 from pagecache.native import NativeInode
-from pagecache.volume.namespace import Naming
+from pagecache.volume.namespace import NameChange
 
 from ..file.answers import failing_commit
 from ..file.backends import RecordingFile
@@ -251,14 +251,14 @@ def an_open_beside_a_rename_finds_the_cache_of_the_object(make: Make) -> None:
     file = rig.open()
     file.pwrite(NEW[:PAGE], 0)
     carried_out, go_on = threading.Event(), threading.Event()
-    publish = Naming.publish
+    publish = NameChange.publish
 
-    def late(self: Naming) -> None:
+    def late(self: NameChange) -> None:
         carried_out.set()
         assert go_on.wait(SOON)
         publish(self)
 
-    Naming.publish = late  # type: ignore[method-assign]
+    NameChange.publish = late  # type: ignore[method-assign]
     try:
         renaming = Task(rig.volume.rename, KEY, "other")
         assert carried_out.wait(SOON)
@@ -267,7 +267,7 @@ def an_open_beside_a_rename_finds_the_cache_of_the_object(make: Make) -> None:
         go_on.set()
         renaming.result(SOON)
     finally:
-        Naming.publish = publish  # type: ignore[method-assign]
+        NameChange.publish = publish  # type: ignore[method-assign]
     assert opening.result(SOON).pread(PAGE, 0) == NEW[:PAGE]
 
 
