@@ -54,7 +54,6 @@ from typing import TYPE_CHECKING
 
 from ..backends.protocol import Backend, ObjectStat
 from ..engine.attempts import Attempts
-from ..engine.commit import remote
 from ..errors import Key
 from ..native import TOKEN, Op
 from ..objects import Kind
@@ -270,6 +269,8 @@ class NameChange:
             if inode is not None and volume.inodes.knows(inode):
                 volume.inodes.drop_names(inode)
                 volume.inodes.bind(key, inode)
+        if inode is not None:
+            opening.follow(inode)
 
     # -- an unknown result
 
@@ -487,12 +488,9 @@ def _exchange(change: NameChange, tries: Attempts, make: Callable[[Backend], boo
                 return
         if change.claim():
             change.publish()
-            source, foreign = change.source, None
-            if change.new is not None and source is not None and not (volume.engine.aborted or source.engine.removed):
-                foreign = opening.follow(source, change.dst)
             change.release_names()  # the name is fixed: another version under it is another writer's
-            if source is not None and foreign is not None:
-                remote.changed(source.engine, foreign.version)
+            if change.source is not None and change.new is not None:
+                opening.open_renamed(change.source.engine)
     finally:
         change.end()
 

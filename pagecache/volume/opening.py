@@ -21,12 +21,11 @@ from typing import TYPE_CHECKING, Any, NamedTuple, TypeVar
 
 from ..backends.plain import forgotten, missing_in_file, open_to_read
 from ..backends.protocol import BackendFile, ObjectStat, close_backend_file
-from ..engine.attempts import Attempts
+from ..engine.attempts import Attempts, Tries
 from ..engine.commit import remote, staging
 from ..engine.commit.owed import FOLLOWING
 from ..engine.file import EngineFile
 from ..engine.io import barrier
-from ..engine.retryer import Parked, decide
 from ..errors import BackendProtocolError, Key, ShutdownError
 from ..native import END, FOREVER, STAMP_MAX
 from . import lifetimes
@@ -107,7 +106,7 @@ def open_inode(volume: Volume, name: Key, key: Key, bits: int, age: float, tries
                 try:
                     volume.engine.keep(inode.engine)
                     if inode.engine.owed.owes(FOLLOWING):
-                        inode.engine.settled(partial(_insisting, inode.engine, inode.engine.owed.pay_now), tries)
+                        inode.engine.settled(partial(open_renamed, inode.engine), tries)
                     if inode.engine.backend_file is not None:
                         own, wanted = opened if opened is not None and _leads_to(inode, opened) else None, bits
                         if own is not None and own.created:  # an open by another name has found it
@@ -495,33 +494,32 @@ def open_backend(
     raise AssertionError("the second attempt returns or raises")
 
 
-def follow(inode: Inode, key: Key) -> ObjectStat | None:
-    """Record another name of an inode's object; the token is held, on a thread of the volume. Return the status of a
-    foreign version that has the name; None: there is none.
+def follow(inode: Inode) -> None:
+    """Record that a file has another name, by which it is opened before the next call on it; on a thread of the volume.
 
-    A file that finds its object by the name at each call is opened anew. Bytes uploaded for a commit follow
-    automatically. If nothing was uploaded, the file is opened anew, so that later uploads go to this name, unless the
-    stored version is not the one below the local bytes: then it is a foreign one, and no byte of it is read. A copy may
-    have another version than its source; the file that was open before has the version of the copy then. After an error
-    this is owed: the next call that needs the file opens it.
+    Bytes uploaded for a commit follow automatically. If nothing was uploaded, the file is opened anew, so that later
+    uploads go to this name. A copy may have another version than its source; the file that was open before has the
+    version of the copy then.
     """
-    engine = inode.engine
+    engine, volume = inode.engine, inode.volume
     backend_file = engine.backend_file
-    if backend_file is None or not engine.finds_by_name():
-        return None
+    if backend_file is None or not engine.finds_by_name() or engine.removed or volume.engine.aborted:
+        return
     if engine.limits().commit_on_close:
         with contextlib.suppress(OSError):
-            copied = _insisting(engine, lambda: checked_stat(backend_file.stat(), key)).version
+            copied = insisting(engine, lambda: checked_stat(backend_file.stat(), engine.key)).version
             if copied is not None:
                 engine.versions.follow(engine.versions.base, copied)
         if inode.native.commit_needed(STAMP_MAX):
-            return None
-    following = _Following(inode)
-    try:
-        return _insisting(engine, following.open)
-    except BaseException:
-        engine.owe(following)
-        raise
+            return
+    engine.owe(_Following(inode))
+
+
+def open_renamed(engine: EngineFile) -> None:
+    """Open a file by its new name, if that is owed. After an error it stays owed. The token is held, on a thread of the
+    volume.
+    """
+    insisting(engine, partial(engine.owed.pay_now, FOLLOWING))
 
 
 class _Following:
@@ -533,50 +531,42 @@ class _Following:
 
     def __init__(self, inode: Inode) -> None:
         self._inode = inode
-        self._rename = inode.engine.unnaming  # the call that it belongs to
 
     def call(self, backend_file: BackendFile) -> None:
-        foreign = self.open()
-        if foreign is not None:
-            remote.changed(self._inode.engine, foreign.version)
-
-    def open(self) -> ObjectStat | None:
-        """Open the file. Return the status of a foreign version that has the name, which is left alone: the file that
-        was open before refuses reads of a lost version. None: there is none.
+        """Open the file. If another version is stored than the one below the local bytes, it is a foreign one, and no
+        byte of it is read: the file that was open before refuses reads of a lost version.
         """
         volume, engine, key = self._inode.volume, self._inode.engine, self._inode.engine.key
         reconnects, removals = volume.engine.reconnects, volume.inodes.removals
         if engine.removed:
-            return None
+            return
         now = volume.engine.clock.now()
         opened = _Opened(*checked_open(lambda: volume.engine.backend.open(key), key), False, reconnects, removals, now)
-        if engine.unnaming not in (None, self._rename) or engine.key != key:  # only reads can run beside a rename
-            volume.engine.close_later(opened.backend_file, key)
+        renamed = engine.unnaming is not None or engine.key != key
+        foreign = engine.limits().commit_on_close and opened.stat.version != engine.versions.base
+        if not renamed and not foreign:
+            with _unless_reconnected(volume, key, opened):
+                if not engine.removed:
+                    engine.replace_by(opened.backend_file)
+                    return
+        volume.engine.close_later(opened.backend_file, key)
+        if renamed:
             raise OSError(errno.EBUSY, "the name of the object is being changed", key)
-        if engine.limits().commit_on_close and opened.stat.version != engine.versions.base:
-            volume.engine.close_later(opened.backend_file, key)
-            return opened.stat
-        with _unless_reconnected(volume, key, opened):
-            if not engine.removed:
-                engine.replace_by(opened.backend_file)
-                return None
-        volume.engine.close_later(opened.backend_file, key)  # it has lost its name meanwhile
-        return None
+        if foreign:
+            remote.changed(engine, opened.stat.version)
 
 
-def _insisting(engine: EngineFile, call: Callable[[], T]) -> T:
+def insisting(engine: EngineFile, call: Callable[[], T]) -> T:
     """Make a call on a thread of the volume, with retries after transient errors."""
-    volume = engine.volume
-    attempts, since = 0, volume.clock.now()
+    tries = Tries(engine.volume)
     while True:
         try:
             return call()
         except Exception as error:
-            attempts += 1
-            decision = decide(volume.retry, error, attempts, volume.clock.now() - since, volume.random())
-            if isinstance(decision, Parked):
+            delay = tries.judge(error)
+            if delay is None:
                 raise
-        volume.sleep(engine, decision.delay)
+        engine.volume.sleep(engine, delay)
 
 
 def stored_stat(volume: Volume, inode: Inode, key: Key, tries: Attempts) -> ObjectStat | None:

@@ -214,6 +214,23 @@ def test_a_renamed_file_that_cannot_be_opened_is_opened_by_the_next_call_that_ne
     assert store.backend.committed(KEY) == OTHER
 
 
+def test_what_a_renamed_file_owes_goes_to_its_new_name(make: Make) -> None:
+    """A truncate whose result is unknown is repeated there. [2.17, 2.20]"""
+    store = make(backend=StoreOfNames({KEY: DATA, "other": OTHER}), retry=ONCE)
+    file = store.open("r+b", read_ahead=0)
+    store.backend.fault("truncate", OSError(errno.ECONNRESET, "the line went dead"), key=KEY)
+    with pytest.raises(OSError, match="the line went dead"):
+        file.truncate(PAGE)
+    store.backend.fault("open", OSError(errno.ENETUNREACH, "no"), key="new")
+    with pytest.raises(OSError, match="no"):
+        store.volume.rename(KEY, "new")
+    store.volume.rename("other", KEY)
+    file.fsync()
+    file.close()
+    assert store.backend.committed("new") == DATA[:PAGE]
+    assert store.backend.committed(KEY) == OTHER
+
+
 def test_a_remove_is_over_for_a_file_that_could_not_be_opened_by_its_new_name(make: Make) -> None:
     """It is cut off: nothing is owed, and no object of the name is opened for it. [2.20]"""
     store = make(backend=StoreOfNames({KEY: DATA}), retry=ONCE)

@@ -94,10 +94,10 @@ def test_a_payer_that_a_fenced_reconnect_overtakes_makes_no_old_call_in_the_new_
             assert goes_on.wait(WAIT_LIMIT_S)
         return genuine(self)
 
-    def pays(owed: Owed) -> None:
+    def pays(owed: Owed, method: str | None) -> None:
         first = not stands.is_set()
         try:
-            pay(owed)
+            pay(owed, method)
         finally:
             if first:
                 over.set()

@@ -103,10 +103,10 @@ class Owed:
     def __len__(self) -> int:
         return len(self._steps)
 
-    def owes(self, method: str) -> bool:
-        """Return whether a call of this method is owed."""
+    def owes(self, method: str | None) -> bool:
+        """Return whether a call of this method is owed; None: any call."""
         with self._file.lock:
-            return any(step.method == method for step in self._steps)
+            return any(method in (None, step.method) for step in self._steps)
 
     def forget(self, method: str) -> None:
         """Drop the debts of this method, if there are any."""
@@ -119,8 +119,12 @@ class Owed:
         return any(not step.behind for step in self._steps)
 
     def add(self, step: Debt) -> None:
+        """Add a debt; opening by a new name comes first, since the others concern the object that has it."""
         with self._file.lock:
-            self._steps.append(step)
+            if step.method == FOLLOWING:
+                self._steps = deque([step, *(other for other in self._steps if other.method != FOLLOWING)])
+            else:
+                self._steps.append(step)
         self._file.bind_reads()
 
     def replace(self, steps: Iterable[Debt], *, keep: Collection[str] = ()) -> tuple[Debt, ...]:
@@ -199,9 +203,11 @@ class Owed:
         if size < file.native.undone()["lowest"]:
             file.native.set_uncommitted(lowest=size)
 
-    def pay_now(self) -> None:
-        """Make the calls on a thread of the volume. The caller ensures that no abandoned call runs."""
-        while self._steps:
+    def pay_now(self, method: str | None = None) -> None:
+        """Make the calls on a thread of the volume. The caller ensures that no abandoned call runs. `method`: only make
+        the calls of this one that come first.
+        """
+        while self.owes(method):
             self._file.volume.check_alive(self._file.key)
             paying = self._paying
             if not paying.acquire(blocking=False):
@@ -211,16 +217,16 @@ class Owed:
                     continue
                 paying = got
             try:
-                self._pay_all()
+                self._pay_all(method)
             finally:
                 paying.release()
 
-    def _pay_all(self) -> None:
+    def _pay_all(self, method: str | None) -> None:
         """Make the calls, alone. A list that was replaced during a call belongs to another backend or version."""
         file, steps = self._file, self._steps
-        if steps:
+        if steps and method != FOLLOWING:
             file.versions.about_to_change()
-        while steps:
+        while steps and method in (None, steps[0].method):
             # A reconnect replaces the list, then the file, then revives the volume: check these in reverse order.
             file.volume.check_alive(file.key)
             backend_file = file.still_opened()
@@ -241,7 +247,7 @@ class _NothingOwed(Owed):
     def __init__(self) -> None:
         self._steps = deque()
 
-    def owes(self, method: str) -> bool:
+    def owes(self, method: str | None) -> bool:
         return False
 
     def forget(self, method: str) -> None:
