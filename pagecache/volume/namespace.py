@@ -39,8 +39,9 @@ nothing of them is in flight. Reads take no token. Those of a backend that finds
 refused while a call runs, and answers of earlier ones are dropped; their callers wait for the end of the call, holding
 nothing, and read again. A whole object has a version, so its reads continue until the store refuses one.
 
-Then the object has a new name, by which its file is opened again, or none. An object without a name is cut off: no call
-of the backend for it follows.
+Then the object has a new name, by which its file is opened before any other call on it, or none. An object without a
+name is cut off: no call of the backend for it follows. The files of a renamed directory lend no token: write-back that
+runs beside the rename may still use the old name.
 """
 
 from __future__ import annotations
@@ -128,8 +129,8 @@ class NameChange:
         return list({inode: None for inode in (self.source, self.loser) if inode is not None})
 
     def found_by_name(self) -> list[Inode]:
-        """Return the files that the backend finds by their names: nothing of them may be in flight beside the call."""
-        return [inode for inode in self.files() if inode.engine.finds_by_name()]
+        """Return the files that the backend finds by names that the call changes."""
+        return [inode for inode in (*self.files(), *self.beneath) if inode.engine.finds_by_name()]
 
     def lenders(self) -> list[Inode]:
         """Look at the names. Return the files whose tokens an attempt needs: nothing of them may be in flight. A remove
@@ -142,11 +143,11 @@ class NameChange:
         """Return the cached files below a name that is renamed, with the remaining part of their keys; they follow it
         if it is a directory. `inodes_lock` is held; the tree is busy, so none comes or is freed.
         """
-        inodes, old = self.volume.inodes, self.old
-        if self.new in (None, old) or not isinstance(old, str) or not inodes.has_below(old):
+        inodes, tree = self.volume.inodes, str(self.old)
+        if self.kind not in ("dir", None) or self.new in (None, self.old) or not inodes.has_below(self.old):
             return []
-        below = [key for key in inodes if isinstance(key, str) and is_below(key, old)]
-        return [(key.removeprefix(old), inode) for key in below if (inode := inodes.at(key)) is not None]
+        below = [key for key in inodes if isinstance(key, str) and is_below(key, tree)]
+        return [(key.removeprefix(tree), inode) for key in below if (inode := inodes.at(key)) is not None]
 
     # -- an attempt, on a thread of the volume
 
@@ -227,7 +228,7 @@ class NameChange:
             self.loser.native.drop_clean()
         with volume.inodes_lock:
             table = volume.inodes
-            below = self.below() if self.kind in ("dir", None) else []
+            below = self.below()
             for inode in self.files():
                 table.drop_names(inode)
             table.unbind(self.old)

@@ -249,6 +249,82 @@ def test_a_remove_is_over_for_a_file_that_could_not_be_opened_by_its_new_name(ma
     assert store.backend.committed("new") == OTHER
 
 
+class StoreOfPaths(StoreOfNames):
+    """A rename of a directory moves everything below it."""
+
+    def rename(self, src: Key, dst: Key, *, replace: bool = True) -> None:
+        with self.lock:
+            below = [key for key in self.objects if str(key).startswith(f"{src}/")]
+        for key in below:
+            RecordingBackend.rename(self, key, f"{dst}{str(key).removeprefix(str(src))}")
+        if not below:
+            RecordingBackend.rename(self, src, dst, replace=replace)
+        with self.call("renamed", src):
+            pass
+
+
+def in_directory(make: Make, **options: Any) -> tuple[Rig, CachedFile]:
+    """Return a rig, and a file that is open below "d"; only its first page is cached."""
+    store = make(backend=StoreOfPaths({"d/file": DATA}, max_write=PAGE, **options), retry=ONCE)
+    file = store.volume.open("d/file", "r+b", read_ahead=0)
+    file.pwrite(b"dirty", 0)
+    return store, file
+
+
+def replace_old_name(store: Rig) -> None:
+    with store.volume.open("d/file", "xb") as other:
+        other.pwrite(OTHER, 0)
+        other.fsync()
+
+
+@pytest.mark.parametrize("prompt", [False, True])
+def test_a_read_that_waits_for_the_rename_of_its_directory_reads_by_the_new_name(make: Make, prompt: bool) -> None:
+    """As beside a rename of the file itself. [2.20]"""
+    store, file = in_directory(make, prompt=prompt)
+    gate = store.backend.gate("renamed")
+    renaming = Task(store.volume.rename, "d", "e")
+    gate.wait_entered()
+    reading = Task(file.pread, 10, PAGE)
+    eventually(lambda: any(wait.what == "the call that changes the name of the object" for wait in store.cache.waits()))
+    gate.open()
+    renaming.result()
+    assert reading.result() == DATA[PAGE : PAGE + 10]
+    assert not [call for call in store.backend.seen("read_into", "d/file") if call.offset]
+    file.close()
+
+
+@pytest.mark.parametrize("prompt", [False, True])
+def test_a_read_that_runs_beside_the_rename_of_its_directory_reads_again(make: Make, prompt: bool) -> None:
+    """Its call looks the old name up when another object has it. [2.20]"""
+    store, file = in_directory(make, prompt=prompt)
+    gate = store.backend.gate("read_into", "d/file")
+    reading = Task(file.pread, 10, PAGE)
+    gate.wait_entered()
+    store.volume.rename("d", "e")
+    replace_old_name(store)
+    gate.open()
+    assert reading.result() == DATA[PAGE : PAGE + 10]
+    file.close()
+
+
+@pytest.mark.parametrize("needs", ["read", "fsync", "truncate", "open"])
+def test_a_file_of_a_renamed_directory_goes_on_under_its_new_name(make: Make, needs: str) -> None:
+    """The next call that needs it opens it; none goes to the next object of the old name. [2.20]"""
+    store, file = in_directory(make)
+    store.volume.rename("d", "e")
+    assert not store.backend.seen("open", "e/file")
+    replace_old_name(store)
+    if needs == "open":
+        store.volume.open("e/file").close()
+    else:
+        NEEDS[needs](store, file)
+    assert file.pread(10, PAGE) == DATA[PAGE : PAGE + 10]
+    file.fsync()
+    file.close()
+    assert store.backend.committed("e/file") == b"dirty" + DATA[5:]
+    assert store.backend.committed("d/file") == OTHER
+
+
 def test_a_remove_waits_for_a_write_that_runs(store: Rig) -> None:
     """It could reach the next object of the name. [2.20]"""
     file = store.open("r+b")
