@@ -19,6 +19,7 @@ runners. Backends raise only `BackendError`, to say whether a retry helps.
 from __future__ import annotations
 
 import errno as codes
+import os
 from collections.abc import Hashable, Iterable
 from dataclasses import dataclass
 from typing import Any, ClassVar
@@ -42,6 +43,11 @@ __all__ = [
 
 Key = Hashable
 """Key of an object in a backend: a str or os.PathLike path, an inode number, a (bucket, key) pair."""
+
+
+def os_error(code: int, key: Key) -> OSError:
+    """Return the error of an errno about an object."""
+    return OSError(code, os.strerror(code), key)
 
 
 @dataclass(frozen=True, slots=True)

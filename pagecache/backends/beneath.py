@@ -22,7 +22,7 @@ from collections.abc import Iterator
 from contextlib import contextmanager, suppress
 from dataclasses import dataclass
 
-from ..errors import Key
+from ..errors import Key, os_error
 from . import linux
 from .protocol import CheckedKey
 
@@ -65,11 +65,7 @@ def check_object(key: Key, found: linux.Status) -> None:
         OSError: ESTALE: it is another one.
     """
     if isinstance(key, CheckedKey) and key.object not in (None, found.identity):
-        raise _elsewhere(key)
-
-
-def _elsewhere(key: Key) -> OSError:
-    return OSError(errno.ESTALE, os.strerror(errno.ESTALE), key)
+        raise os_error(errno.ESTALE, key)
 
 
 def parts_of(key: Key) -> list[str]:
@@ -148,7 +144,7 @@ class Tree:
 
     def _check(self, key: CheckedKey, place: Place) -> None:
         if key.directory is not None and key.directory != linux.status_of(place.directory).identity:
-            raise _elsewhere(key)
+            raise os_error(errno.ESTALE, key)
         if place.found is not None:
             check_object(key, place.found)
 
@@ -157,7 +153,7 @@ class Tree:
         links = 0  # that were followed, and names that were exchanged in the meantime
         while todo:
             if links > LINKS_MAX:
-                raise OSError(errno.ELOOP, os.strerror(errno.ELOOP), key)
+                raise os_error(errno.ELOOP, key)
             part, here = todo.pop(), held[-1][0]
             if part == "..":  # from a link: in a key it is refused
                 if len(held) == 1:
@@ -168,7 +164,7 @@ class Tree:
             link = found is not None and stat.S_ISLNK(found.st_mode)
             if link and (todo or follow):
                 if isinstance(key, CheckedKey):
-                    raise _elsewhere(key)
+                    raise os_error(errno.ESTALE, key)
                 links += 1
             elif not todo:
                 return Place(here, part, "/".join([*(name for _, name in held[1:]), part]), found)
@@ -275,24 +271,18 @@ class Unsynced:
                 self._sync(path)
 
     def _sync(self, path: str) -> None:
-        fd = self._open(path)
-        if fd is not None:
-            try:
-                os.fsync(fd)
-            finally:
-                os.close(fd)
-
-    def _open(self, path: str) -> int | None:
-        """Return a descriptor of a directory. None: it was removed or moved, together with its names; a link that has
-        its place, or that of a directory above it, leads elsewhere.
+        """Sync a directory, unless it was removed or moved, together with its names, or a link has its place, or that
+        of a directory above it.
         """
         try:
             with self._tree.locate(CheckedKey(path)) as place:
                 flags = os.O_RDONLY | os.O_DIRECTORY | os.O_NOFOLLOW | os.O_CLOEXEC
-                return os.open(place.name, flags, dir_fd=place.directory)
-        except (FileNotFoundError, NotADirectoryError):
-            return None
+                fd = os.open(place.name, flags, dir_fd=place.directory)
         except OSError as error:
-            if error.errno != errno.ESTALE:
+            if error.errno not in (errno.ENOENT, errno.ENOTDIR, errno.ESTALE):
                 raise
-            return None
+            return
+        try:
+            os.fsync(fd)
+        finally:
+            os.close(fd)

@@ -25,7 +25,7 @@ from contextlib import contextmanager
 from typing import Unpack
 
 from ..config import with_overrides
-from ..errors import Key
+from ..errors import Key, os_error
 from ..objects import Kind
 from ..options import LimitsOverrides
 from . import linux
@@ -86,17 +86,9 @@ def _about(key: Key, other: Key | None = None) -> Iterator[None]:
         raise OSError(error.errno, error.strerror, key) from None
 
 
-def _exists(key: Key) -> OSError:
-    return FileExistsError(errno.EEXIST, os.strerror(errno.EEXIST), key)
-
-
 def _proc_path(fd: int) -> str:
     """Return a path that leads to the object of a descriptor, even if that is a symbolic link."""
     return f"/proc/self/fd/{fd}"
-
-
-def _missing(key: Key) -> OSError:
-    return FileNotFoundError(errno.ENOENT, os.strerror(errno.ENOENT), key)
 
 
 class DirectoryFile(BackendFile):
@@ -221,10 +213,10 @@ class DirectoryBackend(NamespaceBackend):
 
     def _open_at(self, place: Place, key: Key, create: bool, exclusive: bool) -> DirectoryFile:
         if place.found is not None and create and exclusive:
-            raise _exists(key)
+            raise os_error(errno.EEXIST, key)
         if place.found is None:
             if not create:
-                raise _missing(key)
+                raise os_error(errno.ENOENT, key)
             self._change_allowed(key)
             try:
                 fd = os.open(place.name, OPEN | os.O_RDWR | os.O_CREAT | os.O_EXCL, 0o666, dir_fd=place.directory)
@@ -267,13 +259,13 @@ class DirectoryBackend(NamespaceBackend):
 
     def _change_allowed(self, key: Key) -> None:
         if self.limits.read_only:
-            raise OSError(errno.EROFS, os.strerror(errno.EROFS), key)
+            raise os_error(errno.EROFS, key)
 
     def stat(self, key: Key, *, follow: bool = True) -> ObjectStat:
         """Return the status of the key's object; with `follow` False of a link itself."""
         with _about(key), self._tree.locate(key, follow=follow) as place:
             if place.found is None:
-                raise _missing(key)
+                raise os_error(errno.ENOENT, key)
             return _object_stat(place.found)
 
     def lstat(self, key: Key) -> ObjectStat:
@@ -316,10 +308,10 @@ class DirectoryBackend(NamespaceBackend):
         with _about(src, dst), self._tree.locate(src, follow=False) as old:
             self._change_allowed(src)
             if old.found is None:
-                raise _missing(src)
+                raise os_error(errno.ENOENT, src)
             with _about(dst), self._tree.locate(dst, follow=False) as new:
                 if new.found is not None and not replace:
-                    raise _exists(dst)
+                    raise os_error(errno.EEXIST, dst)
                 self._rename(old, new, replace)
                 self._unsynced.add(old.parent, new.parent)
 
@@ -374,7 +366,7 @@ class DirectoryBackend(NamespaceBackend):
         with _about(key), self._tree.locate(key, follow=False) as place:
             self._change_allowed(key)
             if place.found is not None:
-                raise _exists(key)
+                raise os_error(errno.EEXIST, key)
             os.mkdir(place.name, mode, dir_fd=place.directory)
             self._unsynced.add(place.parent)
 
@@ -392,7 +384,7 @@ class DirectoryBackend(NamespaceBackend):
         entries = []
         with _about(key), self._tree.locate(key) as place:
             if place.found is None:
-                raise _missing(key)
+                raise os_error(errno.ENOENT, key)
             fd = os.open(place.name, os.O_RDONLY | os.O_DIRECTORY | OPEN, dir_fd=place.directory)
             try:
                 check_object(key, linux.status_of(fd))
@@ -416,7 +408,7 @@ class DirectoryBackend(NamespaceBackend):
         """Context with a descriptor that leads to the object and nowhere else."""
         with _about(key), self._tree.locate(key, follow=follow) as place:
             if place.found is None:
-                raise _missing(key)
+                raise os_error(errno.ENOENT, key)
             fd = os.open(place.name, os.O_PATH | os.O_NOFOLLOW | os.O_CLOEXEC, dir_fd=place.directory)
             try:
                 check_object(key, linux.status_of(fd))

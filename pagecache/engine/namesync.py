@@ -13,6 +13,8 @@ from __future__ import annotations
 
 import errno
 import threading
+from collections.abc import Iterator
+from contextlib import contextmanager
 from typing import TYPE_CHECKING
 
 from ..native import NAMES
@@ -64,6 +66,17 @@ class NameSync:
         """Count a change, or a possible change, of a name."""
         with self._lock:
             self._changes += 1
+
+    @contextmanager
+    def changing(self) -> Iterator[None]:
+        """Context of a change: a sync covers it only if the sync begins after it; a failed change may have been carried
+        out.
+        """
+        self.changed()
+        try:
+            yield
+        finally:
+            self.changed()
 
     def mark(self) -> int:
         """Return the number of changes so far."""

@@ -26,10 +26,12 @@ import time
 from abc import ABC, abstractmethod
 from collections.abc import Callable, Iterable
 from contextlib import suppress
+from functools import partial
 from typing import Any, TypeVar
 
 from ..backends.protocol import ObjectStat
 from ..engine.attempts import Attempts
+from ..errors import os_error
 from ..objects import Kind
 from ..volume.volume import Volume
 
@@ -38,10 +40,6 @@ __all__ = ["Directories", "Namespace", "Prefixes", "namespace_of"]
 T = TypeVar("T")
 NOW_NS = 2_000_000_000
 """Largest distance of a requested time from now that still means "now": the store's own time is kept then."""
-
-
-def failed(code: int, key: str) -> OSError:
-    return OSError(code, os.strerror(code), key)
 
 
 def unsupported(what: str, key: str) -> OSError:
@@ -108,7 +106,7 @@ class Namespace(ABC):
         raise unsupported("keep symbolic links", key)
 
     def readlink(self, key: str) -> str:
-        raise failed(errno.EINVAL, key)
+        raise os_error(errno.EINVAL, key)
 
     def mknod(self, key: str, mode: int, rdev: int) -> None:
         """Make a FIFO, a socket, a device node."""
@@ -157,11 +155,8 @@ class Directories(Namespace):
         self.volume._check_may_write(key, os.O_RDWR)
         self.volume._check_alive(key)
         self.volume.engine.check_reentry(what, key)
-        self.volume.engine.name_sync.changed()
-        try:
+        with self.volume.engine.name_sync.changing():
             return self.volume.engine.call_here(what, key, call)
-        finally:
-            self.volume.engine.name_sync.changed()
 
     def status(self, key: str) -> ObjectStat:
         """Return the status with the cache's size of a file, if it has bytes that the store may not have had when it
@@ -240,13 +235,12 @@ class Directories(Namespace):
         return changed
 
     def getxattr(self, key: str, kind: Kind, name: str) -> bytes:
-        how = self._how(key, kind)
-        value: bytes = self.query("getxattr", key, lambda: self.backend.getxattr(key, name, **how))
+        call = partial(self.backend.getxattr, key, name, **self._how(key, kind))
+        value: bytes = self.query("getxattr", key, call)
         return value
 
     def setxattr(self, key: str, kind: Kind, name: str, value: bytes, flags: int) -> None:
-        how = self._how(key, kind)
-        self.change("setxattr", key, lambda: self.backend.setxattr(key, name, value, flags, **how))
+        self.change("setxattr", key, partial(self.backend.setxattr, key, name, value, flags, **self._how(key, kind)))
 
     def listxattr(self, key: str, kind: Kind) -> list[str]:
         if kind == "symlink" and not self._has_xattrs_of_links:
@@ -255,8 +249,7 @@ class Directories(Namespace):
         return self.query("listxattr", key, lambda: list(self.backend.listxattr(key, **how)))
 
     def removexattr(self, key: str, kind: Kind, name: str) -> None:
-        how = self._how(key, kind)
-        self.change("removexattr", key, lambda: self.backend.removexattr(key, name, **how))
+        self.change("removexattr", key, partial(self.backend.removexattr, key, name, **self._how(key, kind)))
 
     def _how(self, key: str, kind: Kind) -> dict[str, bool]:
         if kind != "symlink":
@@ -293,7 +286,7 @@ class Prefixes(Namespace):
             return self.volume.stat(key)
         except FileNotFoundError:
             if next(iter(self._below(key, mark=True)), None) is None:
-                raise failed(errno.ENOENT, key) from None
+                raise os_error(errno.ENOENT, key) from None
             return DIRECTORY
 
     def _below(self, key: str, *, all: bool = False, mark: bool = False) -> Iterable[tuple[str, ObjectStat]]:
@@ -330,7 +323,7 @@ class Prefixes(Namespace):
     def mkdir(self, key: str) -> None:
         self.volume._check_may_write(key, os.O_RDWR)
         if self._kind(key) is not None:
-            raise failed(errno.EEXIST, key)
+            raise os_error(errno.EEXIST, key)
         self._keep(key)
 
     def _kind(self, key: str) -> Kind | None:
@@ -350,9 +343,9 @@ class Prefixes(Namespace):
     def rmdir(self, key: str) -> None:
         self.volume._check_may_write(key, os.O_RDWR)
         if self.status(key).kind != "dir":
-            raise failed(errno.ENOTDIR, key)
+            raise os_error(errno.ENOTDIR, key)
         if next(iter(self.entries(key)), None) is not None:
-            raise failed(errno.ENOTEMPTY, key)
+            raise os_error(errno.ENOTEMPTY, key)
         if any(not rest for rest, _ in self._below(key, mark=True)):
             self.volume.remove(f"{key}/")
         with self._lock:
@@ -375,9 +368,9 @@ class Prefixes(Namespace):
             return
         there = self._kind(dst)
         if there == "dir":
-            raise failed(errno.EISDIR, dst)
+            raise os_error(errno.EISDIR, dst)
         if there is not None and not replace:
-            raise failed(errno.EEXIST, dst)
+            raise os_error(errno.EEXIST, dst)
         self._keep(src.rpartition("/")[0])
         self._keep(dst.rpartition("/")[0])
         self.volume.rename(src, dst, replace=replace)
@@ -385,7 +378,7 @@ class Prefixes(Namespace):
     def _rename_empty(self, src: str, dst: str, replace: bool) -> None:
         there = self._kind(dst)
         if there is not None and not replace:
-            raise failed(errno.EEXIST, dst)
+            raise os_error(errno.EEXIST, dst)
         if there is not None:
             self.rmdir(dst)  # refused if it is no directory
         self.volume._check_may_write(src, os.O_RDWR)

@@ -47,8 +47,8 @@ runs beside the rename may still use the old name.
 from __future__ import annotations
 
 import threading
-from collections.abc import Callable, Generator
-from contextlib import contextmanager, suppress
+from collections.abc import Callable
+from contextlib import suppress
 from dataclasses import dataclass, field
 from functools import partial
 from typing import TYPE_CHECKING
@@ -201,11 +201,10 @@ class NameChange:
         """
         volume = self.volume
         with volume.inodes_lock:
-            if inode.naming is self and inode.missed and not (volume.engine.aborted or volume.detached):
-                return False
-            if inode.naming is self:
+            left = inode.naming is self and inode.missed and not (volume.engine.aborted or volume.detached)
+            if inode.naming is self and not left:
                 inode.naming = None  # a later reconnect opens the files that it has left
-            return True
+            return not left
 
     def catch_up(self, inode: Inode) -> None:
         """Open files that a reconnect has left closed. The token is held, on a thread of the volume."""
@@ -369,11 +368,8 @@ class NameChange:
 def unsettled_at(volume: Volume, *keys: Key) -> NameChange | None:
     """Return a call of unknown result that concerns one of these canonical keys, or a directory above it."""
     with volume.inodes_lock:
-        if volume.unsettled:
-            for name in (name for key in keys for name in (key, *above(key))):
-                if name in volume.unsettled:
-                    return volume.unsettled[name]
-        return None
+        names = (name for key in keys for name in (key, *above(key))) if volume.unsettled else ()
+        return next((volume.unsettled[name] for name in names if name in volume.unsettled), None)
 
 
 def settle_names(volume: Volume, tries: Attempts, *keys: Key) -> NameChange | None:
@@ -479,12 +475,11 @@ def _exchange(change: NameChange, tries: Attempts, make: Callable[[Backend], boo
     """Publish the effect of a call, if `make` returns True: it has carried it out, or found that it was. No commit of a
     whole object begins before that.
     """
-    volume = change.volume
     try:
         backend = change.begin()
         for inode in change.held:
             tries.outlast_publications(inode.engine)
-        with _change(volume):
+        with change.volume.engine.name_sync.changing():
             if not make(backend):
                 return
         if change.claim():
@@ -494,18 +489,6 @@ def _exchange(change: NameChange, tries: Attempts, make: Callable[[Backend], boo
                 opening.open_renamed(change.source.engine)
     finally:
         change.end()
-
-
-@contextmanager
-def _change(volume: Volume) -> Generator[None, None, None]:
-    """Context of a change: a sync covers it only if the sync begins after it; a failed change may have been carried
-    out.
-    """
-    volume.engine.name_sync.changed()
-    try:
-        yield
-    finally:
-        volume.engine.name_sync.changed()
 
 
 def _stat(backend: Backend, key: Key, *, ask: bool) -> ObjectStat | None:
@@ -521,10 +504,7 @@ def _stat(backend: Backend, key: Key, *, ask: bool) -> ObjectStat | None:
 
 def _file(volume: Volume, key: Key, found: ObjectStat | None) -> Inode | None:
     """Return the cached file that has a name. A symbolic link is none."""
-    if found is not None and found.kind == "symlink":
-        return None
-    with volume.inodes_lock:
-        return volume.inodes.found(key, found)
+    return None if found is not None and found.kind == "symlink" else volume._inode_found(key, found)
 
 
 def _known_version(inode: Inode | None) -> str | None:

@@ -15,9 +15,8 @@ import math
 import operator
 import os
 from collections.abc import Callable, Iterable, Iterator
-from contextlib import contextmanager
 from functools import partial
-from typing import TYPE_CHECKING, Any, NamedTuple, TypeVar
+from typing import TYPE_CHECKING, NamedTuple, TypeVar
 
 from ..backends.plain import forgotten, missing_in_file, open_to_read
 from ..backends.protocol import BackendFile, ObjectStat, close_backend_file
@@ -26,7 +25,7 @@ from ..engine.commit import remote, staging
 from ..engine.commit.owed import FOLLOWING
 from ..engine.file import EngineFile
 from ..engine.io import barrier
-from ..errors import BackendProtocolError, Key, ShutdownError
+from ..errors import BackendProtocolError, Key, ShutdownError, os_error
 from ..native import END, FOREVER, STAMP_MAX
 from . import lifetimes
 from .inode import Inode
@@ -67,7 +66,6 @@ def mode_flags(mode: str) -> int:
     if "t" in mode:
         raise ValueError(f"mode {mode!r}: cached files are binary; wrap the handle in io.TextIOWrapper for text")
     plain = mode.replace("b", "", 1)
-    plain = plain[0] + "+" if len(plain) == 2 and "+" in plain and plain[0] == plain[0].strip("+") else plain
     if plain not in MODES:
         raise ValueError(f"mode {mode!r} is not one of {', '.join(MODES)}, with or without 'b'")
     return MODES[plain]
@@ -86,11 +84,10 @@ def flags_mode(flags: int) -> str:
     access = flags & os.O_ACCMODE
     if access == os.O_RDONLY:
         return "rb"
-    if flags & os.O_APPEND:
-        return "ab" if access == os.O_WRONLY else "ab+"
-    if flags & os.O_EXCL:
-        return "xb" if access == os.O_WRONLY else "xb+"
-    return "wb" if access == os.O_WRONLY else "rb+"
+    letter = "a" if flags & os.O_APPEND else "x" if flags & os.O_EXCL else "w"
+    if access == os.O_WRONLY:
+        return f"{letter}b"
+    return "rb+" if letter == "w" else f"{letter}b+"
 
 
 def open_inode(volume: Volume, name: Key, key: Key, bits: int, age: float, tries: Attempts) -> Use:
@@ -122,8 +119,8 @@ def open_inode(volume: Volume, name: Key, key: Key, bits: int, age: float, tries
                         quiet = inode.engine.versions.quiet()
                         if opened is None:
                             opened = _open(volume, key, bits, tries, read=not inode.native.usage()["cached"])
-                        else:
-                            opened = _again(opened, key, tries)
+                        else:  # other names may have led to changes of the object since
+                            opened = opened._replace(stat=_status(opened, key, tries))
                         still = _leads_to(inode, opened)
                         if still:
                             found, opened = opened, None
@@ -186,7 +183,7 @@ def _still_named(volume: Volume, opened: _Opened, key: Key, tries: Attempts) -> 
     named = False
     try:
         removals = volume.inodes.removals
-        stat = checked_stat(tries.repeated(opened.backend_file.stat), key)
+        stat = _status(opened, key, tries)
         named = stat.nlink != 0
         return opened._replace(stat=stat, removals=removals) if named else None
     finally:
@@ -326,14 +323,14 @@ def _open_known(volume: Volume, inode: Inode, name: Key, key: Key, bits: int, ag
     engine = inode.engine
     exclusive = bool(bits & os.O_CREAT and bits & os.O_EXCL)
     if exclusive and engine.identity is None:
-        raise FileExistsError(errno.EEXIST, os.strerror(errno.EEXIST), key)
+        raise os_error(errno.EEXIST, key)
     if exclusive or engine.dispute.base_lost or not engine.versions.is_recent(name, age):
         began = volume.engine.clock.now()
         quiet, stat = _look(volume, inode, key, tries)
         if quiet is not None and stat is None:
             return False
         if exclusive:
-            raise FileExistsError(errno.EEXIST, os.strerror(errno.EEXIST), key)
+            raise os_error(errno.EEXIST, key)
         if quiet is not None and stat is not None:
             compare(volume, inode, stat, tries, quiet)
             engine.versions.confirm(name, stat.version, began)
@@ -380,19 +377,27 @@ def _open(volume: Volume, key: Key, bits: int, tries: Attempts, *, read: bool) -
     return _Opened(*open_backend(volume, key, bits, tries, read=read), *before)
 
 
-def _again(opened: _Opened, key: Key, tries: Attempts) -> _Opened:
-    """Return an opened file with its present status: other names may have led to changes of the object since."""
-    return opened._replace(stat=checked_stat(tries.repeated(opened.backend_file.stat), key))
+def _status(opened: _Opened, key: Key, tries: Attempts) -> ObjectStat:
+    return checked_stat(tries.repeated(opened.backend_file.stat), key)
 
 
 def _use(volume: Volume, inode: Inode, opened: _Opened, key: Key) -> bool:
-    """Use a file for a known inode whose backend file was closed. False: it is open by now."""
-    with _unless_reconnected(volume, key, opened):
-        if inode.engine.backend_file is not None:
-            return False
-        inode.engine.use(opened.backend_file)
-        volume.inodes.identify(inode, opened.stat.identity)
-    return True
+    """Use a file for a known inode whose backend file was closed. False: it is open by now.
+
+    Raises:
+        ShutdownError: the backend that opened it is gone; the file is closed.
+    """
+    try:
+        with volume.inodes_lock:
+            volume.engine.check_alive(key, opened.reconnects)  # a later reconnect opens the object anew
+            if inode.engine.backend_file is not None:
+                return False
+            inode.engine.use(opened.backend_file)
+            volume.inodes.identify(inode, opened.stat.identity)
+            return True
+    except ShutdownError:
+        volume.engine.close_later(opened.backend_file, key)
+        raise
 
 
 def _reopen(
@@ -408,23 +413,6 @@ def _reopen(
             inode.engine.versions.confirm(name, opened.stat.version, opened.since)
         elif inode.engine.conflict is not None:
             raise inode.engine.conflict_error()
-
-
-@contextmanager
-def _unless_reconnected(volume: Volume, key: Key, opened: _Opened) -> Iterator[None]:
-    """Record a file of the backend as valid, under `inodes_lock`: a later reconnect opens the object anew; an
-    earlier one makes this call fail.
-
-    Raises:
-        ShutdownError: the backend that opened it is gone; the file is closed.
-    """
-    try:
-        with volume.inodes_lock:
-            volume.engine.check_alive(key, opened.reconnects)
-            yield
-    except ShutdownError:
-        volume.engine.close_later(opened.backend_file, key)
-        raise
 
 
 def checked_open(open: Callable[[], BackendFile], key: Key) -> tuple[BackendFile, ObjectStat]:
@@ -537,23 +525,24 @@ class _Following:
         byte of it is read: the file that was open before refuses reads of a lost version.
         """
         volume, engine, key = self._inode.volume, self._inode.engine, self._inode.engine.key
-        reconnects, removals = volume.engine.reconnects, volume.inodes.removals
         if engine.removed:
             return
-        now = volume.engine.clock.now()
-        opened = _Opened(*checked_open(lambda: volume.engine.backend.open(key), key), False, reconnects, removals, now)
-        renamed = engine.unnaming is not None or engine.key != key
-        foreign = engine.limits().commit_on_close and opened.stat.version != engine.versions.base
-        if not renamed and not foreign:
-            with _unless_reconnected(volume, key, opened):
-                if not engine.removed:
-                    engine.replace_by(opened.backend_file)
-                    return
-        volume.engine.close_later(opened.backend_file, key)
-        if renamed:
-            raise OSError(errno.EBUSY, "the name of the object is being changed", key)
-        if foreign:
-            remote.changed(engine, opened.stat.version)
+        reconnects, used = volume.engine.reconnects, False
+        fresh, stat = checked_open(lambda: volume.engine.backend.open(key), key)
+        try:
+            if engine.unnaming is not None or engine.key != key:
+                raise OSError(errno.EBUSY, "the name of the object is being changed", key)
+            if engine.limits().commit_on_close and stat.version != engine.versions.base:
+                remote.changed(engine, stat.version)
+                return
+            with volume.inodes_lock:
+                volume.engine.check_alive(key, reconnects)
+                used = not engine.removed
+                if used:
+                    engine.replace_by(fresh)
+        finally:
+            if not used:
+                volume.engine.close_later(fresh, key)
 
 
 def insisting(engine: EngineFile, call: Callable[[], T]) -> T:
@@ -599,21 +588,17 @@ def checked_stat(stat: ObjectStat, key: Key) -> ObjectStat:
 
 
 def checked_listing(answer: object) -> Iterator[ObjectStat]:
-    """Return the objects of a result of `list`.
+    """Yield the objects of a result of `list`.
 
     Raises:
         BackendProtocolError: it is not iterable, or not of ObjectStat.
     """
     if not isinstance(answer, Iterable):
         raise BackendProtocolError(f"list() answered {answer!r}, which is not iterable{forgotten(answer)}")
-    return map(_checked_entry, answer)
-
-
-def _checked_entry(entry: Any) -> ObjectStat:
-    if not hasattr(entry, "key") or not isinstance(getattr(entry, "size", None), int):
-        raise BackendProtocolError(f"list() answered with {entry!r}, which is not an ObjectStat")
-    found: ObjectStat = entry
-    return found
+    for entry in answer:
+        if not hasattr(entry, "key") or not isinstance(getattr(entry, "size", None), int):
+            raise BackendProtocolError(f"list() answered with {entry!r}, which is not an ObjectStat")
+        yield entry
 
 
 def free_descriptors(volume: Volume, tries: Attempts) -> None:
@@ -686,37 +671,26 @@ def _take(inode: Inode, stat: ObjectStat, changes: int) -> bool:
     written back, to the file of either version, nor committed. `changes`: the number of this cache's changes at the
     comparison.
     """
-    engine = inode.engine
-    if inode.native.has_local():
+    engine, native = inode.engine, inode.native
+    whole = engine.limits().commit_on_close
+    if native.has_local():
         return False
-    if engine.versions.changes != changes:
-        inode.native.invalidate_remote(0, END)  # later writes of this cache went over it, and set the sizes
+    if not whole:  # a direct write needs no token, and its stored bytes would be past an end that was read before
+        native.close_gate()
+    if engine.versions.changes != changes or (not whole and native.direct_count()):
+        native.invalidate_remote(0, END)  # later writes of this cache went over it, and set the sizes, or will
         return True
-    if not engine.limits().commit_on_close:
-        return _take_in_place(inode, stat, changes)
-    fresh, stat = remote.open_base(engine)
-    if inode.native.has_local():
-        engine.volume.close_later(fresh, engine.key)
-        return False
-    inode.replaced()
-    remote.take_base(engine, fresh, stat)
-    if take_over(inode, stat):
-        return True
-    remote.changed(engine, stat.version)  # before another thread can have the token
-    return False
-
-
-def _take_in_place(inode: Inode, stat: ObjectStat, changes: int) -> bool:
-    """Make the other version the base like `_take`. No direct write begins: it needs no token, and its stored bytes
-    would be past an end that was read before. The next open compares again if one runs.
-    """
-    engine = inode.engine
-    inode.native.close_gate()
-    if inode.native.direct_count() or engine.versions.changes != changes:
-        inode.native.invalidate_remote(0, END)
-        return True
+    if whole:
+        fresh, stat = remote.open_base(engine)
+        if native.has_local():
+            engine.volume.close_later(fresh, engine.key)
+            return False
+        inode.replaced()
+        remote.take_base(engine, fresh, stat)
     taken = take_over(inode, stat)
-    if taken:
+    if whole and not taken:
+        remote.changed(engine, stat.version)  # before another thread can have the token
+    elif taken and not whole:
         with engine.lock:
             engine.versions.take(stat.version, stale=engine.versions.stale)
             engine.versions.sized()

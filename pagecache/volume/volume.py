@@ -141,8 +141,8 @@ class Volume:
         with self.inodes_lock:
             return self.inodes.at(key)
 
-    def _inode_found(self, key: Key, stat: ObjectStat) -> Inode | None:
-        """Return the inode of an object that the store has found by a name."""
+    def _inode_found(self, key: Key, stat: ObjectStat | None) -> Inode | None:
+        """Return the inode of an object that the store has found by a name; None: it has found nothing."""
         with self.inodes_lock:
             return self.inodes.found(key, stat)
 

@@ -18,8 +18,8 @@ from collections.abc import AsyncIterator
 from dataclasses import replace
 from typing import Any
 
-from ...errors import Key
-from ..objects.names import Names, missing
+from ...errors import Key, os_error
+from ..objects.names import Names
 from ..protocol import AsyncBackend, BackendLimits, ObjectStat
 from .calls import Calls, Unranged, about, lacks, stat_of
 from .object import FsspecObject
@@ -102,9 +102,9 @@ class Objects(AsyncBackend):
         with about(key, self.calls.name):
             base = await self.names.look(path)
             if base is None and not create:
-                raise missing(key)
+                raise os_error(errno.ENOENT, key)
             if base is not None and create and exclusive:
-                raise FileExistsError(errno.EEXIST, os.strerror(errno.EEXIST), key)
+                raise os_error(errno.EEXIST, key)
             if base is not None and base.size > 1:
                 await self._try_ranges(path)
         file = FsspecObject(self, key, path, base)
@@ -136,7 +136,7 @@ class Objects(AsyncBackend):
             await self.names.settle(path)
             found = await self.calls.found(path)
             if found is None:
-                raise missing(key)
+                raise os_error(errno.ENOENT, key)
             return found
 
     async def remove(self, key: Key) -> None:

@@ -16,31 +16,22 @@ from __future__ import annotations
 
 import contextlib
 import errno
-import os
 import threading
 import weakref
 from collections.abc import Coroutine
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any, Generic
 
-from ...errors import Key
+from ...errors import Key, os_error
 from .store import Store, V
 
 if TYPE_CHECKING:
     from .file import ObjectFile
 
-__all__ = ["Names", "exists", "missing"]
+__all__ = ["Names"]
 
 UNSETTLED_MAX = 1 << 10
 """Limit of changes with a lost answer whose result is not known yet."""
-
-
-def missing(key: Key) -> OSError:
-    return FileNotFoundError(errno.ENOENT, os.strerror(errno.ENOENT), key)
-
-
-def exists(key: Key) -> OSError:
-    return FileExistsError(errno.EEXIST, os.strerror(errno.EEXIST), key)
 
 
 @dataclass(eq=False, slots=True)
@@ -191,7 +182,7 @@ class Names(Generic[V]):
             elif any(file.draft.is_created() for file in files):  # it is not committed yet
                 _detach(files)
             else:
-                raise missing(key)
+                raise os_error(errno.ENOENT, key)
 
     async def rename(self, src: Key, old: str, dst: Key, new: str, *, replace: bool) -> None:
         with self._store.about(src):
@@ -201,11 +192,11 @@ class Names(Generic[V]):
             if stored is None:  # an object that was created, and is not committed yet, is not in the store
                 files = [file for file in files if file.draft.is_created()]
                 if not files:
-                    raise missing(src)
+                    raise os_error(errno.ENOENT, src)
         with self._store.about(dst):
             there = await self.look(new)
             if there is not None and not replace:
-                raise exists(dst)
+                raise os_error(errno.EEXIST, dst)
             if old == new:
                 return
             replaced = self.files(new)

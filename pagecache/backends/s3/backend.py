@@ -31,9 +31,9 @@ from typing import Any, Literal, Unpack, get_args
 from urllib.parse import parse_qsl, unquote, urlsplit
 
 from ...config import BY_TIME, Size, parse_size, with_overrides
-from ...errors import Key
+from ...errors import Key, os_error
 from ...options import LimitsOverrides
-from ..objects.names import Names, missing
+from ..objects.names import Names
 from ..objects.store import run
 from ..protocol import Backend, BackendLimits, ObjectStat
 from ..url import without_user
@@ -186,7 +186,7 @@ class S3Backend(Backend):
             else:
                 base = run(self.names.look(name))
         if base is None and not create:
-            raise missing(key)
+            raise os_error(errno.ENOENT, key)
         file = S3Object(self, key, name, base, self._beginnings.keep(beginning) if beginning else None)
         self.names.add(file)
         return S3File(file)
@@ -196,7 +196,7 @@ class S3Backend(Backend):
         with about(key):
             stored = run(self.names.look(name))
         if stored is None:
-            raise missing(key)
+            raise os_error(errno.ENOENT, key)
         return stored.status()
 
     def remove(self, key: Key) -> None:
