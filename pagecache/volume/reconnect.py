@@ -29,14 +29,14 @@ from ..engine.commit.owed import Step
 from ..engine.foreign import raised_by
 from ..engine.park import SLICE
 from ..engine.report.notices import cause
-from ..engine.retryer import Parked, decide, is_transient
+from ..engine.retryer import is_transient
 from ..engine.runner import Job
 from ..engine.volume import threads_of
 from ..errors import ConflictError, LostRange, ShutdownError
 from ..native import END, NAMES
 from . import lifetimes
 from .inode import Inode
-from .opening import checked_open, checked_stat, compare
+from .opening import checked_open, checked_stat, compare, insisting
 
 if TYPE_CHECKING:
     from .namespace import NameChange
@@ -156,22 +156,13 @@ def catch_up(naming: NameChange, backend: Backend, inode: Inode) -> None:
 
 def _open_late(volume: Volume, backend: Backend, inode: Inode) -> _Opened | None:
     """Open a file late. None: it stays closed until its name is opened."""
-    engine = volume.engine
-    attempts, since = 0, engine.clock.now()
-    while True:
-        try:
-            return _open(backend, inode)
-        except Exception as error:
-            attempts += 1
-            decision = decide(engine.retry, error, attempts, engine.clock.now() - since, engine.random())
-            if isinstance(decision, Parked):
-                what = f"not opened by the new backend: {cause(error)}"
-                engine.say(logging.ERROR, "the volume", what, "it stays closed until it is opened again", inode.key)
-                return None
-        try:
-            engine.sleep(inode.engine, decision.delay)
-        except ShutdownError:
-            return None  # the next reconnect opens it
+    try:
+        return insisting(inode.engine, partial(_open, backend, inode))
+    except Exception as error:
+        if not volume.engine.aborted:  # otherwise the next reconnect opens it
+            what = f"not opened by the new backend: {cause(error)}"
+            volume.engine.say(logging.ERROR, "the volume", what, "it stays closed until it is opened again", inode.key)
+        return None
 
 
 def _take_version(inode: Inode, opened: _Opened) -> None:
