@@ -350,11 +350,13 @@ class NameChange:
         attempt that still runs publishes by itself, unless it is `fenced`: then it can do nothing more, and its result
         does not count.
         """
-        if not fenced and (self.pending or not self.is_open()):
-            return
         unsettled = self.is_open() and not self.pending
+        if not (fenced or unsettled):
+            return
         done = self.find_out(backend)
-        done &= self.claim() or unsettled
+        if not unsettled:
+            created = self.new is None and any(inode.native.undone()["created"] for inode in self.files())
+            done = self.claim() and done and not created  # the store may have lost a name that was not committed
         if fenced:
             with self.volume.inodes_lock:
                 for inode in (*self.files(), *self.beneath):

@@ -413,3 +413,23 @@ def test_a_file_goes_on_by_another_name_that_it_was_opened_by(
             assert sorted(tmp_path.rglob("*")) == before
     folder = "moved" if lose is removed_and_moved else "folder"
     assert (tmp_path / folder / "second").read_bytes() == overlay(overlay(OLD, PAGE, MINE), 0, LATER)
+
+
+def test_a_created_name_that_the_store_has_lost_was_not_removed_by_a_call_that_a_fence_has_ended() -> None:
+    """Nothing shows that the remove was carried out: the crash explains that the name is gone. [2.20, 2.22]"""
+    backend = RecordingBackend()
+    rig = make_rig(backend=backend, retry=ONCE)
+    file = rig.volume.open(KEY, "xb")
+    file.pwrite(MINE, 0)
+    gate = backend.gate("remove")
+    removing = Task(rig.volume.remove, KEY)
+    gate.wait_entered()
+    rig.volume.abort()
+    with pytest.raises(ShutdownError):
+        removing.result()
+    fresh = backend.successor(shared=False)
+    rig.volume.reconnect(fresh, fenced=True)
+    file.fsync()
+    assert stored(fresh) == {KEY: MINE}
+    gate.open()
+    file.close()
