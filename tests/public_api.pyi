@@ -110,7 +110,7 @@ class Trace:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Event:
-    kind: Literal["failed", "repaired", "parked", "conflict", "invalidated", "stalled", "committed"]
+    kind: Literal["failed", "repaired", "parked", "conflict", "invalidated", "stalled", "committed", "warning"]
     volume: str
     key: Key | None = None
     ranges: tuple[tuple[int, int], ...] = ()                              # (offset, length)

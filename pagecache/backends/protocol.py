@@ -295,7 +295,10 @@ class Backend(Protocol):
     """A store of objects.
 
     Required: `open` and `stat`. Subclassing supplies all others: `remove`, `rename` and `list` raise
-    io.UnsupportedOperation, `sync` and `close` do nothing, `canonical` returns the key.
+    io.UnsupportedOperation, `sync` and `close` do nothing, `canonical` returns the key. This method may be absent:
+
+        warnings(self) -> Sequence[str]    return weaknesses of the store, in sentences for users, without a request.
+                                           It is called after each commit; each sentence is reported once
 
     Attributes:
         limits: the calls that the backend accepts.

@@ -53,7 +53,7 @@ __all__ = ["EngineCache", "EngineVolume", "Ticket", "threads_of"]
 log = logging.getLogger("pagecache.internal")
 T = TypeVar("T")
 _numbers = itertools.count(1)
-EventKind = Literal["failed", "repaired", "parked", "conflict", "invalidated", "stalled", "committed"]
+EventKind = Literal["failed", "repaired", "parked", "conflict", "invalidated", "stalled", "committed", "warning"]
 
 IDLE_FILES_MAX = 64
 """Files of the backend that stay open without handles and local data."""
@@ -162,6 +162,7 @@ class EngineVolume:
         self._advancing = threading.RLock()  # re-entrant: a signal handler may abort the volume in between
         self.name_sync = NameSync(self)
         self.troubles = Troubles()
+        self._warned: set[str] = set()
 
     @property
     def retry(self) -> RetryPolicy:
@@ -527,6 +528,20 @@ class EngineVolume:
             self.notices.say(level, topic, line, self.clock.now())
         except Exception:  # a log handler of the program may raise; the operation goes on
             fault("%s: a line about %s got lost", self.name, topic)
+
+    def pass_on_warnings(self) -> None:
+        """Report what the backend says of its store, each sentence once."""
+        warnings = getattr(self.backend, "warnings", None)
+        if warnings is None:
+            return
+        try:
+            for text in warnings():
+                if text not in self._warned:
+                    self._warned.add(text)
+                    self.say(logging.WARNING, "the store", text)
+                    self.emit("warning", message=text)
+        except Exception:  # the commit that was made is not affected
+            fault("%s: warnings of the backend got lost", self.name)
 
     # -- the end
 

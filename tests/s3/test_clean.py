@@ -160,6 +160,7 @@ def test_where_uploads_are_not_listed_all_else_is_removed(
 def test_a_close_asks_again_where_a_request_fails(bucket: Bucket, proxy: FaultyProxy, request_: str) -> None:
     """No later call would remove the rest."""
     backend = S3Backend(bucket.name, endpoint_url=proxy.endpoint, part_size="5MiB")
+    backend.honours()
     file = backend.open("k", create=True)
     failing = ProxyRule("reset", is_for(request_), times=float("inf"))
     proxy.rules = [ProxyRule("lost", is_for("CreateMultipartUpload")), failing]
@@ -235,6 +236,7 @@ def test_an_upload_that_was_not_needed_is_ended_though_the_answer_to_the_commit_
 ) -> None:
     """The only part is cut before the commit, so that one request stores all the bytes."""
     backend = S3Backend(bucket.name, endpoint_url=proxy.endpoint, part_size="5MiB")
+    backend.honours(of="put")
     file = backend.open("k", create=True)
     file.write_from(0, [memoryview(bytes(5 << 20))])
     file.truncate(0)

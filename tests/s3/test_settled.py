@@ -21,7 +21,7 @@ PART = 64 << 10
 OLD = random.Random(1).randbytes(4 * PART)
 THEIRS, LATER = b"theirs" * PART, b"later" * PART
 MINE = b"mine" * 1000
-NOT_HONOURED = Conditions(put=False, complete=False, copy=False)
+NOT_HONOURED = Conditions(create=False, put=False, complete=False, copy=False)
 AGAIN = RetryPolicy(attempts=2, first_delay=0.001, max_delay=0.01)
 How = Literal["force", "rebase"]
 

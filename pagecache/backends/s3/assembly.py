@@ -1,8 +1,8 @@
 """Carry out the requests of one commit: parts concurrently, with daemon threads that end with it.
 
 The server copies the bytes that it has, on the condition that they are still of the opened version. Mixed parts are
-gathered in memory, one unit for each request in flight. If a server is known to ignore a condition, the version is
-compared right before the publishing request instead, which leaves a moment in between.
+gathered in memory, one unit for each request in flight. If a server ignores that condition, the stored version is
+compared before and after the copies.
 
 Any of a thousand requests may fail. Completed requests stay done, and the others are done before the failure is
 reported, so that the next attempt of the commit has little left. An attempt ends early only if many requests fail, the
@@ -15,7 +15,8 @@ import errno
 import threading
 from collections.abc import Callable, Iterable, Sequence
 from dataclasses import replace
-from typing import TYPE_CHECKING, Any, Literal, TypeVar
+from functools import cached_property
+from typing import TYPE_CHECKING, Any, TypeVar
 
 from ..objects.extents import ZEROS, Held, Old, Part, Piece, Staged, Zeros
 from ..spool import revoke, revoked
@@ -25,6 +26,7 @@ from .plan import Copy, Join, Send, Sent, Step, assembly
 
 if TYPE_CHECKING:
     from .backend import S3Backend
+    from .conditions import Conditions
     from .draft import Draft
 
 __all__ = ["Assembler", "side_by_side"]
@@ -54,21 +56,16 @@ class Assembler:
         read: Callable[[Piece, Sequence[memoryview]], int],
     ) -> None:
         self._backend, self._bucket = backend, backend.bucket
-        self._honours = backend.honours()
         with draft.lock:
-            self._name, self._base, self._over = name, draft.base, draft.over
+            self._name, self._base = name, draft.base
             self._extents, self._read = draft.extents.copy(), read
         self.size = self._extents.size
         self.made: set[str] = set()
         self._zeros = ""
 
-    # ---------------------------------------------------------------- conditions
-
-    def condition(self, of: Literal["put", "complete"]) -> dict[str, str]:
-        """Return the condition that the stored version is the one to be replaced."""
-        if not (self._honours.put if of == "put" else self._honours.complete):
-            return {}
-        return {"IfNoneMatch": "*"} if self._over is None else {"IfMatch": self._over.etag}
+    @cached_property
+    def _honours(self) -> Conditions:
+        return self._backend.honours(self._name)
 
     # ---------------------------------------------------------------- as one request
 
@@ -107,10 +104,18 @@ class Assembler:
 
     # ---------------------------------------------------------------- as parts
 
+    @cached_property
+    def _steps(self) -> list[Step]:
+        return assembly(self._extents, replace(self._backend.sizes, copies=self._honours.copies))
+
+    @property
+    def copies_unchecked(self) -> bool:
+        """Return whether parts are copied from the opened version, and the server does not check that it is that."""
+        return not self._honours.copy and any(isinstance(s, Copy) and isinstance(s.source, Old) for s in self._steps)
+
     def parts(self, upload: Upload) -> list[tuple[int, str]]:
         """Bring all parts to the server; return their numbers and etags."""
-        steps = assembly(self._extents, replace(self._backend.sizes, copies=self._honours.copies))
-        return self._carried_out(steps, self._name, upload.upload, upload.done)
+        return self._carried_out(self._steps, self._name, upload.upload, upload.done)
 
     def _carried_out(
         self, steps: Sequence[Step], name: str, upload: str, done: dict[int, tuple[Any, str, str]]

@@ -24,14 +24,13 @@ import errno
 import io
 import math
 import os
-import threading
 from collections.abc import Iterator
-from dataclasses import fields, replace
+from dataclasses import asdict, fields, replace
 from typing import Any, Literal, Unpack, get_args
 from urllib.parse import parse_qsl, unquote, urlsplit
 
 from ...config import BY_TIME, Size, parse_size, with_overrides
-from ...errors import Key, os_error
+from ...errors import BackendError, Key, os_error
 from ...options import LimitsOverrides
 from ..objects.names import Names
 from ..objects.store import run
@@ -39,7 +38,7 @@ from ..protocol import Backend, BackendLimits, ObjectStat
 from ..url import without_user
 from .beginnings import LENGTH, Beginnings
 from .calls import Bucket, Stored
-from .conditions import Conditions, tried
+from .conditions import TEXTS, Conditions, Honoured, Of, parse_conditions
 from .object import S3File, S3Object
 from .plan import Sizes
 from .requests import Requests, about
@@ -65,6 +64,18 @@ def _seconds(value: float | str, what: str) -> float:
     raise ValueError(f"{what}: {value!r} is not a number of seconds above 0")
 
 
+def _flag(value: object, what: str) -> bool:
+    """Parse yes or no from an argument, or from a URL.
+
+    Raises:
+        ValueError: names option, value and rule.
+    """
+    for answer, words in ((True, ("yes", "true", "1")), (False, ("no", "false", "0"))):
+        if str(value).lower() in words:
+            return answer
+    raise ValueError(f"{what}: {value!r} is not yes or no")
+
+
 Addressing = Literal["auto", "path", "virtual"]
 """How a request names the bucket."""
 
@@ -82,8 +93,9 @@ class S3Backend(Backend):
         part_size: bytes of a part, from 5 MiB; a change of one byte moves that much. The cache needs eight of them.
         region_name, profile_name: as in boto3; credentials come from its ordinary chain.
         addressing: "path" or "virtual"; "auto": as boto3 decides.
-        conditions: the conditional requests that the server honours; None: tried with private objects, before the first
-            write-back.
+        conditions: what is known of the server: `Conditions`, or words such as ``no-put,copies``, or ``all``. The rest
+            is tried with a private key, before the first commit that needs it.
+        require_conditions: refuse to write if the server does not honour conditional writes.
         least_part: minimum bytes of every part of an upload but the last; less if a server accepts less.
         connect_timeout: seconds until a connection that the server does not accept is an error (ETIMEDOUT).
         read_timeout: seconds without a byte from the server until a request is one; copies and completions of uploads
@@ -106,7 +118,8 @@ class S3Backend(Backend):
         region_name: str | None = None,
         profile_name: str | None = None,
         addressing: Addressing = "auto",
-        conditions: Conditions | None = None,
+        conditions: Conditions | str | None = None,
+        require_conditions: bool | str = False,
         least_part: Size = LEAST,
         connect_timeout: float = 5.0,
         read_timeout: float = 20.0,
@@ -137,8 +150,8 @@ class S3Backend(Backend):
         connections = int(self.limits.max_inflight) * 2
         timeouts = _seconds(connect_timeout, "connect_timeout"), _seconds(read_timeout, "read_timeout")
         self.bucket = Bucket(bucket, options, {"profile_name": profile_name}, connections, addressing, timeouts)
-        self._conditions = conditions
-        self._trying = threading.Lock()  # held while one thread tries the conditions
+        self._honoured = Honoured(self.bucket, self.prefix + PRIVATE, parse_conditions(conditions))
+        self._required = _flag(require_conditions, "require_conditions")
         self.session = Session(self.bucket, self.prefix)
         self.requests = Requests(self.bucket, self.session, self.sizes, int(self.limits.max_inflight))
         self.names: Names[Stored] = Names(self.requests)
@@ -224,6 +237,7 @@ class S3Backend(Backend):
         """Delete and abort everything pending; close connections."""
         for file in self.names.files():
             run(file.close())
+        self._honoured.close()
         self.session.close()
         self.bucket.close()
 
@@ -244,12 +258,28 @@ class S3Backend(Backend):
 
     # ---------------------------------------------------------------- conditions
 
-    def honours(self) -> Conditions:
-        """Return the conditional requests that the server honours. Tried once, on a private object."""
-        with self._trying:
-            if self._conditions is None:
-                self._conditions = tried(self.bucket, self.session)
-            return self._conditions
+    def honours(self, name: str = "", of: Of = "upload") -> Conditions:
+        """Return what the server honours in commits of an object. Tried once, with a private key.
+
+        Raises:
+            OSError: ENOTSUP: not what `require_conditions` requires.
+        """
+        found = self._honoured.conditions(of)
+        if self._required and (missing := found.missing(of)):
+            what = f"require_conditions: the server of s3://{self.bucket.bucket} ignores {' and '.join(missing)}"
+            raise BackendError(errno.ENOTSUP, what, retry=False)
+        if self._required and not found.copy:  # its copies may be of another version
+            found = replace(found, copies=False)
+        return found.of_copies_from(name)
+
+    def server_properties(self) -> builtins.list[tuple[str, bool, str, str]]:
+        """Return the properties of the server: name, whether it has it, what it is, and what is done otherwise."""
+        found = {**asdict(self._honoured.conditions("put")), **asdict(self._honoured.conditions("upload"))}
+        return [(name, found[name], *TEXTS[name]) for name in found]
+
+    def warnings(self) -> builtins.list[str]:
+        """Return what a user should know of the server, as far as it is known."""
+        return self._honoured.warnings()
 
 
 # ---------------------------------------------------------------- by URL
@@ -262,6 +292,8 @@ TEXT = (
     "profile_name",
     "part_size",
     "addressing",
+    "conditions",
+    "require_conditions",
     "least_part",
     "connect_timeout",
     "read_timeout",

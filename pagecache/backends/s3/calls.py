@@ -27,7 +27,7 @@ from dataclasses import dataclass, field
 from email.utils import parsedate_to_datetime
 from functools import partial
 from typing import Any, TypeVar
-from urllib.parse import urlencode
+from urllib.parse import parse_qsl, quote, urlencode
 
 from ...distribution import needs
 
@@ -55,6 +55,8 @@ LONG_TIMEOUT = 600.0
 KEPT = ("ContentType", "CacheControl", "ContentDisposition", "ContentEncoding", "ContentLanguage", "Expires",
         "StorageClass", "ServerSideEncryption", "SSEKMSKeyId", "WebsiteRedirectLocation")  # fmt: skip
 """Properties of an object other than its bytes; copies of parts do not carry them."""
+NOT_COPIED = KEPT[-4:]
+"""Those that a copy of a whole object does not carry either."""
 LOADER = create_loader()
 """The descriptions of the service are read once."""
 RANGE = re.compile(r"bytes (\d+)-(\d+)/(\d+|\*)")
@@ -179,6 +181,7 @@ class Upload:
         upload: its id.
         id: the commit's id in the metadata of the object.
         note: the private object that names the owner of the upload.
+        tags: of the object, as the header that gives them.
         failures: failed completions, which may have been carried out.
         done: part number -> the request of a commit, the version of its source, and the part's etag. A repeated commit
             continues from there.
@@ -188,6 +191,7 @@ class Upload:
     upload: str
     id: str
     note: str
+    tags: str = ""
     failures: int = 0
     done: dict[int, tuple[Any, str, str]] = field(default_factory=dict)
 
@@ -347,7 +351,23 @@ class Bucket:
         """Return the tags of an object, as the header that gives them to another."""
         with about("GET of the tags", self.bucket, name):
             found = self.client.get_object_tagging(Bucket=self.bucket, Key=name)["TagSet"]
-        return urlencode([(tag["Key"], tag["Value"]) for tag in found])
+        return urlencode([(tag["Key"], tag["Value"]) for tag in found], quote_via=quote)  # "+" is no space everywhere
+
+    def keep_tags(self, stored: Stored, name: str, tags: str) -> bool:
+        """Give an object its tags, if the server did not take them with its bytes. Return whether it has them, and is
+        still that version.
+        """
+        for last in (False, True):
+            found = self.head(name)
+            if found is None or found.etag != stored.etag:
+                return False
+            if "Tagging" in found.carried and self.tags(name) == tags:
+                return True
+            if not last:
+                listed = [{"Key": key, "Value": value} for key, value in parse_qsl(tags, keep_blank_values=True)]
+                with about("PUT of the tags", self.bucket, name):
+                    self.client.put_object_tagging(Bucket=self.bucket, Key=name, Tagging={"TagSet": listed})
+        return False
 
     def get(self, name: str, begin: int, buffers: Sequence[memoryview], etag: str | None) -> int:
         """Fill the buffers from `begin` on; `etag`: of that version only. Return the number of bytes read, at least
@@ -426,15 +446,15 @@ class Bucket:
     def complete(
         self, name: str, upload: str, parts: Sequence[tuple[int, str]], condition: Mapping[str, str]
     ) -> tuple[str, float]:
-        """Publish an upload; return the object's etag and time. OSError without `retry`: the result is unknown."""
+        """Publish an upload; return the object's etag, "" if the server does not send it, and its time. OSError without
+        `retry`: the result is unknown.
+        """
         listed = [{"PartNumber": number, "ETag": etag} for number, etag in parts]
         with about("CompleteMultipartUpload", self.bucket, name):
             answer = self._patient.complete_multipart_upload(
                 Bucket=self.bucket, Key=name, UploadId=upload, MultipartUpload={"Parts": listed}, **condition
             )
-        if not answer.get("ETag"):
-            raise OSError(errno.EIO, self._error("CompleteMultipartUpload", name, "the answer has no ETag"))
-        return answer["ETag"], _of_answer(answer)
+        return answer.get("ETag") or "", _of_answer(answer)
 
     def abort(self, name: str, upload: str) -> None:
         """Abort an upload, which may be gone already."""
@@ -445,12 +465,14 @@ class Bucket:
             if error.status != 404:
                 raise
 
-    def copy_object(self, source: str, name: str, etag: str) -> str:
+    def copy_object(self, source: str, name: str, version: Stored) -> str:
         """Copy a whole object of at most 5 GiB; return its etag."""
+        extra = {word: version.carried[word] for word in NOT_COPIED if word in version.carried}
         with about("CopyObject", self.bucket, name):
             answer = self._patient.copy_object(
-                Bucket=self.bucket, Key=name, CopySource={"Bucket": self.bucket, "Key": source}, CopySourceIfMatch=etag
-            )
+                Bucket=self.bucket, Key=name, CopySource={"Bucket": self.bucket, "Key": source},
+                CopySourceIfMatch=version.etag, **extra,
+            )  # fmt: skip
         found: str = answer.get("CopyObjectResult", {}).get("ETag", "")
         return found
 

@@ -97,7 +97,7 @@ class SendAgain(BackendError):
 
 def named(verb: str, bucket: str, name: str = "", what: object = "") -> str:
     """Return the text of an error: the request, the object, and the rest of the sentence."""
-    return printable(f"{verb} of s3://{bucket}/{name}" + (f": {what}" if what else ""))
+    return printable(f"{verb} of s3://{bucket}" + (f"/{name}" if name else "") + (f": {what}" if what else ""))
 
 
 def send_again(why: object) -> SendAgain:

@@ -20,6 +20,7 @@ from __future__ import annotations
 
 import contextlib
 import errno
+import logging
 import secrets
 import threading
 import weakref
@@ -35,6 +36,7 @@ from ..spool import parts_of_buffers, revoked
 from .assembly import Assembler
 from .beginnings import Beginning
 from .calls import Stored, Upload
+from .conditions import Of
 from .draft import Draft
 from .errors import ServerError, keeping, send_again, unclear
 
@@ -42,6 +44,8 @@ if TYPE_CHECKING:
     from .backend import S3Backend
 
 __all__ = ["S3File", "S3Object"]
+
+log = logging.getLogger("pagecache.volume")
 
 REPEATS_MAX = 3
 """Unexplained failures of completing one upload, before it counts as dead."""
@@ -100,7 +104,8 @@ class S3Object(ObjectFile[Stored]):
         return end - offset
 
     def _send(self, begin: int, end: int, parts: Sequence[memoryview]) -> None:
-        if not self._backend.honours().copies:  # without copies a sent unit cannot be sent again, read, or moved
+        # Without copies a sent unit cannot be sent again, read, or moved.
+        if not self._backend.honours(self.name).copies:
             self._stage(begin, parts)
             return
         upload, number = self._opened_upload(), begin // self._unit + 1
@@ -150,7 +155,9 @@ class S3Object(ObjectFile[Stored]):
                 upload, name, base = self.draft.upload, self.name, self.draft.base
             if upload is None:
                 id = secrets.token_hex(16)
-                upload = self._backend.session.begin_upload(name, id, self._bucket.properties(base, id))
+                properties = self._bucket.properties(base, id)
+                upload = self._backend.session.begin_upload(name, id, properties)
+                upload.tags = properties.get("Tagging", "")
                 self.draft.begun(upload)
             return upload
 
@@ -197,14 +204,16 @@ class S3Object(ObjectFile[Stored]):
         extra = self._bucket.properties(self.draft.base, id)
         with assembler.bytes_of_all() as buffer:
             size = len(buffer)
-            if not self._backend.honours().put:
-                await self._check_over()
+            condition = await self._condition("put")
             self.draft.publish(lambda: id)
             try:
-                etag, when = self._bucket.put(self.name, [buffer], extra, condition=assembler.condition("put"))
+                etag, when = self._bucket.put(self.name, [buffer], extra, condition=condition)
             except OSError as error:
                 return await self._judged(error, id, None)
-        return Stored(etag, size, when, id, self._carried())
+        known = self._backend.honours(self.name, "put").put_etags
+        stored = await self._published(Stored(etag, size, when, id, self._carried()), known=known)
+        self._keep_tags(stored, extra.get("Tagging", ""))
+        return stored
 
     async def _complete(self, assembler: Assembler) -> Stored:
         upload = self._opened_upload()
@@ -212,10 +221,11 @@ class S3Object(ObjectFile[Stored]):
             self._lose(upload)
             raise send_again(f"{self.key!r} was renamed")
         try:
+            before = await self._stored() if assembler.copies_unchecked else None
             parts = assembler.parts(upload)
-            if not self._backend.honours().completion:
-                await self._check_over()
-            condition = assembler.condition("complete")
+            if assembler.copies_unchecked:
+                await self._check_source(before)
+            condition = await self._condition("upload")
         except ServerError as error:
             raise self._without_upload(error, upload) from error
         self.draft.publish(lambda: upload.id)
@@ -228,11 +238,47 @@ class S3Object(ObjectFile[Stored]):
         if upload.failures:  # an earlier completion may have succeeded, and the object been replaced since
             return await self._judged(OSError(errno.EIO, "a completion that was repeated"), upload.id, upload)
         self.draft.uploaded()
-        return await self._published(Stored(etag, assembler.size, when, upload.id, self._carried()))
+        known = etag != "" and self._backend.honours(self.name).etags
+        stored = await self._published(Stored(etag, assembler.size, when, upload.id, self._carried()), known=known)
+        self._keep_tags(stored, upload.tags)
+        return stored
 
-    async def _published(self, stored: Stored) -> Stored:
-        """Return the version with its actual etag, which some servers do not send."""
-        if self._backend.honours().etags:
+    def _keep_tags(self, stored: Stored, tags: str) -> None:
+        """Check that a published version has the tags of its predecessor: some servers ignore those of an upload."""
+        try:
+            if not tags or self._bucket.keep_tags(stored, self.name, tags):
+                return
+            why = "the server does not keep them, or another version is stored"
+        except OSError as error:
+            why = str(error)
+        log.warning("%r is stored without its tags %s: %s", self.key, tags, why)
+
+    async def _condition(self, of: Of) -> dict[str, str]:
+        """Return the condition that the stored version is the one to be replaced. If the server does not honour it,
+        compare the versions, and return none.
+        """
+        honours, over = self._backend.honours(self.name, of), self.draft.over
+        if not (honours.complete if of == "upload" else honours.create if over is None else honours.put):
+            await self._check_over()
+            return {}
+        return {"IfNoneMatch": "*"} if over is None else {"IfMatch": over.etag}
+
+    async def _check_source(self, before: Stored | None) -> None:
+        """Check that an object was the same before and after parts were copied from it without a condition.
+
+        Raises:
+            OSError: another version is, or was, stored: some parts may be of it.
+        """
+        after = await self._stored()
+        if not self.draft.replaces(after):
+            raise self._conflict(after)
+        if before != after:
+            what = f"{self.key!r} was replaced, and put back, while its parts were copied"
+            raise BackendError(errno.EAGAIN, what, retry=True)
+
+    async def _published(self, stored: Stored, *, known: bool) -> Stored:
+        """Return the version with its actual etag, which some servers do not send. `known`: it has it."""
+        if known:
             return stored
         try:
             found = await self._stored()

@@ -66,7 +66,7 @@ class Requests:
 
     async def copy(self, old: str, new: str, version: Stored) -> None:
         if version.size <= self.sizes.part_most:
-            self._bucket.copy_object(old, new, version.etag)
+            self._bucket.copy_object(old, new, version)
             return
         step = self.sizes.copied
         ranges = [(n, at, min(at + step, version.size)) for n, at in enumerate(range(0, version.size, step), 1)]

@@ -43,6 +43,7 @@ class Report:
     Attributes:
         stopped: why the run is incomplete; "" if it is complete.
         suggested: the recommended limits; None: nothing could be measured.
+        server: properties of the store's server: name, whether it has it, what it is, what is done otherwise.
         left: keys of objects that still exist.
         hung: a thread was left behind in a call.
         unfinished: limits or figures are incomplete, as the backend failed.
@@ -56,6 +57,7 @@ class Report:
     measures: Measures = field(default_factory=Measures)
     stopped: list[str] = field(default_factory=list)
     suggested: BackendLimits | None = None
+    server: list[tuple[str, bool, str, str]] = field(default_factory=list)
     prefix: str = ""
     left: list[str] = field(default_factory=list)
     hung: bool = False
@@ -116,6 +118,7 @@ def run(target: Target, settings: Settings, progress: Progress) -> Report:
     report.prefix = objects.prefix
     try:
         _first_steps(target, backend, objects, settings.timeout)
+        _ask_server(target, report, settings.timeout)
         wrong = _wrong_answer(target, objects, report, settings.timeout)
         if wrong is not None:
             report.kept.append(wrong)
@@ -169,6 +172,19 @@ def _first_steps(target: Target, backend: Backend, objects: Objects, timeout: fl
     except Hung as error:
         raise Hangs(f"{target.name}: the first steps hang: {error}") from None
     within(timeout, backend.close)
+
+
+def _ask_server(target: Target, report: Report, timeout: float) -> None:
+    """Find out what the backend's server supports, if the backend can."""
+    backend = within(timeout, target.make)
+    try:
+        if (ask := getattr(backend, "server_properties", None)) is not None:
+            report.server = within(timeout, ask)
+    except (Hung, OSError) as error:
+        report.unfinished = True
+        report.stopped.append(f"the server could not be asked what it supports: {error}")
+    finally:
+        within(timeout, backend.close)
 
 
 def _wrong_answer(target: Target, objects: Objects, report: Report, timeout: float) -> Kept | None:

@@ -31,6 +31,7 @@ def as_dict(report: Report) -> dict[str, Any]:
         "target": report.target,
         "backend": report.backend,
         "capabilities": dict(report.capabilities()),
+        "server": {name: has for name, has, _, _ in report.server},
         "checks": [_check(kept) for kept in report.kept],
         "limits": {
             "declared": dataclasses.asdict(report.declared),
@@ -60,6 +61,8 @@ def print_report(report: Report) -> None:
     console.print(Text(f"{report.backend} of {printable(report.target)}"))
     if report.kept:
         console.print(_capabilities(report))
+    if report.server:
+        console.print(_server(report.server))
     causes: dict[str, list[Kept]] = {}
     for kept in report.broken:
         causes.setdefault(kept.found, []).append(kept)
@@ -93,6 +96,16 @@ def _capabilities(report: Report) -> Table:
         bad = [kept for kept in of_it if kept.status in ("broken", "hangs")]
         why = f"{len(bad)} of {len(of_it)} checks, see below" if bad else "; ".join(reasons) if word == "no" else ""
         table.add_row(name, Text(word, style=STYLES[word]), Text(printable(why)))
+    return table
+
+
+def _server(properties: list[tuple[str, bool, str, str]]) -> Table:
+    table = Table(box=box.SIMPLE_HEAD, pad_edge=False)
+    for heading in ("server", "has it", "meaning", "cost if not"):
+        table.add_column(heading)
+    for name, has, meaning, cost in properties:
+        word = Text("yes", style="green") if has else Text("no", style="yellow")
+        table.add_row(name, word, Text(meaning), Text("" if has else cost))
     return table
 
 

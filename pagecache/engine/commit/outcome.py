@@ -249,6 +249,7 @@ def stored(file: EngineFile, version: str | None, changes: int | None, finish: C
         if failed is not None:
             file.volume.emit("repaired", file.key, message=what, next="it is stored")
         file.volume.emit("committed", file.key, message="committed", next="it is stored")
+    file.volume.pass_on_warnings()
     if failed is not None:
         file.volume.say(logging.INFO, "data that was saved after all", what, "it is stored", file.key)
     if file.volume.mirror is not None:

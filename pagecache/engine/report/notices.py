@@ -38,6 +38,7 @@ TOPICS = {
     "changes of stored objects": "remote",
     "data that was given up": "loss",
     "calls that hang": "volume",
+    "the store": "volume",
     "the volume": "volume",
     "the mirror": "mirror",
     "failed reads": "reading",

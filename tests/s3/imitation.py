@@ -1,0 +1,197 @@
+"""A proxy in front of a server that gives it one peculiarity of another kind of server.
+
+    with Imitation(moto.endpoint, ignores_tags_of_uploads) as proxy:
+        backend = S3Backend("bucket", endpoint_url=proxy.endpoint)
+
+A peculiarity is a function of a request, which it may change. It may also return an answer in place of the server's:
+`None` sends the request on; a function changes the answer of the server.
+"""
+
+from __future__ import annotations
+
+import http.client
+import re
+import threading
+from collections.abc import Callable
+from dataclasses import dataclass
+from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
+from typing import Any, Self
+from urllib.parse import parse_qsl, unquote, urlsplit
+
+__all__ = [
+    "Answer",
+    "Imitation",
+    "Request",
+    "answers_completions_without_etag",
+    "decodes_sources_twice",
+    "ignores",
+    "ignores_tags_of_uploads",
+    "keeps_plus_in_tags",
+    "refuses_each_if_match_of_put",
+    "refuses_omitted_parts",
+]
+
+HOP = ("connection", "keep-alive", "transfer-encoding", "expect")
+
+
+@dataclass(slots=True)
+class Request:
+    """A request; names of headers in lower case."""
+
+    method: str
+    target: str
+    headers: dict[str, str]
+    body: bytes
+
+    @property
+    def query(self) -> dict[str, str]:
+        return dict(parse_qsl(urlsplit(self.target).query, keep_blank_values=True))
+
+    @property
+    def is_completion(self) -> bool:
+        return self.method == "POST" and "uploadId" in self.query
+
+    @property
+    def is_part(self) -> bool:
+        return self.method == "PUT" and "partNumber" in self.query
+
+
+@dataclass(slots=True)
+class Answer:
+    status: int
+    body: bytes
+    headers: dict[str, str] | None = None
+
+
+Peculiarity = Callable[[Request], Answer | Callable[[Answer], None] | None]
+
+
+def _error(status: int, code: str) -> Answer:
+    return Answer(status, f"<Error><Code>{code}</Code><Message>imitated</Message></Error>".encode())
+
+
+class Imitation:
+    """The proxy. A context manager."""
+
+    def __init__(self, target: str, *peculiarities: Peculiarity) -> None:
+        self._target = target.removeprefix("http://")
+        self._peculiarities = peculiarities
+
+        class Handler(BaseHTTPRequestHandler):
+            protocol_version = "HTTP/1.1"
+
+            def log_message(self, format: str, *arguments: object) -> None:
+                return
+
+            def __getattr__(handler, name: str) -> Any:
+                if name.startswith("do_"):
+                    return lambda: self._serve(handler)
+                raise AttributeError(name)
+
+        self._server = ThreadingHTTPServer(("127.0.0.1", 0), Handler)
+        self._server.daemon_threads, self._server.block_on_close = True, False
+        self._thread = threading.Thread(target=self._server.serve_forever, args=(0.05,), daemon=True)
+        self._thread.start()
+
+    @property
+    def endpoint(self) -> str:
+        return f"http://127.0.0.1:{self._server.server_address[1]}"
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(self, *exception: object) -> None:
+        self._server.shutdown()
+        self._server.server_close()
+        self._thread.join()
+
+    def _serve(self, handler: BaseHTTPRequestHandler) -> None:
+        body = handler.rfile.read(int(handler.headers.get("Content-Length") or 0))
+        headers = {name.lower(): value for name, value in handler.headers.items() if name.lower() not in HOP}
+        request = Request(handler.command, handler.path, headers, body)
+        found = [peculiarity(request) for peculiarity in self._peculiarities]
+        answer = next((one for one in found if isinstance(one, Answer)), None) or self._forwarded(request)
+        for change in found:
+            if change is not None and not isinstance(change, Answer):
+                change(answer)
+        handler.send_response_only(answer.status)
+        length = str(len(answer.body))
+        for name, value in (answer.headers or {}).items():
+            if name.lower() == "content-length" and handler.command == "HEAD":
+                length = value
+            elif name.lower() not in (*HOP, "content-length"):
+                handler.send_header(name, value)
+        if answer.status != 204:
+            handler.send_header("Content-Length", length)
+        handler.end_headers()
+        if handler.command != "HEAD":
+            handler.wfile.write(answer.body)
+
+    def _forwarded(self, request: Request) -> Answer:
+        connection = http.client.HTTPConnection(self._target, timeout=600)
+        try:
+            request.headers.pop("content-length", None)
+            connection.request(request.method, request.target, request.body, request.headers)
+            with connection.getresponse() as answer:
+                return Answer(answer.status, answer.read(), dict(answer.getheaders()))
+        finally:
+            connection.close()
+
+
+# ---------------------------------------------------------------- of Ceph RGW 16
+
+
+def answers_completions_without_etag(request: Request) -> Callable[[Answer], None] | None:
+    def change(answer: Answer) -> None:
+        answer.body = re.sub(rb"<ETag>.*?</ETag>", b"<ETag></ETag>", answer.body)
+
+    return change if request.is_completion else None
+
+
+def refuses_each_if_match_of_put(request: Request) -> Answer | None:
+    """It compares with the quotes."""
+    whole = request.method == "PUT" and not request.is_part
+    return _error(412, "PreconditionFailed") if whole and request.headers.get("if-match", "").startswith('"') else None
+
+
+def decodes_sources_twice(request: Request) -> None:
+    source = request.headers.get("x-amz-copy-source")
+    if request.is_part and source is not None:
+        request.headers["x-amz-copy-source"] = unquote(source)
+
+
+def ignores_tags_of_uploads(request: Request) -> None:
+    if request.method == "POST" and "uploads" in request.query:
+        request.headers.pop("x-amz-tagging", None)
+
+
+def keeps_plus_in_tags(request: Request) -> None:
+    if "x-amz-tagging" in request.headers:
+        request.headers["x-amz-tagging"] = request.headers["x-amz-tagging"].replace("+", "%2B")
+
+
+def refuses_omitted_parts() -> Peculiarity:
+    """A completion that leaves out a part that was uploaded is refused, and the upload stays."""
+    sent: dict[str, set[int]] = {}
+
+    def refuse(request: Request) -> Answer | None:
+        upload = request.query.get("uploadId", "")
+        if request.is_part:
+            sent.setdefault(upload, set()).add(int(request.query["partNumber"]))
+        if not request.is_completion:
+            return None
+        listed = {int(number) for number in re.findall(rb"<PartNumber>(\d+)</PartNumber>", request.body)}
+        return _error(400, "InvalidPart") if sent.get(upload, set()) - listed else None
+
+    return refuse
+
+
+def ignores(*headers: str, of: Callable[[Request], bool] = lambda request: True) -> Peculiarity:
+    """The server takes no notice of these headers."""
+
+    def drop(request: Request) -> None:
+        if of(request):
+            for header in headers:
+                request.headers.pop(header, None)
+
+    return drop

@@ -1,0 +1,361 @@
+"""Servers as they are: each peculiarity of one is found by the trial, and loses nothing.
+
+The servers are moto and ministack, with one peculiarity of Ceph RGW or another server at a time (`imitation.py`).
+"""
+
+from __future__ import annotations
+
+import errno
+import queue
+import random
+from collections.abc import Callable, Iterator
+from contextlib import ExitStack, contextmanager
+from pathlib import Path
+
+import pytest
+from click.testing import CliRunner
+
+from pagecache import Event, PageCache, Volume
+from pagecache.backends.s3 import S3Backend, backend_from_s3_url
+from pagecache.backends.s3.conditions import TEXTS, Conditions
+from pagecache.cli import main
+from pagecache.testing.proxy import FaultyProxy
+
+from . import imitation
+from .imitation import Imitation, Peculiarity, ignores
+from .requests import counted
+from .servers import Bucket, Server, new_bucket
+
+PART = 5 << 20
+WRITES = ("if-match", "if-none-match")
+RGW: tuple[Peculiarity, ...] = (
+    imitation.answers_completions_without_etag,
+    imitation.refuses_each_if_match_of_put,
+    imitation.decodes_sources_twice,
+    imitation.ignores_tags_of_uploads,
+    imitation.keeps_plus_in_tags,
+    imitation.refuses_omitted_parts(),
+    ignores("x-amz-copy-source-if-match"),
+    ignores(*WRITES, of=lambda request: request.is_completion),
+)
+
+FOUND: dict[str, tuple[Peculiarity, Conditions]] = {
+    "completions without an ETag": (imitation.answers_completions_without_etag, Conditions(etags=False)),
+    "If-Match of PUT always refused": (imitation.refuses_each_if_match_of_put, Conditions(put=False)),
+    "sources decoded twice": (imitation.decodes_sources_twice, Conditions(escapes=False)),
+    "copy conditions ignored": (ignores("x-amz-copy-source-if-match"), Conditions(copy=False)),
+    "omitted parts refused": (imitation.refuses_omitted_parts(), Conditions()),
+    "no conditional writes": (ignores(*WRITES), Conditions(create=False, put=False, complete=False)),
+}
+
+
+Attach = Callable[..., tuple[Volume, Bucket]]
+
+
+@contextmanager
+def attaching(server: Server) -> Iterator[Attach]:
+    with ExitStack() as stack:
+
+        def attached(*peculiarities: Peculiarity, **options: object) -> tuple[Volume, Bucket]:
+            bucket = stack.enter_context(new_bucket(server))
+            proxy = stack.enter_context(Imitation(server.endpoint, *peculiarities))
+            cache = stack.enter_context(PageCache("64MiB"))
+            known = {"endpoint_url": proxy.endpoint, "part_size": PART, **options}
+            return cache.attach(S3Backend(bucket.name, "p", **known)), bucket  # type: ignore[arg-type]
+
+        yield attached
+
+
+@pytest.fixture
+def attach(ministack: Server) -> Iterator[Attach]:
+    """Volumes on ministack, which has no peculiarity but those given."""
+    with attaching(ministack) as attached:
+        yield attached
+
+
+@pytest.fixture
+def attach_moto(moto: Server) -> Iterator[Attach]:
+    """Volumes on moto, which keeps all properties of an object."""
+    with attaching(moto) as attached:
+        yield attached
+
+
+def content(bucket: Bucket, key: str) -> bytes:
+    with bucket.client.get_object(Bucket=bucket.name, Key=key)["Body"] as body:
+        data: bytes = body.read()
+        return data
+
+
+@pytest.mark.parametrize("name", FOUND)
+def test_a_peculiarity_is_found_and_nothing_else(attach: Attach, name: str) -> None:
+    peculiarity, conditions = FOUND[name]
+    volume, bucket = attach(peculiarity)
+    backend: S3Backend = volume.backend  # type: ignore[assignment]
+    backend.honours(of="put")
+    assert backend.honours() == conditions
+    assert bucket.keys() == []
+
+
+@pytest.mark.parametrize("name", [*FOUND, "all of RGW"])
+def test_small_and_large_objects_are_created_and_edited(attach: Attach, name: str) -> None:
+    """Each version is what was written, and no commit needs a second try: an error would be raised here."""
+    volume, bucket = attach(*(RGW if name not in FOUND else FOUND[name][:1]))
+    randoms = random.Random(1)
+    for key, size in (("small", 1000), ("large", 3 * PART + 5), ("a%20b+c", 2 * PART + 1)):
+        data = bytearray(randoms.randbytes(size))
+        with volume.open(key, "x") as file:
+            file.write(bytes(data))
+        assert content(bucket, f"p/{key}") == data
+        for at in (0, size // 2, size - 3):
+            with volume.open(key, "r+") as file:
+                file.pwrite(b"new", at)
+            data[at : at + 3] = b"new"
+            assert content(bucket, f"p/{key}") == data
+        volume.rename(key, f"{key}2")
+        assert content(bucket, f"p/{key}2") == data
+
+
+@pytest.mark.parametrize("condition", ["honoured", "ignored"])
+def test_a_key_with_an_escape_is_never_copied_from_another_key(attach: Attach, condition: str) -> None:
+    """A server that decodes the name of the source twice copies from `a b` what belongs to `a%20b`."""
+    ignored = [ignores("x-amz-copy-source-if-match")] if condition == "ignored" else []
+    volume, bucket = attach(imitation.decodes_sources_twice, *ignored)
+    ours, theirs = bytes(4 * PART), b"t" * (4 * PART)
+    bucket.client.put_object(Bucket=bucket.name, Key="p/a b", Body=theirs)
+    bucket.client.put_object(Bucket=bucket.name, Key="p/a%20b", Body=ours)
+    with volume.open("a%20b", "r+") as file:
+        file.pwrite(b"new", 5)
+    assert content(bucket, "p/a%20b") == b"\0\0\0\0\0new" + ours[8:]
+    assert content(bucket, "p/a b") == theirs
+
+
+def test_parts_that_a_truncate_leaves_out_do_not_stop_the_commit(attach: Attach) -> None:
+    volume, bucket = attach(imitation.refuses_omitted_parts())
+    data = random.Random(2).randbytes(4 * PART)
+    with volume.open("k", "w") as file:
+        file.write(data)
+        file.flush()
+        file.truncate(PART + 100)
+    assert content(bucket, "p/k") == data[: PART + 100]
+
+
+@pytest.mark.parametrize("put_back", [False, True])
+def test_a_version_that_was_stored_while_parts_were_copied_is_noticed(attach: Attach, put_back: bool) -> None:
+    """Without a condition the parts may be of the other version, also if the opened one is back at the end."""
+    acted: list[int] = []
+    old, other = bytes(3 * PART), b"o" * (3 * PART)
+
+    def act(request: imitation.Request) -> None:
+        request.headers.pop("x-amz-copy-source-if-match", None)
+        if "x-amz-copy-source" in request.headers and ".pagecache" not in request.target and not acted:
+            acted.append(1)
+            bucket.client.put_object(Bucket=bucket.name, Key="p/k", Body=other)
+
+    def back(request: imitation.Request) -> Callable[[imitation.Answer], None] | None:
+        if acted != [1] or "x-amz-copy-source" not in request.headers:
+            return None
+
+        def put(answer: imitation.Answer) -> None:
+            acted.append(2)
+            bucket.client.put_object(Bucket=bucket.name, Key="p/k", Body=old, Metadata={"back": "yes"})
+
+        return put
+
+    volume, bucket = attach(act, *([back] if put_back else []))
+    bucket.client.put_object(Bucket=bucket.name, Key="p/k", Body=old)
+    file = volume.open("k", "r+")
+    file.pwrite(b"new", 0)
+    if put_back:
+        file.close()
+        assert content(bucket, "p/k") == b"new" + old[3:]
+        return
+    with pytest.raises(OSError, match="version"):
+        file.fsync()
+    file.abandon()
+    assert content(bucket, "p/k") == other
+
+
+# ---------------------------------------------------------------- what a user is told, and may require
+
+
+def test_a_server_without_conditional_writes_gives_one_warning_and_one_event(
+    attach: Attach, caplog: pytest.LogCaptureFixture
+) -> None:
+    events: queue.SimpleQueue[Event] = queue.SimpleQueue()
+    volume, _ = attach(ignores(*WRITES))
+    cache: PageCache = volume.cache
+    cache.subscribe(events.put)
+    assert not list(volume.list())
+    for n in range(3):
+        with volume.open(f"k{n}", "w") as file:
+            file.write(b"x")
+    (warning,) = [event for event in (events.get(timeout=30) for _ in range(4)) if event.kind == "warning"]
+    assert "ignores If-None-Match of PUT and If-Match of PUT" in warning.message
+    lines = [record.getMessage() for record in caplog.records if "ignores" in record.getMessage()]
+    assert len(lines) == 1
+    with volume.open("large", "w") as file:
+        file.write(bytes(PART + 1))
+    assert "and If-Match of CompleteMultipartUpload" in [events.get(timeout=30) for _ in range(2)][1].message
+
+
+def test_a_server_that_honours_everything_gives_no_warning(attach: Attach, caplog: pytest.LogCaptureFixture) -> None:
+    volume, _ = attach()
+    for size in (1, PART + 1):
+        with volume.open(f"k{size}", "w") as file:
+            file.write(bytes(size))
+    assert caplog.records == []
+
+
+@pytest.mark.parametrize("size", [1, PART + 1])
+def test_required_conditions_that_the_server_ignores_refuse_to_write(attach: Attach, size: int) -> None:
+    volume, bucket = attach(ignores(*WRITES), require_conditions=True)
+    bucket.client.put_object(Bucket=bucket.name, Key="p/k", Body=b"old")
+    with volume.open("k") as file:
+        assert file.read() == b"old"  # reads need none
+    file = volume.open("k", "w")
+    file.write(bytes(size))
+    with pytest.raises(OSError, match=r"require_conditions: the server of s3://.* ignores If-") as raised:
+        file.fsync()
+    assert raised.value.errno == errno.ENOTSUP
+    file.abandon()
+    assert content(bucket, "p/k") == b"old"
+
+
+def test_required_conditions_do_not_copy_where_the_version_of_a_source_is_not_checked(attach: Attach) -> None:
+    copied: list[str] = []
+
+    def count(request: imitation.Request) -> None:
+        request.headers.pop("x-amz-copy-source-if-match", None)
+        if "x-amz-copy-source" in request.headers and ".pagecache" not in request.target:
+            copied.append(request.target)
+
+    volume, bucket = attach(count, require_conditions="yes")
+    bucket.client.put_object(Bucket=bucket.name, Key="p/k", Body=bytes(3 * PART))
+    with volume.open("k", "r+") as file:
+        file.pwrite(b"new", 0)
+    assert content(bucket, "p/k") == b"new" + bytes(3 * PART - 3)
+    assert copied == []
+
+
+def test_conditions_can_be_given_in_a_url(ministack: Server) -> None:
+    with new_bucket(ministack) as bucket, FaultyProxy(ministack.endpoint) as proxy:
+        url = bucket.url("p", proxy.endpoint, conditions="no-put, copies,no-copy", require_conditions="no")
+        backend = backend_from_s3_url(url)
+        assert backend.honours() == Conditions(put=False, copy=False)
+        backend.close()
+        proxy.taken()
+        backend = backend_from_s3_url(bucket.url("p", proxy.endpoint, conditions="all"))
+        assert backend.honours() == backend.honours(of="put") == Conditions()
+        assert proxy.taken() == []
+        backend.close()
+
+
+@pytest.mark.parametrize(
+    ("option", "value", "rule"),
+    [
+        ("conditions", "put,nothing", "'nothing' is not 'all', or one of create, put"),
+        ("conditions", "", "'' is not 'all'"),
+        ("conditions", 5, "5 is neither Conditions nor words"),
+        ("require_conditions", "perhaps", "'perhaps' is not yes or no"),
+    ],
+)
+def test_wrong_conditions_are_refused_by_name(option: str, value: object, rule: str) -> None:
+    with pytest.raises(ValueError, match=rf"^{option}: {rule}"):
+        S3Backend("bucket", **{option: value})  # type: ignore[arg-type]
+
+
+def test_the_commit_of_a_new_object_is_its_put_alone_once_the_server_is_known(ministack: Server) -> None:
+    with new_bucket(ministack) as bucket, FaultyProxy(ministack.endpoint) as proxy, PageCache("64MiB") as cache:
+        volume = cache.attach(S3Backend(bucket.name, endpoint_url=proxy.endpoint))
+        for n in range(2):
+            file = volume.open(f"k{n}", "x")
+            file.write(b"x")
+            proxy.taken()
+            file.close()
+        assert counted(proxy.taken()) == {"PutObject": 1}
+
+
+# ---------------------------------------------------------------- properties that an edit carries over
+
+TAGS = {"a b": "c d", "plus+": "e+f", "odd=": "-_.:/@", "empty": "", "é": "ü ö"}
+METADATA = {"spaced": "d  e", "percent": "100%25 +", "quoted": "\"'<&>;,=", "empty": ""}
+HEADERS = {
+    "ContentType": "text/plain; charset=utf-8",
+    "CacheControl": "no-cache, max-age=0",
+    "ContentDisposition": 'attachment; filename="a b+%20.txt"',
+    "ContentEncoding": "identity",
+    "ContentLanguage": "en, de",
+}
+
+
+@pytest.mark.parametrize("peculiarity", ["none", "tags of uploads ignored", "plus kept in tags"])
+@pytest.mark.parametrize("size", [1000, 2 * PART + 1])
+def test_odd_properties_of_an_object_stay_when_it_is_edited(attach_moto: Attach, peculiarity: str, size: int) -> None:
+    found = {"tags of uploads ignored": [imitation.ignores_tags_of_uploads],
+             "plus kept in tags": [imitation.keeps_plus_in_tags]}.get(peculiarity, [])  # fmt: skip
+    volume, bucket = attach_moto(*found)
+    client, where = bucket.client, {"Bucket": bucket.name, "Key": "p/k"}
+    client.put_object(**where, Body=bytes(size), Metadata=METADATA, **HEADERS)
+    client.put_object_tagging(**where, Tagging={"TagSet": [{"Key": k, "Value": v} for k, v in TAGS.items()]})
+    for n in range(2):
+        with volume.open("k", "r+") as file:
+            file.pwrite(b"new", n)
+        found = client.head_object(**where)
+        assert {name: found.get(name) for name in HEADERS} == HEADERS
+        kept = {name: value for name, value in found["Metadata"].items() if name != "pagecache-id"}
+        assert kept == METADATA
+        tags = client.get_object_tagging(**where)["TagSet"]
+        assert {tag["Key"]: tag["Value"] for tag in tags} == TAGS
+
+
+def test_tags_that_a_server_does_not_keep_are_reported(attach_moto: Attach, caplog: pytest.LogCaptureFixture) -> None:
+    def forgets(request: imitation.Request) -> imitation.Answer | None:
+        request.headers.pop("x-amz-tagging", None)
+        return imitation.Answer(200, b"") if request.method == "PUT" and "tagging" in request.query else None
+
+    volume, bucket = attach_moto(forgets)
+    bucket.client.put_object(Bucket=bucket.name, Key="p/k", Body=b"old", Tagging="a=b")
+    with volume.open("k", "r+") as file:
+        file.pwrite(b"new", 0)
+    assert content(bucket, "p/k") == b"new"
+    assert "'k' is stored without its tags a=b" in caplog.text
+
+
+@pytest.mark.parametrize("size", [1000, 2 * PART + 1])
+def test_the_storage_class_stays_and_acl_and_checksums_of_an_object_do_not(attach_moto: Attach, size: int) -> None:
+    """docs/how-to/object-store.md lists them. A rename keeps the storage class, too."""
+    volume, bucket = attach_moto()
+    client, where = bucket.client, {"Bucket": bucket.name, "Key": "p/k"}
+    data = bytes(size)
+    client.put_object(**where, Body=data, ACL="public-read", StorageClass="STANDARD_IA", ChecksumAlgorithm="SHA256")
+    assert len(client.get_object_acl(**where)["Grants"]) == 2
+    assert "ChecksumSHA256" in client.head_object(**where, ChecksumMode="ENABLED")
+    with volume.open("k", "r+") as file:
+        file.pwrite(b"new", 0)
+    volume.rename("k", "other")
+    where["Key"] = "p/other"
+    found = client.head_object(**where, ChecksumMode="ENABLED")
+    assert found["StorageClass"] == "STANDARD_IA"
+    assert "ChecksumSHA256" not in found
+    assert len(client.get_object_acl(**where)["Grants"]) == 1
+
+
+# ---------------------------------------------------------------- for people
+
+
+def test_the_documented_table_of_properties_is_that_of_the_code() -> None:
+    page = (Path(__file__).parents[2] / "docs/how-to/s3-consistency.md").read_text()
+    rows = [tuple(cell.strip() for cell in line.split("|")[1:-1]) for line in page.splitlines() if line[:3] == "| `"]
+    assert [row for row in rows if row[0].strip("`") in TEXTS] == [(f"`{name}`", *TEXTS[name]) for name in TEXTS]
+
+
+def test_check_backend_prints_what_the_server_honours_and_what_that_costs(ministack: Server) -> None:
+    with new_bucket(ministack) as bucket, Imitation(ministack.endpoint, *RGW) as proxy:
+        url = bucket.url("p", proxy.endpoint)
+        command = ["check-backend", url, "--limits-only", "--budget", "0.1", "--bytes", "16MiB"]
+        result = CliRunner(env={"COLUMNS": "200"}).invoke(main, command)
+        rows = [line.split()[:2] for line in result.output.splitlines()]
+        answers = {"create": "yes", "put": "no", "put_etags": "yes", "complete": "no"}
+        answers |= {"copy": "no", "copies": "yes", "escapes": "no", "etags": "no"}
+        assert [row for row in rows if row and row[0] in answers] == [list(one) for one in answers.items()]
+        assert "a HEAD before and one after the copies" in result.output
