@@ -254,6 +254,15 @@ class EngineFile:
         self.bind_reads()
         self.native.read_anew()  # last: a read that began before may run in the old file
 
+    def lose_version(self, version: str | None) -> None:
+        """Record that another version has the name of this whole object: uncached bytes can be read no longer, and
+        nothing is published.
+        """
+        with self.lock:
+            self.disputed().lose_base(version)
+        self.set_aside(removed=True)
+        self.bind_reads()
+
     def is_cut_off(self) -> bool:
         """Return whether the backend has lost the object with its name: nothing is read, written back or committed."""
         return isinstance(self.backend_file, GoneFile)
@@ -297,7 +306,7 @@ class EngineFile:
         with self.lock:
             if self.backend_file is None:
                 self.read_into = self._closed
-            elif whole and self.removed:
+            elif whole and self.removed and not self.dispute.base_lost:
                 self.read_into = self._refuse_removed
             elif self.dispute.base_lost or (whole and self.conflict is not None and not self._forced_reads):
                 self.read_into = self._refuse_read

@@ -165,6 +165,7 @@ class CachedFile(Handle, io.RawIOBase):
         self.volume.cache._check_forked()
         if self.volume.detached:
             raise ShutdownError(f"the volume {self.volume.name!r} is detached", self.key)
+        self._check_usable()
 
     def _check_writable(self) -> None:
         self._check_open()

@@ -12,6 +12,7 @@ for that. It is removed instead if nothing is below them, or if the backend cann
 from __future__ import annotations
 
 import logging
+from collections.abc import Callable
 from functools import partial
 from typing import TYPE_CHECKING, Any
 
@@ -371,19 +372,31 @@ def prune(volume: Volume, most: int = PRUNED) -> bool:
 
 def unname(volume: Volume, inode: Inode) -> None:
     """Record that an object has lost its last name: open handles keep it, otherwise it is freed."""
+    if _take_name(volume, inode, inode.engine.lose_name):
+        remote.unnamed(inode.engine)
+
+
+def displace(volume: Volume, inode: Inode, version: str | None) -> None:
+    """Record that another program's version has taken the name of a whole object: open handles keep the file, which
+    refuses reads of uncached bytes.
+    """
+    _take_name(volume, inode, partial(inode.engine.lose_version, version))
+
+
+def _take_name(volume: Volume, inode: Inode, record: Callable[[], None]) -> bool:
+    """Take the name from a file, and record why. Return whether handles use it still; otherwise it is freed."""
     with volume.inodes_lock:
         if not volume.inodes.knows(inode):
-            return
+            return False
         volume.inodes.lose(inode)
         volume.orphans[inode] = None
-        inode.engine.lose_name()
+        record()
         inode.native.wake()  # an fsync of an object that is found by its name is done
         volume.engine.keep(inode.engine)
-        unused = inode.handles == 0
-    if unused:
+        used = inode.handles > 0
+    if not used:
         bury(volume, inode)
-    else:
-        remote.unnamed(inode.engine)
+    return used
 
 
 def drop_local(

@@ -26,7 +26,7 @@ from ..engine.commit.owed import FOLLOWING
 from ..engine.file import EngineFile
 from ..engine.io import barrier
 from ..errors import BackendProtocolError, Key, ShutdownError, os_error
-from ..native import END, FOREVER, STAMP_MAX
+from ..native import END, FOREVER, LOCK, STAMP_MAX, TOKEN
 from . import lifetimes
 from .inode import Inode
 from .lifetimes import Use
@@ -121,7 +121,7 @@ def open_inode(volume: Volume, name: Key, key: Key, bits: int, age: float, tries
                             opened = _open(volume, key, bits, tries, read=not inode.native.usage()["cached"])
                         else:  # other names may have led to changes of the object since
                             opened = opened._replace(stat=_status(opened, key, tries))
-                        still = _leads_to(inode, opened)
+                        still = _leads_to(inode, opened) and not _is_replaced(inode, opened, quiet, tries)
                         if still:
                             found, opened = opened, None
                             if not _use(volume, inode, found, key):
@@ -332,7 +332,8 @@ def _open_known(volume: Volume, inode: Inode, name: Key, key: Key, bits: int, ag
         if exclusive:
             raise os_error(errno.EEXIST, key)
         if quiet is not None and stat is not None:
-            compare(volume, inode, stat, tries, quiet)
+            if not compare(volume, inode, stat, tries, quiet):
+                return False
             engine.versions.confirm(name, stat.version, began)
             return True
     if engine.conflict is not None:
@@ -619,37 +620,73 @@ def free_descriptors(volume: Volume, tries: Attempts) -> None:
     tries.once(close)
 
 
-def compare(volume: Volume, inode: Inode, stat: ObjectStat, tries: Attempts, quiet: int | None = None) -> None:
+def compare(volume: Volume, inode: Inode, stat: ObjectStat, tries: Attempts, quiet: int | None = None) -> bool:
     """Compare versions for close-to-open: after a foreign change, cached data is not served (contract 2.19, 2.20).
 
     `quiet` is `Versions.quiet` before `stat` was read: if it is unchanged after the comparison as well, the
-    difference is not this cache's own change.
+    difference is not this cache's own change. False: another program has replaced the object, with nothing local; the
+    file keeps the version that it read, without a name.
     """
     engine = inode.engine
     changes = engine.versions.changes
     if engine.conflict is not None:
         raise engine.conflict_error()
     if engine.versions.stale:
-        return  # this cache's writes changed it; the end of the flush reads their version
+        return True  # this cache's writes changed it; the end of the flush reads their version
     whole = engine.limits().commit_on_close
     same = stat.version == engine.versions.base
     if not whole and stat.version is None:
         # A version decides, if there is one: storing part of a unit makes an object longer, too.
         same = stat.size == inode.native.remote_size
     if quiet is not None and engine.versions.quiet() != quiet:
-        return
+        return True
     if same and engine.versions.announced is None:
         if engine.dispute.base_lost:
             with engine.lock:
                 engine.dispute.find_base()
             engine.bind()  # the announced change did not happen
-        return
+        return True
     if volume.prefers_stored and not whole:
         stat, changes = _yielded(volume, inode, stat, changes, tries)
     if volume.engine.mirror is not None:
         volume.engine.mirror.invalidate(inode.key, "the object was changed by another writer")
-    if inode.native.has_local() or not engine.settled(partial(_take, inode, stat, changes), tries):
+    if whole and _replaced(inode, stat, changes, tries):
+        return False
+    if inode.native.has_local() or not (whole or engine.settled(partial(_take, inode, stat, changes), tries)):
         remote_change(volume, inode, stat, tries)
+    return True
+
+
+def _is_replaced(inode: Inode, opened: _Opened, quiet: int | None, tries: Attempts) -> bool:
+    """Return whether a name leads to another version of a whole object than a known inode has, whose backend file was
+    closed, and nothing of which is local: then the opened file is that of a new inode.
+    """
+    engine = inode.engine
+    whole = engine.limits().commit_on_close and not opened.created
+    if not whole or quiet is None or engine.conflict is not None or opened.stat.version == engine.versions.base:
+        return False
+    return _replaced(inode, opened.stat, quiet, tries)
+
+
+def _replaced(inode: Inode, stat: ObjectStat, changes: int, tries: Attempts) -> bool:
+    """Take the name from a whole object that another program has replaced, if nothing is local; its handles never see
+    the new version. The inode lock is held: a write is over, and makes this a conflict, or finds its handle replaced.
+    The token excludes commits. `changes`: the number of this cache's changes at the comparison.
+    """
+    engine = inode.engine
+    replaced = False
+
+    def take_name() -> None:
+        nonlocal replaced
+        replaced = not inode.native.has_local() and engine.versions.changes == changes
+        if replaced:
+            inode.replaced()
+            lifetimes.displace(inode.volume, inode, stat.version)
+
+    inode.native.run(LOCK | TOKEN, "holding", take_name, tries.until())
+    if replaced:
+        _report_taken(inode)
+    return replaced
 
 
 def _yielded(volume: Volume, inode: Inode, stat: ObjectStat, changes: int, tries: Attempts) -> tuple[ObjectStat, int]:
@@ -672,25 +709,15 @@ def _take(inode: Inode, stat: ObjectStat, changes: int) -> bool:
     comparison.
     """
     engine, native = inode.engine, inode.native
-    whole = engine.limits().commit_on_close
     if native.has_local():
         return False
-    if not whole:  # a direct write needs no token, and its stored bytes would be past an end that was read before
-        native.close_gate()
-    if engine.versions.changes != changes or (not whole and native.direct_count()):
+    # No direct write begins: it needs no token, and its stored bytes would be past an end that was read before.
+    native.close_gate()
+    if engine.versions.changes != changes or native.direct_count():
         native.invalidate_remote(0, END)  # later writes of this cache went over it, and set the sizes, or will
         return True
-    if whole:
-        fresh, stat = remote.open_base(engine)
-        if native.has_local():
-            engine.volume.close_later(fresh, engine.key)
-            return False
-        inode.replaced()
-        remote.take_base(engine, fresh, stat)
     taken = take_over(inode, stat)
-    if whole and not taken:
-        remote.changed(engine, stat.version)  # before another thread can have the token
-    elif taken and not whole:
+    if taken:
         with engine.lock:
             engine.versions.take(stat.version, stale=engine.versions.stale)
             engine.versions.sized()
@@ -703,10 +730,14 @@ def take_over(inode: Inode, stat: ObjectStat) -> bool:
     if not inode.native.set_sizes(stat.size, stat.size):
         return False
     inode.native.invalidate_remote(0, END)
+    _report_taken(inode)
+    return True
+
+
+def _report_taken(inode: Inode) -> None:
     what, next = "another version is stored than the one that was cached", "cached bytes are read again"
     inode.volume.engine.emit("invalidated", inode.key, ((0, inode.native.size),), message=what, next=next)
     inode.volume.engine.say(logging.DEBUG, "changes of stored objects", what, next, inode.key)
-    return True
 
 
 def remote_change(volume: Volume, inode: Inode, stat: ObjectStat, tries: Attempts) -> None:

@@ -367,6 +367,12 @@ static PyObject *handle_replace(PyObject *self, PyObject *unused)
 	Py_RETURN_NONE;
 }
 
+static PyObject *handle_check_usable(PyObject *self, PyObject *unused)
+{
+	(void)unused;
+	return check_open(handle_of(self)) ? NULL : Py_NewRef(Py_None);
+}
+
 static PyObject *handle_set_readahead(PyObject *self, PyObject *pages)
 {
 	unsigned long n = PyLong_AsUnsignedLong(pages);
@@ -434,6 +440,7 @@ static PyMethodDef methods[] = {
 	{"_unbind", handle_unbind, METH_NOARGS, NULL},
 	{"_shut", handle_shut, METH_NOARGS, NULL},
 	{"_replace", handle_replace, METH_NOARGS, NULL},
+	{"_check_usable", handle_check_usable, METH_NOARGS, NULL},
 	{"_set_readahead", handle_set_readahead, METH_O, NULL},
 	{"_set_noreuse", handle_set_noreuse, METH_O, NULL},
 	{"_wrote", handle_wrote, METH_NOARGS, NULL},

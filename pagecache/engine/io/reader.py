@@ -233,6 +233,8 @@ def _judge(
             raise NameChangingError from error
         if not file.removed:
             raise file.conflict_error() from error
+    if remote.is_remote_change(error) and file.dispute.base_lost:
+        raise file.conflict_error() from error
     if remote.is_remote_change(error):  # of an object that this volume has removed: no other writer is in conflict
         raise FileNotFoundError(errno.ENOENT, REMOVED, file.key) from error
     if lost:
