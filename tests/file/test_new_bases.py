@@ -4,59 +4,20 @@ from __future__ import annotations
 
 import threading
 from collections.abc import Callable
-from typing import Any
 
 import pytest
 
-from pagecache import ConflictError, PageCache
+from pagecache import PageCache
 from pagecache.backends import BackendFile, MemoryBackend
-from pagecache.engine.commit import remote
 from pagecache.engine.file import EngineFile
 from pagecache.native import NativeInode
 
-from .objects import ObjectBackend
-from .rig import KEY, PAGE, Rig, Task, ended_or_behind, eventually, overlay, pattern
+from .rig import KEY, PAGE, Rig, Task, ended_or_behind, pattern
 
 Make = Callable[..., Rig]
 DATA = pattern(3 * PAGE)
 OTHER = pattern(3 * PAGE, seed=1)
 MINE = b"mine" * (PAGE // 4)
-
-
-def test_bytes_sent_over_the_old_version_are_not_committed_without_with_the_new_one(
-    make: Make, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    """The old file has them, the new one does not: a sync that finds nothing left to send would lose them.
-    [2.19, I-18]
-    """
-    backend = ObjectBackend({KEY: DATA})
-    rig = make(backend=backend)
-    file = rig.open()
-    file.pread(len(DATA), 0)
-    backend.put(KEY, OTHER)
-    take_base = remote.take_base
-    syncs: list[Task[None]] = []
-
-    def taken(*arguments: Any) -> None:
-        take_base(*arguments)
-        if not syncs:
-            syncs.append(Task(rig.volume.sync, 60))
-            ended_or_behind(rig.cache, syncs[0], threading.current_thread())
-
-    monkeypatch.setattr(remote, "take_base", taken)
-    gate = backend.gate("open")
-    opening = Task(rig.volume.open, KEY)
-    gate.wait_entered()
-    file.pwrite(MINE, PAGE)
-    file.flush()
-    # If another thread holds the token, the pass stands in line for it. If the token is free, the pass runs, and ends.
-    eventually(lambda: not rig.volume.inodes[KEY].native.locks()["pass_active"])
-    gate.open()
-    with pytest.raises(ConflictError):
-        opening.result()
-    rig.volume.resolve(KEY, "rebase")
-    rig.volume.sync(60)
-    assert backend.committed(KEY) == overlay(OTHER, PAGE, MINE)
 
 
 def test_an_open_does_not_take_a_size_that_a_commit_of_ours_has_changed_since(monkeypatch: pytest.MonkeyPatch) -> None:
