@@ -21,8 +21,8 @@ from pagecache.cli.usage import WrongUsage, leave, print_json
     "--mix",
     metavar="WAY,...",
     help="Ways into a file to use: buffered, direct, parallel, through, views, append, truncate, punch, try, "
-    "names, hints, sources, foreign, losses, rivals, touches, shared, links, announced.  "
-    "[default: all but rivals, touches and announced]",
+    "names, hints, sources, foreign, losses, rivals, touches, shared, links, announced, others.  "
+    "[default: all but rivals, touches, announced and others]",
 )
 @click.option(
     "--profile",

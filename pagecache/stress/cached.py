@@ -29,6 +29,7 @@ from pagecache.stress.faulting import Faulting
 from pagecache.stress.hang import Recording, recorded
 from pagecache.stress.history import PAST, Broken
 from pagecache.stress.objects import Objects, insisting
+from pagecache.stress.others import Others
 from pagecache.stress.plan import Plan
 from pagecache.stress.profiles import CROSSING, WAYS, Edges, shared_names
 from pagecache.stress.stack import stacked
@@ -103,6 +104,8 @@ class CachedTarget:
             self.ways -= {"announced"}  # a conflict is pending then, for a moment: only on request
             if "announced" in plan.mix:
                 self.skipped["announced"] = "objects that are replaced as a whole would get another version by it"
+        if "others" not in plan.mix:
+            self.ways -= {"others"}
         if "rivals" not in plan.mix or (self.variant.objects and not self._named):
             self.ways -= {"rivals"}  # the other backend has one place for uncommitted bytes of all writers
         if "touches" not in plan.mix or not limits.commit_on_close or not self._named:
@@ -128,6 +131,7 @@ class CachedTarget:
         self._names: set[str] = set()
         self.by_name = limits.commit_on_close
         self._entered: dict[CachedFile, None] = {}  # open handles on shared names
+        self.others: Others | None = None
 
     # -- beginning and end
 
@@ -142,7 +146,16 @@ class CachedTarget:
         if self.loses_staged:
             self.ways -= {"names", *CROSSING}
             self.skipped["names"] = "bytes that are staged are lost when the backend dies, and of names none may be"
+        if "others" in self.ways:
+            self._find_others()
         self._attach()
+
+    def _find_others(self) -> None:
+        """Let another program change names in the store, if that is possible."""
+        self.others = Others(self.objects, self._factory)
+        if why := self.others.why_not():
+            self.ways -= {"others"}
+            self.skipped["others"] = why
 
     def adopt(self) -> bool:
         """Begin with files that were made elsewhere. False: they do not exist."""
@@ -297,6 +310,8 @@ class CachedTarget:
         for what in (*range(self._files), *self._names):
             self.objects.remove(what)
         insisting(self.backend.sync)  # a store may undo removals that were not made durable
+        if self.others is not None:
+            self.others.close()
         self.backend.close()
 
     # -- what is stored
@@ -533,6 +548,10 @@ class CachedTarget:
         self.volume.invalidate_remote(key, offset, length)
         if any(file.key == key and file.conflict is not None for file in self.volume.engine.files()):
             self.volume.resolve(key, "force")
+
+    def elsewhere(self, change: str, name: str, *arguments: Any) -> None:
+        assert self.others is not None
+        self.others.change(change, name, *arguments)
 
     def link(self, old: str, new: str) -> None:
         self._links("link")(self.key(old), self.key(new), follow=False)

@@ -9,7 +9,8 @@ A worker has two slots for handles. The model of the names and objects is in sha
 from __future__ import annotations
 
 import errno
-from collections.abc import Generator
+from collections.abc import Generator, Iterator
+from contextlib import contextmanager, nullcontext
 from typing import TYPE_CHECKING, Any
 
 from pagecache.stress.bindings import Binding, Sight, Value
@@ -242,6 +243,38 @@ class Crossing:
         verb = ("announce", self._name(operation), *((0, None) if everything else (start, end - start)))
         yield from self._calling(operation, verb)
 
+    # -- another program
+
+    def _elsewhere(self, operation: Operation, change: str, bindings: list[Binding], *arguments: Any) -> Step:
+        for one in bindings:
+            one.what = f"{change} of another program"
+        source = "" if change == "put" else self._name(operation)
+        yield from self._naming(
+            operation, ("elsewhere", change, self._name(operation), *arguments), bindings, source=source
+        )
+
+    def _name_put(self, operation: Operation) -> Step:
+        """Store a new object."""
+        model = self._shared.make()
+        if model is None:
+            return
+        length = HEADER + operation.length % self._world.plan.size_bytes
+        write = self._steps.new(model, "write of another program", "", 0, length)
+        model.begin(write)
+        model.finish(write)
+        self._shared.bare.discard(model.number)
+        binding = self._binding(operation, self._name(operation), model.number, takes=True)
+        yield from self._elsewhere(operation, "put", [binding], write.data(0, length), f"shared-other{model.number}")
+
+    def _name_move(self, operation: Operation) -> Step:
+        old, new = self._name(operation), self._other_name(operation)
+        moved = self._binding(operation, new, source=old, takes=True)
+        yield from self._elsewhere(operation, "rename", [self._binding(operation, old, None, over=new), moved], new)
+
+    def _name_drop(self, operation: Operation) -> Step:
+        name = self._name(operation)
+        yield from self._elsewhere(operation, "remove", [self._binding(operation, name, None, takes=True)])
+
     # -- handles
 
     def _calling(self, operation: Operation, verb: Verb) -> Generator[Verb, Any, Any]:
@@ -327,6 +360,20 @@ class Crossing:
         if grip is not None:
             yield from self._saving(operation, ("act", grip.handle, "fsync"), grip.model)
 
+    @contextmanager
+    def _saver(self) -> Iterator[None]:
+        """Context of a sync: it saves the numbered files, too."""
+        world, what = self._world, "the store after name_sync"
+        world.savers[self._worker] = [
+            self._steps.observe(model, 0, FOREVER, what, store=True) for model in world.models
+        ]
+        try:
+            yield
+        finally:
+            world.saved = world.clock.tick()  # first: an ended sync must be known as such
+            for observation in world.savers.pop(self._worker):
+                observation.returned()
+
     def _saving(self, operation: Operation, verb: Verb, only: Model | None) -> Step:
         """Check that the store has the earlier writes of an object, or of all objects that have a name, under each name
         that it had all the time; in place also under other names, if the store has it there [I-18, I-19].
@@ -338,7 +385,9 @@ class Crossing:
         models = [only] if only is not None else [shared.models[number] for number in sorted(living)]
         saved = {model.number: self._steps.observe(model, 0, FOREVER, what, store=True) for model in models}
         try:
-            if (yield from self._calling(operation, verb)) is None:
+            with self._saver() if only is None else nullcontext():
+                done = yield from self._calling(operation, verb)
+            if done is None:
                 return
             for name in NAMES:
                 if not any(value in saved for value in sight.leading(name)):

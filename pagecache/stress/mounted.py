@@ -507,6 +507,9 @@ class MountedTarget:
     def announce(self, name: str, offset: int, length: int | None) -> None:
         raise io.UnsupportedOperation("a file system has no foreign writers")
 
+    def elsewhere(self, change: str, name: str, *arguments: Any) -> None:
+        raise io.UnsupportedOperation("a file system has no foreign writers")
+
     def link(self, old: str, new: str) -> None:
         os.link(self._path(old), self._path(new), follow_symlinks=False)
 

@@ -19,7 +19,7 @@ from pagecache.stress.targets import Target, UnusableTarget
 
 __all__ = ["BEHIND", "refuse_crashes", "refuse_ways"]
 
-BEHIND = {"foreign", "rivals", "shared", "links"}
+BEHIND = {"foreign", "rivals", "shared", "links", "others"}
 """Ways that change the store behind a cache, and shared names. They cannot take part in crashes, and not all rounds
 with a cache have them."""
 
@@ -73,6 +73,7 @@ def refuse_ways(plan: Plan, target: Target) -> None:
         UnusableTarget: names a way that the target lacks.
     """
     for way in plan.mix:
-        if way not in target.ways and not (way in BEHIND and isinstance(target, CachedTarget)):
+        later = way in BEHIND and way not in target.skipped and isinstance(target, CachedTarget)  # in other rounds
+        if way not in target.ways and not later:
             why = f": {target.skipped[way]}" if way in target.skipped else ""
             raise UnusableTarget(f"mix: {way} cannot be on {target.name}{why}")

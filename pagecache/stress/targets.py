@@ -204,6 +204,12 @@ class Target(Protocol):
         """Report a change of a stored object by another program."""
         ...
 
+    def elsewhere(self, change: str, name: str, *arguments: Any) -> None:
+        """Change a shared name in the store as another program: "put" (content, name of a draft), "rename" (new name),
+        or "remove".
+        """
+        ...
+
     def link(self, old: str, new: str) -> None:
         """Give an object, or a symbolic link, another name."""
         ...

@@ -8,13 +8,17 @@ and a commit over another version is refused.
 
 from __future__ import annotations
 
+import atexit
 import errno
 import itertools
 import random
+import shutil
 import tempfile
 import threading
+import time
 from collections.abc import Iterable, Sequence
 from dataclasses import replace
+from typing import Any
 
 from fsspec.implementations.memory import MemoryFileSystem
 
@@ -26,12 +30,20 @@ from pagecache.errors import BackendError, Key
 from ..file.objects import ObjectBackend, ObjectFile
 from .planted import Factory
 
-__all__ = ["directory", "failing_store", "object_store", "store_by_name", "whole_objects", "without_answers"]
+__all__ = [
+    "directory",
+    "failing_store",
+    "object_store",
+    "store_by_name",
+    "whole_objects",
+    "without_answers",
+]
 
 UNIT = 4 * 4096
 UNHEARD = 0.02  # of the uploads
 GONE = 0.5  # of the commits
 LOST = 0.3  # of the renames
+SLOW, SLOW_S = 0.3, 0.01  # of the requests that store an object of fsspec; in seconds
 ROOTS = itertools.count()
 
 
@@ -117,13 +129,25 @@ def store_by_name() -> Factory:
 
 def directory() -> Factory:
     """A directory, which has links; it is removed with the process."""
-    folder = tempfile.TemporaryDirectory()
-    return lambda: DirectoryBackend(folder.name)
+    folder = tempfile.mkdtemp(prefix="planted-")
+    atexit.register(shutil.rmtree, folder, ignore_errors=True)
+    return lambda: DirectoryBackend(folder)
+
+
+class StoresSlowly(MemoryFileSystem):  # type: ignore[misc]
+    """A file system whose requests to store an object are often slow."""
+
+    rng = random.Random(1)
+
+    def pipe_file(self, path: str, value: bytes, **options: Any) -> None:
+        if self.rng.random() < SLOW:
+            time.sleep(SLOW_S)
+        super().pipe_file(path, value, **options)
 
 
 def whole_objects() -> Factory:
     """Objects of fsspec, which are replaced as a whole and known by their names."""
-    fs = MemoryFileSystem(skip_instance_cache=True)
+    fs = StoresSlowly(skip_instance_cache=True)
     root = f"planted-{next(ROOTS)}"
     return lambda: FsspecBackend(fs, root)
 

@@ -51,7 +51,7 @@ SETTINGS: dict[str, dict[str, Any]] = {
     "crossing": CROSSING,
     "crossing-faults": CROSSING | {"faults": "names"},
     "crossing-links": CROSSING | {"mix": "shared,links"},
-    "crossing-wholes": CROSSING | {"faults": "slow"},
+    "crossing-wholes": CROSSING,
     "crossing-by-name": CROSSING,
     "crossing-wholes-faults": CROSSING | {"faults": "names"},
     "forgetting": FORGETTING | {"faults": "commits"},

@@ -22,7 +22,7 @@ from pagecache.stress.shrinker import shrink
 from pagecache.stress.steps import Step, Steps
 from pagecache.stress.world import World
 
-from ..planted.failing import store_by_name
+from ..planted.failing import directory, object_store, store_by_name
 
 SHARED: dict[str, Any] = {"profile": "names", "mix": ("shared",), "size": "64KiB", "files": 1, "rounds": 1}
 
@@ -351,6 +351,33 @@ def test_a_rest_leaves_the_conflict_of_an_object_without_a_name() -> None:
     assert file.pread(6, 0) == b"second"
     target.act(file, "close")
     world.end()
+
+
+def test_another_program_changes_shared_names_and_nothing_is_found() -> None:
+    """Each open finds what is stored, and open handles keep their objects. [2.19, 2.20]"""
+    plan = Plan(seed=1, threads=4, tasks=2, operations=100, **SHARED | {"mix": ("shared", "links", "others")})
+    report = run(plan, directory())
+    assert report.ok, report.story
+    done = {key.split(" | ")[0] for key in report.coverage}
+    assert {kind for kind in PROFILES["names"].weights if KINDS[kind] == "others"} <= done
+
+
+def test_another_program_needs_objects_that_it_can_share() -> None:
+    plan = Plan(seed=1, threads=1, tasks=0, **SHARED | {"mix": ("others", "shared")})
+    refused = r"mix: others cannot be on .*: "
+    with pytest.raises(UnusableTarget, match=refused + "its objects have no number of names"):
+        run(plan, store_by_name())
+    with pytest.raises(UnusableTarget, match=refused + "another program stores other versions of whole objects"):
+        run(plan, object_store())
+
+
+def test_a_sync_of_shared_objects_requests_the_commits_of_all_files(world: World) -> None:
+    step = Steps(world, 1).conduct(Operation("name_sync", 0))
+    assert next(step) == ("sync",)
+    assert [observation.model for observation in world.savers[1]] == world.models
+    with pytest.raises(StopIteration):
+        step.send(None)
+    assert not world.savers
 
 
 class Keeps(MemoryBackend):
