@@ -17,12 +17,12 @@ from dataclasses import replace
 from functools import partial
 from typing import Any
 
-from pagecache import Advice, CachedFile, PageCache, Volume
+from pagecache import Advice, CachedFile, PageCache, Volume, aio
 from pagecache.backends import MemoryBackend
 from pagecache.backends.protocol import AsyncBackend, Backend
 from pagecache.config import parse_size
 from pagecache.errors import DataLossError, Key
-from pagecache.options import OpenMode
+from pagecache.options import OpenMode, OpenOptions
 from pagecache.stress.asynchronous import ASYNCHRONOUS, for_the_cache, for_threads, on_a_loop
 from pagecache.stress.cached_tasks import CachedTasks
 from pagecache.stress.faulting import Faulting
@@ -533,14 +533,22 @@ class CachedTarget:
         return None
 
     def enter(self, name: str, way: str, mode: OpenMode) -> CachedFile:
+        return self.entered(self.volume.open(self.key(name), mode, **self.options_of(name, way)))
+
+    def options_of(self, name: str, way: str) -> OpenOptions:
+        """Return the options of an open of a shared name, which is removed at the end."""
         self._names.add(name)
         many = way == "parallel" and self.backend.limits.parallel_direct_writes
-        direct, through = way in PAST, way == "through"
-        handle = self.volume.open(
-            self.key(name), mode, direct=direct, write_through=through, parallel_direct_writes=many
-        )
+        return {"direct": way in PAST, "write_through": way == "through", "parallel_direct_writes": many}
+
+    def entered(self, handle: CachedFile) -> CachedFile:
+        """Register a handle on a shared name, and return it."""
         self._entered[handle] = None
         return handle
+
+    def left(self, handle: CachedFile) -> None:
+        """Remove a handle that is closed now."""
+        self._entered.pop(handle, None)
 
     def announce(self, name: str, offset: int, length: int | None) -> None:
         """Settle the conflict, if bytes of the range are local, in a way that loses none."""
@@ -573,10 +581,11 @@ class CachedTarget:
             raise io.UnsupportedOperation(errno.EOPNOTSUPP, f"the backend has no {what}")
         return found
 
-    def act(self, handle: CachedFile, call: str, *arguments: object) -> object:
+    def act(self, handle: CachedFile | aio.AsyncCachedFile, call: str, *arguments: object) -> object:
+        file = handle._file if isinstance(handle, aio.AsyncCachedFile) else handle  # at rest there is no loop
         if call == "close":
-            self._entered.pop(handle, None)
-        return getattr(handle, call)(*arguments)
+            self.left(file)
+        return getattr(file, call)(*arguments)
 
     def look(self, name: str) -> bytes | None:
         found, exists = None, self.volume.exists(self.key(name))

@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING, Any
 
 from pagecache import aio
 from pagecache.errors import Key
+from pagecache.options import OpenMode
 from pagecache.stress.history import PAST
 from pagecache.stress.targets import Held
 from pagecache.stress.views import HeldView
@@ -121,6 +122,17 @@ class CachedTasks:
         handle, segments = self._handle(file, way), held.segments()
         with self._target.witness.blind() if way in PAST else contextlib.nullcontext():
             await (handle.pwrite(segments[0], offset) if len(segments) == 1 else handle.pwritev(segments, offset))
+
+    async def enter(self, name: str, way: str, mode: OpenMode) -> aio.AsyncCachedFile:
+        target = self._target
+        handle = await aio.open(target.volume, target.key(name), mode, **target.options_of(name, way))
+        target.entered(handle._file)
+        return handle
+
+    async def act(self, handle: aio.AsyncCachedFile, call: str, *arguments: Any) -> Any:
+        if call == "close":
+            self._target.left(handle._file)
+        return await getattr(handle, call)(*arguments)
 
     async def fill(self, file: int, held: Held, offset: int) -> int:
         done: int = await self._handle(file).preadv(held.segments(), offset)

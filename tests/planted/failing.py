@@ -42,7 +42,7 @@ __all__ = [
 UNIT = 4 * 4096
 UNHEARD = 0.02  # of the uploads
 GONE = 0.5  # of the commits
-LOST = 0.3  # of the renames
+LOST = 0.5  # of the renames
 SLOW, SLOW_S = 0.3, 0.01  # of the requests that store an object of fsspec; in seconds
 ROOTS = itertools.count()
 
@@ -169,9 +169,10 @@ class LosesAnswers(PassingBackend):
 
 
 def without_answers() -> Factory:
-    """The store of `whole_objects`, whose renames often have no answer."""
-    made = whole_objects()
-    return lambda: LosesAnswers(made())
+    """Objects of fsspec, whose renames often have no answer."""
+    fs = MemoryFileSystem(skip_instance_cache=True)
+    root = f"planted-{next(ROOTS)}"
+    return lambda: LosesAnswers(FsspecBackend(fs, root))
 
 
 def object_store() -> Factory:

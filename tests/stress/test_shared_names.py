@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 import errno
 from collections.abc import Callable, Iterator
 from pathlib import Path
@@ -9,6 +10,7 @@ from typing import Any
 
 import pytest
 
+from pagecache import aio
 from pagecache.backends import Backend, MemoryBackend
 from pagecache.backends.protocol import BackendLimits
 from pagecache.stress import Plan, UnusableTarget, run
@@ -437,3 +439,26 @@ def test_a_failure_is_reduced_to_a_few_operations_on_shared_names() -> None:
     found = shrink(plan, Refuses, seconds=30)
     assert found.operations < 20, found.story
     assert not run(Plan.from_replay(found.report.replay), Refuses).ok
+
+
+def test_handles_of_tasks_on_shared_names_outlive_their_loop() -> None:
+    """A task opens and uses them by coroutines; at rest there is no loop, and their bytes are checked all the same."""
+    plan = Plan(seed=1, threads=1, tasks=1, **SHARED)
+    target = CachedTarget(plan, 0, None, "memory:")
+    target.start([b""])
+
+    async def made() -> Any:
+        handle = await target.tasks.call("enter", ("shared0", "buffered", "x+b"))
+        await target.tasks.call("act", (handle, "pwrite", b"mine", 0))
+        return handle
+
+    handle = asyncio.run(made())
+    assert isinstance(handle, aio.AsyncCachedFile)
+    assert target.act(handle, "pread", 4, 0) == b"mine"
+    target.act(handle, "close")
+    target.close()
+
+
+def test_tasks_alone_share_names_and_nothing_is_found() -> None:
+    report = run(Plan(seed=1, threads=0, tasks=8, operations=100, **SHARED))
+    assert report.ok, report.story
