@@ -36,6 +36,7 @@ FOREVER = 1 << 62  # end of the last extent
 RUNNING = math.inf
 PAST = ("direct", "parallel")  # ways that bypass a cache
 REMEMBERED = 512  # ended writes of a file that a story can name
+SIZES_MAX = 64  # possible sizes of a file whose writes are never certain, before they become a range
 
 
 class Broken(AssertionError):
@@ -180,6 +181,13 @@ class Size:
     begun: float
     ended: float
     least: int | None = None
+
+
+def _joined(sizes: list[Size]) -> Size:
+    """Return one size that allows each of these, and all between them."""
+    least = min(size.value if size.least is None else size.least for size in sizes)
+    most, begun = max(size.value for size in sizes), min(size.begun for size in sizes)
+    return Size(most, begun, max(size.ended for size in sizes), least)
 
 
 Candidates = tuple[Write, ...]
@@ -459,6 +467,8 @@ class Model:
             if key not in latest or latest[key].ended < size.ended:
                 latest[key] = size
         self.sizes = list(latest.values())
+        if self.loose and len(self.sizes) > SIZES_MAX:  # none of them goes before the next rest
+            self.sizes = [_joined(self.sizes)]
 
     def _beside(self, write: Write) -> Iterator[Write]:
         """Yield writes that may have extended the file, have ended, and overlapped in time."""

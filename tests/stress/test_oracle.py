@@ -13,7 +13,7 @@ import pytest
 
 from pagecache.stress.content import APPENDED, made
 from pagecache.stress.durable import Durable
-from pagecache.stress.history import FOREVER, Broken, Clock, Model, Write
+from pagecache.stress.history import FOREVER, SIZES_MAX, Broken, Clock, Model, Write
 from pagecache.stress.oracle import Observation, copied, settled, verdict
 
 SIZE = 10_000
@@ -496,3 +496,17 @@ def test_a_size_that_a_failing_write_made_is_possible_wherever_the_failure_is_re
         if releases.left > 0:
             break
     assert nth > 3  # the judgement has that many sections
+
+
+def test_the_possible_sizes_of_a_file_whose_writes_are_never_certain_are_bounded() -> None:
+    """Each call costs time for each of them. A range allows those that were told apart before."""
+    model = Model(0, Write("content", "", 0, 0, 0, 1, 0, 10), Clock())
+    model.loose = True
+    for number in range(1, 1000):
+        write = Write("write", "buffered", 1, number, 0, 1, 10 * number, 10)
+        model.begin(write)
+        model.finish(write)
+        assert len(model.sizes) <= SIZES_MAX + 1
+    observation = Observation(model, 0, 1 << 20, 2, "a read")
+    observation.returned()
+    assert observation.sizes_meanwhile() == (10, 10000)
