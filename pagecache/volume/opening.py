@@ -464,7 +464,7 @@ def open_backend(
         try:
             return *checked_open(make, key), True
         except FileExistsError:
-            if exclusive and landed:
+            if exclusive and landed and tries.first is not None:  # a creation with an answer is no doubt
                 tries.give_up()
             if exclusive:
                 raise
