@@ -59,6 +59,24 @@ RESIZE_ROUNDS = 50
 _numbers = itertools.count(1)
 
 
+def _spool_folder(spool: str | os.PathLike[str] | None) -> str | None:
+    """Return the directory of spools; "": that for temporary files, None: there are none.
+
+    Raises:
+        ValueError: it is no directory in which files can be made. TypeError: it is no path.
+    """
+    if spool is None or spool == "":
+        return spool
+    folder = os.fspath(spool) if isinstance(spool, str | os.PathLike) else None
+    if not isinstance(folder, str):
+        raise TypeError(f"spool must be a str, an os.PathLike of str, or None, not {type(spool).__name__}")
+    if not os.path.isdir(folder):
+        raise ValueError(f"spool: {folder!r} is not a directory; name one that exists, or None for no spool")
+    if not os.access(folder, os.W_OK | os.X_OK):
+        raise ValueError(f"spool: no files can be made in {folder!r}; name a writable directory, or None for no spool")
+    return os.path.abspath(folder)
+
+
 def _error(kind: str, engine: Any, message: str) -> BaseException:
     """Return the exception for an error of a C entry."""
     key = getattr(engine, "key", None)
@@ -215,6 +233,7 @@ class PageCache:
         timeout: float | None = None,
         prompt: bool | None = None,
         retry: RetryPolicy | None = None,
+        spool: str | os.PathLike[str] | None = "",
         **overrides: Unpack[VolumeOverrides],
     ) -> Volume:
         """Attach a backend to the cache.
@@ -235,11 +254,14 @@ class PageCache:
                 `BackendLimits.prompt` says. False for a directory on a network file system.
             retry: policy after a failed call; None: that of the cache, or where that is the default, the one that
                 `BackendLimits.retry` prefers. S3 and the remote file systems of fsspec prefer to retry for 60 seconds.
+            spool: directory of the nameless temporary files that keep uncommitted bytes of a `commit_on_close` backend
+                when memory is short, at most the size of the changed objects; "": that for temporary files. None: such
+                bytes stay in memory, and a write that does not fit below `dirty_limit` is refused (ENOBUFS).
             **overrides: single fields of the options.
 
         Raises:
-            ValueError: URL, option, a capacity that is too small for the backend's write unit, an object that another
-                volume of this process has already, or `prompt` for an asynchronous backend.
+            ValueError: URL, option, no such spool directory, a capacity that is too small for the backend's write unit,
+                an object that another volume of this process has already, or `prompt` for an asynchronous backend.
             TypeError: no backend; names all missing methods.
         """
         self._check_open()
@@ -261,6 +283,7 @@ class PageCache:
         check_retry(retry)
         if name is not None and not isinstance(name, str):
             raise TypeError(f"name must be a str, not {type(name).__name__}")
+        folder = _spool_folder(spool)
         chosen = options_for(resolved.limits, options, overrides)
         kind = type(original(resolved)).__name__
         with closing.registry(), self._lock:
@@ -273,7 +296,9 @@ class PageCache:
             if second is not None:
                 self._check_unused(second, "mirror")
             second = None if second is None else blocking(second, self._event_loop)
-            volume = Volume(self, blocking(resolved, self._event_loop), label, chosen, second, timeout, prompt, retry)
+            volume = Volume(
+                self, blocking(resolved, self._event_loop), label, chosen, second, timeout, prompt, retry, folder
+            )
             self._volumes.append(volume)
         self._divide_limit()
         volume.engine.say(logging.INFO, "the volume", f"attached: {kind}")

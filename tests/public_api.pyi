@@ -44,7 +44,7 @@ class CacheConfig:
     max_folio: Size = "2MiB"               # lowered to capacity / 8 where that is less
     dirty_background: float | Size = 0.25  # share of capacity (float) or bytes (at most the capacity): above this the flusher runs
     dirty_limit: float | Size = 0.50       # writers are slowed from the midpoint and stopped here (dirty + in flight + unstable, except
-                                           # bytes that the backend keeps: BackendFile.stage)
+                                           # bytes in a spool: PageCache.attach)
     dirty_expire: float = 30.0             # older dirty data is written back even below dirty_background
     flush_interval: float = 5.0
     failed_limit: float = 0.5              # of dirty_limit: above this, writes to a file with failed data raise its error at once
@@ -68,6 +68,8 @@ class PageCache:
                timeout: float | None = None,           # the default of the volume's open, stat, exists, list, remove, rename, truncate
                prompt: bool | None = None,             # overrules the backend's limits
                retry: RetryPolicy | None = None,       # None: the cache's, where it was given one, else the backend's
+               spool: str | os.PathLike[str] | None = "",   # directory of the files that keep uncommitted bytes of commit_on_close
+                                                       # backends when memory is short; "": of temporary files; None: none
                **overrides: Any) -> Volume:
         """`backend` may be a URL: `memory:`, `dir:PATH`, `s3://BUCKET/PREFIX?endpoint=URL`, `fsspec:URL`, or a scheme registered
         under the entry-point group `pagecache.backends`; `backend_options` go to its constructor. `overrides` are fields of
@@ -370,11 +372,6 @@ class BackendFile(Protocol):
     # optional: def punch_hole(self, offset: int, length: int) -> None
     # optional: limits: BackendLimits          overrides the backend's for this object
     # with commit_on_close: def rollback(self) -> None     forget what was acknowledged and not committed (abort a multipart upload)
-    # optional: def stage(self, offset: int, buffers: Sequence[memoryview]) -> int     like write_from, but the bytes stay readable and safe
-    #           with the backend until commit or rollback, so that they may leave memory (called when memory is short)
-    # optional: def read_staged(self, offset: int, buffers: Sequence[memoryview]) -> int     those bytes back; may be called beside stage
-    # optional: def rebase(self, ranges: Iterable[tuple[int, int]]) -> None
-    # optional: def kept(self) -> bool         after a reconnect: is everything acknowledged and uncommitted still there?
 
 class NamespaceBackend(Backend, Protocol):
     """A backend with directories, links and attributes (a FUSE server needs them). Each method may raise io.UnsupportedOperation."""

@@ -216,7 +216,7 @@ PARTS = {
     "engine.file": "EngineFile",
     "engine.commit.versions": "Versions",
     "engine.commit.remote": "Dispute",
-    "engine.commit.outcome": "Commits",
+    "engine.commit.commits": "Commits",
     "engine.commit.owed": "Owed",
     "engine.failures": "Failures",
     "engine.settling": "Settling",

@@ -46,7 +46,7 @@ struct pc_limits {
 	uint32_t max_vectors;
 	uint8_t durable_writes, commit_on_close, ordered_writes;
 	uint8_t parallel_direct_writes; /* they may run beside each other, and beside a commit */
-	uint8_t stages; /* the backend can keep bytes readable until a commit */
+	uint8_t stages; /* the file has a spool: uncommitted bytes may leave memory */
 };
 
 /* Counters of an inode; its volume adds them when the inode is freed. Bytes unless the name says otherwise. */
@@ -281,7 +281,7 @@ size_t pc_discard(struct pc_inode *i, uint64_t pos, uint64_t end, uint64_t *rang
 
 void pc_base_requested(struct pc_inode *i);
 void pc_rebase(struct pc_inode *i, uint64_t remote, bool forgotten);
-bool pc_dirty_all(struct pc_inode *i, bool staged);
+bool pc_dirty_all(struct pc_inode *i);
 
 /* ---- fills */
 int pc_fill_begin(struct pc_inode *i, uint64_t pos, uint64_t len, struct pc_need *need, struct pc_request **out);
@@ -321,8 +321,6 @@ void pc_commit_end(struct pc_inode *i, bool ok, int how);
 bool pc_commit_running(struct pc_inode *i);
 uint64_t pc_commit_asked(struct pc_inode *i);
 bool pc_changed_since(struct pc_inode *i, uint64_t stamp);
-bool pc_commit_found(struct pc_inode *i, uint64_t generation);
-uint64_t pc_inode_generation(struct pc_inode *i);
 bool pc_storage_busy(struct pc_inode *i);
 bool pc_commit_due(struct pc_inode *i);
 bool pc_pass_idle(struct pc_inode *i);
@@ -332,11 +330,9 @@ void pc_inode_aborted(struct pc_inode *i);
 size_t pc_ranges_local(struct pc_inode *i, uint64_t *ranges, size_t n);
 size_t pc_ranges_failed(struct pc_inode *i, uint64_t *ranges, size_t n);
 bool pc_mirror_spoiled(struct pc_inode *i);
-size_t pc_staged_recall(struct pc_inode *i, uint64_t skip, uint64_t skip_end, uint64_t *ranges, size_t n);
-int64_t pc_staged_lost(struct pc_inode *i, uint64_t stored, bool committing, uint64_t *ranges, size_t n);
 bool pc_staged_find(struct pc_inode *i, uint64_t from, uint64_t *pos, uint64_t *end);
+uint64_t pc_inode_staged_end(struct pc_inode *i);
 bool pc_acknowledged(struct pc_inode *i, uint64_t pos, uint64_t end);
-bool pc_staged_has(struct pc_inode *i, uint64_t pos);
 uint64_t pc_retry(struct pc_inode *i, uint64_t pos, uint64_t end, bool failed_too);
 uint64_t pc_range_next(struct pc_inode *i, uint64_t pos, uint64_t end, uint32_t which);
 

@@ -10,7 +10,7 @@ The caller promises:
 * calls come from threads of the volume, several at once, with no lock of the cache held;
 * `commit`, `truncate`, `punch_hole` and `rollback` of one object never run concurrently with each other or with
   `write_from`; parallel direct writes may overlap `commit`; `read_into` may run beside anything;
-* no two `write_from` in flight on one object overlap; `stage` obeys the rules of `write_from`;
+* no two `write_from` in flight on one object overlap;
 * one call has at most `max_read` or `max_write` bytes in at most `max_vectors` buffers, obeys the units, and crosses no
   boundary; the limits are read again before each pass.
 
@@ -22,20 +22,10 @@ harm. Optional methods of a `BackendFile` may be absent:
     punch_hole(self, offset, length) -> None    the range reads as zeros, the size stays
     limits: BackendLimits                       overrides the backend's for this object
     rollback(self) -> None                      forget acknowledged, uncommitted changes; required with commit_on_close
-    stage(self, offset, buffers) -> int         like write_from, but the bytes stay readable and safe with the backend
-                                                until commit or rollback; called when memory is short
-    read_staged(self, offset, buffers) -> int   read those bytes, up to the first one that is not staged (read_unit does
-                                                not apply); may run beside anything. FileNotFoundError: the byte at
-                                                offset is not staged, or no longer. Behind the end of the object, and
-                                                after a rollback: 0 or FileNotFoundError
-    kept(self) -> bool                          after a reconnect: is everything uncommitted still there? Called on the
-                                                file that was open if the backend is unchanged, otherwise on a new one
     next_data(self, offset) -> (begin, end) | None
                                                 where the next data lies: bytes of [offset, begin) read as zeros, and
                                                 nothing is implied about bytes from end on. None: zeros up to the end of
                                                 the object. Data may be reported for zeros, never a hole for data
-    rebase(self, ranges) -> None                with stage: like rollback, but bytes staged in these ranges,
-                                                [begin, end), stay staged, over the version that is stored now
     unanswered: object                          with commit_on_close: identifies the commits of this file whose answer
                                                 the cache may lack. Read when the file is replaced by one opened anew
     recognises(self, unanswered) -> bool        called on that one, of this or another backend: is the version that it
@@ -76,10 +66,7 @@ UNIT_MAX = (1 << 31) - 1
 """Bytes: a unit is moved as a whole."""
 INFLIGHT_MAX = 1024
 """Concurrent calls: each has a thread."""
-OPTIONAL_MEMBERS = frozenset(
-    {"close", "punch_hole", "next_data", "limits", "rollback", "stage", "read_staged", "kept", "rebase"}
-    | {"unanswered", "recognises"}
-)
+OPTIONAL_MEMBERS = frozenset({"close", "punch_hole", "next_data", "limits", "rollback", "unanswered", "recognises"})
 """The members of a `BackendFile` that may be absent, described above: `limits`, `unanswered` and methods."""
 
 

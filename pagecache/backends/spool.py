@@ -1,14 +1,10 @@
-"""The next version of an object while it is being written: in a nameless file of this machine.
-
-The spool has written bytes, and zeros of a range that was cut and grown again; all other bytes are in the stored
-object.
-`held` has the spooled byte ranges:
+"""Spools: nameless files of this machine for bytes of objects that are not stored yet, at their own offsets.
 
     offset   0          4096       8192                 size
-             stored     spooled    stored               spooled: nothing was ever stored there
+             -          spooled    -                    spooled
 
-The file vanishes with its last reference, however the process ends. A reader with a reference may go on with it when
-others have taken a new spool.
+Its owner knows which ranges have bytes; all others are holes, and take no space. The file vanishes with its last
+reference, however the process ends. A reader with a reference may go on with it when others have taken a new spool.
 """
 
 from __future__ import annotations
@@ -19,6 +15,8 @@ import os
 import tempfile
 from collections.abc import Iterable, Iterator, Sequence
 from contextlib import contextmanager
+
+from .linux import punch_hole
 
 __all__ = ["END", "Ranges", "Spool", "parts_of_buffers", "revoke", "revoked"]
 
@@ -41,6 +39,15 @@ class Ranges:
         if first < last:
             begin, end = min(begin, self._begins[first]), max(end, self._ends[last - 1])
         self._begins[first:last], self._ends[first:last] = [begin], [end]
+
+    def cut(self, begin: int, end: int) -> None:
+        """Remove [begin, end)."""
+        first = bisect.bisect_right(self._ends, begin)  # the first range that overlaps it
+        last = bisect.bisect_left(self._begins, end)
+        if first < last:
+            low, high = self._begins[first], self._ends[last - 1]
+            self._begins[first:last] = [low] * (low < begin) + [end] * (end < high)
+            self._ends[first:last] = [begin] * (low < begin) + [high] * (end < high)
 
     def copy(self) -> Ranges:
         made = Ranges()
@@ -115,10 +122,12 @@ class Spool:
         """Write; may be short, like the system call."""
         return os.pwritev(self.fd, buffers[:IOV_MAX], offset)
 
-    def write_all(self, offset: int, data: memoryview) -> None:
-        done = 0
-        while done < len(data):
-            done += os.pwrite(self.fd, data[done:], offset + done)
+    def write_all(self, offset: int, buffers: Sequence[memoryview]) -> None:
+        """Write all of the buffers."""
+        done, length = 0, sum(map(len, buffers))
+        while done < length:
+            with revoked(parts_of_buffers(buffers, done, length)) as parts:
+                done += self.write(offset + done, parts)
 
     def zero(self, begin: int, end: int) -> None:
         while begin < end:
@@ -136,6 +145,14 @@ class Spool:
             for at in range(done, len(buffer), len(ZEROS)):
                 buffer[at : at + len(ZEROS)] = ZEROS[: len(buffer) - at]
             offset += len(buffer)
+
+    def free(self, begin: int, end: int) -> None:
+        """Free the space of [begin, end), if the file system can; its bytes are undefined afterwards."""
+        size = os.fstat(self.fd).st_size
+        if end >= size:
+            self.cut(begin)
+        elif begin < end:
+            punch_hole(self.fd, begin, end - begin)
 
     def cut(self, size: int) -> None:
         """Drop the bytes past a size."""

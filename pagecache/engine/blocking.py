@@ -158,8 +158,7 @@ class BlockingFile:
         found = getattr(self.wrapped, name)  # AttributeError if the object lacks it
         if name not in OPTIONAL_MEMBERS or not callable(found):
             return found
-        alive = self._backend.check_alive if name == "read_staged" else None
-        return functools.partial(self._call, name, alive=alive)
+        return functools.partial(self._call, name)
 
 
 class Blocking(Backend):

@@ -4,7 +4,8 @@
 
     versions   stored version below the cached bytes, own changes    commit/versions.py
     dispute    foreign version, conflict, rebase                     commit/remote.py     made with a foreign change
-    commits    failed commits, uncommitted holes                     commit/outcome.py    made with a failure or hole
+    commits    failed commits, uncommitted holes                     commit/commits.py    made with a failure or hole
+    staging    spool of uncommitted bytes                            commit/staging.py    made with staged bytes
     owed       backend calls that must come first                    commit/owed.py       made with a debt
     failures   failed ranges                                         failures.py          made with a failure
     settling   work that waits for the token                         settling.py          made with the first job
@@ -27,7 +28,7 @@ from __future__ import annotations
 import errno
 import logging
 import threading
-from collections.abc import Callable, Collection, Hashable, Iterable, Iterator
+from collections.abc import Callable, Collection, Hashable, Iterable, Iterator, Sequence
 from contextlib import contextmanager
 from typing import TYPE_CHECKING, Any, TypeVar
 
@@ -35,10 +36,11 @@ from ..backends.protocol import BackendFile, BackendLimits, ObjectStat
 from ..errors import ConflictError, Key, LostRange, ShutdownError
 from ..native import END, STAMP_MAX, NativeInode, Op
 from . import failures, throttle
-from .commit import overdue, staging
-from .commit.outcome import NO_COMMITS, Commits
+from .commit import overdue
+from .commit.commits import NO_COMMITS, Commits
 from .commit.owed import FOLLOWING, NOTHING_OWED, Debt, Owed, Step
 from .commit.remote import NO_DISPUTE, Dispute
+from .commit.staging import NOTHING_STAGED, Staging
 from .commit.versions import Versions
 from .failures import NO_FAILURES, Failures
 from .gone import REMOVED, GoneFile
@@ -62,7 +64,7 @@ def _unreported(lost: list[LostRange]) -> None:
 
 
 def limits_of(limits: BackendLimits, max_write: int | None = None, *, stages: bool = False) -> dict[str, int]:
-    """Return the limits in CORE's form; `max_write` if the object asked for less, `stages` if it can stage bytes."""
+    """Return the limits in CORE's form; `max_write` if the object asked for less, `stages` if it has a spool."""
     most = int(limits.max_write)
     return {
         "max_read": int(limits.max_read),
@@ -89,6 +91,7 @@ class EngineFile:
     dispute: Dispute = NO_DISPUTE
     commits: Commits = NO_COMMITS
     owed: Owed = NOTHING_OWED
+    staging: Staging = NOTHING_STAGED
     failures: Failures = NO_FAILURES
     settling: Settling = NO_WORK
     losing: threading.Lock = NOT_LOSING  # held from before bytes leave until their loss is recorded
@@ -129,8 +132,6 @@ class EngineFile:
         self.native.set_user(self)
         self.backend_file: BackendFile | None = None
         self.read_into: Any = None
-        self.read_staged: Any = None
-        self.stages = False
         self.use(backend_file)
 
     # -- entered from C
@@ -192,6 +193,9 @@ class EngineFile:
     def direct_write(self, op: Op, write: direct.Write) -> None:
         direct.direct_write(self, op, write)
 
+    def read_staged(self, offset: int, buffers: Sequence[memoryview]) -> int:
+        return self.staging.read(offset, buffers)
+
     # -- parts that trouble makes. Each is made once, by any thread and with any lock held: `setdefault` is atomic.
 
     def disputed(self) -> Dispute:
@@ -210,6 +214,10 @@ class EngineFile:
     def _part(self, name: str, make: Callable[[], P]) -> P:
         part: P | None = self.__dict__.get(name)
         return self.__dict__.setdefault(name, make()) if part is None else part
+
+    def staged(self) -> Staging:
+        """Return the staging of the file, for bytes to be staged."""
+        return self._part("staging", lambda: Staging(self))
 
     def owe(self, step: Debt) -> None:
         """Add a call that must precede any other call on the file."""
@@ -292,8 +300,6 @@ class EngineFile:
         self.bind_reads()
         with self.lock:
             backend_file = self.backend_file
-            self.read_staged = getattr(backend_file, "read_staged", self._closed)
-            self.stages = staging.possible(backend_file)
         if backend_file is not None:
             self.apply_limits()
 
@@ -317,10 +323,6 @@ class EngineFile:
             else:
                 self.read_into = self.backend_file.read_into
 
-    def allow_staging(self, allowed: bool) -> None:
-        self.stages = allowed and staging.possible(self.backend_file)
-        self.apply_limits()
-
     def rename(self, key: Key) -> None:
         """Set the name in calls of the backend and in reports; the backend has renamed the object."""
         self.key = key
@@ -333,6 +335,7 @@ class EngineFile:
         """Free CORE's part; False: an operation uses it."""
         if not self.freed:
             self.freed = self.native.destroy()
+            self.staging = NOTHING_STAGED if self.freed else self.staging
         return self.freed
 
     @contextmanager
@@ -425,7 +428,8 @@ class EngineFile:
     def apply_limits(self) -> None:
         with self._limits_lock:
             limits = self.limits()
-            self.native.set_limits(limits_of(limits, self._max_write, stages=self.stages))
+            stages = limits.commit_on_close and self.volume.spool is not None
+            self.native.set_limits(limits_of(limits, self._max_write, stages=stages))
             self._seen_limits = limits  # last: a thread that sees it starts a pass at once
 
     # -- flags
@@ -589,14 +593,16 @@ class EngineFile:
         size is owed too): all of them are dirty again, and truncates and holes are owed. The token is held.
         """
         direct.lose(self, forget=True)
-        undone = self.native.undone()
+        self.staging.forgotten()
+        undone, staged_end = self.native.undone(), self.native.staged_end()
         size, lowest = self.native.size, undone["lowest"]
         steps: list[Step] = []
         if stored is None or lowest < stored:
             steps += [Step("truncate", (length,)) for length in sorted({min(lowest, size), size})]
             end = size
         else:
-            end = stored
+            end = max(stored, staged_end)
+            steps += [Step("truncate", (end,))] * (stored < end)
         steps += [Step("punch_hole", (pos, min(stop, end) - pos)) for pos, stop in self.commits.holes if pos < end]
         if stored is None:
             steps.insert(0, Step("rollback", ()))
@@ -618,6 +624,7 @@ class EngineFile:
         with self.lock:
             error = failures.worst(self)
         ranges = self.native.discard(start, end)
+        self.staging.cut(start, end)
         if self.volume.mirror is not None and ranges and not self.removed:
             self.volume.mirror.invalidate(self.key, "local data was given up")
         with self.lock:

@@ -309,8 +309,8 @@ class Flusher:
 
         Args:
             urgent: a writer waits. Then all unstable bytes are committed, not only those above their share. If nothing
-                else makes progress, partly dirty units are sent, where only commits make bytes visible: a backend may
-                be able to stage them.
+                else makes progress, partly dirty units are sent, where only commits make bytes visible: they leave
+                memory for the spool.
         """
         cache = self._adopted or self._cache()
         volumes = [volume for volume in (cache._engine_volumes() if cache is not None else []) if not volume.aborted]

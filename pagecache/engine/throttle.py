@@ -203,7 +203,8 @@ def _hopeless(file: EngineFile, memory: bool) -> str | None:
         return "what fills it belongs to objects that have lost their names, and goes when they are closed"
     if any(u["unstable"] for volume, u in usages if volume.backend.limits.commit_on_close):
         return (
-            "what fills it becomes durable only when its objects are closed or synced, and the backend cannot keep it"
+            "what fills it becomes durable only when its objects are closed or synced, and leaves memory before only"
+            " with a spool: attach(spool=...)"
         )
     if held:
         return f"{held} bytes are held by calls that do not return, and by slices of buffers that are still referenced"

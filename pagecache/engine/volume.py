@@ -119,6 +119,7 @@ class EngineVolume:
         on_conflict: str = "fail",
         prompt: bool | None = None,
         retry: RetryPolicy | None = None,
+        spool: str | None = "",
     ) -> None:
         cache.spare.start()
         self.cache = cache
@@ -126,6 +127,7 @@ class EngineVolume:
         self.name = name
         self.number = next(_numbers)
         self.on_conflict = on_conflict
+        self.spool = spool  # directory of the spools of its files; "": that of temporary files; None: it has none
         self.clock = clock or Clock()
         self.park = park or Park()
         self.random = (rng or random.Random()).random

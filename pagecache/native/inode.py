@@ -311,16 +311,6 @@ class NativeInode:
         """Return whether a write, truncate or hole came after the epoch, or a writable view exists."""
         return bool(lib.pc_changed_since(self._i, stamp))
 
-    def generation(self) -> int:
-        """Return a number that is constant until the volume is aborted."""
-        return int(lib.pc_inode_generation(self._i))
-
-    def commit_found(self, generation: int) -> bool:
-        """Record that the failed commit was carried out, and nothing was sent since. False: the volume was aborted
-        since.
-        """
-        return bool(lib.pc_commit_found(self._i, generation))
-
     def sync_done(self, stamp: int) -> bool:
         """Return whether nothing up to the stamp is dirty, in flight or uncommitted, seen at one moment."""
         return bool(lib.pc_sync_done(self._i, stamp))
@@ -347,15 +337,6 @@ class NativeInode:
     def uncommit(self) -> None:
         lib.pc_uncommit(self._i)
 
-    def is_staged(self, pos: int) -> bool:
-        return bool(lib.pc_staged_has(self._i, pos))
-
-    def staged_recall(self, skip: int, skip_end: int) -> list[tuple[int, int]]:
-        """Make staged bytes dirty if they are in memory; return the others, to be read first, as (offset, length)
-        pairs.
-        """
-        return ranges(lib.pc_staged_recall, self._i, skip, skip_end)
-
     def acknowledged(self, pos: int, end: int) -> bool:
         """Return whether the backend may have uncommitted bytes of the range's local or staged ones."""
         return bool(lib.pc_acknowledged(self._i, pos, end))
@@ -365,22 +346,9 @@ class NativeInode:
         found = ffi.new("uint64_t[2]")
         return (int(found[0]), int(found[1])) if lib.pc_staged_find(self._i, pos, found, found + 1) else None
 
-    def staged_ranges(self) -> list[tuple[int, int]]:
-        """Return all staged ranges, [start, end), ascending; constant under the token."""
-        found, pos = [], 0
-        while (extent := self.staged_from(pos)) is not None:
-            found.append(extent)
-            pos = extent[1]
-        return found
-
-    def staged_lost(self, stored: int, committing: bool) -> list[tuple[int, int]] | None:
-        """Record the loss of staged bytes; return the ranges that are not in memory. None: a commit other than the
-        caller's runs.
-        """
-        room = 1 << 16
-        pairs = ffi.new("uint64_t[]", room * 2)
-        found = int(lib.pc_staged_lost(self._i, stored, committing, pairs, room))
-        return None if found < 0 else [(int(pairs[2 * k]), int(pairs[2 * k + 1])) for k in range(min(room, found))]
+    def staged_end(self) -> int:
+        """Return the end of the last staged byte; 0: there is none."""
+        return int(lib.pc_inode_staged_end(self._i))
 
     def retry(self, pos: int = 0, end: int = END, failed_too: bool = False) -> int:
         return int(lib.pc_retry(self._i, pos, end, failed_too))
@@ -411,7 +379,7 @@ class NativeInode:
 
     # direct I/O
     def staged(self) -> int:
-        """Return the bytes that the backend has staged until a commit."""
+        """Return the bytes that the spool has until a commit."""
         return int(lib.pc_inode_staged(self._i))
 
     def direct_may_share(self, pos: int, end: int) -> bool:
@@ -524,9 +492,9 @@ class NativeInode:
         """Lay local data over another version; under the token."""
         lib.pc_rebase(self._i, remote_size, forgotten)
 
-    def dirty_all(self, staged: bool) -> bool:
-        """Make every byte dirty; False: not all of them are cached. Under the token."""
-        return bool(lib.pc_dirty_all(self._i, staged))
+    def dirty_all(self) -> bool:
+        """Make every byte in memory dirty; False: some are neither in memory nor staged. Under the token."""
+        return bool(lib.pc_dirty_all(self._i))
 
     def drop_clean(self, pos: int = 0, end: int = END) -> int:
         return int(lib.pc_drop_clean(self._i, pos, end))

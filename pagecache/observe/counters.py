@@ -61,7 +61,7 @@ COUNTERS: dict[str, Counter] = {
     "unstable": _level("Pages that the backend acknowledged and has not committed."),
     "failed": _level("Pages whose last hand-over or commit failed for good."),
     "local": _level("Pages that are dirty, in flight or unstable: they count against the dirty limit."),
-    "staged": _level("Bytes that the backend keeps until a commit, whether memory has them or not."),
+    "staged": _level("Uncommitted bytes in spools, whether memory has them or not."),
     "pinned": _level("Pages that views hold in memory."),
     "write_pinned": _level("Pages that writable views may store to at any moment."),
     "folios": _level("Folios in memory.", ""),

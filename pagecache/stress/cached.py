@@ -66,7 +66,6 @@ class CachedTarget:
 
     moves = detaches = True
     exact = True
-    loses_staged = False
 
     def __init__(
         self, plan: Plan, number: int, factory: Callable[[], Backend | AsyncBackend] | None, label: str
@@ -142,10 +141,6 @@ class CachedTarget:
         self.shows = not self.backend.limits.commit_on_close and self.objects.shows()
         self.objects.make(contents)
         self.by_name = self.by_name or self.objects.by_name()
-        self.loses_staged = self.faulting.loses_direct and self.objects.forgets_staged()
-        if self.loses_staged:
-            self.ways -= {"names", *CROSSING}
-            self.skipped["names"] = "bytes that are staged are lost when the backend dies, and of names none may be"
         if "others" in self.ways:
             self._find_others()
         self._attach()

@@ -35,7 +35,7 @@ from pagecache.backends.protocol import Backend, BackendFile, BackendLimits, Obj
 from pagecache.errors import BackendError, Key
 from pagecache.stress.uncommitted import Change, Uncommitted, read_all
 
-__all__ = ["Fate", "ForgettingBackend", "ForgettingFile", "StagingBackend"]
+__all__ = ["Fate", "ForgettingBackend", "ForgettingFile"]
 
 Fate = Literal["before", "half", "after"]
 """Fate of the call at which the store dies: not done, done half, done without a reply."""
@@ -440,33 +440,3 @@ class ObjectFile(ForgettingFile):
                 if rollback is not None:
                     rollback()
                 stored.content = read_all(stored.inner, self._store.inner.limits)
-
-
-class StagingBackend(ForgettingBackend):
-    """A store whose objects are visible by commit, and which stages bytes for the cache: all bytes are in memory
-    anyway, for later handles too.
-    """
-
-    def _file(self, stored: Uncommitted) -> ForgettingFile:
-        return StagingFile(self, stored)
-
-
-class StagingFile(ObjectFile):
-    """A handle whose staged bytes become part of the object, like written bytes."""
-
-    def stage(self, offset: int, buffers: Sequence[memoryview]) -> int:
-        """See the protocol."""
-        return self.write_from(offset, buffers)
-
-    def read_staged(self, offset: int, buffers: Sequence[memoryview]) -> int:
-        """See the protocol."""
-        count = self.read_into(offset, buffers)
-        if not count:
-            raise FileNotFoundError(errno.ENOENT, "nothing is staged behind the end")
-        return count
-
-    def kept(self) -> bool:
-        """See the protocol."""
-        with self._store.lock:
-            self._store.living()
-            return True

@@ -168,7 +168,7 @@ class MountedTarget:
     exact = False
     explained: frozenset[int] = frozenset()
     refused: frozenset[int] = frozenset()
-    loses_direct = loses_staged = False
+    loses_direct = False
     withholds = False
     shows = True
     store_unit = 1

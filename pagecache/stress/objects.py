@@ -14,7 +14,6 @@ from functools import partial
 from typing import Any, TypeVar
 
 from pagecache.backends.protocol import Backend, close_backend_file
-from pagecache.engine.commit import staging
 from pagecache.engine.retryer import is_transient
 from pagecache.errors import Key
 from pagecache.stress.plan import Plan
@@ -314,20 +313,3 @@ class Objects:
         finally:
             close_backend_file(file)
         return self._looks_up
-
-    def forgets_staged(self) -> bool:
-        """Return whether staged bytes of an object are lost for a handle that opens it again, as a reconnect does."""
-        key, data = self.key("probe"), bytes(int(self.backend.limits.write_unit))
-        file: Any = self.backend.open(key, create=True)
-        again: Any = None
-        try:
-            if not staging.possible(file):
-                return False
-            insisting(partial(file.stage, 0, [memoryview(data)]))
-            again = self.backend.open(key, create=True)
-            kept = getattr(again, "kept", None)
-            return kept is None or not kept()
-        finally:
-            for one in (again, file):
-                close_backend_file(one)
-            self.remove("probe")

@@ -70,7 +70,7 @@ class Shared:
         if number > LAST:
             return None
         model = Model(number, Write("content", "", 0, 0, number, world.tag, 0, 0), world.clock)
-        model.loses_past, model.loose = world.target.loses_direct, world.target.loses_staged
+        model.loses_past = world.target.loses_direct
         self.models[number] = model
         self.bare.add(number)
         return model

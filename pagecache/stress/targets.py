@@ -79,7 +79,6 @@ class Target(Protocol):
         explained: errnos that its faults, and the store below, explain.
         refused: errnos that the store itself marks as worth a retry: also at rest.
         loses_direct: bytes written past a cache may be lost until a commit.
-        loses_staged: staged bytes may be lost until a commit; set once the target has started.
         withholds: only a commit frees written memory, and commits run on request only.
         losses: errors that handles reported at the end.
         repairs: repairs after faults, with their counts.
@@ -100,7 +99,6 @@ class Target(Protocol):
     store_unit: int
     tasks: Any
     loses_direct: bool
-    loses_staged: bool
     withholds: bool
     losses: list[DataLossError]
     repairs: Counter[str]

@@ -10,7 +10,7 @@ from typing import Any
 
 from pagecache.backends import MemoryBackend
 from pagecache.backends.protocol import Backend, BackendLimits
-from pagecache.stress.forgetting import StagingBackend
+from pagecache.stress.forgetting import ForgettingBackend
 
 __all__ = ["PAGE", "Variant"]
 
@@ -25,7 +25,7 @@ class Variant:
     options: dict[str, Any]
     limits: dict[str, Any]
     mirror: bool = False
-    objects: bool = False  # the memory backend makes objects visible by commit, and can stage
+    objects: bool = False  # the memory backend makes objects visible by commit
 
     @classmethod
     def of(cls, rng: random.Random) -> Variant:
@@ -63,4 +63,4 @@ class Variant:
         limits = BackendLimits(**self.limits)
         if not self.objects or crash:
             return MemoryBackend(limits)
-        return StagingBackend(MemoryBackend(limits), replace(limits, commit_on_close=True))
+        return ForgettingBackend(MemoryBackend(limits), replace(limits, commit_on_close=True))

@@ -117,8 +117,3 @@ class _File(PassingFile):
     def read_into(self, offset: int, buffers: Sequence[memoryview]) -> int:
         with self._witness.counted(self._key, "read_into", offset, buffers):
             return self.inner.read_into(offset, buffers)
-
-    def _stage(self, offset: int, buffers: Sequence[memoryview]) -> int:
-        stage: Call = self.inner.stage  # type: ignore[attr-defined]
-        with self._witness.counted(self._key, "stage", offset, buffers):
-            return self._witness.watch(self._key, stage, offset, buffers)

@@ -209,8 +209,6 @@ class World:
             self.models[-1].loses_past = self.target.loses_direct
             self.models[-1].loose = number in (self.special.get("losses"), self.special.get("rivals"))
         self.target.start(contents)
-        for model in self.models:
-            model.loose |= self.target.loses_staged
 
     def fail(self, failure: Failure) -> None:
         """Record a failure; all workers end soon."""

@@ -23,15 +23,12 @@ from .checks import each, raises, same, skip
 from .conformance_base import commit, content, read, supported, together, write
 from .conformance_bytes import BytePromises
 from .conformance_names import NamePromises
-from .conformance_staged import StagedPromises
 
 __all__ = ["BackendConformance"]
 
 
-class BackendConformance(NamePromises, BytePromises, StagedPromises):
-    """The conformance suite. Subclass it and define `make_backend`; also `make_key` if keys are not text, and
-    `fail_commit` if a staging backend can be made to fail a commit.
-    """
+class BackendConformance(NamePromises, BytePromises):
+    """The conformance suite. Subclass it and define `make_backend`; also `make_key` if keys are not text."""
 
     # --------------------------------------------------------------------------------------- commit
 

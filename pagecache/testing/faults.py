@@ -41,9 +41,7 @@ Operation = Literal[
     "close",
 ]
 OPERATIONS: Final[tuple[str, ...]] = get_args(Operation)
-"""Operations that rules match. "stat" and "close" are those of the backend and of its files; "write" and "read" include
-staging.
-"""
+"""Operations that rules match. "stat" and "close" are those of the backend and of its files."""
 REPEATABLE: Final = ("read", "write", "commit", "truncate", "punch")
 """Operations that may be done twice without harm."""
 

@@ -16,7 +16,6 @@ import builtins
 import inspect
 import time
 from collections.abc import AsyncIterator, Awaitable, Callable, Iterable, Sequence
-from functools import partial
 from typing import Any
 
 from ..backends.passing import PassingFile, SlowBackend
@@ -211,12 +210,6 @@ class _FaultyFile(PassingFile):
     def commit(self) -> str | None:
         return self._backend.faults.version(self._key, self._call("commit", self.inner.commit))
 
-    def _stage(self, offset: int, buffers: Buffers) -> int:
-        return self._transfer("write", self._inner("stage"), offset, buffers)
-
-    def _read_staged(self, offset: int, buffers: Buffers) -> int:
-        return self._transfer("read", self._inner("read_staged"), offset, buffers)
-
     def _punch_hole(self, offset: int, length: int) -> None:
         self._call("punch", self._inner("punch_hole"), offset, length)
 
@@ -226,9 +219,6 @@ class _FaultyFile(PassingFile):
 
     def _rollback(self) -> None:
         self._call("rollback", self._inner("rollback"))
-
-    def _rebase(self, ranges: Iterable[tuple[int, int]]) -> None:
-        self._call("rollback", partial(self._inner("rebase"), ranges))
 
     def _close(self) -> None:
         self._call("close", self._inner("close"))
@@ -370,12 +360,6 @@ class _AsyncFaultyFile(AsyncBackendFile):
     async def commit(self) -> str | None:
         return self._backend.faults.version(self._key, await self._call("commit", self.inner.commit))
 
-    async def _stage(self, offset: int, buffers: Buffers) -> int:
-        return await self._transfer("write", self._inner("stage"), offset, buffers)
-
-    async def _read_staged(self, offset: int, buffers: Buffers) -> int:
-        return await self._transfer("read", self._inner("read_staged"), offset, buffers)
-
     async def _punch_hole(self, offset: int, length: int) -> None:
         await self._call("punch", self._inner("punch_hole"), offset, length)
 
@@ -385,9 +369,6 @@ class _AsyncFaultyFile(AsyncBackendFile):
 
     async def _rollback(self) -> None:
         await self._call("rollback", self._inner("rollback"))
-
-    async def _rebase(self, ranges: Iterable[tuple[int, int]]) -> None:
-        await self._call("rollback", partial(self._inner("rebase"), ranges))
 
     async def _close(self) -> None:
         await self._call("close", self._inner("close"))

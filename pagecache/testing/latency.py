@@ -38,16 +38,6 @@ class _LatencyFile(PassingFile):
         self._backend._delay(self._backend.commit)
         return self.inner.commit()
 
-    def _stage(self, offset: int, buffers: Sequence[memoryview]) -> int:
-        self._backend._delay(self._backend.write)
-        staged: int = self.inner.stage(offset, buffers)  # type: ignore[attr-defined]
-        return self._backend._carry(staged)
-
-    def _read_staged(self, offset: int, buffers: Sequence[memoryview]) -> int:
-        self._backend._delay(self._backend.read)
-        read: int = self.inner.read_staged(offset, buffers)  # type: ignore[attr-defined]
-        return self._backend._carry(read)
-
 
 class LatencyBackend(SlowBackend):
     """A backend around `inner`, with a delay before each call that carries bytes or commits. Delays overlap.

@@ -12,7 +12,7 @@ from functools import partial
 from typing import TYPE_CHECKING, Any, Literal
 
 from ..backends.protocol import NamespaceBackend, ObjectStat
-from ..engine.commit import remote, staging
+from ..engine.commit import remote
 from ..engine.io import barrier, direct
 from ..errors import Key, LostRange
 from ..file.cached import extent
@@ -82,17 +82,16 @@ def resolve(volume: Volume, inode: Inode, how: Literal["force", "rebase", "disca
 
     while True:
         try:
-            return staging.reading_back(engine, lambda: engine.settled(settle_conflict))
+            return engine.settled(settle_conflict)
         except remote.DirectWrites:
             direct.outlast(engine)  # none begins during a conflict
 
 
 def _fill_all(inode: Inode) -> None:
     """Read the whole local version into memory, while the version below it can still be read, except staged bytes."""
-    keeps = hasattr(inode.engine.backend_file, "rebase")
     with inode.engine.forcing():
         pos = 0
-        while keeps and (staged := inode.native.staged_from(pos)) is not None:
+        while (staged := inode.native.staged_from(pos)) is not None:
             if pos < staged[0]:
                 inode.native.fill(pos, staged[0] - pos)
             pos = staged[1]

@@ -4,7 +4,7 @@ An `Inode` outlives its handles: its pages stay cached, and unsaved data keeps i
 its object, so every name of one object leads to one inode. Handles keep it alive; the volume's table does too, until it
 has neither handles nor pages nor local data.
 
-Losses (discard, take_remote, a lost stage) go to an edge channel like the kernel's errseq: each handle open at that
+Losses (discard, take_remote, direct writes) go to an edge channel like the kernel's errseq: each handle open at that
 time raises DataLossError once; a loss that no handle has reported is reported to the next opener (contract 2.16).
 """
 

@@ -21,7 +21,7 @@ from typing import TYPE_CHECKING, NamedTuple, TypeVar
 from ..backends.plain import forgotten, missing_in_file, open_to_read
 from ..backends.protocol import BackendFile, ObjectStat, close_backend_file
 from ..engine.attempts import Attempts, Tries
-from ..engine.commit import remote, staging
+from ..engine.commit import remote
 from ..engine.commit.owed import FOLLOWING
 from ..engine.file import EngineFile
 from ..engine.io import barrier
@@ -746,7 +746,7 @@ def remote_change(volume: Volume, inode: Inode, stat: ObjectStat, tries: Attempt
     # An announced change concerned no local byte then: a change that does comes as a conflict with the announcement.
     apart = engine.versions.announced is not None and stat.version in (engine.versions.announced, engine.versions.base)
     if apart:
-        staging.reading_back(engine, lambda: engine.settled(lambda: remote.lie_over_announced(engine), tries))
+        engine.settled(lambda: remote.lie_over_announced(engine), tries)
     elif volume.options.on_conflict == "fail":
         if not engine.limits().commit_on_close:
             inode.native.invalidate_remote(0, END)

@@ -2,15 +2,13 @@
 
     1  objects are opened in the new backend, while the volume is still aborted; an error here changes nothing
     2  operations that hang in the old backend end: fills always, writes and commits if they can no longer land
-    3  uncommitted changes: bytes are dirty again, sizes and creations are owed, holes and direct writes are a loss, as
-       are staged bytes that are not in memory
+    3  uncommitted changes: bytes are dirty again, staged ones unsent, sizes and creations are owed; direct writes are a
+       loss, and so are holes unless a commit makes bytes visible
     4  the volume lives
 
 The file of a running remove or rename on the old backend is left closed until that call has returned (namespace.py).
 
-A `commit_on_close` backend that still has acknowledged changes (`BackendFile.kept`) has all of them: then nothing of 3
-is repeated. If it is the earlier backend, its open files are asked, and those that kept everything stay open. Files in
-use by an old call wait for it by their token: nothing here takes one.
+Files in use by an old call wait for it by their token: nothing here takes one.
 """
 
 from __future__ import annotations
@@ -24,19 +22,18 @@ from typing import TYPE_CHECKING, Any, NamedTuple, TypeVar
 
 from ..backends.protocol import Backend, BackendFile, BackendLimits, ObjectStat, close_backend_file
 from ..engine.attempts import Attempts
-from ..engine.commit import remote, staging, tails
+from ..engine.commit import remote, tails
 from ..engine.commit.owed import Step
 from ..engine.foreign import raised_by
 from ..engine.park import SLICE
 from ..engine.report.notices import cause
-from ..engine.retryer import is_transient
 from ..engine.runner import Job
 from ..engine.volume import threads_of
 from ..errors import ConflictError, LostRange, ShutdownError
 from ..native import END, NAMES
 from . import lifetimes
 from .inode import Inode
-from .opening import checked_open, checked_stat, compare, insisting
+from .opening import checked_open, compare, insisting
 
 if TYPE_CHECKING:
     from .namespace import NameChange
@@ -54,11 +51,10 @@ ELSEWHERE = {errno.EISDIR, errno.ENOTDIR, errno.ELOOP}
 class _Opened(NamedTuple):
     backend_file: BackendFile
     stat: ObjectStat
-    kept: bool
     quiet: int | None  # `EngineFile.quiet` before `stat` was read
-    fresh: bool = True  # False: it was open before
     settled: bool = False  # no commit of the old backend could be carried out after `stat` was read
     ours: bool | None = None  # a commit of unknown result has made this version; None: the backend cannot tell
+    unanswered: object = None  # identifies those commits
 
 
 def reconnect(volume: Volume, backend: Backend, fenced: bool) -> None:
@@ -121,6 +117,8 @@ def _go_on(volume: Volume, backend: Backend, fenced: bool) -> None:
     for inode, found in opened.items():
         if inode not in compared:
             _check_version(volume, inode, found)
+        elif not found.settled:
+            inode.engine.settle(partial(_open_again, volume, backend, inode, found))
     with volume.inodes_lock:
         ended = [inode for inode in left if inode.missed and inode.naming is None]  # their calls ended before `resume`
         for inode in ended:
@@ -154,10 +152,29 @@ def catch_up(naming: NameChange, backend: Backend, inode: Inode) -> None:
         volume.cache.flusher.wake()
 
 
-def _open_late(volume: Volume, backend: Backend, inode: Inode) -> _Opened | None:
+def _open_again(volume: Volume, backend: Backend, inode: Inode, early: _Opened) -> None:
+    """Open a file again if a commit of the old backend, which has returned by now, has stored a version since. The
+    token is held, on a thread of the volume, before any other call of the file.
+    """
+    file = inode.engine
+    with volume.engine.keeper(), contextlib.suppress(ShutdownError):  # the next reconnect opens it
+        if file.freed or file.removed or file.backend_file is not early.backend_file or file.conflict is not None:
+            return
+        opened = _open_late(volume, backend, inode, early.unanswered)
+        if opened is None:
+            return
+        if opened.stat.version == early.stat.version:
+            _close(opened)
+            return
+        _adopt(inode, opened, backend.limits, False)
+        volume.engine.close_later(early.backend_file, inode.key)
+        _send_again(inode, known=True)
+
+
+def _open_late(volume: Volume, backend: Backend, inode: Inode, unanswered: object = None) -> _Opened | None:
     """Open a file late. None: it stays closed until its name is opened."""
     try:
-        return insisting(inode.engine, partial(_open, backend, inode))
+        return insisting(inode.engine, partial(_open, backend, inode, unanswered=unanswered))
     except Exception as error:
         if not volume.engine.aborted:  # otherwise the next reconnect opens it
             what = f"not opened by the new backend: {cause(error)}"
@@ -250,10 +267,12 @@ def _wait(job: Job[T], alive: Callable[[], None]) -> T:
         raise raised from error
 
 
-def _open(backend: Backend, inode: Inode, fenced: bool = False, *, same: bool = False) -> _Opened | None:
-    """Open a file anew; `same`: by the backend that has reported its identity. None: it stays closed."""
-    if (still := _still_open(backend, inode, fenced)) is not None:
-        return still
+def _open(
+    backend: Backend, inode: Inode, fenced: bool = False, *, same: bool = False, unanswered: object = None
+) -> _Opened | None:
+    """Open a file anew; `same`: by the backend that has reported its identity. `unanswered`: identifies its commits of
+    unknown result; None: as its present backend file says. None: it stays closed.
+    """
     with inode.volume.inodes_lock:
         named = inode.volume.inodes.names(inode)
     create = named and inode.native.has_local()
@@ -262,14 +281,11 @@ def _open(backend: Backend, inode: Inode, fenced: bool = False, *, same: bool = 
     if found is None:
         return None
     backend_file, stat, quiet = found
-    unanswered = inode.engine.versions.find_unanswered()
+    unanswered = unanswered or inode.engine.versions.find_unanswered()
     recognises: Any = None if unanswered is None else getattr(backend_file, "recognises", None)
-    kept: Any = getattr(backend_file, "kept", None)
-    if inode.native.usage()["staged"] and not staging.possible(backend_file):
-        kept = None
     try:
         ours = None if recognises is None else bool(recognises(unanswered))
-        return _Opened(backend_file, stat, kept is not None and bool(kept()), quiet, settled=settled, ours=ours)
+        return _Opened(backend_file, stat, quiet, settled, ours, unanswered)
     except BaseException:
         close_backend_file(backend_file)
         raise
@@ -308,29 +324,8 @@ def _find(
         return None
 
 
-def _still_open(backend: Backend, inode: Inode, fenced: bool) -> _Opened | None:
-    """Return the open file unchanged, if it belongs to this backend and has kept everything. Not if an old call, which
-    counts as dead, may still use it, nor if the file refuses for good: a fence may have been for earlier opens.
-    """
-    file = inode.engine
-    backend_file, kept = file.backend_file, getattr(file.backend_file, "kept", None)
-    if backend is not file.volume.backend or backend_file is None or kept is None or not inode.native.has_local():
-        return None
-    try:
-        if (fenced and inode.native.in_old_hands()) or not kept():
-            return None
-        stat = checked_stat(backend_file.stat(), inode.key)
-    except FileNotFoundError:
-        stat = ObjectStat(key=inode.key, size=0)  # removed by another writer: the commit reports it
-    except OSError as error:
-        if is_transient(error):
-            raise  # a file opened anew would not have the staged bytes
-        return None
-    return _Opened(backend_file, stat, True, None, fresh=False)
-
-
 def _close(opened: _Opened | None) -> None:
-    if opened is not None and opened.fresh:
+    if opened is not None:
         close_backend_file(opened.backend_file)
 
 
@@ -349,33 +344,32 @@ def _adopt(inode: Inode, opened: _Opened | None, limits: BackendLimits, fenced: 
         file.commits.forget_failures()
         if file.conflict is None:
             file.failures.forget()
-    if opened is None or not opened.kept:
-        if (
-            native.usage()["unstable"]
-            or native.usage()["staged"]
-            or len(file.owed)
-            or tails.noted(file)
-            or native.direct_ranges()
-            or any(native.undone()[what] for what in ("created", "resized", "hole_end", "gone_end"))
-        ):
-            file.versions.about_to_change()  # losses of a store in place are no foreign changes
-        tail = native.tail()  # first: a later tail is noted for the next backend
-        native.uncommit()
-        if native.usage()["staged"]:
-            staging.lose(file, opened.stat.size if opened is not None else 0, committing=True)
-        file.lose_direct(forget=True)
-        durable = file.limits().durable_writes
-        keep = {"punch_hole", "truncate"} if durable else {"punch_hole"}
-        kept = file.owe_instead(_owed(inode, durable), keep=keep)
+    if (
+        native.usage()["unstable"]
+        or native.usage()["staged"]
+        or len(file.owed)
+        or tails.noted(file)
+        or native.direct_ranges()
+        or any(native.undone()[what] for what in ("created", "resized", "hole_end", "gone_end"))
+    ):
+        file.versions.about_to_change()  # losses of a store in place are no foreign changes
+    tail = native.tail()  # first: a later tail is noted for the next backend
+    native.uncommit()
+    file.staging.forgotten()
+    file.lose_direct(forget=True)
+    durable = file.limits().durable_writes
+    keep = {"punch_hole", "truncate"} if durable else {"punch_hole"}
+    kept = file.owe_instead(_owed(inode, durable), keep=keep)
+    if not file.limits().commit_on_close:  # otherwise they are owed, and all later writes are sent again
         _lose_holes(inode, [step.arguments for step in kept if step.method == "punch_hole"])
-        if tail:
-            native.tail_owed(tail)
-        if len(file.owed):
-            native.set_uncommitted()
-        if (getattr(opened and opened.backend_file, "limits", None) or limits).durable_writes:
-            native.forget_cuts()  # owed ones are over when they are paid; later ones stay
+    if tail:
+        native.tail_owed(tail)
+    if len(file.owed):
+        native.set_uncommitted()
+    if (getattr(opened and opened.backend_file, "limits", None) or limits).durable_writes:
+        native.forget_cuts()  # owed ones are over when they are paid; later ones stay
     file.use(None if opened is None else opened.backend_file)
-    if opened is None or opened.kept:
+    if opened is None:
         return True
     if not file.limits().commit_on_close or not native.has_local():
         return False
@@ -429,9 +423,10 @@ def _owed(inode: Inode, durable: bool) -> list[Step]:
     undone, native = inode.native.undone(), inode.native
     steps = [] if undone["lowest"] == END else [Step("truncate", (undone["lowest"],))]
     cut = tails.noted(inode.engine) or (not durable and inode.engine.owed.owes("truncate"))  # otherwise owed ones stay
-    if steps or cut or undone["created"] or (undone["resized"] and not durable):
+    if steps or cut or native.staged() or undone["created"] or (undone["resized"] and not durable):
         steps.append(Step("truncate", (native.remote_size,)))
-    return steps
+    holes, end = inode.engine.commits.holes, native.remote_size
+    return steps + [Step("punch_hole", (pos, min(stop, end) - pos)) for pos, stop in holes if pos < end]
 
 
 def _check_version(volume: Volume, inode: Inode, opened: _Opened) -> None:

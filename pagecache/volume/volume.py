@@ -25,7 +25,7 @@ from ..engine import failures
 from ..engine.aside import Aside
 from ..engine.attempts import Attempts
 from ..engine.blocking import blocking, original
-from ..engine.commit import overdue, remote, staging
+from ..engine.commit import overdue, remote
 from ..engine.park import Signal
 from ..engine.report.notices import spans
 from ..engine.volume import EngineVolume
@@ -76,6 +76,7 @@ class Volume:
         timeout: float | None = None,
         prompt: bool | None = None,
         retry: RetryPolicy | None = None,
+        spool: str | None = "",
     ) -> None:
         self.cache = cache
         self.name = name
@@ -91,6 +92,7 @@ class Volume:
             park=cache.park,
             prompt=prompt,
             retry=retry,
+            spool=spool,
         )
         self.engine.dirty_share = options.dirty_share
         self.prefers_stored = False  # acknowledged bytes give way to later foreign versions, as in network file systems
@@ -475,7 +477,7 @@ class Volume:
         lost: builtins.list[LostRange] = []
         for inode in self._inodes_of(key):
             start, end = extent(offset, length, inode.native.size)
-            dropped = self._drop(inode, start, END if length is None else end)
+            dropped = lifetimes.drop_local(self, inode, start, END if length is None else end)
             inode.record_discard(dropped)
             if dropped:
                 what = f"discard: {spans([(entry.offset, entry.length) for entry in dropped])} given up"
@@ -485,9 +487,6 @@ class Volume:
             if inode.engine.conflict is not None and not inode.native.unsaved():
                 inode.engine.settled(partial(remote.take, inode.engine))
         return lost
-
-    def _drop(self, inode: Inode, start: int, end: int) -> builtins.list[LostRange]:
-        return staging.reading_back(inode.engine, lambda: lifetimes.drop_local(self, inode, start, end))
 
     def failed(self) -> builtins.list[FailedRange]:
         """Return ranges that could not be written back or committed and wait for a repair of the cause."""

@@ -9,7 +9,7 @@ import pytest
 from pagecache.backends import Backend, DirectoryBackend, MemoryBackend, TransformBackend
 from pagecache.testing import BackendConformance, FaultyBackend
 
-from ..staging import StagingBackend
+from ..publishing import PublishingBackend
 from .transforms import Checksums, Sealed, XorStream
 
 
@@ -65,9 +65,9 @@ class TestOverStaging(BackendConformance):
     """Optional methods are those of the inner file: rollback, stage, read_staged."""
 
     def make_backend(self, tmp_path: Path) -> Backend:
-        return TransformBackend(StagingBackend(tmp_path), Sealed())
+        return TransformBackend(PublishingBackend(tmp_path), Sealed())
 
 
 class TestOverStagingOfUnits(BackendConformance):
     def make_backend(self, tmp_path: Path) -> Backend:
-        return TransformBackend(StagingBackend(tmp_path, write_unit=4096), Checksums(2048 - 4))
+        return TransformBackend(PublishingBackend(tmp_path, write_unit=4096), Checksums(2048 - 4))

@@ -184,7 +184,7 @@ def test_files_that_cannot_be_removed_are_reported(tmp_path: Path) -> None:
 def test_a_missing_operation_is_no_failure() -> None:
     capabilities = json.loads(call("memory:", "--json", *QUICK).stdout)["capabilities"]
     assert capabilities["read and write"] == "yes"
-    assert capabilities["stage"] == capabilities["directories"] == "no"
+    assert capabilities["rollback"] == capabilities["directories"] == "no"
 
 
 def test_a_read_only_backend_cannot_be_checked() -> None:

@@ -218,7 +218,6 @@ class RecordingBackend(pagecache.Backend):
         self.nr_running = self.nr_ended = 0
         self.after: BaseException | None = None  # truncate and punch_hole do their work, then raise this
         self.keep_buffers: list[memoryview] | None = None
-        self.kept: bool | None = None  # the answer of the files' kept(); None: they have no such method
 
     # ---------------------------------------------------------------- what tests use
 
@@ -274,15 +273,13 @@ class RecordingBackend(pagecache.Backend):
             stored.committed = content
             stored.version += 1
 
-    def successor(self, *, lose: bool = True, shared: bool = True, **options: Any) -> RecordingBackend:
+    def successor(self, *, lose: bool = True, shared: bool = True) -> RecordingBackend:
         """Return the same store after a crash. `lose`: only committed bytes are left. `shared`: calls still running
         here also land in it.
         """
         with self.lock:
             fresh = RecordingBackend(punch=self.punch, capture=self.capture)
             fresh.limits = self.limits
-            fresh.kept = options.pop("kept", None)
-            assert not options
             found = list(self.objects.items())
             if shared:
                 fresh.lock, fresh.objects = self.lock, self.objects
@@ -314,10 +311,7 @@ class RecordingBackend(pagecache.Backend):
                     self.objects[key] = StoredObject(committed=False)
                 elif exclusive:
                     raise FileExistsError(17, "object exists", str(key))
-                file = (PunchingFile if self.punch else RecordingFile)(self, key, self.objects[key])
-                if self.kept is not None:
-                    file.kept = lambda: self.kept  # type: ignore[attr-defined]
-                return file
+                return (PunchingFile if self.punch else RecordingFile)(self, key, self.objects[key])
 
     def stat(self, key: Key) -> ObjectStat:
         with self.call("stat", key), self.lock:

@@ -15,11 +15,11 @@ from pagecache import BackendError, ConflictError, DataLossError, PageCache, Wri
 from pagecache.engine.commit import overdue
 from pagecache.engine.io.barrier import FileSync
 from pagecache.native import STAMP_MAX, NativeInode
-from tests.staging import StagingBackend
+from tests.publishing import PublishingBackend
 
 from .answers import failing_commit
 from .backends import WAIT_LIMIT_S, RecordingFile
-from .keeping import KeepingBackend
+from .forgetful import ForgetfulBackend
 from .objects import ObjectBackend
 from .rig import FAST, KEY, ONCE, PAGE, QUIET, Rig, Task, eventually, pattern
 
@@ -197,9 +197,9 @@ def test_without_the_rollback_discarded_bytes_were_published(make: Make, monkeyp
     assert discarded_after_a_lost_answer(make) == NEW + NEW + DATA[2 * PAGE :]
 
 
-def changed_in_every_way(make: Make) -> tuple[Rig, KeepingBackend, Any]:
+def changed_in_every_way(make: Make) -> tuple[Rig, ForgetfulBackend, Any]:
     """Truncated, punched and written; none of it is committed, all of it is acknowledged."""
-    backend = KeepingBackend({KEY: DATA})
+    backend = ForgetfulBackend({KEY: DATA})
     rig = make(backend=backend, retry=FAST)
     file = rig.open("r+b")
     file.truncate(3 * PAGE)
@@ -234,7 +234,7 @@ def test_a_discard_of_a_part_loses_nothing_else_whatever_fails(make: Make, fails
 
 def test_a_rebase_that_fails_half_way_loses_nothing(make: Make, tmp_path: Path) -> None:
     """The backend has rolled back and cannot be opened then: no byte counts as acknowledged. [T-30, T-75b, 2.19]"""
-    backend = StagingBackend(tmp_path, can_stage=False)
+    backend = PublishingBackend(tmp_path)
     backend.publish(KEY, _file_of(tmp_path, DATA), None)
     cache = PageCache("8MiB", **QUIET, retry=FAST)
     volume = cache.attach(backend, name="volume", read_ahead=0)

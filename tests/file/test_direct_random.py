@@ -15,7 +15,7 @@ from pagecache import Backend, CachedFile, PageCache, Volume
 from pagecache.backends import DirectoryBackend, MemoryBackend
 
 from .backends import RecordingBackend
-from .keeping import KeepingBackend
+from .forgetful import ForgetfulBackend
 from .rig import KEY, PAGE, QUIET, pattern
 
 SIZE = 6 * PAGE
@@ -147,7 +147,7 @@ def stored_in(kind: str, limits: dict[str, Any]) -> Iterator[Backend]:
         yield memory
         assert memory.snapshot(KEY) == yielded.pop()
     elif kind == "keeping":
-        keeping = KeepingBackend({KEY: pattern(SIZE, 1)}, **limits)
+        keeping = ForgetfulBackend({KEY: pattern(SIZE, 1)}, **limits)
         yield keeping
         assert keeping.committed(KEY) == yielded.pop()
         assert keeping.violations == []

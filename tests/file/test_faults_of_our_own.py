@@ -18,7 +18,8 @@ import pytest
 import pagecache
 from pagecache.cache import PageCache
 from pagecache.engine import attempts, failures, namesync, volume
-from pagecache.engine.commit import outcome, remote, staging
+from pagecache.engine.commit import remote
+from pagecache.engine.commit.staging import Staging
 from pagecache.engine.failures import Failures
 from pagecache.engine.file import EngineFile
 from pagecache.engine.io import barrier, collector, direct, issuer, reader, sizes
@@ -45,15 +46,16 @@ class BrokenHard(BaseException):
 
 FUNCTIONS: list[tuple[Any, str]] = [
     *((collector, name) for name in ("text_of", "cause", "errno_of", "as_os_error", "tried_again", "spans")),
-    *((collector, name) for name in ("max_write_of", "is_transient", "is_kept", "_emit_failed", "_log_failed")),
+    *((collector, name) for name in ("max_write_of", "is_transient", "_emit_failed", "_log_failed")),
     *((collector, name) for name in ("_parked", "_late", "_late_commit")),
     *((collector, name) for name in ("failed", "commit_failed", "acknowledged", "committed", "fault")),
     *((collector, name) for name in ("_note_write_fault", "_note_commit_fault")),
     *((issuer, name) for name in ("_not_sent", "_to_be_sent", "_target", "_taken")),
     *((barrier, name) for name in ("text_of", "errno_of", "_writeback_error")),
     *((remote, name) for name in ("is_remote_change",)),
-    *((outcome, name) for name in ("owe", "stored", "call_commit")),
-    *((staging, name) for name in ("commit_lost", "gone")),
+    *((collector, name) for name in ("stored",)),
+    *((issuer, name) for name in ("call_commit", "is_kept")),
+    *((Staging, name) for name in ("forgotten", "sent", "put", "send_again")),
     *((Failures, name) for name in ("add", "clear", "overlapping")),
     *((EngineVolume, name) for name in ("emit", "judge", "say", "retry_by", "retry_planned")),
     *((failures, name) for name in ("ensure_retry", "failed_ranges", "worst")),
@@ -88,7 +90,6 @@ READS = [
     *((reader, name) for name in ("cause", "text_of", "as_os_error", "named", "_judge", "_refusal")),
     *((direct, name) for name in ("as_os_error", "named", "max_write_of", "_again")),
     *((remote, name) for name in ("is_remote_change", "outdated", "refused")),
-    (staging, "gone"),
     *((EngineVolume, name) for name in ("judge", "say")),
     (logging.Logger, "log"),
 ]

@@ -12,7 +12,7 @@ import pytest
 
 from pagecache import PageCache, ShutdownError
 
-from ..staging import StagingBackend
+from ..publishing import PublishingBackend
 from .backends import WAIT_LIMIT_S, RecordingBackend
 from .objects import ObjectBackend
 from .rig import KEY, ONCE, PAGE, Rig, Task, eventually, pattern
@@ -381,7 +381,7 @@ def test_the_objects_below_the_name_of_a_renamed_object_keep_theirs(make: Make, 
 def test_an_object_that_is_renamed_before_its_first_commit_is_no_directory(tmp_path: Path) -> None:
     """The store has no record of its name. [2.20]"""
     with PageCache("1MiB") as cache:
-        volume = cache.attach(StagingBackend(tmp_path))
+        volume = cache.attach(PublishingBackend(tmp_path))
         with volume.open("a/b", "wb") as stored:
             stored.write(b"below a")
         with volume.open("a", "wb") as created, volume.open("a/b", "r+b") as below:

@@ -42,8 +42,6 @@ def test_a_file_that_was_opened_read_and_closed_has_made_no_part(make: Make) -> 
         "lock",
         "native",
         "read_into",
-        "read_staged",
-        "stages",
         "versions",
         "volume",
     ]

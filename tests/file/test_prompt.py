@@ -24,7 +24,7 @@ from pagecache.testing import FaultyBackend, LatencyBackend
 
 from ..aio.over import Over
 from .backends import RecordingBackend
-from .keeping import KeepingBackend
+from .forgetful import ForgetfulBackend
 from .rig import KEY, PAGE, Rig, Task, eventually, pattern
 
 Make = Callable[..., Rig]
@@ -338,7 +338,7 @@ SAVES: dict[str, Callable[[Rig, Any], object]] = {
 @pytest.mark.parametrize("name", SAVES)
 def test_an_interrupt_at_any_point_of_a_save_loses_nothing(make: Make, name: str, whole: bool) -> None:
     """[K9, I-17]"""
-    backend = KeepingBackend if whole else RecordingBackend
+    backend = ForgetfulBackend if whole else RecordingBackend
     point, ended = 0, False
     while not ended:
         point += 1

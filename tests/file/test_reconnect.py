@@ -18,7 +18,8 @@ from pagecache.volume import reconnect
 
 from .answers import failing_commit
 from .backends import WAIT_LIMIT_S, RecordingFile
-from .rig import KEY, ONCE, PAGE, Rig, Task, dirty_bytes, eventually, overlay, pattern
+from .forgetful import ForgetfulBackend
+from .rig import KEY, ONCE, PAGE, Rig, Task, dirty_bytes, eventually, overlay, pattern, seen_as
 
 Make = Callable[..., Rig]
 OLD = pattern(4 * PAGE)
@@ -275,35 +276,6 @@ def test_a_commit_that_returns_between_abort_and_reconnect_leaves_no_conflict(ma
     assert fresh.committed(KEY) == NEW[:PAGE] + OLD[PAGE:]
 
 
-@pytest.mark.parametrize(
-    ("answer", "anew"),
-    [(None, 0), (errno.ENOENT, 0), (errno.EAGAIN, 0), (errno.ENOTCONN, 1)],
-    ids=["as ever", "removed", "busy", "cut off"],
-)
-def test_a_file_that_kept_everything_goes_on_unless_a_fence_has_cut_it_off(
-    make: Make, answer: int | None, anew: int
-) -> None:
-    """The old backend comes back. Reopened there, the file would lack its staged bytes, so the next reconnect asks a
-    busy store again. A handle opened before a fence may no longer answer. [2.22]
-    """
-    rig = make({KEY: OLD}, limits={"commit_on_close": True})
-    rig.backend.kept = True
-    file = rig.open("r+b")
-    file.pwrite(NEW, 0)
-    file.sync_range(0, len(NEW))
-    rig.volume.abort()
-    opened = len(rig.backend.seen("open"))
-    if answer is not None:
-        rig.backend.fault("file_stat", OSError(answer, "injected"))
-    with contextlib.nullcontext() if answer != errno.EAGAIN else pytest.raises(BlockingIOError):
-        rig.volume.reconnect(rig.volume.backend, fenced=True)
-    if answer == errno.EAGAIN:
-        rig.volume.reconnect(rig.volume.backend, fenced=True)
-    assert len(rig.backend.seen("open")) == opened + anew
-    file.fsync()
-    assert rig.backend.committed(KEY) == NEW
-
-
 @pytest.mark.parametrize("commit_failed", [False, True])
 def test_truncates_that_were_not_committed_are_made_again(make: Make, commit_failed: bool) -> None:
     """The smallest size is set, then the size: no byte that was cut comes back. [2.17]"""
@@ -422,25 +394,19 @@ def test_committed_holes_and_truncates_are_neither_owed_nor_lost(make: Make) -> 
     assert fresh.committed(KEY) == bytes(PAGE) + b"x" + OLD[PAGE + 1 : 2 * PAGE]
 
 
-@pytest.mark.parametrize("kept", [True, False])
-def test_acknowledged_bytes_are_not_sent_again_to_a_store_that_kept_them(make: Make, kept: bool) -> None:
-    """`kept()` on a commit_on_close backend: only the commit is missing. [2.17, 2.22]"""
-    rig = make(limits={"commit_on_close": True, "punch": True})
-    file = rig.open("w+b")
-    file.pwrite(NEW, 0)
-    file.sync_range(0, len(NEW))
-    file.punch_hole(0, 100)
+def test_holes_of_an_object_that_is_replaced_as_a_whole_are_made_again(make: Make) -> None:
+    """All bytes that were written after a hole are sent again after it: nothing is lost. [2.17, 2.22]"""
+    rig = make(backend=ForgetfulBackend({KEY: OLD}))
+    file = rig.open("r+b")
+    file.punch_hole(PAGE, 2 * PAGE)
+    file.pwrite(NEW[:PAGE], PAGE + 100)
+    file.sync_range(0, len(OLD))
     rig.volume.abort()
-    fresh = rig.backend.successor(lose=not kept, kept=kept)
-    rig.volume.reconnect(fresh)
-    file.fsync() if kept else told_of_a_loss(file)
-    expected = bytes(100) + NEW[100:]
-    if kept:
-        assert fresh.seen("write_from") == fresh.seen("truncate") == []
-        assert fresh.committed(KEY) == expected
-    else:
-        assert fresh.seen("write_from") != []
-        assert fresh.committed(KEY) == file.pread(5 * PAGE, 0)
+    fresh = ForgetfulBackend({KEY: OLD})
+    rig.volume.reconnect(seen_as[0](fresh))
+    file.fsync()
+    expected = OLD[:PAGE] + bytes(100) + NEW[:PAGE] + bytes(PAGE - 100) + OLD[3 * PAGE :]
+    assert fresh.committed(KEY) == file.pread(len(OLD), 0) == expected
 
 
 def told_of_a_loss(file: pagecache.CachedFile) -> None:

@@ -1,28 +1,27 @@
-"""Objects larger than the cache on the StagingBackend, a real store that publishes whole objects, in its variants."""
+"""Objects larger than the cache on the PublishingBackend, which publishes whole objects, in its variants."""
 
 from __future__ import annotations
 
 import dataclasses
-import errno
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
 import pytest
 
-from pagecache import CachedFile, CommitError, DataLossError, PageCache, PageCacheError, Volume
+from pagecache import CachedFile, CommitError, PageCache, Volume
 from pagecache.observe import documents
 from pagecache.options import OpenMode
 
-from ..staging import StagingBackend
-from .rig import FAST, PAGE, Task, accepted_before, eventually, pattern
+from ..publishing import PublishingBackend
+from .rig import FAST, PAGE, eventually, pattern
 
 CAPACITY = 64 * PAGE
 KEY = "object"
 
 
 class Store:
-    """A small cache over a StagingBackend."""
+    """A small cache over a PublishingBackend."""
 
     def __init__(self, root: Path, **options: Any) -> None:
         self.cache = PageCache(
@@ -33,7 +32,7 @@ class Store:
             flush_interval=0.02,
             retry=options.pop("retry", FAST),
         )
-        self.backend = StagingBackend(root, **options)
+        self.backend = PublishingBackend(root, **options)
         self.volume: Volume = self.cache.attach(self.backend, read_ahead=0)
 
     def open(self, mode: OpenMode = "x+b") -> CachedFile:
@@ -81,24 +80,10 @@ def test_a_large_object_is_written_read_rewritten_and_published_or_abandoned(sto
         assert file.pread(len(content), 0) == content
 
 
-@pytest.mark.parametrize("store", [{"can_stage": False}], indirect=True, ids=repr)
-def test_without_stage_nothing_is_lost(store: Store) -> None:
-    """ENOBUFS; the accepted bytes can be committed, and there is room again. [T-61]"""
-    content = pattern(4 * CAPACITY)
-    file = store.open()
-    with pytest.raises(PageCacheError) as caught:
-        Task(file.pwrite, content, 0).result()
-    assert caught.value.errno == errno.ENOBUFS
-    taken = accepted_before(caught.value)
-    file.fsync()
-    assert store.backend.visible(KEY) == content[:taken]
-    file.close()
-
-
 @pytest.mark.parametrize("store", VARIANTS, indirect=True, ids=repr)
 @pytest.mark.parametrize("how", [{}, {"kept": True}, {"done": True}], ids=repr)
 def test_commits_that_fail_once_and_forget_keep_or_only_lose_their_answer(store: Store, how: dict[str, Any]) -> None:
-    """Staged bytes need not be sent again, whatever happens to the others. [T-18a, T-69, 1.1]"""
+    """Whatever the backend has forgotten is sent again. [T-18a, T-69, 1.1]"""
     content = pattern(2 * CAPACITY)
     file = store.open()
     store.write(file, content)
@@ -119,39 +104,6 @@ def test_everything_staged_and_evicted_appears_whole(store: Store) -> None:
     store.write(file, content)
     file.sync_range(0, len(content))
     store.volume.drop_clean(KEY)
-    file.close()
-    assert store.backend.visible(KEY) == content
-
-
-@pytest.mark.parametrize("found_by", ["read", "commit", "write"])
-def test_a_lost_staging_is_reported_by_the_call_that_finds_it(store: Store, found_by: str) -> None:
-    """The store cannot publish without the lost bytes: it is rolled back, and the rest is sent again. [2.16, 2.23]"""
-    base = pattern(CAPACITY, 3)
-    with store.open() as file:
-        file.pwrite(base, 0)
-    content = pattern(CAPACITY)
-    file = store.open("r+b")
-    store.write(file, content)
-    store.volume.drop_clean(KEY, 0, CAPACITY // 2)
-    store.backend.lose_staging()
-    if found_by == "read":
-        with pytest.raises(PageCacheError):
-            file.pread(CAPACITY, 0)
-    if found_by == "write":
-        file.pwrite(content, 0)  # bytes written again are not lost
-    try:
-        file.fsync()
-        lost = []
-    except DataLossError as told:
-        lost = told.ranges
-    assert lost or found_by == "write"
-    file.fsync()
-    expected = bytearray(content)
-    for entry in lost:
-        expected[entry.offset : entry.offset + entry.length] = base[entry.offset : entry.offset + entry.length]
-    assert store.backend.visible(KEY) == bytes(expected)
-    assert file.pread(CAPACITY, 0) == expected
-    store.write(file, content)
     file.close()
     assert store.backend.visible(KEY) == content
 

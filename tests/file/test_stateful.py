@@ -21,7 +21,7 @@ from pagecache.options import OpenMode
 
 from .answers import failing_commit, short
 from .backends import RecordingBackend
-from .keeping import KeepingBackend
+from .forgetful import ForgetfulBackend
 from .rig import PAGE, Rig, Task, make_rig, pattern
 
 KEYS = ["a", "b", "dir/c"]
@@ -431,22 +431,13 @@ class CacheMachine(RuleBasedStateMachine):
             self.rig.finish()
 
 
-class StagingCacheMachine(CacheMachine):
-    """A machine over a backend that publishes by commit, can stage, and forgets unstaged bytes when a commit fails."""
+class SpoolingCacheMachine(CacheMachine):
+    """A machine over a backend that publishes by commit, and forgets bytes when a commit fails: most are spooled."""
 
     dirty_limit = 0.1
 
     def make_backend(self, objects: dict[Any, bytes], punch: bool, limits: dict[str, Any]) -> RecordingBackend:
-        return KeepingBackend(objects, punch=punch, **limits)
-
-    @rule(op=st.sampled_from(["stage", "read_staged"]), times=st.integers(1, 2))
-    def transient_fault_of_staging(self, op: str, times: int) -> None:
-        self.transient_fault(op, times)
-
-    @rule(part=st.sampled_from([1, 100, PAGE]), times=st.integers(1, 3))
-    def short_answers_of_staging(self, part: int, times: int) -> None:
-        self.rig.backend.fault("stage", short(lambda wanted: min(part, wanted)), times=times)
-        self.rig.backend.fault("read_staged", lambda wanted: min(part, wanted), times=times)
+        return ForgetfulBackend(objects, punch=punch, **limits)
 
 
 class LongCacheMachine(CacheMachine):
@@ -456,8 +447,8 @@ class LongCacheMachine(CacheMachine):
 TestCacheMachine = pytest.mark.timeout(300)(CacheMachine.TestCase)
 TestCacheMachine.settings = settings(max_examples=80, stateful_step_count=50)
 
-TestStagingCacheMachine = pytest.mark.timeout(300)(StagingCacheMachine.TestCase)
-TestStagingCacheMachine.settings = settings(max_examples=60, stateful_step_count=50)
+TestSpoolingCacheMachine = pytest.mark.timeout(300)(SpoolingCacheMachine.TestCase)
+TestSpoolingCacheMachine.settings = settings(max_examples=60, stateful_step_count=50)
 
 TestLongCacheMachine = pytest.mark.slow(pytest.mark.timeout(3600)(LongCacheMachine.TestCase))
 TestLongCacheMachine.settings = settings(max_examples=1000, stateful_step_count=80)

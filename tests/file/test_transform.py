@@ -19,7 +19,7 @@ from pagecache.backends.transform.units import Units
 from pagecache.testing import FaultyBackend, Rule
 
 from ..backends.transforms import Checksums, Sealed, XorStream
-from ..staging import StagingBackend
+from ..publishing import PublishingBackend
 from .answers import failing_commit, short
 from .backends import WAIT_LIMIT_S, RecordingBackend, RecordingFile
 from .rig import FAST, KEY, ONCE, PAGE, QUIET, Rig, Task, pattern
@@ -354,6 +354,6 @@ def test_content_is_that_of_a_model_over_objects_published_as_a_whole(
     """
     slot = Units(make()).slot
     with tempfile.TemporaryDirectory() as root:
-        inner = StagingBackend(root, read_back=read_back, write_unit=2 * slot if in_pairs else 1)
+        inner = PublishingBackend(root, read_back=read_back, write_unit=2 * slot if in_pairs else 1)
         run(inner, lambda times: inner.fail_commits(times, kept=kept), make, steps)
         assert inner.violations == []

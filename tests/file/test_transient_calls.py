@@ -19,7 +19,7 @@ from pagecache.backends import DirectoryBackend, MemoryBackend
 from pagecache.testing import AsyncFaultyBackend, FaultPlan, FaultyBackend, Rule
 
 from ..aio.over import Over
-from ..staging import StagingBackend
+from ..publishing import PublishingBackend
 from .rig import FAST, ONCE, PAGE, QUIET, Rig, Task, eventually, make_rig
 from .test_interrupts import interrupted_each
 
@@ -225,7 +225,7 @@ def test_a_rename_of_a_new_object_is_made_again(make: Make, lost: bool, over: bo
 @pytest.mark.parametrize("lost", [False, True], ids=["refused", "answer lost"])
 def test_a_rename_of_an_object_that_is_not_committed_is_made_again(tmp_path: Path, lost: bool) -> None:
     """The store has no record of the name; the backend's open file has it, or had it. [2.14, 2.20]"""
-    store = StagingBackend(tmp_path)
+    store = PublishingBackend(tmp_path)
     backend = FaultyBackend(store)
     with PageCache("1MiB", retry=FAST) as cache:
         volume = cache.attach(backend)

@@ -88,16 +88,18 @@ def clean_is_stored(s: State) -> str:
         if (s.D | s.W | s.U) & bit:
             if s.memory[b] != s.latest[b]:
                 return f"I-17: block {b} is local in version {s.memory[b]}, not {s.latest[b]}"
-        elif not s.S & s.lost & bit and s.memory[b] != ((s.S & bit and s.staged[b]) or s.written[b]):
+        elif s.memory[b] != (s.spool[b] if s.S & bit else s.written[b]):
             return f"T-75a: block {b} is clean in version {s.memory[b]}, storage has {s.written[b]}"
     return ""
 
 
 def staging_is_right(s: State) -> str:
-    """Bytes in S can be read from there, unless the store has lost them or a commit has just taken them."""
+    """Bytes in S are in the spool, and in the store unless they are unsent."""
     for b in (0, 1):
-        if s.S & BITS[b] and not s.staged[b] and not s.lost & BITS[b] and not s.landed and not s.aborted:
-            return f"I-1: block {b} is in S, and the store does not keep it"
+        if s.S & BITS[b] and not s.spool[b]:
+            return f"I-1: block {b} is in S, and not in the spool"
+        if s.S & BITS[b] & ~s.unsent and not s.aborted and s.written[b] != s.spool[b]:
+            return f"I-1: block {b} is in S and not unsent, and the store has version {s.written[b]}"
     return ""
 
 

@@ -1,7 +1,7 @@
 """Steps that no actor takes: the pass, the answers of the backend, commits, and faults.
 
-A write lands when it answers. A commit covers the content stored when it was issued (later content may or may not be
-covered: the worst is assumed). If something is staged a commit lands before it answers, and reads may come between.
+A write lands when it answers, in the spool too if it stages. A commit covers the content stored when it was issued
+(later content may or may not be covered: the worst is assumed); what is unsent is sent again when it begins.
 """
 
 from __future__ import annotations
@@ -34,13 +34,6 @@ class Environment:
             if call.kind != "direct":
                 yield from self.answer(s, call)
         yield from self.commit_steps(s)
-        if self.may(s, "lose") and s.staged != (0, 0):
-            n = self.edit(s)
-            self.spend(n, "lose")
-            n.lost |= sum(BITS[b] for b in (0, 1) if s.staged[b])
-            n.staged = (0, 0)
-            n.forgot = True
-            yield "store! loses the staging", n.freeze()
         if not self.rules.only_the_return_ends_w and s.W and not any(call.generation == ENDED for call in s.calls):
             n = self.edit(s)
             n.end_writeback(ALL, ok=False)
@@ -59,7 +52,7 @@ class Environment:
 
     def kinds(self, s: State) -> tuple[str, ...]:
         """Staged if the write meets staged bytes."""
-        if not self.scenario.staging or not s.may_stage:
+        if not self.scenario.staging:
             return ("write",)
         return ("write", "stage") if self.scenario.either and not s.S & s.D else ("stage",)
 
@@ -99,6 +92,8 @@ class Environment:
             n = self.edit(s)
             n.calls = tuple(other for other in s.calls if other is not call)
             self.land(n, call, landing)
+            if call.kind == "stage" and not fault and (not late or not self.rules.late_write_misses_the_spool):
+                self.spool(n, call)
             if fault:
                 self.spend(n, fault)
             if call.generation == ENDED:
@@ -118,13 +113,14 @@ class Environment:
 
     def land(self, n: Draft, call: Call, content: tuple[tuple[int, int], ...]) -> None:
         for b, version in content:
-            n.staged = put(n.staged, b, version if call.kind == "stage" else 0)
-            n.lost &= ~BITS[b]
-            if call.kind == "stage":
-                continue
             if version < n.written[b]:
                 n.broken = f"I-20: version {version} of block {b} overwrites {n.written[b]}"
             n.written = put(n.written, b, version)
+
+    def spool(self, n: Draft, call: Call) -> None:
+        for b, version in call.content:
+            n.spool = put(n.spool, b, version)
+            n.unsent &= ~BITS[b]
 
     def ended(self, s: State) -> tuple[Call, ...]:
         return tuple(call if call.kind == "direct" else call._replace(generation=ENDED) for call in s.calls)
@@ -142,23 +138,10 @@ class Environment:
         if s.commit_generation != s.generation:
             yield from self.late_commit(s)
             return
-        if s.S & s.lost:
-            n = self.edit(s)
-            n.lose_staging()
-            n.commit_end(ok=False)
-            yield "commit: finds the staging gone", n.freeze()
-            return
         n = self.edit(s)
-        if not s.landed:
-            self.make_durable(n)
-        if s.S and not s.landed:
-            n.landed = True
-            yield "commit: lands", n.freeze()
-        else:
-            n.commit_end(ok=True)
-            yield "commit: succeeds", n.freeze()
-        if s.landed:
-            return
+        self.make_durable(n)
+        n.commit_end(ok=True)
+        yield "commit: succeeds", n.freeze()
         if self.may(s, "kept"):
             n = self.edit(s)
             self.spend(n, "kept")
@@ -173,24 +156,19 @@ class Environment:
                 self.spend(n, "commit")
                 for b in blocks_of(forgotten):
                     n.written = put(n.written, b, s.safe[b])
-                n.forgot = s.forgot or bool(forgotten)
                 n.commit_end(ok=False)
                 yield f"commit: fails!, forgets {forgotten}", n.freeze()
 
     def make_durable(self, n: Draft) -> None:
         for b in (0, 1):
             n.committed = put(n.committed, b, n.commit_takes[b])
-            if n.staged[b] and n.staged[b] == n.commit_takes[b]:
-                n.written, n.staged = put(n.written, b, n.staged[b]), put(n.staged, b, 0)
         n.safe = n.committed
 
     def late_commit(self, s: State) -> Iterator[Step]:
         """A late success may come from a server that had forgotten: it made its remaining content durable."""
         for ok in (False, True):
             n = self.edit(s)
-            if ok and s.commit_generation >= s.fence and not s.landed:
-                n.written = tuple(s.staged[b] or s.written[b] for b in (0, 1))  # type: ignore[assignment]
-                n.staged = (0, 0)
+            if ok and s.commit_generation >= s.fence:
                 n.committed = n.safe = n.written
             n.commit_end(ok=ok and not self.rules.late_commit_is_a_failure)
             yield f"commit: {'succeeds' if ok else 'fails'}, late!", n.freeze()

@@ -58,7 +58,8 @@ class Rules:
     abort_leaves_calls_alone: bool = True
     reconnect_dirties_u: bool = True
     reconnect_repeats_truncate: bool = True
-    kept_means_everything: bool = True
+    reconnect_makes_unsent: bool = True
+    late_write_misses_the_spool: bool = True
     # loss, eviction, staging (2.16, 2.23)
     loss_is_recorded: bool = True
     loss_invalidates: bool = True
@@ -67,10 +68,11 @@ class Rules:
     staging_keeps_stamp: bool = True
     truncate_cuts_staged: bool = True
     truncate_covers_staged: bool = True
-    lost_staging_is_reported: bool = True
-    lost_staging_dirties_memory: bool = True
+    failed_commit_makes_unsent: bool = True
+    unsent_bytes_are_sent_again: bool = True
     rollback_dirties_u: bool = True
-    staged_reads_wait_for_commits: bool = True
+    rollback_makes_unsent: bool = True
+    spool_reads_ask_again: bool = True
 
 
 RIGHT = Rules()
@@ -85,11 +87,10 @@ class Scenario:
 
     Attributes:
         programs: actor → operations, one after another.
-        faults: kind → how often: fail, parked, short (write-back); commit, kept (commits); direct (direct writes);
-            lose (the staging).
+        faults: kind → how often: fail, parked, short (write-back); commit, kept (commits); direct (direct writes).
         partial: range flushes write back their blocks only, not all of the folio.
         split: a write-back makes one call per block.
-        staging: write-backs call `stage`; `either`: or `write_from`, if they meet nothing staged.
+        staging: write-backs stage their bytes; `either`: or do not, if they meet nothing staged.
         asks_later: an fsync checks, and starts its commit in a separate step.
         rollback: a discard makes the backend forget its acknowledged bytes.
         loops: actors that restart forever; the others still have to end.

@@ -191,29 +191,6 @@ SCENARIOS = {
             staging=True,
         ),
         Scenario(
-            "lost staging",
-            {
-                "writer": (w(A), ("flush", A), w(B), ("flush", B)),
-                "reclaim": (("evict", 0),),
-                "reader": (("fill", A),),
-                "first": (FSYNC,),
-            },
-            faults={"lose": 1},
-            staging=True,
-            either=True,
-        ),
-        Scenario(
-            "lost staging, truncate",
-            {
-                "writer": (w(AB), ("flush", AB), ("truncate", 0), w(B)),
-                "reader": (("evict", 0), ("fill", A)),
-                "first": (FSYNC,),
-            },
-            faults={"lose": 1},
-            staging=True,
-            asks_later=True,
-        ),
-        Scenario(
             "discard of staged bytes, rollback",
             {
                 "writer": (("truncate", 0), w(AB), ("flush", AB), ("discard", A)),
@@ -233,9 +210,18 @@ SCENARIOS = {
                 "reader": (("fill", B),),
                 "volume": (("abort", 0), ("reconnect", 0), FSYNC),
             },
-            faults={"lose": 1},
             staging=True,
             either=True,
+        ),
+        Scenario(
+            "staged bytes, abort and fenced reconnect",
+            {
+                "writer": (w(A), ("flush", A), w(A), ("flush", A)),
+                "reclaim": (("evict", 0),),
+                "reader": (("fill", A),),
+                "volume": (("abort", 0), ("fenced", 0), FSYNC),
+            },
+            staging=True,
         ),
         Scenario(
             "view",

@@ -5,8 +5,8 @@
     locks   inode lock X (its holder), token (its holder, its queue)
     calls   in flight in the backend: they carry the content that they were made with
     store   written   the answer of a read            safe       the fallback of a failed commit
-            staged    the backend's private copies    committed  the content after a crash
-            lost      staged copies that are gone     forgot     acknowledged bytes are missing: kept() is False
+            committed the content after a crash
+    spool   spool     the content of S                unsent     blocks that the store has forgotten
 
 Content is a version per block: 0 at first, each change of a block (write, truncate, punch, direct write) takes the next
 number. So "at least as new" is a comparison. `latest` is the content that an application may rely on: it is the oracle.
@@ -85,11 +85,9 @@ class State(NamedTuple):
     commit_running: bool
     commit_generation: int
     commit_takes: Pair
-    landed: bool  # the backend has done it, and has not answered
     commit_wanted: bool
     wanted_stamp: int  # of callers that had seen their bytes acknowledged; -1: none
     settle: bool  # a rollback has to be made under the token
-    may_stage: bool
     aborted: bool
     generation: int
     fence: int
@@ -99,9 +97,8 @@ class State(NamedTuple):
     direct_moved: int  # the part taken by a running commit
     written: Pair
     safe: Pair
-    staged: Pair
-    lost: int
-    forgot: bool
+    spool: Pair
+    unsent: int
     committed: Pair
     latest: Pair
     clock: Pair
@@ -119,9 +116,9 @@ def first_state(scenario: Scenario) -> State:
         memory=none, pinned=0, size=2, remote_size=2, epoch=0,
         token=FREE, queue=(), lock=FREE, towrite=0, calls=(),
         commit_queued=False, commit_running=False, commit_generation=0, commit_takes=none,
-        landed=False, commit_wanted=False, wanted_stamp=-1, settle=False, may_stage=True,
+        commit_wanted=False, wanted_stamp=-1, settle=False,
         aborted=False, generation=0, fence=0, truncated=0, holes=0, direct=0, direct_moved=0,
-        written=none, safe=none, staged=none, lost=0, forgot=False, committed=none, latest=none, clock=none,
+        written=none, safe=none, spool=none, unsent=0, committed=none, latest=none, clock=none,
         actors=actors, faults=tuple(scenario.faults.values()), broken="",
     )  # fmt: skip
 
@@ -147,10 +144,10 @@ class Draft:
             self.memory, self.pinned, self.size, self.remote_size, self.epoch,
             self.token, self.queue, self.lock, self.towrite, self.calls,
             self.commit_queued, self.commit_running, self.commit_generation, self.commit_takes,
-            self.landed, self.commit_wanted, self.wanted_stamp, self.settle, self.may_stage,
+            self.commit_wanted, self.wanted_stamp, self.settle,
             self.aborted, self.generation, self.fence, self.truncated, self.holes,
             self.direct, self.direct_moved,
-            self.written, self.safe, self.staged, self.lost, self.forgot, self.committed, self.latest, self.clock,
+            self.written, self.safe, self.spool, self.unsent, self.committed, self.latest, self.clock,
             self.actors, self.faults, self.broken,
         ) = state  # fmt: skip
 
@@ -161,10 +158,10 @@ class Draft:
             self.memory, self.pinned, self.size, self.remote_size, self.epoch,
             self.token, self.queue, self.lock, self.towrite, self.calls,
             self.commit_queued, self.commit_running, self.commit_generation, self.commit_takes,
-            self.landed, self.commit_wanted, self.wanted_stamp, self.settle, self.may_stage,
+            self.commit_wanted, self.wanted_stamp, self.settle,
             self.aborted, self.generation, self.fence, self.truncated, self.holes,
             self.direct, self.direct_moved,
-            self.written, self.safe, self.staged, self.lost, self.forgot, self.committed, self.latest, self.clock,
+            self.written, self.safe, self.spool, self.unsent, self.committed, self.latest, self.clock,
             self.actors, self.faults, self.broken,
         )  # fmt: skip
 
@@ -334,11 +331,10 @@ class Draft:
         self.m_moved, self.direct_moved, self.direct = self.m, self.direct, 0
         if self.rules.issuing_a_commit_takes_m:
             self.m = INF
-        self.commit_takes = self.stored()
-
-    def stored(self) -> Pair:
-        """The content that a commit makes durable now."""
-        return self.staged[0] or self.written[0], self.staged[1] or self.written[1]
+        for b in blocks_of(self.S & self.unsent if self.rules.unsent_bytes_are_sent_again else 0):
+            self.written = put(self.written, b, self.spool[b])
+        self.unsent = 0
+        self.commit_takes = self.written
 
     def commit_end(self, ok: bool, kept: bool = False) -> None:
         """[E7] Update sets, stamps and m; the caller updates the store."""
@@ -348,7 +344,7 @@ class Draft:
             self.U = self.S = self.gone = 0
             self.empty_stamps()
             self.truncated = self.holes = 0
-            self.forgot = False
+            self.spool = (0, 0)
             if not self.rules.issuing_a_commit_takes_m:
                 self.m = INF
         else:
@@ -359,6 +355,8 @@ class Draft:
                 self.record_loss(self.direct)
             if not kept and self.rules.failed_commit_dirties_u:
                 self.uncommitted()
+            if not kept and self.rules.failed_commit_makes_unsent:
+                self.unsent = self.S
             if not kept and not self.rules.failed_commit_leaves_staged:
                 self.S = 0
                 self.empty_stamps()
@@ -366,7 +364,6 @@ class Draft:
         self.commit_running = False
         self.commit_takes = (0, 0)
         self.commit_generation = 0
-        self.landed = False
         self.commit_over()
         if self.settle:
             self.queue_for_commit()
@@ -392,8 +389,7 @@ class Draft:
         for b in blocks_of(blocks):
             self.written = put(self.written, b, self.clock[b])
             self.safe = put(self.safe, b, self.clock[b])
-            self.staged = put(self.staged, b, 0)
-        self.lost &= ~blocks
+            self.spool = put(self.spool, b, 0)
         if self.rules.truncate_cuts_staged:
             self.S &= ~blocks
         self.forget_local(blocks)
@@ -409,45 +405,23 @@ class Draft:
         self.inval_seq(blocks)
         self.record_loss(blocks)
         if self.scenario.rollback and self.gone & blocks:
-            self.recall()
             self.roll_back()
 
-    # ------------------------------------------------------------------ staging (staged.c, staging.py)
-
-    def recall(self) -> int:
-        """[E13] Free the backend from keeping staged bytes: those in memory are dirty. Return: the missing ones."""
-        back, missing = self.S & self.V, self.S & ~self.V
-        if back and self.rules.lost_staging_dirties_memory:
-            self.D |= back
-            self.d = min(self.d, self.staged_stamp)
-        self.S = 0
-        self.empty_stamps()
-        return missing
-
-    def lose_staging(self) -> None:
-        """Lose the staged bytes. The backend is rolled back before anything is staged again."""
-        if not self.lost:
-            self.broken = "T-61: reported as lost, and it is not"
-        missing = self.recall()
-        if self.rules.lost_staging_is_reported:
-            self.record_loss(missing)
-        self.may_stage = False
-        self.settle_start()
+    # ------------------------------------------------------------------ rollback (staging.py, file.py)
 
     def roll_back(self) -> None:
         """Roll the backend back to the committed content, and repeat truncates. The token is held."""
         if self.rules.rollback_dirties_u:
             self.uncommitted()
-        self.record_loss(self.recall())
+        if self.rules.rollback_makes_unsent:
+            self.unsent = self.S
         self.written = self.safe = self.committed
-        self.staged = (0, 0)
         if self.truncated:
             self.written = put(self.written, 1, self.truncated)
             self.safe = self.written
         else:
             self.m = INF
             self.gone = 0
-        self.lost, self.forgot, self.may_stage = 0, False, True
         self.invalidate(ALL)
 
     def record_loss(self, blocks: int) -> None:

@@ -7,7 +7,7 @@ step: a waiting actor has none, so a state without steps in which an actor waits
     sync     as fsync, after a check of the dirty list
     flush    0 take the epoch → 1 mark, wait for the range
     direct   0 lock → 1 flush, commit, invalidate, send → 2 answer: invalidate, stamp m, unlock
-    fill     0 start → 1 read, or 4 read staged bytes → 2 validate, or again
+    fill     0 start → 1 read, or 4 read the spool → 2 validate, or again
     discard  0 queue for the token → 1 discard, roll back
 
 Labels begin with the stepping actor; a `!` marks optional steps of the environment: faults, late answers.
@@ -288,18 +288,12 @@ class System(Environment):
                 yield " validates", self.done(n, number)
 
     def read_staged(self, s: State, number: int, blocks: int) -> Iterator[tuple[str, Draft]]:
-        """Read staged blocks. A missing one is in the object, if a commit was faster, or lost."""
+        """Read staged blocks. One that is staged no longer is in the object, or was cut."""
         n = self.edit(s)
-        value = s.staged[blocks >> 1]
         if s.aborted:
             yield " ends", self.done(n, number)
-        elif value:
-            yield " reads", self.go(n, number, stage=2, value=value)
-        elif s.commit_running and self.rules.staged_reads_wait_for_commits:
-            return
-        elif s.S & blocks:
-            n.lose_staging()
-            yield " finds the staging gone", self.done(n, number)
+        elif s.S & blocks or not self.rules.spool_reads_ask_again:
+            yield " reads", self.go(n, number, stage=2, value=s.spool[blocks >> 1])
         else:
             yield " asks again", self.go(n, number, stage=1)
 
@@ -348,11 +342,9 @@ class System(Environment):
             n.token_take(me)
             yield " waits for the token", self.go(n, number, stage=1)
         elif s.token == me:
-            refused = self.scenario.rollback and s.S & ~s.V & ~blocks  # these would have to be read back first
-            if not refused:
-                n.discard(blocks)
+            n.discard(blocks)
             n.token_release()
-            yield " refused" if refused else "", self.done(n, number)
+            yield "", self.done(n, number)
 
     # ------------------------------------------------------------------------------ abort, reconnect
 
@@ -382,7 +374,6 @@ class System(Environment):
             yield f", the server forgets {crashed}" if crashed else "", n
 
     def crash(self, n: Draft, blocks: int) -> None:
-        n.forgot = n.forgot or bool(blocks)
         for b in blocks_of(blocks):
             n.written = put(n.written, b, n.committed[b])
             n.safe = put(n.safe, b, n.committed[b])
@@ -406,28 +397,21 @@ class System(Environment):
         owed_waits = s.truncated and not fenced and (s.calls or s.commit_running)
         if not s.aborted or owed_waits:
             return
-        has_all = not s.forgot and not s.commit_running and not any(s.S & BITS[b] and not s.staged[b] for b in (0, 1))
-        for kept in (False, True):
-            if kept and (not s.S or not (has_all or not self.rules.kept_means_everything)):
-                continue
-            n = self.edit(s)
-            n.aborted = False
-            if fenced:
-                n.fence = s.generation
-            if not kept:
-                self.start_anew(n)
-            if n.settle:
-                n.queue_for_commit()
-            yield ", which kept everything" if kept else "", self.done(n, number)
+        n = self.edit(s)
+        n.aborted = False
+        if fenced:
+            n.fence = s.generation
+        self.start_anew(n)
+        if n.settle:
+            n.queue_for_commit()
+        yield "", self.done(n, number)
 
     def start_anew(self, n: Draft) -> None:
         """Connect to the new backend. It has the committed bytes, and perhaps more: uncommitted ones never count."""
-        if n.S:
-            n.staged = (0, 0)
-            n.lost = 0
-            n.record_loss(n.recall())
         if self.rules.reconnect_dirties_u:
             n.uncommitted()
+        if self.rules.reconnect_makes_unsent:
+            n.unsent = n.S
         n.invalidate(n.gone)
         if n.truncated:
             if self.rules.reconnect_repeats_truncate:

@@ -62,15 +62,17 @@ MISTAKES = {
     "eviction_spares_u": ("I-22", "reclaim beside failing commits"),
     "commit_follows_its_bytes": ("2.15", "commits that fail between a look and a commit"),
     "discarded_bytes_are_dropped": ("T-75a", "discard of acknowledged bytes, failing commits"),
-    "kept_means_everything": ("I-22", "staged bytes, abort and reconnect"),
+    "reconnect_makes_unsent": ("I-22", "staged bytes, abort and reconnect"),
+    "late_write_misses_the_spool": ("I-1", "staged bytes, abort and fenced reconnect"),
     "staging_is_remembered": ("I-22", "staged bytes"),
     "staging_keeps_stamp": ("I-18", "staged bytes"),
     "truncate_cuts_staged": ("I-1", "staged bytes, truncate"),
     "truncate_covers_staged": ("I-18", "staged bytes, truncate"),
-    "lost_staging_is_reported": ("I-22", "lost staging"),
-    "lost_staging_dirties_memory": ("I-22", "lost staging"),
-    "rollback_dirties_u": ("I-22", "lost staging"),
-    "staged_reads_wait_for_commits": ("T-61", "staged bytes"),
+    "failed_commit_makes_unsent": ("I-22", "staged bytes"),
+    "unsent_bytes_are_sent_again": ("I-22", "staged bytes"),
+    "rollback_dirties_u": ("I-22", "discard of staged bytes, rollback"),
+    "rollback_makes_unsent": ("I-22", "discard of staged bytes, rollback"),
+    "spool_reads_ask_again": ("T-75a", "staged bytes"),
 }
 
 

@@ -107,7 +107,7 @@ struct store {
 	pthread_mutex_t lock;
 	u8 *bytes, *stable;
 	u8 *left; /* with store_forgets: the content after a failed commit */
-	/* with store_stages: flags of staged bytes; the content that reads of the object return for the others */
+	/* with store_stages: flags of the bytes in the spool; the content that reads of the object return for the others */
 	u8 *kept, *old;
 	u64 room, size, stable_size;
 	u64 read_max, write_max; /* bytes per call, 0: all */
@@ -139,8 +139,8 @@ static MAYBE void store_init(struct store *s, u64 size, u64 room)
 		s->bytes[k] = s->stable[k] = first_byte(k);
 }
 
-/* From here on the store can stage, shows written bytes only after a commit, and a failed commit forgets unstaged
- * bytes. */
+/* From here on the store stands for a backend and a spool: it shows written bytes only after a commit, and a failed commit
+ * forgets bytes that are not in the spool. */
 static MAYBE void store_stages(struct store *s)
 {
 	s->kept = calloc(s->room + 1, 1);

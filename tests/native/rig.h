@@ -80,6 +80,12 @@ static MAYBE void file_forget(struct file *f)
 
 /* ---------------------------------------------------------------- requests, as a thread of the volume runs them */
 
+static MAYBE bool is_staged(struct file *f, u64 pos)
+{
+	u64 begin, end;
+	return pc_staged_find(f->inode, pos, &begin, &end) && begin == pos;
+}
+
 /* One read call, from the place that the core names. Bytes that are no longer staged because a commit has taken them
  * are requested again when the commit has ended: 0. */
 static MAYBE int64_t fetch(struct file *f, struct pc_request *r, u64 pos, const struct pc_part *parts, size_t n)
@@ -90,7 +96,7 @@ static MAYBE int64_t fetch(struct file *f, struct pc_request *r, u64 pos, const 
 		return got;
 	while (pc_commit_running(f->inode))
 		pc_yield();
-	return pc_staged_has(f->inode, pos) ? got : 0;
+	return is_staged(f, pos) ? got : 0;
 }
 
 static MAYBE int run_fill(struct file *f, struct pc_request *r)
@@ -101,7 +107,7 @@ static MAYBE int run_fill(struct file *f, struct pc_request *r)
 	int more, err = 0;
 	while (!err && (more = pc_call_next(r, &pos, parts, PARTS, &n)) > 0) {
 		int64_t got = fetch(f, r, pos, parts, n);
-		bool again = got == 0 && r->staged && !pc_staged_has(f->inode, pos);
+		bool again = got == 0 && r->staged && !is_staged(f, pos);
 		err = got < 0 ? (int)got : again ? 0 : pc_fill_answer(r, got);
 	}
 	pc_request_settle(r);

@@ -1,5 +1,5 @@
 /*
- * staging.h - one file over a store that can stage, and the steps of the tests about it.
+ * staging.h - one file with a spool, and the steps of the tests about it.
  */
 #ifndef STAGING_H
 #define STAGING_H

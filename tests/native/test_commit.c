@@ -292,27 +292,17 @@ static void fsync_step(void)
 	}
 }
 
-/* Reconnect. The store has lost all bytes that were only acknowledged, and truncates; or it has kept truncates and
- * staged bytes. Return: whether it has kept them. */
+/* Reconnect. The store has lost all bytes that were only acknowledged, and truncates; or the file has a spool, from which
+ * its staged bytes are sent again. Return: whether it has one. */
 static bool reconnect_store(void)
 {
 	struct store *s = &file->store;
-	u64 lost[2 * BLOCKS];
-	if (s->kept && draw(2)) {
+	if (s->kept) {
 		store_forget(s);
 		return true;
 	}
 	memcpy(s->bytes, s->stable, ROOM);
 	s->size = s->stable_size;
-	if (!s->kept)
-		return false;
-	memcpy(s->old, s->stable, ROOM);
-	memset(s->kept, 0, ROOM);
-	/* The walk never evicts unstaged bytes, and notes the versions that this loses. */
-	CHECK(pc_staged_lost(file->inode, pc_inode_remote_size(file->inode), false, lost, BLOCKS) <= BLOCKS);
-	for (u32 b = 0; b < BLOCKS; b++)
-		if (!pc_index_lookup(file->inode, b))
-			version[b] = claims[0].version[b] = claims[1].version[b] = 0;
 	return false;
 }
 

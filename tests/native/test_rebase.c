@@ -199,7 +199,7 @@ static void check_everything_is_dirty_only_if_everything_is_there(u64 max_folio)
 	start(3 * PAGE + 7, max_folio);
 	EQUAL(fill_range(file, 0, PAGE), 0);
 	take_token(file);
-	bool all = pc_dirty_all(file->inode, false);
+	bool all = pc_dirty_all(file->inode);
 	pc_token_release(file->inode);
 	if (max_folio == PAGE) {
 		CHECK(!all);
@@ -207,7 +207,7 @@ static void check_everything_is_dirty_only_if_everything_is_there(u64 max_folio)
 	}
 	EQUAL(fill_range(file, 0, 3 * PAGE + 7), 0);
 	take_token(file);
-	CHECK(pc_dirty_all(file->inode, false));
+	CHECK(pc_dirty_all(file->inode));
 	pc_token_release(file->inode);
 	EQUAL(usage(file, NULL).dirty, 4 * PAGE);
 	EQUAL(file_sync(file), 0);

@@ -1,5 +1,5 @@
 /*
- * Staged bytes of a backend: the map of them, how bytes become staged and how that ends, and the source of missing
+ * Staged bytes: the map of them, how bytes become staged and how that ends, and the source of missing
  * bytes (contract 0.1 S, 1.1 M5, 2.23; T-61, T-70).
  */
 #include "staging.h"
@@ -318,74 +318,25 @@ static void check_discard_names_staged_and_dirty_bytes_once(void)
 	rig_close(&rig);
 }
 
-/* The backend has lost it: bytes in memory are dirty again, the rest is named, and a lost tail takes the size along. */
-static void check_a_lost_staging_is_half_in_memory(void)
+/* Another version, shorter than what is staged: S stays, and the object that it is sent to again is as long as it. */
+static void check_staged_bytes_lie_over_another_version(void)
 {
-	u64 lost[8];
-	start(2 * PAGE);
-	stage(PAGE, 5 * PAGE, 1);
+	start(8 * PAGE);
+	stage(4 * PAGE, 2 * PAGE, 1);
 	evict_all();
-	see(3 * PAGE, PAGE, 1);
-	EQUAL(pc_staged_lost(file->inode, 2 * PAGE, false, lost, 4), 2);
-	EQUAL(lost[0], PAGE);
-	EQUAL(lost[1], 2 * PAGE);
-	EQUAL(lost[2], 4 * PAGE);
-	EQUAL(lost[3], 2 * PAGE);
-	EQUAL(staged(), 0);
-	EQUAL(usage(file, NULL).dirty, PAGE);
-	EQUAL(pc_inode_size(file->inode), 4 * PAGE);
-	EQUAL(pc_inode_remote_size(file->inode), 2 * PAGE);
-	SOUND(&rig);
-	memset(file->store.kept, 0, ROOM);
-	store_forget(&file->store);
-	file->store.size = 2 * PAGE;
-	u8 bytes[PAGE];
-	EQUAL(file_read(file, PAGE, bytes, PAGE), PAGE);
-	EQUAL(bytes[7], first_byte(PAGE + 7)); /* storage's content */
-	EQUAL(file_sync(file), 0);
-	EQUAL(file->store.stable_size, 4 * PAGE);
-	EQUAL(file->store.stable[3 * PAGE], 1);
-	rig_close(&rig);
-}
-
-static void check_nothing_is_lost_while_a_commit_runs(void)
-{
-	u64 lost[2];
-	start(0);
-	stage(0, PAGE, 1);
-	CHECK(begin_commit(file));
-	EQUAL(pc_staged_lost(file->inode, 0, false, lost, 1), (u64)-EAGAIN);
-	EQUAL(store_commit(&file->store), 0);
-	pc_commit_end(file->inode, true, false);
-	EQUAL(pc_staged_lost(file->inode, PAGE, false, lost, 1), 0);
-	see(0, PAGE, 1);
-	rig_close(&rig);
-}
-
-static void check_recall_asks_for_what_is_not_in_memory(void)
-{
-	u64 missing[8];
-	start(0);
-	stage(0, 6 * PAGE, 1);
-	evict_all();
-	see(PAGE, PAGE, 1);
+	see(5 * PAGE, PAGE, 1);
 	take_token(file);
-	EQUAL(pc_staged_recall(file->inode, 0, 0, missing, 4), 2);
-	EQUAL(missing[1], PAGE);
-	EQUAL(missing[3], 4 * PAGE);
-	EQUAL(staged(), 6 * PAGE); /* still readable */
-	EQUAL(pc_staged_recall(file->inode, 100, 6 * PAGE, missing, 4), 1); /* discarded bytes need not come back */
-	EQUAL(missing[1], 100);
+	pc_rebase(file->inode, 2 * PAGE, false);
 	pc_token_release(file->inode);
-	see(0, 6 * PAGE, 1);
-	take_token(file);
-	EQUAL(pc_staged_recall(file->inode, PAGE, 2 * PAGE, missing, 4), 0);
-	EQUAL(staged(), 6 * PAGE);
-	EQUAL(pc_staged_recall(file->inode, 0, 0, missing, 4), 0);
-	pc_token_release(file->inode);
-	EQUAL(staged(), 0);
-	EQUAL(usage(file, NULL).dirty, 6 * PAGE);
+	EQUAL(staged(), 2 * PAGE);
+	EQUAL(usage(file, NULL).dirty, 0);
+	EQUAL(pc_inode_size(file->inode), 6 * PAGE);
+	EQUAL(pc_inode_remote_size(file->inode), 6 * PAGE);
+	EQUAL(pc_inode_staged_end(file->inode), 6 * PAGE);
 	SOUND(&rig);
+	see(4 * PAGE, 2 * PAGE, 1);
+	file_truncate(file, PAGE);
+	EQUAL(pc_inode_staged_end(file->inode), 0);
 	rig_close(&rig);
 }
 
@@ -403,8 +354,6 @@ int main(void)
 	RUN(check_a_failed_commit_leaves_staged_bytes_where_they_are);
 	RUN(check_truncate_and_punch_cut_what_is_staged);
 	RUN(check_discard_names_staged_and_dirty_bytes_once);
-	RUN(check_a_lost_staging_is_half_in_memory);
-	RUN(check_nothing_is_lost_while_a_commit_runs);
-	RUN(check_recall_asks_for_what_is_not_in_memory);
+	RUN(check_staged_bytes_lie_over_another_version);
 	return 0;
 }

@@ -28,7 +28,7 @@ static void check_a_fill_beside_the_end_of_a_commit(void)
 		if (!late)
 			EQUAL(pc_fill_answer(r, got), 0);
 		else
-			CHECK(!pc_staged_has(file->inode, pos)); /* so it is requested again, elsewhere */
+			CHECK(!is_staged(file, pos)); /* so it is requested again, elsewhere */
 		EQUAL(run_fill(file, r), 0);
 		see(0, 2 * PAGE, 1);
 		rig_close(&rig);
@@ -222,42 +222,6 @@ static void check_a_short_answer_of_stage(void)
 	rig_close(&rig);
 }
 
-static void *write_in_thread(void *arg)
-{
-	(void)arg;
-	put(3 * PAGE + 100, 10, 2);
-	return NULL;
-}
-
-/* A writer has a new page for a part of staged bytes when these are lost, before and after: the rest of the
- * page is zeros then, not old memory. */
-static void check_a_loss_beside_a_writer(void)
-{
-	for (int late = 0; late < 2; late++) {
-		pthread_t t;
-		u64 lost[2];
-		start_with(0, PAGE, 1, limits_wide());
-		stage(0, 4 * PAGE, 1);
-		evict_all();
-		if (late) {
-			EQUAL(pc_staged_lost(file->inode, 0, true, lost, 1), 1);
-			write_in_thread(NULL);
-		} else {
-			arrive("write_before_copy", &t, write_in_thread);
-			EQUAL(pc_staged_lost(file->inode, 0, true, lost, 1), 1);
-			pc_sync_release("write_before_copy");
-			pthread_join(t, NULL);
-		}
-		memset(file->store.kept, 0, ROOM);
-		store_forget(&file->store);
-		EQUAL(pc_inode_size(file->inode), 3 * PAGE + 110);
-		see(0, 3 * PAGE + 100, 0);
-		see(3 * PAGE + 100, 10, 2);
-		SOUND(&rig);
-		rig_close(&rig);
-	}
-}
-
 int main(void)
 {
 	RUN(check_a_fill_beside_the_end_of_a_commit);
@@ -267,6 +231,5 @@ int main(void)
 	RUN(check_a_stage_that_is_answered_between_two_questions);
 	RUN(check_bytes_written_again_while_they_are_staged);
 	RUN(check_a_short_answer_of_stage);
-	RUN(check_a_loss_beside_a_writer);
 	return 0;
 }

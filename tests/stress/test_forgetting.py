@@ -15,7 +15,7 @@ from pagecache.backends import MemoryBackend
 from pagecache.errors import DataLossError, Key
 from pagecache.stress import Plan, UnusableTarget, pressure, run
 from pagecache.stress.cached import CachedTarget
-from pagecache.stress.forgetting import Fate, ForgettingBackend, StagingBackend
+from pagecache.stress.forgetting import Fate, ForgettingBackend
 from pagecache.stress.job import Run
 
 SMALL: dict[str, Any] = {"threads": 3, "tasks": 2, "files": 2, "size": "128KiB", "capacity": "256KiB", "operations": 60}
@@ -200,14 +200,11 @@ def test_a_commit_is_of_what_came_before_it() -> None:
     assert inner.snapshot("f") == b"before beside"
 
 
-@pytest.mark.parametrize("kind", [ForgettingBackend, StagingBackend])
-def test_an_object_that_takes_the_name_of_another_one_before_its_commit_has_nothing_of_it(
-    kind: type[ForgettingBackend],
-) -> None:
+def test_an_object_that_takes_the_name_of_another_one_before_its_commit_has_nothing_of_it() -> None:
     """If objects become visible by commit, the previous one is there until then, and whole."""
     inner = MemoryBackend()
     inner.put("f", b"old" * 100)
-    store = kind(inner, replace(inner.limits, commit_on_close=True))
+    store = ForgettingBackend(inner, replace(inner.limits, commit_on_close=True))
     file = store.open("new", create=True)
     file.write_from(0, [memoryview(b"new")])
     store.rename("new", "f")

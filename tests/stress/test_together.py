@@ -21,7 +21,7 @@ from pagecache.stress.profiles import Operation
 from pagecache.stress.script import Script
 from pagecache.testing import FaultPlan, Rule
 
-from ..staging import StagingBackend
+from ..publishing import PublishingBackend
 from .test_asynchronous import Folder
 
 Factory = Callable[[], Backend | AsyncBackend] | None
@@ -134,10 +134,10 @@ class Patient(CachedTarget):
 
 def together(store: str, folder: Path, capacity: str, *, passing: bool, **fields: Any) -> Report:
     """Run 8 threads and 200 tasks on a kind of store. Object stores also check that calls obey the protocol."""
-    staging: list[StagingBackend] = []
+    staging: list[PublishingBackend] = []
 
     def objects() -> Backend:
-        staging.append(StagingBackend(folder, write_unit=512))
+        staging.append(PublishingBackend(folder, write_unit=512))
         return staging[-1]
 
     factories: dict[str, Factory] = {

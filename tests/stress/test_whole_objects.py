@@ -15,9 +15,8 @@ from pagecache.backends.protocol import BackendLimits
 from pagecache.errors import DataLossError, LostRange
 from pagecache.stress import Plan, run
 from pagecache.stress.cached import CachedTarget
-from pagecache.stress.forgetting import ForgettingBackend, ForgettingFile, StagingBackend, StagingFile
+from pagecache.stress.forgetting import ForgettingBackend
 from pagecache.stress.history import Broken, Write
-from pagecache.stress.uncommitted import Uncommitted
 from pagecache.stress.world import World
 from pagecache.testing import Rule
 
@@ -28,27 +27,7 @@ WHOLE = replace(LIMITS, commit_on_close=True)
 SIZE = 256 << 10
 
 
-class ForgetfulFile(StagingFile):
-    def kept(self) -> bool:
-        return False
-
-
-class Forgetful(StagingBackend):
-    """A backend whose reopened files report that no acknowledged byte was kept."""
-
-    def _file(self, stored: Uncommitted) -> ForgettingFile:
-        return ForgetfulFile(self, stored)
-
-
-def staging() -> Backend:
-    return StagingBackend(MemoryBackend(LIMITS), WHOLE)
-
-
-def forgetful() -> Backend:
-    return Forgetful(MemoryBackend(LIMITS), WHOLE)
-
-
-def without_staging() -> Backend:
+def whole() -> Backend:
     return ForgettingBackend(MemoryBackend(LIMITS), WHOLE)
 
 
@@ -87,39 +66,29 @@ def over(world: World) -> None:
 
 
 @pytest.mark.long
-@pytest.mark.parametrize("make", [staging, forgetful, without_staging])
 @pytest.mark.parametrize("seed", [4, 5, 6])
 def test_a_run_under_all_faults_on_objects_that_are_replaced_as_a_whole_is_clean(
-    make: Callable[[], Backend], seed: int
+    seed: int,
 ) -> None:
     """[I-17, I-18, I-22]"""
-    report = run(Plan(seed=seed, faults="hell", **SHORT), make)
+    report = run(Plan(seed=seed, faults="hell", **SHORT), whole)
     assert report.ok, f"{report.story}\n{report.replay}"
 
 
 def test_the_tester_stores_no_other_version_of_an_object_that_is_replaced_as_a_whole() -> None:
     """Handles of the old one would end, and cut bytes would come back; the report says so. [2.19]"""
     plan = Plan(seed=1, faults="hell", **SHORT)
-    whole, other = CachedTarget(plan, 0, staging, "python:"), CachedTarget(plan, 0, MemoryBackend, "python:")
-    assert not any(rule.change for rule in whole.faulting.plan.rules)
-    assert any(rule.dies for rule in whole.faulting.plan.rules)
-    assert "another version" in whole.skipped
+    objects, other = CachedTarget(plan, 0, whole, "python:"), CachedTarget(plan, 0, MemoryBackend, "python:")
+    assert not any(rule.change for rule in objects.faulting.plan.rules)
+    assert any(rule.dies for rule in objects.faulting.plan.rules)
+    assert "another version" in objects.skipped
     assert any(rule.change for rule in other.faulting.plan.rules)
     assert "another version" not in other.skipped
 
 
-def test_staged_bytes_that_a_dead_store_has_lost_are_no_alarm() -> None:
-    """The loss is reported, and the object has either its old bytes or the written ones. [2.16, 2.22, I-22]"""
-    world, reported = outlived(forgetful)
-    assert sum(lost.length for error in reported for lost in error.ranges) > 0
-    for error in reported:
-        world.excuse(error, "fsync", 1)
-    over(world)
-
-
-def test_staged_bytes_that_a_dead_store_still_has_are_not_lost() -> None:
-    """In this case a loss would be an alarm. [2.22, I-22]"""
-    world, reported = outlived(staging)
+def test_staged_bytes_that_a_dead_store_has_forgotten_are_not_lost() -> None:
+    """The spool has them, and a loss would be an alarm. [2.22, I-22]"""
+    world, reported = outlived(whole)
     assert not reported
     assert not world.models[0].loose
     lost = LostRange(world.target.key(0), 0, SIZE, errno.EIO, "stress")

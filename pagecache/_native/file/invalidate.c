@@ -39,8 +39,9 @@ void pc_base_requested(struct pc_inode *i)
  * pc_rebase() - put L over another version, of @remote bytes; bytes outside L are that version's.
  *
  * @remote was requested after pc_base_requested(). All of U becomes dirty again, since it was sent as part of the old
- * version. @forgotten: the backend has dropped everything that it had acknowledged and not committed, truncates
- * included. Context: token. Contract 2.19.
+ * version; S stays, and the engine sends it again: the object that it goes to is at least as long as S.
+ * @forgotten: the backend has dropped everything that it had acknowledged and not committed, truncates included.
+ * Context: token. Contract 2.19.
  */
 void pc_rebase(struct pc_inode *i, uint64_t remote, bool forgotten)
 {
@@ -69,6 +70,8 @@ void pc_rebase(struct pc_inode *i, uint64_t remote, bool forgotten)
 	size = atomic_load(&i->size);
 	if (!forgotten)
 		remote = pc_max(remote, i->direct_end);
+	i->committed_size = remote;
+	remote = pc_max(remote, pc_staged_end(i));
 	index = 0;
 	end = remote;
 	for (u32 id; (id = pc_index_next_marked(i, index, pc_last_index(c), PC_MARK_DIRTY, NULL));) {
@@ -83,7 +86,6 @@ void pc_rebase(struct pc_inode *i, uint64_t remote, bool forgotten)
 		i->undone = i->undone_moved = (struct pc_undone){.lowest = UINT64_MAX};
 		pc_direct_cut(i, 0, UINT64_MAX);
 	}
-	i->committed_size = remote;
 	pc_dirty_list_update(i);
 	pc_inode_leaf_unlock(i);
 	pc_event_wake(&i->event);
@@ -98,26 +100,26 @@ static bool all_staged(const struct pc_inode *i, u64 pos, u64 end)
 	return true;
 }
 
-/* Whether every byte of [0, len) of a folio is valid, or staged where @staged. */
-static bool whole(const struct pc_inode *i, const struct pc_folio *f, u32 len, bool staged)
+/* Whether every byte of [0, len) of a folio is valid or staged. */
+static bool whole(const struct pc_inode *i, const struct pc_folio *f, u32 len)
 {
 	const struct pc_cache *c = i->cache;
 	u64 start = pc_folio_pos(c, f);
 	for (u32 at = pc_valid_until(c, f, 0, len), end; at < len; at = pc_valid_until(c, f, end, len)) {
 		end = pc_missing_until(c, f, at, len);
-		if (!staged || !all_staged(i, start + at, start + end))
+		if (!all_staged(i, start + at, start + end))
 			return false;
 	}
 	return true;
 }
 
 /**
- * pc_dirty_all() - make every byte of the file dirty, the clean ones too.
+ * pc_dirty_all() - make every byte of the file dirty, the clean ones too, except staged bytes that are not in memory.
  *
- * @staged: except staged bytes, which the backend keeps.
- * Context: token. Return: whether it did; false: some bytes are not cached, or a folio is locked: nothing has changed.
+ * Context: token. Return: whether it did; false: some bytes are neither cached nor staged, or a folio is locked: nothing
+ * has changed.
  */
-bool pc_dirty_all(struct pc_inode *i, bool staged)
+bool pc_dirty_all(struct pc_inode *i)
 {
 	struct pc_cache *c = i->cache;
 	u64 size = pc_inode_size(i), index = 0, at = 0;
@@ -129,12 +131,11 @@ bool pc_dirty_all(struct pc_inode *i, bool staged)
 		index = pc_folio_index(f) + (1ull << pc_folio_order(f));
 		if (start >= size)
 			break;
-		ok = (start <= at || (staged && all_staged(i, at, start))) &&
-		     !(pc_folio_state(f) & (PC_F_STALE | PC_F_LOCKED)) && whole(i, f, (u32)(stop - start), staged) &&
-		     (pc_folio_order(f) == 0 || !pc_folio_ext_ensure(c, f));
+		ok = all_staged(i, at, start) && !(pc_folio_state(f) & (PC_F_STALE | PC_F_LOCKED)) &&
+		     whole(i, f, (u32)(stop - start)) && (pc_folio_order(f) == 0 || !pc_folio_ext_ensure(c, f));
 		at = stop;
 	}
-	ok = ok && (at >= size || (staged && all_staged(i, at, size)));
+	ok = ok && all_staged(i, at, size);
 	index = 0;
 	for (u32 id; ok && index << c->page_shift < size && (id = pc_index_next(i, index, pc_last_index(c)));) {
 		struct pc_folio *f = pc_folio_at(c, id);

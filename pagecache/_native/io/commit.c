@@ -220,8 +220,8 @@ static void record_commit(struct pc_inode *i, bool ok, int how)
  * PC_COMMIT_PARKED: permanent; the bytes are failed and nothing sends them until requested. Any answer after an abort
  * counts as a plain failure: the server may have lost acknowledged bytes before it made the others durable.
  *
- * Staged bytes stay staged until a commit succeeds. A concurrent read of them may find that the backend has lost them,
- * and then tries again (engine/commit/staging.py).
+ * Staged bytes stay staged until a commit succeeds: the spool has them. A concurrent read of them may find that their
+ * spool has gone with the commit, and then plans its call again (engine/commit/staging.py).
  *
  * If acknowledged bytes were given up, reads showed either them or the bytes before them. The commit decided which of
  * the two is stored, and only the backend knows which: clean bytes of that range leave the cache.
@@ -284,45 +284,6 @@ void pc_commit_end(struct pc_inode *i, bool ok, int how)
 	pc_inode_leaf_unlock(i);
 	PC_SYNC("commit_ended");
 	pc_event_wake(&i->cache->event);
-}
-
-/**
- * pc_commit_found() - the last commit took effect although it was reported as failed.
- *
- * Nothing of the file was sent, cut or punched since. So that commit covered S and all changes without bytes (m),
- * including those that a running commit took over. Bytes that it moved from U back to D stay dirty and are sent once
- * more.
- *
- * @generation: pc_inode_generation() before the request to the backend. Return: false: aborted since, nothing has
- * changed. Context: no leaf lock; nothing of the file is in flight, or gets in flight before the return.
- */
-bool pc_commit_found(struct pc_inode *i, uint64_t generation)
-{
-	pc_inode_leaf_lock(i);
-	bool counts = !pc_stopped(i, generation);
-	u64 gone_pos = i->undone.gone_pos, gone_end = i->undone.gone_end;
-	if (i->commit_running) {
-		gone_pos = i->undone_moved.gone_pos;
-		gone_end = i->undone_moved.gone_end;
-	}
-	if (counts) {
-		i->undone = i->undone_moved = (struct pc_undone){.lowest = UINT64_MAX};
-		if (!i->direct || !(i->direct->now.n || i->direct->moved.n))
-			i->stamp_m = i->stamp_m_moved = PC_STAMP_NONE;
-		i->committed_size = atomic_load(&i->remote_size);
-		pc_staged_clear(i);
-		pc_counted(i, &i->counters.commits, 1);
-		pc_dirty_list_update(i);
-	}
-	pc_inode_leaf_unlock(i);
-	if (counts && gone_pos < gone_end)
-		pc_invalidate_range(i, gone_pos, gone_end);
-	return counts;
-}
-
-uint64_t pc_inode_generation(struct pc_inode *i)
-{
-	return atomic_load(&i->volume->generation);
 }
 
 /* Whether an operation of this cache may be changing the stored object: a holder of the token, or a direct write. */

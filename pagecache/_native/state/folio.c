@@ -12,7 +12,7 @@
  *   E9  clean → removed                       reclaim.c, through pc_folio_detach
  *   E10 clean → removed                       truncate.c and invalidate.c, through pc_folio_remove
  *   E12 L → ∅, recorded as loss               pc_folio_forget_local
- *   E13 W → S, S → D                          pc_folio_end_writeback (PC_WB_STAGED), pc_folio_unstage
+ *   E13 W → S                                 pc_folio_end_writeback (PC_WB_STAGED)
  *
  * Invariants kept by each function: flags are the summaries of the sets and the leaf marks equal the flags [I-2]; a stamp
  * is PC_STAMP_NONE iff its set is empty [I-3]; the counts of inode, volume and cache follow the sets; a clean folio is on a
@@ -365,24 +365,6 @@ void pc_folio_committed(struct pc_inode *i, struct pc_folio *f)
 void pc_folio_uncommitted(struct pc_inode *i, struct pc_folio *f, bool parked)
 {
 	unstable_end(i, f, false, parked);
-}
-
-/* [E13] The backend no longer keeps the valid bytes [from, to): they are dirty, as old as S. Leaf lock; no folio lock:
- * they do not change, and a writer that changes them makes them dirty. */
-void pc_folio_unstage(struct pc_inode *i, struct pc_folio *f, u32 from, u32 to)
-{
-	struct pc_cache *c = i->cache;
-	u32 b0 = from >> c->page_shift, b1 = (to + c->page_size - 1) >> c->page_shift;
-	u32 before = pc_local_count(c, f, b0, b1);
-	int err = pc_folio_order(f) > 0 ? pc_folio_ext_ensure(c, f) : 0;
-	PC_ASSERT(!err); /* there are as many as frames */
-	set_add(i, f, PC_D, b0, b1);
-	stamp_lower(&f->d, i->staged.stamp);
-	if (pc_recording(c))
-		pc_record_moved(i, PC_R_BACK, pc_folio_pos(c, f) + from, to - from);
-	i->regress_seq++;
-	local_changed(i, (i64)pc_local_count(c, f, b0, b1) - before);
-	pc_trace_add(c, PC_T_UNCOMMIT, i->id, pc_folio_index(f), i->staged.stamp);
 }
 
 /* A retry was asked for: the bytes are plain dirty again. */

@@ -147,7 +147,7 @@ u32 pc_folio_begin_writeback(struct pc_inode *i, struct pc_folio *f);
 void pc_folio_end_writeback(struct pc_inode *i, struct pc_folio *f, u32 b0, u32 b1, int how);
 void pc_folio_committed(struct pc_inode *i, struct pc_folio *f);
 void pc_folio_uncommitted(struct pc_inode *i, struct pc_folio *f, bool parked);
-void pc_folio_unstage(struct pc_inode *i, struct pc_folio *f, u32 from, u32 to);
+
 void pc_folio_clear_failed(struct pc_inode *i, struct pc_folio *f);
 void pc_folio_forget_local(struct pc_inode *i, struct pc_folio *f, u32 b0, u32 b1);
 void pc_folio_pin_blocks(struct pc_inode *i, struct pc_folio *f, u32 from, u32 to);

@@ -1,14 +1,16 @@
 /*
- * staged.c - S of one inode: bytes that the backend keeps until a commit, in addition to those in memory.
+ * staged.c - S of one inode: acknowledged, uncommitted bytes that are in the file's spool, so that memory need not have them.
  *
  *   file       |··········████████████████··········██······████████████|      S, disjoint ranges of bytes
  *   folios            [ V  ]      [ V |D ]          [D]                         memory need not have any of it
  *   directory  chunk 0          chunk 1            ...                          ascending
  *                [pos,end)[pos,end)... up to 128    [pos,end)...
  *
- * What BackendFile.stage acknowledged leaves W for S in the same section (E13). It is readable and safe with the backend, so
- * memory need not keep it: as far as its folio is concerned it is clean, is evicted like clean bytes, and is read again by
- * read_staged. But it is uncommitted: wherever the contract asks for unstable bytes, S counts as U.
+ * A write request that stages (`stage`) writes its bytes to the spool, and then to the backend. Its bytes leave W for S in one
+ * section (E13). They are readable, so memory need not keep them: as far as its folio is concerned such a byte is clean, is
+ * evicted like clean bytes, and is read again from the spool. But it is uncommitted: wherever the contract asks for unstable
+ * bytes, S counts as U. If the backend forgets acknowledged bytes, the engine sends S again from the spool
+ * (engine/commit/staging.py); nothing changes here.
  *
  * Invariants (pc_staged_check):
  *   ranges ascend, are not empty and do not touch; `bytes` is their sum                       [I-2]
@@ -166,7 +168,7 @@ static bool insert(struct pc_inode *i, struct place at, u64 pos, u64 end)
 }
 
 /**
- * pc_staged_add() - the backend keeps [pos, end); its oldest byte was written in epoch @stamp.
+ * pc_staged_add() - [pos, end) is in the spool; its oldest byte was written in epoch @stamp.
  *
  * Context: leaf lock. Return: false: no room to remember it, nothing has changed; the bytes have to stay in U.
  */
@@ -239,7 +241,7 @@ bool pc_staged_cut(struct pc_inode *i, u64 pos, u64 end)
 	return any;
 }
 
-/* S is empty: committed, or gone. Context: leaf lock, or an inode that no other thread can reach. */
+/* S is empty: committed. Context: leaf lock, or an inode that no other thread can reach. */
 void pc_staged_clear(struct pc_inode *i)
 {
 	struct pc_staged *s = &i->staged;
@@ -248,6 +250,16 @@ void pc_staged_clear(struct pc_inode *i)
 	s->nr_ranges = 0;
 	bytes_changed(i, -pc_staged_bytes(i));
 	ended(i);
+}
+
+/* The end of the last range; 0: S is empty. Context: leaf lock. */
+u64 pc_staged_end(const struct pc_inode *i)
+{
+	const struct pc_staged *s = &i->staged;
+	if (!s->nr_chunks)
+		return 0;
+	const struct pc_staged_chunk *c = s->chunks[s->nr_chunks - 1];
+	return c->ranges[c->nr - 1].end;
 }
 
 /* Whether `pos` is in S, and in *stop how far, up to `end`, the answer holds. Context: leaf lock. */
@@ -281,13 +293,6 @@ bool pc_staged_source(struct pc_inode *i, u64 pos, u64 end, u64 *stop)
 	return in;
 }
 
-/* For the engine: is that byte still staged? */
-bool pc_staged_has(struct pc_inode *i, uint64_t pos)
-{
-	u64 stop;
-	return pc_staged_source(i, pos, pos + 1, &stop);
-}
-
 /* The first staged bytes at `from` or behind it: [*pos, *end). Return: false: there are none. */
 bool pc_staged_find(struct pc_inode *i, uint64_t from, uint64_t *pos, uint64_t *end)
 {
@@ -302,63 +307,15 @@ bool pc_staged_find(struct pc_inode *i, uint64_t from, uint64_t *pos, uint64_t *
 	return found;
 }
 
-/* ---------------------------------------------------------------- back to memory */
-
-/* What of [pos, end) is valid in a folio becomes dirty there, the rest is named to `out`. Return: where to go on. */
-static u64 take_back(struct pc_inode *i, u64 pos, u64 end, struct pc_ranges *out)
+uint64_t pc_inode_staged_end(struct pc_inode *i)
 {
-	struct pc_cache *c = i->cache;
-	u32 id = pc_index_next(i, pos >> c->page_shift, ((end - 1) >> c->page_shift) + 1);
-	struct pc_folio *f = id ? pc_folio_at(c, id) : NULL;
-	u64 base = f ? pc_folio_pos(c, f) : end;
-	if (base > pos) {
-		pc_ranges_add(out, pos, base);
-		return base;
-	}
-	u32 from = (u32)(pos - base), to = (u32)pc_min(end - base, pc_folio_bytes(c, f));
-	while (from < to) {
-		u32 valid = pc_valid_until(c, f, from, to);
-		if (valid > from) {
-			pc_folio_unstage(i, f, from, valid);
-			from = valid;
-			continue;
-		}
-		u32 missing = pc_missing_until(c, f, from, to);
-		pc_ranges_add(out, base + from, base + missing);
-		from = missing;
-	}
-	return base + to;
-}
-
-/* All of S that ends behind `from` and begins before `to`. */
-static void recall(struct pc_inode *i, u64 from, u64 to, struct pc_ranges *out)
-{
-	struct pc_range r;
-	for (u64 pos = from; pos < to && pc_staged_next(i, pos, &r); pos = r.end)
-		for (u64 at = pc_max(r.pos, from), end = pc_min(r.end, to); at < end;)
-			at = take_back(i, at, end, out);
-	pc_ranges_flush(out);
-}
-
-/**
- * pc_staged_recall() - all of S that is in memory is dirty, so that the backend may forget its copies.
- *
- * @skip, @skip_end: a part that is about to be given up, so that it need not come back.
- * Context: the caller holds the token, so nothing is sent. Return: ranges that are not in memory and have to be
- * read first, as (offset, length) pairs, which may be more than n; 0: none, and S is empty now unless a part was skipped.
- */
-size_t pc_staged_recall(struct pc_inode *i, uint64_t skip, uint64_t skip_end, uint64_t *ranges, size_t n)
-{
-	struct pc_ranges out = {.out = ranges, .n = n};
 	pc_inode_leaf_lock(i);
-	PC_ASSERT(i->token == PC_TOKEN_CALLER || i->commit_running);
-	recall(i, 0, skip, &out);
-	recall(i, skip_end, UINT64_MAX, &out);
-	if (!out.used && skip == skip_end)
-		pc_staged_clear(i);
+	u64 end = pc_staged_end(i);
 	pc_inode_leaf_unlock(i);
-	return out.used;
+	return end;
 }
+
+/* ---------------------------------------------------------------- acknowledged bytes */
 
 /* Whether a block of the pages [index, last) is in a set. Leaf lock held. */
 static bool any_block(struct pc_inode *i, enum pc_set set, enum pc_mark mark, u64 index, u64 last)
@@ -387,57 +344,6 @@ bool pc_acknowledged(struct pc_inode *i, uint64_t pos, uint64_t end)
 	any = any || (pc_came_back(i) && any_block(i, PC_D, PC_MARK_DIRTY, index, last));
 	pc_inode_leaf_unlock(i);
 	return any;
-}
-
-/* The last byte that is acknowledged without being staged, or on its way; `local`: or dirty. Leaf lock held. */
-static u64 last_byte(struct pc_inode *i, bool local)
-{
-	struct pc_cache *c = i->cache;
-	u64 index = 0, end = 0, last = UINT64_MAX >> c->page_shift;
-	for (u32 id; (id = pc_index_next(i, index, last));) {
-		const struct pc_folio *f = pc_folio_at(c, id);
-		u32 blocks = 1u << pc_folio_order(f);
-		index = pc_folio_index(f) + blocks;
-		for (u32 b = blocks; b-- > 0;)
-			if (pc_set_count(c, f, PC_U, b, b + 1) || pc_set_count(c, f, PC_W, b, b + 1) ||
-			    (local && pc_set_count(c, f, PC_D, b, b + 1))) {
-				end = (pc_folio_index(f) + b + 1) << c->page_shift;
-				break;
-			}
-	}
-	return end;
-}
-
-/**
- * pc_staged_lost() - staged bytes are gone: those still in memory are dirty again, the others are lost.
- *
- * @stored: size of the object as the backend says now; a lost tail takes the sizes with it. @committing: the caller's own commit
- * found out.
- * Return: lost ranges as pairs, which may be more than n; -EAGAIN: a running commit may be the reason why nothing is staged:
- * ask again when it has ended.
- */
-int64_t pc_staged_lost(struct pc_inode *i, uint64_t stored, bool committing, uint64_t *ranges, size_t n)
-{
-	struct pc_ranges out = {.out = ranges, .n = n};
-	int64_t used = -EAGAIN;
-	pc_inode_leaf_lock(i);
-	if (committing || !i->commit_running) {
-		recall(i, 0, UINT64_MAX, &out);
-		if (out.used) {
-			u64 size = atomic_load(&i->size), remote = atomic_load(&i->remote_size);
-			remote = pc_min(remote, pc_max(stored, last_byte(i, false)));
-			pc_set_remote_size(i, remote);
-			pc_set_size(i, pc_min(size, pc_max(remote, last_byte(i, true))));
-			pc_invalidated(i, 0, UINT64_MAX);
-		}
-		for (size_t k = 0; pc_recording(i->cache) && k < pc_min(out.used, n); k++)
-			pc_record_moved(i, PC_R_GONE, ranges[2 * k], ranges[2 * k + 1]);
-		pc_staged_clear(i);
-		used = (int64_t)out.used;
-	}
-	pc_inode_leaf_unlock(i);
-	pc_event_wake(&i->event);
-	return used;
 }
 
 /* ---------------------------------------------------------------- checking */

@@ -1,5 +1,5 @@
 /*
- * staged.h - S: the byte ranges of one file that the backend keeps until a commit (staged.c).
+ * staged.h - S: the byte ranges of one file that its spool has until a commit (staged.c).
  */
 #ifndef PC_STAGED_H
 #define PC_STAGED_H
@@ -32,6 +32,7 @@ bool pc_staged_add(struct pc_inode *i, u64 pos, u64 end, u64 stamp);
 bool pc_staged_cut(struct pc_inode *i, u64 pos, u64 end);
 void pc_staged_clear(struct pc_inode *i);
 bool pc_staged_at(const struct pc_inode *i, u64 pos, u64 end, u64 *stop);
+u64 pc_staged_end(const struct pc_inode *i);
 bool pc_staged_next(const struct pc_inode *i, u64 pos, struct pc_range *out);
 bool pc_staged_source(struct pc_inode *i, u64 pos, u64 end, u64 *stop);
 bool pc_staged_check(const struct pc_inode *i, struct pc_violation *out);

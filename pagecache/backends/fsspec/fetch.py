@@ -70,7 +70,7 @@ async def fetched(calls: Calls, reader: Reader, spool: Spool, missing: Iterable[
                     return
                 done += more
             for first, end in group:
-                spool.write_all(first, room[first - begin : end - begin])
+                spool.write_all(first, [room[first - begin : end - begin]])
 
     works = [work] * min(most, len(todo))
     if isinstance(calls, AwaitedCalls):

@@ -24,13 +24,13 @@ import contextlib
 import errno
 import hashlib
 import io
-from collections.abc import Iterable, Sequence
+from collections.abc import Sequence
 from functools import partial
 from typing import TYPE_CHECKING
 
 from ...errors import Key
 from ..objects.draft import Draft
-from ..objects.extents import OLD, ZEROS, Piece, Spooled
+from ..objects.extents import OLD, Piece, Spooled
 from ..objects.file import ObjectFile
 from ..protocol import ObjectStat
 from ..spool import Spool
@@ -86,17 +86,6 @@ class FsspecObject(ObjectFile[ObjectStat]):
         if not self._store.same(await self._calls.found(name), base):
             raise OSError(errno.ESTALE, f"{self._calls.name} another version is stored")
 
-    async def read_staged(self, offset: int, buffers: Sequence[memoryview]) -> int:
-        """Read staged bytes. Bytes that a concurrent commit took are read from the object; rolled-back bytes are gone.
-        An earlier caller retries, with the state after that.
-        """
-        try:
-            return await super().read_staged(offset, buffers)
-        except FileNotFoundError:
-            if not self.draft.committed:
-                raise
-            return await self.read_into(offset, buffers)
-
     # ---------------------------------------------------------------- writing
 
     def _writable(self) -> Spooled:
@@ -114,9 +103,6 @@ class FsspecObject(ObjectFile[ObjectStat]):
         self.draft.put(offset, offset + done, source, offset)
         return done
 
-    async def stage(self, offset: int, buffers: Sequence[memoryview]) -> int:
-        return await self.write_from(offset, buffers)
-
     async def truncate(self, size: int) -> None:
         spool = self._writable().spool
         with self.draft.lock:
@@ -133,15 +119,6 @@ class FsspecObject(ObjectFile[ObjectStat]):
         """Forget all writes since the last commit, which may be one whose answer was lost."""
         await super().rollback()
         self._spooled = None
-
-    async def rebase(self, ranges: Iterable[tuple[int, int]]) -> None:
-        await super().rebase(ranges)
-        if self._spooled is not None:  # a commit stores all of it, and a later write may lie behind
-            spool, extents = self._spooled.spool, self.draft.extents
-            spool.cut(extents.size)
-            for piece in extents:
-                if piece.source == ZEROS:
-                    spool.zero(piece.begin, piece.end)
 
     async def close(self) -> None:
         await super().close()

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Sequence
+from collections.abc import Sequence
 from typing import Any
 
 from ..protocol import BackendFile, ObjectStat
@@ -27,14 +27,6 @@ class BlockingFile(BackendFile):
     def write_from(self, offset: int, buffers: Sequence[memoryview]) -> int:
         return run(self._file.write_from(offset, buffers))
 
-    def stage(self, offset: int, buffers: Sequence[memoryview]) -> int:
-        """Store bytes that stay readable until the commit."""
-        return run(self._file.stage(offset, buffers))
-
-    def read_staged(self, offset: int, buffers: Sequence[memoryview]) -> int:
-        """Read those bytes."""
-        return run(self._file.read_staged(offset, buffers))
-
     def truncate(self, size: int) -> None:
         run(self._file.truncate(size))
 
@@ -48,10 +40,6 @@ class BlockingFile(BackendFile):
     def rollback(self) -> None:
         """Forget all writes since the last commit."""
         run(self._file.rollback())
-
-    def rebase(self, ranges: Iterable[tuple[int, int]]) -> None:
-        """Keep the staged bytes of these ranges, over the version that is stored now."""
-        run(self._file.rebase(ranges))
 
     @property
     def unanswered(self) -> object:

@@ -10,7 +10,6 @@
     turns         number of changes of the version, and of truncates and holes: a read that overlapped one is repeated
     publishing    a new version may be stored that is not recorded yet: the end of that
     sending       what returns the mark of that version
-    recorded      this file's write-back since the last commit is recorded: a file opened anew has no record
     committed     the base was made by this file
     rolled_back   nothing was changed since a rollback
 
@@ -26,15 +25,13 @@ Every change is one method, which keeps all of these consistent. Any thread may 
 
 from __future__ import annotations
 
-import errno
 import threading
-from collections.abc import Callable, Hashable, Iterable
+from collections.abc import Callable, Hashable
 from concurrent.futures import Future
 from dataclasses import dataclass
 from typing import Generic
 
-from ...errors import Key
-from .extents import OLD, Extents, Source, Spooled, Staged
+from .extents import OLD, Extents, Source
 from .store import Store, V
 
 __all__ = ["Draft"]
@@ -75,7 +72,6 @@ class Draft(Generic[V]):
         """Begin with these changes over the base, and no others."""
         self.extents = changes or Extents(0 if self.base is None else self.base.size)
         self.changed = self.base is None or changes is not None
-        self.recorded = changes is not None
         self.committed = False
         self.attempts.clear()
 
@@ -125,8 +121,7 @@ class Draft(Generic[V]):
         """Record a successful commit: all other written-back bytes are in it."""
         with self.lock:
             self.take(base, changes)
-            self.recorded = self.committed = True
-            self.rolled_back = False
+            self.committed, self.rolled_back = True, False
 
     def roll_back(self, landed: V | None) -> None:
         """Forget all write-back since the last commit; `landed`: that is one whose reply was lost."""
@@ -136,24 +131,6 @@ class Draft(Generic[V]):
             self.turns += 1
             self.rolled_back = True
             self._start(None)
-
-    def rebase(self, base: V | None, kept: Iterable[tuple[int, int]], key: Key) -> None:
-        """Set the stored version, and keep only the bytes that are staged in these ranges, [begin, end), over it.
-
-        Raises:
-            FileNotFoundError: not all of them are staged. Nothing has changed.
-        """
-        with self.lock:
-            over = Extents(0 if base is None else base.size)
-            for begin, end in kept:
-                pieces = self.extents.pieces(begin, end)
-                staged = all(isinstance(p.source, Staged | Spooled) for p in pieces)
-                if not pieces or pieces[-1].end < end or not staged:
-                    raise FileNotFoundError(errno.ENOENT, f"not all of [{begin}, {end}) is staged", key)
-                for piece in pieces:
-                    over.put(piece.begin, piece.end, piece.source, piece.at)
-            self.take(base, over)
-            self.rolled_back = False
 
     def attempted(self, mark: Hashable) -> None:
         """Record a commit with unknown result. From now on changes over that version are recorded, too."""
@@ -233,5 +210,5 @@ class Draft(Generic[V]):
                     self.extents.put(piece.begin, piece.end, source, piece.begin)
 
     def _change(self) -> None:
-        self.changed = self.recorded = True
+        self.changed = True
         self.rolled_back = False

@@ -13,7 +13,7 @@ from __future__ import annotations
 
 import errno
 from abc import abstractmethod
-from collections.abc import Hashable, Iterable, Sequence
+from collections.abc import Hashable, Sequence
 from dataclasses import replace
 from typing import TYPE_CHECKING, Generic
 
@@ -21,7 +21,7 @@ from ...errors import Key
 from ..protocol import AsyncBackendFile, ObjectStat
 from ..spool import parts_of_buffers, revoked
 from .draft import Draft
-from .extents import Held, Old, Piece, Spooled, Staged
+from .extents import Held, Old, Piece, Spooled
 from .store import Store, V
 
 if TYPE_CHECKING:
@@ -127,32 +127,7 @@ class ObjectFile(AsyncBackendFile, Generic[V]):
                     buffer[:] = bytes(len(buffer))
         return piece.end - piece.begin
 
-    async def read_staged(self, offset: int, buffers: Sequence[memoryview]) -> int:
-        """Read staged bytes. Rolled-back bytes are gone."""
-        wanted, seen = sum(map(len, buffers)), None
-        with self._store.about(self.key):
-            while True:
-                with self.draft.lock:
-                    piece = next(iter(self.draft.extents.pieces(offset, offset + wanted)), None)
-                    rolled_back = self.draft.rolled_back
-                if piece is None or not isinstance(piece.source, Staged | Held | Spooled):
-                    break
-                try:
-                    with revoked(parts_of_buffers(buffers, 0, piece.end - offset)) as parts:
-                        return await self._read(piece, parts, "", None)
-                except OSError as error:
-                    if error.errno not in (errno.ENOENT, errno.ERANGE) or seen == piece.source:
-                        raise
-                    seen = piece.source
-        if rolled_back:
-            return 0
-        raise FileNotFoundError(errno.ENOENT, "nothing is staged there", self.key)
-
     # ---------------------------------------------------------------- changes
-
-    @abstractmethod
-    async def stage(self, offset: int, buffers: Sequence[memoryview]) -> int:
-        """Store bytes that stay readable until the commit."""
 
     async def truncate(self, size: int) -> None:
         self.draft.cut(size)
@@ -165,16 +140,6 @@ class ObjectFile(AsyncBackendFile, Generic[V]):
         with self._store.about(self.key):
             landed, _ = await self._landed()
         self.draft.roll_back(landed)
-
-    async def rebase(self, ranges: Iterable[tuple[int, int]]) -> None:
-        """Lay the staged bytes of these ranges, [begin, end), over the current stored version, and forget all other
-        write-back since the last commit.
-
-        Raises:
-            FileNotFoundError: not all of them are staged. Nothing has changed.
-        """
-        with self._store.about(self.key):
-            self.draft.rebase(await self._stored(), ranges, self.key)
 
     def renamed(self, key: Key, name: str, before: V | None, now: V | None) -> None:
         """Record another name; the versions are those of `Draft.renamed`."""

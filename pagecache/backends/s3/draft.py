@@ -104,11 +104,6 @@ class Draft(draft.Draft[Stored]):
             self._tidied = len(self.private)
             return unused
 
-    def staged(self) -> set[str]:
-        """Return the private objects with bytes of the next version."""
-        with self.lock:
-            return {source.name for source in self.extents.sources() if isinstance(source, Staged)}
-
     def is_old(self, id: str) -> bool:
         """Return whether nothing lies over the version that this attempt would make."""
         with self.lock:

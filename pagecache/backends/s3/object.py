@@ -5,7 +5,7 @@ to places where the commit can use them, and the draft (`draft.py`) records the 
 
     write_from, a whole unit     a part of the upload to the object's own key, sent as it comes
     write_from, a shorter one    in memory: it is the last, and the commit follows
-    stage                        a private object, which can be read, and survives conflicts and restarts
+    write_from, another piece    a private object
     truncate, punch_hole         cuts, and zeros
 
 A commit has the server copy the bytes that it has, sends the others, and publishes all of it in one request that names
@@ -24,7 +24,7 @@ import logging
 import secrets
 import threading
 import weakref
-from collections.abc import Iterable, Sequence
+from collections.abc import Sequence
 from typing import TYPE_CHECKING, Any
 
 from ...errors import BackendError, Key
@@ -120,12 +120,6 @@ class S3Object(ObjectFile[Stored]):
         if not self.draft.put_part(begin, end, Part(upload.upload, number, etag), upload):
             raise send_again(f"the upload of {self.key!r} was given up")
 
-    async def stage(self, offset: int, buffers: Sequence[memoryview]) -> int:
-        """Stage bytes in a new private object. Committed bytes are no longer staged; so the cache discovers a commit
-        whose reply was lost.
-        """
-        return self._stage(offset, buffers)
-
     def _stage(self, offset: int, buffers: Sequence[memoryview]) -> int:
         name = self._backend.session.private_name()
         length = sum(map(len, buffers))
@@ -137,15 +131,6 @@ class S3Object(ObjectFile[Stored]):
         self.draft.put_staged(offset, offset + length, name)
         self._backend.session.discard(self.draft.unused(now=False))
         return length
-
-    def kept(self) -> bool:
-        """Return whether all acknowledged bytes are kept, or the cache still has them: parts of a lost upload are sent
-        again. Committed bytes are stored, which the cache discovers when it reads them. A call from before the abort
-        may still end.
-        """
-        needed = self.draft.staged()
-        missing = needed - self._backend.session.stored()
-        return self.draft.recorded and not missing & self.draft.staged()
 
     # ---------------------------------------------------------------- uploads
 
@@ -366,11 +351,6 @@ class S3Object(ObjectFile[Stored]):
         self._end_upload()
         self._clear()
 
-    async def rebase(self, ranges: Iterable[tuple[int, int]]) -> None:
-        await super().rebase(ranges)
-        self._end_upload()
-        self._clear()
-
     def renamed(self, key: Key, name: str, before: Stored | None, now: Stored | None) -> None:
         """Record another name of the object. Parts of an upload to the old name must be sent again."""
         super().renamed(key, name, before, now)
@@ -391,7 +371,3 @@ class S3Object(ObjectFile[Stored]):
 
 class S3File(BlockingFile):
     """One object, for threads."""
-
-    def __init__(self, file: S3Object) -> None:
-        super().__init__(file)
-        self.kept = file.kept

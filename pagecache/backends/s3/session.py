@@ -88,10 +88,6 @@ class Session:
                 threading.Thread(target=_keep, args=arguments, name="pagecache-s3-alive", daemon=True).start()
             return name
 
-    def stored(self) -> set[str]:
-        """Return the existing private objects of this session."""
-        return {name for name, _ in self._bucket.names(self._own)}
-
     def renew(self) -> bool:
         """Mark the session as alive. False: it has no private objects, and renewing can stop."""
         with self._lock:

@@ -1,7 +1,7 @@
 """Encryption, checksums and the like around any backend: `TransformBackend`.
 
 `backend.py` is the backend and `file.py` one open object. `units.py` computes where the units of an object are stored,
-`slots.py` reads and writes stored bytes, and `changes.py` orders overlapping changes.
+`changes.py` orders overlapping changes.
 """
 
 from .backend import TransformBackend

@@ -17,9 +17,7 @@ Both map the number of a unit to its content, which ends at the current end of t
 Units that are short, or were, are kept in `_own` as well: after a failed commit these are zeros, or have other lengths
 than were encoded. A backend with `commit_on_close` may even return the last committed bytes, cut and extended to the
 current size, and then reads use `_own`. If such a backend cannot read back a unit that an operation must change
-(`_sent` decides), the next commit fails once, so that the cache sends everything again. Staged bytes (`_staged`) are
-read back from the stage, and staged again, with their whole group: neither a failed commit nor the cache's own reads
-lose them.
+(`_sent` decides), the next commit fails once, so that the cache sends everything again.
 """
 
 from __future__ import annotations
@@ -27,22 +25,21 @@ from __future__ import annotations
 import errno
 import threading
 import zlib
-from collections.abc import Callable, Container, Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager, suppress
 from dataclasses import replace
-from itertools import groupby
 from typing import Any
 
 from ...errors import BackendError, Key
 from ..protocol import OPTIONAL_MEMBERS, Backend, BackendFile, BackendLimits, ObjectStat
+from ..transfers import Transfers
 from .changes import EVERYTHING, Changes
-from .slots import Slots
 from .units import Units, up
 
 __all__ = ["TransformFile"]
 
-SUPPORTED = OPTIONAL_MEMBERS - {"next_data", "rebase"}  # encoded zeros are data, and ranges of bytes cut slots
-UNCHANGED = {"kept", "unanswered", "recognises"}
+SUPPORTED = OPTIONAL_MEMBERS - {"next_data"}  # encoded zeros are data
+UNCHANGED = {"unanswered", "recognises"}
 """Members of the inner file."""
 
 
@@ -51,7 +48,7 @@ class TransformFile(BackendFile):
 
     def __init__(self, inner: BackendFile, backend: Backend, units: Units, key: Key) -> None:
         self.inner = inner
-        self._slots = Slots(inner, backend, key)
+        self._slots = Transfers(inner, backend, key)
         self._units = units
         self._key = key
         self._changes = Changes()
@@ -61,7 +58,6 @@ class TransformFile(BackendFile):
         self._own: dict[int, bytes] = {}
         self._owed: dict[int, bytes] = {}
         self._sent: dict[int, int] = {}  # commit_on_close: units since the last commit, with a checksum of their slot
-        self._staged: set[int] = set()
         self._resend = False
 
     def __getattr__(self, name: str) -> Any:
@@ -77,10 +73,37 @@ class TransformFile(BackendFile):
         return replace(stat, size=self._units.content_size(stat.size))
 
     def read_into(self, offset: int, buffers: Sequence[memoryview]) -> int:
-        return self._read("read_into", offset, buffers)
+        span = self._units.span(self._slots.limits().read_unit)
+        begin, end = offset - offset % span, up(offset + sum(map(len, buffers)), span)
+        while True:
+            since = self._changes.quiet(begin, end)
+            try:
+                content = self._load(begin, end)
+            except OSError:
+                if self._changes.unchanged(begin, end, since):
+                    raise
+            if self._changes.unchanged(begin, end, since):
+                break
+        done = offset - begin
+        for buffer in buffers:
+            part = content[done : done + len(buffer)]
+            buffer[: len(part)] = part
+            done += len(part)
+        return max(0, min(done, len(content)) - (offset - begin))
 
     def write_from(self, offset: int, buffers: Sequence[memoryview]) -> int:
-        return self._write("write_from", offset, buffers)
+        content, span = b"".join(buffers), self._span()
+        begin, end = offset - offset % span, offset + len(content)
+        with self._changing(begin, up(end, span)) as size:
+            if size < begin and size % self._units.unit:
+                self._lengthen(size)
+            if begin < offset or (end % span and end < size):
+                # Not whole units: keep the stored bytes around.
+                around = self._load(begin, up(end, span))
+                content = bytes(around[: offset - begin].ljust(offset - begin, b"\0") + content + around[end - begin :])
+            done = self._store(begin, content, size)
+            self._grown(begin + done)
+        return min(begin + done, end) - offset
 
     def truncate(self, size: int) -> None:
         going = threading.Lock()
@@ -140,12 +163,6 @@ class TransformFile(BackendFile):
             self._resend = False
             self._know_size(None)
 
-    def _stage(self, offset: int, buffers: Sequence[memoryview]) -> int:
-        return self._write("stage", offset, buffers)
-
-    def _read_staged(self, offset: int, buffers: Sequence[memoryview]) -> int:
-        return self._read("read_staged", offset, buffers)
-
     def _close(self) -> None:
         try:
             if not self._slots.limits().commit_on_close:
@@ -190,30 +207,10 @@ class TransformFile(BackendFile):
 
     # ---------------------------------------------------------------------------------------- reads
 
-    def _read(self, method: str, offset: int, buffers: Sequence[memoryview]) -> int:
-        staged = method == "read_staged"
-        span = self._units.unit if staged else self._units.span(self._slots.limits().read_unit)
-        begin, end = offset - offset % span, up(offset + sum(map(len, buffers)), span)
-        while True:
-            since = self._changes.quiet(begin, end)
-            try:
-                content = self._load(begin, end, range(begin // span, end // span) if staged else ())
-            except OSError:
-                if self._changes.unchanged(begin, end, since):
-                    raise
-            if self._changes.unchanged(begin, end, since):
-                break
-        done = offset - begin
-        for buffer in buffers:
-            part = content[done : done + len(buffer)]
-            buffer[: len(part)] = part
-            done += len(part)
-        return max(0, min(done, len(content)) - (offset - begin))
-
-    def _load(self, begin: int, end: int, staged: Container[int]) -> bytearray:
-        """Return the content of whole units, up to the end of the object; `staged`: those that the stage has."""
+    def _load(self, begin: int, end: int) -> bytearray:
+        """Return the content of whole units, up to the end of the object."""
         units, first = self._units, begin // self._units.unit
-        slots = self._fetch(range(first, end // units.unit), staged)
+        slots = self._slots.fetch(first * units.slot, (end // units.unit - first) * units.slot)
         content = bytearray()
         for index in range(first, end // units.unit):
             at = (index - first) * units.slot
@@ -227,22 +224,6 @@ class TransformFile(BackendFile):
                 break
         return content
 
-    def _fetch(self, numbers: range, staged: Container[int]) -> bytearray:
-        """Return the slots of units, fewer at the end of the object."""
-        slot = self._units.slot
-        start, slots = numbers.start * slot, bytearray()
-        if not all(index in staged for index in numbers):
-            slots = self._slots.fetch("read_into", start, len(numbers) * slot)
-        for here, run in groupby(numbers, staged.__contains__):
-            if here:
-                indexes = list(run)
-                low, high = indexes[0] * slot, (indexes[-1] + 1) * slot
-                end = self._units.stored_size(self._size())  # behind it nothing is staged, which would be an error
-                found = self._slots.fetch("read_staged", low, min(high, end) - low if low < end else high - low)
-                slots.extend(bytes(max(0, low - start - len(slots))))
-                slots[low - start : low - start + len(found)] = found
-        return slots
-
     def _known(self, index: int) -> bytes | None:
         """Return the content of a unit that cannot be read from the backend below, up to the end of the object."""
         known = self._owed.get(index)
@@ -254,20 +235,6 @@ class TransformFile(BackendFile):
         return known[:length].ljust(length, b"\0")
 
     # ---------------------------------------------------------------------------------------- writes
-
-    def _write(self, method: str, offset: int, buffers: Sequence[memoryview]) -> int:
-        content, span = b"".join(buffers), self._span()
-        begin, end = offset - offset % span, offset + len(content)
-        with self._changing(begin, up(end, span)) as size:
-            if size < begin and size % self._units.unit:
-                self._lengthen(size)
-            if begin < offset or (end % span and end < size):
-                # Not whole units: keep the stored bytes around.
-                around = self._load(begin, up(end, span), self._staged)
-                content = bytes(around[: offset - begin].ljust(offset - begin, b"\0") + content + around[end - begin :])
-            done = self._store(begin, content, size, method)
-            self._grown(begin + done)
-        return min(begin + done, end) - offset
 
     @contextmanager
     def _changing(self, begin: int, end: int) -> Iterator[int]:
@@ -295,12 +262,12 @@ class TransformFile(BackendFile):
         """Return the content of a group that will be stored again."""
         units, group = self._units, self._group(begin)
         if any(index in self._sent for index in group):
-            slots = self._slots.fetch("read_into", group.start * units.slot, len(group) * units.slot)
+            slots = self._slots.fetch(group.start * units.slot, len(group) * units.slot)
             for index in group:
                 slot = slots[(index - group.start) * units.slot : (index - group.start + 1) * units.slot]
                 if index in self._sent and self._known(index) is None:
                     self._resend |= zlib.crc32(slot) != self._sent[index]
-        return bytes(self._load(begin, begin + self._span(), self._staged))
+        return bytes(self._load(begin, begin + self._span()))
 
     def _group(self, begin: int) -> range:
         """Return the numbers of the units of a group."""
@@ -332,21 +299,14 @@ class TransformFile(BackendFile):
         for begin, content in before.items():
             self._keep(self._owed, begin, content)
         for begin in after:
-            method = self._method(begin)
-            _sent, error = self._slots.send(method, begin // units.unit * units.slot, slots[begin] + bytes(pad))
+            _sent, error = self._slots.send(begin // units.unit * units.slot, slots[begin] + bytes(pad))
             if error is not None:
                 raise error
         if then is not None:
             then()
         for begin, content in after.items():
-            method = self._method(begin)
-            if method == "write_from":
-                self._keep(self._own, begin, content)
-            self._stored(begin, content, slots[begin], size, method)
-
-    def _method(self, begin: int) -> str:
-        """Return the method that stores a group: no failed commit may forget a unit that was staged."""
-        return "write_from" if self._staged.isdisjoint(self._group(begin)) else "stage"
+            self._keep(self._own, begin, content)
+            self._stored(begin, content, slots[begin], size)
 
     def _keep(self, known: dict[int, bytes], begin: int, content: bytes) -> None:
         unit = self._units.unit
@@ -355,47 +315,38 @@ class TransformFile(BackendFile):
         for at in range(0, len(content), unit):
             known[(begin + at) // unit] = content[at : at + unit]
 
-    def _store(self, begin: int, content: bytes, size: int, method: str) -> int:
+    def _store(self, begin: int, content: bytes, size: int) -> int:
         """Encode and store whole groups; return the bytes of content that are acknowledged, fewer after an error.
 
         Args:
             begin: of the content; the start of a group.
             content: ends with a group, or with the object.
             size: of the object before.
-            method: of the inner file.
         """
         units = self._units
         first = begin // units.unit
         slots = bytes(units.encode(self._key, first, content))
-        sent, error = self._slots.send(method, first * units.slot, slots)
+        sent, error = self._slots.send(first * units.slot, slots)
         done = len(content)
         if sent < len(slots):
             done = min(done, sent // units.slot * units.unit)
             done -= done % self._span()
-        self._stored(begin, content[:done], slots, size, method)
+        self._stored(begin, content[:done], slots, size)
         if error is not None:
             self._know_size(None)
-            if method == "write_from":
-                # Neither lose earlier bytes of the object with the failed store, nor treat a partly stored unit as its
-                # end.
-                end = max(up(size, units.unit), self._stored_end())
-                self._keep(self._owed, begin + done, content[done : max(done, end - begin)])
+            # Neither lose earlier bytes of the object with the failed store, nor treat a partly stored unit as its end.
+            end = max(up(size, units.unit), self._stored_end())
+            self._keep(self._owed, begin + done, content[done : max(done, end - begin)])
             if not done or not isinstance(error, Exception):
                 raise error
         return done
 
-    def _stored(self, begin: int, content: bytes, slots: bytes, size: int, method: str) -> None:
+    def _stored(self, begin: int, content: bytes, slots: bytes, size: int) -> None:
         """Record acknowledged units."""
         units, limits = self._units, self._slots.limits()
         for at in range(0, len(content), units.unit):
             index, data = (begin + at) // units.unit, content[at : at + units.unit]
             self._owed.pop(index, None)
-            if method == "stage":
-                self._own.pop(index, None)  # no failed commit forgets it
-                self._sent.pop(index, None)
-                self._staged.add(index)
-                continue
-            self._staged.discard(index)
             # Units of changed length: the stored state decodes only with all of their bytes, or none.
             short = len(data) < units.unit or begin + at < size < begin + at + units.unit
             if index in self._own or (short and not limits.durable_writes):
@@ -465,7 +416,6 @@ class TransformFile(BackendFile):
         for known in (self._own, self._owed, self._sent):
             for index in [index for index in known if first <= index < last]:
                 del known[index]
-        self._staged = {index for index in self._staged if not first <= index < last}
 
     def _settle(self) -> None:
         """Store the owed units."""
@@ -475,7 +425,7 @@ class TransformFile(BackendFile):
             going = threading.Lock()
             with going:
                 self._changes.begin(begin, begin + span, going)
-                content = bytes(self._load(begin, begin + span, self._staged))
-                self._store(begin, content, self._size(), self._method(begin))
+                content = bytes(self._load(begin, begin + span))
+                self._store(begin, content, self._size())
                 for index in range(begin // unit, (begin + span) // unit):
                     self._owed.pop(index, None)  # past the end

@@ -38,7 +38,6 @@ ONE = f"{HOW_TO}, rule 8 (one object)"
 BUFFERS = f"{HOW_TO}, rule 1 (buffers are borrowed)"
 RELY = f"{HOW_TO}, what you may rely on"
 LIMITS = f"{HOW_TO}, limits"
-STAGED = f"{HOW_TO}, objects larger than the cache; docs/contract.md 2.23"
 METHODS = "pagecache.backends.protocol, Backend"
 NAMES = "docs/contract.md 2.20"
 
@@ -57,9 +56,6 @@ CAPABILITIES = (
     "punch_hole",
     "next_data",
     "rollback",
-    "stage",
-    "kept",
-    "rebase",
     "remove",
     "rename",
     "list",
@@ -184,39 +180,6 @@ PROMISES: dict[str, Promise] = {
         "rollback",
         COMMIT,
         rollback_forgets="rollback forgets what was acknowledged and not committed; commit_on_close requires it.",
-    ),
-    **_of(
-        "stage",
-        STAGED,
-        staged_bytes_are_readable_at_once="read_staged gives back what stage took, and nobody else sees it yet.",
-        staged_bytes_appear_with_the_commit="commit publishes staged and written bytes together.",
-        staged_bytes_change_their_range_only="stage changes the bytes of its range, and no others.",
-        bytes_staged_beyond_the_end_leave_zeros="stage past the end extends the object, and the gap reads as zeros.",
-        nothing_is_staged_behind_the_end="read_staged ends with the object; 0 or FileNotFoundError behind it.",
-        staging_may_be_answered_short="What stage has counted is there, whatever becomes of the rest.",
-        buffers_of_stage_are_not_kept="Buffers are not kept after stage.",
-        what_is_staged_last_counts="Of two calls for one byte the later one counts, stage or write_from.",
-        what_is_written_after_staging_counts="Of two calls for one byte the later one counts, write_from after stage.",
-        staged_bytes_survive_a_failed_commit="A commit that fails forgets no staged byte.",
-        rollback_forgets_staged_bytes="rollback forgets staged bytes.",
-        truncate_cuts_staged_bytes="truncate cuts staged bytes, and they do not come back.",
-        holes_cut_staged_bytes="punch_hole cuts staged bytes.",
-        holes_in_what_is_staged_leave_the_size="punch_hole leaves the size, also where only staged bytes reach it.",
-    ),
-    **_of(
-        "kept",
-        STAGED,
-        kept_says_that_what_was_acknowledged_is_there="kept() is True only where all that was acknowledged is there.",
-    ),
-    **_of(
-        "rebase",
-        STAGED,
-        what_is_staged_can_be_laid_over_another_version=(
-            "rebase keeps what is staged in its ranges, over the version that is stored now, and nothing else."
-        ),
-        a_gap_before_what_is_laid_over_a_shorter_version_is_zeros=(
-            "rebase over a shorter version leaves zeros between its end and the kept bytes."
-        ),
     ),
     **_of(
         "remove",

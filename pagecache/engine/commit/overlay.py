@@ -5,7 +5,7 @@
     replaced   |      ▒▒·▒▒▒      ▒··▒▒|          where both have a byte, and the two differ
 
 The version below the local bytes is gone when another one is stored, so nobody can tell whether the other program
-changed a byte or kept it. Staged bytes are not read back for the comparison: they count as different.
+changed a byte or kept it.
 
 Lock: the token, held by the caller.
 """
@@ -18,6 +18,7 @@ from collections.abc import Iterator
 from typing import TYPE_CHECKING
 
 from ...backends.protocol import BackendFile
+from ...backends.transfers import Transfers
 from ...errors import BackendProtocolError, LostRange
 
 if TYPE_CHECKING:
@@ -40,14 +41,14 @@ def replaced(file: EngineFile, stored: BackendFile, size: int) -> list[LostRange
 
 
 def _differences(file: EngineFile, stored: BackendFile, pos: int, end: int) -> Iterator[tuple[int, int]]:
-    ours = memoryview(bytearray(end - pos))
-    known = max(0, file.native.read(pos, ours))
-    theirs = read(file, stored, pos, pos + known)
-    apart = int.from_bytes(ours[:known], "big") ^ int.from_bytes(theirs, "big")
-    for run in DIFFERENT.finditer(apart.to_bytes(known, "big")):
+    ours, theirs = memoryview(bytearray(end - pos)), read(file, stored, pos, end)
+    done = 0
+    while done < len(ours):
+        known = max(0, file.native.read(pos + done, ours[done:]))
+        done += known or file.staging.read(pos + done, (ours[done:],))
+    apart = int.from_bytes(ours, "big") ^ int.from_bytes(theirs, "big")
+    for run in DIFFERENT.finditer(apart.to_bytes(end - pos, "big")):
         yield pos + run.start(), pos + run.end()
-    if known < end - pos:
-        yield pos + known, end  # staged, and not in memory
 
 
 def _joined(ranges: list[tuple[int, int]]) -> list[tuple[int, int]]:
@@ -60,21 +61,12 @@ def _joined(ranges: list[tuple[int, int]]) -> list[tuple[int, int]]:
     return joined
 
 
-def read(file: EngineFile, stored: BackendFile, pos: int, end: int) -> memoryview:
-    """Read [pos, end) of the stored version, which has these bytes, within the limits of one call."""
-    limits = file.limits()
-    unit, boundary = max(1, int(limits.read_unit)), int(limits.boundary or 0)
-    most = max(min(int(limits.max_read), STEP) // unit * unit, unit)
-    room, start = memoryview(bytearray(most)), pos
-    found = memoryview(bytearray(end - pos))
-    while pos < end:
-        begin = pos - pos % unit
-        stop = min(begin + most, -(-end // unit) * unit)
-        if boundary:
-            stop = min(stop, (begin // boundary + 1) * boundary)
-        got = min(begin + stored.read_into(begin, (room[: stop - begin],)), end)
-        if got <= pos:
-            raise BackendProtocolError(f"read_into({begin}) returned nothing of the bytes up to {end}", file.key)
-        found[pos - start : got - start] = room[pos - begin : got - begin]
-        pos = got
-    return found
+def read(file: EngineFile, stored: BackendFile, pos: int, end: int) -> bytes:
+    """Read [pos, end) of the stored version, which has these bytes."""
+    unit = int(file.limits().read_unit)
+    begin = pos - pos % unit
+    found = Transfers(stored, file.volume.backend, file.key).fetch(begin, -(-end // unit) * unit - begin)
+    if begin + len(found) < end:
+        what = f"read_into({begin + len(found)}) returned nothing of the bytes up to {end}"
+        raise BackendProtocolError(what, file.key)
+    return bytes(found[pos - begin : end - begin])

@@ -59,7 +59,7 @@ class Step(NamedTuple):
 
 
 class Debt(Protocol):
-    """One debt: a `Step`, finding out the result of a commit (outcome.py), or opening a renamed file."""
+    """One debt: a `Step`, or opening a renamed file."""
 
     @property
     def method(self) -> str: ...

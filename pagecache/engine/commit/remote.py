@@ -34,7 +34,7 @@ from ..foreign import errno_of
 from ..report.notices import cause, spans
 from ..report.trouble import SETTLED
 from ..retryer import is_transient
-from . import overlay, staging
+from . import overlay
 from .owed import Step
 
 if TYPE_CHECKING:
@@ -282,16 +282,13 @@ def _new_base(
     """Make another version the base; return its size and version, and whether the backend forgot its acknowledged
     changes.
 
-    `keep`: its staged bytes are needed, and must be in memory. `most`: stored bytes past this are cut off before any
-    other call. `see`: reads that version before it is the base; if it raises, the conflict stands.
+    `keep`: local data stays. `most`: stored bytes past this are cut off before any other call. `see`: reads that
+    version before it is the base; if it raises, the conflict stands.
     """
     whole = file.limits().commit_on_close
-    if keep and whole and file.native.usage()["staged"] and hasattr(file.backend_file, "rebase"):
-        return _lay_staged_over(file, most, see), True
-    if keep:
-        staging.recall(file)
     if whole:
         file.native.uncommit()  # first: nothing may count as acknowledged if a call fails now
+        file.staging.forgotten()
         rollback: Any = getattr(file.backend_file, "rollback", None)
         if rollback is not None:
             rollback()
@@ -305,6 +302,8 @@ def _new_base(
             raise
         take_base(file, fresh, stat)
         _owe_cut(file, stat, most)
+        if keep and stat.size < (end := file.native.staged_end()):
+            file.owe(Step("truncate", (end,)))  # for reads behind the stored end, until the bytes are sent again
         return stat, True
     file.owed.pay_now()  # published truncates and holes become part of the other version
     file.native.base_requested()
@@ -313,22 +312,6 @@ def _new_base(
     _owe_cut(file, stat, most)  # first: a direct write continues as soon as there is no conflict, and may extend it
     take_base(file, None, stat)
     return stat, False
-
-
-def _lay_staged_over(file: EngineFile, most: int | None, see: Callable[[BackendFile, ObjectStat], None]) -> ObjectStat:
-    """Make another version the base while the backend keeps staged bytes over it: these need not return to memory. Its
-    other bytes were sent for the old version, and are sent again.
-    """
-    rebasing: Any = file.opened()
-    file.native.uncommit()  # first: nothing else may count as acknowledged if a call fails now
-    file.native.base_requested()
-    rebasing.rebase(file.native.staged_ranges())
-    _forget_owed(file)
-    stat = file.opened().stat()
-    see(file.opened(), stat)
-    take_base(file, None, stat)
-    _owe_cut(file, stat, most)
-    return stat
 
 
 def _forget_owed(file: EngineFile) -> None:
@@ -446,7 +429,7 @@ def force(file: EngineFile) -> list[LostRange]:
         raise DirectWrites
     size = file.native.size
     whole = file.limits().commit_on_close
-    if whole and not file.native.dirty_all(hasattr(file.backend_file, "rebase")):
+    if whole and not file.native.dirty_all():
         raise PageCacheError(
             "resolve: not every byte of this version is in memory or staged; rebase or discard",
             file.key,

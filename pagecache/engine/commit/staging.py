@@ -1,194 +1,244 @@
-"""Bytes that the backend stages for the cache: the calls, and the handling of their loss.
+"""Bytes that leave memory before their commit: the backend has acknowledged them, and a spool has them as well.
 
-CORE decides which bytes are staged (`Op.stage`) and which reads are of staged bytes (`Op.staged`). Two failures concern
-staging only. A read may find that a commit intervened: the staged bytes are in the object now, and are read from there.
-Or the stage is gone (FileNotFoundError, or a BackendError with ENOENT): bytes still in memory become dirty again and
-are sent anew, all others are lost, which every handle open at that time reports once (contract 2.16, 2.23).
+A `commit_on_close` backend shows nothing before the commit, so its acknowledged bytes must stay readable here. If
+memory is short, CORE stages write requests (`Op.stage`): the bytes are written to the file's *spool*, a nameless
+temporary file in the directory of the volume, and then sent like any others. Staged bytes are clean in memory; CORE
+decides which reads are of them (`Op.staged`), and those read the spool.
 
-A rollback forgets everything acknowledged, so before one the staged bytes are read back into memory (contract 2.19).
+    offset      0                                             size
+    S of CORE   |████████████████        ██████████████████████|      all of it is in the spool
+    unsent      |        ▒▒▒▒▒▒▒▒                              |      ... and the backend has forgotten these
+
+Whatever makes unstable bytes dirty again makes staged ones *unsent*: a failed commit, a rollback, another base, a
+reconnect. Before the next commit they are sent again from the spool, in whole write units and with a bounded amount of
+memory; bytes of such a unit that are not staged are read from the backend. `_unsent` may be larger than S: only its
+part in S counts.
+
+A commit that succeeds ends all of this, and the spool goes. A read that CORE has planned before may come afterwards,
+and find no spool or a newer one: it takes the spool first, then asks CORE whether the bytes are staged, and otherwise
+is planned again. A newer spool exists only after CORE has dropped the bytes of the old one.
 """
 
 from __future__ import annotations
 
+import contextlib
 import errno
-import logging
-from collections.abc import Callable
+import tempfile
+import threading
+from collections.abc import Callable, Iterator, Sequence
 from typing import TYPE_CHECKING, TypeVar
 
-from ...backends.protocol import BackendFile
-from ...errors import BackendError, LostRange, PageCacheError
+from ...backends.spool import END, Ranges, Spool, parts_of_buffers, revoked
+from ...backends.transfers import Transfers
+from ...errors import ShutdownError
 from ...native import Op
-from ..foreign import errno_of, text_of
-from ..park import SLICE
-from ..report.notices import cause
-from ..report.reason import during, of_file
-from ..retryer import is_transient
-from .owed import Rollback
+from ..foreign import errno_of
 
 if TYPE_CHECKING:
+    from ...backends.protocol import BackendFile
     from ..file import EngineFile
 
-__all__ = ["Missing", "commit_lost", "give_up", "gone", "lose", "possible", "reading_back", "recall", "stands"]
+__all__ = ["NOTHING_STAGED", "NotStagedError", "Staging"]
 
 T = TypeVar("T")
 
-RECALL_ROUNDS = 8
-RECALL_STEP = 1 << 20
+STEP = 8 << 20
+"""Bytes that are sent again at a time, unless a write unit is larger."""
+KNOWN = frozenset({errno.ENOSPC, errno.EDQUOT, errno.EFBIG, errno.EMFILE, errno.ENFILE, errno.ENOMEM})
+"""Errors of the spool that keep their errno; for others it means something about the backend."""
 
 
-def possible(backend_file: BackendFile | None) -> bool:
-    """Return whether the file can stage bytes."""
-    return callable(getattr(backend_file, "stage", None)) and callable(getattr(backend_file, "read_staged", None))
+class NotStagedError(BlockingIOError):
+    """A read of staged bytes came after their commit: it is planned again."""
 
 
-def stands(file: EngineFile, op: Op) -> bool:
-    """Return whether the backend's reply to the current read counts. The backend may have forgotten or committed bytes
-    that the cache still asks for: so wait for the call that caused it, and repeat reads of invalidated bytes.
+class Staging:
+    """The spool of one file, and the ranges that are to be sent again. Made with the first staged bytes.
 
-    Raises:
-        OSError: a debt could not be paid.
+    Lock: `_lock` guards all fields, and is held over writes to the spool: a thread that an abort has left behind must
+    not write after a thread of the next backend. Reads of the spool take no lock.
     """
 
-    def sleep() -> None:
-        while True:
-            seq = file.native.event_seq()
-            if not _forgets(file):
-                return
-            file.volume.check_alive(file.key)
-            file.volume.park.wait("inode", file.native.address, seq, SLICE)
+    __slots__ = ("_epoch", "_file", "_lock", "_spool", "_unsent", "_writes")
 
-    if _forgets(file):
-        during(of_file(file, "the commit or rollback that runs", lambda snapshot: snapshot.token(file)), sleep)
-    if len(file.owed):
-        file.owed.pay()  # the last commit may have taken the staged bytes (outcome.py)
-    return not op.anew() and (not op.staged or file.native.is_staged(op.offset))
+    def __init__(self, file: EngineFile) -> None:
+        self._file = file
+        self._lock = threading.Lock()
+        self._spool: Spool | None = None
+        self._unsent = Ranges()
+        self._epoch = 0
+        self._writes = 0
 
+    # -- write-back and reads
 
-def _forgets(file: EngineFile) -> bool:
-    return file.forgetting or file.native.commit_running()
+    @property
+    def epoch(self) -> int:
+        """A number that changes whenever the backend forgets: a request reads it before its first call."""
+        return self._epoch
 
+    def put(self, epoch: int, offset: int, buffers: Sequence[memoryview]) -> None:
+        """Write bytes of a request to the spool.
 
-def gone(error: BaseException) -> bool:
-    """Return whether an error of `stage` or `read_staged` means that nothing is staged any longer."""
-    return errno_of(error) == errno.ENOENT and not is_transient(error)
+        Raises:
+            OSError: ENOSPC and others: it names the directory. ShutdownError: the request was left behind.
+        """
+        with self._lock:
+            if epoch != self._epoch:
+                raise ShutdownError("the volume was aborted", self._file.key)
+            if self._spool is None:
+                self._spool = self._named(lambda: Spool(self._file.volume.spool or None))
+            self._writes += 1
+            spool = self._spool
+            self._named(lambda: spool.write_all(offset, buffers))
 
+    def sent(self, epoch: int, begin: int, end: int) -> None:
+        """Record that the backend has acknowledged [begin, end)."""
+        with self._lock:
+            if epoch == self._epoch:
+                self._unsent.cut(begin, end)
 
-def give_up(file: EngineFile, *, committing: bool = False) -> bool:
-    """Give up staged bytes that are gone. Return whether any were given up: not while the result of a commit is
-    unknown, since bytes that are no longer staged may be in the object.
-    """
-    if not file.native.usage()["staged"] or (file.owed.owes("commit") and not committing):
-        return False
-    # The backend may be unable to publish without the lost bytes. Nothing is staged until a rollback.
-    owes = hasattr(file.backend_file, "rollback")
-    file.allow_staging(not owes)
-    if not lose(file, _stored_size(file), committing=committing):
-        file.allow_staging(True)
-        return False  # a commit began: its result decides
-    if owes:
-        file.settle(lambda: _begin_anew(file))
-    return True
+    def read(self, offset: int, buffers: Sequence[memoryview]) -> int:
+        """Read staged bytes; may be short.
 
+        Raises:
+            NotStagedError: they are not staged any longer. OSError: the spool cannot be read; names the directory.
+        """
+        spool = self._spool  # first: see the top of this file
+        found = self._file.native.staged_from(offset)
+        if spool is None or found is None or found[0] > offset:
+            raise NotStagedError(errno.EAGAIN, "the bytes are not staged any longer", self._file.key)
+        done = min(found[1] - offset, sum(map(len, buffers)))
+        with revoked(parts_of_buffers(buffers, 0, done)) as parts:
+            self._named(lambda: spool.fill(offset, parts))
+        return done
 
-def _stored_size(file: EngineFile) -> int:
-    try:
-        return file.opened().stat().size
-    except Exception:
-        return file.native.remote_size
-
-
-def lose(file: EngineFile, stored: int, *, committing: bool) -> bool:
-    """Record that nothing is staged any longer, of an object with `stored` bytes. Return False while a commit runs,
-    unless `committing`: it is the caller's, or one whose result does not count.
-    """
-    with file.loses():
-        ranges = file.native.staged_lost(min(stored, file.native.undone()["lowest"]), committing)
-        if ranges is None:
-            return False
-        if file.volume.mirror is not None and ranges and not file.removed:
-            file.volume.mirror.invalidate(file.key, "staged data was lost")
-        lost = [LostRange(file.key, pos, length, errno.ENOENT, file.volume.name) for pos, length in ranges]
-        file.report_loss(lost, "the backend lost its staged bytes")
-    return True
-
-
-def _begin_anew(file: EngineFile) -> None:
-    """Send all other acknowledged bytes again after a loss; the token is held."""
-    if file.native.usage()["staged"]:
-        lose(file, _stored_size(file), committing=True)  # for calls that were in flight when the loss was found
-    rollback = Rollback()
-    try:
-        rollback.call(file.opened())
-    except Exception as error:
-        next = "it is made again before the file's next call"
-        file.volume.say(logging.WARNING, "calls that are owed", f"rolling back failed: {cause(error)}", next, file.key)
-        file.lie_over(None)
-    else:
-        file.lie_over(rollback.stored)
-    file.allow_staging(True)
-
-
-class Missing(PageCacheError):
-    """Staged bytes must be read back first: nothing has happened."""
-
-    def __init__(self, file: EngineFile, ranges: list[tuple[int, int]]) -> None:
-        super().__init__(
-            "what the backend keeps of this file has to be read back first, and does not fit into the cache: "
-            "give all of it up, or commit it",
-            file.key,
-            errno=errno.ENOBUFS,
-        )
-        self.missing = ranges
-
-
-def recall(file: EngineFile, skip: int = 0, skip_end: int = 0) -> None:
-    """Make staged bytes dirty, except a range that is about to be dropped; the token is held.
-
-    Raises:
-        Missing: some of them are not in memory.
-    """
-    if missing := file.native.staged_recall(skip, skip_end):
-        raise Missing(file, missing)
-
-
-def reading_back(file: EngineFile, call: Callable[[], T]) -> T:
-    """Make a call after which the backend has no staged bytes, once they are in memory."""
-    for _ in range(RECALL_ROUNDS):
+    def _named(self, call: Callable[[], T]) -> T:
+        """Make a call of the spool; its errors name the directory, and say nothing about the backend."""
         try:
             return call()
-        except Missing as error:
-            if sum(length for _, length in error.missing) > file.volume.cache.limits.capacity:
-                raise
-            for pos, length in error.missing:
-                for at in range(pos, pos + length, RECALL_STEP):
-                    file.native.fill(at, min(RECALL_STEP, pos + length - at))
-    return call()
+        except OSError as error:
+            code = errno_of(error) if errno_of(error) in KNOWN else errno.EIO
+            folder = self._file.volume.spool or tempfile.gettempdir()
+            raise OSError(code, f"the spool in {folder!r}: {error.strerror or error}", self._file.key) from error
+
+    # -- what the backend forgets, under the token or after an abort
+
+    def forgotten(self) -> None:
+        """Record that the backend has forgotten all acknowledged bytes, or may have."""
+        with self._lock:
+            self._epoch += 1
+            self._unsent.add(0, END)
+
+    def cut(self, begin: int, end: int) -> None:
+        """Record that [begin, end) has left the file, or its local data. A write unit that was cut is sent again: the
+        backend may be unable to keep a part of it.
+        """
+        unit = int(self._file.limits().write_unit)
+        with self._lock:
+            if self._spool is None:
+                return
+            if not self._file.native.staged():
+                self._spool, self._unsent = None, Ranges()
+                return
+            for edge in (begin, end) if unit > 1 else ():
+                if edge % unit:
+                    self._unsent.add(edge - edge % unit, edge - edge % unit + unit)
+            spool = self._spool
+            with contextlib.suppress(OSError):  # space that stays taken harms nothing
+                spool.free(begin, end)
+
+    def committed(self) -> int:
+        """Record that a commit has succeeded; the token is held. Return a number for `drop`."""
+        with self._lock:
+            self._unsent = Ranges()
+            return self._writes
+
+    def drop(self, writes: int) -> None:
+        """Drop the spool after a commit, unless bytes were written to it since `committed`."""
+        with self._lock:
+            if self._writes == writes:
+                self._spool = None
+
+    # -- sending again
+
+    def send_again(self, op: Op, backend_file: BackendFile) -> None:
+        """Send unsent bytes before a commit; the token is held. An abort ends this early.
+
+        Raises:
+            OSError: of the backend, or of the spool.
+        """
+        epoch, volume = self._epoch, self._file.volume
+        calls = Transfers(backend_file, volume.backend, self._file.key)
+        for begin, end in self._parts():
+            if op.stopped:
+                return
+            sent, error = calls.send(begin, self._assembled(calls, begin, end))
+            self.sent(epoch, begin, begin + sent)
+            if error is not None:
+                raise error
+
+    def _parts(self) -> Iterator[tuple[int, int]]:
+        """Yield ranges of unsent bytes, widened to write units, of at most `STEP` bytes or one unit."""
+        native, unit = self._file.native, int(self._file.limits().write_unit)
+        most, size = max(STEP // unit, 1) * unit, native.remote_size
+        pos = done = 0
+        while (found := native.staged_from(pos)) is not None:
+            pos = found[1]
+            with self._lock:
+                pieces = list(self._unsent.pieces(*found))
+            for begin, end, unsent in pieces:
+                begin, end = max(begin - begin % unit, done), min(-(-end // unit) * unit, size)
+                while unsent and begin < end:
+                    done = min(end, begin + most)
+                    yield begin, done
+                    begin = done
+
+    def _assembled(self, calls: Transfers, begin: int, end: int) -> bytearray:
+        """Return the bytes [begin, end): staged ones from the spool, others as the backend has them."""
+        room, staged = bytearray(end - begin), list(self._staged(begin, end))
+        if staged != [(begin, end)]:
+            unit = int(calls.limits().read_unit)
+            start = begin - begin % unit
+            stored = calls.fetch(start, -(-end // unit) * unit - start)[begin - start : end - start]
+            room[: len(stored)] = stored
+        with memoryview(room) as whole:
+            for low, high in staged:
+                with whole[low - begin : high - begin] as part:
+                    self.read(low, (part,))
+        return room
+
+    def _staged(self, begin: int, end: int) -> Iterator[tuple[int, int]]:
+        """Yield the staged ranges of [begin, end)."""
+        while begin < end and (found := self._file.native.staged_from(begin)) is not None and found[0] < end:
+            begin = min(found[1], end)
+            yield found[0], begin
 
 
-def commit_lost(file: EngineFile, op: Op, error: BaseException) -> BackendError | None:
-    """Return the error of a commit that failed because staged bytes are gone; it is repeated without them."""
-    if not gone(error) or not _lacks(file, op):
-        return None
-    give_up(file, committing=True)
-    return BackendError(errno.EAGAIN, f"staged data was lost: {text_of(error)}", retry=True, retry_after=0.0)
+class _NothingStaged(Staging):
+    """The staging of every file that has had none."""
+
+    __slots__ = ()
+
+    def __init__(self) -> None:
+        self._epoch = self._writes = 0
+
+    def forgotten(self) -> None:
+        """Do nothing: nothing is staged."""
+
+    def cut(self, begin: int, end: int) -> None:
+        """Do nothing."""
+
+    def committed(self) -> int:
+        return 0
+
+    def drop(self, writes: int) -> None:
+        """Do nothing."""
+
+    def send_again(self, op: Op, backend_file: BackendFile) -> None:
+        """Do nothing."""
+
+    def read(self, offset: int, buffers: Sequence[memoryview]) -> int:
+        raise NotStagedError(errno.EAGAIN, "nothing is staged")
 
 
-def _lacks(file: EngineFile, op: Op) -> bool:
-    """Return whether any staged bytes are gone. They are kept by write unit, so single units may be gone: one byte of
-    each is read, which is every byte if a unit is one byte. Any other error leaves the question open.
-    """
-    unit = int(file.limits().write_unit)
-    room = memoryview(bytearray(1 if unit > 1 else min(int(file.limits().max_read), RECALL_STEP)))
-    read_staged, pos = file.read_staged, 0
-    while (found := file.native.staged_from(pos)) is not None:
-        pos, end = found
-        try:
-            done = read_staged(pos, (room[: end - pos],))
-        except Exception as lost:
-            return gone(lost) and not op.stopped
-        if op.stopped:
-            return False  # an abort: the next backend checks again
-        if done <= 0:
-            return True
-        pos += unit - pos % unit if unit > 1 else done
-    return False
+NOTHING_STAGED = _NothingStaged()

@@ -14,9 +14,10 @@ from typing import TYPE_CHECKING, NamedTuple
 from ...errors import ConflictError
 from ...native import KEPT, PARKED, STAMP_MAX, Op
 from .. import failures
-from ..commit import outcome, overdue, staging
+from ..commit import overdue
+from ..commit.commits import stored
 from ..failures import Failure
-from ..foreign import as_os_error, errno_of, is_kept, max_write_of, text_of
+from ..foreign import as_os_error, errno_of, max_write_of, text_of
 from ..report.notices import cause, fault, spans
 from ..report.trouble import SETTLED, tried_again
 from ..retryer import Again, Parked, is_transient
@@ -38,6 +39,8 @@ def end_after_fault(file: EngineFile, op: Op, error: BaseException, *, commit: b
     again. An operation that has ended before is unchanged.
     """
     note = _note_commit_fault if commit else _note_write_fault
+    if commit:
+        file.staging.forgotten()
     for step in (partial(note, file, op, error), partial(_finish, op), partial(failures.ensure_retry, file)):
         try:
             step()
@@ -112,12 +115,12 @@ def _late(file: EngineFile, op: Op) -> bool:
 
 
 def _late_commit(file: EngineFile, op: Op) -> bool:
-    """Return whether the result of a commit comes after an abort. The commit may have taken staged bytes although its
-    result does not count, and forgotten or stored acknowledged ones; neither is a foreign change.
+    """Return whether the result of a commit comes after an abort. The commit may have forgotten or stored acknowledged
+    bytes although its result does not count; neither is a foreign change.
     """
     if op.stopped and not op.settled:
         file.versions.doubt()
-        outcome.owe(file)
+        file.staging.forgotten()
     return _late(file, op)
 
 
@@ -152,7 +155,6 @@ def failed(file: EngineFile, op: Op, error: BaseException) -> None:
     volume = file.volume
     now = volume.clock.now()
     start, end = op.extent
-    anew = (op.stage or op.staged) and staging.gone(error) and staging.give_up(file)
     if (most := max_write_of(error)) is not None:
         file.lower_max_write(most)
     progress = start < op.offset < end
@@ -162,7 +164,7 @@ def failed(file: EngineFile, op: Op, error: BaseException) -> None:
         before = [] if progress else [f for part in parts for f in file.failures.overlapping(*part)]
         attempts = 1 + max((f.attempts for f in before), default=0)
         since = min((f.since for f in before), default=now)
-        decision = Again(0.0) if anew else volume.judge(error, attempts, since)
+        decision = volume.judge(error, attempts, since)
         parked = isinstance(decision, Parked)
         wait = volume.retry.failed_retry if isinstance(decision, Parked) else decision.delay
         if isinstance(error, ConflictError):
@@ -228,20 +230,18 @@ def committed(file: EngineFile, op: Op, version: str | None, changes: int | None
     """
     if _late_commit(file, op):
         return
-    outcome.stored(file, version, changes, lambda: op.finish(True, False))
+    stored(file, version, changes, lambda: op.finish(True, False))
 
 
-def commit_failed(file: EngineFile, op: Op, error: BaseException) -> None:
-    """Record a failed commit: acknowledged bytes are dirty again, all of them unless the backend reports that it kept
-    them; and failed if a retry would not help (contract 2.16.4).
+def commit_failed(file: EngineFile, op: Op, error: BaseException, *, kept: bool) -> None:
+    """Record a failed commit: acknowledged bytes are dirty again, all of them unless the backend has `kept` them; and
+    failed if a retry would not help (contract 2.16.4).
     """
-    error = (not op.stopped and staging.commit_lost(file, op, error)) or error
     if _late_commit(file, op):
         return
     volume = file.volume
     now = volume.clock.now()
     local = file.native.local_ranges()
-    kept = is_kept(error)
     stamp = _stamp(file)
     with file.lock:
         # The backend may have forgotten acknowledged bytes; or it committed, and the reply was lost.
@@ -269,8 +269,7 @@ def commit_failed(file: EngineFile, op: Op, error: BaseException) -> None:
     volume.troubles.failing(file)
     if not kept:
         file.lose_direct()
-    if not isinstance(error, ConflictError):
-        outcome.owe(file)
+        file.staging.forgotten()
     with file.lock:
         op.finish(False, KEPT if kept else PARKED if parked else 0)
         what = f"commit of {spans(local)} failed at try {commits.attempts}: {cause(error)}"

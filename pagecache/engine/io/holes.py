@@ -81,7 +81,7 @@ def _stored(file: EngineFile, at: int, query: Query) -> Extent:
     remote = file.native.remote_size
     if at >= remote:
         return None
-    if file.stages or file.dispute.base_lost or file.conflict is not None:
+    if file.native.staged() or file.dispute.base_lost or file.conflict is not None:
         return at, END
     if not hasattr(file.backend_file, "next_data"):
         return at, END

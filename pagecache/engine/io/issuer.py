@@ -11,7 +11,7 @@ its end makes the call for one page 8 to 15 % slower, so both stay. A change of 
 from __future__ import annotations
 
 import errno
-from collections.abc import Callable, Coroutine
+from collections.abc import Callable, Coroutine, Sequence
 from functools import partial, wraps
 from typing import TYPE_CHECKING, Any
 
@@ -19,8 +19,9 @@ from ...backends.plain import returned
 from ...errors import BackendProtocolError
 from ...native import Op
 from ..blocking import BlockingFile, as_answer, call_async, original_file
-from ..commit import outcome, overdue, remote, tails
-from ..foreign import is_interrupt
+from ..commit import overdue, remote, tails
+from ..commit.commits import call_commit
+from ..foreign import is_interrupt, is_kept
 from . import barrier, collector, reader
 
 if TYPE_CHECKING:
@@ -72,14 +73,19 @@ def write(self: EngineFile, op: Op) -> None:
     if not _to_be_sent(self, op):
         return
     try:
-        opened = _target(self)
-        send = opened.stage if op.stage else opened.write_from
+        send = _target(self).write_from
         if len(self.owed):
             self.owed.pay()
         if self.volume.mirror is not None:
             self.volume.mirror.take(self, op)
+        spooling = _Spooling(self, op) if op.stage else None
         while (call := op.begin()) is not None:
-            if _taken(self, op, op.complete(send(call[0], call[1]))):
+            if spooling is not None:
+                spooling.put(*call)
+            taken = _taken(self, op, op.complete(send(call[0], call[1])))
+            if spooling is not None:
+                spooling.sent(taken)
+            if taken:
                 break
     except BaseException as error:
         if is_interrupt(error):
@@ -87,6 +93,27 @@ def write(self: EngineFile, op: Op) -> None:
         _not_sent(self, op, error)
     else:
         collector.acknowledged(self, op)
+
+
+class _Spooling:
+    """Writes the bytes of one request to the spool, before each call that sends them."""
+
+    def __init__(self, file: EngineFile, op: Op) -> None:
+        self._op, self._staging = op, file.staged()
+        self._epoch = self._staging.epoch
+        self._start, self._end = op.extent
+        self._at = self._spooled = self._start
+
+    def put(self, offset: int, buffers: Sequence[memoryview]) -> None:
+        """Write bytes to the spool, unless an earlier call has."""
+        self._at, end = offset, offset + sum(map(len, buffers))
+        if end > self._spooled:
+            self._staging.put(self._epoch, offset, buffers)
+            self._spooled = end
+
+    def sent(self, taken: bool) -> None:
+        """Record the answer of the call; `taken`: all of the request is acknowledged."""
+        self._staging.sent(self._epoch, self._at, self._end if taken else self._op.offset)
 
 
 def _to_be_sent(file: EngineFile, op: Op) -> bool:
@@ -137,13 +164,17 @@ async def _write(self: EngineFile, op: Op) -> None:
     try:
         if len(self.owed):
             await loop.aside(runner, self.owed.pay)
-        opened = _target(self)
-        name = "stage" if op.stage else "write_from"
-        send = getattr(original_file(opened), name)
+        send = original_file(_target(self)).write_from
         if self.volume.mirror is not None:
             self.volume.mirror.take(self, op)
+        spooling = _Spooling(self, op) if op.stage else None
         while (call := op.begin()) is not None:
-            if _taken(self, op, op.complete(await call_async(name, send, call[0], call[1]))):
+            if spooling is not None:
+                await loop.aside(runner, partial(spooling.put, *call))
+            taken = _taken(self, op, op.complete(await call_async("write_from", send, call[0], call[1])))
+            if spooling is not None:
+                spooling.sent(taken)
+            if taken:
                 break
     except BaseException as error:
         if loop.ending:
@@ -222,10 +253,9 @@ def _no_memory(file: EngineFile) -> OSError:
 def _refused(file: EngineFile, op: Op, answer: int) -> OSError:
     if answer == -errno.ENOMEM:
         return _no_memory(file)
-    name = "stage" if op.stage else "write_from"
     if answer == -errno.EIO:
-        return OSError(errno.EIO, f"{name} made no progress three times", file.key)
-    call = f"{name}({op.offset}, {op.length} bytes)"
+        return OSError(errno.EIO, "write_from made no progress three times", file.key)
+    call = f"write_from({op.offset}, {op.length} bytes)"
     rule = f"did not answer with the number of bytes taken, at most {op.length}"
     return BackendProtocolError(f"{call} {rule}: {returned(op.answer)}", file.key)
 
@@ -267,15 +297,20 @@ def _commit_named(self: EngineFile, op: Op) -> None:
 
 
 def _commit(self: EngineFile, op: Op) -> None:
+    sending = False
     try:
         if self.conflict is not None:
             raise self.conflict_error()
-        call = self.opened().commit
+        backend_file = self.opened()
+        call = backend_file.commit
         if len(self.owed):
             self.owed.pay()
+        sending = True
+        self.staging.send_again(op, backend_file)
+        sending = False
         begun = self.versions.changes  # first: a direct write that begins after this changes the number
         changes = None if self.native.direct_count() else begun
-        version = None if op.stopped else outcome.call_commit(self, call)
+        version = None if op.stopped else call_commit(self, call)
     except BaseException as error:
         if is_interrupt(error):
             raise
@@ -286,7 +321,7 @@ def _commit(self: EngineFile, op: Op) -> None:
                 op.finish(False, True)  # nothing was committed, and nothing is acknowledged any longer
                 return
             error = self.conflict_error()
-        collector.commit_failed(self, op, error)
+        collector.commit_failed(self, op, error, kept=sending or is_kept(error))
     else:
         collector.committed(self, op, version, changes)
 

@@ -14,11 +14,12 @@ from functools import partial
 from typing import TYPE_CHECKING, Any
 
 from ...backends.plain import returned
-from ...errors import BackendProtocolError, PageCacheError
+from ...errors import BackendProtocolError
 from ...native import NAMES, Op
 from ..blocking import BlockingFile, as_answer, call_async
-from ..commit import remote, staging
+from ..commit import remote
 from ..commit.owed import LeftBehindError
+from ..commit.staging import NotStagedError
 from ..foreign import as_os_error, errno_of, is_interrupt, named, text_of
 from ..gone import REMOVED
 from ..park import SLICE
@@ -124,6 +125,24 @@ def outlast_names(self: EngineFile) -> bool:
     return True
 
 
+def _outlast_forgetting(file: EngineFile) -> None:
+    """Wait until no commit or rollback runs: the backend may have forgotten bytes that the cache still asks for."""
+
+    def runs() -> bool:
+        return file.forgetting or file.native.commit_running()
+
+    def sleep() -> None:
+        while True:
+            seq = file.native.event_seq()
+            if not runs():
+                return
+            file.volume.check_alive(file.key)
+            file.volume.park.wait("inode", file.native.address, seq, SLICE)
+
+    if runs():
+        during(of_file(file, "the commit or rollback that runs", lambda snapshot: snapshot.token(file)), sleep)
+
+
 def start_fill(self: EngineFile, op: Op) -> None:
     """Make the fill a task; on the event loop."""
     assert self.volume.loop is not None
@@ -172,22 +191,21 @@ async def read(file: EngineFile, staged: bool, offset: int, buffers: tuple[memor
     """Make one call of a fill on the event loop."""
     backend_file: Any = file.backend_file
     method = file.read_staged if staged else file.read_into
-    if isinstance(backend_file, BlockingFile) and (staged or getattr(method, "__self__", None) is backend_file):
-        name = "read_staged" if staged else "read_into"
-        return await call_async(name, getattr(backend_file.wrapped, name), offset, buffers)
-    loop = file.volume.loop  # a check before the backend's method may block, or refuses
+    plain = not staged and getattr(method, "__self__", None) is backend_file
+    if plain and isinstance(backend_file, BlockingFile):
+        return await call_async("read_into", backend_file.wrapped.read_into, offset, buffers)
+    loop = file.volume.loop  # the spool, and a check before the backend's method, may block; or it refuses
     assert loop is not None
     return await loop.aside(file.volume.runner, partial(method, offset, buffers))
 
 
 def refusal(file: EngineFile, op: Op, offset: int) -> str:
     """Return why the last result of a read of this operation is impossible."""
-    name = "read_staged" if op.staged else "read_into"
     rule = "did not answer with the number of bytes read"
     size = file.native.remote_size
     if type(op.answer) is int and op.answer >= 0:
         rule += f" (0 is for the end of the object, at {size})" if offset < size else ""
-    return f"{name}({offset}, {op.length} bytes) {rule}: {returned(op.answer)}"
+    return f"read_into({offset}, {op.length} bytes) {rule}: {returned(op.answer)}"
 
 
 def _refusal(file: EngineFile, op: Op) -> BackendProtocolError:
@@ -215,13 +233,12 @@ def _judge(
         return failed, 0.0
     volume, now = file.volume, file.volume.clock.now()
     attempts, since = failed or (0, now)
-    lost = op.staged and not op.settled and staging.gone(error)
-    if isinstance(error, BackendProtocolError) or (op.staged and not op.settled):
-        try:
-            if not staging.stands(file, op):
-                return failed, 0.0  # staged bytes that are committed now, or dropped: read them from the object
-        except OSError as unknown:
-            error, lost = unknown, False
+    if isinstance(error, NotStagedError):
+        return failed, 0.0  # they are committed now, or dropped: they are read from the object
+    if isinstance(error, BackendProtocolError):
+        _outlast_forgetting(file)
+        if op.anew():
+            return failed, 0.0
     if errno_of(error) in UNNAMED and op.anew():
         return failed, 0.0  # the name has changed since it began
     if file.unnaming is not None and errno_of(error) in UNNAMED:
@@ -237,9 +254,6 @@ def _judge(
         raise file.conflict_error() from error
     if remote.is_remote_change(error):  # of an object that this volume has removed: no other writer is in conflict
         raise FileNotFoundError(errno.ENOENT, REMOVED, file.key) from error
-    if lost:
-        staging.give_up(file)
-        raise PageCacheError(f"the backend has lost its staged bytes: {text_of(error)}", file.key) from error
     decision = volume.judge(error, attempts + 1, since)
     if isinstance(decision, Parked) or op.ahead or op.settled:
         if isinstance(error, OSError):

@@ -23,7 +23,7 @@ from ...errors import LostRange, ShutdownError
 from ...native import COMMIT, END, Op
 from .. import failures
 from ..attempts import Attempts
-from ..commit import staging, tails
+from ..commit import tails
 from ..commit.owed import Rollback, Step
 from ..foreign import errno_of
 from ..report.notices import cause
@@ -129,6 +129,7 @@ def truncate(self: EngineFile, op: Op, change: tuple[int, Callable[[], None], At
 
     def publish(uncommitted: bool) -> None:
         self.native.truncate(size, uncommitted)
+        self.staging.cut(size, END)
         if self.volume.mirror is not None and not self.removed:
             self.volume.mirror.truncated(self.key, size)
         page = int(self.volume.cache.config.page_size)
@@ -153,6 +154,7 @@ def punch(self: EngineFile, op: Op, change: tuple[list[int], Callable[[], None]]
 
     def publish(uncommitted: bool) -> None:
         self.native.punch(start, end, uncommitted)
+        self.staging.cut(start, end)
         extent[2] = end
         if uncommitted and hasattr(self.backend_file, "rollback"):
             with self.lock:
@@ -179,8 +181,8 @@ def drop_local(self: EngineFile, op: Op, extent: tuple[int, int, list[LostRange]
     has (`forgotten`), and local ones outside of the range are sent again (contract 2.19).
 
     Raises:
-        Missing: it stages bytes outside of the range that are not in memory. OSError: it did not forget, or
-            there is no memory to leave writable views their content (ENOMEM). Nothing is dropped.
+        OSError: it did not forget, or there is no memory to leave writable views their content (ENOMEM). Nothing is
+            dropped.
     """
     start, end, lost, cut, forgotten = extent
     self.native.cut_views(start, end, parts=True)  # first: it may need memory
@@ -195,14 +197,12 @@ def drop_local(self: EngineFile, op: Op, extent: tuple[int, int, list[LostRange]
 def _drop_acknowledged(file: EngineFile, op: Op, start: int, end: int) -> list[LostRange]:
     if file.native.close_gate():
         direct.outlast(file)  # what they have stored would be forgotten, and acknowledged afterwards
-    staging.recall(file, start, end)
     rollback = Rollback()
     change = _Change(file, rollback)
     with file.keeping_reads_back():
         try:
             change.run(op, Attempts(file.volume, rollback.method, file.key))
             lost = file.drop(start, end)
-            staging.recall(file)
             file.lie_over(rollback.stored)
         except BaseException:
             if change.leave() or rollback.done:

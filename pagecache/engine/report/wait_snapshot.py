@@ -203,9 +203,11 @@ class WaitSnapshot:
             what, does = "a commit of the backend", f"is in commit{of(key)}"
             return Owner(what, does, op.thread, since, method="commit", loop=task, op=op)
         if op.kind == WRITE:
-            what, method = "a write of the backend", "stage" if op.staged else "write_from"
+            what, method = "a write of the backend", "write_from"
+        elif op.staged:
+            what, method = "a read of the spool", "read_staged"
         else:
-            what, method = "a read of the backend", "read_staged" if op.staged else "read_into"
+            what, method = "a read of the backend", "read_into"
         does = f"{'is in' if op.in_call else 'is between calls of'} {method}{of(key)} {span(op.pos, op.end)}"
         return Owner(what, does, op.thread, since, method=method if op.in_call else None, loop=task, op=op)
 

@@ -83,14 +83,6 @@ class _SteppedFile(PassingFile):
     def commit(self) -> str | None:
         return self._step(self.inner.commit)
 
-    def _stage(self, offset: int, buffers: Sequence[memoryview]) -> int:
-        count: int = self._optional("stage", offset, buffers)
-        return count
-
-    def _read_staged(self, offset: int, buffers: Sequence[memoryview]) -> int:
-        count: int = self._optional("read_staged", offset, buffers)
-        return count
-
     def _punch_hole(self, offset: int, length: int) -> None:
         self._optional("punch_hole", offset, length)
 

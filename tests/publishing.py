@@ -1,21 +1,15 @@
 """A backend that publishes objects as a whole, over a directory: the behaviour of an object store, without one.
 
     write_from, truncate, punch_hole  ->  a private copy of the object             forgotten by rollback and crash
-    stage                             ->  a private file beside it                 kept over failed commits
-    commit                            ->  copy and staged bytes, fsync, rename     visible, durable
+    commit                            ->  copy, fsync, rename                      visible, durable
 
-`StagingBackend` is a real `commit_on_close` backend (it passes the conformance suite), with additions for tests:
+`PublishingBackend` is a real `commit_on_close` backend (it passes the conformance suite), with additions for tests:
 
     write_unit=            as object stores have it; other limits as keywords
-    can_stage=False        `stage` and `read_staged` are absent
     read_back=False        reads show the last committed content, cut, punched and extended as acknowledged, as
                            stores do that show whole objects only
     fail_commits(...)      the next commits fail. Acknowledged bytes are forgotten then (truncates, holes and sizes
                            are not), or with kept=True are not; with done=True only the answer is lost
-    read_staged            answers as the S3 backend does: a byte that is not staged, also one behind the end, is a
-                           FileNotFoundError; 0 after a rollback
-    lose_staging()         staged bytes are gone: `read_staged` and `commit` raise FileNotFoundError until they were
-                           written or staged again, or rolled back; `kept()` is False
     crash()                uncommitted bytes are gone, open files answer ECONNRESET
     visible(key)           the content that another client would read
     violations             the caller's breaches of the protocol: changes of one object side by side, overlapping
@@ -48,12 +42,6 @@ PIECE = 1 << 20
 Range = tuple[int, int]
 
 
-def without(ranges: list[Range], begin: int, end: int) -> list[Range]:
-    """Disjoint ranges, less [begin, end)."""
-    parts = [part for low, high in ranges for part in ((low, min(high, begin)), (max(low, end), high))]
-    return sorted({(low, high) for low, high in parts if low < high})
-
-
 def copy(source: int, target: int, begin: int, end: int) -> None:
     """Copy bytes [begin, end) from one file to the same place in the other."""
     while begin < end:
@@ -74,17 +62,15 @@ def at_least(fd: int, size: int) -> None:
         os.ftruncate(fd, size)
 
 
-class StagingFile(BackendFile):
+class PublishingFile(BackendFile):
     """One session on one object. `lock` guards all of it, including in-flight spans."""
 
-    def __init__(self, backend: StagingBackend, key: Key, base: int | None) -> None:
+    def __init__(self, backend: PublishingBackend, key: Key, base: int | None) -> None:
         self.backend, self.key, self.lock = backend, key, threading.RLock()
         self.version = backend.version_of(base)
-        self.work, self.safe, self.staged = backend.private(), backend.private(), backend.private()
-        self.ranges: list[Range] = []  # staged and not overwritten since
-        self.lost: list[Range] = []  # the lost part of those
+        self.work, self.safe = backend.private(), backend.private()
         self.changed = base is None
-        self.detached = self.dead = self.forgot = self.rolled_back = False
+        self.detached = self.dead = False
         self.in_flight: list[Range] = []
         self.exclusive = ""
         if base is not None:
@@ -107,30 +93,25 @@ class StagingFile(BackendFile):
     def write_from(self, offset: int, buffers: Sequence[memoryview]) -> int:
         with self.writing("write_from", offset, buffers) as length, self.alive():
             os.pwritev(self.work.fileno(), buffers, offset)
-            self.ranges, self.lost = (without(known, offset, offset + length) for known in (self.ranges, self.lost))
-            self.changed, self.rolled_back = True, False
+            self.changed = True
             return length
 
     def truncate(self, size: int) -> None:
         with self.alone("truncate"), self.alive():
             for fd in (self.work.fileno(), self.safe.fileno()):
                 os.ftruncate(fd, size)
-            self.ranges, self.lost = (without(known, size, 1 << 63) for known in (self.ranges, self.lost))
             self.changed = True
 
     def punch_hole(self, offset: int, length: int) -> None:
         with self.alone("punch_hole"), self.alive():
             end = min(offset + length, self.size())
-            at_least(self.work.fileno(), self.size())  # the end may be that of staged bytes
             for fd in (self.work.fileno(), self.safe.fileno()):
                 zero(fd, offset, min(end, os.fstat(fd).st_size))
-            self.ranges, self.lost = (without(known, offset, end) for known in (self.ranges, self.lost))
             self.changed = True
 
     def rollback(self) -> None:
         with self.alone("rollback"), self.alive():
             self.restart()
-            self.rolled_back = True
 
     def commit(self) -> str | None:
         with self.alone("commit"), self.alive():
@@ -143,33 +124,25 @@ class StagingFile(BackendFile):
                 raise failure.error()
             return self.version
 
-    def kept(self) -> bool:
-        with self.lock:
-            return not (self.dead or self.forgot)
-
     def close(self) -> None:
         with self.lock:
-            for file in (self.work, self.safe, self.staged):
+            for file in (self.work, self.safe):
                 file.close()
             self.dead = True
 
     def __del__(self) -> None:
-        if hasattr(self, "staged"):
+        if hasattr(self, "safe"):
             self.close()
 
     # ---------------------------------------------------------------- implementation
 
     def size(self) -> int:
-        return max(os.fstat(self.work.fileno()).st_size, *(end for _begin, end in [(0, 0), *self.ranges]))
+        return os.fstat(self.work.fileno()).st_size
 
     def publish(self) -> None:
         """Publish old content and acknowledged bytes under the name, if it still belongs to this object."""
         if not self.changed or self.detached:
             return
-        if self.lost:
-            raise FileNotFoundError(errno.ENOENT, "staged bytes are gone", self.key)
-        for begin, end in self.ranges:
-            copy(self.staged.fileno(), self.work.fileno(), begin, end)
         self.version = self.backend.publish(self.key, self.work.fileno(), self.version)
         self.settle()
 
@@ -178,18 +151,15 @@ class StagingFile(BackendFile):
         size = os.fstat(self.work.fileno()).st_size
         os.ftruncate(self.safe.fileno(), 0)
         copy(self.work.fileno(), self.safe.fileno(), 0, size)
-        os.ftruncate(self.staged.fileno(), 0)
-        self.ranges, self.lost, self.changed, self.forgot = [], [], False, False
-        self.rolled_back = False
+        self.changed = False
 
     def forget(self) -> None:
-        """Forget acknowledged bytes, but not staged ones, truncates, holes and the size."""
+        """Forget acknowledged bytes, but not truncates, holes and the size."""
         size = os.fstat(self.work.fileno()).st_size
         at_least(self.safe.fileno(), size)
         os.ftruncate(self.work.fileno(), 0)
         copy(self.safe.fileno(), self.work.fileno(), 0, size)
         os.ftruncate(self.work.fileno(), size)
-        self.forgot = True
 
     def restart(self) -> None:
         """Start over from the visible content."""
@@ -257,35 +227,6 @@ class StagingFile(BackendFile):
         self.backend.violations.append(f"{self.key!r}: {what}")
 
 
-class StagingFileWithStage(StagingFile):
-    """A StagingFile with a place for bytes that have to leave memory before the commit."""
-
-    def stage(self, offset: int, buffers: Sequence[memoryview]) -> int:
-        with self.writing("stage", offset, buffers) as length, self.alive():
-            os.pwritev(self.staged.fileno(), buffers, offset)
-            begin, end = offset, offset + length
-            self.ranges = sorted([*without(self.ranges, begin, end), (begin, end)])
-            self.lost = without(self.lost, begin, end)
-            self.changed, self.rolled_back = True, False
-            return length
-
-    def read_staged(self, offset: int, buffers: Sequence[memoryview]) -> int:
-        with self.alive():
-            if any(low <= offset < high for low, high in self.lost):
-                raise FileNotFoundError(errno.ENOENT, "staged bytes are gone", self.key)
-            end = offset
-            for low, high in self.ranges:
-                end = high if low <= end < high else end
-            if end == offset and not self.rolled_back:
-                raise FileNotFoundError(errno.ENOENT, "nothing is staged there", self.key)
-            done = 0
-            for buffer in buffers:
-                part = os.pread(self.staged.fileno(), min(len(buffer), end - offset - done), offset + done)
-                buffer[: len(part)] = part
-                done += len(part)
-            return done
-
-
 class Failure:
     """One commit that will fail."""
 
@@ -298,7 +239,7 @@ class Failure:
         return BackendError(errno.EIO, "the commit failed, as the test wants", retry=True, kept=self.kept)
 
 
-class StagingBackend(Backend):
+class PublishingBackend(Backend):
     """See the top of this file."""
 
     def __init__(
@@ -306,7 +247,6 @@ class StagingBackend(Backend):
         root: str | os.PathLike[str],
         *,
         write_unit: int | str = 1,
-        can_stage: bool = True,
         read_back: bool = True,
         **limits: Any,
     ) -> None:
@@ -314,11 +254,11 @@ class StagingBackend(Backend):
         unit = parse_size(write_unit, "write_unit")
         limits = {"max_write": max((1 << 20) // unit, 1) * unit, **limits}
         self.limits = BackendLimits(commit_on_close=True, write_unit=unit, **limits)
-        self.can_stage, self.read_back = can_stage, read_back
+        self.read_back = read_back
         self.violations: list[str] = []
-        self.in_transfer: Callable[[StagingFile], None] = lambda file: None  # a test may wait here
+        self.in_transfer: Callable[[PublishingFile], None] = lambda file: None  # a test may wait here
         self._lock = threading.RLock()  # names, sessions, failures
-        self._sessions: weakref.WeakSet[StagingFile] = weakref.WeakSet()
+        self._sessions: weakref.WeakSet[PublishingFile] = weakref.WeakSet()
         self._failures: list[Failure] = []
         self._clock = 0
         (self.root / "objects").mkdir(exist_ok=True)
@@ -330,12 +270,6 @@ class StagingBackend(Backend):
     ) -> None:
         with self._lock:
             self._failures += [Failure(error, kept, done) for _ in range(times)]
-
-    def lose_staging(self) -> None:
-        for file in self._open_files():
-            with file.lock:
-                file.lost, file.ranges = sorted(file.lost + file.ranges), []
-                file.forgot |= bool(file.lost)
 
     def crash(self) -> None:
         with self._lock:
@@ -352,7 +286,7 @@ class StagingBackend(Backend):
 
     # ---------------------------------------------------------------- the protocol
 
-    def open(self, key: Key, *, create: bool = False, exclusive: bool = False) -> StagingFile:
+    def open(self, key: Key, *, create: bool = False, exclusive: bool = False) -> PublishingFile:
         with self._lock:
             base = self.visible_fd(key)
             if base is None and not create:
@@ -360,7 +294,7 @@ class StagingBackend(Backend):
             if base is not None and create and exclusive:
                 os.close(base)
                 raise FileExistsError(errno.EEXIST, os.strerror(errno.EEXIST), key)
-            file = (StagingFileWithStage if self.can_stage else StagingFile)(self, key, base)
+            file = PublishingFile(self, key, base)
             self._sessions.add(file)
             return file
 
@@ -419,7 +353,7 @@ class StagingBackend(Backend):
         finally:
             os.close(fd)
 
-    def _open_files(self, key: Key = None) -> builtins.list[StagingFile]:
+    def _open_files(self, key: Key = None) -> builtins.list[PublishingFile]:
         with self._lock:
             return [file for file in self._sessions if not file.dead and not file.detached and key in (None, file.key)]
 

@@ -1,44 +1,18 @@
-"""Find out whether a commit with a lost reply was carried out, if the backend has staged bytes of the file.
-
-    commit carried out, reply lost       the backend has moved the staged bytes into the object; CORE still has them in
-                                         S
-    commit not carried out               the staged bytes are where they were
-
-Readers, and the completion of write units, use `read_staged` for bytes of S that are no longer in memory. After a
-commit that was carried out, `read_staged` finds none: no unit could be completed, no flush would end, and no later
-commit would find out the result.
-
-So such a commit leaves a debt (`Outcome`). Like all debts of owed.py it is paid before the file's next write-back,
-commit, truncate, punch, discard or fill of stored bytes; in addition, by a read of staged bytes that finds none. Paying
-reads one staged byte. If it is there, the commit was not carried out, and the file continues as after any other failed
-commit. If it is missing, the commit is repeated at once: nothing was sent since, and no staged bytes are left to be
-published, so it publishes nothing. It succeeds (the commit was carried out: a backend recognizes its own lost reply,
-contract 2.19), or reports that bytes are gone (ENOENT: not carried out; readers of these bytes give them up), or that
-another version is stored (ESTALE: a conflict). Any other error leaves the result unknown, and the debt stands.
-
-Locks: the debt arises with the token held, so nothing of the file is in flight; the paying thread is alone with the
-file until it is paid (owed.py). It never waits for the token or a folio: readers that own folios may pay.
-"""
+"""Commits of one file: the record of failed ones, the call, and the effects of success."""
 
 from __future__ import annotations
 
-import errno
 import logging
 from collections.abc import Callable
 from typing import TYPE_CHECKING
 from weakref import WeakSet
 
-from ...errors import BackendError, ShutdownError
 from ...native import COMMIT_CALL
-from ..foreign import errno_of, retry_after_of, text_of
-from ..retryer import is_transient
-from . import staging
 
 if TYPE_CHECKING:
-    from ...backends.protocol import BackendFile
     from ..file import EngineFile
 
-__all__ = ["NO_COMMITS", "Commits", "Outcome", "call_commit", "owe", "stored"]
+__all__ = ["NO_COMMITS", "Commits", "call_commit", "stored"]
 
 
 class Commits:
@@ -160,65 +134,6 @@ NO_COMMITS = Commits()
 """The commits of every file without a failed one, and without holes."""
 
 
-def owe(file: EngineFile) -> None:
-    """Record a failed commit that may have been carried out. The token is held."""
-    if file.native.usage()["staged"] and not file.owed.owes(Outcome.method):
-        file.owe(Outcome(file))
-
-
-class Outcome:
-    """The debt to find out the result of the last commit. A step in the debts of a file."""
-
-    method = "commit"
-    arguments: tuple[int, ...] = ()
-    behind = False
-
-    def __init__(self, file: EngineFile) -> None:
-        self._file = file
-
-    def call(self, backend_file: BackendFile) -> None:
-        file = self._file
-        if file.conflict is not None:
-            raise file.conflict_error()
-        if file.removed or file.abandoned or _still_staged(file):
-            return  # an object without a name is never published
-        with file.publishing() as allowed:
-            if not allowed:
-                raise BackendError(errno.EAGAIN, "a call that removes the name of the object runs", retry=True)
-            self._commit_again(backend_file)
-
-    def _commit_again(self, backend_file: BackendFile) -> None:
-        file = self._file
-        generation = file.native.generation()
-        file.versions.doubt()
-        try:
-            version = call_commit(file, backend_file.commit)
-        except Exception as error:
-            if staging.gone(error):
-                return
-            if not is_transient(error):
-                raise
-            message = f"whether the last commit was carried out is not known: {text_of(error)}"
-            raise BackendError(errno_of(error), message, retry=True, retry_after=retry_after_of(error)) from error
-        if not file.native.commit_found(generation):
-            raise ShutdownError("the volume was aborted while the outcome of a commit was asked for", file.key)
-        stored(file, version, None, file.native.wake)
-
-
-def _still_staged(file: EngineFile) -> bool:
-    """Return whether the first staged byte is where it was, or none has to be any longer."""
-    found = file.native.staged_from(0)
-    if found is None:
-        return True
-    try:
-        answer = file.read_staged(found[0], (memoryview(bytearray(1)),))
-    except OSError as error:
-        if staging.gone(error):
-            return False
-        raise
-    return bool(answer != 0)
-
-
 def call_commit(file: EngineFile, call: Callable[[], str | None]) -> str | None:
     """Make the commit call, and record its duration."""
     volume = file.volume
@@ -242,7 +157,9 @@ def stored(file: EngineFile, version: str | None, changes: int | None, finish: C
         if version is not None:
             # Concurrent direct writes may have made another version of it since.
             versions.commit(version, stale=not alone and not file.limits().commit_on_close)
+        spooled = file.staging.committed()  # first: `finish` releases the token
         finish()
+        file.staging.drop(spooled)
         if file.commits.failing_since is not None and file.native.sync_done(file.commits.stamp):
             file.commits.end()
         what = f"the commit went through after {tries} that failed"

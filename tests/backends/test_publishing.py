@@ -13,43 +13,37 @@ from pagecache import PageCache
 from pagecache.backends import Backend
 from pagecache.errors import BackendError
 from pagecache.testing import BackendConformance
-from tests.staging import StagingBackend, StagingFile, StagingFileWithStage
+from tests.publishing import PublishingBackend, PublishingFile
 
 
-class Checked(StagingBackend):
+class Checked(PublishingBackend):
     """A backend that checks at its end whether the suite has broken the protocol."""
 
     def close(self) -> None:
         assert self.violations == []
 
 
-class FailingCommits(BackendConformance):
-    def fail_commit(self, backend: Backend) -> None:
-        assert isinstance(backend, StagingBackend)
-        backend.fail_commits()
-
-
-class TestStaging(FailingCommits):
+class TestPublishing(BackendConformance):
     def make_backend(self, tmp_path: Path) -> Backend:
         return Checked(tmp_path)
 
 
-class TestStagingOfUnits(FailingCommits):
+class TestPublishingOfUnits(BackendConformance):
     def make_backend(self, tmp_path: Path) -> Backend:
         return Checked(tmp_path, write_unit="4KiB", read_back=False)
 
 
-class TestStagingOfLargeUnitsWithoutStage(BackendConformance):
+class TestPublishingOfLargeUnits(BackendConformance):
     def make_backend(self, tmp_path: Path) -> Backend:
-        return Checked(tmp_path, write_unit="64KiB", can_stage=False)
+        return Checked(tmp_path, write_unit="64KiB")
 
 
 @pytest.fixture
-def backend(tmp_path: Path) -> StagingBackend:
-    return StagingBackend(tmp_path)
+def backend(tmp_path: Path) -> PublishingBackend:
+    return PublishingBackend(tmp_path)
 
 
-def put(file: StagingFile, offset: int, data: bytes) -> None:
+def put(file: PublishingFile, offset: int, data: bytes) -> None:
     assert file.write_from(offset, [memoryview(data)]) == len(data)
 
 
@@ -59,16 +53,16 @@ def get(read: Callable[..., int], offset: int, length: int) -> bytes:
 
 
 @pytest.fixture
-def file(backend: StagingBackend) -> StagingFileWithStage:
+def file(backend: PublishingBackend) -> PublishingFile:
     """An object with `old content`."""
     file = backend.open("key", create=True)
-    assert isinstance(file, StagingFileWithStage)
+    assert isinstance(file, PublishingFile)
     put(file, 0, b"old content")
     file.commit()
     return file
 
 
-def test_failed_commit_forgets_bytes_and_keeps_sizes(backend: StagingBackend, file: StagingFileWithStage) -> None:
+def test_failed_commit_forgets_bytes_and_keeps_sizes(backend: PublishingBackend, file: PublishingFile) -> None:
     file.truncate(5)
     put(file, 0, b"NEW")
     put(file, 8, b"!")
@@ -76,7 +70,6 @@ def test_failed_commit_forgets_bytes_and_keeps_sizes(backend: StagingBackend, fi
     with pytest.raises(BackendError) as raised:
         file.commit()
     assert raised.value.kept is False
-    assert file.kept() is False
     assert get(file.read_into, 0, 20) == b"old c" + bytes(4)
     assert backend.visible("key") == b"old content"
     put(file, 0, b"NEW")
@@ -86,7 +79,7 @@ def test_failed_commit_forgets_bytes_and_keeps_sizes(backend: StagingBackend, fi
 
 
 def test_an_object_that_is_renamed_before_its_commit_replaces_the_one_of_that_name(
-    backend: StagingBackend, file: StagingFileWithStage
+    backend: PublishingBackend, file: PublishingFile
 ) -> None:
     fresh = backend.open("new", create=True)
     put(fresh, 0, b"new")
@@ -97,7 +90,7 @@ def test_an_object_that_is_renamed_before_its_commit_replaces_the_one_of_that_na
 
 
 def test_failed_commit_that_kept_everything_needs_the_commit_only(
-    backend: StagingBackend, file: StagingFileWithStage
+    backend: PublishingBackend, file: PublishingFile
 ) -> None:
     put(file, 0, b"NEW")
     backend.fail_commits(2, kept=True)
@@ -105,13 +98,12 @@ def test_failed_commit_that_kept_everything_needs_the_commit_only(
         with pytest.raises(BackendError) as raised:
             file.commit()
         assert raised.value.kept is True
-    assert file.kept()
     assert backend.visible("key") == b"old content"
     file.commit()
     assert backend.visible("key") == b"NEW content"
 
 
-def test_lost_answer_of_a_commit(backend: StagingBackend, file: StagingFileWithStage) -> None:
+def test_lost_answer_of_a_commit(backend: PublishingBackend, file: PublishingFile) -> None:
     put(file, 0, b"NEW")
     backend.fail_commits(done=True)
     with pytest.raises(BackendError):
@@ -120,34 +112,7 @@ def test_lost_answer_of_a_commit(backend: StagingBackend, file: StagingFileWithS
     assert file.commit() == backend.stat("key").version
 
 
-def test_staged_bytes_survive_a_failed_commit(backend: StagingBackend, file: StagingFileWithStage) -> None:
-    assert file.stage(0, [memoryview(b"STAGED")]) == 6
-    put(file, 2, b"--")  # newer than the staged bytes
-    backend.fail_commits()
-    with pytest.raises(BackendError):
-        file.commit()
-    assert get(file.read_staged, 0, 10) == b"ST"
-    assert get(file.read_staged, 4, 10) == b"ED"
-    file.commit()
-    assert backend.visible("key") == b"STd EDntent"
-
-
-def test_lost_staging_is_reported_until_the_bytes_are_there_again(
-    backend: StagingBackend, file: StagingFileWithStage
-) -> None:
-    file.stage(0, [memoryview(b"STAGED")])
-    backend.lose_staging()
-    assert file.kept() is False
-    with pytest.raises(FileNotFoundError):
-        get(file.read_staged, 0, 6)
-    with pytest.raises(FileNotFoundError):
-        file.commit()
-    file.stage(0, [memoryview(b"AGAIN!")])
-    file.commit()
-    assert backend.visible("key") == b"AGAIN!ntent"
-
-
-def test_crash_leaves_what_is_committed(backend: StagingBackend, file: StagingFileWithStage) -> None:
+def test_crash_leaves_what_is_committed(backend: PublishingBackend, file: PublishingFile) -> None:
     put(file, 0, b"NEW")
     backend.open("made", create=True)
     backend.crash()
@@ -158,7 +123,7 @@ def test_crash_leaves_what_is_committed(backend: StagingBackend, file: StagingFi
     assert get(backend.open("key").read_into, 0, 20) == b"old content"
 
 
-def test_version_of_another_client_is_not_overwritten(backend: StagingBackend, file: StagingFileWithStage) -> None:
+def test_version_of_another_client_is_not_overwritten(backend: PublishingBackend, file: PublishingFile) -> None:
     other = backend.open("key")
     put(other, 0, b"other")
     other.commit()
@@ -170,10 +135,10 @@ def test_version_of_another_client_is_not_overwritten(backend: StagingBackend, f
     assert get(file.read_into, 0, 20) == b"otherontent"
 
 
-def test_changes_side_by_side_are_violations(backend: StagingBackend, file: StagingFileWithStage) -> None:
+def test_changes_side_by_side_are_violations(backend: PublishingBackend, file: PublishingFile) -> None:
     entered, go = threading.Event(), threading.Event()
 
-    def wait(_file: StagingFile) -> None:
+    def wait(_file: PublishingFile) -> None:
         backend.in_transfer = lambda file: None
         entered.set()
         assert go.wait(30)
@@ -197,7 +162,7 @@ def test_changes_side_by_side_are_violations(backend: StagingBackend, file: Stag
 @pytest.mark.parametrize("unit", [1, "4KiB", "64KiB"])
 @pytest.mark.parametrize("read_back", [True, False])
 def test_cache_above_it_publishes_at_close_only(tmp_path: Path, unit: int | str, read_back: bool) -> None:
-    backend = StagingBackend(tmp_path, write_unit=unit, read_back=read_back)
+    backend = PublishingBackend(tmp_path, write_unit=unit, read_back=read_back)
     with PageCache("1MiB") as cache:
         volume = cache.attach(backend)
         with volume.open("key", "w+") as file:

@@ -1,0 +1,657 @@
+"""Bytes in the spool until a commit: more than the cache holds, written, read, rewritten, committed, sent again."""
+
+from __future__ import annotations
+
+import errno
+import os
+import subprocess
+import sys
+import tempfile
+from collections.abc import Callable, Iterator, Sequence
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from pagecache import (
+    BackendError,
+    CommitError,
+    ConflictError,
+    DataLossError,
+    PageCache,
+    PageCacheError,
+    ShutdownError,
+    WritebackError,
+)
+from pagecache.backends.spool import Spool
+from pagecache.engine.commit import staging
+
+from .answers import failing_commit, short
+from .forgetful import ForgetfulBackend
+from .rig import KEY, ONCE, PAGE, Rig, Task, accepted_before, dirty_bytes, eventually, overlay, pattern, quiet, seen_as
+from .test_interrupts import ctrl_c
+
+Make = Callable[..., Rig]
+
+CAPACITY = 64 * PAGE
+SMALL = {
+    "capacity": CAPACITY,
+    "dirty_background": 0.1,
+    "dirty_limit": 0.5,
+    "max_folio": 4 * PAGE,
+    "flush_interval": 0.02,
+}
+TIGHT: dict[str, Any] = {"dirty_background": 0.0, "dirty_limit": 1 / 64}  # everything is staged
+CALM: dict[str, Any] = {"dirty_background": 0.8, "dirty_limit": 0.9}  # the cache sends nothing unless the test asks
+
+
+def spooling(
+    make: Make, objects: dict[Any, bytes] | None = None, limits: dict[str, Any] | None = None, **more: Any
+) -> Rig:
+    return make(backend=ForgetfulBackend(objects, **(limits or {})), **{**SMALL, **more})
+
+
+def write_all(rig: Rig, file: Any, content: bytes, step: int = 8 * PAGE) -> None:
+    for offset in range(0, len(content), step):
+        assert file.pwrite(content[offset : offset + step], offset) == len(content[offset : offset + step])
+        rig.cache.check()
+
+
+def stage_all(rig: Rig, file: Any, content: bytes) -> None:
+    """Write, and wait until all of it is staged or unstable, except the rest of a unit that was sent in part."""
+    write_all(rig, file, content)
+    file.flush()
+    unit = max(PAGE, int(rig.backend.limits.write_unit))
+    eventually(lambda: rig.cache.stats().dirty < unit and rig.cache.stats().writeback == 0)
+
+
+def staged(file: Any) -> int:
+    return int(file.stats().to_dict()["staged"])
+
+
+def only_spooled(make: Make, content: bytes, base: bytes = b"", **limits: Any) -> tuple[Rig, Any]:
+    """A file all of whose written bytes are in the spool, and none in memory."""
+    rig = spooling(make, {KEY: base}, limits, **TIGHT)
+    file = rig.open("r+b")
+    file.pwrite(content, 0)
+    file.sync_range(0, len(content))
+    rig.volume.drop_clean(KEY)
+    assert staged(file) == len(content)
+    rig.cache.configure(**CALM)
+    rig.backend.forget_calls()
+    return rig, file
+
+
+def sent(rig: Rig) -> int:
+    return sum(call.length for call in rig.backend.seen("write_from"))
+
+
+class FaultySpool(Spool):
+    """A spool whose calls fail as the test wants."""
+
+    write_error: OSError | None = None
+    read_error: OSError | None = None
+
+    def write(self, offset: int, buffers: Sequence[memoryview]) -> int:
+        if self.write_error is not None:
+            raise self.write_error
+        return super().write(offset, [buffer[: max(1, len(buffer) // 2)] for buffer in buffers[:1]])
+
+    def fill(self, offset: int, buffers: Sequence[memoryview]) -> None:
+        if self.read_error is not None:
+            raise self.read_error
+        super().fill(offset, buffers)
+
+
+@pytest.fixture
+def faulty(monkeypatch: pytest.MonkeyPatch) -> Iterator[type[FaultySpool]]:
+    """All spools are of this class, whose writes are short."""
+    monkeypatch.setattr(staging, "Spool", FaultySpool)
+    yield FaultySpool
+    FaultySpool.write_error = FaultySpool.read_error = None
+
+
+@pytest.mark.parametrize(
+    "limits", [{}, {"write_unit": 2 * PAGE, "read_unit": 512}, {"max_vectors": 2, "max_inflight": 1}]
+)
+def test_four_times_the_capacity_is_written_read_rewritten_and_committed(make: Make, limits: dict[str, Any]) -> None:
+    """Four times the cache, written in order; then read back, parts written anew, and closed. [T-61, 2.23]"""
+    content = bytearray(pattern(4 * CAPACITY + 777))
+    rig = spooling(make, limits=limits)
+    file = rig.open("x+b")
+    write_all(rig, file, bytes(content))
+    assert rig.backend.committed(KEY) is None  # never without a request of the application
+    for offset in range(0, len(content), 8 * PAGE):
+        assert file.pread(8 * PAGE, offset) == content[offset : offset + 8 * PAGE]
+        rig.cache.check()
+    for k, offset in enumerate(range(100, len(content), 5 * PAGE + 33)):
+        data = pattern(50 + 700 * (k % 4), k)[: len(content) - offset]
+        file.pwrite(data, offset)
+        content[offset : offset + len(data)] = data
+        rig.cache.check()
+    assert dirty_bytes(rig.volume) == rig.volume.stat(KEY).dirty == len(content)
+    for offset in range(0, len(content), 3 * PAGE):
+        assert file.pread(3 * PAGE, offset) == content[offset : offset + 3 * PAGE]
+    file.close()
+    assert rig.backend.committed(KEY) == bytes(content)
+    with rig.volume.open(KEY) as again:
+        assert again.pread(len(content), 0) == content
+    assert dirty_bytes(rig.volume) == 0
+
+
+def test_a_short_last_unit_that_is_staged_grows(make: Make) -> None:
+    """The file grows behind a last unit that was staged short and has left memory: it is read back. [2.12]"""
+    content = pattern(20 * PAGE)
+    rig = spooling(make, limits={"write_unit": 4 * PAGE}, **TIGHT)
+    file = rig.open("x+b")
+    sizes = [PAGE + 100, 6 * PAGE + 1, 6 * PAGE + 2, 9 * PAGE, len(content)]
+    for start, end in zip([0, *sizes], sizes, strict=False):
+        file.pwrite(content[start:end], start)
+        rig.volume.begin_sync().wait(20) if end == 9 * PAGE else file.sync_range(0, end)
+        rig.volume.drop_clean(KEY)
+        rig.cache.check()
+        assert file.pread(len(content), 0) == content[:end]
+        rig.volume.drop_clean(KEY)
+    file.close()
+    assert rig.backend.committed(KEY) == content
+
+
+def test_an_abandoned_object_leaves_nothing_behind(make: Make) -> None:
+    """Its staged bytes are rolled back, and nothing becomes visible. [T-61, 2.20]"""
+    rig = spooling(make, {KEY: b"as it was"})
+    file = rig.open("w+b")
+    write_all(rig, file, pattern(2 * CAPACITY))
+    file.abandon()
+    eventually(lambda: rig.backend.seen("rollback"))
+    assert rig.backend.committed(KEY) == b"as it was"
+    eventually(lambda: rig.cache.stats().to_dict()["staged"] == 0)
+    with rig.volume.open(KEY) as again:
+        assert again.read() == b"as it was"
+
+
+def test_without_a_spool_a_full_cache_says_so_and_loses_nothing(make: Make) -> None:
+    """All is unstable, and nothing may be committed: ENOBUFS that names the option, not an endless wait. [T-61]"""
+    rig = spooling(make, options={"spool": None})
+    content = pattern(4 * CAPACITY)
+    file = rig.open("x+b")
+    with pytest.raises(PageCacheError, match="spool") as caught:
+        Task(file.pwrite, content, 0).result()
+    assert caught.value.errno == errno.ENOBUFS
+    taken = accepted_before(caught.value)
+    assert 0 < taken < CAPACITY
+    assert file.pread(len(content), 0) == content[:taken]
+    rig.cache.check()
+    file.fsync()
+    assert rig.backend.committed(KEY) == content[:taken]
+    file.pwrite(content[taken : taken + PAGE], taken)  # there is room again
+
+
+def test_a_full_cache_says_so_although_a_writer_gave_up_its_wait_for_a_page(make: Make) -> None:
+    """Room is made of that page too: it was in flight, came back with a failed commit, and is dirty. [T-61]"""
+    rig = make(limits={"commit_on_close": True}, options={"spool": None}, cow_limit=0, retry=ONCE, **SMALL)
+    file, other = rig.open("x+b"), rig.open("x+b", "other")
+    file.pwrite(bytes(PAGE), 0)
+    with rig.backend.gate("write_from") as gate:
+        sync = Task(file.flush)
+        gate.wait_entered()
+        with ctrl_c(gate.entered), pytest.raises(KeyboardInterrupt):
+            file.pwrite(b"new", 100)
+    sync.result()
+    rig.backend.fault("commit", failing_commit(BackendError(errno.EIO, "lost", retry=True)))
+    with pytest.raises(OSError, match="lost"):
+        file.fsync()
+    with pytest.raises(PageCacheError) as caught:
+        Task(other.pwrite, bytes(CAPACITY), 0).result()
+    assert caught.value.errno == errno.ENOBUFS
+
+
+def test_all_of_a_file_staged_and_evicted_appears_whole(make: Make) -> None:
+    """Memory has none of its bytes left when it is synced and closed. [T-70]"""
+    content = pattern(40 * PAGE)
+    rig = spooling(make, **TIGHT)
+    file = rig.open("x+b")
+    stage_all(rig, file, content)
+    assert staged(file) == len(content)
+    rig.volume.drop_clean(KEY)
+    assert file.stats().to_dict()["cached"] == 0
+    assert rig.volume.dirty_ranges(KEY) == [(0, len(content))]
+    ticket = rig.volume.begin_sync()
+    assert ticket.total >= len(content)
+    ticket.wait(20)
+    assert ticket.remaining == 0
+    assert rig.backend.committed(KEY) == content
+    assert staged(file) == 0
+    file.pwrite(b"more", 7)
+    file.flush()
+    rig.volume.drop_clean(KEY)
+    file.close()
+    assert rig.backend.committed(KEY) == content[:7] + b"more" + content[11:]
+
+
+def test_a_failed_commit_sends_spooled_bytes_again_without_memory(make: Make) -> None:
+    """The commit forgets as much as it may: the bytes are sent again from the spool, and the cache stays empty.
+    [T-18a, 1.1]
+    """
+    content = pattern(40 * PAGE)
+    rig, file = only_spooled(make, content)
+    rig.backend.fault("commit", failing_commit(OSError(errno.EIO, "not now")))
+    file.fsync()
+    assert sent(rig) == len(content)
+    assert rig.backend.committed(KEY) == content
+    assert not rig.backend.seen("read_into")
+    assert file.stats().to_dict()["cached"] == 0
+
+
+def test_a_commit_that_kept_everything_sends_nothing_again(make: Make) -> None:
+    """[T-18a]"""
+    rig, file = only_spooled(make, pattern(40 * PAGE))
+    rig.backend.fault("commit", failing_commit(BackendError(errno.EIO, "not now", retry=True, kept=True), forget=False))
+    file.fsync()
+    assert sent(rig) == 0
+    assert rig.backend.committed(KEY) == pattern(40 * PAGE)
+
+
+@pytest.mark.parametrize("unit", [1, 4 * PAGE, 12_000])
+def test_a_unit_with_other_bytes_is_sent_again_with_them(make: Make, unit: int) -> None:
+    """Staged bytes come from the spool, the others of their units from the stored object. [2.12, 2.23]"""
+    base = pattern(64 * PAGE, 4)
+    rig = spooling(make, {KEY: base}, {"write_unit": unit, "read_unit": 512, "max_write": 10 * unit}, **TIGHT)
+    file, expected = rig.open("r+b"), bytearray(base)
+    for k in range(10):
+        data = pattern(PAGE + 100 * k, k)
+        file.pwrite(data, 6 * k * PAGE + 50)
+        expected[6 * k * PAGE + 50 : 6 * k * PAGE + 50 + len(data)] = data
+        file.sync_range(0, len(base))
+    rig.volume.drop_clean(KEY)
+    rig.backend.forget_calls()
+    rig.backend.fault("commit", failing_commit(OSError(errno.EIO, "not now")))
+    file.fsync()
+    assert rig.backend.committed(KEY) == bytes(expected)
+    assert file.pread(len(base), 0) == expected
+
+
+def test_bytes_that_were_sent_again_before_an_error_are_not_sent_a_third_time(
+    make: Make, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """[2.14, 2.23]"""
+    monkeypatch.setattr(staging, "STEP", 4 * PAGE)
+    content = pattern(40 * PAGE)
+    rig, file = only_spooled(make, content, max_write=4 * PAGE)
+    rig.backend.fault("commit", failing_commit(OSError(errno.EIO, "not now")))
+
+    def breaking(stored_file: Any, offset: int, buffers: Any) -> int:
+        if offset == 20 * PAGE:
+            raise OSError(errno.ECONNRESET, "the connection broke")
+        taken: int = stored_file.store(offset, buffers)
+        return taken
+
+    broken = rig.backend.fault("write_from", breaking, times=6)
+    file.fsync()
+    broken.clear()
+    assert rig.backend.committed(KEY) == content
+    assert [call.offset // PAGE for call in rig.backend.seen("write_from")] == [*range(0, 24, 4), *range(20, 40, 4)]
+
+
+def test_spooled_bytes_are_read_while_a_commit_runs(make: Make) -> None:
+    """The backend may have committed, and the cache has not noticed: the spool has the same bytes. [2.23]"""
+    content = pattern(40 * PAGE)
+    rig, file = only_spooled(make, content)
+    gate = rig.backend.gate("commit")
+    syncing = Task(file.fsync)
+    gate.wait_entered()
+    assert Task(file.pread, len(content), 0).result() == content
+    gate.open()
+    syncing.result()
+    assert file._inode.engine.staging._spool is None
+
+
+@pytest.mark.parametrize("late", [False, True])
+def test_a_read_that_was_planned_before_the_commit_reads_the_object_after_it(
+    make: Make, monkeypatch: pytest.MonkeyPatch, late: bool
+) -> None:
+    """It finds no spool, or the one of later bytes, in which its bytes are a hole. [2.23, K12]"""
+    content = pattern(40 * PAGE)
+    rig, file = only_spooled(make, content)
+    gate, read = rig.backend.gate("planned"), staging.Staging.read
+
+    def planned(self: staging.Staging, offset: int, buffers: Sequence[memoryview]) -> int:
+        with rig.backend.call("planned", KEY):
+            return read(self, offset, buffers)
+
+    monkeypatch.setattr(staging.Staging, "read", planned)
+    reading = Task(file.pread, PAGE, 8 * PAGE)
+    gate.wait_entered()
+    file.fsync()
+    if late:
+        rig.cache.configure(**TIGHT)
+        file.pwrite(b"later" * PAGE, 20 * PAGE)
+        file.sync_range(0, len(content))
+        assert file._inode.engine.staging._spool is not None
+    gate.open()
+    assert reading.result() == content[8 * PAGE : 9 * PAGE]
+
+
+def test_a_commit_whose_answer_was_lost_is_made_again(make: Make) -> None:
+    """The bytes stay readable, and are sent again: the backend recognises its own version, or stores another.
+    [T-69]
+    """
+    content = pattern(40 * PAGE)
+    rig, file = only_spooled(make, content)
+
+    def unheard(stored_file: Any) -> str:
+        stored_file.make_durable()
+        raise OSError(errno.EIO, "the connection broke")
+
+    fault = rig.backend.fault("commit", unheard, times=100)
+    with pytest.raises(WritebackError, match="the connection broke"):
+        file.fsync()
+    assert file.pread(len(content), 0) == content
+    fault.clear()
+    file.pwrite(b"x", 7)
+    file.fsync()
+    assert file.pread(len(content), 0) == overlay(content, 7, b"x") == rig.backend.committed(KEY)
+
+
+# ---------------------------------------------------------------- faults of the spool
+
+
+def test_a_full_disk_fails_the_write_back_and_loses_nothing(make: Make, faulty: type[FaultySpool]) -> None:
+    """ENOSPC names the directory; the bytes stay dirty, and are spooled when there is room again. [2.16, 2.23]"""
+    content = pattern(16 * PAGE)
+    rig = spooling(make, retry=ONCE, **TIGHT)
+    file = rig.open("x+b")
+    faulty.write_error = OSError(errno.ENOSPC, "No space left on device")
+    file.pwrite(content[:PAGE], 0)
+    with pytest.raises(WritebackError, match="spool in") as caught:
+        file.fsync()
+    assert caught.value.errno == errno.ENOSPC
+    assert tempfile.gettempdir() in str(caught.value)
+    assert file.pread(PAGE, 0) == content[:PAGE]
+    assert not rig.backend.seen("commit")
+    faulty.write_error = None
+    file.fsync()
+    stage_all(rig, file, content)
+    rig.volume.drop_clean(KEY)
+    assert file.pread(len(content), 0) == content
+    file.fsync()
+    assert rig.backend.committed(KEY) == content
+
+
+def test_an_error_of_the_disk_says_nothing_about_the_stored_object(make: Make, faulty: type[FaultySpool]) -> None:
+    """ESTALE of a temporary directory is no conflict. [2.19]"""
+    rig = spooling(make, retry=ONCE, **TIGHT)
+    file = rig.open("x+b")
+    faulty.write_error = OSError(errno.ESTALE, "Stale file handle")
+    file.pwrite(bytes(PAGE), 0)
+    with pytest.raises(WritebackError, match="Stale file handle") as caught:
+        file.fsync()
+    assert caught.value.errno == errno.EIO
+    faulty.write_error = None
+    file.fsync()
+
+
+def test_a_spool_that_cannot_be_read_fails_that_read_only(make: Make, faulty: type[FaultySpool]) -> None:
+    """The backend has the bytes: the commit needs no spool. [2.23]"""
+    content = pattern(16 * PAGE)
+    rig, file = only_spooled(make, content)
+    faulty.read_error = OSError(errno.EIO, "Input/output error")
+    with pytest.raises(OSError, match="spool in") as caught:
+        file.pread(PAGE, 0)
+    assert caught.value.errno == errno.EIO
+    file.fsync()
+    assert rig.backend.committed(KEY) == content == file.pread(len(content), 0)
+
+
+def test_a_commit_fails_if_it_must_send_what_the_spool_cannot_return(make: Make, faulty: type[FaultySpool]) -> None:
+    """[2.16, 2.23]"""
+    content = pattern(16 * PAGE)
+    rig, file = only_spooled(make, content)
+    rig.backend.fault("commit", failing_commit(OSError(errno.EIO, "not now")))
+    faulty.read_error = OSError(errno.EIO, "Input/output error")
+    with pytest.raises(CommitError, match="spool in"):
+        file.fsync()
+    faulty.read_error = None
+    file.fsync()
+    assert rig.backend.committed(KEY) == content
+
+
+def test_a_spool_directory_that_does_not_exist_is_refused(tmp_path: Path) -> None:
+    with PageCache("1MiB") as cache:
+        missing = tmp_path / "missing"
+        with pytest.raises(ValueError, match=f"spool: '{missing}' is not a directory"):
+            cache.attach("memory:", spool=missing)
+        with pytest.raises(TypeError, match="spool must be"):
+            cache.attach("memory:", spool=7)  # type: ignore[arg-type]
+
+
+def test_a_killed_process_leaves_nothing_in_the_spool_directory(tmp_path: Path) -> None:
+    """[2.23]"""
+    program = f"""
+import os, signal
+from pagecache import PageCache
+from tests.publishing import PublishingBackend
+folder, spool = {str(tmp_path)!r}, {str(tmp_path / "spool")!r}
+os.mkdir(spool)
+cache = PageCache("256KiB", dirty_background=0.0, dirty_limit=0.1)
+volume = cache.attach(PublishingBackend(folder), spool=spool)
+file = volume.open("key", "x")
+file.write(bytes(1 << 20))
+assert file.stats().to_dict()["staged"]
+assert any(os.readlink("/proc/self/fd/" + fd).startswith(spool) for fd in os.listdir("/proc/self/fd")
+           if os.path.islink("/proc/self/fd/" + fd))
+os.kill(os.getpid(), signal.SIGKILL)
+"""
+    ended = subprocess.run([sys.executable, "-c", program], capture_output=True, text=True, timeout=60, check=False)
+    assert ended.returncode == -9, ended.stderr
+    assert os.listdir(tmp_path / "spool") == []
+
+
+# ---------------------------------------------------------------- sizes, discards, reconnects, other versions
+
+
+def test_truncate_and_holes_in_what_is_staged(make: Make) -> None:
+    content = bytearray(pattern(2 * CAPACITY))
+    rig = spooling(make)
+    file = rig.open("x+b")
+    stage_all(rig, file, bytes(content))
+    rig.volume.drop_clean(KEY)
+    file.punch_hole(PAGE + 5, 30 * PAGE)
+    content[PAGE + 5 : 31 * PAGE + 5] = bytes(30 * PAGE)
+    file.truncate(100 * PAGE + 77)
+    file.truncate(110 * PAGE)
+    content[100 * PAGE + 77 :] = bytes(10 * PAGE - 77)
+    rig.cache.check()
+    assert file.pread(len(content), 0) == content
+    file.fsync()
+    assert rig.backend.committed(KEY) == bytes(content)
+
+
+def test_what_a_truncate_removes_takes_no_space(make: Make) -> None:
+    rig, file = only_spooled(make, pattern(64 * PAGE))
+    spool = file._inode.engine.staging._spool
+    file.punch_hole(8 * PAGE, 20 * PAGE)
+    file.truncate(40 * PAGE)
+    assert os.fstat(spool.fd).st_blocks * 512 <= 21 * PAGE
+    file.truncate(0)
+    assert file._inode.engine.staging._spool is None
+    file.fsync()
+    assert rig.backend.committed(KEY) == b""
+
+
+@pytest.mark.parametrize("unit", [1, 4 * PAGE])
+def test_a_unit_that_is_cut_is_sent_again(make: Make, unit: int) -> None:
+    """A store of parts cannot cut one: it gets the rest of the unit again, and nothing else. [2.17, 2.23]"""
+    content = pattern(40 * PAGE)
+    rig, file = only_spooled(make, content, write_unit=unit)
+    file.punch_hole(9 * PAGE, 6 * PAGE)
+    file.truncate(38 * PAGE + 100)
+    expected = overlay(content, 9 * PAGE, bytes(6 * PAGE))[: 38 * PAGE + 100]
+    file.fsync()
+    assert rig.backend.committed(KEY) == expected
+    starts = [call.offset // PAGE for call in rig.backend.seen("write_from")]
+    assert starts == ([] if unit == 1 else [8, 12, 36])
+
+
+def test_discarding_a_part_keeps_the_rest_in_the_spool(make: Make) -> None:
+    """The backend forgets all acknowledged bytes; the rest is sent again from the spool, however much it is.
+    [2.19]
+    """
+    base, content = pattern(3 * CAPACITY, 4), pattern(3 * CAPACITY)
+    rig = spooling(make, {KEY: base})
+    file = rig.open("r+b")
+    stage_all(rig, file, content)
+    lost = rig.volume.discard(KEY, 10 * PAGE, 5 * PAGE)
+    assert [(entry.offset, entry.length) for entry in lost] == [(10 * PAGE, 5 * PAGE)]
+    assert len(rig.backend.seen("rollback")) == 1
+    rig.cache.check()
+    expected = content[: 10 * PAGE] + base[10 * PAGE : 15 * PAGE] + content[15 * PAGE :]
+    assert file.pread(len(base), 0) == expected
+    with pytest.raises(DataLossError):
+        file.fsync()
+    file.fsync()
+    assert rig.backend.committed(KEY) == expected
+
+
+def test_discarding_a_part_of_a_new_object_leaves_its_size(make: Make) -> None:
+    """The rollback took the size; reads in and behind the gap see zeros and the spooled bytes. [2.19]"""
+    content = pattern(40 * PAGE)
+    rig, file = only_spooled(make, content)
+    rig.volume.discard(KEY, 10 * PAGE, 5 * PAGE)
+    expected = overlay(content, 10 * PAGE, bytes(5 * PAGE))
+    rig.cache.check()
+    assert file.pread(len(content) + 1, 0) == expected
+    with pytest.raises(DataLossError):
+        file.fsync()
+    file.fsync()
+    assert rig.backend.committed(KEY) == expected
+
+
+@pytest.mark.parametrize("same", [True, False])
+@pytest.mark.parametrize("unit", [1, 4 * PAGE])
+def test_a_reconnect_loses_no_spooled_byte(make: Make, same: bool, unit: int) -> None:
+    """The new backend gets all of it, or the old one again. [2.22]"""
+    base, content = pattern(CAPACITY, 2), pattern(70 * PAGE)
+    rig, file = only_spooled(make, content, base, write_unit=unit)
+    rig.volume.abort()
+    with pytest.raises(ShutdownError):
+        file.fsync()
+    rig.backend.forget_uncommitted(rig.backend.objects[KEY])  # type: ignore[attr-defined]
+    backend = rig.backend if same else ForgetfulBackend({KEY: base}, write_unit=unit)
+    rig.volume.reconnect(rig.volume.backend if same else seen_as[0](backend))
+    rig.cache.check()
+    assert file.pread(len(content), 0) == content
+    file.fsync()
+    assert backend.committed(KEY) == content
+    assert backend.violations == []
+
+
+@pytest.mark.parametrize("landed", [True, False])
+def test_a_write_that_was_left_behind_does_not_reach_the_spool_after_a_later_one(
+    make: Make, monkeypatch: pytest.MonkeyPatch, landed: bool
+) -> None:
+    """It is older than what the next backend got: it was written before the reconnect, or not at all. [2.22, K7]"""
+    rig = spooling(make, {KEY: bytes(8 * PAGE)}, **CALM)
+    file, put = rig.open("r+b"), staging.Staging.put
+    name = "after_put" if landed else "before_put"
+    gate = rig.backend.gate(name)
+
+    def slow(self: staging.Staging, epoch: int, offset: int, buffers: Sequence[memoryview]) -> None:
+        if landed:
+            put(self, epoch, offset, buffers)
+        with rig.backend.call(name, KEY):
+            pass
+        if not landed:
+            put(self, epoch, offset, buffers)
+
+    monkeypatch.setattr(staging.Staging, "put", slow)
+    file.pwrite(b"older" * PAGE, 0)
+    rig.cache.configure(**TIGHT)
+    syncing = Task(file.fsync)
+    gate.wait_entered()
+    rig.volume.abort()
+    with pytest.raises(ShutdownError):
+        syncing.result()
+    rig.volume.reconnect(rig.volume.backend, fenced=True)
+    monkeypatch.setattr(staging.Staging, "put", put)
+    file.pwrite(b"newer" * PAGE, 0)
+    file.sync_range(0, 8 * PAGE)
+    rig.volume.drop_clean(KEY)
+    gate.open()
+    eventually(lambda: rig.backend.nr_running == 0)
+    assert file.pread(5 * PAGE, 0) == b"newer" * PAGE
+    file.fsync()
+    assert rig.backend.committed(KEY) == b"newer" * PAGE + bytes(3 * PAGE)
+
+
+@pytest.mark.parametrize("unit", [1, 4 * PAGE])
+@pytest.mark.parametrize("how", ["rebase", "force", "discard"])
+def test_spooled_bytes_over_a_version_that_changed(make: Make, unit: int, how: Any) -> None:
+    """Rebased local bytes stay, and the rest of their units comes from the new version. [2.19, T-73]"""
+    base, content = pattern(30 * PAGE, 4), pattern(18 * PAGE + 77)
+    rig = spooling(make, {KEY: base}, {"write_unit": unit}, **{**TIGHT, "dirty_limit": 8 / 64})
+    file = rig.open("r+b")
+    stage_all(rig, file, content)
+    rig.volume.drop_clean(KEY)
+    if how == "force":  # it needs every byte
+        assert file.pread(12 * PAGE, 18 * PAGE) == (content + base[len(content) :])[18 * PAGE :]
+    quiet(rig.volume)
+    newer = pattern(25 * PAGE, 6)
+    with rig.backend.lock:
+        stored = rig.backend.objects[KEY]
+        stored.committed, stored.safe = newer, bytearray(newer)
+        rig.backend.versions[stored] = 7  # type: ignore[attr-defined]
+    with pytest.raises(ConflictError):
+        rig.volume.open(KEY)
+    rig.volume.resolve(KEY, how)
+    expected = {"rebase": content + newer[len(content) :], "force": content + base[len(content) :], "discard": newer}
+    with rig.volume.open(KEY) as again:
+        assert again.read() == expected[how]
+    assert rig.backend.seen("rollback")
+    if how == "discard":
+        with pytest.raises(DataLossError):
+            file.fsync()
+    file.fsync()
+    assert rig.backend.committed(KEY) == expected[how]
+
+
+def test_short_answers_and_failures_of_staged_writes(make: Make, faulty: type[FaultySpool]) -> None:
+    """They equal those of other ones: the rest is sent again, an error is retried, a permanent one parks. [2.26]"""
+    content = pattern(20 * PAGE)
+    rig = spooling(make, max_folio=PAGE, **TIGHT)
+    file = rig.open("x+b")
+    rig.backend.fault("write_from", short(lambda wanted: max(1, wanted // 2)), times=3)
+    rig.backend.fault("write_from", OSError(errno.EIO, "passing"), times=2)
+    write_all(rig, file, content, PAGE)
+    file.fsync()
+    assert rig.backend.committed(KEY) == content
+    fault = rig.backend.fault("write_from", OSError(errno.EACCES, "for good"), times=100)
+    file.pwrite(b"x" * PAGE, 0)
+    with pytest.raises(WritebackError, match="for good"):
+        file.fsync()
+    fault.clear()
+    file.fsync()
+    assert rig.backend.committed(KEY) == b"x" * PAGE + content[PAGE:]
+
+
+@pytest.mark.parametrize("limits", [{}, {"read_unit": 512}, {"read_unit": 3000, "max_read": 60_000}], ids=str)
+@pytest.mark.parametrize("begin", [0, 7 * PAGE + 100])
+def test_a_full_cache_reads_staged_bytes_past_itself(make: Make, limits: dict[str, Any], begin: int) -> None:
+    """Every frame is pinned: staged bytes, stored ones and dirty ones are read past the cache. A read unit that is
+    staged in part is read from both places. [0.1, 2.23]
+    """
+    base, content = pattern(3 * CAPACITY, 5), pattern(CAPACITY)
+    rig = spooling(make, {KEY: base, "pins": base}, limits, max_folio=PAGE)
+    file = rig.open("r+b")
+    file.pwrite(content, begin)
+    file.flush()
+    eventually(lambda: rig.cache.stats().dirty < PAGE and rig.cache.stats().writeback == 0)
+    rig.volume.drop_clean(KEY)
+    pins = rig.open("rb", "pins")
+    views = []
+    with pytest.raises(OSError):
+        for k in range(200):
+            views.append(pins.view(k * PAGE, PAGE))
+    expected = base[:begin] + content + base[begin + len(content) :]
+    assert file.pread(2 * CAPACITY, 10) == expected[10 : 10 + 2 * CAPACITY]
+    for view in views:
+        view.release()
