@@ -43,7 +43,7 @@ from .commit.remote import NO_DISPUTE, Dispute
 from .commit.staging import NOTHING_STAGED, Staging
 from .commit.versions import Versions
 from .failures import NO_FAILURES, Failures
-from .gone import REMOVED, GoneFile
+from .gone import GoneFile
 from .io import direct, issuer, reader, sizes
 from .report.notices import spans
 from .runner import Job
@@ -235,7 +235,7 @@ class EngineFile:
         """
         self.owed.forget(FOLLOWING)
         with self.lock:
-            if not self.is_cut_off():
+            if not isinstance(self.backend_file, GoneFile):
                 self.backend_file = backend_file
             self._hold()
         self.bind()
@@ -250,14 +250,15 @@ class EngineFile:
         self.bind()
 
     def lose_name(self) -> None:
-        """Record that the object has lost its last name. If the backend finds it by its name at each call, no call
-        reaches the backend from now on, and answers of running reads are dropped.
+        """Record that the object has lost its last name. If the backend finds it by its name, no call reaches the
+        backend from now on, and answers of running reads are dropped.
         """
-        if self.finds_by_name() and not self.limits().commit_on_close:
+        if self.finds_by_name():
             if len(self.owed):
                 self.owe_instead()
             self.replace_by(GoneFile(self.limits(), self.native, self.key))
-            self.volume.cut_off.add(self)
+            if self.is_cut_off():
+                self.volume.cut_off.add(self)
         self.set_aside(removed=True)
         self.bind_reads()
         self.native.read_anew()  # last: a read that began before may run in the old file
@@ -272,8 +273,10 @@ class EngineFile:
         self.bind_reads()
 
     def is_cut_off(self) -> bool:
-        """Return whether the backend has lost the object with its name: nothing is read, written back or committed."""
-        return isinstance(self.backend_file, GoneFile)
+        """Return whether nothing of the object leaves memory any longer: it is in place, and has lost the name by which
+        the backend finds it.
+        """
+        return isinstance(self.backend_file, GoneFile) and not self.limits().commit_on_close
 
     def take_files(self) -> tuple[BackendFile, ...]:
         """Take the files of the backend, retired ones included; the caller closes them."""
@@ -312,8 +315,6 @@ class EngineFile:
         with self.lock:
             if self.backend_file is None:
                 self.read_into = self._closed
-            elif whole and self.removed and not self.dispute.base_lost:
-                self.read_into = self._refuse_removed
             elif self.dispute.base_lost or (whole and self.conflict is not None and not self._forced_reads):
                 self.read_into = self._refuse_read
             elif self.unnaming is not None and not whole:
@@ -361,9 +362,6 @@ class EngineFile:
     def _refuse_read(self, offset: int, buffers: object) -> int:
         """Refuse a read in place of read_into, while the base version cannot be read, or must not be."""
         raise self.conflict_error()
-
-    def _refuse_removed(self, offset: int, buffers: object) -> int:
-        raise FileNotFoundError(errno.ENOENT, REMOVED, self.key)
 
     def _refuse_beside_names(self, offset: int, buffers: object) -> int:
         """Refuse a read while the name changes that the backend finds the object by; it is made again afterwards."""

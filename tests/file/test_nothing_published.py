@@ -121,7 +121,8 @@ def test_an_object_whose_writer_was_collected_is_not_dropped_by_invalidate(objec
 
 def test_resize_leaves_objects_uncommitted(make: Make) -> None:
     """This holds even if uncommitted data does not fit: BlockingIOError. [T-77, 2.22]"""
-    rig = make({KEY: b""}, capacity=256 * PAGE, limits={"commit_on_close": True})
+    options = {"spool": None}
+    rig = make({KEY: b""}, capacity=256 * PAGE, limits={"commit_on_close": True}, options=options)
     file = rig.open("r+b")
     file.pwrite(bytes(100 * PAGE), 0)
     with pytest.raises(BlockingIOError):

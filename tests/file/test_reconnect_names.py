@@ -283,8 +283,8 @@ def test_an_open_that_a_reconnect_overtakes_leaves_no_file_of_the_old_backend(
     fresh = old.successor(lose=False, shared=False)
     genuine = opening.open_backend
 
-    def overtaken(*arguments: Any) -> Any:
-        found = genuine(*arguments)
+    def overtaken(*arguments: Any, read: bool) -> Any:
+        found = genuine(*arguments, read=read)
         monkeypatch.setattr(opening, "open_backend", genuine)
         Task(rig.volume.abort).result()
         Task(rig.volume.reconnect, fresh).result()
