@@ -108,7 +108,7 @@ changed = $(if $(filter-out $(2),$(file <$(1)))$(filter-out $(file <$(1)),$(2)),
 # One job for each core, unless `make -j` has said how many.
 JOBS     = $(if $(findstring -j,$(MAKEFLAGS)),,-j$(shell nproc) -O)
 
-.PHONY: test test-all nightly slow soak mutations lint pytest
+.PHONY: test test-all nightly slow soak test-rgw mutations lint pytest
 test: $(VENV)/.built $(VENV)/.dev $(DEBUG)/.built build/c-schedules/schedules ## lint, types, C tests, Python tests of the contract
 	@rm -f $(TESTED)
 	@echo $(SOURCES) > $(TESTED).new
@@ -135,6 +135,9 @@ slow: $(VENV)/.built $(VENV)/.dev $(DEBUG)/.built planted             ## slow te
 	$(PY) -m pytest -q -n 2 --dist loadgroup -m "slow or (hypothesis and not soak)" --hypothesis-profile=random $(if $(SEED),--hypothesis-seed=$(SEED))
 soak: run-schedules-long $(VENV)/.built $(VENV)/.dev $(DEBUG)/.built planted ## the long ones; SEED=n repeats a run
 	$(PY) -m pytest -q -rP --show-capture=stdout -m soak --hypothesis-profile=random --timeout=0 $(if $(SEED),--hypothesis-seed=$(SEED))
+test-rgw: $(VENV)/.built $(VENV)/.dev                                 ## S3 on Ceph's gateway, from Debian's packages (installs them as root)
+	command -v radosgw ceph-osd > /dev/null || apt-get install -y --no-install-recommends ceph-mon ceph-mgr ceph-osd ceph-common radosgw
+	$(PY) -m pytest -q -rs -m soak tests/s3/test_rgw.py
 mutations: $(VENV)/.built $(VENV)/.dev $(DEBUG)/.built build/c-schedules/schedules planted ## each planted bug is found at each seed, and how fast
 	$(PY) -m tests.planted.mutations
 

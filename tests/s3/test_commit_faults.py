@@ -227,7 +227,7 @@ def test_another_client_changes_the_object_at_each_request(
     bucket.client.put_object(Bucket=bucket.name, Key="clean", Body=OLD)
     changed(volume, "clean")
     total = len([call for call in proxy.taken() if call.method != "HEAD"])
-    for nth in range(1, total + 1):
+    for nth in range(2, total + 1):  # the first is the open
         key = f"k{nth}."
         bucket.client.put_object(Bucket=bucket.name, Key=key, Body=OLD)
 

@@ -25,7 +25,7 @@ def volume(bucket: Bucket, proxy: FaultyProxy) -> Iterator[Volume]:
         bucket.client.put_object(Bucket=bucket.name, Key=key, Body=body, Metadata={"colour": "blue"})
     with PageCache("64MiB") as cache:
         backend = S3Backend(bucket.name, endpoint_url=proxy.endpoint)
-        backend.honours()
+        backend.honours(of="put")
         volume = cache.attach(backend)
         assert not volume.exists("nothing")
         proxy.taken()

@@ -1,0 +1,61 @@
+"""Ceph's gateway, as Debian ships it: the conformance suite, edits, and the tester (`make test-rgw`).
+
+Its programs are started by `rgw.py`. PAGECACHE_RGW_SECONDS is the time of the tester, ten minutes by default.
+"""
+
+from __future__ import annotations
+
+import os
+import re
+from collections.abc import Callable, Iterator
+
+import pytest
+from click.testing import CliRunner
+
+from pagecache import PageCache
+from pagecache.backends.s3 import S3Backend
+from pagecache.backends.s3.conditions import Conditions
+from pagecache.cli import main
+
+from .servers import Bucket, Server, new_bucket
+from .test_peculiar import PART, check_edits
+
+pytestmark = [pytest.mark.soak, pytest.mark.xdist_group("rgw"), pytest.mark.timeout(0)]
+
+
+@pytest.fixture
+def bucket(started: Callable[[str], Server]) -> Iterator[Bucket]:
+    with new_bucket(started("rgw")) as made:
+        yield made
+
+
+def test_the_trial_finds_what_the_gateway_honours(bucket: Bucket) -> None:
+    """Of release 16; a later one may honour more."""
+    backend = S3Backend(bucket.name, "p", endpoint_url=bucket.server.endpoint, part_size=PART)
+    backend.honours(of="put")
+    found = backend.honours()
+    backend.close()
+    assert found == Conditions(put=False, complete=False, copy=False, escapes=False, etags=False)
+
+
+def test_objects_are_created_edited_and_renamed(bucket: Bucket) -> None:
+    with PageCache("64MiB") as cache:
+        backend = S3Backend(bucket.name, "p", endpoint_url=bucket.server.endpoint, part_size=PART)
+        check_edits(cache.attach(backend), bucket)
+
+
+def test_check_backend_finds_no_broken_promise(bucket: Bucket) -> None:
+    """Except one: a commit that leaves out a sent part is refused, and asks for the bytes again, as a cache sends them."""
+    result = CliRunner().invoke(main, ["check-backend", bucket.url("p"), "--timeout", "300", "--budget", "2"])
+    broken = re.findall(r"^BROKEN .*\n +found: (.*)$", result.output, re.MULTILINE)
+    assert all("InvalidPart" in found and "it is sent again" in found for found in broken), result.output
+    assert len(broken) <= 1, result.output
+
+
+def test_the_tester_finds_nothing(bucket: Bucket, monkeypatch: pytest.MonkeyPatch) -> None:
+    seconds = os.environ.get("PAGECACHE_RGW_SECONDS", "600")
+    size = ["--size", "12MiB", "--capacity", "64MiB", "--files", "3", "--threads", "4", "--tasks", "6"]
+    result = CliRunner().invoke(
+        main, ["stress", bucket.url("p", part_size="5MiB"), "--duration", f"{seconds}s", "--patience", "300s", *size]
+    )
+    assert result.exit_code == 0, result.output
