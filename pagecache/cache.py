@@ -260,8 +260,8 @@ class PageCache:
             **overrides: single fields of the options.
 
         Raises:
-            ValueError: URL, option, no such spool directory, a capacity that is too small for the backend's write unit,
-                an object that another volume of this process has already, or `prompt` for an asynchronous backend.
+            ValueError: URL, option, no such spool directory, an object that another volume of this process has already,
+                or `prompt` for an asynchronous backend.
             TypeError: no backend; names all missing methods.
         """
         self._check_open()
@@ -270,9 +270,7 @@ class PageCache:
             raise TypeError("backend_options go with a URL; this backend is already made")
         resolved = as_backend(backend, "backend", dict(backend_options or {}))
         second = None if mirror is None else as_backend(mirror, "mirror", {})
-        self._check_limits(resolved, self.capacity)
         if second is not None:
-            self._check_limits(second, self.capacity)
             check_mirror(resolved, second)
         if options is not None and not isinstance(options, VolumeOptions):
             raise TypeError(f"options must be VolumeOptions, not {type(options).__name__}")
@@ -303,11 +301,6 @@ class PageCache:
         self._divide_limit()
         volume.engine.say(logging.INFO, "the volume", f"attached: {kind}")
         return volume
-
-    def _check_limits(self, backend: Backend, capacity: int) -> None:
-        unit = int(backend.limits.write_unit)
-        if capacity < 8 * unit:
-            raise ValueError(f"capacity: {capacity} is less than 8 write units of {unit} bytes of the backend")
 
     def _check_unused(self, backend: Backend, what: str, by: Volume | None = None) -> None:
         """Check that no other volume of the process has the backend: two volumes would not notice each other's changes,
@@ -356,12 +349,10 @@ class PageCache:
         first.
 
         Raises:
-            BlockingIOError: pinned or uncommitted data does not fit. TimeoutError. ValueError: less than 8 write units.
+            BlockingIOError: pinned or uncommitted data does not fit. TimeoutError.
         """
         self._check_open()
         limits = self.config.resolve(capacity)
-        for volume in self.volumes():
-            self._check_limits(volume.engine.backend, limits.capacity)
         deadline = Deadline(self.clock, timeout)
         # The new dirty limits first: they slow concurrent writers down to the new size.
         self.native.configure(limits, self.config.poison)

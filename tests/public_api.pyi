@@ -295,7 +295,7 @@ class BackendLimits:
     max_vectors: int = 512                 # most buffers in one call
     read_unit: Size = 1                    # reads start at, and cover, whole multiples of this
     write_unit: Size = 1                   # writes do too (the end of file aside); the cache reads what is missing. 8 MiB parts for
-                                           # an object store, 512 for a disk. capacity < 8 x write_unit: ValueError at attach
+                                           # an object store, 512 for a disk
     boundary: Size = 0                     # no call crosses a multiple of this; 0: none
     direct_unit: Size = 1                  # alignment of direct I/O
     max_inflight: int = 8                  # calls at once, per volume

@@ -159,14 +159,20 @@ def test_the_smallest_cache_works(make: Make) -> None:
     assert rig.cache.stats().used <= 16 * PAGE
 
 
-def test_a_cache_holds_eight_write_units_of_each_backend_from_its_attachment_on(make: Make) -> None:
-    """A smaller cache could make a unit wait forever for memory that it takes itself."""
-    rig = make({KEY: b""}, capacity="1MiB", limits={"write_unit": "128KiB"})
-    with pytest.raises(ValueError, match="less than 8 write units of 131072 bytes"):
-        rig.cache.resize("1020KiB")
-    assert rig.cache.capacity == MIB
-    with pytest.raises(ValueError, match="less than 8 write units of 262144 bytes"):
-        rig.cache.attach(MemoryBackend(write_unit="256KiB"))
+@pytest.mark.parametrize("pages", [16, 48])
+def test_a_cache_of_less_than_a_write_unit_completes_and_sends_units(make: Make, pages: int) -> None:
+    """A unit is completed in memory of the request: nothing waits for memory that it takes itself. [2.12]"""
+    content = bytearray(pattern(200 * PAGE))
+    limits = {"write_unit": 32 * PAGE, "max_read": 32 * PAGE, "max_write": 32 * PAGE}
+    rig = make({KEY: bytes(content)}, capacity=pages * PAGE, limits=limits, dirty_background=0.1, dirty_limit=0.5)
+    file = rig.open("r+b")
+    for n in range(60):
+        at, data = (n * 7919 * 613) % (200 * PAGE - 9000), bytes([n]) * (1 + n * 31 % 9000)
+        Task(file.pwrite, data, at).result()
+        content[at : at + len(data)] = data
+    assert file.pread(len(content), 0) == content
+    file.fsync()
+    assert rig.backend.committed(KEY) == bytes(content)
 
 
 def test_a_backend_with_latency_says_how_far_to_read_ahead_unless_it_was_asked_for(make: Make) -> None:

@@ -90,7 +90,7 @@ class S3Backend(Backend):
         bucket: name of an existing bucket.
         prefix: common beginning of all names, a folder: a slash follows it.
         endpoint_url: of a service other than AWS.
-        part_size: bytes of a part, from 5 MiB; a change of one byte moves that much. The cache needs eight of them.
+        part_size: bytes of a part, from 5 MiB; a change of one byte moves that much.
         region_name, profile_name: as in boto3; credentials come from its ordinary chain.
         addressing: "path" or "virtual"; "auto": as boto3 decides.
         conditions: what is known of the server: `Conditions`, or words such as ``no-put,copies``, or ``all``. The rest

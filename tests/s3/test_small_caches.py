@@ -1,0 +1,56 @@
+"""A cache of one or two parts writes and edits an object: parts are completed and sent with bounded memory."""
+
+from __future__ import annotations
+
+import random
+
+import pytest
+
+from pagecache import PageCache, Volume
+from pagecache.backends.s3 import S3Backend
+from pagecache.backends.s3.conditions import Conditions
+from pagecache.testing.proxy import FaultyProxy
+
+from .servers import Bucket, Server
+
+MiB = 1 << 20
+SIZE = 64 * MiB
+KNOWN = Conditions()
+
+
+@pytest.fixture
+def server(moto: Server) -> Server:
+    return moto
+
+
+def attach(cache: PageCache, bucket: Bucket, proxy: FaultyProxy) -> Volume:
+    return cache.attach(S3Backend(bucket.name, endpoint_url=proxy.endpoint, conditions=KNOWN))
+
+
+def stored(bucket: Bucket) -> bytes:
+    body: bytes = bucket.client.get_object(Bucket=bucket.name, Key="k")["Body"].read()
+    return body
+
+
+@pytest.mark.parametrize("capacity", [16 * MiB, 8 * MiB])
+def test_a_cache_of_one_or_two_units_writes_and_edits_an_object(
+    bucket: Bucket, proxy: FaultyProxy, capacity: int
+) -> None:
+    """Units are completed in memory of the requests, so none has to fit beside others. [2.12, 2.23]"""
+    content, choose = bytearray(random.Random(2).randbytes(SIZE)), random.Random(3)
+    with PageCache(capacity) as cache:
+        volume = attach(cache, bucket, proxy)
+        with volume.open("k", "x") as file:
+            file.write(content)
+        assert stored(bucket) == content
+        with volume.open("k", "r+") as file:
+            for _ in range(60):
+                at = choose.randrange(SIZE - 70_000)
+                data = choose.randbytes(choose.choice([100, 4096, 70_000]))
+                file.pwrite(data, at)
+                content[at : at + len(data)] = data
+                start = choose.randrange(SIZE - 5000)
+                assert file.pread(5000, start) == content[start : start + 5000]
+        cache.check()
+    assert stored(bucket) == content
+    assert bucket.left_behind() == []
