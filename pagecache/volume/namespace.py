@@ -130,7 +130,12 @@ class NameChange:
 
     def found_by_name(self) -> list[Inode]:
         """Return the files that the backend finds by names that the call changes."""
-        return [inode for inode in (*self.files(), *self.beneath) if inode.engine.finds_by_name()]
+        beneath = self.beneath if self.may_be_directory() else []
+        return [inode for inode in (*self.files(), *beneath) if inode.engine.finds_by_name()]
+
+    def may_be_directory(self) -> bool:
+        """Return whether names below the old one change with it."""
+        return self.kind in ("dir", None)
 
     def lenders(self) -> list[Inode]:
         """Look at the names. Return the files whose tokens an attempt needs: nothing of them may be in flight. A remove
@@ -141,10 +146,11 @@ class NameChange:
 
     def below(self) -> list[tuple[str, Inode]]:
         """Return the cached files below a name that is renamed, with the remaining part of their keys; they follow it
-        if it is a directory. `inodes_lock` is held; the tree is busy, so none comes or is freed.
+        if it is a directory, and cannot be found by these names while a link is renamed. `inodes_lock` is held; the
+        tree is busy, so none comes or is freed.
         """
         inodes, tree = self.volume.inodes, str(self.old)
-        if self.kind not in ("dir", None) or self.new in (None, self.old) or not inodes.has_below(self.old):
+        if self.new in (None, self.old) or not inodes.has_below(self.old):
             return []
         below = [key for key in inodes if isinstance(key, str) and is_below(key, tree)]
         return [(key.removeprefix(tree), inode) for key in below if (inode := inodes.at(key)) is not None]
@@ -227,7 +233,7 @@ class NameChange:
             self.loser.native.drop_clean()
         with volume.inodes_lock:
             table = volume.inodes
-            below = self.below()
+            below = self.below() if self.may_be_directory() else []
             for inode in self.files():
                 table.drop_names(inode)
             table.unbind(self.old)
@@ -274,12 +280,14 @@ class NameChange:
 
     # -- an unknown result
 
-    def was_done(self, backend: Backend, *, replace: bool = True) -> bool | None:
-        """Return whether an attempt was carried out, from the objects that have the names now; None: unknown."""
+    def was_done(self, backend: Backend, *, replace: bool = True, ran: bool = False) -> bool | None:
+        """Return whether an attempt was carried out, from the objects that have the names now; None: unknown. `ran`:
+        one has run until now, which explains that the source is gone.
+        """
         old = _stat(backend, self.src, ask=True)
         new = None if self.new is None else _stat(backend, self.dst, ask=True)
         if old is None:
-            unknown = self.new is not None and (new is None or self._may_be_loser(new))
+            unknown = self.new is not None and (new is None or (not ran and self._may_be_loser(new)))
         else:
             unknown = None not in (self.version, old.version) and old.version != self.version
             unknown |= new is not None and not replace and self.src != self.dst
@@ -328,12 +336,12 @@ class NameChange:
         """Return whether it is left open, and not settled yet."""
         return self.volume.unsettled.get(self.old) is self
 
-    def find_out(self, backend: Backend) -> bool:
-        """Return whether it was carried out; this settles it."""
+    def find_out(self, backend: Backend, ran: bool = False) -> bool:
+        """Return whether it was carried out; this settles it. `ran`: see `was_done`."""
         if self.is_draft():
             found: bool | None = backend is self.volume.engine.backend and self._has_moved()
         else:
-            found = self.was_done(backend)
+            found = self.was_done(backend, ran=ran)
         with self.volume.inodes_lock:
             for name in self.names():
                 if self.volume.unsettled.get(name) is self:
@@ -353,7 +361,7 @@ class NameChange:
         unsettled = self.is_open() and not self.pending
         if not (fenced or unsettled):
             return
-        done = self.find_out(backend)
+        done = self.find_out(backend, ran=not unsettled)
         if not unsettled:
             created = self.new is None and any(inode.native.undone()["created"] for inode in self.files())
             done = self.claim() and done and not created  # the store may have lost a name that was not committed

@@ -5,8 +5,11 @@ once the call has returned, whatever its answer and time. No name is made withou
 from __future__ import annotations
 
 import errno
+import math
 import os
+import threading
 from collections.abc import Callable
+from contextlib import suppress
 from pathlib import Path
 from typing import Any
 
@@ -433,3 +436,62 @@ def test_a_created_name_that_the_store_has_lost_was_not_removed_by_a_call_that_a
     assert stored(fresh) == {KEY: MINE}
     gate.open()
     file.close()
+
+
+def test_a_rename_that_a_fence_has_ended_is_why_its_source_is_gone() -> None:
+    """Neither version is known, so the object of the new name could be the one that was there before. [2.20, 2.22]"""
+    backend = AnswersLate({KEY: OLD, NEW: OTHER})
+    rig = make_rig(backend=backend, retry=ONCE)
+    file, target = rig.open("r+b"), rig.open("r+b", key=NEW)
+    for each in (file, target):
+        each.pwrite(MINE, PAGE)
+        backend.fault("file_stat", REFUSED, times=math.inf)  # the version behind its bytes stays unknown
+        with suppress(OSError):
+            each.flush()
+    backend.clear_faults()
+    gate = backend.gate("rename answer")
+    renaming = Task(rig.volume.rename, KEY, NEW)
+    gate.wait_entered()
+    rig.volume.abort()
+    with pytest.raises(ShutdownError):
+        renaming.result()
+    fresh = backend.successor(lose=False, shared=False)
+    rig.volume.reconnect(fresh, fenced=True)
+    save_later(file).result()
+    assert stored(fresh) == {NEW: SAVED}
+    gate.open()
+    rig.finish()
+
+
+class LinksMoveLate(DirectoryBackend):
+    """A rename that answers later."""
+
+    def rename(self, src: Key, dst: Key, *, replace: bool = True) -> None:
+        super().rename(src, dst, replace=replace)
+        self.moved.set()
+        assert self.answers.wait(WAIT_LIMIT_S)
+
+    moved, answers = threading.Event(), threading.Event()
+
+
+def test_a_file_behind_a_link_that_is_being_renamed_is_not_opened_by_a_reconnect(tmp_path: Path) -> None:
+    """The name through the link is gone: it would be made, or refuse the reconnect. [2.20, 2.22]"""
+    (tmp_path / "folder").mkdir()
+    (tmp_path / "folder" / "file").write_bytes(OLD)
+    (tmp_path / "link").symlink_to("folder")
+    backend = LinksMoveLate(tmp_path, prompt=False)
+    with PageCache("1MiB") as cache:
+        volume = cache.attach(backend)
+        with volume.open("link/file", "r+b") as file:
+            file.pwrite(MINE, PAGE)
+            renaming = Task(volume.rename, "link", "moved")
+            assert backend.moved.wait(WAIT_LIMIT_S)
+            volume.abort()
+            with pytest.raises(ShutdownError):
+                renaming.result()
+            volume.reconnect(DirectoryBackend(tmp_path))
+            backend.answers.set()
+            eventually(lambda: "link" not in volume.busy)
+            with volume.open("moved/file", "r+b"):
+                file.fsync()
+    assert (tmp_path / "folder" / "file").read_bytes() == overlay(OLD, PAGE, MINE)
