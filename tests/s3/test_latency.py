@@ -49,9 +49,9 @@ def test_a_sequential_read_is_a_few_large_requests(proxy: FaultyProxy, volume: V
 def test_ranges_are_fetched_side_by_side(proxy: FaultyProxy, volume: Volume) -> None:
     """Each request waits until there are four of them: one after another they would never be answered."""
     meeting = threading.Barrier(4, timeout=60)
-    proxy.rules = [ProxyRule("call", is_for("GetObject"), times=4, action=meeting.wait)]
-    ranges = [(n * 5 * MiB, 10_000) for n in range(4)]
+    ranges = [((2 + n * 5) * MiB, 10_000) for n in range(4)]
     with volume.open("k") as file:
+        proxy.rules = [ProxyRule("call", is_for("GetObject"), times=4, action=meeting.wait)]
         file.prefetch_ranges(ranges, wait=True)
         assert not meeting.broken
         proxy.taken()

@@ -194,6 +194,7 @@ class S3Backend(Backend):
                 self._allow()
             if create and exclusive:
                 run(self.names.settle(name))
+                self.requests.check_bucket()
             elif read and not self.names.is_unsettled(name):
                 base, beginning = self.requests.beginning(name, LENGTH)
             else:

@@ -53,10 +53,20 @@ class Requests:
             FileNotFoundError: there is no such bucket.
         """
         stored = self._bucket.head(name, once=True)  # the cache repeats the call
-        if stored is None and not self._seen_bucket:
-            self._bucket.check_bucket()
+        if stored is None:
+            self.check_bucket()
         self._seen_bucket = True
         return stored
+
+    def check_bucket(self) -> None:
+        """Ask for the bucket, unless it has answered before.
+
+        Raises:
+            FileNotFoundError: there is no such bucket.
+        """
+        if not self._seen_bucket:
+            self._bucket.check_bucket()
+            self._seen_bucket = True
 
     def beginning(self, name: str, length: int) -> tuple[Stored | None, bytes]:
         """Return the stored version and its first bytes."""
