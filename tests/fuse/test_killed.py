@@ -13,6 +13,7 @@ import itertools
 import os
 import subprocess
 import sys
+import tempfile
 from collections.abc import Callable
 from pathlib import Path
 
@@ -133,25 +134,27 @@ def test_a_server_that_is_killed_in_a_call_of_its_store_leaves_what_was_synced(
             return
 
 
-def test_tests_pass_beside_a_mount_that_a_killed_session_has_left(tmp_path: Path) -> None:
+def test_tests_pass_beside_a_mount_that_a_killed_session_has_left() -> None:
     """pytest removes the folders of earlier sessions, and cannot remove that of a mount without a server."""
-    for number in range(5):
-        (tmp_path / f"pytest-of-{getpass.getuser()}" / f"pytest-{number}").mkdir(parents=True)
-    mounted = Mounted(tmp_path / f"pytest-of-{getpass.getuser()}" / "pytest-0", "memory:").start()
-    try:
-        mounted.kill()
-        test = tmp_path / "test_later.py"
-        test.write_text("def test_it(tmp_path):\n    pass\n")
-        settings = ("-c", str(ROOT / "pyproject.toml"), "-p", "no:cacheprovider", "-n", "0", str(test))
-        environment = {**os.environ, "PYTEST_DEBUG_TEMPROOT": str(tmp_path)}
-        command = [sys.executable, "-m", "pytest", *settings]
-        done = subprocess.run(command, env=environment, capture_output=True, text=True, check=False)
-        assert done.returncode == 0, done.stdout + done.stderr
-        (left,) = mounts_below(tmp_path)
-        assert "garbage" in left
-    finally:
-        for path in mounts_below(tmp_path):
-            run("fusermount3", "-u", "-z", path)
+    with tempfile.TemporaryDirectory() as root:  # tmp_path is too long: sockets of the mount lie three levels below
+        folder = Path(root)
+        for number in range(5):
+            (folder / f"pytest-of-{getpass.getuser()}" / f"pytest-{number}").mkdir(parents=True)
+        mounted = Mounted(folder / f"pytest-of-{getpass.getuser()}" / "pytest-0", "memory:").start()
+        try:
+            mounted.kill()
+            test = folder / "test_later.py"
+            test.write_text("def test_it(tmp_path):\n    pass\n")
+            settings = ("-c", str(ROOT / "pyproject.toml"), "-p", "no:cacheprovider", "-n", "0", str(test))
+            environment = {**os.environ, "PYTEST_DEBUG_TEMPROOT": root}
+            command = [sys.executable, "-m", "pytest", *settings]
+            done = subprocess.run(command, env=environment, capture_output=True, text=True, check=False)
+            assert done.returncode == 0, done.stdout + done.stderr
+            (left,) = mounts_below(folder)
+            assert "garbage" in left
+        finally:
+            for path in mounts_below(folder):
+                run("fusermount3", "-u", "-z", path)
 
 
 def mounts_below(folder: Path) -> list[str]:
