@@ -247,8 +247,8 @@ def test_flush_of_a_growing_object_starts_whole_units_and_does_not_wait(make: Ma
 
 
 def test_partly_dirty_units_go_only_when_nothing_else_makes_room(make: Make) -> None:
-    """Below the limit they stay; a writer at the limit sends them, and gets an error because it does not help. [2.11,
-    2.23]
+    """Below the limit they stay; a writer at the limit sends them, and gets an error if that does not help, as without
+    a spool. [2.11, 2.23]
     """
     rig = make(
         {KEY: bytes(4 * MIB)},
@@ -256,6 +256,7 @@ def test_partly_dirty_units_go_only_when_nothing_else_makes_room(make: Make) -> 
         dirty_background="64KiB",
         dirty_limit="128KiB",
         limits={"commit_on_close": True, "write_unit": UNIT},
+        options={"spool": None},
     )
     file = rig.open()
     for unit in range(20):  # 80 KiB: above dirty_background, below the midpoint

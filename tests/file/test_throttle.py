@@ -372,7 +372,7 @@ def test_writers_in_line_learn_together_that_the_cache_is_full(make: Make, monke
     names = [f"file {k}" for k in range(6)]
     rig = make(
         dict.fromkeys(names, b""), capacity="1MiB", dirty_background="128KiB", dirty_limit="256KiB",
-        limits={"commit_on_close": True},
+        limits={"commit_on_close": True}, options={"spool": None},
     )  # fmt: skip
     files = [rig.open(key=name) for name in names]
     checks, in_line, make_room = [], threading.Event(), throttle._Wait.make_room
@@ -394,10 +394,10 @@ def test_writers_in_line_learn_together_that_the_cache_is_full(make: Make, monke
 
 
 def test_nothing_is_committed_without_the_writer_of_an_object(make: Make) -> None:
-    """On commit_on_close volumes a full cache is an error, not a half-written object. [2.24, 2.23]"""
+    """On commit_on_close volumes without a spool a full cache is an error, not a half-written object. [2.24, 2.23]"""
     rig = make(
         {KEY: b"old"}, capacity="1MiB", dirty_background="128KiB", dirty_limit="256KiB",
-        limits={"commit_on_close": True},
+        limits={"commit_on_close": True}, options={"spool": None},
     )  # fmt: skip
     file = rig.open()
     with pytest.raises(pagecache.PageCacheError) as caught:
