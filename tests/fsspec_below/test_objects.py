@@ -15,29 +15,6 @@ from tests.fsspec_below.place import LARGE, OLD, Place, get
 from tests.fsspec_below.stores import Parts, Whole, always
 
 
-def test_staged_bytes_that_a_commit_has_taken_are_read_from_the_object(place: Place) -> None:
-    """A reader may have asked just before."""
-    file = place.backend.open("key")
-    room = bytearray(4096)
-    file.stage(4096, [memoryview(OLD)[:4096]])
-    file.commit()
-    assert file.read_staged(4096, [memoryview(room)]) == 4096
-    assert room == OLD[:4096]
-
-
-def test_staged_bytes_that_were_rolled_back_are_no_loss(place: Place) -> None:
-    """A reader that asked for them before has to ask again: the object may have been reopened, and staged again. If
-    nothing was ever staged, they are lost.
-    """
-    file = place.backend.open("key")
-    room = bytearray(4096)
-    with pytest.raises(FileNotFoundError):
-        file.read_staged(4096, [memoryview(room)])
-    file.stage(4096, [memoryview(OLD)[:4096]])
-    file.rollback()
-    assert file.read_staged(4096, [memoryview(room)]) == 0
-
-
 def test_a_transform_over_objects_larger_than_the_cache_loses_nothing(place: Place) -> None:
     """Objects end with a short unit, which waits in the spool like the others. [T-61]"""
     rng = random.Random(3)
