@@ -12,11 +12,8 @@ from __future__ import annotations
 import bisect
 import contextlib
 import os
-import tempfile
 from collections.abc import Iterable, Iterator, Sequence
 from contextlib import contextmanager
-
-from .linux import punch_hole
 
 __all__ = ["END", "Ranges", "Spool", "parts_of_buffers", "revoke", "revoked"]
 
@@ -110,6 +107,8 @@ class Spool:
     """
 
     def __init__(self, folder: str | None) -> None:
+        import tempfile  # here, and ctypes below: `import pagecache` loads this module, and most programs make no spool
+
         self.fd, name = tempfile.mkstemp(prefix="pagecache-", dir=folder)
         os.unlink(name)
 
@@ -152,6 +151,8 @@ class Spool:
         if end >= size:
             self.cut(begin)
         elif begin < end:
+            from .linux import punch_hole
+
             punch_hole(self.fd, begin, end - begin)
 
     def cut(self, size: int) -> None:

@@ -23,7 +23,6 @@ from __future__ import annotations
 
 import contextlib
 import errno
-import tempfile
 import threading
 from collections.abc import Callable, Iterator, Sequence
 from typing import TYPE_CHECKING, TypeVar
@@ -117,6 +116,8 @@ class Staging:
         try:
             return call()
         except OSError as error:
+            import tempfile  # on first use, as the spool does
+
             code = errno_of(error) if errno_of(error) in KNOWN else errno.EIO
             folder = self._file.volume.spool or tempfile.gettempdir()
             raise OSError(code, f"the spool in {folder!r}: {error.strerror or error}", self._file.key) from error
