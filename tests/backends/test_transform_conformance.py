@@ -61,13 +61,13 @@ class TestTwoTransforms(BackendConformance):
         return TransformBackend(TransformBackend(MemoryBackend(), Checksums(1000)), Sealed(4096))
 
 
-class TestOverStaging(BackendConformance):
-    """Optional methods are those of the inner file: rollback, stage, read_staged."""
+class TestOverPublishing(BackendConformance):
+    """Optional methods are those of the inner file, such as rollback."""
 
     def make_backend(self, tmp_path: Path) -> Backend:
         return TransformBackend(PublishingBackend(tmp_path), Sealed())
 
 
-class TestOverStagingOfUnits(BackendConformance):
+class TestOverPublishingOfUnits(BackendConformance):
     def make_backend(self, tmp_path: Path) -> Backend:
         return TransformBackend(PublishingBackend(tmp_path, write_unit=4096), Checksums(2048 - 4))
