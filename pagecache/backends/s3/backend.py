@@ -196,7 +196,7 @@ class S3Backend(Backend):
                 run(self.names.settle(name))
                 self.requests.check_bucket()
             elif read and not self.names.is_unsettled(name):
-                base, beginning = self.requests.beginning(name, LENGTH)
+                base, beginning = self.requests.beginning(name, min(LENGTH, self.sizes.part))
             else:
                 base = run(self.names.look(name))
         if base is None and not create:
