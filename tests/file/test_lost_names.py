@@ -383,3 +383,20 @@ def test_a_reconnect_leaves_a_removed_file_cut_off(store: Rig) -> None:
     file.close()
     store.volume.sync(20)
     assert store.backend.committed(KEY) == OTHER
+
+
+@pytest.mark.parametrize("whole", [False, True])
+def test_zeros_that_a_removed_file_was_extended_by_are_read(make: Make, whole: bool) -> None:
+    """They were never stored: neither those of a truncate, nor those before a write, nor a hole. [2.20]"""
+    store = make(backend=StoreOfNames({KEY: DATA}, punch=True, write_unit=512, commit_on_close=whole), retry=FAST)
+    file = store.open("r+b", read_ahead=0)
+    store.volume.remove(KEY)
+    file.truncate(PAGE)
+    file.truncate(2 * PAGE)
+    file.pwrite(b"new", 3 * PAGE + 512)
+    file.flush()
+    assert file.pread(3 * PAGE, PAGE) == bytes(2 * PAGE + 512) + b"new"
+    gone(lambda: file.pread(PAGE, 0))
+    file.punch_hole(0, PAGE)
+    assert file.pread(PAGE, 0) == bytes(PAGE)
+    file.close()
