@@ -119,6 +119,8 @@ def test_git_clones_onto_a_bucket(place: Path, tmp_path: Path) -> None:
         run("git", "config", "some.name", "value", cwd=place / f"clone{number}")
         run("git", "config", "--unset", "some.name", cwd=place / f"clone{number}")
     run("git", "fsck", cwd=place / "clone0")
+    run("git", "clone", "-q", "--no-local", source, place / "clone3")
+    assert "Operation not supported" in run("git", "clone", "-q", source, place / "clone4", status=128)
     left = [path.name for path in (place / "clone0" / ".git").iterdir()]
     assert [name for name in left if name.endswith(".lock") or name.startswith("t")] == []
 
