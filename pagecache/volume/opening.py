@@ -486,20 +486,23 @@ def open_backend(
 def follow(inode: Inode) -> None:
     """Record that a file has another name, by which it is opened before the next call on it; on a thread of the volume.
 
-    Bytes uploaded for a commit follow automatically. If nothing was uploaded, the file is opened anew, so that later
-    uploads go to this name. A copy may have another version than its source; the file that was open before has the
-    version of the copy then.
+    Bytes uploaded for a commit follow automatically. A file whose commit had no answer is kept if it says that it has
+    followed: only this file tells that commit from another writer's version, also in a copy. Otherwise the file is
+    opened anew, so that later uploads go to this name. A copy may have another version than its source; the file that
+    was open before has the version of the copy then.
     """
     engine, volume = inode.engine, inode.volume
     backend_file = engine.backend_file
     if backend_file is None or not engine.finds_by_name() or engine.removed or volume.engine.aborted:
         return
     if engine.limits().commit_on_close:
+        followed = False
         with contextlib.suppress(OSError):
-            copied = insisting(engine, lambda: checked_stat(backend_file.stat(), engine.key)).version
-            if copied is not None:
-                engine.versions.follow(engine.versions.base, copied)
-        if inode.native.commit_needed(STAMP_MAX):
+            found = insisting(engine, lambda: checked_stat(backend_file.stat(), engine.key))
+            followed = found.key is not None and volume._canonical(found.key) == engine.key
+            if found.version is not None:
+                engine.versions.follow(engine.versions.base, found.version)
+        if inode.native.commit_needed(STAMP_MAX) or (followed and engine.versions.stale):
             return
     engine.owe(_Following(inode))
 

@@ -403,6 +403,63 @@ def lose_answer(backend: FaultyBackend, change: Callable[[], None], *, landed: b
     backend.use([])
 
 
+def fail_to_commit(place: Place, backend: FaultyBackend, file: CachedFile, how: str) -> None:
+    """Make a commit without an answer; `how`: whether it was carried out, and whether the backend's file knows that."""
+    if how == "unknown to its file":
+        if isinstance(place.fs, Parts):
+            pytest.skip("the same as for others that copy")
+        place.fs.hooks.after["mv" if isinstance(place.fs, Elsewhere) else "cp_file"] = once(TimeoutError("no answer"))
+    else:
+        backend.use([Rule("commit", error=errno.ECONNRESET, done=how == "carried out", times=1)])
+    with pytest.raises(OSError):
+        file.fsync()
+    backend.use([])
+
+
+WITHOUT_AN_ANSWER = pytest.mark.parametrize("how", ["not carried out", "carried out", "unknown to its file"])
+
+
+@WITHOUT_AN_ANSWER
+@pytest.mark.parametrize("first", ["commit", "rename"])
+def test_a_commit_without_an_answer_beside_a_rename_is_no_version_of_another_client(
+    place: Place, faulty: Faulty, first: str, how: str
+) -> None:
+    """The backend's file knows its commit in the copy, too: nothing is in conflict, and all is saved. [2.19, 2.20]"""
+    volume, backend, handles = faulty
+    file = handles.enter_context(volume.open("key", "r+b", read_ahead=0))
+    file.pwrite(b"W", 0)
+    if first == "rename":
+        volume.rename("key", "other")
+    fail_to_commit(place, backend, file, how)
+    if first == "commit":
+        volume.rename("key", "other")
+    file.pwrite(b"M", 1)
+    assert file.pread(4, len(OLD) - 4) == OLD[-4:]
+    file.fsync()
+    assert (place.content("key"), place.content("other")) == (None, b"WM" + OLD[2:])
+
+
+@WITHOUT_AN_ANSWER
+@pytest.mark.parametrize("stored", ["before the rename", "after the rename"])
+def test_another_clients_version_is_a_conflict_behind_a_commit_without_an_answer_and_a_rename(
+    place: Place, faulty: Faulty, stored: str, how: str
+) -> None:
+    """Neither name hides it. [2.19, 2.20]"""
+    volume, backend, handles = faulty
+    file = volume.open("key", "r+b", read_ahead=0)
+    handles.callback(file.abandon)
+    file.pwrite(b"W", 0)
+    fail_to_commit(place, backend, file, how)
+    if stored == "before the rename":
+        place.put("key", OTHER)
+    volume.rename("key", "other")
+    if stored == "after the rename":
+        place.put("other", OTHER)
+    with pytest.raises(ConflictError):
+        file.fsync()
+    assert (place.content("key"), place.content("other")) == (None, OTHER)
+
+
 @pytest.mark.parametrize("landed", [True, False], ids=["carried out", "not carried out"])
 @pytest.mark.parametrize("other", ["nothing", "stored", "never stored"])
 def test_a_rename_of_an_object_that_was_never_stored_is_settled_by_its_open_file(
