@@ -496,7 +496,8 @@ def _exchange(change: NameChange, tries: Attempts, make: Callable[[Backend], boo
             change.publish()
             change.release_names()  # the name is fixed: another version under it is another writer's
             if change.source is not None and change.new is not None:
-                opening.open_renamed(change.source.engine)
+                with suppress(FileNotFoundError):  # another program has removed it since: this call is done
+                    opening.open_renamed(change.source.engine)
     finally:
         change.end()
 

@@ -527,16 +527,29 @@ class _Following:
     def call(self, backend_file: BackendFile) -> None:
         """Open the file. If another version is stored than the one below the local bytes, it is a foreign one, and no
         byte of it is read: the file that was open before refuses reads of a lost version.
+
+        Raises:
+            FileNotFoundError: another program has removed the object, below unsaved bytes of an object in place: they
+                stay unsaved until something has the name.
         """
         volume, engine, key = self._inode.volume, self._inode.engine, self._inode.engine.key
         if engine.removed:
             return
-        reconnects, used = volume.engine.reconnects, False
-        fresh, stat = checked_open(lambda: volume.engine.backend.open(key), key)
+        reconnects, used, whole = volume.engine.reconnects, False, engine.limits().commit_on_close
         try:
-            if engine.unnaming is not None or engine.key != key:
-                raise OSError(errno.EBUSY, "the name of the object is being changed", key)
-            if engine.limits().commit_on_close and stat.version != engine.versions.base:
+            fresh, stat = checked_open(lambda: volume.engine.backend.open(key), key)
+        except FileNotFoundError:
+            self._check_name(key)
+            if not engine.native.local_ranges() and not (whole and engine.native.has_local()):
+                lifetimes.unname(volume, self._inode)
+            elif whole:
+                remote.changed(engine, None)
+            else:
+                raise
+            return
+        try:
+            self._check_name(key)
+            if whole and stat.version != engine.versions.base:
                 remote.changed(engine, stat.version)
                 return
             with volume.inodes_lock:
@@ -547,6 +560,12 @@ class _Following:
         finally:
             if not used:
                 volume.engine.close_later(fresh, key)
+
+    def _check_name(self, key: Key) -> None:
+        """Raise an error after which the call is made again, if the name is not that of the open any longer."""
+        engine = self._inode.engine
+        if engine.unnaming is not None or engine.key != key:
+            raise OSError(errno.EBUSY, "the name of the object is being changed", key)
 
 
 def insisting(engine: EngineFile, call: Callable[[], T]) -> T:

@@ -10,7 +10,7 @@ from typing import Any
 
 import pytest
 
-from pagecache import CachedFile
+from pagecache import CachedFile, DataLossError
 from pagecache.backends.protocol import Key
 
 from .backends import RecordingBackend, RecordingFile, StoredObject
@@ -212,6 +212,61 @@ def test_a_renamed_file_that_cannot_be_opened_is_opened_by_the_next_call_that_ne
     file.close()
     assert store.backend.committed("new") == b"dirty" + DATA[5:]
     assert store.backend.committed(KEY) == OTHER
+
+
+def rename_to_a_name_that_is_removed_at_once(store: Rig) -> None:
+    """Another program removes the new name before the file is opened by it."""
+    gate = store.backend.gate("open", "new")
+    renaming = Task(store.volume.rename, KEY, "new")
+    gate.wait_entered()
+    store.backend.remove("new")
+    gate.open()
+    renaming.result()
+
+
+def test_a_clean_file_whose_new_name_another_program_removes_at_once_is_a_removed_one(store: Rig) -> None:
+    """The rename is done; the file gets no call, neither by the old name nor by the new one. [2.20]"""
+    file = store.open("r+b", read_ahead=0)
+    assert file.pread(PAGE, 0) == DATA[:PAGE]
+    rename_to_a_name_that_is_removed_at_once(store)
+    for key in (KEY, "new"):
+        with store.volume.open(key, "xb") as other:
+            other.pwrite(OTHER, 0)
+            other.fsync()
+    gone(lambda: file.pread(10, PAGE))
+    file.pwrite(b"dirty", 0)
+    file.fsync()
+    file.close()
+    assert (store.backend.committed(KEY), store.backend.committed("new")) == (OTHER, OTHER)
+
+
+@pytest.mark.parametrize("back", [True, False])
+def test_unsaved_bytes_of_a_file_whose_new_name_another_program_removes_at_once_stay_unsaved(
+    make: Make, back: bool
+) -> None:
+    """The rename is done; each save says what is missing, until something has the name, or they are given up. [2.20]"""
+    store = make(backend=StoreOfNames({KEY: DATA}, max_write=PAGE), retry=ONCE)
+    file = store.open("r+b", read_ahead=0)
+    file.pwrite(b"dirty", 0)
+    rename_to_a_name_that_is_removed_at_once(store)
+    with pytest.raises(OSError) as raised:
+        file.fsync()
+    assert raised.value.errno == errno.ENOENT
+    assert store.volume.unsaved("new")
+    if back:
+        store.backend.objects["new"] = StoredObject(DATA)
+        file.fsync()
+        file.close()
+    else:
+        store.volume.discard("new")
+        gone(lambda: file.pread(10, PAGE))
+        with pytest.raises(DataLossError):
+            file.fsync()
+        file.close()
+    assert (store.backend.committed(KEY), store.backend.committed("new")) == (
+        None,
+        b"dirty" + DATA[5:] if back else None,
+    )
 
 
 def test_what_a_renamed_file_owes_goes_to_its_new_name(make: Make) -> None:

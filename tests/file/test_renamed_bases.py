@@ -97,6 +97,69 @@ def test_a_handle_without_local_bytes_never_reads_a_mix_behind_a_rename(
         assert again.pread(len(DATA), 0) == OTHER
 
 
+def removed_between(rig: Rig, backend: ObjectBackend) -> None:
+    """Another client removes the new name before the object is opened there: the rename is done."""
+    gate = backend.gate("open", NEW)
+    renaming = Task(rig.volume.rename, KEY, NEW)
+    gate.wait_entered()
+    backend.remove(NEW)
+    gate.open()
+    renaming.result()
+
+
+def removed_before_the_next_call(rig: Rig, backend: ObjectBackend) -> None:
+    """The object could not be opened by its new name, which another client removes before the next call."""
+    backend.fault("open", OSError(errno.ENETUNREACH, "no"), key=NEW)
+    with pytest.raises(OSError, match="no"):
+        rig.volume.rename(KEY, NEW)
+    backend.remove(NEW)
+
+
+REMOVED = pytest.mark.parametrize("remove", [removed_between, removed_before_the_next_call])
+
+
+@REMOVED
+def test_a_new_name_that_another_client_removes_at_once_makes_the_object_a_removed_one(
+    make: Make, backend: ObjectBackend, remove: Callable[[Rig, ObjectBackend], None]
+) -> None:
+    """Nothing of the next object of the name is read or written by its handles. [2.20]"""
+    rig = make(backend=backend, retry=ONCE)
+    file = rig.open(read_ahead=0)
+    assert file.pread(PAGE, 0) == DATA[:PAGE]
+    remove(rig, backend)
+    with pytest.raises(FileNotFoundError):
+        file.pread(PAGE, PAGE)
+    assert not rig.volume.exists(NEW)
+    with rig.volume.open(NEW, "xb") as other:
+        other.pwrite(OTHER, 0)
+    assert file.pread(PAGE, 0) == DATA[:PAGE]
+    file.pwrite(MINE, 0)
+    file.fsync()
+    with pytest.raises(FileNotFoundError):
+        file.pread(PAGE, PAGE)
+    file.close()
+    assert (backend.committed(KEY), backend.committed(NEW)) == (None, OTHER)
+
+
+@REMOVED
+def test_a_new_name_that_another_client_removes_at_once_is_a_conflict_below_unsaved_bytes(
+    make: Make, backend: ObjectBackend, remove: Callable[[Rig, ObjectBackend], None]
+) -> None:
+    """Nothing is lost, and the object comes back on request only. [2.19, 2.20]"""
+    rig = make(backend=backend, retry=ONCE)
+    file = rig.open(read_ahead=0)
+    assert file.pread(len(DATA), 0) == DATA
+    file.pwrite(MINE, PAGE)
+    remove(rig, backend)
+    with pytest.raises(ConflictError) as caught:
+        file.fsync()
+    assert caught.value.remote is None
+    assert backend.committed(NEW) is None
+    rig.volume.resolve(NEW, "force")
+    file.fsync()
+    assert (backend.committed(KEY), backend.committed(NEW)) == (None, overlay(DATA, PAGE, MINE))
+
+
 def fsync(rig: Rig, file: CachedFile) -> None:
     file.fsync()
 

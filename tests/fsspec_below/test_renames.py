@@ -6,6 +6,7 @@ import contextlib
 import errno
 from collections.abc import Callable, Iterator
 from functools import partial
+from pathlib import Path
 
 import pytest
 
@@ -233,6 +234,32 @@ def test_object_that_another_client_removes_while_it_is_copied_has_its_new_name(
     place.fs.hooks.after["cp_file"] = lambda path: place.take_away("key")
     place.backend.rename("key", "other")
     assert (place.names(), get(file, 0, 4)) == (["bucket/other"], OLD[:4])
+
+
+@pytest.mark.parametrize("use", [uploaded, read])
+def test_object_whose_new_name_another_client_removes_at_once_comes_back_by_no_commit(
+    tmp_path: Path, use: Callable[[CachedFile], None]
+) -> None:
+    """The rename is done; the removal is a conflict below uploaded bytes, otherwise there is no object. [2.19, 2.20]"""
+    place = Place(Elsewhere(), str(tmp_path))
+    place.put("key", OLD)
+    place.fs.hooks.after["mv"] = lambda path: place.take_away("other")
+    with PageCache("16MiB") as cache:
+        volume = cache.attach(place.backend)
+        file = volume.open("key", "r+b", read_ahead=0)
+        use(file)
+        volume.rename("key", "other")
+        place.fs.hooks.after.clear()
+        if use is uploaded:
+            with pytest.raises(ConflictError):
+                file.fsync()
+        else:
+            with pytest.raises(FileNotFoundError):
+                file.pread(4, len(OLD) - 4)
+            file.pwrite(b"W", 0)
+            file.fsync()
+        file.abandon()
+    assert place.names() == []
 
 
 # ---------------------------------------------------------------------------------------------------- lost answers

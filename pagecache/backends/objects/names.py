@@ -45,7 +45,7 @@ class _Change(Generic[V]):
         dst, new: the new key and its name; None: a remove.
         there: the object that had the new name.
         replaced: open files of that object.
-        now: the object that has the new name; None: not known yet.
+        now: the object that has the new name; None: not known yet, or another client has removed it since.
         done: the request was carried out, and the backend's own part is done.
     """
 
@@ -64,7 +64,7 @@ class _Change(Generic[V]):
         _detach(self.files if self.new is None else self.replaced)
         if self.new is not None:
             for file in self.files:
-                file.renamed(self.dst, self.new, self.stored, self.now)
+                file.renamed(self.dst, self.new, self.stored, self.now or self.stored)
         self.done = True
 
 
