@@ -43,6 +43,7 @@ class Binding:
         over: of the source of a rename: its new name. If both have one object, the rename changes nothing.
         takes: an object that had the name loses it.
         links: an object gets one more name.
+        foreign: another program makes the call.
         certain: it was carried out if it has ended. False for a call that failed.
     """
 
@@ -54,6 +55,7 @@ class Binding:
     over: str = ""
     takes: bool = False
     links: bool = False
+    foreign: bool = False
     begun: float = 0
     ended: float = RUNNING
     certain: bool = True

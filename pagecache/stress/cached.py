@@ -21,7 +21,7 @@ from pagecache import Advice, CachedFile, PageCache, Volume, aio
 from pagecache.backends import MemoryBackend
 from pagecache.backends.protocol import AsyncBackend, Backend
 from pagecache.config import parse_size
-from pagecache.errors import DataLossError, Key
+from pagecache.errors import ConflictError, DataLossError, Key
 from pagecache.options import OpenMode, OpenOptions
 from pagecache.stress.asynchronous import ASYNCHRONOUS, for_the_cache, for_threads, on_a_loop
 from pagecache.stress.cached_tasks import CachedTasks
@@ -129,7 +129,7 @@ class CachedTarget:
         self._replacing = threading.Lock()
         self._names: set[str] = set()
         self.by_name = limits.commit_on_close
-        self._entered: dict[CachedFile, None] = {}  # open handles on shared names
+        self._entered: dict[CachedFile, bool] = {}  # open handles on shared names; has the open compared versions?
         self.others: Others | None = None
 
     # -- beginning and end
@@ -147,10 +147,12 @@ class CachedTarget:
 
     def _find_others(self) -> None:
         """Let another program change names in the store, if that is possible."""
-        self.others = Others(self.objects, self._factory)
+        self.others = Others(self.objects, self._factory, whole=self.withholds)
         if why := self.others.why_not():
             self.ways -= {"others"}
             self.skipped["others"] = why
+        elif self.withholds and not on_a_loop(self.backend):
+            self.between = self.others.between
 
     def adopt(self) -> bool:
         """Begin with files that were made elsewhere. False: they do not exist."""
@@ -528,7 +530,8 @@ class CachedTarget:
         return None
 
     def enter(self, name: str, way: str, mode: OpenMode) -> CachedFile:
-        return self.entered(self.volume.open(self.key(name), mode, **self.options_of(name, way)))
+        before = self.quiet(name)
+        return self.entered(self.volume.open(self.key(name), mode, **self.options_of(name, way)), before)
 
     def options_of(self, name: str, way: str) -> OpenOptions:
         """Return the options of an open of a shared name, which is removed at the end."""
@@ -536,10 +539,20 @@ class CachedTarget:
         many = way == "parallel" and self.backend.limits.parallel_direct_writes
         return {"direct": way in PAST, "write_through": way == "through", "parallel_direct_writes": many}
 
-    def entered(self, handle: CachedFile) -> CachedFile:
-        """Register a handle on a shared name, and return it."""
-        self._entered[handle] = None
+    def quiet(self, name: str) -> int | None:
+        """Return a number that changes with each change of storage by the cache, for the object of a name; None: one
+        is about to begin. -1: there is no such object, or no other program.
+        """
+        files = self.volume.engine.files() if self.withholds and "others" in self.ways else ()
+        return next((file.versions.quiet() for file in files if file.key == self.key(name)), -1)
+
+    def entered(self, handle: CachedFile, before: int | None) -> CachedFile:
+        """Register a handle on a shared name, and return it; `before`: `quiet` before the open."""
+        self._entered[handle] = before is not None and before in (-1, handle._inode.engine.versions.quiet())
         return handle
+
+    def has_compared(self, handle: CachedFile | aio.AsyncCachedFile) -> bool:
+        return self._entered.get(handle._file if isinstance(handle, aio.AsyncCachedFile) else handle, False)
 
     def left(self, handle: CachedFile) -> None:
         """Remove a handle that is closed now."""
@@ -555,6 +568,14 @@ class CachedTarget:
     def elsewhere(self, change: str, name: str, *arguments: Any) -> None:
         assert self.others is not None
         self.others.change(change, name, *arguments)
+
+    def settle(self, name: str) -> None:
+        try:
+            self.volume.open(self.key(name), "rb").close()  # which finds another version
+        except ConflictError:
+            self.volume.resolve(self.key(name), "discard")
+        except FileNotFoundError:
+            pass
 
     def link(self, old: str, new: str) -> None:
         self._links("link")(self.key(old), self.key(new), follow=False)

@@ -125,8 +125,9 @@ class CachedTasks:
 
     async def enter(self, name: str, way: str, mode: OpenMode) -> aio.AsyncCachedFile:
         target = self._target
+        before = target.quiet(name)
         handle = await aio.open(target.volume, target.key(name), mode, **target.options_of(name, way))
-        target.entered(handle._file)
+        target.entered(handle._file, before)
         return handle
 
     async def act(self, handle: aio.AsyncCachedFile, call: str, *arguments: Any) -> Any:

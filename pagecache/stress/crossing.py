@@ -10,12 +10,12 @@ from __future__ import annotations
 
 import errno
 from collections.abc import Generator, Iterator
-from contextlib import contextmanager, nullcontext
+from contextlib import contextmanager, nullcontext, suppress
 from typing import TYPE_CHECKING, Any
 
 from pagecache.stress.bindings import Binding, Sight, Value
 from pagecache.stress.content import APPENDED, made
-from pagecache.stress.history import FOREVER, Broken, Model
+from pagecache.stress.history import FOREVER, Broken, Model, Write
 from pagecache.stress.profiles import Operation, other, shared_names
 from pagecache.stress.shared import HEADER, Grip
 from pagecache.stress.targets import Verb
@@ -44,14 +44,20 @@ class Crossing:
         Raises:
             Broken: an observation is impossible.
         """
-        kind, grip = operation.kind, self._shared.grips.get(self._place(operation))
-        start, end = self._range(operation, grip)
-        held = kind.startswith("held_") and grip is not None
-        self._world.enter(self._worker, operation, start, end, grip.model.number if held and grip else None)
+        kind, alone = operation.kind, operation.kind == "name_settle" and self._world.target.withholds
         try:
-            yield from getattr(self, f"_{kind}")(operation)
+            while not self._shared.may_run(self._worker, alone=alone):
+                yield ("pause",)
+            grip = self._shared.grips.get(self._place(operation))
+            start, end = self._range(operation, grip)
+            held = kind.startswith("held_") and grip is not None
+            self._world.enter(self._worker, operation, start, end, grip.model.number if held and grip else None)
+            try:
+                yield from getattr(self, f"_{kind}")(operation)
+            finally:
+                self._world.leave(self._worker)
         finally:
-            self._world.leave(self._worker)
+            self._shared.has_run(self._worker)
 
     def _place(self, operation: Operation) -> tuple[int, int]:
         return self._worker, operation.extra % SLOTS
@@ -128,6 +134,7 @@ class Crossing:
             for one in bindings:
                 if one.takes:
                     self._shared.endanger(names.seen(one.name, one.begun, names.clock.tick(), tuple(bindings)))
+            self._shared.contest(bindings)
 
     def _name_create(self, operation: Operation) -> Step:
         """Make an object under a free name, or beside and then rename it over the name."""
@@ -135,6 +142,7 @@ class Crossing:
         if model is None:
             return
         name, number, extra = self._name(operation), model.number, operation.extra
+        self._shared.changes(number)
         beside = "" if other(extra) % 2 else f"shared-new{number}"
         if beside:
             handle = yield from self._calling(operation, ("enter", beside, operation.way, "w+b"))
@@ -157,11 +165,16 @@ class Crossing:
         if early:
             yield from self._keep(operation, grip)
 
+    def _new(self, model: Model, kind: str, way: str, start: int, length: int, **fields: Any) -> Write:
+        """Return a new write of an object, which begins at once."""
+        self._shared.changes(model.number)
+        return self._steps.new(model, kind, way, start, length, **fields)
+
     def _first(self, operation: Operation, grip: Grip) -> Step:
         """Write the first bytes of an object, with its header."""
         model = grip.model
         length = HEADER + operation.length % self._world.plan.size_bytes
-        write = self._steps.new(model, "first write", operation.way, 0, length)
+        write = self._new(model, "first write", operation.way, 0, length)
         done = yield from self._steps.changing(
             model, write, operation.kind, ("act", grip.handle, "pwrite", write.data(0, length), 0)
         )
@@ -188,6 +201,7 @@ class Crossing:
         try:
             handle = yield ("enter", name, operation.way, "r+b")
             found = sight.leading(name)
+            found |= self._shared.outlasting(self._world.target.has_compared(handle))
         except FileNotFoundError:
             self._shared.absent(name, sight.leading(name), "open")
             return None
@@ -247,11 +261,12 @@ class Crossing:
 
     def _elsewhere(self, operation: Operation, change: str, bindings: list[Binding], *arguments: Any) -> Step:
         for one in bindings:
-            one.what = f"{change} of another program"
+            one.what, one.foreign = f"{change} of another program", True
         source = "" if change == "put" else self._name(operation)
-        yield from self._naming(
-            operation, ("elsewhere", change, self._name(operation), *arguments), bindings, source=source
-        )
+        verb = ("elsewhere", change, self._name(operation), *arguments)
+        done = yield from self._naming(operation, verb, bindings, source=source)
+        if done and change == "put" and self._world.target.withholds:
+            self._shared.store_over(bindings[0])
 
     def _name_put(self, operation: Operation) -> Step:
         """Store a new object."""
@@ -268,12 +283,26 @@ class Crossing:
 
     def _name_move(self, operation: Operation) -> Step:
         old, new = self._name(operation), self._other_name(operation)
+        if self._world.target.withholds:  # the moved version would be another object with the number of the cached one
+            return self._world.idle(self._worker, operation.kind)
         moved = self._binding(operation, new, source=old, takes=True)
         yield from self._elsewhere(operation, "rename", [self._binding(operation, old, None, over=new), moved], new)
 
     def _name_drop(self, operation: Operation) -> Step:
         name = self._name(operation)
+        if self._world.target.withholds:
+            return self._world.idle(self._worker, operation.kind)
         yield from self._elsewhere(operation, "remove", [self._binding(operation, name, None, takes=True)])
+
+    def _name_settle(self, operation: Operation) -> Step:
+        """Give up what is unsaved over versions of another program [2.19]. No other operation on shared names runs: a
+        call that began by a handle of the old version could reach the new one.
+        """
+        if not self._world.target.withholds:
+            return self._world.idle(self._worker, operation.kind)
+        self._shared.end_contested()
+        for name in NAMES:
+            yield from self._calling(operation, ("settle", name))
 
     # -- handles
 
@@ -288,13 +317,21 @@ class Crossing:
 
     def _close(self, operation: Operation, place: tuple[int, int]) -> Step:
         grip = self._shared.grips.pop(place, None)
-        if grip is not None:
-            yield from self._calling(operation, ("act", grip.handle, "close"))
+        if grip is None:
+            return
+        if grip.ended:
+            with suppress(OSError):  # it reports what was given up
+                yield ("act", grip.handle, "close")
+            return
+        activity = self._world.active[self._worker]
+        file, activity.file = activity.file, grip.model.number
+        yield from self._calling(operation, ("act", grip.handle, "close"))
+        activity.file = file
 
     def _grip(self, operation: Operation) -> Generator[Verb, Any, Grip | None]:
         """Return the handle of the slot, opened if there is none."""
         grip = self._shared.grips.get(self._place(operation))
-        if grip is None:
+        if grip is None or grip.ended:
             grip = yield from self._enter(operation)
         if grip is not None:
             self._world.active[self._worker].file = grip.model.number
@@ -320,9 +357,10 @@ class Crossing:
         if grip is None:
             return
         start, end = self._range(operation, grip)
-        write = self._steps.new(grip.model, operation.kind, grip.way, start, end - start)
+        write = self._new(grip.model, operation.kind, grip.way, start, end - start)
         verb = ("act", grip.handle, "pwrite", write.data(start, end), start)
-        yield from self._steps.changing(grip.model, write, operation.kind, verb)
+        if (yield from self._steps.changing(grip.model, write, operation.kind, verb)):
+            self._shared.wrote(write)
 
     def _held_append(self, operation: Operation) -> Step:
         grip = yield from self._grip(operation)
@@ -331,7 +369,7 @@ class Crossing:
         model, length = grip.model, operation.length
         if model.largest() + length > self._world.plan.size_bytes:
             return
-        write = self._steps.new(model, "append", grip.way, -1, length)
+        write = self._new(model, "append", grip.way, -1, length)
         data = made(write.tag, write.file | APPENDED, write.worker, write.sequence, 0, length)
         model.begin(write)
         try:
@@ -352,7 +390,7 @@ class Crossing:
         if grip is None:
             return
         start, _end = self._range(operation, grip)
-        write = self._steps.new(grip.model, "truncate", "", start, FOREVER - start, size=start, zero=True)
+        write = self._new(grip.model, "truncate", "", start, FOREVER - start, size=start, zero=True)
         yield from self._steps.changing(grip.model, write, operation.kind, ("act", grip.handle, "truncate", start))
 
     def _held_fsync(self, operation: Operation) -> Step:
@@ -376,12 +414,14 @@ class Crossing:
 
     def _saving(self, operation: Operation, verb: Verb, only: Model | None) -> Step:
         """Check that the store has the earlier writes of an object, or of all objects that have a name, under each name
-        that it had all the time; in place also under other names, if the store has it there [I-18, I-19].
+        that it had all the time; in place also under other names, if the store has it there [I-18, I-19]. A success is
+        wrong if another program has taken the name of the object before its last write [2.19].
         """
         shared, what = self._shared, f"the store after {operation.kind}"
         sight = Sight(shared.names)
         living = {value for name in NAMES for value in sight.of(name) if isinstance(value, int)}
         unmade = shared.unmade(frozenset(living))
+        lost = "" if only is None else shared.lost_before_writes(only.number)
         models = [only] if only is not None else [shared.models[number] for number in sorted(living)]
         saved = {model.number: self._steps.observe(model, 0, FOREVER, what, store=True) for model in models}
         try:
@@ -389,6 +429,10 @@ class Crossing:
                 done = yield from self._calling(operation, verb)
             if done is None:
                 return
+            for model in models:
+                shared.saves(model.number, sight.begun)
+            if only is not None and lost and shared.lost_before_writes(only.number) == lost:
+                raise Broken(f"{lost}: {what} of object {only.number}, should be a conflict{shared.names.story(lost)}")
             for name in NAMES:
                 if not any(value in saved for value in sight.leading(name)):
                     continue

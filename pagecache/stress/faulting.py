@@ -85,6 +85,7 @@ class Faulting:
         self.shortens = any(rule.short is not None for rule in self.plan.rules)
         self.loses_direct = any(rule.dies for rule in self.plan.rules)
         self.repairing = self.loses_direct or any(rule.change for rule in self.plan.rules)
+        self._others = whole and "others" in plan.mix
         self._conflicts: dict[Key, None] = {}
         self._lock = threading.Lock()
         self._over = threading.Event()
@@ -156,7 +157,7 @@ class Faulting:
             if self._backend.dead:
                 with contextlib.suppress(OSError):  # it fails by fault as well: once more
                     self._reconnect()
-            for key in self._taken():
+            for key in () if self._others else self._taken():
                 try:
                     self._settle(key)
                 except OSError:
@@ -164,8 +165,10 @@ class Faulting:
                         self._conflicts[key] = None
 
     def _settle(self, key: Key) -> None:
-        """Settle a conflict, in one of the ways that lose nothing."""
-        how = self._rng.choice(HOW)
+        """Settle a conflict, in one of the ways that lose nothing; of whole objects that another program has replaced,
+        unsaved bytes are given up.
+        """
+        how = "discard" if self._others else self._rng.choice(HOW)
         try:
             self._volume.resolve(key, how)
         except OSError:
@@ -195,7 +198,7 @@ class Faulting:
         self.repairs["deaths survived"] += 1
 
 
-HOW: tuple[Literal["force", "rebase"], ...] = ("force", "rebase")
+HOW: tuple[Literal["force", "rebase", "discard"], ...] = ("force", "rebase")
 
 
 def explained(rules: Iterable[Rule]) -> frozenset[int]:

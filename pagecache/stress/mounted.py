@@ -507,7 +507,13 @@ class MountedTarget:
     def announce(self, name: str, offset: int, length: int | None) -> None:
         raise io.UnsupportedOperation("a file system has no foreign writers")
 
+    def has_compared(self, handle: Descriptor) -> bool:
+        return True
+
     def elsewhere(self, change: str, name: str, *arguments: Any) -> None:
+        raise io.UnsupportedOperation("a file system has no foreign writers")
+
+    def settle(self, name: str) -> None:
         raise io.UnsupportedOperation("a file system has no foreign writers")
 
     def link(self, old: str, new: str) -> None:

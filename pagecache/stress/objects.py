@@ -21,7 +21,7 @@ from pagecache.stress.profiles import names_of, shared_names
 from pagecache.stress.targets import UnusableTarget
 from pagecache.target import place
 
-__all__ = ["Objects"]
+__all__ = ["TRIES", "Objects", "insisting"]
 
 T = TypeVar("T")
 
@@ -206,10 +206,11 @@ class Objects:
     def put(self, what: int | str, offset: int, data: bytes, *, whole: bool = False) -> None:
         """Store bytes of an object, and make it if necessary; `whole`: they are its whole content afterwards."""
         key = self.key(what)
-        insisting(partial(self._put_once, key, offset, data, whole))  # a failed commit may drop all of it
+        insisting(partial(self.put_once, key, offset, data, whole, self.backend))  # a failed commit may drop all of it
 
-    def _put_once(self, key: Key, offset: int, data: bytes, whole: bool) -> None:
-        file = self.backend.open(key, create=True)
+    def put_once(self, key: Key, offset: int, data: bytes, whole: bool, backend: Backend) -> None:
+        """Store bytes like `put`, in one try, through a backend."""
+        file = backend.open(key, create=True)
         try:
             self._write(file, offset, data)
             if whole:

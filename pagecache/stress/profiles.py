@@ -80,6 +80,7 @@ KINDS: dict[str, str] = {
     "name_put": "others",
     "name_move": "others",
     "name_drop": "others",
+    "name_settle": "others",
     "held_read": "shared",
     "held_write": "shared",
     "held_append": "shared",
@@ -348,7 +349,7 @@ PROFILES: dict[str, Profile] = {
     ),
     "names": Profile(
         {"name_create": 8, "name_open": 8, "name_rename": 10, "name_remove": 5, "name_sync": 1, "name_announce": 3}
-        | {"name_link": 4, "name_symlink": 2, "name_put": 4, "name_move": 2, "name_drop": 2}
+        | {"name_link": 4, "name_symlink": 2, "name_put": 4, "name_move": 2, "name_drop": 2, "name_settle": 2}
         | {"held_read": 16, "held_write": 14, "held_append": 3, "held_truncate": 2, "held_fsync": 6, "held_close": 6}
         | {"publish": 1, "rename": 1, "remove": 1, "read": 2, "write": 2, "drop": 3},
         _adversarial,

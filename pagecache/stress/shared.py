@@ -13,12 +13,13 @@ from __future__ import annotations
 import errno
 import threading
 from collections.abc import Collection
-from dataclasses import dataclass
+from contextlib import suppress
+from dataclasses import dataclass, replace
 from functools import partial
 from typing import TYPE_CHECKING, Any
 
 from pagecache.errors import LostRange
-from pagecache.stress.bindings import Names, Sight, Value, described
+from pagecache.stress.bindings import Binding, Names, Sight, Value, described
 from pagecache.stress.content import decode
 from pagecache.stress.history import Broken, Model, Write
 from pagecache.stress.oracle import Observation, settled, verdict
@@ -42,6 +43,7 @@ class Grip:
     handle: Any
     model: Model
     way: str
+    ended: bool = False  # unsaved bytes were given up to another program: the handle may show its version now
 
 
 class Shared:
@@ -55,6 +57,13 @@ class Shared:
         self.grips: dict[tuple[int, int], Grip] = {}
         self._lost: set[Value] = set()  # objects and links that may have lost a name to a remove or a rename over it
         self._next = FIRST
+        self._contested: set[int] = set()  # objects under whose names another program may have changed the store
+        self._stored_over: dict[int, Binding] = {}  # object -> such a change, of the only name that it had
+        self._wrote: dict[int, float] = {}  # object -> begin of its last write by a handle that stays open
+        self._changed: dict[int, float] = {}  # object -> begin of its last change
+        self._saved: dict[int, float] = {}  # object -> begin of its last save
+        self._running: set[int] = set()  # workers in an operation
+        self._alone: int | None = None  # the worker that runs alone, or is about to
         self._lock = threading.Lock()
 
     @property
@@ -83,12 +92,16 @@ class Shared:
         """Return whether the names, or a pending conflict, explain an error of a shared operation."""
         if error.errno == errno.ESTALE and "announced" in self._world.plan.mix:
             return KINDS[activity.operation.kind] in CROSSING
+        if error.errno == errno.ESTALE and activity.file is None:
+            return KINDS[activity.operation.kind] in CROSSING and bool(self.contested())
         if activity.file is None:  # a sync commits an object whose remove had no answer
             return bool(self._lost and self._world.target.explained and self._is_of_a_lost_name(error))
         return self.is_gone(error, activity.file)
 
     def is_gone(self, error: OSError, number: int) -> bool:
         """Return whether an error says that an object has lost its name, if that is possible."""
+        if error.errno == errno.ESTALE:
+            return number in self.contested()
         return self._is_of_a_lost_name(error) and self.may_be_lost(number)
 
     def _is_of_a_lost_name(self, error: OSError) -> bool:
@@ -104,6 +117,105 @@ class Shared:
                 if one.takes:
                     self.endanger(self.names.seen(one.name, one.begun, now, (one,)))
         return value in self._lost
+
+    # -- another program, in a store of whole objects
+
+    def contest(self, bindings: Collection[Binding]) -> None:
+        """Record that another program changes names, or has: the objects that have them may be in conflict. The lock of
+        the names is held.
+        """
+        for one in bindings:
+            if one.foreign and self._world.target.withholds:
+                found = self.names.seen(one.name, one.begun, self._world.clock.tick(), tuple(bindings))
+                self._contested.update(value for value in found if isinstance(value, int))
+
+    def contested(self) -> frozenset[Value]:
+        """Return the objects that may be in conflict."""
+        with self.names.lock:
+            for one in self.names.running():
+                self.contest([one])
+            return frozenset(self._contested)
+
+    def store_over(self, binding: Binding) -> None:
+        """Record that another program has stored an object under a name, by a call that has returned."""
+        with self.names.lock:
+            found = self.names.seen(binding.name, binding.begun, binding.ended, (binding,))
+        if len(found) == 1:
+            self._stored_over.update((value, binding) for value in found if isinstance(value, int))
+
+    def outlasting(self, compared: bool) -> frozenset[Value]:
+        """Return the objects that an open may find though another program has replaced them: beside changes of the
+        cache it takes them as they are. `compared`: none ran before it and after it.
+        """
+        return frozenset(value for value in self.contested() if not compared or not self._is_saved(value))
+
+    def _is_saved(self, value: Value) -> bool:
+        """Return whether nothing of an object is unsaved: then the cache makes no change of it."""
+        return isinstance(value, int) and self._changed.get(value, -1) < self._saved.get(value, 0)
+
+    def changes(self, number: int) -> None:
+        """Record that a call that changes an object begins."""
+        self._changed[number] = self._world.clock.tick()
+
+    def wrote(self, write: Write) -> None:
+        """Record a write that has returned."""
+        self._wrote[write.file] = write.begun
+
+    def saves(self, number: int, begun: float) -> None:
+        """Record that a save of an object has returned, which began at a time."""
+        self._saved[number] = max(begun, self._saved.get(number, 0))
+
+    def lost_before_writes(self, number: int) -> str:
+        """Return the name under which another program has stored a version before the last write of an object, and
+        that no other call has changed since; "": there is none.
+        """
+        over = self._stored_over.get(number)
+        if over is None or self._wrote.get(number, 0) < over.ended:
+            return ""
+        with self.names.lock:
+            found = self.names.seen(over.name, over.ended + 1, self._world.clock.tick())
+        return over.name if found == over.values else ""
+
+    def may_run(self, worker: int, *, alone: bool) -> bool:
+        """Begin an operation; False: not yet. `alone`: no other runs meanwhile."""
+        with self._lock:
+            if self._alone not in (None, worker):
+                return False
+            if alone:
+                self._alone = worker
+                return not self._running
+            self._running.add(worker)
+            return True
+
+    def has_run(self, worker: int) -> None:
+        """End an operation."""
+        with self._lock:
+            self._running.discard(worker)
+            if self._alone == worker:
+                self._alone = None
+
+    def end_contested(self) -> None:
+        """End the handles of objects that may be in conflict: unsaved bytes are given up next. No operation runs."""
+        contested = self.contested()
+        for place, grip in list(self.grips.items()):
+            if grip.model.number in contested:
+                self.grips[place] = replace(grip, ended=True)
+
+    def settle(self) -> None:
+        """Give up what is unsaved over versions of another program, and close its handles. Nothing runs or fails."""
+        self.end_contested()
+        target = self._world.target
+        for name in self.names if target.withholds and "others" in target.ways else ():
+            self._world.insisting(partial(target.settle, name))
+        for place, grip in list(self.grips.items()):
+            if grip.ended:
+                del self.grips[place]
+                with suppress(OSError):
+                    target.act(grip.handle, "close")
+        for known in (self._contested, self._stored_over, self._wrote):
+            known.clear()
+
+    # -- objects
 
     def any_lost(self, found: frozenset[Value]) -> bool:
         """Return whether one of these objects and links may have lost a name until now."""
@@ -203,6 +315,11 @@ class Shared:
         """Describe the possible values of a name, and the calls that bound it and the names that it leads to."""
         links = sorted(value for value in found if isinstance(value, str))
         return described(found) + "".join(self.names.story(each) for each in dict.fromkeys((name, *links)))
+
+    def story_of(self, error: OSError) -> str:
+        """Return the calls that bound the name that an error names; "": it names none."""
+        key, keys = error.filename, {self._world.target.key(name): name for name in self.names}
+        return self.names.story(keys[key]) if self.used and key in keys else ""
 
     def _settle(self, model: Model, what: str, got: bytes) -> None:
         observation = self._observed(model, what)

@@ -198,6 +198,10 @@ class Target(Protocol):
         """Open a shared name, and return a handle: `pread`, `pwrite`, `append`, `truncate`, `fsync`, `close`."""
         ...
 
+    def has_compared(self, handle: Any) -> bool:
+        """Return whether the open has compared the stored version: no change by the tested system ran beside it."""
+        ...
+
     def announce(self, name: str, offset: int, length: int | None) -> None:
         """Report a change of a stored object by another program."""
         ...
@@ -206,6 +210,10 @@ class Target(Protocol):
         """Change a shared name in the store as another program: "put" (content, name of a draft), "rename" (new name),
         or "remove".
         """
+        ...
+
+    def settle(self, name: str) -> None:
+        """Give up unsaved bytes of the object of a name, if another program has stored another version."""
         ...
 
     def link(self, old: str, new: str) -> None:

@@ -346,7 +346,7 @@ class World:
                 else f"{kind} of {worker_name(worker)}{where(activity)}"
             )
             hint = self.target.hints.get(error.errno or 0)
-            hint = "" if hint is None else f"\n  {hint}"
+            hint = ("" if hint is None else f"\n  {hint}") + self.shared.story_of(error)
             raised = f"{type(error).__name__}: {error}{place(error)}"
             raise Broken(f"{what} raised {raised}{hint}", "error") from error
         self.count(f"{kind}: {name}")
@@ -434,6 +434,7 @@ class World:
             Broken: one of them does not.
         """
         self.target.calm()
+        self.shared.settle()
         self.target.check()
         self.recheck()
         assert not self.doubts, self.doubts
