@@ -366,8 +366,8 @@ class VolumeOptions:
         read_only: opening for writing is a PermissionError.
         dirty_share: fraction of the cache's `dirty_limit` that this volume may use.
         source_may_fault: whether user memory that may fault while copying is staged first.
-        revalidate: seconds for which an open believes a version that was seen under its name; 0: every open asks the
-            backend.
+        revalidate: seconds for which an open, or a `stat` by name, believes a version that was seen under its name; 0:
+            each asks the backend.
     """
 
     read_ahead: Size = "1MiB"

@@ -75,13 +75,6 @@ class Inode:
         """
         return self.engine.identity is None or self.engine.limits().commit_on_close
 
-    def exists(self) -> bool:
-        """Return whether the object is known to be in the store, or has local data. Otherwise its open file may stand
-        for none, after a discard of an object that another program has removed.
-        """
-        whole = self.engine.limits().commit_on_close
-        return not whole or self.engine.versions.base is not None or bool(self.native.has_local())
-
     def set_aliases(self, aliases: tuple[Key, ...]) -> None:
         self.aliases = aliases
 

@@ -29,17 +29,36 @@ LISTED_AT_ONCE = 1000
 
 def of_name(volume: Volume, name: Key, key: Key, tries: Attempts) -> FileStat:
     """Return the status of the object that has a name."""
-    known = _shown(volume._inode_at(name))
-    if known is not None and known.engine.backend_file is not None and known.names_are_facts() and known.exists():
-        return of_open(known, key, tries)
+    known, began = _shown(volume._inode_at(name)), volume.engine.clock.now()
+    if known is not None and _stands_for(known, name):
+        try:
+            return of_open(known, key, tries)
+        except FileNotFoundError:
+            if known.native.has_local():
+                return of_cached(known)
+            raise
     quiet = None if known is None else known.engine.versions.quiet()
     unstored = 0 if known is None else known.native.number("unstored")
     stat = opening.checked_stat(tries.repeated(lambda: volume.engine.backend.stat(key)), key)
     inode = _shown(volume._inode_found(name, stat))
     if inode is not None and inode is not known:
         quiet, unstored = inode.engine.versions.quiet(), inode.native.number("unstored")
+    if inode is not None and inode.names_are_facts() and stat.version is not None:
+        inode.engine.versions.confirm(name, stat.version, began)
     found = _combined(stat, inode, unstored)
     return found if inode is None else _sized(found, inode, quiet)
+
+
+def _stands_for(inode: Inode, name: Key) -> bool:
+    """Return whether an open file that its store finds by its name stands for what has the name: it has unsaved bytes,
+    or the store was asked a short time ago. Otherwise another program may have removed or replaced the object since.
+    """
+    engine = inode.engine
+    if engine.backend_file is None or not inode.names_are_facts():
+        return False
+    stored = engine.versions.base is not None or not engine.limits().commit_on_close
+    recent = engine.versions.is_recent(name, inode.volume.options.revalidate)
+    return bool(inode.native.has_local()) or (stored and recent)
 
 
 def _shown(inode: Inode | None) -> Inode | None:

@@ -158,7 +158,7 @@ TABLE: list[tuple[Callable[[Make], Stuck], str, tuple[str, ...]]] = [
     (hanging("punch_hole"), "its hole", ("punch_hole",)),
     (hung_rollback, "its rollback", ("discard",)),
     (hanging("open"), "open", ("create", "volume.truncate")),
-    (hanging("file_stat"), "stat of an open object", ("stat", "setattr")),
+    (hanging("file_stat", dirty), "stat of an open object", ("stat", "setattr")),
     (hanging("stat"), "stat", ("exists", "open")),
     (hanging("list"), "list", ("list",)),
     (hanging("rename"), "rename", ("rename",)),

@@ -22,7 +22,7 @@ VERBS: dict[str, tuple[str, Callable[[Rig], Any]]] = {
     "create": ("open", lambda rig: rig.volume.open("new", "xb").close()),
     "the stat of an open": ("file_stat", lambda rig: rig.volume.open("other").close()),
     "stat": ("stat", lambda rig: rig.volume.stat("other")),
-    "stat of an open file": ("file_stat", lambda rig: rig.volume.stat(KEY)),
+    "stat of an unsaved file": ("file_stat", lambda rig: (rig.handles[0].pwrite(b"new", 0), rig.volume.stat(KEY))),
     "exists": ("stat", lambda rig: rig.volume.exists("other")),
     "list": ("list", lambda rig: list(rig.volume.list())),
     "remove": ("remove", lambda rig: rig.volume.remove("other")),

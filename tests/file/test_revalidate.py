@@ -10,9 +10,11 @@ import pytest
 from pagecache import Key, ObjectStat, PageCache
 from pagecache.backends import DirectoryBackend, MemoryBackend
 
+from .backends import RecordingBackend, StoredObject
 from .clock import HandClock
 from .objects import ObjectBackend
 from .rig import KEY, PAGE, Rig, pattern
+from .test_lost_names import StoreOfNames
 
 Make = Callable[..., Rig]
 DATA, OTHER = pattern(2 * PAGE), pattern(2 * PAGE, 7)
@@ -124,6 +126,68 @@ def test_another_name_of_an_object_is_looked_at(tmp_path: Path) -> None:
         other.rename(linked)
         with volume.open("linked", "rb") as file:
             assert file.pread(len(OTHER), 0) == OTHER
+
+
+def looks(make: Make, names: bool) -> tuple[Rig, RecordingBackend]:
+    """A volume on whole objects, or on objects in place, of a store that knows names only."""
+    backend = StoreOfNames({KEY: DATA}, max_write=PAGE) if names else Store({KEY: DATA})
+    return make(backend=backend), backend
+
+
+NAMES = pytest.mark.parametrize("names", [True, False], ids=["in place", "whole"])
+
+
+@NAMES
+def test_a_look_by_name_finds_what_another_program_has_done_with_a_clean_open_object(make: Make, names: bool) -> None:
+    """What the handle shows does not change. [2.19, 2.20]"""
+    rig, backend = looks(make, names)
+    with rig.volume.open(KEY, "rb", read_ahead=0) as file:
+        assert file.pread(len(DATA), 0) == DATA
+        assert rig.volume.exists(KEY)
+        backend.remove(KEY)
+        assert not rig.volume.exists(KEY)
+        with pytest.raises(FileNotFoundError):
+            rig.volume.stat(KEY)
+        backend.objects[KEY] = StoredObject(OTHER + OTHER)
+        assert rig.volume.stat(KEY).size == 2 * len(OTHER)
+        assert file.pread(len(DATA), 0) == DATA
+
+
+@NAMES
+@pytest.mark.parametrize("first", ["write", "remove"])
+def test_unsaved_bytes_are_shown_by_a_name_that_another_program_has_removed(
+    make: Make, names: bool, first: str
+) -> None:
+    """Until they are given up; nothing has looked at the name meanwhile. [2.19, 2.20]"""
+    rig, backend = looks(make, names)
+    with rig.volume.open(KEY, "r+b", read_ahead=0) as file:
+        if first == "write":
+            file.pwrite(OTHER + OTHER, 0)
+        backend.remove(KEY)
+        if first == "remove":
+            file.pwrite(OTHER + OTHER, 0)
+        assert rig.volume.exists(KEY)
+        assert rig.volume.stat(KEY).size == 2 * len(OTHER)
+        file.abandon()
+    assert not rig.volume.exists(KEY)
+
+
+def test_a_look_by_name_believes_a_version_that_was_just_seen(rig: Rig, clock: HandClock, store: Store) -> None:
+    with rig.volume.open(KEY, "rb") as file:
+        clock.advance(9.9)
+        assert rig.volume.exists(KEY)
+        assert store.asked == 0
+        clock.advance(0.2)
+        assert rig.volume.stat(KEY).size == len(DATA)
+        assert store.asked == 1
+        clock.advance(9.9)
+        assert read(rig) == DATA  # an open believes what the look has seen
+        assert store.asked == 1
+        store.remove(KEY)
+        assert rig.volume.exists(KEY)
+        clock.advance(0.2)
+        assert not rig.volume.exists(KEY)
+        assert file.pread(len(DATA), 0) == DATA
 
 
 @pytest.mark.parametrize("value", [-1, float("nan"), "soon", True])

@@ -184,7 +184,7 @@ def test_a_truncate_that_waits_for_a_thread_can_be_called_off(make: Make) -> Non
     """It was not sent: nothing has changed, and it is not sent later. [2.17]"""
     rig = make({KEY: OLD, "busy": OLD, "also": OLD}, limits={"max_inflight": 1}, retry=ONCE)
     file = rig.open("r+b")
-    gate = rig.backend.gate("file_stat", times=2)
+    gate = rig.backend.gate("stat", times=2)
     hung: list[Task[Any]] = [Task(rig.volume.stat, KEY), Task(rig.volume.stat, KEY)]
     eventually(lambda: gate.nr_entered == 2)
     cutting: Task[Any] = Task(file.truncate, CUT)
