@@ -342,6 +342,23 @@ static void check_a_unit_goes_when_it_is_full(void)
 	finish();
 }
 
+/* A unit whose last byte is dirty, and whose writer still has the folio, waits: it is sent once. */
+static void check_a_unit_waits_for_its_writer(void)
+{
+	struct pc_limits l = limits_unit(U, 1 << 20);
+	l.commit_on_close = 1;
+	start(0, 4 << 20, PAGE, l);
+	EQUAL(put(0, 2 * U), 0);
+	struct pc_folio *f = folio_at(file, U - 1);
+	CHECK(pc_folio_trylock(f));
+	EQUAL(sent_in_background(false), U);
+	pc_folio_unlock(rig.cache, f);
+	EQUAL(sent_in_background(false), U);
+	EQUAL(usage(file, NULL).dirty, 0);
+	EQUAL(file->store.write_bytes, 2 * U);
+	finish();
+}
+
 /* A thread that waits for whole units is woken when enough is dirty for one, not by every write. */
 static void check_the_flusher_is_woken_for_units_as_they_fill(void)
 {
@@ -533,6 +550,7 @@ int main(void)
 	RUN(check_answers_count_in_whole_units);
 	RUN(check_background_work_takes_wholly_dirty_units);
 	RUN(check_a_unit_goes_when_it_is_full);
+	RUN(check_a_unit_waits_for_its_writer);
 	RUN(check_the_flusher_is_woken_for_units_as_they_fill);
 	RUN(check_a_short_last_unit_goes_with_the_commit);
 	RUN(check_any_history);

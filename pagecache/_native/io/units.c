@@ -110,7 +110,16 @@ static bool behind_short(const struct units *b, u64 pos)
 	return at && pos >= at && in_flight(b->inode, at - 1, at - 1 + b->unit);
 }
 
-/* Whether every byte of [pos, end) is dirty, and it is no short last unit. */
+/* Whether a pass that sends what nobody has marked would leave the folio dirty (pc_pass_claim). */
+static bool held_back(const struct pc_folio *f)
+{
+	u32 st = pc_folio_state(f);
+	bool writer = st & PC_F_LOCKED && !atomic_load(&f->owner);
+	return writer || st & (PC_F_BACKOFF | PC_F_WRITER_WAITS | PC_F_WRITE_PINNED);
+}
+
+/* Whether every byte of [pos, end) is dirty and may be sent now, and it is no short last unit. A unit whose last writer
+ * still has a folio is not sent yet: that folio would stay dirty, and the unit would be sent twice. */
 static bool wholly_dirty(const struct units *b, u64 pos, u64 end)
 {
 	struct pc_inode *i = b->inode;
@@ -121,7 +130,7 @@ static bool wholly_dirty(const struct units *b, u64 pos, u64 end)
 	while (pos < end) {
 		u32 id = pc_index_next_marked(i, index, pages_end(c, end), PC_MARK_DIRTY, NULL);
 		const struct pc_folio *f = id ? pc_folio_at(c, id) : NULL;
-		if (!f || !run_of(b, f, PC_D, pos, &start, &stop) || start != pos)
+		if (!f || held_back(f) || !run_of(b, f, PC_D, pos, &start, &stop) || start != pos)
 			return false;
 		pos = stop;
 		index = pos < folio_end(c, f) ? pc_folio_index(f) : pc_folio_after(f);
