@@ -7,24 +7,24 @@ import click
 from pagecache.cli.usage import WrongUsage, interrupted, print_json
 
 
-@click.command("s3-clean", short_help="Remove leftovers of ended programs from a bucket")
+@click.command("s3-clean", short_help="Remove what ended programs have left in a bucket")
 @click.argument("url", metavar="URL")
 @click.option(
     "--older-than",
     metavar="TIME",
     default="24h",
     show_default=True,
-    help="Time since a program last stored anything there: 90s, 1.5h; 0s: also objects of running programs.",
+    help="Age of what is removed: 90s, 1.5h; 0s: also uploads of running programs.",
 )
-@click.option("--dry-run", is_flag=True, help="List the objects and remove none.")
+@click.option("--dry-run", is_flag=True, help="List what would be removed, and remove nothing.")
 @click.option("--json", "as_json", is_flag=True, help="Print the list as JSON.")
 def s3_clean(url: str, older_than: str, dry_run: bool, as_json: bool) -> None:
-    """Remove leftovers of ended programs from a bucket: private objects, and the uploads that they have notes of.
+    """Remove what ended programs have left in a bucket, and what takes space there.
 
-    URL is that of the volume: s3://BUCKET/PREFIX?endpoint=URL. Objects of other programs stay, and objects of a program
-    that has stored anything within that time. A running program loses its staged bytes if its objects are removed. An
-    upload that began right before the program died may have no note: a lifecycle rule of the bucket ends those. Exit
-    status: 0 done, 1 the server refused a request, 2 wrong usage.
+    URL is that of the volume: s3://BUCKET/PREFIX?endpoint=URL. All unfinished uploads to names below the prefix that
+    are older than the time are ended, whichever program began them; a running program whose upload is ended sends its
+    object again. Objects of that age below PREFIX/.pagecache/ are deleted: keys of trials, and what earlier versions of
+    this library left. Nothing else is touched. Exit status: 0 done, 1 the server refused a request, 2 wrong usage.
     """
     from pagecache.backends.url import backend_from_url, without_user
     from pagecache.quantities import printable

@@ -14,7 +14,7 @@ from pagecache.backends.s3 import S3Backend
 from pagecache.testing import Gate
 from pagecache.testing.proxy import FaultyProxy, ProxyRule
 
-from ..file.rig import Task, eventually
+from ..file.rig import Task
 from .requests import is_for
 from .servers import Bucket, Server
 
@@ -126,18 +126,3 @@ def test_a_rollback_takes_no_version_of_another_program(bucket: Bucket, backend:
             file.fsync()
         file.abandon()
     assert stored(bucket) == bytes(len(OLD))
-
-
-def test_a_backend_that_is_attached_again_renews_its_private_objects(
-    bucket: Bucket, proxy: FaultyProxy, backend: S3Backend
-) -> None:
-    """Otherwise another program takes them for leftovers."""
-    backend.session.renewed_every = 0.01
-    alive = ProxyRule("call", lambda call: call.method == "PUT" and call.path.endswith("/alive"))
-    for _ in range(2):
-        alive.seen, proxy.rules = 0, [alive]
-        name = backend.session.private_name()
-        eventually(lambda: alive.seen)
-        backend.session.discard({name})
-        backend.close()
-        eventually(lambda: bucket.left_behind() == [])  # a renewal in flight removes its object when it is answered

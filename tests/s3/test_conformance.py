@@ -77,7 +77,7 @@ class TestRclone(OnServer):
         """An object stays in the folder. The server removes a folder that a DELETE empties, and a PUT into that folder
         may then fail with InternalError.
         """
-        kept = backend.session.private_name()
+        kept = backend.prefix + ".pagecache/kept"
         backend.bucket.put(kept, [], {}, condition={})
         super().test_objects_side_by_side(backend, opened, unit)
-        backend.session.discard({kept})
+        backend.bucket.delete(kept)

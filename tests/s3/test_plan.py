@@ -10,12 +10,14 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from pagecache import BackendError
-from pagecache.backends.objects.extents import LOST, OLD, ZEROS, Extents, Held, Part, Piece, Source, Staged
+from pagecache.backends.objects.extents import LOST, OLD, ZEROS, Extents, Part, Piece, Source, Spooled
 from pagecache.backends.s3.assembly import side_by_side
-from pagecache.backends.s3.plan import Copy, Join, Send, Sent, Sizes, Step, assembly
+from pagecache.backends.s3.plan import Copy, Send, Sent, Sizes, Step, assembly
+from pagecache.backends.spool import Spool
 
 UNIT = 8
-SMALL = Sizes(part=UNIT, copied=3 * UNIT, part_most=7 * UNIT + 3, parts=14, direct=6)
+SPOOL = Spooled(Spool(None))
+SMALL = Sizes(part=UNIT, copied=3 * UNIT, part_most=7 * UNIT + 3, parts=20, direct=6)
 MiB, GiB, TiB = 1 << 20, 1 << 30, 1 << 40
 
 
@@ -57,12 +59,9 @@ def taken(step: Step) -> list[tuple[Source, int]]:
     """The bytes of one step, as the oracle spells them; None for bytes that were sent."""
     match step:
         case Copy():
-            pieces = [Piece(step.begin, step.end, step.source, step.at)]
-            return spelled(pieces)
+            return spelled([Piece(step.begin, step.end, OLD, step.begin)])
         case Send():
             return spelled(step.pieces)
-        case Join():
-            return [byte for inner in step.steps for byte in taken(inner)]
         case Sent():
             return [(Part("u", step.number, step.etag), i) for i in range(step.end - step.begin)]
 
@@ -70,8 +69,7 @@ def taken(step: Step) -> list[tuple[Source, int]]:
 CHANGES = st.lists(
     st.one_of(
         st.tuples(st.just("part"), st.integers(0, 5), st.just(0)),
-        st.tuples(st.just("staged"), st.integers(0, 12), st.integers(1, 3 * UNIT)),
-        st.tuples(st.just("held"), st.integers(0, 12), st.integers(1, UNIT)),
+        st.tuples(st.just("spooled"), st.integers(0, 12), st.integers(1, 3 * UNIT)),
         st.tuples(st.just("cut"), st.integers(0, 13 * UNIT), st.just(0)),
         st.tuples(st.just("hole"), st.integers(0, 13 * UNIT), st.integers(1, 3 * UNIT)),
         st.tuples(st.just("odd"), st.integers(0, 12 * UNIT), st.integers(1, 2 * UNIT)),
@@ -95,12 +93,11 @@ def changed(size: int, changes: Sequence[tuple[str, int, int]]) -> tuple[Extents
         begin = where if what == "odd" else where * UNIT
         if what == "part":
             source, length = Part("u", where + 1, f"etag-{n}"), UNIT
-        elif what == "held":
-            source = Held(bytes(length))
         else:
-            source = Staged(f"private-{n}")
-        extents.put(begin, begin + length, source)
-        oracle.put(begin, begin + length, source, 0)
+            source = SPOOL
+        at = begin if source is SPOOL else 0
+        extents.put(begin, begin + length, source, at)
+        oracle.put(begin, begin + length, source, at)
     return extents, oracle
 
 
@@ -154,39 +151,26 @@ def test_an_assembly_is_the_object_within_the_limits(size: int, changes: list[tu
     assert numbers == sorted(set(numbers))
     assert not numbers or 1 <= numbers[0] <= numbers[-1] <= SMALL.parts
     check_parts(steps, extents.size)
-    for step in steps:
-        if isinstance(step, Join):
-            assert [inner.number for inner in step.steps] == list(range(1, len(step.steps) + 1))
-            check_parts(step.steps, step.end)
 
 
 def check_parts(steps: Sequence[Step], end: int) -> None:
     for step in steps:
         assert step.end - step.begin <= SMALL.part_most
         assert step.end == end or step.end - step.begin >= UNIT, "a part in the middle is too small"
-        if isinstance(step, Copy) and step.source == ZEROS:
-            assert step.at + step.end - step.begin <= UNIT, "there is one unit of zeros to copy from"
 
 
 @given(size=st.integers(0, 13 * UNIT), changes=CHANGES)
 @settings(max_examples=400)
-def test_only_units_are_sent_that_are_nowhere_in_one_place(size: int, changes: list[tuple[str, int, int]]) -> None:
+def test_only_units_are_sent_that_the_server_has_not(size: int, changes: list[tuple[str, int, int]]) -> None:
     extents, oracle = changed(size, changes)
     if any(source == LOST for source, _ in oracle.bytes):
         return
     sent = {step.begin for step in assembly(extents, SMALL) if isinstance(step, Send)}
-    sent |= {s.begin for join in assembly(extents, SMALL) if isinstance(join, Join) for s in join.steps
-             if isinstance(s, Send)}  # fmt: skip
-    zeros = [unit for unit in range(0, len(oracle.bytes) - UNIT + 1, UNIT)
-             if all(s == ZEROS for s, _ in oracle.bytes[unit : unit + UNIT])]  # fmt: skip
     for begin in range(0, len(oracle.bytes), UNIT):
         unit = oracle.bytes[begin : begin + UNIT]
-        source, at = unit[0]
-        if source == ZEROS:
-            one_place = all(s == ZEROS for s, _ in unit) and len(zeros) >= SMALL.zeros
-        else:
-            one_place = unit == [(source, at + i) for i in range(len(unit))] and not isinstance(source, Held)
-        assert (begin in sent) == (not one_place)
+        old = all(source == OLD for source, _ in unit)
+        part = isinstance(unit[0][0], Part) and all(source == unit[0][0] for source, _ in unit)
+        assert (begin in sent) == (not (old or part))
 
 
 def test_one_changed_byte_in_a_large_object_is_one_part() -> None:
@@ -199,38 +183,29 @@ def test_one_changed_byte_in_a_large_object_is_one_part() -> None:
 def test_large_objects_are_copied_where_they_are_not_changed(size: int) -> None:
     extents, sizes = Extents(size), Sizes()
     changed_at = size - size % sizes.part - 64 * MiB
-    extents.put(changed_at, changed_at + sizes.part, Staged("n"))
+    extents.put(changed_at, changed_at + sizes.part, SPOOL, changed_at)
     steps = assembly(extents, sizes)
     assert len(steps) <= size // GiB + 4
-    assert not [step for step in steps if isinstance(step, Send | Join)]
+    assert [(step.begin, step.end) for step in steps if isinstance(step, Send)] == [
+        (changed_at, changed_at + sizes.part)
+    ]
 
 
-def test_an_object_with_more_changed_units_than_numbers_is_joined() -> None:
-    size, sizes = 150 * GiB, Sizes()
-    extents = Extents(size)
-    for n, begin in enumerate(range(sizes.direct * sizes.part, size, 2 * sizes.part)):
-        extents.put(begin, begin + sizes.part, Staged(f"n{n}"))
-    steps = assembly(extents, sizes)
-    assert len(steps) <= sizes.parts
-    assert steps[-1].number <= sizes.parts
-    joins = [step for step in steps if isinstance(step, Join)]
-    assert joins
-    assert all(len(join.steps) <= sizes.parts and join.end - join.begin <= sizes.part_most for join in joins)
-    assert not [inner for join in joins for inner in join.steps if isinstance(inner, Send)]
-
-
-def test_copies_become_larger_before_anything_is_joined() -> None:
+def test_copies_become_larger_where_numbers_are_short() -> None:
     sizes = Sizes(part=UNIT, copied=UNIT, part_most=64 * UNIT, parts=20, direct=4)
-    steps = assembly(Extents(60 * UNIT), sizes)
-    assert not [step for step in steps if isinstance(step, Join)]
-    assert len(steps) <= 20
+    assert len(assembly(Extents(60 * UNIT), sizes)) <= 20
 
 
-def test_an_object_that_no_upload_can_hold_is_refused() -> None:
-    sizes = Sizes(part=UNIT, copied=UNIT, part_most=2 * UNIT, parts=10, direct=4)
-    with pytest.raises(OSError, match="parts of at most") as raised:
-        assembly(Extents(40 * UNIT), sizes)
+def test_an_object_that_no_upload_can_hold_is_refused_with_a_part_size_that_suffices() -> None:
+    """EFBIG names the option and the value."""
+    sizes, extents = Sizes(), Extents()
+    extents.put(0, 10_000 * sizes.part, SPOOL)
+    assert len(assembly(extents, sizes)) == 10_000
+    extents.put(extents.size, extents.size + 1, SPOOL)
+    with pytest.raises(OSError, match="part_size='9MiB' suffices") as raised:
+        assembly(extents, sizes)
     assert raised.value.errno == errno.EFBIG
+    assert len(assembly(extents, Sizes(part=9 * MiB))) <= 10_000
 
 
 # ---------------------------------------------------------------- carried out

@@ -1,4 +1,4 @@
-"""A cache of one or two parts writes and edits an object: parts are completed and sent with bounded memory."""
+"""A cache of one to three parts writes and edits an object: a part that is whole is sent once, as its final part."""
 
 from __future__ import annotations
 
@@ -11,6 +11,7 @@ from pagecache.backends.s3 import S3Backend
 from pagecache.backends.s3.conditions import Conditions
 from pagecache.testing.proxy import FaultyProxy
 
+from .requests import counted
 from .servers import Bucket, Server
 
 MiB = 1 << 20
@@ -30,6 +31,24 @@ def attach(cache: PageCache, bucket: Bucket, proxy: FaultyProxy) -> Volume:
 def stored(bucket: Bucket) -> bytes:
     body: bytes = bucket.client.get_object(Bucket=bucket.name, Key="k")["Body"].read()
     return body
+
+
+def test_a_sequential_write_is_an_upload_of_its_parts(bucket: Bucket, proxy: FaultyProxy) -> None:
+    """64 MiB through 24 MiB: one request begins, eight send, one completes; there is no other object. [2.23]"""
+    content = random.Random(1).randbytes(SIZE)
+    with PageCache(24 * MiB) as cache:
+        volume = attach(cache, bucket, proxy)
+        assert not volume.exists("k")  # the bucket is asked for once
+        proxy.taken()
+        with volume.open("k", "x") as file:
+            for at in range(0, SIZE, MiB):
+                file.write(content[at : at + MiB])
+                assert bucket.keys() == []
+        calls = proxy.taken()
+    assert dict(counted(calls)) == {"CreateMultipartUpload": 1, "UploadPart": 8, "CompleteMultipartUpload": 1}
+    assert stored(bucket) == content
+    assert bucket.keys() == ["k"]
+    assert bucket.left_behind() == []
 
 
 @pytest.mark.parametrize("capacity", [16 * MiB, 8 * MiB])

@@ -73,15 +73,12 @@ def test_a_long_pause_that_a_request_of_a_commit_is_asked_for_is_left_to_the_ret
 
 
 @pytest.mark.parametrize("after", [HUGE, "nan", "-1"])
-def test_a_close_ends_though_private_objects_cannot_be_deleted_for_long(
+def test_a_close_ends_though_uploads_cannot_be_aborted_for_long(
     proxy: FaultyProxy, backend: S3Backend, after: str
 ) -> None:
     file = backend.open("k", create=True)
-    file._file._stage(0, [memoryview(b"staged")])  # type: ignore[attr-defined]
-    file.close()
-    proxy.rules = [throttled("DeleteObject", after, times=1000), throttled("DeleteObjects", after, times=1000)]
-    file = backend.open("k", create=True)
-    file._file._stage(0, [memoryview(b"staged")])  # type: ignore[attr-defined]
+    file.write_from(0, [memoryview(bytes(backend.sizes.part))])
+    proxy.rules = [throttled("AbortMultipartUpload", after, times=1000)]
     file.close()
     backend.close()
     proxy.rules.clear()

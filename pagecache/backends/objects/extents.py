@@ -1,14 +1,12 @@
 """The sources of the bytes of an object's next version.
 
     offset    0          8 MiB      16 MiB     24 MiB       25 MiB
-    extents   | old                 | part     | old | held |          size = 25 MiB
+    extents   | old                 | part     | old | spool |         size = 25 MiB
 
     Old       the version that was opened, at an equal offset
     Zeros     nothing was ever written there
     Spooled   a file of this machine
-    Staged    a private object of the store, complete and readable
     Part      sent already, to an open upload; cannot be read
-    Held      in memory, at most a unit
     Lost      acknowledged, and no longer available: the cache must send it again
 
 A change concerns the bytes of its range only.
@@ -17,7 +15,7 @@ A change concerns the bytes of its range only.
 from __future__ import annotations
 
 from collections.abc import Iterator
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass, replace
 from typing import Any, TypeAlias
 
 from sortedcontainers import SortedDict
@@ -29,14 +27,12 @@ __all__ = [
     "OLD",
     "ZEROS",
     "Extents",
-    "Held",
     "Lost",
     "Old",
     "Part",
     "Piece",
     "Source",
     "Spooled",
-    "Staged",
     "Zeros",
 ]
 
@@ -65,20 +61,6 @@ class Part:
     etag: str
 
 
-@dataclass(frozen=True, slots=True)
-class Staged:
-    """A private object."""
-
-    name: str
-
-
-@dataclass(frozen=True, slots=True, eq=False)
-class Held:
-    """Memory of the backend."""
-
-    data: bytes = field(repr=False)
-
-
 @dataclass(frozen=True, slots=True, eq=False)
 class Spooled:
     """A file of this machine, with the bytes at their own offsets."""
@@ -86,7 +68,7 @@ class Spooled:
     spool: Spool
 
 
-Source: TypeAlias = Old | Zeros | Lost | Part | Staged | Held | Spooled
+Source: TypeAlias = Old | Zeros | Lost | Part | Spooled
 OLD, ZEROS, LOST = Old(), Zeros(), Lost()
 
 
@@ -227,6 +209,6 @@ class Extents:
 
 
 def _goes_on(piece: Piece, source: Source, at: int) -> bool:
-    if isinstance(source, Part | Held) or piece.source != source:
+    if isinstance(source, Part) or piece.source != source:
         return False
     return isinstance(source, Zeros | Lost) or piece.at + piece.end - piece.begin == at

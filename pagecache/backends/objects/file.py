@@ -21,7 +21,7 @@ from ...errors import Key
 from ..protocol import AsyncBackendFile, ObjectStat
 from ..spool import parts_of_buffers, revoked
 from .draft import Draft
-from .extents import Held, Old, Piece, Spooled
+from .extents import Old, Piece, Spooled
 from .store import Store, V
 
 if TYPE_CHECKING:
@@ -115,11 +115,6 @@ class ObjectFile(AsyncBackendFile, Generic[V]):
         match piece.source:
             case Spooled(spool):
                 spool.fill(piece.at, buffers)
-            case Held(data):
-                at = piece.at
-                for buffer in buffers:
-                    buffer[:] = data[at : at + len(buffer)]
-                    at += len(buffer)
             case Old() if base is not None:
                 return await self._get(name, piece.at, buffers, base)
             case _:

@@ -18,11 +18,11 @@ from dataclasses import replace
 from functools import cached_property
 from typing import TYPE_CHECKING, Any, TypeVar
 
-from ..objects.extents import ZEROS, Held, Old, Part, Piece, Staged, Zeros
+from ..objects.extents import Old, Part, Piece, Zeros
 from ..spool import revoke, revoked
 from .calls import Upload
 from .errors import ServerError, passing
-from .plan import Copy, Join, Send, Sent, Step, assembly
+from .plan import Copy, Send, Sent, Step, assembly
 
 if TYPE_CHECKING:
     from .backend import S3Backend
@@ -43,9 +43,6 @@ class Assembler:
     Args:
         draft: of the next version.
         read: fills buffers with a piece; may be short.
-
-    Attributes:
-        made: private objects that were made for this.
     """
 
     def __init__(
@@ -60,8 +57,6 @@ class Assembler:
             self._name, self._base = name, draft.base
             self._extents, self._read = draft.extents.copy(), read
         self.size = self._extents.size
-        self.made: set[str] = set()
-        self._zeros = ""
 
     @cached_property
     def _honours(self) -> Conditions:
@@ -111,19 +106,11 @@ class Assembler:
     @property
     def copies_unchecked(self) -> bool:
         """Return whether parts are copied from the opened version, and the server does not check that it is that."""
-        return not self._honours.copy and any(isinstance(s, Copy) and isinstance(s.source, Old) for s in self._steps)
+        return not self._honours.copy and any(isinstance(step, Copy) for step in self._steps)
 
     def parts(self, upload: Upload) -> list[tuple[int, str]]:
         """Bring all parts to the server; return their numbers and etags."""
-        return self._carried_out(self._steps, self._name, upload.upload, upload.done)
-
-    def _carried_out(
-        self, steps: Sequence[Step], name: str, upload: str, done: dict[int, tuple[Any, str, str]]
-    ) -> list[tuple[int, str]]:
-        if not self._zeros and any(isinstance(step, Copy) and step.source == ZEROS for step in steps):
-            self._zeros = self._private()
-            self._bucket.put(self._zeros, [memoryview(bytes(self._backend.sizes.part))], {}, condition={})
-
+        done = upload.done
         base = "" if self._base is None else self._base.etag
 
         def carry_out(step: Step) -> tuple[int, str]:
@@ -133,59 +120,27 @@ class Assembler:
             if before is not None and before[:2] == (step, base):
                 etag = before[2]
             else:
-                etag = self._part(step, name, upload)
+                etag = self._part(step, upload.upload)
             if self._honours.copy:  # otherwise it may be of a foreign version that was stored for a moment
                 done[step.number] = step, base, etag
             return step.number, etag
 
-        return side_by_side(carry_out, steps, int(self._backend.limits.max_inflight))
+        return side_by_side(carry_out, self._steps, int(self._backend.limits.max_inflight))
 
-    def _part(self, step: Send | Join | Copy, name: str, upload: str) -> str:
-        match step:
-            case Send():
-                if len(step.pieces) == 1 and isinstance(held := step.pieces[0].source, Held):
-                    piece = step.pieces[0]
-                    buffer = memoryview(held.data)[piece.at : piece.at + piece.end - piece.begin]
-                else:
-                    buffer = self._gathered(step.pieces, step.begin, step.end)
-                with buffer:  # revoked, for the reason given in `Body`
-                    return self._bucket.send(name, upload, step.number, [buffer])
-            case Join():
-                return self._joined(step, name, upload)
-            case Copy():
-                return self._copied(step, name, upload)
+    def _part(self, step: Send | Copy, upload: str) -> str:
+        if isinstance(step, Copy):
+            return self._copied(step, upload)
+        with self._gathered(step.pieces, step.begin, step.end) as buffer:  # revoked, for the reason given in `Body`
+            return self._bucket.send(self._name, upload, step.number, [buffer])
 
-    def _copied(self, step: Copy, name: str, upload: str) -> str:
-        source, etag = self._name, self._base.etag if self._base is not None else None
-        if isinstance(step.source, Staged):
-            source, etag = step.source.name, None
-        elif isinstance(step.source, Zeros):
-            source, etag = self._zeros, None
-        end = step.at + step.end - step.begin
+    def _copied(self, step: Copy, upload: str) -> str:
+        etag = self._base.etag if self._base is not None else None
         try:
-            return self._bucket.copy(name, upload, step.number, source, step.at, end, etag)
+            return self._bucket.copy(self._name, upload, step.number, self._name, step.begin, step.end, etag)
         except ServerError as error:
-            missing = error.status == 404 and error.code not in ("NoSuchUpload", "NoSuchBucket")
-            if missing and isinstance(step.source, Old):
+            if error.status == 404 and error.code not in ("NoSuchUpload", "NoSuchBucket"):
                 raise OSError(errno.ESTALE, f"{error.strerror}: the object was removed", self._name) from error
-            if missing:
-                raise FileNotFoundError(errno.ENOENT, f"{error.strerror}: nothing is staged any longer") from error
             raise
-
-    def _joined(self, step: Join, name: str, upload: str) -> str:
-        private = self._private()
-        inner = self._backend.session.create(private, {})
-        try:
-            self._bucket.complete(private, inner, self._carried_out(step.steps, private, inner, {}), {})
-        except BaseException:
-            self._backend.session.give_up(private, inner)
-            raise
-        return self._bucket.copy(name, upload, step.number, private, 0, step.end - step.begin, None)
-
-    def _private(self) -> str:
-        name = self._backend.session.private_name()
-        self.made.add(name)
-        return name
 
 
 def side_by_side(work: Callable[[T], R], items: Iterable[T], most: int) -> list[R]:

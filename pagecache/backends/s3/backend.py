@@ -4,8 +4,8 @@ Modules:
 
     backend.py        the backend: keys and options; names are those of `..objects`
     requests.py       the requests of names
-    session.py        private objects of this process in the bucket
-    conditions.py     which conditional requests the server honours
+    uploads.py        the uploads that are to be aborted
+    conditions.py     what the server honours
     object.py         one open object and its commit
     draft.py          the state of its next version
     assembly.py       the requests of a commit
@@ -42,7 +42,7 @@ from .conditions import TEXTS, Conditions, Honoured, Of, parse_conditions
 from .object import S3File, S3Object
 from .plan import Sizes
 from .requests import Requests, about
-from .session import PRIVATE, Session
+from .uploads import PRIVATE, Uploads
 
 __all__ = ["Conditions", "S3Backend", "S3File", "backend_from_s3_url"]
 
@@ -83,8 +83,8 @@ Addressing = Literal["auto", "path", "virtual"]
 class S3Backend(Backend):
     """The objects of a bucket whose names begin with a prefix, by the remaining name.
 
-    Objects become visible by a commit. Earlier write-back goes to a multipart upload or private objects, and a commit
-    that would replace another version than the opened one is refused (ESTALE).
+    Objects become visible by a commit. Earlier write-back goes to a multipart upload, and a commit that would replace
+    another version than the opened one is refused (ESTALE).
 
     Args:
         bucket: name of an existing bucket.
@@ -152,8 +152,8 @@ class S3Backend(Backend):
         self.bucket = Bucket(bucket, options, {"profile_name": profile_name}, connections, addressing, timeouts)
         self._honoured = Honoured(self.bucket, self.prefix + PRIVATE, parse_conditions(conditions))
         self._required = _flag(require_conditions, "require_conditions")
-        self.session = Session(self.bucket, self.prefix)
-        self.requests = Requests(self.bucket, self.session, self.sizes, int(self.limits.max_inflight))
+        self.uploads = Uploads(self.bucket, self.prefix)
+        self.requests = Requests(self.bucket, self.uploads, self.sizes, int(self.limits.max_inflight))
         self.names: Names[Stored] = Names(self.requests)
         self._beginnings = Beginnings()
 
@@ -239,23 +239,24 @@ class S3Backend(Backend):
         for file in self.names.files():
             run(file.close())
         self._honoured.close()
-        self.session.close()
+        self.uploads.close()
         self.bucket.close()
 
     # ---------------------------------------------------------------- what others left
 
     def remove_leftovers(self, older_than: float = LEFT_AFTER, *, dry_run: bool = False) -> builtins.list[str]:
-        """Delete leftovers of dead processes: private objects, and the uploads in their notes.
+        """Abort uploads below the prefix that were not completed, of dead processes and of other programs, and delete
+        private objects: keys of trials that failed, and what earlier versions of this library left.
 
         Args:
-            older_than: seconds since a session stored or renewed an object, by the server's clock. A working session
-                does so every ten minutes while it has private objects. 0: all sessions but this one.
+            older_than: seconds since an upload began, or an object was stored, by the server's clock. A program at work
+                whose upload is aborted sends its object again. 0: all but the uploads of this backend.
             dry_run: report the leftovers, and keep them.
 
         Returns:
             The removed leftovers, as text.
         """
-        return self.session.remove_others(older_than, dry_run=dry_run)
+        return self.uploads.remove_old(older_than, dry_run=dry_run)
 
     # ---------------------------------------------------------------- conditions
 

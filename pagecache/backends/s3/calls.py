@@ -172,7 +172,7 @@ def _stored(answer: Any, name: str, size: int) -> Stored:
     return Stored(answer["ETag"], size, _seconds(answer.get("LastModified")), id, carried)
 
 
-@dataclass(slots=True)
+@dataclass(slots=True, eq=False, weakref_slot=True)
 class Upload:
     """A multipart upload to the object's own key.
 
@@ -180,7 +180,6 @@ class Upload:
         name: its key.
         upload: its id.
         id: the commit's id in the metadata of the object.
-        note: the private object that names the owner of the upload.
         tags: of the object, as the header that gives them.
         failures: failed completions, which may have been carried out.
         done: part number -> the request of a commit, the version of its source, and the part's etag. A repeated commit
@@ -190,7 +189,6 @@ class Upload:
     name: str
     upload: str
     id: str
-    note: str
     tags: str = ""
     failures: int = 0
     done: dict[int, tuple[Any, str, str]] = field(default_factory=dict)

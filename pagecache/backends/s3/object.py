@@ -4,8 +4,7 @@ An object cannot be changed in place. An open file stays with the version that i
 to places where the commit can use them, and the draft (`draft.py`) records the places:
 
     write_from, a whole unit     a part of the upload to the object's own key, sent as it comes
-    write_from, a shorter one    in memory: it is the last, and the commit follows
-    write_from, another piece    a private object
+    write_from, another piece    a nameless file of this machine (each piece, if the server has no copies)
     truncate, punch_hole         cuts, and zeros
 
 A commit has the server copy the bytes that it has, sends the others, and publishes all of it in one request that names
@@ -29,10 +28,10 @@ from typing import TYPE_CHECKING, Any
 
 from ...errors import BackendError, Key
 from ..objects.blocking import BlockingFile
-from ..objects.extents import OLD, Held, Part, Piece, Staged
+from ..objects.extents import OLD, Part, Piece, Spooled
 from ..objects.file import ObjectFile
 from ..objects.store import run
-from ..spool import parts_of_buffers, revoked
+from ..spool import Spool, parts_of_buffers, revoked
 from .assembly import Assembler
 from .beginnings import Beginning
 from .calls import Stored, Upload
@@ -65,15 +64,11 @@ class S3Object(ObjectFile[Stored]):
         self._bucket = backend.bucket
         self._unit = backend.sizes.part
         self._beginning = threading.Lock()  # one thread begins an upload; taken before the draft's lock
+        self._source: Spooled | None = None  # of bytes that are no part; the draft's lock guards it
         # For files that are never closed.
-        weakref.finalize(self, backend.session.left.append, self.draft).atexit = False
+        weakref.finalize(self, backend.uploads.left.append, self.draft).atexit = False
 
     # ---------------------------------------------------------------- reading
-
-    async def _read(self, piece: Piece, buffers: Sequence[memoryview], name: str, base: Stored | None) -> int:
-        if isinstance(piece.source, Staged):
-            return self._bucket.get(piece.source.name, piece.at, buffers, None)
-        return await super()._read(piece, buffers, name, base)
 
     async def _get(self, name: str, offset: int, buffers: Sequence[memoryview], base: Stored) -> int:
         if self._first is not None and base is self._opened and (done := self._first.fill(offset, buffers)):
@@ -94,20 +89,27 @@ class S3Object(ObjectFile[Stored]):
         while begin < end:
             stop = min(begin - begin % self._unit + self._unit, end)
             with revoked(parts_of_buffers(buffers, begin - offset, stop - offset)) as parts:
-                if stop - begin == self._unit and begin // self._unit < self._backend.sizes.direct:
+                if self._is_part(begin, stop):
                     self._send(begin, stop, parts)
-                elif self.draft.may_hold(begin, self._unit):
-                    self.draft.put(begin, stop, Held(b"".join(parts)))
                 else:
-                    self._stage(begin, parts)
+                    source = self._spooled()
+                    source.spool.write_all(begin, parts)
+                    self.draft.put(begin, stop, source, begin)
             begin = stop
         return end - offset
 
+    def _is_part(self, begin: int, end: int) -> bool:
+        """Return whether a piece is sent as it comes. Servers without copies may refuse to replace a part."""
+        direct = end - begin == self._unit and begin // self._unit < self._backend.sizes.direct
+        return direct and self._backend.honours(self.name).copies
+
+    def _spooled(self) -> Spooled:
+        with self.draft.lock:
+            if self._source is None:
+                self._source = Spooled(Spool(None))
+            return self._source
+
     def _send(self, begin: int, end: int, parts: Sequence[memoryview]) -> None:
-        # Without copies a sent unit cannot be sent again, read, or moved.
-        if not self._backend.honours(self.name).copies:
-            self._stage(begin, parts)
-            return
         upload, number = self._opened_upload(), begin // self._unit + 1
         upload.done.pop(number, None)
         try:
@@ -120,18 +122,6 @@ class S3Object(ObjectFile[Stored]):
         if not self.draft.put_part(begin, end, Part(upload.upload, number, etag), upload):
             raise send_again(f"the upload of {self.key!r} was given up")
 
-    def _stage(self, offset: int, buffers: Sequence[memoryview]) -> int:
-        name = self._backend.session.private_name()
-        length = sum(map(len, buffers))
-        try:
-            self._bucket.put(name, buffers, {}, condition={})
-        except BaseException:
-            self._backend.session.discard({name})  # it may be stored
-            raise
-        self.draft.put_staged(offset, offset + length, name)
-        self._backend.session.discard(self.draft.unused(now=False))
-        return length
-
     # ---------------------------------------------------------------- uploads
 
     def _opened_upload(self) -> Upload:
@@ -141,7 +131,7 @@ class S3Object(ObjectFile[Stored]):
             if upload is None:
                 id = secrets.token_hex(16)
                 properties = self._bucket.properties(base, id)
-                upload = self._backend.session.begin_upload(name, id, properties)
+                upload = self._backend.uploads.begin(name, id, properties)
                 upload.tags = properties.get("Tagging", "")
                 self.draft.begun(upload)
             return upload
@@ -149,8 +139,7 @@ class S3Object(ObjectFile[Stored]):
     def _lose(self, upload: Upload) -> None:
         """Abandon an upload, which may be gone: its parts must be sent again."""
         if self.draft.lose(upload):
-            self._backend.session.give_up(upload.name, upload.upload)
-            self._backend.session.discard({upload.note})
+            self._backend.uploads.give_up(upload.name, upload.upload)
 
     # ---------------------------------------------------------------- commit
 
@@ -171,10 +160,7 @@ class S3Object(ObjectFile[Stored]):
         if self.draft.forget():
             raise send_again(f"some of {self.key!r} was sent to an upload that is gone, or was cut since")
         assembler = Assembler(self._backend, self.name, self.draft, self._read_piece)
-        try:
-            return await (self._put_whole(assembler) if assembler.is_one_put() else self._complete(assembler))
-        finally:
-            self._backend.session.discard(assembler.made)
+        return await (self._put_whole(assembler) if assembler.is_one_put() else self._complete(assembler))
 
     def _read_piece(self, piece: Piece, buffers: Sequence[memoryview]) -> int:
         try:
@@ -339,11 +325,13 @@ class S3Object(ObjectFile[Stored]):
     # ---------------------------------------------------------------- the end
 
     def _clear(self) -> None:
-        """Delete unused private objects, and abort an unused upload, after a commit."""
+        """Abort an unused upload, and drop what is in no draft, after a commit."""
         upload = self.draft.upload
         if upload is not None and not self.draft.changed:
             self._lose(upload)
-        self._backend.session.discard(self.draft.unused(now=True))
+        with self.draft.lock:
+            self._source = None
+        self._backend.uploads.settle()
 
     async def rollback(self) -> None:
         """Forget all write-back since the last commit."""
@@ -366,7 +354,7 @@ class S3Object(ObjectFile[Stored]):
         await super().close()
         with contextlib.suppress(OSError):
             self._end_upload()
-        self._backend.session.discard(self.draft.leave())
+        self._backend.uploads.settle()
 
 
 class S3File(BlockingFile):

@@ -1,20 +1,18 @@
 """The assembly of the next version of an object: a pure function of the sources of its bytes (`..objects.extents`).
 
     offset    0          8 MiB      16 MiB     24 MiB       25 MiB
-    extents   | old                 | part     | old | held |          size = 25 MiB
-    steps     | copy 1              | sent 3   | send 4     |
+    extents   | old                 | part     | old | spool |         size = 25 MiB
+    steps     | copy 1              | sent 3   | send 4      |
 
-    Old, Staged    copied by the server
-    Zeros          copied from one private object of zeros
-    Part           used, if it is still whole
-    Held           sent
-    Lost           an error
+    Old       copied by the server
+    Part      used, if it is still whole
+    others    sent
+    Lost      an error
 
 All but the last part of an upload have at least 5 MiB, and there are at most 10 000. So parts lie on a grid of units
-of `part` bytes: a unit whose bytes are all in one place on the server is copied, together with its neighbours there;
-a mixed unit is assembled here and sent. A unit's part has its index as its number, from 1, up to `direct` units. Units
-after these are not sent before the commit, so their numbers are assigned in order; if the numbers do not suffice,
-neighbours are joined to private objects first, which takes requests and no bytes.
+of `part` bytes: a unit of the old version is copied, together with its neighbours there; any other one is assembled
+here and sent. A unit's part has its index as its number, from 1, up to `direct` units. Units after these are not sent
+before the commit, so their numbers are assigned in order, and the old ones among them are copied in larger parts.
 """
 
 from __future__ import annotations
@@ -24,9 +22,9 @@ from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, replace
 from typing import TypeAlias
 
-from ..objects.extents import LOST, ZEROS, Extents, Old, Part, Piece, Staged, Zeros
+from ..objects.extents import LOST, Extents, Old, Part, Piece
 
-__all__ = ["Copy", "Join", "Send", "Sent", "Sizes", "Step", "assembly"]
+__all__ = ["Copy", "Send", "Sent", "Sizes", "Step", "assembly"]
 
 MiB, GiB = 1 << 20, 1 << 30
 
@@ -41,7 +39,6 @@ class Sizes:
         part_most: most bytes of a part.
         parts: most parts of an upload.
         direct: units from the start of the object that are sent as they come.
-        zeros: number of zero units from which on an object of zeros is made and copied.
         copies: whether the server copies parts at all.
     """
 
@@ -50,7 +47,6 @@ class Sizes:
     part_most: int = 5 * GiB
     parts: int = 10_000
     direct: int = 6_000
-    zeros: int = 2
     copies: bool = True
 
 
@@ -66,13 +62,11 @@ class Sent:
 
 @dataclass(frozen=True, slots=True)
 class Copy:
-    """A part that the server copies from [at, at + end - begin) of one object."""
+    """A part that the server copies from the same place of the opened version."""
 
     number: int
     begin: int
     end: int
-    source: Old | Staged | Zeros
-    at: int
 
 
 @dataclass(frozen=True, slots=True)
@@ -85,65 +79,52 @@ class Send:
     pieces: tuple[Piece, ...]
 
 
-@dataclass(frozen=True, slots=True)
-class Join:
-    """A part that the server copies from a private object, which it assembles from these first."""
-
-    number: int
-    begin: int
-    end: int
-    steps: tuple[Copy | Send, ...]
-
-
-Step: TypeAlias = Sent | Copy | Send | Join
+Step: TypeAlias = Sent | Copy | Send
 
 
 def assembly(extents: Extents, sizes: Sizes) -> list[Step]:
     """Return the parts of an upload of the next version, ascending in number and offset. An empty object has none.
 
     Raises:
-        OSError: EFBIG: it needs more parts than permitted.
+        OSError: EFBIG: it needs more parts than permitted; names `part_size`, and a value that suffices.
         ValueError: a byte of it is lost.
     """
-    copied = min(_whole(sizes.copied, sizes.part), _whole(sizes.part_most, sizes.part))
+    copied, most = (_whole(length, sizes.part) for length in (min(sizes.copied, sizes.part_most), sizes.part_most))
     while True:
         near, far = _numbered(list(_steps(extents, sizes, copied)), sizes)
-        if len(far) <= sizes.parts - sizes.direct or copied == _whole(sizes.part_most, sizes.part):
-            break
-        copied = min(copied * 2, _whole(sizes.part_most, sizes.part))
-    return near + _joined(far, sizes)
+        if len(far) <= sizes.parts - sizes.direct:
+            return near + [replace(step, number=number) for number, step in enumerate(far, sizes.direct + 1)]
+        if copied == most:
+            least = -(-extents.size // sizes.parts)
+            enough = f"{-(-least // MiB)}MiB"
+            what = f"{extents.size} bytes need more than {sizes.parts} parts with part_size={sizes.part}"
+            raise OSError(errno.EFBIG, f"{what}; part_size={enough!r} suffices")
+        copied = min(copied * 2, most)
 
 
 def _whole(length: int, unit: int) -> int:
     return length - length % unit
 
 
-def _steps(extents: Extents, sizes: Sizes, copied: int) -> Iterator[Copy | Send | Sent]:
+def _steps(extents: Extents, sizes: Sizes, copied: int) -> Iterator[Step]:
     """Yield the steps without numbers."""
     unit, size, pos = sizes.part, extents.size, 0
     pieces = list(extents)
     index = 0
-    spans = (_whole(p.end, unit) - _whole(p.begin + unit - 1, unit) for p in pieces if p.source == ZEROS)
-    zeros = sum(max(0, span) for span in spans) // unit
     while pos < size:
         while pieces[index].end <= pos:
             index += 1
         piece = pieces[index]
         stop = piece.end if piece.end == size else _whole(piece.end, unit)
-        unit_end = min(pos + unit, size)
-        if isinstance(piece.source, Part) and (piece.begin, piece.end) == (pos, unit_end):
-            yield Sent(0, pos, unit_end, piece.source.etag)
-            pos = unit_end
-        elif sizes.copies and isinstance(piece.source, Old | Staged) and stop > pos:
+        end = min(pos + unit, size)
+        if isinstance(piece.source, Part) and (piece.begin, piece.end) == (pos, end):
+            yield Sent(0, pos, end, piece.source.etag)
+        elif sizes.copies and isinstance(piece.source, Old) and stop > pos:
             end = min(stop, pos + copied)
-            yield Copy(0, pos, end, piece.source, piece.at + pos - piece.begin)
-            pos = end
-        elif sizes.copies and piece.source == ZEROS and stop > pos and zeros >= sizes.zeros:
-            yield Copy(0, pos, unit_end, ZEROS, 0)
-            pos = unit_end
+            yield Copy(0, pos, end)
         else:
-            yield Send(0, pos, unit_end, tuple(_mixed(pieces, index, pos, unit_end)))
-            pos = unit_end
+            yield Send(0, pos, end, tuple(_mixed(pieces, index, pos, end)))
+        pos = end
 
 
 def _mixed(pieces: Sequence[Piece], index: int, begin: int, end: int) -> Iterator[Piece]:
@@ -155,10 +136,10 @@ def _mixed(pieces: Sequence[Piece], index: int, begin: int, end: int) -> Iterato
         index += 1
 
 
-def _numbered(steps: list[Copy | Send | Sent], sizes: Sizes) -> tuple[list[Step], list[Copy | Send]]:
+def _numbered(steps: list[Step], sizes: Sizes) -> tuple[list[Step], list[Step]]:
     """Return the steps that begin in a unit with a fixed number, with that number; and the other steps."""
     near: list[Step] = []
-    far: list[Copy | Send] = []
+    far: list[Step] = []
     for step in steps:
         index = step.begin // sizes.part
         if index < sizes.direct:
@@ -168,30 +149,3 @@ def _numbered(steps: list[Copy | Send | Sent], sizes: Sizes) -> tuple[list[Step]
         else:
             far.append(step)
     return near, far
-
-
-def _joined(far: list[Copy | Send], sizes: Sizes) -> list[Step]:
-    """Assign the remaining numbers to steps, joining as few neighbours as possible."""
-    numbers, most = sizes.parts - sizes.direct, _whole(sizes.part_most, sizes.part)
-    each = 1
-    while True:
-        groups: list[list[Copy | Send]] = []
-        for step in far:
-            full = not groups or len(groups[-1]) >= each or step.end - groups[-1][0].begin > most
-            if full:
-                groups.append([])
-            groups[-1].append(step)
-        if len(groups) <= numbers:
-            break
-        if not sizes.copies or each >= min(len(far), sizes.parts):
-            what = f"{far[-1].end} bytes need more than {sizes.parts} parts of at most {sizes.part_most} bytes"
-            raise OSError(errno.EFBIG, what)
-        each = min(each * 2, sizes.parts)
-    made: list[Step] = []
-    for number, group in enumerate(groups, sizes.direct + 1):
-        if len(group) == 1:
-            made.append(replace(group[0], number=number))
-            continue
-        steps = tuple(replace(step, number=n) for n, step in enumerate(group, 1))
-        made.append(Join(number, group[0].begin, group[-1].end, steps))
-    return made

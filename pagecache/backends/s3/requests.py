@@ -15,7 +15,7 @@ from .errors import unclear
 
 if TYPE_CHECKING:
     from .plan import Sizes
-    from .session import Session
+    from .uploads import Uploads
 
 __all__ = ["Requests", "about"]
 
@@ -35,15 +35,15 @@ class Requests:
     """The requests to one bucket, as coroutines that never suspend.
 
     Args:
-        session: of the backend, for the uploads of large copies.
+        uploads: of the backend, for large copies.
         sizes: of parts.
         concurrent: largest number of concurrent requests of one copy.
     """
 
     move = None
 
-    def __init__(self, bucket: Bucket, session: Session, sizes: Sizes, concurrent: int) -> None:
-        self._bucket, self._session, self.sizes, self._concurrent = bucket, session, sizes, concurrent
+    def __init__(self, bucket: Bucket, uploads: Uploads, sizes: Sizes, concurrent: int) -> None:
+        self._bucket, self._uploads, self.sizes, self._concurrent = bucket, uploads, sizes, concurrent
         self._seen_bucket = False
 
     async def head(self, name: str) -> Stored | None:
@@ -80,7 +80,7 @@ class Requests:
             return
         step = self.sizes.copied
         ranges = [(n, at, min(at + step, version.size)) for n, at in enumerate(range(0, version.size, step), 1)]
-        upload = self._session.begin_upload(new, version.id, self._bucket.properties(version, version.id))
+        upload = self._uploads.begin(new, version.id, self._bucket.properties(version, version.id))
 
         def copy(span: tuple[int, int, int]) -> tuple[int, str]:
             return span[0], self._bucket.copy(new, upload.upload, span[0], old, span[1], span[2], version.etag)
@@ -88,10 +88,8 @@ class Requests:
         try:
             self._bucket.complete(new, upload.upload, side_by_side(copy, ranges, self._concurrent), {})
         except BaseException:
-            self._session.give_up(new, upload.upload)
+            self._uploads.give_up(new, upload.upload)
             raise
-        finally:
-            self._session.discard({upload.note})
 
     async def delete(self, name: str) -> None:
         self._bucket.delete(name)

@@ -1,0 +1,184 @@
+"""The uploads of one backend: those that are to be aborted, now or when the server can be reached.
+
+An upload that is not completed takes space that only an abort frees. One that is no longer needed is aborted at once,
+or with the next one if that fails. If the answer to its beginning is lost, it is found by its key and its time, and has
+no parts. A process that dies leaves its upload behind: `remove_old` ends those of a certain age, whoever began them.
+
+`_lock` guards the fields. Requests are made without it.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import errno
+import logging
+import threading
+import time
+import weakref
+from collections import deque
+from collections.abc import Callable, Iterator, Mapping
+from functools import partial
+from typing import TYPE_CHECKING, Any
+
+from .calls import Bucket, Upload, patiently
+from .errors import passing, unclear
+
+if TYPE_CHECKING:
+    from .draft import Draft
+
+__all__ = ["PRIVATE", "Uploads"]
+
+log = logging.getLogger("pagecache.volume")
+
+PRIVATE = ".pagecache/"
+"""Below the prefix: keys of the backend, which are never listed."""
+SKEW = 2.0
+"""Seconds: servers report the time of an upload in whole seconds."""
+
+
+class Uploads:
+    """The uploads of one backend.
+
+    Args:
+        bucket: of the backend.
+        prefix: common beginning of the names of all objects.
+
+    Attributes:
+        left: drafts of files that were dropped without a close.
+    """
+
+    def __init__(self, bucket: Bucket, prefix: str) -> None:
+        self._bucket, self._prefix = bucket, prefix
+        self.left: deque[Draft] = deque()
+        self._lock = threading.Lock()
+        self._open: weakref.WeakSet[Upload] = weakref.WeakSet()  # in use by files
+        self._given_up: set[tuple[str, str]] = set()  # to be aborted: name and id
+        # Name -> first and last time of requests that may have begun an upload.
+        self._doubtful: dict[str, tuple[float, float]] = {}
+
+    def begin(self, name: str, id: str, extra: Mapping[str, Any]) -> Upload:
+        """Begin an upload, for a commit with this id."""
+        upload = Upload(name, self.create(name, extra), id)
+        with self._lock:
+            self._open.add(upload)
+        return upload
+
+    def create(self, name: str, extra: Mapping[str, Any]) -> str:
+        """Return the id of a new upload; if the reply is lost, the upload is ended later."""
+        before = time.monotonic()
+        try:
+            return self._bucket.create(name, extra)
+        except OSError as error:
+            if unclear(error):
+                with self._lock:
+                    first, _ = self._doubtful.get(name, (before, before))
+                    self._doubtful[name] = min(first, before), before
+            raise
+
+    def give_up(self, name: str, upload: str) -> None:
+        """Abort an upload, now or later."""
+        with self._lock:
+            self._given_up.add((name, upload))
+        self.settle()
+
+    def settle(self) -> None:
+        """Abort what is pending, if the server can be reached."""
+        self._collect()
+        if self._given_up or self._doubtful:
+            with contextlib.suppress(OSError):
+                self._abort_all()
+
+    def _collect(self) -> None:
+        """Give up the uploads of files that were dropped without a close."""
+        while self.left:
+            upload = self.left.popleft().upload
+            if upload is not None:
+                with self._lock:
+                    self._given_up.add((upload.name, upload.upload))
+
+    def _abort_all(self) -> None:
+        """Abort pending uploads. Raises OSError: a transient error at once, leaving the others; a refusal after the
+        others.
+        """
+        with self._lock:
+            given_up, doubtful = set(self._given_up), dict(self._doubtful)
+        steps: list[Callable[[], None]] = [partial(self._abort, *upload) for upload in given_up]
+        steps += [partial(self._end_doubtful, name, begun) for name, begun in doubtful.items()]
+        denied = None
+        for step in steps:
+            try:
+                step()
+            except OSError as error:
+                if passing(error):
+                    raise
+                denied = denied or error
+        if denied is not None:
+            raise denied
+
+    def _abort(self, name: str, upload: str) -> None:
+        self._bucket.abort(name, upload)
+        with self._lock:
+            self._given_up.discard((name, upload))
+
+    def _end_doubtful(self, name: str, begun: tuple[float, float]) -> None:
+        """End uploads that may have begun without a reply: they have no parts, and began at that time."""
+        with _where_listed():
+            for upload in self._bucket.begun_since(name, time.monotonic() - begun[0] + SKEW):
+                if upload not in self._known():
+                    self._bucket.abort(name, upload)
+        with self._lock:
+            if self._doubtful.get(name) == begun:  # otherwise an upload was begun after the listing
+                del self._doubtful[name]
+
+    def _known(self) -> set[str]:
+        with self._lock:
+            return {upload.upload for upload in self._open}
+
+    def close(self) -> None:
+        """Abort everything pending; if the server is unreachable, another call repeats it."""
+        self._collect()
+        with contextlib.suppress(OSError):
+            patiently(self._abort_all, unless=errno.ETIMEDOUT)
+        with self._lock:
+            left = len(self._given_up) + len(self._doubtful)
+        if left:
+            what = "s3://%s/%s: up to %d uploads could not be aborted; another `close`, or `s3-clean`, does"
+            log.warning(what, self._bucket.bucket, self._prefix, left)
+
+    # ---------------------------------------------------------------- what others left
+
+    def remove_old(self, older_than: float, *, dry_run: bool) -> list[str]:
+        """Abort uploads below the prefix that began so many seconds ago or earlier, by the server's clock, except those
+        in use by files of this backend, and delete private objects of that age. Return both as text.
+        """
+        removed, known, now = [], self._known(), self._bucket.check_bucket()
+        with _where_listed():
+            for one in self._bucket.uploads(self._prefix):
+                young = older_than and one.age < older_than  # an age may be below zero: servers report whole seconds
+                if young or one.upload in known:
+                    continue
+                removed.append(f"upload of {one.name}")
+                if not dry_run:
+                    self._bucket.abort(one.name, one.upload)
+        # A trial has one key. Earlier versions kept objects in a folder, and stored one every ten minutes at work.
+        folders: dict[str, list[tuple[str, float]]] = {}
+        private = self._prefix + PRIVATE
+        for name, stored in self._bucket.names(private):
+            folders.setdefault(name.removeprefix(private).partition("/")[0], []).append((name, stored.mtime or 0.0))
+        for objects in folders.values():
+            if not older_than or now - max(mtime for _, mtime in objects) >= older_than:
+                names = [name for name, _ in objects]
+                removed += names
+                if not dry_run:
+                    self._bucket.delete_all(names)
+        return removed
+
+
+@contextlib.contextmanager
+def _where_listed() -> Iterator[None]:
+    """Ignore that some servers do not list uploads: there are none to find then."""
+    try:
+        yield
+    except OSError as error:
+        if error.errno != errno.ENOTSUP:
+            raise
