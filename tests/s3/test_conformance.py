@@ -34,13 +34,14 @@ class OnServer(BackendConformance):
         return S3Backend(self.bucket.name, "some/folder", endpoint_url=self.bucket.server.endpoint, **self.options)
 
     def fail_commit(self, backend: Backend) -> None:
-        client = backend.bucket._patient  # type: ignore[attr-defined]
+        bucket: Any = backend.bucket  # type: ignore[attr-defined]
+        complete = bucket.complete
 
-        def answer(**_: Any) -> Any:
-            client.meta.events.unregister("before-call.s3.CompleteMultipartUpload", answer)
+        def fail(*_: Any) -> Any:
+            bucket.complete = complete
             raise OSError(5, "planted")
 
-        client.meta.events.register("before-call.s3.CompleteMultipartUpload", answer)
+        bucket.complete = fail
 
 
 class TestMoto(OnServer):

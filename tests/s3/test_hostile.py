@@ -141,9 +141,10 @@ def test_names_that_are_cleaned_up_cannot_move_the_cursor(bucket: Bucket) -> Non
 
 
 @pytest.mark.parametrize("status", [301, 302, 307, 308])
-def test_redirects_without_a_region_end_after_two_requests(proxy: FaultyProxy, backend: S3Backend, status: int) -> None:
-    """The client asks for the region by HEAD of the bucket, which is redirected too."""
-    where = {"Location": f"{proxy.endpoint}/elsewhere"}
+@pytest.mark.parametrize("region", ["", "eu-west-1"])
+def test_redirects_end_after_two_requests(proxy: FaultyProxy, backend: S3Backend, status: int, region: str) -> None:
+    """One with a region is followed once, by a request that is signed for it."""
+    where = {"Location": f"{proxy.endpoint}/elsewhere"} | ({"x-amz-bucket-region": region} if region else {})
     piece = [memoryview(b"x")]
     for request in (
         lambda: backend.stat("k"),

@@ -150,13 +150,10 @@ def test_a_server_that_accepts_no_connection_is_given_up_after_the_connect_timeo
 
 def test_the_timeouts_are_those_of_the_client() -> None:
     """The defaults are 5 s for a connection and 20 s for an answer; copies and completions have ten minutes."""
-    plain = S3Backend("bucket", region_name="us-east-1")
-    client, patient = plain.bucket.client, plain.bucket._patient
-    assert (client.meta.config.connect_timeout, client.meta.config.read_timeout) == (5.0, 20.0)
-    assert (patient.meta.config.connect_timeout, patient.meta.config.read_timeout) == (5.0, 600.0)
-    by_url = backend_from_s3_url("s3://bucket?region=us-east-1&connect_timeout=2&read_timeout=700.5").bucket
-    assert (by_url.client.meta.config.connect_timeout, by_url.client.meta.config.read_timeout) == (2.0, 700.5)
-    assert by_url._patient.meta.config.read_timeout == 700.5
+    plain = S3Backend("bucket", region_name="us-east-1").bucket.http
+    assert (plain.connect_timeout, plain.read_timeouts) == (5.0, (20.0, 600.0))
+    by_url = backend_from_s3_url("s3://bucket?region=us-east-1&connect_timeout=2&read_timeout=700.5").bucket.http
+    assert (by_url.connect_timeout, by_url.read_timeouts) == (2.0, (700.5, 700.5))
 
 
 @pytest.mark.parametrize("value", [0, -1, "soon", None, float("inf"), float("nan"), True])

@@ -24,41 +24,34 @@ import weakref
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, field
+from datetime import UTC, datetime
 from email.utils import parsedate_to_datetime
-from functools import partial
 from typing import Any, TypeVar
-from urllib.parse import parse_qsl, quote, urlencode
-
-from ...distribution import needs
-
-try:
-    import boto3
-    import botocore.session
-    from botocore import exceptions
-    from botocore.config import Config
-    from botocore.loaders import create_loader
-except ModuleNotFoundError as error:
-    raise ModuleNotFoundError(needs("boto3 is not installed", "s3"), name=error.name) from error
+from urllib.parse import parse_qsl, quote, unquote_plus, urlencode
+from xml.etree import ElementTree
+from xml.etree.ElementTree import Element
 
 from ...errors import BackendError
 from ..protocol import ObjectStat
 from ..spool import revoke
-from .errors import NoETag, ServerError, about, named, passing, refused
+from .errors import BROKEN_OFF, NoETag, ServerError, Unreadable, about, named, passing, refused
+from .http import Answer, Http, element, text_of
 
-__all__ = ["ID", "Begun", "Bucket", "Stored", "Upload", "patiently"]
+__all__ = ["ID", "TAGS", "Begun", "Bucket", "Stored", "Upload", "patiently"]
 
 ID = "pagecache-id"
 """Metadata that distinguishes commits of this backend from all others."""
 DELETED_AT_ONCE = 1000
-LONG_TIMEOUT = 600.0
-"""Minimum seconds for copies and completions, which take minutes for large objects."""
-KEPT = ("ContentType", "CacheControl", "ContentDisposition", "ContentEncoding", "ContentLanguage", "Expires",
-        "StorageClass", "ServerSideEncryption", "SSEKMSKeyId", "WebsiteRedirectLocation")  # fmt: skip
-"""Properties of an object other than its bytes; copies of parts do not carry them."""
+KEPT = ("content-type", "cache-control", "content-disposition", "content-encoding", "content-language", "expires",
+        "x-amz-storage-class", "x-amz-server-side-encryption", "x-amz-server-side-encryption-aws-kms-key-id",
+        "x-amz-website-redirect-location")  # fmt: skip
+"""Properties of an object other than its bytes, as headers; copies of parts do not carry them."""
 NOT_COPIED = KEPT[-4:]
 """Those that a copy of a whole object does not carry either."""
-LOADER = create_loader()
-"""The descriptions of the service are read once."""
+META = "x-amz-meta-"
+TAGS = "x-amz-tagging"
+MD5 = "Content-MD5"
+NAMESPACE = "http://s3.amazonaws.com/doc/2006-03-01/"
 RANGE = re.compile(r"bytes (\d+)-(\d+)/(\d+|\*)")
 QUESTIONS = 4
 """Largest number of attempts of a question."""
@@ -140,14 +133,15 @@ class Stored:
         size: bytes.
         mtime: seconds since 1970; None: unknown.
         id: of the commit that made it; "" if it was made by another program.
-        carried: its properties other than its bytes, as arguments of the next version.
+        carried: its properties other than its bytes, as headers of the request that makes the next version. That of
+            its tags has the name of the object instead: they are fetched when needed.
     """
 
     etag: str
     size: int
     mtime: float | None = None
     id: str = ""
-    carried: Mapping[str, Any] = field(default_factory=dict, compare=False, repr=False)
+    carried: Mapping[str, str] = field(default_factory=dict, compare=False, repr=False)
 
     @property
     def version(self) -> str:
@@ -161,15 +155,14 @@ class Stored:
         return self.size == other.size and (self.etag == other.etag or self.id == other.id != "")
 
 
-def _stored(answer: Any, name: str, size: int) -> Stored:
+def _stored(headers: Mapping[str, str], name: str, size: int) -> Stored:
     """Return the version that the headers of an answer describe."""
-    carried = {word: answer[word] for word in KEPT if answer.get(word) is not None}
-    metadata = {word.lower(): value for word, value in answer.get("Metadata", {}).items()}
-    id = metadata.pop(ID, "")
-    if answer.get("TagCount"):
-        carried["Tagging"] = name  # fetched when needed
-    carried["Metadata"] = metadata
-    return Stored(answer["ETag"], size, _seconds(answer.get("LastModified")), id, carried)
+    carried = {word: headers[word] for word in KEPT if word in headers}
+    metadata = {word.lower(): value for word, value in headers.items() if word.lower().startswith(META)}
+    id = metadata.pop(META + ID, "")
+    if headers.get("x-amz-tagging-count", "0") != "0":
+        carried[TAGS] = name
+    return Stored(headers["etag"], size, _seconds(headers.get("last-modified")), id, carried | metadata)
 
 
 @dataclass(slots=True, eq=False, weakref_slot=True)
@@ -194,15 +187,28 @@ class Upload:
     done: dict[int, tuple[Any, str, str]] = field(default_factory=dict)
 
 
-def _seconds(moment: Any) -> float | None:
+def _seconds(moment: str | None) -> float | None:
     """Return whole seconds: some servers report fractions in a listing, but never for the object itself."""
-    return None if moment is None else float(int(moment.timestamp()))
+    return None if moment is None else float(int(_time(moment)))
 
 
-def _of_answer(answer: Any) -> float:
-    date = answer.get("ResponseMetadata", {}).get("HTTPHeaders", {}).get("date")
-    with contextlib.suppress(TypeError, ValueError):
-        return parsedate_to_datetime(date).timestamp()
+def _time(moment: str) -> float:
+    """Return seconds since 1970.
+
+    Raises:
+        Unreadable: it is no time.
+    """
+    try:
+        found = datetime.fromisoformat(moment) if moment[:1].isdecimal() else parsedate_to_datetime(moment)
+    except (TypeError, ValueError) as error:
+        raise Unreadable(f"{moment!r} is not a time") from error
+    return (found if found.tzinfo else found.replace(tzinfo=UTC)).timestamp()
+
+
+def _of_answer(answer: Answer) -> float:
+    """Return the time of an answer, by the server's clock if it has one."""
+    with contextlib.suppress(KeyError, Unreadable):
+        return _time(answer.headers["date"])
     return time.time()
 
 
@@ -253,61 +259,38 @@ class Bucket:
         timeouts: tuple[float, float],
     ) -> None:
         self.bucket = bucket
-        inner = botocore.session.Session()
-        inner.register_component("data_loader", LOADER)
-        made = boto3.session.Session(botocore_session=inner, **session)
-
-        connect_timeout, read_timeout = timeouts
-
-        def client(read_timeout: float) -> Any:
-            config = Config(
-                retries={"total_max_attempts": 1},
-                s3={"addressing_style": addressing, "payload_signing_enabled": False},
-                request_checksum_calculation="when_required",
-                response_checksum_validation="when_required",
-                max_pool_connections=connections,
-                connect_timeout=connect_timeout,
-                read_timeout=read_timeout,
-            )
-            return made.client("s3", config=config, **options)
-
-        self.client, self._patient = client(read_timeout), client(max(read_timeout, LONG_TIMEOUT))
-        for each in (self.client, self._patient):
-            for verb in ("PutObject", "UploadPart"):
-                each.meta.events.register_last(f"before-call.s3.{verb}", _at_once)
-            each.meta.events.register_first("needs-retry.s3.HeadBucket", _without_region)
+        self.http = Http(bucket, options, session, connections, addressing, timeouts)
 
     def close(self) -> None:
-        self.client.close()
-        self._patient.close()
+        self.http.close()
 
     # ------------------------------------------------------------ reading
 
     def head(self, name: str, *, once: bool = False) -> Stored | None:
         """Return the stored version; None: nothing. `once`: no retries."""
         try:
-            answer = self._query("HEAD", name, lambda: self.client.head_object(Bucket=self.bucket, Key=name), once=once)
+            answer = self._query("HEAD", name, lambda: self.http.ask("HEAD", name), once=once)
         except ServerError as error:
             if error.code == "NoSuchBucket":
                 raise self._no_bucket("HEAD") from error
             if error.status == 404:
                 return None
             raise
-        return _stored(answer, name, int(answer["ContentLength"]))
+        return _stored(answer.headers, name, int(answer.headers["content-length"]))
 
     def beginning(self, name: str, length: int) -> tuple[Stored | None, bytes]:
         """Return the stored version and its first bytes, at most `length`; None: nothing is stored."""
         try:
             with about("GET", self.bucket, name):
-                answer = self.client.get_object(Bucket=self.bucket, Key=name, Range=f"bytes=0-{length - 1}")
-                with contextlib.closing(answer["Body"]) as body:
-                    match = RANGE.fullmatch(answer.get("ContentRange") or "")
-                    size = match[3] if match else str(answer["ContentLength"])
+                answer = self.http.ask("GET", name, headers={"Range": f"bytes=0-{length - 1}"}, body=True)
+                with contextlib.closing(answer.body) as body:
+                    match = RANGE.fullmatch(answer.headers.get("content-range", ""))
+                    size = match[3] if match else answer.headers.get("content-length", "")
                     if (match and match[1] != "0") or not size.isdecimal():
                         raise self._no_ranges(name)
                     room = memoryview(bytearray(min(length, int(size))))
                     with room:
-                        return _stored(answer, name, int(size)), bytes(room[: _filled(body, [room])])
+                        return _stored(answer.headers, name, int(size)), bytes(room[: _filled(body, [room])])
         except ServerError as error:
             if error.code == "NoSuchBucket":
                 raise self._no_bucket("GET") from error
@@ -324,7 +307,7 @@ class Bucket:
             OSError: ENOENT: there is no such bucket; EACCES: no permission.
         """
         try:
-            return _of_answer(self._query("HEAD", "", lambda: self.client.head_bucket(Bucket=self.bucket)))
+            return _of_answer(self._query("HEAD", "", lambda: self.http.ask("HEAD")))
         except ServerError as error:
             if error.status == 404:
                 raise self._no_bucket("HEAD") from error
@@ -336,20 +319,21 @@ class Bucket:
     def _error(self, verb: str, name: str, what: str) -> str:
         return named(verb, self.bucket, name, what)
 
-    def properties(self, stored: Stored | None, id: str) -> dict[str, Any]:
-        """Return the properties of a version without its bytes, as arguments of another one that a commit with this id
-        makes.
+    def properties(self, stored: Stored | None, id: str) -> dict[str, str]:
+        """Return the properties of a version without its bytes, as headers of a request that makes another one, with
+        the id of a commit.
         """
         carried = {} if stored is None else dict(stored.carried)
-        if "Tagging" in carried:
-            carried["Tagging"] = self.tags(carried["Tagging"])
-        return carried | {"Metadata": {**carried.get("Metadata", {}), **({ID: id} if id else {})}}
+        if TAGS in carried:
+            carried[TAGS] = self.tags(carried[TAGS])
+        return carried | ({META + ID: id} if id else {})
 
     def tags(self, name: str) -> str:
         """Return the tags of an object, as the header that gives them to another."""
         with about("GET of the tags", self.bucket, name):
-            found = self.client.get_object_tagging(Bucket=self.bucket, Key=name)["TagSet"]
-        return urlencode([(tag["Key"], tag["Value"]) for tag in found], quote_via=quote)  # "+" is no space everywhere
+            found = self.http.ask("GET", name, query=[("tagging", "")]).xml()
+        tags = [(text_of(tag, "Key"), text_of(tag, "Value")) for tag in found.iter("Tag")]
+        return urlencode(tags, quote_via=quote)  # "+" is no space everywhere
 
     def keep_tags(self, stored: Stored, name: str, tags: str) -> bool:
         """Give an object its tags, if the server did not take them with its bytes. Return whether it has them, and is
@@ -359,12 +343,13 @@ class Bucket:
             found = self.head(name)
             if found is None or found.etag != stored.etag:
                 return False
-            if "Tagging" in found.carried and self.tags(name) == tags:
+            if TAGS in found.carried and self.tags(name) == tags:
                 return True
             if not last:
-                listed = [{"Key": key, "Value": value} for key, value in parse_qsl(tags, keep_blank_values=True)]
+                pairs = parse_qsl(tags, keep_blank_values=True)
+                listed = element("TagSet", *(element("Tag", ("Key", key), ("Value", value)) for key, value in pairs))
                 with about("PUT of the tags", self.bucket, name):
-                    self.client.put_object_tagging(Bucket=self.bucket, Key=name, Tagging={"TagSet": listed})
+                    self._tell("PUT", name, [("tagging", "")], element("Tagging", listed))
         return False
 
     def get(self, name: str, begin: int, buffers: Sequence[memoryview], etag: str | None) -> int:
@@ -375,21 +360,20 @@ class Bucket:
             OSError: ESTALE: another version is stored; ENOENT; ERANGE: it ends before `begin`.
         """
         length = sum(map(len, buffers))
-        extra = {"IfMatch": etag} if etag else {}
+        headers = {"Range": f"bytes={begin}-{begin + length - 1}"} | ({"If-Match": etag} if etag else {})
         with about("GET", self.bucket, name):
-            span = f"bytes={begin}-{begin + length - 1}"
-            answer = self.client.get_object(Bucket=self.bucket, Key=name, Range=span, **extra)
-            with contextlib.closing(answer["Body"]) as body:
-                self._check_range(answer, name, begin, length, etag)
+            answer = self.http.ask("GET", name, headers=headers, body=True)
+            with contextlib.closing(answer.body) as body:
+                self._check_range(answer.headers, name, begin, length, etag)
                 return _filled(body, buffers)
 
-    def _check_range(self, answer: Any, name: str, begin: int, length: int, etag: str | None) -> None:
+    def _check_range(self, headers: Mapping[str, str], name: str, begin: int, length: int, etag: str | None) -> None:
         """Check the reply: some servers send the whole object, or another version."""
-        if etag and answer.get("ETag", etag) != etag:
-            raise OSError(errno.ESTALE, self._error("GET", name, f"version {answer['ETag']}, not {etag}"))
-        match = RANGE.fullmatch(answer.get("ContentRange") or "")
+        if etag and headers.get("etag", etag) != etag:
+            raise OSError(errno.ESTALE, self._error("GET", name, f"version {headers['etag']}, not {etag}"))
+        match = RANGE.fullmatch(headers.get("content-range", ""))
         starts = int(match[1]) if match else 0
-        if starts != begin or int(answer["ContentLength"]) > length:
+        if starts != begin or int(headers.get("content-length", length)) > length:
             raise self._no_ranges(name)
 
     def _no_ranges(self, name: str) -> BackendError:
@@ -398,45 +382,37 @@ class Bucket:
     # ------------------------------------------------------------ writing
 
     def put(
-        self, name: str, buffers: Sequence[memoryview], extra: Mapping[str, Any], *, condition: Mapping[str, str]
+        self, name: str, buffers: Sequence[memoryview], headers: Mapping[str, str], *, condition: Mapping[str, str]
     ) -> tuple[str, float]:
-        """Store an object as a whole; return its etag and time.
+        """Store an object as a whole, with properties; return its etag and time.
 
         Raises:
             OSError: ESTALE: the condition does not hold.
         """
         with self._sent("PUT", name, buffers) as (body, md5):
-            answer = self.client.put_object(
-                Bucket=self.bucket, Key=name, Body=body, ContentMD5=_base64(md5), **extra, **condition
-            )
+            answer = self.http.ask("PUT", name, headers={**headers, **condition, MD5: _base64(md5)}, sent=body)
         return self._etag(answer, "PUT", name, md5), _of_answer(answer)
 
-    def create(self, name: str, extra: Mapping[str, Any]) -> str:
-        """Begin a multipart upload; return its id."""
+    def create(self, name: str, headers: Mapping[str, str]) -> str:
+        """Begin a multipart upload, of an object with properties; return its id."""
         with about("CreateMultipartUpload", self.bucket, name):
-            answer = self.client.create_multipart_upload(Bucket=self.bucket, Key=name, **extra)
-            upload: str = answer["UploadId"]
-            return upload
+            answer = self.http.ask("POST", name, query=[("uploads", "")], headers=headers).xml()
+            return text_of(answer, "UploadId")
 
     def send(self, name: str, upload: str, number: int, buffers: Sequence[memoryview]) -> str:
         """Send one part; return its etag."""
         with self._sent(f"UploadPart {number}", name, buffers) as (body, md5):
-            answer = self.client.upload_part(
-                Bucket=self.bucket, Key=name, UploadId=upload, PartNumber=number, Body=body, ContentMD5=_base64(md5)
-            )
+            answer = self.http.ask("PUT", name, query=_part(upload, number), headers={MD5: _base64(md5)}, sent=body)
         return self._etag(answer, f"UploadPart {number}", name, md5)
 
     def copy(self, name: str, upload: str, number: int, source: str, begin: int, end: int, etag: str | None) -> str:
         """Copy one part from [begin, end) of an object; return its etag. ESTALE: that has another version than
         `etag`.
         """
-        extra = {"CopySourceIfMatch": etag} if etag else {}
+        headers = self._source(source, etag) | {"x-amz-copy-source-range": f"bytes={begin}-{end - 1}"}
         with about(f"UploadPartCopy {number}", self.bucket, name):
-            answer = self._patient.upload_part_copy(
-                Bucket=self.bucket, Key=name, UploadId=upload, PartNumber=number,
-                CopySource={"Bucket": self.bucket, "Key": source}, CopySourceRange=f"bytes={begin}-{end - 1}", **extra,
-            )  # fmt: skip
-        found: str = answer.get("CopyPartResult", {}).get("ETag", "")
+            answer = self.http.ask("PUT", name, query=_part(upload, number), headers=headers, slow=True)
+            found = text_of(answer.xml(), "ETag")
         if not found:
             raise self._no_etag(f"UploadPartCopy {number}", name)
         return found
@@ -447,36 +423,36 @@ class Bucket:
         """Publish an upload; return the object's etag, "" if the server does not send it, and its time. OSError without
         `retry`: the result is unknown.
         """
-        listed = [{"PartNumber": number, "ETag": etag} for number, etag in parts]
+        listed = [element("Part", ("PartNumber", str(number)), ("ETag", etag)) for number, etag in parts]
+        sent = _written(element("CompleteMultipartUpload", *listed))
         with about("CompleteMultipartUpload", self.bucket, name):
-            answer = self._patient.complete_multipart_upload(
-                Bucket=self.bucket, Key=name, UploadId=upload, MultipartUpload={"Parts": listed}, **condition
-            )
-        return answer.get("ETag") or "", _of_answer(answer)
+            answer = self.http.ask("POST", name, query=[("uploadId", upload)], headers=condition, sent=sent, slow=True)
+            return text_of(answer.xml(), "ETag"), _of_answer(answer)
 
     def abort(self, name: str, upload: str) -> None:
         """Abort an upload, which may be gone already."""
         try:
             with about("AbortMultipartUpload", self.bucket, name):
-                self.client.abort_multipart_upload(Bucket=self.bucket, Key=name, UploadId=upload)
+                self.http.ask("DELETE", name, query=[("uploadId", upload)])
         except ServerError as error:
             if error.status != 404:
                 raise
 
     def copy_object(self, source: str, name: str, version: Stored) -> str:
         """Copy a whole object of at most 5 GiB; return its etag."""
-        extra = {word: version.carried[word] for word in NOT_COPIED if word in version.carried}
+        headers = {word: version.carried[word] for word in NOT_COPIED if word in version.carried}
         with about("CopyObject", self.bucket, name):
-            answer = self._patient.copy_object(
-                Bucket=self.bucket, Key=name, CopySource={"Bucket": self.bucket, "Key": source},
-                CopySourceIfMatch=version.etag, **extra,
-            )  # fmt: skip
-        found: str = answer.get("CopyObjectResult", {}).get("ETag", "")
-        return found
+            answer = self.http.ask("PUT", name, headers=headers | self._source(source, version.etag), slow=True)
+            return text_of(answer.xml(), "ETag")
+
+    def _source(self, name: str, etag: str | None) -> dict[str, str]:
+        """Return the headers of a copy from an object; `etag`: from that version only."""
+        found = {"x-amz-copy-source": quote(f"{self.bucket}/{name}", safe="/~")}
+        return found | ({"x-amz-copy-source-if-match": etag} if etag else {})
 
     def delete(self, name: str) -> None:
         with about("DELETE", self.bucket, name):
-            self.client.delete_object(Bucket=self.bucket, Key=name)
+            self.http.ask("DELETE", name)
 
     def delete_all(self, names: Iterable[str]) -> None:
         """Delete objects. Raises OSError for the first refused one; missing ones count as deleted."""
@@ -487,11 +463,11 @@ class Bucket:
                 self.delete(batch[0])
                 continue
             with about("DeleteObjects", self.bucket, batch[0]):
-                listed = {"Objects": [{"Key": name} for name in batch], "Quiet": True}
-                answer = self.client.delete_objects(Bucket=self.bucket, Delete=listed)
-            for one in answer.get("Errors", ()):
-                if (code := str(one.get("Code"))) != "NoSuchKey":
-                    raise refused(code, named("DeleteObjects", self.bucket, str(one.get("Key"))))
+                listed = element("Delete", *(element("Object", ("Key", name)) for name in batch), ("Quiet", "true"))
+                answer = self._tell("POST", "", [("delete", "")], listed).xml()
+            for one in answer.iter("Error"):
+                if (code := text_of(one, "Code")) != "NoSuchKey":
+                    raise refused(code, named("DeleteObjects", self.bucket, text_of(one, "Key")))
 
     # ------------------------------------------------------------ lists
 
@@ -501,26 +477,29 @@ class Bucket:
         Raises:
             OSError: EPROTO: the list has no end, or another prefix.
         """
-        extra: dict[str, Any] = {"Bucket": self.bucket, "Prefix": prefix}
+        query = {"list-type": "2", "encoding-type": "url", "prefix": prefix}
         if start_after:
-            extra["StartAfter"] = start_after
+            query["start-after"] = start_after
         pages = self._pages("list", prefix)
         while True:
             try:
-                page = self._query("list", prefix, lambda: self.client.list_objects_v2(**extra), once=once)
+                _answer, page = self._page("list", prefix, query, once=once)
             except ServerError as error:
                 if error.code == "NoSuchBucket":
                     raise self._no_bucket("list") from error
                 raise
-            once = False
-            for entry in pages(page, "Contents", "NextContinuationToken"):
-                if not entry["Key"].startswith(prefix):  # a clean-up deletes these names
-                    what = f"the server lists {entry['Key']!r}, which is not below this prefix"
+            once, encoded = False, text_of(page, "EncodingType") == "url"
+            for name, entry in pages(page, "Contents", "NextContinuationToken", encoded=encoded):
+                if not name.startswith(prefix):  # a clean-up deletes these names
+                    what = f"the server lists {name!r}, which is not below this prefix"
                     raise BackendError(errno.EPROTO, self._error("list", prefix, what), retry=False)
-                yield entry["Key"], Stored(entry.get("ETag", ""), int(entry["Size"]), _seconds(entry["LastModified"]))
-            if not page.get("IsTruncated"):
+                etag, size, when = (text_of(entry, word) for word in ("ETag", "Size", "LastModified"))
+                with about("list", self.bucket, name):
+                    stored = Stored(etag, int(size), _seconds(when))
+                yield name, stored
+            if text_of(page, "IsTruncated") != "true":
                 return
-            extra["ContinuationToken"] = page["NextContinuationToken"]
+            query["continuation-token"] = text_of(page, "NextContinuationToken")
 
     def uploads(self, prefix: str) -> Iterator[Begun]:
         """Yield open uploads to keys with this prefix.
@@ -528,40 +507,54 @@ class Bucket:
         Raises:
             OSError: ENOTSUP: the server does not list them; EPROTO: the list has no end.
         """
-        extra: dict[str, Any] = {"Bucket": self.bucket, "Prefix": prefix}
+        query = {"uploads": "", "prefix": prefix}
         pages = self._pages("ListMultipartUploads", prefix)
         while True:
             try:
-                page = self._query("ListMultipartUploads", prefix, partial(self.client.list_multipart_uploads, **extra))
+                answer, page = self._page("ListMultipartUploads", prefix, query)
             except ServerError as error:
                 if error.code == "NoSuchUpload":  # some servers report an empty list so
                     return
                 raise
-            for entry in pages(page, "Uploads", "NextKeyMarker", "NextUploadIdMarker"):
-                since = entry["Initiated"].timestamp()
-                if entry["Key"].startswith(prefix):  # some servers list all
-                    yield Begun(entry["Key"], entry["UploadId"], since, _of_answer(page) - since)
-            if not page.get("IsTruncated"):
+            now = _of_answer(answer)
+            for name, entry in pages(page, "Upload", "NextKeyMarker", "NextUploadIdMarker"):
+                with about("ListMultipartUploads", self.bucket, name):
+                    since = _time(text_of(entry, "Initiated"))
+                if name.startswith(prefix):  # some servers list all
+                    yield Begun(name, text_of(entry, "UploadId"), since, now - since)
+            if text_of(page, "IsTruncated") != "true":
                 return
-            extra |= {"KeyMarker": page["NextKeyMarker"], "UploadIdMarker": page["NextUploadIdMarker"]}
+            query["key-marker"] = text_of(page, "NextKeyMarker")
+            query["upload-id-marker"] = text_of(page, "NextUploadIdMarker")
 
-    def _pages(self, verb: str, prefix: str) -> Callable[..., Sequence[Any]]:
+    def _page(self, verb: str, prefix: str, query: Mapping[str, str], *, once: bool = False) -> tuple[Answer, Element]:
+        """Ask for a page of a list."""
+
+        def ask() -> tuple[Answer, Element]:
+            answer = self.http.ask("GET", query=query.items())
+            return answer, answer.xml()
+
+        return self._query(verb, prefix, ask, once=once)
+
+    def _pages(self, verb: str, prefix: str) -> Callable[..., list[tuple[str, Element]]]:
         """Return a check of the pages of one list: it takes a page, the name of its entries and those of its markers,
-        and returns the entries.
+        and returns the entries with their keys. `encoded`: as in a URL.
 
         A server that sends the same page again and again must not keep a program busy.
         """
         seen: set[object] = set()
         last, idle = "", 0
 
-        def check(page: Any, what: str, *markers: str) -> Sequence[Any]:
+        def check(page: Element, what: str, *markers: str, encoded: bool = False) -> list[tuple[str, Element]]:
             nonlocal last, idle
-            entries: Sequence[Any] = page.get(what) or ()
-            newest = max((entry["Key"] for entry in entries), default="")
+            entries = [(text_of(entry, "Key"), entry) for entry in page.iter(what)]
+            if encoded:
+                entries = [(unquote_plus(key), entry) for key, entry in entries]
+            newest = max((key for key, _ in entries), default="")
             idle = 0 if newest > last else idle + 1
             last = max(last, newest)
-            marker = tuple(page.get(one) for one in markers)
-            if page.get("IsTruncated") and (marker in seen or marker[0] is None or idle > IDLE_PAGES_MAX):
+            marker = tuple(text_of(page, one) for one in markers)
+            if text_of(page, "IsTruncated") == "true" and (marker in seen or not marker[0] or idle > IDLE_PAGES_MAX):
                 what = "the list has no end: the server repeats a page, or sends many without a new name"
                 raise BackendError(errno.EPROTO, self._error(verb, prefix, what), retry=False)
             seen.add(marker)
@@ -580,7 +573,7 @@ class Bucket:
             return [
                 upload
                 for upload in recent
-                if not self.client.list_parts(Bucket=self.bucket, Key=name, UploadId=upload).get("Parts")
+                if self.http.ask("GET", name, query=[("uploadId", upload)]).xml().find("Part") is None
             ]
 
     # ------------------------------------------------------------ shared
@@ -594,6 +587,12 @@ class Bucket:
 
         return attempt() if once else patiently(attempt, unless=errno.ETIMEDOUT)
 
+    def _tell(self, method: str, name: str, query: Sequence[tuple[str, str]], root: Element) -> Answer:
+        """Make a request with an XML body."""
+        sent = _written(root)
+        md5 = hashlib.md5(sent, usedforsecurity=False).digest()
+        return self.http.ask(method, name, query=query, headers={MD5: _base64(md5)}, sent=sent)
+
     @contextmanager
     def _sent(self, verb: str, name: str, buffers: Sequence[memoryview]) -> Iterator[tuple[Body, bytes]]:
         body = Body(buffers)
@@ -603,13 +602,13 @@ class Bucket:
         finally:
             body.close()
 
-    def _etag(self, answer: Any, verb: str, name: str, md5: bytes) -> str:
+    def _etag(self, answer: Answer, verb: str, name: str, md5: bytes) -> str:
         """Return the etag of sent bytes: an MD5, unless the server encrypts with customer keys."""
-        etag: str = answer.get("ETag", "")
+        etag = answer.headers.get("etag", "")
         if not etag:
             raise self._no_etag(verb, name)
-        plain = etag.strip('"')
-        encrypted = answer.get("SSECustomerAlgorithm") or str(answer.get("ServerSideEncryption", "")).startswith("aws:")
+        plain, encryption = etag.strip('"'), answer.headers.get("x-amz-server-side-encryption", "")
+        encrypted = encryption.startswith("aws:") or "x-amz-server-side-encryption-customer-algorithm" in answer.headers
         if re.fullmatch(r"[0-9a-f]{32}", plain) and not encrypted and plain != md5.hex():
             what = f"stored with the MD5 {plain}, sent with {md5.hex()}"
             raise BackendError(errno.EIO, self._error(verb, name, what), retry=True)
@@ -623,20 +622,13 @@ def _base64(digest: bytes) -> str:
     return base64.b64encode(digest).decode()
 
 
-def _at_once(params: dict[str, Any], **_: Any) -> None:
-    """Send bodies without `Expect: 100-continue`: that is a round trip each time, and the reply is nearly always
-    yes.
-    """
-    params["headers"].pop("Expect", None)
+def _part(upload: str, number: int) -> list[tuple[str, str]]:
+    return [("partNumber", str(number)), ("uploadId", upload)]
 
 
-def _without_region(request_dict: dict[str, Any], response: Any, **_: Any) -> None:
-    """End redirects that name no region: the client asks HEAD of the bucket for it, which is redirected as well,
-    without end.
-    """
-    headers = response[1].get("ResponseMetadata", {}).get("HTTPHeaders", {}) if response else {}
-    if "x-amz-bucket-region" not in headers:
-        request_dict["context"]["s3_redirect"]["redirected"] = True
+def _written(root: Element) -> bytes:
+    root.set("xmlns", NAMESPACE)
+    return ElementTree.tostring(root)
 
 
 def _filled(body: Any, buffers: Sequence[memoryview]) -> int:
@@ -648,7 +640,7 @@ def _filled(body: Any, buffers: Sequence[memoryview]) -> int:
             try:
                 with buffer[at : at + PIECE] as piece:  # revoked: errors keep their arguments
                     moved = body.readinto(piece)
-            except exceptions.BotoCoreError:
+            except BROKEN_OFF:
                 if not done:
                     raise
                 return done

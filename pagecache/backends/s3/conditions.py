@@ -32,7 +32,7 @@ from .errors import NoETag, ServerError, passing
 __all__ = ["TEXTS", "Conditions", "Honoured", "parse_conditions"]
 
 STALE = '"00000000000000000000000000000000"'
-NEW = {"IfNoneMatch": "*"}
+NEW = {"If-None-Match": "*"}
 CHANGED_BY_DECODING = frozenset("%+")
 
 
@@ -316,9 +316,9 @@ def _tried_put(key: _Key) -> dict[str, bool]:
     first = key.put(NEW)
     etag = first.etag or key.stored()
     again = key.put(NEW) if first.done else first
-    other = key.put({"IfMatch": STALE})
+    other = key.put({"If-Match": STALE})
     etag = other.etag or (again.etag if first.done else None) or etag
-    put = other.refused and key.put({"IfMatch": etag}).done  # which proves the ETag, too
+    put = other.refused and key.put({"If-Match": etag}).done  # which proves the ETag, too
     return {"create": first.done and again.refused, "put": put, "put_etags": put or key.etag() == etag}
 
 
@@ -335,15 +335,15 @@ def _tried_upload(key: _Key) -> dict[str, bool]:
         return found | {"complete": False, "etags": etag == key.etag()}
     upload, etag = key.begin(), first.etag
     part = key.send(upload)
-    for condition in (NEW, {"IfMatch": STALE}):
+    for condition in (NEW, {"If-Match": STALE}):
         answer = key.complete(upload, part, condition)
         if not answer.refused:
             etag = etag if answer.etag is None else answer.etag
             return found | {"complete": False, "etags": etag == key.etag()}
-    if etag and key.complete(upload, part, {"IfMatch": etag}).done:
+    if etag and key.complete(upload, part, {"If-Match": etag}).done:
         return found | {"complete": True, "etags": True}
     stored = key.etag()
-    complete = stored != etag and key.complete(upload, part, {"IfMatch": stored}).done
+    complete = stored != etag and key.complete(upload, part, {"If-Match": stored}).done
     return found | {"complete": complete, "etags": stored == etag}
 
 

@@ -15,12 +15,11 @@ import errno
 import math
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
-from typing import Any
 
 from ...distribution import needs
 
 try:
-    from botocore import exceptions, parsers
+    from botocore import exceptions
     from urllib3.exceptions import HTTPError
 except ModuleNotFoundError as error:
     raise ModuleNotFoundError(needs("boto3 is not installed", "s3"), name=error.name) from error
@@ -29,9 +28,13 @@ from ...errors import BackendError
 from ...quantities import printable
 
 __all__ = [
+    "BROKEN_OFF",
+    "REDIRECTS",
     "NoETag",
+    "Refused",
     "SendAgain",
     "ServerError",
+    "Unreadable",
     "about",
     "keeping",
     "named",
@@ -72,6 +75,8 @@ PAUSE_MAX = 60.0
 """Largest number of seconds that a server can ask for."""
 
 
+BROKEN_OFF = exceptions.BotoCoreError
+"""Errors in the middle of a body."""
 REDIRECTS = frozenset({301, 302, 303, 307, 308})
 
 
@@ -85,6 +90,24 @@ class ServerError(BackendError):
 
     code: str = ""
     status: int = 0
+
+
+class Refused(Exception):
+    """An answer of the server that is an error. `about` makes a `ServerError` of it.
+
+    Args:
+        status: of HTTP.
+        code, message: those of the body; "": it has none.
+        headers: by name in lower case.
+    """
+
+    def __init__(self, status: int, code: str, message: str, headers: Mapping[str, str]) -> None:
+        super().__init__(status, code, message)
+        self.status, self.code, self.message, self.headers = status, code or str(status), message, headers
+
+
+class Unreadable(Exception):
+    """An answer that was cut off."""
 
 
 class NoETag(BackendError):
@@ -154,14 +177,11 @@ def _pause(headers: Mapping[str, str]) -> float:
     return PAUSE
 
 
-def _server_error(error: Any, what: str, *, of_key: bool) -> OSError:
-    answer = error.response
-    meta = answer.get("ResponseMetadata", {})
-    status, headers = int(meta.get("HTTPStatusCode", 0)), meta.get("HTTPHeaders", {})
-    code = str(answer.get("Error", {}).get("Code", status))
+def _server_error(error: Refused, what: str, *, of_key: bool) -> OSError:
+    status, code = error.status, error.code
     number = BY_CODE.get(code) or BY_STATUS.get(status)
     answered = str(status) if code == str(status) else f"{code} ({status})"
-    message = printable(f"{what}: {answered}: {answer.get('Error', {}).get('Message', '')}".rstrip(": "))
+    message = printable(f"{what}: {answered}: {error.message}".rstrip(": "))
     if status in REDIRECTS:
         message += "; the server redirects, and names no region: give `endpoint` or `region` of the bucket"
     if meant := _meaning(code, number, of_key=of_key):
@@ -171,7 +191,7 @@ def _server_error(error: Any, what: str, *, of_key: bool) -> OSError:
         number = errno.EAGAIN if code in SLOW_DOWN or status == 409 else errno.EIO
     after = None
     if again and (code in SLOW_DOWN or status in (429, 503)):
-        after = _pause(headers)
+        after = _pause(error.headers)
     made = ServerError(number or errno.EINVAL, message, retry=again, retry_after=after)
     made.code, made.status = code, 500 if status == 200 else status  # an error in the body of a successful reply
     return made
@@ -186,7 +206,7 @@ def refused(code: str, what: str) -> OSError:
 
 def _translated(error: Exception, what: str, *, of_key: bool) -> OSError:
     """Return an error of the client or of the server in the form of the backend protocol."""
-    if isinstance(error, exceptions.ClientError):
+    if isinstance(error, Refused):
         return _server_error(error, what, of_key=of_key)
     text = printable(f"{what}: {error}")
     for classes, number in (
@@ -195,7 +215,7 @@ def _translated(error: Exception, what: str, *, of_key: bool) -> OSError:
         (exceptions.EndpointConnectionError, errno.ECONNREFUSED),
         ((exceptions.ConnectionError, exceptions.HTTPClientError), errno.ECONNRESET),
         ((exceptions.ResponseStreamingError, exceptions.IncompleteReadError, HTTPError), errno.ECONNRESET),
-        (parsers.ResponseParserError, errno.EIO),  # a truncated reply
+        (Unreadable, errno.EIO),
     ):
         if isinstance(error, classes):
             return OSError(number, text)
@@ -213,5 +233,5 @@ def about(verb: str, bucket: str, name: str) -> Iterator[None]:
     """Convert errors of the client to OSErrors that name the request and the object."""
     try:
         yield
-    except (exceptions.BotoCoreError, exceptions.ClientError, HTTPError) as error:
+    except (exceptions.BotoCoreError, HTTPError, Refused, Unreadable) as error:
         raise _translated(error, named(verb, bucket, name), of_key=verb == "HEAD" and name != "") from error

@@ -24,7 +24,7 @@ import secrets
 import threading
 import weakref
 from collections.abc import Sequence
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 from ...errors import BackendError, Key
 from ..objects.blocking import BlockingFile
@@ -34,7 +34,7 @@ from ..objects.store import run
 from ..spool import Spool, parts_of_buffers, revoked
 from .assembly import Assembler
 from .beginnings import Beginning
-from .calls import Stored, Upload
+from .calls import TAGS, Stored, Upload
 from .conditions import Of
 from .draft import Draft
 from .errors import ServerError, keeping, send_again, unclear
@@ -132,7 +132,7 @@ class S3Object(ObjectFile[Stored]):
                 id = secrets.token_hex(16)
                 properties = self._bucket.properties(base, id)
                 upload = self._backend.uploads.begin(name, id, properties)
-                upload.tags = properties.get("Tagging", "")
+                upload.tags = properties.get(TAGS, "")
                 self.draft.begun(upload)
             return upload
 
@@ -183,7 +183,7 @@ class S3Object(ObjectFile[Stored]):
                 return await self._judged(error, id, None)
         known = self._backend.honours(self.name, "put").put_etags
         stored = await self._published(Stored(etag, size, when, id, self._carried()), known=known)
-        self._keep_tags(stored, extra.get("Tagging", ""))
+        self._keep_tags(stored, extra.get(TAGS, ""))
         return stored
 
     async def _complete(self, assembler: Assembler) -> Stored:
@@ -232,7 +232,7 @@ class S3Object(ObjectFile[Stored]):
         if not (honours.complete if of == "upload" else honours.create if over is None else honours.put):
             await self._check_over()
             return {}
-        return {"IfNoneMatch": "*"} if over is None else {"IfMatch": over.etag}
+        return {"If-None-Match": "*"} if over is None else {"If-Match": over.etag}
 
     async def _check_source(self, before: Stored | None) -> None:
         """Check that an object was the same before and after parts were copied from it without a condition.
@@ -260,7 +260,7 @@ class S3Object(ObjectFile[Stored]):
             raise self._conflict(found)
         return found
 
-    def _carried(self) -> dict[str, Any]:
+    def _carried(self) -> dict[str, str]:
         return {} if self.draft.base is None else dict(self.draft.base.carried)
 
     def _without_upload(self, error: ServerError, upload: Upload) -> OSError:

@@ -1,0 +1,266 @@
+"""Signed HTTP requests to one bucket, and their answers.
+
+botocore finds the credentials and the address of the bucket, signs each request, and sends it by its connections. The
+rest of it, which builds requests and reads answers by a description of the service, costs as much again for a small
+object as everything else here, and is left out. The request that is looked at for the address is prepared by all of
+botocore, and never sent.
+"""
+
+from __future__ import annotations
+
+import errno
+import io
+import re
+import threading
+from collections.abc import Iterable, Mapping
+from dataclasses import dataclass
+from http.client import responses
+from typing import Any
+from urllib.parse import quote
+from xml.etree import ElementTree
+
+from ...distribution import needs
+
+try:
+    import boto3
+    import botocore.session
+    from botocore.auth import S3SigV4Auth
+    from botocore.awsrequest import AWSPreparedRequest, AWSRequest, AWSResponse, HeadersDict
+    from botocore.config import Config
+    from botocore.exceptions import NoCredentialsError
+    from botocore.httpsession import URLLib3Session
+    from botocore.loaders import create_loader
+    from botocore.response import StreamingBody
+    from botocore.utils import get_environ_proxies
+    from urllib3 import HTTPResponse
+except ModuleNotFoundError as error:
+    raise ModuleNotFoundError(needs("boto3 is not installed", "s3"), name=error.name) from error
+
+from ...errors import BackendError
+from .errors import REDIRECTS, Refused, Unreadable
+
+__all__ = ["Answer", "Http", "element", "text_of"]
+
+LONG_TIMEOUT = 600.0
+"""Minimum seconds for copies and completions, which take minutes for large objects."""
+LOADER = create_loader()
+"""The descriptions of the service are read once."""
+SCOPE = re.compile(r"Credential=[^/]+/\d{8}/([^/]+)/([^/]+)/aws4_request")
+UNRESERVED = "-_.~"
+EMPTY: Mapping[str, str] = {}
+
+
+@dataclass(frozen=True, slots=True)
+class _Address:
+    """Where a bucket is: the URL that names of objects are appended to, and region and service of its signatures."""
+
+    url: str
+    region: str
+    service: str
+
+
+@dataclass(slots=True)
+class Answer:
+    """An answer without an error.
+
+    Attributes:
+        headers: by name in lower case.
+        body: not read yet, if it was asked for.
+        content: of the body, if that was not asked for.
+    """
+
+    headers: Mapping[str, str]
+    body: Any
+    content: bytes = b""
+
+    def xml(self) -> ElementTree.Element:
+        """Return the content, without the namespaces of its names. An empty one is an element of nothing: some servers
+        say no more than that a request is done.
+
+        Raises:
+            Unreadable: it is no XML: it was cut off.
+        """
+        if not self.content:
+            return ElementTree.Element("nothing")
+        try:
+            root = ElementTree.fromstring(self.content)
+        except ElementTree.ParseError as error:
+            raise Unreadable(f"the answer is not readable: {error}") from error
+        for one in root.iter():
+            one.tag = one.tag.rpartition("}")[2]
+        return root
+
+
+def text_of(parent: ElementTree.Element, tag: str, default: str = "") -> str:
+    """Return the text of an element below another; the default, if there is none."""
+    found = parent.find(tag)
+    return default if found is None or found.text is None else found.text
+
+
+def element(tag: str, *parts: ElementTree.Element | tuple[str, str]) -> ElementTree.Element:
+    """Make an element of elements, and of names with texts."""
+    made = ElementTree.Element(tag)
+    for part in parts:
+        if isinstance(part, tuple):
+            ElementTree.SubElement(made, part[0]).text = part[1]
+        else:
+            made.append(part)
+    return made
+
+
+class Http:
+    """The requests to one bucket. Thread-safe.
+
+    Args:
+        options: of `boto3.session.Session.client`.
+        session: of `boto3.session.Session`.
+        connections: largest number of connections.
+        addressing: "path", "virtual" or "auto".
+        timeouts: seconds for a connection, and seconds without a byte from the server.
+    """
+
+    def __init__(
+        self,
+        bucket: str,
+        options: dict[str, Any],
+        session: dict[str, Any],
+        connections: int,
+        addressing: str,
+        timeouts: tuple[float, float],
+    ) -> None:
+        self._bucket, self._options, self._addressing = bucket, options, addressing
+        inner = botocore.session.Session()
+        inner.register_component("data_loader", LOADER)
+        self._session = boto3.session.Session(botocore_session=inner, **session)
+        client = self._client(None)  # an unknown region or profile is an error now
+        address = client.meta.endpoint_url
+        client.close()
+
+        def sending(seconds: float) -> Any:
+            return URLLib3Session(
+                verify=inner.get_config_variable("ca_bundle") or True,
+                proxies=get_environ_proxies(address),
+                timeout=(timeouts[0], seconds),
+                max_pool_connections=connections,
+            )
+
+        self.connect_timeout, self.read_timeouts = timeouts[0], (timeouts[1], max(timeouts[1], LONG_TIMEOUT))
+        self._quick, self._patient = map(sending, self.read_timeouts)
+        self._lock = threading.Lock()  # held while the address is found
+        self._address: _Address | None = None
+
+    def close(self) -> None:
+        self._quick.close()
+        self._patient.close()
+
+    def ask(
+        self,
+        method: str,
+        name: str = "",
+        *,
+        query: Iterable[tuple[str, str]] = (),
+        headers: Mapping[str, str] = EMPTY,
+        sent: Any = None,
+        body: bool = False,
+        slow: bool = False,
+    ) -> Answer:
+        """Make a request, once; one more if the bucket turns out to be in another region.
+
+        Args:
+            method: of HTTP.
+            name: of an object; "": the bucket.
+            query: names and values.
+            headers: names and values; they are signed.
+            sent: the body: bytes, or a file with a length.
+            body: leave the body of the answer to the caller, who closes it.
+            slow: it may take minutes: a copy, or a completion. An error may come in the body of its answer.
+
+        Raises:
+            Refused: the answer is an error.
+            BotoCoreError, Unreadable: there is none, or it is not understood. `errors.about` translates all of them.
+        """
+        target = quote(name, safe="/~") + ("?" if query else "")
+        target += "&".join(f"{quote(word)}={quote(value, safe=UNRESERVED)}" for word, value in query)
+        address = self._address or self._find(None)
+        answer = self._send(address, method, target, headers, sent, slow=slow)
+        if answer.status_code >= 300:
+            region = answer.headers.get("x-amz-bucket-region")
+            if region in (None, address.region) or answer.status_code not in (*REDIRECTS, 400):
+                raise self._refusal(answer)
+            if sent is not None and not isinstance(sent, bytes):
+                sent.seek(0)
+            answer = self._send(self._find(region), method, target, headers, sent, slow=slow)
+            if answer.status_code >= 300:
+                raise self._refusal(answer)
+        if body:
+            return Answer(answer.headers, StreamingBody(answer.raw, answer.headers.get("content-length")))
+        found = Answer(answer.headers, None, answer.content)
+        if slow and found.xml().tag == "Error":
+            raise self._refusal(answer)
+        return found
+
+    def _send(
+        self, address: _Address, method: str, target: str, headers: Mapping[str, str], sent: Any, *, slow: bool
+    ) -> Any:
+        credentials = self._session.get_credentials()
+        if credentials is None:
+            raise NoCredentialsError
+        request = AWSRequest(method, address.url + target, headers)
+        if sent is not None:
+            request.headers["Content-Length"] = str(len(sent))
+        request.headers["User-Agent"] = "pagecache"
+        request.context["client_config"] = UNSIGNED_BODY  # its MD5 is signed
+        S3SigV4Auth(credentials.get_frozen_credentials(), address.service, address.region).add_auth(request)
+        headers_sent = HeadersDict(request.headers.items())
+        prepared = AWSPreparedRequest(method, request.url, headers_sent, sent, True)
+        return (self._patient if slow else self._quick).send(prepared)
+
+    def _refusal(self, answer: Any) -> Refused:
+        try:
+            found = Answer(answer.headers, None, answer.content).xml()
+        except Unreadable:  # a page of a proxy
+            found = ElementTree.Element("nothing")
+        status = answer.status_code
+        return Refused(
+            status, text_of(found, "Code"), text_of(found, "Message", responses.get(status, "")), answer.headers
+        )
+
+    # ------------------------------------------------------------ the address
+
+    def _client(self, region: str | None) -> Any:
+        config = Config(s3={"addressing_style": self._addressing}, retries={"total_max_attempts": 1})
+        given = self._options | ({"region_name": region} if region else {})
+        return self._session.client("s3", config=config, **given)
+
+    def _find(self, region: str | None) -> _Address:
+        """Find the address of the bucket. `region`: where it is, according to the server."""
+        with self._lock:
+            if self._address is not None and region in (None, self._address.region):
+                return self._address
+            seen: list[Any] = []
+
+            def keep(request: Any, **_: Any) -> Any:
+                seen.append(request)
+                return AWSResponse(request.url, 200, HeadersDict(), HTTPResponse(io.BytesIO(), preload_content=False))
+
+            client = self._client(region)
+            try:
+                client.meta.events.register_first("before-send.s3.HeadBucket", keep)
+                client.head_bucket(Bucket=self._bucket)
+            finally:
+                client.close()
+            [request] = seen
+            authorization = request.headers.get("Authorization", b"")
+            scope = SCOPE.search(authorization.decode() if isinstance(authorization, bytes) else authorization)
+            if scope is None:
+                text = f"s3://{self._bucket}: its requests need another signature than AWS4-HMAC-SHA256"
+                raise BackendError(errno.ENOTSUP, text, retry=False)
+            self._address = _Address(f"{request.url.rstrip('/')}/", scope[1], scope[2])
+            return self._address
+
+
+class _UnsignedBody:
+    s3 = {"payload_signing_enabled": False}  # noqa: RUF012  # as botocore reads it
+
+
+UNSIGNED_BODY = _UnsignedBody()
