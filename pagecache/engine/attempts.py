@@ -314,6 +314,14 @@ class Attempts:
 
         self._outlast(file, "the running commit", lambda: bool(file.publications), owner)
 
+    def outlast_calls(self, file: EngineFile) -> None:
+        """Wait until no pass, commit or direct write of a file runs; none that begins makes a call."""
+
+        def owner(snapshot: WaitSnapshot) -> Owner | None:
+            return snapshot.token(file)
+
+        self._outlast(file, "the calls of a file whose directory is renamed", file.native.storage_busy, owner)
+
     def _outlast(
         self,
         file: EngineFile,

@@ -448,11 +448,15 @@ class EngineFile:
                 self.abandoned = abandoned
             if withheld is not None:
                 self.withheld = withheld
-            kept_back = self.is_kept_back()
-            self.native.set_aside(unsynced=kept_back or self.removed, kept_back=kept_back)
+            unsynced = self.removed or self.is_given_up()
+            self.native.set_aside(unsynced=unsynced, kept_back=self.is_kept_back())
 
     def is_kept_back(self) -> bool:
         """Return whether neither age nor pressure writes it back."""
+        return self.is_given_up() or self.is_found_elsewhere()
+
+    def is_given_up(self) -> bool:
+        """Return whether no sync writes it back either."""
         return self.abandoned or self.withheld or self.is_cut_off()
 
     def finds_by_name(self) -> bool:
@@ -499,6 +503,10 @@ class EngineFile:
         """
         return self.removed or self.unnaming is not None
 
+    def is_found_elsewhere(self) -> bool:
+        """Return whether the backend may find the object by another name than its file has: a call changes it."""
+        return self.unnaming is not None and not self.limits().commit_on_close
+
     def end_unnaming(self, call: object) -> None:
         """Record that the call is over, unless a fence has ended it already."""
         with self.lock:
@@ -509,6 +517,7 @@ class EngineFile:
         self.native.wake()
 
     def _bind_beside_names(self) -> None:
+        self.set_aside()
         self.bind_reads()
         self.native.read_anew()
 
@@ -516,6 +525,7 @@ class EngineFile:
         """Record that calls of the earlier backend, for publications and names, can no longer change the store."""
         with self.lock:
             self.publications, self.unnaming = frozenset(), None
+        self.set_aside()
 
     @contextmanager
     def keeping_reads_back(self) -> Iterator[None]:

@@ -30,7 +30,11 @@ its call is repeated, and FileNotFoundError shows that an earlier attempt has re
 A call whose result is unknown when no attempt follows stays open in `Volume.unsettled`, after its error. The next call
 for one of its names first settles it by a look at the names, and so does a reconnect; the name of an object that was
 never stored is that of its open file. Otherwise an open of the old name would take its object for present, or for
-removed by another program, and bytes that are written later would be acknowledged and never stored.
+removed by another program, and bytes that are written later would be acknowledged and never stored. A file that the
+backend finds by its name settles it before its next call of the backend, whoever makes it: that is a debt of the file
+(`Unsettled`). Nothing of these files is in flight then, and no operation that has one of the names does anything before
+the settlement; so it needs neither the names nor a token. A settled call that was carried out stays in the table until
+a call for one of its names, which succeeds if it is the same call again.
 
 A backend that reports no identity finds an object by its name, and a commit of a `commit_on_close` backend stores it
 under its name. So a write beside a remove could reach the next object of that name, and a commit could bring a removed
@@ -40,12 +44,14 @@ refused while a call runs, and answers of earlier ones are dropped; their caller
 nothing, and read again. A whole object has a version, so its reads continue until the store refuses one.
 
 Then the object has a new name, by which its file is opened before any other call on it, or none. An object without a
-name is cut off: no call of the backend for it follows. The files of a renamed directory lend no token: write-back that
-runs beside the rename may still use the old name.
+name is cut off: no call of the backend for it follows. The files of a renamed directory lend no token, as there may be
+any number of them. Those that the backend finds by name at each call owe it the end of the rename: write-back that
+begins beside it sends nothing, other calls are refused as transient, and the rename waits for those in flight.
 """
 
 from __future__ import annotations
 
+import errno
 import threading
 from collections.abc import Callable
 from contextlib import suppress
@@ -53,8 +59,10 @@ from dataclasses import dataclass, field
 from functools import partial
 from typing import TYPE_CHECKING
 
-from ..backends.protocol import Backend, ObjectStat
+from ..backends.protocol import Backend, BackendFile, ObjectStat
 from ..engine.attempts import Attempts
+from ..engine.commit.owed import FOLLOWING
+from ..engine.file import EngineFile
 from ..errors import Key
 from ..native import TOKEN, Op
 from ..objects import Kind
@@ -65,7 +73,7 @@ from .keys import above, is_below
 if TYPE_CHECKING:
     from .volume import Volume
 
-__all__ = ["NameChange", "remove", "rename", "settle_names", "unsettled_at"]
+__all__ = ["NameChange", "Unsettled", "remove", "rename", "settle_names", "unsettled_at"]
 
 
 @dataclass(eq=False, slots=True)
@@ -92,9 +100,12 @@ class NameChange:
     # The last attempt.
     pending: bool = False  # it runs, and its effect is not published
     done: bool = False  # its effect is published, by itself or by a fenced reconnect
+    over: bool = False  # no attempt runs or follows
     held: tuple[Inode, ...] = ()  # objects found by the names that it changes: no commit of them begins
     beneath: list[Inode] = field(default_factory=list)  # files of a directory, whose tokens are not lent
     catching_up: threading.Lock = field(default_factory=threading.Lock)  # held briefly, by a late change of a file
+    publishing: threading.Lock = field(default_factory=threading.Lock)  # held while a settlement publishes
+    debts: dict[Inode, Unsettled] = field(default_factory=dict)  # of files that are found by the names it changes
 
     def names(self) -> tuple[Key, ...]:
         """Return the canonical keys."""
@@ -167,7 +178,7 @@ class NameChange:
         volume = self.volume
         with volume.inodes_lock:
             volume._check_alive(self.src)
-            self.tried, self.pending, self.done = True, True, False
+            self.tried, self.pending, self.done, self.over = True, True, False, False
             self.beneath = [inode for _, inode in self.below()]
             for inode in (*self.files(), *self.beneath):
                 inode.naming = self
@@ -175,12 +186,40 @@ class NameChange:
         self.held = tuple(self.found_by_name())
         for inode in self.held:
             inode.engine.begin_unnaming(self)
+            if not inode.engine.limits().commit_on_close:
+                self.owe(inode)
         return backend
 
+    def outlast(self, tries: Attempts) -> None:
+        """Wait until no call for an object that is found by its name is in flight."""
+        lent = self.files()
+        for inode in self.held:
+            tries.outlast_publications(inode.engine)
+            if inode not in lent and not inode.engine.limits().commit_on_close:
+                tries.outlast_calls(inode.engine)
+
+    def owe(self, inode: Inode) -> None:
+        """Let a file make no call before this call is over, and its result known."""
+        if inode not in self.debts:
+            self.debts[inode] = Unsettled(self, inode.engine)
+
     def release_names(self) -> None:
-        """Let commits and reads of the objects begin: no attempt follows."""
+        """Let calls for the objects begin: no attempt follows. While the result is unknown, each file asks first."""
+        unknown = self.is_open() and not self.done
+        for inode in self.held:
+            if unknown:
+                self.owe(inode)
+        self.over = True
+        if not unknown:
+            self.pay_off()
         for inode in self.held:
             inode.engine.end_unnaming(self)
+
+    def pay_off(self) -> None:
+        """End the debts of its files: the result is known, and published."""
+        while self.debts:
+            _, debt = self.debts.popitem()
+            debt.end(carried_out=self.done)
 
     def claim(self) -> bool:
         """Return whether the effect of the attempt is still to be published, by this caller; True once."""
@@ -290,6 +329,8 @@ class NameChange:
             unknown = self.new is not None and (new is None or (not ran and self._may_be_loser(new)))
         else:
             unknown = None not in (self.version, old.version) and old.version != self.version
+            if unknown and new is not None and new.version == self.version != self.replaced:
+                return True  # the object has moved, and another one has its old name since
             unknown |= new is not None and not replace and self.src != self.dst
         return None if unknown else old is None
 
@@ -326,32 +367,58 @@ class NameChange:
         changed. No attempt follows, and the names are busy.
         """
         volume = self.volume
-        self.release_names()
         if tries.doubtful and not self.done and self.old != self.new:
             with volume.inodes_lock:
                 if self.beneath or any(map(volume.inodes.knows, self.files())):
                     volume.unsettled.update(dict.fromkeys(self.names(), self))
+        self.release_names()
 
     def is_open(self) -> bool:
         """Return whether it is left open, and not settled yet."""
         return self.volume.unsettled.get(self.old) is self
 
-    def find_out(self, backend: Backend, ran: bool = False) -> bool:
-        """Return whether it was carried out; this settles it. `ran`: see `was_done`."""
+    def found_done(self, backend: Backend, ran: bool = False) -> bool:
+        """Return whether it was carried out, by a look at the names. `ran`: see `was_done`."""
         if self.is_draft():
-            found: bool | None = backend is self.volume.engine.backend and self._has_moved()
-        else:
-            found = self.was_done(backend, ran=ran)
-        with self.volume.inodes_lock:
-            for name in self.names():
-                if self.volume.unsettled.get(name) is self:
-                    del self.volume.unsettled[name]
-        return found is True
+            return backend is self.volume.engine.backend and self._has_moved()
+        return self.was_done(backend, ran=ran) is True
 
-    def settle(self, tries: Attempts) -> None:
-        """Look at the names, and publish. On a thread of the volume; the names are busy, and the tokens are lent."""
-        if self.is_open():
-            _exchange(self, tries, self.find_out)
+    def close(self) -> None:
+        """Forget that it was left open. `inodes_lock` is held."""
+        for name in self.names():
+            if self.volume.unsettled.get(name) is self:
+                del self.volume.unsettled[name]
+
+    def settle(self) -> None:
+        """Look at the names, and publish, unless that was done. On a thread of the volume, for a call that has the
+        names, or for a file that owes it: several of them may look, and one publishes.
+        """
+        volume = self.volume
+        reconnects = volume.engine.reconnects
+        if not self.is_open() or self.done:
+            return
+        carried_out = self.found_done(volume.engine.backend)
+        with self.publishing, volume.engine.name_sync.changing():
+            with volume.inodes_lock:
+                volume.engine.check_alive(self.src, reconnects)  # a reconnect has settled it
+                if not self.is_open() or self.done:
+                    return
+                self.done = carried_out
+                if not carried_out:
+                    self.close()
+            if carried_out:
+                self.publish()
+            self.pay_off()
+
+    def settle_by_name(self) -> None:
+        """Settle it for a call that has the names. On a thread of the volume; the tokens are lent."""
+        self.settle()
+        with self.volume.inodes_lock:
+            self.close()
+        source = self.source
+        if self.done and source is not None and self.new is not None:
+            with suppress(FileNotFoundError):  # another program has removed it since
+                opening.open_renamed(source.engine)
 
     def settle_aborted(self, backend: Backend, fenced: bool) -> None:
         """Look at the names in the backend of a reconnect, and publish. On a thread of the volume, which is aborted. An
@@ -361,7 +428,10 @@ class NameChange:
         unsettled = self.is_open() and not self.pending
         if not (fenced or unsettled):
             return
-        done = self.find_out(backend, ran=not unsettled)
+        known = unsettled and self.done  # by a file that has asked
+        done = not known and self.found_done(backend, ran=not unsettled)
+        with self.volume.inodes_lock:
+            self.close()
         if not unsettled:
             created = self.new is None and any(inode.native.undone()["created"] for inode in self.files())
             done = self.claim() and done and not created  # the store may have lost a name that was not committed
@@ -373,6 +443,32 @@ class NameChange:
                 pass
         if done:
             self.publish()
+
+
+class Unsettled:
+    """The debt of a file to know the end of a call that changes its name."""
+
+    method, arguments, behind = FOLLOWING, (), False
+
+    def __init__(self, change: NameChange, file: EngineFile) -> None:
+        self._change, self._file = change, file
+        self._renamed = file.owed.owes(FOLLOWING)  # before: this takes the place of that debt
+        file.owe(self)
+
+    def call(self, backend_file: BackendFile) -> None:
+        """Find out the result, which ends the debt.
+
+        Raises:
+            OSError: EBUSY: the call runs still, or another attempt of it follows.
+        """
+        if not self._change.over:
+            raise OSError(errno.EBUSY, "the name of the object is being changed", self._file.key)
+        self._change.settle()
+
+    def end(self, *, carried_out: bool) -> None:
+        """End the debt. A file that was not opened by its name before is to be, still."""
+        if self._file.owed.drop(self) and self._renamed and not carried_out:
+            opening.owe_opening(self._change.volume, self._file)
 
 
 def unsettled_at(volume: Volume, *keys: Key) -> NameChange | None:
@@ -389,7 +485,7 @@ def settle_names(volume: Volume, tries: Attempts, *keys: Key) -> NameChange | No
     last = None
     while (change := unsettled_at(volume, *keys)) is not None:
         last = change
-        _run(change, partial(change.settle, tries), tries, change.release_names)
+        _run(change, change.settle_by_name, tries, change.release_names)
     return last
 
 
@@ -487,8 +583,7 @@ def _exchange(change: NameChange, tries: Attempts, make: Callable[[Backend], boo
     """
     try:
         backend = change.begin()
-        for inode in change.held:
-            tries.outlast_publications(inode.engine)
+        change.outlast(tries)
         with change.volume.engine.name_sync.changing():
             if not make(backend):
                 return

@@ -507,6 +507,14 @@ def follow(inode: Inode) -> None:
     engine.owe(_Following(inode))
 
 
+def owe_opening(volume: Volume, engine: EngineFile) -> None:
+    """Let a file be opened by its name before its next call."""
+    with volume.inodes_lock:
+        inode = volume.inodes.of_file(engine)
+    if inode is not None:
+        engine.owe(_Following(inode))
+
+
 def open_renamed(engine: EngineFile) -> None:
     """Open a file by its new name, if that is owed. After an error it stays owed. The token is held, on a thread of the
     volume.

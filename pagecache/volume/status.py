@@ -13,6 +13,7 @@ from itertools import islice
 from typing import TYPE_CHECKING, Any
 
 from ..engine.attempts import Attempts
+from ..engine.commit.owed import FOLLOWING
 from ..errors import Key
 from ..objects import FileStat, ObjectStat
 from . import opening
@@ -73,6 +74,8 @@ def of_open(inode: Inode, key: Key, tries: Attempts | None = None) -> FileStat:
     engine = inode.volume.engine
 
     def query() -> ObjectStat:
+        if inode.engine.owed.owes(FOLLOWING) and inode.engine.unnaming is None:
+            inode.engine.owed.pay()
         found = inode.engine.stat_open()
         return engine.backend.stat(key) if found is None else found
 

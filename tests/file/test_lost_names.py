@@ -10,7 +10,7 @@ from typing import Any
 
 import pytest
 
-from pagecache import CachedFile, DataLossError
+from pagecache import CachedFile, DataLossError, ObjectStat
 from pagecache.backends.protocol import Key
 
 from .backends import RecordingBackend, RecordingFile, StoredObject
@@ -304,8 +304,131 @@ def test_a_remove_is_over_for_a_file_that_could_not_be_opened_by_its_new_name(ma
     assert store.backend.committed("new") == OTHER
 
 
+LOST = OSError(errno.ECONNRESET, "no answer")
+NEEDS_OF_HANDLES: dict[str, Callable[[CachedFile], Any]] = {
+    "read": lambda file: file.pread(10, PAGE),
+    "fsync": lambda file: file.fsync(),
+    "truncate": lambda file: file.truncate(len(DATA)),
+    "write": lambda file: file.pwrite(DATA[2 * PAGE + 100 :][:10], 2 * PAGE + 100),
+    "flush": lambda file: file.flush(),
+    "sync": lambda file: file.volume.sync(20),
+}
+
+
+def lose_the_answer(store: Rig, change: Callable[[], Any], *, landed: bool = True) -> None:
+    """Make a remove or rename that gets no answer. Another program makes an object of its old name, if that is free."""
+    op = "" if landed else "rename"
+    store.backend.fault(op or "renamed", LOST)
+    store.backend.fault(op or "removed", LOST)
+    with pytest.raises(OSError, match="no answer"):
+        change()
+    store.backend.clear_faults()
+    if landed:
+        store.backend.objects[KEY] = StoredObject(OTHER)
+        store.backend.objects[KEY].version = 99
+
+
+@pytest.mark.parametrize("landed", [True, False], ids=["carried out", "not carried out"])
+@pytest.mark.parametrize("needs", NEEDS_OF_HANDLES)
+def test_a_file_asks_for_its_name_before_any_call_after_a_rename_without_an_answer(
+    make: Make, needs: str, landed: bool
+) -> None:
+    """No call by name comes before; nothing of the next object of the old name is read or written. [2.14, 2.20]"""
+    store = make(backend=StoreOfNames({KEY: DATA}, max_write=PAGE), retry=ONCE)
+    file = store.open("r+b", read_ahead=0)
+    file.pwrite(b"dirty", 0)
+    lose_the_answer(store, lambda: store.volume.rename(KEY, "new"), landed=landed)
+    NEEDS_OF_HANDLES[needs](file)
+    assert file.pread(10, PAGE) == DATA[PAGE : PAGE + 10]
+    file.fsync()
+    file.close()
+    stored = b"dirty" + DATA[5:]
+    names = store.backend.committed(KEY), store.backend.committed("new")
+    assert names == ((OTHER, stored) if landed else (stored, None))
+
+
+def test_a_replaced_file_asks_for_its_name_after_a_rename_without_an_answer(make: Make) -> None:
+    """It has lost its name: it reads and writes nothing of the object that replaces it. [2.14, 2.20]"""
+    store = make(backend=StoreOfNames({KEY: DATA, "other": OTHER}, max_write=PAGE), retry=ONCE)
+    store.backend.objects["other"].version = 7
+    replaced = store.open("r+b", key="other", read_ahead=0)
+    replaced.pwrite(b"dirty", 0)
+    store.open("rb").close()
+    lose_the_answer(store, lambda: store.volume.rename(KEY, "other"))
+    gone(lambda: replaced.pread(10, PAGE))
+    replaced.fsync()
+    replaced.close()
+    assert store.backend.committed("other") == DATA
+
+
+def test_a_removed_file_asks_for_its_name_after_a_remove_without_an_answer(make: Make) -> None:
+    """Nothing of it is stored in the next object of its name. [2.14, 2.20]"""
+    store = make(backend=StoreOfNames({KEY: DATA}, max_write=PAGE), retry=ONCE)
+    file = store.open("r+b", read_ahead=0)
+    file.pwrite(b"dirty", 0)
+    store.backend.fault("removed", LOST)
+    with pytest.raises(OSError, match="no answer"):
+        store.volume.remove(KEY)
+    file.fsync()
+    store.backend.objects[KEY] = StoredObject(OTHER)
+    gone(lambda: file.pread(10, PAGE))
+    file.close()
+    store.volume.remove(KEY)  # the same call again: that of unknown result was carried out
+    assert store.backend.committed(KEY) == OTHER
+
+
+def test_the_same_rename_succeeds_once_after_a_file_has_found_it_done(make: Make) -> None:
+    """As if the call had found it. [2.14]"""
+    store = make(backend=StoreOfNames({KEY: DATA}, max_write=PAGE), retry=ONCE)
+    file = store.open("r+b", read_ahead=0)
+    store.backend.fault("renamed", LOST)
+    with pytest.raises(OSError, match="no answer"):
+        store.volume.rename(KEY, "new")
+    assert file.pread(10, PAGE) == DATA[PAGE : PAGE + 10]
+    store.volume.rename(KEY, "new")
+    gone(lambda: store.volume.rename(KEY, "new"))
+
+
+def test_a_look_that_fails_leaves_the_file_without_a_name(make: Make) -> None:
+    """The call that needs it raises; the next one looks again. [2.14]"""
+    store = make(backend=StoreOfNames({KEY: DATA}, max_write=PAGE), retry=ONCE)
+    file = store.open("r+b", read_ahead=0)
+    lose_the_answer(store, lambda: store.volume.rename(KEY, "new"))
+    store.backend.fault("stat", LOST)
+    with pytest.raises(OSError, match="no answer"):
+        file.pread(10, PAGE)
+    assert file.pread(10, PAGE) == DATA[PAGE : PAGE + 10]
+    assert not [call for call in store.backend.seen("read_into", KEY) if call.offset]
+
+
+@pytest.mark.parametrize("first", ["file", "name"])
+def test_a_file_and_a_call_by_name_that_ask_at_once_find_one_result(make: Make, first: str) -> None:
+    """Whichever begins to look first. [2.14]"""
+    store = make(backend=StoreOfNames({KEY: DATA}, max_write=PAGE), retry=ONCE)
+    file = store.open("r+b", read_ahead=0)
+    file.pwrite(b"dirty", 0)
+    lose_the_answer(store, lambda: store.volume.rename(KEY, "new"))
+    calls = [lambda: file.pread(10, PAGE), lambda: store.volume.exists("new")]
+    gate = store.backend.gate("stat", KEY)
+    tasks = [Task(calls[first == "name"])]
+    gate.wait_entered()
+    tasks.append(Task(calls[first != "name"]))
+    waits = "a call that was left behind" if first == "name" else "what the file owes the backend"
+    eventually(lambda: any(waits in step for wait in store.cache.waits() for step in (wait.what, *wait.chain)))
+    gate.open()
+    assert [task.result() for task in tasks] == [DATA[PAGE : PAGE + 10], True][:: 1 if first == "file" else -1]
+    file.fsync()
+    file.close()
+    assert (store.backend.committed(KEY), store.backend.committed("new")) == (OTHER, b"dirty" + DATA[5:])
+
+
 class StoreOfPaths(StoreOfNames):
     """A rename of a directory moves everything below it."""
+
+    def stat(self, key: Key) -> ObjectStat:
+        with self.lock:
+            below = any(str(other).startswith(f"{key}/") for other in self.objects)
+        return ObjectStat(size=0, kind="dir") if below else super().stat(key)
 
     def rename(self, src: Key, dst: Key, *, replace: bool = True) -> None:
         with self.lock:
@@ -378,6 +501,79 @@ def test_a_file_of_a_renamed_directory_goes_on_under_its_new_name(make: Make, ne
     file.close()
     assert store.backend.committed("e/file") == b"dirty" + DATA[5:]
     assert store.backend.committed("d/file") == OTHER
+
+
+def test_a_file_asks_for_its_name_after_a_rename_of_its_directory_without_an_answer(make: Make) -> None:
+    """It goes on under the new name. [2.14, 2.20]"""
+    store, file = in_directory(make)
+    store.backend.fault("renamed", LOST)
+    with pytest.raises(OSError, match="no answer"):
+        store.volume.rename("d", "e")
+    assert file.pread(10, PAGE) == DATA[PAGE : PAGE + 10]
+    store.backend.objects["d/file"] = StoredObject(OTHER)
+    file.fsync()
+    file.close()
+    assert (store.backend.committed("d/file"), store.backend.committed("e/file")) == (OTHER, b"dirty" + DATA[5:])
+
+
+SAVES: dict[str, Callable[[CachedFile], Any]] = {
+    "fsync": lambda file: file.fsync(),
+    "flush": lambda file: file.flush(),
+    "close": lambda file: file.close(),
+    "sync": lambda file: file.volume.sync(20),
+}
+
+
+@pytest.mark.parametrize("save", SAVES)
+def test_write_back_that_begins_beside_the_rename_of_its_directory_uses_the_new_name(make: Make, save: str) -> None:
+    """It waits for the end of the rename, and fails for no policy. [2.20]"""
+    store, file = in_directory(make)
+    gate = store.backend.gate("renamed")
+    renaming = Task(store.volume.rename, "d", "e")
+    gate.wait_entered()
+    store.backend.objects["d/file"] = StoredObject(OTHER)
+    saving = Task(SAVES[save], file)
+    eventually(lambda: len(store.cache.waits()) > 1)
+    gate.open()
+    renaming.result()
+    saving.result()
+    written = store.backend.written("d/file"), store.backend.written("e/file")
+    file.close()
+    assert written == (OTHER, b"dirty" + DATA[5:])
+
+
+def test_the_rename_of_a_directory_waits_for_write_back_of_its_files(make: Make) -> None:
+    """Bytes in flight are stored under the old name first. [2.20]"""
+    store, file = in_directory(make)
+    gate = store.backend.gate("write_from", "d/file")
+    saving = Task(file.fsync)
+    gate.wait_entered()
+    renaming = Task(store.volume.rename, "d", "e")
+    what = "the calls of a file whose directory is renamed"
+    eventually(lambda: any(wait.what == what for wait in store.cache.waits()))
+    assert not store.backend.seen("rename")
+    gate.open()
+    renaming.result()
+    saving.result()
+    file.close()
+    assert (store.backend.committed("d/file"), store.backend.committed("e/file")) == (None, b"dirty" + DATA[5:])
+
+
+def test_other_calls_beside_the_rename_of_a_directory_are_refused_as_transient(make: Make) -> None:
+    """The retry policy makes them again; nothing is sent before. [2.20]"""
+    store, file = in_directory(make)
+    gate = store.backend.gate("renamed")
+    renaming = Task(store.volume.rename, "d", "e")
+    gate.wait_entered()
+    with pytest.raises(OSError) as raised:
+        file.truncate(PAGE)
+    assert raised.value.errno == errno.EBUSY
+    gate.open()
+    renaming.result()
+    file.truncate(PAGE)
+    file.fsync()
+    file.close()
+    assert store.backend.committed("e/file") == (b"dirty" + DATA[5:])[:PAGE]
 
 
 def test_a_remove_waits_for_a_write_that_runs(store: Rig) -> None:

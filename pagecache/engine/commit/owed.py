@@ -39,7 +39,9 @@ __all__ = ["FOLLOWING", "NOTHING_OWED", "Debt", "LeftBehindError", "Owed", "Roll
 
 
 FOLLOWING = "open"
-"""Method of the debt to open a renamed file by its name: only that call replaces the file that later calls take."""
+"""Method of the debts to know the name of a file, and to open it by that: only these replace the file that later calls
+take.
+"""
 
 
 class LeftBehindError(BlockingIOError):
@@ -59,7 +61,7 @@ class Step(NamedTuple):
 
 
 class Debt(Protocol):
-    """One debt: a `Step`, or opening a renamed file."""
+    """One debt: a `Step`, or the name of the file."""
 
     @property
     def method(self) -> str: ...
@@ -114,12 +116,22 @@ class Owed:
             if any(step.method == method for step in self._steps):
                 self._steps = deque(step for step in self._steps if step.method != method)
 
+    def drop(self, step: Debt) -> bool:
+        """Drop one debt; return whether it was owed."""
+        with self._file.lock:
+            steps = deque(other for other in self._steps if other is not step)
+            owed = len(steps) < len(self._steps)
+            if owed:
+                self._steps = steps
+        self._file.bind_reads()
+        return owed
+
     def reads_wait(self) -> bool:
         """Return whether a debt changes the bytes of reads. `EngineFile.lock` is held."""
         return any(not step.behind for step in self._steps)
 
     def add(self, step: Debt) -> None:
-        """Add a debt; opening by a new name comes first, since the others concern the object that has it."""
+        """Add a debt; that of the name comes first, since the others concern the object that has it."""
         with self._file.lock:
             if step.method == FOLLOWING:
                 self._steps = deque([step, *(other for other in self._steps if other.method != FOLLOWING)])
@@ -252,6 +264,9 @@ class _NothingOwed(Owed):
 
     def forget(self, method: str) -> None:
         """Do nothing: there are none."""
+
+    def drop(self, step: Debt) -> bool:
+        return False
 
     def pay(self) -> None:
         """Return at once."""

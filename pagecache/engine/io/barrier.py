@@ -231,6 +231,8 @@ class FileSync:
                 return False  # a later attempt has succeeded
             if not found:
                 return True
+        if self.file.is_found_elsewhere():
+            return False  # the end of the call that changes the name wakes it
         if found & DIRTY and (self._regress != self._cursor[1] or native.pass_idle()):
             self._regress = int(self._cursor[1])
             if self.here:

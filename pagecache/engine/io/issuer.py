@@ -120,6 +120,9 @@ def _to_be_sent(file: EngineFile, op: Op) -> bool:
     if file.abandoned or file.is_cut_off():
         op.finish(False, file.abandoned)  # none of it is written back any longer
         return False
+    if file.is_found_elsewhere():
+        op.finish(False, False)
+        return False
     file.versions.about_to_change()
     return True
 
@@ -284,7 +287,7 @@ def _commit_named(self: EngineFile, op: Op) -> None:
     to have published.
     """
     if not self.limits().commit_on_close:
-        if self.is_cut_off():
+        if self.is_cut_off() or self.is_found_elsewhere():
             op.finish(False, True)
         else:
             _commit(self, op)
