@@ -98,7 +98,7 @@ demo-fuse: $(VENV)/.built $(VENV)/.dev                                ## program
 RUNNER  := pytest
 PYTEST  := $(PY) -m $(RUNNER) -q -n 3 --dist loadgroup
 TESTED  := build/tested
-SOURCES := $(shell find $(wildcard pagecache pagecache_pytest tests examples docs .ci *.md Makefile mkdocs.yml pyproject.toml setup.py) \
+SOURCES := $(shell find $(wildcard pagecache pagecache_pytest tests examples benchmarks docs .ci *.md Makefile mkdocs.yml pyproject.toml setup.py) \
   -type d -name __pycache__ -prune -o -type f ! -name '*.so' ! -name '_core.c' ! -path docs/tests.md -print)
 
 # $(call changed,stamp,files): FORCE, which outdates every target, if the stamp lists other files than these

@@ -25,7 +25,7 @@ __all__ = ["LIMITS", "PATTERNS", "Hit", "Text", "hits", "texts"]
 LIMITS = {"C": 2.5, "Python": 2.5, "tests": 2.5, "docs": 4.0}
 
 ROOT = Path(__file__).parent.parent
-NAMES = ["pagecache", "pagecache_pytest", "tests", "examples", "docs", "setup.py"]
+NAMES = ["pagecache", "pagecache_pytest", "tests", "examples", "benchmarks", "docs", "setup.py"]
 PLACES = [*(ROOT / name for name in NAMES), *ROOT.glob("*.md")]
 AFTER_WHAT = (
     "is was are were has had it they he come comes came goes went stand stands can cannot could may must one no nobody "

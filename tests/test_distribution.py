@@ -17,7 +17,7 @@ import pagecache
 from pagecache.distribution import NAME, VERSION, needs
 
 ROOT = Path(__file__).parent.parent
-FOLDERS = (".ci", "docs", "examples", "pagecache", "pagecache_pytest", "tests")
+FOLDERS = (".ci", "benchmarks", "docs", "examples", "pagecache", "pagecache_pytest", "tests")
 TEXTS = {".c", ".cfg", ".h", ".json", ".md", ".py", ".pyi", ".sh", ".toml", ".txt", ".yml", ""}
 OTHERS = re.compile(r"\bpip3? install[^\n#,]*?(?<![\w./-])pagecache(?![\w/-])|(?<![\w.])pagecache\[[a-z]")
 """A command that installs another project, and an extra of it."""

