@@ -189,7 +189,7 @@ class Volume:
     def begin_sync(self) -> SyncTicket:
         """The same without waiting: a ticket for "everything written so far"."""
     def resolve(self, key: Key, how: Literal["force", "rebase", "discard"]) -> _list[LostRange]:
-        """Settle a ConflictError: write our whole version over the new one, rebase our local bytes on it, or drop ours.
+        """Settle a ConflictError: write our whole version over the new one, lay exactly what we wrote over it, or drop ours.
         Returns what is lost by it: "discard" our bytes, "rebase" the bytes of the new version that ours replace with others (ESTALE)."""
     def invalidate(self, key: Key | None = None, offset: int = 0, length: int | None = None) -> None:
         """Write back, commit where needed, then drop cached data. Raises WritebackError (nothing lost), BlockingIOError (pinned by

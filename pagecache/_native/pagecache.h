@@ -281,6 +281,11 @@ size_t pc_discard(struct pc_inode *i, uint64_t pos, uint64_t end, uint64_t *rang
 
 void pc_base_requested(struct pc_inode *i);
 void pc_rebase(struct pc_inode *i, uint64_t remote, bool forgotten);
+size_t pc_ranges_written(struct pc_inode *i, uint64_t *ranges, size_t n);
+size_t pc_ranges_borrowed(struct pc_inode *i, uint64_t *ranges, size_t n);
+int pc_borrowed_put(struct pc_inode *i, uint64_t pos, const void *bytes);
+void pc_end_at_written(struct pc_inode *i);
+void pc_staged_keep_written(struct pc_inode *i);
 bool pc_dirty_all(struct pc_inode *i);
 
 /* ---- fills */

@@ -492,6 +492,26 @@ class NativeInode:
         """Lay local data over another version; under the token."""
         lib.pc_rebase(self._i, remote_size, forgotten)
 
+    def written_ranges(self) -> list[tuple[int, int]]:
+        """Return the dirty and staged bytes that this program has written, as (offset, length) pairs."""
+        return ranges(lib.pc_ranges_written, self._i)
+
+    def borrowed_ranges(self) -> list[tuple[int, int]]:
+        """Return the other valid bytes of dirty pages: they are those of the version below."""
+        return ranges(lib.pc_ranges_borrowed, self._i)
+
+    def put_borrowed(self, pos: int, page: bytes) -> bool:
+        """Replace the borrowed bytes of the page at `pos`; False: a fill has it, so wait for that. Under the token."""
+        return int(lib.pc_borrowed_put(self._i, pos, ffi.from_buffer(page))) == 0
+
+    def end_at_written(self) -> None:
+        """End the file with the version below or the last written byte; under the token."""
+        lib.pc_end_at_written(self._i)
+
+    def staged_keep_written(self) -> None:
+        """Read staged bytes that this program has not written from the version below again; under the token."""
+        lib.pc_staged_keep_written(self._i)
+
     def dirty_all(self) -> bool:
         """Make every byte in memory dirty; False: some are neither in memory nor staged. Under the token."""
         return bool(lib.pc_dirty_all(self._i))

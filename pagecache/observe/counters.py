@@ -112,7 +112,7 @@ COUNTERS: dict[str, Counter] = {
     "ext_bytes": _memory("Memory of extensions.", "bytes"),
     "arena_bytes": _memory("Memory of the allocator of frames.", "bytes"),
     "ghost_bytes": _memory("Memory of the identities of what was evicted.", "bytes"),
-    "staged_map_bytes": _memory("Memory of the maps of staged bytes.", "bytes"),
+    "staged_map_bytes": _memory("Memory of the maps of staged and written bytes.", "bytes"),
     "inode_bytes": _memory("Memory of inodes.", "bytes"),
     "mounted_names": _memory("Names of the mount that the kernel knows."),
     # eviction and frames

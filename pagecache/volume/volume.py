@@ -513,15 +513,15 @@ class Volume:
         Args:
             key: of the object; without a conflict, nothing happens.
             how: "force": the local version replaces the stored one: as a whole if objects are replaced as a whole,
-                otherwise local bytes and the size. "rebase": local bytes are laid over the stored version. "discard":
-                the local version is dropped.
+                otherwise local bytes and the size. "rebase": what this program has written since the last commit is
+                laid over the stored version. "discard": the local version is dropped.
 
         The call concerns the current stored version: a later one is another conflict.
 
         Returns:
-            "discard": local bytes. "rebase": bytes of the stored version that local ones replace with others, with
+            "discard": local bytes. "rebase": bytes of the stored version that written ones replace with others, with
             `errno` ESTALE, whether or not the other program changed them: the version below ours can no longer be read.
-            Of staged bytes all count as others. "force": nothing.
+            "force": nothing.
 
         Raises:
             OSError: the stored version cannot be read: the conflict stands.

@@ -17,6 +17,7 @@ from pagecache.backends.fsspec.calls import BlockingCalls, Calls, Reader
 from pagecache.backends.fsspec.objects import STAGE
 from tests.fsspec_below.place import LARGE, OLD, Place, get, put, storing
 from tests.fsspec_below.stores import Whole
+from tests.rebased import Written
 
 # ------------------------------------------------------------------------------------------ other clients
 
@@ -143,6 +144,28 @@ def test_unsaved_bytes_that_are_given_up_leave_no_object_that_another_client_has
         file.pwrite(b"new", 0)
         file.close()
         assert (volume.exists("key"), place.content("key")) == (True, b"new")
+
+
+@pytest.mark.parametrize("seed", range(6))
+def test_exactly_what_was_written_is_laid_over_the_other_version(place: Place, seed: int) -> None:
+    """In memory and in the spool, which has the bytes around as well. [T-30, 2.19]"""
+    base, theirs = random.Random(2).randbytes(30_000), random.Random(3).randbytes((100, 20_000, 60_000)[seed % 3])
+    place.put("key", base)
+    limits: Any = {"dirty_background": 0.02, "dirty_limit": 0.1} if seed % 2 else {}
+    with PageCache("256KiB", **limits) as cache:
+        volume = cache.attach(place.backend, read_ahead=0)
+        with volume.open("key", "r+b") as file:
+            model = Written(file, base, seed, holes=True)
+            model.change(30)
+            model.put(10, 3)
+            place.put("key", theirs)
+            with pytest.raises(ConflictError):
+                file.fsync()
+            volume.resolve("key", "rebase")
+            cache.check()
+            assert file.pread(100_000, 0) == model.over(theirs)
+            file.fsync()
+    assert place.content("key") == model.over(theirs)
 
 
 @pytest.mark.parametrize("theirs", [100, LARGE, LARGE + 5000], ids=["shorter", "equal", "longer"])

@@ -14,6 +14,7 @@ from pagecache.backends.s3 import S3Backend
 from pagecache.backends.s3.backend import Conditions
 from pagecache.testing.proxy import FaultyProxy, ProxyRule
 
+from ..rebased import Written
 from .requests import is_for
 from .servers import Bucket, Server
 
@@ -67,6 +68,28 @@ def in_conflict(bucket: Bucket, volume: Volume) -> CachedFile:
     with pytest.raises(ConflictError):
         file.fsync()
     return file
+
+
+@pytest.mark.parametrize("seed", range(4))
+def test_exactly_what_was_written_is_laid_over_the_other_version(
+    bucket: Bucket, attach: Callable[[Conditions], Volume], seed: int
+) -> None:
+    """Bytes that are read around it, for the page or for the part, are the other version's. [T-30, 2.19]"""
+    base, theirs = OLD[:30_000], random.Random(3).randbytes((100, 20_000, 60_000, 200_000)[seed])
+    put(bucket, base)
+    volume = attach(Conditions())
+    with volume.open("k", "r+") as file:
+        model = Written(file, base, seed, holes=True)
+        model.change(30)
+        model.put(10, 3)
+        put(bucket, theirs)
+        with pytest.raises(ConflictError):
+            file.fsync()
+        volume.resolve("k", "rebase")
+        volume.cache.check()
+        assert file.pread(300_000, 0) == model.over(theirs)
+        file.fsync()
+    assert stored(bucket) == model.over(theirs)
 
 
 @pytest.mark.parametrize("conditions", [Conditions(), NOT_HONOURED], ids=["honoured", "compared"])

@@ -92,6 +92,46 @@ void pc_rebase(struct pc_inode *i, uint64_t remote, bool forgotten)
 	pc_event_wake(&c->event);
 }
 
+/**
+ * pc_end_at_written() - after a rebase: the file ends with the version below, or with the last written byte.
+ *
+ * Bytes behind that are borrowed, and zeros by now. Context: token.
+ */
+void pc_end_at_written(struct pc_inode *i)
+{
+	struct pc_cache *c = i->cache;
+	u64 remote = pc_inode_remote_size(i), index = remote >> c->page_shift, end = remote, pos, stop;
+	bool locked;
+	pc_inode_leaf_lock(i);
+	for (struct pc_folio *f; (f = pc_next_claimed(i, &index, pc_last_index(c), &locked));) {
+		u32 blocks = 1u << pc_folio_order(f);
+		for (u32 b = 0; (b = pc_set_next(c, f, PC_D, b, blocks)) < blocks; b++) {
+			u64 at = pc_folio_pos(c, f) + ((u64)b << c->page_shift);
+			if (at >= remote && !pc_set_count(c, f, PC_P, b, b + 1) &&
+			    !pc_written_next(i, f, b, true, at, at + c->page_size, &pos, &stop))
+				pc_folio_forget_local(i, f, b, b + 1);
+		}
+		if (locked)
+			pc_folio_unlock(c, f);
+	}
+	/* The leaf lock was released: later writes are in D as well. */
+	index = remote >> c->page_shift;
+	for (u32 id; (id = pc_index_next_marked(i, index, pc_last_index(c), PC_MARK_DIRTY, NULL));) {
+		struct pc_folio *f = pc_folio_at(c, id);
+		u32 blocks = 1u << pc_folio_order(f);
+		index = pc_folio_after(f);
+		for (u32 b = 0; (b = pc_set_next(c, f, PC_D, b, blocks)) < blocks; b++)
+			for (u64 at = pc_folio_pos(c, f) + ((u64)b << c->page_shift), last = at + c->page_size;
+			     pc_written_next(i, f, b, true, at, last, &pos, &stop); at = stop)
+				end = pc_max(end, stop);
+	}
+	pc_set_size(i, pc_min(atomic_load(&i->size), end));
+	pc_dirty_list_update(i);
+	pc_inode_leaf_unlock(i);
+	pc_event_wake(&i->event);
+	pc_event_wake(&c->event);
+}
+
 static bool all_staged(const struct pc_inode *i, u64 pos, u64 end)
 {
 	for (u64 stop; pos < end; pos = stop)

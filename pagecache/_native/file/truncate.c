@@ -128,6 +128,7 @@ static void zero_part(struct pc_inode *i, struct pc_folio *f, u32 from, u32 to, 
 	u32 b0 = (from + c->page_size - 1) >> c->page_shift, b1 = to >> c->page_shift;
 	if (forget && b0 < b1)
 		pc_folio_forget_local(i, f, b0, b1);
+	pc_written_zeroed(i, f, from, to);
 }
 
 /**
@@ -150,6 +151,7 @@ void pc_truncate(struct pc_inode *i, uint64_t size, bool uncommitted)
 		uncommitted_now(i);
 		i->undone.lowest = pc_min(i->undone.lowest, size);
 	}
+	pc_written_hole(i, size, UINT64_MAX);
 	cut_staged(i, size, UINT64_MAX);
 	pc_direct_cut(i, size, UINT64_MAX);
 	pc_trace_add(c, PC_T_TRUNCATE, i->id, size, old);
@@ -195,6 +197,7 @@ void pc_punch(struct pc_inode *i, uint64_t pos, uint64_t end, bool uncommitted)
 		pc_undone_merge(&i->undone,
 				&(struct pc_undone){.lowest = UINT64_MAX, .hole_pos = pos, .hole_end = end});
 	}
+	pc_written_hole(i, pos, end);
 	cut_staged(i, pos, end);
 	pc_direct_cut(i, pos, end);
 	for (struct pc_folio *f; (f = next_locked(i, &index, (end + c->page_size - 1) >> c->page_shift));) {

@@ -120,6 +120,7 @@ static bool unit_grow(struct pc_inode *i, u64 pos)
 	if (pc_folio_order(f) > 0 && pc_folio_ext_ensure(c, f))
 		return false;
 	pc_folio_dirty(i, f, at, at + 1);
+	pc_written_nothing(i, f, block);
 	return true;
 }
 
@@ -170,6 +171,23 @@ static bool already_dirty(struct pc_inode *i, struct pc_folio *f, u32 from, u32 
 	return pc_folio_pos(c, f) + to <= atomic_load_explicit(&i->size, memory_order_relaxed);
 }
 
+/* Dirty bytes become written. No leaf lock if they are already, or extend a range that nothing else can change: the folio has no
+ * W, and gets none while it is locked. */
+static void written(struct pc_inode *i, struct pc_folio *f, u32 from, u32 to)
+{
+	u64 word;
+	if (PC_LIKELY(pc_written_has(i->cache, f, from, to)))
+		return;
+	if (!(pc_folio_state(f) & PC_F_UNSTABLE) && pc_written_extended(i->cache, f, from, to, &word)) {
+		PC_SYNC("write_extends");
+		pc_written_store(i->cache, f, from, word);
+		return;
+	}
+	pc_inode_leaf_lock(i);
+	pc_written_add(i, f, from, to);
+	pc_inode_leaf_unlock(i);
+}
+
 static void refresh(struct pc_inode *i, struct pc_folio *f)
 {
 	if (PC_LIKELY(!(pc_folio_state(f) & PC_F_STALE)))
@@ -202,8 +220,7 @@ static bool ready(struct pc_inode *i, struct pc_folio *f, u32 *made, u32 a, u32 
 }
 
 /* Copy to a folio that is ready, and publish. Return: whether the bytes were written; false: see need. */
-static bool take(struct pc_inode *i, struct pc_folio *f, u32 made, u32 a, u32 b, const u8 *from,
-		 struct pc_need *need)
+static bool take(struct pc_inode *i, struct pc_folio *f, u32 made, u32 a, u32 b, const u8 *from, struct pc_need *need)
 {
 	PC_SYNC("write_before_copy");
 	move(pc_folio_memory(i->cache, f) + a, from, b - a);
@@ -249,10 +266,12 @@ static u64 write_folio(struct pc_inode *i, u64 pos, const u8 *from, u64 len, str
 		pc_record_stamp(atomic_load(&i->volume->epoch));
 	bool dirty = already_dirty(i, f, a, b);
 	PC_POINT("write_locked");
-	if (PC_LIKELY(dirty))
+	if (PC_LIKELY(dirty)) {
+		written(i, f, a, b);
 		move(pc_folio_memory(c, f) + a, from, b - a);
-	else
+	} else {
 		taken = ready(i, f, &made, a, b, need) && take(i, f, made, a, b, from, need);
+	}
 	if (taken && pc_recording(c))
 		pc_record_wrote(i, pos, b - a);
 	leave(i, f, made && !taken);

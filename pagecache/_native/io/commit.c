@@ -261,6 +261,7 @@ void pc_commit_end(struct pc_inode *i, bool ok, int how)
 	if (ok) {
 		i->committed_size = i->commit_size;
 		pc_staged_clear(i);
+		pc_written_clear(i);
 		pc_counted(i, &i->counters.commits, 1);
 	} else {
 		i->stamp_m = pc_min(i->stamp_m, i->stamp_m_moved);

@@ -192,7 +192,7 @@ void pc_cache_usage_get(struct pc_cache *c, struct pc_cache_usage *u)
 	}
 	u->arena_bytes = pc_arena_metadata(&c->arena);
 	u->ghost_bytes = pc_min(atomic_load(&c->evicted) * 4, ((u64)c->ghost_mask + 1) * 4);
-	u->staged_map_bytes = atomic_load(&c->staged_bytes);
+	u->staged_map_bytes = atomic_load(&c->range_bytes);
 	u->inodes = atomic_load(&c->nr_inodes);
 	u->hollow = atomic_load(&c->nr_hollow);
 	u->inode_bytes = u->inodes * sizeof(struct pc_inode);

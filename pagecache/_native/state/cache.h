@@ -26,7 +26,7 @@ struct pc_cache {
 	_Atomic u64 local;                      /* blocks of L in the whole cache, those of P aside */
 	_Atomic u64 unstable;                   /* blocks of U */
 	_Atomic u64 write_pinned;               /* blocks of P */
-	_Atomic u64 staged_bytes;               /* memory that the maps of S take */
+	_Atomic u64 range_bytes;                /* memory that the maps of S and B take */
 	_Atomic u64 dirty_limit, dirty_background; /* blocks */
 	_Atomic u64 dirty_free;                    /* blocks: the midpoint between these two */
 	_Atomic u64 reserved;                      /* blocks, of all volumes */

@@ -37,6 +37,8 @@ static bool check_bytes(const struct pc_inode *i, const struct pc_folio *f, stru
 	u32 blocks = 1u << pc_folio_order(f);
 	u64 start = pc_folio_pos(c, f), size = pc_inode_size(i);
 	for (u32 b = 0; b < blocks; b++) {
+		if (!pc_written_check_block(i, f, b, out))
+			return false;
 		u32 from = b << c->page_shift, to = from + c->page_size;
 		bool any_valid = pc_missing_until(c, f, from, to) < to || pc_valid_until(c, f, from, to) > from;
 		if (pc_local_count(c, f, b, b + 1) && !any_valid)
@@ -237,7 +239,8 @@ static bool check_inode_state(const struct pc_inode *i, struct pc_violation *out
 	if (i->gate && i->token == PC_TOKEN_FREE)
 		return pc_violated(out, "I-16", "inode %llu: the gate is closed, and the token is free", id_of(i));
 	if (pc_commit_waits(i) && !pc_direct_runs(i) && !i->commit_queued && !i->commit_running)
-		return pc_violated(out, "I-16", "inode %llu: a commit waits for direct writes, and none runs", id_of(i));
+		return pc_violated(out, "I-16", "inode %llu: a commit waits for direct writes, and none runs",
+				   id_of(i));
 	if (i->direct && (i->direct->now.n || i->direct->moved.n) && i->stamp_m == PC_STAMP_NONE &&
 	    i->stamp_m_moved == PC_STAMP_NONE)
 		return pc_violated(out, "I-3", "inode %llu: uncommitted direct writes without a stamp", id_of(i));
@@ -282,8 +285,9 @@ static bool check_counts(struct pc_inode *i, struct pc_violation *out)
 
 static bool check_inode(struct pc_inode *i, struct pc_violation *out)
 {
-	return pc_index_check(i, out) && check_counts(i, out) && pc_staged_check(i, out) && check_size(i, out) &&
-	       check_inode_state(i, out) && check_lists(i, out);
+	return pc_index_check(i, out) && check_counts(i, out) && pc_staged_check(i, out) &&
+	       pc_map_check(&i->unwritten, i->id, out) && check_size(i, out) && check_inode_state(i, out) &&
+	       check_lists(i, out);
 }
 
 /* I-8 and the shape of the reclaim queues. */

@@ -79,6 +79,7 @@ int pc_inode_destroy(struct pc_inode *i)
 		pc_hollow_update(i);
 		pc_set_size(i, 0);
 		pc_set_remote_size(i, 0);
+		pc_written_clear(i);
 	}
 	pc_inode_leaf_unlock(i);
 	if (busy)
@@ -116,9 +117,11 @@ void pc_cache_unmap(struct pc_cache *c)
 
 void pc_cache_destroy(struct pc_cache *c)
 {
+	pc_written_free(c);
 	for (u32 k = 0; k < c->inode_slots; k++) {
 		if (c->inodes[k]) {
 			pc_staged_clear(c->inodes[k]);
+			pc_written_clear(c->inodes[k]);
 			pc_direct_free(c->inodes[k]);
 		}
 		free(c->inodes[k]);

@@ -219,6 +219,11 @@ void pc_folio_dirty(struct pc_inode *i, struct pc_folio *f, u32 from, u32 to)
 	struct pc_cache *c = i->cache;
 	u32 b0 = from >> c->page_shift, b1 = (to + c->page_size - 1) >> c->page_shift;
 	u32 before = pc_local_count(c, f, b0, b1);
+	u64 word;
+	if (pc_written_extended(c, f, from, to, &word))
+		pc_written_store(c, f, from, word);
+	else if ((from | to) & (c->page_size - 1) || pc_folio_state(f) & PC_F_DIRTY)
+		pc_written_add(i, f, from, to);
 	u64 fresh = set_add(i, f, PC_D, b0, b1);
 	u64 stamp = atomic_load_explicit(&i->volume->epoch, memory_order_acquire);
 	stamp_lower(&f->d, stamp);
@@ -274,6 +279,7 @@ u32 pc_folio_begin_writeback(struct pc_inode *i, struct pc_folio *f)
 	PC_ASSERT(!(pc_folio_state(f) & PC_F_WRITEBACK));
 	atomic_fetch_and_explicit(&f->state, ~(u32)PC_F_WRITER_WAITS,
 				  memory_order_relaxed); /* left by a caller that gave up */
+	pc_written_sent(i, f);
 	u32 n = set_copy(i, f, PC_D, PC_W, 0, blocks);
 	set_del(i, f, PC_D, 0, blocks);
 	set_del(i, f, PC_X, 0, blocks);
@@ -303,6 +309,8 @@ void pc_folio_end_writeback(struct pc_inode *i, struct pc_folio *f, u32 b0, u32 
 	u64 bytes = (u64)pc_set_count(c, f, PC_W, b0, b1) << c->page_shift;
 	if (!bytes)
 		return; /* another extent of the same block ended it: no stamp without bytes [I-3] */
+	if (how == PC_WB_STABLE)
+		pc_written_saved(i, f, b0, b1);
 	if (how == PC_WB_UNSTABLE) {
 		set_copy(i, f, PC_W, PC_U, b0, b1);
 		stamp_lower(&f->u, w);
@@ -310,6 +318,7 @@ void pc_folio_end_writeback(struct pc_inode *i, struct pc_folio *f, u32 b0, u32 
 	if (how == PC_WB_FAILED)
 		set_copy(i, f, PC_W, PC_X, b0, b1);
 	if (how == PC_WB_AGAIN || how == PC_WB_FAILED) {
+		pc_written_back(i, f, PC_W, b0, b1);
 		set_copy(i, f, PC_W, PC_D, b0, b1);
 		stamp_lower(&f->d, w);
 		atomic_fetch_or(&f->state, PC_F_BACKOFF);
@@ -340,6 +349,7 @@ static void unstable_end(struct pc_inode *i, struct pc_folio *f, bool committed,
 	if (pc_recording(c) && !committed)
 		pc_record_moved(i, PC_R_BACK, pc_folio_pos(c, f), pc_folio_bytes(c, f));
 	if (!committed) {
+		pc_written_back(i, f, PC_U, 0, blocks);
 		set_copy(i, f, PC_U, PC_D, 0, blocks);
 		if (parked) {
 			set_copy(i, f, PC_U, PC_X, 0, blocks);
@@ -392,6 +402,7 @@ void pc_folio_forget_local(struct pc_inode *i, struct pc_folio *f, u32 b0, u32 b
 	set_del(i, f, PC_U, b0, b1);
 	set_del(i, f, PC_X, b0, b1);
 	stay_dirty(i, f);
+	pc_written_forget(i, f, b0, b1);
 	u32 st = pc_folio_state(f);
 	if (!(st & PC_F_DIRTY)) {
 		pc_stamp_set(&f->d, PC_STAMP_NONE);

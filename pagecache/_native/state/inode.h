@@ -10,6 +10,7 @@
 #include "state/record.h"
 #include "state/staged.h"
 #include "state/volume.h"
+#include "state/written.h"
 
 enum { PC_INVAL_RING = 32 };
 
@@ -96,7 +97,8 @@ struct pc_inode {
 	_Atomic u32 unread_evicted; /* read ahead and evicted unread (thrash rule, 2.6) */
 	/* blocks; nr_failed is read without the lock (pc_some_failed) */
 	u64 nr_pages, nr_dirty, nr_writeback, nr_unstable, nr_failed, nr_local, nr_pinned, nr_write_pinned;
-	struct pc_staged staged; /* S; its `bytes` are read without the lock */
+	struct pc_rangemap unwritten; /* bytes of W, U and S that were not written when they were sent (written.c) */
+	struct pc_staged staged; /* S; whether it is empty is read without the lock */
 	struct pc_list work_pass, work_commit; /* volume leaf */
 	struct pc_list dirty_link; /* volume leaf */
 	struct pc_list aged_link; /* volume leaf */
@@ -177,7 +179,7 @@ static inline bool pc_some_failed(const struct pc_inode *i)
 
 static inline u64 pc_staged_bytes(const struct pc_inode *i)
 {
-	return atomic_load_explicit(&((struct pc_inode *)i)->staged.bytes, memory_order_acquire);
+	return pc_map_bytes(&i->staged.map);
 }
 
 /* Anything that a commit has yet to cover, or a hand-over. Leaf lock held. */

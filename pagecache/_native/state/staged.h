@@ -4,20 +4,13 @@
 #ifndef PC_STAGED_H
 #define PC_STAGED_H
 
-#include "base/base.h"
+#include "state/rangemap.h"
 
 struct pc_inode;
 struct pc_violation;
-struct pc_staged_chunk;
-
-struct pc_range {
-	u64 pos, end;
-};
 
 struct pc_staged {
-	struct pc_staged_chunk **chunks;
-	u32 nr_chunks, cap_chunks, nr_ranges;
-	_Atomic u64 bytes;
+	struct pc_rangemap map;
 	u64 stamp;
 };
 

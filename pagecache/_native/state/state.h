@@ -41,6 +41,7 @@
 #include "state/latency.h"
 #include "state/lock.h"
 #include "state/pass.h"
+#include "state/rangemap.h"
 #include "state/ranges.h"
 #include "state/reclaim.h"
 #include "state/record.h"
@@ -51,5 +52,6 @@
 #include "state/trace.h"
 #include "state/volume.h"
 #include "state/waits.h"
+#include "state/written.h"
 
 #endif

@@ -1,8 +1,13 @@
-"""Local bytes over another version: which bytes of it they replace (contract 2.19).
+"""Local bytes over another version: exactly those that this program has written (contract 2.19).
 
-    local      |      ▒▒▒▒▒▒      ▒▒▒▒▒|▒▒▒       what is laid over it
-    stored     |██████████████████████|           the other version, read from the backend
-    replaced   |      ▒▒·▒▒▒      ▒··▒▒|          where both have a byte, and the two differ
+    dirty page |····▒▒▒▒▒▒········|▒▒▒▒▒|▒▒▒       ▒ written   · borrowed: of the version below, or zeros of a gap
+    stored     |████████████████████████|          the other version, read from the backend
+    page then  |████▒▒▒▒▒▒████████|▒▒▒▒▒|▒▒▒
+    replaced   |    ▒▒·▒▒▒        |▒··▒▒|          where both have a byte, and the two differ
+
+The other version is read before it becomes the base: what cannot be read is not replaced. Its pages stay in memory
+until they are put below written bytes. A writer may borrow from the earlier version meanwhile; these few pages are
+read when nothing can borrow from it any longer.
 
 The version below the local bytes is gone when another one is stored, so nobody can tell whether the other program
 changed a byte or kept it.
@@ -14,7 +19,8 @@ from __future__ import annotations
 
 import errno
 import re
-from collections.abc import Iterator
+from bisect import bisect_left, bisect_right
+from operator import itemgetter
 from typing import TYPE_CHECKING
 
 from ...backends.protocol import BackendFile
@@ -24,41 +30,99 @@ from ...errors import BackendProtocolError, LostRange
 if TYPE_CHECKING:
     from ..file import EngineFile
 
-__all__ = ["read", "replaced"]
+__all__ = ["Overlay"]
 
 STEP = 1 << 20
-"""Bytes that are compared at once."""
+"""Bytes of one read."""
 DIFFERENT = re.compile(rb"[^\0]+", re.DOTALL)
 
+END_OF = itemgetter(1)
 
-def replaced(file: EngineFile, stored: BackendFile, size: int) -> list[LostRange]:
-    """Return the bytes of the stored version, of `size` bytes, that local ones replace with others."""
-    found: list[tuple[int, int]] = []
-    for pos, length in file.native.local_ranges():
-        for at in range(pos, min(pos + length, size), STEP):
-            found += _differences(file, stored, at, min(at + STEP, pos + length, size))
-    return [LostRange(file.key, pos, end - pos, errno.ESTALE, file.volume.name) for pos, end in _joined(found)]
+Spans = list[tuple[int, int]]
 
 
-def _differences(file: EngineFile, stored: BackendFile, pos: int, end: int) -> Iterator[tuple[int, int]]:
-    ours, theirs = memoryview(bytearray(end - pos)), read(file, stored, pos, end)
-    done = 0
-    while done < len(ours):
-        known = max(0, file.native.read(pos + done, ours[done:]))
-        done += known or file.staging.read(pos + done, (ours[done:],))
-    apart = int.from_bytes(ours, "big") ^ int.from_bytes(theirs, "big")
-    for run in DIFFERENT.finditer(apart.to_bytes(end - pos, "big")):
-        yield pos + run.start(), pos + run.end()
+class Overlay:
+    """What one rebase takes from the other version, and what it replaces of it."""
+
+    def __init__(self, file: EngineFile) -> None:
+        self._file = file
+        self._page = int(file.volume.cache.config.page_size)
+        self._pages: dict[int, bytes] = {}
+        self._replaced: Spans = []
+
+    def read(self, stored: BackendFile, size: int) -> None:
+        """Read the other version, of `size` bytes, below everything that is local. Borrowed bytes of the spool are its
+        own then.
+        """
+        written = self._written()
+        self._take(stored, size, [*written, *self._borrowing()], written)
+        self._file.native.staged_keep_written()
+
+    def put(self) -> None:
+        """Put the bytes of that version into the dirty pages that borrow from the one before."""
+        for pos, page in self._pages.items():
+            while not self._file.native.put_borrowed(pos, page):
+                self._file.native.settle_fills(pos, pos + self._page)
+
+    def finish(self, stored: BackendFile, size: int) -> None:
+        """The other version is the base. Put its bytes, also into pages that were written meanwhile."""
+        late = [span for span in self._borrowing() if span[0] not in self._pages]
+        self._take(stored, size, late, self._written() if late else [])
+        self.put()
+        self._file.native.end_at_written()
+
+    @property
+    def replaced(self) -> list[LostRange]:
+        """The bytes of the other version that local ones replace with others."""
+        file = self._file
+        return [
+            LostRange(file.key, pos, end - pos, errno.ESTALE, file.volume.name) for pos, end in _united(self._replaced)
+        ]
+
+    def _written(self) -> Spans:
+        return [(pos, pos + length) for pos, length in self._file.native.written_ranges()]
+
+    def _borrowing(self) -> Spans:
+        """Return the dirty pages that have borrowed bytes."""
+        pages = dict.fromkeys(
+            at // self._page * self._page
+            for pos, length in self._file.native.borrowed_ranges()
+            for at in range(pos - pos % self._page, pos + length, self._page)
+        )
+        return [(pos, pos + self._page) for pos in pages]
+
+    def _take(self, stored: BackendFile, size: int, spans: Spans, written: Spans) -> None:
+        """Read the spans, compare what was written, and keep the pages that borrow."""
+        borrowing = [pos for pos, _ in self._borrowing()]
+        for begin, stop in _united(spans):
+            for pos in range(begin - begin % STEP, stop, STEP):
+                pos, end = max(pos, begin), min(pos - pos % STEP + STEP, stop)
+                theirs = read(self._file, stored, pos, min(end, size)) if pos < size else b""
+                for page in borrowing[bisect_left(borrowing, pos) : bisect_left(borrowing, end)]:
+                    found = theirs[page - pos : page - pos + self._page]
+                    self._pages[page] = found.ljust(self._page, b"\0")
+                last = pos + len(theirs)
+                for start, to in written[bisect_right(written, pos, key=END_OF) : bisect_left(written, (last, 0))]:
+                    self._compare(theirs, pos, max(start, pos), min(to, last))
+
+    def _compare(self, theirs: bytes, base: int, pos: int, end: int) -> None:
+        ours = memoryview(bytearray(end - pos))
+        done = 0
+        while done < len(ours):
+            known = max(0, self._file.native.read(pos + done, ours[done:]))
+            done += known or self._file.staging.read(pos + done, (ours[done:],))
+        apart = int.from_bytes(ours, "big") ^ int.from_bytes(theirs[pos - base : end - base], "big")
+        for run in DIFFERENT.finditer(apart.to_bytes(end - pos, "big")):
+            self._replaced.append((pos + run.start(), pos + run.end()))
 
 
-def _joined(ranges: list[tuple[int, int]]) -> list[tuple[int, int]]:
-    """Join ascending ranges that touch."""
-    joined: list[tuple[int, int]] = []
-    for pos, end in ranges:
-        if joined and joined[-1][1] == pos:
-            pos = joined.pop()[0]
-        joined.append((pos, end))
-    return joined
+def _united(spans: Spans) -> Spans:
+    united: Spans = []
+    for pos, end in sorted(spans):
+        if united and pos <= united[-1][1]:
+            pos, end = united[-1][0], max(end, united.pop()[1])
+        united.append((pos, end))
+    return united
 
 
 def read(file: EngineFile, stored: BackendFile, pos: int, end: int) -> bytes:

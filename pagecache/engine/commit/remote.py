@@ -354,17 +354,20 @@ def _begin(file: EngineFile) -> None:
 
 
 def rebase(file: EngineFile) -> list[LostRange]:
-    """Lay local data over the current stored version; return which bytes of it are replaced."""
+    """Lay what this program has written over the current stored version; return which bytes of it are replaced."""
     _begin(file)
-    replaced: list[LostRange] = []
-
-    def compare(stored: BackendFile, stat: ObjectStat) -> None:
-        replaced.extend(overlay.replaced(file, stored, stat.size))
-
-    stat, forgotten = _new_base(file, see=compare)
+    file.native.uncommit()  # all that was written is dirty or staged
+    laid = overlay.Overlay(file)
+    stat, forgotten = _new_base(file, see=lambda stored, stat: laid.read(stored, stat.size))
+    laid.put()
     file.native.rebase(stat.size, forgotten)
+    try:
+        laid.finish(file.opened(), stat.size)
+    except BaseException:
+        _conflict(file, stat.version)  # pages that were written meanwhile have bytes of the earlier version
+        raise
     _go_on(file)
-    return replaced
+    return laid.replaced
 
 
 def lie_over_announced(file: EngineFile) -> None:

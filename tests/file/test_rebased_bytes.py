@@ -1,0 +1,164 @@
+"""A rebase lays exactly the bytes that this program has written over the other version. [2.19]"""
+
+from __future__ import annotations
+
+import errno
+from collections.abc import Callable
+from typing import Any
+
+import pytest
+
+from pagecache import ConflictError, LostRange
+
+from ..rebased import Written
+from .backends import RecordingBackend
+from .objects import ObjectBackend
+from .rig import KEY, ONCE, PAGE, Rig, Task, eventually, pattern
+
+Make = Callable[..., Rig]
+BASE, THEIRS = pattern(6 * PAGE + 123), pattern(6 * PAGE, seed=9)
+
+
+def positions(lost: list[LostRange]) -> list[int]:
+    return [entry.offset + at for entry in lost for at in range(entry.length)]
+
+
+def replace(rig: Rig, content: bytes) -> None:
+    """Store another version, as another client does, and let the cache find it."""
+    eventually(lambda: not rig.cache.stats().writeback)
+    if isinstance(rig.backend, ObjectBackend):
+        rig.backend.put(KEY, content)
+    else:
+        rig.backend.change_remotely(KEY, content)
+        rig.volume.invalidate_remote(KEY, version="another")
+    with pytest.raises(ConflictError):
+        rig.handles[0].fsync()
+
+
+KINDS: dict[str, Callable[[bytes], Any]] = {
+    "in place": lambda base: RecordingBackend({KEY: base}),
+    "whole": lambda base: ObjectBackend({KEY: base}),
+    "units": lambda base: ObjectBackend({KEY: base}, write_unit=3 * PAGE, max_write=6 * PAGE),
+}
+
+
+@pytest.mark.parametrize("folio", [PAGE, 16 * PAGE])
+@pytest.mark.parametrize("kind", KINDS)
+@pytest.mark.parametrize("seed", range(12))
+def test_random_changes(make: Make, kind: str, folio: int, seed: int) -> None:
+    """Writes, appends, cuts, holes, reads, flushes and commits: the model says what is laid over. [T-30, 2.19]"""
+    rig = make(backend=KINDS[kind](BASE), retry=ONCE, max_folio=folio)
+    file = rig.open()
+    model = Written(file, BASE, seed)
+    model.change(30)
+    model.put(model.random.randrange(5 * PAGE), 10)
+    rig.cache.check()
+    theirs = pattern(model.random.choice((100, 3 * PAGE + 5, 12 * PAGE)), seed=9)
+    replace(rig, theirs)
+    lost = rig.volume.resolve(KEY, "rebase")
+    rig.cache.check()
+    assert positions(lost) == model.replaced(theirs)
+    expected = model.over(theirs)
+    assert file.size == len(expected)
+    assert file.pread(len(expected) + 1, 0) == expected
+    file.fsync()
+    assert rig.backend.committed(KEY) == bytes(expected)
+
+
+def test_a_writer_beside_the_reads_of_the_other_version(make: Make) -> None:
+    """It changes a part of a cached page of the earlier version: the rest of that page is the other version's, too.
+    [T-30, 2.19]
+    """
+    rig = make(backend=ObjectBackend({KEY: BASE}), retry=ONCE)
+    file = rig.open()
+    file.pread(len(BASE), 0)
+    file.pwrite(b"early", 10)
+    replace(rig, THEIRS)
+    reading = rig.backend.gate("read_into")
+    rebasing = Task(rig.volume.resolve, KEY, "rebase")
+    reading.wait_entered()
+    file.pwrite(b"late", 3 * PAGE + 10)
+    reading.open()
+    rebasing.result()
+    rig.cache.check()
+    file.fsync()
+    expected = bytearray(THEIRS)
+    expected[10:15], expected[3 * PAGE + 10 : 3 * PAGE + 14] = b"early", b"late"
+    assert rig.backend.committed(KEY) == bytes(expected)
+
+
+def test_a_late_page_that_cannot_be_read_leaves_a_conflict(make: Make) -> None:
+    """The writer of the test above, and a store that fails then: nothing mixed is stored, the next call settles it.
+    [T-30, 2.19]
+    """
+    rig = make(backend=ObjectBackend({KEY: BASE}), retry=ONCE)
+    file = rig.open()
+    file.pread(len(BASE), 0)
+    file.pwrite(b"early", 10)
+    replace(rig, THEIRS)
+    reading = rig.backend.gate("read_into")
+    rebasing = Task(rig.volume.resolve, KEY, "rebase")
+    reading.wait_entered()
+    file.pwrite(b"late", 3 * PAGE + 10)
+    rig.backend.fault("read_into", OSError(errno.EACCES, "no reading"), skip=1)
+    reading.open()
+    with pytest.raises(OSError, match="no reading"):
+        rebasing.result()
+    with pytest.raises(ConflictError):
+        file.fsync()
+    assert rig.backend.committed(KEY) == THEIRS
+    assert file.pread(4, 3 * PAGE + 10) == b"late"
+    rig.volume.resolve(KEY, "rebase")
+    file.fsync()
+    expected = bytearray(THEIRS)
+    expected[10:15], expected[3 * PAGE + 10 : 3 * PAGE + 14] = b"early", b"late"
+    assert rig.backend.committed(KEY) == bytes(expected)
+
+
+@pytest.mark.parametrize("kind", ["whole", "units"])
+@pytest.mark.parametrize("seed", range(12))
+def test_bytes_in_the_spool_of_a_cache_that_is_smaller_than_the_file(make: Make, kind: str, seed: int) -> None:
+    """Around written bytes the spool has bytes of the version below, too. [T-30, 2.19]"""
+    small: dict[str, Any] = {"capacity": 16 * PAGE, "dirty_background": 0.0, "dirty_limit": 0.2, "max_folio": 2 * PAGE}
+    base = pattern(40 * PAGE + 123)
+    rig = make(backend=KINDS[kind](base), retry=ONCE, **small)
+    file = rig.open()
+    model = Written(file, base, seed)
+    model.change(30)
+    for pos in range(100, 40 * PAGE, PAGE):
+        if pos % (3 * PAGE) > PAGE:
+            file.pread(PAGE, pos)  # else the page has the written bytes alone
+        model.put(pos, 50)
+        file.flush()
+    assert file.stats().to_dict()["staged"] > 16 * PAGE
+    for pos in range(200, 40 * PAGE, 3 * PAGE):
+        model.put(pos, 50)
+    rig.cache.check()
+    theirs = pattern(model.random.choice((100, 23 * PAGE + 5, 50 * PAGE)), seed=9)
+    replace(rig, theirs)
+    lost = rig.volume.resolve(KEY, "rebase")
+    rig.cache.check()
+    assert positions(lost) == model.replaced(theirs)
+    expected = model.over(theirs)
+    assert file.size == len(expected)
+    assert file.pread(len(expected) + 1, 0) == expected
+    file.fsync()
+    assert rig.backend.committed(KEY) == bytes(expected)
+
+
+def test_a_writable_view_has_written_all_that_it_shows(make: Make) -> None:
+    """What a program stores through it is not seen. [T-30, 2.19, 2.21]"""
+    rig = make(backend=ObjectBackend({KEY: BASE}), retry=ONCE)
+    file = rig.open()
+    with file.view(PAGE + 100, 50, writable=True) as view:
+        (memory,) = view.segments
+        memory[3] = 255
+        replace(rig, THEIRS)
+        rig.volume.resolve(KEY, "rebase")
+        memory[4] = 254
+        rig.cache.check()
+    file.fsync()
+    expected = bytearray(THEIRS)
+    expected[PAGE + 100 : PAGE + 150] = BASE[PAGE + 100 : PAGE + 150]
+    expected[PAGE + 103], expected[PAGE + 104] = 255, 254
+    assert rig.backend.committed(KEY) == bytes(expected)

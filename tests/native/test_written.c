@@ -1,0 +1,351 @@
+/*
+ * Which bytes of local blocks this program has written, and which are borrowed from the version below. [2.19]
+ */
+#include "staging.h"
+
+enum { BLOCKS = 8 };
+
+static u64 spans[64];
+
+static void written_is(size_t n, const u64 *want)
+{
+	SOUND(&rig);
+	EQUAL(pc_ranges_written(file->inode, spans, 32), n);
+	for (size_t k = 0; k < n; k++) {
+		EQUAL(spans[2 * k], want[2 * k]);
+		EQUAL(spans[2 * k] + spans[2 * k + 1], want[2 * k + 1]);
+	}
+}
+
+/* The dirty bytes that were written are these ranges, [pos, end). */
+#define WRITTEN(...) written_is(sizeof((u64[]){__VA_ARGS__}) / 16, (u64[]){__VA_ARGS__})
+
+static void open_clean(u64 size, u64 max_folio)
+{
+	start_with(size, max_folio, 64, limits_wide());
+	EQUAL(fill_range(file, 0, size), 0);
+}
+
+static struct pc_request *next(void)
+{
+	struct pc_request *r;
+	EQUAL(pc_flush_start(file->inode, ALL, 0, ALL) > 0, true);
+	EQUAL(pc_write_next(file->inode, &r), 1);
+	return r;
+}
+
+static void end(struct pc_request *r, bool ok)
+{
+	struct pc_part parts[PARTS];
+	size_t n;
+	u64 pos;
+	while (ok && pc_call_next(r, &pos, parts, PARTS, &n) > 0)
+		pc_write_answer(r, store_take(&file->store, pos, parts, n, r->stage));
+	pc_write_done(r, ok, false);
+	pc_retry(file->inode, 0, ALL, true);
+}
+
+static u64 map_bytes(void)
+{
+	struct pc_cache_usage u;
+	pc_cache_usage_get(rig.cache, &u);
+	return u.staged_map_bytes;
+}
+
+static void check_a_part_of_a_clean_block(u64 max_folio)
+{
+	open_clean(BLOCKS * PAGE, max_folio);
+	put(PAGE + 10, 20, 2);
+	put(PAGE + 100, 1, 2);
+	put(3 * PAGE - 5, PAGE + 10, 2);
+	WRITTEN(PAGE + 10, PAGE + 30, PAGE + 100, PAGE + 101, 3 * PAGE - 5, 4 * PAGE + 5);
+	EQUAL(pc_ranges_borrowed(file->inode, spans, 32), 4);
+	put(PAGE, PAGE, 3);
+	put(2 * PAGE, 3 * PAGE, 3);
+	WRITTEN(PAGE, 5 * PAGE);
+	EQUAL(pc_ranges_borrowed(file->inode, spans, 32), 0);
+	put(PAGE + 7, 1, 4); /* of a block that is all written */
+	WRITTEN(PAGE, 5 * PAGE);
+	put(PAGE + 7, 1, 4);
+	put(5 * PAGE + 7, 1, 4);
+	EQUAL(file_sync(file), 0);
+	WRITTEN();
+	EQUAL(map_bytes(), 0);
+	rig_close(&rig);
+}
+
+/* The fill publishes what lies around. */
+static void check_a_part_of_a_block_that_is_read_later(u64 max_folio)
+{
+	start_with(BLOCKS * PAGE, max_folio, 64, limits_wide());
+	put(PAGE + 10, 20, 2);
+	WRITTEN(PAGE + 10, PAGE + 30);
+	EQUAL(pc_ranges_borrowed(file->inode, spans, 32), 0);
+	EQUAL(fill_range(file, 0, BLOCKS * PAGE), 0);
+	WRITTEN(PAGE + 10, PAGE + 30);
+	EQUAL(pc_ranges_borrowed(file->inode, spans, 32), 2);
+	rig_close(&rig);
+}
+
+/* Zeros between an old end and a write, of an extending truncate, and of a hole: nobody has written them. */
+static void check_zeros_of_gaps_and_holes(u64 max_folio)
+{
+	open_clean(0, max_folio);
+	put(0, 100, 2);
+	put(200, 10, 2);
+	WRITTEN(0, 100, 200, 210);
+	take_token(file);
+	pc_truncate(file->inode, 150, false);
+	pc_truncate(file->inode, 300, false);
+	pc_token_release(file->inode);
+	WRITTEN(0, 100);
+	put(300, 5, 2); /* where the file ends */
+	WRITTEN(0, 100, 300, 305);
+	take_token(file);
+	pc_punch(file->inode, 50, 60, false);
+	pc_token_release(file->inode);
+	WRITTEN(0, 50, 60, 100, 300, 305);
+	rig_close(&rig);
+}
+
+/* A block is written again while it is sent: what was written earlier is of no interest once that is committed, and unites
+ * with the rest if it comes back. */
+static void check_a_block_that_is_sent_and_dirty(u64 max_folio, bool ok)
+{
+	open_clean(BLOCKS * PAGE, max_folio);
+	put(PAGE + 10, 10, 2);
+	struct pc_request *r = next();
+	WRITTEN();
+	put(PAGE + 15, 10, 3);
+	WRITTEN(PAGE + 15, PAGE + 25);
+	end(r, ok);
+	if (!ok) {
+		WRITTEN(PAGE + 10, PAGE + 25);
+		EQUAL(file_sync(file), 0);
+		rig_close(&rig);
+		return;
+	}
+	WRITTEN(PAGE + 15, PAGE + 25);
+	pc_uncommit(file->inode);
+	WRITTEN(PAGE + 10, PAGE + 25);
+	r = next();
+	put(PAGE + 1, 1, 3);
+	end(r, true);
+	CHECK(begin_commit(file));
+	pc_commit_end(file->inode, true, PC_COMMIT_AGAIN);
+	WRITTEN(PAGE + 1, PAGE + 2);
+	EQUAL(file_sync(file), 0);
+	WRITTEN();
+	rig_close(&rig);
+}
+
+/* Sent and acknowledged, written again and sent again: both are uncommitted. */
+static void check_a_block_that_is_sent_twice(u64 max_folio)
+{
+	open_clean(BLOCKS * PAGE, max_folio);
+	put(10, 10, 2);
+	end(next(), true);
+	put(30, 10, 3);
+	end(next(), true);
+	put(50, 10, 3);
+	WRITTEN(50, 60);
+	pc_uncommit(file->inode);
+	WRITTEN(10, 20, 30, 40, 50, 60);
+	rig_close(&rig);
+}
+
+/* Bytes around the written ones are staged with them, and only the latter are kept over another version. */
+static void check_staged_bytes(void)
+{
+	start(4 * PAGE);
+	EQUAL(fill_range(file, 0, 4 * PAGE), 0);
+	stage(PAGE + 10, 10, 2);
+	EQUAL(staged(), PAGE);
+	put(PAGE + 30, 10, 3);
+	WRITTEN(PAGE + 10, PAGE + 20, PAGE + 30, PAGE + 40);
+	EQUAL(flush(file), 0);
+	EQUAL(staged(), PAGE);
+	evict_all();
+	take_token(file);
+	WRITTEN(PAGE + 10, PAGE + 20, PAGE + 30, PAGE + 40);
+	pc_staged_keep_written(file->inode);
+	pc_token_release(file->inode);
+	SOUND(&rig);
+	EQUAL(staged(), 20);
+	CHECK(is_staged(file, PAGE + 10) && is_staged(file, PAGE + 30));
+	EQUAL(file_sync(file), 0);
+	rig_close(&rig);
+}
+
+/* The hole and the writes after it are sent as well; its zeros are nobody's. */
+static void check_a_hole_in_sent_bytes(bool stages, u64 from, u64 to)
+{
+	if (stages)
+		start(4 * PAGE);
+	else
+		start_with(4 * PAGE, 4 * PAGE, 64, limits_wide());
+	EQUAL(fill_range(file, 0, 4 * PAGE), 0);
+	stage(PAGE, PAGE, 2);
+	EQUAL(staged(), stages ? PAGE : 0);
+	take_token(file);
+	pc_punch(file->inode, PAGE + from, PAGE + to, false);
+	pc_token_release(file->inode);
+	put(PAGE + from + 20, 10, 3);
+	EQUAL(flush(file), 0);
+	pc_uncommit(file->inode);
+	if (from)
+		WRITTEN(PAGE, PAGE + from, PAGE + from + 20, PAGE + from + 30, PAGE + to, 2 * PAGE);
+	else
+		WRITTEN(PAGE + 20, PAGE + 30, PAGE + to, 2 * PAGE);
+	EQUAL(file_sync(file), 0);
+	rig_close(&rig);
+}
+
+static void check_holes_in_sent_bytes(void)
+{
+	for (int stages = 0; stages <= 1; stages++) {
+		check_a_hole_in_sent_bytes(stages, 0, 50);
+		check_a_hole_in_sent_bytes(stages, 100, 150);
+	}
+}
+
+static void *write_behind(void *unused)
+{
+	(void)unused;
+	put(PAGE + 40, 10, 4);
+	return NULL;
+}
+
+/* A writer extends a range of a page whose sent bytes come back: before, in between, and after. */
+static void check_bytes_come_back_beside_a_writer(void)
+{
+	open_clean(BLOCKS * PAGE, PAGE);
+	put(PAGE + 10, 10, 2);
+	end(next(), true);
+	put(PAGE + 30, 10, 3);
+	pthread_t t;
+	pc_sync_arm("write_extends", 0);
+	pthread_create(&t, NULL, write_behind, NULL);
+	bool done = false;
+	while (!done && !pc_sync_arrived("write_extends")) /* which it does not: there is U */
+		done = pthread_tryjoin_np(t, NULL) == 0;
+	pc_uncommit(file->inode);
+	pc_sync_release("write_extends");
+	if (!done)
+		pthread_join(t, NULL);
+	WRITTEN(PAGE + 10, PAGE + 20, PAGE + 30, PAGE + 50);
+	EQUAL(file_sync(file), 0);
+	rig_close(&rig);
+}
+
+static void check_a_folio_gets_another_frame(u64 max_folio)
+{
+	open_clean(BLOCKS * PAGE, max_folio);
+	put(PAGE + 10, 10, 2);
+	put(PAGE + 30, 10, 2);
+	put(2 * PAGE + 30, 10, 2);
+	for (u32 page = 1; page <= 2; page++) {
+		struct pc_folio *f = pc_folio_at(rig.cache, pc_index_lookup(file->inode, page));
+		CHECK(pc_folio_trylock(f) && pc_folio_copy_on_conflict(file->inode, f));
+		pc_folio_unlock(rig.cache, f);
+	}
+	WRITTEN(PAGE + 10, PAGE + 20, PAGE + 30, PAGE + 40, 2 * PAGE + 30, 2 * PAGE + 40);
+	EQUAL(file_sync(file), 0);
+	rig_close(&rig);
+}
+
+/* The file grows, so the unit of its old end is sent again: nothing of that is written. */
+static void check_the_unit_of_the_old_end(u64 max_folio)
+{
+	struct pc_limits l = limits_wide();
+	l.write_unit = 4 * PAGE;
+	start_with(PAGE + 100, max_folio, 64, l);
+	EQUAL(fill_range(file, 0, PAGE + 100), 0);
+	put(9 * PAGE, 10, 2);
+	EQUAL(usage(file, NULL).dirty, 2 * PAGE);
+	WRITTEN(9 * PAGE, 9 * PAGE + 10);
+	EQUAL(file_sync(file), 0);
+	rig_close(&rig);
+}
+
+/* Ranges of one page are bounded; more of them unite. */
+static void check_many_ranges_of_a_page(void)
+{
+	open_clean(BLOCKS * PAGE, PAGE);
+	for (u64 pos = 0; pos < PAGE; pos += 8)
+		put((pos * 5) % PAGE, 3, 2);
+	SOUND(&rig);
+	size_t n = pc_ranges_written(file->inode, spans, 32);
+	CHECK(n == 511);
+	for (u64 pos = 0; pos < PAGE; pos += 8)
+		put(pos, 8, 3);
+	WRITTEN(0, PAGE);
+	EQUAL(file_sync(file), 0);
+	EQUAL(map_bytes(), 0);
+	rig_close(&rig);
+}
+
+static void check_borrowed_bytes_are_replaced(u64 max_folio)
+{
+	u8 page[PAGE], other[PAGE], same[PAGE];
+	memset(page, 9, PAGE);
+	open_clean(BLOCKS * PAGE, max_folio);
+	EQUAL(file_read(file, 2 * PAGE, other, PAGE), PAGE);
+	put(PAGE + 10, 10, 2);
+	take_token(file);
+	EQUAL(pc_borrowed_put(file->inode, PAGE, page), 0);
+	EQUAL(pc_borrowed_put(file->inode, 2 * PAGE, page), 0); /* borrows nothing */
+	pc_token_release(file->inode);
+	see(PAGE, 10, 9);
+	see(PAGE + 10, 10, 2);
+	see(PAGE + 20, PAGE - 20, 9);
+	EQUAL(file_read(file, 2 * PAGE, same, PAGE), PAGE);
+	EQUAL(memcmp(same, other, PAGE), 0);
+	SOUND(&rig);
+	rig_close(&rig);
+}
+
+/* A shorter version lies below: the file ends with the last written byte, behind which are zeros. */
+static void check_the_end_is_the_last_written_byte(u64 max_folio)
+{
+	static const u8 zeros[PAGE];
+	open_clean(3 * PAGE, max_folio);
+	put(PAGE + 10, 10, 2);
+	put(2 * PAGE + 1, 1, 2);
+	take_token(file);
+	pc_truncate(file->inode, 2 * PAGE + 1, false); /* nothing of that page is written any longer */
+	for (u64 pos = 0; pos < 3 * PAGE; pos += PAGE)
+		EQUAL(pc_borrowed_put(file->inode, pos, zeros), 0);
+	pc_rebase(file->inode, 100, true);
+	pc_end_at_written(file->inode);
+	pc_token_release(file->inode);
+	EQUAL(pc_inode_size(file->inode), PAGE + 20);
+	WRITTEN(PAGE + 10, PAGE + 20);
+	rig_close(&rig);
+}
+
+static void check_one_page_and_large_folios(void)
+{
+	for (u64 max_folio = PAGE; max_folio <= 8 * PAGE; max_folio *= 8) {
+		check_a_part_of_a_clean_block(max_folio);
+		check_a_part_of_a_block_that_is_read_later(max_folio);
+		check_zeros_of_gaps_and_holes(max_folio);
+		check_a_block_that_is_sent_and_dirty(max_folio, true);
+		check_a_block_that_is_sent_and_dirty(max_folio, false);
+		check_a_block_that_is_sent_twice(max_folio);
+		check_a_folio_gets_another_frame(max_folio);
+		check_the_unit_of_the_old_end(max_folio);
+		check_borrowed_bytes_are_replaced(max_folio);
+		check_the_end_is_the_last_written_byte(max_folio);
+	}
+}
+
+int main(void)
+{
+	RUN(check_one_page_and_large_folios);
+	RUN(check_staged_bytes);
+	RUN(check_holes_in_sent_bytes);
+	RUN(check_bytes_come_back_beside_a_writer);
+	RUN(check_many_ranges_of_a_page);
+	return 0;
+}
