@@ -4,10 +4,12 @@ from __future__ import annotations
 
 import asyncio
 import random
+import socket
 import threading
 from collections.abc import Iterator
 
 import pytest
+from urllib3.connection import HTTPConnection
 
 from pagecache import PageCache, Volume, aio
 from pagecache.backends.s3 import S3Backend
@@ -86,3 +88,24 @@ def test_tasks_read_and_write_objects_on_the_same_volume(bucket: Bucket, volume:
     for number in range(20):
         expected[number * MiB : number * MiB + 50] = bytes([number]) * 50
     assert bucket.client.get_object(Bucket=bucket.name, Key="k")["Body"].read() == expected
+
+
+def test_the_body_of_a_request_does_not_wait_until_its_headers_are_acknowledged(
+    volume: Volume, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Headers and body are two sends. Without TCP_NODELAY the second waits for the server's delayed acknowledgement of
+    the first: 40 ms for each small object on Linux.
+    """
+    made: list[int] = []
+    connect = HTTPConnection._new_conn
+
+    def connected(self: HTTPConnection) -> socket.socket:
+        sock = connect(self)
+        made.append(sock.getsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY))
+        return sock
+
+    monkeypatch.setattr(HTTPConnection, "_new_conn", connected)
+    with volume.open("new", "xb") as file:
+        file.write(b"bytes")
+    assert made
+    assert all(made)

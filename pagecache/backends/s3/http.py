@@ -33,6 +33,7 @@ try:
     from botocore.response import StreamingBody
     from botocore.utils import get_environ_proxies
     from urllib3 import HTTPResponse
+    from urllib3.connection import HTTPConnection
 except ModuleNotFoundError as error:
     raise ModuleNotFoundError(needs("boto3 is not installed", "s3"), name=error.name) from error
 
@@ -142,6 +143,7 @@ class Http:
                 proxies=get_environ_proxies(address),
                 timeout=(timeouts[0], seconds),
                 max_pool_connections=connections,
+                socket_options=HTTPConnection.default_socket_options,  # TCP_NODELAY: a body follows its headers at once
             )
 
         self.connect_timeout, self.read_timeouts = timeouts[0], (timeouts[1], max(timeouts[1], LONG_TIMEOUT))
