@@ -171,12 +171,20 @@ def _can_move(volume: EngineVolume, usage: dict[str, int]) -> bool:
     """Return whether write-back or a commit, including a running one, will clean any bytes.
 
     Bytes of writable views do not count: they are dirty until the views are released, however often they are sent and
-    committed. Nor do those of files that have lost the name under which they would be stored.
+    committed. Nor do those of files that have lost the name under which they would be stored, nor of files in conflict:
+    what was written to a folio after its bytes had failed is never tried.
     """
-    kept = usage["unstable"] if volume.backend.limits.commit_on_close else 0
-    dirty, local = usage["dirty"], usage["local"] - kept
+    whole = volume.backend.limits.commit_on_close
     stuck = sum(file.native.usage()["local"] for file in list(volume.cut_off) if not file.freed)
-    return max(dirty, local) > usage["failed"] + usage["write_pinned"] + stuck
+    for file in volume.troubles.failing_files():
+        if file.conflict is not None and not (file.settling or file.freed):
+            stuck += max(0, _unsaved(found := file.native.usage(), whole) - found["failed"])
+    return _unsaved(usage, whole) > usage["failed"] + usage["write_pinned"] + stuck
+
+
+def _unsaved(usage: dict[str, int], whole: bool) -> int:
+    """Return the bytes in memory that write-back or a commit without a request may clean."""
+    return max(usage["dirty"], usage["local"] - (usage["unstable"] if whole else 0))
 
 
 def _hopeless(file: EngineFile, memory: bool) -> str | None:

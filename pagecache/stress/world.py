@@ -357,7 +357,8 @@ class World:
         """
         plan, target = self.plan, self.target
         nameless = target.by_name and self.shared.used  # nothing stores bytes of an object that has lost its name
-        if target.explained or target.withholds or nameless or plan.crash_of(self.number) != "none":
+        disputed = "announced" in plan.mix  # nor those of a conflict, until it is settled
+        if target.explained or target.withholds or nameless or disputed or plan.crash_of(self.number) != "none":
             return True
         if plan.script is not None:
             return any(one.kind in PINNING for worker in plan.script.workers for stir in worker for one in stir)

@@ -12,7 +12,7 @@ from typing import Any
 
 import pytest
 
-from pagecache import ConflictError, DataLossError, LostRange, WritebackError
+from pagecache import ConflictError, DataLossError, LostRange, PageCacheError, WritebackError
 from pagecache.engine.file import EngineFile
 
 from .backends import WAIT_LIMIT_S
@@ -469,3 +469,44 @@ def test_reads_go_on_after_an_announced_change_that_did_not_happen(make: Make) -
         file.pread(PAGE, 0)
     rig.open("rb")
     assert file.pread(len(DATA), 0) == DATA
+
+
+# ---------------------------------------------------------------- a cache that they fill
+
+
+def in_conflict(make: Make) -> tuple[Rig, Any]:
+    """A small cache with a handle in conflict: a folio whose dirty pages have failed, and one page is written later."""
+    small: dict[str, Any] = {"dirty_background": "64KiB", "dirty_limit": "128KiB", "failed_limit": 1.0}
+    backend = ObjectBackend({KEY: DATA})
+    rig = make(backend=backend, retry=ONCE, capacity="1MiB", max_folio=4 * PAGE, **small)
+    file = rig.open("w+b")
+    file.pwrite(MINE * 4, 0)
+    file.fsync()
+    for page in (0, 2, 3):
+        file.pwrite(MINE, page * PAGE)
+    backend.put(KEY, OTHER)
+    with pytest.raises(ConflictError):
+        file.fsync()
+    file.pwrite(MINE, PAGE)
+    usage = file._inode.native.usage()
+    assert (usage["dirty"], usage["failed"]) == (4 * PAGE, 3 * PAGE)
+    return rig, file
+
+
+def test_a_writer_beside_a_conflict_that_fills_the_cache_gets_an_error(make: Make) -> None:
+    """Nothing of it is tried again, nor what was written to a folio after it had failed. [2.23, 2.19]"""
+    rig, file = in_conflict(make)
+    with pytest.raises(PageCacheError, match="could not be written back") as caught:
+        Task(file.pwrite, bytes(1 << 20), 4 * PAGE).result()
+    assert caught.value.errno == errno.ENOBUFS
+    rig.volume.resolve(KEY, "discard")
+
+
+def test_a_remove_ends_a_conflict_and_its_bytes_leave_memory(make: Make) -> None:
+    """They are uncommitted for good, and go to the spool like others. [2.20, 2.23]"""
+    rig, file = in_conflict(make)
+    rig.volume.remove(KEY)
+    eventually(lambda: file._inode.native.usage()["failed"] == 0)
+    Task(file.pwrite, pattern(1 << 20), 4 * PAGE).result()
+    assert file.pread(4 * PAGE, 0) == MINE * 4
+    assert file.pread(1 << 20, 4 * PAGE) == pattern(1 << 20)

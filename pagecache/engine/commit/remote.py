@@ -189,8 +189,7 @@ def unnamed(file: EngineFile) -> None:
             file.dispute.end()
     if known:
         file.bind_reads()
-        if not file.limits().commit_on_close:
-            _go_on(file)
+        _go_on(file)
 
 
 def changed(file: EngineFile, version: str | None) -> None:
