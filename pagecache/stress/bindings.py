@@ -165,6 +165,11 @@ class Names:
             now = self.clock.tick()
             self._bindings[name] = [Binding(name, "a rest", 0, values, begun=now, ended=now)]
 
+    def is_foreign_since(self, name: str, time: float) -> bool:
+        """Return whether since a time only other programs have changed a name, or may have."""
+        with self.lock:
+            return all(one.foreign for one in self._bindings[name] if one.ended > time)
+
     def running(self) -> list[Binding]:
         """Return the bindings of calls that run; the lock is held."""
         return [one for found in self._bindings.values() for one in found if one.ended == RUNNING]

@@ -17,6 +17,7 @@ hits the edge although the end is not known in advance.
     ends          losses with growing files: writes extend their ends, which are discarded or replaced concurrently
     touched       frequent syncs, while a foreign writer stores the current content again as another version
     unsaved       touched, with very few syncs
+    versions      names, with few renames: for versions that another program stores of objects that are open
     names         objects under names that all workers share: made, opened, renamed, replaced, removed and saved
 """
 
@@ -353,6 +354,12 @@ PROFILES: dict[str, Profile] = {
         | {"held_read": 16, "held_write": 14, "held_append": 3, "held_truncate": 2, "held_fsync": 6, "held_close": 6}
         | {"publish": 1, "rename": 1, "remove": 1, "read": 2, "write": 2, "drop": 3},
         _adversarial,
+        share=0.25,
+    ),
+    "versions": Profile(
+        {"name_create": 3, "name_open": 10, "name_rename": 1, "name_remove": 1, "name_put": 6, "name_settle": 1}
+        | {"held_read": 10, "held_write": 20, "held_append": 2, "held_truncate": 4, "held_fsync": 14, "held_close": 4},
+        _pages,
         share=0.25,
     ),
     "unsaved": Profile(

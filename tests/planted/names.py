@@ -15,7 +15,7 @@ from pagecache.engine.commit.versions import Versions
 from pagecache.engine.file import EngineFile
 from pagecache.errors import Key
 from pagecache.volume import namespace, opening
-from pagecache.volume.inode import InodeTable
+from pagecache.volume.inode import Inode, InodeTable
 from pagecache.volume.namespace import NameChange
 
 from .planted import Planted, patched
@@ -77,6 +77,18 @@ NAMES = [
         "2.19, 2.20",
         "An answer from before a change is used after it: an own commit counts as a foreign one, and an end goes back.",
         (Versions, "quiet", lambda self: 0),
+    ),
+    names(
+        "a_replaced_object_keeps_its_name",
+        "2.19, 2.20",
+        "An open does not give up the cached version of a whole object: it misses a newer one of another program.",
+        (opening, "_replaced", lambda *more: False),
+    ),
+    names(
+        "handles_of_a_replaced_object_write",
+        "2.19",
+        "Handles do not learn that another version has their name: an fsync of later bytes succeeds, and saves none.",
+        (Inode, "replaced", lambda self: None),
     ),
     names(
         "an_open_misses_a_removal",

@@ -8,7 +8,9 @@ import tempfile
 from contextlib import suppress
 from typing import Any
 
-from pagecache import PageCache
+import pytest
+
+from pagecache import ConflictError, PageCache
 from pagecache.backends import DirectoryBackend
 from pagecache.backends.directory import DirectoryFile
 from pagecache.errors import Key
@@ -174,3 +176,25 @@ def an_fsync_of_a_removed_object_ends(make: Make) -> None:
     file.pwrite(NEW, 0)
     rig.volume.remove(KEY)
     file.fsync()
+
+
+@shows("a_replaced_object_keeps_its_name")
+def an_open_finds_the_version_that_another_program_has_stored(make: Make) -> None:
+    backend = ObjectBackend({KEY: OLD})
+    rig = make(backend=backend, retry=ONCE)
+    assert rig.open("rb").pread(len(OLD), 0) == OLD
+    backend.put(KEY, NEWER)
+    assert rig.open("rb").pread(len(NEWER), 0) == NEWER
+
+
+@shows("handles_of_a_replaced_object_write")
+def a_handle_of_a_replaced_object_refuses_a_write(make: Make) -> None:
+    backend = ObjectBackend({KEY: OLD})
+    rig = make(backend=backend, retry=ONCE)
+    file = rig.open()
+    assert file.pread(len(OLD), 0) == OLD
+    backend.put(KEY, NEWER)
+    rig.open("rb")
+    with pytest.raises(ConflictError):
+        file.pwrite(NEW, 0)
+        file.fsync()
