@@ -1,4 +1,4 @@
-"""An S3 server whose every request takes 50 ms: P31, P32 and P34, beside boto3.
+"""An S3 server whose every request takes 50 ms: P31 and P32, beside boto3. Other goals: `benchmarks/far.py`.
 
 The server is ministack, a process on 127.0.0.1, and a proxy makes the latency and counts requests and bytes. The server
 copies and stores in Python, some hundred MB a second at best, which bounds both sides; bytes and requests would be
@@ -7,10 +7,6 @@ without the cache: download, edit, upload.
 """
 
 import os
-import re
-import subprocess
-import sys
-import time
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import ExitStack
 from functools import partial
@@ -26,14 +22,13 @@ from tests.bench.peers import (
     Unavailable,
     required,
 )
-from tests.bench.rows import Bench, Row, case, comparison_row, exact, skipped, timed
+from tests.bench.rows import Bench, Row, case, exact, skipped, timed
 
 LATENCY = 0.05
 ROUNDS = 3
 PART = 8 * MIB
 CAPACITY = "256MiB"
 BUCKET, KEY, WARM = "bench", "object", "warm-up"
-START_MAX = 60.0
 Job = Callable[[Sequence[int]], object]
 
 
@@ -49,19 +44,16 @@ class Store:
     """
 
     def __init__(self, folder: Path, stack: ExitStack) -> None:
-        boto3, _ = required("boto3"), required("ministack")
+        for package in ("boto3", "ministack"):
+            required(package)
         from pagecache.backends.s3 import S3Backend
+        from tests.s3.servers import ENVIRONMENT, Server
 
-        for name, value in (
-            ("ACCESS_KEY_ID", "bench"),
-            ("SECRET_ACCESS_KEY", "bench"),
-            ("DEFAULT_REGION", "us-east-1"),
-        ):
-            os.environ.setdefault(f"AWS_{name}", value)
-        endpoint = started(folder, stack)
-        self.proxy = stack.enter_context(FaultyProxy(endpoint))
-        self.client: Any = boto3.client("s3", endpoint_url=self.proxy.endpoint)
-        stack.callback(self.client.close)
+        os.environ.update(ENVIRONMENT)
+        server = Server("ministack_memory", folder)
+        stack.callback(server.close)
+        self.proxy = stack.enter_context(FaultyProxy(server.endpoint))
+        self.client = server.client(self.proxy.endpoint)
         self.client.create_bucket(Bucket=BUCKET)
         cache = stack.enter_context(PageCache(CAPACITY))
         self.volume = cache.attach(S3Backend(BUCKET, endpoint_url=self.proxy.endpoint))
@@ -71,32 +63,6 @@ class Store:
 
     def calls(self) -> list[ProxyCall]:
         return self.proxy.taken()
-
-
-def started(folder: Path, stack: ExitStack) -> str:
-    """Start the server; returns its address. Objects are in memory: from a file the server reads all of it for each
-    range.
-    """
-    folder.mkdir()
-    settings = {
-        "BIND_HOST": "127.0.0.1",
-        "GATEWAY_PORT": "0",
-        "SERVICES": "s3",
-        "IOT_MTLS_ENABLED": "0",
-        "PYTHONUNBUFFERED": "1",
-    }
-    log = folder / "log"
-    with open(log, "wb") as output:
-        command = [sys.executable, "-c", "from ministack.app import main; main()"]
-        process = subprocess.Popen(command, env=os.environ | settings, stdout=output, stderr=output)
-    stack.callback(process.wait)
-    stack.callback(process.kill)
-    until = time.monotonic() + START_MAX
-    while process.poll() is None and time.monotonic() < until:
-        if ready := re.search(r"http://127\.0\.0\.1:\d+", log.read_text()):
-            return ready[0]
-        time.sleep(0.05)
-    raise Unavailable("the S3 server did not start")
 
 
 def moved(calls: Sequence[ProxyCall]) -> str:
@@ -186,39 +152,3 @@ def writes(bench: Bench) -> Iterator[Row]:
             offsets = [bench.rng.randrange(begin, end - PAGE) for _ in range(count)]
             result, note = beside(bench, store, in_place, by_hand, offsets)
             yield timed("s3-writes", key, result, "pagecache", "boto3", note)
-
-
-@case("s3-sequential", "a large S3 object written from its start to its end, and read", ("P34",))
-def sequential(bench: Bench) -> Iterator[Row]:
-    """P34: the writes; reads with readahead beside boto3's ranges in parallel."""
-    size = bench.settings.size * 4
-    with ExitStack() as stack:
-        try:
-            store = Store(bench.folder / "s3-sequential", stack)
-        except Unavailable as reason:
-            yield skipped("s3-sequential", "P34", str(reason))
-            return
-        path, block = make_file(bench.folder / "s3-object", size), memoryview(bytearray(MIB))
-
-        def write(items: Sequence[int]) -> None:
-            with open(path, "rb", buffering=0) as source, store.volume.open(KEY, "wb") as file:
-                while done := source.readinto(block):
-                    file.write(block[:done])
-
-        def upload(items: Sequence[int]) -> None:
-            with open(path, "rb") as source:
-                store.client.upload_fileobj(source, BUCKET, KEY)
-
-        result, note = beside(bench, store, write, upload, [0])
-        yield timed("s3-sequential", "P34", result, "pagecache", "boto3", note)
-
-        def read(items: Sequence[int]) -> None:
-            with store.volume.open(KEY, "rb") as file:
-                while file.readinto(block):
-                    pass
-
-        def download(items: Sequence[int]) -> None:
-            store.client.download_file(BUCKET, KEY, os.devnull)
-
-        result, note = beside(bench, store, read, download, [0])
-        yield comparison_row("s3-sequential", "sequential read", "boto3 download", result, "pagecache", "boto3", note)

@@ -131,7 +131,6 @@ GOALS: tuple[Goal, ...] = (
     _speed("P32/64M", "1,000 random 4 KiB writes in a part of an S3 object, 50 ms", "download, edit, upload", 5),
     _speed("P32/all", "10,000 random 4 KiB writes all over an S3 object, 50 ms", "download, edit, upload", 1.0),
     _speed("P33", "second read of a parquet file through fsspec, 20 ms a call", "the best of fsspec's own caches", 3),
-    _speed("P34", "sequential write of a large S3 object, 50 ms", "boto3 upload_fileobj", 1.0),
     _time("P37", "4 KiB random hit, served and scraped every 100 ms", "not scraped", 1.01),
     _time("P14/dir", "4 KiB random miss, dir: on tmpfs", "os.pread", 1.3, "files"),
     _file("F1/create", "create", "dir:", 4),

@@ -75,7 +75,6 @@ CASES: tuple[Case, ...] = (
     cases_fsspec.writes,
     cases_s3.edit,
     cases_s3.writes,
-    cases_s3.sequential,
     cases_s3_peers.s3_peers,
     cases_marks.marks,
     cases_native.hit_instructions,
