@@ -343,7 +343,12 @@ FOLDER = re.compile(r"(?<![\w./-])(?:pagecache|tests|examples)(?:/\w+)+(?![\w*]|
 MODULE = re.compile(r"(?<![\w./-])pagecache(?:\.[A-Za-z_]\w*)+(?![\w-])(?<!pagecache\.h)")
 C_COMMENT = re.compile(r"/\*.*?\*/", re.DOTALL)
 TOPS = (ROOT / "pagecache", ROOT / "tests", ROOT)
-FILES = [path for top in ("pagecache", "tests", "examples") for path in (ROOT / top).rglob("*") if path.is_file()]
+FILES = [
+    path
+    for top in ("pagecache", "tests", "examples", "benchmarks")
+    for path in (ROOT / top).rglob("*")
+    if path.is_file()
+]
 FILES = [path for path in [*FILES, *ROOT.glob("*.py")] if path.suffix != ".pyc"]
 PATHS = [f"/{path.relative_to(ROOT)}" for path in FILES]
 BARE = Counter(path.name for path in FILES)
