@@ -8,10 +8,10 @@ from typing import Any
 
 import pytest
 
-from pagecache import ConflictError, LostRange
+from pagecache import CachedFile, ConflictError, LostRange
 
 from ..rebased import Written
-from .backends import RecordingBackend
+from .backends import Gate, RecordingBackend
 from .objects import ObjectBackend
 from .rig import KEY, ONCE, PAGE, Rig, Task, eventually, pattern
 
@@ -65,10 +65,8 @@ def test_random_changes(make: Make, kind: str, folio: int, seed: int) -> None:
     assert rig.backend.committed(KEY) == bytes(expected)
 
 
-def test_a_writer_beside_the_reads_of_the_other_version(make: Make) -> None:
-    """It changes a part of a cached page of the earlier version: the rest of that page is the other version's, too.
-    [T-30, 2.19]
-    """
+def written_beside_the_reads(make: Make) -> tuple[Rig, CachedFile, Gate, Task[Any]]:
+    """A rebase that waits in its first read of the other version; a cached page was changed since."""
     rig = make(backend=ObjectBackend({KEY: BASE}), retry=ONCE)
     file = rig.open()
     file.pread(len(BASE), 0)
@@ -78,6 +76,14 @@ def test_a_writer_beside_the_reads_of_the_other_version(make: Make) -> None:
     rebasing = Task(rig.volume.resolve, KEY, "rebase")
     reading.wait_entered()
     file.pwrite(b"late", 3 * PAGE + 10)
+    return rig, file, reading, rebasing
+
+
+def test_a_writer_beside_the_reads_of_the_other_version(make: Make) -> None:
+    """It changes a part of a cached page of the earlier version: the rest of that page is the other version's, too.
+    [T-30, 2.19]
+    """
+    rig, file, reading, rebasing = written_beside_the_reads(make)
     reading.open()
     rebasing.result()
     rig.cache.check()
@@ -91,15 +97,7 @@ def test_a_late_page_that_cannot_be_read_leaves_a_conflict(make: Make) -> None:
     """The writer of the test above, and a store that fails then: nothing mixed is stored, the next call settles it.
     [T-30, 2.19]
     """
-    rig = make(backend=ObjectBackend({KEY: BASE}), retry=ONCE)
-    file = rig.open()
-    file.pread(len(BASE), 0)
-    file.pwrite(b"early", 10)
-    replace(rig, THEIRS)
-    reading = rig.backend.gate("read_into")
-    rebasing = Task(rig.volume.resolve, KEY, "rebase")
-    reading.wait_entered()
-    file.pwrite(b"late", 3 * PAGE + 10)
+    rig, file, reading, rebasing = written_beside_the_reads(make)
     rig.backend.fault("read_into", OSError(errno.EACCES, "no reading"), skip=1)
     reading.open()
     with pytest.raises(OSError, match="no reading"):

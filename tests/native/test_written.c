@@ -74,6 +74,22 @@ static void check_a_part_of_a_clean_block(u64 max_folio)
 	rig_close(&rig);
 }
 
+/* Saved by the write alone: no commit follows that would drop it. */
+static void check_bytes_saved_by_their_write(u64 max_folio)
+{
+	struct pc_limits l = limits_wide();
+	l.durable_writes = true;
+	start_with(BLOCKS * PAGE, max_folio, 64, l);
+	EQUAL(fill_range(file, 0, BLOCKS * PAGE), 0);
+	put(PAGE + 10, 20, 2);
+	struct pc_request *r = next();
+	EQUAL(map_bytes() > 0, true);
+	end(r, true);
+	EQUAL(map_bytes(), 0);
+	WRITTEN();
+	rig_close(&rig);
+}
+
 /* The fill publishes what lies around. */
 static void check_a_part_of_a_block_that_is_read_later(u64 max_folio)
 {
@@ -87,7 +103,7 @@ static void check_a_part_of_a_block_that_is_read_later(u64 max_folio)
 	rig_close(&rig);
 }
 
-/* Zeros between an old end and a write, of an extending truncate, and of a hole: nobody has written them. */
+/* Zeros between an old end and a write, of an extending truncate, and of a hole: no program has written them. */
 static void check_zeros_of_gaps_and_holes(u64 max_folio)
 {
 	open_clean(0, max_folio);
@@ -328,6 +344,7 @@ static void check_one_page_and_large_folios(void)
 {
 	for (u64 max_folio = PAGE; max_folio <= 8 * PAGE; max_folio *= 8) {
 		check_a_part_of_a_clean_block(max_folio);
+		check_bytes_saved_by_their_write(max_folio);
 		check_a_part_of_a_block_that_is_read_later(max_folio);
 		check_zeros_of_gaps_and_holes(max_folio);
 		check_a_block_that_is_sent_and_dirty(max_folio, true);

@@ -12,6 +12,7 @@ Modules:
     plan.py           the choice of these requests
     beginnings.py     first bytes, which come with the answer to an open
     calls.py          each request, and its errors
+    http.py           the signature and the sending of a request
 
 Nothing below `PREFIX/.pagecache/` is listed, and no key reaches it: that is private to the backend.
 """
@@ -39,6 +40,7 @@ from ..url import without_user
 from .beginnings import LENGTH, Beginnings
 from .calls import Bucket, Stored
 from .conditions import TEXTS, Conditions, Honoured, Of, parse_conditions
+from .http import Http
 from .object import S3File, S3Object
 from .plan import Sizes
 from .requests import Requests, about
@@ -149,7 +151,8 @@ class S3Backend(Backend):
         options = {"endpoint_url": endpoint_url, "region_name": region_name}
         connections = int(self.limits.max_inflight) * 2
         timeouts = _seconds(connect_timeout, "connect_timeout"), _seconds(read_timeout, "read_timeout")
-        self.bucket = Bucket(bucket, options, {"profile_name": profile_name}, connections, addressing, timeouts)
+        http = Http(bucket, options, {"profile_name": profile_name}, connections, addressing, timeouts)
+        self.bucket = Bucket(bucket, http)
         self._honoured = Honoured(self.bucket, self.prefix + PRIVATE, parse_conditions(conditions))
         self._required = _flag(require_conditions, "require_conditions")
         self.uploads = Uploads(self.bucket, self.prefix)

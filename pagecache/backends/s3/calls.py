@@ -242,24 +242,11 @@ class Bucket:
 
     Args:
         bucket: its name.
-        options: of `boto3.session.Session.client`.
-        session: of `boto3.session.Session`.
-        connections: largest number of connections.
-        addressing: "path", "virtual" or "auto".
-        timeouts: seconds for a connection, and seconds without a byte from the server.
+        http: its requests; closed with it.
     """
 
-    def __init__(
-        self,
-        bucket: str,
-        options: dict[str, Any],
-        session: dict[str, Any],
-        connections: int,
-        addressing: str,
-        timeouts: tuple[float, float],
-    ) -> None:
-        self.bucket = bucket
-        self.http = Http(bucket, options, session, connections, addressing, timeouts)
+    def __init__(self, bucket: str, http: Http) -> None:
+        self.bucket, self.http = bucket, http
 
     def close(self) -> None:
         self.http.close()
@@ -397,7 +384,9 @@ class Bucket:
         """Begin a multipart upload, of an object with properties; return its id."""
         with about("CreateMultipartUpload", self.bucket, name):
             answer = self.http.ask("POST", name, query=[("uploads", "")], headers=headers).xml()
-            return text_of(answer, "UploadId")
+            if not (upload := text_of(answer, "UploadId")):  # a part without it could be stored as the object
+                raise Unreadable("the answer has no UploadId")
+            return upload
 
     def send(self, name: str, upload: str, number: int, buffers: Sequence[memoryview]) -> str:
         """Send one part; return its etag."""
@@ -443,7 +432,9 @@ class Bucket:
         headers = {word: version.carried[word] for word in NOT_COPIED if word in version.carried}
         with about("CopyObject", self.bucket, name):
             answer = self.http.ask("PUT", name, headers=headers | self._source(source, version.etag), slow=True)
-            return text_of(answer.xml(), "ETag")
+            if not (etag := text_of(answer.xml(), "ETag")):  # the source is removed after this
+                raise Unreadable("the answer has no ETag")
+            return etag
 
     def _source(self, name: str, etag: str | None) -> dict[str, str]:
         """Return the headers of a copy from an object; `etag`: from that version only."""

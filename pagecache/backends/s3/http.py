@@ -10,11 +10,13 @@ from __future__ import annotations
 
 import errno
 import io
+import os
 import re
 import threading
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 from http.client import responses
+from types import SimpleNamespace
 from typing import Any
 from urllib.parse import quote
 from xml.etree import ElementTree
@@ -49,6 +51,8 @@ LOADER = create_loader()
 SCOPE = re.compile(r"Credential=[^/]+/\d{8}/([^/]+)/([^/]+)/aws4_request")
 UNRESERVED = "-_.~"
 EMPTY: Mapping[str, str] = {}
+UNSIGNED_BODY = SimpleNamespace(s3={"payload_signing_enabled": False})
+"""The part of a client's settings that the signer reads: it does not read a body; the MD5 of that is signed."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -65,7 +69,7 @@ class Answer:
     """An answer without an error.
 
     Attributes:
-        headers: by name in lower case.
+        headers: by name; the case of a name is of no interest.
         body: not read yet, if it was asked for.
         content: of the body, if that was not asked for.
     """
@@ -76,15 +80,16 @@ class Answer:
 
     def xml(self) -> ElementTree.Element:
         """Return the content, without the namespaces of its names. An empty one is an element of nothing: some servers
-        say no more than that a request is done.
+        report no more than that a request is done. White space comes first while a server is at work.
 
         Raises:
             Unreadable: it is no XML: it was cut off.
         """
-        if not self.content:
+        content = self.content.strip()
+        if not content:
             return ElementTree.Element("nothing")
         try:
-            root = ElementTree.fromstring(self.content)
+            root = ElementTree.fromstring(content)
         except ElementTree.ParseError as error:
             raise Unreadable(f"the answer is not readable: {error}") from error
         for one in root.iter():
@@ -139,7 +144,7 @@ class Http:
 
         def sending(seconds: float) -> Any:
             return URLLib3Session(
-                verify=inner.get_config_variable("ca_bundle") or True,
+                verify=inner.get_config_variable("ca_bundle") or os.environ.get("REQUESTS_CA_BUNDLE") or True,
                 proxies=get_environ_proxies(address),
                 timeout=(timeouts[0], seconds),
                 max_pool_connections=connections,
@@ -189,6 +194,7 @@ class Http:
             region = answer.headers.get("x-amz-bucket-region")
             if region in (None, address.region) or answer.status_code not in (*REDIRECTS, 400):
                 raise self._refusal(answer)
+            _ = answer.content  # read to its end: its connection serves the next request
             if sent is not None and not isinstance(sent, bytes):
                 sent.seek(0)
             answer = self._send(self._find(region), method, target, headers, sent, slow=slow)
@@ -211,7 +217,7 @@ class Http:
         if sent is not None:
             request.headers["Content-Length"] = str(len(sent))
         request.headers["User-Agent"] = "pagecache"
-        request.context["client_config"] = UNSIGNED_BODY  # its MD5 is signed
+        request.context["client_config"] = UNSIGNED_BODY
         S3SigV4Auth(credentials.get_frozen_credentials(), address.service, address.region).add_auth(request)
         headers_sent = HeadersDict(request.headers.items())
         prepared = AWSPreparedRequest(method, request.url, headers_sent, sent, True)
@@ -259,10 +265,3 @@ class Http:
                 raise BackendError(errno.ENOTSUP, text, retry=False)
             self._address = _Address(f"{request.url.rstrip('/')}/", scope[1], scope[2])
             return self._address
-
-
-class _UnsignedBody:
-    s3 = {"payload_signing_enabled": False}  # noqa: RUF012  # as botocore reads it
-
-
-UNSIGNED_BODY = _UnsignedBody()

@@ -5,12 +5,12 @@
     page then  |████▒▒▒▒▒▒████████|▒▒▒▒▒|▒▒▒
     replaced   |    ▒▒·▒▒▒        |▒··▒▒|          where both have a byte, and the two differ
 
-The other version is read before it becomes the base: what cannot be read is not replaced. Its pages stay in memory
-until they are put below written bytes. A writer may borrow from the earlier version meanwhile; these few pages are
-read when nothing can borrow from it any longer.
+The other version is read before it becomes the base, so a failed read replaces nothing. Its pages stay in memory
+until they are put below written bytes. A writer may borrow from the earlier version during the reads; these few pages
+are read when nothing can borrow from it any longer.
 
-The version below the local bytes is gone when another one is stored, so nobody can tell whether the other program
-changed a byte or kept it.
+The version below the local bytes is gone when another one is stored, so a byte that the other program has kept cannot
+be told from one that it has changed.
 
 Lock: the token, held by the caller.
 """
@@ -42,7 +42,7 @@ Spans = list[tuple[int, int]]
 
 
 class Overlay:
-    """What one rebase takes from the other version, and what it replaces of it."""
+    """The pages that one rebase takes from the other version, and the bytes that it replaces of it."""
 
     def __init__(self, file: EngineFile) -> None:
         self._file = file
@@ -54,8 +54,8 @@ class Overlay:
         """Read the other version, of `size` bytes, below everything that is local. Borrowed bytes of the spool are its
         own then.
         """
-        written = self._written()
-        self._take(stored, size, [*written, *self._borrowing()], written)
+        written, borrowing = self._written(), self._borrowing()
+        self._take(stored, size, borrowing, written, [*written, *borrowing])
         self._file.native.staged_keep_written()
 
     def put(self) -> None:
@@ -65,9 +65,9 @@ class Overlay:
                 self._file.native.settle_fills(pos, pos + self._page)
 
     def finish(self, stored: BackendFile, size: int) -> None:
-        """The other version is the base. Put its bytes, also into pages that were written meanwhile."""
+        """The other version is the base. Put its bytes, also into pages that were written since `read`."""
         late = [span for span in self._borrowing() if span[0] not in self._pages]
-        self._take(stored, size, late, self._written() if late else [])
+        self._take(stored, size, late, self._written() if late else [], late)
         self.put()
         self._file.native.end_at_written()
 
@@ -91,14 +91,14 @@ class Overlay:
         )
         return [(pos, pos + self._page) for pos in pages]
 
-    def _take(self, stored: BackendFile, size: int, spans: Spans, written: Spans) -> None:
-        """Read the spans, compare what was written, and keep the pages that borrow."""
-        borrowing = [pos for pos, _ in self._borrowing()]
+    def _take(self, stored: BackendFile, size: int, borrowing: Spans, written: Spans, spans: Spans) -> None:
+        """Read the spans, compare the written bytes, and keep the pages of `borrowing`."""
+        pages = [pos for pos, _ in borrowing]
         for begin, stop in _united(spans):
             for pos in range(begin - begin % STEP, stop, STEP):
                 pos, end = max(pos, begin), min(pos - pos % STEP + STEP, stop)
                 theirs = read(self._file, stored, pos, min(end, size)) if pos < size else b""
-                for page in borrowing[bisect_left(borrowing, pos) : bisect_left(borrowing, end)]:
+                for page in pages[bisect_left(pages, pos) : bisect_left(pages, end)]:
                     found = theirs[page - pos : page - pos + self._page]
                     self._pages[page] = found.ljust(self._page, b"\0")
                 last = pos + len(theirs)

@@ -1,0 +1,154 @@
+"""Answers that are no answers, buckets in other regions, and certificates of a company (`s3/http.py`). [2.14, 2.20]"""
+
+from __future__ import annotations
+
+import datetime
+import ipaddress
+import ssl
+import threading
+from collections.abc import Callable
+from http.server import BaseHTTPRequestHandler, HTTPServer
+from pathlib import Path
+
+import pytest
+from cryptography import x509
+from cryptography.hazmat.primitives import hashes, serialization
+from cryptography.hazmat.primitives.asymmetric import ec
+from cryptography.x509.oid import NameOID
+
+from pagecache import PageCache, RetryPolicy
+from pagecache.backends.s3 import S3Backend
+
+from .imitation import Answer, Imitation, Request
+from .servers import Bucket, Server, new_bucket
+
+ONCE = RetryPolicy(attempts=1)
+SMALL, LARGE = b"small" * 100, bytes(20 << 20)
+
+
+def test_a_bucket_in_another_region_is_found_by_one_redirect(ministack: Server) -> None:
+    """The request is signed for that region and made again with its whole body, as are all later ones."""
+    requests: list[Request] = []
+    with new_bucket(ministack) as bucket, Imitation(ministack.endpoint, requests.append) as proxy:
+        backend = S3Backend(bucket.name, endpoint_url=proxy.endpoint, region_name="eu-west-1")
+        backend.bucket.put("k", [memoryview(SMALL), memoryview(b"end")], {}, condition={})
+        assert ["/eu-west-1/s3/" in request.headers["authorization"] for request in requests] == [True, False]
+        assert backend.stat("k").size == len(SMALL) + 3
+        assert "/eu-west-1/s3/" not in requests[-1].headers["authorization"]
+        backend.close()
+        assert bucket.client.get_object(Bucket=bucket.name, Key="k")["Body"].read() == SMALL + b"end"
+        bucket.clear()
+
+
+def empty(matches: Callable[[Request], bool]) -> Callable[[Request], Answer | None]:
+    """Answer some requests with nothing, and do nothing."""
+    return lambda request: Answer(200, b"", {}) if matches(request) else None
+
+
+def test_a_copy_with_an_empty_answer_keeps_its_source(bucket: Bucket) -> None:
+    """It may not have been carried out, and a rename removes the source."""
+    bucket.client.put_object(Bucket=bucket.name, Key="k", Body=SMALL)
+    copies = empty(lambda request: "x-amz-copy-source" in request.headers)
+    with Imitation(bucket.server.endpoint, copies) as proxy, PageCache("64MiB") as cache:
+        volume = cache.attach(S3Backend(bucket.name, endpoint_url=proxy.endpoint), retry=ONCE)
+        with pytest.raises(OSError, match="the answer has no ETag"):
+            volume.rename("k", "new")
+    assert bucket.client.get_object(Bucket=bucket.name, Key="k")["Body"].read() == SMALL
+    assert bucket.keys() == ["k"]
+
+
+def test_an_upload_without_an_id_sends_no_part(bucket: Bucket) -> None:
+    """Some servers store a part of no upload as the object."""
+    with (
+        Imitation(bucket.server.endpoint, empty(lambda request: "uploads" in request.query)) as proxy,
+        PageCache("64MiB") as cache,
+    ):
+        volume = cache.attach(S3Backend(bucket.name, endpoint_url=proxy.endpoint, conditions="all"), retry=ONCE)
+        file = volume.open("k", "xb")
+        file.write(LARGE)
+        with pytest.raises(OSError, match="the answer has no UploadId"):
+            file.fsync()
+        assert bucket.keys() == []
+        cache.close(on_failed="discard")
+
+
+def test_an_answer_that_begins_with_white_space_is_read(bucket: Bucket) -> None:
+    """Servers send it while they complete a large object, so that the connection does not time out."""
+
+    def wait(request: Request) -> Callable[[Answer], None] | None:
+        def space(answer: Answer) -> None:
+            answer.body = b"\n \n" + answer.body
+
+        return space if request.is_completion else None
+
+    requests: list[Request] = []
+    with Imitation(bucket.server.endpoint, requests.append, wait) as proxy, PageCache("64MiB") as cache:
+        volume = cache.attach(S3Backend(bucket.name, endpoint_url=proxy.endpoint, conditions="all"), retry=ONCE)
+        with volume.open("k", "xb") as file:
+            file.write(LARGE)
+        assert requests[-1].is_completion  # nothing is asked after it
+    assert bucket.client.head_object(Bucket=bucket.name, Key="k")["ContentLength"] == len(LARGE)
+
+
+class Nothing(BaseHTTPRequestHandler):
+    """A server without objects."""
+
+    protocol_version = "HTTP/1.1"
+
+    def log_message(self, format: str, *arguments: object) -> None:
+        return
+
+    def do_HEAD(self) -> None:
+        self.send_response(200 if self.path.count("/") < 2 else 404)
+        self.send_header("Content-Length", "0")
+        self.end_headers()
+
+
+def certificate(folder: Path) -> Path:
+    """A certificate for this machine, by itself, with its key."""
+    key = ec.generate_private_key(ec.SECP256R1())
+    name = x509.Name([x509.NameAttribute(NameOID.COMMON_NAME, "127.0.0.1")])
+    now = datetime.datetime.now(datetime.UTC)
+    made = (
+        x509.CertificateBuilder()
+        .subject_name(name)
+        .issuer_name(name)
+        .public_key(key.public_key())
+        .serial_number(x509.random_serial_number())
+        .not_valid_before(now - datetime.timedelta(days=1))
+        .not_valid_after(now + datetime.timedelta(days=1))
+        .add_extension(x509.SubjectAlternativeName([x509.IPAddress(ipaddress.ip_address("127.0.0.1"))]), critical=False)
+        .sign(key, hashes.SHA256())
+    )
+    text = key.private_bytes(
+        serialization.Encoding.PEM, serialization.PrivateFormat.PKCS8, serialization.NoEncryption()
+    )
+    path = folder / "certificate.pem"
+    path.write_bytes(text + made.public_bytes(serialization.Encoding.PEM))
+    return path
+
+
+@pytest.mark.parametrize("variable", ["AWS_CA_BUNDLE", "REQUESTS_CA_BUNDLE", ""])
+def test_the_certificates_of_the_environment_are_used(
+    variable: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """As by boto3."""
+    path = certificate(tmp_path)
+    context = ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER)
+    context.load_cert_chain(path)
+    for each in ("AWS_CA_BUNDLE", "REQUESTS_CA_BUNDLE"):
+        monkeypatch.delenv(each, raising=False)
+    if variable:
+        monkeypatch.setenv(variable, str(path))
+    with HTTPServer(("127.0.0.1", 0), Nothing) as server:
+        server.socket = context.wrap_socket(server.socket, server_side=True)
+        thread = threading.Thread(target=server.serve_forever, args=(0.05,))
+        thread.start()
+        try:
+            backend = S3Backend("bucket", endpoint_url=f"https://127.0.0.1:{server.server_port}", region_name="a")
+            with pytest.raises(FileNotFoundError if variable else OSError, match="k" if variable else "SSL"):
+                backend.stat("k")
+            backend.close()
+        finally:
+            server.shutdown()
+            thread.join()
