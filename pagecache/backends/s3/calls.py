@@ -135,6 +135,7 @@ class Stored:
         id: of the commit that made it; "" if it was made by another program.
         carried: its properties other than its bytes, as headers of the request that makes the next version. That of
             its tags has the name of the object instead: they are fetched when needed.
+        date: of the answer, by the server's clock; "": it has none.
     """
 
     etag: str
@@ -142,6 +143,14 @@ class Stored:
     mtime: float | None = None
     id: str = ""
     carried: Mapping[str, str] = field(default_factory=dict, compare=False, repr=False)
+    date: str = field(default="", compare=False, repr=False)
+
+    @property
+    def pause(self) -> float:
+        """Seconds, 1 at most, until each other version has another time than this one, or another id."""
+        if self.id or self.mtime is None or not self.date:
+            return 0.0
+        return min(max(self.mtime + 1.0 - _time(self.date), 0.0), 1.0)
 
     @property
     def version(self) -> str:
@@ -162,7 +171,8 @@ def _stored(headers: Mapping[str, str], name: str, size: int) -> Stored:
     id = metadata.pop(META + ID, "")
     if headers.get("x-amz-tagging-count", "0") != "0":
         carried[TAGS] = name
-    return Stored(headers["etag"], size, _seconds(headers.get("last-modified")), id, carried | metadata)
+    when = _seconds(headers.get("last-modified"))
+    return Stored(headers["etag"], size, when, id, carried | metadata, headers.get("date", ""))
 
 
 @dataclass(slots=True, eq=False, weakref_slot=True)

@@ -22,6 +22,7 @@ import errno
 import logging
 import secrets
 import threading
+import time
 import weakref
 from collections.abc import Sequence
 from typing import TYPE_CHECKING
@@ -193,6 +194,10 @@ class S3Object(ObjectFile[Stored]):
             raise send_again(f"{self.key!r} was renamed")
         try:
             before = await self._stored() if assembler.copies_unchecked else None
+            if before is not None and before.pause:
+                time.sleep(
+                    before.pause
+                )  # times are whole seconds: one that is put back in this second would look the same
             parts = assembler.parts(upload)
             if assembler.copies_unchecked:
                 await self._check_source(before)
