@@ -294,17 +294,14 @@ planted: $(if $(PATCHES),$(PLANTED_X)/.built $(PLANTED)/schedules/schedules)    
 run-planted: $(PLANTED_P)
 	@for program in $^; do echo "$$program"; $$program || exit 1; done
 
-# The C programs of `python -m tests.bench`, with the flags of the wheel.
-NATIVE_C := -std=c11 -D_GNU_SOURCE -O2 -pthread -I$(NATIVE)
-.PHONY: native
-native:                                                               ## the C programs of the bench
+# The C program whose hits valgrind counts, with the flags of the wheel.
+build/hit_instructions: tests/native/hit_instructions.c $(CORE_C)
 	@mkdir -p build
-	@$(CC) $(NATIVE_C) tests/native/hit_instructions.c $(CORE_C) -o build/hit_instructions
-	@$(CC) $(NATIVE_C) tests/native/mark_times.c $(CORE_C) -o build/mark_times
+	@$(CC) -std=c11 -D_GNU_SOURCE -O2 -pthread -I$(NATIVE) $^ -o $@
 
 # Goal P7: instructions of a 4 KiB hit above its memcpy, exact: counts for N and 2N hits, less those of the bare copy.
 .PHONY: instructions
-instructions: native                                                  ## instructions of a 4 KiB hit (goal P7)
+instructions: build/hit_instructions                                                ## instructions of a 4 KiB hit (goal P7)
 	$(call need,command -v valgrind,no valgrind here: apt install valgrind)
 	@count() { valgrind --tool=callgrind --callgrind-out-file=/dev/null \
 	  build/hit_instructions $$1 $$2 $$3 2>&1 | sed -n 's/.*Collected : //p'; }; \
@@ -316,26 +313,11 @@ instructions: native                                                  ## instruc
 
 # ---------------------------------------------------------------------------------------------- the rest
 
-.PHONY: bench bench-files bench-s3-peers wheel docs fmt clean help
-bench: $(VENV)/.built $(VENV)/.bench native                           ## measurements and goals; ONLY=P1,P5 selects, OPTIONS=--quick
-	@$(PY) -m tests.bench --native build/hit_instructions $(if $(ONLY),--only $(ONLY)) $(OPTIONS)
-
-bench-files: $(VENV)/.built $(VENV)/.bench                            ## small files, many objects and streams beside plain files
-	@$(PY) -m tests.bench files $(if $(ONLY),--only $(ONLY)) $(OPTIONS)
-
-bench-s3-peers: $(VENV)/.built $(VENV)/.dev .venv-s3fs/.installed .venv-smart-open/.installed ## S3 objects beside s3fs, smart_open
-	@$(PY) -m tests.bench --only s3-peers
-
-# Current boto3 and s3fs exclude each other. Each has an environment of its own.
-.venv-s3fs/.installed: $(VENV)/.created
-	@$(PYTHON) -m venv --clear .venv-s3fs
-	@.venv-s3fs/bin/pip install -q --disable-pip-version-check "s3fs==2026.9.0"
-	@touch $@
-
-.venv-smart-open/.installed: $(VENV)/.created
-	@$(PYTHON) -m venv --clear .venv-smart-open
-	@.venv-smart-open/bin/pip install -q --disable-pip-version-check "smart_open[s3]>=7"
-	@touch $@
+.PHONY: bench wheel docs fmt clean help
+bench: $(VENV)/.built $(VENV)/.dev $(VENV)/.bench                     ## all measurements beside peers, an hour; ONLY="hits far" selects
+	@for program in $(or $(ONLY),hits files streams far mounts missratio); do \
+	  echo; echo "benchmarks/$$program.py"; $(PY) benchmarks/$$program.py || exit 1; done
+	@$(RUN)/pagecache bench
 
 # A wheel for machines without a compiler; its name says which glibc it needs. libfuse stays outside: its library and its program
 # belong together. Without it there are no mounts.

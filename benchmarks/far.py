@@ -34,7 +34,7 @@ sys.path.insert(0, str(Path(__file__).parents[1]))  # `tests` is no installed pa
 
 from pagecache import PageCache, Volume
 from pagecache.backends.s3 import S3Backend
-from pagecache.bench.plain import BLOCK, MIB, make_file
+from pagecache.bench import BLOCK, MIB, make_file
 from pagecache.options import OpenMode
 from pagecache.testing.proxy import FaultyProxy
 from tests.s3.servers import ENVIRONMENT, Server

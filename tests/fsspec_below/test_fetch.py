@@ -14,7 +14,7 @@ import pytest
 
 from pagecache import PageCache
 from pagecache.backends.fsspec import FsspecBackend
-from tests.bench.slow import SlowFileSystem
+from tests.fsspec_below.slow import SlowFileSystem
 from tests.fsspec_below.stores import Whole
 
 PAGE = 4096

@@ -1,4 +1,4 @@
-"""`python -m tests.fuse.measure [--buffered] [--fio | --trees] [--files N]`: a mount and its peers, in one run.
+"""A mount and its peers, in one run: `python benchmarks/mounts.py [--buffered] [--trees] [--files N]`.
 
     c            a mount of this project
     plain        a passthrough on pyfuse3 that does nothing but answer
@@ -7,7 +7,7 @@
 
 Each round measures every file system once, in another order. The result is the median over rounds of the ratio within a
 round (goal P36: c at least 2.0 of plain at 4 KiB, with direct I/O). Everything is cached in every one of them.
-`--buffered`: with the kernel's pages. `--fio`: fio with 1, 2 and 4 jobs instead.
+`--buffered`: with the kernel's pages.
 `--trees`: programs on trees of N files instead (tar, git, cp, find, stat, rm). The passthrough on pyfuse3 has no
 directories and stays out. The table has the goals of c beside ll.
 """
@@ -17,7 +17,6 @@ from __future__ import annotations
 import argparse
 import contextlib
 import io
-import json
 import mmap
 import os
 import random
@@ -33,7 +32,9 @@ from collections.abc import Callable, Iterator, Sequence
 from functools import partial
 from pathlib import Path
 
-from .mounts import Mounted, run
+sys.path.insert(0, str(Path(__file__).parents[1]))  # `tests` is no installed package
+
+from tests.fuse.mounts import Mounted, run
 
 SIZE = 32 << 20
 ROUNDS = 11
@@ -135,7 +136,7 @@ class Subject:
         return 10
 
     def stats(self) -> int:
-        """stat of many files, each so rarely that the kernel has forgotten it."""
+        """Stat of many files, each so rarely that the kernel has forgotten it."""
         for _ in range(50):
             os.stat(self.top / f"file{self.next}")
             self.next = (self.next + 1) % self.files
@@ -143,28 +144,19 @@ class Subject:
 
 
 WORKS = ("read_4k", "write_4k", "read_1m", "write_1m", "names", "stats")
-FIO = {
-    f"{kind} {size}, {jobs} jobs": (kind, size, jobs)
-    for kind, size in (("randread", "4k"), ("randwrite", "4k"))
-    for jobs in (1, 2, 4)
-} | {f"{kind} {size}": (kind, size, 1) for size in ("128k", "1m") for kind in ("read", "write")}
-FIO_ROUNDS = 3
 TREE_ROUNDS = 3
 TREE_FILES = 10_000
-TREE_GOALS = {"tar x": 0.7, "find | xargs stat": 0.8, "cp -r": 0.7, "rm -r": 0.7, "git clone": 0.7}
-NAMES_GOALS = {"names": 0.6, "stats": 0.8}
-"""Speed of c beside ll."""
-
-
-def run_fio(subject: Subject, kind: str, size: str, jobs: int) -> tuple[int, float]:
-    """Requests, and seconds, as counted by the programs."""
-    command = ["fio", "--name=x", f"--filename={subject.top / 'data'}", f"--rw={kind}", f"--bs={size}", "--runtime=1"]
-    command += [f"--size={SIZE}", f"--numjobs={jobs}", "--ioengine=psync", "--time_based", "--group_reporting"]
-    command += ["--thread", "--output-format=json", "--fallocate=none", "--invalidate=0"]
-    done = subprocess.run(command, capture_output=True, text=True, check=True)
-    (found,) = json.loads(done.stdout)["jobs"]
-    found = found["read" if kind.endswith("read") else "write"]
-    return int(found["total_ios"]), int(found["total_ios"]) / float(found["iops"])
+GOALS = {
+    "tar x": 0.7,
+    "find | xargs stat": 0.8,
+    "cp -r": 0.7,
+    "rm -r": 0.7,
+    "git clone": 0.7,
+    "names": 0.6,
+    "stats": 0.8,
+}
+"""Least speed of c beside ll."""
+SIDES = ("c", "plain", "ll", "tmpfs")
 
 
 class Table:
@@ -184,17 +176,17 @@ class Table:
             self._cpu.setdefault(work, {}).setdefault(name, []).append((subject.cpu() - before) / done * 1e6)
 
     def show(self) -> None:
+        print("| work | goal beside ll | " + " | ".join(SIDES) + " |\n|---|---|---|---|---|---|")
         for work, rates in self._rates.items():
-            goal = (TREE_GOALS | NAMES_GOALS).get(work)
-            print(work if goal is None or "ll" not in rates else f"{work}: goal of c beside ll {goal}")
-            for name, own in rates.items():
-                found: dict[str, float] = {"per second": round(statistics.median(own))}
-                for base in ("plain", "ll"):
-                    if base in rates:
-                        pairs = zip(own, rates[base], strict=True)
-                        found[f"of {base}"] = round(statistics.median(ours / theirs for ours, theirs in pairs), 2)
-                found["server µs"] = round(statistics.mean(self._cpu[work][name]), 1)
-                print(f"  {name:8}", json.dumps(found, ensure_ascii=False))
+            cells = [self._cell(work, name) if name in rates else "–" for name in SIDES]
+            print(f"| {work} | {GOALS.get(work, '')} | {' | '.join(cells)} |")
+
+    def _cell(self, work: str, name: str) -> str:
+        """The speed of c beside a peer, as the median of the rounds; of c, the operations a second and its CPU."""
+        own, other = self._rates[work]["c"], self._rates[work][name]
+        if name == "c":
+            return f"{statistics.median(own):.0f}/s, {statistics.mean(self._cpu[work]['c']):.1f} µs"
+        return f"{statistics.median(ours / theirs for ours, theirs in zip(own, other, strict=True)):.2f}"
 
 
 def shuffled(subjects: dict[str, Subject], round_: int) -> list[tuple[str, Subject]]:
@@ -211,15 +203,6 @@ def measure(subjects: dict[str, Subject], without_stats: set[str]) -> Table:
                 if work != "stats" or name not in without_stats:
                     call = partial(for_a_while, getattr(subject, work))
                     table.time(work, name, subject, call, counts=round_ > 0)
-    return table
-
-
-def measure_by_fio(subjects: dict[str, Subject]) -> Table:
-    table = Table()
-    for round_ in range(FIO_ROUNDS):
-        for work, job in FIO.items():
-            for name, subject in shuffled(subjects, round_):
-                table.time(work, name, subject, partial(run_fio, subject, *job), counts=True)
     return table
 
 
@@ -300,7 +283,7 @@ def served(command: Sequence[str], path: Path, ready: Callable[[], bool]) -> Ite
 
 
 def built_ll(folder: Path) -> Path | None:
-    """libfuse's example; None: its source, its headers or a compiler are missing."""
+    """Libfuse's example; None: its source, its headers or a compiler are missing."""
     program, flags = folder / "passthrough_ll", ["pkg-config", "--cflags", "--libs", "fuse3"]
     if not (PASSTHROUGH_LL.exists() and shutil.which("cc") and shutil.which("pkg-config")):
         return None
@@ -312,9 +295,7 @@ def built_ll(folder: Path) -> Path | None:
 def main() -> None:
     parser = argparse.ArgumentParser()
     parser.add_argument("--buffered", action="store_true")
-    kinds = parser.add_mutually_exclusive_group()
-    kinds.add_argument("--fio", action="store_true")
-    kinds.add_argument("--trees", action="store_true")
+    parser.add_argument("--trees", action="store_true")
     parser.add_argument("--files", type=int)
     arguments = parser.parse_args()
     if arguments.files is not None and arguments.files < 1:
@@ -362,7 +343,7 @@ def main() -> None:
         if arguments.trees:
             table = measure_trees(subjects, Trees(Path(stack.enter_context(tempfile.TemporaryDirectory())), wanted))
         else:
-            table = measure_by_fio(subjects) if arguments.fio else measure(subjects, without_stats)
+            table = measure(subjects, without_stats)
         table.show()
 
 

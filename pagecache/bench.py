@@ -1,0 +1,504 @@
+"""`pagecache bench`: the cost of hits, misses, write-back and small files, beside plain files in one run.
+
+    round 1   B  A  C        every way runs one slice of some milliseconds, in an order shuffled per round
+    round 2   A  C  B        time per item of each slice
+    ...                      ratio of a round = time per item of one way / time per item of another, same round
+    result                   median of the ratios, the worst round, and the spread of the median
+
+The clock, the speed of the processor and the memory change from second to second; two slices of one round see much the
+same machine, so only ratios within a round are valid. A way walks its items (offsets, keys) in its own order, each once
+per cycle, so that no way warms the processor's cache for another.
+
+The *spread* of a median is half the width of the distribution-free 95 % interval (order statistics of the rounds),
+relative to the median. An A/A comparison, one job under two names, shows which difference is noise on this machine.
+
+`benchmarks/` of a checkout measures other caches, streams, mounts and S3 by the same rounds.
+"""
+
+import math
+import os
+import random
+import shutil
+import tempfile
+import time
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import ExitStack, closing
+from dataclasses import dataclass, field
+from itertools import cycle, islice
+from pathlib import Path
+from statistics import median
+from typing import Any
+
+from pagecache import CachedFile, PageCache, Volume
+from pagecache.backends import DirectoryBackend
+from pagecache.interrupts import uninterrupted
+
+MIB, PAGE, FOLIO = 1 << 20, 4096, 64 << 10
+BLOCK = bytes(range(256)) * 4096  # 1 MiB, the content of every object
+SMALL, EDIT = BLOCK[:8192], BLOCK[:50]  # a small file, and what an edit lays over it
+
+Run = Callable[[Sequence[Any]], object]
+
+
+def nothing() -> None:
+    """Do nothing: the default of `after`."""
+
+
+# ---------------------------------------------------------------------------------------- rounds
+
+
+@dataclass(slots=True, kw_only=True)
+class Way:
+    """One way to do the job."""
+
+    name: str  # unique within a comparison
+    run: Run  # does the job once for each item; only this is timed
+    items: Sequence[Any]  # offsets or keys, walked in order and from the start again
+    after: Callable[[], object] = nothing  # runs untimed after each slice, also when the slice failed
+    most: int = 4_000_000  # items of one slice
+    walk: Iterator[Any] = field(init=False)
+
+    def __post_init__(self) -> None:
+        self.walk = cycle(self.items)
+
+    def slice(self, count: int, clock: Callable[[], float]) -> float:
+        """Run one slice and return its seconds."""
+        items = list(islice(self.walk, count))
+        try:
+            start = clock()
+            self.run(items)
+            return clock() - start
+        finally:
+            self.after()
+
+    def calibrated(self, seconds: float, clock: Callable[[], float]) -> int:
+        """Return the number of items that make a slice of at least `seconds`."""
+        count = 1
+        while (took := self.slice(count, clock)) < seconds and count < self.most:
+            # Eightfold at most per step: a first slice on a cold path does not predict the next.
+            count = min(self.most, math.ceil(count * (8.0 if took <= 0 else min(8.0, max(1.3, 1.1 * seconds / took)))))
+        return count
+
+
+@dataclass(frozen=True, slots=True)
+class Comparison:
+    """Seconds per item of each way, one number per round."""
+
+    rounds: dict[str, list[float]]
+
+    def times(self, name: str, against: str) -> tuple[float, float, float]:
+        """Return how many times as long `name` takes as `against`: median, largest round, relative spread."""
+        return summary([own / other for own, other in zip(self.rounds[name], self.rounds[against], strict=True)])
+
+    def speed(self, name: str, against: str) -> tuple[float, float, float]:
+        """Return how many times as fast `name` is as `against`: median, smallest round, relative spread."""
+        middle, _, spread = self.times(against, name)
+        return middle, 1 / self.times(name, against)[1], spread
+
+
+def summary(values: Sequence[float]) -> tuple[float, float, float]:
+    """Return the median of all rounds, their maximum, and the relative half width of the median's 95 % interval."""
+    ordered = sorted(values)
+    middle, n = median(ordered), len(ordered)
+    # Ranks of the 95 % interval of a median (binomial, normal approximation); of few rounds, the first and the last.
+    low = max(0, math.floor(n / 2 - 0.98 * math.sqrt(n)))
+    return middle, ordered[-1], (ordered[n - 1 - low] - ordered[low]) / 2 / middle if middle else 0.0
+
+
+def compare(
+    ways: Sequence[Way],
+    *,
+    rounds: int,
+    seconds: float,  # least length of a slice
+    rng: random.Random,  # shuffles the order of each round
+    clock: Callable[[], float] = time.thread_time,  # of the wall with threads or sleeping backends
+) -> Comparison:
+    """Measure warm ways with different names side by side."""
+    result: dict[str, list[float]] = {way.name: [] for way in ways}
+    if len(result) != len(ways):
+        raise ValueError(f"two ways share a name: {[way.name for way in ways]}")
+    # Processor time: on a busy machine a slice by the clock on the wall would be a few items.
+    calibrating = time.process_time if clock is time.perf_counter else clock
+    counts = {way.name: way.calibrated(seconds, calibrating) for way in ways}
+    order = list(ways)
+    for _ in range(rounds):
+        rng.shuffle(order)
+        for way in order:
+            # A clock that did not move would make the ratio infinite: count a nanosecond at least.
+            result[way.name].append(max(way.slice(counts[way.name], clock), 1e-9) / counts[way.name])
+    return Comparison(result)
+
+
+# ---------------------------------------------------------------------------------------- what is measured
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Settings:
+    """The amount of measuring."""
+
+    rounds: int = 31
+    seconds: float = 0.003  # least length of a slice
+    size: int = 256 * MIB  # bytes of the working set; at least eight times the processor's last cache
+    seed: int = 1  # of every order
+
+
+QUICK = Settings(rounds=11, size=64 * MIB)
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Row:
+    """One line of the result."""
+
+    key: str  # of --only: `P1/64K`
+    metric: str
+    against: str
+    value: float | None = None  # the median; None when skipped
+    unit: str = "× speed"
+    worst: float | None = None  # the worst round
+    spread: float = 0.0  # relative half width of the 95 % interval of the median
+    nanoseconds: float | None = None  # of an item: for information
+    skipped: str = ""  # the reason why there is no value
+
+    def cells(self) -> dict[str, str]:
+        """Return the row as the cells of a table, by column."""
+        cells = {"id": self.key, "metric": self.metric, "against": self.against}
+        if self.value is None or self.worst is None or self.nanoseconds is None:
+            return cells | {"median": "skipped", "worst": "", "spread": "", "time": self.skipped}
+        cells |= {"median": f"{self.value:.3g} {self.unit}", "worst": f"{self.worst:.3g}"}
+        return cells | {"spread": f"±{100 * self.spread:.0f} %", "time": f"{self.nanoseconds / 1000:.3g} µs"}
+
+
+def measured(found: Comparison, name: str, base: str, *, unit: str = "× speed", **fields: Any) -> Row:
+    """Return a row with the speed, or with unit `× time` the time, of `name` relative to `base`."""
+    value, worst, spread = found.times(name, base) if unit == "× time" else found.speed(name, base)
+    nanoseconds = median(found.rounds[name]) * 1e9
+    return Row(value=value, worst=worst, spread=spread, unit=unit, nanoseconds=nanoseconds, **fields)
+
+
+@dataclass(slots=True)
+class Bench:
+    """The surroundings of one run: settings, a folder on tmpfs, and caches that several cases share."""
+
+    settings: Settings
+    folder: Path
+    rng: random.Random
+    stack: ExitStack
+    cached: dict[int, CachedFile] = field(default_factory=dict)
+
+    def file(self, folio: int) -> CachedFile:
+        """Return a file that is wholly in a cache of folios of `folio` bytes.
+
+        It is touched in random order, one folio at a time, so that frames that follow each other in memory belong to
+        offsets far apart, as in a cache that was in use for a while: an unaged arena flatters small folios up to 2.3×.
+        The capacity is twice the file: overwrites make all of it dirty, and nothing is evicted.
+        """
+        if folio not in self.cached:
+            volume = self.cache(2 * self.settings.size, folio).attach(DirectoryBackend(self.folder), read_ahead=0)
+            file = self.cached[folio] = self.stack.enter_context(volume.open(self.plain(f"cached-{folio}").name, "r+b"))
+            for offset in self.offsets(folio):
+                file.pread(folio, offset)
+            for offset in range(0, self.settings.size, MIB):
+                file.pread(MIB, offset)
+        return self.cached[folio]
+
+    def cache(self, capacity: int, folio: int) -> PageCache:
+        """Return a cache that writes nothing back by itself."""
+        limits: dict[str, Any] = {"dirty_background": 0.90, "dirty_limit": 0.95}
+        limits |= {"dirty_expire": 3600.0, "flush_interval": 600.0}
+        cache = PageCache(capacity, max_folio=folio, **limits)
+        self.stack.callback(cache.close, on_failed="discard")
+        return cache
+
+    def plain(self, name: str = "file") -> Path:
+        """Return the path of a plain file of the size of the working set, on tmpfs."""
+        path = self.folder / name
+        if not path.exists():
+            make_file(path, self.settings.size)
+        return path
+
+    def descriptor(self, name: str = "file") -> int:
+        """Return a new descriptor of such a file."""
+        fd = os.open(self.plain(name), os.O_RDWR)
+        self.stack.callback(os.close, fd)
+        return fd
+
+    def offsets(self, size: int = PAGE, times: int = 1) -> list[int]:
+        """Return all offsets that are multiples of `size`, in a new random order.
+
+        Adding and subtracting makes new integers, one after another in memory: in a list that was only shuffled each
+        costs a miss of the processor's cache.
+        """
+        order = [*range(0, self.settings.size - size + 1, size)] * times
+        self.rng.shuffle(order)
+        return [offset + 1 - 1 for offset in order]
+
+    def way(self, name: str, run: Run, size: int = PAGE) -> Way:
+        """Return a way that does a job at random offsets."""
+        return Way(name=name, run=run, items=self.offsets(size))
+
+    def compare(self, *ways: Way, **options: Any) -> Comparison:
+        """Measure side by side."""
+        usual: dict[str, Any] = {"rounds": self.settings.rounds, "seconds": self.settings.seconds, "rng": self.rng}
+        return compare(ways, **usual | options)
+
+
+def make_file(path: Path, size: int) -> Path:
+    """Write a file of `size` bytes sequentially and return its path."""
+    with open(path, "wb") as file:
+        for offset in range(0, size, MIB):
+            file.write(BLOCK[: min(MIB, size - offset)])
+    return path
+
+
+# ---------------------------------------------------------------------------------------- cases
+
+
+def reads(pread: Callable[[int, int], object], size: int = PAGE) -> Run:
+    """Return a job that calls `pread(size, offset)` at each offset."""
+
+    def run(offsets: Sequence[int]) -> None:
+        for offset in offsets:
+            pread(size, offset)
+
+    return run
+
+
+def writes(pwrite: Callable[[bytes, int], object], size: int = PAGE) -> Run:
+    """Return a job that calls `pwrite(data, offset)` at each offset."""
+    data = BLOCK[:size]
+
+    def run(offsets: Sequence[int]) -> None:
+        for offset in offsets:
+            pwrite(data, offset)
+
+    return run
+
+
+def call_reads(fd: int, size: int = PAGE) -> Run:
+    """Return the same job by os.pread."""
+    pread = os.pread
+
+    def run(offsets: Sequence[int]) -> None:
+        for offset in offsets:
+            pread(fd, size, offset)
+
+    return run
+
+
+def call_writes(fd: int, size: int = PAGE) -> Run:
+    """Return the same job by os.pwrite."""
+    pwrite, data = os.pwrite, BLOCK[:size]
+
+    def run(offsets: Sequence[int]) -> None:
+        for offset in offsets:
+            pwrite(fd, data, offset)
+
+    return run
+
+
+def hits(bench: Bench) -> Iterator[Row]:
+    """P1: random hits of 4 KiB, with large and small folios."""
+    files = {"64K": bench.file(FOLIO), "4K": bench.file(PAGE)}
+    ways = [bench.way(name, reads(file.pread)) for name, file in files.items()]
+    found = bench.compare(*ways, bench.way("call", call_reads(bench.descriptor())))
+    for name in files:
+        yield measured(
+            found, name, "call", key=f"P1/{name}", metric=f"4 KiB random hit, {name} folios", against="os.pread"
+        )
+
+
+def overwrites(bench: Bench) -> Iterator[Row]:
+    """P5: random overwrites of 4 KiB; nothing is written back in a slice."""
+    files = {"64K": bench.file(FOLIO), "4K": bench.file(PAGE)}
+    ways = [bench.way(name, writes(file.pwrite)) for name, file in files.items()]
+    found = bench.compare(*ways, bench.way("call", call_writes(bench.descriptor())))
+    for name, file in files.items():
+        metric = f"4 KiB random overwrite, {name} folios"
+        yield measured(found, name, "call", key=f"P5/{name}", metric=metric, against="os.pwrite")
+        file.fsync()
+
+
+def misses(bench: Bench) -> Iterator[Row]:
+    """P14: no readahead, a file sixteen times the cache, each page once per cycle.
+
+    The opponent calls the same backend from Python with a buffer of its own, as a program without a cache does.
+    """
+    backend = DirectoryBackend(bench.folder)
+    with (
+        closing(backend.open(bench.plain().name)) as direct,
+        PageCache(bench.settings.size // 16, max_folio=PAGE) as cache,
+    ):
+
+        def call(offsets: Sequence[int]) -> None:
+            read_into = direct.read_into
+            for offset in offsets:
+                read_into(offset, (memoryview(bytearray(PAGE)),))
+
+        file = cache.attach(backend, read_ahead=0).open(bench.plain().name, "rb")
+        reads(file.pread)(bench.offsets()[: bench.settings.size // 8 // PAGE])
+        found = bench.compare(bench.way("miss", reads(file.pread)), bench.way("direct", call))
+    fields = {"key": "P14/dir", "metric": "4 KiB random miss, dir: on tmpfs", "against": "the backend called directly"}
+    yield measured(found, "miss", "direct", unit="× time", **fields)
+
+
+def write_back(bench: Bench) -> Iterator[Row]:
+    """P17: every page of the working set four times, in random order, then fsync."""
+    volume = bench.cache(2 * bench.settings.size, PAGE).attach(DirectoryBackend(bench.folder), read_ahead=0)
+    file = bench.stack.enter_context(volume.open(bench.plain("saved").name, "r+b"))
+    fd = bench.descriptor("plain")
+    offsets = bench.offsets(times=4)
+
+    def saved(write: Run, fsync: Callable[[], object]) -> Run:
+        def run(_: Sequence[Any]) -> None:
+            write(offsets)
+            fsync()
+
+        return run
+
+    cached = saved(writes(file.pwrite), file.fsync)
+    cached(())
+    ways = [
+        Way(name="cache", run=cached, items=[0], most=1),
+        Way(name="plain", run=saved(call_writes(fd), lambda: os.fsync(fd)), items=[0], most=1),
+    ]
+    found = bench.compare(*ways, clock=time.perf_counter, rounds=min(bench.settings.rounds, 11))
+    metric = "4 KiB random overwrites of all pages, four times, then fsync"
+    yield measured(found, "cache", "plain", key="P17", metric=metric, against="os.pwrite + fsync")
+
+
+JOBS = {
+    "create": "create, write, close",
+    "read": "open, read, close; cached, version checked",
+    "keep": "open, read, close; cached, keep_cache",
+    "edit": "open r+, pwrite of 50 bytes, close",
+    "stat": "stat",
+    "rename": "rename",
+    "remove": "remove",
+}
+Job = Callable[[str], object]
+
+
+def plain_jobs() -> dict[str, Job]:
+    """Return the jobs on plain files; keys are paths."""
+
+    def job(flags: int, call: Callable[[int], object]) -> Job:
+        def run(path: str) -> None:
+            fd = os.open(path, flags | os.O_CLOEXEC, 0o666)
+            call(fd)
+            os.close(fd)
+
+        return run
+
+    read = job(os.O_RDONLY, lambda fd: os.pread(fd, len(SMALL), 0))
+    create = job(os.O_CREAT | os.O_EXCL | os.O_WRONLY, lambda fd: os.write(fd, SMALL))
+    edit = job(os.O_RDWR, lambda fd: os.pwrite(fd, EDIT, 100))
+    return {"create": create, "read": read, "keep": read, "edit": edit} | names(os.stat, os.rename, os.unlink)
+
+
+def volume_jobs(volume: Volume) -> dict[str, Job]:
+    """Return the jobs on objects of a volume."""
+
+    def job(mode: Any, call: Callable[[CachedFile], object], keep: bool = False) -> Job:
+        def run(key: str) -> None:
+            with volume.open(key, mode, keep_cache=keep) as file:
+                call(file)
+
+        return run
+
+    read: Callable[[CachedFile], object] = lambda file: file.pread(len(SMALL), 0)  # noqa: E731
+    jobs = {
+        "create": job("xb", lambda file: file.pwrite(SMALL, 0)),
+        "read": job("rb", read),
+        "keep": job("rb", read, True),
+    }
+    jobs["edit"] = job("r+b", lambda file: file.pwrite(EDIT, 100))
+    return jobs | names(volume.stat, volume.rename, volume.remove)
+
+
+def names(stat: Job, rename: Callable[[str, str], object], remove: Job) -> dict[str, Job]:
+    """Return the jobs on names; `restore` undoes `rename`."""
+    there, back = (lambda key: rename(key, key + "~")), (lambda key: rename(key + "~", key))
+    return {"stat": stat, "remove": remove, "rename": there, "restore": back}
+
+
+def file_way(name: str, jobs: dict[str, Job], job: str, keys: Sequence[str]) -> Way:
+    """Return a way that does one job on files, all of which exist, and restores them after each slice."""
+    call = jobs[job]
+    undo = jobs.get({"create": "remove", "remove": "create", "rename": "restore"}.get(job, ""))
+    done: list[str] = []
+
+    def run(keys: Sequence[str]) -> None:
+        for key in keys:
+            call(key)
+        done.extend(keys)
+
+    def after() -> None:
+        if undo is not None:
+            for key in done:
+                undo(key)
+        done.clear()
+
+    items = [key + "+" for key in keys] if job == "create" else keys
+    way = Way(name=name, run=run, items=items, after=after)
+    way.most = len(keys) if undo else way.most  # a slice cannot create a file twice
+    return way
+
+
+def small_files(bench: Bench) -> Iterator[Row]:
+    """F1: what a file costs beside its bytes, over `dir:` on tmpfs."""
+    for name in ("plain", "cached"):
+        (bench.folder / f"{name}-files").mkdir()
+    with PageCache("64MiB") as cache:
+        volume = cache.attach(DirectoryBackend(bench.folder / "cached-files"))
+        numbers = [str(n) for n in range(256)]
+        plain = (plain_jobs(), [f"{bench.folder}/plain-files/{n}" for n in numbers])
+        sides = {"plain": plain, "cached": (volume_jobs(volume), numbers)}
+        for jobs, keys in sides.values():
+            for key in keys:
+                jobs["create"](key)
+        for job, metric in JOBS.items():
+            volume.sync()
+            ways = [file_way(name, jobs, job, keys) for name, (jobs, keys) in sides.items()]
+            found = bench.compare(*ways, clock=time.perf_counter, seconds=4 * bench.settings.seconds)
+            fields = {"key": f"F1/{job}", "metric": f"{metric}, dir:", "against": "plain file"}
+            yield measured(found, "cached", "plain", unit="× time", **fields)
+
+
+CASES: dict[str, tuple[str, str, Callable[[Bench], Iterator[Row]]]] = {
+    "reads": ("hits", "P1", hits),
+    "overwrites": ("hits", "P5", overwrites),
+    "misses": ("hits", "P14", misses),
+    "write-back": ("writeback", "P17", write_back),
+    "small-files": ("files", "F1", small_files),
+}
+"""Name of each case: its group, the id of its rows, and the function that measures."""
+
+
+def run(cases: Sequence[str], settings: Settings) -> tuple[list[Row], float]:
+    """Measure; return the rows, and the smallest relative difference that is more than noise (A/A).
+
+    A run makes everything anew, because the place of memory changes the numbers by more than a slice's noise. A case
+    that fails gives a row that names the error, and does not stop the others. Blocks for minutes.
+    """
+    memory = Path("/dev/shm")
+    parent = memory if os.access(memory, os.W_OK) else None
+    rows: list[Row] = []
+    with ExitStack() as stack:
+        folder = Path(tempfile.mkdtemp(prefix="pagecache-bench-", dir=parent))
+        stack.callback(removed, folder)
+        bench = Bench(settings, folder, random.Random(settings.seed), stack)
+        call = call_reads(bench.descriptor())
+        same, _, spread = bench.compare(bench.way("one", call), bench.way("other", call)).times("one", "other")
+        for name in cases:
+            _, key, case = CASES[name]
+            try:
+                rows += case(bench)
+            except (OSError, ValueError, TypeError, AttributeError, MemoryError, RuntimeError) as error:
+                rows.append(Row(key=key, metric=name, against="", skipped=f"{type(error).__name__}: {error}"))
+    return rows, max(abs(same - 1), spread)
+
+
+def removed(folder: Path) -> None:
+    """Remove the folder of a run, which occupies memory, even if interrupted again."""
+    with uninterrupted():
+        shutil.rmtree(folder, ignore_errors=True)

@@ -1,0 +1,173 @@
+"""The measuring of `pagecache bench` by clocks that tests set, and each program of benchmarks/ once, quickly.
+
+No time is judged. The requests of benchmarks/far.py are exact.
+"""
+
+import random
+import shutil
+import subprocess
+import sys
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from pagecache.bench import Comparison, Way, compare, summary
+from tests.s3.servers import missing
+
+PROGRAMS = Path(__file__).parents[1] / "benchmarks"
+OBJECTS, MANY = 4, 32  # of a quick run of far.py
+REQUESTS = {
+    "read": OBJECTS,
+    "again": OBJECTS,
+    "create-x": OBJECTS,
+    "create-w": 2 * OBJECTS,
+    "reads-16": MANY,
+    "again-16": MANY,
+    "again-16-fresh": 0,
+    "creates-16": MANY,
+}
+BESIDE_BOTO3 = {"write": 4, "write-huge": 4}  # most requests beyond boto3's
+OTHERS = {"read-large", "edits-near", "edits-all"}
+
+
+class Clock:
+    """Time that passes only while a way runs."""
+
+    def __init__(self) -> None:
+        self.now = 0.0
+        self.log: list[str] = []
+
+    def __call__(self) -> float:
+        return self.now
+
+    def way(self, name: str, seconds: float, **options: Any) -> Way:
+        """A way that takes a given time for each item."""
+
+        def run(items: Sequence[Any]) -> None:
+            self.now += seconds * len(items)
+            self.log.append(name)
+
+        return Way(name=name, run=run, items=range(100), **options)
+
+    def compare(self, *ways: Way, rounds: int = 7) -> Comparison:
+        return compare(ways, rounds=rounds, seconds=0.003, clock=self, rng=random.Random(1))
+
+
+def test_a_way_that_takes_half_the_time_is_twice_as_fast() -> None:
+    clock = Clock()
+    found = clock.compare(clock.way("fast", 1e-6), clock.way("slow", 2e-6))
+    assert found.speed("fast", "slow") == pytest.approx((2.0, 2.0, 0.0))
+    assert found.times("fast", "slow") == pytest.approx((0.5, 0.5, 0.0))
+
+
+def test_each_round_runs_every_way_once_in_a_changing_order() -> None:
+    clock = Clock()
+    ways = [clock.way(name, 1.0) for name in "abc"]
+    clock.compare(*ways, rounds=8)
+    orders = ["".join(clock.log[start : start + 3]) for start in range(3, 27, 3)]  # one each to calibrate
+    assert all(sorted(order) == ["a", "b", "c"] for order in orders)
+    assert len(set(orders)) > 2
+
+
+def test_a_machine_that_slows_down_during_a_run_does_not_move_the_ratio() -> None:
+    """A quotient of two averages over all rounds would be right only by luck; the ratio of each round is right."""
+    clock = Clock()
+
+    def run(items: Sequence[Any], seconds: float) -> None:
+        clock.now += seconds * len(items) * (10 if clock.now > 30 else 1)
+
+    own = Way(name="own", run=lambda items: run(items, 1), items=[0])
+    base = Way(name="base", run=lambda items: run(items, 3), items=[0])
+    assert clock.compare(own, base, rounds=11).speed("own", "base")[0] == pytest.approx(3.0)
+
+
+def test_two_ways_of_one_name_are_refused() -> None:
+    clock = Clock()
+    with pytest.raises(ValueError, match="share a name"):
+        clock.compare(clock.way("same", 1e-6), clock.way("same", 1e-6))
+
+
+def test_a_slice_is_as_long_as_asked_and_stays_within_the_bound_of_its_way() -> None:
+    clock = Clock()
+    way = clock.way("x", 1e-6)
+    count = way.calibrated(0.003, clock)
+    assert way.slice(count, clock) >= 0.003
+    assert count < 9 * 3000
+    assert clock.way("bounded", 1e-9, most=50).calibrated(0.003, clock) == 50
+    assert clock.way("slow", 1.0).calibrated(0.003, clock) == 1
+
+
+def test_what_follows_a_slice_is_not_timed_and_runs_after_a_failure() -> None:
+    clock = Clock()
+
+    def pause() -> None:
+        clock.now += 100.0
+
+    assert clock.way("x", 1e-6, after=pause).slice(10, clock) == pytest.approx(1e-5)
+
+    def fail(items: Sequence[Any]) -> None:
+        raise OSError("no")
+
+    with pytest.raises(OSError, match="no"):
+        Way(name="x", run=fail, items=[1], after=pause).slice(1, clock)
+    assert clock.now > 200
+
+
+def test_the_spread_ignores_single_outliers_and_grows_with_noise() -> None:
+    assert summary([1.0] * 30 + [9.0]) == (1.0, 9.0, 0.0)
+    assert 0.03 < summary([1.0 + 0.1 * (n % 10) for n in range(31)])[2] < 0.3
+
+
+def quick(program: str, *options: str) -> list[list[str]]:
+    """Run a program; return the cells of its tables."""
+    command = [sys.executable, str(PROGRAMS / program), *options]
+    done = subprocess.run(command, capture_output=True, text=True, timeout=300)
+    assert done.returncode == 0, done.stderr
+    return [line.strip("| ").split(" | ") for line in done.stdout.splitlines() if line.startswith("| ")]
+
+
+@pytest.mark.parametrize(
+    ("program", "row"),
+    [
+        ("hits.py", "1 MiB view: open, touch every page, release"),
+        ("files.py", "open, read, close; cached, keep_cache"),
+        ("streams.py", "direct read by 1 MiB"),
+    ],
+)
+def test_each_program_measures(program: str, row: str) -> None:
+    assert row in [cells[0] for cells in quick(program, "--quick")]
+
+
+def test_the_cache_misses_no_more_than_an_lru_list_on_popular_pages() -> None:
+    rows = quick("missratio.py", "--quick")[1:]
+    shares = {cells[0]: [float(cell.strip(" %")) for cell in cells[1:]] for cells in rows}
+    for name in ("popular pages (Zipf 1.0)", "popular pages and scans", "a loop over 1.25 times the cache"):
+        cache, lru, best = shares[name]
+        assert best < cache < lru, name
+
+
+@pytest.mark.skipif(missing("ministack_memory"), reason="ministack is not installed (extra `dev`)")
+def test_each_job_on_s3_makes_the_requests_of_its_goal() -> None:
+    rows = [cells for cells in quick("far.py", "--quick", "--delay", "1ms") if ": " in cells[0]]
+    counts = {cells[0].partition(":")[0]: (int(cells[2]), int(cells[6])) for cells in rows}
+    assert set(counts) == {*REQUESTS, *BESIDE_BOTO3, *OTHERS}
+    assert {name: counts[name][0] for name in REQUESTS} == REQUESTS
+    for name, beyond in BESIDE_BOTO3.items():
+        own, boto3 = counts[name]
+        assert own <= boto3 + beyond, name
+
+
+@pytest.mark.parametrize("delay", ["fast", "61s", "nanms"])
+def test_a_bad_delay_is_refused(delay: str) -> None:
+    command = [sys.executable, str(PROGRAMS / "far.py"), "--delay", delay]
+    done = subprocess.run(command, capture_output=True, text=True)
+    assert done.returncode == 2
+    assert f"{delay!r} is not a duration" in done.stderr
+
+
+@pytest.mark.slow
+@pytest.mark.skipif(shutil.which("fusermount3") is None, reason="there is no FUSE here")
+def test_a_mount_is_measured_with_programs_on_trees() -> None:
+    assert "git clone" in [cells[0] for cells in quick("mounts.py", "--trees", "--files", "20")]
