@@ -193,6 +193,24 @@ static void check_staged_bytes(void)
 	rig_close(&rig);
 }
 
+/* A write into a page whose other bytes are staged fails: it brings none of them back to the page, which does not have them. */
+static void check_sent_bytes_come_back_beside_staged_ones(void)
+{
+	start(4 * PAGE);
+	stage(PAGE + 10, 10, 2);
+	evict_all();
+	put(PAGE + 30, 10, 3);
+	end(next(), false);
+	WRITTEN(PAGE + 10, PAGE + 20, PAGE + 30, PAGE + 40);
+	CHECK(begin_commit(file));
+	pc_commit_end(file->inode, true, PC_COMMIT_AGAIN);
+	EQUAL(staged(), 0);
+	EQUAL(fill_range(file, PAGE, PAGE), 0);
+	WRITTEN(PAGE + 30, PAGE + 40);
+	EQUAL(file_sync(file), 0);
+	rig_close(&rig);
+}
+
 /* The hole and the writes after it are sent as well; its zeros are nobody's. */
 static void check_a_hole_in_sent_bytes(bool stages, u64 from, u64 to)
 {
@@ -361,6 +379,7 @@ int main(void)
 {
 	RUN(check_one_page_and_large_folios);
 	RUN(check_staged_bytes);
+	RUN(check_sent_bytes_come_back_beside_staged_ones);
 	RUN(check_holes_in_sent_bytes);
 	RUN(check_bytes_come_back_beside_a_writer);
 	RUN(check_many_ranges_of_a_page);

@@ -350,15 +350,22 @@ static void sent_end(struct pc_inode *i, const struct pc_folio *f, u32 b, enum p
 		map_cut(i, start, start + i->cache->page_size);
 }
 
-/* [E6, E7] Blocks of a set, W or U, are about to come back to D. Context: leaf lock. */
+/* [E6, E7] Blocks of a set, W or U, are about to come back to D, with the bytes that memory has: others are in S alone.
+ * Context: leaf lock. */
 void pc_written_back(struct pc_inode *i, struct pc_folio *f, enum pc_set set, u32 b0, u32 b1)
 {
 	const struct pc_cache *c = i->cache;
+	u64 first = pc_folio_pos(c, f);
 	for (u32 b = b0; (b = pc_set_next(c, f, set, b, b1)) < b1; b++) {
 		u64 start = block_pos(i, f, b), end = start + c->page_size;
 		u64 word = in_set(i, f, PC_D, b) ? word_of(i, f, b) : PC_NONE;
-		for (u64 at = start, pos, stop; next_sent(i, at, end, &pos, &stop); at = stop)
-			word = with(i, word, (u32)(pos - start), (u32)(stop - start));
+		for (u64 at = start, pos, stop; next_sent(i, at, end, &pos, &stop);) {
+			at = first + pc_valid_until(c, f, (u32)(pos - first), (u32)(stop - first));
+			if (at > pos)
+				word = with(i, word, (u32)(pos - start), (u32)(at - start));
+			else
+				at = first + pc_missing_until(c, f, (u32)(pos - first), (u32)(stop - first));
+		}
 		if (word != word_of(i, f, b))
 			word_set(i, f, b, word);
 		sent_end(i, f, b, set == PC_W ? PC_U : PC_W);
