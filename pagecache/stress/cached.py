@@ -147,7 +147,7 @@ class CachedTarget:
 
     def _find_others(self) -> None:
         """Let another program change names in the store, if that is possible."""
-        self.others = Others(self.objects, self._factory, whole=self.withholds)
+        self.others = Others(self.objects, self._factory, whole=self.withholds, dies=self.loses_direct)
         if why := self.others.why_not():
             self.ways -= {"others"}
             self.skipped["others"] = why

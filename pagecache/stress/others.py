@@ -1,6 +1,8 @@
 """Another program: it changes names in the store, past the cache.
 
-    stored in place    its new object is a draft that is renamed over the name; it renames and removes objects
+    stored in place    its new object is a draft that is renamed over the name; it renames and removes objects. Not if
+                       the backend may die: a reconnect does not find an object by a name that it does not know, a
+                       call without an answer may land after the program's next change, and a conflict has no key [2.22]
     whole objects      its put is another version of the object that has the name; it removes objects
 
 It renames and removes objects of the cache, whose handles keep them. The program has a backend of its own, if the
@@ -34,10 +36,11 @@ class Others:
         objects: the tester's access to the store; its files exist.
         factory: makes backends.
         whole: objects are replaced as a whole.
+        dies: the backend may die.
     """
 
-    def __init__(self, objects: Objects, factory: Callable[[], Backend], *, whole: bool) -> None:
-        self._objects, self._whole = objects, whole
+    def __init__(self, objects: Objects, factory: Callable[[], Backend], *, whole: bool, dies: bool = False) -> None:
+        self._objects, self._whole, self._dies = objects, whole, dies
         self._calls = Mappings()  # of the cache, or changes of this program
         self._one = threading.Lock()  # its changes are one at a time
         self._backend = factory()
@@ -53,6 +56,8 @@ class Others:
             return "the factory makes no second backend over the store, and another program needs one"
         if not self._whole and self._backend.stat(self._objects.key(0)).nlink is None:
             return "its objects have no number of names: a remove would not miss a rename beside it"
+        if not self._whole and self._dies:
+            return "the backend may die, and a reconnect would not find an object that another program has renamed"
         return ""
 
     def between(self, backend: Backend) -> Backend:

@@ -6,6 +6,7 @@ import asyncio
 import errno
 import threading
 from collections.abc import Callable, Iterator
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -385,6 +386,8 @@ def test_another_program_needs_objects_that_it_can_share() -> None:
         run(plan, store_by_name())
     with pytest.raises(UnusableTarget, match=refused + "the factory makes no second backend over the store"):
         run(plan, object_store())
+    with pytest.raises(UnusableTarget, match=refused + "the backend may die, and a reconnect would not find an object"):
+        run(replace(plan, faults="hell"), directory())
 
 
 def test_a_change_of_another_program_is_not_beside_a_call_of_the_cache() -> None:
