@@ -318,7 +318,8 @@ def open_again(handle: CachedFile, bits: int) -> CachedFile | None:
 
 def _open_known(volume: Volume, inode: Inode, name: Key, key: Key, bits: int, age: float, tries: Attempts) -> bool:
     """Open a known inode, whose backend file is open; it is not idle. False: the name does not lead to it any longer:
-    another writer has removed or replaced the object. `age`: of a look in seconds that is recent enough.
+    another writer has removed or replaced the object. `age`: of a look in seconds that is recent enough. An exclusive
+    open follows no link: one that has the name takes it, wherever it leads.
     """
     engine = inode.engine
     exclusive = bool(bits & os.O_CREAT and bits & os.O_EXCL)
@@ -326,7 +327,7 @@ def _open_known(volume: Volume, inode: Inode, name: Key, key: Key, bits: int, ag
         raise os_error(errno.EEXIST, key)
     if exclusive or engine.dispute.base_lost or not engine.versions.is_recent(name, age):
         began = volume.engine.clock.now()
-        quiet, stat = _look(volume, inode, key, tries)
+        quiet, stat = _look(volume, inode, key, tries, follow=not exclusive)
         if quiet is not None and stat is None:
             return False
         if exclusive:
@@ -341,8 +342,11 @@ def _open_known(volume: Volume, inode: Inode, name: Key, key: Key, bits: int, ag
     return True
 
 
-def _look(volume: Volume, inode: Inode, key: Key, tries: Attempts) -> tuple[int | None, ObjectStat | None]:
-    """Look at the stored object of a name; return `Versions.quiet` before the look, and the status.
+def _look(
+    volume: Volume, inode: Inode, key: Key, tries: Attempts, *, follow: bool
+) -> tuple[int | None, ObjectStat | None]:
+    """Look at the stored object of a name; return `Versions.quiet` before the look, and the status. `follow`: as for
+    `stored_stat`.
 
     An answer that there is no object counts only if this cache has changed nothing meanwhile: a commit makes one. Then
     one more look follows; beside changes without end the object is taken as it is (None, None).
@@ -350,7 +354,7 @@ def _look(volume: Volume, inode: Inode, key: Key, tries: Attempts) -> tuple[int 
     engine = inode.engine
     for _ in range(LOOKS):
         quiet = engine.versions.quiet()
-        stat = stored_stat(volume, inode, key, tries)
+        stat = stored_stat(volume, inode, key, tries, follow=follow)
         if stat is not None:
             return quiet, stat
         if engine.identity is not None and not engine.limits().commit_on_close:
@@ -589,13 +593,18 @@ def insisting(engine: EngineFile, call: Callable[[], T]) -> T:
         engine.volume.sleep(engine, delay)
 
 
-def stored_stat(volume: Volume, inode: Inode, key: Key, tries: Attempts) -> ObjectStat | None:
+def stored_stat(volume: Volume, inode: Inode, key: Key, tries: Attempts, *, follow: bool = True) -> ObjectStat | None:
     """Return the stored status of the object of a name. None: the name does not lead to the object of the inode any
-    longer.
+    longer. With `follow` False a link is found itself, even if it leads there no longer.
     """
     engine = inode.engine
+
+    def look() -> ObjectStat:
+        backend = volume.engine.backend
+        return (backend.stat if follow else getattr(backend, "lstat", backend.stat))(key)
+
     try:
-        stat = checked_stat(tries.repeated(lambda: volume.engine.backend.stat(key)), key)
+        stat = checked_stat(tries.repeated(look), key)
     except FileNotFoundError:
         whole = engine.limits().commit_on_close
         if whole and inode.native.undone()["created"]:
@@ -607,7 +616,7 @@ def stored_stat(volume: Volume, inode: Inode, key: Key, tries: Attempts) -> Obje
             return None
         return ObjectStat(size=0)  # only local data is left of it
     other = None not in (stat.identity, engine.identity) and stat.identity != engine.identity
-    return None if other else stat
+    return None if other and stat.kind != "symlink" else stat
 
 
 def checked_stat(stat: ObjectStat, key: Key) -> ObjectStat:

@@ -234,6 +234,32 @@ def test_a_name_that_another_program_has_removed_is_free(volume: Volume, tmp_pat
         assert (tmp_path / "d" / "f").read_bytes() == b"new"
 
 
+@pytest.mark.parametrize("where", ["itself", "outside", "nowhere", "elsewhere", "there"])
+@pytest.mark.parametrize("held", [True, False])
+def test_a_link_that_another_program_has_put_over_a_name_takes_it(
+    volume: Volume, tmp_path: Path, held: bool, where: str
+) -> None:
+    """An exclusive open follows no link, though the cache knows a file by this name. Through a link that leads to the
+    file, that stays the file of the name. [2.20]
+    """
+    store(volume, "elsewhere", b"another")
+    handle = volume.open("a", "w+")
+    handle.pwrite(b"unsaved", 0)
+    if not held:
+        handle.close()
+    if where == "there":
+        os.rename(tmp_path / "a", tmp_path / "there")
+    leads = {"itself": "a", "outside": str(tmp_path.parent / "x")}
+    os.symlink(leads.get(where, where), tmp_path / "link")
+    os.rename(tmp_path / "link", tmp_path / "a")
+    with pytest.raises(FileExistsError) as caught:
+        volume.open("a", "x")
+    assert caught.value.filename == "a"
+    assert os.path.islink(tmp_path / "a")
+    assert bool(volume.dirty_ranges("a"))
+    handle.close()
+
+
 @pytest.mark.parametrize("keep", [False, True])
 def test_an_object_that_another_program_has_renamed_keeps_its_file(volume: Volume, tmp_path: Path, keep: bool) -> None:
     """Its unsaved bytes are found by the new name, and by no other; an open that keeps the cache believes the old name.
