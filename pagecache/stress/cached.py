@@ -128,7 +128,7 @@ class CachedTarget:
         self._given_up = False
         self._replacing = threading.Lock()
         self._names: set[str] = set()
-        self.by_name = limits.commit_on_close
+        self.by_name, self.creates_unasked = limits.commit_on_close, False
         self._entered: dict[CachedFile, bool] = {}  # open handles on shared names; has the open compared versions?
         self.others: Others | None = None
 
@@ -141,6 +141,7 @@ class CachedTarget:
         self.shows = not self.backend.limits.commit_on_close and self.objects.shows()
         self.objects.make(contents)
         self.by_name = self.by_name or self.objects.by_name()
+        self.creates_unasked = self.withholds and self.objects.creates_unasked()
         if "others" in self.ways:
             self._find_others()
         self._attach()

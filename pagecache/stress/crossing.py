@@ -99,7 +99,10 @@ class Crossing:
             was = sight.of(free, bindings) if free else frozenset({None})
             # A lost answer and a missing source look like a call that was carried out [2.14].
             doubtful = bool(source and None in had and self._world.target.explained)
-            names.finish(bindings, certain=not doubtful)
+            unasked = self._world.target.creates_unasked and was != {None}  # another object may be stored
+            names.finish(bindings, certain=not (doubtful or unasked))
+            if unasked:
+                self._shared.contend(bindings)
         except FileNotFoundError as error:
             if not source:
                 name = bindings[0].name
@@ -124,7 +127,7 @@ class Crossing:
             sight.end()
         if had == {None} and not doubtful:
             raise Broken(f"{source}: {kind} succeeded, should be no object{names.story(source)}")
-        if None not in was:
+        if None not in was and not unasked:
             raise Broken(f"{free}: {kind} succeeded, should be {self._shared.story(free, was)}")
         return True if result is None else result
 

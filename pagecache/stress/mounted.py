@@ -173,7 +173,7 @@ class MountedTarget:
     shows = True
     store_unit = 1
     tasks = None
-    by_name = False
+    by_name = creates_unasked = False
 
     def __init__(self, plan: Plan, number: int, folder: str) -> None:
         self._files = plan.files

@@ -298,6 +298,17 @@ class Objects:
             close_backend_file(file)
             self.remove("probe")
 
+    def creates_unasked(self) -> bool:
+        """Return whether an exclusive open asks nothing: if there is an object, its commit is refused."""
+        self.put("probe", 0, b"probe")
+        try:
+            close_backend_file(self.backend.open(self.key("probe"), create=True, exclusive=True))
+        except OSError:
+            return False
+        finally:
+            self.remove("probe")
+        return True
+
     def by_name(self) -> bool:
         """Return whether the backend finds an object by its name at each call: an open file reaches a removed one not
         any longer.

@@ -130,6 +130,11 @@ class Shared:
                 found = self.names.seen(one.name, one.begun, self._world.clock.tick(), tuple(bindings))
                 self._contested.update(value for value in found if isinstance(value, int))
 
+    def contend(self, bindings: Collection[Binding]) -> None:
+        """Record that objects that were made under names may be in conflict with those that the store has there."""
+        with self.names.lock:
+            self._contested.update(value for one in bindings for value in one.values if isinstance(value, int))
+
     def contested(self) -> frozenset[Value]:
         """Return the objects that may be in conflict."""
         with self.names.lock:

@@ -85,6 +85,7 @@ class Target(Protocol):
         remarks: sentences that help to understand a finding.
         hints: errno -> such a sentence, for unexplained errors.
         by_name: it finds an object by its name at each call, so that a removed object cannot be read any more.
+        creates_unasked: an exclusive open may succeed though the store has an object; then its commit is refused.
     """
 
     name: str
@@ -105,6 +106,7 @@ class Target(Protocol):
     remarks: list[str]
     hints: dict[int, str]
     by_name: bool
+    creates_unasked: bool
 
     @property
     def explained(self) -> frozenset[int]: ...

@@ -1,5 +1,5 @@
 """Stores that settings of the tester run on: a directory, objects that are found by their names, objects that are
-replaced as a whole, and such a store whose calls fail.
+replaced as a whole, such a store whose exclusive opens ask nothing, and one whose calls fail.
 
 An upload may be done and lose its answer, and a commit may fail and forget the bytes that it was to make visible. Both
 report that a retry may help, and it does. The promises of `ObjectBackend` are kept: nothing is visible before a commit,
@@ -31,6 +31,7 @@ from ..file.objects import ObjectBackend, ObjectFile
 from .planted import Factory
 
 __all__ = [
+    "asking_nothing",
     "directory",
     "failing_store",
     "object_store",
@@ -152,6 +153,16 @@ def whole_objects() -> Factory:
     return lambda: FsspecBackend(fs, root)
 
 
+class AsksNothing(PassingBackend):
+    """An exclusive open finds no object, as in S3: if there is one, its commit is refused."""
+
+    def open(self, key: Key, *, create: bool = False, exclusive: bool = False) -> BackendFile:
+        file = self.inner.open(key, create=create)
+        if create and exclusive:
+            file._file.draft.take(None)  # type: ignore[attr-defined]
+        return file
+
+
 class LosesAnswers(PassingBackend):
     """Renames that are carried out, and often have no answer."""
 
@@ -166,6 +177,13 @@ class LosesAnswers(PassingBackend):
             lost = self._rng.random() < LOST
         if lost:
             raise BackendError(errno.EIO, "made up: the answer is lost", retry=True)
+
+
+def asking_nothing() -> Factory:
+    """Objects of fsspec, in which an exclusive open asks nothing."""
+    fs = MemoryFileSystem(skip_instance_cache=True)
+    root = f"planted-{next(ROOTS)}"
+    return lambda: AsksNothing(FsspecBackend(fs, root))
 
 
 def without_answers() -> Factory:

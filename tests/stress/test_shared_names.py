@@ -30,7 +30,7 @@ from pagecache.stress.world import World
 
 from ..file.backends import WAIT_LIMIT_S
 from ..file.rig import Task
-from ..planted.failing import directory, object_store, store_by_name, whole_objects
+from ..planted.failing import asking_nothing, directory, object_store, store_by_name, whole_objects
 from ..planted.planted import Factory
 
 SHARED: dict[str, Any] = {"profile": "names", "mix": ("shared",), "size": "64KiB", "files": 1, "rounds": 1}
@@ -364,7 +364,11 @@ def test_a_rest_leaves_the_conflict_of_an_object_without_a_name() -> None:
 
 @pytest.mark.parametrize(
     ("make", "mix", "left_out"),
-    [(directory, ("links",), {"name_settle"}), (whole_objects, (), {"name_move", "name_drop"})],
+    [
+        (directory, ("links",), {"name_settle"}),
+        (whole_objects, (), {"name_move", "name_drop"}),
+        (asking_nothing, (), {"name_move", "name_drop"}),
+    ],
 )
 def test_another_program_changes_shared_names_and_nothing_is_found(
     make: Callable[[], Factory], mix: tuple[str, ...], left_out: set[str]
@@ -471,6 +475,33 @@ def test_an_fsync_of_bytes_over_the_version_of_another_program_is_a_conflict(who
         with pytest.raises(Broken, match="shared0: the store after held_fsync of object 2048, should be a conflict"):
             step.send(None)
     ended(whole)
+
+
+@pytest.mark.parametrize("unasked", [False, True])
+def test_an_exclusive_open_of_a_taken_name_is_found_unless_the_store_is_not_asked(whole: World, unasked: bool) -> None:
+    """The commit of the new object may be refused, and then the name has the stored one again."""
+    shared, model = whole.shared, whole.shared.make()
+    assert model is not None
+    bound(shared.names, binding("shared0", model.number))
+    whole.target.creates_unasked = unasked
+    step = Steps(whole, 1).conduct(Operation("name_create", 0, length=1, extra=1 << 8))
+    assert next(step) == ("enter", "shared0", "", "x+b")
+    if not unasked:
+        with pytest.raises(Broken, match=f"shared0: name_create succeeded, should be object {model.number}"):
+            step.send("a handle")
+    else:
+        assert step.send("a handle")[:3] == ("act", "a handle", "pwrite")
+        assert found(shared.names, "shared0") == {model.number, model.number + 1}
+        assert shared.contested() == {model.number + 1}
+        step.close()
+    ended(whole)
+
+
+@pytest.mark.parametrize("make", [asking_nothing, whole_objects])
+def test_the_tester_finds_out_what_an_exclusive_open_asks(make: Callable[[], Factory]) -> None:
+    objects = Objects(Plan(seed=1, **SHARED), 0, make()(), "whole")
+    assert objects.creates_unasked() == (make is asking_nothing)
+    assert objects.read("probe") is None
 
 
 def test_a_conflict_without_another_program_is_found(whole: World) -> None:
