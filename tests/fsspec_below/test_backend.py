@@ -276,7 +276,7 @@ def test_url_gives_options_to_whom_they_belong(tmp_path: Path) -> None:
     assert int(backend.limits.max_write) == 8192
     backend.close()
     backend = open_url("fsspec:memory://a", spool=str(tmp_path), check_reads=False, publish="put")
-    assert (backend.inner.objects.spool, backend.inner.objects.publish) == (str(tmp_path), "put")
+    assert (backend.spool, backend.publish) == (str(tmp_path), "put")
     assert backend.root == "/a"
 
 

@@ -20,9 +20,9 @@ import pytest
 from click.testing import CliRunner, Result
 
 from pagecache import PageCache, RetryPolicy
+from pagecache.backends.objects.blocking import BlockingFile
 from pagecache.backends.s3 import S3Backend, uploads
 from pagecache.backends.s3.calls import Stored
-from pagecache.backends.s3.object import S3File
 from pagecache.cli import main
 from pagecache.testing.proxy import FaultyProxy, ProxyRule
 
@@ -34,7 +34,6 @@ DIES = """
 import os, sys
 from pagecache import PageCache, RetryPolicy
 from pagecache.backends.s3 import S3Backend
-from pagecache.backends.s3.object import S3File
 backend = S3Backend(sys.argv[1], "below", endpoint_url=sys.argv[2])
 file = backend.open("k", create=True)
 part = memoryview(bytes(8 << 20))
@@ -244,7 +243,7 @@ def test_a_beginning_that_is_not_answered_while_an_earlier_one_is_looked_for_is_
     assert bucket.left_behind() == []
 
 
-def committed(backend: S3Backend) -> S3File:
+def committed(backend: S3Backend) -> BlockingFile:
     """An object, committed so that the server's abilities are known from here on."""
     file = backend.open("k", create=True)
     file.write_from(0, [memoryview(bytes(5 << 20))])

@@ -11,7 +11,8 @@ from hypothesis import strategies as st
 
 from pagecache import BackendError
 from pagecache.backends.objects.extents import LOST, OLD, ZEROS, Extents, Part, Piece, Source, Spooled
-from pagecache.backends.s3.assembly import side_by_side
+from pagecache.backends.objects.parallel import side_by_side
+from pagecache.backends.s3.errors import may_pass
 from pagecache.backends.s3.plan import Copy, Send, Sent, Sizes, Step, assembly
 from pagecache.backends.spool import Spool
 
@@ -224,7 +225,7 @@ def failing(error: OSError, done: list[int]) -> Callable[[int], int]:
 def test_one_error_that_passes_does_not_keep_the_rest_from_being_done() -> None:
     error, done = ConnectionResetError(errno.ECONNRESET, "reset"), list[int]()
     with pytest.raises(ConnectionResetError) as raised:
-        side_by_side(failing(error, done), range(100), 4)
+        side_by_side(failing(error, done), range(100), 4, may_pass)
     assert raised.value is error
     assert sorted([*done, 3]) == list(range(100))
 
@@ -237,7 +238,7 @@ def test_one_error_that_passes_does_not_keep_the_rest_from_being_done() -> None:
 def test_an_error_that_stays_ends_it_and_so_does_a_server_that_asks_for_less(error: OSError) -> None:
     done: list[int] = []
     with pytest.raises(OSError, match=str(error.strerror)) as raised:
-        side_by_side(failing(error, done), range(100), 1)
+        side_by_side(failing(error, done), range(100), 1, may_pass)
     assert raised.value is error
     assert done == [0, 1, 2]
 
@@ -250,5 +251,5 @@ def test_work_ends_where_nearly_all_of_it_fails() -> None:
         raise ConnectionRefusedError(errno.ECONNREFUSED, "nobody there")
 
     with pytest.raises(ConnectionRefusedError):
-        side_by_side(work, range(1000), 4)
+        side_by_side(work, range(1000), 4, may_pass)
     assert 4 <= len(asked) <= 8

@@ -11,9 +11,9 @@ from typing import Any
 
 import pytest
 
+from pagecache.backends.objects.blocking import BlockingFile
 from pagecache.backends.s3 import S3Backend
 from pagecache.backends.s3.backend import Conditions
-from pagecache.backends.s3.object import S3File
 from pagecache.errors import BackendError
 from pagecache.testing.proxy import FaultyProxy, ProxyRule
 
@@ -39,7 +39,7 @@ def backend(bucket: Bucket, proxy: FaultyProxy) -> Iterator[S3Backend]:
     made.close()
 
 
-def opened(backend: S3Backend, bucket: Bucket, units: int) -> S3File:
+def opened(backend: S3Backend, bucket: Bucket, units: int) -> BlockingFile:
     bucket.client.put_object(Bucket=bucket.name, Key="k", Body=OLD * units)
     return backend.open("k")
 
@@ -55,7 +55,7 @@ def run(call: Callable[[], object]) -> threading.Thread:
     return thread
 
 
-def read(file: S3File, offset: int, length: int) -> bytes:
+def read(file: BlockingFile, offset: int, length: int) -> bytes:
     room = bytearray(length)
     done = file.read_into(offset, [memoryview(room)])
     return bytes(room[:done])

@@ -19,13 +19,13 @@ from ...config import BY_TIME, with_overrides
 from ...errors import Key
 from ...options import LimitsOverrides
 from ..directory import DirectoryBackend, DirectoryFile
-from ..objects.blocking import BlockingFile
+from ..objects.blocking import BlockingFile, blocking
 from ..objects.store import run
 from ..passing import PassingBackend
 from ..protocol import Backend, BackendLimits, ObjectStat
 from ..url import without_user
 from .calls import AwaitedCalls, BlockingCalls, beneath, fsspec, name_of
-from .objects import LEFT_AFTER, Objects
+from .objects import Objects
 
 __all__ = ["FsspecBackend", "backend_from_fsspec_url"]
 
@@ -105,42 +105,32 @@ class FsspecBackend(PassingBackend):
 class BlockingObjects(Backend):
     """Objects as a whole, for threads."""
 
-    def __init__(self, objects: Objects) -> None:
-        self.objects = objects
-        self.limits = objects.limits
+    def __init__(self, inner: Objects) -> None:
+        self.inner = inner
+        self.limits = inner.limits
 
     def __getattr__(self, name: str) -> Any:
-        if name == "objects":
+        if name == "inner":
             raise AttributeError(name)
-        return getattr(self.objects, name)
+        return getattr(self.inner, name)
 
     def open(self, key: Key, *, create: bool = False, exclusive: bool = False) -> BlockingFile:
-        return BlockingFile(run(self.objects.open(key, create=create, exclusive=exclusive)))
+        return BlockingFile(run(self.inner.open(key, create=create, exclusive=exclusive)))
 
-    def stat(self, key: Key) -> ObjectStat:
-        return run(self.objects.stat(key))
-
-    def remove(self, key: Key) -> None:
-        run(self.objects.remove(key))
-
-    def rename(self, src: Key, dst: Key, *, replace: bool = True) -> None:
-        run(self.objects.rename(src, dst, replace=replace))
+    stat = blocking(Objects.stat)
+    remove = blocking(Objects.remove)
+    rename = blocking(Objects.rename)
+    remove_leftovers = blocking(Objects.remove_leftovers)
+    close = blocking(Objects.close)
 
     def list(self, prefix: str = "") -> Iterator[ObjectStat]:
         async def collected() -> Any:
-            return [stat async for stat in self.objects.list(prefix)]
+            return [stat async for stat in self.inner.list(prefix)]
 
         return iter(run(collected()))
 
     def canonical(self, key: Key) -> Key:
-        return self.objects.canonical(key)
-
-    def remove_leftovers(self, directory: str = "", older_than: float = LEFT_AFTER) -> int:
-        """Remove temporary objects of dead processes; see `Objects`."""
-        return run(self.objects.remove_leftovers(directory, older_than))
-
-    def close(self) -> None:
-        run(self.objects.close())
+        return self.inner.canonical(key)
 
 
 class LocalObjects(DirectoryBackend):

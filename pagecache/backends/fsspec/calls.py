@@ -20,11 +20,11 @@ import os
 import ssl
 import threading
 import time
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Coroutine, Iterable, Iterator, Sequence
 from concurrent.futures import Future
-from contextlib import contextmanager
+from contextlib import AbstractContextManager, contextmanager
 from datetime import datetime
-from typing import Any
+from typing import Any, TypeAlias, TypeVar
 
 from ...distribution import needs
 
@@ -41,6 +41,8 @@ except ModuleNotFoundError as error:
     raise ModuleNotFoundError(what, name=error.name) from error
 
 from ...errors import BackendError, Key
+from ..objects.parallel import side_by_side
+from ..objects.store import Store, run
 from ..protocol import ObjectStat
 from ..spool import Spool
 
@@ -59,6 +61,8 @@ __all__ = [
     "tagged",
 ]
 
+T = TypeVar("T")
+Work: TypeAlias = Callable[[T], Coroutine[Any, Any, None]]
 TAGS = (
     "ETag",
     "etag",
@@ -105,6 +109,15 @@ BY_CLASS: tuple[tuple[type[OSError], int], ...] = (
     (ssl.SSLError, errno.EIO),
 )
 BY_STATUS = {401: errno.EACCES, 403: errno.EACCES, 404: errno.ENOENT, 410: errno.ENOENT, 412: errno.ESTALE}
+REFUSALS = (
+    FileNotFoundError,
+    FileExistsError,
+    IsADirectoryError,
+    NotADirectoryError,
+    PermissionError,
+    io.UnsupportedOperation,
+)
+"""Errors of a request that was certainly not carried out."""
 TRY_AGAIN = frozenset({408, 425, 429, 500, 502, 503, 504})
 
 
@@ -222,7 +235,7 @@ def about(key: Key, name: str) -> Iterator[None]:
 # -- calls
 
 
-class Calls:
+class Calls(Store[ObjectStat]):
     """The calls to one file system. Paths are those of the file system."""
 
     def __init__(self, fs: Any) -> None:
@@ -237,7 +250,8 @@ class Calls:
     async def sleep(self, seconds: float) -> None:
         raise NotImplementedError
 
-    async def wait(self, end: Future[None]) -> None:
+    async def side_by_side(self, work: Work[T], items: Iterable[T], most: int) -> None:
+        """Do work for all items, for at most so many at a time."""
         raise NotImplementedError
 
     def reader(self, path: str) -> Reader:
@@ -260,6 +274,12 @@ class Calls:
         except FileNotFoundError:
             return None
 
+    async def head(self, name: str) -> ObjectStat | None:
+        found = await self.found(name)
+        if found is not None and found.kind == "dir":
+            raise IsADirectoryError(errno.EISDIR, os.strerror(errno.EISDIR), name)
+        return found
+
     async def find(self, path: str) -> dict[str, dict[str, Any]]:
         """Return everything below a path, by path; no directories."""
         self._listings.invalidate_cache()
@@ -272,29 +292,29 @@ class Calls:
         names: list[str] = await self.call("ls", path, detail=False)
         return names
 
-    async def remove(self, path: str) -> None:
-        await self.call("rm_file", path)
+    async def delete(self, name: str) -> None:
+        await self.call("rm_file", name)
 
     async def make_directories(self, path: str) -> None:
         with contextlib.suppress(FileExistsError, NotImplementedError):
             await self.call("makedirs", path, exist_ok=True)
 
-    async def move(self, src: str, dst: str) -> None:
+    async def move(self, old: str, new: str) -> None:
         """Rename an object, and replace the object with the new name.
 
         Raises:
             UnsupportedOperation: it does not replace.
         """
         if not self.renames:
-            await self.copy(src, dst)
-            await self.remove(src)
+            await self.copy(old, new)
+            await self.delete(old)
             return
-        await self.rename(src, dst)
-        if await self.found(src) is not None:  # some return "false" in place of an error
+        await self.rename(old, new)
+        if await self.found(old) is not None:  # some return "false" in place of an error
             raise io.UnsupportedOperation(errno.ENOTSUP, f"{self.name} mv does not replace an existing object")
 
-    async def copy(self, src: str, dst: str) -> None:
-        await self.call("cp_file", src, dst)
+    async def copy(self, old: str, new: str, version: ObjectStat | None = None) -> None:
+        await self.call("cp_file", old, new)
 
     async def rename(self, src: str, dst: str) -> None:
         await self.call("mv", src, dst)
@@ -315,6 +335,18 @@ class Calls:
     async def pour(self, spool: Spool, size: int, path: str) -> None:
         await self.call("pipe_file", path, os.pread(spool.fd, size, 0))
 
+    def status(self, version: ObjectStat) -> ObjectStat:
+        return version
+
+    def is_copy(self, found: ObjectStat, version: ObjectStat) -> bool:
+        return tagged(found) and found.version == version.version
+
+    def is_refusal(self, error: BaseException) -> bool:
+        return isinstance(translated(error, None, self.name), REFUSALS)
+
+    def about(self, key: Key) -> AbstractContextManager[None]:
+        return about(key, self.name)
+
 
 class BlockingCalls(Calls):
     """Calls to a file system whose methods block."""
@@ -325,8 +357,8 @@ class BlockingCalls(Calls):
     async def sleep(self, seconds: float) -> None:
         time.sleep(seconds)
 
-    async def wait(self, end: Future[None]) -> None:
-        end.result()
+    async def side_by_side(self, work: Work[T], items: Iterable[T], most: int) -> None:
+        side_by_side(lambda item: run(work(item)), items, most)
 
     def reader(self, path: str) -> Reader:
         own = _has(beneath(self.fs), "cat_file", "_cat_file")
@@ -355,6 +387,20 @@ class AwaitedCalls(Calls):
 
     async def wait(self, end: Future[None]) -> None:
         await asyncio.wrap_future(end)
+
+    async def side_by_side(self, work: Work[T], items: Iterable[T], most: int) -> None:
+        free = asyncio.Semaphore(most)
+
+        async def carry_out(item: T) -> None:
+            async with free:
+                await work(item)
+
+        try:
+            async with asyncio.TaskGroup() as group:
+                for item in items:
+                    group.create_task(carry_out(item))
+        except BaseExceptionGroup as failed:
+            raise failed.exceptions[0] from None
 
     async def rename(self, src: str, dst: str) -> None:
         await self.call("mv_file" if _has(beneath(self.fs), "_mv_file") else "mv", src, dst)

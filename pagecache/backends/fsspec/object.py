@@ -52,7 +52,7 @@ class FsspecObject(ObjectFile[ObjectStat]):
     """One object as of its open, and all later writes. The mark of an attempt is the size and checksum of its bytes."""
 
     def __init__(self, objects: Objects, key: Key, path: str, base: ObjectStat | None) -> None:
-        super().__init__(objects.requests, objects.names, key, path, Draft(objects.requests, base))
+        super().__init__(objects.calls, objects.names, key, path, Draft(objects.calls, base))
         self._objects = objects
         self._calls = objects.calls
         self._spooled: Spooled | None = None  # the draft's lock guards this and the next
@@ -155,8 +155,10 @@ class FsspecObject(ObjectFile[ObjectStat]):
         if not missing or base is None:
             return
         reader = self._reader_of(self.name, base)
-        if not await fetched(self._calls, reader, source.spool, missing, objects.step, objects.limits.max_inflight):
-            raise self._conflict(await self._stored())
+        try:
+            await fetched(self._calls, reader, source.spool, missing, objects.step, objects.limits.max_inflight)
+        except EOFError:
+            raise self._conflict(await self._stored()) from None
         await self._check_over()
         self.draft.fetched(source)
 
@@ -183,7 +185,7 @@ class FsspecObject(ObjectFile[ObjectStat]):
                 self.draft.attempted(self._sum(spool))
             if temporary is not None:
                 with contextlib.suppress(Exception):
-                    await calls.remove(temporary)
+                    await calls.delete(temporary)
             raise
 
     async def _put(self, spool: Spool, path: str) -> None:

@@ -1,4 +1,4 @@
-"""The objects below a path of an fsspec file system: keys, requests of names, and leftovers of dead processes.
+"""The objects below a path of an fsspec file system: keys, and leftovers of dead processes.
 
 `object.py` reads and publishes single objects, `..objects` removes and renames them. Everything here is a coroutine, so
 that it serves blocking and asynchronous file systems: see `calls.py`.
@@ -21,9 +21,8 @@ from typing import Any
 from ...errors import Key, os_error
 from ..objects.names import Names
 from ..protocol import AsyncBackend, BackendLimits, ObjectStat
-from .calls import Calls, Unranged, about, lacks, stat_of
+from .calls import Calls, Unranged, lacks, stat_of
 from .object import FsspecObject
-from .requests import Requests
 
 __all__ = ["LEFT_AFTER", "STAGE", "Objects"]
 
@@ -46,8 +45,7 @@ class Objects(AsyncBackend):
         self.why_read_only = "" if why is None else f"{calls.name} objects can only be read: {why}"
         self.limits = replace(limits, read_only=limits.read_only or why is not None)
         self.step = int(limits.max_read)
-        self.requests = Requests(calls)
-        self.names: Names[ObjectStat] = Names(self.requests)
+        self.names: Names[ObjectStat] = Names(calls)
         self._lock = threading.Lock()  # guards the next two
         self._prepared: set[str] = set()  # cleaned stage directories, and directories that were made
         self._made: set[str] = set()
@@ -99,7 +97,7 @@ class Objects(AsyncBackend):
         path = self.path_of(key)
         if create:
             self._allow()
-        with about(key, self.calls.name):
+        with self.calls.about(key):
             base = await self.names.look(path)
             if base is None and not create:
                 raise os_error(errno.ENOENT, key)
@@ -132,7 +130,7 @@ class Objects(AsyncBackend):
 
     async def stat(self, key: Key) -> ObjectStat:
         path = self.path_of(key)
-        with about(key, self.calls.name):
+        with self.calls.about(key):
             await self.names.settle(path)
             found = await self.calls.found(path)
             if found is None:
@@ -155,7 +153,7 @@ class Objects(AsyncBackend):
         folder = prefix.rpartition("/")[0]
         top: str = self.fs._strip_protocol(self.root) if self.root else self.fs.root_marker
         where = self.fs._strip_protocol(self._whole(folder)) if folder else top
-        with about(prefix, self.calls.name):
+        with self.calls.about(prefix):
             try:
                 infos = await self.calls.find(where)
             except FileNotFoundError:
@@ -201,12 +199,12 @@ class Objects(AsyncBackend):
             for path in await self.calls.names(stage):
                 begun, _, rest = path.rpartition("/")[2].partition("-")
                 if begun.isdecimal() and rest and time.time() - int(begun) >= older_than:
-                    await self.calls.remove(path)
+                    await self.calls.delete(path)
                     removed += 1
         return removed
 
     async def remove_leftovers(self, directory: str = "", older_than: float = LEFT_AFTER) -> int:
         """Remove temporary objects of dead processes from one directory; return their number."""
         name = f"{directory}/x" if directory else "x"
-        with about(directory, self.calls.name):
+        with self.calls.about(directory):
             return await self._clear(self._stage(self.path_of(name)), older_than)

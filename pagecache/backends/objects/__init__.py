@@ -5,17 +5,9 @@
     draft.py      the state of its next version
     extents.py    the sources of the bytes of that version
     blocking.py   an open object for threads
+    parallel.py   requests side by side
     store.py      the requests that both need, implemented by each kind of store
 
 Everything that makes requests is a coroutine, for blocking and asynchronous stores. Those of a blocking store never
 suspend, so `run` carries them out on the calling thread.
 """
-
-from __future__ import annotations
-
-from .draft import Draft
-from .file import ObjectFile
-from .names import Names
-from .store import Store, run
-
-__all__ = ["Draft", "Names", "ObjectFile", "Store", "run"]

@@ -1,55 +1,49 @@
-"""An open object of a blocking store, for threads."""
+"""An open object of a blocking store, for threads: its calls are carried out on the calling thread."""
 
 from __future__ import annotations
 
-from collections.abc import Sequence
-from typing import Any
+import functools
+from collections.abc import Callable, Coroutine
+from typing import Any, Concatenate, ParamSpec, TypeVar
 
-from ..protocol import BackendFile, ObjectStat
+from ..protocol import BackendFile
 from .file import ObjectFile
 from .store import run
 
-__all__ = ["BlockingFile"]
+__all__ = ["BlockingFile", "blocking"]
+
+P = ParamSpec("P")
+T = TypeVar("T")
+
+
+def blocking(method: Callable[Concatenate[Any, P], Coroutine[Any, Any, T]]) -> Callable[Concatenate[Any, P], T]:
+    """Return a method that carries out the method of this name of `self.inner`, which never suspends."""
+
+    def carry_out(self: Any, /, *args: P.args, **options: P.kwargs) -> T:
+        work: Coroutine[Any, Any, T] = getattr(self.inner, method.__name__)(*args, **options)
+        return run(work)
+
+    functools.update_wrapper(carry_out, method, updated=())  # else it may be abstract, too
+    return carry_out
 
 
 class BlockingFile(BackendFile):
-    """One object. Its calls are carried out on the calling thread."""
+    """One object."""
 
-    def __init__(self, file: ObjectFile[Any]) -> None:
-        self._file = file
-
-    def stat(self) -> ObjectStat:
-        return run(self._file.stat())
-
-    def read_into(self, offset: int, buffers: Sequence[memoryview]) -> int:
-        return run(self._file.read_into(offset, buffers))
-
-    def write_from(self, offset: int, buffers: Sequence[memoryview]) -> int:
-        return run(self._file.write_from(offset, buffers))
-
-    def truncate(self, size: int) -> None:
-        run(self._file.truncate(size))
-
-    def punch_hole(self, offset: int, length: int) -> None:
-        """Write zeros, at the next commit."""
-        run(self._file.punch_hole(offset, length))
-
-    def commit(self) -> str | None:
-        return run(self._file.commit())
-
-    def rollback(self) -> None:
-        """Forget all writes since the last commit."""
-        run(self._file.rollback())
+    def __init__(self, inner: ObjectFile[Any]) -> None:
+        self.inner = inner
 
     @property
     def unanswered(self) -> object:
         """What identifies the commits of this file."""
-        return self._file.unanswered
+        return self.inner.unanswered
 
-    def recognises(self, unanswered: object) -> bool:
-        """Return whether the opened version is one of these commits."""
-        return run(self._file.recognises(unanswered))
-
-    def close(self) -> None:
-        """Drop uncommitted bytes."""
-        run(self._file.close())
+    stat = blocking(ObjectFile.stat)
+    read_into = blocking(ObjectFile.read_into)
+    write_from = blocking(ObjectFile.write_from)
+    truncate = blocking(ObjectFile.truncate)
+    punch_hole = blocking(ObjectFile.punch_hole)
+    commit = blocking(ObjectFile.commit)
+    rollback = blocking(ObjectFile.rollback)
+    recognises = blocking(ObjectFile.recognises)
+    close = blocking(ObjectFile.close)

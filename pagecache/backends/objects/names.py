@@ -206,7 +206,7 @@ class Names(Generic[V]):
                     file.renamed(dst, new, None, there)
                 return
             change = _Change(old, stored, files, dst, new, there, replaced)
-            if self._store.move is not None:
+            if self._store.renames:
                 await self._make(change, self._store.move(old, new))
                 return
             change.now = await self._copied(old, new, stored, there)

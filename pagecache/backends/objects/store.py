@@ -2,10 +2,11 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Coroutine
+from abc import ABC, abstractmethod
+from collections.abc import Coroutine
 from concurrent.futures import Future
 from contextlib import AbstractContextManager
-from typing import Any, Protocol, TypeVar
+from typing import Any, Generic, Protocol, TypeVar
 
 from ...errors import Key
 from ..protocol import ObjectStat
@@ -28,15 +29,16 @@ class Version(Protocol):
 V = TypeVar("V", bound=Version)
 
 
-class Store(Protocol[V]):
-    """The requests. Names are those of the store."""
+class Store(ABC, Generic[V]):
+    """The requests. Names are those of the store.
 
-    @property
-    def move(self) -> Callable[[str, str], Coroutine[Any, Any, None]] | None:
-        """A request that renames an object, and replaces the object with the new name; None: a rename is a copy and a
-        removal.
-        """
+    Attributes:
+        renames: `move` is one request.
+    """
 
+    renames = False
+
+    @abstractmethod
     async def head(self, name: str) -> V | None:
         """Return the stored version; None: there is no object.
 
@@ -44,27 +46,43 @@ class Store(Protocol[V]):
             IsADirectoryError: the name is that of a directory.
         """
 
+    @abstractmethod
     async def copy(self, old: str, new: str, version: V) -> None:
         """Copy this version to another name, with its properties; refused, if possible, if another one is stored."""
 
+    @abstractmethod
     async def delete(self, name: str) -> None:
         """Remove an object."""
 
+    async def move(self, old: str, new: str) -> None:
+        """Rename an object, and replace the object with the new name."""
+        raise NotImplementedError
+
     async def wait(self, end: Future[None]) -> None:
         """Wait for the end of a request by another call."""
+        end.result()
 
+    @abstractmethod
     def status(self, version: V) -> ObjectStat:
         """Return what is known of a version."""
 
     def same(self, one: V | None, other: V | None) -> bool:
         """Return whether both are one version, as far as they can be compared; None: no object."""
+        if one is None or other is None:
+            return one is other
+        if one.version is None or other.version is None:
+            return one.size == other.size
+        return one.version == other.version
 
+    @abstractmethod
     def is_copy(self, found: V, version: V) -> bool:
         """Return whether an object of another name is certainly a copy of the version."""
 
+    @abstractmethod
     def is_refusal(self, error: BaseException) -> bool:
         """Return whether a request that failed with this error was certainly not carried out."""
 
+    @abstractmethod
     def about(self, key: Key) -> AbstractContextManager[None]:
         """Return a context that makes errors name the key."""
 

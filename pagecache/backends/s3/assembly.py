@@ -12,16 +12,16 @@ server asks for less, or an error is final.
 from __future__ import annotations
 
 import errno
-import threading
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import replace
 from functools import cached_property
-from typing import TYPE_CHECKING, Any, TypeVar
+from typing import TYPE_CHECKING
 
 from ..objects.extents import Old, Part, Piece, Zeros
+from ..objects.parallel import side_by_side
 from ..spool import revoke, revoked
 from .calls import Upload
-from .errors import ServerError, passing
+from .errors import ServerError, may_pass
 from .plan import Copy, Send, Sent, Step, assembly
 
 if TYPE_CHECKING:
@@ -29,10 +29,8 @@ if TYPE_CHECKING:
     from .conditions import Conditions
     from .draft import Draft
 
-__all__ = ["Assembler", "side_by_side"]
+__all__ = ["Assembler"]
 
-T = TypeVar("T")
-R = TypeVar("R")
 SMALL = 1 << 20
 """Bytes: an object that is cut to less is read and stored, in two requests; a copy would take more."""
 
@@ -125,7 +123,7 @@ class Assembler:
                 done[step.number] = step, base, etag
             return step.number, etag
 
-        return side_by_side(carry_out, self._steps, int(self._backend.limits.max_inflight))
+        return side_by_side(carry_out, self._steps, int(self._backend.limits.max_inflight), may_pass)
 
     def _part(self, step: Send | Copy, upload: str) -> str:
         if isinstance(step, Copy):
@@ -141,44 +139,3 @@ class Assembler:
             if error.status == 404 and error.code not in ("NoSuchUpload", "NoSuchBucket"):
                 raise OSError(errno.ESTALE, f"{error.strerror}: the object was removed", self._name) from error
             raise
-
-
-def side_by_side(work: Callable[[T], R], items: Iterable[T], most: int) -> list[R]:
-    """Return the results for all items, in order, computed by at most so many threads. An exception is raised once
-    running work has ended. If it is transient, and fewer than `most` were raised, the other items are done first.
-    """
-    waiting = list(enumerate(items))[::-1]
-    results: dict[int, R] = {}
-    passed: list[BaseException] = []
-    failed: list[BaseException] = []
-    lock = threading.Lock()  # guards the next names
-
-    def run() -> None:
-        while True:
-            with lock:
-                if not waiting or failed or len(passed) >= most:
-                    return
-                index, item = waiting.pop()
-            try:
-                result = work(item)
-            except BaseException as error:
-                with lock:
-                    (passed if _let_pass(error) else failed).append(error)
-                continue
-            with lock:
-                results[index] = result
-
-    threads: list[Any] = []
-    for _ in range(min(most, len(waiting)) - 1):
-        threads.append(threading.Thread(target=run, name="pagecache-s3", daemon=True))
-        threads[-1].start()
-    run()
-    for thread in threads:
-        thread.join()
-    if errors := failed + passed:
-        raise errors[0]
-    return [results[index] for index in sorted(results)]
-
-
-def _let_pass(error: BaseException) -> bool:
-    return isinstance(error, OSError) and passing(error) and getattr(error, "retry_after", None) is None

@@ -33,6 +33,7 @@ from urllib.parse import parse_qsl, unquote, urlsplit
 from ...config import BY_TIME, Size, parse_size, with_overrides
 from ...errors import BackendError, Key, os_error
 from ...options import LimitsOverrides
+from ..objects.blocking import BlockingFile
 from ..objects.names import Names
 from ..objects.store import run
 from ..protocol import Backend, BackendLimits, ObjectStat
@@ -41,12 +42,12 @@ from .beginnings import LENGTH, Beginnings
 from .calls import Bucket, Stored
 from .conditions import TEXTS, Conditions, Honoured, Of, parse_conditions
 from .http import Http
-from .object import S3File, S3Object
+from .object import S3Object
 from .plan import Sizes
 from .requests import Requests, about
 from .uploads import PRIVATE, Uploads
 
-__all__ = ["Conditions", "S3Backend", "S3File", "backend_from_s3_url"]
+__all__ = ["Conditions", "S3Backend", "backend_from_s3_url"]
 
 KEY_MAX = 1024
 LEFT_AFTER = 86400.0
@@ -187,7 +188,7 @@ class S3Backend(Backend):
 
     # ---------------------------------------------------------------- objects
 
-    def open(self, key: Key, *, create: bool = False, exclusive: bool = False, read: bool = False) -> S3File:
+    def open(self, key: Key, *, create: bool = False, exclusive: bool = False, read: bool = False) -> BlockingFile:
         """Open an object. `read`: its beginning comes with the answer. An exclusive creation asks nothing: if there is
         an object, its commit is refused.
         """
@@ -206,7 +207,7 @@ class S3Backend(Backend):
             raise os_error(errno.ENOENT, key)
         file = S3Object(self, key, name, base, self._beginnings.keep(beginning) if beginning else None)
         self.names.add(file)
-        return S3File(file)
+        return BlockingFile(file)
 
     def stat(self, key: Key) -> ObjectStat:
         name = self._name(key)

@@ -27,22 +27,8 @@ except ModuleNotFoundError as error:
 from ...errors import BackendError
 from ...quantities import printable
 
-__all__ = [
-    "BROKEN_OFF",
-    "REDIRECTS",
-    "NoETag",
-    "Refused",
-    "SendAgain",
-    "ServerError",
-    "Unreadable",
-    "about",
-    "keeping",
-    "named",
-    "passing",
-    "refused",
-    "send_again",
-    "unclear",
-]
+__all__ = ["BROKEN_OFF", "REDIRECTS", "NoETag", "Refused", "SendAgain", "ServerError", "Unreadable", "about", "keeping",
+           "may_pass", "named", "passing", "refused", "send_again", "unclear"]  # fmt: skip
 
 NOT_ACCEPTED = frozenset(
     {"InvalidAccessKeyId", "SignatureDoesNotMatch", "ExpiredToken", "InvalidToken", "TokenRefreshRequired"}
@@ -142,6 +128,11 @@ def passing(error: OSError) -> bool:
     if isinstance(error, BackendError):
         return error.retry
     return error.errno in (errno.ECONNRESET, errno.ECONNREFUSED, errno.ETIMEDOUT, errno.EIO)
+
+
+def may_pass(error: BaseException) -> bool:
+    """Return whether a retry may help, and the server does not ask for fewer requests."""
+    return isinstance(error, OSError) and passing(error) and getattr(error, "retry_after", None) is None
 
 
 def unclear(error: BaseException) -> bool:

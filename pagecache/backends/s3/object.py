@@ -28,7 +28,6 @@ from collections.abc import Sequence
 from typing import TYPE_CHECKING
 
 from ...errors import BackendError, Key
-from ..objects.blocking import BlockingFile
 from ..objects.extents import OLD, Part, Piece, Spooled
 from ..objects.file import ObjectFile
 from ..objects.store import run
@@ -43,7 +42,7 @@ from .errors import ServerError, keeping, send_again, unclear
 if TYPE_CHECKING:
     from .backend import S3Backend
 
-__all__ = ["S3File", "S3Object"]
+__all__ = ["S3Object"]
 
 log = logging.getLogger("pagecache.volume")
 
@@ -360,7 +359,3 @@ class S3Object(ObjectFile[Stored]):
         with contextlib.suppress(OSError):
             self._end_upload()
         self._backend.uploads.settle()
-
-
-class S3File(BlockingFile):
-    """One object, for threads."""

@@ -3,15 +3,15 @@
 from __future__ import annotations
 
 from collections.abc import Iterator
-from concurrent.futures import Future
-from contextlib import AbstractContextManager, contextmanager
+from contextlib import contextmanager
 from typing import TYPE_CHECKING
 
 from ...errors import Key
+from ..objects.parallel import side_by_side
+from ..objects.store import Store
 from ..protocol import ObjectStat
-from .assembly import side_by_side
 from .calls import Bucket, Stored
-from .errors import unclear
+from .errors import may_pass, unclear
 
 if TYPE_CHECKING:
     from .plan import Sizes
@@ -31,7 +31,7 @@ def about(key: Key | None) -> Iterator[None]:
         raise
 
 
-class Requests:
+class Requests(Store[Stored]):
     """The requests to one bucket, as coroutines that never suspend.
 
     Args:
@@ -39,8 +39,6 @@ class Requests:
         sizes: of parts.
         concurrent: largest number of concurrent requests of one copy.
     """
-
-    move = None
 
     def __init__(self, bucket: Bucket, uploads: Uploads, sizes: Sizes, concurrent: int) -> None:
         self._bucket, self._uploads, self.sizes, self._concurrent = bucket, uploads, sizes, concurrent
@@ -86,7 +84,7 @@ class Requests:
             return span[0], self._bucket.copy(new, upload.upload, span[0], old, span[1], span[2], version.etag)
 
         try:
-            self._bucket.complete(new, upload.upload, side_by_side(copy, ranges, self._concurrent), {})
+            self._bucket.complete(new, upload.upload, side_by_side(copy, ranges, self._concurrent, may_pass), {})
         except BaseException:
             self._uploads.give_up(new, upload.upload)
             raise
@@ -94,16 +92,8 @@ class Requests:
     async def delete(self, name: str) -> None:
         self._bucket.delete(name)
 
-    async def wait(self, end: Future[None]) -> None:
-        end.result()
-
     def status(self, version: Stored) -> ObjectStat:
         return version.status()
-
-    def same(self, one: Stored | None, other: Stored | None) -> bool:
-        if one is None or other is None:
-            return one is other
-        return one.etag == other.etag
 
     def is_copy(self, found: Stored, version: Stored) -> bool:
         return found.is_copy_of(version)
@@ -111,5 +101,4 @@ class Requests:
     def is_refusal(self, error: BaseException) -> bool:
         return isinstance(error, OSError) and not unclear(error)
 
-    def about(self, key: Key) -> AbstractContextManager[None]:
-        return about(key)
+    about = staticmethod(about)
