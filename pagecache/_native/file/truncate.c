@@ -113,6 +113,23 @@ static void cut_staged(struct pc_inode *i, u64 pos, u64 end)
 		pc_record_moved(i, PC_R_GONE, pos, end - pos);
 }
 
+/* The write unit around a cut at @pos is sent again as a whole: the backend may be unable to keep a part of what it was
+ * sent. So its acknowledged bytes are dirty again; staged ones are sent from the spool (engine/commit/staging.py). Leaf
+ * lock held. */
+static void cut_unit(struct pc_inode *i, u64 pos)
+{
+	struct pc_cache *c = i->cache;
+	u64 unit = pc_max(i->limits.write_unit, 1), start = pos - pos % unit, index = start >> c->page_shift;
+	if (pos == start || !i->limits.commit_on_close)
+		return;
+	u64 end = (start + unit + c->page_size - 1) >> c->page_shift;
+	for (u32 id; (id = pc_index_next_marked(i, index, end, PC_MARK_UNSTABLE, NULL));) {
+		struct pc_folio *f = pc_folio_at(c, id);
+		index = pc_folio_after(f);
+		pc_folio_uncommitted(i, f, false);
+	}
+}
+
 /* Zero [from, to) of a locked folio and take its whole blocks out of L. Leaf lock held, released while zeroing. */
 static void zero_part(struct pc_inode *i, struct pc_folio *f, u32 from, u32 to, bool forget)
 {
@@ -153,6 +170,7 @@ void pc_truncate(struct pc_inode *i, uint64_t size, bool uncommitted)
 	}
 	pc_written_hole(i, size, UINT64_MAX);
 	cut_staged(i, size, UINT64_MAX);
+	cut_unit(i, size);
 	pc_direct_cut(i, size, UINT64_MAX);
 	pc_trace_add(c, PC_T_TRUNCATE, i->id, size, old);
 	for (struct pc_folio *f; (f = next_locked(i, &index, pc_last_index(c)));) {
@@ -199,6 +217,8 @@ void pc_punch(struct pc_inode *i, uint64_t pos, uint64_t end, bool uncommitted)
 	}
 	pc_written_hole(i, pos, end);
 	cut_staged(i, pos, end);
+	cut_unit(i, pos);
+	cut_unit(i, end);
 	pc_direct_cut(i, pos, end);
 	for (struct pc_folio *f; (f = next_locked(i, &index, (end + c->page_size - 1) >> c->page_shift));) {
 		u64 start = pc_folio_pos(c, f), stop = start + pc_folio_bytes(c, f);

@@ -1,0 +1,167 @@
+"""A truncate or a hole cuts units that were sent: each is sent again with its newest bytes, and no other one is."""
+
+from __future__ import annotations
+
+import random
+from collections.abc import Callable, Iterator
+from typing import Any
+
+import pytest
+
+from pagecache import CachedFile, PageCache, RetryPolicy, Volume
+from pagecache.backends.s3 import S3Backend
+from pagecache.testing.proxy import FaultyProxy, ProxyRule
+
+from .requests import counted, is_for
+from .servers import Bucket, Server
+
+PART = 64 << 10
+UNITS = 6
+OLD = b"old!" * (UNITS * PART // 4)
+AT = 2 * PART
+"""The unit that is cut."""
+AGAIN = RetryPolicy(attempts=60, first_delay=0.01, max_delay=0.05)
+CALM: dict[str, Any] = {"dirty_background": 0.8, "dirty_limit": 0.9}
+TIGHT: dict[str, Any] = {"dirty_background": 0.0, "dirty_limit": 1 / 256}
+
+
+@pytest.fixture
+def server(started: Callable[[str], Server]) -> Server:
+    return started("moto_small")
+
+
+@pytest.fixture
+def volume(bucket: Bucket, proxy: FaultyProxy) -> Iterator[Volume]:
+    with PageCache("1MiB", page_size=4096, max_folio="4KiB", flush_interval=3600, retry=AGAIN) as cache:
+        backend = S3Backend(bucket.name, endpoint_url=proxy.endpoint, part_size=PART, least_part=1)
+        yield cache.attach(backend, read_ahead=0)
+
+
+class Model:
+    """A file beside the bytes that it must have."""
+
+    def __init__(self, volume: Volume, file: CachedFile, proxy: FaultyProxy, content: bytes) -> None:
+        self.volume, self.file, self.proxy = volume, file, proxy
+        self.content = bytearray(content)
+        self._choose = random.Random(7)
+
+    def _write(self, at: int, length: int) -> None:
+        data = self._choose.randbytes(length)
+        self.file.pwrite(data, at)
+        self.content.extend(bytes(max(0, at + length - len(self.content))))
+        self.content[at : at + length] = data
+
+    def whole(self) -> None:
+        """The whole unit is acknowledged, and in memory only."""
+        self._write(AT, PART)
+        self.volume.cache.configure(**CALM)
+        self.file.sync_range(AT, PART)
+
+    def staged(self, at: int = AT + 20_000, length: int = 10_000) -> None:
+        """Some bytes of it are acknowledged, and in the spool."""
+        self._write(at, length)
+        self.volume.cache.configure(**TIGHT)
+        self.file.sync_range(0, len(self.content))
+        self.volume.cache.configure(**CALM)
+        self.volume.drop_clean(self.file.key)
+        assert self.file.stats().to_dict()["staged"]
+
+    def spooled(self) -> None:
+        """The whole unit is acknowledged, and in the spool."""
+        self.staged(AT, PART)
+
+    def cut(self) -> None:
+        self._truncate(AT + 50_001)
+
+    def cut_low(self) -> None:
+        self._truncate(AT + 10_001)
+
+    def grow(self) -> None:
+        self._truncate(UNITS * PART)
+
+    def _truncate(self, size: int) -> None:
+        self.file.truncate(size)
+        self.content[size:] = bytes(max(0, size - len(self.content)))
+
+    def punch(self) -> None:
+        self._punch(AT + 40_001, 10_000)
+
+    def punch_over(self) -> None:
+        self._punch(AT - 100, 30_000)
+
+    def _punch(self, at: int, length: int) -> None:
+        self.file.punch_hole(at, length)
+        end = min(at + length, len(self.content))
+        self.content[at:end] = bytes(max(0, end - at))
+
+    def fail(self) -> None:
+        """The next part that is sent fails, and later ones too."""
+        self.proxy.rules.append(ProxyRule("status", is_for("UploadPart"), status=500, times=3))
+
+    def failed_commit(self) -> None:
+        self.proxy.rules.append(ProxyRule("status", is_for("CompleteMultipartUpload"), status=500, times=2))
+
+
+ORDERS = [
+    "whole staged cut",
+    "whole staged cut grow",
+    "whole cut staged",
+    "whole cut grow staged",
+    "whole staged cut_low grow",
+    "whole staged punch",
+    "whole staged punch_over",
+    "whole punch staged",
+    "whole staged cut staged grow",
+    "spooled cut grow",
+    "spooled punch whole cut grow",
+    "spooled cut staged grow punch",
+    "whole staged punch failed_commit",
+]
+
+
+@pytest.mark.parametrize("base", [OLD, b""], ids=["stored", "new"])
+@pytest.mark.parametrize("fail", [False, True], ids=["", "failing"])
+def test_a_cut_unit_is_completed_from_its_newest_bytes(
+    bucket: Bucket, proxy: FaultyProxy, volume: Volume, fail: bool, base: bytes
+) -> None:
+    """Some are in memory, some in the spool; the stored ones are older. [2.12, 2.17, 2.23]"""
+    for key in ORDERS:
+        if base:
+            bucket.client.put_object(Bucket=bucket.name, Key=key, Body=base)
+        with volume.open(key, "r+" if base else "x+") as file:
+            model = Model(volume, file, proxy, base)
+            for step in key.split():
+                getattr(model, step)()
+                volume.cache.check()
+            if fail:
+                model.fail()
+            assert file.pread(len(model.content) + 1, 0) == model.content
+            file.fsync()
+            assert stored(bucket, key) == model.content
+            assert file.pread(len(model.content) + 1, 0) == model.content
+
+
+@pytest.mark.parametrize("at", ["memory", "spool"])
+def test_a_cut_sends_the_units_at_its_ends_again_and_no_other_one(
+    bucket: Bucket, proxy: FaultyProxy, volume: Volume, at: str
+) -> None:
+    """[2.17, 2.23]"""
+    content = bytearray(random.Random(1).randbytes(UNITS * PART))
+    with volume.open("k", "x+") as file:
+        volume.cache.configure(**(CALM if at == "memory" else TIGHT))
+        file.pwrite(content, 0)
+        file.sync_range(0, len(content))
+        volume.cache.configure(**CALM)
+        proxy.taken()
+        file.punch_hole(PART + 5000, 2 * PART)
+        content[PART + 5000 : 3 * PART + 5000] = bytes(2 * PART)
+        file.truncate(len(content) - 5000)
+        del content[-5000:]
+        file.fsync()
+    assert counted(proxy.taken())["UploadPart"] == 4  # one of them is zeros
+    assert stored(bucket, "k") == content
+
+
+def stored(bucket: Bucket, key: str) -> bytes:
+    body: bytes = bucket.client.get_object(Bucket=bucket.name, Key=key)["Body"].read()
+    return body
