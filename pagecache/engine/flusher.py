@@ -39,6 +39,7 @@ from .throttle import divide
 from .volume import IDLE_TURN_FLUSHER
 
 if TYPE_CHECKING:
+    from .file import EngineFile
     from .volume import EngineCache, EngineVolume
 
 __all__ = ["Flusher"]
@@ -46,6 +47,7 @@ __all__ = ["Flusher"]
 log = logging.getLogger("pagecache.internal")
 
 PASS_BUDGET = 16 << 20
+"""Least bytes of a background pass: its file's token is held until all of them are acknowledged."""
 TURN = 1024
 """Maximum files that one turn checks for one purpose; the next turn continues after them."""
 BUSY = 0.02
@@ -55,6 +57,11 @@ PAUSE = 1.0
 """Seconds of pause after an internal error."""
 STILL = 3
 """Checks of waiting writers without any running call, before partly dirty units are sent."""
+
+
+def _budget(file: EngineFile) -> int:
+    """Return the bytes of a pass: it fills all calls that the volume may have in flight, with large units too."""
+    return max(PASS_BUDGET, int(file.limits().write_unit) * int(file.volume.backend.limits.max_inflight))
 
 
 class Flusher:
@@ -300,7 +307,7 @@ class Flusher:
             unit = int(file.limits().write_unit)
             if 1 < unit <= file.native.usage()["dirty"]:
                 file.refresh_limits()
-                file.native.pass_background(PASS_BUDGET)
+                file.native.pass_background(_budget(file))
         return BUSY if len(files) == TURN else volume.cache.config.flush_interval
 
     def make_room(self, *, urgent: bool = False) -> None:
@@ -322,9 +329,9 @@ class Flusher:
                 for file in volume.some_aged(TURN):
                     file.refresh_limits()
                     if partial:
-                        file.native.pass_partial(PASS_BUDGET)
+                        file.native.pass_partial(_budget(file))
                     else:
-                        file.native.pass_background(PASS_BUDGET)
+                        file.native.pass_background(_budget(file))
                 if not volume.backend.limits.commit_on_close:
                     self._commit_unstable(volume, 0 if urgent else volume.native.pressure().limit // 2)
 

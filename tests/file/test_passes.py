@@ -11,6 +11,7 @@ from collections.abc import Callable
 import pytest
 
 import pagecache
+from pagecache.engine import flusher
 
 from .backends import WAIT_LIMIT_S, RecordingFile
 from .clock import HandClock, after_flusher_turn
@@ -244,6 +245,25 @@ def test_flush_of_a_growing_object_starts_whole_units_and_does_not_wait(make: Ma
         gate.wait_entered()
     eventually(lambda: dirty_bytes(rig.volume) <= UNIT + PAGE)
     assert sent(rig) == [(KEY, 0, UNIT)]
+
+
+def test_a_growing_object_is_sent_by_as_many_calls_as_its_file_may_have(
+    make: Make, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """However large its units are: one pass may take one for each call of the volume. [2.11]"""
+    monkeypatch.setattr(flusher, "PASS_BUDGET", UNIT)
+    limits = {"commit_on_close": True, "write_unit": UNIT, "max_write": UNIT, "max_inflight": 9}
+    rig = make({KEY: b""}, limits=limits)
+    file = rig.open()
+    with rig.backend.gate("write_from") as first, rig.backend.gate("write_from", times=8) as others:
+        file.pwrite(bytes(UNIT), 0)
+        first.wait_entered()
+        for at in range(UNIT, 9 * UNIT, PAGE):  # small folios: a large one is taken as a whole
+            file.pwrite(bytes(PAGE), at)
+        first.open()
+        eventually(lambda: others.nr_entered == 8)
+    file.fsync()
+    assert rig.backend.committed(KEY) == bytes(9 * UNIT)
 
 
 def test_partly_dirty_units_go_only_when_nothing_else_makes_room(make: Make) -> None:
