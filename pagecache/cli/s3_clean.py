@@ -23,8 +23,8 @@ def s3_clean(url: str, older_than: str, dry_run: bool, as_json: bool) -> None:
 
     URL is that of the volume: s3://BUCKET/PREFIX?endpoint=URL. All unfinished uploads to names below the prefix that
     are older than the time are ended, whichever program began them; a running program whose upload is ended sends its
-    object again. Objects of that age below PREFIX/.pagecache/ are deleted: keys of trials, and what earlier versions of
-    this library left. Nothing else is touched. Exit status: 0 done, 1 the server refused a request, 2 wrong usage.
+    object again. Objects of that age below PREFIX/.pagecache/ are deleted: keys of trials. Nothing else is touched.
+    Exit status: 0 done, 1 the server refused a request, 2 wrong usage.
     """
     from pagecache.backends.url import backend_from_url, without_user
     from pagecache.quantities import printable

@@ -96,12 +96,10 @@ def test_what_a_trial_left_is_removed(bucket: Bucket, proxy: FaultyProxy, reques
     assert bucket.left_behind() == []
 
 
-def test_private_objects_of_earlier_versions_go_together_with_the_newest_of_them(
-    bucket: Bucket, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    """A program of an earlier version stores an object every ten minutes while it needs those that it has."""
+def test_private_objects_go_at_their_age(bucket: Bucket, monkeypatch: pytest.MonkeyPatch) -> None:
+    """They are keys of trials; one of them may be in use."""
     folder = "below/.pagecache/"
-    ages = {f"{folder}1-dead/1": 90.0, f"{folder}2-alive/1": 90.0, f"{folder}2-alive/alive": 10.0, "below/k": 90.0}
+    ages = {f"{folder}try-1": 90.0, f"{folder}try-2": 10.0, "below/k": 90.0}
     for key in ages:
         bucket.client.put_object(Bucket=bucket.name, Key=key, Body=b"x")
     backend = S3Backend(bucket.name, "below", endpoint_url=bucket.server.endpoint)
@@ -112,9 +110,9 @@ def test_private_objects_of_earlier_versions_go_together_with_the_newest_of_them
 
     monkeypatch.setattr(backend.bucket, "names", aged)
     monkeypatch.setattr(backend.bucket, "check_bucket", lambda: 1000.0)
-    assert backend.remove_leftovers(60.0) == [f"{folder}1-dead/1"]
-    assert sorted(bucket.keys()) == [f"{folder}2-alive/1", f"{folder}2-alive/alive", "below/k"]
-    assert backend.remove_leftovers(10.0) == [f"{folder}2-alive/1", f"{folder}2-alive/alive"]
+    assert backend.remove_leftovers(60.0) == [f"{folder}try-1"]
+    assert sorted(bucket.keys()) == [f"{folder}try-2", "below/k"]
+    assert backend.remove_leftovers(10.0) == [f"{folder}try-2"]
     assert bucket.keys() == ["below/k"]
     backend.close()
 

@@ -79,6 +79,6 @@ class TestRclone(OnServer):
         may then fail with InternalError.
         """
         kept = backend.prefix + ".pagecache/kept"
-        backend.bucket.put(kept, [], {}, condition={})
+        backend.bucket.put(kept, [], {})
         super().test_objects_side_by_side(backend, opened, unit)
         backend.bucket.delete(kept)

@@ -54,12 +54,11 @@ def test_errors_of_each_request_are_one_printable_line(proxy: FaultyProxy, backe
     requests: list[Callable[[], object]] = [
         lambda: bucket.get(name, 0, piece, None),
         lambda: bucket.head(name),
-        lambda: bucket.put(name, piece, {}, condition={}),
+        lambda: bucket.put(name, piece, {}),
         lambda: bucket.create(name, {}),
         lambda: bucket.copy(name, "u", 1, name, 0, 1, None),
         lambda: bucket.complete(name, "u", [(1, "e")], {}),
         lambda: bucket.delete(name),
-        lambda: bucket.delete_all([name, "b"]),
         lambda: list(bucket.names(name)),
         lambda: list(bucket.uploads(name)),
     ]
@@ -149,7 +148,7 @@ def test_redirects_end_after_two_requests(proxy: FaultyProxy, backend: S3Backend
     for request in (
         lambda: backend.stat("k"),
         lambda: list(backend.list()),
-        lambda: backend.bucket.put("p/k", piece, {}, condition={}),
+        lambda: backend.bucket.put("p/k", piece, {}),
     ):
         proxy.rules = [ProxyRule("status", times=ALWAYS, status=status, headers=where)]
         with pytest.raises(OSError, match="the server redirects") as raised:

@@ -31,7 +31,7 @@ def test_a_bucket_in_another_region_is_found_by_one_redirect(ministack: Server) 
     requests: list[Request] = []
     with new_bucket(ministack) as bucket, Imitation(ministack.endpoint, requests.append) as proxy:
         backend = S3Backend(bucket.name, endpoint_url=proxy.endpoint, region_name="eu-west-1")
-        backend.bucket.put("k", [memoryview(SMALL), memoryview(b"end")], {}, condition={})
+        backend.bucket.put("k", [memoryview(SMALL), memoryview(b"end")], {})
         assert ["/eu-west-1/s3/" in request.headers["authorization"] for request in requests] == [True, False]
         assert backend.stat("k").size == len(SMALL) + 3
         assert "/eu-west-1/s3/" not in requests[-1].headers["authorization"]

@@ -75,16 +75,6 @@ def test_a_refusal_without_a_word_says_what_it_may_be(backend: S3Backend, proxy:
     backend.close()
 
 
-def test_a_deletion_that_is_refused_says_of_which_key(backend: S3Backend, proxy: FaultyProxy, bucket: Bucket) -> None:
-    """The server answers well, and has an error for each object in the body."""
-    body = b"<DeleteResult><Error><Key>b</Key><Code>AccessDenied</Code><Message>no</Message></Error></DeleteResult>"
-    proxy.rules = [ProxyRule("status", is_for("DeleteObjects"), status=200, body=body)]
-    with pytest.raises(PermissionError) as raised:
-        backend.bucket.delete_all(["a", "b"])
-    assert raised.value.strerror == f"DeleteObjects of s3://{bucket.name}/b: AccessDenied; {POLICY}"
-    backend.close()
-
-
 CALLS: dict[str, Callable[[Volume], object]] = {
     "open": lambda volume: volume.open("k"),
     "create": lambda volume: volume.open("k", "w"),

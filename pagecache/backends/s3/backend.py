@@ -27,6 +27,7 @@ import math
 import os
 from collections.abc import Iterator
 from dataclasses import asdict, fields, replace
+from inspect import signature
 from typing import Any, Literal, Unpack, get_args
 from urllib.parse import parse_qsl, unquote, urlsplit
 
@@ -250,7 +251,7 @@ class S3Backend(Backend):
 
     def remove_leftovers(self, older_than: float = LEFT_AFTER, *, dry_run: bool = False) -> builtins.list[str]:
         """Abort uploads below the prefix that were not completed, of dead processes and of other programs, and delete
-        private objects: keys of trials that failed, and what earlier versions of this library left.
+        private objects: keys of trials that failed.
 
         Args:
             older_than: seconds since an upload began, or an object was stored, by the server's clock. A program at work
@@ -292,18 +293,8 @@ class S3Backend(Backend):
 
 
 QUERY = {"endpoint": "endpoint_url", "region": "region_name", "profile": "profile_name"}
-TEXT = (
-    "endpoint_url",
-    "region_name",
-    "profile_name",
-    "part_size",
-    "addressing",
-    "conditions",
-    "require_conditions",
-    "least_part",
-    "connect_timeout",
-    "read_timeout",
-)
+OPTIONS = [name for name, option in signature(S3Backend).parameters.items()
+           if option.kind is option.KEYWORD_ONLY and name != "limits"]  # fmt: skip
 
 
 def backend_from_s3_url(url: str, **options: Any) -> S3Backend:
@@ -319,8 +310,8 @@ def backend_from_s3_url(url: str, **options: Any) -> S3Backend:
     given: dict[str, Any] = {}
     for word, value in parse_qsl(parts.query, keep_blank_values=True, strict_parsing=bool(parts.query)):
         name = QUERY.get(word, word)
-        if name not in (*TEXT, *(f.name for f in fields(BackendLimits) if f.type in ("int", "Size"))):
-            known = ", ".join([*QUERY, *TEXT[3:]])
+        if name not in (*OPTIONS, *(f.name for f in fields(BackendLimits) if f.type in ("int", "Size"))):
+            known = ", ".join([*QUERY, *(name for name in OPTIONS if name not in QUERY.values())])
             raise ValueError(f"{without_user(url)!r}: {word!r} is not one of {known}, or a limit")
         given[name] = int(value) if value.isdecimal() else value
     return S3Backend(unquote(parts.netloc), unquote(parts.path).strip("/"), **given | options)

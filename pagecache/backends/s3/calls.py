@@ -1,8 +1,8 @@
 """The requests to an S3 bucket, one method each.
 
-Bytes go directly from and to the memory of the caller. A sent body is a file over the caller's buffers, in order, and
-is not joined; ranges are read straight into them. Each sent body carries its MD5, which servers check; if the ETag of
-the reply is an MD5, it is compared here as well, because some servers do not check.
+Bytes go directly from and to the memory of the caller: a body is sent in pieces of its buffers, and ranges are read
+straight into them. Each sent body carries its MD5, which servers check; if the ETag of the reply is an MD5, it is
+compared here as well, because some servers do not check.
 
 Questions without bytes (HEAD, lists) are retried after a transient error, a few times: a server that closed an idle
 connection must not fail one. Exceptions: questions that the cache itself repeats (`once`), until the deadline of its
@@ -16,13 +16,10 @@ import base64
 import contextlib
 import errno
 import hashlib
-import itertools
 import random
 import re
 import time
-import weakref
-from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
-from contextlib import contextmanager
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from datetime import UTC, datetime
 from email.utils import parsedate_to_datetime
@@ -33,15 +30,14 @@ from xml.etree.ElementTree import Element
 
 from ...errors import BackendError
 from ..protocol import ObjectStat
-from ..spool import revoke
-from .errors import BROKEN_OFF, NoETag, ServerError, Unreadable, about, named, passing, refused
-from .http import Answer, Http, element, text_of
+from ..spool import revoked
+from .errors import BROKEN_OFF, NoETag, ServerError, Unreadable, about, named, passing
+from .http import EMPTY, Answer, Http, element, text_of
 
 __all__ = ["ID", "TAGS", "Begun", "Bucket", "Stored", "Upload", "patiently"]
 
 ID = "pagecache-id"
 """Metadata that distinguishes commits of this backend from all others."""
-DELETED_AT_ONCE = 1000
 KEPT = ("content-type", "cache-control", "content-disposition", "content-encoding", "content-language", "expires",
         "x-amz-storage-class", "x-amz-server-side-encryption", "x-amz-server-side-encryption-aws-kms-key-id",
         "x-amz-website-redirect-location")  # fmt: skip
@@ -50,7 +46,6 @@ NOT_COPIED = KEPT[-4:]
 """Those that a copy of a whole object does not carry either."""
 META = "x-amz-meta-"
 TAGS = "x-amz-tagging"
-MD5 = "Content-MD5"
 NAMESPACE = "http://s3.amazonaws.com/doc/2006-03-01/"
 RANGE = re.compile(r"bytes (\d+)-(\d+)/(\d+|\*)")
 QUESTIONS = 4
@@ -61,64 +56,12 @@ SLEEP_MAX = 2.0
 """Largest number of seconds that a thread sleeps before a repeated request."""
 PIECE = 256 << 10
 """Bytes: urllib3 buffers as many before they are copied to their place."""
+SENT_PIECE = 64 << 10
+"""Bytes of one send, which must end within the timeout of a connection."""
 IDLE_PAGES_MAX = 1000
 """Largest number of consecutive pages of a list without a name beyond the earlier ones. Some servers send empty pages,
 and a name may have thousands of uploads."""
 T = TypeVar("T")
-
-
-# ---------------------------------------------------------------- bodies
-
-
-class Body:
-    """A file over several buffers, for the client to send.
-
-    Reads are as short as the buffers, and revoked when it is closed: the client's errors are parts of reference cycles,
-    which keep their arguments.
-    """
-
-    def __init__(self, buffers: Sequence[memoryview]) -> None:
-        self._read: list[weakref.ref[memoryview]] = []
-        self._buffers = [buffer for buffer in buffers if len(buffer)]
-        self._starts = [0, *itertools.accumulate(map(len, self._buffers))]
-        self._at = self._index = 0
-
-    def __len__(self) -> int:
-        return self._starts[-1]
-
-    def tell(self) -> int:
-        return self._at
-
-    def seek(self, offset: int, whence: int = 0) -> int:
-        self._at = offset + (0, self._at, len(self))[whence]
-        self._index = next((i for i in range(len(self._buffers)) if self._starts[i + 1] > self._at), len(self._buffers))
-        return self._at
-
-    def read(self, size: int = -1) -> memoryview | bytes:
-        if size is None or size < 0:
-            return b"".join(iter(lambda: self.read(len(self)), b""))
-        if self._index == len(self._buffers):
-            return b""
-        begin = self._at - self._starts[self._index]
-        piece = self._buffers[self._index][begin : begin + size]
-        self._at += len(piece)
-        if self._at == self._starts[self._index + 1]:
-            self._index += 1
-        self._read = [reference for reference in self._read if reference() is not None]
-        self._read.append(weakref.ref(piece))
-        return piece
-
-    def close(self) -> None:
-        """Release the buffers."""
-        self._buffers, self._starts, self._index, self._at = [], [0], 0, 0
-        revoke(piece for reference in self._read if (piece := reference()) is not None)
-        self._read = []
-
-    def digest(self) -> bytes:
-        total = hashlib.md5(usedforsecurity=False)
-        for buffer in self._buffers:
-            total.update(buffer)
-        return total.digest()
 
 
 # ---------------------------------------------------------------- objects
@@ -345,8 +288,8 @@ class Bucket:
             if not last:
                 pairs = parse_qsl(tags, keep_blank_values=True)
                 listed = element("TagSet", *(element("Tag", ("Key", key), ("Value", value)) for key, value in pairs))
-                with about("PUT of the tags", self.bucket, name):
-                    self._tell("PUT", name, [("tagging", "")], element("Tagging", listed))
+                sent = memoryview(_written(element("Tagging", listed)))
+                self._send("PUT of the tags", name, [("tagging", "")], [sent])
         return False
 
     def get(self, name: str, begin: int, buffers: Sequence[memoryview], etag: str | None) -> int:
@@ -378,16 +321,13 @@ class Bucket:
 
     # ------------------------------------------------------------ writing
 
-    def put(
-        self, name: str, buffers: Sequence[memoryview], headers: Mapping[str, str], *, condition: Mapping[str, str]
-    ) -> tuple[str, float]:
-        """Store an object as a whole, with properties; return its etag and time.
+    def put(self, name: str, buffers: Sequence[memoryview], headers: Mapping[str, str]) -> tuple[str, float]:
+        """Store an object as a whole; return its etag and time. `headers`: its properties, and a condition.
 
         Raises:
             OSError: ESTALE: the condition does not hold.
         """
-        with self._sent("PUT", name, buffers) as (body, md5):
-            answer = self.http.ask("PUT", name, headers={**headers, **condition, MD5: _base64(md5)}, sent=body)
+        answer, md5 = self._send("PUT", name, (), buffers, headers)
         return self._etag(answer, "PUT", name, md5), _of_answer(answer)
 
     def create(self, name: str, headers: Mapping[str, str]) -> str:
@@ -400,9 +340,9 @@ class Bucket:
 
     def send(self, name: str, upload: str, number: int, buffers: Sequence[memoryview]) -> str:
         """Send one part; return its etag."""
-        with self._sent(f"UploadPart {number}", name, buffers) as (body, md5):
-            answer = self.http.ask("PUT", name, query=_part(upload, number), headers={MD5: _base64(md5)}, sent=body)
-        return self._etag(answer, f"UploadPart {number}", name, md5)
+        verb = f"UploadPart {number}"
+        answer, md5 = self._send(verb, name, _part(upload, number), buffers)
+        return self._etag(answer, verb, name, md5)
 
     def copy(self, name: str, upload: str, number: int, source: str, begin: int, end: int, etag: str | None) -> str:
         """Copy one part from [begin, end) of an object; return its etag. ESTALE: that has another version than
@@ -425,7 +365,9 @@ class Bucket:
         listed = [element("Part", ("PartNumber", str(number)), ("ETag", etag)) for number, etag in parts]
         sent = _written(element("CompleteMultipartUpload", *listed))
         with about("CompleteMultipartUpload", self.bucket, name):
-            answer = self.http.ask("POST", name, query=[("uploadId", upload)], headers=condition, sent=sent, slow=True)
+            answer = self.http.ask(
+                "POST", name, query=[("uploadId", upload)], headers=condition, sent=[sent], slow=True
+            )
             return text_of(answer.xml(), "ETag"), _of_answer(answer)
 
     def abort(self, name: str, upload: str) -> None:
@@ -455,21 +397,6 @@ class Bucket:
         with about("DELETE", self.bucket, name):
             self.http.ask("DELETE", name)
 
-    def delete_all(self, names: Iterable[str]) -> None:
-        """Delete objects. Raises OSError for the first refused one; missing ones count as deleted."""
-        rest = list(names)
-        while rest:
-            batch, rest = rest[:DELETED_AT_ONCE], rest[DELETED_AT_ONCE:]
-            if len(batch) == 1:
-                self.delete(batch[0])
-                continue
-            with about("DeleteObjects", self.bucket, batch[0]):
-                listed = element("Delete", *(element("Object", ("Key", name)) for name in batch), ("Quiet", "true"))
-                answer = self._tell("POST", "", [("delete", "")], listed).xml()
-            for one in answer.iter("Error"):
-                if (code := text_of(one, "Code")) != "NoSuchKey":
-                    raise refused(code, named("DeleteObjects", self.bucket, text_of(one, "Key")))
-
     # ------------------------------------------------------------ lists
 
     def names(self, prefix: str, start_after: str = "", *, once: bool = False) -> Iterator[tuple[str, Stored]]:
@@ -481,16 +408,9 @@ class Bucket:
         query = {"list-type": "2", "encoding-type": "url", "prefix": prefix}
         if start_after:
             query["start-after"] = start_after
-        pages = self._pages("list", prefix)
-        while True:
-            try:
-                _answer, page = self._page("list", prefix, query, once=once)
-            except ServerError as error:
-                if error.code == "NoSuchBucket":
-                    raise self._no_bucket("list") from error
-                raise
-            once, encoded = False, text_of(page, "EncodingType") == "url"
-            for name, entry in pages(page, "Contents", "NextContinuationToken", encoded=encoded):
+        markers = {"continuation-token": "NextContinuationToken"}
+        try:
+            for name, entry, _ in self._entries("list", query, "Contents", markers, once=once):
                 if not name.startswith(prefix):  # a clean-up deletes these names
                     what = f"the server lists {name!r}, which is not below this prefix"
                     raise BackendError(errno.EPROTO, self._error("list", prefix, what), retry=False)
@@ -498,9 +418,10 @@ class Bucket:
                 with about("list", self.bucket, name):
                     stored = Stored(etag, int(size), _seconds(when))
                 yield name, stored
-            if text_of(page, "IsTruncated") != "true":
-                return
-            query["continuation-token"] = text_of(page, "NextContinuationToken")
+        except ServerError as error:
+            if error.code == "NoSuchBucket":
+                raise self._no_bucket("list") from error
+            raise
 
     def uploads(self, prefix: str) -> Iterator[Begun]:
         """Yield open uploads to keys with this prefix.
@@ -508,60 +429,50 @@ class Bucket:
         Raises:
             OSError: ENOTSUP: the server does not list them; EPROTO: the list has no end.
         """
-        query = {"uploads": "", "prefix": prefix}
-        pages = self._pages("ListMultipartUploads", prefix)
-        while True:
-            try:
-                answer, page = self._page("ListMultipartUploads", prefix, query)
-            except ServerError as error:
-                if error.code == "NoSuchUpload":  # some servers report an empty list so
-                    return
-                raise
-            now = _of_answer(answer)
-            for name, entry in pages(page, "Upload", "NextKeyMarker", "NextUploadIdMarker"):
-                with about("ListMultipartUploads", self.bucket, name):
+        verb, query = "ListMultipartUploads", {"uploads": "", "prefix": prefix}
+        markers = {"key-marker": "NextKeyMarker", "upload-id-marker": "NextUploadIdMarker"}
+        try:
+            for name, entry, now in self._entries(verb, query, "Upload", markers):
+                with about(verb, self.bucket, name):
                     since = _time(text_of(entry, "Initiated"))
                 if name.startswith(prefix):  # some servers list all
                     yield Begun(name, text_of(entry, "UploadId"), since, now - since)
-            if text_of(page, "IsTruncated") != "true":
-                return
-            query["key-marker"] = text_of(page, "NextKeyMarker")
-            query["upload-id-marker"] = text_of(page, "NextUploadIdMarker")
+        except ServerError as error:
+            if error.code != "NoSuchUpload":  # some servers report an empty list so
+                raise
 
-    def _page(self, verb: str, prefix: str, query: Mapping[str, str], *, once: bool = False) -> tuple[Answer, Element]:
-        """Ask for a page of a list."""
-
-        def ask() -> tuple[Answer, Element]:
-            answer = self.http.ask("GET", query=query.items())
-            return answer, answer.xml()
-
-        return self._query(verb, prefix, ask, once=once)
-
-    def _pages(self, verb: str, prefix: str) -> Callable[..., list[tuple[str, Element]]]:
-        """Return a check of the pages of one list: it takes a page, the name of its entries and those of its markers,
-        and returns the entries with their keys. `encoded`: as in a URL.
+    def _entries(
+        self, verb: str, query: dict[str, str], tag: str, markers: Mapping[str, str], *, once: bool = False
+    ) -> Iterator[tuple[str, Element, float]]:
+        """Yield the entries of a list with their keys, and the time of the answer, page by page. `markers`: parameters
+        of the next page, and the elements that have them.
 
         A server that sends the same page again and again must not keep a program busy.
         """
         seen: set[object] = set()
         last, idle = "", 0
 
-        def check(page: Element, what: str, *markers: str, encoded: bool = False) -> list[tuple[str, Element]]:
-            nonlocal last, idle
-            entries = [(text_of(entry, "Key"), entry) for entry in page.iter(what)]
-            if encoded:
-                entries = [(unquote_plus(key), entry) for key, entry in entries]
-            newest = max((key for key, _ in entries), default="")
-            idle = 0 if newest > last else idle + 1
-            last = max(last, newest)
-            marker = tuple(text_of(page, one) for one in markers)
-            if text_of(page, "IsTruncated") == "true" and (marker in seen or not marker[0] or idle > IDLE_PAGES_MAX):
-                what = "the list has no end: the server repeats a page, or sends many without a new name"
-                raise BackendError(errno.EPROTO, self._error(verb, prefix, what), retry=False)
-            seen.add(marker)
-            return entries
+        def ask() -> tuple[Answer, Element]:
+            answer = self.http.ask("GET", query=query.items())
+            return answer, answer.xml()
 
-        return check
+        while True:
+            answer, page = self._query(verb, query["prefix"], ask, once=once)
+            once, decode = False, unquote_plus if text_of(page, "EncodingType") == "url" else str
+            entries = [(decode(text_of(entry, "Key")), entry) for entry in page.iter(tag)]
+            newest = max((key for key, _ in entries), default="")
+            last, idle = (newest, 0) if newest > last else (last, idle + 1)
+            marker = tuple(text_of(page, one) for one in markers.values())
+            more = text_of(page, "IsTruncated") == "true"
+            if more and (marker in seen or not marker[0] or idle > IDLE_PAGES_MAX):
+                what = "the list has no end: the server repeats a page, or sends many without a new name"
+                raise BackendError(errno.EPROTO, self._error(verb, query["prefix"], what), retry=False)
+            seen.add(marker)
+            now = _of_answer(answer)
+            yield from ((key, entry, now) for key, entry in entries)
+            if not more:
+                return
+            query.update(zip(markers, marker, strict=True))
 
     def knows(self, name: str, upload: str) -> bool:
         """Return whether an upload is open."""
@@ -588,20 +499,25 @@ class Bucket:
 
         return attempt() if once else patiently(attempt, unless=errno.ETIMEDOUT)
 
-    def _tell(self, method: str, name: str, query: Sequence[tuple[str, str]], root: Element) -> Answer:
-        """Make a request with an XML body."""
-        sent = _written(root)
-        md5 = hashlib.md5(sent, usedforsecurity=False).digest()
-        return self.http.ask(method, name, query=query, headers={MD5: _base64(md5)}, sent=sent)
-
-    @contextmanager
-    def _sent(self, verb: str, name: str, buffers: Sequence[memoryview]) -> Iterator[tuple[Body, bytes]]:
-        body = Body(buffers)
-        try:
-            with about(verb, self.bucket, name):
-                yield body, body.digest()
-        finally:
-            body.close()
+    def _send(
+        self,
+        verb: str,
+        name: str,
+        query: Sequence[tuple[str, str]],
+        buffers: Sequence[memoryview],
+        headers: Mapping[str, str] = EMPTY,
+    ) -> tuple[Answer, bytes]:
+        """Send a body; return the answer, and the MD5 of the body. Its pieces are revoked at the end: errors of the
+        client are parts of reference cycles, which keep their arguments.
+        """
+        total = hashlib.md5(usedforsecurity=False)
+        for buffer in buffers:
+            total.update(buffer)
+        md5 = total.digest()
+        pieces = [b[at : at + SENT_PIECE] for b in buffers for at in range(0, len(b), SENT_PIECE)]
+        with about(verb, self.bucket, name), revoked(pieces):
+            given = {**headers, "Content-MD5": base64.b64encode(md5).decode()}
+            return self.http.ask("PUT", name, query=query, headers=given, sent=pieces), md5
 
     def _etag(self, answer: Answer, verb: str, name: str, md5: bytes) -> str:
         """Return the etag of sent bytes: an MD5, unless the server encrypts with customer keys."""
@@ -617,10 +533,6 @@ class Bucket:
 
     def _no_etag(self, verb: str, name: str) -> NoETag:
         return NoETag(errno.EIO, self._error(verb, name, "the answer has no ETag"), retry=True)
-
-
-def _base64(digest: bytes) -> str:
-    return base64.b64encode(digest).decode()
 
 
 def _part(upload: str, number: int) -> list[tuple[str, str]]:

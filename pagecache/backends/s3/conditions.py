@@ -77,18 +77,12 @@ NEEDED: dict[Of, tuple[str, ...]] = {
     "upload": ("complete", "copy", "copies", "escapes", "etags"),
 }
 TEXTS = {
-    "create": (
-        "checks `If-None-Match` of a PUT",
-        "a new object takes a HEAD before its PUT, with the window",
-    ),
+    "create": ("checks `If-None-Match` of a PUT", "a new object takes a HEAD before its PUT, with the window"),
     "put": (
         "checks `If-Match` of a PUT",
         "a change of an object of at most a part takes a HEAD before, with the window",
     ),
-    "put_etags": (
-        "sends the object's ETag in the answer to a PUT",
-        "a HEAD after each PUT",
-    ),
+    "put_etags": ("sends the object's ETag in the answer to a PUT", "a HEAD after each PUT"),
     "complete": (
         "checks both conditions when an upload is completed",
         "a larger object takes a HEAD before the completion, with the window",
@@ -97,18 +91,9 @@ TEXTS = {
         "checks the version of a copied part's source",
         "a HEAD before and one after the copies; keys with `%` or `+` are read and sent",
     ),
-    "copies": (
-        "copies parts",
-        "unchanged parts are read, and sent",
-    ),
-    "escapes": (
-        "decodes the name of the source once",
-        "keys with `%` or `+` are read and sent",
-    ),
-    "etags": (
-        "sends the object's ETag in the answer to a completion",
-        "a HEAD after each completion",
-    ),
+    "copies": ("copies parts", "unchanged parts are read, and sent"),
+    "escapes": ("decodes the name of the source once", "keys with `%` or `+` are read and sent"),
+    "etags": ("sends the object's ETag in the answer to a completion", "a HEAD after each completion"),
 }
 """The properties in words: what the server does, and what is done if it does not. Window: a version that another
 program stores between the HEAD and the request is replaced unseen."""
@@ -274,11 +259,11 @@ class _Key:
         self.delete()
 
     def put(self, condition: Mapping[str, str]) -> _Answer:
-        return _answer(lambda: self._bucket.put(self.name, [memoryview(b"1")], {}, condition=condition)[0])
+        return _answer(lambda: self._bucket.put(self.name, [memoryview(b"1")], condition)[0])
 
     def stored(self) -> str:
         """Store the key; return its ETag."""
-        return self._bucket.put(self.name, [memoryview(b"1")], {}, condition={})[0]
+        return self._bucket.put(self.name, [memoryview(b"1")], {})[0]
 
     def begin(self) -> str:
         upload = self._bucket.create(self.name, {})

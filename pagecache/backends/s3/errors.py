@@ -4,7 +4,7 @@ The errno classifies the failure, the class decides whether a retry may help, an
 the server's code. A request may have been carried out although its reply was an error: `unclear` identifies such
 errors.
 
-Names of objects and texts of a server are foreign: `named`, `refused` and the translation below are the ways in which
+Names of objects and texts of a server are foreign: `named` and the translation below are the ways in which
 they get into an error, and escape them.
 """
 
@@ -28,7 +28,7 @@ from ...errors import BackendError
 from ...quantities import printable
 
 __all__ = ["BROKEN_OFF", "REDIRECTS", "NoETag", "Refused", "SendAgain", "ServerError", "Unreadable", "about", "keeping",
-           "may_pass", "named", "passing", "refused", "send_again", "unclear"]  # fmt: skip
+           "may_pass", "named", "passing", "send_again", "unclear"]  # fmt: skip
 
 NOT_ACCEPTED = frozenset(
     {"InvalidAccessKeyId", "SignatureDoesNotMatch", "ExpiredToken", "InvalidToken", "TokenRefreshRequired"}
@@ -186,13 +186,6 @@ def _server_error(error: Refused, what: str, *, of_key: bool) -> OSError:
     made = ServerError(number or errno.EINVAL, message, retry=again, retry_after=after)
     made.code, made.status = code, 500 if status == 200 else status  # an error in the body of a successful reply
     return made
-
-
-def refused(code: str, what: str) -> OSError:
-    """Return an error that the body of a reply has for one of several objects."""
-    number = BY_CODE.get(code, errno.EIO)
-    meant = _meaning(code, number)
-    return OSError(number, printable(f"{what}: {code}") + (f"; {meant}" if meant else ""))
 
 
 def _translated(error: Exception, what: str, *, of_key: bool) -> OSError:

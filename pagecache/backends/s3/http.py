@@ -13,7 +13,7 @@ import io
 import os
 import re
 import threading
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from http.client import responses
 from types import SimpleNamespace
@@ -42,7 +42,7 @@ except ModuleNotFoundError as error:
 from ...errors import BackendError
 from .errors import REDIRECTS, Refused, Unreadable
 
-__all__ = ["Answer", "Http", "element", "text_of"]
+__all__ = ["EMPTY", "Answer", "Http", "element", "text_of"]
 
 LONG_TIMEOUT = 600.0
 """Minimum seconds for copies and completions, which take minutes for large objects."""
@@ -167,7 +167,7 @@ class Http:
         *,
         query: Iterable[tuple[str, str]] = (),
         headers: Mapping[str, str] = EMPTY,
-        sent: Any = None,
+        sent: Sequence[bytes | memoryview] | None = None,
         body: bool = False,
         slow: bool = False,
     ) -> Answer:
@@ -178,7 +178,7 @@ class Http:
             name: of an object; "": the bucket.
             query: names and values.
             headers: names and values; they are signed.
-            sent: the body: bytes, or a file with a length.
+            sent: the pieces of a body.
             body: leave the body of the answer to the caller, who closes it.
             slow: it may take minutes: a copy, or a completion. An error may come in the body of its answer.
 
@@ -195,8 +195,6 @@ class Http:
             if region in (None, address.region) or answer.status_code not in (*REDIRECTS, 400):
                 raise self._refusal(answer)
             _ = answer.content  # read to its end: its connection serves the next request
-            if sent is not None and not isinstance(sent, bytes):
-                sent.seek(0)
             answer = self._send(self._find(region), method, target, headers, sent, slow=slow)
             if answer.status_code >= 300:
                 raise self._refusal(answer)
@@ -208,19 +206,25 @@ class Http:
         return found
 
     def _send(
-        self, address: _Address, method: str, target: str, headers: Mapping[str, str], sent: Any, *, slow: bool
+        self,
+        address: _Address,
+        method: str,
+        target: str,
+        headers: Mapping[str, str],
+        sent: Sequence[bytes | memoryview] | None,
+        *,
+        slow: bool,
     ) -> Any:
         credentials = self._session.get_credentials()
         if credentials is None:
             raise NoCredentialsError
         request = AWSRequest(method, address.url + target, headers)
         if sent is not None:
-            request.headers["Content-Length"] = str(len(sent))
+            request.headers["Content-Length"] = str(sum(map(len, sent)))
         request.headers["User-Agent"] = "pagecache"
         request.context["client_config"] = UNSIGNED_BODY
         S3SigV4Auth(credentials.get_frozen_credentials(), address.service, address.region).add_auth(request)
-        headers_sent = HeadersDict(request.headers.items())
-        prepared = AWSPreparedRequest(method, request.url, headers_sent, sent, True)
+        prepared = AWSPreparedRequest(method, request.url, dict(request.headers.items()), sent, True)
         return (self._patient if slow else self._quick).send(prepared)
 
     def _refusal(self, answer: Any) -> Refused:

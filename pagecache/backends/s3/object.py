@@ -178,7 +178,7 @@ class S3Object(ObjectFile[Stored]):
             condition = await self._condition("put")
             self.draft.publish(lambda: id)
             try:
-                etag, when = self._bucket.put(self.name, [buffer], extra, condition=condition)
+                etag, when = self._bucket.put(self.name, [buffer], {**extra, **condition})
             except OSError as error:
                 return await self._judged(error, id, None)
         known = self._backend.honours(self.name, "put").put_etags

@@ -160,17 +160,11 @@ class Uploads:
                 removed.append(f"upload of {one.name}")
                 if not dry_run:
                     self._bucket.abort(one.name, one.upload)
-        # A trial has one key. Earlier versions kept objects in a folder, and stored one every ten minutes at work.
-        folders: dict[str, list[tuple[str, float]]] = {}
-        private = self._prefix + PRIVATE
-        for name, stored in self._bucket.names(private):
-            folders.setdefault(name.removeprefix(private).partition("/")[0], []).append((name, stored.mtime or 0.0))
-        for objects in folders.values():
-            if not older_than or now - max(mtime for _, mtime in objects) >= older_than:
-                names = [name for name, _ in objects]
-                removed += names
+        for name, stored in self._bucket.names(self._prefix + PRIVATE):  # keys of trials
+            if not older_than or now - (stored.mtime or 0.0) >= older_than:
+                removed.append(name)
                 if not dry_run:
-                    self._bucket.delete_all(names)
+                    self._bucket.delete(name)
         return removed
 
 
