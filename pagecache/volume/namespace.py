@@ -340,11 +340,11 @@ class NameChange:
         """
         if self.loser is None:
             return False
-        identity, versions = self.loser.engine.identity, self.loser.engine.versions
+        identity, base = self.loser.engine.identity, self.loser.engine.versions.base
         if None not in (identity, found.identity):
             return found.identity == identity
         unknown = found.version is None or found.version == self.version
-        return not unknown and (versions.stale or found.version in (self.replaced, versions.base))
+        return not unknown and (not _knows_version(self.loser) or found.version in (self.replaced, base))
 
     def is_draft(self) -> bool:
         """Return whether the object is published by a commit that has not been made: the store has no record of its
@@ -615,4 +615,11 @@ def _file(volume: Volume, key: Key, found: ObjectStat | None) -> Inode | None:
 
 def _known_version(inode: Inode | None) -> str | None:
     """Return the version of the stored object below the cached bytes; None: there are none, or it is unknown."""
-    return None if inode is None or inode.engine.versions.stale else inode.engine.versions.base
+    return inode.engine.versions.base if inode is not None and _knows_version(inode) else None
+
+
+def _knows_version(inode: Inode) -> bool:
+    """Return whether the version below the cached bytes is known: not while the file owes to follow its name, since a
+    copy may have another one.
+    """
+    return not inode.engine.versions.stale and not inode.engine.owed.owes(FOLLOWING)

@@ -25,6 +25,7 @@ from ..engine.commit import remote
 from ..engine.commit.owed import FOLLOWING
 from ..engine.file import EngineFile
 from ..engine.io import barrier
+from ..engine.retryer import is_transient
 from ..errors import BackendProtocolError, Key, ShutdownError, os_error
 from ..native import END, FOREVER, LOCK, STAMP_MAX, TOKEN
 from . import lifetimes
@@ -492,23 +493,17 @@ def follow(inode: Inode) -> None:
 
     Bytes uploaded for a commit follow automatically. A file whose commit had no answer is kept if it says that it has
     followed: only this file tells that commit from another writer's version, also in a copy. Otherwise the file is
-    opened anew, so that later uploads go to this name. A copy may have another version than its source; the file that
-    was open before has the version of the copy then.
+    opened anew, so that later uploads go to this name.
     """
-    engine, volume = inode.engine, inode.volume
+    engine = inode.engine
     backend_file = engine.backend_file
-    if backend_file is None or not engine.finds_by_name() or engine.removed or volume.engine.aborted:
+    if backend_file is None or not engine.finds_by_name() or engine.removed or inode.volume.engine.aborted:
         return
-    if engine.limits().commit_on_close:
-        followed = False
-        with contextlib.suppress(OSError):
-            found = insisting(engine, lambda: checked_stat(backend_file.stat(), engine.key))
-            followed = found.key is not None and volume._canonical(found.key) == engine.key
-            if found.version is not None:
-                engine.versions.follow(engine.versions.base, found.version)
-        if inode.native.commit_needed(STAMP_MAX) or (followed and engine.versions.stale):
+    following = _Following(inode)
+    with contextlib.suppress(OSError):  # it is asked again before the next call
+        if insisting(engine, partial(following.goes_on, backend_file)):
             return
-    engine.owe(_Following(inode))
+    engine.owe(following)
 
 
 def owe_opening(volume: Volume, engine: EngineFile) -> None:
@@ -529,12 +524,37 @@ def open_renamed(engine: EngineFile) -> None:
 class _Following:
     """The debt to open a renamed file by its name. The file that was open before may store bytes under an earlier name:
     no call goes to it any longer.
+
+    A copy may have another version than its source. Only the file that was open before tells that version from another
+    writer's, so it has to answer, or to refuse for good, before the new name is opened.
     """
 
     method, arguments, behind = FOLLOWING, (), False
 
     def __init__(self, inode: Inode) -> None:
         self._inode = inode
+        self._asked = False
+
+    def goes_on(self, backend_file: BackendFile) -> bool:
+        """Return whether the file that was open before goes on under the new name; take the version that it has there.
+
+        Raises:
+            OSError: a transient one: it is to be asked again.
+        """
+        volume, engine, followed = self._inode.volume, self._inode.engine, False
+        if self._asked or not engine.limits().commit_on_close:
+            return False
+        try:
+            found = checked_stat(backend_file.stat(), engine.key)
+        except OSError as error:
+            if is_transient(error):
+                raise
+        else:
+            followed = found.key is not None and volume._canonical(found.key) == engine.key
+            if found.version is not None:
+                engine.versions.follow(engine.versions.base, found.version)
+        self._asked = True
+        return engine.native.commit_needed(STAMP_MAX) or (followed and engine.versions.stale)
 
     def call(self, backend_file: BackendFile) -> None:
         """Open the file. If another version is stored than the one below the local bytes, it is a foreign one, and no
@@ -545,7 +565,7 @@ class _Following:
                 stay unsaved until something has the name.
         """
         volume, engine, key = self._inode.volume, self._inode.engine, self._inode.engine.key
-        if engine.removed:
+        if engine.removed or self.goes_on(backend_file):
             return
         reconnects, used, whole = volume.engine.reconnects, False, engine.limits().commit_on_close
         try:

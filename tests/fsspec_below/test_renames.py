@@ -29,6 +29,10 @@ def uploaded(file: CachedFile) -> None:
     file.flush()
 
 
+def written(file: CachedFile) -> None:
+    file.pwrite(b"W" * (1 << 20), 0)
+
+
 def read(file: CachedFile) -> None:
     file.pread(4, 0)
 
@@ -217,6 +221,31 @@ def test_status_that_fails_once_behind_a_rename_makes_no_conflict(
     assert place.content("other") == b"M" + expected[1:]
 
 
+@pytest.mark.parametrize("times", [1, 2])
+@pytest.mark.parametrize("use", [uploaded, written, read])
+def test_status_that_fails_for_good_behind_a_rename_is_asked_for_by_the_next_call(
+    place: Place, use: Callable[[CachedFile], None], times: int
+) -> None:
+    """Until then only the file that was open before tells the version of the copy from that of another client; if it
+    does not answer before the rename returns, that raises. [2.19, 2.20]
+    """
+    backend = FaultyBackend(place.backend)
+    with PageCache("16MiB", retry=ONCE, flush_interval=3600) as cache:
+        volume = cache.attach(backend)
+        with volume.open("key", "r+b", read_ahead=0) as file:
+            use(file)
+            backend.use([Rule("stat", error=errno.ECONNRESET, times=times)])
+            with pytest.raises(ConnectionResetError) if times == 2 else contextlib.nullcontext():
+                volume.rename("key", "other")
+            backend.use([])
+            expected = OLD if use is read else b"W" * (1 << 20) + OLD[1 << 20 :]
+            with volume.open("other", "rb") as again:
+                assert again.read() == expected
+            assert file.pread(len(OLD), 0) == expected[: len(OLD)]
+            file.pwrite(b"M", 0)
+    assert (place.content("key"), place.content("other")) == (None, b"M" + expected[1:])
+
+
 def test_version_that_is_stored_while_its_object_is_copied_is_not_removed() -> None:
     """It is not the version that was copied; the rename has succeeded. [2.20]"""
     place = Place(Whole(), "bucket")
@@ -290,10 +319,6 @@ def losing(place: Place) -> Place:
     if isinstance(place.fs, Parts):
         pytest.skip("the same as for others that copy")
     return place
-
-
-def written(file: CachedFile) -> None:
-    file.pwrite(b"W" * (1 << 20), 0)
 
 
 @LOOKS
