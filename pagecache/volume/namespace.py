@@ -24,7 +24,8 @@ A transient error is followed by a retry. If the earlier attempt may have been c
              src exists                  it was not; but without `replace` it is unknown if dst exists, too
     both     the name has a version other than the cached one: unknown
 
-If it is unknown, the first error is raised. The store has no record of an object that was created and not committed:
+A rename was carried out in any case if the open file of the object has the new name (`ObjectStat.key`). If it is
+unknown, the first error is raised. The store has no record of an object that was created and not committed:
 its call is repeated, and FileNotFoundError shows that an earlier attempt has renamed or removed the backend's file.
 
 A call whose result is unknown when no attempt follows stays open in `Volume.unsettled`, after its error. The next call
@@ -332,6 +333,8 @@ class NameChange:
             if unknown and new is not None and new.version == self.version != self.replaced:
                 return True  # the object has moved, and another one has its old name since
             unknown |= new is not None and not replace and self.src != self.dst
+        if unknown and self.new is not None and self._has_moved():
+            return True
         return None if unknown else old is None
 
     def _may_be_loser(self, found: ObjectStat) -> bool:
@@ -356,7 +359,9 @@ class NameChange:
         return bool(source.native.undone()["created"])
 
     def _has_moved(self) -> bool:
-        """Return whether the open file of an object that was never stored has the new name, or none after a remove."""
+        """Return whether the open file has the new name, or none after a remove: that tells of an object that was never
+        stored, and of one whose old name another object has.
+        """
         found = None if self.source is None else self.source.engine.stat_open()
         if found is None or self.new is None:
             return found is not None and found.nlink == 0

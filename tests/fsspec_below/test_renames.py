@@ -12,6 +12,8 @@ import pytest
 
 from pagecache import CachedFile, ConflictError, ObjectStat, PageCache, RetryPolicy, Volume
 from pagecache.backends.fsspec.calls import Calls
+from pagecache.backends.passing import PassingBackend
+from pagecache.errors import Key
 from pagecache.testing import FaultyBackend, Gate, Rule
 from tests.file.rig import Task
 from tests.fsspec_below.place import OLD, Place, get, put
@@ -339,6 +341,48 @@ def test_rename_whose_answer_is_lost_takes_open_files_along(
             with volume.open("other", "rb") as again:
                 assert again.read() == expected
     assert (losing.content("key"), losing.content("other")) == (None, expected)
+
+
+class Taking(PassingBackend):
+    """A store in which another client takes the old name of a renamed object at once."""
+
+    def __init__(self, place: Place) -> None:
+        super().__init__(place.backend)
+        self._place = place
+
+    def rename(self, src: Key, dst: Key, *, replace: bool = True) -> None:
+        super().rename(src, dst, replace=replace)
+        self._place.put(str(src), OTHER)
+
+
+@pytest.mark.parametrize("tries", [ONCE, OFTEN])
+@pytest.mark.parametrize("use", [read, written, uploaded])
+def test_rename_without_an_answer_is_known_by_its_open_file_if_another_client_takes_the_old_name(
+    losing: Place, use: Callable[[CachedFile], None], tries: RetryPolicy
+) -> None:
+    """The copy may have another version than the source. The object goes on under the new name, the one that was there
+    is gone, and the old name has the other client's. [2.14, 2.20]
+    """
+    losing.put("other", PRECIOUS)
+    expected = OLD if use is read else b"W" * (1 << 20) + OLD[1 << 20 :]
+    backend = FaultyBackend(Taking(losing))
+    with PageCache("16MiB", retry=tries, flush_interval=3600) as cache:
+        volume = cache.attach(backend)
+        replaced = volume.open("other", "r+b", read_ahead=0)
+        replaced.pread(4, 0)
+        with volume.open("key", "r+b", read_ahead=0) as file:
+            use(file)
+            backend.use([Rule("rename", done=True, error=errno.ECONNRESET, times=1)])
+            with pytest.raises(ConnectionResetError) if tries is ONCE else contextlib.nullcontext():
+                volume.rename("key", "other")
+            with volume.open("other", "rb") as again:
+                assert again.read() == expected
+            with volume.open("key", "rb") as another:
+                assert another.read() == OTHER
+            assert replaced.pread(len(PRECIOUS), 0) == PRECIOUS
+            replaced.pwrite(b"M", 0)
+            replaced.close()
+    assert (losing.content("key"), losing.content("other")) == (OTHER, expected)
 
 
 @LOOKS
