@@ -23,6 +23,7 @@ __all__ = [
     "forgotten",
     "given",
     "missing_in_file",
+    "open_seen",
     "open_to_read",
     "returned",
     "why_no_backend",
@@ -44,13 +45,21 @@ class PlainBackend(Protocol):
 def open_to_read(backend: Any, key: Any) -> Any:
     """Open an object whose beginning is read next: a backend whose `open` takes `read` is told so."""
     opening = backend.open
-    return opening(key, read=True) if _takes_read(getattr(opening, "__func__", opening)) else opening(key)
+    return opening(key, read=True) if _takes(getattr(opening, "__func__", opening), "read") else opening(key)
+
+
+def open_seen(backend: Any, key: Any, seen: object) -> Any:
+    """Open an object without a request, in the version that a file of it had when it was closed: its attribute `seen`.
+    None: the `open` of this backend takes no `seen`.
+    """
+    opening = backend.open
+    return opening(key, seen=seen) if _takes(getattr(opening, "__func__", opening), "seen") else None
 
 
 @functools.lru_cache(maxsize=64)
-def _takes_read(function: Any) -> bool:
+def _takes(function: Any, name: str) -> bool:
     try:
-        return "read" in inspect.signature(function).parameters
+        return name in inspect.signature(function).parameters
     except (TypeError, ValueError):  # a callable without a signature
         return False
 

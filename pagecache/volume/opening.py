@@ -18,7 +18,7 @@ from collections.abc import Callable, Iterable, Iterator
 from functools import partial
 from typing import TYPE_CHECKING, NamedTuple, TypeVar
 
-from ..backends.plain import forgotten, missing_in_file, open_to_read
+from ..backends.plain import forgotten, missing_in_file, open_seen, open_to_read
 from ..backends.protocol import BackendFile, ObjectStat, close_backend_file
 from ..engine.attempts import Attempts, Tries
 from ..engine.commit import remote
@@ -118,6 +118,8 @@ def open_inode(volume: Volume, name: Key, key: Key, bits: int, age: float, tries
                             opened = None
                     else:
                         quiet = inode.engine.versions.quiet()
+                        if opened is None and not bits & os.O_EXCL:
+                            opened = as_seen(inode, name, key, age)
                         if opened is None:
                             opened = _open(volume, key, bits, tries, read=not inode.native.usage()["cached"])
                         else:  # other names may have led to changes of the object since
@@ -367,7 +369,7 @@ def _look(
 
 class _Opened(NamedTuple):
     """A file of the backend for a name. `created`: its open has created the object. `reconnects`, `removals`: number of
-    reconnects, and `InodeTable.removals`, before it. `since`: the time before it.
+    reconnects, and `InodeTable.removals`, before it. `since`: the time before it; None: the store was not asked.
     """
 
     backend_file: BackendFile
@@ -375,7 +377,27 @@ class _Opened(NamedTuple):
     created: bool
     reconnects: int
     removals: int
-    since: float
+    since: float | None
+
+
+def as_seen(inode: Inode, name: Key, key: Key, age: float) -> _Opened | None:
+    """Return a file of the version that an inode had when its backend file was closed, without asking the store. None:
+    the store has to be asked, because the last look at the name is `age` seconds old, or the backend cannot do this.
+    """
+    engine, volume = inode.engine, inode.volume
+    before = volume.engine.reconnects, volume.inodes.removals, None
+    if engine.seen is None or engine.seen[0] != before[0] or engine.identity is not None or engine.conflict is not None:
+        return None
+    if not engine.versions.is_recent(name, age):
+        return None
+    backend_file = open_seen(volume.engine.backend, key, engine.seen[1])
+    if backend_file is None:
+        return None
+    backend_file, stat = checked_open(lambda: backend_file, key)
+    if engine.versions.is_base(stat.version):
+        return _Opened(backend_file, stat, False, *before)
+    volume.engine.close_later(backend_file, key)
+    return None
 
 
 def _open(volume: Volume, key: Key, bits: int, tries: Attempts, *, read: bool) -> _Opened:

@@ -31,6 +31,7 @@ LISTED_AT_ONCE = 1000
 def of_name(volume: Volume, name: Key, key: Key, tries: Attempts) -> FileStat:
     """Return the status of the object that has a name."""
     known, began = _shown(volume._inode_at(name)), volume.engine.clock.now()
+    seen = None if known is None else _seen(known, name, key)
     if known is not None and _stands_for(known, name):
         try:
             return of_open(known, key, tries)
@@ -40,12 +41,12 @@ def of_name(volume: Volume, name: Key, key: Key, tries: Attempts) -> FileStat:
             raise
     quiet = None if known is None else known.engine.versions.quiet()
     unstored = 0 if known is None else known.native.number("unstored")
-    stat = opening.checked_stat(tries.repeated(lambda: volume.engine.backend.stat(key)), key)
+    stat = seen or opening.checked_stat(tries.repeated(lambda: volume.engine.backend.stat(key)), key)
     inode = _shown(volume._inode_found(name, stat))
     if inode is not None and inode is not known:
         quiet, unstored = inode.engine.versions.quiet(), inode.native.number("unstored")
     if inode is not None and inode.names_are_facts() and stat.version is not None:
-        inode.engine.versions.confirm(name, stat.version, began)
+        inode.engine.versions.confirm(name, stat.version, began if seen is None else None)
     found = _combined(stat, inode, unstored)
     return found if inode is None else _sized(found, inode, quiet)
 
@@ -60,6 +61,20 @@ def _stands_for(inode: Inode, name: Key) -> bool:
     stored = engine.versions.base is not None or not engine.limits().commit_on_close
     recent = engine.versions.is_recent(name, inode.volume.options.revalidate)
     return bool(inode.native.has_local()) or (stored and recent)
+
+
+def _seen(inode: Inode, name: Key, key: Key) -> ObjectStat | None:
+    """Return the status of an object without a request, if its backend file was closed, and the store was asked a short
+    time ago.
+    """
+    volume = inode.volume
+    if inode.engine.backend_file is not None or not inode.names_are_facts():
+        return None
+    opened = opening.as_seen(inode, name, key, volume.options.revalidate)
+    if opened is None:
+        return None
+    volume.engine.close_later(opened.backend_file, key)
+    return opened.stat
 
 
 def _shown(inode: Inode | None) -> Inode | None:

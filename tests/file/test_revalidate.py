@@ -2,17 +2,20 @@
 
 from __future__ import annotations
 
+import contextlib
 from collections.abc import Callable
 from pathlib import Path
+from typing import Any
 
 import pytest
 
-from pagecache import Key, ObjectStat, PageCache
+from pagecache import ConflictError, Key, ObjectStat, PageCache
 from pagecache.backends import DirectoryBackend, MemoryBackend
+from pagecache.engine.volume import IDLE_FILES_MAX
 
 from .backends import RecordingBackend, StoredObject
 from .clock import HandClock
-from .objects import ObjectBackend
+from .objects import ObjectBackend, ObjectFile
 from .rig import KEY, PAGE, Rig, pattern
 from .test_lost_names import StoreOfNames
 
@@ -188,6 +191,111 @@ def test_a_look_by_name_believes_a_version_that_was_just_seen(rig: Rig, clock: H
         clock.advance(0.2)
         assert not rig.volume.exists(KEY)
         assert file.pread(len(DATA), 0) == DATA
+
+
+# ---------------------------------------------------------------- more objects than files that are kept open
+
+MANY: dict[Any, bytes] = {f"object {k}": pattern(PAGE, k) for k in range(2 * IDLE_FILES_MAX)}
+
+
+class SeenFile(ObjectFile):
+    """It stays with the version that it was opened with."""
+
+    @property
+    def seen(self) -> tuple[str | None, bytes]:
+        return self.version, self.base
+
+    def stat(self) -> ObjectStat:
+        return ObjectStat(size=len(self.base), version=self.version)
+
+
+class SeenStore(Store):
+    """Its `open` needs no look for a version that a closed file has seen. `asked` counts the other opens, too."""
+
+    def open(
+        self, key: Key, *, create: bool = False, exclusive: bool = False, seen: tuple[str, bytes] | None = None
+    ) -> ObjectFile:
+        self.asked += seen is None
+        found = SeenFile(self, key, super().open(key, create=create, exclusive=exclusive).stored)
+        if seen is not None:
+            found.version, found.base = seen
+        return found
+
+
+@pytest.fixture
+def seen(make: Make, clock: HandClock) -> tuple[Rig, SeenStore]:
+    """All objects are cached; the files of most of them are closed."""
+    backend = SeenStore(dict(MANY))
+    rig = make(backend=backend, options={"revalidate": 10.0}, capacity=4 * len(MANY) * PAGE)
+    for key, content in MANY.items():
+        assert read(rig, key) == content
+    assert backend.asked == len(MANY)
+    backend.asked = 0
+    return rig, backend
+
+
+def test_a_version_is_believed_as_long_as_its_bytes_are_cached(seen: tuple[Rig, SeenStore], clock: HandClock) -> None:
+    """Also after the backend file was closed, because too many are open; an open without a look is none. [2.19]"""
+    rig, backend = seen
+    clock.advance(9.9)
+    for key, content in MANY.items():
+        assert rig.volume.stat(key).size == PAGE
+        assert read(rig, key) == content
+    assert backend.asked == 0
+    clock.advance(0.2)
+    for key, content in MANY.items():
+        assert read(rig, key) == content
+    assert backend.asked == len(MANY)
+    assert len(rig.volume.engine.idle_files()) <= IDLE_FILES_MAX
+
+
+@pytest.mark.parametrize("how", ["announced", "announced beside", "later", "exclusive", "renamed", "reconnected"])
+def test_a_closed_object_is_looked_at(seen: tuple[Rig, SeenStore], clock: HandClock, how: str) -> None:
+    """If the version was announced to be another, or nothing was seen under this name of this backend. [2.19, 2.22]"""
+    rig, backend = seen
+    key = next(iter(MANY))
+    version = backend.put(key, OTHER)
+    if how == "announced":
+        rig.volume.invalidate_remote(key, version=version)
+    elif how == "announced beside":
+        checked = backend.open
+
+        def announcing(name: Key, *, seen: Any = None, **options: bool) -> ObjectFile:
+            backend.open = checked  # type: ignore[method-assign]
+            rig.volume.invalidate_remote(key, version=version)
+            return checked(name, seen=seen, **options)
+
+        backend.open = announcing  # type: ignore[assignment, method-assign]
+        with contextlib.suppress(ConflictError):  # the open is the earlier one
+            read(rig, key)
+    elif how == "later":
+        clock.advance(10.1)
+    elif how == "exclusive":
+        with pytest.raises(FileExistsError):
+            rig.volume.open(key, "xb")
+        assert backend.asked == 1
+        return
+    elif how == "renamed":
+        rig.volume.rename(key, "new")
+        key = "new"
+    else:
+        rig.volume.abort()
+        rig.volume.reconnect(rig.volume.backend)
+    assert read(rig, key) == OTHER
+    assert backend.asked
+
+
+def test_a_write_over_a_version_that_was_only_believed_is_a_conflict(seen: tuple[Rig, SeenStore]) -> None:
+    """It replaces the version that was seen, and no other. [2.19]"""
+    rig, backend = seen
+    key = next(iter(MANY))
+    backend.put(key, OTHER)
+    file = rig.volume.open(key, "r+b")
+    file.pwrite(b"ours", 0)
+    with pytest.raises(ConflictError):
+        file.fsync()
+    file.abandon()
+    assert bytes(backend.content(key)) == OTHER
 
 
 @pytest.mark.parametrize("value", [-1, float("nan"), "soon", True])

@@ -15,6 +15,7 @@ import pytest
 from pagecache import CachedFile, ConflictError, DataLossError, PageCache
 from pagecache.backends.fsspec.calls import BlockingCalls, Calls, Reader
 from pagecache.backends.fsspec.objects import STAGE
+from pagecache.engine.volume import IDLE_FILES_MAX
 from tests.fsspec_below.place import LARGE, OLD, Place, get, put, storing
 from tests.fsspec_below.stores import Whole
 from tests.rebased import Written
@@ -312,3 +313,32 @@ def test_listings_that_a_file_system_remembers_are_not_believed() -> None:
     assert place.backend.stat("key").size == 5
     assert place.backend.open("key").stat().size == 5
     assert [stat.size for stat in place.backend.list()] == [5]
+
+
+def test_more_cached_objects_than_open_files_are_not_asked_for_within_revalidate(
+    place: Place, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """They are opened as they were seen; a commit over another version is refused nevertheless. [2.19]"""
+    keys = [f"many{k}" for k in range(IDLE_FILES_MAX + 8)]
+    for key in keys:
+        place.put(key, key.encode())
+    with PageCache("16MiB") as cache:
+        volume = cache.attach(place.backend, revalidate=3600)
+        for key in keys:
+            with volume.open(key) as file:
+                assert file.read() == key.encode()
+        monkeypatch.setattr(Calls, "found", None)  # no object is asked for
+        for key in keys:
+            assert volume.stat(key).size == len(key)
+            with volume.open(key) as file:
+                assert file.read() == key.encode()
+        monkeypatch.undo()
+        place.put(keys[0], b"theirs")
+        with volume.open(keys[0], "r+b") as file:
+            file.pwrite(b"ours", 0)
+            with pytest.raises(ConflictError):
+                file.fsync()
+            volume.discard(keys[0])
+            with pytest.raises(DataLossError):
+                file.fsync()
+    assert place.content(keys[0]) == b"theirs"

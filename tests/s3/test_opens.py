@@ -7,9 +7,10 @@ from collections.abc import Iterator
 
 import pytest
 
-from pagecache import ConflictError, PageCache, Volume
+from pagecache import ConflictError, DataLossError, PageCache, Volume
 from pagecache.backends.s3 import S3Backend
 from pagecache.backends.s3.beginnings import KEPT, LENGTH, Beginnings
+from pagecache.engine.volume import IDLE_FILES_MAX
 from pagecache.testing.proxy import FaultyProxy
 
 from .requests import counted
@@ -54,6 +55,35 @@ def test_a_cached_object_is_asked_for_once_and_its_bytes_are_not_sent_again(prox
     with volume.open("small", revalidate=60) as file:
         assert file.read() == SMALL
     assert requests(proxy) == {}
+
+
+def test_more_cached_objects_than_open_files_are_not_asked_for_within_revalidate(
+    proxy: FaultyProxy, volume: Volume, bucket: Bucket
+) -> None:
+    """They are opened as they were seen, to be read and to be written. [2.19]"""
+    keys = [f"many/{k}" for k in range(IDLE_FILES_MAX + 8)]
+    for key in keys:
+        bucket.client.put_object(Bucket=bucket.name, Key=key, Body=key.encode())
+        with volume.open(key) as file:
+            assert file.read() == key.encode()
+    requests(proxy)
+    for key in keys:
+        with volume.open(key, revalidate=3600) as file:
+            assert file.read() == key.encode()
+    assert requests(proxy) == {}
+    with volume.open(keys[0], "r+b", revalidate=3600) as file:
+        file.pwrite(b"M", 0)
+    assert requests(proxy) == {"PutObject": 1}
+    bucket.client.put_object(Bucket=bucket.name, Key=keys[1], Body=b"another program's")
+    with volume.open(keys[1], "r+b", revalidate=3600) as file:
+        file.pwrite(b"M", 0)
+        with pytest.raises(ConflictError):
+            file.fsync()
+        volume.discard(keys[1])
+        with pytest.raises(DataLossError):
+            file.fsync()
+    for key in keys:
+        bucket.client.delete_object(Bucket=bucket.name, Key=key)
 
 
 def test_an_object_that_was_replaced_is_asked_for_and_read_again(

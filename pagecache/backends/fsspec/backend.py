@@ -114,8 +114,8 @@ class BlockingObjects(Backend):
             raise AttributeError(name)
         return getattr(self.inner, name)
 
-    def open(self, key: Key, *, create: bool = False, exclusive: bool = False) -> BlockingFile:
-        return BlockingFile(run(self.inner.open(key, create=create, exclusive=exclusive)))
+    def open(self, key: Key, *, create: bool = False, exclusive: bool = False, seen: Any = None) -> BlockingFile:
+        return BlockingFile(run(self.inner.open(key, create=create, exclusive=exclusive, seen=seen)))
 
     stat = blocking(Objects.stat)
     remove = blocking(Objects.remove)

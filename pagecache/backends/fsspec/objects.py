@@ -93,12 +93,16 @@ class Objects(AsyncBackend):
 
     # ---------------------------------------------------------------- objects by name
 
-    async def open(self, key: Key, *, create: bool = False, exclusive: bool = False) -> FsspecObject:
+    async def open(
+        self, key: Key, *, create: bool = False, exclusive: bool = False, seen: ObjectStat | None = None
+    ) -> FsspecObject:
+        """Open an object. `seen`: a version that is believed to be stored still."""
         path = self.path_of(key)
         if create:
             self._allow()
         with self.calls.about(key):
-            base = await self.names.look(path)
+            believed = seen is not None and not self.names.is_unsettled(path)
+            base = seen if believed else await self.names.look(path)
             if base is None and not create:
                 raise os_error(errno.ENOENT, key)
             if base is not None and create and exclusive:

@@ -34,6 +34,11 @@ class BlockingFile(BackendFile):
         self.inner = inner
 
     @property
+    def seen(self) -> object:
+        """The version with which `open` can open the object anew, without a request; None: it is being changed."""
+        return self.inner.seen
+
+    @property
     def unanswered(self) -> object:
         """What identifies the commits of this file."""
         return self.inner.unanswered

@@ -143,6 +143,12 @@ class ObjectFile(AsyncBackendFile, Generic[V]):
             self.draft.renamed(before, now)
 
     @property
+    def seen(self) -> V | None:
+        """The version with which `open` can open the object anew, without a request; None: it is being changed."""
+        with self.draft.lock:
+            return None if self.draft.changed or self.detached or self.draft.attempts else self.draft.base
+
+    @property
     def unanswered(self) -> Draft[V]:
         """What identifies the commits of this file, for `recognises`."""
         return self.draft

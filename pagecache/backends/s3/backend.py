@@ -189,9 +189,17 @@ class S3Backend(Backend):
 
     # ---------------------------------------------------------------- objects
 
-    def open(self, key: Key, *, create: bool = False, exclusive: bool = False, read: bool = False) -> BlockingFile:
-        """Open an object. `read`: its beginning comes with the answer. An exclusive creation asks nothing: if there is
-        an object, its commit is refused.
+    def open(
+        self,
+        key: Key,
+        *,
+        create: bool = False,
+        exclusive: bool = False,
+        read: bool = False,
+        seen: Stored | None = None,
+    ) -> BlockingFile:
+        """Open an object. `read`: its beginning comes with the answer. `seen`: a version that is believed to be stored
+        still. An exclusive creation asks nothing: if there is an object, its commit is refused.
         """
         name, base, beginning = self._name(key), None, b""
         with about(key):
@@ -200,6 +208,8 @@ class S3Backend(Backend):
             if create and exclusive:
                 run(self.names.settle(name))
                 self.requests.check_bucket()
+            elif seen is not None and not self.names.is_unsettled(name):
+                base = seen
             elif read and not self.names.is_unsettled(name):
                 base, beginning = self.requests.beginning(name, min(LENGTH, self.sizes.part))
             else:

@@ -88,10 +88,10 @@ class Versions:
         seen, when = self.looked
         return age == math.inf or (age > 0 and seen == name and self._file.volume.clock.now() - when < age)
 
-    def confirm(self, name: Key, version: str | None, when: float) -> None:
-        """Record that this version was found under a name, by a look that began at that time."""
+    def confirm(self, name: Key, version: str | None, when: float | None) -> None:
+        """Record that this version was found under a name, by a look that began at that time; None: by none."""
         with self._file.lock:
-            if version == self.base and not self.stale and self.announced is None:
+            if when is not None and version == self.base and not self.stale and self.announced is None:
                 self.looked = name, when
 
     def distrust(self) -> None:
