@@ -326,8 +326,6 @@ def _open_known(volume: Volume, inode: Inode, name: Key, key: Key, bits: int, ag
     """
     engine = inode.engine
     exclusive = bool(bits & os.O_CREAT and bits & os.O_EXCL)
-    if exclusive and engine.identity is None:
-        raise os_error(errno.EEXIST, key)
     if exclusive or engine.dispute.base_lost or not engine.versions.is_recent(name, age):
         began = volume.engine.clock.now()
         quiet, stat = _look(volume, inode, key, tries, follow=not exclusive)

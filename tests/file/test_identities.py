@@ -21,6 +21,8 @@ from pagecache.errors import Key
 from pagecache.testing import Gate
 from pagecache.volume.inode import InodeTable
 
+from ..planted.failing import store_by_name, whole_objects
+from ..planted.planted import Factory
 from .rig import Task
 
 
@@ -232,6 +234,33 @@ def test_a_name_that_another_program_has_removed_is_free(volume: Volume, tmp_pat
         store(volume, "d/f", b"new")
         volume.sync(20)
         assert (tmp_path / "d" / "f").read_bytes() == b"new"
+
+
+@pytest.mark.parametrize("make", [store_by_name, whole_objects])
+@pytest.mark.parametrize("local", [False, True])
+def test_an_exclusive_open_asks_a_store_that_knows_names_only(make: Callable[[], Factory], local: bool) -> None:
+    """Another program has removed the object; unsaved bytes alone answer for its name. [2.19, 2.20]"""
+    backend = make()
+    with PageCache("1MiB", flush_interval=3600) as cache:
+        volume = cache.attach(backend())
+        store(volume, "a", b"old bytes")
+        volume.sync(20)
+        with pytest.raises(FileExistsError):
+            volume.open("a", "x")
+        held = volume.open("a", "r+", read_ahead=0)
+        assert held.pread(100, 0) == b"old bytes"
+        if local:
+            held.pwrite(b"unsaved", 0)
+        backend().remove("a")
+        if local:
+            with pytest.raises(FileExistsError):
+                volume.open("a", "x")
+        else:
+            with volume.open("a", "x+") as file:
+                file.pwrite(b"new", 0)
+            assert held.pread(100, 0) == b"old bytes"
+            assert content(volume, "a") == b"new"
+        held.abandon()
 
 
 @pytest.mark.parametrize("where", ["itself", "outside", "nowhere", "elsewhere", "there"])
