@@ -76,6 +76,8 @@ class CachedTarget:
         self.variant = Variant.of(plan.rng("variant", number))
         if plan.faults != "none" or plan.scheduler != "threads":
             self.variant = replace(self.variant, mirror=False, objects=False)
+        if "announced" in plan.mix:
+            self.variant = replace(self.variant, objects=False)  # they have none
         if plan.scheduler == "deterministic":
             self.variant.config["gil_release"] = plan.rng("gil", number).choice(RELEASED)
         if plan.crash_of(number) == "forgetting":

@@ -259,6 +259,7 @@ class Crossing:
         everything = bool(other(operation.extra) % 2)
         verb = ("announce", self._name(operation), *((0, None) if everything else (start, end - start)))
         yield from self._calling(operation, verb)
+        self._shared.settled = self._world.clock.tick()
 
     # -- another program
 

@@ -56,6 +56,7 @@ class Shared:
         self.models: dict[int, Model] = {}
         self.bare: set[int] = set()
         self.grips: dict[tuple[int, int], Grip] = {}
+        self.settled = 0  # when the last conflict of an announced change was
         self._lost: set[Value] = set()  # objects and links that may have lost a name to a remove or a rename over it
         self._next = FIRST
         self._contested: set[int] = set()  # objects under whose names another program may have changed the store

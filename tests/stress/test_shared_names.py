@@ -333,6 +333,28 @@ def test_announcements_beside_all_ways_of_writing_lose_nothing() -> None:
     assert any(key.startswith("name_announce") for key in report.coverage)
 
 
+def test_a_cache_is_full_of_bytes_in_conflict_only_while_a_change_is_announced(world: World) -> None:
+    """A write beside that, or begun before its end, may say so. [2.23]"""
+
+    def fill() -> None:
+        world.excuse(OSError(errno.ENOBUFS, "the cache is full"), "held_write", 1)
+
+    announcing = Steps(world, 2).conduct(Operation("name_announce", 0))
+    world.enter(1, Operation("held_write", 0), 0, 1)
+    with pytest.raises(Broken, match="the cache is full"):
+        fill()
+    assert next(announcing)[0] == "announce"
+    fill()
+    with pytest.raises(StopIteration):
+        announcing.send(None)
+    fill()
+    world.leave(1)
+    world.enter(1, Operation("held_write", 0), 0, 1)
+    with pytest.raises(Broken, match="the cache is full"):
+        fill()
+    world.leave(1)
+
+
 def test_objects_that_are_replaced_as_a_whole_get_no_announcements() -> None:
     limits = BackendLimits(commit_on_close=True)
     plan = Plan(seed=1, threads=1, tasks=0, **SHARED | {"mix": ("announced", "shared")})
