@@ -33,11 +33,7 @@ static u64 initial_size(u64 nr, u32 max)
 
 static u64 grown_size(u64 size, u32 max)
 {
-	if (size < max / 16)
-		return size * 4;
-	if (size <= max / 2)
-		return size * 2;
-	return max;
+	return size <= max / 4 ? size * 4 : max; /* each step takes a round trip to the store */
 }
 
 static bool cached(struct pc_inode *i, u64 index, u64 *next)
