@@ -92,34 +92,20 @@ demo-fuse: $(VENV)/.built $(VENV)/.dev                                ## program
 
 # ---------------------------------------------------------------------------------------------- checks
 
-# The first part of the Python tests proves each id of the contract (tests/split.py). Its stamp has the time at which the tests
-# began, and lists the tested files: `make test-all` runs the first part if a file was changed, added or deleted since, then the rest.
-# `.ci/run` sets RUNNER=tests.unstable, which runs failed tests again.
-RUNNER  := pytest
-PYTEST  := $(PY) -m $(RUNNER) -q -n 3 --dist loadgroup
-TESTED  := build/tested
-SOURCES := $(shell find $(wildcard pagecache pagecache_pytest tests examples benchmarks docs .ci *.md Makefile mkdocs.yml pyproject.toml setup.py) \
-  -type d -name __pycache__ -prune -o -type f ! -name '*.so' ! -name '_core.c' ! -path docs/tests.md -print)
-
-# $(call changed,stamp,files): FORCE, which outdates every target, if the stamp lists other files than these
-changed = $(if $(filter-out $(2),$(file <$(1)))$(filter-out $(file <$(1)),$(2)),FORCE)
-.PHONY: FORCE
+# `make test` runs the Python tests that name an id of the contract or are marked `smoke`. `.ci/run` sets RERUN.
+PYTEST  := $(PY) -m pytest -q -n 3 --dist loadgroup $(RERUN)
+FIRST   := (contract or smoke) and not (long or slow or soak)
 
 # One job for each core, unless `make -j` has said how many.
 JOBS     = $(if $(findstring -j,$(MAKEFLAGS)),,-j$(shell nproc) -O)
 
 .PHONY: test test-all nightly slow soak test-rgw mutations lint pytest
 test: $(VENV)/.built $(VENV)/.dev $(DEBUG)/.built build/c-schedules/schedules ## lint, types, C tests, Python tests of the contract
-	@rm -f $(TESTED)
-	@echo $(SOURCES) > $(TESTED).new
 	@$(MAKE) --no-print-directory $(JOBS) lint ctest
-	$(PYTEST) --part first
-	@mv $(TESTED).new $(TESTED)
-test-all: $(TESTED)                                                   ## test, and all other Python tests
-	@$(MAKE) --no-print-directory $(JOBS) planted
-	$(PYTEST) --part rest
-$(TESTED): $(SOURCES) $(call changed,$(TESTED),$(SOURCES))
-	@$(MAKE) --no-print-directory test
+	$(PYTEST) -m "$(FIRST)"
+test-all: $(VENV)/.built $(VENV)/.dev $(DEBUG)/.built build/c-schedules/schedules ## test, and all other Python tests
+	@$(MAKE) --no-print-directory $(JOBS) lint ctest planted
+	$(PYTEST) -m "not slow and not soak"
 
 # Parts of `make nightly`, one after another. The table at the end has the verdict and duration of each.
 NIGHTLY := test-all ctest-asan ctest-tsan run-schedules-table slow soak mutations
@@ -147,7 +133,7 @@ lint: $(VENV)/.built $(VENV)/.dev                                     ## ruff, m
 	$(RUN)/mypy
 	$(PY) -m tests.prose
 
-pytest: $(VENV)/.built $(VENV)/.dev $(DEBUG)/.built build/c-schedules/schedules planted ## Python tests alone, both parts
+pytest: $(VENV)/.built $(VENV)/.dev $(DEBUG)/.built build/c-schedules/schedules planted ## all Python tests alone
 	$(PYTEST) -m "not slow and not soak"
 
 # C tests: each program of tests/native with the folders of the core that are free of Python.
@@ -334,7 +320,6 @@ $(VENV)/.wheel: $(VENV)/.created
 	@touch $@
 
 docs: .venv-docs/.installed $(VENV)/.built $(VENV)/.dev               ## build the documentation and the API reference into build/docs
-	@$(PY) -m tests.catalogue
 	.venv-docs/bin/mkdocs build -q --strict -d build/docs
 	@$(PY) -m tests.reference build/docs/api
 

@@ -8,17 +8,19 @@ from __future__ import annotations
 
 import gc
 import os
+import re
 from typing import Any
 
 import pytest
 from hypothesis import HealthCheck, settings
 
-pytest_plugins = ("tests.hangs", "tests.skips", "tests.split")
-
 # COLUMNS and LINES: readline in the main process of pytest-xdist sets them for its workers, and programs prefer them to
 # the terminal of a test. PYTHONUNBUFFERED: a program that exits without a flush has to fail in every environment.
 for variable in ("COLUMNS", "LINES", "PYTHONUNBUFFERED"):
     os.environ.pop(variable, None)
+
+IDS = re.compile(r"\[[^\]]*\b[TI]-\d+[^\]]*\]\s*$")
+"""Ids at the end of a docstring: `[T-18, I-3, 2.4]`."""
 
 settings.register_profile("random", deadline=None, print_blob=True, suppress_health_check=list(HealthCheck))
 settings.register_profile("same", parent=settings.get_profile("random"), derandomize=True)
@@ -30,11 +32,15 @@ for part in ("conformance", "conformance_base", "conformance_bytes", "conformanc
 
 @pytest.hookimpl(tryfirst=True)  # pytest-xdist reads the marks
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
-    """Give the tests of a shared fixture to one process, and slow tests more time.
+    """Mark tests that name an id of the contract; give the tests of a shared fixture to one process, and slow tests
+    more time.
 
     Tests run in several processes; one of them makes what a module or a folder makes once.
     """
     for item in items:
+        for named in (getattr(item, "obj", None), getattr(item, "cls", None)):
+            if IDS.search(getattr(named, "__doc__", None) or ""):
+                item.add_marker(pytest.mark.contract)
         if item.get_closest_marker("slow") and not item.get_closest_marker("timeout"):
             item.add_marker(pytest.mark.timeout(1800))
         info: Any = getattr(item, "_fixtureinfo", None)

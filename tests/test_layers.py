@@ -13,6 +13,8 @@ from pathlib import Path
 
 import pytest
 
+pytestmark = pytest.mark.smoke("rules")
+
 PACKAGE = Path(__file__).parent.parent / "pagecache"
 NATIVE = PACKAGE / "_native"
 

@@ -14,6 +14,8 @@ import pagecache
 
 from .promise import LATER, MODULES_LATER, PROMISE, compare, modules
 
+pytestmark = pytest.mark.smoke("rules")
+
 # Possible changes of the package, as the opposite change of the promise; the last line is stubtest's message.
 BREACHES = {
     "a parameter is renamed": (
