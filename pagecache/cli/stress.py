@@ -51,12 +51,6 @@ from pagecache.cli.usage import WrongUsage, leave, print_json
 )
 @click.option("--shrink", is_flag=True, help="Reduce a finding to the fewest operations, as a replay and as a test.")
 @click.option("--shrink-time", metavar="TIME", default="60s", show_default=True, help="Time limit of --shrink.")
-@click.option(
-    "--html",
-    metavar="FILE",
-    type=click.Path(dir_okay=False, path_type=Path),
-    help="File for a page about the finding, or the exercised operations.",
-)
 @click.option("-v", "--verbose", is_flag=True, help="Print the exercised operations also if nothing was found.")
 @click.option("--json", "as_json", is_flag=True, help="Print the report as JSON.")
 def stress(
@@ -64,7 +58,6 @@ def stress(
     replay: Path | None,
     shrink: bool,
     shrink_time: str,
-    html: Path | None,
     verbose: bool,
     as_json: bool,
     **options: Any,
@@ -81,8 +74,6 @@ def stress(
     from pagecache.stress.plan import seconds
 
     outcome: Outcome | None = None
-    if html is not None and not html.absolute().parent.is_dir():
-        raise WrongUsage(f"--html {html}: no such directory")
     with Ending() as ending:
         try:
             time_to_shrink = seconds(shrink_time, "--shrink-time")
@@ -98,8 +89,6 @@ def stress(
                 outcome.save()
                 if shrink:
                     outcome.shrink(target, time_to_shrink)
-            if html is not None:
-                outcome.write_page(html)
         except (UnusableTarget, ValueError) as error:
             raise WrongUsage(str(error)) from None
         except OSError as error:

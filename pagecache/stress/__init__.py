@@ -24,9 +24,9 @@ job.py         the course of a run
 report.py      the result of a run
 script.py      operations that a test spells out, instead of the seed's
 shrinker.py    reduces a failure to a minimum, with reducing.py and rounder.py; pytest_file.py: as a test
-outcome.py     files that a run leaves on disk; page.py: the page
+outcome.py     files that a run leaves on disk
 coverage.py    which operations overlapped which others
-timeline.py    events that concern the wrong bytes
+narrative.py   the operations around a failure, as sentences
 hang.py        waits, stacks and the end of the trace
 """
 

@@ -22,6 +22,7 @@ from pagecache.stress.coverage import Key, kinds_of, summary
 from pagecache.stress.crash import Crashing, NoCrash, crashing
 from pagecache.stress.history import Broken
 from pagecache.stress.naming import maker, name_of
+from pagecache.stress.narrative import narrative
 from pagecache.stress.outlived import outlived
 from pagecache.stress.plan import Plan
 from pagecache.stress.player import Players, planned, ways_of
@@ -33,7 +34,6 @@ from pagecache.stress.relapsed import relapsed
 from pagecache.stress.report import Report, exercised
 from pagecache.stress.script import PRESSED, Script
 from pagecache.stress.targets import Target, UnusableTarget
-from pagecache.stress.timeline import narrative, timeline
 from pagecache.stress.watchdog import Watchdog, hangs, late
 from pagecache.stress.withdrawn import withdrawn
 from pagecache.stress.world import Failure, Found, World, described
@@ -406,11 +406,11 @@ class Run:
             plan |= {"first_round": self.number, "rounds": 1}
         return {"version": 1, "plan": plan, "target": name_of(self.target)}
 
-    def _happened(self, failure: Failure | None) -> dict[str, Any]:
-        """Return the events around a failure, sorted by the clock: from the process that found it, or from this one."""
+    def _happened(self, failure: Failure | None) -> tuple[str, ...]:
+        """Return the operations around a failure: from the process that found it, or from this one."""
         if failure is None or self._latest is None:
-            return {}
-        return failure.happened if failure.happened is not None else timeline(self._latest, failure)
+            return ()
+        return failure.happened if failure.happened is not None else narrative(self._latest, failure)
 
     def _report(self, failure: Failure | None) -> Report:
         if failure is None:
@@ -419,7 +419,6 @@ class Run:
         else:
             story = f"{self.name}, round {self.number} of seed {self.plan.seed}: {failure.kind}\n{failure.story}"
             story += "".join(f"\nremark: {remark}" for remark in self._remarks)
-        happened = self._happened(failure)
         return Report(
             ok=failure is None,
             story=story,
@@ -430,8 +429,7 @@ class Run:
             kinds=tuple(self.kinds),
             kind="" if failure is None else failure.kind,
             hung=failure is not None and failure.kind == "hang",
-            steps=tuple(narrative(happened)) if happened else (),
-            timeline=happened,
+            steps=self._happened(failure),
             hang=failure.hang.to_dict() if failure is not None and failure.hang is not None else {},
         )
 

@@ -25,10 +25,10 @@ from pagecache.stress.history import Broken
 from pagecache.stress.journal import Journal, read
 from pagecache.stress.journaled import JournaledKeeper, JournaledModel, JournaledWorld, JournalReplay
 from pagecache.stress.naming import maker
+from pagecache.stress.narrative import narrative
 from pagecache.stress.player import Players
 from pagecache.stress.recorded import Recorded
 from pagecache.stress.targets import UnusableTarget
-from pagecache.stress.timeline import timeline
 from pagecache.stress.watchdog import Watchdog
 from pagecache.stress.world import Failure, Found, World
 
@@ -209,4 +209,4 @@ def stir(task: Task, world: World) -> None:
                 thread.join(0.05)
     if world.failures:
         failure = world.failures[0]
-        raise Found(replace(failure, finding=None, happened=timeline(world, failure)))
+        raise Found(replace(failure, finding=None, happened=narrative(world, failure)))

@@ -1,4 +1,4 @@
-"""Files that `pagecache stress` leaves when a run is over: the replay, the shrunk replay, the test, the page.
+"""Files that `pagecache stress` leaves when a run is over: the replay, the shrunk replay, the test.
 
 They are written to the current directory, or to the directory for temporary files if that fails.
 """
@@ -11,7 +11,6 @@ import tempfile
 from pathlib import Path
 from typing import Any, TextIO
 
-from pagecache.stress.page import page
 from pagecache.stress.pytest_file import readable
 from pagecache.stress.report import Report
 from pagecache.stress.shrinker import NotFailing, Shrunk, shrink
@@ -95,15 +94,6 @@ class Outcome:
             print(f"as a test: pytest {path}", file=self._err)
         else:
             print("no test is written: the factory has no name that a file could import", file=self._err)
-
-    def write_page(self, path: Path) -> None:
-        """Write all of it as a page.
-
-        Raises:
-            OSError: the path is not writable.
-        """
-        path.write_text(page(self.to_dict()), encoding="utf-8", errors="backslashreplace")
-        print(f"page: {path}", file=self._err)
 
     def text(self, *, verbose: bool = False) -> str:
         """Return the text for a person: one line for a run without a finding, unless `verbose`."""

@@ -26,7 +26,6 @@ class Report:
         hung: threads that wait for something were left behind.
         schedule: of the deterministic scheduler: numbers of points and switches, and a digest of all of them.
         steps: events that concern the wrong bytes, in order, a sentence each.
-        timeline: these events as a picture: see timeline.py.
         hang: all waits: see hang.py.
     """
 
@@ -41,7 +40,6 @@ class Report:
     schedule: dict[str, Any] = field(default_factory=dict)
     steps: tuple[str, ...] = ()
     kinds: tuple[str, ...] = ()
-    timeline: dict[str, Any] = field(default_factory=dict)
     hang: dict[str, Any] = field(default_factory=dict)
 
     def to_dict(self) -> dict[str, Any]:
@@ -58,7 +56,6 @@ class Report:
             "hung": self.hung,
             "schedule": self.schedule,
             "steps": list(self.steps),
-            "timeline": self.timeline,
             "hang": self.hang,
         }
 

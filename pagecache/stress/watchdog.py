@@ -12,8 +12,8 @@ from dataclasses import replace
 from typing import Self
 
 from pagecache.stress.hang import Hang
+from pagecache.stress.narrative import narrative, sentence
 from pagecache.stress.story import worker_name
-from pagecache.stress.timeline import sentence, timeline
 from pagecache.stress.world import Activity, Failure, World
 
 __all__ = ["Watchdog", "hangs", "late", "overdue"]
@@ -71,4 +71,4 @@ def hangs(world: World, late: list[str]) -> Failure:
     """Return a failure with the late workers and the state around them."""
     found = Hang.of(late, world.target, world.loop)
     failure = Failure("hang", found.describe(), hang=found)
-    return replace(failure, happened=timeline(world, failure))  # before the round is torn down
+    return replace(failure, happened=narrative(world, failure))  # before the round is torn down

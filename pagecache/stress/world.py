@@ -11,7 +11,7 @@ import traceback
 from collections import Counter, deque
 from collections.abc import Callable
 from dataclasses import dataclass, field
-from typing import TYPE_CHECKING, Any, TypeVar
+from typing import TYPE_CHECKING, TypeVar
 
 from pagecache.errors import DataLossError
 from pagecache.stress.content import made
@@ -57,14 +57,14 @@ class Failure:
     Attributes:
         finding: the wrong bytes, if there are any.
         hang: all waits, if there are any.
-        happened: see timeline.py; set for another process, which alone has the events.
+        happened: the operations around it (narrative.py); set for another process, which alone has them.
     """
 
     kind: str
     story: str
     finding: Finding | None = None
     hang: Hang | None = None
-    happened: dict[str, Any] | None = None
+    happened: tuple[str, ...] | None = None
 
     @classmethod
     def of(cls, error: Broken) -> Failure:

@@ -1,0 +1,117 @@
+"""The operations around a failure, in order, as sentences: those that touched the wrong bytes; without wrong bytes (an
+error, a hang), the last of all workers. Times are those of the round's clock.
+"""
+
+from __future__ import annotations
+
+from pagecache.stress.history import FOREVER
+from pagecache.stress.profiles import CROSSING, KINDS, shared_names
+from pagecache.stress.story import Finding, worker_name
+from pagecache.stress.world import CRASH, SYNCS, Activity, Failure, World
+
+__all__ = ["narrative", "sentence"]
+
+SENTENCES = 24
+EVERYWHERE = {"fsync", "sync", "ticket", "flush", "name_sync", "held_fsync", "held_close"}
+
+VERBS = {
+    "read": "read",
+    "readv": "read in two pieces",
+    "try_read": "tried to read",
+    "view": "looked through a view at",
+    "write": "wrote",
+    "writev": "wrote in two pieces",
+    "try_write": "tried to write",
+    "append": "appended",
+    "store": "stored through a view",
+    "copy": "copied",
+    "punch": "punched a hole of",
+    "zero": "zeroed",
+    "sync_range": "synced",
+    "drop": "dropped",
+    "invalidate": "invalidated",
+    "prefetch": "prefetched",
+    "advise": "gave advice on",
+    "reopen": "read through a new handle",
+    "tear": "wrote from memory that ends",
+    "change": "changed, as a foreign writer,",
+    "watch": "read, with foreign changes,",
+    "lose": "discarded unsaved bytes of",
+    "contest": "wrote, read or saved, with foreign replacements,",
+    "replace": "replaced, as a foreign writer,",
+    "held_read": "read",
+    "held_write": "wrote",
+    "held_append": "appended",
+}
+
+
+def place(activity: Activity) -> tuple[int, int]:
+    """Return the range of an operation: of a change as its call reported, of others as planned."""
+    known = [write for write in activity.writes if write.start >= 0 and write.end > write.start]
+    if not known:
+        return activity.start, activity.end
+    return min(write.start for write in known), max(write.end for write in known)
+
+
+def sentence(activity: Activity) -> str:
+    """Describe an operation, without its worker."""
+    operation, kind, file = activity.operation, activity.operation.kind, activity.file
+    start, end = place(activity)
+    way = f" ({operation.way})" if operation.way else ""
+    if kind == CRASH:
+        text = "crashed the tested system, and checked the remains"
+    elif KINDS.get(kind) in CROSSING and (file is None or kind not in VERBS):
+        name = shared_names()[operation.file]
+        text = f"{kind} of {name}" if file is None else f"{kind} of object {file}"
+    elif file is None:
+        text = f"{kind} of a name of its own"
+    elif kind in SYNCS:
+        text = "synced everything" + (" by a ticket" if kind == "ticket" else "")
+    elif kind in EVERYWHERE:
+        text = f"called {kind} of file {file}"
+    elif kind == "touch":
+        text = f"stored, as a foreign writer, file {file} once more"
+    elif kind == "truncate":
+        text = f"truncated file {file} to {activity.start}"
+    elif end >= FOREVER:
+        text = f"{VERBS[kind]} file {file} from {start} on{way}"
+    else:
+        text = f"{VERBS[kind]} {end - start} bytes at {start} of file {file}{way}"
+    if activity.errors:
+        text += f", which raised {', '.join(activity.errors)}"
+    return text if activity.ended is not None else f"{text}, still running"
+
+
+def touches(activity: Activity, finding: Finding) -> bool:
+    """Return whether an operation concerns these bytes, or the length of the file."""
+    kind = activity.operation.kind
+    if kind == CRASH:
+        return activity.begun <= finding.observation.ended
+    if activity.file is None:
+        return False
+    if activity.file != finding.observation.model.number and kind not in SYNCS:
+        return False
+    if activity.begun > finding.observation.ended:
+        return False
+    if finding.length is not None or kind in EVERYWHERE:
+        return True
+    start, end = place(activity)
+    return any(low < end and start < high for low, high in finding.ranges)
+
+
+def narrative(world: World, failure: Failure) -> tuple[str, ...]:
+    """Return the operations, sorted by their begin; the same again of one worker is one sentence."""
+    met = [*list(world.past), *list(world.active.values())]
+    if failure.finding is not None:
+        met = [one for one in met if touches(one, failure.finding)]
+    lines: list[tuple[str, str, int]] = []  # time, text, consecutive repetitions
+    for one in sorted(met, key=lambda one: one.begun):
+        when = f"{one.begun:>6} to {one.ended if one.ended is not None else '...':<6}"
+        text = f"{worker_name(one.worker) if one.worker else 'the tester'} {sentence(one)}"
+        again = lines[-1][2] + 1 if lines and lines[-1][1] == text else 1
+        lines[len(lines) - (again > 1) :] = [(when, text, again)]
+    left = len(lines) - SENTENCES
+    return tuple([f"({left} steps before that)"] if left > 0 else []) + tuple(
+        f"{when} {text}" + (f", the last of {again} times in a row" if again > 1 else "")
+        for when, text, again in lines[-SENTENCES:]
+    )
