@@ -18,7 +18,6 @@ __all__ = [
     "PLANTED_EXTENSION",
     "Factory",
     "Kind",
-    "Legal",
     "Planted",
     "debug_environment",
     "is_planted",
@@ -60,15 +59,6 @@ class Planted:
     kind: Kind
     on: Callable[[], AbstractContextManager[None]] = nullcontext
     target: Callable[[], Factory] | None = None
-
-
-@dataclass(frozen=True, slots=True)
-class Legal:
-    """A store that is nasty and keeps its promises: a tester that reports a finding in it is wrong."""
-
-    name: str
-    sentence: str
-    target: Callable[[], Factory]
 
 
 def debug_environment() -> dict[str, str]:

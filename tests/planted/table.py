@@ -1,4 +1,4 @@
-"""All planted bugs and stores, for testers. `BUGS` have to be found, `LEGAL` must raise no alarm.
+"""All planted bugs and stores, for testers to find.
 
 for bug in BUGS:
     factory = bug.target() if bug.target else ...    # a backend factory; called again after a crash
@@ -12,10 +12,9 @@ from .backends import BACKENDS
 from .caches import CACHES
 from .core import CORE
 from .engine import ENGINE
-from .legal import LEGAL
 from .names import NAMES
-from .planted import Factory, Legal, Planted, planted_environment
+from .planted import Factory, Planted, planted_environment
 
-__all__ = ["BUGS", "LEGAL", "Factory", "Legal", "Planted", "planted_environment"]
+__all__ = ["BUGS", "Factory", "Planted", "planted_environment"]
 
 BUGS: list[Planted] = [*CORE, *ENGINE, *NAMES, *BACKENDS, *CACHES]

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import errno
 from collections.abc import Callable, Iterable, Sequence
-from dataclasses import replace
+from dataclasses import dataclass, replace
 from itertools import count
 from typing import Any
 
@@ -13,9 +13,18 @@ from pagecache.backends.passing import PassingBackend, PassingFile
 from pagecache.errors import BackendError, Key
 from pagecache.testing import FaultPlan, FaultyBackend, Rule
 
-from .planted import Factory, Legal
+from ..planted.planted import Factory
 
 __all__ = ["LEGAL"]
+
+
+@dataclass(frozen=True, slots=True)
+class Legal:
+    """A store that is nasty and keeps its promises: a tester that reports a finding in it is wrong."""
+
+    name: str
+    sentence: str
+    target: Callable[[], Factory]
 
 
 def around(wrap: Callable[[Backend], Backend], **limits: Any) -> Callable[[], Factory]:
