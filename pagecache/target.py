@@ -77,7 +77,6 @@ class Target:
 
     Attributes:
         kind: the class of its backends.
-        no_loop: why there can be no event loop: an asynchronous backend is refused with it.
 
     Raises:
         BadTarget: no such scheme or module, or no such name in it.
@@ -86,7 +85,6 @@ class Target:
     def __init__(self, name: str, options: dict[str, Any], more: Collection[str] = ()) -> None:
         self.name = name
         self.kind = ""
-        self.no_loop = ""
         self.more = frozenset(more)
         self._options = options
         self._loop: CacheLoop | None = None
@@ -183,8 +181,6 @@ class Target:
         return checked(self.name, made)
 
     def _start_loop(self) -> CacheLoop:
-        if self.no_loop:
-            raise BadTarget(self.no_loop)
         if self._loop is None:
             self._loop = CacheLoop("check-backend", Park())
         return self._loop

@@ -58,7 +58,7 @@ def builder() -> FFI:
     ffi.cdef(declarations(HEADER))
     ffi.set_source(
         "pagecache._native._core",
-        '#include "pagecache.h"\n#include "types/gil.h"',
+        '#include "pagecache.h"',
         sources=sources,
         include_dirs=[FOLDER],
         depends=[*glob.glob(os.path.join(FOLDER, "*.h")), *headers, os.path.join(FOLDER, "build.py"), "pyproject.toml"],

@@ -519,19 +519,6 @@ bool pc_sync_arrived(const char *point);
 void pc_sync_release(const char *point);
 void pc_sync_noise(uint64_t seed, uint32_t one_in, uint32_t most_us);
 
-/* ---- threads that a scheduler in Python simulates within one thread of the system (simulated.c): its counts */
-struct pc_simulation {
-	int64_t left; /* points until the scheduler is called; negative if no other thread can run */
-	int64_t others; /* threads that can run without the interpreter lock */
-	int64_t most; /* points for which a thread may keep the interpreter lock from other threads */
-	bool again; /* call it when the lock changes hands, though points are left */
-	uint64_t points; /* passed so far */
-	int64_t now_ns; /* the virtual clock, without its ticks */
-	int64_t tick_ns; /* of each point */
-	uint64_t thread; /* identifier of the simulated thread that runs */
-};
-struct pc_simulation *pc_simulation(void);
-
 /* ---- tests: index walks that count their visits */
 bool pc_any_writeback(struct pc_inode *i, uint64_t pos, uint64_t end, uint32_t *visited);
 

@@ -39,11 +39,6 @@ from pagecache.cli.usage import WrongUsage, leave, print_json
 @click.option("--processes", type=int, help="Number of processes that share the workers, for path: only.  [default: 1]")
 @click.option("--patience", metavar="TIME", help="Time after which a call counts as hanging.  [default: 60s]")
 @click.option(
-    "--scheduler",
-    type=click.Choice(["threads", "deterministic"]),
-    help="Let the machine (threads) or the seed (deterministic) choose the next thread.  [default: threads]",
-)
-@click.option(
     "--replay",
     metavar="FILE",
     type=click.Path(exists=True, dir_okay=False, path_type=Path),

@@ -31,29 +31,22 @@ from pagecache.engine.blocking import Blocking, blocking, is_async, original
 from pagecache.engine.loop import CacheLoop
 from pagecache.engine.park import Park
 from pagecache.errors import Key
-from pagecache.stress.targets import UnusableTarget
 
-__all__ = ["ASYNCHRONOUS", "Elsewhere", "for_the_cache", "for_threads", "on_a_loop"]
+__all__ = ["Elsewhere", "for_the_cache", "for_threads", "on_a_loop"]
 
 T = TypeVar("T")
 
-ASYNCHRONOUS = "is asynchronous: the deterministic scheduler has no event loops"
 SKIPPED = "coroutines on the event loop of the cache"
 SHARED = "the factory gives a store of its own each time: its coroutines run on the tester's loop"
 BETWEEN = "something that blocks lies in between: its coroutines run on the tester's loop"
 SAME = "the factory gives one and the same object: its coroutines run on the tester's loop"
 
 
-def for_threads(factory: Callable[[], Any], refused: str = "") -> Callable[[], Backend]:
-    """Return a factory of blocking backends, for backends of either kind; asynchronous ones share a loop.
-
-    `refused`: the reason why there can be no loop, or "". If set, an asynchronous backend raises UnusableTarget.
-    """
+def for_threads(factory: Callable[[], Any]) -> Callable[[], Backend]:
+    """Return a factory of blocking backends, for backends of either kind; asynchronous ones share a loop."""
     loop: list[CacheLoop] = []
 
     def running() -> CacheLoop:
-        if refused:
-            raise UnusableTarget(refused)
         if not loop or not loop[0].alive():
             loop[:] = [CacheLoop("stress", Park())]
         return loop[0]

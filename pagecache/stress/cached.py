@@ -23,7 +23,7 @@ from pagecache.backends.protocol import AsyncBackend, Backend
 from pagecache.config import parse_size
 from pagecache.errors import ConflictError, DataLossError, Key
 from pagecache.options import OpenMode, OpenOptions
-from pagecache.stress.asynchronous import ASYNCHRONOUS, for_the_cache, for_threads, on_a_loop
+from pagecache.stress.asynchronous import for_the_cache, for_threads, on_a_loop
 from pagecache.stress.cached_tasks import CachedTasks
 from pagecache.stress.faulting import Faulting
 from pagecache.stress.hang import Recording, recorded
@@ -74,17 +74,14 @@ class CachedTarget:
         self._files = plan.files
         self.call_timeout = 4 * plan.patience  # a waiter in a rest times out first, and reports all waits
         self.variant = Variant.of(plan.rng("variant", number))
-        if plan.faults != "none" or plan.scheduler != "threads":
+        if plan.faults != "none":
             self.variant = replace(self.variant, mirror=False, objects=False)
         if "announced" in plan.mix:
             self.variant = replace(self.variant, objects=False)  # they have none
-        if plan.scheduler == "deterministic":
-            self.variant.config["gil_release"] = plan.rng("gil", number).choice(RELEASED)
         if plan.crash_of(number) == "forgetting":
             self.variant.limits["durable_writes"] = False
-        refused = f"{label} {ASYNCHRONOUS}" if plan.scheduler == "deterministic" else ""
         store = partial(self.variant.store, crash=plan.crash_of(number) != "none")
-        self._factory = for_threads(factory or store, refused)
+        self._factory = for_threads(factory or store)
         self._named = factory is not None
         self.between: Callable[[Backend], Backend] = lambda backend: backend
         """Makes the layer between cache and backend, apart from faults; may be called again after a crash."""
@@ -174,8 +171,7 @@ class CachedTarget:
         least = 8 * max(int(self.backend.limits.write_unit), PAGE)
         capacity = max(self._plan.capacity_bytes, 2 * least)
         folio = min(parse_size(self.variant.config["max_folio"], "max_folio"), capacity // 8)
-        self._collects = self._plan.scheduler != "deterministic"  # which turns the collector off
-        self.budget = Budget(max(3 * folio, capacity // 2), folio, collects=self._collects)
+        self.budget = Budget(max(3 * folio, capacity // 2), folio)
         self.cache = PageCache(capacity, **self.variant.config, **self.faulting.config)
         self.recording = Recording(self.cache) if recorded(self._plan, self._number) else None
         top = self._stack()

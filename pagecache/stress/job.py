@@ -11,11 +11,9 @@ from collections import Counter
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import replace
 from functools import partial
-from importlib.util import find_spec
 from typing import Any, TypeVar
 
 from pagecache.backends.protocol import AsyncBackend, Backend
-from pagecache.distribution import needs
 from pagecache.native import sync_noise
 from pagecache.stress.cached import CachedTarget
 from pagecache.stress.coverage import Key, kinds_of, summary
@@ -82,18 +80,12 @@ def run_of(
     target: str | Callable[[], Backend | AsyncBackend] | None = None,
     make: Callable[[Plan, int], Target] | None = None,
 ) -> Run:
-    """Make a run for the plan's scheduler. `make`: see `Run`.
+    """Make a run. `make`: see `Run`.
 
     Raises:
-        UnusableTarget: there is nothing to test, or a package that the scheduler needs is missing.
+        UnusableTarget: there is nothing to test.
     """
-    if plan.scheduler == "threads":
-        return Run(plan, target, make)
-    if find_spec("greenlet") is None:
-        raise UnusableTarget(needs("the deterministic scheduler needs greenlet", "stress"))
-    from pagecache.stress.deterministic.job import SimulatedRun
-
-    return SimulatedRun(plan, target, make)
+    return Run(plan, target, make)
 
 
 @contextlib.contextmanager
@@ -257,7 +249,7 @@ class Run:
         """
         script = self.plan.script
         kind = PRESSED[world.number % len(PRESSED)] if script is None else script.pressed
-        if not kind or self.plan.scheduler != "threads":
+        if not kind:
             return
         if isinstance(target, CachedTarget):
             self._bounded(world, "closing shared objects", world.shared.end)  # a reconnect finds objects by their names
@@ -271,9 +263,7 @@ class Run:
             self.skipped["sync beside writers"] = "it counts requests of a cache, and here is none"
 
     def _in_time(self, call: Callable[[], T]) -> T | None:
-        """Return the result of a call; None: it hangs. The scheduler watches its simulated threads itself."""
-        if self.plan.scheduler != "threads":
-            return call()
+        """Return the result of a call; None: it hangs."""
         came: list[T] = []
         raised: list[BaseException] = []
 

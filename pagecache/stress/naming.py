@@ -6,7 +6,6 @@ import importlib
 from collections.abc import Callable
 
 from pagecache.backends.protocol import AsyncBackend, Backend
-from pagecache.stress.asynchronous import ASYNCHRONOUS
 from pagecache.stress.cached import CachedTarget
 from pagecache.stress.plan import Plan
 from pagecache.stress.targets import Target, UnusableTarget
@@ -65,8 +64,6 @@ def _from_backend(name: str) -> Callable[[Plan, int], Target]:
         raise UnusableTarget(str(error)) from None
 
     def make(plan: Plan, number: int) -> Target:
-        # The loop's thread would be simulated, and all threads would wait for it.
-        found.no_loop = f"{name} {ASYNCHRONOUS}" if plan.scheduler == "deterministic" else ""
         try:
             return CachedTarget(plan, number, found.make, name)
         except BadTarget as error:

@@ -24,7 +24,6 @@ __all__ = ["Plan", "seconds"]
 
 SEED_MAX = 1 << 32
 PAGE = 4096
-SCHEDULERS = ("threads", "deterministic")
 WORKERS_MAX = 10_000
 PROCESSES_MAX = 64
 SECONDS_MAX = 1e9
@@ -78,7 +77,6 @@ class Plan:
         rounds: maximum number of rounds; 0: as many as `duration` allows.
         first_round: number of the first one; for a replay.
         patience: seconds, or such text; a call that takes longer hangs.
-        scheduler: chooses the running thread: "threads": the machine; "deterministic": the seed.
         crashes: end of the stirs of a round, one kind after another from round to round: "killed" (the process of
             the cache), "forgetting" (the store loses uncommitted changes), "none"; empty: no crashes.
         processes: number of processes that the workers are spread over; for `path:` targets.
@@ -100,7 +98,6 @@ class Plan:
     rounds: int = 0
     first_round: int = 0
     patience: float = 60.0
-    scheduler: str = "threads"
     crashes: tuple[str, ...] = ()
     processes: int = 1
     script: Script | None = None
@@ -121,10 +118,6 @@ class Plan:
             set_field(self, "threads", len(self.script.threads))
             set_field(self, "tasks", len(self.script.tasks))
             set_field(self, "files", len(self.script.contents))
-            if self.script.pressed and self.scheduler == "deterministic":
-                raise ValueError(
-                    f"script.pressed: {self.script.pressed!r} needs threads: not --scheduler deterministic"
-                )
         self._check_numbers(given)
         for kind in self.crashes:
             if kind not in CRASHES:
@@ -132,8 +125,6 @@ class Plan:
         for way in self.mix:
             if way not in WAYS:
                 raise ValueError(f"mix: {way!r} is not one of {', '.join(WAYS)}")
-        if self.scheduler not in SCHEDULERS:
-            raise ValueError(f"scheduler: {self.scheduler!r} is not one of {', '.join(SCHEDULERS)}")
         if self.profile not in PROFILES:
             raise ValueError(f"profile: {self.profile!r} is not one of {', '.join(PROFILES)}")
         if self.script is None and (nothing := leaves_nothing(self.mix, self.profile)):

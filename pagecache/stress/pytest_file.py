@@ -32,7 +32,7 @@ REPLAY = {replay}
 
 def test_{name}():
     plan, target = Plan.from_replay(REPLAY), REPLAY["target"]
-    for _ in range({tries}):  # {decider} the order of calls
+    for _ in range({tries}):  # threads decide the order of calls
         report = run(plan, target)
         if not report.ok:
             pytest.fail(report.story, pytrace=False)
@@ -44,8 +44,7 @@ def pytest_file(report: Report, rate: float, target: str | Callable[[], Any] | N
     if target is not None and name_of(target) is None:
         return ""
     plan = report.replay["plan"]
-    alone = plan["scheduler"] == "deterministic"
-    tries = 1 if alone else tries_for(rate)
+    tries = tries_for(rate)
     story = "\n".join([*report.steps, report.story])
     return FILE.format(
         when=f": it fails in {rate:.0%} of its runs" if rate < 1 else "",
@@ -54,7 +53,6 @@ def pytest_file(report: Report, rate: float, target: str | Callable[[], Any] | N
         replay=readable(report.replay, show=repr),
         name=f"{report.kind}_of_seed_{plan['seed']}",
         tries=tries,
-        decider="the seed decides" if alone else "threads decide",
     )
 
 

@@ -42,8 +42,6 @@ def refuse_crashes(plan: Plan, target: Target, made_from: Any) -> None:
 
 def why_no_processes(plan: Plan, target: Target) -> str:
     """Return a sentence that explains why several processes are impossible; "" if they are possible."""
-    if plan.scheduler != "threads":
-        return "the deterministic scheduler has one"
     if not isinstance(target, MountedTarget):
         return "files are shared by processes on a mount, not through a cache: path:DIR has that"
     return ""
@@ -51,8 +49,6 @@ def why_no_processes(plan: Plan, target: Target) -> str:
 
 def why_no_crash(kind: str, plan: Plan, target: Target, made_from: Any) -> str:
     """Return a sentence that explains why crashes of this kind are impossible; "" if they are possible."""
-    if plan.scheduler != "threads":
-        return "the deterministic scheduler has no crashes"
     if isinstance(target, MountedTarget):
         return "" if kind == "killed" else "the store of system calls is not ours to drop anything from"
     assert isinstance(target, CachedTarget)

@@ -24,7 +24,6 @@ class Report:
         skipped: feature that the target lacks -> reason.
         kind: of the failure: "data", "error", "hang", "check" or "crash"; "" without one.
         hung: threads that wait for something were left behind.
-        schedule: of the deterministic scheduler: numbers of points and switches, and a digest of all of them.
         steps: events that concern the wrong bytes, in order, a sentence each.
         hang: all waits: see hang.py.
     """
@@ -37,7 +36,6 @@ class Report:
     skipped: dict[str, str] = field(default_factory=dict)
     kind: str = ""
     hung: bool = False
-    schedule: dict[str, Any] = field(default_factory=dict)
     steps: tuple[str, ...] = ()
     kinds: tuple[str, ...] = ()
     hang: dict[str, Any] = field(default_factory=dict)
@@ -54,7 +52,6 @@ class Report:
             "kinds": list(self.kinds),
             "skipped": self.skipped,
             "hung": self.hung,
-            "schedule": self.schedule,
             "steps": list(self.steps),
             "hang": self.hang,
         }

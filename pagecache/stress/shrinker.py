@@ -5,8 +5,8 @@ Isolating Failure-Inducing Input", 2002) removes parts of it: first workers, the
 ways and faults; then numbers become rounder. A candidate counts if it fails with the original kind of failure.
 
 Threads decide the order of calls, so a candidate is tried several times: the rarer the failure of the whole round, the
-more often. The few remaining operations of a race hardly ever overlap: later tries repeat them. With a deterministic
-scheduler one try is enough. The result has always failed at least once.
+more often. The few remaining operations of a race hardly ever overlap: later tries repeat them. The result has always
+failed at least once.
 """
 
 from __future__ import annotations
@@ -244,8 +244,6 @@ class Shrinking:
         )
 
     def _needed(self, rate: float) -> int:
-        if self._plan.scheduler == "deterministic":
-            return 1
         wanted = math.ceil(math.log(MISSED) / math.log(1 - min(rate, 0.99)))
         return min(max(wanted, TRIES[0]), TRIES[1])
 
@@ -263,7 +261,7 @@ class Shrinking:
         Raises:
             NotFailing: it cannot be shrunk.
         """
-        if kind == "hang" and self._plan.scheduler == "threads" and (why := self._tries.apart()):
+        if kind == "hang" and (why := self._tries.apart()):
             raise NotFailing(f"a hang is shrunk in another process, and {why}")
         self.kind = self.kind or kind
 

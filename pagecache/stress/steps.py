@@ -6,7 +6,7 @@
 
 One verb is for the player, not for the target: ("pause",), a moment in which others run.
 
-So threads, tasks and the deterministic scheduler play the operations in common code, and the models get each call right
+So threads and tasks play the operations in common code, and the models get each call right
 before and right after it.
 """
 
@@ -203,14 +203,9 @@ class Steps:
             self.world.judge(observation, one, short=True)
 
     def _release(self, operation: Operation, model: Model, held: Held) -> None:
-        """Release a view, or leave it to the garbage collector, which the deterministic scheduler turns off."""
+        """Release a view, or leave it to the garbage collector."""
         world = self.world
-        if (
-            other(operation.extra) // 16 % 4 == 1
-            and world.target.detaches
-            and world.plan.scheduler != "deterministic"
-            and not model.loose
-        ):
+        if other(operation.extra) // 16 % 4 == 1 and world.target.detaches and not model.loose:
             held.leave()
             world.count("views left to the garbage collector")
         else:

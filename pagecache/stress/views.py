@@ -23,13 +23,12 @@ COLLECTED_EVERY = 8
 
 
 class Budget:
-    """Bytes that views may pin together. `collects`: views may be left in reference cycles."""
+    """Bytes that views may pin together."""
 
-    def __init__(self, most: int, folio: int, *, collects: bool) -> None:
+    def __init__(self, most: int, folio: int) -> None:
         self._lock = threading.Lock()
         self._left = most
         self._folio = folio
-        self._collects = collects
         self._returned: deque[int] = deque()  # by `give`, which finalizers call anywhere: it takes no lock
         self._refused = 0
 
@@ -47,7 +46,7 @@ class Budget:
             self._left -= amount if enough else 0
             self._refused += not enough
         if not enough:
-            if self._collects and self._refused % COLLECTED_EVERY == 0:
+            if self._refused % COLLECTED_EVERY == 0:
                 gc.collect()
             raise OSError(errno.ENOMEM, "the views of the tester hold enough of the cache")
         return lambda: self._returned.append(amount)

@@ -89,15 +89,6 @@ def target_that_resends(file: EngineFile) -> Any:
     return opened if isinstance(opened, BlockingFile) else Resending(opened, waiting.setdefault(file, []))
 
 
-def retry_by_unless_planned(self: EngineVolume, file: EngineFile, at: float) -> None:
-    """The flusher already has the file, so it is not woken."""
-    planned = self.retry_planned(file)
-    with self._lock:
-        self._retries.plan(file, at)
-    if not planned:
-        self.cache.flusher.wake()
-
-
 # ---------------------------------------------------------------------------------------- reconnect, other versions
 
 genuine_reconnect = reconnect.reconnect
@@ -198,12 +189,6 @@ ENGINE = [
         "K5, I-20",
         "A failed call is repeated with the bytes it had, after newer ones were sent: storage goes back in time.",
         (issuer, "_target", target_that_resends),
-    ),
-    engine(
-        "retry_wakes_for_new_files_only",
-        "2.14",
-        "A second failure of a file does not wake the flusher: fsync waits for its next turn, and not for the retry.",
-        (EngineVolume, "retry_by", retry_by_unless_planned),
     ),
     engine(
         "reconnect_does_not_wait",

@@ -17,7 +17,7 @@ from __future__ import annotations
 from collections.abc import Callable
 from typing import Any
 
-from .failing import directory, failing_store, object_store, store_by_name, whole_objects, without_answers
+from .failing import directory, object_store, store_by_name, whole_objects, without_answers
 from .planted import Factory
 
 __all__ = ["SCHEDULED", "SEARCHED", "SETTINGS", "STORES", "WAITS", "WORLDS", "settings_of"]
@@ -85,16 +85,6 @@ SETTINGS: dict[str, dict[str, Any]] = {
         "capacity": "64KiB",
     },
     "unsaved": SMALL | {"profile": "unsaved", "files": 1, "mix": "buffered,append,touches", "threads": 4, "tasks": 0},
-    "ordered": SMALL
-    | {
-        "profile": "touched",
-        "files": 1,
-        "mix": "buffered,append,truncate",
-        "threads": 4,
-        "tasks": 0,
-        "scheduler": "deterministic",
-    },
-    "late-retries": SMALL | {"faults": "nasty", "tasks": 0, "scheduler": "deterministic"},
     "withdrawn": SMALL | {"profile": "touched", "files": 1, "mix": "buffered,append", "tasks": 0, "operations": 10},
 }
 
@@ -105,7 +95,6 @@ STORES: dict[str, Callable[[], Factory]] = {
     "crossing-by-name": store_by_name,
     "crossing-wholes-faults": without_answers,
     "unsaved": object_store,
-    "ordered": failing_store,
     "withdrawn": object_store,
 }
 
@@ -133,7 +122,6 @@ SEARCHED: dict[str, str] = {
     "rebase_sees_extension": "replaced",
     "a_local_end_is_a_byte": "replaced",
     "rebase_keeps_uploads": "replaced",
-    "commit_follows_its_bytes": "ordered",
     "settling_commits_nothing": "unsaved",
     "returned_bytes_are_rolled_back": "withdrawn",
     "late_answer_only_ends_the_flight": "small",
@@ -143,7 +131,6 @@ SEARCHED: dict[str, str] = {
     "append_keeps_the_lock": "appends",
     "success_forgets_failures": "short",
     "retry_sends_old_bytes": "flaky",
-    "retry_wakes_for_new_files_only": "late-retries",
     "creation_is_not_committed": "forgetting-names",
     "sync_waits_for_later_writes": "small",
     "sync_leaves_files_to_another_sync": "names",

@@ -5,7 +5,6 @@
 #define PC_BASE_H
 
 #include "base/list.h"
-#include "base/scheduler.h"
 #include "base/wait.h"
 #include "base/watch.h"
 #include "base/words.h"

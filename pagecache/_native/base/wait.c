@@ -20,7 +20,6 @@
 #include "base/base.h"
 
 _Atomic u32 pc_fork_epoch;
-_Thread_local const struct pc_scheduler *pc_scheduler;
 
 void pc_forked(void)
 {
@@ -57,8 +56,6 @@ enum { SPINS = 100 };
 
 static int futex_wait(_Atomic u32 *word, u32 value, i64 timeout_ns)
 {
-	if (PC_UNLIKELY(pc_scheduler))
-		return atomic_load(word) == value ? pc_scheduler->wait(word, timeout_ns) : 0;
 	struct timespec ts = {.tv_sec = timeout_ns / 1000000000, .tv_nsec = timeout_ns % 1000000000};
 	if (syscall(SYS_futex, word, FUTEX_WAIT_PRIVATE, value, timeout_ns < 0 ? NULL : &ts, NULL, 0) == 0)
 		return 0;
@@ -67,19 +64,13 @@ static int futex_wait(_Atomic u32 *word, u32 value, i64 timeout_ns)
 
 void pc_futex_wake(_Atomic u32 *word, int n)
 {
-	if (PC_UNLIKELY(pc_scheduler))
-		pc_scheduler->wake(word, n);
-	else
-		syscall(SYS_futex, word, FUTEX_WAKE_PRIVATE, n, NULL, NULL, 0);
+	syscall(SYS_futex, word, FUTEX_WAKE_PRIVATE, n, NULL, NULL, 0);
 }
 
 /* Let another thread run: the holder of a lock is about to release it, without a wake-up. */
 void pc_yield(void)
 {
-	if (PC_UNLIKELY(pc_scheduler))
-		pc_scheduler->yield();
-	else
-		sched_yield();
+	sched_yield();
 }
 #endif
 
@@ -172,17 +163,6 @@ void pc_debug_unlocked(const char *where)
 		}
 }
 
-/* Where the simulated thread that runs may give way; not with a leaf lock, which the others would spin for. */
-void pc_point_reached(const char *point)
-{
-	if (PC_LIKELY(!pc_scheduler))
-		return;
-	for (int l = 0; l < 16; l++)
-		if (held[l])
-			return;
-	pc_scheduler->point(point);
-}
-
 enum { PC_SYNC_POINTS = 16 };
 struct sync_point {
 	char name[32];
@@ -229,10 +209,6 @@ static struct sync_point *sync_find(const char *name)
 
 void pc_sync_reached(const char *point)
 {
-	if (PC_UNLIKELY(pc_scheduler)) { /* it decides the order of threads: no pauses, no thread is held */
-		pc_point_reached(point);
-		return;
-	}
 	u32 one_in = atomic_load_explicit(&noise_one_in, memory_order_relaxed);
 	if (one_in)
 		disturb(one_in);

@@ -44,7 +44,6 @@ void pc_fail_assert(const char *file, int line, const char *text) __attribute__(
 #define PC_SYNC(point) schedule_point(point)
 #else
 void pc_sync_reached(const char *point);
-void pc_point_reached(const char *point);
 #define PC_SYNC(point) pc_sync_reached(point)
 #endif
 void pc_debug_lock(int level);
@@ -62,8 +61,6 @@ void pc_debug_unlocked(const char *where);
 
 #ifdef PC_SCHEDULED
 #define PC_POINT(point) schedule_point(point)
-#elif defined(PC_DEBUG)
-#define PC_POINT(point) pc_point_reached(point)
 #else
 #define PC_POINT(point) ((void)0) /* where another thread may come in between; only simulated ones look */
 #endif

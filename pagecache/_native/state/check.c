@@ -514,7 +514,7 @@ int pc_check(struct pc_cache *c, struct pc_violation *out)
 		free(owned);
 		if (ok)
 			return 0;
-		if (round < 20 || pc_scheduler)
+		if (round < 20)
 			pc_yield();
 		else
 			usleep(200);

@@ -158,8 +158,6 @@ void pc_record_free(struct pc_cache *c)
 
 int64_t pc_clock_ns(void)
 {
-	if (PC_UNLIKELY(pc_scheduler))
-		return pc_scheduler->now_ns();
 	struct timespec ts;
 	clock_gettime(CLOCK_MONOTONIC, &ts);
 	return (i64)ts.tv_sec * 1000000000 + ts.tv_nsec;

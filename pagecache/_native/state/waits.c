@@ -21,7 +21,7 @@
 
 u64 pc_thread_id(void)
 {
-	return PC_UNLIKELY(pc_scheduler) ? pc_scheduler->thread() : (u64)pthread_self();
+	return (u64)pthread_self();
 }
 
 static bool inherited(const struct pc_cache *c)

@@ -17,11 +17,6 @@ _Thread_local bool pc_tls_loop;
 /* Context: without the interpreter lock. */
 void pc_nap(i64 ns)
 {
-	_Atomic u32 word = 0;
-	if (PC_UNLIKELY(pc_scheduler)) {
-		pc_scheduler->wait(&word, ns);
-		return;
-	}
 	struct timespec ts = {.tv_sec = 0, .tv_nsec = ns};
 	nanosleep(&ts, NULL);
 }

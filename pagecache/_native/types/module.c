@@ -240,12 +240,6 @@ static PyMethodDef functions[] = {
 	{"ticket", pc_make_ticket, METH_VARARGS,
 	 "ticket($module, core, kind, address, seq, /)\n--\n\nA wait: for an event that advances, or a call that "
 	 "ends."},
-	{"simulate", pc_simulate, METH_O,
-	 "simulate($module, handle, /)\n--\n\nSimulate threads in this one; a scheduler decides which runs."},
-	{"point", pc_simulated_point, METH_O,
-	 "point($module, name, /)\n--\n\nA point at which another simulated thread may run."},
-	{"away", pc_simulated_away, METH_O,
-	 "away($module, call, /)\n--\n\nCall a function that switches to another simulated thread."},
 	{"pin", pc_view_open, METH_VARARGS,
 	 "pin($module, core, inode, pos, len, /)\n--\n\nPins of the folios that hold the range."},
 	{NULL, NULL, 0, NULL},

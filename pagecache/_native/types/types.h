@@ -16,7 +16,6 @@
 #include <Python.h>
 
 #include "io/io.h"
-#include "types/gil.h"
 #include "types/op.h"
 
 enum { PC_PARTS_MAX = 1024, PC_WAIT_SLICE_NS = 100 * 1000 * 1000 };
@@ -66,11 +65,6 @@ int pc_check_inside(struct pc_inode *i, PyObject *core, const char *what);
 enum pc_result pc_wait_folio(struct pc_inode *i, PyObject *core, const struct pc_need *need);
 enum pc_result pc_wait_invalidate(struct pc_inode *i, PyObject *core);
 int pc_wait_credit(struct pc_inode *i, PyObject *core, u32 *credit);
-
-/* simulated.c */
-PyObject *pc_simulate(PyObject *module, PyObject *callable);
-PyObject *pc_simulated_point(PyObject *module, PyObject *name);
-PyObject *pc_simulated_away(PyObject *module, PyObject *callable);
 
 /* waiting.c: waits and operations */
 extern struct pc_list pc_operations; /* the unsettled ones; under the GIL */

@@ -23,8 +23,6 @@ struct pc_list pc_operations = {&pc_operations, &pc_operations};
 
 static i64 clock_coarse_ns(void)
 {
-	if (PC_UNLIKELY(pc_scheduler))
-		return pc_scheduler->now_ns();
 	struct timespec ts;
 	clock_gettime(CLOCK_MONOTONIC_COARSE, &ts);
 	return (i64)ts.tv_sec * 1000000000 + ts.tv_nsec;

@@ -133,7 +133,7 @@ static enum pc_result outlast_names(struct pc_inode *i)
 static enum pc_result run_queued(PyObject *core, struct pc_request *r, u64 pos, u64 len, struct pc_readahead *ra)
 {
 	struct pc_inode *i = r->inode;
-	struct pc_reader *reader = calloc(1, sizeof(*reader)); /* not on the stack, which simulated threads share */
+	struct pc_reader *reader = calloc(1, sizeof(*reader));
 	if (!reader) {
 		pc_request_settle(r);
 		PyErr_NoMemory();
@@ -343,7 +343,6 @@ PyObject *pc_work(PyObject *module, PyObject *args)
 	struct pc_volume *v = (struct pc_volume *)(uintptr_t)address;
 	if (pc_is_forked(v->cache))
 		Py_RETURN_NONE;
-	pc_gil_point("work");
 	u32 seq = atomic_load(&v->workers.seq);
 	pc_work_next(v, &w);
 	if (w.kind == PC_WORK_STOP)
