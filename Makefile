@@ -40,6 +40,7 @@ requirements = $$($(PY) -c 'import tomllib; t = tomllib.load(open("pyproject.tom
 
 # The sources of the loop of mounts, if libfuse is installed: then an extension without the loop is built again.
 FUSE_C := $(shell pkg-config --atleast-version=3.10 fuse3 2>/dev/null && ls $(LOOP)/*.c)
+.PHONY: FORCE
 loop_is_new = $(if $(FUSE_C),$(if $(filter 0,$(PAGECACHE_FUSE))$(wildcard $(NATIVE)/_fuse.*so),,FORCE))
 
 $(VENV)/.built: $(VENV)/.created $(BUILD) $(loop_is_new)

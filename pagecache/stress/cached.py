@@ -250,8 +250,7 @@ class CachedTarget:
 
     def _collect(self) -> None:
         """Collect the views that workers have left in reference cycles."""
-        if self._collects:
-            gc.collect()
+        gc.collect()
 
     def stir(self) -> None:
         self.faulting.stir()

@@ -178,8 +178,6 @@ def stacks(loop: asyncio.AbstractEventLoop | None = None) -> dict[str, list[str]
 
 def recorded(plan: Plan, number: int) -> bool:
     """Return whether a round has a recording."""
-    if plan.scheduler != "threads":
-        return False  # its threads share one thread of the system, and a trace identifies threads by that
     return plan.script is not None or plan.rng("recorded", number).random() < 0.5
 
 

@@ -15,7 +15,7 @@ from pagecache.testing import FaultPlan, FaultyBackend, Rule
 
 from ..planted.planted import Factory
 
-__all__ = ["LEGAL"]
+__all__ = ["LEGAL", "Legal", "faulty", "try_again"]
 
 
 @dataclass(frozen=True, slots=True)

@@ -113,10 +113,6 @@ def test_shrink_leaves_a_small_replay_and_a_test(tmp_path: Path) -> None:
         (["--mix", "rivals"], "mix: rivals leaves nothing to do of profile fsx; profiles that have it: losses"),
         (["--mix", "rivals", "--profile", "media"], "mix: rivals leaves nothing to do of profile media"),
         (["--crashes", "killed"], "crashes: killed cannot be on memory:: the store ends with its process"),
-        (
-            ["--crashes", "forgetting", "--scheduler", "deterministic"],
-            "crashes: forgetting cannot be on memory:: the deterministic scheduler has no crashes",
-        ),
         (["--capacity", "4TiB"], "capacity: '4TiB' is not at most 2048GiB"),
         (["--size", "1TiB"], "size: '1TiB' is not at most 1GiB"),
         (["--size", "100MiB", "--files", "100"], "size: '100MiB' in each of 100 files; the tester has all of it in"),

@@ -29,8 +29,7 @@ from pagecache.testing import FaultPlan, FaultyBackend, Gate, Rule
 from pagecache.testing.fault_profiles import PROFILES as FAULTS
 
 from ..file.objects import ObjectBackend
-from ..planted.planted import Legal
-from .legal import LEGAL
+from .legal import LEGAL, Legal
 from .test_clean import SHORT, clean
 
 LEVELS = ("mild", "nasty", "hell")

@@ -128,7 +128,6 @@ def test_half_of_the_rounds_are_recorded_and_every_script() -> None:
     assert 120 < rounds.count(True) < 280
     script = Script((0,), (((Operation("fsync", 0),),),))
     assert all(recorded(Plan(seed=5, script=script), number) for number in range(20))
-    assert not recorded(Plan(seed=5, script=script, scheduler="deterministic"), 0)
 
 
 def test_the_stacks_of_tasks_are_reported_too() -> None:

@@ -18,7 +18,6 @@ from pagecache.backends.directory import DirectoryBackend
 from pagecache.backends.passing import PassingBackend
 from pagecache.backends.protocol import BackendFile
 from pagecache.stress import Plan, job
-from pagecache.stress.deterministic.job import _Played
 
 BOUND = 50.0  # seconds after which a test gives up: shorter than a hang that would count as the finding
 WAITS = "interrupted: waiting up to 5 s for calls of the backend; Ctrl-C again ends at once"
@@ -221,31 +220,4 @@ def test_an_interrupt_between_the_starts_of_workers_ends_those_that_run(
     with pytest.raises(KeyboardInterrupt, match="nothing is left in the target"):
         job.run_of(plan, f"dir:{tmp_path}").run()
     assert not [thread for thread in threading.enumerate() if thread.name == "stress-1"]
-    assert list(tmp_path.iterdir()) == []
-
-
-def test_an_interrupt_before_a_deterministic_round_has_its_store_leaves_nothing(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    """The round is stopped while the factory runs, makes files, and ends as failed."""
-    begun, stops, stop = threading.Event(), threading.Event(), _Played.stop
-
-    def make() -> DirectoryBackend:
-        begun.set()
-        assert stops.wait(BOUND)
-        return DirectoryBackend(tmp_path)
-
-    def interrupted(played: _Played) -> None:
-        assert begun.wait(BOUND)
-        raise KeyboardInterrupt
-
-    def stopped(played: _Played, seconds: float) -> bool:
-        stops.set()
-        return stop(played, seconds)
-
-    monkeypatch.setattr(_Played, "oversee", interrupted)
-    monkeypatch.setattr(_Played, "stop", stopped)
-    plan = Plan(seed=1, size="64KiB", capacity="256KiB", rounds=1, scheduler="deterministic", threads=2, tasks=0)
-    with pytest.raises(KeyboardInterrupt, match="nothing is left in the target"):
-        job.run_of(plan, make).run()
     assert list(tmp_path.iterdir()) == []

@@ -189,7 +189,6 @@ MODES = {
     "dir": ["dir:store"],
     "processes": ["path:store", "--processes", "2", "--threads", "4", "--mix", "buffered,append,names"],
     "killed": ["dir:store", "--crashes", "killed"],
-    "deterministic": ["dir:store", "--scheduler", "deterministic", "--threads", "2", "--tasks", "0", "--files", "1"],
 }
 
 

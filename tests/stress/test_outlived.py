@@ -13,7 +13,7 @@ from pagecache.testing import Rule
 from pagecache.volume import reconnect
 from pagecache.volume.inode import Inode
 
-from ..planted.legal import faulty, try_again
+from .legal import faulty, try_again
 
 FIELDS = {"threads": 1, "tasks": 0, "files": 1, "size": "64KiB", "capacity": "256KiB", "operations": 5}
 

@@ -150,8 +150,6 @@ def test_a_script_ends_with_the_sync_beside_writers_that_it_names() -> None:
     assert report.ok, report.story
     assert report.counters["syncs beside writers"] == 1
     assert run.script() == script
-    with pytest.raises(ValueError, match=r"script\.pressed: 'ticket' needs threads"):
-        Plan(seed=1, script=script, scheduler="deterministic", **SMALL)
 
 
 def test_a_path_has_no_sync_beside_writers(tmp_path: Path) -> None:

@@ -657,7 +657,7 @@ class Refuses(MemoryBackend):
 @pytest.mark.parametrize("make", [Keeps, Forgets, Refuses])
 def test_a_store_that_confuses_names_is_found(make: Callable[[], Backend]) -> None:
     """The story has the name and the calls that bound it."""
-    report = run(Plan(seed=1, threads=4, tasks=0, operations=100, scheduler="deterministic", **SHARED), make)
+    report = run(Plan(seed=1, threads=4, tasks=0, operations=100, **SHARED), make)
     assert not report.ok
     assert "shared" in report.story
     assert "before: " in report.story
@@ -665,7 +665,7 @@ def test_a_store_that_confuses_names_is_found(make: Callable[[], Backend]) -> No
 
 @pytest.mark.long
 def test_a_failure_is_reduced_to_a_few_operations_on_shared_names() -> None:
-    plan = Plan(seed=1, threads=2, tasks=0, operations=100, scheduler="deterministic", **SHARED)
+    plan = Plan(seed=1, threads=2, tasks=0, operations=100, **SHARED)
     found = shrink(plan, Refuses, seconds=30)
     assert found.operations < 20, found.story
     assert not run(Plan.from_replay(found.report.replay), Refuses).ok

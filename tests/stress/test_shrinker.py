@@ -8,7 +8,6 @@ import subprocess
 import sys
 import threading
 from collections.abc import Callable, Sequence
-from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -19,7 +18,7 @@ from pagecache.stress import NotFailing, Plan, Script, Shrunk, run, shrink
 from pagecache.stress.cached import CachedTarget
 from pagecache.stress.job import Run
 from pagecache.stress.profiles import Operation
-from pagecache.stress.pytest_file import commented, pytest_file, tries_for
+from pagecache.stress.pytest_file import commented, tries_for
 from pagecache.stress.reducing import chained, chained_back, ddmin, in_turns
 from pagecache.stress.rounder import rank, rounder_numbers
 from pagecache.stress.shrink_tries import Tries
@@ -101,22 +100,6 @@ def test_a_planted_mistake_shrinks_to_a_handful(name: str, most: int) -> None:
     assert (len(plan.script), plan.patience) == (shrunk.operations, 60.0)
     again = Run(plan, chosen.get("target"), chosen.get("make")).run()
     assert again.kind == "data"
-
-
-@pytest.mark.timeout(900)
-def test_under_the_deterministic_scheduler_one_try_is_enough() -> None:
-    """The smallest fails in each of its runs; its test runs it once."""
-    plan = Plan(seed=1, duration=600, mix=MIX, scheduler="deterministic", **PLAN | {"operations": 8})
-    report = run(plan, BACKENDS["DropsTail"])
-    assert report.kind == "data", report.story
-    shrunk = shrink(report, BACKENDS["DropsTail"], seconds=LONG)
-    assert (shrunk.rate, shrunk.operations, shrunk.workers) == (1.0, 1, 1), shrunk.story
-    small = Plan.from_replay(shrunk.report.replay)
-    assert small.scheduler == "deterministic"
-    found = {run(small, BACKENDS["DropsTail"]).schedule["digest"] for _ in range(2)}
-    assert len(found) == 1
-    named = replace(shrunk.report, replay=shrunk.report.replay | {"target": "memory:"})
-    assert "for _ in range(1):  # the seed decides the order of calls" in pytest_file(named, 1.0, "memory:")
 
 
 @pytest.mark.slow
