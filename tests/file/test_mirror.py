@@ -381,7 +381,7 @@ def test_close_does_not_wait_longer_than_asked_for_a_mirror_that_hangs(clock: Ha
     closing.result()
     assert store.committed(KEY) == b"a" * PAGE
     gate.open()
-    eventually(lambda: not [t for t in threading.enumerate() if "mirror" in t.name])
+    eventually(lambda: not [t for t in threading.enumerate() if "-mirror-" in t.name])
     assert copy.written(KEY) == b"a" * PAGE
 
 
