@@ -103,7 +103,9 @@ class EngineFile:
     forgetting = False  # a rollback outside of a commit runs: reads wait for its end
     publications: frozenset[object] = frozenset()  # running calls that store the object under its name, by commit
     unnaming: object | None = None  # the call that removes or changes its name, which has the token
-    seen: tuple[int, object] | None = None  # of its closed backend file, and `EngineVolume.reconnects` then
+    last_seen: tuple[int, object] | None = (
+        None  # of its closed backend file: `EngineVolume.reconnects`, and what it had seen
+    )
     sent_before: tuple[int, float] | None = None  # changes up to this epoch were sent by age; when the oldest arose
     freed = False  # CORE's part is freed: its id may belong to another file by now
     retired: tuple[BackendFile, ...] = ()
@@ -230,11 +232,12 @@ class EngineFile:
 
     # -- the backend's file
 
-    def use(self, backend_file: BackendFile | None) -> None:
-        """Direct calls to this file from now on; None: it is closed until the object is opened again. A file that was
-        cut off stays so.
+    def use(self, backend_file: BackendFile | None, seen: tuple[int, object] | None = None) -> None:
+        """Direct calls to this file from now on; None: it is closed until the object is opened again, and `last_seen`
+        becomes `seen`. A file that was cut off stays so.
         """
         self.owed.forget(FOLLOWING)
+        self.last_seen = seen or self.last_seen
         with self.lock:
             if not isinstance(self.backend_file, GoneFile):
                 self.backend_file = backend_file

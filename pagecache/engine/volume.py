@@ -446,9 +446,8 @@ class EngineVolume:
                     if self.idle.pop(file, file) is file:
                         continue  # in use
                     backend_file = file.backend_file
-                    if (seen := getattr(backend_file, "seen", None)) is not None:
-                        file.seen = self.reconnects, seen
-                    file.use(None)
+                    seen = getattr(backend_file, "seen", None)
+                    file.use(None, None if seen is None else (self.reconnects, seen))
                 if backend_file is not None:
                     taken.append((file.key, backend_file))
         return taken

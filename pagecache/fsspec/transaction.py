@@ -28,7 +28,7 @@ from fsspec.transaction import Transaction
 
 from ..errors import ConflictError
 from ..objects import ObjectStat
-from ..volume.opening import mode_flags
+from ..volume.modes import mode_flags
 
 if TYPE_CHECKING:
     from typing_extensions import Buffer

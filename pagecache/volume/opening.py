@@ -1,4 +1,4 @@
-"""Opening an object: modes, the backend's file, close-to-open.
+"""Opening an object: the backend's file, close-to-open.
 
 `open_inode` finds or makes the inode of a name that the caller holds as busy. Unless the caller accepts cached data
 unchecked, the backend is asked for the name, never an open file: the name may lead to another object by now. Then the
@@ -12,7 +12,6 @@ import contextlib
 import errno
 import logging
 import math
-import operator
 import os
 from collections.abc import Callable, Iterable, Iterator
 from functools import partial
@@ -31,64 +30,19 @@ from ..native import END, FOREVER, LOCK, STAMP_MAX, TOKEN
 from . import lifetimes
 from .inode import Inode
 from .lifetimes import Use
+from .modes import flags_mode
 
 if TYPE_CHECKING:
     from ..file.cached import CachedFile
     from .volume import Volume
 
-__all__ = ["bind", "checked_open", "checked_stat", "flags_mode", "follow", "mode_flags", "open_again", "open_inode"]
+__all__ = ["bind", "checked_open", "checked_stat", "follow", "open_again", "open_inode"]
 
 T = TypeVar("T")
-
-MODES = {
-    "r": os.O_RDONLY,
-    "r+": os.O_RDWR,
-    "w": os.O_WRONLY | os.O_CREAT | os.O_TRUNC,
-    "w+": os.O_RDWR | os.O_CREAT | os.O_TRUNC,
-    "x": os.O_WRONLY | os.O_CREAT | os.O_EXCL,
-    "x+": os.O_RDWR | os.O_CREAT | os.O_EXCL,
-    "a": os.O_WRONLY | os.O_CREAT | os.O_APPEND,
-    "a+": os.O_RDWR | os.O_CREAT | os.O_APPEND,
-}
 
 
 LOOKS = 2
 """How often an open looks at the store beside changes of this cache."""
-
-
-def mode_flags(mode: str) -> int:
-    """Return the flags of `os.open` for a mode of `open()`.
-
-    Raises:
-        ValueError: names the mode and the rule.
-    """
-    if not isinstance(mode, str):
-        raise TypeError(f"mode must be a str, not {type(mode).__name__}")
-    if "t" in mode:
-        raise ValueError(f"mode {mode!r}: cached files are binary; wrap the handle in io.TextIOWrapper for text")
-    plain = mode.replace("b", "", 1)
-    if plain not in MODES:
-        raise ValueError(f"mode {mode!r} is not one of {', '.join(MODES)}, with or without 'b'")
-    return MODES[plain]
-
-
-def checked_flags(flags: int) -> int:
-    """Return valid flags of `os.open`, with one of the three access modes."""
-    bits = operator.index(flags)
-    if bits < 0 or bits & os.O_ACCMODE not in (os.O_RDONLY, os.O_WRONLY, os.O_RDWR):
-        raise ValueError(f"flags {flags!r} have none of os.O_RDONLY, os.O_WRONLY, os.O_RDWR")
-    return bits
-
-
-def flags_mode(flags: int) -> str:
-    """Return the mode of `open()` for these flags."""
-    access = flags & os.O_ACCMODE
-    if access == os.O_RDONLY:
-        return "rb"
-    letter = "a" if flags & os.O_APPEND else "x" if flags & os.O_EXCL else "w"
-    if access == os.O_WRONLY:
-        return f"{letter}b"
-    return "rb+" if letter == "w" else f"{letter}b+"
 
 
 def open_inode(volume: Volume, name: Key, key: Key, bits: int, age: float, tries: Attempts) -> Use:
@@ -384,11 +338,12 @@ def as_seen(inode: Inode, name: Key, key: Key, age: float) -> _Opened | None:
     """
     engine, volume = inode.engine, inode.volume
     before = volume.engine.reconnects, volume.inodes.removals, None
-    if engine.seen is None or engine.seen[0] != before[0] or engine.identity is not None or engine.conflict is not None:
+    reconnects, seen = engine.last_seen or (None, None)
+    if reconnects != before[0] or engine.identity is not None or engine.conflict is not None:
         return None
     if not engine.versions.is_recent(name, age):
         return None
-    backend_file = open_seen(volume.engine.backend, key, engine.seen[1])
+    backend_file = open_seen(volume.engine.backend, key, seen)
     if backend_file is None:
         return None
     backend_file, stat = checked_open(lambda: backend_file, key)

@@ -34,7 +34,7 @@ from ..file.cached import CachedFile, extent
 from ..file.direct import DirectFile
 from ..native import END
 from ..objects import FileStat
-from . import conflicts, detach, lifetimes, namespace, opening, reconnect, status
+from . import conflicts, detach, lifetimes, modes, namespace, opening, reconnect, status
 from .inode import Inode, InodeTable
 from .keys import BusyKeys
 from .ticket import SyncTicket
@@ -191,11 +191,11 @@ class Volume:
         tries = self._attempts("open", key, timeout)
         self._check_alive(key)
         self.engine.check_unsealed(key)
-        bits = opening.mode_flags(mode) if flags is None else opening.checked_flags(flags)
+        bits = modes.mode_flags(mode) if flags is None else modes.checked_flags(flags)
         window = int(self.options.read_ahead) if read_ahead is None else parse_size(read_ahead, "read_ahead")
         self._check_may_write(key, bits)
         canonical = self._canonical(key)
-        name = mode if flags is None else opening.flags_mode(bits)
+        name = mode if flags is None else modes.flags_mode(bits)
         through = self.options.write_through if write_through is None else bool(write_through)
         age = self.options.revalidate if revalidate is None else checked_seconds(revalidate, "revalidate")
         age = math.inf if keep_cache else age

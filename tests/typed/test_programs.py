@@ -14,7 +14,7 @@ import pytest
 
 from pagecache import BackendLimits, CacheConfig, Volume, VolumeOptions, options
 from pagecache.file import cached
-from pagecache.volume import opening
+from pagecache.volume import modes
 
 from ..test_docs import DOCS, blocks
 
@@ -97,7 +97,7 @@ def test_the_type_of_modes_has_all_that_open_accepts() -> None:
     accepted = set()
     for letters in itertools.chain.from_iterable(itertools.product("rwxabt+U", repeat=n) for n in range(5)):
         try:
-            opening.mode_flags("".join(letters))
+            modes.mode_flags("".join(letters))
         except ValueError:
             continue
         accepted.add("".join(letters))
