@@ -40,7 +40,7 @@ LAYERS = [
     ["engine.volume"],
     ["engine.flusher", "engine"],
     # Volumes, and the handles that they open. A handle ends through `lifetimes`, so that lies below it.
-    ["volume.inode", "volume.keys", "volume.modes"],
+    ["volume.answers", "volume.inode", "volume.keys", "volume.modes"],
     ["volume.lifetimes"],
     ["file"],
     ["volume.opening"],

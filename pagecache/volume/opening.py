@@ -13,11 +13,11 @@ import errno
 import logging
 import math
 import os
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable
 from functools import partial
 from typing import TYPE_CHECKING, NamedTuple, TypeVar
 
-from ..backends.plain import forgotten, missing_in_file, open_seen, open_to_read
+from ..backends.plain import open_seen, open_to_read
 from ..backends.protocol import BackendFile, ObjectStat, close_backend_file
 from ..engine.attempts import Attempts, Tries
 from ..engine.commit import remote
@@ -25,9 +25,10 @@ from ..engine.commit.owed import FOLLOWING
 from ..engine.file import EngineFile
 from ..engine.io import barrier
 from ..engine.retryer import is_transient
-from ..errors import BackendProtocolError, Key, ShutdownError, os_error
-from ..native import END, FOREVER, LOCK, STAMP_MAX, TOKEN
+from ..errors import Key, ShutdownError, os_error
+from ..native import END, LOCK, STAMP_MAX, TOKEN
 from . import lifetimes
+from .answers import checked_open, checked_stat
 from .inode import Inode
 from .lifetimes import Use
 from .modes import flags_mode
@@ -36,7 +37,7 @@ if TYPE_CHECKING:
     from ..file.cached import CachedFile
     from .volume import Volume
 
-__all__ = ["bind", "checked_open", "checked_stat", "follow", "open_again", "open_inode"]
+__all__ = ["bind", "follow", "open_again", "open_inode"]
 
 T = TypeVar("T")
 
@@ -396,23 +397,6 @@ def _reopen(
             raise inode.engine.conflict_error()
 
 
-def checked_open(open: Callable[[], BackendFile], key: Key) -> tuple[BackendFile, ObjectStat]:
-    """Return a file of the backend and its status, after checking its methods; it is closed if any are missing.
-
-    Raises:
-        BackendProtocolError: names the defect of the result.
-    """
-    backend_file = open()
-    try:
-        if missing := missing_in_file(backend_file):
-            what = f"open() answered {backend_file!r}, which has no {missing}{forgotten(backend_file)}"
-            raise BackendProtocolError(what, key)
-        return backend_file, checked_stat(backend_file.stat(), key)
-    except BaseException:
-        close_backend_file(backend_file)
-        raise
-
-
 def open_backend(
     volume: Volume, key: Key, bits: int, tries: Attempts, *, read: bool = False
 ) -> tuple[BackendFile, ObjectStat, bool]:
@@ -612,28 +596,6 @@ def stored_stat(volume: Volume, inode: Inode, key: Key, tries: Attempts, *, foll
         return ObjectStat(size=0)  # only local data is left of it
     other = None not in (stat.identity, engine.identity) and stat.identity != engine.identity
     return None if other and stat.kind != "symlink" else stat
-
-
-def checked_stat(stat: ObjectStat, key: Key) -> ObjectStat:
-    size = getattr(stat, "size", None)
-    if not isinstance(size, int) or not 0 <= size <= FOREVER:
-        what = f"stat() answered {stat!r}, which has no size of 0 or more{forgotten(stat)}"
-        raise BackendProtocolError(what, key)
-    return stat
-
-
-def checked_listing(answer: object) -> Iterator[ObjectStat]:
-    """Yield the objects of a result of `list`.
-
-    Raises:
-        BackendProtocolError: it is not iterable, or not of ObjectStat.
-    """
-    if not isinstance(answer, Iterable):
-        raise BackendProtocolError(f"list() answered {answer!r}, which is not iterable{forgotten(answer)}")
-    for entry in answer:
-        if not hasattr(entry, "key") or not isinstance(getattr(entry, "size", None), int):
-            raise BackendProtocolError(f"list() answered with {entry!r}, which is not an ObjectStat")
-        yield entry
 
 
 def free_descriptors(volume: Volume, tries: Attempts) -> None:

@@ -32,8 +32,9 @@ from ..engine.volume import threads_of
 from ..errors import ConflictError, LostRange, ShutdownError
 from ..native import END, NAMES
 from . import lifetimes
+from .answers import checked_open
 from .inode import Inode
-from .opening import checked_open, compare, insisting
+from .opening import compare, insisting
 
 if TYPE_CHECKING:
     from .namespace import NameChange

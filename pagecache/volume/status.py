@@ -16,7 +16,7 @@ from ..engine.attempts import Attempts
 from ..engine.commit.owed import FOLLOWING
 from ..errors import Key
 from ..objects import FileStat, ObjectStat
-from . import opening
+from . import answers, opening
 from .inode import Inode
 
 if TYPE_CHECKING:
@@ -41,7 +41,7 @@ def of_name(volume: Volume, name: Key, key: Key, tries: Attempts) -> FileStat:
             raise
     quiet = None if known is None else known.engine.versions.quiet()
     unstored = 0 if known is None else known.native.number("unstored")
-    stat = seen or opening.checked_stat(tries.repeated(lambda: volume.engine.backend.stat(key)), key)
+    stat = seen or answers.checked_stat(tries.repeated(lambda: volume.engine.backend.stat(key)), key)
     inode = _shown(volume._inode_found(name, stat))
     if inode is not None and inode is not known:
         quiet, unstored = inode.engine.versions.quiet(), inode.native.number("unstored")
@@ -97,7 +97,7 @@ def of_open(inode: Inode, key: Key, tries: Attempts | None = None) -> FileStat:
     quiet = inode.engine.versions.quiet()
     unstored = inode.native.number("unstored")
     stat = Attempts(engine, "stat", key).here(query) if tries is None else tries.repeated(query)
-    return _sized(_combined(opening.checked_stat(stat, key), inode, unstored), inode, quiet)
+    return _sized(_combined(answers.checked_stat(stat, key), inode, unstored), inode, quiet)
 
 
 def _sized(found: FileStat, inode: Inode, quiet: int | None) -> FileStat:
@@ -121,7 +121,7 @@ def listed(volume: Volume, prefix: str, timeout: float | None) -> Iterator[FileS
     page: list[ObjectStat] = []
 
     def first_page() -> tuple[Iterator[ObjectStat], list[ObjectStat]]:
-        found = opening.checked_listing(volume.engine.backend.list(prefix))
+        found = answers.checked_listing(volume.engine.backend.list(prefix))
         return found, list(islice(found, LISTED_AT_ONCE))
 
     while rest is None or len(page) == LISTED_AT_ONCE:

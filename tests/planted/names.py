@@ -14,7 +14,7 @@ from pagecache.backends import BackendFile, ObjectStat
 from pagecache.engine.commit.versions import Versions
 from pagecache.engine.file import EngineFile
 from pagecache.errors import Key
-from pagecache.volume import namespace, opening
+from pagecache.volume import answers, namespace, opening
 from pagecache.volume.inode import Inode, InodeTable
 from pagecache.volume.namespace import NameChange
 
@@ -27,7 +27,7 @@ def names(name: str, rule: str, sentence: str, *changes: tuple[object, str, obje
     return Planted(name, sentence, rule, "engine", lambda: patched(*changes))
 
 
-look, checked_open, was_done = NameChange.look, opening.checked_open, NameChange.was_done
+look, checked_open, was_done = NameChange.look, answers.checked_open, NameChange.was_done
 
 
 def look_once(self: NameChange) -> None:
