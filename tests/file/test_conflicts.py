@@ -202,6 +202,24 @@ def test_a_direct_write_beside_a_commit_is_no_remote_change(make: Make) -> None:
     file.fsync()
 
 
+@pytest.mark.parametrize("how", ["force", "rebase"])
+def test_a_commit_that_a_conflict_keeps_back_loses_no_direct_write(make: Make, how: Any) -> None:
+    """The backend was not asked: what is stored in place stays there, and the next commit covers it. [2.16, 2.19]"""
+    rig = make({KEY: DATA}, retry=ONCE)
+    file, direct = rig.open(), rig.open(direct=True)
+    direct.pwrite(OTHER[:PAGE], 0)
+    file.pwrite(MINE, PAGE)
+    rig.volume.invalidate_remote(KEY)
+    with pytest.raises(ConflictError):
+        file.fsync()
+    eventually(lambda: file._inode.native.usage()["failed_commits"] == 1)
+    assert not rig.backend.seen("commit")
+    rig.volume.resolve(KEY, how)
+    for handle in (file, direct):
+        handle.fsync()
+    assert rig.backend.committed(KEY) == OTHER[:PAGE] + over(DATA)[PAGE:]
+
+
 def test_an_announcement_of_our_own_version_changes_nothing(make: Make) -> None:
     """Only a change that no own write or commit explains is remote. [2.19]"""
     rig = make({KEY: DATA})

@@ -233,9 +233,10 @@ def committed(file: EngineFile, op: Op, version: str | None, changes: int | None
     stored(file, version, changes, lambda: op.finish(True, False))
 
 
-def commit_failed(file: EngineFile, op: Op, error: BaseException, *, kept: bool) -> None:
+def commit_failed(file: EngineFile, op: Op, error: BaseException, *, kept: bool, called: bool) -> None:
     """Record a failed commit: acknowledged bytes are dirty again, all of them unless the backend has `kept` them; and
-    failed if a retry would not help (contract 2.16.4).
+    failed if a retry would not help (contract 2.16.4). Direct writes in place are lost only if the backend was `called`
+    to commit; those of a whole object go with its version.
     """
     if _late_commit(file, op):
         return
@@ -268,7 +269,8 @@ def commit_failed(file: EngineFile, op: Op, error: BaseException, *, kept: bool)
             failures.record(file, failure, [(failure.start, failure.end)])
     volume.troubles.failing(file)
     if not kept:
-        file.lose_direct()
+        if called or file.limits().commit_on_close:
+            file.lose_direct()
         file.staging.forgotten()
     with file.lock:
         op.finish(False, KEPT if kept else PARKED if parked else 0)

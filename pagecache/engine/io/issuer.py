@@ -300,7 +300,7 @@ def _commit_named(self: EngineFile, op: Op) -> None:
 
 
 def _commit(self: EngineFile, op: Op) -> None:
-    sending = False
+    sending = called = False
     try:
         if self.conflict is not None:
             raise self.conflict_error()
@@ -310,7 +310,7 @@ def _commit(self: EngineFile, op: Op) -> None:
             self.owed.pay()
         sending = True
         self.staging.send_again(op, backend_file)
-        sending = False
+        sending, called = False, True
         begun = self.versions.changes  # first: a direct write that begins after this changes the number
         changes = None if self.native.direct_count() else begun
         version = None if op.stopped else call_commit(self, call)
@@ -324,7 +324,7 @@ def _commit(self: EngineFile, op: Op) -> None:
                 op.finish(False, True)  # nothing was committed, and nothing is acknowledged any longer
                 return
             error = self.conflict_error()
-        collector.commit_failed(self, op, error, kept=sending or is_kept(error))
+        collector.commit_failed(self, op, error, kept=sending or is_kept(error), called=called)
     else:
         collector.committed(self, op, version, changes)
 
