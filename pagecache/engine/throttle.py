@@ -171,13 +171,15 @@ def _can_move(volume: EngineVolume, usage: dict[str, int]) -> bool:
     """Return whether write-back or a commit, including a running one, will clean any bytes.
 
     Bytes of writable views do not count: they are dirty until the views are released, however often they are sent and
-    committed. Nor do those of files that have lost the name under which they would be stored, nor of files in conflict:
-    what was written to a folio after its bytes had failed is never tried.
+    committed. Nor do those of files that have lost the name under which they would be stored, nor of files in conflict,
+    until that is being settled: what was written to a folio after its bytes had failed is never tried.
     """
     whole = volume.backend.limits.commit_on_close
     stuck = sum(file.native.usage()["local"] for file in list(volume.cut_off) if not file.freed)
     for file in volume.troubles.failing_files():
-        if file.conflict is not None and not (file.settling or file.freed):
+        if file.conflict is not None and not file.freed:
+            if file.settling.is_busy():
+                return True
             stuck += max(0, _unsaved(found := file.native.usage(), whole) - found["failed"])
     return _unsaved(usage, whole) > usage["failed"] + usage["write_pinned"] + stuck
 

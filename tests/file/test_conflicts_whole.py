@@ -13,6 +13,7 @@ from typing import Any
 import pytest
 
 from pagecache import ConflictError, DataLossError, LostRange, PageCacheError, WritebackError
+from pagecache.engine import throttle
 from pagecache.engine.file import EngineFile
 
 from .backends import WAIT_LIMIT_S
@@ -500,6 +501,34 @@ def test_a_writer_beside_a_conflict_that_fills_the_cache_gets_an_error(make: Mak
         Task(file.pwrite, bytes(1 << 20), 4 * PAGE).result()
     assert caught.value.errno == errno.ENOBUFS
     rig.volume.resolve(KEY, "discard")
+
+
+@pytest.mark.parametrize("all_failed", [False, True])
+def test_a_writer_waits_while_a_conflict_that_fills_the_cache_is_being_settled(
+    make: Make, monkeypatch: pytest.MonkeyPatch, all_failed: bool
+) -> None:
+    """The running `resolve` is about to make room. [2.23, 2.19]"""
+    rig, file = in_conflict(make)
+    if all_failed:
+        rig.volume.discard(KEY, PAGE, PAGE)
+        usage = file._inode.native.usage()
+        assert usage["dirty"] == usage["failed"] == 3 * PAGE
+    checked, count = threading.Event(), throttle.Checks.count
+
+    def counted(checks: throttle.Checks, *, hopeless: bool) -> None:
+        count(checks, hopeless=hopeless)
+        checked.set()
+
+    with rig.backend.gate("file_stat") as gate:
+        settling = Task(rig.volume.resolve, KEY, "discard")
+        gate.wait_entered()
+        with monkeypatch.context() as during:
+            during.setattr(throttle, "HOPELESS_CHECKS_MAX", 1)
+            during.setattr(throttle.Checks, "count", counted)
+            writing = Task(file.pwrite, bytes(1 << 20), 4 * PAGE)
+            assert checked.wait(WAIT_LIMIT_S)
+    settling.result()
+    writing.result()
 
 
 def test_a_remove_ends_a_conflict_and_its_bytes_leave_memory(make: Make) -> None:
