@@ -8,7 +8,10 @@ from typing import Any
 
 import pytest
 
-from pagecache import CachedFile, ConflictError, LostRange
+from pagecache import CachedFile, ConflictError, LostRange, PageCache
+from pagecache.backends import MemoryBackend
+from pagecache.testing import FaultyBackend, Rule
+from pagecache.testing import Gate as CallGate
 
 from ..rebased import Written
 from .backends import Gate, RecordingBackend
@@ -160,3 +163,36 @@ def test_a_writable_view_has_written_all_that_it_shows(make: Make) -> None:
     expected[PAGE + 100 : PAGE + 150] = BASE[PAGE + 100 : PAGE + 150]
     expected[PAGE + 103], expected[PAGE + 104] = 255, 254
     assert rig.backend.committed(KEY) == bytes(expected)
+
+
+def test_a_rebase_waits_for_a_read_of_other_pages_of_the_folio() -> None:
+    """A thread of the volume makes the rebase, and the read has the folio until it returns. [2.19]"""
+    store, base, theirs = MemoryBackend(), pattern(16 * PAGE), pattern(16 * PAGE, seed=9)
+
+    def put(content: bytes) -> None:
+        file = store.open(KEY, create=True)
+        file.write_from(0, [memoryview(content)])
+        file.commit()
+
+    put(base)
+    backend = FaultyBackend(store)
+    with CallGate() as gate, PageCache("4MiB", flush_interval=3600) as cache:
+        volume = cache.attach(backend)
+        with volume.open(KEY, "r+", read_ahead=0) as file:
+            assert file.pread(len(base), 0) == base
+            file.pwrite(b"M", 10)
+            volume.invalidate_remote(KEY, 8 * PAGE, PAGE)  # the folio stays, with this page missing
+            backend.use([Rule("read", nth=1, gate=gate)])
+            reading = Task(file.pread, 10, 8 * PAGE)
+            gate.wait_entered()
+            put(theirs)
+            volume.invalidate_remote(KEY)
+            resolving = Task(volume.resolve, KEY, "rebase")
+            assert resolving.waits()
+            gate.release()
+            assert [(lost.offset, lost.length) for lost in resolving.result()] == [(10, 1)]
+            assert reading.result() in (base[8 * PAGE :][:10], theirs[8 * PAGE :][:10])
+            expected = theirs[:10] + b"M" + theirs[11:]
+            assert file.pread(len(expected), 0) == expected
+            cache.check()
+    assert store.snapshot(KEY) == expected

@@ -102,13 +102,11 @@ static bool folio_busy(struct pc_folio *f, u32 kind)
 	return atomic_fetch_or(&f->state, flag) & busy;
 }
 
-/* Take a queued fill of the folio's owner if callers may make calls, with a credit of the volume, as every call that
- * carries bytes needs. */
+/* Take a queued fill of the folio's owner, with a credit of the volume, as every call that carries bytes needs. */
 static struct pc_request *take_over(struct pc_inode *i, const struct pc_need *need)
 {
 	u32 credit;
-	if (need->kind != PC_NEED_FOLIO || !need->owner || !pc_may_call(i->volume) ||
-	    !(credit = pc_credit_try(i->volume)))
+	if (need->kind != PC_NEED_FOLIO || !need->owner || !(credit = pc_credit_try(i->volume)))
 		return NULL;
 	struct pc_request *r = pc_work_take_owner(i, need->owner);
 	if (r)
@@ -140,9 +138,8 @@ static void begin(struct pc_sleep *s, struct pc_inode *i, u32 kind)
 	pc_sleep_begin(s, i->cache, &w, 0);
 }
 
-/* Wait until the folio may be unlocked (or out of flight); run its fill here if no thread has started it. Return:
- * PC_TRY_AGAIN, PC_FAILED. */
-enum pc_result pc_wait_folio(struct pc_inode *i, PyObject *core, const struct pc_need *need)
+/* @may_call: see pc_wait_folio(). */
+static enum pc_result wait_folio(struct pc_inode *i, PyObject *core, const struct pc_need *need, bool may_call)
 {
 	struct pc_cache *c = i->cache;
 	struct pc_folio *f = pc_folio_at(c, need->folio);
@@ -157,7 +154,7 @@ enum pc_result pc_wait_folio(struct pc_inode *i, PyObject *core, const struct pc
 	pc_count(i, &i->counters.lock_waits, 1);
 	while (!err) {
 		u32 seq = atomic_load(&e->seq);
-		if (!folio_busy(f, need->kind) || (taken = take_over(i, need)))
+		if (!folio_busy(f, need->kind) || (may_call && (taken = take_over(i, need))))
 			break;
 		if (!sleep.cache) {
 			struct pc_wait w = pc_wait_for_folio(i, f, need);
@@ -172,6 +169,28 @@ enum pc_result pc_wait_folio(struct pc_inode *i, PyObject *core, const struct pc
 	if (taken)
 		return run_taken(core, taken);
 	return err ? PC_FAILED : PC_TRY_AGAIN;
+}
+
+/* Wait until the folio may be unlocked (or out of flight); run its fill here if no thread has started it, and callers
+ * may make calls. Return: PC_TRY_AGAIN, PC_FAILED. */
+enum pc_result pc_wait_folio(struct pc_inode *i, PyObject *core, const struct pc_need *need)
+{
+	return wait_folio(i, core, need, pc_may_call(i->volume));
+}
+
+/* Like pc_wait_folio(), for the engine's own work on a file, under its token: that has not called the backend yet. A
+ * thread of the volume may do it, and then runs a queued fill itself: all threads of the volume may be in this call. */
+enum pc_result pc_wait_fill(struct pc_inode *i, PyObject *core, const struct pc_need *need)
+{
+	const struct pc_inside *inside = pc_tls_inside;
+	struct op *chain = pc_tls_op;
+	bool helper = inside && inside->helper;
+	pc_tls_op = chain ? chain->outer : NULL;
+	pc_tls_inside = helper ? inside->outer : inside;
+	enum pc_result result = wait_folio(i, core, need, helper || pc_may_call(i->volume));
+	pc_tls_inside = inside;
+	pc_tls_op = chain;
+	return result;
 }
 
 /* Wait until no truncate of the file is in progress. Return: PC_TRY_AGAIN, PC_FAILED. */

@@ -79,12 +79,9 @@ static PyObject *settle_fills(PyObject *module, PyObject *args)
 	if (!PyArg_ParseTuple(args, "O!KKK", pc_core_type, &core, &address, &pos, &end))
 		return NULL;
 	struct pc_inode *i = (struct pc_inode *)(uintptr_t)address;
-	struct op *chain = pc_tls_op;
-	pc_tls_op = chain ? chain->outer : NULL; /* the caller's own operation has not called the backend yet */
 	enum pc_result result = PC_TRY_AGAIN;
 	while (result == PC_TRY_AGAIN && pc_range_busy(i, pos, end, &need))
-		result = pc_wait_folio(i, core, &need);
-	pc_tls_op = chain;
+		result = pc_wait_fill(i, core, &need);
 	if (result == PC_FAILED)
 		return NULL;
 	Py_RETURN_NONE;

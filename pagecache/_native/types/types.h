@@ -63,6 +63,7 @@ int pc_check_reentry(struct pc_inode *i, PyObject *core, const char *what);
 int pc_inside_call(struct pc_volume *v);
 int pc_check_inside(struct pc_inode *i, PyObject *core, const char *what);
 enum pc_result pc_wait_folio(struct pc_inode *i, PyObject *core, const struct pc_need *need);
+enum pc_result pc_wait_fill(struct pc_inode *i, PyObject *core, const struct pc_need *need);
 enum pc_result pc_wait_invalidate(struct pc_inode *i, PyObject *core);
 int pc_wait_credit(struct pc_inode *i, PyObject *core, u32 *credit);
 

@@ -358,12 +358,12 @@ def rebase(file: EngineFile) -> list[LostRange]:
     file.native.uncommit()  # all that was written is dirty or staged
     laid = overlay.Overlay(file)
     stat, forgotten = _new_base(file, see=lambda stored, stat: laid.read(stored, stat.size))
-    laid.put()
-    file.native.rebase(stat.size, forgotten)
     try:
+        laid.put()
+        file.native.rebase(stat.size, forgotten)
         laid.finish(file.opened(), stat.size)
     except BaseException:
-        _conflict(file, stat.version)  # pages that were written meanwhile have bytes of the earlier version
+        _conflict(file, stat.version)  # pages have bytes of the earlier version
         raise
     _go_on(file)
     return laid.replaced
