@@ -68,6 +68,7 @@ class Model:
 
     def spooled(self) -> None:
         """The whole unit is acknowledged, and in the spool."""
+        self.volume.cache.configure(dirty_background=0.0, dirty_limit=0.1)  # first: a whole unit is sent at once
         self.staged(AT, PART)
 
     def cut(self) -> None:
