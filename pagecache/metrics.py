@@ -1,7 +1,4 @@
-"""A collector for programs that have `prometheus_client` already (the extra `metrics`).
-
-It has the families of `GET /metrics` of `PageCache.serve_stats`, which needs no package but the cache.
-"""
+"""A collector of the families of `GET /metrics`, for programs that export metrics by `prometheus_client` already."""
 
 from __future__ import annotations
 
@@ -9,14 +6,10 @@ import weakref
 from collections.abc import Iterator
 from typing import TYPE_CHECKING
 
-from .distribution import needs
-from .observe import documents, metrics
+from prometheus_client.metrics_core import Metric
+from prometheus_client.registry import Collector as _Collector
 
-try:
-    from prometheus_client.metrics_core import Metric
-    from prometheus_client.registry import Collector as _Collector
-except ImportError:
-    raise ImportError(needs("pagecache.metrics needs prometheus_client", "metrics")) from None
+from .observe import documents, metrics
 
 if TYPE_CHECKING:
     from .cache import PageCache
@@ -40,20 +33,5 @@ class Collector(_Collector):
     def collect(self) -> Iterator[Metric]:
         """Yield all families with their samples."""
         cache = self._cache()
-        if cache is None or cache.closed or cache.native.forked:
-            return
-        for family in metrics.families(documents.stats(cache)):
-            yield _metric(family)
-
-
-def _metric(family: metrics.Family) -> Metric:
-    metric = Metric(family.name.removesuffix("_total"), family.help, family.kind)
-    for labels, value in family.samples:
-        if isinstance(value, metrics.Histogram):
-            for bound, count in value.buckets():
-                metric.add_sample(f"{family.name}_bucket", {**dict(labels), "le": bound}, count)
-            metric.add_sample(f"{family.name}_sum", dict(labels), value.sum)
-            metric.add_sample(f"{family.name}_count", dict(labels), sum(value.counts))
-        else:
-            metric.add_sample(family.name, dict(labels), value)
-    return metric
+        if cache is not None and not cache.closed and not cache.native.forked:
+            yield from metrics.families(documents.stats(cache))

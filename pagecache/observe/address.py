@@ -1,13 +1,12 @@
-"""The socket of a server: its creation and its removal.
+"""The listening socket of a server: its creation and its removal.
 
-A socket is made under a secret name, with mode 0600 before it has a name at all. It listens before it gets the
-requested name, so no client meets it half made, whatever the umask is. The name is taken by a link, which replaces
-nothing. A socket without a listener is removed first. If the removed file turns out to be another one, which arrived at
-that moment, it is put back. Two processes that want one name take turns by a lock on the directory,
-unless another process keeps it.
+A socket is bound under a secret name, with mode 0600, and listens before a link gives it the requested name: no client
+meets it half made, and nothing is replaced. A socket without a listener is moved aside first. If the moved file turns
+out to be another one, which arrived at that moment, it is put back. Two processes that want one name take turns by a
+lock on the directory.
 
-A name may be as long as the file system allows: sockets are bound and connected to through the directory that holds
-them (/proc/self/fd), since an address has room for only 107 bytes.
+A name may be as long as the file system allows: sockets are reached through /proc/self/fd, since an address has room
+for only 107 bytes.
 """
 
 from __future__ import annotations
@@ -20,30 +19,18 @@ import secrets
 import socket
 import stat
 import time
-import weakref
 from collections.abc import Iterator
 
 __all__ = ["Listener", "checked_path"]
 
 BACKLOG = 128
 LOCK_TIMEOUT_S = 1.0
-"""Longest wait for the lock in seconds."""
+"""Longest wait for the lock on the directory."""
 MODE = 0o600
 
 
-_made: weakref.WeakSet[Listener] = weakref.WeakSet()
-
-
-def _forsake() -> None:
-    for listener in list(_made):
-        listener.socket.close()
-
-
-os.register_at_fork(after_in_child=_forsake)
-
-
 class Listener:
-    """A listening socket with a name. A forked child closes it: after its owner ended, no client may connect."""
+    """A listening socket with a name."""
 
     def __init__(self, path: str) -> None:
         """Listen at an absolute path.
@@ -52,22 +39,17 @@ class Listener:
             OSError: EADDRINUSE, another server listens there; FileExistsError, another kind of file is there; errors
                 of the directory, with the path.
         """
-        self.path = path
         self._folder, self._name = os.path.split(path)
-        with _opened(self._folder, path) as folder:
-            self.socket, temporary = _bound(folder, path)
-            _made.add(self)
-            try:
-                self._identity = _identity(os.stat(temporary, dir_fd=folder, follow_symlinks=False))
-                self.socket.listen(BACKLOG)
-                with _turn(folder):
-                    _take_name(folder, temporary, self._name, path)
-            except BaseException:
-                self.socket.close()
-                raise
-            finally:
-                with contextlib.suppress(FileNotFoundError):
-                    os.unlink(temporary, dir_fd=folder)
+        self.socket = socket.socket(socket.AF_UNIX)
+        try:
+            with self._opened() as folder:
+                self._bind(folder)
+        except OSError as error:
+            self.socket.close()
+            raise OSError(error.errno, error.strerror, path) from None
+        except BaseException:
+            self.socket.close()
+            raise
 
     def close(self) -> None:
         """Stop listening."""
@@ -76,9 +58,29 @@ class Listener:
 
     def remove(self) -> None:
         """Remove the name if it is still this socket. Before the socket closes: until then its inode is unique."""
-        with contextlib.suppress(OSError), _opened(self._folder, self.path) as folder:
-            if _identity(os.stat(self._name, dir_fd=folder, follow_symlinks=False)) == self._identity:
+        with contextlib.suppress(OSError), self._opened() as folder:
+            if _identity(os.stat(self._name, dir_fd=folder, follow_symlinks=False)) == self._inode:
                 os.unlink(self._name, dir_fd=folder)
+
+    @contextlib.contextmanager
+    def _opened(self) -> Iterator[int]:
+        found = os.open(self._folder, os.O_RDONLY | os.O_DIRECTORY)
+        try:
+            yield found
+        finally:
+            os.close(found)
+
+    def _bind(self, folder: int) -> None:
+        os.fchmod(self.socket.fileno(), MODE)  # bind makes the name with this mode, minus the umask
+        secret = _secret()
+        self.socket.bind(f"/proc/self/fd/{folder}/{secret}")
+        try:
+            self._inode = _identity(os.stat(secret, dir_fd=folder, follow_symlinks=False))
+            self.socket.listen(BACKLOG)
+            with _turn(folder):
+                _take_name(folder, secret, self._name)
+        finally:
+            os.unlink(secret, dir_fd=folder)
 
 
 def checked_path(path: str | os.PathLike[str]) -> str:
@@ -95,41 +97,8 @@ def checked_path(path: str | os.PathLike[str]) -> str:
     return os.path.join(os.path.realpath(os.path.dirname(found) or "."), os.path.basename(found))
 
 
-@contextlib.contextmanager
-def _opened(folder: str, path: str) -> Iterator[int]:
-    try:
-        found = os.open(folder, os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)
-    except OSError as error:
-        raise _named(error, path) from None
-    try:
-        yield found
-    finally:
-        os.close(found)
-
-
-def _named(error: OSError, path: str) -> OSError:
-    """Return the error of a call with the whole path."""
-    return OSError(error.errno, error.strerror, path)
-
-
-def _address(folder: int, name: str) -> str:
-    return f"/proc/self/fd/{folder}/{name}"
-
-
-def _bound(folder: int, path: str) -> tuple[socket.socket, str]:
-    """Make a socket under a secret name."""
-    made = socket.socket(socket.AF_UNIX, socket.SOCK_STREAM | socket.SOCK_NONBLOCK | socket.SOCK_CLOEXEC)
-    try:
-        os.fchmod(made.fileno(), MODE)  # bind makes the name with this mode, minus the umask
-        name = f".pagecache-{secrets.token_hex(8)}"
-        made.bind(_address(folder, name))
-    except OSError as error:
-        made.close()
-        raise _named(error, path) from None
-    except BaseException:
-        made.close()
-        raise
-    return made, name
+def _secret() -> str:
+    return f".pagecache-{secrets.token_hex(8)}"
 
 
 def _identity(found: os.stat_result) -> tuple[int, int]:
@@ -156,50 +125,39 @@ def _turn(folder: int) -> Iterator[None]:
         fcntl.flock(folder, fcntl.LOCK_UN)  # closing is not enough: a child forked in between has it open too
 
 
-def _take_name(folder: int, temporary: str, name: str, path: str) -> None:
+def _take_name(folder: int, secret: str, name: str) -> None:
     for _ in range(2):
         try:
-            os.link(temporary, name, src_dir_fd=folder, dst_dir_fd=folder, follow_symlinks=False)
+            os.link(secret, name, src_dir_fd=folder, dst_dir_fd=folder, follow_symlinks=False)
             return
         except FileExistsError:
-            _clear(folder, name, path)
-        except OSError as error:
-            raise _named(error, path) from None
-    raise OSError(errno.EADDRINUSE, "another process took the path just now", path)
+            with contextlib.suppress(FileNotFoundError):  # its owner removed it
+                _clear(folder, name)
+    raise OSError(errno.EADDRINUSE, "another process took the path just now")
 
 
-def _clear(folder: int, name: str, path: str) -> None:
-    """Remove a socket whose owner is gone.
-
-    Raises:
-        OSError: Its owner is there, or it is not a socket.
-    """
+def _clear(folder: int, name: str) -> None:
+    """Remove a socket whose owner is gone."""
+    _check_dead(folder, name)
+    aside = _secret()
+    os.rename(name, aside, src_dir_fd=folder, dst_dir_fd=folder)
     try:
-        held = os.open(name, os.O_PATH | os.O_NOFOLLOW | os.O_CLOEXEC, dir_fd=folder)
-    except FileNotFoundError:
-        return  # its owner removed it
+        _check_dead(folder, aside)
+    except OSError:
+        os.link(aside, name, src_dir_fd=folder, dst_dir_fd=folder, follow_symlinks=False)
+        raise
+    finally:
+        os.unlink(aside, dir_fd=folder)
+
+
+def _check_dead(folder: int, name: str) -> None:
+    """Raise OSError unless it is a socket without a listener. A socket of another user may have one."""
+    held = os.open(name, os.O_PATH | os.O_NOFOLLOW, dir_fd=folder)
     try:
         if not stat.S_ISSOCK(os.stat(held).st_mode):
-            raise FileExistsError(errno.EEXIST, "something is there that is not a socket", path)
-        if _alive(held):
-            raise OSError(errno.EADDRINUSE, "a server listens at this path already", path)
-        aside = f".pagecache-{secrets.token_hex(8)}"
-        os.rename(name, aside, src_dir_fd=folder, dst_dir_fd=folder)
-        # While this descriptor is open, no other file can get its inode number.
-        if _identity(os.stat(aside, dir_fd=folder, follow_symlinks=False)) != _identity(os.stat(held)):
-            os.link(aside, name, src_dir_fd=folder, dst_dir_fd=folder, follow_symlinks=False)
-        os.unlink(aside, dir_fd=folder)
+            raise OSError(errno.EEXIST, "something is there that is not a socket")
+        with socket.socket(socket.AF_UNIX, socket.SOCK_STREAM | socket.SOCK_NONBLOCK) as probe:
+            if probe.connect_ex(f"/proc/self/fd/{held}") != errno.ECONNREFUSED:
+                raise OSError(errno.EADDRINUSE, "a server listens at this path already")
     finally:
         os.close(held)
-
-
-def _alive(held: int) -> bool:
-    """Return whether a server listens, or the socket of another user cannot be asked."""
-    with socket.socket(socket.AF_UNIX, socket.SOCK_STREAM | socket.SOCK_NONBLOCK | socket.SOCK_CLOEXEC) as probe:
-        try:
-            probe.connect(f"/proc/self/fd/{held}")
-        except ConnectionRefusedError:
-            return False
-        except OSError:
-            return True
-    return True

@@ -4,55 +4,88 @@ from __future__ import annotations
 
 import json
 from collections.abc import Callable, Mapping
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, NamedTuple
+from urllib.parse import parse_qsl, unquote, urlsplit
 
 from ..errors import ShutdownError
-from . import documents, metrics
+from . import documents
 from .documents import SCHEMA, NotThere
-from .http import Request, Response, error
 from .syncs import Busy, Syncs
 
 if TYPE_CHECKING:
     from ..cache import PageCache
 
-__all__ = ["answer", "gone"]
+__all__ = ["Response", "answer", "error", "gone"]
 
 SYNC = "/v1/sync/"
 SIZE_MOST = 2**63 - 1
+PARAMETERS_MOST = 16
 
 Query = Mapping[str, str]
 Document = Callable[["PageCache", Syncs, Query], dict[str, Any]]
 
 
-def answer(cache: PageCache, syncs: Syncs, request: Request) -> Response:
-    """Return the complete answer to a request. Never raises for a mistake of the client."""
-    methods = _methods(request.path)
-    if methods is None:
-        return error(SCHEMA, 404, f"no document {request.path[:80]!r}; there are: {', '.join(_paths())}")
-    found = methods.get("GET" if request.method == "HEAD" else request.method)
-    if found is None:
-        allowed = ", ".join([*methods, *(["HEAD"] if "GET" in methods else [])])
-        return error(SCHEMA, 405, f"{request.method[:20]} {request.path}: only {allowed}", Allow=allowed)
-    document, parameters = found
-    try:
-        for name in request.query:
-            if name not in parameters:
-                takes = ", ".join(parameters) or "none"
-                raise ValueError(f"parameter {name[:40]!r}: {request.path} takes {takes}")
-        return document(cache, syncs, request.query)
-    except NotThere as missing:
-        return error(SCHEMA, 404, str(missing))
-    except ValueError as wrong:
-        return error(SCHEMA, 400, str(wrong))
-    except Busy as busy:
-        return error(SCHEMA, 503, str(busy))
-    except ShutdownError:
-        return gone()
+class Response(NamedTuple):
+    """One answer. `allow`: the methods that the path has, if the request had another one."""
+
+    status: int
+    body: bytes
+    content_type: str = "application/json"
+    allow: str = ""
+
+
+def error(status: int, message: str, allow: str = "") -> Response:
+    """Return an error as JSON."""
+    return Response(status, json.dumps({"schema": SCHEMA, "error": message}).encode(), allow=allow)
 
 
 def gone() -> Response:
     """Return the answer of a closed cache."""
-    return error(SCHEMA, 503, "the cache is closed")
+    return error(503, "the cache is closed")
+
+
+def answer(cache: PageCache, syncs: Syncs, method: str, target: str) -> Response:
+    """Return the complete answer to a request. Never raises for a mistake of the client."""
+    try:
+        path, query = _parsed(target)
+    except ValueError as wrong:
+        return error(400, f"{target[:80]!r} is not a path with parameters: {wrong}")
+    methods = _methods(path)
+    if methods is None:
+        return error(404, f"no document {path[:80]!r}; there are: {', '.join(_paths())}")
+    found = methods.get("GET" if method == "HEAD" else method)
+    if found is None:
+        allowed = ", ".join([*methods, *(["HEAD"] if "GET" in methods else [])])
+        return error(405, f"{method[:20]} {path}: only {allowed}", allowed)
+    document, parameters = found
+    try:
+        for name in query:
+            if name not in parameters:
+                raise ValueError(f"parameter {name[:40]!r}: {path} takes {', '.join(parameters) or 'none'}")
+        return document(cache, syncs, query)
+    except NotThere as missing:
+        return error(404, str(missing))
+    except ValueError as wrong:
+        return error(400, str(wrong))
+    except Busy as busy:
+        return error(503, str(busy))
+    except ShutdownError:
+        return gone()
+
+
+def _parsed(target: str) -> tuple[str, dict[str, str]]:
+    parts = urlsplit(target)
+    pairs = parse_qsl(
+        parts.query,
+        keep_blank_values=True,
+        strict_parsing=bool(parts.query),
+        errors="strict",
+        max_num_fields=PARAMETERS_MOST,
+    )
+    query = dict(pairs)
+    if len(query) < len(pairs):
+        raise ValueError("a parameter is there twice")
+    return unquote(parts.path, errors="strict"), query
 
 
 Route = tuple[Callable[["PageCache", Syncs, Query], Response], tuple[str, ...]]
@@ -81,8 +114,9 @@ def _json(document: Document) -> Callable[[PageCache, Syncs, Query], Response]:
 
 
 def _prometheus(cache: PageCache, syncs: Syncs, query: Query) -> Response:
-    page = metrics.text(metrics.families(documents.stats(cache)))
-    return Response(200, page.encode("utf-8", "replace"), metrics.CONTENT_TYPE)
+    from . import metrics  # the library takes 50 ms to import, and most caches are never scraped
+
+    return Response(200, metrics.text(documents.stats(cache)), metrics.CONTENT_TYPE)
 
 
 def _files(cache: PageCache, syncs: Syncs, query: Query) -> dict[str, Any]:

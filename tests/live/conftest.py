@@ -9,7 +9,6 @@ from pathlib import Path
 import pytest
 
 from pagecache import PageCache, Volume
-from pagecache.observe.server import Timeouts
 
 
 @dataclass
@@ -21,10 +20,11 @@ class Served:
     path: str
     folder: Path
 
-    def hurry(self, **timeouts: float) -> None:
-        """Give clients less time than usual."""
-        assert self.cache.live is not None
-        self.cache.live._timeouts = Timeouts(**timeouts)
+    def fill(self, files: int = 300) -> None:
+        """Make enough files for an answer that no socket takes at once."""
+        for k in range(files):
+            with self.volume.open(f"{k:04}" + "x" * 1000, "w") as f:
+                f.write(b"x")
 
 
 @pytest.fixture

@@ -10,7 +10,6 @@ import socket
 import stat
 import subprocess
 import sys
-import threading
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -21,7 +20,7 @@ from pagecache.observe import address
 from tests.file.rig import Task
 
 from .conftest import Served
-from .wire import TIMEOUT, Raw, connect, get
+from .wire import TIMEOUT, Connection, connect, get
 
 ROOT = str(Path(__file__).parents[2])
 
@@ -49,40 +48,20 @@ def test_the_socket_is_the_owners_alone(cache: PageCache, tmp_path: Path) -> Non
 
 
 @pytest.mark.usefixtures("umask")
-def test_it_is_so_from_the_first_moment_of_its_first_name(tmp_path: Path) -> None:
-    folder = os.open(tmp_path, os.O_RDONLY)
-    made, name = address._bound(folder, "s")
-    assert stat.S_IMODE((tmp_path / name).lstat().st_mode) == 0o600
-    made.close()
-    os.close(folder)
+def test_the_socket_is_private_and_listens_before_it_has_its_name(
+    cache: PageCache, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    take = address._take_name
 
+    def taken(folder: int, secret: str, name: str) -> None:
+        assert not (tmp_path / name).exists()
+        assert stat.S_IMODE((tmp_path / secret).lstat().st_mode) == 0o600
+        connect(str(tmp_path / secret)).close()
+        take(folder, secret, name)
 
-def test_a_client_that_finds_the_name_finds_a_listener(tmp_path: Path) -> None:
-    """A client that tries without pause finds no name or a server, never a socket that refuses."""
-    path = str(tmp_path / "s")
-    refused: list[OSError] = []
-    over = threading.Event()
-
-    def client() -> None:
-        while not over.is_set():
-            try:
-                connect(path).close()
-            except ConnectionRefusedError as error:
-                refused.append(error)
-            except OSError:
-                pass  # there is none; or the queue of connections is full
-
-    thread = threading.Thread(target=client)
-    thread.start()
-    made = []
-    for _ in range(50):
-        made.append(address.Listener(path))
-        made[-1].remove()
-    over.set()
-    thread.join(TIMEOUT)
-    for listener in made:
-        listener.close()
-    assert refused == []
+    monkeypatch.setattr(address, "_take_name", taken)
+    cache.serve_stats(tmp_path / "s")
+    assert (tmp_path / "s").is_socket()
 
 
 @pytest.mark.parametrize("what", ["a file", "a directory", "a pipe", "a symbolic link"])
@@ -167,39 +146,6 @@ def test_the_name_goes_at_the_end_of_the_interpreter(tmp_path: Path) -> None:
     assert os.listdir(tmp_path) == []
 
 
-def take_together(path: str) -> tuple[list[address.Listener], list[int | None]]:
-    """Let four threads try for one name; return the winner, and the errors of the others."""
-    got: list[address.Listener] = []
-    refused: list[int | None] = []
-    together = threading.Barrier(4)
-
-    def take() -> None:
-        together.wait(TIMEOUT)
-        try:
-            got.append(address.Listener(path))
-        except OSError as error:
-            refused.append(error.errno)
-
-    threads = [threading.Thread(target=take) for _ in range(4)]
-    for thread in threads:
-        thread.start()
-    for thread in threads:
-        thread.join(TIMEOUT)
-    return got, refused
-
-
-def test_exactly_one_of_several_caches_takes_over_a_stale_socket(tmp_path: Path) -> None:
-    path = str(tmp_path / "s")
-    for _ in range(10):
-        with socket.socket(socket.AF_UNIX) as stale:
-            stale.bind(path)
-        got, refused = take_together(path)
-        assert (len(got), refused) == (1, [errno.EADDRINUSE] * 3)
-        connect(path).close()
-        got[0].close()
-        assert os.listdir(tmp_path) == []
-
-
 def test_takers_of_a_stale_socket_take_turns(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """A cache that comes while another has found it stale waits, and finds that one serving: its name never disappears
     again.
@@ -207,17 +153,16 @@ def test_takers_of_a_stale_socket_take_turns(tmp_path: Path, monkeypatch: pytest
     path = str(tmp_path / "s")
     with socket.socket(socket.AF_UNIX) as stale:
         stale.bind(path)
-    alive = address._alive
+    check = address._check_dead
     second: list[Task[address.Listener]] = []
 
-    def looked(held: int) -> bool:
-        found = alive(held)
+    def checked(folder: int, name: str) -> None:
+        check(folder, name)
         if not second:
             second.append(Task(address.Listener, path))
             assert second[0].waits()
-        return found
 
-    monkeypatch.setattr(address, "_alive", looked)
+    monkeypatch.setattr(address, "_check_dead", checked)
     first = address.Listener(path)
     with pytest.raises(OSError, match="already"):
         second[0].result()
@@ -244,12 +189,15 @@ def test_a_file_that_took_a_stale_name_in_between_stays(tmp_path: Path, monkeypa
     with socket.socket(socket.AF_UNIX) as stale:
         stale.bind(str(path))
 
-    def alive(held: int) -> bool:
-        path.unlink()
-        path.write_text("mine")
-        return False
+    check = address._check_dead
 
-    monkeypatch.setattr(address, "_alive", alive)
+    def checked(folder: int, name: str) -> None:
+        check(folder, name)
+        if name == "s":
+            path.unlink()
+            path.write_text("mine")
+
+    monkeypatch.setattr(address, "_check_dead", checked)
     with pytest.raises(FileExistsError):
         address.Listener(str(path))
     assert path.read_text() == "mine"
@@ -286,24 +234,13 @@ def test_a_name_may_not_be_longer_than_the_file_system_allows(cache: PageCache, 
     assert os.listdir(tmp_path) == []
 
 
-def test_a_folder_that_is_missing_is_named(cache: PageCache, tmp_path: Path) -> None:
-    path = tmp_path / "none" / "s"
-    with pytest.raises(FileNotFoundError) as caught:
-        cache.serve_stats(path)
-    assert caught.value.filename == str(path)
-
-
-def test_a_folder_that_is_none_is_named(cache: PageCache, tmp_path: Path) -> None:
+@pytest.mark.parametrize("folder", ["none", "file", "/proc"])
+def test_a_folder_that_cannot_hold_the_socket_is_named(cache: PageCache, tmp_path: Path, folder: str) -> None:
     (tmp_path / "file").touch()
-    with pytest.raises(NotADirectoryError) as caught:
-        cache.serve_stats(tmp_path / "file" / "s")
-    assert caught.value.filename == str(tmp_path / "file" / "s")
-
-
-def test_a_folder_that_nothing_can_be_made_in_is_named(cache: PageCache) -> None:
+    path = str(tmp_path / folder / "s")
     with pytest.raises(OSError) as caught:
-        cache.serve_stats("/proc/s")
-    assert caught.value.filename == "/proc/s"
+        cache.serve_stats(path)
+    assert caught.value.filename == path
 
 
 @pytest.mark.parametrize("path", ["", "\0abstract", "a\0b", "folder/"])
@@ -337,33 +274,32 @@ def test_a_closed_cache_is_not_served(cache: PageCache, tmp_path: Path) -> None:
 @pytest.mark.filterwarnings("ignore::DeprecationWarning")
 def test_a_forked_child_neither_serves_nor_takes_the_name(served: Served) -> None:
     """It closes inherited sockets: when its parent is gone, no client can wait for a server."""
-    with Raw(served.path) as client:
-        client.send(b"GET /v1/waits HTTP/1.1\r\n\r\n")
-        client.answer()
-        reading, writing = os.pipe()
-        child = os.fork()
-        if child == 0:
-            try:
-                sockets = [n for n in os.listdir("/proc/self/fd") if is_socket_of(n, served.path)]
-                with pytest.raises(ForkedError):
-                    served.cache.serve_stats(served.folder / "t")
-                with pytest.raises(ForkedError):
-                    served.cache.close()
-                served.cache.__del__()
-                served.cache._at_exit()
-                os.write(writing, repr(sockets).encode())
-            finally:
-                os._exit(0)
-        os.close(writing)
-        with os.fdopen(reading, "rb") as pipe:
-            assert pipe.read() == b"[]"
-        assert os.waitpid(child, 0)[1] == 0
-        assert get(served.path, "/v1/stats")["pid"] == os.getpid()
-        client.send(b"GET /v1/waits HTTP/1.1\r\n\r\n")
-        assert client.answer()[0] == 200
+    client = Connection(served.path)
+    client.ask("/v1/waits")
+    reading, writing = os.pipe()
+    child = os.fork()
+    if child == 0:
+        try:
+            sockets = [n for n in os.listdir("/proc/self/fd") if is_socket_of(n)]
+            with pytest.raises(ForkedError):
+                served.cache.serve_stats(served.folder / "t")
+            with pytest.raises(ForkedError):
+                served.cache.close()
+            served.cache.__del__()
+            served.cache._at_exit()
+            os.write(writing, repr(sockets).encode())
+        finally:
+            os._exit(0)
+    os.close(writing)
+    with os.fdopen(reading, "rb") as pipe:
+        assert pipe.read() == b"[]"
+    assert os.waitpid(child, 0)[1] == 0
+    assert get(served.path, "/v1/stats")["pid"] == os.getpid()
+    assert client.ask("/v1/waits")[0] == 200
+    client.close()
 
 
-def is_socket_of(number: str, path: str) -> bool:
+def is_socket_of(number: str) -> bool:
     """Return whether a descriptor listens, or is the server's end of a connection."""
     try:
         with socket.socket(fileno=os.dup(int(number))) as found:

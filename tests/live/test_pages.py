@@ -8,6 +8,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from prometheus_client.metrics_core import Metric
 
 from pagecache import PageCache
 from pagecache.observe import documents, metrics
@@ -20,15 +21,17 @@ METRIC = re.compile(r"\bpagecache_\w+")
 
 
 @pytest.fixture(scope="module")
-def families() -> dict[str, metrics.Family]:
+def families() -> dict[str, Metric]:
+    """The families by their names in the text."""
     with PageCache("1MiB") as cache:
         cache.attach("memory:")
-        return {family.name: family for family in metrics.families(documents.stats(cache))}
+        found = metrics.families(documents.stats(cache))
+        return {family.name + ("_total" if family.type == "counter" else ""): family for family in found}
 
 
-def samples(families: dict[str, metrics.Family]) -> set[str]:
+def samples(families: dict[str, Metric]) -> set[str]:
     """Names as they are written in the text."""
-    found = {name for name, family in families.items() if family.kind != "histogram"}
+    found = {name for name, family in families.items() if family.type != "histogram"}
     for name in families.keys() - found:
         found |= {f"{name}_bucket", f"{name}_sum", f"{name}_count"}
     return found
@@ -60,7 +63,7 @@ def test_a_counter_is_explained_as_what_it_is(name: str) -> None:
         assert f"`{counter.metric(name)}`" in metric
 
 
-def test_the_page_names_every_metric_and_no_other(families: dict[str, metrics.Family]) -> None:
+def test_the_page_names_every_metric_and_no_other(families: dict[str, Metric]) -> None:
     text = (DOCS / "counters.md").read_text(encoding="utf-8")
     assert set(METRIC.findall(text)) == set(families)
 
@@ -73,7 +76,7 @@ def expressions(node: Any) -> list[str]:
     return [e for value in node for e in expressions(value)] if isinstance(node, list) else []
 
 
-def test_every_expression_of_the_dashboard_names_metrics_that_exist(families: dict[str, metrics.Family]) -> None:
+def test_every_expression_of_the_dashboard_names_metrics_that_exist(families: dict[str, Metric]) -> None:
     dashboard = json.loads((DOCS / "grafana.json").read_text(encoding="utf-8"))
     found = expressions(dashboard)
     assert len(found) > 20
@@ -83,20 +86,20 @@ def test_every_expression_of_the_dashboard_names_metrics_that_exist(families: di
         assert set(names) <= samples(families), expression
 
 
-def test_rates_are_of_what_grows_and_levels_are_not_rated(families: dict[str, metrics.Family]) -> None:
+def test_rates_are_of_what_grows_and_levels_are_not_rated(families: dict[str, Metric]) -> None:
     for expression in expressions(json.loads((DOCS / "grafana.json").read_text(encoding="utf-8"))):
         rated = set(re.findall(r"rate\((pagecache_\w+)", expression))
         for name in METRIC.findall(expression):
-            grows = name not in families or families[name].kind == "counter"
+            grows = name not in families or families[name].type == "counter"
             assert grows == (name in rated), expression
 
 
-def test_labels_of_the_dashboard_are_those_of_the_metrics(families: dict[str, metrics.Family]) -> None:
+def test_labels_of_the_dashboard_are_those_of_the_metrics(families: dict[str, Metric]) -> None:
     for expression in expressions(json.loads((DOCS / "grafana.json").read_text(encoding="utf-8"))):
         for name, matchers in re.findall(r"(pagecache_\w+)\{([^}]*)\}", expression):
             base = name if name in families else name.rpartition("_")[0]
             if families[base].samples:
-                labels = {label for of, _ in families[base].samples for label, _ in of}
+                labels = {label for sample in families[base].samples for label in sample.labels}
                 assert set(re.findall(r"(\w+)=~", matchers)) <= labels, expression
 
 

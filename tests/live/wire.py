@@ -1,4 +1,4 @@
-"""Clients of a live server: a correct HTTP client, and one that sends any bytes that a test wants."""
+"""The standard library's HTTP client over the socket of a cache."""
 
 from __future__ import annotations
 
@@ -6,7 +6,7 @@ import http.client
 import json
 import os
 import socket
-from typing import Any, Self
+from typing import Any
 
 TIMEOUT = 20.0
 
@@ -14,7 +14,7 @@ TIMEOUT = 20.0
 def connect(path: str) -> socket.socket:
     """A connection to the socket, whatever the length of its path."""
     found = os.open(path, os.O_PATH)
-    made = socket.socket(socket.AF_UNIX, socket.SOCK_STREAM)
+    made = socket.socket(socket.AF_UNIX)
     made.settimeout(TIMEOUT)
     try:
         made.connect(f"/proc/self/fd/{found}")
@@ -27,7 +27,7 @@ def connect(path: str) -> socket.socket:
 
 
 class Connection(http.client.HTTPConnection):
-    """The standard library's client, over the socket."""
+    """A client that keeps its connection."""
 
     def __init__(self, path: str) -> None:
         super().__init__("cache", timeout=TIMEOUT)
@@ -36,16 +36,20 @@ class Connection(http.client.HTTPConnection):
     def connect(self) -> None:
         self.sock = connect(self._path)
 
+    def ask(self, target: str, method: str = "GET", **more: Any) -> tuple[int, Any, http.client.HTTPMessage]:
+        """Status, document and headers of one request."""
+        self.request(method, target, **more)
+        response = self.getresponse()
+        body = response.read()
+        as_json = response.headers["Content-Type"] == "application/json"
+        return response.status, json.loads(body) if as_json and body else body.decode(), response.headers
 
-def request(path: str, target: str, method: str = "GET") -> tuple[int, Any]:
-    """Status and document of one request."""
+
+def request(path: str, target: str, method: str = "GET", **more: Any) -> tuple[int, Any]:
+    """Status and document of one request on its own connection."""
     connection = Connection(path)
     try:
-        connection.request(method, target)
-        response = connection.getresponse()
-        body = response.read()
-        json_ = response.headers["Content-Type"] == "application/json"
-        return response.status, json.loads(body) if json_ and body else body.decode()
+        return connection.ask(target, method, **more)[:2]
     finally:
         connection.close()
 
@@ -57,40 +61,9 @@ def get(path: str, target: str) -> Any:
     return document
 
 
-class Raw:
-    """Bytes there and back."""
-
-    def __init__(self, path: str) -> None:
-        self.socket = connect(path)
-        self._file = self.socket.makefile("rb")
-
-    def __enter__(self) -> Self:
-        return self
-
-    def __exit__(self, *exc: object) -> None:
-        self.close()
-
-    def close(self) -> None:
-        self._file.close()
-        self.socket.close()
-
-    def send(self, data: bytes) -> None:
-        self.socket.sendall(data)
-
-    def answer(self, *, head: bool = False) -> tuple[int, dict[str, str], bytes]:
-        """Status, fields and body of the next answer."""
-        line = self._file.readline()
-        assert line, "the connection has ended"
-        fields = {}
-        while (field := self._file.readline().decode().strip()) != "":
-            name, _, value = field.partition(": ")
-            fields[name] = value
-        body = b"" if head else self._file.read(int(fields.get("Content-Length", "0")))
-        return int(line.split()[1]), fields, body
-
-    def ended(self) -> bool:
-        """Wait and return whether the connection has ended."""
-        try:
-            return self._file.read(1) == b""
-        except ConnectionResetError:
-            return True
+def ended(connection: socket.socket) -> bool:
+    """Wait until the server has ended a connection; return whether it sent nothing before."""
+    try:
+        return connection.recv(1) == b""
+    except ConnectionResetError:
+        return True
