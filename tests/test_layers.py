@@ -53,7 +53,7 @@ LAYERS = [
     # The cache.
     ["aio", "closing", "observe"],
     ["cache", "metrics"],
-    ["observe.answers", "observe.client"],
+    ["observe.client"],
     # Tools and adapters.
     ["interrupts", "target"],
     ["bench", "cli", "fsspec", "fuse", "stress", "__main__"],
@@ -65,7 +65,6 @@ FORBIDDEN = {
     "backends": ["testing"],
     "testing": ["native"],
     "engine": ["testing", "backends.memory", "backends.directory"],
-    "observe.answers": ["cache", "volume", "file", "engine", "native"],
     "observe.client": ["cache", "volume", "file", "engine", "native"],
 }
 
@@ -227,7 +226,6 @@ PARTS = {
 # Assignments to objects of other classes that have a field of this name, by module.
 NAMESAKES = {
     "backends.s3": ["upload.failures"],
-    "cli.top": ["model.volume"],
     "engine.file": ["work.volume"],  # a job
     "engine.loop": ["outcome.error"],
     "engine.mirror": ["copy.key"],

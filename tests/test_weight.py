@@ -31,7 +31,6 @@ HEAVY = {
     "fsspec",
     "prometheus_client",
     "rich",
-    "textual",
     "trio",
 }
 ON_DEMAND = {

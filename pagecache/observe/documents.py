@@ -1,7 +1,7 @@
 """The documents of docs/live.md, as plain dicts and lists for JSON: pure functions of a cache.
 
 Each takes its numbers without stopping the cache, and holds locks only for moments. Each is bounded: by volumes, by
-LIMIT_MOST files, RUNS_MOST runs and RANGES_MOST ranges. Choosing and sorting files, and finding the oldest dirty byte,
+LIMIT_MOST files and RANGES_MOST ranges. Choosing and sorting files, and finding the oldest dirty byte,
 reads only the key or one number of every file.
 """
 
@@ -30,12 +30,11 @@ if TYPE_CHECKING:
     from ..volume.inode import Inode
     from ..volume.volume import Volume
 
-__all__ = ["SCHEMA", "SORTS", "NotThere", "failed", "files", "folios", "said_range", "stats", "volume_named", "waits"]
+__all__ = ["SCHEMA", "SORTS", "NotThere", "failed", "files", "said_range", "stats", "volume_named", "waits"]
 
 SCHEMA = 1
 SORTS = ("dirty", "cached", "failed", "unstable", "age", "hits", "key")
 LIMIT, LIMIT_MOST = 200, 1000
-RUNS_MOST = 10_000
 RANGES_MOST = 10_000
 OLDEST_AMONG = 1000
 """Number of dirty files, in the order in which they became dirty, that are searched for the oldest byte."""
@@ -232,37 +231,6 @@ def _state(inode: Inode) -> str:
     if inode.engine.removed or inode.engine.abandoned:
         return "removed"
     return "open" if inode.handles else "idle"
-
-
-# -- folios
-
-
-def folios(cache: PageCache, file: int, offset: int, length: int | None) -> dict[str, Any]:
-    """`/v1/folios`: at most RUNS_MOST runs; the answer's `length` is the length that they cover."""
-    for volume in cache.volumes():
-        engine = volume.engine.file_at(file)
-        if engine is not None:
-            break
-    else:
-        raise NotThere(f"file {file} is not in the cache; `/v1/files` has the ids")
-    native = engine.native
-    page = cache.limits.page_size
-    size = native.size
-    start = min(offset // page * page, -(-size // page) * page)
-    end = size if length is None else min(size, offset + length)
-    runs, count, stop = native.states(start, end, RUNS_MOST)
-    return {
-        "schema": SCHEMA,
-        "id": file,
-        "volume": volume.name,
-        "key": said(engine.key),
-        "size": size,
-        "page_size": page,
-        "offset": start,
-        "length": max(0, stop - start),
-        "folios": count,
-        "runs": runs,
-    }
 
 
 # -- waits

@@ -127,18 +127,6 @@ def _files(cache: PageCache, syncs: Syncs, query: Query) -> dict[str, Any]:
     return documents.files(cache, query.get("volume"), sort, limit, query.get("match", ""))
 
 
-def _folios(cache: PageCache, syncs: Syncs, query: Query) -> dict[str, Any]:
-    if "file" not in query:
-        raise ValueError("file: is needed, an id of `/v1/files`")
-    length = query.get("length")
-    return documents.folios(
-        cache,
-        _number(query["file"], "file"),
-        _number(query.get("offset", "0"), "offset"),
-        None if length is None else _number(length, "length"),
-    )
-
-
 def _sync(cache: PageCache, syncs: Syncs, query: Query) -> dict[str, Any]:
     return syncs.begin(documents.volume_named(cache, query.get("volume")))
 
@@ -154,7 +142,6 @@ ROUTES: dict[str, dict[str, Route]] = {
     "/metrics": {"GET": (_prometheus, ())},
     "/v1/stats": {"GET": (_json(lambda cache, syncs, query: documents.stats(cache)), ())},
     "/v1/files": {"GET": (_json(_files), ("volume", "sort", "limit", "match"))},
-    "/v1/folios": {"GET": (_json(_folios), ("file", "offset", "length"))},
     "/v1/waits": {"GET": (_json(lambda cache, syncs, query: documents.waits(cache)), ())},
     "/v1/failed": {"GET": (_json(lambda c, syncs, query: documents.failed(c, query.get("volume"))), ("volume",))},
     "/v1/sync": {"POST": (_json(_sync), ("volume",))},

@@ -11,10 +11,6 @@ from pathlib import Path
 
 import pytest
 
-from pagecache import PageCache
-
-pytestmark = pytest.mark.skipif(not hasattr(PageCache, "serve_stats"), reason="nothing serves the live documents yet")
-
 SIZE = 4 << 20
 
 OWNER = f"""

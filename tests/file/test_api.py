@@ -54,8 +54,8 @@ def test_importing_a_checkout_that_is_not_built_says_what_to_do(tmp_path: Path) 
 
 
 def test_importing_the_package_imports_no_extras() -> None:
-    """boto3, fsspec, pyfuse3, textual, numpy and the like are loaded by the modules that use them."""
-    extras = ["boto3", "botocore", "fsspec", "pyfuse3", "textual", "numpy", "matplotlib", "rich", "click"]
+    """boto3, fsspec, pyfuse3, numpy and the like are loaded by the modules that use them."""
+    extras = ["boto3", "botocore", "fsspec", "pyfuse3", "numpy", "matplotlib", "rich", "click"]
     program = f"import sys, pagecache; sys.exit(', '.join({{*{extras}}} & set(sys.modules)) or 0)"
     done = subprocess.run(
         [sys.executable, "-c", program],

@@ -19,7 +19,7 @@ import pytest
 
 from pagecache.fuse.mountpoint import CannotMount, check_store
 from pagecache.fuse.options import MountOptions, WrongOption, with_words
-from pagecache.observe.client import Client
+from pagecache.observe.client import ask
 from pagecache.target import Target
 
 from ..file.rig import eventually
@@ -249,8 +249,7 @@ def test_it_goes_into_the_background(tmp_path: Path, store: Path) -> None:
     environment = {**os.environ, "PYTHONPATH": os.getcwd()}
     subprocess.run(command, cwd=tmp_path, timeout=60, check=True, capture_output=True, env=environment)
     try:
-        with Client(str(mounted.stats)) as client:
-            pid = client.stats().pid
+        pid = ask(str(mounted.stats), "/v1/stats")["pid"]
         (mounted.path / "a").write_bytes(b"by the server")
         assert (store / "a").read_bytes() == b"by the server"
         process = os.pidfd_open(pid)

@@ -6,7 +6,6 @@ import errno
 import json
 import os
 import sys
-import threading
 from collections.abc import Callable
 from pathlib import PurePosixPath
 from typing import Any
@@ -14,10 +13,8 @@ from typing import Any
 import pytest
 
 from pagecache import RetryPolicy
-from pagecache.native import STATES
 from pagecache.observe import documents
 from pagecache.observe.syncs import Syncs
-from tests.file.backends import WAIT_LIMIT_S, RecordingFile
 from tests.file.conftest import make as make  # the fixture
 from tests.file.rig import KEY, ONCE, PAGE, Rig, Task, eventually, pattern
 
@@ -34,11 +31,6 @@ def volume_of(rig: Rig) -> dict[str, Any]:
 def only_file(rig: Rig) -> dict[str, Any]:
     (found,) = documents.files(rig.cache, None, "dirty", 10)["files"]
     return dict(found)
-
-
-def runs(rig: Rig, offset: int = 0, length: int | None = None) -> list[tuple[int, int, str]]:
-    found: list[tuple[int, int, str]] = documents.folios(rig.cache, only_file(rig)["id"], offset, length)["runs"]
-    return found
 
 
 # -- stats
@@ -58,7 +50,6 @@ def test_the_document_of_a_cache_has_every_field_of_the_schema(make: Make) -> No
     ours = {
         "pagecache": documents.stats(rig.cache),
         "files": documents.files(rig.cache, None, "dirty", 10),
-        "runs": documents.folios(rig.cache, only_file(rig)["id"], 0, None),
         "failed": documents.failed(rig.cache, None),
         "ticket": Syncs().begin([]),
     }
@@ -336,91 +327,6 @@ def test_a_file_reports_its_state_and_never_gets_the_number_of_another(make: Mak
     eventually(lambda: documents.files(rig.cache, None, "key", 1)["total"] == 0)
     rig.open("w")
     assert only_file(rig)["id"] != one["id"]
-    with pytest.raises(documents.NotThere):
-        documents.folios(rig.cache, one["id"], 0, None)
-
-
-# -- folios
-
-
-def test_pages_show_what_has_to_happen_to_them(make: Make) -> None:
-    rig = make({KEY: b"x" * 20 * PAGE}, max_folio=PAGE, retry=ONCE)
-    f = rig.open()
-    f.pread(4 * PAGE, 0)
-    f.pwrite(b"u" * PAGE, 4 * PAGE)
-    f.flush()
-    entered, release, broken = threading.Event(), threading.Event(), [True]
-
-    def write(stored: RecordingFile, offset: int, buffers: list[memoryview]) -> int:
-        if offset == 5 * PAGE and broken:
-            raise OSError(errno.EIO, "no")
-        if offset == 7 * PAGE:
-            entered.set()
-            assert release.wait(WAIT_LIMIT_S)
-        return stored.store(offset, buffers)
-
-    rig.backend.fault("write_from", write, times=100)
-    f.pwrite(b"f" * PAGE, 5 * PAGE)
-    with pytest.raises(OSError):
-        f.flush()
-    f.pwrite(b"d" * 2 * PAGE, 6 * PAGE)
-    reads = rig.backend.gate("read_into")
-    writing = Task(f.sync_range, 7 * PAGE, PAGE)
-    assert entered.wait(WAIT_LIMIT_S)
-    reading = Task(f.pread, PAGE, 10 * PAGE)
-    reads.wait_entered()
-    with f.view(0, PAGE):
-        eventually(lambda: (5 * PAGE, PAGE, "failed") in runs(rig))  # it was retried along with the others
-        assert runs(rig) == [
-            (0, PAGE, "pinned"),
-            (PAGE, 3 * PAGE, "clean"),
-            (4 * PAGE, PAGE, "unstable"),
-            (5 * PAGE, PAGE, "failed"),
-            (6 * PAGE, PAGE, "dirty"),
-            (7 * PAGE, PAGE, "writeback"),
-            (10 * PAGE, PAGE, "filling"),
-        ]
-    assert {state for _, _, state in runs(rig)} <= set(STATES)
-    broken.clear()
-    release.set()
-    reads.open()
-    writing.result()
-    reading.result()
-    rig.volume.retry_failed()
-    f.fsync()
-    assert runs(rig) == [(0, 8 * PAGE, "clean"), (10 * PAGE, PAGE, "clean")]
-
-
-@pytest.mark.parametrize("max_folio", [PAGE, "2MiB"])
-def test_a_long_file_is_shown_slice_by_slice(make: Make, max_folio: object) -> None:
-    """Every other page is dirty: more runs than one slice has room for, and exactly the written ones."""
-    pages = 1500
-    rig = make({KEY: b"x" * pages * PAGE}, "16MiB", max_folio=max_folio)
-    f = rig.open()
-    f.pread(pages * PAGE, 0)
-    for k in range(1, pages, 2):
-        f.pwrite(b"y", k * PAGE)
-    assert runs(rig) == [(k * PAGE, PAGE, "dirty" if k % 2 else "clean") for k in range(pages)]
-    assert runs(rig, 7 * PAGE, 2 * PAGE) == [(7 * PAGE, PAGE, "dirty"), (8 * PAGE, PAGE, "clean")]
-    assert runs(rig, 7 * PAGE + 5, 1) == [(7 * PAGE, PAGE, "dirty")]
-    assert runs(rig, pages * PAGE) == []
-    assert runs(rig, 1 << 62) == []
-
-
-def test_more_runs_than_a_document_has_are_asked_for_again(make: Make, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(documents, "RUNS_MOST", 300)
-    rig = make({KEY: b""})
-    f = rig.open()
-    for k in range(0, 2000, 2):
-        f.pwrite(b"y", k * PAGE)
-    whole, at = [], 0
-    while at < only_file(rig)["size"]:
-        one = documents.folios(rig.cache, only_file(rig)["id"], at, None)
-        assert 0 < len(one["runs"]) <= 300
-        whole += one["runs"]
-        assert one["offset"] == at
-        at += one["length"]
-    assert whole == [(k * PAGE, PAGE, "dirty") for k in range(0, 2000, 2)]
 
 
 def test_the_process_is_named(make: Make) -> None:

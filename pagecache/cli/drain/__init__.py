@@ -1,11 +1,8 @@
-"""`pagecache drain`: have a running program save everything written so far, and verify it.
+"""`pagecache drain`: have running programs save everything written so far, and verify it.
 
-    command.py    options, help and exit status
-    following.py  one cache: begin a sync, ask for its progress, until it is over or the connection is lost for good
-    job.py        several caches side by side, the deadline
-    display.py    progress for a person
-    report.py     the result, for a person and for a program
+    command.py    options, help, the result and exit status
+    following.py  a sync of each cache: begin it, and ask for its progress until it is over or cannot be known any more
+    display.py    outcomes as text: progress, and the result
 
-The data is in the other process, which also does all the work: this package reads and writes none of it, and a sync
-goes on after the command ends. docs/live.md and `pagecache.observe.client` have the requests.
+The data is in the other process, which also does all the work, and goes on after the command ends.
 """

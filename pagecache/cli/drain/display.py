@@ -1,29 +1,23 @@
-"""Progress for a person, on stderr: live bars in a terminal, a line every few seconds otherwise."""
+"""Outcomes as text: on stderr live bars in a terminal, otherwise a line every few seconds; in the end the result."""
 
 from __future__ import annotations
 
+import errno
 import time
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
-from typing import Protocol
 
 from rich.console import Console
-from rich.progress import BarColumn, Progress, TaskID, TextColumn
+from rich.progress import BarColumn, Progress, TextColumn
 
-from pagecache.cli.drain.following import Outcome
+from pagecache.cli.drain.following import Document, Outcome
 from pagecache.quantities import duration_text, printable, size_text
 
-__all__ = ["Display", "name_of", "on_stderr", "silent", "state_of"]
+__all__ = ["lines", "on_stderr", "state_of"]
 
-LINE_INTERVAL = 5.0
-SILENT = 2.0
-"""Seconds without an answer after which the progress mentions it."""
-
-
-class Display(Protocol):
-    """A display for the progress of a drain."""
-
-    def show(self, outcomes: Sequence[Outcome]) -> None: ...
+LINE_INTERVAL_S = 5.0
+SILENT_S = 2.0
+"""Time without an answer after which the progress mentions it."""
 
 
 def name_of(outcome: Outcome) -> str:
@@ -45,60 +39,68 @@ def state_of(outcome: Outcome) -> str:
         parts.append(f"about {duration_text(outcome.expected)}")
     if outcome.errors:
         parts.append(f"{len(outcome.errors)} failed")
-    if outcome.silent > SILENT:
-        parts.append(f"no answer for {duration_text(outcome.silent)}")
+    if (silent := time.monotonic() - outcome.silent_since) > SILENT_S:
+        parts.append(f"no answer for {duration_text(silent)}")
     return ", ".join(parts)
 
 
-class _Silent:
-    def show(self, outcomes: Sequence[Outcome]) -> None:
-        pass
-
-
-silent: Display = _Silent()
-
-
-class _Bars:
-    def __init__(self, bars: Progress) -> None:
-        self._bars = bars
-        self._tasks: list[TaskID] = []
-
-    def show(self, outcomes: Sequence[Outcome]) -> None:
-        if not self._tasks:
-            self._tasks = [self._bars.add_task(name_of(outcome), state="") for outcome in outcomes]
-        for task, outcome in zip(self._tasks, outcomes, strict=True):
-            total = max(outcome.total, 1)
-            done = total if outcome.saved else outcome.total - outcome.remaining
-            self._bars.update(task, total=total, completed=done, state=state_of(outcome))
-
-
-class _Lines:
-    def __init__(self, console: Console) -> None:
-        self._console = console
-        self._next = time.monotonic() + LINE_INTERVAL
-
-    def show(self, outcomes: Sequence[Outcome]) -> None:
-        now = time.monotonic()
-        if now < self._next:
-            return
-        self._next = now + LINE_INTERVAL
-        for outcome in outcomes:
-            if not outcome.over and outcome.total:  # 0: the total is not known yet
-                line = f"{name_of(outcome)}: {state_of(outcome)}"
-                self._console.print(line, highlight=False, markup=False, soft_wrap=True)
-
-
 @contextmanager
-def on_stderr() -> Iterator[Display]:
+def on_stderr() -> Iterator[Callable[[Sequence[Outcome]], None]]:
     """Show progress in the form that suits stderr."""
     console = Console(stderr=True)
+    then = time.monotonic() + LINE_INTERVAL_S
+
+    def show_lines(outcomes: Sequence[Outcome]) -> None:
+        nonlocal then
+        if time.monotonic() < then:
+            return
+        then = time.monotonic() + LINE_INTERVAL_S
+        for outcome in outcomes:
+            if outcome.total and not outcome.done and not outcome.unknown:  # 0: the total is not known yet
+                line = f"{name_of(outcome)}: {state_of(outcome)}"
+                console.print(line, highlight=False, markup=False, soft_wrap=True)
+
     if not console.is_terminal:
-        yield _Lines(console)
+        yield show_lines
         return
-    columns = (
-        TextColumn("{task.description}", markup=False),
-        BarColumn(),
-        TextColumn("{task.fields[state]}", markup=False),
-    )
-    with Progress(*columns, console=console, transient=True) as bars:
-        yield _Bars(bars)
+    name, state = (TextColumn(text, markup=False) for text in ("{task.description}", "{task.fields[state]}"))
+    with Progress(name, BarColumn(), state, console=console, transient=True) as bars:
+
+        def show_bars(outcomes: Sequence[Outcome]) -> None:
+            while len(bars.tasks) < len(outcomes):
+                bars.add_task(name_of(outcomes[len(bars.tasks)]), state="")
+            for task, outcome in zip(bars.tasks, outcomes, strict=True):
+                total = max(outcome.total, 1)
+                done = total if outcome.saved else outcome.total - outcome.remaining
+                bars.update(task.id, total=total, completed=done, state=state_of(outcome))
+
+        yield show_bars
+
+
+def lines(outcomes: Sequence[Outcome]) -> Iterator[str]:
+    """Yield the result: a line for each cache and each unsaved range."""
+    for outcome in outcomes:
+        yield f"{name_of(outcome)}: {_verdict(outcome)}"
+        for unsaved in outcome.unsaved:
+            yield f"  {_unsaved(unsaved)}"
+
+
+def _verdict(outcome: Outcome) -> str:
+    if outcome.saved:
+        return f"saved: all that was written before, {size_text(outcome.total)} in {duration_text(outcome.seconds)}"
+    left = f"{size_text(outcome.remaining)} of {size_text(outcome.total)}"
+    if outcome.unknown:
+        seen = f"; the last that was seen is {left} left" if outcome.total else ""
+        return f"NOT KNOWN: {outcome.unknown}{seen}"
+    if outcome.done:
+        return f"NOT SAVED: {left}, kept in memory by its process"
+    return f"NOT SAVED YET: {left} left at the deadline; what was begun goes on"
+
+
+def _unsaved(entry: Document) -> str:
+    volume, message = printable(entry["volume"]), printable(entry["message"])
+    if entry["key"] is None:
+        return f"{volume}: {message}"
+    where = f"{volume}: {entry['key']!r} [{entry['offset']}, {entry['offset'] + entry['length']})"
+    code = errno.errorcode.get(entry["errno"], str(entry["errno"]))
+    return f"{where}: {code}: {message}" + (f"; {entry['next']}" if entry["next"] else "")

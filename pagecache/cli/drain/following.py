@@ -1,64 +1,46 @@
-"""One cache: begin a sync there, and ask for its progress."""
+"""The syncs of several caches side by side: none waits for another, and one deadline holds for all of them."""
 
 from __future__ import annotations
 
 import threading
 import time
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
+from typing import Any
 
-from pagecache.observe.answers import FailedRange, Sync, SyncError
-from pagecache.observe.client import Client, LiveError, Refused, TooSlow
+from pagecache.observe.client import LiveError, ask, not_pagecache
 from pagecache.quantities import duration_text, printable
 
-__all__ = ["Follower", "Outcome", "Unsaved", "Unusable"]
+__all__ = ["Outcome", "Unusable", "drain"]
 
-ANSWER_TIMEOUT = 5.0
-"""Seconds that one answer may take: the cache makes it from memory."""
-FAILED_TIMEOUT = 1.0
-"""Seconds for the final question about failed ranges."""
-INTERVAL = 0.2
-"""Seconds between two questions."""
-BUSY_MAX = 10.0
-"""Seconds after which a cache with too many clients counts as closed: both answer 503."""
-NOT_KNOWN = "it is not known what was saved"
+ANSWER_TIMEOUT_S = 5.0
+"""The time for one answer: the cache makes it from memory."""
+FAILED_TIMEOUT_S = 1.0
+"""The time for the final question about failed ranges."""
+INTERVAL_S = 0.2
+"""The time between two questions, and between two updates of the display."""
+BUSY_MAX_S = 10.0
+"""The time after which a cache with too many clients counts as closed: both answer 503."""
+
+Document = dict[str, Any]
 
 
 class Unusable(Exception):
     """The socket is not the intended one; the message is one sentence for the user."""
 
 
-@dataclass(frozen=True, slots=True)
-class Unsaved:
-    """A range that is not saved.
-
-    Attributes:
-        key: None: it concerns the volume as a whole.
-        next: The next automatic step; "" if that is not known.
-    """
-
-    volume: str
-    message: str
-    key: str | None = None
-    offset: int = 0
-    length: int = 0
-    errno: int = 0
-    next: str = ""
-
-
 @dataclass(slots=True)
 class Outcome:
-    """The state of one cache. Replaced as a whole with each answer, so that a reader sees numbers of one moment.
+    """The state of one cache. One thread writes it; a reader may see it between two fields.
 
     Attributes:
         socket: As the user gave it.
-        name: Name of the cache.
-        pid: Its process.
         done: The sync is over.
         unknown: The reason, as a sentence, why the state can no longer be known; "" while it can.
-        silent: Seconds since the last answer.
-        errors: Errors of the ticket.
-        unsaved: The ranges of these errors, when the sync is over or given up.
+        errors: Errors of the ticket, as in `/v1/sync`.
+        unsaved: The ranges of these errors, when the sync is over or given up: volume, key, offset, length, errno,
+            message, and the next automatic step. The key None: it concerns the volume as a whole.
+        silent_since: Time of the last answer.
     """
 
     socket: str
@@ -71,163 +53,132 @@ class Outcome:
     seconds: float = 0.0
     done: bool = False
     unknown: str = ""
-    silent: float = 0.0
-    errors: tuple[SyncError, ...] = ()
-    unsaved: list[Unsaved] = field(default_factory=list)
+    errors: list[Document] = field(default_factory=list)
+    unsaved: list[Document] = field(default_factory=list)
+    silent_since: float = field(default_factory=time.monotonic)
 
     @property
     def saved(self) -> bool:
         """Return whether everything written before the sync is committed."""
         return self.done and not self.errors and not self.unknown
 
-    @property
-    def over(self) -> bool:
-        return self.done or bool(self.unknown)
+
+def drain(
+    sockets: Sequence[str], volume: str | None, deadline: float | None, show: Callable[[Sequence[Outcome]], None]
+) -> list[Outcome]:
+    """Have everything saved that was written so far; return the outcomes in the order of the sockets.
+
+    Args:
+        sockets: Paths of `PageCache.serve_stats`.
+        volume: Only this one; None: all.
+        deadline: Seconds after which the waiting ends; the syncs go on.
+        show: Is called again and again with the progress.
+
+    Raises:
+        Unusable: A socket is unusable; then no sync was begun anywhere.
+    """
+    outcomes = [Outcome(socket) for socket in sockets]
+    begun = [outcome for outcome in outcomes if _answers(outcome, volume)]
+    threads = [threading.Thread(target=_follow, args=(outcome, volume), daemon=True) for outcome in begun]
+    for thread in threads:
+        thread.start()
+    until = None if deadline is None else time.monotonic() + deadline
+    while any(thread.is_alive() for thread in threads) and (until is None or time.monotonic() < until):
+        show(outcomes)
+        running = next((thread for thread in threads if thread.is_alive()), threads[0])
+        running.join(INTERVAL_S if until is None else max(0.0, min(INTERVAL_S, until - time.monotonic())))
+    for outcome, thread in zip(begun, threads, strict=True):
+        if thread.is_alive():
+            _note_unsaved(outcome, volume)
+    return outcomes
 
 
-class Follower:
-    """Follows the sync of one cache, on a separate thread."""
+def _answers(outcome: Outcome, volume: str | None) -> bool:
+    """Check the cache and the volume before any sync begins; return whether it answers."""
+    try:
+        stats = ask(outcome.socket, "/v1/stats", timeout=ANSWER_TIMEOUT_S)
+        outcome.name, outcome.pid = stats["cache"]["name"], stats["pid"]
+        names = [one["name"] for one in stats["volumes"]]
+    except LiveError as error:
+        if error.kind != "TooSlow":
+            raise Unusable(printable(str(error))) from None
+        outcome.unknown = f"{printable(str(error))}; nothing was begun there"
+        return False
+    except (KeyError, TypeError) as error:
+        raise Unusable(printable(str(not_pagecache(outcome.socket, error)))) from None
+    if volume is not None and volume not in names:
+        there = ", ".join(map(repr, names)) or "none"
+        raise Unusable(f"--volume {volume!r}: {printable(outcome.socket)} has no such volume (there: {there})")
+    return True
 
-    def __init__(self, socket: str, volume: str | None) -> None:
-        self.outcome = Outcome(socket)
-        self.ended = threading.Event()
-        self._socket = socket
-        self._volume = volume
-        # Used by the caller of `check`, and by the thread after `start`.
-        self._client = Client(socket, timeout=ANSWER_TIMEOUT)
-        self._answered = 0.0
 
-    def check(self) -> None:
-        """Check the cache and the volume before any sync begins.
+def _follow(outcome: Outcome, volume: str | None) -> None:
+    """Follow one sync to its end, on a separate thread."""
+    try:
+        ticket = _take(outcome, "/v1/sync", method="POST", volume=volume)
+        while not outcome.done:
+            time.sleep(INTERVAL_S)
+            _take(outcome, f"/v1/sync/{ticket}")
+    except LiveError as error:
+        outcome.unknown = f"{printable(str(error))}; it is not known what was saved"
+    else:
+        if outcome.errors:
+            _note_unsaved(outcome, volume)
 
-        Raises:
-            Unusable: Not a cache, or it has no such volume.
-            TooSlow: It does not answer.
-        """
+
+def _take(outcome: Outcome, target: str, **request: Any) -> int:
+    """Take the next answer about the sync; return its ticket."""
+    sync = _patiently(outcome.socket, target, **request)
+    try:
+        outcome.errors = [{"volume": one["volume"], "ranges": one["ranges"], **one} for one in sync["errors"]]
+        for name in ("total", "remaining", "rate", "expected", "seconds", "done"):
+            setattr(outcome, name, sync[name])
+        outcome.silent_since = time.monotonic()
+        return int(sync["ticket"])
+    except (KeyError, TypeError, ValueError) as error:
+        raise not_pagecache(outcome.socket, error) from None
+
+
+def _patiently(socket: str, target: str, **request: Any) -> Document:
+    """Ask until there is an answer: a stopped or busy process may go on. To begin a sync again does no harm."""
+    refused_since: float | None = None
+    while True:
         try:
-            stats = self._client.stats()
-        except TooSlow:
-            raise
+            return ask(socket, target, timeout=ANSWER_TIMEOUT_S, **request)
         except LiveError as error:
-            raise Unusable(printable(str(error))) from error
-        self.outcome.name, self.outcome.pid = stats.cache.name, stats.pid
-        names = [volume.name for volume in stats.volumes]
-        if self._volume is not None and self._volume not in names:
-            there = ", ".join(map(repr, names)) or "none"
-            where = printable(self._socket)
-            raise Unusable(f"--volume {self._volume!r}: {where} has no such volume (there: {there})")
-
-    def close(self) -> None:
-        """Drop the connection of a follower that was never started."""
-        self._client.close()
-
-    def give_up(self) -> None:
-        """Stop waiting, and note the ranges that are not saved."""
-        if not self.ended.is_set():
-            self._note_unsaved()
-
-    def start(self) -> None:
-        threading.Thread(target=self._run, name=f"drain-{self._socket}", daemon=True).start()
-
-    def _run(self) -> None:
-        try:
-            with self._client:
-                self._follow()
-        except LiveError as error:
-            self._lose(printable(str(error)))
-        finally:
-            self.ended.set()
-
-    def _follow(self) -> None:
-        self._answered = time.monotonic()
-        sync = self._patiently(lambda: self._client.begin_sync(self._volume))
-        self._take(sync)
-        while not self.outcome.done:
-            time.sleep(INTERVAL)
-            self._take(self._patiently(lambda: self._client.sync(sync.ticket)))
-        if self.outcome.errors:
-            self._note_unsaved()
-
-    def _patiently(self, request: Callable[[], Sync]) -> Sync:
-        """Ask until there is an answer: a stopped or busy process may go on.
-
-        To begin a sync a second time does no harm.
-        """
-        refused_since: float | None = None
-        while True:
-            try:
-                return request()
-            except TooSlow:
-                pass
-            except Refused as error:
-                now = time.monotonic()
-                refused_since = now if refused_since is None else refused_since
-                if error.status != 503 or now >= refused_since + BUSY_MAX:
-                    raise
-                time.sleep(INTERVAL)
-            self.outcome.silent = time.monotonic() - self._answered
-
-    def _take(self, sync: Sync) -> None:
-        self._answered = time.monotonic()
-        before = self.outcome
-        self.outcome = Outcome(
-            socket=before.socket,
-            name=before.name,
-            pid=before.pid,
-            total=sync.total,
-            remaining=sync.remaining,
-            rate=sync.rate or 0.0,
-            expected=sync.expected,
-            seconds=sync.seconds,
-            done=sync.done,
-            errors=sync.errors,
-        )
-
-    def _lose(self, why: str) -> None:
-        """Note that the end of the sync was not seen, and why."""
-        if not self.outcome.done:
-            self.outcome.unknown = f"{why}; {NOT_KNOWN}"
-
-    def _note_unsaved(self) -> None:
-        """Note each unsaved range with its next step, as far as the cache still answers.
-
-        Context: any thread, hence a separate connection.
-        """
-        failed: tuple[FailedRange, ...] = ()
-        try:
-            with Client(self._socket, timeout=FAILED_TIMEOUT) as client:
-                failed = client.failed(self._volume).failed
-        except LiveError:
-            pass  # without the next steps
-        nexts = {(entry.volume, entry.key): _next(entry.next_retry) for entry in failed}
-        found = [unsaved for error in self.outcome.errors for unsaved in _of_error(error, nexts)]
-        if not self.outcome.done:
-            # Ranges that are still retried are not yet errors of the sync; they are the reason why it lasts.
-            keys = {(unsaved.volume, unsaved.key) for unsaved in found}
-            found += [_of_range(e.volume, e, nexts) for e in failed if (e.volume, e.key) not in keys]
-        self.outcome.unsaved = found
+            now = time.monotonic()
+            if error.status == 503:
+                refused_since = refused_since or now
+            if error.kind != "TooSlow" and (error.status != 503 or now >= (refused_since or now) + BUSY_MAX_S):
+                raise
+            if error.status == 503:
+                time.sleep(INTERVAL_S)
 
 
-Nexts = Mapping[tuple[str | None, str], str]
-"""The next steps, by volume and key."""
+def _note_unsaved(outcome: Outcome, volume: str | None) -> None:
+    """Note each unsaved range with its next step, as far as the cache still answers."""
+    failed: list[Document] = []
+    try:
+        failed = ask(outcome.socket, "/v1/failed", timeout=FAILED_TIMEOUT_S, volume=volume)["failed"]
+        nexts = {(one["volume"], one["key"]): _next(one["next_retry"]) for one in failed}
+    except (LiveError, KeyError, TypeError):
+        nexts = {}  # without the next steps
+    found = []
+    for error in outcome.errors:
+        whole = {"key": None, "offset": 0, "length": 0, "errno": 0, "message": error["message"]}
+        found += [_unsaved(error["volume"], one, nexts) for one in error["ranges"] or [whole]]
+    if not outcome.done:
+        # Ranges that are still retried are not yet errors of the sync; they are the reason why it lasts.
+        keys = {(one["volume"], one["key"]) for one in found}
+        found += [_unsaved(one["volume"], one, nexts) for one in failed if (one["volume"], one["key"]) not in keys]
+    outcome.unsaved = found
 
 
 def _next(seconds: float | None) -> str:
     return "kept, and tried again when asked" if seconds is None else f"tried again in {duration_text(seconds)}"
 
 
-def _of_range(volume: str | None, entry: FailedRange, nexts: Nexts) -> Unsaved:
-    return Unsaved(
-        volume=volume or "",
-        message=entry.message or "",
-        key=entry.key,
-        offset=entry.offset,
-        length=entry.length,
-        errno=entry.errno or 0,
-        next=nexts.get((volume, entry.key), "kept, and written back as usual"),
-    )
-
-
-def _of_error(error: SyncError, nexts: Nexts) -> list[Unsaved]:
-    ranges = [_of_range(error.volume, entry, nexts) for entry in error.ranges]
-    return ranges or [Unsaved(error.volume or "", error.message)]
+def _unsaved(volume: str, entry: Document, nexts: dict[tuple[str, str], str]) -> Document:
+    known = {name: entry[name] for name in ("key", "offset", "length", "errno", "message")}
+    kept = "" if entry["key"] is None else nexts.get((volume, entry["key"]), "kept, and written back as usual")
+    return {"volume": volume, **known, "next": kept}

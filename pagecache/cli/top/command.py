@@ -1,12 +1,16 @@
 """The command `pagecache top`: options, help and exit status."""
 
+import os
 import sys
 from pathlib import Path
 
 import click
 
 from pagecache.cli.usage import WrongUsage, interrupted
-from pagecache.interrupts import INTERRUPTED, leave_on_sigterm
+from pagecache.interrupts import leave_on_sigterm
+
+FILES_ONCE = 20
+INTERVAL_S = 1.0
 
 
 @click.command(short_help="Watch caches that are served on local sockets")
@@ -39,21 +43,40 @@ def top(
 ) -> None:
     """Watch caches that are served on local sockets.
 
-    Live in a terminal (needs textual: run pip install '.[tui]' in a checkout), once everywhere else. SOCKET is a path
-    given to PageCache.serve_stats. Without SOCKET: the paths in $PAGECACHE_SOCKET, separated by ':', and then
+    Again and again in a terminal, until q is pressed; once everywhere else. SOCKET is a path given to
+    PageCache.serve_stats. Without SOCKET: the paths in $PAGECACHE_SOCKET, separated by ':', and then
     $XDG_RUNTIME_DIR/pagecache/*.sock.
 
     Exit status: 1 if a socket could not be read (with --once), 2 if there is none.
     """
-    from pagecache.cli.top.start import WrongInput, start
+    from pagecache.cli.top.figures import Question
+    from pagecache.cli.top.screen import show_live, show_once
+    from pagecache.observe.client import find_sockets
 
     leave_on_sigterm()
+    named = list(dict.fromkeys(sockets))
+    found = named or find_sockets()
+    if not found:
+        raise WrongUsage(
+            "no socket found: serve one by cache.serve_stats(path), and name it here, in $PAGECACHE_SOCKET, or as "
+            "$XDG_RUNTIME_DIR/pagecache/NAME.sock"
+        )
+    question = Question(sort, FILES_ONCE if files is None else files)
     try:
-        status = start(sockets, once=once, as_json=as_json, interval=interval, sort=sort, files=files, wide=wide)
-    except WrongInput as error:
-        raise WrongUsage(str(error)) from None
+        if not once and not as_json:
+            reason = _why_not_live()
+            if reason is None:
+                show_live(lambda: named or find_sockets(), question, interval or INTERVAL_S)
+                return
+            click.echo(f"pagecache top: {reason}: shown once", err=True)
+        sys.exit(show_once(found, question, interval, as_json=as_json, wide=wide))
     except KeyboardInterrupt:
-        status = INTERRUPTED
-    if status == INTERRUPTED:
         interrupted("nothing was changed")
-    sys.exit(status)
+
+
+def _why_not_live() -> str | None:
+    """Return the reason why the live view cannot run on this terminal; None: it can."""
+    if not (sys.stdin.isatty() and sys.stdout.isatty()):
+        return "not a terminal"
+    term = os.environ.get("TERM", "")
+    return f"the terminal (TERM={term}) cannot move its cursor" if term in ("", "dumb", "unknown") else None

@@ -1,0 +1,300 @@
+"""`pagecache top`: its figures, its tables, its document, its exit status, and the live view in a terminal."""
+
+from __future__ import annotations
+
+import json
+import os
+import re
+import select
+import signal
+import subprocess
+import sys
+from collections.abc import Iterator
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+import pytest
+from click.testing import CliRunner, Result
+from rich.cells import cell_len
+
+from pagecache import PageCache, RetryPolicy, Volume
+from pagecache.backends import MemoryBackend
+from pagecache.cli import main
+from pagecache.cli.top import figures
+from pagecache.cli.top.command import top
+from pagecache.cli.top.figures import ORDERS, Question, Sample, Watch, figures_of
+from pagecache.observe import documents
+from pagecache.observe.client import ask
+from pagecache.testing import FaultyBackend, Rule
+from tests.live.fake import Fake, hanging
+
+PAGE = 4096
+HOSTILE = "dir/\x1b[31mred\u202e"
+SHOWN = r"dir/\x1b[31mred\u202e"
+TIMEOUT_S = 60.0
+
+
+@pytest.fixture(autouse=True)
+def nothing_found(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Hide the caches of this machine, and its width."""
+    for name in ("XDG_RUNTIME_DIR", "PAGECACHE_SOCKET", "COLUMNS"):
+        monkeypatch.delenv(name, raising=False)
+
+
+@pytest.fixture
+def socket(tmp_path: Path) -> str:
+    return str(tmp_path / "s")
+
+
+@pytest.fixture
+def volume(socket: str) -> Iterator[Volume]:
+    """A served volume with 12 KiB of one file that could not be saved, and a clean file."""
+    backend = FaultyBackend(MemoryBackend())
+    once = RetryPolicy(attempts=1, failed_retry=3600.0)
+    with PageCache("4MiB", page_size=PAGE, retry=once, dirty_expire=3600.0) as cache:
+        volume = cache.attach(backend, name="store")
+        cache.serve_stats(socket)
+        with volume.open("clean", "w+b") as file:
+            file.write(b"x" * 5000)
+            file.fsync()
+        backend.use([Rule("write", error=28)])
+        with volume.open(HOSTILE, "w+b") as file:
+            file.pwrite(b"x" * 3 * PAGE, 0)
+            with pytest.raises(OSError):
+                file.fsync()
+            yield volume
+            backend.use([])
+            volume.retry_failed()
+
+
+def call(*arguments: str) -> Result:
+    before = signal.getsignal(signal.SIGTERM)
+    try:
+        return CliRunner().invoke(main, ["top", *arguments])
+    finally:
+        signal.signal(signal.SIGTERM, before)
+
+
+@pytest.mark.smoke("top")
+def test_once_prints_caches_volumes_errors_and_files_by_unsaved_bytes(volume: Volume, socket: str) -> None:
+    result = call("--once", "--wide", socket)
+    assert (result.exit_code, result.stderr) == (0, "")
+    lines = result.stdout.splitlines()
+    assert "  12K not saved, oldest " in lines[0]
+    assert "  12K FAILED" in lines[0]
+    assert "memory 4.0M" in lines[1]
+    assert "dirty 12K" in lines[1]
+    assert next(line for line in lines if line.startswith(" store ")).split()[1:5] == ["12K", "0", "0", "12K"]
+    assert [line.split()[:2] for line in lines if line.rstrip().endswith(" store")] == [[SHOWN, "12K"], ["clean", "0"]]
+    assert f"store {SHOWN} [0, 12288): ENOSPC " in result.stdout
+    assert "→ tried again in 3600.0 s" in result.stdout
+    assert "2 of 2 files, by dirty" in lines
+    assert "\x1b" not in result.stdout
+
+
+def test_the_json_has_names_and_numbers_unchanged_and_no_rates_of_one_sample(volume: Volume, socket: str) -> None:
+    result = call("--json", socket, "--sort", "key", "--files", "1")
+    document = json.loads(result.stdout)
+    assert result.stdout.isascii()
+    (cache,), (one,), (file,) = document["caches"], document["volumes"], document["files"]
+    assert (cache["error"], cache["pid"], cache["local"], cache["clean_in"]) == (None, os.getpid(), 3 * PAGE, None)
+    assert cache["per_second"] == {"accesses": None, "reads": None, "writes": None, "commits": None}
+    assert (one["name"], one["state"], one["errors"][0]["name"]) == ("store", "attached", "ENOSPC")
+    assert (file["key"], file["size"], file["counters"]["dirty"]) == ("clean", 5000, 0)
+    assert json.loads(call("--json", socket).stdout)["files"][0]["key"] == HOSTILE
+
+
+def test_an_interval_gives_rates(volume: Volume, socket: str) -> None:
+    document = json.loads(call("--json", "--interval", "0.1", socket).stdout)
+    for entry in (*document["caches"], *document["volumes"], *document["files"]):
+        assert entry["per_second"] == {"accesses": 0.0, "reads": 0.0, "writes": 0.0, "commits": 0.0}
+
+
+def sample(cache: PageCache) -> Sample:
+    found = (documents.stats(cache), documents.files(cache, None, "dirty", 10), documents.waits(cache)["waits"])
+    stats, files, waits = json.loads(json.dumps(found))
+    return Sample(stats, files, waits)
+
+
+def test_rates_are_growth_over_the_clock_of_the_cache(volume: Volume) -> None:
+    """Samples of two processes, or of a clock that went back, give none."""
+    before, now = sample(volume.cache), sample(volume.cache)
+    now.stats["uptime"] = before.stats["uptime"] + 2.0
+    counters = now.stats["cache"]["counters"]
+    counters["hits"] += 18
+    counters["misses"] += 2
+    counters["write_requests"] += 5
+
+    def rates(earlier: Sample) -> tuple[float | None, dict[str, float | None]]:
+        (cache,) = figures_of(Path("s"), now, earlier)["caches"]
+        return cache["hit_rate"], cache["per_second"]
+
+    assert rates(before) == (0.9, {"accesses": 10.0, "reads": 0.0, "writes": 2.5, "commits": 0.0})
+    none = (None, dict.fromkeys(("accesses", "reads", "writes", "commits")))
+    assert rates(now) == none
+    assert rates(replace(before, stats=before.stats | {"pid": 1})) == none
+    counters["read_requests"] = 0
+    before.stats["cache"]["counters"]["read_requests"] = 1
+    assert rates(before)[1]["reads"] is None
+
+
+def test_files_of_several_caches_are_merged_in_their_order(volume: Volume) -> None:
+    question = Question("dirty", 10)
+    one, other = Watch(Path("one"), question), Watch(Path("other"), question)
+    for watch, extra in ((one, PAGE), (other, 2 * PAGE)):
+        found = sample(volume.cache)
+        found.files["files"][0]["counters"]["dirty"] += extra
+        watch.samples = found, None
+    document = figures.figures([one, other], question)
+    assert [file["socket"] for file in document["files"]] == ["other", "one", "one", "other"]
+    for order in ORDERS:
+        assert len(figures.figures([one, other], Question(order, 10))["files"]) == 4
+
+
+def test_tables_fit_their_width_and_name_the_columns_without_room(
+    volume: Volume, socket: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """100 columns off a terminal, or $COLUMNS; all of them with --wide."""
+    plain = call("--once", socket).stdout
+    assert max(map(cell_len, plain.splitlines())) <= 100
+    assert "not shown (--wide shows all): " in plain
+    wide = call("--once", "--wide", socket).stdout
+    assert "not shown" not in wide
+    assert all(f" {name}" in wide for name in ("CLEAN IN", "QUEUE", "COMMIT/S", "BACKEND"))
+    monkeypatch.setenv("COLUMNS", "60")
+    assert max(map(cell_len, call("--once", socket).stdout.splitlines())) <= 60
+
+
+def test_an_unreadable_socket_is_exit_status_1_and_the_others_are_shown(
+    volume: Volume, socket: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A socket that hangs, one that is not there, and one without the fields of a document."""
+    fake, none = Fake(tmp_path / "fake"), str(tmp_path / "none")
+    with hanging(tmp_path / "hangs") as hangs:
+        monkeypatch.setattr(figures, "ask", lambda path, *a, **o: ask(path, *a, **o | limit(path == hangs)))
+        result = call("--once", str(hangs), none, fake.path, socket, socket)
+        document = json.loads(call("--json", str(hangs), none, fake.path).stdout)
+    fake.stop()
+    assert result.exit_code == 1
+    assert result.stdout.count("12K not saved") == 1
+    assert f"pagecache top: {none}: no such socket" in result.stderr
+    assert "no answer within 0.05 s" in result.stderr
+    kinds = [cache["error"]["kind"] for cache in document["caches"]]
+    assert kinds == ["TooSlow", "NoSocket", "NotPagecache"]
+
+
+def limit(hangs: bool) -> dict[str, Any]:
+    return {"timeout": 0.05 if hangs else TIMEOUT_S}
+
+
+def test_sockets_are_found_or_wrong_usage(volume: Volume, socket: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    result = call("--once")
+    assert result.exit_code == 2
+    assert result.stderr.startswith("main top: no socket found: serve one by cache.serve_stats(path)")
+    monkeypatch.setenv("PAGECACHE_SOCKET", socket)
+    assert call("--once").exit_code == 0
+
+
+@pytest.mark.parametrize(
+    "options", [("--interval", "0"), ("--interval", "x"), ("--files", "-1"), ("--files", "1001"), ("--sort", "size")]
+)
+def test_options_that_make_no_sense_are_wrong_usage(options: tuple[str, ...]) -> None:
+    assert call("/s", *options).exit_code == 2
+
+
+def test_the_orders_of_the_option_are_those_of_the_server() -> None:
+    option = next(one for one in top.params if one.name == "sort")
+    assert sorted(option.to_info_dict()["type"]["choices"]) == sorted(documents.SORTS) == sorted(ORDERS)
+
+
+def test_output_off_a_terminal_comes_once_with_a_note(volume: Volume, socket: str) -> None:
+    result = call(socket)
+    assert (result.exit_code, result.stderr) == (0, "pagecache top: not a terminal: shown once\n")
+    assert "12K not saved" in result.stdout
+
+
+def test_help_does_not_import_what_only_the_view_needs() -> None:
+    code = (
+        "import sys; from click.testing import CliRunner; from pagecache.cli import main;"
+        "print(CliRunner().invoke(main, ['top', '--help']).exit_code,"
+        " [m for m in ('rich.live', 'http.client') if m in sys.modules])"
+    )
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
+    assert done.stdout.strip() == "0 []"
+
+
+def test_ctrl_c_does_not_wait_for_an_owner_that_hangs(tmp_path: Path) -> None:
+    code = "from pagecache.cli.top import figures as f; f.TIMEOUT_S = 1000.0; from pagecache.cli import main; main()"
+    with hanging(tmp_path / "s") as path:
+        command = [sys.executable, "-c", code.replace("main()", "print('begins', flush=True); main()")]
+        with subprocess.Popen([*command, "top", "--once", path], stdout=-1, stderr=-1, text=True) as process:
+            assert process.stdout is not None
+            assert process.stdout.readline() == "begins\n"
+            wait_connected(path)
+            process.send_signal(signal.SIGINT)
+            stdout, stderr = process.communicate(timeout=TIMEOUT_S)
+    assert (process.returncode, stdout, stderr) == (130, "", "interrupted: nothing was changed\n")
+
+
+def wait_connected(path: Path) -> None:
+    """Wait until a client of a socket that never accepts waits for its answer."""
+    while sum(str(path) in line for line in Path("/proc/net/unix").read_text().splitlines()) < 2:
+        os.sched_yield()
+
+
+class Terminal:
+    """A program in a terminal of 120 by 30."""
+
+    def __init__(self, *command: str) -> None:
+        self._master, slave = os.openpty()
+        environment = os.environ | {"TERM": "xterm", "COLUMNS": "120", "LINES": "30"}
+        self.process = subprocess.Popen(command, stdin=slave, stdout=slave, stderr=slave, env=environment)
+        os.close(slave)
+        self.output = b""
+
+    def shows(self, text: str) -> None:
+        """Wait for new output with the text."""
+        self.output = b""
+        while text not in re.sub(r"\x1b\[[0-9;]*m", "", self.output.decode(errors="replace")):
+            assert select.select([self._master], [], [], TIMEOUT_S)[0], self.output
+            self.output += os.read(self._master, 1 << 16)
+
+    def end(self, key: bytes = b"q") -> int:
+        """Press a key, or interrupt without one; return the exit status."""
+        if key:
+            os.write(self._master, key)
+        else:
+            self.process.send_signal(signal.SIGINT)
+        self.shows("\x1b[?1049l")  # the screen of before
+        status = self.process.wait(TIMEOUT_S)
+        os.close(self._master)
+        return status
+
+
+@pytest.mark.parametrize(("key", "status"), [(b"q", 0), (b"", 130)])
+def test_the_live_view_is_refreshed_until_q_or_ctrl_c(volume: Volume, socket: str, key: bytes, status: int) -> None:
+    """No escape sequence of a key reaches the terminal."""
+    terminal = Terminal(sys.executable, "-m", "pagecache", "top", "--interval", "0.1", socket)
+    terminal.shows("12K not saved")
+    terminal.shows(SHOWN)
+    file = volume.open("more", "w+b")
+    file.write(b"x" * PAGE)
+    terminal.shows("16K not saved")
+    assert b"\x1b[31mred" not in terminal.output
+    assert terminal.end(key) == status
+    with pytest.raises(OSError):
+        file.close()
+
+
+def test_a_cache_that_is_closed_is_gone_and_its_successor_is_shown(tmp_path: Path) -> None:
+    path = str(tmp_path / "s")
+    with PageCache("1MiB") as cache:
+        cache.serve_stats(path)
+        terminal = Terminal(sys.executable, "-m", "pagecache", "top", "--interval", "0.1", path)
+        terminal.shows("all saved")
+    terminal.shows("gone  no such socket")
+    with PageCache("1MiB") as successor:
+        successor.serve_stats(path)
+        terminal.shows("all saved")
+        assert terminal.end() == 0
