@@ -17,7 +17,8 @@ from pagecache.quantities import (
     size_text,
 )
 
-from .top.documents import NASTY
+NASTY = "evil\x1b]0;owned\x07\x1b[2Jname\r\n\u202etxt"
+"""A name that would command a terminal."""
 
 
 def test_nothing_that_a_terminal_acts_on_is_left() -> None:
