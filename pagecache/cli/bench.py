@@ -1,17 +1,20 @@
 """The command `pagecache bench`: options, the table, JSON and exit status. The measuring is in `pagecache.bench`."""
 
+from __future__ import annotations
+
 import os
 import platform
 from dataclasses import asdict, replace
+from typing import TYPE_CHECKING
 
 import click
-from rich import box
-from rich.console import Console
-from rich.table import Table
 
 from pagecache.cli.usage import WrongUsage, interrupted, print_json
 from pagecache.distribution import VERSION
 from pagecache.interrupts import leave_on_sigterm
+
+if TYPE_CHECKING:
+    from rich.table import Table
 
 
 def chosen(group: str | None, only: str | None) -> list[str]:
@@ -46,6 +49,8 @@ def bench(group: str | None, only: str | None, list_cases: bool, quick: bool, se
     GROUP: hits (hits and misses), writeback or files. Without it: all. A checkout also measures other caches, streams,
     mounts and S3: benchmarks/.
     """
+    from rich.console import Console
+
     from pagecache.bench import CASES, QUICK, Settings, run
 
     leave_on_sigterm()
@@ -83,6 +88,9 @@ def bench(group: str | None, only: str | None, list_cases: bool, quick: bool, se
 
 def table(lines: list[dict[str, str]]) -> Table:
     """Return a table of dictionaries with the same keys."""
+    from rich import box
+    from rich.table import Table
+
     result = Table(*lines[0], box=box.SIMPLE_HEAD, pad_edge=False)
     for line in lines:
         result.add_row(*line.values())
