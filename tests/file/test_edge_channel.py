@@ -208,7 +208,7 @@ def test_a_failed_commit_without_the_cure_would_lose_the_bytes(make: Make, monke
     """
     from pagecache.engine.io import collector
 
-    def trusting(file: Any, op: Any, error: BaseException, *, kept: bool) -> None:
+    def trusting(file: Any, op: Any, error: BaseException, *, kept: bool, called: bool) -> None:
         file.committing().fail(error, 0, 0.0)
         op.finish(True, 0)
 
