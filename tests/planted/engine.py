@@ -46,6 +46,13 @@ def locked_as_decided(file: EngineFile, op: Op, write: direct.Write) -> bool:
     return locked(file, op, write)
 
 
+truncated = NativeInode.truncate
+
+
+def truncate_for_good(self: NativeInode, size: int, uncommitted: bool) -> None:
+    truncated(self, size, False)
+
+
 def give_up(file: EngineFile, start: int, end: int) -> None:
     file.drop(start, end)
 
@@ -214,6 +221,12 @@ ENGINE = [
         "2.17, T-75b",
         "A truncate that no commit covered is not repeated on the new backend: the bytes that it cut are back.",
         (reconnect, "_owed", lambda inode: []),
+    ),
+    engine(
+        "truncate_is_not_committed",
+        "T-74, 2.17",
+        "A truncate counts as durable: an fsync after it commits nothing, and a crash brings the cut bytes back.",
+        (NativeInode, "truncate", truncate_for_good),
     ),
     engine(
         "creation_is_not_committed",

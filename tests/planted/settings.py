@@ -58,6 +58,7 @@ SETTINGS: dict[str, dict[str, Any]] = {
     "forgetting": FORGETTING | {"faults": "commits"},
     "holes": FORGETTING
     | {"faults": "commits", "mix": "buffered,punch,direct", "threads": 2, "tasks": 0, "operations": 12},
+    "cuts": FORGETTING | {"faults": "commits", "mix": "buffered,truncate", "threads": 2, "tasks": 0, "operations": 12},
     "forgetting-names": FORGETTING | {"profile": "metadata"},
     "saving": FORGETTING | {"faults": "commits", "profile": "saving", "files": 1},
     "fsyncs": FORGETTING
@@ -131,6 +132,7 @@ SEARCHED: dict[str, str] = {
     "append_keeps_the_lock": "appends",
     "success_forgets_failures": "short",
     "retry_sends_old_bytes": "flaky",
+    "truncate_is_not_committed": "cuts",
     "creation_is_not_committed": "forgetting-names",
     "sync_waits_for_later_writes": "small",
     "sync_leaves_files_to_another_sync": "names",
