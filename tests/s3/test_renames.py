@@ -227,7 +227,7 @@ def test_a_version_that_is_stored_while_its_object_is_renamed_is_not_deleted(
     """It is not the version that was copied; the rename has succeeded. [2.20]"""
     put("a", SOURCE)
     action: Any = partial(put, "a", OTHER)
-    proxy.rules = [ProxyRule("call", of_object("b", "HeadObject"), nth=2, action=action)]
+    proxy.rules = [ProxyRule("call", of_object("a", "HeadObject"), nth=2, action=action)]
     backend.rename("a", "b")
     assert (content(bucket, "a"), content(bucket, "b")) == (OTHER, SOURCE)
     backend.close()

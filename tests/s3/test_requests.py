@@ -86,6 +86,10 @@ CALLS: dict[str, tuple[list[Act], Act]] = {
     "`Volume.list`, for each thousand names": ([], lambda volume, _: list(volume.list())),
     "`Volume.remove`": ([], lambda volume, _: volume.remove("small")),
     "`Volume.rename` of a small object": ([], lambda volume, _: volume.rename("small", "new")),
+    "`Volume.rename` of a small object that was read before": (
+        [read("small")],
+        lambda volume, _: volume.rename("small", "new"),
+    ),
 }
 
 

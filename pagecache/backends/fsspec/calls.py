@@ -313,8 +313,9 @@ class Calls(Store[ObjectStat]):
         if await self.found(old) is not None:  # some return "false" in place of an error
             raise io.UnsupportedOperation(errno.ENOTSUP, f"{self.name} mv does not replace an existing object")
 
-    async def copy(self, old: str, new: str, version: ObjectStat | None = None) -> None:
+    async def copy(self, old: str, new: str, version: ObjectStat | None = None) -> bool:
         await self.call("cp_file", old, new)
+        return False
 
     async def rename(self, src: str, dst: str) -> None:
         await self.call("mv", src, dst)

@@ -1,8 +1,9 @@
 """The names of a store of whole objects, and the open files that have them.
 
     remove     look at the name; delete
-    rename     look at both names; copy the version that was seen; delete the source, if it still is that version. A
-               newer one stays, and the rename has succeeded. One request, in a store that can rename
+    rename     look at both names; copy the version that was seen; look at the copy, whose version open files need;
+               delete the source, if it still is that version. A newer one stays, and the rename has succeeded. One
+               request, in a store that can rename
 
 An object that was never stored makes no request: its next commit replaces the object that the new name has now.
 Nothing is deleted that was not just looked at, and, for a rename, copied; a destination never.
@@ -209,7 +210,7 @@ class Names(Generic[V]):
             if self._store.renames:
                 await self._make(change, self._store.move(old, new))
                 return
-            change.now = await self._copied(old, new, stored, there)
+            change.now = await self._copied(change)
         with self._store.about(src):
             found = await self.look(old)
             if self._store.same(found, stored):
@@ -217,10 +218,14 @@ class Names(Generic[V]):
             else:  # it is gone, or newer than the copy
                 change.finish()
 
-    async def _copied(self, old: str, new: str, stored: V, there: V | None) -> V:
-        """Copy a version under a name that `there` has, and return the copy."""
+    async def _copied(self, change: _Change[V]) -> V:
+        """Copy the version of a rename to its new name. Return the copy; if no open file has the object, and the answer
+        proves the copy, the copied version stands for it.
+        """
+        old, new, stored, there = change.old, str(change.new), change.stored, change.there
         try:
-            await self._store.copy(old, new, stored)
+            if await self._store.copy(old, new, stored) and not change.files:
+                return stored
         except Exception as error:
             if not self._store.is_refusal(error):
                 with contextlib.suppress(Exception):

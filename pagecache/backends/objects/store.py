@@ -47,8 +47,10 @@ class Store(ABC, Generic[V]):
         """
 
     @abstractmethod
-    async def copy(self, old: str, new: str, version: V) -> None:
-        """Copy this version to another name, with its properties; refused, if possible, if another one is stored."""
+    async def copy(self, old: str, new: str, version: V) -> bool:
+        """Copy this version to another name, with its properties; refused, if possible, if another one is stored.
+        Return whether the answer proves that all of it was copied.
+        """
 
     @abstractmethod
     async def delete(self, name: str) -> None:

@@ -72,10 +72,10 @@ class Requests(Store[Stored]):
         self._seen_bucket = True
         return found
 
-    async def copy(self, old: str, new: str, version: Stored) -> None:
+    async def copy(self, old: str, new: str, version: Stored) -> bool:
         if version.size <= self.sizes.part_most:
-            self._bucket.copy_object(old, new, version)
-            return
+            etag = self._bucket.copy_object(old, new, version)
+            return etag.strip('"') == version.version  # otherwise it may be a checksum of parts
         step = self.sizes.copied
         ranges = [(n, at, min(at + step, version.size)) for n, at in enumerate(range(0, version.size, step), 1)]
         upload = self._uploads.begin(new, version.id, self._bucket.properties(version, version.id))
@@ -88,6 +88,7 @@ class Requests(Store[Stored]):
         except BaseException:
             self._uploads.give_up(new, upload.upload)
             raise
+        return False
 
     async def delete(self, name: str) -> None:
         self._bucket.delete(name)
