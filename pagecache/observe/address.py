@@ -1,9 +1,8 @@
 """The listening socket of a server: its creation and its removal.
 
 A socket is bound under a secret name, with mode 0600, and listens before a link gives it the requested name: no client
-meets it half made, and nothing is replaced. A socket without a listener is moved aside first. If the moved file turns
-out to be another one, which arrived at that moment, it is put back. Two processes that want one name take turns by a
-lock on the directory.
+meets it half made, and nothing is replaced. A socket without a listener is removed first. Two processes that want one
+name take turns by a lock on the directory.
 
 A name may be as long as the file system allows: sockets are reached through /proc/self/fd, since an address has room
 for only 107 bytes.
@@ -72,7 +71,7 @@ class Listener:
 
     def _bind(self, folder: int) -> None:
         os.fchmod(self.socket.fileno(), MODE)  # bind makes the name with this mode, minus the umask
-        secret = _secret()
+        secret = f".pagecache-{secrets.token_hex(8)}"
         self.socket.bind(f"/proc/self/fd/{folder}/{secret}")
         try:
             self._inode = _identity(os.stat(secret, dir_fd=folder, follow_symlinks=False))
@@ -95,10 +94,6 @@ def checked_path(path: str | os.PathLike[str]) -> str:
     if "\0" in found or not os.path.basename(found):
         raise ValueError(f"path: {found!r} is not the path of a socket")
     return os.path.join(os.path.realpath(os.path.dirname(found) or "."), os.path.basename(found))
-
-
-def _secret() -> str:
-    return f".pagecache-{secrets.token_hex(8)}"
 
 
 def _identity(found: os.stat_result) -> tuple[int, int]:
@@ -132,22 +127,9 @@ def _take_name(folder: int, secret: str, name: str) -> None:
             return
         except FileExistsError:
             with contextlib.suppress(FileNotFoundError):  # its owner removed it
-                _clear(folder, name)
+                _check_dead(folder, name)
+                os.unlink(name, dir_fd=folder)
     raise OSError(errno.EADDRINUSE, "another process took the path just now")
-
-
-def _clear(folder: int, name: str) -> None:
-    """Remove a socket whose owner is gone."""
-    _check_dead(folder, name)
-    aside = _secret()
-    os.rename(name, aside, src_dir_fd=folder, dst_dir_fd=folder)
-    try:
-        _check_dead(folder, aside)
-    except OSError:
-        os.link(aside, name, src_dir_fd=folder, dst_dir_fd=folder, follow_symlinks=False)
-        raise
-    finally:
-        os.unlink(aside, dir_fd=folder)
 
 
 def _check_dead(folder: int, name: str) -> None:

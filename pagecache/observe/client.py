@@ -8,7 +8,7 @@ Every failure is a `LiveError` that names the socket, the problem and, if there 
     NotPagecache    the answer is not a document of a cache
     TooSlow         no answer in time
     NewerSchema     the cache is newer than this program
-    Refused         the cache refused the request: its status and sentence
+    Refused         the cache refused the request: its sentence
 """
 
 import errno
@@ -36,12 +36,11 @@ class LiveError(Exception):
     Attributes:
         kind: One of the list at the top of this file.
         message: The problem, without the socket.
-        status: The status of HTTP; 503: the cache is closed, or has too many clients.
     """
 
-    def __init__(self, path: str | os.PathLike[str], kind: str, message: str, status: int = 200) -> None:
+    def __init__(self, path: str | os.PathLike[str], kind: str, message: str) -> None:
         super().__init__(f"{os.fspath(path)}: {message}")
-        self.kind, self.message, self.status = kind, message, status
+        self.kind, self.message = kind, message
 
 
 def find_sockets(environment: Mapping[str, str] = os.environ) -> list[Path]:
@@ -114,8 +113,7 @@ def ask(
         known = f"the cache speaks schema {schema}, this program knows {SCHEMA}: update pagecache here"
         raise LiveError(path, "NewerSchema", known)
     if response.status != 200:
-        message = str(document.get("error", f"status {response.status}"))
-        raise LiveError(path, "Refused", message, response.status)
+        raise LiveError(path, "Refused", str(document.get("error", f"status {response.status}")))
     return dict(document)
 
 
@@ -136,8 +134,7 @@ def _broken(path: str | os.PathLike[str], error: Exception, timeout: float) -> L
         case FileNotFoundError() | NotADirectoryError():
             return LiveError(path, "NoSocket", "no such socket: not served, or the cache is closed")
         case PermissionError():
-            message = "permission denied: only the owner of the cache may read its socket"
-            return LiveError(path, "NotAllowed", message)
+            return LiveError(path, "NotAllowed", "permission denied: only the owner of the cache may read its socket")
         case ConnectionRefusedError():
             return _not_listening(path, "nobody listens")
         case ConnectionError():  # RemoteDisconnected is one

@@ -5,7 +5,7 @@
 
 A document is built completely and then sent from memory: a slow client holds its thread, its answer and no lock of the
 cache. A client is disconnected if it sends or takes nothing for SILENCE_S. Of more than CLIENTS_MOST clients, the
-others get 503. All clients are programs of the user who owns the cache, because the socket has mode 0600.
+others wait. All clients are programs of the user who owns the cache, because the socket has mode 0600.
 
 The threads do not keep their cache alive. Closing takes `_building` once, so that no thread reads a closed cache, and
 waits for no client. A forked child has the sockets and not the threads: it closes them, and leaves the names alone.
@@ -39,8 +39,6 @@ log = logging.getLogger("pagecache")
 CLIENTS_MOST = 64
 BODY_MOST = 16 << 10
 SILENCE_S = 60.0
-REFUSAL_S = 2.0
-"""Seconds of silence for a client beyond CLIENTS_MOST."""
 BREATH_S = 0.05
 """Seconds of pause if an immediate retry would fail again."""
 JOIN_S = 1.0
@@ -67,6 +65,7 @@ class Server:
         self._ended = False
         self._listeners: list[tuple[Listener, threading.Thread]] = []
         self._clients: set[socket.socket] = set()
+        self._places = threading.Semaphore(CLIENTS_MOST)
         _servers.add(self)
 
     def add(self, listener: Listener) -> None:
@@ -84,6 +83,7 @@ class Server:
         for listener, _ in self._listeners:
             listener.remove()
             _shut(listener.socket)  # ends `accept`
+            self._places.release()
         for _, thread in self._listeners:
             thread.join(JOIN_S)
         for client in list(self._clients):
@@ -112,27 +112,25 @@ class Server:
 
     def _accept(self, listener: Listener) -> None:
         while not self._ended:
+            self._places.acquire()
             try:
                 client, _ = listener.socket.accept()
             except OSError as problem:  # the end, or out of descriptors: then the client stays in the queue
+                self._places.release()
                 if not self._ended:
                     log.warning("%s: a client could not be accepted: %s", self._name, problem)
                     time.sleep(BREATH_S)
                 continue
-            others = len(self._clients)
             self._clients.add(client)
-            serve = threading.Thread(target=self._serve, args=(client, others), name=f"{self._name}-live", daemon=True)
             try:
-                if others >= 2 * CLIENTS_MOST:
-                    raise RuntimeError
-                serve.start()
-            except RuntimeError:  # too many clients, or threads of the program
+                threading.Thread(target=self._serve, args=(client,), name=f"{self._name}-live", daemon=True).start()
+            except RuntimeError:  # too many threads of the program
                 self._drop(client)
         listener.socket.close()
 
-    def _serve(self, client: socket.socket, others: int) -> None:
+    def _serve(self, client: socket.socket) -> None:
         try:
-            (_Handler if others < CLIENTS_MOST else _Refusal)(client, self)
+            _Handler(client, self)
         except OSError:
             pass  # the client has disconnected, or was silent
         except Exception:
@@ -143,6 +141,7 @@ class Server:
     def _drop(self, client: socket.socket) -> None:
         self._clients.discard(client)
         client.close()
+        self._places.release()
 
 
 def _shut(connected: socket.socket) -> None:
@@ -169,12 +168,9 @@ class _Handler(BaseHTTPRequestHandler):
             self.send_error(413, f"a body has at most {BODY_MOST} bytes, and none is needed")
         else:
             self.rfile.read(int(length))
-            self.reply(self.answer())
+            self.reply(self.served.answer(self.command, self.path))
 
     do_HEAD = do_POST = do_PUT = do_DELETE = do_PATCH = do_OPTIONS = do_GET
-
-    def answer(self) -> Response:
-        return self.served.answer(self.command, self.path)
 
     def reply(self, response: Response) -> None:
         self.send_response(response.status)
@@ -196,13 +192,3 @@ class _Handler(BaseHTTPRequestHandler):
 
     def log_message(self, format: str, *arguments: Any) -> None:
         """Log nothing."""
-
-
-class _Refusal(_Handler):
-    """A connection beyond CLIENTS_MOST: its first request is refused."""
-
-    timeout = REFUSAL_S
-
-    def answer(self) -> Response:
-        self.close_connection = True
-        return error(503, f"{CLIENTS_MOST} clients are connected; try again later")

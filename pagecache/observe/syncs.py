@@ -1,7 +1,7 @@
 """Syncs requested over the socket: `Volume.begin_sync` on volumes side by side, under one number.
 
-A sync that is over is kept as numbers and texts for a while, so that it keeps neither volumes nor files alive. Context:
-only the serving thread.
+A sync that is over is kept as numbers and texts, so that it keeps neither volumes nor files alive. Context: one
+thread at a time.
 """
 
 from __future__ import annotations
@@ -20,10 +20,9 @@ if TYPE_CHECKING:
 
 __all__ = ["Busy", "Syncs"]
 
-KEPT = 600.0
-"""Seconds for which a sync is kept after it is over."""
 RUNNING_MOST = 64
-OVER_MOST = 1000
+KEPT_MOST = 1000
+"""Number of syncs that are known, the last ones."""
 FIRST_MOST = 2**31
 
 
@@ -36,7 +35,7 @@ class _Sync:
 
     def __init__(self, number: int, volumes: list[Volume]) -> None:
         self.number = number
-        self.over_at: float | None = None
+        self.over = False
         self._began = time.monotonic()
         self._tickets: list[tuple[str, SyncTicket]] = []
         self._gone: list[dict[str, Any]] = []
@@ -49,16 +48,14 @@ class _Sync:
         self._total = sum(ticket.total for _, ticket in self._tickets)
 
     def update(self) -> None:
-        """Return whether the sync is over; then only its document is kept."""
-        if self.over_at is not None or not all(ticket.done() for _, ticket in self._tickets):
-            return
-        self._last = self._document(done=True)
-        self.over_at = time.monotonic()
-        self._tickets = []
+        """Find whether the sync is over; then only its document is kept."""
+        if not self.over and all(ticket.done() for _, ticket in self._tickets):
+            self._last, self.over = self._document(done=True), True
+            self._tickets = []
 
     def document(self) -> dict[str, Any]:
         self.update()
-        return self._document(done=False) if self.over_at is None else self._last
+        return self._last if self.over else self._document(done=False)
 
     def _document(self, *, done: bool) -> dict[str, Any]:
         tickets = [ticket for _, ticket in self._tickets]
@@ -91,39 +88,29 @@ class Syncs:
         Raises:
             Busy: Too many syncs are running.
         """
-        self.update()
         if self.running() >= RUNNING_MOST:
             raise Busy(f"{RUNNING_MOST} syncs are under way: ask for one of these, or wait until one is over")
         sync = _Sync(next(self._numbers), volumes)
         self._syncs[sync.number] = sync
+        while len(self._syncs) > KEPT_MOST:
+            del self._syncs[next(number for number, one in self._syncs.items() if one.over)]
         return sync.document()
 
     def document(self, number: int) -> dict[str, Any]:
         """Return the progress of a sync.
 
         Raises:
-            NotThere: No such number, or the sync was over too long ago.
+            NotThere: No such number, or many syncs were begun since.
         """
-        self.update()
         if number not in self._syncs:
-            raise NotThere(f"sync {number} is not known: never begun, or over for more than {KEPT:g} seconds")
+            raise NotThere(f"sync {number} is not known: it was never begun, or {KEPT_MOST} others since")
         return self._syncs[number].document()
 
     def running(self) -> int:
-        return sum(sync.over_at is None for sync in self._syncs.values())
-
-    def update(self) -> None:
-        """Find syncs that are over, and drop those that have been over for long."""
-        over = []
+        """Return the number of running syncs. Those that are over let go of their volumes."""
         for sync in self._syncs.values():
             sync.update()
-            if sync.over_at is not None:
-                over.append(sync)
-        old = time.monotonic() - KEPT
-        for sync in over:
-            if sync.over_at is not None and (sync.over_at < old or len(over) > OVER_MOST):
-                del self._syncs[sync.number]
-                over = over[1:]
+        return sum(not sync.over for sync in self._syncs.values())
 
 
 def _said(volume: str, error: OSError) -> dict[str, Any]:

@@ -10,7 +10,6 @@ import signal
 import subprocess
 import sys
 import threading
-import time
 from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
@@ -20,9 +19,7 @@ from click.testing import CliRunner, Result
 
 from pagecache.cli import main
 from pagecache.cli.drain import following
-from pagecache.cli.drain.display import state_of
-from pagecache.cli.drain.following import Outcome
-from tests.live.fake import DONE, GIB, Fake, failed_range, hanging, ticket
+from tests.live.fake import DONE, Fake, failed_range, hanging, ticket
 
 Serve = Callable[..., Fake]
 
@@ -61,16 +58,8 @@ def test_everything_saved_is_exit_status_0(serve: Serve) -> None:
     assert result.exit_code == 0, result.output
     assert result.stdout == "cache-1 (process 4711): saved: all that was written before, 2.0 GiB in 2.5s\n"
     assert server.requests == ["GET /v1/stats", "POST /v1/sync", "GET /v1/sync/7", "GET /v1/sync/7"]
-
-
-def test_quiet_says_nothing_when_everything_is_saved(serve: Serve) -> None:
-    assert call(serve(**DONE).path, "--quiet").output == ""
-
-
-def test_one_volume_is_asked_for_by_name(serve: Serve) -> None:
-    server = serve(**DONE)
-    assert call(server.path, "--volume", "odd & name").exit_code == 0
-    assert "POST /v1/sync?volume=odd & name" in server.requests
+    assert call(server.path, "--quiet", "--volume", "odd & name").output == ""
+    assert server.requests[-1] == "POST /v1/sync?volume=odd & name"
 
 
 def test_what_could_not_be_saved_is_listed(serve: Serve) -> None:
@@ -96,22 +85,6 @@ def test_what_could_not_be_saved_is_listed(serve: Serve) -> None:
         "  files: 'd\\n' [4096, 12288): 999: no room left; kept, and written back as usual",
         "  objects: the volume 'objects' was aborted: unplugged",
     ]
-
-
-def test_json_has_all_of_it(serve: Serve) -> None:
-    errors = [{"volume": "files", "message": "no", "ranges": [failed_range()]}]
-    bad, good = serve("bad", done=True, remaining=8192, errors=errors), serve("good", **DONE)
-    result = call(bad.path, good.path, "--json")
-    document = json.loads(result.stdout)
-    assert result.exit_code == 1
-    assert document["saved"] is False
-    assert [(cache["socket"], cache["saved"]) for cache in document["caches"]] == [(bad.path, False), (good.path, True)]
-    first = document["caches"][0]
-    assert (first["name"], first["pid"], first["total"], first["remaining"]) == ("cache-1", 4711, 2 * GIB, 8192)
-    assert first["unsaved"] == [
-        {"volume": "files", **failed_range(), "next": "kept, and written back as usual"},
-    ]
-    assert first["unknown"] is None
 
 
 def test_the_deadline_reports_the_remainder_and_the_obstacle(serve: Serve) -> None:
@@ -147,25 +120,6 @@ def test_an_owner_that_dies_leaves_it_unknown_what_was_saved(serve: Serve, end: 
     assert result.stdout.startswith("cache-1 (process 4711): NOT KNOWN: ")
     assert "it is not known what was saved; the last that was seen is 1.0 GiB of 2.0 GiB left" in result.stdout
     assert json.loads(call(server.path, "--json").stdout)["caches"][0]["unknown"]
-
-
-def test_a_busy_cache_is_asked_again(serve: Serve) -> None:
-    """503 is also the answer of a cache that is closed: after some seconds the wait ends."""
-    server = serve()
-    busy = (503, {"schema": 1, "error": "too many clients"})
-    server.sync = lambda poll: busy if poll in (1, 3) else (200, ticket(**DONE) if poll > 3 else ticket())
-    assert call(server.path).exit_code == 0
-
-
-def test_a_cache_that_is_closed_during_the_drain_is_not_asked_forever(
-    serve: Serve, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    monkeypatch.setattr(following, "BUSY_MAX_S", 0.05)
-    server = serve()
-    server.sync = lambda poll: (200, ticket()) if poll < 2 else (503, {"schema": 1, "error": "the cache is closed"})
-    result = call(server.path)
-    assert result.exit_code == 1
-    assert "the cache is closed; it is not known what was saved" in result.stdout
 
 
 def test_an_owner_that_does_not_answer_may_go_on(serve: Serve, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -277,16 +231,3 @@ def test_a_terminal_shows_bars(serve: Serve) -> None:
     assert "1.0 GiB of 2.0 GiB left" in text
     assert "━" in text
     assert out.startswith("cache-1 (process 4711): NOT SAVED YET")
-
-
-def test_states_are_reported_unchanged() -> None:
-    outcome = Outcome("s", total=2 * GIB, remaining=GIB)
-    assert state_of(outcome) == "1.0 GiB of 2.0 GiB left"
-    outcome.silent_since, outcome.errors = time.monotonic() - 3700, [{}]
-    assert state_of(outcome) == "1.0 GiB of 2.0 GiB left, 1 failed, no answer for 1h01m"
-    outcome.done = True
-    assert state_of(outcome) == "1.0 GiB not saved"
-    outcome.errors = []
-    assert state_of(outcome) == "saved"
-    outcome.unknown = "gone"
-    assert state_of(outcome) == "lost"

@@ -13,7 +13,7 @@ import pytest
 from pagecache import PageCache, UnsavedDataError
 from pagecache.observe import server
 from pagecache.observe.server import BODY_MOST, CLIENTS_MOST
-from tests.file.rig import eventually
+from tests.file.rig import Task, eventually
 
 from .conftest import Served
 from .wire import TIMEOUT, Connection, connect, ended, get, request
@@ -102,17 +102,15 @@ def test_a_malformed_request_ends_its_connection(served: Served, line: bytes, st
     assert json.loads(body)["schema"] == 1
 
 
-def test_one_client_too_many_gets_an_error(served: Served) -> None:
-    """The clients before it are served; the place of a client that leaves is free."""
+def test_a_client_too_many_waits_for_a_place(served: Served) -> None:
     clients = [Connection(served.path) for _ in range(CLIENTS_MOST)]
     for client in clients:
         assert client.ask("/v1/stats")[0] == 200
-    status, document = request(served.path, "/v1/stats")
-    assert (status, document["error"].split()[0]) == (503, str(CLIENTS_MOST))
+    waiting = Task(get, served.path, "/v1/stats")
+    assert waiting.waits()
     clients.pop().close()
-    eventually(lambda: request(served.path, "/v1/stats")[0] == 200)
+    assert waiting.result()["schema"] == 1
     for client in clients:
-        assert client.ask("/v1/stats")[0] == 200
         client.close()
 
 

@@ -67,7 +67,7 @@ def test_a_volume_that_was_aborted_is_an_error_of_the_sync(make: Make) -> None:
     assert "unplugged" in document["errors"][0]["message"]
 
 
-def test_syncs_are_bounded_and_forgotten_after_a_while(make: Make, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_syncs_are_bounded_and_the_last_ones_are_kept(make: Make, monkeypatch: pytest.MonkeyPatch) -> None:
     rig = make({KEY: b""})
     f = rig.open()
     f.pwrite(b"x", 0)
@@ -78,10 +78,10 @@ def test_syncs_are_bounded_and_forgotten_after_a_while(make: Make, monkeypatch: 
     with pytest.raises(Busy):
         syncs.begin([rig.volume])
     gate.open()
-    eventually(lambda: syncs.document(last)["done"])
-    eventually(lambda: syncs.begin([rig.volume])["ticket"] == last + 1)
-    monkeypatch.setattr("pagecache.observe.syncs.KEPT", -1.0)
-    syncs.update()
+    eventually(lambda: syncs.running() == 0)
+    monkeypatch.setattr("pagecache.observe.syncs.KEPT_MOST", RUNNING_MOST)
+    assert syncs.begin([rig.volume])["ticket"] == last + 1
+    assert syncs.document(last)["done"]
     with pytest.raises(documents.NotThere):
         syncs.document(first)
 

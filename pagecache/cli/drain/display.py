@@ -11,7 +11,7 @@ from rich.console import Console
 from rich.progress import BarColumn, Progress, TextColumn
 
 from pagecache.cli.drain.following import Document, Outcome
-from pagecache.quantities import duration_text, printable, size_text
+from pagecache.quantities import duration_text, printable, range_text, size_text
 
 __all__ = ["lines", "on_stderr", "state_of"]
 
@@ -101,6 +101,6 @@ def _unsaved(entry: Document) -> str:
     volume, message = printable(entry["volume"]), printable(entry["message"])
     if entry["key"] is None:
         return f"{volume}: {message}"
-    where = f"{volume}: {entry['key']!r} [{entry['offset']}, {entry['offset'] + entry['length']})"
     code = errno.errorcode.get(entry["errno"], str(entry["errno"]))
-    return f"{where}: {code}: {message}" + (f"; {entry['next']}" if entry["next"] else "")
+    where = f"{entry['key']!r} {range_text(entry['offset'], entry['length'])}"
+    return f"{volume}: {where}: {code}: {message}; {entry['next']}"

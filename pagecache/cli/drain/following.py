@@ -19,8 +19,6 @@ FAILED_TIMEOUT_S = 1.0
 """The time for the final question about failed ranges."""
 INTERVAL_S = 0.2
 """The time between two questions, and between two updates of the display."""
-BUSY_MAX_S = 10.0
-"""The time after which a cache with too many clients counts as closed: both answer 503."""
 
 Document = dict[str, Any]
 
@@ -140,19 +138,13 @@ def _take(outcome: Outcome, target: str, **request: Any) -> int:
 
 
 def _patiently(socket: str, target: str, **request: Any) -> Document:
-    """Ask until there is an answer: a stopped or busy process may go on. To begin a sync again does no harm."""
-    refused_since: float | None = None
+    """Ask until there is an answer: a stopped process may go on. To begin a sync again does no harm."""
     while True:
         try:
             return ask(socket, target, timeout=ANSWER_TIMEOUT_S, **request)
         except LiveError as error:
-            now = time.monotonic()
-            if error.status == 503:
-                refused_since = refused_since or now
-            if error.kind != "TooSlow" and (error.status != 503 or now >= (refused_since or now) + BUSY_MAX_S):
+            if error.kind != "TooSlow":
                 raise
-            if error.status == 503:
-                time.sleep(INTERVAL_S)
 
 
 def _note_unsaved(outcome: Outcome, volume: str | None) -> None:

@@ -23,6 +23,13 @@ __all__ = ["Question", "Watch", "figures", "read_all"]
 TIMEOUT_S = 5.0
 LOCAL = ("dirty", "writeback", "unstable")
 """Counters of bytes that may exist only in this cache."""
+RATES = {
+    "accesses": ("hits", "misses"),
+    "reads": ("read_requests",),
+    "writes": ("write_requests",),
+    "commits": ("commits",),
+}
+"""The rates, and the counters of each."""
 
 Counters = Mapping[str, float]
 Document = dict[str, Any]
@@ -71,6 +78,12 @@ class Watch:
         else:
             self.samples, self.error = (sample, self.samples[0]), None
 
+    def read_again(self, interval: float, over: threading.Event) -> None:
+        """Read until `over` is set."""
+        while not over.is_set():
+            self.read()
+            over.wait(interval)
+
     def _sample(self) -> Sample:
         stats = ask(self.socket, "/v1/stats", timeout=TIMEOUT_S)
         files: Document = {"uptime": 0.0, "total": 0, "files": []}
@@ -103,11 +116,12 @@ def figures(watches: Iterable[Watch], question: Question) -> Document:
     return found
 
 
+def _amount(name: str) -> Callable[[Document], Any]:
+    return lambda file: -file["counters"][name]
+
+
 ORDERS: dict[str, Callable[[Document], Any]] = {
-    **{
-        name: lambda file, name=name: -file["counters"].get(name, 0)  # type: ignore[misc]
-        for name in ("dirty", "cached", "failed", "unstable", "hits")
-    },
+    **{name: _amount(name) for name in ("dirty", "cached", "failed", "unstable", "hits")},
     "age": lambda file: -(-1.0 if file["oldest_dirty"] is None else file["oldest_dirty"]),
     "key": lambda file: file["key"],
 }
@@ -115,13 +129,12 @@ ORDERS: dict[str, Callable[[Document], Any]] = {
 
 
 def _unread(socket: Path, last: Sample | None, error: LiveError | None) -> Document:
-    stats = last.stats if last else {"cache": {"name": socket.name}}
+    stats = last.stats if last else {}
     return {
         "socket": str(socket),
         "error": {"kind": error.kind, "message": error.message} if error else None,
-        "name": stats["cache"]["name"],
-        "pid": stats.get("pid"),
-        "command": stats.get("command"),
+        "name": stats["cache"]["name"] if last else socket.name,
+        **{key: stats.get(key) for key in ("pid", "command")},
         "uptime": None,
     }
 
@@ -141,13 +154,10 @@ def figures_of(socket: Path, now: Sample, before: Sample | None) -> dict[str, li
         "socket": str(socket),
         "error": None,
         "name": cache["name"],
-        "pid": stats["pid"],
-        "command": stats["command"],
-        "uptime": stats["uptime"],
-        "capacity": cache["capacity"],
+        **{key: stats[key] for key in ("pid", "command", "uptime")},
+        **{key: cache[key] for key in ("capacity", "waiting")},
         "oldest_dirty": max(ages, default=None),
         "clean_in": None if None in expected else max(expected, default=0.0),
-        "waiting": cache["waiting"],
         "total_files": now.files["total"],
         **_traffic(cache["counters"], before.stats["cache"]["counters"] if before else None, seconds),
     }
@@ -196,20 +206,15 @@ def _traffic(now: Counters, before: Counters | None, seconds: float | None) -> D
     def per_second(*names: str) -> float | None:
         if before is None or seconds is None:
             return None
-        grown = sum(now[name] - before.get(name, 0) for name in names)
+        grown = sum(now[name] - before[name] for name in names)
         return grown / seconds if grown >= 0 else None
 
     return {
         "local": sum(now[name] for name in LOCAL),
         "hit_rate": None if before is None else _hit_rate(now, before),
         "total_hit_rate": _hit_rate(now, {}),
-        "per_second": {
-            "accesses": per_second("hits", "misses"),
-            "reads": per_second("read_requests"),
-            "writes": per_second("write_requests"),
-            "commits": per_second("commits"),
-        },
-        "counters": dict(now),
+        "per_second": {name: per_second(*counters) for name, counters in RATES.items()},
+        "counters": now,
     }
 
 

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import contextlib
 import json
+import math
 import os
 import select
 import sys
@@ -26,15 +27,8 @@ from rich.table import Table
 from rich.text import Text
 
 from pagecache.cli.top.figures import Document, Question, Watch, figures, read_all
-from pagecache.quantities import (
-    clean_in_text,
-    count_text,
-    duration_text,
-    percent_text,
-    printable,
-    range_text,
-    short_size,
-)
+from pagecache.quantities import clean_in_text, count_text, duration_text, percent_text, printable, range_text
+from pagecache.quantities import short_size as size
 
 __all__ = ["show_live", "show_once"]
 
@@ -42,11 +36,7 @@ PIPE_WIDTH = 100
 """Width of tables off a terminal, unless $COLUMNS has another."""
 WIDE = 400
 NAME_WIDTH = 40
-STATES = {
-    "clean": "clean", "pinned": "pinned", "staged": "staged", "unstable": "unstable",
-    "writeback": "in flight", "dirty": "dirty", "failed": "failed",
-}  # fmt: skip
-"""The counters of bytes by state, and their names on the screen."""
+STATES = ("clean", "pinned", "staged", "unstable", "writeback", "dirty", "failed")
 
 Column = tuple[str, Callable[[Document], str]]
 
@@ -62,13 +52,8 @@ def _tail(text: str) -> str:
 
 
 def _bytes(heading: str, name: str) -> Column:
-    return heading, lambda row: short_size(_bounded(row, name))
-
-
-def _bounded(row: Document, name: str) -> float | None:
-    """Return the bytes of a counter. Memory is counted in pages, so the size of a file bounds its bytes."""
-    amount: float | None = row["counters"].get(name)
-    return amount if amount is None or "size" not in row else min(amount, row["size"])
+    """Return a column of a counter. Memory is counted in pages, so the size of a file bounds its bytes."""
+    return heading, lambda row: size(min(row["counters"][name], row.get("size", math.inf)))
 
 
 def _rate(heading: str, name: str) -> Column:
@@ -99,7 +84,7 @@ VOLUMES: Sequence[Column] = (
     ("CLEAN IN", lambda row: clean_in_text(row["clean_in"], local=row["local"])),
     ("THROT", lambda row: count_text(row["throttled"])),
     ("QUEUE", lambda row: f"{row['queue']['running']}+{sum(row['queue']['waiting'].values())}"),
-    ("SAVED/S", lambda row: short_size(row["rate"])),
+    ("SAVED/S", lambda row: size(row["rate"])),
     *USE,
     ("FILES", lambda row: count_text(row["files"])),
     ("OPEN", lambda row: count_text(row["handles"])),
@@ -110,8 +95,8 @@ FILES: Sequence[Column] = (
     ("FILE", lambda row: _tail(row["key"])),
     *UNSAVED,
     _bytes("CACHED", "cached"),
-    ("SIZE", lambda row: short_size(row["size"])),
-    ("STORED", lambda row: short_size(row["stored"])),
+    ("SIZE", lambda row: size(row["size"])),
+    ("STORED", lambda row: size(row["stored"])),
     *USE,
     ("OPEN", lambda row: count_text(row["handles"])),
     ("STATE", lambda row: printable(row["state"])),
@@ -156,8 +141,7 @@ def show_live(find: Callable[[], Sequence[Path]], question: Question, interval: 
             for path in there:
                 if path not in watches:
                     watches[path] = Watch(path, question)
-                    arguments = (watches[path], interval, over)
-                    threading.Thread(target=_read_again, args=arguments, daemon=True).start()
+                    threading.Thread(target=watches[path].read_again, args=(interval, over), daemon=True).start()
             document = figures([watches[path] for path in there], question)
             live.update(Group(*_parts(document, question, live.console.width)), refresh=True)
             # A first answer comes at once, and is not awaited for a whole interval.
@@ -165,12 +149,6 @@ def show_live(find: Callable[[], Sequence[Path]], question: Question, interval: 
             if "q" in pressed(interval if known else 0.1):
                 over.set()
                 return
-
-
-def _read_again(watch: Watch, interval: float, over: threading.Event) -> None:
-    while not over.is_set():
-        watch.read()
-        over.wait(interval)
 
 
 @contextlib.contextmanager
@@ -198,9 +176,8 @@ def _parts(document: Document, question: Question, width: int) -> Iterator[Rende
     for cache in document["caches"]:
         yield _cache_line(cache)
         if "capacity" in cache:
-            amounts = ((label, cache["counters"].get(name)) for name, label in STATES.items())
-            memory = "  ".join(f"{label} {short_size(amount)}" for label, amount in amounts if amount)
-            yield Text(f"  memory {short_size(cache['capacity'])}  {memory}")
+            states = (f"  {name} {size(cache['counters'][name])}" for name in STATES if cache["counters"][name])
+            yield Text(f"  memory {size(cache['capacity'])}{''.join(states)}")
     yield from _table(VOLUMES, document["volumes"], width)
     errors = [(error["age"], volume["name"], error) for volume in document["volumes"] for error in volume["errors"]]
     yield from _section("Errors", [_error_line(*one) for one in sorted(errors, key=lambda one: one[0])])
@@ -220,21 +197,21 @@ def _cache_line(cache: Document) -> Text:
         state = "connecting" if error is None else "gone" if cache["pid"] else "not reached"
         return line.append(f"  {state}", style="bold red").append(f"  {printable(error['message']) if error else ''}")
     if cache["local"]:
-        line.append(f"  {short_size(cache['local'])} not saved", style="bold yellow")
+        line.append(f"  {size(cache['local'])} not saved", style="bold yellow")
         clean_in = clean_in_text(cache["clean_in"], local=cache["local"])
         line.append(f", oldest {duration_text(cache['oldest_dirty'])}, clean in {clean_in}")
     else:
         line.append("  all saved", style="bold green")
     if cache["counters"].get("failed"):
-        line.append(f"  {short_size(cache['counters']['failed'])} FAILED", style="bold red")
+        line.append(f"  {size(cache['counters']['failed'])} FAILED", style="bold red")
     if cache["hit_rate"] is not None:
         line.append(f"  hit {percent_text(cache['hit_rate'])}% of {count_text(cache['per_second']['accesses'])}/s")
     if cache["total_hit_rate"] is not None:
         line.append(f"  hit {percent_text(cache['total_hit_rate'])}% in all")
     if cache["waiting"]:
         line.append(f"  {count_text(cache['waiting'])} threads wait", style="bold yellow")
-    process = f"{printable(cache['command'] or '')} ({cache['pid']}) up {duration_text(cache['uptime'])}"
-    return line.append(f"  {process}", style="dim")
+    up = duration_text(cache["uptime"])
+    return line.append(f"  {printable(cache['command'])} ({cache['pid']}) up {up}", style="dim")
 
 
 def _error_line(age: float, volume: str, error: dict[str, Any]) -> Text:

@@ -12,10 +12,8 @@ import pytest
 
 from pagecache import PageCache, RetryPolicy, aio
 from pagecache.native import COMMIT_CALL, LATENCY_BOUNDS, READ_CALL, WRITE_CALL
-from pagecache.observe import documents
 from tests.aio.stores import Store
 from tests.file.backends import RecordingBackend
-from tests.file.conftest import make as make  # the fixture
 from tests.file.rig import KEY, ONCE, PAGE, QUIET, Rig, Task, eventually
 
 Make = Callable[..., Rig]
@@ -48,16 +46,6 @@ def test_a_call_is_counted_at_the_first_bound_that_it_did_not_exceed(make: Make,
     first = sum(bound * 1e6 < us for bound in LATENCY_BOUNDS)
     assert found == [int(k == first) for k in range(len(LATENCY_BOUNDS) + 1)]
     assert total == pytest.approx(us / 1e6, abs=1e-9)
-
-
-def test_the_document_has_the_bounds_and_all_counts(make: Make) -> None:
-    rig = make({KEY: b"x"})
-    rig.open().pread(1, 0)
-    latency = documents.stats(rig.cache)["volumes"][0]["latency"]
-    for name in NAMES:
-        assert latency[name]["bounds"] == LATENCY_BOUNDS
-        assert len(latency[name]["counts"]) == len(LATENCY_BOUNDS) + 1
-        assert latency[name]["count"] == sum(latency[name]["counts"]) == int(name == "read")
 
 
 def test_a_call_counts_for_as_long_as_it_lasts_and_not_before_it_ends(make: Make) -> None:
