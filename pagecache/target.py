@@ -20,7 +20,7 @@ from pagecache.engine.blocking import blocking
 from pagecache.engine.loop import CacheLoop
 from pagecache.engine.park import Park
 
-__all__ = ["BadTarget", "Hangs", "Target", "checked", "options_of", "place"]
+__all__ = ["BadTarget", "Target", "checked", "options_of", "place"]
 
 PYTHON = "python"
 PACKAGE = os.path.dirname(__file__) + os.sep
@@ -60,10 +60,6 @@ def options_of(texts: Sequence[str]) -> dict[str, Any]:
         except (ValueError, SyntaxError):
             options[name] = value
     return options
-
-
-class Hangs(BadTarget):
-    """It does not return, and keeps a thread."""
 
 
 class Target:

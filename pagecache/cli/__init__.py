@@ -6,7 +6,7 @@
     pagecache drain SOCKET...   have a running program save everything written so far, and verify it
     pagecache stress [TARGET]   random operations of many workers on a cache, a backend or a directory, all checked
     pagecache mount URL DIR     a file system over a backend, for any program
-    pagecache check-backend     check that a backend keeps its promises, and measure the limits that suit it
+    pagecache check-backend     check that a backend keeps its promises, and measure its calls
     pagecache s3-clean URL      remove leftovers of ended programs from a bucket
 
 Exit status: 0 fine, 1 a failure found or data not saved, 2 wrong usage, 130 interrupted. `--json` prints one JSON

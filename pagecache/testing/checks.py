@@ -18,7 +18,7 @@ try:
 except ModuleNotFoundError:
     pytest = None
 
-__all__ = ["Check", "CheckRun", "Skipped", "checks_of", "each", "fixture", "raises", "same", "skip"]
+__all__ = ["Check", "CheckRun", "Skipped", "checks_of", "each", "fixture", "promise", "raises", "same", "skip"]
 
 Function = TypeVar("Function", bound=Callable[..., Any])
 
@@ -48,6 +48,16 @@ def each(name: str, values: Sequence[object]) -> Callable[[Function], Function]:
     def decorate(function: Function) -> Function:
         vars(function)["each"] = (name, tuple(values))
         return pytest.mark.parametrize(name, values)(function) if pytest is not None else function
+
+    return decorate
+
+
+def promise(capability: str, rule: str) -> Callable[[Function], Function]:
+    """Mark a check: the feature of a backend that it belongs to, and the source of the promise in its docstring."""
+
+    def decorate(function: Function) -> Function:
+        vars(function)["promise"] = (capability, rule)
+        return function
 
     return decorate
 
@@ -107,22 +117,31 @@ class Check:
     Attributes:
         name: of the method.
         label: distinguishes the values of one method; "" if there is only one.
+        capability: the feature of a backend that it belongs to.
+        sentence: the promise, the first paragraph of the docstring.
+        rule: the source of the promise.
     """
 
     name: str
     label: str
     values: tuple[tuple[str, object], ...]
+    capability: str
+    sentence: str
+    rule: str
 
 
 def checks_of(suite: type) -> Iterator[Check]:
     """Yield all checks of a suite, in the order of their definition, base classes first."""
     names = [name for cls in reversed(suite.__mro__) for name in vars(cls) if name.startswith("test_")]
     for name in dict.fromkeys(names):
-        parameter, values = getattr(getattr(suite, name), "each", ("", ()))
+        method = getattr(suite, name)
+        sentence = " ".join((inspect.getdoc(method) or "").partition("\n\n")[0].split())
+        capability, rule = getattr(method, "promise", ("", ""))
+        parameter, values = getattr(method, "each", ("", ()))
         if not values:
-            yield Check(name, "", ())
+            yield Check(name, "", (), capability, sentence, rule)
         for value in values:
-            yield Check(name, str(value), ((parameter, value),))
+            yield Check(name, str(value), ((parameter, value),), capability, sentence, rule)
 
 
 class CheckRun:

@@ -19,8 +19,21 @@ from collections.abc import Callable
 from functools import partial
 
 from ..backends.protocol import Backend, BackendFile
-from .checks import each, raises, same, skip
-from .conformance_base import commit, content, read, supported, together, write
+from .checks import each, promise, raises, same, skip
+from .conformance_base import (
+    COMMIT,
+    CONCURRENT,
+    LIMITS,
+    METHODS,
+    REFLECT,
+    VERSIONS,
+    commit,
+    content,
+    read,
+    supported,
+    together,
+    write,
+)
 from .conformance_bytes import BytePromises
 from .conformance_names import NamePromises
 
@@ -32,19 +45,23 @@ class BackendConformance(NamePromises, BytePromises):
 
     # --------------------------------------------------------------------------------------- commit
 
+    @promise("versions", VERSIONS)
     def test_commit_returns_the_version_that_stat_gives(
         self, backend: Backend, opened: Callable[..., BackendFile]
     ) -> None:
+        """`commit` returns the version that stat returns from then on, or None."""
         file = opened(0, b"content")
         version = file.commit()
         assert version is None or isinstance(version, str), f"commit answered {version!r}, which is no version"
         same(backend.stat(self.make_key(0)).version, version)
         same(file.stat().version, version)
 
+    @promise("versions", VERSIONS)
     @each("change", ["write", "truncate", "punch"])
     def test_version_changes_with_the_content(
         self, backend: Backend, opened: Callable[..., BackendFile], change: str
     ) -> None:
+        """The version changes whenever the content may have changed."""
         file = opened(0, b"0" * 100)
         versions = [file.commit()]
         if versions == [None]:
@@ -61,13 +78,17 @@ class BackendConformance(NamePromises, BytePromises):
             versions.append(file.commit())
         assert len(set(versions)) == len(versions), f"the versions of different contents were {versions}"
 
+    @promise("commit", COMMIT)
     def test_commit_can_be_repeated(self, backend: Backend, opened: Callable[..., BackendFile]) -> None:
+        """`commit` may be repeated without new bytes."""
         file = opened(0, b"content")
         for _ in range(3):
             file.commit()
         same(read(backend, file, 0, 10), b"content")
 
+    @promise("publish by commit", LIMITS)
     def test_nothing_is_visible_before_commit(self, backend: Backend, opened: Callable[..., BackendFile]) -> None:
+        """With commit_on_close no other file sees a new object, or a change, before commit."""
         if not backend.limits.commit_on_close:
             skip("not commit_on_close: bytes may be visible at once")
         opened(0, b"old")
@@ -82,7 +103,9 @@ class BackendConformance(NamePromises, BytePromises):
         made.commit()
         same([backend.stat(self.make_key(i)).size for i in range(2)], [5, 4])
 
+    @promise("rollback", COMMIT)
     def test_rollback_forgets(self, backend: Backend, opened: Callable[..., BackendFile]) -> None:
+        """`rollback` drops all uncommitted bytes; commit_on_close requires it."""
         file = opened(0, b"old")
         if not hasattr(file, "rollback"):
             assert not backend.limits.commit_on_close, "rollback is required with commit_on_close"
@@ -92,16 +115,20 @@ class BackendConformance(NamePromises, BytePromises):
         file.commit()
         same(read(backend, opened(0), 0, 10), b"old")
 
+    @promise("sync", METHODS)
     def test_sync_after_everything(self, backend: Backend, opened: Callable[..., BackendFile]) -> None:
+        """`sync` may be called at any time, and again."""
         opened(0, b"content")
         supported(backend.sync)
         supported(backend.sync)
 
     # --------------------------------------------------------------------------------------- side by side
 
+    @promise("concurrent calls", CONCURRENT)
     def test_writes_of_disjoint_ranges_side_by_side(
         self, backend: Backend, opened: Callable[..., BackendFile], unit: int
     ) -> None:
+        """`write_from` calls on disjoint ranges of one object may run concurrently, unless ordered_writes=True."""
         if backend.limits.ordered_writes:
             skip("ordered_writes: the cache sends one call at a time")
         file, rounds = opened(0, b""), 8
@@ -117,9 +144,11 @@ class BackendConformance(NamePromises, BytePromises):
         expected = b"".join(content(unit, index) for index in range(rounds * count))
         same(read(backend, file, 0, len(expected) + 1), expected)
 
+    @promise("concurrent calls", CONCURRENT)
     def test_read_beside_writes_sees_old_or_new(
         self, backend: Backend, opened: Callable[..., BackendFile], unit: int
     ) -> None:
+        """`read_into` may run beside write_from, and returns old or new bytes."""
         file, done = opened(0, bytes(unit)), threading.Event()
         seen: set[int] = set()
 
@@ -137,7 +166,10 @@ class BackendConformance(NamePromises, BytePromises):
         together([reader, writer])
         assert seen <= set(range(10)), f"bytes that no call wrote: {sorted(seen - set(range(10)))}"
 
+    @promise("concurrent calls", CONCURRENT)
     def test_objects_side_by_side(self, backend: Backend, opened: Callable[..., BackendFile], unit: int) -> None:
+        """Several objects may be used concurrently."""
+
         def worker(i: int) -> None:
             file = opened(i, b"")
             write(backend, file, 0, content(unit, i))
@@ -149,10 +181,12 @@ class BackendConformance(NamePromises, BytePromises):
 
     # --------------------------------------------------------------------------------------- all of it
 
+    @promise("read and write", REFLECT)
     @each("seed", range(5))
     def test_random_operations_match_a_model(
         self, backend: Backend, opened: Callable[..., BackendFile], unit: int, seed: int
     ) -> None:
+        """Writes, truncates, holes, commits and opens in any order give the right bytes."""
         choose, model = random.Random(seed), bytearray()
         file = opened(0, b"")
         for _ in range(40):

@@ -21,6 +21,22 @@ __all__ = ["ConformanceBase", "commit", "content", "limits_of", "read", "support
 
 ZERO_ANSWERS_MAX = 3
 
+# Sources of promises, for the marker `promise`.
+GUIDE = "docs/how-to/backend.md"
+BUFFERS = f"{GUIDE}, rule 1 (buffers are borrowed)"
+COUNT = f"{GUIDE}, rule 2 (count honestly)"
+REPEAT = f"{GUIDE}, rule 3 (repeating is harmless)"
+END = f"{GUIDE}, rule 4 (past the end)"
+REFLECT = f"{GUIDE}, rule 5 (reads reflect)"
+COMMIT = f"{GUIDE}, rule 6 (commit makes durable)"
+VERSIONS = f"{GUIDE}, rule 7 (versions)"
+ONE = f"{GUIDE}, rule 8 (one object)"
+CONCURRENT = f"{GUIDE}, what you may rely on"
+LIMITS = f"{GUIDE}, limits"
+OPTIONAL = f"{GUIDE}, optional methods"
+METHODS = "pagecache.backends.protocol, Backend"
+NAMES = "docs/contract.md 2.20"
+
 
 def content(length: int, seed: int) -> bytes:
     """Return bytes that differ at every position and for every seed."""

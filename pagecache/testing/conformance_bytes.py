@@ -9,8 +9,23 @@ from collections.abc import Callable
 from typing import Any
 
 from ..backends.protocol import Backend, BackendFile
-from .checks import each, same, skip
-from .conformance_base import ConformanceBase, content, limits_of, read, transfer, write
+from .checks import each, promise, same, skip
+from .conformance_base import (
+    BUFFERS,
+    COMMIT,
+    COUNT,
+    END,
+    LIMITS,
+    OPTIONAL,
+    REFLECT,
+    REPEAT,
+    ConformanceBase,
+    content,
+    limits_of,
+    read,
+    transfer,
+    write,
+)
 
 __all__ = ["BytePromises"]
 
@@ -36,7 +51,9 @@ def let_go(buffer: bytearray) -> None:
 class BytePromises(ConformanceBase):
     """Promises about the bytes of an object."""
 
+    @promise("read and write", COUNT)
     def test_bytes_come_back(self, backend: Backend, opened: Callable[..., BackendFile], unit: int) -> None:
+        """`read_into` returns every byte that write_from took; a read is short only at the end."""
         data = content(3 * unit + 17, 1)
         file = opened(0, data)
         same(read(backend, file, 0, len(data)), data)
@@ -44,16 +61,20 @@ class BytePromises(ConformanceBase):
         same(file.stat().size, len(data))
         same(backend.stat(self.make_key(0)).size, len(data))
 
+    @promise("read and write", COUNT)
     def test_read_ends_at_the_end(self, backend: Backend, opened: Callable[..., BackendFile], unit: int) -> None:
+        """`read_into` returns 0 at and past the end, and only there."""
         data = content(unit + 5, 2)
         file = opened(0, data)
         same(read(backend, file, unit, unit), data[unit:])
         for offset in (2 * unit, 100 * unit):
             same(file.read_into(offset, [memoryview(bytearray(unit))]), 0)
 
+    @promise("read and write", COUNT)
     def test_read_leaves_neighbours_alone(
         self, backend: Backend, opened: Callable[..., BackendFile], unit: int
     ) -> None:
+        """`read_into` changes the given buffers only."""
         file = opened(0, content(2 * unit, 3))
         buffer = bytearray(b"#" * (unit + 20))
         view = memoryview(buffer)
@@ -61,26 +82,32 @@ class BytePromises(ConformanceBase):
         same(buffer[:10] + buffer[-10:], b"#" * 20)
         same(buffer[10:-10], content(2 * unit, 3)[unit:])
 
+    @promise("read and write", END)
     def test_write_past_the_end_leaves_zeros(
         self, backend: Backend, opened: Callable[..., BackendFile], unit: int
     ) -> None:
+        """`write_from` past the end extends the object, and the gap reads as zeros."""
         file = opened(0, b"head")
         write(backend, file, 3 * unit, b"tail")
         file.commit()
         same(read(backend, file, 0, 4 * unit), b"head" + bytes(3 * unit - 4) + b"tail")
 
+    @promise("read and write", COUNT)
     def test_write_changes_its_range_only(
         self, backend: Backend, opened: Callable[..., BackendFile], unit: int
     ) -> None:
+        """`write_from` changes the bytes of its range only."""
         data = content(4 * unit, 4)
         file = opened(0, data)
         write(backend, file, unit, content(unit, 5))
         file.commit()
         same(read(backend, file, 0, 4 * unit), data[:unit] + content(unit, 5) + data[2 * unit :])
 
+    @promise("read and write", REPEAT)
     def test_repeating_a_write_is_harmless(
         self, backend: Backend, opened: Callable[..., BackendFile], unit: int
     ) -> None:
+        """A repeated write_from changes nothing more."""
         file = opened(0, b"")
         for _ in range(3):
             write(backend, file, unit, content(unit, 6))
@@ -89,10 +116,12 @@ class BytePromises(ConformanceBase):
         file.commit()
         same(read(backend, file, 0, 3 * unit), content(unit, 7) + content(unit, 6))
 
+    @promise("buffers", BUFFERS)
     @each("size", ["two", "uneven", "most"])
     def test_buffers_are_taken_in_order(
         self, backend: Backend, opened: Callable[..., BackendFile], unit: int, size: str
     ) -> None:
+        """Up to max_vectors buffers are filled, or stored, in their order."""
         file = opened(0, b"")
         limits = limits_of(backend, file)
         room = min(int(limits.max_read), int(limits.max_write), int(limits.boundary) or 1 << 62, 1 << 20)
@@ -118,9 +147,11 @@ class BytePromises(ConformanceBase):
         assert 0 < answer <= total, f"read_into answered {answer!r} for {total} bytes"
         same(b"".join(buffers)[:answer], data[:answer])
 
+    @promise("buffers", BUFFERS)
     def test_buffers_are_not_changed_and_not_kept(
         self, backend: Backend, opened: Callable[..., BackendFile], unit: int
     ) -> None:
+        """`write_from` does not change its buffers, and no buffer is kept after a call."""
         data = bytearray(content(unit, 9))
         file = opened(0, b"")
         view = memoryview(data).toreadonly()
@@ -137,7 +168,9 @@ class BytePromises(ConformanceBase):
         into.release()
         let_go(buffer)
 
+    @promise("units and places", LIMITS)
     def test_longest_call(self, backend: Backend, opened: Callable[..., BackendFile]) -> None:
+        """Calls of max_read and max_write bytes are accepted, and the bytes come back."""
         file = opened(0, b"")
         limits = limits_of(backend, file)
         length = max(int(limits.max_write), int(limits.max_read))
@@ -146,8 +179,9 @@ class BytePromises(ConformanceBase):
         file.commit()
         same(read(backend, file, 0, len(data) + 1), data)
 
+    @promise("units and places", LIMITS)
     def test_any_place_that_the_units_allow(self, backend: Backend, opened: Callable[..., BackendFile]) -> None:
-        """Offsets and lengths are multiples of the units; if these are 1, any."""
+        """Every multiple of read_unit and write_unit is accepted as offset and as length."""
         limits = backend.limits
         per_write, per_read = int(limits.write_unit), int(limits.read_unit)
         data = bytearray(content(max(32768, 16 * per_write, 16 * per_read), 31))
@@ -162,8 +196,9 @@ class BytePromises(ConformanceBase):
             same(found, data[at * per_read : (at + count) * per_read])
         same(read(backend, file, 0, len(data)), data)
 
+    @promise("read and write", REFLECT)
     def test_reads_follow_commits(self, backend: Backend, opened: Callable[..., BackendFile], unit: int) -> None:
-        """A handle that has read before sees later commits, and nothing of the earlier content."""
+        """`read_into` returns the committed bytes, also for a reader of the earlier content."""
         file = opened(0, content(2 * unit, 32))
         reader = opened(0)
         for seed in (33, 34):
@@ -180,7 +215,9 @@ class BytePromises(ConformanceBase):
             if not backend.limits.commit_on_close:
                 same(read(backend, reader, 0, 2 * unit), expected)
 
+    @promise("commit", COMMIT)
     def test_second_open_sees_what_was_committed(self, backend: Backend, opened: Callable[..., BackendFile]) -> None:
+        """Every later open of the object sees the committed bytes."""
         first = opened(0, b"one")
         second = opened(0)
         write(backend, first, 0, b"two")
@@ -190,8 +227,12 @@ class BytePromises(ConformanceBase):
             same(read(backend, second, 0, 3), b"two")
         same(read(backend, opened(0), 0, 3), b"two")
 
+    @promise("recognises", COMMIT)
     def test_own_commit_is_recognised(self, backend: Backend, opened: Callable[..., Any]) -> None:
-        """By a file that is opened anew."""
+        """`recognises()` distinguishes the commits of another file of the object from other versions.
+
+        The file is opened anew.
+        """
         file = opened(0, b"old")
         if not hasattr(file, "recognises"):
             skip("no recognises")
@@ -205,7 +246,9 @@ class BytePromises(ConformanceBase):
 
     # --------------------------------------------------------------------------------------- size and space
 
+    @promise("truncate", REFLECT)
     def test_truncate_cuts(self, backend: Backend, opened: Callable[..., BackendFile], unit: int) -> None:
+        """`truncate` to a smaller size cuts the object for every reader."""
         data = content(3 * unit, 11)
         file = opened(0, data)
         file.truncate(unit + 1)
@@ -215,17 +258,21 @@ class BytePromises(ConformanceBase):
             same(read(backend, reader, 0, 3 * unit), data[: unit + 1])
         same(backend.stat(self.make_key(0)).size, unit + 1)
 
+    @promise("truncate", REFLECT)
     def test_truncate_extends_by_zeros(self, backend: Backend, opened: Callable[..., BackendFile], unit: int) -> None:
+        """`truncate` to a larger size extends the object by zeros."""
         file = opened(0, b"head")
         file.truncate(2 * unit)
         same(read(backend, file, 0, 3 * unit), b"head" + bytes(2 * unit - 4))
         file.commit()
         same(backend.stat(self.make_key(0)).size, 2 * unit)
 
+    @promise("truncate", REFLECT)
     @each("commit_between", [False, True])
     def test_cut_bytes_do_not_come_back(
         self, backend: Backend, opened: Callable[..., BackendFile], unit: int, commit_between: bool
     ) -> None:
+        """Cut bytes read as zeros when the object grows again."""
         data = content(3 * unit, 12)
         file = opened(0, data)
         file.truncate(10)
@@ -237,7 +284,9 @@ class BytePromises(ConformanceBase):
         file.commit()
         same(read(backend, file, 0, 3 * unit), data[:10] + bytes(2 * unit - 10) + b"end")
 
+    @promise("punch_hole", REFLECT)
     def test_punched_hole_reads_as_zeros(self, backend: Backend, opened: Callable[..., BackendFile], unit: int) -> None:
+        """A punched range reads as zeros, and the bytes beside it do not change."""
         data = content(4 * unit, 13)
         file = opened(0, data)
         if not hasattr(file, "punch_hole"):
@@ -249,8 +298,9 @@ class BytePromises(ConformanceBase):
         file.commit()
         same(read(backend, file, 0, 5 * unit), expected)
 
+    @promise("next_data", OPTIONAL)
     def test_no_data_is_hidden(self, backend: Backend, opened: Callable[..., BackendFile], unit: int) -> None:
-        """Ranges that next_data skips read as zeros, before a commit and after it."""
+        """Ranges that next_data skips read as zeros, before and after a commit; at the end it returns None."""
         file = opened(0, content(unit, 15))
         if not hasattr(file, "next_data"):
             skip("no next_data")
@@ -270,7 +320,9 @@ class BytePromises(ConformanceBase):
             same([reader.next_data(at) for at in (32 * unit, 40 * unit)], [None, None])  # type: ignore[attr-defined]
             file.commit()
 
+    @promise("punch_hole", REFLECT)
     def test_hole_changes_no_size(self, backend: Backend, opened: Callable[..., BackendFile], unit: int) -> None:
+        """`punch_hole` never changes the size."""
         file = opened(0, content(2 * unit, 14))
         if not hasattr(file, "punch_hole"):
             skip("no punch_hole")

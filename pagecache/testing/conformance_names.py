@@ -9,8 +9,20 @@ from contextlib import suppress
 from typing import cast
 
 from ..backends.protocol import Backend, BackendFile, BackendLimits, NamespaceBackend, ObjectStat
-from .checks import each, raises, same, skip
-from .conformance_base import ConformanceBase, content, read, supported, together, write
+from .checks import each, promise, raises, same, skip
+from .conformance_base import (
+    LIMITS,
+    METHODS,
+    NAMES,
+    ONE,
+    VERSIONS,
+    ConformanceBase,
+    content,
+    read,
+    supported,
+    together,
+    write,
+)
 
 __all__ = ["NamePromises"]
 
@@ -34,33 +46,45 @@ def identity(found: ObjectStat) -> Hashable:
 class NamePromises(ConformanceBase):
     """Promises about keys: the object of a key, and changes of names."""
 
+    @promise("limits", LIMITS)
     def test_limits_are_limits(self, backend: Backend) -> None:
+        """`limits` is a BackendLimits."""
         assert isinstance(backend.limits, BackendLimits), f"limits is {backend.limits!r}, and no BackendLimits"
 
+    @promise("open and stat", METHODS)
     def test_missing_object_is_not_found(self, backend: Backend) -> None:
+        """`open` and `stat` of a missing object raise FileNotFoundError."""
         with raises(FileNotFoundError) as raised:
             backend.open(self.make_key(0))
         assert raised.value.errno is not None, "FileNotFoundError without an errno"
         with raises(FileNotFoundError):
             backend.stat(self.make_key(0))
 
+    @promise("open and stat", METHODS)
     def test_created_object_is_empty(self, backend: Backend, opened: Callable[..., BackendFile], unit: int) -> None:
+        """`open(create=True)` makes an empty object, and stat finds it after a commit."""
         file = opened(0, b"")
         same(file.stat().size, 0)
         same(backend.stat(self.make_key(0)).size, 0)
         same(read(backend, file, 0, unit), b"")
 
+    @promise("open and stat", METHODS)
     def test_create_keeps_an_existing_object(self, backend: Backend, opened: Callable[..., BackendFile]) -> None:
+        """`open(create=True)` leaves an existing object unchanged."""
         opened(0, b"kept")
         again = backend.open(self.make_key(0), create=True)
         same(read(backend, again, 0, 4), b"kept")
         if hasattr(again, "close"):
             again.close()
 
+    @promise("open and stat", METHODS)
     def test_exclusive_create_refuses_an_existing_object(
         self, backend: Backend, opened: Callable[..., BackendFile]
     ) -> None:
-        """At the open; where a commit makes the object, at the commit at the latest."""
+        """`open(create=True, exclusive=True)` of an existing object raises FileExistsError and changes nothing.
+
+        The open raises; if a commit makes the object, the commit at the latest.
+        """
         opened(0, b"kept")
         with raises(OSError) as refused:
             made = backend.open(self.make_key(0), create=True, exclusive=True)
@@ -74,7 +98,9 @@ class NamePromises(ConformanceBase):
         same(isinstance(refused.value, OSError) and refused.value.errno in (errno.EEXIST, errno.ESTALE), True)
         same(read(backend, backend.open(self.make_key(0)), 0, 4), b"kept")
 
+    @promise("open and stat", METHODS)
     def test_one_of_many_exclusive_creators_wins(self, backend: Backend) -> None:
+        """If several callers create an object exclusively at once, exactly one succeeds."""
         if backend.limits.commit_on_close:
             skip("commit_on_close: creators meet at commit only")
         won: list[BackendFile] = []
@@ -91,7 +117,9 @@ class NamePromises(ConformanceBase):
         if hasattr(won[0], "close"):
             won[0].close()
 
+    @promise("remove", NAMES)
     def test_removed_object_is_not_found(self, backend: Backend, opened: Callable[..., BackendFile]) -> None:
+        """A removed object is not found, nor removed again; other objects stay."""
         opened(0, b"here")
         opened(1, b"stays")
         supported(lambda: backend.remove(self.make_key(0)))
@@ -101,16 +129,20 @@ class NamePromises(ConformanceBase):
             backend.remove(self.make_key(0))
         same(backend.stat(self.make_key(1)).size, 5)
 
+    @promise("versions", VERSIONS)
     def test_object_made_anew_has_nothing_of_the_old_one(
         self, backend: Backend, opened: Callable[..., BackendFile]
     ) -> None:
+        """An object that was removed and made again has no byte of the old one, and another version."""
         old = opened(0, b"old content").stat().version
         supported(lambda: backend.remove(self.make_key(0)))
         file = opened(0, b"new")
         same(read(backend, file, 0, 20), b"new")
         assert old is None or backend.stat(self.make_key(0)).version != old, f"both have the version {old!r}"
 
+    @promise("rename", NAMES)
     def test_rename_moves(self, backend: Backend, opened: Callable[..., BackendFile]) -> None:
+        """`rename` moves an existing object, and no other."""
         opened(0, b"moved")
         supported(lambda: backend.rename(self.make_key(0), self.make_key(1)))
         with raises(FileNotFoundError):
@@ -119,19 +151,25 @@ class NamePromises(ConformanceBase):
         with raises(FileNotFoundError):
             backend.rename(self.make_key(0), self.make_key(2))
 
+    @promise("rename", NAMES)
     def test_rename_that_is_repeated_leaves_the_destination(
         self, backend: Backend, opened: Callable[..., BackendFile]
     ) -> None:
-        """Repeat it as after a lost answer, with an open file of the object."""
+        """A repeated rename raises FileNotFoundError and leaves the destination unchanged.
+
+        It is repeated as after a lost answer, with an open file of the object.
+        """
         opened(0, b"moved")
         supported(lambda: backend.rename(self.make_key(0), self.make_key(1)))
         with raises(FileNotFoundError):
             backend.rename(self.make_key(0), self.make_key(1))
         same(read(backend, opened(1), 0, 10), b"moved")
 
+    @promise("rename", NAMES)
     def test_creation_that_was_closed_uncommitted_is_no_source_of_a_rename(
         self, backend: Backend, opened: Callable[..., BackendFile]
     ) -> None:
+        """A creation that was closed without a commit is not renamed, and replaces nothing."""
         if not backend.limits.commit_on_close:
             skip("not commit_on_close: a creation is an object at once")
         opened(1, b"stays")
@@ -143,7 +181,9 @@ class NamePromises(ConformanceBase):
             supported(lambda: backend.rename(self.make_key(0), self.make_key(1)))
         same(read(backend, opened(1), 0, 10), b"stays")
 
+    @promise("rename", NAMES)
     def test_rename_replaces_if_allowed(self, backend: Backend, opened: Callable[..., BackendFile]) -> None:
+        """`rename` replaces the object of the new name; with replace=False it raises FileExistsError."""
         opened(0, b"first")
         opened(1, b"the second")
         with raises(FileExistsError):
@@ -154,23 +194,29 @@ class NamePromises(ConformanceBase):
         with raises(FileNotFoundError):
             backend.stat(self.make_key(0))
 
+    @promise("rename", NAMES)
     def test_rename_without_replacing_moves_to_a_free_name(
         self, backend: Backend, opened: Callable[..., BackendFile]
     ) -> None:
+        """`rename` with replace=False moves an object to a free name."""
         opened(0, b"moved")
         supported(lambda: backend.rename(self.make_key(0), self.make_key(1), replace=False))
         same(backend.stat(self.make_key(1)).size, 5)
 
+    @promise("list", METHODS)
     def test_list_has_every_object_with_key_and_size(
         self, backend: Backend, opened: Callable[..., BackendFile]
     ) -> None:
+        """`list` returns every object once, with its key and size."""
         same(list(supported(lambda: list(backend.list(self.prefix)))), [])
         for i in range(5):
             opened(i, bytes(i))
         found = {backend.canonical(stat.key): stat.size for stat in backend.list(self.prefix)}
         same(found, {backend.canonical(self.make_key(i)): i for i in range(5)})
 
+    @promise("list", METHODS)
     def test_list_follows_what_changes(self, backend: Backend, opened: Callable[..., BackendFile]) -> None:
+        """`list` returns no removed object, and current sizes."""
         for i in range(3):
             opened(i, b"x")
         supported(lambda: list(backend.list(self.prefix)))
@@ -181,7 +227,9 @@ class NamePromises(ConformanceBase):
         found = {backend.canonical(stat.key): stat.size for stat in backend.list(self.prefix)}
         same(found, {backend.canonical(self.make_key(1)): 6, backend.canonical(self.make_key(2)): 1})
 
+    @promise("list", METHODS)
     def test_list_obeys_the_prefix(self, backend: Backend, opened: Callable[..., BackendFile]) -> None:
+        """`list(prefix)` returns exactly the objects whose keys begin with the prefix."""
         keys = [self.make_key(i) for i in range(12)]
         if not all(isinstance(key, str) for key in keys):
             skip("keys are not text")
@@ -193,9 +241,11 @@ class NamePromises(ConformanceBase):
         same(found, sorted(str(key) for key in keys if str(key).startswith(prefix)))
         same(list(backend.list(f"{self.prefix}no such prefix")), [])
 
+    @promise("canonical", ONE)
     def test_canonical_is_stable_and_keeps_objects_apart(
         self, backend: Backend, opened: Callable[..., BackendFile]
     ) -> None:
+        """`canonical` returns one key for a name, whether or not the object exists, and others for other names."""
         before = [backend.canonical(self.make_key(i)) for i in range(3)]
         for i in range(3):
             opened(i, b"x")
@@ -204,7 +254,9 @@ class NamePromises(ConformanceBase):
         same(len(set(after)), 3)
         same([backend.canonical(key) for key in after], after)
 
+    @promise("identity", ONE)
     def test_identity_belongs_to_the_object(self, backend: Backend, opened: Callable[..., BackendFile]) -> None:
+        """Every status of an object has its identity, under any name, and no other object has it."""
         keys = [self.make_key(i) for i in range(3)]
         file, other = opened(0, b"one"), opened(1, b"other")
         found = identity(file.stat())
@@ -218,10 +270,12 @@ class NamePromises(ConformanceBase):
         listed = {backend.canonical(stat.key): stat for stat in supported(lambda: list(backend.list(self.prefix)))}
         same(identity(listed[backend.canonical(keys[2])]), found)
 
+    @promise("identity", ONE)
     @each("change", ["remove", "rename"])
     def test_open_file_never_reaches_another_object_of_its_name(
         self, backend: Backend, opened: Callable[..., BackendFile], unit: int, change: str
     ) -> None:
+        """An open file never reads or changes another object that has its name now."""
         old, new = content(unit, 1), content(unit, 2)
         file = opened(0, old)
         found = identity(file.stat())
@@ -241,7 +295,9 @@ class NamePromises(ConformanceBase):
             file.commit()
         same(read(backend, opened(0), 0, unit), new)
 
+    @promise("directories", METHODS)
     def test_directories(self, backend: Backend) -> None:
+        """`mkdir`, `rmdir` and `readdir` work, and open of a directory raises IsADirectoryError."""
         tree = namespace(backend)
         key = self.make_key(0)
         supported(lambda: tree.mkdir(key))
@@ -255,7 +311,9 @@ class NamePromises(ConformanceBase):
         with raises(FileNotFoundError):
             backend.stat(key)
 
+    @promise("links", ONE)
     def test_links(self, backend: Backend, opened: Callable[..., BackendFile]) -> None:
+        """Links work, and an object has one identity under all its names."""
         tree = namespace(backend)
         opened(0, b"linked")
         supported(lambda: tree.link(self.make_key(0), self.make_key(1)))
@@ -265,7 +323,9 @@ class NamePromises(ConformanceBase):
         found = [backend.stat(self.make_key(i)).identity for i in range(3)]
         same(found, [found[0]] * 3)
 
+    @promise("attributes", METHODS)
     def test_attributes(self, backend: Backend, opened: Callable[..., BackendFile]) -> None:
+        """`setattr` changes the given attributes, and stat returns them."""
         tree = namespace(backend)
         opened(0, b"content")
         changed: ObjectStat = supported(lambda: tree.setattr(self.make_key(0), mode=0o640, mtime_ns=10**18))

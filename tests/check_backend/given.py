@@ -3,20 +3,19 @@
 from __future__ import annotations
 
 import errno
+from functools import partial
 from typing import Any
 
 from pagecache import Backend, BackendLimits, ObjectStat
 from pagecache.backends import DirectoryBackend, MemoryBackend, TransformBackend
-from pagecache.backends.passing import PassingBackend
+from pagecache.backends.passing import PassingBackend, PassingFile
 from pagecache.errors import Key
 from pagecache.testing import FaultyBackend, LatencyBackend
 
 from ..aio.over import Over
 from ..backends.transforms import Sealed
 from ..plain import AsyncBlobs, Blobs, Wrong
-from .broken import IgnoresCommit, Mistaken
-
-# ------------------------------------------------------------------------------------------------ good ones
+from .broken import Mistaken, refuse
 
 
 def latency(seconds: float = 20e-6) -> Backend:
@@ -68,60 +67,27 @@ def read_only() -> Backend:
 
 
 def unremovable(path: str) -> Backend:
-    def refuse(key: Key) -> None:
-        raise PermissionError(errno.EPERM, "nothing is ever removed")
-
-    return Mistaken(inner=DirectoryBackend(path), remove=refuse)
+    return Mistaken(PassingFile, DirectoryBackend(path), remove=lambda key: refuse(errno.EPERM))
 
 
-class CopiesOnCommit(IgnoresCommit):
-    """Written bytes stay in this file object until commit."""
-
-    def commit(self) -> str | None:
-        size = self._copy.stat().size
-        data = memoryview(bytearray(size))
-        self._copy.read_into(0, [data])
-        self.inner.truncate(size)
-        self.inner.write_from(0, [data])
-        return self.inner.commit()
-
-
-def durable_lie(path: str) -> Backend:
-    """durable_writes is declared, but not true."""
-    made = Mistaken(CopiesOnCommit, DirectoryBackend(path))
-    made.inner.limits = BackendLimits(durable_writes=True)
-    return made
-
-
-def counted() -> Backend:
-    return counting
-
-
-counting = FaultyBackend(MemoryBackend(), "none")
-"""A single backend whose log records every call."""
+def queried() -> Backend:
+    properties = [("put", True, "checks conditions", "a HEAD"), ("copies", False, "copies parts", "parts are sent")]
+    return Mistaken(PassingFile, MemoryBackend(), server_properties=lambda: properties)
 
 
 def numbered() -> Backend:
-    def refuse(key: Key) -> Key:
-        raise ValueError("keys are numbers")
-
-    return Mistaken(canonical=refuse)
+    return Mistaken(PassingFile, MemoryBackend(), canonical=int)
 
 
 class OddLimits(Blobs):
     limits = None
 
 
-def _wrong(**answers: Any) -> Any:
-    """Make a backend whose objects all answer so; the first object of `Wrong` has another class."""
-    return lambda: Wrong(**answers)
-
-
-forgets_return_of_write = _wrong(write_from=None)
-forgets_return_of_read = _wrong(read_into=None)
-answers_too_much = _wrong(write_from=10**9)
-commits_a_number = _wrong(commit=7)
-stats_a_tuple = _wrong(stat=(5, "v"))
+forgets_return_of_write = partial(Wrong, write_from=None)
+forgets_return_of_read = partial(Wrong, read_into=None)
+answers_too_much = partial(Wrong, write_from=10**9)
+commits_a_number = partial(Wrong, commit=7)
+stats_a_tuple = partial(Wrong, stat=(5, "v"))
 
 
 class NoBackend:

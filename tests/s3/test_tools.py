@@ -54,7 +54,7 @@ def small(bucket: Bucket, endpoint: str) -> str:
 @pytest.mark.slow
 def test_check_backend_finds_all_promises_kept(bucket: Bucket) -> None:
     target = small(bucket, bucket.server.endpoint)
-    result = CliRunner().invoke(main, ["check-backend", target, "--budget", "0.2", "--bytes", "32MiB"])
+    result = CliRunner().invoke(main, ["check-backend", target])
     assert result.exit_code == 0, result.output
     assert "KEPT: " in result.output
     assert bucket.keys() == []

@@ -1,193 +1,429 @@
-"""The conformance suite, check by check: each with a fresh backend, under a separate prefix, and with a time limit."""
+"""The run: first calls, the conformance suite check by check, and a measurement of about a second.
+
+Every call may hang, and a thread cannot be killed: each step runs on a thread that is left behind at the timeout. Each
+check has a fresh backend and its own key prefix; its objects are removed afterwards.
+"""
 
 from __future__ import annotations
 
 import contextlib
-import linecache
 import secrets
+import statistics
+import sys
+import threading
+import time
 import traceback
+from collections import Counter
 from collections.abc import Callable, Iterator
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 from types import TracebackType
-from typing import Literal
+from typing import Any, Literal, TypeVar
 
 import pagecache.testing
+from pagecache.backends.plain import missing_in_file, returned
 from pagecache.backends.protocol import Backend
-from pagecache.cli.check_backend.bounded import Hung, within
-from pagecache.cli.check_backend.promises import PROMISES, Promise
+from pagecache.cli.progress import Progress
 from pagecache.errors import Key
-from pagecache.target import Target
+from pagecache.target import BadTarget, Target
 from pagecache.testing.checks import Check, CheckRun, Skipped, checks_of
 from pagecache.testing.conformance import BackendConformance
+from pagecache.testing.conformance_base import content, limits_of, transfer
 
-__all__ = ["Kept", "Objects", "check_all", "checks"]
+__all__ = ["CHECKS", "Hung", "Measures", "Objects", "Report", "Result", "check_all", "measure", "run", "within"]
 
-HUNG_MAX = 3
-"""Number of hanging checks after which the run stops."""
-REMOVING_MAX = 20.0
-"""Time limit in seconds for removing leftover objects."""
+T = TypeVar("T")
+FRAMES = 3
+HUNG_MAX = 3  # hanging checks after which the run stops
+REMOVING_MAX = 20.0  # seconds for the removal of leftover objects
 SUITE = Path(pagecache.testing.__file__).parent
+SIZES = (4096, 256 << 10, 8 << 20)  # bytes of the measured calls, as far as the limits allow
+SLICE = 0.1  # seconds to spend on each figure; at least one call is made
+LATENCY_CALLS = 30
+CHECKS = list(checks_of(BackendConformance))
 
 
 @dataclass(frozen=True, slots=True)
-class Kept:
+class Result:
     """The result of one check.
 
     Attributes:
         check: its name, without `test_`, and its value.
+        capability, sentence, rule: of its promise, as in `Check`.
         status: "not offered": the backend reports that it lacks the feature.
         found: the violation, or why the feature is missing.
         where: the line of the suite, and of the backend if that raised.
     """
 
     check: str
-    promise: Promise
+    capability: str
+    sentence: str
+    rule: str
     status: Literal["kept", "broken", "hangs", "not offered"]
     found: str = ""
     where: str = ""
 
 
-class Objects:
-    """The objects that checks and measurements make: all keys have one prefix, and are removed again.
+@dataclass(slots=True)
+class Measures:
+    """Figures of this machine at this moment; they are never judged.
 
     Attributes:
-        left: keys that could not be removed, after `finish`.
+        latency: median seconds of "write", "commit" and "read", for the smallest call.
+        rates: bytes per second of "read" and "write" by bytes of a call.
     """
 
-    def __init__(self, target: Target, timeout: float, *, keep: bool) -> None:
-        self.prefix = f"pagecache-check-{secrets.token_hex(4)}-"
-        self.left: list[str] = []
-        self._target = target
-        self._timeout = timeout
-        self._keep = keep
-        self._made: dict[str, set[str]] = {}
+    latency: dict[str, float] = field(default_factory=dict)
+    rates: dict[int, dict[str, float]] = field(default_factory=dict)
 
-    def group(self, name: str) -> str:
-        """Return the key prefix of a group."""
-        return f"{self.prefix}{name}-"
+
+@dataclass(slots=True)
+class Report:
+    """The findings of a run.
+
+    Attributes:
+        server: properties of the store's server: name, whether it has it, its meaning, the cost if not.
+        stopped: why the run is incomplete; empty if it is complete.
+        left: keys of objects that still exist.
+        hung: a thread was left behind in a call.
+        unfinished: a step beside the checks failed.
+    """
+
+    target: str
+    backend: str
+    prefix: str
+    checks: list[Result] = field(default_factory=list)
+    server: list[tuple[str, bool, str, str]] = field(default_factory=list)
+    measures: Measures = field(default_factory=Measures)
+    stopped: list[str] = field(default_factory=list)
+    left: list[str] = field(default_factory=list)
+    hung: bool = False
+    unfinished: bool = False
+
+    @property
+    def broken(self) -> list[Result]:
+        return [result for result in self.checks if result.status in ("broken", "hangs")]
+
+    @property
+    def ok(self) -> bool:
+        """Return whether all promises were checked and kept."""
+        return not (self.broken or self.unfinished)
+
+    def capabilities(self) -> dict[str, str]:
+        """Return for each capability: yes, no, FAILED or hangs."""
+        counts: dict[str, Counter[str]] = {}
+        for result in self.checks:
+            counts.setdefault(result.capability, Counter())[result.status] += 1
+        words = {"broken": "FAILED", "hangs": "hangs", "kept": "yes", "not offered": "no"}
+        return {name: next(word for status, word in words.items() if count[status]) for name, count in counts.items()}
+
+
+class Hung(Exception):
+    """The call has not returned in time; the message has its position."""
+
+
+def within(seconds: float, call: Callable[[], T]) -> T:
+    """Return the result of the call, or raise its exception.
+
+    Raises:
+        Hung: it has not returned after `seconds`.
+    """
+    values: list[T] = []
+    errors: list[BaseException] = []
+
+    def work() -> None:
+        try:
+            values.append(call())
+        except BaseException as error:
+            errors.append(error)
+
+    thread = threading.Thread(target=work, name="check-backend", daemon=True)
+    thread.start()
+    thread.join(seconds)
+    if errors:
+        raise errors[0]
+    if values:
+        return values[0]
+    raise Hung(f"no return within {seconds:g} s; it is at {_position(thread)}")
+
+
+def _position(thread: threading.Thread) -> str:
+    """Return the innermost frames of a thread, innermost first."""
+    frame = sys._current_frames().get(thread.ident or 0)
+    found = traceback.extract_stack(frame)[-FRAMES:] if frame is not None else []
+    return " < ".join(f"{Path(entry.filename).name}:{entry.lineno} {entry.name}" for entry in reversed(found))
+
+
+class Objects:
+    """The objects of a run: all keys have one prefix, and are removed again.
+
+    Attributes:
+        left: keys of objects that still exist.
+    """
+
+    def __init__(self, *, keep: bool) -> None:
+        self.prefix = f"pagecache-check-{secrets.token_hex(4)}-"
+        self._keep = keep
+        self._made: dict[str, set[str]] = {}  # keys by group
+
+    @property
+    def left(self) -> list[str]:
+        return sorted(key for keys in self._made.values() for key in keys)
 
     def key(self, group: str, name: str) -> str:
         """Return a key of a group, and register it for removal."""
-        key = f"{self.group(group)}{name}"
+        key = f"{self.prefix}{group}-{name}"
         self._made.setdefault(group, set()).add(key)
         return key
 
     def remove(self, backend: Backend, group: str) -> None:
         """Remove the objects of a group, durably; failed removals are repeated at the end."""
-        if self._keep:
-            return
-        left = {key for key in self._made.get(group, ()) if not _removed(backend, key)}
-        with contextlib.suppress(Exception):  # then they may come back
-            backend.sync()
-            self._made[group] = left
+        if not self._keep:
+            left = {key for key in self._made.get(group, ()) if not _removed(backend, key)}
+            with contextlib.suppress(Exception):  # then they may come back
+                backend.sync()
+                self._made[group] = left
 
-    def finish(self) -> None:
+    def finish(self, target: Target, timeout: float) -> None:
         """Remove all remaining objects, with a fresh backend."""
-        if any(self._made.values()) and not self._keep:
-            with contextlib.suppress(Exception):
-                within(min(self._timeout, REMOVING_MAX), self._remove_anew)
-        self.left = sorted(key for keys in self._made.values() for key in keys)
 
-    def _remove_anew(self) -> None:
-        backend = self._target.make()
-        for group in list(self._made):
-            self.remove(backend, group)
-        backend.close()
+        def remove() -> None:
+            with contextlib.closing(target.make()) as backend:
+                for group in list(self._made):
+                    self.remove(backend, group)
+
+        if self.left and not self._keep:
+            with contextlib.suppress(Exception):
+                within(min(timeout, REMOVING_MAX), remove)
+
+
+@contextlib.contextmanager
+def _fresh(target: Target, objects: Objects, group: str) -> Iterator[Backend]:
+    """Make a backend, and remove the objects of the group with it at the end."""
+    with contextlib.closing(target.make()) as backend:
+        try:
+            yield backend
+        finally:
+            objects.remove(backend, group)
 
 
 def _removed(backend: Backend, key: str) -> bool:
-    """Return whether no object has that key."""
-    try:
-        backend.remove(key)
-        return True
-    except FileNotFoundError:
-        return True
-    except IsADirectoryError:
-        rmdir: Callable[[str], None] | None = getattr(backend, "rmdir", None)
-        if rmdir is not None:
-            with contextlib.suppress(Exception):
-                rmdir(key)
-    except Exception:
-        pass  # remove is missing, or fails: then only existence matters
-    try:
-        backend.stat(key)
-    except FileNotFoundError:
-        return True
-    except Exception:
-        pass
+    """Remove an object; return whether the store confirms that none has the key."""
+    for name in ("remove", "rmdir", "stat"):
+        try:
+            getattr(backend, name)(key)
+        except FileNotFoundError:
+            return True
+        except Exception:
+            pass
     return False
 
 
+@dataclass
 class _Suite(BackendConformance):
     """The suite, with keys of this run."""
 
-    def __init__(self, objects: Objects, group: str) -> None:
-        self._objects = objects
-        self._group = group
+    objects: Objects
+    group: str
 
     def make_key(self, i: int) -> Key:
-        return self._objects.key(self._group, f"object-{i}")
+        return self.objects.key(self.group, f"object-{i}")
 
     @property
     def prefix(self) -> str:
-        return self._objects.group(self._group)
+        return f"{self.objects.prefix}{self.group}-"
 
 
-def checks() -> list[Check]:
-    """Return all checks."""
-    return list(checks_of(BackendConformance))
-
-
-def check_all(target: Target, objects: Objects, timeout: float) -> Iterator[Kept]:
+def check_all(target: Target, objects: Objects, timeout: float) -> Iterator[Result]:
     """Run every check; end early if too many hang."""
     hung = 0
-    for number, check in enumerate(checks()):
-        result = _outcome(target, objects, str(number), check, timeout)
+    for number, check in enumerate(CHECKS):
+        result = _check(target, objects, str(number), check, timeout)
         yield result
         if result.status == "hangs":
-            hung += 1
             target.forget_loop()
-            if hung == HUNG_MAX:
+            if (hung := hung + 1) == HUNG_MAX:
                 return
 
 
-def _outcome(target: Target, objects: Objects, group: str, check: Check, timeout: float) -> Kept:
-    name = check.name.removeprefix("test_") + (f"[{check.label}]" if check.label else "")
-    promise = PROMISES[check.name]
+def _check(target: Target, objects: Objects, group: str, check: Check, timeout: float) -> Result:
+    def call() -> None:
+        with _fresh(target, objects, group) as backend, CheckRun(_Suite(objects, group), check, backend=backend) as one:
+            one.call()
+
+    status: Literal["kept", "broken", "hangs", "not offered"] = "broken"
+    found = where = ""
     try:
-        within(timeout, lambda: _make(target, objects, group, check))
+        within(timeout, call)
+        status = "kept"
     except KeyboardInterrupt:
         raise
     except Hung as error:
-        return Kept(name, promise, "hangs", str(error))
+        status, found = "hangs", str(error)
     except Skipped as error:
-        return Kept(name, promise, "not offered", str(error))
-    except AssertionError as error:
-        return Kept(name, promise, "broken", str(error) or "it is not so", _line(error.__traceback__))
+        status, found = "not offered", str(error)
     except BaseException as error:
-        return Kept(name, promise, "broken", f"{type(error).__name__}: {error}", _line(error.__traceback__))
-    return Kept(name, promise, "kept")
-
-
-def _make(target: Target, objects: Objects, group: str, check: Check) -> None:
-    backend = target.make()
-    try:
-        with CheckRun(_Suite(objects, group), check, backend=backend) as run:
-            run.call()
-    finally:
-        objects.remove(backend, group)
-        backend.close()
+        found, where = f"{type(error).__name__}: {error}", _line(error.__traceback__)
+        if isinstance(error, AssertionError):
+            found = str(error) or "the assertion fails"
+    name = check.name.removeprefix("test_") + (f"[{check.label}]" if check.label else "")
+    return Result(name, check.capability, check.sentence, check.rule, status, found, where)
 
 
 def _line(trace: TracebackType | None) -> str:
     """Return the line of the suite that found it, and the line of the backend that raised, if any."""
     entries = traceback.extract_tb(trace)
-    suite = [entry for entry in entries if Path(entry.filename).parent == SUITE and entry.name.startswith("test_")]
-    places = []
-    if suite:
-        text = linecache.getline(suite[-1].filename, suite[-1].lineno or 0).strip()
-        places.append(f"{Path(suite[-1].filename).name}:{suite[-1].lineno}: {text}")
-    if entries and Path(entries[-1].filename).parent != SUITE:
-        places.append(f"{entries[-1].filename}:{entries[-1].lineno} {entries[-1].name}")
+    suite = [entry for entry in entries if Path(entry.filename).parent == SUITE]
+    places = [f"{Path(at.filename).name}:{at.lineno}: {at.line}" for at in suite if at.name.startswith("test_")][-1:]
+    places += [f"{at.filename}:{at.lineno} {at.name}" for at in entries[-1:] if at not in suite]
     return "; ".join(places)
+
+
+def _first_calls(name: str, backend: Backend, objects: Objects) -> Result | None:
+    """Make the calls that all checks need, and return the first result of a wrong type.
+
+    A missing `return` would break most checks. Exceptions of reads and writes are left to the checks.
+
+    Raises:
+        BadTarget: a new object cannot be made.
+    """
+    key = objects.key("first", "object")
+    what = f"canonical({key!r})"
+    try:
+        backend.canonical(key)
+        what = f"open({key!r}, create=True)"
+        file = backend.open(key, create=True)
+        if missing := missing_in_file(file):
+            raise BadTarget(f"{name}: {what} gave {file!r}, which has no {missing}")
+        what = "stat of a new object"
+        if not _is_stat(stat := file.stat()):
+            raise BadTarget(f"{name}: {what} gave no ObjectStat: {returned(stat)}")
+        what = "commit of a new object"
+        file.commit()
+    except BadTarget:
+        raise
+    except Exception as error:
+        # Keys of the suite are text; a suite for a backend with other keys defines make_key.
+        raise BadTarget(f"{name}: {what} raises {type(error).__name__}: {error}") from error
+    read, written = max(int(backend.limits.read_unit), 5), max(int(backend.limits.write_unit), 5)
+    data, space = memoryview(bytes(written)), memoryview(bytearray(read))
+    calls: list[tuple[str, Callable[[], Any], Callable[[Any], bool]]] = [
+        (f"write_from(0, {written} bytes)", lambda: file.write_from(0, [data]), lambda n: _is_count(n, written)),
+        (f"read_into(0, {read} bytes)", lambda: file.read_into(0, [space]), lambda n: _is_count(n, read)),
+        ("commit()", file.commit, lambda version: version is None or isinstance(version, str)),
+        ("stat()", lambda: backend.stat(key), _is_stat),
+    ]
+    sentence, rule = "Each method returns a value of the declared type.", "pagecache.backends.protocol"
+    try:
+        for what, call, is_right in calls:
+            with contextlib.suppress(Exception):
+                if not is_right(answer := call()):
+                    return Result(what, "answers", sentence, rule, "broken", f"{what}: {returned(answer)}")
+        return None
+    finally:
+        if hasattr(file, "close"):
+            file.close()
+        objects.remove(backend, "first")
+
+
+def _is_stat(answer: Any) -> bool:
+    return _is_count(getattr(answer, "size", None), sys.maxsize)
+
+
+def _is_count(answer: Any, most: int) -> bool:
+    return isinstance(answer, int) and 0 <= answer <= most
+
+
+def measure(target: Target, objects: Objects, measures: Measures) -> None:
+    """Fill in `measures` step by step, so that a hang keeps the earlier figures."""
+    with _fresh(target, objects, "measures") as backend:
+        file = backend.open(objects.key("measures", "object"), create=True)
+        limits = limits_of(backend, file)
+        most = int(limits.boundary) or sys.maxsize
+        reads = _sizes(int(limits.read_unit), min(most, int(limits.max_read)))
+        writes = _sizes(int(limits.write_unit), min(most, int(limits.max_write)))
+        data = memoryview(bytearray(content(max(*reads, *writes), 1)))
+        transfer(backend, file, "write_from", 0, data)
+        file.commit()
+
+        def timed(verb: str, size: int, turn: int = 0) -> float:
+            at, began = turn % (len(data) // size) * size, time.perf_counter()
+            if verb == "commit":
+                file.commit()
+            else:
+                transfer(backend, file, "read_into" if verb == "read" else "write_from", at, data[:size])
+            return time.perf_counter() - began
+
+        smallest = {"write": writes[0], "commit": 1, "read": reads[0]}
+        times: dict[str, list[float]] = {verb: [] for verb in smallest}
+        until = time.perf_counter() + 3 * SLICE
+        while not times["read"] or (len(times["read"]) < LATENCY_CALLS and time.perf_counter() < until):
+            for verb, taken in times.items():
+                taken.append(timed(verb, smallest[verb]))
+        measures.latency = {verb: statistics.median(taken) for verb, taken in times.items()}
+        for verb, sizes in ("write", writes), ("read", reads):
+            for size in sizes:
+                turns, seconds = 0, 0.0
+                while seconds < SLICE:
+                    seconds += timed(verb, size, turns)
+                    turns += 1
+                measures.rates.setdefault(size, {})[verb] = turns * size / seconds
+            file.commit()
+        if hasattr(file, "close"):
+            file.close()
+
+
+def _sizes(unit: int, most: int) -> list[int]:
+    """Return the sizes of calls that are multiples of the unit and at most `most`."""
+    return sorted({max(unit, min(size, most) // unit * unit) for size in SIZES})
+
+
+def run(target: Target, timeout: float, progress: Progress, *, keep: bool) -> Report:
+    """Check a backend, with `timeout` seconds for each step; `keep`: leave its objects behind.
+
+    Raises:
+        BadTarget: there is none, or a new object cannot be made.
+        Hung: the factory hangs, or one of the first calls.
+    """
+    backend = within(timeout, target.make)
+    objects = Objects(keep=keep)
+    report = Report(target.name, target.kind, objects.prefix)
+    if backend.limits.read_only:
+        report.stopped.append("read_only=True: there is no way to put something in, so nothing was checked or measured")
+        return report
+    try:
+        wrong = within(timeout, lambda: _first_calls(target.name, backend, objects))
+        if (properties := getattr(backend, "server_properties", None)) is not None:
+            report.server = _attempt(report, target, "the query of the server", timeout, properties) or []
+        _attempt(report, target, "close", timeout, backend.close)
+        if wrong is not None:
+            report.checks.append(wrong)
+            what = f"{len(CHECKS)} checks and the measuring"
+            report.stopped.append(f"{what} need a right answer here, and were left out")
+            return report
+        with progress.phase("checks", len(CHECKS)) as advance:
+            for result in check_all(target, objects, timeout):
+                report.checks.append(result)
+                report.hung |= result.status == "hangs"
+                advance(1)
+        if missing := len(CHECKS) - len(report.checks):
+            report.stopped.append(f"too many checks hang: {missing} of {len(CHECKS)} were not made")
+        _attempt(report, target, "measuring", timeout, lambda: measure(target, objects, report.measures))
+        return report
+    finally:
+        objects.finish(target, timeout)
+        report.left = objects.left
+
+
+def _attempt(report: Report, target: Target, what: str, timeout: float, call: Callable[[], T]) -> T | None:
+    """Return the result of a step beside the checks; if it fails, note why and return None."""
+    try:
+        return within(timeout, call)
+    except Hung as error:
+        report.hung = True
+        target.forget_loop()
+        report.stopped.append(f"{what} hangs: {error}")
+    except Exception as error:
+        report.stopped.append(f"{what} was ended by {type(error).__name__}: {error}")
+    report.unfinished = True
+    return None

@@ -6,70 +6,40 @@ from pagecache.cli.usage import WrongUsage, interrupted, leave, print_json
 from pagecache.interrupts import leave_on_sigterm
 
 
-@click.command("check-backend", short_help="Check a backend against the protocol and measure limits")
+@click.command("check-backend", short_help="Check a backend against the protocol, and measure it")
 @click.argument("backend")
 @click.option("--option", "options", metavar="NAME=VALUE", multiple=True, help="Argument of the factory (repeatable).")
-@click.option("--limits-only", is_flag=True, help="Measure the limits; make no checks.")
-@click.option(
-    "--budget",
-    metavar="SECONDS",
-    type=click.FloatRange(min=0.1),
-    default=10.0,
-    show_default=True,
-    help="Seconds to spend measuring.",
-)
-@click.option(
-    "--bytes",
-    "most",
-    metavar="SIZE",
-    default="2GiB",
-    show_default=True,
-    help="Most bytes that measuring reads and writes.",
-)
 @click.option(
     "--timeout",
     metavar="SECONDS",
-    type=click.FloatRange(min=0.1),
+    type=click.FloatRange(0.1),
     default=60.0,
     show_default=True,
-    help="Seconds that one check may take.",
+    help="Time for a check.",
 )
 @click.option("--keep", is_flag=True, help="Leave the objects that were made.")
 @click.option("--json", "as_json", is_flag=True, help="Print everything as JSON.")
-def check_backend(
-    backend: str,
-    options: tuple[str, ...],
-    limits_only: bool,
-    budget: float,
-    most: str,
-    timeout: float,
-    keep: bool,
-    as_json: bool,
-) -> None:
-    """Check a backend against the promises of the protocol, and measure the limits that suit it.
+def check_backend(backend: str, options: tuple[str, ...], timeout: float, keep: bool, as_json: bool) -> None:
+    """Check a backend against the promises of the protocol, and measure its calls for a second.
 
     BACKEND is a URL (memory:, dir:PATH, ...), or module:factory: a class or function that returns a backend, blocking
     or asynchronous. Exit status: 0 all promises are kept, 1 one is broken. All objects that the command makes have a
     common prefix, and are removed.
     """
-    from pagecache.cli.check_backend.job import Settings, run
-    from pagecache.cli.check_backend.measuring import Budget
+    from pagecache.cli.check_backend.checking import Hung, run
     from pagecache.cli.check_backend.report import as_dict, print_report
     from pagecache.cli.progress import progress_on_stderr
-    from pagecache.config import parse_size
-    from pagecache.target import BadTarget, Hangs, Target, options_of
+    from pagecache.target import BadTarget, Target, options_of
 
     leave_on_sigterm()
     try:
-        size = parse_size(most, "--bytes")
         target = Target(backend, options_of(options))
-        settings = Settings(timeout, Budget(budget, size), limits_only=limits_only, keep=keep)
         with progress_on_stderr() as progress:
-            report = run(target, settings, progress)
-    except Hangs as error:
-        WrongUsage(str(error)).show()
+            report = run(target, timeout, progress, keep=keep)
+    except Hung as error:
+        WrongUsage(f"{backend} hangs: {error}").show()
         leave(WrongUsage.exit_code, hung=True)
-    except (BadTarget, ValueError) as error:
+    except BadTarget as error:
         raise WrongUsage(str(error)) from None
     except KeyboardInterrupt:
         interrupted("objects that begin with 'pagecache-check-' may be left in the backend")
