@@ -54,7 +54,7 @@ Hunt = Callable[[str, str, int, float], dict[str, Any]]
 
 def hunted(bug: str, settings: str, seed: int, seconds: float) -> dict[str, Any]:
     """Return the outcome of a hunt in a process of its own: what was found ("" for nothing), seconds, the story."""
-    command = [sys.executable, "-m", __name__, "--hunt", bug, settings, str(seed), str(seconds)]
+    command = [sys.executable, "-m", "tests.planted.mutations", "--hunt", bug, settings, str(seed), str(seconds)]
     with tempfile.TemporaryFile("w+") as errors:
         process = subprocess.Popen(command, cwd=ROOT, env=planted_environment(), stdout=subprocess.PIPE, stderr=errors)
         assert process.stdout is not None
