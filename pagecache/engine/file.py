@@ -369,7 +369,7 @@ class EngineFile:
 
     def _refuse_beside_names(self, offset: int, buffers: object) -> int:
         """Refuse a read while the name changes that the backend finds the object by; it is made again afterwards."""
-        raise OSError(errno.ESTALE, "the name of the object is being changed", self.key)
+        raise reader.NameChangingError(errno.ESTALE, "the name of the object is being changed", self.key)
 
     def _closed(self, offset: int, buffers: object) -> int:
         raise ShutdownError("the object is not open in the backend", self.key)

@@ -3,12 +3,15 @@
 from __future__ import annotations
 
 import asyncio
+import threading
 from collections.abc import Callable
 from typing import Any
 
 import pytest
 
 from pagecache import Volume, aio
+from pagecache.engine.file import EngineFile
+from pagecache.engine.io import reader
 
 from ..file.rig import KEY, PAGE, Task, eventually
 from ..file.test_lost_names import StoreOfNames
@@ -82,3 +85,51 @@ def test_a_cancelled_read_waits_for_the_rename_no_longer(attach: Attach, make: C
 
     run(main())
     eventually(lambda: not volume.cache.waits())
+
+
+@pytest.mark.parametrize("ended", [False, True], ids=["judged beside the change", "judged as it ends"])
+@pytest.mark.parametrize("change", CHANGES)
+@pytest.mark.parametrize("make", STORES.values(), ids=STORES)
+def test_a_refused_read_is_no_conflict_though_the_change_ends_at_once(
+    attach: Attach, make: Callable[[], Any], change: str, ended: bool, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The file refuses it while its name changes. It may be judged when the change has just ended. [T-56]"""
+    store = make()
+    volume = attach(store)
+    refused, over, judged = threading.Event(), threading.Event(), threading.Event()
+    judge, bind = reader._judge, EngineFile._bind_beside_names
+
+    def late(*arguments: Any) -> Any:
+        refused.set()
+        assert not ended or over.wait(60)
+        try:
+            return judge(*arguments)
+        finally:
+            judged.set()
+
+    def ending(file: EngineFile) -> None:
+        if file.unnaming is None:
+            over.set()
+            assert judged.wait(60)
+        bind(file)
+
+    async def main() -> None:
+        async with aio.open(volume, KEY) as file:
+            gate = store.gate(change)
+            changing = Task(CHANGES[change], volume)
+            await asyncio.to_thread(gate.wait_entered)
+            monkeypatch.setattr(reader, "_judge", late)
+            monkeypatch.setattr(EngineFile, "_bind_beside_names", ending)
+            reading = asyncio.create_task(file.pread(10, PAGE))
+            await asyncio.to_thread(refused.wait, 60)
+            if not ended:
+                await asyncio.to_thread(eventually, lambda: waits_for_names(volume))
+            gate.open()
+            if change == "rename":
+                assert await reading == DATA[PAGE : PAGE + 10]
+            else:
+                with pytest.raises(FileNotFoundError):
+                    await reading
+            await asyncio.to_thread(changing.result)
+
+    run(main())

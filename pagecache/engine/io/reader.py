@@ -42,8 +42,10 @@ STALE = -errno.ESTALE
 """The bytes read were invalidated repeatedly: C delivers them to the caller past the cache."""
 
 
-class NameChangingError(Exception):
-    """The store refused a read beside a remove or rename of this volume: the read is made again after it."""
+class NameChangingError(OSError):
+    """The store, or the file itself, refused a read beside a remove or rename of this volume: the read is made again
+    after it.
+    """
 
 
 def fill(self: EngineFile, op: Op, met: BaseException | int) -> None:
@@ -233,6 +235,8 @@ def _judge(
         return failed, 0.0
     volume, now = file.volume, file.volume.clock.now()
     attempts, since = failed or (0, now)
+    if isinstance(error, NameChangingError) and file.unnaming is None:
+        return failed, 0.0  # the remove or rename has ended since the file refused
     if isinstance(error, NotStagedError):
         return failed, 0.0  # they are committed now, or dropped: they are read from the object
     if isinstance(error, BackendProtocolError):
