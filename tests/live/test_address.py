@@ -139,6 +139,28 @@ def test_the_name_goes_at_the_end_of_the_interpreter(tmp_path: Path) -> None:
     assert os.listdir(tmp_path) == []
 
 
+def test_a_file_that_takes_the_name_of_a_stale_socket_is_not_lost(
+    cache: PageCache, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Another program replaces the socket right after it was found dead."""
+    path = tmp_path / "live.sock"
+    with socket.socket(socket.AF_UNIX) as stale:
+        stale.bind(str(path))
+    check = address._check_dead
+
+    def replaced(folder: int, name: str) -> tuple[int, int]:
+        dead = check(folder, name)
+        path.unlink()
+        path.write_text("mine")
+        return dead
+
+    monkeypatch.setattr(address, "_check_dead", replaced)
+    with pytest.raises(OSError, match=r"not a socket|took the path|File exists"):
+        cache.serve_stats(path)
+    assert path.read_text() == "mine"
+    assert [each.name for each in tmp_path.iterdir()] == ["live.sock"]
+
+
 def test_takers_of_a_stale_socket_take_turns(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """A cache that comes while another has found it stale waits, and finds that one serving: its name never disappears
     again.
@@ -149,11 +171,12 @@ def test_takers_of_a_stale_socket_take_turns(tmp_path: Path, monkeypatch: pytest
     check = address._check_dead
     second: list[Task[address.Listener]] = []
 
-    def checked(folder: int, name: str) -> None:
-        check(folder, name)
+    def checked(folder: int, name: str) -> tuple[int, int]:
+        dead = check(folder, name)
         if not second:
             second.append(Task(address.Listener, path))
             assert second[0].waits()
+        return dead
 
     monkeypatch.setattr(address, "_check_dead", checked)
     first = address.Listener(path)
