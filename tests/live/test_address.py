@@ -295,6 +295,6 @@ def is_socket_of(number: str) -> bool:
     try:
         with socket.socket(fileno=os.dup(int(number))) as found:
             listens = bool(found.getsockopt(socket.SOL_SOCKET, socket.SO_ACCEPTCONN))
-            return listens or (found.family == socket.AF_UNIX and "pagecache" in str(found.getsockname()))
+            return found.family == socket.AF_UNIX and (listens or "pagecache" in str(found.getsockname()))
     except OSError:
         return False
