@@ -405,11 +405,13 @@ def volume_jobs(volume: Volume) -> dict[str, Job]:
 
         return run
 
-    read: Callable[[CachedFile], object] = lambda file: file.pread(len(SMALL), 0)  # noqa: E731
+    def read_all(file: CachedFile) -> bytes:
+        return file.pread(len(SMALL), 0)
+
     jobs = {
         "create": job("xb", lambda file: file.pwrite(SMALL, 0)),
-        "read": job("rb", read),
-        "keep": job("rb", read, True),
+        "read": job("rb", read_all),
+        "keep": job("rb", read_all, True),
     }
     jobs["edit"] = job("r+b", lambda file: file.pwrite(EDIT, 100))
     return jobs | names(volume.stat, volume.rename, volume.remove)

@@ -103,9 +103,7 @@ class EngineFile:
     forgetting = False  # a rollback outside of a commit runs: reads wait for its end
     publications: frozenset[object] = frozenset()  # running calls that store the object under its name, by commit
     unnaming: object | None = None  # the call that removes or changes its name, which has the token
-    last_seen: tuple[int, object] | None = (
-        None  # of its closed backend file: `EngineVolume.reconnects`, and what it had seen
-    )
+    last_seen: tuple[int, object] | None = None  # `EngineVolume.reconnects`, `seen` of its closed backend file
     sent_before: tuple[int, float] | None = None  # changes up to this epoch were sent by age; when the oldest arose
     freed = False  # CORE's part is freed: its id may belong to another file by now
     retired: tuple[BackendFile, ...] = ()

@@ -4,7 +4,7 @@ Every wait of the engine has one shape: note an event's sequence number, check t
 is unchanged. Sleeps are slices, signal handlers run in between, and each check may raise (aborted, deadline): every
 wait can be ended [K9]. A thread that changes a condition advances the event first, so no wake-up is missed.
 
-Clock and park are constructor arguments of the engine: a scheduler for tests replaces them.
+Clock and park are constructor arguments of the engine: tests replace them.
 """
 
 from __future__ import annotations
