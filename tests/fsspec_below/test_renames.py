@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import errno
+import io
 from collections.abc import Callable, Iterator
 from functools import partial
 from pathlib import Path
@@ -291,6 +292,77 @@ def test_object_whose_new_name_another_client_removes_at_once_comes_back_by_no_c
             file.fsync()
         file.abandon()
     assert place.names() == []
+
+
+def at_once(place: Place, name: str, content: bytes) -> None:
+    """Let another client store an object right after the next `mv`."""
+
+    def store(path: str) -> None:
+        place.fs.hooks.after.clear()
+        place.put(name, content)
+
+    place.fs.hooks.after["mv"] = store
+
+
+@pytest.mark.parametrize("replaced", [True, False], ids=["replaces", "replaces nothing"])
+@pytest.mark.parametrize("use", [read, written, uploaded])
+def test_rename_succeeds_if_another_client_takes_the_old_name_at_once(
+    tmp_path: Path, use: Callable[[CachedFile], None], replaced: bool
+) -> None:
+    """What has the old name then is no sign that the store does not replace. [2.20]"""
+    place = Place(Elsewhere(), str(tmp_path))
+    place.put("key", OLD)
+    if replaced:
+        place.put("other", OTHER)
+    at_once(place, "key", PRECIOUS)
+    with PageCache("16MiB") as cache:
+        volume = cache.attach(place.backend)
+        with volume.open("key", "r+b", read_ahead=0) as file:
+            use(file)
+            volume.rename("key", "other")
+            assert file.pread(4, len(OLD) - 4) == OLD[-4:]
+            with volume.open("key", "rb") as taken:
+                assert taken.read() == PRECIOUS
+        assert place.content("other") == (OLD if use is read else b"W" * (1 << 20) + OLD[1 << 20 :])
+    assert place.content("key") == PRECIOUS
+
+
+def test_rename_that_did_nothing_is_an_error_though_another_client_has_replaced_the_source(tmp_path: Path) -> None:
+    """Its file stays with its name, where it is in conflict. [2.19, 2.20]"""
+    place = Place(Elsewhere(moves="not"), str(tmp_path))
+    place.put("key", OLD)
+    place.put("other", OTHER)
+    file = place.backend.open("key")
+    place.fs.hooks.after["mv"] = lambda path: place.put("key", PRECIOUS)
+    with pytest.raises(io.UnsupportedOperation, match="mv does not replace"):
+        place.backend.rename("key", "other")
+    assert file.stat().key == "key"
+    with pytest.raises(OSError) as raised:
+        get(file, 0, 4)
+    assert (raised.value.errno, place.content("other")) == (errno.ESTALE, OTHER)
+
+
+@pytest.mark.parametrize("use", [read, written, uploaded])
+def test_version_that_another_client_stores_under_the_new_name_at_once_is_mixed_with_nothing(
+    tmp_path: Path, use: Callable[[CachedFile], None]
+) -> None:
+    """[2.19, 2.20]"""
+    place = Place(Elsewhere(), str(tmp_path))
+    place.put("key", OLD)
+    longer = OTHER + b"!"
+    at_once(place, "other", longer)
+    with PageCache("16MiB") as cache:
+        volume = cache.attach(place.backend)
+        file = volume.open("key", "r+b", read_ahead=0)
+        use(file)
+        volume.rename("key", "other")
+        with pytest.raises(ConflictError):
+            file.pread(4, len(OLD) - 4)
+        if use is not read:
+            with pytest.raises(ConflictError):
+                file.fsync()
+        file.abandon()
+    assert (place.content("key"), place.content("other")) == (None, longer)
 
 
 # ---------------------------------------------------------------------------------------------------- lost answers

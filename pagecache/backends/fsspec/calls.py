@@ -300,7 +300,7 @@ class Calls(Store[ObjectStat]):
             await self.call("makedirs", path, exist_ok=True)
 
     async def move(self, old: str, new: str) -> None:
-        """Rename an object, and replace the object with the new name.
+        """Rename an object that has no other user, and replace the object with the new name.
 
         Raises:
             UnsupportedOperation: it does not replace.
@@ -310,15 +310,19 @@ class Calls(Store[ObjectStat]):
             await self.delete(old)
             return
         await self.rename(old, new)
-        if await self.found(old) is not None:  # some return "false" in place of an error
-            raise io.UnsupportedOperation(errno.ENOTSUP, f"{self.name} mv does not replace an existing object")
+        if await self.found(old) is not None:
+            raise self.replaces_nothing()
 
     async def copy(self, old: str, new: str, version: ObjectStat | None = None) -> bool:
         await self.call("cp_file", old, new)
         return False
 
-    async def rename(self, src: str, dst: str) -> None:
-        await self.call("mv", src, dst)
+    async def rename(self, old: str, new: str) -> None:
+        await self.call("mv", old, new)
+
+    def replaces_nothing(self) -> OSError:
+        """Some return "false" in place of an error."""
+        return io.UnsupportedOperation(errno.ENOTSUP, f"{self.name} mv does not replace an existing object")
 
     async def store(self, spool: Spool, size: int, path: str) -> None:
         """Store the first `size` bytes of a spool as an object; until it returns, a part of the object may be
@@ -403,8 +407,8 @@ class AwaitedCalls(Calls):
         except BaseExceptionGroup as failed:
             raise failed.exceptions[0] from None
 
-    async def rename(self, src: str, dst: str) -> None:
-        await self.call("mv_file" if _has(beneath(self.fs), "_mv_file") else "mv", src, dst)
+    async def rename(self, old: str, new: str) -> None:
+        await self.call("mv_file" if _has(beneath(self.fs), "_mv_file") else "mv", old, new)
 
 
 def give_up(file: Any) -> None:

@@ -46,7 +46,7 @@ class _Change(Generic[V]):
         dst, new: the new key and its name; None: a remove.
         there: the object that had the new name.
         replaced: open files of that object.
-        now: the object that has the new name; None: not known yet, or another client has removed it since.
+        now: the object under the new name; None: not known yet, or another client has replaced or removed it since.
         done: the request was carried out, and the backend's own part is done.
     """
 
@@ -154,8 +154,6 @@ class Names(Generic[V]):
         """
         try:
             await request
-            if change.new is not None and change.now is None:
-                change.now = await self._store.head(change.new)
         except BaseException as error:
             if self._store.is_refusal(error):
                 raise
@@ -208,7 +206,7 @@ class Names(Generic[V]):
                 return
             change = _Change(old, stored, files, dst, new, there, replaced)
             if self._store.renames:
-                await self._make(change, self._store.move(old, new))
+                await self._make(change, self._rename(change))
                 return
             change.now = await self._copied(change)
         with self._store.about(src):
@@ -217,6 +215,21 @@ class Names(Generic[V]):
                 await self._make(change, self._store.delete(old))
             else:  # it is gone, or newer than the copy
                 change.finish()
+
+    async def _rename(self, change: _Change[V]) -> None:
+        """Rename in one request. Either name may have an object of another client afterwards.
+
+        Raises:
+            UnsupportedOperation: it does not replace.
+        """
+        store, stored, there, new = self._store, change.stored, change.there, str(change.new)
+        await store.rename(change.old, new)
+        found, now = await store.head(change.old), await store.head(new)
+        is_there = there is not None and store.same(now, there) and not store.same(now, stored)
+        if found is not None and (is_there or store.same(found, stored)):
+            raise store.replaces_nothing()
+        if now is not None and now.size == stored.size:
+            change.now = now
 
     async def _copied(self, change: _Change[V]) -> V:
         """Copy the version of a rename to its new name. Return the copy; if no open file has the object, and the answer

@@ -33,7 +33,7 @@ class Store(ABC, Generic[V]):
     """The requests. Names are those of the store.
 
     Attributes:
-        renames: `move` is one request.
+        renames: the store can `rename`.
     """
 
     renames = False
@@ -56,8 +56,12 @@ class Store(ABC, Generic[V]):
     async def delete(self, name: str) -> None:
         """Remove an object."""
 
-    async def move(self, old: str, new: str) -> None:
-        """Rename an object, and replace the object with the new name."""
+    async def rename(self, old: str, new: str) -> None:
+        """Rename an object in one request. It may end without an error and do nothing if the new name is taken."""
+        raise NotImplementedError
+
+    def replaces_nothing(self) -> OSError:
+        """Return the error of a `rename` that did nothing."""
         raise NotImplementedError
 
     async def wait(self, end: Future[None]) -> None:
