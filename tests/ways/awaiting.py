@@ -1,4 +1,4 @@
-"""Shared by the tests of awaited handles."""
+"""Shared by the tests of each way in."""
 
 from __future__ import annotations
 

@@ -12,7 +12,7 @@ from pagecache import Volume, aio
 from pagecache.options import OpenMode
 
 from ..file.rig import eventually, until_all_wait
-from .awaiting import BLOCK, content, run
+from .awaiting import content, run
 from .conftest import Attach
 from .plain import PlainStore
 
@@ -58,44 +58,6 @@ def test_cancellation_in_the_body_abandons_objects_too(volume: Volume) -> None:
         assert not volume.exists("f")
     else:
         assert content(volume) == b"half"
-
-
-def test_abandon_publishes_nothing(volume: Volume) -> None:
-    async def main() -> None:
-        async with aio.open(volume, "f", "w+b") as file:
-            await file.pwrite(BLOCK * 8, 0)
-            await file.flush()
-            await file.abandon()
-
-    run(main())
-    if volume.backend.limits.commit_on_close:
-        assert not volume.exists("f")
-
-
-def test_close_commits_an_object(attach: Attach) -> None:
-    store = PlainStore(commit_on_close=True)
-    volume = attach(store)
-
-    async def main() -> None:
-        async with aio.open(volume, "f", "w") as file:
-            await file.pwrite(BLOCK, 0)
-            await file.flush()
-            assert "f" not in store.objects
-        assert store.objects["f"] == BLOCK
-
-    run(main())
-
-
-def test_leaving_through_an_exit_stack(volume: Volume) -> None:
-    from contextlib import AsyncExitStack
-
-    async def main() -> None:
-        async with AsyncExitStack() as stack:
-            files = [await stack.enter_async_context(aio.open(volume, f"f{i}", "w+")) for i in range(10)]
-            await asyncio.gather(*(file.pwrite(b"x" * (i + 1), 0) for i, file in enumerate(files)))
-
-    run(main())
-    assert [volume.stat(f"f{i}").size for i in range(10)] == list(range(1, 11))
 
 
 def opened_in_vain(volume: Volume, store: PlainStore, mode: OpenMode) -> None:

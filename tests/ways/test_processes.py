@@ -102,72 +102,6 @@ print("end")
     assert (tmp_path / "g").read_bytes() == b"g" * 100
 
 
-def test_a_new_loop_in_a_forked_child(tmp_path: Path) -> None:
-    """T-50: ForkedError from everything, at once."""
-    code = """
-volume = cache.attach(PlainStore({"f": b"o" * 40960}))
-async def opens():
-    return await aio.open(volume, "f", "r+"), await aio.open(volume, "f", "r+", direct=True), volume.begin_sync()
-file, direct, ticket = asyncio.run(opens())
-async def child():
-    for one in (file, direct):
-        for call in (lambda: one.pread(1, 0), lambda: one.pread(1, 20000), lambda: one.pwrite(b"c", 0),
-                     lambda: one.pread_into(bytearray(1), 0), lambda: one.append(b"c"), lambda: one.truncate(0),
-                     lambda: one.punch_hole(0, 1), lambda: one.prefetch(0, 1, wait=True), lambda: one.view(0, 1),
-                     lambda: one.fsync(), lambda: one.flush(), lambda: one.sync_range(0, 1),
-                     lambda: aio.open(volume, "f")._open(), lambda: asyncio.to_thread(volume.sync)):
-            try:
-                await asyncio.wait_for(call(), 5)
-            except ForkedError:
-                continue
-            os._exit(2)
-        await asyncio.wait_for(one.close(), 5)
-    return 7
-pid = os.fork()
-if not pid:
-    os._exit(asyncio.run(child()))
-assert os.waitstatus_to_exitcode(os.waitpid(pid, 0)[1]) == 7
-async def parent():
-    await ticket
-    await file.pwrite(b"new", 0)
-    await file.fsync()
-    await file.close()
-    await direct.close()
-asyncio.run(parent())
-cache.close(timeout=20)
-print("end")
-"""
-    done = run(code, tmp_path)
-    assert done.stdout == "end\n", done.stdout + done.stderr
-    assert done.returncode == 0
-
-
-def test_a_forked_child_that_exits_by_itself(tmp_path: Path) -> None:
-    """T-50: its exit does no I/O and does not wait, though a loop of the parent was running."""
-    code = """
-volume = cache.attach(DirectoryBackend(sys.argv[1]))
-async def main():
-    file = await aio.open(volume, "f", "w+")
-    await file.pwrite(b"parent", 0)
-    pid = os.fork()
-    if pid:
-        assert os.waitstatus_to_exitcode(os.waitpid(pid, 0)[1]) == 7
-        await file.fsync()
-        await file.close()
-        return "parent"
-    return "child"
-who = asyncio.run(main())
-if who == "child":
-    sys.exit(7)
-cache.close(timeout=20)
-print("end")
-"""
-    done = run(code, tmp_path)
-    assert done.stdout == "end\n", done.stdout + done.stderr
-    assert done.returncode == 0
-    assert (tmp_path / "f").read_bytes() == b"parent"
-
-
 def test_an_exit_with_unfinished_tasks(tmp_path: Path) -> None:
     """T-52: tasks that wait for a backend which never answers do not delay the exit; unsaved bytes are listed."""
     code = """
@@ -195,32 +129,3 @@ print("end")
     assert done.returncode == 0, done.stderr
     assert "'f'" in done.stderr
     assert "Fatal" not in done.stderr
-
-
-def test_a_program_that_forgets_to_close_ends() -> None:
-    """2.22: a loop runs on in a thread, tasks read forever, and bytes are unsaved."""
-    code = """
-store = PlainStore({"f": b"o" * 40960})
-volume = cache.attach(store)
-started = threading.Event()
-async def reads():
-    file = await aio.open(volume, "f", "r+")
-    await file.pwrite(b"new", 0)
-    started.set()
-    while True:
-        volume.drop_clean()
-        await file.pread(10, 8192)
-def loop():
-    try:
-        asyncio.run(reads())
-    except ShutdownError:
-        pass
-threading.Thread(target=loop, daemon=True).start()
-assert started.wait(20)
-print("end")
-"""
-    done = run(code)
-    assert done.returncode == 0, done.stderr
-    assert done.stdout == "end\n", done.stderr
-    assert "Fatal" not in done.stderr, done.stderr
-    assert "Traceback" not in done.stderr, done.stderr
