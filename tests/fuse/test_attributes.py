@@ -1,4 +1,7 @@
-"""Attributes and links if the store keeps them, a clear refusal if it does not, and changes behind the mount."""
+"""Times and room of the store, refusals of what it does not keep, and changes behind the mount.
+
+test_calls.py and test_differential.py compare calls about names, modes, links and attributes with those of tmpfs.
+"""
 
 from __future__ import annotations
 
@@ -7,29 +10,18 @@ import os
 import shutil
 import stat
 import sys
+from functools import partial
 from pathlib import Path
 
 import pytest
 
-from .mounts import Mounted, folder_for_everybody, names, needs_mounts, run
+from .calls_about_names import rename
+from .mounts import Mounted, code, folder_for_everybody, names, needs_mounts, run
 
 pytestmark = [needs_mounts, pytest.mark.xdist_group("mounts")]
 
 PAGE = 4096
 YEAR_2020 = 1_577_836_800_123_456_789
-
-
-def test_modes_and_owners_are_kept(place: Path, stored: Path) -> None:
-    path = place / "a"
-    run("sh", "-c", "umask 027; touch a", cwd=place)
-    assert stat.S_IMODE(path.stat().st_mode) == 0o640
-    path.chmod(0o4751)
-    assert stat.S_IMODE(path.stat().st_mode) == stat.S_IMODE((stored / "a").stat().st_mode) == 0o4751
-    (place / "d").mkdir(0o700)
-    assert stat.S_IMODE((place / "d").stat().st_mode) == 0o700
-    if os.geteuid() == 0:
-        os.chown(path, 12, 34)
-        assert ((stored / "a").stat().st_uid, path.stat().st_gid) == (12, 34)
 
 
 def test_times_are_kept_and_writes_before_them_do_not_move_them(place: Path, stored: Path) -> None:
@@ -58,85 +50,13 @@ def test_a_write_moves_the_time(place: Path) -> None:
     assert path.stat().st_mtime_ns >= during
 
 
-def test_hard_links_are_one_file(place: Path) -> None:
-    """They have one number, one content, one set of open files; each name can be removed."""
-    one, other = place / "one", place / "other"
-    one.write_bytes(b"one")
-    os.link(one, other)
-    assert one.stat().st_ino == other.stat().st_ino
-    assert one.stat().st_nlink == 2
-    with one.open("r+b", buffering=0) as file:
-        file.write(b"ONE")
-        assert other.read_bytes() == b"ONE"
-        one.unlink()
-        file.write(b" more")
-        assert os.fstat(file.fileno()).st_nlink == 1
-    assert other.read_bytes() == b"ONE more"
-    os.rename(other, place / "third")
-    assert (place / "third").read_bytes() == b"ONE more"
-
-
-def test_hard_links_in_different_directories_are_found_again(place: Path) -> None:
-    """They are found after renames of one name and of a directory."""
-    (place / "d").mkdir()
-    (place / "a").write_bytes(b"a")
-    os.link(place / "a", place / "d" / "b")
-    os.rename(place / "d", place / "e")
-    os.rename(place / "a", place / "c")
-    assert (place / "c").stat().st_ino == (place / "e" / "b").stat().st_ino
-    with (place / "c").open("ab", buffering=0) as file:
-        file.write(b"!")
-        assert (place / "e" / "b").read_bytes() == b"a!"
-
-
-def test_symbolic_links(place: Path, stored: Path) -> None:
-    """Links are kept unchanged, also dangling ones and those that lead out of the mount; the kernel follows them."""
-    (place / "target").write_bytes(b"target")
-    for name, target in (("link", "target"), ("broken", "nowhere"), ("out", "/etc/hostname"), ("up", "../..")):
-        os.symlink(target, place / name)
-        assert os.readlink(place / name) == os.readlink(stored / name) == target
-    assert (place / "link").read_bytes() == b"target"
-    with (place / "link").open("ab") as file:
-        file.write(b"!")
-    assert (place / "target").read_bytes() == b"target!"
-    os.utime(place / "broken", ns=(YEAR_2020, YEAR_2020), follow_symlinks=False)
-    assert os.lstat(stored / "broken").st_mtime_ns == YEAR_2020
-    os.rename(place / "link", place / "moved")
-    (place / "moved").unlink()
-    assert (place / "target").read_bytes() == b"target!"
-    shutil.rmtree(place / "up", ignore_errors=True)
-    assert names(place) == ["broken", "out", "target", "up"]
-
-
-def test_a_renamed_symbolic_link_takes_no_file_along(place: Path, stored: Path) -> None:
-    """A file that is made at the place to which the link leads from its new directory is another one. [2.20]"""
-    (place / "sub").mkdir()
-    (place / "data").write_bytes(b"important")
-    (place / "link").symlink_to("data")
-    run("mv", "link", "sub/", cwd=place)
-    assert os.readlink(place / "sub" / "link") == "data"
-    assert not (place / "sub" / "data").exists()
-    (place / "sub" / "data").write_bytes(b"other")
-    assert (place / "data").read_bytes() == (stored / "data").read_bytes() == b"important"
-    assert (place / "sub" / "link").read_bytes() == (stored / "sub" / "data").read_bytes() == b"other"
-
-
-def test_extended_attributes(place: Path, stored: Path) -> None:
-    path = place / "a"
-    path.touch()
-    os.setxattr(path, "user.one", b"1")
-    os.setxattr(path, "user.two", b"\0binary")
-    assert sorted(os.listxattr(path)) == sorted(os.listxattr(stored / "a")) == ["user.one", "user.two"]
-    assert os.getxattr(path, "user.two") == b"\0binary"
-    with pytest.raises(FileExistsError):
-        os.setxattr(path, "user.one", b"x", os.XATTR_CREATE)
-    os.removexattr(path, "user.one")
-    with pytest.raises(OSError) as caught:
-        os.getxattr(path, "user.one")
-    assert caught.value.errno == errno.ENODATA
-    with pytest.raises(OSError) as caught:
-        os.setxattr(path, "security.capability", b"\1\0\0\2" + bytes(16))
-    assert caught.value.errno == errno.EOPNOTSUPP
+def test_what_no_store_can_keep_is_refused(place: Path) -> None:
+    """Names are not exchanged, and no file gets capabilities."""
+    for name in "ab":
+        (place / name).write_text(name)
+    assert code(rename, place / "a", place / "b", 2) == errno.EINVAL
+    assert code(os.setxattr, place / "a", "security.capability", b"\1\0\0\2" + bytes(16)) == errno.EOPNOTSUPP
+    assert [(place / name).read_text() for name in "ab"] == ["a", "b"]
 
 
 def test_room_is_that_of_the_store(place: Path, stored: Path) -> None:
@@ -196,17 +116,11 @@ def test_attributes_that_a_store_of_objects_cannot_keep_are_refused(flat: Path) 
     path.chmod(stat.S_IMODE(path.stat().st_mode))
     os.chown(path, path.stat().st_uid, -1)
 
-    def code(call: object, *arguments: object, **keywords: object) -> int | None:
-        assert callable(call)
-        with pytest.raises(OSError) as caught:
-            call(*arguments, **keywords)
-        return caught.value.errno
-
     assert code(os.link, path, flat / "b") == errno.EOPNOTSUPP
     assert code(os.symlink, "a", flat / "l") == errno.EOPNOTSUPP
     assert code(path.chmod, 0o600) == errno.EOPNOTSUPP
     assert code(os.chown, path, 12, 34) == errno.EOPNOTSUPP
-    assert code(os.utime, path, ns=(YEAR_2020, YEAR_2020)) == errno.EOPNOTSUPP
+    assert code(partial(os.utime, path, ns=(YEAR_2020, YEAR_2020))) == errno.EOPNOTSUPP
     assert code(os.setxattr, path, "user.x", b"x") == errno.EOPNOTSUPP
     assert code(os.getxattr, path, "user.x") == errno.EOPNOTSUPP
     assert code(os.rename, flat / "d", flat / "e") == errno.EXDEV
@@ -282,9 +196,3 @@ def test_times_that_are_set_are_no_remote_change(place: Path, mounted: Mounted) 
     os.utime(path, ns=(YEAR_2020, YEAR_2020))
     assert path.read_bytes() == b"x" * 100 * PAGE
     assert mounted.number("read_requests") == requests
-
-
-def test_a_working_directory_that_is_removed(place: Path) -> None:
-    """Nothing can be made in it, and nothing hangs."""
-    (place / "d").mkdir()
-    assert "No such file or directory" in run("sh", "-c", "rmdir ../d && touch x", cwd=place / "d", status=1)

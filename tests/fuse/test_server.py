@@ -185,18 +185,6 @@ def test_attributes_are_set_beside_the_release_of_what_was_open(
     assert told.mtime_ns == found.st_mtime_ns == change.get("mtime_ns", told.mtime_ns)
 
 
-def test_a_listing_does_not_report_the_size_of_a_replaced_file(server: Server) -> None:
-    directory = server.lookup(1, "d").number
-    server.lookup(directory, "b")
-    listing = server.opendir(1)
-    index = [name for name, _ in listing.entries].index("a")
-    server.rename(directory, "b", 1, "a")
-    assert server.entry(listing, index) is None
-    now = server.entry_now(listing, index)
-    assert now is not None
-    assert now.size == 2
-
-
 def test_numbers_follow_renames(server: Server) -> None:
     directory, file = server.lookup(1, "d").number, server.lookup(1, "a").number
     inner = server.lookup(directory, "b").number
@@ -339,18 +327,6 @@ def test_a_look_that_meets_the_end_of_its_name_looks_again(server: Server, monke
     monkeypatch.setattr(server.names, "status", status_before_rename)
     assert code(server.lookup, 1, "a") == errno.ENOENT
     assert server.lookup(1, "other").size == 1
-
-
-def test_attributes_that_are_not_kept_are_refused() -> None:
-    with PageCache("1MiB") as cache:
-        server = Server(cache.attach("memory:"))
-        fh, made = server.create(1, "a", 0o600, os.O_RDWR)
-        mode = made.mode & 0o7777
-        server.setattr(made.number, {"mode": mode, "uid": made.uid, "size": 10})
-        assert server.getattr(made.number).size == 10
-        for changes in ({"mode": mode ^ 0o111}, {"uid": made.uid + 1}, {"mtime_ns": 5}):
-            assert code(server.setattr, made.number, changes) == errno.EOPNOTSUPP
-        server.release(fh)
 
 
 def test_an_open_that_came_too_late_finds_its_file_when_it_comes_again(
