@@ -70,11 +70,7 @@ class _Content:
 
     listing: Listing | None
     entries: list[tuple[str, Attributes]]
-    time: tuple[int, int]
-
-    @property
-    def arrived_ns(self) -> int:
-        return self.time[1]
+    arrived_ns: int
 
 
 @dataclass(slots=True)
@@ -254,7 +250,11 @@ class Answers:
         try:
             if self._direct_io and request.flags & os.O_ACCMODE and request.owner[0]:
                 self._clear_set_id(request.number)
-            if self._loop.reply_open(token, self._begin(fh, request.number).native, kept):
+            opened = self._begin(fh, request.number)
+            known = getattr(self._system, "known", None)
+            if known is not None and (found := known(request.number)) is not None:
+                self._loop.attributes_known(_values(found))
+            if self._loop.reply_open(token, opened.native, kept):
                 return
         except BaseException:
             self._give_back(fh)
@@ -336,11 +336,11 @@ class Answers:
 
     # -- directories
 
-    def _read_content(self, number: int, time: tuple[int, int]) -> _Content:
+    def _read_content(self, number: int, arrived_ns: int) -> _Content:
         opendir = getattr(self._system, "opendir", None)
         if opendir is not None:
-            return _Content(opendir(number), [], time)
-        return _Content(None, self._listed.of(f"directory {number}", self._method("entries")(number)), time)
+            return _Content(opendir(number), [], arrived_ns)
+        return _Content(None, self._listed.of(f"directory {number}", self._method("entries")(number)), arrived_ns)
 
     def _opendir(self, request: FuseRequest, token: int) -> None:
         """Open a directory. Its content is read later, at the first readdir, so that it includes changes made in
@@ -364,11 +364,11 @@ class Answers:
         directory = self._directories[request.fh or 0]
         content = directory.content
         if content is None or request.offset == 0:
-            content = self._read_content(request.number, request.time)
+            content = self._read_content(request.number, request.arrived_ns)
             with self._lock:  # after its deadline this call may end after a later one, whose content is in use
                 if directory.content is None or directory.content.arrived_ns <= content.arrived_ns:
                     directory.content = content
-        answer = Dirents(self._loop, request.size, plus, request.number, content.time)
+        answer = Dirents(self._loop, request.size, plus)
         counted: list[int] = []
         try:
             self._fill(answer, content, request, counted)

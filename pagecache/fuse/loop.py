@@ -1,6 +1,6 @@
 """A FUSE loop that serves cached data without Python, and calls a file system for the rest.
 
-    kernel ──> workers in C: cached bytes, writes with free memory, known names and attributes
+    kernel ──> workers in C: cached bytes, writes with free memory, attributes of open files
                    └──> Python threads: the file system
 
 It works with any file system: `Server` (`pagecache mount`), or another one with a few methods (`FileSystem`,
@@ -199,9 +199,9 @@ class Loop:
     # -- counters
 
     def counts(self) -> dict[str, int]:
-        """Return numbers of requests so far: reads, writes, getattrs and lookups served without Python; `asked`: calls
-        of Python; replies that were late, refused, sent by the deadline, or sent to interrupted calls; and the size of
-        the table of names.
+        """Return numbers of requests so far: reads, writes and getattrs served without Python; `asked`: calls of
+        Python; replies that were late, refused, sent by the deadline, or sent to interrupted calls; `nodes`: open files
+        and files that are being changed, now.
         """
         return self._native.counts()
 

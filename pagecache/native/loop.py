@@ -32,8 +32,7 @@ if _fuse is not None:
 
 NO_FH = NOT_KNOWN = 2**64 - 1
 FIELDS = ("mode", "uid", "gid", "size", "atime_ns", "mtime_ns")
-COUNTS = ("reads", "writes", "getattrs", "lookups", "submitted", "late", "refused", "expired", "interrupted", "forgets")
-TABLE = ("nodes", "names", "lookup_counts")
+COUNTS = ("reads", "writes", "getattrs", "submitted", "late", "refused", "expired", "interrupted", "forgets", "nodes")
 
 
 class FuseRequest:
@@ -113,9 +112,9 @@ class FuseRequest:
         return {name: int(getattr(self._a, name)) for bit, name in enumerate(FIELDS) if set_ >> bit & 1}
 
     @property
-    def time(self) -> tuple[int, int]:
-        """Return the time of the request, for `Dirents`."""
-        return int(self._a.tick), int(self._a.arrived_ns)
+    def arrived_ns(self) -> int:
+        """Return the time of the request."""
+        return int(self._a.arrived_ns)
 
 
 class NativeOpened:
@@ -185,9 +184,9 @@ class Dirents:
 
     __slots__ = ("_d", "_loop", "plus")
 
-    def __init__(self, loop: NativeLoop, size: int, plus: bool, parent: int, time: tuple[int, int]) -> None:
+    def __init__(self, loop: NativeLoop, size: int, plus: bool) -> None:
         self._loop, self.plus = loop, plus
-        self._d = _fuse.lib.pc_dirents_new(size, plus, parent, *time)
+        self._d = _fuse.lib.pc_dirents_new(size, plus)
         if self._d == _fuse.ffi.NULL:
             raise MemoryError
 
@@ -241,6 +240,10 @@ class NativeLoop:
         """Return a descriptor that is readable once the kernel sends no more requests."""
         return int(_fuse.lib.pc_loop_ended_fd(self._l))
 
+    def attributes_known(self, attributes: Iterable[int]) -> None:
+        """Set the last known attributes of a file that is being opened."""
+        _fuse.lib.pc_attributes_known(self._l, _attributes(attributes))
+
     def drain(self, timeout: float) -> bool:
         """Wait until every requested call is over; False: timed out."""
         return bool(_fuse.lib.pc_loop_drain(self._l, int(timeout * 1e9)))
@@ -252,9 +255,8 @@ class NativeLoop:
     def counts(self) -> dict[str, int]:
         out = _fuse.ffi.new("struct pc_loop_counts *")
         _fuse.lib.pc_loop_counts(self._l, out)
-        counts = {name: int(getattr(out, name)) for name in (*COUNTS, *TABLE)}
-        for public, name in (("asked", "submitted"), ("told", "lookup_counts")):  # names that programs may use
-            counts[public] = counts.pop(name)
+        counts = {name: int(getattr(out, name)) for name in COUNTS}
+        counts["asked"] = counts.pop("submitted")
         return counts
 
     def features(self) -> dict[str, int]:

@@ -1,7 +1,7 @@
 /*
  * loop.h - a FUSE loop in C: cached data is answered here, handlers in Python answer everything else.
  *
- *   kernel ──> workers (C) ── hit ──────────────────────────> reply          read, write, getattr, lookup
+ *   kernel ──> workers (C) ── hit ──────────────────────────> reply          read, write, getattr
  *                  └── miss ──> queue ──> handlers (Python) ─> reply          everything else
  *
  * Workers are threads without a Python thread state. They read requests with libfuse and wait only for the kernel.
@@ -83,7 +83,7 @@ struct pc_fuse_request {
 	uint64_t rdev; /* MKNOD of a device: its number */
 	const char *name, *name2; /* end with a zero; name2: second name, or target of a symbolic link */
 	const char *data;         /* WRITE, SETXATTR: `size` bytes */
-	uint64_t tick;            /* argument of pc_dirents_new(): the tick of this request */
+	uint64_t tick; /* attributes.c */
 	int64_t arrived_ns;
 	uint32_t idle; /* handlers that wait for a request */
 	void *memory;  /* owned by the loop */
@@ -124,10 +124,10 @@ struct pc_loop_features {
 
 /* Requests so far. */
 struct pc_loop_counts {
-	uint64_t reads, writes, getattrs, lookups; /* answered without a handler */
+	uint64_t reads, writes, getattrs; /* answered without a handler */
 	uint64_t submitted, late, refused, expired, interrupted;
 	uint64_t forgets; /* forgets that the kernel sent */
-	uint64_t nodes, names, lookup_counts; /* sizes of the table of names, now */
+	uint64_t nodes; /* open files, and files that are being changed, now */
 };
 
 /* ---- loop: created, mounted, started, stopped, freed by one thread */
@@ -161,7 +161,7 @@ int pc_reply_written(struct pc_loop *l, uint64_t token, uint64_t len);
 int pc_reply_statfs(struct pc_loop *l, uint64_t token, const uint64_t *fields);
 int pc_reply_dirents(struct pc_loop *l, uint64_t token, struct pc_dirents *d);
 
-struct pc_dirents *pc_dirents_new(uint64_t size, bool plus, uint64_t parent, uint64_t tick, int64_t arrived_ns);
+struct pc_dirents *pc_dirents_new(uint64_t size, bool plus);
 bool pc_dirents_add(struct pc_loop *l, struct pc_dirents *d, const char *name, const struct pc_attributes *a,
 		    bool certain, uint64_t next);
 void pc_dirents_free(struct pc_dirents *d);
@@ -169,6 +169,7 @@ void pc_dirents_free(struct pc_dirents *d);
 /* ---- open files */
 struct pc_opened *pc_opened_new(uint64_t fh);
 void pc_opened_begin(struct pc_loop *l, struct pc_opened *o, uint64_t number, uintptr_t hit);
+void pc_attributes_known(struct pc_loop *l, const struct pc_attributes *a);
 void pc_opened_end(struct pc_loop *l, struct pc_opened *o);
 void pc_opened_free(struct pc_opened *o);
 int64_t pc_opened_written(const struct pc_opened *o);

@@ -26,7 +26,6 @@ int pc_notify_inode(struct pc_loop *l, uint64_t number, int64_t offset, int64_t 
 
 int pc_notify_entry(struct pc_loop *l, uint64_t parent, const char *name)
 {
-	pc_entry_changed(l, parent, name);
 	if (!pc_sender_enter(l))
 		return -ENOTCONN;
 	return sent(l, fuse_lowlevel_notify_inval_entry(l->session, parent, name, strlen(name)));
@@ -34,7 +33,6 @@ int pc_notify_entry(struct pc_loop *l, uint64_t parent, const char *name)
 
 int pc_notify_delete(struct pc_loop *l, uint64_t parent, uint64_t child, const char *name)
 {
-	pc_entry_changed(l, parent, name);
 	pc_node_changed(l, child);
 	if (!pc_sender_enter(l))
 		return -ENOTCONN;

@@ -2,8 +2,7 @@
  * operations.c - libfuse's callbacks: answer a request here, or pass it to the handlers.
  *
  *   read, write       of an open file with a hit: cached bytes, free room for dirty bytes
- *   getattr, lookup   valid cached attributes and names (names.c)
- *   forget            counted here first
+ *   getattr           valid attributes of an open file (attributes.c)
  *
  * Everything else goes to a handler. After a worker has answered a request it touches neither the request nor its file:
  * the kernel may already send the request that ends them.
@@ -140,7 +139,7 @@ static void do_create(fuse_req_t req, fuse_ino_t parent, const char *name, mode_
 		return;
 	s->request.mode = mode;
 	s->request.flags = (u32)info->flags;
-	s->changes = CHANGES_NAMES | (info->flags & O_TRUNC ? CHANGES_ATTRIBUTES : 0);
+	s->changes = info->flags & O_TRUNC ? CHANGES_ALL : 0;
 	pc_submit(l, s, name, NULL, NULL);
 }
 
@@ -148,14 +147,6 @@ static void do_create(fuse_req_t req, fuse_ino_t parent, const char *name, mode_
 
 static void do_lookup(fuse_req_t req, fuse_ino_t parent, const char *name)
 {
-	struct pc_loop *l = loop_of(req);
-	struct fuse_entry_param entry;
-	if (pc_known_entry(l, parent, name, &entry)) {
-		count(&l->counts.lookups);
-		if (fuse_reply_entry(req, &entry))
-			pc_lookup_undo(l, entry.ino, true);
-		return;
-	}
 	pass_on(req, PC_FUSE_LOOKUP, parent, name, 0);
 }
 
@@ -234,9 +225,7 @@ static void do_setattr(fuse_req_t req, fuse_ino_t number, struct stat *attr, int
 static void forget(struct pc_loop *l, fuse_ino_t number, u64 times)
 {
 	count(&l->counts.forgets);
-	times = pc_forgotten(l, number, times);
-	if (times)
-		pc_submit_forget(l, number, times);
+	pc_submit_forget(l, number, times);
 }
 
 static void do_forget(fuse_req_t req, fuse_ino_t number, u64 times)
@@ -265,7 +254,6 @@ static void make(fuse_req_t req, u32 op, fuse_ino_t parent, const char *name, mo
 		return;
 	s->request.mode = mode;
 	s->request.rdev = rdev;
-	s->changes = CHANGES_NAMES;
 	pc_submit(l, s, name, NULL, NULL);
 }
 
@@ -281,12 +269,12 @@ static void do_mkdir(fuse_req_t req, fuse_ino_t parent, const char *name, mode_t
 
 static void do_unlink(fuse_req_t req, fuse_ino_t parent, const char *name)
 {
-	pass_on(req, PC_FUSE_UNLINK, parent, name, CHANGES_NAMES | CHANGES_ATTRIBUTES);
+	pass_on(req, PC_FUSE_UNLINK, parent, name, CHANGES_ALL);
 }
 
 static void do_rmdir(fuse_req_t req, fuse_ino_t parent, const char *name)
 {
-	pass_on(req, PC_FUSE_RMDIR, parent, name, CHANGES_NAMES | CHANGES_ATTRIBUTES);
+	pass_on(req, PC_FUSE_RMDIR, parent, name, CHANGES_ALL);
 }
 
 static void pass_on_two(fuse_req_t req, u32 op, fuse_ino_t number, const char *name, fuse_ino_t number2,
@@ -304,18 +292,18 @@ static void pass_on_two(fuse_req_t req, u32 op, fuse_ino_t number, const char *n
 
 static void do_symlink(fuse_req_t req, const char *target, fuse_ino_t parent, const char *name)
 {
-	pass_on_two(req, PC_FUSE_SYMLINK, parent, name, 0, target, 0, CHANGES_NAMES);
+	pass_on_two(req, PC_FUSE_SYMLINK, parent, name, 0, target, 0, 0);
 }
 
 static void do_rename(fuse_req_t req, fuse_ino_t parent, const char *name, fuse_ino_t parent2, const char *name2,
 		      unsigned int flags)
 {
-	pass_on_two(req, PC_FUSE_RENAME, parent, name, parent2, name2, flags, CHANGES_NAMES | CHANGES_ATTRIBUTES);
+	pass_on_two(req, PC_FUSE_RENAME, parent, name, parent2, name2, flags, CHANGES_ALL);
 }
 
 static void do_link(fuse_req_t req, fuse_ino_t number, fuse_ino_t parent, const char *name)
 {
-	pass_on_two(req, PC_FUSE_LINK, number, NULL, parent, name, 0, CHANGES_NAMES | CHANGES_ATTRIBUTES);
+	pass_on_two(req, PC_FUSE_LINK, number, NULL, parent, name, 0, CHANGES_ALL);
 }
 
 /* ---------------------------------------------------------------- directories, attributes, other requests */

@@ -1,8 +1,8 @@
 /*
  * reply.c - handlers' answers, validated before the kernel gets them.
  *
- * A reply that returns a node is counted before it is sent (names.c), since the kernel may forget the node at once, and
- * the count is undone if the reply was not delivered. Return of all: 0; -ENOENT: the request was already answered, so
+ * A reply that returns a node was counted by the handler before, since the kernel may forget the node at once; the
+ * handler undoes the count if the reply was not delivered. Return of all: 0; -ENOENT: the request was already answered, so
  * the handler undoes its work; -EPROTO: the answer does not fit the request, whose program gets EIO when the call ends.
  */
 #include <stdlib.h>
@@ -38,6 +38,21 @@ int pc_reply_error(struct pc_loop *l, uint64_t token, int error)
 	return pc_answer_end(l, fuse_reply_err(req, error));
 }
 
+static struct fuse_entry_param entry_to(const struct pc_loop *l, const struct pc_attributes *a)
+{
+	struct fuse_entry_param entry = {.ino = a->number,
+					 .attr_timeout = (double)l->options.attr_ns / 1e9,
+					 .entry_timeout = (double)l->options.entry_ns / 1e9};
+	pc_stat_of(a, &entry.attr);
+	return entry;
+}
+
+static struct fuse_entry_param entry_of(struct pc_loop *l, const struct slot *s, const struct pc_attributes *a)
+{
+	pc_attributes_seen(l, a, s->request.tick, s->request.arrived_ns);
+	return entry_to(l, a);
+}
+
 int pc_reply_entry(struct pc_loop *l, uint64_t token, const struct pc_attributes *a)
 {
 	struct slot s;
@@ -52,16 +67,8 @@ int pc_reply_entry(struct pc_loop *l, uint64_t token, const struct pc_attributes
 	fuse_req_t req = pc_answer_begin(l, token, kinds, &s, &err);
 	if (!req)
 		return err;
-	/* Only a lookup caches the name; the other requests have changed the directory. */
-	const char *name = s.request.op == PC_FUSE_LOOKUP ? s.request.name : NULL;
-	if (pc_lookup_add(l, s.request.number, name, a, s.request.tick, s.request.arrived_ns, &entry)) {
-		fuse_reply_err(req, ENOMEM);
-		return pc_answer_end(l, 1);
-	}
-	int sent = fuse_reply_entry(req, &entry);
-	if (sent)
-		pc_lookup_undo(l, a->number, false);
-	return pc_answer_end(l, sent);
+	entry = entry_of(l, &s, a);
+	return pc_answer_end(l, fuse_reply_entry(req, &entry));
 }
 
 int pc_reply_attributes(struct pc_loop *l, uint64_t token, const struct pc_attributes *a)
@@ -72,7 +79,8 @@ int pc_reply_attributes(struct pc_loop *l, uint64_t token, const struct pc_attri
 	fuse_req_t req = pc_answer_begin(l, token, BIT(PC_FUSE_GETATTR) | BIT(PC_FUSE_SETATTR), &s, &err);
 	if (!req)
 		return err;
-	pc_attributes_seen(l, a, s.request.tick, s.request.arrived_ns, &st);
+	pc_attributes_seen(l, a, s.request.tick, s.request.arrived_ns);
+	pc_stat_of(a, &st);
 	return pc_answer_end(l, fuse_reply_attr(req, &st, (double)l->options.attr_ns / 1e9));
 }
 
@@ -100,14 +108,8 @@ int pc_reply_create(struct pc_loop *l, uint64_t token, const struct pc_attribute
 	if (!req)
 		return err;
 	info_of(l, o, false, &info);
-	if (pc_lookup_add(l, s.request.number, NULL, a, s.request.tick, s.request.arrived_ns, &entry)) {
-		fuse_reply_err(req, ENOMEM);
-		return pc_answer_end(l, 1);
-	}
-	int sent = fuse_reply_create(req, &entry, &info);
-	if (sent)
-		pc_lookup_undo(l, a->number, false);
-	return pc_answer_end(l, sent);
+	entry = entry_of(l, &s, a);
+	return pc_answer_end(l, fuse_reply_create(req, &entry, &info));
 }
 
 int pc_reply_open(struct pc_loop *l, uint64_t token, struct pc_opened *o, bool kept)
@@ -214,20 +216,17 @@ int pc_reply_statfs(struct pc_loop *l, uint64_t token, const uint64_t *fields)
 /* ---------------------------------------------------------------- directories */
 
 struct pc_dirents {
-	u64 size, used, nr_nodes, room, parent, tick;
-	i64 since_ns;
-	u64 *nodes; /* nodes that the reply returns */
+	u64 size, used;
 	bool plus;
 	char bytes[];
 };
 
-/* @size: of the request. @tick, @arrived_ns: of the request that read the directory. Return: NULL: no memory. */
-struct pc_dirents *pc_dirents_new(uint64_t size, bool plus, uint64_t parent, uint64_t tick, int64_t arrived_ns)
+/* @size: of the request. Return: NULL: no memory. */
+struct pc_dirents *pc_dirents_new(uint64_t size, bool plus)
 {
 	struct pc_dirents *d = size <= UINT32_MAX ? calloc(1, sizeof(*d) + size) : NULL;
 	if (d)
-		*d = (struct pc_dirents){
-			.size = size, .plus = plus, .parent = parent, .tick = tick, .since_ns = arrived_ns};
+		*d = (struct pc_dirents){.size = size, .plus = plus};
 	return d;
 }
 
@@ -254,19 +253,8 @@ bool pc_dirents_add(struct pc_loop *l, struct pc_dirents *d, const char *name, c
 	used = fuse_add_direntry_plus(NULL, NULL, 0, name, NULL, 0);
 	if (used > d->size - d->used)
 		return false;
-	if (d->nr_nodes == d->room) {
-		u64 room = d->room ? 2 * d->room : 64;
-		u64 *nodes = realloc(d->nodes, room * sizeof(*nodes));
-		if (!nodes)
-			return false;
-		d->nodes = nodes;
-		d->room = room;
-	}
-	if (looked_up &&
-	    pc_lookup_add(l, d->parent, certain ? name : NULL, a, certain ? d->tick : 0, d->since_ns, &entry))
-		return false;
 	if (looked_up)
-		d->nodes[d->nr_nodes++] = a->number;
+		entry = entry_to(l, a);
 	else
 		entry.ino = 0;
 	if (!certain)
@@ -277,12 +265,9 @@ bool pc_dirents_add(struct pc_loop *l, struct pc_dirents *d, const char *name, c
 
 void pc_dirents_free(struct pc_dirents *d)
 {
-	free(d->nodes);
 	free(d);
 }
 
-/* Send the entries. If the reply is not delivered the lookup counts are undone here, and by the handler in Python's
- * table. */
 int pc_reply_dirents(struct pc_loop *l, uint64_t token, struct pc_dirents *d)
 {
 	struct slot s;
@@ -293,7 +278,5 @@ int pc_reply_dirents(struct pc_loop *l, uint64_t token, struct pc_dirents *d)
 		err = pc_answer_end(l, fuse_reply_buf(req, d->bytes, d->used));
 	else if (!err)
 		err = -EPROTO;
-	for (u64 k = 0; err && k < d->nr_nodes; k++)
-		pc_lookup_undo(l, d->nodes[k], false);
 	return err;
 }

@@ -30,7 +30,7 @@ static void init_locks(struct pc_loop *l)
 	pthread_condattr_init(&monotonic);
 	pthread_condattr_setclock(&monotonic, CLOCK_MONOTONIC);
 	pthread_mutex_init(&l->lock, NULL);
-	pthread_mutex_init(&l->names, NULL);
+	pthread_mutex_init(&l->nodes_lock, NULL);
 	pthread_cond_init(&l->queued, NULL);
 	pthread_cond_init(&l->clock, &monotonic);
 	pthread_cond_init(&l->sent, &monotonic);
@@ -50,7 +50,7 @@ static void release(struct pc_loop *l)
 		free(l->workers[k].buf.mem);
 		free(l->workers[k].reply);
 	}
-	pc_names_free(l);
+	pc_nodes_free(l);
 	if (l->ended_fd >= 0)
 		close(l->ended_fd);
 	free(l);
@@ -76,7 +76,7 @@ struct pc_loop *pc_loop_new(const void *hit_calls, const struct pc_loop_options 
 		return NULL;
 	}
 	l->ended_fd = eventfd(0, EFD_CLOEXEC | EFD_NONBLOCK);
-	if (l->ended_fd < 0 || pc_names_init(l)) {
+	if (l->ended_fd < 0 || pc_nodes_init(l)) {
 		release(l);
 		errno = ENOMEM;
 		return NULL;
@@ -385,14 +385,30 @@ void pc_loop_features(struct pc_loop *l, struct pc_loop_features *out)
 #endif
 }
 
+/**
+ * pc_loop_check() - check the tables of the loop. Return: false: `text` describes the mistake.
+ */
+bool pc_loop_check(struct pc_loop *l, char *text, size_t size)
+{
+	u64 nodes;
+	pthread_mutex_lock(&l->lock);
+	const char *wrong = pc_slots_check(l);
+	pthread_mutex_unlock(&l->lock);
+	wrong = wrong ? wrong : pc_nodes_check(l, &nodes);
+	if (wrong && size) {
+		strncpy(text, wrong, size - 1);
+		text[size - 1] = 0;
+	}
+	return !wrong;
+}
+
 void pc_loop_counts(struct pc_loop *l, struct pc_loop_counts *out)
 {
 	struct counts *c = &l->counts;
-	pc_names_count(l, out);
+	pc_nodes_check(l, &out->nodes);
 	out->reads = atomic_load(&c->reads);
 	out->writes = atomic_load(&c->writes);
 	out->getattrs = atomic_load(&c->getattrs);
-	out->lookups = atomic_load(&c->lookups);
 	out->late = atomic_load(&c->late);
 	out->refused = atomic_load(&c->refused);
 	out->expired = atomic_load(&c->expired);

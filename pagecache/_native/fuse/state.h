@@ -1,12 +1,12 @@
 /*
  * state.h - the loop's data, for the files of this folder: session.c (threads and their end), queue.c (pending requests),
- * slots.c (their states), turns.c (their order), reply.c (their answers), operations.c (libfuse's callbacks), nodes.c
- * (tables of nodes and names), names.c (answers from them), opened.c (open files), notify.c.
+ * slots.c (their states), turns.c (their order), reply.c (their answers), operations.c (libfuse's callbacks), opened.c
+ * (open files), attributes.c (those of open files), notify.c.
  *
  * Locks, never held over a call of libfuse or of CORE except as listed:
  *
- *   lock    requests, queue, handlers, senders        queue.c
- *   names   nodes, names, their open files            nodes.c, names.c; pc_hit_calls.length and .taken within it
+ *   lock         requests, queue, handlers, senders        queue.c
+ *   nodes_lock   nodes of open files                       attributes.c; pc_hit_calls.length and .taken within it
  *
  * No thread holds both. libfuse's locks of a request and of its session are outside of `lock`: libfuse calls
  * interrupted() (queue.c) with them held.
@@ -55,15 +55,15 @@ struct slot {
 	u8 state; /* enum slot_state; only pc_slot_move() writes it */
 	u8 interrupted; /* 1: reported, 2: checked, and the program goes on */
 	u8 known;       /* its answer may be the last known attributes */
-	u8 changes;     /* parts of names.c that it changes: CHANGES_* */
+	u8 changes;     /* attributes that it changes: CHANGES_*; 0: none */
 	pid_t pid;
 };
-enum { CHANGES_NODE = 1, CHANGES_NAMES = 2, CHANGES_ATTRIBUTES = 4 };
+enum { CHANGES_NODE = 1, CHANGES_ALL }; /* of one node, of any node */
 
 struct pc_opened {
 	struct pc_hit *hit; /* NULL: handlers do all reads and writes */
 	u64 number, fh;
-	struct pc_opened *next; /* of its node; `names` */
+	struct pc_opened *next; /* of its node; `nodes_lock` */
 	_Atomic i64 written_ns; /* as WriteMarks.written_ns in Python */
 	_Atomic u8 was_read;    /* the kernel may have pages of it, and mappings may have changed them */
 	_Atomic u8 wrote;
@@ -78,11 +78,10 @@ struct worker {
 };
 
 struct counts {
-	_Atomic u64 reads, writes, getattrs, lookups, late, refused, expired, interrupted, forgets;
+	_Atomic u64 reads, writes, getattrs, late, refused, expired, interrupted, forgets;
 };
 
 struct node;
-struct name;
 
 struct pc_loop {
 	struct fuse_session *session;
@@ -108,12 +107,10 @@ struct pc_loop {
 	_Atomic u8 stopped;
 	u8 closed; /* the session is gone */
 
-	pthread_mutex_t names; /* guards the next lines */
+	pthread_mutex_t nodes_lock; /* guards the next lines */
 	struct node **nodes;
-	struct name **entries;
-	u64 node_mask, entry_mask, nr_nodes, nr_entries;
-	u64 tick, names_changed, forgotten_changed, attributes_void;
-	u32 names_changing;
+	u64 node_mask, nr_nodes, tick, all_changed;
+	u32 all_changing;
 
 	pthread_t clock_thread;
 	struct worker workers[PC_WORKERS_MAX];
@@ -169,25 +166,18 @@ bool pc_turn_holds(const struct pc_loop *l, const struct slot *s);
 bool pc_turn_begin(struct pc_loop *l, struct slot *s);
 struct slot *pc_turn_end(struct pc_loop *l, struct slot *s);
 
-/* nodes.c */
-int pc_names_init(struct pc_loop *l);
-void pc_names_free(struct pc_loop *l);
-void pc_names_count(struct pc_loop *l, struct pc_loop_counts *out);
-
-/* names.c */
+/* attributes.c */
+int pc_nodes_init(struct pc_loop *l);
+void pc_nodes_free(struct pc_loop *l);
+const char *pc_nodes_check(struct pc_loop *l, u64 *count);
+void pc_stat_of(const struct pc_attributes *a, struct stat *out);
 bool pc_known_attributes(struct pc_loop *l, u64 number, bool old_too, struct stat *out, double *timeout);
-bool pc_known_entry(struct pc_loop *l, u64 parent, const char *name, struct fuse_entry_param *out);
 bool pc_known_open(struct pc_loop *l, u64 number);
-int pc_lookup_add(struct pc_loop *l, u64 parent, const char *name, const struct pc_attributes *a, u64 tick,
-		  i64 since_ns, struct fuse_entry_param *out);
-void pc_lookup_undo(struct pc_loop *l, u64 number, bool by_table);
-void pc_attributes_seen(struct pc_loop *l, const struct pc_attributes *a, u64 tick, i64 since_ns, struct stat *out);
-u64 pc_forgotten(struct pc_loop *l, u64 number, u64 times);
+void pc_attributes_seen(struct pc_loop *l, const struct pc_attributes *a, u64 tick, i64 since_ns);
 u64 pc_tick_now(struct pc_loop *l);
-void pc_change_begin(struct pc_loop *l, const struct slot *s);
-void pc_change_end(struct pc_loop *l, const struct slot *s);
+void pc_change_begin(struct pc_loop *l, struct slot *s);
+void pc_change_end(struct pc_loop *l, struct slot *s);
 void pc_node_changed(struct pc_loop *l, u64 number);
-void pc_entry_changed(struct pc_loop *l, u64 parent, const char *name);
 void pc_node_opened(struct pc_loop *l, struct pc_opened *o);
 void pc_node_closed(struct pc_loop *l, struct pc_opened *o);
 

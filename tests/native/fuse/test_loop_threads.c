@@ -1,8 +1,7 @@
 /*
  * The loop with everything at once: programs that read, write, look up and forget; handlers that answer rightly,
  * wrongly, twice or not at all; interrupts, deadlines, notices, and in the end a stop in the middle. Each request is
- * answered once (kernel.h). The node counts given out equal those that the handlers got to forget, plus those
- * that the kernel still has.
+ * answered once (kernel.h). The node counts given out equal those that the handlers got to forget.
  */
 #include "kernel.h"
 
@@ -155,11 +154,6 @@ static void everything(bool direct, bool stopped)
 		EQUAL(pthread_join(programs[k], NULL), 0);
 	CHECK(stopped || pc_loop_drain(kernel.loop, 60000000000ll));
 	if (!stopped) {
-		struct pc_loop_counts c;
-		do
-			pc_loop_counts(kernel.loop, &c);
-		while (c.lookup_counts);
-		CHECK(pc_loop_drain(kernel.loop, 60000000000ll));
 		/* A handler whose reply was refused, as its request was interrupted, takes its count back after that. */
 		for (u32 k = 0; k < 10000000 && atomic_load(&counted); k++)
 			sched_yield();

@@ -1,0 +1,360 @@
+/*
+ * attributes.c - attributes of open files, which getattr returns without a handler.
+ *
+ * The kernel keeps names and attributes itself. It asks again only for what it has forgotten, and for the attributes of
+ * a file that it has just read or written. So this table has the open files alone, by node number: the last attributes
+ * that a handler returned, with size and times from CORE and from writes that were answered here.
+ *
+ * Attributes are returned from here only while the kernel itself may cache them (attr_ns from the time of the request),
+ * with the remaining time. So programs see nothing older than on a mount without this table.
+ *
+ * Changes made through this mount: from queueing a change until its call ends, nothing that it touches is answered from
+ * here, and an answer to a request that began before that end is not stored. `tick` counts beginnings and ends of
+ * changes; an answer has the tick of its request. A node that is made has the tick of now: its earlier changes are not
+ * known.
+ *
+ *   of one node     setattr, xattrs, flush, fsync, release, open that truncates     node->changing, node->changed
+ *   of any node     unlink, rename, link, ...: one loses or gets a name             all_changing, all_changed
+ */
+#include <stdlib.h>
+#include <sys/stat.h>
+
+#include "state.h"
+
+enum { HASH_MIN = 64 };
+
+struct node {
+	struct node *next; /* of its bucket */
+	u64 number;
+	u64 changed;  /* tick */
+	u32 changing; /* calls that run */
+	bool seen;    /* attributes were returned once */
+	u64 seen_tick;
+	i64 until_ns; /* attributes are valid until then; 0: invalid */
+	struct pc_attributes attributes;
+	struct pc_opened *opened;
+};
+
+/* ---------------------------------------------------------------- nodes; `nodes_lock` held */
+
+static struct node **bucket_of(struct pc_loop *l, u64 number)
+{
+	u64 x = (number ^ number >> 30) * 0xbf58476d1ce4e5b9ull;
+	x = (x ^ x >> 27) * 0x94d049bb133111ebull;
+	return &l->nodes[(x ^ x >> 31) & l->node_mask];
+}
+
+static struct node *node_of(struct pc_loop *l, u64 number)
+{
+	struct node *n = *bucket_of(l, number);
+	while (n && n->number != number)
+		n = n->next;
+	return n;
+}
+
+/* As many buckets as nodes, at least. */
+static void grow(struct pc_loop *l)
+{
+	u64 mask = 2 * l->node_mask + 1, before = l->node_mask;
+	struct node **old = l->nodes, **nodes = l->nr_nodes > before ? calloc(mask + 1, sizeof(struct node *)) : NULL;
+	if (!nodes)
+		return;
+	l->nodes = nodes;
+	l->node_mask = mask;
+	for (u64 k = 0; k <= before; k++)
+		for (struct node *n = old[k], *next; n; n = next) {
+			struct node **bucket = bucket_of(l, n->number);
+			next = n->next;
+			n->next = *bucket;
+			*bucket = n;
+		}
+	free(old);
+}
+
+static struct node *node_make(struct pc_loop *l, u64 number)
+{
+	struct node *n = node_of(l, number);
+	if (n || !(n = calloc(1, sizeof(*n))))
+		return n;
+	grow(l);
+	struct node **bucket = bucket_of(l, number);
+	*n = (struct node){.next = *bucket, .number = number, .changed = l->tick};
+	*bucket = n;
+	l->nr_nodes++;
+	return n;
+}
+
+/* Remove a node without an open file or running change. */
+static void settle(struct pc_loop *l, struct node *n)
+{
+	if (n->opened || n->changing)
+		return;
+	struct node **at = bucket_of(l, n->number);
+	while (*at != n)
+		at = &(*at)->next;
+	*at = n->next;
+	free(n);
+	l->nr_nodes--;
+}
+
+int pc_nodes_init(struct pc_loop *l)
+{
+	l->nodes = calloc(HASH_MIN, sizeof(struct node *));
+	l->node_mask = HASH_MIN - 1;
+	return l->nodes ? 0 : -ENOMEM;
+}
+
+void pc_nodes_free(struct pc_loop *l)
+{
+	for (u64 k = 0; l->nodes && k <= l->node_mask; k++)
+		for (struct node *n = l->nodes[k], *next; n; n = next) {
+			next = n->next;
+			free(n);
+		}
+	free(l->nodes);
+}
+
+/* Return a mistake in the table, or NULL; `count` receives the number of nodes. */
+const char *pc_nodes_check(struct pc_loop *l, u64 *count)
+{
+	const char *wrong = NULL;
+	pthread_mutex_lock(&l->nodes_lock);
+	*count = 0;
+	for (u64 k = 0; k <= l->node_mask; k++)
+		for (struct node *n = l->nodes[k]; n; n = n->next) {
+			++*count;
+			if (!n->opened && !n->changing)
+				wrong = "a node without open files and changes";
+			if (node_of(l, n->number) != n)
+				wrong = "a node that is not found";
+		}
+	if (*count != l->nr_nodes)
+		wrong = "the number of nodes";
+	pthread_mutex_unlock(&l->nodes_lock);
+	return wrong;
+}
+
+/* ---------------------------------------------------------------- attributes; `nodes_lock` held */
+
+static struct timespec timespec_of(i64 ns)
+{
+	i64 seconds = ns / 1000000000, nanoseconds = ns % 1000000000;
+	if (nanoseconds < 0) {
+		seconds--;
+		nanoseconds += 1000000000;
+	}
+	return (struct timespec){seconds, nanoseconds};
+}
+
+static i64 ns_of(const struct timespec *t)
+{
+	return (i64)t->tv_sec * 1000000000 + t->tv_nsec;
+}
+
+enum { BLOCK = 512, PAGE = 4096 };
+
+static blkcnt_t blocks_of(u64 bytes)
+{
+	return (blkcnt_t)((bytes + BLOCK - 1) / BLOCK);
+}
+
+/* Blocks to report: never fewer than the store will have, since bytes taken later may need new blocks, within whole
+ * pages of the file. Programs take a file without blocks for one without data. */
+static blkcnt_t blocks_now(const struct pc_attributes *a, u64 size, u64 taken)
+{
+	if (a->allocated == PC_NOT_KNOWN)
+		return blocks_of(size);
+	u64 more = taken > a->taken ? taken - a->taken : 0, pages = (size + PAGE - 1) / PAGE * PAGE;
+	u64 most = pages > a->allocated ? pages : a->allocated;
+	return blocks_of(more < most - a->allocated ? a->allocated + more : most);
+}
+
+void pc_stat_of(const struct pc_attributes *a, struct stat *out)
+{
+	*out = (struct stat){.st_ino = a->number,
+			     .st_mode = a->mode,
+			     .st_nlink = a->nlink,
+			     .st_uid = a->uid,
+			     .st_gid = a->gid,
+			     .st_rdev = a->rdev,
+			     .st_size = (off_t)a->size,
+			     .st_blocks = blocks_of(a->allocated == PC_NOT_KNOWN ? a->size : a->allocated),
+			     .st_atim = timespec_of(a->atime_ns),
+			     .st_mtim = timespec_of(a->mtime_ns),
+			     .st_ctim = timespec_of(a->ctime_ns)};
+}
+
+/* Attributes of a node, updated from its open files. */
+static void current(struct pc_loop *l, const struct node *n, struct stat *out)
+{
+	pc_stat_of(&n->attributes, out);
+	i64 written = 0;
+	bool sized = false;
+	for (struct pc_opened *o = n->opened; o; o = o->next) {
+		i64 at = atomic_load_explicit(&o->written_ns, memory_order_relaxed);
+		written = at > written ? at : written;
+		if (o->hit && !sized) {
+			out->st_size = (off_t)l->calls->length(o->hit);
+			out->st_blocks = blocks_now(&n->attributes, (u64)out->st_size, l->calls->taken(o->hit));
+			sized = true;
+		}
+	}
+	if (written > ns_of(&out->st_mtim))
+		out->st_mtim = timespec_of(written);
+	if (written > ns_of(&out->st_ctim))
+		out->st_ctim = timespec_of(written);
+}
+
+static bool is_right(const struct pc_loop *l, const struct node *n, i64 now)
+{
+	return now < n->until_ns && !n->changing && n->seen_tick >= l->all_changed;
+}
+
+/* Whether an answer to a request made at `tick` is still valid. */
+static bool is_fresh(const struct pc_loop *l, const struct node *n, u64 tick)
+{
+	return !l->all_changing && !n->changing && tick >= l->all_changed && tick >= n->changed;
+}
+
+/* ---------------------------------------------------------------- cached answers */
+
+/**
+ * pc_known_attributes() - return attributes of an open file without a handler.
+ * @old_too: return the last known ones even if they are out of date.
+ * @timeout: receives how many seconds the kernel may cache them.
+ */
+bool pc_known_attributes(struct pc_loop *l, u64 number, bool old_too, struct stat *out, double *timeout)
+{
+	i64 now = now_ns(CLOCK_MONOTONIC);
+	pthread_mutex_lock(&l->nodes_lock);
+	struct node *n = node_of(l, number);
+	bool known = n && n->seen && (old_too || is_right(l, n, now));
+	if (known) {
+		current(l, n, out);
+		*timeout = (double)(old_too ? l->options.attr_ns : n->until_ns - now) / 1e9;
+	}
+	pthread_mutex_unlock(&l->nodes_lock);
+	return known;
+}
+
+/* Whether the node is open and its attributes were returned once, so that the last known ones can stand in for a late
+ * answer. */
+bool pc_known_open(struct pc_loop *l, u64 number)
+{
+	pthread_mutex_lock(&l->nodes_lock);
+	struct node *n = node_of(l, number);
+	bool open = n && n->seen && n->opened;
+	pthread_mutex_unlock(&l->nodes_lock);
+	return open;
+}
+
+/* Store attributes that a handler has returned for a request of tick @tick, which began at @since_ns. */
+void pc_attributes_seen(struct pc_loop *l, const struct pc_attributes *a, u64 tick, i64 since_ns)
+{
+	pthread_mutex_lock(&l->nodes_lock);
+	struct node *n = node_of(l, a->number);
+	if (n) {
+		n->attributes = *a;
+		n->seen = true;
+		n->seen_tick = tick;
+		n->until_ns = is_fresh(l, n, tick) ? since_ns + l->options.attr_ns : 0;
+	}
+	pthread_mutex_unlock(&l->nodes_lock);
+}
+
+/* The last known attributes of a file that is being opened: they are out of date, but can stand in for a late answer. */
+void pc_attributes_known(struct pc_loop *l, const struct pc_attributes *a)
+{
+	pthread_mutex_lock(&l->nodes_lock);
+	struct node *n = node_of(l, a->number);
+	if (n && !n->seen) {
+		n->attributes = *a;
+		n->seen = true;
+	}
+	pthread_mutex_unlock(&l->nodes_lock);
+}
+
+/* ---------------------------------------------------------------- changes */
+
+u64 pc_tick_now(struct pc_loop *l)
+{
+	pthread_mutex_lock(&l->nodes_lock);
+	u64 tick = l->tick;
+	pthread_mutex_unlock(&l->nodes_lock);
+	return tick;
+}
+
+/* A change begins: @running 1, or ends: -1. Without memory for a node it counts as a change of all. */
+static void change(struct pc_loop *l, struct slot *s, int running)
+{
+	if (!s->changes)
+		return;
+	pthread_mutex_lock(&l->nodes_lock);
+	l->tick++;
+	struct node *n = NULL;
+	if (s->changes == CHANGES_NODE) {
+		n = running > 0 ? node_make(l, s->request.number) : node_of(l, s->request.number);
+		if (!n)
+			s->changes = CHANGES_ALL;
+	}
+	if (n) {
+		n->changing += (u32)running;
+		n->changed = l->tick;
+		n->until_ns = 0;
+		settle(l, n);
+	} else {
+		l->all_changing += (u32)running;
+		l->all_changed = l->tick;
+	}
+	pthread_mutex_unlock(&l->nodes_lock);
+}
+
+void pc_change_begin(struct pc_loop *l, struct slot *s)
+{
+	change(l, s, 1);
+}
+
+void pc_change_end(struct pc_loop *l, struct slot *s)
+{
+	change(l, s, -1);
+}
+
+/* Another client has changed the node. */
+void pc_node_changed(struct pc_loop *l, u64 number)
+{
+	pthread_mutex_lock(&l->nodes_lock);
+	struct node *n = node_of(l, number);
+	l->tick++;
+	if (n) {
+		n->changed = l->tick;
+		n->until_ns = 0;
+	}
+	pthread_mutex_unlock(&l->nodes_lock);
+}
+
+/* ---------------------------------------------------------------- open files */
+
+void pc_node_opened(struct pc_loop *l, struct pc_opened *o)
+{
+	pthread_mutex_lock(&l->nodes_lock);
+	struct node *n = node_make(l, o->number);
+	if (n) {
+		o->next = n->opened;
+		n->opened = o;
+	}
+	pthread_mutex_unlock(&l->nodes_lock);
+}
+
+void pc_node_closed(struct pc_loop *l, struct pc_opened *o)
+{
+	pthread_mutex_lock(&l->nodes_lock);
+	struct node *n = node_of(l, o->number);
+	struct pc_opened **at = n ? &n->opened : NULL;
+	while (at && *at && *at != o)
+		at = &(*at)->next;
+	if (at && *at) {
+		*at = o->next;
+		settle(l, n);
+	}
+	pthread_mutex_unlock(&l->nodes_lock);
+}
