@@ -213,11 +213,14 @@ static void check_attributes_of_an_open_file_are_repeated_until_something_change
 
 	u64 gone = send_to(&kernel, FUSE_UNLINK, 1, "a", 2); /* it may change the number of links of any file */
 	EQUAL(next(), PC_FUSE_UNLINK);
+	changing = request;
+	request.memory = NULL;
 	u64 look = send_getattr(&kernel, FILE_NODE);
-	EQUAL(pc_reply_error(kernel.loop, request.token, 0), 0);
-	done();
-	EQUAL(answer_to(&kernel, gone).error, 0);
 	EQUAL(next(), PC_FUSE_GETATTR);
+	EQUAL(pc_reply_error(kernel.loop, changing.token, 0), 0);
+	CHECK(pc_loop_done(kernel.loop, changing.token));
+	EQUAL(answer_to(&kernel, gone).error, 0);
+	free(changing.memory);
 	EQUAL(pc_reply_attributes(kernel.loop, request.token, &old), 0); /* perhaps from before the removal */
 	done();
 	EQUAL(answer_to(&kernel, look).error, 0);
