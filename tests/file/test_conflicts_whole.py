@@ -223,6 +223,60 @@ def test_a_commit_whose_answer_was_lost_is_no_conflict(make: Make, opens: bool) 
         assert again.pread(len(DATA), 0) == over(DATA)
 
 
+@pytest.mark.parametrize("stored", ["ours", "another"])
+@pytest.mark.parametrize("announced", ["before the answer", "in place of the answer"])
+def test_an_announcement_beside_a_commit_makes_a_conflict_if_it_is_of_another_version(
+    make: Make, announced: str, stored: str
+) -> None:
+    """The version of the commit is unknown then, and may be the announced one. [2.19]"""
+    backend = ObjectBackend({KEY: DATA})
+    rig = make(backend=backend, retry=FAST, options={"revalidate": 1e6})
+    file = rig.open()
+    file.pwrite(MINE, PAGE)
+
+    def commit(stored_file: Any) -> str:
+        made = str(stored_file.make_durable())
+        rig.volume.invalidate_remote(KEY, version=made if stored == "ours" else backend.put(KEY, OTHER))
+        if announced == "in place of the answer":
+            raise OSError(errno.ETIMEDOUT, "no answer")
+        return made
+
+    backend.fault("commit", commit)
+    if stored == "another":
+        if announced == "before the answer":
+            file.fsync()
+        file.pwrite(MINE, 0)
+        with pytest.raises(ConflictError):
+            file.fsync()
+        assert backend.committed(KEY) == OTHER
+        with pytest.raises(ConflictError):
+            file.pread(PAGE, 2 * PAGE)
+    else:
+        file.fsync()
+        assert file.pread(len(DATA), 0) == over(DATA)
+        file.pwrite(MINE, 0)
+        file.fsync()
+        assert backend.committed(KEY) == MINE + over(DATA)[PAGE:]
+
+
+def test_an_object_that_is_announced_beside_its_commit_is_looked_at_by_the_next_open(make: Make) -> None:
+    """The commit tells the version that it has made, and another one may have replaced that. [2.19]"""
+    backend = ObjectBackend({KEY: DATA})
+    rig = make(backend=backend, options={"revalidate": 1e6})
+
+    def commit(stored: Any) -> str:
+        made = str(stored.make_durable())
+        rig.volume.invalidate_remote(KEY, version=backend.put(KEY, OTHER))
+        return made
+
+    backend.fault("commit", commit)
+    with rig.open() as file:
+        file.pwrite(MINE, PAGE)
+        file.fsync()
+        with rig.volume.open(KEY) as again:
+            assert again.pread(len(DATA), 0) == OTHER
+
+
 def test_a_lost_answer_is_repaired_within_fsync(make: Make) -> None:
     """Transient: the same call commits again. [T-69]"""
     backend = ObjectBackend({KEY: DATA})

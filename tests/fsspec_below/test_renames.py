@@ -16,6 +16,8 @@ from pagecache.backends.fsspec.calls import Calls
 from pagecache.backends.passing import PassingBackend
 from pagecache.errors import Key
 from pagecache.testing import FaultyBackend, Gate, Rule
+from pagecache.volume import opening
+from pagecache.volume.inode import Inode
 from tests.file.rig import Task
 from tests.fsspec_below.place import OLD, Place, get, put
 from tests.fsspec_below.stores import Elsewhere, Parts, Whole, once
@@ -247,6 +249,61 @@ def test_status_that_fails_for_good_behind_a_rename_is_asked_for_by_the_next_cal
             assert file.pread(len(OLD), 0) == expected[: len(OLD)]
             file.pwrite(b"M", 0)
     assert (place.content("key"), place.content("other")) == (None, b"M" + expected[1:])
+
+
+@pytest.mark.parametrize("ours", [True, False], ids=["its copy", "another version"])
+@pytest.mark.parametrize("use", [uploaded, written, read])
+def test_version_that_is_announced_before_a_renamed_file_is_opened_anew(
+    place: Place, use: Callable[[CachedFile], None], ours: bool
+) -> None:
+    """Its own copy is no change by another client, and any other version is one. [2.19, 2.20]"""
+    backend = FaultyBackend(place.backend)
+    with PageCache("16MiB", retry=ONCE, flush_interval=3600) as cache:
+        volume = cache.attach(backend)
+        file = volume.open("key", "r+b", read_ahead=0)
+        use(file)
+        backend.use([Rule("stat", error=errno.ECONNRESET, times=2)])
+        with pytest.raises(ConnectionResetError):
+            volume.rename("key", "other")
+        backend.use([])
+        if not ours:
+            place.put("other", OTHER)
+        volume.invalidate_remote("other", version=place.backend.stat("other").version)
+        if ours:
+            expected = OLD if use is read else b"W" * (1 << 20) + OLD[1 << 20 :]
+            assert file.pread(len(OLD), 0) == expected
+            file.close()
+            assert place.content("other") == expected
+        else:
+            with pytest.raises(ConflictError):
+                file.pread(4, len(OLD) - 4)
+            if use is not read:
+                with pytest.raises(ConflictError):
+                    file.fsync()
+            file.abandon()
+            assert place.content("other") == OTHER
+
+
+@pytest.mark.parametrize("use", [uploaded, written, read])
+def test_copy_that_is_announced_before_its_rename_returns_is_no_change_by_another_client(
+    place: Place, use: Callable[[CachedFile], None], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """[2.19, 2.20]"""
+    with PageCache("16MiB", flush_interval=3600) as cache:
+        volume = cache.attach(place.backend)
+        follow = opening.follow
+
+        def announced(inode: Inode) -> None:
+            volume.invalidate_remote("other", version=place.backend.stat("other").version)
+            follow(inode)
+
+        monkeypatch.setattr(opening, "follow", announced)
+        with volume.open("key", "r+b", read_ahead=0) as file:
+            use(file)
+            volume.rename("key", "other")
+            expected = OLD if use is read else b"W" * (1 << 20) + OLD[1 << 20 :]
+            assert file.pread(len(OLD), 0) == expected
+        assert place.content("other") == expected
 
 
 def test_version_that_is_stored_while_its_object_is_copied_is_not_removed() -> None:

@@ -35,7 +35,7 @@ from ..report.notices import cause, spans
 from ..report.trouble import SETTLED
 from ..retryer import is_transient
 from . import overlay
-from .owed import Step
+from .owed import FOLLOWING, Step
 
 if TYPE_CHECKING:
     from ..file import EngineFile
@@ -171,12 +171,28 @@ def announced(file: EngineFile, version: str | None, start: int, end: int) -> No
     if file.volume.mirror is not None and not file.removed:
         file.volume.mirror.invalidate(file.key, "the object was changed by another writer")
     local = file.native.local_ranges()
-    if (whole and file.native.has_local()) or any(pos < end and start < pos + n for pos, n in local):
+    if whole:
+        if not _may_be_ours(file, version):
+            changed(file, version)
+    elif any(pos < end and start < pos + n for pos, n in local):
         changed(file, version)
-    elif whole:
-        _lose_base(file, version)
     elif version is not None and file.conflict is None:
         file.versions.announce(version)  # its size is not known
+
+
+def _may_be_ours(file: EngineFile, version: str | None) -> bool:
+    """Return whether a commit or a rename of this cache may have made an announced version of a whole object: one runs,
+    or its result is not known yet. Whoever finds out the result finds a foreign version, too, and no read takes one.
+
+    Each of them is recorded before it begins, and the version that it makes before that record goes: so the version is
+    compared last, and a rename before the debt that it leaves.
+    """
+    with file.lock:
+        running = bool(file.publications) or file.unnaming is not None
+    if running or file.owed.owes(FOLLOWING):
+        return True
+    with file.lock:
+        return file.versions.stale or file.versions.is_base(version)
 
 
 def unnamed(file: EngineFile) -> None:

@@ -13,6 +13,7 @@ from __future__ import annotations
 
 import contextlib
 import math
+from enum import Enum
 from typing import TYPE_CHECKING
 
 from ...native import NAMES
@@ -23,6 +24,15 @@ if TYPE_CHECKING:
     from ..file import EngineFile
 
 __all__ = ["Versions"]
+
+
+class Distrusted(Enum):
+    """In place of a name, none of which led to the base."""
+
+    DISTRUSTED = 0
+
+
+DISTRUSTED = Distrusted.DISTRUSTED
 
 
 class Versions:
@@ -37,8 +47,9 @@ class Versions:
     def __init__(self, file: EngineFile, base: str | None) -> None:
         self._file = file
         self.base = base
-        self.looked: tuple[Key, float] = "", -math.inf
-        """The name under which the base was found to be stored last, and the time before that look."""
+        self.looked: tuple[Key | Distrusted, float] = DISTRUSTED, -math.inf
+        """The name under which the base was found to be stored last, and the time before that look; or the time since
+        when another version may be stored."""
         self.announced: str | None = None
         self.changes = 0
         self.stale = False
@@ -79,7 +90,8 @@ class Versions:
     def commit(self, base: str, *, stale: bool) -> None:
         """Make the version that a commit has made the base. The lock is held."""
         self.take(base, stale=stale)
-        self.looked = self._file.key, self._file.volume.clock.now()
+        if not self._is_distrusted():  # beside the commit, perhaps
+            self.looked = self._file.key, self._file.volume.clock.now()
 
     def is_recent(self, name: Key, age: float) -> bool:
         """Return whether the name led to this file, and to its base, at most `age` seconds ago; an infinite age needs
@@ -91,12 +103,20 @@ class Versions:
     def confirm(self, name: Key, version: str | None, when: float | None) -> None:
         """Record that this version was found under a name, by a look that began at that time; None: by none."""
         with self._file.lock:
-            if when is not None and version == self.base and not self.stale and self.announced is None:
+            if when is None or version != self.base or self.stale or self.announced is not None:
+                return
+            if not self._is_distrusted() or when >= self.looked[1]:
                 self.looked = name, when
 
     def distrust(self) -> None:
         """Record that another version may be stored: the next open looks."""
-        self.looked = "", -math.inf
+        with self._file.lock:
+            self.looked = DISTRUSTED, self._file.volume.clock.now()
+
+    def _is_distrusted(self) -> bool:
+        """Return whether no look has begun since another version was announced. The lock is held."""
+        seen, when = self.looked
+        return seen is DISTRUSTED and when > -math.inf
 
     def announce(self, version: str) -> None:
         """Keep an announced version until its size is taken."""
