@@ -178,6 +178,8 @@ class Run:
                 crash.end()
             if not world.failures:
                 self._orderly(world, "removing the files", partial(self._discard, target))
+            if world.failures and (check_place := getattr(target, "check_place", None)) is not None:
+                check_place()
             if world.failures:
                 self._give_up(
                     [target.give_up] if self.keep else [target.give_up, partial(self._clear, target)], self.grace

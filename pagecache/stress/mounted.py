@@ -179,6 +179,7 @@ class MountedTarget:
         self._files = plan.files
         self.root = folder
         self._folder = Path(folder) / f"pagecache-stress-{plan.seed}-{number}"
+        self._place = _place(folder)
         self.name = f"path:{folder}"
         self.edges = Edges((PAGE, 16 * PAGE))
         self.skipped: dict[str, str] = {}
@@ -250,6 +251,18 @@ class MountedTarget:
 
     def _path(self, what: int | str) -> Path:
         return self._folder / (f"file{what}" if isinstance(what, int) else what)
+
+    def check_place(self) -> None:
+        """Check that the path still leads to the directory in which the round began.
+
+        Raises:
+            UnusableTarget: it leads to another one, which explains any finding.
+        """
+        if _place(self.root) not in (None, self._place):
+            raise UnusableTarget(
+                f"{self.name}: another directory has this path since the round began: mount before the run, and unmount"
+                f" after it; {self._folder.name!r} is left in the first one"
+            )
 
     def calm(self) -> None:
         """Do nothing: there are no faults."""
@@ -537,6 +550,15 @@ class MountedTarget:
             return self._path(name).read_bytes()
         except FileNotFoundError:
             return None
+
+
+def _place(folder: str) -> tuple[int, int] | None:
+    """Return the identity of a directory; None: there is none, or its server has died."""
+    try:
+        found = os.stat(folder)
+    except OSError:
+        return None
+    return found.st_dev, found.st_ino
 
 
 def on_fuse(folder: str) -> bool:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import errno
+import os
 import threading
 from collections.abc import Callable, Iterator
 from dataclasses import replace
@@ -20,6 +21,7 @@ from pagecache.stress import Plan, UnusableTarget, run
 from pagecache.stress.bindings import Binding, Names, Sight, Value
 from pagecache.stress.cached import CachedTarget
 from pagecache.stress.history import Broken, Clock, Model, Write
+from pagecache.stress.mounted import MountedTarget
 from pagecache.stress.objects import Objects
 from pagecache.stress.others import Others
 from pagecache.stress.profiles import KINDS, PROFILES, Operation
@@ -281,6 +283,26 @@ def test_the_operating_system_keeps_the_rules_of_names(tmp_path: Path, links: bo
     assert report.ok, report.story
     done = {key.split(" | ")[0] for key in report.coverage}
     assert {kind for kind in PROFILES["names"].weights if KINDS[kind] in mix} <= done
+
+
+def test_another_directory_at_the_path_is_no_finding(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """As after a mount that comes up while a round runs: its names seem to be gone, all at once."""
+    place, folders = tmp_path / "place", [tmp_path / name for name in ("covered", "mounted")]
+    for folder in folders:
+        folder.mkdir()
+    place.symlink_to(folders[0])
+
+    def mounted(target: MountedTarget, leads: str, name: str) -> None:
+        (tmp_path / "now").symlink_to(folders[1])
+        (tmp_path / "now").replace(place)
+        os.symlink(leads, target.key(name))
+
+    monkeypatch.setattr(MountedTarget, "symlink", mounted)
+    plan = Plan(seed=1, threads=6, tasks=0, operations=200, **SHARED | {"mix": ("shared", "links")})
+    message = r"path:.*place: another directory has this path since the round began.*'pagecache-stress-1-0' is left"
+    with pytest.raises(UnusableTarget, match=message):
+        run(plan, f"path:{place}")
+    assert (folders[0] / "pagecache-stress-1-0").is_dir()
 
 
 def test_workers_share_names_and_nothing_is_found() -> None:
