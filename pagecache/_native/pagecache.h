@@ -164,8 +164,7 @@ void pc_forked(void);
 enum { PC_VOLUMES_MAX = 4096 }; /* at one time */
 int pc_volume_create(struct pc_cache *c, uint32_t max_inflight, struct pc_volume **out);
 void pc_volume_destroy(struct pc_volume *v);
-void pc_volume_set_on_loop(struct pc_volume *v, bool on_loop);
-void pc_volume_set_prompt(struct pc_volume *v, bool prompt);
+void pc_volume_set_calls(struct pc_volume *v, bool reads_here, bool on_loop);
 void pc_volume_set_inflight(struct pc_volume *v, uint32_t max_inflight);
 void pc_volume_set_mirror(struct pc_volume *v, const struct pc_limits *limits);
 void pc_volume_set_dirty_limit(struct pc_volume *v, uint64_t bytes, uint64_t floor);

@@ -143,20 +143,11 @@ class EngineFile:
     def read_aside(self, op: Op) -> None:
         reader.read_aside(self, op)
 
-    def start_fill(self, op: Op) -> None:
-        reader.start_fill(self, op)
-
     def write(self, op: Op) -> None:
         issuer.write(self, op)
 
-    def start_write(self, op: Op) -> None:
-        issuer.start_write(self, op)
-
     def write_units(self, op: Op) -> None:
         issuer.write_units(self, op)
-
-    def start_write_units(self, op: Op) -> None:
-        issuer.start_write_units(self, op)
 
     def commit(self, op: Op) -> None:
         issuer.commit(self, op)

@@ -1,13 +1,11 @@
-"""The cache's own event loop.
+"""The cache's own event loop, on which the coroutines of asynchronous backends run.
 
-One daemon thread per cache, started with the first asynchronous backend. Calls that carry bytes and that no thread
-waits for (write-back, readahead, fills for tasks) run here as tasks: the loop takes work from CORE's queue like a
-thread of a volume, and makes each piece a task without waiting. Everything else (commits, names, fills that a thread
-waits for) stays on the threads used for any backend and calls through `Blocking` (blocking.py), which runs the
-coroutine here.
+One daemon thread per cache, started with the first asynchronous backend. All calls are made by the threads that make
+those of any backend, through `Blocking` (blocking.py): `call` starts the coroutine here and waits for its end. So
+whatever the engine does with a blocking backend it does with an asynchronous one.
 
-Interrupts do not reach this thread, so a coroutine may own an operation; `_settling` ends it with the task. Exceptions
-of a backend never reach the loop: calls are wrapped so that even SystemExit is only a result.
+`call` is `asyncio.run_coroutine_threadsafe` without its future, whose lock an interrupt could leave locked (park.py).
+Exceptions of a backend never reach the loop: they are the result of the call, even SystemExit.
 """
 
 from __future__ import annotations
@@ -18,26 +16,19 @@ import logging
 import threading
 import weakref
 from collections.abc import Callable, Coroutine, Sequence
-from typing import Any, TypeVar
+from typing import Any, Generic, TypeVar
 
 from .. import native
 from ..errors import DeadlockError, ShutdownError
-from ..native import NativeVolume, Op
 from .blocking import Call, as_answer, calls, inside_calls
-from .park import SLICE, Park, Signal, start_thread
+from .park import SLICE, Park, start_thread
 from .report.reason import Reason
-from .runner import Job, ThreadRunner
 from .tasks import ended
 
 __all__ = ["CacheLoop", "advanced", "new_waiter"]
 
 log = logging.getLogger("pagecache.internal")
 T = TypeVar("T")
-
-BATCH = 64
-"""Pieces of work that are started before the loop handles other events."""
-LATER = 0.0005
-"""Seconds before a pass checks again whether a writer has released its only folio."""
 
 
 # -- wakers of loops
@@ -77,22 +68,43 @@ async def advanced(kind: str, address: int, seq: int, timeout: float, reason: Re
 # -- the loop
 
 
-class _Outcome:
-    """The result of a call on the loop, for the waiting thread."""
+class _Running(Generic[T]):
+    """A coroutine on the loop, for the thread that waits for its result."""
 
-    __slots__ = ("_signal", "error", "task", "value")
+    def __init__(self, what: str, work: Callable[[], Coroutine[Any, Any, T]], call: Call, park: Park) -> None:
+        self._what, self._work, self._call = what, work, call
+        self._task: asyncio.Task[None] | None = None
+        self._value: T | None = None
+        self._error: BaseException | None = None
+        self._ended = park.signal()
+        self.wait = self._ended.wait
 
-    def __init__(self, park: Park) -> None:
-        self.value: Any = None
-        self.error: BaseException | None = None
-        self.task: asyncio.Task[None] | None = None
-        self._signal: Signal = park.signal()
+    def begin(self) -> None:
+        """Start it; on the loop."""
+        self._task = asyncio.get_running_loop().create_task(self._run())
 
-    def end(self) -> None:
-        self._signal.set()
+    async def _run(self) -> None:
+        calls.set(self._call)
+        try:
+            self._value = await self._work()
+        except BaseException as error:
+            self._error = as_answer(error, self._what)
+        finally:
+            self._call.live = False
+            self._ended.set()
 
-    def wait(self, timeout: float) -> bool:
-        return self._signal.wait(timeout)
+    def cancel(self) -> None:
+        """Cancel it; on the loop."""
+        if self._task is not None:
+            self._task.cancel()
+
+    def result(self) -> T:
+        if self._error is not None:
+            try:
+                raise self._error
+            finally:
+                self._error = None  # error → traceback → this frame → error
+        return self._value  # type: ignore[return-value]
 
 
 class CacheLoop:
@@ -102,8 +114,7 @@ class CacheLoop:
         native.use_loops(new_waiter, inside_calls)
         self._park = park
         self._loop = asyncio.new_event_loop()
-        self._tasks: set[asyncio.Task[Any]] = set()
-        self.ending = self._ended = self._over = False
+        self._ended = self._over = False
         self._thread = threading.Thread(target=self._run, name=f"pagecache-{name}-loop", daemon=True)
         try:
             start_thread(self._thread, "of the cache")
@@ -135,30 +146,6 @@ class CacheLoop:
     def is_current(self) -> bool:
         return threading.current_thread() is self._thread
 
-    # -- tasks
-
-    def spawn(self, work: Coroutine[Any, Any, object]) -> asyncio.Task[Any]:
-        """Start a coroutine as a task; on the loop's thread."""
-        task = self._loop.create_task(work)
-        self._tasks.add(task)
-        task.add_done_callback(self._tasks.discard)
-        return task
-
-    def carry(self, op: Op, work: Coroutine[Any, Any, None]) -> None:
-        """Run an operation as a task; on the loop's thread."""
-        self.spawn(_settling(op, work))
-
-    def post(self, call: Callable[..., object], *args: object) -> None:
-        """Call a function on the loop's thread.
-
-        Raises:
-            ShutdownError: the loop has ended.
-        """
-        try:
-            self._loop.call_soon_threadsafe(call, *args)
-        except RuntimeError as error:
-            raise ShutdownError("the event loop of the cache has ended") from error
-
     def call(
         self,
         what: str,
@@ -174,70 +161,38 @@ class CacheLoop:
             alive: called regularly; raises if waiting is pointless. Then, and when a signal handler raises, the
                 coroutine is cancelled. None: it is never cancelled, and its return is awaited.
             addresses: volumes whose call this is, besides those whose calls this thread is in.
+
+        Raises:
+            DeadlockError: this is the thread of the loop. ShutdownError: the loop has ended.
+            the exception of the coroutine, whatever its type; OSError (EIO) if it was cancelled.
         """
         if self.is_current():
             raise DeadlockError(f"{what} of an asynchronous backend, waited for on the event loop that runs it")
-        outcome = _Outcome(self._park)
-        call = Call([*addresses, *native.inside()])
-        self.post(self._begin, what, work, outcome, call)
+        running = _Running(what, work, Call([*addresses, *native.inside()]), self._park)
+        self._post(running.begin)
         try:
-            while not outcome.wait(SLICE):
+            while not running.wait(SLICE):
                 if alive is not None:
                     alive()
-                if not self.alive():
+                if self._over:
                     raise ShutdownError("the event loop of the cache has ended")
         except BaseException:
             if alive is not None:
                 with contextlib.suppress(ShutdownError):
-                    self.post(_cancel, outcome)
+                    self._post(running.cancel)
             raise
-        if outcome.error is not None:
-            try:
-                raise outcome.error
-            finally:
-                del outcome  # error → traceback → this frame → error
-        return outcome.value  # type: ignore[no-any-return]
+        return running.result()
 
-    def _begin(self, what: str, work: Callable[[], Coroutine[Any, Any, T]], outcome: _Outcome, call: Call) -> None:
-        outcome.task = self.spawn(_answer(what, work, outcome, call))
+    def _post(self, call: Callable[..., object], *args: object) -> None:
+        """Call a function on the loop's thread.
 
-    async def aside(self, runner: ThreadRunner, call: Callable[[], T]) -> T:
-        """Run a blocking call on a thread of a volume."""
-        future: asyncio.Future[T] = self._loop.create_future()
-
-        def run() -> None:
-            try:
-                value = call()
-            except BaseException as error:
-                self.post(_fail, future, error)
-            else:
-                self.post(_succeed, future, value)
-
-        runner.submit(native.NAMES, Job(self._park, run))
-        return await future
-
-    # -- work of a volume
-
-    def serve(self, volume: NativeVolume) -> None:
-        """Start a volume's work as it comes, until the volume stops."""
-        self.post(lambda: self.spawn(self._serve(volume)))
-
-    async def _serve(self, volume: NativeVolume) -> None:
-        call = Call([volume.address])
-        calls.set(call)  # inherited by the tasks that are made here
-        while True:
-            seq = volume.event_seq()
-            started = 0
-            while (more := volume.start_work()) is True and started < BATCH:
-                started += 1
-            if more is None:
-                return
-            if more is True:
-                await asyncio.sleep(0)
-            elif more == "later":
-                await asyncio.sleep(LATER)
-            else:
-                await ended(native.ticket(volume.cache.core, "volume", volume.address, seq, 0, 0, None, 0))
+        Raises:
+            ShutdownError: the loop has ended.
+        """
+        try:
+            self._loop.call_soon_threadsafe(call, *args)
+        except RuntimeError as error:
+            raise ShutdownError("the event loop of the cache has ended") from error
 
     # -- the end
 
@@ -246,12 +201,11 @@ class CacheLoop:
         if not self.alive():
             return True
         with contextlib.suppress(ShutdownError):
-            self.post(lambda: self.spawn(self._end(timeout)))
+            self._post(lambda: self._loop.create_task(self._end(timeout)))
         self._thread.join(timeout + SLICE)
         return not self.alive()
 
     async def _end(self, timeout: float) -> None:
-        self.ending = True
         this = asyncio.current_task()
         others = {task for task in asyncio.all_tasks() if task is not this}
         for task in others:
@@ -260,38 +214,3 @@ class CacheLoop:
             await asyncio.wait(others, timeout=timeout)
         self._ended = True
         self._loop.stop()
-
-
-async def _settling(op: Op, work: Coroutine[Any, Any, None]) -> None:
-    """Settle the operation when the work ends: the frames of a stored exception would keep it alive."""
-    try:
-        await work
-    finally:
-        op.settle()
-
-
-def _succeed(future: asyncio.Future[T], value: T) -> None:
-    if not future.done():
-        future.set_result(value)
-
-
-def _fail(future: asyncio.Future[Any], error: BaseException) -> None:
-    if not future.done():
-        future.set_exception(error if not isinstance(error, StopIteration) else RuntimeError("StopIteration"))
-
-
-def _cancel(outcome: _Outcome) -> None:
-    if outcome.task is not None:
-        outcome.task.cancel()
-
-
-async def _answer(what: str, work: Callable[[], Coroutine[Any, Any, object]], outcome: _Outcome, call: Call) -> None:
-    """Pass the result of the work to the waiting thread."""
-    calls.set(call)
-    try:
-        outcome.value = await work()
-    except BaseException as error:
-        outcome.error = as_answer(error, what)
-    finally:
-        call.live = False
-        outcome.end()

@@ -46,7 +46,6 @@ from .throttle import Checks, Outage, Pace, Stall
 if TYPE_CHECKING:
     from .file import EngineFile
     from .flusher import Flusher
-    from .loop import CacheLoop
 
 __all__ = ["EngineCache", "EngineVolume", "Ticket", "threads_of"]
 
@@ -60,14 +59,10 @@ IDLE_FILES_MAX = 64
 IDLE_TURN, IDLE_TURN_FLUSHER = 4, 1024
 """Maximum idle files that a close, or a turn of the flusher, checks."""
 
-LOOP_THREADS = 32
-"""Threads of a volume whose bytes an event loop carries: for commits and names."""
-
 
 def threads_of(backend: Backend) -> int:
     """Return how many threads call a backend."""
-    most = int(backend.limits.max_inflight)
-    return (min(most, LOOP_THREADS) if isinstance(backend, Blocking) else most) + 1
+    return int(backend.limits.max_inflight) + 1
 
 
 class EngineCache(Protocol):
@@ -132,7 +127,6 @@ class EngineVolume:
         self.park = park or Park()
         self.random = (rng or random.Random()).random
         self.native = NativeVolume(cache.native, int(backend.limits.max_inflight))
-        self.loop: CacheLoop | None = None
         self._prompt = prompt
         self._retry = retry
         self.held = Held()
@@ -187,23 +181,15 @@ class EngineVolume:
         return decision
 
     def _bind(self, backend: Backend) -> None:
-        """Hold a backend, and choose how bytes are carried: by an event loop, or by threads."""
+        """Hold a backend, and choose which of its calls their callers make themselves."""
         self.held.use("backend", backend)
-        loop = backend.loop if isinstance(backend, Blocking) else None
+        prompt = bool(backend.limits.prompt) if self._prompt is None else self._prompt
+        on_loop = isinstance(backend, Blocking)
         if isinstance(backend, Blocking):
             backend.address, backend.check_alive = self.native.address, self.check_alive
-        self.native.set_on_loop(loop is not None)
-        if loop is not None and self.loop is None:
-            loop.serve(self.native)
-        self.loop = self.loop or loop
-        self.prompt = self._bind_prompt(backend)
-
-    def _bind_prompt(self, backend: Backend) -> bool:
-        """Choose whether callers make their calls of the backend themselves, and return that."""
-        prompt = bool(backend.limits.prompt) if self._prompt is None else self._prompt
-        prompt = prompt and not isinstance(backend, Blocking)
-        self.native.set_prompt(prompt)
-        return prompt
+        self.prompt = prompt and not on_loop
+        self.reads_here = self.prompt or on_loop  # whose waiter can leave
+        self.native.set_calls(reads_here=self.reads_here, on_loop=on_loop)
 
     # -- alive or not
 

@@ -137,19 +137,11 @@ class NativeVolume:
         """Do the next piece of work; False: there was none in time; None: the volume has stopped."""
         return cast("bool | None", extension.work(self.cache.core, self.address, job, math.ceil(timeout * 1e9)))
 
-    def start_work(self) -> bool | str | None:
-        """Start the next piece of work, on the event loop that carries the volume's bytes. False: there is none;
-        "later": check again shortly; None: the volume has stopped.
+    def set_calls(self, *, reads_here: bool, on_loop: bool) -> None:
+        """Set how calls are made. `reads_here`: a caller makes the read that it waits for itself; `on_loop`: calls are
+        coroutines on the cache's event loop.
         """
-        return cast("bool | str | None", extension.start_work(self.cache.core, self.address))
-
-    def set_on_loop(self, on: bool) -> None:
-        """Choose whether an event loop starts work that carries bytes, or threads take it."""
-        lib.pc_volume_set_on_loop(self._v, on)
-
-    def set_prompt(self, prompt: bool) -> None:
-        """Choose whether callers make their fills themselves, or threads of the volume."""
-        lib.pc_volume_set_prompt(self._v, prompt)
+        lib.pc_volume_set_calls(self._v, reads_here, on_loop)
 
     def wake_worker(self) -> None:
         """Wake one thread that waits for work."""

@@ -155,12 +155,6 @@ class Op(Protocol):
         number. `aside`: in a job of class DIRECT.
         """
 
-    def settle(self) -> None:
-        """End the operation of a task on the event loop."""
-
-    def fail(self, error: BaseException, /) -> None:
-        """Set the error of a fill on the event loop, for the task that requested it."""
-
     def call(self, function: Callable[[], object], /) -> object:
         """Make a backend call under the held token, on another thread; the token is the call's until it returns."""
 
@@ -297,7 +291,6 @@ class Operation(NamedTuple):
     request: int
     holds: int
     in_call: int
-    on_loop: int
     left: int
     helper: int
     staged: int

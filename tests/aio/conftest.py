@@ -1,4 +1,4 @@
-"""Fixtures: the rigs of tests/file over asynchronous backends, and caches over stores."""
+"""Fixtures: caches over stores."""
 
 from __future__ import annotations
 
@@ -9,20 +9,10 @@ import pytest
 
 from pagecache import PageCache, Volume
 
-from ..file.conftest import clock, make, rig  # noqa: F401
-from ..file.rig import FAST, QUIET, seen_as
-from .over import Over
+from ..file.rig import FAST, QUIET
 from .stores import Store
 
 Attach = Callable[..., Volume]
-
-
-@pytest.fixture(autouse=True)
-def asynchronous() -> Iterator[None]:
-    """Give the rigs of tests/file an asynchronous backend."""
-    before, seen_as[0] = seen_as[0], Over
-    yield
-    seen_as[0] = before
 
 
 @pytest.fixture

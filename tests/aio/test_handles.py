@@ -19,7 +19,6 @@ import pytest
 
 from pagecache import Advice, AsyncBackend, CachedFile, aio
 from pagecache.backends import MemoryBackend
-from pagecache.engine.blocking import BlockingFile
 
 from ..file.backends import RecordingBackend
 from ..file.rig import KEY, PAGE, accepted_before, pattern
@@ -268,24 +267,6 @@ def test_a_source_that_is_not_there_is_an_error_of_the_task(attach: Attach, tmp_
             assert await file.pread(len(DATA), 0) == DATA
 
     run(main())
-
-
-def test_calls_with_bytes_take_no_thread_of_the_volume(attach: Attach, monkeypatch: pytest.MonkeyPatch) -> None:
-    """If bytes go by an event loop, threads serve commits and names only; jobs exist for threads only. [2.1]"""
-    volume = attach(Store({KEY: b""}, max_write=PAGE, max_inflight=4))
-    carried: list[str] = []
-    for method in ("write_from", "read_into"):
-        monkeypatch.setattr(BlockingFile, method, lambda *_, method=method: carried.append(method))
-
-    async def main() -> None:
-        async with aio.open(volume, KEY, "r+") as file:
-            await file.pwrite(DATA, 0)
-            await file.fsync()
-            volume.drop_clean()
-            assert await file.pread(len(DATA), 0) == DATA
-
-    run(main())
-    assert carried == []
 
 
 def test_bad_arguments(attach: Attach) -> None:

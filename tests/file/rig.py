@@ -32,10 +32,6 @@ FAST = RetryPolicy(attempts=3, first_delay=0.001, max_delay=0.005, deadline=20.0
 ONCE = RetryPolicy(attempts=1, first_delay=0.001, max_delay=0.005, deadline=20.0, failed_retry=None)
 
 
-# How volumes see a backend; tests/aio wraps it as an asynchronous one.
-seen_as: list[Callable[[Any], Any]] = [lambda backend: backend]
-
-
 @dataclass(slots=True)
 class Rig:
     """A cache, its backend and one volume on it."""
@@ -82,7 +78,7 @@ def make_rig(
         backend = RecordingBackend(objects, **(limits or {}))
     cache = PageCache(capacity, **{**QUIET, "retry": FAST, **config})
     try:
-        volume = cache.attach(seen_as[0](backend), name="volume", **{"read_ahead": 0, **(options or {})})
+        volume = cache.attach(backend, name="volume", **{"read_ahead": 0, **(options or {})})
     except BaseException:
         cache.close()
         raise

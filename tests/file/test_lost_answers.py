@@ -13,7 +13,7 @@ from pagecache import CachedFile, CommitError, ConflictError, PageCache, Volume
 from pagecache.options import OpenMode
 
 from ..publishing import PublishingBackend
-from .rig import FAST, KEY, ONCE, PAGE, Task, overlay, pattern, seen_as
+from .rig import FAST, KEY, ONCE, PAGE, Task, overlay, pattern
 
 CAPACITY = 64 * PAGE
 UNIT = 2 * PAGE
@@ -34,7 +34,7 @@ class Store:
     def __init__(self, root: Path, retry: Any = ONCE, **options: Any) -> None:
         self.backend = PublishingBackend(root, **{"write_unit": UNIT, **options})
         self.cache = PageCache(CAPACITY, retry=retry, **SMALL)
-        self.volume: Volume = self.cache.attach(seen_as[0](self.backend), read_ahead=0)
+        self.volume: Volume = self.cache.attach(self.backend, read_ahead=0)
         self.handles: list[CachedFile] = []
 
     def staged(self, mode: OpenMode = "x+b", content: bytes = CONTENT) -> CachedFile:
@@ -209,7 +209,7 @@ def test_changes_taken_by_the_commit_are_there_after_a_reconnect(store: Store) -
     assert file.pread(10, 20 * PAGE) == CONTENT[20 * PAGE : 20 * PAGE + 10]
     store.volume.drop_clean(KEY)
     store.volume.abort()
-    store.volume.reconnect(seen_as[0](PublishingBackend(store.backend.root, write_unit=UNIT)))
+    store.volume.reconnect(PublishingBackend(store.backend.root, write_unit=UNIT))
     assert file.pread(len(CONTENT), 0) == CONTENT
     file.fsync()
     assert store.visible() == CONTENT

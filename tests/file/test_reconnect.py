@@ -19,7 +19,7 @@ from pagecache.volume import reconnect
 from .answers import failing_commit
 from .backends import WAIT_LIMIT_S, RecordingFile
 from .forgetful import ForgetfulBackend
-from .rig import KEY, ONCE, PAGE, Rig, Task, dirty_bytes, eventually, overlay, pattern, seen_as
+from .rig import KEY, ONCE, PAGE, Rig, Task, dirty_bytes, eventually, overlay, pattern
 
 Make = Callable[..., Rig]
 OLD = pattern(4 * PAGE)
@@ -403,7 +403,7 @@ def test_holes_of_an_object_that_is_replaced_as_a_whole_are_made_again(make: Mak
     file.sync_range(0, len(OLD))
     rig.volume.abort()
     fresh = ForgetfulBackend({KEY: OLD})
-    rig.volume.reconnect(seen_as[0](fresh))
+    rig.volume.reconnect(fresh)
     file.fsync()
     expected = OLD[:PAGE] + bytes(100) + NEW[:PAGE] + bytes(PAGE - 100) + OLD[3 * PAGE :]
     assert fresh.committed(KEY) == file.pread(len(OLD), 0) == expected

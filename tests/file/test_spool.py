@@ -28,7 +28,7 @@ from pagecache.engine.commit import staging
 
 from .answers import failing_commit, short
 from .forgetful import ForgetfulBackend
-from .rig import KEY, ONCE, PAGE, Rig, Task, accepted_before, dirty_bytes, eventually, overlay, pattern, quiet, seen_as
+from .rig import KEY, ONCE, PAGE, Rig, Task, accepted_before, dirty_bytes, eventually, overlay, pattern, quiet
 from .test_interrupts import ctrl_c
 
 Make = Callable[..., Rig]
@@ -537,7 +537,7 @@ def test_a_reconnect_loses_no_spooled_byte(make: Make, same: bool, unit: int) ->
         file.fsync()
     rig.backend.forget_uncommitted(rig.backend.objects[KEY])  # type: ignore[attr-defined]
     backend = rig.backend if same else ForgetfulBackend({KEY: base}, write_unit=unit)
-    rig.volume.reconnect(rig.volume.backend if same else seen_as[0](backend))
+    rig.volume.reconnect(rig.volume.backend if same else backend)
     rig.cache.check()
     assert file.pread(len(content), 0) == content
     file.fsync()

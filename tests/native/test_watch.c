@@ -153,43 +153,12 @@ static void check_no_wake_up_of_a_loop_is_lost(void)
 	EQUAL(atomic_load(&event.watched), 0);
 }
 
-/* ---------------------------------------------------------------- work of a loop: calls with bytes; threads do the rest */
-
-static void check_a_loop_takes_calls_with_bytes_and_threads_the_rest(void)
-{
-	struct rig rig;
-	struct pc_work w;
-	rig_open(&rig, 1 << 20, PAGE);
-	struct file *file = file_open(&rig, 0, 1 << 20);
-	pc_volume_set_on_loop(rig.volume, true);
-	u64 stop;
-	struct pc_request *r = pc_fill_window(file->inode, 0, 8, 8 * PAGE, &stop);
-	CHECK(r);
-	pc_fill_submit(r, PC_WORK_FILL);
-	pc_job_push(rig.volume, PC_WORK_NAMES);
-	pc_work_next(rig.volume, &w);
-	EQUAL(w.kind, PC_WORK_JOB);
-	pc_work_next(rig.volume, &w);
-	EQUAL(w.kind, PC_WORK_NONE);
-	pc_volume_set_on_loop(rig.volume, false);
-	pc_work_next_carried(rig.volume, &w);
-	EQUAL(w.kind, PC_WORK_NONE); /* another backend took over, a blocking one */
-	pc_volume_set_on_loop(rig.volume, true);
-	pc_work_next_carried(rig.volume, &w);
-	EQUAL(w.kind, PC_WORK_REQUEST);
-	do_work(rig.volume, &w);
-	pc_work_next_carried(rig.volume, &w);
-	EQUAL(w.kind, PC_WORK_NONE);
-	rig_close(&rig);
-}
-
 int main(void)
 {
 	RUN(check_an_event_fires_its_watches_and_nothing_else);
 	RUN(check_a_fired_watch_stays_readable_until_the_waiter_ends_it);
 	RUN(check_an_event_that_moved_before_fires_at_once);
 	RUN(check_no_wake_up_of_a_loop_is_lost);
-	RUN(check_a_loop_takes_calls_with_bytes_and_threads_the_rest);
 	RUN(check_a_child_leaves_the_parents_watches_alone);
 	return 0;
 }

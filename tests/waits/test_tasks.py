@@ -166,8 +166,8 @@ def test_a_wait_of_a_task_lasts_over_its_looks(make: Make) -> None:
     no_wait_left(rig.cache)
 
 
-def test_a_call_of_an_asynchronous_backend_is_a_task_of_the_cache_loop() -> None:
-    """A waiter for it sees the task that carries it. [T-80]"""
+def test_a_coroutine_of_a_backend_is_shown_as_the_call_of_its_thread() -> None:
+    """The thread that started it waits for it. [T-80]"""
     store = Store({KEY: DATA})
     with PageCache("1MiB", **{**QUIET, "retry": FAST}) as cache:
         volume = cache.attach(store, name="volume", read_ahead=0)
@@ -181,7 +181,7 @@ def test_a_call_of_an_asynchronous_backend_is_a_task_of_the_cache_loop() -> None
             task = asyncio.get_running_loop().create_task(work(), name="the task")
             await asyncio.to_thread(gate.wait_entered)
             wait = await asyncio.to_thread(wait_of, cache, "the task")
-            reads = r"a task on pagecache-\d+-loop is in read_into of 'file' \[16384, 20480\) for [\d.]+ s"
+            reads = r"pagecache-volume-\d+ is in read_into of 'file' \[16384, 20480\) for [\d.]+ s"
             assert re.fullmatch(reads, wait.chain[1])
             gate.open()
             assert await task == DATA[4 * PAGE : 4 * PAGE + 10]

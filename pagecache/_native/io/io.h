@@ -30,7 +30,6 @@ void pc_work_raise_pass(struct pc_inode *i);
 void pc_work_push_commit(struct pc_inode *i);
 void pc_pass_again(struct pc_inode *i);
 void pc_work_next(struct pc_volume *v, struct pc_work *w);
-void pc_work_next_carried(struct pc_volume *v, struct pc_work *w);
 void pc_work_end(struct pc_volume *v, const struct pc_work *w);
 void pc_work_resume(struct pc_volume *v);
 struct pc_inode *pc_work_own_begin(struct pc_inode *i);

@@ -48,8 +48,6 @@ static bool is_queued_for_others(const struct pc_volume *v)
 static void wake_worker(struct pc_volume *v)
 {
 	pc_event_wake_one(&v->workers);
-	if (PC_UNLIKELY(v->on_loop))
-		pc_event_wake(&v->event);
 }
 
 /* A thread that was woken leaves without having looked for work. */
@@ -177,14 +175,20 @@ static void take(struct pc_volume *v, u32 cls, struct pc_work *w)
 	atomic_fetch_add(&w->inode->users, 1);
 }
 
-/* @jobs: include the engine's own jobs; work of the classes [from, to). */
-static void work_next(struct pc_volume *v, struct pc_work *w, bool jobs, u32 from, u32 to)
+/**
+ * pc_work_next() - take the most urgent work that may run now on a thread of the volume.
+ *
+ * Work that carries bytes comes with a credit (returned by the end of the request, or pc_credit_put). The caller ends
+ * low classes with pc_work_end and the inode's use with pc_inode_user_put. w->kind PC_WORK_NONE: sleep on the volume's
+ * event.
+ */
+void pc_work_next(struct pc_volume *v, struct pc_work *w)
 {
 	*w = (struct pc_work){.kind = PC_WORK_NONE};
 	pc_leaf_lock(&v->leaf, PC_LEVEL_QUEUE);
 	for (u32 cls = 0; cls < PC_WORK_CLASSES && w->kind == PC_WORK_NONE; cls++) {
-		bool work = v->nr_work[cls] && from <= cls && cls < to;
-		if (jobs && v->jobs[cls] && !(work && v->turn)) {
+		bool work = v->nr_work[cls];
+		if (v->jobs[cls] && !(work && v->turn)) {
 			if (carries_bytes(cls) && !(w->credit = pc_credit_try(v)))
 				break;
 			v->jobs[cls]--;
@@ -205,24 +209,6 @@ static void work_next(struct pc_volume *v, struct pc_work *w, bool jobs, u32 fro
 	if (w->kind == PC_WORK_NONE && v->stopping)
 		w->kind = PC_WORK_STOP;
 	pc_leaf_unlock(&v->leaf, PC_LEVEL_QUEUE);
-}
-
-/**
- * pc_work_next() - take the most urgent work that may run now on a thread of the volume.
- *
- * Work that carries bytes comes with a credit (returned by the end of the request, or pc_credit_put). The caller ends
- * low classes with pc_work_end and the inode's use with pc_inode_user_put. w->kind PC_WORK_NONE: sleep on the volume's
- * event.
- */
-void pc_work_next(struct pc_volume *v, struct pc_work *w)
-{
-	work_next(v, w, true, 0, v->on_loop ? PC_WORK_FILL : PC_WORK_CLASSES);
-}
-
-/* Like pc_work_next() for the event loop that carries the bytes of a volume `on_loop`; jobs are for threads. */
-void pc_work_next_carried(struct pc_volume *v, struct pc_work *w)
-{
-	work_next(v, w, false, v->on_loop ? PC_WORK_FILL : PC_WORK_CLASSES, PC_WORK_CLASSES);
 }
 
 void pc_work_end(struct pc_volume *v, const struct pc_work *w)

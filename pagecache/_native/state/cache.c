@@ -304,19 +304,12 @@ void pc_volume_set_inflight(struct pc_volume *v, uint32_t max_inflight)
 	wake_all(v);
 }
 
-/* What carries bytes is taken by pc_work_next_carried from here on, or by threads again. */
-void pc_volume_set_on_loop(struct pc_volume *v, bool on_loop)
+/* How calls are made from here on. @reads_here: by a caller that waits for the read; @on_loop: as coroutines on the
+ * cache's event loop. */
+void pc_volume_set_calls(struct pc_volume *v, bool reads_here, bool on_loop)
 {
-	pc_leaf_lock(&v->leaf, PC_LEVEL_QUEUE);
-	v->on_loop = on_loop;
-	pc_leaf_unlock(&v->leaf, PC_LEVEL_QUEUE);
-	wake_all(v);
-}
-
-/* Whether callers make their fills themselves from here on. */
-void pc_volume_set_prompt(struct pc_volume *v, bool prompt)
-{
-	atomic_store(&v->prompt, prompt);
+	atomic_store(&v->reads_here, reads_here);
+	atomic_store(&v->on_loop, on_loop);
 }
 
 uint32_t pc_volume_event_seq(struct pc_volume *v)

@@ -53,8 +53,8 @@ struct pc_volume {
 	_Atomic u32 max_inflight; /* written under the lock, read without */
 	u8 stopping;
 	u8 ended; /* freed with its last inode */
-	_Atomic u8 prompt; /* callers may make calls of the backend themselves */
-	u8 on_loop; /* what carries bytes runs on an event loop, not on threads of the volume; set before there is work */
+	_Atomic u8 reads_here; /* callers make the reads that they wait for themselves */
+	_Atomic u8 on_loop; /* the backend's calls are coroutines on the cache's event loop */
 	struct pc_limits mirror_limits; /* set before the first pass */
 	struct pc_list inodes;
 	struct pc_ring dirty; /* [I-13] inodes with anything unsaved, as they became so */

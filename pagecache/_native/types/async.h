@@ -1,6 +1,6 @@
 /*
  * async.h - shared by the types for event loops: tickets (ticket.c), reads and writes of tasks (handle_begin.c,
- * steps.c), a volume's work (loopwork.c).
+ * steps.c).
  */
 #ifndef PC_ASYNC_H
 #define PC_ASYNC_H

@@ -14,6 +14,14 @@
 
 _Thread_local bool pc_tls_loop;
 
+PyObject *pc_enter_loop(PyObject *module, PyObject *unused)
+{
+	(void)module;
+	(void)unused;
+	pc_tls_loop = true;
+	Py_RETURN_NONE;
+}
+
 /* Context: without the interpreter lock. */
 void pc_nap(i64 ns)
 {

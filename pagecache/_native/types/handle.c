@@ -500,7 +500,7 @@ int pc_install_types(void)
 	PyObject *module = PyImport_ImportModule("pagecache._native._core");
 	int err = !module || pc_install_core(module) || pc_install_op(module) || pc_install_functions(module) ||
 		  pc_install_exporters(module) || pc_install_handle(module) || pc_install_ticket(module) ||
-		  pc_install_steps(module) || pc_install_loopwork();
+		  pc_install_steps(module);
 	if (err)
 		PyErr_Print();
 	Py_XDECREF(module);

@@ -228,8 +228,6 @@ static PyMethodDef functions[] = {
 	 "trace."},
 	{"inside", pc_inside_volumes, METH_NOARGS,
 	 "inside($module, /)\n--\n\nAddresses of the volumes whose calls run in this thread."},
-	{"start_work", pc_start_work, METH_VARARGS,
-	 "start_work($module, core, volume, /)\n--\n\nStart the next piece of a volume's work on its event loop."},
 	{"enter_loop", pc_enter_loop, METH_NOARGS,
 	 "enter_loop($module, /)\n--\n\nMark this thread as that of a cache's event loop."},
 	{"use_loops", pc_use_loops, METH_VARARGS,

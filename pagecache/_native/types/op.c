@@ -122,44 +122,6 @@ enum pc_result pc_op_run(struct op *op, PyObject *method, PyObject *argument)
 	return ran;
 }
 
-/* Start the operation on the event loop that carries the volume's bytes: engine.<method>(op). Dropping the last
- * reference settles it. Steals the reference. Return: 0, -1 exception. */
-int pc_op_start(struct op *op, PyObject *method)
-{
-	PyObject *engine = engine_of(op->inode);
-	op->on_loop = 1;
-	pc_op_claims(op);
-	pc_list_add_tail(&running, &op->running);
-	PyObject *started = PyObject_CallMethodObjArgs(engine, method, (PyObject *)op, NULL);
-	if (!started)
-		pc_op_settle(op);
-	Py_DECREF(op);
-	Py_XDECREF(started);
-	return started ? 0 : -1;
-}
-
-/* fail(error): the fill on the event loop has failed; its requester gets the error. */
-static PyObject *op_fail(PyObject *self, PyObject *error)
-{
-	struct op *op = (struct op *)self;
-	if (op->kind == PC_OP_FILL && request_of(op) && PyExceptionInstance_Check(error)) {
-		PyErr_SetObject((PyObject *)Py_TYPE(error), error);
-		pc_report_failure(request_of(op)->report);
-		PyErr_Clear();
-	}
-	Py_RETURN_NONE;
-}
-
-/* settle(): the task on the event loop has ended. Called explicitly, since the exception of the task, and so its frames
- * and the reference, may live on. */
-static PyObject *op_settle(PyObject *self, PyObject *unused)
-{
-	(void)unused;
-	if (((struct op *)self)->on_loop)
-		pc_op_settle((struct op *)self);
-	Py_RETURN_NONE;
-}
-
 /* finish(ok, parked) ends a write request: acknowledged bytes are kept, the others are dirty again. finish(ok, how)
  * ends a commit. */
 static PyObject *op_finish(PyObject *self, PyObject *args)
@@ -433,8 +395,6 @@ static PyMethodDef op_methods[] = {
 	{"read", pc_op_read, METH_VARARGS,
 	 "read($self, read_into, offset, buffer, /)\n--\n\nMake one backend call of a direct read: bytes stored, or "
 	 "-1."},
-	{"settle", op_settle, METH_NOARGS, "settle($self, /)\n--\n\nEnd the operation: its task has ended."},
-	{"fail", op_fail, METH_O, "fail($self, error, /)\n--\n\nReport the error of a fill on the event loop."},
 	{"call", op_call, METH_O,
 	 "call($self, function, /)\n--\n\nMake a backend call under its token, on another thread."},
 	{NULL, NULL, 0, NULL},

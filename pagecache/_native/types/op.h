@@ -40,10 +40,7 @@ struct op_transfer {
 	PyObject *views;  /* tuple of the current call's memoryviews */
 	struct pc_io io;  /* the running call */
 	u8 stale; /* FILL: its bytes were invalidated again and again; UNCACHED: a truncate came between */
-	union {
-		struct pc_work work; /* FILL, WRITE on the event loop: the work it was taken from */
-		struct op_uncached uncached;
-	};
+	struct op_uncached uncached;
 };
 
 struct op_caller {
@@ -76,7 +73,6 @@ struct op {
 	u8 kind; /* enum pc_op_kind */
 	u8 state; /* enum op_state; changed by pc_op_move only */
 	u8 helper; /* its thread is one of the volume's: no caller of the cache waits in it */
-	u8 on_loop; /* runs on the event loop that carries the volume's bytes: ends with its last reference */
 	union {
 		struct op_transfer transfer;
 		struct op_caller caller;
@@ -100,12 +96,6 @@ static inline struct op_uncached *uncached_of(const struct op *op)
 {
 	PC_DEBUG_ASSERT(op->kind == PC_OP_UNCACHED);
 	return (struct op_uncached *)&op->transfer.uncached;
-}
-
-static inline struct pc_work *loop_work_of(const struct op *op)
-{
-	PC_DEBUG_ASSERT(op->kind == PC_OP_FILL || op->kind == PC_OP_WRITE);
-	return (struct pc_work *)&op->transfer.work;
 }
 
 static inline struct op_caller *caller_of(const struct op *op)

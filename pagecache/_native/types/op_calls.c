@@ -13,11 +13,6 @@
 
 #include <stdlib.h>
 
-static int awaited(const struct op *op)
-{
-	return op->on_loop ? PC_R_AWAITED : 0;
-}
-
 /* Begin a call, just before it is made. The second stream is not measured, since no caller waits for it. */
 static void call_begins(struct op *op, u64 pos, u64 len)
 {
@@ -32,7 +27,7 @@ static void call_begins(struct op *op, u64 pos, u64 len)
 static void call_raised(struct op *op)
 {
 	if (op_transfers(op) && !op_is_settled(op))
-		pc_io_end(&transfer_of(op)->io, PC_R_FAILED | awaited(op), -1);
+		pc_io_end(&transfer_of(op)->io, PC_R_FAILED, -1);
 }
 
 /* ended(): report that the backend call raised. For Python callers that clean up before they settle. */
@@ -53,7 +48,7 @@ void pc_op_end_call(struct op *op)
 		return;
 	struct op_transfer *t = transfer_of(op);
 	PyObject *views = t->views;
-	pc_io_left(&t->io, awaited(op));
+	pc_io_left(&t->io);
 	t->views = NULL;
 	if (!views)
 		return;
@@ -225,7 +220,7 @@ static int answer_uncached(struct op *op, int64_t n)
 static int answer(struct op *op, int64_t n)
 {
 	struct op_transfer *t = transfer_of(op);
-	pc_io_end(&t->io, (n < 0 ? PC_R_FAILED : 0) | awaited(op), n);
+	pc_io_end(&t->io, n < 0 ? PC_R_FAILED : 0, n);
 	atomic_fetch_add_explicit(&op->inode->volume->answers, 1, memory_order_relaxed);
 	struct pc_request *r = t->request;
 	bool scratch = r && r->scratch;

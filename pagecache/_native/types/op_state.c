@@ -176,10 +176,6 @@ static void settle(struct op *op, enum op_state end)
 	pc_op_end_call(op);
 	pc_list_del(&op->listed);
 	pc_op_move(op, end);
-	if (op->on_loop) {
-		pc_list_del(&op->running);
-		pc_work_end(op->inode->volume, loop_work_of(op));
-	}
 	if (op->kind == PC_OP_COMMIT)
 		pc_commit_end(op->inode, false, false);
 	else if (op->kind == PC_OP_CALLER)
@@ -192,7 +188,7 @@ static void settle(struct op *op, enum op_state end)
 	PyErr_Restore(type, value, traceback);
 }
 
-/* End the operation: with its call, or with its task. Idempotent. */
+/* End the operation. Idempotent. */
 void pc_op_settle(struct op *op)
 {
 	settle(op, OP_SETTLED);

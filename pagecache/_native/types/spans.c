@@ -113,10 +113,10 @@ void pc_io_end(struct pc_io *io, int flags, i64 answer)
 
 /* Drop the span of a call that outlives its operation (abort, reconnect): its end is not observed, so it has no
  * duration. */
-void pc_io_left(struct pc_io *io, int flags)
+void pc_io_left(struct pc_io *io)
 {
 	if (!io->began_ns)
 		return;
-	pc_record_end(io->volume->cache, &io->span, flags | PC_R_FAILED, io->file, io->pos, io->len, (u64)-1);
+	pc_record_end(io->volume->cache, &io->span, PC_R_FAILED, io->file, io->pos, io->len, (u64)-1);
 	io->began_ns = 0;
 }

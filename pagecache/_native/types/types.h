@@ -77,7 +77,6 @@ PyObject *pc_waiting_since(PyObject *module, PyObject *core);
 
 struct op *pc_op_new(PyObject *core, struct pc_inode *i, int kind, struct pc_request *r);
 enum pc_result pc_op_run(struct op *op, PyObject *method, PyObject *argument);
-int pc_op_start(struct op *op, PyObject *method);
 int pc_op_acquire(struct op *op, u32 holds, i64 deadline_ns);
 bool pc_may_call(const struct pc_volume *v);
 enum pc_result pc_run_fill(PyObject *core, struct pc_inode *i, u64 pos, u64 len, struct pc_readahead *ra);
@@ -92,7 +91,7 @@ void pc_sleep_shown(struct pc_sleep *s, struct pc_inode *i, u32 kind, u64 pos, u
 void pc_sleep_end(struct pc_sleep *s, bool failed);
 void pc_io_begin(struct pc_io *io, struct pc_inode *i, int what, u32 timed, u64 pos, u64 len, u64 id);
 void pc_io_end(struct pc_io *io, int flags, i64 answer);
-void pc_io_left(struct pc_io *io, int flags);
+void pc_io_left(struct pc_io *io);
 
 /* op_calls.c */
 PyObject *pc_op_begin(PyObject *self, PyObject *unused);
@@ -126,8 +125,7 @@ PyObject *pc_revoke(PyObject *module, PyObject *args);
 PyObject *pc_stragglers(PyObject *module, PyObject *address);
 struct pc_event *pc_event_at(char kind, unsigned long long address);
 
-/* loopwork.c, ticket.c, steps.c: event loops */
-PyObject *pc_start_work(PyObject *module, PyObject *args);
+/* blocking.c, ticket.c, steps.c: event loops */
 PyObject *pc_enter_loop(PyObject *module, PyObject *unused);
 PyObject *pc_use_loops(PyObject *module, PyObject *args);
 PyObject *pc_make_ticket(PyObject *module, PyObject *args);
@@ -135,7 +133,6 @@ PyObject *pc_inside_volumes(PyObject *module, PyObject *unused);
 void pc_report_failure(u32 report);
 int pc_install_ticket(PyObject *module);
 int pc_install_steps(PyObject *module);
-int pc_install_loopwork(void);
 
 /* op_direct.c */
 bool pc_op_direct_settle(struct op *op);

@@ -152,7 +152,7 @@ struct call {
 	u64 thread, volume, inode, pos, end, from, to, request;
 	i64 since_ns;
 	u32 holds;
-	u8 kind, in_call, on_loop, left, helper, staged;
+	u8 kind, in_call, left, helper, staged;
 	PyObject *what; /* own reference, or NULL */
 };
 
@@ -180,7 +180,6 @@ static void copy_call(const struct op *op, struct call *to)
 			    .holds = holds_of(op),
 			    .kind = op->kind,
 			    .in_call = op->state == OP_IN_CALL,
-			    .on_loop = op->on_loop,
 			    .left = op->state == OP_LEFT,
 			    .helper = op->helper,
 			    .staged = op_reads_staged(op) || (r && r->stage),
@@ -212,15 +211,14 @@ static size_t copy_calls(const struct pc_cache *c, struct call *out, size_t n)
 
 static PyObject *call_item(const struct call *p)
 {
-	return Py_BuildValue("iKLKKKKKKKIiiiiiO", p->kind, (unsigned long long)p->thread, (long long)p->since_ns,
+	return Py_BuildValue("iKLKKKKKKKIiiiiO", p->kind, (unsigned long long)p->thread, (long long)p->since_ns,
 			     (unsigned long long)p->volume, (unsigned long long)p->inode, (unsigned long long)p->pos,
 			     (unsigned long long)p->end, (unsigned long long)p->from, (unsigned long long)p->to,
-			     (unsigned long long)p->request, (unsigned int)p->holds, p->in_call, p->on_loop, p->left,
+			     (unsigned long long)p->request, (unsigned int)p->holds, p->in_call, p->left,
 			     p->helper, p->staged, p->what ? p->what : Py_None);
 }
 
-/* calls(core) -> [(kind, thread, since_ns, volume, inode, pos, end, from, to, request, holds, in call, on the event
- * loop, left, on a thread of the volume, staged, what)]; [pos, end) of the running call, [from, to) of the
+/* calls(core) -> [(kind, thread, since_ns, volume, inode, pos, end, from, to, request, holds, in call, left, on a thread of the volume, staged, what)]; [pos, end) of the running call, [from, to) of the
  * operation. */
 PyObject *pc_calls(PyObject *module, PyObject *core)
 {
@@ -253,7 +251,7 @@ PyObject *pc_waiting_since(PyObject *module, PyObject *core)
 	u64 oldest = pc_waits_oldest_ns(c);
 	for (struct pc_list *l = pc_operations.next; !pc_is_forked(c) && l != &pc_operations; l = l->next) {
 		const struct op *op = PC_ENTRY(l, struct op, listed);
-		if (op->state == OP_IN_CALL && !op->helper && !op->on_loop && op->inode->cache == c &&
+		if (op->state == OP_IN_CALL && !op->helper && op->inode->cache == c &&
 		    op->kind != PC_OP_MIRROR && (!oldest || (u64)op->since_ns < oldest))
 			oldest = (u64)op->since_ns;
 	}

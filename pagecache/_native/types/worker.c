@@ -105,7 +105,7 @@ static enum pc_result run_own(struct op *op, PyObject *method, u32 kind, u64 pos
  * waiter can leave. */
 bool pc_may_call(const struct pc_volume *v)
 {
-	return atomic_load_explicit(&((struct pc_volume *)v)->prompt, memory_order_relaxed) || v->on_loop;
+	return atomic_load_explicit(&((struct pc_volume *)v)->reads_here, memory_order_relaxed);
 }
 
 /* Queue the rest of a long range, and the readahead window of a miss. */

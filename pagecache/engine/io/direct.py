@@ -168,7 +168,7 @@ def _call_read(file: EngineFile, op: Op, at: int, buffer: memoryview) -> int:
     That one has other memory: an abort or an interrupt ends the wait, and the backend goes on.
     """
     volume, since = file.volume, file.volume.reconnects
-    if volume.prompt or volume.loop is not None:
+    if volume.reads_here:
         return op.read(file.read_into, at, buffer)
     memory = bytearray(len(buffer))
     call = partial(op.read, file.read_into, at, memoryview(memory), True)

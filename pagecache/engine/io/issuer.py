@@ -3,22 +3,18 @@
 CORE has built the request: contiguous bytes, segments in cache memory, within the current limits. `write` sends it,
 call by call, until every byte is acknowledged or a call fails; the collector handles the result. The thread that sent a
 request collects its result: no hop.
-
-`write` and `_write` are one algorithm, for a thread and for the event loop. A shared coroutine that a thread runs to
-its end makes the call for one page 8 to 15 % slower, so both stay. A change of one of them is due in the other as well.
 """
 
 from __future__ import annotations
 
 import errno
-from collections.abc import Callable, Coroutine, Sequence
+from collections.abc import Callable, Sequence
 from functools import partial, wraps
 from typing import TYPE_CHECKING, Any
 
 from ...backends.plain import returned
 from ...errors import BackendProtocolError
 from ...native import Op
-from ..blocking import BlockingFile, as_answer, call_async, original_file
 from ..commit import overdue, remote, tails
 from ..commit.commits import call_commit
 from ..foreign import is_interrupt, is_kept
@@ -30,8 +26,6 @@ if TYPE_CHECKING:
 __all__ = [
     "commit",
     "commit_here",
-    "start_write",
-    "start_write_units",
     "write",
     "write_back",
     "write_through",
@@ -53,18 +47,6 @@ def _ended(work: Callable[[EngineFile, Op], None], *, commit: bool = False) -> C
             collector.end_after_fault(self, op, error, commit=commit)
 
     return run
-
-
-async def _end(self: EngineFile, op: Op, work: Coroutine[Any, Any, None]) -> None:
-    """End an operation like `_ended`, on the event loop."""
-    loop = self.volume.loop
-    assert loop is not None
-    try:
-        await work
-    except BaseException as error:
-        if loop.ending or isinstance(error, GeneratorExit):
-            raise  # the operation is freed with this task, and its bytes are dirty again
-        collector.end_after_fault(self, op, error, commit=False)
 
 
 @_ended
@@ -141,69 +123,6 @@ def _taken(file: EngineFile, op: Op, answer: int) -> bool:
     if answer < 0:
         raise _refused(file, op, answer)
     return answer == 1
-
-
-def start_write(self: EngineFile, op: Op) -> None:
-    """Make the request a task; on the event loop."""
-    assert self.volume.loop is not None
-    self.volume.loop.carry(op, _end(self, op, _write(self, op)))
-
-
-def start_write_units(self: EngineFile, op: Op) -> None:
-    """Make a request that was widened to whole units a task; on the event loop."""
-    assert self.volume.loop is not None
-    self.volume.loop.carry(op, _end(self, op, _write_units(self, op)))
-
-
-async def _write(self: EngineFile, op: Op) -> None:
-    """Send one request on the event loop: only the backend is awaited; blocking calls go to a thread."""
-    loop, runner = self.volume.loop, self.volume.runner
-    assert loop is not None
-    if isinstance(self.backend_file, BlockingFile) is False:
-        await loop.aside(runner, partial(write, self, op))  # the loop is closed, or a blocking backend has taken over
-        return
-    if not _to_be_sent(self, op):
-        return
-    try:
-        if len(self.owed):
-            await loop.aside(runner, self.owed.pay)
-        send = original_file(_target(self)).write_from
-        if self.volume.mirror is not None:
-            self.volume.mirror.take(self, op)
-        spooling = _Spooling(self, op) if op.stage else None
-        while (call := op.begin()) is not None:
-            if spooling is not None:
-                await loop.aside(runner, partial(spooling.put, *call))
-            taken = _taken(self, op, op.complete(await call_async("write_from", send, call[0], call[1])))
-            if spooling is not None:
-                spooling.sent(taken)
-            if taken:
-                break
-    except BaseException as error:
-        if loop.ending:
-            raise
-        await loop.aside(runner, partial(_not_sent, self, op, as_answer(error, "write_from")))
-    else:
-        collector.acknowledged(self, op)
-
-
-async def _write_units(self: EngineFile, op: Op) -> None:
-    """Send a request of whole units on the event loop."""
-    loop = self.volume.loop
-    assert loop is not None
-    try:
-        if len(self.owed):  # first: the source of its missing bytes may depend on it
-            await loop.aside(self.volume.runner, self.owed.pay)
-        _target(self)
-        while (call := op.begin()) is not None:
-            answer = op.complete(await reader.read(self, op.staged, call[0], call[1]))
-            _check_read(self, op, call[0], answer)
-    except BaseException as error:
-        if loop.ending:
-            raise
-        await loop.aside(self.volume.runner, partial(_not_sent, self, op, as_answer(error, "read_into")))
-    else:
-        await _write(self, op)
 
 
 @_ended

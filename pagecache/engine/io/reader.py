@@ -11,19 +11,18 @@ from __future__ import annotations
 import errno
 import logging
 from functools import partial
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 from ...backends.plain import returned
 from ...errors import BackendProtocolError
 from ...native import NAMES, Op
-from ..blocking import BlockingFile, as_answer, call_async
 from ..commit import remote
 from ..commit.owed import LeftBehindError
 from ..commit.staging import NotStagedError
 from ..foreign import as_os_error, errno_of, is_interrupt, named, text_of
 from ..gone import REMOVED
 from ..park import SLICE
-from ..report.notices import cause, fault
+from ..report.notices import cause
 from ..report.reason import during, of_file
 from ..report.wait_snapshot import Owner, WaitSnapshot
 from ..retryer import EARLY_MAX, Parked
@@ -32,7 +31,7 @@ from ..runner import Job
 if TYPE_CHECKING:
     from ..file import EngineFile
 
-__all__ = ["fill", "outlast_names", "read", "read_aside", "start_fill"]
+__all__ = ["fill", "outlast_names", "read_aside", "refusal"]
 
 log = logging.getLogger("pagecache.internal")
 
@@ -143,62 +142,6 @@ def _outlast_forgetting(file: EngineFile) -> None:
 
     if runs():
         during(of_file(file, "the commit or rollback that runs", lambda snapshot: snapshot.token(file)), sleep)
-
-
-def start_fill(self: EngineFile, op: Op) -> None:
-    """Make the fill a task; on the event loop."""
-    assert self.volume.loop is not None
-    self.volume.loop.carry(op, _fill(self, op))
-
-
-async def _fill(self: EngineFile, op: Op) -> None:
-    """Complete a fill on the event loop. Its error belongs to the task that requested the bytes; other waiters try
-    themselves.
-    """
-    loop = self.volume.loop
-    assert loop is not None
-    failed: tuple[int, float] | None = None
-    try:
-        while (call := op.begin()) is not None:
-            try:
-                answer = op.complete(await read(self, op.staged, call[0], call[1]))
-                if answer in (1, STALE):
-                    return  # the task checks again, and after many times reads past the cache on a thread
-                if answer == 0:
-                    failed = None
-                    continue
-                met: Exception = _refusal(self, op)
-            except Exception as error:
-                op.ended()
-                if op.settled:
-                    return  # revoked: an abort, or another backend
-                met = error
-            try:
-                failed, delay = await loop.aside(self.volume.runner, partial(_judge, self, op, met, failed))
-            except NameChangingError:
-                op.give_back()
-                return
-            import asyncio
-
-            await asyncio.sleep(delay)
-    except BaseException as error:
-        op.fail(as_answer(error, "read_into"))
-        if not isinstance(error, Exception):
-            raise
-        if not isinstance(error, OSError):
-            fault("%s: %r: a fill met an error that should not get here", self.volume.name, self.key)
-
-
-async def read(file: EngineFile, staged: bool, offset: int, buffers: tuple[memoryview, ...]) -> object:
-    """Make one call of a fill on the event loop."""
-    backend_file: Any = file.backend_file
-    method = file.read_staged if staged else file.read_into
-    plain = not staged and getattr(method, "__self__", None) is backend_file
-    if plain and isinstance(backend_file, BlockingFile):
-        return await call_async("read_into", backend_file.wrapped.read_into, offset, buffers)
-    loop = file.volume.loop  # the spool, and a check before the backend's method, may block; or it refuses
-    assert loop is not None
-    return await loop.aside(file.volume.runner, partial(method, offset, buffers))
 
 
 def refusal(file: EngineFile, op: Op, offset: int) -> str:

@@ -77,7 +77,6 @@ class Owner:
         thread, since: None: no thread owns it.
         behind: the obstacle of a thing without a thread.
         method: of the backend whose code the thread is in: its position is worth reporting.
-        loop: it is a task on the loop of that thread.
         op: its operation, if there is one.
     """
 
@@ -87,7 +86,6 @@ class Owner:
     since: float | None = None
     behind: Owner | None = None
     method: str | None = None
-    loop: bool = False
     op: Operation | None = None
 
 
@@ -149,7 +147,7 @@ class WaitSnapshot:
             if record.task is None:
                 self._sleeping[record.thread] = record
         # In the order of creation: the last one of a thread is the innermost.
-        self._calling = {op.thread: op for op in self.operations if op.in_call and not op.helper and not op.on_loop}
+        self._calling = {op.thread: op for op in self.operations if op.in_call and not op.helper}
 
     # -- threads and places
 
@@ -197,11 +195,10 @@ class WaitSnapshot:
 
     def call(self, op: Operation) -> Owner:
         """Return the owner for an operation that makes calls of the backend."""
-        key, task = self.key(op.volume, op.inode), bool(op.on_loop)
-        since = op.since_ns / 1e9
+        key, since = self.key(op.volume, op.inode), op.since_ns / 1e9
         if op.kind == COMMIT:
             what, does = "a commit of the backend", f"is in commit{of(key)}"
-            return Owner(what, does, op.thread, since, method="commit", loop=task, op=op)
+            return Owner(what, does, op.thread, since, method="commit", op=op)
         if op.kind == WRITE:
             what, method = "a write of the backend", "write_from"
         elif op.staged:
@@ -209,7 +206,7 @@ class WaitSnapshot:
         else:
             what, method = "a read of the backend", "read_into"
         does = f"{'is in' if op.in_call else 'is between calls of'} {method}{of(key)} {span(op.pos, op.end)}"
-        return Owner(what, does, op.thread, since, method=method if op.in_call else None, loop=task, op=op)
+        return Owner(what, does, op.thread, since, method=method if op.in_call else None, op=op)
 
     def holder(self, op: Operation) -> Owner:
         """Return the owner for an operation that holds a lock of its file."""
@@ -336,6 +333,5 @@ class WaitSnapshot:
         lasts = "" if owner.since is None else f" for {max(0.0, self.now - owner.since):.1f} s"
         if owner.thread is None:
             return f"{owner.does}{lasts}"
-        subject = f"a task on {self.name(owner.thread)}" if owner.loop else self.name(owner.thread)
-        place = "" if owner.method is None or owner.loop else self.place(owner.thread, owner.method)
-        return f"{subject} {owner.does}{lasts}{place}"
+        place = "" if owner.method is None else self.place(owner.thread, owner.method)
+        return f"{self.name(owner.thread)} {owner.does}{lasts}{place}"

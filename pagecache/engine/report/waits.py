@@ -152,10 +152,10 @@ def _chain(snapshot: WaitSnapshot, first: str, seen: set[int], owner: Owner | No
         if owner.thread is None:
             owner = owner.behind
             continue
-        record = None if owner.loop else snapshot.sleeping(owner.thread, owner.since)
+        record = snapshot.sleeping(owner.thread, owner.since)
         if record is None:
             inner = snapshot.calling(owner.thread)
-            if inner is None or inner is owner.op or owner.loop or owner.op is None:
+            if inner is None or inner is owner.op or owner.op is None:
                 break
             owner = snapshot.call(inner)
             continue

@@ -1,4 +1,0 @@
-"""tests/file/test_durability.py over asynchronous backends: the rigs are those of this folder's conftest."""
-
-# ruff: noqa: F403
-from ..file.test_durability import *
