@@ -1,4 +1,4 @@
-"""An object in a file system of each kind."""
+"""An object in a store of each kind."""
 
 from __future__ import annotations
 
@@ -7,15 +7,19 @@ from pathlib import Path
 
 import pytest
 
-from tests.fsspec_below.place import OLD, Place
-from tests.fsspec_below.stores import Elsewhere, Parts, Whole
+from tests.fsspec_below.place import FILE_SYSTEMS, SERVERS, Place, place_of
+from tests.s3.conftest import ordinary_chain, started
+
+__all__ = ["ordinary_chain", "started"]
 
 
-@pytest.fixture(params=["whole", "parts", "elsewhere"])
+@pytest.fixture(params=FILE_SYSTEMS)
 def place(request: pytest.FixtureRequest, tmp_path: Path) -> Iterator[Place]:
-    """A place with an object `key`."""
-    made = {"whole": Whole, "parts": Parts, "elsewhere": Elsewhere}[request.param]()
-    place = Place(made, str(tmp_path) if request.param == "elsewhere" else "bucket")
-    place.put("key", OLD)
-    yield place
-    place.backend.close()
+    """A file system with an object `key`."""
+    yield from place_of(request, tmp_path)
+
+
+@pytest.fixture(params=[*FILE_SYSTEMS, *SERVERS])
+def any_place(request: pytest.FixtureRequest, tmp_path: Path) -> Iterator[Place]:
+    """A file system or a bucket, with an object `key`."""
+    yield from place_of(request, tmp_path)

@@ -1,13 +1,25 @@
-"""A file system of the tests with a backend over it, seen from both sides."""
+"""A store of whole objects with a backend over it, seen from both sides: a file system of the tests, or a bucket."""
 
 from __future__ import annotations
 
+import contextlib
 import random
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
+import pytest
+
+from pagecache import CachedFile
 from pagecache.backends.fsspec import FsspecBackend
-from tests.fsspec_below.stores import Elsewhere, Parts
+from pagecache.backends.s3 import S3Backend
+from pagecache.testing.proxy import FaultyProxy, ProxyCall, ProxyRule
+from tests.fsspec_below.stores import Elsewhere, Parts, Whole, once
+from tests.s3.requests import is_for, name_of
+from tests.s3.servers import Bucket, new_bucket
+
+FILE_SYSTEMS = {"whole": Whole, "parts": Parts, "elsewhere": Elsewhere}
+SERVERS = ("moto_small", "ministack")
 
 LARGE = 3 << 20
 OLD = random.Random(1).randbytes(LARGE)
@@ -58,6 +70,100 @@ class Place:
             return path.read_bytes() if path.exists() else None
         found: bytes | None = self.fs.content(f"{self.root}/{name}")
         return found
+
+    def lose(self, failed_looks: int) -> None:
+        """Lose the answer of the request that ends a name, and then so many look-ups."""
+        left = [failed_looks]
+
+        def fail(path: str) -> None:
+            if left[0]:
+                left[0] -= 1
+                raise ConnectionRefusedError("the network is away")
+
+        def answer(path: str) -> None:
+            hooks.after.clear()
+            hooks.before["info"] = fail
+            raise ConnectionResetError("the answer is lost")
+
+        hooks = self.fs.hooks
+        hooks.after["mv" if isinstance(self.fs, Elsewhere) else "rm_file"] = answer
+
+    def lose_commit(self, *, landed: bool) -> None:
+        """Lose the request that publishes an object, or its answer, if it `landed`."""
+        hooks = self.fs.hooks
+        publish = "mv" if isinstance(self.fs, Elsewhere) else "cp_file"
+        (hooks.after if landed else hooks.before)[publish] = once(TimeoutError("no answer"))
+
+    def repair(self) -> None:
+        """Lose nothing from here on."""
+        self.fs.hooks.before.clear()
+        self.fs.hooks.after.clear()
+
+    def save(self, file: CachedFile) -> None:
+        file.fsync()
+
+
+class S3Place(Place):
+    """A bucket behind a proxy, and its content."""
+
+    def __init__(self, bucket: Bucket, proxy: FaultyProxy) -> None:
+        self.bucket, self.proxy, self.fs = bucket, proxy, None
+        self.backend = S3Backend(bucket.name, endpoint_url=proxy.endpoint, part_size=1 << 20, least_part=1)
+
+    def names(self) -> list[str]:
+        return self.bucket.keys()
+
+    def put(self, name: str, content: bytes) -> None:
+        self.bucket.client.put_object(Bucket=self.bucket.name, Key=name, Body=content)
+
+    def take_away(self, name: str) -> None:
+        self.bucket.client.delete_object(Bucket=self.bucket.name, Key=name)
+
+    def content(self, name: str) -> bytes | None:
+        if name not in self.names():
+            return None
+        body: bytes = self.bucket.client.get_object(Bucket=self.bucket.name, Key=name)["Body"].read()
+        return body
+
+    def lose(self, failed_looks: int) -> None:
+        self._lose(ProxyRule("lost", is_for("DeleteObject")), failed_looks)
+
+    def lose_commit(self, *, landed: bool) -> None:
+        """The backend looks for its commit: those requests are lost too, until `repair`."""
+        self._lose(ProxyRule("lost" if landed else "reset", publishes), 1000)
+
+    def _lose(self, first: ProxyRule, then: int) -> None:
+        self.proxy.rules = [ProxyRule("reset", lambda call: first.seen > 0, times=then)] * bool(then) + [first]
+
+    def repair(self) -> None:
+        self.proxy.rules.clear()
+
+    def save(self, file: CachedFile) -> None:
+        """What was uploaded for an old name has to be sent again."""
+        with contextlib.suppress(OSError):
+            file.fsync()
+        file.volume.retry_failed()
+        file.fsync()
+
+
+def publishes(call: ProxyCall) -> bool:
+    return name_of(call) in ("PutObject", "CompleteMultipartUpload")
+
+
+def place_of(request: pytest.FixtureRequest, tmp_path: Path) -> Iterator[Place]:
+    """A place of the kind that the parameter names, with an object `key`."""
+    with contextlib.ExitStack() as stack:
+        place: Place
+        if request.param in SERVERS:
+            server = request.getfixturevalue("started")(request.param)
+            bucket = stack.enter_context(new_bucket(server))
+            place = S3Place(bucket, stack.enter_context(FaultyProxy(server.endpoint)))
+        else:
+            place = Place(FILE_SYSTEMS[request.param](), str(tmp_path) if request.param == "elsewhere" else "bucket")
+        place.put("key", OLD)
+        yield place
+        place.repair()
+        place.backend.close()
 
 
 def storing(place: Place, size: int) -> str:
