@@ -59,6 +59,8 @@ class Failure(NamedTuple):
     since: float
     next_retry: float | None
     error: BaseException
+    hopeless: bool
+    """They were parked, now or before."""
 
 
 class Failures:
@@ -67,12 +69,14 @@ class Failures:
     Lock: `EngineFile.lock`, held by the caller of every method but `__len__`.
     """
 
-    __slots__ = ("_map", "_times", "position", "search_again")
+    __slots__ = ("_map", "_times", "hopeless", "position", "search_again")
 
     def __init__(self) -> None:
         self._map: SortedDict[int, Failure] = SortedDict()
         self._times: SortedList[tuple[float, int]] = SortedList()
         """Times of retries, each with the start of its record."""
+        self.hopeless = 0
+        """Bytes with records that were parked, now or before."""
         self.position = 0
         """Offset at which the next turn continues its search for bytes without a record; 0: no search runs."""
         self.search_again = False
@@ -110,11 +114,13 @@ class Failures:
 
     def _put(self, failure: Failure) -> None:
         self._map[failure.start] = failure
+        self.hopeless += (failure.end - failure.start) * failure.hopeless
         if failure.next_retry is not None:
             self._times.add((failure.next_retry, failure.start))
 
     def _remove(self, failure: Failure) -> None:
         del self._map[failure.start]
+        self.hopeless -= (failure.end - failure.start) * failure.hopeless
         if failure.next_retry is not None:
             self._times.remove((failure.next_retry, failure.start))
 
@@ -160,6 +166,7 @@ class Failures:
         if self._map:
             self._map.clear()
             self._times.clear()
+            self.hopeless = 0
         self.search_anew()  # waiting bytes that it has passed have no record from here on
 
 
@@ -172,6 +179,7 @@ def record(file: EngineFile, failure: Failure, parts: Iterable[tuple[int, int]])
     for start, end in parts:
         first, last = _blocks(file, start, end)
         file.failing().add(failure._replace(start=first, end=last))
+    file.volume.kept.add(file)
 
 
 def _blocks(file: EngineFile, start: int, end: int) -> tuple[int, int]:

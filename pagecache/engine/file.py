@@ -252,6 +252,7 @@ class EngineFile:
             self.replace_by(GoneFile(self.limits(), self.native, self.key))
             if self.is_cut_off():
                 self.volume.cut_off.add(self)
+                self.volume.kept.add(self)
         self.set_aside(removed=True)
         self.bind_reads()
         self.native.read_anew()  # last: a read that began before may run in the old file
@@ -559,6 +560,7 @@ class EngineFile:
 
     def settle(self, job: Callable[[], None]) -> None:
         """Run a job under the token, on a thread of the volume, once the token is free."""
+        self.volume.settling.add(self)  # first: a job is never missing
         self._part("settling", Settling).add(job)
         self.native.settle_start()
 
@@ -574,7 +576,12 @@ class EngineFile:
 
     def run_settling(self) -> bool:
         """Run the requested jobs, with the token held; False: there were none."""
-        return self.settling.run(self)
+        ran = self.settling.run(self)
+        if not self.settling:
+            self.volume.settling.discard(self)
+            if self.settling:  # added in between
+                self.volume.settling.add(self)
+        return ran
 
     def holding(self, op: Op, call: Callable[[], None]) -> None:
         """Run a call that needs the held locks."""

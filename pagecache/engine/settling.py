@@ -20,19 +20,14 @@ class Settling:
     Lock: none; the queue takes jobs from any thread, and the holder of the token runs them.
     """
 
-    __slots__ = ("_jobs", "_runs")
+    __slots__ = ("_jobs",)
 
     def __init__(self) -> None:
         self._jobs: deque[Callable[[], None]] = deque()
-        self._runs = False
 
     def __bool__(self) -> bool:
         """Return whether a job waits for the token."""
         return bool(self._jobs)
-
-    def is_busy(self) -> bool:
-        """Return whether a job waits for the token, or runs."""
-        return self._runs or bool(self._jobs)
 
     def add(self, job: Callable[[], None]) -> None:
         self._jobs.append(job)
@@ -42,13 +37,10 @@ class Settling:
         if not self._jobs:
             return False
         while self._jobs:
-            self._runs = True  # first: a job that is neither seems to be done
             try:
                 self._jobs.popleft()()
             except Exception:
                 fault("%s: %r: work under the file's token failed", file.volume.name, file.key)
-            finally:
-                self._runs = False
         return True
 
 

@@ -17,6 +17,7 @@ import errno
 import gc
 import math
 import threading
+from collections import OrderedDict
 from typing import TYPE_CHECKING
 
 from .. import native
@@ -31,7 +32,7 @@ if TYPE_CHECKING:
     from .file import EngineFile
     from .volume import EngineVolume
 
-__all__ = ["Checks", "Outage", "Pace", "Stall", "divide", "room"]
+__all__ = ["Checks", "Kept", "Outage", "Pace", "Stall", "divide", "room"]
 
 HOPELESS_CHECKS_MAX = 20
 """Checks without any possible progress during a wait before it is given up: the flusher has had its turn by then.
@@ -42,6 +43,9 @@ PAUSE_MIN, PAUSE_MAX = 0.010, 0.200
 
 WINDOW_MIN, WINDOW_MAX, MEMORY = 0.05, 0.5, 0.5
 """A rate is measured over so many seconds, and decays over about as many. A longer interval contains idle time."""
+
+VISITS_MAX = 64
+"""Files that one check visits: those whose bytes may be beyond write-back."""
 
 FLOORS = 8
 """One part in so many of the limit is kept for volumes without completions."""
@@ -167,21 +171,66 @@ def _check_failed(file: EngineFile) -> None:
     file.volume.resume_parked(file)
 
 
-def _can_move(volume: EngineVolume, usage: dict[str, int]) -> bool:
+class Kept:
+    """The bytes of a volume that write-back does not make clean, though it may try: they have failed for good, are in
+    conflict, or belong to an object that has lost the name under which they would be stored.
+
+    A check visits at most `VISITS_MAX` files, in turn, and takes the others as it has found them. So the sum may be too
+    small for a while: writers wait longer then. It is too large only if bytes have become clean, which makes room.
+
+    Lock: `_lock`, a leaf.
+    """
+
+    def __init__(self) -> None:
+        self._files: OrderedDict[EngineFile, int] = OrderedDict()
+        self._bytes = 0
+        self._lock = threading.Lock()
+
+    def add(self, file: EngineFile) -> None:
+        """Have a file visited that may have such bytes; called after the reason for it is recorded there."""
+        with self._lock:
+            self._files.setdefault(file, 0)
+
+    def forget(self, file: EngineFile) -> None:
+        with self._lock:
+            self._bytes -= self._files.pop(file, 0)
+
+    def visit(self) -> int:
+        """Return the sum. Cost: O(VISITS_MAX)."""
+        with self._lock:
+            for _ in range(min(VISITS_MAX, len(self._files))):
+                file, before = self._files.popitem(last=False)
+                self._bytes -= before
+                if (kept := _kept_of(file)) is not None:
+                    self._files[file] = kept
+                    self._bytes += kept
+            return self._bytes
+
+
+def _kept_of(file: EngineFile) -> int | None:
+    """Return the bytes of a file that write-back does not make clean; None: it has no reason to have any.
+
+    In conflict that is everything, until `resolve`: what was written to a folio after its bytes had failed is never
+    tried.
+    """
+    disputed, tried, cut_off = file.conflict is not None, file.failures.hopeless, file.is_cut_off()
+    if file.freed or not (disputed or len(file.failures) or cut_off):
+        return None
+    usage = file.native.usage()
+    if cut_off:
+        return max(0, usage["local"] - usage["write_pinned"])
+    unsaved = max(0, _unsaved(usage, file.volume.backend.limits.commit_on_close) - usage["write_pinned"])
+    return unsaved if disputed else min(unsaved, tried)
+
+
+def _can_move(volume: EngineVolume, usage: dict[str, int], kept: int) -> bool:
     """Return whether write-back or a commit, including a running one, will clean any bytes.
 
     Bytes of writable views do not count: they are dirty until the views are released, however often they are sent and
-    committed. Nor do those of files that have lost the name under which they would be stored, nor of files in conflict,
-    until that is being settled: what was written to a folio after its bytes had failed is never tried.
+    committed. Nor do the `kept` ones.
     """
     whole = volume.backend.limits.commit_on_close
-    stuck = sum(file.native.usage()["local"] for file in list(volume.cut_off) if not file.freed)
-    for file in volume.troubles.failing_files():
-        if file.conflict is not None and not file.freed:
-            if file.settling.is_busy():
-                return True
-            stuck += max(0, _unsaved(found := file.native.usage(), whole) - found["failed"])
-    return _unsaved(usage, whole) > usage["failed"] + usage["write_pinned"] + stuck
+    return _unsaved(usage, whole) > max(usage["failed"], kept) + usage["write_pinned"]
 
 
 def _unsaved(usage: dict[str, int], whole: bool) -> int:
@@ -189,11 +238,23 @@ def _unsaved(usage: dict[str, int], whole: bool) -> int:
     return max(usage["dirty"], usage["local"] - (usage["unstable"] if whole else 0))
 
 
-def _hopeless(file: EngineFile, memory: bool) -> str | None:
-    """Return why no running or possible operation will make room; None: one may."""
+def _returned(volumes: list[EngineVolume]) -> int:
+    """Return how many bytes calls have failed to write back so far."""
+    return sum(volume.native.usage()["returned"] for volume in volumes)
+
+
+def _hopeless(file: EngineFile, memory: bool, returned: int) -> str | None:
+    """Return why no running or possible operation will make room; None: one may.
+
+    Running retries of bytes that have failed for good may, until one of them has failed: `returned` is the result of
+    `_returned` when the wait began.
+    """
     volumes = file.volume.cache._engine_volumes()
     usages = [(volume, volume.native.usage()) for volume in volumes]
-    if file.settling or (not memory and any(volume.native.inflight() for volume in volumes)):
+    if any(volume.settling for volume in volumes if not volume.aborted):
+        return None
+    retried = sum(u["returned"] for _, u in usages) <= returned
+    if retried and not memory and any(volume.native.inflight() for volume in volumes):
         return None
     held = 0
     if memory:
@@ -202,14 +263,16 @@ def _hopeless(file: EngineFile, memory: bool) -> str | None:
         held = file.volume.cache.native.held()
         if clean > held or any(volume.mirror is not None and volume.mirror.busy() for volume in volumes):
             return None
-    if any(_can_move(volume, usage) for volume, usage in usages):
+    kept = [volume.kept.visit() for volume in volumes]
+    if any(_can_move(volume, usage, bytes) for (volume, usage), bytes in zip(usages, kept, strict=True)):
         return None
-    if sum(u["writeback"] - u["write_pinned"] for _, u in usages) > 0:  # failed bytes are retried
+    if retried and sum(u["writeback"] - u["write_pinned"] for _, u in usages) > 0:
         return None
-    failed = sum(u["failed"] for _, u in usages)
+    cut_off = any(volume.cut_off for volume in volumes)
+    failed = sum(u["failed"] for _, u in usages) or (0 if cut_off else sum(kept))
     if failed:
         return f"{failed} bytes could not be written back and are kept until that succeeds (Volume.failed)"
-    if any(volume.cut_off for volume in volumes):
+    if cut_off:
         return "what fills it belongs to objects that have lost their names, and goes when they are closed"
     if any(u["unstable"] for volume, u in usages if volume.backend.limits.commit_on_close):
         return (
@@ -248,6 +311,7 @@ class _Wait:
         self.inside, self.memory = inside, memory
         self.native, self.volume, self.cache = file.native, file.volume, file.volume.cache
         self.deadline = Deadline(self.volume.clock, self.cache.config.throttle_timeout)
+        self._returned = _returned(self.cache._engine_volumes())
         self._checks = Checks() if inside or memory else self.volume.checks  # all writers that wait for memory check
         self._began = self._checks.hopeless
 
@@ -265,7 +329,7 @@ class _Wait:
             found = snapshot.busy(volume.native.address)
             if found is not None:
                 return found
-        return unowned(_hopeless(self.file, memory=False) or "no call that makes room has begun")
+        return unowned(_hopeless(self.file, False, self._returned) or "no call that makes room has begun")
 
     def check(self) -> int:
         """Raise if the wait has to end; return the event's number to sleep on."""
@@ -281,7 +345,7 @@ class _Wait:
             PageCacheError: ENOBUFS: it could not for long enough.
         """
         self.cache.flusher.make_room(urgent=True)
-        why = _hopeless(self.file, self.memory)
+        why = _hopeless(self.file, self.memory, self._returned)
         if self.inside and why is None:
             why = "this write comes from inside a backend call, which what fills it may wait for"
         self._checks.count(hopeless=why is not None)

@@ -41,7 +41,7 @@ from .report.trouble import Troubles
 from .report.wait_snapshot import Owner, WaitSnapshot, unowned
 from .retryer import Again, Parked, Retries, decide
 from .runner import Job, Spare, ThreadRunner
-from .throttle import Checks, Outage, Pace, Stall
+from .throttle import Checks, Kept, Outage, Pace, Stall
 
 if TYPE_CHECKING:
     from .file import EngineFile
@@ -138,12 +138,14 @@ class EngineVolume:
         self.notices = Notices(name)
         self.pace = Pace()
         self.checks = Checks()
+        self.kept = Kept()
         self.stall = Stall()
         self.outage = Outage()
         self.dirty_share = 1.0
         self.reconnects = 0
         self.idle: dict[EngineFile, None] = {}
         self.cut_off: set[EngineFile] = set()  # files without the name that the backend would find them by
+        self.settling: set[EngineFile] = set()  # files with work that waits for the token, or runs
         self._lock = threading.Lock()
         self._files: dict[int, EngineFile] = {}
         self._keepers: weakref.WeakSet[Keeper] = weakref.WeakSet()
@@ -297,6 +299,8 @@ class EngineVolume:
             self._resumed.pop(file, None)
             self.idle.pop(file, None)
             self.cut_off.discard(file)
+            self.settling.discard(file)
+        self.kept.forget(file)
         self.troubles.forget(file)
 
     def keeper(self) -> Keeper:

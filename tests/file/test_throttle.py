@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import errno
+import math
 import threading
 import time
 from collections.abc import Callable
@@ -10,14 +11,15 @@ from collections.abc import Callable
 import pytest
 
 import pagecache
-from pagecache import PageCache, Volume
+from pagecache import PageCache, RetryPolicy, Volume
 from pagecache.engine import throttle
+from pagecache.engine.file import EngineFile
 from pagecache.engine.throttle import PAUSE_MAX, PAUSE_MIN, Pace
 from pagecache.native import Pressure
 
 from .backends import WAIT_LIMIT_S, RecordingBackend, RecordingFile
 from .clock import HandClock, after_flusher_turn
-from .rig import KEY, PAGE, Rig, Task, accepted_before, eventually, pattern
+from .rig import KEY, ONCE, PAGE, Rig, Task, accepted_before, eventually, pattern
 
 Make = Callable[..., Rig]
 KIB, MIB = 1 << 10, 1 << 20
@@ -409,6 +411,112 @@ def test_nothing_is_committed_without_the_writer_of_an_object(make: Make) -> Non
     assert file.pread(MIB, 0) == bytes(accepted)
     file.fsync()
     assert rig.backend.committed(KEY) == bytes(accepted)
+
+
+# ---------------------------------------------------------------------------------------------- bytes that always fail
+
+
+FULL = OSError(errno.ENOSPC, "no space left on device")
+RETRIED = RetryPolicy(attempts=1, first_delay=0.001, max_delay=0.005, deadline=20.0, failed_retry=0.001)
+SMALL = {"capacity": "1MiB", "dirty_background": "64KiB", "dirty_limit": "128KiB", "failed_limit": 1.0}
+
+
+def filled(make: Make, names: list[str], retry: RetryPolicy = ONCE) -> Rig:
+    """A cache that is full of bytes of closed files, whose write-back has failed for good, and one more file."""
+    rig = make(dict.fromkeys([*names, KEY], b""), retry=retry, **SMALL)
+    files = [rig.open(key=name) for name in names]
+    for name in names:
+        rig.backend.fault("write_from", FULL, key=name, times=math.inf)
+    for file in files:
+        file.pwrite(bytes(128 * KIB // len(names) // PAGE * PAGE), 0)
+        with pytest.raises(pagecache.WritebackError):
+            file.close()
+    return rig
+
+
+def test_a_writer_beside_retries_that_always_fail_gets_an_error(make: Make, monkeypatch: pytest.MonkeyPatch) -> None:
+    """However short `failed_retry` is: at each check a retry runs, and none of them makes room. [2.23, 2.14]"""
+    rig = filled(make, ["full"], RETRIED)
+    began, answer = threading.Semaphore(0), threading.Semaphore(0)
+
+    def fails(*_ignored: object) -> int:
+        began.release()
+        assert answer.acquire(timeout=WAIT_LIMIT_S)
+        raise FULL
+
+    rig.backend.clear_faults()
+    rig.backend.fault("write_from", fails, key="full", times=math.inf)
+    checks, make_room = [], throttle._Wait.make_room
+
+    def beside_a_retry(wait: throttle._Wait) -> bool:
+        assert began.acquire(timeout=WAIT_LIMIT_S)
+        checks.append(wait)
+        assert len(checks) < 3 * throttle.HOPELESS_CHECKS_MAX, "the writer waits on"
+        try:
+            return make_room(wait)
+        finally:
+            answer.release()
+
+    monkeypatch.setattr(throttle._Wait, "make_room", beside_a_retry)
+    try:
+        with pytest.raises(pagecache.PageCacheError, match="could not be written back") as caught:
+            Task(rig.open().pwrite, bytes(MIB), 0).result()
+    finally:
+        rig.backend.clear_faults()
+        answer.release(1000)
+    assert caught.value.errno == errno.ENOBUFS
+
+
+def test_a_writer_waits_for_a_running_retry_that_has_not_failed(make: Make, monkeypatch: pytest.MonkeyPatch) -> None:
+    """It may make room. [2.23]"""
+    rig = filled(make, ["full"])
+    rig.backend.clear_faults()
+    checked, count = threading.Semaphore(0), throttle.Checks.count
+
+    def counted(checks: throttle.Checks, *, hopeless: bool) -> None:
+        count(checks, hopeless=hopeless)
+        checked.release()
+
+    monkeypatch.setattr(throttle.Checks, "count", counted)
+    monkeypatch.setattr(throttle, "HOPELESS_CHECKS_MAX", 3)
+    with rig.backend.gate("write_from", "full") as gate:
+        rig.volume.retry_failed()
+        gate.wait_entered()
+        writing = Task(rig.open().pwrite, bytes(MIB), 0)
+        for _ in range(4):
+            assert checked.acquire(timeout=WAIT_LIMIT_S)
+    assert writing.result() == MIB
+
+
+def test_a_check_visits_few_files_however_many_have_failed(make: Make, monkeypatch: pytest.MonkeyPatch) -> None:
+    """All are visited in turn; those that were repaired, once more. [2.24]"""
+    names = [f"full {k}" for k in range(7)]
+    rig = filled(make, names)
+    monkeypatch.setattr(throttle, "VISITS_MAX", 3)
+    visited, kept_of = [], throttle._kept_of
+
+    def counted(file: EngineFile) -> int | None:
+        visited.append(file.key)
+        return kept_of(file)
+
+    monkeypatch.setattr(throttle, "_kept_of", counted)
+    kept, each = rig.volume.engine.kept, 128 * KIB // 7 // PAGE * PAGE
+    assert [kept.visit() for _ in range(4)] == [3 * each, 6 * each, 7 * each, 7 * each]
+    assert visited == [*names, *names[:5]]
+    rig.backend.clear_faults()
+    rig.volume.retry_failed()
+    rig.volume.sync(WAIT_LIMIT_S)
+    assert [kept.visit() for _ in range(4)] == [4 * each, each, 0, 0]
+    assert len(visited) == 12 + 7
+
+
+def test_a_cache_full_of_many_failed_files_is_an_error(make: Make, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Also if no check visits all of them. [2.23]"""
+    rig = filled(make, [f"full {k}" for k in range(7)], RETRIED)
+    monkeypatch.setattr(throttle, "VISITS_MAX", 1)
+    with pytest.raises(pagecache.PageCacheError) as caught:
+        Task(rig.open().pwrite, bytes(MIB), 0).result()
+    assert caught.value.errno == errno.ENOBUFS
 
 
 # ---------------------------------------------------------------------------------------------- everything at once

@@ -76,7 +76,7 @@ def _note_write_fault(file: EngineFile, op: Op, error: BaseException) -> None:
         now, wait = file.volume.clock.now(), file.volume.retry.failed_retry
         next_retry, what = None if wait is None else now + wait, f"an internal error: {text_of(error)}"
         with file.lock:
-            failure = Failure(start, end, errno_of(error), 1, what, now, next_retry, error)
+            failure = Failure(start, end, errno_of(error), 1, what, now, next_retry, error, True)
             failures.record(file, failure, [(start, end)])
 
 
@@ -171,7 +171,8 @@ def failed(file: EngineFile, op: Op, error: BaseException) -> None:
             wait = None  # only `resolve` and `discard` settle a conflict
         # An immediate retry is checked like any begun one (`failures.due`).
         next_retry = None if wait is None else now + (wait or volume.retry.max_delay)
-        failure = Failure(start, end, errno_of(error), attempts, text_of(error), since, next_retry, error)
+        hopeless = parked or any(f.hopeless for f in before)
+        failure = Failure(start, end, errno_of(error), attempts, text_of(error), since, next_retry, error, hopeless)
         failures.record(file, failure, parts)
         # Later events of these bytes follow this one.
         op.finish(False, parked)
@@ -304,4 +305,5 @@ def _parked(file: EngineFile, start: int, end: int, error: BaseException, now: f
     before = file.failures.overlapping(start, end)
     since = min((f.since for f in before), default=now)
     next_retry = None if wait is None else now + wait
-    return Failure(start, end, errno_of(error), file.commits.attempts, text_of(error), since, next_retry, error)
+    attempts = file.commits.attempts
+    return Failure(start, end, errno_of(error), attempts, text_of(error), since, next_retry, error, True)
