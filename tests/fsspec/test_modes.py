@@ -184,7 +184,7 @@ def seen(fs: Any, below: Any, path: str, mode: str, end: Callable[[], None] = la
 def table() -> dict[str, list[str]]:
     text = PAGE.read_text(encoding="utf-8").partition("<!-- modes -->")[2].partition("<!-- /modes -->")[0]
     rows = [[cell.strip(" `") for cell in line.strip("|").split("|")] for line in text.strip().splitlines()]
-    return {row[0]: row[1:] for row in rows if not re.fullmatch(r"[-: ]+", row[0])}
+    return {mode: row[1:] for row in rows if not re.fullmatch(r"[-: ]+", row[0]) for mode in row[0].split("`, `")}
 
 
 @pytest.mark.smoke("fsspec")
