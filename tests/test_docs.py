@@ -460,7 +460,7 @@ def test_ids_in_the_code_are_in_the_contract() -> None:
 def test_every_behaviour_of_the_contract_is_named_by_a_test() -> None:
     """`PageCache.check()`, which many tests call, verifies the invariants."""
     named = re.compile(r"\bT-\d+[a-z]?\b")
-    behaviours = re.findall(r"^\| (T-\d+[a-z]?) \|", (DOCS / "contract.md").read_text(encoding="utf-8"), re.MULTILINE)
+    behaviours = re.findall(r"^\* (T-\d+[a-z]?):", (DOCS / "contract.md").read_text(encoding="utf-8"), re.MULTILINE)
     files = [path for path in (ROOT / "tests").rglob("test_*") if path.suffix in {".py", ".c"}]
     found = {one for path in files for one in named.findall(path.read_text(encoding="utf-8"))}
     assert sorted(set(behaviours) ^ found) == []
