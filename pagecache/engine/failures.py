@@ -265,11 +265,16 @@ def check(file: EngineFile) -> str | None:
     """Return a sentence on records that disagree with the index; None: they agree.
 
     A parked block has a record, unless the failure of a commit, an abort, an abandoned file or a conflict explains it.
+    A record without a time of a retry has parked blocks, if any of its blocks wait.
     """
     with file.lock:
         for one, other in pairwise(file.failures):
             if one.end > other.start:
                 return f"{file.key!r}: the records of failed ranges {one[:2]} and {other[:2]} overlap"
+        for failure in file.failures:
+            waits = file.native.range_next(failure.start, failure.end, BACKOFF) != END
+            if failure.next_retry is None and waits and not is_parked(file, failure):
+                return f"{file.key!r}: nothing retries the bytes of {failure[:2]}, which wait for it"
         volume = file.volume
         if file.abandoned or file.conflict or file.commits.failed or volume.aborted or volume.reconnects:
             return None

@@ -3,7 +3,7 @@
 It takes the place of the backend's file. So no call for the object can reach another object that has its name: reads of
 bytes that were stored find nothing, and changes without bytes have no effect on a store. Zeros that came later, behind
 the end or as a hole, were never stored and are read as such. Bytes of an object in place are never acknowledged. Those
-of a whole object are uncommitted for good: they stay in memory, or in the spool, which needs no unit to be complete.
+of a whole object are uncommitted for good: they stay in memory, or in the spool. Neither needs a unit to be complete.
 """
 
 from __future__ import annotations
@@ -31,8 +31,7 @@ class GoneFile(BackendFile):
     """The file of an object without a name; `limits` are those that the object had."""
 
     def __init__(self, limits: BackendLimits, native: NativeInode, key: Key) -> None:
-        whole = limits.commit_on_close
-        self.limits = replace(limits, write_unit=1) if whole else limits
+        self.limits = replace(limits, write_unit=1)
         self._native = native
         self._key = key
         self._lock = threading.Lock()

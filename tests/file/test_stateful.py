@@ -347,7 +347,14 @@ class CacheMachine(RuleBasedStateMachine):
         except OSError as error:  # no room, refused, or a hole whose commit failed: some may be there
             if not isinstance(error, BlockingIOError | WritebackError) and error.errno != errno.ENOBUFS:
                 raise
-            now = reader.real.pread(len(before), offset)
+            try:
+                now = reader.real.pread(len(before), offset)
+            except FileNotFoundError:  # what is there cannot be known
+                assert self.name_of(handle.file) is None
+                for gone in [each for each in self.handles if each.file is handle.file]:
+                    gone.real.abandon()
+                    self.handles.remove(gone)
+                return
             assert all(byte in (0, was) for byte, was in zip(now, before, strict=True))
             handle.file.write(now, offset)
         else:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import errno
 from collections.abc import Callable
 
 import pytest
@@ -11,7 +12,7 @@ from pagecache.backends import MemoryBackend
 from pagecache.testing import FaultPlan, FaultyBackend, Rule
 
 from .objects import ObjectBackend
-from .rig import KEY, ONCE, PAGE, QUIET, Rig, eventually, pattern
+from .rig import FAST, KEY, ONCE, PAGE, QUIET, Rig, Task, eventually, pattern
 
 Make = Callable[..., Rig]
 
@@ -137,3 +138,29 @@ def test_the_error_of_a_read_around_dirty_bytes_names_its_range(make: Make) -> N
     rig.backend.fault("read_into", lambda *_: None)
     with pytest.raises(WritebackError, match=rf"read_into\({3 * PAGE}, {PAGE} bytes\) did not answer"):
         file.fsync()
+
+
+def test_a_transient_read_around_parked_bytes_is_made_again(make: Make) -> None:
+    """It fails the whole request, also behind dirty bytes: none of them is accepted before it. [2.12, 2.14]"""
+    rig = make({KEY: pattern(8 * PAGE)}, limits={"write_unit": 2 * PAGE}, retry=FAST)
+    file = rig.open()
+    file.pwrite(b"x" * PAGE, 2 * PAGE)
+    rig.backend.fault("write_from", OSError(errno.ENOSPC, "no room"))
+    with pytest.raises(WritebackError):
+        file.fsync()
+    rig.volume.drop_clean()  # what was read around them
+    passing = rig.backend.fault("read_into", OSError(errno.EIO, "passing"))
+    Task(file.fsync).result()
+    assert passing.nr_hit == 1
+    assert rig.backend.committed(KEY)[2 * PAGE : 3 * PAGE] == b"x" * PAGE
+    rig.cache.check()
+
+
+def test_a_removed_object_grows_without_a_read_of_its_last_unit(make: Make) -> None:
+    """None of its units is stored any longer. [2.12, 2.20]"""
+    rig = make({KEY: b"a"}, limits={"write_unit": PAGE})
+    file = rig.open()
+    rig.volume.remove(KEY)
+    assert file.pwrite(b"b", PAGE) == 1
+    assert file.pread(1, PAGE) == b"b"
+    file.abandon()

@@ -148,8 +148,10 @@ def acknowledged(file: EngineFile, op: Op) -> None:
         overdue.sent(file)
 
 
-def failed(file: EngineFile, op: Op, error: BaseException) -> None:
-    """Record a partly refused request: its bytes are dirty again, to be retried or parked."""
+def failed(file: EngineFile, op: Op, error: BaseException, *, sent: bool) -> None:
+    """Record a partly refused request: its bytes are dirty again, to be retried or parked. `sent`: the backend was asked
+    to write, and has accepted what lies before the position of the request; otherwise that is of its reads.
+    """
     if _late(file, op):
         return
     volume = file.volume
@@ -157,7 +159,7 @@ def failed(file: EngineFile, op: Op, error: BaseException) -> None:
     start, end = op.extent
     if (most := max_write_of(error)) is not None:
         file.lower_max_write(most)
-    progress = start < op.offset < end
+    progress = sent and start < op.offset < end
     front, start = start, op.offset if progress else start
     with file.lock:
         parts = failures.carried(file, start, end)

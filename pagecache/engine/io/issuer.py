@@ -54,6 +54,7 @@ def write(self: EngineFile, op: Op) -> None:
     """Send one request. Never raises for errors of the backend: they are recorded."""
     if not _to_be_sent(self, op):
         return
+    sent = False
     try:
         send = _target(self).write_from
         if len(self.owed):
@@ -62,6 +63,7 @@ def write(self: EngineFile, op: Op) -> None:
             self.volume.mirror.take(self, op)
         spooling = _Spooling(self, op) if op.stage else None
         while (call := op.begin()) is not None:
+            sent = True
             if spooling is not None:
                 spooling.put(*call)
             taken = _taken(self, op, op.complete(send(call[0], call[1])))
@@ -72,7 +74,7 @@ def write(self: EngineFile, op: Op) -> None:
     except BaseException as error:
         if is_interrupt(error):
             raise
-        _not_sent(self, op, error)
+        _not_sent(self, op, error, sent=sent)
     else:
         collector.acknowledged(self, op)
 
@@ -141,7 +143,7 @@ def write_units(self: EngineFile, op: Op) -> None:
     except BaseException as error:
         if is_interrupt(error):
             raise
-        _not_sent(self, op, error)
+        _not_sent(self, op, error, sent=False)
     else:
         write(self, op)
 
@@ -154,7 +156,7 @@ def _check_read(file: EngineFile, op: Op, offset: int, answer: int) -> None:
         raise BackendProtocolError(message, file.key)
 
 
-def _not_sent(file: EngineFile, op: Op, error: BaseException) -> None:
+def _not_sent(file: EngineFile, op: Op, error: BaseException, *, sent: bool) -> None:
     """Record a failed write-back, unless another version is stored: then the bytes are dirty again, and `on_conflict`
     decides.
     """
@@ -165,7 +167,7 @@ def _not_sent(file: EngineFile, op: Op, error: BaseException) -> None:
             op.finish(False, False)
             return
         error = file.conflict_error()
-    collector.failed(file, op, error)
+    collector.failed(file, op, error, sent=sent)
 
 
 def _no_memory(file: EngineFile) -> OSError:
