@@ -6,18 +6,15 @@ import signal
 import subprocess
 import sys
 import time
-from collections.abc import Sequence
 from pathlib import Path
 from random import Random
+from typing import Any
 
 import pytest
 from click.testing import CliRunner, Result
 
 from pagecache.cli import main
-from pagecache.cli.demo import plan
-from pagecache.cli.demo.job import Job
-from pagecache.cli.demo.plan import Piece
-from pagecache.cli.demo.sides import CachedSide, DirectSide
+from pagecache.cli.demo import Cached, Direct, Job, Side, calls_of, difference, edits_of
 
 
 @pytest.fixture
@@ -45,7 +42,7 @@ def temporary(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
 @pytest.fixture(autouse=True)
 def quick(monkeypatch: pytest.MonkeyPatch) -> None:
     """The simulated object store answers after a microsecond."""
-    monkeypatch.setattr("pagecache.cli.demo.job.REQUEST_SECONDS", 1e-6)
+    monkeypatch.setattr("pagecache.cli.demo.REQUEST_SECONDS", 1e-6)
 
 
 def call(*arguments: str) -> Result:
@@ -124,7 +121,7 @@ def test_without_the_cache_each_read_and_write_is_a_request(tmp_path: Path) -> N
     (root / "file").write_bytes(b"x" * 4096)
     report = json.loads(call("demo", str(root), "--json", "--rounds", "1").stdout)
     look_ups, commits = 4, 1  # the source, then the copy to edit, to read and to commit
-    planned = plan.calls_of(1, "file", 4096, rounds=1)
+    planned = calls_of(1, "file", 4096, rounds=1)
     assert report["object_store"]["requests"]["direct calls"] == planned + look_ups + commits
 
 
@@ -143,9 +140,9 @@ def test_a_wrong_byte_on_the_disk_is_found_and_named(
     tree: Path, temporary: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """The byte is changed behind the cache after it synced: only the last comparison can see it."""
-    sync = CachedSide.sync
+    sync = Cached.sync
 
-    def sync_and_spoil(self: CachedSide) -> None:
+    def sync_and_spoil(self: Cached) -> None:
         sync(self)
         path = max(temporary.glob("*/cached/*/*"), key=lambda path: path.stat().st_size)
         with open(path, "r+b") as file:
@@ -154,7 +151,7 @@ def test_a_wrong_byte_on_the_disk_is_found_and_named(
             file.seek(12_345)
             file.write(bytes([byte[0] ^ 1]))
 
-    monkeypatch.setattr(CachedSide, "sync", sync_and_spoil)
+    monkeypatch.setattr(Cached, "sync", sync_and_spoil)
     result = call("demo", str(tree))
     assert result.exit_code == 1
     assert "DIFFERENT: dir" in result.stdout
@@ -163,13 +160,26 @@ def test_a_wrong_byte_on_the_disk_is_found_and_named(
     assert is_empty(temporary)
 
 
+def spoil_reads(monkeypatch: pytest.MonkeyPatch, side: type[Side]) -> None:
+    """One byte of each piece of 4,097 bytes is wrong."""
+    target = side.target
+
+    class Spoiled:
+        def __init__(self, file: Any) -> None:
+            self.file = file
+
+        def __getattr__(self, name: str) -> Any:
+            return getattr(self.file, name)
+
+        def pread(self, length: int, offset: int) -> bytes:
+            data: bytes = self.file.pread(length, offset)
+            return data[:-1] + b"?" if len(data) == 4097 else data
+
+    monkeypatch.setattr(side, "target", lambda self, key, mode: Spoiled(target(self, key, mode)))
+
+
 def test_a_wrong_byte_out_of_the_cache_is_found_when_it_is_read(tree: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    read = CachedSide.read
-
-    def read_and_spoil(self: CachedSide, file: object, pieces: Sequence[Piece]) -> list[bytes]:
-        return [data[:-1] + b"?" if len(data) == 4097 else data for data in read(self, file, pieces)]
-
-    monkeypatch.setattr(CachedSide, "read", read_and_spoil)
+    spoil_reads(monkeypatch, Cached)
     result = call("demo", str(tree), "--json")
     report = json.loads(result.stdout)
     assert result.exit_code == 1
@@ -178,24 +188,42 @@ def test_a_wrong_byte_out_of_the_cache_is_found_when_it_is_read(tree: Path, monk
 
 
 def test_a_wrong_byte_in_the_object_store_is_found_and_named(tree: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    read = DirectSide.read
-
-    def read_and_spoil(self: DirectSide, file: object, pieces: Sequence[Piece]) -> list[bytes]:
-        return [data[:-1] + b"?" if len(data) == 4097 else data for data in read(self, file, pieces)]
-
-    monkeypatch.setattr(DirectSide, "read", read_and_spoil)
+    spoil_reads(monkeypatch, Direct)
     result = call("demo", str(tree))
     assert result.exit_code == 1
     assert "(object store, direct: read back)" in result.stdout
 
 
+@pytest.mark.parametrize("size", [0, 1, 4095, 100_000, 5_000_000])
+def test_edits_of_the_demo_stay_in_the_size_that_they_make(size: int) -> None:
+    for seed in range(20):
+        edits, after = edits_of(seed, "key", size)
+        content = bytearray(size)
+        for offset, data in edits:
+            if data is None:
+                content[offset:] = b""
+            content.extend(bytes(max(0, offset - len(content))))
+            if data is not None:
+                content[offset : offset + len(data)] = data
+        assert len(content) == after
+        assert edits_of(seed, "key", size) == (edits, after)
+
+
+@pytest.mark.parametrize(
+    ("expected", "found", "at"), [(b"abcd", b"abxd", 2), (b"abc", b"ab", 2), (b"", b"a", 0), (b"same", b"same", None)]
+)
+def test_the_first_difference_is_found(expected: bytes, found: bytes, at: int | None) -> None:
+    different = difference("key", 100, expected, found, "stage")
+    assert (different and different.offset) == (None if at is None else 100 + at)
+
+
 def test_a_disk_that_fails_is_one_line_and_status_1(
     tree: Path, temporary: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    def fail(self: CachedSide) -> None:
+    def fail(self: Cached) -> None:
         raise OSError(28, "No space left on device")
 
-    monkeypatch.setattr(CachedSide, "sync", fail)
+    monkeypatch.setattr(Cached, "sync", fail)
     result = call("demo", str(tree))
     assert result.exit_code == 1
     assert "No space left on device" in result.stderr
@@ -233,7 +261,7 @@ def test_a_file_that_fails_when_read_is_named_before_anything_starts(
     tree: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """The disk reports an error, which root gets too."""
-    monkeypatch.setattr("pagecache.cli.demo.tree.open", broken_open, raising=False)
+    monkeypatch.setattr("pagecache.cli.demo.open", broken_open, raising=False)
     assert "cannot be read: Input/output error" in wrong_usage("demo", str(tree))
 
 
@@ -262,15 +290,15 @@ def test_a_directory_to_keep_has_to_be_empty_and_outside(tree: Path) -> None:
 def test_a_source_that_changes_during_the_run_is_not_called_a_difference(
     tree: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    copy = CachedSide.copy
+    source = Cached.source
 
-    def copy_and_change(self: CachedSide, batch: object) -> None:
+    def change_and_open(self: Cached, key: str) -> Any:
         (tree / "dir1" / "file1").write_bytes(b"changed" * 1000)
-        copy(self, batch)  # type: ignore[arg-type]
+        return source(self, key)
 
     (tree / "dir1" / "file1").write_bytes(b"before" * 1000)
-    monkeypatch.setattr(CachedSide, "copy", copy_and_change)
-    monkeypatch.setattr(Job, "in_turn", lambda self, *sides: sides[::-1])
+    monkeypatch.setattr(Cached, "source", change_and_open)
+    monkeypatch.setattr(Job, "in_turn", lambda self: (self.plain, self.side))
     assert "changed while the demo read it" in call("demo", str(tree)).stderr
 
 

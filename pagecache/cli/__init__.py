@@ -13,15 +13,14 @@ Exit status: 0 fine, 1 a failure found or data not saved, 2 wrong usage, 130 int
 document on stdout in place of a table for a person; progress and errors go to stderr. Nothing heavy is imported before
 the command is known: `pagecache --help` needs only click.
 
-A command whose work serves nothing else is a package here, with `command.py` as that module: check_backend, demo, drain
-and top. The others call `pagecache.bench`, `pagecache.fuse`, `pagecache.stress` and `pagecache.backends`.
+A command of several files is a package here, with `command.py` as that module: check_backend, drain and top. Others
+call `pagecache.bench`, `pagecache.fuse`, `pagecache.stress` and `pagecache.backends`.
 """
 
 import click
 
-from pagecache.cli import bench, mount, s3_clean, stress
+from pagecache.cli import bench, demo, mount, s3_clean, stress
 from pagecache.cli.check_backend import command as check_backend_command
-from pagecache.cli.demo import command as demo_command
 from pagecache.cli.drain import command as drain_command
 from pagecache.cli.top import command as top_command
 
@@ -29,7 +28,7 @@ from pagecache.cli.top import command as top_command
 COMMANDS: list[click.Command] = [
     bench.bench,
     check_backend_command.check_backend,
-    demo_command.demo,
+    demo.demo,
     drain_command.drain,
     mount.mount,
     s3_clean.s3_clean,
