@@ -447,8 +447,10 @@ def open_backend(
     raise AssertionError("the second attempt returns or raises")
 
 
-def follow(inode: Inode) -> None:
+def follow(inode: Inode, earlier: BackendFile | None) -> None:
     """Record that a file has another name, by which it is opened before the next call on it; on a thread of the volume.
+    `earlier`: its file of the backend that has changed the name. After a loss of the backend a reconnect opens the
+    object, and is told only the version that it has under this name.
 
     Bytes uploaded for a commit follow automatically. A file whose commit had no answer is kept if it says that it has
     followed: only this file tells that commit from another writer's version, also in a copy. Otherwise the file is
@@ -456,9 +458,14 @@ def follow(inode: Inode) -> None:
     """
     engine = inode.engine
     backend_file = engine.backend_file
-    if backend_file is None or not engine.finds_by_name() or engine.removed or inode.volume.engine.aborted:
+    if not engine.finds_by_name() or engine.removed:
         return
     following = _Following(inode)
+    if backend_file is None or inode.volume.engine.aborted:
+        if earlier is not None:
+            with contextlib.suppress(Exception):  # then the version is another one, and a conflict
+                following.goes_on(earlier)
+        return
     with contextlib.suppress(OSError):  # it is asked again before the next call
         if insisting(engine, partial(following.goes_on, backend_file)):
             return

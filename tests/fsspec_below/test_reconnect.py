@@ -26,6 +26,7 @@ from pagecache.backends.fsspec.calls import Calls
 from pagecache.testing import FaultyBackend, Gate, Rule
 from tests.file.rig import Task, eventually
 from tests.fsspec_below.place import OLD, Place
+from tests.fsspec_below.stores import Whole
 
 Opened = Callable[..., tuple[Volume, CachedFile]]
 ONCE = RetryPolicy(attempts=1, failed_retry=None)
@@ -189,3 +190,54 @@ def lose_the_answer(monkeypatch: pytest.MonkeyPatch, gate: Gate | None) -> None:
         raise ConnectionResetError(errno.ECONNRESET, "reset")
 
     monkeypatch.setattr(Calls, "move", moved)
+
+
+@pytest.mark.parametrize("to", ["the same backend", "another backend"])
+@pytest.mark.parametrize("first", ["the answer", "the reconnect"])
+@pytest.mark.parametrize("change", [None, dirty, acknowledged])
+@pytest.mark.parametrize("stored", ["nothing", "another version"])
+def test_a_rename_that_ends_beside_a_reconnect_makes_no_foreign_version(
+    change: Callable[[CachedFile], None] | None, first: str, to: str, stored: str
+) -> None:
+    """The version of the copy is that of the file, though another file of the backend has it now; any other version is
+    another client's. [2.19, 2.22]
+    """
+    place, gate = Place(Whole(), "bucket"), Gate()
+    place.put("key", OLD)
+    with PageCache("16MiB", flush_interval=1000, retry=ONCE) as cache, contextlib.ExitStack() as handles:
+        volume = cache.attach(place.backend)
+        file = volume.open("key", "r+b", read_ahead=0)
+        handles.callback(file.abandon)
+        file.pread(4, 0)
+        if change is not None:
+            change(file)
+
+        def end(path: str) -> None:
+            if stored != "nothing":
+                place.put("other", OLD[::-1])
+            gate.enter()
+
+        place.fs.hooks.after["rm_file"] = end
+        renaming = Task(volume.rename, "key", "other")
+        gate.wait_entered()
+        place.fs.hooks.after.clear()
+        volume.abort()
+        with pytest.raises(ShutdownError):
+            renaming.result()
+
+        def answer() -> None:
+            gate.release()
+            eventually(lambda: not any(job.what == "rename" for job in volume.engine.runner.running()))
+
+        if first == "the answer":
+            answer()
+        volume.reconnect(place.backend if to == "the same backend" else FsspecBackend(place.fs, place.root))
+        if first != "the answer":
+            answer()
+        if stored != "nothing":
+            with pytest.raises(ConflictError):
+                file.pread(4, len(OLD) - 4)
+            return
+        assert file.pread(4, len(OLD) - 4) == OLD[-4:]
+        file.fsync()
+        assert place.content("other") == (OLD if change is None else b"mine" + OLD[4:])

@@ -11,7 +11,7 @@ from pathlib import Path
 
 import pytest
 
-from pagecache import CachedFile, ConflictError, ObjectStat, PageCache, RetryPolicy, Volume
+from pagecache import BackendFile, CachedFile, ConflictError, ObjectStat, PageCache, RetryPolicy, Volume
 from pagecache.backends.fsspec.calls import Calls
 from pagecache.backends.passing import PassingBackend
 from pagecache.errors import Key
@@ -308,9 +308,9 @@ def test_copy_that_is_announced_before_its_rename_returns_is_no_change_by_anothe
         volume = cache.attach(place.backend)
         follow = opening.follow
 
-        def announced(inode: Inode) -> None:
+        def announced(inode: Inode, earlier: BackendFile | None) -> None:
             volume.invalidate_remote("other", version=place.backend.stat("other").version)
-            follow(inode)
+            follow(inode, earlier)
 
         monkeypatch.setattr(opening, "follow", announced)
         with volume.open("key", "r+b", read_ahead=0) as file:
