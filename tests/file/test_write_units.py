@@ -152,7 +152,9 @@ def test_a_transient_read_around_parked_bytes_is_made_again(make: Make) -> None:
     passing = rig.backend.fault("read_into", OSError(errno.EIO, "passing"))
     Task(file.fsync).result()
     assert passing.nr_hit == 1
-    assert rig.backend.committed(KEY)[2 * PAGE : 3 * PAGE] == b"x" * PAGE
+    stored = rig.backend.committed(KEY)
+    assert stored is not None
+    assert stored[2 * PAGE : 3 * PAGE] == b"x" * PAGE
     rig.cache.check()
 
 

@@ -149,8 +149,10 @@ def acknowledged(file: EngineFile, op: Op) -> None:
 
 
 def failed(file: EngineFile, op: Op, error: BaseException, *, sent: bool) -> None:
-    """Record a partly refused request: its bytes are dirty again, to be retried or parked. `sent`: the backend was asked
-    to write, and has accepted what lies before the position of the request; otherwise that is of its reads.
+    """Record a partly refused request: its bytes are dirty again, to be retried or parked.
+
+    `sent`: the backend was asked to write, and has accepted what lies before the position of the request. Otherwise
+    that is the position of a read.
     """
     if _late(file, op):
         return
