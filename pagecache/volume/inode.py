@@ -156,6 +156,11 @@ class Inode:
         """Return whether a loss waits for the next opener."""
         return any(not loss.seen for loss in self._losses)
 
+    def has_unsaved_bytes(self) -> bool:
+        """Return whether bytes of it are in no commit yet."""
+        usage = self.native.usage()
+        return bool(usage["local"] or usage["staged"])
+
     def hidden(self) -> bool:
         """Return whether the store differs from the cache: bytes are not written back, or not committed, for objects
         that become visible by commit.

@@ -421,19 +421,27 @@ class Volume:
 
     # -- invalidation, failed data
 
-    def _inodes_of(self, key: Key | None) -> builtins.list[Inode]:
+    def _inodes_of(self, key: Key | None, *, unsaved: bool = False) -> builtins.list[Inode]:
+        """Return the inode of a key, or, for None, all of them. `unsaved`: if it has no unsaved bytes, that of an
+        object with unsaved bytes that had the key as its last name.
+        """
         if key is None:
             with self.inodes_lock:
                 return list(self.inodes.objects.values())
         name = self._canonical(key)
         with self.inodes_lock:
             inode = self.inodes.last_known(name)
+        if unsaved and (inode is None or not inode.has_unsaved_bytes()):
+            files = [file for file in self.engine.dirty_files() if file.key == name and not file.abandoned]
+            with self.inodes_lock:
+                former = [self.inodes.of_file(file) for file in files]
+            inode = next((each for each in former if each is not None and each.has_unsaved_bytes()), inode)
         return [] if inode is None else [inode]
 
     def _unsaved_of(self, key: Key | None) -> builtins.list[Inode]:
         """Return the inode of a key, or, for None, those with unsaved data; abandoned data is not to be saved."""
         if key is not None:
-            found: builtins.list[Inode | None] = [*self._inodes_of(key)]
+            found: builtins.list[Inode | None] = [*self._inodes_of(key, unsaved=True)]
         else:
             files = self.engine.dirty_files()
             with self.inodes_lock:
@@ -475,7 +483,7 @@ class Volume:
         """
         self._check_alive(key)
         lost: builtins.list[LostRange] = []
-        for inode in self._inodes_of(key):
+        for inode in self._inodes_of(key, unsaved=True):
             start, end = extent(offset, length, inode.native.size)
             dropped = lifetimes.drop_local(self, inode, start, END if length is None else end)
             inode.record_discard(dropped)
@@ -532,7 +540,7 @@ class Volume:
         self._check_alive(key)
         if how not in ("force", "rebase", "discard"):
             raise ValueError(f"how {how!r} is not one of 'force', 'rebase', 'discard'")
-        return [lost for inode in self._inodes_of(key) for lost in conflicts.resolve(self, inode, how)]
+        return [lost for inode in self._inodes_of(key, unsaved=True) for lost in conflicts.resolve(self, inode, how)]
 
     # -- abort, reconnect, detach
 

@@ -4,9 +4,10 @@ store which object has the name.
 
 from __future__ import annotations
 
+import errno
 import os
 import shutil
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -17,13 +18,13 @@ from pagecache.backends import Backend, BackendFile, DirectoryBackend, MemoryBac
 from pagecache.backends.directory import DirectoryFile
 from pagecache.backends.passing import PassingBackend, PassingFile
 from pagecache.backends.protocol import close_backend_file
-from pagecache.errors import Key
+from pagecache.errors import Key, WritebackError
 from pagecache.testing import Gate
 from pagecache.volume.inode import InodeTable
 
 from ..planted.failing import store_by_name, whole_objects
 from ..planted.planted import Factory
-from .rig import Task
+from .rig import ONCE, Task
 
 
 class Recorded(PassingBackend):
@@ -139,6 +140,70 @@ def test_a_directory_takes_its_own_files_along(volume: Volume, backend: Director
     volume.sync(20)
     assert (tmp_path / "d" / "c").read_bytes() == b"new, and more"
     assert (tmp_path / "z").read_bytes() == b"linked"
+
+
+class Full(PassingBackend):
+    """Takes no bytes while `full`."""
+
+    full = False
+
+    def open(self, key: Key, *, create: bool = False, exclusive: bool = False) -> BackendFile:
+        return FullFile(self, self.inner.open(key, create=create, exclusive=exclusive))
+
+
+class FullFile(PassingFile):
+    def __init__(self, store: Full, inner: BackendFile) -> None:
+        super().__init__(inner)
+        self._store = store
+
+    def write_from(self, offset: int, buffers: Sequence[memoryview]) -> int:
+        if self._store.full:
+            raise OSError(errno.ENOSPC, "no space left on device")
+        return self.inner.write_from(offset, buffers)
+
+
+def test_unsaved_bytes_without_a_name_are_reached_by_the_last_one(tmp_path: Path) -> None:
+    """If the object that has it now has none. They are listed and retried until then. [2.20, K1]"""
+    backend = Full(DirectoryBackend(tmp_path))
+    with PageCache("1MiB", retry=ONCE, flush_interval=3600, dirty_expire=3600) as cache:
+        volume = cache.attach(backend, read_ahead=0)
+        backend.full = True
+        for length in (1, 2):
+            file = volume.open("f", "w")
+            file.pwrite(bytes(length), 0)
+            with pytest.raises(WritebackError):
+                file.close()
+            (tmp_path / "f").rename(tmp_path / f"gone {length}")
+            (tmp_path / f"gone {length}").unlink()
+        (tmp_path / "f").write_bytes(b"other")
+        with volume.open("f", "r+") as now:
+            now.pwrite(b"O", 0)
+            assert volume.dirty_ranges("f") == [(0, 1)]
+            assert [(stat.key, stat.size) for stat in volume.unsaved("f")] == [("f", 5)]
+            assert sorted(each.length for each in volume.failed()) == [1, 2]
+            backend.full = False
+            now.fsync()
+            backend.full = True
+            volume.retry_failed("f")
+            for length in (1, 2):
+                assert volume.dirty_ranges("f") == [(0, length)]
+                assert [(lost.key, lost.length) for lost in volume.discard("f")] == [("f", length)]
+            assert [*volume.failed(), *volume.discard("f"), *volume.dirty_ranges("f")] == []
+            assert now.pread(10, 0) == (tmp_path / "f").read_bytes() == b"Other"
+        cache.check()
+
+
+def test_a_former_name_reaches_no_unsaved_bytes_of_an_object_with_another(volume: Volume, tmp_path: Path) -> None:
+    """The object is reached by the name that it has. [2.20]"""
+    store(volume, "f", b"first")
+    with volume.open("f", "r+") as moved:
+        moved.pwrite(b"F", 0)
+        (tmp_path / "f").rename(tmp_path / "g")
+        (tmp_path / "f").write_bytes(b"other")
+        assert content(volume, "g") == b"First"
+        assert content(volume, "f") == b"other"
+        assert [*volume.discard("f"), *volume.dirty_ranges("f")] == []
+        assert volume.dirty_ranges("g") == [(0, 5)]
 
 
 @pytest.mark.parametrize("replaced", [False, True])
