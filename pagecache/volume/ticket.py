@@ -345,9 +345,13 @@ class SyncTicket:
 
     def _owner(self, snapshot: WaitSnapshot) -> Owner | None:
         """Return the currently awaited operation: of the first of its files, or of the names."""
-        call, pending = self._name_sync, self._pending
-        if pending:
-            return next(iter(pending.values())).owner(snapshot)
+        call = self._name_sync
+        try:
+            first = next(iter(self._pending.values()), None)
+        except RuntimeError:  # another thread has ended one in between
+            first = None
+        if first is not None:
+            return first.owner(snapshot)
         return unowned("the syncs before it are not over") if call is None else snapshot.job(call.job)
 
     def _standing(self, deadline: Deadline) -> int | None:

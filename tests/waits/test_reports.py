@@ -184,6 +184,31 @@ class Slow(pagecache.backends.MemoryBackend):
         return slow
 
 
+class Ends(dict[int, Any]):
+    """Files of a sync, the last of which ends as a report asks for them."""
+
+    def values(self) -> Any:
+        self.clear()
+        return super().values()
+
+
+@pytest.mark.parametrize("ends", [False, True])
+def test_a_report_of_a_sync_whose_last_file_ends(make: Make, ends: bool) -> None:
+    rig = make({KEY: b""})
+    rig.open().pwrite(b"x", 0)
+    with rig.backend.gate("write_from") as gate:
+        ticket = rig.volume.begin_sync()
+        gate.wait_entered()
+        pending: Any = ticket._pending
+        ticket._pending = Ends(pending) if ends else pending
+        snapshot = WaitSnapshot(rig.cache)
+        owner = ticket._owner(snapshot)
+        ticket._pending = pending
+    assert owner is not None
+    assert (owner.does == "the syncs before it are not over") == ends
+    ticket.wait(WAIT_LIMIT_S)
+
+
 def busy(files: list[Any], number: int, until: float) -> None:
     """Make one call of each kind that waits, on shared files."""
     draw = random.Random(number)
