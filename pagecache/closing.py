@@ -144,7 +144,7 @@ def drop(cache: PageCache) -> None:
     name = repr(cache)
     for volume in cache.volumes():
         if (mirror := volume.engine.mirror) is not None:
-            mirror.threads.work_for(mirror)  # the collector has cleared weak references to it
+            mirror.thread.work_for(mirror)  # the collector has cleared weak references to it
     unsaved = any(volume.engine.native.dirty_inodes(1) for volume in cache.volumes())
     flusher.adopt(cache)  # from now on it may be closed at any moment
     if unsaved:

@@ -202,6 +202,7 @@ class Volume:
         """Give up dirty, failed and unstable data on purpose. Each handle open at that time raises DataLossError once, from its next
         fsync, flush or close."""
     def failed(self) -> _list[FailedRange]: ...
+    def not_mirrored(self) -> dict[Key, str]: ...                     # objects whose copy in the mirror was given up, and why
     def retry_failed(self, key: Key | None = None) -> None: ...
     def dirty_ranges(self, key: Key) -> _list[tuple[int, int]]: ...   # (offset, length): dirty, in flight or unstable
     def abort(self, reason: BaseException | None = None) -> None:

@@ -228,7 +228,6 @@ NAMESAKES = {
     "backends.s3": ["upload.failures"],
     "engine.file": ["work.volume"],  # a job
     "engine.loop": ["outcome.error"],
-    "engine.mirror": ["copy.key"],
     "engine.namesync": ["call.error"],
     "engine.runner": ["job.volume"],
     "volume.namespace": ["inode.key"],

@@ -51,6 +51,7 @@ from .settling import NO_WORK, Settling
 
 if TYPE_CHECKING:
     from .attempts import Attempts
+    from .mirror import Copy
     from .volume import EngineVolume
 
 __all__ = ["EngineFile", "limits_of"]
@@ -108,6 +109,7 @@ class EngineFile:
     freed = False  # CORE's part is freed: its id may belong to another file by now
     retired: tuple[BackendFile, ...] = ()
     holds = False  # the volume has it, and refers to its files
+    copy: Copy | None = None  # in the mirror
     _forced_reads = 0
     _max_write: int | None = None
     _seen_limits: BackendLimits | None = None
@@ -321,6 +323,10 @@ class EngineFile:
     def rename(self, key: Key) -> None:
         """Set the name in calls of the backend and in reports; the backend has renamed the object."""
         self.key = key
+
+    def set_copy(self, copy: Copy) -> None:
+        """Set the copy that the mirror has of the object."""
+        self.copy = copy
 
     def identify(self, identity: Hashable | None) -> None:
         """Set the identity of the object, as the current backend reports it."""
@@ -633,8 +639,8 @@ class EngineFile:
             error = failures.worst(self)
         ranges = self.native.discard(start, end)
         self.staging.cut(start, end)
-        if self.volume.mirror is not None and ranges and not self.removed:
-            self.volume.mirror.invalidate(self.key, "local data was given up")
+        if self.volume.mirror is not None and ranges:
+            self.volume.mirror.invalidate(self, "local data was given up")
         with self.lock:
             failures.follow(self, start, end)
         code = error.errno if error else 0

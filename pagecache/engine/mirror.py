@@ -1,16 +1,17 @@
 """The second stream: a best-effort copy of everything that is written back.
 
-Each request to the backend is also taken for the mirror while it is in flight: CORE holds the frames, so nothing is
-copied, and consecutive requests are joined up to the mirror's own limits. A file's copy is a queue in the order of
-write-back: writes that do not overlap run concurrently, everything else (truncate, commit, rename, remove) is a step
-that runs alone.
+One log has the changes of all objects in the order in which the volume made them, and one thread applies it. So a name
+is free in the mirror before the next object gets it there, as it was in the store.
 
-No call waits for the mirror, and the mirror never makes write-back fail. The copy of a file is given up if the mirror
-fails, exceeds its share of memory or its deadline, or if bytes had to change during one of its calls. Then the queue is
-dropped, and the object is removed from the mirror as soon as no call of it runs, so that a wrong copy is never mistaken
-for a right one. The copy starts anew when the file is created or truncated to nothing.
+    bytes in flight, sizes, commits, names ──► log of steps ──► one thread ──► calls of the mirror
 
-Contract 2.13. Locks: `_lock` guards queues and totals; never held across a call of a backend.
+CORE holds the frames of bytes in the log, so nothing is copied. No call waits for the mirror, and its failures never
+make write-back fail. The copy of an object is given up if a call of it fails or passes its deadline, if the log exceeds
+its share of memory, or if bytes had to change during a call. Then its writes are dropped, the object is removed from
+the mirror, and its name is listed, so that a wrong copy is never mistaken for a right one. The copy begins anew when
+the object is created or truncated to nothing.
+
+Contract 2.13. Locks: `_lock` guards log, names and list; never held across a call of a backend.
 """
 
 from __future__ import annotations
@@ -21,11 +22,13 @@ import logging
 import math
 import os
 import threading
-import weakref
 from collections import deque
 from collections.abc import Callable
+from dataclasses import dataclass
+from functools import partial
 from queue import Empty, SimpleQueue
 from typing import TYPE_CHECKING, Any
+from weakref import WeakValueDictionary, ref
 
 from ..backends.plain import returned
 from ..backends.protocol import Backend, BackendFile, close_backend_file
@@ -39,492 +42,392 @@ if TYPE_CHECKING:
     from .file import EngineFile
     from .volume import EngineVolume
 
-__all__ = ["Mirror", "MirrorError"]
-
+__all__ = ["Copy", "Mirror", "MirrorError"]
 
 SHARE = 8
-"""Mirrors may hold one part in so many of the cache's capacity (including calls whose pages were written again)."""
-
+"""The log may hold one part in so many of the cache's capacity, calls whose pages were written again included."""
 OPEN_MAX = 64
-"""Idle objects of the mirror that stay open."""
-
-
-THREADS_MAX = 32
-"""Maximum threads of a mirror, whatever its limit of concurrent calls."""
+"""Objects of the mirror that stay open."""
 
 
 class MirrorError(OSError):
     """Why a copy was given up."""
 
 
-class Write:
-    """A request of the second stream."""
+@dataclass(slots=True, eq=False, weakref_slot=True)
+class Copy:
+    """The copy of one object; `name`: at the end of the log."""
 
-    def __init__(self, file: EngineFile, op: Op) -> None:
-        self.file = file
-        self.op = op
-        self.since: float | None = None
-
-    @property
-    def extent(self) -> tuple[int, int]:
-        return self.op.extent
+    name: Key
+    valid: bool = True
 
 
+@dataclass(slots=True, eq=False)
 class Step:
-    """Any change other than a write; runs alone."""
+    """A change, under the name that the object has there. `always`: also of a copy that was given up."""
 
-    def __init__(self, call: Callable[[MirrorFile], None]) -> None:
-        self.call = call
+    copy: Copy
+    key: Key
+    call: Callable[[Key], object]
+    op: Op | None = None
+    always: bool = False
 
-
-class MirrorFile:
-    """The copy of one object: the queue of its pending changes, in order."""
-
-    def __init__(self, key: Key) -> None:
-        self.key = key
-        self.valid = True
-        self.moving: Key | None = None  # target of a rename that is still in the queue
-        self.opened: BackendFile | None = None
-        self.uncommitted = False
-        self.queue: deque[Write | Step] = deque()
-        self.running: list[Write | tuple[Step, float]] = []
-
-    def writes(self) -> list[Write]:
-        """Return the writes with running calls."""
-        return [item for item in self.running if isinstance(item, Write)]
-
-    def queued(self) -> int:
-        """Return the bytes of writes without a call yet."""
-        return sum(end - start for start, end in (w.extent for w in self.queue if isinstance(w, Write)))
-
-    def next(self) -> Write | Step | None:
-        """Take the next runnable step from the queue; the mirror's lock is held."""
-        if not self.queue:
-            return None
-        head = self.queue[0]
-        if isinstance(head, Step) or self.opened is None:
-            if self.running:
-                return None
-        else:
-            start, end = head.extent
-            if any(not isinstance(item, Write) for item in self.running):
-                return None
-            if any(start < other.extent[1] and other.extent[0] < end for other in self.writes()):
-                return None
-        return self.queue.popleft()
+    def drop(self) -> None:
+        """End the hold on its bytes."""
+        op, self.op = self.op, None
+        if op is not None and not op.settled:
+            op.finish(False, False)
 
 
-class MirrorThreads(OnDemand):
-    """The threads of a mirror, which start with the first file of the volume or with the first change of a name.
+class MirrorThread(OnDemand):
+    """The thread of a mirror, which starts with the first file of the volume or the first change of a name.
 
-    They keep neither mirror nor cache alive while they wait.
+    It keeps neither mirror nor cache alive while it waits.
     """
 
-    def __init__(self, mirror: Mirror, name: str, most: int, spare: Spare) -> None:
-        super().__init__(f"{name}-mirror", f"of the mirror of {name!r}", most, spare)
+    def __init__(self, mirror: Mirror, name: str, spare: Spare) -> None:
+        super().__init__(f"{name}-mirror", f"of the mirror of {name!r}", 1, spare)
+        self.steps: SimpleQueue[bool] = SimpleQueue()  # True: for each step; False: the end
         self.work_for(mirror)
-        self._ready: SimpleQueue[MirrorFile | None] = SimpleQueue()
 
     def work_for(self, mirror: Mirror) -> None:
         """Refer to the mirror weakly; again when its cache was dropped and goes on until its data is saved."""
-        self._mirror = weakref.ref(mirror)
-
-    def push(self, copy: MirrorFile) -> None:
-        """Queue a copy with steps that may be runnable."""
-        self._ready.put(copy)
-        self.have_all()
+        self._mirror = ref(mirror)
 
     def _loop(self, era: int) -> None:
-        while (copy := self._ready.get()) is not None:
-            try:
-                if not self._serve(copy):
-                    return
-            except BaseException:
-                fault("a thread %s met an error that should not get here; it goes on", self._whose)
-            finally:
-                del copy
+        while self._turn(None):
+            pass
 
-    def _turn(self) -> bool:
+    def _turn(self, timeout: float | None = TURN) -> bool:
         try:
-            copy = self._ready.get(timeout=TURN)
+            mirror = self._mirror() if self.steps.get(timeout=timeout) else None
+            if mirror is not None:
+                mirror.apply()
+            return mirror is not None
         except Empty:
             return self._mirror() is not None
-        return copy is not None and self._serve(copy)
-
-    def _serve(self, copy: MirrorFile) -> bool:
-        """Run the next steps of the copy; return False if the mirror has gone."""
-        mirror = self._mirror()
-        if mirror is not None:
-            mirror.serve(copy)
-        return mirror is not None
-
-    def is_lent(self) -> bool:
-        """Return whether the spare thread does the work."""
-        return self._lent and not self._threads
+        except BaseException:
+            fault("the thread %s met an error that should not get here; it goes on", self._whose)
+            return True
 
     def join(self, timeout: float) -> bool:
-        """End the threads after their queue; return False if one still runs (a call hangs)."""
+        """End the thread after its steps; return False if it still runs (a call hangs)."""
         with self._lock:
             self._most = 0
             threads = list(self._threads)
-        visited = self._visited(timeout)  # before the marks of the end, which are for the threads
-        for _ in threads:
-            self._ready.put(None)
+        visited = self._visited(timeout)  # before the mark of the end, which is for the thread
+        self.steps.put(False)
         for thread in threads:
             thread.join(timeout)
         return visited and not any(thread.is_alive() for thread in threads)
 
 
 class Mirror:
-    """The second stream of one volume, with its own threads."""
+    """The second stream of one volume. `lost`: names of objects that are not mirrored, and why."""
 
     def __init__(self, volume: EngineVolume, backend: Backend) -> None:
-        self.volume = volume
-        self.backend = backend
-        self.lost = 0
+        self.volume, self.backend = volume, backend
+        self.thread = MirrorThread(self, volume.name, volume.cache.spare)
+        self.lost: dict[Key, str] = {}
         self._lock = threading.Lock()
-        self._files: dict[Key, MirrorFile] = {}
-        most = min(int(backend.limits.max_inflight), THREADS_MAX)
-        self.threads: MirrorThreads = MirrorThreads(self, volume.name, most, volume.cache.spare)
+        self._log: deque[Step] = deque()
+        self._running: tuple[Copy, float] | None = None  # the copy of the step that is applied, since when
+        self._names: WeakValueDictionary[Key, Copy] = WeakValueDictionary()  # at the end of the log
+        self._open: dict[Key, BackendFile] = {}  # the longest unused first; of the thread
 
     def busy(self) -> bool:
-        """Return whether any change is pending or running."""
+        """Return whether any step is in the log or running."""
         with self._lock:
-            return any(copy.queue or copy.running for copy in self._files.values())
+            return bool(self._log) or self._running is not None
 
-    # -- pending changes
+    # -- what happens to objects
+
+    def opened(self, file: EngineFile, *, created: bool) -> None:
+        """Record that the volume has a file now, whose object is empty if it was created: then what the mirror has
+        under its name is void, and the copy begins anew. Takes a lock, and starts no thread.
+        """
+        with self._lock:
+            copy = file.copy
+            if copy is None or self._names.get(copy.name) is not copy:
+                copy = self._copy(file.key)
+            if created:
+                self._retire(copy)
+                copy = self._names[copy.name] = Copy(copy.name)
+                self._append(copy, self._begin, always=True)
+            file.set_copy(copy)
 
     def take(self, file: EngineFile, op: Op) -> None:
-        """Queue the bytes of a request to the backend, whose first call has not begun."""
-        if file.removed or file.abandoned:
-            return
+        """Append the bytes of a request to the backend, whose first call has not begun; join them to the last ones."""
         with self._lock:
-            copy = self._copy(file.key)
-            if not copy.valid:
+            copy = file.copy
+            if copy is None or not copy.valid or file.removed or file.abandoned:
                 return
-            last = copy.queue[-1] if copy.queue else None
+            last = self._log[-1].op if self._log and self._log[-1].copy is copy else None
             try:
-                mirrored = op.mirror(last.op if isinstance(last, Write) else None)
+                mirrored, why = op.mirror(last), None
             except MemoryError:
-                mirrored = None
-            if mirrored is not None and not (isinstance(last, Write) and mirrored is last.op):
-                copy.queue.append(Write(file, mirrored))
+                mirrored, why = last, "there was no memory for its request"
+            if mirrored is not None and mirrored is not last:
+                self._append(copy, partial(self._write, file, mirrored), mirrored)
             share = self.volume.cache.limits.capacity // SHARE
-            largest = self._largest() if self.volume.cache.native.held() > share else None
-        if mirrored is None:
-            self._give_up(copy, MirrorError("there was no memory for its request"))
-        elif largest is not None:
-            self._give_up(largest, MirrorError(f"mirrors hold more than their share of memory, {share} bytes"))
-        self.threads.push(copy)
+            if self.volume.cache.native.held() > share:
+                why = f"mirrors hold more than their share of memory, {share} bytes"
+        if why is not None:
+            self._give_up(copy, MirrorError(why))
+        self.thread.have_all()
 
-    def then(self, key: Key, call: Callable[[MirrorFile], None]) -> None:
-        """Queue a call after the pending changes of the file."""
-        with self._lock:
-            copy = self._copy(key)
-            if copy.valid:
-                copy.queue.append(Step(call))
-        self.threads.push(copy)
-
-    def truncated(self, key: Key, size: int) -> None:
-        """Record that the file ends at `size`; with 0 a copy that was given up starts anew."""
-        if size == 0:
-            self.created(key)
+    def truncated(self, file: EngineFile, size: int) -> None:
+        if size == 0 and not file.removed:
+            self.opened(file, created=True)
         else:
-            self.then(key, lambda copy: self._open(copy).truncate(size))
+            self._then(file, lambda key: self._file(key).truncate(size))
 
-    def punched(self, key: Key, start: int, end: int) -> None:
-        def punch(copy: MirrorFile) -> None:
-            opened: Any = self._open(copy)
-            end_now = min(end, opened.stat().size)
-            if end_now > start:
-                opened.punch_hole(start, end_now - start)
+    def punched(self, file: EngineFile, start: int, end: int) -> None:
+        def punch(key: Key) -> None:
+            opened: Any = self._file(key)
+            length = min(end, opened.stat().size) - start
+            if length > 0:
+                opened.punch_hole(start, length)
 
-        self.then(key, punch)
+        self._then(file, punch)
 
-    def created(self, key: Key) -> None:
-        """Record that the file is empty: earlier content of the mirror is void, and the copy is right from now on."""
+    def committed(self, file: EngineFile) -> None:
+        self._then(file, lambda key: self._open[key].commit() if key in self._open else None)
+
+    def _then(self, file: EngineFile, call: Callable[[Key], object]) -> None:
         with self._lock:
-            copy = self._copy(key)
-            dropped = self._drop(copy)
-            copy.valid = True
-            copy.queue.append(Step(self._remove))
-            copy.queue.append(Step(self._open_step))
-        _end(dropped)
-        self.threads.push(copy)
+            copy = file.copy
+            if copy is not None and copy.valid and not file.removed:
+                self._append(copy, call)
 
-    def committed(self, key: Key) -> None:
-        self.then(key, lambda copy: self._commit(copy))
-
-    def removed(self, key: Key) -> None:
+    def named(self, old: Key, new: Key | None, *, tree: bool, linked: bool) -> None:
+        """Record that an object, or a directory, has another name or none; an object that had the new one has lost it.
+        `linked`: the object that has lost its name has others.
+        """
         with self._lock:
-            copy = self._copy(key)
-            dropped = self._drop(copy)
-            copy.queue.append(Step(self._remove))
-        _end(dropped)
-        self.threads.push(copy)
+            self._retire(self._copy(old if new is None else new))
+            moved: dict[Key, Copy] = {}
+            call = self._remove if new is None else partial(self._rename, dst=new, tree=tree, moved=moved)
+            self._append(self._copy(old), call, always=True)
+            for key in [] if new is None else [old, *self._below(old, tree)]:
+                name = new if key == old else _moved(key, old, new)
+                copy = moved[key] = self._names[name] = self._copy(key)
+                del self._names[key]
+                copy.name = name
+                if key in self.lost:
+                    self.lost[name] = self.lost.pop(key)
+        if linked and new is None:
+            self._lose(old, "the object has lost this name, and has others, which a mirror does not follow")
+        self.thread.have_all()
 
-    def renamed(self, src: Key, dst: Key) -> None:
-        """Rename the copy; if the destination's copy is busy, it is given up instead."""
+    def invalidate(self, file: EngineFile, why: str) -> None:
+        """Give the copy of an object up; no new one begins before the object does."""
         with self._lock:
-            copy, other = self._copy(src), self._files.pop(dst, None)
-            dropped = self._drop(other) if other is not None else []
-            busy = other is not None and bool(other.running)
-            if not busy:
-                del self._files[src]
-                self._files[dst] = copy
-                copy.moving = dst
-                copy.queue.append(Step(self._rename if copy.valid else self._remove))
-            elif other is not None:
-                self._files[dst] = other
-                other.valid = False
-                other.queue.append(Step(self._remove))
-        _end(dropped)
-        if busy:
-            self.removed(src)
-        self.threads.push(copy)
-        if other is not None:
-            self.threads.push(other)
-
-    def invalidate(self, key: Key, why: str) -> None:
-        """Give up a copy, even a long unused one; no new one begins."""
-        with self._lock:
-            copy = self._copy(key)
+            copy = file.copy
+            if copy is None or self._names.get(copy.name) is not copy or file.removed:
+                return
         self._give_up(copy, MirrorError(why))
 
-    # -- memory and time
+    # -- the log; `_lock` is held
 
-    def _largest(self) -> MirrorFile | None:
-        """Return the copy with the most bytes in its queue; the lock is held."""
-        return max((copy for copy in self._files.values() if copy.queued()), key=MirrorFile.queued, default=None)
+    def _append(self, copy: Copy, call: Callable[[Key], object], op: Op | None = None, *, always: bool = False) -> None:
+        self._log.append(Step(copy, copy.name, call, op, always))
+        self.thread.steps.put(True)
 
-    def check(self, now: float) -> float:
-        """Give up copies past their deadline. Called by the flusher: makes no call of a backend.
+    def _below(self, directory: Key, tree: bool) -> list[Key]:
+        return [key for key in {*self._names, *self.lost} if tree and _is_below(key, directory)]
 
-        Return the seconds until the next call is due: a call that begins after this has `deadline` seconds.
-        """
-        deadline = self.volume.retry.deadline
-        if deadline is None:
-            return math.inf
-        late, left = [], deadline
-        with self._lock:
-            for copy in self._files.values():
-                oldest = min((_since(item) for item in copy.running), default=math.inf)
-                if copy.valid and oldest + deadline <= now:
-                    late.append(copy)
-                elif copy.valid:
-                    left = min(left, oldest + deadline - now)
-        for copy in late:
-            self._give_up(copy, MirrorError(f"a call took longer than {deadline} s"))
-        return left
+    def _copy(self, name: Key) -> Copy:
+        copy = self._names.get(name)
+        if copy is None:
+            copy = self._names[name] = Copy(name, name not in self.lost)
+        return copy
+
+    def _retire(self, copy: Copy) -> None:
+        """Drop the name and the writes of a copy whose object is gone."""
+        self._names.pop(copy.name, None)
+        self.lost.pop(copy.name, None)
+        self._drop(copy)
+
+    def _drop(self, copy: Copy) -> None:
+        copy.valid = False
+        for step in self._log:
+            if step.copy is copy:
+                step.drop()
 
     # -- giving up
 
-    def _drop(self, copy: MirrorFile) -> list[Write]:
-        """Empty the queue; the lock is held, the caller ends the writes after releasing it."""
-        dropped = [item for item in copy.queue if isinstance(item, Write)]
-        copy.queue.clear()
-        return dropped
-
-    def _give_up(self, copy: MirrorFile, error: BaseException) -> None:
+    def _give_up(self, copy: Copy, error: BaseException) -> None:
+        """Drop its writes, and remove it: after the running call if that is for it, or else at the end of the log, as
+        another object may have its name before.
+        """
         with self._lock:
             if not copy.valid:
                 return
-            copy.valid = False
-            self.lost += 1
-            dropped = self._drop(copy)
-            copy.queue.append(Step(self._remove))
-        _end(dropped)
-        what = f"the mirror's copy is given up: {cause(error)}"
-        next = "it is removed there, and begins anew when the file is made or emptied"
-        self.volume.say(logging.WARNING, "the mirror", what, next, copy.key)
-        self.threads.push(copy)
+            self._drop(copy)
+            if self._running is None or self._running[0] is not copy:
+                self._append(copy, self._remove, always=True)
+        self._lose(copy.name, cause(error))
 
-    # -- calls of the backend, on the mirror's threads
+    def _lose(self, name: Key, why: str) -> None:
+        with self._lock:
+            self.lost[name] = why
+        next = "it is removed there, and begins anew when the object is made or emptied"
+        self.volume.say(logging.WARNING, "the mirror", f"the mirror's copy is given up: {why}", next, name)
 
-    def _copy(self, key: Key) -> MirrorFile:
-        """Return the copy of a key; the lock is held."""
-        return self._files.setdefault(key, MirrorFile(key))
+    def check(self, now: float) -> float:
+        """Give up a copy whose call has passed its deadline. For the flusher: makes no call of a backend.
 
-    def _open(self, copy: MirrorFile) -> BackendFile:
-        if copy.opened is None:
+        Return the seconds until the next call is due: a call that begins after this has `deadline` seconds.
+        """
+        deadline, running = self.volume.retry.deadline, self._running
+        if deadline is None or running is None:
+            return math.inf if deadline is None else deadline
+        left = running[1] + deadline - now
+        if left <= 0:
+            self._give_up(running[0], MirrorError(f"a call took longer than {deadline} s"))
+        return left if left > 0 else deadline
+
+    # -- the thread
+
+    def apply(self) -> None:
+        """Apply the next step of the log."""
+        with self._lock:
+            if not self._log:
+                return
+            step = self._log.popleft()
+            copy, valid = step.copy, step.copy.valid
+            self._running = (copy, self.volume.clock.now())
+        try:
+            if valid or step.always:
+                step.call(step.key)
+        except BaseException as error:
+            self._give_up(copy, error)
+        step.drop()
+        with self._lock:
+            self._running = None
+            wrong = valid and not copy.valid  # by this call, or during it
+        if wrong:
+            self._remove(step.key)
+        while len(self._open) > OPEN_MAX:
+            self._close(next(iter(self._open)))
+
+    def _file(self, key: Key) -> BackendFile:
+        opened = self._open.pop(key, None)
+        if opened is None:
             try:
-                copy.opened = self.backend.open(copy.key, create=True)
+                opened = self.backend.open(key, create=True)
             except FileNotFoundError:
-                self._make_parents(copy.key)
-                copy.opened = self.backend.open(copy.key, create=True)
-            self.volume.held.set_files(copy, copy.opened)
-        return copy.opened
-
-    def _take_opened(self, copy: MirrorFile) -> BackendFile | None:
-        """Take the copy's file; the caller closes it."""
-        opened, copy.opened = copy.opened, None
-        self.volume.held.set_files(copy)
+                self._make_parents(key)
+                opened = self.backend.open(key, create=True)
+        self._open[key] = opened
+        self.volume.held.set_files(self, *self._open.values())
         return opened
 
     def _make_parents(self, key: Key) -> None:
         """Make the directories of a key, if the mirror has directories."""
         mkdir: Any = getattr(self.backend, "mkdir", None)
-        if mkdir is None or not isinstance(key, str | os.PathLike):
-            return
-        parts = os.fspath(key).split("/")
-        for number in range(1, len(parts)):
-            try:
-                mkdir("/".join(parts[:number]))
-            except FileExistsError:
-                continue
-            except io.UnsupportedOperation:
-                return
+        parts = os.fspath(key).split("/") if mkdir is not None and isinstance(key, str | os.PathLike) else []
+        with contextlib.suppress(io.UnsupportedOperation):
+            for number in range(1, len(parts)):
+                with contextlib.suppress(FileExistsError):
+                    mkdir("/".join(parts[:number]))
 
-    def _open_step(self, copy: MirrorFile) -> None:
-        self._open(copy)
-
-    def _close(self, copy: MirrorFile) -> None:
-        if copy.uncommitted:
-            self._commit(copy)
-        close_backend_file(self._take_opened(copy))
-
-    def _commit(self, copy: MirrorFile) -> None:
-        if copy.opened is not None:
-            copy.opened.commit()
-        copy.uncommitted = False
-
-    def _remove(self, copy: MirrorFile) -> None:
-        """Remove the object in any case; during a rename under both names."""
-        opened: Any = self._take_opened(copy)
-        copy.uncommitted = False
-        with contextlib.suppress(Exception):
-            if hasattr(opened, "rollback"):
-                opened.rollback()
-        close_backend_file(opened)
-        keys = [copy.key] if copy.moving is None else [copy.key, copy.moving]
-        copy.key, copy.moving = keys[-1], None
-        for key in keys:
-            try:
-                self._remove_object(key)
-            except Exception as error:
-                what = f"the mirror's copy is not right, and cannot be removed: {cause(error)}"
-                self.volume.say(logging.ERROR, "the mirror", what, "it has to be removed by hand", key)
-
-    def _remove_object(self, key: Key) -> None:
-        try:
-            self.backend.remove(key)
-        except FileNotFoundError:
-            return
-        except io.UnsupportedOperation:
-            emptied = self.backend.open(key, create=True)
-            emptied.truncate(0)
-            emptied.commit()
-
-    def _rename(self, copy: MirrorFile) -> None:
-        self._commit(copy)
-        self._close(copy)
-        if copy.moving is None:
-            return
-        self._make_parents(copy.moving)
-        try:
-            self.backend.rename(copy.key, copy.moving, replace=True)
-        except FileNotFoundError:
-            self._remove_object(copy.moving)  # nothing was mirrored yet
-        copy.key, copy.moving = copy.moving, None
-
-    def _write(self, copy: MirrorFile, write: Write) -> None:
-        write_from = self._open(copy).write_from
-        copy.uncommitted = True
-        while (call := write.op.begin()) is not None:
-            answer = write.op.complete(write_from(call[0], call[1]))
+    def _write(self, file: EngineFile, op: Op, key: Key) -> None:
+        write_from = self._file(key).write_from
+        while (call := op.begin()) is not None:
+            answer = op.complete(write_from(call[0], call[1]))
             if answer == 1:
                 break
             if answer < 0:
                 rule = "write_from did not answer with the number of bytes taken"
-                raise MirrorError(-answer, f"{rule}: {returned(write.op.answer)}")
-        if write.file.native.mirror_spoiled():
+                raise MirrorError(-answer, f"{rule}: {returned(op.answer)}")
+        if file.native.mirror_spoiled():
             raise MirrorError("its bytes had to change in place")
 
-    # -- threads
-
-    def serve(self, copy: MirrorFile) -> None:
-        """Run the next steps of the copy."""
-        with self._lock:
-            item = copy.next()
-            if item is None:
-                return
-            now = self.volume.clock.now()
-            if isinstance(item, Write):
-                item.since = now
-                copy.running.append(item)
-            else:
-                copy.running.append((item, now))
-            more = bool(copy.queue)
-        if more:
-            self.threads.push(copy)
-        self._run(copy, item)
-
-    def _run(self, copy: MirrorFile, item: Write | Step) -> None:
-        failed: BaseException | None = None
+    def _close(self, key: Key, *, keep: bool = True) -> None:
+        """Close an object, with what was written to it or without."""
+        opened: Any = self._open.pop(key, None)
+        self.volume.held.set_files(self, *self._open.values())
         try:
-            if isinstance(item, Write):
-                self._write(copy, item)
-            else:
-                item.call(copy)
-        except BaseException as error:
-            failed = error
-        if isinstance(item, Write):
-            _end([item])
-        with self._lock:
-            copy.running = [r for r in copy.running if r is not item and not (isinstance(r, tuple) and r[0] is item)]
-            idle = not copy.running and not copy.queue and copy.valid and copy.opened is None
-            if idle and self._files.get(copy.key) is copy:
-                del self._files[copy.key]
-        if failed is not None:
-            self._give_up(copy, failed)
-        self._close_idle()
-        self.threads.push(copy)
+            if opened is not None and keep:
+                opened.commit()
+            elif hasattr(opened, "rollback"):
+                opened.rollback()
+        finally:
+            close_backend_file(opened)
 
-    def _close_idle(self) -> None:
-        with self._lock:
-            idle = [c for c in self._files.values() if c.opened is not None and not c.running and not c.queue]
-            for copy in idle[OPEN_MAX:]:
-                copy.queue.append(Step(self._close))
-        for copy in idle[OPEN_MAX:]:
-            self.threads.push(copy)
+    def _begin(self, key: Key) -> None:
+        self._remove(key)
+        self._file(key)
+
+    def _remove(self, key: Key) -> None:
+        """Remove an object in any case. A mirror that cannot has it empty."""
+        with contextlib.suppress(Exception):
+            self._close(key, keep=False)
+        try:
+            try:
+                self.backend.remove(key)
+            except io.UnsupportedOperation:
+                emptied = self.backend.open(key, create=True)
+                emptied.truncate(0)
+                emptied.commit()
+        except FileNotFoundError:
+            return
+        except Exception as error:
+            what = f"the mirror's copy is not right, and cannot be removed: {cause(error)}"
+            self.volume.say(logging.ERROR, "the mirror", what, "it has to be removed by hand", key)
+
+    def _rename(self, src: Key, *, dst: Key, tree: bool, moved: dict[Key, Copy]) -> None:
+        """Rename an object, or each one below a directory: many stores have no directories."""
+        keys = {src}
+        if tree:
+            with contextlib.suppress(io.UnsupportedOperation):
+                keys = {stat.key for stat in self.backend.list(f"{src}/")}
+            keys = {key for key in (*keys, *moved) if _is_below(key, src)}
+        for key in keys:
+            name = dst if key == src else _moved(key, src, dst)
+            with contextlib.suppress(Exception):
+                self._close(name, keep=False)
+            try:
+                self._close(key)
+                self._make_parents(name)
+                self.backend.rename(key, name, replace=True)
+            except BaseException as error:
+                self._remove(key)
+                self._remove(name)
+                if isinstance(error, FileNotFoundError):
+                    continue  # nothing was mirrored yet, or it was given up
+                if key in moved:
+                    self._give_up(moved[key], error)
+                else:
+                    self._lose(name, cause(error))
 
     # -- the end
-
-    def drained(self) -> bool:
-        with self._lock:
-            return not any(copy.queue or copy.running for copy in self._files.values())
 
     def stop(self, timeout: float) -> bool:
         """Let the mirror catch up, for at most `timeout` seconds; give up the remainder. False when a call hangs: its
         thread stays.
         """
-        deadline = Deadline(self.volume.clock, timeout)
-        while not self.drained() and not deadline.passed():
-            self.volume.park.signal().wait(min(SLICE / 10, deadline.left()))
-        with self._lock:
-            behind = [copy for copy in self._files.values() if copy.queued()]
-        for copy in behind:
-            self._give_up(copy, MirrorError("the volume ended before it had caught up"))
-        removing = Deadline(self.volume.clock, SLICE)
-        while self.threads.is_lent() and not self.drained() and not removing.passed():
-            self.volume.park.signal().wait(SLICE / 10)
-        if not self.threads.join(SLICE):
+        for seconds in (timeout, SLICE):
+            deadline = Deadline(self.volume.clock, seconds)
+            while self.busy() and not deadline.passed():
+                self.volume.park.signal().wait(min(SLICE / 10, deadline.left()))
+            with self._lock:
+                behind = {step.copy for step in self._log}
+            for copy in behind:
+                self._give_up(copy, MirrorError("the volume ended before it had caught up"))
+        if not self.thread.join(SLICE):
             return False
-        with self._lock:
-            copies = list(self._files.values())
-        for copy in copies:
-            self._close(copy)
+        for key in list(self._open):
+            self._close(key)
         self.backend.close()
         return True
 
 
-def _since(item: Write | tuple[Step, float]) -> float:
-    since = item.since if isinstance(item, Write) else item[1]
-    return float("inf") if since is None else since
+def _is_below(key: Key, directory: Key) -> bool:
+    return str(key).startswith(f"{directory}/")
 
 
-def _end(writes: list[Write]) -> None:
-    """End the writes' holds on memory."""
-    for write in writes:
-        if not write.op.settled:
-            write.op.finish(False, False)
+def _moved(key: Key, src: Key, dst: Key) -> str:
+    return f"{dst}{str(key).removeprefix(str(src))}"

@@ -286,7 +286,7 @@ class EngineVolume:
     def add(self, file: EngineFile) -> None:
         self.runner.have_all()
         if self.mirror is not None:
-            self.mirror.threads.have_all()
+            self.mirror.thread.have_all()
         with self._lock:
             self._files[file.native.id] = file
         file.hold()

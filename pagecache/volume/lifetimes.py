@@ -193,7 +193,7 @@ def abandon_handle(use: Use, cut_off: list[LostRange], *, changed: bool) -> None
         inode.engine.report_loss(cut_off, "an open that was given up had emptied the object")
         inode.engine.settle(partial(_go_back, inode))
         if volume.engine.mirror is not None:
-            volume.engine.mirror.invalidate(inode.key, "the file was abandoned")
+            volume.engine.mirror.invalidate(inode.engine, "the file was abandoned")
     release(use)
 
 

@@ -283,17 +283,15 @@ class NameChange:
                 table.drop_hints()
             if self.new is not None and self.kind == "dir":
                 table.move_last_names(str(self.old), str(self.new))
-        moved: list[tuple[Key, Key, Inode | None]] = []
+        moved: list[tuple[Key, Inode | None]] = []
         if self.new is not None and self.kind != "symlink":
-            moved.append((self.old, self.new, self.source))
-        moved += [(f"{self.old}{rest}", f"{self.new}{rest}", inode) for rest, inode in below]
-        for _, key, file in moved:
+            moved.append((self.new, self.source))
+        moved += [(f"{self.new}{rest}", inode) for rest, inode in below]
+        if mirror is not None and self.kind != "symlink":
+            linked = self.loser is not None and self.links is not None and self.links > 1
+            mirror.named(self.old, self.new, tree=self.kind == "dir" or bool(below), linked=linked)
+        for key, file in moved:
             self._take_name(key, file)
-        if mirror is not None and self.new is None and self.kind != "symlink" and self.links in (None, 1):
-            mirror.removed(self.old)
-        if mirror is not None:
-            for last, key, _ in moved:
-                mirror.renamed(last, key)
 
     def _has_lost_last_name(self, loser: Inode) -> bool:
         """Return whether the loser has no name any longer. Links that come and go beside the call change the number of

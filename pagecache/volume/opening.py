@@ -66,7 +66,7 @@ def open_inode(volume: Volume, name: Key, key: Key, bits: int, age: float, tries
                             wanted &= ~os.O_EXCL
                             _record_creation(inode)
                             if volume.engine.mirror is not None:  # bytes of it may be in the queue already
-                                volume.engine.mirror.invalidate(inode.key, "it was created and opened at once")
+                                volume.engine.mirror.invalidate(inode.engine, "it was created and opened at once")
                         still = _open_known(volume, inode, name, key, wanted, age, tries)
                         if own is not None and not still:  # the name has led there, and does no longer
                             volume.engine.close_later(own.backend_file, key)
@@ -175,6 +175,8 @@ def _make(volume: Volume, name: Key, key: Key, opened: _Opened) -> Use | None:
             other = table.objects.get(opened.stat.identity)
             stands = opened.stat.identity is None or opened.removals == table.removals
             if other is None and stands:
+                if volume.engine.mirror is not None:
+                    volume.engine.mirror.opened(inode.engine, created=opened.created)
                 use.begin()
                 table.add(inode)
                 table.bind(name, inode)
@@ -184,8 +186,6 @@ def _make(volume: Volume, name: Key, key: Key, opened: _Opened) -> Use | None:
             _forget_new(use)  # its file stays open
             return None
         volume.engine.add(inode.engine)
-        if opened.created and volume.engine.mirror is not None:
-            volume.engine.mirror.created(name)
     except BaseException:
         with volume.inodes_lock:
             published = table.knows(inode)
@@ -652,7 +652,7 @@ def compare(volume: Volume, inode: Inode, stat: ObjectStat, tries: Attempts, qui
     if volume.prefers_stored and not whole:
         stat, changes = _yielded(volume, inode, stat, changes, tries)
     if volume.engine.mirror is not None:
-        volume.engine.mirror.invalidate(inode.key, "the object was changed by another writer")
+        volume.engine.mirror.invalidate(inode.engine, "the object was changed by another writer")
     if whole and _replaced(inode, stat, changes, tries):
         return False
     if inode.native.has_local() or not (whole or engine.settled(partial(_take, inode, stat, changes), tries)):

@@ -503,6 +503,10 @@ class Volume:
             files = self.engine.dirty_files()
             return [r for file in files for r in overdue.failed_ranges(file)]
 
+    def not_mirrored(self) -> dict[Key, str]:
+        """Return the objects whose copy in the mirror was given up, and why; {} without a mirror."""
+        return {} if self.engine.mirror is None else self.engine.mirror.lost.copy()
+
     def retry_failed(self, key: Key | None = None) -> None:
         """Retry failed data now, without waiting for the result."""
         self._check_alive(key)

@@ -189,7 +189,7 @@ def test_a_copy_of_the_mirror_is_given_up_at_its_deadline(make: Make, clock: Han
         gate.wait_entered()
         after_flusher_turn(rig.cache)
         clock.advance(7.0)
-        eventually(lambda: rig.volume.engine.mirror is not None and rig.volume.engine.mirror.lost == 1)
+        eventually(lambda: list(rig.volume.not_mirrored()) == [KEY])
 
 
 def test_a_wake_of_the_flusher_by_time_is_never_lost(make: Make, clock: HandClock) -> None:

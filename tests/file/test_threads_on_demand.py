@@ -19,7 +19,7 @@ from pagecache.backends import MemoryBackend
 from pagecache.engine import runner
 from pagecache.testing import FaultyBackend, Gate, Rule
 
-from .rig import PAGE, Task, eventually
+from .rig import Task, eventually
 
 OF_A_CACHE = 2
 """The flusher, and the spare thread."""
@@ -195,7 +195,7 @@ def test_a_volume_that_cannot_start_threads_works_on_the_spare_thread(refusals: 
 
 
 def test_a_mirror_has_no_thread_before_its_volume_has_work_for_it() -> None:
-    """The first file starts them, and so does a change of a name without a file."""
+    """The first file starts it, and so does a change of a name without a file."""
     named, copy = MemoryBackend(), MemoryBackend()
     for backend in (named, copy):
         with PageCache("1MiB") as cache, cache.attach(backend).open("key", "w+b") as file:
@@ -206,10 +206,10 @@ def test_a_mirror_has_no_thread_before_its_volume_has_work_for_it() -> None:
         assert threads("pagecache-m") == []
         assert not first.exists("missing")
         second.remove("key")
-        assert len(threads("pagecache-m2-mirror-")) == copy.limits.max_inflight
+        assert len(threads("pagecache-m2-mirror-")) == 1
         assert threads("pagecache-m1-mirror-") == []
         with first.open("key", "w+b"):
-            assert len(threads("pagecache-m1-mirror-")) == copy.limits.max_inflight
+            assert len(threads("pagecache-m1-mirror-")) == 1
         eventually(lambda: list(copy.list()) == [])
 
 
@@ -222,12 +222,12 @@ def test_a_mirror_that_cannot_start_threads_works_on_the_spare_thread(refusals: 
         with volume.open("first", "w+b") as file:
             file.pwrite(b"bytes" * 1000, 0)
             file.fsync()
-            eventually(lambda: volume.engine.mirror is not None and volume.engine.mirror.drained())
+            eventually(lambda: volume.engine.mirror is not None and not volume.engine.mirror.busy())
             assert copy.snapshot("first") == b"bytes" * 1000
             assert threads("pagecache-poor-") == []
             refusals.on = False
             assert volume.engine.mirror is not None
-            volume.engine.mirror.threads._refused -= runner.AGAIN
+            volume.engine.mirror.thread._refused -= runner.AGAIN
             file.pwrite(b"others", 0)
             file.fsync()
             assert threads("pagecache-poor-mirror-") != []
@@ -253,39 +253,6 @@ def test_a_mirror_on_the_spare_thread_ends_with_its_volume(refusals: Refusals) -
         volume.detach()
         assert (closed, copy.snapshot("key")) == ([copy], b"bytes" * 1000)
     refusals.on = False
-
-
-def test_a_mirror_on_the_spare_thread_removes_the_copy_that_it_gives_up_at_the_end(
-    refusals: Refusals, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    """The volume ends before its mirror has caught up: the end waits until the spare thread has removed the copy."""
-    monkeypatch.setattr("pagecache.engine.mirror.SLICE", 2.0)  # for slow machines
-    copy = FaultyBackend(MemoryBackend())
-    with PageCache("1MiB") as cache, Gate() as gate:
-        volume = cache.attach(MemoryBackend(), name="poor", mirror=copy)
-        mirror = volume.engine.mirror
-        assert mirror is not None
-        refusals.of = "pagecache-poor-mirror"
-        refusals.on = True
-        copy.use([Rule("write", nth=1, gate=gate)])
-        with volume.open("key", "w+b") as file:
-            file.pwrite(b"first", 0)
-            file.fsync()
-            gate.wait_entered()
-            file.pwrite(b"second", PAGE)  # behind the first in the queue
-            file.fsync()
-        assert mirror.threads.is_lent()
-        drained = mirror.drained
-
-        def drained_after_the_call() -> bool:
-            if mirror.lost:  # the copy is given up; its removal waits for the call
-                gate.release()
-            return drained()
-
-        mirror.drained = drained_after_the_call  # type: ignore[method-assign]
-        mirror.stop(0.0)
-        assert (mirror.lost, list(copy.list())) == (1, [])
-        refusals.on = False
 
 
 def test_a_cache_that_cannot_start_its_own_threads_says_so(refusals: Refusals) -> None:

@@ -170,5 +170,5 @@ def stored(file: EngineFile, version: str | None, changes: int | None, finish: C
     if failed is not None:
         file.volume.say(logging.INFO, "data that was saved after all", what, "it is stored", file.key)
     if file.volume.mirror is not None:
-        file.volume.mirror.committed(file.key)
+        file.volume.mirror.committed(file)
     file.volume.say(logging.DEBUG, "commits", "committed", key=file.key)

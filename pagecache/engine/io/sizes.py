@@ -130,8 +130,8 @@ def truncate(self: EngineFile, op: Op, change: tuple[int, Callable[[], None], At
     def publish(uncommitted: bool) -> None:
         self.native.truncate(size, uncommitted)
         self.staging.cut(size, END)
-        if self.volume.mirror is not None and not self.removed:
-            self.volume.mirror.truncated(self.key, size)
+        if self.volume.mirror is not None:
+            self.volume.mirror.truncated(self, size)
         page = int(self.volume.cache.config.page_size)
         with self.lock:
             # The block with the new end may still wait, or have failed, as a whole.
@@ -159,8 +159,8 @@ def punch(self: EngineFile, op: Op, change: tuple[list[int], Callable[[], None]]
         if uncommitted and hasattr(self.backend_file, "rollback"):
             with self.lock:
                 self.committing().note_hole(start, end)
-        if self.volume.mirror is not None and not self.removed:
-            self.volume.mirror.punched(self.key, start, end)
+        if self.volume.mirror is not None:
+            self.volume.mirror.punched(self, start, end)
         if len(self.failures):
             page = int(self.volume.cache.config.page_size)
             inner = -(-start // page) * page, end // page * page  # a block with an end of the hole stays as a whole
