@@ -1,5 +1,6 @@
-"""A volume over S3 is aborted and reconnected to its backend at each request of a commit: no byte is lost, or reported
-as lost.
+"""A volume over S3 is aborted and reconnected at each request of a commit: no byte is lost, or reported as lost.
+
+tests/fsspec_below/test_reconnect.py has what every store of whole objects keeps.
 """
 
 from __future__ import annotations
@@ -11,7 +12,7 @@ from collections.abc import Callable
 
 import pytest
 
-from pagecache import CommitError, ConflictError, PageCache, RetryPolicy, ShutdownError, Volume
+from pagecache import PageCache, RetryPolicy, ShutdownError, Volume
 from pagecache.backends.s3 import S3Backend
 from pagecache.backends.s3.backend import Conditions
 from pagecache.testing.proxy import FaultyProxy, ProxyCall, ProxyRule
@@ -25,7 +26,6 @@ OLD = random.Random(1).randbytes(4 * PART)
 NEW = random.Random(2).randbytes(20 * PART)
 PAGES, HOLE = 3 * 4096, 5 * PART  # start of the hole, and its length
 AGAIN = RetryPolicy(attempts=8, first_delay=0.001, max_delay=0.01)
-NOT_LATER = RetryPolicy(attempts=3, first_delay=0.001, max_delay=0.01, failed_retry=None)
 
 
 @pytest.fixture(params=["ministack"])
@@ -121,79 +121,5 @@ def test_a_commit_that_lands_after_a_reconnect_is_recognised(
             file.pwrite(NEW[PAGES : 2 * PAGES], 0)
             file.fsync()
         assert stored() == NEW[PAGES : 2 * PAGES] + OLD[PAGES:PART] + NEW[:PAGES] + OLD[PART + PAGES :]
-    for backend in backends:
-        backend.close()
-
-
-@pytest.mark.parametrize("replaced", [False, True], ids=["", "replaced by another client"])
-@pytest.mark.parametrize("landed", [True, False], ids=["carried out", "not carried out"])
-@pytest.mark.parametrize("size", [PART, 4 * PART], ids=["put", "upload"])
-@pytest.mark.parametrize("again", [True, False], ids=["the same backend", "another backend"])
-def test_a_commit_without_an_answer_is_told_from_the_version_of_another_client(
-    bucket: Bucket, proxy: FaultyProxy, again: bool, size: int, landed: bool, replaced: bool
-) -> None:
-    """The other client's version is a conflict, and not taken for the commit that it has replaced. [2.19, 2.22]"""
-    known, theirs = Conditions(), OLD[::-1]
-    backends = [
-        S3Backend(bucket.name, endpoint_url=proxy.endpoint, part_size=PART, least_part=1, conditions=known)
-        for _ in range(2)
-    ]
-    bucket.client.put_object(Bucket=bucket.name, Key="k", Body=OLD[:size])
-    with PageCache("4MiB", retry=NOT_LATER) as cache:
-        volume = cache.attach(backends[0])
-        with volume.open("k", "r+", read_ahead=0) as file:
-            file.pwrite(NEW[:PAGES], 0)
-            failed = ProxyRule("lost" if landed else "reset", publishes)
-            proxy.rules = [ProxyRule("reset", lambda call: failed.seen > 0, times=1000), failed]
-            with pytest.raises(CommitError):
-                file.fsync()
-            proxy.rules = []
-            if replaced:
-                bucket.client.put_object(Bucket=bucket.name, Key="k", Body=theirs)
-            volume.reconnect(backends[0 if again else 1])
-            file.pwrite(NEW[PAGES : 2 * PAGES], PAGES)
-            if replaced:
-                with pytest.raises(ConflictError):
-                    file.fsync()
-                assert bucket.client.get_object(Bucket=bucket.name, Key="k")["Body"].read() == theirs
-                volume.resolve("k", "rebase")
-        found = bucket.client.get_object(Bucket=bucket.name, Key="k")["Body"].read()
-        assert found == NEW[: 2 * PAGES] + (theirs if replaced else OLD[:size])[2 * PAGES :]
-    for backend in backends:
-        backend.close()
-
-
-def publishes(call: ProxyCall) -> bool:
-    """Return whether a request stores the object `k`."""
-    return name_of(call) in ("PutObject", "CompleteMultipartUpload") and call.path.endswith("/k")
-
-
-@pytest.mark.parametrize("again", [True, False], ids=["the same backend", "another backend"])
-@pytest.mark.parametrize("early", [True, False], ids=["before the abort", "after it"])
-def test_acknowledged_bytes_are_not_laid_over_a_version_of_another_client(
-    bucket: Bucket, proxy: FaultyProxy, early: bool, again: bool
-) -> None:
-    """No commit has run, so only another client can have stored that version. [2.19, 2.22]"""
-    known = Conditions()
-    backends = [
-        S3Backend(bucket.name, endpoint_url=proxy.endpoint, part_size=PART, least_part=1, conditions=known)
-        for _ in range(2)
-    ]
-    bucket.client.put_object(Bucket=bucket.name, Key="k", Body=OLD)
-    with PageCache("4MiB", retry=AGAIN, flush_interval=1000) as cache:
-        volume = cache.attach(backends[0])
-        with volume.open("k", "r+", read_ahead=0) as file:
-            file.pwrite(NEW[:PART], PART)
-            file.sync_range(PART, PART)
-            if not early:
-                volume.abort()
-            bucket.client.put_object(Bucket=bucket.name, Key="k", Body=OLD[::-1])
-            volume.reconnect(backends[0 if again else 1])
-            with pytest.raises(ConflictError):
-                file.fsync()
-            assert bucket.client.get_object(Bucket=bucket.name, Key="k")["Body"].read() == OLD[::-1]
-            volume.resolve("k", "rebase")
-        found = bucket.client.get_object(Bucket=bucket.name, Key="k")["Body"].read()
-        assert found == OLD[::-1][:PART] + NEW[:PART] + OLD[::-1][2 * PART :]
     for backend in backends:
         backend.close()
