@@ -24,27 +24,6 @@ static void put(u32 block, u8 value)
 	EQUAL(file_write(file, (u64)block * PAGE, bytes, PAGE), 0);
 }
 
-static void check_a_failed_commit_makes_everything_dirty_again(void)
-{
-	start(PAGE, false);
-	put(0, 1);
-	EQUAL(flush(file), 0);
-	EQUAL(usage(file, NULL).unstable, PAGE);
-	EQUAL(pc_drop_clean(file->inode, 0, ALL), 0); /* not evicted in between */
-	CHECK(begin_commit(file));
-	CHECK(pc_commit_running(file->inode));
-	put(1, 2); /* nothing is acknowledged while it runs, but any thread may write */
-	u64 seq = pc_inode_commit_seq(file->inode);
-	pc_commit_end(file->inode, false, false);
-	EQUAL(pc_inode_commit_seq(file->inode), seq + 1);
-	EQUAL(usage(file, NULL).dirty, 2 * PAGE);
-	EQUAL(usage(file, NULL).unstable, 0);
-	EQUAL(file_sync(file), 0);
-	EQUAL(file->store.stable[0], 1);
-	EQUAL(file->store.stable[PAGE], 2);
-	rig_close(&rig);
-}
-
 static void check_a_backend_that_kept_its_bytes_gets_another_try(void)
 {
 	start(PAGE, false);
@@ -58,27 +37,6 @@ static void check_a_backend_that_kept_its_bytes_gets_another_try(void)
 	u32 writes = file->store.writes;
 	EQUAL(file_sync(file), 0);
 	EQUAL(file->store.writes, writes);
-	rig_close(&rig);
-}
-
-static void check_bytes_dirtied_while_unstable_are_both(void)
-{
-	start(PAGE, false);
-	put(0, 1);
-	EQUAL(flush(file), 0);
-	u64 s = pc_epoch_take(rig.volume);
-	put(0, 2);
-	EQUAL(usage(file, NULL).dirty, PAGE);
-	EQUAL(usage(file, NULL).unstable, PAGE);
-	EQUAL(usage(file, NULL).local, PAGE);
-	CHECK(!pc_sync_done(file->inode, s));
-	CHECK(begin_commit(file));
-	EQUAL(store_commit(&file->store), 0);
-	pc_commit_end(file->inode, true, false);
-	CHECK(pc_sync_done(file->inode, s)); /* later bytes are not waited for */
-	CHECK(!pc_sync_done(file->inode, s + 1));
-	EQUAL(usage(file, NULL).dirty, PAGE);
-	EQUAL(file->store.stable[0], 1);
 	rig_close(&rig);
 }
 
@@ -502,9 +460,7 @@ int main(void)
 	RUN(check_no_commit_begins_after_an_abort);
 	RUN(check_a_commit_that_failed_for_good_parks_its_bytes);
 	RUN(check_credits_of_an_older_era_count_for_nothing);
-	RUN(check_a_failed_commit_makes_everything_dirty_again);
 	RUN(check_a_backend_that_kept_its_bytes_gets_another_try);
-	RUN(check_bytes_dirtied_while_unstable_are_both);
 	RUN(check_a_running_commit_of_later_bytes_is_not_waited_for);
 	RUN(check_changes_without_a_folio_wait_for_a_commit_too);
 	RUN(check_nothing_to_commit_gives_the_token_back);

@@ -88,20 +88,6 @@ static void check_a_direct_write_is_counted_and_published(void)
 	rig_close(&rig);
 }
 
-static void check_an_extension_shows_with_its_bytes(void)
-{
-	start(false);
-	EQUAL(byte_at(PAGES * PAGE - 1), first_byte(PAGES * PAGE - 1));
-	direct_write(PAGES * PAGE + 10, PAGES * PAGE + 20, 7, PC_EXCLUSIVE);
-	EQUAL(pc_inode_size(file->inode), PAGES * PAGE + 20);
-	EQUAL(pc_inode_remote_size(file->inode), PAGES * PAGE + 20);
-	EQUAL(byte_at(PAGES * PAGE + 9), 0);
-	EQUAL(byte_at(PAGES * PAGE + 19), 7);
-	SOUND(&rig);
-	EQUAL(file_sync(file), 0);
-	rig_close(&rig);
-}
-
 /* A fill that begins after the first invalidation reads bytes that are not replaced yet: it goes with the second
  * one. [T-26, T-75a] */
 static void fill_beside_a_write(void)
@@ -600,7 +586,6 @@ static void check_a_discard_keeps_an_append_that_was_acknowledged_beside_it(void
 int main(void)
 {
 	RUN(check_a_direct_write_is_counted_and_published);
-	RUN(check_an_extension_shows_with_its_bytes);
 	RUN(check_a_fill_beside_a_write_leaves_no_old_bytes);
 	RUN(check_a_call_that_failed_invalidates_too);
 	RUN(check_no_pass_goes_past_the_tail_of_a_write);

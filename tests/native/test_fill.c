@@ -288,25 +288,6 @@ static void check_an_endless_stream_of_invalidations_ends_the_fill(void)
 	rig_close(&rig);
 }
 
-/* An invalidation comes between the check for changes and the publication: the folio is STALE when it is unlocked. */
-static void check_an_invalidation_between_two_folios_of_a_run(void)
-{
-	u64 pos;
-	struct pc_part parts[PARTS];
-	start(65536, PAGE, limits_wide());
-	struct pc_request *r = begin(0, 8192);
-	size_t n = next_call(r, &pos, parts);
-	int64_t answer = store_read(&file->store, pos, parts, n);
-	memset(file->store.bytes, 0x11, 65536);
-	pc_invalidate_remote(file->inode, 0, 65536);
-	CHECK(state_at(file, 0) & PC_F_STALE);
-	(void)answer;
-	pc_request_settle(r);
-	CHECK(!pc_index_lookup(file->inode, 0));
-	reads_right(0, 65536);
-	rig_close(&rig);
-}
-
 static void check_two_fills_meet_at_a_locked_folio(void)
 {
 	struct pc_need need = {0};
@@ -473,7 +454,6 @@ int main(void)
 	RUN(check_an_invalidation_during_a_fill_makes_it_read_again);
 	RUN(check_an_invalidation_elsewhere_costs_nothing);
 	RUN(check_an_endless_stream_of_invalidations_ends_the_fill);
-	RUN(check_an_invalidation_between_two_folios_of_a_run);
 	RUN(check_two_fills_meet_at_a_locked_folio);
 	RUN(check_a_queued_fill_can_be_taken_over_by_its_waiter);
 	RUN(check_kept_buffers_never_see_the_folio_again);

@@ -133,33 +133,6 @@ static void check_durable_writes_go_from_flight_to_clean(void)
 	rig_close(&rig);
 }
 
-static void check_bytes_dirtied_in_flight_outlive_the_older_request(void)
-{
-	for (int ok = 0; ok <= 1; ok++) {
-		start(0, 4 * PAGE, false);
-		put(0, 16384);
-		struct pc_request *r = hand_over();
-		EQUAL(pc_epoch_take(rig.volume), 1);
-		bytes[5000] ^= 0xff;
-		put(5000, 1);
-		expect(0, 2, 15, 0, 0, 2, 1, 0); /* D and W overlap */
-		file->store.parked = !ok;
-		if (ok)
-			answer(r, 0);
-		pc_write_done(r, ok, !ok); /* E5 or E6 */
-		if (ok)
-			expect(0, 2, 0, 15, 0, 2, 0, 1);
-		else
-			expect(0, 15, 0, 0, 15, 1, 0, 0);
-		file->store.parked = false;
-		pass_ends();
-		pc_retry(file->inode, 0, ALL, true);
-		EQUAL(file_sync(file), 0);
-		CHECK(memcmp(file->store.stable, bytes, 16384) == 0);
-		rig_close(&rig);
-	}
-}
-
 /* T-17: an error after every possible number of acknowledged bytes; ragged extents share blocks. */
 static void cut_at_every_byte(u64 max_folio, const u64 (*writes)[2], u32 nr, u32 step)
 {
@@ -372,7 +345,6 @@ int main(void)
 {
 	RUN(check_the_circle_of_a_byte);
 	RUN(check_durable_writes_go_from_flight_to_clean);
-	RUN(check_bytes_dirtied_in_flight_outlive_the_older_request);
 	RUN(check_an_error_after_any_prefix_keeps_the_acknowledged_blocks);
 	RUN(check_stamps_follow_the_bytes_of_each_request);
 	RUN(check_extents_of_a_block_are_acknowledged_together);

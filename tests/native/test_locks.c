@@ -201,33 +201,6 @@ static void check_the_token_goes_round_in_order(void)
 	rig_close(&rig);
 }
 
-static _Atomic int in_token;
-
-static void *take_and_give(void *arg)
-{
-	(void)arg;
-	for (int k = 0; k < 4000; k++) {
-		take_token(file);
-		EQUAL(atomic_fetch_add(&in_token, 1), 0);
-		atomic_fetch_sub(&in_token, 1);
-		pc_token_release(file->inode);
-	}
-	return NULL;
-}
-
-static void check_the_token_under_threads(void)
-{
-	pthread_t t[THREADS];
-	start();
-	check_threads = true;
-	for (int k = 0; k < THREADS; k++)
-		pthread_create(&t[k], NULL, take_and_give, NULL);
-	for (int k = 0; k < THREADS; k++)
-		pthread_join(t[k], NULL);
-	check_threads = false;
-	rig_close(&rig);
-}
-
 /* ---------------------------------------------------------------- events: credits, folios */
 
 static void *borrow_credits(void *arg)
@@ -484,7 +457,6 @@ int main(void)
 	RUN(check_giving_up_answers_whether_the_lock_had_come);
 	RUN(check_the_inode_lock_under_threads);
 	RUN(check_the_token_goes_round_in_order);
-	RUN(check_the_token_under_threads);
 	RUN(check_no_wake_up_of_a_credit_is_lost);
 	RUN(check_a_credit_given_back_moves_the_sequence_without_waiters);
 	RUN(check_no_wake_up_of_a_folio_is_lost);

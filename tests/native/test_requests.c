@@ -200,17 +200,6 @@ static void check_requests_cross_and_split_folios(void)
 	}
 }
 
-static void check_the_end_of_the_file_ends_the_last_request(void)
-{
-	start(64 << 10, limits_wide());
-	put(0, 10001);
-	EQUAL(flush(file), 0);
-	EQUAL(file->store.write_bytes, 10001);
-	EQUAL(file->store.size, 10001);
-	EQUAL(pc_inode_remote_size(file->inode), 10001);
-	rig_close(&rig);
-}
-
 /* T-10: the buffers given to a backend lie in the arena. */
 static void check_buffers_are_the_frames_themselves(void)
 {
@@ -234,20 +223,6 @@ static void check_buffers_are_the_frames_themselves(void)
 }
 
 /* ---------------------------------------------------------------- answers */
-
-static void check_short_answers_arrive_whole(void)
-{
-	u64 most[] = {1, 13, 4095, 4097, 50000, 99999};
-	for (u32 k = 0; k < 6; k++) {
-		start(k % 2 ? PAGE : 64 << 10, limits_wide());
-		put(0, k ? 100000 : 5000);
-		file->store.write_max = most[k];
-		EQUAL(flush(file), 0);
-		EQUAL(file->store.write_bytes, k ? 100000 : 5000);
-		CHECK(memcmp(file->store.bytes, want, k ? 100000 : 5000) == 0);
-		rig_close(&rig);
-	}
-}
 
 static void check_impossible_answers_are_refused(void)
 {
@@ -303,9 +278,7 @@ int main(void)
 	RUN(check_contiguous_dirty_pages_are_one_call);
 	RUN(check_a_request_ends_where_it_must);
 	RUN(check_requests_cross_and_split_folios);
-	RUN(check_the_end_of_the_file_ends_the_last_request);
 	RUN(check_buffers_are_the_frames_themselves);
-	RUN(check_short_answers_arrive_whole);
 	RUN(check_impossible_answers_are_refused);
 	RUN(check_a_retry_is_divided_anew_and_sends_only_what_is_left);
 	return 0;

@@ -169,33 +169,6 @@ static void check_a_stage_that_is_answered_between_two_questions(void)
 	}
 }
 
-/* A byte that is staged is written again while the first call runs: the newer one stays dirty, and wins. */
-static void check_bytes_written_again_while_they_are_staged(void)
-{
-	struct pc_part parts[PARTS];
-	struct pc_request *r;
-	size_t n;
-	u64 pos;
-	start(0);
-	put(0, PAGE, 1);
-	pc_flush_start(file->inode, ALL, 0, ALL);
-	EQUAL(pc_write_next(file->inode, &r), 1);
-	EQUAL(pc_call_next(r, &pos, parts, PARTS, &n), 1);
-	put(0, PAGE, 2);
-	EQUAL(pc_write_answer(r, store_take(&file->store, pos, parts, n, true)), 1);
-	pc_write_done(r, true, false);
-	EQUAL(staged(), PAGE);
-	EQUAL(usage(file, NULL).dirty, PAGE);
-	evict_all();
-	see(0, PAGE, 2);
-	EQUAL(flush(file), 0);
-	evict_all();
-	see(0, PAGE, 2);
-	EQUAL(file_sync(file), 0);
-	EQUAL(file->store.stable[0], 2);
-	rig_close(&rig);
-}
-
 /* A short answer: the taken bytes are staged to the byte, whole blocks leave the folio's sets, the rest is sent
  * again. */
 static void check_a_short_answer_of_stage(void)
@@ -229,7 +202,6 @@ int main(void)
 	RUN(check_eviction_beside_truncate);
 	RUN(check_a_fill_beside_truncate_and_eviction);
 	RUN(check_a_stage_that_is_answered_between_two_questions);
-	RUN(check_bytes_written_again_while_they_are_staged);
 	RUN(check_a_short_answer_of_stage);
 	return 0;
 }

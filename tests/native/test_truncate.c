@@ -168,54 +168,6 @@ static void check_a_block_dirty_only_behind_the_new_end_is_not_handed_over(void)
 	rig_close(&rig);
 }
 
-static void check_the_tail_reads_as_zeros_after_down_and_up(void)
-{
-	start(20000, 4 * PAGE);
-	compare(0, 20000);
-	cut(5000);
-	cut(9000);
-	compare(0, 20000);
-	put(8000, 10);
-	cut(8005);
-	put(12000, 1);
-	compare(0, 20000);
-	synced();
-	rig_close(&rig);
-}
-
-/* T-15, both orders: the truncate waits for bytes in flight, and none of them comes back. */
-static void *truncate_thread(void *to)
-{
-	file_truncate(file, (u64)(uintptr_t)to);
-	return NULL;
-}
-
-static void check_truncate_waits_for_bytes_in_flight(void)
-{
-	start(0, 4 * PAGE);
-	put(0, 40000);
-	pc_flush_start(file->inode, ALL, 0, ALL);
-	struct pc_request *r;
-	EQUAL(pc_write_next(file->inode, &r), 1);
-	check_threads = true;
-	pthread_t t;
-	pthread_create(&t, NULL, truncate_thread, (void *)5000);
-	for (int k = 0; k < 20; k++)
-		usleep(1000);
-	EQUAL(pc_inode_size(file->inode), 40000); /* it cannot begin */
-	run_write(file, r);
-	struct pc_request *none;
-	EQUAL(pc_write_next(file->inode, &none), 0); /* the pass ends: the token goes on */
-	pthread_join(t, NULL);
-	check_threads = false;
-	memset(want + 5000, 0, 35000);
-	size = 5000;
-	EQUAL(file->store.size, 5000);
-	compare(0, 40000);
-	synced();
-	rig_close(&rig);
-}
-
 static void check_truncate_waits_for_a_fill_and_a_fill_for_truncate(void)
 {
 	start(40000, 4 * PAGE);
@@ -337,28 +289,6 @@ static void check_a_discard_leaves_the_size_at_the_last_byte(void)
 	check_fails_without("a_local_end_is_a_byte", tail_inside_a_block);
 }
 
-static void check_a_pinned_folio_survives_detached(void)
-{
-	start(16384, PAGE);
-	compare(0, 16384);
-	struct pc_need need;
-	struct pc_pin pin;
-	EQUAL(pc_pin(file->inode, 4096, 100, false, &pin, &need), 0);
-	EQUAL(pin.len, 100);
-	EQUAL(pc_drop_clean(file->inode, 0, ALL), 3 * PAGE);
-	CHECK(!pc_pin_detached(rig.cache, &pin));
-	EQUAL(usage(file, NULL).pinned, PAGE);
-	cut(0);
-	CHECK(pc_pin_detached(rig.cache, &pin));
-	EQUAL(usage(file, NULL).pinned, 0);
-	CHECK(pin.memory[0] == first_byte(4096));
-	SOUND(&rig);
-	pc_unpin(rig.cache, &pin);
-	cut(16384);
-	compare(0, 16384);
-	rig_close(&rig);
-}
-
 static void check_a_remote_change_leaves_local_bytes_alone(void)
 {
 	start(16384, 4 * PAGE);
@@ -378,14 +308,11 @@ static void check_a_remote_change_leaves_local_bytes_alone(void)
 int main(void)
 {
 	RUN(check_a_block_dirty_only_behind_the_new_end_is_not_handed_over);
-	RUN(check_the_tail_reads_as_zeros_after_down_and_up);
-	RUN(check_truncate_waits_for_bytes_in_flight);
 	RUN(check_truncate_waits_for_a_fill_and_a_fill_for_truncate);
 	RUN(check_discard_gives_up_what_it_lists);
 	RUN(check_discard_does_not_wait_for_a_fill);
 	RUN(check_a_discard_cuts_what_was_extended_beside_it);
 	RUN(check_a_discard_leaves_the_size_at_the_last_byte);
-	RUN(check_a_pinned_folio_survives_detached);
 	RUN(check_a_remote_change_leaves_local_bytes_alone);
 	RUN(check_a_random_walk_loses_and_invents_nothing);
 	return 0;

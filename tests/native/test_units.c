@@ -153,20 +153,6 @@ static void check_a_full_cache_can_be_written(void)
 	finish();
 }
 
-static void check_a_failed_read_is_a_failed_hand_over(void)
-{
-	start(262144, 1 << 20, PAGE, limits_unit(65536, 1 << 20));
-	EQUAL(put(70000, 10), 0);
-	file->store.read_error = -EIO;
-	CHECK(flush(file) & PC_PENDING_BACKOFF);
-	EQUAL(file->store.writes, 0);
-	EQUAL(usage(file, NULL).dirty, PAGE);
-	SOUND(&rig);
-	file->store.read_error = 0;
-	pc_retry(file->inode, 0, ALL, true);
-	finish();
-}
-
 /* Failed bytes in a unit keep their retry time when the unit is sent for other bytes. */
 static void check_back_off_of_a_neighbour_goes_on(void)
 {
@@ -207,29 +193,6 @@ static void check_an_invalidated_unit_is_read_again(void)
 	finish();
 }
 
-/* A writer changes neighbours and dirty bytes of a unit in flight: the call keeps its bytes, both arrive in order. */
-static void check_a_unit_in_flight_is_in_no_second_request(void)
-{
-	start(262144, 1 << 20, PAGE, limits_unit(65536, 1 << 20));
-	EQUAL(put(70000, 10), 0);
-	pc_flush_start(file->inode, ALL, 0, ALL);
-	struct pc_request *r = next();
-	EQUAL(run_gather(file, r), 0);
-	EQUAL(put(70000, 10), 0);
-	EQUAL(put(90000, 10), 0);
-	EQUAL(put(10, 10), 0);
-	pc_flush_start(file->inode, ALL, 0, ALL);
-	struct pc_request *other = next();
-	EQUAL(other->start, 0);
-	CHECK(!next());
-	run_write(file, r);
-	run_write(file, other);
-	while (work(rig.volume))
-		;
-	EQUAL(usage(file, NULL).dirty, 0);
-	finish();
-}
-
 static void check_a_short_last_unit_is_sent_again_when_the_file_grows(void)
 {
 	start(0, 1 << 20, PAGE, limits_unit(65536, 1 << 20));
@@ -265,16 +228,6 @@ static void check_a_write_behind_a_short_unit_that_fails_leaves_zeros(void)
 	EQUAL(put(8 * PAGE, 10), 0);
 	EQUAL(file_read(file, 5 * PAGE, got, PAGE), PAGE);
 	CHECK(memcmp(got, want + 5 * PAGE, PAGE) == 0);
-	finish();
-}
-
-static void check_answers_count_in_whole_units(void)
-{
-	start(262144, 1 << 20, PAGE, limits_unit(8192, 1 << 20));
-	EQUAL(put(8192, 65536), 0);
-	EQUAL(put(20, 3), 0);
-	file->store.write_max = 20000;
-	EQUAL(flush(file), 0);
 	finish();
 }
 
@@ -539,15 +492,12 @@ int main(void)
 	RUN(check_scattered_pieces_become_one_buffer);
 	RUN(check_neighbours_are_read_once);
 	RUN(check_a_full_cache_can_be_written);
-	RUN(check_a_failed_read_is_a_failed_hand_over);
 	RUN(check_back_off_of_a_neighbour_goes_on);
 	RUN(check_an_invalidated_unit_is_read_again);
-	RUN(check_a_unit_in_flight_is_in_no_second_request);
 	RUN(check_a_short_last_unit_is_sent_again_when_the_file_grows);
 	RUN(check_a_write_behind_a_short_unit_that_fails_leaves_zeros);
 	RUN(check_no_memory_for_the_second_unit_of_a_block);
 	RUN(check_no_memory_for_a_copy_of_what_a_backend_keeps);
-	RUN(check_answers_count_in_whole_units);
 	RUN(check_background_work_takes_wholly_dirty_units);
 	RUN(check_a_unit_goes_when_it_is_full);
 	RUN(check_a_unit_waits_for_its_writer);

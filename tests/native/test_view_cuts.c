@@ -364,54 +364,6 @@ static void check_a_release_meets_a_cut(void)
 	}
 }
 
-static _Atomic bool stop;
-
-static void *store_without_pause(void *arg)
-{
-	const struct pc_pin *p = arg;
-	for (u8 k = 0; !atomic_load(&stop); k++)
-		store(p, k);
-	return NULL;
-}
-
-static void *work_without_pause(void *arg)
-{
-	(void)arg;
-	while (!atomic_load(&stop))
-		if (!work(rig.volume))
-			usleep(200);
-	return NULL;
-}
-
-/* T-76: fsync beside a view that is stored to without pause ends, over and over. */
-static void check_fsync_ends_beside_a_busy_view(void)
-{
-	start(256 << 10, 64 << 10);
-	struct pc_pin p = pin(0, 64 << 10);
-	pthread_t storer, worker, releaser;
-	file->store.delay_us = 200; /* and checks that the bytes stand still */
-	atomic_store(&stop, false);
-	check_threads = true;
-	pthread_create(&storer, NULL, store_without_pause, &p);
-	pthread_create(&worker, NULL, work_without_pause, NULL);
-	for (int k = 0; k < 50; k++) {
-		put(100000 + (u64)k, 5, 10);
-		EQUAL(file_sync(file), 0);
-		EQUAL(file->store.stable[100000 + k], 5);
-	}
-	atomic_store(&stop, true);
-	pthread_join(storer, NULL);
-	pthread_join(worker, NULL);
-	check_threads = false;
-	pthread_create(&releaser, NULL, unpin_later, &p);
-	EQUAL(file_sync(file), 0);
-	pthread_join(releaser, NULL);
-	EQUAL(file_sync(file), 0);
-	EQUAL(usage(file, NULL).local, 0);
-	SOUND(&rig);
-	rig_close(&rig);
-}
-
 int main(void)
 {
 	RUN(check_truncate_cuts_off_views_behind_the_end);
@@ -425,6 +377,5 @@ int main(void)
 	RUN(check_a_view_comes_while_a_discard_moves_the_end);
 	RUN(check_a_view_comes_while_the_folio_gets_other_memory);
 	RUN(check_a_release_meets_a_cut);
-	RUN(check_fsync_ends_beside_a_busy_view);
 	return 0;
 }

@@ -123,22 +123,6 @@ static void check_what_was_accepted_is_all_that_changes(void)
 	rig_close(&rig);
 }
 
-static void check_a_folio_that_was_given_nothing_is_gone(void)
-{
-	start(0, 4 * PAGE);
-	put(0, 4 * PAGE, 3);
-	struct pc_need need;
-	CHECK(pc_folio_trylock(folio_at(file, 0)));
-	CHECK(pc_inode_lock_try(file->inode, PC_EXCLUSIVE));
-	EQUAL(pc_write(file->inode, 100, "y", 1, &need), 0);
-	EQUAL(need.kind, PC_NEED_FOLIO);
-	pc_folio_unlock(rig.cache, folio_at(file, 0));
-	pc_inode_lock_release(file->inode, PC_EXCLUSIVE);
-	EQUAL(usage(file, NULL).folios, 1);
-	right();
-	rig_close(&rig);
-}
-
 /* ---------------------------------------------------------------- copy on conflict (T-11) */
 
 static void check_a_write_to_a_page_in_flight_takes_new_memory(void)
@@ -405,23 +389,6 @@ static void check_a_write_back_never_crops_what_is_being_appended(void)
 	}
 }
 
-static void check_the_gap_behind_the_old_end_is_zeros(void)
-{
-	u64 folios[] = {PAGE, 64 << 10};
-	for (u32 k = 0; k < 2; k++) {
-		start(5000, folios[k]);
-		right();
-		put(100000, 10, 1);
-		right();
-		put(7000, 10, 2);
-		right();
-		EQUAL(file_sync(file), 0);
-		EQUAL(file->store.stable_size, 100010);
-		CHECK(memcmp(file->store.stable, want, size) == 0);
-		rig_close(&rig);
-	}
-}
-
 static void check_memory_of_another_volume_is_never_shown(void)
 {
 	start(0, PAGE);
@@ -499,7 +466,6 @@ int main(void)
 	RUN(check_without_a_readable_backend_the_folio_is_written_back);
 	RUN(check_large_writes_make_large_folios_and_small_ones_small);
 	RUN(check_what_was_accepted_is_all_that_changes);
-	RUN(check_a_folio_that_was_given_nothing_is_gone);
 	RUN(check_a_write_to_a_page_in_flight_takes_new_memory);
 	RUN(check_a_folio_in_several_requests_keeps_its_old_frame_for_all);
 	RUN(check_above_cow_limit_the_writer_waits);
@@ -507,7 +473,6 @@ int main(void)
 	RUN(check_above_the_limit_and_pinned_the_writer_waits);
 	RUN(check_the_call_ends_while_the_writer_decides);
 	RUN(check_a_write_back_never_crops_what_is_being_appended);
-	RUN(check_the_gap_behind_the_old_end_is_zeros);
 	RUN(check_memory_of_another_volume_is_never_shown);
 	RUN(check_a_whole_write_is_all_or_nothing);
 	return 0;

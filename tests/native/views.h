@@ -75,11 +75,4 @@ static inline void discard(u64 pos, u64 end, u64 lost)
 	EQUAL(sum, lost);
 }
 
-static inline void *unpin_later(void *arg)
-{
-	usleep(20000);
-	pc_unpin(rig.cache, arg);
-	return NULL;
-}
-
 #endif
