@@ -34,6 +34,16 @@ def answering(value: object) -> Callable[..., object]:
     return answer
 
 
+def unanswered(error: BaseException) -> Callable[[RecordingFile, int, Sequence[memoryview]], int]:
+    """Take a write whole, and raise: its answer is lost."""
+
+    def answer(file: RecordingFile, offset: int, buffers: Sequence[memoryview]) -> int:
+        file.store(offset, buffers)
+        raise error.with_traceback(None)
+
+    return answer
+
+
 def failing_commit(error: BaseException, *, forget: bool = True) -> Callable[[RecordingFile], str]:
     """Return an answer for a commit that fails and loses all bytes acknowledged since the last successful one."""
 

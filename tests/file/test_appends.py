@@ -8,13 +8,11 @@ import struct
 from collections.abc import Callable
 
 import pytest
-from hypothesis import given, settings
-from hypothesis import strategies as st
 
 from pagecache import CachedFile
 
 from .backends import RecordingBackend
-from .rig import KEY, PAGE, Rig, Task, make_rig, pattern
+from .rig import KEY, PAGE, Rig, Task, pattern
 
 Make = Callable[..., Rig]
 RECORD = struct.Struct("<III")
@@ -166,64 +164,3 @@ def test_one_that_cannot_go_on_says_what_it_has_appended(make: Make) -> None:
     file.fsync()
     assert file.append(b"next") == 5 + accepted
     assert file.pread(accepted, 5) == pattern(60 * PAGE)[:accepted]
-
-
-STEPS = st.lists(
-    st.tuples(
-        st.sampled_from(["append", "write", "pwrite", "truncate", "seek", "close", "flush"]),
-        st.integers(0, 3),
-        st.integers(0, 3 * PAGE),
-    ),
-    max_size=30,
-)
-
-
-@given(steps=STEPS)
-@settings(max_examples=60)
-def test_any_steps_of_several_handles(steps: list[tuple[str, int, int]]) -> None:
-    """Compared with a bytearray: each append begins where the file ended. [2.7]"""
-    rig = make_rig({KEY: b""}, capacity="1MiB")
-    try:
-        model = bytearray()
-        handles: list[CachedFile | None] = [None] * 4
-        for number, (step, which, amount) in enumerate(steps):
-            handle = handles[which]
-            if handle is None:
-                handle = handles[which] = rig.volume.open(KEY, "ab" if which < 2 else "r+b")
-            data = bytes([number % 255 + 1]) * (amount % 5000)
-            if step == "append" or (step == "write" and which < 2):
-                end = len(model)
-                if step == "append":
-                    assert handle.append(data) == end
-                else:
-                    handle.write(data)
-                    assert handle.tell() == end + len(data) or not data
-                model += data
-            elif step in ("pwrite", "write"):
-                at = amount if step == "pwrite" else handle.tell()
-                if step == "pwrite":
-                    handle.pwrite(data, at)
-                else:
-                    handle.write(data)
-                if data:
-                    model.extend(bytes(max(0, at - len(model))))
-                    model[at : at + len(data)] = data
-            elif step == "truncate":
-                handle.truncate(amount)
-                model[:] = model[:amount].ljust(amount, b"\0")
-            elif step == "seek":
-                handle.seek(amount)
-            elif step == "flush":
-                handle.flush()
-            else:
-                handle.close()
-                handles[which] = None
-            with rig.volume.open(KEY, "rb") as reader:
-                assert reader.size == len(model)
-        with rig.volume.open(KEY, "rb") as reader:
-            assert reader.pread(len(model) + 1, 0) == model
-        for handle in handles:
-            if handle is not None:
-                handle.close()
-    finally:
-        rig.finish()

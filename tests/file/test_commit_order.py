@@ -12,12 +12,10 @@ from typing import Any
 import pytest
 
 from pagecache import BackendError, ConflictError, DataLossError, PageCache, WritebackError
-from pagecache.engine.commit import overdue
 from pagecache.engine.io.barrier import FileSync
-from pagecache.native import STAMP_MAX, NativeInode
 from tests.publishing import PublishingBackend
 
-from .answers import failing_commit
+from .answers import failing_commit, unanswered
 from .backends import WAIT_LIMIT_S, RecordingFile
 from .forgetful import ForgetfulBackend
 from .objects import ObjectBackend
@@ -50,9 +48,12 @@ class Published:
         return version
 
 
-def fsync_meets_a_failing_commit(make: Make, monkeypatch: pytest.MonkeyPatch, moment: str) -> list[bytes | None]:
-    """A created object whose commit fails while its fsync checks for dirty bytes. Return its visible contents in
-    order.
+@pytest.mark.parametrize("moment", ["before the look", "after the look"])
+def test_bytes_that_a_failed_commit_sent_back_go_before_the_next(
+    make: Make, monkeypatch: pytest.MonkeyPatch, moment: str
+) -> None:
+    """The commit fails while the fsync checks for dirty bytes. The creation alone needs a commit too: it does not
+    become visible without them. [T-18, 2.15, 2.17]
     """
     backend = ObjectBackend()
     rig = make(backend=backend, retry=FAST)
@@ -77,30 +78,12 @@ def fsync_meets_a_failing_commit(make: Make, monkeypatch: pytest.MonkeyPatch, mo
     monkeypatch.setattr(FileSync, "_flushed", look)
     Task(file.fsync).result()
     assert published.fail.is_set()
-    return published.contents
+    assert published.contents == [DATA]
 
 
-@pytest.mark.parametrize("moment", ["before the look", "after the look"])
-def test_bytes_that_a_failed_commit_sent_back_go_before_the_next(
-    make: Make, monkeypatch: pytest.MonkeyPatch, moment: str
-) -> None:
-    """The creation alone needs a commit too: it does not become visible without them. [T-18, 2.15, 2.17]"""
-    assert fsync_meets_a_failing_commit(make, monkeypatch, moment) == [DATA]
-
-
-def test_without_the_stamp_of_the_caller_an_empty_object_was_published(
-    make: Make, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    """This is the test above without the fix, and without a try of the flusher. [T-18]"""
-    monkeypatch.setattr(overdue, "due", lambda file, now: None)
-    start_commit = NativeInode.start_commit
-    monkeypatch.setattr(NativeInode, "start_commit", lambda native, stamp=0: start_commit(native))
-    assert fsync_meets_a_failing_commit(make, monkeypatch, "after the look") == [b"", DATA]
-
-
-def saved_beside_work_under_the_token(make: Make) -> list[bytes | None]:
-    """An object of more requests than one turn of a pass. Work under its token, done by then, is requested during the
-    first turn.
+def test_work_under_the_token_publishes_no_half_of_an_object(make: Make) -> None:
+    """The object takes more requests than one turn of a pass; the work is requested during the first turn, and starts
+    no commit between two turns. [T-30, 2.19]
     """
     backend = ObjectBackend({KEY: b"old"}, max_write=PAGE)
     rig = make(backend=backend, retry=FAST)
@@ -114,21 +97,7 @@ def saved_beside_work_under_the_token(make: Make) -> list[bytes | None]:
     backend.fault("write_from", store_and_request)
     published = Published(backend)
     Task(file.fsync).result()
-    return published.contents
-
-
-def test_work_under_the_token_publishes_no_half_of_an_object(make: Make) -> None:
-    """It starts no commit between two turns of the pass. [T-30, 2.19]"""
-    assert saved_beside_work_under_the_token(make) == [pattern(100 * PAGE)]
-
-
-def test_without_the_difference_half_of_an_object_was_published(make: Make, monkeypatch: pytest.MonkeyPatch) -> None:
-    """This is the test above without the fix: work under the token commits everything it finds. On a busy machine that
-    work may come after the pass. [T-30]
-    """
-    held = NativeInode.commit_running  # else every file with something to commit would count as about to commit
-    monkeypatch.setattr(NativeInode, "commit_due", lambda native: held(native) and native.commit_needed(STAMP_MAX))
-    assert any(len(saved_beside_work_under_the_token(make)) > 1 for _ in range(20))
+    assert published.contents == [pattern(100 * PAGE)]
 
 
 def given_up(make: Make, **options: Any) -> tuple[Rig, Any]:
@@ -165,16 +134,13 @@ def test_bytes_read_after_a_discard_do_not_outlast_the_backend(make: Make, monke
     assert file.pread(PAGE, 0) == DATA[:PAGE]
 
 
-def discarded_after_a_lost_answer(make: Make) -> bytes | None:
+def test_a_possible_upload_of_a_failed_call_is_rolled_back_with_a_discard(make: Make) -> None:
+    """No later commit contains it. [2.18, 2.19]"""
     backend = ObjectBackend({KEY: DATA})
     rig = make(backend=backend, retry=ONCE)
     file = rig.open("r+b")
 
-    def stored_and_failed(stored: Any, offset: int, buffers: Any) -> int:
-        stored.store(offset, buffers)
-        raise OSError(errno.EIO, "the answer got lost")
-
-    backend.fault("write_from", stored_and_failed)
+    backend.fault("write_from", unanswered(OSError(errno.EIO, "the answer got lost")))
     file.pwrite(NEW, 0)
     with pytest.raises(WritebackError):
         file.fsync()
@@ -183,18 +149,7 @@ def discarded_after_a_lost_answer(make: Make) -> bytes | None:
         file.fsync()
     file.pwrite(NEW, PAGE)
     file.fsync()
-    return backend.committed(KEY)
-
-
-def test_a_possible_upload_of_a_failed_call_is_rolled_back_with_a_discard(make: Make) -> None:
-    """No later commit contains it. [2.18, 2.19]"""
-    assert discarded_after_a_lost_answer(make) == DATA[:PAGE] + NEW + DATA[2 * PAGE :]
-
-
-def test_without_the_rollback_discarded_bytes_were_published(make: Make, monkeypatch: pytest.MonkeyPatch) -> None:
-    """This is the test above without the fix: only acknowledged bytes are rolled back. [2.18]"""
-    monkeypatch.setattr(NativeInode, "acknowledged", lambda native, pos, end: native.usage()["unstable"] > 0)
-    assert discarded_after_a_lost_answer(make) == NEW + NEW + DATA[2 * PAGE :]
+    assert backend.committed(KEY) == DATA[:PAGE] + NEW + DATA[2 * PAGE :]
 
 
 def changed_in_every_way(make: Make) -> tuple[Rig, ForgetfulBackend, Any]:

@@ -7,11 +7,11 @@ import random
 import struct
 import threading
 import time
-from collections.abc import Callable, Hashable, Sequence
+from collections.abc import Callable
 
 import pytest
 
-from pagecache import Backend, BackendLimits, CachedFile, ObjectStat, PageCache, ShutdownError, Volume
+from pagecache import PageCache, ShutdownError
 
 from .backends import RecordingBackend
 from .rig import KEY, PAGE, Rig, Task, pattern, side_by_side
@@ -107,118 +107,6 @@ def test_a_reader_never_sees_bytes_of_another_page_for_long() -> None:
     foreign_bytes(float(os.environ.get("PAGECACHE_SOAK_SECONDS", "600")), seed=int.from_bytes(os.urandom(4), "little"))
 
 
-class StackedFile:
-    """An object that is a file of another volume of the same cache."""
-
-    def __init__(self, below: CachedFile) -> None:
-        self.below = below
-
-    def stat(self) -> ObjectStat:
-        return ObjectStat(size=self.below.size)
-
-    def read_into(self, offset: int, buffers: Sequence[memoryview]) -> int:
-        count: int = self.below.preadv(buffers, offset)
-        return count
-
-    def write_from(self, offset: int, buffers: Sequence[memoryview]) -> int:
-        count: int = self.below.pwritev(buffers, offset)
-        return count
-
-    def truncate(self, size: int) -> None:
-        self.below.truncate(size)
-
-    def commit(self) -> str | None:
-        self.below.fsync()
-        return None
-
-
-class StackedBackend(Backend):
-    """Files of another volume of the same cache."""
-
-    limits = BackendLimits(max_inflight=1)
-
-    def __init__(self, below: Volume) -> None:
-        self.below = below
-
-    def open(self, key: Hashable, *, create: bool = False, exclusive: bool = False) -> StackedFile:
-        return StackedFile(self.below.open(key, "r+b"))
-
-    def stat(self, key: Hashable) -> ObjectStat:
-        return ObjectStat(size=self.below.stat(key).size)
-
-
-def test_stacked_volumes_do_not_starve_each_other(make: Make) -> None:
-    """The backend of one volume is another volume of the same cache, with one call at a time each. [T-62, 2.1, 2.25]"""
-    pages = 100
-    content = b"".join(tagged(1, page, 0) for page in range(pages))
-    rig = make(
-        {"f": content},
-        capacity="256KiB",
-        limits={"max_inflight": 1},
-        options={"read_ahead": "32KiB"},
-        dirty_background=0.2,
-        dirty_limit=0.5,
-    )
-    upper = rig.cache.attach(StackedBackend(rig.volume), name="upper", read_ahead="32KiB")
-    file = upper.open("f", "r+b")
-
-    def reading(seed: int) -> None:
-        rng = random.Random(seed)
-        for i in range(150):
-            offset = (i if seed == 0 else rng.randrange(pages)) * PAGE % (pages * PAGE)
-            check_tags(file.pread(PAGE, offset), 1, offset)
-
-    tasks = [Task(reading, seed) for seed in range(4)]
-    for task in tasks:
-        task.result(60)
-    file.pwrite(tagged(1, 7, 1), 7 * PAGE)
-    Task(file.fsync).result()
-    assert rig.backend.committed("f") == content[: 7 * PAGE] + tagged(1, 7, 1) + content[8 * PAGE :]
-    file.close()
-    upper.detach()
-
-
-def test_threads_sharing_one_handle(make: Make) -> None:
-    """Positional calls share no state; each thread reads its own writes. [2.5]"""
-    rig = make({"f": bytes(64 * PAGE)}, capacity="128KiB", dirty_background=0.2, dirty_limit=0.5)
-    file = rig.open("r+b", key="f")
-
-    def worker(slot: int) -> None:
-        rng = random.Random(slot)
-        for i in range(300):
-            offset = (slot * 16 + rng.randrange(15)) * PAGE + rng.randrange(PAGE)
-            data = bytes([slot + 1, i & 0xFF]) * rng.randrange(1, 500)
-            file.pwrite(data, offset)
-            assert file.pread(len(data), offset) == data
-
-    for task in [Task(worker, slot) for slot in range(4)]:
-        task.result()
-    file.fsync()
-    assert rig.backend.committed("f") == file.pread(64 * PAGE, 0)
-
-
-def test_opening_and_closing_beside_everything_else(make: Make) -> None:
-    """Handles are opened and closed in eight threads while the files are written and synced. [2.20]"""
-    rig = make({f"f{n}": bytes(4 * PAGE) for n in range(3)}, capacity="128KiB", dirty_background=0.2, dirty_limit=0.5)
-
-    def worker(number: int) -> None:
-        rng = random.Random(number)
-        for i in range(60):
-            with rig.volume.open(f"f{rng.randrange(3)}", "r+b") as file:
-                file.pwrite(bytes([number]) * 100, rng.randrange(4 * PAGE - 100))
-                file.pread(PAGE, rng.randrange(4 * PAGE))
-                if i % 10 == 0:
-                    file.fsync()
-                if i % 17 == 0:
-                    rig.volume.sync(20)
-
-    side_by_side(worker)
-    rig.volume.sync(20)
-    for n in range(3):
-        with rig.volume.open(f"f{n}", "rb") as file:
-            assert rig.backend.committed(f"f{n}") == file.pread(5 * PAGE, 0)
-
-
 def test_closing_a_handle_beside_its_readers(make: Make) -> None:
     """Readers get ValueError or their bytes, nothing else. [2.1]"""
     rig = make({"f": b"\x07" * 64 * PAGE}, capacity="128KiB")
@@ -266,44 +154,6 @@ def test_closing_the_cache_beside_its_users() -> None:
         content = backend.committed("f") or b""
         assert {slot: content[slot * 4 * PAGE : slot * 4 * PAGE + 100] for slot in accepted} == accepted
         assert backend.violations == []
-
-
-def test_one_thread_in_every_verb(make: Make) -> None:
-    """Truncates, holes, appends, syncs and reads of one file side by side: no hang, and the invariants hold. [2.17]"""
-    rig = make(
-        {"f": bytes(16 * PAGE)},
-        capacity="128KiB",
-        dirty_background=0.2,
-        dirty_limit=0.5,
-        flush_interval=0.01,
-        limits={"punch": True},
-    )
-    file = rig.open("r+b", key="f")
-    verbs: list[Callable[[random.Random], object]] = [
-        lambda rng: file.truncate(rng.randrange(16 * PAGE)),
-        lambda rng: file.punch_hole(rng.randrange(16 * PAGE), 5000),
-        lambda rng: file.append(b"x" * rng.randrange(100)),
-        lambda rng: file.fsync(),
-        lambda rng: file.flush(),
-        lambda rng: file.pread(3 * PAGE, rng.randrange(16 * PAGE)),
-        lambda rng: file.pwrite(b"y" * 5000, rng.randrange(12 * PAGE)),
-        lambda rng: rig.volume.drop_clean(),
-        lambda rng: rig.volume.sync(20),
-        lambda rng: file.zero_range(rng.randrange(PAGE), 9000),
-    ]
-
-    def worker(number: int) -> None:
-        rng = random.Random(number)
-        for _ in range(80):
-            verbs[number](rng)
-
-    tasks = [Task(worker, number) for number in range(len(verbs))]
-    for task in tasks:
-        task.result(60)
-    rig.cache.check()
-    content = file.pread(64 * PAGE, 0)
-    file.fsync()
-    assert rig.backend.committed("f") == content
 
 
 def test_hits_and_misses_are_exact(make: Make) -> None:

@@ -10,7 +10,6 @@ from typing import Any
 import pytest
 
 from pagecache import CachedFile, DataLossError, ShutdownError
-from pagecache.engine.io import direct as engine_direct
 from pagecache.native import LOCK, SHARED
 
 from .backends import WAIT_LIMIT_S
@@ -124,8 +123,10 @@ class holding:
         self.task.result()
 
 
-def cut_between(rig: Rig, direct: CachedFile, file: CachedFile, monkeypatch: pytest.MonkeyPatch) -> None:
-    """A direct write has found its range inside the file; a truncate comes before it has the lock."""
+def test_the_lock_is_decided_again_once_it_is_held(make: Make, monkeypatch: pytest.MonkeyPatch) -> None:
+    """A truncate comes between decision and lock: the write then extends the file, and needs it alone. [T-22, 2.10]"""
+    rig = make({KEY: DATA}, limits=PARALLEL)
+    file, direct = rig.open("r+b"), parallel(rig)
     inode = type(file._inode.native)
     asks = inode.direct_may_share
     first = [True]
@@ -143,40 +144,13 @@ def cut_between(rig: Rig, direct: CachedFile, file: CachedFile, monkeypatch: pyt
     gate = rig.backend.gate("write_from")
     writer = Task(direct.pwrite, b"x" * PAGE, 8 * PAGE)
     gate.wait_entered()
-    # It extends the file now: it must be alone in it.
     other = Task(parallel(rig).pwrite, b"y" * PAGE, 0)
     assert other.waits()
     gate.open()
     writer.result()
     other.result()
-
-
-def test_the_lock_is_decided_again_once_it_is_held(make: Make, monkeypatch: pytest.MonkeyPatch) -> None:
-    """A truncate comes between decision and lock: the write then extends the file, and needs it alone. [T-22, 2.10]"""
-    rig = make({KEY: DATA}, limits=PARALLEL)
-    file = rig.open("r+b")
-    cut_between(rig, parallel(rig), file, monkeypatch)
     assert file.size == 9 * PAGE
     assert file.pread(16 * PAGE, 0) == b"y" * PAGE + DATA[PAGE : 2 * PAGE] + bytes(6 * PAGE) + b"x" * PAGE
-
-
-def test_without_the_second_decision_it_extends_beside_others(make: Make, monkeypatch: pytest.MonkeyPatch) -> None:
-    """This checks the test above. [T-22]"""
-
-    def once(file: Any, op: Any, write: Any) -> bool:
-        if file.native.direct_may_share(write.offset, write.end):
-            op.acquire(SHARED)
-            return True
-        return locked(file, op, write)
-
-    locked = engine_direct._locked
-    monkeypatch.setattr(engine_direct, "_locked", once)
-    rig = make({KEY: DATA}, limits=PARALLEL)
-    with pytest.raises(AssertionError):
-        cut_between(rig, parallel(rig), rig.open("r+b"), monkeypatch)
-    rig.backend.open_all_gates()
-    eventually(lambda: direct_count(rig) == 0)
-    rig.backend.violations.clear()  # calls that the second decision would have kept apart
 
 
 def test_a_truncate_first_makes_the_write_extend(make: Make) -> None:

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import errno
 from collections.abc import Callable
-from typing import Any
 
 import pytest
 
@@ -151,30 +150,6 @@ def test_a_transient_commit_error_is_repaired_within_fsync(make: Make) -> None:
     assert rig.backend.committed(KEY) == DATA
 
 
-def test_fsync_success_covers_every_byte_written_before(make: Make) -> None:
-    """Random writes and failing calls; each success is checked against the store. [I-18]"""
-    rig = make({KEY: b""}, retry=ONCE)
-    file = rig.open("r+b")
-    model = bytearray()
-    nr_good = 0
-    for i in range(60):
-        data, offset = pattern(1 + 997 * i % 9000, i), 1237 * i % 30_000
-        file.pwrite(data, offset)
-        model.extend(bytes(max(0, offset + len(data) - len(model))))
-        model[offset : offset + len(data)] = data
-        if i % 3 == 0:
-            rig.backend.fault("write_from", OSError(errno.ENOSPC, "no room"), skip=i % 2)
-        if i % 4 == 0:
-            rig.backend.fault("commit", failing_commit(OSError(errno.ENOSPC, "no room")))
-        try:
-            file.fsync()
-        except WritebackError:
-            continue
-        nr_good += 1
-        assert rig.backend.committed(KEY) == bytes(model)
-    assert 0 < nr_good < 60
-
-
 def test_fsync_does_not_wait_for_later_writes(dirty: Rig) -> None:
     """Bytes written again while it runs belong to the next one. [T-42, 2.15]"""
     file = dirty.handles[0]
@@ -224,14 +199,6 @@ def test_fsync_with_a_deadline_ends_and_the_io_goes_on(dirty: Rig) -> None:
     dirty.handles[0].fsync()
     assert dirty.backend.committed(KEY) == DATA
     assert len(dirty.backend.seen("write_from")) == 1
-
-
-def test_a_created_file_is_committed_by_fsync(make: Make) -> None:
-    """Creation alone is something to make durable. [T-74, 2.17]"""
-    rig = make()
-    file = rig.open("xb")
-    file.fsync()
-    assert rig.backend.committed(KEY) == b""
 
 
 def test_close_flushes_and_leaves_the_commit_to_sync(dirty: Rig) -> None:
@@ -300,32 +267,6 @@ def test_volume_sync_commits_every_file(make: Make) -> None:
     assert rig.backend.calls[-1].op == "sync"
 
 
-def test_sync_of_an_idle_volume_is_at_most_one_call(make: Make) -> None:
-    """The only possible call is the sync of names. [T-40]"""
-    rig = make({KEY: DATA})
-    rig.open("rb").pread(PAGE, 0)
-    rig.backend.forget_calls()
-    rig.volume.sync(20)
-    assert [call.op for call in rig.backend.calls] in (["sync"], [])
-
-
-def test_sync_collects_the_errors_of_all_files(make: Make) -> None:
-    """Healthy files are committed; the error lists the ranges of the others. [2.15]"""
-    rig = make(retry=ONCE)
-    for i in range(4):
-        rig.open("w+b", key=f"file{i}").pwrite(pattern(3000, i), 0)
-    for i in (1, 3):
-        rig.backend.fault("write_from", OSError(errno.ENOSPC, "no room"), key=f"file{i}", times=float("inf"))
-    with pytest.raises(WritebackError) as caught:
-        rig.volume.sync(20)
-    assert {failed.key for failed in caught.value.ranges} == {"file1", "file3"}
-    assert rig.backend.committed("file0") == pattern(3000, 0)
-    assert rig.backend.committed("file2") == pattern(3000, 2)
-    rig.backend.clear_faults()
-    rig.volume.sync(20)
-    assert rig.backend.committed("file3") == pattern(3000, 3)
-
-
 def test_sync_with_a_deadline(dirty: Rig) -> None:
     """TimeoutError, nothing lost. [2.15]"""
     gate = dirty.backend.gate("commit")
@@ -336,21 +277,6 @@ def test_sync_with_a_deadline(dirty: Rig) -> None:
     gate.open()
     dirty.cache.sync(20)
     assert dirty.backend.committed(KEY) == DATA
-
-
-def test_sync_does_not_wait_for_later_writes(dirty: Rig) -> None:
-    """It covers the bytes written before the call. [T-38]"""
-    gate = dirty.backend.gate("commit", KEY)
-    sync = Task(dirty.volume.sync, 20)
-    gate.wait_entered()
-    late = dirty.open("w+b", key="late")
-    late.pwrite(b"late", 0)
-    late_gate = dirty.backend.gate("write_from", "late", times=100)
-    gate.open()
-    sync.result()
-    assert dirty.backend.committed(KEY) == DATA
-    assert dirty.backend.committed("late") != b"late"
-    late_gate.open()
 
 
 def test_a_ticket_counts_down_and_can_be_waited_for(dirty: Rig) -> None:
@@ -398,20 +324,6 @@ def test_a_ticket_raises_what_sync_would(dirty: Rig) -> None:
     assert [(r.key, r.offset, r.length) for r in caught.value.ranges] == [(KEY, 0, len(DATA))]
 
 
-def test_the_flusher_writes_old_data_by_itself(make: Make) -> None:
-    """Older than `dirty_expire`, whatever the thresholds say. [2.11]"""
-    rig = make({KEY: b""}, dirty_expire=0.05, flush_interval=0.02)
-    rig.open("r+b").pwrite(DATA, 0)
-    eventually(lambda: rig.backend.written(KEY) == DATA)
-
-
-def test_the_flusher_starts_above_the_background_share(make: Make) -> None:
-    """It starts long before a caller asks. [2.24]"""
-    rig = make({KEY: b""}, capacity="1MiB", dirty_background=0.1, dirty_limit=0.9)
-    rig.open("r+b").pwrite(pattern(400_000), 0)
-    eventually(lambda: len(rig.backend.seen("write_from")) > 0)
-
-
 def test_invalidate_writes_back_commits_and_drops(dirty: Rig) -> None:
     """Nothing is lost, nothing is cached afterwards. [2.18]"""
     dirty.volume.invalidate(KEY)
@@ -444,49 +356,3 @@ def test_drop_clean_leaves_local_bytes(dirty: Rig) -> None:
     assert dirty.handles[0].try_pread(1, 0) is None
     assert dirty.backend.calls == []
     assert dirty.handles[0].pread(len(DATA), 0) == DATA
-
-
-def test_concurrent_writers_and_fsyncs(make: Make) -> None:
-    """After each success the store has the bytes that the thread wrote before it. [I-18, T-43]"""
-    rig = make({KEY: bytes(16 * PAGE)})
-    problems: list[Any] = []
-
-    def worker(slot: int) -> None:
-        handle = rig.volume.open(KEY, "r+b")
-        for i in range(1, 60):
-            handle.pwrite(bytes([i]) * 3000, slot * 4 * PAGE + 500)
-            if i % 5 == slot:
-                handle.fsync()
-                content = rig.backend.committed(KEY)
-                assert content is not None
-                if content[slot * 4 * PAGE + 500 : slot * 4 * PAGE + 3500] != bytes([i]) * 3000:
-                    problems.append((slot, i))
-        handle.close()
-
-    for task in [Task(worker, slot) for slot in range(4)]:
-        task.result()
-    assert problems == []
-
-
-def test_an_extending_writer_beside_write_back_loses_no_tail(make: Make) -> None:
-    """Appends race flush and fsync; every acknowledged byte arrives. [T-43, 2.7]"""
-    rig = make({KEY: b""}, limits={"max_write": "16KiB"})
-    file = rig.open("r+b")
-    record = pattern(501)
-
-    def appending() -> None:
-        for _ in range(1500):
-            file.append(record)
-
-    task = Task(appending)
-    nr_rounds = 0
-    while not task.finished.is_set() or nr_rounds == 0:
-        size = file.size
-        (file.fsync if nr_rounds % 2 else file.flush)()
-        stored = rig.backend.written(KEY)
-        assert len(stored) >= size
-        assert stored[:size] == (record * (size // 501 + 1))[:size]
-        nr_rounds += 1
-    task.result()
-    file.fsync()
-    assert rig.backend.committed(KEY) == record * 1500

@@ -87,17 +87,6 @@ def test_a_collected_handle_has_reported_nothing(rig: Rig, caplog: pytest.LogCap
         rig.open("rb").close()
 
 
-def test_discarded_ranges_are_reported_only_by_open_handles(rig: Rig) -> None:
-    """The caller has the list. [2.16]"""
-    file = rig.open("r+b")
-    file.pwrite(b"given up", 0)
-    assert rig.volume.discard(KEY)
-    rig.open("rb").close()
-    with pytest.raises(DataLossError):
-        file.fsync()
-    file.fsync()
-
-
 @pytest.mark.parametrize("how", ["fsync", "sync", "write"])
 def test_a_later_success_clears_nothing(rig: Rig, how: str) -> None:
     """New bytes are saved; the loss is still reported. [2.16]"""
@@ -200,27 +189,6 @@ def test_data_parked_by_a_commit_costs_no_calls_and_is_resumed_on_request(make: 
     eventually(lambda: rig.volume.failed() == [])
     rig.volume.sync(20)
     assert rig.backend.committed(KEY) == OLD
-
-
-def test_a_failed_commit_without_the_cure_would_lose_the_bytes(make: Make, monkeypatch: pytest.MonkeyPatch) -> None:
-    """This takes the fix of T-18 out: acknowledged bytes are left clean by a failed commit, and the store never gets
-    them. [T-18]
-    """
-    from pagecache.engine.io import collector
-
-    def trusting(file: Any, op: Any, error: BaseException, *, kept: bool, called: bool) -> None:
-        file.committing().fail(error, 0, 0.0)
-        op.finish(True, 0)
-
-    monkeypatch.setattr(collector, "commit_failed", trusting)
-    rig = make({KEY: b""}, retry=ONCE)
-    file = rig.open("r+b")
-    file.pwrite(OLD, 0)
-    rig.backend.fault("commit", failing_commit(NO))
-    with pytest.raises(CommitError):
-        file.fsync()
-    file.fsync()
-    assert rig.backend.committed(KEY) != OLD
 
 
 def test_ranges_lie_inside_the_size_and_inside_valid_bytes(make: Make) -> None:

@@ -17,7 +17,7 @@ from .backends import RecordingBackend
 from .rig import FAST, KEY, QUIET, Task
 
 PRELUDE = """
-    import gc, os, sys, threading, time
+    import errno, gc, os, sys, threading, time
     from pagecache import PageCache, Backend
     from pagecache.backends import MemoryBackend, DirectoryBackend
 
@@ -81,6 +81,31 @@ def run(body: str, tmp_path: Path, *args: str) -> subprocess.CompletedProcess[st
         env=env,
         check=False,
     )
+
+
+def test_exit_saves_what_was_left_dirty(tmp_path: Path) -> None:
+    """The program never called close: the exit hook writes back. [T-52, 2.22]"""
+    body = """
+        cache = PageCache("1MiB", flush_interval=3600, dirty_expire=3600)
+        file = cache.attach(f"dir:{sys.argv[1]}").open("saved", "wb")
+        file.pwrite(b"saved at exit" * 1000, 0)
+        sys.exit(7)
+    """
+    assert run(body, tmp_path, str(tmp_path)).returncode == 7
+    assert (tmp_path / "saved").read_bytes() == b"saved at exit" * 1000
+
+
+@pytest.mark.parametrize(("ending", "status"), [("sys.exit(3)", 3), ("pass", 0), ("1 / 0", 1)])
+def test_exit_with_a_hung_backend_says_what_was_lost(tmp_path: Path, ending: str, status: int) -> None:
+    """It ends within the deadline; the list is on stderr; the exit status is the program's. [T-52, 2.22]"""
+    body = f"""
+        file = attach("write_from").open("lostfile", "wb")
+        file.pwrite(b"x" * 5000, 0)
+        {ending}
+    """
+    done = run(body, tmp_path)
+    assert done.returncode == status
+    assert "not saved: volume: 'lostfile' [0, 5000)" in done.stderr
 
 
 @pytest.mark.long
@@ -222,12 +247,13 @@ def test_a_child_collects_closes_and_exits_without_a_call(tmp_path: Path) -> Non
             from pagecache import ForkedError
             before = len(calls)
             for call in (ticket.wait, ticket.done, lambda: file.view(0, 1), lambda: file.truncate(0),
+                         lambda: file.pread(1, 0), lambda: file.pwrite(b"child", 0), file.fsync, volume.sync,
                          lambda: volume.reconnect(MemoryBackend()), volume.abort, volume.detach,
                          lambda: volume.discard("thefile"), cache.close):
                 try:
                     call()
-                except ForkedError:
-                    pass
+                except ForkedError as error:
+                    assert error.errno == errno.EOWNERDEAD
                 else:
                     if call != ticket.done and call != ticket.wait:
                         os._exit(9)

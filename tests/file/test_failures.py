@@ -10,8 +10,7 @@ from typing import Any
 import numpy
 import pytest
 
-import pagecache
-from pagecache import BackendError, BackendProtocolError, ObjectStat, PageCache, WritebackError
+from pagecache import BackendError, BackendProtocolError, ObjectStat, WritebackError
 
 from .answers import answering, short
 from .backends import RecordingFile
@@ -56,17 +55,6 @@ def test_short_acknowledgements_lose_nothing(dirty: Rig, step: Callable[[int], i
     dirty.handles[0].fsync()
     assert dirty.backend.committed(KEY) == DATA
     assert dirty.cache.stats().short_writes > 0
-
-
-def test_one_byte_acknowledgements_arrive(make: Make) -> None:
-    """Progress of one byte is progress. [T-17]"""
-    rig = make({KEY: b""}, retry=ONCE)
-    file = rig.open("r+b")
-    file.pwrite(DATA[:500], 0)
-    rig.backend.fault("write_from", short(1), times=float("inf"))
-    file.fsync()
-    assert rig.backend.committed(KEY) == DATA[:500]
-    assert len(rig.backend.seen("write_from")) == 500
 
 
 def test_no_progress_three_times_is_eio(dirty: Rig) -> None:
@@ -394,74 +382,6 @@ def test_a_backend_whose_open_answers_no_file(make: Make, opened: object) -> Non
     with pytest.raises(OSError):
         rig.open("rb").pread(1, 0)
     assert rig.open("rb").pread(10, 0) == DATA[:10]
-
-
-def test_something_that_is_no_backend_is_refused_at_attach() -> None:
-    """TypeError that names it, before anything is started. [T-60]"""
-    with PageCache("1MiB") as cache:
-        for wrong in (object(), None, 5, b"memory:"):
-            with pytest.raises((TypeError, ValueError)):
-                cache.attach(wrong)  # type: ignore[arg-type]
-        assert cache.volumes() == ()
-
-
-def test_a_backend_needs_no_more_than_open_and_stat() -> None:
-    """The base class gives the rest; the file object is any object with the right methods. [2.26]"""
-    content = bytearray(b"plain")
-
-    class File:
-        def stat(self) -> ObjectStat:
-            return ObjectStat(size=len(content))
-
-        def read_into(self, offset: int, buffers: Sequence[memoryview]) -> int:
-            data = bytes(content[offset : offset + len(buffers[0])])
-            buffers[0][: len(data)] = data
-            return len(data)
-
-        def write_from(self, offset: int, buffers: Sequence[memoryview]) -> int:
-            content[offset : offset + len(buffers[0])] = buffers[0]
-            return len(buffers[0])
-
-        def truncate(self, size: int) -> None:
-            del content[size:]
-
-        def commit(self) -> str | None:
-            return None
-
-    class Plain(pagecache.Backend):
-        limits = pagecache.BackendLimits()
-
-        def open(self, key: object, *, create: bool = False, exclusive: bool = False) -> File:
-            return File()
-
-        def stat(self, key: object) -> ObjectStat:
-            return ObjectStat(size=len(content))
-
-    with PageCache("1MiB") as cache, cache.attach(Plain()).open("x", "r+b") as file:
-        assert file.pread(10, 0) == b"plain"
-        file.pwrite(b"P", 0)
-        file.fsync()
-        assert content == b"Plain"
-
-
-def test_a_hung_write_hangs_no_other_call(make: Make) -> None:
-    """Reads, other files and other volumes go on beside it. [T-62, 2.1]"""
-    rig = make({KEY: b"", "other": DATA})
-    file = rig.open("r+b")
-    file.pwrite(DATA, 0)
-    gate = rig.backend.gate("write_from", KEY)
-    hung = Task(file.fsync)
-    gate.wait_entered()
-    assert Task(file.pread, 10, 0).result() == DATA[:10]
-    other = rig.open("r+b", key="other")
-    assert Task(other.pread, 10, 0).result() == DATA[:10]
-    other.pwrite(b"x", 0)
-    Task(other.fsync).result()
-    elsewhere = make({KEY: DATA}).open("r+b")
-    elsewhere.pwrite(b"y", 0)
-    Task(elsewhere.fsync).result()
-    gate.open()
-    hung.result()
 
 
 def test_kept_buffers_of_a_page_that_was_written_again_in_flight_stay_whole(make: Make) -> None:

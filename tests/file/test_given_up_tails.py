@@ -13,7 +13,8 @@ import pytest
 
 from pagecache import BackendError, CachedFile, CommitError, DataLossError, ShutdownError, WritebackError
 
-from .backends import Fault, RecordingFile
+from .answers import unanswered
+from .backends import Fault
 from .rig import KEY, ONCE, PAGE, Rig, Task, eventually, overlay, pattern
 
 Make = Callable[..., Rig]
@@ -31,11 +32,7 @@ class Stored:
         self.file: CachedFile = self.rig.open("r+b")
         self.file.pwrite(TAIL, len(OLD))
 
-        def stored_and_failed(file: RecordingFile, offset: int, buffers: Any) -> int:
-            file.store(offset, buffers)
-            raise OSError(errno.ECONNRESET, "the line went dead")
-
-        self.rig.backend.fault("write_from", stored_and_failed)
+        self.rig.backend.fault("write_from", unanswered(OSError(errno.ECONNRESET, "the line went dead")))
         with pytest.raises(WritebackError):
             self.file.fsync()
 

@@ -1,20 +1,20 @@
-"""Closing, detaching, aborting, reconnecting, re-entering, forking, exiting."""
+"""The ends of handles, volumes and caches: closed, detached, aborted or collected."""
 
 from __future__ import annotations
 
 import contextlib
 import errno
-import os
+import gc
 from collections.abc import Callable
 from typing import Any
 
 import pytest
 
-from pagecache import DeadlockError, ForkedError, PageCache, ShutdownError, UnsavedDataError
+from pagecache import PageCache, ShutdownError, UnsavedDataError
 from pagecache.engine.runner import Job
 from pagecache.native import NAMES
 
-from .backends import RecordingBackend, RecordingFile
+from .backends import RecordingBackend
 from .rig import KEY, ONCE, PAGE, QUIET, Rig, Task, dirty_bytes, eventually, pattern
 
 Make = Callable[..., Rig]
@@ -167,40 +167,6 @@ def test_a_volume_name_is_unique_and_free_after_detach(make: Make) -> None:
     rig.cache.attach("memory:", name="volume").detach()
 
 
-@pytest.mark.parametrize("wait", ["fsync", "sync", "ticket", "read"])
-def test_abort_ends_every_wait(dirty: Rig, wait: str) -> None:
-    """Waiters get ShutdownError; the data stays; the late answer cleans nothing. [T-13, I-23]"""
-    file = dirty.handles[0]
-    if wait == "read":
-        dirty.backend.objects["slow"] = type(dirty.backend.objects[KEY])(DATA)
-        slow = dirty.open("rb", key="slow")
-        gate = dirty.backend.gate("read_into")
-        owner = Task(slow.pread, 10, 0)
-        gate.wait_entered()
-        waiter = Task(slow.pread, 10, 0)
-    else:
-        gate = dirty.backend.gate("write_from")
-        calls: dict[str, Callable[[], Any]] = {
-            "fsync": file.fsync,
-            "sync": dirty.volume.sync,
-            "ticket": dirty.volume.begin_sync().wait,
-        }
-        owner = waiter = Task(calls[wait])
-        gate.wait_entered()
-    assert waiter.waits(0.05)
-    dirty.volume.abort()
-    with pytest.raises(ShutdownError):
-        waiter.result()
-    assert file.pread(len(DATA), 0) == DATA
-    gate.open()
-    if owner is not waiter:
-        try:
-            assert owner.result() == DATA[:10]  # its own call did answer
-        except ShutdownError:
-            pass
-    assert sum(length for _o, length in dirty.volume.dirty_ranges(KEY)) == len(DATA)
-
-
 def test_write_back_is_not_over_before_the_backend_answered(dirty: Rig) -> None:
     """A request in flight stays in flight after its waiter has gone. [T-13, K7]"""
     gate = dirty.backend.gate("write_from")
@@ -210,39 +176,6 @@ def test_write_back_is_not_over_before_the_backend_answered(dirty: Rig) -> None:
     assert dirty.cache.stats().writeback >= len(DATA)
     gate.open()
     eventually(lambda: dirty.cache.stats().writeback == 0)
-
-
-def test_reconnect_brings_the_data_to_the_new_backend(dirty: Rig) -> None:
-    """It writes the aborted bytes there. [2.22]"""
-    dirty.volume.abort(RuntimeError("cable pulled"))
-    with pytest.raises(ShutdownError):
-        dirty.volume.sync()
-    fresh = RecordingBackend({KEY: b""})
-    dirty.volume.reconnect(fresh, fenced=True)
-    dirty.volume.sync(20)
-    assert fresh.committed(KEY) == DATA
-    assert dirty.handles[0].pread(len(DATA), 0) == DATA
-    dirty.handles[0].pwrite(b"again", 0)
-    dirty.handles[0].fsync()
-    assert fresh.committed(KEY) == b"again" + DATA[5:]
-
-
-def test_a_commit_that_succeeds_after_an_abort_makes_nothing_clean(dirty: Rig) -> None:
-    """The server may have forgotten the bytes it had acknowledged before, and then report success. [T-75b, 2.22]"""
-    file = dirty.handles[0]
-    gate = dirty.backend.gate("commit")
-    sync = Task(file.fsync)
-    gate.wait_entered()
-    dirty.volume.abort()
-    with pytest.raises(ShutdownError):
-        sync.result()
-    dirty.backend.objects[KEY].written = bytearray()  # the server starts anew
-    gate.open()
-    eventually(lambda: not file._inode.native.commit_running())
-    assert dirty_bytes(dirty.volume) == len(DATA)
-    dirty.volume.reconnect(dirty.backend)
-    file.fsync()
-    assert dirty.backend.committed(KEY) == DATA
 
 
 def test_no_commit_is_made_after_an_abort(dirty: Rig) -> None:
@@ -285,114 +218,18 @@ def test_a_sync_beside_a_reconnect_ignores_answers_of_the_old_backend(dirty: Rig
     assert fresh.committed(KEY) == DATA
 
 
-def test_reconnect_repeats_a_truncate_that_was_not_committed(make: Make) -> None:
-    """This holds even if the file has its old size again: the bytes cut off stay zeros. [2.17, 2.22]"""
-    rig = make({KEY: DATA})
-    file = rig.open("r+b")
-    file.truncate(0)
-    file.pwrite(b"tail", len(DATA) - 4)
-    file.flush()
-    fresh = RecordingBackend({KEY: DATA})  # the server starts anew, with the committed bytes
-    rig.volume.abort()
-    rig.volume.reconnect(fresh)
-    file.fsync()
-    assert fresh.committed(KEY) == bytes(len(DATA) - 4) + b"tail"
+def test_an_unclosed_handle_warns_and_saves(make: Make) -> None:
+    """ResourceWarning from the collector; its bytes are written by the cache. [2.21]"""
+    rig = make({KEY: b""})
+    handles = [rig.volume.open(KEY, "r+b")]
+    handles[0].pwrite(DATA, 0)
+    with pytest.warns(ResourceWarning) as seen:
+        forget(handles, seen)
+    rig.volume.sync(20)
+    assert rig.backend.committed(KEY) == DATA
 
 
-REENTRANT: dict[str, Callable[[Any, Any], object]] = {
-    "read": lambda file, volume: file.pread(10, 2 * PAGE),
-    "write": lambda file, volume: file.pwrite(b"x", 0),
-    "fsync": lambda file, volume: file.fsync(),
-    "sync": lambda file, volume: volume.sync(),
-    "truncate": lambda file, volume: file.truncate(0),
-    "same page": lambda file, volume: file.pread(10, PAGE),
-}
-
-
-@pytest.mark.parametrize("what", REENTRANT)
-def test_a_backend_that_calls_its_own_volume_gets_an_error(make: Make, what: str) -> None:
-    """From inside read_into, every fill, write, wait or sync is a DeadlockError. [T-49, 2.25]"""
-    rig = make({KEY: DATA})
-    file = rig.open("r+b")
-    file.pread(10, 0)
-    file.pwrite(b"d", 0)
-    seen: list[BaseException | None] = []
-
-    def answer(stored: RecordingFile, offset: int, buffers: list[memoryview]) -> int:
-        try:
-            REENTRANT[what](file, rig.volume)
-        except BaseException as error:
-            seen.append(error)
-        else:
-            seen.append(None)
-        return stored.fill(offset, buffers)
-
-    rig.backend.fault("read_into", answer)
-    assert Task(file.pread, 10, PAGE).result() == DATA[PAGE : PAGE + 10]
-    assert len(seen) == 1
-    assert isinstance(seen[0], DeadlockError)
-    assert seen[0].errno == errno.EDEADLK
-    assert file.pread(len(DATA), 0) == b"d" + DATA[1:]
-
-
-def test_a_backend_may_read_valid_bytes_statistics_and_other_volumes(make: Make) -> None:
-    """These calls work from inside read_into; so does invalidate_remote, which never blocks. [T-49, 2.25]"""
-    rig = make({KEY: DATA})
-    other = rig.cache.attach(RecordingBackend({KEY: pattern(PAGE, seed=4)}), name="other").open(KEY, "r+b")
-    file = rig.open("r+b")
-    file.pread(10, 0)
-    seen: list[object] = []
-
-    def answer(stored: RecordingFile, offset: int, buffers: list[memoryview]) -> int:
-        seen.extend([file.pread(10, 0), rig.cache.stats().capacity, other.pread(10, 0), other.pwrite(b"w", 0)])
-        rig.volume.invalidate_remote("another")
-        return stored.fill(offset, buffers)
-
-    rig.backend.fault("read_into", answer)
-    assert Task(file.pread, 10, PAGE).result() == DATA[PAGE : PAGE + 10]
-    assert seen == [DATA[:10], 8 << 20, pattern(10, seed=4), 1]
-    other.close()
-
-
-@pytest.mark.filterwarnings("ignore::DeprecationWarning")
-def test_a_forked_child_is_refused_and_the_parent_goes_on(dirty: Rig) -> None:
-    """ForkedError with EOWNERDEAD for every object; no backend call in the child. [T-50, 2.22]"""
-    file = dirty.handles[0]
-    file.pread(10, 0)
-    nr_calls = len(dirty.backend.calls)
-    read_end, write_end = os.pipe()
-    child = os.fork()
-    if child == 0:
-        verdict = b""
-        try:
-            for call in (
-                lambda: file.pread(10, 0),
-                lambda: file.pwrite(b"child", 0),
-                file.fsync,
-                dirty.volume.sync,
-                dirty.cache.stats,
-                lambda: dirty.volume.open(KEY),
-                file.close,
-                dirty.cache.close,
-            ):
-                try:
-                    call()
-                    verdict += b"-"
-                except ForkedError as error:
-                    verdict += b"F" if error.errno == errno.EOWNERDEAD else b"e"
-                except BaseException:
-                    verdict += b"?"
-            verdict += b"." if len(dirty.backend.calls) == nr_calls else b"!"
-        finally:
-            os.write(write_end, verdict)
-            os._exit(0)
-    os.close(write_end)
-    with os.fdopen(read_end, "rb") as pipe:
-        verdict = pipe.read()
-    os.waitpid(child, 0)
-    assert verdict[:6] == b"FFFFFF"
-    assert set(verdict[6:8]) <= set(b"F-")
-    assert verdict[8:] == b"."
-    file.pwrite(b"parent", 0)
-    file.fsync()
-    assert dirty.backend.committed(KEY) == b"parent" + DATA[6:]
+def forget(things: list[Any], seen: pytest.WarningsRecorder) -> None:
+    """Drop the last references, and collect until the warning comes."""
+    things.clear()
+    eventually(lambda: gc.collect() >= 0 and any(issubclass(found.category, ResourceWarning) for found in seen.list))

@@ -5,7 +5,6 @@ from __future__ import annotations
 import errno
 import gc
 import os
-import time
 from collections.abc import Callable
 from typing import Any
 
@@ -101,49 +100,6 @@ def test_a_write_of_several_buffers_says_how_much_of_all_of_them_was_accepted(ma
     assert rig.backend.committed(KEY) == b"".join(parts)[:accepted]
 
 
-def test_a_slow_backend_and_a_full_memory_lose_nothing(make: Make) -> None:
-    """Four writers on a small cache over a slow backend. [2.24]"""
-
-    def slow(file: object, offset: int, buffers: list[memoryview]) -> int:
-        time.sleep(0.001)
-        return file.store(offset, buffers)  # type: ignore[attr-defined,no-any-return]
-
-    rig = make(capacity="128KiB", dirty_background=0.2, dirty_limit=0.5, options={"read_ahead": "16KiB"})
-    rig.backend.fault("write_from", slow, times=float("inf"))
-
-    def writer(name: int) -> None:
-        with rig.volume.open(f"file{name}", "w+b") as file:
-            for page in range(100):
-                file.pwrite(bytes([name, page]) * 2048, (page * 37 % 100) * PAGE)
-            for page in range(100):
-                assert file.pread(PAGE, (page * 37 % 100) * PAGE) == bytes([name, page]) * 2048
-
-    for task in [Task(writer, name) for name in range(4)]:
-        task.result(60)
-    rig.volume.sync(60)
-    for name in range(4):
-        committed = rig.backend.committed(f"file{name}")
-        assert committed == b"".join(
-            bytes([name, page]) * 2048 for page in sorted(range(100), key=lambda p: p * 37 % 100)
-        )
-
-
-def test_a_stuck_volume_does_not_stop_readers_of_another(make: Make) -> None:
-    """All dirty memory belongs to calls of a hung backend. [T-14, 2.23]"""
-    rig = make({KEY: b""}, capacity="256KiB", dirty_background="32KiB", dirty_limit="128KiB", throttle_timeout=0.05)
-    gate = rig.backend.gate("write_from", times=1000)
-    file = rig.open("r+b")
-    with pytest.raises(BlockingIOError):
-        Task(file.pwrite, bytes(512 * KIB), 0).result()
-    content = pattern(100 * PAGE)
-    other = rig.cache.attach(RecordingBackend({KEY: content}), name="other").open(KEY, "rb")
-    assert [Task(other.pread, PAGE, page * PAGE).result() for page in range(100)] == [
-        content[page * PAGE : (page + 1) * PAGE] for page in range(100)
-    ]
-    gate.open()
-    other.close()
-
-
 def test_the_smallest_cache_works(make: Make) -> None:
     """With sixteen pages everything is possible, if slowly. [T-59]"""
     rig = make({KEY: pattern(200 * PAGE)}, capacity=16 * PAGE, dirty_background=0.25, dirty_limit=0.5)
@@ -226,40 +182,6 @@ def test_shrinking_gives_memory_back_at_once() -> None:
         assert before - rss() >= 48 * MIB
         assert cache.stats().used <= MIB
         file.close()
-
-
-def test_shrinking_under_load(make: Make) -> None:
-    """Writers and readers go on while the capacity moves. [T-57]"""
-    rig = make(capacity="4MiB", dirty_background=0.2, dirty_limit=0.5, options={"read_ahead": "64KiB"})
-    stop = False
-
-    def worker(name: int) -> bytes:
-        model = bytearray(MIB)
-        with rig.volume.open(f"file{name}", "w+b") as file:
-            file.truncate(MIB)
-            for i in range(400):
-                offset, data = (
-                    (i * 104_729 * (name + 1)) % (MIB - 20_000),
-                    bytes([name + 1, i & 0xFF]) * (1 + i * 37 % 9999),
-                )
-                file.pwrite(data, offset)
-                model[offset : offset + len(data)] = data
-                position = (i * 7_919) % MIB
-                assert file.pread(5000, position) == model[position : position + 5000]
-                if stop:
-                    break
-        return bytes(model)
-
-    tasks = [Task(worker, name) for name in range(3)]
-    try:
-        for capacity in ("512KiB", "3MiB", "128KiB", "4MiB", "256KiB", "2MiB") * 2:
-            rig.cache.resize(capacity, timeout=30)
-            assert rig.cache.stats().used <= rig.cache.capacity
-    finally:
-        stop = True
-    models = [task.result(60) for task in tasks]
-    rig.volume.sync(30)
-    assert [rig.backend.committed(f"file{name}") for name in range(3)] == models
 
 
 def test_shrinking_below_what_is_pinned_is_refused(make: Make) -> None:

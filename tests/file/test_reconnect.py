@@ -101,8 +101,9 @@ def test_a_fence_frees_files_whose_calls_never_return(make: Make) -> None:
         assert fresh.committed(key) == overlay(NEW, PAGE, NEWER)
 
 
-def deadline_then_newer_bytes(rig: Rig, *, fenced: bool) -> bytes:
-    """A call outlives a deadline and an abort, newer bytes are saved, then it lands."""
+def test_newest_bytes_win_over_a_call_that_lands_late(make: Make) -> None:
+    """The deadline ended the wait, not the call: later calls wait for it, also after an abort. [T-63, K7]"""
+    rig = make({KEY: OLD}, retry=ONCE)
     file = rig.open("r+b")
     file.pwrite(NEW[:PAGE], 0)
     gate = rig.backend.gate("write_from")
@@ -112,31 +113,15 @@ def deadline_then_newer_bytes(rig: Rig, *, fenced: bool) -> bytes:
     gate.wait_entered()
     rig.volume.abort()
     fresh = rig.backend.successor()
-    rig.volume.reconnect(fresh, fenced=fenced)
+    rig.volume.reconnect(fresh)
     file.pwrite(NEWER, 0)
     saving = Task(file.fsync)
-    if fenced:
-        saving.result()
-    else:
-        assert saving.waits()
+    assert saving.waits()
     gate.open()
     saving.result()
     eventually(lambda: rig.backend.nr_running == 0)
     file.fsync()
-    return fresh.written(KEY)[:PAGE]
-
-
-def test_newest_bytes_win_over_a_call_that_lands_late(make: Make) -> None:
-    """The deadline ended the wait, not the call: later calls wait for it. [T-63, K7]"""
-    rig = make({KEY: OLD}, retry=ONCE)
-    assert deadline_then_newer_bytes(rig, fenced=False) == NEWER
-
-
-def test_without_the_wait_for_old_calls_older_bytes_would_win(make: Make) -> None:
-    """This is the same race with the wait taken out by a fence that does not hold. [T-63]"""
-    rig = make({KEY: OLD}, retry=ONCE)
-    assert deadline_then_newer_bytes(rig, fenced=True) == NEW[:PAGE]
-    rig.backend.violations.clear()  # two writes of one page at once: the broken fence
+    assert fresh.written(KEY)[:PAGE] == NEWER
 
 
 def test_newest_bytes_win_after_a_deadline_without_abort(make: Make) -> None:
@@ -407,11 +392,6 @@ def test_holes_of_an_object_that_is_replaced_as_a_whole_are_made_again(make: Mak
     file.fsync()
     expected = OLD[:PAGE] + bytes(100) + NEW[:PAGE] + bytes(PAGE - 100) + OLD[3 * PAGE :]
     assert fresh.committed(KEY) == file.pread(len(OLD), 0) == expected
-
-
-def told_of_a_loss(file: pagecache.CachedFile) -> None:
-    with pytest.raises(DataLossError):
-        file.fsync()
 
 
 def test_reconnect_that_fails_changes_nothing(make: Make) -> None:

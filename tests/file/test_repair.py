@@ -3,14 +3,13 @@
 from __future__ import annotations
 
 import errno
-import logging
 import threading
 from collections.abc import Callable
 from typing import Any
 
 import pytest
 
-from pagecache import DataLossError, Event, FailedRange, LostRange, WritebackError
+from pagecache import DataLossError, FailedRange, LostRange, WritebackError
 from pagecache.native import FAILED, NativeInode
 
 from .answers import failing_commit
@@ -246,57 +245,6 @@ def test_dirty_ranges_follow_the_bytes(make: Make) -> None:
     assert rig.volume.dirty_ranges(KEY) == expected
     file.fsync()
     assert rig.volume.dirty_ranges(KEY) == []
-
-
-class Watcher:
-    """A collector of events."""
-
-    def __init__(self, rig: Rig) -> None:
-        self.events: list[Event] = []
-        self.unsubscribe = rig.cache.subscribe(self.events.append)
-
-    def wait_for(self, kind: str) -> Event:
-        eventually(lambda: any(event.kind == kind for event in self.events))
-        return next(event for event in self.events if event.kind == kind)
-
-
-def test_events_report_failure_repair_and_commit(dirty: Rig) -> None:
-    """The events have volume, key, ranges and the error. [2.27]"""
-    watcher = Watcher(dirty)
-    dirty.backend.fault("write_from", FULL)
-    fails(dirty.handles[0].fsync)
-    failed = watcher.wait_for("failed")
-    assert (failed.volume, failed.key) == ("volume", KEY)
-    assert failed.ranges == ((0, len(DATA)),)
-    assert failed.error is not None
-    assert failed.error.errno == errno.ENOSPC
-    dirty.handles[0].fsync()
-    assert watcher.wait_for("repaired").key == KEY
-    assert watcher.wait_for("committed").key == KEY
-
-
-def test_after_unsubscribing_no_event_comes(dirty: Rig) -> None:
-    """The returned function may be called twice. [2.27]"""
-    watcher, other = Watcher(dirty), Watcher(dirty)
-    watcher.unsubscribe()
-    watcher.unsubscribe()
-    dirty.handles[0].fsync()
-    other.wait_for("committed")
-    assert watcher.events == []
-
-
-def test_a_failing_callback_is_logged_and_does_no_harm(dirty: Rig, caplog: pytest.LogCaptureFixture) -> None:
-    """Later events still come. [2.27]"""
-
-    def broken(event: Event) -> None:
-        raise ZeroDivisionError("broken callback")
-
-    dirty.cache.subscribe(broken)
-    watcher = Watcher(dirty)
-    with caplog.at_level(logging.DEBUG, logger="pagecache"):
-        dirty.handles[0].fsync()
-        watcher.wait_for("committed")
-        eventually(lambda: "broken callback" in caplog.text)
 
 
 def test_statistics_are_exact_when_nothing_runs(dirty: Rig) -> None:

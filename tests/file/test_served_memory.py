@@ -98,13 +98,6 @@ def test_a_mapping_that_the_cache_serves_is_a_source(mountpoint: Path, source: s
     run(f"{SOURCES[source]}\nassert cached.pread(len(expected), 0) == expected", mountpoint)
 
 
-@pytest.mark.long
-def test_without_staging_such_a_source_waits_forever(mountpoint: Path) -> None:
-    """The tests above detect it: `source_may_fault` "never" takes the staging out. [T-04, T-65]"""
-    with pytest.raises(subprocess.TimeoutExpired):
-        run("cached.pwrite(mapped, 100)", mountpoint, faults="never", timeout=5)
-
-
 DESTINATIONS = {
     "pread_into": "n = cached.pread_into(mapped, 0)",
     "readinto": "cached.seek(0); n = cached.readinto(mapped)",

@@ -11,11 +11,11 @@ from typing import Any
 
 import pytest
 
-from pagecache import CachedFile, PageCache, Volume, WritebackError
+from pagecache import CachedFile, Volume, WritebackError
 
 from .backends import Gate, RecordingBackend
 from .clock import HandClock
-from .rig import FAST, KEY, ONCE, PAGE, QUIET, Rig, Task, dirty_bytes, eventually, pattern
+from .rig import KEY, ONCE, PAGE, Rig, Task, eventually, pattern
 
 Make = Callable[..., Rig]
 DATA = pattern(3 * PAGE)
@@ -303,19 +303,6 @@ def test_dead_untrusted_volumes_are_waited_for_side_by_side(make: Make, clock: H
         file.close()
 
 
-def test_fsync_is_not_delayed_by_a_stream_of_writes_to_the_same_pages(make: Make) -> None:
-    """It ends while the writer goes on. [T-42]"""
-    rig = make({KEY: bytes(4 * PAGE)})
-    file = rig.open()
-    file.pwrite(b"before", 8 * PAGE)
-    with writing(file, pattern(PAGE, 3), 4):
-        for _ in range(10):
-            Task(file.fsync).result()
-    stored = rig.backend.committed(KEY)
-    assert stored is not None
-    assert stored[8 * PAGE :] == b"before"
-
-
 def test_fsync_beside_a_writer_that_dirties_a_large_folio_again_and_again_ends(make: Make) -> None:
     """All dirty bytes of a folio are written back in one section, so bytes dirtied at the same time count as later.
     [T-76]
@@ -413,58 +400,6 @@ def test_a_dead_volume_stops_no_other_volume(dead: Rig) -> None:
     assert backend.committed("renamed") == b"y" + DATA[1:]
     assert not any(user.finished.is_set() for user in users)
     settle(dead, users)
-
-
-class Stacked(RecordingBackend):
-    """Stores into another volume."""
-
-    def __init__(self, lower: Volume, objects: dict[Any, bytes]) -> None:
-        super().__init__(objects)
-        self.lower = lower
-
-    def sync(self) -> None:
-        self.lower.sync()
-
-
-def test_volumes_stacked_on_a_healthy_one_go_on_beside_a_dead_one(dead: Rig) -> None:
-    """The order of attaching is no order of waiting. [T-62]"""
-    users = hung_users(dead)
-    _backend, lower = other_volume(dead, "lower")
-    upper = dead.cache.attach(Stacked(lower, {KEY: b""}), name="upper", read_ahead=0)
-
-    def use() -> None:
-        with upper.open(KEY, "r+b") as file:
-            file.pwrite(DATA, 0)
-        upper.sync()
-        upper.detach()
-        lower.detach()
-
-    Task(use).result()
-    settle(dead, users)
-
-
-def test_closing_saves_the_healthy_volumes_beside_a_dead_one(clock: HandClock) -> None:
-    """The dead one uses up all the time; other volumes' data does not wait for it. [T-62, 2.22]"""
-    cache = PageCache("8MiB", retry=FAST, **QUIET)
-    healthy = [RecordingBackend({KEY: b""}) for _ in range(2)]
-    dead = RecordingBackend({KEY: b""})
-    files = []
-    for number, backend in enumerate([healthy[0], dead, healthy[1]]):
-        files.append(cache.attach(backend, name=f"{number}").open(KEY, "r+b"))
-        files[-1].pwrite(DATA, 0)
-    hang(dead)
-    closing = Task(cache.close, timeout=3600.0, on_failed="discard")
-    clock.until(lambda: not any(dirty_bytes(files[number].volume) for number in (0, 2)))
-    assert not closing.finished.is_set()
-
-    def ended_an_hour_later() -> bool:
-        clock.advance(3600.0)  # it may reach its wait only now
-        return closing.finished.is_set()
-
-    eventually(ended_an_hour_later)
-    assert {entry.volume for entry in closing.result()} == {"1"}
-    assert [backend.committed(KEY) for backend in healthy] == [DATA, DATA]
-    dead.open_all_gates()
 
 
 def test_two_syncs_a_rename_and_a_hung_file_side_by_side(make: Make) -> None:

@@ -14,6 +14,7 @@ import pytest
 
 from pagecache import DataLossError, RetryPolicy, ShutdownError
 
+from .answers import unanswered
 from .backends import Gate, RecordingBackend, RecordingFile
 from .objects import ObjectBackend
 from .rig import KEY, ONCE, PAGE, Rig, Task, eventually, make_rig, overlay, pattern
@@ -143,11 +144,7 @@ def test_a_write_interrupted_between_two_tries_leaves_nothing(monkeypatch: pytes
     file, direct = rig.open("r+b"), rig.open("r+b", direct=True)
     waits = threading.Event()
 
-    def act(file: RecordingFile, offset: int, buffers: Any) -> int:
-        file.store(offset, buffers)
-        raise LOST
-
-    backend.fault("write_from", act)
+    backend.fault("write_from", unanswered(LOST))
     sleep = rig.volume.engine.sleep
 
     def told(*args: Any) -> None:
@@ -273,11 +270,7 @@ def test_where_a_commit_makes_bytes_visible_there_is_no_tail() -> None:
     rig: Rig = make_rig(backend=backend, retry=ONCE)
     file = rig.open("r+b", direct=True)
 
-    def act(file: RecordingFile, offset: int, buffers: Any) -> int:
-        file.store(offset, buffers)
-        raise LOST
-
-    backend.fault("write_from", act)
+    backend.fault("write_from", unanswered(LOST))
     with pytest.raises(OSError):
         file.pwrite(TAIL, len(OLD))
     rig.volume.discard(KEY)

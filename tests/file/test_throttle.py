@@ -579,12 +579,6 @@ def test_eight_writers_on_one_page_of_dirty_budget_and_a_failing_backend(make: M
     squeeze(make, 1.0)
 
 
-@pytest.mark.slow
-def test_the_same_for_ten_seconds(make: Make) -> None:
-    """[2.24, 2.23]"""
-    squeeze(make, 10.0)
-
-
 @pytest.mark.soak
 @pytest.mark.timeout(0)
 def test_the_same_for_minutes(make: Make) -> None:

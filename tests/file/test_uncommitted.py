@@ -10,7 +10,7 @@ import pytest
 
 from pagecache import CachedFile, CommitError, DataLossError, LostRange, WritebackError
 
-from .answers import failing_commit
+from .answers import failing_commit, unanswered
 from .rig import FAST, KEY, ONCE, PAGE, Rig, Task, eventually, pattern
 
 Make = Callable[..., Rig]
@@ -234,11 +234,7 @@ def test_discard_of_a_failed_tail_cuts_the_backend_to_what_it_is_known_to_have(m
     file = rig.open("r+b")
     file.pwrite(b"tail" * PAGE, 4 * PAGE)
 
-    def stored_and_failed(stored: Any, offset: int, buffers: Any) -> int:
-        stored.store(offset, buffers)
-        raise OSError(errno.ENOSPC, "no room, says it")
-
-    rig.backend.fault("write_from", stored_and_failed)
+    rig.backend.fault("write_from", unanswered(OSError(errno.ENOSPC, "no room, says it")))
     with pytest.raises(WritebackError):
         file.fsync()
     assert len(rig.backend.written(KEY)) == 8 * PAGE

@@ -12,7 +12,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from pagecache import CachedFile, DeadlockError, View
+from pagecache import DeadlockError
 
 from .rig import KEY, PAGE, Rig, accepted_before, make_rig, pattern
 
@@ -152,86 +152,6 @@ def test_a_view_in_pieces_that_moves_nowhere_is_not_copied_aside(make: Make) -> 
 
 
 # -- truncate below and above views
-
-
-class Walk:
-    """A file with views, beside an array of bytes."""
-
-    def __init__(self, rig: Rig) -> None:
-        self.rig = rig
-        self.file: CachedFile = rig.open("r+b")
-        self.model = CONTENT
-        self.views: list[tuple[View, int, int]] = []
-
-    def open(self, start: int, length: int, writable: bool) -> None:
-        start = min(start, len(self.model))
-        length = min(length, len(self.model) - start)
-        self.views.append((self.file.view(start, length, writable=writable), start, length))
-
-    def store(self, which: int, value: int) -> None:
-        """Store through every segment, cut off or not; stores to cut-off ones are ignored."""
-        if not self.views:
-            return
-        view, start, _ = self.views[which % len(self.views)]
-        for segment, pin in zip(view.segments, view._pins, strict=True):
-            data = bytes([value]) * len(segment)
-            if not segment.readonly:
-                segment[:] = data
-                if not pin.detached:
-                    self.model = self.model[:start] + data + self.model[start + len(data) :]
-            start += len(segment)
-
-    def truncate(self, size: int) -> None:
-        self.file.truncate(size)
-        self.model = self.model[:size].ljust(size, b"\0")
-
-    def write(self, start: int, value: int) -> None:
-        data = bytes([value]) * 100
-        self.file.pwrite(data, start)
-        self.model = self.model.ljust(start, b"\0")[:start] + data + self.model[start + 100 :]
-
-    def release(self, which: int) -> None:
-        if self.views:
-            self.views.pop(which % len(self.views))[0].release()
-
-    def right(self) -> None:
-        assert self.file.pread(2 * SIZE, 0) == self.model
-        self.rig.cache.check()
-
-
-steps = st.one_of(
-    st.tuples(st.just("open"), offsets, st.integers(1, 3 * PAGE), st.booleans()),
-    st.tuples(st.just("store"), st.integers(0, 9), st.integers(1, 255)),
-    st.tuples(st.just("truncate"), offsets),
-    st.tuples(st.just("write"), offsets, st.integers(1, 255)),
-    st.tuples(st.just("release"), st.integers(0, 9)),
-    st.tuples(st.just("sync")),
-)
-
-
-@settings(deadline=None, max_examples=80)
-@given(folio=st.sampled_from(["4KiB", "16KiB", "1MiB"]), walk=st.lists(steps, max_size=25))
-def test_behind_the_end_are_zeros_whatever_views_store(folio: str, walk: list[tuple[object, ...]]) -> None:
-    """Truncates down and up, writes behind the end, views opened, stored to and released, in any order. [T-44, M8,
-    I-9]
-    """
-    with a_rig(folio) as rig:
-        state = Walk(rig)
-        state.file.pread(SIZE, 0)
-        for name, *arguments in walk:
-            if name == "sync":
-                state.file.fsync()
-                assert rig.backend.committed(KEY) == state.model
-            else:
-                getattr(state, str(name))(*arguments)
-            state.right()
-        while state.views:
-            state.release(0)
-        state.truncate(SIZE)
-        state.right()
-        state.file.fsync()
-        assert rig.backend.committed(KEY) == state.model
-        assert rig.cache.stats().pinned == 0
 
 
 # -- sources that have disappeared

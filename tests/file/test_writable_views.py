@@ -5,12 +5,9 @@ from __future__ import annotations
 import errno
 import gc
 import io
-import os
-import socket
 import threading
 from collections.abc import Callable
 from functools import partial
-from pathlib import Path
 from typing import Any
 
 import numpy
@@ -79,32 +76,6 @@ def test_it_is_dirty_while_it_is_held_and_its_last_content_is_saved(stored: Rig)
     assert stored.backend.written(KEY)[10:15] == b"final"
 
 
-def test_fsync_beside_a_view_that_is_stored_to_without_pause_ends(stored: Rig) -> None:
-    """It ends twenty times, each with the bytes stored before it. [T-76, 1.3]"""
-    file = stored.open("r+b")
-    stop = threading.Event()
-    with file.view(0, 32 * PAGE, writable=True) as view:
-        cells = [numpy.frombuffer(segment, dtype=numpy.uint32) for segment in view.segments]
-
-        def store() -> None:
-            while not stop.is_set():
-                for cell in cells:
-                    cell += 1
-
-        storer = Task(store)
-        try:
-            for _ in range(20):
-                before = int(cells[0][0])
-                Task(file.fsync).result()
-                assert int.from_bytes(saved(stored)[:4], "little") >= before
-        finally:
-            stop.set()
-            storer.result()
-            cells.clear()
-    file.fsync()
-    assert stored.volume.dirty_ranges(KEY) == []
-
-
 def test_the_bytes_of_a_running_call_do_not_change(make: Make) -> None:
     """The buffers of a running call are a copy; the next store waits for nothing. [2.13, 2.21]"""
     rig = make({KEY: CONTENT})
@@ -166,26 +137,6 @@ def test_numpy_stores_in_place(stored: Rig) -> None:
     del array
     gc.collect()
     assert stored.cache.stats().pinned == 0
-
-
-def test_readinto_recv_into_and_readv_store(stored: Rig, tmp_path: Path) -> None:
-    """Other files, sockets and the system fill a view without a copy in between. [2.21]"""
-    file = stored.open("r+b")
-    (tmp_path / "source").write_bytes(b"r" * PAGE)
-    with file.view(0, 3 * PAGE, writable=True) as view:
-        parts = [segment[k : k + PAGE] for segment in view.segments for k in range(0, len(segment), PAGE)]
-        with (tmp_path / "source").open("rb", buffering=0) as source:
-            assert source.readinto(parts[0]) == PAGE
-        left, right = socket.socketpair()
-        with left, right:
-            right.sendall(b"s" * 1000)
-            assert left.recv_into(parts[1], 1000, socket.MSG_WAITALL) == 1000
-        fd = os.open(tmp_path / "source", os.O_RDONLY)
-        assert os.readv(fd, [parts[2]]) == PAGE
-        os.close(fd)
-    file.fsync()
-    expected = b"r" * PAGE + b"s" * 1000 + CONTENT[PAGE + 1000 : 2 * PAGE] + b"r" * PAGE
-    assert saved(stored)[: 3 * PAGE] == expected
 
 
 def test_a_slice_keeps_its_pin(stored: Rig) -> None:

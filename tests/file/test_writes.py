@@ -63,16 +63,6 @@ def test_a_later_read_fills_only_what_is_missing(stored: Rig) -> None:
     assert stored.backend.committed(KEY) == patched(CONTENT, (1000, b"x" * 100))
 
 
-def test_a_write_of_a_whole_page_reads_nothing(stored: Rig) -> None:
-    """The page is wholly valid at once. [T-02]"""
-    file = stored.open("r+b")
-    file.pwrite(b"y" * PAGE, 2 * PAGE)
-    assert file.pread(PAGE, 2 * PAGE) == b"y" * PAGE
-    file.fsync()
-    assert reads(stored.backend) == []
-    assert stored.backend.committed(KEY) == patched(CONTENT, (2 * PAGE, b"y" * PAGE))
-
-
 def test_eight_separate_writes_to_an_uncached_page_read_nothing(stored: Rig) -> None:
     """Each byte is right before and after the gaps are filled. [T-03, M7]"""
     file = stored.open("r+b")

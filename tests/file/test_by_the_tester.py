@@ -1,0 +1,37 @@
+"""Random operations, by the stress tester and its model: each byte that a handle, a view or the store shows is one of
+its possible values, and `PageCache.check` finds nothing whenever nothing runs.
+
+One worker, so that a seed decides the whole run; `tests/stress` has the runs of many. A failing plan can be reduced:
+`pagecache stress --help`.
+"""
+
+from __future__ import annotations
+
+import pytest
+
+from pagecache.stress import Plan, run
+
+
+@pytest.mark.parametrize("faults", ["none", "nasty"])
+@pytest.mark.parametrize("profile", ["fsx", "log", "generic-095", "direct", "metadata", "losses"])
+def test_random_operations_of_one_worker(profile: str, faults: str) -> None:
+    """Reads, writes, views, truncates, holes, names and discards; with faults, calls are short, late, lost or refused,
+    and commits forget. [T-45, I-17, I-18, I-22]
+    """
+    report = run(
+        Plan(
+            seed=1,
+            profile=profile,
+            faults=faults,
+            threads=1,
+            tasks=0,
+            files=2,
+            size="64KiB",
+            capacity="128KiB",
+            operations=150,
+            rounds=2,
+            duration=60,
+        )
+    )
+    assert report.ok, f"{report.story}\n{report.replay}"
+    assert report.counters["operations"] > 100
