@@ -106,7 +106,7 @@ class NameChange:
     beneath: list[Inode] = field(default_factory=list)  # files of a directory, whose tokens are not lent
     catching_up: threading.Lock = field(default_factory=threading.Lock)  # held briefly, by a late change of a file
     publishing: threading.Lock = field(default_factory=threading.Lock)  # held while a settlement publishes
-    opened: dict[Inode, BackendFile | None] = field(default_factory=dict)  # files of its backend; none after a fence
+    opened: dict[Inode, BackendFile | None] = field(default_factory=dict)  # files of its backend
     debts: dict[Inode, Unsettled] = field(default_factory=dict)  # of files that are found by the names it changes
 
     def names(self) -> tuple[Key, ...]:
@@ -441,7 +441,6 @@ class NameChange:
             created = self.new is None and any(inode.native.undone()["created"] for inode in self.files())
             done = self.claim() and done and not created  # the store may have lost a name that was not committed
         if fenced:
-            self.opened.clear()  # they may never answer
             with self.volume.inodes_lock:
                 for inode in (*self.files(), *self.beneath):
                     inode.naming = None

@@ -449,8 +449,8 @@ def open_backend(
 
 def follow(inode: Inode, earlier: BackendFile | None) -> None:
     """Record that a file has another name, by which it is opened before the next call on it; on a thread of the volume.
-    `earlier`: its file of the backend that has changed the name. After a loss of the backend a reconnect opens the
-    object, and is told only the version that it has under this name.
+    `earlier`: its file of the backend that has changed the name: a reconnect may have let go of it, and opens the
+    object.
 
     Bytes uploaded for a commit follow automatically. A file whose commit had no answer is kept if it says that it has
     followed: only this file tells that commit from another writer's version, also in a copy. Otherwise the file is
@@ -460,16 +460,29 @@ def follow(inode: Inode, earlier: BackendFile | None) -> None:
     backend_file = engine.backend_file
     if not engine.finds_by_name() or engine.removed:
         return
-    following = _Following(inode)
-    if backend_file is None or inode.volume.engine.aborted:
+    engine.versions.copied = engine.limits().commit_on_close
+    if backend_file is None:
         if earlier is not None:
             with contextlib.suppress(Exception):  # then the version is another one, and a conflict
-                following.goes_on(earlier)
+                take_version(inode, earlier)
         return
-    with contextlib.suppress(OSError):  # it is asked again before the next call
-        if insisting(engine, partial(following.goes_on, backend_file)):
-            return
+    following = _Following(inode)
+    if not inode.volume.engine.aborted:
+        with contextlib.suppress(OSError):  # it is asked again before the next call
+            if insisting(engine, partial(following.goes_on, backend_file)):
+                return
     engine.owe(following)
+
+
+def take_version(inode: Inode, backend_file: BackendFile) -> ObjectStat:
+    """Take the version that a whole object has under a new name from the file that was open before: only this file
+    tells it from another writer's. Return the status.
+    """
+    engine = inode.engine
+    found = checked_stat(backend_file.stat(), engine.key)
+    if found.version is not None and engine.limits().commit_on_close:
+        engine.versions.follow(engine.versions.base, found.version)
+    return found
 
 
 def owe_opening(volume: Volume, engine: EngineFile) -> None:
@@ -511,14 +524,12 @@ class _Following:
         if self._asked or not engine.limits().commit_on_close:
             return False
         try:
-            found = checked_stat(backend_file.stat(), engine.key)
+            found = take_version(self._inode, backend_file)
         except OSError as error:
             if is_transient(error):
                 raise
         else:
             followed = found.key is not None and volume._canonical(found.key) == engine.key
-            if found.version is not None:
-                engine.versions.follow(engine.versions.base, found.version)
         self._asked = True
         return engine.native.commit_needed(STAMP_MAX) or (followed and engine.versions.stale)
 

@@ -34,7 +34,7 @@ from ..native import END, NAMES
 from . import lifetimes
 from .answers import checked_open
 from .inode import Inode
-from .opening import compare, insisting
+from .opening import compare, insisting, take_version
 
 if TYPE_CHECKING:
     from .namespace import NameChange
@@ -44,7 +44,7 @@ __all__ = ["catch_up", "reconnect"]
 
 T = TypeVar("T")
 
-CALLERS = 10.0  # seconds
+CALLERS = 10.0  # seconds, also for files of the old backend
 ELSEWHERE = {errno.EISDIR, errno.ENOTDIR, errno.ELOOP}
 """What the open of a file says if something else has its name, or that of a directory above it."""
 
@@ -95,7 +95,9 @@ def _go_on(volume: Volume, backend: Backend, fenced: bool) -> None:
         for inode in (*inodes, *orphans):
             inode.missed = inode in left
     inodes = [inode for inode in inodes if inode not in left]
-    opened = _open_all(volume, backend, [inode for inode in inodes if _wanted(inode)], fenced)
+    wanted = [inode for inode in inodes if _wanted(inode)]
+    _take_versions(volume, wanted)
+    opened = _open_all(volume, backend, wanted, fenced)
     for inode in inodes:
         if inode.native.direct_count():
             inode.native.tail_left()  # an old call may have stored bytes past the end, and a fence forgets it
@@ -219,6 +221,32 @@ def _settle_names(volume: Volume, backend: Backend, fenced: bool) -> None:
 
 def _wanted(inode: Inode) -> bool:
     return not inode.engine.abandoned and (inode.handles > 0 or inode.native.has_local())
+
+
+def _take_versions(volume: Volume, inodes: list[Inode]) -> None:
+    """Ask the files of renamed objects for the version under the new name, unless that is known. If a file does not
+    answer in time, its version counts as another writer's.
+    """
+    attached, until = _attached(volume), volume.engine.clock.now() + CALLERS
+
+    def alive() -> None:
+        attached()
+        if volume.engine.clock.now() >= until:
+            raise TimeoutError
+
+    jobs = []
+    for inode in inodes:
+        earlier = inode.engine.backend_file
+        if earlier is not None and inode.engine.versions.copied:
+            job = Job(volume.engine.park, partial(take_version, inode, earlier), what="stat", key=inode.key)
+            volume.engine.runner.submit(NAMES, job)
+            jobs.append(job)
+    for job in jobs:
+        try:
+            job.wait(alive)
+        except Exception as error:
+            if error is not job.error:
+                attached()
 
 
 def _open_all(volume: Volume, backend: Backend, inodes: list[Inode], fenced: bool) -> dict[Inode, _Opened]:
@@ -372,10 +400,17 @@ def _adopt(inode: Inode, opened: _Opened | None, limits: BackendLimits, fenced: 
     file.use(None if opened is None else opened.backend_file)
     if opened is None:
         return True
-    if not file.limits().commit_on_close or not native.has_local():
+    if not file.limits().commit_on_close:
         return False
-    _settle_base(inode, opened)
-    return True
+    if native.has_local():
+        _settle_base(inode, opened)
+        return True
+    if file.versions.stale:
+        return False
+    same = opened.stat.version == file.versions.base
+    if not same:
+        remote.changed(file, opened.stat.version)  # before any call reaches the other version
+    return same
 
 
 def _settle_base(inode: Inode, opened: _Opened) -> None:
@@ -441,5 +476,7 @@ def _check_version(volume: Volume, inode: Inode, opened: _Opened) -> None:
             compare(volume, inode, opened.stat, Attempts(volume.engine, "open", inode.key), opened.quiet)
         if file.versions.quiet() is not None:
             return
+    if file.dispute.base_lost:
+        return  # of a whole object: its handles read no other version
     inode.native.invalidate_remote(0, END)
     file.versions.replace(opened.stat.version, stale=True)

@@ -201,35 +201,45 @@ def lose_the_answer(monkeypatch: pytest.MonkeyPatch, gate: Gate | None) -> None:
     monkeypatch.setattr(Calls, "move", moved)
 
 
+def created(file: CachedFile) -> None:
+    """The object is not stored yet."""
+
+
 @pytest.mark.parametrize("to", ["the same backend", "another backend"])
 @pytest.mark.parametrize("first", ["the answer", "the reconnect"])
-@pytest.mark.parametrize("change", [None, dirty, acknowledged])
+@pytest.mark.parametrize("change", [None, dirty, acknowledged, created])
 @pytest.mark.parametrize("stored", ["nothing", "another version"])
 def test_a_rename_that_ends_beside_a_reconnect_makes_no_foreign_version(
     change: Callable[[CachedFile], None] | None, first: str, to: str, stored: str
 ) -> None:
-    """The version of the copy is that of the file, though another file of the backend has it now; any other version is
-    another client's. [2.19, 2.22]
+    """The version under the new name is that of the file, though another file of the backend has it now; any other
+    version is another client's. [2.19, 2.22]
     """
     place, gate = Place(Whole(), "bucket"), Gate()
-    place.put("key", OLD)
+    place.put("other", b"replaced")
+    if change is not created:
+        place.put("key", OLD)
+    rename = place.backend.rename
+
+    def ends_late(src: str, dst: str, **options: bool) -> None:
+        rename(src, dst, **options)
+        if stored != "nothing":
+            place.put("other", OLD[::-1])
+        gate.enter()
+
     with PageCache("16MiB", flush_interval=1000, retry=ONCE) as cache, contextlib.ExitStack() as handles:
         volume = cache.attach(place.backend)
-        file = volume.open("key", "r+b", read_ahead=0)
+        place.backend.rename = ends_late
+        file = volume.open("key", "w+b" if change is created else "r+b", read_ahead=0)
         handles.callback(file.abandon)
-        file.pread(4, 0)
+        if change is created:
+            file.pwrite(OLD, 0)
+        else:
+            file.pread(4, 0)
         if change is not None:
             change(file)
-
-        def end(path: str) -> None:
-            if stored != "nothing":
-                place.put("other", OLD[::-1])
-            gate.enter()
-
-        place.fs.hooks.after["rm_file"] = end
         renaming = Task(volume.rename, "key", "other")
         gate.wait_entered()
-        place.fs.hooks.after.clear()
         volume.abort()
         with pytest.raises(ShutdownError):
             renaming.result()
@@ -240,9 +250,51 @@ def test_a_rename_that_ends_beside_a_reconnect_makes_no_foreign_version(
 
         if first == "the answer":
             answer()
-        volume.reconnect(place.backend if to == "the same backend" else FsspecBackend(place.fs, place.root))
+        volume.reconnect(place.backend if to == "the same backend" else place.another())
         if first != "the answer":
             answer()
+        if stored != "nothing":
+            with pytest.raises(ConflictError):
+                file.pread(4, len(OLD) - 4)
+                file.fsync()
+            assert place.content("other") == OLD[::-1]
+            return
+        assert file.pread(4, len(OLD) - 4) == OLD[-4:]
+        file.fsync()
+        assert place.content("other") == (OLD if change in (None, created) else b"mine" + OLD[4:])
+
+
+@pytest.mark.parametrize("abort", ["before the answer", "after it"])
+@pytest.mark.parametrize("change", [None, dirty, acknowledged])
+@pytest.mark.parametrize("stored", ["nothing", "another version"])
+def test_a_reconnect_asks_a_renamed_file_for_its_version(
+    place: Place, change: Callable[[CachedFile], None] | None, abort: str, stored: str
+) -> None:
+    """The backend dies as soon as it has renamed the object: its file answers when the backend is back. [2.19, 2.22]"""
+    rename = place.backend.rename
+
+    def renames_last(src: str, dst: str, **options: bool) -> None:
+        rename(src, dst, **options)
+        faulty.use([Rule("stat", error=errno.ENOTCONN)])
+        if abort == "before the answer":
+            volume.abort()
+
+    faulty = FaultyBackend(place.backend)
+    with PageCache("16MiB", flush_interval=1000, retry=ONCE) as cache, contextlib.ExitStack() as handles:
+        volume = cache.attach(faulty)
+        place.backend.rename = renames_last
+        file = volume.open("key", "r+b", read_ahead=0)
+        handles.callback(file.abandon)
+        file.pread(4, 0)
+        if change is not None:
+            change(file)
+        with contextlib.suppress(OSError):
+            volume.rename("key", "other")
+        volume.abort()
+        faulty.use([])
+        if stored != "nothing":
+            place.put("other", OLD[::-1])
+        volume.reconnect(faulty)
         if stored != "nothing":
             with pytest.raises(ConflictError):
                 file.pread(4, len(OLD) - 4)

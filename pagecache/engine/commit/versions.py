@@ -42,7 +42,7 @@ class Versions:
     be read without it. A change is counted before its call begins.
     """
 
-    __slots__ = ("_file", "announced", "base", "changes", "looked", "stale", "unanswered")
+    __slots__ = ("_file", "announced", "base", "changes", "copied", "looked", "stale", "unanswered")
 
     def __init__(self, file: EngineFile, base: str | None) -> None:
         self._file = file
@@ -52,6 +52,8 @@ class Versions:
         when another version may be stored."""
         self.announced: str | None = None
         self.changes = 0
+        self.copied = False
+        """A rename may have made another version of a whole object, which only its present backend file tells."""
         self.stale = False
         self.unanswered: object = None
         """`BackendFile.unanswered` of the last backend file with a commit of unknown result."""
@@ -75,7 +77,7 @@ class Versions:
 
     def take(self, base: str | None, *, stale: bool = False) -> None:
         """Make a version the base. The lock is held."""
-        self.base, self.stale = base, stale
+        self.base, self.stale, self.copied = base, stale, False
         if not stale:
             self.unanswered = None
 
@@ -137,6 +139,7 @@ class Versions:
         with self._file.lock:
             if before == self.base and not self.stale:
                 self.base = after
+            self.copied = False
 
     def is_base(self, version: str | None) -> bool:
         """Return whether this stored version is known to be the base."""
