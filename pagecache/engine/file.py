@@ -228,7 +228,7 @@ class EngineFile:
         becomes `seen`. A file that was cut off stays so.
         """
         self.owed.forget(FOLLOWING)
-        self.versions.copied = False
+        self.versions.may_be_copied(False)
         self.last_seen = seen or self.last_seen
         with self.lock:
             if not isinstance(self.backend_file, GoneFile):

@@ -460,7 +460,7 @@ def follow(inode: Inode, earlier: BackendFile | None) -> None:
     backend_file = engine.backend_file
     if not engine.finds_by_name() or engine.removed:
         return
-    engine.versions.copied = engine.limits().commit_on_close
+    engine.versions.may_be_copied(engine.limits().commit_on_close)
     if backend_file is None:
         if earlier is not None:
             with contextlib.suppress(Exception):  # then the version is another one, and a conflict

@@ -81,6 +81,10 @@ class Versions:
         if not stale:
             self.unanswered = None
 
+    def may_be_copied(self, copied: bool) -> None:
+        """Record a rename of a whole object whose new version is not known yet; False: no file tells it any longer."""
+        self.copied = copied
+
     def find_unanswered(self) -> object:
         """Return what the next backend file needs to recognise commits of unknown result. None: nothing, or there are
         none.
