@@ -23,7 +23,7 @@ from pagecache.backends.passing import PassingFile
 from pagecache.testing import AsyncFaultyBackend, FaultyBackend, Gate, Rule
 
 from ..aio.over import Over
-from .rig import ONCE, PAGE, QUIET, Task, eventually, pattern
+from .rig import ONCE, PAGE, QUIET, Task, pattern
 from .test_interrupts import ctrl_c
 
 KEY = "object"
@@ -294,31 +294,6 @@ def test_a_call_that_waits_for_a_backend_that_hangs_in_c_can_be_ended(call: str,
         file.close()
     os.close(backend.out)
     os.close(backend.into)
-
-
-READERS: dict[str, Callable[[CachedFile], object]] = {
-    "a read": lambda file: file.pread(PAGE, PAGE),
-    "a view": lambda file: file.view(PAGE, PAGE),
-    "prefetch": lambda file: file.prefetch(PAGE, PAGE, wait=True),
-    "prefetch_ranges": lambda file: file.prefetch_ranges([(PAGE, PAGE)], wait=True),
-}
-
-
-@pytest.mark.parametrize("reader", READERS)
-def test_an_abort_ends_a_read_that_waits_for_the_fill_of_another_thread(reader: str) -> None:
-    """The fill belongs to readahead, to a prefetch, or to another reader. [T-13, I-23, K9]"""
-    with cache_of_the_test() as cache:
-        volume, backend = attached(cache, blocking)
-        with volume.open(KEY, "rb") as file, Gate() as gate:
-            backend.use([Rule("read", gate=gate)])
-            file.prefetch(PAGE, PAGE)
-            gate.wait_entered()
-            task = Task(READERS[reader], file)
-            eventually(lambda: any(wait.thread == task.thread.ident for wait in cache.waits()))
-            volume.abort()
-            ends_at_once(task, gate)
-        backend.use([])
-        volume.reconnect(backend)
 
 
 @pytest.mark.parametrize("call", ["open", "stat"])

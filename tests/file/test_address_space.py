@@ -7,16 +7,13 @@ import os
 import subprocess
 import sys
 import textwrap
-from collections.abc import Callable, Sequence
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
 import pytest
 
-from pagecache import PageCache
-
-from .backends import RecordingFile
-from .rig import KEY, PAGE, QUIET, Rig, Task, eventually, pattern
+from .rig import KEY, PAGE, Rig, pattern
 
 Make = Callable[..., Rig]
 DATA = pattern(20 * PAGE)
@@ -132,52 +129,6 @@ def test_a_view_keeps_the_memory_of_a_closed_cache_until_it_is_released(make: Ma
     assert address_space() - before < SMALL
 
 
-def test_buffers_that_a_backend_keeps_outlive_the_cache(make: Make) -> None:
-    """The memory of read and write buffers lives as long as the buffers. [1.4, 2.1]"""
-    before = address_space()
-    rig = make({KEY: DATA}, capacity=CAPACITY)
-    kept: list[memoryview] = []
-
-    def keep_read(file: RecordingFile, offset: int, buffers: Sequence[memoryview]) -> int:
-        kept.extend(buffer[:] for buffer in buffers)
-        return file.fill(offset, buffers)
-
-    def keep_write(file: RecordingFile, offset: int, buffers: Sequence[memoryview]) -> int:
-        kept.extend(buffer[:] for buffer in buffers)
-        return file.store(offset, buffers)
-
-    rig.backend.fault("read_into", keep_read)
-    rig.backend.fault("write_from", keep_write)
-    file = rig.open("r+b")
-    file.pread(10, 0)
-    file.pwrite(b"written" * 1000, 10 * PAGE)
-    file.close()
-    rig.cache.close()
-    assert address_space() - before >= CAPACITY - SMALL
-    assert b"".join(kept)[-7000:] == b"written" * 1000
-    kept[0][:4] = b"late"
-    kept.clear()
-    gc.collect()
-    assert address_space() - before < SMALL
-
-
-def test_a_call_that_hangs_keeps_its_memory_beyond_close(make: Make) -> None:
-    """It stores into its original buffer, whenever it returns. [K7, 1.4]"""
-    before = address_space()
-    rig = make({KEY: DATA}, capacity=CAPACITY)
-    gate = rig.backend.gate("read_into")
-    reader = Task(rig.open("rb").pread, PAGE, 0)
-    gate.wait_entered()
-    rig.cache.close(timeout=0.1, on_failed="discard")
-    assert address_space() - before >= CAPACITY - SMALL
-    gate.open()
-    try:
-        assert reader.result() == DATA[:PAGE]
-    except (ValueError, OSError):
-        pass  # the file was shut in between
-    eventually(lambda: address_space() - before < SMALL)
-
-
 def test_answers_of_a_closed_cache(make: Make) -> None:
     """Objects outlive their cache and say so; none of them reads unmapped memory. [2.1]"""
     rig = make({KEY: DATA})
@@ -235,13 +186,3 @@ def test_reads_that_race_with_close() -> None:
                 assert not thread.is_alive()
         """
     limited(code, gib=128)
-
-
-def test_closing_many_caches_takes_no_turns_with_open_ones(make: Make) -> None:
-    """An open cache beside them keeps its address space. [1.4]"""
-    rig = make({KEY: DATA})
-    file = rig.open("rb")
-    caches = [PageCache("1MiB", **QUIET) for _ in range(20)]
-    for cache in caches:
-        cache.close()
-        assert file.pread(len(DATA), 0) == DATA

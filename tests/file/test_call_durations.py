@@ -14,7 +14,7 @@ from pagecache import PageCache, RetryPolicy, aio
 from pagecache.native import COMMIT_CALL, LATENCY_BOUNDS, READ_CALL, WRITE_CALL
 from tests.aio.stores import Store
 from tests.file.backends import RecordingBackend
-from tests.file.rig import KEY, ONCE, PAGE, QUIET, Rig, Task, eventually
+from tests.file.rig import KEY, PAGE, QUIET, Rig, Task, eventually
 
 Make = Callable[..., Rig]
 NAMES = ("read", "write", "commit")
@@ -95,27 +95,6 @@ def test_a_call_that_fails_counts_and_the_pause_before_the_next_does_not(
     assert total <= calls
 
 
-def test_failed_writes_and_commits_count(make: Make) -> None:
-    rig = make({KEY: b"x"}, retry=ONCE)
-    f = rig.open()
-    for op, kind in (("write_from", "write"), ("commit", "commit")):
-        f.pwrite(b"y", 0)
-        before = counts(rig.volume)[kind]
-        rig.backend.fault(op, OSError(errno.ENOSPC, "full"))
-        with pytest.raises(OSError, match="full"):
-            f.fsync()
-        assert counts(rig.volume)[kind] == before + 1
-        f.fsync()
-
-
-def test_an_impossible_answer_is_the_end_of_a_call_too(make: Make) -> None:
-    rig = make({KEY: b"x"}, retry=ONCE)
-    rig.backend.fault("read_into", lambda *args: -5)
-    with pytest.raises(OSError):
-        rig.open().pread(1, 0)
-    assert counts(rig.volume)["read"] == 1
-
-
 @pytest.mark.parametrize("parallel", [False, True])
 def test_direct_reads_and_writes_count(make: Make, parallel: bool) -> None:
     rig = make({KEY: b"x" * 4 * PAGE}, limits={"parallel_direct_writes": parallel})
@@ -126,16 +105,6 @@ def test_direct_reads_and_writes_count(make: Make, parallel: bool) -> None:
     assert counts(rig.volume) == seen
     assert seen["read"] >= 1
     assert seen["write"] >= 1
-
-
-def test_a_gap_in_a_write_unit_is_a_read(make: Make) -> None:
-    rig = make({KEY: b"x" * 8 * PAGE}, limits={"write_unit": 4 * PAGE})
-    f = rig.open()
-    f.pwrite(b"y", 0)
-    f.fsync()
-    seen = {name: len(rig.backend.seen(op)) for name, op in zip(NAMES, OPS, strict=True)}
-    assert counts(rig.volume) == seen
-    assert seen["read"] >= 1
 
 
 def test_the_mirror_is_not_measured(make: Make) -> None:
@@ -178,24 +147,3 @@ def test_a_call_left_behind_by_an_abort_is_not_measured(make: Make) -> None:
     except OSError:
         pass  # it does not matter whether it was read again
     assert counts(rig.volume)["read"] <= 1
-
-
-def test_counting_never_goes_back(make: Make) -> None:
-    """It is read beside threads that count."""
-    native = make().volume.engine.native
-
-    def count() -> None:
-        for _ in range(5000):
-            native.count_call(READ_CALL, 1e-6)
-
-    tasks = [Task(count) for _ in range(4)]
-    last = 0
-    while last < 20_000:
-        now = sum(native.latency(READ_CALL)[0])
-        assert now >= last
-        last = now
-        if all(task.finished.is_set() for task in tasks):
-            break
-    for task in tasks:
-        task.result()
-    assert sum(native.latency(READ_CALL)[0]) == 20_000

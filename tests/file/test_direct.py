@@ -373,24 +373,6 @@ def test_an_error_of_a_direct_write_says_what_was_taken(make: Make) -> None:
     rig.cache.check()
 
 
-def test_the_remains_of_a_failed_extension_never_show(make: Make) -> None:
-    """It may have stored bytes beyond the end: later writes find zeros there. [2.10, 2.17]"""
-    rig = make({KEY: DATA}, retry=ONCE)
-    file, direct = rig.open("r+b"), rig.open("r+b", direct=True)
-
-    def stores_and_fails(stored: Any, offset: int, buffers: Any) -> int:
-        stored.store(offset, buffers)
-        raise OSError(errno.EIO, "the answer got lost")
-
-    rig.backend.fault("write_from", stores_and_fails)
-    with pytest.raises(OSError, match="lost"):
-        direct.pwrite(b"x" * PAGE, 8 * PAGE)
-    assert file.size == 8 * PAGE
-    file.pwrite(b"end", 12 * PAGE)
-    file.fsync()
-    assert rig.backend.committed(KEY) == DATA + bytes(4 * PAGE) + b"end"
-
-
 def test_a_direct_handle_is_a_complete_raw_file(make: Make) -> None:
     """Position, modes, wrappers, arguments. [2.9, 2.10, T-59]"""
     rig = make({KEY: DATA})

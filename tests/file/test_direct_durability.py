@@ -13,7 +13,6 @@ from pagecache import BackendError, CachedFile, DataLossError, LostRange, Shutdo
 from .answers import failing_commit
 from .backends import WAIT_LIMIT_S, RecordingFile
 from .rig import KEY, ONCE, PAGE, Rig, Task, accepted_before, eventually, pattern
-from .test_interrupts import ctrl_c
 
 Make = Callable[..., Rig]
 DATA = pattern(8 * PAGE)
@@ -50,16 +49,6 @@ def test_direct_bytes_are_committed_by_whatever_commits(make: Make, how: str) ->
         rig.backend.forget_calls()
         file.fsync()
         assert rig.backend.seen("commit") == []
-
-
-def test_durable_backends_need_no_commit_after_a_direct_write(make: Make) -> None:
-    """[2.17]"""
-    rig = make({KEY: DATA}, limits={"durable_writes": True})
-    direct = rig.open("r+b", direct=True)
-    direct.pwrite(NEW, PAGE)
-    direct.pwrite(NEW, 8 * PAGE)
-    direct.fsync()
-    assert rig.backend.seen("commit") == []
 
 
 def test_a_commit_issued_before_the_write_returned_does_not_cover_it(make: Make) -> None:
@@ -341,16 +330,6 @@ def test_a_write_that_the_old_backend_never_answers(make: Make, fenced: bool) ->
     rig.cache.check()
 
 
-def test_a_discard_of_direct_bytes_alone_finds_nothing(make: Make) -> None:
-    """They are stored: only bytes that exist in memory alone can be discarded. [2.18]"""
-    rig = make({KEY: DATA})
-    direct = rig.open("r+b", direct=True)
-    direct.pwrite(NEW, PAGE)
-    assert rig.volume.discard(KEY) == []
-    direct.fsync()
-    assert rig.backend.committed(KEY) == written(NEW, PAGE)
-
-
 def test_uncommitted_direct_bytes_keep_a_volume_from_closing_silently(make: Make) -> None:
     """[2.16, 2.17]"""
     rig = make({KEY: DATA}, retry=ONCE)
@@ -402,27 +381,6 @@ def test_the_same_after_a_call_that_failed(make: Make) -> None:
     rig.cache.check()
 
 
-def test_the_remains_of_an_interrupted_extension_never_show(make: Make) -> None:
-    """Its caller no longer waits for the answer: the bytes stored beyond the end are still cut. [T-24, T-51, 2.17]"""
-    rig = make({KEY: DATA}, retry=ONCE)
-    file, direct = rig.open("r+b"), rig.open("r+b", direct=True)
-    answered = rig.backend.gate("answer")
-
-    def stores_and_fails(stored: RecordingFile, offset: int, buffers: Any) -> int:
-        stored.store(offset, buffers)
-        with rig.backend.call("answer", KEY):
-            raise OSError(errno.EIO, "the answer got lost")
-
-    rig.backend.fault("write_from", stores_and_fails)
-    with ctrl_c(answered.entered), pytest.raises(KeyboardInterrupt):
-        direct.append(NEW)
-    answered.open()
-    eventually(lambda: file._inode.native.direct_count() == 0)
-    Task(file.pwrite, b"end", 12 * PAGE).result()
-    Task(file.fsync).result()
-    assert rig.backend.committed(KEY) == DATA + bytes(4 * PAGE) + b"end"
-
-
 def test_an_error_beside_a_failing_commit_counts_nothing(make: Make) -> None:
     """The acknowledged part of the write may have been forgotten with the rest. [2.10, 2.17]"""
     rig = make({KEY: DATA}, limits={"max_write": PAGE, "max_inflight": 1, "parallel_direct_writes": True}, retry=ONCE)
@@ -444,19 +402,3 @@ def test_an_error_beside_a_failing_commit_counts_nothing(make: Make) -> None:
     with pytest.raises(OSError, match="full") as raised:
         writer.result()
     assert accepted_before(raised.value) == 0
-
-
-def test_ordered_writes_are_one_at_a_time_direct_ones_too(make: Make) -> None:
-    """A pass that sends other bytes of the file ends first; the backend asserts it. [T-21, 2.10]"""
-    rig = make({KEY: DATA}, limits={"ordered_writes": True, "parallel_direct_writes": True})
-    file, direct = rig.open("r+b"), rig.open("r+b", direct=True, parallel_direct_writes=True)
-    file.pwrite(NEW, 0)
-    gate = rig.backend.gate("write_from")
-    flush = Task(file.flush)
-    gate.wait_entered()
-    writer = Task(direct.pwrite, NEW, 4 * PAGE)
-    assert writer.waits()
-    gate.open()
-    flush.result()
-    writer.result()
-    assert rig.backend.violations == []

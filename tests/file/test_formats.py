@@ -2,23 +2,18 @@
 
 from __future__ import annotations
 
-import csv
 import gzip
 import io
-import json
 import pickle
 import random
-import shutil
-import tarfile
 import zipfile
 from collections.abc import Callable
-from pathlib import Path
 from typing import Any
 
 import numpy
 import pytest
 
-from pagecache import PageCache, Volume
+from pagecache import Volume
 
 from .rig import Rig, pattern
 
@@ -74,20 +69,6 @@ def test_text_wrapper(volume: Volume) -> None:
         assert text.readline() == lines[1]
 
 
-def test_csv_and_json(volume: Volume) -> None:
-    """Text formats on top of the text wrapper."""
-    rows = [[str(i), "x" * (i % 50), "a,b"] for i in range(2000)]
-    with io.TextIOWrapper(volume.open("t.csv", "w+b"), encoding="utf-8", newline="") as text:
-        csv.writer(text).writerows(rows)
-        text.flush()
-        text.seek(0)
-        assert list(csv.reader(text)) == rows
-    with io.TextIOWrapper(io.BufferedRandom(volume.open("t.json", "w+b"))) as text:
-        json.dump({"rows": rows}, text)
-        text.seek(0)
-        assert json.load(text) == {"rows": rows}
-
-
 @pytest.mark.parametrize("compression", [zipfile.ZIP_STORED, zipfile.ZIP_DEFLATED])
 def test_zipfile(volume: Volume, compression: int) -> None:
     """Written, read back, appended to, directly over the raw handle. [K13]"""
@@ -104,22 +85,6 @@ def test_zipfile(volume: Volume, compression: int) -> None:
         assert {name: archive.read(name) for name in members} == members
 
 
-@pytest.mark.parametrize("kind", ["", "gz"])
-def test_tarfile(volume: Volume, kind: str) -> None:
-    """Written and read, plain and compressed."""
-    members = {f"member{i}": pattern(30_000 + i, i) for i in range(10)}
-    with volume.open("t", "w+b") as file, tarfile.open(fileobj=file, mode=f"w:{kind}") as archive:  # type: ignore[call-overload]
-        for name, data in members.items():
-            info = tarfile.TarInfo(name)
-            info.size = len(data)
-            archive.addfile(info, io.BytesIO(data))
-    with volume.open("t", "rb") as file, tarfile.open(fileobj=file, mode=f"r:{kind}") as archive:  # type: ignore[call-overload]
-        for name, data in members.items():
-            member = archive.extractfile(name)
-            assert member is not None
-            assert member.read() == data
-
-
 def test_gzip_and_pickle(volume: Volume) -> None:
     """Stream formats."""
     value = {i: pattern(1000, i) for i in range(200)}
@@ -127,36 +92,6 @@ def test_gzip_and_pickle(volume: Volume) -> None:
         pickle.dump(value, packed)
     with volume.open("p.gz", "rb") as file, gzip.GzipFile(fileobj=file) as packed:
         assert pickle.load(packed) == value
-
-
-def test_copyfileobj(make: Make, tmp_path: Path) -> None:
-    """shutil.copyfileobj between a volume, another volume and a plain file."""
-    data = pattern(700_001)
-    (tmp_path / "plain").write_bytes(data)
-    with PageCache("256KiB") as cache:
-        one, two = cache.attach("memory:", name="one"), cache.attach(f"dir:{tmp_path}", name="two")
-        with (tmp_path / "plain").open("rb") as source, one.open("a", "wb") as target:
-            shutil.copyfileobj(source, target)
-        with one.open("a", "rb") as source, two.open("b", "wb") as target:
-            shutil.copyfileobj(source, target, 12_345)
-        with two.open("b", "rb") as source, (tmp_path / "back").open("wb") as target:
-            shutil.copyfileobj(source, target)
-    assert (tmp_path / "b").read_bytes() == data
-    assert (tmp_path / "back").read_bytes() == data
-
-
-def test_numpy_save_and_load(volume: Volume) -> None:
-    """Arrays larger than the cache, a single one and an archive of several."""
-    array = numpy.random.default_rng(10).random((300, 200))
-    with volume.open("a.npy", "w+b") as file:
-        numpy.save(file, array)
-        file.seek(0)
-        assert numpy.array_equal(numpy.load(file), array)
-    with volume.open("a.npz", "w+b") as file:
-        numpy.savez(file, one=array, two=array.T.copy())
-    with volume.open("a.npz", "rb") as file, numpy.load(file) as archive:
-        assert numpy.array_equal(archive["one"], array)
-        assert numpy.array_equal(archive["two"], array.T)
 
 
 def test_numpy_reads_into_its_own_memory(volume: Volume) -> None:

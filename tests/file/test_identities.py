@@ -108,21 +108,6 @@ def test_a_file_that_another_name_of_a_file_is_renamed_over_is_gone(volume: Volu
     held.close()
 
 
-def test_a_directory_with_a_former_name_of_a_file_is_no_name_of_it(volume: Volume, backend: DirectoryBackend) -> None:
-    """Its rename leaves the file, which has one cache under its other name. [2.20]"""
-    held = volume.open("a", "w+")
-    held.pwrite(b"hello", 0)
-    backend.link("a", "z")
-    volume.remove("a")
-    backend.mkdir("a")
-    volume.rename("a", "y")
-    with volume.open("z", "r+") as again:
-        assert again.pread(100, 0) == b"hello"
-        again.pwrite(b" world", 5)
-    assert held.pread(100, 0) == b"hello world"
-    held.close()
-
-
 def test_a_directory_takes_its_own_files_along(volume: Volume, backend: DirectoryBackend, tmp_path: Path) -> None:
     """A file that had a name in it stays where its other name is. [2.20]"""
     backend.mkdir("y")
@@ -224,20 +209,6 @@ def test_a_file_is_gone_with_its_last_name(volume: Volume, backend: DirectoryBac
     assert not volume.exists("b")
     assert held._inode.engine.removed
     assert held.pread(100, 0) == b"dead"
-    held.close()
-
-
-def test_a_file_has_a_name_left_after_two_of_three_are_removed(volume: Volume, backend: DirectoryBackend) -> None:
-    held = volume.open("a", "w+")
-    held.pwrite(b"linked", 0)
-    backend.link("a", "b")
-    backend.link("a", "c")
-    volume.remove("a")
-    volume.remove("b")
-    assert not held._inode.engine.removed
-    assert content(volume, "c") == b"linked"
-    volume.remove("c")
-    assert held._inode.engine.removed
     held.close()
 
 
@@ -413,30 +384,6 @@ def test_a_kept_cache_is_opened_without_a_call_of_the_backend() -> None:
         assert backend.calls == []
         assert content(volume, "k") == b"data"
         assert backend.calls == ["stat"]
-
-
-class Folding(PassingBackend):
-    """A store that does not distinguish case."""
-
-    def __getattribute__(self, name: str) -> Any:
-        found = object.__getattribute__(self, name)
-        if name not in ("open", "stat", "remove"):
-            return found
-        return lambda key, **options: found(str(key).lower(), **options)
-
-
-def test_spellings_of_one_name_are_one_file() -> None:
-    """A change of one of them is seen by all, also by an open that keeps the cache."""
-    with PageCache("1MiB", flush_interval=3600, dirty_expire=3600) as cache:
-        volume = cache.attach(Folding(MemoryBackend()))
-        held = volume.open("Name", "w+")
-        held.pwrite(b"data", 0)
-        assert content(volume, "NAME") == b"data"
-        volume.remove("name")
-        for key in ("name", "Name", "NAME"):
-            with pytest.raises(FileNotFoundError):
-                volume.open(key, keep_cache=True)
-        held.close()
 
 
 def test_two_names_that_are_opened_at_once_are_one_file(tmp_path: Path) -> None:

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import errno
 import gc
-import os
 import signal
 import sys
 import threading
@@ -558,63 +557,3 @@ def test_two_interrupts_leave_no_name_busy(
         rig.volume.sync(20)
         rig.finish()
     assert nth > 5
-
-
-@pytest.mark.soak
-@pytest.mark.timeout(600)
-def test_a_rain_of_interrupts(make: Make) -> None:
-    """A signal every 10 µs to 2 ms while the main thread reads, writes and syncs beside other threads. [T-51]"""
-    import random
-    import time
-
-    rig = make({KEY: DATA, "other": pattern(64 * PAGE)}, capacity="128KiB", options={"read_ahead": "16KiB"})
-    file, other = rig.open("r+b"), rig.open("rb", key="other")
-    rng = random.Random(12)
-    seconds = float(os.environ.get("PAGECACHE_SOAK_SECONDS", "60"))
-    over = threading.Event()
-
-    def reading() -> None:
-        page = 0
-        while not over.is_set():
-            page = (page + 7) % 64
-            assert other.pread(PAGE, page * PAGE) == pattern(64 * PAGE)[page * PAGE : (page + 1) * PAGE]
-
-    readers = [Task(reading) for _ in range(2)]
-
-    nr_interrupts, armed = 0, False
-
-    def handler(_number: int, _frame: FrameType | None) -> None:
-        nonlocal armed
-        if armed:
-            armed = False
-            raise KeyboardInterrupt
-
-    def raining() -> None:
-        while not over.wait(rng.uniform(1e-5, 2e-3)):
-            signal.pthread_kill(threading.main_thread().ident or 0, signal.SIGUSR1)
-
-    before = signal.signal(signal.SIGUSR1, handler)
-    end = time.monotonic() + seconds
-    rain = Task(raining)
-    try:
-        while time.monotonic() < end:
-            page = rng.randrange(64)
-            try:
-                armed = True
-                assert other.pread(PAGE, page * PAGE) == pattern(64 * PAGE)[page * PAGE : (page + 1) * PAGE]
-                file.pwrite(b"rain" * 10, 0)
-                file.fsync()
-                armed = False
-            except KeyboardInterrupt:
-                nr_interrupts += 1
-    finally:
-        armed = False
-        over.set()
-        rain.result()
-        signal.signal(signal.SIGUSR1, before)
-    for reader in readers:
-        reader.result()
-    file.fsync()
-    rig.cache.check()
-    assert nr_interrupts > 0
-    assert rig.backend.committed(KEY) == b"rain" * 10 + DATA[40:]

@@ -77,19 +77,6 @@ def test_a_sync_after_a_late_answer_leaves_no_tail(landed: bool) -> None:
     story.rig.finish()
 
 
-def test_a_sync_after_a_fence_leaves_no_tail() -> None:
-    """Bytes that landed before the fence are found this way only."""
-    story = Extended(landed=True)
-    story.write()
-    story.abort()
-    fresh = story.old.successor(lose=False, shared=False)
-    story.rig.volume.reconnect(fresh, fenced=True)
-    Task(story.rig.volume.sync).result()
-    assert fresh.written(KEY) == OLD
-    story.answer()
-    story.rig.finish()
-
-
 @pytest.mark.parametrize("fenced", [False, True])
 def test_bytes_stored_by_a_later_write_are_not_cut_off(fenced: bool) -> None:
     """The cut of the first tail comes while the next direct write is stored and not acknowledged yet."""

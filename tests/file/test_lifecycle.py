@@ -114,36 +114,6 @@ def test_discarding_close_leaves_a_hung_backend_behind(make: Make) -> None:
     gate.open()
 
 
-def test_a_closed_cache_refuses_everything(make: Make) -> None:
-    """ShutdownError with ESHUTDOWN. [2.1]"""
-    rig = make({KEY: DATA})
-    file = rig.open("r+b")
-    rig.cache.close()
-    calls: list[Callable[[], Any]] = [
-        lambda: rig.cache.attach("memory:"),
-        lambda: rig.volume.open(KEY),
-        lambda: rig.volume.stat(KEY),
-        rig.volume.sync,
-        lambda: rig.volume.remove(KEY),
-        lambda: rig.volume.truncate(KEY, 0),
-        lambda: file.pwrite(b"x", 0),
-        rig.cache.sync,
-        lambda: file.append(b"x"),
-        lambda: file.truncate(0),
-        file.fsync,
-        lambda: file.pread(1, 2 * PAGE),
-        lambda: rig.cache.resize("16MiB"),
-        lambda: file.view(0, 1),
-        lambda: rig.volume.begin_sync(),
-    ]
-    for number, call in enumerate(calls):
-        with pytest.raises((ShutdownError, ValueError)) as caught:
-            pytest.fail(f"call {number} answered {call()!r}")
-        if isinstance(caught.value, ShutdownError):
-            assert caught.value.errno == errno.ESHUTDOWN
-    assert rig.backend.written(KEY) == DATA
-
-
 def test_a_detached_volume_refuses_and_the_others_go_on(make: Make) -> None:
     """One backend less. [2.1]"""
     rig = make({KEY: DATA})

@@ -26,21 +26,6 @@ def rss() -> int:
         return int(statm.read().split()[1]) * os.sysconf("SC_PAGE_SIZE")
 
 
-def test_a_writer_stays_below_the_dirty_limit(make: Make) -> None:
-    """It waits for write-back; all of it arrives. [T-35, 2.24]"""
-    rig = make({KEY: b""}, capacity="1MiB", dirty_background=0.1, dirty_limit=0.3)
-    file = rig.open("r+b")
-    data = pattern(4 * MIB)
-    peak = 0
-    for offset in range(0, len(data), 3 * PAGE):
-        file.pwrite(data[offset : offset + 3 * PAGE], offset)
-        stats = rig.cache.stats()
-        peak = max(peak, stats.dirty + stats.writeback + stats.unstable)
-    assert peak <= 0.3 * MIB + 128 * KIB  # one folio above the limit
-    file.fsync()
-    assert rig.backend.committed(KEY) == data
-
-
 def test_a_throttled_writer_waits_for_the_backend(make: Make) -> None:
     """At the limit it goes on when a call completes, and not before. [2.24]"""
     rig = make({KEY: b""}, capacity="256KiB", dirty_background="32KiB", dirty_limit="64KiB")
@@ -56,17 +41,6 @@ def test_a_throttled_writer_waits_for_the_backend(make: Make) -> None:
     file.fsync()
     assert rig.backend.committed(KEY) == data
     assert rig.cache.stats().throttled_seconds > 0
-
-
-def test_a_throttle_timeout_ends_the_wait(make: Make) -> None:
-    """BlockingIOError(EAGAIN) has the number of accepted bytes. [2.24]"""
-    rig = make({KEY: b""}, capacity="256KiB", dirty_background="32KiB", dirty_limit="64KiB", throttle_timeout=0.05)
-    file = rig.open("r+b")
-    with rig.backend.gate("write_from", times=1000):
-        with pytest.raises(BlockingIOError) as caught:
-            Task(file.pwrite, bytes(512 * KIB), 0).result()
-        assert caught.value.errno == errno.EAGAIN
-        assert 0 <= caught.value.characters_written < 512 * KIB
 
 
 def test_a_failure_wakes_throttled_writers(make: Make) -> None:
@@ -98,21 +72,6 @@ def test_a_write_of_several_buffers_says_how_much_of_all_of_them_was_accepted(ma
     gate.open()
     file.fsync()
     assert rig.backend.committed(KEY) == b"".join(parts)[:accepted]
-
-
-def test_the_smallest_cache_works(make: Make) -> None:
-    """With sixteen pages everything is possible, if slowly. [T-59]"""
-    rig = make({KEY: pattern(200 * PAGE)}, capacity=16 * PAGE, dirty_background=0.25, dirty_limit=0.5)
-    file = rig.open("r+b")
-    model = bytearray(pattern(200 * PAGE))
-    for i in range(300):
-        offset, data = (i * 7919 * 613) % (200 * PAGE - 9000), bytes([i & 0xFF]) * (1 + i * 31 % 9000)
-        file.pwrite(data, offset)
-        model[offset : offset + len(data)] = data
-    assert file.pread(len(model), 0) == model
-    file.fsync()
-    assert rig.backend.committed(KEY) == bytes(model)
-    assert rig.cache.stats().used <= 16 * PAGE
 
 
 @pytest.mark.parametrize("pages", [16, 48])
@@ -220,19 +179,6 @@ def test_a_nonsense_new_capacity_is_refused(make: Make, capacity: str | int) -> 
     assert rig.cache.capacity == MIB
 
 
-def test_limits_may_change_while_a_writer_waits(make: Make) -> None:
-    """A throttled writer goes on as soon as the limit is raised. [2.24]"""
-    rig = make({KEY: b""}, capacity="8MiB", max_folio="64KiB", dirty_background="32KiB", dirty_limit="64KiB")
-    gate = rig.backend.gate("write_from", times=1000)
-    file = rig.open("r+b")
-    writer = Task(file.pwrite, bytes(MIB), 0)
-    gate.wait_entered()
-    assert writer.waits()
-    rig.cache.configure(dirty_background="3MiB", dirty_limit="4MiB")
-    assert writer.result() == MIB
-    gate.open()
-
-
 def test_one_scan_does_not_empty_the_cache(make: Make) -> None:
     """Pages in repeated use survive a large sequential read. [2.23]"""
     rig = make({KEY: pattern(40 * PAGE), "scan": bytes(1000 * PAGE)}, capacity=100 * PAGE)
@@ -292,21 +238,6 @@ class ZerosBackend(RecordingBackend):
 
     def stat(self, key: object) -> ObjectStat:
         return ObjectStat(size=1 << 40, version="1")
-
-
-def test_a_volume_stops_at_its_share_of_the_dirty_limit(make: Make) -> None:
-    """Another volume of the same cache goes on. [2.24]"""
-    rig = make({KEY: b""}, capacity="4MiB", dirty_background="1MiB", dirty_limit="2MiB", options={"dirty_share": 0.125})
-    gate = rig.backend.gate("write_from", times=1000)
-    writer = Task(rig.open("r+b").pwrite, bytes(512 * KIB), 0)
-    gate.wait_entered()
-    assert writer.waits()
-    assert rig.cache.native.usage()["local"] <= 256 * KIB
-    other = rig.cache.attach(RecordingBackend({"free": b""}), name="other")
-    with other.open("free", "r+b") as file:
-        assert file.pwrite(bytes(512 * KIB), 0) == 512 * KIB
-    gate.open()
-    assert writer.result() == 512 * KIB
 
 
 @pytest.mark.timeout(600)

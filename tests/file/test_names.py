@@ -7,7 +7,6 @@ import threading
 from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
-from typing import Any
 
 import pytest
 
@@ -15,61 +14,12 @@ from pagecache import PageCache, ShutdownError
 from pagecache.backends.protocol import ObjectStat
 
 from ..publishing import PublishingBackend
-from .backends import WAIT_LIMIT_S, RecordingBackend, StoredObject
+from .backends import RecordingBackend, StoredObject
 from .objects import ObjectBackend
 from .rig import KEY, ONCE, PAGE, Rig, Task, eventually, pattern
 
 Make = Callable[..., Rig]
 DATA = pattern(3 * PAGE)
-
-
-TOGETHER = 17
-
-
-class Slow(RecordingBackend):
-    """Opens take until TOGETHER of them have run at once; the test itself controls that of "hung"."""
-
-    def __init__(self, objects: dict[Any, bytes], **limits: Any) -> None:
-        super().__init__(objects, **limits)
-        self.running = 0
-        self.together = threading.Event()
-
-    def open(self, key: Any, *, create: bool = False, exclusive: bool = False) -> Any:
-        if key == "hung":
-            return super().open(key, create=create, exclusive=exclusive)
-        with self.lock:
-            self.running += 1
-            if self.running == TOGETHER:
-                self.together.set()
-        try:
-            assert self.together.wait(WAIT_LIMIT_S)
-            return super().open(key, create=create, exclusive=exclusive)
-        finally:
-            with self.lock:
-                self.running -= 1
-
-
-def test_a_thousand_slow_opens_run_in_parallel_beside_a_hung_one(make: Make) -> None:
-    """50 threads; the hung open delays its own key only. [T-78]"""
-    keys = [f"f{k}" for k in range(1000)]
-    backend = Slow({key: b"%s" % key.encode() for key in [*keys, "hung"]}, max_inflight=32)
-    rig = make(backend=backend)
-    gate = backend.gate("open", "hung")
-    hung = [Task(rig.volume.open, "hung"), Task(rig.volume.open, "hung")]
-    gate.wait_entered()
-
-    def open_some(part: list[str]) -> None:
-        for key in part:
-            with rig.volume.open(key) as file:
-                assert file.pread(10, 0) == key.encode()
-
-    for task in [Task(open_some, keys[k::50]) for k in range(50)]:
-        task.result(60)
-    assert not any(task.finished.is_set() for task in hung)
-    gate.open()
-    for waiting in hung:
-        waiting.result().close()
-    assert len(backend.seen("open", "hung")) == 1
 
 
 @pytest.mark.parametrize("verb", ["remove", "rename from", "rename to"])
@@ -313,25 +263,6 @@ def test_a_renamed_object_is_written_under_its_new_name(store: Rig) -> None:
     file.fsync()
     assert store.backend.committed("moved") == b"dirty" + DATA[5:]
     assert store.backend.committed(KEY) is None
-
-
-def test_two_names_of_one_object_beside_remove_and_rename(tmp_path: Path) -> None:
-    """With one name less it is the same file; a rename over its other name changes nothing else. [T-67]"""
-    (tmp_path / "a").write_bytes(DATA)
-    (tmp_path / "b").hardlink_to(tmp_path / "a")
-    with PageCache("1MiB", flush_interval=3600, dirty_expire=3600) as cache:
-        volume = cache.attach(f"dir:{tmp_path}", read_ahead=0)
-        with volume.open("a", "r+b") as file:
-            file.pwrite(b"dirty", 0)
-            volume.remove("a")
-            assert not volume.exists("a")
-            with volume.open("b", "rb") as other:
-                assert other.pread(5, 0) == b"dirty"
-            (tmp_path / "c").hardlink_to(tmp_path / "b")
-            volume.rename("c", "b")
-            with volume.open("b", "rb") as other:
-                assert other.pread(5, 0) == b"dirty"
-    assert (tmp_path / "b").read_bytes() == b"dirty" + DATA[5:]
 
 
 def test_unused_files_are_closed_by_the_volume_and_no_call_waits_for_that(make: Make) -> None:

@@ -16,7 +16,7 @@ from pagecache import FileStat, PageCache, Volume
 
 from .backends import RecordingBackend
 from .objects import ObjectBackend
-from .rig import KEY, PAGE, Rig, Task, eventually, pattern
+from .rig import KEY, PAGE, Rig, Task, pattern
 
 Make = Callable[..., Rig]
 DATA = pattern(3 * PAGE)
@@ -86,16 +86,6 @@ def test_stat_exists_and_list(make: Make) -> None:
     assert [stat.key for stat in rig.volume.list("a/")] == ["a/1", "a/2"]
 
 
-def test_a_created_file_is_there_before_it_is_committed(make: Make) -> None:
-    """For open, stat and exists of this cache. [2.20]"""
-    rig = make()
-    file = rig.open("xb", key="new")
-    file.pwrite(b"12345", 0)
-    assert rig.volume.exists("new")
-    assert rig.volume.stat("new").size == 5
-    assert rig.open("rb", key="new").pread(10, 0) == b"12345"
-
-
 def test_a_removed_file_stays_usable_through_its_handles(make: Make) -> None:
     """This holds for unwritten bytes too; a new file of that name is another file. [2.20]"""
     rig = make({KEY: DATA})
@@ -113,18 +103,6 @@ def test_a_removed_file_stays_usable_through_its_handles(make: Make) -> None:
     old.close()
     new.fsync()
     assert rig.backend.committed(KEY) == b"new file"
-
-
-def test_unwritten_bytes_of_a_removed_file_are_dropped_silently(make: Make) -> None:
-    """The last close drops them; no later call can read them. [2.20]"""
-    rig = make({KEY: DATA})
-    file = rig.open("r+b")
-    file.pwrite(b"x" * PAGE, 0)
-    rig.volume.remove(KEY)
-    file.close()
-    rig.volume.sync(20)
-    eventually(lambda: rig.cache.stats().dirty == 0)  # by a thread of the volume: a close waits for no token
-    assert rig.cache.close() == []
 
 
 def test_rename_takes_content_and_dirty_bytes_along(make: Make) -> None:
@@ -340,16 +318,6 @@ def test_an_object_that_is_created_again_behind_the_cache_is_committed(
     rig.finish()
 
 
-def test_a_file_replaced_behind_the_cache(tree: Volume, tmp_path: Path) -> None:
-    """The next open reads the new one. [2.19]"""
-    with tree.open("a", "rb") as file:
-        file.pread(len(DATA), 0)
-    (tmp_path / "root" / "new").write_bytes(b"replaced" * 1000)
-    (tmp_path / "root" / "new").replace(tmp_path / "root" / "a")
-    with tree.open("a", "rb") as file:
-        assert file.pread(20_000, 0) == b"replaced" * 1000
-
-
 def test_a_file_shortened_behind_the_cache(tree: Volume, tmp_path: Path) -> None:
     """An open handle gets zeros, a short read or an OSError: no hang, no crash; the next open is right. [2.3]"""
     with tree.open("a", "rb") as file:
@@ -415,14 +383,3 @@ def test_many_files_under_a_small_limit_of_descriptors(tmp_path: Path) -> None:
         """)
     run_below(tmp_path, program)
     assert all((tmp_path / f"f{i}").read_bytes() == b"%d" % i * 100 for i in range(1500))
-
-
-def test_many_files_on_a_cache_of_few_pages(make: Make) -> None:
-    """Objects cost descriptors, not pages. [2.20]"""
-    rig = make(capacity="64KiB", dirty_background=0.25, dirty_limit=0.5)
-    for i in range(300):
-        with rig.volume.open(f"f{i}", "xb") as file:
-            file.write(b"%d" % i * 50)
-    rig.volume.sync(20)
-    assert all(rig.backend.committed(f"f{i}") == b"%d" % i * 50 for i in range(300))
-    assert len(list(rig.volume.list())) == 300

@@ -15,7 +15,7 @@ from typing import Any
 import pytest
 
 import pagecache
-from pagecache import Backend, BackendFile, BackendLimits, DeadlockError, ObjectStat, PageCache
+from pagecache import Backend, BackendFile, BackendLimits, ObjectStat, PageCache
 from pagecache.backends import DirectoryBackend, MemoryBackend
 from pagecache.engine.volume import IDLE_FILES_MAX
 from pagecache.errors import Key
@@ -202,33 +202,6 @@ def test_an_asynchronous_backend_is_never_prompt() -> None:
 
 
 # -- calls of the cache from inside
-
-
-class Asking(MemoryBackend):
-    """A backend that calls its own volume while an object is opened."""
-
-    volume: pagecache.Volume
-    met: BaseException | None = None
-
-    def open(self, key: Key, *, create: bool = False, exclusive: bool = False) -> Any:
-        if key == "asks":
-            try:
-                self.volume.open("other", "w+b").close()
-            except BaseException as error:
-                self.met = error
-        return super().open(key, create=create, exclusive=exclusive)
-
-
-def test_a_prompt_backend_that_calls_its_own_volume_gets_deadlock_error() -> None:
-    """[2.25]"""
-    backend = Asking()
-    with PageCache("1MiB") as cache:
-        backend.volume = cache.attach(backend)
-        with backend.volume.open("asks", "w+b"):
-            pass
-        assert isinstance(backend.met, DeadlockError)
-        with backend.volume.open("other", "w+b"):  # the thread is outside again
-            pass
 
 
 # -- deadlines, reports
@@ -435,20 +408,3 @@ class _PlainFile(BackendFile):
 
     def commit(self) -> None:
         pass
-
-
-def test_threads_that_save_one_file_of_a_prompt_backend_do_not_wait_for_each_other_without_end() -> None:
-    backend = Plain()
-    with PageCache("1MiB") as cache:
-        volume = cache.attach(backend)
-        with volume.open("object", "w+b") as file:
-
-            def work(number: int) -> None:
-                for turn in range(100):
-                    file.pwrite(bytes([number]) * 100, number * 100 + turn * 1000)
-                    file.fsync() if turn % 2 else file.flush()
-
-            for task in [Task(work, number) for number in range(8)]:
-                task.result()
-        cache.check()
-        assert all(backend.content[k * 100 : k * 100 + 100] == bytes([k]) * 100 for k in range(8))

@@ -181,17 +181,6 @@ def test_prefetch_beyond_the_end_is_harmless(stored: Rig) -> None:
     assert all(offset + length <= 16 * PAGE for offset, length in backend_reads(stored.backend))
 
 
-def test_advice_drops_and_fetches(stored: Rig) -> None:
-    """DONTNEED frees clean bytes; every other hint is accepted and changes no byte. [2.6]"""
-    file = stored.open("rb")
-    file.pread(16 * PAGE, 0)
-    file.advise(Advice.DONTNEED)
-    assert file.try_pread(1, 0) is None
-    for advice in Advice:
-        file.advise(advice)
-        assert file.pread(16 * PAGE, 0) == CONTENT
-
-
 def test_sequential_reading_asks_for_windows_not_pages(make: Make) -> None:
     """1 MiB in pieces of one page takes a small number of backend calls, none beyond the end of the file. [2.6]"""
     content = pattern(256 * PAGE - 100)
@@ -327,13 +316,6 @@ def test_short_answers_are_asked_again_for_the_rest(make: Make, step: Callable[[
         assert file.pread(length, offset) == content[offset : offset + length]
 
 
-def test_one_byte_answers_reach_the_end(make: Make) -> None:
-    """Progress of one byte a call is progress. [T-54]"""
-    rig = make({KEY: CONTENT[:700]})
-    rig.backend.fault("read_into", short(1), times=float("inf"))
-    assert rig.open("rb").pread(1000, 0) == CONTENT[:700]
-
-
 def test_readers_of_one_missing_page_share_one_fill(stored: Rig) -> None:
     """A reader that finds the page in flight waits for it instead of reading it again. [2.3]"""
     file = stored.open("rb")
@@ -456,13 +438,6 @@ def test_a_file_larger_than_the_cache_is_read_in_order_once(make: Make, block: i
         again = sum(length for _offset, length in backend_reads(rig.backend)) - len(content)
         assert again <= len(content) // 100
         file.advise(Advice.DONTNEED)
-
-
-def test_one_read_may_be_larger_than_the_cache(make: Make) -> None:
-    """A read does not need its bytes in memory all at once. [2.2]"""
-    content = pattern(64 * PAGE)
-    rig = make({KEY: content}, capacity="64KiB")
-    assert rig.open("rb").pread(len(content), 0) == content
 
 
 def test_reads_go_on_when_all_memory_is_dirty(make: Make) -> None:

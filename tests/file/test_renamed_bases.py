@@ -9,7 +9,7 @@ from collections.abc import Callable
 
 import pytest
 
-from pagecache import CachedFile, ConflictError, DataLossError, WritebackError
+from pagecache import ConflictError, DataLossError, WritebackError
 from pagecache.backends.protocol import close_backend_file
 
 from .objects import ObjectBackend, losing_the_answer
@@ -119,29 +119,6 @@ REMOVED = pytest.mark.parametrize("remove", [removed_between, removed_before_the
 
 
 @REMOVED
-def test_a_new_name_that_another_client_removes_at_once_makes_the_object_a_removed_one(
-    make: Make, backend: ObjectBackend, remove: Callable[[Rig, ObjectBackend], None]
-) -> None:
-    """Nothing of the next object of the name is read or written by its handles. [2.20]"""
-    rig = make(backend=backend, retry=ONCE)
-    file = rig.open(read_ahead=0)
-    assert file.pread(PAGE, 0) == DATA[:PAGE]
-    remove(rig, backend)
-    with pytest.raises(FileNotFoundError):
-        file.pread(PAGE, PAGE)
-    assert not rig.volume.exists(NEW)
-    with rig.volume.open(NEW, "xb") as other:
-        other.pwrite(OTHER, 0)
-    assert file.pread(PAGE, 0) == DATA[:PAGE]
-    file.pwrite(MINE, 0)
-    file.fsync()
-    with pytest.raises(FileNotFoundError):
-        file.pread(PAGE, PAGE)
-    file.close()
-    assert (backend.committed(KEY), backend.committed(NEW)) == (None, OTHER)
-
-
-@REMOVED
 def test_a_new_name_that_another_client_removes_at_once_is_a_conflict_below_unsaved_bytes(
     make: Make, backend: ObjectBackend, remove: Callable[[Rig, ObjectBackend], None]
 ) -> None:
@@ -158,45 +135,6 @@ def test_a_new_name_that_another_client_removes_at_once_is_a_conflict_below_unsa
     rig.volume.resolve(NEW, "force")
     file.fsync()
     assert (backend.committed(KEY), backend.committed(NEW)) == (None, overlay(DATA, PAGE, MINE))
-
-
-def fsync(rig: Rig, file: CachedFile) -> None:
-    file.fsync()
-
-
-def read(rig: Rig, file: CachedFile) -> None:
-    assert file.pread(len(DATA), 0) == overlay(DATA, PAGE, MINE)
-
-
-def truncate(rig: Rig, file: CachedFile) -> None:
-    file.truncate(len(DATA))
-
-
-def reopen(rig: Rig, file: CachedFile) -> None:
-    with rig.volume.open(NEW) as again:
-        assert again.pread(len(DATA), 0) == overlay(DATA, PAGE, MINE)
-
-
-def rename_again(rig: Rig, file: CachedFile) -> None:
-    rig.volume.rename(NEW, "between")
-    rig.volume.rename("between", NEW)
-
-
-@pytest.mark.parametrize("needs", [fsync, read, truncate, reopen, rename_again])
-def test_an_object_that_cannot_be_opened_by_its_new_name_is_never_stored_by_the_old_one(
-    make: Make, backend: ObjectBackend, needs: Callable[[Rig, CachedFile], None]
-) -> None:
-    """The rename is done, and reports the later error; the next call that needs the file opens it. [2.20]"""
-    rig = make(backend=backend, retry=ONCE)
-    file = rig.open()
-    file.pwrite(MINE, PAGE)
-    backend.fault("open", OSError(errno.ENETUNREACH, "no"), key=NEW)
-    with pytest.raises(OSError, match="no"):
-        rig.volume.rename(KEY, NEW)
-    needs(rig, file)
-    file.fsync()
-    assert backend.committed(NEW) == overlay(DATA, PAGE, MINE)
-    assert backend.committed(KEY) is None
 
 
 def test_a_closed_object_that_could_not_be_opened_by_its_new_name_is_opened_by_it(

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import errno
 from collections.abc import Callable
-from typing import Any
 
 import pytest
 
@@ -63,20 +62,6 @@ def test_rate_and_expected_end_follow_what_the_backend_acknowledges(make: Make, 
     assert (ticket.remaining, ticket.expected, ticket.errors) == (0, 0.0, ())
 
 
-def test_the_numbers_of_one_moment_belong_together(make: Make, clock: HandClock) -> None:
-    """They do, whatever is acknowledged between reading the rate and the expected end."""
-    rig = written(make, durable_writes=True)
-    gates = stepping(rig.backend)
-    ticket = rig.volume.begin_sync()
-    gone_through(gates, 2)
-    clock.advance(1.0)
-    assert ticket.rate == 2 * PAGE
-    gone_through(gates, 6)
-    assert (ticket.rate, ticket.expected) == (2 * PAGE, 3.0)
-    clock.advance(1.0)
-    assert (ticket.rate, ticket.expected) == (3 * PAGE, 2 / 3)
-
-
 def test_a_rate_is_of_the_last_seconds(make: Make, clock: HandClock) -> None:
     """A hanging backend has no rate, and no end can be expected."""
     rig = written(make, durable_writes=True)
@@ -110,25 +95,6 @@ def test_bytes_count_before_the_commit_that_makes_them_safe(make: Make, clock: H
     commit.open()
     ticket.wait(20)
     assert (ticket.remaining, ticket.expected) == (0, 0.0)
-
-
-def test_later_writes_to_the_same_folio_let_nothing_remain_again(make: Make) -> None:
-    """It is counted by folio, and never grows. [2.15]"""
-    rig = make({KEY: bytes(16 * PAGE)}, limits={**STEPS, "durable_writes": True})
-    file = rig.open()
-    file.prefetch(wait=True)
-    assert rig.cache.stats().folios == 1
-    file.pwrite(pattern(2 * PAGE), 0)
-    gates = stepping(rig.backend)
-    ticket = rig.volume.begin_sync()
-    gone_through(gates, 1)
-    assert ticket.remaining == PAGE
-    file.pwrite(pattern(8 * PAGE), 8 * PAGE)
-    assert ticket.remaining == PAGE
-    for gate in gates:
-        gate.open()
-    ticket.wait(20)
-    assert ticket.remaining == 0
 
 
 def test_a_commit_that_fails_takes_no_progress_back(make: Make, clock: HandClock) -> None:
@@ -202,17 +168,6 @@ def test_a_ticket_of_an_aborted_volume_keeps_what_remains(make: Make, clock: Han
         gate.open()
 
 
-def test_a_ticket_can_be_asked_when_the_cache_is_closed(make: Make) -> None:
-    rig = make({KEY: b""}, retry=ONCE)
-    rig.open().pwrite(pattern(PAGE), 0)
-    rig.backend.fault("write_from", OSError(errno.ENOSPC, "full"), times=float("inf"))
-    ticket = rig.volume.begin_sync()
-    rig.cache.close(on_failed="discard")
-    assert ticket.done()
-    assert (ticket.total, ticket.remaining, ticket.rate, ticket.expected) == (PAGE, PAGE, 0.0, 0.0)
-    assert ticket.errors
-
-
 def test_a_file_that_is_removed_no_longer_counts_as_remaining(make: Make, clock: HandClock) -> None:
     """Its remaining bytes are no progress: they were not acknowledged. [2.15, 2.20]"""
     rig = make({"gone": b"", KEY: b""}, limits={**STEPS, "durable_writes": True}, max_folio="4KiB")
@@ -231,41 +186,3 @@ def test_a_file_that_is_removed_no_longer_counts_as_remaining(make: Make, clock:
         gate.open()
     ticket.wait(20)
     assert ticket.remaining == 0
-
-
-def test_bytes_that_fail_while_they_are_counted_remain(make: Make, clock: HandClock) -> None:
-    """Bytes move from pending to failed while the two are added up: they are counted twice rather than left out, as the
-    remainder never grows again. [2.15, 2.16]
-    """
-    rig = make({KEY: b""}, limits=STEPS, retry=ONCE, max_folio="4KiB")
-    rig.open().pwrite(pattern(PAGE), 0)
-    rig.backend.fault("write_from", OSError(errno.ENOSPC, "full"))
-    gate = rig.backend.gate("write_from")
-    ticket = rig.volume.begin_sync()
-    advancing = rig.volume.engine._advancing
-    gate.wait_entered()
-
-    def failed() -> bool:
-        if advancing.acquire(blocking=False):  # else the flusher does it, and may wait for the count that runs here
-            try:
-                ticket._advance_files()
-            finally:
-                advancing.release()
-        return bool(ticket.errors)
-
-    class Counted(dict[Any, int]):
-        """A dict that lets the failure happen as soon as its values were counted."""
-
-        def values(self) -> Any:
-            found = list(super().values())
-            if not gate.release.is_set():
-                gate.open()
-                eventually(failed)
-            return found
-
-    ticket._parked = Counted()
-    assert ticket.remaining == PAGE
-    assert ticket.errors
-    with pytest.raises(WritebackError):
-        ticket.wait(20)
-    assert ticket.remaining == PAGE

@@ -14,7 +14,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from pagecache import CommitError, PageCache, RetryPolicy, WritebackError
-from pagecache.backends import Backend, DirectoryBackend, MemoryBackend, Transform, TransformBackend
+from pagecache.backends import Backend, MemoryBackend, Transform, TransformBackend
 from pagecache.backends.transform.units import Units
 from pagecache.testing import FaultyBackend, Rule
 
@@ -319,29 +319,6 @@ def test_content_is_that_of_a_model_over_memory(steps: list[Any], make: Callable
             faulty.use([*torn, lost, *FAULTS])
 
     run(faulty, fail, make, steps)
-
-
-@settings(max_examples=25)
-@given(steps=operations, make=transforms)
-def test_content_is_that_of_a_model_over_a_directory(steps: list[Any], make: Callable[[], Transform]) -> None:
-    """[T-37, T-45]"""
-    with tempfile.TemporaryDirectory() as root:
-        inner = DirectoryBackend(root)
-        run(inner, lambda times: None, make, steps)
-        inner.close()
-
-
-@settings(max_examples=60)
-@given(steps=operations, make=transforms)
-def test_content_is_that_of_a_model_with_commits_that_forget(steps: list[Any], make: Callable[[], Transform]) -> None:
-    """[K2, T-45]"""
-    recording = RecordingBackend(punch=True)
-
-    def fail(times: int) -> None:
-        recording.fault("commit", failing_commit(OSError(errno.EAGAIN, "made up")), times=times)
-
-    run(recording, fail, make, steps)
-    assert recording.violations == []
 
 
 @settings(max_examples=60)

@@ -8,9 +8,9 @@ from typing import Any
 
 import pytest
 
-from pagecache import CachedFile, CommitError, DataLossError, LostRange, WritebackError
+from pagecache import CachedFile, CommitError, DataLossError, LostRange
 
-from .answers import failing_commit, unanswered
+from .answers import failing_commit
 from .rig import FAST, KEY, ONCE, PAGE, Rig, Task, eventually, pattern
 
 Make = Callable[..., Rig]
@@ -175,14 +175,6 @@ def test_a_truncate_of_written_bytes_carries_their_stamp(make: Make) -> None:
     assert rig.backend.committed(KEY) == OLD[:10]
 
 
-def test_punch_hole_commits_before_it_returns(make: Make) -> None:
-    """Holes are rare, and the commit saves a list of them. [2.17]"""
-    rig = make({KEY: OLD}, limits={"punch": True})
-    file = rig.open("r+b")
-    file.punch_hole(PAGE, PAGE)
-    assert rig.backend.committed(KEY) == OLD[:PAGE] + bytes(PAGE) + OLD[2 * PAGE :]
-
-
 @pytest.mark.parametrize("limits", [{"durable_writes": True}, {"commit_on_close": True}])
 def test_punch_hole_does_not_commit_where_that_is_not_its_affair(make: Make, limits: dict[str, Any]) -> None:
     """The hole is already durable, or close alone publishes it. [2.17]"""
@@ -226,25 +218,6 @@ def test_a_backend_without_holes_gets_zeros(make: Make) -> None:
     file.punch_hole(100, PAGE)
     file.fsync()
     assert rig.backend.committed(KEY) == OLD[:100] + bytes(PAGE) + OLD[100 + PAGE :]
-
-
-def test_discard_of_a_failed_tail_cuts_the_backend_to_what_it_is_known_to_have(make: Make) -> None:
-    """The write-back had failed, although the bytes were stored. [2.17, 2.18]"""
-    rig = make({KEY: OLD}, retry=ONCE)
-    file = rig.open("r+b")
-    file.pwrite(b"tail" * PAGE, 4 * PAGE)
-
-    rig.backend.fault("write_from", unanswered(OSError(errno.ENOSPC, "no room, says it")))
-    with pytest.raises(WritebackError):
-        file.fsync()
-    assert len(rig.backend.written(KEY)) == 8 * PAGE
-    lost = rig.volume.discard(KEY)
-    assert [(entry.offset, entry.length) for entry in lost] == [(4 * PAGE, 4 * PAGE)]
-    assert rig.backend.written(KEY) == OLD
-    assert file.size == 4 * PAGE
-    with pytest.raises(OSError, match="given up"):
-        file.fsync()
-    assert rig.backend.committed(KEY) == OLD
 
 
 def test_discard_beside_an_append_cuts_nothing_of_it(make: Make) -> None:

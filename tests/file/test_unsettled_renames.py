@@ -85,30 +85,6 @@ def test_a_call_for_either_name_settles_a_rename_that_was_carried_out(
     assert (backend.committed(KEY), backend.committed(NEW)) == (None, SAVED)
 
 
-def test_a_settled_object_can_be_renamed_again(make: Make, backend: AnswersLate) -> None:
-    rig = make(backend=backend, retry=ONCE)
-    file = opened(rig)
-    lose_a_rename(rig, backend)
-    rig.volume.rename(NEW, "third")
-    file.pwrite(MINE, PAGE)
-    file.fsync()
-    assert (backend.committed(NEW), backend.committed("third")) == (None, SAVED)
-
-
-@pytest.mark.parametrize("key", [KEY, NEW])
-def test_a_rename_that_was_not_carried_out_leaves_the_names(make: Make, backend: AnswersLate, key: str) -> None:
-    backend.put(NEW, OTHER)
-    rig = make(backend=backend, retry=ONCE)
-    file, other = opened(rig), rig.open("r+b", key=NEW)
-    lose_a_rename(rig, backend, landed=False)
-    rig.volume.open(key, "rb").close()
-    file.pwrite(MINE, PAGE)
-    file.fsync()
-    other.pwrite(MINE, 0)
-    other.fsync()
-    assert (backend.committed(KEY), backend.committed(NEW)) == (SAVED, overlay(OTHER, 0, MINE))
-
-
 def test_a_call_that_waited_for_the_names_settles_it_too(make: Make, backend: AnswersLate) -> None:
     """It began before the rename has failed."""
     rig = make(backend=backend, retry=ONCE)
@@ -150,32 +126,6 @@ def test_a_rename_that_waited_for_the_names_moves_the_object_that_has_got_its_na
     file.pwrite(MINE, PAGE)
     file.fsync()
     assert (backend.committed(NEW), backend.committed("third")) == (None, SAVED)
-
-
-def test_a_look_that_fails_leaves_it_open(make: Make, backend: AnswersLate) -> None:
-    rig = make(backend=backend, retry=ONCE)
-    file = opened(rig)
-    lose_a_rename(rig, backend)
-    backend.fault("stat", LOST)
-    with pytest.raises(OSError, match="no answer"):
-        rig.volume.open(KEY, "rb")
-    fail_to_open(rig.volume)
-    file.pwrite(MINE, PAGE)
-    file.fsync()
-    assert backend.committed(NEW) == SAVED
-
-
-def test_the_object_that_was_replaced_has_lost_its_name(make: Make, backend: AnswersLate) -> None:
-    backend.put(NEW, OTHER)
-    rig = make(backend=backend, retry=ONCE)
-    file, replaced = opened(rig), rig.open("r+b", key=NEW)
-    replaced.pread(PAGE, 0)
-    lose_a_rename(rig, backend)
-    with rig.volume.open(NEW, "rb") as again:
-        assert again.pread(len(DATA), 0) == DATA
-    replaced.pwrite(MINE, 0)
-    replaced.fsync()
-    assert (replaced.pread(PAGE, 0), file.pread(PAGE, 0), backend.committed(NEW)) == (MINE, DATA[:PAGE], DATA)
 
 
 class InPlace(RecordingBackend):

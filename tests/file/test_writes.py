@@ -91,17 +91,6 @@ def test_eight_separate_writes_reach_the_backend_without_a_read(stored: Rig) -> 
     assert stored.backend.committed(KEY) == patched(CONTENT, *changes)
 
 
-def test_a_ninth_separate_write_is_right_too(stored: Rig) -> None:
-    """Without a free extent the missing bytes are read; nothing written is lost. [T-03, 2.7]"""
-    file = stored.open("r+b")
-    changes = [(200 * i + 3, bytes([65 + i]) * 40) for i in range(16)]
-    for offset, data in changes:
-        file.pwrite(data, offset)
-    assert file.pread(PAGE, 0) == patched(CONTENT, *changes)[:PAGE]
-    file.fsync()
-    assert stored.backend.committed(KEY) == patched(CONTENT, *changes)
-
-
 def test_many_separate_writes_through_a_write_only_handle(stored: Rig) -> None:
     """More gaps than extents on a handle that cannot read. [2.7]"""
     file = stored.open("r+b")
@@ -323,58 +312,3 @@ def test_append_returns_where_it_wrote(stored: Rig) -> None:
     assert other.append(b"two!") == 8 * PAGE + 3
     assert file.append(b"") == 8 * PAGE + 7
     assert file.pread(100, 8 * PAGE) == b"onetwo!"
-
-
-def test_appends_of_many_threads_are_whole(make: Make) -> None:
-    """Records of several handles and threads stay in one piece, also across pages. [2.7]"""
-    rig = make({KEY: b""})
-
-    def appender(name: int) -> list[int]:
-        handle = rig.volume.open(KEY, "r+b")
-        try:
-            return [handle.append(bytes([name]) * 777) for _ in range(100)]
-        finally:
-            handle.close()
-
-    tasks = [Task(appender, name) for name in range(1, 5)]
-    offsets = {offset: name for name, task in enumerate(tasks, 1) for offset in task.result()}
-    file = rig.open("rb")
-    assert sorted(offsets) == [777 * i for i in range(400)]
-    content = file.pread(777 * 401, 0)
-    assert all(content[offset : offset + 777] == bytes([name]) * 777 for offset, name in offsets.items())
-
-
-def test_try_pwrite_never_waits(stored: Rig) -> None:
-    """It writes if it needs no room and no backend; otherwise it returns None and does nothing. [2.7]"""
-    file = stored.open("r+b")
-    assert file.try_pwrite(b"page" * 1024, 0) == PAGE
-    assert file.pread(PAGE, 0) == b"page" * 1024
-    gate = stored.backend.gate("truncate")
-    cut = Task(file.truncate, 8 * PAGE + 1)
-    gate.wait_entered()
-    assert file.try_pwrite(b"refused", 0) is None
-    gate.open()
-    cut.result()
-    assert file.pread(7, 0) == b"pagepag"
-
-
-def test_write_through_returns_when_the_backend_has_it(stored: Rig) -> None:
-    """Acknowledged, in as few calls as the limits allow, not committed. [2.8]"""
-    file = stored.open("r+b", write_through=True)
-    data = pattern(3 * PAGE, seed=5)
-    file.pwrite(data, PAGE)
-    assert stored.backend.written(KEY) == patched(CONTENT, (PAGE, data))
-    assert [(call.offset, call.length) for call in stored.backend.seen("write_from")] == [(PAGE, 3 * PAGE)]
-    assert stored.backend.seen("commit") == []
-
-
-def test_a_failed_write_through_keeps_the_bytes(make: Make) -> None:
-    """The call raises, the bytes are dirty like any others. [2.8]"""
-    rig = make({KEY: CONTENT}, options={"write_through": True})
-    file = rig.open("r+b")
-    rig.backend.fault("write_from", OSError(28, "full"))
-    with pytest.raises(pagecache.WritebackError):
-        file.pwrite(b"kept", 0)
-    assert file.pread(4, 0) == b"kept"
-    file.fsync()
-    assert rig.backend.committed(KEY) == patched(CONTENT, (0, b"kept"))
