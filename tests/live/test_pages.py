@@ -16,7 +16,7 @@ from pagecache.observe.counters import COUNTERS
 from pagecache.observe.routes import ROUTES
 
 DOCS = Path(__file__).parents[2] / "docs"
-ROW = re.compile(r"^\| `(\w+)` \| (level|sum), (\w+)[^|]*\|([^|]+)\|$", re.MULTILINE)
+ROW = re.compile(r"^\* `(\w+)` \((level|sum), (\w+)[^)]*\): (.+)$", re.MULTILINE)
 METRIC = re.compile(r"\bpagecache_\w+")
 
 
