@@ -24,6 +24,7 @@ from .. import native
 from ..errors import PageCacheError, WritebackError
 from ..native import ENGINE_PAUSE, WAITS, Kind, Pressure, Span
 from . import failures
+from .commit import overdue
 from .park import SLICE, Deadline
 from .report.reason import Reason, during, of_file
 from .report.wait_snapshot import Owner, WaitSnapshot, unowned
@@ -211,10 +212,11 @@ def _kept_of(file: EngineFile) -> int | None:
     """Return the bytes of a file that write-back does not make clean; None: it has no reason to have any.
 
     In conflict that is everything, until `resolve`: what was written to a folio after its bytes had failed is never
-    tried.
+    tried. After a commit that has failed for good it is everything, too: acknowledged bytes are sent again for each.
     """
-    disputed, tried, cut_off = file.conflict is not None, file.failures.hopeless, file.is_cut_off()
-    if file.freed or not (disputed or len(file.failures) or cut_off):
+    disputed = file.conflict is not None or overdue.has_failed_commit(file)
+    cut_off, tried = file.is_cut_off(), file.failures.hopeless
+    if file.freed or not (disputed or cut_off or len(file.failures) or file.commits.error is not None):
         return None
     usage = file.native.usage()
     if cut_off:
@@ -238,23 +240,23 @@ def _unsaved(usage: dict[str, int], whole: bool) -> int:
     return max(usage["dirty"], usage["local"] - (usage["unstable"] if whole else 0))
 
 
-def _returned(volumes: list[EngineVolume]) -> int:
-    """Return how many bytes calls have failed to write back so far."""
-    return sum(volume.native.usage()["returned"] for volume in volumes)
+def _failures(usages: list[dict[str, int]]) -> int:
+    """Return a number that grows with each failed write-back or commit."""
+    return sum(usage["returned"] + usage["failed_commits"] for usage in usages)
 
 
-def _hopeless(file: EngineFile, memory: bool, returned: int) -> str | None:
+def _hopeless(file: EngineFile, memory: bool, before: int) -> str | None:
     """Return why no running or possible operation will make room; None: one may.
 
-    Running retries of bytes that have failed for good may, until one of them has failed: `returned` is the result of
-    `_returned` when the wait began.
+    Running retries of bytes that have failed for good may, until one of them has failed: `before` is the result of
+    `_failures` when the wait began.
     """
     volumes = file.volume.cache._engine_volumes()
     usages = [(volume, volume.native.usage()) for volume in volumes]
     if any(volume.settling for volume in volumes if not volume.aborted):
         return None
-    retried = sum(u["returned"] for _, u in usages) <= returned
-    if retried and not memory and any(volume.native.inflight() for volume in volumes):
+    unfailed = _failures([usage for _, usage in usages]) == before
+    if unfailed and any(_runs(volume, usage, memory) for volume, usage in usages):
         return None
     held = 0
     if memory:
@@ -266,7 +268,7 @@ def _hopeless(file: EngineFile, memory: bool, returned: int) -> str | None:
     kept = [volume.kept.visit() for volume in volumes]
     if any(_can_move(volume, usage, bytes) for (volume, usage), bytes in zip(usages, kept, strict=True)):
         return None
-    if retried and sum(u["writeback"] - u["write_pinned"] for _, u in usages) > 0:
+    if unfailed and sum(u["writeback"] - u["write_pinned"] for _, u in usages) > 0:
         return None
     cut_off = any(volume.cut_off for volume in volumes)
     failed = sum(u["failed"] for _, u in usages) or (0 if cut_off else sum(kept))
@@ -282,6 +284,15 @@ def _hopeless(file: EngineFile, memory: bool, returned: int) -> str | None:
     if held:
         return f"{held} bytes are held by calls that do not return, and by slices of buffers that are still referenced"
     return "what fills it is pinned by views"
+
+
+def _runs(volume: EngineVolume, usage: dict[str, int], memory: bool) -> bool:
+    """Return whether a call that may make room runs. One that carries bytes holds its memory, and a commit cleans no
+    bytes of writable views.
+    """
+    requests = volume.native.inflight()
+    commits = volume.native.pressure().running > requests and usage["local"] > usage["write_pinned"]
+    return commits or (requests > 0 and not memory)
 
 
 class Checks:
@@ -311,7 +322,7 @@ class _Wait:
         self.inside, self.memory = inside, memory
         self.native, self.volume, self.cache = file.native, file.volume, file.volume.cache
         self.deadline = Deadline(self.volume.clock, self.cache.config.throttle_timeout)
-        self._returned = _returned(self.cache._engine_volumes())
+        self._failures = _failures([volume.native.usage() for volume in self.cache._engine_volumes()])
         self._checks = Checks() if inside or memory else self.volume.checks  # all writers that wait for memory check
         self._began = self._checks.hopeless
 
@@ -329,7 +340,7 @@ class _Wait:
             found = snapshot.busy(volume.native.address)
             if found is not None:
                 return found
-        return unowned(_hopeless(self.file, False, self._returned) or "no call that makes room has begun")
+        return unowned(_hopeless(self.file, False, self._failures) or "no call that makes room has begun")
 
     def check(self) -> int:
         """Raise if the wait has to end; return the event's number to sleep on."""
@@ -345,7 +356,7 @@ class _Wait:
             PageCacheError: ENOBUFS: it could not for long enough.
         """
         self.cache.flusher.make_room(urgent=True)
-        why = _hopeless(self.file, self.memory, self._returned)
+        why = _hopeless(self.file, self.memory, self._failures)
         if self.inside and why is None:
             why = "this write comes from inside a backend call, which what fills it may wait for"
         self._checks.count(hopeless=why is not None)

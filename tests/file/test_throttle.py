@@ -488,6 +488,70 @@ def test_a_writer_waits_for_a_running_retry_that_has_not_failed(make: Make, monk
     assert writing.result() == MIB
 
 
+def never_more_checks(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Fail a writer that goes on waiting."""
+    checks, make_room = [], throttle._Wait.make_room
+
+    def counted(wait: throttle._Wait) -> bool:
+        checks.append(wait)
+        assert len(checks) < 20 * throttle.HOPELESS_CHECKS_MAX, "the writer waits on"
+        return make_room(wait)
+
+    monkeypatch.setattr(throttle._Wait, "make_room", counted)
+
+
+@pytest.mark.parametrize("code", [errno.EIO, errno.ENOSPC])
+def test_a_writer_beside_commits_that_always_fail_gets_an_error(
+    make: Make, monkeypatch: pytest.MonkeyPatch, code: int
+) -> None:
+    """The bytes are acknowledged again and again meanwhile. [2.23, 2.16]"""
+    rig = make({"full": b"", KEY: b""}, retry=RETRIED, **SMALL)
+    rig.backend.fault("commit", OSError(code, "not now"), key="full", times=math.inf)
+    with pytest.raises(pagecache.WritebackError), rig.open(key="full") as file:
+        file.pwrite(bytes(128 * KIB), 0)
+        file.fsync()
+    never_more_checks(monkeypatch)
+    with pytest.raises(pagecache.PageCacheError) as caught:
+        Task(rig.open().pwrite, bytes(MIB), 0).result()
+    assert caught.value.errno == errno.ENOBUFS
+
+
+@pytest.mark.parametrize("fails", [False, True])
+def test_a_writer_waits_for_a_running_commit(make: Make, monkeypatch: pytest.MonkeyPatch, fails: bool) -> None:
+    """Of an object that nothing else saves. [2.23]"""
+    whole = {"limits": {"commit_on_close": True}, "options": {"spool": None}}
+    rig = make({"full": b"", KEY: b""}, retry=ONCE, **SMALL, **whole)
+    file = rig.open(key="full")
+    file.pwrite(bytes(96 * KIB), 0)
+    file.flush()
+    checked, count = threading.Semaphore(0), throttle.Checks.count
+
+    def counted(checks: throttle.Checks, *, hopeless: bool) -> None:
+        count(checks, hopeless=hopeless)
+        checked.release()
+
+    monkeypatch.setattr(throttle.Checks, "count", counted)
+    monkeypatch.setattr(throttle, "HOPELESS_CHECKS_MAX", 3)
+    if fails:
+        rig.backend.fault("commit", OSError(errno.ENOSPC, "no space left on device"))
+    with rig.backend.gate("commit", "full") as gate:
+        saving = Task(file.fsync)
+        gate.wait_entered()
+        other = rig.open()
+        writing = Task(other.pwrite, bytes(96 * KIB), 0)
+        for _ in range(4):
+            assert checked.acquire(timeout=WAIT_LIMIT_S)
+    if fails:
+        with pytest.raises(pagecache.WritebackError):
+            saving.result()
+        with pytest.raises(pagecache.PageCacheError) as caught:
+            writing.result()
+        assert caught.value.errno == errno.ENOBUFS
+    else:
+        saving.result()
+        assert writing.result() == 96 * KIB
+
+
 def test_a_check_visits_few_files_however_many_have_failed(make: Make, monkeypatch: pytest.MonkeyPatch) -> None:
     """All are visited in turn; those that were repaired, once more. [2.24]"""
     names = [f"full {k}" for k in range(7)]

@@ -32,6 +32,7 @@ __all__ = [
     "due",
     "failed_bytes",
     "failed_ranges",
+    "has_failed_commit",
     "is_blocked",
     "oldest",
     "plan",
@@ -47,6 +48,11 @@ def stands(file: EngineFile) -> bool:
     """Return whether data of a failed save is still not saved."""
     commits = file.commits
     return commits.failing_since is not None and not file.removed and not file.native.sync_done(commits.stamp)
+
+
+def has_failed_commit(file: EngineFile) -> bool:
+    """Return whether a commit has failed for good, and none has succeeded since."""
+    return file.commits.parked and file.commits.error is not None and stands(file)
 
 
 def _is_listed(file: EngineFile) -> bool:

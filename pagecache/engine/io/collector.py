@@ -91,6 +91,7 @@ def _note_commit_fault(file: EngineFile, op: Op, error: BaseException) -> None:
         file.commits.wait_until(now + file.volume.retry.max_delay)
         file.commits.park()
     file.volume.troubles.failing(file)
+    file.volume.kept.add(file)
     wait = file.volume.retry.failed_retry
     overdue.plan(file, None if wait is None else now + wait)
 
@@ -273,6 +274,7 @@ def commit_failed(file: EngineFile, op: Op, error: BaseException, *, kept: bool,
             failure = _parked(file, local[0][0], sum(local[-1]), error, now, wait)
             failures.record(file, failure, [(failure.start, failure.end)])
     volume.troubles.failing(file)
+    volume.kept.add(file)
     if not kept:
         if called or file.limits().commit_on_close:
             file.lose_direct()
