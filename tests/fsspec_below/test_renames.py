@@ -14,7 +14,6 @@ import pytest
 from pagecache import (
     BackendFile,
     CachedFile,
-    CommitError,
     ConflictError,
     ObjectStat,
     PageCache,
