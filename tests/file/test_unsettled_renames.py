@@ -169,3 +169,18 @@ def test_a_reconnect_settles_it_before_it_opens_files(fenced: bool) -> None:
     with fresh.lock:
         assert {key: bytes(entry.written) for key, entry in fresh.objects.items()} == {NEW: SAVED}
     rig.finish()
+
+
+def test_a_reconnect_does_not_depend_on_a_file_of_the_backend_that_has_ended(make: Make, backend: AnswersLate) -> None:
+    """Another object has the old name meanwhile, so that file is asked whether it has moved. [2.20, 2.22]"""
+    rig = make(backend=backend, retry=ONCE)
+    file = opened(rig)
+    lose_a_rename(rig, backend, landed=False)
+    backend.put(KEY, OTHER)
+    rig.volume.abort()
+    ended = backend.fault("file_stat", OSError(errno.ECONNRESET, "the store is gone"))
+    rig.volume.reconnect(backend)
+    assert ended.nr_hit == 1
+    assert file.pread(PAGE, 0) == DATA[:PAGE]
+    with rig.volume.open(KEY, "rb") as other:
+        assert other.pread(PAGE, 0) == OTHER[:PAGE]
