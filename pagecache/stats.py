@@ -106,23 +106,25 @@ class FileStats(CacheStats):
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class WaitOwner:
-    """The owner of an awaited thing; see `Wait`.
+    """The call of a backend that a thread or task waits for; see `Wait`.
 
     Attributes:
-        what: its activity: "a read of the backend", "a write of [0, 4096)", "a commit".
-        thread: its identifier, as returned by `threading.get_ident`; None: not a thread.
+        what: "a read of the backend", "a commit of the backend".
+        thread: that makes it, as returned by `threading.get_ident`; of a coroutine, that of its loop.
         name: of the thread.
-        seconds: duration of the activity.
+        seconds: duration of the call.
+        place: the line that it has reached in code of the backend; None: unknown.
     """
 
     what: str
     thread: int | None = None
     name: str | None = None
     seconds: float | None = None
+    place: str | None = None
 
     def to_dict(self) -> dict[str, Any]:
         """Return the form of `/v1/waits` of the live documents."""
-        return {"what": self.what, "thread": self.thread, "name": self.name, "seconds": self.seconds}
+        return {name: getattr(self, name) for name in self.__slots__}
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -138,10 +140,7 @@ class Wait:
         volume: name of the volume.
         key, file: the object and its number in the cache, if the wait is for an object.
         offset, length: the range in bytes, if there is one.
-        owner: its owner; None: no owner, or unknown.
-        chain: the wait, its owner, the wait of the owner in turn, and so on, a sentence each; ends with a running call,
-            without an owner, or at a wait that it contains already.
-        next: the automatic next step.
+        owner: the call of the backend that it waits for; None: none runs, or a time has to pass.
     """
 
     thread: int
@@ -155,8 +154,6 @@ class Wait:
     offset: int | None = None
     length: int | None = None
     owner: WaitOwner | None = None
-    chain: tuple[str, ...] = ()
-    next: str = ""
 
     def to_dict(self) -> dict[str, Any]:
         """Return an entry of `/v1/waits` of the live documents."""
@@ -166,7 +163,6 @@ class Wait:
             **plain,
             "key": key if key is None or isinstance(key, str) else _text_of(key),
             "owner": None if owner is None else owner.to_dict(),
-            "chain": list(self.chain),
         }
 
 

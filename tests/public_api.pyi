@@ -93,8 +93,7 @@ class PageCache:
         """A context manager: what happens in its body is written to a file for Perfetto or chrome://tracing when it ends. OSError on
         entering it, where that could not be written; PageCacheError (EBUSY) while another trace of this cache runs."""
     def waits(self) -> _list[Wait]:
-        """Who waits for what at this moment, for how long, who owns it, and what he waits for in turn; who has waited longest first.
-        Stops nobody. A wait that has lasted `stall_warn` seconds is logged once."""
+        """Who waits for what at this moment, for how long, and for which call of the backend; who has waited longest first. Stops nobody. A wait that has lasted `stall_warn` seconds is logged once."""
     def check(self) -> None:
         """Verify every internal invariant; AssertionError names the first one broken. For tests; stops the world."""
     def close(self, *, timeout: float | None = None, on_failed: Literal["raise", "discard"] = "raise") -> _list[LostRange]:
@@ -124,10 +123,11 @@ class Event:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class WaitOwner:
-    what: str                              # "a read of the backend", "a write of [0, 4096)", or why it is nobody's turn
-    thread: int | None = None              # None: no thread has it
+    what: str                              # the call that is waited for: "a read of the backend", "a commit of the backend"
+    thread: int | None = None
     name: str | None = None
     seconds: float | None = None
+    place: str | None = None               # the line that it has reached in code of the backend
     def to_dict(self) -> dict[str, Any]: ...
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -143,8 +143,6 @@ class Wait:
     offset: int | None = None
     length: int | None = None
     owner: WaitOwner | None = None
-    chain: tuple[str, ...] = ()            # sentences, from the waiter down to a call that runs, to nobody, or back to himself
-    next: str = ""                         # what happens without anybody doing anything
     def to_dict(self) -> dict[str, Any]: ...                              # an entry of /v1/waits of the live documents
 
 # ------------------------------------------------------------------------------------------------ volume

@@ -71,7 +71,6 @@ FORBIDDEN = {
 # Imports for annotations go down as well, except these: a part names the object that it works on.
 FOR_TYPES = {
     "engine": ["engine.file", "engine.volume"],
-    "engine.report": ["engine.runner"],  # the job that a wait is for
     "engine.volume": ["engine.flusher"],
     "volume": ["volume.volume"],
     "volume.inode": ["file", "volume.namespace", "volume.lifetimes"],  # its handles, and its removal or rename

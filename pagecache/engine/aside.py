@@ -13,7 +13,6 @@ from __future__ import annotations
 
 import contextvars
 import threading
-import time
 from collections.abc import Callable
 from queue import Empty, SimpleQueue
 from typing import Any, Literal, TypeVar
@@ -23,7 +22,6 @@ from ..errors import Key
 from ..native import NativeVolume
 from .park import start_thread
 from .report.reason import Reason
-from .report.wait_snapshot import Owner, WaitSnapshot, unowned
 from .tasks import ended
 
 __all__ = ["Aside", "Lane"]
@@ -55,12 +53,10 @@ class _Call:
         volume: NativeVolume | None = None,
         key: Key | None = None,
     ) -> None:
-        self._thread: int | None = None
-        self._began = 0.0
         if volume is None:
             self.ticket = native.open_ticket()
         else:
-            reason = Reason(WHATS[lane], volume, self._owner, key=key)
+            reason = Reason(WHATS[lane], volume, key=key)
             self.ticket = native.open_ticket(volume.cache.core, volume.address, reason)
         self._call = call
         self._undo = undo
@@ -75,7 +71,6 @@ class _Call:
             if self._left:
                 return
             self._started = True
-        self._began, self._thread = time.monotonic(), threading.get_ident()
         try:
             value = self._context.run(self._call)
         except BaseException as error:
@@ -89,12 +84,6 @@ class _Call:
             self._take_back()
         else:
             self.ticket.fire()
-
-    def _owner(self, snapshot: WaitSnapshot) -> Owner:
-        """Return the thread that runs the call, for reports."""
-        if self._thread is None:
-            return unowned(f"it is in line: {THREADS_MAX} calls of the kind are at work at most")
-        return Owner("the call itself", "does that", self._thread, self._began)
 
     def result(self) -> Any:
         """Return or raise the result of the call, after its end."""

@@ -28,7 +28,6 @@ from .foreign import as_os_error, raised_by
 from .park import SLICE, Deadline, deadline_error
 from .report.notices import cause
 from .report.reason import Reason, during, of_file
-from .report.wait_snapshot import Owner, WaitSnapshot, unowned
 from .retryer import Parked, is_refusal
 from .runner import Job
 
@@ -281,54 +280,33 @@ class Attempts:
                     return
                 volume.park.wait("volume", native.address, seq, min(left, self.deadline.left(), SLICE))
 
-        def owner(snapshot: WaitSnapshot) -> Owner:
-            return unowned(f"time: {max(0.0, at - volume.clock.now()):.1f} s are left after {self._tries.failed}")
-
         if at > volume.clock.now():
-            what, ends = "the next try of a call that failed", "it goes on when the time has passed"
+            what = "the next try of a call that failed"
             if file is None:
-                during(Reason(what, volume.native, owner, key=self.key, ends=ends), sleep)
+                during(Reason(what, volume.native, key=self.key, timed=True), sleep)
             else:
-                during(of_file(file, what, owner, ends=ends), sleep)
+                during(of_file(file, what, timed=True), sleep)
         self._tries.at = None
 
     # -- other waits until the deadline
 
     def outlast_fills(self, file: EngineFile, pos: int) -> None:
         """Wait until no fill owns a folio past `pos`; under the invalidate lock."""
-
-        def owner(snapshot: WaitSnapshot) -> Owner | None:
-            return snapshot.busy(self.volume.native.address)
-
-        self._outlast(file, "a read of bytes that are cut off", lambda: file.native.range_busy(pos), owner)
+        self._outlast(file, "a read of bytes that are cut off", lambda: file.native.range_busy(pos))
 
     def outlast_changes(self, file: EngineFile) -> None:
         """Wait until no change of the file runs; no handle begins one."""
-        self._outlast(file, "a change that was abandoned", file.is_changing, lambda snapshot: snapshot.lock(file))
+        self._outlast(file, "a change that was abandoned", file.is_changing)
 
     def outlast_publications(self, file: EngineFile) -> None:
         """Wait until no call stores the object under its name; none begins."""
-
-        def owner(snapshot: WaitSnapshot) -> Owner | None:
-            return snapshot.token(file)
-
-        self._outlast(file, "the running commit", lambda: bool(file.publications), owner)
+        self._outlast(file, "the running commit", lambda: bool(file.publications))
 
     def outlast_calls(self, file: EngineFile) -> None:
         """Wait until no pass, commit or direct write of a file runs; none that begins makes a call."""
+        self._outlast(file, "the calls of a file whose directory is renamed", file.native.storage_busy)
 
-        def owner(snapshot: WaitSnapshot) -> Owner | None:
-            return snapshot.token(file)
-
-        self._outlast(file, "the calls of a file whose directory is renamed", file.native.storage_busy, owner)
-
-    def _outlast(
-        self,
-        file: EngineFile,
-        what: str,
-        busy: Callable[[], bool],
-        owner: Callable[[WaitSnapshot], Owner | None],
-    ) -> None:
+    def _outlast(self, file: EngineFile, what: str, busy: Callable[[], bool]) -> None:
         volume, native = self.volume, file.native
         alive = partial(self.alive, volume.reconnects)
 
@@ -341,4 +319,4 @@ class Attempts:
                 volume.park.wait("inode", native.address, seq, min(self.deadline.left(), SLICE))
 
         if busy():
-            during(of_file(file, what, owner), sleep)
+            during(of_file(file, what), sleep)

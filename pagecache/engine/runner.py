@@ -31,7 +31,7 @@ from ..errors import Key
 from ..native import ENGINE_JOB, Kind, NativeVolume, Span
 from .park import SLICE, Clock, Deadline, Park, start_thread
 from .report.notices import fault
-from .report.reason import ENDS, Reason, during
+from .report.reason import Reason, during
 
 __all__ = ["TURN", "Job", "OnDemand", "Spare", "ThreadRunner"]
 
@@ -142,25 +142,13 @@ class Job(Generic[T]):
             if self.volume is None:
                 sleep()
             else:
-                during(self._reason(self.volume), sleep)
+                during(Reason(f"the backend's {self.what}", self.volume, key=self.key, file=self.file), sleep)
         except BaseException:
             self.abandon()
             raise
         if self._error is not None:
             raise self._error
         return self._result  # type: ignore[return-value]
-
-    def _reason(self, volume: NativeVolume) -> Reason:
-        """Return the reason of waits for it."""
-        return Reason(
-            f"the backend's {self.what}",
-            volume,
-            lambda snapshot: snapshot.job(self),
-            key=self.key,
-            file=self.file,
-            ends=ENDS,
-            named=lambda: self.thread is not None,
-        )
 
 
 class Spare:

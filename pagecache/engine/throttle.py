@@ -26,8 +26,7 @@ from ..native import ENGINE_PAUSE, WAITS, Kind, Pressure, Span
 from . import failures
 from .commit import overdue
 from .park import SLICE, Deadline
-from .report.reason import Reason, during, of_file
-from .report.wait_snapshot import Owner, WaitSnapshot, unowned
+from .report.reason import during, of_file
 
 if TYPE_CHECKING:
     from .file import EngineFile
@@ -326,22 +325,6 @@ class _Wait:
         self._checks = Checks() if inside or memory else self.volume.checks  # all writers that wait for memory check
         self._began = self._checks.hopeless
 
-    def reason(self, what: str, kind: str, start: int = 0, end: int = 0) -> Reason:
-        at = self.deadline.at
-        ends = "it goes on when calls of the backend have made room" + (
-            "" if at is None else f", or raises BlockingIOError in {self.deadline.left():.1f} s (throttle_timeout)"
-        )
-        return of_file(self.file, what, self.owner, start=start, end=end, ends=ends, kind=WAITS[kind])
-
-    def owner(self, snapshot: WaitSnapshot) -> Owner | None:
-        """Return the operation that makes room now, for reports."""
-        volumes = [self.volume, *(v for v in self.cache._engine_volumes() if v is not self.volume)]
-        for volume in volumes:
-            found = snapshot.busy(volume.native.address)
-            if found is not None:
-                return found
-        return unowned(_hopeless(self.file, False, self._failures) or "no call that makes room has begun")
-
     def check(self) -> int:
         """Raise if the wait has to end; return the event's number to sleep on."""
         self.volume.check_alive(self.file.key)
@@ -440,9 +423,9 @@ def room(self: EngineFile, pos: int, length: int, place: int) -> None:
     try:
         wait = _Wait(self, inside=inside, memory=not place)
         if place:
-            reason = wait.reason(f"room for {length} bytes", "room", pos, pos + length)
+            reason = of_file(self, f"room for {length} bytes", start=pos, end=pos + length, kind=WAITS["room"])
             during(reason, lambda: wait.for_room(length, place))
         else:
-            during(wait.reason("memory", "memory"), wait.for_memory)
+            during(of_file(self, "memory", kind=WAITS["memory"]), wait.for_memory)
     finally:
         self.native.count_throttled(self.volume.clock.now() - began)

@@ -38,7 +38,6 @@ from .park import SLICE, Clock, Park
 from .report.notices import Notices, cause, fault
 from .report.reason import Reason, during, of_file
 from .report.trouble import Troubles
-from .report.wait_snapshot import Owner, WaitSnapshot, unowned
 from .retryer import Again, Parked, Retries, decide
 from .runner import Job, Spare, ThreadRunner
 from .throttle import Checks, Kept, Outage, Pace, Stall
@@ -240,13 +239,8 @@ class EngineVolume:
 
     def call_here(self, what: str, key: Key, call: Callable[[], T]) -> T:
         """Make a call of the backend on this thread."""
-        thread, since = threading.get_ident(), time.monotonic()
-
-        def owner(snapshot: WaitSnapshot) -> Owner:
-            return Owner(f"{what} of the backend", f"is in {what} of {key!r}", thread, since, method=what)
-
         try:
-            return during(Reason(f"the backend's {what}", self.native, owner, key=key), call, inside=True)
+            return during(Reason(f"the backend's {what}", self.native, key=key, own=what), call)
         except (ValueError, TypeError):  # about the key
             raise
         except Exception as error:
@@ -275,11 +269,8 @@ class EngineVolume:
                 self.check_alive(file.key)
                 self.park.wait("inode", file.native.address, file.native.event_seq(), min(left, SLICE))
 
-        def owner(snapshot: WaitSnapshot) -> Owner:
-            return unowned(f"time: {max(0.0, until - self.clock.now()):.1f} s are left")
-
         if seconds > 0:
-            during(of_file(file, what, owner, ends="it goes on when the time has passed"), sleep)
+            during(of_file(file, what, timed=True), sleep)
 
     # -- files
 

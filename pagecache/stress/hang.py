@@ -111,8 +111,6 @@ class Hang:
             lines.append("the cache says:")
             for wait in self.waits:
                 lines.append(f"  {said(wait)}")
-                lines += [f"    {step}" for step in wait["chain"]]
-                lines += [f"    {wait['next']}"] if wait["next"] else []
         same: dict[tuple[str, ...], list[str]] = {}
         for name, frames in self.stacks.items():
             if not name.removeprefix("thread ").startswith(OWN):
@@ -153,10 +151,13 @@ def checked(cache: PageCache) -> str:
 
 
 def said(wait: dict[str, Any]) -> str:
-    """Describe a wait: waiter, awaited thing, duration and owner."""
+    """Describe a wait: waiter, awaited thing, duration and call."""
     of = f" of {wait['key']!r}" if wait["key"] is not None else ""
     owner = wait["owner"]
-    owns = f"; owner: {owner['what']}" if owner is not None and owner.get("what") else ""
+    owns = ""
+    if owner is not None:
+        at = "" if owner["place"] is None else f", at {owner['place']}"
+        owns = f"; {owner['name']} is in {owner['what']} for {owner['seconds']:.1f} s{at}"
     return f"{wait['name']} waits for {wait['what']}{of} for {wait['seconds']:.1f} s{owns}"
 
 

@@ -311,9 +311,7 @@ def _quiet(volume: Volume, inodes: list[Inode], deadline: Deadline) -> bool:
 
 
 def _reason(volume: Volume, what: str) -> Reason:
-    native = volume.engine.native
-    ends = "the volume ends without what hangs"
-    return Reason(what, native, lambda snapshot: snapshot.busy(native.address), ends=ends)
+    return Reason(what, volume.engine.native)
 
 
 def _finish(volume: Volume, deadline: Deadline) -> None:

@@ -20,7 +20,6 @@ from functools import partial
 from ..engine.attempts import Attempts
 from ..engine.park import SLICE, Signal
 from ..engine.report.reason import Reason, during
-from ..engine.report.wait_snapshot import Owner, WaitSnapshot
 from ..engine.volume import EngineVolume
 from ..errors import Key
 
@@ -186,18 +185,8 @@ class BusyKeys:
                 other.done.wait(most)
                 other = self._mark(claim)
 
-        def owner(snapshot: WaitSnapshot) -> Owner | None:
-            return None if (found := other) is None else self._owner(snapshot, found)
-
         if other is not None:
-            during(Reason("the name", self._engine.native, owner, key=claim.keys[0]), sleep)
-
-    def _owner(self, snapshot: WaitSnapshot, claim: Claim) -> Owner | None:
-        """Return the owner of the keys, for reports: a waiting thread, or the call that it left behind."""
-        job = None if claim.tries is None else claim.tries.job
-        if job is not None and snapshot.sleeping(claim.thread, claim.since) is None:
-            return snapshot.job(job)
-        return Owner(claim.what, f"has the name for {claim.what}", claim.thread, claim.since)
+            during(Reason("the name", self._engine.native, key=claim.keys[0]), sleep)
 
     def _mark(self, claim: Claim) -> Claim | None:
         """Mark the keys, or return a claim that has one of them."""

@@ -25,7 +25,6 @@ from ..engine.io.barrier import FileSync
 from ..engine.namesync import NameSyncCall
 from ..engine.park import SLICE, Deadline, deadline_error
 from ..engine.report.reason import Reason, during
-from ..engine.report.wait_snapshot import Owner, WaitSnapshot, unowned
 from ..errors import FailedRange, ShutdownError, WritebackError
 from ..native import Events
 
@@ -341,18 +340,7 @@ class SyncTicket:
 
     def _reason(self) -> Reason:
         """Return the reason of waits for it."""
-        return Reason("sync", self._engine.native, self._owner)
-
-    def _owner(self, snapshot: WaitSnapshot) -> Owner | None:
-        """Return the currently awaited operation: of the first of its files, or of the names."""
-        call = self._name_sync
-        try:
-            first = next(iter(self._pending.values()), None)
-        except RuntimeError:  # another thread has ended one in between
-            first = None
-        if first is not None:
-            return first.owner(snapshot)
-        return unowned("the syncs before it are not over") if call is None else snapshot.job(call.job)
+        return Reason("sync", self._engine.native)
 
     def _standing(self, deadline: Deadline) -> int | None:
         """Return the sequence number of the cache's event from before the check; None: it is over."""

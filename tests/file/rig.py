@@ -143,13 +143,17 @@ def eventually(condition: Callable[[], object], timeout: float = WAIT_LIMIT_S) -
 
 
 def ended_or_behind(cache: PageCache, task: Task[Any], thread: threading.Thread) -> None:
-    """Wait until a call has ended, or waits for a lock or a call that another thread has: then it can get no
-    further.
+    """Wait until a call has ended, or it or a thread that works for it waits for a lock, or for a call that another
+    thread makes: then it can get no further.
     """
+    locks = {"the file's lock", "the file's lock, shared", "the file's token", "the name"}
+    locks.add("the commit or rollback that runs")
 
     def behind() -> bool:
-        chains = (wait.chain for wait in cache.waits() if wait.thread == task.thread.ident)
-        return any(step.startswith(f"{thread.name} ") for chain in chains for step in chain)
+        waits = cache.waits()
+        keys = {wait.key for wait in waits if wait.thread == task.thread.ident}
+        owned = [wait for wait in waits if wait.key in keys]
+        return any(wait.what in locks or (wait.owner and wait.owner.thread == thread.ident) for wait in owned)
 
     eventually(lambda: task.finished.is_set() or behind())
 

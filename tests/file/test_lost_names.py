@@ -414,7 +414,7 @@ def test_a_file_and_a_call_by_name_that_ask_at_once_find_one_result(make: Make, 
     gate.wait_entered()
     tasks.append(Task(calls[first != "name"]))
     waits = "a call that was left behind" if first == "name" else "what the file owes the backend"
-    eventually(lambda: any(waits in step for wait in store.cache.waits() for step in (wait.what, *wait.chain)))
+    eventually(lambda: any(waits == wait.what for wait in store.cache.waits()))
     gate.open()
     assert [task.result() for task in tasks] == [DATA[PAGE : PAGE + 10], True][:: 1 if first == "file" else -1]
     file.fsync()

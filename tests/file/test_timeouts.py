@@ -431,7 +431,9 @@ def test_the_error_of_a_sync_names_file_error_and_next_try(
 ) -> None:
     file = failing(cache.attach(backend), backend, operation)
     task = Task(WAITS[call], file, 20.0)
-    eventually(lambda: any("tried again in" in step for wait in cache.waits() for step in wait.chain))
+    engine = file._inode.engine
+    eventually(lambda: engine.failures.next_retry() or engine.commits.failing_since is not None)
+    eventually(lambda: any(wait.what == call and wait.owner is None for wait in cache.waits()))
     error = late(clock, task, 20.0)
     assert f"{call}: the deadline passed; the last try failed: EIO (bad cable); the next try is in 40.0 s" in str(error)
     assert error.filename == KEY

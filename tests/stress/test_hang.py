@@ -51,8 +51,7 @@ def test_a_hang_lists_its_waits_and_their_owners(hung: Report) -> None:
     assert waits, hung.hang["waits"]
     assert waits[0]["owner"]["what"] == "a commit of the backend"
     assert f"{waits[0]['name']} waits for fsync" in hung.story
-    assert "; owner: a commit of the backend" in hung.story
-    assert all(step in hung.story for step in waits[0]["chain"])
+    assert "is in a commit of the backend for" in hung.story
 
 
 def test_many_calls_of_one_operation_are_no_hang_while_each_of_them_returns() -> None:

@@ -185,7 +185,7 @@ def figures_of(socket: Path, now: Sample, before: Sample | None) -> dict[str, li
             for one in now.files["files"]
         ],
         "waits": [
-            {"socket": str(socket), **{key: one[key] for key in ("seconds", "name", "what", "volume", "key", "chain")}}
+            {"socket": str(socket), **{key: one[key] for key in ("seconds", "name", "what", "volume", "key", "owner")}}
             for one in now.waits
         ],
     }

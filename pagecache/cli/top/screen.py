@@ -229,8 +229,10 @@ def _wait_lines(wait: Document) -> Iterator[Text]:
     if wait["key"] is not None:
         line.append(f" of {printable(wait['volume'] or '')} {printable(wait['key'])}")
     yield line
-    for link in wait["chain"][1:]:
-        yield Text(f"       ↳ {printable(link)}", style="dim")
+    if (call := wait["owner"]) is not None:
+        at = "" if call["place"] is None else f", at {call['place']}"
+        where = f"{call['name']} is in {call['what']} for {duration_text(call['seconds'])}{at}"
+        yield Text(f"       ↳ {printable(where)}", style="dim")
 
 
 def _section(title: str, lines: Sequence[Text]) -> Iterator[Text]:

@@ -28,7 +28,6 @@ from typing import TYPE_CHECKING, Any, NamedTuple, Protocol
 from ...native import COMMIT
 from ..park import SLICE
 from ..report.reason import during, of_file
-from ..report.wait_snapshot import Owner, WaitSnapshot
 from ..runner import Job
 
 if TYPE_CHECKING:
@@ -174,7 +173,7 @@ class Owed:
         Raises:
             ShutdownError: the volume was aborted.
         """
-        during(of_file(self._file, "a call that was left behind", self._left_behind), self._outlast)
+        during(of_file(self._file, "a call that was left behind"), self._outlast)
 
     def _outlast(self) -> None:
         file, volume = self._file, self._file.volume
@@ -184,9 +183,6 @@ class Owed:
             if not file.native.in_old_hands():
                 return
             volume.park.wait("inode", file.native.address, seq, SLICE)
-
-    def _left_behind(self, snapshot: WaitSnapshot) -> Owner | None:
-        return snapshot.token(self._file) or snapshot.at_work(self._file.volume.native.address, self._file.key)
 
     def fence(self) -> None:
         """Record that the paying thread's call can no longer land, and may never return: the next payer does not wait
@@ -202,9 +198,6 @@ class Owed:
                 return paying
             self._file.volume.check_alive(self._file.key)
         return None
-
-    def _payer(self, snapshot: WaitSnapshot) -> Owner | None:
-        return snapshot.at_work(self._file.volume.native.address, self._file.key)
 
     def _note(self, paid: Debt) -> None:
         """Record a paid cut as uncommitted, if it needs a commit. Most were recorded when they were published."""
@@ -223,8 +216,7 @@ class Owed:
             self._file.volume.check_alive(self._file.key)
             paying = self._paying
             if not paying.acquire(blocking=False):
-                reason = of_file(self._file, "what the file owes the backend", self._payer)
-                got = during(reason, self._wait_for_payer)
+                got = during(of_file(self._file, "what the file owes the backend"), self._wait_for_payer)
                 if got is None:
                     continue
                 paying = got

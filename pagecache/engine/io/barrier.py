@@ -38,7 +38,6 @@ from ..foreign import errno_of, text_of
 from ..park import SLICE, Deadline, deadline_error
 from ..report.notices import cause
 from ..report.reason import Reason, during, of_file
-from ..report.wait_snapshot import Owner, WaitSnapshot, unowned
 from ..retryer import Parked
 from ..runner import Job
 
@@ -316,28 +315,6 @@ class FileSync:
             left = min(left, max(0.001, self.not_before - deadline.clock.now()))
         return left
 
-    def owner(self, snapshot: WaitSnapshot) -> Owner | None:
-        """Return the currently awaited thread or call, for reports."""
-        if self._version is not None:
-            return snapshot.job(self._version)
-        file = self.file
-        held = snapshot.token(file)
-        if held is not None:
-            return held
-        if file.unnaming is not None:
-            return snapshot.at_work(file.volume.native.address, file.key)
-        worst, next_retry = None, None
-        if file.lock.acquire(blocking=False):  # a signal handler may ask while its thread has it
-            try:
-                worst, next_retry = failures.worst(file), file.failures.next_retry()
-            finally:
-                file.lock.release()
-        at = max(self.not_before, next_retry or 0.0)
-        if at > file.volume.clock.now():
-            why = "" if worst is None else f" after {worst.message}"
-            return unowned(f"time: it is tried again in {at - file.volume.clock.now():.1f} s{why}")
-        return unowned(f"no thread has begun the remainder of {file.key!r}", snapshot.busy(file.volume.native.address))
-
     def waits_for_time(self) -> bool:
         """Return whether the next step only waits for its time."""
         return self.not_before > 0.0
@@ -394,7 +371,7 @@ def _standing(sync: FileSync, deadline: Deadline, what: str) -> int | None:
 def _reason(sync: FileSync, what: str) -> Reason:
     whole = sync.start == 0 and sync.end == END
     start, end = (0, 0) if whole else (sync.start, sync.end)
-    return of_file(sync.file, what, sync.owner, start=start, end=end, kind=WAITS["sync"])
+    return of_file(sync.file, what, start=start, end=end, kind=WAITS["sync"])
 
 
 def drive(sync: FileSync, timeout: float | None, what: str) -> None:

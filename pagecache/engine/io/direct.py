@@ -297,7 +297,7 @@ def _began(file: EngineFile, op: Op, write: Write) -> bool:
             file.volume.check_alive(file.key)
             file.volume.park.wait("inode", file.native.address, seq, SLICE)
 
-    during(of_file(file, "the gate for direct writes", lambda snapshot: snapshot.token(file)), sleep)
+    during(of_file(file, "the gate for direct writes"), sleep)
     return False
 
 
@@ -317,7 +317,7 @@ def outlast(file: EngineFile) -> None:
             file.volume.park.wait("inode", file.native.address, seq, SLICE)
 
     if file.native.direct_count():
-        during(of_file(file, "direct writes to end", lambda snapshot: snapshot.lock(file)), sleep)
+        during(of_file(file, "direct writes to end"), sleep)
 
 
 def _locked(file: EngineFile, op: Op, write: Write) -> bool:

@@ -24,7 +24,6 @@ from ..gone import REMOVED
 from ..park import SLICE
 from ..report.notices import cause
 from ..report.reason import during, of_file
-from ..report.wait_snapshot import Owner, WaitSnapshot
 from ..retryer import EARLY_MAX, Parked
 from ..runner import Job
 
@@ -119,10 +118,7 @@ def outlast_names(self: EngineFile) -> bool:
                 return
             self.volume.park.wait("inode", self.native.address, seq, SLICE)
 
-    def owner(snapshot: WaitSnapshot) -> Owner | None:
-        return snapshot.at_work(self.volume.native.address, self.key)
-
-    during(of_file(self, "the call that changes the name of the object", owner), sleep)
+    during(of_file(self, "the call that changes the name of the object"), sleep)
     return True
 
 
@@ -141,7 +137,7 @@ def _outlast_forgetting(file: EngineFile) -> None:
             file.volume.park.wait("inode", file.native.address, seq, SLICE)
 
     if runs():
-        during(of_file(file, "the commit or rollback that runs", lambda snapshot: snapshot.token(file)), sleep)
+        during(of_file(file, "the commit or rollback that runs"), sleep)
 
 
 def refusal(file: EngineFile, op: Op, offset: int) -> str:

@@ -1,174 +1,245 @@
-"""Chains of waits: the report, and the warnings about long waits.
+"""The waits of a cache: who waits for what, since when, and the call of a backend that it waits for.
 
-Each wait is followed to its owner, from the owner to the thing that the owner waits for, and so on: down to a running
-call of a backend, to nothing, or back to an earlier wait of the chain. A caller that makes a call of the backend itself
-(a read that misses) waits for that call, and is in the report like the waiters for calls of others.
+    records (C, with Reasons of the engine)     waiter, awaited thing, file and range, start
+    operations (C) and jobs of the volumes      calls of backends that run: thread, file and range, start
+
+The call of a wait is the one that has run longest of those for the same bytes, or else for the same object, or, where
+any call of the volume may end the wait, of the volume. A caller that makes a call of the backend itself (a read that
+misses) waits for that call, and is in the report like the others.
+
+No thread is stopped: what changes beside the report may be in it or not. Nothing in here waits.
 """
 
 from __future__ import annotations
 
+import gc
 import logging
+import sys
+import threading
 import time
-from typing import TYPE_CHECKING, TypeAlias
+from collections.abc import Iterator
+from dataclasses import dataclass
+from types import FrameType
+from typing import TYPE_CHECKING
 
 from ... import native
-from ...native import Operation, WaitRecord
-from .reason import ENDS, Reason
-from .wait_snapshot import CALLER, Owner, WaitSnapshot, of, span
+from ...errors import Key
+from ...native import OPERATIONS, WAITS, Operation, WaitRecord
+from .reason import Reason
 
 if TYPE_CHECKING:
     from ...stats import Wait, WaitOwner
     from ..volume import EngineCache
 
-__all__ = ["LongWaits", "left_over", "report"]
+__all__ = ["LongWaits", "current_frames", "left_over", "report"]
 
 log = logging.getLogger("pagecache")
 
-DEEPEST = 32
-"""Maximum sentences of a chain."""
 WARNINGS, PERIOD = 10, 60.0
 """Maximum warnings about single waits in so many seconds; one line has the number of the others."""
-OWN = "it goes on with what the call answers or raises; Volume.abort does not end the call"
+COARSE = 0.01
+"""Seconds by which the clock of operations may be behind that of records."""
+
+CREDIT, ROOM, MEMORY, SYNC = (WAITS[name] for name in ("credit", "room", "memory", "sync"))
+WHATS = {
+    WAITS["folio"]: "a fill of {}",
+    WAITS["flight"]: "a write of {} to end",
+    WAITS["invalidate"]: "the end of a truncate or hole",
+    WAITS["lock"]: "the file's lock",
+    WAITS["lock_shared"]: "the file's lock, shared",
+    WAITS["token"]: "the file's token",
+    CREDIT: "a call more than the volume may have at once (max_inflight)",
+}
+"""Waits of C; the others have a Reason."""
 
 
-Entry: TypeAlias = "tuple[tuple[int, int, str], Wait, bool]"
-"""Start, thread and name; the wait; whether the flusher itself reports the awaited call."""
+@dataclass(slots=True, eq=False)
+class _Call:
+    """A call of a backend that runs. `job`: the flusher reports it when it hangs."""
+
+    what: str
+    thread: int
+    since: float
+    volume: int
+    file: int
+    key: Key | None = None
+    start: int = 0
+    end: int = 0
+    job: bool = False
+
+
+_alone = threading.Lock()
+
+
+def current_frames() -> dict[int, FrameType]:
+    """Return `sys._current_frames`, without garbage collection during the call.
+
+    It holds a lock of the interpreter that starting and ending threads wait for with the GIL, and callbacks of the
+    collector release the GIL: python/cpython#106883, fixed by 3.11.8 and 3.12.2 in this way.
+    """
+    with _alone:
+        collects = gc.isenabled()
+        gc.disable()
+        try:
+            return sys._current_frames()
+        finally:
+            if collects:
+                gc.enable()
+
+
+class _Register:
+    """The waits and calls of one moment."""
+
+    def __init__(self, cache: EngineCache) -> None:
+        self.now = time.monotonic()
+        self.volumes = {volume.native.address: volume for volume in cache._engine_volumes()}
+        self.records = native.waits(cache.native.core)
+        self._operations = native.operations(cache.native.core)
+        self._names = {thread.ident: thread.name for thread in threading.enumerate()}
+        self.frames = current_frames()
+        self.calls = sorted(self._calls(), key=lambda call: call.since)
+        # The innermost wait and call of each thread.
+        self.sleeping = {r.thread: r for r in sorted(self.records, key=lambda r: r.since_ns) if r.task is None}
+        self._own = {op.thread: op for op in self._operations if op.in_call and not op.helper}
+
+    def _calls(self) -> Iterator[_Call]:
+        for op in self._operations:
+            if op.in_call or op.kind == OPERATIONS["commit"]:
+                yield self._call(op)
+        for address, volume in self.volumes.items():
+            for job in volume.runner.running():
+                if job.thread is not None and not job.finished():
+                    yield _Call(
+                        f"{job.what} of the backend", job.thread, job.began, address, job.file, job.key, job=True
+                    )
+
+    def _call(self, op: Operation) -> _Call:
+        what = "a read of the spool" if op.staged else "a read of the backend"
+        if op.kind in (OPERATIONS["commit"], OPERATIONS["write"]):
+            what = f"a {'commit' if op.kind == OPERATIONS['commit'] else 'write'} of the backend"
+        return _Call(what, op.thread, op.since_ns / 1e9, op.volume, op.inode, None, op.pos, op.end)
+
+    def _key(self, volume: int, file: int) -> Key | None:
+        found = self.volumes[volume].file(file) if file and volume in self.volumes else None
+        return None if found is None else found.key
+
+    def _awaited(self, record: WaitRecord, reason: Reason) -> _Call | None:
+        """Return the call that a wait is for."""
+        if reason.own is not None:
+            return _Call(
+                f"{reason.own} of the backend", record.thread, record.since_ns / 1e9, record.volume, reason.file
+            )
+        calls = [] if reason.timed else self.calls
+        beside = [call for call in calls if call.volume == record.volume and call.thread != record.thread]
+        same = [
+            call
+            for call in calls
+            if (reason.file and call.file == reason.file) or (reason.key is not None and call.key == reason.key)
+        ]
+        overlap = [call for call in same if call.start < reason.end and reason.start < call.end]
+        if record.kind in (ROOM, MEMORY):
+            found = beside or calls
+        elif reason.file and record.kind in (SYNC, WAITS["reason"]):
+            found = overlap or same
+        else:
+            found = overlap or same or beside
+        return found[0] if found else None
+
+    def waits(self) -> Iterator[tuple[tuple[int, int, str], Wait, bool]]:
+        """Yield start, thread and name; the wait; whether the flusher itself reports the awaited call."""
+        for record in self.records:
+            if self.sleeping.get(record.thread) is not record and record.task is None:
+                continue  # an outer one of several
+            if record.loop is not None and record.loop.is_closed():
+                continue  # of a task that never goes on
+            reason: Reason | None = record.reason
+            if reason is None:
+                found = self.volumes[record.volume].native if record.volume in self.volumes else None
+                what = WHATS[record.kind].format(_span(record.pos, record.end))
+                key = self._key(record.volume, record.inode)
+                reason = Reason(what, found, key, record.inode, record.pos, record.end)  # type: ignore[arg-type]
+            call = self._awaited(record, reason)
+            task = record.task is not None
+            name = getattr(record.task, "get_name", lambda: "a task")() if task else self._name(record.thread)
+            yield self._entry(record.thread, name, task, record.since_ns, record.volume, reason, call)
+        for op in self._operations:
+            record_of = self.sleeping.get(op.thread)
+            asleep = record_of is not None and record_of.since_ns / 1e9 >= op.since_ns / 1e9 - COARSE
+            if op is self._own.get(op.thread) and not asleep:
+                direct = op.kind == OPERATIONS["caller"]
+                what = f"a {'direct read' if direct else 'fill'} of {_span(op.pos, op.end)}"
+                native_volume = self.volumes[op.volume].native
+                reason = Reason(what, native_volume, self._key(op.volume, op.inode), op.inode, op.pos, op.end)
+                yield self._entry(
+                    op.thread, self._name(op.thread), False, op.since_ns, op.volume, reason, self._call(op)
+                )
+
+    def _entry(
+        self, thread: int, name: str, task: bool, since_ns: int, volume: int, reason: Reason, call: _Call | None
+    ) -> tuple[tuple[int, int, str], Wait, bool]:
+        from ...stats import Wait
+
+        ranged = reason.start < reason.end
+        wait = Wait(
+            thread=thread,
+            name=name,
+            task=task,
+            seconds=max(0.0, self.now - since_ns / 1e9),
+            what=reason.what,
+            volume=self.volumes[volume].name if volume in self.volumes else None,
+            key=reason.key,
+            file=reason.file or None,
+            offset=reason.start if ranged else None,
+            length=reason.end - reason.start if ranged else None,
+            owner=None if call is None else self._owner(call),
+        )
+        return (since_ns, thread, name), wait, call is not None and call.job
+
+    def _owner(self, call: _Call) -> WaitOwner:
+        from ...stats import WaitOwner
+
+        seconds = max(0.0, self.now - call.since)
+        place = self._place(call.thread)
+        return WaitOwner(what=call.what, thread=call.thread, name=self._name(call.thread), seconds=seconds, place=place)
+
+    def _name(self, thread: int) -> str:
+        return self._names.get(thread, f"thread {thread}")
+
+    def _place(self, thread: int) -> str | None:
+        """Return the line that a thread has reached in code of the backend; None: it is in none."""
+        frame = self.frames.get(thread)
+        while frame is not None and _package(frame) == "threading":
+            frame = frame.f_back
+        if frame is None or _package(frame) in ("pagecache", "asyncio", "selectors"):
+            return None
+        return f"{frame.f_code.co_filename}:{frame.f_lineno} in {frame.f_code.co_name}"
+
+
+def _package(frame: FrameType) -> str:
+    return str(frame.f_globals.get("__name__")).partition(".")[0]
+
+
+def _span(start: int, end: int) -> str:
+    return f"[{start}, {end})"
 
 
 def report(cache: EngineCache) -> list[Wait]:
     """Return the current waits, the longest first."""
-    return [wait for _, wait, _ in _entries(cache)]
-
-
-def _entries(cache: EngineCache) -> list[Entry]:
-    snapshot = WaitSnapshot(cache)
-    found: list[Entry] = []
-    for record in snapshot.records:
-        if _stands(snapshot, record):
-            wait = _wait(snapshot, record)
-            named = record.reason is not None and record.reason.named()
-            found.append(((record.since_ns, record.thread, wait.name), wait, named))
-    for op in snapshot.operations:
-        if op is snapshot.calling(op.thread):
-            wait = _own_call(snapshot, op)
-            found.append(((op.since_ns, op.thread, wait.name), wait, False))
-    return sorted(found, key=lambda entry: entry[0])
+    return [wait for _, wait, _ in sorted(_Register(cache).waits(), key=lambda entry: entry[0])]
 
 
 def left_over(cache: EngineCache) -> str | None:
     """Return a stale record of an ended wait, for `PageCache.check`. A wait that ends during the check is gone at the
-    second snapshot.
+    second look.
     """
-    snapshot = WaitSnapshot(cache)
+    register = _Register(cache)
     found = {
-        record.number: f"wait for {snapshot.what(record)}: {why}"
-        for record in snapshot.records
-        if (why := _over(snapshot, record))
+        record.number
+        for record in register.records
+        if (record.thread not in register.frames if record.task is None else record.task.done())
     }
-    return next((found[record.number] for record in native.waits(cache.native.core) if record.number in found), None)
-
-
-def _over(snapshot: WaitSnapshot, record: WaitRecord) -> str | None:
-    """Return why a record cannot be of a current wait."""
-    if record.task is None:
-        return "its thread has ended" if snapshot.ended(record.thread) else None
-    return f"{record.task!r} is over" if record.task.done() else None
-
-
-def _stands(snapshot: WaitSnapshot, record: WaitRecord) -> bool:
-    """Return whether a thread sleeps in the wait itself: not an outer one of several, nor that of a task whose loop is
-    gone.
-    """
-    if record.task is None:
-        return snapshot.sleeping(record.thread) is record
-    return record.loop is None or not record.loop.is_closed()
-
-
-def _wait(snapshot: WaitSnapshot, record: WaitRecord) -> Wait:
-    from ...stats import Wait
-
-    reason: Reason | None = record.reason
-    owner, name, what = snapshot.owner(record), snapshot.waiter(record), snapshot.what(record)
-    if reason is None:
-        key, file, start, end = snapshot.key(record.volume, record.inode), record.inode, record.pos, record.end
-    else:
-        key, file, start, end = reason.key, reason.file, reason.start, reason.end
-    volume = snapshot.volumes.get(record.volume)
-    return Wait(
-        thread=record.thread,
-        name=name,
-        task=record.task is not None,
-        seconds=max(0.0, snapshot.now - record.since_ns / 1e9),
-        what=what,
-        volume=None if volume is None else volume.name,
-        key=key,
-        file=file or None,
-        offset=start if start < end else None,
-        length=end - start if start < end else None,
-        owner=_public(snapshot, owner),
-        chain=_chain(snapshot, f"{name} waits for {what}{of(key)}", {record.number}, owner),
-        next=ENDS if reason is None else reason.ends,
-    )
-
-
-def _own_call(snapshot: WaitSnapshot, op: Operation) -> Wait:
-    from ...stats import Wait
-
-    owner, name, key = snapshot.call(op), snapshot.name(op.thread), snapshot.key(op.volume, op.inode)
-    what = f"a {'direct read' if op.kind == CALLER else 'fill'} of {span(op.pos, op.end)}"
-    volume = snapshot.volumes.get(op.volume)
-    return Wait(
-        thread=op.thread,
-        name=name,
-        seconds=max(0.0, snapshot.now - op.since_ns / 1e9),
-        what=what,
-        volume=None if volume is None else volume.name,
-        key=key,
-        file=op.inode,
-        offset=op.pos,
-        length=op.end - op.pos,
-        owner=_public(snapshot, owner),
-        chain=(f"{name} waits for {what}{of(key)}", snapshot.sentence(owner)),
-        next=OWN,
-    )
-
-
-def _public(snapshot: WaitSnapshot, owner: Owner | None) -> WaitOwner | None:
-    from ...stats import WaitOwner
-
-    if owner is None:
-        return None
-    if owner.thread is None:
-        return WaitOwner(what=owner.does)
-    since = None if owner.since is None else max(0.0, snapshot.now - owner.since)
-    return WaitOwner(what=owner.what, thread=owner.thread, name=snapshot.name(owner.thread), seconds=since)
-
-
-def _chain(snapshot: WaitSnapshot, first: str, seen: set[int], owner: Owner | None) -> tuple[str, ...]:
-    """Yield the sentences from the waiter down; `seen`: their waits."""
-    lines = [first]
-    while owner is not None and len(lines) < DEEPEST:
-        lines.append(snapshot.sentence(owner))
-        if owner.thread is None:
-            owner = owner.behind
-            continue
-        record = snapshot.sleeping(owner.thread, owner.since)
-        if record is None:
-            inner = snapshot.calling(owner.thread)
-            if inner is None or inner is owner.op or owner.op is None:
-                break
-            owner = snapshot.call(inner)
-            continue
-        reason: Reason | None = record.reason
-        key = snapshot.key(record.volume, record.inode) if reason is None else reason.key
-        line = f"{snapshot.waiter(record)} waits for {snapshot.what(record)}{of(key)}"
-        if record.number in seen:
-            lines.append(f"{line}: a cycle of waits, which no thread can end")
-            break
-        seen.add(record.number)
-        lines.append(line)
-        owner = snapshot.owner(record)
-    return tuple(lines)
+    left = next((record for record in native.waits(cache.native.core) if record.number in found), None)
+    return None if left is None else f"the waiter is gone, and its wait is on record: {left}"
 
 
 class LongWaits:
@@ -202,7 +273,7 @@ class LongWaits:
         return self._next - now
 
     def _warn(self, cache: EngineCache, limit: float) -> float:
-        entries, left = _entries(cache), limit
+        entries, left = sorted(_Register(cache).waits(), key=lambda entry: entry[0]), limit
         self._reported &= {identity for identity, _, _ in entries}
         for identity, wait, named in entries:
             if wait.seconds < limit:
@@ -221,10 +292,18 @@ class LongWaits:
             self._more += 1
             return
         self._left -= 1
-        why = "; ".join(wait.chain[1:]) or "no thread has it"
-        what = wait.what + of(wait.key)
+        what = wait.what if wait.key is None else f"{wait.what} of {wait.key!r}"
+        owner, call = wait.owner, "no call of the backend runs for it"
+        if owner is not None:
+            at = "" if owner.place is None else f", at {owner.place}"
+            call = f"{owner.name} is in {owner.what} for {owner.seconds:.1f} s{at}"
         log.warning(
-            "%s: %s has waited %.1f s for %s: %s; %s", wait.volume, wait.name, wait.seconds, what, why, wait.next
+            "%s: %s has waited %.1f s for %s: %s; Volume.abort or an interrupt ends the waiting",
+            wait.volume,
+            wait.name,
+            wait.seconds,
+            what,
+            call,
         )
 
     def _say_more(self, limit: float) -> None:

@@ -1,0 +1,550 @@
+"""The report of waits: each kind is forced by a gate in the backend, seen from another thread, and gone afterwards."""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+import pickle
+import re
+import signal
+import subprocess
+import sys
+import threading
+from collections.abc import Callable
+from dataclasses import dataclass, field, fields
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from pagecache import CachedFile, PageCache, RetryPolicy, Wait, aio
+from pagecache.backends import MemoryBackend
+from pagecache.engine.report import waits
+
+from ..file.rig import KEY, PAGE, QUIET, Rig, Task, eventually, pattern
+from ..file.test_interrupts import ctrl_c
+
+Make = Callable[..., Rig]
+Act = Callable[[Rig, Any], object]
+DATA = pattern(64 * PAGE)
+SLOW = RetryPolicy(attempts=3, first_delay=3600.0, max_delay=3600.0, deadline=7200.0, failed_retry=None)
+CROWDED: dict[str, Any] = {"dirty_background": 0.03, "dirty_limit": 0.04, "capacity": "1MiB"}
+FILL = r"a fill of \[16384, 20480\)"
+READ, WRITE, COMMIT, TRUNCATE, OPEN = (
+    f"{call} of the backend" for call in ("a read", "a write", "a commit", "truncate", "open")
+)
+
+
+def start(name: str, call: Callable[..., Any], *args: Any) -> Task[Any]:
+    """Call something on a thread of this name."""
+
+    def named() -> Any:
+        threading.current_thread().name = name
+        return call(*args)
+
+    return Task(named)
+
+
+def wait_of(cache: PageCache, name: str = "waiter") -> Wait:
+    """The one wait of this thread or task, once it is there."""
+    found: list[Wait] = []
+
+    def there() -> bool:
+        found[:] = [wait for wait in cache.waits() if wait.name == name]
+        return bool(found)
+
+    eventually(there)
+    assert len(found) == 1, found
+    return found[0]
+
+
+def no_wait_left(cache: PageCache) -> None:
+    """Check that the report is empty, now or in a moment: threads of the volume may be about to end."""
+    eventually(lambda: not cache.waits())
+    cache.check()
+
+
+def dirty(rig: Rig, file: CachedFile) -> None:
+    file.pwrite(b"d" * PAGE, 0)
+
+
+def viewed(rig: Rig, file: CachedFile) -> None:
+    dirty(rig, file)
+    file.__dict__["held"] = file.view(0, PAGE)
+
+
+def release(rig: Rig, file: CachedFile) -> None:
+    file.__dict__.pop("held").release()
+
+
+def take_memory(rig: Rig, file: CachedFile) -> None:
+    """Take all memory: most pages are in a view, the others in flight."""
+    file.__dict__["held"] = file.view(0, 10 * PAGE)
+    file.pwrite(bytes(4 * PAGE), 30 * PAGE)
+    rig.volume.begin_sync()
+    rig.backend.gates[-1].wait_entered()
+
+
+def fill_up(rig: Rig, file: CachedFile) -> None:
+    """Dirty bytes up to the limit, while the gate keeps them there."""
+    for page in range(63, 53, -1):
+        if file.try_pwrite(b"f" * PAGE, page * PAGE) is None:
+            return
+
+
+def read(rig: Rig, file: CachedFile) -> object:
+    return file.pread(PAGE, 4 * PAGE)
+
+
+def cut(rig: Rig, file: CachedFile) -> object:
+    return file.truncate(PAGE)
+
+
+def fsync(rig: Rig, file: CachedFile) -> None:
+    file.fsync()
+
+
+@dataclass
+class Kind:
+    """A way to wait: what the report says (patterns), after `before`, while `first` runs on another thread."""
+
+    gate: str | None
+    what: str
+    owner: str | None
+    call: Act
+    before: Act = lambda rig, file: None
+    first: Act | None = None
+    after: Act = lambda rig, file: None
+    key: str | None = KEY
+    options: dict[str, Any] = field(default_factory=dict)
+    config: dict[str, Any] = field(default_factory=dict)
+    fault: tuple[str, BaseException] | None = None
+
+
+NO_ANSWER = TimeoutError(110, "no answer")
+KINDS: dict[str, Kind] = {
+    "a fill": Kind("read_into", FILL, READ, read),
+    "a fill of its own": Kind("read_into", FILL, READ, read, options={"prompt": True}),
+    "a fill of another thread": Kind(
+        "read_into", FILL, READ, lambda rig, file: file.pread(10, 4 * PAGE + 5), first=read
+    ),
+    "a direct read of its own": Kind(
+        "read_into",
+        r"a direct read of \[16384, 20480\)",
+        READ,
+        lambda rig, file: rig.open(direct=True).pread(PAGE, 4 * PAGE),
+        options={"prompt": True},
+    ),
+    "a credit": Kind(
+        "read_into",
+        r"a call more than the volume may have at once \(max_inflight\)",
+        READ,
+        lambda rig, file: file.pread(PAGE, 20 * PAGE),
+        first=read,
+        options={"max_inflight": 1, "prompt": True},
+    ),
+    "bytes in flight that may not be copied aside": Kind(
+        "write_from",
+        r"a write of \[0, 4096\) to end",
+        WRITE,
+        lambda rig, file: file.pwrite(b"again", 0),
+        before=viewed,
+        first=lambda rig, file: file.flush(),
+        after=release,
+    ),
+    "the lock": Kind("truncate", "the file's lock", TRUNCATE, lambda rig, file: file.pwrite(b"w", 0), first=cut),
+    "the lock, behind an append that waits for room": Kind(
+        "write_from",
+        "the file's lock",
+        WRITE,
+        cut,
+        before=fill_up,
+        first=lambda rig, file: file.append(DATA[: 16 * PAGE]),
+        config=CROWDED,
+    ),
+    "the lock, behind a direct write": Kind(
+        "write_from",
+        "the file's lock",
+        "write_from of the backend",
+        lambda rig, file: file.pwrite(b"w", 0),
+        first=lambda rig, file: rig.open(direct=True).pwrite(DATA[:PAGE], 0),
+    ),
+    "the token, behind write-back": Kind(
+        "write_from", "the file's token", WRITE, cut, before=dirty, first=lambda rig, file: file.flush()
+    ),
+    "the token, behind a commit": Kind("commit", "the file's token", COMMIT, cut, before=dirty, first=fsync),
+    "the end of a truncate": Kind(
+        "truncate",
+        "the end of a truncate or hole",
+        TRUNCATE,
+        lambda rig, file: file.pread(PAGE, 0),
+        first=cut,
+    ),
+    "flush": Kind("write_from", "flush", WRITE, lambda rig, file: file.flush(), before=dirty),
+    "fsync in commit": Kind("commit", "fsync", COMMIT, fsync, before=dirty),
+    "a round of another fsync": Kind("commit", "fsync", COMMIT, fsync, before=dirty, first=fsync),
+    "fsync that is tried again later": Kind(
+        None, "fsync", None, fsync, before=dirty, config={"retry": SLOW}, fault=("write_from", NO_ANSWER)
+    ),
+    "a read that is tried again later": Kind(
+        None,
+        "the next try of a call that failed",
+        None,
+        read,
+        config={"retry": SLOW},
+        options={"prompt": True},
+        fault=("read_into", NO_ANSWER),
+    ),
+    "a sync": Kind("commit", "sync", COMMIT, lambda rig, file: rig.volume.sync(), before=dirty, key=None),
+    "a sync of names": Kind(
+        "sync",
+        "sync",
+        "sync of the backend",
+        lambda rig, file: rig.volume.sync(),
+        before=lambda rig, file: rig.volume.remove("other"),
+        key=None,
+    ),
+    "room": Kind(
+        "write_from",
+        r"room for \d+ bytes",
+        WRITE,
+        lambda rig, file: file.pwrite(DATA[: 4 * PAGE], 20 * PAGE),
+        before=fill_up,
+        config=CROWDED,
+    ),
+    "memory": Kind(
+        "write_from",
+        "memory",
+        WRITE,
+        lambda rig, file: file.pwrite(DATA[: 4 * PAGE], 40 * PAGE),
+        before=take_memory,
+        after=release,
+        config={"capacity": "64KiB"},
+    ),
+    "an open": Kind("open", "the backend's open", OPEN, lambda rig, file: rig.open(key="other"), key="other"),
+    "a stat of its own": Kind(
+        "stat",
+        "the backend's stat",
+        "stat of the backend",
+        lambda rig, file: rig.volume.stat("other"),
+        key="other",
+        options={"prompt": True},
+    ),
+    "a list": Kind(
+        "list", "the backend's list", "list of the backend", lambda rig, file: [*rig.volume.list()], key=None
+    ),
+    "a truncate": Kind("truncate", "the backend's truncate", TRUNCATE, cut),
+    "the name": Kind(
+        "open",
+        "the name",
+        OPEN,
+        lambda rig, file: rig.open(key="other"),
+        first=lambda rig, file: rig.open(key="other"),
+        key="other",
+    ),
+    "a read beside a remove": Kind(
+        "remove",
+        "the call that changes the name of the object",
+        "remove of the backend",
+        read,
+        first=lambda rig, file: rig.volume.remove(KEY),
+    ),
+    "a detach": Kind("commit", "sync", COMMIT, lambda rig, file: rig.volume.detach(), before=dirty, key=None),
+    "the end of what runs, at a detach": Kind(
+        "read_into",
+        "the end of the backend's calls|the end of the volume's threads",
+        READ,
+        lambda rig, file: rig.volume.detach(),
+        before=lambda rig, file: file.prefetch(0, PAGE),
+        key=None,
+    ),
+}
+
+
+class Stage:
+    """A kind of wait up to the moment before its caller waits."""
+
+    def __init__(self, make: Make, name: str) -> None:
+        self.kind = kind = KINDS[name]
+        config = dict(kind.config)
+        capacity = config.pop("capacity", "8MiB")
+        self.rig = make({KEY: DATA, "other": DATA}, capacity, limits=kind.options, **config)
+        self.file = self.rig.open()
+        self.gate = None if kind.gate is None else self.rig.backend.gate(kind.gate, times=64)
+        if kind.fault is not None:
+            self.rig.backend.fault(*kind.fault)
+        kind.before(self.rig, self.file)
+        self.tasks: list[Task[Any]] = []
+        if kind.first is not None:
+            assert self.gate is not None
+            self.tasks.append(start("first", kind.first, self.rig, self.file))
+            self.gate.wait_entered()
+            wait_of(self.rig.cache, "first")
+
+    def call(self) -> object:
+        return self.kind.call(self.rig, self.file)
+
+    def seen(self, name: str) -> Wait:
+        """The wait, once the report is as expected."""
+
+        def expected() -> bool:
+            wait = wait_of(self.rig.cache, name)
+            call = None if wait.owner is None else wait.owner.what
+            return bool(re.fullmatch(self.kind.what, wait.what)) and call == self.kind.owner
+
+        eventually(expected)
+        return wait_of(self.rig.cache, name)
+
+    def finish(self) -> None:
+        """Release the wait; then check that the report is empty."""
+        if self.kind.fault is not None:
+            self.rig.volume.abort()
+        if self.gate is not None:
+            self.gate.open()
+        for task in self.tasks:
+            assert task.finished.wait(20)
+        self.kind.after(self.rig, self.file)
+        if not self.rig.cache.closed:
+            no_wait_left(self.rig.cache)
+
+
+@pytest.mark.parametrize("name", KINDS)
+def test_a_report_has_the_waiter_and_the_call_that_it_waits_for(make: Make, name: str) -> None:
+    """It has the thing, the object, the start, the running call, and the line that this has reached. [T-80, T-81]"""
+    stage = Stage(make, name)
+    stage.tasks.append(start("waiter", stage.call))
+    wait = stage.seen("waiter")
+    assert (wait.volume, wait.key, wait.task) == ("volume", stage.kind.key, False)
+    if wait.owner is not None:
+        assert re.search(r"backends\.py:\d+ in \w+", wait.owner.place or "")
+        assert re.fullmatch(r"pagecache-volume-\d+|first|waiter", wait.owner.name or "")
+    assert pickle.loads(pickle.dumps(wait)) == wait
+    stage.finish()
+
+
+@pytest.mark.filterwarnings("ignore::ResourceWarning")
+@pytest.mark.parametrize("name", KINDS)
+def test_an_interrupt_leaves_no_record(make: Make, name: str) -> None:
+    """Ctrl-C comes in each of them: the caller is no longer in the report, whatever goes on. [T-80, T-51]"""
+    stage = Stage(make, name)
+    ready = threading.Event()
+
+    def watch() -> None:
+        try:
+            stage.seen("MainThread")
+        finally:
+            ready.set()
+
+    watcher = Task(watch)
+    with ctrl_c(ready), pytest.raises(KeyboardInterrupt):
+        stage.call()
+    watcher.result()
+    assert [wait for wait in stage.rig.cache.waits() if wait.name == "MainThread"] == []
+    stage.finish()
+
+
+# -- tasks
+
+
+@pytest.mark.parametrize("cancelled", [False, True], ids=["goes on", "cancelled"])
+@pytest.mark.parametrize(
+    ("gate", "what", "owner", "call"),
+    [
+        ("read_into", FILL, READ, lambda file: file.pread(10, 4 * PAGE)),
+        ("commit", "fsync", COMMIT, lambda file: file.fsync()),
+        ("truncate", "a truncate or hole", TRUNCATE, lambda file: file.truncate(PAGE)),
+    ],
+)
+def test_a_task_is_reported_by_its_name(
+    make: Make, gate: str, what: str, owner: str, call: Callable[[Any], Any], cancelled: bool
+) -> None:
+    """It has the call that a thread makes for it, and is gone afterwards, also after a cancellation. [T-80]"""
+    rig = make({KEY: DATA})
+    plain = rig.open()
+    dirty(rig, plain)
+    held = rig.backend.gate(gate)
+
+    async def main() -> None:
+        task = asyncio.create_task(call(aio.AsyncCachedFile(plain)), name="the task")
+        await asyncio.to_thread(held.wait_entered)
+        wait = await asyncio.to_thread(wait_of, rig.cache, "the task")
+        assert (wait.task, wait.owner and wait.owner.what) == (True, owner)
+        assert re.fullmatch(what, wait.what)
+        if cancelled:
+            task.cancel()
+            await asyncio.gather(task, return_exceptions=True)
+            assert not [wait for wait in rig.cache.waits() if wait.task]
+        held.open()
+        await asyncio.gather(task, return_exceptions=True)
+
+    asyncio.run(asyncio.wait_for(main(), 60))
+    no_wait_left(rig.cache)
+
+
+# -- the report
+
+
+def test_a_report_may_be_asked_for_anywhere(make: Make) -> None:
+    """In a signal handler in the middle of a wait; a cache at rest has none; an entry is that of `/v1/waits`. [T-80]"""
+    rig = make({KEY: DATA})
+    assert rig.cache.waits() == []
+    found: list[Wait] = []
+    gate = rig.backend.gate("read_into")
+
+    def handler(*_: object) -> None:
+        found.extend(rig.cache.waits())
+        gate.open()
+
+    def send() -> None:
+        gate.wait_entered()
+        signal.pthread_kill(threading.main_thread().ident or 0, signal.SIGUSR1)
+
+    before = signal.signal(signal.SIGUSR1, handler)
+    try:
+        sender = Task(send)
+        rig.open().pread(10, 4 * PAGE)
+        sender.result()
+    finally:
+        signal.signal(signal.SIGUSR1, before)
+    assert [wait.name for wait in found] == ["MainThread"]
+    assert list(found[0].to_dict()) == [part.name for part in fields(Wait)]
+    no_wait_left(rig.cache)
+
+
+def test_check_finds_a_record_of_a_thread_that_has_ended(make: Make, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Such a record would be left if an exit path forgot it. [I-16]"""
+    rig = make({KEY: DATA})
+    with rig.backend.gate("read_into") as gate:
+        task = start("waiter", rig.open().pread, 10, 0)
+        gate.wait_entered()
+        wait_of(rig.cache)
+        monkeypatch.setattr(waits, "current_frames", dict)
+        with pytest.raises(AssertionError, match="the waiter is gone"):
+            rig.cache.check()
+        monkeypatch.undo()
+    task.result()
+    no_wait_left(rig.cache)
+
+
+LOOKS = """
+import gc, os, threading
+from pagecache.engine.report.waits import current_frames
+
+asked, asks = os.pipe()
+answered, answers = os.pipe()
+main, looking = threading.get_ident(), False
+
+def begin_threads():
+    while os.read(asked, 1) == b"t":
+        thread = threading.Thread(target=lambda: None)
+        thread.start()
+        thread.join()
+        os.write(answers, b"t")
+
+def callback(phase, info):  # in the middle of a look another thread begins one, and the look goes on when it has
+    if looking and threading.get_ident() == main:
+        os.write(asks, b"t")
+        os.read(answered, 1)
+
+threading.Thread(target=begin_threads, daemon=True).start()
+gc.callbacks.append(callback)
+gc.set_threshold(1)
+for _ in range(100):
+    looking = True
+    frames = current_frames()
+    looking = False
+    assert main in frames
+assert gc.isenabled()
+print("through")
+"""
+
+
+def test_threads_that_begin_and_a_collector_with_callbacks_stop_no_look() -> None:
+    """python/cpython#106883 [T-80]"""
+    folder = Path(__file__).parents[2]
+    done = subprocess.run([sys.executable, "-c", LOOKS], cwd=folder, capture_output=True, text=True, timeout=60)
+    assert done.stdout == "through\n", done.stderr
+
+
+# -- the log
+
+
+class Hanging(MemoryBackend):
+    """A backend whose commits take a lock that the program holds."""
+
+    lock, entered = threading.Lock(), threading.Event()
+
+    def open(self, key: Any, **how: Any) -> Any:
+        opened = super().open(key, **how)
+        commit = opened.commit
+
+        def locked() -> None:
+            self.entered.set()
+            with self.lock:
+                commit()
+
+        opened.commit = locked  # type: ignore[method-assign]
+        return opened
+
+
+def test_a_backend_that_hangs_is_in_the_log_once_with_its_line(caplog: pytest.LogCaptureFixture) -> None:
+    """The line has volume, thread, thing, object, and the position in the backend's code; the next wait has its own.
+    [T-81, T-82]
+    """
+    with PageCache("1MiB", **QUIET | {"flush_interval": 0.02}) as cache:
+        volume = cache.attach(Hanging(), name="store")
+        with volume.open("report", "w+b") as file, caplog.at_level(logging.WARNING, "pagecache"):
+            for times in (1, 2):
+                file.pwrite(b"a line", 0)
+                Hanging.entered.clear()
+                with Hanging.lock:
+                    saver = start("saver", file.fsync)
+                    assert Hanging.entered.wait(60)
+                    cache.configure(stall_warn=0.05)
+                    eventually(lambda times=times: said(caplog) == times)  # type: ignore[misc]
+                    wait = wait_of(cache, "saver")
+                    eventually(lambda wait=wait: wait_of(cache, "saver").seconds > wait.seconds + 0.2)  # type: ignore[misc]
+                    assert said(caplog) == times
+                saver.result()
+                cache.configure(stall_warn=10.0)
+    line = next(r.getMessage() for r in caplog.records if "has waited" in r.getMessage())
+    call = r"saver is in a commit of the backend for \d\.\d s, at .*test_waits\.py:\d+ in locked"
+    assert re.fullmatch(rf"store: saver has waited \d\.\d s for fsync of 'report': {call}; Volume\.abort or .*", line)
+
+
+def said(caplog: pytest.LogCaptureFixture, words: str = "has waited") -> int:
+    return sum(words in record.getMessage() for record in caplog.records)
+
+
+def test_a_call_that_the_flusher_names_is_not_logged_twice(make: Make, caplog: pytest.LogCaptureFixture) -> None:
+    """A hanging stat is one line, that of the call; its waiter is in the report. [T-82]"""
+    rig = make({KEY: DATA}, stall_warn=0.05, flush_interval=0.02)
+    with caplog.at_level(logging.WARNING, "pagecache"), rig.backend.gate("stat") as gate:
+        task = start("waiter", rig.volume.stat, KEY)
+        gate.wait_entered()
+        eventually(lambda: said(caplog, "stat of 'file' has run"))
+        wait = wait_of(rig.cache)
+        eventually(lambda: wait_of(rig.cache).seconds > wait.seconds + 0.1)
+    assert said(caplog) == 0
+    task.result()
+
+
+def test_many_long_waits_are_logged_in_a_few_lines(
+    make: Make, caplog: pytest.LogCaptureFixture, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """There are at most WARNINGS lines in PERIOD; one line has the number of the others. [T-82]"""
+    monkeypatch.setattr(waits, "WARNINGS", 3)
+    monkeypatch.setattr(waits, "PERIOD", 1.0)
+    rig = make({KEY: DATA}, stall_warn=0.1, flush_interval=0.02)
+    file = rig.open()
+    dirty(rig, file)
+    gate = rig.backend.gate("commit")
+    with caplog.at_level(logging.WARNING, "pagecache"):
+        tasks = [start(f"waiter-{number}", file.fsync) for number in range(9)]
+        more = re.compile(r"(\d+) more waits have lasted 0\.1 seconds; PageCache\.waits\(\) lists them")
+        eventually(lambda: sum(int(m[1]) for r in caplog.records if (m := more.fullmatch(r.getMessage()))) == 6)
+    assert said(caplog) == 3
+    gate.open()
+    for task in tasks:
+        task.result()
+    no_wait_left(rig.cache)
