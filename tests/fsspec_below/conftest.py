@@ -14,9 +14,15 @@ __all__ = ["ordinary_chain", "started"]
 
 
 @pytest.fixture(params=FILE_SYSTEMS)
-def place(request: pytest.FixtureRequest, tmp_path: Path) -> Iterator[Place]:
+def file_system(request: pytest.FixtureRequest, tmp_path: Path) -> Iterator[Place]:
     """A file system with an object `key`."""
     yield from place_of(request, tmp_path)
+
+
+@pytest.fixture
+def place(file_system: Place) -> Place:
+    """What most tests of a folder of file systems are about."""
+    return file_system
 
 
 @pytest.fixture(params=[*FILE_SYSTEMS, *SERVERS])

@@ -9,7 +9,7 @@ from collections.abc import Callable, Iterator
 from contextlib import ExitStack, suppress
 from itertools import pairwise
 from traceback import walk_tb
-from typing import Any, Literal
+from typing import Literal
 
 import pytest
 
@@ -90,55 +90,35 @@ def test_an_abandoned_object_leaves_nothing(bucket: Bucket, volume: Volume) -> N
     assert stored(bucket, "k") == b"old" * SIZE
 
 
-@pytest.mark.parametrize("policy", ["fail", "take_remote"])
-def test_conflicts_while_bytes_are_staged(bucket: Bucket, proxy: FaultyProxy, policy: Any) -> None:
-    """The local bytes are there after each, unless they are discarded on request, which is reported."""
+def test_a_conflict_while_bytes_are_staged_gives_them_up_on_request(bucket: Bucket, proxy: FaultyProxy) -> None:
+    """That is reported. [2.19]"""
     theirs = random.Random(5).randbytes(SIZE)
     with PageCache(CAPACITY, retry=AGAIN) as cache:
-        volume = cache.attach(small(bucket, proxy.endpoint), on_conflict=policy)
+        volume = cache.attach(small(bucket, proxy.endpoint), on_conflict="take_remote")
         bucket.client.put_object(Bucket=bucket.name, Key="k", Body=bytes(SIZE))
         file = volume.open("k", "r+")
-        pieces = [(offset, bytes([1 + offset // PART % 250]) * PART) for offset in range(0, 24 * PART, 2 * PART)]
-        for offset, data in pieces:
-            file.pwrite(data, offset)
+        for offset in range(0, 24 * PART, 2 * PART):
+            file.pwrite(bytes([1 + offset // PART % 250]) * PART, offset)
         bucket.client.put_object(Bucket=bucket.name, Key="k", Body=theirs)
-        ours = bytearray(theirs)
-        for offset, data in pieces:
-            ours[offset : offset + PART] = data
-        if policy == "fail":
-            with pytest.raises(ConflictError):
-                file.fsync()
-            assert all(file.pread(PART, offset) == data for offset, data in pieces)
-            volume.resolve("k", "rebase")
+        with pytest.raises(DataLossError):
             file.fsync()
-        else:
-            with pytest.raises(DataLossError):
-                file.fsync()
         with suppress(DataLossError):
             file.close()
-        assert stored(bucket, "k") == (theirs if policy == "take_remote" else ours)
+        assert stored(bucket, "k") == theirs
 
 
-@pytest.mark.parametrize("how", ["rebase", "force"])
-def test_a_conflict_is_settled_where_more_is_staged_than_memory_holds(
-    bucket: Bucket, proxy: FaultyProxy, how: Any
-) -> None:
-    """Staged bytes are laid over the other version, and sent again from the spool. [2.19]"""
-    theirs, ours = random.Random(11).randbytes(SIZE + 3000), bytearray(random.Random(12).randbytes(SIZE))
+def test_a_version_of_which_more_is_staged_than_memory_holds_is_forced(bucket: Bucket, proxy: FaultyProxy) -> None:
+    """Its bytes are sent again from the spool. [2.19]"""
+    theirs, ours = random.Random(11).randbytes(SIZE + 3000), random.Random(12).randbytes(SIZE)
     with PageCache(CAPACITY, retry=AGAIN) as cache:
         volume = cache.attach(small(bucket, proxy.endpoint))
         bucket.client.put_object(Bucket=bucket.name, Key="k", Body=bytes(SIZE))
         with volume.open("k", "r+") as file:
-            if how != "force":  # pieces, with gaps in which theirs have to show
-                for begin in range(0, SIZE, PART):
-                    ours[begin + PART // 2 : begin + PART] = theirs[begin + PART // 2 : begin + PART]
-                ours += theirs[SIZE:]
-            for begin in range(0, SIZE, PART):
-                file.pwrite(ours[begin : begin + (PART if how == "force" else PART // 2)], begin)
+            file.pwrite(ours, 0)
             bucket.client.put_object(Bucket=bucket.name, Key="k", Body=theirs)
             with pytest.raises(ConflictError):
                 file.fsync()
-            volume.resolve("k", how)
+            volume.resolve("k", "force")
             file.fsync()
             for begin in range(0, SIZE, 5 * PART):
                 assert file.pread(PART, begin) == ours[begin : begin + PART]
