@@ -9,7 +9,7 @@ from typing import Any
 import pytest
 from botocore.exceptions import ClientError
 
-from pagecache import ConflictError, PageCache, RetryPolicy
+from pagecache import RetryPolicy
 from pagecache.backends.s3 import S3Backend
 from pagecache.testing import Gate
 from pagecache.testing.proxy import FaultyProxy, ProxyRule
@@ -108,21 +108,3 @@ def test_a_read_sees_later_bytes_over_a_commit_of_unknown_result(
     file.truncate(PART + 10)
     assert file.read_into(0, [memoryview(room)]) == PART + 10
     assert bytes(room[: PART + 10]) == b"W" * PART + OLD[PART : PART + 10]
-
-
-def test_a_rollback_takes_no_version_of_another_program(bucket: Bucket, backend: S3Backend) -> None:
-    """Bytes that are written later lie over the version that was opened, or over none. [2.19]"""
-    with PageCache("4MiB", retry=ONCE) as cache:
-        volume = cache.attach(backend)
-        file = volume.open("k", "r+b", read_ahead=0)
-        file.pwrite(b"W" * PART, PART)
-        file.flush()
-        file.pwrite(b"K" * 4096, 4096)
-        bucket.client.put_object(Bucket=bucket.name, Key="k", Body=bytes(len(OLD)))
-        volume.discard("k", PART, PART)
-        with contextlib.suppress(ConflictError):  # unless they came with the open
-            assert file.pread(4, len(OLD) - 4) == OLD[-4:]
-        with pytest.raises(ConflictError):
-            file.fsync()
-        file.abandon()
-    assert stored(bucket) == bytes(len(OLD))

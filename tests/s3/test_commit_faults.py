@@ -292,20 +292,3 @@ def test_a_read_that_is_cut_goes_on_and_one_that_fails_is_tried_again(
             assert file.read() == OLD
         assert rule.seen >= 2
         volume.drop_clean()
-
-
-def test_the_bytes_and_requests_of_one_changed_byte(bucket: Bucket, proxy: FaultyProxy, volume: Volume) -> None:
-    bucket.client.put_object(Bucket=bucket.name, Key="k", Body=OLD)
-    with volume.open("k", "r+") as file:
-        file.pwrite(b"X", 5 * PART + 3)
-    calls = proxy.taken()
-    sent = sum(call.up for call in calls if call.query.get("partNumber"))
-    assert sent == PART
-    requests = counted(calls)
-    assert {name: requests[name] for name in WRITES} == {
-        "PutObject": 0,
-        "CreateMultipartUpload": 1,
-        "UploadPart": 1,
-        "UploadPartCopy": 2,
-        "CompleteMultipartUpload": 1,
-    }

@@ -68,12 +68,6 @@ def moved(calls: list[ProxyCall]) -> tuple[int, int]:
     return sum(call.up for call in calls), sum(call.down for call in calls)
 
 
-@pytest.mark.timeout(900)
-def test_one_changed_byte_of_a_gigabyte(bucket: Bucket, proxy: FaultyProxy, volume: Volume) -> None:
-    """One part is sent; the server copies the rest in two requests."""
-    change_one_byte(bucket, proxy, volume, stored_in_parts(bucket, GiB), GiB)
-
-
 def change_one_byte(bucket: Bucket, proxy: FaultyProxy, volume: Volume, large: str, size: int) -> None:
     with volume.open("warm up", "w") as file:
         file.write(bytes(PART))  # the server's conditions are detected

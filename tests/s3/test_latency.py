@@ -1,8 +1,7 @@
-"""Few requests when each is slow: neighbours in one, ranges side by side; and tasks on that volume."""
+"""Few requests when each is slow: neighbours in one, ranges side by side."""
 
 from __future__ import annotations
 
-import asyncio
 import random
 import socket
 import threading
@@ -11,7 +10,7 @@ from collections.abc import Iterator
 import pytest
 from urllib3.connection import HTTPConnection
 
-from pagecache import PageCache, Volume, aio
+from pagecache import PageCache, Volume
 from pagecache.backends.s3 import S3Backend
 from pagecache.testing.proxy import FaultyProxy, ProxyRule
 
@@ -69,25 +68,6 @@ def test_neighbours_of_scattered_edits_are_one_request_for_each_part(proxy: Faul
     calls = proxy.taken()
     assert counted(calls)["GetObject"] <= 2
     assert sum(call.up for call in calls) <= 8 * MiB + 4096
-
-
-def test_tasks_read_and_write_objects_on_the_same_volume(bucket: Bucket, volume: Volume) -> None:
-    async def edit(number: int) -> None:
-        async with aio.open(volume, "k", "r+") as file:
-            offset = number * MiB
-            assert await file.pread(50, offset) == CONTENT[offset : offset + 50]
-            await file.pwrite(bytes([number]) * 50, offset)
-
-    async def all_of_them() -> None:
-        async with aio.open(volume, "k", "r+") as file:
-            await asyncio.gather(*(edit(number) for number in range(20)))
-            await file.fsync()
-
-    asyncio.run(all_of_them())
-    expected = bytearray(CONTENT)
-    for number in range(20):
-        expected[number * MiB : number * MiB + 50] = bytes([number]) * 50
-    assert bucket.client.get_object(Bucket=bucket.name, Key="k")["Body"].read() == expected
 
 
 def test_the_body_of_a_request_does_not_wait_until_its_headers_are_acknowledged(

@@ -1,4 +1,4 @@
-"""The requests of opens: a read is one, a creation its upload, a replacement one more. [2.19, 2.20]"""
+"""Opens of objects: what tests of the page of requests (test_requests.py) do not show. [2.19, 2.20]"""
 
 from __future__ import annotations
 
@@ -37,26 +37,6 @@ def requests(proxy: FaultyProxy) -> dict[str, int]:
     return dict(counted(proxy.taken()))
 
 
-@pytest.mark.parametrize("mode", ["rb", "r+b"])
-def test_a_small_object_is_opened_and_read_by_one_request(proxy: FaultyProxy, volume: Volume, mode: str) -> None:
-    with volume.open("small", mode) as file:  # type: ignore[arg-type]
-        assert file.read() == SMALL
-    assert requests(proxy) == {"GetObject": 1}
-
-
-def test_a_cached_object_is_asked_for_once_and_its_bytes_are_not_sent_again(proxy: FaultyProxy, volume: Volume) -> None:
-    volume.open("small").close()
-    with volume.open("small") as file:
-        file.read()
-    requests(proxy)
-    with volume.open("small") as file:
-        assert file.read() == SMALL
-    assert requests(proxy) == {"HeadObject": 1}
-    with volume.open("small", revalidate=60) as file:
-        assert file.read() == SMALL
-    assert requests(proxy) == {}
-
-
 def test_more_cached_objects_than_open_files_are_not_asked_for_within_revalidate(
     proxy: FaultyProxy, volume: Volume, bucket: Bucket
 ) -> None:
@@ -86,18 +66,6 @@ def test_more_cached_objects_than_open_files_are_not_asked_for_within_revalidate
         bucket.client.delete_object(Bucket=bucket.name, Key=key)
 
 
-def test_an_object_that_was_replaced_is_asked_for_and_read_again(
-    proxy: FaultyProxy, volume: Volume, bucket: Bucket
-) -> None:
-    with volume.open("small") as file:
-        file.read()
-    bucket.client.put_object(Bucket=bucket.name, Key="small", Body=b"other")
-    requests(proxy)
-    with volume.open("small") as file:
-        assert file.read() == b"other"
-    assert requests(proxy) == {"HeadObject": 1, "GetObject": 1}
-
-
 def test_bytes_that_came_with_an_open_are_of_its_version(proxy: FaultyProxy, volume: Volume, bucket: Bucket) -> None:
     """A replacement after the open is found by the first read of other bytes, and nothing is mixed. [2.19]"""
     with volume.open("large", read_ahead=0) as file:
@@ -107,31 +75,10 @@ def test_bytes_that_came_with_an_open_are_of_its_version(proxy: FaultyProxy, vol
             file.pread(4096, 2 << 20)
 
 
-def test_a_large_object_is_read_from_its_beginning_on(proxy: FaultyProxy, volume: Volume) -> None:
-    with volume.open("large") as file:
-        assert file.read() == LARGE
-    calls = proxy.taken()
-    assert set(counted(calls)) == {"GetObject"}
-    assert sum(call.down for call in calls) == len(LARGE)
-
-
 def test_an_empty_object_is_opened(proxy: FaultyProxy, volume: Volume) -> None:
     with volume.open("empty") as file:
         assert file.read() == b""
     assert requests(proxy) == {"GetObject": 1, "HeadObject": 1}
-
-
-def test_a_missing_object_is_one_request(proxy: FaultyProxy, volume: Volume) -> None:
-    with pytest.raises(FileNotFoundError):
-        volume.open("missing")
-    assert requests(proxy) == {"GetObject": 1}
-
-
-def test_an_exclusive_creation_is_its_upload_alone(proxy: FaultyProxy, volume: Volume, bucket: Bucket) -> None:
-    with volume.open("made", "xb") as file:
-        file.write(SMALL)
-    assert requests(proxy) == {"PutObject": 1}
-    assert bucket.client.get_object(Bucket=bucket.name, Key="made")["Body"].read() == SMALL
 
 
 def test_an_exclusive_creation_of_an_object_that_is_there_is_refused(volume: Volume, bucket: Bucket) -> None:
@@ -146,23 +93,6 @@ def test_an_exclusive_creation_of_an_object_that_is_there_is_refused(volume: Vol
     volume.discard("small")
     with volume.open("small") as again:
         assert again.read() == SMALL
-
-
-@pytest.mark.parametrize("key", ["made", "small"])
-def test_a_replacement_is_a_look_and_an_upload(proxy: FaultyProxy, volume: Volume, key: str) -> None:
-    with volume.open(key, "wb") as file:
-        file.write(b"new")
-    found = requests(proxy)
-    assert found == {"HeadObject": 1, "PutObject": 1}
-
-
-def test_an_edit_of_a_small_object_is_a_read_and_an_upload(proxy: FaultyProxy, volume: Volume, bucket: Bucket) -> None:
-    with volume.open("small", "r+b") as file:
-        file.pwrite(b"mine", 100)
-    assert requests(proxy) == {"GetObject": 1, "PutObject": 1}
-    found = bucket.client.get_object(Bucket=bucket.name, Key="small")
-    assert found["Body"].read() == SMALL[:100] + b"mine" + SMALL[104:]
-    assert found["Metadata"]["colour"] == "blue"
 
 
 def test_first_bytes_that_nobody_reads_are_dropped_at_the_limit() -> None:

@@ -24,7 +24,6 @@ from pagecache.testing.proxy import FaultyProxy
 
 from . import imitation
 from .imitation import Imitation, Peculiarity, ignores
-from .requests import counted
 from .servers import Bucket, Server, new_bucket
 
 PART = 5 << 20
@@ -271,17 +270,6 @@ def test_conditions_can_be_given_in_a_url(ministack: Server) -> None:
 def test_wrong_conditions_are_refused_by_name(option: str, value: object, rule: str) -> None:
     with pytest.raises(ValueError, match=rf"^{option}: {rule}"):
         S3Backend("bucket", **{option: value})  # type: ignore[arg-type]
-
-
-def test_the_commit_of_a_new_object_is_its_put_alone_once_the_server_is_known(ministack: Server) -> None:
-    with new_bucket(ministack) as bucket, FaultyProxy(ministack.endpoint) as proxy, PageCache("64MiB") as cache:
-        volume = cache.attach(S3Backend(bucket.name, endpoint_url=proxy.endpoint))
-        for n in range(2):
-            file = volume.open(f"k{n}", "x")
-            file.write(b"x")
-            proxy.taken()
-            file.close()
-        assert counted(proxy.taken()) == {"PutObject": 1}
 
 
 # ---------------------------------------------------------------- properties that an edit carries over
