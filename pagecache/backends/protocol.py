@@ -29,8 +29,9 @@ harm. Optional methods of a `BackendFile` may be absent:
     unanswered: object                          with commit_on_close: identifies the commits of this file whose answer
                                                 the cache may lack. Read when the file is replaced by one opened anew
     recognises(self, unanswered) -> bool        called on that one, of this or another backend: is the version that it
-                                                was opened with one of these commits? It also recognises those that are
-                                                carried out later. Without it any version found then counts as one
+                                                was opened with one of these commits, or made by a rename of their
+                                                object? It also recognises commits that are carried out later. Without
+                                                it any version found then counts as one
 """
 
 from __future__ import annotations

@@ -34,7 +34,7 @@ from ..native import END, NAMES
 from . import lifetimes
 from .answers import checked_open
 from .inode import Inode
-from .opening import compare, insisting, take_version
+from .opening import compare, insisting
 
 if TYPE_CHECKING:
     from .namespace import NameChange
@@ -44,7 +44,7 @@ __all__ = ["catch_up", "reconnect"]
 
 T = TypeVar("T")
 
-CALLERS = 10.0  # seconds, also for files of the old backend
+CALLERS = 10.0  # seconds
 ELSEWHERE = {errno.EISDIR, errno.ENOTDIR, errno.ELOOP}
 """What the open of a file says if something else has its name, or that of a directory above it."""
 
@@ -54,8 +54,8 @@ class _Opened(NamedTuple):
     stat: ObjectStat
     quiet: int | None  # `EngineFile.quiet` before `stat` was read
     settled: bool = False  # no commit of the old backend could be carried out after `stat` was read
-    ours: bool | None = None  # a commit of unknown result has made this version; None: the backend cannot tell
-    unanswered: object = None  # identifies those commits
+    ours: bool | None = None  # a commit of unknown result, or a rename, has made it; None: the backend cannot tell
+    unanswered: object = None  # identifies those
 
 
 def reconnect(volume: Volume, backend: Backend, fenced: bool) -> None:
@@ -95,9 +95,7 @@ def _go_on(volume: Volume, backend: Backend, fenced: bool) -> None:
         for inode in (*inodes, *orphans):
             inode.missed = inode in left
     inodes = [inode for inode in inodes if inode not in left]
-    wanted = [inode for inode in inodes if _wanted(inode)]
-    _take_versions(volume, wanted)
-    opened = _open_all(volume, backend, wanted, fenced)
+    opened = _open_all(volume, backend, [inode for inode in inodes if _wanted(inode)], fenced)
     for inode in inodes:
         if inode.native.direct_count():
             inode.native.tail_left()  # an old call may have stored bytes past the end, and a fence forgets it
@@ -191,8 +189,8 @@ def _take_version(inode: Inode, opened: _Opened) -> None:
     if file.versions.stale or not file.limits().commit_on_close:
         inode.native.invalidate_remote(0, END)
         file.versions.replace(opened.stat.version, stale=True)
-    elif opened.stat.version != file.versions.base:
-        remote.changed(file, opened.stat.version)
+    else:
+        _is_base(inode, opened)
 
 
 def _send_again(inode: Inode, *, known: bool) -> None:
@@ -221,32 +219,6 @@ def _settle_names(volume: Volume, backend: Backend, fenced: bool) -> None:
 
 def _wanted(inode: Inode) -> bool:
     return not inode.engine.abandoned and (inode.handles > 0 or inode.native.has_local())
-
-
-def _take_versions(volume: Volume, inodes: list[Inode]) -> None:
-    """Ask the files of renamed objects for the version under the new name, unless that is known. If a file does not
-    answer in time, its version counts as another writer's.
-    """
-    attached, until = _attached(volume), volume.engine.clock.now() + CALLERS
-
-    def alive() -> None:
-        attached()
-        if volume.engine.clock.now() >= until:
-            raise TimeoutError
-
-    jobs = []
-    for inode in inodes:
-        earlier = inode.engine.backend_file
-        if earlier is not None and inode.engine.versions.copied:
-            job = Job(volume.engine.park, partial(take_version, inode, earlier), what="stat", key=inode.key)
-            volume.engine.runner.submit(NAMES, job)
-            jobs.append(job)
-    for job in jobs:
-        try:
-            job.wait(alive)
-        except Exception as error:
-            if error is not job.error:
-                attached()
 
 
 def _open_all(volume: Volume, backend: Backend, inodes: list[Inode], fenced: bool) -> dict[Inode, _Opened]:
@@ -407,10 +379,21 @@ def _adopt(inode: Inode, opened: _Opened | None, limits: BackendLimits, fenced: 
         return True
     if file.versions.stale:
         return False
-    same = opened.stat.version == file.versions.base
-    if not same:
-        remote.changed(file, opened.stat.version)  # before any call reaches the other version
-    return same
+    return _is_base(inode, opened)
+
+
+def _is_base(inode: Inode, opened: _Opened) -> bool:
+    """Return whether the stored version is the base of a whole object, nothing of which is local. From any other one
+    its handles read nothing.
+    """
+    file, stored = inode.engine, opened.stat.version
+    if stored == file.versions.base:
+        return True
+    if opened.ours:
+        file.versions.replace(stored)
+    else:
+        remote.changed(file, stored)
+    return bool(opened.ours)
 
 
 def _settle_base(inode: Inode, opened: _Opened) -> None:
@@ -422,7 +405,7 @@ def _settle_base(inode: Inode, opened: _Opened) -> None:
     same = stored == file.versions.base
     if same and (opened.settled or not file.versions.stale):
         file.versions.replace(stored, stale=False)
-    elif same or (file.versions.stale and opened.ours is not False):
+    elif same or opened.ours or (file.versions.stale and opened.ours is not False):
         inode.native.invalidate_remote(0, END)
         file.versions.replace(stored)
     else:

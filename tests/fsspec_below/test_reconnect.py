@@ -264,13 +264,14 @@ def test_a_rename_that_ends_beside_a_reconnect_makes_no_foreign_version(
         assert place.content("other") == (OLD if change in (None, created) else b"mine" + OLD[4:])
 
 
+@pytest.mark.parametrize("fenced", [False, True], ids=["", "fenced"])
 @pytest.mark.parametrize("abort", ["before the answer", "after it"])
 @pytest.mark.parametrize("change", [None, dirty, acknowledged])
 @pytest.mark.parametrize("stored", ["nothing", "another version"])
-def test_a_reconnect_asks_a_renamed_file_for_its_version(
-    place: Place, change: Callable[[CachedFile], None] | None, abort: str, stored: str
+def test_a_new_file_tells_the_copy_of_a_rename_from_the_version_of_another_client(
+    place: Place, change: Callable[[CachedFile], None] | None, abort: str, stored: str, fenced: bool
 ) -> None:
-    """The backend dies as soon as it has renamed the object: its file answers when the backend is back. [2.19, 2.22]"""
+    """The backend dies as soon as it has renamed the object: its file cannot be asked for the version. [2.19, 2.22]"""
     rename = place.backend.rename
 
     def renames_last(src: str, dst: str, **options: bool) -> None:
@@ -294,7 +295,9 @@ def test_a_reconnect_asks_a_renamed_file_for_its_version(
         faulty.use([])
         if stored != "nothing":
             place.put("other", OLD[::-1])
-        volume.reconnect(faulty)
+        if fenced:
+            faulty.fence()
+        volume.reconnect(faulty, fenced=fenced)
         if stored != "nothing":
             with pytest.raises(ConflictError):
                 file.pread(4, len(OLD) - 4)

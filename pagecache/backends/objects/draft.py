@@ -152,13 +152,14 @@ class Draft(Generic[V]):
 
     def inherit(self, earlier: Draft[V]) -> V | None:
         """Take over the attempts of an earlier file, the running one included. Return the version that its last
-        successful commit made, if there was one.
+        successful commit made, if there was one; without attempts, the version that its next commit would have
+        replaced, which a rename may have made.
         """
         sending = earlier.sending  # first: it becomes an attempt, or the base
         sizes = {} if sending is None else {sending(): earlier.extents.size}
         with earlier.lock:
             sizes |= {mark: attempt.size for mark, attempt in earlier.attempts.items()}
-            made = earlier.base if earlier.committed else None
+            made = earlier.base if earlier.committed else None if sizes else earlier.over
         with self.lock:
             self.attempts |= {mark: Attempt(size, Extents(size)) for mark, size in sizes.items()}
         return made

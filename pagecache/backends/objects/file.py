@@ -150,12 +150,12 @@ class ObjectFile(AsyncBackendFile, Generic[V]):
 
     @property
     def unanswered(self) -> Draft[V]:
-        """What identifies the commits of this file, for `recognises`."""
+        """What identifies the commits and the version of this file, for `recognises`."""
         return self.draft
 
     async def recognises(self, unanswered: object) -> bool:
-        """Return whether the opened version is a commit of the earlier file with this draft. From now on this file
-        recognises its other commits like its own.
+        """Return whether the opened version is a commit of the earlier file with this draft, or what a rename has made
+        of its version. From now on this file recognises its other commits like its own.
         """
         draft, base = self.draft, self.draft.base
         if type(unanswered) is not type(draft):

@@ -86,10 +86,10 @@ class Versions:
         self.copied = copied
 
     def find_unanswered(self) -> object:
-        """Return what the next backend file needs to recognise commits of unknown result. None: nothing, or there are
-        none.
+        """Return what the next backend file needs to recognise commits of unknown result, and the copy of a rename.
+        None: nothing, or there are none.
         """
-        if self.stale or self._file.publications:
+        if self.stale or self.copied or self._file.publications:
             self.unanswered = getattr(self._file.backend_file, "unanswered", None) or self.unanswered
         return self.unanswered
 
