@@ -111,6 +111,8 @@ def _go_on(volume: Volume, backend: Backend, fenced: bool) -> None:
                 volume.inodes.identify(inode, None)  # the new backend has identities of its own
         for inode, found in opened.items():
             volume.inodes.identify(inode, found.stat.identity)
+    late = {inode: found for inode, found in opened.items() if inode in compared and not found.settled}
+    engine.settling.update(inode.engine for inode in late)  # before any read: it waits until its file is opened again
     engine.resume(backend)
     engine.native.revoke(fenced)  # those that began in between
     for inode in inodes:
@@ -118,7 +120,7 @@ def _go_on(volume: Volume, backend: Backend, fenced: bool) -> None:
     for inode, found in opened.items():
         if inode not in compared:
             _check_version(volume, inode, found)
-        elif not found.settled:
+        elif inode in late:
             inode.engine.settle(partial(_open_again, volume, backend, inode, found))
     with volume.inodes_lock:
         ended = [inode for inode in left if inode.missed and inode.naming is None]  # their calls ended before `resume`

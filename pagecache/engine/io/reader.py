@@ -36,6 +36,9 @@ log = logging.getLogger("pagecache.internal")
 
 UNNAMED = frozenset({errno.ENOENT, errno.ESTALE})
 """Errors of a read that finds nothing under the name of the object, or another version."""
+REOPENED_S = 0.01
+"""Seconds until a read is made again that waits until its file is opened again. The work for that has a thread."""
+
 STALE = -errno.ESTALE
 """The bytes read were invalidated repeatedly: C delivers them to the caller past the cache."""
 
@@ -187,6 +190,8 @@ def _judge(
         return failed, 0.0  # the name has changed since it began
     if file.unnaming is not None and errno_of(error) in UNNAMED:
         raise NameChangingError from error
+    if remote.is_remote_change(error) and file.versions.stale and file in volume.settling and not op.ahead:
+        return failed, REOPENED_S  # a late commit of an earlier backend has stored it: the file is opened again next
     if remote.is_remote_change(error) and not file.removed:
         if attempts < min(volume.retry.attempts, EARLY_MAX) and (remote.outdated(file) or not remote.refused(file)):
             return (attempts + 1, since), 0.0
