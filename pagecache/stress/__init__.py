@@ -25,7 +25,6 @@ report.py      the result of a run
 script.py      operations that a test spells out, instead of the seed's
 shrinker.py    reduces a failure to a minimum, with reducing.py and rounder.py; pytest_file.py: as a test
 outcome.py     files that a run leaves on disk
-coverage.py    which operations overlapped which others
 narrative.py   the operations around a failure, as sentences
 hang.py        waits, stacks and the end of the trace
 """

@@ -179,8 +179,6 @@ class CachedTarget:
         options = self.variant.options | self.faulting.options
         self.volume: Volume = self.cache.attach(top, name="stress", mirror=mirror, **options)
         self.files = [self._open(number) for number in range(self._files)]
-        natives = {file.key: file.native for file in self.volume.engine.files()}
-        self._natives = [natives[self.key(number)] for number in range(self._files)]
         self.faulting.begin(self.volume, self.faults, top)
 
     def _stack(self) -> Backend | AsyncBackend:
@@ -313,13 +311,6 @@ class CachedTarget:
 
     def store(self, file: int | str) -> bytes | None:
         return self.objects.read(file)
-
-    def state(self, file: int, offset: int) -> str | None:
-        native = self._natives[file]
-        if offset >= native.size:
-            return None  # the model checks bytes past the end
-        runs, _folios, _stop = native.states(offset, offset + 1, 1)
-        return runs[0][2] if runs else "absent"
 
     def everywhere(self, file: int) -> Sequence[tuple[str, Callable[[], bytes]]]:
         return [

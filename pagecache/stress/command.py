@@ -24,7 +24,6 @@ from rich.status import Status
 
 from pagecache.interrupts import INTERRUPTED
 from pagecache.stress import job
-from pagecache.stress.coverage import UNSEEN
 from pagecache.stress.job import Run, run_of
 from pagecache.stress.plan import Plan
 from pagecache.stress.report import Report
@@ -181,12 +180,8 @@ def live(run: Run, stop_requested: threading.Event) -> Iterator[None]:
 def line(run: Run, elapsed: float) -> str:
     """Return the progress as some 75 characters, least important last."""
     world = run.world
-    counts = run.coverage + world.coverage.now() if world is not None else run.coverage
-    met = {(kind, met) for kind, met, _state in counts if met.startswith("beside ")}
-    states = {state for _kind, _met, state in counts} - {UNSEEN}
     done = run.counters["operations"] + (world.operations if world is not None else 0)
     return (
         f"{elapsed:.0f} s of {run.plan.duration:.0f}, round {run.number}: {done} operations "
-        f"({done / max(elapsed, 0.1):.0f}/s), {len(world.active) if world else 0} at work, "
-        f"{len(met)} pairs met, {len(states)} states"
+        f"({done / max(elapsed, 0.1):.0f}/s), {len(world.active) if world else 0} at work"
     )

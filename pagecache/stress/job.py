@@ -16,16 +16,15 @@ from typing import Any, TypeVar
 from pagecache.backends.protocol import AsyncBackend, Backend
 from pagecache.native import sync_noise
 from pagecache.stress.cached import CachedTarget
-from pagecache.stress.coverage import Key, kinds_of, summary
 from pagecache.stress.crash import Crashing, NoCrash, crashing
 from pagecache.stress.history import Broken
 from pagecache.stress.naming import maker, name_of
 from pagecache.stress.narrative import narrative
 from pagecache.stress.outlived import outlived
 from pagecache.stress.plan import Plan
-from pagecache.stress.player import Players, planned, ways_of
+from pagecache.stress.player import Players, planned
 from pagecache.stress.pressed import pressed
-from pagecache.stress.profiles import PROFILES, names_of, shared_names
+from pagecache.stress.profiles import names_of, shared_names
 from pagecache.stress.publishing import Publishing
 from pagecache.stress.refusals import refuse_crashes, refuse_ways
 from pagecache.stress.relapsed import relapsed
@@ -120,8 +119,7 @@ class Run:
         self.target = target
         self._make = make or maker(target)
         self.counters: Counter[str] = Counter()
-        self.coverage: Counter[Key] = Counter()
-        self.kinds: list[str] = []  # kinds that can overlap each other
+        self.kinds: Counter[str] = Counter()  # operations by kind
         self.skipped: dict[str, str] = {}
         self.name = target if isinstance(target, str) else getattr(target, "__qualname__", "memory:")
         self.number = plan.first_round
@@ -194,14 +192,8 @@ class Run:
             self.counters += world.counters + target.repairs
             self.counters["operations"] += world.operations
             self.counters["rounds"] += 1
-            self.coverage += world.coverage.now()
+            self.kinds += world.kinds
             self.skipped |= target.skipped | world.unsupported
-            done = {kind for kind, _met, _state in self.coverage}
-            self.kinds = [
-                kind
-                for kind in kinds_of(PROFILES[self.plan.profile], ways_of(self.plan, target))
-                if kind in done or kind not in world.unsupported
-            ]
             self._remarks = [*target.remarks, *_beside(world, target)]
             self.world, self._latest = None, world
         return world.failures[0] if world.failures else None
@@ -406,8 +398,7 @@ class Run:
 
     def _report(self, failure: Failure | None) -> Report:
         if failure is None:
-            done = {kind for kind, _met, _state in self.coverage}
-            story = exercised(self.counters, summary(self.coverage, self.kinds), self.name, self.skipped, done)
+            story = exercised(self.counters, self.kinds, self.name, self.skipped)
         else:
             story = f"{self.name}, round {self.number} of seed {self.plan.seed}: {failure.kind}\n{failure.story}"
             story += "".join(f"\nremark: {remark}" for remark in self._remarks)
@@ -416,9 +407,8 @@ class Run:
             story=story,
             replay=self.replay(failure),
             counters=dict(sorted(self.counters.items())),
-            coverage={" | ".join(key): count for key, count in sorted(self.coverage.items())},
+            kinds=dict(self.kinds.most_common()),
             skipped=self.skipped,
-            kinds=tuple(self.kinds),
             kind="" if failure is None else failure.kind,
             hung=failure is not None and failure.kind == "hang",
             steps=self._happened(failure),

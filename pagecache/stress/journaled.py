@@ -87,9 +87,9 @@ class JournaledWorld(World):
     __slots__ = ("journal",)
     journal: Journal
 
-    def entered(self, now: Activity, state: str) -> None:
-        self.journal.note("enter", now.worker, now.operation, now.file, now.start, now.end, state)
-        super().entered(now, state)
+    def entered(self, now: Activity) -> None:
+        self.journal.note("enter", now.worker, now.operation, now.file, now.start, now.end)
+        super().entered(now)
 
     def leave(self, worker: int) -> None:
         activity = self.active.get(worker)
@@ -146,10 +146,9 @@ class JournalReplay:
         change(*rest)
         return True
 
-    def _enter(self, worker: int, operation: Operation, file: int | None, start: int, end: int, state: str) -> None:
-        world = self._world
-        now = Activity(worker, operation, file, time.monotonic(), start, end, world.clock.tick())
-        world.entered(now, state or world.state(now))
+    def _enter(self, worker: int, operation: Operation, file: int | None, start: int, end: int) -> None:
+        now = Activity(worker, operation, file, time.monotonic(), start, end, self._world.clock.tick())
+        self._world.entered(now)
 
     def _leave(self, worker: int, errors: list[str]) -> None:
         if (activity := self._world.active.get(worker)) is not None:

@@ -297,9 +297,6 @@ class MountedTarget:
         finally:
             os.close(fd)
 
-    def state(self, file: int, offset: int) -> str | None:
-        return None
-
     def everywhere(self, file: int) -> Sequence[tuple[str, Callable[[], bytes]]]:
         ways = [way for way in ("buffered", "direct") if way in self._fds[file]]
         return [(f"a {way} descriptor", partial(self._whole, file, way)) for way in ways]

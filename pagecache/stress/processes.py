@@ -38,7 +38,7 @@ from pagecache.stress.killed import stir, within
 from pagecache.stress.mounted import MountedTarget
 from pagecache.stress.oracle import Observation
 from pagecache.stress.recorded import Recorded
-from pagecache.stress.world import Activity, Found, World
+from pagecache.stress.world import Found, World
 
 __all__ = ["Processes"]
 
@@ -185,10 +185,6 @@ class ClientWorld(JournaledWorld):
     """A world that judges nothing: the journal has the observations."""
 
     __slots__ = ()
-
-    def state(self, now: Activity) -> str:
-        """Return UNSEEN: one process does not have the whole state."""
-        return ""
 
     def observe(
         self, model: Model, start: int, end: int, worker: int, what: str, *, store: bool = False

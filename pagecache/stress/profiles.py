@@ -27,8 +27,19 @@ import random
 from collections.abc import Callable, Collection, Iterator
 from dataclasses import dataclass
 
-__all__ = ["CROSSING", "IO", "KINDS", "MOVES", "PRIVATE", "PROFILES", "SHARED", "WAYS", "Edges", "Operation", "Profile"]
-__all__ += ["leaves_nothing", "names_of", "operations", "other", "places", "saved_first", "shared_names"]
+__all__ = ["CROSSING", "IO", "KINDS", "MOVES", "PLACELESS", "PRIVATE", "PROFILES", "SHARED", "WAYS"]
+__all__ += [
+    "Edges",
+    "Operation",
+    "Profile",
+    "leaves_nothing",
+    "names_of",
+    "operations",
+    "other",
+    "places",
+    "saved_first",
+    "shared_names",
+]
 
 PAGE = 4096
 PRIVATE = 3  # names of each worker's own objects
@@ -106,6 +117,9 @@ CROSSING = ("shared", "links", "announced", "others")
 """Ways of shared names and objects."""
 MOVES = ("read", "readv", "write", "writev", "append", "name_create", "name_open")
 """Kinds that have a way of I/O."""
+PLACELESS = {"fsync", "sync", "ticket", "flush", "publish", "rename", "remove", "look", "held_fsync", "held_close"}
+PLACELESS |= {kind for kind, way in KINDS.items() if way in CROSSING and kind.startswith("name_")}
+"""Kinds without a byte range: they concern a whole file, or a name."""
 
 
 @dataclass(frozen=True, slots=True)

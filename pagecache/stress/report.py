@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Collection
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -16,11 +15,10 @@ class Report:
 
     Attributes:
         ok: no failure was found.
-        story: a few lines for a person: the failure, or the coverage.
+        story: a few lines for a person: the failure, or what was exercised.
         replay: input of `Plan.from_replay` and `pagecache stress --replay`.
         counters: event -> count.
-        coverage: "operation | beside another | state", "operation | after another | state", "operation | alone | state"
-            -> count: see coverage.py; `kinds`: operations that could have met each other.
+        kinds: kind of operation -> count.
         skipped: feature that the target lacks -> reason.
         kind: of the failure: "data", "error", "hang", "check" or "crash"; "" without one.
         hung: threads that wait for something were left behind.
@@ -32,12 +30,11 @@ class Report:
     story: str
     replay: dict[str, Any]
     counters: dict[str, int]
-    coverage: dict[str, int] = field(default_factory=dict)
+    kinds: dict[str, int] = field(default_factory=dict)
     skipped: dict[str, str] = field(default_factory=dict)
     kind: str = ""
     hung: bool = False
     steps: tuple[str, ...] = ()
-    kinds: tuple[str, ...] = ()
     hang: dict[str, Any] = field(default_factory=dict)
 
     def to_dict(self) -> dict[str, Any]:
@@ -48,8 +45,7 @@ class Report:
             "story": self.story,
             "replay": self.replay,
             "counters": self.counters,
-            "coverage": self.coverage,
-            "kinds": list(self.kinds),
+            "kinds": self.kinds,
             "skipped": self.skipped,
             "hung": self.hung,
             "steps": list(self.steps),
@@ -62,15 +58,13 @@ def counted(number: int, what: str) -> str:
     return f"{number} {what}" + ("" if number == 1 else "s")
 
 
-def exercised(
-    counters: Counter[str], table: list[str], target: str, skipped: dict[str, str], kinds: Collection[str] = ()
-) -> str:
-    """Return some lines about a run without a finding. `kinds`: of operations that ran at least once."""
+def exercised(counters: Counter[str], kinds: Counter[str], target: str, skipped: dict[str, str]) -> str:
+    """Return some lines about a run without a finding. `kinds`: counts of operations."""
     done = ", ".join(counted(counters[what + "s"], what) for what in ("operation", "round", "rest"))
     lines = [
         f"nothing wrong: {done}, on {target}",
-        *table,
+        *(f"{kind:<16}{count:>9}" for kind, count in kinds.most_common() if count > 0),
     ]
     for what, why in sorted(skipped.items()):
-        lines.append(f"{'tried in part' if what in kinds else 'not tried'}: {what}: {why}")
+        lines.append(f"{'tried in part' if kinds[what] > 0 else 'not tried'}: {what}: {why}")
     return "\n".join(lines)

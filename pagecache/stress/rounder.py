@@ -10,8 +10,7 @@ from collections.abc import Callable, Iterator
 from dataclasses import replace
 from typing import Any
 
-from pagecache.stress.coverage import PLACELESS
-from pagecache.stress.profiles import Operation
+from pagecache.stress.profiles import PLACELESS, Operation
 from pagecache.stress.script import Script
 
 __all__ = ["rounder", "rounder_numbers"]

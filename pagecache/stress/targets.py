@@ -238,10 +238,6 @@ class Target(Protocol):
         """Return the content of the store, read past the tested system; None: no such object."""
         ...
 
-    def state(self, file: int, offset: int) -> str | None:
-        """Return the state of a page in the cache, of `coverage.CACHED`; None: unknown."""
-        ...
-
     def everywhere(self, file: int) -> Sequence[tuple[str, Callable[[], bytes]]]:
         """Return all ways to read the whole of a file, as pairs of name and function."""
         ...

@@ -15,11 +15,10 @@ from typing import TYPE_CHECKING, TypeVar
 
 from pagecache.errors import DataLossError
 from pagecache.stress.content import made
-from pagecache.stress.coverage import PLACELESS, UNSEEN, Coverage, Key
 from pagecache.stress.history import Broken, Clock, Model, Write
 from pagecache.stress.oracle import Doubt, Observation, settled, verdict
 from pagecache.stress.plan import Plan
-from pagecache.stress.profiles import CROSSING, KINDS, PROFILES, Operation
+from pagecache.stress.profiles import CROSSING, KINDS, PLACELESS, PROFILES, Operation
 from pagecache.stress.shared import Shared
 from pagecache.stress.story import worker_name
 from pagecache.stress.targets import Target
@@ -92,7 +91,6 @@ class Activity:
         begun, ended: on the clock of the round; `ended` is None while it runs.
         writes: its changes, each with its actual place.
         errors: names of the errors that its calls raised.
-        counted: its entries in the coverage.
     """
 
     worker: int
@@ -105,17 +103,7 @@ class Activity:
     ended: int | None = None
     writes: list[Write] = field(default_factory=list)
     errors: list[str] = field(default_factory=list)
-    counted: list[Key] = field(default_factory=list)
     moved: float = 0.0
-
-
-def meet(one: Activity, other: Activity) -> bool:
-    """Return whether two operations concern common bytes."""
-    if one.file is None or other.file is None:
-        return all(KINDS.get(each.operation.kind) in CROSSING for each in (one, other))
-    if one.operation.kind in SYNCS or other.operation.kind in SYNCS:
-        return True
-    return one.file == other.file and one.start < other.end and other.start < one.end
 
 
 def where(activity: Activity) -> str:
@@ -143,7 +131,7 @@ class World:
     clock: Clock = field(default_factory=Clock)
     models: list[Model] = field(default_factory=list)
     counters: Counter[str] = field(default_factory=Counter)
-    coverage: Coverage = field(default_factory=Coverage)
+    kinds: Counter[str] = field(default_factory=Counter)  # operations that were begun, by kind
     unsupported: dict[str, str] = field(default_factory=dict)
     active: dict[int, Activity] = field(default_factory=dict)
     past: deque[Activity] = field(default_factory=lambda: deque(maxlen=REMEMBERED))
@@ -237,18 +225,14 @@ class World:
         file = self._file(operation) if shared is None else shared
         if operation.kind in PLACELESS:
             start, end = 0, self.reach
-        now = Activity(worker, operation, file, time.monotonic(), start, end, self.clock.tick())
-        self.entered(now, self.state(now))
+        self.entered(Activity(worker, operation, file, time.monotonic(), start, end, self.clock.tick()))
 
-    def entered(self, now: Activity, state: str) -> None:
-        """Record the operation, and count the concurrent operations and the state of its bytes."""
-        # An atomic copy: building a list of items is not, since the garbage collector may switch threads.
-        active = self.active.copy()
-        others = [one.operation.kind for number, one in active.items() if number != now.worker and meet(one, now)]
+    def entered(self, now: Activity) -> None:
+        """Record an operation."""
         self.active[now.worker] = now
-        now.counted = self.coverage.met(now.operation.kind, now.file, now.start, now.end, others, state)
         with self.lock:
             self.operations += 1
+            self.kinds[now.operation.kind] += 1
 
     def leave(self, worker: int) -> None:
         """End the operation of a worker."""
@@ -280,28 +264,6 @@ class World:
         if way == "names" or way in CROSSING:
             return None
         return self.special.get(way, operation.file)
-
-    def state(self, now: Activity) -> str:
-        """Return the state of an operation's first bytes, for the coverage."""
-        file, start = now.file, now.start
-        if file is None or file >= len(self.models) or now.operation.kind in PLACELESS or not self.coverage.sampled():
-            return UNSEEN
-        state = self.target.state(file, start)
-        if state is not None:
-            return state
-        model = self.models[file]
-        with model.lock:
-            if start >= max(size.value for size in model.sizes):
-                return "past the end"
-            _low, _high, found = next(model.extents.pieces(start, start + 1))
-            last = found[-1]
-            if len(found) > 1:
-                return "contended"
-            if last.zero:
-                return "zeros"
-            if not last.worker:
-                return "original"
-            return "synced" if last.ended < model.synced else "written"
 
     def count(self, what: str) -> None:
         """Count an event."""
@@ -372,10 +334,11 @@ class World:
         return self.shared.settled > activity.begun or any(now.operation.kind == "name_announce" for now in running)
 
     def idle(self, worker: int, kind: str) -> None:
-        """Remove the worker's operation from the coverage: it came to no call."""
+        """Take the worker's operation out of the counts: it came to no call."""
         activity = self.active.get(worker)
         if activity is not None and activity.operation.kind == kind:
-            self.coverage.was_not(activity.counted)
+            with self.lock:
+                self.kinds[kind] -= 1
 
     def _contested(self, activity: Activity) -> bool:
         """Return whether an operation may concern a file that gets another version, or an earlier end, at any time."""

@@ -144,5 +144,5 @@ def test_discards_are_done_and_nothing_is_found() -> None:
     """No mistake is planted; the workers are threads and tasks."""
     report = run(plan(rounds=2))
     assert report.ok, report.story
-    kinds = {key.split(" | ")[0] for key in report.coverage}
+    kinds = report.kinds.keys()
     assert {"lose", "watch", "change"} <= kinds

@@ -281,7 +281,7 @@ def test_the_operating_system_keeps_the_rules_of_names(tmp_path: Path, links: bo
     plan = Plan(seed=1, threads=6, tasks=0, operations=200, **SHARED | {"mix": mix, "rounds": 2})
     report = run(plan, f"path:{tmp_path}")
     assert report.ok, report.story
-    done = {key.split(" | ")[0] for key in report.coverage}
+    done = report.kinds.keys()
     assert {kind for kind in PROFILES["names"].weights if KINDS[kind] in mix} <= done
 
 
@@ -309,7 +309,7 @@ def test_workers_share_names_and_nothing_is_found() -> None:
     """Each operation of the way runs, by threads and tasks."""
     report = run(Plan(seed=1, threads=4, tasks=4, operations=100, **SHARED))
     assert report.ok, report.story
-    done = {key.split(" | ")[0] for key in report.coverage}
+    done = report.kinds.keys()
     assert {kind for kind in PROFILES["names"].weights if KINDS[kind] == "shared"} <= done
 
 
@@ -352,7 +352,7 @@ def test_announcements_beside_all_ways_of_writing_lose_nothing() -> None:
     mix = ("shared", "announced", "buffered", "direct", "parallel", "through")
     report = run(Plan(seed=1, threads=4, tasks=0, operations=100, **SHARED | {"mix": mix}))
     assert report.ok, report.story
-    assert any(key.startswith("name_announce") for key in report.coverage)
+    assert "name_announce" in report.kinds
 
 
 def test_a_cache_is_full_of_bytes_in_conflict_only_while_a_change_is_announced(world: World) -> None:
@@ -423,7 +423,7 @@ def test_another_program_changes_shared_names_and_nothing_is_found(
     plan = Plan(seed=1, threads=4, tasks=2, operations=100, **SHARED | {"mix": ("shared", "others", *mix)})
     report = run(plan, make())
     assert report.ok, report.story
-    done = {key.split(" | ")[0] for key in report.coverage}
+    done = report.kinds.keys()
     assert {kind for kind in PROFILES["names"].weights if KINDS[kind] == "others"} - left_out <= done
 
 
