@@ -44,7 +44,7 @@ from pagecache.cli.usage import WrongUsage, leave, print_json
     type=click.Path(exists=True, dir_okay=False, path_type=Path),
     help="Run the round that failed again; other options but --duration are the file's.",
 )
-@click.option("--shrink", is_flag=True, help="Reduce a finding to the fewest operations, as a replay and as a test.")
+@click.option("--shrink", is_flag=True, help="Reduce a finding to the fewest operations, as a replay.")
 @click.option("--shrink-time", metavar="TIME", default="60s", show_default=True, help="Time limit of --shrink.")
 @click.option("-v", "--verbose", is_flag=True, help="Print the exercised operations also if nothing was found.")
 @click.option("--json", "as_json", is_flag=True, help="Print the report as JSON.")

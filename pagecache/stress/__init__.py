@@ -23,7 +23,7 @@ watchdog.py    reports a hang with all waits
 job.py         the course of a run
 report.py      the result of a run
 script.py      operations that a test spells out, instead of the seed's
-shrinker.py    reduces a failure to a minimum, with reducing.py and rounder.py; pytest_file.py: as a test
+shrinker.py    reduces a failure to a minimum
 outcome.py     files that a run leaves on disk
 narrative.py   the operations around a failure, as sentences
 hang.py        waits, stacks and the end of the trace

@@ -104,8 +104,7 @@ def disturbed(rng: random.Random) -> Iterator[None]:
 
 class Run:
     """A run; other threads may read `counters` and `number`. `make` gives targets of another kind; `keep`: files stay
-    after a failure; `grace`: seconds that other workers may take to end after a failure; `longest`: seconds of the
-    longest ended call, in the last round.
+    after a failure.
     """
 
     def __init__(
@@ -275,12 +274,9 @@ class Run:
 
     def _wait_for(self, call: Callable[[], None], seconds: float) -> bool:
         """Return whether a call, which must not raise, returned within `seconds`."""
-        began = time.monotonic()
         thread = threading.Thread(target=call, name="stress-rest", daemon=True)
         thread.start()
         thread.join(seconds)
-        if (world := self.world) is not None:
-            world.longest = max(world.longest, (time.monotonic() - began) / 3)
         return not thread.is_alive()
 
     def _orderly(self, world: World, what: str, call: Callable[[], None]) -> None:
@@ -377,11 +373,6 @@ class Run:
             lives = not isinstance(players, Players)
             found = planned(world, self.plan.operations or OPERATIONS, self._stirs, lives=lives)
         return replace(found, pressed=self._pressed)
-
-    @property
-    def longest(self) -> float:
-        """Return `longest`, see the top of the class."""
-        return self._latest.longest if self._latest is not None else 0.0
 
     def replay(self, failure: Failure | None) -> dict[str, Any]:
         """Return a replay file that repeats the run from the failed round on."""

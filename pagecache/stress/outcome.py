@@ -1,23 +1,24 @@
-"""Files that `pagecache stress` leaves when a run is over: the replay, the shrunk replay, the test.
+"""Files that `pagecache stress` leaves when a run is over: the replay, and the shrunk replay.
 
 They are written to the current directory, or to the directory for temporary files if that fails.
 """
 
 from __future__ import annotations
 
+import json
 import os
 import sys
 import tempfile
 from pathlib import Path
 from typing import Any, TextIO
 
-from pagecache.stress.pytest_file import readable
 from pagecache.stress.report import Report
 from pagecache.stress.shrinker import NotFailing, Shrunk, shrink
 
 __all__ = ["Outcome", "write_replay"]
 
 STEM = "pagecache-stress-{}-{}"
+WIDE = 110  # columns of a replay
 
 
 def write(name: str, text: str) -> Path:
@@ -51,6 +52,19 @@ def stem(report: Report) -> str:
     """Return the common prefix of a failure's file names."""
     plan = report.replay["plan"]
     return STEM.format(plan["seed"], plan["first_round"])
+
+
+def readable(value: Any, indent: str = "") -> str:
+    """Format a value as JSON, with short values on one line."""
+    text = json.dumps(value)
+    if len(indent) + len(text) <= WIDE or not value or not isinstance(value, dict | list):
+        return text
+    inner = indent + "    "
+    if isinstance(value, dict):
+        ends, parts = "{}", [f"{json.dumps(name)}: {readable(one, inner)}" for name, one in value.items()]
+    else:
+        ends, parts = "[]", [readable(one, inner) for one in value]
+    return f"{ends[0]}\n" + ",\n".join(inner + part for part in parts) + f"\n{indent}{ends[1]}"
 
 
 def write_replay(report: Report, more: str = "") -> Path:
@@ -88,12 +102,6 @@ class Outcome:
             return
         show.over()
         print(f"shrunk: pagecache stress --replay {write_replay(self.shrunk.report, '-small')}", file=self._err)
-        if self.shrunk.test:
-            name = stem(self.report).replace("-", "_")
-            path = write(f"test_{name}.py", self.shrunk.test)
-            print(f"as a test: pytest {path}", file=self._err)
-        else:
-            print("no test is written: the factory has no name that a file could import", file=self._err)
 
     def text(self, *, verbose: bool = False) -> str:
         """Return the text for a person: one line for a run without a finding, unless `verbose`."""

@@ -19,7 +19,7 @@ from pagecache.stress.world import Activity, Failure, World
 __all__ = ["Watchdog", "hangs", "late", "overdue"]
 
 CHECK_S = 0.2  # seconds between two checks
-CALLS = 4  # all calls of an operation may take so many times the patience: less than a round may (shrink_tries.py)
+CALLS = 4  # all calls of an operation may take so many times the patience
 
 
 class Watchdog:

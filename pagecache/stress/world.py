@@ -147,7 +147,6 @@ class World:
     lock: threading.Lock = field(default_factory=threading.Lock)
     stopped: threading.Event = field(default_factory=threading.Event)
     operations: int = 0
-    longest: float = 0.0  # seconds of the longest ended operation
     crashing: bool = False  # the store is gone, or about to go: calls may fail
     running: set[object] = field(default_factory=set)  # one entry for each call of `run`
     interrupted: bool = False  # `run` makes no further calls
@@ -239,7 +238,6 @@ class World:
         activity = self.active.pop(worker, None)
         if activity is not None:
             activity.ended = self.clock.tick()
-            self.longest = max(self.longest, time.monotonic() - activity.since)
             self.past.append(activity)
 
     def move(self, worker: int) -> None:

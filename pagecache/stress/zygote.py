@@ -148,7 +148,7 @@ class Forked:
 
 def main(control: int) -> None:
     """Fork processes and report their exit statuses, until the parent is gone."""
-    for name in ("killed", "processes", "shrink_tries"):
+    for name in ("killed", "processes"):
         import_module(f"pagecache.stress.{name}")
     requests = socket.socket(fileno=control)
     born: dict[int, tuple[int, socket.socket]] = {}  # descriptor of a process -> its number, its socket

@@ -9,7 +9,6 @@ import re
 import threading
 from collections import Counter
 from collections.abc import Callable, Sequence
-from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -18,15 +17,13 @@ import pytest
 from pagecache import Backend
 from pagecache.backends import MemoryBackend
 from pagecache.backends.passing import PassingFile
-from pagecache.stress import Plan, UnusableTarget, outcome, run, shrinker
+from pagecache.stress import Plan, Shrunk, UnusableTarget, outcome, run, shrinker
 from pagecache.stress.command import read_replay
 from pagecache.stress.crash import Forgetting
 from pagecache.stress.plan import seconds
 from pagecache.stress.profiles import Operation
-from pagecache.stress.pytest_file import pytest_file
 from pagecache.stress.report import exercised
 from pagecache.stress.script import Script
-from pagecache.stress.shrunk import Shrunk
 
 from .planted import MakesTwo, Planted
 
@@ -248,18 +245,9 @@ def test_a_shrink_that_ran_out_of_time_says_so(monkeypatch: pytest.MonkeyPatch) 
     found = shrunk(monkeypatch, 1e-9)
     assert "stopped after 600 s; more --shrink-time may make it smaller" in found.story
     assert found.operations == 2
-    assert "all of them:" in found.story
-    assert "  writer 1: write (buffered) of 1, 4096 bytes at 0" in found.story
 
 
 def test_a_shrink_that_is_through_does_not_say_so(monkeypatch: pytest.MonkeyPatch) -> None:
     found = shrunk(monkeypatch, 0.75)
     assert "stopped after" not in found.story
     assert found.operations == 1
-
-
-def test_the_test_that_is_written_fails_with_the_story_alone_and_says_where_it_runs() -> None:
-    report = run(plan(), None)
-    text = pytest_file(replace(report, kind="data", replay=report.replay | {"target": "python:mine:make"}), 1.0, None)
-    assert "pytest.fail(report.story, pytrace=False)" in text
-    assert "Run it where Python finds the module mine" in text

@@ -82,7 +82,6 @@ def test_operations_before_a_kill_are_in_the_report(tmp_path: Path, monkeypatch:
     assert shrunk.operations <= 3, shrunk.story
     assert "the tester crashed the tested system" in shrunk.story
     assert run(Plan.from_replay(shrunk.report.replay), naive.hasty).kind == "crash"
-    assert "python:tests.stress.naive:hasty" in shrunk.test
 
 
 def test_a_round_of_several_processes_shrinks(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -11,8 +11,8 @@ import pytest
 from pagecache.stress import Plan, Script
 from pagecache.stress.cached import CachedTarget
 from pagecache.stress.job import Run
+from pagecache.stress.outcome import readable
 from pagecache.stress.profiles import PROFILES, WAYS, Edges, Operation, operations
-from pagecache.stress.pytest_file import readable
 
 SMALL: dict[str, Any] = {"size": "64KiB", "capacity": "128KiB", "rounds": 1, "duration": 0.01}
 BESIDE = {(0, page * 4096, 4096) for page in range(4)}
