@@ -36,7 +36,6 @@ from pagecache.cli.usage import WrongUsage, leave, print_json
     metavar="KIND,...",
     help="End each stir of a round by one: killed (the process), forgetting (the store).  [default: none]",
 )
-@click.option("--processes", type=int, help="Number of processes that share the workers, for path: only.  [default: 1]")
 @click.option("--patience", metavar="TIME", help="Time after which a call counts as hanging.  [default: 60s]")
 @click.option(
     "--replay",

@@ -24,10 +24,8 @@ from pagecache.stress.durable import Durable, after_crash
 from pagecache.stress.forgetting import ForgettingBackend
 from pagecache.stress.history import Broken
 from pagecache.stress.killed import Killed
-from pagecache.stress.mounted import MountedTarget
 from pagecache.stress.plan import Plan
 from pagecache.stress.player import Players
-from pagecache.stress.processes import Processes
 from pagecache.stress.recorded import Recorded
 from pagecache.stress.refusals import BEHIND
 from pagecache.stress.targets import Target
@@ -46,8 +44,6 @@ LINGERS = (0.0, 0.0005, 0.003)
 def crashing(plan: Plan, number: int, target: Target, made_from: Any) -> Crashing:
     """Return the object that makes the crashes of a round. refusals.py decides which crashes the target can have."""
     kind = plan.crash_of(number)
-    if isinstance(target, MountedTarget) and (plan.processes > 1 or kind == "killed"):
-        return Processes(target, kill=kind == "killed")
     if kind == "none":
         return NoCrash()
     assert isinstance(target, CachedTarget)

@@ -164,15 +164,6 @@ class Durable:
         may = ", ".join("nothing" if one.content is None else f"{len(one.content)} bytes" for one in states)
         raise Broken(f"{name}: {CRASH} has {has}; it may have, since it was last saved: {may}", "crash")
 
-    def seen(self) -> None:
-        """Record that the last states whose calls have returned exist. They outlived their process, so they need no
-        sync.
-        """
-        with self._lock:
-            for found in self._names.values():
-                number = _settled(found) - found.dropped
-                found.states = [replace(found.states[number], torn=False), *found.states[number + 1 :]]
-
     def names(self) -> list[str]:
         """Return all names that were ever given."""
         with self._lock:

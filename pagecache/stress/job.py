@@ -34,7 +34,6 @@ from pagecache.stress.targets import Target, UnusableTarget
 from pagecache.stress.watchdog import Watchdog, hangs, late
 from pagecache.stress.withdrawn import withdrawn
 from pagecache.stress.world import Failure, Found, World, described
-from pagecache.stress.zygote import prepared
 
 __all__ = ["Run", "run", "run_of"]
 
@@ -135,8 +134,7 @@ class Run:
     def run(self) -> Report:
         """Run rounds until a failure is found or the time is over."""
         try:
-            with prepared():
-                return self._rounds()
+            return self._rounds()
         except KeyboardInterrupt:
             raise KeyboardInterrupt(LEFT if self._made else NOTHING) from None
 
@@ -308,7 +306,7 @@ class Run:
         self._made = False
 
     def _clear(self, target: Target) -> None:
-        """Remove the files of the round, of all its processes, once."""
+        """Remove the files of the round, those of a killed process too, once."""
         if not self._made:
             return
         if (remember := getattr(target, "remember", None)) is not None:

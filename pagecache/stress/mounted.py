@@ -27,7 +27,7 @@ from collections.abc import Callable, Iterator, Sequence
 from contextlib import AbstractContextManager, contextmanager, nullcontext
 from functools import partial
 from pathlib import Path
-from typing import Any, Protocol
+from typing import Any
 
 from pagecache.backends import linux
 from pagecache.errors import DataLossError, set_written
@@ -76,22 +76,6 @@ class Mapping:
         self._release()
 
     leave = release  # truncates wait for mappings
-
-
-class Mapped(Protocol):
-    """A lock that separates mappings and truncates of a file."""
-
-    def enter(self) -> None:
-        """Begin a mapping; truncates wait."""
-        ...
-
-    def leave(self) -> None:
-        """End a mapping."""
-        ...
-
-    def cutting(self) -> AbstractContextManager[None]:
-        """Begin a truncate, or a write that must not overlap a mapping; mappings wait."""
-        ...
 
 
 class Mappings:
@@ -188,9 +172,10 @@ class MountedTarget:
         self.repairs: Counter[str] = Counter()
         self.remarks: list[str] = []
         self.hints = HINTS
-        self.ways = frozenset({"buffered", "through", "views", "append", "truncate", "punch", "names", "hints"})
-        if plan.processes == 1 and plan.crash_of(number) == "none":
-            self.ways |= {"shared", "links"}
+        self.ways = frozenset({"buffered", "through", "views", "append", "truncate", "punch", "names", "hints"}) | {
+            "shared",
+            "links",
+        }
         if plan.tasks:
             self.skipped["tasks"] = "system calls have no coroutines; threads alone"
         if plan.faults != "none":
@@ -200,11 +185,8 @@ class MountedTarget:
         self._apart = on_fuse(folder)
         if self._apart:
             self.skipped["writes beside mappings"] = "FUSE: the kernel itself loses bytes of a write there"
-        if self._apart and plan.processes > 1:
-            self.ways -= {"views"}
-            self.skipped["views"] = "FUSE: writes would have to wait for mappings, and so processes for each other"
         self._fds: list[dict[str, int]] = []
-        self._mappings: Sequence[Mapped] = [Mappings() for _ in range(plan.files)]
+        self._mappings = [Mappings() for _ in range(plan.files)]
 
     # -- beginning and end
 
@@ -223,11 +205,6 @@ class MountedTarget:
             raise UnusableTarget(f"{self.name}: no file can be made: {error.strerror}{hint}") from error
         self._open()
 
-    def adopt(self, mappings: Sequence[Mapped]) -> None:
-        """Begin with files that were made elsewhere. `mappings` are shared with the other processes."""
-        self._mappings = mappings
-        self._open()
-
     def _open(self) -> None:
         for number in range(self._files):
             path = self._path(number)
@@ -244,10 +221,6 @@ class MountedTarget:
     def key(self, what: int | str) -> Path:
         """Return the path of a file, or of a name."""
         return self._path(what)
-
-    def size(self, file: int) -> int:
-        """Return the current size of a file."""
-        return os.fstat(self._fds[file]["buffered"]).st_size
 
     def _path(self, what: int | str) -> Path:
         return self._folder / (f"file{what}" if isinstance(what, int) else what)

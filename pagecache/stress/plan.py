@@ -25,7 +25,6 @@ __all__ = ["Plan", "seconds"]
 SEED_MAX = 1 << 32
 PAGE = 4096
 WORKERS_MAX = 10_000
-PROCESSES_MAX = 64
 SECONDS_MAX = 1e9
 SIZE_MAX = 1 << 30  # largest size of a file in bytes
 SIZES_MAX = 4 << 30  # largest total size of all files
@@ -79,7 +78,6 @@ class Plan:
         patience: seconds, or such text; a call that takes longer hangs.
         crashes: end of the stirs of a round, one kind after another from round to round: "killed" (the process of
             the cache), "forgetting" (the store loses uncommitted changes), "none"; empty: no crashes.
-        processes: number of processes that the workers are spread over; for `path:` targets.
         script: explicit operations, in place of those from the seed; `threads`, `tasks` and `files` are then as many as
             the script has.
     """
@@ -99,7 +97,6 @@ class Plan:
     first_round: int = 0
     patience: float = 60.0
     crashes: tuple[str, ...] = ()
-    processes: int = 1
     script: Script | None = None
 
     def __post_init__(self) -> None:
@@ -133,13 +130,12 @@ class Plan:
 
     def _check_numbers(self, given: Mapping[str, Size]) -> None:
         least = {"threads": 0, "tasks": 0, "files": 1, "size": PAGE, "capacity": 16 * PAGE}
-        least |= {"operations": 0, "rounds": 0, "first_round": 0, "seed": 0, "processes": 1}
+        least |= {"operations": 0, "rounds": 0, "first_round": 0, "seed": 0}
         most = {
             "seed": SEED_MAX - 1,
             "files": 1024,
             "threads": WORKERS_MAX,
             "tasks": WORKERS_MAX,
-            "processes": PROCESSES_MAX,
             "size": SIZE_MAX,
             "capacity": CACHE_PAGES_MAX * PAGE,
         }
@@ -159,8 +155,6 @@ class Plan:
             value = getattr(self, name)
             if isinstance(value, bool) or not isinstance(value, int | float) or not 0 < value < SECONDS_MAX:
                 raise ValueError(f"{name}: {value!r} is not a number of seconds above 0")
-        if 1 < self.processes > self.threads:
-            raise ValueError(f"processes: {self.processes!r} is more than there are threads ({self.threads})")
         if not self.threads + self.tasks:
             raise ValueError("threads: 0, and tasks: 0: nothing would run")
 

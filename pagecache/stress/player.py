@@ -6,7 +6,7 @@ import asyncio
 import itertools
 import threading
 import time
-from collections.abc import Callable, Collection, Iterator
+from collections.abc import Callable, Iterator
 from dataclasses import replace
 from functools import partial
 from typing import Any
@@ -71,22 +71,20 @@ def planned(world: World, count: int, stirs: int, *, lives: bool) -> Script:
 
 
 class Players:
-    """All workers of a round, or some; their streams of operations continue from stir to stir, or they play a script.
+    """All workers of a round; their streams of operations continue from stir to stir, or they play a script.
 
     Args:
         world: of the round.
         life: number of the stir, if each has separate workers in another process.
-        workers: numbers of the workers to play here, threads first; None: all.
     """
 
-    def __init__(self, world: World, life: int = 0, workers: Collection[int] | None = None) -> None:
+    def __init__(self, world: World, life: int = 0) -> None:
         self.world = world
         self._life = life
         plan = world.plan
         numbers = range(1, 1 + plan.threads + plan.tasks)
         self._steps = [Steps(world, number, life << LIFE) for number in numbers]
         self._streams = [self._stream(number) for number in numbers]
-        self._played = frozenset(numbers if workers is None else workers)
         self._begun: list[list[int]] = [[] for _ in numbers]  # of each worker: number of operations begun in each stir
 
     def _stream(self, worker: int) -> Iterator[Operation]:
@@ -125,9 +123,8 @@ class Players:
         plan, go = self.world.plan, threading.Event()
         for begun in self._begun:
             begun.append(0)
-        played = [number for number in range(plan.threads) if number + 1 in self._played]
         in_step = PROFILES[plan.profile].in_step and not tasks_of(self.world)
-        bar = Bar(len(played), self._check_state, self.world.stopped) if in_step else None
+        bar = Bar(plan.threads, self._check_state, self.world.stopped) if in_step else None
         threads = [
             threading.Thread(
                 target=self.world.run,
@@ -135,7 +132,7 @@ class Players:
                 name=f"stress-{number + 1}",
                 daemon=True,
             )
-            for number in played
+            for number in range(plan.threads)
         ]
         if plan.tasks and self.world.target.tasks is not None:
             share = max(1, count // TASKS_SHARE)

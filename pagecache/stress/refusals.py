@@ -1,6 +1,6 @@
 """Refuse options that the target cannot serve: a run that silently skipped them would be green without a test.
 
-    refuse_crashes   crashes and processes that a target cannot have; called before anything is made
+    refuse_crashes   crashes that a target cannot have; called before anything is made
     refuse_ways      ways that a target lacks; called after the files are made, since some ways are tried out on them
 
 The plan itself refuses a mix that shares nothing with the profile (`profiles.leaves_nothing`). Operations that the
@@ -12,7 +12,7 @@ from __future__ import annotations
 from typing import Any
 
 from pagecache.stress.cached import CachedTarget
-from pagecache.stress.child import unpicklable
+from pagecache.stress.killed import unpicklable
 from pagecache.stress.mounted import MountedTarget
 from pagecache.stress.plan import Plan
 from pagecache.stress.targets import Target, UnusableTarget
@@ -25,7 +25,7 @@ with a cache have them."""
 
 
 def refuse_crashes(plan: Plan, target: Target, made_from: Any) -> None:
-    """Refuse crashes and processes that the target cannot have.
+    """Refuse crashes that the target cannot have.
 
     Raises:
         UnusableTarget: names the refused option and the reason.
@@ -33,24 +33,15 @@ def refuse_crashes(plan: Plan, target: Target, made_from: Any) -> None:
     for kind in plan.crashes:
         if kind != "none" and (why := why_no_crash(kind, plan, target, made_from)):
             raise UnusableTarget(f"crashes: {kind} cannot be on {target.name}: {why}")
-    if plan.processes > 1 and (why := why_no_processes(plan, target)):
-        raise UnusableTarget(f"processes: {plan.processes} cannot be on {target.name}: {why}")
     for way in BEHIND & set(plan.mix):
         if plan.crashes and "none" not in plan.crashes:
             raise UnusableTarget(f"mix: {way} cannot be in rounds with crashes: name none among them, too")
 
 
-def why_no_processes(plan: Plan, target: Target) -> str:
-    """Return a sentence that explains why several processes are impossible; "" if they are possible."""
-    if not isinstance(target, MountedTarget):
-        return "files are shared by processes on a mount, not through a cache: path:DIR has that"
-    return ""
-
-
 def why_no_crash(kind: str, plan: Plan, target: Target, made_from: Any) -> str:
     """Return a sentence that explains why crashes of this kind are impossible; "" if they are possible."""
     if isinstance(target, MountedTarget):
-        return "" if kind == "killed" else "the store of system calls is not ours to drop anything from"
+        return "a crash is of a cache and its store, and here is none"
     assert isinstance(target, CachedTarget)
     named = made_from not in (None, "memory:")
     if kind == "killed":

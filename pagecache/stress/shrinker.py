@@ -44,7 +44,7 @@ TRIES = (3, 12)  # minimum and maximum tries of a candidate
 GROWTH = 16  # factor by which the last tries repeat a script more often
 PLAYED = 1000  # operations of a try, with repetitions
 
-SIMPLER: dict[str, tuple[Any, ...]] = {"faults": ("none", "mild", "nasty"), "crashes": ((),), "processes": (1,)}
+SIMPLER: dict[str, tuple[Any, ...]] = {"faults": ("none", "mild", "nasty"), "crashes": ((),)}
 """Simpler values of settings, the simplest first."""
 LEVELS: tuple[Callable[[Place], object], ...] = (lambda place: place[0], lambda place: place[1], lambda place: place)
 """The part of a script to which an operation belongs: its worker, its stir, the operation itself."""
@@ -237,7 +237,6 @@ class Shrinking:
         key = (script.contents, script.threads, script.tasks, script.pressed, *sorted(settings.items()))
         if key in self._refused:
             return False
-        settings.setdefault("processes", min(self.plan.processes, max(1, len(script.threads))))
         for repeat in self._repeats(script, tries):
             if self._over():
                 return False

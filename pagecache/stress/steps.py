@@ -93,7 +93,7 @@ class Steps:
     # -- shared steps
 
     def observe(self, model: Model, start: int, end: int, what: str, *, store: bool = False) -> Observation:
-        return self.world.observe(model, start, end, self.worker, what, store=store)
+        return Observation(model, start, end, self.worker, what, store=store)
 
     def new(self, model: Model, kind: str, way: str, start: int, length: int, **fields: Any) -> Write:
         write = Write(

@@ -365,12 +365,6 @@ class World:
                     f"{kind} of {worker_name(worker)} reports an unexplained loss: {error}", "error"
                 ) from error
 
-    def observe(
-        self, model: Model, start: int, end: int, worker: int, what: str, *, store: bool = False
-    ) -> Observation:
-        """Begin an observation of a range; `store`: see `Observation`."""
-        return Observation(model, start, end, worker, what, store=store)
-
     def judge(self, observation: Observation, got: bytes, *, short: bool = False, store: bool = False) -> None:
         """Judge the bytes of an observation; if the state is not yet known, keep a doubt for later."""
         doubt = verdict(observation, got, short=short, store=store)

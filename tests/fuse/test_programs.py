@@ -319,14 +319,6 @@ def test_the_stress_tester_finds_nothing(place: Path, profile: str) -> None:
 
 
 @pytest.mark.slow
-def test_the_stress_tester_finds_nothing_among_processes(place: Path) -> None:
-    """It runs without views, which the tester refuses there: writes would have to wait for mappings of other
-    processes.
-    """
-    stress(place, "--processes", "2", "--duration", "4s", "--seed", "8", "--mix", WAYS.replace("views,", ""))
-
-
-@pytest.mark.slow
 @pytest.mark.parametrize("mode", KINDS)
 @pytest.mark.parametrize("below", ["slow", "faulty"])
 def test_the_stress_tester_finds_nothing_above_bad_stores(tmp_path: Path, store: Path, mode: str, below: str) -> None:

@@ -9,10 +9,7 @@ from pagecache import Backend
 from pagecache.backends import BackendFile, DirectoryBackend
 from pagecache.backends.passing import PassingBackend, PassingFile
 from pagecache.errors import Key
-from pagecache.stress import processes
-from pagecache.stress.child import Task
-from pagecache.stress.journal import Journal
-from pagecache.stress.mounted import MountedTarget
+from pagecache.stress.killed import Journal, Task
 
 FOREVER = 1000.0  # seconds
 
@@ -37,30 +34,6 @@ class Elsewhere(PassingBackend):
 
 def hangs_elsewhere() -> Backend:
     return Elsewhere(DirectoryBackend(os.environ["PAGECACHE_TEST_WHERE"]))
-
-
-class NoSync(MountedTarget):
-    """fsync does not return."""
-
-    def fsync(self, file: int, way: str = "buffered") -> None:
-        threading.Event().wait(FOREVER)
-
-
-class NoCut(MountedTarget):
-    """truncate raises an unexplained error."""
-
-    def truncate(self, file: int, size: int, way: str = "buffered") -> None:
-        raise RuntimeError("a planted mistake")
-
-
-def plays_without_sync(task: Task, journal: Journal) -> None:
-    vars(processes)["MountedTarget"] = NoSync
-    processes.play(task, journal)
-
-
-def plays_without_cut(task: Task, journal: Journal) -> None:
-    vars(processes)["MountedTarget"] = NoCut
-    processes.play(task, journal)
 
 
 def plays_for_ever(task: Task, journal: Journal) -> None:

@@ -237,7 +237,7 @@ def test_where_nothing_may_be_forgotten_that_is_refused(tmp_path: Path) -> None:
     plan = Plan(seed=1, duration=1, rounds=1, crashes=("forgetting",), **SMALL)
     with pytest.raises(UnusableTarget, match="durable_writes"):
         run(plan, lambda: MemoryBackend(durable_writes=True))
-    with pytest.raises(UnusableTarget, match=r"crashes: forgetting cannot be on path:.* not ours"):
+    with pytest.raises(UnusableTarget, match=r"crashes: forgetting cannot be on path:.* here is none"):
         run(plan, f"path:{tmp_path}")
 
 

@@ -66,7 +66,7 @@ def test_a_command_of_a_page_runs(page: str, command: str, tmp_path: Path) -> No
         # Linux's error for O_DIRECT beside a mapping is no finding of this test.
         arguments += ["--mix", "buffered,append,truncate"] if "path:" in command else []
         if "--replay" not in arguments:  # a replay stays unchanged
-            arguments += ["--threads", "4" if "--processes" in arguments else "2", *SMALL]
+            arguments += ["--threads", "2", *SMALL]
     if "--shrink" in arguments:
         arguments += ["--shrink-time", "1s"]
     ran = subprocess.run(
