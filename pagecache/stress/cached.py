@@ -26,7 +26,6 @@ from pagecache.options import OpenMode, OpenOptions
 from pagecache.stress.asynchronous import for_the_cache, for_threads, on_a_loop
 from pagecache.stress.cached_tasks import CachedTasks
 from pagecache.stress.faulting import Faulting
-from pagecache.stress.hang import Recording, recorded
 from pagecache.stress.history import PAST, Broken
 from pagecache.stress.objects import Objects, insisting
 from pagecache.stress.others import Others
@@ -173,7 +172,6 @@ class CachedTarget:
         folio = min(parse_size(self.variant.config["max_folio"], "max_folio"), capacity // 8)
         self.budget = Budget(max(3 * folio, capacity // 2), folio)
         self.cache = PageCache(capacity, **self.variant.config, **self.faulting.config)
-        self.recording = Recording(self.cache) if recorded(self._plan, self._number) else None
         top = self._stack()
         mirror = MemoryBackend() if self.variant.mirror else None
         options = self.variant.options | self.faulting.options
@@ -274,8 +272,6 @@ class CachedTarget:
                         handle.close()
                     except DataLossError as error:
                         self.losses.append(error)
-        if self.recording is not None:
-            self.recording.end()
         lost = self.cache.close(timeout=self.call_timeout)
         assert lost == [], lost
         self._follow()
@@ -286,8 +282,6 @@ class CachedTarget:
             self.objects.follow(self._factory)
 
     def give_up(self) -> None:
-        if self.recording is not None:
-            self.recording.end()
         self._collect()
         self.volume.abort()
         handles = [handle for ways in self.files for several in ways.values() for handle in several]

@@ -1,19 +1,11 @@
-"""State for a report when nothing makes progress: all waits, stacks of all threads and tasks, and the cache's last
-events.
-
-    Hang        all of it, as values for the report
-    Recording   a small ring of trace records (pagecache/observe/tracing) that runs beside a round
-
-Half of the rounds, chosen by the seed, are recorded, so that the cache is tested with and without a trace. A round of a
-script is always recorded. The core's own ring, its last transitions, exists in any round.
+"""State for a report when nothing makes progress: all waits, stacks of all threads and tasks, and the last transitions
+of the core.
 """
 
 from __future__ import annotations
 
 import asyncio
 import contextlib
-import io
-import json
 import os
 import re
 import sys
@@ -24,14 +16,10 @@ from itertools import pairwise
 from typing import Any
 
 from pagecache import PageCache
-from pagecache.native.recording import clock
-from pagecache.observe.tracing.chrome import Writer
-from pagecache.stress.plan import Plan
 
-__all__ = ["Hang", "Recording", "recorded", "stacks"]
+__all__ = ["Hang", "stacks"]
 
-RECORDS = 2048
-SHOWN = 40  # records and transitions in a report
+SHOWN = 40  # transitions in a report
 DEEP = 12  # lines of a stack
 PACKAGE = os.path.dirname(os.path.dirname(__file__)) + os.sep
 PYTHON = (os.path.dirname(os.__file__) + os.sep, "<frozen")
@@ -66,7 +54,6 @@ class Hang:
         late: a sentence for each worker whose call takes too long.
         waits: entries of `PageCache.waits`, in JSON form.
         stacks: name -> lines, of all threads and tasks.
-        records: the last ones of the trace, a line each; empty without a trace.
         transitions: the last ones of the core.
         broken: the violated invariant of the cache with the finding; empty if all hold.
     """
@@ -74,7 +61,6 @@ class Hang:
     late: tuple[str, ...]
     waits: tuple[dict[str, Any], ...]
     stacks: dict[str, list[str]]
-    records: tuple[str, ...] = ()
     transitions: tuple[str, ...] = ()
     broken: str = ""
 
@@ -82,7 +68,6 @@ class Hang:
     def of(cls, late: list[str], target: Any, loop: asyncio.AbstractEventLoop | None) -> Hang:
         """Collect the current state; unavailable parts are left out."""
         cache = getattr(target, "cache", None)
-        recording = getattr(target, "recording", None)
         waits: list[dict[str, Any]] = []
         transitions = broken = ""
         if cache is not None:
@@ -95,7 +80,6 @@ class Hang:
             tuple(late),
             tuple(waits),
             stacks(loop),
-            tuple(recording.last(SHOWN)) if recording is not None else (),
             tuple(transitions.splitlines()[-SHOWN:]),
             broken,
         )
@@ -117,9 +101,8 @@ class Hang:
                 same.setdefault(tuple(frames), []).append(name)
         for stack, names in same.items():
             lines += [f"{', '.join(names)}:", *(f"  {frame}" for frame in stack)]
-        for what, found in (("the trace ends with:", self.records), ("last transitions:", self.transitions)):
-            if found:
-                lines += [what, *(f"  {line}" for line in found)]
+        if self.transitions:
+            lines += ["last transitions:", *(f"  {line}" for line in self.transitions)]
         return "\n".join(lines)
 
     def to_dict(self) -> dict[str, Any]:
@@ -128,7 +111,6 @@ class Hang:
             "late": list(self.late),
             "waits": list(self.waits),
             "stacks": self.stacks,
-            "records": list(self.records),
             "transitions": list(self.transitions),
             "broken": self.broken,
         }
@@ -175,70 +157,3 @@ def stacks(loop: asyncio.AbstractEventLoop | None = None) -> dict[str, list[str]
                 f"{frame.f_code.co_filename}:{frame.f_lineno} in {frame.f_code.co_qualname}" for frame in frames
             ]
     return found
-
-
-def recorded(plan: Plan, number: int) -> bool:
-    """Return whether a round has a recording."""
-    return plan.script is not None or plan.rng("recorded", number).random() < 0.5
-
-
-class Recording:
-    """The last trace records of a cache, from now on until `end`."""
-
-    def __init__(self, cache: PageCache) -> None:
-        self._cache = cache
-        self._start = clock()
-        self._lock = threading.Lock()  # guards `_runs` between the watchdog and the end of the round
-        self._runs = cache.native.recorder.start(RECORDS)
-
-    def end(self) -> None:
-        """Drop the recording. Call it before the cache is closed."""
-        with self._lock:
-            if self._runs:
-                self._runs = False
-                recorder = self._cache.native.recorder
-                recorder.stop()
-                recorder.free()
-
-    def last(self, count: int) -> list[str]:
-        """Return the last slices and moments, a line each, oldest first; recording stops."""
-        with self._lock:
-            if not self._runs:
-                return []
-            self._runs = False
-            recorder = self._cache.native.recorder
-            _made, first, end, _lost = recorder.stop()
-            try:
-                for volume in self._cache._engine_volumes():
-                    for file in volume.files():
-                        recorder.files[file.native.id] = (volume.name, file.key)
-                out = io.StringIO()
-                page = int(self._cache.config.page_size)
-                writer = Writer(out, recorder, pid=os.getpid(), page=page, start=self._start, end=clock())
-                writer.write(recorder.read(first, end), "stress", {})
-            finally:
-                recorder.free()
-        return event_lines(json.loads(out.getvalue())["traceEvents"])[-count:]
-
-
-def event_lines(events: list[dict[str, Any]]) -> list[str]:
-    """Return events of a trace as lines, sorted by their end."""
-    names = {event["tid"]: event["args"]["name"] for event in events if event["name"] == "thread_name"}
-    lines = []
-    for event in events:
-        if event["ph"] not in "Xibe":
-            continue
-        args = dict(event["args"])
-        at = event["ts"] + event.get("dur", 0)
-        took = f" ({event['dur'] / 1000:.3f} ms)" if event["ph"] == "X" else ""
-        phase = {"b": " begins", "e": " ends"}.get(event["ph"], "")
-        where = ""
-        if "offset" in args:
-            offset, length = args.pop("offset"), args.pop("length", None)
-            where = f" [{offset}, {offset + length})" if length is not None and length >= 0 else f" at {offset}"
-        args.pop("volume", None)
-        of = f" of {args.pop('file')!r}" if "file" in args else ""
-        more = "".join(f", {name} {value}" for name, value in args.items())
-        thread = names.get(event["tid"], "?")
-        lines.append((at, f"{at / 1000:.3f} ms  {thread}: {event['name']}{phase}{where}{of}{took}{more}"))
-    return [line for _at, line in sorted(lines, key=lambda line: line[0])]

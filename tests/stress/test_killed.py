@@ -145,7 +145,7 @@ def test_operations_before_a_kill_are_in_the_report(tmp_path: Path, monkeypatch:
 
 @pytest.mark.long
 def test_a_hang_in_the_process_of_the_cache_has_its_waits(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    """Waits, stacks, trace and transitions are those of that process. [I-23]"""
+    """Waits, stacks and transitions are those of that process. [I-23]"""
     monkeypatch.setenv("PAGECACHE_TEST_HOME", str(os.getpid()))
     monkeypatch.setenv("PAGECACHE_TEST_WHERE", str(tmp_path))
     monkeypatch.setattr(killed, "RECORDS", (1 << 40,))
@@ -156,7 +156,6 @@ def test_a_hang_in_the_process_of_the_cache_has_its_waits(tmp_path: Path, monkey
     waits = [wait for wait in report.hang["waits"] if wait["what"].startswith("fsync")]
     assert waits[0]["owner"]["what"] == "a commit of the backend"
     assert any("in commit" in line for frames in report.hang["stacks"].values() for line in frames)
-    assert any("pwrite" in line for line in report.hang["records"]), report.hang["records"]
     assert report.hang["transitions"]
     assert any("called fsync" in step for step in report.steps), report.steps
 
