@@ -159,7 +159,7 @@ class AsksNothing(PassingBackend):
     def open(self, key: Key, *, create: bool = False, exclusive: bool = False) -> BackendFile:
         file = self.inner.open(key, create=create)
         if create and exclusive:
-            file._file.draft.take(None)  # type: ignore[attr-defined]
+            file.inner.draft.take(None)  # type: ignore[attr-defined]
         return file
 
 
