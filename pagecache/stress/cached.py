@@ -23,18 +23,20 @@ from pagecache.backends.protocol import AsyncBackend, Backend
 from pagecache.config import parse_size
 from pagecache.errors import ConflictError, DataLossError, Key
 from pagecache.options import OpenMode, OpenOptions
-from pagecache.stress.asynchronous import for_the_cache, for_threads, on_a_loop
+from pagecache.stress.asynchronous import for_threads
 from pagecache.stress.cached_tasks import CachedTasks
 from pagecache.stress.faulting import Faulting
 from pagecache.stress.history import PAST, Broken
 from pagecache.stress.objects import Objects, insisting
 from pagecache.stress.others import Others
 from pagecache.stress.plan import Plan
+from pagecache.stress.pressure import PressedBackend
 from pagecache.stress.profiles import CROSSING, WAYS, Edges, shared_names
-from pagecache.stress.stack import stacked
 from pagecache.stress.targets import FULL, Held, UnusableTarget
 from pagecache.stress.variant import PAGE, Variant
 from pagecache.stress.views import Budget, HeldView
+from pagecache.stress.witness import Witness
+from pagecache.testing import FaultyBackend
 
 __all__ = ["CachedTarget"]
 
@@ -150,7 +152,7 @@ class CachedTarget:
         if why := self.others.why_not():
             self.ways -= {"others"}
             self.skipped["others"] = why
-        elif self.withholds and not on_a_loop(self.backend):
+        elif self.withholds:
             self.between = self.others.between
 
     def adopt(self) -> bool:
@@ -179,15 +181,12 @@ class CachedTarget:
         self.files = [self._open(number) for number in range(self._files)]
         self.faulting.begin(self.volume, self.faults, top)
 
-    def _stack(self) -> Backend | AsyncBackend:
+    def _stack(self) -> Backend:
         """Build the layers that the cache gets, with those that watch and those that fail."""
-        beneath = self.between(self.backend)
-        second = partial(for_the_cache, self.backend, beneath, self._factory, self.key(0), self.skipped)
-        stack = stacked(beneath, on_a_loop(self.backend), second)
-        self.faults, self.witness, self.pressure = stack.faults, stack.witness, stack.pressure
-        self.holds = stack.top is stack.pressure  # the cache calls through it, in threads
-        self._apart = stack.apart
-        return stack.top
+        self.faults = FaultyBackend(self.between(self.backend))
+        self.witness = Witness(self.faults)
+        self.pressure = PressedBackend(self.witness)
+        return self.pressure
 
     def reconnect(self, *, fenced: bool) -> None:
         """Connect the cache to the backend again, after the backend was gone.
@@ -278,7 +277,7 @@ class CachedTarget:
 
     def _follow(self) -> None:
         """Repeat the setup for another backend: the cache closed the old one, or a crash replaced it."""
-        if self._named and not self._apart:
+        if self._named:
             self.objects.follow(self._factory)
 
     def give_up(self) -> None:

@@ -36,7 +36,7 @@ def outlived(world: World, target: CachedTarget) -> None:
         Broken: bytes of the held call are found where they must not be, or are missing.
     """
     limits = target.backend.limits
-    if limits.commit_on_close or not target.holds or target.faulting.plan.rules:
+    if limits.commit_on_close or target.faulting.plan.rules:
         return
     rng = world.plan.rng("outlived", world.number)
     steps = Steps(world, 1 + world.plan.threads + world.plan.tasks + WRITERS + 1)

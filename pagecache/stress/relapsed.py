@@ -33,7 +33,7 @@ def relapsed(world: World, target: CachedTarget) -> None:
     limits = target.backend.limits
     if limits.commit_on_close or limits.durable_writes or int(limits.read_unit) > 1:
         return
-    if not target.holds or target.faulting.plan.rules:
+    if target.faulting.plan.rules:
         return
     pages = max(1, min(PAGES, world.plan.size_bytes // PAGE))
     model, start = world.models[0], world.plan.rng("relapsed", world.number).randrange(pages) * PAGE

@@ -29,7 +29,7 @@ def withdrawn(world: World, target: CachedTarget) -> None:
     Raises:
         Broken: the discarded bytes are found, or a handle reports another loss.
     """
-    if not target.publishes or not target.holds or target.faulting.plan.rules:
+    if not target.publishes or target.faulting.plan.rules:
         return
     world.rest(cold=False)  # other unsaved bytes would be discarded, too
     first, second = world.plan.rng("withdrawn", world.number).sample(range(PAGES), 2)
