@@ -28,7 +28,7 @@ from pagecache.cli.usage import WrongUsage, leave, print_json
     "--profile",
     metavar="NAME",
     help="Kind of load: fsx, database, log, media, generic-095, direct, metadata, saving, crowd, losses, ends, "
-    "touched, unsaved, names.  [default: fsx]",
+    "touched, unsaved, names, versions.  [default: fsx]",
 )
 @click.option("--faults", metavar="NAME", help="Make backend calls fail: none, mild, nasty, hell.  [default: none]")
 @click.option(

@@ -20,7 +20,7 @@ from pagecache.stress.script import Script
 from ..test_docs import DOCS, blocks
 from .test_together import FEW, SEVERAL
 
-PAGES = [DOCS / "how-to" / f"{name}.md" for name in ("stress", "stress-report", "stress-oracle")]
+PAGES = [DOCS / "how-to" / f"{name}.md" for name in ("stress", "stress-report")]
 SMALL = ("--tasks", "1", "--files", "1", "--size", "16KiB", "--capacity", "64KiB", "--duration", "0.1s")
 OTHERS = ("python3 -m venv", "pip install")
 
@@ -76,15 +76,6 @@ def test_a_command_of_a_page_runs(page: str, command: str, tmp_path: Path) -> No
     assert ran.returncode == 0, ran.stdout + ran.stderr
     assert "nothing wrong" in ran.stdout or arguments[0] == "check-backend"
     assert not [path for path in tmp_path.rglob("pagecache-*") if path.name != "pagecache-stress-7-0.json"]
-
-
-def test_the_extra_that_a_page_installs_is_there() -> None:
-    """The lines that are not run are those that install."""
-    installed = [line for _, line in COMMANDS if line.startswith(OTHERS)]
-    extras = {extra for line in installed for extra in re.findall(r"\[(\w+)\]", line)}
-    project = (DOCS.parent / "pyproject.toml").read_text(encoding="utf-8")
-    assert extras == {"stress"}
-    assert "\nstress = [" in project
 
 
 def test_help_names_all_profiles_and_ways() -> None:
