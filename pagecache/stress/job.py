@@ -27,7 +27,6 @@ from pagecache.stress.pressed import pressed
 from pagecache.stress.profiles import names_of, shared_names
 from pagecache.stress.publishing import Publishing
 from pagecache.stress.refusals import refuse_crashes, refuse_ways
-from pagecache.stress.relapsed import relapsed
 from pagecache.stress.report import Report, exercised
 from pagecache.stress.script import PRESSED, Script
 from pagecache.stress.targets import Target, UnusableTarget
@@ -47,7 +46,6 @@ REMOVED = 5.0  # seconds for each of abandoning the target and removing its file
 NOTHING = "nothing is left in the target"
 DIRECTED: dict[str, Callable[[World, CachedTarget], None]] = {
     "a call that outlives its backend": outlived,
-    "a commit that forgets": relapsed,
     "an upload that is given up": withdrawn,
 }
 """Final checks of a round, each with its own operations."""

@@ -5,7 +5,7 @@ error, a hang), the last of all workers. Times are those of the round's clock.
 from __future__ import annotations
 
 from pagecache.stress.history import FOREVER
-from pagecache.stress.profiles import CROSSING, KINDS, shared_names
+from pagecache.stress.profiles import CROSSING, KINDS, PLACELESS, shared_names
 from pagecache.stress.story import Finding, worker_name
 from pagecache.stress.world import CRASH, SYNCS, Activity, Failure, World
 
@@ -13,36 +13,6 @@ __all__ = ["narrative", "sentence"]
 
 SENTENCES = 24
 EVERYWHERE = {"fsync", "sync", "ticket", "flush", "name_sync", "held_fsync", "held_close"}
-
-VERBS = {
-    "read": "read",
-    "readv": "read in two pieces",
-    "try_read": "tried to read",
-    "view": "looked through a view at",
-    "write": "wrote",
-    "writev": "wrote in two pieces",
-    "try_write": "tried to write",
-    "append": "appended",
-    "store": "stored through a view",
-    "copy": "copied",
-    "punch": "punched a hole of",
-    "zero": "zeroed",
-    "sync_range": "synced",
-    "drop": "dropped",
-    "invalidate": "invalidated",
-    "prefetch": "prefetched",
-    "advise": "gave advice on",
-    "reopen": "read through a new handle",
-    "tear": "wrote from memory that ends",
-    "change": "changed, as a foreign writer,",
-    "watch": "read, with foreign changes,",
-    "lose": "discarded unsaved bytes of",
-    "contest": "wrote, read or saved, with foreign replacements,",
-    "replace": "replaced, as a foreign writer,",
-    "held_read": "read",
-    "held_write": "wrote",
-    "held_append": "appended",
-}
 
 
 def place(activity: Activity) -> tuple[int, int]:
@@ -56,27 +26,18 @@ def place(activity: Activity) -> tuple[int, int]:
 def sentence(activity: Activity) -> str:
     """Describe an operation, without its worker."""
     operation, kind, file = activity.operation, activity.operation.kind, activity.file
-    start, end = place(activity)
     way = f" ({operation.way})" if operation.way else ""
+    start, end = place(activity)
     if kind == CRASH:
         text = "crashed the tested system, and checked the remains"
-    elif KINDS.get(kind) in CROSSING and (file is None or kind not in VERBS):
-        name = shared_names()[operation.file]
-        text = f"{kind} of {name}" if file is None else f"{kind} of object {file}"
-    elif file is None:
+    elif KINDS[kind] == "names":
         text = f"{kind} of a name of its own"
-    elif kind in SYNCS:
-        text = "synced everything" + (" by a ticket" if kind == "ticket" else "")
-    elif kind in EVERYWHERE:
-        text = f"called {kind} of file {file}"
-    elif kind == "touch":
-        text = f"stored, as a foreign writer, file {file} once more"
-    elif kind == "truncate":
-        text = f"truncated file {file} to {activity.start}"
-    elif end >= FOREVER:
-        text = f"{VERBS[kind]} file {file} from {start} on{way}"
+    elif file is None:
+        text = f"{kind} of {shared_names()[operation.file]}"
     else:
-        text = f"{VERBS[kind]} {end - start} bytes at {start} of file {file}{way}"
+        of = f"object {file}" if KINDS[kind] in CROSSING else "all files" if kind in SYNCS else f"file {file}"
+        where = "" if kind in PLACELESS else f" [{start}, {end})" if end < FOREVER else f" from {start} on"
+        text = f"{kind}{way} of {of}{where}"
     if activity.errors:
         text += f", which raised {', '.join(activity.errors)}"
     return text if activity.ended is not None else f"{text}, still running"
@@ -107,7 +68,7 @@ def narrative(world: World, failure: Failure) -> tuple[str, ...]:
     lines: list[tuple[str, str, int]] = []  # time, text, consecutive repetitions
     for one in sorted(met, key=lambda one: one.begun):
         when = f"{one.begun:>6} to {one.ended if one.ended is not None else '...':<6}"
-        text = f"{worker_name(one.worker) if one.worker else 'the tester'} {sentence(one)}"
+        text = f"{worker_name(one.worker)}: {sentence(one)}" if one.worker else f"the tester {sentence(one)}"
         again = lines[-1][2] + 1 if lines and lines[-1][1] == text else 1
         lines[len(lines) - (again > 1) :] = [(when, text, again)]
     left = len(lines) - SENTENCES

@@ -12,6 +12,9 @@ import tempfile
 from pathlib import Path
 from typing import Any, TextIO
 
+from rich.console import Console
+from rich.status import Status
+
 from pagecache.stress.report import Report
 from pagecache.stress.shrinker import NotFailing, Shrunk, shrink
 
@@ -93,14 +96,12 @@ class Outcome:
 
     def shrink(self, target: str | None, seconds: float) -> None:
         """Shrink the failure, with a line of progress, and write the result."""
-        show = Line(self._err)
         try:
-            self.shrunk = shrink(self.report, target, seconds=seconds, progress=show.line)
+            with Status("shrinking", console=Console(file=self._err, highlight=False)) as status:
+                self.shrunk = shrink(self.report, target, seconds=seconds, progress=status.update)
         except NotFailing as error:
-            show.over()
             print(f"not shrunk: {error}", file=self._err)
             return
-        show.over()
         print(f"shrunk: pagecache stress --replay {write_replay(self.shrunk.report, '-small')}", file=self._err)
 
     def text(self, *, verbose: bool = False) -> str:
@@ -114,21 +115,3 @@ class Outcome:
     def to_dict(self) -> dict[str, Any]:
         """Return the report and the shrunk report in JSON form."""
         return self.report.to_dict() | ({"shrunk": self.shrunk.to_dict()} if self.shrunk is not None else {})
-
-
-class Line:
-    """One line that is overwritten on a terminal; nothing elsewhere."""
-
-    def __init__(self, out: TextIO) -> None:
-        self._out = out
-        self._on = out.isatty()
-
-    def line(self, text: str) -> None:
-        """Replace the line."""
-        if self._on:
-            self._out.write(f"\r\x1b[K{text}")
-            self._out.flush()
-
-    def over(self) -> None:
-        """Remove the line."""
-        self.line("")

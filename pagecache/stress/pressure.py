@@ -1,7 +1,6 @@
 """Pressure between cache and backend: no call of the backend ends before a writer has written more.
 
-In addition, one write may be held: until its release it is in the backend, and is carried out then, or lost. And one
-commit may fail, and forget the bytes written since it was requested.
+In addition, one write may be held: until its release it is in the backend, and is carried out then, or lost.
 
 So something is dirty at any moment: after each request, after each commit. A sync that waits for a clean moment waits
 until the writers stop. A call waits for a writer only briefly: the writer may be waiting for the call.
@@ -17,7 +16,7 @@ from pagecache.backends.passing import PassingBackend, PassingFile
 from pagecache.backends.protocol import Backend, BackendFile
 from pagecache.errors import BackendError, Key
 
-__all__ = ["Hold", "PressedBackend", "Relapse"]
+__all__ = ["Hold", "PressedBackend"]
 
 MOMENT = 0.02  # seconds
 ENOUGH = 3  # writes that end during the wait: of two writers, one began after the call
@@ -50,29 +49,6 @@ class Hold:
             self.over.set()
 
 
-class Relapse:
-    """The next commit fails, and forgets: `overwritten` collects the earlier bytes, in the order of the writes."""
-
-    def __init__(self) -> None:
-        self.before: list[tuple[BackendFile, int, memoryview]] = []
-        self.failed = False
-
-    def overwritten(self, file: BackendFile, offset: int, length: int) -> None:
-        """Record the old bytes when a write begins."""
-        room = bytearray(length)
-        count = file.read_into(offset, [memoryview(room)])
-        self.before.append((file, offset, memoryview(room)[:count].toreadonly()))
-
-    def commit(self) -> None:
-        """Restore the old bytes. Raises: BackendError: always; a retry may succeed."""
-        self.failed = True
-        for file, offset, data in reversed(self.before):
-            done = 0
-            while done < len(data):
-                done += file.write_from(offset + done, [data[done:]])
-        raise BackendError(errno.EIO, "made up: acknowledged writes are forgotten", retry=True)
-
-
 class PressedBackend(PassingBackend):
     """A backend under pressure; see the top of this file."""
 
@@ -82,7 +58,6 @@ class PressedBackend(PassingBackend):
         self._writes = 0
         self._pressing = False
         self._hold: Hold | None = None
-        self.relapse: Relapse | None = None
         self.unreported: threading.Event | None = None
         """If set, writes are done and fail, as if their replies were lost; the first one sets the event."""
         self.publishing: Callable[[Key], Callable[[bool], None]] = lambda _key: lambda _ok: None
@@ -136,8 +111,6 @@ class PressedFile(PassingFile):
         if hold is not None:
             sent = memoryview(b"".join(buffers))  # a copy: the bytes are in flight even if the memory changes
             return hold.through(lambda: self.inner.write_from(offset, [sent]), len(sent))
-        if (relapse := self._backend.relapse) is not None:
-            relapse.overwritten(self.inner, offset, sum(map(len, buffers)))
         count = self.inner.write_from(offset, buffers)
         if (unreported := self._backend.unreported) is not None:
             unreported.set()
@@ -146,9 +119,6 @@ class PressedFile(PassingFile):
         return count
 
     def commit(self) -> str | None:
-        relapse, self._backend.relapse = self._backend.relapse, None
-        if relapse is not None:
-            relapse.commit()
         published = self._backend.publishing(self._key)
         try:
             version = self.inner.commit()

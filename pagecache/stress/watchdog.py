@@ -53,10 +53,10 @@ def overdue(active: dict[int, Activity], now: float, patience: float) -> list[st
     for worker, activity in sorted(active.items()):
         since, began = max(activity.since, activity.moved), activity.since
         if now - since > patience:
-            found.append(f"{worker_name(worker)} {sentence(activity)} after {now - since:.0f} s")
+            found.append(f"{worker_name(worker)}: {sentence(activity)} after {now - since:.0f} s")
         elif now - began > CALLS * patience:
             found.append(
-                f"{worker_name(worker)} {sentence(activity)} after {now - began:.0f} s, though its calls return"
+                f"{worker_name(worker)}: {sentence(activity)} after {now - began:.0f} s, though its calls return"
             )
     return found
 

@@ -118,7 +118,6 @@ SEARCHED: dict[str, str] = {
     "last_one_out_hands_the_lock_on": "direct",
     "no_budget_while_waiting_for_a_lock": "crowd",
     "fill_sees_invalidations": "late",
-    "discarded_bytes_are_not_kept": "small",
     "discard_sees_extension": "ends",
     "rebase_sees_extension": "replaced",
     "a_local_end_is_a_byte": "replaced",
@@ -128,7 +127,7 @@ SEARCHED: dict[str, str] = {
     "late_answer_only_ends_the_flight": "small",
     "reconnect_does_not_wait": "small",
     "views_end_with_the_file": "small",
-    "loss_is_not_reported": "small",
+    "loss_is_not_reported": "late",
     "append_keeps_the_lock": "appends",
     "success_forgets_failures": "short",
     "retry_sends_old_bytes": "flaky",
@@ -161,6 +160,7 @@ SEARCHED: dict[str, str] = {
 
 SCHEDULED: dict[str, str] = {
     "commit_follows_its_bytes": "given-up",
+    "discarded_bytes_are_not_kept": "given-up",
 }
 WORLDS = tuple(dict.fromkeys(SCHEDULED.values()))
 
@@ -169,6 +169,9 @@ WAITS: dict[str, str] = {
         "a commit has to fail between two checks of a waiter for the next one, a few instructions apart. The visible "
         "object is whole again when that waiter returns: a fault shows only if no caller has returned since the last "
         "commit"
+    ),
+    "discarded_bytes_are_not_kept": (
+        "a page is read between its discard and a commit that fails, and the store forgets it"
     ),
 }
 

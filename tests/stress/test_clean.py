@@ -46,7 +46,7 @@ def test_files_of_a_page_are_clean(size: int) -> None:
     plan = Plan(**SHORT | {"seed": 1, "threads": 1, "tasks": 0, "files": 1, "size": size, "rounds": 4, "duration": 60})
     report = run(plan)
     assert report.ok, f"{report.story}\n{report.replay}"
-    assert report.counters["commits that forgot"] > 0
+    assert report.counters["backends outlived"] > 0
 
 
 def test_a_file_that_is_longer_than_operations_go_is_read_to_its_end(tmp_path: Path) -> None:

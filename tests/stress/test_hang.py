@@ -46,7 +46,7 @@ def hung() -> Iterator[Report]:
 def test_a_hang_lists_its_waits_and_their_owners(hung: Report) -> None:
     """The report has them as values for programs, and in the story. [I-23]"""
     assert (hung.kind, hung.hung) == ("hang", True), hung.story
-    assert re.fullmatch(r"writer 1 called fsync of file 0, still running after \d+ s", hung.hang["late"][0])
+    assert re.fullmatch(r"writer 1: fsync of file 0, still running after \d+ s", hung.hang["late"][0])
     waits = [wait for wait in hung.hang["waits"] if wait["what"].startswith("fsync")]
     assert waits, hung.hang["waits"]
     assert waits[0]["owner"]["what"] == "a commit of the backend"
@@ -58,16 +58,16 @@ def test_many_calls_of_one_operation_are_no_hang_while_each_of_them_returns() ->
     """A sync, with the tester's checks after it, makes short calls for minutes on a slow store."""
     activity = Activity(1, Operation("fsync", 0), 0, since=100.0, start=0, end=4096, begun=1)
     assert overdue({1: activity}, 150.0, 60.0) == []
-    assert overdue({1: activity}, 170.0, 60.0) == ["writer 1 called fsync of file 0, still running after 70 s"]
+    assert overdue({1: activity}, 170.0, 60.0) == ["writer 1: fsync of file 0, still running after 70 s"]
     activity.moved = 165.0
     assert overdue({1: activity}, 220.0, 60.0) == []
-    assert overdue({1: activity}, 230.0, 60.0) == ["writer 1 called fsync of file 0, still running after 65 s"]
+    assert overdue({1: activity}, 230.0, 60.0) == ["writer 1: fsync of file 0, still running after 65 s"]
 
 
 def test_calls_of_one_operation_without_end_are_a_hang() -> None:
     activity = Activity(1, Operation("fsync", 0), 0, since=100.0, start=0, end=4096, begun=1, moved=330.0)
     assert overdue({1: activity}, 340.0, 60.0) == []
-    told = "writer 1 called fsync of file 0, still running after 241 s, though its calls return"
+    told = "writer 1: fsync of file 0, still running after 241 s, though its calls return"
     assert overdue({1: activity}, 341.0, 60.0) == [told]
 
 

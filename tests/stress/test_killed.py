@@ -130,7 +130,7 @@ def test_operations_before_a_kill_are_in_the_report(tmp_path: Path, monkeypatch:
     )  # fmt: skip
     report = run(plan, naive.hasty)
     assert report.kind == "crash", report.story
-    assert any(re.search(r"writer \d (wrote|truncated)", step) for step in report.steps), report.steps
+    assert any(re.search(r"writer \d: (write|truncate)", step) for step in report.steps), report.steps
     for left in tmp_path.iterdir():
         left.unlink()
     shrunk = shrink(report, naive.hasty, seconds=LONG)
@@ -152,12 +152,12 @@ def test_a_hang_in_the_process_of_the_cache_has_its_waits(tmp_path: Path, monkey
     plan = Plan(seed=1, script=SAVED, crashes=("killed",), patience=1, **SMALL)
     report = run(plan, hanging.hangs_elsewhere)
     assert report.kind == "hang", report.story
-    assert "in the process of the cache: writer 1 called fsync of file 0, still running" in report.story
+    assert "in the process of the cache: writer 1: fsync of file 0, still running" in report.story
     waits = [wait for wait in report.hang["waits"] if wait["what"].startswith("fsync")]
     assert waits[0]["owner"]["what"] == "a commit of the backend"
     assert any("in commit" in line for frames in report.hang["stacks"].values() for line in frames)
     assert report.hang["transitions"]
-    assert any("called fsync" in step for step in report.steps), report.steps
+    assert any("fsync of file 0" in step for step in report.steps), report.steps
 
 
 def test_a_process_that_says_nothing_is_asked_where_its_threads_are() -> None:

@@ -85,7 +85,7 @@ def test_a_planted_mistake_shrinks_to_a_handful(name: str, most: int) -> None:
     assert shrunk.operations <= most, shrunk.story
     assert shrunk.workers == 1, shrunk.story
     assert shrunk.before[0] > most
-    assert "writer 1 " in shrunk.story
+    assert "writer 1: " in shrunk.story
     plan = Plan.from_replay(shrunk.report.replay)
     assert plan.script is not None
     assert (len(plan.script), plan.patience) == (shrunk.operations, 60.0)
