@@ -1,13 +1,12 @@
-"""Two write-back caches as written in an afternoon: everything works, and failed uploads are lost.
+"""A write-back cache as written in an afternoon: everything works, and fsync does nothing.
 
-They are backends over a directory, so that the tester can be pointed at them as at any backend:
-`python:tests.stress.naive:forgiving`. In both, reads of the writing process see its writes.
+It is a backend over a directory, in a module, so that other processes find it: `python:tests.stress.naive:hasty`. Reads
+of the writing process see its writes.
 """
 
 from __future__ import annotations
 
 import errno
-import hashlib
 import os
 import threading
 from pathlib import Path
@@ -26,21 +25,15 @@ WHERE = "PAGECACHE_TEST_NAIVE"
 class Local(Blob):
     """A file in memory, whole; uploaded, whole, when it is closed."""
 
-    def __init__(self, path: Path, fails: bool) -> None:
+    def __init__(self, path: Path) -> None:
         super().__init__(bytearray(path.read_bytes()), threading.Lock())
-        self.path, self.fails = path, fails
-        self.uploads = 0
+        self.path = path
 
     def commit(self) -> str | None:
         """Do nothing for an fsync: the data is safe in the cache."""
         return None
 
     def upload(self) -> None:
-        """Upload everything; the network fails one time in two, or never."""
-        self.uploads += 1
-        dice = hashlib.blake2b(f"{self.path.name} {self.uploads}".encode(), digest_size=1).digest()[0]
-        if self.fails and dice < 128:
-            raise OSError(errno.ETIMEDOUT, "the network was away", str(self.path))
         fresh = self.path.with_suffix(".part")
         fresh.write_bytes(self.content)
         fresh.rename(self.path)
@@ -51,9 +44,8 @@ class Naive(Backend):
 
     limits: ClassVar[BackendLimits] = BackendLimits()  # type: ignore[misc]
 
-    def __init__(self, *, fails: bool, syncs: bool) -> None:
+    def __init__(self) -> None:
         self.root = Path(os.environ[WHERE])
-        self.fails, self.syncs = fails, syncs
         self.files: dict[str, Local] = {}
         self.lock = threading.Lock()
 
@@ -65,7 +57,7 @@ class Naive(Backend):
                     raise FileNotFoundError(errno.ENOENT, "no such file", key)
                 path.touch()
             if str(key) not in self.files:
-                self.files[str(key)] = (Synced if self.syncs else Local)(path, self.fails)
+                self.files[str(key)] = Local(path)
             return self.files[str(key)]
 
     def stat(self, key: Key) -> ObjectStat:
@@ -78,29 +70,10 @@ class Naive(Backend):
 
     def close(self) -> None:
         for file in self.files.values():
-            try:
-                file.upload()
-            except OSError:
-                pass  # logged, in the spirit of the afternoon
+            file.upload()
         self.files.clear()
-
-
-class Synced(Local):
-    """fsync uploads too, and like close it ignores errors."""
-
-    def commit(self) -> str | None:
-        try:
-            self.upload()
-        except OSError:
-            pass
-        return None
-
-
-def forgiving() -> Backend:
-    """Uploads at fsync and close, and loses the errors."""
-    return Naive(fails=True, syncs=True)
 
 
 def hasty() -> Backend:
     """Keep closed files safe; fsync does nothing."""
-    return Naive(fails=False, syncs=False)
+    return Naive()

@@ -93,55 +93,6 @@ def test_a_second_signal_ends_it_without_waiting(tmp_path: Path) -> None:
         assert running.wait(BOUND) == 130
 
 
-OPENS = """
-import os, pathlib, signal, threading
-from pagecache.backends.directory import DirectoryBackend
-from pagecache.backends.passing import PassingBackend
-
-removed = threading.Event()
-
-class Backend(PassingBackend):
-    def open(self, key, *, create=False, exclusive=False):
-        if create and "file0" in key and not pathlib.Path("begun").exists():
-            pathlib.Path("begun").touch()
-            os.kill(os.getpid(), signal.SIGINT)
-            removed.wait(3)  # in vain, unless the tester removes beside this call
-        return self.inner.open(key, create=create, exclusive=exclusive)
-
-    def remove(self, key):
-        if "file0" in key:
-            removed.set()
-        self.inner.remove(key)
-
-def make():
-    return Backend(DirectoryBackend("store"))
-"""
-
-
-def test_nothing_is_removed_beside_a_call_of_the_deterministic_scheduler(tmp_path: Path) -> None:
-    """The call in progress makes a file, which would be left over."""
-    (tmp_path / "store").mkdir()
-    (tmp_path / "mine.py").write_text(OPENS, encoding="utf-8")
-    program = "from pagecache.stress import job; job.CALLS = job.REMOVED = 60; from pagecache.cli import main; main()"
-    options = [
-        "--seed",
-        "1",
-        "--duration",
-        "1000s",
-        "--scheduler",
-        "deterministic",
-        "--threads",
-        "2",
-        "--size",
-        "64KiB",
-    ]
-    command = [sys.executable, "-c", program, "stress", "python:mine:make", *options]
-    done = subprocess.run(command, cwd=tmp_path, capture_output=True, text=True, timeout=4 * BOUND)
-    assert done.returncode == 130, done.stderr
-    assert done.stderr.rstrip().endswith("interrupted: nothing is left in the target"), done.stderr
-    assert list((tmp_path / "store").iterdir()) == []
-
-
 class Making(PassingBackend):
     """A store whose first object is made slowly; `begun` is set before, and `removed` by a removal. `beside`: objects
     were removed while it was made. The stores of a test share all of this.
