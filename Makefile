@@ -109,7 +109,7 @@ test-all: $(VENV)/.built $(VENV)/.dev $(DEBUG)/.built build/c-schedules/schedule
 	$(PYTEST) -m "not slow and not soak"
 
 # Parts of `make nightly`, one after another. The table at the end has the verdict and duration of each.
-NIGHTLY := test-all ctest-asan ctest-tsan run-schedules-table slow soak mutations
+NIGHTLY := test-all ctest-asan ctest-tsan slow soak mutations
 nightly: export PAGECACHE_SOAK_SECONDS ?= 60
 nightly:                                                              ## all of it, hours, with a table at the end; NIGHTLY="slow soak" selects
 	@status=0; table=; for part in $(NIGHTLY); do \
@@ -212,15 +212,13 @@ build/c-$(1)/schedules: $(addprefix build/c-$(1)/,$(SCHEDULES_O))
 endef
 $(foreach v,schedules schedules-asan,$(eval $(call schedules,$(v))))
 
-.PHONY: run-schedules run-schedules-long run-schedules-asan run-schedules-table
+.PHONY: run-schedules run-schedules-long run-schedules-asan
 run-schedules: build/c-schedules/schedules
 	@echo $<; $< --number 30000 --seed $(or $(SEED),1)
 run-schedules-long: build/c-schedules/schedules
 	@echo $<; $< --seconds $${PAGECACHE_SOAK_SECONDS:-600} $(if $(SEED),--seed $(SEED))
 run-schedules-asan: build/c-schedules-asan/schedules
 	@echo $<; $(RUN_asan) $< --seconds 20 $(if $(SEED),--seed $(SEED))
-run-schedules-table: build/planted/schedules/schedules
-	@echo $< --table; $< --table $(if $(SEED),--seed $(SEED))
 
 # Planted bugs (docs/testing.md): a copy of the sources that tests/planted/*.patch touch has all bugs, each off until a test takes
 # its fix out. Other objects are those of the builds without bugs.

@@ -71,13 +71,7 @@ enum pc_token { PC_TOKEN_FREE, PC_TOKEN_PASS, PC_TOKEN_COMMIT, PC_TOKEN_CALLER, 
 
 /* Kinds of operations, and the logical locks that one can hold. */
 enum pc_op_kind { PC_OP_FILL, PC_OP_UNCACHED, PC_OP_WRITE, PC_OP_COMMIT, PC_OP_CALLER, PC_OP_MIRROR };
-enum {
-	PC_HOLD_LOCK_X = 1,
-	PC_HOLD_TOKEN = 2,
-	PC_HOLD_INVALIDATE = 4,
-	PC_HOLD_LOCK_S = 8,
-	PC_HOLD_DIRECT = 16
-};
+enum { PC_HOLD_LOCK_X = 1, PC_HOLD_TOKEN = 2, PC_HOLD_INVALIDATE = 4, PC_HOLD_LOCK_S = 8, PC_HOLD_DIRECT = 16 };
 
 /* The logical locks of an inode that are held at one moment; `token`: enum pc_token. */
 struct pc_locks {
@@ -381,29 +375,11 @@ int pc_views_cut(struct pc_inode *i, uint64_t pos, uint64_t end, bool parts);
 int pc_views_reserve(struct pc_inode *i, uint64_t size);
 void pc_views_unreserve(struct pc_inode *i);
 
-/* ---- for display: latencies of backend calls, states of pages, lengths of queues */
+/* ---- for display: latencies of backend calls, numbers of files, lengths of queues */
 enum { PC_TIMED_READ, PC_TIMED_WRITE, PC_TIMED_COMMIT, PC_TIMED };
 enum { PC_LATENCY_BOUNDS = 28 }; /* 1 µs, 2 µs, ... 2^27 µs = 134 s */
 void pc_latency_add(struct pc_volume *v, uint32_t call, uint64_t ns);
 uint64_t pc_latency_get(struct pc_volume *v, uint32_t call, uint64_t *counts);
-/* States of a page, most urgent first. */
-enum {
-	PC_SHOW_FAILED,
-	PC_SHOW_WRITEBACK,
-	PC_SHOW_DIRTY,
-	PC_SHOW_STAGED,
-	PC_SHOW_UNSTABLE,
-	PC_SHOW_FILLING,
-	PC_SHOW_PINNED,
-	PC_SHOW_CLEAN,
-	PC_SHOW_NOTHING
-};
-struct pc_shown {
-	uint64_t next; /* where to continue */
-	uint32_t runs, folios;
-};
-bool pc_show_states(struct pc_inode *i, uint64_t id, uint64_t pos, uint64_t end, uint64_t *runs, size_t n,
-		    struct pc_shown *out);
 enum {
 	PC_BY_DIRTY,
 	PC_BY_CACHED,
@@ -516,7 +492,6 @@ void pc_record_span(struct pc_cache *c, const struct pc_record *r);
 void pc_sync_arm(const char *point, uint32_t skip);
 bool pc_sync_arrived(const char *point);
 void pc_sync_release(const char *point);
-void pc_sync_noise(uint64_t seed, uint32_t one_in, uint32_t most_us);
 
 /* ---- tests: index walks that count their visits */
 bool pc_any_writeback(struct pc_inode *i, uint64_t pos, uint64_t end, uint32_t *visited);

@@ -80,9 +80,6 @@ OPERATIONS = named("PC_OP_")
 TOKENS = named("PC_TOKEN_")
 """Holders of a file's token."""
 
-STATES = ("failed", "writeback", "dirty", "staged", "unstable", "filling", "pinned", "clean")
-"""States of a page, most urgent first."""
-
 extension = _core  # for this package only; __init__.py exports the public parts
 ffi, lib = extension.ffi, extension.lib
 if lib.pc_install_types() or lib.pc_abi() != ABI:
@@ -310,11 +307,6 @@ def operations(core: object) -> list[Operation]:
 def is_debug() -> bool:
     """Return whether the extension was built with its debug checks and sync points."""
     return bool(lib.pc_is_debug())
-
-
-def sync_noise(seed: int, one_in: int, most: int) -> None:
-    """Let one of `one_in` passages of sync points pause for up to `most` microseconds; 0: none. In debug builds."""
-    lib.pc_sync_noise(seed, one_in, most)
 
 
 def wait(kind: str, address: int, seq: int, timeout: float) -> None:

@@ -10,12 +10,11 @@ from collections.abc import Callable, Iterator
 from typing import Any, cast
 
 from .cache import NativeVolume
-from .extension import END, STATES, extension, ffi, fields, lib, ranges, read_counters, read_usage
+from .extension import END, extension, ffi, fields, lib, ranges, read_counters, read_usage
 
 __all__ = ["Events", "NativeInode", "TooManyViews"]
 
 NUMBERS = ("dirty", "cached", "failed", "unstable", "age", "hits", "unstored", "taken")
-SLICE_RUNS = 256
 
 
 class TooManyViews(OSError):
@@ -123,29 +122,6 @@ class NativeInode:
     def number(self, name: str) -> int:
         """Return one of NUMBERS, without the cost of all of `usage`; 0 when the inode is gone."""
         return int(lib.pc_show_number(self._i, self.id, NUMBERS.index(name)))
-
-    def states(self, pos: int, end: int, most: int) -> tuple[list[tuple[int, int, str]], int, int]:
-        """Return the states of the pages that overlap [pos, end), read in slices, so that the file's lock is never held
-        for long.
-
-        Returns: runs (position, bytes, one of STATES) of cached pages, ascending, at most `most`; the number of folios;
-        the end of the scanned range, `end` if complete. Of an inode that is gone: nothing.
-        """
-        out, found = ffi.new("struct pc_shown *"), ffi.new("uint64_t[]", 3 * SLICE_RUNS)
-        runs: list[tuple[int, int, str]] = []
-        folios = 0
-        while pos < end:
-            room = min(SLICE_RUNS, most - len(runs))
-            if not room or not lib.pc_show_states(self._i, self.id, pos, end, found, room, out):
-                break
-            for k in range(0, 3 * out.runs, 3):
-                at, length, state = int(found[k]), int(found[k + 1]), STATES[found[k + 2]]
-                if runs and runs[-1][2] == state and runs[-1][0] + runs[-1][1] == at:
-                    at, length = runs[-1][0], runs.pop()[1] + length
-                runs.append((at, length, state))
-            folios += out.folios
-            pos = int(out.next)
-        return runs, folios, pos
 
     def event_seq(self) -> int:
         return int(lib.pc_inode_event_seq(self._i))

@@ -14,7 +14,6 @@ from functools import partial
 from typing import Any, TypeVar
 
 from pagecache.backends.protocol import AsyncBackend, Backend
-from pagecache.native import sync_noise
 from pagecache.stress.cached import CachedTarget
 from pagecache.stress.crash import Crashing, NoCrash, crashing
 from pagecache.stress.history import Broken
@@ -51,7 +50,6 @@ DIRECTED: dict[str, Callable[[World, CachedTarget], None]] = {
 """Final checks of a round, each with its own operations."""
 LEFT = "objects that begin with 'pagecache-stress-' may be left in the target"
 SWITCHES = (0.005, 0.0005, 0.00001)  # switch intervals in seconds: a round has one of them
-NOISES = ((0, 0), (16, 100), (64, 1000))  # one of so many passages of a sync point pauses, for at most so many µs
 
 
 def run(plan: Plan, target: str | Callable[[], Backend | AsyncBackend] | None = None) -> Report:
@@ -86,17 +84,13 @@ def run_of(
 
 @contextlib.contextmanager
 def disturbed(rng: random.Random) -> Iterator[None]:
-    """Force extra switches between threads: between two steps of Python, and with the debug extension at the sync
-    points of the core.
-    """
+    """Force extra switches between threads, between two steps of Python."""
     before = sys.getswitchinterval()
     sys.setswitchinterval(rng.choice(SWITCHES))
-    sync_noise(rng.randrange(1 << 64), *rng.choice(NOISES))
     try:
         yield
     finally:
         sys.setswitchinterval(before)
-        sync_noise(0, 0, 0)
 
 
 class Run:

@@ -1,11 +1,10 @@
-"""The search for each bug: with a few named settings of the stress tester, each shared by many bugs; and for some in a
-world of the simulated threads of the core.
+"""The search for each bug: with a few named settings of the stress tester, each shared by many bugs; or in a world of
+the simulated threads of the core.
 
     SETTINGS   name -> fields of `pagecache.stress.Plan`
     STORES     name of settings -> makes their store, if it is not the backend in memory
     SEARCHED     bug -> name of its settings; a bug that is not listed is searched for with "slow"
-    SCHEDULED  bug -> kind of world (`tests/native/schedules/world.c`) in which schedules of the core find it, too
-    WAITS      bug -> why no settings find it, or not at each seed: schedules do
+    SCHEDULED  bug -> kind of world (`tests/native/schedules/world.c`) in which schedules of the core find it
 
 Files and cache are small: workers meet on shared pages, and pages come and go. Workers are few: with fewer overlapping
 calls, the oracle is more exact about the possible content. Over a store that forgets uncommitted bytes: few operations
@@ -20,7 +19,7 @@ from typing import Any
 from .failing import directory, object_store, store_by_name, whole_objects, without_answers
 from .planted import Factory
 
-__all__ = ["SCHEDULED", "SEARCHED", "SETTINGS", "STORES", "WAITS", "WORLDS", "settings_of"]
+__all__ = ["SCHEDULED", "SEARCHED", "SETTINGS", "STORES", "WORLDS", "settings_of"]
 
 SMALL: dict[str, Any] = {
     "threads": 4,
@@ -41,9 +40,7 @@ SETTINGS: dict[str, dict[str, Any]] = {
     "slow": SMALL | {"profile": "generic-095", "faults": "slow"},
     "flaky": SMALL | {"faults": "flaky"},
     "short": SMALL | {"faults": "short"},
-    "direct": SMALL | {"profile": "direct", "faults": "slow"},
     "past": SMALL | {"profile": "generic-095", "faults": "slow", "files": 1, "mix": "buffered,direct,parallel"},
-    "long": SMALL | {"profile": "media", "faults": "slow", "size": "256KiB", "capacity": "512KiB"},
     "appends": SMALL
     | {"profile": "crowd", "files": 1, "threads": 6, "tasks": 0, "capacity": "64KiB", "mix": "append,truncate"}
     | {"operations": 25},
@@ -61,8 +58,6 @@ SETTINGS: dict[str, dict[str, Any]] = {
     "cuts": FORGETTING | {"faults": "commits", "mix": "buffered,truncate", "threads": 2, "tasks": 0, "operations": 12},
     "forgetting-names": FORGETTING | {"profile": "metadata"},
     "saving": FORGETTING | {"faults": "commits", "profile": "saving", "files": 1},
-    "fsyncs": FORGETTING
-    | {"faults": "commits", "profile": "saving", "files": 1, "mix": "buffered", "threads": 10, "tasks": 2},
     "crowd": SMALL
     | {
         "profile": "crowd",
@@ -74,7 +69,6 @@ SETTINGS: dict[str, dict[str, Any]] = {
         "operations": 12,
     },
     "late": SMALL | {"profile": "losses", "files": 1, "faults": "late"},
-    "ends": SMALL | {"profile": "ends", "files": 1, "mix": "buffered,append,truncate,losses", "tasks": 0},
     "replaced": SMALL
     | {
         "profile": "ends",
@@ -85,7 +79,6 @@ SETTINGS: dict[str, dict[str, Any]] = {
         "size": "64KiB",
         "capacity": "64KiB",
     },
-    "unsaved": SMALL | {"profile": "unsaved", "files": 1, "mix": "buffered,append,touches", "threads": 4, "tasks": 0},
     "withdrawn": SMALL | {"profile": "touched", "files": 1, "mix": "buffered,append", "tasks": 0, "operations": 10},
 }
 
@@ -95,38 +88,20 @@ STORES: dict[str, Callable[[], Factory]] = {
     "crossing-others": whole_objects,
     "crossing-by-name": store_by_name,
     "crossing-wholes-faults": without_answers,
-    "unsaved": object_store,
     "withdrawn": object_store,
 }
 
 SEARCHED: dict[str, str] = {
-    "failed_bytes_are_dirty_again": "flaky",
-    "short_answer_is_short": "short",
-    "oldest_stamp_stays": "small",
-    "stamp_stays_to_the_last_answer": "long",
-    "commit_failure_between_checks_is_seen": "fsyncs",
-    "failed_commit_makes_dirty": "saving",
-    "commit_covers_earlier_changes": "saving",
     "forgotten_bytes_are_sent_again": "forgetting",
-    "unstable_bytes_are_not_evicted": "forgetting",
     "hole_is_forgotten_at_reconnect": "holes",
     "truncate_is_forgotten_at_reconnect": "forgetting",
-    "size_before_unlock": "small",
-    "reader_checks_again_after_copy": "small",
-    "writer_checks_again_after_lock": "small",
     "direct_write_checks_once": "past",
-    "last_one_out_hands_the_lock_on": "direct",
     "no_budget_while_waiting_for_a_lock": "crowd",
-    "fill_sees_invalidations": "late",
-    "discard_sees_extension": "ends",
     "rebase_sees_extension": "replaced",
-    "a_local_end_is_a_byte": "replaced",
     "rebase_keeps_uploads": "replaced",
-    "settling_commits_nothing": "unsaved",
     "returned_bytes_are_rolled_back": "withdrawn",
     "late_answer_only_ends_the_flight": "small",
     "reconnect_does_not_wait": "small",
-    "views_end_with_the_file": "small",
     "loss_is_not_reported": "late",
     "append_keeps_the_lock": "appends",
     "success_forgets_failures": "short",
@@ -159,21 +134,40 @@ SEARCHED: dict[str, str] = {
 }
 
 SCHEDULED: dict[str, str] = {
+    "failed_bytes_are_dirty_again": "given-up",
+    "short_answer_is_short": "given-up",
+    "oldest_stamp_stays": "given-up",
+    "flight_keeps_its_stamp": "given-up",
+    "stamp_stays_to_the_last_answer": "units",
+    "flight_is_waited_for": "given-up",
+    "failed_commit_makes_dirty": "given-up",
+    "commit_failure_between_checks_is_seen": "given-up",
+    "commit_covers_earlier_changes": "direct",
+    "token_stays_to_the_last_answer": "given-up",
+    "flight_is_not_changed": "given-up",
+    "size_before_unlock": "given-up",
+    "rest_of_a_new_page_is_zeroed": "given-up",
+    "cut_bytes_are_zeroed": "cuts",
+    "cut_pages_leave_the_cache": "cuts",
+    "reader_checks_again_after_copy": "given-up",
+    "writer_checks_again_after_lock": "given-up",
+    "fill_sees_invalidations": "direct",
+    "failed_fill_unlocks": "given-up",
+    "invalidation_keeps_local_bytes": "given-up",
+    "unstable_bytes_are_not_evicted": "given-up",
+    "reclaim_never_waits": "stuck",
+    "direct_write_invalidates": "direct",
+    "direct_write_invalidates_again": "direct",
+    "last_one_out_hands_the_lock_on": "direct",
+    "pages_of_writable_view_stay_dirty": "views",
+    "views_end_with_the_file": "views",
     "commit_follows_its_bytes": "given-up",
+    "settling_commits_nothing": "given-up",
     "discarded_bytes_are_not_kept": "given-up",
+    "discard_sees_extension": "given-up",
+    "a_local_end_is_a_byte": "given-up",
 }
 WORLDS = tuple(dict.fromkeys(SCHEDULED.values()))
-
-WAITS: dict[str, str] = {
-    "commit_follows_its_bytes": (
-        "a commit has to fail between two checks of a waiter for the next one, a few instructions apart. The visible "
-        "object is whole again when that waiter returns: a fault shows only if no caller has returned since the last "
-        "commit"
-    ),
-    "discarded_bytes_are_not_kept": (
-        "a page is read between its discard and a commit that fails, and the store forgets it"
-    ),
-}
 
 
 def settings_of(bug: str) -> str:

@@ -173,31 +173,6 @@ static struct sync_point sync_points[PC_SYNC_POINTS];
 static pthread_mutex_t sync_mutex = PTHREAD_MUTEX_INITIALIZER;
 static pthread_cond_t sync_cond = PTHREAD_COND_INITIALIZER;
 static _Atomic u32 sync_armed;
-/* One passage of a point in so many pauses; 0: none. The seed chooses which, and how long. */
-static _Atomic u32 noise_one_in, noise_most_us;
-static _Atomic u64 noise_state;
-
-/* What lies between two instructions is nearly never met by another thread: now and then one stays there for a moment. */
-static void disturb(u32 one_in)
-{
-	u64 x = atomic_fetch_add_explicit(&noise_state, 0x9e3779b97f4a7c15u, memory_order_relaxed);
-	x = (x ^ x >> 30) * 0xbf58476d1ce4e5b9u;
-	x = (x ^ x >> 27) * 0x94d049bb133111ebu;
-	x ^= x >> 31;
-	if (x % one_in)
-		return;
-	u64 us = (x >> 32) % (atomic_load_explicit(&noise_most_us, memory_order_relaxed) + 1);
-	struct timespec pause = {.tv_nsec = (long)us * 1000};
-	nanosleep(&pause, NULL);
-}
-
-/* @most_us: below a second. @one_in: 0 ends it. */
-void pc_sync_noise(uint64_t seed, uint32_t one_in, uint32_t most_us)
-{
-	atomic_store(&noise_state, seed);
-	atomic_store(&noise_most_us, most_us);
-	atomic_store(&noise_one_in, one_in);
-}
 
 static struct sync_point *sync_find(const char *name)
 {
@@ -209,9 +184,6 @@ static struct sync_point *sync_find(const char *name)
 
 void pc_sync_reached(const char *point)
 {
-	u32 one_in = atomic_load_explicit(&noise_one_in, memory_order_relaxed);
-	if (one_in)
-		disturb(one_in);
 	if (!atomic_load_explicit(&sync_armed, memory_order_relaxed))
 		return;
 	pthread_mutex_lock(&sync_mutex);
@@ -265,10 +237,6 @@ void pc_sync_release(const char *point)
 	pthread_mutex_unlock(&sync_mutex);
 }
 #else
-void pc_sync_noise(uint64_t seed, uint32_t one_in, uint32_t most_us)
-{
-	(void)seed, (void)one_in, (void)most_us;
-}
 void pc_sync_arm(const char *point, uint32_t skip)
 {
 	(void)point, (void)skip;

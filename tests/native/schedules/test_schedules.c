@@ -6,7 +6,6 @@
  *   schedules --kind cuts --number 100000     that many of one kind
  *   schedules --replay cuts:7:1234            one schedule, by its name in a failure's report: again, shortened, printed
  *   schedules --without FIX                   with a fix taken out (in build/planted), with all of the above
- *   schedules --table                         each fix that a world can miss: schedules until that is found
  *
  * Schedules run in batches of some thousand, each batch in a child with a new cache: an assertion, a crash, a hang ends
  * the child and not the search. A schedule is named kind:batch:number. The history of a cache before the number-th
@@ -244,23 +243,7 @@ static bool replay(const struct name *n, const char *without)
 	return !ended_well(child);
 }
 
-/* ---------------------------------------------------------------- the table */
-
-/* A switch, the kind of world that reaches it, and a bound for the schedules until it is found. */
-struct planted {
-	const char *fix, *kind;
-	uint64_t bound;
-};
-
-static const struct planted table[] = {
-	{"a_local_end_is_a_byte", "given-up", 3000000},
-	{"commit_follows_its_bytes", "given-up", 3000000},
-	{"direct_write_invalidates_again", "direct", 100000},
-	{"discard_sees_extension", "given-up", 3000000},
-	{"reclaim_never_waits", "stuck", 100000},
-	{"settling_commits_nothing", "given-up", 100000},
-	{"discarded_bytes_are_not_kept", "given-up", 3000000},
-};
+/* ---------------------------------------------------------------- */
 
 static uint32_t kind_named(const char *name, size_t len)
 {
@@ -271,32 +254,10 @@ static uint32_t kind_named(const char *name, size_t len)
 	exit(2);
 }
 
-static int prove(const char *only, uint64_t seed)
-{
-	int bad = 0;
-	for (size_t k = 0; k < sizeof(table) / sizeof(*table); k++) {
-		const struct planted *p = &table[k];
-		uint32_t kind = kind_named(p->kind, strlen(p->kind));
-		struct name found;
-		double began = cpu_seconds();
-		if (only && strcmp(only, p->fix) != 0)
-			continue;
-		memset(outcome, 0, sizeof(*outcome));
-		bool seen = search(kind, kind + 1, seed * 1000000, p->bound, 1e18, p->fix, &found);
-		printf("%-32s %-10s %s after %" PRIu64 " schedules, %.2f s\n", p->fix, p->kind,
-		       seen ? "found" : "NOT found", outcome->played + seen, cpu_seconds() - began);
-		bad += !seen;
-	}
-	return bad != 0;
-}
-
-/* ---------------------------------------------------------------- */
-
 struct options {
 	uint64_t seed, number;
 	double seconds;
 	const char *kind, *without, *replay;
-	bool table, seeded;
 };
 
 static struct options parse(int argc, char **argv)
@@ -304,9 +265,9 @@ static struct options parse(int argc, char **argv)
 	struct options o = {.seed = (uint64_t)time(NULL) % 1000000, .number = UINT64_MAX, .seconds = 1e9};
 	for (int k = 1; k < argc; k++) {
 		const char *value = k + 1 < argc ? argv[k + 1] : "";
-		k += strcmp(argv[k], "--table") != 0;
+		k++;
 		if (strcmp(argv[k - 1], "--seed") == 0)
-			o.seeded = true, o.seed = strtoull(value, NULL, 10);
+			o.seed = strtoull(value, NULL, 10);
 		else if (strcmp(argv[k - 1], "--number") == 0)
 			o.number = strtoull(value, NULL, 10);
 		else if (strcmp(argv[k - 1], "--seconds") == 0)
@@ -317,8 +278,6 @@ static struct options parse(int argc, char **argv)
 			o.without = value;
 		else if (strcmp(argv[k - 1], "--replay") == 0)
 			o.replay = value;
-		else if (strcmp(argv[k], "--table") == 0)
-			o.table = true;
 		else {
 			fprintf(stderr, "schedules: what is %s?\n", argv[k - 1]);
 			exit(2);
@@ -345,8 +304,9 @@ int main(int argc, char **argv)
 	struct name n;
 	uint32_t first = o.kind ? kind_named(o.kind, strlen(o.kind)) : 0, end = o.kind ? first + 1 : WORLD_KINDS;
 #ifndef PC_PLANTED
-	if (o.table || o.without) {
-		fprintf(stderr, "schedules: this build has no bugs: make planted, run build/planted/schedules/schedules\n");
+	if (o.without) {
+		fprintf(stderr,
+			"schedules: this build has no bugs: make planted, run build/planted/schedules/schedules\n");
 		return 2;
 	}
 #endif
@@ -354,8 +314,6 @@ int main(int argc, char **argv)
 	outcome = mmap(NULL, sizeof(*outcome), PROT_READ | PROT_WRITE, MAP_SHARED | MAP_ANONYMOUS, -1, 0);
 	if (outcome == MAP_FAILED)
 		return 2;
-	if (o.table)
-		return prove(o.without, o.seeded ? o.seed : 1);
 	if (o.replay) {
 		n = name_of(o.replay);
 		return replay(&n, o.without);
