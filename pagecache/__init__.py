@@ -53,7 +53,7 @@ from .volume.ticket import SyncTicket
 from .volume.volume import Volume
 
 if TYPE_CHECKING:
-    from .observe.tracing import Trace as Trace
+    from .observe.trace import Trace as Trace
     from .stats import CacheStats as CacheStats
     from .stats import FileStats as FileStats
     from .stats import VolumeStats as VolumeStats
@@ -110,7 +110,7 @@ __all__ = [
 ON_DEMAND = {
     "CacheStats": "stats",
     "FileStats": "stats",
-    "Trace": "observe.tracing",
+    "Trace": "observe.trace",
     "VolumeStats": "stats",
     "Wait": "stats",
     "WaitOwner": "stats",

@@ -46,7 +46,7 @@ from .volume.volume import Volume, options_for
 if TYPE_CHECKING:
     from .engine.loop import CacheLoop
     from .observe.server import Server
-    from .observe.tracing import Trace
+    from .observe.trace import Trace
     from .options import CacheChanges, CacheOverrides, VolumeOverrides
     from .stats import CacheStats, Wait
 
@@ -519,14 +519,14 @@ class PageCache:
 
         Args:
             path: written when the block ends, whole or not at all.
-            records: maximum number of records, the newest ones; a call makes one or two. 72 bytes each, until the trace
-                is written.
+            records: maximum number of events, the newest ones: waits, and calls of the backend. About 300 bytes each,
+                until the trace is written.
 
         Raises, on entering it:
             OSError: the file cannot be written there. PageCacheError: EBUSY: a trace of this cache runs already.
         """
         self._check_open()
-        from .observe.tracing import Trace
+        from .observe.trace import Trace
 
         return Trace(self, path, records)
 

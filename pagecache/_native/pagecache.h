@@ -27,7 +27,6 @@ struct pc_inode;
 struct pc_request;
 struct pc_place;
 struct pc_trace;
-struct pc_recorder;
 
 /* Classes of work of a volume, most urgent first (contract 2.1.2). */
 enum {
@@ -412,45 +411,6 @@ enum {
 	PC_T_QUARANTINE
 };
 
-/* ---- traces (record.c) */
-enum {
-	PC_R_CALL = 1, /* a call of a user; what: PC_CALL_*, id: its number, value: its result */
-	PC_R_WAIT,     /* what: PC_WAIT_*, id: the call, or 0; value: of REASON */
-	PC_R_IO,       /* a backend call; what: PC_IO_*, id: the request, value: its answer */
-	PC_R_COMMIT, /* what: 1 a commit, 0 only work under the token; id: the file's commit number; value: its stamp */
-	PC_R_ENGINE, /* what: PC_ENGINE_* */
-	PC_R_WROTE, /* bytes became dirty; id: the call, value: their stamp */
-	PC_R_REQUEST, /* what: 1 fill, 2 write, 3 mirror; id: the request, value: class of work */
-	PC_R_ISSUED, /* dirty bytes moved into the request id */
-	PC_R_ACKED, /* bytes of it were acknowledged; what: 0 durable, 1 uncommitted, 2 kept by the backend */
-	PC_R_AGAIN, /* bytes of it are dirty again; what: 3 to be sent again, 4 failed permanently */
-	PC_R_BACK, /* acknowledged bytes are dirty again */
-	PC_R_GONE, /* local bytes were truncated, punched or given up */
-	PC_R_DONE, /* the request id has ended */
-	PC_R_STATE /* what: a transition as trace.c has it; pos: its page; value: its value */
-};
-enum { PC_R_BEGINS = 1, PC_R_ELSEWHERE = 2, PC_R_FAILED = 4, PC_R_AWAITED = 8, PC_R_KEPT = 16 };
-enum {
-	PC_CALL_PREAD,
-	PC_CALL_PREAD_INTO,
-	PC_CALL_PREADV,
-	PC_CALL_TRY_PREAD,
-	PC_CALL_READ,
-	PC_CALL_READINTO,
-	PC_CALL_PWRITE,
-	PC_CALL_PWRITEV,
-	PC_CALL_TRY_PWRITE,
-	PC_CALL_APPEND,
-	PC_CALL_WRITE,
-	PC_CALL_ZERO,
-	PC_CALL_VIEW,
-	PC_CALL_CHANGE,
-	PC_CALL_FSYNC,
-	PC_CALL_FLUSH,
-	PC_CALL_COMMIT,
-	PC_CALL_DIRECT,
-	PC_CALLS
-};
 /* Kinds of waits, in the register of waits (waits.c) and in a trace. */
 enum {
 	PC_WAIT_FOLIO = 1, /* a folio that another thread has locked, usually for a fill */
@@ -460,33 +420,14 @@ enum {
 	PC_WAIT_LOCK_SHARED,
 	PC_WAIT_TOKEN,
 	PC_WAIT_CREDIT, /* one of the volume's `max_inflight` */
-	PC_WAIT_FILL, /* the caller's own fill: only in a trace, the register has its operation */
-	PC_WAIT_UNCACHED, /* the caller's own uncached read: likewise only in a trace */
 	PC_WAIT_ROOM, /* dirty budget; for this and later kinds the engine waits, and has a Reason */
 	PC_WAIT_MEMORY,
 	PC_WAIT_SYNC, /* until nothing up to the epoch of an fsync, flush or commit is left */
-	PC_WAIT_REASON, /* anything else, described by the Reason; value: its text */
+	PC_WAIT_REASON, /* anything else, described by the Reason */
 	PC_WAITS
 };
 enum { PC_IO_FILL, PC_IO_UNCACHED, PC_IO_WRITE, PC_IO_COMMIT, PC_IO_CALLER, PC_IO_MIRROR, PC_IO_DIRECT, PC_IOS };
-enum { PC_ENGINE_FLUSHER, PC_ENGINE_JOB, PC_ENGINE_PAUSE, PC_ENGINES };
-struct pc_record {
-	uint64_t seq; /* its number, in the order of events */
-	uint64_t at, began; /* ns of the monotonic clock; began: 0 for records without duration */
-	uint64_t file, pos, len, id, value;
-	uint32_t thread;
-	uint16_t what;
-	uint8_t kind, flags;
-};
-int pc_record_start(struct pc_cache *c, uint64_t records);
-uint64_t pc_record_stop(struct pc_cache *c, uint64_t *first, uint64_t *end, uint64_t *lost);
-size_t pc_record_read(struct pc_cache *c, uint64_t *at, uint64_t end, struct pc_record *out, size_t n);
-void pc_record_free(struct pc_cache *c);
 int64_t pc_clock_ns(void);
-uint32_t pc_record_thread(void);
-uint64_t pc_record_call(void);
-uint64_t pc_record_enter(uint64_t call);
-void pc_record_span(struct pc_cache *c, const struct pc_record *r);
 
 /* ---- tests: sync points of debug builds */
 void pc_sync_arm(const char *point, uint32_t skip);

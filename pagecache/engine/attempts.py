@@ -23,7 +23,7 @@ from functools import partial
 from typing import TYPE_CHECKING, Any, NoReturn, TypeVar
 
 from ..errors import Key
-from ..native import ENGINE_JOB, NAMES, Kind, Span
+from ..native import NAMES
 from .foreign import as_os_error, raised_by
 from .park import SLICE, Deadline, deadline_error
 from .report.notices import cause
@@ -256,10 +256,7 @@ class Attempts:
                     raise
                 raise raised from error
 
-        recorder = self.volume.cache.native.recorder
-        text = recorder.text(what, self.key) if recorder.on else 0
-        with Span(recorder, Kind.ENGINE, ENGINE_JOB, value=text, slow=True):
-            return self.volume.call_here(what, self.key, attempt)
+        return self.volume.call_here(what, self.key, attempt)
 
     def _say(self, error: BaseException) -> None:
         what = f"{self.what} failed at try {self._tries.count}: {cause(error)}"

@@ -28,7 +28,7 @@ from collections.abc import Callable
 from typing import TYPE_CHECKING
 
 from ..errors import Key
-from ..native import ENGINE_FLUSHER, Kind, NativeCache, Pressure, Span
+from ..native import NativeCache, Pressure
 from . import failures
 from .commit import overdue
 from .park import Clock, Park, start_thread
@@ -146,8 +146,7 @@ class Flusher:
             self._next_turn = math.inf
             began = self._clock.now()
             try:
-                with Span(self._native.recorder, Kind.ENGINE, ENGINE_FLUSHER):
-                    delay = self.turn()
+                delay = self.turn()
             except BaseException:
                 fault("the flusher met an error that should not get here; it goes on")
                 delay = PAUSE

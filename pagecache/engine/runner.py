@@ -28,7 +28,7 @@ from typing import Generic, TypeVar
 
 from .. import native
 from ..errors import Key
-from ..native import ENGINE_JOB, Kind, NativeVolume, Span
+from ..native import NativeVolume
 from .park import SLICE, Clock, Deadline, Park, start_thread
 from .report.notices import fault
 from .report.reason import Reason, during
@@ -330,17 +330,16 @@ class ThreadRunner(OnDemand):
         if jobs:
             self._volume.push_job(cls)  # an interrupt may have struck between queueing a job and counting it
         self._running[job] = self._clock.now()
-        recorder = self._volume.cache.recorder
         try:
             try:
                 self._match()  # a job that was submitted since `popleft` did not count this one
             except BaseException:  # the job has a waiter
                 fault("%s: a thread could not be started", self._name)
-            what = recorder.text(job.what, job.key) if recorder.on else 0
-            with Span(recorder, Kind.ENGINE, ENGINE_JOB, value=what, slow=True):
-                job.run()
+            job.run()
         finally:
             del self._running[job]
+            if job.thread is not None:
+                self._volume.cache.trace_call(job.what, job.key, job.file, job.began, job.error is not None)
 
     def hung(self, now: float, limit: float) -> tuple[list[Job[object]], float]:
         """Return jobs that have run for `limit` seconds, each only once, and the time of the next check. For the

@@ -22,7 +22,7 @@ from typing import TYPE_CHECKING
 
 from .. import native
 from ..errors import PageCacheError, WritebackError
-from ..native import ENGINE_PAUSE, WAITS, Kind, Pressure, Span
+from ..native import WAITS, Pressure
 from . import failures
 from .commit import overdue
 from .park import SLICE, Deadline
@@ -366,9 +366,8 @@ class _Wait:
         pressure = self.volume.native.pressure()
         now = self.volume.clock.now()
         seconds, grant = self.volume.pace.pause(length, pressure)
-        with Span(self.cache.native.recorder, Kind.ENGINE, ENGINE_PAUSE, file=self.native.id, extent=(0, length)):
-            if self._paused(now + seconds, place):
-                return True
+        if self._paused(now + seconds, place):
+            return True
         self.volume.native.grant(grant)
         return self.native.room_take(place, True)
 

@@ -281,7 +281,6 @@ class EngineVolume:
         with self._lock:
             self._files[file.native.id] = file
         file.hold()
-        self.cache.native.recorder.met(file.native.id, self.name, file.key)
 
     def forget(self, file: EngineFile) -> None:
         with self._lock:

@@ -21,7 +21,7 @@ from ..config import VolumeOptions
 from ..engine.attempts import Attempts
 from ..engine.io import barrier, holes
 from ..errors import Key, LostRange, ShutdownError, set_written, written_before
-from ..native import END, FOREVER, INVALIDATE, LOCK, TOKEN, Handle, traced
+from ..native import END, FOREVER, INVALIDATE, LOCK, TOKEN, Handle
 from ..volume import lifetimes
 from . import prefetch
 from .view import View
@@ -174,7 +174,6 @@ class CachedFile(Handle, io.RawIOBase):
 
     # -- size and space
 
-    @traced
     def truncate(self, size: int | None = None) -> int:
         """Cut the file, or extend it by zeros; None: at the file position. The position is unchanged.
 
@@ -218,7 +217,6 @@ class CachedFile(Handle, io.RawIOBase):
         with self.volume.inodes_lock:
             self._inode.supersede_changes()
 
-    @traced
     def punch_hole(self, offset: int, length: int) -> None:
         """Make [offset, offset + length) zeros, freeing the space if the backend can; the size is unchanged.
 
@@ -258,7 +256,6 @@ class CachedFile(Handle, io.RawIOBase):
             raise
         zeros[2] = end
 
-    @traced
     def zero_range(self, offset: int, length: int) -> None:
         """Make [offset, offset + length) zeros, within the file; the size is unchanged.
 
@@ -270,7 +267,6 @@ class CachedFile(Handle, io.RawIOBase):
         if start < end:
             self._zero(start, end - start)
 
-    @traced
     def _find_data(self, offset: int, whence: int, *, here: bool = False) -> int:
         """Return the target of `seek` with SEEK_DATA and SEEK_HOLE. `here`: call the backend on this thread."""
         self._check_open()
@@ -285,7 +281,6 @@ class CachedFile(Handle, io.RawIOBase):
 
     # -- hints and zero copy
 
-    @traced
     def prefetch(self, offset: int = 0, length: int | None = None, *, wait: bool = False) -> None:
         """Read a range into the cache; `wait`: return when it is there. Errors of the backend are raised with `wait`
         only.
@@ -295,7 +290,6 @@ class CachedFile(Handle, io.RawIOBase):
         end = min(end, self._native.size)
         prefetch.fetch(self._native, [(start, end)], self.volume.cache.capacity, wait=wait)
 
-    @traced
     def prefetch_ranges(self, ranges: Iterable[tuple[int, int | None]], *, wait: bool = False) -> None:
         """Read several ranges (offset, length) into the cache at once, in order; a length of None means "to the end of
         the file".
@@ -460,7 +454,6 @@ class CachedFile(Handle, io.RawIOBase):
         """Return whether a `with` whose body raised abandons the file."""
         return self._inode.engine.limits().commit_on_close
 
-    @traced
     def close(self) -> None:
         """Close the handle; the last writable one flushes, and commits if `sync_on_close`. Errors are raised, the
         handle is closed in any case, the data stays in the cache (`Volume.failed`). Idempotent.

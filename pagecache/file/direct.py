@@ -16,7 +16,7 @@ from typing import TYPE_CHECKING, Any, SupportsIndex
 
 from ..engine.io.direct import Read, Write, is_buffered
 from ..errors import DeadlockError, Key, set_written, written_before
-from ..native import FOREVER, traced
+from ..native import FOREVER
 from .cached import CachedFile
 
 if TYPE_CHECKING:
@@ -91,7 +91,6 @@ class DirectFile(CachedFile):
     def _reads_buffered(self) -> bool:
         return is_buffered(self._inode.engine.limits()) or bool(self._native.staged())
 
-    @traced
     def pread_into(self, buffer: Any, offset: int, /) -> int:
         """Read into a writable buffer; return the number of bytes."""
         self._check_readable()
@@ -120,7 +119,6 @@ class DirectFile(CachedFile):
             self._native.run_owning("direct_read", read)
         return read.done
 
-    @traced
     def pread(self, size: int, offset: int, /) -> bytes:
         """Read size bytes at offset; fewer only at the end of the file."""
         self._check_readable()
@@ -179,7 +177,6 @@ class DirectFile(CachedFile):
 
     # -- writing
 
-    @traced
     def pwrite(self, data: Any, offset: int, /) -> int:
         """Write all of data at offset; return its length."""
         self._check_writable()
@@ -232,7 +229,6 @@ class DirectFile(CachedFile):
         with _bytes_of(data) as view:
             return None if len(view) else 0
 
-    @traced
     def append(self, data: Any) -> int:
         """Write atomically at the end; return the offset."""
         self._check_writable()

@@ -8,9 +8,10 @@ handles a pointer. Objects that are hot or own something are C types of the exte
 
 from __future__ import annotations
 
-from .cache import NativeCache, NativeVolume, Pressure
+from .cache import Event, NativeCache, NativeVolume, Pressure
 from .extension import (
     BACKOFF,
+    CALLS,
     COMMIT,
     COMMIT_CALL,
     DIRECT,
@@ -57,7 +58,6 @@ from .extension import (
     waits,
 )
 from .inode import Events, NativeInode, TooManyViews
-from .recording import CALLS, ENGINE_FLUSHER, ENGINE_JOB, ENGINE_PAUSE, Kind, Recorder, Span, traced
 
 __all__ = [
     "BACKOFF",
@@ -67,9 +67,6 @@ __all__ = [
     "DIRECT",
     "DIRTY",
     "END",
-    "ENGINE_FLUSHER",
-    "ENGINE_JOB",
-    "ENGINE_PAUSE",
     "FAILED",
     "FILL",
     "FOREVER",
@@ -90,17 +87,15 @@ __all__ = [
     "WORK",
     "WRITEBACK",
     "WRITE_CALL",
+    "Event",
     "Events",
     "Handle",
-    "Kind",
     "NativeCache",
     "NativeInode",
     "NativeVolume",
     "Op",
     "Operation",
     "Pressure",
-    "Recorder",
-    "Span",
     "Steps",
     "Ticket",
     "TooManyViews",
@@ -113,7 +108,6 @@ __all__ = [
     "open_ticket",
     "operations",
     "ticket",
-    "traced",
     "use_loops",
     "wait",
     "waiting",

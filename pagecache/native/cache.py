@@ -6,16 +6,17 @@ import errno
 import gc
 import math
 import os
+import threading
+import time
 from collections.abc import Callable
 from typing import TYPE_CHECKING, Any, NamedTuple, cast
 
 from .extension import LATENCY_BOUNDS, WORK, extension, ffi, fields, lib, read_counters, read_memory, read_usage
-from .recording import Recorder
 
 if TYPE_CHECKING:
     from ..config import CacheLimits
 
-__all__ = ["NativeCache", "NativeVolume", "Pressure"]
+__all__ = ["Event", "NativeCache", "NativeVolume", "Pressure"]
 
 
 class Pressure(NamedTuple):
@@ -33,10 +34,16 @@ class Pressure(NamedTuple):
     running: int
 
 
+Event = tuple[bool, int | str, Any, int, int, int, int, int, int, bool]
+"""Of a trace: whether it is a wait; its kind, or the method of the backend; its Reason, or the key; thread; ns at its
+beginning and end; file; the range; whether it failed.
+"""
+
+
 class NativeCache:
     """One `struct pc_cache`. `error` makes the exceptions that C entries raise."""
 
-    __slots__ = ("_c", "address", "core", "recorder")
+    __slots__ = ("_c", "address", "core", "tracing")
 
     def __init__(self, limits: CacheLimits, error: Callable[[str, Any, str], BaseException]) -> None:
         arguments = (limits.capacity, limits.page_size, limits.max_folio, error)
@@ -47,11 +54,25 @@ class NativeCache:
             self.core = extension.Core(*arguments)
         self.address: int = self.core.address
         self._c = ffi.cast("struct pc_cache *", self.address)
-        self.recorder = Recorder(self.core, self.address)
+        self.tracing = False
 
     @property
     def forked(self) -> bool:
         return bool(self.core.forked)
+
+    def trace_into(self, append: Callable[[Event], None] | None) -> int:
+        """Pass the events of a trace to a function, which must be one of C: none of Python may run where it is called.
+        None: no more. Return the number of events since the last call.
+        """
+        self.tracing = append is not None
+        return int(extension.trace_into(self.core, append))
+
+    def trace_call(self, what: str, key: Any, file: int, began: float, failed: bool) -> None:
+        """Add a call of the backend that the engine made in this thread, and that has ended, if a trace runs."""
+        if self.tracing:
+            thread, now = threading.get_ident(), time.monotonic_ns()
+            event: Event = (False, what, key, thread, int(began * 1e9), now, file, 0, 0, failed)
+            extension.trace_event(self.core, event)
 
     def configure(self, limits: CacheLimits, poison: bool) -> None:
         lib.pc_cache_configure(self._c, limits.dirty_background, limits.dirty_limit, limits.cow_limit, poison)

@@ -77,6 +77,9 @@ WAITS = named("PC_WAIT_")
 OPERATIONS = named("PC_OP_")
 """Kinds of operations."""
 
+CALLS = named("PC_IO_")
+"""Kinds of calls in a trace."""
+
 TOKENS = named("PC_TOKEN_")
 """Holders of a file's token."""
 
@@ -234,15 +237,15 @@ def waiting(
     kind: int,
     pos: int,
     end: int,
-    text: int,
     reason: object,
     call: Callable[[], T],
     inside: bool = False,
 ) -> T:
-    """Make a call that waits; the wait is on record during the call, and in a trace, where `text` is its name.
+    """Make a call that waits; the wait is on record during the call, and in a trace at its end.
+
     `inside`: it is a call of the volume's backend.
     """
-    return cast(T, extension.waiting(core, volume, inode, kind, pos, end, text, reason, call, inside))
+    return cast(T, extension.waiting(core, volume, inode, kind, pos, end, reason, call, inside))
 
 
 def waiting_since(core: object) -> float:

@@ -390,8 +390,6 @@ static void everything_at_once(int seconds, u64 capacity, u64 max_folio)
 	}
 	atomic_store(&stop, false);
 	atomic_store(&stop_work, false);
-	if (draw(2))
-		EQUAL(pc_record_start(rig.cache, 1 << 12), 0); /* a trace beside it changes nothing */
 	check_threads = true;
 	for (u32 k = 0; k < WORKERS; k++)
 		pthread_create(&workers[k], NULL, worker, k % 2 ? other : rig.volume);

@@ -9,14 +9,9 @@ from .planted import Planted, without
 
 __all__ = ["CORE", "UNPLANTED"]
 
-TRACE = "only the order of what a trace records is wrong: tests/native/test_record.c"
 UNPLANTED: dict[str, str] = {
     "wait_number_twice": "only a report of waits shows a wait that is over: tests/native/test_waits.c",
     "inode_keeps_its_cache": "only a lock-free query of a cache's files meets it: tests/native/test_show.c",
-    "wrote_before_unlock": TRACE,
-    "issued_under_leaf_lock": TRACE,
-    "acked_before_token": TRACE,
-    "commit_recorded_under_token": TRACE,
     "a_pass_waited_for_moves_up": "a waiter waits longer while other work keeps all threads busy: no call has a"
     " promised time: tests/native/test_writeback.c",
     "a_stuck_queue_gives_way": "memory is found later, when reads that own a whole queue have ended: until then reads"

@@ -1,1 +1,0 @@
-"""Traces: the ring, the file, its arrows."""

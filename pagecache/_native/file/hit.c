@@ -74,7 +74,7 @@ static bool is_open(const struct pc_hit *h)
 
 static bool may_read(const struct pc_hit *h)
 {
-	return h->readable && is_open(h) && !pc_recording(h->inode->cache);
+	return h->readable && is_open(h);
 }
 
 /**
@@ -105,7 +105,7 @@ int64_t pc_hit_read(struct pc_hit *h, uint64_t pos, void *to, uint64_t len, uint
 static bool may_write(const struct pc_hit *h)
 {
 	const struct pc_inode *i = h->inode;
-	return h->writable && is_open(h) && !pc_some_failed(i) && !pc_recording(i->cache) &&
+	return h->writable && is_open(h) && !pc_some_failed(i) &&
 	       !atomic_load_explicit(&i->volume->aborted, memory_order_relaxed);
 }
 

@@ -109,8 +109,6 @@ static void cut_staged(struct pc_inode *i, u64 pos, u64 end)
 	if (!pc_staged_cut(i, pos, end))
 		return;
 	i->stamp_m = pc_min(i->stamp_m, stamp);
-	if (pc_recording(i->cache))
-		pc_record_moved(i, PC_R_GONE, pos, end - pos);
 }
 
 /* The write unit around a cut at @pos is sent again as a whole: the backend may be unable to keep a part of what it was
@@ -140,8 +138,6 @@ static void zero_part(struct pc_inode *i, struct pc_folio *f, u32 from, u32 to, 
 		pc_mirror_leave(i, f);
 	memset(pc_folio_memory(c, f) + from, 0, to - from);
 	pc_inode_leaf_lock(i);
-	if (pc_recording(c))
-		pc_record_moved(i, PC_R_GONE, pc_folio_pos(c, f) + from, to - from);
 	u32 b0 = (from + c->page_size - 1) >> c->page_shift, b1 = to >> c->page_shift;
 	if (forget && b0 < b1)
 		pc_folio_forget_local(i, f, b0, b1);

@@ -262,8 +262,6 @@ static u64 write_folio(struct pc_inode *i, u64 pos, const u8 *from, u64 len, str
 	u64 start = pc_folio_pos(c, f);
 	u32 a = (u32)(pos - start), b = (u32)pc_min(a + len, pc_folio_bytes(c, f));
 	bool taken = true;
-	if (pc_recording(c))
-		pc_record_stamp(atomic_load(&i->volume->epoch));
 	bool dirty = already_dirty(i, f, a, b);
 	PC_POINT("write_locked");
 	if (PC_LIKELY(dirty)) {
@@ -272,8 +270,6 @@ static u64 write_folio(struct pc_inode *i, u64 pos, const u8 *from, u64 len, str
 	} else {
 		taken = ready(i, f, &made, a, b, need) && take(i, f, made, a, b, from, need);
 	}
-	if (taken && pc_recording(c))
-		pc_record_wrote(i, pos, b - a);
 	leave(i, f, made && !taken);
 	PC_SYNC("write_left_folio");
 	return taken ? b - a : 0;
@@ -362,8 +358,6 @@ int64_t pc_write_whole(struct pc_inode *i, uint64_t pos, const void *from, uint6
 			u32 a = (u32)(pos + done - pc_folio_pos(c, f));
 			u32 b = (u32)pc_min(a + len - done, pc_folio_bytes(c, f));
 			taken = go = take(i, f, made, a, b, (const u8 *)from + done, need);
-			if (taken && pc_recording(c))
-				pc_record_wrote(i, pos + done, b - a);
 			done += taken ? b - a : 0;
 		}
 		leave(i, f, made && !taken);

@@ -99,8 +99,6 @@ static void end_folio(struct pc_request *r, u32 s, u32 end, bool ok, int failure
 	for (int acked = ok; acked <= 1; acked++)
 		for (u32 k = s; k < end; k++) {
 			seg_blocks(r, k, acked, c->page_shift, &b0, &b1);
-			if (b0 < b1 && !ok && pc_recording(c))
-				pc_record_answered(r, k, b0, b1, acked ? success : failure);
 			if (b0 < b1)
 				pc_folio_end_writeback(i, f, b0, b1, acked ? success : failure);
 		}
@@ -110,19 +108,11 @@ static void end_folio(struct pc_request *r, u32 s, u32 end, bool ok, int failure
 	}
 }
 
-static void record_acked(struct pc_request *r)
-{
-	bool durable = pc_durable(r->inode);
-	pc_record_answered(r, 0, 0, 0, durable ? PC_WB_STABLE : r->stage ? PC_WB_STAGED : PC_WB_UNSTABLE);
-}
-
 /* End the whole request in this order: sets, marks and stamps; holds on frames that left their folios; references. */
 static void end_segs(struct pc_request *r, bool ok, int failure)
 {
 	struct pc_inode *i = r->inode;
 	struct pc_cache *c = i->cache;
-	if (ok && pc_recording(c))
-		record_acked(r);
 	for (u32 s = 0, end; s < r->nr_segs; s = end) {
 		for (end = s + 1; end < r->nr_segs && r->segs[end].folio == r->segs[s].folio;)
 			end++;

@@ -182,8 +182,6 @@ static int commit_begin(struct pc_inode *i, bool own)
 		i->stamp_m_moved = i->stamp_m;
 		i->stamp_m = PC_STAMP_NONE;
 		pc_direct_move(i);
-		pc_record_begin(i->cache, &i->commit_span, PC_R_COMMIT, commits, i->commit_seq + 1, 0);
-		pc_record_announce(i->cache, &i->commit_span, i->id, 0, 0, stamp);
 	} else {
 		pc_token_release_locked(i);
 	}
@@ -205,12 +203,6 @@ bool pc_commit_begin(struct pc_inode *i)
 int pc_commit_begin_own(struct pc_inode *i)
 {
 	return commit_begin(i, true);
-}
-
-static void record_commit(struct pc_inode *i, bool ok, int how)
-{
-	int flags = (ok ? 0 : PC_R_FAILED) | (how == PC_COMMIT_KEPT ? PC_R_KEPT : 0);
-	pc_record_end(i->cache, &i->commit_span, flags, i->id, 0, 0, 0);
 }
 
 /**
@@ -270,7 +262,6 @@ void pc_commit_end(struct pc_inode *i, bool ok, int how)
 		i->fail_seq += how == PC_COMMIT_PARKED;
 	}
 	pc_direct_committed(i, ok, how == PC_COMMIT_KEPT);
-	record_commit(i, ok, how);
 	i->undone_moved = (struct pc_undone){.lowest = UINT64_MAX};
 	i->stamp_m_moved = PC_STAMP_NONE;
 	i->commit_running = i->commit_ending = i->commit_due = 0;

@@ -425,9 +425,6 @@ uint32_t pc_fill_first(struct pc_request *r)
 
 void pc_fill_submit(struct pc_request *r, uint32_t cls)
 {
-	struct pc_inode *i = r->inode;
-	if (pc_recording(i->cache))
-		pc_record_event(i->cache, PC_R_REQUEST, r->kind, i->id, r->start, r->end - r->start, r->serial, cls);
 	pc_work_push_request(r->inode->volume, r, (int)cls);
 }
 

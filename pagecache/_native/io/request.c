@@ -33,8 +33,6 @@ void pc_request_delete(struct pc_request *r)
 {
 	struct pc_inode *i = r->inode;
 	atomic_fetch_add_explicit(&i->volume->answers, 1, memory_order_relaxed);
-	if (pc_recording(i->cache))
-		pc_record_event(i->cache, PC_R_DONE, r->kind, i->id, r->start, r->end - r->start, r->serial, 0);
 	if (r->segs != r->inline_segs)
 		free(r->segs);
 	pc_scratch_free(r->sink);

@@ -28,8 +28,6 @@ struct build {
 static void build_finish(struct build *b)
 {
 	if (b->r) {
-		if (pc_recording(b->inode->cache))
-			pc_record_issued(b->r);
 		pc_list_add_tail(&b->inode->pass.ready, &b->r->link);
 		b->r = NULL;
 		b->bytes = 0;

@@ -197,8 +197,6 @@ static void take_unit(struct units *b, u64 pos, u64 end)
 
 static void finish(struct units *b)
 {
-	if (b->r && pc_recording(b->inode->cache))
-		pc_record_issued(b->r);
 	if (b->r)
 		pc_list_add_tail(&b->inode->pass.ready, &b->r->link);
 	b->r = NULL;

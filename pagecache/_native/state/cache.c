@@ -100,11 +100,9 @@ int pc_cache_create(uint64_t capacity, uint32_t page_size, uint64_t max_folio, s
 		c->max_order++;
 	c->fork_epoch = atomic_load(&pc_fork_epoch);
 	c->trace = pc_trace_create();
-	c->recorder = pc_recorder_create();
-	int err = c->trace && c->recorder ? map_most(c, capacity) : -ENOMEM;
+	int err = c->trace ? map_most(c, capacity) : -ENOMEM;
 	if (err) {
 		pc_trace_destroy(c->trace);
-		pc_recorder_destroy(c->recorder);
 		free(c);
 		return err;
 	}

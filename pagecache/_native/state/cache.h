@@ -10,7 +10,6 @@
 #include "state/waits.h"
 
 struct pc_trace;
-struct pc_recorder;
 
 enum { PC_EXT_CLASSES = 4 };
 enum { PC_INODES_MAX = 1 << 24, PC_INODES_MIN = 1 << 20, PC_INODE_SLOT_BITS = 24 };
@@ -60,15 +59,14 @@ struct pc_cache {
 	struct pc_volume *volumes[PC_VOLUMES_MAX], *free_volumes;
 	u32 nr_volumes;
 	u16 next_tag;
-	/* These lie in one line: what every verb reads, and beside it what a trace turns on (record.c). */
-	_Alignas(16) u32 fork_epoch;
-	_Atomic u8 recording;
+	_Alignas(16) u32 fork_epoch; /* every verb reads it */
 	_Atomic u8 closed;
 	_Atomic u32
 		copies; /* optimistic copies that run without the interpreter lock: frames stay mapped until they end */
 	_Atomic u64 frames_allocated, frames_freed, cow_copies, staged_copies, quarantined;
 	struct pc_trace *trace;
-	struct pc_recorder *recorder;
+	void *tracer; /* an object of the extension, which gets the events of a trace (spans.c); the GIL */
+	u64 traced;   /* events so far */
 	_Atomic u64 last_serial; /* of requests */
 };
 

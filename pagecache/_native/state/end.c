@@ -138,7 +138,6 @@ void pc_cache_destroy(struct pc_cache *c)
 	}
 	pc_cache_unmap(c);
 	pc_trace_destroy(c->trace);
-	pc_recorder_destroy(c->recorder);
 	free(c);
 }
 

@@ -228,8 +228,6 @@ void pc_folio_dirty(struct pc_inode *i, struct pc_folio *f, u32 from, u32 to)
 	u64 stamp = atomic_load_explicit(&i->volume->epoch, memory_order_acquire);
 	stamp_lower(&f->d, stamp);
 	i->changed = stamp;
-	if (pc_recording(c))
-		pc_record_stamp(stamp);
 	if (fresh && i->limits.commit_on_close && i->limits.write_unit > 1)
 		unit_filled(i, fresh);
 	local_changed(i, (i64)pc_local_count(c, f, b0, b1) - before);
@@ -346,8 +344,6 @@ static void unstable_end(struct pc_inode *i, struct pc_folio *f, bool committed,
 {
 	struct pc_cache *c = i->cache;
 	u32 blocks = blocks_of(f), before = pc_local_count(c, f, 0, blocks);
-	if (pc_recording(c) && !committed)
-		pc_record_moved(i, PC_R_BACK, pc_folio_pos(c, f), pc_folio_bytes(c, f));
 	if (!committed) {
 		pc_written_back(i, f, PC_U, 0, blocks);
 		set_copy(i, f, PC_U, PC_D, 0, blocks);
@@ -395,9 +391,6 @@ void pc_folio_forget_local(struct pc_inode *i, struct pc_folio *f, u32 b0, u32 b
 	struct pc_cache *c = i->cache;
 	u32 before = pc_local_count(c, f, b0, b1);
 	PC_ASSERT(pc_set_count(c, f, PC_W, b0, b1) == 0);
-	if (pc_recording(c))
-		pc_record_moved(i, PC_R_GONE, pc_folio_pos(c, f) + ((u64)b0 << c->page_shift),
-				(u64)(b1 - b0) << c->page_shift);
 	set_del(i, f, PC_D, b0, b1);
 	set_del(i, f, PC_U, b0, b1);
 	set_del(i, f, PC_X, b0, b1);

@@ -7,7 +7,7 @@
 #include "state/direct_set.h"
 #include "state/folio.h"
 #include "state/pass.h"
-#include "state/record.h"
+#include "state/cache.h"
 #include "state/staged.h"
 #include "state/volume.h"
 #include "state/written.h"
@@ -85,7 +85,6 @@ struct pc_inode {
 	u64 direct_end; /* of what direct writes have stored since pc_base_requested() */
 	u64 commit_size; /* the same at the start of the one that runs */
 	u64 commit_generation; /* of the volume, when the running commit began */
-	struct pc_span commit_span; /* the one that runs */
 	u8 token_lent; /* a backend call runs under the token on another thread than its holder's */
 	u32 token_turn; /* advanced by a fence: what an older turn lent is not taken back */
 	u64 dirtied_ns; /* when the oldest dirty byte was written, as far as known: leaf lock and volume leaf */

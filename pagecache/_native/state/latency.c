@@ -9,7 +9,16 @@
  *
  * Context: any thread, no lock.
  */
+#include <time.h>
+
 #include "state/state.h"
+
+int64_t pc_clock_ns(void)
+{
+	struct timespec ts;
+	clock_gettime(CLOCK_MONOTONIC, &ts);
+	return (i64)ts.tv_sec * 1000000000 + ts.tv_nsec;
+}
 
 static u32 bucket_of(u64 ns)
 {

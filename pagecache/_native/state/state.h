@@ -44,7 +44,6 @@
 #include "state/rangemap.h"
 #include "state/ranges.h"
 #include "state/reclaim.h"
-#include "state/record.h"
 #include "state/request.h"
 #include "state/room.h"
 #include "state/shadow.h"

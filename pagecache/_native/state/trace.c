@@ -50,16 +50,8 @@ void pc_trace_destroy(struct pc_trace *t)
 	free(t);
 }
 
-/* Transitions of single folios that a trace shows; the others are in its own records, by request (record.c). */
-static bool shown(int kind)
-{
-	return kind == PC_T_EVICT || kind == PC_T_COW || kind >= PC_T_TRUNCATE;
-}
-
 void pc_trace_add(struct pc_cache *c, int kind, u64 inode, u64 index, u64 value)
 {
-	if (pc_recording(c) && shown(kind))
-		pc_record_event(c, PC_R_STATE, (u16)kind, inode, index, 0, 0, value);
 	u64 n = atomic_fetch_add_explicit(&c->trace->next, 1, memory_order_relaxed);
 	struct pc_trace_record *r = &c->trace->records[n % PC_TRACE_RECORDS];
 	atomic_store_explicit(&r->seq_kind, n << 8 | (u64)kind, memory_order_relaxed);

@@ -143,7 +143,7 @@ static enum pc_result run_taken(PyObject *core, struct pc_request *r)
 static void begin(struct pc_sleep *s, struct pc_inode *i, u32 kind)
 {
 	struct pc_wait w = pc_wait_of(i, kind, 0, 0);
-	pc_sleep_begin(s, i->cache, &w, 0);
+	pc_sleep_begin(s, i->cache, &w);
 }
 
 /* @may_call: see pc_wait_folio(). */
@@ -166,7 +166,7 @@ static enum pc_result wait_folio(struct pc_inode *i, PyObject *core, const struc
 			break;
 		if (!sleep.cache) {
 			struct pc_wait w = pc_wait_for_folio(i, f, need);
-			pc_sleep_begin(&sleep, c, &w, 0);
+			pc_sleep_begin(&sleep, c, &w);
 		}
 		err = pc_wait_event(e, seq, PC_WAIT_SLICE_NS);
 		err = err ? err : check_alive(i, core);

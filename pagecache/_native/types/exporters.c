@@ -275,12 +275,6 @@ PyObject *pc_view_open(PyObject *module, PyObject *args)
 	if (!PyArg_ParseTuple(args, "O!KKKp", pc_core_type, &core, &address, &pos, &len, &writable))
 		return NULL;
 	struct pc_inode *i = (struct pc_inode *)(uintptr_t)address;
-	if (pc_recording(i->cache)) {
-		struct pc_call call;
-		pc_call_begin(&call, i, PC_CALL_VIEW, pos, len);
-		return pc_call_end(&call,
-				   writable ? pin_to_store(core, i, pos, len) : pin_range(core, i, pos, len, false));
-	}
 	return writable ? pin_to_store(core, i, pos, len) : pin_range(core, i, pos, len, false);
 }
 

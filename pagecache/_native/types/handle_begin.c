@@ -7,17 +7,11 @@
 #include "types/async.h"
 #include "types/handle.h"
 
-/* A call in a trace has a record, which begins in its steps. */
-static bool at_once(const struct handle *h, u64 len)
-{
-	return len <= PC_LOOP_PIECE && !pc_recording(h->inode->cache);
-}
-
 /* Whether the bytes are there; *got: fewer than len only at the end of the file. */
 static bool hit(struct handle *h, u64 pos, u8 *to, u64 len, u64 *got)
 {
 	struct pc_need need;
-	if (PC_UNLIKELY(!at_once(h, len)))
+	if (PC_UNLIKELY(len > PC_LOOP_PIECE))
 		return false;
 	*got = (u64)pc_read(h->inode, pos, to, len, &need);
 	if (PC_UNLIKELY(need.readahead))
@@ -79,7 +73,7 @@ PyObject *handle_begin_pwrite(PyObject *self, PyObject *const *args, Py_ssize_t 
 		return NULL;
 	if (PC_LIKELY(!PyObject_GetBuffer(args[0], &view, PyBUF_SIMPLE))) {
 		len = (u64)view.len;
-		if (PC_LIKELY(at_once(h, len) && !pc_may_fault(h, args[0]) &&
+		if (PC_LIKELY(len <= PC_LOOP_PIECE && !pc_may_fault(h, args[0]) &&
 			      !pc_view_overlaps(h->inode, pos, len, view.buf, true)))
 			done = pc_write_try(h, pos, view.buf, len);
 		PyBuffer_Release(&view);

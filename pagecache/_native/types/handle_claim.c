@@ -278,14 +278,8 @@ PyObject *handle_zero(PyObject *self, PyObject *args)
 		return NULL;
 	struct writing w;
 	enum pc_result result = begin_writing(&w, h, pc_str_zero, pos, len, 0);
-	struct pc_call call;
-	bool traced = pc_recording(h->inode->cache);
-	if (traced)
-		pc_call_begin(&call, h->inode, PC_CALL_ZERO, pos, len);
 	if (result == PC_DONE)
 		result = write_zeros(&w, len);
-	if (traced)
-		pc_call_over(&call, result == PC_FAILED ? PC_R_FAILED : 0, (i64)w.done);
 	if (end_writing(&w, result) == PC_FAILED)
 		return NULL;
 	Py_RETURN_NONE;

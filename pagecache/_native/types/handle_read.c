@@ -115,13 +115,6 @@ static PyObject *read_bytes(struct handle *h, u64 pos, u64 len)
 	return shorter;
 }
 
-static __attribute__((cold, noinline)) PyObject *read_traced(struct handle *h, int verb, u64 pos, u64 size)
-{
-	struct pc_call call;
-	pc_call_begin(&call, h->inode, verb, pos, size);
-	return pc_call_end(&call, read_bytes(h, pos, size));
-}
-
 PyObject *handle_pread(PyObject *self, PyObject *const *args, Py_ssize_t nargs)
 {
 	struct handle *h = handle_of(self);
@@ -129,8 +122,6 @@ PyObject *handle_pread(PyObject *self, PyObject *const *args, Py_ssize_t nargs)
 	if (check_nargs("pread", nargs, 2) || check_readable(h) || to_u64(args[0], "size", &size) ||
 	    to_u64(args[1], "offset", &pos))
 		return NULL;
-	if (pc_recording(h->inode->cache))
-		return read_traced(h, PC_CALL_PREAD, pos, size);
 	return read_bytes(h, pos, size);
 }
 
@@ -170,13 +161,6 @@ static PyObject *into_buffer(struct handle *h, PyObject *object, u64 pos, u64 *w
 	return n < 0 ? NULL : PyLong_FromLongLong(n);
 }
 
-static __attribute__((cold, noinline)) PyObject *into_traced(struct handle *h, int verb, PyObject *object, u64 pos)
-{
-	struct pc_call call;
-	pc_call_begin(&call, h->inode, verb, pos, 0);
-	return pc_call_end(&call, into_buffer(h, object, pos, &call.len));
-}
-
 PyObject *handle_pread_into(PyObject *self, PyObject *const *args, Py_ssize_t nargs)
 {
 	struct handle *h = handle_of(self);
@@ -184,8 +168,6 @@ PyObject *handle_pread_into(PyObject *self, PyObject *const *args, Py_ssize_t na
 	if (check_nargs("pread_into", nargs, 2) || check_readable(h) ||
 	    to_offset(args, "pread_into(buffer, offset)", &pos))
 		return NULL;
-	if (pc_recording(h->inode->cache))
-		return into_traced(h, PC_CALL_PREAD_INTO, args[0], pos);
 	return into_buffer(h, args[0], pos, &wanted);
 }
 
@@ -231,11 +213,6 @@ PyObject *handle_preadv(PyObject *self, PyObject *const *args, Py_ssize_t nargs)
 	if (check_nargs("preadv", nargs, 2) || check_readable(h) || to_offset(args, "preadv(buffers, offset)", &pos) ||
 	    pc_check_segments(h, args[0], PyBUF_WRITABLE | PyBUF_C_CONTIGUOUS, &s))
 		return NULL;
-	if (pc_recording(h->inode->cache)) {
-		struct pc_call call;
-		pc_call_begin(&call, h->inode, PC_CALL_PREADV, pos, s.total);
-		return pc_call_end(&call, read_segments(h, args[0], pos, &s));
-	}
 	return read_segments(h, args[0], pos, &s);
 }
 
@@ -268,11 +245,6 @@ PyObject *handle_try_pread(PyObject *self, PyObject *const *args, Py_ssize_t nar
 	if (check_nargs("try_pread", nargs, 2) || check_readable(h) || to_u64(args[0], "size", &size) ||
 	    to_u64(args[1], "offset", &pos))
 		return NULL;
-	if (pc_recording(h->inode->cache)) {
-		struct pc_call call;
-		pc_call_begin(&call, h->inode, PC_CALL_TRY_PREAD, pos, size);
-		return pc_call_end(&call, try_read(h, pos, size));
-	}
 	return try_read(h, pos, size);
 }
 
@@ -292,8 +264,7 @@ PyObject *handle_read(PyObject *self, PyObject *const *args, Py_ssize_t nargs)
 			return NULL;
 		size = n < 0 ? INT64_MAX : (u64)n;
 	}
-	PyObject *bytes = pc_recording(h->inode->cache) ? read_traced(h, PC_CALL_READ, h->position, size)
-							: read_bytes(h, h->position, size);
+	PyObject *bytes = read_bytes(h, h->position, size);
 	if (PC_LIKELY(bytes != NULL))
 		h->position += (u64)PyBytes_Size(bytes);
 	return bytes;
@@ -311,8 +282,7 @@ PyObject *handle_readinto(PyObject *self, PyObject *buffer)
 	u64 wanted;
 	if (check_readable(h))
 		return NULL;
-	PyObject *n = pc_recording(h->inode->cache) ? into_traced(h, PC_CALL_READINTO, buffer, h->position)
-						    : into_buffer(h, buffer, h->position, &wanted);
+	PyObject *n = into_buffer(h, buffer, h->position, &wanted);
 	if (n)
 		h->position += (u64)PyLong_AsLongLong(n);
 	return n;

@@ -204,33 +204,13 @@ static i64 write_buffer(struct handle *h, PyObject *object, u64 *pos, bool appen
 	return n > 0 && write_through(h, *pos, (u64)n) == PC_FAILED ? -1 : n;
 }
 
-/* write_buffer() with a record in the trace. */
-static __attribute__((cold, noinline)) i64 write_traced(struct handle *h, int verb, PyObject *object, u64 *pos,
-							bool append)
-{
-	struct pc_call call;
-	pc_call_begin(&call, h->inode, verb, *pos, 0);
-	i64 n = write_buffer(h, object, pos, append);
-	call.pos = *pos;
-	call.len = n < 0 ? 0 : (u64)n;
-	pc_call_over(&call, n < 0 ? PC_R_FAILED : 0, n);
-	return n;
-}
-
-static inline i64 write_verb(struct handle *h, int verb, PyObject *object, u64 *pos, bool append)
-{
-	if (pc_recording(h->inode->cache))
-		return write_traced(h, verb, object, pos, append);
-	return write_buffer(h, object, pos, append);
-}
-
 PyObject *handle_pwrite(PyObject *self, PyObject *const *args, Py_ssize_t nargs)
 {
 	struct handle *h = handle_of(self);
 	u64 pos;
 	if (check_nargs("pwrite", nargs, 2) || check_writable(h) || to_offset(args, "pwrite(data, offset)", &pos))
 		return NULL;
-	i64 n = write_verb(h, PC_CALL_PWRITE, args[0], &pos, false);
+	i64 n = write_buffer(h, args[0], &pos, false);
 	return n < 0 ? NULL : PyLong_FromLongLong(n);
 }
 
@@ -276,11 +256,6 @@ PyObject *handle_pwritev(PyObject *self, PyObject *const *args, Py_ssize_t nargs
 	if (check_nargs("pwritev", nargs, 2) || check_writable(h) ||
 	    to_offset(args, "pwritev(buffers, offset)", &pos) || pc_check_segments(h, args[0], PyBUF_SIMPLE, &s))
 		return NULL;
-	if (pc_recording(h->inode->cache)) {
-		struct pc_call call;
-		pc_call_begin(&call, h->inode, PC_CALL_PWRITEV, pos, s.total);
-		return pc_call_end(&call, write_segments(h, args[0], pos, &s));
-	}
 	return write_segments(h, args[0], pos, &s);
 }
 
@@ -350,11 +325,6 @@ PyObject *handle_try_pwrite(PyObject *self, PyObject *const *args, Py_ssize_t na
 	if (check_nargs("try_pwrite", nargs, 2) || check_writable(h) ||
 	    to_offset(args, "try_pwrite(data, offset)", &pos))
 		return NULL;
-	if (pc_recording(h->inode->cache)) {
-		struct pc_call call;
-		pc_call_begin(&call, h->inode, PC_CALL_TRY_PWRITE, pos, 0);
-		return pc_call_end(&call, try_write_buffer(h, args[0], pos));
-	}
 	return try_write_buffer(h, args[0], pos);
 }
 
@@ -365,7 +335,7 @@ PyObject *handle_append(PyObject *self, PyObject *args, PyObject *kwargs)
 	PyObject *data;
 	u64 pos = 0;
 	if (!PyArg_ParseTupleAndKeywords(args, kwargs, "O:append", names, &data) || check_writable(h) ||
-	    write_verb(h, PC_CALL_APPEND, data, &pos, true) < 0)
+	    write_buffer(h, data, &pos, true) < 0)
 		return NULL;
 	return PyLong_FromUnsignedLongLong(pos);
 }
@@ -381,7 +351,7 @@ PyObject *handle_write(PyObject *self, PyObject *data)
 		return NULL;
 	}
 	pos = h->position;
-	i64 n = write_verb(h, PC_CALL_WRITE, data, &pos, h->appends);
+	i64 n = write_buffer(h, data, &pos, h->appends);
 	u64 accepted = n < 0 ? characters_written() : (u64)n;
 	if (accepted)
 		h->position = pos + accepted;

@@ -223,9 +223,10 @@ static PyMethodDef functions[] = {
 	 "waiting_since($module, core, /)\n--\n\nBegin of the oldest wait, in nanoseconds; 0: none."},
 	{"wait", wait_for_event, METH_VARARGS,
 	 "wait($module, kind, address, seq, timeout_ns, /)\n--\n\nSleep until an event advances."},
-	{"name_threads", pc_name_threads, METH_O,
-	 "name_threads($module, function, /)\n--\n\nSet the function that gets the number of each new thread of a "
-	 "trace."},
+	{"trace_into", pc_trace_into, METH_VARARGS,
+	 "trace_into($module, core, append, /)\n--\n\nAdd events of a cache to a trace; return how many there were."},
+	{"trace_event", pc_trace_event, METH_VARARGS,
+	 "trace_event($module, core, event, /)\n--\n\nAdd an event of the engine to a running trace."},
 	{"inside", pc_inside_volumes, METH_NOARGS,
 	 "inside($module, /)\n--\n\nAddresses of the volumes whose calls run in this thread."},
 	{"enter_loop", pc_enter_loop, METH_NOARGS,

@@ -92,8 +92,6 @@ enum pc_result pc_op_run(struct op *op, PyObject *method, PyObject *argument)
 		op->outer = pc_tls_op;
 		pc_tls_op = op;
 		pc_list_add_tail(&running, &op->running);
-		if (pc_recording(op->inode->cache))
-			pc_name_thread();
 		result = method == pc_str_fill
 				 ? pc_op_fill(op, engine)
 				 : PyObject_CallMethodObjArgs(engine, method, (PyObject *)op, argument, NULL);

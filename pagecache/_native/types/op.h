@@ -17,7 +17,8 @@ struct pc_io {
 	i64 began_ns; /* 0: none runs */
 	struct pc_volume *volume;
 	u64 file, pos, len;
-	struct pc_span span;
+	u64 thread;
+	u32 what; /* PC_IO_* */
 	u32 timed; /* PC_TIMED_READ, PC_TIMED_WRITE; PC_TIMED: not measured */
 };
 

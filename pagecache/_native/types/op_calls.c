@@ -20,14 +20,14 @@ static void call_begins(struct op *op, u64 pos, u64 len)
 	const struct pc_request *r = t->request;
 	bool reads = op->kind != PC_OP_WRITE || r->gather; /* a write whose units lack bytes reads them first */
 	u32 timed = op->kind == PC_OP_MIRROR ? PC_TIMED : reads ? PC_TIMED_READ : PC_TIMED_WRITE;
-	pc_io_begin(&t->io, op->inode, op->kind, timed, pos, len, r ? r->serial : 0);
+	pc_io_begin(&t->io, op->inode, (u32)op->kind, timed, pos, len);
 	op->since_ns = t->io.began_ns;
 }
 
 static void call_raised(struct op *op)
 {
 	if (op_transfers(op) && !op_is_settled(op))
-		pc_io_end(&transfer_of(op)->io, PC_R_FAILED, -1);
+		pc_io_end(&transfer_of(op)->io, true);
 }
 
 /* ended(): report that the backend call raised. For Python callers that clean up before they settle. */
@@ -220,7 +220,7 @@ static int answer_uncached(struct op *op, int64_t n)
 static int answer(struct op *op, int64_t n)
 {
 	struct op_transfer *t = transfer_of(op);
-	pc_io_end(&t->io, n < 0 ? PC_R_FAILED : 0, n);
+	pc_io_end(&t->io, n < 0);
 	atomic_fetch_add_explicit(&op->inode->volume->answers, 1, memory_order_relaxed);
 	struct pc_request *r = t->request;
 	bool scratch = r && r->scratch;

@@ -207,10 +207,10 @@ PyObject *pc_op_send(PyObject *self, PyObject *args)
 	own->pos = pc_min(own->pos, pos);
 	own->end = pc_max(own->end, end);
 	struct pc_io io;
-	pc_io_begin(&io, op->inode, PC_IO_DIRECT, PC_TIMED_WRITE, pos, (u64)len, 0);
+	pc_io_begin(&io, op->inode, PC_IO_DIRECT, PC_TIMED_WRITE, pos, (u64)len);
 	PyObject *answer = PyObject_CallFunction(write_from, "K(O)", pos, buffer);
 	long long n = answer_of(answer, len);
-	pc_io_end(&io, answer ? 0 : PC_R_FAILED, n);
+	pc_io_end(&io, !answer);
 	/* After an abort an answer means nothing, and after a fence another operation may own the file. */
 	own->acknowledged |= n > 0 && !pc_stopped(op->inode, op->generation);
 	if (!op_is_settled(op))
@@ -246,11 +246,11 @@ PyObject *pc_op_read(PyObject *self, PyObject *args)
 	pc_op_move(op, OP_IN_CALL);
 	pc_op_claims(op);
 	struct pc_io io;
-	pc_io_begin(&io, i, PC_IO_DIRECT, PC_TIMED_READ, pos, (u64)len, 0);
+	pc_io_begin(&io, i, PC_IO_DIRECT, PC_TIMED_READ, pos, (u64)len);
 	op->since_ns = io.began_ns;
 	PyObject *answer = PyObject_CallFunction(read_into, "K(O)", pos, buffer);
 	long long n = answer_of(answer, len);
-	pc_io_end(&io, answer ? 0 : PC_R_FAILED, n);
+	pc_io_end(&io, !answer);
 	if (op->state == OP_IN_CALL)
 		pc_op_move(op, OP_OPEN);
 	pc_tls_op = op->outer;

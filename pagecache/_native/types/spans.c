@@ -2,18 +2,13 @@
  * spans.c - beginning and end of activities with a duration: a wait, and a backend call that carries bytes.
  *
  *            at the beginning            in progress                     at the end
- *   wait     a record (waits.c)          reports of waits read it        the record is freed; a trace gets a slice
- *   call     the operation notes when    reports of calls read it        latency (latency.c); a trace gets a slice
+ *   wait     a record (waits.c)          reports of waits read it        the record is freed; a trace gets an event
+ *   call     the operation notes when    reports of calls read it        latency (latency.c); a trace gets an event
  *
- * One reading of the clock serves all of them, at either end; a wait outside a trace needs none at its end. Kinds of
- * waits are PC_WAIT_* everywhere. Nothing is reported twice: a caller that runs its own fill waits for it, and the
- * register already has that fill as its operation, so only a trace gets the wait (pc_sleep_shown).
+ * A trace is a deque of the observer (observe/trace.py), and `tracer` its method append: a call of C that runs no Python
+ * code. Without a trace a wait needs no clock at its end. Waits of tasks have records, and no events.
  *
- * Waits of tasks have records too, but no slice: tickets write those themselves (ticket.c). A commit is a phase of its
- * file, with a span of CORE (commit.c); the engine measures the call in it.
- *
- * Context: GIL. A trace may request the name of the thread, which can run any Python code, so data that others read is
- * written before.
+ * Context: GIL.
  */
 #include "types/types.h"
 
@@ -39,84 +34,120 @@ struct pc_wait pc_wait_for_folio(struct pc_inode *i, const struct pc_folio *f, c
 	return w;
 }
 
-static void show(struct pc_sleep *s, u32 kind, i64 now)
+/* ---------------------------------------------------------------- traces */
+
+/* trace_into(core, append): `append` gets a tuple for each event from here on; None: no more. Return: how many there were
+ * since the last call. `append` must be one of C, such as that of a deque: it is called where no exception may pass. */
+PyObject *pc_trace_into(PyObject *module, PyObject *args)
 {
-	pc_name_thread();
-	pc_record_begin(s->cache, &s->span, PC_R_WAIT, (u16)kind, 0, now);
-	pc_record_announce(s->cache, &s->span, s->file, s->pos, s->len, s->value);
+	PyObject *core, *append;
+	(void)module;
+	if (!PyArg_ParseTuple(args, "O!O", pc_core_type, &core, &append))
+		return NULL;
+	struct pc_cache *c = ((struct core *)core)->cache;
+	PyObject *before = c->tracer;
+	u64 count = c->traced;
+	c->tracer = append == Py_None ? NULL : Py_NewRef(append);
+	c->traced = 0;
+	Py_XDECREF(before);
+	return PyLong_FromUnsignedLongLong(count);
 }
 
-/* Begin a wait, just before the thread sleeps. @value: of the record of a trace. */
-void pc_sleep_begin(struct pc_sleep *s, struct pc_cache *c, const struct pc_wait *w, u64 value)
+/* Steals the event. Keeps the exception that is set. */
+static void add_event(struct pc_cache *c, PyObject *event)
 {
-	*s = (struct pc_sleep){.cache = c,
-			       .file = w->inode,
-			       .pos = w->pos,
-			       .len = w->end - w->pos,
-			       .value = value,
-			       .record = pc_wait_begin(c, w)};
-	if (PC_UNLIKELY(pc_recording(c)))
-		show(s, (u32)w->kind, (i64)w->since_ns);
+	PyObject *type, *value, *traceback, *append = c->tracer, *done = NULL;
+	if (append && event) {
+		Py_INCREF(append);
+		c->traced++;
+		PyErr_Fetch(&type, &value, &traceback);
+		done = PyObject_CallFunctionObjArgs(append, event, NULL);
+		if (!done)
+			PyErr_WriteUnraisable(append);
+		PyErr_Restore(type, value, traceback);
+		Py_DECREF(append);
+	}
+	Py_XDECREF(done);
+	Py_XDECREF(event);
 }
 
-/* Begin a wait that only a trace gets. */
-void pc_sleep_shown(struct pc_sleep *s, struct pc_inode *i, u32 kind, u64 pos, u64 len)
+static void trace_span(struct pc_cache *c, bool waits, u32 kind, PyObject *reason, u64 thread, i64 began, u64 file, u64 pos,
+		       u64 end, bool failed)
 {
-	*s = (struct pc_sleep){.cache = NULL};
-	if (PC_LIKELY(!pc_recording(i->cache)))
-		return;
-	*s = (struct pc_sleep){.cache = i->cache, .file = i->id, .pos = pos, .len = len};
-	show(s, kind, 0);
+	PyObject *type, *value, *traceback;
+	PyErr_Fetch(&type, &value, &traceback);
+	PyObject *event = Py_BuildValue("OIOKLLKKKO", waits ? Py_True : Py_False, (unsigned int)kind,
+					reason ? reason : Py_None, (unsigned long long)thread, (long long)began,
+					(long long)pc_clock_ns(), (unsigned long long)file, (unsigned long long)pos,
+					(unsigned long long)end, failed ? Py_True : Py_False);
+	if (!event)
+		PyErr_WriteUnraisable(NULL);
+	add_event(c, event);
+	PyErr_Restore(type, value, traceback);
+}
+
+/* trace_event(core, event): add an event of the engine, while a trace runs. */
+PyObject *pc_trace_event(PyObject *module, PyObject *args)
+{
+	PyObject *core, *event;
+	(void)module;
+	if (!PyArg_ParseTuple(args, "O!O", pc_core_type, &core, &event))
+		return NULL;
+	add_event(((struct core *)core)->cache, Py_NewRef(event));
+	Py_RETURN_NONE;
+}
+
+/* ---------------------------------------------------------------- sleeps */
+
+/* Begin a wait, just before the thread sleeps. */
+void pc_sleep_begin(struct pc_sleep *s, struct pc_cache *c, const struct pc_wait *w)
+{
+	*s = (struct pc_sleep){.cache = c, .wait = *w, .record = pc_wait_begin(c, w)};
 }
 
 /* End a wait, if it began. */
 void pc_sleep_end(struct pc_sleep *s, bool failed)
 {
+	const struct pc_wait *w = &s->wait;
 	if (!s->cache)
 		return;
 	pc_wait_end(s->cache, s->record);
-	pc_record_end(s->cache, &s->span, failed ? PC_R_FAILED : 0, s->file, s->pos, s->len, s->value);
+	if (PC_UNLIKELY(s->cache->tracer))
+		trace_span(s->cache, true, (u32)w->kind, (PyObject *)(uintptr_t)w->reason, w->thread, (i64)w->since_ns,
+			   w->inode, w->pos, w->end, failed);
 	s->cache = NULL;
 }
 
 /* ---------------------------------------------------------------- calls of the backend */
 
-/* Begin a call, just before it is made. @what: PC_IO_*. @id: of the request; 0: it belongs to none. */
-void pc_io_begin(struct pc_io *io, struct pc_inode *i, int what, u32 timed, u64 pos, u64 len, u64 id)
+/* Begin a call, just before it is made. @what: PC_IO_*. */
+void pc_io_begin(struct pc_io *io, struct pc_inode *i, u32 what, u32 timed, u64 pos, u64 len)
 {
-	io->began_ns = pc_clock_ns();
-	io->volume = i->volume;
-	io->file = i->id;
-	io->pos = pos;
-	io->len = len;
-	io->timed = timed;
-	io->span.began = 0;
-	if (PC_LIKELY(!pc_recording(i->cache)))
-		return;
-	pc_name_thread();
-	pc_record_begin(i->cache, &io->span, PC_R_IO, (u16)what, id ? id : pc_record_call(), io->began_ns);
-	pc_record_announce(i->cache, &io->span, io->file, pos, len, 0);
+	*io = (struct pc_io){.began_ns = pc_clock_ns(),
+			     .volume = i->volume,
+			     .file = i->id,
+			     .pos = pos,
+			     .len = len,
+			     .what = what,
+			     .timed = timed,
+			     .thread = pc_thread_id()};
 }
 
-/* End a call that has returned, or raised. @flags: of the record. */
-void pc_io_end(struct pc_io *io, int flags, i64 answer)
+/* End a call that has returned, or raised. */
+void pc_io_end(struct pc_io *io, bool failed)
 {
 	if (!io->began_ns)
 		return;
-	i64 now = pc_clock_ns();
 	if (io->timed < PC_TIMED)
-		pc_latency_add(io->volume, io->timed, (u64)(now - io->began_ns));
-	io->span.ended = (u64)now;
-	pc_record_end(io->volume->cache, &io->span, flags, io->file, io->pos, io->len, (u64)answer);
+		pc_latency_add(io->volume, io->timed, (u64)(pc_clock_ns() - io->began_ns));
+	if (PC_UNLIKELY(io->volume->cache->tracer))
+		trace_span(io->volume->cache, false, io->what, NULL, io->thread, io->began_ns, io->file, io->pos,
+			   io->pos + io->len, failed);
 	io->began_ns = 0;
 }
 
-/* Drop the span of a call that outlives its operation (abort, reconnect): its end is not observed, so it has no
- * duration. */
+/* Drop a call that outlives its operation (abort, reconnect): its end is not observed, so it has no duration. */
 void pc_io_left(struct pc_io *io)
 {
-	if (!io->began_ns)
-		return;
-	pc_record_end(io->volume->cache, &io->span, PC_R_FAILED, io->file, io->pos, io->len, (u64)-1);
 	io->began_ns = 0;
 }

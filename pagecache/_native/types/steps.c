@@ -35,7 +35,6 @@ struct steps {
 	u8 *memory; /* to read into, or write from */
 	void *bounce;
 	u64 pos, len, done;
-	struct pc_span call; /* of a trace */
 	int rounds;
 	u8 verb, over, missed, through;
 	u8 whole; /* `finish` has done everything */
@@ -87,37 +86,9 @@ static int prepare(struct steps *s)
 	return 0;
 }
 
-/* While a trace runs: the call gets an id, which its writes carry on every thread. */
-static void begin_trace(struct steps *s)
-{
-	static const u8 verbs[] = {[PREAD] = PC_CALL_PREAD,
-				   [PREAD_INTO] = PC_CALL_PREAD_INTO,
-				   [PWRITE] = PC_CALL_PWRITE,
-				   [APPEND] = PC_CALL_APPEND};
-	pc_call_awaited(&s->call, handle_of(s->file)->inode, verbs[s->verb]);
-}
-
-/* The call is about to be suspended, perhaps indefinitely. */
-static void announce(struct steps *s)
-{
-	struct pc_inode *i = handle_of(s->file)->inode;
-	if (i)
-		pc_record_announce(i->cache, &s->call, i->id, s->pos, s->len, 0);
-}
-
-static void trace_over(struct steps *s)
-{
-	struct pc_inode *i = handle_of(s->file)->inode;
-	int flags = PC_R_AWAITED | (s->done < s->len && s->verb >= PWRITE ? PC_R_FAILED : 0);
-	if (i)
-		pc_record_end(i->cache, &s->call, flags, i->id, s->pos, s->len, s->done);
-}
-
 /* Release everything except memory that a thread still uses. */
 static void settle(struct steps *s)
 {
-	if (PC_UNLIKELY(s->call.began))
-		trace_over(s);
 	s->over = 1;
 	pc_reader_close(&s->reader);
 	Py_CLEAR(s->ticket);
@@ -280,10 +251,7 @@ static int step_write(struct steps *s)
 	if (s->verb == APPEND)
 		return STEP_ASIDE; /* keeps the inode lock throughout, which a task must not */
 	u64 piece = pc_min(s->len - s->done, PC_LOOP_PIECE);
-	u64 outer = PC_UNLIKELY(s->call.began) ? pc_record_enter(s->call.id) : 0;
 	u64 n = pc_write_try(h, s->pos + s->done, s->memory + s->done, piece);
-	if (PC_UNLIKELY(s->call.began))
-		pc_record_enter(outer);
 	s->done += n;
 	if (s->done == s->len)
 		return written(s);
@@ -302,8 +270,6 @@ static PyObject *steps_step(PyObject *self, PyObject *unused)
 	int step = s->verb >= PWRITE ? step_write(s) : step_read(s);
 	if (step == STEP_DONE)
 		Py_RETURN_NONE;
-	if (PC_UNLIKELY(s->call.began))
-		announce(s);
 	if (step == STEP_WAIT) {
 		PyObject *ticket = s->ticket;
 		s->ticket = NULL;
@@ -328,7 +294,6 @@ static PyObject *steps_finish(PyObject *self, PyObject *unused)
 	if (reads ? check_readable(h) : check_writable(h))
 		return NULL;
 	s->lent = 1;
-	u64 outer = pc_record_enter(s->call.began ? s->call.id : 0);
 	if (reads) {
 		i64 n = pc_read_remainder(h, s->pos + s->done, s->memory + s->done, s->len - s->done);
 		s->done += n < 0 ? 0 : (u64)n;
@@ -337,7 +302,6 @@ static PyObject *steps_finish(PyObject *self, PyObject *unused)
 	} else {
 		err = pc_write_remainder(h, &s->pos, s->memory, s->len, &s->done, s->verb == APPEND) == PC_FAILED;
 	}
-	pc_record_enter(outer);
 	s->lent = 0;
 	if (s->over)
 		settle(s);
@@ -419,8 +383,6 @@ PyObject *pc_steps_new(PyObject *file, int verb, PyObject *target, PyObject *byt
 	s->pos = pos;
 	s->done = done;
 	s->through = h->through;
-	if (PC_UNLIKELY(pc_recording(h->inode->cache)))
-		begin_trace(s);
 	if (prepare(s)) {
 		Py_DECREF(s);
 		return NULL;

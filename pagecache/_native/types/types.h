@@ -31,8 +31,7 @@ enum pc_result {
 /* A sleep of a thread (spans.c): begun before the first sleep, if there is one; ended in any case. */
 struct pc_sleep {
 	struct pc_cache *cache; /* NULL: not begun */
-	u64 file, pos, len, value;
-	struct pc_span span;
+	struct pc_wait wait;
 	u32 record; /* of the register, 0: none */
 };
 
@@ -86,11 +85,12 @@ enum pc_result pc_run_uncached(PyObject *core, struct pc_inode *i, u64 pos, u64 
 /* spans.c */
 struct pc_wait pc_wait_of(struct pc_inode *i, u32 kind, u64 pos, u64 end);
 struct pc_wait pc_wait_for_folio(struct pc_inode *i, const struct pc_folio *f, const struct pc_need *need);
-void pc_sleep_begin(struct pc_sleep *s, struct pc_cache *c, const struct pc_wait *w, u64 value);
-void pc_sleep_shown(struct pc_sleep *s, struct pc_inode *i, u32 kind, u64 pos, u64 len);
+PyObject *pc_trace_into(PyObject *module, PyObject *args);
+PyObject *pc_trace_event(PyObject *module, PyObject *args);
+void pc_sleep_begin(struct pc_sleep *s, struct pc_cache *c, const struct pc_wait *w);
 void pc_sleep_end(struct pc_sleep *s, bool failed);
-void pc_io_begin(struct pc_io *io, struct pc_inode *i, int what, u32 timed, u64 pos, u64 len, u64 id);
-void pc_io_end(struct pc_io *io, int flags, i64 answer);
+void pc_io_begin(struct pc_io *io, struct pc_inode *i, u32 what, u32 timed, u64 pos, u64 len);
+void pc_io_end(struct pc_io *io, bool failed);
 void pc_io_left(struct pc_io *io);
 
 /* op_calls.c */
@@ -188,19 +188,6 @@ int pc_install_handle(PyObject *module);
 extern PyObject *pc_str_fill, *pc_str_write, *pc_str_write_units, *pc_str_commit, *pc_str_commit_here, *pc_str_room,
 	*pc_str_release, *pc_str_write_back, *pc_str_write_through, *pc_str_read_into, *pc_str_read_staged,
 	*pc_str_read_aside, *pc_str_outlast_names, *pc_str_append, *pc_str_zero, *pc_str_view;
-
-/* handle_trace.c */
-struct pc_call {
-	struct pc_span span;
-	struct pc_cache *cache;
-	u64 file, pos, len, outer;
-};
-void pc_name_thread(void);
-void pc_call_begin(struct pc_call *call, struct pc_inode *i, int verb, u64 pos, u64 len);
-void pc_call_over(struct pc_call *call, int flags, i64 value);
-PyObject *pc_call_end(struct pc_call *call, PyObject *result);
-void pc_call_awaited(struct pc_span *s, struct pc_inode *i, int verb);
-PyObject *pc_name_threads(PyObject *module, PyObject *function);
 
 void pc_nap(i64 ns);
 

@@ -38,17 +38,16 @@ void pc_op_claims(struct op *op)
 		op->since_ns = clock_coarse_ns();
 }
 
-/* waiting(core, volume, inode, kind, pos, end, text, reason, call, inside) -> the result of `call`. `text`: of the
- * reason, in a trace. `inside`: the call is one of the volume's backend. */
+/* waiting(core, volume, inode, kind, pos, end, reason, call, inside) -> the result of `call`. `inside`: the call is one of the volume's backend. */
 PyObject *pc_waiting(PyObject *module, PyObject *args)
 {
 	PyObject *core, *reason, *call;
-	unsigned long long volume, inode, pos, end, text;
+	unsigned long long volume, inode, pos, end;
 	unsigned int kind;
 	int inside;
 	(void)module;
-	if (!PyArg_ParseTuple(args, "O!KKIKKKOOp", pc_core_type, &core, &volume, &inode, &kind, &pos, &end, &text,
-			      &reason, &call, &inside))
+	if (!PyArg_ParseTuple(args, "O!KKIKKOOp", pc_core_type, &core, &volume, &inode, &kind, &pos, &end, &reason,
+			       &call, &inside))
 		return NULL;
 	struct pc_cache *c = ((struct core *)core)->cache;
 	struct pc_sleep sleep;
@@ -63,7 +62,7 @@ PyObject *pc_waiting(PyObject *module, PyObject *args)
 	struct pc_inside in = {.volume = (struct pc_volume *)(uintptr_t)volume, .outer = pc_tls_inside};
 	if (inside)
 		pc_tls_inside = &in;
-	pc_sleep_begin(&sleep, c, &w, text);
+	pc_sleep_begin(&sleep, c, &w);
 	PyObject *result = PyObject_CallNoArgs(call);
 	pc_sleep_end(&sleep, result == NULL);
 	pc_tls_inside = in.outer;

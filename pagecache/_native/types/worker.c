@@ -90,17 +90,6 @@ static int check_missing(struct pc_inode *i, PyObject *core)
 				"bytes that are not cached were read from inside a backend call of the same volume");
 }
 
-/* Run an operation on the caller's thread; a trace records that as its wait. Steals the reference. Return: as
- * pc_op_run. */
-static enum pc_result run_own(struct op *op, PyObject *method, u32 kind, u64 pos, u64 len)
-{
-	struct pc_sleep sleep;
-	pc_sleep_shown(&sleep, op->inode, kind, pos, len);
-	enum pc_result ran = pc_op_run(op, method, NULL);
-	pc_sleep_end(&sleep, ran == PC_FAILED);
-	return ran;
-}
-
 /* Whether a caller may call the backend itself: it is prompt, or the call is a coroutine on the cache's loop, whose
  * waiter can leave. */
 bool pc_may_call(const struct pc_volume *v)
@@ -192,10 +181,7 @@ enum pc_result pc_run_fill(PyObject *core, struct pc_inode *i, u64 pos, u64 len,
 		return PC_FAILED;
 	}
 	queue_more(i, r->end, pos, len, ra);
-	if (pc_recording(i->cache))
-		pc_record_event(i->cache, PC_R_REQUEST, r->kind, i->id, r->start, r->end - r->start, r->serial,
-				PC_WORK_FILL);
-	enum pc_result ran = run_own(op, pc_str_fill, PC_WAIT_FILL, pos, len);
+	enum pc_result ran = pc_op_run(op, pc_str_fill, NULL);
 	if (ran == PC_UNCACHED)
 		return outlast_names(i);
 	return ran == PC_DONE ? PC_TRY_AGAIN : ran;
@@ -222,7 +208,7 @@ static enum pc_result read_past(PyObject *core, struct pc_inode *i, u64 pos, u64
 	}
 	Py_INCREF(memory);
 	memset(PyByteArray_AsString(memory), 0, len);
-	enum pc_result ran = run_own(op, method, PC_WAIT_UNCACHED, pos, len);
+	enum pc_result ran = pc_op_run(op, method, NULL);
 	if (ran == PC_DONE)
 		memcpy(to, PyByteArray_AsString(memory), len);
 	Py_DECREF(memory);

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import logging
+import time
 from collections.abc import Callable
 from typing import TYPE_CHECKING
 from weakref import WeakSet
@@ -137,10 +138,13 @@ NO_COMMITS = Commits()
 def call_commit(file: EngineFile, call: Callable[[], str | None]) -> str | None:
     """Make the commit call, and record its duration."""
     volume = file.volume
-    began = volume.clock.now()
+    began, since, failed = volume.clock.now(), time.monotonic(), True
     try:
-        return call()
+        version = call()
+        failed = False
+        return version
     finally:
+        volume.cache.native.trace_call("commit", file.key, file.native.id, since, failed)
         volume.native.count_call(COMMIT_CALL, volume.clock.now() - began)
 
 

@@ -31,7 +31,7 @@ from enum import IntEnum, auto
 from typing import TYPE_CHECKING, Any, NamedTuple
 
 from ...errors import CommitError, WritebackError
-from ...native import BACKOFF, CALLS, DIRTY, END, FAILED, WAITS, WRITEBACK, Kind, Span
+from ...native import BACKOFF, DIRTY, END, FAILED, WAITS, WRITEBACK
 from .. import failures
 from ..commit import overdue
 from ..foreign import errno_of, text_of
@@ -125,7 +125,6 @@ class FileSync:
         self.here = self.commits_here = False  # the thread that drives it makes the calls
         self.flush = flush
         self.stamp = stamp
-        self.recorder = file.volume.cache.native.recorder
         self.start = start
         self.end = end
         self.commit = commit
@@ -341,23 +340,6 @@ class FileSync:
         return 0.0 < self.not_before <= now
 
 
-def _span(sync: FileSync, what: str, *, awaited: bool = False) -> Span:
-    """Return the trace span of the call; its value is the stamp that it waits for."""
-    extent = (sync.start, sync.end - sync.start)
-    file = sync.file.native.id
-    return Span(
-        sync.recorder,
-        Kind.CALL,
-        CALLS[what],
-        file=file,
-        extent=extent,
-        id=None,
-        value=sync.stamp,
-        slow=True,
-        awaited=awaited,
-    )
-
-
 def _standing(sync: FileSync, deadline: Deadline, what: str) -> int | None:
     """Return the sequence number of the file's event from before the check; None: the sync is done."""
     seq = sync.file.native.event_seq()
@@ -386,20 +368,19 @@ def drive(sync: FileSync, timeout: float | None, what: str) -> None:
     if sync.here and sync.file.limits().commit_on_close:
         # The commit publishes: an interrupt would leave open whether it did.
         sync.commits_here = threading.current_thread() is not threading.main_thread()
-    with _span(sync, what):
-        first = _standing(sync, deadline, what)
+    first = _standing(sync, deadline, what)
 
-        def sleep() -> None:
-            seq = first
-            while seq is not None:
-                sync.wait(seq, deadline)
-                seq = _standing(sync, deadline, what)
+    def sleep() -> None:
+        seq = first
+        while seq is not None:
+            sync.wait(seq, deadline)
+            seq = _standing(sync, deadline, what)
 
-        if first is not None:
-            try:
-                during(_reason(sync, what), sleep)
-            finally:
-                sync.leave()
+    if first is not None:
+        try:
+            during(_reason(sync, what), sleep)
+        finally:
+            sync.leave()
 
 
 async def awaited(sync: FileSync, timeout: float | None, what: str) -> None:
@@ -407,14 +388,13 @@ async def awaited(sync: FileSync, timeout: float | None, what: str) -> None:
     sync.file.volume.check_wait(what, sync.file.key)
     deadline = Deadline(sync.file.volume.clock, timeout)
     native, reason, since = sync.file.native, _reason(sync, what), time.monotonic_ns()
-    with _span(sync, what, awaited=True):
-        try:
-            while (seq := _standing(sync, deadline, what)) is not None:
-                from ..loop import advanced  # a task waits: its program has imported asyncio
+    try:
+        while (seq := _standing(sync, deadline, what)) is not None:
+            from ..loop import advanced  # a task waits: its program has imported asyncio
 
-                await advanced("inode", native.address, seq, sync.poll_delay(deadline), reason, since)
-        finally:
-            sync.leave()
+            await advanced("inode", native.address, seq, sync.poll_delay(deadline), reason, since)
+    finally:
+        sync.leave()
 
 
 def begin_flush(file: EngineFile, start: int = 0, end: int = END, *, version: bool = False) -> FileSync:

@@ -50,8 +50,7 @@ class Reason:
 
 def during(reason: Reason, call: Callable[[], T]) -> T:
     """Make a call that waits for this."""
-    volume, recorder = reason.volume, reason.volume.cache.recorder
-    text = recorder.text(reason.what) if recorder.on and reason.kind == WAITS["reason"] else 0
+    volume = reason.volume
     return native.waiting(
         volume.cache.core,
         volume.address,
@@ -59,7 +58,6 @@ def during(reason: Reason, call: Callable[[], T]) -> T:
         reason.kind,
         reason.start,
         reason.end,
-        text,
         reason,
         call,
         reason.own is not None,
