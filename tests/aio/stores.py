@@ -10,8 +10,8 @@ from typing import Any
 from pagecache import AsyncBackend, AsyncBackendFile, BackendLimits, ObjectStat
 from pagecache.errors import Key
 
-from ..file.backends import WAIT_LIMIT_S
 from ..plain import fill
+from ..stores import WAIT_LIMIT_S
 
 ACTION = Callable[..., Any]
 

@@ -12,8 +12,8 @@ import pytest
 from pagecache import aio
 from pagecache.backends import MemoryBackend
 
-from ..file.backends import WAIT_LIMIT_S, RecordingBackend, RecordingFile
 from ..file.rig import KEY, ONCE, PAGE, Task, eventually, pattern
+from ..stores import RecordingBackend
 from .conftest import Attach
 from .stores import Store
 from .test_handles import both, memory, run
@@ -120,13 +120,6 @@ def test_a_cancelled_write_behind_the_end_shows_nowhere(attach: Attach, grow: st
     """Its call fails after storing some bytes, while a commit has the token; the file grows over them. [2.10]"""
     store = RecordingBackend({KEY: DATA}, direct_unit=PAGE, parallel_direct_writes=True)
     volume = attach(store, retry=ONCE)
-    stored, goes_on = threading.Event(), threading.Event()
-
-    def act(file: RecordingFile, offset: int, buffers: Any) -> int:
-        file.store(offset, buffers)
-        stored.set()
-        assert goes_on.wait(WAIT_LIMIT_S)
-        raise OSError(errno.EIO, "not all of it")
 
     async def main() -> None:
         async with aio.open(volume, KEY, "r+", direct=True) as direct, aio.open(volume, KEY, "r+") as file:
@@ -134,13 +127,14 @@ def test_a_cancelled_write_behind_the_end_shows_nowhere(attach: Attach, grow: st
             committing = store.gate("commit")
             saving = asyncio.create_task(file.fsync())
             await asyncio.to_thread(committing.wait_entered)
-            store.fault("write_from", act)
+            stored = store.gate("write_from answer")
+            store.fault("write_from answer", OSError(errno.EIO, "not all of it"))
             task = asyncio.create_task(direct.pwrite(b"t" * PAGE, len(DATA)))
-            await asyncio.to_thread(stored.wait, WAIT_LIMIT_S)
+            await asyncio.to_thread(stored.wait_entered)
             task.cancel()
             with pytest.raises(asyncio.CancelledError):
                 await task
-            goes_on.set()
+            stored.open()
             grows = file.pwrite(b"far", len(DATA) + PAGE) if grow == "write" else file.truncate(len(DATA) + PAGE + 3)
             growing = asyncio.create_task(grows)
             await asyncio.to_thread(eventually, lambda: len(volume.cache.waits()) >= 2)

@@ -20,8 +20,8 @@ import pytest
 from pagecache import Advice, AsyncBackend, CachedFile, aio
 from pagecache.backends import MemoryBackend
 
-from ..file.backends import RecordingBackend
 from ..file.rig import KEY, PAGE, accepted_before, pattern
+from ..stores import RecordingBackend
 from .conftest import Attach
 from .stores import Store
 

@@ -14,13 +14,13 @@ from pagecache.engine.file import EngineFile
 from pagecache.engine.io import reader
 
 from ..file.rig import KEY, PAGE, Task, eventually
-from ..file.test_lost_names import StoreOfNames
+from ..stores import RecordingBackend
 from .conftest import Attach
 from .stores import Store
 from .test_handles import DATA, run
 
 STORES: dict[str, Callable[[], Any]] = {
-    "blocking": lambda: StoreOfNames({KEY: DATA}),
+    "blocking": lambda: RecordingBackend({KEY: DATA}, by_name=True),
     "asynchronous": lambda: Store({KEY: DATA}),
 }
 CHANGES: dict[str, Callable[[Volume], None]] = {

@@ -24,10 +24,9 @@ from pagecache.backends.transform.units import Units
 from pagecache.errors import BackendError
 from pagecache.testing import FaultyBackend, Gate, Rule
 
-from ..file.answers import failing_commit
-from ..file.backends import RecordingBackend
 from ..file.rig import Task
 from ..publishing import PublishingBackend
+from ..stores import RecordingBackend, failing_commit
 from .transforms import Checksums, Sealed, XorStream
 
 UNIT = 64

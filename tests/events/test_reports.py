@@ -15,10 +15,9 @@ import pytest
 from pagecache import ConflictError, Event, RetryPolicy, WritebackError
 from pagecache.engine.report.notices import LINES, TOPICS, WINDOW
 
-from ..file.answers import failing_commit
 from ..file.clock import HandClock, after_flusher_turn
-from ..file.objects import ObjectBackend
 from ..file.rig import FAST, KEY, ONCE, PAGE, Rig, eventually, pattern
+from ..stores import ObjectBackend, failing_commit
 
 Make = Callable[..., Rig]
 DATA = pattern(4 * PAGE)

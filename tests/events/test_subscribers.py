@@ -17,8 +17,8 @@ from pagecache import Event, PageCache, RetryPolicy, ShutdownError
 from pagecache.backends import MemoryBackend
 from pagecache.engine.report import events as engine_events
 
-from ..file.backends import WAIT_LIMIT_S
 from ..file.rig import KEY, ONCE, PAGE, QUIET, Rig, Task, eventually, pattern
+from ..stores import WAIT_LIMIT_S
 
 Make = Callable[..., Rig]
 DATA = pattern(4 * PAGE)

@@ -17,7 +17,7 @@ import pagecache
 from pagecache import CachedFile, PageCache, RetryPolicy, Volume
 from pagecache.options import OpenMode
 
-from .backends import WAIT_LIMIT_S, RecordingBackend
+from ..stores import WAIT_LIMIT_S, RecordingBackend
 
 T = TypeVar("T")
 

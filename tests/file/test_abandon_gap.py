@@ -9,8 +9,7 @@ import pytest
 
 from pagecache import CachedFile
 
-from .backends import RecordingBackend
-from .objects import ObjectBackend
+from ..stores import ObjectBackend, RecordingBackend
 from .rig import KEY, PAGE, Rig, eventually, pattern
 
 Make = Callable[..., Rig]

@@ -11,9 +11,7 @@ import pytest
 
 from pagecache import CachedFile, ShutdownError, Volume
 
-from .answers import short
-from .backends import Gate
-from .objects import ObjectBackend
+from ..stores import Gate, ObjectBackend, short
 from .rig import KEY, ONCE, PAGE, Rig, Task, dirty_bytes, eventually, pattern
 
 Make = Callable[..., Rig]

@@ -15,10 +15,8 @@ import pytest
 from pagecache import BackendError, CommitError, ConflictError, DataLossError, Event, RetryPolicy, WritebackError
 from pagecache.observe import documents
 
-from .answers import failing_commit
-from .backends import Action, RecordingBackend
+from ..stores import Action, ObjectBackend, RecordingBackend, failing_commit
 from .clock import HandClock, after_flusher_turn
-from .objects import ObjectBackend
 from .rig import FAST, KEY, PAGE, Rig, Task, eventually, pattern
 
 Make = Callable[..., Rig]

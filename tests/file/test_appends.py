@@ -11,7 +11,7 @@ import pytest
 
 from pagecache import CachedFile
 
-from .backends import RecordingBackend
+from ..stores import RecordingBackend
 from .rig import KEY, PAGE, Rig, Task, pattern
 
 Make = Callable[..., Rig]

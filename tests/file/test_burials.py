@@ -9,7 +9,7 @@ import pytest
 
 from pagecache import CachedFile
 
-from .objects import ObjectBackend
+from ..stores import ObjectBackend
 from .rig import KEY, eventually, make_rig
 
 CHANGES: dict[str, Callable[[CachedFile], Any]] = {

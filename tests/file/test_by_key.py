@@ -10,7 +10,7 @@ import pytest
 
 from pagecache import ObjectStat, WritebackError
 
-from .backends import WAIT_LIMIT_S, StoredObject
+from ..stores import WAIT_LIMIT_S, StoredObject
 from .rig import KEY, ONCE, Rig, Task
 
 Make = Callable[..., Rig]

@@ -13,8 +13,8 @@ import pytest
 from pagecache import PageCache, RetryPolicy, aio
 from pagecache.native import COMMIT_CALL, LATENCY_BOUNDS, READ_CALL, WRITE_CALL
 from tests.aio.stores import Store
-from tests.file.backends import RecordingBackend
 from tests.file.rig import KEY, PAGE, QUIET, Rig, Task, eventually
+from tests.stores import RecordingBackend
 
 Make = Callable[..., Rig]
 NAMES = ("read", "write", "commit")

@@ -16,7 +16,7 @@ import pytest
 from pagecache import CachedFile, DataLossError, aio
 from pagecache.testing import Gate
 
-from .objects import ObjectBackend
+from ..stores import ObjectBackend
 from .rig import KEY, ONCE, PAGE, Rig, Task, eventually, overlay, pattern
 
 Make = Callable[..., Rig]

@@ -11,8 +11,7 @@ import pytest
 
 from pagecache import CachedFile
 
-from .backends import WAIT_LIMIT_S, RecordingBackend
-from .objects import ObjectBackend
+from ..stores import WAIT_LIMIT_S, ObjectBackend, RecordingBackend
 from .rig import KEY, PAGE, Rig, Task, eventually, pattern
 
 Make = Callable[..., Rig]

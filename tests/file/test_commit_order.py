@@ -15,10 +15,7 @@ from pagecache import BackendError, ConflictError, DataLossError, PageCache, Wri
 from pagecache.engine.io.barrier import FileSync
 from tests.publishing import PublishingBackend
 
-from .answers import failing_commit, unanswered
-from .backends import WAIT_LIMIT_S, RecordingFile
-from .forgetful import ForgetfulBackend
-from .objects import ObjectBackend
+from ..stores import WAIT_LIMIT_S, ObjectBackend, RecordingBackend, RecordingFile, failing_commit
 from .rig import FAST, KEY, ONCE, PAGE, QUIET, Rig, Task, eventually, pattern
 
 Make = Callable[..., Rig]
@@ -125,7 +122,7 @@ def test_bytes_read_after_a_discard_do_not_outlast_the_backend(make: Make, monke
     """A store without versions is lost and replaced: it does not have the merely acknowledged bytes. [T-75b, 2.22]"""
     stat = ObjectBackend.object_stat
     monkeypatch.setattr(
-        "tests.file.backends.RecordingBackend.object_stat",
+        "tests.stores.RecordingBackend.object_stat",
         lambda backend, stored: type(found := stat(backend, stored))(size=found.size, version=None),
     )
     rig, file = given_up(make)
@@ -140,7 +137,7 @@ def test_a_possible_upload_of_a_failed_call_is_rolled_back_with_a_discard(make: 
     rig = make(backend=backend, retry=ONCE)
     file = rig.open("r+b")
 
-    backend.fault("write_from", unanswered(OSError(errno.EIO, "the answer got lost")))
+    backend.fault("write_from answer", OSError(errno.EIO, "the answer got lost"))
     file.pwrite(NEW, 0)
     with pytest.raises(WritebackError):
         file.fsync()
@@ -152,9 +149,9 @@ def test_a_possible_upload_of_a_failed_call_is_rolled_back_with_a_discard(make: 
     assert backend.committed(KEY) == DATA[:PAGE] + NEW + DATA[2 * PAGE :]
 
 
-def changed_in_every_way(make: Make) -> tuple[Rig, ForgetfulBackend, Any]:
+def changed_in_every_way(make: Make) -> tuple[Rig, RecordingBackend, Any]:
     """Truncated, punched and written; none of it is committed, all of it is acknowledged."""
-    backend = ForgetfulBackend({KEY: DATA})
+    backend = RecordingBackend({KEY: DATA}, staged=True)
     rig = make(backend=backend, retry=FAST)
     file = rig.open("r+b")
     file.truncate(3 * PAGE)

@@ -13,7 +13,7 @@ import pytest
 
 from pagecache import PageCache, ShutdownError
 
-from .backends import RecordingBackend
+from ..stores import RecordingBackend
 from .rig import KEY, PAGE, Rig, Task, pattern, side_by_side
 
 Make = Callable[..., Rig]

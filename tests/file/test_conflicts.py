@@ -13,8 +13,7 @@ import pytest
 from pagecache import ConflictError, DataLossError, Event, RetryPolicy
 from pagecache.engine.file import EngineFile
 
-from .backends import RecordingFile
-from .objects import ObjectBackend
+from ..stores import ObjectBackend, RecordingFile
 from .rig import KEY, ONCE, PAGE, Rig, Task, dirty_bytes, eventually, pattern, quiet
 
 Make = Callable[..., Rig]
@@ -188,14 +187,8 @@ def test_a_direct_write_beside_a_commit_is_no_remote_change(make: Make) -> None:
     """The commit returns a version that the direct write replaced before the answer came. [2.10, 2.19]"""
     rig = make({KEY: pattern(4 * PAGE)}, limits={"parallel_direct_writes": True})
     file, direct = rig.open(), rig.open(direct=True)
-
-    def commit_and_wait(stored: RecordingFile) -> str:
-        version = stored.make_durable()
-        Task(direct.pwrite, b"d" * PAGE, PAGE).result()
-        return version
-
     file.pwrite(b"local", 0)
-    rig.backend.fault("commit", commit_and_wait)
+    rig.backend.fault("commit answer", lambda: Task(direct.pwrite, b"d" * PAGE, PAGE).result())
     file.fsync()
     file.pwrite(b"again", 0)
     assert rig.open("rb").pread(5, 0) == b"again"

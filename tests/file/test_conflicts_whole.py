@@ -16,8 +16,7 @@ from pagecache import ConflictError, DataLossError, LostRange, PageCacheError, W
 from pagecache.engine import throttle
 from pagecache.engine.file import EngineFile
 
-from .backends import WAIT_LIMIT_S
-from .objects import ObjectBackend, ObjectFile, losing_the_answer
+from ..stores import WAIT_LIMIT_S, ObjectBackend, ObjectFile
 from .rig import FAST, KEY, ONCE, PAGE, Rig, Task, eventually, pattern, quiet
 from .test_conflicts import DATA, MINE, OTHER, over, uploaded
 
@@ -210,7 +209,7 @@ def test_a_commit_whose_answer_was_lost_is_no_conflict(make: Make, opens: bool) 
     rig = make(backend=backend, retry=ONCE)
     file = rig.open()
     file.pwrite(MINE, PAGE)
-    backend.fault("commit", losing_the_answer(OSError(errno.ETIMEDOUT, "no answer")))
+    backend.fault("commit answer", OSError(errno.ETIMEDOUT, "no answer"))
     with pytest.raises(WritebackError):
         file.fsync()
     assert backend.committed(KEY) == over(DATA)
@@ -283,7 +282,7 @@ def test_a_lost_answer_is_repaired_within_fsync(make: Make) -> None:
     rig = make(backend=backend, retry=FAST)
     file = rig.open()
     file.pwrite(MINE, PAGE)
-    backend.fault("commit", losing_the_answer(OSError(errno.ETIMEDOUT, "no answer")))
+    backend.fault("commit answer", OSError(errno.ETIMEDOUT, "no answer"))
     file.fsync()
     assert backend.committed(KEY) == over(DATA)
 
@@ -294,7 +293,7 @@ def test_after_a_lost_answer_the_object_of_another_client_is_a_conflict(make: Ma
     rig = make(backend=backend, retry=ONCE)
     file = rig.open()
     file.pwrite(MINE, PAGE)
-    backend.fault("commit", losing_the_answer(OSError(errno.ETIMEDOUT, "no answer")))
+    backend.fault("commit answer", OSError(errno.ETIMEDOUT, "no answer"))
     with pytest.raises(WritebackError):
         file.fsync()
     backend.put(KEY, OTHER)

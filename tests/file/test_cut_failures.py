@@ -11,7 +11,7 @@ import pytest
 
 from pagecache import DataLossError, WritebackError
 
-from .answers import failing_commit, unanswered
+from ..stores import failing_commit
 from .rig import KEY, ONCE, PAGE, Rig, pattern
 
 Make = Callable[..., Rig]
@@ -65,7 +65,7 @@ def test_discarded_bytes_that_the_store_took_are_committed(make: Make, how: str,
     if how == "commit failed":
         rig.backend.fault("commit", failing_commit(full, forget=False))
     else:
-        rig.backend.fault("write_from", unanswered(full))
+        rig.backend.fault("write_from answer", full)
     with pytest.raises(WritebackError):
         file.fsync()
     rig.volume.discard(KEY)

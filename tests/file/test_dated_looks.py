@@ -2,43 +2,23 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 
 import pytest
 
 from pagecache import CachedFile, PageCache, Volume
-from pagecache.backends.protocol import ObjectStat
-from pagecache.errors import Key
 
-from .objects import ObjectBackend
+from ..stores import ObjectBackend
 from .rig import KEY, Task
 
 
-class LateBackend(ObjectBackend):
-    """`beside` runs between the moment at which a look finds no object, and its answer: at each of the next `late`
-    looks.
-    """
-
-    def __init__(self) -> None:
-        super().__init__()
-        self.beside: Callable[[], object] = lambda: None
-        self.late = 0
-
-    def stat(self, key: Key) -> ObjectStat:
-        if self.late:
-            self.late -= 1
-            self.beside()
-            raise FileNotFoundError(2, "no such object", str(key))
-        return super().stat(key)
+@pytest.fixture
+def late() -> ObjectBackend:
+    return ObjectBackend()
 
 
 @pytest.fixture
-def late() -> LateBackend:
-    return LateBackend()
-
-
-@pytest.fixture
-def volume(late: LateBackend) -> Iterator[Volume]:
+def volume(late: ObjectBackend) -> Iterator[Volume]:
     with PageCache("1MiB") as cache:
         yield cache.attach(late)
         cache.check()
@@ -50,16 +30,22 @@ def saved(file: CachedFile, data: bytes) -> None:
 
 
 @pytest.mark.parametrize("looks", [1, 2, 3])
-def test_an_open_beside_a_commit_finds_the_object(volume: Volume, late: LateBackend, looks: int) -> None:
+def test_an_open_beside_a_commit_finds_the_object(volume: Volume, late: ObjectBackend, looks: int) -> None:
     """The store had no such object before its first commit. Beside commits without end the open takes the object as it
     is, after the second look. [2.19, 2.20]
     """
     with volume.open(KEY, "x+b") as creator:
         creator.pwrite(b"first", 0)
-        late.late, late.beside = looks, lambda: Task(saved, creator, b"again").result()
+
+        def look() -> None:
+            """Find no object, and answer after the next commit."""
+            Task(saved, creator, b"again").result()
+            raise FileNotFoundError(2, "no such object", KEY)
+
+        fault = late.fault("stat", look, times=looks)
         with volume.open(KEY, "r+b") as other:
-            assert late.late == max(0, looks - 2)
-            late.late = 0
+            assert fault.left == max(0, looks - 2)
+            fault.clear()
             saved(creator, b"later")
             assert other.pread(5, 0) == b"later"
         with volume.open(KEY) as named:
@@ -67,7 +53,7 @@ def test_an_open_beside_a_commit_finds_the_object(volume: Volume, late: LateBack
     assert late.content(KEY) == b"later"
 
 
-def test_an_object_that_another_program_removes_is_gone_for_the_next_open(volume: Volume, late: LateBackend) -> None:
+def test_an_object_that_another_program_removes_is_gone_for_the_next_open(volume: Volume, late: ObjectBackend) -> None:
     """Nothing of it is local, and no change of this cache runs. [2.19, 2.20]"""
     with volume.open(KEY, "x+b") as creator:
         saved(creator, b"first")

@@ -6,7 +6,6 @@ import ctypes
 import errno
 import io
 import mmap
-import threading
 from collections.abc import Callable
 from typing import Any
 
@@ -16,8 +15,7 @@ import pytest
 from pagecache import BackendError, BackendProtocolError, DeadlockError, PageCache, RetryPolicy
 from pagecache.backends import MemoryBackend
 
-from .answers import short
-from .backends import WAIT_LIMIT_S, RecordingFile, address
+from ..stores import WAIT_LIMIT_S, address, short
 from .rig import KEY, ONCE, PAGE, Rig, Task, accepted_before, dirty_bytes, make_rig, pattern
 
 Make = Callable[..., Rig]
@@ -121,27 +119,19 @@ def test_a_read_goes_on_after_answers_shorter_than_its_place_in_the_unit(make: M
     assert endless.nr_hit >= 32
 
 
-def test_a_direct_read_beside_a_truncate_that_storage_has_already(make: Make, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_direct_read_beside_a_truncate_that_storage_has_already(make: Make) -> None:
     """The stored bytes are already gone, and the size says so only later: the read ends where the file does. [T-27,
     2.9]
     """
     rig = make({KEY: DATA})
-    direct, cut, go = rig.open("r+b", direct=True), threading.Event(), threading.Event()
-    truncate = RecordingFile.truncate
-
-    def truncate_and_wait(self: RecordingFile, size: int) -> None:
-        truncate(self, size)
-        cut.set()
-        assert go.wait(WAIT_LIMIT_S)
-
-    monkeypatch.setattr(RecordingFile, "truncate", truncate_and_wait)
+    direct, gate = rig.open("r+b", direct=True), rig.backend.gate("truncate answer")
     cutter = Task(direct.truncate, PAGE + 5)
-    assert cut.wait(WAIT_LIMIT_S)
+    gate.wait_entered()
     try:
         reader = Task(direct.pread, 2 * PAGE, PAGE)
         assert reader.waits()
     finally:
-        go.set()
+        gate.open()
     assert cutter.result() == PAGE + 5
     assert reader.result() == DATA[PAGE : PAGE + 5]
 

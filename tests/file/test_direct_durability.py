@@ -10,8 +10,7 @@ import pytest
 
 from pagecache import BackendError, CachedFile, DataLossError, LostRange, ShutdownError
 
-from .answers import failing_commit
-from .backends import WAIT_LIMIT_S, RecordingFile
+from ..stores import WAIT_LIMIT_S, RecordingFile, failing_commit
 from .rig import KEY, ONCE, PAGE, Rig, Task, accepted_before, eventually, pattern
 
 Make = Callable[..., Rig]
@@ -160,14 +159,7 @@ def test_a_write_beside_a_failing_commit_is_sent_again(make: Make) -> None:
     rig = make({KEY: DATA}, limits={"parallel_direct_writes": True}, retry=ONCE)
     direct = rig.open("r+b", direct=True, parallel_direct_writes=True)
     direct.pwrite(NEW, 4 * PAGE)
-    answered = rig.backend.gate("answer")
-
-    def stores_and_waits(file: RecordingFile, offset: int, buffers: Any) -> int:
-        taken = file.store(offset, buffers)
-        with rig.backend.call("answer", KEY):
-            return taken
-
-    rig.backend.fault("write_from", stores_and_waits)
+    answered = rig.backend.gate("write_from answer")
     writer = Task(direct.pwrite, NEW, PAGE)
     answered.wait_entered()
     rig.backend.fault("commit", forgetting_commit)
@@ -184,14 +176,7 @@ def test_a_write_beside_a_failing_commit_is_sent_again(make: Make) -> None:
 
 def racing_read(rig: Rig, file: CachedFile, direct: CachedFile, read: Callable[[], object]) -> bytes:
     """A read that has got the old bytes from storage when a direct write replaces them. Return a later read."""
-    got = rig.backend.gate("got")
-
-    def reads_and_waits(stored: RecordingFile, offset: int, buffers: Any) -> int:
-        n = stored.fill(offset, buffers)
-        with rig.backend.call("got", KEY):
-            return n
-
-    rig.backend.fault("read_into", reads_and_waits)
+    got = rig.backend.gate("read_into answer")
     reader = Task(read)
     got.wait_entered()
     Task(direct.pwrite, NEW, PAGE).result()
@@ -230,14 +215,8 @@ def test_a_read_during_a_write_that_fails_does_not_stay_either(make: Make) -> No
     """It may have stored something. [T-26, 2.10]"""
     rig = make({KEY: DATA}, retry=ONCE)
     file, direct = rig.open("r+b"), rig.open("r+b", direct=True)
-    begun = rig.backend.gate("begun")
-
-    def stores_and_fails(stored: RecordingFile, offset: int, buffers: Any) -> int:
-        with rig.backend.call("begun", KEY):
-            stored.store(offset, buffers)
-        raise OSError(errno.EIO, "the answer got lost")
-
-    rig.backend.fault("write_from", stores_and_fails)
+    begun = rig.backend.gate("write_from")
+    rig.backend.fault("write_from answer", OSError(errno.EIO, "the answer got lost"))
     writer = Task(direct.pwrite, NEW, PAGE)
     begun.wait_entered()
     assert Task(file.pread, PAGE, PAGE).result() == DATA[PAGE : 2 * PAGE]

@@ -12,7 +12,7 @@ import pytest
 from pagecache import CachedFile, DataLossError, ShutdownError
 from pagecache.native import LOCK, SHARED
 
-from .backends import WAIT_LIMIT_S
+from ..stores import WAIT_LIMIT_S
 from .rig import KEY, ONCE, PAGE, Rig, Task, eventually, make_rig, pattern
 from .test_interrupts import ctrl_c, interrupted_each
 

@@ -22,30 +22,11 @@ from pagecache.backends import Backend, DirectoryBackend, MemoryBackend
 from pagecache.engine import flusher
 from pagecache.testing import FaultyBackend, Gate, Rule
 
-from .backends import WAIT_LIMIT_S, RecordingBackend, RecordingFile, StoredObject
+from ..stores import WAIT_LIMIT_S, ObjectBackend, RecordingBackend
 from .rig import FAST, KEY, QUIET, eventually, pattern
 
 DATA = pattern(10_000)
 FULL = OSError(errno.ENOSPC, "no room")
-
-
-class MultipartFile(RecordingFile):
-    """Published by commit, forgotten by rollback."""
-
-    def rollback(self) -> None:
-        with self.backend.call("rollback", self.key):
-            self.forget()
-
-
-class MultipartBackend(RecordingBackend):
-    """Objects become visible by commit."""
-
-    def __init__(self, objects: dict[Any, bytes] | None = None) -> None:
-        super().__init__(objects, commit_on_close=True)
-
-    def open(self, key: Any, *, create: bool = False, exclusive: bool = False) -> RecordingFile:
-        with self.call("open", key):
-            return MultipartFile(self, key, self.objects.setdefault(key, StoredObject(committed=False)))
 
 
 @pytest.fixture(autouse=True)
@@ -284,7 +265,7 @@ def test_unpublished_objects_are_listed_and_never_published(
     warned: list[str], caplog: pytest.LogCaptureFixture
 ) -> None:
     """commit_on_close: the writer is gone, so the object keeps its content; the loss is in the log. [T-77, 2.22]"""
-    before, backend = threads(), MultipartBackend({KEY: b"as it was"})
+    before, backend = threads(), ObjectBackend({KEY: b"as it was"})
     with caplog.at_level(logging.ERROR, "pagecache"):
         collect(warned, backend, DATA)
         eventually(lambda: ended(before))
@@ -299,7 +280,7 @@ def test_a_with_block_that_fails_publishes_nothing(caplog: pytest.LogCaptureFixt
     """The exception of the block ends it; the object keeps its content, and the writer may still decide.
     [T-77, 2.22]
     """
-    backend = MultipartBackend({KEY: b"as it was"})
+    backend = ObjectBackend({KEY: b"as it was"})
     cache = PageCache("1MiB", **QUIET)
     with caplog.at_level(logging.ERROR, "pagecache"), pytest.raises(ZeroDivisionError), cache:
         file = cache.attach(backend).open(KEY, "r+b")

@@ -9,7 +9,7 @@ import pytest
 
 from pagecache import CommitError, SyncTicket, WritebackError
 
-from .answers import failing_commit
+from ..stores import failing_commit
 from .rig import KEY, ONCE, PAGE, Rig, Task, dirty_bytes, eventually, pattern, spread
 
 Make = Callable[..., Rig]

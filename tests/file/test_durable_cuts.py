@@ -16,7 +16,7 @@ import pytest
 
 from pagecache import CachedFile, DataLossError, ShutdownError
 
-from .backends import RecordingBackend
+from ..stores import RecordingBackend
 from .rig import KEY, ONCE, PAGE, Rig, Task, dirty_bytes, eventually, overlay, pattern
 
 Make = Callable[..., Rig]

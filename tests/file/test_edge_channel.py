@@ -11,7 +11,7 @@ import pytest
 
 from pagecache import CachedFile, CommitError, DataLossError, WritebackError
 
-from .answers import failing_commit
+from ..stores import failing_commit
 from .rig import FAST, KEY, ONCE, PAGE, Rig, eventually, pattern
 
 Make = Callable[..., Rig]

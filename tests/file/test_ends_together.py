@@ -12,7 +12,7 @@ import pytest
 from pagecache import ShutdownError, UnsavedDataError
 from pagecache.volume import detach
 
-from .backends import WAIT_LIMIT_S, RecordingBackend
+from ..stores import WAIT_LIMIT_S, RecordingBackend
 from .clock import HandClock
 from .rig import KEY, ONCE, PAGE, Rig, Task, dirty_bytes, eventually, overlay, pattern
 

@@ -37,7 +37,7 @@ from pagecache import (
     WritebackError,
 )
 
-from .backends import StoredObject
+from ..stores import StoredObject
 from .rig import KEY, PAGE, Rig, pattern
 
 Make = Callable[..., Rig]

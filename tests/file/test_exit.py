@@ -13,7 +13,7 @@ import pytest
 
 import pagecache
 
-from .backends import RecordingBackend
+from ..stores import RecordingBackend
 from .rig import FAST, KEY, QUIET, Task
 
 PRELUDE = """

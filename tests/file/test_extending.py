@@ -9,7 +9,7 @@ import pytest
 
 from pagecache import CachedFile
 
-from .backends import Gate, RecordingFile
+from ..stores import Gate, RecordingFile
 from .rig import KEY, PAGE, Rig, Task, pattern
 
 Make = Callable[..., Rig]

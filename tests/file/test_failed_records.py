@@ -17,7 +17,7 @@ from pagecache.engine import failures
 from pagecache.engine.file import EngineFile
 from pagecache.native import DIRTY, WRITEBACK, NativeInode
 
-from .answers import failing_commit, short
+from ..stores import failing_commit, short
 from .rig import FAST, KEY, ONCE, PAGE, Rig, Task, eventually, pattern
 
 Make = Callable[..., Rig]

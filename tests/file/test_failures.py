@@ -12,8 +12,7 @@ import pytest
 
 from pagecache import BackendError, BackendProtocolError, ObjectStat, WritebackError
 
-from .answers import answering, short
-from .backends import RecordingFile
+from ..stores import RecordingFile, answering, short
 from .rig import KEY, ONCE, PAGE, Rig, Task, dirty_bytes, pattern
 
 Make = Callable[..., Rig]

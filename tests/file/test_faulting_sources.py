@@ -14,7 +14,7 @@ from collections.abc import Callable, Iterator
 
 import pytest
 
-from .backends import WAIT_LIMIT_S
+from ..stores import WAIT_LIMIT_S
 from .rig import KEY, PAGE, Rig, Task, pattern
 
 Make = Callable[..., Rig]

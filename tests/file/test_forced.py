@@ -15,7 +15,7 @@ from pagecache.backends import MemoryBackend
 from pagecache.engine.commit import remote
 from pagecache.testing import FaultyBackend, Gate, Rule
 
-from .objects import ObjectBackend
+from ..stores import ObjectBackend
 from .rig import KEY, ONCE, PAGE, Rig, Task, eventually, pattern
 
 Make = Callable[..., Rig]

@@ -13,8 +13,7 @@ import pytest
 
 from pagecache import BackendError, CachedFile, CommitError, DataLossError, ShutdownError, WritebackError
 
-from .answers import unanswered
-from .backends import Fault
+from ..stores import Fault
 from .rig import KEY, ONCE, PAGE, Rig, Task, eventually, overlay, pattern
 
 Make = Callable[..., Rig]
@@ -32,7 +31,7 @@ class Stored:
         self.file: CachedFile = self.rig.open("r+b")
         self.file.pwrite(TAIL, len(OLD))
 
-        self.rig.backend.fault("write_from", unanswered(OSError(errno.ECONNRESET, "the line went dead")))
+        self.rig.backend.fault("write_from answer", OSError(errno.ECONNRESET, "the line went dead"))
         with pytest.raises(WritebackError):
             self.file.fsync()
 

@@ -7,7 +7,7 @@ from collections.abc import Callable
 
 import pytest
 
-from .backends import address
+from ..stores import address
 from .rig import KEY, PAGE, Rig, pattern
 
 Make = Callable[..., Rig]

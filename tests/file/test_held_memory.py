@@ -15,7 +15,7 @@ from pagecache.backends import MemoryBackend
 from pagecache.engine.mirror import SHARE
 from pagecache.testing import FaultyBackend, Gate, Rule
 
-from .backends import RecordingFile
+from ..stores import RecordingFile
 from .rig import KEY, PAGE, Rig, Task, pattern, without_collector
 
 Make = Callable[..., Rig]

@@ -24,7 +24,7 @@ from pagecache.engine.loop import CacheLoop
 from pagecache.engine.park import Park
 from pagecache.native import NativeVolume
 
-from .backends import WAIT_LIMIT_S, Fault
+from ..stores import WAIT_LIMIT_S, Fault
 from .rig import KEY, PAGE, Rig, Task, eventually, make_rig, pattern
 
 Make = Callable[..., Rig]

@@ -18,7 +18,7 @@ from pagecache import CommitError
 from pagecache.engine.io import barrier
 from pagecache.engine.io.barrier import FileSync
 
-from .backends import WAIT_LIMIT_S
+from ..stores import WAIT_LIMIT_S
 from .rig import KEY, ONCE, PAGE, Rig, Task, eventually, pattern
 
 Make = Callable[..., Rig]

@@ -18,7 +18,7 @@ import pytest
 
 from pagecache.engine.io import collector
 
-from .backends import WAIT_LIMIT_S
+from ..stores import WAIT_LIMIT_S
 from .rig import KEY, PAGE, Rig, Task, pattern
 
 Make = Callable[..., Rig]

@@ -15,7 +15,7 @@ from pagecache.errors import Key
 from pagecache.testing import Gate
 
 from ..planted.failing import whole_objects
-from .backends import WAIT_LIMIT_S
+from ..stores import WAIT_LIMIT_S
 from .rig import PAGE, QUIET, Task
 
 

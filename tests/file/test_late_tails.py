@@ -6,7 +6,6 @@ from __future__ import annotations
 
 import errno
 import threading
-from typing import Any
 
 import pytest
 
@@ -14,7 +13,7 @@ from pagecache import ShutdownError
 from pagecache.engine.io import direct
 from pagecache.volume import reconnect
 
-from .backends import WAIT_LIMIT_S, Gate, RecordingBackend, RecordingFile
+from ..stores import WAIT_LIMIT_S, RecordingBackend
 from .rig import KEY, ONCE, PAGE, Task, eventually, make_rig, pattern
 from .test_interrupts import ctrl_c
 
@@ -30,18 +29,9 @@ class Extended:
         self.old = RecordingBackend({KEY: OLD}, direct_unit=PAGE)
         self.rig = make_rig(backend=self.old, retry=ONCE)
         self.file = self.rig.open("r+b", direct=True)
-        self.gate = Gate("write_from", KEY, 0)
-
-        def act(file: RecordingFile, offset: int, buffers: Any) -> int:
-            if landed:
-                file.store(offset, buffers)
-            self.gate.entered.set()
-            assert self.gate.release.wait(60)
-            if error is not None:
-                raise error
-            return len(b"".join(buffers)) if landed else file.store(offset, buffers)
-
-        self.old.fault("write_from", act)
+        self.gate = self.old.gate("write_from answer" if landed else "write_from")
+        if error is not None:
+            self.old.fault("write_from answer", error)
 
     def write(self) -> None:
         self.writing = Task(self.file.pwrite, TAIL, len(OLD))
@@ -86,15 +76,7 @@ def test_bytes_stored_by_a_later_write_are_not_cut_off(fenced: bool) -> None:
     fresh = story.old.successor(lose=False, shared=not fenced)
     story.rig.volume.reconnect(fresh, fenced=fenced)
     story.answer()
-    gate = Gate("write_from", KEY, 0)
-
-    def slowly(file: RecordingFile, offset: int, buffers: Any) -> int:
-        taken = file.store(offset, buffers)
-        gate.entered.set()
-        assert gate.release.wait(60)
-        return taken
-
-    fresh.fault("write_from", slowly)
+    gate = fresh.gate("write_from answer")
     writing = Task(story.file.pwrite, LATER, len(OLD))
     gate.wait_entered()
     file = story.rig.volume.inodes[KEY].engine

@@ -14,7 +14,7 @@ from pagecache import PageCache, ShutdownError, UnsavedDataError
 from pagecache.engine.runner import Job
 from pagecache.native import NAMES
 
-from .backends import RecordingBackend
+from ..stores import RecordingBackend
 from .rig import KEY, ONCE, PAGE, QUIET, Rig, Task, dirty_bytes, eventually, pattern
 
 Make = Callable[..., Rig]

@@ -13,7 +13,7 @@ import pytest
 from pagecache import ObjectStat, PageCache, VolumeOptions
 from pagecache.backends import MemoryBackend
 
-from .backends import RecordingBackend
+from ..stores import RecordingBackend
 from .rig import KEY, PAGE, QUIET, Rig, Task, accepted_before, eventually, pattern
 
 Make = Callable[..., Rig]

@@ -13,49 +13,17 @@ import pytest
 from pagecache import CachedFile, DataLossError, ObjectStat
 from pagecache.backends.protocol import Key
 
-from .backends import RecordingBackend, RecordingFile, StoredObject
+from ..stores import RecordingBackend, StoredObject
 from .rig import FAST, KEY, ONCE, PAGE, Rig, Task, eventually, pattern
 
 Make = Callable[..., Rig]
 DATA, OTHER = pattern(3 * PAGE), pattern(4 * PAGE, 7)
 
 
-class FileByName(RecordingFile):
-    """It looks its object up at each call."""
-
-    def __init__(self, backend: RecordingBackend, key: Key) -> None:
-        self.backend, self.key = backend, key
-
-    @property
-    def stored(self) -> StoredObject:  # type: ignore[override]
-        found = self.backend.objects.get(self.key)
-        if found is None:
-            raise FileNotFoundError(errno.ENOENT, "no such object", str(self.key))
-        return found
-
-
-class StoreOfNames(RecordingBackend):
-    """Answers of removes and renames can be held."""
-
-    def open(self, key: Key, *, create: bool = False, exclusive: bool = False) -> RecordingFile:
-        super().open(key, create=create, exclusive=exclusive)
-        return FileByName(self, key)
-
-    def remove(self, key: Key) -> None:
-        super().remove(key)
-        with self.call("removed", key):
-            pass
-
-    def rename(self, src: Key, dst: Key, *, replace: bool = True) -> None:
-        super().rename(src, dst, replace=replace)
-        with self.call("renamed", src):
-            pass
-
-
 @pytest.fixture
 def store(make: Make) -> Rig:
     """A volume on a store of names, with two objects."""
-    return make(backend=StoreOfNames({KEY: DATA, "other": OTHER}, max_write=PAGE), retry=FAST)
+    return make(backend=RecordingBackend({KEY: DATA, "other": OTHER}, by_name=True, max_write=PAGE), retry=FAST)
 
 
 def replace_by_new(store: Rig) -> None:
@@ -135,7 +103,7 @@ def test_a_read_that_runs_beside_the_loss_of_its_name_returns_no_other_object(
     make: Make, replace: Callable[[Rig], None], prompt: bool, direct: bool
 ) -> None:
     """Its call may look the name up when another object has it: the answer is dropped. [K12, 2.20]"""
-    store = make(backend=StoreOfNames({KEY: DATA, "other": OTHER}, prompt=prompt), retry=FAST)
+    store = make(backend=RecordingBackend({KEY: DATA, "other": OTHER}, by_name=True, prompt=prompt), retry=FAST)
     file = store.volume.open(KEY, "rb", direct=direct, read_ahead=0)
     gate = store.backend.gate("read_into", KEY)
     reading = Task(file.pread, 10, PAGE)
@@ -150,9 +118,9 @@ def test_a_read_that_runs_beside_the_loss_of_its_name_returns_no_other_object(
 @pytest.mark.parametrize("prompt", [False, True])
 def test_a_read_beside_a_rename_waits_for_it_and_reads_by_the_new_name(make: Make, prompt: bool, direct: bool) -> None:
     """The policy of retries has no part in it: nothing was wrong. [2.20]"""
-    store = make(backend=StoreOfNames({KEY: DATA}, prompt=prompt), retry=FAST)
+    store = make(backend=RecordingBackend({KEY: DATA}, by_name=True, prompt=prompt), retry=FAST)
     file = store.volume.open(KEY, "rb", direct=direct, read_ahead=0)
-    gate = store.backend.gate("renamed")
+    gate = store.backend.gate("rename answer")
     renaming = Task(store.volume.rename, KEY, "new")
     gate.wait_entered()
     reading = Task(file.pread, 10, PAGE)
@@ -197,7 +165,7 @@ def test_a_renamed_file_that_cannot_be_opened_is_opened_by_the_next_call_that_ne
     make: Make, needs: Callable[[Rig, CachedFile], Any]
 ) -> None:
     """The rename is done, and raises the error; nothing goes to the next object of the old name. [2.20]"""
-    store = make(backend=StoreOfNames({KEY: DATA}, max_write=PAGE), retry=ONCE)
+    store = make(backend=RecordingBackend({KEY: DATA}, by_name=True, max_write=PAGE), retry=ONCE)
     file = store.open("r+b", read_ahead=0)
     file.pwrite(b"dirty", 0)
     store.backend.fault("open", OSError(errno.ENETUNREACH, "no"), key="new")
@@ -245,7 +213,7 @@ def test_unsaved_bytes_of_a_file_whose_new_name_another_program_removes_at_once_
     make: Make, back: bool
 ) -> None:
     """The rename is done; each save says what is missing, until something has the name, or they are given up. [2.20]"""
-    store = make(backend=StoreOfNames({KEY: DATA}, max_write=PAGE), retry=ONCE)
+    store = make(backend=RecordingBackend({KEY: DATA}, by_name=True, max_write=PAGE), retry=ONCE)
     file = store.open("r+b", read_ahead=0)
     file.pwrite(b"dirty", 0)
     rename_to_a_name_that_is_removed_at_once(store)
@@ -271,7 +239,7 @@ def test_unsaved_bytes_of_a_file_whose_new_name_another_program_removes_at_once_
 
 def test_what_a_renamed_file_owes_goes_to_its_new_name(make: Make) -> None:
     """A truncate whose result is unknown is repeated there. [2.17, 2.20]"""
-    store = make(backend=StoreOfNames({KEY: DATA, "other": OTHER}), retry=ONCE)
+    store = make(backend=RecordingBackend({KEY: DATA, "other": OTHER}, by_name=True), retry=ONCE)
     file = store.open("r+b", read_ahead=0)
     store.backend.fault("truncate", OSError(errno.ECONNRESET, "the line went dead"), key=KEY)
     with pytest.raises(OSError, match="the line went dead"):
@@ -288,7 +256,7 @@ def test_what_a_renamed_file_owes_goes_to_its_new_name(make: Make) -> None:
 
 def test_a_remove_is_over_for_a_file_that_could_not_be_opened_by_its_new_name(make: Make) -> None:
     """It is cut off: nothing is owed, and no object of the name is opened for it. [2.20]"""
-    store = make(backend=StoreOfNames({KEY: DATA}), retry=ONCE)
+    store = make(backend=RecordingBackend({KEY: DATA}, by_name=True), retry=ONCE)
     file = store.open("r+b", read_ahead=0)
     store.backend.fault("open", OSError(errno.ENETUNREACH, "no"), key="new")
     with pytest.raises(OSError, match="no"):
@@ -318,8 +286,8 @@ NEEDS_OF_HANDLES: dict[str, Callable[[CachedFile], Any]] = {
 def lose_the_answer(store: Rig, change: Callable[[], Any], *, landed: bool = True) -> None:
     """Make a remove or rename that gets no answer. Another program makes an object of its old name, if that is free."""
     op = "" if landed else "rename"
-    store.backend.fault(op or "renamed", LOST)
-    store.backend.fault(op or "removed", LOST)
+    store.backend.fault(op or "rename answer", LOST)
+    store.backend.fault(op or "remove answer", LOST)
     with pytest.raises(OSError, match="no answer"):
         change()
     store.backend.clear_faults()
@@ -334,7 +302,7 @@ def test_a_file_asks_for_its_name_before_any_call_after_a_rename_without_an_answ
     make: Make, needs: str, landed: bool
 ) -> None:
     """No call by name comes before; nothing of the next object of the old name is read or written. [2.14, 2.20]"""
-    store = make(backend=StoreOfNames({KEY: DATA}, max_write=PAGE), retry=ONCE)
+    store = make(backend=RecordingBackend({KEY: DATA}, by_name=True, max_write=PAGE), retry=ONCE)
     file = store.open("r+b", read_ahead=0)
     file.pwrite(b"dirty", 0)
     lose_the_answer(store, lambda: store.volume.rename(KEY, "new"), landed=landed)
@@ -349,7 +317,7 @@ def test_a_file_asks_for_its_name_before_any_call_after_a_rename_without_an_answ
 
 def test_a_replaced_file_asks_for_its_name_after_a_rename_without_an_answer(make: Make) -> None:
     """It has lost its name: it reads and writes nothing of the object that replaces it. [2.14, 2.20]"""
-    store = make(backend=StoreOfNames({KEY: DATA, "other": OTHER}, max_write=PAGE), retry=ONCE)
+    store = make(backend=RecordingBackend({KEY: DATA, "other": OTHER}, by_name=True, max_write=PAGE), retry=ONCE)
     store.backend.objects["other"].version = 7
     replaced = store.open("r+b", key="other", read_ahead=0)
     replaced.pwrite(b"dirty", 0)
@@ -363,10 +331,10 @@ def test_a_replaced_file_asks_for_its_name_after_a_rename_without_an_answer(make
 
 def test_a_removed_file_asks_for_its_name_after_a_remove_without_an_answer(make: Make) -> None:
     """Nothing of it is stored in the next object of its name. [2.14, 2.20]"""
-    store = make(backend=StoreOfNames({KEY: DATA}, max_write=PAGE), retry=ONCE)
+    store = make(backend=RecordingBackend({KEY: DATA}, by_name=True, max_write=PAGE), retry=ONCE)
     file = store.open("r+b", read_ahead=0)
     file.pwrite(b"dirty", 0)
-    store.backend.fault("removed", LOST)
+    store.backend.fault("remove answer", LOST)
     with pytest.raises(OSError, match="no answer"):
         store.volume.remove(KEY)
     file.fsync()
@@ -379,9 +347,9 @@ def test_a_removed_file_asks_for_its_name_after_a_remove_without_an_answer(make:
 
 def test_the_same_rename_succeeds_once_after_a_file_has_found_it_done(make: Make) -> None:
     """As if the call had found it. [2.14]"""
-    store = make(backend=StoreOfNames({KEY: DATA}, max_write=PAGE), retry=ONCE)
+    store = make(backend=RecordingBackend({KEY: DATA}, by_name=True, max_write=PAGE), retry=ONCE)
     file = store.open("r+b", read_ahead=0)
-    store.backend.fault("renamed", LOST)
+    store.backend.fault("rename answer", LOST)
     with pytest.raises(OSError, match="no answer"):
         store.volume.rename(KEY, "new")
     assert file.pread(10, PAGE) == DATA[PAGE : PAGE + 10]
@@ -391,7 +359,7 @@ def test_the_same_rename_succeeds_once_after_a_file_has_found_it_done(make: Make
 
 def test_a_look_that_fails_leaves_the_file_without_a_name(make: Make) -> None:
     """The call that needs it raises; the next one looks again. [2.14]"""
-    store = make(backend=StoreOfNames({KEY: DATA}, max_write=PAGE), retry=ONCE)
+    store = make(backend=RecordingBackend({KEY: DATA}, by_name=True, max_write=PAGE), retry=ONCE)
     file = store.open("r+b", read_ahead=0)
     lose_the_answer(store, lambda: store.volume.rename(KEY, "new"))
     store.backend.fault("stat", LOST)
@@ -404,7 +372,7 @@ def test_a_look_that_fails_leaves_the_file_without_a_name(make: Make) -> None:
 @pytest.mark.parametrize("first", ["file", "name"])
 def test_a_file_and_a_call_by_name_that_ask_at_once_find_one_result(make: Make, first: str) -> None:
     """Whichever begins to look first. [2.14]"""
-    store = make(backend=StoreOfNames({KEY: DATA}, max_write=PAGE), retry=ONCE)
+    store = make(backend=RecordingBackend({KEY: DATA}, by_name=True, max_write=PAGE), retry=ONCE)
     file = store.open("r+b", read_ahead=0)
     file.pwrite(b"dirty", 0)
     lose_the_answer(store, lambda: store.volume.rename(KEY, "new"))
@@ -422,7 +390,7 @@ def test_a_file_and_a_call_by_name_that_ask_at_once_find_one_result(make: Make, 
     assert (store.backend.committed(KEY), store.backend.committed("new")) == (OTHER, b"dirty" + DATA[5:])
 
 
-class StoreOfPaths(StoreOfNames):
+class StoreOfPaths(RecordingBackend):
     """A rename of a directory moves everything below it."""
 
     def stat(self, key: Key) -> ObjectStat:
@@ -433,17 +401,13 @@ class StoreOfPaths(StoreOfNames):
     def rename(self, src: Key, dst: Key, *, replace: bool = True) -> None:
         with self.lock:
             below = [key for key in self.objects if str(key).startswith(f"{src}/")]
-        for key in below:
-            RecordingBackend.rename(self, key, f"{dst}{str(key).removeprefix(str(src))}")
-        if not below:
-            RecordingBackend.rename(self, src, dst, replace=replace)
-        with self.call("renamed", src):
-            pass
+        for key in below or [src]:
+            super().rename(key, f"{dst}{str(key).removeprefix(str(src))}", replace=replace)
 
 
 def in_directory(make: Make, **options: Any) -> tuple[Rig, CachedFile]:
     """Return a rig, and a file that is open below "d"; only its first page is cached."""
-    store = make(backend=StoreOfPaths({"d/file": DATA}, max_write=PAGE, **options), retry=ONCE)
+    store = make(backend=StoreOfPaths({"d/file": DATA}, by_name=True, max_write=PAGE, **options), retry=ONCE)
     file = store.volume.open("d/file", "r+b", read_ahead=0)
     file.pwrite(b"dirty", 0)
     return store, file
@@ -459,7 +423,7 @@ def replace_old_name(store: Rig) -> None:
 def test_a_read_that_waits_for_the_rename_of_its_directory_reads_by_the_new_name(make: Make, prompt: bool) -> None:
     """As beside a rename of the file itself. [2.20]"""
     store, file = in_directory(make, prompt=prompt)
-    gate = store.backend.gate("renamed")
+    gate = store.backend.gate("rename answer")
     renaming = Task(store.volume.rename, "d", "e")
     gate.wait_entered()
     reading = Task(file.pread, 10, PAGE)
@@ -506,7 +470,7 @@ def test_a_file_of_a_renamed_directory_goes_on_under_its_new_name(make: Make, ne
 def test_a_file_asks_for_its_name_after_a_rename_of_its_directory_without_an_answer(make: Make) -> None:
     """It goes on under the new name. [2.14, 2.20]"""
     store, file = in_directory(make)
-    store.backend.fault("renamed", LOST)
+    store.backend.fault("rename answer", LOST)
     with pytest.raises(OSError, match="no answer"):
         store.volume.rename("d", "e")
     assert file.pread(10, PAGE) == DATA[PAGE : PAGE + 10]
@@ -528,7 +492,7 @@ SAVES: dict[str, Callable[[CachedFile], Any]] = {
 def test_write_back_that_begins_beside_the_rename_of_its_directory_uses_the_new_name(make: Make, save: str) -> None:
     """It waits for the end of the rename, and fails for no policy. [2.20]"""
     store, file = in_directory(make)
-    gate = store.backend.gate("renamed")
+    gate = store.backend.gate("rename answer")
     renaming = Task(store.volume.rename, "d", "e")
     gate.wait_entered()
     store.backend.objects["d/file"] = StoredObject(OTHER)
@@ -562,7 +526,7 @@ def test_the_rename_of_a_directory_waits_for_write_back_of_its_files(make: Make)
 def test_other_calls_beside_the_rename_of_a_directory_are_refused_as_transient(make: Make) -> None:
     """The retry policy makes them again; nothing is sent before. [2.20]"""
     store, file = in_directory(make)
-    gate = store.backend.gate("renamed")
+    gate = store.backend.gate("rename answer")
     renaming = Task(store.volume.rename, "d", "e")
     gate.wait_entered()
     with pytest.raises(OSError) as raised:
@@ -607,7 +571,7 @@ def test_a_refused_remove_changes_nothing(store: Rig) -> None:
 
 def test_a_removed_file_that_fills_the_cache_makes_its_writer_fail(make: Make) -> None:
     """Its bytes can neither be saved nor evicted: the error says so, and nothing hangs. [2.23]"""
-    store = make(backend=StoreOfNames({KEY: DATA}), capacity="1MiB", retry=FAST)
+    store = make(backend=RecordingBackend({KEY: DATA}, by_name=True), capacity="1MiB", retry=FAST)
     file = store.open("r+b")
     store.volume.remove(KEY)
     with pytest.raises(OSError) as raised:
@@ -639,7 +603,10 @@ def test_a_reconnect_leaves_a_removed_file_cut_off(store: Rig) -> None:
 @pytest.mark.parametrize("whole", [False, True])
 def test_zeros_that_a_removed_file_was_extended_by_are_read(make: Make, whole: bool) -> None:
     """They were never stored: neither those of a truncate, nor those before a write, nor a hole. [2.20]"""
-    store = make(backend=StoreOfNames({KEY: DATA}, punch=True, write_unit=512, commit_on_close=whole), retry=FAST)
+    store = make(
+        backend=RecordingBackend({KEY: DATA}, by_name=True, punch=True, write_unit=512, commit_on_close=whole),
+        retry=FAST,
+    )
     file = store.open("r+b", read_ahead=0)
     store.volume.remove(KEY)
     file.truncate(PAGE)

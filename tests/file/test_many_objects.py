@@ -23,7 +23,7 @@ from pagecache.engine.volume import IDLE_TURN, EngineVolume
 from pagecache.volume import lifetimes, namespace, ticket
 from pagecache.volume.keys import is_below
 
-from .backends import RecordingBackend
+from ..stores import RecordingBackend
 from .clock import HandClock
 from .rig import PAGE, Rig, Task, eventually
 

@@ -20,7 +20,7 @@ from pagecache.engine.file import EngineFile
 from pagecache.testing import FaultyBackend, Rule
 from pagecache.testing.gate import Gate
 
-from .backends import WAIT_LIMIT_S, RecordingBackend, RecordingFile
+from ..stores import WAIT_LIMIT_S, RecordingBackend, RecordingFile
 from .clock import HandClock
 from .rig import FAST, KEY, PAGE, QUIET, Task, eventually, pattern
 

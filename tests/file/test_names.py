@@ -5,17 +5,14 @@ from __future__ import annotations
 import errno
 import threading
 from collections.abc import Callable
-from dataclasses import replace
 from pathlib import Path
 
 import pytest
 
 from pagecache import PageCache, ShutdownError
-from pagecache.backends.protocol import ObjectStat
 
 from ..publishing import PublishingBackend
-from .backends import RecordingBackend, StoredObject
-from .objects import ObjectBackend
+from ..stores import ObjectBackend, RecordingBackend
 from .rig import KEY, ONCE, PAGE, Rig, Task, eventually, pattern
 
 Make = Callable[..., Rig]
@@ -151,16 +148,9 @@ def test_the_last_close_of_a_removed_file_makes_no_call_for_its_bytes(make: Make
     assert {call.op for call in rig.backend.calls} == {"file_close"}
 
 
-class Identified(RecordingBackend):
-    """A store whose objects have identities: a remove need not wait for calls for the object."""
-
-    def object_stat(self, stored: StoredObject) -> ObjectStat:
-        return replace(super().object_stat(stored), identity=id(stored))
-
-
 def test_a_file_removed_while_it_is_in_flight_is_dropped_later(make: Make) -> None:
     """Neither the remove nor the last close waits for the hung call. [2.20, K7]"""
-    rig = make(backend=Identified({KEY: DATA}))
+    rig = make(backend=RecordingBackend({KEY: DATA}, identities=True))
     file = rig.open()
     file.pwrite(b"x" * PAGE, 0)
     gate = rig.backend.gate("write_from")

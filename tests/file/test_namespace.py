@@ -14,8 +14,7 @@ import pytest
 import pagecache
 from pagecache import FileStat, PageCache, Volume
 
-from .backends import RecordingBackend
-from .objects import ObjectBackend
+from ..stores import ObjectBackend, RecordingBackend
 from .rig import KEY, PAGE, Rig, Task, pattern
 
 Make = Callable[..., Rig]

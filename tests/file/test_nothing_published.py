@@ -17,7 +17,7 @@ import pagecache
 from pagecache import CachedFile, PageCache, UnsavedDataError
 from pagecache.volume import lifetimes
 
-from .backends import RecordingBackend, RecordingFile
+from ..stores import RecordingBackend, RecordingFile
 from .rig import FAST, KEY, PAGE, QUIET, Rig, Task, eventually, pattern
 
 Make = Callable[..., Rig]

@@ -11,7 +11,7 @@ import pytest
 from pagecache import BackendProtocolError, PageCache
 from pagecache.backends import MemoryBackend
 
-from .backends import RecordingBackend
+from ..stores import RecordingBackend
 from .rig import KEY, Rig, Task, pattern
 
 Make = Callable[..., Rig]

@@ -13,7 +13,7 @@ from pagecache.native import NativeInode
 from pagecache.volume import reconnect
 from pagecache.volume.inode import Inode
 
-from .backends import WAIT_LIMIT_S
+from ..stores import WAIT_LIMIT_S
 from .rig import KEY, PAGE, Task, eventually, overlay, pattern, quiet
 
 DATA = b"data" * PAGE  # four pages

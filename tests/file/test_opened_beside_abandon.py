@@ -16,8 +16,7 @@ from pagecache.options import OpenMode
 from pagecache.testing import Gate
 from pagecache.volume.opening import open_again
 
-from .backends import WAIT_LIMIT_S
-from .objects import ObjectBackend
+from ..stores import WAIT_LIMIT_S, ObjectBackend
 from .rig import KEY, ONCE, PAGE, QUIET, Rig, Task, eventually, pattern
 
 Make = Callable[..., Rig]

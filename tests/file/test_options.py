@@ -10,7 +10,7 @@ import pytest
 import pagecache
 from pagecache import CacheConfig, PageCache, RetryPolicy, VolumeOptions
 
-from .backends import RecordingBackend
+from ..stores import RecordingBackend
 from .rig import KEY, PAGE, Rig, pattern
 
 Make = Callable[..., Rig]

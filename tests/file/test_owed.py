@@ -15,8 +15,7 @@ from pagecache.engine.commit.owed import Owed
 from pagecache.engine.file import EngineFile
 from pagecache.engine.runner import Job
 
-from .answers import failing_commit
-from .backends import WAIT_LIMIT_S, RecordingBackend, RecordingFile
+from ..stores import WAIT_LIMIT_S, RecordingBackend, failing_commit
 from .rig import KEY, ONCE, PAGE, Task, make_rig, overlay, pattern
 
 OLD = pattern(2 * PAGE)
@@ -124,14 +123,8 @@ def test_an_error_after_an_abort_is_no_refusal(monkeypatch: pytest.MonkeyPatch, 
     backend = RecordingBackend({KEY: OLD})
     rig = make_rig(backend=backend, retry=ONCE)
     file = rig.open("r+b")
-    genuine = RecordingFile.truncate
-    entered, goes_on = threading.Event(), threading.Event()
-
-    def truncate(self: RecordingFile, size: int) -> None:
-        genuine(self, size)
-        entered.set()
-        assert goes_on.wait(WAIT_LIMIT_S)
-        raise OSError(errno.ENOTCONN, "the line was cut")
+    gate = backend.gate("truncate answer")
+    backend.fault("truncate answer", OSError(errno.ENOTCONN, "the line was cut"))
 
     def late(job: Job[Any], alive: Callable[[], None], *more: Any) -> Any:
         assert job.what != "truncate" or job.join(WAIT_LIMIT_S)
@@ -140,11 +133,10 @@ def test_an_error_after_an_abort_is_no_refusal(monkeypatch: pytest.MonkeyPatch, 
     wait = Job.wait
     with monkeypatch.context() as patch:
         patch.setattr(Job, "wait", late)
-        patch.setattr(RecordingFile, "truncate", truncate)
         cutting = Task(file.truncate, PAGE)
-        assert entered.wait(WAIT_LIMIT_S)
+        gate.wait_entered()
         rig.volume.abort()
-        goes_on.set()
+        gate.open()
         with pytest.raises(OSError, match="the line was cut"):
             cutting.result()
     fresh = backend.successor(lose=False, shared=not fenced)
@@ -164,9 +156,7 @@ def test_a_hole_that_is_owed_is_made_in_the_next_backend(durable: bool, fenced: 
     rig = make_rig(backend=backend, retry=ONCE)
     file = rig.open("r+b")
     file.pwrite(LATER[:PAGE], 0)
-    backend.after = OSError(errno.ECONNRESET, "the line went dead") if carried_out else None
-    if not carried_out:
-        backend.fault("punch_hole", OSError(errno.ECONNRESET, "the line went dead"))
+    backend.fault("punch_hole answer" if carried_out else "punch_hole", OSError(errno.ECONNRESET, "the line went dead"))
     with pytest.raises(OSError, match="the line went dead"):
         file.punch_hole(0, PAGE + 10)  # the outcome is unknown: it is owed
     rig.volume.abort()

@@ -10,7 +10,7 @@ import pytest
 from pagecache import CommitError, DataLossError, WritebackError
 from pagecache.engine.file import EngineFile
 
-from .answers import failing_commit
+from ..stores import failing_commit
 from .rig import KEY, ONCE, PAGE, Rig, pattern
 
 Make = Callable[..., Rig]

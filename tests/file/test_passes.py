@@ -13,7 +13,7 @@ import pytest
 import pagecache
 from pagecache.engine import flusher
 
-from .backends import WAIT_LIMIT_S, RecordingFile
+from ..stores import WAIT_LIMIT_S, RecordingFile
 from .clock import HandClock, after_flusher_turn
 from .rig import KEY, PAGE, Rig, Task, accepted_before, dirty_bytes, eventually, pattern
 

@@ -23,8 +23,7 @@ from pagecache.native import NativeVolume
 from pagecache.testing import FaultyBackend, LatencyBackend
 
 from ..aio.over import Over
-from .backends import RecordingBackend
-from .forgetful import ForgetfulBackend
+from ..stores import RecordingBackend
 from .rig import KEY, PAGE, Rig, Task, eventually, pattern
 
 Make = Callable[..., Rig]
@@ -311,11 +310,10 @@ SAVES: dict[str, Callable[[Rig, Any], object]] = {
 @pytest.mark.parametrize("name", SAVES)
 def test_an_interrupt_at_any_point_of_a_save_loses_nothing(make: Make, name: str, whole: bool) -> None:
     """[K9, I-17]"""
-    backend = ForgetfulBackend if whole else RecordingBackend
     point, ended = 0, False
     while not ended:
         point += 1
-        rig = make(backend=backend({KEY: pattern(4 * PAGE)}, prompt=True))
+        rig = make(backend=RecordingBackend({KEY: pattern(4 * PAGE)}, staged=whole, prompt=True))
         file = rig.open()
         file.pwrite(b"new", 100)
         with interrupt_at(point):

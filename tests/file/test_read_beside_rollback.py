@@ -9,9 +9,7 @@ import pytest
 
 from pagecache.engine.commit.staging import Staging
 
-from .backends import WAIT_LIMIT_S
-from .forgetful import ForgetfulBackend
-from .objects import ObjectBackend
+from ..stores import WAIT_LIMIT_S, ObjectBackend, RecordingBackend
 from .rig import KEY, PAGE, Rig, Task, ended_or_behind, eventually, pattern
 
 Make = Callable[..., Rig]
@@ -19,10 +17,9 @@ DATA = pattern(4 * PAGE)
 MINE = pattern(4 * PAGE, seed=1)
 
 
-def staged(make: Make) -> tuple[Rig, ForgetfulBackend]:
-    backend = ForgetfulBackend(
-        {KEY: DATA}, max_write=PAGE
-    )  # a call for each page, whichever thread begins to write back
+def staged(make: Make) -> tuple[Rig, RecordingBackend]:
+    # a call for each page, whichever thread begins to write back
+    backend = RecordingBackend({KEY: DATA}, staged=True, max_write=PAGE)
     rig = make(backend=backend, capacity="1MiB", dirty_background=0.0, dirty_limit=1 / 64)
     file = rig.open()
     file.pwrite(MINE, 0)

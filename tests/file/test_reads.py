@@ -17,8 +17,7 @@ import pytest
 
 from pagecache import Advice
 
-from .answers import short
-from .backends import RecordingBackend
+from ..stores import RecordingBackend, short
 from .rig import KEY, PAGE, Rig, Task, pattern
 
 Make = Callable[..., Rig]
@@ -486,14 +485,7 @@ def test_a_read_past_the_cache_does_not_miss_bytes_that_are_stored_and_dropped_b
     file, other = rig.open("r+b"), rig.open("rb", key="other")
     file.pwrite(b"n" * PAGE, 2 * PAGE)
     views = [other.view(page * PAGE, PAGE) for page in range(15)]  # no memory is left
-    gate = rig.backend.gate("read_answered", KEY)
-
-    def read(stored: Any, offset: int, buffers: Any) -> int:
-        count = int(stored.fill(offset, buffers))
-        with rig.backend.call("read_answered", KEY):
-            return count
-
-    rig.backend.fault("read_into", read, key=KEY)
+    gate = rig.backend.gate("read_into answer", KEY)
     task = Task(file.pread, 2 * PAGE, PAGE)
     gate.wait_entered()
     file.fsync()

@@ -14,7 +14,7 @@ from pagecache import ShutdownError
 from pagecache.backends.protocol import ObjectStat
 from pagecache.errors import Key
 
-from .objects import ObjectBackend, ObjectFile, stale
+from ..stores import ObjectBackend, ObjectFile, stale
 from .rig import FAST, KEY, ONCE, PAGE, Rig, Task, eventually, pattern
 
 Make = Callable[..., Rig]
@@ -32,7 +32,7 @@ class RefusingFile(ObjectFile):
 
 
 class Refusing(ObjectBackend):
-    """An open file finds its object by the name that it was opened by. Answers of removes and renames can be held."""
+    """An open file finds its object by the name that it was opened by."""
 
     def version(self, key: Key) -> str | None:
         return super().version(key) or "gone"
@@ -43,16 +43,6 @@ class Refusing(ObjectBackend):
     def stat(self, key: Key) -> ObjectStat:
         found = super().stat(key)
         return ObjectStat(size=found.size, version=super().version(key))
-
-    def remove(self, key: Key) -> None:
-        super().remove(key)
-        with self.call("removed", key):
-            pass
-
-    def rename(self, src: Key, dst: Key, *, replace: bool = True) -> None:
-        super().rename(src, dst, replace=replace)
-        with self.call("renamed", src):
-            pass
 
 
 @pytest.fixture(params=["fail", "take_remote"])
@@ -78,7 +68,7 @@ def test_a_read_beside_a_remove_is_no_conflict(store: Rig, dirty: bool) -> None:
     file = store.open("r+b" if dirty else "rb", read_ahead=0)
     if dirty:
         file.pwrite(b"local", 0)
-    gate = store.backend.gate("removed")
+    gate = store.backend.gate("remove answer")
     removing = Task(store.volume.remove, KEY)
     gate.wait_entered()
     reading = Task(file.pread, 10, PAGE)
@@ -103,7 +93,7 @@ def test_a_read_beside_a_rename_is_no_conflict(store: Rig, dirty: bool) -> None:
     file = store.open("r+b" if dirty else "rb", read_ahead=0)
     if dirty:
         file.pwrite(b"local", 0)
-    gate = store.backend.gate("renamed")
+    gate = store.backend.gate("rename answer")
     renaming = Task(store.volume.rename, KEY, "new")
     gate.wait_entered()
     reading = Task(file.pread, 10, PAGE)
@@ -135,7 +125,7 @@ def test_a_read_that_waits_for_a_rename_that_fails_reads_the_object(store: Rig) 
 def test_an_abort_ends_a_read_that_waits_for_a_remove(store: Rig) -> None:
     """As it ends all other waits. [2.22, I-23]"""
     file = store.open("rb", read_ahead=0)
-    gate = store.backend.gate("removed")
+    gate = store.backend.gate("remove answer")
     removing = Task(store.volume.remove, KEY)
     gate.wait_entered()
     reading = Task(file.pread, 10, PAGE)
@@ -149,7 +139,7 @@ def test_an_abort_ends_a_read_that_waits_for_a_remove(store: Rig) -> None:
 def test_readahead_beside_a_rename_gives_up(store: Rig) -> None:
     """It waits for nothing, and reports nothing; the read itself finds its bytes. [2.6, 2.20]"""
     file = store.open("rb", read_ahead=2 * PAGE)
-    gate = store.backend.gate("renamed")
+    gate = store.backend.gate("rename answer")
     renaming = Task(store.volume.rename, KEY, "new")
     gate.wait_entered()
     file.prefetch(0, 3 * PAGE)

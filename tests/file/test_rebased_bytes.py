@@ -14,8 +14,7 @@ from pagecache.testing import FaultyBackend, Rule
 from pagecache.testing import Gate as CallGate
 
 from ..rebased import Written
-from .backends import Gate, RecordingBackend
-from .objects import ObjectBackend
+from ..stores import Gate, ObjectBackend, RecordingBackend
 from .rig import KEY, ONCE, PAGE, Rig, Task, eventually, pattern
 
 Make = Callable[..., Rig]

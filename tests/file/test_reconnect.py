@@ -16,9 +16,7 @@ from pagecache.engine.runner import Job
 from pagecache.native import NativeVolume
 from pagecache.volume import reconnect
 
-from .answers import failing_commit
-from .backends import WAIT_LIMIT_S, RecordingFile
-from .forgetful import ForgetfulBackend
+from ..stores import WAIT_LIMIT_S, RecordingBackend, RecordingFile, failing_commit
 from .rig import KEY, ONCE, PAGE, Rig, Task, dirty_bytes, eventually, overlay, pattern
 
 Make = Callable[..., Rig]
@@ -381,13 +379,13 @@ def test_committed_holes_and_truncates_are_neither_owed_nor_lost(make: Make) -> 
 
 def test_holes_of_an_object_that_is_replaced_as_a_whole_are_made_again(make: Make) -> None:
     """All bytes that were written after a hole are sent again after it: nothing is lost. [2.17, 2.22]"""
-    rig = make(backend=ForgetfulBackend({KEY: OLD}))
+    rig = make(backend=RecordingBackend({KEY: OLD}, staged=True))
     file = rig.open("r+b")
     file.punch_hole(PAGE, 2 * PAGE)
     file.pwrite(NEW[:PAGE], PAGE + 100)
     file.sync_range(0, len(OLD))
     rig.volume.abort()
-    fresh = ForgetfulBackend({KEY: OLD})
+    fresh = RecordingBackend({KEY: OLD}, staged=True)
     rig.volume.reconnect(fresh)
     file.fsync()
     expected = OLD[:PAGE] + bytes(100) + NEW[:PAGE] + bytes(PAGE - 100) + OLD[3 * PAGE :]

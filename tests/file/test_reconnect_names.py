@@ -20,7 +20,7 @@ from pagecache.backends import DirectoryBackend
 from pagecache.testing import FaultyBackend, Rule
 from pagecache.volume import opening
 
-from .backends import WAIT_LIMIT_S, Gate, Key, RecordingBackend
+from ..stores import WAIT_LIMIT_S, Gate, Key, RecordingBackend
 from .rig import FAST, KEY, ONCE, PAGE, Task, eventually, make_rig, overlay, pattern
 
 OLD = pattern(3 * PAGE)
@@ -32,20 +32,6 @@ OTHER = pattern(2 * PAGE, seed=3)
 REFUSED = OSError(errno.EACCES, "no")
 
 
-class AnswersLate(RecordingBackend):
-    """A backend that changes a name and answers later: "rename answer" and "remove answer" have gates and faults."""
-
-    def rename(self, src: Key, dst: Key, *, replace: bool = True) -> None:
-        super().rename(src, dst, replace=replace)
-        with self.call("rename answer", src):
-            pass
-
-    def remove(self, key: Key) -> None:
-        super().remove(key)
-        with self.call("remove answer", key):
-            pass
-
-
 class Story:
     """A file with dirty bytes, a call that changes its name and hangs, and a backend that is lost."""
 
@@ -55,7 +41,7 @@ class Story:
         """Make and open objects of these names."""
         content: dict[Key, bytes] = {KEY: OLD}
         content.update(objects or {})
-        self.old = AnswersLate(content)
+        self.old = RecordingBackend(content)
         self.rig = make_rig(backend=self.old, retry=retry)
         self.file = self.rig.open("r+b")
         self.beside = [self.rig.open("r+b", key=key) for key in objects or {}]
@@ -440,7 +426,7 @@ def test_a_created_name_that_the_store_has_lost_was_not_removed_by_a_call_that_a
 
 def test_a_rename_that_a_fence_has_ended_is_why_its_source_is_gone() -> None:
     """Neither version is known, so the object of the new name could be the one that was there before. [2.20, 2.22]"""
-    backend = AnswersLate({KEY: OLD, NEW: OTHER})
+    backend = RecordingBackend({KEY: OLD, NEW: OTHER})
     rig = make_rig(backend=backend, retry=ONCE)
     file, target = rig.open("r+b"), rig.open("r+b", key=NEW)
     for each in (file, target):

@@ -11,7 +11,6 @@ import pytest
 
 from pagecache import ShutdownError
 
-from .backends import WAIT_LIMIT_S, Gate, RecordingFile
 from .rig import KEY, ONCE, PAGE, Task, eventually, make_rig, overlay, pattern
 
 OLD = pattern(4 * PAGE)
@@ -60,7 +59,7 @@ class Story:
         op = {"write": "write_from", "two writes": "write_from"}.get(hung, hung)
         count = 2 if hung == "two writes" else 1
         if answer == "done long before":
-            self.gates = [self.slow(op) for _ in range(count)]
+            self.gates = [self.old.gate(f"{op} answer") for _ in range(count)]
         else:
             self.gates = [self.old.gate(op) for _ in range(count)]
         self.fault(op)
@@ -81,34 +80,12 @@ class Story:
         self.file.pwrite(data, offset)
         self.model = overlay(self.model, offset, data)
 
-    def slow(self, op: str) -> Gate:
-        """Delay an answer. The effect comes at once, and may be lost in a crash."""
-        gate = Gate(op, KEY, 0)
-
-        def act(file: RecordingFile, *args: Any) -> Any:
-            answer = file.store(*args) if op == "write_from" else file.make_durable()
-            gate.entered.set()
-            assert gate.release.wait(WAIT_LIMIT_S)
-            return answer
-
-        self.old.fault(op, act)
-        return gate
-
     def fault(self, op: str) -> None:
         """The answers of the hung calls: full effect and an error, no effect and an error, or success."""
-        error = OSError(errno.ECONNRESET, "the line went dead")
-
-        def lost(file: RecordingFile, *args: Any) -> Any:
-            if op == "write_from":
-                file.store(*args)
-            else:
-                file.make_durable()
-            raise error
-
         if self.answer == "refused":
             self.old.fault(op, OSError(errno.EACCES, "no"), times=2)
         elif self.answer == "done, answer lost" and op in ("write_from", "commit"):
-            self.old.fault(op, lost, times=2)
+            self.old.fault(f"{op} answer", OSError(errno.ECONNRESET, "the line went dead"), times=2)
 
     def step(self, event: str) -> None:
         if event == "abort":

@@ -11,7 +11,7 @@ import pytest
 
 from pagecache import CachedFile, DeadlockError, Volume
 
-from .backends import RecordingBackend
+from ..stores import RecordingBackend
 from .rig import KEY, PAGE, Rig, Task, eventually, pattern
 
 Make = Callable[..., Rig]
@@ -57,21 +57,9 @@ REFUSED: dict[str, Callable[[CachedFile, Volume], object]] = {
 }
 
 
-class Calling(RecordingBackend):
-    """A backend that calls a function of the test from inside one of its operations."""
-
-    inside: tuple[str, Callable[[], None]] | None = None
-
-    def call(self, op: str, *args: Any, **options: Any) -> Any:
-        if self.inside is not None and self.inside[0] == op:
-            (_, action), self.inside = self.inside, None
-            action()
-        return super().call(op, *args, **options)
-
-
 def run_inside(make: Make, op: str, action: Callable[[Rig, CachedFile], object]) -> tuple[Rig, list[Any]]:
     """Return the result or the exception of `action` inside a backend call of the volume."""
-    backend = Calling({KEY: DATA, "other": DATA})
+    backend = RecordingBackend({KEY: DATA, "other": DATA})
     rig = make(backend=backend)
     file = rig.open()
     file.pread(10, 0)
@@ -84,7 +72,7 @@ def run_inside(make: Make, op: str, action: Callable[[Rig, CachedFile], object])
         except BaseException as error:
             seen.append(error)
 
-    backend.inside = (op, attempt)
+    backend.fault(f"{op} answer", attempt)
     Task(CALLS[op], file, rig.volume).result()
     assert len(seen) == 1
     return rig, seen
@@ -141,13 +129,13 @@ def use_other(other: Volume) -> bytes:
 def test_a_volume_attached_earlier_can_be_used_and_synced(make: Make, op: str) -> None:
     """Volumes are stacked in the order of attaching, so there is no cycle. [T-49, 2.25]"""
     below = make({KEY: DATA})
-    backend = Calling({KEY: DATA, "other": DATA})
+    backend = RecordingBackend({KEY: DATA, "other": DATA})
     upper = below.cache.attach(backend, name="upper", read_ahead=0)
     file = upper.open(KEY, "r+b")
     file.pread(10, 0)
     file.pwrite(b"dirty", PAGE)
     seen: list[bytes] = []
-    backend.inside = (op, lambda: seen.append(use_other(below.volume)))
+    backend.fault(f"{op} answer", lambda: seen.append(use_other(below.volume)))
     Task(CALLS[op], file, upper).result()
     assert seen == [DATA[2 * PAGE : 2 * PAGE + 10]]
     assert below.backend.committed(KEY) == b"w" + DATA[1:]
@@ -157,7 +145,7 @@ def test_a_volume_attached_earlier_can_be_used_and_synced(make: Make, op: str) -
 @pytest.mark.parametrize("verb", ["fsync", "flush", "sync_range", "sync", "ticket", "write-through"])
 def test_a_volume_attached_later_can_be_read_and_written_but_not_synced(make: Make, verb: str) -> None:
     """Its write-back may need the volume that would wait for it. [T-49, 2.25]"""
-    backend = Calling({KEY: DATA})
+    backend = RecordingBackend({KEY: DATA})
     rig = make(backend=backend)
     file = rig.open()
     later = rig.cache.attach(RecordingBackend({KEY: DATA}), name="later", read_ahead=0)
@@ -179,7 +167,7 @@ def test_a_volume_attached_later_can_be_read_and_written_but_not_synced(make: Ma
         except BaseException as error:
             seen.append(error)
 
-    backend.inside = ("read_into", attempt)
+    backend.fault("read_into answer", attempt)
     assert Task(file.pread, 10, 0).result() == DATA[:10]
     assert seen[:-1] == [DATA[:10], 1][: 1 if verb == "write-through" else 2]
     assert isinstance(seen[-1], DeadlockError)
@@ -190,13 +178,13 @@ def test_a_volume_attached_later_can_be_read_and_written_but_not_synced(make: Ma
 def test_writes_from_inside_a_backend_call_are_not_throttled(make: Make) -> None:
     """A call that waits for a write-back it belongs to would wait forever. [T-49, 2.24, 2.25]"""
     below = make({KEY: b""}, "1MiB", dirty_background=0.2, dirty_limit=0.3)
-    backend = Calling({KEY: b""})
+    backend = RecordingBackend({KEY: b""})
     upper = below.cache.attach(backend, name="upper", read_ahead=0)
     file = upper.open(KEY, "r+b")
     lower = below.open()
     lower.pwrite(pattern(150 * 1024), 0)
     hung = below.backend.gate("write_from", times=100)  # nothing makes room
-    backend.inside = ("write_from", lambda: (lower.pwrite(pattern(200 * 1024), 0), None)[1])
+    backend.fault("write_from answer", lambda: lower.pwrite(pattern(200 * 1024), 0))
     file.pwrite(pattern(100 * 1024), 0)
     Task(file.flush).result()
     hung.open()

@@ -10,7 +10,7 @@ import pytest
 
 from pagecache import CachedFile, ShutdownError
 
-from .objects import ObjectBackend
+from ..stores import ObjectBackend
 from .rig import KEY, ONCE, PAGE, Rig, Task, eventually, pattern
 
 Make = Callable[..., Rig]

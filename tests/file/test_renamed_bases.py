@@ -12,7 +12,7 @@ import pytest
 from pagecache import ConflictError, DataLossError, WritebackError
 from pagecache.backends.protocol import close_backend_file
 
-from .objects import ObjectBackend, losing_the_answer
+from ..stores import ObjectBackend
 from .rig import KEY, ONCE, PAGE, Rig, Task, eventually, overlay, pattern
 
 Make = Callable[..., Rig]
@@ -162,7 +162,7 @@ def test_a_commit_whose_answer_was_lost_before_a_rename_overwrites_no_other_vers
     file = rig.open()
     file.pwrite(MINE, PAGE)
     lost = OSError(errno.ETIMEDOUT, "no answer")
-    backend.fault("commit", losing_the_answer(lost) if landed else lost)
+    backend.fault("commit answer" if landed else "commit", lost)
     with pytest.raises(WritebackError):
         file.fsync()
     rig.volume.rename(KEY, NEW)

@@ -12,7 +12,7 @@ import pytest
 from pagecache import DataLossError, FailedRange, LostRange, WritebackError
 from pagecache.native import FAILED, NativeInode
 
-from .answers import failing_commit
+from ..stores import failing_commit
 from .rig import KEY, ONCE, PAGE, Rig, Task, eventually, pattern
 
 Make = Callable[..., Rig]

@@ -10,7 +10,7 @@ import pytest
 
 from pagecache import ConflictError, LostRange
 
-from .objects import ObjectBackend
+from ..stores import ObjectBackend
 from .rig import KEY, ONCE, PAGE, Rig, pattern
 
 Make = Callable[..., Rig]

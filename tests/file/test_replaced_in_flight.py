@@ -12,7 +12,7 @@ import pytest
 from pagecache import CachedFile, ConflictError
 from pagecache.volume.inode import Inode
 
-from .objects import ObjectBackend
+from ..stores import ObjectBackend
 from .rig import KEY, ONCE, PAGE, Rig, Task, pattern
 
 Make = Callable[..., Rig]

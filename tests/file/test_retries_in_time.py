@@ -15,7 +15,7 @@ import pytest
 
 from pagecache import PageCache, RetryPolicy, aio
 
-from .backends import RecordingBackend
+from ..stores import RecordingBackend
 from .clock import HandClock, after_flusher_turn
 from .rig import KEY, PAGE, Rig, Task, eventually, pattern
 

@@ -14,7 +14,7 @@ from pagecache import BackendError, RetryPolicy, WritebackError
 from pagecache.engine.retryer import Again, decide
 from pagecache.native import NativeInode
 
-from .backends import WAIT_LIMIT_S, RecordingFile
+from ..stores import WAIT_LIMIT_S, RecordingFile
 from .clock import HandClock
 from .rig import FAST, KEY, ONCE, PAGE, Rig, Task, eventually, pattern
 

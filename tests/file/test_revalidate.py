@@ -13,11 +13,9 @@ from pagecache import ConflictError, Key, ObjectStat, PageCache
 from pagecache.backends import DirectoryBackend, MemoryBackend
 from pagecache.engine.volume import IDLE_FILES_MAX
 
-from .backends import RecordingBackend, StoredObject
+from ..stores import ObjectBackend, ObjectFile, RecordingBackend, StoredObject
 from .clock import HandClock
-from .objects import ObjectBackend, ObjectFile
 from .rig import KEY, PAGE, Rig, pattern
-from .test_lost_names import StoreOfNames
 
 Make = Callable[..., Rig]
 DATA, OTHER = pattern(2 * PAGE), pattern(2 * PAGE, 7)
@@ -133,7 +131,7 @@ def test_another_name_of_an_object_is_looked_at(tmp_path: Path) -> None:
 
 def looks(make: Make, names: bool) -> tuple[Rig, RecordingBackend]:
     """A volume on whole objects, or on objects in place, of a store that knows names only."""
-    backend = StoreOfNames({KEY: DATA}, max_write=PAGE) if names else Store({KEY: DATA})
+    backend = RecordingBackend({KEY: DATA}, by_name=True, max_write=PAGE) if names else Store({KEY: DATA})
     return make(backend=backend), backend
 
 

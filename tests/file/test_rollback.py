@@ -10,8 +10,8 @@ import pytest
 
 from pagecache import BackendError, CachedFile, ShutdownError
 
+from ..stores import ObjectBackend
 from .clock import HandClock
-from .objects import ObjectBackend
 from .rig import KEY, ONCE, PAGE, Rig, Task, dirty_bytes, eventually, pattern
 
 Make = Callable[..., Rig]

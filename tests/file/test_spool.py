@@ -26,8 +26,7 @@ from pagecache import (
 from pagecache.backends.spool import Spool
 from pagecache.engine.commit import staging
 
-from .answers import failing_commit, short
-from .forgetful import ForgetfulBackend
+from ..stores import RecordingBackend, failing_commit, short
 from .rig import KEY, ONCE, PAGE, Rig, Task, accepted_before, dirty_bytes, eventually, overlay, pattern, quiet
 from .test_interrupts import ctrl_c
 
@@ -48,7 +47,7 @@ CALM: dict[str, Any] = {"dirty_background": 0.8, "dirty_limit": 0.9}  # the cach
 def spooling(
     make: Make, objects: dict[Any, bytes] | None = None, limits: dict[str, Any] | None = None, **more: Any
 ) -> Rig:
-    return make(backend=ForgetfulBackend(objects, **(limits or {})), **{**SMALL, **more})
+    return make(backend=RecordingBackend(objects, staged=True, **(limits or {})), **{**SMALL, **more})
 
 
 def write_all(rig: Rig, file: Any, content: bytes, step: int = 8 * PAGE) -> None:
@@ -337,12 +336,7 @@ def test_a_commit_whose_answer_was_lost_is_made_again(make: Make) -> None:
     """
     content = pattern(40 * PAGE)
     rig, file = only_spooled(make, content)
-
-    def unheard(stored_file: Any) -> str:
-        stored_file.make_durable()
-        raise OSError(errno.EIO, "the connection broke")
-
-    fault = rig.backend.fault("commit", unheard, times=100)
+    fault = rig.backend.fault("commit answer", OSError(errno.EIO, "the connection broke"), times=100)
     with pytest.raises(WritebackError, match="the connection broke"):
         file.fsync()
     assert file.pread(len(content), 0) == content
@@ -535,8 +529,8 @@ def test_a_reconnect_loses_no_spooled_byte(make: Make, same: bool, unit: int) ->
     rig.volume.abort()
     with pytest.raises(ShutdownError):
         file.fsync()
-    rig.backend.forget_uncommitted(rig.backend.objects[KEY])  # type: ignore[attr-defined]
-    backend = rig.backend if same else ForgetfulBackend({KEY: base}, write_unit=unit)
+    rig.backend.forget_uncommitted(rig.backend.objects[KEY])
+    backend = rig.backend if same else RecordingBackend({KEY: base}, staged=True, write_unit=unit)
     rig.volume.reconnect(rig.volume.backend if same else backend)
     rig.cache.check()
     assert file.pread(len(content), 0) == content
@@ -600,7 +594,7 @@ def test_spooled_bytes_over_a_version_that_changed(make: Make, unit: int, how: A
     with rig.backend.lock:
         stored = rig.backend.objects[KEY]
         stored.committed, stored.safe = newer, bytearray(newer)
-        rig.backend.versions[stored] = 7  # type: ignore[attr-defined]
+        stored.version = 7
     with pytest.raises(ConflictError):
         rig.volume.open(KEY)
     rig.volume.resolve(KEY, how)

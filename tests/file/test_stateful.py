@@ -21,9 +21,7 @@ from hypothesis.stateful import RuleBasedStateMachine, initialize, invariant, pr
 from pagecache import CachedFile, RetryPolicy, View, WritebackError
 from pagecache.options import OpenMode
 
-from .answers import failing_commit, short
-from .backends import RecordingBackend
-from .forgetful import ForgetfulBackend
+from ..stores import RecordingBackend, failing_commit, short
 from .rig import PAGE, Rig, Task, make_rig, pattern
 
 KEYS = ["a", "b", "dir/c"]
@@ -460,7 +458,7 @@ class SpoolingCacheMachine(CacheMachine):
     dirty_limit = 0.1
 
     def make_backend(self, objects: dict[Any, bytes], punch: bool, limits: dict[str, Any]) -> RecordingBackend:
-        return ForgetfulBackend(objects, punch=punch, **limits)
+        return RecordingBackend(objects, staged=True, punch=punch, **limits)
 
 
 class LongCacheMachine(CacheMachine):

@@ -13,7 +13,7 @@ import pytest
 
 from pagecache import CachedFile, Volume, WritebackError
 
-from .backends import Gate, RecordingBackend
+from ..stores import Gate, RecordingBackend
 from .clock import HandClock
 from .rig import KEY, ONCE, PAGE, Rig, Task, eventually, pattern
 

@@ -14,9 +14,7 @@ import pytest
 
 from pagecache import DataLossError, RetryPolicy, ShutdownError
 
-from .answers import unanswered
-from .backends import Gate, RecordingBackend, RecordingFile
-from .objects import ObjectBackend
+from ..stores import Gate, ObjectBackend, RecordingBackend, RecordingFile
 from .rig import KEY, ONCE, PAGE, Rig, Task, eventually, make_rig, overlay, pattern
 from .test_interrupts import ctrl_c
 
@@ -47,18 +45,10 @@ class Left:
         self.tasks.append(Task(self.buffered.flush if holder == "pass" else self.buffered.fsync))
         self.holder.wait_entered()
 
-    def start_tail(self, offset: int = len(OLD), data: bytes = TAIL) -> Gate:
+    def start_tail(self) -> Gate:
         """The direct write's call has stored everything when its gate is entered, and fails when that opens."""
-        gate = Gate("write_from", KEY, 0)
-
-        def act(file: RecordingFile, offset: int, buffers: Any) -> int:
-            file.store(offset, buffers)
-            gate.entered.set()
-            assert gate.release.wait(60)
-            raise LOST
-
-        self.backend.fault("write_from", act)
-        return gate
+        self.backend.fault("write_from answer", LOST)
+        return self.backend.gate("write_from answer")
 
     def leave(self, offset: int = len(OLD), data: bytes = TAIL) -> None:
         gate = self.start_tail()
@@ -144,7 +134,7 @@ def test_a_write_interrupted_between_two_tries_leaves_nothing(monkeypatch: pytes
     file, direct = rig.open("r+b"), rig.open("r+b", direct=True)
     waits = threading.Event()
 
-    backend.fault("write_from", unanswered(LOST))
+    backend.fault("write_from answer", LOST)
     sleep = rig.volume.engine.sleep
 
     def told(*args: Any) -> None:
@@ -270,7 +260,7 @@ def test_where_a_commit_makes_bytes_visible_there_is_no_tail() -> None:
     rig: Rig = make_rig(backend=backend, retry=ONCE)
     file = rig.open("r+b", direct=True)
 
-    backend.fault("write_from", unanswered(LOST))
+    backend.fault("write_from answer", LOST)
     with pytest.raises(OSError):
         file.pwrite(TAIL, len(OLD))
     rig.volume.discard(KEY)

@@ -17,7 +17,7 @@ from pagecache.engine.file import EngineFile
 from pagecache.engine.throttle import PAUSE_MAX, PAUSE_MIN, Pace
 from pagecache.native import Pressure
 
-from .backends import WAIT_LIMIT_S, RecordingBackend, RecordingFile
+from ..stores import WAIT_LIMIT_S, RecordingBackend, RecordingFile
 from .clock import HandClock, after_flusher_turn
 from .rig import KEY, ONCE, PAGE, Rig, Task, accepted_before, eventually, pattern
 

@@ -9,8 +9,7 @@ import pytest
 
 from pagecache import ShutdownError, SyncTicket, WritebackError
 
-from .answers import failing_commit
-from .backends import Gate, RecordingBackend
+from ..stores import Gate, RecordingBackend, failing_commit
 from .clock import HandClock
 from .rig import KEY, ONCE, PAGE, Rig, eventually, pattern
 

@@ -20,8 +20,7 @@ from pagecache.testing import FaultyBackend, Rule
 
 from ..backends.transforms import Checksums, Sealed, XorStream
 from ..publishing import PublishingBackend
-from .answers import failing_commit, short
-from .backends import WAIT_LIMIT_S, RecordingBackend, RecordingFile
+from ..stores import WAIT_LIMIT_S, RecordingBackend, RecordingFile, failing_commit, short
 from .rig import FAST, KEY, ONCE, PAGE, QUIET, Rig, Task, pattern
 
 UNIT = 4 * PAGE

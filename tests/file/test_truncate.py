@@ -3,12 +3,10 @@
 from __future__ import annotations
 
 import errno
-import threading
 from collections.abc import Callable
 
 import pytest
 
-from .backends import WAIT_LIMIT_S, RecordingFile
 from .rig import KEY, ONCE, PAGE, Rig, Task, accepted_before, pattern
 
 Make = Callable[..., Rig]
@@ -209,13 +207,10 @@ def test_a_hole_that_raises_says_whether_it_is_there(make: Make, what: str, erro
     """
     rig = make({KEY: CONTENT}, limits={"punch": True}, retry=ONCE)
     file = rig.open("r+b")
-    if what == "answer lost":
-        rig.backend.after = OSError(error, "cable pulled")
-    else:
-        rig.backend.fault("punch_hole" if what == "refused" else "commit", OSError(error, "no"))
+    op = {"refused": "punch_hole", "answer lost": "punch_hole answer", "commit": "commit"}[what]
+    rig.backend.fault(op, OSError(error, "no"))
     with pytest.raises(OSError) as caught:
         file.punch_hole(PAGE, 2 * PAGE)
-    rig.backend.after = None
     assert caught.value.errno == error
     assert accepted_before(caught.value) == done
     assert file.pread(8 * PAGE, 0) == zeroed(CONTENT, PAGE, done)
@@ -229,32 +224,22 @@ def test_a_truncated_file_is_committed_by_fsync(stored: Rig) -> None:
     assert stored.backend.committed(KEY) == CONTENT[:3]
 
 
-def test_a_read_past_the_cache_beside_a_truncate_that_storage_has_already(
-    make: Make, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_a_read_past_the_cache_beside_a_truncate_that_storage_has_already(make: Make) -> None:
     """No fill delays the truncate, and the bytes are already gone. [2.2, 2.17]"""
     content = pattern(64 * PAGE)
     rig = make({KEY: content}, capacity="64KiB")
-    file, cut, go = rig.open("r+b"), threading.Event(), threading.Event()
-    truncate = RecordingFile.truncate
-
-    def truncate_and_wait(self: RecordingFile, size: int) -> None:
-        truncate(self, size)
-        cut.set()
-        assert go.wait(WAIT_LIMIT_S)
-
-    monkeypatch.setattr(RecordingFile, "truncate", truncate_and_wait)
+    file, gate = rig.open("r+b"), rig.backend.gate("truncate answer")
     with file.view(0, 16 * PAGE):  # takes all the memory
         rig.backend.forget_calls()
         assert file.pread(PAGE, 39 * PAGE) == content[39 * PAGE : 40 * PAGE]
         assert file.pread(PAGE, 39 * PAGE) == content[39 * PAGE : 40 * PAGE]
         assert len(rig.backend.seen("read_into")) == 2  # past the cache
         cutter = Task(file.truncate, 40 * PAGE + 5)
-        assert cut.wait(WAIT_LIMIT_S)
+        gate.wait_entered()
         try:
             readers = [Task(file.pread, 2 * PAGE, page * PAGE) for page in (40, 50)]
             assert all(reader.waits() for reader in readers)
         finally:
-            go.set()
+            gate.open()
         cutter.result()
         assert [reader.result() for reader in readers] == [content[40 * PAGE :][:5], b""]

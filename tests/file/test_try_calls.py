@@ -12,7 +12,7 @@ import pytest
 import pagecache
 from pagecache import CachedFile
 
-from .backends import StoredObject
+from ..stores import StoredObject
 from .rig import KEY, PAGE, Rig, Task, eventually, pattern
 
 Make = Callable[..., Rig]

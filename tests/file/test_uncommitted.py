@@ -10,7 +10,7 @@ import pytest
 
 from pagecache import CachedFile, CommitError, DataLossError, LostRange
 
-from .answers import failing_commit
+from ..stores import failing_commit
 from .rig import FAST, KEY, ONCE, PAGE, Rig, Task, eventually, pattern
 
 Make = Callable[..., Rig]

@@ -69,15 +69,10 @@ def test_an_unknown_outcome_is_done_and_owed(
 ) -> None:
     """The call raises, readers see it done, and it is repeated before the file's next call of any kind. [2.17]"""
     rig, file = punching(make)
-
-    if happened:
-        rig.backend.after = UNKNOWN[error]
-    else:
-        rig.backend.fault(change, UNKNOWN[error])
+    rig.backend.fault(f"{change} answer" if happened else change, UNKNOWN[error])
     call, expected = CHANGES[change]
     with pytest.raises(OSError, match="line"):
         call(file)
-    rig.backend.after = None
     assert file.pread(9 * PAGE, 0) == expected
     assert rig.volume.stat(KEY).size == len(expected)
     rig.backend.forget_calls()

@@ -15,7 +15,7 @@ import pytest
 
 from pagecache import aio
 
-from .backends import Action, Key, RecordingBackend
+from ..stores import Action, Key, RecordingBackend
 from .rig import FAST, KEY, PAGE, Rig, Task, dirty_bytes, pattern
 from .unreadable import ERRORS
 

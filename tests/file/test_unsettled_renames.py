@@ -11,8 +11,7 @@ import pytest
 
 from pagecache import CachedFile, Volume
 
-from .backends import Key, RecordingBackend
-from .objects import ObjectBackend
+from ..stores import ObjectBackend, RecordingBackend
 from .rig import KEY, ONCE, PAGE, Rig, Task, eventually, make_rig, overlay, pattern
 
 Make = Callable[..., Rig]
@@ -24,18 +23,9 @@ NEW = "moved"
 LOST = OSError(errno.ECONNRESET, "no answer")
 
 
-class AnswersLate(ObjectBackend):
-    """Renames and answers later: "rename answer" has gates and faults."""
-
-    def rename(self, src: Key, dst: Key, *, replace: bool = True) -> None:
-        super().rename(src, dst, replace=replace)
-        with self.call("rename answer", src):
-            pass
-
-
 @pytest.fixture
-def backend() -> AnswersLate:
-    return AnswersLate({KEY: DATA})
+def backend() -> ObjectBackend:
+    return ObjectBackend({KEY: DATA})
 
 
 def opened(rig: Rig) -> CachedFile:
@@ -74,7 +64,7 @@ IDS = ["open old", "remove old", "open new", "stat new", "exists old", "rename a
 
 @pytest.mark.parametrize("call", CALLS, ids=IDS)
 def test_a_call_for_either_name_settles_a_rename_that_was_carried_out(
-    make: Make, backend: AnswersLate, call: Callable[[Volume], object]
+    make: Make, backend: ObjectBackend, call: Callable[[Volume], object]
 ) -> None:
     rig = make(backend=backend, retry=ONCE)
     file = opened(rig)
@@ -85,7 +75,7 @@ def test_a_call_for_either_name_settles_a_rename_that_was_carried_out(
     assert (backend.committed(KEY), backend.committed(NEW)) == (None, SAVED)
 
 
-def test_a_call_that_waited_for_the_names_settles_it_too(make: Make, backend: AnswersLate) -> None:
+def test_a_call_that_waited_for_the_names_settles_it_too(make: Make, backend: ObjectBackend) -> None:
     """It began before the rename has failed."""
     rig = make(backend=backend, retry=ONCE)
     file = opened(rig)
@@ -105,7 +95,7 @@ def test_a_call_that_waited_for_the_names_settles_it_too(make: Make, backend: An
 
 
 def test_a_rename_that_waited_for_the_names_moves_the_object_that_has_got_its_name(
-    make: Make, backend: AnswersLate
+    make: Make, backend: ObjectBackend
 ) -> None:
     """It has found the object that had the name before."""
     backend.put(NEW, OTHER)
@@ -128,16 +118,7 @@ def test_a_rename_that_waited_for_the_names_moves_the_object_that_has_got_its_na
     assert (backend.committed(NEW), backend.committed("third")) == (None, SAVED)
 
 
-class InPlace(RecordingBackend):
-    """Writes in place, and answers renames like `AnswersLate`."""
-
-    def rename(self, src: Key, dst: Key, *, replace: bool = True) -> None:
-        super().rename(src, dst, replace=replace)
-        with self.call("rename answer", src):
-            pass
-
-
-@pytest.mark.parametrize("store", [AnswersLate, InPlace])
+@pytest.mark.parametrize("store", [ObjectBackend, RecordingBackend])
 def test_a_rename_of_a_missing_object_leaves_the_name_of_one_that_is_written_later(
     store: type[RecordingBackend],
 ) -> None:
@@ -157,7 +138,7 @@ def test_a_rename_of_a_missing_object_leaves_the_name_of_one_that_is_written_lat
 @pytest.mark.parametrize("fenced", [False, True])
 def test_a_reconnect_settles_it_before_it_opens_files(fenced: bool) -> None:
     """Opening the file by its old name would make an object there. [2.22]"""
-    old = InPlace({KEY: DATA})
+    old = RecordingBackend({KEY: DATA})
     rig = make_rig(backend=old, retry=ONCE)
     file = opened(rig)
     file.pwrite(MINE, PAGE)
@@ -171,7 +152,7 @@ def test_a_reconnect_settles_it_before_it_opens_files(fenced: bool) -> None:
     rig.finish()
 
 
-def test_a_reconnect_does_not_depend_on_a_file_of_the_backend_that_has_ended(make: Make, backend: AnswersLate) -> None:
+def test_a_reconnect_does_not_depend_on_a_file_of_an_ended_backend(make: Make, backend: ObjectBackend) -> None:
     """Another object has the old name meanwhile, so that file is asked whether it has moved. [2.20, 2.22]"""
     rig = make(backend=backend, retry=ONCE)
     file = opened(rig)

@@ -7,7 +7,7 @@ import pytest
 import pagecache
 from pagecache import CachedFile, ShutdownError
 
-from .backends import RecordingBackend
+from ..stores import RecordingBackend
 from .rig import KEY, PAGE, Rig, Task
 from .test_writable_views import CONTENT, SIZE, Make, patched, saved
 

@@ -11,7 +11,7 @@ from pagecache import PageCache, WritebackError
 from pagecache.backends import MemoryBackend
 from pagecache.testing import FaultPlan, FaultyBackend, Rule
 
-from .objects import ObjectBackend
+from ..stores import ObjectBackend
 from .rig import FAST, KEY, ONCE, PAGE, QUIET, Rig, Task, eventually, pattern
 
 Make = Callable[..., Rig]

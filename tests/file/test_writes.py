@@ -15,7 +15,7 @@ import pytest
 import pagecache
 from pagecache import PageCache
 
-from .backends import RecordingBackend
+from ..stores import RecordingBackend
 from .rig import KEY, PAGE, Rig, Task, pattern, spread
 
 Make = Callable[..., Rig]

@@ -10,9 +10,9 @@ import pytest
 from pagecache import PageCache
 from pagecache.observe import documents
 from pagecache.observe.syncs import RUNNING_MOST, Busy, Syncs
-from tests.file.backends import RecordingBackend
 from tests.file.conftest import make as make
 from tests.file.rig import KEY, ONCE, PAGE, QUIET, Rig, eventually
+from tests.stores import RecordingBackend
 
 Make = Callable[..., Rig]
 

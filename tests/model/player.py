@@ -19,8 +19,8 @@ from typing import Any, NamedTuple
 
 from pagecache import BackendError, CachedFile
 from pagecache.native import BACKOFF, STAMP_MAX
-from tests.file.backends import WAIT_LIMIT_S, RecordingFile
 from tests.file.rig import KEY, PAGE, Rig, Task, eventually, make_rig
+from tests.stores import WAIT_LIMIT_S, RecordingFile
 
 from .rules import RIGHT, Scenario
 from .state import ALL, BITS, INF, Draft, State, blocks_of, first_state

@@ -27,7 +27,7 @@ from pagecache.backends.fsspec import FsspecBackend
 from pagecache.backends.passing import PassingBackend
 from pagecache.errors import BackendError, Key
 
-from ..file.objects import ObjectBackend, ObjectFile
+from ..stores import ObjectBackend, ObjectFile
 from .planted import Factory
 
 __all__ = [

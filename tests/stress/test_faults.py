@@ -28,7 +28,7 @@ from pagecache.stress.world import World
 from pagecache.testing import FaultPlan, FaultyBackend, Gate, Rule
 from pagecache.testing.fault_profiles import PROFILES as FAULTS
 
-from ..file.objects import ObjectBackend
+from ..stores import ObjectBackend
 from .legal import LEGAL, Legal
 from .test_clean import SHORT, clean
 

@@ -30,10 +30,10 @@ from pagecache.stress.shrinker import shrink
 from pagecache.stress.steps import Step, Steps
 from pagecache.stress.world import World
 
-from ..file.backends import WAIT_LIMIT_S
 from ..file.rig import Task
 from ..planted.failing import asking_nothing, directory, object_store, store_by_name, whole_objects
 from ..planted.planted import Factory
+from ..stores import WAIT_LIMIT_S
 
 SHARED: dict[str, Any] = {"profile": "names", "mix": ("shared",), "size": "64KiB", "files": 1, "rounds": 1}
 

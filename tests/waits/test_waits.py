@@ -316,7 +316,7 @@ def test_a_report_has_the_waiter_and_the_call_that_it_waits_for(make: Make, name
     wait = stage.seen("waiter")
     assert (wait.volume, wait.key, wait.task) == ("volume", stage.kind.key, False)
     if wait.owner is not None:
-        assert re.search(r"backends\.py:\d+ in \w+", wait.owner.place or "")
+        assert re.search(r"stores\.py:\d+ in \w+", wait.owner.place or "")
         assert re.fullmatch(r"pagecache-volume-\d+|first|waiter", wait.owner.name or "")
     assert pickle.loads(pickle.dumps(wait)) == wait
     stage.finish()

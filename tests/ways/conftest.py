@@ -11,8 +11,8 @@ import pytest
 from pagecache import PageCache, Volume
 from pagecache.backends import DirectoryBackend, MemoryBackend
 
-from ..file.objects import ObjectBackend
 from ..file.rig import FAST, QUIET
+from ..stores import ObjectBackend
 from .plain import PlainStore
 
 KINDS = ("memory", "directory", "plain-async", "objects", "async-objects")

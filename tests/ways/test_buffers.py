@@ -17,8 +17,8 @@ import pytest
 from pagecache import Volume, aio
 from pagecache.backends import MemoryBackend
 
-from ..file.backends import RecordingBackend
 from ..file.rig import KEY
+from ..stores import RecordingBackend
 from .conftest import Attach
 
 PAGE = 4096

@@ -11,9 +11,8 @@ from pagecache.backends import MemoryBackend
 from pagecache.engine.commit.versions import Versions
 from pagecache.native import NativeInode
 
-from ..file.backends import RecordingBackend
-from ..file.forgetful import ForgetfulBackend
 from ..file.rig import PAGE, Task, eventually
+from ..stores import RecordingBackend
 from .conftest import Attach
 from .plain import PlainStore
 
@@ -37,7 +36,7 @@ def test_a_store_that_shows_what_is_created_at_once_is_no_conflict(attach: Attac
     """The interface does not require that, and it is harmless: the version is the one that the file named.
     [2.19, 2.20]
     """
-    volume = attach(ForgetfulBackend({}))
+    volume = attach(RecordingBackend({}, staged=True))
     with volume.open("f", "x+b") as one:
         with volume.open("f", "r+b") as two:
             two.pwrite(b"bytes", 0)

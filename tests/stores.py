@@ -1,14 +1,23 @@
-"""A backend that records every call and misbehaves on request.
+"""The stores of tests: backends in memory that record every call and misbehave on request.
 
 `RecordingBackend` keeps two contents per object: `written` (acknowledged, the answer of `read_into`) and `committed`
 (survives a crash). A test may put three things in the way of any operation:
 
     gate   the call announces itself (`entered`) and goes on only after `release`
-    fault  the call raises, or returns the answer of a function of the test
+    fault  the call raises, or a function of the test runs: in place of a transfer, a commit or an open, and returns
+           its answer; before the work of any other operation
     limits the BackendLimits the cache has to keep
+
+Gates and faults of "OP answer" come after the work of an operation OP: the answer is late, or lost, or a function of
+the test runs before it.
 
 The backend also checks the duties of its caller: limits kept, no forbidden overlap, read-only buffers. It lists every
 breach in `violations`; every rig asserts at its end that the list is empty.
+
+`ObjectBackend` is an object store: nothing is visible before commit, content is replaced as a whole, and a commit
+checks the version. Its files are pinned to the version that they were opened with. Reading another version is ESTALE,
+and so is a commit over one, unless the stored object is the result of this file's own commit whose answer got lost.
+
 Operations: open stat remove rename list sync close (backend); read_into write_from truncate commit punch_hole file_stat
 file_close (object).
 """
@@ -16,6 +25,8 @@ file_close (object).
 from __future__ import annotations
 
 import copy
+import errno
+import itertools
 import threading
 from collections.abc import Callable, Hashable, Iterator, Sequence
 from contextlib import contextmanager
@@ -25,9 +36,10 @@ from typing import Any, Self
 import pagecache
 from pagecache import BackendLimits, ObjectStat
 
-from ..plain import fill
+from .plain import fill
 
 Key = Hashable
+ANSWERED = ("open", "read_into", "write_from", "commit")  # a function of the test does their work
 WAIT_LIMIT_S = 60.0  # seconds: longer than any wait of a healthy run
 
 Action = BaseException | Callable[..., Any]
@@ -158,7 +170,6 @@ class RecordingFile:
                 content.extend(bytes(max(size - len(content), 0)))
                 del content[size:]
             self.backend.change(self.stored)
-            self.backend.raise_after()
 
     def commit(self) -> str | None:
         with self.backend.exclusive(self.stored, "commit"), self.backend.call("commit", self.key) as action:
@@ -184,6 +195,20 @@ class RecordingFile:
             pass
 
 
+class FileByName(RecordingFile):
+    """A RecordingFile that looks its object up at each call."""
+
+    def __init__(self, backend: RecordingBackend, key: Key) -> None:
+        self.backend, self.key = backend, key
+
+    @property
+    def stored(self) -> StoredObject:  # type: ignore[override]
+        found = self.backend.objects.get(self.key)
+        if found is None:
+            raise FileNotFoundError(2, "no such object", str(self.key))
+        return found
+
+
 class PunchingFile(RecordingFile):
     """A RecordingFile that can punch holes."""
 
@@ -197,16 +222,52 @@ class PunchingFile(RecordingFile):
             for content in (self.stored.written, self.stored.safe):
                 content[offset:end] = bytes(max(end - offset, 0))
             self.backend.change(self.stored)
-            self.backend.raise_after()
+
+
+class StagingFile(PunchingFile):
+    """A PunchingFile whose written bytes show only after a commit: bytes read from the wrong place are wrong."""
+
+    def fill(self, offset: int, buffers: Sequence[memoryview], limit: int | None = None) -> int:
+        if self.backend.limits.durable_writes:
+            return super().fill(offset, buffers, limit)
+        with self.backend.lock:
+            written, self.stored.written = self.stored.written, self.stored.safe
+            try:
+                return super().fill(offset, buffers, limit)
+            finally:
+                self.stored.written = written
+
+    def rollback(self) -> None:
+        with self.backend.exclusive(self.stored, "rollback"), self.backend.call("rollback", self.key):
+            self.backend.forget_uncommitted(self.stored)
 
 
 class RecordingBackend(pagecache.Backend):
-    """See the top of this file."""
+    """See the top of this file.
+
+    Args:
+        objects: the content of each.
+        punch: files have `punch_hole`.
+        capture: `calls` have the bytes of writes, and where they lay.
+        staged: written bytes show by a commit only; a failed one and a rollback forget them. Files can punch holes.
+        by_name: files find their object by its name, at each call.
+        identities: objects have identities.
+        limits: fields of BackendLimits.
+    """
 
     def __init__(
-        self, objects: dict[Key, bytes] | None = None, *, punch: bool = False, capture: bool = False, **limits: Any
+        self,
+        objects: dict[Key, bytes] | None = None,
+        *,
+        punch: bool = False,
+        capture: bool = False,
+        staged: bool = False,
+        by_name: bool = False,
+        identities: bool = False,
+        **limits: Any,
     ) -> None:
-        self.limits = BackendLimits(**limits)
+        self.limits = BackendLimits(**{"commit_on_close": staged, **limits})
+        self.staged, self.by_name, self.identities = staged, by_name, identities
         self.objects: dict[Key, StoredObject] = {key: StoredObject(data) for key, data in (objects or {}).items()}
         self.punch, self.capture = punch, capture
         self.lock = threading.RLock()
@@ -216,7 +277,6 @@ class RecordingBackend(pagecache.Backend):
         self.violations: list[str] = []
         self.nr_transfers = self.nr_transfers_max = 0
         self.nr_running = self.nr_ended = 0
-        self.after: BaseException | None = None  # truncate and punch_hole do their work, then raise this
         self.keep_buffers: list[memoryview] | None = None
 
     # ---------------------------------------------------------------- what tests use
@@ -247,11 +307,6 @@ class RecordingBackend(pagecache.Backend):
         with self.lock:
             return [call for call in self.calls if call.op == op and key in (None, call.key)]
 
-    def raise_after(self) -> None:
-        """Raise after the work was done: the answer gets lost."""
-        if self.after is not None:
-            raise copy.copy(self.after)
-
     def forget_calls(self) -> None:
         with self.lock:
             self.calls.clear()
@@ -263,6 +318,11 @@ class RecordingBackend(pagecache.Backend):
     def committed(self, key: Key) -> bytes | None:
         with self.lock:
             return self.objects[key].committed if key in self.objects else None
+
+    def forget_uncommitted(self, stored: StoredObject) -> None:
+        with self.lock:
+            stored.written = bytearray(stored.committed or b"")
+            stored.safe = bytearray(stored.committed or b"")
 
     def change_remotely(self, key: Key, content: bytes) -> None:
         """Replace the content, as another client of the store does."""
@@ -311,7 +371,10 @@ class RecordingBackend(pagecache.Backend):
                     self.objects[key] = StoredObject(committed=False)
                 elif exclusive:
                     raise FileExistsError(17, "object exists", str(key))
-                return (PunchingFile if self.punch else RecordingFile)(self, key, self.objects[key])
+                if self.by_name:
+                    return FileByName(self, key)
+                kind = StagingFile if self.staged else PunchingFile if self.punch else RecordingFile
+                return kind(self, key, self.objects[key])
 
     def stat(self, key: Key) -> ObjectStat:
         with self.call("stat", key), self.lock:
@@ -328,7 +391,8 @@ class RecordingBackend(pagecache.Backend):
 
     def object_stat(self, stored: StoredObject) -> ObjectStat:
         with self.lock:
-            return ObjectStat(size=len(stored.written), version=str(stored.version))
+            identity = id(stored) if self.identities else None
+            return ObjectStat(size=len(stored.written), version=str(stored.version), identity=identity)
 
     def remove(self, key: Key) -> None:
         with self.call("remove", key), self.lock:
@@ -384,36 +448,53 @@ class RecordingBackend(pagecache.Backend):
                     tuple(address(buffer) for buffer in buffers) if keep else (),
                 )
             )
-            gate = next((g for g in self.gates if g.op == op and g.left > 0 and g.key in (None, key)), None)
-            if gate is not None:
-                gate.left -= 1
-                gate.nr_entered += 1
+            gate = self._gate_of(op, key)
             self.nr_transfers += transfer
             self.nr_running += 1
             if self.keep_buffers is not None:
                 self.keep_buffers.extend(buffer[:] for buffer in buffers)
             self.nr_transfers_max = max(self.nr_transfers_max, self.nr_transfers)
         try:
-            if gate is not None:
-                gate.entered.set()
-                if not gate.release.wait(WAIT_LIMIT_S):
-                    raise OSError(5, "the test has not opened its gate")
-            with self.lock:
-                fault = next((f for f in self.faults if f.op == op and f.left > 0 and f.key in (None, key)), None)
-                if fault is not None and fault.skip > 0:
-                    fault.skip -= 1
-                    fault = None
-                if fault is not None:
-                    fault.left -= 1
-                    fault.nr_hit += 1
-            if fault is not None and isinstance(fault.action, BaseException):
-                raise copy.copy(fault.action)  # a kept traceback would keep the buffers
-            yield fault.action if fault is not None else None
+            action = self._pass(op, key, gate)
+            if callable(action) and op not in ANSWERED:
+                action()
+            yield action
+            answer = f"{op} answer"
+            action = self._pass(answer, key, self._gate_of(answer, key))
+            if callable(action):
+                action()
         finally:
             with self.lock:
                 self.nr_transfers -= transfer
                 self.nr_running -= 1
                 self.nr_ended += 1
+
+    def _gate_of(self, op: str, key: Key) -> Gate | None:
+        """The gate that this call has to pass."""
+        with self.lock:
+            gate = next((g for g in self.gates if g.op == op and g.left > 0 and g.key in (None, key)), None)
+            if gate is not None:
+                gate.left -= 1
+                gate.nr_entered += 1
+        return gate
+
+    def _pass(self, op: str, key: Key, gate: Gate | None) -> Action | None:
+        """Wait at the gate, and raise the fault. If that is a function, return it."""
+        if gate is not None:
+            gate.entered.set()
+            if not gate.release.wait(WAIT_LIMIT_S):
+                raise OSError(5, "the test has not opened its gate")
+        with self.lock:
+            fault = next((f for f in self.faults if f.op == op and f.left > 0 and f.key in (None, key)), None)
+            if fault is None or fault.skip > 0:
+                if fault is not None:
+                    fault.skip -= 1
+                return None
+            fault.left -= 1
+            fault.nr_hit += 1
+        if isinstance(fault.action, BaseException):
+            raise copy.copy(fault.action)  # a kept traceback would keep the buffers
+        return fault.action
 
     def check_transfer(self, kind: str, offset: int, buffers: Sequence[memoryview]) -> None:
         try:
@@ -475,6 +556,164 @@ class RecordingBackend(pagecache.Backend):
         finally:
             with self.lock:
                 stored.exclusive = ""
+
+
+def stale() -> OSError:
+    return OSError(errno.ESTALE, "another version is stored")
+
+
+class ObjectFile(RecordingFile):
+    """One object as it was at open, and the parts uploaded since."""
+
+    def __init__(self, backend: ObjectBackend, key: Key, stored: StoredObject) -> None:
+        super().__init__(backend, key, stored)
+        self.objects = backend
+        self.base = backend.content(key)
+        self.version = backend.version(key)
+        self.parts: list[tuple[int, bytes]] = []
+        self.cuts: list[int] = []
+        self.attempts: set[int] = set()
+
+    def stat(self) -> ObjectStat:
+        with self.backend.call("file_stat", self.key), self.backend.lock:
+            return ObjectStat(size=len(self.objects.content(self.key)), version=self.objects.version(self.key))
+
+    def fill(self, offset: int, buffers: Sequence[memoryview], limit: int | None = None) -> int:
+        with self.backend.lock:
+            if self.objects.pinned and self.objects.version(self.key) not in (self.version, None):
+                raise stale()
+            content = bytearray(self.objects.content(self.key) if not self.objects.pinned else self.base)
+            for size in self.cuts:
+                content.extend(bytes(max(0, size - len(content))))
+                del content[size:]
+            # The gaps between uploaded bytes keep the old content; the last part sets the length of the file.
+            end = max((offset + len(data) for offset, data in self.parts), default=0)
+            content.extend(bytes(max(0, end - len(content))))
+        data = memoryview(bytes(content[offset:]))[:limit]
+        return fill(buffers, data)
+
+    def store(self, offset: int, buffers: Sequence[memoryview], limit: int | None = None) -> int:
+        data = b"".join(buffers)[:limit]
+        with self.backend.lock:
+            self.parts.append((offset, data))
+        return len(data)
+
+    def truncate(self, size: int) -> None:
+        with self.backend.exclusive(self.stored, "truncate"), self.backend.call("truncate", self.key, size):
+            self.parts = [(offset, data[: size - offset]) for offset, data in self.parts if offset < size]
+            self.cuts.append(size)
+
+    def make_durable(self) -> str:
+        """Lay every part over the opened version."""
+        with self.backend.lock:
+            found = self.objects.committed_object(self.key)
+            if found is not None and str(found.version) != self.version:
+                if self.objects.made_by.get(self.key) not in self.attempts:
+                    raise stale()
+                self.base = bytes(found.committed or b"")
+            content = bytearray(self.base)
+            for size in self.cuts:
+                content.extend(bytes(max(0, size - len(content))))
+                del content[size:]
+            for offset, data in self.parts:
+                content.extend(bytes(max(0, offset + len(data) - len(content))))
+                content[offset : offset + len(data)] = data
+            self.version = self.objects.put(self.key, bytes(content))
+            self.base = bytes(content)
+            self.parts, self.cuts = [], []
+            self.objects.made_by[self.key] = attempt = next(self.objects.attempts)
+            self.attempts.add(attempt)
+            return self.version
+
+    def rollback(self) -> None:
+        with self.backend.exclusive(self.stored, "rollback"), self.backend.call("rollback", self.key):
+            self.parts, self.cuts = [], []
+
+
+class ObjectBackend(RecordingBackend):
+    """See the top of this file."""
+
+    def __init__(self, objects: dict[Key, bytes] | None = None, *, pinned: bool = True, **limits: Any) -> None:
+        super().__init__(objects)
+        self.limits = BackendLimits(**{"commit_on_close": True, **limits})
+        self.pinned = pinned
+        self.attempts = itertools.count(1)
+        self.made_by: dict[Key, int] = {}
+        self.versions = itertools.count(100)
+
+    def committed_object(self, key: Key) -> StoredObject | None:
+        found = self.objects.get(key)
+        return found if found is not None and found.committed is not None else None
+
+    def content(self, key: Key) -> bytes:
+        found = self.committed_object(key)
+        return b"" if found is None else bytes(found.committed or b"")
+
+    def version(self, key: Key) -> str | None:
+        found = self.committed_object(key)
+        return None if found is None else str(found.version)
+
+    def put(self, key: Key, content: bytes) -> str:
+        """Give the object this content, as any client of the store could."""
+        with self.lock:
+            stored = self.objects.setdefault(key, StoredObject(committed=False))
+            stored.written, stored.safe, stored.committed = bytearray(content), bytearray(content), content
+            stored.version = next(self.versions)
+            self.made_by.pop(key, None)
+            return str(stored.version)
+
+    def open(self, key: Key, *, create: bool = False, exclusive: bool = False) -> ObjectFile:
+        with self.call("open", key), self.lock:
+            if self.committed_object(key) is None and not create:
+                raise FileNotFoundError(2, "no such object", str(key))
+            if self.committed_object(key) is not None and exclusive:
+                raise FileExistsError(17, "object exists", str(key))
+            stored = self.committed_object(key) or StoredObject(committed=False)
+            return ObjectFile(self, key, stored)
+
+    def stat(self, key: Key) -> ObjectStat:
+        with self.call("stat", key), self.lock:
+            if self.committed_object(key) is None:
+                raise FileNotFoundError(2, "no such object", str(key))
+            return ObjectStat(size=len(self.content(key)), version=self.version(key))
+
+
+# -------------------------------------------------------------------- answers for Fault.action
+
+
+def short(nr_bytes: int | Callable[[int], int]) -> Callable[..., int]:
+    """Do only the first bytes of a transfer: a number, or a function of the requested number."""
+
+    def answer(file: RecordingFile, offset: int, buffers: Sequence[memoryview]) -> int:
+        wanted = sum(len(buffer) for buffer in buffers)
+        limit = nr_bytes(wanted) if callable(nr_bytes) else nr_bytes
+        if all(buffer.readonly for buffer in buffers):
+            return file.store(offset, buffers, limit)
+        return file.fill(offset, buffers, limit)
+
+    return answer
+
+
+def answering(value: object) -> Callable[..., object]:
+    """Touch nothing and answer `value`; if it is a function, call it with the requested number of bytes."""
+
+    def answer(_file: RecordingFile, *args: Any) -> object:
+        if callable(value):
+            return value(sum(len(buffer) for buffer in args[1]))
+        return value
+
+    return answer
+
+
+def failing_commit(error: BaseException, *, forget: bool = True) -> Callable[[RecordingFile], str]:
+    """Return an answer for a commit that fails and loses all bytes acknowledged since the last successful one."""
+
+    def answer(file: RecordingFile) -> str:
+        if forget:
+            file.forget()
+        raise error
+
+    return answer
 
 
 def as_bytes(size: int | str) -> int:
