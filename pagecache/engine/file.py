@@ -229,7 +229,8 @@ class EngineFile:
         """
         self.owed.forget(FOLLOWING)
         self.versions.may_be_copied(False)
-        self.last_seen = seen or self.last_seen
+        if seen is not None:
+            self.last_seen = seen
         with self.lock:
             if not isinstance(self.backend_file, GoneFile):
                 self.backend_file = backend_file
