@@ -379,6 +379,10 @@ class NativeInode:
         need = ffi.new("struct pc_need *")
         return int(lib.pc_read(self._i, pos, ffi.from_buffer(buffer), len(buffer), need))
 
+    def read_local(self, pos: int, buffer: bytearray) -> int:
+        """Copy all valid bytes of [pos, pos + len(buffer)), and leave other bytes as they are; return their number."""
+        return int(lib.pc_read_local(self._i, pos, ffi.from_buffer(buffer), len(buffer), ffi.NULL))
+
     def holds_memory(self, buffer: memoryview, pos: int) -> bool:
         """Return whether a buffer lies in the memory that caches its length of bytes from `pos` on."""
         address = int(ffi.cast("uintptr_t", ffi.from_buffer(buffer)))

@@ -15,7 +15,7 @@ from pagecache.testing import Gate as CallGate
 
 from ..rebased import Written
 from ..stores import Gate, ObjectBackend, RecordingBackend
-from .rig import KEY, ONCE, PAGE, Rig, Task, eventually, pattern
+from .rig import KEY, ONCE, PAGE, Rig, Task, eventually, overlay, pattern
 
 Make = Callable[..., Rig]
 BASE, THEIRS = pattern(6 * PAGE + 123), pattern(6 * PAGE, seed=9)
@@ -144,6 +144,31 @@ def test_bytes_in_the_spool_of_a_cache_that_is_smaller_than_the_file(make: Make,
     assert file.pread(len(expected) + 1, 0) == expected
     file.fsync()
     assert rig.backend.committed(KEY) == bytes(expected)
+
+
+def test_a_page_that_was_written_beside_pages_in_the_spool_is_compared(make: Make) -> None:
+    """All are in one folio, of which an earlier rebase has dropped the pages in the spool. [T-30, 2.19]"""
+    small: dict[str, Any] = {"capacity": 32 * PAGE, "dirty_background": 0.15, "dirty_limit": 0.2}
+    store = ObjectBackend({KEY: bytes(40 * PAGE)})
+    rig = make(backend=store, retry=ONCE, max_folio=16 * PAGE, **small)
+    file, ours, late = rig.open(), pattern(40 * PAGE), 12 * PAGE
+    for pos in range(0, 40 * PAGE, PAGE):
+        if pos != late:
+            file.pwrite(ours[pos : pos + PAGE], pos)
+            file.flush()
+    file.pread(16 * PAGE, 0)
+    replace(rig, bytes(40 * PAGE))
+    written = pattern(PAGE, seed=5)
+    file.pwrite(written, late)
+    ours = overlay(ours, late, written)
+    rig.volume.resolve(KEY, "rebase")
+    assert file.stats().to_dict()["staged"] > 16 * PAGE
+    store.put(KEY, overlay(ours, late + 7, bytes([ours[late + 7] ^ 1])))
+    rig.volume.invalidate_remote(KEY)
+    assert positions(rig.volume.resolve(KEY, "rebase")) == [late + 7]
+    rig.cache.check()
+    file.fsync()
+    assert store.committed(KEY) == ours
 
 
 def test_a_writable_view_has_written_all_that_it_shows(make: Make) -> None:

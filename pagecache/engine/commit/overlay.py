@@ -106,11 +106,11 @@ class Overlay:
                     self._compare(theirs, pos, max(start, pos), min(to, last))
 
     def _compare(self, theirs: bytes, base: int, pos: int, end: int) -> None:
-        ours = memoryview(bytearray(end - pos))
-        done = 0
-        while done < len(ours):
-            known = max(0, self._file.native.read(pos + done, ours[done:]))
-            done += known or self._file.staging.read(pos + done, (ours[done:],))
+        ours = bytearray(end - pos)
+        for start, stop in self._file.staging.parts(pos, end):
+            with memoryview(ours)[start - pos : stop - pos] as part:
+                self._file.staging.read(start, (part,))
+        self._file.native.read_local(pos, ours)  # a page that was written since has newer bytes than the spool
         apart = int.from_bytes(ours, "big") ^ int.from_bytes(theirs[pos - base : end - base], "big")
         for run in DIFFERENT.finditer(apart.to_bytes(end - pos, "big")):
             self._replaced.append((pos + run.start(), pos + run.end()))

@@ -196,7 +196,7 @@ class Staging:
 
     def _assembled(self, calls: Transfers, begin: int, end: int) -> bytearray:
         """Return the bytes [begin, end): staged ones from the spool, others as the backend has them."""
-        room, staged = bytearray(end - begin), list(self._staged(begin, end))
+        room, staged = bytearray(end - begin), list(self.parts(begin, end))
         if staged != [(begin, end)]:
             unit = int(calls.limits().read_unit)
             start = begin - begin % unit
@@ -208,7 +208,7 @@ class Staging:
                     self.read(low, (part,))
         return room
 
-    def _staged(self, begin: int, end: int) -> Iterator[tuple[int, int]]:
+    def parts(self, begin: int, end: int) -> Iterator[tuple[int, int]]:
         """Yield the staged ranges of [begin, end)."""
         while begin < end and (found := self._file.native.staged_from(begin)) is not None and found[0] < end:
             begin = min(found[1], end)
@@ -240,6 +240,9 @@ class _NothingStaged(Staging):
 
     def read(self, offset: int, buffers: Sequence[memoryview]) -> int:
         raise NotStagedError(errno.EAGAIN, "nothing is staged")
+
+    def parts(self, begin: int, end: int) -> Iterator[tuple[int, int]]:
+        return iter(())
 
 
 NOTHING_STAGED = _NothingStaged()
