@@ -223,3 +223,49 @@ def test_only_the_parts_of_a_paid_hole_that_are_not_owed_again_are_a_loss(where:
     file.fsync()
     assert (fresh.written(KEY), fresh.committed(KEY)) == (content, content)
     rig.finish()
+
+
+class Watched:
+    """A debt whose call waits, and which holds a thread named "looks" while that asks for its method."""
+
+    arguments, behind = (), False
+
+    def __init__(self) -> None:
+        self.called, self.returns = threading.Event(), threading.Event()
+        self.stands, self.goes_on = threading.Event(), threading.Event()
+
+    @property
+    def method(self) -> str:
+        if threading.current_thread().name == "looks":
+            self.stands.set()
+            assert self.goes_on.wait(WAIT_LIMIT_S)
+        return "stat"
+
+    def call(self, backend_file: Any) -> None:
+        self.called.set()
+        assert self.returns.wait(WAIT_LIMIT_S)
+
+
+def test_a_debt_that_has_been_paid_goes_beside_a_thread_that_looks_for_another() -> None:
+    """[2.17]"""
+    rig = make_rig(backend=RecordingBackend({KEY: OLD}), retry=ONCE)
+    rig.open("r+b")
+    found: list[bool] = []
+    owed, debt, later = Owed(rig.volume.inodes[KEY].engine), Watched(), Watched()
+    for step in (debt, later):
+        owed.add(step)
+    later.returns.set()
+    later.goes_on.set()
+    pays = Task(owed.pay_now)
+    assert debt.called.wait(WAIT_LIMIT_S)
+    looks = threading.Thread(target=lambda: found.append(owed.owes("truncate")), name="looks")
+    looks.start()
+    assert debt.stands.wait(WAIT_LIMIT_S)
+    debt.returns.set()
+    assert pays.waits()
+    debt.goes_on.set()
+    pays.result()
+    looks.join(WAIT_LIMIT_S)
+    assert found == [False]
+    assert len(owed) == 0
+    rig.finish()

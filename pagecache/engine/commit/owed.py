@@ -239,7 +239,8 @@ class Owed:
             steps[0].call(backend_file)
             if steps is self._steps:
                 self._note(steps[0])
-                steps.popleft()
+                with file.lock:
+                    steps.popleft()
         file.bind_reads()
 
 
