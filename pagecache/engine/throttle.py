@@ -321,7 +321,7 @@ class _Wait:
         self.inside, self.memory = inside, memory
         self.native, self.volume, self.cache = file.native, file.volume, file.volume.cache
         self.deadline = Deadline(self.volume.clock, self.cache.config.throttle_timeout)
-        self._failures = _failures([volume.native.usage() for volume in self.cache._engine_volumes()])
+        self._failures: int | None = None
         self._checks = Checks() if inside or memory else self.volume.checks  # all writers that wait for memory check
         self._began = self._checks.hopeless
 
@@ -339,6 +339,8 @@ class _Wait:
             PageCacheError: ENOBUFS: it could not for long enough.
         """
         self.cache.flusher.make_room(urgent=True)
+        if self._failures is None:
+            self._failures = _failures([volume.native.usage() for volume in self.cache._engine_volumes()])
         why = _hopeless(self.file, self.memory, self._failures)
         if self.inside and why is None:
             why = "this write comes from inside a backend call, which what fills it may wait for"
