@@ -8,9 +8,10 @@ from __future__ import annotations
 
 import inspect
 from collections.abc import Callable, Iterator, Sequence
-from contextlib import contextmanager
+from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass
-from typing import Any, NoReturn, Self, TypeVar
+from functools import partial
+from typing import Any, NoReturn, TypeVar
 
 pytest: Any
 try:
@@ -18,7 +19,7 @@ try:
 except ModuleNotFoundError:
     pytest = None
 
-__all__ = ["Check", "CheckRun", "Skipped", "checks_of", "each", "fixture", "promise", "raises", "same", "skip"]
+__all__ = ["Check", "Skipped", "checks_of", "each", "fixture", "promise", "raises", "run_check", "same", "skip"]
 
 Function = TypeVar("Function", bound=Callable[..., Any])
 
@@ -144,38 +145,24 @@ def checks_of(suite: type) -> Iterator[Check]:
             yield Check(name, str(value), ((parameter, value),), capability, sentence, rule)
 
 
-class CheckRun:
-    """One run of a check, with its fixtures: made before the check, and cleaned up at the end."""
+def run_check(suite: Any, check: Check, **given: object) -> None:
+    """Run a check with its fixtures: made before the check, and cleaned up at the end.
 
-    def __init__(self, suite: Any, check: Check, **given: object) -> None:
-        self._suite = suite
-        self._check = check
-        self._made = {**given, **dict(check.values)}
-        self._running: list[Iterator[Any]] = []
+    Raises:
+        Skipped: it does not apply.
+    """
+    made: dict[str, Any] = {**given, **dict(check.values)}
 
-    def call(self) -> None:
-        """Run the check.
+    def value(name: str) -> Any:
+        if name not in made:
+            made[name] = called(partial(_fixtures[name], suite))
+            if inspect.isgenerator(running := made[name]):
+                made[name] = next(running)
+                stack.callback(next, running, None)
+        return made[name]
 
-        Raises:
-            Skipped: it does not apply.
-        """
-        method = getattr(self._suite, self._check.name)
-        method(**{name: self._make(name) for name in inspect.signature(method).parameters})
+    def called(function: Callable[..., Any]) -> Any:
+        return function(**{name: value(name) for name in inspect.signature(function).parameters})
 
-    def _make(self, name: str) -> Any:
-        if name not in self._made:
-            function = _fixtures[name]
-            wanted = [parameter for parameter in inspect.signature(function).parameters if parameter != "self"]
-            made = function(self._suite, **{parameter: self._make(parameter) for parameter in wanted})
-            if inspect.isgenerator(made):
-                self._running.append(made)
-                made = next(made)
-            self._made[name] = made
-        return self._made[name]
-
-    def __enter__(self) -> Self:
-        return self
-
-    def __exit__(self, *exception: object) -> None:
-        while self._running:
-            next(self._running.pop(), None)
+    with ExitStack() as stack:
+        called(getattr(suite, check.name))

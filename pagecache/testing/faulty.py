@@ -118,6 +118,8 @@ class FaultyBackend(_Controls, SlowBackend):
         ValueError: unknown profile; lists the known ones.
     """
 
+    inner: Backend
+
     def __init__(self, inner: Backend | PlainBackend, plan: FaultPlan | str = "none", seed: int = 0) -> None:
         super().__init__(inner)
         if inspect.iscoroutinefunction(inner.open):

@@ -10,7 +10,7 @@ import pytest
 from pagecache.backends import Backend, DirectoryBackend, MemoryBackend
 from pagecache.errors import Key
 from pagecache.testing import BackendConformance, FaultyBackend, LatencyBackend
-from pagecache.testing.checks import CheckRun, checks_of
+from pagecache.testing.checks import checks_of, run_check
 
 from ..plain import AsyncBlobs, Blobs
 
@@ -87,5 +87,5 @@ def test_the_suite_refuses_what_is_no_backend(made: Any, words: str, tmp_path: P
             return made
 
     check = next(iter(checks_of(Suite)))
-    with pytest.raises(TypeError, match=words), CheckRun(Suite(), check, tmp_path=tmp_path) as run:
-        run.call()
+    with pytest.raises(TypeError, match=words):
+        run_check(Suite(), check, tmp_path=tmp_path)

@@ -26,7 +26,7 @@ from pagecache.backends.protocol import Backend
 from pagecache.cli.progress import Progress
 from pagecache.errors import Key
 from pagecache.target import BadTarget, Target
-from pagecache.testing.checks import Check, CheckRun, Skipped, checks_of
+from pagecache.testing.checks import Check, Skipped, checks_of, run_check
 from pagecache.testing.conformance import BackendConformance
 from pagecache.testing.conformance_base import content, limits_of, transfer
 
@@ -248,8 +248,8 @@ def check_all(target: Target, objects: Objects, timeout: float) -> Iterator[Resu
 
 def _check(target: Target, objects: Objects, group: str, check: Check, timeout: float) -> Result:
     def call() -> None:
-        with _fresh(target, objects, group) as backend, CheckRun(_Suite(objects, group), check, backend=backend) as one:
-            one.call()
+        with _fresh(target, objects, group) as backend:
+            run_check(_Suite(objects, group), check, backend=backend)
 
     status: Literal["kept", "broken", "hangs", "not offered"] = "broken"
     found = where = ""
