@@ -1,10 +1,9 @@
-"""The course of one call under faults: a plan's decisions as steps that blocking and asynchronous backends take alike.
+"""The course of one call under faults: the state of one faulty backend, blocking or asynchronous.
 
-    course = faults.course(call, buffers)      a generator: `Pause`, `Enter`, `Change`, `Carry`, as the rule requires
-    the backend takes each step its own way    sleeps or awaits, calls or awaits the inner object
-    its return value or exception              the result of the call
+A course is a coroutine. An asynchronous backend awaits it. The course of a blocking backend sleeps and waits in its
+thread, never suspends, and so ends in the first step.
 
-All state is here, under one lock, which is held briefly and never across a step: the log, matched rules, whether the
+All state is here, under one lock, which is held briefly and never across a wait: the log, matched rules, whether the
 backend is dead, versions of foreign changes, and held calls.
 
 A dead backend refuses all calls. `fence` goes further: when it has returned, no earlier call is in the inner object,
@@ -13,59 +12,33 @@ and no held call will reach it.
 
 from __future__ import annotations
 
+import asyncio
 import errno
+import inspect
 import threading
+import time
 from collections import Counter
-from collections.abc import Callable, Generator, Iterable, Sequence
-from dataclasses import dataclass, replace
+from collections.abc import Callable, Iterable, Sequence
+from dataclasses import replace
 from typing import Any
 
+from ..backends.plain import given
 from ..errors import BackendError, Key
 from ..objects import ObjectStat
 from .faults import TOO_MANY, TRUTH, Call, FaultPlan, Rule, draw
 from .gate import Gate
 
-__all__ = ["Carry", "Change", "Course", "Enter", "Faults", "Pause", "Step"]
+__all__ = ["Faults"]
 
-
-@dataclass(frozen=True, slots=True)
-class Pause:
-    """Wait for a number of seconds."""
-
-    seconds: float
-
-
-@dataclass(frozen=True, slots=True)
-class Enter:
-    """Wait at a gate, at most `timeout` seconds."""
-
-    gate: Gate
-    timeout: float | None = None
-
-
-@dataclass(frozen=True, slots=True)
-class Change:
-    """Change the object as a foreign writer."""
-
-    change: Callable[[Any, Key], object]
-    key: Key
-
-
-@dataclass(frozen=True, slots=True)
-class Carry:
-    """Carry the call out, with these buffers."""
-
-    buffers: Sequence[memoryview]
-
-
-Step = Pause | Enter | Change | Carry
-Course = Generator[Step, Any, Any]
+CarryOut = Callable[[Sequence[memoryview]], Any]
 
 
 class Faults:
-    """The state of one faulty backend. Thread-safe."""
+    """The state of one faulty backend around `inner`. Thread-safe."""
 
-    def __init__(self, plan: FaultPlan) -> None:
+    def __init__(self, plan: FaultPlan, inner: Any) -> None:
+        self._inner = given(inner)
+        self._blocking = not inspect.iscoroutinefunction(inner.open)
         self.calls: list[Call] = []
         self.kept_buffers: list[memoryview] = []
         self.died = threading.Event()
@@ -130,28 +103,78 @@ class Faults:
         """Return the number of fences so far."""
         return self._lives
 
-    def course(self, call: Call, buffers: Sequence[memoryview] = (), opened: int | None = None) -> Course:
-        """Yield the steps of a call; `opened`: of a file, the life in which it was opened.
+    def run(
+        self,
+        call: Call,
+        carry_out: CarryOut,
+        buffers: Sequence[memoryview] = (),
+        opened: int | None = None,
+        then: Callable[[Any], Any] | None = None,
+    ) -> Any:
+        """Make a call under the rules: return its result, or, of an asynchronous backend, an awaitable of it.
+
+        Args:
+            call: for the log.
+            carry_out: calls the inner object, with the buffers that the rule leaves.
+            buffers: of the call.
+            opened: of a file, the life in which it was opened.
+            then: changes the result of the inner object.
 
         Raises:
             OSError: the backend is dead.
         """
+        course = self._course(call, carry_out, buffers, opened, then or _unchanged)
+        if not self._blocking:
+            return course
+        try:
+            course.send(None)
+        except StopIteration as end:
+            return end.value
+        raise AssertionError("a blocking call was suspended")
+
+    async def _course(
+        self,
+        call: Call,
+        carry_out: CarryOut,
+        buffers: Sequence[memoryview],
+        opened: int | None,
+        then: Callable[[Any], Any],
+    ) -> Any:
         life, rule, random = self._decide(call)
         life = life if opened is None else opened
+
+        async def carried(buffers: Sequence[memoryview]) -> Any:
+            with self._changed:
+                if life != self._lives and call.op != "close":  # a close changes nothing, and frees memory
+                    raise OSError(errno.ENOTCONN, "the backend was fenced off", call.key)
+                self._inside[life] += 1
+            try:
+                result = carry_out(buffers)
+                return then(result if self._blocking else await result)
+            except BackendError as error:
+                if error.retry and error.errno is not None:
+                    self.refused.add(error.errno)
+                raise
+            finally:
+                with self._changed:
+                    self._inside[life] -= 1
+                    self._changed.notify_all()
+
         try:
-            if rule is None:
-                return (yield from self._carried(life, call, buffers))
-            return (yield from self._ruled(life, rule, random, call, buffers))
+            return await (carried(buffers) if rule is None else self._ruled(rule, random, call, carried, buffers))
         finally:
             self._answered()
 
-    def _ruled(self, life: int, rule: Rule, random: float, call: Call, buffers: Sequence[memoryview]) -> Course:
+    async def _ruled(
+        self, rule: Rule, random: float, call: Call, carried: CarryOut, buffers: Sequence[memoryview]
+    ) -> Any:
         if rule.delay:
-            yield Pause(rule.seconds(random))
+            seconds = rule.seconds(random)
+            time.sleep(seconds) if self._blocking else await asyncio.sleep(seconds)
         if rule.gate is not None:
-            yield Enter(rule.gate)
+            await self._enter(rule.gate)
         if rule.change and call.key is not None:
-            yield from self._change(rule, call.key)
+            await self._change(rule, call.key)
         if rule.keep:
             self.kept_buffers.extend(buffers)
         if rule.fails and not rule.done:
@@ -160,32 +183,19 @@ class Faults:
             buffers = _first(buffers, rule.length(call.length or 0))
         # With no bytes to carry there is no call: the result is the 0 that the rule wants.
         nothing = rule.short is not None and call.length and not buffers
-        result = 0 if nothing else (yield from self._carried(life, call, buffers))
+        result = 0 if nothing else await carried(buffers)
         if rule.twice and not nothing:
-            result = yield from self._carried(life, call, buffers)
+            result = await carried(buffers)
         if rule.fails:
             raise self._failure(rule, call)
         if rule.behind:
-            yield from self._held_behind(rule)
+            await self._held_behind(rule)
         if rule.answer is TRUTH:
             return result
         return (call.length or 0) + 1 if rule.answer is TOO_MANY else rule.answer
 
-    def _carried(self, life: int, call: Call, buffers: Sequence[memoryview]) -> Course:
-        with self._changed:
-            if life != self._lives and call.op != "close":  # a close changes nothing, and frees memory
-                raise OSError(errno.ENOTCONN, "the backend was fenced off", call.key)
-            self._inside[life] += 1
-        try:
-            return (yield Carry(buffers))
-        except BackendError as error:
-            if error.retry and error.errno is not None:
-                self.refused.add(error.errno)
-            raise
-        finally:
-            with self._changed:
-                self._inside[life] -= 1
-                self._changed.notify_all()
+    async def _enter(self, gate: Gate, timeout: float | None = None) -> None:
+        gate.enter(timeout) if self._blocking else await gate.entering(timeout)
 
     def _failure(self, rule: Rule, call: Call) -> BaseException:
         with self._changed:
@@ -196,12 +206,12 @@ class Faults:
 
     # -- answers out of order
 
-    def _held_behind(self, rule: Rule) -> Course:
+    async def _held_behind(self, rule: Rule) -> None:
         held = (Gate(), [rule.behind])
         with self._changed:
             self._behind.append(held)
         try:
-            yield Enter(held[0], rule.within)
+            await self._enter(held[0], rule.within)
         finally:
             with self._changed:
                 if held in self._behind:
@@ -222,12 +232,11 @@ class Faults:
 
     # -- foreign changes
 
-    def _change(self, rule: Rule, key: Key) -> Course:
-        if rule.change is True:
+    async def _change(self, rule: Rule, key: Key) -> None:
+        if not callable(rule.change):
             self.change(key)
-        else:
-            assert callable(rule.change)
-            yield Change(rule.change, key)
+        elif inspect.isawaitable(changed := rule.change(self._inner, key)):
+            await changed
 
     def change(self, key: Key) -> None:
         """Give the object another version from now on."""
@@ -276,6 +285,10 @@ class Faults:
         with self._changed:
             self._death = None
         self.died.clear()
+
+
+def _unchanged(result: Any) -> Any:
+    return result
 
 
 def _first(buffers: Sequence[memoryview], length: int) -> list[memoryview]:

@@ -11,26 +11,17 @@
 
 from __future__ import annotations
 
-import asyncio
 import builtins
 import inspect
-import time
-from collections.abc import AsyncIterator, Awaitable, Callable, Iterable, Sequence
+from collections.abc import AsyncIterator, Callable, Iterable, Sequence
+from functools import partial
 from typing import Any
 
 from ..backends.passing import PassingFile, SlowBackend
-from ..backends.plain import PlainBackend, completed, given
-from ..backends.protocol import (
-    OPTIONAL_MEMBERS,
-    AsyncBackend,
-    AsyncBackendFile,
-    Backend,
-    BackendFile,
-    BackendLimits,
-    ObjectStat,
-)
+from ..backends.plain import PlainBackend, completed
+from ..backends.protocol import AsyncBackend, AsyncBackendFile, Backend, BackendFile, BackendLimits, ObjectStat
 from ..errors import Key
-from .course import Carry, Change, Enter, Faults, Pause, Step
+from .course import Faults
 from .faults import Call, FaultPlan, Rule
 
 __all__ = ["AsyncFaultyBackend", "FaultyBackend"]
@@ -38,19 +29,20 @@ __all__ = ["AsyncFaultyBackend", "FaultyBackend"]
 Buffers = Sequence[memoryview]
 
 
-class _Controls:
-    """The common interface of both kinds of faulty backend.
+class _Faulty:
+    """The common part of both kinds of faulty backend. Calls return results, or awaitables of results.
 
     Attributes:
         faults: decides.
     """
 
     faults: Faults
+    inner: Any
 
     def _begin(self, plan: FaultPlan | str, seed: int) -> None:
         if isinstance(plan, str):
             plan = FaultPlan.profile(plan, seed)
-        self.faults = Faults(FaultPlan(plan.rules, seed) if seed else plan)
+        self.faults = Faults(FaultPlan(plan.rules, seed) if seed else plan, self.inner)
 
     @property
     def calls(self) -> list[Call]:
@@ -104,8 +96,78 @@ class _Controls:
         """Clear the log; rules keep their counts."""
         self.faults.calls.clear()
 
+    def _open(self, key: Key, create: bool, exclusive: bool) -> Any:
+        def carry_out(_: Buffers) -> Any:
+            return self.inner.open(key, create=create, exclusive=exclusive)
 
-class FaultyBackend(_Controls, SlowBackend):
+        return self.faults.run(Call("open", key), carry_out, then=lambda inner: _FaultyFile(inner, self.faults, key))
+
+    def stat(self, key: Key) -> Any:
+        """Return the status of an object, with the version of foreign changes."""
+        return self.faults.run(Call("stat", key), lambda _: self.inner.stat(key), then=partial(self.faults.stat, key))
+
+    def remove(self, key: Key) -> Any:
+        return self.faults.run(Call("remove", key), lambda _: self.inner.remove(key))
+
+    def rename(self, src: Key, dst: Key, *, replace: bool = True) -> Any:
+        def carry_out(_: Buffers) -> Any:
+            return self.inner.rename(src, dst, replace=replace)
+
+        return self.faults.run(Call("rename", src), carry_out, then=lambda _: self.faults.renamed(src, dst))
+
+    def sync(self) -> Any:
+        return self.faults.run(Call("sync"), lambda _: self.inner.sync())
+
+    def close(self) -> Any:
+        return self.faults.run(Call("close"), lambda _: self.inner.close())
+
+
+class _FaultyFile(PassingFile):
+    """A file of either kind of faulty backend."""
+
+    def __init__(self, inner: Any, faults: Faults, key: Key) -> None:
+        super().__init__(inner)
+        self._faults = faults
+        self._key = key
+        self._life = faults.life
+
+    def _call(self, op: str, method: str, *args: Any, then: Callable[[Any], Any] | None = None) -> Any:
+        carry_out = getattr(self.inner, method)
+        return self._faults.run(Call(op, self._key, *args), lambda _: carry_out(*args), (), self._life, then)
+
+    def _transfer(self, op: str, method: Callable[..., Any], offset: int, buffers: Buffers) -> Any:
+        logged = Call(op, self._key, offset, sum(map(len, buffers)), len(buffers))
+        return self._faults.run(logged, lambda given: method(offset, given), buffers, self._life)
+
+    def stat(self) -> Any:
+        return self._call("stat", "stat", then=partial(self._faults.stat, self._key))
+
+    def read_into(self, offset: int, buffers: Buffers) -> Any:
+        return self._transfer("read", self.inner.read_into, offset, buffers)
+
+    def write_from(self, offset: int, buffers: Buffers) -> Any:
+        return self._transfer("write", self.inner.write_from, offset, buffers)
+
+    def truncate(self, size: int) -> Any:
+        return self._call("truncate", "truncate", size)
+
+    def commit(self) -> Any:
+        return self._call("commit", "commit", then=partial(self._faults.version, self._key))
+
+    def _punch_hole(self, offset: int, length: int) -> Any:
+        return self._call("punch", "punch_hole", offset, length)
+
+    def _next_data(self, offset: int) -> Any:
+        return self._call("next_data", "next_data", offset)
+
+    def _rollback(self) -> Any:
+        return self._call("rollback", "rollback")
+
+    def _close(self) -> Any:
+        return self._call("close", "close")
+
+
+class FaultyBackend(_Faulty, SlowBackend):
     """A backend with faults around `inner`. Thread-safe.
 
     Args:
@@ -126,111 +188,18 @@ class FaultyBackend(_Controls, SlowBackend):
             raise TypeError(f"inner: {inner!r} is asynchronous: that is for AsyncFaultyBackend")
         self._begin(plan, seed)
 
-    def _run(
-        self, call: Call, carry_out: Callable[[Buffers], Any], buffers: Buffers = (), opened: int | None = None
-    ) -> Any:
-        """Run one call under the rules; `opened`: of a file, the life of the faults at its open."""
-        course = self.faults.course(call, buffers, opened)
-        try:
-            step = next(course)
-            while True:
-                try:
-                    result = self._take(step, carry_out)
-                except BaseException as error:
-                    step = course.throw(error)
-                else:
-                    step = course.send(result)
-        except StopIteration as end:
-            return end.value
-
-    def _take(self, step: Step, carry_out: Callable[[Buffers], Any]) -> Any:
-        match step:
-            case Carry(buffers):
-                return carry_out(buffers)
-            case Pause(seconds):
-                return time.sleep(seconds)
-            case Enter(gate, timeout):
-                return gate.enter(timeout)
-            case Change(change, key):
-                return change(given(self.inner), key)
-
     def open(self, key: Key, *, create: bool = False, exclusive: bool = False) -> BackendFile:
-        def carry_out(_: object) -> BackendFile:
-            return _FaultyFile(self.inner.open(key, create=create, exclusive=exclusive), self, key)
-
-        opened: BackendFile = self._run(Call("open", key), carry_out)
+        opened: BackendFile = self._open(key, create, exclusive)
         return opened
 
-    def stat(self, key: Key) -> ObjectStat:
-        return self.faults.stat(key, self._run(Call("stat", key), lambda _: self.inner.stat(key)))
-
-    def remove(self, key: Key) -> None:
-        self._run(Call("remove", key), lambda _: self.inner.remove(key))
-
-    def rename(self, src: Key, dst: Key, *, replace: bool = True) -> None:
-        self._run(Call("rename", src), lambda _: self.inner.rename(src, dst, replace=replace))
-        self.faults.renamed(src, dst)
-
     def list(self, prefix: str = "") -> Iterable[ObjectStat]:
-        found: Iterable[ObjectStat] = self._run(Call("list", prefix), lambda _: self.inner.list(prefix))
-        return (self.faults.stat(stat.key, stat) for stat in found)
-
-    def sync(self) -> None:
-        self._run(Call("sync"), lambda _: self.inner.sync())
-
-    def close(self) -> None:
-        self._run(Call("close"), lambda _: self.inner.close())
+        found: builtins.list[ObjectStat] = self.faults.run(
+            Call("list", prefix), lambda _: builtins.list(self.inner.list(prefix))
+        )
+        return [self.faults.stat(stat.key, stat) for stat in found]
 
 
-class _FaultyFile(PassingFile):
-    def __init__(self, inner: BackendFile, backend: FaultyBackend, key: Key) -> None:
-        super().__init__(inner)
-        self._backend = backend
-        self._key = key
-        self._life = backend.faults.life
-
-    def _call(self, op: str, method: Callable[..., Any], *args: Any) -> Any:
-        return self._backend._run(Call(op, self._key, *args), lambda _: method(*args), (), self._life)
-
-    def _transfer(self, op: str, method: Callable[..., int], offset: int, buffers: Buffers) -> int:
-        logged = Call(op, self._key, offset, sum(map(len, buffers)), len(buffers))
-        count: int = self._backend._run(logged, lambda given: method(offset, given), buffers, self._life)
-        return count
-
-    def stat(self) -> ObjectStat:
-        return self._backend.faults.stat(self._key, self._call("stat", self.inner.stat))
-
-    def read_into(self, offset: int, buffers: Buffers) -> int:
-        return self._transfer("read", self.inner.read_into, offset, buffers)
-
-    def write_from(self, offset: int, buffers: Buffers) -> int:
-        return self._transfer("write", self.inner.write_from, offset, buffers)
-
-    def truncate(self, size: int) -> None:
-        self._call("truncate", self.inner.truncate, size)
-
-    def commit(self) -> str | None:
-        return self._backend.faults.version(self._key, self._call("commit", self.inner.commit))
-
-    def _punch_hole(self, offset: int, length: int) -> None:
-        self._call("punch", self._inner("punch_hole"), offset, length)
-
-    def _next_data(self, offset: int) -> tuple[int, int] | None:
-        found: tuple[int, int] | None = self._call("next_data", self._inner("next_data"), offset)
-        return found
-
-    def _rollback(self) -> None:
-        self._call("rollback", self._inner("rollback"))
-
-    def _close(self) -> None:
-        self._call("close", self._inner("close"))
-
-    def _inner(self, method: str) -> Callable[..., Any]:
-        found: Callable[..., Any] = getattr(self.inner, method)
-        return found
-
-
-class AsyncFaultyBackend(_Controls, AsyncBackend):
+class AsyncFaultyBackend(_Faulty, AsyncBackend):
     """An asynchronous backend with faults around `inner`: the counterpart of `FaultyBackend`.
 
     Args:
@@ -259,122 +228,16 @@ class AsyncFaultyBackend(_Controls, AsyncBackend):
             raise AttributeError(name)
         return getattr(self.inner, name)
 
-    async def _run(
-        self,
-        call: Call,
-        carry_out: Callable[[Buffers], Awaitable[Any]],
-        buffers: Buffers = (),
-        opened: int | None = None,
-    ) -> Any:
-        """Run one call under the rules; `opened`: of a file, the life of the faults at its open."""
-        course = self.faults.course(call, buffers, opened)
-        try:
-            step = next(course)
-            while True:
-                try:
-                    result = await self._take(step, carry_out)
-                except BaseException as error:
-                    step = course.throw(error)
-                else:
-                    step = course.send(result)
-        except StopIteration as end:
-            return end.value
-
-    async def _take(self, step: Step, carry_out: Callable[[Buffers], Awaitable[Any]]) -> Any:
-        match step:
-            case Carry(buffers):
-                return await carry_out(buffers)
-            case Pause(seconds):
-                return await asyncio.sleep(seconds)
-            case Enter(gate, timeout):
-                return await gate.entering(timeout)
-            case Change(change, key):
-                changed: Any = change(given(self.inner), key)
-                return await changed if inspect.isawaitable(changed) else changed
-
     async def open(self, key: Key, *, create: bool = False, exclusive: bool = False) -> AsyncBackendFile:
-        async def carry_out(_: object) -> AsyncBackendFile:
-            return _AsyncFaultyFile(await self.inner.open(key, create=create, exclusive=exclusive), self, key)
-
-        opened: AsyncBackendFile = await self._run(Call("open", key), carry_out)
+        opened: AsyncBackendFile = await self._open(key, create, exclusive)
         return opened
 
-    async def stat(self, key: Key) -> ObjectStat:
-        return self.faults.stat(key, await self._run(Call("stat", key), lambda _: self.inner.stat(key)))
-
-    async def remove(self, key: Key) -> None:
-        await self._run(Call("remove", key), lambda _: self.inner.remove(key))
-
-    async def rename(self, src: Key, dst: Key, *, replace: bool = True) -> None:
-        await self._run(Call("rename", src), lambda _: self.inner.rename(src, dst, replace=replace))
-        self.faults.renamed(src, dst)
-
     async def list(self, prefix: str = "") -> AsyncIterator[ObjectStat]:
-        async def carry_out(_: object) -> builtins.list[ObjectStat]:
+        async def carry_out(_: Buffers) -> builtins.list[ObjectStat]:
             return [stat async for stat in self.inner.list(prefix)]
 
-        for stat in await self._run(Call("list", prefix), carry_out):
+        for stat in await self.faults.run(Call("list", prefix), carry_out):
             yield self.faults.stat(stat.key, stat)
 
     def canonical(self, key: Key) -> Key:
         return self.inner.canonical(key)
-
-    async def sync(self) -> None:
-        await self._run(Call("sync"), lambda _: self.inner.sync())
-
-    async def close(self) -> None:
-        await self._run(Call("close"), lambda _: self.inner.close())
-
-
-class _AsyncFaultyFile(AsyncBackendFile):
-    def __init__(self, inner: AsyncBackendFile, backend: AsyncFaultyBackend, key: Key) -> None:
-        self.inner = inner
-        self._backend = backend
-        self._key = key
-        self._life = backend.faults.life
-
-    def __getattr__(self, name: str) -> Any:
-        if name not in OPTIONAL_MEMBERS:
-            raise AttributeError(f"{type(self).__name__!r} object has no attribute {name!r}")
-        plain = getattr(self.inner, name)
-        return getattr(self, f"_{name}") if hasattr(type(self), f"_{name}") else plain
-
-    async def _call(self, op: str, method: Callable[..., Awaitable[Any]], *args: Any) -> Any:
-        return await self._backend._run(Call(op, self._key, *args), lambda _: method(*args), (), self._life)
-
-    async def _transfer(self, op: str, method: Callable[..., Awaitable[int]], offset: int, buffers: Buffers) -> int:
-        logged = Call(op, self._key, offset, sum(map(len, buffers)), len(buffers))
-        count: int = await self._backend._run(logged, lambda given: method(offset, given), buffers, self._life)
-        return count
-
-    async def stat(self) -> ObjectStat:
-        return self._backend.faults.stat(self._key, await self._call("stat", self.inner.stat))
-
-    async def read_into(self, offset: int, buffers: Buffers) -> int:
-        return await self._transfer("read", self.inner.read_into, offset, buffers)
-
-    async def write_from(self, offset: int, buffers: Buffers) -> int:
-        return await self._transfer("write", self.inner.write_from, offset, buffers)
-
-    async def truncate(self, size: int) -> None:
-        await self._call("truncate", self.inner.truncate, size)
-
-    async def commit(self) -> str | None:
-        return self._backend.faults.version(self._key, await self._call("commit", self.inner.commit))
-
-    async def _punch_hole(self, offset: int, length: int) -> None:
-        await self._call("punch", self._inner("punch_hole"), offset, length)
-
-    async def _next_data(self, offset: int) -> tuple[int, int] | None:
-        found: tuple[int, int] | None = await self._call("next_data", self._inner("next_data"), offset)
-        return found
-
-    async def _rollback(self) -> None:
-        await self._call("rollback", self._inner("rollback"))
-
-    async def _close(self) -> None:
-        await self._call("close", self._inner("close"))
-
-    def _inner(self, method: str) -> Callable[..., Any]:
-        found: Callable[..., Any] = getattr(self.inner, method)
-        return found

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import inspect
 from typing import Any
 
 from pagecache.backends import MemoryBackend
@@ -21,11 +22,15 @@ class Plainly:
 
     def __getattr__(self, name: str) -> Any:
         found = getattr(self.inner, name)
-        if not asyncio.iscoroutinefunction(found):
+        if not callable(found):
             return found
 
         def call(*args: Any, **options: Any) -> Any:
-            got = asyncio.run(found(*args, **options))
+            async def called() -> Any:
+                got = found(*args, **options)
+                return await got if inspect.isawaitable(got) else got
+
+            got = asyncio.run(called())
             return Plainly(got) if hasattr(got, "read_into") else got
 
         return call

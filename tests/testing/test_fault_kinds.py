@@ -197,8 +197,8 @@ def test_a_delayed_call_waits(store: Store, monkeypatch: pytest.MonkeyPatch) -> 
     async def asleep(seconds: float) -> None:
         waits.append(seconds)
 
-    monkeypatch.setattr("pagecache.testing.faulty.time.sleep", waits.append)
-    monkeypatch.setattr("pagecache.testing.faulty.asyncio.sleep", asleep)
+    monkeypatch.setattr("pagecache.testing.course.time.sleep", waits.append)
+    monkeypatch.setattr("pagecache.testing.course.asyncio.sleep", asleep)
     for seed in (1, 1, 2):
         store.faulty.use(FaultPlan([Rule("write", delay=0.01, longest=10)], seed))
         store.write()

@@ -47,8 +47,8 @@ def test_a_profile_is_the_same_each_time(profile: str, monkeypatch: pytest.Monke
     async def asleep(seconds: float) -> None:
         pauses.append(seconds)
 
-    monkeypatch.setattr("pagecache.testing.faulty.time.sleep", pauses.append)
-    monkeypatch.setattr("pagecache.testing.faulty.asyncio.sleep", asleep)
+    monkeypatch.setattr("pagecache.testing.course.time.sleep", pauses.append)
+    monkeypatch.setattr("pagecache.testing.course.asyncio.sleep", asleep)
     runs = []
     for kind, seed in (("blocking", 3), ("blocking", 3), ("asynchronous", 3), ("blocking", 4)):
         pauses.clear()
