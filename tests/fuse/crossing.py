@@ -7,6 +7,7 @@ error but those of names that other processes take away.
 from __future__ import annotations
 
 import errno
+import io
 import mmap
 import multiprocessing
 import os
@@ -20,6 +21,8 @@ NAMES = ["a", "b", "c", "d/a", "d/b"]
 SIZE = 3 * 4096 + 5
 GONE = {errno.ENOENT, errno.EEXIST, errno.ELOOP, errno.ENOTEMPTY, errno.EISDIR, errno.ENOTDIR}
 """Errors of a name that another process has taken away, or made."""
+OPENS = 4
+"""An open is ESTALE if its name is replaced twice between lookup and open (docs/how-to/mount.md): it is made again."""
 
 
 class Crosser:
@@ -57,14 +60,23 @@ class Crosser:
                 os.fsync(file.fileno())
         os.rename(new, path)
 
+    def opened(self, path: Path) -> io.FileIO:
+        for _ in range(OPENS - 1):
+            try:
+                return open(path, "rb", buffering=0)
+            except OSError as error:
+                if error.errno != errno.ESTALE:
+                    raise
+        return open(path, "rb", buffering=0)
+
     def read(self, path: Path, _: Path) -> None:
-        with open(path, "rb", buffering=0) as file:
+        with self.opened(path) as file:
             first = file.read(5000)
             second = file.read(SIZE)
         self.judge(first + second, "read")
 
     def load(self, path: Path, _: Path) -> None:
-        with open(path, "rb") as file:
+        with self.opened(path) as file:
             if os.fstat(file.fileno()).st_size != SIZE:
                 self.wrong.append(f"load: a size of {os.fstat(file.fileno()).st_size}")
                 return
