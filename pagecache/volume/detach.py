@@ -195,12 +195,18 @@ def _save(volume: Volume, deadline: Deadline, on_failed: Literal["raise", "disca
 
 
 def _drain(volume: Volume, deadline: Deadline) -> None:
-    """Wait until all changes that began before the seal have ended."""
+    """Wait until all changes that began before the seal have ended, and abandoned files have gone back: a sync would
+    leave out the creations that these still owe.
+    """
     with volume.inodes_lock:
         inodes = [*volume.inodes.objects.values(), *volume.orphans]
     for inode in inodes:
         until = None if deadline.at is None else time.monotonic() + deadline.left()
         inode.native.run(LOCK, "holding", lambda: None, until)
+    for inode in inodes:
+        if inode.engine.abandoned and inode.native.has_local():
+            timeout = None if deadline.at is None else deadline.left()
+            lifetimes.settle_abandoned(inode, volume._attempts("detach", inode.key, timeout))
 
 
 def _cut_views(volume: Volume, deadline: Deadline) -> bool:

@@ -301,3 +301,17 @@ def test_an_abandoned_file_is_opened_anew_after_a_reconnect(make: Make, whole: b
     again.fsync()
     assert rig.backend.committed(KEY) == GOOD
     rig.cache.check()
+
+
+def test_a_cache_that_closes_beside_an_abandoned_file_saves_the_creation_of_the_object(make: Make) -> None:
+    """It waits until the file has gone back: the empty object is there, and is durable. [2.20, 2.22]"""
+    rig = make({})
+    file = rig.open("wb", key="new")
+    gate = hold(file)
+    file.pwrite(b"bad!", 0)
+    file.abandon()
+    closing = Task(rig.cache.close)
+    assert closing.waits()
+    gate.release()
+    assert closing.result() == []
+    assert rig.backend.committed("new") == b""
