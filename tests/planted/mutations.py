@@ -1,12 +1,16 @@
 """How fast each planted bug is found: those of `SCHEDULED` by schedules of the core, others by the stress tester.
 The exit status is 1 if a bug is missed at a seed, or something is found without a bug.
 
-    make mutations                              everything: each bug at five seeds, each setting without a bug
+    make mutations                              everything, in some twenty minutes on two cores
     python -m tests.planted.mutations NAME ...  some bugs, settings or worlds
-    options: --seeds 5 --seconds 60
+    options: --seeds 3 --seconds 60 --jobs 2
 
-Each hunt is one process, and hunts run one after another. A process that dies of an assertion of the core, or that
-stands still, has found its bug. Schedules are a separate program. `make planted` builds what both need.
+The tester, whose threads are real, hunts at several seeds. Schedules take one, which decides all of them. Settings and
+worlds without a bug run for seconds: `make soak` runs the same for minutes.
+
+Each hunt is one process, and ends with its first finding; as many run side by side as the machine has cores. A process
+that dies of an assertion of the core, or that stands still, has found its bug. Schedules are a separate program. `make
+planted` builds what both need.
 
 A hunt is `python -m tests.planted.mutations --hunt BUG SETTINGS SEED SECONDS`: it prints seconds and operations twice a
 second, from which the process that waits sees that this one is alive, and then its result as JSON.
@@ -28,6 +32,8 @@ import tempfile
 import threading
 import time
 from collections.abc import Callable
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -38,18 +44,20 @@ from .planted import planted_environment
 from .settings import SCHEDULED, SETTINGS, STORES, WORLDS, settings_of
 from .table import BUGS
 
-__all__ = ["CLEAN", "SCHEDULES", "fault", "hunted", "scheduled"]
+__all__ = ["CLEAN", "SCHEDULES", "hunted", "scheduled"]
 
 ROOT = Path(__file__).parents[2]
 SCHEDULES = ROOT / "build" / "planted" / "schedules" / "schedules"
 
+BUG_NAMES = [bug.name for bug in BUGS]
 CLEAN = "-"  # the bug of a hunt in which nothing is planted
 START = 120.0  # seconds that a process may take to start
 STILL = 30.0  # seconds without a sign of life after which a process hangs
 BEAT = 0.5  # seconds between two signs
 STORY = 2000  # characters of a story
+CLEAN_SECONDS = 5.0  # of a search in which nothing is planted
 
-Hunt = Callable[[str, str, int, float], dict[str, Any]]
+Search = Callable[[str, str, int, float], dict[str, Any]]
 
 
 def hunted(bug: str, settings: str, seed: int, seconds: float) -> dict[str, Any]:
@@ -126,51 +134,74 @@ def _beat(run: Run, began: float) -> None:
         time.sleep(BEAT)
 
 
-def fault(name: str, is_clean: bool, outcomes: dict[int, dict[str, Any]]) -> str:
-    """Return what is wrong with the outcomes of a bug, or of settings or a world without one; "" for nothing."""
-    if is_clean:
-        found = [outcome["found"] for outcome in outcomes.values() if outcome["found"]]
-        return f"{name}: found without a bug: {', '.join(found)}" if found else ""
-    missed = [str(seed) for seed, outcome in outcomes.items() if not outcome["found"]]
-    return f"{name}: missed at seeds {', '.join(missed)}" if missed else ""
+@dataclass(frozen=True, slots=True)
+class Row:
+    """A row of the table: a bug, or none, searched for in one way."""
+
+    bug: str
+    search: Search
+    where: str  # the settings, or the world
+    seeds: int
+    seconds: float
+
+    def outcomes(self, pool: ThreadPoolExecutor) -> Callable[[], dict[int, dict[str, Any]]]:
+        """Begin the search at each seed; the result waits for all."""
+        seeds = range(1, 1 + self.seeds)
+        begun = {seed: pool.submit(self.search, self.bug, self.where, seed, self.seconds) for seed in seeds}
+        return lambda: {seed: future.result() for seed, future in begun.items()}
+
+    def text(self, outcomes: dict[int, dict[str, Any]]) -> str:
+        """Return the row."""
+        hits = [outcome for outcome in outcomes.values() if outcome["found"]]
+        kinds = ", ".join(dict.fromkeys(outcome["found"] for outcome in hits)) or "nothing"
+        took = statistics.median(outcome["seconds"] for outcome in outcomes.values())
+        by = "schedules" if self.search is scheduled else "tester"
+        return f"| {self.bug} | {by} | {self.where} | {len(hits)} of {self.seeds} | {took:.1f} s | {kinds} |"
+
+    def fault(self, outcomes: dict[int, dict[str, Any]]) -> str:
+        """Return what is wrong: a bug was missed, or something is found without one; "" for nothing."""
+        if self.bug == CLEAN:
+            found = [outcome["found"] for outcome in outcomes.values() if outcome["found"]]
+            return f"{self.where}: found without a bug: {', '.join(found)}" if found else ""
+        missed = [str(seed) for seed, outcome in outcomes.items() if not outcome["found"]]
+        return f"{self.bug}: missed at seeds {', '.join(missed)}" if missed else ""
 
 
-def measured(search: Hunt, bug: str, where: str, seeds: int, seconds: float) -> dict[int, dict[str, Any]]:
-    """Search at each seed, and print a row of the table."""
-    outcomes = {seed: search(bug, where, seed, seconds) for seed in range(1, 1 + seeds)}
-    hits = [outcome for outcome in outcomes.values() if outcome["found"]]
-    kinds = ", ".join(dict.fromkeys(outcome["found"] for outcome in hits)) or "nothing"
-    took = statistics.median(outcome["seconds"] for outcome in outcomes.values())
-    by = "schedules" if search is scheduled else "tester"
-    print(f"| {bug} | {by} | {where} | {len(hits)} of {seeds} | {took:.1f} s | {kinds} |", flush=True)
-    return outcomes
+def rows(names: list[str], seeds: int, seconds: float) -> list[Row]:
+    """Return the rows of some bugs, settings and worlds."""
+    found = []
+    for name in names:
+        if name in SCHEDULED:
+            found.append(Row(name, scheduled, SCHEDULED[name], 1, seconds))
+        elif name in BUG_NAMES:
+            found.append(Row(name, hunted, settings_of(name), seeds, seconds))
+        if name in SETTINGS:
+            found.append(Row(CLEAN, hunted, name, 1, CLEAN_SECONDS))
+        if name in WORLDS:
+            found.append(Row(CLEAN, scheduled, name, 1, CLEAN_SECONDS))
+    return found
 
 
 def main() -> None:
     parser = argparse.ArgumentParser(description="Measure how fast the stress tester finds each planted bug.")
     parser.add_argument("names", nargs="*", help="bugs, settings, worlds; all without")
-    parser.add_argument("--seeds", type=int, default=5)
-    parser.add_argument("--seconds", type=float, default=60.0)
+    parser.add_argument("--seeds", type=int, default=3, help="number of seeds of the stress tester")
+    parser.add_argument("--seconds", type=float, default=60.0, help="seconds after which a bug is missed")
+    parser.add_argument("--jobs", type=int, default=os.cpu_count(), help="number of hunts side by side")
     parser.add_argument("--hunt", nargs=4, help=argparse.SUPPRESS)
     options = parser.parse_args()
     if options.hunt:
         hunt(options.hunt[0], options.hunt[1], int(options.hunt[2]), float(options.hunt[3]))
-    bugs = [bug.name for bug in BUGS]
-    every = [*WORLDS, *SETTINGS, *bugs]
+    every = list(dict.fromkeys([*WORLDS, *SETTINGS, *BUG_NAMES]))
     if unknown := set(options.names) - set(every):
         parser.error(f"no planted bug, no settings, no world: {', '.join(sorted(unknown))}")
     print("| bug | searcher | settings | found | median | finding |\n|---|---|---|---|---|---|", flush=True)
     wrong = []
-    for name in options.names or every:
-        seeds, seconds = options.seeds, options.seconds
-        if name in SCHEDULED:
-            wrong.append(fault(name, False, measured(scheduled, name, SCHEDULED[name], seeds, seconds)))
-        elif name in bugs:
-            wrong.append(fault(name, False, measured(hunted, name, settings_of(name), seeds, seconds)))
-        if name in SETTINGS:
-            wrong.append(fault(name, True, measured(hunted, CLEAN, name, 1, seconds)))
-        if name in WORLDS:
-            wrong.append(fault(name, True, measured(scheduled, CLEAN, name, 1, seconds)))
+    with ThreadPoolExecutor(options.jobs) as pool:
+        begun = [(row, row.outcomes(pool)) for row in rows(options.names or every, options.seeds, options.seconds)]
+        for row, outcomes in begun:
+            print(row.text(outcomes()), flush=True)
+            wrong.append(row.fault(outcomes()))
     if lines := [line for line in wrong if line]:
         sys.exit("\n".join(lines))
 

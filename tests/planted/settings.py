@@ -111,7 +111,7 @@ SEARCHED: dict[str, str] = {
     "sync_waits_for_later_writes": "small",
     "sync_leaves_files_to_another_sync": "names",
     "sync_forgets_names": "forgetting-names",
-    "remove_leaves_the_cache": "names",
+    "remove_leaves_the_cache": "crossing-by-name",
     "rename_holds_one_name": "crossing",
     "open_holds_no_name": "crossing",
     "rename_looks_at_the_names_once": "crossing-wholes-faults",
