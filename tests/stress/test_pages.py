@@ -102,8 +102,8 @@ MISTAKES: dict[str, tuple[str, str, str]] = {
         "remark: file \\d was wrong before anything ran",
     ),
     "remembers a size": (
-        "return ObjectStat(size=self.path.stat().st_size)",
-        "self.seen = getattr(self, 'seen', self.path.stat().st_size); return ObjectStat(size=self.seen)",
+        "return self.open(key).stat()",
+        "self.seen = getattr(self, 'seen', {}); return self.seen.setdefault(key, self.open(key).stat())",
         "bytes, where the file had|ConflictError|: data\n",
     ),
     "does not cut": (
