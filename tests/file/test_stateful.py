@@ -472,4 +472,4 @@ TestSpoolingCacheMachine = pytest.mark.timeout(300)(SpoolingCacheMachine.TestCas
 TestSpoolingCacheMachine.settings = settings(max_examples=60, stateful_step_count=50)
 
 TestLongCacheMachine = pytest.mark.slow(pytest.mark.timeout(3600)(LongCacheMachine.TestCase))
-TestLongCacheMachine.settings = settings(max_examples=1000, stateful_step_count=80)
+TestLongCacheMachine.settings = settings(max_examples=300, stateful_step_count=80)
