@@ -1,6 +1,6 @@
 """The command line: each command has one module with its options, its help and its exit status.
 
-    pagecache demo [TREE]       one job over two stores, with the cache and without, compared byte by byte
+    pagecache demo              one job over two stores, with the cache and without, compared byte by byte
     pagecache top [SOCKET...]   the work of running caches, live in a terminal, or once as a table or JSON
     pagecache bench             hits, misses and write-back, measured beside plain files
     pagecache drain SOCKET...   have a running program save everything written so far, and verify it
