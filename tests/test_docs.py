@@ -230,7 +230,7 @@ def test_an_example_says_which_packages_it_needs_before_it_does_anything(name: s
 def test_an_example_of_a_mount_says_that_it_needs_the_program_that_mounts(name: str, tmp_path: Path) -> None:
     if why_no_mounts():
         pytest.skip(why_no_mounts())
-    if missing := [module for module in NEEDED[name] if importlib.util.find_spec(module) is None]:
+    if missing := [module for module in NEEDED.get(name, ()) if importlib.util.find_spec(module) is None]:
         pytest.skip(f"{', '.join(missing)} is not installed")
     assert "fusermount3" in said_by_example(name, set(), tmp_path, PATH="")
 
