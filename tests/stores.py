@@ -307,6 +307,10 @@ class RecordingBackend(pagecache.Backend):
         with self.lock:
             return [call for call in self.calls if call.op == op and key in (None, call.key)]
 
+    def spans(self, op: str, key: Key | None = None) -> list[tuple[int, int]]:
+        """Offset and length of each call that was seen."""
+        return [(call.offset, call.length) for call in self.seen(op, key)]
+
     def forget_calls(self) -> None:
         with self.lock:
             self.calls.clear()

@@ -2,16 +2,16 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 
 import pytest
 
 from .clock import HandClock
-from .rig import Rig, make_rig
+from .rig import Make, Rig, make_rig
 
 
 @pytest.fixture
-def make() -> Iterator[Callable[..., Rig]]:
+def make() -> Iterator[Make]:
     """A factory of rigs."""
     rigs: list[Rig] = []
 
@@ -35,6 +35,12 @@ def clock(monkeypatch: pytest.MonkeyPatch) -> HandClock:
 
 
 @pytest.fixture
-def rig(make: Callable[..., Rig]) -> Rig:
+def far_from_retries(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Switch off the flusher's check for suppressed log lines every few seconds."""
+    monkeypatch.setattr("pagecache.engine.report.notices.WINDOW", 3600.0)
+
+
+@pytest.fixture
+def rig(make: Make) -> Rig:
     """An empty volume on a quiet cache."""
     return make()

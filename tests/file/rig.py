@@ -85,6 +85,10 @@ def make_rig(
     return Rig(cache, volume, backend)
 
 
+Make = Callable[..., Rig]
+"""The fixture `make`."""
+
+
 class Task(Generic[T]):
     """A function on a separate thread."""
 

@@ -1,20 +1,30 @@
-"""An abort ends waits of every kind: each verb in each of its waits."""
+"""An abort ends waits of every kind: each verb in each of its waits, over a blocking and an asynchronous backend.
+
+A thread of the volume makes the call, so its caller can leave at once. Two calls run on the caller's thread, and end
+when the backend returns: any call of a prompt backend, and `canonical`.
+"""
 
 from __future__ import annotations
 
+import contextlib
+import ctypes
 import errno
+import os
+import threading
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, field
+from functools import partial
 from typing import Any
 
 import pytest
 
-from pagecache import CachedFile, ShutdownError, Volume
+from pagecache import CachedFile, ShutdownError, View, Volume
 
-from ..stores import Gate, ObjectBackend, short
-from .rig import KEY, ONCE, PAGE, Rig, Task, dirty_bytes, eventually, pattern
+from ..aio.over import Over
+from ..stores import WAIT_LIMIT_S, Gate, ObjectBackend, RecordingBackend, short
+from .rig import KEY, ONCE, PAGE, Make, Rig, Task, dirty_bytes, eventually, pattern
+from .test_interrupts import ctrl_c
 
-Make = Callable[..., Rig]
 OLD = pattern(4 * PAGE)
 Verb = Callable[[Rig, CachedFile], Any]
 
@@ -23,11 +33,16 @@ VERBS: dict[str, Verb] = {
     "pread_into": lambda rig, file: file.pread_into(bytearray(PAGE), 2 * PAGE),
     "preadv": lambda rig, file: file.preadv([bytearray(PAGE)], 2 * PAGE),
     "read": lambda rig, file: (file.seek(2 * PAGE), file.read(10)),
+    "long read": lambda rig, file: file.pread(4 * PAGE, 0),
+    "direct read": lambda rig, file: rig.open("rb", direct=True).pread(PAGE, 2 * PAGE),
     "view": lambda rig, file: file.view(2 * PAGE, PAGE),
+    "writable view": lambda rig, file: file.view(2 * PAGE, PAGE, writable=True),
     "prefetch": lambda rig, file: file.prefetch(2 * PAGE, PAGE, wait=True),
     "prefetch_ranges": lambda rig, file: file.prefetch_ranges([(2 * PAGE, PAGE)], wait=True),
     "pwrite": lambda rig, file: file.pwrite(b"x", 0),
     "append": lambda rig, file: file.append(b"x"),
+    "write-through": lambda rig, file: rig.open("r+b", write_through=True).pwrite(b"x", 0),
+    "direct write": lambda rig, file: rig.open("r+b", direct=True).pwrite(b"x" * PAGE, 0),
     "flush": lambda rig, file: file.flush(),
     "fsync": lambda rig, file: file.fsync(),
     "fsync with a deadline": lambda rig, file: file.fsync(timeout=60),
@@ -61,6 +76,7 @@ class Stuck:
     file: CachedFile
     gates: list[Gate]
     helpers: list[Task[Any]]
+    views: list[View] = field(default_factory=list)
 
 
 def filling(make: Make) -> Stuck:
@@ -73,11 +89,13 @@ def filling(make: Make) -> Stuck:
     return Stuck(rig, file, [gate], [reader])
 
 
-def hanging(op: str, setup: Callable[[CachedFile], Any] | None = None) -> Callable[[Make], Stuck]:
-    """The verb's own call of the backend hangs, on a thread of the volume."""
+def hanging(op: str, setup: Callable[[CachedFile], Any] | None = None) -> Callable[..., Stuck]:
+    """The verb's own call of the backend hangs, on a thread of the volume or in a task."""
 
-    def build(make: Make) -> Stuck:
-        rig = make({KEY: OLD, "other": OLD}, limits={"punch": True}, retry=ONCE)
+    def build(make: Make, *, asynchronous: bool = False) -> Stuck:
+        backend: Any = RecordingBackend({KEY: OLD, "other": OLD}, punch=True)
+        rig = make(backend=Over(backend) if asynchronous else backend, retry=ONCE)
+        rig.backend = backend
         file = rig.open("r+b")
         if setup is not None:
             setup(file)
@@ -114,6 +132,13 @@ def throttled(make: Make) -> Stuck:
     return Stuck(rig, file, [gate], [writer])
 
 
+def full_of_views(make: Make) -> Stuck:
+    """Views hold all memory: a read goes past the cache."""
+    rig = make({KEY: OLD, "big": bytes(32 * PAGE)}, capacity=32 * PAGE, retry=ONCE)
+    views = [rig.open("rb", key="big").view(0, 32 * PAGE)]
+    return Stuck(rig, rig.open("r+b"), [rig.backend.gate("read_into", times=9)], [], views)
+
+
 def busy_name(make: Make) -> Stuck:
     """Another thread's rename of the keys hangs."""
     rig = make({KEY: OLD, "other": OLD}, retry=ONCE)
@@ -138,7 +163,7 @@ def dirty(file: CachedFile) -> None:
     file.pwrite(b"dirty", 0)
 
 
-TABLE: list[tuple[Callable[[Make], Stuck], str, tuple[str, ...]]] = [
+TABLE: list[tuple[Callable[..., Stuck], str, tuple[str, ...]]] = [
     (filling, "a fill", ("pread", "pread_into", "preadv", "read", "view", "prefetch", "prefetch_ranges", "truncate")),
     (filling, "a fill below", ("punch_hole",)),
     (
@@ -151,6 +176,14 @@ TABLE: list[tuple[Callable[[Make], Stuck], str, tuple[str, ...]]] = [
     ),
     (locked, "a truncate", ("pwrite", "append", "truncate", "punch_hole", "zero_range", "pread", "view", "prefetch")),
     (throttled, "room", ("pwrite", "append", "zero_range")),
+    (full_of_views, "its read past the cache", ("pread",)),
+    (
+        hanging("read_into"),
+        "its read",
+        ("pread", "pread_into", "read", "long read", "direct read", "view", "writable view", "prefetch"),
+    ),
+    (hanging("write_from", dirty), "its write-back", ("fsync", "flush", "sync_range", "close", "sync", "ticket")),
+    (hanging("write_from"), "its write", ("write-through", "direct write")),
     (hanging("commit", dirty), "a commit", ("fsync", "sync", "cache.sync", "ticket", "invalidate", "punch_hole")),
     (hanging("truncate"), "its truncate", ("truncate", "volume.truncate")),
     (hanging("punch_hole"), "its hole", ("punch_hole",)),
@@ -164,7 +197,15 @@ TABLE: list[tuple[Callable[[Make], Stuck], str, tuple[str, ...]]] = [
     (hanging("sync", dirty), "names", ("sync", "cache.sync", "ticket")),
     (busy_name, "a busy name", ("rename", "remove", "volume.truncate")),
 ]
-CASES = [pytest.param(build, verb, id=f"{verb} waits for {what}") for build, what, verbs in TABLE for verb in verbs]
+BUILDS: list[tuple[Callable[[Make], Stuck], str, tuple[str, ...]]] = [
+    *TABLE,
+    *(
+        (partial(build, asynchronous=True), f"{what}, a task", verbs)
+        for build, what, verbs in TABLE
+        if build.__name__ == "build"
+    ),
+]
+CASES = [pytest.param(build, verb, id=f"{verb} waits for {what}") for build, what, verbs in BUILDS for verb in verbs]
 
 
 @pytest.mark.parametrize(("build", "verb"), CASES)
@@ -188,8 +229,95 @@ def test_abort_ends_the_wait(make: Make, build: Callable[[Make], Stuck], verb: s
         assert helper.finished.wait(30)
     eventually(lambda: rig.backend.nr_running == 0)
     eventually(lambda: rig.cache.stats().writeback == 0)
+    for view in stuck.views:
+        view.release()
     rig.cache.check()
     assert dirty_bytes(rig.volume) >= min(local, 1)
+
+
+@pytest.mark.parametrize("verb", ["pread", "pread_into", "read", "view", "writable view", "direct read"])
+def test_a_read_of_a_prompt_backend_ends_when_the_backend_returns(make: Make, verb: str) -> None:
+    """An abort cannot take the thread of the caller out of the backend. [T-13, I-23, K9]"""
+    rig = make({KEY: OLD}, limits={"prompt": True}, retry=ONCE)
+    gate = rig.backend.gate("read_into")
+    task = Task(VERBS[verb], rig, rig.open("r+b"))
+    gate.wait_entered()
+    rig.volume.abort()
+    assert task.waits(0.3)
+    gate.open()
+    with contextlib.suppress(ShutdownError):  # or it ends with the bytes that it has got
+        task.result()
+
+
+@pytest.mark.parametrize("call", ["open", "stat"])
+def test_canonical_runs_on_the_thread_of_the_caller(make: Make, monkeypatch: pytest.MonkeyPatch, call: str) -> None:
+    """The call ends when `canonical` returns. [2.1, I-23]"""
+    rig = make({"slow": OLD})
+
+    def canonical(key: Any) -> Any:
+        with rig.backend.call("canonical", key):
+            return key
+
+    monkeypatch.setattr(rig.backend, "canonical", canonical)
+    gate = rig.backend.gate("canonical")
+    task: Task[Any] = Task(rig.volume.open if call == "open" else rig.volume.stat, "slow")
+    gate.wait_entered()
+    rig.volume.abort()
+    assert task.waits(0.3)
+    gate.open()
+    with pytest.raises(ShutdownError):
+        task.result()
+
+
+libc = ctypes.CDLL(None, use_errno=True)
+WORK: dict[str, Callable[..., Any]] = {
+    "read_into": lambda file, *request: file.fill(*request),
+    "write_from": lambda file, *request: file.store(*request),
+    "commit": lambda file: file.make_durable(),
+    "open": lambda backend, key: backend.open(key, create=True),
+    "stat": lambda: None,
+}
+
+
+@pytest.mark.parametrize("how", ["abort", "interrupt"])
+@pytest.mark.parametrize(
+    ("op", "verb"),
+    [
+        *(("read_into", verb) for verb in ("pread", "view", "direct read", "prefetch")),
+        *(("write_from", "fsync"), ("commit", "fsync"), ("open", "create"), ("stat", "exists")),
+    ],
+)
+def test_a_call_that_waits_for_a_backend_that_hangs_in_c_can_be_ended(make: Make, op: str, verb: str, how: str) -> None:
+    """No Python code runs in the thread of the backend's call. [I-23, K9]"""
+    rig = make({KEY: OLD, "other": OLD}, retry=ONCE)
+    file = rig.open("r+b")
+    file.pwrite(b"dirty", 0)
+    entered, (out, into) = threading.Event(), os.pipe()
+
+    def hang(*call: Any) -> Any:
+        entered.set()
+        while libc.read(out, ctypes.create_string_buffer(1), 1) != 1:
+            pass  # a signal
+        return WORK[op](*call)
+
+    rig.backend.fault(op, hang)
+    if how == "interrupt":
+        with ctrl_c(entered), pytest.raises(KeyboardInterrupt):
+            VERBS[verb](rig, file)
+    else:
+        task = Task(VERBS[verb], rig, file)
+        assert entered.wait(WAIT_LIMIT_S)
+        rig.volume.abort()
+        with pytest.raises(ShutdownError):
+            task.result()
+    os.write(into, b"x")
+    if how == "abort":
+        rig.volume.reconnect(rig.backend)
+    Task(file.fsync).result()
+    assert file.pread(len(OLD), 0) == b"dirty" + OLD[5:]
+    eventually(lambda: rig.backend.nr_running == 0)
+    os.close(out)
+    os.close(into)
 
 
 def test_every_blocking_verb_is_in_the_table() -> None:
