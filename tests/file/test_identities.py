@@ -7,44 +7,23 @@ from __future__ import annotations
 import errno
 import os
 import shutil
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
 import pytest
 
-from pagecache import CachedFile, PageCache, Volume
-from pagecache.backends import Backend, BackendFile, DirectoryBackend, MemoryBackend
+from pagecache import CachedFile, ObjectStat, PageCache, Volume
+from pagecache.backends import DirectoryBackend, MemoryBackend
 from pagecache.backends.directory import DirectoryFile
-from pagecache.backends.passing import PassingBackend, PassingFile
 from pagecache.backends.protocol import close_backend_file
-from pagecache.errors import Key, WritebackError
-from pagecache.testing import Gate
+from pagecache.errors import WritebackError
+from pagecache.testing import FaultyBackend, Gate, Rule
 from pagecache.volume.inode import InodeTable
 
 from ..planted.failing import store_by_name, whole_objects
 from ..planted.planted import Factory
 from .rig import ONCE, Task
-
-
-class Recorded(PassingBackend):
-    """Records calls for names, and holds opens of one key at a gate."""
-
-    def __init__(self, inner: Backend) -> None:
-        super().__init__(inner)
-        self.calls: list[str] = []
-        self.gates: dict[Key, Gate] = {}
-
-    def open(self, key: Key, *, create: bool = False, exclusive: bool = False) -> BackendFile:
-        self.calls.append("open")
-        opened = self.inner.open(key, create=create, exclusive=exclusive)
-        if key in self.gates:
-            self.gates[key].enter(20)
-        return opened
-
-    def stat(self, key: Key) -> Any:
-        self.calls.append("stat")
-        return self.inner.stat(key)
 
 
 @pytest.fixture
@@ -68,27 +47,6 @@ def store(volume: Volume, key: str, data: bytes) -> None:
 def content(volume: Volume, key: str) -> bytes:
     with volume.open(key) as file:
         return file.pread(100, 0)
-
-
-@pytest.mark.parametrize("target", ["f", "x"])
-def test_the_rename_of_a_link_leaves_the_file_that_it_leads_to(volume: Volume, tmp_path: Path, target: str) -> None:
-    """The link leads elsewhere afterwards, to a name that is free. [2.20]"""
-    (tmp_path / "x").mkdir()
-    (tmp_path / "y" / "x").mkdir(parents=True)
-    name, other = ("f", "y/f") if target == "f" else ("x/f", "y/x/f")
-    held = volume.open(name, "w+")
-    held.pwrite(b"unsaved", 0)
-    (tmp_path / "a").symlink_to(target)
-    assert content(volume, "a" if target == "f" else "a/f") == b"unsaved"
-    volume.rename("a", "y/a")
-    assert content(volume, name) == b"unsaved"
-    assert not volume.exists(other)
-    store(volume, other, b"other")
-    assert held.pread(100, 0) == b"unsaved"
-    held.close()
-    volume.sync(20)
-    assert (tmp_path / name).read_bytes() == b"unsaved"
-    assert (tmp_path / other).read_bytes() == b"other"
 
 
 def test_a_file_that_another_name_of_a_file_is_renamed_over_is_gone(volume: Volume, backend: DirectoryBackend) -> None:
@@ -127,32 +85,13 @@ def test_a_directory_takes_its_own_files_along(volume: Volume, backend: Director
     assert (tmp_path / "z").read_bytes() == b"linked"
 
 
-class Full(PassingBackend):
-    """Takes no bytes while `full`."""
-
-    full = False
-
-    def open(self, key: Key, *, create: bool = False, exclusive: bool = False) -> BackendFile:
-        return FullFile(self, self.inner.open(key, create=create, exclusive=exclusive))
-
-
-class FullFile(PassingFile):
-    def __init__(self, store: Full, inner: BackendFile) -> None:
-        super().__init__(inner)
-        self._store = store
-
-    def write_from(self, offset: int, buffers: Sequence[memoryview]) -> int:
-        if self._store.full:
-            raise OSError(errno.ENOSPC, "no space left on device")
-        return self.inner.write_from(offset, buffers)
-
-
 def test_unsaved_bytes_without_a_name_are_reached_by_the_last_one(tmp_path: Path) -> None:
     """If the object that has it now has none. They are listed and retried until then. [2.20, K1]"""
-    backend = Full(DirectoryBackend(tmp_path))
+    backend = FaultyBackend(DirectoryBackend(tmp_path))
+    full = Rule("write", error=errno.ENOSPC)
     with PageCache("1MiB", retry=ONCE, flush_interval=3600, dirty_expire=3600) as cache:
         volume = cache.attach(backend, read_ahead=0)
-        backend.full = True
+        backend.use([full])
         for length in (1, 2):
             file = volume.open("f", "w")
             file.pwrite(bytes(length), 0)
@@ -166,9 +105,9 @@ def test_unsaved_bytes_without_a_name_are_reached_by_the_last_one(tmp_path: Path
             assert volume.dirty_ranges("f") == [(0, 1)]
             assert [(stat.key, stat.size) for stat in volume.unsaved("f")] == [("f", 5)]
             assert sorted(each.length for each in volume.failed()) == [1, 2]
-            backend.full = False
+            backend.use([])
             now.fsync()
-            backend.full = True
+            backend.use([full])
             volume.retry_failed("f")
             for length in (1, 2):
                 assert volume.dirty_ranges("f") == [(0, length)]
@@ -215,13 +154,14 @@ def test_a_file_is_gone_with_its_last_name(volume: Volume, backend: DirectoryBac
 @pytest.mark.parametrize("over", [False, True])
 def test_a_link_that_is_made_beside_a_change_of_names_keeps_the_file(tmp_path: Path, over: bool) -> None:
     """The store had one name of it when the call looked. [2.20]"""
-    backend = LinkedBeside(tmp_path)
+    backend = FaultyBackend(DirectoryBackend(tmp_path))
     with PageCache("1MiB", flush_interval=3600, dirty_expire=3600) as cache:
         volume = cache.attach(backend)
         store(volume, "new", b"new")
         held = volume.open("a", "w+")
         held.pwrite(b"linked", 0)
-        backend.linking = True
+        link = Rule(("remove", "rename"), change=lambda *_call: os.link(tmp_path / "a", tmp_path / "b"))
+        backend.use([link])
         if over:
             volume.rename("new", "a")
         else:
@@ -232,24 +172,6 @@ def test_a_link_that_is_made_beside_a_change_of_names_keeps_the_file(tmp_path: P
             again.pwrite(b"L", 0)
         assert held.pread(100, 0) == b"Linked"
         held.close()
-
-
-class LinkedBeside(DirectoryBackend):
-    """Another program makes "b" a link of "a" just before a change of names."""
-
-    linking = False
-
-    def _link(self) -> None:
-        if self.linking:
-            os.link(f"{self.root}/a", f"{self.root}/b")
-
-    def remove(self, key: Key) -> None:
-        self._link()
-        super().remove(key)
-
-    def rename(self, src: Key, dst: Key, *, replace: bool = True) -> None:
-        self._link()
-        super().rename(src, dst, replace=replace)
 
 
 @pytest.mark.parametrize("how", ["file", "directory", "link"])
@@ -374,30 +296,29 @@ def test_an_open_reaches_the_object_that_has_the_name(replaced: bool, mode: Any)
 
 def test_a_kept_cache_is_opened_without_a_call_of_the_backend() -> None:
     """Any other open of a cached file asks for the name, once."""
-    backend = Recorded(MemoryBackend())
+    backend = FaultyBackend(MemoryBackend())
     with PageCache("1MiB") as cache:
         volume = cache.attach(backend)
         store(volume, "k", b"data")
-        backend.calls.clear()
+        backend.clear_calls()
         with volume.open("k", keep_cache=True) as file:
             assert file.pread(100, 0) == b"data"
         assert backend.calls == []
         assert content(volume, "k") == b"data"
-        assert backend.calls == ["stat"]
+        assert [call.op for call in backend.calls] == ["stat"]
 
 
 def test_two_names_that_are_opened_at_once_are_one_file(tmp_path: Path) -> None:
     """Both opens have found the object before the first has made its file."""
     (tmp_path / "a").write_bytes(b"linked")
     os.link(tmp_path / "a", tmp_path / "b")
-    backend = Recorded(DirectoryBackend(tmp_path, prompt=False))
+    backend = FaultyBackend(DirectoryBackend(tmp_path, prompt=False))
     with PageCache("1MiB") as cache:
         volume = cache.attach(backend)
-        backend.gates = {key: Gate() for key in ("a", "b")}
-        tasks = [Task(volume.open, key, "r+") for key in ("a", "b")]
-        for gate in backend.gates.values():
-            gate.wait_entered()
-            gate.release()
+        with Gate() as gate:
+            backend.use([Rule("stat", gate=gate)])  # of the files that were opened
+            tasks = [Task(volume.open, key, "r+") for key in ("a", "b")]
+            gate.wait_entered(calls=2)
         first, second = (task.result() for task in tasks)
         first.pwrite(b"L", 0)
         assert second.pread(100, 0) == b"Linked"
@@ -406,61 +327,37 @@ def test_two_names_that_are_opened_at_once_are_one_file(tmp_path: Path) -> None:
         second.close()
 
 
-class LateStatus(PassingFile):
-    """Its first status comes late."""
-
-    gate: Gate | None = None
-
-    def stat(self) -> Any:
-        found, gate, self.gate = self.inner.stat(), self.gate, None
-        if gate is not None:
-            gate.enter(20)
-        return found
-
-
-class LateStatuses(PassingBackend):
-    """The first status of a file that is opened by "b" comes late."""
-
-    def __init__(self, inner: Backend) -> None:
-        super().__init__(inner)
-        self.gate = Gate()
-
-    def open(self, key: Key, *, create: bool = False, exclusive: bool = False) -> BackendFile:
-        file = LateStatus(self.inner.open(key, create=create, exclusive=exclusive))
-        if key == "b":
-            file.gate = self.gate
-        return file
-
-
-def test_an_open_beside_writes_by_another_name_takes_no_old_status(tmp_path: Path) -> None:
+def test_an_open_beside_writes_by_another_name_takes_no_old_status(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     """The file was closed in the store again when the open finds out that its object is known."""
     (tmp_path / "a").touch()
     os.link(tmp_path / "a", tmp_path / "b")
-    backend = LateStatuses(DirectoryBackend(tmp_path, prompt=False))
-    with PageCache("1MiB") as cache:
-        volume = cache.attach(backend)
+    genuine = DirectoryFile.stat
+
+    def late(file: DirectoryFile) -> ObjectStat:
+        monkeypatch.setattr(DirectoryFile, "stat", genuine)
+        found = genuine(file)
+        gate.enter(20)
+        return found
+
+    with PageCache("1MiB") as cache, Gate() as gate:
+        volume = cache.attach(DirectoryBackend(tmp_path, prompt=False))
+        monkeypatch.setattr(DirectoryFile, "stat", late)
         opening = Task(volume.open, "b")
-        backend.gate.wait_entered()
+        gate.wait_entered()
         store(volume, "a", b"written by the other name")
         volume.sync(20)
         for backend_file in volume.engine.take_idle(0):
             close_backend_file(backend_file)
-        backend.gate.release()
+        gate.release()
         with opening.result() as file:
             assert file.pread(100, 0) == b"written by the other name"
 
 
-class ChangedBeside(PassingBackend):
-    """Something happens just after a file was opened, once."""
-
-    then: Callable[[], object] | None = None
-
-    def open(self, key: Key, *, create: bool = False, exclusive: bool = False) -> BackendFile:
-        file = self.inner.open(key, create=create, exclusive=exclusive)
-        then, self.then = self.then, None
-        if then is not None:
-            Task(then).result()
-        return file
+def beside_an_open(call: Callable[[], object]) -> Rule:
+    """Make a call just after the next open, before the status of its file."""
+    return Rule("stat", nth=1, change=lambda *_call: Task(call).result())
 
 
 @pytest.mark.parametrize("taken", [False, True])
@@ -471,7 +368,7 @@ def test_an_open_beside_a_rename_of_its_name_ends(tmp_path: Path, own: bool, tak
     (tmp_path / "l").symlink_to("d")
     (tmp_path / "d" / "a").write_bytes(b"renamed")
     (tmp_path / "other").write_bytes(b"other")
-    backend = ChangedBeside(DirectoryBackend(tmp_path))
+    backend = FaultyBackend(DirectoryBackend(tmp_path))
     with PageCache("1MiB") as cache:
         volume = cache.attach(backend)
         held = volume.open("d/a", "r+")
@@ -484,7 +381,7 @@ def test_an_open_beside_a_rename_of_its_name_ends(tmp_path: Path, own: bool, tak
             if taken:
                 os.rename(tmp_path / "other", tmp_path / "d" / "a")
 
-        backend.then = rename
+        backend.use([beside_an_open(rename)])
         opening = Task(volume.open, "l/a", timeout=20)
         if taken:
             with opening.result() as file:
@@ -500,11 +397,11 @@ def test_the_open_that_has_made_an_object_is_its_creator(tmp_path: Path) -> None
     """Another open has found the object by another name before. [2.20]"""
     (tmp_path / "d").mkdir()
     (tmp_path / "l").symlink_to("d")
-    backend = ChangedBeside(DirectoryBackend(tmp_path))
+    backend = FaultyBackend(DirectoryBackend(tmp_path))
     with PageCache("1MiB") as cache:
         volume = cache.attach(backend)
         others: list[CachedFile] = []
-        backend.then = lambda: others.append(volume.open("d/new", "r+"))
+        backend.use([beside_an_open(lambda: others.append(volume.open("d/new", "r+")))])
         with volume.open("l/new", "x") as file:
             assert volume.unsaved("l/new")  # its name is not committed
             file.pwrite(b"new", 0)
@@ -518,12 +415,12 @@ def test_a_mirror_gives_up_the_copy_of_an_object_that_two_opens_have_made(tmp_pa
     """The one that did not make it may have written to the earlier copy. [2.13]"""
     (tmp_path / "d").mkdir()
     (tmp_path / "l").symlink_to("d")
-    backend, mirror = ChangedBeside(DirectoryBackend(tmp_path)), MemoryBackend()
+    backend, mirror = FaultyBackend(DirectoryBackend(tmp_path)), MemoryBackend()
     mirror.open("d/new", create=True).write_from(0, [memoryview(b"earlier")])
     with PageCache("1MiB") as cache:
         volume = cache.attach(backend, mirror=mirror)
         others: list[CachedFile] = []
-        backend.then = lambda: others.append(volume.open("d/new", "r+"))
+        backend.use([beside_an_open(lambda: others.append(volume.open("d/new", "r+")))])
         with volume.open("l/new", "x") as file:
             file.pwrite(b"new", 0)
         others[0].close()
@@ -625,24 +522,11 @@ def test_a_file_without_a_known_name_goes_on_after_a_reconnect(tmp_path: Path) -
     assert (tmp_path / "b").read_bytes() == b"Linked"
 
 
-class OpenedLate(DirectoryBackend):
-    """`beside` runs once, between an open of "link" and its answer."""
-
-    beside: Any = None
-
-    def open(self, key: Key, *, create: bool = False, exclusive: bool = False) -> DirectoryFile:
-        file = super().open(key, create=create, exclusive=exclusive)
-        if key == "link" and self.beside is not None:
-            beside, self.beside = self.beside, None
-            Task(beside).result()
-        return file
-
-
 @pytest.mark.parametrize("how", ["remove", "rename over"])
 @pytest.mark.parametrize("held", [True, False], ids=["held", "closed"])
 def test_an_open_through_a_link_makes_no_second_file_of_a_removed_object(tmp_path: Path, how: str, held: bool) -> None:
     """Its unsaved bytes went with its last name; the open finds what the link leads to now. [2.20]"""
-    backend = OpenedLate(tmp_path)
+    backend = FaultyBackend(DirectoryBackend(tmp_path))
     os.symlink("a", tmp_path / "link")
     with PageCache("1MiB", flush_interval=3600, dirty_expire=3600) as cache:
         volume = cache.attach(backend)
@@ -659,7 +543,7 @@ def test_an_open_through_a_link_makes_no_second_file_of_a_removed_object(tmp_pat
             if not held:
                 file.close()
 
-        backend.beside = lose
+        backend.use([beside_an_open(lose)])
         if how == "remove":
             with pytest.raises(FileNotFoundError):
                 volume.open("link", "r+")

@@ -14,9 +14,8 @@ from pagecache import CachedFile, DataLossError, ObjectStat
 from pagecache.backends.protocol import Key
 
 from ..stores import RecordingBackend, StoredObject
-from .rig import FAST, KEY, ONCE, PAGE, Rig, Task, eventually, pattern
+from .rig import FAST, KEY, ONCE, PAGE, Make, Rig, Task, eventually, pattern
 
-Make = Callable[..., Rig]
 DATA, OTHER = pattern(3 * PAGE), pattern(4 * PAGE, 7)
 
 
@@ -26,11 +25,44 @@ def store(make: Make) -> Rig:
     return make(backend=RecordingBackend({KEY: DATA, "other": OTHER}, by_name=True, max_write=PAGE), retry=FAST)
 
 
-def replace_by_new(store: Rig) -> None:
-    store.volume.remove(KEY)
-    with store.volume.open(KEY, "xb") as other:
+class StoreOfPaths(RecordingBackend):
+    """A rename of a directory moves everything below it."""
+
+    def stat(self, key: Key) -> ObjectStat:
+        with self.lock:
+            below = any(str(other).startswith(f"{key}/") for other in self.objects)
+        return ObjectStat(size=0, kind="dir") if below else super().stat(key)
+
+    def rename(self, src: Key, dst: Key, *, replace: bool = True) -> None:
+        with self.lock:
+            below = [key for key in self.objects if str(key).startswith(f"{src}/")]
+        for key in below or [src]:
+            super().rename(key, f"{dst}{str(key).removeprefix(str(src))}", replace=replace)
+
+
+# The old and the new name, and the keys of the file before and after.
+NAMES = {"a file": (KEY, "new", KEY, "new"), "a directory": ("d", "e", "d/file", "e/file")}
+
+
+def opened(make: Make, kind: str = "a file", **options: Any) -> tuple[Rig, CachedFile]:
+    """Return a rig, and a file with dirty bytes that is open there; at most its first page is cached."""
+    key = NAMES[kind][2]
+    backend = StoreOfPaths({key: DATA}, **{"by_name": True, "max_write": PAGE, **options})
+    store = make(backend=backend, retry=ONCE)
+    file = store.open("r+b", key=key, read_ahead=0)
+    file.pwrite(b"dirty", 0)
+    return store, file
+
+
+def make_another(store: Rig, key: str) -> None:
+    with store.volume.open(key, "xb") as other:
         other.pwrite(OTHER, 0)
         other.fsync()
+
+
+def replace_by_new(store: Rig) -> None:
+    store.volume.remove(KEY)
+    make_another(store, KEY)
 
 
 def replace_by_rename(store: Rig) -> None:
@@ -116,70 +148,24 @@ def test_a_read_that_runs_beside_the_loss_of_its_name_returns_no_other_object(
 
 @pytest.mark.parametrize("direct", [False, True])
 @pytest.mark.parametrize("prompt", [False, True])
-def test_a_read_beside_a_rename_waits_for_it_and_reads_by_the_new_name(make: Make, prompt: bool, direct: bool) -> None:
+@pytest.mark.parametrize("kind", NAMES)
+def test_a_read_beside_a_rename_waits_for_it_and_reads_by_the_new_name(
+    make: Make, kind: str, prompt: bool, direct: bool
+) -> None:
     """The policy of retries has no part in it: nothing was wrong. [2.20]"""
-    store = make(backend=RecordingBackend({KEY: DATA}, by_name=True, prompt=prompt), retry=FAST)
-    file = store.volume.open(KEY, "rb", direct=direct, read_ahead=0)
+    store, file = opened(make, kind, prompt=prompt)
+    old, new, before, _after = NAMES[kind]
+    reader = store.open("rb", key=before, direct=direct, read_ahead=0)
     gate = store.backend.gate("rename answer")
-    renaming = Task(store.volume.rename, KEY, "new")
+    renaming = Task(store.volume.rename, old, new)
     gate.wait_entered()
-    reading = Task(file.pread, 10, PAGE)
+    reading = Task(reader.pread, 10, PAGE)
     eventually(lambda: any(wait.what == "the call that changes the name of the object" for wait in store.cache.waits()))
     gate.open()
     renaming.result()
     assert reading.result() == DATA[PAGE : PAGE + 10]
+    assert not [call for call in store.backend.seen("read_into", before) if call.offset]
     file.close()
-
-
-def test_a_renamed_file_goes_on_under_its_new_name(store: Rig) -> None:
-    """It is opened anew: the next object of the old name is another one. [2.20]"""
-    file = store.open("r+b", read_ahead=0)
-    file.pwrite(b"dirty", 0)
-    store.volume.rename(KEY, "new")
-    with store.volume.open(KEY, "xb") as other:
-        other.pwrite(OTHER, 0)
-        other.fsync()
-    assert file.pread(10, PAGE) == DATA[PAGE : PAGE + 10]
-    file.fsync()
-    file.close()
-    assert store.backend.committed("new") == b"dirty" + DATA[5:]
-    assert store.backend.committed(KEY) == OTHER
-
-
-def rename_twice(store: Rig) -> None:
-    store.volume.rename("new", "next")
-    store.volume.rename("next", "new")
-
-
-NEEDS: dict[str, Callable[[Rig, CachedFile], Any]] = {
-    "read": lambda _store, file: file.pread(10, PAGE),
-    "fsync": lambda _store, file: file.fsync(),
-    "truncate": lambda _store, file: file.truncate(len(DATA)),
-    "open": lambda store, _file: store.volume.open("new").close(),
-    "rename": lambda store, _file: rename_twice(store),
-}
-
-
-@pytest.mark.parametrize("needs", NEEDS.values(), ids=NEEDS)
-def test_a_renamed_file_that_cannot_be_opened_is_opened_by_the_next_call_that_needs_it(
-    make: Make, needs: Callable[[Rig, CachedFile], Any]
-) -> None:
-    """The rename is done, and raises the error; nothing goes to the next object of the old name. [2.20]"""
-    store = make(backend=RecordingBackend({KEY: DATA}, by_name=True, max_write=PAGE), retry=ONCE)
-    file = store.open("r+b", read_ahead=0)
-    file.pwrite(b"dirty", 0)
-    store.backend.fault("open", OSError(errno.ENETUNREACH, "no"), key="new")
-    with pytest.raises(OSError, match="no"):
-        store.volume.rename(KEY, "new")
-    with store.volume.open(KEY, "xb") as other:
-        other.pwrite(OTHER, 0)
-        other.fsync()
-    needs(store, file)
-    assert file.pread(10, PAGE) == DATA[PAGE : PAGE + 10]
-    file.fsync()
-    file.close()
-    assert store.backend.committed("new") == b"dirty" + DATA[5:]
-    assert store.backend.committed(KEY) == OTHER
 
 
 def rename_to_a_name_that_is_removed_at_once(store: Rig) -> None:
@@ -198,9 +184,7 @@ def test_a_clean_file_whose_new_name_another_program_removes_at_once_is_a_remove
     assert file.pread(PAGE, 0) == DATA[:PAGE]
     rename_to_a_name_that_is_removed_at_once(store)
     for key in (KEY, "new"):
-        with store.volume.open(key, "xb") as other:
-            other.pwrite(OTHER, 0)
-            other.fsync()
+        make_another(store, key)
     gone(lambda: file.pread(10, PAGE))
     file.pwrite(b"dirty", 0)
     file.fsync()
@@ -213,9 +197,7 @@ def test_unsaved_bytes_of_a_file_whose_new_name_another_program_removes_at_once_
     make: Make, back: bool
 ) -> None:
     """The rename is done; each save says what is missing, until something has the name, or they are given up. [2.20]"""
-    store = make(backend=RecordingBackend({KEY: DATA}, by_name=True, max_write=PAGE), retry=ONCE)
-    file = store.open("r+b", read_ahead=0)
-    file.pwrite(b"dirty", 0)
+    store, file = opened(make)
     rename_to_a_name_that_is_removed_at_once(store)
     with pytest.raises(OSError) as raised:
         file.fsync()
@@ -262,9 +244,7 @@ def test_a_remove_is_over_for_a_file_that_could_not_be_opened_by_its_new_name(ma
     with pytest.raises(OSError, match="no"):
         store.volume.rename(KEY, "new")
     store.volume.remove("new")
-    with store.volume.open("new", "xb") as other:
-        other.pwrite(OTHER, 0)
-        other.fsync()
+    make_another(store, "new")
     gone(lambda: file.pread(10, PAGE))
     file.pwrite(b"dirty", 0)
     file.fsync()
@@ -273,14 +253,6 @@ def test_a_remove_is_over_for_a_file_that_could_not_be_opened_by_its_new_name(ma
 
 
 LOST = OSError(errno.ECONNRESET, "no answer")
-NEEDS_OF_HANDLES: dict[str, Callable[[CachedFile], Any]] = {
-    "read": lambda file: file.pread(10, PAGE),
-    "fsync": lambda file: file.fsync(),
-    "truncate": lambda file: file.truncate(len(DATA)),
-    "write": lambda file: file.pwrite(DATA[2 * PAGE + 100 :][:10], 2 * PAGE + 100),
-    "flush": lambda file: file.flush(),
-    "sync": lambda file: file.volume.sync(20),
-}
 
 
 def lose_the_answer(store: Rig, change: Callable[[], Any], *, landed: bool = True) -> None:
@@ -296,23 +268,64 @@ def lose_the_answer(store: Rig, change: Callable[[], Any], *, landed: bool = Tru
         store.backend.objects[KEY].version = 99
 
 
-@pytest.mark.parametrize("landed", [True, False], ids=["carried out", "not carried out"])
-@pytest.mark.parametrize("needs", NEEDS_OF_HANDLES)
-def test_a_file_asks_for_its_name_before_any_call_after_a_rename_without_an_answer(
-    make: Make, needs: str, landed: bool
-) -> None:
-    """No call by name comes before; nothing of the next object of the old name is read or written. [2.14, 2.20]"""
-    store = make(backend=RecordingBackend({KEY: DATA}, by_name=True, max_write=PAGE), retry=ONCE)
-    file = store.open("r+b", read_ahead=0)
-    file.pwrite(b"dirty", 0)
-    lose_the_answer(store, lambda: store.volume.rename(KEY, "new"), landed=landed)
-    NEEDS_OF_HANDLES[needs](file)
+def rename(store: Rig, kind: str) -> None:
+    old, new, before, _after = NAMES[kind]
+    store.volume.rename(old, new)
+    make_another(store, before)
+
+
+def rename_and_fail_to_open(store: Rig, kind: str) -> None:
+    """The rename is done, and raises the error of the open."""
+    store.backend.fault("open", OSError(errno.ENETUNREACH, "no"), key="new")
+    with pytest.raises(OSError, match="no"):
+        store.volume.rename(KEY, "new")
+    make_another(store, KEY)
+
+
+RENAMES: dict[str, Callable[[Rig, str], None]] = {
+    "renamed": rename,
+    "renamed and not opened": rename_and_fail_to_open,
+    "no answer": lambda store, _kind: lose_the_answer(store, lambda: store.volume.rename(KEY, "new")),
+    "not carried out": lambda store, _kind: lose_the_answer(
+        store, lambda: store.volume.rename(KEY, "new"), landed=False
+    ),
+}
+
+
+def rename_twice(store: Rig, name: str) -> None:
+    store.volume.rename(name, "next")
+    store.volume.rename("next", name)
+
+
+NEEDS: dict[str, Callable[[Rig, CachedFile, str], Any]] = {
+    "read": lambda _store, file, _name: file.pread(10, PAGE),
+    "fsync": lambda _store, file, _name: file.fsync(),
+    "truncate": lambda _store, file, _name: file.truncate(len(DATA)),
+    "write": lambda _store, file, _name: file.pwrite(DATA[2 * PAGE + 100 :][:10], 2 * PAGE + 100),
+    "flush": lambda _store, file, _name: file.flush(),
+    "sync": lambda store, _file, _name: store.volume.sync(20),
+    "open": lambda store, _file, name: store.volume.open(name).close(),
+    "rename": lambda store, _file, name: rename_twice(store, name),
+}
+RENAMED = [("a file", how) for how in RENAMES] + [("a directory", "renamed")]
+
+
+@pytest.mark.parametrize("needs", NEEDS)
+@pytest.mark.parametrize(("kind", "how"), RENAMED)
+def test_a_file_goes_on_under_the_name_that_it_has_after_a_rename(make: Make, kind: str, how: str, needs: str) -> None:
+    """The next call that needs it opens it anew, and asks for its name before if there was no answer. No call by name
+    comes before; nothing of the next object of the old name is read or written. [2.14, 2.20]
+    """
+    store, file = opened(make, kind)
+    *_names, before, after = NAMES[kind]
+    RENAMES[how](store, kind)
+    NEEDS[needs](store, file, before if how == "not carried out" else after)
     assert file.pread(10, PAGE) == DATA[PAGE : PAGE + 10]
     file.fsync()
     file.close()
     stored = b"dirty" + DATA[5:]
-    names = store.backend.committed(KEY), store.backend.committed("new")
-    assert names == ((OTHER, stored) if landed else (stored, None))
+    names = store.backend.committed(before), store.backend.committed(after)
+    assert names == ((stored, None) if how == "not carried out" else (OTHER, stored))
 
 
 def test_a_replaced_file_asks_for_its_name_after_a_rename_without_an_answer(make: Make) -> None:
@@ -331,9 +344,7 @@ def test_a_replaced_file_asks_for_its_name_after_a_rename_without_an_answer(make
 
 def test_a_removed_file_asks_for_its_name_after_a_remove_without_an_answer(make: Make) -> None:
     """Nothing of it is stored in the next object of its name. [2.14, 2.20]"""
-    store = make(backend=RecordingBackend({KEY: DATA}, by_name=True, max_write=PAGE), retry=ONCE)
-    file = store.open("r+b", read_ahead=0)
-    file.pwrite(b"dirty", 0)
+    store, file = opened(make)
     store.backend.fault("remove answer", LOST)
     with pytest.raises(OSError, match="no answer"):
         store.volume.remove(KEY)
@@ -347,8 +358,7 @@ def test_a_removed_file_asks_for_its_name_after_a_remove_without_an_answer(make:
 
 def test_the_same_rename_succeeds_once_after_a_file_has_found_it_done(make: Make) -> None:
     """As if the call had found it. [2.14]"""
-    store = make(backend=RecordingBackend({KEY: DATA}, by_name=True, max_write=PAGE), retry=ONCE)
-    file = store.open("r+b", read_ahead=0)
+    store, file = opened(make)
     store.backend.fault("rename answer", LOST)
     with pytest.raises(OSError, match="no answer"):
         store.volume.rename(KEY, "new")
@@ -359,8 +369,7 @@ def test_the_same_rename_succeeds_once_after_a_file_has_found_it_done(make: Make
 
 def test_a_look_that_fails_leaves_the_file_without_a_name(make: Make) -> None:
     """The call that needs it raises; the next one looks again. [2.14]"""
-    store = make(backend=RecordingBackend({KEY: DATA}, by_name=True, max_write=PAGE), retry=ONCE)
-    file = store.open("r+b", read_ahead=0)
+    store, file = opened(make)
     lose_the_answer(store, lambda: store.volume.rename(KEY, "new"))
     store.backend.fault("stat", LOST)
     with pytest.raises(OSError, match="no answer"):
@@ -372,9 +381,7 @@ def test_a_look_that_fails_leaves_the_file_without_a_name(make: Make) -> None:
 @pytest.mark.parametrize("first", ["file", "name"])
 def test_a_file_and_a_call_by_name_that_ask_at_once_find_one_result(make: Make, first: str) -> None:
     """Whichever begins to look first. [2.14]"""
-    store = make(backend=RecordingBackend({KEY: DATA}, by_name=True, max_write=PAGE), retry=ONCE)
-    file = store.open("r+b", read_ahead=0)
-    file.pwrite(b"dirty", 0)
+    store, file = opened(make)
     lose_the_answer(store, lambda: store.volume.rename(KEY, "new"))
     calls = [lambda: file.pread(10, PAGE), lambda: store.volume.exists("new")]
     gate = store.backend.gate("stat", KEY)
@@ -390,86 +397,23 @@ def test_a_file_and_a_call_by_name_that_ask_at_once_find_one_result(make: Make, 
     assert (store.backend.committed(KEY), store.backend.committed("new")) == (OTHER, b"dirty" + DATA[5:])
 
 
-class StoreOfPaths(RecordingBackend):
-    """A rename of a directory moves everything below it."""
-
-    def stat(self, key: Key) -> ObjectStat:
-        with self.lock:
-            below = any(str(other).startswith(f"{key}/") for other in self.objects)
-        return ObjectStat(size=0, kind="dir") if below else super().stat(key)
-
-    def rename(self, src: Key, dst: Key, *, replace: bool = True) -> None:
-        with self.lock:
-            below = [key for key in self.objects if str(key).startswith(f"{src}/")]
-        for key in below or [src]:
-            super().rename(key, f"{dst}{str(key).removeprefix(str(src))}", replace=replace)
-
-
-def in_directory(make: Make, **options: Any) -> tuple[Rig, CachedFile]:
-    """Return a rig, and a file that is open below "d"; only its first page is cached."""
-    store = make(backend=StoreOfPaths({"d/file": DATA}, by_name=True, max_write=PAGE, **options), retry=ONCE)
-    file = store.volume.open("d/file", "r+b", read_ahead=0)
-    file.pwrite(b"dirty", 0)
-    return store, file
-
-
-def replace_old_name(store: Rig) -> None:
-    with store.volume.open("d/file", "xb") as other:
-        other.pwrite(OTHER, 0)
-        other.fsync()
-
-
-@pytest.mark.parametrize("prompt", [False, True])
-def test_a_read_that_waits_for_the_rename_of_its_directory_reads_by_the_new_name(make: Make, prompt: bool) -> None:
-    """As beside a rename of the file itself. [2.20]"""
-    store, file = in_directory(make, prompt=prompt)
-    gate = store.backend.gate("rename answer")
-    renaming = Task(store.volume.rename, "d", "e")
-    gate.wait_entered()
-    reading = Task(file.pread, 10, PAGE)
-    eventually(lambda: any(wait.what == "the call that changes the name of the object" for wait in store.cache.waits()))
-    gate.open()
-    renaming.result()
-    assert reading.result() == DATA[PAGE : PAGE + 10]
-    assert not [call for call in store.backend.seen("read_into", "d/file") if call.offset]
-    file.close()
-
-
 @pytest.mark.parametrize("prompt", [False, True])
 def test_a_read_that_runs_beside_the_rename_of_its_directory_reads_again(make: Make, prompt: bool) -> None:
     """Its call looks the old name up when another object has it. [2.20]"""
-    store, file = in_directory(make, prompt=prompt)
+    store, file = opened(make, "a directory", prompt=prompt)
     gate = store.backend.gate("read_into", "d/file")
     reading = Task(file.pread, 10, PAGE)
     gate.wait_entered()
     store.volume.rename("d", "e")
-    replace_old_name(store)
+    make_another(store, "d/file")
     gate.open()
     assert reading.result() == DATA[PAGE : PAGE + 10]
     file.close()
 
 
-@pytest.mark.parametrize("needs", ["read", "fsync", "truncate", "open"])
-def test_a_file_of_a_renamed_directory_goes_on_under_its_new_name(make: Make, needs: str) -> None:
-    """The next call that needs it opens it; none goes to the next object of the old name. [2.20]"""
-    store, file = in_directory(make)
-    store.volume.rename("d", "e")
-    assert not store.backend.seen("open", "e/file")
-    replace_old_name(store)
-    if needs == "open":
-        store.volume.open("e/file").close()
-    else:
-        NEEDS[needs](store, file)
-    assert file.pread(10, PAGE) == DATA[PAGE : PAGE + 10]
-    file.fsync()
-    file.close()
-    assert store.backend.committed("e/file") == b"dirty" + DATA[5:]
-    assert store.backend.committed("d/file") == OTHER
-
-
 def test_a_file_asks_for_its_name_after_a_rename_of_its_directory_without_an_answer(make: Make) -> None:
     """It goes on under the new name. [2.14, 2.20]"""
-    store, file = in_directory(make)
+    store, file = opened(make, "a directory")
     store.backend.fault("rename answer", LOST)
     with pytest.raises(OSError, match="no answer"):
         store.volume.rename("d", "e")
@@ -480,23 +424,15 @@ def test_a_file_asks_for_its_name_after_a_rename_of_its_directory_without_an_ans
     assert (store.backend.committed("d/file"), store.backend.committed("e/file")) == (OTHER, b"dirty" + DATA[5:])
 
 
-SAVES: dict[str, Callable[[CachedFile], Any]] = {
-    "fsync": lambda file: file.fsync(),
-    "flush": lambda file: file.flush(),
-    "close": lambda file: file.close(),
-    "sync": lambda file: file.volume.sync(20),
-}
-
-
-@pytest.mark.parametrize("save", SAVES)
+@pytest.mark.parametrize("save", ["fsync", "flush", "close", "sync"])
 def test_write_back_that_begins_beside_the_rename_of_its_directory_uses_the_new_name(make: Make, save: str) -> None:
     """It waits for the end of the rename, and fails for no policy. [2.20]"""
-    store, file = in_directory(make)
+    store, file = opened(make, "a directory")
     gate = store.backend.gate("rename answer")
     renaming = Task(store.volume.rename, "d", "e")
     gate.wait_entered()
     store.backend.objects["d/file"] = StoredObject(OTHER)
-    saving = Task(SAVES[save], file)
+    saving = Task(ENDS[save], store, file)
     eventually(lambda: len(store.cache.waits()) > 1)
     gate.open()
     renaming.result()
@@ -508,7 +444,7 @@ def test_write_back_that_begins_beside_the_rename_of_its_directory_uses_the_new_
 
 def test_the_rename_of_a_directory_waits_for_write_back_of_its_files(make: Make) -> None:
     """Bytes in flight are stored under the old name first. [2.20]"""
-    store, file = in_directory(make)
+    store, file = opened(make, "a directory")
     gate = store.backend.gate("write_from", "d/file")
     saving = Task(file.fsync)
     gate.wait_entered()
@@ -525,7 +461,7 @@ def test_the_rename_of_a_directory_waits_for_write_back_of_its_files(make: Make)
 
 def test_other_calls_beside_the_rename_of_a_directory_are_refused_as_transient(make: Make) -> None:
     """The retry policy makes them again; nothing is sent before. [2.20]"""
-    store, file = in_directory(make)
+    store, file = opened(make, "a directory")
     gate = store.backend.gate("rename answer")
     renaming = Task(store.volume.rename, "d", "e")
     gate.wait_entered()

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import errno
 import threading
-from collections.abc import Callable
 from pathlib import Path
 
 import pytest
@@ -13,9 +12,8 @@ from pagecache import PageCache, ShutdownError
 
 from ..publishing import PublishingBackend
 from ..stores import ObjectBackend, RecordingBackend
-from .rig import KEY, ONCE, PAGE, Rig, Task, eventually, pattern
+from .rig import KEY, ONCE, PAGE, Make, Rig, Task, eventually, pattern
 
-Make = Callable[..., Rig]
 DATA = pattern(3 * PAGE)
 
 
@@ -89,9 +87,11 @@ def test_rename_waits_for_what_is_in_flight_of_both_files(make: Make, busy: str)
     assert rig.backend.committed("dst") == DATA
 
 
-def test_nothing_is_handed_over_while_a_rename_runs(make: Make) -> None:
+@pytest.mark.parametrize("whole", [False, True], ids=["in place", "whole objects"])
+def test_nothing_is_handed_over_while_a_rename_runs(make: Make, whole: bool) -> None:
     """Write-back, fsync and truncate wait for the token, and end under the new name. [2.20]"""
-    rig = make({KEY: pattern(PAGE)})
+    kind = ObjectBackend if whole else RecordingBackend
+    rig = make(backend=kind({KEY: pattern(PAGE)}))
     file = rig.open()
     file.pwrite(DATA, 0)
     gate = rig.backend.gate("rename")
@@ -221,17 +221,6 @@ def test_an_abandoned_file_is_readable_through_its_open_handles(store: Rig) -> N
     reader.close()
 
 
-def test_a_removed_object_is_not_published_again(store: Rig) -> None:
-    """fsync through a remaining handle has no name to publish. [2.20]"""
-    file = store.open("r+b")
-    file.pwrite(b"x", 0)
-    store.volume.remove(KEY)
-    file.fsync()
-    file.close()
-    store.volume.sync(20)
-    assert store.backend.committed(KEY) is None
-
-
 def test_an_object_that_was_never_committed_can_be_removed(store: Rig) -> None:
     """It is there for this cache, though not for the store; once it is removed, it is gone. [2.20]"""
     file = store.open("xb", "new")
@@ -243,16 +232,6 @@ def test_an_object_that_was_never_committed_can_be_removed(store: Rig) -> None:
     file.close()
     store.volume.sync(20)
     assert store.backend.committed("new") is None
-
-
-def test_a_renamed_object_is_written_under_its_new_name(store: Rig) -> None:
-    """Nothing was uploaded yet: the file is opened again. [2.20]"""
-    file = store.open("r+b")
-    file.pwrite(b"dirty", 0)
-    store.volume.rename(KEY, "moved")
-    file.fsync()
-    assert store.backend.committed("moved") == b"dirty" + DATA[5:]
-    assert store.backend.committed(KEY) is None
 
 
 def test_unused_files_are_closed_by_the_volume_and_no_call_waits_for_that(make: Make) -> None:

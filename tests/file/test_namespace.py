@@ -2,22 +2,23 @@
 
 from __future__ import annotations
 
+import errno
 import os
 import subprocess
 import sys
 import textwrap
+import threading
 from collections.abc import Callable, Iterator
 from pathlib import Path
 
 import pytest
 
 import pagecache
-from pagecache import FileStat, PageCache, Volume
+from pagecache import FileStat, ObjectStat, PageCache, Volume, WritebackError
 
-from ..stores import ObjectBackend, RecordingBackend
-from .rig import KEY, PAGE, Rig, Task, pattern
+from ..stores import WAIT_LIMIT_S, ObjectBackend, RecordingBackend, StoredObject
+from .rig import KEY, ONCE, PAGE, Make, Task, pattern
 
-Make = Callable[..., Rig]
 DATA = pattern(3 * PAGE)
 
 
@@ -163,44 +164,26 @@ def test_a_slow_open_delays_only_its_own_key(make: Make) -> None:
     slow.result().close()
 
 
-def test_a_changed_version_drops_clean_pages_at_open(make: Make) -> None:
-    """close-to-open: a later open sees bytes that were stored later. [T-30, 2.20]"""
-    rig = make({KEY: DATA})
-    with rig.open("rb") as file:
-        file.pread(3 * PAGE, 0)
-    rig.backend.change_remotely(KEY, b"changed elsewhere")
-    assert rig.open("rb").pread(3 * PAGE, 0) == b"changed elsewhere"
-
-
-def test_an_unchanged_version_keeps_the_pages(make: Make) -> None:
-    """Opening again reads nothing. [T-30]"""
-    rig = make({KEY: DATA})
-    with rig.open("rb") as file:
-        file.pread(3 * PAGE, 0)
-    rig.backend.forget_calls()
-    assert rig.open("rb").pread(3 * PAGE, 0) == DATA
-    assert rig.backend.seen("read_into") == []
-
-
-def test_own_writes_are_no_remote_change(make: Make) -> None:
-    """After write and commit the pages are kept at the next open. [2.19]"""
-    rig = make({KEY: DATA})
+@pytest.mark.parametrize(
+    ("change", "keep", "is_read"),
+    [("none", False, False), ("own", False, False), ("remote", False, True), ("remote", True, False)],
+)
+def test_an_open_keeps_the_pages_of_an_unchanged_version(make: Make, change: str, keep: bool, is_read: bool) -> None:
+    """close-to-open: a later open sees bytes that another program stored before, and this cache's own writes are no
+    such change. `keep_cache` serves the cached pages, whatever happened to the store. [T-30, 2.19, 2.20]
+    """
+    rig, newer = make({KEY: DATA}), pattern(2 * PAGE, seed=8)
     with rig.open("r+b") as file:
         file.pread(3 * PAGE, 0)
-        file.pwrite(b"own", 0)
-        file.fsync()
+        if change == "own":
+            file.pwrite(b"own", 0)
+            file.fsync()
+    if change == "remote":
+        rig.backend.change_remotely(KEY, newer)
     rig.backend.forget_calls()
-    assert rig.open("rb").pread(3 * PAGE, 0) == b"own" + DATA[3:]
-    assert rig.backend.seen("read_into") == []
-
-
-def test_keep_cache_does_not_look(make: Make) -> None:
-    """The cached pages are served, whatever happened to the store. [T-30, 2.20]"""
-    rig = make({KEY: DATA})
-    with rig.open("rb") as file:
-        file.pread(3 * PAGE, 0)
-    rig.backend.change_remotely(KEY, pattern(3 * PAGE, seed=8))
-    assert rig.open("rb", keep_cache=True).pread(3 * PAGE, 0) == DATA
+    expected = newer if is_read else b"own" + DATA[3:] if change == "own" else DATA
+    assert rig.open("rb", keep_cache=keep).pread(3 * PAGE, 0) == expected
+    assert bool(rig.backend.seen("read_into")) == is_read
 
 
 def test_an_announced_remote_change_is_read_anew(make: Make) -> None:
@@ -382,3 +365,39 @@ def test_many_files_under_a_small_limit_of_descriptors(tmp_path: Path) -> None:
         """)
     run_below(tmp_path, program)
     assert all((tmp_path / f"f{i}").read_bytes() == b"%d" % i * 100 for i in range(1500))
+
+
+def test_stat_is_not_older_than_bytes_stored_while_its_answer_travelled(make: Make) -> None:
+    """The size is the one that a reader of the cache sees. [2.20]"""
+    rig = make({KEY: b"x" * 100})
+    file = rig.open("r+b")
+    file.append(b"y" * 5000)
+    answer_of = rig.backend.object_stat
+    entered, go = threading.Event(), threading.Event()
+
+    def late(stored: StoredObject) -> ObjectStat:
+        answer = answer_of(stored)
+        if not entered.is_set():
+            entered.set()
+            go.wait(WAIT_LIMIT_S)
+        return answer
+
+    rig.backend.object_stat = late  # type: ignore[method-assign]
+    asking = Task(rig.volume.stat, KEY)
+    assert entered.wait(WAIT_LIMIT_S)
+    Task(file.fsync).result()
+    go.set()
+    assert asking.result().size == 5100
+
+
+def test_truncate_by_key_does_not_write_back_failed_bytes(make: Make) -> None:
+    """The truncate happened; the old failure is reported to the next caller that saves the data. [2.17, 2.16]"""
+    rig = make({KEY: b""}, retry=ONCE)
+    file = rig.open("r+b")
+    file.pwrite(bytes(5000), 0)
+    rig.backend.fault("write_from", OSError(errno.ENOSPC, "no room"), times=2)
+    with pytest.raises(WritebackError):
+        file.close()
+    rig.volume.truncate(KEY, 170)
+    assert rig.volume.stat(KEY).size == 170
+    assert len(rig.backend.seen("write_from")) == 1

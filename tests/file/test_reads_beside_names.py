@@ -15,9 +15,8 @@ from pagecache.backends.protocol import ObjectStat
 from pagecache.errors import Key
 
 from ..stores import ObjectBackend, ObjectFile, stale
-from .rig import FAST, KEY, ONCE, PAGE, Rig, Task, eventually, pattern
+from .rig import FAST, KEY, ONCE, PAGE, Make, Rig, Task, eventually, pattern
 
-Make = Callable[..., Rig]
 DATA = pattern(3 * PAGE)
 NAMES = "the call that changes the name of the object"
 

@@ -15,7 +15,7 @@ from typing import Any
 
 import pytest
 
-from pagecache import CachedFile, PageCache, RetryPolicy, ShutdownError, Volume, testing
+from pagecache import CachedFile, PageCache, RetryPolicy, ShutdownError, testing
 from pagecache.backends import DirectoryBackend
 from pagecache.testing import FaultyBackend, Rule
 from pagecache.volume import opening
@@ -77,89 +77,48 @@ def save_later(file: CachedFile) -> Task[None]:
 
 
 SAVED = overlay(overlay(OLD, PAGE, MINE), 0, LATER)
-TARGET = pytest.mark.parametrize("objects", [{}, {NEW: OTHER}], ids=["alone", "target open"])
 
 
-@TARGET
-@pytest.mark.parametrize("landed", [False, True], ids=["lands later", "has landed"])
 @pytest.mark.parametrize("first", ["answer", "reconnect"])
-def test_a_renamed_file_goes_on_by_its_new_name(first: str, landed: bool, objects: dict[str, bytes]) -> None:
-    """The test runs both orders of the answer and the reconnect; the old name is not made again."""
-    story = Story("rename", landed=landed, objects=objects)
+@pytest.mark.parametrize("answer", ["lands later", "has landed", "refused"])
+@pytest.mark.parametrize(
+    ("call", "objects"),
+    [("remove", {}), ("rename", {}), ("rename", {NEW: OTHER})],
+    ids=["remove", "rename", "rename over an open file"],
+)
+def test_a_file_goes_on_by_the_name_that_the_store_has_for_it(
+    call: str, objects: dict[str, bytes], answer: str, first: str
+) -> None:
+    """The test runs both orders of the answer and the reconnect. The old name is not made again, and local bytes of a
+    removed file are dropped with its last handle.
+    """
+    story = Story(call, landed=answer == "has landed", objects=objects)
+    refused = answer == "refused"
+    names = [key for key in (KEY, NEW) if call == "rename" or key == KEY]
+    if refused:
+        story.old.fault(call, REFUSED)
     if first == "answer":
         story.answer()
-        eventually(lambda: NEW not in story.rig.volume.busy)
+        eventually(lambda: not any(key in story.rig.volume.busy for key in names))
     fresh = story.reconnect()
     saving = save_later(story.file)
     if first == "reconnect":
-        assert not [call for call in fresh.calls if call.key in (KEY, NEW)]
+        assert not [call for call in fresh.calls if call.key in names]
         story.answer()
     saving.result()
-    assert stored(fresh) == {NEW: SAVED}
-    assert story.rig.volume.stat(NEW).size == len(SAVED)
-    for replaced in story.beside:
-        assert replaced.try_pread(PAGE, 0) is None  # no page of the new object is mistaken for it
-    story.rig.finish()
-
-
-@TARGET
-@pytest.mark.parametrize("first", ["answer", "reconnect"])
-def test_a_file_whose_rename_was_refused_goes_on_by_its_old_name(first: str, objects: dict[str, bytes]) -> None:
-    """The test runs both orders, also with an open target."""
-    story = Story("rename", landed=False, objects=objects)
-    story.old.fault("rename", REFUSED)
-    if first == "answer":
-        story.answer()
-        eventually(lambda: NEW not in story.rig.volume.busy)
-    fresh = story.reconnect()
-    saving = save_later(story.file)
-    if first == "reconnect":
-        story.answer()
-    saving.result()
-    for target in story.beside:
-        assert target.pread(len(OTHER), 0) == OTHER
-        target.pwrite(LATER, 0)
-        target.fsync()
-    assert stored(fresh) == {KEY: SAVED} | {key: overlay(OTHER, 0, LATER) for key in objects}
-    story.rig.finish()
-
-
-@pytest.mark.parametrize("landed", [False, True], ids=["lands later", "has landed"])
-@pytest.mark.parametrize("first", ["answer", "reconnect"])
-def test_a_removed_file_is_not_made_again(first: str, landed: bool) -> None:
-    """The test runs both orders; local bytes are dropped with the last handle."""
-    story = Story("remove", landed=landed)
-    if first == "answer":
-        story.answer()
-        eventually(lambda: KEY not in story.rig.volume.busy)
-    fresh = story.reconnect()
-    story.file.pwrite(LATER, 0)
-    if first == "reconnect":
-        story.answer()
-        eventually(lambda: KEY not in story.rig.volume.busy)
-    story.file.abandon()
-    story.rig.volume.sync()
-    assert stored(fresh) == {}
-    assert not story.rig.volume.exists(KEY)
-    story.rig.finish()
-
-
-@pytest.mark.parametrize("first", ["answer", "reconnect"])
-def test_a_file_whose_remove_was_refused_is_saved(first: str) -> None:
-    """The test runs both orders."""
-    story = Story("remove", landed=False)
-    story.old.fault("remove", REFUSED)
-    if first == "answer":
-        story.answer()
-        eventually(lambda: KEY not in story.rig.volume.busy)
-    fresh = story.reconnect()
-    story.file.pwrite(LATER, 0)
-    if first == "reconnect":
-        story.answer()
-        eventually(lambda: KEY not in story.rig.volume.busy)
-        eventually(lambda: story.rig.volume.inodes[KEY].engine.backend_file is not None)
-    Task(story.file.fsync).result()
-    assert stored(fresh) == {KEY: SAVED}
+    if call == "remove" and not refused:
+        story.file.abandon()
+        story.rig.volume.sync()
+        assert stored(fresh) == {}
+        assert not story.rig.volume.exists(KEY)
+    else:
+        for target in story.beside:
+            if refused:
+                assert target.pread(len(OTHER), 0) == OTHER
+            else:
+                assert target.try_pread(PAGE, 0) is None  # no page of the new object is mistaken for it
+        assert stored(fresh) == ({KEY: SAVED} | objects if refused else {NEW: SAVED})
+        assert story.rig.volume.stat(KEY if refused else NEW).size == len(SAVED)
     story.rig.finish()
 
 
@@ -350,38 +309,20 @@ def test_a_fenced_reconnect_leaves_the_object_of_an_alias_that_is_gone(tmp_path:
         assert (tmp_path / "target").read_bytes() == SAVED
 
 
-def removed(volume: Volume, _root: Path) -> None:
-    volume.remove("folder/first")
-
-
-def replaced(volume: Volume, _root: Path) -> None:
-    volume.rename("other", "folder/first")
-
-
-def renamed_and_removed(volume: Volume, _root: Path) -> None:
-    volume.rename("folder/first", "third")
-    volume.remove("third")
-
-
-def removed_and_moved(volume: Volume, _root: Path) -> None:
-    volume.remove("folder/first")
-    volume.rename("folder", "moved")
-
-
-def removed_by_another_program(_volume: Volume, root: Path) -> None:
-    (root / "folder" / "first").unlink()
-
-
-LOSSES = [removed, replaced, renamed_and_removed, removed_and_moved]
+LOSSES: dict[str, Callable[[Any, Path], object]] = {
+    "removed": lambda volume, _root: volume.remove("folder/first"),
+    "replaced": lambda volume, _root: volume.rename("other", "folder/first"),
+    "renamed and removed": lambda volume, _root: (volume.rename("folder/first", "3"), volume.remove("3")),
+    "removed and moved": lambda volume, _root: (volume.remove("folder/first"), volume.rename("folder", "moved")),
+    "removed by another program": lambda _volume, root: (root / "folder" / "first").unlink(),
+}
 
 
 @pytest.mark.parametrize(
     ("lose", "same"),
-    [(removed_by_another_program, True), *((lose, same) for lose in LOSSES for same in (True, False))],
+    [(lose, same) for lose in LOSSES for same in (True, False) if same or lose != "removed by another program"],
 )
-def test_a_file_goes_on_by_another_name_that_it_was_opened_by(
-    tmp_path: Path, lose: Callable[[Volume, Path], None], same: bool
-) -> None:
+def test_a_file_goes_on_by_another_name_that_it_was_opened_by(tmp_path: Path, lose: str, same: bool) -> None:
     """It is found by its identity, and no name is made for it. [2.20, 2.22]"""
     (tmp_path / "folder").mkdir()
     for name in ("folder/first", "other"):
@@ -391,7 +332,7 @@ def test_a_file_goes_on_by_another_name_that_it_was_opened_by(
         volume = cache.attach(DirectoryBackend(tmp_path))
         with volume.open("folder/first", "r+b") as file, volume.open("folder/second", "rb"):
             file.pwrite(MINE, PAGE)
-            lose(volume, tmp_path)
+            LOSSES[lose](volume, tmp_path)
             before = sorted(tmp_path.rglob("*"))
             for _ in range(2):  # the name that was found is the last known one then
                 volume.abort()
@@ -400,7 +341,7 @@ def test_a_file_goes_on_by_another_name_that_it_was_opened_by(
                 file.pwrite(LATER, 0)
             file.fsync()
             assert sorted(tmp_path.rglob("*")) == before
-    folder = "moved" if lose is removed_and_moved else "folder"
+    folder = "moved" if lose == "removed and moved" else "folder"
     assert (tmp_path / folder / "second").read_bytes() == overlay(overlay(OLD, PAGE, MINE), 0, LATER)
 
 
