@@ -1,24 +1,28 @@
-"""The scope of a commit: awaited bytes go first, nothing is half published, and no discarded byte comes back."""
+"""The scope of a commit: awaited bytes go first, nothing is half published, and no discarded byte comes back.
+
+A sync asks the C core several questions in turn: has my commit ended, is anything dirty, is a commit needed. A commit
+that fails between two of the questions makes bytes dirty, or failed, that were neither when the question was asked.
+"""
 
 from __future__ import annotations
 
 import errno
 import os
 import threading
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
 import pytest
 
-from pagecache import BackendError, ConflictError, DataLossError, PageCache, WritebackError
+from pagecache import BackendError, CommitError, ConflictError, DataLossError, PageCache, WritebackError
+from pagecache.engine.io import barrier
 from pagecache.engine.io.barrier import FileSync
 from tests.publishing import PublishingBackend
 
 from ..stores import WAIT_LIMIT_S, ObjectBackend, RecordingBackend, RecordingFile, failing_commit
-from .rig import FAST, KEY, ONCE, PAGE, QUIET, Rig, Task, eventually, pattern
+from .rig import FAST, KEY, ONCE, PAGE, QUIET, Make, Rig, Task, eventually, pattern
 
-Make = Callable[..., Rig]
 DATA = pattern(4 * PAGE)
 NEW = pattern(PAGE, seed=3)
 AGAIN = BackendError(errno.EIO, "made up", retry=True, retry_after=0.0)
@@ -220,3 +224,68 @@ def _file_of(folder: Path, content: bytes) -> int:
     path = folder / "content"
     path.write_bytes(content)
     return os.open(path, os.O_RDONLY)
+
+
+ERRORS = [errno.ENOSPC, errno.ETIMEDOUT]  # bytes are failed after the first, and dirty after the second
+
+
+class Failing:
+    """A commit that runs until a sync is about to query the C core again, and has failed when it does."""
+
+    def __init__(self, rig: Rig, error: int) -> None:
+        self.rig, self.error = rig, OSError(error, "made up")
+        self.running, self.fail = threading.Event(), threading.Event()
+        rig.backend.fault("commit", self.commit)
+
+    def commit(self, file: Any) -> str:
+        self.running.set()
+        assert self.fail.wait(WAIT_LIMIT_S)
+        file.forget()
+        self.rig.backend.forget_calls()
+        raise self.error
+
+    def before(self, monkeypatch: pytest.MonkeyPatch, question: str) -> None:
+        ask = getattr(FileSync, question)
+
+        def query(sync: FileSync) -> bool:
+            if self.running.is_set() and not self.fail.is_set():
+                self.fail.set()
+                eventually(lambda: not sync.file.native.commit_running())
+            return bool(ask(sync))
+
+        monkeypatch.setattr(FileSync, question, query)
+
+
+@pytest.mark.parametrize("question", ["_flushed", "_committed"])
+@pytest.mark.parametrize("error", ERRORS)
+def test_an_fsync_reports_its_commit_and_sends_nothing_before(
+    make: Make, monkeypatch: pytest.MonkeyPatch, error: int, question: str
+) -> None:
+    """[T-18, 2.15, 2.16]"""
+    rig = make({KEY: b""}, retry=ONCE)
+    file = rig.open("w+b")
+    file.pwrite(DATA, 0)
+    failing = Failing(rig, error)
+    failing.before(monkeypatch, question)
+    with pytest.raises(CommitError) as caught:
+        Task(file.fsync).result()
+    assert caught.value.errno == error
+    assert rig.backend.seen("write_from") == []
+    assert rig.volume.failed()
+    file.fsync()
+    assert rig.backend.committed(KEY) == DATA
+
+
+@pytest.mark.parametrize("error", ERRORS)
+def test_a_commit_alone_is_no_success_when_none_is_needed_because_it_failed(
+    make: Make, monkeypatch: pytest.MonkeyPatch, error: int
+) -> None:
+    """Holes and direct writes ask for it, over acknowledged bytes. [T-18, 2.10, 2.17]"""
+    rig = make({KEY: DATA}, retry=ONCE)
+    file = rig.open()
+    file.pwrite(DATA[:PAGE], 0)
+    file.flush()
+    Failing(rig, error).before(monkeypatch, "_committed")
+    with pytest.raises(CommitError) as caught:
+        Task(lambda: barrier.commit(rig.volume.inodes[KEY].engine)).result()
+    assert caught.value.errno == error

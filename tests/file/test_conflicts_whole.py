@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import errno
 import io
 import logging
@@ -17,37 +18,31 @@ from pagecache.engine import throttle
 from pagecache.engine.file import EngineFile
 
 from ..stores import WAIT_LIMIT_S, ObjectBackend, ObjectFile
-from .rig import FAST, KEY, ONCE, PAGE, Rig, Task, eventually, pattern, quiet
+from .rig import FAST, KEY, ONCE, PAGE, Make, Rig, Task, eventually, pattern, quiet
 from .test_conflicts import DATA, MINE, OTHER, over, uploaded
-
-Make = Callable[..., Rig]
-
 
 # ---------------------------------------------------------------- objects that are replaced as a whole
 
 
-def test_a_commit_over_another_version_is_a_conflict(make: Make) -> None:
-    """The backend refuses it; acknowledged bytes stay local, and readable. [T-30, 2.19]"""
-    rig = uploaded(make)
+@pytest.mark.parametrize("first", ["commit", "open"])
+def test_a_commit_over_another_version_is_a_conflict(make: Make, first: str) -> None:
+    """The backend refuses it; acknowledged bytes do not change the base, and stay local, and readable. Only `resolve`
+    and `discard` lead on from there, and `failed` says so. [T-30, 2.16, 2.19]
+    """
+    rig = uploaded(make, retry=replace(ONCE, failed_retry=3600.0))
     file = rig.handles[0]
     base = rig.volume.engine.files()[0].versions.base
-    for call in (file.fsync, rig.volume.sync, lambda: rig.volume.open(KEY), file.fsync):
+    calls: list[Callable[[], object]] = [file.fsync, rig.volume.sync, lambda: rig.volume.open(KEY), file.fsync]
+    for call in calls if first == "commit" else calls[2:]:
         with pytest.raises(ConflictError) as caught:
             call()
         assert (caught.value.base, caught.value.remote) == (base, rig.backend.stat(KEY).version)
         assert caught.value.ranges == [(PAGE, PAGE)]
-    assert file.pread(PAGE, PAGE) == MINE
-    assert rig.backend.committed(KEY) == OTHER
-    rig.volume.resolve(KEY, "discard")
-
-
-def test_no_bytes_are_retried_after_a_commit_in_conflict(make: Make) -> None:
-    """Only `resolve` and `discard` lead on from there, and `failed` says so. [2.16, 2.19]"""
-    rig = uploaded(make, retry=replace(ONCE, failed_retry=3600.0))
-    with pytest.raises(ConflictError):
-        rig.handles[0].fsync()
+    eventually(rig.volume.failed)
     (failed,) = rig.volume.failed()
     assert (failed.offset, failed.length, failed.errno, failed.next_retry) == (PAGE, PAGE, errno.ESTALE, None)
+    assert file.pread(PAGE, PAGE) == MINE
+    assert rig.backend.committed(KEY) == OTHER
     rig.volume.resolve(KEY, "discard")
 
 
@@ -64,14 +59,6 @@ def test_a_conflict_ends_pending_retries(make: Make) -> None:
     rig.volume.invalidate_remote(KEY, version="other")
     (failed,) = rig.volume.failed()
     assert (failed.errno, failed.next_retry) == (errno.ENOSPC, None)
-    rig.volume.resolve(KEY, "discard")
-
-
-def test_an_open_finds_the_conflict_though_bytes_were_acknowledged(make: Make) -> None:
-    """Acknowledgements do not change the base. [2.19]"""
-    rig = uploaded(make)
-    with pytest.raises(ConflictError):
-        rig.volume.open(KEY)
     rig.volume.resolve(KEY, "discard")
 
 
@@ -202,18 +189,18 @@ def test_no_fsync_returns_before_the_loss_of_its_bytes_is_recorded(make: Make) -
     file.fsync()
 
 
-@pytest.mark.parametrize("opens", [False, True])
-def test_a_commit_whose_answer_was_lost_is_no_conflict(make: Make, opens: bool) -> None:
-    """The backend recognises its own object; until then the version is unknown. [T-69]"""
+@pytest.mark.parametrize("then", ["commit", "open", "retry"])
+def test_a_commit_whose_answer_was_lost_is_no_conflict(make: Make, then: str) -> None:
+    """The backend recognises its own object; until then the version is unknown. The same call may retry it. [T-69]"""
     backend = ObjectBackend({KEY: DATA})
-    rig = make(backend=backend, retry=ONCE)
+    rig = make(backend=backend, retry=FAST if then == "retry" else ONCE)
     file = rig.open()
     file.pwrite(MINE, PAGE)
     backend.fault("commit answer", OSError(errno.ETIMEDOUT, "no answer"))
-    with pytest.raises(WritebackError):
+    with contextlib.nullcontext() if then == "retry" else pytest.raises(WritebackError):
         file.fsync()
     assert backend.committed(KEY) == over(DATA)
-    if opens:
+    if then == "open":
         with rig.volume.open(KEY) as other:
             assert other.pread(len(DATA), 0) == over(DATA)
     file.fsync()
@@ -274,17 +261,6 @@ def test_an_object_that_is_announced_beside_its_commit_is_looked_at_by_the_next_
         file.fsync()
         with rig.volume.open(KEY) as again:
             assert again.pread(len(DATA), 0) == OTHER
-
-
-def test_a_lost_answer_is_repaired_within_fsync(make: Make) -> None:
-    """Transient: the same call commits again. [T-69]"""
-    backend = ObjectBackend({KEY: DATA})
-    rig = make(backend=backend, retry=FAST)
-    file = rig.open()
-    file.pwrite(MINE, PAGE)
-    backend.fault("commit answer", OSError(errno.ETIMEDOUT, "no answer"))
-    file.fsync()
-    assert backend.committed(KEY) == over(DATA)
 
 
 def test_after_a_lost_answer_the_object_of_another_client_is_a_conflict(make: Make) -> None:
@@ -380,22 +356,6 @@ def test_another_version_met_while_widening_is_a_remote_change(make: Make, polic
     file.fsync()
     assert backend.committed(KEY) == (BIG_OTHER if policy == "take_remote" else mine)
     assert rig.volume.failed() == []
-
-
-def test_discarding_uploaded_bytes_takes_them_out_of_the_upload(make: Make) -> None:
-    """The other bytes are sent again; no later commit contains the discarded ones. [2.19]"""
-    backend = ObjectBackend({KEY: DATA}, max_write=PAGE)
-    rig = make(backend=backend, retry=ONCE)
-    file = rig.open()
-    file.pwrite(MINE, 0)
-    file.pwrite(MINE, 2 * PAGE)
-    file.flush()
-    eventually(lambda: rig.cache.stats().unstable == 2 * PAGE)
-    rig.volume.discard(KEY, 0, PAGE)
-    with pytest.raises(DataLossError):
-        file.fsync()
-    file.fsync()
-    assert backend.committed(KEY) == DATA[: 2 * PAGE] + MINE + DATA[3 * PAGE :]
 
 
 def test_discarding_uploaded_bytes_keeps_truncates(make: Make) -> None:

@@ -109,42 +109,23 @@ def test_bytes_taken_by_a_commit_stay_readable(store: Store) -> None:
     store.cache.check()
 
 
-def test_a_small_write_is_saved_by_the_next_fsync(store: Store) -> None:
-    """Its unit is completed from the spool. [T-69, 2.12]"""
+@pytest.mark.parametrize("retries", [False, True], ids=["the next call", "the same call"])
+@pytest.mark.parametrize("changed", [b"", b"x"], ids=["no more", "a small write"])
+@pytest.mark.parametrize("how", ["fsync", "close"])
+def test_it_is_saved(make_store: Callable[..., Store], how: str, changed: bytes, retries: bool) -> None:
+    """The unit of a small write is completed from the spool. [T-69, 2.12, 2.14, 2.15, 2.20]"""
+    store = make_store(retry=FAST if retries else ONCE)
     file = store.staged()
-    store.lose_an_answer(file)
-    file.pwrite(b"x", 30 * PAGE + 5)
-    file.fsync()
-    assert store.visible() == overlay(CONTENT, 30 * PAGE + 5, b"x")
-    assert store.of(file, "staged") == store.of(file, "dirty") == 0
-
-
-def test_a_small_write_is_saved_by_the_close(store: Store) -> None:
-    """[T-69, 2.20]"""
-    file = store.staged()
-    store.lose_an_answer(file)
-    file.pwrite(b"x", 30 * PAGE + 5)
-    file.close()
-    assert store.visible() == overlay(CONTENT, 30 * PAGE + 5, b"x")
-
-
-def test_an_fsync_without_more_saves_it(store: Store) -> None:
-    """[T-69, 2.15]"""
-    file = store.staged()
-    store.lose_an_answer(file)
-    file.fsync()
-    assert store.of(file, "staged") == 0
-    assert store.visible() == CONTENT == file.pread(len(CONTENT), 0)
-
-
-def test_the_retries_of_one_fsync_save_it(make_store: Callable[..., Store]) -> None:
-    """[T-69, 2.14]"""
-    store = make_store(retry=FAST)
-    file = store.staged()
-    file.pwrite(b"x", 30 * PAGE + 5)
-    store.backend.fail_commits(1, done=True)
-    file.fsync()
-    assert store.visible() == overlay(CONTENT, 30 * PAGE + 5, b"x") == file.pread(len(CONTENT), 0)
+    if retries:
+        store.backend.fail_commits(1, done=True)
+    else:
+        store.lose_an_answer(file)
+    file.pwrite(changed, 30 * PAGE + 5)
+    getattr(file, how)()
+    assert store.visible() == overlay(CONTENT, 30 * PAGE + 5, changed)
+    with store.volume.open(KEY) as again:
+        assert store.of(again, "staged") == store.of(again, "dirty") == 0
+        assert again.pread(len(CONTENT), 0) == store.visible()
 
 
 def test_writers_that_wait_for_room_get_it(store: Store) -> None:

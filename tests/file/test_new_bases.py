@@ -1,22 +1,38 @@
-"""An open finds another version while the cache's writes go on: the new version is adopted between two write-backs."""
+"""Another version of an object, found while this cache goes on: an open adopts it between two write-backs.
+
+A look at the store counts only if this cache has changed nothing while it ran: a size reported by storage is outdated
+after a later change by the cache. While one of the cache's own calls may still change the file, an answer is
+inconclusive; an unknown version then hides another client's change from the next open. So the version that storage
+gives a file after the cache's own writes is known when a flush, fsync or close returns:
+
+    worker 1   write_from ... acknowledged, wakes the waiters
+    closer                                  nothing is left .......... asks for the version
+    worker 2                                   finds that the pass is over         file.stat()
+
+An announced version of an object that is stored in place comes with its size at the next open. [2.19]
+"""
 
 from __future__ import annotations
 
 import threading
-from collections.abc import Callable
+from collections.abc import Iterator
+from typing import Any
 
 import pytest
 
-from pagecache import PageCache
+from pagecache import CachedFile, ConflictError, PageCache, Volume
 from pagecache.backends import BackendFile, MemoryBackend
 from pagecache.engine.file import EngineFile
+from pagecache.engine.io import collector
 from pagecache.native import NativeInode
+from pagecache.volume import reconnect
+from pagecache.volume.inode import Inode
 
-from .rig import KEY, PAGE, Rig, Task, ended_or_behind, pattern
+from ..stores import WAIT_LIMIT_S, ObjectBackend
+from .rig import KEY, PAGE, Make, Rig, Task, ended_or_behind, eventually, overlay, pattern, quiet
 
-Make = Callable[..., Rig]
-DATA = pattern(3 * PAGE)
-OTHER = pattern(3 * PAGE, seed=1)
+DATA = pattern(4 * PAGE)
+OTHER = pattern(4 * PAGE, seed=9)
 MINE = b"mine" * (PAGE // 4)
 
 
@@ -108,3 +124,335 @@ def test_two_replacements_at_a_time_keep_every_old_file(make: Make, monkeypatch:
     assert engine.backend_file in fresh
     assert {first, *fresh} == {*engine.retired, engine.backend_file}
     assert engine.read_into == engine.opened().read_into
+
+
+# ---------------------------------------------------------------- sizes that the cache has changed since
+
+
+def test_a_reconnect_does_not_take_a_size_that_a_truncate_has_changed_since(monkeypatch: pytest.MonkeyPatch) -> None:
+    """The object was checked before the volume was live again. [2.22, T-75b]"""
+    store = MemoryBackend()
+    store.put(KEY, DATA)
+    look = reconnect._check_version
+    with PageCache("1MiB") as cache:
+        volume = cache.attach(store)
+        with volume.open(KEY, "r+") as file:
+
+            def late(volume: Volume, inode: Inode, opened: Any) -> None:
+                file.truncate(100)
+                file.fsync()
+                look(volume, inode, opened)
+
+            file.pread(10, 0)
+            volume.abort()
+            monkeypatch.setattr(reconnect, "_check_version", late)
+            volume.reconnect(store)
+            assert (file.size, file.pread(2 * PAGE, 0)) == (100, DATA[:100])
+            file.pwrite(b"end", 200)
+            assert file.size == 203
+            file.fsync()
+            cache.check()
+    assert store.snapshot(KEY) == DATA[:100] + bytes(100) + b"end"
+
+
+def test_a_reconnect_keeps_no_page_where_a_commit_of_ours_hides_another_version(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    """Another client changed the object while the volume was down; by the time its versions are compared, the cache has
+    stored over that change. [2.19, 2.22]
+    """
+    store = MemoryBackend()
+    store.put(KEY, DATA)
+    other = b"else" * PAGE
+    look = reconnect._check_version
+    with PageCache("1MiB") as cache:
+        volume = cache.attach(store)
+        with volume.open(KEY, "r+") as file:
+
+            def late(volume: Volume, inode: Inode, opened: Any) -> None:
+                file.pwrite(b"mine", 0)
+                file.fsync()
+                quiet(volume)
+                look(volume, inode, opened)
+
+            assert file.pread(len(DATA), 0) == DATA
+            volume.abort()
+            store.put(KEY, other)
+            monkeypatch.setattr(reconnect, "_check_version", late)
+            volume.reconnect(store)
+            assert file.pread(PAGE, PAGE) == other[PAGE : 2 * PAGE]
+            assert file.pread(4, 0) == b"mine"
+    assert store.snapshot(KEY)[:4] == b"mine"
+    assert store.snapshot(KEY)[PAGE:] == other[PAGE:]
+
+
+def test_an_open_does_not_take_the_size_of_another_version_over_a_concurrent_write(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    """The write comes between the check for local bytes and the new sizes: it is a change under local data. [2.19]"""
+    store = MemoryBackend()
+    store.put(KEY, DATA)
+    with PageCache("1MiB", flush_interval=60) as cache:
+        volume = cache.attach(store)
+        with volume.open(KEY, "r+") as file:
+            local = NativeInode.has_local
+            written: list[int] = []
+
+            def late(native: NativeInode) -> bool:
+                found = local(native)
+                if not written:
+                    written.append(0)
+                    assert not found
+                    file.pwrite(b"mine", len(DATA))
+                return found
+
+            store.put(KEY, b"other")
+            monkeypatch.setattr(NativeInode, "has_local", late)
+            with pytest.raises(ConflictError):
+                volume.open(KEY)
+            volume.resolve(KEY, "rebase")
+            assert (file.size, file.pread(4, len(DATA))) == (len(DATA) + 4, b"mine")
+            file.fsync()
+            cache.check()
+    assert store.snapshot(KEY) == b"other".ljust(len(DATA), b"\0") + b"mine"
+
+
+@pytest.mark.parametrize("durable", [False, True])
+@pytest.mark.parametrize("shared", [False, True])
+@pytest.mark.parametrize("pages", [2, 6])
+def test_an_open_takes_no_other_version_beside_a_direct_write(
+    monkeypatch: pytest.MonkeyPatch, *, pages: int, shared: bool, durable: bool
+) -> None:
+    """The write needs no token. It begins once the new sizes are taken, with a lock and an offset chosen for them.
+    [2.10, 2.19, T-22]
+    """
+    store, other, mine = MemoryBackend(durable_writes=durable), pattern(pages * PAGE, seed=9), b"m" * PAGE
+    store.put(KEY, DATA)
+    with PageCache("1MiB", flush_interval=60) as cache:
+        volume = cache.attach(store)
+        with volume.open(KEY, "r+", direct=True, parallel_direct_writes=shared) as file:
+            writing: list[Task[int]] = []
+            set_sizes = NativeInode.set_sizes
+
+            def waits() -> bool:
+                ident = writing[0].thread.ident
+                return any(wait.thread == ident and "the gate" in wait.what for wait in cache.waits())
+
+            def late(native: NativeInode, size: int, remote_size: int) -> bool:
+                writing.append(Task(file.pwrite, mine, 3 * PAGE) if shared else Task(file.append, mine))
+                eventually(lambda: writing[0].finished.is_set() or waits())
+                return set_sizes(native, size, remote_size)
+
+            store.put(KEY, other)
+            monkeypatch.setattr(NativeInode, "set_sizes", late)
+            volume.open(KEY).close()
+            at = writing[0].result()
+            at = 3 * PAGE if shared else at
+            assert shared or at == len(other)
+            file.fsync()
+            expected = overlay(other.ljust(at, b"\0"), at, mine)
+            assert (file.size, file.pread(8 * PAGE, 0)) == (len(expected), expected)
+            cache.check()
+    assert store.snapshot(KEY) == expected
+
+
+@pytest.mark.parametrize("durable", [False, True])
+def test_an_open_beside_a_running_direct_write_takes_no_sizes(
+    monkeypatch: pytest.MonkeyPatch, *, durable: bool
+) -> None:
+    """It waits for nothing and leaves no cached page; a later open compares again. [2.10, 2.19]"""
+    store, other, mine = MemoryBackend(durable_writes=durable), pattern(2 * PAGE, seed=9), b"m" * PAGE
+    store.put(KEY, DATA)
+    with PageCache("1MiB", flush_interval=60) as cache:
+        volume = cache.attach(store)
+        with volume.open(KEY, "r+", direct=True) as file, volume.open(KEY) as reader:
+            assert reader.pread(len(DATA), 0) == DATA
+            counted, go_on = threading.Event(), threading.Event()
+            invalidate_remote, set_sizes = NativeInode.invalidate_remote, NativeInode.set_sizes
+
+            def held(native: NativeInode, start: int, end: int) -> None:
+                if (start, end) == (len(DATA), len(DATA) + PAGE):
+                    counted.set()
+                    assert go_on.wait(WAIT_LIMIT_S)
+                invalidate_remote(native, start, end)
+
+            def late(native: NativeInode, size: int, remote_size: int) -> bool:
+                go_on.set()
+                writing.result()
+                return set_sizes(native, size, remote_size)
+
+            store.put(KEY, other)
+            monkeypatch.setattr(NativeInode, "invalidate_remote", held)
+            monkeypatch.setattr(NativeInode, "set_sizes", late)
+            writing = Task(file.append, mine)
+            assert counted.wait(WAIT_LIMIT_S)
+            volume.open(KEY).close()
+            go_on.set()
+            assert writing.result() == len(DATA)
+            file.fsync()
+            expected = other.ljust(len(DATA), b"\0") + mine
+            assert (file.size, reader.pread(8 * PAGE, 0)) == (len(expected), expected)
+            cache.check()
+    assert store.snapshot(KEY) == expected
+
+
+# ---------------------------------------------------------------- looks at the store
+
+
+@pytest.fixture
+def late() -> ObjectBackend:
+    return ObjectBackend()
+
+
+@pytest.fixture
+def volume(late: ObjectBackend) -> Iterator[Volume]:
+    with PageCache("1MiB") as cache:
+        yield cache.attach(late)
+        cache.check()
+
+
+def saved(file: CachedFile, data: bytes) -> None:
+    file.pwrite(data, 0)
+    file.fsync()
+
+
+@pytest.mark.parametrize("looks", [1, 2, 3])
+def test_an_open_beside_a_commit_finds_the_object(volume: Volume, late: ObjectBackend, looks: int) -> None:
+    """The store had no such object before its first commit. Beside commits without end the open takes the object as it
+    is, after the second look. [2.19, 2.20]
+    """
+    with volume.open(KEY, "x+b") as creator:
+        creator.pwrite(b"first", 0)
+
+        def look() -> None:
+            """Find no object, and answer after the next commit."""
+            Task(saved, creator, b"again").result()
+            raise FileNotFoundError(2, "no such object", KEY)
+
+        fault = late.fault("stat", look, times=looks)
+        with volume.open(KEY, "r+b") as other:
+            assert fault.left == max(0, looks - 2)
+            fault.clear()
+            saved(creator, b"later")
+            assert other.pread(5, 0) == b"later"
+        with volume.open(KEY) as named:
+            assert named.pread(5, 0) == b"later"
+    assert late.content(KEY) == b"later"
+
+
+def test_an_object_that_another_program_removes_is_gone_for_the_next_open(volume: Volume, late: ObjectBackend) -> None:
+    """Nothing of it is local, and no change of this cache runs. [2.19, 2.20]"""
+    with volume.open(KEY, "x+b") as creator:
+        saved(creator, b"first")
+        del late.objects[KEY]
+        with pytest.raises(FileNotFoundError):
+            volume.open(KEY)
+
+
+# ---------------------------------------------------------------- versions of the cache's own writes
+
+
+@pytest.mark.parametrize("call", ["close", "flush"])
+def test_the_version_is_queried_though_the_thread_of_the_last_request_does_nothing_more(
+    make: Make, monkeypatch: pytest.MonkeyPatch, call: str
+) -> None:
+    """The pass has the token until some thread finds that nothing is left of it: the call waits for that.
+    [T-30, 2.19]
+    """
+    rig = make({KEY: DATA}, limits={"durable_writes": True})
+    returned = threading.Event()
+    acknowledged = collector.acknowledged
+
+    def sent(*answer: Any) -> None:
+        acknowledged(*answer)
+        assert returned.wait(WAIT_LIMIT_S)
+
+    monkeypatch.setattr(collector, "acknowledged", sent)
+    file = rig.open("r+b")
+    file.pwrite(DATA[:PAGE], PAGE)
+    rig.backend.forget_calls()
+    try:
+        Task(getattr(file, call)).result()
+        assert len(rig.backend.seen("file_stat")) == 1
+        file.close()
+    finally:
+        returned.set()
+    rig.backend.change_remotely(KEY, OTHER)
+    with rig.volume.open(KEY) as late:
+        assert late.pread(len(OTHER), 0) == OTHER
+
+
+# ---------------------------------------------------------------- announced versions
+
+
+def announced(rig: Rig, content: bytes) -> None:
+    """Another program replaces the content, and announces the version and the range that differs."""
+    rig.backend.change_remotely(KEY, content)
+    start = min(2 * PAGE, len(content))
+    rig.volume.invalidate_remote(KEY, start, None, version=rig.backend.stat(KEY).version)
+
+
+@pytest.mark.parametrize("policy", ["fail", "take_remote"])
+@pytest.mark.parametrize("size", [100, 3 * PAGE, 6 * PAGE + 10])
+def test_an_open_takes_the_size_of_an_announced_version(make: Make, size: int, policy: str) -> None:
+    """Appends go to its end, and no byte of the other program is overwritten. [2.19]"""
+    rig = make({KEY: DATA}, options={"on_conflict": policy})
+    reader = rig.open("rb")
+    assert reader.pread(len(DATA), 0) == DATA
+    other = pattern(size, seed=9)
+    announced(rig, other)
+    with rig.volume.open(KEY, "ab+") as file:
+        assert (file.size, file.pread(8 * PAGE, 0)) == (size, other)
+        assert file.append(MINE) == size
+    assert reader.pread(8 * PAGE, 0) == other + MINE
+    assert rig.backend.written(KEY) == other + MINE
+
+
+@pytest.mark.parametrize("policy", ["fail", "take_remote"])
+@pytest.mark.parametrize("size", [3 * PAGE, 6 * PAGE + 10])
+def test_an_open_takes_the_size_of_an_announced_version_under_local_bytes_elsewhere(
+    make: Make, size: int, policy: str
+) -> None:
+    """They are no conflict, and stay. [2.19]"""
+    rig = make({KEY: DATA}, options={"on_conflict": policy})
+    file = rig.open()
+    assert file.pread(len(DATA), 0) == DATA
+    file.pwrite(MINE, PAGE)
+    other = DATA[: 2 * PAGE] + pattern(size - 2 * PAGE, seed=9)
+    announced(rig, other)
+    late = rig.open("rb")
+    assert (late.size, late.pread(8 * PAGE, 0)) == (size, overlay(other, PAGE, MINE))
+    file.fsync()
+    assert rig.backend.written(KEY) == overlay(other, PAGE, MINE)
+
+
+@pytest.mark.parametrize("size", [3 * PAGE, 6 * PAGE + 10])
+def test_a_write_after_an_announcement_does_not_hide_the_size(make: Make, size: int) -> None:
+    """The write makes a version of its own, with the size of the announced one below it. [2.19]"""
+    rig = make({KEY: DATA})
+    file = rig.open()
+    assert file.pread(len(DATA), 0) == DATA
+    other = pattern(size, seed=9)
+    announced(rig, other)
+    file.pwrite(MINE, PAGE)
+    file.fsync()
+    quiet(rig.volume)
+    late = rig.open("rb")
+    assert late.size == size
+    assert late.pread(8 * PAGE, 2 * PAGE) == other[2 * PAGE :]
+    assert late.pread(PAGE, PAGE) == MINE
+
+
+def test_a_version_after_the_announced_one_is_a_conflict(make: Make) -> None:
+    """It may have changed the local bytes, too. [2.19]"""
+    rig = make({KEY: DATA})
+    file = rig.open()
+    assert file.pread(len(DATA), 0) == DATA
+    file.pwrite(MINE, PAGE)
+    announced(rig, DATA[: 2 * PAGE] + MINE)
+    rig.backend.change_remotely(KEY, MINE)
+    with pytest.raises(ConflictError):
+        rig.volume.open(KEY)
+    rig.volume.resolve(KEY, "rebase")
+    file.fsync()
+    assert rig.backend.written(KEY) == MINE + MINE

@@ -13,9 +13,8 @@ from pagecache import CachedFile, ConflictError
 from pagecache.volume.inode import Inode
 
 from ..stores import ObjectBackend
-from .rig import KEY, ONCE, PAGE, Rig, Task, pattern
+from .rig import KEY, ONCE, PAGE, Make, Rig, Task, pattern
 
-Make = Callable[..., Rig]
 OLD, NEWER = pattern(3 * PAGE), pattern(PAGE + 77, 9)
 
 

@@ -7,7 +7,7 @@ import os
 import subprocess
 import sys
 import tempfile
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -27,10 +27,8 @@ from pagecache.backends.spool import Spool
 from pagecache.engine.commit import staging
 
 from ..stores import RecordingBackend, failing_commit, short
-from .rig import KEY, ONCE, PAGE, Rig, Task, accepted_before, dirty_bytes, eventually, overlay, pattern, quiet
+from .rig import KEY, ONCE, PAGE, Make, Rig, Task, accepted_before, dirty_bytes, eventually, overlay, pattern, quiet
 from .test_interrupts import ctrl_c
-
-Make = Callable[..., Rig]
 
 CAPACITY = 64 * PAGE
 SMALL = {
@@ -330,22 +328,6 @@ def test_a_read_that_was_planned_before_the_commit_reads_the_object_after_it(
     assert reading.result() == content[8 * PAGE : 9 * PAGE]
 
 
-def test_a_commit_whose_answer_was_lost_is_made_again(make: Make) -> None:
-    """The bytes stay readable, and are sent again: the backend recognises its own version, or stores another.
-    [T-69]
-    """
-    content = pattern(40 * PAGE)
-    rig, file = only_spooled(make, content)
-    fault = rig.backend.fault("commit answer", OSError(errno.EIO, "the connection broke"), times=100)
-    with pytest.raises(WritebackError, match="the connection broke"):
-        file.fsync()
-    assert file.pread(len(content), 0) == content
-    fault.clear()
-    file.pwrite(b"x", 7)
-    file.fsync()
-    assert file.pread(len(content), 0) == overlay(content, 7, b"x") == rig.backend.committed(KEY)
-
-
 # ---------------------------------------------------------------- faults of the spool
 
 
@@ -486,13 +468,14 @@ def test_a_unit_that_is_cut_is_sent_again(make: Make, unit: int) -> None:
     assert starts == ([] if unit == 1 else [8, 12, 36])
 
 
-def test_discarding_a_part_keeps_the_rest_in_the_spool(make: Make) -> None:
-    """The backend forgets all acknowledged bytes; the rest is sent again from the spool, however much it is.
-    [2.19]
+@pytest.mark.parametrize("new", [False, True], ids=["an old object", "a new object"])
+def test_discarding_a_part_keeps_the_rest_in_the_spool(make: Make, new: bool) -> None:
+    """The backend forgets all acknowledged bytes and the size of a new object; the rest is sent again from the spool,
+    however much it is. [2.19]
     """
-    base, content = pattern(3 * CAPACITY, 4), pattern(3 * CAPACITY)
-    rig = spooling(make, {KEY: base})
-    file = rig.open("r+b")
+    base, content = bytes(3 * CAPACITY) if new else pattern(3 * CAPACITY, 4), pattern(3 * CAPACITY)
+    rig = spooling(make, {} if new else {KEY: base})
+    file = rig.open("x+b" if new else "r+b")
     stage_all(rig, file, content)
     lost = rig.volume.discard(KEY, 10 * PAGE, 5 * PAGE)
     assert [(entry.offset, entry.length) for entry in lost] == [(10 * PAGE, 5 * PAGE)]
@@ -500,20 +483,6 @@ def test_discarding_a_part_keeps_the_rest_in_the_spool(make: Make) -> None:
     rig.cache.check()
     expected = content[: 10 * PAGE] + base[10 * PAGE : 15 * PAGE] + content[15 * PAGE :]
     assert file.pread(len(base), 0) == expected
-    with pytest.raises(DataLossError):
-        file.fsync()
-    file.fsync()
-    assert rig.backend.committed(KEY) == expected
-
-
-def test_discarding_a_part_of_a_new_object_leaves_its_size(make: Make) -> None:
-    """The rollback took the size; reads in and behind the gap see zeros and the spooled bytes. [2.19]"""
-    content = pattern(40 * PAGE)
-    rig, file = only_spooled(make, content)
-    rig.volume.discard(KEY, 10 * PAGE, 5 * PAGE)
-    expected = overlay(content, 10 * PAGE, bytes(5 * PAGE))
-    rig.cache.check()
-    assert file.pread(len(content) + 1, 0) == expected
     with pytest.raises(DataLossError):
         file.fsync()
     file.fsync()

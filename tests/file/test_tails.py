@@ -1,21 +1,25 @@
-"""A failed direct write may store bytes behind the end. They show nowhere: every call that makes the object longer cuts
-them off first, whatever else of the file was in flight at that time. [2.10, 2.17]
+"""A direct write that failed, or whose call returns late, may store bytes behind the end; so may the write-back of
+bytes that are discarded. Such a tail shows nowhere: every call that makes the object longer or saves it cuts the tail
+off first, whatever else of the file is in flight, and no byte of a later write with it. [2.10, 2.17, 2.18, 2.22]
 """
 
 from __future__ import annotations
 
 import contextlib
 import errno
+import logging
 import threading
 from collections.abc import Callable
 from typing import Any
 
 import pytest
 
-from pagecache import DataLossError, RetryPolicy, ShutdownError
+from pagecache import BackendError, CachedFile, CommitError, DataLossError, RetryPolicy, ShutdownError, WritebackError
+from pagecache.engine.io import direct
+from pagecache.volume import reconnect
 
-from ..stores import Gate, ObjectBackend, RecordingBackend, RecordingFile
-from .rig import KEY, ONCE, PAGE, Rig, Task, eventually, make_rig, overlay, pattern
+from ..stores import WAIT_LIMIT_S, Fault, Gate, ObjectBackend, RecordingBackend, RecordingFile
+from .rig import KEY, ONCE, PAGE, Make, Rig, Task, eventually, make_rig, overlay, pattern
 from .test_interrupts import ctrl_c
 
 OLD = pattern(2 * PAGE)
@@ -79,50 +83,35 @@ def extended(at: int = FAR) -> bytes:
     return overlay(MINE + OLD[PAGE:] + bytes(at - len(OLD)), at, LATER)
 
 
-@pytest.mark.parametrize(("holder", "durable"), [("pass", False), ("pass", True), ("commit", False)])
-def test_a_pass_that_makes_the_object_longer_leaves_zeros_before_what_it_sends(holder: str, durable: bool) -> None:
+def sends(file: CachedFile) -> None:
     """A pass takes along bytes that are dirtied while it runs; one that waits for a commit precedes later requests."""
+    file.pwrite(LATER, FAR)
+    file.sync_range(FAR, PAGE)
+
+
+def stores(file: CachedFile) -> None:
+    """Store into a view in the range that a truncate has added; the pass sends a copy of it."""
+    file.truncate(FAR + PAGE)
+    with file.view(FAR, PAGE, writable=True) as view:
+        view.segments[0][:] = LATER
+        file.fsync()
+
+
+def grows(file: CachedFile) -> None:
+    """Make the file longer; it is in line for the token before the cut."""
+    file.truncate(FAR)
+    file.append(LATER)
+
+
+@pytest.mark.parametrize(("holder", "durable"), [("pass", False), ("pass", True), ("commit", False)])
+@pytest.mark.parametrize("call", [sends, stores, grows])
+def test_what_makes_the_object_longer_shows_zeros_before_its_bytes(
+    call: Callable[[CachedFile], None], holder: str, durable: bool
+) -> None:
     story = Left(holder, durable_writes=durable)
     story.leave()
-    story.buffered.pwrite(LATER, FAR)
-    story.tasks.append(Task(story.buffered.sync_range, FAR, PAGE))
+    story.tasks.append(Task(call, story.buffered))
     assert story.tasks[-1].waits()
-    story.go_on()
-    story.check(extended())
-
-
-@pytest.mark.parametrize("holder", ["pass", "commit"])
-def test_a_truncate_that_makes_the_file_longer_shows_zeros(holder: str) -> None:
-    """It is in line for the token before the cut."""
-    story = Left(holder)
-    story.leave()
-    story.tasks.append(Task(story.buffered.truncate, FAR))
-    assert story.tasks[-1].waits()
-    story.go_on()
-    story.check(MINE + OLD[PAGE:] + bytes(FAR - len(OLD)))
-
-
-def test_stores_of_a_writable_view_behind_the_tail_do_not_uncover_it() -> None:
-    """The view lies in the range that a truncate has added; the pass sends a copy of it."""
-    story = Left("commit")
-    story.leave()
-    growing = Task(story.buffered.truncate, FAR + PAGE)
-    assert growing.waits()
-    story.holder.open()
-    growing.result()
-    with story.buffered.view(FAR, PAGE, writable=True) as view:
-        view.segments[0][:] = LATER
-        story.buffered.fsync()
-    story.go_on()
-    story.check(extended())
-
-
-def test_an_append_behind_a_truncate_beside_the_tail_shows_zeros() -> None:
-    story = Left("pass")
-    story.leave()
-    growing = Task(story.buffered.truncate, FAR)
-    assert growing.waits()
-    story.tasks += [growing, Task(story.buffered.append, LATER)]
     story.go_on()
     story.check(extended())
 
@@ -270,3 +259,304 @@ def test_where_a_commit_makes_bytes_visible_there_is_no_tail() -> None:
     file.fsync()
     assert backend.committed(KEY) == OLD + bytes(FAR - len(OLD))
     rig.finish()
+
+
+# ---------------------------------------------------------------- answers after the end of the backend
+
+
+LONGER = pattern(3 * PAGE, seed=2)
+
+
+class Extended:
+    """A direct write behind the end whose call does not answer, and lands when its gate opens, or has landed."""
+
+    def __init__(self, *, landed: bool, error: OSError | None = None) -> None:
+        self.old = RecordingBackend({KEY: OLD}, direct_unit=PAGE)
+        self.rig = make_rig(backend=self.old, retry=ONCE)
+        self.file = self.rig.open("r+b", direct=True)
+        self.gate = self.old.gate("write_from answer" if landed else "write_from")
+        if error is not None:
+            self.old.fault("write_from answer", error)
+
+    def write(self) -> None:
+        self.writing = Task(self.file.pwrite, TAIL, len(OLD))
+        self.gate.wait_entered()
+
+    def abort(self) -> None:
+        self.rig.volume.abort()
+        with pytest.raises(ShutdownError):
+            self.writing.result()
+
+    def answer(self) -> None:
+        ended = self.old.nr_ended
+        self.gate.open()
+        eventually(lambda: self.old.nr_ended > ended)
+
+    def answer_last(self) -> None:
+        """Answer the call after its caller has gone."""
+        self.answer()
+        eventually(lambda: not self.rig.volume.inodes[KEY].native.direct_count())
+
+
+@pytest.mark.parametrize("landed", [False, True], ids=["lands late", "has landed"])
+def test_a_sync_after_a_late_answer_leaves_no_tail(landed: bool) -> None:
+    """The next commit cuts it off first."""
+    story = Extended(landed=landed)
+    story.write()
+    story.abort()
+    fresh = story.old.successor(lose=False)
+    story.rig.volume.reconnect(fresh)
+    story.answer_last()
+    Task(story.rig.volume.sync).result()
+    assert fresh.written(KEY) == OLD
+    story.rig.finish()
+
+
+@pytest.mark.parametrize("fenced", [False, True])
+def test_bytes_stored_by_a_later_write_are_not_cut_off(fenced: bool) -> None:
+    """The cut of the first tail comes while the next direct write is stored and not acknowledged yet."""
+    story = Extended(landed=True)
+    story.write()
+    story.abort()
+    fresh = story.old.successor(lose=False, shared=not fenced)
+    story.rig.volume.reconnect(fresh, fenced=fenced)
+    story.answer()
+    gate = fresh.gate("write_from answer")
+    writing = Task(story.file.pwrite, LONGER, len(OLD))
+    gate.wait_entered()
+    file = story.rig.volume.inodes[KEY].engine
+    eventually(lambda: not file.settling and not file.native.locks()["token"])
+    gate.open()
+    assert writing.result() == len(LONGER)
+    assert fresh.written(KEY) == OLD + LONGER
+    story.rig.finish()
+
+
+def test_a_sync_leaves_no_tail_before_the_writer_has_noticed_that_its_backend_is_gone(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    """The volume is live again when the writer resumes: its tail is owed by then."""
+    story = Extended(landed=True)
+    noticed, genuine = threading.Event(), direct._Sender.running
+
+    def late(sender: direct._Sender) -> bool:
+        assert noticed.wait(60)
+        return genuine(sender)
+
+    monkeypatch.setattr(direct._Sender, "running", late)
+    monkeypatch.setattr(reconnect, "CALLERS", 0.0)  # the reconnect does not wait for the writer
+    story.write()
+    story.rig.volume.abort()
+    fresh = story.old.successor(lose=False)
+    story.rig.volume.reconnect(fresh)
+    story.answer()
+    Task(story.rig.volume.sync).result()
+    assert fresh.written(KEY) == OLD
+    noticed.set()
+    with pytest.raises(ShutdownError):
+        story.writing.result()
+    story.rig.finish()
+
+
+def test_a_sync_after_an_interrupted_write_leaves_no_tail() -> None:
+    """Its call goes on alone, and fails after storing something."""
+    story = Extended(landed=True, error=OSError(errno.ECONNRESET, "the line went dead"))
+    with ctrl_c(story.gate.entered), pytest.raises(KeyboardInterrupt):
+        story.file.pwrite(TAIL, len(OLD))
+    story.answer_last()
+    Task(story.rig.volume.sync).result()
+    assert story.old.written(KEY) == OLD
+    story.rig.finish()
+
+
+@pytest.mark.parametrize("returns", [True, False])
+def test_a_cut_that_a_fenced_reconnect_overtakes_is_made_in_the_new_backend(returns: bool) -> None:
+    """It is in flight when the backend is lost, does not land, and may never return."""
+    story = Extended(landed=True, error=OSError(errno.ECONNRESET, "the line went dead"))
+    cutting = story.old.gate("truncate")
+    story.write()
+    story.gate.open()
+    cutting.wait_entered()
+    story.rig.volume.abort()
+    with pytest.raises(OSError):
+        story.writing.result()
+    fresh = story.old.successor(lose=False, shared=False)
+    story.rig.volume.reconnect(fresh, fenced=True)
+    if returns:
+        cutting.open()
+    Task(story.rig.volume.sync).result(WAIT_LIMIT_S / 3)
+    assert fresh.written(KEY) == OLD
+    cutting.open()
+    story.rig.finish()
+
+
+def test_a_write_that_extends_is_refused_while_the_tail_of_another_cannot_be_cut() -> None:
+    """Its bytes would be cut with the tail later; nothing of it is sent, and the cut is owed once, however often it
+    failed.
+    """
+    story = Extended(landed=True, error=OSError(errno.ECONNRESET, "the line went dead"))
+    with ctrl_c(story.gate.entered), pytest.raises(KeyboardInterrupt):
+        story.file.pwrite(TAIL, len(OLD))
+    story.old.fault("truncate", OSError(errno.EACCES, "not now"), times=100)
+    story.answer_last()
+    for _ in range(3):
+        with pytest.raises(OSError, match="not now"):
+            story.file.pwrite(LONGER, len(OLD))
+        with pytest.raises(OSError):
+            story.file.fsync()
+    assert len(story.rig.volume.inodes[KEY].engine.owed) == 1
+    assert len(story.old.seen("write_from")) == 1
+    story.old.clear_faults("truncate")
+    assert story.file.pwrite(LONGER, len(OLD)) == len(LONGER)
+    Task(story.rig.volume.sync).result()
+    assert story.old.written(KEY) == OLD + LONGER
+    story.rig.finish()
+
+
+# ---------------------------------------------------------------- tails that are given up
+
+
+STORED = pattern(4 * PAGE)
+GIVEN_UP = pattern(4 * PAGE, seed=1)
+FULL = OSError(errno.ENOSPC, "no room to cut")
+FORBIDDEN = BackendError(errno.EACCES, "no cuts today", retry=False)
+
+
+class Stored:
+    """A tail whose write-back failed, although it was stored."""
+
+    def __init__(self, make: Make, **limits: Any) -> None:
+        self.rig: Rig = make({KEY: STORED}, retry=ONCE, limits=limits)
+        self.file: CachedFile = self.rig.open("r+b")
+        self.file.pwrite(GIVEN_UP, len(STORED))
+
+        self.rig.backend.fault("write_from answer", OSError(errno.ECONNRESET, "the line went dead"))
+        with pytest.raises(WritebackError):
+            self.file.fsync()
+
+    def give_up(self, refusal: OSError) -> Fault:
+        """The cut is refused until the answer is cleared."""
+        fault = self.rig.backend.fault("truncate", refusal, times=float("inf"))
+        assert [(lost.offset, lost.length) for lost in self.rig.volume.discard(KEY)] == [(len(STORED), len(GIVEN_UP))]
+        self.hear_of_it()
+        assert self.rig.backend.written(KEY) == STORED + GIVEN_UP
+        return fault
+
+    def is_not_saved(self) -> None:
+        with pytest.raises((CommitError, WritebackError)):
+            self.rig.volume.sync(20)
+
+    def hear_of_it(self) -> None:
+        with pytest.raises(DataLossError):
+            self.file.flush()
+
+    def ends_as(self, content: bytes) -> None:
+        self.rig.volume.sync(20)
+        assert self.rig.backend.written(KEY) == self.rig.backend.committed(KEY) == content
+        self.rig.volume.drop_clean(KEY)
+        assert self.file.pread(len(content) + 1, 0) == content
+
+
+@pytest.mark.parametrize("durable", [False, True])
+@pytest.mark.parametrize("refusal", [FULL, FORBIDDEN], ids=["no space", "forbidden"])
+def test_nothing_counts_as_saved_before_the_cut_is_made(make: Make, refusal: OSError, durable: bool) -> None:
+    story = Stored(make, durable_writes=durable)
+    fault = story.give_up(refusal)
+    story.is_not_saved()
+    fault.clear()
+    story.ends_as(STORED)
+
+
+@pytest.mark.parametrize("durable", [False, True])
+@pytest.mark.parametrize("how", ["append", "write far behind", "truncate"])
+def test_calls_that_make_the_file_longer_show_zeros(make: Make, how: str, durable: bool) -> None:
+    story = Stored(make, durable_writes=durable)
+    fault = story.give_up(FULL)
+    far = len(STORED) + 3 * PAGE
+    expected = STORED
+    if how == "truncate":
+        with pytest.raises(OSError, match="no room to cut"):
+            story.file.truncate(far)
+        fault.clear()
+        story.file.truncate(far)
+        expected += bytes(3 * PAGE)
+    else:
+        offset = len(STORED) if how == "append" else far
+        story.file.pwrite(b"later", offset)
+        fault.clear()
+        expected = overlay(STORED + bytes(offset - len(STORED)), offset, b"later")
+    story.ends_as(expected)
+
+
+def test_stored_bytes_can_be_read_while_the_cut_is_refused(make: Make) -> None:
+    """It lies before the bytes that the cut would remove. [2.3]"""
+    story = Stored(make)
+    fault = story.give_up(FORBIDDEN)
+    story.is_not_saved()
+    story.rig.volume.drop_clean(KEY)
+    assert story.file.pread(len(STORED) + 1, 0) == STORED
+    fault.clear()
+    story.ends_as(STORED)
+
+
+@pytest.mark.parametrize("durable", [False, True])
+@pytest.mark.parametrize("when", ["refused before", "left behind", "refused after"])
+def test_the_next_backend_cuts_it(make: Make, when: str, durable: bool) -> None:
+    """The cut was refused before the abort, or had not returned by then, or not even when the discard did."""
+    story = Stored(make, durable_writes=durable)
+    rig = story.rig
+    if when == "refused before":
+        story.give_up(FULL)
+        rig.volume.abort()
+        rig.backend.clear_faults()
+    else:
+        gate = rig.backend.gate("truncate")
+        rig.backend.fault("truncate", FULL)
+        discarding = Task(rig.volume.discard, KEY)
+        gate.wait_entered()
+        rig.volume.abort()
+        if when == "left behind":
+            discarding.result()
+        gate.open()
+        discarding.result()
+        eventually(lambda: not rig.volume.inodes[KEY].engine.native.in_old_hands())
+    assert rig.backend.written(KEY) == STORED + GIVEN_UP
+    rig.volume.reconnect(rig.backend)
+    if when != "refused before":
+        story.hear_of_it()
+    story.ends_as(STORED)
+
+
+@pytest.mark.parametrize("durable", [False, True])
+def test_the_next_backend_makes_a_cut_that_was_called_off(make: Make, durable: bool) -> None:
+    """It had not begun when the volume was aborted: all threads that could have made it hung."""
+    story = Stored(make, durable_writes=durable, max_inflight=1)
+    rig = story.rig
+    gate = rig.backend.gate("file_stat", times=2)
+    hung = [Task(rig.volume.stat, KEY), Task(rig.volume.stat, KEY)]
+    eventually(lambda: gate.nr_entered == 2)
+    discarding = Task(rig.volume.discard, KEY)
+    eventually(lambda: any(wait.what == "the backend's truncate" for wait in rig.cache.waits()))
+    rig.volume.abort()
+    discarding.result()
+    for task in hung:
+        with pytest.raises(ShutdownError):
+            task.result()
+    gate.open()
+    eventually(lambda: rig.backend.nr_running == 0)
+    assert rig.backend.seen("truncate") == []
+    assert rig.backend.written(KEY) == STORED + GIVEN_UP
+    rig.volume.reconnect(rig.backend)
+    story.hear_of_it()
+    story.ends_as(STORED)
+
+
+def test_a_backend_that_cannot_cut_goes_on_and_the_log_says_so(make: Make, caplog: pytest.LogCaptureFixture) -> None:
+    story = Stored(make)
+    with caplog.at_level(logging.WARNING):
+        story.give_up(OSError(errno.EOPNOTSUPP, "no cuts here"))
+    assert "which was given up" in caplog.text
+    assert "it may be stored" in caplog.text
+    later = pattern(len(GIVEN_UP), seed=2)
+    story.file.append(later)
+    story.ends_as(STORED + later)
