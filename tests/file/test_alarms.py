@@ -17,9 +17,10 @@ from pagecache.observe import documents
 
 from ..stores import Action, ObjectBackend, RecordingBackend, failing_commit
 from .clock import HandClock, after_flusher_turn
-from .rig import FAST, KEY, PAGE, Rig, Task, eventually, pattern
+from .rig import FAST, KEY, PAGE, Make, Rig, Task, eventually, pattern
 
-Make = Callable[..., Rig]
+pytestmark = pytest.mark.usefixtures("far_from_retries")
+
 DATA = pattern(2 * PAGE)
 NEW = pattern(PAGE, 1)
 POLICY = RetryPolicy(attempts=3, first_delay=0.1, max_delay=1.0, deadline=None, failed_retry=30.0)
@@ -45,12 +46,6 @@ FAILURES: dict[str, Faults] = {
     "commit, permanent": [("commit", failing_commit(FULL, forget=False))],
     "both": [("write_from", DOWN), ("commit", failing_commit(DOWN, forget=False))],
 }
-
-
-@pytest.fixture(autouse=True)
-def far_from_retries(monkeypatch: pytest.MonkeyPatch) -> None:
-    """Switch off the flusher's check for suppressed log lines every few seconds."""
-    monkeypatch.setattr("pagecache.engine.report.notices.WINDOW", 3600.0)
 
 
 def alarms(rig: Rig) -> tuple[bool, bool]:

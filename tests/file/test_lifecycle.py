@@ -1,10 +1,15 @@
-"""The ends of handles, volumes and caches: closed, detached, aborted or collected."""
+"""The ends of handles, volumes and caches: closed, detached, aborted or collected, also beside their users: writers in
+hung calls, and other threads that end them too.
+
+A volume accepts nothing new while it ends, so that no accepted byte falls between the last save and the end.
+"""
 
 from __future__ import annotations
 
 import contextlib
 import errno
 import gc
+import threading
 from collections.abc import Callable
 from typing import Any
 
@@ -13,45 +18,43 @@ import pytest
 from pagecache import PageCache, ShutdownError, UnsavedDataError
 from pagecache.engine.runner import Job
 from pagecache.native import NAMES
+from pagecache.volume import detach
 
-from ..stores import RecordingBackend
-from .rig import KEY, ONCE, PAGE, QUIET, Rig, Task, dirty_bytes, eventually, pattern
+from ..stores import WAIT_LIMIT_S, RecordingBackend
+from .clock import HandClock
+from .rig import (
+    KEY,
+    ONCE,
+    PAGE,
+    QUIET,
+    Make,
+    Rig,
+    Task,
+    accepted_before,
+    dirty_bytes,
+    ended_or_behind,
+    eventually,
+    overlay,
+    pattern,
+)
 
-Make = Callable[..., Rig]
-DATA = pattern(3 * PAGE)
+DATA = pattern(4 * PAGE)
 FULL = OSError(errno.ENOSPC, "no room")
 
 
 @pytest.fixture
 def dirty(make: Make) -> Rig:
-    """A new file with three dirty pages."""
+    """A new file with four dirty pages."""
     rig = make({KEY: b""}, retry=ONCE)
     rig.open("r+b").pwrite(DATA, 0)
     return rig
 
 
 def test_close_writes_back_and_commits(dirty: Rig) -> None:
-    """Open handles are included; it returns the list of losses: empty. [2.22]"""
-    assert dirty.cache.close() == []
+    """Open handles are included; it returns the list of losses: empty. It may be repeated. [2.22]"""
+    assert dirty.cache.close() == dirty.cache.close() == dirty.cache.close(on_failed="discard") == []
     assert dirty.backend.committed(KEY) == DATA
     assert len(dirty.backend.seen("close")) == 1
-
-
-def test_close_may_be_repeated(dirty: Rig) -> None:
-    """Idempotent. [2.22]"""
-    dirty.cache.close()
-    assert dirty.cache.close() == []
-    assert dirty.cache.close(on_failed="discard") == []
-
-
-def test_leaving_a_with_block_closes_the_cache() -> None:
-    """It makes everything durable. [2.22]"""
-    backend = RecordingBackend({KEY: b""})
-    with PageCache("1MiB", **QUIET) as cache:
-        file = cache.attach(backend).open(KEY, "r+b")
-        file.pwrite(DATA, 0)
-    assert backend.committed(KEY) == DATA
-    file.close()
 
 
 def test_the_exception_of_a_with_block_stays_the_primary_one() -> None:
@@ -77,41 +80,13 @@ def test_unsaved_data_keeps_it_open(dirty: Rig, what: str) -> None:
         end()
     assert [(r.key, r.offset, r.length, r.errno) for r in caught.value.ranges] == [(KEY, 0, len(DATA), errno.ENOSPC)]
     assert dirty.handles[0].pread(len(DATA), 0) == DATA
-    dirty.handles[0].pwrite(b"still open", 0)
     fault.clear()
+    dirty.handles[0].pwrite(b"still open", 0)
+    dirty.handles[0].append(b"more")
+    dirty.handles[0].truncate(len(DATA) + 2)
+    dirty.volume.open(KEY).close()
     assert end() == []
-    assert dirty.backend.committed(KEY) == b"still open" + DATA[10:]
-
-
-@pytest.mark.parametrize("what", ["cache", "volume"])
-def test_discarding_answers_what_was_given_up(dirty: Rig, what: str) -> None:
-    """`on_failed="discard"`: closed, and the caller has the list. [2.22]"""
-    end = dirty.cache.close if what == "cache" else dirty.volume.detach
-    dirty.backend.fault("write_from", FULL, times=float("inf"))
-    lost = end(on_failed="discard")
-    assert [(item.key, item.offset, item.length, item.volume) for item in lost] == [(KEY, 0, len(DATA), "volume")]
-    assert dirty.volume not in dirty.cache.volumes()
-
-
-def test_close_has_a_deadline(dirty: Rig) -> None:
-    """A hung backend: UnsavedDataError at the deadline, and everything is still there. [2.22, K9]"""
-    gate = dirty.backend.gate("write_from")
-    with pytest.raises(UnsavedDataError):
-        Task(dirty.cache.close, timeout=0.1).result()
-    assert dirty.handles[0].pread(len(DATA), 0) == DATA
-    gate.open()
-    assert Task(dirty.cache.close).result() == []
-    assert dirty.backend.committed(KEY) == DATA
-
-
-def test_discarding_close_leaves_a_hung_backend_behind(make: Make) -> None:
-    """The deadline ends the wait, never the call. [2.22, K7]"""
-    rig = make({KEY: b""})
-    rig.open("r+b").pwrite(DATA, 0)
-    gate = rig.backend.gate("write_from")
-    lost = Task(rig.cache.close, timeout=0.1, on_failed="discard").result()
-    assert sum(item.length for item in lost) == len(DATA)
-    gate.open()
+    assert dirty.backend.committed(KEY) == b"still open" + DATA[10:] + b"mo"
 
 
 def test_a_detached_volume_refuses_and_the_others_go_on(make: Make) -> None:
@@ -135,17 +110,6 @@ def test_a_volume_name_is_unique_and_free_after_detach(make: Make) -> None:
         rig.cache.attach("memory:", name="volume")
     rig.volume.detach()
     rig.cache.attach("memory:", name="volume").detach()
-
-
-def test_write_back_is_not_over_before_the_backend_answered(dirty: Rig) -> None:
-    """A request in flight stays in flight after its waiter has gone. [T-13, K7]"""
-    gate = dirty.backend.gate("write_from")
-    with pytest.raises(TimeoutError):
-        Task(dirty.handles[0].fsync, timeout=0.05).result()
-    gate.wait_entered()
-    assert dirty.cache.stats().writeback >= len(DATA)
-    gate.open()
-    eventually(lambda: dirty.cache.stats().writeback == 0)
 
 
 def test_no_commit_is_made_after_an_abort(dirty: Rig) -> None:
@@ -203,3 +167,399 @@ def forget(things: list[Any], seen: pytest.WarningsRecorder) -> None:
     """Drop the last references, and collect until the warning comes."""
     things.clear()
     eventually(lambda: gc.collect() >= 0 and any(issubclass(found.category, ResourceWarning) for found in seen.list))
+
+
+# ---------------------------------------------------------------- several ends, and writers in hung calls
+
+
+NEW = pattern(PAGE, seed=3)
+
+
+# -------------------------------------------------------------------- beside a writer whose call hangs
+
+WRITERS: dict[str, tuple[str, Callable[[Rig], Callable[[], Any]], bytes]] = {
+    # the call that hangs, a function that makes it while holding the file's lock, and the stored content once it has
+    # returned
+    "a direct write": (
+        "write_from",
+        lambda rig: lambda: rig.open("r+b", direct=True).pwrite(NEW, PAGE),
+        overlay(DATA, PAGE, NEW),
+    ),
+    "a truncate": ("truncate", lambda rig: lambda: rig.open("r+b").truncate(PAGE), DATA[:PAGE]),
+    "a hole": (
+        "punch_hole",
+        lambda rig: lambda: rig.open("r+b").punch_hole(PAGE, PAGE),
+        overlay(DATA, PAGE, bytes(PAGE)),
+    ),
+    "a write-back": ("write_from", lambda rig: lambda: written_back(rig), overlay(DATA, PAGE, NEW)),  # holds none
+}
+ENDS: dict[str, Callable[..., Any]] = {
+    "close": lambda rig, **how: rig.cache.close(**how),
+    "detach": lambda rig, **how: rig.volume.detach(**how),
+}
+
+
+def written_back(rig: Rig) -> None:
+    file = rig.open("r+b")
+    file.pwrite(NEW, PAGE)
+    file.flush()
+
+
+def hung_writer(make: Make, writer: str) -> tuple[Rig, Any, Task[Any]]:
+    op, verb, _stored = WRITERS[writer]
+    rig = make(backend=RecordingBackend({KEY: DATA}, punch=True), retry=ONCE)
+    gate = rig.backend.gate(op)
+    task = Task(verb(rig))
+    gate.wait_entered()
+    return rig, gate, task
+
+
+@pytest.mark.parametrize("end", ENDS)
+@pytest.mark.parametrize("writer", WRITERS)
+def test_an_end_beside_a_hung_writer_raises_at_its_deadline(make: Make, writer: str, end: str) -> None:
+    """The volume is open again, and goes on once the call has returned. [2.16, 2.22, K9]"""
+    rig, gate, task = hung_writer(make, writer)
+    with pytest.raises(UnsavedDataError) as caught:
+        Task(ENDS[end], rig, timeout=0.05, on_failed="raise").result()
+    assert isinstance(caught.value.__cause__, TimeoutError)
+    assert not rig.volume.engine.seals
+    assert rig.volume in rig.cache.volumes()
+    gate.open()
+    task.result()
+    stored = WRITERS[writer][2]
+    rig.handles[0].pwrite(b"after", 0)
+    assert ENDS[end](rig) == []
+    assert rig.backend.committed(KEY) == overlay(stored, 0, b"after")
+
+
+@pytest.mark.parametrize("end", ENDS)
+@pytest.mark.parametrize("writer", WRITERS)
+def test_a_discarding_end_beside_a_hung_writer_ends(make: Make, writer: str, end: str) -> None:
+    """The volume is aborted at the deadline; the writer gets an error, the call keeps its thread. [2.22, K7,
+    K9, I-23]
+    """
+    rig, gate, task = hung_writer(make, writer)
+    Task(ENDS[end], rig, timeout=0.05, on_failed="discard").result()
+    with pytest.raises(ShutdownError):
+        task.result()
+    assert rig.cache.volumes() == () or rig.cache.closed
+    gate.open()
+    eventually(lambda: rig.backend.nr_running == 0)
+    assert rig.cache.close() == []
+
+
+def test_a_healthy_volume_is_saved_beside_one_that_hangs(make: Make, clock: HandClock) -> None:
+    """Its data is saved, although the other volume used the deadline up. [2.15, 2.22]"""
+    rig = make({KEY: DATA}, retry=ONCE)
+    other = RecordingBackend({"b": DATA})
+    file = rig.cache.attach(other, name="healthy", read_ahead=0).open("b", "r+b")
+    file.pwrite(NEW, 0)
+    rig.open("r+b").pwrite(NEW, 0)
+    hung = rig.cache.attach(backend := RecordingBackend({"h": DATA}), name="hung", read_ahead=0).open("h", "r+b")
+    hung.pwrite(NEW, 0)
+    gate = backend.gate("write_from")
+    closing = Task(rig.cache.close, timeout=3600.0, on_failed="discard")
+    clock.until(lambda: not dirty_bytes(rig.volume) and not dirty_bytes(file.volume, "b"))
+    clock.advance(3600.0)
+    lost = closing.result()
+    assert {entry.volume for entry in lost} == {"hung"}
+    assert other.committed("b") == overlay(DATA, 0, NEW)
+    assert rig.backend.committed(KEY) == overlay(DATA, 0, NEW)
+    gate.open()
+
+
+# -------------------------------------------------------------------- several threads end it
+
+PAIRS = [("close", "close"), ("close", "detach"), ("detach", "detach"), ("detach", "close")]
+
+
+@pytest.mark.parametrize("how", ["raise", "discard"])
+@pytest.mark.parametrize("pair", PAIRS, ids=["+".join(pair) for pair in PAIRS])
+def test_the_second_end_waits_for_the_first(make: Make, pair: tuple[str, str], how: str) -> None:
+    """Both return without an error, whichever did the work, and everything is stored. [2.16, 2.22]"""
+    rig = make({KEY: DATA})
+    rig.open("r+b").pwrite(NEW, 0)
+    gate = rig.backend.gate("commit")
+    first = Task(ENDS[pair[0]], rig)
+    gate.wait_entered()
+    second = Task(ENDS[pair[1]], rig, on_failed=how)
+    assert second.waits(0.05)
+    gate.open()
+    assert (first.result(), second.result()) == ([], [])
+    assert rig.backend.committed(KEY) == overlay(DATA, 0, NEW)
+    assert len(rig.backend.seen("close")) == 1
+    assert rig.cache.close() == []
+
+
+def test_many_closes_at_once_all_return(make: Make) -> None:
+    """In a race of eight no call reports unsaved data, and the backend is closed once. [2.22]"""
+    for _ in range(20):
+        rig = make({KEY: DATA})
+        rig.cache.attach(RecordingBackend(), name="second")
+        rig.open("r+b").pwrite(NEW, 0)
+        start = threading.Barrier(8)
+
+        def end(k: int, rig: Rig = rig, start: threading.Barrier = start) -> list[Any]:
+            start.wait(WAIT_LIMIT_S)
+            return ENDS["close" if k % 4 else "detach"](rig)  # type: ignore[no-any-return]
+
+        tasks = [Task(end, k) for k in range(8)]
+        assert [task.result() for task in tasks] == [[]] * 8
+        assert rig.backend.committed(KEY) == overlay(DATA, 0, NEW)
+        assert len(rig.backend.seen("close")) == 1
+
+
+def collected(rig: Rig) -> int:
+    """The number of running syncs that have collected their files."""
+    tickets: list[Any] = [*rig.volume.engine._tickets]
+    return sum(ticket._taken_up for ticket in tickets)
+
+
+def test_where_the_first_fails_the_second_tries_for_itself(make: Make) -> None:
+    """The obstacle of the first may be gone; here it is, and nothing is left for a third. [2.16, 2.22]"""
+    rig = make({KEY: DATA}, retry=ONCE)
+    rig.open("r+b").pwrite(NEW, 0)
+    rig.backend.fault("write_from", FULL)
+    gate = rig.backend.gate("write_from")
+    first = Task(rig.cache.close)
+    gate.wait_entered()
+    # Two syncs of the first wait, and one of the second: one that collected the file later would try the data again.
+    eventually(lambda: collected(rig) == 2)
+    second = Task(rig.cache.close)
+    eventually(lambda: collected(rig) == 3)
+    gate.open()
+    with pytest.raises(UnsavedDataError):
+        first.result()
+    assert second.result() == []
+    assert rig.backend.committed(KEY) == overlay(DATA, 0, NEW)
+
+
+def test_a_second_with_a_deadline_does_not_wait_longer(make: Make) -> None:
+    """UnsavedDataError lists the unsaved bytes; the first goes on, and the volume stays sealed for it. [2.22, K9]"""
+    rig = make({KEY: DATA})
+    file = rig.open("r+b")
+    file.pwrite(NEW, 0)
+    gate = rig.backend.gate("write_from")
+    first = Task(rig.cache.close)
+    gate.wait_entered()
+    eventually(lambda: rig.volume.engine.seals)  # it is the first: a sync had begun before
+    with pytest.raises(UnsavedDataError) as caught:
+        Task(rig.cache.close, timeout=0.05).result()
+    assert [(r.key, r.offset, r.length) for r in caught.value.ranges] == [(KEY, 0, PAGE)]
+    with pytest.raises(ShutdownError):
+        file.pwrite(b"x", 0)
+    gate.open()
+    assert first.result() == []
+    assert rig.backend.committed(KEY) == overlay(DATA, 0, NEW)
+
+
+def test_an_end_that_may_discard_ends_one_that_waits_forever(make: Make) -> None:
+    """The first has no deadline and the backend hangs: it reports the unsaved bytes, the other returns the list of
+    those given up. [2.22, K9]
+    """
+    rig = make({KEY: DATA})
+    rig.open("r+b").pwrite(NEW, 0)
+    gate = rig.backend.gate("write_from")
+    first = Task(rig.cache.close)
+    gate.wait_entered()
+    eventually(lambda: rig.volume.engine.seals)
+    lost = Task(rig.cache.close, timeout=0.05, on_failed="discard").result()
+    assert [(entry.key, entry.offset, entry.length) for entry in lost] == [(KEY, 0, PAGE)]
+    with pytest.raises(UnsavedDataError) as caught:
+        first.result()
+    assert [(r.key, r.offset, r.length) for r in caught.value.ranges] == [(KEY, 0, PAGE)]
+    gate.open()
+
+
+def test_an_end_from_a_signal_handler_within_an_end_ends(make: Make, monkeypatch: pytest.MonkeyPatch) -> None:
+    """A handler that closes the cache runs while its thread is closing it: the thread does not wait for itself. [2.22,
+    K9]
+    """
+    rig = make({KEY: DATA})
+    rig.open("r+b").pwrite(NEW, 0)
+    original = detach._unsaved
+    inner: list[Any] = []
+
+    def handler(*args: Any) -> Any:
+        monkeypatch.setattr(detach, "_unsaved", original)
+        inner.append(rig.cache.close())
+        return original(*args)
+
+    monkeypatch.setattr(detach, "_unsaved", handler)
+    assert Task(rig.cache.close).result() == []
+    assert inner == [[]]
+    assert rig.backend.committed(KEY) == overlay(DATA, 0, NEW)
+    assert len(rig.backend.seen("close")) == 1
+
+
+@pytest.mark.parametrize("step", ["_quiet", "_close_backend"])
+def test_an_end_that_was_interrupted_at_its_last_step_is_finished_by_the_next(
+    make: Make, monkeypatch: pytest.MonkeyPatch, step: str
+) -> None:
+    """Everything is saved by then; threads and the backend are not left behind. [2.22, T-51]"""
+    rig = make({KEY: DATA})
+    rig.open("r+b").pwrite(NEW, 0)
+
+    def interrupt(*_args: Any) -> Any:
+        raise KeyboardInterrupt
+
+    with monkeypatch.context() as patch:
+        patch.setattr(detach, step, interrupt)
+        with pytest.raises(KeyboardInterrupt):
+            rig.cache.close()
+    assert rig.cache.close() == []
+    assert len(rig.backend.seen("close")) == 1
+    assert not rig.volume.engine.runner.alive()
+    assert not rig.cache.flusher.alive()
+
+
+def test_a_volume_attached_while_a_cache_closes_is_closed_too(make: Make) -> None:
+    """The attach may also be refused: the volume is never left behind with its threads. [2.22]"""
+    rig = make({KEY: DATA})
+    rig.open("r+b").pwrite(NEW, 0)
+    gate = rig.backend.gate("commit")
+    closing = Task(rig.cache.close)
+    gate.wait_entered()
+    late = RecordingBackend({"late": b""})
+    volume = rig.cache.attach(late, name="late")
+    file = volume.open("late", "r+b")
+    file.pwrite(NEW, 0)
+    gate.open()
+    assert closing.result() == []
+    assert late.committed("late") == NEW
+    assert volume.detached
+    file.close()
+
+
+@pytest.mark.parametrize("error", [OSError(errno.EIO, "on fire"), ValueError("a bug")], ids=["OSError", "ValueError"])
+def test_a_backend_whose_close_raises_is_released_anyway(
+    make: Make, caplog: pytest.LogCaptureFixture, error: BaseException
+) -> None:
+    """Everything was committed before: the exception is logged, and no caller gets it. [2.22]"""
+    rig = make({KEY: DATA})
+    rig.open("r+b").pwrite(NEW, 0)
+    rig.backend.fault("close", error)
+    assert rig.cache.close() == []
+    assert rig.cache.closed
+    assert not rig.volume.engine.runner.alive()
+    assert [record.getMessage() for record in caplog.records if str(error.args[-1]) in record.getMessage()]
+
+
+# ---------------------------------------------------------------- nothing new is accepted
+
+
+def before(monkeypatch: pytest.MonkeyPatch, step: str, call: Callable[[], object]) -> None:
+    """Make a call when the end of a volume comes to a step."""
+    original = getattr(detach, step)
+
+    def changed(*arguments: Any) -> Any:
+        call()
+        return original(*arguments)
+
+    monkeypatch.setattr(detach, step, changed)
+
+
+@pytest.mark.parametrize("step", ["_drain", "_unsaved", "_give_up", "_finish"])
+def test_a_write_that_meets_the_end_is_refused_whole(make: Make, monkeypatch: pytest.MonkeyPatch, step: str) -> None:
+    """Without the refusal it was accepted and lost, or made the end fail. [2.22, I-22]"""
+    rig = make({KEY: DATA})
+    file = rig.open("r+b")
+    refused: list[ShutdownError] = []
+    calls: list[Callable[[], object]] = [
+        lambda: file.pwrite(b"x", 5),
+        lambda: file.pwrite(bytes(3 << 20), 0),
+        lambda: file.append(b"x"),
+        lambda: file.truncate(7),
+        lambda: file.punch_hole(0, PAGE),
+        lambda: file.zero_range(0, PAGE),
+    ]
+
+    def write() -> None:
+        assert file.try_pwrite(b"x", 5) is None
+        for call in calls:
+            with pytest.raises(ShutdownError, match="detached") as caught:
+                call()
+            refused.append(caught.value)
+
+    before(monkeypatch, step, write)
+    assert rig.cache.close() == []
+    assert len(refused) == len(calls)
+    assert [getattr(error, "characters_written", 0) for error in refused] == [0] * len(calls)
+    assert rig.backend.committed(KEY) == DATA
+
+
+def test_names_are_refused_while_a_volume_ends(make: Make, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Opens, renames and removes are refused too. [2.22]"""
+    rig = make({KEY: DATA})
+    volume = rig.volume
+
+    def names() -> None:
+        for call in (
+            lambda: volume.open(KEY),
+            lambda: volume.open("new", "w"),
+            lambda: volume.rename(KEY, "other"),
+            lambda: volume.remove(KEY),
+            lambda: volume.truncate(KEY, 3),
+        ):
+            with pytest.raises(ShutdownError, match="detached"):
+                call()
+
+    before(monkeypatch, "_unsaved", names)
+    volume.detach()
+    assert rig.backend.committed(KEY) == DATA
+    assert rig.backend.committed("new") is None
+
+
+def test_an_interrupted_end_leaves_the_volume_open(make: Make, monkeypatch: pytest.MonkeyPatch) -> None:
+    """[2.22, T-51]"""
+    rig = make({KEY: DATA})
+    file = rig.open("r+b")
+
+    def interrupt() -> None:
+        raise KeyboardInterrupt
+
+    with monkeypatch.context() as patch:
+        before(patch, "_unsaved", interrupt)
+        with pytest.raises(KeyboardInterrupt):
+            rig.cache.close()
+    assert file.pwrite(b"a", 0) == 1
+    assert rig.cache.close() == []
+    assert rig.backend.committed(KEY) == b"a" + DATA[1:]
+
+
+def test_a_change_in_progress_is_waited_for(make: Make) -> None:
+    """The caller has the file's lock, and had not noticed that the volume ends. [2.22, I-22]"""
+    rig = make({KEY: DATA})
+    gate = rig.backend.gate("truncate")
+    file = rig.open("r+b")
+    cutting = Task(file.truncate, PAGE)
+    gate.wait_entered()
+    closing = Task(rig.cache.close)
+    ended_or_behind(rig.cache, closing, cutting.thread)
+    assert not closing.finished.is_set()
+    gate.open()
+    assert cutting.result() == PAGE
+    assert closing.result() == []
+    assert rig.backend.committed(KEY) == DATA[:PAGE]
+
+
+def waits_at_the_limit(rig: Rig) -> bool:
+    pressure = rig.volume.engine.native.pressure()
+    return pressure.throttled > 0 and pressure.position >= 1000
+
+
+def test_a_writer_that_waits_for_room_ends(make: Make) -> None:
+    """This includes waits with the file's lock, as in appends. [2.22, 2.24]"""
+    rig = make({KEY: b""}, capacity="128KiB", dirty_background=0.1, dirty_limit=0.25)
+    gate = rig.backend.gate("write_from", times=1000)
+    file = rig.open("r+b")
+    task = Task(file.append, pattern(256 << 10))
+    gate.wait_entered()
+    eventually(lambda: waits_at_the_limit(rig))
+    closing = Task(rig.cache.close)
+    with pytest.raises(ShutdownError) as caught:
+        task.result()
+    gate.open()
+    closing.result()
+    accepted = accepted_before(caught.value)
+    assert rig.backend.committed(KEY) == pattern(256 << 10)[:accepted]

@@ -18,9 +18,8 @@ from pagecache import CachedFile, PageCache, UnsavedDataError
 from pagecache.volume import lifetimes
 
 from ..stores import RecordingBackend, RecordingFile
-from .rig import FAST, KEY, PAGE, QUIET, Rig, Task, eventually, pattern
+from .rig import FAST, KEY, PAGE, QUIET, Make, Rig, Task, eventually, pattern
 
-Make = Callable[..., Rig]
 OLD = pattern(PAGE)
 NEW = pattern(3 * PAGE, seed=1)
 
@@ -37,20 +36,6 @@ def store() -> tuple[PageCache, RecordingBackend, CachedFile]:
     file = cache.attach(backend, name="store").open(KEY, "r+b")
     file.pwrite(NEW, 0)
     return cache, backend, file
-
-
-def test_an_exception_in_the_with_block_of_the_cache_publishes_nothing() -> None:
-    """The partial object is listed as unsaved; the exception stays the primary one. [T-77, 2.22]"""
-    cache, backend, file = store()
-    with pytest.raises(ZeroDivisionError), cache:
-        raise ZeroDivisionError
-    assert backend.committed(KEY) == OLD
-    assert backend.seen("commit") == []
-    assert not cache.closed
-    assert file.pread(len(NEW), 0) == NEW
-    lost = cache.close(on_failed="discard", timeout=20)
-    assert lost == [] or backend.committed(KEY) == OLD
-    file.close()
 
 
 def test_closing_the_cache_on_purpose_publishes(make: Make) -> None:

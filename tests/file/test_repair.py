@@ -1,21 +1,22 @@
-"""Failed data: kept, listed, repaired, or given up on purpose and reported once."""
+"""Failed data: kept, listed, repaired, or given up on purpose. A loss is reported once to every handle that was open,
+or to the next opener if no handle has reported it.
+"""
 
 from __future__ import annotations
 
 import errno
-import threading
+import gc
 from collections.abc import Callable
 from typing import Any
 
 import pytest
 
-from pagecache import DataLossError, FailedRange, LostRange, WritebackError
+from pagecache import CachedFile, CommitError, DataLossError, FailedRange, LostRange, WritebackError
 from pagecache.native import FAILED, NativeInode
 
 from ..stores import failing_commit
-from .rig import KEY, ONCE, PAGE, Rig, Task, eventually, pattern
+from .rig import FAST, KEY, ONCE, PAGE, Make, Rig, Task, eventually, pattern
 
-Make = Callable[..., Rig]
 DATA = pattern(6 * PAGE)
 FULL = OSError(errno.ENOSPC, "no space left")
 FOREVER = float("inf")
@@ -35,10 +36,11 @@ def fails(call: Callable[[], object]) -> WritebackError:
     return caught.value
 
 
-def test_every_handle_reports_an_error_until_it_is_repaired(dirty: Rig) -> None:
-    """Level: each fsync of each handle fails as long as failed bytes exist. [T-16, 2.15]"""
+@pytest.mark.parametrize(("op", "action"), [("write_from", FULL), ("commit", failing_commit(FULL))])
+def test_every_handle_reports_an_error_until_it_is_repaired(dirty: Rig, op: str, action: Any) -> None:
+    """Level: each fsync of each handle fails as long as failed bytes exist. [T-16, T-18, 2.15, K3]"""
     handles = [dirty.handles[0], dirty.open("r+b"), dirty.open("r+b")]
-    fault = dirty.backend.fault("write_from", FULL, times=FOREVER)
+    fault = dirty.backend.fault(op, action, times=FOREVER)
     for file in handles + handles:
         assert fails(file.fsync).errno == errno.ENOSPC
     assert fails(dirty.open("r+b").fsync).errno == errno.ENOSPC
@@ -103,26 +105,6 @@ def test_no_space_then_space(dirty: Rig) -> None:
     assert dirty.volume.failed() == []
     assert dirty.backend.committed(KEY) == DATA
     assert dirty.cache.stats().failed == 0
-
-
-def test_failed_data_is_tried_again_after_a_while(make: Make) -> None:
-    """`failed_retry` needs no request. [2.14]"""
-    rig = make({KEY: b""}, flush_interval=0.02, retry=ONCE.__class__(attempts=1, failed_retry=0.05))
-    file = rig.open("r+b")
-    file.pwrite(DATA, 0)
-    rig.backend.fault("write_from", FULL)
-    fails(file.flush)
-    eventually(lambda: rig.backend.written(KEY) == DATA)
-    file.fsync()
-
-
-def test_parked_data_costs_no_calls(dirty: Rig) -> None:
-    """With `failed_retry=None` nothing is retried without a request. [2.14]"""
-    fault = dirty.backend.fault("write_from", FULL, times=FOREVER)
-    fails(dirty.handles[0].flush)
-    before = fault.nr_hit
-    assert Task(threading.Event().wait, 0.2).waits(0.15)
-    assert fault.nr_hit == before
 
 
 def test_too_much_failed_data_stops_new_writes_to_the_file(make: Make) -> None:
@@ -313,3 +295,185 @@ def test_bytes_repaired_while_an_fsync_finds_them_failed_are_no_error(
     file.fsync()
     assert repaired == [FAILED]
     assert rig.backend.committed(KEY) == b"new"
+
+
+OLD = pattern(2 * PAGE)
+NO = OSError(errno.EACCES, "no")
+
+TELLING: dict[str, Callable[[CachedFile], Any]] = {
+    "fsync": lambda file: file.fsync(),
+    "flush": lambda file: file.flush(),
+    "close": lambda file: file.close(),
+}
+
+
+def lose(rig: Rig) -> None:
+    """Lose data behind the application's back: no caller gets the list."""
+    writer = rig.open("r+b")
+    writer.pwrite(b"theirs comes", 0)
+    rig.backend.change_remotely(KEY, OLD)
+    rig.volume.open(KEY, "rb")._leave()  # which reports to no caller
+    writer._leave()
+
+
+@pytest.fixture
+def rig(make: Make) -> Rig:
+    return make({KEY: OLD}, options={"on_conflict": "take_remote"}, retry=FAST)
+
+
+@pytest.mark.parametrize("telling", TELLING)
+@pytest.mark.parametrize("mode", ["r+b", "rb"])
+def test_each_handle_reports_a_loss_exactly_once(rig: Rig, telling: str, mode: str) -> None:
+    """Its next fsync, flush or close reports it, also if it only reads; close closes anyway. [T-16, 2.16]"""
+    handles = [rig.open(mode) for _ in range(3)]
+    lose(rig)
+    for file in handles:
+        with pytest.raises(DataLossError) as caught:
+            TELLING[telling](file)
+        assert caught.value.errno == errno.EIO
+        assert sum(lost.length for lost in caught.value.ranges) >= len(b"theirs comes")
+        assert file.closed == (telling == "close")
+    for file in handles:
+        if not file.closed:
+            file.fsync()
+        file.close()
+
+
+def test_a_loss_that_no_handle_reported_is_reported_to_the_next_opener(rig: Rig) -> None:
+    """No later opener sees it once it was reported. [2.16]"""
+    lose(rig)
+    with pytest.raises(DataLossError):
+        rig.open("rb").close()
+    rig.open("rb").close()
+
+
+def test_an_opener_that_never_asks_has_not_seen_it(rig: Rig) -> None:
+    """Opening does not report: two handles opened before the first report both report it. [2.16]"""
+    lose(rig)
+    first, second = rig.open("rb"), rig.open("r+b")
+    for file in (first, second):
+        with pytest.raises(DataLossError):
+            file.fsync()
+    rig.open("rb").close()
+
+
+@pytest.mark.filterwarnings("ignore::ResourceWarning")
+def test_a_collected_handle_has_reported_nothing(rig: Rig, caplog: pytest.LogCaptureFixture) -> None:
+    """Its errors go to the log and on to the next opener. [2.21, 2.16]"""
+    handles = [rig.volume.open(KEY, "rb")]
+    lose(rig)
+    handles.clear()
+    gc.collect()
+    eventually(lambda: "is lost" in caplog.text)
+    with pytest.raises(DataLossError):
+        rig.open("rb").close()
+
+
+@pytest.mark.parametrize("how", ["fsync", "sync", "write"])
+def test_a_later_success_clears_nothing(rig: Rig, how: str) -> None:
+    """New bytes are saved; the loss is still reported. [2.16]"""
+    file = rig.open("r+b")
+    lose(rig)
+    with rig.volume.open(KEY, "rb") as other, pytest.raises(DataLossError):
+        other.fsync()
+    file.pwrite(b"new", 0)
+    if how == "sync":
+        rig.volume.sync(20)
+    elif how == "write":
+        file.sync_range(0, PAGE)
+    with pytest.raises(DataLossError):
+        file.fsync()
+    assert rig.backend.committed(KEY) == b"new" + OLD[3:]
+    file.fsync()
+
+
+def test_two_losses_are_reported_together_or_one_by_one(rig: Rig) -> None:
+    """The report covers all losses since the handle's last report. [2.16]"""
+    early, late = rig.open("r+b"), rig.open("r+b")
+    for offset in (0, PAGE):
+        early.pwrite(b"x", offset)
+        rig.volume.discard(KEY)
+        with pytest.raises(DataLossError) as caught:
+            early.fsync()
+        assert [lost.offset for lost in caught.value.ranges] == [offset]
+    with pytest.raises(DataLossError) as caught:
+        late.fsync()
+    assert [lost.offset for lost in caught.value.ranges] == [0, PAGE]
+
+
+def test_losses_that_every_handle_has_reported_are_forgotten(rig: Rig) -> None:
+    """A handle that discards for years keeps no list of them. [2.16]"""
+    file = rig.open("r+b")
+    for _ in range(50):
+        file.pwrite(b"x", 0)
+        rig.volume.discard(KEY)
+        with pytest.raises(DataLossError):
+            file.fsync()
+    assert len(file._inode._losses) <= 2
+
+
+@pytest.mark.parametrize("aborted", [False, True])
+@pytest.mark.parametrize("end", ["close", "detach"])
+def test_an_end_with_discard_is_reported_once_by_open_handles(make: Make, end: str, aborted: bool) -> None:
+    """The caller has the list, each handle raises DataLossError from close. [2.16, 2.22]"""
+    rig = make({KEY: OLD}, retry=ONCE)
+    file, reader = rig.open("r+b"), rig.open("rb")
+    file.pwrite(b"given up", 0)
+    if aborted:
+        rig.volume.abort()
+    else:
+        rig.backend.fault("write_from", NO, times=99)
+    lost = (rig.cache.close if end == "close" else rig.volume.detach)(on_failed="discard", timeout=20)
+    assert [(entry.key, entry.offset, entry.length, entry.volume) for entry in lost] == [(KEY, 0, 8, "volume")]
+    assert rig.cache.volumes() == ()
+    for handle in (file, reader):
+        with pytest.raises(DataLossError):
+            handle.close()
+        handle.close()
+
+
+# -------------------------------------------------------------------- 2.16.3, 2.16.4
+
+
+def test_data_parked_by_a_commit_costs_no_calls_and_is_resumed_on_request(make: Make) -> None:
+    """Neither age nor memory pressure sends it again. [2.14, 2.16]"""
+    rig = make({KEY: b""}, retry=ONCE)
+    file = rig.open("r+b")
+    file.pwrite(OLD, 0)
+    fault = rig.backend.fault("commit", failing_commit(NO), times=99)
+    with pytest.raises(CommitError):
+        file.fsync()
+    rig.backend.forget_calls()
+    rig.cache.configure(dirty_expire=0.001, flush_interval=0.005, dirty_background=PAGE)
+    turns = rig.cache.flusher
+    for _ in range(20):
+        turns.turn()
+    assert rig.backend.calls == []
+    fault.clear()
+    rig.volume.retry_failed(KEY)
+    eventually(lambda: rig.volume.failed() == [])
+    rig.volume.sync(20)
+    assert rig.backend.committed(KEY) == OLD
+
+
+def test_ranges_lie_inside_the_size_and_inside_valid_bytes(make: Make) -> None:
+    """This concerns failed, dirty_ranges, errors and discard. [2.16]"""
+    rig = make({KEY: b""}, retry=ONCE)
+    file = rig.open("r+b")
+    file.pwrite(b"a" * 10, 100)
+    file.pwrite(b"b" * 10, 3000)
+    file.pwrite(b"c" * 10, 3 * PAGE - 5)
+    rig.backend.fault("write_from", NO, times=9)
+    with pytest.raises(WritebackError) as caught:
+        file.fsync()
+    lists = [
+        [(r.offset, r.length) for r in caught.value.ranges],
+        [(r.offset, r.length) for r in rig.volume.failed()],
+        rig.volume.dirty_ranges(KEY),
+    ]
+    rig.backend.clear_faults()
+    lists.append([(lost.offset, lost.length) for lost in rig.volume.discard(KEY)])
+    valid = set(range(PAGE)) | set(range(2 * PAGE, 3 * PAGE + 5))
+    for ranges in lists:
+        covered = {at for offset, length in ranges for at in range(offset, offset + length)}
+        assert {100, 109, 3000, 3009, 3 * PAGE - 5, 3 * PAGE + 4} <= covered <= valid

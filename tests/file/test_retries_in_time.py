@@ -17,9 +17,10 @@ from pagecache import PageCache, RetryPolicy, aio
 
 from ..stores import RecordingBackend
 from .clock import HandClock, after_flusher_turn
-from .rig import KEY, PAGE, Rig, Task, eventually, pattern
+from .rig import KEY, PAGE, Make, Rig, Task, eventually, pattern
 
-Make = Callable[..., Rig]
+pytestmark = pytest.mark.usefixtures("far_from_retries")
+
 DATA = pattern(2 * PAGE)
 PATIENT = RetryPolicy(attempts=9, first_delay=1.0, max_delay=20.0, deadline=None, failed_retry=3000.0)
 SELDOM: dict[str, Any] = {"flush_interval": 3600.0, "stall_warn": 3600.0, "retry": PATIENT}
@@ -58,12 +59,6 @@ WAITS: dict[str, Callable[[Rig], None]] = {
     "SyncTicket.wait": lambda rig: rig.volume.begin_sync().wait(),
     "aio fsync": fsynced_by_a_task,
 }
-
-
-@pytest.fixture(autouse=True)
-def far_from_retries(monkeypatch: pytest.MonkeyPatch) -> None:
-    """Switch off the flusher's check for suppressed log lines every few seconds."""
-    monkeypatch.setattr("pagecache.engine.report.notices.WINDOW", 3600.0)
 
 
 def attempts(rig: Rig, key: str = KEY) -> int:

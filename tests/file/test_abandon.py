@@ -1,0 +1,758 @@
+"""The end of local data: of abandoned files, of closed handles beside them, and of removed ones.
+
+An open that has found the file when its last writer abandons it gets the file after the rollback. An open that fails,
+an `abandon`, and a `with` that raises give up no change of a handle that was closed before. Of handles that several
+threads close at once, exactly one is the last, and does the work of the last one. [2.20, K1, I-22]
+"""
+
+from __future__ import annotations
+
+import asyncio
+import errno
+import gc
+import os
+import threading
+from collections.abc import Callable, Hashable
+from pathlib import Path
+from types import TracebackType
+from typing import Any
+
+import pytest
+
+from pagecache import CachedFile, ConflictError, DataLossError, PageCache, aio
+from pagecache.backends.directory import DirectoryBackend
+from pagecache.native import STAMP_MAX
+from pagecache.options import OpenMode
+from pagecache.testing import Gate
+from pagecache.volume.opening import open_again
+
+from ..stores import WAIT_LIMIT_S, ObjectBackend, RecordingBackend
+from .rig import KEY, ONCE, PAGE, QUIET, Make, Rig, Task, eventually, make_rig, overlay, pattern
+
+DATA = pattern(3 * PAGE)
+GOOD = b"good" + DATA[4:]
+
+
+@pytest.mark.parametrize("whole", [False, True])
+def test_an_open_beside_an_abandon_gets_what_is_stored(make: Make, whole: bool) -> None:
+    """It reads no byte that was given up, and its own writes are saved. [2.20]"""
+    rig = make(backend=ObjectBackend({KEY: DATA})) if whole else make({KEY: DATA})
+    file = rig.open()
+    file.pwrite(b"bad!", 0)
+    gate = rig.backend.gate("stat")
+    opening = Task(rig.open)
+    gate.wait_entered()
+    Task(file.abandon).result()
+    gate.open()
+    opened = opening.result()
+    assert opened.pread(len(DATA), 0) == DATA
+    opened.pwrite(b"good", 0)
+    opened.fsync()
+    assert rig.backend.committed(KEY) == GOOD
+    rig.cache.check()
+
+
+def test_an_open_beside_an_abandon_waits_for_the_rollback(make: Make) -> None:
+    """No earlier call of the file may follow a write of the new handle. [2.20]"""
+    backend = ObjectBackend({KEY: DATA})
+    rig = make(backend=backend)
+    file = rig.open()
+    file.pwrite(b"bad!", 0)
+    looked, rolling = backend.gate("stat", KEY), backend.gate("rollback")
+    opening, other = Task(rig.open), Task(rig.volume.exists, "other")
+    looked.wait_entered()
+    file.abandon()
+    rolling.wait_entered()
+    looked.open()
+    assert opening.waits()
+    other.result()
+    rolling.open()
+    assert opening.result().pread(len(DATA), 0) == DATA
+    assert not rig.volume.busy._busy
+
+
+def test_a_writer_that_came_first_keeps_what_another_one_abandons(make: Make) -> None:
+    """The abandoning handle is not the last. [2.20]"""
+    rig = make({KEY: DATA})
+    file = rig.open()
+    opened = rig.open()
+    file.pwrite(b"good", 0)
+    file.abandon()
+    opened.fsync()
+    assert rig.backend.committed(KEY) == GOOD
+
+
+def hold(file: CachedFile) -> Gate:
+    """Hold the token of a file with work of its volume, before any other."""
+    gate = Gate()
+    file._inode.engine.settle(lambda: gate.enter(WAIT_LIMIT_S))
+    gate.wait_entered()
+    return gate
+
+
+@pytest.mark.parametrize("mode", ["rb", "r+b", "wb"])
+@pytest.mark.parametrize("name", ["file", "link"])
+def test_an_open_by_any_name_waits_for_an_abandoned_file(tmp_path: Path, name: str, mode: OpenMode) -> None:
+    """The object has one file, and nothing of the abandoned handle is in it. [2.20, I-31]"""
+    (tmp_path / KEY).write_bytes(DATA)
+    os.link(tmp_path / KEY, tmp_path / "link")
+    with PageCache("1MiB", **QUIET) as cache:
+        volume = cache.attach(DirectoryBackend(tmp_path), read_ahead=0)
+        file = volume.open(KEY, "r+b")
+        inode = file._inode
+        gate = hold(file)
+        file.pwrite(b"bad!", 0)
+        file.abandon()
+        cache.check()
+        assert volume.unsaved() == []
+        opening = Task(volume.open, name, mode)
+        assert opening.waits()
+        gate.release()
+        with opening.result() as again:
+            assert again._inode is inode
+            assert list(volume.inodes.objects.values()) == [inode]
+            if mode != "wb":
+                assert again.read() == DATA
+        assert (tmp_path / KEY).read_bytes() == (b"" if mode == "wb" else DATA)
+        cache.check()
+
+
+def test_a_handle_is_opened_again_after_the_rollback_of_its_file(make: Make) -> None:
+    """Nothing that it writes is given up with the earlier bytes. [2.20]"""
+    rig = make(backend=ObjectBackend({KEY: DATA}))
+    file, reader = rig.open(), rig.open("rb")
+    gate = hold(file)
+    file.pwrite(b"bad!", 0)
+    file.abandon()
+    opening = Task(open_again, reader, os.O_RDWR)
+    assert opening.waits()
+    gate.release()
+    again = opening.result()
+    assert again is not None
+    with again:
+        again.pwrite(b"good", 0)
+    assert rig.backend.committed(KEY) == GOOD
+
+
+def test_an_open_of_an_abandoned_file_ends_at_its_deadline(make: Make) -> None:
+    """The name is free then, and the file goes back all the same. [2.20]"""
+    rig = make(backend=ObjectBackend({KEY: DATA}))
+    file = rig.open()
+    gate = hold(file)
+    file.pwrite(b"bad!", 0)
+    file.abandon()
+    with pytest.raises(TimeoutError):
+        rig.open(timeout=0.05)
+    gate.release()
+    assert rig.open().pread(len(DATA), 0) == DATA
+
+
+@pytest.mark.parametrize("whole", [False, True])
+def test_calls_by_name_see_nothing_that_was_abandoned(make: Make, whole: bool) -> None:
+    """They see what is stored, also before the file has gone back. [2.20]"""
+    rig = make(backend=ObjectBackend({KEY: DATA})) if whole else make({KEY: DATA})
+    file, volume = rig.open(), rig.volume
+    gate = hold(file)
+    file.pwrite(b"late", 5 * PAGE)
+    file.abandon()
+    assert [volume.stat(KEY).size, *(found.size for found in volume.list())] == [len(DATA)] * 2
+    assert [volume.unsaved(), volume.unsaved(KEY), volume.dirty_ranges(KEY), volume.failed()] == [[]] * 4
+    volume.sync(20)
+    gate.release()
+    with volume.open(KEY) as again:
+        assert again.read() == DATA
+
+
+def test_an_object_that_was_never_stored_is_gone_once_it_is_abandoned(make: Make) -> None:
+    """No call finds it, before or after its rollback. [2.20]"""
+    rig = make(backend=ObjectBackend({KEY: DATA}))
+    file = rig.open("wb", key="new")
+    gate = hold(file)
+    file.pwrite(b"bad!", 0)
+    file.abandon()
+    assert not rig.volume.exists("new")
+    calls = Task(rig.open, "rb", key="new"), Task(rig.volume.remove, "new")
+    assert all(call.waits() for call in calls)
+    gate.release()
+    for call in calls:
+        with pytest.raises(FileNotFoundError):
+            call.result()
+    with rig.volume.open("new", "xb") as again:
+        again.pwrite(b"good", 0)
+    assert rig.backend.committed("new") == b"good"
+    rig.cache.check()
+
+
+@pytest.mark.parametrize("reading", [False, True])
+def test_an_object_whose_rollback_fails_is_opened_anew(make: Make, reading: bool) -> None:
+    """No later handle uses the file of the backend that may have its bytes; an earlier handle reads none. [2.20]"""
+    backend = ObjectBackend({KEY: DATA})
+    rig = make(backend=backend, retry=ONCE)
+    file = rig.open()
+    reader = rig.open("rb") if reading else None
+    file.pwrite(b"bad!", 0)
+    file._native.flush_start(STAMP_MAX)
+    eventually(lambda: backend.seen("write_from"))
+    backend.fault("rollback", OSError(errno.EACCES, "no"))
+    file.abandon()
+    again = rig.open()
+    assert again.pread(len(DATA), 0) == DATA
+    again.pwrite(b"good", 0)
+    again.fsync()
+    assert backend.committed(KEY) == GOOD
+    if reader is not None:
+        with pytest.raises(ConflictError):
+            reader.read()
+        reader.close()
+    eventually(lambda: not rig.volume.orphans)
+    rig.cache.check()
+
+
+def test_a_store_that_is_down_fails_the_open_of_an_abandoned_object(make: Make) -> None:
+    """Nor does a later one read a byte that was given up. [2.20]"""
+    backend = ObjectBackend({KEY: DATA})
+    rig = make(backend=backend, retry=ONCE)
+    file = rig.open()
+    file.pwrite(b"bad!", 0)
+    file._native.flush_start(STAMP_MAX)
+    eventually(lambda: backend.seen("write_from"))
+    for op in ("rollback", "open"):
+        backend.fault(op, OSError(errno.ECONNREFUSED, "down"))
+    file.abandon()
+    with pytest.raises(ConnectionRefusedError):
+        rig.open()
+    assert rig.open().pread(len(DATA), 0) == DATA
+
+
+def test_a_foreign_version_below_abandoned_bytes_is_not_mixed_with_the_opened_one(make: Make) -> None:
+    """The file goes back to the version that it was opened with; the next open finds the other one. [2.19, 2.20]"""
+    backend = ObjectBackend({KEY: DATA})
+    rig = make(backend=backend)
+    file, reader = rig.open(), rig.open("rb")
+    assert reader.pread(10, 0) == DATA[:10]
+    file.pwrite(b"bad!", 0)
+    file._native.flush_start(STAMP_MAX)
+    eventually(lambda: backend.seen("write_from"))
+    backend.change_remotely(KEY, b"theirs")
+    file.abandon()
+    again = rig.open()
+    with pytest.raises(ConflictError):
+        reader.pread(10, 2 * PAGE)
+    assert again.read() == b"theirs"
+    again.pwrite(b"good", 0)
+    again.fsync()
+    assert backend.committed(KEY) == b"goodrs"
+
+
+@pytest.mark.parametrize("whole", [False, True])
+def test_an_abandon_ends_a_conflict(make: Make, whole: bool) -> None:
+    """No local byte is left that could be in one. [2.19, 2.20]"""
+    rig = make(backend=ObjectBackend({KEY: DATA})) if whole else make({KEY: DATA})
+    file = rig.open()
+    file.pwrite(b"bad!", 0)
+    rig.backend.change_remotely(KEY, b"theirs")
+    with pytest.raises(ConflictError):
+        rig.open()
+    file.abandon()
+    with rig.volume.open(KEY, "r+b") as again:
+        assert again.read() == b"theirs"
+        again.pwrite(b"good", 0)
+    rig.volume.sync(20)
+    assert rig.backend.committed(KEY) == b"goodrs"
+
+
+def test_acknowledged_bytes_of_closed_handles_are_durable_after_an_abandon_and_a_sync(make: Make) -> None:
+    """The store has them already, and they cannot be taken back. [2.15, 2.20]"""
+    rig = make({KEY: DATA})
+    rig.open().pwrite(b"good", 0)
+    rig.handles[0].close()
+    late = rig.open()
+    late.pwrite(b"bad!", PAGE)
+    late.abandon()
+    with rig.volume.open(KEY) as again:
+        assert again.read() == GOOD
+    rig.volume.sync(20)
+    assert rig.backend.committed(KEY) == GOOD
+
+
+def test_an_fsync_beside_the_rollback_of_an_abandoned_object_publishes_nothing(make: Make) -> None:
+    """It has nothing to wait for afterwards. [2.20]"""
+    backend = ObjectBackend({KEY: DATA})
+    rig = make(backend=backend)
+    file, reader = rig.open(), rig.open("rb")
+    file.pwrite(b"bad!", 0)
+    file._native.flush_start(STAMP_MAX)
+    eventually(lambda: backend.seen("write_from"))
+    gate = hold(file)
+    file.abandon()
+    saving = Task(reader.fsync)
+    assert saving.waits()
+    gate.release()
+    saving.result()
+    assert backend.committed(KEY) == DATA
+    assert reader.read() == DATA
+
+
+@pytest.mark.parametrize("whole", [False, True])
+def test_an_abandoned_file_is_opened_anew_after_a_reconnect(make: Make, whole: bool) -> None:
+    """Nothing of it is sent to the new backend. [2.20, 2.22]"""
+    rig = make(backend=ObjectBackend({KEY: DATA})) if whole else make({KEY: DATA})
+    file = rig.open()
+    gate = hold(file)
+    file.pwrite(b"bad!", 0)
+    rig.volume.abort()
+    file.abandon()
+    gate.release()
+    rig.volume.reconnect(rig.backend)
+    again = rig.open()
+    assert again.read() == DATA
+    again.pwrite(b"good", 0)
+    again.fsync()
+    assert rig.backend.committed(KEY) == GOOD
+    rig.cache.check()
+
+
+def test_a_cache_that_closes_beside_an_abandoned_file_saves_the_creation_of_the_object(make: Make) -> None:
+    """It waits until the file has gone back: the empty object is there, and is durable. [2.20, 2.22]"""
+    rig = make({})
+    file = rig.open("wb", key="new")
+    gate = hold(file)
+    file.pwrite(b"bad!", 0)
+    file.abandon()
+    closing = Task(rig.cache.close)
+    assert closing.waits()
+    gate.release()
+    assert closing.result() == []
+    assert rig.backend.committed("new") == b""
+
+
+# ---------------------------------------------------------------- handles that were closed before
+
+
+MINE = b"mine" * 1000
+
+
+@pytest.fixture
+def store(make: Make) -> Rig:
+    """A volume on an object store."""
+    return make(backend=ObjectBackend({KEY: DATA}), retry=ONCE)
+
+
+def kept(store: Rig, key: str = KEY) -> None:
+    """Leave an unsaved object: the commit of its close fails."""
+    store.backend.fault("commit", OSError(errno.ENOSPC, "no space"))
+    file = store.volume.open(key, "wb")
+    file.pwrite(MINE, 0)
+    with pytest.raises(OSError, match="no space"):
+        file.close()
+    assert store.backend.committed(KEY) == DATA
+
+
+def check_kept(store: Rig, key: str = KEY) -> None:
+    """The bytes are there, listed, and saved by the next sync."""
+    assert [(found.key, found.size) for found in store.volume.unsaved()] == [(key, len(MINE))]
+    with store.volume.open(key) as file:
+        assert file.pread(len(DATA) + len(MINE), 0) == MINE
+    store.volume.sync(20)
+    assert store.backend.committed(key) == MINE
+
+
+@pytest.mark.parametrize("key", [KEY, "new"])
+@pytest.mark.parametrize("flags", [os.O_WRONLY | os.O_CREAT | os.O_TRUNC, os.O_RDWR | os.O_TRUNC])
+def test_an_open_whose_truncate_is_refused_leaves_unsaved_bytes(store: Rig, flags: int, key: str) -> None:
+    """A definite refusal changes nothing. [2.17, 2.20]"""
+    kept(store, key)
+    store.backend.fault("truncate", OSError(errno.ENOSPC, "no space"))
+    with pytest.raises(OSError, match="no space"):
+        store.volume.open(key, flags=flags)
+    check_kept(store, key)
+
+
+def test_an_open_that_times_out_before_its_truncate_leaves_unsaved_bytes(store: Rig) -> None:
+    """It waits for bytes in flight until its deadline, and has changed nothing. [2.20]"""
+    kept(store)
+    gate = store.backend.gate("write_from")
+    ticket = store.volume.begin_sync()
+    gate.wait_entered()
+    with pytest.raises(TimeoutError):
+        store.volume.open(KEY, "wb", timeout=0.05)
+    gate.open()
+    ticket.wait(20)
+    assert store.backend.committed(KEY) == MINE
+
+
+def test_an_open_that_times_out_in_its_truncate_reports_the_bytes_that_it_has_cut_off(store: Rig) -> None:
+    """The truncate is taken back, what it has cut off cannot be: a loss, reported to the next opener. [2.16, 2.20]"""
+    kept(store)
+    gate = store.backend.gate("truncate")
+    with pytest.raises(TimeoutError):
+        store.volume.open(KEY, "wb", timeout=0.2)
+    gate.open()
+    with store.volume.open(KEY, "r+b") as file:
+        with pytest.raises(DataLossError) as caught:
+            file.fsync()
+        assert [(lost.offset, lost.length) for lost in caught.value.ranges] == [(0, len(MINE))]
+        assert file.pread(len(DATA), 0) == DATA
+
+
+def test_an_open_that_is_cancelled_reports_the_bytes_that_it_has_cut_off(store: Rig) -> None:
+    """Its truncate has succeeded, and is taken back. [2.16, 2.20]"""
+    kept(store)
+    gate = store.backend.gate("truncate")
+
+    async def main() -> None:
+        opening = asyncio.ensure_future(aio.open(store.volume, KEY, "wb"))
+        await asyncio.to_thread(gate.wait_entered)
+        opening.cancel()
+        gate.open()
+        with pytest.raises(asyncio.CancelledError):
+            await opening
+
+    asyncio.run(main())
+    eventually(lambda: not store.volume.engine.native.usage()["local"] and not store.volume.orphans)
+    with store.volume.open(KEY, "r+b") as file:
+        with pytest.raises(DataLossError):
+            file.fsync()
+        assert file.pread(len(DATA), 0) == DATA
+
+
+def abandoned(file: CachedFile) -> None:
+    file.abandon()
+
+
+def raising(file: CachedFile) -> None:
+    with pytest.raises(KeyError), file:
+        raise KeyError
+
+
+@pytest.mark.parametrize("leave", [abandoned, raising])
+def test_bytes_of_a_handle_that_was_closed_beside_an_abandoned_one_stay(
+    store: Rig, leave: Callable[[CachedFile], Any]
+) -> None:
+    """The close left them to the other writer; they are unsaved, listed, and saved by a sync. [2.20, 2.22]"""
+    closed, other = store.volume.open(KEY, "r+b"), store.volume.open(KEY, "r+b")
+    closed.truncate(0)
+    closed.pwrite(MINE, 0)
+    closed.close()
+    leave(other)
+    assert store.backend.committed(KEY) == DATA
+    check_kept(store)
+
+
+@pytest.mark.parametrize("leave", [abandoned, raising])
+def test_bytes_that_cannot_be_told_apart_stay_and_are_not_published_at_exit(
+    store: Rig, leave: Callable[[CachedFile], Any]
+) -> None:
+    """Both handles have written; only an explicit call publishes the half object. [2.20, 2.22, T-77]"""
+    closed, other = store.volume.open(KEY, "r+b"), store.volume.open(KEY, "r+b")
+    closed.pwrite(MINE, 0)
+    other.pwrite(b"half", 0)
+    closed.close()
+    leave(other)
+    assert [found.key for found in store.volume.unsaved()] == [KEY]
+    assert store.volume.inodes[KEY].engine.unclosed
+    store.volume.sync(20)
+    assert store.backend.committed(KEY) == overlay(overlay(DATA, 0, MINE), 0, b"half")
+
+
+@pytest.mark.parametrize("leave", [abandoned, raising])
+def test_a_handle_that_changed_nothing_keeps_no_bytes_of_an_abandoned_one(
+    store: Rig, leave: Callable[[CachedFile], Any]
+) -> None:
+    """It was open beside, and closed first. [2.20]"""
+    closed, other = store.volume.open(KEY, "r+b"), store.volume.open(KEY, "r+b")
+    other.pwrite(b"half", 0)
+    closed.close()
+    leave(other)
+    with store.volume.open(KEY) as file:
+        assert file.pread(len(DATA), 0) == DATA
+    assert store.volume.unsaved() == []
+
+
+@pytest.mark.parametrize("leave", [abandoned, raising])
+def test_saved_bytes_of_a_closed_handle_keep_none_of_an_abandoned_one(
+    store: Rig, leave: Callable[[CachedFile], Any]
+) -> None:
+    """The bytes of the closed one were committed, late. [2.20]"""
+    kept(store)
+    store.volume.sync(20)
+    file = store.volume.open(KEY, "r+b")
+    file.pwrite(b"half", 0)
+    leave(file)
+    with store.volume.open(KEY) as file:
+        assert file.pread(len(DATA), 0) == MINE
+    assert store.volume.unsaved() == []
+
+
+def test_an_abandoned_handle_gives_up_what_its_own_open_has_made(store: Rig) -> None:
+    """It has emptied an object with unsaved bytes, on purpose. [2.20]"""
+    kept(store)
+    file = store.volume.open(KEY, "wb")
+    file.pwrite(b"half", 0)
+    file.abandon()
+    with store.volume.open(KEY, "r+b") as file:
+        assert file.pread(len(DATA), 0) == DATA
+        file.fsync()
+
+
+@pytest.mark.filterwarnings("ignore::ResourceWarning")
+def test_bytes_of_a_collected_handle_stay(store: Rig) -> None:
+    """They are unsaved, and another handle's end does not give them up. [2.21, 2.22]"""
+    other = store.volume.open(KEY, "r+b")
+    store.volume.open(KEY, "r+b").pwrite(MINE, 0)
+    eventually(lambda: store.volume.inodes[KEY].handles == 1)
+    other.abandon()
+    assert [found.key for found in store.volume.unsaved()] == [KEY]
+    store.volume.sync(20)
+    assert store.backend.committed(KEY) == overlay(DATA, 0, MINE)
+
+
+@pytest.mark.filterwarnings("ignore::ResourceWarning")
+@pytest.mark.parametrize("changed", [True, False])
+def test_a_close_publishes_beside_a_handle_that_was_collected_unclosed(store: Rig, changed: bool) -> None:
+    """That one is no writer, even before the flusher has released it: no later close would publish. [2.20, 2.22]"""
+    flusher = store.cache.flusher
+    with Gate() as gate:
+        flusher.defer(gate.enter)
+        gate.wait_entered()
+        dropped, file = store.volume.open(KEY, "r+b"), store.volume.open(KEY, "r+b")
+        if changed:
+            dropped.pwrite(MINE, PAGE)
+        del dropped
+        gc.collect()
+        file.pwrite(MINE, 0)
+        file.close()
+        assert store.backend.committed(KEY) == overlay(overlay(DATA, 0, MINE), PAGE, MINE if changed else b"")
+    assert store.volume.unsaved() == []
+
+
+@pytest.mark.filterwarnings("ignore::ResourceWarning")
+def test_an_abandon_beside_a_handle_that_was_collected_unclosed_leaves_its_bytes(store: Rig) -> None:
+    with Gate() as gate:
+        store.cache.flusher.defer(gate.enter)
+        gate.wait_entered()
+        dropped, file = store.volume.open(KEY, "r+b"), store.volume.open(KEY, "r+b")
+        dropped.pwrite(MINE, 0)
+        del dropped
+        gc.collect()
+        file.abandon()
+    eventually(lambda: not store.volume.handles)
+    assert [found.key for found in store.volume.unsaved()] == [KEY]
+
+
+def test_dirty_bytes_of_a_closed_handle_stay_on_a_store_in_place(make: Make) -> None:
+    """Its close left them to the other writer. Once they are acknowledged, an abandon gives its own bytes up. [2.20]"""
+    rig = make({KEY: DATA})
+    closed, other = rig.volume.open(KEY, "r+b"), rig.volume.open(KEY, "r+b")
+    closed.pwrite(MINE, 0)
+    closed.close()
+    other.abandon()
+    with rig.volume.open(KEY, "r+b") as file:
+        assert file.pread(len(MINE), 0) == MINE
+        file.flush()
+    assert rig.backend.written(KEY) == overlay(DATA, 0, MINE)
+    late = rig.volume.open(KEY, "r+b")
+    late.pwrite(b"half", 0)
+    late.abandon()
+    eventually(lambda: not rig.volume.orphans)
+    with rig.volume.open(KEY) as file:
+        assert file.pread(len(MINE), 0) == MINE
+
+
+def test_an_abandon_beside_the_commit_of_a_close_gives_up_none_of_its_bytes(store: Rig) -> None:
+    """The close is not over, and its commit fails. [2.16, 2.20]"""
+    file = store.volume.open(KEY, "r+b")
+    file.truncate(0)
+    file.pwrite(MINE, 0)
+    gate = store.backend.gate("commit")
+    store.backend.fault("commit", OSError(errno.ENOSPC, "no space"))
+    closing = Task(file.close)
+    gate.wait_entered()
+    store.volume.open(KEY, "r+b", keep_cache=True).abandon()
+    gate.open()
+    with pytest.raises(OSError, match="no space"):
+        closing.result()
+    check_kept(store)
+
+
+# ---------------------------------------------------------------- handles that several threads end at once
+
+
+NEW = pattern(2 * PAGE, seed=2)
+BACKENDS: dict[str, Callable[[], RecordingBackend]] = {
+    "a file": lambda: RecordingBackend({KEY: DATA}),
+    "an object": lambda: ObjectBackend({KEY: DATA}),
+}
+
+
+class Crowd:
+    """Replace a lock; report when that many threads have come to it."""
+
+    def __init__(self, lock: threading.Lock, number: int) -> None:
+        self._lock, self._missing = lock, number
+        self._count = threading.Lock()
+        self.here = threading.Event()
+
+    def __enter__(self) -> None:
+        with self._count:
+            self._missing -= 1
+            if not self._missing:
+                self.here.set()
+        self._lock.acquire()
+
+    def __exit__(self, t: type[BaseException] | None, e: BaseException | None, tb: TracebackType | None) -> None:
+        self._lock.release()
+
+
+def at_once(rig: Rig, *calls: Callable[[], Any]) -> None:
+    """All of them reach the lock of the inode table before one goes on."""
+    lock: Any = rig.volume.inodes_lock
+    crowd: Any = Crowd(lock, len(calls))
+    rig.volume.inodes_lock = crowd
+    with lock:
+        tasks = [Task(call) for call in calls]
+        assert crowd.here.wait(WAIT_LIMIT_S)
+    for task in tasks:
+        task.result()
+    rig.volume.inodes_lock = lock
+
+
+def written(rig: Rig) -> list[CachedFile]:
+    """Two handles that have written."""
+    files = [rig.open("r+b"), rig.open("r+b")]
+    for number, file in enumerate(files):
+        file.pwrite(NEW[number * PAGE : (number + 1) * PAGE], number * PAGE)
+    return files
+
+
+@pytest.mark.parametrize("backend", BACKENDS)
+def test_of_two_that_are_closed_at_once_one_hands_over(make: Make, backend: str) -> None:
+    """Each had seen the other one, and left the work to it. [2.20]"""
+    rig = make(backend=BACKENDS[backend]())
+    first, other = written(rig)
+    at_once(rig, first.close, other.close)
+    assert rig.backend.written(KEY) == NEW + DATA[2 * PAGE :]
+
+
+def test_of_two_that_abandon_an_object_at_once_one_gives_it_up(make: Make) -> None:
+    """No part of the object is left that no handle would ever publish. [2.20]"""
+    rig = make(backend=BACKENDS["an object"]())
+    first, other = written(rig)
+    at_once(rig, first.abandon, other.abandon)
+    eventually(lambda: rig.volume.dirty_ranges(KEY) == [])
+    assert rig.open("rb").read() == DATA
+
+
+def test_an_object_that_one_closes_while_the_other_abandons_it_is_published_or_unsaved(make: Make) -> None:
+    """The last of them decides; the bytes of the closed one are there in any case. [2.20, I-22]"""
+    rig = make(backend=BACKENDS["an object"]())
+    first, other = written(rig)
+    at_once(rig, first.close, other.abandon)
+    content = NEW + DATA[2 * PAGE :]
+    if rig.backend.committed(KEY) == DATA:
+        assert [found.key for found in rig.volume.unsaved()] == [KEY]
+    assert rig.open("rb").read() == content
+    rig.volume.sync(20)
+    assert rig.backend.committed(KEY) == content
+
+
+def test_a_writer_beside_the_last_close_becomes_the_last_one_again(make: Make) -> None:
+    """Its own close writes back its bytes, whatever the other close does. [2.20]"""
+    rig = make({KEY: DATA})
+    first = rig.open("r+b")
+    first.pwrite(NEW[:PAGE], 0)
+    gate = rig.backend.gate("write_from")
+    closing = Task(first.close)
+    gate.wait_entered()
+    second = rig.open("r+b", keep_cache=True)
+    second.pwrite(NEW[PAGE:], PAGE)
+    again = Task(second.close)
+    gate.open()
+    closing.result()
+    again.result()
+    assert rig.backend.written(KEY) == NEW + DATA[2 * PAGE :]
+
+
+# ---------------------------------------------------------------- a change that stands in no queue yet
+
+
+LATE: dict[str, tuple[Callable[[], RecordingBackend], Callable[[CachedFile], Any]]] = {
+    "truncate of an object": (lambda: ObjectBackend({KEY: DATA}), lambda file: file.truncate(5)),
+    "truncate": (lambda: RecordingBackend({KEY: DATA}), lambda file: file.truncate(5)),
+    "punch_hole": (lambda: RecordingBackend({KEY: DATA}, punch=True), lambda file: file.punch_hole(0, PAGE)),
+    "a direct pwrite": (lambda: RecordingBackend({KEY: DATA}), lambda file: file.pwrite(b"late", 0)),
+    "a direct append": (lambda: RecordingBackend({KEY: DATA}), lambda file: file.append(b"late")),
+}
+
+
+class Between:
+    """Replace a handle's inode: every request for the file's locks passes through here."""
+
+    def __init__(self, file: CachedFile) -> None:
+        self._native, self._file = file._native, file
+
+    def __getattr__(self, name: str) -> Any:
+        return getattr(self._native, name)
+
+    def run(self, *arguments: Any) -> None:
+        self._file.abandon()
+        self._native.run(*arguments)
+
+    def run_owning(self, *arguments: Any) -> None:
+        self._file.abandon()
+        self._native.run_owning(*arguments)
+
+
+@pytest.mark.parametrize("change", LATE)
+def test_a_change_between_its_look_and_its_place_in_line_does_not_land(make: Make, change: str) -> None:
+    """The change raises ValueError and the file keeps its content: abandoned means abandoned. [2.20, 2.22]"""
+    backend, call = LATE[change]
+    rig = make(backend=backend())
+    file = rig.open("r+b", direct="direct" in change)
+    file._native = Between(file)  # type: ignore[assignment]
+    with pytest.raises(ValueError, match="closed"):
+        call(file)
+    eventually(lambda: not rig.volume.orphans)
+    with rig.volume.open(KEY) as again:
+        assert again.pread(len(DATA) + 9, 0) == DATA
+    rig.volume.sync()
+    assert rig.backend.committed(KEY) == DATA
+
+
+# ---------------------------------------------------------------- nothing is left
+
+
+CHANGES: dict[str, Callable[[CachedFile], Any]] = {
+    "written": lambda file: file.pwrite(b"x" * 5000, 10),
+    "truncated": lambda file: file.truncate(100),
+    "written twice": lambda file: file.pwritev([b"x" * 5000, b"y"], 10),
+    "written directly": lambda file: file.pwrite(b"x" * 4096, 0),
+}
+
+
+@pytest.mark.parametrize("change", CHANGES)
+@pytest.mark.parametrize("end", ["abandoned", "removed"])
+@pytest.mark.parametrize("objects", [False, True])
+@pytest.mark.parametrize("key", [KEY, "new"])
+def test_no_local_data_is_left_of_an_unreachable_file(objects: bool, end: str, change: str, key: str) -> None:
+    """With any uncommitted bytes or none. A stored file that was abandoned stays; other inodes and backend files go."""
+    stored: dict[Hashable, bytes] = {KEY: b"old" * 10_000}
+    backend = ObjectBackend(stored) if objects else None
+    rig = make_rig(stored, backend=backend)
+    try:
+        file = rig.volume.open(key, "r+" if key == KEY else "w+", direct="directly" in change)
+        inode = file._inode
+        CHANGES[change](file)
+        if end == "removed":
+            rig.volume.remove(key) if key == KEY or not objects else file.abandon()
+            file.close()
+        else:
+            file.abandon()
+        eventually(lambda: not rig.volume.orphans and not (inode.engine.abandoned and not inode.engine.removed))
+        assert rig.cache.stats().dirty == 0
+        if end == "abandoned" and (key == KEY or not objects):
+            assert rig.volume.inodes[key] is inode
+        else:
+            eventually(lambda: "file_close" in [call.op for call in rig.backend.calls])
+    finally:
+        rig.finish()
