@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 import copy
 import dataclasses
 import errno
@@ -13,6 +14,7 @@ from typing import Any
 import numpy
 import pytest
 
+import pagecache
 from pagecache import (
     BackendError,
     BackendLimits,
@@ -29,18 +31,22 @@ from pagecache import (
     ForkedError,
     LostRange,
     ObjectStat,
+    PageCache,
     PageCacheError,
     RetryPolicy,
     ShutdownError,
     UnsavedDataError,
+    Volume,
     VolumeOptions,
     WritebackError,
+    aio,
 )
+from pagecache.backends import MemoryBackend
+from pagecache.testing import FaultyBackend, LatencyBackend
 
 from ..stores import StoredObject
-from .rig import KEY, PAGE, Rig, pattern
+from .rig import KEY, PAGE, Make, Rig, pattern
 
-Make = Callable[..., Rig]
 DATA = pattern(3 * PAGE)
 HUGE = (1 << 63) - 1
 BAD = (ValueError, TypeError, OSError, OverflowError)
@@ -218,9 +224,10 @@ def test_a_buffer_with_gaps_is_refused(stored: Rig) -> None:
     unchanged(stored)
 
 
-def test_a_handle_without_the_right_refuses(stored: Rig) -> None:
-    """io.UnsupportedOperation, as for any file. [T-59]"""
-    reader = stored.open("rb")
+@pytest.mark.parametrize("direct", [False, True])
+def test_a_handle_without_the_right_refuses(stored: Rig, direct: bool) -> None:
+    """io.UnsupportedOperation, as for any file; it names the object. [T-59]"""
+    reader = stored.open("rb", direct=direct)
     refused: list[Callable[[], object]] = [
         lambda: reader.pwrite(b"x", 0),
         lambda: reader.pwritev([b"x"], 0),
@@ -232,10 +239,10 @@ def test_a_handle_without_the_right_refuses(stored: Rig) -> None:
         lambda: reader.write(b"x"),
     ]
     for call in refused:
-        with pytest.raises(io.UnsupportedOperation):
+        with pytest.raises(io.UnsupportedOperation, match="File not open for writing: 'file'"):
             call()
     stored.backend.objects["sink"] = StoredObject(DATA)
-    writer = stored.volume.open("sink", "wb")
+    writer = stored.volume.open("sink", "wb", direct=direct)
     unread: list[Callable[[], object]] = [
         lambda: writer.pread(1, 0),
         lambda: writer.pread_into(bytearray(1), 0),
@@ -246,7 +253,7 @@ def test_a_handle_without_the_right_refuses(stored: Rig) -> None:
         lambda: writer.read(1),
     ]
     for call in unread:
-        with pytest.raises(io.UnsupportedOperation):
+        with pytest.raises(io.UnsupportedOperation, match="File not open for reading: 'sink'"):
             call()
     writer.close()
     unchanged(stored)
@@ -260,15 +267,10 @@ def test_a_handle_without_the_right_refuses(stored: Rig) -> None:
         lambda f: f.pread(1, 2, 3),
         lambda f: f.pwrite(b"x"),
         lambda f: f.pwrite(),
-        lambda f: f.preadv(5, 0),
-        lambda f: f.pwritev(b"abc", 0),
         lambda f: f.pwritev(None, 0),
         lambda f: f.append(),
-        lambda f: f.advise("sequentially"),
         lambda f: f.view(0),
         lambda f: f.fsync(5),
-        lambda f: f.fsync(timeout="soon"),
-        lambda f: f.prefetch_ranges([5]),
     ],
 )
 def test_a_wrong_signature_is_refused(stored: Rig, call: Callable[[Any], object]) -> None:
@@ -403,3 +405,157 @@ def test_handles_and_caches_do_not_pickle(stored: Rig) -> None:
     for thing in (stored.cache, stored.volume, stored.handles[0]):
         with pytest.raises((TypeError, pickle.PicklingError)):
             pickle.dumps(thing)
+
+
+# ---------------------------------------------------------------- each with its words
+
+
+Misuse = Callable[[Any, Any], object]
+
+OF_A_VOLUME: dict[str, tuple[Misuse, type[Exception], str]] = {
+    "a class": (lambda c, v: c.attach(MemoryBackend), TypeError, r"MemoryBackend is a class; give an object: Mem.*\("),
+    "options of another kind": (lambda c, v: c.attach("memory:", options={"read_only": True}), TypeError, "not dict"),
+    "a name that is none": (lambda c, v: c.attach("memory:", name=5), TypeError, "name must be a str, not int"),
+    "flags that are text": (lambda c, v: v.open(KEY, flags="r"), TypeError, "'str'"),
+    "flags without access": (lambda c, v: v.open(KEY, flags=3), ValueError, "flags 3 have none of os.O_RDONLY"),
+    "a timeout that is text": (lambda c, v: v.sync("5"), TypeError, "timeout must be a number of seconds or None"),
+    "no backend to go on with": (lambda c, v: v.reconnect(5), TypeError, "backend 5 has no open"),
+    "no backend inside": (lambda c, v: FaultyBackend(None), TypeError, "inner: None has no open"),  # type: ignore[arg-type]
+    "a class inside": (lambda c, v: FaultyBackend(MemoryBackend), TypeError, "is not a Backend"),  # type: ignore[arg-type]
+    "a delay that is text": (
+        lambda c, v: LatencyBackend(MemoryBackend(), read="1ms"),  # type: ignore[arg-type]
+        ValueError,
+        "read: '1ms' is not a number of seconds",
+    ),
+    "no URL": (lambda c, v: pagecache.backend_from_url(5), TypeError, "url must be a str, not int"),  # type: ignore[arg-type]
+}
+
+OF_A_HANDLE: dict[str, tuple[Callable[[Any], object], type[Exception], str]] = {
+    "one buffer for several": (lambda f: f.pwritev(b"abc", 0), TypeError, "a list of bytes-like objects, not bytes"),
+    "a generator": (lambda f: f.pwritev((b for b in [b"x"]), 0), TypeError, "not generator"),
+    "no buffers": (lambda f: f.preadv(5, 0), TypeError, "not int"),
+    "read-only memory": (lambda f: f.pread_into(b"abc", 0), TypeError, "not one that is read-only or strided"),
+    "a huge size": (lambda f: f.read(2**70), ValueError, "size 1180591620717411303424 is not in the range"),
+    "a huge position": (lambda f: f.seek(2**63), ValueError, "offset 9223372036854775808 is not in the range"),
+    "no advice": (lambda f: f.advise("sequentially"), ValueError, "advice 'sequentially' is not one of Advice.NORMAL"),
+    "no pair": (lambda f: f.prefetch_ranges([5]), TypeError, r"ranges: 5 is not a pair \(offset, length\)"),
+    "three for a pair": (lambda f: f.prefetch_ranges([(1, 2, 3)]), TypeError, "is not a pair"),
+    "a timeout": (lambda f: f.fsync(timeout="1"), TypeError, "timeout must be a number of seconds or None, not str"),
+}
+
+
+@pytest.mark.parametrize("what", OF_A_VOLUME)
+def test_misuse_of_a_volume_is_an_error_and_changes_nothing(make: Make, what: str) -> None:
+    """The volume goes on. [T-59]"""
+    rig = make({KEY: pattern(PAGE)})
+    call, kind, text = OF_A_VOLUME[what]
+    with pytest.raises(kind, match=text):
+        call(rig.cache, rig.volume)
+    assert rig.cache.volumes() == (rig.volume,)
+    with rig.volume.open(KEY, "r+") as file:
+        assert file.pwrite(b"on", 0) == 2
+        file.fsync()
+
+
+@pytest.mark.parametrize("what", OF_A_HANDLE)
+def test_misuse_of_a_handle_is_an_error_and_changes_nothing(make: Make, what: str) -> None:
+    """Its bytes and its position stay. [T-59]"""
+    rig = make({KEY: pattern(PAGE)})
+    file = rig.open("r+b")
+    call, kind, text = OF_A_HANDLE[what]
+    with pytest.raises(kind, match=text):
+        call(file)
+    assert (file.tell(), file.read()) == (0, pattern(PAGE))
+
+
+def test_sequences_of_buffers_of_any_kind(make: Make) -> None:
+    """Lists, tuples, and any other sequence of buffers, such as the rows of an array."""
+    numpy = pytest.importorskip("numpy")
+    file = make({KEY: b""}).open("r+b")
+    rows = numpy.arange(12, dtype="u1").reshape(3, 4)
+    assert file.pwritev(rows, 0) == file.pwritev((b"a" * 6, bytearray(6)), 12) == 12
+    target = numpy.zeros((3, 4), dtype="u1")
+    assert file.preadv(target, 0) == 12
+    assert (target == rows).all()
+
+
+def test_the_conformance_suite_is_imported_by_name_alone() -> None:
+    """`from pagecache.testing import *` imports no pytest."""
+    import pagecache.testing
+
+    assert "BackendConformance" not in pagecache.testing.__all__
+    assert pagecache.testing.BackendConformance is not None
+    with PageCache("1MiB") as cache:
+        cache.attach(FaultyBackend(MemoryBackend(), "none"))
+
+
+SWAPPED: dict[str, tuple[Callable[[Any], object], str]] = {
+    "pwrite": (lambda f: f.pwrite(0, b"abc"), "pwrite(data, offset)"),
+    "pwritev": (lambda f: f.pwritev(0, [b"abc"]), "pwritev(buffers, offset)"),
+    "pread_into": (lambda f: f.pread_into(0, bytearray(3)), "pread_into(buffer, offset)"),
+    "preadv": (lambda f: f.preadv(0, [bytearray(3)]), "preadv(buffers, offset)"),
+    "try_pwrite": (lambda f: f.try_pwrite(0, b"abc"), "try_pwrite(data, offset)"),
+}
+
+
+@pytest.mark.parametrize("direct", [False, True])
+@pytest.mark.parametrize("verb", SWAPPED)
+def test_swapped_arguments_are_named(verb: str, direct: bool) -> None:
+    call, signature = SWAPPED[verb]
+    with PageCache("1MiB") as cache, cache.attach("memory:").open("key", "w+", direct=direct) as file:
+        file.pwrite(b"12345", 0)
+        with pytest.raises(TypeError, match="the arguments are swapped") as raised:
+            call(file)
+        assert signature in str(raised.value)
+        assert file.pread(10, 0) == b"12345"
+
+
+@pytest.mark.parametrize("direct", [False, True])
+@pytest.mark.parametrize(
+    ("call", "words"),
+    [
+        (lambda f: f.pread(b"abc", 0), "size must be an int, not bytes"),
+        (lambda f: f.pread(5, "0"), "offset must be an int, not str"),
+        (lambda f: f.pwrite(b"abc", None), "offset must be an int, not NoneType"),
+        (lambda f: f.pwrite(b"abc", 0.0), "offset must be an int, not float"),
+    ],
+)
+def test_an_argument_that_is_no_int_is_named(call: Callable[[Any], object], words: str, direct: bool) -> None:
+    with (
+        PageCache("1MiB") as cache,
+        cache.attach("memory:").open("key", "w+", direct=direct) as file,
+        pytest.raises(TypeError, match=words),
+    ):
+        call(file)
+
+
+def test_swapped_arguments_of_a_task_are_named() -> None:
+    async def run(volume: Volume) -> None:
+        async with aio.open(volume, "key", "w+") as file:
+            with pytest.raises(TypeError, match="the arguments are swapped"):
+                await file.pwrite(0, b"abc")  # type: ignore[arg-type]
+
+    with PageCache("1MiB") as cache:
+        asyncio.run(run(cache.attach("memory:")))
+
+
+@pytest.mark.parametrize("direct", [False, True])
+@pytest.mark.parametrize("verb", ["pread", "read", "try_pread"])
+def test_a_read_without_memory_says_of_how_many_bytes(verb: str, direct: bool) -> None:
+    with PageCache("1MiB") as cache, cache.attach("memory:").open("key", "w+", direct=direct) as file:
+        file.truncate(1 << 61)
+        with pytest.raises(MemoryError, match=f"{1 << 60} bytes at offset 0"):
+            file.read(1 << 60) if verb == "read" else getattr(file, verb)(1 << 60, 0)
+        assert file.pread(3, 0) == bytes(3)
+
+
+@pytest.mark.parametrize("direct", [False, True])
+@pytest.mark.parametrize(
+    "call", [lambda f: f.pread(1, 0), lambda f: f.write(b"a"), lambda f: f.fsync(), lambda f: f.truncate(0)]
+)
+def test_a_closed_handle_names_the_object(call: Callable[[Any], object], direct: bool) -> None:
+    with PageCache("1MiB") as cache:
+        file = cache.attach("memory:").open("the key", "w+", direct=direct)
+        file.close()
+        with pytest.raises(ValueError, match="I/O operation on closed file: 'the key'"):
+            call(file)

@@ -1,4 +1,6 @@
-"""Backends that answer wrongly: short, nothing, too much, odd types, odd exceptions, kept buffers."""
+"""Backends that answer wrongly: short, nothing, too much, odd types, odd exceptions, kept buffers, one object in the
+place of two. Every error about a wrong answer contains the answer.
+"""
 
 from __future__ import annotations
 
@@ -10,12 +12,20 @@ from typing import Any
 import numpy
 import pytest
 
-from pagecache import BackendError, BackendProtocolError, ObjectStat, WritebackError
+from pagecache import (
+    BackendError,
+    BackendLimits,
+    BackendProtocolError,
+    ObjectStat,
+    PageCache,
+    WritebackError,
+)
+from pagecache.backends import MemoryBackend
 
-from ..stores import RecordingFile, answering, short
-from .rig import KEY, ONCE, PAGE, Rig, Task, dirty_bytes, pattern
+from ..plain import AsyncWrong, Wrong
+from ..stores import RecordingBackend, RecordingFile, answering, short
+from .rig import KEY, ONCE, PAGE, Make, Rig, Task, dirty_bytes, pattern
 
-Make = Callable[..., Rig]
 DATA = pattern(3 * PAGE + 5)
 TRANSIENT = [
     "EIO",
@@ -410,3 +420,195 @@ def test_kept_buffers_of_a_page_that_was_written_again_in_flight_stay_whole(make
     kept.clear()
     file.fsync()
     assert rig.cache.native.held() == 0
+
+
+# ---------------------------------------------------------------- the answer is shown
+
+
+MISSING = "; a `return` is missing?"
+
+
+class Odd:
+    def __repr__(self) -> str:
+        raise RuntimeError("no repr")
+
+
+ANSWERS: list[tuple[Any, str]] = [
+    (None, f"it returned None{MISSING}"),
+    (-1, "it returned -1"),
+    (10**9, "it returned 1000000000"),
+    ("5", "it returned '5'"),
+    (5.0, "it returned 5.0"),
+    (Odd(), "it returned "),
+]
+IDS = ["None", "negative", "too much", "text", "float", "no repr"]
+
+
+@pytest.mark.parametrize("direct", [False, True])
+@pytest.mark.parametrize("kind", [Wrong, AsyncWrong])
+@pytest.mark.parametrize(("answer", "words"), ANSWERS, ids=IDS)
+def test_a_wrong_answer_of_write_from_is_shown(kind: Any, answer: Any, words: str, direct: bool) -> None:
+    with PageCache("1MiB", retry=ONCE) as cache:
+        volume = cache.attach(kind(write_from=answer))
+        rule = r"write_from\(0, 3 bytes\) did not answer with the number of bytes taken"
+        with pytest.raises(OSError, match=rule) as raised, volume.open("key", "r+", direct=direct) as file:
+            file.pwrite(b"abc", 0)
+        assert words in str(raised.value)
+        cache.close(on_failed="discard")
+
+
+@pytest.mark.parametrize("direct", [False, True])
+@pytest.mark.parametrize("kind", [Wrong, AsyncWrong])
+@pytest.mark.parametrize(("answer", "words"), ANSWERS, ids=IDS)
+def test_a_wrong_answer_of_read_into_is_shown(kind: Any, answer: Any, words: str, direct: bool) -> None:
+    with PageCache("1MiB", retry=ONCE) as cache:
+        volume = cache.attach(kind(read_into=answer))
+        rule = r"read_into\(0, \d+ bytes\) did not answer with the number of bytes read"
+        with pytest.raises(OSError, match=rule) as raised, volume.open("key", direct=direct) as file:
+            file.pread(5, 0)
+        assert words in str(raised.value)
+
+
+@pytest.mark.parametrize("kind", [Wrong, AsyncWrong])
+def test_an_end_that_comes_too_early_is_shown_with_the_size(kind: Any) -> None:
+    with PageCache("1MiB", retry=ONCE) as cache:
+        volume = cache.attach(kind(read_into=0))
+        with pytest.raises(OSError, match="did not answer") as raised, volume.open("key") as file:
+            file.pread(5, 0)
+        assert "(0 is for the end of the object, at 5): it returned 0" in str(raised.value)
+
+
+def test_a_wrong_answer_to_the_read_for_a_write_unit_is_shown() -> None:
+    backend: Any = Wrong(read_into=None)
+    backend.limits = BackendLimits(write_unit=4096)
+    with PageCache("1MiB", retry=ONCE) as cache:
+        volume = cache.attach(backend)
+        with pytest.raises(OSError, match=r"read_into\(.* it returned None"), volume.open("key", "r+") as file:
+            file.pwrite(b"abc", 1)
+        cache.close(on_failed="discard")
+
+
+@pytest.mark.parametrize("kind", [Wrong, AsyncWrong])
+@pytest.mark.parametrize(
+    ("answers", "words"),
+    [
+        ({"stat": None}, f"stat() answered None, which has no size of 0 or more{MISSING}"),
+        ({"stat": (5, "v")}, "stat() answered (5, 'v'), which has no size of 0 or more"),
+        (
+            {"open": None},
+            f"open() answered None, which has no stat, no read_into, no write_from, no truncate, no commit{MISSING}",
+        ),
+    ],
+)
+def test_a_wrong_answer_of_open_or_stat_is_shown(kind: Any, answers: dict[str, Any], words: str) -> None:
+    with PageCache("1MiB") as cache, pytest.raises(BackendProtocolError) as raised:
+        cache.attach(kind(**answers)).open("key")
+    assert words in str(raised.value)
+
+
+@pytest.mark.parametrize(
+    ("answer", "words"),
+    [
+        (None, f"list() answered None, which is not iterable{MISSING}"),
+        (["key"], "list() answered with 'key', which is not an ObjectStat"),
+    ],
+)
+def test_a_wrong_answer_of_list_is_shown(answer: Any, words: str) -> None:
+    with PageCache("1MiB") as cache, pytest.raises(BackendProtocolError) as raised:
+        list(cache.attach(Wrong(list=answer)).list())
+    assert words in str(raised.value)
+
+
+def test_a_wrong_answer_of_a_mirror_is_shown(caplog: pytest.LogCaptureFixture) -> None:
+    with PageCache("1MiB") as cache:
+        volume = cache.attach(MemoryBackend(), mirror=Wrong(write_from=None))
+        with volume.open("new", "w") as file:
+            file.write(b"content")
+    assert "write_from did not answer with the number of bytes taken: it returned None" in caplog.text
+
+
+# ---------------------------------------------------------------- names
+
+
+SMALL = pattern(100)
+
+OF_NAMES: dict[str, tuple[str, Callable[[Rig], Any]]] = {
+    "open": ("open", lambda rig: rig.volume.open("other").close()),
+    "create": ("open", lambda rig: rig.volume.open("new", "xb").close()),
+    "the stat of an open": ("file_stat", lambda rig: rig.volume.open("other").close()),
+    "stat": ("stat", lambda rig: rig.volume.stat("other")),
+    "stat of an unsaved file": ("file_stat", lambda rig: (rig.handles[0].pwrite(b"new", 0), rig.volume.stat(KEY))),
+    "exists": ("stat", lambda rig: rig.volume.exists("other")),
+    "list": ("list", lambda rig: list(rig.volume.list())),
+    "remove": ("remove", lambda rig: rig.volume.remove("other")),
+    "rename": ("rename", lambda rig: rig.volume.rename("other", "another")),
+}
+
+
+@pytest.mark.parametrize("verb", OF_NAMES)
+def test_an_exception_that_is_no_oserror_is_reported_as_a_fault_of_the_backend(make: Make, verb: str) -> None:
+    """`except OSError` catches it; it has the cause and the key, and the volume goes on. [T-66, 2.14]"""
+    op, call = OF_NAMES[verb]
+    rig = make({KEY: SMALL, "other": SMALL})
+    rig.open("r+b")
+    fault = rig.backend.fault(op, KeyError("index"))
+    with pytest.raises(BackendProtocolError, match="KeyError") as caught:
+        call(rig)
+    assert fault.nr_hit == 1
+    assert isinstance(caught.value.__cause__, KeyError)
+    assert caught.value.errno == errno.EPROTO
+    if verb != "list":
+        assert caught.value.filename in ("other", "new", KEY)
+    call(rig)
+
+
+def test_a_reconnect_to_such_a_backend_changes_nothing(make: Make) -> None:
+    """The volume stays aborted, and the next backend gets the data. [2.22]"""
+    rig = make({KEY: SMALL})
+    rig.open("r+b").pwrite(b"new", 0)
+    rig.volume.abort()
+    bad = rig.backend.successor()
+    bad.fault("open", KeyError("index"))
+    with pytest.raises(BackendProtocolError, match="KeyError"):
+        rig.volume.reconnect(bad)
+    good = rig.backend.successor()
+    rig.volume.reconnect(good)
+    rig.volume.sync()
+    assert good.committed(KEY) == b"new" + SMALL[3:]
+
+
+def test_a_reconnect_to_the_same_object_may_take_its_time(make: Make) -> None:
+    """A slow open was mistaken for another thread's reconnect. [2.22]"""
+    rig = make({KEY: SMALL})
+    rig.open("r+b").pwrite(b"new", 0)
+    rig.volume.abort()
+    gate = rig.backend.gate("open")
+    task = Task(rig.volume.reconnect, rig.backend)
+    gate.wait_entered()
+    assert task.waits(0.3)  # several checks of the volume's state
+    gate.open()
+    task.result()
+    rig.volume.sync()
+    assert rig.backend.committed(KEY) == b"new" + SMALL[3:]
+
+
+def test_a_backend_is_attached_once() -> None:
+    """Two volumes of one object would miss each other's changes: ValueError that names the other volume. [T-59]"""
+    backend, second, third = RecordingBackend(), MemoryBackend(), MemoryBackend()
+    with PageCache("1MiB") as cache, PageCache("1MiB") as other:
+        volume = cache.attach(backend, name="first", mirror=second)
+        for used in (backend, second):
+            with pytest.raises(ValueError, match="'first'"):
+                cache.attach(used)
+            with pytest.raises(ValueError, match="'first'"):
+                cache.attach(third, mirror=used)
+        assert cache.volumes() == (volume,)
+        elsewhere = cache.attach(third, name="third")
+        elsewhere.abort()
+        with pytest.raises(ValueError, match="'first'"):
+            elsewhere.reconnect(backend)
+        elsewhere.reconnect(third)
+        with pytest.raises(ValueError, match="'third'"):
+            other.attach(third)  # the end of one cache would close it under the other
+        volume.detach()
+        cache.attach(backend)

@@ -9,7 +9,6 @@ from __future__ import annotations
 import errno
 import itertools
 import logging
-from collections.abc import Callable
 from dataclasses import replace
 from typing import Any
 
@@ -28,10 +27,9 @@ from pagecache.engine.report.notices import Notices
 from pagecache.engine.report.trouble import Troubles
 from pagecache.engine.volume import EngineVolume
 
-from .rig import FAST, KEY, PAGE, Rig, Task, dirty_bytes, eventually, pattern
+from .rig import FAST, KEY, PAGE, Make, Task, dirty_bytes, eventually, pattern
 from .test_unreadable_errors import CALLS, SAVING, odd_rig
 
-Make = Callable[..., Rig]
 OLD = pattern(8 * PAGE)
 NEW = pattern(8 * PAGE, seed=3)
 

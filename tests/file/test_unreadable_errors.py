@@ -7,55 +7,42 @@ signal handler, and propagates.
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+import math
+from collections.abc import Callable
 from typing import Any
 
 import pytest
 
 from pagecache import aio
 
-from ..stores import Action, Key, RecordingBackend
-from .rig import FAST, KEY, PAGE, Rig, Task, dirty_bytes, pattern
+from ..stores import Key
+from .rig import FAST, KEY, PAGE, Make, Rig, Task, dirty_bytes, pattern
 from .unreadable import ERRORS
 
-Make = Callable[..., Rig]
 OLD = pattern(8 * PAGE)
 NEW = pattern(8 * PAGE, seed=3)
 
 
-class Odd(RecordingBackend):
-    """A backend whose calls of some operations raise an exception made for each."""
-
-    def __init__(self, *args: Any, **options: Any) -> None:
-        super().__init__(*args, punch=True, **options)
-        self.raising: dict[str, Callable[[], BaseException]] = {}
-
-    @contextmanager
-    def call(self, op: str, key: Key, *args: Any, **more: Any) -> Iterator[Action | None]:
-        with super().call(op, key, *args, **more) as action:
-            if op in self.raising:
-                raise self.raising[op]()
-            yield action
-
-    def clear_faults(self, op: str | None = None) -> None:
-        super().clear_faults(op)
-        self.raising.clear()
+def odd_rig(make: Make) -> Rig:
+    return make({KEY: OLD, "other": OLD}, limits={"punch": True}, retry=FAST)
 
 
-def odd_rig(make: Make, **options: Any) -> Rig:
-    return make(backend=Odd({KEY: OLD, "other": OLD}), retry=FAST, **options)
+def raising(rig: Rig, op: str, error: Callable[[], BaseException]) -> None:
+    """Let all calls of an operation raise, each an exception of its own."""
+
+    def fail(*_call: object) -> None:
+        raise error()
+
+    rig.backend.fault(op, fail, times=math.inf)
 
 
-def raised(rig: Rig, call: Callable[[], object], ops: dict[str, Callable[[], BaseException]]) -> OSError:
-    """Return the error that a caller gets while the operations raise."""
-    assert isinstance(rig.backend, Odd)
-    rig.backend.raising |= ops
+def raised(rig: Rig, call: Callable[[], object]) -> OSError:
+    """Return the error that a caller gets while operations raise."""
     with pytest.raises(OSError) as caught:
         Task(call).result()
     assert isinstance(caught.value.errno, int)
     assert caught.value.errno > 0
-    rig.backend.raising.clear()
+    rig.backend.clear_faults()
     return caught.value
 
 
@@ -96,7 +83,8 @@ def test_a_wait_for_a_write_ends_with_an_errno_and_the_bytes_are_kept(make: Make
     """They are listed, and the next fsync sends them. [2.14, 2.16, K9]"""
     rig = odd_rig(make)
     rig.open("r+b").pwrite(NEW[:PAGE], 0)
-    raised(rig, lambda: SAVING[wait](rig), {"write_from": ERRORS[error]})
+    raising(rig, "write_from", ERRORS[error])
+    raised(rig, lambda: SAVING[wait](rig))
     assert dirty_bytes(rig.volume) == PAGE
     assert sum(entry.length for entry in rig.volume.failed()) == PAGE
     rig.handles[0].fsync()
@@ -109,7 +97,8 @@ def test_a_wait_for_a_commit_ends_with_an_errno_and_the_bytes_are_kept(make: Mak
     """This equals any other failed commit. [2.14, 2.16, K9]"""
     rig = odd_rig(make)
     rig.open("r+b").pwrite(NEW[:PAGE], 0)
-    raised(rig, lambda: SAVING[wait](rig), {"commit": ERRORS[error]})
+    raising(rig, "commit", ERRORS[error])
+    raised(rig, lambda: SAVING[wait](rig))
     assert dirty_bytes(rig.volume) == PAGE
     rig.handles[0].fsync()
     assert rig.backend.committed(KEY) == NEW[:PAGE] + OLD[PAGE:]
@@ -141,7 +130,8 @@ def test_a_call_ends_with_an_errno(make: Make, what: str, error: str) -> None:
     rig = odd_rig(make)
     rig.open("r+b")
     op, call = CALLS[what]
-    raised(rig, lambda: call(rig), {op: ERRORS[error]})
+    raising(rig, op, ERRORS[error])
+    raised(rig, lambda: call(rig))
     rig.handles[0].fsync()
     assert rig.handles[0].pread(8 * PAGE, 0) == rig.backend.objects[KEY].written
     rig.cache.check()
@@ -151,11 +141,12 @@ def test_a_call_ends_with_an_errno(make: Make, what: str, error: str) -> None:
 def test_a_close_that_fails_loses_nothing_and_ends(make: Make, error: str) -> None:
     """The backend's own close is only logged; bytes that cannot be saved are listed by the error. [2.20, 2.22]"""
     rig = odd_rig(make)
-    assert isinstance(rig.backend, Odd)
     rig.open("r+b").pwrite(NEW[:PAGE], 0)
-    failed = raised(rig, rig.cache.close, {"write_from": ERRORS[error]})
+    raising(rig, "write_from", ERRORS[error])
+    failed = raised(rig, rig.cache.close)
     assert [(entry.offset, entry.length) for entry in getattr(failed, "ranges", [])] == [(0, PAGE)]
-    rig.backend.raising |= {"file_close": ERRORS[error], "close": ERRORS[error]}
+    for op in ("file_close", "close"):
+        raising(rig, op, ERRORS[error])
     Task(rig.cache.close).result()
     assert rig.backend.committed(KEY) == NEW[:PAGE] + OLD[PAGE:]
 
@@ -164,7 +155,8 @@ def test_a_close_that_fails_loses_nothing_and_ends(make: Make, error: str) -> No
 def test_an_error_of_a_class_that_says_it_keeps_its_class_and_gets_its_errno(make: Make, error: type[OSError]) -> None:
     """A hurried backend writes `raise FileNotFoundError(key)`. [2.14]"""
     rig = odd_rig(make)
-    found = raised(rig, lambda: rig.volume.stat("other"), {"stat": lambda: error("other")})
+    raising(rig, "stat", lambda: error("other"))
+    found = raised(rig, lambda: rig.volume.stat("other"))
     assert type(found) is error
     assert isinstance(OSError(found.errno, ""), error)
 
@@ -178,5 +170,5 @@ def test_a_canonical_that_raises_is_an_error_with_an_errno(make: Make, monkeypat
             raise error()
 
         monkeypatch.setattr(rig.backend, "canonical", canonical)
-        raised(rig, lambda: rig.volume.stat("other"), {})
+        raised(rig, lambda: rig.volume.stat("other"))
         monkeypatch.undo()
