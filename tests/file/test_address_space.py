@@ -13,9 +13,8 @@ from typing import Any
 
 import pytest
 
-from .rig import KEY, PAGE, Rig, pattern
+from .rig import KEY, PAGE, Make, pattern
 
-Make = Callable[..., Rig]
 DATA = pattern(20 * PAGE)
 CAPACITY = 8 << 30
 SMALL = CAPACITY // 4  # allowance for stacks, and for the allocator, of threads that begin or end beside a test

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import itertools
 import os
-from collections.abc import Callable
 from pathlib import Path
 
 import pytest
@@ -14,14 +13,9 @@ from hypothesis import strategies as st
 from pagecache import Advice, BackendLimits, CachedFile
 from pagecache.file.prefetch import GAP, merged
 
-from .rig import KEY, PAGE, Rig, Task, eventually, pattern
+from .rig import KEY, PAGE, Make, Rig, Task, eventually, pattern
 
-Make = Callable[..., Rig]
 CONTENT = pattern(64 * PAGE)
-
-
-def backend_reads(rig: Rig) -> list[tuple[int, int]]:
-    return [(call.offset, call.length) for call in rig.backend.seen("read_into")]
 
 
 def settle(rig: Rig) -> None:
@@ -129,7 +123,7 @@ def test_the_windows_of_an_advice(make: Make) -> None:
         for page in range(200):
             handle.pread(PAGE, page * PAGE)
             settle(rig)
-        return max(length for _, length in backend_reads(rig)) // PAGE
+        return max(length for _, length in rig.backend.spans("read_into")) // PAGE
 
     assert ahead(file) == 16
     for advice, pages in ((Advice.SEQUENTIAL, 32), (Advice.RANDOM, 1), (Advice.SEQUENTIAL, 32), (Advice.NORMAL, 16)):
@@ -168,7 +162,7 @@ def test_noreuse_leaves_the_pages_of_others(make: Make, length: int, verb: str) 
     scan(Advice.NOREUSE)
     scan(Advice.NOREUSE)
     assert cached(hot, 64) == list(range(64))
-    assert sum(n for _, n in backend_reads(rig)) <= 2 * 500 * PAGE * 1.05
+    assert sum(n for _, n in rig.backend.spans("read_into")) <= 2 * 500 * PAGE * 1.05
     scan(Advice.NORMAL)
     assert len(cached(hot, 64)) < 64
 
@@ -224,10 +218,10 @@ def test_near_ranges_are_one_call(make: Make) -> None:
     rig = make({KEY: pattern(1024 * PAGE)})
     file = rig.open("rb")
     file.prefetch_ranges(((page * PAGE, 100) for page in range(0, 16, 2)), wait=True)
-    assert backend_reads(rig) == [(0, 15 * PAGE)]
+    assert rig.backend.spans("read_into") == [(0, 15 * PAGE)]
     rig.backend.forget_calls()
     file.prefetch_ranges([(900 * PAGE, 10), (100 * PAGE, 10), (902 * PAGE, 10)], wait=True)
-    assert sorted(backend_reads(rig)) == [(100 * PAGE, PAGE), (900 * PAGE, 3 * PAGE)]
+    assert sorted(rig.backend.spans("read_into")) == [(100 * PAGE, PAGE), (900 * PAGE, 3 * PAGE)]
 
 
 def test_ranges_are_fetched_in_their_order(make: Make) -> None:
@@ -236,8 +230,8 @@ def test_ranges_are_fetched_in_their_order(make: Make) -> None:
     file = rig.open("rb")
     places = [700, 100, 900, 300]
     file.prefetch_ranges([(page * PAGE, PAGE) for page in places])
-    eventually(lambda: len(backend_reads(rig)) == 4)
-    assert [offset // PAGE for offset, _ in backend_reads(rig)] == places
+    eventually(lambda: len(rig.backend.spans("read_into")) == 4)
+    assert [offset // PAGE for offset, _ in rig.backend.spans("read_into")] == places
 
 
 @pytest.mark.parametrize(
@@ -249,7 +243,7 @@ def test_a_range_that_is_none_is_refused_before_anything_is_read(make: Make, ran
     file = rig.open("rb")
     with pytest.raises((ValueError, TypeError)):
         file.prefetch_ranges(ranges)
-    assert backend_reads(rig) == []
+    assert rig.backend.spans("read_into") == []
 
 
 def test_ranges_without_a_length_go_to_the_end(make: Make) -> None:
@@ -266,7 +260,7 @@ def test_no_more_is_fetched_than_the_cache_holds(make: Make) -> None:
     rig = make({KEY: pattern(1024 * PAGE)}, capacity=64 * PAGE)
     file = rig.open("rb")
     file.prefetch(wait=True)
-    assert sum(length for _, length in backend_reads(rig)) <= 64 * PAGE
+    assert sum(length for _, length in rig.backend.spans("read_into")) <= 64 * PAGE
     assert cached(file, 8) == list(range(8))
 
 
@@ -280,7 +274,7 @@ def test_a_waiter_takes_what_others_fetch(make: Make) -> None:
         task = Task(other.prefetch, 0, 4 * PAGE, wait=True)
         assert task.waits()
     task.result()
-    assert backend_reads(rig) == [(0, 4 * PAGE)]
+    assert rig.backend.spans("read_into") == [(0, 4 * PAGE)]
 
 
 RANGES = st.lists(st.tuples(st.integers(0, 1 << 22), st.integers(0, 1 << 18)), max_size=20)

@@ -12,9 +12,8 @@ import pytest
 from pagecache import CachedFile
 
 from ..stores import RecordingBackend
-from .rig import KEY, PAGE, Rig, Task, pattern
+from .rig import KEY, PAGE, Make, Task, pattern
 
-Make = Callable[..., Rig]
 RECORD = struct.Struct("<III")
 
 

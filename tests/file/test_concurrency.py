@@ -7,16 +7,14 @@ import random
 import struct
 import threading
 import time
-from collections.abc import Callable
 
 import pytest
 
 from pagecache import PageCache, ShutdownError
 
 from ..stores import RecordingBackend
-from .rig import KEY, PAGE, Rig, Task, pattern, side_by_side
+from .rig import KEY, PAGE, Make, Task, pattern, side_by_side
 
-Make = Callable[..., Rig]
 WORD = struct.Struct("<HHIQ")  # file, page, version, check
 
 

@@ -4,18 +4,16 @@ from __future__ import annotations
 
 import errno
 import gc
-from collections.abc import Sequence
-from typing import Any, ClassVar
+from typing import Any
 
 import pytest
 
 from pagecache import PageCache, ShutdownError, Volume
-from pagecache.backends import BackendFile, MemoryBackend
-from pagecache.backends.passing import PassingBackend, PassingFile
-from pagecache.errors import Key
+from pagecache.backends import MemoryBackend
 from pagecache.native import NativeVolume
 from pagecache.testing import FaultyBackend, Gate, Rule
 
+from ..stores import RecordingBackend
 from .rig import Task
 
 
@@ -127,26 +125,13 @@ def test_views_that_outlive_the_detach_keep_their_memory() -> None:
         assert cache.stats().details["frames_allocated"] == cache.stats().details["frames_freed"]
 
 
-class Keeping(PassingFile):
-    """An object whose backend keeps slices of what it was sent."""
-
-    kept: ClassVar[list[memoryview]] = []
-
-    def write_from(self, offset: int, buffers: Sequence[memoryview]) -> int:
-        self.kept.extend(buffer[:] for buffer in buffers)
-        return super().write_from(offset, buffers)
-
-
-class KeepingBackend(PassingBackend):
-    def open(self, key: Key, *, create: bool = False, exclusive: bool = False) -> BackendFile:
-        return Keeping(self.inner.open(key, create=create, exclusive=exclusive))
-
-
 @pytest.mark.parametrize("closed", [False, True])
 def test_memory_that_a_backend_keeps_outlives_the_volume(closed: bool) -> None:
     """Whether the objects are collected before the cache is closed, or after. [K7]"""
+    backend, kept = RecordingBackend(), list[memoryview]()
+    backend.keep_buffers = kept
     with PageCache("1MiB") as cache:
-        volume = cache.attach(KeepingBackend(MemoryBackend()))
+        volume = cache.attach(backend)
         handle = volume.open("f", "wb")
         handle.write(b"x" * 5000)
         handle.fsync()
@@ -158,8 +143,8 @@ def test_memory_that_a_backend_keeps_outlives_the_volume(closed: bool) -> None:
         if not closed:
             filled(cache, 250).detach()
             cache.check()
-        assert b"".join(Keeping.kept) == b"x" * 5000
-        Keeping.kept.clear()
+        assert b"".join(kept) == b"x" * 5000
+        kept.clear()
         gc.collect()
 
 

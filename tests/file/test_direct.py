@@ -6,7 +6,6 @@ import ctypes
 import errno
 import io
 import mmap
-from collections.abc import Callable
 from typing import Any
 
 import numpy
@@ -16,9 +15,8 @@ from pagecache import BackendError, BackendProtocolError, DeadlockError, PageCac
 from pagecache.backends import MemoryBackend
 
 from ..stores import WAIT_LIMIT_S, address, short
-from .rig import KEY, ONCE, PAGE, Rig, Task, accepted_before, dirty_bytes, make_rig, pattern
+from .rig import KEY, ONCE, PAGE, Make, Task, accepted_before, dirty_bytes, make_rig, pattern
 
-Make = Callable[..., Rig]
 DATA = pattern(8 * PAGE)
 
 
@@ -33,15 +31,6 @@ def test_a_direct_read_sees_a_buffered_write_without_fsync(make: Make) -> None:
     assert rig.backend.seen("write_from") == []
     read = {at for call in rig.backend.seen("read_into") for at in range(call.offset, call.offset + call.length)}
     assert read == set(range(8 * PAGE)) - set(range(PAGE + 100, PAGE + 103))
-
-
-def test_a_direct_read_of_local_bytes_alone_calls_no_backend(make: Make) -> None:
-    """[T-27, 2.9]"""
-    rig = make({KEY: DATA})
-    file, direct = rig.open("r+b"), rig.open("rb", direct=True)
-    file.pwrite(b"x" * PAGE, PAGE)
-    assert direct.pread(PAGE, PAGE) == b"x" * PAGE
-    assert rig.backend.seen("read_into") == []
 
 
 def test_a_direct_read_stores_into_the_callers_own_buffer(make: Make) -> None:

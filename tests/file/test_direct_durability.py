@@ -11,9 +11,8 @@ import pytest
 from pagecache import BackendError, CachedFile, DataLossError, LostRange, ShutdownError
 
 from ..stores import WAIT_LIMIT_S, RecordingFile, failing_commit
-from .rig import KEY, ONCE, PAGE, Rig, Task, accepted_before, eventually, pattern
+from .rig import KEY, ONCE, PAGE, Make, Rig, Task, accepted_before, eventually, pattern
 
-Make = Callable[..., Rig]
 DATA = pattern(8 * PAGE)
 NEW = b"x" * PAGE
 

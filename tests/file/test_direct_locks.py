@@ -13,10 +13,9 @@ from pagecache import CachedFile, DataLossError, ShutdownError
 from pagecache.native import LOCK, SHARED
 
 from ..stores import WAIT_LIMIT_S
-from .rig import KEY, ONCE, PAGE, Rig, Task, eventually, make_rig, pattern
+from .rig import KEY, ONCE, PAGE, Make, Rig, Task, eventually, make_rig, pattern
 from .test_interrupts import ctrl_c, interrupted_each
 
-Make = Callable[..., Rig]
 DATA = pattern(16 * PAGE)
 PARALLEL = {"parallel_direct_writes": True, "max_inflight": 8}
 

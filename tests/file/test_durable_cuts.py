@@ -8,7 +8,6 @@ from __future__ import annotations
 
 import contextlib
 import errno
-from collections.abc import Callable
 from dataclasses import replace
 from typing import Any
 
@@ -17,9 +16,8 @@ import pytest
 from pagecache import CachedFile, DataLossError, ShutdownError
 
 from ..stores import RecordingBackend
-from .rig import KEY, ONCE, PAGE, Rig, Task, dirty_bytes, eventually, overlay, pattern
+from .rig import KEY, ONCE, PAGE, Make, Rig, Task, dirty_bytes, eventually, overlay, pattern
 
-Make = Callable[..., Rig]
 OLD = pattern(4 * PAGE)
 NEW = pattern(4 * PAGE, seed=1)
 CUT = PAGE + 10

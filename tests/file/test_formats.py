@@ -7,7 +7,6 @@ import io
 import pickle
 import random
 import zipfile
-from collections.abc import Callable
 from typing import Any
 
 import numpy
@@ -15,9 +14,7 @@ import pytest
 
 from pagecache import Volume
 
-from .rig import Rig, pattern
-
-Make = Callable[..., Rig]
+from .rig import Make, pattern
 
 
 @pytest.fixture

@@ -7,15 +7,14 @@ never. Each test turns the collector off, and leaves views in cycles.
 from __future__ import annotations
 
 import errno
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 
 import pytest
 
 from pagecache import CachedFile, View
 
-from .rig import KEY, PAGE, Rig, Task, pattern, without_collector
+from .rig import KEY, PAGE, Make, Task, pattern, without_collector
 
-Make = Callable[..., Rig]
 CONTENT = pattern(64 * PAGE)
 
 

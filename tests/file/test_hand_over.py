@@ -3,19 +3,13 @@
 from __future__ import annotations
 
 import random
-from collections.abc import Callable
 
 import pytest
 
 from ..stores import address
-from .rig import KEY, PAGE, Rig, pattern
+from .rig import KEY, PAGE, Make, pattern
 
-Make = Callable[..., Rig]
 MIB = 1 << 20
-
-
-def sent(rig: Rig) -> list[tuple[int, int]]:
-    return [(call.offset, call.length) for call in rig.backend.seen("write_from")]
 
 
 @pytest.mark.parametrize(("max_write", "nr_calls"), [("4KiB", 256), ("64KiB", 16), ("1MiB", 1)])
@@ -33,8 +27,8 @@ def test_one_dirty_mib_is_as_few_calls_as_the_limit_allows(
     for offset in offsets:
         file.pwrite(data[offset : offset + PAGE], offset)
     file.fsync()
-    assert len(sent(rig)) == nr_calls
-    assert sum(length for _offset, length in sent(rig)) == MIB
+    assert len(rig.backend.spans("write_from")) == nr_calls
+    assert sum(length for _offset, length in rig.backend.spans("write_from")) == MIB
     assert len(rig.backend.seen("commit")) == 1
     assert rig.backend.committed(KEY) == data
 
@@ -45,7 +39,7 @@ def test_one_large_write_is_one_call(make: Make) -> None:
     file = rig.open("r+b")
     file.pwrite(pattern(MIB), 0)
     file.fsync()
-    assert sent(rig) == [(0, MIB)]
+    assert rig.backend.spans("write_from") == [(0, MIB)]
 
 
 # Writes as (offset, length) into a file of `size` bytes, limits, and the calls that must follow.
@@ -74,7 +68,7 @@ def test_requests_end_where_they_must(make: Make, case: str) -> None:
         content.extend(bytes(max(0, offset + length - len(content))))
         content[offset : offset + length] = data
     file.fsync()
-    assert sorted(sent(rig)) == expected
+    assert sorted(rig.backend.spans("write_from")) == expected
     assert rig.backend.committed(KEY) == bytes(content)
 
 
@@ -96,7 +90,7 @@ def test_odd_limits_are_kept(make: Make, limits: dict[str, int]) -> None:
     file.pwrite(data, 0)
     file.fsync()
     assert rig.backend.committed(KEY) == data
-    assert sum(length for _offset, length in sent(rig)) == 20_000
+    assert sum(length for _offset, length in rig.backend.spans("write_from")) == 20_000
 
 
 def test_no_call_has_more_buffers_than_allowed(make: Make) -> None:
@@ -118,7 +112,7 @@ def test_a_page_that_is_wholly_valid_keeps_its_block(make: Make) -> None:
     file.pread(3 * PAGE, 0)
     file.pwrite(b"!", PAGE + 5)
     file.fsync()
-    ((offset, length),) = sent(rig)
+    ((offset, length),) = rig.backend.spans("write_from")
     assert PAGE <= offset <= PAGE + 5 < offset + length <= 2 * PAGE
 
 
@@ -130,7 +124,7 @@ def test_calls_of_a_file_go_up(make: Make) -> None:
     for page in random.Random(6).sample(range(32), 32):
         file.pwrite(data[page * PAGE : (page + 1) * PAGE], page * PAGE)
     file.fsync()
-    assert sent(rig) == [(offset, 4 * PAGE) for offset in range(0, 32 * PAGE, 4 * PAGE)]
+    assert rig.backend.spans("write_from") == [(offset, 4 * PAGE) for offset in range(0, 32 * PAGE, 4 * PAGE)]
     assert rig.backend.committed(KEY) == data
 
 

@@ -25,9 +25,8 @@ from pagecache.engine.park import Park
 from pagecache.native import NativeVolume
 
 from ..stores import WAIT_LIMIT_S, Fault
-from .rig import KEY, PAGE, Rig, Task, eventually, make_rig, pattern
+from .rig import KEY, PAGE, Make, Rig, Task, eventually, make_rig, pattern
 
-Make = Callable[..., Rig]
 DATA = pattern(8 * PAGE)
 PACKAGE = Path(pagecache.__file__).parent
 
@@ -201,19 +200,32 @@ def test_an_interrupted_rename_keeps_both_files_until_it_has_returned(make: Make
     assert KEY not in rig.backend.objects
 
 
-def test_an_interrupted_waiter_leaves_the_fill_of_another_thread_alone(make: Make) -> None:
-    """A waiter for another thread's read can leave; the read goes on. [T-51]"""
+# For each call that waits for another thread's call, the operation of that one, and both.
+BEHIND: dict[str, tuple[str, Callable[[Any], Any], Callable[[Any], Any]]] = {
+    "a read behind a fill": ("read_into", lambda file: file.pread(PAGE, 0), lambda file: file.pread(10, 5)),
+    "a write behind a truncate": ("truncate", lambda file: file.truncate(4 * PAGE), lambda file: file.pwrite(b"L", 0)),
+    "fsync behind a commit": ("commit", lambda file: (file.pwrite(b"D", 9), file.fsync()), lambda file: file.fsync()),
+}
+
+
+@pytest.mark.parametrize("wait", BEHIND)
+def test_a_wait_for_another_thread_can_be_interrupted(make: Make, wait: str) -> None:
+    """The waiter leaves, and the other call goes on; a later call is made. [T-51]"""
+    op, first, second = BEHIND[wait]
     rig = make({KEY: DATA})
-    file = rig.open("rb")
-    gate = rig.backend.gate("read_into")
-    owner = Task(file.pread, PAGE, 0)
+    file = rig.open("r+b")
+    gate = rig.backend.gate(op)
+    owner = Task(first, file)
     gate.wait_entered()
     with ctrl_c(gate.entered), pytest.raises(KeyboardInterrupt):
-        file.pread(10, 5)
+        second(file)
+    assert not owner.finished.is_set()
     gate.open()
-    assert owner.result() == DATA[:PAGE]
-    assert file.pread(10, 5) == DATA[5:15]
-    assert len(rig.backend.seen("read_into")) == 1
+    owner.result()
+    assert len(rig.backend.seen(op)) == 1
+    Task(second, file).result()
+    Task(file.fsync).result()
+    assert file.pread(9 * PAGE, 0) == rig.backend.committed(KEY)
 
 
 def test_waiters_of_an_interrupted_fill_start_again(make: Make) -> None:
@@ -252,37 +264,6 @@ def test_a_throttled_writer_can_be_interrupted(make: Make) -> None:
     gate.open()
     file.fsync()
     assert rig.backend.committed(KEY) == data[:size]
-
-
-def test_a_writer_behind_a_truncate_can_be_interrupted(make: Make) -> None:
-    """It waits for the file's lock. [T-51]"""
-    rig = make({KEY: DATA})
-    file = rig.open("r+b")
-    gate = rig.backend.gate("truncate")
-    cut = Task(file.truncate, 4 * PAGE)
-    gate.wait_entered()
-    with ctrl_c(gate.entered), pytest.raises(KeyboardInterrupt):
-        file.pwrite(b"late", 0)
-    gate.open()
-    cut.result()
-    assert Task(file.pwrite, b"next", 0).result() == 4
-    assert file.pread(10 * PAGE, 0) == b"next" + DATA[4 : 4 * PAGE]
-
-
-def test_fsync_behind_another_fsync_can_be_interrupted(make: Make) -> None:
-    """It waits for another thread's running commit. [T-51]"""
-    rig = make({KEY: DATA})
-    file = rig.open("r+b")
-    file.pwrite(b"dirty", 0)
-    gate = rig.backend.gate("commit")
-    first = Task(file.fsync)
-    gate.wait_entered()
-    with ctrl_c(gate.entered), pytest.raises(KeyboardInterrupt):
-        file.fsync()
-    gate.open()
-    first.result()
-    Task(file.fsync).result()
-    assert rig.backend.committed(KEY) == b"dirty" + DATA[5:]
 
 
 def test_fsync_that_waits_for_the_next_try_can_be_interrupted(make: Make) -> None:

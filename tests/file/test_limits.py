@@ -5,7 +5,6 @@ from __future__ import annotations
 import errno
 import gc
 import os
-from collections.abc import Callable
 from typing import Any
 
 import pytest
@@ -14,9 +13,8 @@ from pagecache import ObjectStat, PageCache, VolumeOptions
 from pagecache.backends import MemoryBackend
 
 from ..stores import RecordingBackend
-from .rig import KEY, PAGE, QUIET, Rig, Task, accepted_before, eventually, pattern
+from .rig import KEY, PAGE, QUIET, Make, Task, accepted_before, eventually, pattern
 
-Make = Callable[..., Rig]
 KIB, MIB = 1 << 10, 1 << 20
 
 
@@ -56,22 +54,6 @@ def test_a_failure_wakes_throttled_writers(make: Make) -> None:
     rig.backend.clear_faults()
     file.fsync()
     assert rig.backend.committed(KEY) == bytes(accepted)
-
-
-def test_a_write_of_several_buffers_says_how_much_of_all_of_them_was_accepted(make: Make) -> None:
-    """Buffers before the one that found no room count. [2.7, 2.24, T-05]"""
-    rig = make(capacity="1MiB", dirty_background=0.05, dirty_limit="128KiB", throttle_timeout=0.05)
-    gate = rig.backend.gate("write_from", times=100)
-    file = rig.open("w+b")
-    parts = [bytes([number]) * (24 * PAGE) for number in (1, 2, 3)]
-    with pytest.raises(BlockingIOError) as caught:
-        file.pwritev(parts, 0)
-    accepted = caught.value.characters_written
-    assert 24 * PAGE <= accepted < 72 * PAGE
-    assert file.size == accepted
-    gate.open()
-    file.fsync()
-    assert rig.backend.committed(KEY) == b"".join(parts)[:accepted]
 
 
 @pytest.mark.parametrize("pages", [16, 48])

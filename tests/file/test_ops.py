@@ -11,9 +11,8 @@ import pytest
 
 from pagecache.engine.file import EngineFile
 
-from .rig import KEY, PAGE, Rig, Task, eventually
+from .rig import KEY, PAGE, Make, Task, eventually
 
-Make = Callable[..., Rig]
 DATA = bytes(4 * PAGE)
 
 

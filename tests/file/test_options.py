@@ -11,9 +11,8 @@ import pagecache
 from pagecache import CacheConfig, PageCache, RetryPolicy, VolumeOptions
 
 from ..stores import RecordingBackend
-from .rig import KEY, PAGE, Rig, pattern
+from .rig import KEY, PAGE, Make, Rig, pattern
 
-Make = Callable[..., Rig]
 DATA = pattern(3 * PAGE)
 
 

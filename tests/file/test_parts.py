@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import errno
-from collections.abc import Callable
 
 import pytest
 
@@ -11,9 +10,8 @@ from pagecache import CommitError, DataLossError, WritebackError
 from pagecache.engine.file import EngineFile
 
 from ..stores import failing_commit
-from .rig import KEY, ONCE, PAGE, Rig, pattern
+from .rig import KEY, ONCE, PAGE, Make, Rig, pattern
 
-Make = Callable[..., Rig]
 OLD, NEW = pattern(2 * PAGE), pattern(2 * PAGE, seed=1)
 TROUBLE = ("dispute", "commits", "owed", "failures", "settling")
 NO = OSError(errno.EACCES, "no")

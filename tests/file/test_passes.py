@@ -15,9 +15,8 @@ from pagecache.engine import flusher
 
 from ..stores import WAIT_LIMIT_S, RecordingFile
 from .clock import HandClock, after_flusher_turn
-from .rig import KEY, PAGE, Rig, Task, accepted_before, dirty_bytes, eventually, pattern
+from .rig import KEY, PAGE, Make, Rig, Task, accepted_before, dirty_bytes, eventually, pattern
 
-Make = Callable[..., Rig]
 KIB, MIB = 1 << 10, 1 << 20
 UNIT = 64 * KIB
 AGE = {"dirty_expire": 30.0, "flush_interval": 5.0}
@@ -396,7 +395,7 @@ def test_a_write_through_of_many_buffers_is_one_request(make: Make) -> None:
     rig = make({KEY: b""})
     file = rig.open(write_through=True)
     assert file.pwritev([b"x" * 100] * 50, 0) == 5000
-    assert [(call.offset, call.length) for call in rig.backend.seen("write_from")] == [(0, 5000)]
+    assert rig.backend.spans("write_from") == [(0, 5000)]
 
 
 # ---------------------------------------------------------------------------------------------- copy on conflict

@@ -3,11 +3,8 @@
 from __future__ import annotations
 
 import _thread
-import os
-import sys
 import threading
-from collections.abc import Callable, Iterator, Sequence
-from contextlib import contextmanager
+from collections.abc import Callable
 from pathlib import Path
 from types import FrameType
 from typing import Any
@@ -15,19 +12,16 @@ from typing import Any
 import pytest
 
 import pagecache
-from pagecache import Backend, BackendFile, BackendLimits, ObjectStat, PageCache
+from pagecache import BackendLimits, PageCache
 from pagecache.backends import DirectoryBackend, MemoryBackend
 from pagecache.engine.volume import IDLE_FILES_MAX
-from pagecache.errors import Key
 from pagecache.native import NativeVolume
 from pagecache.testing import FaultyBackend, LatencyBackend
 
 from ..aio.over import Over
 from ..stores import RecordingBackend
-from .rig import KEY, PAGE, Rig, Task, eventually, pattern
-
-Make = Callable[..., Rig]
-PACKAGE = os.path.dirname(pagecache.__file__)
+from .rig import KEY, PAGE, Make, Rig, Task, eventually, pattern
+from .test_interrupts import PACKAGE, interrupted_at
 
 
 def threads_of(rig: Rig, op: str) -> set[int]:
@@ -268,33 +262,13 @@ HERE = ("call_here", "flush_here", "commit_here")
 """The functions in which the thread of a caller makes a call of the backend."""
 
 
-@contextmanager
-def interrupt_at(point: int) -> Iterator[list[int]]:
-    """Raise KeyboardInterrupt on the main thread, at one of the points where CPython delivers signals.
-
-    These are the start of a function and the return from one in C, within the calls of a prompt backend and what the
-    engine does for them. Yields how many points were passed.
-    """
-    passed = [0]
-
-    def made_here(frame: FrameType | None) -> bool:
-        while frame is not None and frame.f_code.co_name not in HERE:
-            frame = frame.f_back
-        return frame is not None
-
-    def profile(frame: FrameType, event: str, _: object) -> None:
-        if event in ("call", "c_return") and frame.f_code.co_filename.startswith(PACKAGE) and made_here(frame):
-            passed[0] += 1
-            if passed[0] == point:
-                sys.setprofile(None)
-                raise KeyboardInterrupt
-
-    before = sys.getprofile()
-    sys.setprofile(profile)
-    try:
-        yield passed
-    finally:
-        sys.setprofile(before)
+def made_here(frame: FrameType | None) -> bool:
+    """Code of such a call, and what the engine does for it."""
+    if frame is None or not frame.f_code.co_filename.startswith(str(PACKAGE)):
+        return False
+    while frame is not None and frame.f_code.co_name not in HERE:
+        frame = frame.f_back
+    return frame is not None
 
 
 SAVES: dict[str, Callable[[Rig, Any], object]] = {
@@ -310,99 +284,17 @@ SAVES: dict[str, Callable[[Rig, Any], object]] = {
 @pytest.mark.parametrize("name", SAVES)
 def test_an_interrupt_at_any_point_of_a_save_loses_nothing(make: Make, name: str, whole: bool) -> None:
     """[K9, I-17]"""
-    point, ended = 0, False
-    while not ended:
-        point += 1
+    nth, place = 0, "none yet"
+    while place:
+        nth += 1
         rig = make(backend=RecordingBackend({KEY: pattern(4 * PAGE)}, staged=whole, prompt=True))
         file = rig.open()
         file.pwrite(b"new", 100)
-        with interrupt_at(point):
-            try:
-                SAVES[name](rig, file)
-                ended = True
-            except KeyboardInterrupt:
-                pass
+        place = interrupted_at(nth, lambda: SAVES[name](rig, file), made_here)  # noqa: B023
         with rig.volume.open(KEY, "r+b") as again:
-            assert again.pread(3, 100) == b"new", point
+            assert again.pread(3, 100) == b"new", place
             again.fsync()
-        assert (rig.backend.committed(KEY) or b"")[100:103] == b"new", point
+        assert (rig.backend.committed(KEY) or b"")[100:103] == b"new", place
         rig.cache.check()
         rig.finish()
-    assert point > (0 if whole and name == "flush" else 20)  # an object that is replaced as a whole is not flushed
-
-
-@pytest.mark.long
-@pytest.mark.parametrize("mode", ["r+b", "w+b", "x+b"])
-def test_an_interrupt_at_any_point_of_an_open_leaves_the_name_usable(make: Make, mode: Any) -> None:
-    """[K9, T-51]"""
-    point, ended = 0, False
-    while not ended:
-        point += 1
-        rig = make({} if mode == "x+b" else {KEY: pattern(PAGE)}, limits={"prompt": True})
-        with interrupt_at(point):
-            try:
-                rig.open(mode)
-                ended = True
-            except KeyboardInterrupt:
-                pass
-        with rig.volume.open(KEY, "a+b") as again:
-            again.write(b"more")
-            again.fsync()
-        assert (rig.backend.committed(KEY) or b"").endswith(b"more"), point
-        rig.volume.remove(KEY)
-        rig.cache.check()
-        rig.finish()
-    assert point > 20
-
-
-# -- a backend with the two required methods
-
-
-class Plain(Backend):
-    """A prompt backend of one object, in a bytearray."""
-
-    limits = BackendLimits(prompt=True)
-
-    def __init__(self) -> None:
-        self.content = bytearray()
-        self.made = False
-
-    def open(self, key: Key, *, create: bool = False, exclusive: bool = False) -> BackendFile:
-        if not self.made and not create:
-            raise FileNotFoundError(2, "no such object", key)
-        self.made = True
-        return _PlainFile(self)
-
-    def stat(self, key: Key) -> ObjectStat:
-        return self.open(key).stat()
-
-
-class _PlainFile(BackendFile):
-    def __init__(self, backend: Plain) -> None:
-        self.backend = backend
-
-    def stat(self) -> ObjectStat:
-        return ObjectStat(size=len(self.backend.content))
-
-    def read_into(self, offset: int, buffers: Sequence[memoryview]) -> int:
-        done = 0
-        for buffer in buffers:
-            part = self.backend.content[offset + done : offset + done + len(buffer)]
-            buffer[: len(part)] = part
-            done += len(part)
-        return done
-
-    def write_from(self, offset: int, buffers: Sequence[memoryview]) -> int:
-        data = b"".join(buffers)
-        content = self.backend.content
-        content.extend(bytes(max(0, offset + len(data) - len(content))))
-        content[offset : offset + len(data)] = data
-        return len(data)
-
-    def truncate(self, size: int) -> None:
-        content = self.backend.content
-        del content[size:]
-        content.extend(bytes(size - len(content)))
-
-    def commit(self) -> None:
-        pass
+    assert nth > (0 if whole and name == "flush" else 20)  # an object that is replaced as a whole is not flushed

@@ -17,9 +17,8 @@ from hypothesis import strategies as st
 from pagecache import CachedFile, PageCache
 from pagecache.options import OpenMode
 
-from .rig import KEY, PAGE, Rig, make_rig, pattern
+from .rig import KEY, PAGE, Make, make_rig, pattern
 
-Make = Callable[..., Rig]
 START = pattern(10_000)
 MODES = ["r", "r+", "w", "w+", "x", "x+", "a", "a+"]
 

@@ -17,10 +17,9 @@ import pytest
 
 from pagecache import Advice
 
-from ..stores import RecordingBackend, short
-from .rig import KEY, PAGE, Rig, Task, pattern
+from ..stores import short
+from .rig import KEY, PAGE, Make, Rig, Task, pattern
 
-Make = Callable[..., Rig]
 CONTENT = pattern(16 * PAGE)
 
 
@@ -30,17 +29,15 @@ def stored(make: Make) -> Rig:
     return make({KEY: CONTENT})
 
 
-def backend_reads(backend: RecordingBackend) -> list[tuple[int, int]]:
-    return [(call.offset, call.length) for call in backend.seen("read_into")]
-
-
 def test_a_page_is_read_from_the_backend_once(stored: Rig) -> None:
-    """The second read of the same bytes is a hit. [2.2]"""
+    """The second read of the same bytes is a hit, by any handle of the file. [2.2, 2.20]"""
     file = stored.open("rb")
     assert file.pread(100, 50) == CONTENT[50:150]
+    other = stored.open("rb")
     stored.backend.forget_calls()
-    assert file.pread(PAGE, 0) == CONTENT[:PAGE]
-    assert file.pread(1, PAGE - 1) == CONTENT[PAGE - 1 : PAGE]
+    for handle in (file, other):
+        assert handle.pread(PAGE, 0) == CONTENT[:PAGE]
+        assert handle.pread(1, PAGE - 1) == CONTENT[PAGE - 1 : PAGE]
     assert stored.backend.calls == []
 
 
@@ -88,19 +85,12 @@ def test_a_plain_miss_runs_no_python_code_but_the_backends(stored: Rig) -> None:
     assert not [name for name in entered if "/pagecache/engine/" in name]
 
 
-def test_another_handle_of_the_file_shares_its_pages(stored: Rig) -> None:
-    """Handles share the cached object, not copies of it. [2.20]"""
-    stored.open("rb").pread(PAGE, 0)
-    other = stored.open("rb")
-    stored.backend.forget_calls()
-    assert other.pread(PAGE, 0) == CONTENT[:PAGE]
-    assert backend_reads(stored.backend) == []
-
-
 def test_without_read_ahead_only_the_wanted_pages_are_read(stored: Rig) -> None:
     """`read_ahead=0` reads only the requested pages. [2.6]"""
     stored.open("rb").pread(3, 5 * PAGE - 1)
-    assert all(offset >= 4 * PAGE and offset + length <= 6 * PAGE for offset, length in backend_reads(stored.backend))
+    assert all(
+        offset >= 4 * PAGE and offset + length <= 6 * PAGE for offset, length in stored.backend.spans("read_into")
+    )
 
 
 def test_reads_are_short_only_at_the_end_of_the_file(make: Make) -> None:
@@ -150,18 +140,6 @@ def test_preadv_fills_buffers_in_order(stored: Rig) -> None:
     assert buffers == [bytearray(CONTENT[-4:-1]), bytearray(CONTENT[-1:] + b"\0\0"), bytearray(3)]
 
 
-def test_try_pread_answers_only_from_memory(stored: Rig) -> None:
-    """None instead of a backend call, the bytes if they are valid. [2.5]"""
-    file = stored.open("rb")
-    stored.backend.forget_calls()
-    assert file.try_pread(10, 0) is None
-    assert stored.backend.calls == []
-    file.pread(10, 0)
-    assert file.try_pread(10, 0) == CONTENT[:10]
-    assert file.try_pread(2 * PAGE, 0) is None
-    assert file.try_pread(10, 16 * PAGE) == b""
-
-
 def test_prefetch_makes_the_following_reads_hits(stored: Rig) -> None:
     """With `wait` the bytes are there when it returns. [2.6]"""
     file = stored.open("rb")
@@ -174,12 +152,6 @@ def test_prefetch_makes_the_following_reads_hits(stored: Rig) -> None:
     assert file.try_pread(1, 10 * PAGE) is None
 
 
-def test_prefetch_beyond_the_end_is_harmless(stored: Rig) -> None:
-    """Windows are cut at the end of the file. [2.6]"""
-    stored.open("rb").prefetch(15 * PAGE, 100 * PAGE, wait=True)
-    assert all(offset + length <= 16 * PAGE for offset, length in backend_reads(stored.backend))
-
-
 def test_sequential_reading_asks_for_windows_not_pages(make: Make) -> None:
     """1 MiB in pieces of one page takes a small number of backend calls, none beyond the end of the file. [2.6]"""
     content = pattern(256 * PAGE - 100)
@@ -187,19 +159,9 @@ def test_sequential_reading_asks_for_windows_not_pages(make: Make) -> None:
     file = rig.open("rb")
     pieces = [file.pread(PAGE, offset) for offset in range(0, len(content), PAGE)]
     assert b"".join(pieces) == content
-    assert len(backend_reads(rig.backend)) <= 24
-    assert all(offset + length <= len(content) for offset, length in backend_reads(rig.backend))
-    assert sum(length for _offset, length in backend_reads(rig.backend)) == len(content)
-
-
-def test_random_advice_reads_no_more_than_asked(make: Make) -> None:
-    """RANDOM switches read-ahead off for the handle. [2.6]"""
-    rig = make({KEY: pattern(256 * PAGE)}, options={"read_ahead": "256KiB"})
-    file = rig.open("rb")
-    file.advise(Advice.RANDOM)
-    for page in (3, 4, 5, 77, 78, 79, 80):
-        file.pread(PAGE, page * PAGE)
-    assert sum(length for _offset, length in backend_reads(rig.backend)) == 7 * PAGE
+    assert len(rig.backend.spans("read_into")) <= 24
+    assert all(offset + length <= len(content) for offset, length in rig.backend.spans("read_into"))
+    assert sum(length for _offset, length in rig.backend.spans("read_into")) == len(content)
 
 
 @pytest.mark.parametrize(
@@ -326,55 +288,36 @@ def test_readers_of_one_missing_page_share_one_fill(stored: Rig) -> None:
     gate.open()
     assert first.result() == CONTENT[:PAGE]
     assert [other.result() for other in others] == [CONTENT[10 * i : 10 * i + 100] for i in range(4)]
-    assert len(backend_reads(stored.backend)) == 1
+    assert len(stored.backend.spans("read_into")) == 1
 
 
-def test_reads_of_valid_bytes_go_on_beside_a_slow_fill(stored: Rig) -> None:
-    """A fill delays only readers of its bytes. [T-06, 2.2]"""
-    file = stored.open("rb")
-    file.pread(PAGE, 0)
-    gate = stored.backend.gate("read_into")
-    slow = Task(file.pread, PAGE, 8 * PAGE)
-    gate.wait_entered()
-    assert Task(file.pread, PAGE, 0).result() == CONTENT[:PAGE]
-    assert Task(stored.open("rb").pread, PAGE, 0).result() == CONTENT[:PAGE]
-    gate.open()
-    assert slow.result() == CONTENT[8 * PAGE : 9 * PAGE]
-
-
-@pytest.mark.parametrize("op", ["write_from", "commit"])
-def test_a_reader_of_a_valid_page_never_waits_for_write_back(stored: Rig, op: str) -> None:
-    """Pages being written back, committed or dirtied again are read at once. [T-06, 2.2]"""
+@pytest.mark.parametrize("op", ["read_into", "write_from", "commit", "truncate"])
+def test_a_reader_of_a_valid_page_never_waits(stored: Rig, op: str) -> None:
+    """Other pages may be filled or cut off; pages being written back, committed or dirtied again are read at once.
+    [T-06, 2.2, 2.17]
+    """
     file = stored.open("r+b")
     file.pwrite(b"one" * 1000, 100)
     file.pread(PAGE, 0)
+    calls: dict[str, Callable[[], object]] = {
+        "read_into": lambda: file.pread(PAGE, 8 * PAGE),
+        "truncate": lambda: file.truncate(12 * PAGE),
+    }
     gate = stored.backend.gate(op)
-    sync = Task(file.fsync)
+    other = Task(calls.get(op, file.fsync))
     gate.wait_entered()
     expected = bytearray(CONTENT)
     expected[100:3100] = b"one" * 1000
     assert Task(file.pread, PAGE, 0).result() == expected[:PAGE]
-    file.pwrite(b"two", 200)
-    expected[200:203] = b"two"
-    assert Task(file.pread, PAGE, 0).result() == expected[:PAGE]
-    assert sync.waits(0.02)
+    if op != "truncate":
+        file.pwrite(b"two", 200)
+        expected[200:203] = b"two"
+    assert Task(stored.open("rb").pread, PAGE, 0).result() == expected[:PAGE]
+    assert other.waits(0.02)
     gate.open()
-    sync.result()
+    other.result()
     file.fsync()
-    assert stored.backend.committed(KEY) == bytes(expected)
-
-
-def test_a_reader_of_a_valid_page_never_waits_for_a_truncate(stored: Rig) -> None:
-    """A truncate that waits for the backend delays no reader of valid bytes. [T-06, 2.17]"""
-    file = stored.open("r+b")
-    file.pread(2 * PAGE, 0)
-    gate = stored.backend.gate("truncate")
-    cut = Task(file.truncate, PAGE)
-    gate.wait_entered()
-    assert Task(file.pread, 100, 0).result() == CONTENT[:100]
-    gate.open()
-    cut.result()
-    assert file.pread(2 * PAGE, 0) == CONTENT[:PAGE]
+    assert stored.backend.committed(KEY) == bytes(expected)[: file.size]
 
 
 def test_a_transient_error_is_tried_again_within_the_read(stored: Rig) -> None:
@@ -391,7 +334,7 @@ def test_a_permanent_error_reaches_the_reader_at_once(stored: Rig) -> None:
     with pytest.raises(OSError, match="not for you") as caught:
         file.pread(PAGE, 0)
     assert caught.value.errno == errno.EACCES
-    assert len(backend_reads(stored.backend)) == 1
+    assert len(stored.backend.spans("read_into")) == 1
     assert file.pread(PAGE, 0) == CONTENT[:PAGE]
 
 
@@ -434,7 +377,7 @@ def test_a_file_larger_than_the_cache_is_read_in_order_once(make: Make, block: i
         rig.backend.forget_calls()
         for offset in range(0, len(content), block):
             assert file.pread(block, offset) == content[offset : offset + block]
-        again = sum(length for _offset, length in backend_reads(rig.backend)) - len(content)
+        again = sum(length for _offset, length in rig.backend.spans("read_into")) - len(content)
         assert again <= len(content) // 100
         file.advise(Advice.DONTNEED)
 

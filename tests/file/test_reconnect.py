@@ -17,9 +17,8 @@ from pagecache.native import NativeVolume
 from pagecache.volume import reconnect
 
 from ..stores import WAIT_LIMIT_S, RecordingBackend, RecordingFile, failing_commit
-from .rig import KEY, ONCE, PAGE, Rig, Task, dirty_bytes, eventually, overlay, pattern
+from .rig import KEY, ONCE, PAGE, Make, Task, dirty_bytes, eventually, overlay, pattern
 
-Make = Callable[..., Rig]
 OLD = pattern(4 * PAGE)
 NEW = pattern(4 * PAGE, seed=1)
 NEWER = pattern(PAGE, seed=2)

@@ -12,9 +12,8 @@ import pytest
 from pagecache import CachedFile, DeadlockError, Volume
 
 from ..stores import RecordingBackend
-from .rig import KEY, PAGE, Rig, Task, eventually, pattern
+from .rig import KEY, PAGE, Make, Rig, Task, eventually, pattern
 
-Make = Callable[..., Rig]
 DATA = pattern(4 * PAGE)
 
 # Calls that lead to the backend call, on a file with a cached first page and a dirty second one.
@@ -35,6 +34,7 @@ CALLS: dict[str, Callable[[CachedFile, Volume], object]] = {
 REFUSED: dict[str, Callable[[CachedFile, Volume], object]] = {
     "fill": lambda file, volume: file.pread(10, 2 * PAGE),
     "view": lambda file, volume: file.view(2 * PAGE, 10),
+    "writable view": lambda file, volume: file.view(2 * PAGE, 10, writable=True),
     "prefetch": lambda file, volume: file.prefetch(2 * PAGE, 10, wait=True),
     "write": lambda file, volume: file.pwrite(b"x", 0),
     "append": lambda file, volume: file.append(b"x"),

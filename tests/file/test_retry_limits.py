@@ -6,7 +6,7 @@ import dataclasses
 import errno
 import math
 import threading
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 
 import pytest
 
@@ -16,9 +16,8 @@ from pagecache.native import NativeInode
 
 from ..stores import WAIT_LIMIT_S, RecordingFile
 from .clock import HandClock
-from .rig import FAST, KEY, ONCE, PAGE, Rig, Task, eventually, pattern
+from .rig import FAST, KEY, ONCE, PAGE, Make, Rig, Task, eventually, pattern
 
-Make = Callable[..., Rig]
 DATA = pattern(16 * PAGE)
 REQUEST = 4 * PAGE
 AGAIN = range(REQUEST, 3 * REQUEST)  # the second and the third request fail
@@ -45,7 +44,7 @@ class Changing:
 
     def sent_again(self) -> list[int]:
         """Lengths of the requests after the change: only failed bytes, and each once."""
-        calls = [(call.offset, call.length) for call in self.rig.backend.seen("write_from")[self.sent_before :]]
+        calls = self.rig.backend.spans("write_from")[self.sent_before :]
         assert {offset for offset, _length in calls} <= set(AGAIN)
         assert sum(length for _offset, length in calls) == len(AGAIN)
         return [length for _offset, length in calls]
@@ -148,7 +147,7 @@ def test_bytes_acknowledged_before_an_error_are_not_sent_again(make: Make) -> No
     file.pwrite(DATA, 0)
     file.fsync()
     assert rig.backend.committed(KEY) == DATA
-    first, second, third, fourth, fifth = [(call.offset, call.length) for call in rig.backend.seen("write_from")]
+    first, second, third, fourth, fifth = rig.backend.spans("write_from")
     assert first == (0, 16 * PAGE)
     assert second == (PAGE + 7, 15 * PAGE - 7)
     assert third == (PAGE, 15 * PAGE)

@@ -10,10 +10,7 @@ import pytest
 from pagecache import Event
 
 from .clock import HandClock, after_flusher_turn
-from .rig import KEY, PAGE, Rig, Task, eventually
-
-Make = Callable[..., Rig]
-
+from .rig import KEY, PAGE, Make, Rig, Task, eventually
 
 # ---------------------------------------------------------------------------------------------- stalls
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 import errno
 import io
 import threading
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from contextlib import contextmanager, suppress
 from typing import Any
 
@@ -15,9 +15,8 @@ from pagecache import CachedFile, Volume, WritebackError
 
 from ..stores import Gate, RecordingBackend
 from .clock import HandClock
-from .rig import KEY, ONCE, PAGE, Rig, Task, eventually, pattern
+from .rig import KEY, ONCE, PAGE, Make, Rig, Task, eventually, pattern
 
-Make = Callable[..., Rig]
 DATA = pattern(3 * PAGE)
 EVERYTHING = (
     "open",

@@ -11,9 +11,7 @@ from pagecache import ShutdownError, SyncTicket, WritebackError
 
 from ..stores import Gate, RecordingBackend, failing_commit
 from .clock import HandClock
-from .rig import KEY, ONCE, PAGE, Rig, eventually, pattern
-
-Make = Callable[..., Rig]
+from .rig import KEY, ONCE, PAGE, Make, Rig, eventually, pattern
 
 # One call for each page, one after the other, so that a gate can release them one by one.
 STEPS = {"max_write": PAGE, "ordered_writes": True, "max_inflight": 2}

@@ -3,13 +3,11 @@
 from __future__ import annotations
 
 import errno
-from collections.abc import Callable
 
 import pytest
 
-from .rig import KEY, ONCE, PAGE, Rig, Task, accepted_before, pattern
+from .rig import KEY, ONCE, PAGE, Make, Rig, Task, accepted_before, pattern
 
-Make = Callable[..., Rig]
 CONTENT = pattern(8 * PAGE)
 
 

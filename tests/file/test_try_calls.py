@@ -13,9 +13,8 @@ import pagecache
 from pagecache import CachedFile
 
 from ..stores import StoredObject
-from .rig import KEY, PAGE, Rig, Task, eventually, pattern
+from .rig import KEY, PAGE, Make, Rig, Task, eventually, pattern
 
-Make = Callable[..., Rig]
 CONTENT = pattern(16 * PAGE)
 MIB = 1 << 20
 
@@ -280,7 +279,7 @@ def test_reading_ahead_goes_on_with_try_pread(make: Make) -> None:
         for offset in range(0, len(content), PAGE):
             assert read(PAGE, offset) == content[offset : offset + PAGE]
             eventually(lambda: rig.cache.stats().to_dict()["requests"] == 0)  # the readahead has arrived
-        return [(call.offset, call.length) for call in rig.backend.seen("read_into")]
+        return rig.backend.spans("read_into")
 
     misses = 0
 

@@ -10,9 +10,8 @@ import pytest
 
 from pagecache import BackendError, CachedFile, DataLossError, RetryPolicy, ShutdownError
 
-from .rig import FAST, KEY, ONCE, PAGE, Rig, Task, eventually, pattern
+from .rig import FAST, KEY, ONCE, PAGE, Make, Rig, Task, eventually, pattern
 
-Make = Callable[..., Rig]
 OLD = pattern(4 * PAGE)
 CUT = PAGE + 10
 

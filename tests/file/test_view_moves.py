@@ -1,10 +1,10 @@
-"""Views of a file as sources of its writes and destinations of its reads, and truncates below and above views."""
+"""Views of a file as sources of its writes and destinations of its reads."""
 
 from __future__ import annotations
 
 import errno
 import mmap
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
 
@@ -14,9 +14,8 @@ from hypothesis import strategies as st
 
 from pagecache import DeadlockError
 
-from .rig import KEY, PAGE, Rig, accepted_before, make_rig, pattern
+from .rig import KEY, PAGE, Make, Rig, accepted_before, make_rig, pattern
 
-Make = Callable[..., Rig]
 PAGES = 24
 SIZE = PAGES * PAGE
 CONTENT = pattern(SIZE)
@@ -87,7 +86,7 @@ def test_a_long_view_moves_up_by_less_than_its_length(make: Make, shift: int, pi
 
 
 def test_a_view_written_to_its_own_range_changes_nothing(make: Make) -> None:
-    """It copies nothing: the bytes are there. [T-04, 2.7]"""
+    """It copies nothing aside, nor does a write of a view in pieces to another part of the file. [T-04, 2.7]"""
     rig = make({KEY: CONTENT}, max_folio="64KiB")
     file = rig.open("r+b")
     with file.view(0, 16 * PAGE, writable=True) as view:
@@ -95,6 +94,13 @@ def test_a_view_written_to_its_own_range_changes_nothing(make: Make) -> None:
         assert file.pwrite(view.segments[0], 0) == 16 * PAGE
         assert file.stats().staged_copies == 0
     assert file.pread(SIZE, 0) == b"hello" + CONTENT[5:]
+    rig = make({KEY: CONTENT}, capacity="2MiB", max_folio=PAGE)
+    file = rig.open("r+b")
+    with file.view(0, 4 * PAGE) as view:
+        file.pwritev(view.segments, 0)
+        file.pwritev(view.segments, 8 * PAGE)
+        assert file.stats().staged_copies == 0
+    assert file.pread(SIZE, 0) == moved(CONTENT, 0, 4 * PAGE, 8 * PAGE)
 
 
 @settings(deadline=None, max_examples=60)
@@ -138,20 +144,6 @@ def test_a_view_in_pieces_moves_as_one(make: Make, direct: bool, shift: int) -> 
             return
         assert other.preadv(view.segments, start + shift) == length
     assert file.pread(SIZE, 0) == moved(model, start + shift, length, start)
-
-
-def test_a_view_in_pieces_that_moves_nowhere_is_not_copied_aside(make: Make) -> None:
-    """The source is its own range, or another part of the file. [2.7]"""
-    rig = make({KEY: CONTENT}, capacity="2MiB", max_folio=PAGE)
-    file = rig.open("r+b")
-    with file.view(0, 4 * PAGE) as view:
-        file.pwritev(view.segments, 0)
-        file.pwritev(view.segments, 8 * PAGE)
-        assert file.stats().staged_copies == 0
-    assert file.pread(SIZE, 0) == moved(CONTENT, 0, 4 * PAGE, 8 * PAGE)
-
-
-# -- truncate below and above views
 
 
 # -- sources that have disappeared

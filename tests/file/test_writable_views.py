@@ -1,4 +1,6 @@
-"""Writable views: bytes stored through one belong to the file until it is released or cut off."""
+"""Writable views: bytes stored through one belong to the file until it is released or cut off; it may outlive its
+handle.
+"""
 
 from __future__ import annotations
 
@@ -6,19 +8,19 @@ import errno
 import gc
 import io
 import threading
-from collections.abc import Callable
 from functools import partial
 from typing import Any
 
 import numpy
 import pytest
 
-from pagecache import DeadlockError, PageCache, ShutdownError
+import pagecache
+from pagecache import CachedFile, PageCache, ShutdownError
 from pagecache.backends import MemoryBackend
 
-from .rig import KEY, PAGE, Rig, Task, eventually, pattern
+from ..stores import RecordingBackend
+from .rig import KEY, PAGE, Make, Rig, Task, eventually, overlay, pattern
 
-Make = Callable[..., Rig]
 CONTENT = pattern(64 * PAGE + 100)
 SIZE = len(CONTENT)
 
@@ -26,10 +28,6 @@ SIZE = len(CONTENT)
 @pytest.fixture
 def stored(make: Make) -> Rig:
     return make({KEY: CONTENT}, capacity=128 * PAGE)
-
-
-def patched(content: bytes, offset: int, data: bytes) -> bytes:
-    return content[:offset] + data + content[offset + len(data) :]
 
 
 def saved(rig: Rig) -> bytes:
@@ -45,7 +43,7 @@ def saved(rig: Rig) -> bytes:
 def test_stores_are_the_files_bytes(stored: Rig, offset: int, length: int) -> None:
     """They are seen by reads at once, saved by the next fsync, and nothing around them has changed. [2.21]"""
     file = stored.open("r+b")
-    expected = patched(CONTENT, offset, b"\xee" * length)
+    expected = overlay(CONTENT, offset, b"\xee" * length)
     with file.view(offset, length, writable=True) as view:
         assert not any(segment.readonly for segment in view.segments)
         for segment in view.segments:
@@ -139,22 +137,6 @@ def test_numpy_stores_in_place(stored: Rig) -> None:
     assert stored.cache.stats().pinned == 0
 
 
-def test_a_slice_keeps_its_pin(stored: Rig) -> None:
-    """Stores through a slice of a released view still belong to the file. [T-47]"""
-    file = stored.open("r+b")
-    view = file.view(0, PAGE, writable=True)
-    kept = view.segments[0][5:10]
-    view.release()
-    kept[:] = b"slice"
-    file.fsync()
-    assert saved(stored)[5:10] == b"slice"
-    assert stored.volume.dirty_ranges(KEY) != []
-    kept.release()
-    del view, kept
-    gc.collect()
-    assert stored.cache.stats().pinned == 0
-
-
 @pytest.mark.parametrize("pages", [16, 64, 256])
 def test_an_aligned_range_that_is_not_cached_is_one_segment(make: Make, pages: int) -> None:
     """64 KiB to max_folio: one folio, one segment. [2.21]"""
@@ -174,14 +156,6 @@ def test_only_a_handle_that_reads_and_writes_has_them(stored: Rig) -> None:
         with pytest.raises(io.UnsupportedOperation):
             stored.open(mode).view(0, 10, writable=True)
     assert stored.cache.stats().pinned == 0
-
-
-@pytest.mark.parametrize(("offset", "length"), [(0, SIZE + 1), (SIZE, 1), (SIZE + 1, 0), (-1, 5), (1 << 62, 1 << 62)])
-def test_a_range_outside_the_file_is_a_value_error(stored: Rig, offset: int, length: int) -> None:
-    """A view extends nothing. [T-59, 2.21]"""
-    with pytest.raises(ValueError):
-        stored.open("r+b").view(offset, length, writable=True)
-    assert (stored.cache.stats().pinned, stored.volume.dirty_ranges(KEY)) == (0, [])
 
 
 def test_a_range_that_a_running_truncate_cuts_off_is_a_value_error(stored: Rig) -> None:
@@ -230,33 +204,6 @@ def test_a_cache_full_of_views_says_so(make: Make) -> None:
         view.release()
 
 
-def test_a_writable_view_from_inside_a_backend_call_is_refused(make: Make) -> None:
-    """It might wait for that very call. [2.25]"""
-    rig = make({KEY: CONTENT, "other": CONTENT})
-    file = rig.open("r+b")
-    seen: list[DeadlockError] = []
-
-    def inside(read: Any, offset: int, buffers: Any) -> int:
-        try:
-            file.view(0, 10, writable=True)
-        except DeadlockError as error:
-            seen.append(error)
-        return int(read.fill(offset, buffers))
-
-    rig.backend.fault("read_into", inside)
-    rig.open("rb", key="other").pread(10, 0)
-    assert seen
-
-
-def test_an_aborted_volume_has_none(stored: Rig) -> None:
-    """It accepts nothing new. [2.22]"""
-    file = stored.open("r+b")
-    file.pread(PAGE, 0)
-    stored.volume.abort()
-    with pytest.raises(ShutdownError):
-        file.view(0, 10, writable=True)
-
-
 # -- other ways to write back
 
 
@@ -280,7 +227,7 @@ def test_a_mirror_gets_what_the_store_gets() -> None:
             for segment in view.segments:
                 segment[:] = b"m" * len(segment)
             file.fsync()
-    assert store.snapshot("k") == patched(CONTENT, PAGE, b"m" * 8 * PAGE)
+    assert store.snapshot("k") == overlay(CONTENT, PAGE, b"m" * 8 * PAGE)
     assert copy.snapshot("k") == store.snapshot("k")
 
 
@@ -291,7 +238,7 @@ def test_whole_units_around_a_view(make: Make) -> None:
     with file.view(5 * PAGE + 7, 100, writable=True) as view:
         view.segments[0][:] = b"u" * 100
         file.fsync()
-        assert saved(rig) == patched(CONTENT, 5 * PAGE + 7, b"u" * 100)
+        assert saved(rig) == overlay(CONTENT, 5 * PAGE + 7, b"u" * 100)
 
 
 # -- released by the collector
@@ -401,3 +348,170 @@ def test_stores_of_a_view_are_not_held_back_forever(make: Make) -> None:
 
 def written_is(rig: Rig, text: bytes) -> bool:
     return rig.backend.written(KEY).startswith(text)
+
+
+# ---------------------------------------------------------------- cut off from the file
+
+
+def cut_off(rig: Rig, file: CachedFile, how: str) -> bytes:
+    """Make the change, and return the file's content afterwards. The view is of pages 10 and 11."""
+    match how:
+        case "truncate":
+            file.truncate(5 * PAGE)
+            return CONTENT[: 5 * PAGE]
+        case "truncate in it":
+            file.truncate(10 * PAGE + 50)
+            return overlay(CONTENT, 10 * PAGE, b"v" * 50)[: 10 * PAGE + 50]
+        case "punch":
+            file.punch_hole(0, 16 * PAGE)
+            return overlay(CONTENT, 0, bytes(16 * PAGE))
+        case "discard":
+            rig.volume.discard(KEY)
+            return CONTENT
+        case "discard a part":
+            lost = rig.volume.discard(KEY, 11 * PAGE, PAGE)
+            assert [(entry.offset, entry.length) for entry in lost] == [(11 * PAGE, PAGE)]
+            return overlay(CONTENT, 10 * PAGE, b"v" * PAGE)
+    raise AssertionError(how)
+
+
+@pytest.mark.parametrize("folio", ["4KiB", "64KiB"])
+@pytest.mark.parametrize("how", ["truncate", "truncate in it", "punch", "discard", "discard a part"])
+def test_cut_off_it_keeps_its_memory_and_later_stores_are_lost(make: Make, how: str, folio: str) -> None:
+    """`detached` is set; earlier stores that are still in the file stay. [T-47, 2.17, 2.18, 2.21]"""
+    rig = make(backend=RecordingBackend({KEY: CONTENT}, punch=True), max_folio=folio)
+    file = rig.open("r+b")
+    file.pread(SIZE, 0)
+    view = file.view(10 * PAGE, 2 * PAGE, writable=True)
+    for segment in view.segments:
+        segment[:] = b"v" * len(segment)
+    expected = cut_off(rig, file, how)
+    assert view.detached
+    assert view.tobytes() == b"v" * 2 * PAGE
+    kept = view.segments
+    for segment in kept:
+        segment[:] = b"L" * len(segment)
+    if folio == "4KiB" and how in ("truncate in it", "discard a part"):
+        lost = expected  # the page that stays whole in the file still belongs to the view
+        expected = file.pread(SIZE, 0)
+        assert expected[: 10 * PAGE] == lost[: 10 * PAGE]
+    assert file.pread(SIZE, 0) == expected
+    rig.cache.check()
+    view.release()
+    try:
+        file.fsync()
+    except pagecache.DataLossError:
+        assert how.startswith("discard")
+        file.fsync()
+    assert saved(rig) == expected
+    assert rig.cache.stats().pinned == 0
+    rig.cache.check()
+
+
+def test_a_view_in_front_of_the_new_end_goes_on(make: Make) -> None:
+    """Truncate cuts off the views that reach behind the end, and no others. [T-44, T-47]"""
+    rig = make({KEY: CONTENT}, max_folio="64KiB")
+    file = rig.open("r+b")
+    file.pread(SIZE, 0)
+    with file.view(100, 50, writable=True) as view:
+        file.truncate(150)
+        assert not view.detached
+        view.segments[0][:] = b"x" * 50
+        file.truncate(SIZE)
+        assert not view.detached
+        assert file.pread(SIZE, 0) == CONTENT[:100] + b"x" * 50 + bytes(SIZE - 150)
+
+
+def test_a_hole_in_a_part_of_a_folio_is_seen_through_the_view(make: Make) -> None:
+    """A mapping behaves alike; later stores are saved. [2.17]"""
+    rig = make(backend=RecordingBackend({KEY: CONTENT}, punch=True), max_folio="64KiB")
+    file = rig.open("r+b")
+    file.pread(SIZE, 0)
+    with file.view(10 * PAGE, 2 * PAGE, writable=True) as view:
+        file.punch_hole(10 * PAGE, PAGE)
+        assert not view.detached
+        assert view.tobytes() == bytes(PAGE) + CONTENT[11 * PAGE : 12 * PAGE]
+        view.segments[0][:3] = b"new"
+        file.fsync()
+        assert saved(rig)[10 * PAGE : 10 * PAGE + 5] == b"new\0\0"
+
+
+def test_invalidate_is_refused_while_one_is_open(stored: Rig) -> None:
+    """Its pages are dirty again at once: BlockingIOError; once it is closed, invalidate succeeds. [2.18]"""
+    file = stored.open("r+b")
+    with file.view(0, PAGE, writable=True) as view:
+        view.segments[0][:3] = b"new"
+        with pytest.raises(BlockingIOError, match="view"):
+            stored.volume.invalidate(KEY)
+        assert not view.detached
+    stored.volume.invalidate(KEY)
+    assert stored.cache.stats().used == 0
+    assert file.pread(5, 0) == b"new" + CONTENT[3:5]
+
+
+def test_a_removed_files_view(stored: Rig) -> None:
+    """It belongs to the file until the last handle goes, and to no file after that. [T-47, 2.20]"""
+    file = stored.open("r+b")
+    view = file.view(0, PAGE, writable=True)
+    view.segments[0][:3] = b"new"
+    stored.volume.remove(KEY)
+    assert file.pread(3, 0) == b"new"
+    file.close()
+    stored.cache.flusher.turn()
+    view.segments[0][:3] = b"old"
+    view.release()
+    assert stored.volume.dirty_ranges(KEY) == []
+    stored.cache.check()
+
+
+def test_closing_the_cache_saves_what_was_stored(make: Make) -> None:
+    """A view that is still open loses the file; its memory stays. [T-47, 2.22]"""
+    rig = make({KEY: CONTENT})
+    view = rig.open("r+b").view(0, 3 * PAGE, writable=True)
+    for segment in view.segments:
+        segment[:] = b"v" * len(segment)
+    rig.cache.close()
+    assert view.detached
+    view.segments[0][:1] = b"L"
+    assert saved(rig) == overlay(CONTENT, 0, b"v" * 3 * PAGE)
+    assert view.tobytes()[:2] == b"Lv"
+    view.release()
+
+
+def test_a_volume_that_is_closed_has_no_new_ones(stored: Rig) -> None:
+    """Its stores after the last sync could not be saved; those of existing views are. [2.22]"""
+    file = stored.open("r+b")
+    view = file.view(0, 5, writable=True)
+    view.segments[0][:] = b"early"
+    gate = stored.backend.gate("commit")
+    closing = Task(stored.volume.detach)
+    gate.wait_entered()
+    with pytest.raises(ShutdownError):
+        file.view(PAGE, 5, writable=True)
+    gate.open()
+    closing.result()
+    assert view.detached
+    assert saved(stored)[:5] == b"early"
+
+
+def test_a_view_outlives_its_handle(stored: Rig) -> None:
+    """Stores after the close are saved like any others. [T-47]"""
+    file = stored.open("r+b")
+    view = file.view(0, 5, writable=True)
+    file.close()
+    view.segments[0][:] = b"later"
+    view.release()
+    stored.volume.sync()
+    assert saved(stored)[:5] == b"later"
+
+
+def test_memory_pressure_leaves_it_alone(stored: Rig) -> None:
+    """It is neither evicted nor waited for. [T-47, I-8]"""
+    file = stored.open("r+b")
+    with file.view(0, 30 * PAGE, writable=True) as view:
+        view.segments[0][:5] = b"hello"
+        with stored.open("w+b", key="new") as other:
+            for _ in range(4):
+                other.write(bytes(60 * PAGE))
+        assert view.tobytes() == b"hello" + CONTENT[5 : 30 * PAGE]
+    assert file.pread(5, 0) == b"hello"

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import errno
-from collections.abc import Callable
 
 import pytest
 
@@ -12,14 +11,7 @@ from pagecache.backends import MemoryBackend
 from pagecache.testing import FaultPlan, FaultyBackend, Rule
 
 from ..stores import ObjectBackend
-from .rig import FAST, KEY, ONCE, PAGE, QUIET, Rig, Task, eventually, pattern
-
-Make = Callable[..., Rig]
-
-
-def sent(rig: Rig) -> list[tuple[int, int]]:
-    return [(call.offset, call.length) for call in rig.backend.seen("write_from")]
-
+from .rig import FAST, KEY, ONCE, PAGE, QUIET, Make, Task, eventually, pattern
 
 # Size of the stored file, unit, a write as (offset, length), and the calls that must follow.
 UNITS: list[tuple[int, int, tuple[int, int], list[tuple[int, int]]]] = [
@@ -43,7 +35,7 @@ def test_calls_are_whole_units(
     file.pwrite(data, write[0])
     content[write[0] : sum(write)] = data
     file.fsync()
-    assert sent(rig) == expected
+    assert rig.backend.spans("write_from") == expected
     assert rig.backend.committed(KEY) == bytes(content)
 
 
@@ -57,7 +49,7 @@ def test_a_short_last_unit_is_sent_and_sent_again_when_it_grows(make: Make) -> N
     file.append(b"b" * 100)
     file.fsync()
     assert rig.backend.committed(KEY) == b"a" * 5 * PAGE + b"b" * 100
-    assert all(offset % (4 * PAGE) == 0 for offset, _length in sent(rig))
+    assert all(offset % (4 * PAGE) == 0 for offset, _length in rig.backend.spans("write_from"))
 
 
 def test_widening_reads_only_what_is_missing_and_dirties_nothing_else(make: Make) -> None:
@@ -69,7 +61,7 @@ def test_widening_reads_only_what_is_missing_and_dirties_nothing_else(make: Make
     file.flush()
     assert sum(length for _offset, length in rig.volume.dirty_ranges(KEY)) <= PAGE
     file.fsync()
-    assert sent(rig) == [(16 * PAGE, 16 * PAGE)]
+    assert rig.backend.spans("write_from") == [(16 * PAGE, 16 * PAGE)]
 
 
 def test_a_unit_that_was_stored_in_part_is_no_remote_change() -> None:
@@ -92,10 +84,6 @@ def test_a_unit_that_was_stored_in_part_is_no_remote_change() -> None:
     assert cache.close(timeout=20) == []
 
 
-def reads_of(store: ObjectBackend) -> list[tuple[int, int]]:
-    return [(call.offset, call.length) for call in store.seen("read_into")]
-
-
 def test_gaps_between_missing_bytes_of_a_unit_are_read_along_if_a_call_is_expensive() -> None:
     """A read of a store of whole objects costs more than some pages; the gap between local bytes counts, not the read
     length. [2.12]
@@ -109,7 +97,7 @@ def test_gaps_between_missing_bytes_of_a_unit_are_read_along_if_a_call_is_expens
                 file.pwrite(data, page * PAGE + 7)
                 content[page * PAGE + 7 : page * PAGE + 57] = data
             file.sync_range(16 * PAGE, 16 * PAGE)  # unstable from here on: the store still has the old bytes
-            assert len(reads_of(store)) == 1
+            assert len(store.spans("read_into")) == 1
             cache.volumes()[0].drop_clean()
             store.calls.clear()
         file.fsync()
@@ -127,7 +115,7 @@ def test_distant_gaps_in_a_unit_are_read_separately() -> None:
             file.pwrite(pattern(100 * PAGE, seed=3), 50 * PAGE)
             file.pwrite(b"x" * PAGE, 200 * PAGE)
             file.fsync()
-        assert len(reads_of(store)) == reads
+        assert len(store.spans("read_into")) == reads
 
 
 def test_the_error_of_a_read_around_dirty_bytes_names_its_range(make: Make) -> None:

@@ -1,11 +1,14 @@
-"""Writes: which of them need a read, how other handles see them, and which bytes go to the backend."""
+"""Writes: which of them need a read, how other handles see them, and which bytes go to the backend. A file may grow
+while its end is in flight.
+"""
 
 from __future__ import annotations
 
 import array
 import ctypes
+import errno
 import mmap
-from collections.abc import Callable
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
@@ -13,12 +16,11 @@ import numpy
 import pytest
 
 import pagecache
-from pagecache import PageCache
+from pagecache import CachedFile, PageCache
 
-from ..stores import RecordingBackend
-from .rig import KEY, PAGE, Rig, Task, pattern, spread
+from ..stores import Gate, RecordingFile
+from .rig import KEY, PAGE, Make, Rig, Task, pattern, spread
 
-Make = Callable[..., Rig]
 CONTENT = pattern(8 * PAGE)
 
 
@@ -26,10 +28,6 @@ CONTENT = pattern(8 * PAGE)
 def stored(make: Make) -> Rig:
     """A volume with one file of 8 pages, none of them cached."""
     return make({KEY: CONTENT})
-
-
-def reads(backend: RecordingBackend) -> list[tuple[int, int]]:
-    return [(call.offset, call.length) for call in backend.seen("read_into")]
 
 
 def patched(content: bytes, *changes: tuple[int, bytes]) -> bytes:
@@ -42,53 +40,42 @@ def patched(content: bytes, *changes: tuple[int, bytes]) -> bytes:
 
 
 def test_a_partial_write_to_an_uncached_page_reads_nothing(stored: Rig) -> None:
-    """The written bytes are valid and dirty by themselves; reading them back is no backend call either. [T-01, M7]"""
+    """The written bytes are valid and dirty by themselves. A later read fills only what is missing around them. [T-01,
+    M2, M7]
+    """
     file = stored.open("r+b")
+    expected = patched(CONTENT, (1000, b"x" * 100))
     assert file.pwrite(b"x" * 100, 1000) == 100
     assert file.pread(100, 1000) == b"x" * 100
     assert file.pread(30, 1050) == b"x" * 30
-    assert reads(stored.backend) == []
-
-
-def test_a_later_read_fills_only_what_is_missing(stored: Rig) -> None:
-    """The fill does not touch the dirty bytes in the middle of the page. [T-01, M2]"""
-    file = stored.open("r+b")
-    file.pwrite(b"x" * 100, 1000)
-    assert file.pread(PAGE, 0) == patched(CONTENT, (1000, b"x" * 100))[:PAGE]
-    assert all(offset + length <= PAGE for offset, length in reads(stored.backend))
+    assert stored.backend.spans("read_into") == []
+    assert file.pread(PAGE, 0) == expected[:PAGE]
+    assert all(offset + length <= PAGE for offset, length in stored.backend.spans("read_into"))
     stored.backend.forget_calls()
-    assert file.pread(PAGE, 0) == patched(CONTENT, (1000, b"x" * 100))[:PAGE]
-    assert reads(stored.backend) == []
+    assert file.pread(PAGE, 0) == expected[:PAGE]
+    assert stored.backend.spans("read_into") == []
     file.fsync()
-    assert stored.backend.committed(KEY) == patched(CONTENT, (1000, b"x" * 100))
+    assert stored.backend.committed(KEY) == expected
 
 
 def test_eight_separate_writes_to_an_uncached_page_read_nothing(stored: Rig) -> None:
-    """Each byte is right before and after the gaps are filled. [T-03, M7]"""
+    """Each byte is right before and after the gaps are filled. Write-back sends the written bytes, not the page around
+    them. [T-03, M7, 2.12]
+    """
     file = stored.open("r+b")
     changes = [(500 * i + 7, bytes([65 + i]) * (100 + i)) for i in range(8)]
     for offset, data in changes:
         file.pwrite(data, offset)
     for offset, data in changes:
         assert file.pread(len(data), offset) == data
-    assert reads(stored.backend) == []
-    assert file.pread(2 * PAGE, 0) == patched(CONTENT, *changes)[: 2 * PAGE]
     file.fsync()
+    assert stored.backend.spans("read_into") == []
+    assert set(stored.backend.spans("write_from")) == {(offset, len(data)) for offset, data in changes}
     assert stored.backend.committed(KEY) == patched(CONTENT, *changes)
-
-
-def test_eight_separate_writes_reach_the_backend_without_a_read(stored: Rig) -> None:
-    """Write-back sends the written bytes, not the page around them. [T-03, 2.12]"""
-    file = stored.open("r+b")
-    changes = [(500 * i + 7, bytes([65 + i]) * 50) for i in range(8)]
-    for offset, data in changes:
+    more = [(PAGE + offset, data) for offset, data in changes]
+    for offset, data in more:
         file.pwrite(data, offset)
-    file.fsync()
-    assert reads(stored.backend) == []
-    assert {(call.offset, call.length) for call in stored.backend.seen("write_from")} == {
-        (offset, len(data)) for offset, data in changes
-    }
-    assert stored.backend.committed(KEY) == patched(CONTENT, *changes)
+    assert file.pread(3 * PAGE, 0) == patched(CONTENT, *changes, *more)[: 3 * PAGE]
 
 
 def test_many_separate_writes_through_a_write_only_handle(stored: Rig) -> None:
@@ -109,7 +96,7 @@ def test_a_write_beyond_the_stored_end_reads_nothing(stored: Rig) -> None:
     file.pwrite(b"far", 20 * PAGE + 5)
     assert file.size == 20 * PAGE + 8
     assert file.pread(30 * PAGE, 8 * PAGE) == bytes(12 * PAGE + 5) + b"far"
-    assert reads(stored.backend) == []
+    assert stored.backend.spans("read_into") == []
     file.fsync()
     assert stored.backend.committed(KEY) == patched(CONTENT, (20 * PAGE + 5, b"far"))
 
@@ -191,26 +178,6 @@ def test_the_source_may_change_after_the_call(stored: Rig) -> None:
     assert stored.backend.committed(KEY) == patched(CONTENT, (0, b"first" * 1000))
 
 
-def test_a_view_of_a_file_can_be_written_to_the_same_page(stored: Rig) -> None:
-    """The source lies in the page that is written; overlapping bytes move as with memmove. [T-04, 2.7]"""
-    file = stored.open("r+b")
-    with file.view(0, 1000) as view:
-        file.pwrite(view.segments[0], 500)
-    assert file.pread(PAGE, 0) == patched(CONTENT, (500, CONTENT[:1000]))[:PAGE]
-    with file.view(100, 1000) as view:
-        file.pwrite(view.segments[0], 0)
-    assert file.pread(1000, 0) == patched(CONTENT, (500, CONTENT[:1000]))[100:1100]
-
-
-def test_a_view_of_one_page_can_be_written_to_an_uncached_one(stored: Rig) -> None:
-    """The destination needs a fill while the source is pinned. [T-04]"""
-    file = stored.open("r+b")
-    with file.view(0, PAGE) as view:
-        for segment in view.segments:
-            file.pwrite(segment, 3 * PAGE + 100)
-    assert file.pread(8 * PAGE, 0) == patched(CONTENT, (3 * PAGE + 100, CONTENT[:PAGE]))
-
-
 def test_a_file_mapping_of_the_same_file_can_be_written(tmp_path: Path) -> None:
     """The source may fault while it is copied, and is the stored file itself. [T-04, K11]"""
     (tmp_path / KEY).write_bytes(CONTENT)
@@ -235,25 +202,18 @@ def test_an_anonymous_mapping_can_be_written_and_read_into(stored: Rig) -> None:
         assert mapped[:] == patched(CONTENT, (10, b"hello" + bytes(2 * PAGE - 5)))[2 * PAGE : 4 * PAGE]
 
 
-def test_a_bad_segment_refuses_the_whole_call(stored: Rig) -> None:
-    """Nothing before or after the segment that is no buffer is valid, dirty or longer. [T-05]"""
-    file = stored.open("r+b")
-    with pytest.raises(TypeError):
-        file.pwritev([b"good" * 100, 5, b"good"], 8 * PAGE)  # type: ignore[list-item]
-    assert file.size == 8 * PAGE
-    assert stored.volume.dirty_ranges(KEY) == []
-
-
-def test_a_write_cut_by_the_throttle_says_what_it_accepted(make: Make) -> None:
-    """`characters_written` bytes are dirty and readable, nothing beyond them is. [T-05, 2.7, 2.24]"""
+@pytest.mark.parametrize("pieces", [1, 32])
+def test_a_write_cut_by_the_throttle_says_what_it_accepted(make: Make, pieces: int) -> None:
+    """`characters_written` bytes of all buffers are dirty and readable, nothing beyond them is. [T-05, 2.7, 2.24]"""
     rig = make(
         {KEY: bytes(100)}, capacity="256KiB", dirty_background="32KiB", dirty_limit="64KiB", throttle_timeout=0.05
     )
     file = rig.open("r+b")
-    data = pattern(1 << 20)
+    data, length = pattern(1 << 20), (1 << 20) // pieces
+    buffers = [data[at : at + length] for at in range(0, len(data), length)]
     with rig.backend.gate("write_from", times=1000):
         with pytest.raises(BlockingIOError) as caught:
-            Task(file.pwrite, data, 0).result()
+            Task(file.pwritev, buffers, 0).result()
         accepted = caught.value.characters_written
         assert 0 < accepted < len(data)
         assert file.size == max(accepted, 100)
@@ -263,27 +223,12 @@ def test_a_write_cut_by_the_throttle_says_what_it_accepted(make: Make) -> None:
     assert rig.backend.committed(KEY) == data[:accepted]
 
 
-def test_a_write_to_a_page_in_flight_does_not_wait(stored: Rig) -> None:
-    """The bytes of the running call stay as they were; both versions arrive, in order. [T-11, M5]"""
-    stored.backend.capture = True
-    file = stored.open("r+b")
-    file.pwrite(b"1" * PAGE, 0)
-    gate = stored.backend.gate("write_from")
-    sync = Task(file.fsync)
-    gate.wait_entered()
-    assert Task(file.pwrite, b"2" * 100, 50).result() == 100
-    assert file.pread(PAGE, 0) == b"1" * 50 + b"2" * 100 + b"1" * (PAGE - 150)
-    gate.open()
-    sync.result()
-    file.fsync()
-    sent = stored.backend.seen("write_from")
-    assert sent[0].data == b"1" * PAGE
-    assert stored.backend.committed(KEY) == patched(CONTENT, (0, b"1" * PAGE), (50, b"2" * 100))
-
-
 @pytest.mark.parametrize("fails", [False, True])
 def test_bytes_written_again_in_flight_win_however_the_call_ends(stored: Rig, fails: bool) -> None:
-    """The older request succeeding or failing never cleans or resurrects anything. [T-19, M5]"""
+    """The write does not wait, and the bytes of the running call stay as they were. The older request succeeding or
+    failing never cleans or resurrects anything. [T-11, T-19, M5]
+    """
+    stored.backend.capture = True
     file = stored.open("r+b")
     file.pwrite(b"old" * 1000, 0)
     gate = stored.backend.gate("write_from")
@@ -291,13 +236,14 @@ def test_bytes_written_again_in_flight_win_however_the_call_ends(stored: Rig, fa
         stored.backend.fault("write_from", OSError(28, "full"))
     flush = Task(file.flush)
     gate.wait_entered()
-    file.pwrite(b"new" * 500, 0)
+    assert Task(file.pwrite, b"new" * 500, 0).result() == 1500
     gate.open()
     if fails:
         with pytest.raises(pagecache.WritebackError):
             flush.result()
     else:
         flush.result()
+    assert stored.backend.seen("write_from")[0].data == b"old" * 1000
     assert stored.volume.dirty_ranges(KEY) != []
     assert file.pread(3000, 0) == b"new" * 500 + b"old" * 500
     file.fsync()
@@ -312,3 +258,85 @@ def test_append_returns_where_it_wrote(stored: Rig) -> None:
     assert other.append(b"two!") == 8 * PAGE + 3
     assert file.append(b"") == 8 * PAGE + 7
     assert file.pread(100, 8 * PAGE) == b"onetwo!"
+
+
+# ---------------------------------------------------------------- at the end of a file
+
+
+HEAD = pattern(PAGE + 100, seed=1)  # ends within a page
+TAILS = {"same page": 0, "next page": PAGE, "far": 40 * PAGE}
+
+
+@pytest.mark.parametrize("answer", ["stored", "short", "failed"])
+@pytest.mark.parametrize("tail", TAILS)
+@pytest.mark.parametrize("how", ["pwrite", "append", "truncate"])
+def test_a_file_that_grows_in_flight_keeps_its_tail(make: Make, how: str, tail: str, answer: str) -> None:
+    """The call sees the size at its start; later bytes are dirty after it has returned. [T-43, T-19, 2.7]"""
+    rig = make({KEY: b""})
+    file = rig.open("r+b")
+    file.pwrite(HEAD, 0)
+    gate = rig.backend.gate("write_from")
+
+    def respond(stored: RecordingFile, offset: int, buffers: Sequence[memoryview]) -> int:
+        if answer == "failed":
+            raise OSError(errno.EIO, "passing")
+        return stored.store(offset, buffers, 50 if answer == "short" else None)
+
+    rig.backend.fault("write_from", respond)
+    flush = Task(file.flush)
+    gate.wait_entered()
+    expected = grow(file, how, TAILS[tail], gate)
+    gate.open()
+    flush.result()
+    assert file.pread(100 * PAGE, 0) == expected
+    assert file.size == len(expected)
+    file.fsync()
+    assert rig.backend.committed(KEY) == expected
+    assert rig.volume.stat(KEY).size == len(expected)
+    rig.cache.check()
+
+
+def grow(file: CachedFile, how: str, distance: int, gate: Gate) -> bytes:
+    """Make the file longer beside the request in flight, and return its content then. A truncate waits for the
+    request.
+    """
+    data = pattern(300, seed=2)
+    if how == "append":
+        assert Task(file.append, data).result() == len(HEAD)
+        return HEAD + data
+    if how == "pwrite":
+        Task(file.pwrite, data, len(HEAD) + distance).result()
+        return HEAD + bytes(distance) + data
+    size = len(HEAD) + distance + 300
+    growing = Task(file.truncate, size)
+    assert growing.waits(0.05)
+    gate.open()
+    growing.result()
+    return HEAD + bytes(distance + 300)
+
+
+@pytest.mark.parametrize("tail", TAILS)
+def test_a_tail_written_first_goes_with_its_size(make: Make, tail: str) -> None:
+    """In the other order, it grows before the write-back, is acknowledged in part, and grows again before the rest.
+    [T-43]
+    """
+    rig = make({KEY: b""}, limits={"ordered_writes": True})
+    file = rig.open("r+b")
+    file.pwrite(HEAD, 0)
+    file.flush()
+    start = len(HEAD) + TAILS[tail]
+    file.pwrite(b"tail" * 100, start)
+    grown: list[int] = []
+
+    def respond(stored: RecordingFile, offset: int, buffers: Sequence[memoryview]) -> int:
+        if not grown:
+            grown.append(Task(file.append, b"more").result())
+        return stored.store(offset, buffers, 30)
+
+    rig.backend.fault("write_from", respond, times=2)
+    file.fsync()
+    file.fsync()
+    expected = HEAD + bytes(TAILS[tail]) + b"tail" * 100 + b"more"
+    assert grown == [len(expected) - 4]
+    assert rig.backend.committed(KEY) == expected
+    rig.cache.check()
