@@ -41,8 +41,6 @@ from pagecache.testing import FaultyBackend
 __all__ = ["CachedTarget"]
 
 READ_ALL = 1 << 40
-RELEASED: tuple[int | str, ...] = (1, 1, PAGE, PAGE, "64KiB", "1MiB")
-"""Values of `gil_release` if the interpreter lock is simulated: others run in the core while it is released."""
 HINTS = FULL | {
     errno.ESTALE: "only the cache has stored anything there: the version, or the size, that the backend's "
     "`stat` gives differs from that of `commit`, or from the size written (docs/how-to/backend.md, rule 7)"
@@ -77,8 +75,6 @@ class CachedTarget:
         self.variant = Variant.of(plan.rng("variant", number))
         if plan.faults != "none":
             self.variant = replace(self.variant, mirror=False, objects=False)
-        if "announced" in plan.mix:
-            self.variant = replace(self.variant, objects=False)  # they have none
         if plan.crash_of(number) == "forgetting":
             self.variant.limits["durable_writes"] = False
         store = partial(self.variant.store, crash=plan.crash_of(number) != "none")
@@ -99,10 +95,6 @@ class CachedTarget:
         self.ways = frozenset(WAYS)
         if plan.crash_of(number) != "none":
             self.ways -= {*CROSSING}
-        if "announced" not in plan.mix or limits.commit_on_close:
-            self.ways -= {"announced"}  # a conflict is pending then, for a moment: only on request
-            if "announced" in plan.mix:
-                self.skipped["announced"] = "objects that are replaced as a whole would get another version by it"
         if "others" not in plan.mix:
             self.ways -= {"others"}
         if "rivals" not in plan.mix or (self.variant.objects and not self._named):
@@ -539,13 +531,6 @@ class CachedTarget:
     def left(self, handle: CachedFile) -> None:
         """Remove a handle that is closed now."""
         self._entered.pop(handle, None)
-
-    def announce(self, name: str, offset: int, length: int | None) -> None:
-        """Settle the conflict, if bytes of the range are local, in a way that loses none."""
-        key = self.key(name)
-        self.volume.invalidate_remote(key, offset, length)
-        if any(file.key == key and file.conflict is not None for file in self.volume.engine.files()):
-            self.volume.resolve(key, "force")
 
     def elsewhere(self, change: str, name: str, *arguments: Any) -> None:
         assert self.others is not None

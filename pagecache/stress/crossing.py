@@ -253,14 +253,6 @@ class Crossing:
     def _name_sync(self, operation: Operation) -> Step:
         yield from self._saving(operation, ("sync",), None)
 
-    def _name_announce(self, operation: Operation) -> Step:
-        """Report a change of the stored object: local bytes stay, the others are read again [2.19]."""
-        start, end = self._range(operation, None)
-        everything = bool(other(operation.extra) % 2)
-        verb = ("announce", self._name(operation), *((0, None) if everything else (start, end - start)))
-        yield from self._calling(operation, verb)
-        self._shared.settled = self._world.clock.tick()
-
     # -- another program
 
     def _elsewhere(self, operation: Operation, change: str, bindings: list[Binding], *arguments: Any) -> Step:

@@ -34,7 +34,7 @@ from pagecache.errors import DataLossError, set_written
 from pagecache.options import OpenMode
 from pagecache.stress.plan import Plan
 from pagecache.stress.profiles import Edges, shared_names
-from pagecache.stress.targets import FULL, Held, UnusableTarget
+from pagecache.stress.targets import FULL, Held, Target, UnusableTarget
 
 __all__ = ["MountedTarget"]
 
@@ -145,7 +145,7 @@ class Descriptor:
 FLAGS = {"r+b": 0, "w+b": os.O_CREAT | os.O_TRUNC, "x+b": os.O_CREAT | os.O_EXCL}
 
 
-class MountedTarget:
+class MountedTarget(Target):
     """A directory; see `targets.Target`."""
 
     moves = detaches = False
@@ -359,9 +359,6 @@ class MountedTarget:
             _all(partial(os.pwrite, fd), segment, offset)
             offset += len(segment)
 
-    def fill(self, file: int, held: Held, offset: int) -> int:
-        raise io.UnsupportedOperation(errno.ENOTSUP, "a read into a mapping of its own file")
-
     def truncate(self, file: int, size: int, way: str = "buffered") -> None:
         with self._mappings[file].cutting():
             os.ftruncate(self._fds[file][way], size)
@@ -430,31 +427,7 @@ class MountedTarget:
         finally:
             os.close(fd)
 
-    def try_read(self, file: int, offset: int, length: int, way: str = "buffered") -> bytes | None:
-        raise io.UnsupportedOperation(errno.ENOTSUP, "no call that refuses to wait")
-
-    def try_write(self, file: int, offset: int, data: bytes) -> bool:
-        raise io.UnsupportedOperation(errno.ENOTSUP, "no call that refuses to wait")
-
-    def tear(self, file: int, offset: int, data: bytes) -> None:
-        raise io.UnsupportedOperation("system calls are not asked for it")
-
-    def change(self, file: int, offset: int, data: bytes, extra: int) -> None:
-        raise io.UnsupportedOperation("there is no other way into a directory")
-
     # -- names
-
-    def lose(self, file: int, offset: int, length: int | None) -> list[tuple[int, int]]:
-        raise io.UnsupportedOperation("a file system gives nothing up")
-
-    def reported_losses(self, file: int) -> list[tuple[str, list[tuple[int, int]]]]:
-        return []
-
-    def replace(self, file: int, data: bytes) -> None:
-        raise io.UnsupportedOperation("a file system has no foreign writers")
-
-    def touch(self, file: int) -> None:
-        raise io.UnsupportedOperation("a file system has no foreign writers")
 
     def publish(self, name: str, data: bytes, extra: int) -> None:
         path = self._path(name)
@@ -486,18 +459,6 @@ class MountedTarget:
 
     def enter(self, name: str, way: str, mode: OpenMode) -> Descriptor:
         return Descriptor(self._path(name), FLAGS[mode] | (os.O_DSYNC if way == "through" else 0))
-
-    def announce(self, name: str, offset: int, length: int | None) -> None:
-        raise io.UnsupportedOperation("a file system has no foreign writers")
-
-    def has_compared(self, handle: Descriptor) -> bool:
-        return True
-
-    def elsewhere(self, change: str, name: str, *arguments: Any) -> None:
-        raise io.UnsupportedOperation("a file system has no foreign writers")
-
-    def settle(self, name: str) -> None:
-        raise io.UnsupportedOperation("a file system has no foreign writers")
 
     def link(self, old: str, new: str) -> None:
         os.link(self._path(old), self._path(new), follow_symlinks=False)

@@ -88,7 +88,6 @@ KINDS: dict[str, str] = {
     "name_link": "links",
     "name_symlink": "links",
     "name_sync": "shared",
-    "name_announce": "announced",
     "name_put": "others",
     "name_move": "others",
     "name_drop": "others",
@@ -105,15 +104,14 @@ IO = ("buffered", "direct", "parallel", "through")
 WAYS = (
     *IO,
     *("views", "append", "truncate", "punch", "try", "names", "hints", "sources"),
-    *("foreign", "losses", "rivals", "touches", "shared", "links", "announced", "others"),
+    *("foreign", "losses", "rivals", "touches", "shared", "links", "others"),
 )
 """Elements of a mix. sources: unmapped memory; foreign: a file that a foreign writer changes in the store; losses:
 local data is discarded; rivals: a file that is written here while a foreign writer replaces it in the store; touches: a
 foreign writer stores the current content again as another version, and a commit over another version is refused;
 shared: names that all workers share, and handles that stay open while the names change; links: hard and symbolic
-links, as shared names; announced: changes of shared objects that a foreign writer is said to have made; others: another
-program makes, renames and removes shared objects in the store."""
-CROSSING = ("shared", "links", "announced", "others")
+links, as shared names; others: another program makes, renames and removes shared objects in the store."""
+CROSSING = ("shared", "links", "others")
 """Ways of shared names and objects."""
 MOVES = ("read", "readv", "write", "writev", "append", "name_create", "name_open")
 """Kinds that have a way of I/O."""
@@ -363,7 +361,7 @@ PROFILES: dict[str, Profile] = {
         share=0.25,
     ),
     "names": Profile(
-        {"name_create": 8, "name_open": 8, "name_rename": 10, "name_remove": 5, "name_sync": 1, "name_announce": 3}
+        {"name_create": 8, "name_open": 8, "name_rename": 10, "name_remove": 5, "name_sync": 1}
         | {"name_link": 4, "name_symlink": 2, "name_put": 4, "name_move": 2, "name_drop": 2, "name_settle": 2}
         | {"held_read": 16, "held_write": 14, "held_append": 3, "held_truncate": 2, "held_fsync": 6, "held_close": 6}
         | {"publish": 1, "rename": 1, "remove": 1, "read": 2, "write": 2, "drop": 3},

@@ -56,7 +56,6 @@ class Shared:
         self.models: dict[int, Model] = {}
         self.bare: set[int] = set()
         self.grips: dict[tuple[int, int], Grip] = {}
-        self.settled = 0  # when the last conflict of an announced change was
         self._lost: set[Value] = set()  # objects and links that may have lost a name to a remove or a rename over it
         self._next = FIRST
         self._contested: set[int] = set()  # objects under whose names another program may have changed the store
@@ -91,9 +90,7 @@ class Shared:
         self._lost.update(value for value in values if value is not None)
 
     def explains(self, error: OSError, activity: Activity) -> bool:
-        """Return whether the names, or a pending conflict, explain an error of a shared operation."""
-        if error.errno == errno.ESTALE and "announced" in self._world.plan.mix:
-            return KINDS[activity.operation.kind] in CROSSING
+        """Return whether the names, or another program, explain an error of a shared operation."""
         if error.errno == errno.ESTALE and activity.file is None:
             return KINDS[activity.operation.kind] in CROSSING and bool(self.contested())
         if activity.file is None:  # a sync commits an object whose remove had no answer

@@ -10,6 +10,7 @@ write.
 from __future__ import annotations
 
 import errno
+import io
 from collections import Counter
 from collections.abc import Callable, Sequence
 from typing import Any, Protocol
@@ -62,7 +63,8 @@ class Held(Protocol):
 
 
 class Target(Protocol):
-    """The tested system of a round: made anew for each.
+    """The tested system of a round: made anew for each. Verbs that a directory cannot have raise UnsupportedOperation
+    here.
 
     Attributes:
         name: in reports.
@@ -123,16 +125,20 @@ class Target(Protocol):
 
     def read(self, file: int, way: str, offset: int, length: int, extra: int) -> bytes: ...
     def readv(self, file: int, way: str, offset: int, length: int, extra: int) -> bytes: ...
-    def try_read(self, file: int, offset: int, length: int, way: str = "buffered") -> bytes | None: ...
+    def try_read(self, file: int, offset: int, length: int, way: str = "buffered") -> bytes | None:
+        raise io.UnsupportedOperation(errno.ENOTSUP, "no call that refuses to wait")
+
     def write(self, file: int, way: str, offset: int, data: bytes, extra: int) -> None: ...
     def writev(self, file: int, way: str, offset: int, data: bytes, extra: int) -> None: ...
-    def try_write(self, file: int, offset: int, data: bytes) -> bool: ...
+    def try_write(self, file: int, offset: int, data: bytes) -> bool:
+        raise io.UnsupportedOperation(errno.ENOTSUP, "no call that refuses to wait")
+
     def append(self, file: int, way: str, data: bytes) -> int: ...
     def view(self, file: int, offset: int, length: int, writable: bool) -> Held: ...
     def copy(self, file: int, way: str, held: Held, offset: int) -> None: ...
     def fill(self, file: int, held: Held, offset: int) -> int:
         """Read from `offset` into a range that is held for writing; return the number of bytes."""
-        ...
+        raise io.UnsupportedOperation(errno.ENOTSUP, "a read into a mapping of its own file")
 
     # `way`: the handle to call
     def truncate(self, file: int, size: int, way: str = "buffered") -> None: ...
@@ -152,33 +158,33 @@ class Target(Protocol):
 
     def tear(self, file: int, offset: int, data: bytes) -> None:
         """Write from memory whose last part is unmapped, which raises EFAULT."""
-        ...
+        raise io.UnsupportedOperation(errno.ENOTSUP, "system calls are not asked for it")
 
     def change(self, file: int, offset: int, data: bytes, extra: int) -> None:
         """Change the store as a foreign writer; on return the tested system is aware of the change."""
-        ...
+        raise io.UnsupportedOperation(errno.ENOTSUP, "there is no other way into a directory")
 
     def lose(self, file: int, offset: int, length: int | None) -> list[tuple[int, int]]:
         """Discard local data of a range; None: to the end. Return the lost ranges, as (offset, length)."""
-        ...
+        raise io.UnsupportedOperation(errno.ENOTSUP, "a file system gives nothing up")
 
     def reported_losses(self, file: int) -> list[tuple[str, list[tuple[int, int]]]]:
         """Return the losses, as (offset, length), that unused handles report since the last call, each with the
         handle's name.
         """
-        ...
+        return []
 
     def replace(self, file: int, data: bytes) -> None:
         """Replace the stored object as a foreign writer, while some local data exists; on return the conflict is
         settled.
         """
-        ...
+        raise io.UnsupportedOperation(errno.ENOTSUP, "a file system has no foreign writers")
 
     def touch(self, file: int) -> None:
         """Store the current content again as a foreign writer, as another version; on return the conflict is
         settled.
         """
-        ...
+        raise io.UnsupportedOperation(errno.ENOTSUP, "a file system has no foreign writers")
 
     def publish(self, name: str, data: bytes, extra: int) -> None:
         """Replace an object by a new one, or make it."""
@@ -202,21 +208,17 @@ class Target(Protocol):
 
     def has_compared(self, handle: Any) -> bool:
         """Return whether the open has compared the stored version: no change by the tested system ran beside it."""
-        ...
-
-    def announce(self, name: str, offset: int, length: int | None) -> None:
-        """Report a change of a stored object by another program."""
-        ...
+        return True
 
     def elsewhere(self, change: str, name: str, *arguments: Any) -> None:
         """Change a shared name in the store as another program: "put" (content, name of a draft), "rename" (new name),
         or "remove".
         """
-        ...
+        raise io.UnsupportedOperation(errno.ENOTSUP, "a file system has no foreign writers")
 
     def settle(self, name: str) -> None:
         """Give up unsaved bytes of the object of a name, if another program has stored another version."""
-        ...
+        raise io.UnsupportedOperation(errno.ENOTSUP, "a file system has no foreign writers")
 
     def link(self, old: str, new: str) -> None:
         """Give an object, or a symbolic link, another name."""

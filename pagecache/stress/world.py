@@ -284,7 +284,7 @@ class World:
             self.idle(worker, kind)
             return
         busy = isinstance(error, BlockingIOError) and (kind == "invalidate" or self.target.explained)
-        full = error.errno == errno.ENOMEM or (error.errno == errno.ENOBUFS and self._fills(activity))
+        full = error.errno == errno.ENOMEM or (error.errno == errno.ENOBUFS and self._fills())
         if full or busy:  # bytes that are sent again and again do not become clean
             self.count(f"{kind}: {name}")
             return
@@ -311,7 +311,7 @@ class World:
             raise Broken(f"{what} raised {raised}{hint}", "error") from error
         self.count(f"{kind}: {name}")
 
-    def _fills(self, activity: Activity | None) -> bool:
+    def _fills(self) -> bool:
         """Return whether a small cache may be full of bytes that no backend call frees, so that a write must raise
         [2.23]: pinned by views, waiting for a requested commit, or kept because calls fail, or because of a conflict.
         """
@@ -319,17 +319,10 @@ class World:
         nameless = target.by_name and self.shared.used  # nothing stores bytes of an object that has lost its name
         if target.explained or target.withholds or nameless or plan.crash_of(self.number) != "none":
             return True
-        if activity is not None and self._disputed(activity):
-            return True
         if plan.script is not None:
             return any(one.kind in PINNING for worker in plan.script.workers for stir in worker for one in stir)
         ways = plan.mix or target.ways
         return any(KINDS[kind] in ways for kind in PINNING & PROFILES[plan.profile].weights.keys())
-
-    def _disputed(self, activity: Activity) -> bool:
-        """Return whether an announced change may still have been a conflict at the end of an operation."""
-        running = self.active.copy().values()
-        return self.shared.settled > activity.begun or any(now.operation.kind == "name_announce" for now in running)
 
     def idle(self, worker: int, kind: str) -> None:
         """Take the worker's operation out of the counts: it came to no call."""

@@ -16,7 +16,6 @@ import pytest
 from pagecache import ConflictError, aio
 from pagecache.backends import Backend, MemoryBackend
 from pagecache.backends.passing import PassingBackend
-from pagecache.backends.protocol import BackendLimits
 from pagecache.stress import Plan, UnusableTarget, run
 from pagecache.stress.bindings import Binding, Names, Sight, Value
 from pagecache.stress.cached import CachedTarget
@@ -346,42 +345,6 @@ def test_an_object_that_is_replaced_while_it_is_read_by_its_name_is_read_again()
 
     backend.open = replaced  # type: ignore[method-assign]
     assert objects.read("shared0") == b"x" * (HEADER + 1)
-
-
-def test_announcements_beside_all_ways_of_writing_lose_nothing() -> None:
-    mix = ("shared", "announced", "buffered", "direct", "parallel", "through")
-    report = run(Plan(seed=1, threads=4, tasks=0, operations=100, **SHARED | {"mix": mix}))
-    assert report.ok, report.story
-    assert "name_announce" in report.kinds
-
-
-def test_a_cache_is_full_of_bytes_in_conflict_only_while_a_change_is_announced(world: World) -> None:
-    """A write beside that, or begun before its end, may say so. [2.23]"""
-
-    def fill() -> None:
-        world.excuse(OSError(errno.ENOBUFS, "the cache is full"), "held_write", 1)
-
-    announcing = Steps(world, 2).conduct(Operation("name_announce", 0))
-    world.enter(1, Operation("held_write", 0), 0, 1)
-    with pytest.raises(Broken, match="the cache is full"):
-        fill()
-    assert next(announcing)[0] == "announce"
-    fill()
-    with pytest.raises(StopIteration):
-        announcing.send(None)
-    fill()
-    world.leave(1)
-    world.enter(1, Operation("held_write", 0), 0, 1)
-    with pytest.raises(Broken, match="the cache is full"):
-        fill()
-    world.leave(1)
-
-
-def test_objects_that_are_replaced_as_a_whole_get_no_announcements() -> None:
-    limits = BackendLimits(commit_on_close=True)
-    plan = Plan(seed=1, threads=1, tasks=0, **SHARED | {"mix": ("announced", "shared")})
-    with pytest.raises(UnusableTarget, match=r"mix: announced cannot be on .*: objects that are replaced as a whole"):
-        run(plan, lambda: MemoryBackend(limits))
 
 
 def test_a_rest_leaves_the_conflict_of_an_object_without_a_name() -> None:
