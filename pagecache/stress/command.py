@@ -24,7 +24,7 @@ from rich.status import Status
 
 from pagecache.interrupts import INTERRUPTED
 from pagecache.stress import job
-from pagecache.stress.job import Run, run_of
+from pagecache.stress.job import Run
 from pagecache.stress.plan import Plan
 from pagecache.stress.report import Report
 
@@ -79,7 +79,7 @@ def execute(plan: Plan, target: str | None, stop_requested: threading.Event | No
     Raises:
         UnusableTarget: there is nothing to test.
     """
-    run = run_of(plan, target)
+    run = Run(plan, target)
     run.begun = lambda: print(f"seed {plan.seed}", file=sys.stderr)
     with live(run, stop_requested or threading.Event()), standing(plan.patience + STANDS):
         return run.run()

@@ -33,7 +33,7 @@ from pagecache.stress.watchdog import Watchdog, hangs, late
 from pagecache.stress.withdrawn import withdrawn
 from pagecache.stress.world import Failure, Found, World, described
 
-__all__ = ["Run", "run", "run_of"]
+__all__ = ["Run", "run"]
 
 T = TypeVar("T")
 
@@ -66,20 +66,7 @@ def run(plan: Plan, target: str | Callable[[], Backend | AsyncBackend] | None = 
     **Blocks:** for `plan.duration` seconds, and until the running round ends; longer than `plan.patience` only if the
     finding is a call that hangs.
     """
-    return run_of(plan, target).run()
-
-
-def run_of(
-    plan: Plan,
-    target: str | Callable[[], Backend | AsyncBackend] | None = None,
-    make: Callable[[Plan, int], Target] | None = None,
-) -> Run:
-    """Make a run. `make`: see `Run`.
-
-    Raises:
-        UnusableTarget: there is nothing to test.
-    """
-    return Run(plan, target, make)
+    return Run(plan, target).run()
 
 
 @contextlib.contextmanager
@@ -183,7 +170,7 @@ class Run:
             self.counters["rounds"] += 1
             self.kinds += world.kinds
             self.skipped |= target.skipped | world.unsupported
-            self._remarks = [*target.remarks, *_beside(world, target)]
+            self._remarks = [*target.remarks]
             self.world, self._latest = None, world
         return world.failures[0] if world.failures else None
 
@@ -395,16 +382,3 @@ class Run:
             steps=self._happened(failure),
             hang=failure.hang.to_dict() if failure is not None and failure.hang is not None else {},
         )
-
-
-def _beside(world: World, target: Target) -> list[str]:
-    """Describe the backend calls that overlapped in time on the object with wrong bytes."""
-    finding = world.failures[0].finding if world.failures else None
-    if finding is None or not isinstance(target, CachedTarget):
-        return []
-    low, high = (finding.ranges[0][0], finding.ranges[-1][1]) if finding.ranges else (0, finding.observation.end)
-    found = target.witness.side_by_side(target.key(finding.observation.model.number), low, high)
-    if not found:
-        return []
-    advice = "a backend that is not safe for that needs a lock, or limits with ordered_writes=True"
-    return [f"calls of the backend ran side by side on this object: {found}; {advice}"]

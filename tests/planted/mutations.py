@@ -38,7 +38,7 @@ from pathlib import Path
 from typing import Any
 
 from pagecache.stress import Plan
-from pagecache.stress.job import Run, run_of
+from pagecache.stress.job import Run
 
 from .planted import planted_environment
 from .settings import SCHEDULED, SETTINGS, STORES, WORLDS, settings_of
@@ -113,7 +113,7 @@ def hunt(name: str, settings: str, seed: int, seconds: float) -> None:
     if bug is None and name != CLEAN:
         sys.exit(f"{name!r} is no planted bug")
     store = bug.target if bug is not None and bug.target is not None else STORES.get(settings)
-    run = run_of(Plan(seed=seed, duration=seconds, **SETTINGS[settings]), None if store is None else store())
+    run = Run(Plan(seed=seed, duration=seconds, **SETTINGS[settings]), None if store is None else store())
     with bug.on() if bug is not None else contextlib.nullcontext():
         began = time.monotonic()
         threading.Thread(target=_beat, args=(run, began), daemon=True).start()

@@ -144,7 +144,7 @@ def test_an_interrupt_during_the_start_of_a_thread_leaves_nothing(
 
     started: list[threading.Thread] = []
     plan = Plan(seed=1, size="64KiB", capacity="256KiB", rounds=1, threads=2, tasks=0, files=1)
-    played = job.run_of(plan, lambda: Making(tmp_path, store))
+    played = job.Run(plan, lambda: Making(tmp_path, store))
     monkeypatch.setattr(job, "CALLS", BOUND)
     monkeypatch.setattr(threading.Thread, "start", interrupted)
     with pytest.raises(KeyboardInterrupt, match="nothing is left in the target"):
@@ -169,6 +169,6 @@ def test_an_interrupt_between_the_starts_of_workers_ends_those_that_run(
     monkeypatch.setattr(threading.Thread, "start", interrupted)
     plan = Plan(seed=1, size="64KiB", capacity="256KiB", rounds=1, threads=2, tasks=0, files=1)
     with pytest.raises(KeyboardInterrupt, match="nothing is left in the target"):
-        job.run_of(plan, f"dir:{tmp_path}").run()
+        job.Run(plan, f"dir:{tmp_path}").run()
     assert not [thread for thread in threading.enumerate() if thread.name == "stress-1"]
     assert list(tmp_path.iterdir()) == []
