@@ -20,7 +20,7 @@ from pagecache.stress.steps import Step, Steps
 from pagecache.stress.targets import Target
 from pagecache.stress.world import Failure, Halted, World, described
 
-__all__ = ["Players", "planned", "ways_of"]
+__all__ = ["Players", "planned", "played", "ways_of"]
 
 LIFE = 20  # bits of a sequence number that are counted within one life
 PAUSE = 0.001  # seconds before an operation that faults refused is retried
@@ -174,20 +174,7 @@ class Players:
             self.world.fail(Failure("check", f"in step: {error}"))
 
     def _play(self, number: int, step: Step) -> None:
-        target, worker = self.world.target, self._steps[number].worker
-        try:
-            name, *arguments = next(step)
-            while True:
-                try:
-                    answer = _call(target, name, arguments)
-                except (OSError, ValueError) as error:
-                    self.world.move(worker)
-                    name, *arguments = step.throw(error)
-                else:
-                    self.world.move(worker)
-                    name, *arguments = step.send(answer)
-        except StopIteration:
-            pass
+        played(self.world.target, step, partial(self.world.move, self._steps[number].worker))
 
     # -- tasks
 
@@ -244,7 +231,24 @@ class Players:
             self.world.fail(Failure("error", described(error)))
 
 
-def _call(target: Target, name: str, arguments: list[Any]) -> Any:
+def played(target: Any, step: Step, returned: Callable[[], None] = lambda: None) -> None:
+    """Make the calls of an operation in this thread; `returned` is called after each."""
+    try:
+        name, *arguments = next(step)
+        while True:
+            try:
+                answer = _call(target, name, arguments)
+            except (OSError, ValueError) as error:
+                returned()
+                name, *arguments = step.throw(error)
+            else:
+                returned()
+                name, *arguments = step.send(answer)
+    except StopIteration:
+        pass
+
+
+def _call(target: Any, name: str, arguments: list[Any]) -> Any:
     if name == "pause":
         time.sleep(PAUSE)
         return None

@@ -12,9 +12,11 @@ pass was running; `MOST` is a hundred times that.
 from __future__ import annotations
 
 import threading
+from collections.abc import Callable
 from typing import Any
 
 from pagecache.stress.cached import CachedTarget
+from pagecache.stress.player import played
 from pagecache.stress.profiles import Operation
 from pagecache.stress.steps import Step, Steps
 from pagecache.stress.watchdog import hangs
@@ -49,7 +51,7 @@ def pressed(world: World, target: CachedTarget, kind: str) -> None:
 
     def syncer() -> None:
         try:
-            play(target, Steps(world, first + WRITERS).conduct(Operation(kind, 0)), errors, after_first=returned.set)
+            play(target, Steps(world, first + WRITERS).conduct(Operation(kind, 0)), errors, returned.set)
         finally:
             returned.set()
 
@@ -79,20 +81,9 @@ def pressed(world: World, target: CachedTarget, kind: str) -> None:
         raise errors[0]
 
 
-def play(target: Any, step: Step, errors: list[BaseException], after_first: Any = None) -> None:
-    """Run the verbs of one operation; append an exception to `errors`."""
+def play(target: Any, step: Step, errors: list[BaseException], returned: Callable[[], None] = lambda: None) -> None:
+    """Make the calls of one operation; append an exception to `errors`."""
     try:
-        name, *arguments = next(step)
-        while True:
-            try:
-                answer = getattr(target, name)(*arguments)
-            except OSError as error:
-                name, *arguments = step.throw(error)
-            else:
-                if after_first is not None:
-                    after_first()
-                name, *arguments = step.send(answer)
-    except StopIteration:
-        pass
+        played(target, step, returned)
     except BaseException as error:
         errors.append(error)

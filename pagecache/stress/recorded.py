@@ -5,7 +5,8 @@ A `Keeper` gets the verbs that make durable, and those that change names; all ot
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from typing import Any, Protocol
 
 __all__ = ["Keeper", "Recorded"]
@@ -38,17 +39,8 @@ class Recorded:
             return found
 
         def call(*arguments: Any) -> Any:
-            keeper = self._keep()
-            if keeper is None:
+            with reported(self._keep(), name, arguments):
                 return found(*arguments)
-            end = begin(keeper, name, arguments)
-            try:
-                answer = found(*arguments)
-            except BaseException:
-                end(False)
-                raise
-            end(True)
-            return answer
 
         return call
 
@@ -65,35 +57,24 @@ class RecordedTasks:
 
     async def call(self, name: str, arguments: tuple[Any, ...]) -> Any:
         """Run a verb."""
-        keeper = self._keep() if name in SAVING | NAMING else None
-        if keeper is None:
+        with reported(self._keep(), name, arguments):
             return await self._tasks.call(name, arguments)
-        end = begin(keeper, name, arguments)
-        try:
-            answer = await self._tasks.call(name, arguments)
-        except BaseException:
-            end(False)
-            raise
-        end(True)
-        return answer
 
 
-def begin(keeper: Keeper, name: str, arguments: tuple[Any, ...]) -> Callable[[bool], None]:
-    """Begin a verb; return a function to call with whether it succeeded."""
-    if name in SAVING:
+@contextmanager
+def reported(keeper: Keeper | None, name: str, arguments: tuple[Any, ...]) -> Iterator[None]:
+    """Report a verb to the keeper, if there is one: its begin, and whether it succeeded."""
+    if keeper is None or name not in SAVING | NAMING:
+        yield
+    elif name in SAVING:
         mark = keeper.saving(arguments[0] if name == "fsync" else None)
-
-        def saved(done: bool) -> None:
-            if done:
-                keeper.saved(mark)
-            else:
-                keeper.failed(mark)
-
-        return saved
-    names = keeper.naming(name, arguments)
-
-    def named(done: bool) -> None:
-        if done:
-            keeper.named(names)
-
-    return named
+        try:
+            yield
+        except BaseException:
+            keeper.failed(mark)
+            raise
+        keeper.saved(mark)
+    else:
+        names = keeper.naming(name, arguments)
+        yield
+        keeper.named(names)

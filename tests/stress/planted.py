@@ -66,29 +66,6 @@ class ReadsOld(PassingFile):
         return count
 
 
-class WrongPlace(PassingFile):
-    """Writes the third page of a request over the second one."""
-
-    def write_from(self, offset: int, buffers: Buffers) -> int:
-        data = bytearray(b"".join(buffers))
-        if len(data) >= 3 * 4096:
-            data[4096:8192] = data[8192:12288]
-        return self.inner.write_from(offset, [memoryview(data)])
-
-
-class Forgets(PassingFile):
-    """Acknowledges every seventh write that changes no size, without doing it."""
-
-    _writes = 0
-
-    def write_from(self, offset: int, buffers: Buffers) -> int:
-        length = sum(map(len, buffers))
-        Forgets._writes += offset + length <= self.inner.stat().size
-        if Forgets._writes % 7 == 0 and offset + length <= self.inner.stat().size:
-            return length
-        return self.inner.write_from(offset, buffers)
-
-
 class HangsInCommit(PassingFile):
     """The fifth commit does not return before `free` is set."""
 
@@ -116,15 +93,6 @@ class NoFsync(CachedTarget):
         pass
 
 
-class ThroughLater(CachedTarget):
-    """Write-through does nothing."""
-
-    def write(self, file: int, way: str, offset: int, data: bytes, extra: int) -> None:
-        super().write(file, "buffered" if way == "through" else way, offset, data, extra)
-
-    writev = write
-
-
 class AppendsOver(CachedTarget):
     """Appends are writes at the size that was read before."""
 
@@ -149,9 +117,7 @@ class LeavesTail(CachedTarget):
             handle.truncate(size + 60)
 
 
-BACKENDS: dict[str, Callable[[], Backend]] = {
-    kind.__name__: partial(Planted, kind) for kind in (DropsTail, ReadsOld, WrongPlace, Forgets)
-}
+BACKENDS: dict[str, Callable[[], Backend]] = {kind.__name__: partial(Planted, kind) for kind in (DropsTail, ReadsOld)}
 TARGETS: dict[str, type[CachedTarget]] = {
-    kind.__name__: kind for kind in (TearsWrites, NoFsync, ThroughLater, AppendsOver, LeavesTail)
+    kind.__name__: kind for kind in (TearsWrites, NoFsync, AppendsOver, LeavesTail)
 }
