@@ -205,6 +205,15 @@ static void current(struct pc_loop *l, const struct node *n, struct stat *out)
 		out->st_ctim = timespec_of(written);
 }
 
+/* Whether CORE has the size of the node: through an open file. */
+static bool has_size(const struct node *n)
+{
+	const struct pc_opened *o = n->opened;
+	while (o && !o->hit)
+		o = o->next;
+	return o != NULL;
+}
+
 static bool is_right(const struct pc_loop *l, const struct node *n, i64 now)
 {
 	return now < n->until_ns && !n->changing && n->seen_tick >= l->all_changed;
@@ -220,7 +229,8 @@ static bool is_fresh(const struct pc_loop *l, const struct node *n, u64 tick)
 
 /**
  * pc_known_attributes() - return attributes of an open file without a handler.
- * @old_too: return the last known ones even if they are out of date.
+ * @old_too: return the last known ones even if they are out of date, but for the size: the kernel would cut reads off at
+ * an old one.
  * @timeout: receives how many seconds the kernel may cache them.
  */
 bool pc_known_attributes(struct pc_loop *l, u64 number, bool old_too, struct stat *out, double *timeout)
@@ -228,7 +238,7 @@ bool pc_known_attributes(struct pc_loop *l, u64 number, bool old_too, struct sta
 	i64 now = now_ns(CLOCK_MONOTONIC);
 	pthread_mutex_lock(&l->nodes_lock);
 	struct node *n = node_of(l, number);
-	bool known = n && n->seen && (old_too || is_right(l, n, now));
+	bool known = n && n->seen && has_size(n) && (old_too || is_right(l, n, now));
 	if (known) {
 		current(l, n, out);
 		*timeout = (double)(old_too ? l->options.attr_ns : n->until_ns - now) / 1e9;
@@ -238,12 +248,12 @@ bool pc_known_attributes(struct pc_loop *l, u64 number, bool old_too, struct sta
 }
 
 /* Whether the node is open and its attributes were returned once, so that the last known ones can stand in for a late
- * answer. */
+ * answer. Files that are closed before take that back. */
 bool pc_known_open(struct pc_loop *l, u64 number)
 {
 	pthread_mutex_lock(&l->nodes_lock);
 	struct node *n = node_of(l, number);
-	bool open = n && n->seen && n->opened;
+	bool open = n && n->seen && has_size(n);
 	pthread_mutex_unlock(&l->nodes_lock);
 	return open;
 }

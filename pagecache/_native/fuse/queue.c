@@ -379,6 +379,11 @@ static void answer_overdue(struct pc_loop *l)
 	while ((s = overdue(l, now_ns(CLOCK_MONOTONIC), &due))) {
 		u64 token = s->request.token;
 		pid_t pid = s->interrupted == 1 ? s->pid : 0;
+		if (!pid && s->known && !pc_known_open(l, s->request.number)) { /* it has been closed since */
+			s->known = false;
+			s->due_ns = pc_slot_due(l, s);
+			continue;
+		}
 		if (s->interrupted == 1)
 			s->interrupted = 2;
 		pthread_mutex_unlock(&l->lock);

@@ -138,6 +138,12 @@ struct slot *pc_slot_submitted(struct pc_loop *l, u64 token)
 	return s && s->state != SLOT_MADE ? s : NULL;
 }
 
+/* Until when a handler may answer. */
+i64 pc_slot_due(const struct pc_loop *l, const struct slot *s)
+{
+	return l->options.timeout_ns ? s->request.arrived_ns + l->options.timeout_ns : INT64_MAX;
+}
+
 /* Allocate a slot for a request; the caller fills it and passes it to pc_submit(). Return: NULL: no memory, or the loop
  * has ended; the request is answered then. */
 struct slot *pc_slot_new(struct pc_loop *l, fuse_req_t req, u32 op, u64 number)
@@ -161,7 +167,7 @@ struct slot *pc_slot_new(struct pc_loop *l, fuse_req_t req, u32 op, u64 number)
 	s->request.number = number;
 	s->request.fh = PC_NO_FH;
 	s->request.arrived_ns = now_ns(CLOCK_MONOTONIC);
-	s->due_ns = l->options.timeout_ns ? s->request.arrived_ns + l->options.timeout_ns : INT64_MAX;
+	s->due_ns = pc_slot_due(l, s);
 	if (req) {
 		const struct fuse_ctx *caller = fuse_req_ctx(req);
 		s->request.uid = caller->uid;

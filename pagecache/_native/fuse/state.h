@@ -142,6 +142,7 @@ extern const struct fuse_lowlevel_ops pc_operations;
 
 /* slots.c */
 void pc_slot_move(struct slot *s, enum slot_state to);
+i64 pc_slot_due(const struct pc_loop *l, const struct slot *s);
 struct slot *pc_slot_new(struct pc_loop *l, fuse_req_t req, u32 op, u64 number);
 struct slot *pc_slot_of(struct pc_loop *l, u64 token);
 struct slot *pc_slot_submitted(struct pc_loop *l, u64 token);

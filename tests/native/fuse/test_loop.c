@@ -386,6 +386,37 @@ static void check_known_timeout(void)
 	end();
 }
 
+/* A file that is closed beside a late getattr: nothing knows its size but the handler. */
+static void check_a_file_that_was_closed_has_no_known_attributes(void)
+{
+	struct pc_loop_options options = plain;
+	options.known_timeout_ns = 20000000;
+	begin(options);
+	u64 fh = open_cached();
+	struct pc_attributes a = attributes(FILE_NODE);
+	a.size = SIZE / 2;
+	pc_attributes_known(kernel.loop, &a);
+	u64 released = send_release(&kernel, FILE_NODE, fh);
+	EQUAL(next(), PC_FUSE_RELEASE);
+	u64 token = request.token, unique = send_getattr(&kernel, FILE_NODE);
+	while (counts().submitted < 3)
+		pc_yield();
+	pc_opened_end(kernel.loop, opened);
+	usleep(100000); /* past the deadline */
+	EQUAL(pc_reply_error(kernel.loop, token, 0), 0);
+	done();
+	EQUAL(answer_to(&kernel, released).error, 0);
+	EQUAL(next(), PC_FUSE_GETATTR);
+	a.size = SIZE;
+	EQUAL(pc_reply_attributes(kernel.loop, request.token, &a), 0);
+	done();
+	struct answer answer = answer_to(&kernel, unique);
+	EQUAL(((const struct fuse_attr_out *)(const void *)answer.bytes)->attr.size, SIZE);
+	EQUAL(counts().expired, 0);
+	close_cached(0);
+	end();
+}
+
 static u64 blocks_reported(void)
 {
 	struct answer a = answer_to(&kernel, send_getattr(&kernel, FILE_NODE));
@@ -584,6 +615,7 @@ int main(void)
 	RUN(check_a_call_that_answers_nothing_is_eio);
 	RUN(check_deadlines);
 	RUN(check_known_timeout);
+	RUN(check_a_file_that_was_closed_has_no_known_attributes);
 	RUN(check_interrupts);
 	RUN(check_an_interrupt_at_the_beginning_is_answered);
 	RUN(check_requests_for_the_same_bytes_keep_their_order);
