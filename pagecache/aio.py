@@ -6,9 +6,9 @@
         await f.fsync()
 
 Volumes, files and their pages are shared with threads: a handle here and a `CachedFile` of one object share everything.
-A hit completes without suspending the task, without a thread and without a future; no call blocks the loop. Any number
-of event loops may be used concurrently, and a loop that is closed in the middle leaves nothing behind: running calls go
-on, on the threads of the volume or on the cache's own loop.
+A hit completes without suspending the task, without a thread and without a future. Every other call is that of the
+`CachedFile`, on a thread (`engine/aside.py`), so no call blocks the loop. Any number of event loops may be used
+concurrently, and a loop that is closed in the middle leaves nothing behind: running calls go on.
 
 Programs without asyncio (trio, curio, another loop) use `CachedFile.try_pread` and `try_pwrite` on their loop, and
 threads for all other calls.
@@ -17,32 +17,42 @@ threads for all other calls.
 from __future__ import annotations
 
 import contextlib
+import io
 import os
+import types
 from collections.abc import AsyncIterator, Generator, Iterable, Sequence
 from functools import partial
 from types import TracebackType
 from typing import TYPE_CHECKING, Any, Self, Unpack
 
 from .engine.io import barrier
-from .engine.tasks import ended, turn
+from .engine.park import Deadline
 from .errors import Key, set_written, written_before
 from .file.cached import Advice, CachedFile
 from .file.direct import DirectFile
 from .file.view import View
+from .native import FOREVER
 
 if TYPE_CHECKING:
     from typing_extensions import Buffer
 
-    from .engine.aside import Lane
-    from .native import Steps
+    from .engine.io.barrier import FileSync
     from .options import AdviceName, OpenMode, OpenOptions
     from .stats import FileStats
     from .volume.volume import Volume
 
 __all__ = ["AsyncCachedFile", "open"]
 
+PIECE = 256 << 10
+"""Most bytes that are copied between two turns of the loop."""
 LINE = 8192
 """Bytes that are searched at once for the end of a line."""
+
+
+@types.coroutine
+def turn() -> Generator[None, None, None]:
+    """Let the loop run its other tasks once, like `asyncio.sleep(0)`."""
+    yield
 
 
 class AsyncCachedFile:
@@ -64,9 +74,9 @@ class AsyncCachedFile:
     def __init__(self, file: CachedFile) -> None:
         self._file = file
         self._aside = file.volume.aside
-        self._begin_pread = file._begin_pread
-        self._begin_pread_into = file._begin_pread_into
-        self._begin_pwrite = file._begin_pwrite
+        self._try_pread = file.try_pread
+        self._hit_pread_into = file._hit_pread_into
+        self._hit_pwrite = file._hit_pwrite
 
     def __repr__(self) -> str:
         return repr(self._file).replace("CachedFile", "AsyncCachedFile", 1)
@@ -115,52 +125,106 @@ class AsyncCachedFile:
         """Return the counters of this object, over all its handles."""
         return self._file.stats()
 
-    # -- at an offset: at once if possible, or in steps
+    # -- at an offset: at once if possible, or on a thread
 
     async def pread(self, size: int, offset: int, /) -> bytes:
         """Read size bytes at offset; fewer only at the end of the file."""
-        found = self._begin_pread(size, offset)
-        if isinstance(found, bytes):
+        if size > PIECE:
+            return await self._pread_long(size, offset)
+        found: bytes | None = self._try_pread(size, offset)
+        if found is not None:
             return found
-        data: bytes = await self._do(found, "read")
-        return data
+        return await self._aside.run("read", partial(self._file.pread, size, offset), key=self._file.key)
+
+    async def _pread_aside(self, size: int, offset: int) -> bytes:
+        return await self._aside.run("read", partial(self._file.pread, size, offset), key=self.key)
+
+    async def _pread_long(self, size: int, offset: int) -> bytes:
+        """Read more than a piece."""
+        valid = isinstance(size, int) and size <= FOREVER  # otherwise the call of the thread raises
+        first: bytes | None = self._try_pread(PIECE, offset) if valid else None
+        if first is None:
+            return await self._pread_aside(size, offset)
+        size = min(size, self._file.size - offset)
+        if size <= len(first) or len(first) < PIECE:
+            return first
+        result = io.BytesIO(bytes(size))
+        with result.getbuffer() as space, space[PIECE:] as remainder:
+            space[:PIECE] = first
+            await turn()
+            count = PIECE + await self._fill(remainder, offset + PIECE)
+        return result.getvalue()[:count]  # without a copy, unless it is shorter
+
+    async def _fill(self, space: memoryview, offset: int) -> int:
+        """Read into memory, in pieces. From the first miss on, a thread reads, into memory that nobody else has."""
+        done = 0
+        while done < len(space):
+            with space[done : done + PIECE] as piece:
+                wanted = len(piece)
+                count: int | None = self._hit_pread_into(piece, offset + done)
+            if count is None:
+                data = await self._pread_aside(len(space) - done, offset + done)
+                return done + await self._copy(space[done:], data)
+            done += count
+            if count < wanted:
+                break
+            await turn()
+        return done
+
+    async def _copy(self, space: memoryview, data: bytes) -> int:
+        """Copy bytes that were read, in pieces."""
+        with space, memoryview(data) as source:
+            for at in range(0, len(data), PIECE):
+                with space[at : at + PIECE] as piece, source[at : at + PIECE] as part:
+                    self._file._spread([piece], part)
+                await turn()
+        return len(data)
 
     async def pread_into(self, buffer: Buffer, offset: int, /) -> int:
-        """Read into a writable buffer; return the number of bytes."""
-        found = self._begin_pread_into(buffer, offset)
-        if isinstance(found, int):
+        """Read into a writable buffer; return the number of bytes. A cancelled read stores nothing afterwards."""
+        found: int | None = self._hit_pread_into(buffer, offset)
+        if found is not None:
             return found
-        count: int = await self._do(found, "read")
-        return count
+        if self._file._in_pieces(buffer, offset, False):
+            with memoryview(buffer) as view, view.cast("B") as space:
+                return await self._fill(space, offset)
+        data = await self._pread_aside(memoryview(buffer).nbytes, offset)
+        self._file._spread([buffer], data)
+        return len(data)
 
     async def pwrite(self, data: Buffer, offset: int, /) -> int:
-        """Write all of data at offset; return its length."""
-        taken = self._begin_pwrite(data, offset)
-        if isinstance(taken, int):
+        """Write all of data at offset; return its length. Data must not change before the write has ended."""
+        taken: int | None = self._hit_pwrite(data, offset)
+        if taken is not None:
             return taken
-        count: int = await self._do(taken, "write")
-        return count
+        if self._file._in_pieces(data, offset, True):
+            return await self._pwrite_long(data, offset)
+        return await self._pwrite_aside(data, offset)
+
+    async def _pwrite_aside(self, data: Buffer, offset: int) -> int:
+        return await self._aside.run("write", partial(self._file.pwrite, data, offset), key=self.key)
+
+    async def _pwrite_long(self, data: Buffer, offset: int) -> int:
+        """Write more than a piece: a thread writes only the pieces that have to wait."""
+        done = 0
+        with memoryview(data) as view, view.cast("B") as source:
+            while done < len(source):
+                piece = source[done : done + PIECE]
+                try:
+                    taken: int | None = self._hit_pwrite(piece, offset + done)
+                    if taken is None:
+                        taken = await self._pwrite_aside(piece, offset + done)
+                    else:
+                        await turn()
+                except OSError as error:
+                    set_written(error, done + written_before(error))
+                    raise
+                done += taken
+        return done
 
     async def append(self, data: Buffer) -> int:
         """Write atomically at the end; return the offset."""
-        offset: int = await self._do(self._file._begin_append(data), "write")
-        return offset
-
-    async def _do(self, steps: Steps, lane: Lane) -> Any:
-        """Finish a read or write that could not be done at once."""
-        try:
-            while (step := steps.step()) is not None:
-                if step == "turn":
-                    await turn()
-                elif step == "aside":
-                    await self._aside.run(lane, steps.finish, key=self.key)
-                elif step == "through":
-                    await self.sync_range(*steps.extent)
-                else:
-                    await ended(step)
-            return steps.result()
-        finally:
-            steps.settle()
+        return await self._aside.run("write", partial(self._file.append, data), key=self.key)
 
     # -- several buffers
 
@@ -325,9 +389,7 @@ class AsyncCachedFile:
 
     async def flush(self) -> None:
         """Write dirty data back to the backend and wait for its acknowledgement. No commit."""
-        sync = self._file._begin_flush()
-        if sync is not None:
-            await barrier.awaited(sync, None, "flush")
+        await self._synced(self._file._begin_flush(), None, "flush")
         self._file._raise_loss()
 
     async def fsync(self, *, data_only: bool = False, timeout: float | None = None) -> None:
@@ -338,15 +400,24 @@ class AsyncCachedFile:
         """
         sync = self._file._begin_fsync()
         if sync is not None:
-            await barrier.awaited(sync, timeout, "fsync")
+            await self._synced(sync, timeout, "fsync")
             self._file._fsynced()
         self._file._raise_loss()
 
     async def sync_range(self, offset: int, length: int) -> None:
         """Write a range back and wait for its acknowledgement; no commit."""
-        sync = self._file._begin_sync_range(offset, length)
-        if sync is not None:
-            await barrier.awaited(sync, None, "flush")
+        await self._synced(self._file._begin_sync_range(offset, length), None, "flush")
+
+    async def _synced(self, sync: FileSync | None, timeout: float | None, what: str) -> None:
+        """Wait until a sync is done."""
+        if sync is None:
+            return
+        deadline = Deadline(sync.file.volume.clock, timeout)
+
+        def drive() -> None:
+            barrier.drive(sync, None if timeout is None else deadline.left(), what)
+
+        await self._aside.run("sync", drive, key=self.key, timeout=timeout)
 
     # -- the end
 
@@ -382,26 +453,21 @@ class AsyncDirectFile(AsyncCachedFile):
 
     async def pread(self, size: int, offset: int, /) -> bytes:
         """Read size bytes at offset; fewer only at the end of the file."""
-        return await self._aside.run("read", partial(self._file.pread, size, offset), key=self.key)
+        return await self._pread_aside(size, offset)
 
     async def pread_into(self, buffer: Buffer, offset: int, /) -> int:
         """Read into a writable buffer; return the number of bytes. A cancelled read stores nothing afterwards."""
         with memoryview(buffer) as view:
             if view.readonly or not view.c_contiguous:
                 raise TypeError("a writable, contiguous bytes-like object is required")
-            data = await self.pread(view.nbytes, offset)
+            data = await self._pread_aside(view.nbytes, offset)
             if data:
-                with view.cast("B") as space:
-                    space[: len(data)] = data
+                self._file._spread([buffer], data)
         return len(data)
 
     async def pwrite(self, data: Buffer, offset: int, /) -> int:
         """Write all of data at offset; return its length. Data must not change before the write has ended."""
-        return await self._aside.run("write", partial(self._file.pwrite, data, offset), key=self.key)
-
-    async def append(self, data: Buffer) -> int:
-        """Write atomically at the end; return the offset."""
-        return await self._aside.run("write", partial(self._file.append, data), key=self.key)
+        return await self._pwrite_aside(data, offset)
 
 
 class _Opening:

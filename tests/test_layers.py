@@ -25,7 +25,7 @@ LAYERS = [
     ["backends.protocol"],
     ["backends", "testing"],
     # The engine.
-    ["engine.foreign", "engine.park", "engine.tasks"],
+    ["engine.foreign", "engine.park"],
     ["engine.report"],
     ["engine.retryer", "engine.gone"],
     ["engine.runner", "engine.aside"],

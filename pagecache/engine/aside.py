@@ -1,9 +1,9 @@
-"""Threads for blocking calls of tasks.
+"""Threads for calls of tasks.
 
-Hits, misses, fsync and flush of an asynchronous handle need no thread. Other calls do: a write that must wait for room
-or for a lock, truncate, open, close, views. They run here, on a few daemon threads per volume, while the task waits.
-Each kind has a lane, so that queued writers do not block the close that would make room for them; each lane has a limit
-of threads, and calls beyond it wait in a queue.
+A hit of an asynchronous handle needs no thread. Every other call is one of a handle of threads, and runs here, on
+daemon threads of the volume, while the task waits. Each kind has a lane, so that queued writers do not block the close
+that would make room for them. A lane has as many threads as calls that the backend accepts, and at least eight; they
+start and end on demand, and calls beyond them wait in a queue.
 
 A task that stops waiting (cancelled, interrupted, its loop closed) leaves its call: a call that has not begun does not
 begin, a running call goes on, and its result is undone.
@@ -12,52 +12,120 @@ begin, a running call goes on, and its result is undone.
 from __future__ import annotations
 
 import contextvars
+import itertools
 import threading
+import time
+import weakref
 from collections.abc import Callable
 from queue import Empty, SimpleQueue
-from typing import Any, Literal, TypeVar
+from typing import TYPE_CHECKING, Any, Literal, TypeVar
 
 from .. import native
 from ..errors import Key
-from ..native import NativeVolume
-from .park import start_thread
+from ..native import WaitRecord
+from .park import deadline_error, start_thread
 from .report.reason import Reason
-from .tasks import ended
+
+if TYPE_CHECKING:
+    import asyncio
+
+    from ..native import NativeVolume
+    from .volume import EngineVolume
 
 __all__ = ["Aside", "Lane"]
 
 T = TypeVar("T")
-Lane = Literal["open", "read", "write", "change", "close"]
+Lane = Literal["open", "read", "write", "change", "sync", "close"]
 
 WHATS: dict[Lane, str] = {
     "open": "an open",
     "read": "a read or view",
     "write": "a write",
     "change": "a truncate or hole",
+    "sync": "an fsync or flush",
     "close": "a close",
 }
-THREADS_MAX = 8
-"""Threads of one lane."""
+THREADS = 8
+"""Threads of one lane, at least."""
 IDLE = 5.0
 """Seconds after which an idle thread ends."""
+_numbers = itertools.count(-1, -1)  # those of waits of threads are positive
+
+
+class _Waker:
+    """Ends futures of one loop from other threads. One call of the loop ends all that are over when it is made."""
+
+    __slots__ = ("_ended", "_posted", "loop", "running_loop", "running_task")
+
+    def __init__(self) -> None:
+        import asyncio  # a task waits: its program has imported it
+
+        self.running_loop, self.running_task = asyncio.get_running_loop, asyncio.current_task
+        self.loop = weakref.ref(asyncio.get_running_loop())
+        self._ended: list[asyncio.Future[None]] = []
+        self._posted = threading.Lock()  # locked: the loop has yet to make the call
+
+    def end(self, future: asyncio.Future[None]) -> None:
+        self._ended.append(future)
+        if self._posted.acquire(blocking=False):
+            try:
+                future.get_loop().call_soon_threadsafe(native.wake, self._posted, self._ended)
+            except RuntimeError:  # the loop was closed: its tasks leave their calls when they are freed
+                self._ended.clear()
+
+
+class _Here(threading.local):
+    """The waker of the loop that ran last in this thread."""
+
+    waker: _Waker | None = None
+
+
+_here = _Here()
 
 
 class _Call:
     """One call; `_lock` decides between the thread that runs it and the task that may leave it."""
 
+    __slots__ = (
+        "__weakref__",
+        "_call",
+        "_context",
+        "_done",
+        "_error",
+        "_key",
+        "_left",
+        "_lock",
+        "_started",
+        "_task",
+        "_undo",
+        "_value",
+        "_volume",
+        "_waiter",
+        "_waker",
+        "_what",
+        "number",
+        "over",
+        "since_ns",
+    )
+
     def __init__(
         self,
         call: Callable[[], Any],
-        undo: Callable[[Any], None] | None,
-        lane: Lane = "read",
-        volume: NativeVolume | None = None,
+        undo: Callable[[Any], None] | None = None,
+        what: str = "",
+        volume: NativeVolume | None = None,  # None: the wait is not reported
         key: Key | None = None,
     ) -> None:
-        if volume is None:
-            self.ticket = native.open_ticket()
-        else:
-            reason = Reason(WHATS[lane], volume, key=key)
-            self.ticket = native.open_ticket(volume.cache.core, volume.address, reason)
+        waker = _here.waker
+        if waker is None or waker.loop() is not waker.running_loop():
+            waker = _here.waker = _Waker()
+        loop = waker.running_loop()
+        self._waker = waker
+        self._task = weakref.ref(waker.running_task(loop) or loop)  # a report must not keep it alive
+        self.over = loop.create_future()
+        self.number = next(_numbers)
+        self._what, self._volume, self._key = what, volume, key
+        self._waiter, self.since_ns = threading.get_ident(), time.monotonic_ns()
         self._call = call
         self._undo = undo
         self._context = contextvars.copy_context()  # carries the mark of a running backend call to the other thread
@@ -75,7 +143,7 @@ class _Call:
             value = self._context.run(self._call)
         except BaseException as error:
             self._error = error
-            self.ticket.fire()
+            self._waker.end(self.over)
             return
         with self._lock:
             self._value, self._done = value, True
@@ -83,7 +151,16 @@ class _Call:
         if left:
             self._take_back()
         else:
-            self.ticket.fire()
+            self._waker.end(self.over)
+
+    def record(self) -> WaitRecord | None:
+        """Return the wait of the task, for reports; None: the task is gone."""
+        task, loop, volume = self._task(), self._waker.loop(), self._volume
+        if task is None or loop is None or volume is None:
+            return None
+        reason = Reason(self._what, volume, key=self._key)
+        kind, address = reason.kind, volume.address
+        return WaitRecord(self.number, kind, self._waiter, self.since_ns, address, 0, 0, 0, 0, reason, task, loop)
 
     def result(self) -> Any:
         """Return or raise the result of the call, after its end."""
@@ -93,6 +170,16 @@ class _Call:
             finally:
                 self._error = None  # error → traceback → this frame → error
         return self._value
+
+    def expire(self, error: TimeoutError) -> None:
+        """End the wait with an error, unless the call has begun."""
+        with self._lock:
+            if self._started or self._left:
+                return
+            self._left = True
+        self._error = error
+        if not self.over.done():
+            self.over.set_result(None)
 
     def leave(self) -> None:
         with self._lock:
@@ -108,15 +195,16 @@ class _Call:
 class _Lane:
     """A queue and its threads, which start and end on demand."""
 
-    def __init__(self, name: str) -> None:
+    def __init__(self, name: str, most: Callable[[], int]) -> None:
         self._name = name
+        self._most = most
         self._calls: SimpleQueue[_Call | None] = SimpleQueue()
         self._lock = threading.Lock()
         self._threads = self._idle = 0
 
     def submit(self, call: _Call) -> None:
         with self._lock:
-            more = self._idle <= self._calls.qsize() and self._threads < THREADS_MAX
+            more = self._idle <= self._calls.qsize() and self._threads < self._most()
             self._threads += more
             self._calls.put(call)  # under the lock: a thread that is about to end checks the queue under it
         if more:
@@ -157,13 +245,22 @@ class _Lane:
 class Aside:
     """The lanes of one volume."""
 
-    def __init__(self, name: str, volume: NativeVolume, check_forked: Callable[[], None]) -> None:
-        self._volume = volume
+    def __init__(self, name: str, engine: EngineVolume, check_forked: Callable[[], None]) -> None:
+        self._engine = engine
         self._check_forked = check_forked
-        self._lanes = {lane: _Lane(f"{name}-{lane}") for lane in ("open", "read", "write", "change", "close")}
+        self._lanes = {lane: _Lane(f"{name}-{lane}", self._most) for lane in WHATS}
+
+    def _most(self) -> int:
+        return max(THREADS, int(self._engine.backend.limits.max_inflight))
 
     async def run(
-        self, lane: Lane, call: Callable[[], T], undo: Callable[[T], None] | None = None, *, key: Key | None = None
+        self,
+        lane: Lane,
+        call: Callable[[], T],
+        undo: Callable[[T], None] | None = None,
+        *,
+        key: Key | None = None,
+        timeout: float | None = None,
     ) -> T:
         """Run a call on a thread, and wait for it.
 
@@ -172,19 +269,32 @@ class Aside:
             call: the function.
             undo: for a result whose task no longer waits; must not wait.
             key: of the object, for reports.
+            timeout: seconds in which the call must begin.
 
         Raises:
             ForkedError: in a forked child.
+            RuntimeError: no event loop of asyncio runs.
+            TimeoutError: the call has not begun in time, and does not begin.
         """
         self._check_forked()  # the child has the counts of threads, but not the threads
-        made = _Call(call, undo, lane, self._volume, key)
+        volume, timer = self._engine.native, None
+        tasks = volume.cache.tasks
+        made = _Call(call, undo, WHATS[lane], volume, key)
         try:
+            tasks[made.number] = weakref.ref(made)
+            if timeout is not None:
+                late = deadline_error(WHATS[lane], key, then="it has not begun")
+                timer = made.over.get_loop().call_later(timeout, made.expire, late)
             self._lanes[lane].submit(made)
-            await ended(made.ticket)
+            await made.over
             value: T = made.result()
         except BaseException:
             made.leave()
             raise
+        finally:
+            tasks.pop(made.number, None)
+            if timer is not None:
+                timer.cancel()
         return value
 
     def stop(self) -> None:

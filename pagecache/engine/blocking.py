@@ -1,8 +1,7 @@
 """An asynchronous backend seen as a blocking one, without asyncio until a loop is needed.
 
 `Blocking` has its coroutines run by the cache's event loop (loop.py) and waits for them. That module imports asyncio,
-which takes almost as long as the rest of the package, so it is imported with the first asynchronous backend of a cache
-or with the first task that waits.
+which takes almost as long as the rest of the package, so it is imported with the first asynchronous backend of a cache.
 
 Re-entrancy (contract 2.25): a context variable lists the volumes whose calls a coroutine is in. It is visible in direct
 awaits, in child tasks and in `to_thread`; work passed on by other means cannot be detected.
@@ -18,7 +17,6 @@ import sys
 from collections.abc import AsyncIterable, Callable, Coroutine, Iterable, Sequence
 from typing import TYPE_CHECKING, Any, TypeVar, cast
 
-from .. import native
 from ..backends.plain import forgotten, given, missing_in_file
 from ..backends.protocol import (
     OPTIONAL_MEMBERS,
@@ -77,16 +75,6 @@ def inside_calls() -> list[int]:
             found += call.addresses
         call = call.outer
     return found
-
-
-def _first_waiter() -> tuple[Any, Any, Any, native.Waker]:
-    """Return the running task as a waiter. Called from C until loop.py is imported."""
-    from .loop import new_waiter
-
-    return new_waiter()
-
-
-native.use_loops(_first_waiter, None)
 
 
 # -- calls of a backend

@@ -14,7 +14,6 @@ import asyncio
 import contextlib
 import logging
 import threading
-import weakref
 from collections.abc import Callable, Coroutine, Sequence
 from typing import Any, Generic, TypeVar
 
@@ -22,50 +21,11 @@ from .. import native
 from ..errors import DeadlockError, ShutdownError
 from .blocking import Call, as_answer, calls, inside_calls
 from .park import SLICE, Park, start_thread
-from .report.reason import Reason
-from .tasks import ended
 
-__all__ = ["CacheLoop", "advanced", "new_waiter"]
+__all__ = ["CacheLoop"]
 
 log = logging.getLogger("pagecache.internal")
 T = TypeVar("T")
-
-
-# -- wakers of loops
-
-
-_wakers: weakref.WeakKeyDictionary[asyncio.AbstractEventLoop, native.Waker] = weakref.WeakKeyDictionary()
-
-
-def new_waiter() -> tuple[asyncio.Future[None], asyncio.AbstractEventLoop, asyncio.Future[Any], native.Waker]:
-    """Return the running task as a waiter: a new future, the loop, the task, and the loop's waker. Called from C."""
-    loop = asyncio.get_running_loop()
-    waker = _wakers.get(loop)
-    if waker is None:
-        waker = native.make_waker()
-        loop.add_reader(waker.fileno(), waker.dispatch)
-        _wakers[loop] = waker
-    future: asyncio.Future[None] = loop.create_future()
-    return future, loop, asyncio.current_task(loop) or future, waker
-
-
-native.use_loops(new_waiter, None)
-
-
-async def advanced(kind: str, address: int, seq: int, timeout: float, reason: Reason, since_ns: int) -> None:
-    """Wait, on the running loop, until an event advances beyond `seq`, at most `timeout` seconds; a part of a wait that
-    began at `since_ns`.
-    """
-    volume = reason.volume
-    ticket = native.ticket(volume.cache.core, kind, address, seq, volume.address, reason.file, reason, since_ns)
-    timer = asyncio.get_running_loop().call_later(timeout, ticket.wake)
-    try:
-        await ended(ticket)
-    finally:
-        timer.cancel()
-
-
-# -- the loop
 
 
 class _Running(Generic[T]):
@@ -111,7 +71,7 @@ class CacheLoop:
     """The event loop of one cache."""
 
     def __init__(self, name: str, park: Park) -> None:
-        native.use_loops(new_waiter, inside_calls)
+        native.use_inside(inside_calls)
         self._park = park
         self._loop = asyncio.new_event_loop()
         self._ended = self._over = False

@@ -9,9 +9,21 @@ import os
 import threading
 import time
 from collections.abc import Callable
-from typing import TYPE_CHECKING, Any, NamedTuple, cast
+from typing import TYPE_CHECKING, Any, NamedTuple, Protocol, cast
 
-from .extension import LATENCY_BOUNDS, WORK, extension, ffi, fields, lib, read_counters, read_memory, read_usage
+from .extension import (
+    LATENCY_BOUNDS,
+    WORK,
+    WaitRecord,
+    extension,
+    ffi,
+    fields,
+    lib,
+    read_counters,
+    read_memory,
+    read_usage,
+    waits,
+)
 
 if TYPE_CHECKING:
     from ..config import CacheLimits
@@ -40,10 +52,19 @@ beginning and end; file; the range; whether it failed.
 """
 
 
+class WaitingTask(Protocol):
+    """A task that waits for a call on another thread: see `engine/aside.py`."""
+
+    since_ns: int
+
+    def record(self) -> WaitRecord | None:
+        """Return the wait; None: the task is gone."""
+
+
 class NativeCache:
     """One `struct pc_cache`. `error` makes the exceptions that C entries raise."""
 
-    __slots__ = ("_c", "address", "core", "tracing")
+    __slots__ = ("_c", "address", "core", "tasks", "tracing")
 
     def __init__(self, limits: CacheLimits, error: Callable[[str, Any, str], BaseException]) -> None:
         arguments = (limits.capacity, limits.page_size, limits.max_folio, error)
@@ -55,6 +76,22 @@ class NativeCache:
         self.address: int = self.core.address
         self._c = ffi.cast("struct pc_cache *", self.address)
         self.tracing = False
+        self.tasks: dict[int, Callable[[], WaitingTask | None]] = {}  # weak references, by the number of the wait
+
+    def waits(self) -> list[WaitRecord]:
+        """Return the current waits of threads and tasks, in no order."""
+        calls = [call() for call in self.tasks.copy().values()]  # a copy is atomic
+        records = [call.record() for call in calls if call is not None]
+        return [*waits(self.core), *(record for record in records if record is not None)]
+
+    def waiting_since(self) -> float:
+        """Return the start of the oldest wait, or of the oldest backend call in a caller's thread, in seconds of the
+        monotonic clock; 0.0: there is none.
+        """
+        oldest = int(extension.waiting_since(self.core))
+        calls = [call() for call in self.tasks.copy().values()]
+        starts = [call.since_ns for call in calls if call is not None]
+        return min([oldest, *starts] if oldest else starts, default=0) / 1e9
 
     @property
     def forked(self) -> bool:

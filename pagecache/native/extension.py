@@ -4,13 +4,10 @@ from __future__ import annotations
 
 import math
 import os
-import time
+import threading
 from collections.abc import Callable
 from importlib.util import find_spec
-from typing import TYPE_CHECKING, Any, Literal, NamedTuple, Protocol, TypeVar, cast
-
-if TYPE_CHECKING:
-    import asyncio
+from typing import Any, NamedTuple, Protocol, TypeVar, cast
 
 try:
     from .._native import _core
@@ -159,75 +156,18 @@ class Op(Protocol):
         """Make a backend call under the held token, on another thread; the token is the call's until it returns."""
 
 
-class Steps(Protocol):
-    """A read or write of a task that could not be done at once: see `_native/types/steps.c`."""
-
-    extent: tuple[int, int]
-
-    def step(self) -> Ticket | Literal["turn", "aside", "through"] | None:
-        """Go on without waiting. Return what to await before the next step; None: the call is done."""
-
-    def finish(self) -> None:
-        """Do all remaining work on this thread, unless the task no longer waits."""
-
-    def result(self) -> Any:
-        """Return the result after the last step."""
-
-    def settle(self) -> None:
-        """End the call: its task no longer waits, or has the result."""
+def use_inside(function: Callable[[], list[int]]) -> None:
+    """Set the function that returns the volumes (addresses) whose calls the running coroutine is in."""
+    extension.use_inside(function)
 
 
-class Ticket(Protocol):
-    """One wait of one task: see `_native/types/ticket.c`, and `ended` in `engine/tasks.py`."""
-
-    def begin(self) -> asyncio.Future[None]:
-        """Begin the wait; return the future to await. `end` must follow in any case."""
-
-    def fire(self) -> None:
-        """Let the loop wake the task, from any thread."""
-
-    def wake(self) -> None:
-        """Wake the task on its loop, whatever has happened."""
-
-    def end(self) -> None:
-        """End the wait: the task goes on, or gives up. Idempotent."""
-
-
-class Waker(Protocol):
-    """Wakes the tasks of one event loop: call `dispatch` while `fileno` is readable."""
-
-    def fileno(self) -> int: ...
-    def dispatch(self) -> None: ...
-
-
-def make_waker() -> Waker:
-    return cast(Waker, extension.Waker())
-
-
-def use_loops(waiter: Callable[[], tuple[Any, Any, Any, Waker]], inside: Callable[[], list[int]] | None) -> None:
-    """Set the functions that return the running task as a waiter, with a future, its loop and the loop's waker; and the
-    calls that the running coroutine is in. None: it can be in none.
-    """
-    extension.use_loops(waiter, inside)
+wake: Callable[[threading.Lock, list[Any]], None] = extension.wake
+"""Release a lock, then empty a list and end its futures, on the thread of their loop. No interrupt strikes inside."""
 
 
 def enter_loop() -> None:
     """Mark this thread as that of a cache's event loop: it must not wait for work of the loop."""
     extension.enter_loop()
-
-
-def ticket(
-    core: object, kind: str, address: int, seq: int, volume: int, inode: int, reason: object, since_ns: int
-) -> Ticket:
-    """Return a ticket that ends when an event ("inode", "volume", "cache") advances beyond `seq`. `reason`: reason of
-    the awaiting task, with volume (address), inode (number) and start; None: the wait is not reported.
-    """
-    return cast(Ticket, extension.ticket(core, kind, address, seq, volume, inode, reason, since_ns))
-
-
-def open_ticket(core: object = None, volume: int = 0, reason: object = None) -> Ticket:
-    """Return a ticket that ends by `fire`."""
-    return cast(Ticket, extension.ticket(core, "", 0, 0, volume, 0, reason, time.monotonic_ns()))
 
 
 def waiting(
@@ -248,16 +188,9 @@ def waiting(
     return cast(T, extension.waiting(core, volume, inode, kind, pos, end, reason, call, inside))
 
 
-def waiting_since(core: object) -> float:
-    """Return the start of the oldest wait, or of the oldest backend call in a caller's thread, in seconds of the
-    monotonic clock; 0.0: there is none.
-    """
-    return float(extension.waiting_since(core)) / 1e9
-
-
 class WaitRecord(NamedTuple):
-    """A wait on record: see `_native/state/waits.h`. `task`, `loop`: the waiting task and its loop; None:
-    a thread waits.
+    """A wait on record: see `_native/state/waits.h`. `task`, `loop`: the waiting task and its loop (`engine/aside.py`);
+    None: a thread waits.
     """
 
     number: int
@@ -270,8 +203,8 @@ class WaitRecord(NamedTuple):
     end: int
     request: int
     reason: Any
-    task: Any
-    loop: Any
+    task: Any = None
+    loop: Any = None
 
 
 class Operation(NamedTuple):
@@ -298,7 +231,7 @@ class Operation(NamedTuple):
 
 
 def waits(core: object) -> list[WaitRecord]:
-    """Return the current waits, in no order."""
+    """Return the current waits of threads, in no order."""
     return [WaitRecord(*fields) for fields in extension.waits(core)]
 
 

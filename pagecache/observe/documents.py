@@ -17,7 +17,6 @@ from collections.abc import Iterable
 from functools import cache as once
 from typing import TYPE_CHECKING, Any
 
-from .. import native
 from ..distribution import VERSION
 from ..engine.commit import overdue
 from ..engine.report.trouble import Trouble
@@ -97,7 +96,7 @@ def stats(cache: PageCache) -> dict[str, Any]:
             "page_size": limits.page_size,
             "dirty_background": limits.dirty_background,
             "dirty_limit": limits.dirty_limit,
-            "waiting": len(native.waits(cache.native.core)),
+            "waiting": len(cache.native.waits()),
             "counters": CacheStats(**cache._counters(total, memory)).to_dict(),
         },
         "volumes": volumes,

@@ -14,7 +14,6 @@ Progress is counted on request, in one walk over dirty data: a ticket without ob
 from __future__ import annotations
 
 import threading
-import time
 from collections import deque
 from collections.abc import Generator, Iterator
 from itertools import islice
@@ -78,7 +77,7 @@ class SyncTicket:
 
     def __init__(self, volume: Volume) -> None:
         engine = volume.engine
-        self._engine = engine
+        self._engine, self._aside = engine, volume.aside
         self._mark = engine.name_sync.mark()
         self._began = engine.reconnects
         self._stamp = engine.native.take_epoch()
@@ -379,15 +378,4 @@ class SyncTicket:
         )
 
     def __await__(self) -> Generator[Any, None, None]:
-        return self._awaited().__await__()
-
-    async def _awaited(self) -> None:
-        """Wait like `wait`, for a task on any loop, without a thread."""
-        self._engine.check_wait("sync")
-        deadline, reason, since = self._deadline(None), self._reason(), time.monotonic_ns()
-        cache = self._engine.cache.native
-        while (seq := self._standing(deadline)) is not None:
-            from ..engine.loop import advanced  # a task waits: its program has imported asyncio
-
-            await advanced("cache", cache.address, seq, min(deadline.left(), SLICE), reason, since)
-        self._raise()
+        return self._aside.run("sync", self.wait).__await__()

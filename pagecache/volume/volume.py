@@ -100,7 +100,7 @@ class Volume:
         self.ended = False  # no threads or files are left
         self.backend_closed = False
         self.turn: tuple[int, Signal] | None = None  # the thread that ends it, and the signal set at its end
-        self.aside: Aside = Aside(name, self.engine.native, cache._check_forked)
+        self.aside: Aside = Aside(name, self.engine, cache._check_forked)
         self.inodes_lock: threading.Lock = threading.Lock()
         self.busy = BusyKeys(self.engine, self.inodes_lock, self._check_alive)
         self.inodes = InodeTable()

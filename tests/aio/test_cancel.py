@@ -267,36 +267,3 @@ def test_an_interrupt_between_two_places_of_a_loop_leaves_nothing_behind(call: s
 def test_an_interrupt_at_every_place_of_a_loop_leaves_nothing_behind(call: str, backend: Any) -> None:
     """The test covers all of them. [T-51, T-56]"""
     assert inject(CALLS[call], iter(range(1, 100_000)), lambda: backend(DATA)) > 0
-
-
-def test_a_wake_up_that_an_interrupt_took_away_comes_again(attach: Attach) -> None:
-    """The callback of the loop fails in the middle: fired watches stay listed, and the eventfd readable. [T-56]"""
-    failures = [3]
-
-    class Failing(asyncio.Future[None]):
-        def set_result(self, result: None, /) -> None:
-            if failures[0]:
-                failures[0] -= 1
-                raise OSError("as if interrupted")
-            super().set_result(result)
-
-    store = Store({KEY: DATA})
-    volume = attach(store)
-
-    async def main() -> None:
-        loop: Any = asyncio.get_running_loop()
-        async with aio.open(volume, KEY) as file:
-            gate = store.gate("read_into")
-            loop.set_exception_handler(lambda loop, context: None)
-            loop.create_future = lambda: Failing(loop=loop)
-            tasks = [asyncio.create_task(file.pread(10, k * PAGE)) for k in range(4)]
-            for _ in range(3):
-                await asyncio.sleep(0)
-            del loop.create_future
-            await asyncio.to_thread(gate.wait_entered)
-            gate.open()
-            done, _ = await asyncio.wait(tasks, timeout=SECONDS)
-            assert len(done) == 4
-            assert failures == [0]
-
-    run(main())

@@ -5,18 +5,22 @@ from __future__ import annotations
 import asyncio
 import errno
 import threading
+import time
 from queue import Empty, SimpleQueue
 from typing import Any
 
 import pytest
 
+from pagecache import native
 from pagecache.engine import aside
-from pagecache.engine.tasks import ended
+
+from .conftest import Attach
+from .stores import Store
 
 
 def test_a_call_that_comes_when_the_last_thread_gives_up_waiting_is_run(monkeypatch: pytest.MonkeyPatch) -> None:
     """The thread has waited long enough and finds nothing; the call counted on it. (pair)"""
-    lane = aside._Lane("test")
+    lane = aside._Lane("test", lambda: 8)
     gives_up, looks = threading.Event(), threading.Event()
 
     class Queue(SimpleQueue[Any]):
@@ -36,12 +40,12 @@ def test_a_call_that_comes_when_the_last_thread_gives_up_waiting_is_run(monkeypa
     monkeypatch.setattr(lane, "_calls", Queue())
 
     async def main() -> int:
-        made = aside._Call(lambda: 7, None)
+        made = aside._Call(lambda: 7)
         lane._threads = 1
         thread.start()
         await asyncio.to_thread(gives_up.wait, 20)
         lane.submit(made)
-        await asyncio.wait_for(ended(made.ticket), 20)
+        await asyncio.wait_for(made.over, 20)
         return int(made.result())
 
     thread = threading.Thread(target=lane._work, daemon=True)
@@ -51,7 +55,7 @@ def test_a_call_that_comes_when_the_last_thread_gives_up_waiting_is_run(monkeypa
 
 def test_a_call_whose_thread_is_refused_is_run_by_a_thread_that_there_is(monkeypatch: pytest.MonkeyPatch) -> None:
     """The lane has a thread, which is busy: the call waits for it. Without any thread the call is refused."""
-    lane, begun, free = aside._Lane("test"), threading.Event(), threading.Event()
+    lane, begun, free = aside._Lane("test", lambda: 8), threading.Event(), threading.Event()
 
     def busy() -> int:
         begun.set()
@@ -62,17 +66,17 @@ def test_a_call_whose_thread_is_refused_is_run_by_a_thread_that_there_is(monkeyp
         raise BlockingIOError(errno.EAGAIN, f"a thread {whose} cannot be started")
 
     async def main() -> tuple[int, int]:
-        first, second = aside._Call(busy, None), aside._Call(lambda: 2, None)
+        first, second = aside._Call(busy), aside._Call(lambda: 2)
         lane.submit(first)
         await asyncio.to_thread(begun.wait, 20)
         with monkeypatch.context() as patched:
             patched.setattr(aside, "start_thread", refuse)
             lane.submit(second)
             with pytest.raises(BlockingIOError):
-                aside._Lane("other").submit(aside._Call(lambda: 3, None))
+                aside._Lane("other", lambda: 8).submit(aside._Call(lambda: 3))
         free.set()
         for call in (first, second):
-            await asyncio.wait_for(ended(call.ticket), 20)
+            await asyncio.wait_for(call.over, 20)
         return first.result(), second.result()
 
     try:
@@ -81,3 +85,77 @@ def test_a_call_whose_thread_is_refused_is_run_by_a_thread_that_there_is(monkeyp
     finally:
         free.set()
         lane.stop()
+
+
+def test_a_call_that_has_not_begun_at_its_deadline_or_cancellation_does_not_begin(attach: Attach) -> None:
+    """All threads of the lane are busy: the caller ends the wait in line. [2.1, 2.10]"""
+    volume = attach(Store({"file": b""}, max_inflight=1))
+    free, ran = threading.Event(), threading.Event()
+
+    async def main() -> None:
+        busy = [asyncio.create_task(volume.aside.run("sync", free.wait)) for _ in range(aside.THREADS)]
+        await asyncio.sleep(0)
+        with pytest.raises(TimeoutError, match="has not begun"):
+            await volume.aside.run("sync", ran.set, timeout=0.01)
+        cancelled = asyncio.create_task(volume.aside.run("sync", ran.set))
+        await asyncio.sleep(0)
+        cancelled.cancel()
+        with pytest.raises(asyncio.CancelledError):
+            await cancelled
+        free.set()
+        assert await asyncio.gather(*busy) == [True] * aside.THREADS
+        await volume.aside.run("sync", lambda: None)
+
+    asyncio.run(main())
+    assert not ran.is_set()
+
+
+def test_one_call_of_the_loop_wakes_all_tasks_whose_calls_are_over(attach: Attach) -> None:
+    """Cancelled tasks are among them. [T-55]"""
+    volume = attach(Store({"file": b""}))
+    posted = []
+
+    class Counted(asyncio.SelectorEventLoop):
+        def call_soon_threadsafe(self, *args: Any, **options: Any) -> asyncio.Handle:  # type: ignore[override]
+            posted.append(args)
+            return super().call_soon_threadsafe(*args, **options)
+
+    async def main() -> None:
+        ended = threading.Semaphore(0)
+        calls = [asyncio.create_task(volume.aside.run("read", ended.release)) for _ in range(8)]
+        await asyncio.sleep(0)
+        calls[3].cancel()
+        for _ in range(7):
+            assert ended.acquire(timeout=20)
+        while volume.aside._lanes["read"]._idle < volume.aside._lanes["read"]._threads:
+            time.sleep(0.001)  # the loop is busy until all threads wait for the next call
+        found = await asyncio.gather(*calls, return_exceptions=True)
+        assert [isinstance(result, asyncio.CancelledError) for result in found] == [k == 3 for k in range(8)]
+        await volume.aside.run("read", lambda: None)  # and the next call wakes its task again
+
+    loop = Counted()
+    try:
+        loop.run_until_complete(asyncio.wait_for(main(), 20))
+    finally:
+        loop.close()
+    assert len(posted) == 2
+
+
+def test_a_future_that_cannot_be_ended_keeps_no_other_from_its_end() -> None:
+    """All are taken from the list, and the error is reported. [T-56]"""
+
+    class Refusing(asyncio.Future[None]):
+        def set_result(self, result: None, /) -> None:
+            raise OSError("refused")
+
+    async def main() -> None:
+        loop, posted = asyncio.get_running_loop(), threading.Lock()
+        bad, good, over = Refusing(loop=loop), loop.create_future(), loop.create_future()
+        over.cancel()
+        futures = [bad, over, good, bad]
+        posted.acquire()
+        with pytest.raises(OSError, match="refused"):
+            native.wake(posted, futures)
+        assert (good.done(), futures, posted.locked()) == (True, [], False)
+
+    asyncio.run(main())

@@ -14,8 +14,7 @@ static struct pc_wait wait_of(u64 n)
 				.pos = n,
 				.end = n + 1,
 				.request = n ^ 3,
-				.reason = n ^ 4,
-				.waiter = n ^ 5};
+				.reason = n ^ 4};
 }
 
 static void check_whole(const struct pc_wait *w)

@@ -175,11 +175,6 @@ CORE = [
         "The last of several parallel direct writes does not wake the file's waiters: a buffered writer hangs.",
     ),
     core(
-        "tasks_are_woken",
-        "K9, T-55",
-        "The wake-up of tasks is lost: a task that waits for another's read of a page never goes on.",
-    ),
-    core(
         "no_budget_while_waiting_for_a_lock",
         "2.24, decision 72",
         "Writers reserve budget and then wait for the file's lock, whose holder needs it: all hang, or seem full.",

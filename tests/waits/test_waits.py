@@ -350,8 +350,8 @@ def test_an_interrupt_leaves_no_record(make: Make, name: str) -> None:
 @pytest.mark.parametrize(
     ("gate", "what", "owner", "call"),
     [
-        ("read_into", FILL, READ, lambda file: file.pread(10, 4 * PAGE)),
-        ("commit", "fsync", COMMIT, lambda file: file.fsync()),
+        ("read_into", "a read or view", READ, lambda file: file.pread(10, 4 * PAGE)),
+        ("commit", "an fsync or flush", COMMIT, lambda file: file.fsync()),
         ("truncate", "a truncate or hole", TRUNCATE, lambda file: file.truncate(PAGE)),
     ],
 )

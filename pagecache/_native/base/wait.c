@@ -24,7 +24,6 @@ _Atomic u32 pc_fork_epoch;
 void pc_forked(void)
 {
 	atomic_fetch_add(&pc_fork_epoch, 1);
-	pc_watch_forked();
 }
 
 void pc_fail_assert(const char *file, int line, const char *text)
@@ -108,8 +107,6 @@ static void event_wake(struct pc_event *e, int n)
 	PC_POINT("event_advanced");
 	if (atomic_load(&e->waiters))
 		pc_futex_wake(&e->seq, n);
-	if (atomic_load(&e->watched))
-		pc_watch_notify(e);
 }
 
 void pc_event_wake(struct pc_event *e)

@@ -8,7 +8,7 @@
 
 /* ---------------------------------------------------------------- leaf locks */
 
-enum { PC_LEVEL_INODE = 6, PC_LEVEL_QUEUE = 7, PC_LEVEL_FRAME = 8, PC_LEVEL_WATCH = 9 };
+enum { PC_LEVEL_INODE = 6, PC_LEVEL_QUEUE = 7, PC_LEVEL_FRAME = 8 };
 
 struct pc_leaf_lock {
 	_Atomic u32 word; /* 0 free, 1 held, 2 held and a thread sleeps */
@@ -54,14 +54,12 @@ static inline void pc_leaf_unlock(struct pc_leaf_lock *l, int level)
 struct pc_event {
 	_Atomic u32 seq;
 	_Atomic u32 waiters; /* threads that sleep */
-	_Atomic u32 watched; /* watches of event loops (watch.c) */
 };
 
 extern _Atomic u32 pc_fork_epoch;
 
 void pc_event_wake(struct pc_event *e);
 void pc_event_wake_one(struct pc_event *e);
-void pc_watch_notify(struct pc_event *e);
 int pc_futex_wait(_Atomic u32 *word, u32 value, i64 timeout_ns);
 void pc_futex_wake(_Atomic u32 *word, int n);
 void pc_yield(void);

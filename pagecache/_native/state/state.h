@@ -20,15 +20,13 @@
  *   7      volume leaf       leaf     work queues, dirty list
  *   7      room              leaf     reservations of dirty budget, writers in line  room.c
  *   8      shadow, arena, pool  leaf  frames held by calls; free blocks; free ids
- *   9      watches           leaf     what event loops wait for             watch.c
  *
- * Waits and the calls that end them (all waits, including those of tasks and the engine: docs/architecture.md):
+ * Waits and the calls that end them (all waits, including those of the engine: docs/architecture.md):
  *   folio event (hashed)   a locked or in-flight folio    pc_folio_unlock, pc_complete; abort wakes all
  *   inode event            stamps, commits, token, inval_x  pc_complete, pc_commit_end, pc_token_release, abort
  *   volume event           work, credits                  a thread that queues work or returns a credit; abort
  *   cache event            room for dirty data            completions, commits, discards, limit changes; abort
  *   fair queues            inode lock, token              the holder's release, granted in order; cancel answers GRANTED
- *   watch                  any event, for a task          pc_event_wake; listed and readable until pc_watch_end
  */
 #ifndef PC_STATE_H
 #define PC_STATE_H

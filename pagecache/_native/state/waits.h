@@ -10,7 +10,7 @@ struct pc_cache;
 
 enum { PC_WAITS_MAX = 1 << 16 };
 
-/* One wait. `reason` and `waiter` are objects of the writer and the readers of records; CORE only keeps them. */
+/* One wait. `reason` is an object of the writer and the readers of records; CORE only keeps it. */
 struct pc_wait {
 	u64 kind; /* PC_WAIT_* */
 	u64 since_ns;
@@ -19,7 +19,7 @@ struct pc_wait {
 	u64 inode;  /* id, 0: of none */
 	u64 pos, end;
 	u64 request; /* FOLIO: the fill that owned it when the waiting began, 0: a section of C code */
-	u64 reason, waiter;
+	u64 reason;
 };
 enum { PC_WAIT_WORDS = sizeof(struct pc_wait) / sizeof(u64) };
 

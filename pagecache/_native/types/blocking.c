@@ -14,6 +14,19 @@
 
 _Thread_local bool pc_tls_loop;
 
+/* Callable: the addresses of the volumes whose calls the running coroutine is in; NULL: there is no such loop. */
+PyObject *pc_inside_calls;
+
+/* use_inside(function): register the engine's function for `pc_inside_calls`. */
+PyObject *pc_use_inside(PyObject *module, PyObject *function)
+{
+	PyObject *old = pc_inside_calls;
+	(void)module;
+	pc_inside_calls = Py_NewRef(function);
+	Py_XDECREF(old);
+	Py_RETURN_NONE;
+}
+
 PyObject *pc_enter_loop(PyObject *module, PyObject *unused)
 {
 	(void)module;

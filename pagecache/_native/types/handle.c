@@ -157,7 +157,7 @@ static bool has_name(PyObject *object, const char *module, const char *name)
 	return same;
 }
 
-/* Whether memory cannot fault: bytes, bytearray, arrays that own theirs, cache memory, and memoryviews of these. */
+/* Whether memory cannot fault: bytes, bytearray, BytesIO, arrays that own theirs, cache memory, and memoryviews of these. */
 static bool is_plain(PyObject *object)
 {
 	bool plain = false;
@@ -168,7 +168,7 @@ static bool is_plain(PyObject *object)
 		PyObject *base = PyObject_GetAttrString(object, "obj");
 		plain = base && base != object && is_plain(base);
 		Py_XDECREF(base);
-	} else if (has_name(object, "array", "array")) {
+	} else if (has_name(object, "array", "array") || has_name(object, "_io", "_BytesIOBuffer")) {
 		plain = true;
 	} else if (has_name(object, "numpy", "ndarray")) {
 		PyObject *base = PyObject_GetAttrString(object, "base");
@@ -450,10 +450,9 @@ static PyMethodDef methods[] = {
 	{"_may_fault", handle_may_fault, METH_O, NULL},
 	{"_copy_aside", handle_copy_aside, METH_VARARGS, NULL},
 	{"_steady", handle_steady, METH_O, NULL},
-	{"_begin_pread", (PyCFunction)(void (*)(void))handle_begin_pread, METH_FASTCALL, NULL},
-	{"_begin_pread_into", (PyCFunction)(void (*)(void))handle_begin_pread_into, METH_FASTCALL, NULL},
-	{"_begin_pwrite", (PyCFunction)(void (*)(void))handle_begin_pwrite, METH_FASTCALL, NULL},
-	{"_begin_append", handle_begin_append, METH_O, NULL},
+	{"_hit_pread_into", (PyCFunction)(void (*)(void))handle_hit_pread_into, METH_FASTCALL, NULL},
+	{"_hit_pwrite", (PyCFunction)(void (*)(void))handle_hit_pwrite, METH_FASTCALL, NULL},
+	{"_in_pieces", (PyCFunction)(void (*)(void))handle_in_pieces, METH_FASTCALL, NULL},
 	{"_joined", handle_joined, METH_VARARGS, NULL},
 	{"_tangled", handle_tangled, METH_VARARGS, NULL},
 	{"_spread", handle_spread, METH_VARARGS, NULL},
@@ -499,8 +498,7 @@ int pc_install_types(void)
 	PyGILState_STATE gil = PyGILState_Ensure();
 	PyObject *module = PyImport_ImportModule("pagecache._native._core");
 	int err = !module || pc_install_core(module) || pc_install_op(module) || pc_install_functions(module) ||
-		  pc_install_exporters(module) || pc_install_handle(module) || pc_install_ticket(module) ||
-		  pc_install_steps(module);
+		  pc_install_exporters(module) || pc_install_handle(module);
 	if (err)
 		PyErr_Print();
 	Py_XDECREF(module);

@@ -115,9 +115,9 @@ static inline int to_offset(PyObject *const *args, const char *call, u64 *out)
 /* handle_read.c, handle_write.c, handle_claim.c */
 void pc_read_seen(struct handle *h, u64 pos, u64 len);
 void pc_met_marker(struct handle *h, struct pc_need *need);
-i64 pc_read_remainder(struct handle *h, u64 pos, u8 *to, u64 len);
-u64 pc_write_try(struct handle *h, u64 pos, const u8 *from, u64 len);
-enum pc_result pc_write_remainder(struct handle *h, u64 *pos, const u8 *from, u64 len, u64 *done, bool append);
+int pc_get_target(PyObject *object, Py_buffer *view);
+int pc_get_source(PyObject *object, Py_buffer *view);
+PyObject *pc_try_write(struct handle *h, u64 pos, const u8 *from, u64 len);
 PyObject *handle_pread(PyObject *self, PyObject *const *args, Py_ssize_t nargs);
 PyObject *handle_pread_into(PyObject *self, PyObject *const *args, Py_ssize_t nargs);
 PyObject *handle_preadv(PyObject *self, PyObject *const *args, Py_ssize_t nargs);
@@ -139,12 +139,10 @@ int pc_segments_spread(struct handle *h, PyObject *buffers, const u8 *from, u64 
 PyObject *handle_joined(PyObject *self, PyObject *args);
 PyObject *handle_tangled(PyObject *self, PyObject *args);
 PyObject *handle_spread(PyObject *self, PyObject *args);
-
-/* handle_begin.c */
-PyObject *handle_begin_pread(PyObject *self, PyObject *const *args, Py_ssize_t nargs);
-PyObject *handle_begin_pread_into(PyObject *self, PyObject *const *args, Py_ssize_t nargs);
-PyObject *handle_begin_pwrite(PyObject *self, PyObject *const *args, Py_ssize_t nargs);
-PyObject *handle_begin_append(PyObject *self, PyObject *data);
+/* handle_task.c */
+PyObject *handle_hit_pread_into(PyObject *self, PyObject *const *args, Py_ssize_t nargs);
+PyObject *handle_hit_pwrite(PyObject *self, PyObject *const *args, Py_ssize_t nargs);
+PyObject *handle_in_pieces(PyObject *self, PyObject *const *args, Py_ssize_t nargs);
 
 /* handle_hit.c */
 PyObject *handle_open_hit(PyObject *self, PyObject *unused);

@@ -89,7 +89,7 @@ static i64 read_slow(struct handle *h, u64 pos, u8 *to, u64 len, i64 got, struct
 }
 
 /* Return: bytes read, fewer only at the end of the file; -1. */
-i64 pc_read_remainder(struct handle *h, u64 pos, u8 *to, u64 len)
+static i64 read_range(struct handle *h, u64 pos, u8 *to, u64 len)
 {
 	struct pc_need need;
 	i64 got = core_read(h, pos, to, len, &need);
@@ -107,7 +107,7 @@ static PyObject *read_bytes(struct handle *h, u64 pos, u64 len)
 	PyObject *bytes = pc_new_bytes(len, pos);
 	if (PC_UNLIKELY(!bytes))
 		return NULL;
-	i64 n = pc_read_remainder(h, pos, (u8 *)PyBytes_AsString(bytes), len);
+	i64 n = read_range(h, pos, (u8 *)PyBytes_AsString(bytes), len);
 	if (PC_LIKELY(n == (i64)len))
 		return bytes;
 	PyObject *shorter = n < 0 ? NULL : PyBytes_FromStringAndSize(PyBytes_AsString(bytes), (Py_ssize_t)n);
@@ -125,28 +125,34 @@ PyObject *handle_pread(PyObject *self, PyObject *const *args, Py_ssize_t nargs)
 	return read_bytes(h, pos, size);
 }
 
+/* Get the buffer that a read fills. Return: 0, -1. */
+int pc_get_target(PyObject *object, Py_buffer *view)
+{
+	if (!PyObject_GetBuffer(object, view, PyBUF_WRITABLE | PyBUF_C_CONTIGUOUS))
+		return 0;
+	if (PyErr_ExceptionMatches(PyExc_BufferError)) {
+		PyErr_Clear();
+		PyErr_SetString(PyExc_TypeError, "a writable, contiguous bytes-like object is required, not one "
+						 "that is read-only or strided");
+	}
+	return -1;
+}
+
 /* *wanted: the length of the buffer. Return: bytes read into it, -1. */
 static i64 read_buffer(struct handle *h, PyObject *object, u64 pos, u64 *wanted)
 {
 	Py_buffer view;
-	if (PyObject_GetBuffer(object, &view, PyBUF_WRITABLE | PyBUF_C_CONTIGUOUS)) {
-		if (PyErr_ExceptionMatches(PyExc_BufferError)) {
-			PyErr_Clear();
-			PyErr_SetString(PyExc_TypeError,
-					"a writable, contiguous bytes-like object is required, not one "
-					"that is read-only or strided");
-		}
+	if (pc_get_target(object, &view))
 		return -1;
-	}
 	*wanted = (u64)view.len;
 	u64 len = clip(h, pos, *wanted);
 	i64 n = -1;
 	if (PC_LIKELY(!pc_may_fault(h, object) && !pc_view_overlaps(h->inode, pos, len, view.buf, false))) {
-		n = pc_read_remainder(h, pos, view.buf, len);
+		n = read_range(h, pos, view.buf, len);
 	} else {
 		void *bounce = pc_bounce_new(h, len);
 		if (bounce)
-			n = pc_read_remainder(h, pos, bounce, len);
+			n = read_range(h, pos, bounce, len);
 		if (n > 0 && pc_copy_out(h, view.buf, bounce, (u64)n))
 			n = -1;
 		free(bounce);

@@ -107,18 +107,25 @@ static enum pc_result write_all(struct handle *h, u64 pos, const u8 *from, u64 l
 	return PC_DONE;
 }
 
+/* Get the buffer of a write's bytes. Return: 0, -1. */
+int pc_get_source(PyObject *object, Py_buffer *view)
+{
+	if (!PyObject_GetBuffer(object, view, PyBUF_SIMPLE))
+		return 0;
+	if (PyErr_ExceptionMatches(PyExc_BufferError)) {
+		PyErr_Clear();
+		PyErr_SetString(PyExc_TypeError, "a contiguous bytes-like object is required");
+	}
+	return -1;
+}
+
 /* Copy a source that may fault first, with nothing held; likewise a view of the range being written, so that its bytes
  * move as if all were read before the first is stored. */
 static const u8 *source(struct handle *h, PyObject *object, u64 pos, Py_buffer *view, void **bounce)
 {
 	*bounce = NULL;
-	if (PyObject_GetBuffer(object, view, PyBUF_SIMPLE)) {
-		if (PyErr_ExceptionMatches(PyExc_BufferError)) {
-			PyErr_Clear();
-			PyErr_SetString(PyExc_TypeError, "a contiguous bytes-like object is required");
-		}
+	if (pc_get_source(object, view))
 		return NULL;
-	}
 	if (PC_LIKELY(!pc_may_fault(h, object) && !pc_view_overlaps(h->inode, pos, (u64)view->len, view->buf, true)))
 		return view->buf ? view->buf : (const u8 *)"";
 	*bounce = pc_bounce_new(h, (u64)view->len);
@@ -152,34 +159,6 @@ static enum pc_result append_all(struct handle *h, const u8 *from, u64 len, u64 
 		return PC_FAILED;
 	step_aside(h);
 	return PC_DONE;
-}
-
-/* Write a piece of an asynchronous write without waiting. Return: bytes taken; pc_write_remainder does the remainder. */
-u64 pc_write_try(struct handle *h, u64 pos, const u8 *from, u64 len)
-{
-	struct pc_inode *i = h->inode;
-	struct pc_need need;
-	u64 n = 0;
-	if (!may_try(h, len) || !pc_inode_lock_try(i, PC_EXCLUSIVE))
-		return 0;
-	if (PC_LIKELY(pos + len <= INT64_MAX))
-		n = (u64)pc_core_write(h, pos, from, len, &need);
-	pc_inode_lock_release(i, PC_EXCLUSIVE);
-	return n;
-}
-
-/* Write the remainder of an asynchronous write like any write, on the calling thread. An append has no bytes written
- * before. Return: PC_DONE, PC_FAILED. */
-enum pc_result pc_write_remainder(struct handle *h, u64 *pos, const u8 *from, u64 len, u64 *done, bool append)
-{
-	if (!append && check_end(h, *pos, len))
-		return PC_FAILED;
-	enum pc_result result = *done == len ? PC_DONE
-				: append     ? pc_append_slow(h, pos, from, len, *done, false)
-					     : pc_write_slow(h, *pos, from, len, *done);
-	if (result == PC_DONE)
-		*done = len;
-	return result;
 }
 
 /* Write or append a whole buffer to the cache; an append sets its offset. Return: bytes accepted (all of them), -1. */
@@ -299,33 +278,32 @@ static int check_try(struct handle *h, u64 pos, u64 len)
 	return pc_check_reentry(h->inode, h->core, "a write from inside a backend call of the same volume");
 }
 
-static PyObject *try_write_buffer(struct handle *h, PyObject *object, u64 pos)
+/* Return: len; None: nothing was written; NULL. */
+PyObject *pc_try_write(struct handle *h, u64 pos, const u8 *from, u64 len)
 {
-	Py_buffer view;
-	void *bounce;
-	const u8 *from = source(h, object, pos, &view, &bounce);
-	if (!from)
+	if (PC_UNLIKELY(len && check_try(h, pos, len)))
 		return NULL;
-	u64 len = (u64)view.len;
-	int err = len ? check_try(h, pos, len) : 0;
-	bool done = !err && (len == 0 || try_write(h, pos, from, len));
-	free(bounce);
-	PyBuffer_Release(&view);
-	if (err)
-		return NULL;
-	if (!done)
-		Py_RETURN_NONE;
-	return PyLong_FromUnsignedLongLong(len);
+	if (PC_LIKELY(len == 0 || try_write(h, pos, from, len)))
+		return PyLong_FromUnsignedLongLong(len);
+	Py_RETURN_NONE;
 }
 
 PyObject *handle_try_pwrite(PyObject *self, PyObject *const *args, Py_ssize_t nargs)
 {
 	struct handle *h = handle_of(self);
+	Py_buffer view;
+	void *bounce;
 	u64 pos;
 	if (check_nargs("try_pwrite", nargs, 2) || check_writable(h) ||
 	    to_offset(args, "try_pwrite(data, offset)", &pos))
 		return NULL;
-	return try_write_buffer(h, args[0], pos);
+	const u8 *from = source(h, args[0], pos, &view, &bounce);
+	if (!from)
+		return NULL;
+	PyObject *result = pc_try_write(h, pos, from, (u64)view.len);
+	free(bounce);
+	PyBuffer_Release(&view);
+	return result;
 }
 
 PyObject *handle_append(PyObject *self, PyObject *args, PyObject *kwargs)

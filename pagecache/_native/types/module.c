@@ -188,6 +188,47 @@ PyObject *pc_inside_volumes(PyObject *module, PyObject *unused)
 	return list;
 }
 
+/* End a future of asyncio that nothing has ended yet. Return: 0, -1. */
+static int end_future(PyObject *future)
+{
+	PyObject *done = PyObject_CallMethod(future, "done", NULL);
+	PyObject *result = done == Py_False ? PyObject_CallMethod(future, "set_result", "O", Py_None) : NULL;
+	int err = !done || (done == Py_False && !result);
+	Py_XDECREF(done);
+	Py_XDECREF(result);
+	return err ? -1 : 0;
+}
+
+/* wake(posted, futures): release the lock, then empty the list and end its futures. On the thread of their loop. It is in
+ * C because no interrupt may strike between the release, a future's removal and its end: its task would wait forever. */
+static PyObject *wake(PyObject *module, PyObject *args)
+{
+	PyObject *posted, *futures, *type = NULL, *value = NULL, *traceback = NULL;
+	(void)module;
+	if (!PyArg_ParseTuple(args, "OO!", &posted, &PyList_Type, &futures))
+		return NULL;
+	PyObject *released = PyObject_CallMethod(posted, "release", NULL);
+	Py_XDECREF(released);
+	if (!released)
+		return NULL;
+	while (PyList_Size(futures) > 0) {
+		PyObject *future = Py_NewRef(PyList_GetItem(futures, 0));
+		PyList_SetSlice(futures, 0, 1, NULL);
+		if (end_future(future)) { /* the others end all the same */
+			Py_XDECREF(type);
+			Py_XDECREF(value);
+			Py_XDECREF(traceback);
+			PyErr_Fetch(&type, &value, &traceback);
+		}
+		Py_DECREF(future);
+	}
+	if (type) {
+		PyErr_Restore(type, value, traceback);
+		return NULL;
+	}
+	Py_RETURN_NONE;
+}
+
 static PyMethodDef functions[] = {
 	{"work", pc_work, METH_VARARGS,
 	 "work($module, core, volume, job, timeout_ns, /)\n--\n\nDo the next piece of a volume's work."},
@@ -231,11 +272,10 @@ static PyMethodDef functions[] = {
 	 "inside($module, /)\n--\n\nAddresses of the volumes whose calls run in this thread."},
 	{"enter_loop", pc_enter_loop, METH_NOARGS,
 	 "enter_loop($module, /)\n--\n\nMark this thread as that of a cache's event loop."},
-	{"use_loops", pc_use_loops, METH_VARARGS,
-	 "use_loops($module, waiter, inside, /)\n--\n\nSet the functions for event loops."},
-	{"ticket", pc_make_ticket, METH_VARARGS,
-	 "ticket($module, core, kind, address, seq, /)\n--\n\nA wait: for an event that advances, or a call that "
-	 "ends."},
+	{"use_inside", pc_use_inside, METH_O,
+	 "use_inside($module, function, /)\n--\n\nSet the function that knows which calls a coroutine is in."},
+	{"wake", wake, METH_VARARGS,
+	 "wake($module, posted, futures, /)\n--\n\nRelease a lock, empty a list of futures, and end them."},
 	{"pin", pc_view_open, METH_VARARGS,
 	 "pin($module, core, inode, pos, len, /)\n--\n\nPins of the folios that hold the range."},
 	{NULL, NULL, 0, NULL},

@@ -45,7 +45,7 @@ extern PyTypeObject *pc_core_type, *pc_op_type, *pc_buf_type, *pc_pin_type, *pc_
 extern _Thread_local struct op *pc_tls_op;
 extern _Thread_local bool
 	pc_tls_loop; /* this is the thread of a cache's event loop, which must not wait for its volumes */
-extern PyObject *pc_new_waiter, *pc_inside_calls; /* ticket.c */
+extern PyObject *pc_inside_calls; /* blocking.c */
 
 /* A backend call of a volume, or work of a thread of the volume, that runs in this thread; innermost first. */
 struct pc_inside {
@@ -125,14 +125,11 @@ PyObject *pc_revoke(PyObject *module, PyObject *args);
 PyObject *pc_stragglers(PyObject *module, PyObject *address);
 struct pc_event *pc_event_at(char kind, unsigned long long address);
 
-/* blocking.c, ticket.c, steps.c: event loops */
+/* blocking.c: event loops */
 PyObject *pc_enter_loop(PyObject *module, PyObject *unused);
-PyObject *pc_use_loops(PyObject *module, PyObject *args);
-PyObject *pc_make_ticket(PyObject *module, PyObject *args);
+PyObject *pc_use_inside(PyObject *module, PyObject *function);
 PyObject *pc_inside_volumes(PyObject *module, PyObject *unused);
 void pc_report_failure(u32 report);
-int pc_install_ticket(PyObject *module);
-int pc_install_steps(PyObject *module);
 
 /* op_direct.c */
 bool pc_op_direct_settle(struct op *op);

@@ -2,7 +2,7 @@
  * waiting.c - the contents of a report of waits: the records of waiters (waits.c), and the operations that run or hold
  * a resource that they may wait for.
  *
- *   waits(core)   a record each: thread, or the task and its loop; purpose and begin
+ *   waits(core)   a record each: thread, purpose and begin
  *   calls(core)   operations with a backend call, a request, or a lock: their thread, range and begin
  *   waiting(...)  a wait of the engine: its record lasts while a function runs, however that ends
  *
@@ -10,11 +10,11 @@
  * The time is the begin of their last backend call (spans.c). Before that, and for operations that only hold locks, it
  * is read from a clock that takes some nanoseconds and is a few milliseconds coarse.
  *
- * Context: GIL. It guards the list. Records whose `reason` or `waiter` are objects begin and end with it held, so the
+ * Context: GIL. It guards the list. Records whose `reason` is an object begin and end with it held, so the
  * objects of a live record may be referenced. Making objects may run the collector, and with it any code. Therefore
  * both reports first copy the data, and then make objects of the copy.
  */
-#include "types/async.h"
+#include "types/types.h"
 
 #include <stdlib.h>
 #include <time.h>
@@ -74,7 +74,7 @@ PyObject *pc_waiting(PyObject *module, PyObject *args)
 struct waiter {
 	u64 number;
 	struct pc_wait wait;
-	PyObject *reason, *task, *loop; /* own references, or NULL */
+	PyObject *reason; /* own reference, or NULL */
 };
 
 /* Return: number of waits. Must not make an object. */
@@ -87,9 +87,6 @@ static size_t copy_waits(struct pc_cache *c, struct waiter *out, size_t n)
 		if (!(w->number = pc_wait_read(c, id, &w->wait)))
 			continue;
 		w->reason = Py_XNewRef((PyObject *)(uintptr_t)w->wait.reason);
-		w->task = w->loop = NULL;
-		if (w->wait.waiter)
-			pc_ticket_waiter((PyObject *)(uintptr_t)w->wait.waiter, &w->task, &w->loop);
 		found++;
 	}
 	return found;
@@ -98,11 +95,11 @@ static size_t copy_waits(struct pc_cache *c, struct waiter *out, size_t n)
 static PyObject *wait_item(const struct waiter *w)
 {
 	const struct pc_wait *p = &w->wait;
-	return Py_BuildValue("KKKKKKKKKOOO", (unsigned long long)w->number, (unsigned long long)p->kind,
+	return Py_BuildValue("KKKKKKKKKO", (unsigned long long)w->number, (unsigned long long)p->kind,
 			     (unsigned long long)p->thread, (unsigned long long)p->since_ns,
 			     (unsigned long long)p->volume, (unsigned long long)p->inode, (unsigned long long)p->pos,
 			     (unsigned long long)p->end, (unsigned long long)p->request,
-			     w->reason ? w->reason : Py_None, w->task ? w->task : Py_None, w->loop ? w->loop : Py_None);
+			     w->reason ? w->reason : Py_None);
 }
 
 static struct pc_cache *cache_of(PyObject *core)
@@ -120,8 +117,7 @@ static int append_new(PyObject *list, PyObject *item)
 	return err;
 }
 
-/* waits(core) -> [(number, kind, thread, since_ns, volume, inode, pos, end, request, reason, task or None,
- * its loop)] */
+/* waits(core) -> [(number, kind, thread, since_ns, volume, inode, pos, end, request, reason)] */
 PyObject *pc_waits(PyObject *module, PyObject *core)
 {
 	struct pc_cache *c = cache_of(core);
@@ -138,8 +134,6 @@ PyObject *pc_waits(PyObject *module, PyObject *core)
 		if (list && append_new(list, wait_item(&found[k])))
 			Py_CLEAR(list);
 		Py_XDECREF(found[k].reason);
-		Py_XDECREF(found[k].task);
-		Py_XDECREF(found[k].loop);
 	}
 	free(found);
 	return list;

@@ -16,7 +16,7 @@
 static struct pc_list readers = {&readers, &readers}; /* those that have requested a fill; under the GIL */
 static u32 last_report;
 
-/* The read requests this fill: its result returns by a number, since the thread or task that makes the fill has no
+/* The read requests this fill: its result returns by a number, since the thread that makes the fill has no
  * reference to the read. An earlier request of the read counts no longer. */
 void pc_reader_open(struct pc_reader *reader, struct pc_request *r)
 {

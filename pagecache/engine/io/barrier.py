@@ -26,7 +26,6 @@ from __future__ import annotations
 
 import errno
 import threading
-import time
 from enum import IntEnum, auto
 from typing import TYPE_CHECKING, Any, NamedTuple
 
@@ -44,7 +43,7 @@ from ..runner import Job
 if TYPE_CHECKING:
     from ..file import EngineFile
 
-__all__ = ["FileSync", "awaited", "begin_flush", "begin_fsync", "commit", "drive", "flush", "fsync"]
+__all__ = ["FileSync", "begin_flush", "begin_fsync", "commit", "drive", "flush", "fsync"]
 
 
 def _writeback_error(file: EngineFile, what: str) -> WritebackError:
@@ -381,20 +380,6 @@ def drive(sync: FileSync, timeout: float | None, what: str) -> None:
             during(_reason(sync, what), sleep)
         finally:
             sync.leave()
-
-
-async def awaited(sync: FileSync, timeout: float | None, what: str) -> None:
-    """Wait like `drive`, for a task."""
-    sync.file.volume.check_wait(what, sync.file.key)
-    deadline = Deadline(sync.file.volume.clock, timeout)
-    native, reason, since = sync.file.native, _reason(sync, what), time.monotonic_ns()
-    try:
-        while (seq := _standing(sync, deadline, what)) is not None:
-            from ..loop import advanced  # a task waits: its program has imported asyncio
-
-            await advanced("inode", native.address, seq, sync.poll_delay(deadline), reason, since)
-    finally:
-        sync.leave()
 
 
 def begin_flush(file: EngineFile, start: int = 0, end: int = END, *, version: bool = False) -> FileSync:

@@ -93,7 +93,7 @@ class _Register:
     def __init__(self, cache: EngineCache) -> None:
         self.now = time.monotonic()
         self.volumes = {volume.native.address: volume for volume in cache._engine_volumes()}
-        self.records = native.waits(cache.native.core)
+        self.records = cache.native.waits()
         self._operations = native.operations(cache.native.core)
         self._names = {thread.ident: thread.name for thread in threading.enumerate()}
         self.frames = current_frames()
@@ -238,7 +238,7 @@ def left_over(cache: EngineCache) -> str | None:
         for record in register.records
         if (record.thread not in register.frames if record.task is None else record.task.done())
     }
-    left = next((record for record in native.waits(cache.native.core) if record.number in found), None)
+    left = next((record for record in cache.native.waits() if record.number in found), None)
     return None if left is None else f"the waiter is gone, and its wait is on record: {left}"
 
 
@@ -266,7 +266,7 @@ class LongWaits:
         if now >= self._period + PERIOD:
             self._say_more(limit)
             self._period, self._left = now, WARNINGS
-        oldest = native.waiting_since(cache.native.core)
+        oldest = cache.native.waiting_since()
         self._next = (oldest or now) + limit
         if self._next <= now:
             self._next = now + self._warn(cache, limit)
