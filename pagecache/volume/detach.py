@@ -178,9 +178,10 @@ def _save(volume: Volume, deadline: Deadline, on_failed: Literal["raise", "disca
     cause: OSError | None = None
     try:
         if not volume.engine.aborted:
-            _drain(volume, deadline)
+            abandoned = _drain(volume, deadline)
             volume.sync(None if deadline.at is None else deadline.left())
-            if _cut_views(volume, deadline):
+            taken_back, cut = _take_back(volume, abandoned, deadline), _cut_views(volume, deadline)
+            if taken_back or cut:
                 volume.sync(None if deadline.at is None else deadline.left())
     except OSError as error:
         cause = error
@@ -194,19 +195,24 @@ def _save(volume: Volume, deadline: Deadline, on_failed: Literal["raise", "disca
     return _give_up(volume, deadline)
 
 
-def _drain(volume: Volume, deadline: Deadline) -> None:
-    """Wait until all changes that began before the seal have ended, and abandoned files have gone back: a sync would
-    leave out the creations that these still owe.
-    """
+def _drain(volume: Volume, deadline: Deadline) -> list[Inode]:
+    """Wait until all changes that began before the seal have ended. Return the abandoned files."""
     with volume.inodes_lock:
         inodes = [*volume.inodes.objects.values(), *volume.orphans]
     for inode in inodes:
         until = None if deadline.at is None else time.monotonic() + deadline.left()
         inode.native.run(LOCK, "holding", lambda: None, until)
-    for inode in inodes:
-        if inode.engine.abandoned and inode.native.has_local():
-            timeout = None if deadline.at is None else deadline.left()
-            lifetimes.settle_abandoned(inode, volume._attempts("detach", inode.key, timeout))
+    return [inode for inode in inodes if inode.engine.abandoned and inode.native.has_local()]
+
+
+def _take_back(volume: Volume, abandoned: list[Inode], deadline: Deadline) -> bool:
+    """Wait until abandoned files have gone back. A sync leaves out the creations that they still owe, and comes first:
+    a call that hangs in one of them keeps no other file from being saved. Return whether there were any.
+    """
+    for inode in abandoned:
+        timeout = None if deadline.at is None else deadline.left()
+        lifetimes.settle_abandoned(inode, volume._attempts("detach", inode.key, timeout))
+    return bool(abandoned)
 
 
 def _cut_views(volume: Volume, deadline: Deadline) -> bool:

@@ -19,7 +19,7 @@ from typing import Any
 
 import pytest
 
-from pagecache import CachedFile, ConflictError, DataLossError, PageCache, aio
+from pagecache import CachedFile, ConflictError, DataLossError, PageCache, UnsavedDataError, aio
 from pagecache.backends.directory import DirectoryBackend
 from pagecache.native import STAMP_MAX
 from pagecache.options import OpenMode
@@ -323,6 +323,22 @@ def test_a_cache_that_closes_beside_an_abandoned_file_saves_the_creation_of_the_
     assert closing.waits()
     gate.release()
     assert closing.result() == []
+    assert rig.backend.committed("new") == b""
+
+
+def test_a_detach_beside_an_abandoned_file_that_does_not_go_back_saves_the_other_files(make: Make) -> None:
+    """Its deadline passes, and the next call saves what this one could not. [2.20, 2.22]"""
+    rig = make({})
+    file, other = rig.open("wb", key="new"), rig.open("wb", key="other")
+    other.pwrite(b"saved", 0)
+    gate = hold(file)
+    file.pwrite(b"bad!", 0)
+    file.abandon()
+    with pytest.raises(UnsavedDataError, match="the deadline passed"):
+        rig.volume.detach(timeout=0.3)
+    assert rig.backend.committed("other") == b"saved"
+    gate.release()
+    assert rig.cache.close() == []
     assert rig.backend.committed("new") == b""
 
 
