@@ -18,6 +18,7 @@ from __future__ import annotations
 
 import contextlib
 import io
+import operator
 import os
 import types
 from collections.abc import AsyncIterator, Generator, Iterable, Sequence
@@ -31,7 +32,7 @@ from .errors import Key, set_written, written_before
 from .file.cached import Advice, CachedFile
 from .file.direct import DirectFile
 from .file.view import View
-from .native import FOREVER
+from .native import LOOP_PIECE
 
 if TYPE_CHECKING:
     from typing_extensions import Buffer
@@ -43,8 +44,6 @@ if TYPE_CHECKING:
 
 __all__ = ["AsyncCachedFile", "open"]
 
-PIECE = 256 << 10
-"""Most bytes that are copied between two turns of the loop."""
 LINE = 8192
 """Bytes that are searched at once for the end of a line."""
 
@@ -74,7 +73,7 @@ class AsyncCachedFile:
     def __init__(self, file: CachedFile) -> None:
         self._file = file
         self._aside = file.volume.aside
-        self._try_pread = file.try_pread
+        self._hit_pread = file._hit_pread
         self._hit_pread_into = file._hit_pread_into
         self._hit_pwrite = file._hit_pwrite
 
@@ -129,37 +128,36 @@ class AsyncCachedFile:
 
     async def pread(self, size: int, offset: int, /) -> bytes:
         """Read size bytes at offset; fewer only at the end of the file."""
-        if size > PIECE:
-            return await self._pread_long(size, offset)
-        found: bytes | None = self._try_pread(size, offset)
+        found: bytes | None = self._hit_pread(size, offset)
         if found is not None:
             return found
-        return await self._aside.run("read", partial(self._file.pread, size, offset), key=self._file.key)
+        if (wanted := operator.index(size)) > LOOP_PIECE:
+            return await self._pread_long(wanted, offset)
+        return await self._pread_aside(size, offset)
 
     async def _pread_aside(self, size: int, offset: int) -> bytes:
         return await self._aside.run("read", partial(self._file.pread, size, offset), key=self.key)
 
     async def _pread_long(self, size: int, offset: int) -> bytes:
         """Read more than a piece."""
-        valid = isinstance(size, int) and size <= FOREVER  # otherwise the call of the thread raises
-        first: bytes | None = self._try_pread(PIECE, offset) if valid else None
+        first: bytes | None = self._hit_pread(LOOP_PIECE, offset)
         if first is None:
             return await self._pread_aside(size, offset)
         size = min(size, self._file.size - offset)
-        if size <= len(first) or len(first) < PIECE:
+        if size <= len(first) or len(first) < LOOP_PIECE:
             return first
         result = io.BytesIO(bytes(size))
-        with result.getbuffer() as space, space[PIECE:] as remainder:
-            space[:PIECE] = first
+        with result.getbuffer() as space, space[LOOP_PIECE:] as remainder:
+            space[:LOOP_PIECE] = first
             await turn()
-            count = PIECE + await self._fill(remainder, offset + PIECE)
+            count = LOOP_PIECE + await self._fill(remainder, offset + LOOP_PIECE)
         return result.getvalue()[:count]  # without a copy, unless it is shorter
 
     async def _fill(self, space: memoryview, offset: int) -> int:
         """Read into memory, in pieces. From the first miss on, a thread reads, into memory that nobody else has."""
         done = 0
         while done < len(space):
-            with space[done : done + PIECE] as piece:
+            with space[done : done + LOOP_PIECE] as piece:
                 wanted = len(piece)
                 count: int | None = self._hit_pread_into(piece, offset + done)
             if count is None:
@@ -174,8 +172,8 @@ class AsyncCachedFile:
     async def _copy(self, space: memoryview, data: bytes) -> int:
         """Copy bytes that were read, in pieces."""
         with space, memoryview(data) as source:
-            for at in range(0, len(data), PIECE):
-                with space[at : at + PIECE] as piece, source[at : at + PIECE] as part:
+            for at in range(0, len(data), LOOP_PIECE):
+                with space[at : at + LOOP_PIECE] as piece, source[at : at + LOOP_PIECE] as part:
                     self._file._spread([piece], part)
                 await turn()
         return len(data)
@@ -209,7 +207,7 @@ class AsyncCachedFile:
         done = 0
         with memoryview(data) as view, view.cast("B") as source:
             while done < len(source):
-                piece = source[done : done + PIECE]
+                piece = source[done : done + LOOP_PIECE]
                 try:
                     taken: int | None = self._hit_pwrite(piece, offset + done)
                     if taken is None:

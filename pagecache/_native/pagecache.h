@@ -218,6 +218,7 @@ void pc_count_retry(struct pc_inode *i);
 void pc_count_failed_commit(struct pc_inode *i);
 
 /* ---- do */
+enum { PC_LOOP_PIECE = 262144 }; /* most bytes that are copied between two turns of an event loop */
 int64_t pc_read(struct pc_inode *i, uint64_t pos, void *to, uint64_t len, struct pc_need *need);
 int64_t pc_read_local(struct pc_inode *i, uint64_t pos, void *to, uint64_t len, uint8_t *which);
 int64_t pc_write(struct pc_inode *i, uint64_t pos, const void *from, uint64_t len, struct pc_need *need);

@@ -86,6 +86,8 @@ if lib.pc_install_types() or lib.pc_abi() != ABI:
     raise ImportError("the C extension of pagecache does not fit this version: build it by pip install again")
 os.register_at_fork(after_in_child=lib.pc_forked)
 
+LOOP_PIECE = int(lib.PC_LOOP_PIECE)
+"""Most bytes that are copied between two turns of an event loop."""
 Handle = extension.Handle
 """First base of CachedFile, before io.RawIOBase: the hot verbs in C."""
 

@@ -19,6 +19,7 @@ import pytest
 
 from pagecache import Advice, AsyncBackend, CachedFile, aio
 from pagecache.backends import MemoryBackend
+from pagecache.native import LOOP_PIECE
 
 from ..file.rig import KEY, PAGE, accepted_before, pattern
 from ..stores import RecordingBackend
@@ -340,7 +341,7 @@ def test_long_calls_give_the_loop_its_turns(attach: Attach) -> None:
 @both
 def test_a_long_call_whose_pieces_are_partly_missing(attach: Attach, backend: Any) -> None:
     """A thread reads from the first miss on, and writes the piece that has to wait. [2.5, 2.7]"""
-    piece, size = aio.PIECE, 5 * aio.PIECE
+    piece, size = LOOP_PIECE, 5 * LOOP_PIECE
     old, new = pattern(size), pattern(size, 7)
     volume = attach(backend(old), capacity="32MiB", max_folio="4KiB")
 
@@ -376,7 +377,7 @@ def test_a_long_write_counts_its_pieces_when_one_fails(attach: Attach) -> None:
 
             def stop(data: Any, offset: int) -> int | None:
                 nonlocal left
-                if len(data) > aio.PIECE:
+                if len(data) > LOOP_PIECE:
                     return None
                 left -= 1
                 if left < 0:
@@ -385,8 +386,8 @@ def test_a_long_write_counts_its_pieces_when_one_fails(attach: Attach) -> None:
 
             file._hit_pwrite = stop
             with pytest.raises(OSError, match="as if aborted") as caught:
-                await file.pwrite(bytes(4 * aio.PIECE), 0)
-            assert accepted_before(caught.value) == 2 * aio.PIECE
+                await file.pwrite(bytes(4 * LOOP_PIECE), 0)
+            assert accepted_before(caught.value) == 2 * LOOP_PIECE
 
     run(main())
 
@@ -522,3 +523,30 @@ def test_a_backend_class_says_what_it_is(attach: Attach) -> None:
     volume = attach(store)
     assert volume.backend is store
     assert isinstance(volume.backend, AsyncBackend)
+
+
+class Index:
+    """A number that is no int."""
+
+    def __index__(self) -> int:
+        return 2 * LOOP_PIECE
+
+
+@pytest.mark.parametrize(
+    ("size", "offset"),
+    [("x", 0), (None, 0), (1.5, 0), (-1, 0), (2**63, 0), (2**64, 0), (2 * LOOP_PIECE, "x"), (2 * LOOP_PIECE, -1)],
+)
+def test_a_read_of_a_task_refuses_what_a_read_of_a_thread_does(attach: Attach, size: Any, offset: Any) -> None:
+    """Long or short, with the same words; whatever is a number is taken. [2.1]"""
+    volume = attach(memory())
+
+    async def main() -> None:
+        async with await aio.open(volume, KEY) as file:
+            with volume.open(KEY) as plain, pytest.raises((TypeError, ValueError)) as expected:
+                plain.pread(size, offset)
+            with pytest.raises(type(expected.value)) as caught:
+                await file.pread(size, offset)
+            assert str(caught.value) == str(expected.value)
+            assert await file.pread(cast("int", Index()), 0) == DATA
+
+    run(main())

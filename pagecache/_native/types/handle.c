@@ -450,6 +450,7 @@ static PyMethodDef methods[] = {
 	{"_may_fault", handle_may_fault, METH_O, NULL},
 	{"_copy_aside", handle_copy_aside, METH_VARARGS, NULL},
 	{"_steady", handle_steady, METH_O, NULL},
+	{"_hit_pread", (PyCFunction)(void (*)(void))handle_hit_pread, METH_FASTCALL, NULL},
 	{"_hit_pread_into", (PyCFunction)(void (*)(void))handle_hit_pread_into, METH_FASTCALL, NULL},
 	{"_hit_pwrite", (PyCFunction)(void (*)(void))handle_hit_pwrite, METH_FASTCALL, NULL},
 	{"_in_pieces", (PyCFunction)(void (*)(void))handle_in_pieces, METH_FASTCALL, NULL},

@@ -112,7 +112,17 @@ static inline int to_offset(PyObject *const *args, const char *call, u64 *out)
 	return PC_LIKELY(!to_u64(args[1], "offset", out)) ? 0 : pc_swapped(args, call);
 }
 
+/* The arguments of a verb that reads a number of bytes at an offset. Return: 0, -1. */
+static inline int read_arguments(struct handle *h, const char *verb, PyObject *const *args, Py_ssize_t nargs, u64 *size,
+				 u64 *pos)
+{
+	bool wrong = check_nargs(verb, nargs, 2) || check_readable(h) || to_u64(args[0], "size", size) ||
+		     to_u64(args[1], "offset", pos);
+	return wrong ? -1 : 0;
+}
+
 /* handle_read.c, handle_write.c, handle_claim.c */
+PyObject *pc_try_read(struct handle *h, u64 pos, u64 size);
 void pc_read_seen(struct handle *h, u64 pos, u64 len);
 void pc_met_marker(struct handle *h, struct pc_need *need);
 int pc_get_target(PyObject *object, Py_buffer *view);
@@ -140,6 +150,7 @@ PyObject *handle_joined(PyObject *self, PyObject *args);
 PyObject *handle_tangled(PyObject *self, PyObject *args);
 PyObject *handle_spread(PyObject *self, PyObject *args);
 /* handle_task.c */
+PyObject *handle_hit_pread(PyObject *self, PyObject *const *args, Py_ssize_t nargs);
 PyObject *handle_hit_pread_into(PyObject *self, PyObject *const *args, Py_ssize_t nargs);
 PyObject *handle_hit_pwrite(PyObject *self, PyObject *const *args, Py_ssize_t nargs);
 PyObject *handle_in_pieces(PyObject *self, PyObject *const *args, Py_ssize_t nargs);

@@ -119,10 +119,7 @@ PyObject *handle_pread(PyObject *self, PyObject *const *args, Py_ssize_t nargs)
 {
 	struct handle *h = handle_of(self);
 	u64 size, pos;
-	if (check_nargs("pread", nargs, 2) || check_readable(h) || to_u64(args[0], "size", &size) ||
-	    to_u64(args[1], "offset", &pos))
-		return NULL;
-	return read_bytes(h, pos, size);
+	return read_arguments(h, "pread", args, nargs, &size, &pos) ? NULL : read_bytes(h, pos, size);
 }
 
 /* Get the buffer that a read fills. Return: 0, -1. */
@@ -222,7 +219,8 @@ PyObject *handle_preadv(PyObject *self, PyObject *const *args, Py_ssize_t nargs)
 	return read_segments(h, args[0], pos, &s);
 }
 
-static PyObject *try_read(struct handle *h, u64 pos, u64 size)
+/* Return: bytes; None: that would wait; NULL. */
+PyObject *pc_try_read(struct handle *h, u64 pos, u64 size)
 {
 	struct pc_need need;
 	u64 len = clip(h, pos, size);
@@ -248,10 +246,7 @@ PyObject *handle_try_pread(PyObject *self, PyObject *const *args, Py_ssize_t nar
 {
 	struct handle *h = handle_of(self);
 	u64 size, pos;
-	if (check_nargs("try_pread", nargs, 2) || check_readable(h) || to_u64(args[0], "size", &size) ||
-	    to_u64(args[1], "offset", &pos))
-		return NULL;
-	return try_read(h, pos, size);
+	return read_arguments(h, "try_pread", args, nargs, &size, &pos) ? NULL : pc_try_read(h, pos, size);
 }
 
 PyObject *handle_read(PyObject *self, PyObject *const *args, Py_ssize_t nargs)

@@ -7,13 +7,23 @@
  */
 #include "types/handle.h"
 
-enum { PC_LOOP_PIECE = 256 << 10 }; /* most bytes that are copied between two turns of a loop */
-
 /* Whether the buffer may be moved in pieces, or on a loop at all. */
 static bool may_copy_here(struct handle *h, PyObject *object, const Py_buffer *view, u64 pos, bool writes)
 {
 	return PC_LIKELY(!pc_may_fault(h, object) &&
 			 !pc_view_overlaps(h->inode, pos, (u64)view->len, view->buf, writes));
+}
+
+/* _hit_pread(size, offset) -> bytes, None */
+PyObject *handle_hit_pread(PyObject *self, PyObject *const *args, Py_ssize_t nargs)
+{
+	struct handle *h = handle_of(self);
+	u64 size, pos;
+	if (read_arguments(h, "pread", args, nargs, &size, &pos))
+		return NULL;
+	if (PC_LIKELY(clip(h, pos, size) <= PC_LOOP_PIECE))
+		return pc_try_read(h, pos, size);
+	Py_RETURN_NONE;
 }
 
 /* _hit_pread_into(buffer, offset) -> bytes read, None */
