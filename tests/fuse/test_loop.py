@@ -23,7 +23,7 @@ from pagecache import Volume
 from pagecache.fuse import Attributes, Files, Loop, Server, serving, why_no_loop
 from pagecache.fuse import loop as loops
 
-from ..file.rig import eventually
+from ..file.rig import Task, eventually
 from .mounts import code, needs_mounts, run
 
 pytestmark = [
@@ -302,3 +302,28 @@ def test_a_name_that_is_gone_is_left_out_of_a_listing(volume: Volume, mnt: Path,
             seen += [entry.name for entry in found]
         assert loop._native.check() == ""
     assert sorted([*seen, gone]) == names
+
+
+class Known(Plain):
+    """It knows the last attributes of a file while the store is silent."""
+
+    def known(self, number: int) -> Attributes | None:
+        return Plain.getattr(self, number) if number == 2 else None
+
+
+def test_a_file_that_was_just_opened_has_its_last_known_attributes_if_the_store_is_silent(
+    volume: Volume, mnt: Path, store: Path
+) -> None:
+    """No handler has returned them since the open. [2.25]"""
+    (store / "a").write_bytes(b"x" * PAGE)
+    system, goes_on = Known(volume), threading.Event()
+    with Loop(system, mnt, attr_timeout=0, entry_timeout=0, timeout=LONG):
+        fd = os.open(mnt / "a", os.O_RDONLY)
+        system.before = lambda name: name == "getattr" and not goes_on.wait(LONG)
+        try:
+            asking = Task(os.fstat, fd)
+            assert asking.result().st_size == PAGE
+            assert not goes_on.is_set()
+        finally:
+            goes_on.set()
+            os.close(fd)

@@ -417,6 +417,34 @@ static void check_a_file_that_was_closed_has_no_known_attributes(void)
 	end();
 }
 
+/* The same file, whose getattr fails; an fsync keeps its node. */
+static void check_an_error_is_not_hidden_by_attributes_of_a_closed_file(void)
+{
+	begin(plain);
+	u64 fh = open_cached();
+	struct pc_attributes a = attributes(FILE_NODE);
+	pc_attributes_known(kernel.loop, &a);
+	u64 released = send_release(&kernel, FILE_NODE, fh);
+	EQUAL(next(), PC_FUSE_RELEASE);
+	u64 token = request.token, unique = send_getattr(&kernel, FILE_NODE), synced = send_fsync(&kernel, FILE_NODE, fh);
+	while (counts().submitted < 4)
+		pc_yield();
+	pc_opened_end(kernel.loop, opened);
+	EQUAL(pc_reply_error(kernel.loop, token, 0), 0);
+	done();
+	EQUAL(answer_to(&kernel, released).error, 0);
+	EQUAL(next(), PC_FUSE_GETATTR);
+	EQUAL(pc_reply_error(kernel.loop, request.token, EIO), 0);
+	done();
+	EQUAL(answer_to(&kernel, unique).error, EIO);
+	EQUAL(next(), PC_FUSE_FSYNC);
+	EQUAL(pc_reply_error(kernel.loop, request.token, 0), 0);
+	done();
+	EQUAL(answer_to(&kernel, synced).error, 0);
+	close_cached(0);
+	end();
+}
+
 static u64 blocks_reported(void)
 {
 	struct answer a = answer_to(&kernel, send_getattr(&kernel, FILE_NODE));
@@ -616,6 +644,7 @@ int main(void)
 	RUN(check_deadlines);
 	RUN(check_known_timeout);
 	RUN(check_a_file_that_was_closed_has_no_known_attributes);
+	RUN(check_an_error_is_not_hidden_by_attributes_of_a_closed_file);
 	RUN(check_interrupts);
 	RUN(check_an_interrupt_at_the_beginning_is_answered);
 	RUN(check_requests_for_the_same_bytes_keep_their_order);
