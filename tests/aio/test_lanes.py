@@ -5,7 +5,6 @@ from __future__ import annotations
 import asyncio
 import errno
 import threading
-import time
 from queue import Empty, SimpleQueue
 from typing import Any
 
@@ -14,6 +13,7 @@ import pytest
 from pagecache import native
 from pagecache.engine import aside
 
+from ..file.rig import eventually
 from .conftest import Attach
 from .stores import Store
 
@@ -127,8 +127,8 @@ def test_one_call_of_the_loop_wakes_all_tasks_whose_calls_are_over(attach: Attac
         calls[3].cancel()
         for _ in range(7):
             assert ended.acquire(timeout=20)
-        while volume.aside._lanes["read"]._idle < volume.aside._lanes["read"]._threads:
-            time.sleep(0.001)  # the loop is busy until all threads wait for the next call
+        lane = volume.aside._lanes["read"]
+        eventually(lambda: lane._idle == lane._threads)  # the loop is busy until all threads wait for the next call
         found = await asyncio.gather(*calls, return_exceptions=True)
         assert [isinstance(result, asyncio.CancelledError) for result in found] == [k == 3 for k in range(8)]
         await volume.aside.run("read", lambda: None)  # and the next call wakes its task again

@@ -121,6 +121,35 @@ def test_newest_bytes_win_over_a_call_that_lands_late(make: Make) -> None:
     assert fresh.written(KEY)[:PAGE] == NEWER
 
 
+@pytest.mark.parametrize("fenced", [False, True])
+@pytest.mark.parametrize("owed", [None, 3 * PAGE, 6 * PAGE], ids=["nothing", "a cut", "a size"])
+def test_a_read_waits_for_the_commit_of_the_old_backend_only_if_something_is_owed(
+    make: Make, owed: int | None, fenced: bool
+) -> None:
+    """Of bytes that are not cached; cached ones are read, and after a fence everything is. [2.22]"""
+    rig = make({KEY: OLD}, retry=ONCE)
+    file = rig.open("r+b")
+    file.pwrite(NEW[PAGE : 2 * PAGE], PAGE)
+    if owed is not None:
+        file.truncate(owed)
+    gate = rig.backend.gate("commit")
+    stuck = Task(file.fsync)
+    gate.wait_entered()
+    rig.volume.abort()
+    with pytest.raises(ShutdownError):
+        stuck.result()
+    rig.volume.reconnect(rig.backend.successor(), fenced=fenced)
+    assert Task(file.pread, PAGE, PAGE).result() == NEW[PAGE : 2 * PAGE]
+    reading = Task(file.pread, PAGE, 0)
+    assert reading.waits() == (owed is not None and not fenced)
+    if not reading.finished.is_set():
+        gate.open()
+    assert reading.result() == OLD[:PAGE]
+    gate.open()
+    file.fsync()
+    assert file.size == (len(OLD) if owed is None else owed)
+
+
 def test_newest_bytes_win_after_a_deadline_without_abort(make: Make) -> None:
     """fsync runs again while the first call hangs: the page is not sent a second time before that returned. [T-63,
     I-20]
