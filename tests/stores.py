@@ -28,6 +28,7 @@ import copy
 import errno
 import itertools
 import threading
+import weakref
 from collections.abc import Callable, Hashable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, field
@@ -644,6 +645,7 @@ class ObjectBackend(RecordingBackend):
         self.attempts = itertools.count(1)
         self.made_by: dict[Key, int] = {}
         self.versions = itertools.count(100)
+        self.files: weakref.WeakSet[ObjectFile] = weakref.WeakSet()
 
     def committed_object(self, key: Key) -> StoredObject | None:
         found = self.objects.get(key)
@@ -673,7 +675,18 @@ class ObjectBackend(RecordingBackend):
             if self.committed_object(key) is not None and exclusive:
                 raise FileExistsError(17, "object exists", str(key))
             stored = self.committed_object(key) or StoredObject(committed=False)
-            return ObjectFile(self, key, stored)
+            file = ObjectFile(self, key, stored)
+            self.files.add(file)
+            return file
+
+    def rename(self, src: Key, dst: Key, *, replace: bool = True) -> None:
+        """Rename an object. The open files of its version follow, with the bytes that they have taken."""
+        version = self.version(src)
+        super().rename(src, dst, replace=replace)
+        with self.lock:
+            for file in self.files:
+                if file.key == src and file.version == version:
+                    file.key = dst
 
     def stat(self, key: Key) -> ObjectStat:
         with self.call("stat", key), self.lock:

@@ -531,7 +531,9 @@ class _Following:
         else:
             followed = found.key is not None and volume._canonical(found.key) == engine.key
         self._asked = True
-        return engine.native.commit_needed(STAMP_MAX) or (followed and engine.versions.stale)
+        native = engine.native  # after a failed commit nothing but the size tells of bytes that this file has taken
+        uncommitted = native.commit_needed(STAMP_MAX) or native.undone()["resized"]
+        return bool(uncommitted or (followed and engine.versions.stale))
 
     def call(self, backend_file: BackendFile) -> None:
         """Open the file. If another version is stored than the one below the local bytes, it is a foreign one, and no

@@ -442,7 +442,10 @@ def _lose_holes(inode: Inode, owed: Iterable[tuple[int, ...]]) -> None:
 def _owed(inode: Inode, durable: bool) -> list[Step]:
     """Return the steps that repeat acknowledged changes."""
     undone, native = inode.native.undone(), inode.native
-    steps = [] if undone["lowest"] == END else [Step("truncate", (undone["lowest"],))]
+    lowest = undone["lowest"]
+    if undone["created"] and inode.engine.limits().commit_on_close:
+        lowest = 0  # by a rename it may have the name of an object that is stored, of which nothing is its own
+    steps = [] if lowest == END else [Step("truncate", (lowest,))]
     cut = tails.noted(inode.engine) or (not durable and inode.engine.owed.owes("truncate"))  # otherwise owed ones stay
     if steps or cut or native.staged() or undone["created"] or (undone["resized"] and not durable):
         steps.append(Step("truncate", (native.remote_size,)))

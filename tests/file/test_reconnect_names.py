@@ -14,9 +14,11 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from fsspec.implementations.memory import MemoryFileSystem
 
 from pagecache import CachedFile, PageCache, RetryPolicy, ShutdownError, testing
 from pagecache.backends import DirectoryBackend
+from pagecache.backends.fsspec import FsspecBackend
 from pagecache.testing import FaultyBackend, Rule
 from pagecache.volume import opening
 
@@ -363,6 +365,24 @@ def test_a_created_name_that_the_store_has_lost_was_not_removed_by_a_call_that_a
     assert stored(fresh) == {KEY: MINE}
     gate.open()
     file.close()
+
+
+def test_a_created_object_that_has_replaced_another_takes_no_byte_of_it_behind_a_reconnect() -> None:
+    """Nothing of it was committed: the new backend finds the other object under its name. [2.17, 2.20]"""
+    store = MemoryFileSystem(skip_instance_cache=True)
+    store.pipe_file("/replaced/name", pattern(8 * PAGE))
+    with PageCache(capacity="1MiB") as cache:
+        volume = cache.attach(FsspecBackend(store, "/replaced"))
+        file = volume.open("new", "x+b")
+        file.pwrite(MINE, 5 * PAGE)
+        file.sync_range(0, 6 * PAGE)
+        volume.rename("new", "name")
+        volume.abort()
+        volume.reconnect(FsspecBackend(store, "/replaced"))
+        expected = bytes(5 * PAGE) + MINE
+        assert file.pread(6 * PAGE, 0) == expected
+        file.fsync()
+    assert store.cat_file("/replaced/name") == expected
 
 
 def test_a_rename_that_a_fence_has_ended_is_why_its_source_is_gone() -> None:

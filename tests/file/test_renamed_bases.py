@@ -177,6 +177,23 @@ def test_a_commit_whose_answer_was_lost_before_a_rename_overwrites_no_other_vers
     assert backend.committed(KEY) is None
 
 
+def test_a_hole_behind_the_end_reads_as_zeros_after_a_failed_commit_and_a_rename(
+    make: Make, backend: ObjectBackend
+) -> None:
+    """The file that has taken the bytes behind the hole goes on: a fresh one ends before it. [2.20]"""
+    rig = make(backend=backend, retry=ONCE)
+    file, end = rig.open(), 9 * PAGE
+    file.pwrite(MINE, end)
+    backend.fault("commit", OSError(errno.EIO, "not carried out"))
+    with pytest.raises(WritebackError):
+        file.fsync()
+    rig.volume.rename(KEY, NEW)
+    assert file.pread(PAGE, 5 * PAGE) == bytes(PAGE)
+    file.truncate(end - PAGE)  # the bytes behind it are no longer to be saved
+    file.fsync()
+    assert backend.committed(NEW) == DATA + bytes(end - PAGE - len(DATA))
+
+
 # ---------------------------------------------------------------- renames that may have been carried out
 
 
