@@ -55,6 +55,8 @@ NOT_SENT = frozenset(
     }
 )
 """Transient errors after which the call was certainly not carried out."""
+ENDED = frozenset({errno.ENOTCONN, errno.EPIPE, errno.ESHUTDOWN, errno.ENETRESET})
+"""Errors of a connection that has ended, perhaps behind the call: no retry helps, and it may have been carried out."""
 
 
 EARLY_MAX = 5
@@ -84,9 +86,9 @@ def is_transient(error: BaseException) -> bool:
 
 def is_refusal(error: BaseException) -> bool:
     """Return whether the call that raised this was certainly not carried out."""
-    if isinstance(error, BackendError) and not said_to_be_transient(error):
-        return True
-    return isinstance(error, Exception) and (not is_transient(error) or errno_of(error) in NOT_SENT)
+    if not isinstance(error, Exception):
+        return False
+    return errno_of(error) in NOT_SENT if is_transient(error) else errno_of(error) not in ENDED
 
 
 def decide(policy: RetryPolicy, error: BaseException, attempts: int, elapsed: float, random: float) -> Again | Parked:

@@ -11,12 +11,12 @@ from typing import Any
 import pytest
 
 import pagecache
-from pagecache import DataLossError, ShutdownError
+from pagecache import CommitError, DataLossError, ShutdownError
 from pagecache.engine.runner import Job
 from pagecache.native import NativeVolume
 from pagecache.volume import reconnect
 
-from ..stores import WAIT_LIMIT_S, RecordingBackend, RecordingFile, failing_commit
+from ..stores import WAIT_LIMIT_S, ObjectBackend, RecordingBackend, RecordingFile, failing_commit
 from .rig import KEY, ONCE, PAGE, Make, Task, dirty_bytes, eventually, overlay, pattern
 
 OLD = pattern(4 * PAGE)
@@ -285,6 +285,24 @@ def test_a_commit_that_returns_between_abort_and_reconnect_leaves_no_conflict(ma
         ticket.wait(20)
     file.fsync()
     assert fresh.committed(KEY) == NEW[:PAGE] + OLD[PAGE:]
+
+
+@pytest.mark.parametrize("ended", [errno.ENOTCONN, errno.ESHUTDOWN, errno.EPIPE, errno.ENETRESET])
+@pytest.mark.parametrize("landed", [False, True])
+def test_a_commit_behind_which_the_connection_ends_leaves_no_conflict(make: Make, ended: int, landed: bool) -> None:
+    """It has failed before the volume is aborted. [2.14, 2.19, 2.22]"""
+    backend = ObjectBackend({KEY: OLD})
+    rig = make(backend=backend)
+    file = rig.open("r+b")
+    file.pwrite(NEW[:PAGE], 0)
+    backend.fault("commit answer" if landed else "commit", OSError(ended, "injected"))
+    with pytest.raises(CommitError, match="injected"):
+        file.fsync()
+    rig.volume.abort()
+    rig.volume.reconnect(backend)
+    file.pwrite(NEW[:PAGE], PAGE)
+    file.fsync()
+    assert backend.committed(KEY) == NEW[:PAGE] * 2 + OLD[2 * PAGE :]
 
 
 @pytest.mark.parametrize("commit_failed", [False, True])

@@ -20,7 +20,7 @@ from ..failures import Failure
 from ..foreign import as_os_error, errno_of, max_write_of, text_of
 from ..report.notices import cause, fault, spans
 from ..report.trouble import SETTLED, tried_again
-from ..retryer import Again, Parked, is_transient
+from ..retryer import Again, Parked, is_refusal, is_transient
 
 if TYPE_CHECKING:
     from ..file import EngineFile
@@ -252,7 +252,7 @@ def commit_failed(file: EngineFile, op: Op, error: BaseException, *, kept: bool,
     stamp = _stamp(file)
     with file.lock:
         # The backend may have forgotten acknowledged bytes; or it committed, and the reply was lost.
-        file.versions.count_change(stale=is_transient(error) or not file.limits().commit_on_close)
+        file.versions.count_change(stale=not is_refusal(error) or not file.limits().commit_on_close)
         commits = file.committing()
         commits.fail(error, stamp, now)
         file.native.count_failed_commit()
