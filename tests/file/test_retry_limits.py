@@ -155,6 +155,24 @@ def test_bytes_acknowledged_before_an_error_are_not_sent_again(make: Make) -> No
     assert fifth == (PAGE, 15 * PAGE)
 
 
+def test_errors_of_different_ranges_do_not_add_up(make: Make) -> None:
+    """Every request fails once, and none fails for good. [2.14]"""
+    rig = make({KEY: b""}, limits={"max_write": PAGE}, retry=dataclasses.replace(FAST, attempts=2))
+    failed: set[int] = set()
+
+    def answer(file: RecordingFile, offset: int, buffers: Sequence[memoryview]) -> int:
+        if offset not in failed:
+            failed.add(offset)
+            raise OSError(errno.EAGAIN, "passing")
+        return file.store(offset, buffers)
+
+    rig.backend.fault("write_from", answer, times=float("inf"))
+    file = rig.open("r+b")
+    file.pwrite(DATA, 0)
+    file.fsync()
+    assert rig.backend.committed(KEY) == DATA
+
+
 @pytest.mark.parametrize(
     ("deadline", "asked", "delay"),
     [(120.0, 60.0, 60.0), (120.0, 1e300, 90.0), (120.0, -1.0, 0.0), (None, 5.0, 5.0), (None, 1e300, 10.0)],
