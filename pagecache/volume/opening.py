@@ -61,13 +61,14 @@ def open_inode(volume: Volume, name: Key, key: Key, bits: int, age: float, tries
                     if inode.engine.owed.owes(FOLLOWING):
                         inode.engine.settled(partial(open_renamed, inode.engine), tries)
                     if inode.engine.backend_file is not None:
-                        own, wanted = opened if opened is not None and _leads_to(inode, opened) else None, bits
-                        if own is not None and own.created:  # an open by another name has found it
-                            wanted &= ~os.O_EXCL
+                        own = opened if opened is not None and _leads_to(inode, opened) else None
+                        made = own is not None and own.created
+                        if made:  # an open by another name has found it
                             _record_creation(inode)
                             if volume.engine.mirror is not None:  # bytes of it may be in the queue already
                                 volume.engine.mirror.invalidate(inode.engine, "it was created and opened at once")
-                        still = _open_known(volume, inode, name, key, wanted, age, tries)
+                        # An open makes one object, though another program renames it before the open returns.
+                        still = made or _open_known(volume, inode, name, key, bits, age, tries)
                         if own is not None and not still:  # the name has led there, and does no longer
                             volume.engine.close_later(own.backend_file, key)
                             opened = None

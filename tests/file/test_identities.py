@@ -411,6 +411,32 @@ def test_the_open_that_has_made_an_object_is_its_creator(tmp_path: Path) -> None
             volume.open("l/new", "x")
 
 
+@pytest.mark.parametrize("mode", ["x", "w+"])
+@pytest.mark.parametrize("reopened", [False, True])
+def test_an_open_makes_one_object_though_its_name_is_taken_before_it_returns(
+    tmp_path: Path, reopened: bool, mode: Any
+) -> None:
+    """Another program renames it while the open runs, and an open by the new name is faster. [2.20]"""
+    backend = FaultyBackend(DirectoryBackend(tmp_path))
+    with PageCache("1MiB") as cache:
+        volume = cache.attach(backend)
+        others: list[CachedFile] = []
+
+        def rename() -> None:
+            os.rename(tmp_path / "new", tmp_path / "renamed")
+            others.append(volume.open("renamed", "r+"))
+            if reopened:
+                others.pop().close()
+
+        backend.use([beside_an_open(rename)])
+        with volume.open("new", mode) as file:
+            file.pwrite(b"new", 0)
+            assert content(volume, "renamed") == b"new"
+        assert os.listdir(tmp_path) == ["renamed"]
+        for other in others:
+            other.close()
+
+
 def test_a_mirror_gives_up_the_copy_of_an_object_that_two_opens_have_made(tmp_path: Path) -> None:
     """The one that did not make it may have written to the earlier copy. [2.13]"""
     (tmp_path / "d").mkdir()
