@@ -252,7 +252,7 @@ $(eval $(call planted,schedules,$(FLAGS_schedules)))
 $(eval $(call planted,debug,-O1 -fPIC -fvisibility=hidden $(PYTHON_H)))
 
 # C tests that show that a check fails without a fix.
-PLANTED_T := $(shell grep -l check_fails_without /dev/null $(TESTS_C))
+PLANTED_T := $(shell grep -l TEST_OF_FIX /dev/null $(TESTS_C))
 PLANTED_P := $(PLANTED_T:tests/native/%.c=$(PLANTED)/plain/%)
 $(PLANTED)/plain/test_%: tests/native/test_%.c $(wildcard tests/native/*.h) $(call with_bugs,$(PLANTED)/plain,build/c-plain,$(CORE_C:$(NATIVE)/%=%))
 	@$(CC) $(CFLAGS_C) $(FLAGS_plain) $(WITH_BUGS) $(filter %.c %.o,$^) -o $@

@@ -22,7 +22,6 @@
 #define MAYBE       __attribute__((unused))
 #define CHECK(x)    ((x) ? (void)0 : check_failed(__FILE__, __LINE__, #x, 0, 0))
 #define EQUAL(a, b) check_equal(__FILE__, __LINE__, #a " == " #b, (u64)(a), (u64)(b))
-#define RUN(f)      (check_name = #f, f())
 
 enum { PAGE = 4096, PARTS = 1024 };
 #define ALL UINT64_MAX
@@ -54,8 +53,35 @@ static MAYBE void check_sound(const char *file, int line, struct pc_cache *c)
 	}
 }
 
-/* Check in a child process that the check fails, or hangs, without this fix. In builds with planted bugs only. */
-static MAYBE void check_fails_without(const char *fix, void (*check)(void))
+/* ---------------------------------------------------------------- the tests of a program */
+
+/* TEST(name) { ... } defines a test; main() runs the tests in the order of their definitions. TEST_OF_FIX is a test that fails,
+ * or hangs, without a fix: builds with planted bugs check that. */
+#define TEST(name) TEST_OF_FIX(NULL, name)
+#define TEST_OF_FIX(fix, name)                                                                                         \
+	static void name(void);                                                                                        \
+	__attribute__((constructor)) static void name##_is_a_test(void)                                                \
+	{                                                                                                              \
+		check_tests[nr_check_tests++] = (struct test){#name, fix, name};                                       \
+	}                                                                                                              \
+	static void name(void)
+
+static MAYBE struct test {
+	const char *name, *fix;
+	void (*run)(void);
+} check_tests[64];
+static MAYBE u32 nr_check_tests;
+static MAYBE void (*check_end)(void); /* closes what a test has opened */
+
+static MAYBE void check_run(void (*test)(void))
+{
+	test();
+	if (check_end)
+		check_end();
+}
+
+/* Check in a child process that the test fails, or hangs, without this fix. In builds with planted bugs only. */
+static MAYBE void check_fails_without(const char *fix, void (*test)(void))
 {
 #ifdef PC_PLANTED
 	pid_t child = fork();
@@ -64,7 +90,7 @@ static MAYBE void check_fails_without(const char *fix, void (*check)(void))
 		alarm(1);
 		freopen("/dev/null", "w", stderr);
 		pc_fix_remove(fix);
-		check();
+		check_run(test);
 		_exit(0);
 	}
 	int status = 0;
@@ -72,7 +98,7 @@ static MAYBE void check_fails_without(const char *fix, void (*check)(void))
 	if (WIFEXITED(status) && WEXITSTATUS(status) == 0)
 		check_failed(__FILE__, __LINE__, fix, 0, 0);
 #else
-	(void)fix, (void)check;
+	(void)fix, (void)test;
 #endif
 }
 
@@ -99,6 +125,46 @@ static MAYBE bool soak(void)
 	return getenv("PAGECACHE_SOAK") != NULL;
 }
 
+#ifndef PC_SCHEDULED
+#ifndef FIRST_SEED
+#define FIRST_SEED 0
+#endif
+
+/* An argument is the seed. */
+int main(int argc, char **argv)
+{
+	setvbuf(stdout, NULL, _IOLBF, 0);
+	seed(argc > 1 ? strtoull(argv[1], NULL, 10) : (u64)FIRST_SEED);
+	for (u32 k = 0; k < nr_check_tests; k++) {
+		check_name = check_tests[k].name;
+		check_run(check_tests[k].run);
+		if (check_tests[k].fix)
+			check_fails_without(check_tests[k].fix, check_tests[k].run);
+	}
+	return 0;
+}
+#endif
+
+/* Start a thread. Return: it, when it has arrived at a sync point, which holds it. */
+static MAYBE pthread_t held_at(const char *point, void *(*run)(void *), void *arg)
+{
+	pthread_t t;
+	pc_sync_arm(point, 0);
+	EQUAL(pthread_create(&t, NULL, run, arg), 0);
+	while (!pc_sync_arrived(point))
+		sched_yield();
+	return t;
+}
+
+/* Let the thread go on from there. Return: its result. */
+static MAYBE void *let_go(const char *point, pthread_t t)
+{
+	void *result;
+	pc_sync_release(point);
+	pthread_join(t, &result);
+	return result;
+}
+
 /* ---------------------------------------------------------------- a store */
 
 enum store_moment { STORE_READS, STORE_TAKES, STORE_COMMITS, STORE_ANSWERS };
@@ -111,10 +177,10 @@ struct store {
 	u8 *kept, *old;
 	u64 room, size, stable_size;
 	u64 read_max, write_max; /* bytes per call, 0: all */
-	u64 unit;                /* writes are whole units of that many bytes, the end of the file aside; 0: any */
+	u64 unit; /* writes are whole units of that many bytes, the end of the file aside; 0: any */
 	int write_error, read_error, commit_error; /* negative errno */
-	bool parked;                               /* write_error is permanent */
-	u64 write_fails_at;                        /* with write_error: only calls that reach this byte */
+	bool parked; /* write_error is permanent */
+	u64 write_fails_at; /* with write_error: only calls that reach this byte */
 	u32 delay_us; /* a write takes that long, and its buffers must not change in that time */
 	/* a call has come, or is about to return: other threads may go on */
 	void (*meet)(struct store *, enum store_moment);

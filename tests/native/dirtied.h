@@ -6,8 +6,6 @@
 
 enum { ROOM = 4 << 20 };
 
-static MAYBE struct rig rig;
-static MAYBE struct file *file;
 static MAYBE u8 want[ROOM];
 
 static MAYBE void start(u64 max_folio, struct pc_limits l)

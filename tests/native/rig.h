@@ -1,7 +1,7 @@
 /*
  * rig.h - a cache, files, and the steps that the engine would take.
  *
- *   struct rig    a cache with one volume; rig_close() demands that nothing is left behind
+ *   rig           the cache of a test, with one volume; its end demands that nothing is left behind
  *   struct file   an inode and its store
  *   work()        one piece of the volume's work, as a thread of it would do it
  *
@@ -31,13 +31,28 @@ struct rig {
 	u32 nr_files;
 };
 
+static MAYBE struct rig rig;
+static MAYBE struct file *file; /* the only one of most tests */
+
 /* ---------------------------------------------------------------- opening and closing */
+
+/* Limits: a size or unit of 0 is a wide one. */
+static MAYBE struct pc_limits limits_with(struct pc_limits l)
+{
+	l.max_read = l.max_read ? l.max_read : 1 << 20;
+	l.max_write = l.max_write ? l.max_write : 1 << 20;
+	l.read_unit = l.read_unit ? l.read_unit : 1;
+	l.write_unit = l.write_unit ? l.write_unit : 1;
+	l.max_vectors = l.max_vectors ? l.max_vectors : 1024;
+	l.parallel_direct_writes = 1;
+	return l;
+}
+
+#define LIMITS(...) limits_with((struct pc_limits){__VA_ARGS__})
 
 static MAYBE struct pc_limits limits_wide(void)
 {
-	return (struct pc_limits){
-		.max_read = 1 << 20, .max_write = 1 << 20, .read_unit = 1, .write_unit = 1, .max_vectors = 1024,
-		.parallel_direct_writes = 1};
+	return limits_with((struct pc_limits){0});
 }
 
 static MAYBE struct pc_volume *volume_open(struct rig *r)
@@ -47,8 +62,13 @@ static MAYBE struct pc_volume *volume_open(struct rig *r)
 	return v;
 }
 
+static void rig_end(void);
+
+/* A rig of an earlier part of the test is closed first. */
 static MAYBE void rig_open(struct rig *r, u64 capacity, u64 max_folio)
 {
+	rig_end();
+	check_end = rig_end;
 	memset(r, 0, sizeof(*r));
 	EQUAL(pc_cache_create(capacity, PAGE, max_folio, &r->cache), 0);
 	check_cache = r->cache;
@@ -84,6 +104,25 @@ static MAYBE bool is_staged(struct file *f, u64 pos)
 {
 	u64 begin, end;
 	return pc_staged_find(f->inode, pos, &begin, &end) && begin == pos;
+}
+
+/* One call of a request. */
+struct call {
+	u64 pos;
+	size_t n;
+	struct pc_part parts[PARTS];
+};
+
+static MAYBE int call_next(struct pc_request *r, struct call *c)
+{
+	return pc_call_next(r, &c->pos, c->parts, PARTS, &c->n);
+}
+
+static MAYBE struct call next_call(struct pc_request *r)
+{
+	struct call c;
+	EQUAL(call_next(r, &c), 1);
+	return c;
 }
 
 /* One read call, from the place that the core names. Bytes that are no longer staged because a commit has taken them
@@ -203,6 +242,12 @@ static MAYBE bool work(struct pc_volume *v)
 		return false;
 	do_work(v, &w);
 	return true;
+}
+
+static MAYBE void work_all(struct pc_volume *v)
+{
+	while (work(v))
+		;
 }
 
 /* A commit of the file, taken from the volume's queue but not run. Return: whether there is anything to commit. */
@@ -488,6 +533,13 @@ static MAYBE struct pc_usage usage(struct file *f, struct pc_counters *counters)
 	return u;
 }
 
+static MAYBE struct pc_cache_usage cache_usage(void)
+{
+	struct pc_cache_usage u;
+	pc_cache_usage_get(rig.cache, &u);
+	return u;
+}
+
 /* ---------------------------------------------------------------- the end: nothing may be left */
 
 static MAYBE void rig_close(struct rig *r)
@@ -498,8 +550,7 @@ static MAYBE void rig_close(struct rig *r)
 		f->store.write_error = f->store.commit_error = 0;
 		pc_retry(f->inode, 0, ALL, true);
 		EQUAL(file_sync(f), 0);
-		while (work(f->inode->volume))
-			;
+		work_all(f->inode->volume);
 		struct pc_counters n;
 		usage(f, &n);
 		EQUAL(n.handed_over, n.acknowledged + n.returned);
@@ -511,8 +562,7 @@ static MAYBE void rig_close(struct rig *r)
 		file_forget(f);
 	}
 	SOUND(r);
-	struct pc_cache_usage u;
-	pc_cache_usage_get(r->cache, &u);
+	struct pc_cache_usage u = cache_usage();
 	EQUAL(u.used, 0);
 	EQUAL(u.folios + u.leaves + u.nodes + u.exts + u.requests + u.shadows, 0);
 	EQUAL(u.frames_allocated, u.frames_freed);
@@ -521,6 +571,13 @@ static MAYBE void rig_close(struct rig *r)
 	pc_volume_destroy(r->volume);
 	pc_cache_destroy(r->cache);
 	check_cache = NULL;
+	r->cache = NULL;
+}
+
+static void rig_end(void)
+{
+	if (rig.cache)
+		rig_close(&rig);
 }
 
 #endif

@@ -8,9 +8,6 @@
 
 enum { ROOM = 64 * PAGE };
 
-static MAYBE struct rig rig;
-static MAYBE struct file *file;
-
 /* A cache in which everything above `limit` pages of local data is staged from the first write-back that passes half
  * of it. */
 static MAYBE void start_with(u64 size, u64 max_folio, u32 limit, struct pc_limits l)

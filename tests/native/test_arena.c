@@ -20,7 +20,7 @@ static void arena_sound(struct pc_arena *a)
 		check_failed(__FILE__, __LINE__, v.text, 0, 0);
 }
 
-static void check_random_use_of_all_orders_matches_a_model(void)
+TEST(check_random_use_of_all_orders_matches_a_model)
 {
 	static u8 owner[FRAMES];
 	static struct {
@@ -65,7 +65,7 @@ static void check_random_use_of_all_orders_matches_a_model(void)
 	pc_arena_destroy(&a);
 }
 
-static void check_the_lowest_block_goes_first_and_halves_are_kept(void)
+TEST(check_the_lowest_block_goes_first_and_halves_are_kept)
 {
 	struct pc_arena a = arena_of(FRAMES);
 	EQUAL(pc_arena_alloc(&a, 0), 0);
@@ -80,7 +80,7 @@ static void check_the_lowest_block_goes_first_and_halves_are_kept(void)
 	pc_arena_destroy(&a);
 }
 
-static void check_capacity_bounds_use_whatever_the_number_of_frames(void)
+TEST(check_capacity_bounds_use_whatever_the_number_of_frames)
 {
 	u32 odd[] = {16, 17, 100, 511, 513, 1000};
 	for (u32 k = 0; k < sizeof(odd) / sizeof(*odd); k++) {
@@ -96,7 +96,7 @@ static void check_capacity_bounds_use_whatever_the_number_of_frames(void)
 	}
 }
 
-static void check_capacity_can_grow_and_shrink_in_use(void)
+TEST(check_capacity_can_grow_and_shrink_in_use)
 {
 	struct pc_arena a = arena_of(64);
 	u32 frames[64];
@@ -129,7 +129,7 @@ static u32 resident(struct pc_arena *a, u32 frames)
 	return n;
 }
 
-static void check_free_memory_goes_back_to_the_system_when_asked(void)
+TEST(check_free_memory_goes_back_to_the_system_when_asked)
 {
 	struct pc_arena a = arena_of(FRAMES);
 	madvise(a.base, (size_t)FRAMES * PAGE, MADV_NOHUGEPAGE);
@@ -144,7 +144,7 @@ static void check_free_memory_goes_back_to_the_system_when_asked(void)
 	pc_arena_destroy(&a);
 }
 
-static void check_frames_remember_the_owner_of_their_bytes(void)
+TEST(check_frames_remember_the_owner_of_their_bytes)
 {
 	struct pc_arena a = arena_of(FRAMES);
 	CHECK(!pc_arena_claim(&a, 0, 0, 1)); /* untouched */
@@ -158,7 +158,7 @@ static void check_frames_remember_the_owner_of_their_bytes(void)
 	pc_arena_destroy(&a);
 }
 
-static void check_ids_are_reused_and_stale_ones_can_be_read(void)
+TEST(check_ids_are_reused_and_stale_ones_can_be_read)
 {
 	struct pc_pool p;
 	u32 ids[1000];
@@ -182,16 +182,4 @@ static void check_ids_are_reused_and_stale_ones_can_be_read(void)
 	EQUAL(pc_pool_init(&p, 4096, 0, 100000), 0);
 	EQUAL(((volatile u8 *)pc_pool_at(&p, 99999))[0], 0);
 	pc_pool_destroy(&p);
-}
-
-int main(void)
-{
-	RUN(check_random_use_of_all_orders_matches_a_model);
-	RUN(check_the_lowest_block_goes_first_and_halves_are_kept);
-	RUN(check_capacity_bounds_use_whatever_the_number_of_frames);
-	RUN(check_capacity_can_grow_and_shrink_in_use);
-	RUN(check_free_memory_goes_back_to_the_system_when_asked);
-	RUN(check_frames_remember_the_owner_of_their_bytes);
-	RUN(check_ids_are_reused_and_stale_ones_can_be_read);
-	return 0;
 }

@@ -3,7 +3,6 @@
 
 enum { NR = 4 };
 
-static struct rig rig;
 static struct file *files[NR];
 static u8 bytes[PAGE];
 
@@ -59,7 +58,7 @@ static u64 hollow(void)
 }
 
 /* An inode becomes hollow when its last handle, page or unsaved byte goes, whichever is the last. */
-static void check_an_inode_is_hollow_when_nothing_is_left_of_it(void)
+TEST(check_an_inode_is_hollow_when_nothing_is_left_of_it)
 {
 	start();
 	EQUAL(hollow(), 0);
@@ -86,10 +85,9 @@ static void check_an_inode_is_hollow_when_nothing_is_left_of_it(void)
 	EQUAL(hollow(), 1);
 	pc_inode_set_unused(files[3]->inode, pc_inode_id(files[3]->inode) + 1, true); /* an id of the previous inode */
 	EQUAL(hollow(), 1);
-	rig_close(&rig);
 }
 
-static void check_a_hollow_inode_that_is_destroyed_leaves_the_list(void)
+TEST(check_a_hollow_inode_that_is_destroyed_leaves_the_list)
 {
 	rig_open(&rig, 64 * PAGE, PAGE);
 	struct pc_inode *one, *two;
@@ -107,11 +105,10 @@ static void check_a_hollow_inode_that_is_destroyed_leaves_the_list(void)
 		EQUAL(hollow(), 0);
 	}
 	EQUAL(rig.cache->inode_slots, 2); /* places are reused */
-	rig_close(&rig);
 }
 
 /* Oldest first. A file that is set aside leaves the list, and counts as dirtied when it comes back. */
-static void check_files_age_in_the_order_of_their_oldest_dirty_bytes(void)
+TEST(check_files_age_in_the_order_of_their_oldest_dirty_bytes)
 {
 	u64 next;
 	start();
@@ -137,12 +134,10 @@ static void check_files_age_in_the_order_of_their_oldest_dirty_bytes(void)
 	pc_tick(rig.cache, 600);
 	aside(3, 0);
 	EQUAL(aged(1000, NR, &next), 23); /* "023" */
-	SOUND(&rig);
-	rig_close(&rig);
 }
 
 /* Each turn goes on behind the last one, even if a member has left, and begins again at the first. */
-static void check_turns_go_round_all_members(void)
+TEST(check_turns_go_round_all_members)
 {
 	start();
 	for (u32 k = 0; k < NR; k++)
@@ -161,11 +156,10 @@ static void check_turns_go_round_all_members(void)
 	for (u32 k = 0; k < NR; k++)
 		EQUAL(file_sync(files[k]), 0);
 	EQUAL(some(pc_volume_some_aged, NR) + some(pc_volume_some_dirty, NR), 0);
-	rig_close(&rig);
 }
 
 /* The bytes that a sync would save are a sum. It excludes inodes set aside, whatever they get in that time. */
-static void check_bytes_to_save_are_counted_without_those_aside(void)
+TEST(check_bytes_to_save_are_counted_without_those_aside)
 {
 	start();
 	dirty(0, 0);
@@ -184,11 +178,10 @@ static void check_bytes_to_save_are_counted_without_those_aside(void)
 	EQUAL(pc_volume_unsaved(rig.volume), 4 * PAGE); /* not committed */
 	EQUAL(file_sync(files[1]), 0);
 	EQUAL(pc_volume_unsaved(rig.volume), PAGE);
-	rig_close(&rig);
 }
 
 /* The volume's numbers are those of its inodes, and sums stay when inodes go. */
-static void check_sums_are_those_of_the_inodes(void)
+TEST(check_sums_are_those_of_the_inodes)
 {
 	struct pc_counters all, one;
 	struct pc_usage sum;
@@ -221,11 +214,10 @@ static void check_sums_are_those_of_the_inodes(void)
 	pc_volume_counters(rig.volume, &all, &sum);
 	EQUAL(sum.size, size);
 	EQUAL(all.retries, 1);
-	rig_close(&rig);
 }
 
 /* Find the events that have moved, each once; an empty place never has. */
-static void check_events_that_moved_are_found(void)
+TEST(check_events_that_moved_are_found)
 {
 	start();
 	uintptr_t inodes[NR];
@@ -242,14 +234,12 @@ static void check_events_that_moved_are_found(void)
 	inodes[1] = 0;
 	EQUAL(pc_events_moved(inodes, seen, NR, moved), 3);
 	EQUAL(moved[0] * 100 + moved[1] * 10 + moved[2], 23);
-	rig_close(&rig);
 }
 
 static atomic_bool over;
 
-static void *open_and_close(void *unused_)
+static void *open_and_close(void *unused_ MAYBE)
 {
-	(void)unused_;
 	for (u32 k = 0; !atomic_load(&over); k++) {
 		unused(0, k % 2);
 		aside(1, k % 3);
@@ -258,12 +248,11 @@ static void *open_and_close(void *unused_)
 	return NULL;
 }
 
-static void *look(void *unused_)
+static void *look(void *unused_ MAYBE)
 {
 	uint64_t ids[NR], next;
 	struct pc_counters counters;
 	struct pc_usage sum;
-	(void)unused_;
 	while (!atomic_load(&over)) {
 		CHECK(pc_volume_some_hollow(rig.volume, ids, NR) <= NR);
 		CHECK(pc_volume_some_aged(rig.volume, ids, 2) <= 2);
@@ -276,7 +265,7 @@ static void *look(void *unused_)
 }
 
 /* Pages come and go, are dirtied and saved, while other threads open, close and check. */
-static void check_lists_hold_beside_everything(void)
+TEST(check_lists_hold_beside_everything)
 {
 	pthread_t threads[2];
 	start();
@@ -300,18 +289,4 @@ static void check_lists_hold_beside_everything(void)
 	atomic_store(&over, true);
 	for (int k = 0; k < 2; k++)
 		pthread_join(threads[k], NULL);
-	rig_close(&rig);
-}
-
-int main(void)
-{
-	RUN(check_an_inode_is_hollow_when_nothing_is_left_of_it);
-	RUN(check_a_hollow_inode_that_is_destroyed_leaves_the_list);
-	RUN(check_files_age_in_the_order_of_their_oldest_dirty_bytes);
-	RUN(check_turns_go_round_all_members);
-	RUN(check_bytes_to_save_are_counted_without_those_aside);
-	RUN(check_sums_are_those_of_the_inodes);
-	RUN(check_events_that_moved_are_found);
-	RUN(check_lists_hold_beside_everything);
-	return 0;
 }

@@ -6,15 +6,10 @@
 
 enum { BLOCKS = 3, ROOM = BLOCKS * PAGE };
 
-static struct rig rig;
-static struct file *file;
-
 static void start(u64 max_folio, bool durable)
 {
-	struct pc_limits l = limits_wide();
-	l.durable_writes = durable;
 	rig_open(&rig, 1 << 20, max_folio);
-	file = file_open_in(&rig, rig.volume, 0, ROOM, l);
+	file = file_open_in(&rig, rig.volume, 0, ROOM, LIMITS(.durable_writes = durable));
 }
 
 static void put(u32 block, u8 value)
@@ -24,7 +19,7 @@ static void put(u32 block, u8 value)
 	EQUAL(file_write(file, (u64)block * PAGE, bytes, PAGE), 0);
 }
 
-static void check_a_backend_that_kept_its_bytes_gets_another_try(void)
+TEST(check_a_backend_that_kept_its_bytes_gets_another_try)
 {
 	start(PAGE, false);
 	put(0, 1);
@@ -37,10 +32,9 @@ static void check_a_backend_that_kept_its_bytes_gets_another_try(void)
 	u32 writes = file->store.writes;
 	EQUAL(file_sync(file), 0);
 	EQUAL(file->store.writes, writes);
-	rig_close(&rig);
 }
 
-static void check_a_running_commit_of_later_bytes_is_not_waited_for(void)
+TEST(check_a_running_commit_of_later_bytes_is_not_waited_for)
 {
 	start(PAGE, false);
 	put(0, 1);
@@ -53,11 +47,9 @@ static void check_a_running_commit_of_later_bytes_is_not_waited_for(void)
 	CHECK(!pc_sync_done(file->inode, ALL));
 	pc_commit_end(file->inode, false, PC_COMMIT_AGAIN);
 	CHECK(pc_sync_done(file->inode, s));
-	EQUAL(file_sync(file), 0);
-	rig_close(&rig);
 }
 
-static void check_changes_without_a_folio_wait_for_a_commit_too(void)
+TEST(check_changes_without_a_folio_wait_for_a_commit_too)
 {
 	start(PAGE, false);
 	pc_inode_set_uncommitted(file->inode, true, UINT64_MAX); /* created */
@@ -79,10 +71,9 @@ static void check_changes_without_a_folio_wait_for_a_commit_too(void)
 	EQUAL(usage(file, NULL).local, 0);
 	EQUAL(file_sync(file), 0);
 	EQUAL(file->store.stable_size, 0);
-	rig_close(&rig);
 }
 
-static void check_nothing_to_commit_gives_the_token_back(void)
+TEST(check_nothing_to_commit_gives_the_token_back)
 {
 	start(PAGE, false);
 	CHECK(!begin_commit(file));
@@ -91,11 +82,9 @@ static void check_nothing_to_commit_gives_the_token_back(void)
 	pc_flush_start(file->inode, ALL, 0, ALL);
 	pc_commit_start(file->inode, 0); /* in line behind the pass */
 	pc_commit_start(file->inode, 0);
-	while (work(rig.volume))
-		;
+	work_all(rig.volume);
 	EQUAL(file->store.commits, 1);
 	EQUAL(file->store.stable[0], 1);
-	rig_close(&rig);
 }
 
 /* A commit fails between the two queries of an fsync: D and W are empty before it, U after it. */
@@ -104,24 +93,16 @@ static void *query_done(void *stamp)
 	return (void *)(uintptr_t)pc_sync_done(file->inode, (u64)(uintptr_t)stamp);
 }
 
-static void check_a_commit_that_fails_between_two_questions_is_noticed(void)
+TEST(check_a_commit_that_fails_between_two_questions_is_noticed)
 {
 	start(PAGE, false);
 	put(0, 1);
 	u64 s = pc_epoch_take(rig.volume);
 	EQUAL(flush(file), 0);
 	CHECK(begin_commit(file));
-	pc_sync_arm("sync_between", 0);
-	pthread_t t;
-	pthread_create(&t, NULL, query_done, (void *)(uintptr_t)s);
-	while (!pc_sync_arrived("sync_between"))
-		usleep(200);
+	pthread_t t = held_at("sync_between", query_done, (void *)(uintptr_t)s);
 	pc_commit_end(file->inode, false, false);
-	pc_sync_release("sync_between");
-	void *done;
-	pthread_join(t, &done);
-	CHECK(!done);
-	rig_close(&rig);
+	CHECK(!let_go("sync_between", t));
 }
 
 /* ---------------------------------------------------------------- the walk */
@@ -155,9 +136,7 @@ static u64 lowest; /* size since the last commit: owed again after a reconnect *
 
 static void answer_one(void)
 {
-	struct pc_part parts[PARTS];
-	size_t n;
-	u64 pos;
+	struct call c;
 	if (!nr_flying)
 		return;
 	u32 k = (u32)draw(nr_flying);
@@ -167,14 +146,14 @@ static void answer_one(void)
 	switch (draw(4)) {
 	case 0: break; /* nothing arrived */
 	case 1: /* arrived, or part of it, and then an error */
-		pc_call_next(r, &pos, parts, PARTS, &n);
-		done = pc_write_answer(r, store_take(&file->store, pos, parts, n, r->stage)) == 1;
+		call_next(r, &c);
+		done = pc_write_answer(r, store_take(&file->store, c.pos, c.parts, c.n, r->stage)) == 1;
 		done = done && draw(2);
 		break;
 	default:
 		while (!done) {
-			pc_call_next(r, &pos, parts, PARTS, &n);
-			done = pc_write_answer(r, store_take(&file->store, pos, parts, n, r->stage));
+			call_next(r, &c);
+			done = pc_write_answer(r, store_take(&file->store, c.pos, c.parts, c.n, r->stage));
 		}
 	}
 	pc_write_done(r, done, draw(8) == 0);
@@ -313,7 +292,7 @@ static void step(void)
 	}
 }
 
-static void check_a_random_walk_never_gets_a_false_yes(void)
+TEST(check_a_random_walk_never_gets_a_false_yes)
 {
 	u32 walks = soak() ? 200000 : 1500;
 	for (u32 walk = 0; walk < walks; walk++) {
@@ -348,8 +327,7 @@ static void check_a_random_walk_never_gets_a_false_yes(void)
 			commit_step();
 		for (; atomic_load(&rig.volume->aborted); abort_step())
 			commit_step();
-		while (work(rig.volume))
-			;
+		work_all(rig.volume);
 		struct claim last = {.live = true};
 		memcpy(last.version, version, sizeof(version));
 		file->store.write_max = 0;
@@ -360,11 +338,10 @@ static void check_a_random_walk_never_gets_a_false_yes(void)
 			file->store.stable_size = file->store.size;
 		}
 		judge(&last);
-		rig_close(&rig);
 	}
 }
 
-static void check_a_commit_that_an_abort_overtook_is_a_failure_whatever_it_says(void)
+TEST(check_a_commit_that_an_abort_overtook_is_a_failure_whatever_it_says)
 {
 	struct pc_undone_report undone;
 	for (int resumed = 0; resumed < 2; resumed++) {
@@ -391,11 +368,10 @@ static void check_a_commit_that_an_abort_overtook_is_a_failure_whatever_it_says(
 		pc_inode_undone(file->inode, &undone);
 		EQUAL(undone.lowest, ALL);
 		CHECK(!undone.created && !undone.resized);
-		rig_close(&rig);
 	}
 }
 
-static void check_no_commit_begins_after_an_abort(void)
+TEST(check_no_commit_begins_after_an_abort)
 {
 	start(PAGE, false);
 	put(0, 1);
@@ -416,11 +392,9 @@ static void check_no_commit_begins_after_an_abort(void)
 	pc_work_end(rig.volume, &w);
 	EQUAL(file->inode->token, PC_TOKEN_FREE);
 	pc_volume_resume(rig.volume);
-	EQUAL(file_sync(file), 0);
-	rig_close(&rig);
 }
 
-static void check_a_commit_that_failed_for_good_parks_its_bytes(void)
+TEST(check_a_commit_that_failed_for_good_parks_its_bytes)
 {
 	start(PAGE, false);
 	put(0, 1);
@@ -433,10 +407,9 @@ static void check_a_commit_that_failed_for_good_parks_its_bytes(void)
 	CHECK(pc_retry(file->inode, 0, ALL, true) > 0);
 	EQUAL(file_sync(file), 0);
 	EQUAL(usage(file, NULL).failed, 0);
-	rig_close(&rig);
 }
 
-static void check_credits_of_an_older_era_count_for_nothing(void)
+TEST(check_credits_of_an_older_era_count_for_nothing)
 {
 	start(PAGE, false);
 	u32 old = pc_credit_try(rig.volume);
@@ -451,20 +424,4 @@ static void check_credits_of_an_older_era_count_for_nothing(void)
 	EQUAL(pc_volume_inflight(rig.volume), 1);
 	pc_credit_put(rig.volume, fresh);
 	EQUAL(pc_volume_inflight(rig.volume), 0);
-	rig_close(&rig);
-}
-
-int main(void)
-{
-	RUN(check_a_commit_that_an_abort_overtook_is_a_failure_whatever_it_says);
-	RUN(check_no_commit_begins_after_an_abort);
-	RUN(check_a_commit_that_failed_for_good_parks_its_bytes);
-	RUN(check_credits_of_an_older_era_count_for_nothing);
-	RUN(check_a_backend_that_kept_its_bytes_gets_another_try);
-	RUN(check_a_running_commit_of_later_bytes_is_not_waited_for);
-	RUN(check_changes_without_a_folio_wait_for_a_commit_too);
-	RUN(check_nothing_to_commit_gives_the_token_back);
-	RUN(check_a_commit_that_fails_between_two_questions_is_noticed);
-	RUN(check_a_random_walk_never_gets_a_false_yes);
-	return 0;
 }

@@ -51,11 +51,10 @@ static void end_in_order(void)
 	EQUAL(file->store.writes, writes + 1);
 	EQUAL(file->store.commits, 1); /* one, and it had the bytes */
 	EQUAL(file->store.stable[0], 2);
-	rig_close(&rig);
 }
 
 /* The commit fails after a sync has seen that nothing is dirty, and before it asks for its own. */
-static void check_bytes_that_came_back_before_a_commit_is_asked_for_go_first(void)
+TEST_OF_FIX("commit_follows_its_bytes", check_bytes_that_came_back_before_a_commit_is_asked_for_go_first)
 {
 	u64 stamp = bytes_and_more();
 	CHECK(begin_commit(file));
@@ -68,7 +67,7 @@ static void check_bytes_that_came_back_before_a_commit_is_asked_for_go_first(voi
 }
 
 /* In the other order, a commit is requested, and while it waits for the token a rollback sends the bytes back. */
-static void check_bytes_that_came_back_before_the_token_came_go_first(void)
+TEST_OF_FIX("commit_follows_its_bytes", check_bytes_that_came_back_before_the_token_came_go_first)
 {
 	u64 stamp = bytes_and_more();
 	take_token(file);
@@ -79,7 +78,7 @@ static void check_bytes_that_came_back_before_the_token_came_go_first(void)
 	end_in_order();
 }
 
-static void check_later_bytes_do_not_delay_a_commit(void)
+TEST(check_later_bytes_do_not_delay_a_commit)
 {
 	u64 stamp = bytes_and_more();
 	put(PAGE, PAGE, 3);
@@ -93,13 +92,12 @@ static void check_later_bytes_do_not_delay_a_commit(void)
 	pc_commit_start(file->inode, 0); /* of a caller that wants the acknowledged bytes, whatever is dirty */
 	CHECK(commit_begins());
 	pc_commit_end(file->inode, true, 0);
-	rig_close(&rig);
 }
 
 /* ---------------------------------------------------------------- work under the token */
 
 /* A flag that a rebase within a commit left behind: its work is done, and half of the bytes may be acknowledged. */
-static void check_work_under_the_token_commits_nothing_of_itself(void)
+TEST_OF_FIX("settling_commits_nothing", check_work_under_the_token_commits_nothing_of_itself)
 {
 	begin();
 	put(0, PAGE, 2);
@@ -119,7 +117,6 @@ static void check_work_under_the_token_commits_nothing_of_itself(void)
 	CHECK(pc_commit_due(file->inode));
 	pc_commit_end(file->inode, false, PC_COMMIT_KEPT);
 	EQUAL(usage(file, NULL).unstable, PAGE);
-	rig_close(&rig);
 }
 
 /* ---------------------------------------------------------------- discarded bytes */
@@ -143,7 +140,7 @@ static void acknowledged_and_given_up(void)
 	EQUAL(file_discard(file, 0, PAGE, lost, 1), 1);
 }
 
-static void check_bytes_read_after_a_discard_go_with_a_failed_commit(void)
+TEST_OF_FIX("discarded_bytes_are_not_kept", check_bytes_read_after_a_discard_go_with_a_failed_commit)
 {
 	acknowledged_and_given_up();
 	for (int again = 0; again < 2; again++) { /* it is unknown which bytes the first one has forgotten */
@@ -159,29 +156,24 @@ static void check_bytes_read_after_a_discard_go_with_a_failed_commit(void)
 	EQUAL(first(), 1);
 	EQUAL(file->store.reads, reads + 1);
 	CHECK(!pc_inode_has_local(file->inode));
-	rig_close(&rig);
 }
 
-static void check_a_fill_after_a_discard_reads_again_when_the_commit_fails(void)
+TEST_OF_FIX("discarded_bytes_are_not_kept", check_a_fill_after_a_discard_reads_again_when_the_commit_fails)
 {
 	struct pc_need need;
 	struct pc_request *r;
-	struct pc_part parts[PARTS];
-	size_t n;
-	u64 pos;
 	acknowledged_and_given_up();
 	EQUAL(pc_fill_begin(file->inode, 0, PAGE, &need, &r), 0);
-	EQUAL(pc_call_next(r, &pos, parts, PARTS, &n), 1);
-	int64_t got = store_read(&file->store, pos, parts, n);
+	struct call c = next_call(r);
+	int64_t got = store_read(&file->store, c.pos, c.parts, c.n);
 	CHECK(begin_commit(file));
 	commit_fails();
 	EQUAL(pc_fill_answer(r, got), 0);
 	EQUAL(run_fill(file, r), 0);
 	EQUAL(first(), 1);
-	rig_close(&rig);
 }
 
-static void check_a_commit_that_keeps_everything_leaves_what_was_read(void)
+TEST(check_a_commit_that_keeps_everything_leaves_what_was_read)
 {
 	acknowledged_and_given_up();
 	EQUAL(first(), 2);
@@ -190,11 +182,10 @@ static void check_a_commit_that_keeps_everything_leaves_what_was_read(void)
 	pc_commit_end(file->inode, false, PC_COMMIT_KEPT);
 	EQUAL(first(), 2);
 	EQUAL(file->store.reads, reads);
-	rig_close(&rig);
 }
 
 /* A backend that cannot roll back publishes its staged bytes; reads show that only when it is in the object. */
-static void check_bytes_read_after_a_discard_go_with_the_commit_that_publishes(void)
+TEST_OF_FIX("discarded_bytes_are_not_kept", check_bytes_read_after_a_discard_go_with_the_commit_that_publishes)
 {
 	u64 lost[2];
 	start(2 * PAGE);
@@ -206,32 +197,4 @@ static void check_bytes_read_after_a_discard_go_with_the_commit_that_publishes(v
 	EQUAL(file_sync(file), 0);
 	EQUAL(file->store.bytes[0], 2);
 	EQUAL(first(), 2);
-	rig_close(&rig);
-}
-
-static void check_with_the_fixes_removed_the_checks_fail(void)
-{
-	check_fails_without("commit_follows_its_bytes",
-			    check_bytes_that_came_back_before_a_commit_is_asked_for_go_first);
-	check_fails_without("commit_follows_its_bytes", check_bytes_that_came_back_before_the_token_came_go_first);
-	check_fails_without("settling_commits_nothing", check_work_under_the_token_commits_nothing_of_itself);
-	check_fails_without("discarded_bytes_are_not_kept", check_bytes_read_after_a_discard_go_with_a_failed_commit);
-	check_fails_without("discarded_bytes_are_not_kept",
-			    check_a_fill_after_a_discard_reads_again_when_the_commit_fails);
-	check_fails_without("discarded_bytes_are_not_kept",
-			    check_bytes_read_after_a_discard_go_with_the_commit_that_publishes);
-}
-
-int main(void)
-{
-	RUN(check_bytes_that_came_back_before_a_commit_is_asked_for_go_first);
-	RUN(check_bytes_that_came_back_before_the_token_came_go_first);
-	RUN(check_later_bytes_do_not_delay_a_commit);
-	RUN(check_work_under_the_token_commits_nothing_of_itself);
-	RUN(check_bytes_read_after_a_discard_go_with_a_failed_commit);
-	RUN(check_a_fill_after_a_discard_reads_again_when_the_commit_fails);
-	RUN(check_a_commit_that_keeps_everything_leaves_what_was_read);
-	RUN(check_bytes_read_after_a_discard_go_with_the_commit_that_publishes);
-	RUN(check_with_the_fixes_removed_the_checks_fail);
-	return 0;
 }

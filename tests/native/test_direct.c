@@ -6,15 +6,10 @@
 
 enum { PAGES = 16, ROOM = 64 * PAGE };
 
-static struct rig rig;
-static struct file *file;
-
 static void start(bool durable)
 {
-	struct pc_limits l = limits_wide();
-	l.durable_writes = durable;
 	rig_open(&rig, 1 << 20, 4 * PAGE);
-	file = file_open_in(&rig, rig.volume, PAGES * PAGE, ROOM, l);
+	file = file_open_in(&rig, rig.volume, PAGES * PAGE, ROOM, LIMITS(.durable_writes = durable));
 }
 
 struct write {
@@ -70,7 +65,7 @@ static size_t ranges(u64 *out, bool all)
 
 /* ---------------------------------------------------------------- one write */
 
-static void check_a_direct_write_is_counted_and_published(void)
+TEST(check_a_direct_write_is_counted_and_published)
 {
 	start(false);
 	struct write w = begin(2 * PAGE, 4 * PAGE, PC_SHARED);
@@ -85,12 +80,11 @@ static void check_a_direct_write_is_counted_and_published(void)
 	EQUAL(file_sync(file), 0);
 	EQUAL(file->store.stable[2 * PAGE], 1);
 	CHECK(!pc_inode_has_local(file->inode));
-	rig_close(&rig);
 }
 
 /* A fill that begins after the first invalidation reads bytes that are not replaced yet: it goes with the second
  * one. [T-26, T-75a] */
-static void fill_beside_a_write(void)
+TEST_OF_FIX("direct_write_invalidates_again", check_a_fill_beside_a_write_leaves_no_old_bytes)
 {
 	start(false);
 	struct write w = begin(2 * PAGE, 3 * PAGE, PC_SHARED);
@@ -99,17 +93,9 @@ static void fill_beside_a_write(void)
 	CHECK(end_write(&w));
 	EQUAL(byte_at(2 * PAGE), 9);
 	SOUND(&rig);
-	EQUAL(file_sync(file), 0);
-	rig_close(&rig);
 }
 
-static void check_a_fill_beside_a_write_leaves_no_old_bytes(void)
-{
-	fill_beside_a_write();
-	check_fails_without("direct_write_invalidates_again", fill_beside_a_write);
-}
-
-static void check_a_call_that_failed_invalidates_too(void)
+TEST(check_a_call_that_failed_invalidates_too)
 {
 	start(false);
 	struct write w = begin(2 * PAGE, 3 * PAGE, PC_SHARED);
@@ -120,13 +106,11 @@ static void check_a_call_that_failed_invalidates_too(void)
 	pc_inode_lock_release(file->inode, PC_SHARED);
 	EQUAL(byte_at(2 * PAGE), 3);
 	CHECK(pc_commit_needed(file->inode, ALL));
-	EQUAL(file_sync(file), 0);
-	rig_close(&rig);
 }
 
 /* A pass runs when the tail is left, and bytes dirtied behind it are wanted at once: they wait for the cut. [2.10,
  * 2.17] */
-static void check_no_pass_goes_past_the_tail_of_a_write(void)
+TEST(check_no_pass_goes_past_the_tail_of_a_write)
 {
 	u8 bytes[PAGE];
 	struct pc_request *r, *none;
@@ -158,11 +142,9 @@ static void check_no_pass_goes_past_the_tail_of_a_write(void)
 	EQUAL(file->store.size, (PAGES + 7) * PAGE);
 	EQUAL(byte_at((PAGES + 3) * PAGE - 1), 0);
 	EQUAL(file->store.bytes[(PAGES + 3) * PAGE - 1], 0);
-	SOUND(&rig);
-	rig_close(&rig);
 }
 
-static void check_local_bytes_beside_the_range_stay(void)
+TEST(check_local_bytes_beside_the_range_stay)
 {
 	u8 mine = 5;
 	start(false);
@@ -176,11 +158,9 @@ static void check_local_bytes_beside_the_range_stay(void)
 	EQUAL(pc_range_local(file->inode, 2 * PAGE, 4 * PAGE), PC_PENDING_UNSTABLE);
 	EQUAL(file_sync(file), 0);
 	EQUAL(pc_range_local(file->inode, 0, ALL / 2), 0);
-	SOUND(&rig);
-	rig_close(&rig);
 }
 
-static void check_holders_that_may_share(void)
+TEST(check_holders_that_may_share)
 {
 	u8 mine = 5;
 	start(false);
@@ -194,10 +174,9 @@ static void check_holders_that_may_share(void)
 	CHECK(!pc_direct_may_share(file->inode, 8 * PAGE, 9 * PAGE));
 	EQUAL(file_sync(file), 0);
 	CHECK(pc_direct_may_share(file->inode, 8 * PAGE, 9 * PAGE));
-	rig_close(&rig);
 }
 
-static void check_bytes_that_a_direct_read_takes_from_memory(void)
+TEST(check_bytes_that_a_direct_read_takes_from_memory)
 {
 	u8 mine[100];
 	u64 local, stop;
@@ -220,13 +199,11 @@ static void check_bytes_that_a_direct_read_takes_from_memory(void)
 	pc_direct_split(file->inode, 4 * PAGE, 4 * PAGE + 4, &local, &stop);
 	EQUAL(local, 4 * PAGE + 4);
 	EQUAL(stop, 4 * PAGE + 4);
-	EQUAL(file_sync(file), 0);
-	rig_close(&rig);
 }
 
 /* ---------------------------------------------------------------- commits */
 
-static void check_a_commit_takes_writes_that_returned_before_it(void)
+TEST(check_a_commit_takes_writes_that_returned_before_it)
 {
 	u64 r[64];
 	start(false);
@@ -241,10 +218,9 @@ static void check_a_commit_takes_writes_that_returned_before_it(void)
 	CHECK(pc_commit_needed(file->inode, ALL));
 	EQUAL(file_sync(file), 0);
 	EQUAL(ranges(r, true), 0);
-	rig_close(&rig);
 }
 
-static void check_a_failed_commit_may_have_taken_all_that_returned(void)
+TEST(check_a_failed_commit_may_have_taken_all_that_returned)
 {
 	u64 r[64];
 	start(false);
@@ -263,12 +239,9 @@ static void check_a_failed_commit_may_have_taken_all_that_returned(void)
 	CHECK(end_write(&running));
 	EQUAL(ranges(r, false), 1);
 	EQUAL(r[0], 5 * PAGE);
-	EQUAL(file_sync(file), 0);
-	SOUND(&rig);
-	rig_close(&rig);
 }
 
-static void check_a_commit_that_kept_all_disturbs_no_other_call(void)
+TEST(check_a_commit_that_kept_all_disturbs_no_other_call)
 {
 	start(false);
 	direct_write(0, PAGE, 1, PC_SHARED);
@@ -277,21 +250,18 @@ static void check_a_commit_that_kept_all_disturbs_no_other_call(void)
 	send(&running, 3);
 	pc_commit_end(file->inode, false, PC_COMMIT_KEPT);
 	CHECK(end_write(&running));
-	EQUAL(file_sync(file), 0);
-	rig_close(&rig);
 }
 
-static void check_durable_writes_leave_nothing_to_commit(void)
+TEST(check_durable_writes_leave_nothing_to_commit)
 {
 	u64 r[64];
 	start(true);
 	direct_write(0, PAGE, 1, PC_SHARED);
 	EQUAL(ranges(r, true), 0);
 	CHECK(!pc_inode_has_local(file->inode));
-	rig_close(&rig);
 }
 
-static void check_many_ranges_become_few_and_cover_all(void)
+TEST(check_many_ranges_become_few_and_cover_all)
 {
 	u64 r[64];
 	bool dirty[PAGES * 4] = {false};
@@ -313,8 +283,6 @@ static void check_many_ranges_become_few_and_cover_all(void)
 		for (size_t j = 1; j < n; j++)
 			CHECK(r[2 * j] > r[2 * j - 2] + r[2 * j - 1]);
 	}
-	EQUAL(file_sync(file), 0);
-	rig_close(&rig);
 }
 
 static void cut(u64 pos, u64 end)
@@ -329,7 +297,7 @@ static void cut(u64 pos, u64 end)
 	store_zero(&file->store, pos, end);
 }
 
-static void check_holes_and_truncates_cut_the_ranges(void)
+TEST(check_holes_and_truncates_cut_the_ranges)
 {
 	u64 r[64];
 	start(false);
@@ -347,12 +315,9 @@ static void check_holes_and_truncates_cut_the_ranges(void)
 	EQUAL(ranges(r, true), 1);
 	cut(4 * PAGE, 5 * PAGE);
 	EQUAL(ranges(r, true), 0);
-	EQUAL(file_sync(file), 0);
-	SOUND(&rig);
-	rig_close(&rig);
 }
 
-static void check_a_write_whose_caller_left_keeps_the_file_blocked(void)
+TEST(check_a_write_whose_caller_left_keeps_the_file_blocked)
 {
 	start(false);
 	struct write w = begin(0, PAGE, PC_SHARED);
@@ -364,12 +329,10 @@ static void check_a_write_whose_caller_left_keeps_the_file_blocked(void)
 	pc_direct_left(file->inode, -1);
 	CHECK(end_write(&w));
 	CHECK(!pc_inode_in_old_hands(file->inode));
-	EQUAL(file_sync(file), 0);
-	rig_close(&rig);
 }
 
 /* Check that the checker finds it. */
-static void check_a_count_without_a_lock_is_found(void)
+TEST(check_a_count_without_a_lock_is_found)
 {
 	struct pc_violation v;
 	start(false);
@@ -379,8 +342,6 @@ static void check_a_count_without_a_lock_is_found(void)
 	EQUAL(strcmp(v.invariant, "I-16"), 0);
 	lock_inode(file, PC_SHARED);
 	CHECK(end_write(&w));
-	EQUAL(file_sync(file), 0);
-	rig_close(&rig);
 }
 
 /* ---------------------------------------------------------------- threads */
@@ -444,16 +405,15 @@ static void *reader(void *arg)
 	return NULL;
 }
 
-static void *worker(void *arg)
+static void *worker(void *arg MAYBE)
 {
-	(void)arg;
 	while (!atomic_load(&stop_work))
 		if (!work(rig.volume))
 			usleep(50);
 	return NULL;
 }
 
-static void check_threads_leave_what_the_last_writes_stored(void)
+TEST(check_threads_leave_what_the_last_writes_stored)
 {
 	pthread_t threads[8];
 	u8 bytes[PAGE];
@@ -482,8 +442,6 @@ static void check_threads_leave_what_the_last_writes_stored(void)
 		EQUAL(memcmp(bytes, file->store.bytes + page * PAGE, PAGE), 0);
 		EQUAL(memcmp(bytes, file->store.stable + page * PAGE, PAGE), 0);
 	}
-	SOUND(&rig);
-	rig_close(&rig);
 }
 
 /* ---------------------------------------------------------------- the gate */
@@ -499,7 +457,7 @@ static int begins(void)
 	return err;
 }
 
-static void check_the_gate_opens_with_the_release_of_the_token(void)
+TEST(check_the_gate_opens_with_the_release_of_the_token)
 {
 	start(false);
 	struct write w = begin(2 * PAGE, 3 * PAGE, PC_SHARED);
@@ -512,12 +470,10 @@ static void check_the_gate_opens_with_the_release_of_the_token(void)
 	SOUND(&rig);
 	pc_token_release(file->inode);
 	EQUAL(begins(), 0);
-	EQUAL(file_sync(file), 0);
-	rig_close(&rig);
 }
 
 /* On a backend that takes no direct write beside a commit: the commit waits without the token, and is next. [2.26] */
-static void check_a_commit_and_a_direct_write_alternate(void)
+TEST(check_a_commit_and_a_direct_write_alternate)
 {
 	u8 bytes[PAGE] = {7};
 	struct pc_work w;
@@ -548,61 +504,27 @@ static void check_a_commit_and_a_direct_write_alternate(void)
 	pc_work_end(rig.volume, &w);
 	EQUAL(begins(), 0);
 	EQUAL(file->store.stable[2 * PAGE], 9);
-	SOUND(&rig);
-	rig_close(&rig);
 }
 
-static void *discard_all(void *arg)
+static void *discard_all(void *arg MAYBE)
 {
-	(void)arg;
 	file_discard(file, 0, UINT64_MAX, NULL, 0);
 	return NULL;
 }
 
 /* The discard waits for a folio that a writer holds. In between a direct append is acknowledged. [2.10, 2.18] */
-static void check_a_discard_keeps_an_append_that_was_acknowledged_beside_it(void)
+TEST(check_a_discard_keeps_an_append_that_was_acknowledged_beside_it)
 {
 	static u8 bytes[PAGE];
-	pthread_t t;
 	start(true);
 	EQUAL(file_write(file, PAGES * PAGE, bytes, PAGE), 0);
 	struct pc_folio *f = folio_at(file, PAGES * PAGE);
 	CHECK(pc_folio_trylock(f));
-	pc_sync_arm("passer_by_met", 0);
-	pthread_create(&t, NULL, discard_all, NULL);
-	while (!pc_sync_arrived("passer_by_met"))
-		usleep(200);
+	pthread_t t = held_at("passer_by_met", discard_all, NULL);
 	pc_folio_unlock(file->inode->cache, f);
 	direct_write((PAGES + 1) * PAGE, (PAGES + 2) * PAGE, 9, PC_EXCLUSIVE);
-	pc_sync_release("passer_by_met");
-	pthread_join(t, NULL);
+	let_go("passer_by_met", t);
 	EQUAL(pc_inode_size(file->inode), (PAGES + 2) * PAGE);
 	EQUAL(byte_at((PAGES + 2) * PAGE - 1), 9);
 	EQUAL(byte_at(PAGES * PAGE), 0);
-	SOUND(&rig);
-	rig_close(&rig);
-}
-
-int main(void)
-{
-	RUN(check_a_direct_write_is_counted_and_published);
-	RUN(check_a_fill_beside_a_write_leaves_no_old_bytes);
-	RUN(check_a_call_that_failed_invalidates_too);
-	RUN(check_no_pass_goes_past_the_tail_of_a_write);
-	RUN(check_local_bytes_beside_the_range_stay);
-	RUN(check_holders_that_may_share);
-	RUN(check_bytes_that_a_direct_read_takes_from_memory);
-	RUN(check_a_commit_takes_writes_that_returned_before_it);
-	RUN(check_a_failed_commit_may_have_taken_all_that_returned);
-	RUN(check_a_commit_that_kept_all_disturbs_no_other_call);
-	RUN(check_durable_writes_leave_nothing_to_commit);
-	RUN(check_many_ranges_become_few_and_cover_all);
-	RUN(check_holes_and_truncates_cut_the_ranges);
-	RUN(check_a_write_whose_caller_left_keeps_the_file_blocked);
-	RUN(check_a_count_without_a_lock_is_found);
-	RUN(check_the_gate_opens_with_the_release_of_the_token);
-	RUN(check_a_commit_and_a_direct_write_alternate);
-	RUN(check_a_discard_keeps_an_append_that_was_acknowledged_beside_it);
-	RUN(check_threads_leave_what_the_last_writes_stored);
-	return 0;
 }

@@ -1,9 +1,6 @@
 /* The end of a cache: when its memory is unmapped, and the answers that later callers get; the end of a volume. */
 #include "rig.h"
 
-static struct rig rig;
-static struct file *file;
-
 static void start(u64 size)
 {
 	rig_open(&rig, 4 << 20, 64 << 10);
@@ -13,7 +10,7 @@ static void start(u64 size)
 	free(bytes);
 }
 
-static void check_a_closed_cache_hands_nothing_out_and_is_empty(void)
+TEST(check_a_closed_cache_hands_nothing_out_and_is_empty)
 {
 	u8 bytes[100];
 	struct pc_need need;
@@ -37,10 +34,9 @@ static void check_a_closed_cache_hands_nothing_out_and_is_empty(void)
 	EQUAL(pc_drop_clean(file->inode, 0, ALL), 0);
 	pc_cache_close(rig.cache);
 	pc_cache_release(rig.cache);
-	rig_close(&rig);
 }
 
-static void check_a_pin_keeps_the_frames_and_the_last_one_lets_them_go(void)
+TEST(check_a_pin_keeps_the_frames_and_the_last_one_lets_them_go)
 {
 	struct pc_pin pins[2];
 	struct pc_need need;
@@ -57,10 +53,9 @@ static void check_a_pin_keeps_the_frames_and_the_last_one_lets_them_go(void)
 	pc_unpin(rig.cache, &pins[1]);
 	pc_cache_release(rig.cache);
 	EQUAL(rig.cache->arena.frames, 0);
-	rig_close(&rig);
 }
 
-static void check_a_running_call_and_a_copy_keep_the_frames(void)
+TEST(check_a_running_call_and_a_copy_keep_the_frames)
 {
 	struct pc_need need;
 	struct pc_request *r;
@@ -77,10 +72,9 @@ static void check_a_running_call_and_a_copy_keep_the_frames(void)
 	atomic_fetch_sub(&rig.cache->copies, 1);
 	pc_cache_release(rig.cache);
 	EQUAL(rig.cache->arena.frames, 0);
-	rig_close(&rig);
 }
 
-static void check_ids_of_one_extension_class_can_be_read_in_the_others(void)
+TEST(check_ids_of_one_extension_class_can_be_read_in_the_others)
 {
 	start(1 << 20);
 	u32 fresh = 1;
@@ -92,7 +86,6 @@ static void check_ids_of_one_extension_class_can_be_read_in_the_others(void)
 		for (u32 id = 0; id < fresh; id++)
 			CHECK(((volatile u8 *)pc_pool_at(&rig.cache->exts[k], id))[rig.cache->exts[k].size - 1] < 255);
 	}
-	rig_close(&rig);
 }
 
 static struct pc_inode *inode_in(struct pc_volume *v)
@@ -103,7 +96,7 @@ static struct pc_inode *inode_in(struct pc_volume *v)
 	return i;
 }
 
-static void check_a_volume_that_is_destroyed_gives_its_place_to_the_next_one(void)
+TEST(check_a_volume_that_is_destroyed_gives_its_place_to_the_next_one)
 {
 	struct pc_volume *others[PC_VOLUMES_MAX], *v;
 	rig_open(&rig, 64 * PAGE, PAGE);
@@ -118,11 +111,10 @@ static void check_a_volume_that_is_destroyed_gives_its_place_to_the_next_one(voi
 	EQUAL(pc_volume_create(rig.cache, 1, &v), -ENFILE);
 	for (u32 k = 1; k < PC_VOLUMES_MAX; k++)
 		pc_volume_destroy(others[k]);
-	rig_close(&rig);
 }
 
 /* Objects that refer to it may be collected after it, in any order. */
-static void check_a_volume_goes_with_its_last_inode(void)
+TEST(check_a_volume_goes_with_its_last_inode)
 {
 	rig_open(&rig, 64 * PAGE, PAGE);
 	struct pc_volume *v = volume_open(&rig), *next;
@@ -138,11 +130,10 @@ static void check_a_volume_goes_with_its_last_inode(void)
 	EQUAL(pc_inode_destroy(one), 0);
 	SOUND(&rig);
 	pc_volume_destroy(next);
-	rig_close(&rig);
 }
 
 /* What is local of it was given up with the volume; a view keeps its memory. */
-static void check_an_inode_that_ends_takes_its_dirty_bytes_along(void)
+TEST(check_an_inode_that_ends_takes_its_dirty_bytes_along)
 {
 	u8 bytes[PAGE] = "bytes";
 	struct pc_pin pins[2];
@@ -175,17 +166,4 @@ static void check_an_inode_that_ends_takes_its_dirty_bytes_along(void)
 		CHECK(!memcmp(pins[k].memory, bytes, PAGE));
 		pc_unpin(rig.cache, &pins[k]);
 	}
-	rig_close(&rig);
-}
-
-int main(void)
-{
-	RUN(check_a_closed_cache_hands_nothing_out_and_is_empty);
-	RUN(check_a_pin_keeps_the_frames_and_the_last_one_lets_them_go);
-	RUN(check_a_running_call_and_a_copy_keep_the_frames);
-	RUN(check_ids_of_one_extension_class_can_be_read_in_the_others);
-	RUN(check_a_volume_that_is_destroyed_gives_its_place_to_the_next_one);
-	RUN(check_a_volume_goes_with_its_last_inode);
-	RUN(check_an_inode_that_ends_takes_its_dirty_bytes_along);
-	return 0;
 }

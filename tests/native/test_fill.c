@@ -2,8 +2,6 @@
  * answer. */
 #include "rig.h"
 
-static struct rig rig;
-static struct file *file;
 static u8 got[1 << 20];
 
 static void start(u64 size, u64 max_folio, struct pc_limits limits)
@@ -27,14 +25,7 @@ static struct pc_request *begin(u64 pos, u64 len)
 	return r;
 }
 
-static size_t next_call(struct pc_request *r, u64 *pos, struct pc_part *parts)
-{
-	size_t n = 0;
-	EQUAL(pc_call_next(r, pos, parts, PARTS, &n), 1);
-	return n;
-}
-
-static void check_a_range_is_one_call_into_large_folios(void)
+TEST(check_a_range_is_one_call_into_large_folios)
 {
 	start(1 << 20, 2 << 20, limits_wide());
 	reads_right(0, 1 << 20);
@@ -43,10 +34,9 @@ static void check_a_range_is_one_call_into_large_folios(void)
 	reads_right(0, 1 << 20);
 	EQUAL(file->store.reads, 1);
 	EQUAL(usage(file, NULL).clean, 1 << 20);
-	rig_close(&rig);
 }
 
-static void check_every_read_short_at_random_offsets(void)
+TEST(check_every_read_short_at_random_offsets)
 {
 	u32 most[] = {1, 7, 511, 4095, 5000};
 	for (u32 k = 0; k < 5; k++) {
@@ -56,11 +46,10 @@ static void check_every_read_short_at_random_offsets(void)
 			pc_drop_clean(file->inode, draw(100000), ALL);
 			reads_right(draw(99000), 1 + draw(most[k] * 100 < 30000 ? most[k] * 100 : 30000));
 		}
-		rig_close(&rig);
 	}
 }
 
-static void check_units_and_limits_shape_the_calls(void)
+TEST(check_units_and_limits_shape_the_calls)
 {
 	struct {
 		struct pc_limits l;
@@ -79,35 +68,31 @@ static void check_units_and_limits_shape_the_calls(void)
 		reads_right(rows[k].pos, rows[k].len);
 		EQUAL(file->store.reads, rows[k].calls);
 		reads_right(290000, 20000); /* across the end */
-		rig_close(&rig);
 	}
 }
 
-static void check_surplus_bytes_of_a_unit_go_to_a_sink(void)
+TEST(check_surplus_bytes_of_a_unit_go_to_a_sink)
 {
 	struct pc_limits l = limits_wide();
-	struct pc_part parts[PARTS];
-	u64 pos;
 	l.read_unit = 65536;
 	start(200000, PAGE, l);
 	struct pc_request *r = begin(8192, 4096);
-	EQUAL(next_call(r, &pos, parts), 3);
-	EQUAL(pos, 0);
-	EQUAL(parts[0].len, 8192);
-	EQUAL(parts[0].frame, PC_NO_FRAME);
-	EQUAL(parts[1].len, 4096);
-	EQUAL(parts[2].len, 65536 - 12288);
-	EQUAL(parts[2].frame, PC_NO_FRAME);
-	EQUAL(pc_fill_answer(r, store_read(&file->store, pos, parts, 3)), 0);
-	size_t n;
-	EQUAL(pc_call_next(r, &pos, parts, PARTS, &n), 0);
+	struct call c = next_call(r);
+	EQUAL(c.n, 3);
+	EQUAL(c.pos, 0);
+	EQUAL(c.parts[0].len, 8192);
+	EQUAL(c.parts[0].frame, PC_NO_FRAME);
+	EQUAL(c.parts[1].len, 4096);
+	EQUAL(c.parts[2].len, 65536 - 12288);
+	EQUAL(c.parts[2].frame, PC_NO_FRAME);
+	EQUAL(pc_fill_answer(r, store_read(&file->store, c.pos, c.parts, 3)), 0);
+	EQUAL(call_next(r, &c), 0);
 	pc_request_settle(r);
 	EQUAL(usage(file, NULL).cached, PAGE);
 	reads_right(8192, 4096);
-	rig_close(&rig);
 }
 
-static void check_zeros_above_what_storage_has_need_no_call(void)
+TEST(check_zeros_above_what_storage_has_need_no_call)
 {
 	start(10000, 64 << 10, limits_wide());
 	file_truncate(file, 10000);
@@ -123,10 +108,9 @@ static void check_zeros_above_what_storage_has_need_no_call(void)
 	for (u32 k = 10000; k < 90000; k++)
 		EQUAL(got[k], 0);
 	EQUAL(got[90000], 'x');
-	rig_close(&rig);
 }
 
-static void check_eight_extents_around_the_end_of_storage_do_not_stop_a_fill(void)
+TEST(check_eight_extents_around_the_end_of_storage_do_not_stop_a_fill)
 {
 	start(5000, 8192, limits_wide());
 	reads_right(0, 5000);
@@ -143,72 +127,61 @@ static void check_eight_extents_around_the_end_of_storage_do_not_stop_a_fill(voi
 	CHECK(memcmp(got + 4096, file->store.bytes + 4096, 904) == 0);
 	for (u32 k = 5000; k < 7210; k++)
 		EQUAL(got[k], k < 5100 || (k - 5100) % 300 >= 10 ? 0 : '0' + (k - 5100) % 300);
-	rig_close(&rig);
 }
 
-static void check_no_answer_below_the_end_is_an_error_twice(void)
+TEST(check_no_answer_below_the_end_is_an_error_twice)
 {
-	u64 pos;
-	struct pc_part parts[PARTS];
 	start(8192, PAGE, limits_wide());
 	struct pc_request *r = begin(0, 8192);
-	next_call(r, &pos, parts);
+	next_call(r);
 	EQUAL(pc_fill_answer(r, 8193), (u64)-EPROTO);
 	EQUAL(pc_fill_answer(r, -1), (u64)-EPROTO);
 	EQUAL(pc_fill_answer(r, 0), 0);
-	next_call(r, &pos, parts);
+	next_call(r);
 	EQUAL(pc_fill_answer(r, 0), (u64)-EPROTO);
 	pc_request_settle(r);
 	EQUAL(usage(file, NULL).folios, 0); /* a folio that got nothing is gone */
-	rig_close(&rig);
 }
 
-static void check_a_failed_fill_keeps_what_was_valid_and_drops_the_rest(void)
+TEST(check_a_failed_fill_keeps_what_was_valid_and_drops_the_rest)
 {
-	u64 pos;
-	struct pc_part parts[PARTS];
 	start(65536, 16384, limits_wide());
 	EQUAL(file_write(file, 20000, "abc", 3), 0);
 	struct pc_request *r = begin(0, 65536);
-	next_call(r, &pos, parts);
-	memcpy(parts[0].memory, file->store.bytes, 16384);
+	struct call c = next_call(r);
+	memcpy(c.parts[0].memory, file->store.bytes, 16384);
 	EQUAL(pc_fill_answer(r, 17000), 0); /* one folio and a bit */
 	pc_request_settle(r);
 	EQUAL(usage(file, NULL).cached, 16384 + PAGE); /* the first folio, and the written one */
 	memcpy(file->store.bytes + 20000, "abc", 3);
 	reads_right(0, 65536);
-	rig_close(&rig);
 }
 
-static void check_a_fill_writes_only_what_is_missing(void)
+TEST(check_a_fill_writes_only_what_is_missing)
 {
-	u64 pos;
-	struct pc_part parts[PARTS];
-	size_t n;
 	start(4096, PAGE, limits_wide());
 	EQUAL(file_write(file, 1000, "mine", 4), 0);
 	struct pc_request *r = begin(0, 4096);
-	EQUAL(next_call(r, &pos, parts), 1);
-	EQUAL(pos, 0);
-	EQUAL(parts[0].len, 1000); /* up to the valid bytes */
-	EQUAL(pc_fill_answer(r, store_read(&file->store, pos, parts, 1)), 0);
-	EQUAL(next_call(r, &pos, parts), 1);
-	EQUAL(pos, 1004);
-	EQUAL(parts[0].len, 4096 - 1004);
-	EQUAL(pc_fill_answer(r, store_read(&file->store, pos, parts, 1)), 0);
-	EQUAL(pc_call_next(r, &pos, parts, PARTS, &n), 0);
+	struct call c = next_call(r);
+	EQUAL(c.n, 1);
+	EQUAL(c.pos, 0);
+	EQUAL(c.parts[0].len, 1000); /* up to the valid bytes */
+	EQUAL(pc_fill_answer(r, store_read(&file->store, c.pos, c.parts, 1)), 0);
+	c = next_call(r);
+	EQUAL(c.n, 1);
+	EQUAL(c.pos, 1004);
+	EQUAL(c.parts[0].len, 4096 - 1004);
+	EQUAL(pc_fill_answer(r, store_read(&file->store, c.pos, c.parts, 1)), 0);
+	EQUAL(call_next(r, &c), 0);
 	pc_request_settle(r);
 	memcpy(file->store.bytes + 1000, "mine", 4);
 	reads_right(0, 4096);
-	rig_close(&rig);
 }
 
 /* A caller that wants all of a folio asks with the same range again. */
-static void check_gaps_behind_the_first_request_of_a_folio_are_found(void)
+TEST(check_gaps_behind_the_first_request_of_a_folio_are_found)
 {
-	u64 pos;
-	struct pc_part parts[PARTS];
-	size_t n;
+	struct call c;
 	struct pc_limits l = limits_wide();
 	start(65536, 65536, l);
 	EQUAL(file_write(file, 0, file->store.bytes, 65536), 0);
@@ -220,27 +193,23 @@ static void check_gaps_behind_the_first_request_of_a_folio_are_found(void)
 	struct pc_request *r = begin(0, 65536);
 	CHECK(r);
 	for (u64 at = 32768; at < 65536; at += 8192) {
-		n = next_call(r, &pos, parts);
-		EQUAL(pos, at);
-		EQUAL(pc_fill_answer(r, store_read(&file->store, pos, parts, n)), 0);
+		c = next_call(r);
+		EQUAL(c.pos, at);
+		EQUAL(pc_fill_answer(r, store_read(&file->store, c.pos, c.parts, c.n)), 0);
 	}
-	EQUAL(pc_call_next(r, &pos, parts, PARTS, &n), 0);
+	EQUAL(call_next(r, &c), 0);
 	pc_request_settle(r);
 	CHECK(!begin(0, 65536));
 	reads_right(0, 65536);
-	rig_close(&rig);
 }
 
 /* T-46, K12: the object changes while a fill reads it. */
-static void check_an_invalidation_during_a_fill_makes_it_read_again(void)
+TEST(check_an_invalidation_during_a_fill_makes_it_read_again)
 {
-	u64 pos;
-	struct pc_part parts[PARTS];
-	size_t n;
 	start(65536, PAGE, limits_wide());
 	struct pc_request *r = begin(0, 16384);
-	n = next_call(r, &pos, parts);
-	int64_t answer = store_read(&file->store, pos, parts, n);
+	struct call c = next_call(r);
+	int64_t answer = store_read(&file->store, c.pos, c.parts, c.n);
 	memset(file->store.bytes, 0x77, 65536);
 	pc_invalidate_remote(file->inode, 0, ALL); /* from inside read_into, for example */
 	EQUAL(pc_fill_answer(r, answer), 0);
@@ -249,46 +218,39 @@ static void check_an_invalidation_during_a_fill_makes_it_read_again(void)
 	run_fill(file, r);
 	EQUAL(file->store.reads, reads + 1);
 	reads_right(0, 65536);
-	rig_close(&rig);
 }
 
-static void check_an_invalidation_elsewhere_costs_nothing(void)
+TEST(check_an_invalidation_elsewhere_costs_nothing)
 {
-	u64 pos;
-	struct pc_part parts[PARTS];
 	start(65536, PAGE, limits_wide());
 	struct pc_request *r = begin(0, 16384);
-	size_t n = next_call(r, &pos, parts);
+	struct call c = next_call(r);
 	for (int k = 0; k < 7; k++)
 		pc_invalidate_remote(file->inode, 32768, ALL);
-	EQUAL(pc_fill_answer(r, store_read(&file->store, pos, parts, n)), 0);
+	EQUAL(pc_fill_answer(r, store_read(&file->store, c.pos, c.parts, c.n)), 0);
 	run_fill(file, r);
 	EQUAL(file->store.reads, 1);
-	rig_close(&rig);
 }
 
-static void check_an_endless_stream_of_invalidations_ends_the_fill(void)
+TEST(check_an_endless_stream_of_invalidations_ends_the_fill)
 {
-	u64 pos;
-	struct pc_part parts[PARTS];
 	start(65536, PAGE, limits_wide());
 	struct pc_request *r = begin(0, 4096);
 	int err = 0, answers = 0;
 	while (!err) {
-		size_t n = next_call(r, &pos, parts);
+		struct call c = next_call(r);
 		for (int k = 0; k < 9; k++) /* more than the ring remembers */
 			pc_invalidate_remote(file->inode, 0, 1);
-		err = pc_fill_answer(r, store_read(&file->store, pos, parts, n));
+		err = pc_fill_answer(r, store_read(&file->store, c.pos, c.parts, c.n));
 		answers++;
 	}
 	EQUAL(err, (u64)-ESTALE);
 	EQUAL(answers, 4);
 	pc_request_settle(r);
 	reads_right(0, 4096);
-	rig_close(&rig);
 }
 
-static void check_two_fills_meet_at_a_locked_folio(void)
+TEST(check_two_fills_meet_at_a_locked_folio)
 {
 	struct pc_need need = {0};
 	struct pc_request *first = NULL, *second = NULL;
@@ -305,10 +267,9 @@ static void check_two_fills_meet_at_a_locked_folio(void)
 	EQUAL(pc_fill_begin(file->inode, 8192, 100, &need, &none), 0);
 	CHECK(!none);
 	reads_right(0, 65536);
-	rig_close(&rig);
 }
 
-static void check_a_queued_fill_can_be_taken_over_by_its_waiter(void)
+TEST(check_a_queued_fill_can_be_taken_over_by_its_waiter)
 {
 	start(65536, PAGE, limits_wide());
 	struct pc_request *r = begin(0, 4096);
@@ -316,44 +277,36 @@ static void check_a_queued_fill_can_be_taken_over_by_its_waiter(void)
 	reads_right(0, 4096); /* wait_folio takes it over: no other thread runs */
 	EQUAL(file->store.reads, 1);
 	CHECK(!work(rig.volume));
-	rig_close(&rig);
 }
 
-static void check_kept_buffers_never_see_the_folio_again(void)
+TEST(check_kept_buffers_never_see_the_folio_again)
 {
-	u64 pos;
-	struct pc_part parts[PARTS];
 	u32 left[PARTS];
 	start(65536, PAGE, limits_wide());
 	struct pc_request *r = begin(0, 8192);
-	size_t n = next_call(r, &pos, parts);
-	u8 *kept = parts[0].memory;
-	EQUAL(pc_fill_answer(r, store_read(&file->store, pos, parts, 0)), 0); /* no bytes came, but slices are left */
+	struct call c = next_call(r);
+	u8 *kept = c.parts[0].memory;
+	EQUAL(pc_fill_answer(r, store_read(&file->store, c.pos, c.parts, 0)),
+	      0); /* no bytes came, but slices are left */
 	EQUAL(pc_fill_quarantine(r, left), 2);
 	memset(kept, 0xcc, PAGE);
 	SOUND(&rig);
 	run_fill(file, r);
 	memset(kept, 0xdd, PAGE);
 	reads_right(0, 8192);
-	struct pc_cache_usage u;
-	pc_cache_usage_get(rig.cache, &u);
-	EQUAL(u.shadows, 2);
+	EQUAL(cache_usage().shadows, 2);
 	for (u32 k = 0; k < 2; k++)
 		pc_shadow_put(rig.cache, left[k]);
 	CHECK(!pc_shadow_put(rig.cache, left[0]));
-	(void)n;
-	rig_close(&rig);
 }
 
 /* A partly dirty page whose buffers a backend keeps, and no frame for a copy: its missing bytes are read past the
  * cache and written only into another frame, the late bytes go nowhere. */
-static void check_kept_buffers_of_local_pages_without_memory(void)
+TEST(check_kept_buffers_of_local_pages_without_memory)
 {
-	u64 pos;
 	struct pc_pin pins[15], view;
 	u32 nr;
 	u8 bytes[100];
-	struct pc_part parts[PARTS];
 	u32 left[PARTS];
 	struct pc_need need;
 	struct pc_request *none;
@@ -369,8 +322,8 @@ static void check_kept_buffers_of_local_pages_without_memory(void)
 		}
 		if (pinned)
 			EQUAL(pc_pin(file->inode, 0, 100, false, &view, &need), 0);
-		CHECK(next_call(r, &pos, parts));
-		int64_t got = store_read(&file->store, pos, parts, 1);
+		struct call c = next_call(r);
+		int64_t got = store_read(&file->store, c.pos, c.parts, 1);
 		EQUAL(pc_fill_quarantine(r, left), 1);
 		EQUAL(pc_fill_answer(r, got), 0);
 		EQUAL(r->nr_owned, 0);
@@ -388,21 +341,18 @@ static void check_kept_buffers_of_local_pages_without_memory(void)
 			pc_unpin(rig.cache, &view);
 		memcpy(file->store.bytes, bytes, 100);
 		reads_right(0, PAGE);
-		memset(parts[0].memory, 0xdd, parts[0].len); /* late */
+		memset(c.parts[0].memory, 0xdd, c.parts[0].len); /* late */
 		reads_right(0, PAGE);
 		SOUND(&rig);
 		pc_shadow_put(rig.cache, left[0]);
 		pc_unpin(rig.cache, &pins[0]);
-		rig_close(&rig);
 	}
 }
 
 /* A view shows a page while a backend that keeps buffers reads the rest of it: the view keeps its memory, detached. */
-static void check_kept_buffers_of_pinned_pages(void)
+TEST(check_kept_buffers_of_pinned_pages)
 {
-	u64 pos;
 	struct pc_pin view;
-	struct pc_part parts[PARTS];
 	u32 left[PARTS];
 	struct pc_need need;
 	u8 bytes[100] = {7};
@@ -411,7 +361,7 @@ static void check_kept_buffers_of_pinned_pages(void)
 	EQUAL(file_sync(file), 0);
 	EQUAL(pc_pin(file->inode, 0, 100, false, &view, &need), 0);
 	struct pc_request *r = begin(0, PAGE);
-	CHECK(next_call(r, &pos, parts));
+	next_call(r);
 	EQUAL(pc_fill_quarantine(r, left), 1);
 	run_fill(file, r);
 	CHECK(pc_pin_detached(rig.cache, &view));
@@ -422,10 +372,9 @@ static void check_kept_buffers_of_pinned_pages(void)
 	EQUAL(view.memory[99], 0);
 	SOUND(&rig);
 	pc_unpin(rig.cache, &view);
-	rig_close(&rig);
 }
 
-static void check_no_memory_means_no_fill_and_no_trace_of_it(void)
+TEST(check_no_memory_means_no_fill_and_no_trace_of_it)
 {
 	start(1 << 20, PAGE, limits_wide());
 	EQUAL(pc_cache_resize(rig.cache, 16 * PAGE), 0);
@@ -436,29 +385,4 @@ static void check_no_memory_means_no_fill_and_no_trace_of_it(void)
 	SOUND(&rig);
 	run_fill(file, r);
 	reads_right(100 * PAGE, PAGE); /* clean pages are evicted */
-	rig_close(&rig);
-}
-
-int main(void)
-{
-	RUN(check_a_range_is_one_call_into_large_folios);
-	RUN(check_every_read_short_at_random_offsets);
-	RUN(check_units_and_limits_shape_the_calls);
-	RUN(check_surplus_bytes_of_a_unit_go_to_a_sink);
-	RUN(check_zeros_above_what_storage_has_need_no_call);
-	RUN(check_eight_extents_around_the_end_of_storage_do_not_stop_a_fill);
-	RUN(check_no_answer_below_the_end_is_an_error_twice);
-	RUN(check_a_failed_fill_keeps_what_was_valid_and_drops_the_rest);
-	RUN(check_a_fill_writes_only_what_is_missing);
-	RUN(check_gaps_behind_the_first_request_of_a_folio_are_found);
-	RUN(check_an_invalidation_during_a_fill_makes_it_read_again);
-	RUN(check_an_invalidation_elsewhere_costs_nothing);
-	RUN(check_an_endless_stream_of_invalidations_ends_the_fill);
-	RUN(check_two_fills_meet_at_a_locked_folio);
-	RUN(check_a_queued_fill_can_be_taken_over_by_its_waiter);
-	RUN(check_kept_buffers_never_see_the_folio_again);
-	RUN(check_kept_buffers_of_local_pages_without_memory);
-	RUN(check_kept_buffers_of_pinned_pages);
-	RUN(check_no_memory_means_no_fill_and_no_trace_of_it);
-	return 0;
 }

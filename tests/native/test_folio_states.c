@@ -9,16 +9,12 @@
 
 enum { ROOM = 1 << 18 };
 
-static struct rig rig;
-static struct file *file;
 static u8 bytes[ROOM];
 
 static void start(u64 size, u64 max_folio, bool durable)
 {
-	struct pc_limits l = limits_wide();
-	l.durable_writes = durable;
 	rig_open(&rig, 2 << 20, max_folio);
-	file = file_open_in(&rig, rig.volume, size, ROOM, l);
+	file = file_open_in(&rig, rig.volume, size, ROOM, LIMITS(.durable_writes = durable));
 	for (u32 k = 0; k < ROOM; k++)
 		bytes[k] = (u8)(k * 31 + k / 256 + 3);
 }
@@ -76,19 +72,16 @@ static void pass_ends(void)
 
 static u64 answer(struct pc_request *r, u64 most)
 {
-	struct pc_part parts[PARTS];
-	size_t n;
-	u64 pos;
-	EQUAL(pc_call_next(r, &pos, parts, PARTS, &n), 1);
+	struct call c = next_call(r);
 	file->store.write_max = most;
-	int64_t got = store_write(&file->store, pos, parts, n);
+	int64_t got = store_write(&file->store, c.pos, c.parts, c.n);
 	file->store.write_max = 0;
 	bool all = pc_write_answer(r, got);
 	EQUAL(all, r->seg == r->nr_segs);
 	return (u64)got;
 }
 
-static void check_the_circle_of_a_byte(void)
+TEST(check_the_circle_of_a_byte)
 {
 	for (u32 order = 0; order <= 2; order++) {
 		u64 len = PAGE << order, all = (1ull << (1 << order)) - 1;
@@ -115,11 +108,10 @@ static void check_the_circle_of_a_byte(void)
 		EQUAL(file_sync(file), 0);
 		expect(0, 0, 0, 0, 0, 0, 0, 0);
 		EQUAL(usage(file, NULL).clean, len);
-		rig_close(&rig);
 	}
 }
 
-static void check_durable_writes_go_from_flight_to_clean(void)
+TEST(check_durable_writes_go_from_flight_to_clean)
 {
 	start(0, PAGE, true);
 	put(0, 3000);
@@ -130,7 +122,6 @@ static void check_durable_writes_go_from_flight_to_clean(void)
 	pass_ends();
 	CHECK(!pc_commit_needed(file->inode, ALL));
 	CHECK(!pc_inode_has_local(file->inode));
-	rig_close(&rig);
 }
 
 /* T-17: an error after every possible number of acknowledged bytes; ragged extents share blocks. */
@@ -172,11 +163,10 @@ static void cut_at_every_byte(u64 max_folio, const u64 (*writes)[2], u32 nr, u32
 			CHECK(memcmp(file->store.stable + writes[k][0], bytes + writes[k][0], writes[k][1]) == 0);
 		/* Only the block that was cut is sent twice, although it was acknowledged in part. */
 		CHECK(file->store.write_bytes - written <= total - (cut > PAGE ? cut - PAGE : 0));
-		rig_close(&rig);
 	}
 }
 
-static void check_an_error_after_any_prefix_keeps_the_acknowledged_blocks(void)
+TEST(check_an_error_after_any_prefix_keeps_the_acknowledged_blocks)
 {
 	const u64 one[][2] = {{100, 50}, {300, 50}, {4000, 20}};
 	const u64 run[][2] = {{4096, 8192}};
@@ -190,11 +180,10 @@ static void check_an_error_after_any_prefix_keeps_the_acknowledged_blocks(void)
 }
 
 /* The blocks of a folio go as two requests: the stamps follow the blocks, even if extents of a block end one by one. */
-static void check_stamps_follow_the_bytes_of_each_request(void)
+TEST(check_stamps_follow_the_bytes_of_each_request)
 {
 	start(0, 2 * PAGE, false);
-	struct pc_limits l = limits_wide();
-	l.max_write = PAGE;
+	struct pc_limits l = LIMITS(.max_write = PAGE);
 	pc_inode_set_limits(file->inode, &l);
 	put(0, 8192);
 	EQUAL(pc_epoch_take(rig.volume), 1);
@@ -207,14 +196,12 @@ static void check_stamps_follow_the_bytes_of_each_request(void)
 	pc_write_done(second, true, false);
 	expect(0, 1, 0, 2, 0, 1, 0, 1);
 	pass_ends();
-	rig_close(&rig);
 }
 
-static void check_extents_of_a_block_are_acknowledged_together(void)
+TEST(check_extents_of_a_block_are_acknowledged_together)
 {
 	start(16384, 2 * PAGE, false);
-	struct pc_limits l = limits_wide();
-	l.max_write = PAGE;
+	struct pc_limits l = LIMITS(.max_write = PAGE);
 	pc_inode_set_limits(file->inode, &l);
 	struct pc_need need;
 	struct pc_request *fill;
@@ -244,17 +231,15 @@ static void check_extents_of_a_block_are_acknowledged_together(void)
 	EQUAL(file_sync(file), 0);
 	CHECK(memcmp(file->store.stable + 100, bytes + 100, 50) == 0);
 	CHECK(memcmp(file->store.stable + 300, bytes + 300, 50) == 0);
-	rig_close(&rig);
 }
 
 /* T-13, T-75b: after an abort an answer, good or bad, only ends W; the token is free when the last one came. */
-static void check_late_answers_only_end_the_flight(void)
+TEST(check_late_answers_only_end_the_flight)
 {
 	for (int ok = 0; ok <= 1; ok++)
 		for (int more = 0; more <= 1; more++) {
 			start(0, 4 * PAGE, false);
-			struct pc_limits l = limits_wide();
-			l.max_write = more ? PAGE : 1 << 20;
+			struct pc_limits l = LIMITS(.max_write = more ? PAGE : 1 << 20);
 			pc_inode_set_limits(file->inode, &l);
 			put(0, 16384);
 			struct pc_request *r = hand_over();
@@ -276,11 +261,10 @@ static void check_late_answers_only_end_the_flight(void)
 			pc_retry(file->inode, 0, ALL, true);
 			EQUAL(file_sync(file), 0);
 			CHECK(memcmp(file->store.stable, bytes, 16384) == 0);
-			rig_close(&rig);
 		}
 }
 
-static void check_a_pass_granted_after_the_abort_gives_the_token_back(void)
+TEST(check_a_pass_granted_after_the_abort_gives_the_token_back)
 {
 	start(0, PAGE, false);
 	put(0, 100);
@@ -289,15 +273,13 @@ static void check_a_pass_granted_after_the_abort_gives_the_token_back(void)
 	pc_volume_abort(rig.volume);
 	pc_inode_aborted(file->inode);
 	pc_token_release(file->inode);
-	while (work(rig.volume))
-		;
+	work_all(rig.volume);
 	EQUAL(file->inode->token, PC_TOKEN_FREE);
 	SOUND(&rig);
 	pc_volume_resume(rig.volume);
-	rig_close(&rig);
 }
 
-static void check_failed_bytes_are_kept_listed_and_retried(void)
+TEST(check_failed_bytes_are_kept_listed_and_retried)
 {
 	u64 ranges[8];
 	start(0, PAGE, false);
@@ -320,10 +302,9 @@ static void check_failed_bytes_are_kept_listed_and_retried(void)
 	EQUAL(file_sync(file), 0);
 	EQUAL(pc_ranges_failed(file->inode, ranges, 4), 0);
 	EQUAL(pc_ranges_local(file->inode, ranges, 4), 0);
-	rig_close(&rig);
 }
 
-static void check_loss_is_the_only_way_out_without_a_call(void)
+TEST(check_loss_is_the_only_way_out_without_a_call)
 {
 	u64 ranges[8];
 	start(16384, 4 * PAGE, false);
@@ -337,20 +318,4 @@ static void check_loss_is_the_only_way_out_without_a_call(void)
 	expect(0, 13, 0, 0, 13, 1, 0, 0);
 	EQUAL(file_discard(file, 0, ALL, ranges, 4), 2);
 	EQUAL(usage(file, NULL).cached, 0);
-	SOUND(&rig);
-	rig_close(&rig);
-}
-
-int main(void)
-{
-	RUN(check_the_circle_of_a_byte);
-	RUN(check_durable_writes_go_from_flight_to_clean);
-	RUN(check_an_error_after_any_prefix_keeps_the_acknowledged_blocks);
-	RUN(check_stamps_follow_the_bytes_of_each_request);
-	RUN(check_extents_of_a_block_are_acknowledged_together);
-	RUN(check_late_answers_only_end_the_flight);
-	RUN(check_a_pass_granted_after_the_abort_gives_the_token_back);
-	RUN(check_failed_bytes_are_kept_listed_and_retried);
-	RUN(check_loss_is_the_only_way_out_without_a_call);
-	return 0;
 }

@@ -6,8 +6,6 @@
 
 enum { SIZE = 64 << 10, THREADS = 3 };
 
-static struct rig rig;
-static struct file *file;
 static _Atomic u8 closed;
 static struct pc_readahead window = {.prev_index = UINT64_MAX - 1};
 
@@ -31,7 +29,7 @@ static void open_filled(void)
 	pc_inode_lock_release(file->inode, PC_EXCLUSIVE);
 }
 
-static void check_valid_bytes_are_read_and_the_rest_is_not(void)
+TEST(check_valid_bytes_are_read_and_the_rest_is_not)
 {
 	u8 to[PAGE * 2];
 	u64 marker;
@@ -53,11 +51,9 @@ static void check_valid_bytes_are_read_and_the_rest_is_not(void)
 	h = hit_open(true);
 	EQUAL(pc_hit_read(h, 0, to, 1, &marker), (u64)-EAGAIN); /* nothing of it is cached */
 	pc_hit_close(h);
-	SOUND(&rig);
-	rig_close(&rig);
 }
 
-static void check_a_write_takes_all_or_nothing(void)
+TEST(check_a_write_takes_all_or_nothing)
 {
 	u8 from[PAGE * 2], to[PAGE * 2];
 	u64 marker;
@@ -82,11 +78,9 @@ static void check_a_write_takes_all_or_nothing(void)
 	EQUAL(pc_hit_write(h, 0, from, PAGE), (u64)-EAGAIN);
 	EQUAL(pc_hit_read(h, 0, to, PAGE, &marker), (u64)-EAGAIN);
 	pc_hit_close(h);
-	SOUND(&rig);
-	rig_close(&rig);
 }
 
-static void check_no_more_is_dirtied_than_the_limit(void)
+TEST(check_no_more_is_dirtied_than_the_limit)
 {
 	static u8 from[SIZE];
 	open_filled();
@@ -98,12 +92,10 @@ static void check_no_more_is_dirtied_than_the_limit(void)
 	CHECK(taken <= 20 * PAGE);
 	EQUAL(atomic_load(&rig.cache->reserved), 0);
 	pc_hit_close(h);
-	SOUND(&rig);
-	rig_close(&rig);
 }
 
 /* I-28, the sides that end: neither the file nor the frames go while a hit is open. */
-static void check_memory_used_by_a_hit_stays(void)
+TEST(check_memory_used_by_a_hit_stays)
 {
 	u8 to[PAGE];
 	u64 marker;
@@ -123,17 +115,15 @@ static void check_memory_used_by_a_hit_stays(void)
 	atomic_fetch_add(&rig.cache->copies, 1);
 	EQUAL(pc_hit_read(h, 0, to, PAGE, &marker), 0);
 	pc_hit_close(h);
-	rig_close(&rig);
 }
 
 static _Atomic bool stop;
 static struct pc_hit *shared;
 
-static void *reader(void *unused)
+static void *reader(void *unused MAYBE)
 {
 	u8 to[PAGE * 3];
 	u64 marker;
-	(void)unused;
 	while (!atomic_load(&stop)) {
 		i64 n = pc_hit_read(shared, 1000, to, sizeof(to), &marker);
 		if (n == -EAGAIN)
@@ -145,10 +135,9 @@ static void *reader(void *unused)
 	return NULL;
 }
 
-static void *writer(void *unused)
+static void *writer(void *unused MAYBE)
 {
 	u8 from[PAGE * 2];
-	(void)unused;
 	for (u32 k = 0; !atomic_load(&stop); k++) {
 		memset(from, k % 2 ? 7 : 9, sizeof(from));
 		pc_hit_write(shared, k * 512 % (SIZE - sizeof(from)), from, sizeof(from));
@@ -156,7 +145,7 @@ static void *writer(void *unused)
 	return NULL;
 }
 
-static void check_many_at_once_beside_the_holder_of_the_lock(void)
+TEST(check_many_at_once_beside_the_holder_of_the_lock)
 {
 	pthread_t threads[2 * THREADS];
 	u64 hits = 0;
@@ -177,16 +166,4 @@ static void check_many_at_once_beside_the_holder_of_the_lock(void)
 		EQUAL(pthread_join(threads[k], NULL), 0);
 	EQUAL(atomic_load(&rig.cache->reserved), 0);
 	pc_hit_close(shared);
-	SOUND(&rig);
-	rig_close(&rig);
-}
-
-int main(void)
-{
-	RUN(check_valid_bytes_are_read_and_the_rest_is_not);
-	RUN(check_a_write_takes_all_or_nothing);
-	RUN(check_no_more_is_dirtied_than_the_limit);
-	RUN(check_memory_used_by_a_hit_stays);
-	RUN(check_many_at_once_beside_the_holder_of_the_lock);
-	return 0;
 }

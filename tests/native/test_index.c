@@ -79,10 +79,9 @@ static bool taken(const struct model *m, u64 index, u32 order)
 static void random_use(u64 base, u32 steps)
 {
 	static struct model m;
-	struct rig r;
 	memset(&m, 0, sizeof(m));
-	rig_open(&r, 4 << 20, 2 << 20);
-	struct pc_inode *i = file_open(&r, 0, 0)->inode;
+	rig_open(&rig, 4 << 20, 2 << 20);
+	struct pc_inode *i = file_open(&rig, 0, 0)->inode;
 	for (u32 step = 0, id = 1; step < steps; step++) {
 		u32 order = draw(4) ? (u32)draw(3) : (u32)draw(PC_ORDERS);
 		u64 index = draw(PAGES) >> order << order;
@@ -128,25 +127,23 @@ static void random_use(u64 base, u32 steps)
 		}
 	EQUAL(atomic_load(&i->root), 0);
 	pc_inode_leaf_unlock(i);
-	rig_close(&r);
 }
 
-static void check_random_use_matches_an_array(void)
+TEST(check_random_use_matches_an_array)
 {
 	random_use(0, 40000);
 }
 
-static void check_far_offsets_match_an_array_too(void)
+TEST(check_far_offsets_match_an_array_too)
 {
 	random_use((1ull << 51) - PAGES, 8000);
 	random_use((1ull << 33) - PAGES / 2, 8000); /* across a boundary of high levels */
 }
 
-static void check_sparse_pages_up_to_the_last_are_found_in_order(void)
+TEST(check_sparse_pages_up_to_the_last_are_found_in_order)
 {
-	struct rig r;
-	rig_open(&r, 4 << 20, 2 << 20);
-	struct pc_inode *i = file_open(&r, 0, 0)->inode;
+	rig_open(&rig, 4 << 20, 2 << 20);
+	struct pc_inode *i = file_open(&rig, 0, 0)->inode;
 	pc_inode_leaf_lock(i);
 	u64 last = UINT64_MAX >> 12;
 	EQUAL(pc_index_insert(i, last, 0, 100), 0);
@@ -173,16 +170,14 @@ static void check_sparse_pages_up_to_the_last_are_found_in_order(void)
 	pc_index_erase(i, last, 0);
 	EQUAL(atomic_load(&i->root), 0);
 	pc_inode_leaf_unlock(i);
-	rig_close(&r);
 }
 
 /* T-12: the maximum number of nodes visited by "is anything of this MiB in flight?", aligned and not, with every
  * stride-th page in flight. */
 static void visits(u32 pages, u32 stride, u32 *aligned, u32 *any)
 {
-	struct rig r;
-	rig_open(&r, 4 << 20, 2 << 20);
-	struct pc_inode *i = file_open(&r, 0, 0)->inode;
+	rig_open(&rig, 4 << 20, 2 << 20);
+	struct pc_inode *i = file_open(&rig, 0, 0)->inode;
 	pc_inode_leaf_lock(i);
 	for (u32 k = 0; k < pages; k++) {
 		EQUAL(pc_index_insert(i, k, 0, k + 1), 0);
@@ -206,10 +201,9 @@ static void visits(u32 pages, u32 stride, u32 *aligned, u32 *any)
 		pc_index_erase(i, k, 0);
 	}
 	pc_inode_leaf_unlock(i);
-	rig_close(&r);
 }
 
-static void check_a_range_question_visits_a_node_per_level(void)
+TEST(check_a_range_question_visits_a_node_per_level)
 {
 	u32 strides[] = {1, 3, 64, 1000, 100000}, aligned, any;
 	for (u32 k = 0; k < 5; k++) {
@@ -223,11 +217,9 @@ static void check_a_range_question_visits_a_node_per_level(void)
 /* The pages hold nothing but their place: the arena's memory is never touched, so a million costs little. */
 static u64 metadata_per_page_x100(u64 pages, u32 order)
 {
-	struct rig r;
-	struct pc_cache_usage u;
-	rig_open(&r, pages * PAGE + (64 << 20), 2 << 20);
-	pc_cache_configure(r.cache, pages, pages, pages, false);
-	struct file *f = file_open(&r, 0, 0);
+	rig_open(&rig, pages * PAGE + (64 << 20), 2 << 20);
+	pc_cache_configure(rig.cache, pages, pages, pages, false);
+	struct file *f = file_open(&rig, 0, 0);
 	pc_set_size(f->inode, pages * PAGE);
 	pc_set_remote_size(f->inode, pages * PAGE);
 	for (u64 k = 0; k < pages; k += 1ull << order) {
@@ -235,33 +227,21 @@ static u64 metadata_per_page_x100(u64 pages, u32 order)
 		EQUAL(pc_folio_create(f->inode, k, order, 0, 0, &o), 0);
 		EQUAL(pc_folio_order(o), order);
 		pc_inode_leaf_lock(f->inode);
-		CHECK(pc_valid_add(r.cache, o, 0, pc_folio_bytes(r.cache, o)));
+		CHECK(pc_valid_add(rig.cache, o, 0, pc_folio_bytes(rig.cache, o)));
 		pc_folio_ext_drop(f->inode, o);
-		pc_folio_unlock(r.cache, o);
+		pc_folio_unlock(rig.cache, o);
 		pc_inode_leaf_unlock(f->inode);
 	}
-	pc_cache_usage_get(r.cache, &u);
-	EQUAL(u.exts, 0);
-	rig_close(&r);
-	return u.metadata_bytes * 100 / pages;
+	EQUAL(cache_usage().exts, 0);
+	return cache_usage().metadata_bytes * 100 / pages;
 }
 
 /* T-58: at most 96 bytes for a page of 4 KiB. */
-static void check_metadata_of_a_million_pages_stays_small(void)
+TEST(check_metadata_of_a_million_pages_stays_small)
 {
 	u64 small = metadata_per_page_x100(1000000, 0), large = metadata_per_page_x100(1000000 / 16 * 16, 4);
 	printf("metadata per page: %.1f B in 4 KiB folios, %.2f B in 64 KiB folios\n", (double)small / 100,
 	       (double)large / 100);
 	CHECK(small <= 96 * 100);
 	CHECK(large <= 8 * 100);
-}
-
-int main(void)
-{
-	RUN(check_random_use_matches_an_array);
-	RUN(check_far_offsets_match_an_array_too);
-	RUN(check_sparse_pages_up_to_the_last_are_found_in_order);
-	RUN(check_a_range_question_visits_a_node_per_level);
-	RUN(check_metadata_of_a_million_pages_stays_small);
-	return 0;
 }

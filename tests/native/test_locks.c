@@ -1,9 +1,6 @@
 /* Leaf locks, the fair inode lock, the token, events: exclusion, order, cancellation, and no lost wake-up. */
 #include "rig.h"
 
-static struct rig rig;
-static struct file *file;
-
 static void start(void)
 {
 	rig_open(&rig, 1 << 20, PAGE);
@@ -17,9 +14,8 @@ enum { TURNS = 40000, THREADS = 4 };
 static struct pc_leaf_lock leaf;
 static u64 counter; /* under `leaf` */
 
-static void *count_up(void *arg)
+static void *count_up(void *arg MAYBE)
 {
-	(void)arg;
 	for (int k = 0; k < TURNS; k++) {
 		pc_leaf_lock(&leaf, PC_LEVEL_INODE);
 		counter++;
@@ -30,7 +26,7 @@ static void *count_up(void *arg)
 	return NULL;
 }
 
-static void check_leaf_locks_exclude_and_wake(void)
+TEST(check_leaf_locks_exclude_and_wake)
 {
 	pthread_t t[THREADS];
 	for (int k = 0; k < THREADS; k++)
@@ -43,7 +39,7 @@ static void check_leaf_locks_exclude_and_wake(void)
 
 /* ---------------------------------------------------------------- the inode lock */
 
-static void check_shared_and_exclusive_holders_exclude(void)
+TEST(check_shared_and_exclusive_holders_exclude)
 {
 	start();
 	struct pc_inode *i = file->inode;
@@ -58,7 +54,6 @@ static void check_shared_and_exclusive_holders_exclude(void)
 	CHECK(!pc_inode_lock_try(i, PC_EXCLUSIVE));
 	pc_inode_lock_release(i, PC_EXCLUSIVE);
 	EQUAL(atomic_load(&i->lock_word), 0);
-	rig_close(&rig);
 }
 
 static bool granted(struct pc_waiter *w)
@@ -67,7 +62,7 @@ static bool granted(struct pc_waiter *w)
 }
 
 /* T-23: in the order of arrival, neighbours that share together; no waiter overtakes. */
-static void check_the_queue_is_served_in_order(void)
+TEST(check_the_queue_is_served_in_order)
 {
 	start();
 	struct pc_inode *i = file->inode;
@@ -93,10 +88,9 @@ static void check_the_queue_is_served_in_order(void)
 	CHECK(granted(&x2));
 	pc_inode_lock_release(i, PC_EXCLUSIVE);
 	EQUAL(atomic_load(&i->lock_word), 0);
-	rig_close(&rig);
 }
 
-static void check_giving_up_answers_whether_the_lock_had_come(void)
+TEST(check_giving_up_answers_whether_the_lock_had_come)
 {
 	start();
 	struct pc_inode *i = file->inode;
@@ -113,8 +107,6 @@ static void check_giving_up_answers_whether_the_lock_had_come(void)
 	pc_inode_lock_enqueue(i, &x, PC_EXCLUSIVE); /* may be granted at once */
 	CHECK(granted(&x));
 	pc_inode_lock_release(i, PC_EXCLUSIVE);
-	SOUND(&rig);
-	rig_close(&rig);
 }
 
 static _Atomic int sharing, excluding;
@@ -151,7 +143,7 @@ static void *lock_at_random(void *arg)
 	return NULL;
 }
 
-static void check_the_inode_lock_under_threads(void)
+TEST(check_the_inode_lock_under_threads)
 {
 	pthread_t t[THREADS];
 	start();
@@ -163,7 +155,6 @@ static void check_the_inode_lock_under_threads(void)
 	check_threads = false;
 	EQUAL(atomic_load(&file->inode->lock_word), 0);
 	CHECK(guarded > 0);
-	rig_close(&rig);
 }
 
 /* ---------------------------------------------------------------- the token */
@@ -176,7 +167,7 @@ static bool queue_for_token(struct pc_waiter *w)
 	return got;
 }
 
-static void check_the_token_goes_round_in_order(void)
+TEST(check_the_token_goes_round_in_order)
 {
 	start();
 	struct pc_waiter a = {0}, b = {0}, c = {0};
@@ -197,15 +188,12 @@ static void check_the_token_goes_round_in_order(void)
 	CHECK(pc_token_cancel(file->inode, &c)); /* granted: the caller passes it on */
 	pc_token_release(file->inode);
 	EQUAL(file->inode->token, PC_TOKEN_FREE);
-	SOUND(&rig);
-	rig_close(&rig);
 }
 
 /* ---------------------------------------------------------------- events: credits, folios */
 
-static void *borrow_credits(void *arg)
+static void *borrow_credits(void *arg MAYBE)
 {
-	(void)arg;
 	struct pc_volume *v = rig.volume;
 	for (int k = 0; k < 20000; k++) {
 		for (;;) {
@@ -221,7 +209,7 @@ static void *borrow_credits(void *arg)
 	return NULL;
 }
 
-static void check_no_wake_up_of_a_credit_is_lost(void)
+TEST(check_no_wake_up_of_a_credit_is_lost)
 {
 	pthread_t t[THREADS];
 	start();
@@ -231,23 +219,20 @@ static void check_no_wake_up_of_a_credit_is_lost(void)
 	for (int k = 0; k < THREADS; k++)
 		pthread_join(t[k], NULL);
 	EQUAL(pc_volume_inflight(rig.volume), 0);
-	rig_close(&rig);
 }
 
 /* A waiter has read the sequence but does not count as one yet. */
-static void check_a_credit_given_back_moves_the_sequence_without_waiters(void)
+TEST(check_a_credit_given_back_moves_the_sequence_without_waiters)
 {
 	start();
 	u32 seq = atomic_load(&rig.volume->returned.seq);
 	CHECK(pc_credit_try(rig.volume));
 	pc_credit_put(rig.volume, 1);
 	CHECK(atomic_load(&rig.volume->returned.seq) != seq);
-	rig_close(&rig);
 }
 
-static void *lock_the_folio(void *arg)
+static void *lock_the_folio(void *arg MAYBE)
 {
-	(void)arg;
 	struct pc_folio *f = folio_at(file, 0);
 	for (int k = 0; k < 15000; k++) {
 		while (!pc_folio_trylock(f)) {
@@ -262,7 +247,7 @@ static void *lock_the_folio(void *arg)
 	return NULL;
 }
 
-static void check_no_wake_up_of_a_folio_is_lost(void)
+TEST(check_no_wake_up_of_a_folio_is_lost)
 {
 	pthread_t t[THREADS];
 	start();
@@ -275,12 +260,11 @@ static void check_no_wake_up_of_a_folio_is_lost(void)
 		pthread_join(t[k], NULL);
 	check_threads = false;
 	EQUAL(guarded, 15000 * THREADS);
-	rig_close(&rig);
 }
 
 /* ---------------------------------------------------------------- work of a volume */
 
-static void check_urgent_work_goes_first_and_low_work_leaves_a_credit(void)
+TEST(check_urgent_work_goes_first_and_low_work_leaves_a_credit)
 {
 	start();
 	struct file *f = file_open(&rig, 1 << 20, 1 << 20);
@@ -308,24 +292,21 @@ static void check_urgent_work_goes_first_and_low_work_leaves_a_credit(void)
 	pc_work_next(rig.volume, &w);
 	EQUAL(w.kind, PC_WORK_NONE); /* the last credit is for more urgent work */
 	do_work(rig.volume, &first);
-	while (work(rig.volume))
-		;
+	work_all(rig.volume);
 	EQUAL(rig.volume->low_running, 0);
 	pc_volume_stop(rig.volume);
 	pc_work_next(rig.volume, &w);
 	EQUAL(w.kind, PC_WORK_STOP);
 	rig.volume->stopping = 0;
-	rig_close(&rig);
 }
 
 /* One of the volume's threads: it sleeps until it is woken, and a sleep of WAIT_MAX_NS is a lost wake-up. */
 static _Atomic u32 jobs_done;
 
-static void *work_until_the_end(void *arg)
+static void *work_until_the_end(void *arg MAYBE)
 {
 	struct pc_volume *v = rig.volume;
 	struct pc_work w;
-	(void)arg;
 	for (;;) {
 		u32 seq = atomic_load(&v->workers.seq);
 		pc_work_next(v, &w);
@@ -344,7 +325,7 @@ static void *work_until_the_end(void *arg)
 }
 
 /* Each job wakes one thread, in bursts and one by one, with credits for fewer jobs than there are threads. */
-static void check_no_wake_up_for_a_piece_of_work_is_lost(void)
+TEST(check_no_wake_up_for_a_piece_of_work_is_lost)
 {
 	enum { JOBS = 20000 };
 	pthread_t t[THREADS];
@@ -364,7 +345,6 @@ static void check_no_wake_up_for_a_piece_of_work_is_lost(void)
 		pthread_join(t[k], NULL);
 	rig.volume->stopping = 0;
 	EQUAL(pc_volume_inflight(rig.volume), 0);
-	rig_close(&rig);
 }
 
 static u32 woken(void)
@@ -373,13 +353,11 @@ static u32 woken(void)
 }
 
 /* A caller that does the work of its own file wakes a thread for a second request, and for what it leaves. */
-static void check_work_of_a_callers_own_file_wakes_no_thread_unless_some_is_left(void)
+TEST(check_work_of_a_callers_own_file_wakes_no_thread_unless_some_is_left)
 {
 	struct pc_work w;
-	struct pc_limits l = limits_wide();
-	l.max_write = PAGE;
 	rig_open(&rig, 1 << 20, PAGE);
-	file = file_open_in(&rig, rig.volume, 0, 1 << 20, l);
+	file = file_open_in(&rig, rig.volume, 0, 1 << 20, LIMITS(.max_write = PAGE));
 	struct file *other = file_open(&rig, 0, 1 << 20);
 	EQUAL(file_write(file, 0, "x", 1), 0);
 	EQUAL(file_write(other, 0, "x", 1), 0);
@@ -416,21 +394,18 @@ static void check_work_of_a_callers_own_file_wakes_no_thread_unless_some_is_left
 	before = woken();
 	pc_work_own_end(file->inode, outer);
 	CHECK(woken() != before); /* two requests are left */
-	while (work(rig.volume))
-		;
+	work_all(rig.volume);
 	EQUAL(file->store.writes, 4);
-	rig_close(&rig);
 }
 
 /* The engine's own work under the token is for a thread of the volume, which no interrupt strikes. */
-static void check_a_caller_leaves_a_commit_with_other_work_to_a_thread(void)
+TEST(check_a_caller_leaves_a_commit_with_other_work_to_a_thread)
 {
 	struct pc_work w;
 	start();
 	EQUAL(file_write(file, 0, "x", 1), 0);
 	EQUAL(flush(file), 0);
-	while (work(rig.volume))
-		;
+	work_all(rig.volume);
 	pc_settle_start(file->inode);
 	u32 before = woken();
 	struct pc_inode *outer = pc_work_own_begin(file->inode);
@@ -443,26 +418,6 @@ static void check_a_caller_leaves_a_commit_with_other_work_to_a_thread(void)
 	pc_work_own_end(file->inode, outer);
 	CHECK(woken() != before);
 	EQUAL(file->store.commits, 0);
-	while (work(rig.volume))
-		;
+	work_all(rig.volume);
 	EQUAL(file->store.commits, 1);
-	rig_close(&rig);
-}
-
-int main(void)
-{
-	RUN(check_leaf_locks_exclude_and_wake);
-	RUN(check_shared_and_exclusive_holders_exclude);
-	RUN(check_the_queue_is_served_in_order);
-	RUN(check_giving_up_answers_whether_the_lock_had_come);
-	RUN(check_the_inode_lock_under_threads);
-	RUN(check_the_token_goes_round_in_order);
-	RUN(check_no_wake_up_of_a_credit_is_lost);
-	RUN(check_a_credit_given_back_moves_the_sequence_without_waiters);
-	RUN(check_no_wake_up_of_a_folio_is_lost);
-	RUN(check_urgent_work_goes_first_and_low_work_leaves_a_credit);
-	RUN(check_no_wake_up_for_a_piece_of_work_is_lost);
-	RUN(check_work_of_a_callers_own_file_wakes_no_thread_unless_some_is_left);
-	RUN(check_a_caller_leaves_a_commit_with_other_work_to_a_thread);
-	return 0;
 }

@@ -4,9 +4,6 @@
 
 enum { ROOM = 1 << 20 };
 
-static struct rig rig;
-static struct file *file;
-
 static void start(u64 max_folio)
 {
 	rig_open(&rig, 4 << 20, max_folio);
@@ -60,7 +57,7 @@ static u64 held(void)
 }
 
 /* Test both orders: the mirror ends before the upload, and after it. */
-static void check_a_hold_outlives_the_upload_and_ends_with_the_request(void)
+TEST(check_a_hold_outlives_the_upload_and_ends_with_the_request)
 {
 	for (int order = 0; order < 4; order++) {
 		start(order & 2 ? 64 << 10 : PAGE);
@@ -84,12 +81,11 @@ static void check_a_hold_outlives_the_upload_and_ends_with_the_request(void)
 			CHECK(!(state_at(file, 0) & PC_F_HELD));
 			EQUAL(pc_drop_clean(file->inode, 0, ALL), 64 << 10);
 		}
-		rig_close(&rig);
 	}
 }
 
 /* The bytes of the mirror stand still: while the upload runs, and after it. */
-static void check_a_writer_gets_fresh_memory_and_the_mirror_keeps_the_old(void)
+TEST(check_a_writer_gets_fresh_memory_and_the_mirror_keeps_the_old)
 {
 	for (int k = 0; k < 4; k++) {
 		start(k & 2 ? 64 << 10 : PAGE);
@@ -112,11 +108,10 @@ static void check_a_writer_gets_fresh_memory_and_the_mirror_keeps_the_old(void)
 		EQUAL(file_sync(file), 0);
 		EQUAL(file->store.bytes[PAGE], 'c');
 		EQUAL(file->store.bytes[PAGE + 100], 'a');
-		rig_close(&rig);
 	}
 }
 
-static void check_memory_that_cannot_be_replaced_spoils_the_copy_and_no_writer_waits(void)
+TEST(check_memory_that_cannot_be_replaced_spoils_the_copy_and_no_writer_waits)
 {
 	start(PAGE);
 	put(0, 'a', PAGE);
@@ -132,11 +127,10 @@ static void check_memory_that_cannot_be_replaced_spoils_the_copy_and_no_writer_w
 	pc_request_settle(m);
 	pc_unpin(rig.cache, &pin);
 	EQUAL(held(), 0);
-	rig_close(&rig);
 }
 
 /* Truncate: folios beyond the end go, the one with the end is zeroed; held bytes stay unchanged. */
-static void check_truncate_leaves_the_mirror_its_bytes(void)
+TEST(check_truncate_leaves_the_mirror_its_bytes)
 {
 	for (int k = 0; k < 2; k++) {
 		start(k ? 64 << 10 : PAGE);
@@ -151,19 +145,15 @@ static void check_truncate_leaves_the_mirror_its_bytes(void)
 		pc_request_settle(m);
 		EQUAL(held(), 0);
 		CHECK(!pc_mirror_spoiled(file->inode));
-		rig_close(&rig);
 	}
 }
 
-static void check_requests_that_follow_join_until_the_mirrors_limit(void)
+TEST(check_requests_that_follow_join_until_the_mirrors_limit)
 {
-	struct pc_limits l = limits_wide();
-	l.max_write = 2 * PAGE;
 	rig_open(&rig, 4 << 20, PAGE);
-	struct pc_limits wide = limits_wide();
-	wide.max_write = 3 * PAGE;
+	struct pc_limits wide = LIMITS(.max_write = 3 * PAGE);
 	pc_volume_set_mirror(rig.volume, &wide);
-	file = file_open_in(&rig, rig.volume, 0, ROOM, l);
+	file = file_open_in(&rig, rig.volume, 0, ROOM, LIMITS(.max_write = 2 * PAGE));
 	put(0, 'a', 5 * PAGE);
 	struct pc_request *first, *second, *third, *r;
 	r = hand_over(&first, NULL);
@@ -179,10 +169,9 @@ static void check_requests_that_follow_join_until_the_mirrors_limit(void)
 	pc_request_settle(first);
 	pc_request_settle(second);
 	EQUAL(held(), 0);
-	rig_close(&rig);
 }
 
-static void check_held_memory_is_no_victim_and_comes_back(void)
+TEST(check_held_memory_is_no_victim_and_comes_back)
 {
 	start(PAGE);
 	put(0, 'a', 16 * PAGE);
@@ -198,24 +187,21 @@ static void check_held_memory_is_no_victim_and_comes_back(void)
 	CHECK(!(state_at(file, 0) & (PC_F_SMALL | PC_F_MAIN)));
 	pc_request_settle(m);
 	CHECK(state_at(file, 0) & (PC_F_SMALL | PC_F_MAIN)); /* evictable like any other */
-	rig_close(&rig);
 }
 
 /* ---------------------------------------------------------------- threads: holds end while frames leave their folios */
 
 static _Atomic bool stop;
 
-static void *writer(void *unused)
+static void *writer(void *unused MAYBE)
 {
-	(void)unused;
 	for (u32 k = 0; !atomic_load(&stop); k++)
 		put(draw(8) * PAGE, (u8)k, PAGE);
 	return NULL;
 }
 
-static void *truncater(void *unused)
+static void *truncater(void *unused MAYBE)
 {
-	(void)unused;
 	static u8 byte = 'z';
 	while (!atomic_load(&stop)) {
 		file_truncate(file, draw(8) * PAGE + 5);
@@ -245,7 +231,7 @@ static void expect_still(const struct pc_request *m)
 	EQUAL(bytes_of(m), sum);
 }
 
-static void check_holds_end_in_any_thread_while_writers_and_truncates_go_on(void)
+TEST(check_holds_end_in_any_thread_while_writers_and_truncates_go_on)
 {
 	start(PAGE);
 	check_threads = true;
@@ -294,17 +280,4 @@ static void check_holds_end_in_any_thread_while_writers_and_truncates_go_on(void
 				sched_yield();
 	check_threads = false;
 	EQUAL(held(), 0);
-	rig_close(&rig);
-}
-
-int main(void)
-{
-	RUN(check_a_hold_outlives_the_upload_and_ends_with_the_request);
-	RUN(check_a_writer_gets_fresh_memory_and_the_mirror_keeps_the_old);
-	RUN(check_memory_that_cannot_be_replaced_spoils_the_copy_and_no_writer_waits);
-	RUN(check_truncate_leaves_the_mirror_its_bytes);
-	RUN(check_requests_that_follow_join_until_the_mirrors_limit);
-	RUN(check_held_memory_is_no_victim_and_comes_back);
-	RUN(check_holds_end_in_any_thread_while_writers_and_truncates_go_on);
-	return 0;
 }

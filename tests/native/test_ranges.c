@@ -3,13 +3,15 @@
 
 enum { BYTES = 2 << 20, BLOCKS = 512 };
 
-static struct rig rig;
-static struct file *file;
 static u8 valid[BYTES];
 
 static struct pc_folio *folio_of(u32 order)
 {
 	struct pc_folio *f;
+	if (!rig.cache) {
+		rig_open(&rig, 16 << 20, BYTES);
+		file = file_open(&rig, BYTES, 0);
+	}
 	EQUAL(pc_folio_create(file->inode, 0, order, 0, 0, &f), 0);
 	EQUAL(pc_folio_order(f), order);
 	EQUAL(pc_folio_ext_ensure(rig.cache, f), 0);
@@ -97,7 +99,7 @@ static void random_use(u32 order, u32 steps)
 	folio_gone(f);
 }
 
-static void check_valid_bytes_match_an_array_at_every_order(void)
+TEST(check_valid_bytes_match_an_array_at_every_order)
 {
 	for (u32 order = 0; order <= 3; order++)
 		random_use(order, 2500 >> order);
@@ -105,7 +107,7 @@ static void check_valid_bytes_match_an_array_at_every_order(void)
 		random_use(order, order < 7 ? 100 : 25);
 }
 
-static void check_eight_extents_fit_and_meet_in_one_block(void)
+TEST(check_eight_extents_fit_and_meet_in_one_block)
 {
 	struct pc_folio *f = folio_of(0);
 	pc_inode_leaf_lock(file->inode);
@@ -125,7 +127,7 @@ static void check_eight_extents_fit_and_meet_in_one_block(void)
 	folio_gone(f);
 }
 
-static void check_extents_of_the_past_do_not_come_back(void)
+TEST(check_extents_of_the_past_do_not_come_back)
 {
 	struct pc_folio *f = folio_of(1);
 	memset(valid, 1, 2 * PAGE);
@@ -142,7 +144,7 @@ static void check_extents_of_the_past_do_not_come_back(void)
 	folio_gone(f);
 }
 
-static void check_block_sets_match_an_array_at_every_order(void)
+TEST(check_block_sets_match_an_array_at_every_order)
 {
 	static u8 in[PC_SETS][BLOCKS];
 	for (u32 order = 0; order <= 9; order++) {
@@ -177,16 +179,4 @@ static void check_block_sets_match_an_array_at_every_order(void)
 		EQUAL(pc_folio_state(f) & (PC_F_LOCAL | PC_F_FAILED), 0);
 		folio_gone(f);
 	}
-}
-
-int main(void)
-{
-	rig_open(&rig, 16 << 20, BYTES);
-	file = file_open(&rig, BYTES, 0);
-	RUN(check_valid_bytes_match_an_array_at_every_order);
-	RUN(check_eight_extents_fit_and_meet_in_one_block);
-	RUN(check_extents_of_the_past_do_not_come_back);
-	RUN(check_block_sets_match_an_array_at_every_order);
-	rig_close(&rig);
-	return 0;
 }

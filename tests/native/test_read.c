@@ -3,8 +3,6 @@
 
 enum { SIZE = 64 << 10 };
 
-static struct rig rig;
-static struct file *file;
 static u8 got[SIZE];
 
 static void start(u64 max_folio)
@@ -22,49 +20,29 @@ static void right(u64 pos, u64 len)
 
 /* ---------------------------------------------------------------- threads held at a point */
 
-struct job {
-	pthread_t thread;
+static struct job {
 	int64_t result;
 	struct pc_need need;
-	u64 pos, len;
 	u8 bytes[8192];
-};
+} j;
 
-static void *read_once(void *arg)
+static void *read_once(void *arg MAYBE)
 {
-	struct job *j = arg;
-	memset(j->bytes, 0xee, sizeof(j->bytes));
-	j->result = pc_read(file->inode, j->pos, j->bytes, j->len, &j->need);
+	memset(j.bytes, 0xee, sizeof(j.bytes));
+	j.result = pc_read(file->inode, 8192, j.bytes, 4096, &j.need);
 	return NULL;
-}
-
-static void hold_at(struct job *j, const char *point, void *(*what)(void *))
-{
-	pc_sync_arm(point, 0);
-	pthread_create(&j->thread, NULL, what, j);
-	for (int k = 0; !pc_sync_arrived(point); k++) {
-		CHECK(k < 20000);
-		usleep(500);
-	}
-}
-
-static void let_go(struct job *j, const char *point)
-{
-	pc_sync_release(point);
-	pthread_join(j->thread, NULL);
 }
 
 /* ---------------------------------------------------------------- locks */
 
-static void *read_all(void *arg)
+static void *read_all(void *arg MAYBE)
 {
 	struct pc_need need;
-	(void)arg;
 	return (void *)(uintptr_t)pc_read(file->inode, 0, got, SIZE, &need);
 }
 
 /* T-06: other threads hold every lock of the inode while it is read. */
-static void check_a_reader_passes_every_lock_of_the_inode(void)
+TEST(check_a_reader_passes_every_lock_of_the_inode)
 {
 	u64 folios[] = {PAGE, 64 << 10};
 	for (u32 k = 0; k < 2; k++) {
@@ -95,7 +73,6 @@ static void check_a_reader_passes_every_lock_of_the_inode(void)
 		pc_invalidate_unlock(file->inode);
 		pc_inode_lock_release(file->inode, PC_EXCLUSIVE);
 		run_write(file, r);
-		rig_close(&rig);
 	}
 }
 
@@ -107,78 +84,66 @@ static void fill_the_cache_with(struct file *other)
 	EQUAL(file_read(other, 0, bytes, 1 << 20), 1 << 20);
 }
 
-static void check_a_reader_never_sees_the_bytes_of_another_object(void)
+TEST(check_a_reader_never_sees_the_bytes_of_another_object)
 {
 	for (int way = 0; way < 3; way++) {
-		static struct job j;
 		start(PAGE);
 		struct file *other = file_open(&rig, 1 << 20, 1 << 20);
 		memset(other->store.bytes, 0xaa, 1 << 20);
-		j.pos = 8192;
-		j.len = 4096;
-		hold_at(&j, "read_before_copy", read_once);
+		pthread_t t = held_at("read_before_copy", read_once, NULL);
 		if (way == 0)
 			fill_the_cache_with(other); /* evicted; frame and descriptor carry other bytes now */
 		if (way == 1)
 			pc_drop_clean(file->inode, 0, ALL); /* poisoned */
 		if (way == 2)
 			file_truncate(file, 0);
-		let_go(&j, "read_before_copy");
+		let_go("read_before_copy", t);
 		/* Detected: none of it may be in the buffer. */
 		EQUAL(j.result, 0);
 		EQUAL(j.need.kind, way == 2 ? PC_NEED_NOTHING : PC_NEED_FILL);
 		for (u32 k = 0; k < 4096; k++)
 			CHECK(j.bytes[k] == 0 || j.bytes[k] == 0xee);
-		rig_close(&rig);
 	}
 }
 
-static void check_a_reader_follows_the_folio_to_its_new_frame(void)
+TEST(check_a_reader_follows_the_folio_to_its_new_frame)
 {
-	static struct job j;
 	start(PAGE);
 	struct pc_request *r;
 	EQUAL(file_write(file, 8192, "old", 3), 0);
 	pc_flush_start(file->inode, ALL, 0, ALL);
 	EQUAL(pc_write_next(file->inode, &r), 1);
-	j.pos = 8192;
-	j.len = 4096;
-	hold_at(&j, "read_before_copy", read_once);
+	pthread_t t = held_at("read_before_copy", read_once, NULL);
 	EQUAL(file_write(file, 8192, "new", 3), 0); /* copy on conflict: the call keeps the old frame */
 	run_write(file, r);
-	let_go(&j, "read_before_copy");
+	let_go("read_before_copy", t);
 	EQUAL(j.result, 4096);
 	CHECK(memcmp(j.bytes, "new", 3) == 0);
 	CHECK(memcmp(file->store.bytes + 8192, "old", 3) == 0);
-	rig_close(&rig);
 }
 
 /* The size is checked after the copy: zeros of a cut tail are never returned as data. */
-static void check_a_reader_sees_the_size_of_the_bytes_it_copied(void)
+TEST(check_a_reader_sees_the_size_of_the_bytes_it_copied)
 {
-	static struct job j;
 	start(PAGE);
-	j.pos = 8192;
-	j.len = 4096;
-	hold_at(&j, "read_before_copy", read_once);
+	pthread_t t = held_at("read_before_copy", read_once, NULL);
 	file_truncate(file, 8192 + 1000);
-	let_go(&j, "read_before_copy");
+	let_go("read_before_copy", t);
 	EQUAL(j.result, 1000);
 	memcpy(got, j.bytes, 1000);
 	right(8192, 1000);
 	EQUAL(j.need.kind, PC_NEED_NOTHING);
 
-	hold_at(&j, "read_before_size", read_once);
+	t = held_at("read_before_size", read_once, NULL);
 	file_truncate(file, 8192);
-	let_go(&j, "read_before_size");
+	let_go("read_before_size", t);
 	EQUAL(j.result, 0);
 	EQUAL(j.need.kind, PC_NEED_NOTHING);
-	rig_close(&rig);
 }
 
 /* ---------------------------------------------------------------- valid and invalid bytes */
 
-static void check_valid_bytes_of_a_partial_folio_need_no_io(void)
+TEST(check_valid_bytes_of_a_partial_folio_need_no_io)
 {
 	struct pc_need need;
 	start(PAGE);
@@ -193,10 +158,9 @@ static void check_valid_bytes_of_a_partial_folio_need_no_io(void)
 	EQUAL(need.pos, 99);
 	EQUAL(need.len, 6);
 	EQUAL(file->store.reads, reads);
-	rig_close(&rig);
 }
 
-static void check_reads_end_where_the_file_ends(void)
+TEST(check_reads_end_where_the_file_ends)
 {
 	struct pc_need need;
 	start(16 << 10);
@@ -207,10 +171,9 @@ static void check_reads_end_where_the_file_ends(void)
 	EQUAL(need.kind, PC_NEED_NOTHING);
 	EQUAL(pc_read(file->inode, 0, got, 0, &need), 0);
 	right(0, 0);
-	rig_close(&rig);
 }
 
-static void check_a_missing_page_is_asked_for_from_where_it_starts(void)
+TEST(check_a_missing_page_is_asked_for_from_where_it_starts)
 {
 	struct pc_need need;
 	start(PAGE);
@@ -222,10 +185,9 @@ static void check_a_missing_page_is_asked_for_from_where_it_starts(void)
 	memset(got, 0, sizeof(got));
 	EQUAL(file_read(file, 1000, got, 20000), 20000);
 	right(1000, 20000);
-	rig_close(&rig);
 }
 
-static void check_stale_bytes_satisfy_no_read_but_local_ones_do(void)
+TEST(check_stale_bytes_satisfy_no_read_but_local_ones_do)
 {
 	struct pc_need need;
 	start(16 << 10);
@@ -243,10 +205,9 @@ static void check_stale_bytes_satisfy_no_read_but_local_ones_do(void)
 	EQUAL(got[17], 0x42);
 	EQUAL(file_read(file, 5000, got, 1), 1);
 	EQUAL(got[0], first_byte(5000));
-	rig_close(&rig);
 }
 
-static void check_local_bytes_are_laid_over_what_storage_says(void)
+TEST(check_local_bytes_are_laid_over_what_storage_says)
 {
 	static u8 bytes[40000], over[40000];
 	u64 folios[] = {PAGE, 64 << 10};
@@ -264,20 +225,5 @@ static void check_local_bytes_are_laid_over_what_storage_says(void)
 			bool mine = (pos >= 5000 && pos < 5010) || (pos >= 9000 && pos < 29000);
 			EQUAL(over[b], mine ? 'm' : block ? first_byte(pos) : '?');
 		}
-		rig_close(&rig);
 	}
-}
-
-int main(void)
-{
-	RUN(check_a_reader_passes_every_lock_of_the_inode);
-	RUN(check_a_reader_never_sees_the_bytes_of_another_object);
-	RUN(check_a_reader_follows_the_folio_to_its_new_frame);
-	RUN(check_a_reader_sees_the_size_of_the_bytes_it_copied);
-	RUN(check_valid_bytes_of_a_partial_folio_need_no_io);
-	RUN(check_reads_end_where_the_file_ends);
-	RUN(check_a_missing_page_is_asked_for_from_where_it_starts);
-	RUN(check_stale_bytes_satisfy_no_read_but_local_ones_do);
-	RUN(check_local_bytes_are_laid_over_what_storage_says);
-	return 0;
 }

@@ -3,8 +3,6 @@
 
 enum { PAGES = 4096 };
 
-static struct rig rig;
-static struct file *file;
 static u8 bytes[1 << 20];
 
 static void start(u64 pages, u64 max_folio)
@@ -38,8 +36,7 @@ static u32 read_pages(struct pc_readahead *ra, u64 index, u64 nr)
 
 static void read_meanwhile(void)
 {
-	while (work(rig.volume))
-		;
+	work_all(rig.volume);
 }
 
 static bool cached(u64 page)
@@ -49,7 +46,7 @@ static bool cached(u64 page)
 }
 
 /* Contract 2.6: n = next power of two; n <= max/32: 4n, n <= max/4: 2n, else max. */
-static void check_the_first_window(void)
+TEST(check_the_first_window)
 {
 	struct {
 		u32 max;
@@ -63,12 +60,11 @@ static void check_the_first_window(void)
 		EQUAL(ra.start, 0);
 		EQUAL(ra.size, rows[k].size);
 		EQUAL(ra.async_size, rows[k].async);
-		rig_close(&rig);
 	}
 }
 
 /* current c: c <= max/4: 4c, else max: a far store is busy after few round trips. */
-static void check_windows_grow_on_their_marker(void)
+TEST(check_windows_grow_on_their_marker)
 {
 	u64 sizes[] = {4, 16, 64, 128, 128};
 	start(PAGES, PAGE);
@@ -85,10 +81,9 @@ static void check_windows_grow_on_their_marker(void)
 		for (u64 page = k ? ra.start : 1; page < from; page++)
 			EQUAL(read_pages(&ra, page, 1), 0); /* never waits again */
 	}
-	rig_close(&rig);
 }
 
-static void check_a_sequential_reader_waits_once(void)
+TEST(check_a_sequential_reader_waits_once)
 {
 	u64 folios[] = {PAGE, 64 << 10};
 	for (u32 k = 0; k < 2; k++) {
@@ -102,11 +97,10 @@ static void check_a_sequential_reader_waits_once(void)
 		EQUAL(waited, 1);
 		EQUAL(file->store.read_bytes, (u64)PAGES * PAGE); /* nothing twice, nothing beyond the end */
 		CHECK(file->store.reads < 60);
-		rig_close(&rig);
 	}
 }
 
-static void check_random_reads_fetch_what_was_asked(void)
+TEST(check_random_reads_fetch_what_was_asked)
 {
 	start(PAGES, PAGE);
 	struct pc_readahead ra = {.max = 128};
@@ -119,11 +113,10 @@ static void check_random_reads_fetch_what_was_asked(void)
 	struct pc_readahead off = {.max = 0};
 	CHECK(!pc_readahead_miss(file->inode, &off, 0, PAGE));
 	CHECK(!pc_readahead_marker(file->inode, &off, 0));
-	rig_close(&rig);
 }
 
 /* A miss behind a cached run that is longer than the request: window of run + request, one page of it asynchronous. */
-static void check_a_run_before_the_miss_is_taken_for_a_stream(void)
+TEST(check_a_run_before_the_miss_is_taken_for_a_stream)
 {
 	start(PAGES, PAGE);
 	struct pc_readahead ra = {.max = 128, .prev_index = 3000};
@@ -135,10 +128,9 @@ static void check_a_run_before_the_miss_is_taken_for_a_stream(void)
 	struct pc_readahead short_run = {.max = 128, .prev_index = 3000, .start = 5};
 	CHECK(!pc_readahead_miss(file->inode, &short_run, 110 * PAGE, 10 * PAGE));
 	EQUAL(short_run.start, 5);
-	rig_close(&rig);
 }
 
-static void check_two_streams_on_one_handle_both_get_on(void)
+TEST(check_two_streams_on_one_handle_both_get_on)
 {
 	start(PAGES, PAGE);
 	struct pc_readahead ra = {.max = 64};
@@ -150,10 +142,9 @@ static void check_two_streams_on_one_handle_both_get_on(void)
 		read_meanwhile();
 	}
 	CHECK(waited < 60); /* 1000 without readahead */
-	rig_close(&rig);
 }
 
-static void check_valid_bytes_are_skipped(void)
+TEST(check_valid_bytes_are_skipped)
 {
 	start(PAGES, PAGE);
 	EQUAL(file_write(file, 10 * PAGE + 5, "x", 1), 0); /* partly valid, dirty */
@@ -169,10 +160,9 @@ static void check_valid_bytes_are_skipped(void)
 	CHECK(!(state_at(file, 10 * PAGE) & PC_F_UPTODATE));
 	CHECK(state_at(file, 0) & PC_F_READAHEAD);
 	run_fill(file, r);
-	rig_close(&rig);
 }
 
-static void check_it_never_reaches_beyond_the_end_or_into_the_last_memory(void)
+TEST(check_it_never_reaches_beyond_the_end_or_into_the_last_memory)
 {
 	start(10, PAGE);
 	struct pc_readahead ra = {.start = 8, .size = 32, .async_size = 32, .max = 32};
@@ -182,7 +172,6 @@ static void check_it_never_reaches_beyond_the_end_or_into_the_last_memory(void)
 	ra = (struct pc_readahead){.start = 10, .size = 32, .async_size = 32, .max = 32};
 	EQUAL(pc_readahead_submit(file->inode, &ra), 0);
 	CHECK(!cached(10));
-	rig_close(&rig);
 
 	start(PAGES, PAGE);
 	EQUAL(pc_cache_resize(rig.cache, 256 * PAGE), 0);
@@ -194,10 +183,9 @@ static void check_it_never_reaches_beyond_the_end_or_into_the_last_memory(void)
 	EQUAL(pc_readahead_submit(file->inode, &ra), 0);
 	SOUND(&rig);
 	EQUAL(pc_cache_resize(rig.cache, 64 << 20), 0);
-	rig_close(&rig);
 }
 
-static void check_a_busy_backend_gets_no_read_ahead(void)
+TEST(check_a_busy_backend_gets_no_read_ahead)
 {
 	start(PAGES, PAGE);
 	for (int k = 0; k < 7; k++)
@@ -207,10 +195,9 @@ static void check_a_busy_backend_gets_no_read_ahead(void)
 	for (int k = 0; k < 7; k++)
 		pc_credit_put(rig.volume, 1);
 	CHECK(pc_readahead_submit(file->inode, &ra) > 0);
-	rig_close(&rig);
 }
 
-static void check_pages_evicted_unread_halve_the_next_window(void)
+TEST(check_pages_evicted_unread_halve_the_next_window)
 {
 	start(PAGES, PAGE);
 	struct pc_readahead ra = {.start = 0, .size = 32, .async_size = 32, .max = 64};
@@ -225,10 +212,9 @@ static void check_pages_evicted_unread_halve_the_next_window(void)
 	ra.prev_index = 99;
 	pc_readahead_miss(file->inode, &ra, 100 * PAGE, 40 * PAGE);
 	EQUAL(ra.size, 64); /* once */
-	rig_close(&rig);
 }
 
-static void check_a_failed_window_raises_no_error(void)
+TEST(check_a_failed_window_raises_no_error)
 {
 	start(PAGES, PAGE);
 	file->store.read_error = -EIO;
@@ -238,21 +224,4 @@ static void check_a_failed_window_raises_no_error(void)
 	EQUAL(usage(file, NULL).folios, 0);
 	file->store.read_error = 0;
 	EQUAL(file_read(file, 0, bytes, 32 * PAGE), 32 * PAGE);
-	rig_close(&rig);
-}
-
-int main(void)
-{
-	RUN(check_the_first_window);
-	RUN(check_windows_grow_on_their_marker);
-	RUN(check_a_sequential_reader_waits_once);
-	RUN(check_random_reads_fetch_what_was_asked);
-	RUN(check_a_run_before_the_miss_is_taken_for_a_stream);
-	RUN(check_two_streams_on_one_handle_both_get_on);
-	RUN(check_valid_bytes_are_skipped);
-	RUN(check_it_never_reaches_beyond_the_end_or_into_the_last_memory);
-	RUN(check_a_busy_backend_gets_no_read_ahead);
-	RUN(check_pages_evicted_unread_halve_the_next_window);
-	RUN(check_a_failed_window_raises_no_error);
-	return 0;
 }

@@ -6,9 +6,6 @@
 
 enum { BLOCKS = 16, ROOM = BLOCKS * PAGE };
 
-static struct rig rig;
-static struct file *file;
-
 static void start(u64 size, u64 max_folio)
 {
 	rig_open(&rig, 1 << 20, max_folio);
@@ -61,7 +58,6 @@ static void check_local_blocks_lie_over_the_new_version(u64 max_folio)
 	EQUAL(file_sync(file), 0);
 	EQUAL(file->store.stable[2 * PAGE], 2);
 	EQUAL(file->store.stable[3 * PAGE], 9);
-	rig_close(&rig);
 }
 
 static void check_the_zeros_behind_the_old_end_are_not_local(u64 max_folio)
@@ -78,11 +74,10 @@ static void check_the_zeros_behind_the_old_end_are_not_local(u64 max_folio)
 	EQUAL(at(PAGE + 100), 9);
 	EQUAL(at(3 * PAGE), 9);
 	EQUAL(at(0), 9);
-	rig_close(&rig);
 }
 
 /* All extents of the folio are taken: the cut needs one more. */
-static void check_the_zeros_are_cut_off_beside_a_full_set_of_extents(void)
+TEST(check_the_zeros_are_cut_off_beside_a_full_set_of_extents)
 {
 	start(15 * PAGE + 100, 16 * PAGE);
 	EQUAL(fill_range(file, 0, 15 * PAGE + 100), 0);
@@ -102,11 +97,10 @@ static void check_the_zeros_are_cut_off_beside_a_full_set_of_extents(void)
 	EQUAL(file->store.stable[15 * PAGE + 100], 9);
 	EQUAL(file->store.stable[50], 3);
 	EQUAL(file->store.stable[51], 9);
-	rig_close(&rig);
 }
 
 /* A fill holds the folio: it cuts the zeros off when it unlocks. */
-static void check_zeros_that_a_fill_held_are_not_local_either(void)
+TEST(check_zeros_that_a_fill_held_are_not_local_either)
 {
 	start(PAGE + 100, 8 * PAGE);
 	EQUAL(fill_range(file, 0, PAGE + 100), 0);
@@ -124,12 +118,11 @@ static void check_zeros_that_a_fill_held_are_not_local_either(void)
 	EQUAL(file->store.stable[PAGE + 100], 9);
 	EQUAL(at(PAGE + 100), 9);
 	EQUAL(at(3 * PAGE), 9);
-	rig_close(&rig);
 }
 
 /* The fill fails and its folio goes: a later folio of that place has no zeros to cut off, and keeps what is written to
  * it. */
-static void check_zeros_are_forgotten_with_the_fill_that_held_them(void)
+TEST(check_zeros_are_forgotten_with_the_fill_that_held_them)
 {
 	start(100, 8 * PAGE);
 	struct pc_need need;
@@ -145,10 +138,9 @@ static void check_zeros_are_forgotten_with_the_fill_that_held_them(void)
 	EQUAL(file_sync(file), 0);
 	EQUAL(file->store.stable[3 * PAGE], 2);
 	EQUAL(at(0), 9);
-	rig_close(&rig);
 }
 
-static void check_the_file_ends_with_the_new_version_or_the_last_local_byte(void)
+TEST(check_the_file_ends_with_the_new_version_or_the_last_local_byte)
 {
 	start(6 * PAGE, PAGE);
 	put(2 * PAGE, 2, 10);
@@ -157,11 +149,10 @@ static void check_the_file_ends_with_the_new_version_or_the_last_local_byte(void
 	EQUAL(pc_inode_remote_size(file->inode), PAGE);
 	EQUAL(pc_inode_size(file->inode), 2 * PAGE + 10);
 	EQUAL(at(PAGE), 0);
-	rig_close(&rig);
 }
 
 /* The last local page has 512 bytes, and the old version had more behind them. [I-10, M6] */
-static void local_end_inside_a_block(void)
+TEST_OF_FIX("a_local_end_is_a_byte", check_the_file_ends_inside_a_local_block)
 {
 	start(PAGE + 2000, PAGE);
 	put(PAGE, 9, 512);
@@ -170,16 +161,9 @@ static void local_end_inside_a_block(void)
 	EQUAL(pc_inode_size(file->inode), PAGE + 512);
 	EQUAL(file_sync(file), 0);
 	EQUAL(file->store.size, PAGE + 512);
-	rig_close(&rig);
 }
 
-static void check_the_file_ends_inside_a_local_block(void)
-{
-	local_end_inside_a_block();
-	check_fails_without("a_local_end_is_a_byte", local_end_inside_a_block);
-}
-
-static void check_bytes_that_the_backend_forgot_are_not_uncommitted(void)
+TEST(check_bytes_that_the_backend_forgot_are_not_uncommitted)
 {
 	start(4 * PAGE, PAGE);
 	pc_inode_set_uncommitted(file->inode, true, UINT64_MAX);
@@ -191,7 +175,6 @@ static void check_bytes_that_the_backend_forgot_are_not_uncommitted(void)
 	pc_inode_undone(file->inode, &undone);
 	EQUAL(undone.lowest, UINT64_MAX);
 	CHECK(!undone.created);
-	rig_close(&rig);
 }
 
 static void check_everything_is_dirty_only_if_everything_is_there(u64 max_folio)
@@ -212,10 +195,9 @@ static void check_everything_is_dirty_only_if_everything_is_there(u64 max_folio)
 	EQUAL(usage(file, NULL).dirty, 4 * PAGE);
 	EQUAL(file_sync(file), 0);
 	EQUAL(file->store.stable[3 * PAGE], 1);
-	rig_close(&rig);
 }
 
-static void check_work_under_the_token_runs_without_anything_to_commit(void)
+TEST(check_work_under_the_token_runs_without_anything_to_commit)
 {
 	start(PAGE, PAGE);
 	pc_settle_start(file->inode);
@@ -235,42 +217,30 @@ static void check_work_under_the_token_runs_without_anything_to_commit(void)
 	pc_inode_user_put(w.inode);
 	pc_work_next(rig.volume, &w);
 	EQUAL(w.kind, PC_WORK_NONE);
-	rig_close(&rig);
 }
 
-static void *write_beyond_the_end(void *arg)
+static void *write_beyond_the_end(void *arg MAYBE)
 {
-	(void)arg;
 	put(2 * PAGE, 7, 2 * PAGE + 100);
 	return NULL;
 }
 
-static void *rebase_to_two_pages(void *arg)
+static void *rebase_to_two_pages(void *arg MAYBE)
 {
-	(void)arg;
 	rebase(2 * PAGE, false);
 	return NULL;
 }
 
 /* The rebase reads the size, meets a writer's folio, and finds the file longer when it comes back: writers do not
  * wait for it. [I-10] */
-static void rebase_beside_an_extension(void)
+TEST_OF_FIX("rebase_sees_extension", check_a_rebase_keeps_what_was_extended_beside_it)
 {
-	pthread_t writer, rebaser;
 	start(3 * PAGE, PAGE);
-	pc_sync_arm("write_before_copy", 0);
-	pthread_create(&writer, NULL, write_beyond_the_end, NULL);
-	while (!pc_sync_arrived("write_before_copy"))
-		sched_yield();
+	pthread_t writer = held_at("write_before_copy", write_beyond_the_end, NULL);
 	replace_storage(9, 2 * PAGE);
-	pc_sync_arm("passer_by_met", 0);
-	pthread_create(&rebaser, NULL, rebase_to_two_pages, NULL);
-	while (!pc_sync_arrived("passer_by_met"))
-		sched_yield();
-	pc_sync_release("write_before_copy");
-	pthread_join(writer, NULL);
-	pc_sync_release("passer_by_met");
-	pthread_join(rebaser, NULL);
+	pthread_t rebaser = held_at("passer_by_met", rebase_to_two_pages, NULL);
+	let_go("write_before_copy", writer);
+	let_go("passer_by_met", rebaser);
 	EQUAL(pc_inode_size(file->inode), 4 * PAGE + 100);
 	SOUND(&rig);
 	EQUAL(file_sync(file), 0);
@@ -278,34 +248,13 @@ static void rebase_beside_an_extension(void)
 	EQUAL(file->store.stable[4 * PAGE], 7);
 	EQUAL(file->store.stable[2 * PAGE], 7);
 	EQUAL(file->store.stable[PAGE], 9);
-	rig_close(&rig);
 }
 
-static void check_a_rebase_keeps_what_was_extended_beside_it(void)
-{
-	rebase_beside_an_extension();
-	check_fails_without("rebase_sees_extension", rebase_beside_an_extension);
-}
-
-static void check_one_page_and_large_folios(void)
+TEST(check_one_page_and_large_folios)
 {
 	for (u64 max_folio = PAGE; max_folio <= 8 * PAGE; max_folio *= 8) {
 		check_local_blocks_lie_over_the_new_version(max_folio);
 		check_the_zeros_behind_the_old_end_are_not_local(max_folio);
 		check_everything_is_dirty_only_if_everything_is_there(max_folio);
 	}
-}
-
-int main(void)
-{
-	RUN(check_one_page_and_large_folios);
-	RUN(check_the_zeros_are_cut_off_beside_a_full_set_of_extents);
-	RUN(check_zeros_that_a_fill_held_are_not_local_either);
-	RUN(check_zeros_are_forgotten_with_the_fill_that_held_them);
-	RUN(check_the_file_ends_with_the_new_version_or_the_last_local_byte);
-	RUN(check_the_file_ends_inside_a_local_block);
-	RUN(check_bytes_that_the_backend_forgot_are_not_uncommitted);
-	RUN(check_a_rebase_keeps_what_was_extended_beside_it);
-	RUN(check_work_under_the_token_runs_without_anything_to_commit);
-	return 0;
 }

@@ -1,8 +1,6 @@
 /* Eviction when memory is short: bounded work, never local or pinned folios, never waiting; hits survive a scan. */
 #include "rig.h"
 
-static struct rig rig;
-static struct file *file;
 static u8 bytes[8 << 20];
 
 static void start(u64 pages, u64 size)
@@ -42,15 +40,8 @@ static u32 hit_and_scan(u64 hit, u64 from, u64 to)
 	return nr_cached(0, hit);
 }
 
-static struct pc_cache_usage cache_usage(void)
-{
-	struct pc_cache_usage u;
-	pc_cache_usage_get(rig.cache, &u);
-	return u;
-}
-
 /* P13: whatever was hit, is dirty or pinned, one call examines at most 64 folios. */
-static void check_the_work_of_a_call_is_bounded(void)
+TEST(check_the_work_of_a_call_is_bounded)
 {
 	enum { N = 1500 };
 	for (int state = 0; state < 5; state++) {
@@ -80,11 +71,10 @@ static void check_the_work_of_a_call_is_bounded(void)
 		SOUND(&rig);
 		for (u64 k = 0; state == 3 && k < N; k++)
 			pc_unpin(rig.cache, &pins[k]);
-		rig_close(&rig);
 	}
 }
 
-static void check_local_and_pinned_pages_stay(void)
+TEST(check_local_and_pinned_pages_stay)
 {
 	start(64, 4 << 20);
 	struct pc_need need;
@@ -114,18 +104,16 @@ static void check_local_and_pinned_pages_stay(void)
 	for (u64 k = 0; k < 20; k++) /* clean now: like all the others, they came back on a queue */
 		CHECK(!cached(k));
 	CHECK(!cached(30));
-	rig_close(&rig);
 }
 
 /* A page that becomes clean while reclaim takes it off its queue is not lost. */
-static void *clean_all(void *arg)
+static void *clean_all(void *arg MAYBE)
 {
-	(void)arg;
 	EQUAL(file_sync(file), 0);
 	return NULL;
 }
 
-static void check_pages_that_become_clean_are_found_again(void)
+TEST(check_pages_that_become_clean_are_found_again)
 {
 	for (int round = 0; round < 150; round++) {
 		start(256, 1 << 20);
@@ -140,18 +128,16 @@ static void check_pages_that_become_clean_are_found_again(void)
 		while (pc_reclaim(rig.cache, 64))
 			;
 		EQUAL(usage(file, NULL).folios, 0);
-		rig_close(&rig);
 	}
 }
 
-static void check_hit_pages_survive_a_scan(void)
+TEST(check_hit_pages_survive_a_scan)
 {
 	start(1024, 8 << 20);
 	CHECK(hit_and_scan(300, 400, 2000) >= 290);
-	rig_close(&rig);
 }
 
-static void check_pages_that_come_back_soon_are_remembered(void)
+TEST(check_pages_that_come_back_soon_are_remembered)
 {
 	start(256, 8 << 20);
 	for (u64 k = 0; k < 300; k++)
@@ -161,12 +147,11 @@ static void check_pages_that_come_back_soon_are_remembered(void)
 	CHECK(state_at(file, 0) & PC_F_MAIN);
 	touch(1900);
 	CHECK(state_at(file, 1900 * PAGE) & PC_F_SMALL);
-	rig_close(&rig);
 }
 
 /* T-14: everything of one file is in flight on a stuck backend, its locks held: another file goes on. Reclaim has to
  * skip bytes in flight: if it waited for them, this check would hang. */
-static void check_a_stuck_file_stops_no_other_file(void)
+TEST_OF_FIX("reclaim_never_waits", check_a_stuck_file_stops_no_other_file)
 {
 	start(256, 1 << 20);
 	struct pc_volume *v = volume_open(&rig);
@@ -194,12 +179,10 @@ static void check_a_stuck_file_stops_no_other_file(void)
 	for (u64 k = 0; k < 200; k++)
 		if (cached(k))
 			pc_folio_unlock(rig.cache, folio_at(file, k * PAGE));
-	SOUND(&rig);
-	rig_close(&rig);
 }
 
 /* T-57, without the threads: capacity goes down as far as clean pages allow, and the memory goes back. */
-static void check_capacity_shrinks_to_what_is_local(void)
+TEST(check_capacity_shrinks_to_what_is_local)
 {
 	start(1024, 8 << 20);
 	for (u64 k = 0; k < 1000; k++)
@@ -221,10 +204,9 @@ static void check_capacity_shrinks_to_what_is_local(void)
 		touch(k);
 	EQUAL(cache_usage().used, 2000 * PAGE);
 	EQUAL(pc_cache_resize(rig.cache, 1ull << 50), (u64)-EINVAL);
-	rig_close(&rig);
 }
 
-static void check_large_blocks_do_not_cost_the_whole_cache(void)
+TEST(check_large_blocks_do_not_cost_the_whole_cache)
 {
 	rig_open(&rig, 4096 * PAGE, 2 << 20);
 	pc_cache_configure(rig.cache, 4096 * PAGE, 4096 * PAGE, 2 << 20, false);
@@ -240,11 +222,10 @@ static void check_large_blocks_do_not_cost_the_whole_cache(void)
 	CHECK(cache_usage().evicted - evicted <= 4 * 512 + 512);
 	if (frame != PC_NO_FRAME)
 		pc_arena_free(&rig.cache->arena, frame, 9);
-	rig_close(&rig);
 }
 
 /* All of the probation queue is being filled: the other queue is examined too. */
-static void free_beside_locked_folios(void)
+TEST_OF_FIX("a_stuck_queue_gives_way", check_folios_being_filled_do_not_hide_the_rest)
 {
 	enum { N = 40 };
 	struct pc_need need;
@@ -261,17 +242,10 @@ static void free_beside_locked_folios(void)
 	EQUAL(cache_usage().used, N * PAGE);
 	EQUAL(pc_reclaim(rig.cache, 5), 5);
 	EQUAL(run_fill(file, r), 0);
-	rig_close(&rig);
-}
-
-static void check_folios_being_filled_do_not_hide_the_rest(void)
-{
-	free_beside_locked_folios();
-	check_fails_without("a_stuck_queue_gives_way", free_beside_locked_folios);
 }
 
 /* NOREUSE: folios read only once go first; small reads of a page are one use; others' use counts. */
-static void check_folios_read_once_go_first(void)
+TEST(check_folios_read_once_go_first)
 {
 	start(100, 4 << 20);
 	for (u64 k = 0; k < 80; k++)
@@ -291,8 +265,6 @@ static void check_folios_read_once_go_first(void)
 	pc_reclaim_soon(file->inode, 0, 10); /* not read to the end of the page */
 	pc_reclaim_soon(file->inode, 500 * PAGE, 600 * PAGE); /* not cached */
 	touch(300);
-	SOUND(&rig);
-	rig_close(&rig);
 }
 
 static void read_ahead(u64 from, u64 to)
@@ -301,8 +273,7 @@ static void read_ahead(u64 from, u64 to)
 		struct pc_request *r = pc_fill_window(file->inode, from, to, (to - from) * PAGE, &stop);
 		CHECK(r && stop > from);
 		pc_fill_submit(r, PC_WORK_READAHEAD);
-		while (work(rig.volume))
-			;
+		work_all(rig.volume);
 	}
 }
 
@@ -321,19 +292,17 @@ static void read_in_windows(u64 from, u64 to, u64 window, u32 reads)
 }
 
 /* Probation is a tenth beside pages that are hit, and as large as the windows need while they are read. 2.23 */
-static void check_readahead_folios_stay_until_they_are_read(void)
+TEST(check_readahead_folios_stay_until_they_are_read)
 {
 	start(1000, 32 << 20);
 	u32 hit = hit_and_scan(850, 1000, 1300);
 	CHECK(hit >= 800);
 	read_in_windows(2000, 4000, 125, 1);
 	CHECK(nr_cached(0, 850) + 2 * 125 >= hit);
-	SOUND(&rig);
-	rig_close(&rig);
 }
 
 /* Earlier caching is no use of a readahead folio: on the main queue it would go before folios that were read twice. */
-static void check_so_do_folios_that_come_back_soon(void)
+TEST(check_so_do_folios_that_come_back_soon)
 {
 	for (u32 reads = 1; reads <= 3; reads++) {
 		start(1000, 16 << 20);
@@ -342,24 +311,20 @@ static void check_so_do_folios_that_come_back_soon(void)
 				touch(k);
 		read_in_windows(0, 1500, 125, reads);
 		read_in_windows(0, 1500, 125, reads);
-		SOUND(&rig);
-		rig_close(&rig);
 	}
 }
 
 /* There is no main queue yet, and read folios move there, so probation holds only the readahead ones. */
-static void check_so_it_does_while_the_cache_fills(void)
+TEST(check_so_it_does_while_the_cache_fills)
 {
 	for (u32 reads = 1; reads <= 3; reads++) {
 		start(1000, 32 << 20);
 		read_in_windows(0, 4000, 125, reads);
-		SOUND(&rig);
-		rig_close(&rig);
 	}
 }
 
 /* A reader that never comes costs others at most half of the cache, and only until its folios have been round once. */
-static void check_folios_without_a_reader_go(void)
+TEST(check_folios_without_a_reader_go)
 {
 	start(1000, 32 << 20);
 	CHECK(hit_and_scan(850, 1000, 1300) >= 800);
@@ -370,26 +335,4 @@ static void check_folios_without_a_reader_go(void)
 		touch(k);
 	EQUAL(nr_cached(2000, 6000), 0);
 	CHECK(nr_cached(0, 850) >= 450);
-	SOUND(&rig);
-	rig_close(&rig);
-}
-
-int main(void)
-{
-	RUN(check_the_work_of_a_call_is_bounded);
-	RUN(check_local_and_pinned_pages_stay);
-	RUN(check_pages_that_become_clean_are_found_again);
-	RUN(check_hit_pages_survive_a_scan);
-	RUN(check_pages_that_come_back_soon_are_remembered);
-	RUN(check_a_stuck_file_stops_no_other_file);
-	check_fails_without("reclaim_never_waits", check_a_stuck_file_stops_no_other_file);
-	RUN(check_capacity_shrinks_to_what_is_local);
-	RUN(check_large_blocks_do_not_cost_the_whole_cache);
-	RUN(check_folios_read_once_go_first);
-	RUN(check_folios_being_filled_do_not_hide_the_rest);
-	RUN(check_readahead_folios_stay_until_they_are_read);
-	RUN(check_so_do_folios_that_come_back_soon);
-	RUN(check_so_it_does_while_the_cache_fills);
-	RUN(check_folios_without_a_reader_go);
-	return 0;
 }

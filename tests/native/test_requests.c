@@ -4,7 +4,7 @@
 /* ---------------------------------------------------------------- building requests */
 
 /* T-08: calls for a MiB of 4 KiB pages, in order and scattered in memory. */
-static void check_contiguous_dirty_pages_are_one_call(void)
+TEST(check_contiguous_dirty_pages_are_one_call)
 {
 	struct {
 		u64 max_write, max_folio;
@@ -15,9 +15,7 @@ static void check_contiguous_dirty_pages_are_one_call(void)
 		    {1 << 20, 64 << 10, 1},
 		    {100000, 64 << 10, 11}};
 	for (u32 k = 0; k < sizeof(rows) / sizeof(*rows); k++) {
-		struct pc_limits l = limits_wide();
-		l.max_write = rows[k].max_write;
-		start(rows[k].max_folio, l);
+		start(rows[k].max_folio, LIMITS(.max_write = rows[k].max_write));
 		for (u32 n = 0; n < 256; n++) {
 			u64 page = (n * 77) % 256;
 			if (rows[k].max_folio == PAGE)
@@ -29,12 +27,11 @@ static void check_contiguous_dirty_pages_are_one_call(void)
 		EQUAL(file->store.writes, rows[k].calls);
 		EQUAL(file->store.write_bytes, 1 << 20);
 		CHECK(memcmp(file->store.bytes, want, 1 << 20) == 0);
-		rig_close(&rig);
 	}
 }
 
 /* T-09 */
-static void check_a_request_ends_where_it_must(void)
+TEST(check_a_request_ends_where_it_must)
 {
 	struct {
 		const char *why;
@@ -54,12 +51,10 @@ static void check_a_request_ends_where_it_must(void)
 		{"extents in one block", 1 << 20, 0, 64, {{16384 + 100, 10}, {16384 + 200, 10}}, 1, 2},
 	};
 	for (u32 k = 0; k < sizeof(rows) / sizeof(*rows); k++) {
-		struct pc_limits l = limits_wide();
-		l.max_write = rows[k].max_write;
-		l.boundary = rows[k].boundary;
-		l.max_vectors = rows[k].max_vectors;
 		rig_open(&rig, 16 << 20, PAGE);
-		file = file_open_in(&rig, rig.volume, 32768, ROOM, l); /* uncached pages stay ragged */
+		file = file_open_in(&rig, rig.volume, 32768, ROOM,
+				    LIMITS(.max_write = rows[k].max_write, .boundary = rows[k].boundary,
+					   .max_vectors = rows[k].max_vectors)); /* uncached pages stay ragged */
 		u64 bytes = 0;
 		for (u32 n = 0; n < 4 && rows[k].writes[n][1]; n++) {
 			put(rows[k].writes[n][0], rows[k].writes[n][1]);
@@ -74,12 +69,11 @@ static void check_a_request_ends_where_it_must(void)
 		for (u32 n = 0; n < 4; n++)
 			CHECK(memcmp(file->store.bytes + rows[k].writes[n][0], want + rows[k].writes[n][0],
 				     rows[k].writes[n][1]) == 0);
-		rig_close(&rig);
 	}
 }
 
 /* T-09, T-33: the requests themselves, as [start, end); folios of both sizes side by side. */
-static void check_requests_cross_and_split_folios(void)
+TEST(check_requests_cross_and_split_folios)
 {
 	enum { K = 1 << 10 };
 	struct {
@@ -171,12 +165,10 @@ static void check_requests_cross_and_split_folios(void)
 		 {{3 * K, 11 * K}}},
 	};
 	for (u32 k = 0; k < sizeof(rows) / sizeof(*rows); k++) {
-		struct pc_limits l = limits_wide();
-		l.max_write = rows[k].max_write;
-		l.boundary = rows[k].boundary;
-		l.max_vectors = rows[k].max_vectors;
 		rig_open(&rig, 16 << 20, rows[k].max_folio);
-		file = file_open_in(&rig, rig.volume, rows[k].size, ROOM, l);
+		file = file_open_in(&rig, rig.volume, rows[k].size, ROOM,
+				    LIMITS(.max_write = rows[k].max_write, .boundary = rows[k].boundary,
+					   .max_vectors = rows[k].max_vectors));
 		memcpy(want, file->store.bytes, rows[k].size);
 		if (rows[k].size && rows[k].max_folio > PAGE)
 			EQUAL(file_read(file, 0, want, rows[k].size), rows[k].size); /* in large folios */
@@ -196,44 +188,34 @@ static void check_requests_cross_and_split_folios(void)
 		EQUAL(file->store.size, size);
 		EQUAL(file_sync(file), 0);
 		CHECK(memcmp(file->store.bytes, want, size) == 0);
-		rig_close(&rig);
 	}
 }
 
 /* T-10: the buffers given to a backend lie in the arena. */
-static void check_buffers_are_the_frames_themselves(void)
+TEST(check_buffers_are_the_frames_themselves)
 {
-	struct pc_part parts[PARTS];
-	size_t n;
-	u64 pos;
 	start(16 << 10, limits_wide());
 	put(0, 100000);
 	pc_flush_start(file->inode, ALL, 0, ALL);
 	struct pc_request *r = next();
-	EQUAL(pc_call_next(r, &pos, parts, PARTS, &n), 1);
-	for (size_t k = 0; k < n; k++) {
-		CHECK(parts[k].memory >= rig.cache->arena.base);
-		CHECK(parts[k].memory + parts[k].len <= rig.cache->arena.base + (16 << 20));
+	struct call c = next_call(r);
+	for (size_t k = 0; k < c.n; k++) {
+		CHECK(c.parts[k].memory >= rig.cache->arena.base);
+		CHECK(c.parts[k].memory + c.parts[k].len <= rig.cache->arena.base + (16 << 20));
 	}
 	run_write(file, r);
-	struct pc_cache_usage u;
-	pc_cache_usage_get(rig.cache, &u);
-	EQUAL(u.cow_copies, 0);
-	rig_close(&rig);
+	EQUAL(cache_usage().cow_copies, 0);
 }
 
 /* ---------------------------------------------------------------- answers */
 
-static void check_impossible_answers_are_refused(void)
+TEST(check_impossible_answers_are_refused)
 {
-	struct pc_part parts[PARTS];
-	size_t n;
-	u64 pos;
 	start(PAGE, limits_wide());
 	put(0, 5000);
 	pc_flush_start(file->inode, ALL, 0, ALL);
 	struct pc_request *r = next();
-	EQUAL(pc_call_next(r, &pos, parts, PARTS, &n), 1);
+	next_call(r);
 	EQUAL(pc_write_answer(r, -5), (u64)-EPROTO);
 	EQUAL(pc_write_answer(r, 5001), (u64)-EPROTO);
 	EQUAL(pc_write_answer(r, 0), 0);
@@ -242,16 +224,14 @@ static void check_impossible_answers_are_refused(void)
 	pc_write_done(r, false, true);
 	EQUAL(usage(file, NULL).failed, 2 * PAGE);
 	CHECK(!next());
-	rig_close(&rig);
 }
 
 /* T-32: the current limits count, acknowledged parts are not sent again. */
-static void check_a_retry_is_divided_anew_and_sends_only_what_is_left(void)
+TEST(check_a_retry_is_divided_anew_and_sends_only_what_is_left)
 {
 	u64 limits[] = {8192, 1 << 20, 20480};
 	for (u32 k = 0; k < 3; k++) {
-		struct pc_limits l = limits_wide();
-		l.max_write = 20480;
+		struct pc_limits l = LIMITS(.max_write = 20480);
 		start(16 << 10, l);
 		put(0, 61440);
 		file->store.write_error = -EIO;
@@ -269,17 +249,5 @@ static void check_a_retry_is_divided_anew_and_sends_only_what_is_left(void)
 		EQUAL(file->store.write_bytes - bytes, 20480);
 		EQUAL(file->store.writes - calls, k == 0 ? 3 : 1);
 		CHECK(memcmp(file->store.bytes, want, 61440) == 0);
-		rig_close(&rig);
 	}
-}
-
-int main(void)
-{
-	RUN(check_contiguous_dirty_pages_are_one_call);
-	RUN(check_a_request_ends_where_it_must);
-	RUN(check_requests_cross_and_split_folios);
-	RUN(check_buffers_are_the_frames_themselves);
-	RUN(check_impossible_answers_are_refused);
-	RUN(check_a_retry_is_divided_anew_and_sends_only_what_is_left);
-	return 0;
 }

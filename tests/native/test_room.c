@@ -4,8 +4,6 @@
 
 enum { BLOCKS = 1024, MID = 96, LIMIT = 128 };
 
-static struct rig rig;
-static struct file *file;
 static u8 bytes[1 << 20];
 
 /* background 64, midpoint 96, limit 128 blocks; the volume may have all of it. */
@@ -35,7 +33,7 @@ static bool take(struct pc_place *p, u64 n)
 	return pc_room_take(file->inode, p, false);
 }
 
-static void check_below_the_midpoint_no_writer_asks(void)
+TEST(check_below_the_midpoint_no_writer_asks)
 {
 	start();
 	CHECK(pc_dirty_room(file->inode, 95 * PAGE));
@@ -45,11 +43,10 @@ static void check_below_the_midpoint_no_writer_asks(void)
 	CHECK(!pc_dirty_room(file->inode, 8 * PAGE));
 	EQUAL(pressure(rig.volume).position, 0);
 	CHECK(pressure(rig.volume).over_background);
-	rig_close(&rig);
 }
 
 /* Above it the volume's writers may dirty the granted bytes, counted by newly dirty ones: overwrites cost nothing. */
-static void check_above_the_midpoint_a_grant_is_used_up(void)
+TEST(check_above_the_midpoint_a_grant_is_used_up)
 {
 	struct pc_place p;
 	start();
@@ -70,11 +67,10 @@ static void check_above_the_midpoint_a_grant_is_used_up(void)
 	dirty(file, 104, 23);
 	CHECK(!pc_dirty_room(file->inode, PAGE)); /* a grant does not pass the limit */
 	EQUAL(pressure(rig.volume).position, 968);
-	rig_close(&rig);
 }
 
 /* Reservations count until they are dirty or returned: many writers together do not pass the limit. */
-static void check_reservations_are_counted(void)
+TEST(check_reservations_are_counted)
 {
 	struct pc_place p[12];
 	start();
@@ -106,10 +102,9 @@ static void check_reservations_are_counted(void)
 	EQUAL(atomic_load(&rig.volume->room.reserved), 0);
 	pc_place_open(file->inode, &p[0], PAGE - 1, 2);
 	EQUAL(p[0].want, 2); /* blocks touched, not bytes divided */
-	rig_close(&rig);
 }
 
-static void check_writers_at_the_limit_go_on_in_order(void)
+TEST(check_writers_at_the_limit_go_on_in_order)
 {
 	struct pc_place p[4];
 	start();
@@ -136,11 +131,10 @@ static void check_writers_at_the_limit_go_on_in_order(void)
 	CHECK(pc_dirty_room(file->inode, 1));
 	for (u32 k = 0; k < 4; k++)
 		pc_place_close(file->inode, &p[k]);
-	rig_close(&rig);
 }
 
 /* A volume within its floor goes on whatever another one holds, and every writer can have a first piece dirty. */
-static void check_a_floor_belongs_to_one_volume(void)
+TEST(check_a_floor_belongs_to_one_volume)
 {
 	struct pc_place p;
 	start();
@@ -163,10 +157,9 @@ static void check_a_floor_belongs_to_one_volume(void)
 	pc_place_open(other->inode, &p, 0, PAGE);
 	CHECK(!pc_room_take(other->inode, &p, true)); /* its share, though the cache has room */
 	pc_place_close(other->inode, &p);
-	rig_close(&rig);
 }
 
-static void check_a_new_share_moves_the_thresholds(void)
+TEST(check_a_new_share_moves_the_thresholds)
 {
 	start();
 	dirty(file, 0, 40);
@@ -180,10 +173,9 @@ static void check_a_new_share_moves_the_thresholds(void)
 	seq = pc_flusher_seq(rig.cache);
 	dirty(file, 40, 1);
 	CHECK(pc_flusher_seq(rig.cache) != seq); /* above its own background, though not above the cache's */
-	rig_close(&rig);
 }
 
-static void check_running_and_ended_calls_are_counted(void)
+TEST(check_running_and_ended_calls_are_counted)
 {
 	start();
 	EQUAL(pressure(rig.volume).running, 0);
@@ -198,17 +190,4 @@ static void check_running_and_ended_calls_are_counted(void)
 	pc_commit_end(file->inode, true, false);
 	EQUAL(pressure(rig.volume).running, 0);
 	CHECK(pressure(rig.volume).answers > answers);
-	rig_close(&rig);
-}
-
-int main(void)
-{
-	RUN(check_below_the_midpoint_no_writer_asks);
-	RUN(check_above_the_midpoint_a_grant_is_used_up);
-	RUN(check_reservations_are_counted);
-	RUN(check_writers_at_the_limit_go_on_in_order);
-	RUN(check_a_floor_belongs_to_one_volume);
-	RUN(check_a_new_share_moves_the_thresholds);
-	RUN(check_running_and_ended_calls_are_counted);
-	return 0;
 }

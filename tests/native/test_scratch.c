@@ -23,7 +23,7 @@ static void same(const u8 *memory, size_t size)
 }
 
 /* It grows from nothing, from malloc to malloc and to a mapping, and from a mapping to a larger one. */
-static void check_memory_that_grows_keeps_its_bytes(void)
+TEST(check_memory_that_grows_keeps_its_bytes)
 {
 	static const size_t sizes[] = {1, SMALL, (1 << 20) - 1, 1 << 20, (1 << 20) + 1, LARGE};
 	u8 *memory = NULL;
@@ -41,7 +41,7 @@ static void check_memory_that_grows_keeps_its_bytes(void)
 	pc_scratch_free(NULL);
 }
 
-static void check_too_much_is_refused_and_nothing_lost(void)
+TEST(check_too_much_is_refused_and_nothing_lost)
 {
 	static const size_t sizes[] = {SMALL, LARGE};
 	for (size_t k = 0; k < sizeof(sizes) / sizeof(*sizes); k++) {
@@ -60,7 +60,7 @@ static bool mapped(u8 *memory)
 }
 
 /* An allocator would keep it for the thread that freed it. */
-static void check_large_memory_goes_back_to_the_system(void)
+TEST(check_large_memory_goes_back_to_the_system)
 {
 	for (int k = 0; k < 3; k++) {
 		u8 *memory = pc_scratch_new(LARGE);
@@ -69,12 +69,4 @@ static void check_large_memory_goes_back_to_the_system(void)
 		pc_scratch_free(memory);
 		CHECK(!mapped(memory) && !mapped(memory + LARGE - 1));
 	}
-}
-
-int main(void)
-{
-	RUN(check_memory_that_grows_keeps_its_bytes);
-	RUN(check_too_much_is_refused_and_nothing_lost);
-	RUN(check_large_memory_goes_back_to_the_system);
-	return 0;
 }

@@ -5,8 +5,6 @@
 
 enum { ROOM = 1 << 22 };
 
-static struct rig rig;
-static struct file *file;
 static u8 bytes[ROOM];
 
 static void start(u64 size, u64 max_folio)
@@ -22,7 +20,7 @@ static void put(u64 pos, u64 len)
 	EQUAL(file_write(file, pos, bytes + pos, len), 0);
 }
 
-static void check_of_an_inode_that_is_gone_nothing_is_shown(void)
+TEST(check_of_an_inode_that_is_gone_nothing_is_shown)
 {
 	start(PAGE, PAGE);
 	put(0, PAGE);
@@ -31,10 +29,9 @@ static void check_of_an_inode_that_is_gone_nothing_is_shown(void)
 	EQUAL(pc_show_number(file->inode, id + 1, PC_BY_DIRTY), 0);
 	EQUAL(file_sync(file), 0);
 	EQUAL(pc_show_number(file->inode, id, PC_BY_AGE), 0);
-	rig_close(&rig);
 }
 
-static void check_the_queue_is_counted_by_class(void)
+TEST(check_the_queue_is_counted_by_class)
 {
 	u32 waiting[PC_WORK_CLASSES];
 	start(4 * PAGE, PAGE);
@@ -50,8 +47,6 @@ static void check_the_queue_is_counted_by_class(void)
 	struct pc_work w;
 	pc_work_next(rig.volume, &w);
 	EQUAL(w.kind, PC_WORK_JOB);
-	EQUAL(file_sync(file), 0);
-	rig_close(&rig);
 }
 
 static void count(u64 ns, u32 k)
@@ -64,7 +59,7 @@ static void count(u64 ns, u32 k)
 		EQUAL(after[j], before[j] + (j == k));
 }
 
-static void check_a_duration_is_counted_at_the_first_bound_that_it_did_not_exceed(void)
+TEST(check_a_duration_is_counted_at_the_first_bound_that_it_did_not_exceed)
 {
 	u64 counts[PC_LATENCY_BOUNDS + 1];
 	start(PAGE, PAGE);
@@ -78,7 +73,6 @@ static void check_a_duration_is_counted_at_the_first_bound_that_it_did_not_excee
 	}
 	count(UINT64_MAX / 4, PC_LATENCY_BOUNDS);
 	EQUAL(pc_latency_get(rig.volume, PC_TIMED_READ, counts), 0);
-	rig_close(&rig);
 }
 
 /* ---------------------------------------------------------------- a struct reused for another file */
@@ -105,47 +99,35 @@ static void open_with_stale(void)
 	EQUAL(pc_inode_destroy(stale), 0);
 }
 
-static void *make_one(void *unused)
+static void *make_one(void *unused MAYBE)
 {
-	(void)unused;
 	CHECK(make_other() == stale);
 	return NULL;
 }
 
-static void *show_stale(void *unused)
+static void *show_stale(void *unused MAYBE)
 {
-	(void)unused;
 	EQUAL(pc_show_number(stale, stale_id, PC_BY_CACHED), 0);
 	return NULL;
 }
 
 /* A query for a file that is gone comes while its struct is reused for another one. */
-static void check_a_file_that_becomes_another_is_not_found(void)
+TEST_OF_FIX("inode_keeps_its_cache", check_a_file_that_becomes_another_is_not_found)
 {
-	pthread_t maker, shower;
 	open_with_stale();
-	pc_sync_arm("inode_emptied", 0);
-	pc_sync_arm("show_before_lock", 0);
-	pthread_create(&maker, NULL, make_one, NULL);
-	while (!pc_sync_arrived("inode_emptied"))
-		sched_yield();
-	pthread_create(&shower, NULL, show_stale, NULL);
-	while (!pc_sync_arrived("show_before_lock"))
-		sched_yield();
+	pthread_t maker = held_at("inode_emptied", make_one, NULL);
+	pthread_t shower = held_at("show_before_lock", show_stale, NULL);
 	pc_sync_release("inode_emptied");
-	pc_sync_release("show_before_lock");
-	pthread_join(maker, NULL);
+	let_go("show_before_lock", maker);
 	pthread_join(shower, NULL);
 	EQUAL(pc_inode_destroy(stale), 0);
-	rig_close(&rig);
 }
 
-static void *read_repeatedly(void *unused)
+static void *read_repeatedly(void *unused MAYBE)
 {
 	struct pc_counters counters;
 	struct pc_usage usage;
 	u32 waiting[PC_WORK_CLASSES];
-	(void)unused;
 	while (!atomic_load(&over)) {
 		pc_volume_counters(rig.volume, &counters, &usage);
 		EQUAL(usage.cached, PAGE);
@@ -161,7 +143,7 @@ static void *read_repeatedly(void *unused)
 }
 
 /* Lock-free reads run beside files of another volume that come and go, limits that change, and writes. */
-static void check_numbers_are_read_beside_changes_of_everything(void)
+TEST(check_numbers_are_read_beside_changes_of_everything)
 {
 	pthread_t readers[2];
 	open_with_stale();
@@ -184,17 +166,4 @@ static void check_numbers_are_read_beside_changes_of_everything(void)
 	atomic_store(&over, true);
 	for (int k = 0; k < 2; k++)
 		pthread_join(readers[k], NULL);
-	EQUAL(file_sync(file), 0);
-	rig_close(&rig);
-}
-
-int main(void)
-{
-	RUN(check_of_an_inode_that_is_gone_nothing_is_shown);
-	RUN(check_the_queue_is_counted_by_class);
-	RUN(check_a_duration_is_counted_at_the_first_bound_that_it_did_not_exceed);
-	RUN(check_a_file_that_becomes_another_is_not_found);
-	RUN(check_numbers_are_read_beside_changes_of_everything);
-	check_fails_without("inode_keeps_its_cache", check_a_file_that_becomes_another_is_not_found);
-	return 0;
 }

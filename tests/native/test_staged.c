@@ -21,10 +21,9 @@ static void compare(struct pc_inode *i, const bool *in)
 	pc_inode_leaf_unlock(i);
 }
 
-static void check_the_map_equals_an_array_of_bytes(void)
+TEST(check_the_map_equals_an_array_of_bytes)
 {
 	static bool in[CELLS];
-	struct pc_cache_usage u;
 	start(ROOM);
 	struct pc_inode *i = file->inode;
 	for (u32 round = 0; round < (soak() ? 4000 : 40); round++) {
@@ -57,18 +56,15 @@ static void check_the_map_equals_an_array_of_bytes(void)
 			pc_staged_cut(i, 0, ALL);
 		pc_inode_leaf_unlock(i);
 		EQUAL(i->staged.stamp, PC_STAMP_NONE);
-		pc_cache_usage_get(rig.cache, &u);
-		EQUAL(u.staged_map_bytes, 0);
+		EQUAL(cache_usage().staged_map_bytes, 0);
 	}
-	rig_close(&rig);
 }
 
 /* A file in more pieces than the map holds keeps the rest in U; its pieces can still be merged and cut. */
-static void check_the_map_is_bounded(void)
+TEST(check_the_map_is_bounded)
 {
 	start(ROOM);
 	struct pc_inode *i = file->inode;
-	struct pc_cache_usage u;
 	u64 n = 0;
 	pc_inode_leaf_lock(i);
 	while (n < ROOM && pc_staged_add(i, n * 2, n * 2 + 1, 1))
@@ -78,8 +74,7 @@ static void check_the_map_is_bounded(void)
 	CHECK(pc_staged_add(i, n * 2, n * 2 + 1, 1));
 	CHECK(!pc_staged_add(i, n * 2 + 2, n * 2 + 3, 1));
 	pc_inode_leaf_unlock(i);
-	pc_cache_usage_get(rig.cache, &u);
-	CHECK(u.staged_map_bytes < 4 << 20);
+	CHECK(cache_usage().staged_map_bytes < 4 << 20);
 	SOUND(&rig);
 	u64 before = staged();
 	stage(40 * PAGE, PAGE, 1);
@@ -92,12 +87,11 @@ static void check_the_map_is_bounded(void)
 	pc_inode_leaf_lock(i);
 	pc_staged_clear(i);
 	pc_inode_leaf_unlock(i);
-	rig_close(&rig);
 }
 
 /* ---------------------------------------------------------------- becoming staged, and read again */
 
-static void check_staged_bytes_are_clean_in_memory_and_uncommitted(void)
+TEST(check_staged_bytes_are_clean_in_memory_and_uncommitted)
 {
 	start(0);
 	stage(0, 8 * PAGE, 1);
@@ -127,11 +121,10 @@ static void check_staged_bytes_are_clean_in_memory_and_uncommitted(void)
 	evict_all();
 	see(0, 8 * PAGE, 1); /* from the object now */
 	CHECK(file->store.reads > reads);
-	rig_close(&rig);
 }
 
 /* The first half of the limit is written as usual; bytes beyond it are staged. */
-static void check_only_what_passes_the_files_share_is_staged(void)
+TEST(check_only_what_passes_the_files_share_is_staged)
 {
 	start_with(0, PAGE, 8, limits_wide());
 	for (u64 k = 0; k < 32; k++)
@@ -145,10 +138,9 @@ static void check_only_what_passes_the_files_share_is_staged(void)
 		see(k * PAGE, PAGE, (u8)(k + 1));
 	EQUAL(file_sync(file), 0);
 	EQUAL(file->store.stable[31 * PAGE], 32);
-	rig_close(&rig);
 }
 
-static void check_a_backend_that_cannot_stage_is_not_asked_to(void)
+TEST(check_a_backend_that_cannot_stage_is_not_asked_to)
 {
 	struct pc_limits l = limits_wide();
 	start(0);
@@ -156,11 +148,10 @@ static void check_a_backend_that_cannot_stage_is_not_asked_to(void)
 	stage(0, 4 * PAGE, 1);
 	EQUAL(usage(file, NULL).unstable, 4 * PAGE);
 	EQUAL(file->store.stages, 0);
-	rig_close(&rig);
 }
 
 /* Memory is no longer short; but a backend never gets a byte staged first and then written normally. */
-static void check_writes_that_meet_staged_bytes_are_staged(void)
+TEST(check_writes_that_meet_staged_bytes_are_staged)
 {
 	start_with(0, PAGE, 1, limits_wide());
 	stage(0, 2 * PAGE, 1);
@@ -173,11 +164,10 @@ static void check_writes_that_meet_staged_bytes_are_staged(void)
 	EQUAL(usage(file, NULL).unstable, PAGE);
 	EQUAL(file_sync(file), 0);
 	EQUAL(file->store.stable[PAGE + 100], 3);
-	rig_close(&rig);
 }
 
 /* A block whose missing bytes are of S, of the object and dirty: each comes from its own place, and the newest wins. */
-static void check_a_page_of_three_origins(void)
+TEST(check_a_page_of_three_origins)
 {
 	start(2 * PAGE);
 	u8 bytes[2 * PAGE];
@@ -199,11 +189,10 @@ static void check_a_page_of_three_origins(void)
 	EQUAL(staged(), 4300); /* a block goes with all its valid bytes */
 	EQUAL(file_sync(file), 0);
 	EQUAL(file->store.stable[355], 3);
-	rig_close(&rig);
 }
 
 /* All eight extents of a page in use, with staged bytes between them: closing the gaps takes no ninth. */
-static void check_gaps_with_staged_bytes_close(void)
+TEST(check_gaps_with_staged_bytes_close)
 {
 	start(PAGE);
 	for (u64 k = 0; k < 8; k++)
@@ -218,16 +207,12 @@ static void check_gaps_with_staged_bytes_close(void)
 		bool kept = k >= 200 && (k - 200) % 400 < 50 && (k - 200) / 400 < 8;
 		EQUAL(bytes[k], new ? 7 : kept ? 9 : first_byte(k));
 	}
-	rig_close(&rig);
 }
 
 /* Whole units: the neighbours of a dirty byte are staged, and evicted. */
-static void check_units_are_widened_with_staged_bytes(void)
+TEST(check_units_are_widened_with_staged_bytes)
 {
-	struct pc_limits l = limits_wide();
-	l.write_unit = 4 * PAGE;
-	l.read_unit = 512;
-	start_with(8 * PAGE, PAGE, 1, l);
+	start_with(8 * PAGE, PAGE, 1, LIMITS(.write_unit = 4 * PAGE, .read_unit = 512));
 	file->store.unit = 4 * PAGE;
 	stage(PAGE + 7, 2 * PAGE, 1);
 	evict_all();
@@ -243,12 +228,11 @@ static void check_units_are_widened_with_staged_bytes(void)
 	EQUAL(file->store.stable[2 * PAGE + 4], 3);
 	EQUAL(file->store.stable[2 * PAGE + 5], 1);
 	EQUAL(file->store.stable[4 * PAGE - 1], first_byte(4 * PAGE - 1));
-	rig_close(&rig);
 }
 
 /* ---------------------------------------------------------------- how it ends */
 
-static void check_a_failed_commit_leaves_staged_bytes_where_they_are(void)
+TEST(check_a_failed_commit_leaves_staged_bytes_where_they_are)
 {
 	start_with(0, PAGE, 4, limits_wide());
 	stage(0, 2 * PAGE, 1);
@@ -270,10 +254,9 @@ static void check_a_failed_commit_leaves_staged_bytes_where_they_are(void)
 	EQUAL(file->store.write_bytes, sent + 2 * PAGE);
 	EQUAL(file->store.stable[0], 1);
 	EQUAL(file->store.stable[5 * PAGE], 2);
-	rig_close(&rig);
 }
 
-static void check_truncate_and_punch_cut_what_is_staged(void)
+TEST(check_truncate_and_punch_cut_what_is_staged)
 {
 	start(0);
 	stage(0, 10 * PAGE, 1);
@@ -295,11 +278,9 @@ static void check_truncate_and_punch_cut_what_is_staged(void)
 	CHECK(!pc_sync_done(file->inode, s)); /* as old as the bytes it removed */
 	file_truncate(file, 8 * PAGE);
 	see(0, 8 * PAGE, 0);
-	EQUAL(file_sync(file), 0);
-	rig_close(&rig);
 }
 
-static void check_discard_names_staged_and_dirty_bytes_once(void)
+TEST(check_discard_names_staged_and_dirty_bytes_once)
 {
 	u64 lost[8];
 	start(0);
@@ -315,11 +296,10 @@ static void check_discard_names_staged_and_dirty_bytes_once(void)
 	see(0, PAGE, 1);
 	see(8 * PAGE, 2 * PAGE, 1);
 	CHECK(!pc_sync_done(file->inode, pc_epoch_take(rig.volume)));
-	rig_close(&rig);
 }
 
 /* Another version, shorter than what is staged: S stays, and the object that it is sent to again is as long as it. */
-static void check_staged_bytes_lie_over_another_version(void)
+TEST(check_staged_bytes_lie_over_another_version)
 {
 	start(8 * PAGE);
 	stage(4 * PAGE, 2 * PAGE, 1);
@@ -337,23 +317,4 @@ static void check_staged_bytes_lie_over_another_version(void)
 	see(4 * PAGE, 2 * PAGE, 1);
 	file_truncate(file, PAGE);
 	EQUAL(pc_inode_staged_end(file->inode), 0);
-	rig_close(&rig);
-}
-
-int main(void)
-{
-	RUN(check_the_map_equals_an_array_of_bytes);
-	RUN(check_the_map_is_bounded);
-	RUN(check_staged_bytes_are_clean_in_memory_and_uncommitted);
-	RUN(check_only_what_passes_the_files_share_is_staged);
-	RUN(check_a_backend_that_cannot_stage_is_not_asked_to);
-	RUN(check_writes_that_meet_staged_bytes_are_staged);
-	RUN(check_a_page_of_three_origins);
-	RUN(check_gaps_with_staged_bytes_close);
-	RUN(check_units_are_widened_with_staged_bytes);
-	RUN(check_a_failed_commit_leaves_staged_bytes_where_they_are);
-	RUN(check_truncate_and_punch_cut_what_is_staged);
-	RUN(check_discard_names_staged_and_dirty_bytes_once);
-	RUN(check_staged_bytes_lie_over_another_version);
-	return 0;
 }

@@ -9,6 +9,7 @@
  */
 #include <time.h>
 
+#define FIRST_SEED getpid()
 #include "rig.h"
 
 enum { NR_FILES = 4, CELLS = 16 << 10, BYTES = CELLS * 8, PIECE = 24 << 10 };
@@ -20,7 +21,6 @@ struct cells {
 	_Atomic u64 cut[CELLS];      /* newest cut of the cell that had begun */
 };
 
-static struct rig rig;
 static struct file *files[NR_FILES];
 static struct cells cells[NR_FILES];
 static _Atomic bool stop, stop_work;
@@ -376,9 +376,8 @@ static void everything_at_once(int seconds, u64 capacity, u64 max_folio)
 	struct pc_volume *other = volume_open(&rig);
 	memset(cells, 0, sizeof(cells));
 	for (u32 k = 0; k < NR_FILES; k++) {
-		struct pc_limits l = limits_wide();
-		l.max_read = l.max_write = k % 2 ? 32 << 10 : 1 << 20;
-		l.durable_writes = durable;
+		struct pc_limits l =
+			LIMITS(.max_read = l.max_write = k % 2 ? 32 << 10 : 1 << 20, .durable_writes = durable);
 		l.stages = staging && k >= 1; /* one file beside them cannot */
 		files[k] = file_open_in(&rig, k % 2 ? other : rig.volume, BYTES, BYTES, l);
 		files[k]->store.delay_us = k < 2 ? 300 : 0;
@@ -410,28 +409,25 @@ static void everything_at_once(int seconds, u64 capacity, u64 max_folio)
 	check_threads = false;
 	for (u32 k = 0; k < NR_FILES; k++)
 		atomic_fetch_add(&nr_staged, files[k]->store.stages);
-	struct pc_cache_usage u;
-	pc_cache_usage_get(rig.cache, &u);
 	printf("%" PRIu64 " reads, %" PRIu64 " writes (%" PRIu64 " short), %" PRIu64 " syncs, %" PRIu64
 	       " cuts, %" PRIu64 " stored through views, %" PRIu64 " evicted, %" PRIu64 " copied on conflict\n",
 	       atomic_load(&nr_read), atomic_load(&nr_written), atomic_load(&nr_short), atomic_load(&nr_synced),
-	       atomic_load(&nr_cut), atomic_load(&nr_stored), u.evicted, u.cow_copies);
-	CHECK(u.evict_examined_max <= 64);
-	rig_close(&rig);
+	       atomic_load(&nr_cut), atomic_load(&nr_stored), cache_usage().evicted, cache_usage().cow_copies);
+	CHECK(cache_usage().evict_examined_max <= 64);
 }
 
-static void check_small_folios_in_a_small_cache(void)
+TEST(check_small_folios_in_a_small_cache)
 {
 	everything_at_once(soak() ? 120 : 1, 256 << 10, PAGE);
 }
 
-static void check_large_folios_in_a_small_cache(void)
+TEST(check_large_folios_in_a_small_cache)
 {
 	everything_at_once(soak() ? 120 : 1, 400 << 10, 64 << 10);
 }
 
 /* Bytes forgotten by a failed commit have to be sent again; staged ones leave memory and come back. */
-static void check_staged_files_in_a_small_cache(void)
+TEST(check_staged_files_in_a_small_cache)
 {
 	staging = true;
 	everything_at_once(soak() ? 120 : 1, 200 << 10, PAGE);
@@ -440,20 +436,9 @@ static void check_staged_files_in_a_small_cache(void)
 	CHECK(atomic_load(&nr_staged) > 0);
 }
 
-static void check_durable_writes_in_a_large_cache(void)
+TEST(check_durable_writes_in_a_large_cache)
 {
 	durable = true;
 	everything_at_once(soak() ? 120 : 1, 2 << 20, 128 << 10);
 	durable = false;
-}
-
-int main(int argc, char **argv)
-{
-	setvbuf(stdout, NULL, _IOLBF, 0);
-	seed(argc > 1 ? strtoull(argv[1], NULL, 10) : (u64)getpid());
-	RUN(check_small_folios_in_a_small_cache);
-	RUN(check_large_folios_in_a_small_cache);
-	RUN(check_staged_files_in_a_small_cache);
-	RUN(check_durable_writes_in_a_large_cache);
-	return 0;
 }

@@ -3,8 +3,6 @@
 
 enum { ROOM = 96 << 10 };
 
-static struct rig rig;
-static struct file *file;
 static u8 want[ROOM], got[ROOM];
 static u64 size;
 
@@ -122,7 +120,7 @@ static void one_step(void)
 	}
 }
 
-static void check_a_random_walk_loses_and_invents_nothing(void)
+TEST(check_a_random_walk_loses_and_invents_nothing)
 {
 	u64 folios[] = {PAGE, 4 * PAGE, 16 * PAGE, 2 << 20};
 	u32 walks = soak() ? 20000 : 300;
@@ -148,11 +146,10 @@ static void check_a_random_walk_loses_and_invents_nothing(void)
 		synced();
 		pc_drop_clean(file->inode, 0, ALL);
 		compare(0, ROOM);
-		rig_close(&rig);
 	}
 }
 
-static void check_a_block_dirty_only_behind_the_new_end_is_not_handed_over(void)
+TEST(check_a_block_dirty_only_behind_the_new_end_is_not_handed_over)
 {
 	start(8192, PAGE);
 	put(3000, 100); /* a ragged extent in an uncached page */
@@ -165,10 +162,9 @@ static void check_a_block_dirty_only_behind_the_new_end_is_not_handed_over(void)
 	cut(2900); /* part of the extent is left: it stays dirty */
 	EQUAL(usage(file, NULL).dirty, PAGE);
 	synced();
-	rig_close(&rig);
 }
 
-static void check_truncate_waits_for_a_fill_and_a_fill_for_truncate(void)
+TEST(check_truncate_waits_for_a_fill_and_a_fill_for_truncate)
 {
 	start(40000, 4 * PAGE);
 	struct pc_need need;
@@ -184,10 +180,9 @@ static void check_truncate_waits_for_a_fill_and_a_fill_for_truncate(void)
 	EQUAL(pc_range_busy(file->inode, 0, ALL, &need), 0);
 	let_the_file_go(file);
 	compare(0, 40000);
-	rig_close(&rig);
 }
 
-static void check_discard_gives_up_what_it_lists(void)
+TEST(check_discard_gives_up_what_it_lists)
 {
 	u64 lost[8];
 	start(16384, PAGE);
@@ -207,10 +202,9 @@ static void check_discard_gives_up_what_it_lists(void)
 	EQUAL(file_discard(file, 0, ALL, lost, 0), 1); /* a short array: still counted, still given up */
 	memcpy(want, file->store.bytes, size);
 	compare(0, ROOM);
-	rig_close(&rig);
 }
 
-static void check_discard_does_not_wait_for_a_fill(void)
+TEST(check_discard_does_not_wait_for_a_fill)
 {
 	u64 lost[8];
 	start(16384, PAGE);
@@ -224,53 +218,33 @@ static void check_discard_does_not_wait_for_a_fill(void)
 	run_fill(file, r);
 	memcpy(want, file->store.bytes, size);
 	compare(0, ROOM);
-	rig_close(&rig);
 }
 
-static void *extend(void *arg)
+static void *extend(void *arg MAYBE)
 {
-	(void)arg;
 	put(PAGE, PAGE);
 	return NULL;
 }
 
-static void *discard_behind(void *arg)
+static void *discard_behind(void *arg MAYBE)
 {
-	(void)arg;
 	file_discard(file, PAGE, 2 * PAGE, NULL, 0);
 	return NULL;
 }
 
 /* The discard reads the size, meets the writer's folio, and finds the file longer when it comes back. [I-10] */
-static void discard_beside_an_extension(void)
+TEST_OF_FIX("discard_sees_extension", check_a_discard_cuts_what_was_extended_beside_it)
 {
-	pthread_t writer, discarder;
 	start(PAGE, PAGE);
-	pc_sync_arm("write_before_copy", 0);
-	pthread_create(&writer, NULL, extend, NULL);
-	while (!pc_sync_arrived("write_before_copy"))
-		sched_yield();
-	pc_sync_arm("passer_by_met", 0);
-	pthread_create(&discarder, NULL, discard_behind, NULL);
-	while (!pc_sync_arrived("passer_by_met"))
-		sched_yield();
-	pc_sync_release("write_before_copy");
-	pthread_join(writer, NULL);
-	pc_sync_release("passer_by_met");
-	pthread_join(discarder, NULL);
+	pthread_t writer = held_at("write_before_copy", extend, NULL);
+	pthread_t discarder = held_at("passer_by_met", discard_behind, NULL);
+	let_go("write_before_copy", writer);
+	let_go("passer_by_met", discarder);
 	EQUAL(pc_inode_size(file->inode), PAGE);
-	SOUND(&rig);
-	rig_close(&rig);
-}
-
-static void check_a_discard_cuts_what_was_extended_beside_it(void)
-{
-	discard_beside_an_extension();
-	check_fails_without("discard_sees_extension", discard_beside_an_extension);
 }
 
 /* The local page has 512 valid bytes, and the stored bytes go on behind them. [I-10, M6] */
-static void tail_inside_a_block(void)
+TEST_OF_FIX("a_local_end_is_a_byte", check_a_discard_leaves_the_size_at_the_last_byte)
 {
 	start(PAGE + 1536, PAGE);
 	put(2 * PAGE, 2048);
@@ -280,16 +254,9 @@ static void tail_inside_a_block(void)
 	SOUND(&rig);
 	EQUAL(file_sync(file), 0);
 	EQUAL(file->store.size, pc_inode_size(file->inode));
-	rig_close(&rig);
 }
 
-static void check_a_discard_leaves_the_size_at_the_last_byte(void)
-{
-	tail_inside_a_block();
-	check_fails_without("a_local_end_is_a_byte", tail_inside_a_block);
-}
-
-static void check_a_remote_change_leaves_local_bytes_alone(void)
+TEST(check_a_remote_change_leaves_local_bytes_alone)
 {
 	start(16384, 4 * PAGE);
 	compare(0, 16384);
@@ -302,18 +269,4 @@ static void check_a_remote_change_leaves_local_bytes_alone(void)
 	memcpy(want + 4096, mine, 4096);
 	compare(0, 16384);
 	synced();
-	rig_close(&rig);
-}
-
-int main(void)
-{
-	RUN(check_a_block_dirty_only_behind_the_new_end_is_not_handed_over);
-	RUN(check_truncate_waits_for_a_fill_and_a_fill_for_truncate);
-	RUN(check_discard_gives_up_what_it_lists);
-	RUN(check_discard_does_not_wait_for_a_fill);
-	RUN(check_a_discard_cuts_what_was_extended_beside_it);
-	RUN(check_a_discard_leaves_the_size_at_the_last_byte);
-	RUN(check_a_remote_change_leaves_local_bytes_alone);
-	RUN(check_a_random_walk_loses_and_invents_nothing);
-	return 0;
 }

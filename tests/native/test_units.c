@@ -3,16 +3,12 @@
 
 enum { ROOM = 2 << 20 };
 
-static struct rig rig;
-static struct file *file;
 static u8 want[ROOM];
 static u64 want_size;
 
 static struct pc_limits limits_unit(u64 unit, u64 max_write)
 {
-	struct pc_limits l = limits_wide();
-	l.write_unit = unit;
-	l.max_write = max_write;
+	struct pc_limits l = LIMITS(.write_unit = unit, .max_write = max_write);
 	return l;
 }
 
@@ -40,7 +36,6 @@ static void finish(void)
 	EQUAL(file_sync(file), 0);
 	EQUAL(file->store.size, want_size);
 	CHECK(memcmp(file->store.bytes, want, want_size) == 0);
-	rig_close(&rig);
 }
 
 static struct pc_request *next(void)
@@ -51,7 +46,7 @@ static struct pc_request *next(void)
 }
 
 /* One small write into each kind of unit: the request is the unit, only one block stays dirty. */
-static void check_a_change_is_sent_as_its_units(void)
+TEST(check_a_change_is_sent_as_its_units)
 {
 	struct {
 		u64 unit, pos, len, from, to;
@@ -81,7 +76,7 @@ static void check_a_change_is_sent_as_its_units(void)
 }
 
 /* Every block goes once, whatever the sizes; calls keep max_write and max_vectors. */
-static void check_whole_units_that_are_dirty_are_sent_once_and_read_nothing(void)
+TEST(check_whole_units_that_are_dirty_are_sent_once_and_read_nothing)
 {
 	u64 units[] = {512, 4096, 12288, 65536, 131072}, writes[] = {1, 65536, 1 << 20};
 	for (u32 k = 0; k < 5; k++)
@@ -96,7 +91,7 @@ static void check_whole_units_that_are_dirty_are_sent_once_and_read_nothing(void
 			}
 }
 
-static void check_scattered_pieces_become_one_buffer(void)
+TEST(check_scattered_pieces_become_one_buffer)
 {
 	struct pc_limits l = limits_unit(65536, 1 << 20);
 	l.max_vectors = 2;
@@ -104,21 +99,17 @@ static void check_scattered_pieces_become_one_buffer(void)
 	for (u32 k = 0; k < 32; k++)
 		EQUAL(put(k * 8192, 100), 0);
 	pc_flush_start(file->inode, ALL, 0, ALL);
-	struct pc_part parts[PARTS];
-	size_t n;
-	u64 pos;
 	struct pc_request *r = next();
 	EQUAL(run_gather(file, r), 0);
-	EQUAL(pc_call_next(r, &pos, parts, PARTS, &n), 1);
-	EQUAL(n, 1);
+	struct call c = next_call(r);
+	EQUAL(c.n, 1);
 	run_write(file, r);
-	while (work(rig.volume))
-		;
+	work_all(rig.volume);
 	finish();
 }
 
 /* Bytes read for a write-back are there for the next one. */
-static void check_neighbours_are_read_once(void)
+TEST(check_neighbours_are_read_once)
 {
 	start(262144, 1 << 20, PAGE, limits_unit(65536, 1 << 20));
 	EQUAL(put(70000, 10), 0);
@@ -136,7 +127,7 @@ static void check_neighbours_are_read_once(void)
 }
 
 /* A cache in which everything is dirty can be written: neighbours need no room in it. */
-static void check_a_full_cache_can_be_written(void)
+TEST(check_a_full_cache_can_be_written)
 {
 	start(ROOM, 1 << 20, PAGE, limits_unit(65536, 1 << 20));
 	pc_cache_configure(rig.cache, 1 << 20, 1 << 20, PAGE, true);
@@ -154,7 +145,7 @@ static void check_a_full_cache_can_be_written(void)
 }
 
 /* Failed bytes in a unit keep their retry time when the unit is sent for other bytes. */
-static void check_back_off_of_a_neighbour_goes_on(void)
+TEST(check_back_off_of_a_neighbour_goes_on)
 {
 	start(262144, 1 << 20, PAGE, limits_unit(65536, 1 << 20));
 	EQUAL(put(70000, 10), 0);
@@ -170,11 +161,8 @@ static void check_back_off_of_a_neighbour_goes_on(void)
 }
 
 /* Bytes that changed in storage while they were read are read again. */
-static void check_an_invalidated_unit_is_read_again(void)
+TEST(check_an_invalidated_unit_is_read_again)
 {
-	struct pc_part parts[PARTS];
-	size_t n;
-	u64 pos;
 	start(262144, 1 << 20, PAGE, limits_unit(65536, 1 << 20));
 	u8 got[65536];
 	EQUAL(file_read(file, 131072, got, 65536), 65536); /* all of the unit is cached */
@@ -183,8 +171,8 @@ static void check_an_invalidated_unit_is_read_again(void)
 	struct pc_request *r = next();
 	file->store.bytes[131072] = want[131072] = 99;
 	pc_invalidate_remote(file->inode, 131072, 131073);
-	EQUAL(pc_call_next(r, &pos, parts, PARTS, &n), 1);
-	EQUAL(pc_gather_answer(r, store_read(&file->store, pos, parts, n)), 0);
+	struct call c = next_call(r);
+	EQUAL(pc_gather_answer(r, store_read(&file->store, c.pos, c.parts, c.n)), 0);
 	file->store.bytes[131073] = want[131073] = 98;
 	pc_invalidate_remote(file->inode, 131072, 131074);
 	u32 reads = file->store.reads;
@@ -193,7 +181,7 @@ static void check_an_invalidated_unit_is_read_again(void)
 	finish();
 }
 
-static void check_a_short_last_unit_is_sent_again_when_the_file_grows(void)
+TEST(check_a_short_last_unit_is_sent_again_when_the_file_grows)
 {
 	start(0, 1 << 20, PAGE, limits_unit(65536, 1 << 20));
 	EQUAL(put(0, 70000), 0);
@@ -214,7 +202,7 @@ static void check_a_short_last_unit_is_sent_again_when_the_file_grows(void)
 
 /* A read that began before the file was cut leaves zeros cached behind the end. A write there needs the last byte of
  * the short unit first; if that cannot be read nothing of the write shows, whatever makes the file longer later. */
-static void check_a_write_behind_a_short_unit_that_fails_leaves_zeros(void)
+TEST(check_a_write_behind_a_short_unit_that_fails_leaves_zeros)
 {
 	u8 bytes[PAGE], got[PAGE];
 	memset(bytes, 7, PAGE);
@@ -240,14 +228,13 @@ static u64 sent_in_background(bool partial)
 	u64 bytes = file->store.write_bytes;
 	bool started = partial ? pc_pass_partial(file->inode, 1 << 30) : pc_pass_background(file->inode, 1 << 30);
 	EQUAL(started, usage(file, NULL).dirty != 0);
-	while (work(rig.volume))
-		;
+	work_all(rig.volume);
 	EQUAL(file->inode->token, PC_TOKEN_FREE);
 	return file->store.write_bytes - bytes;
 }
 
 /* Background work takes fully dirty units, and the others if no other memory can be freed; a commit takes all. */
-static void check_background_work_takes_wholly_dirty_units(void)
+TEST(check_background_work_takes_wholly_dirty_units)
 {
 	struct {
 		const char *why;
@@ -279,7 +266,7 @@ static void check_background_work_takes_wholly_dirty_units(void)
 }
 
 /* A unit counts when its last byte is written, in whatever order; otherwise a background pass takes the dirty bytes. */
-static void check_a_unit_goes_when_it_is_full(void)
+TEST(check_a_unit_goes_when_it_is_full)
 {
 	struct pc_limits l = limits_unit(U, 1 << 20);
 	l.commit_on_close = 1;
@@ -296,7 +283,7 @@ static void check_a_unit_goes_when_it_is_full(void)
 }
 
 /* A unit whose last byte is dirty, and whose writer still has the folio, waits: it is sent once. */
-static void check_a_unit_waits_for_its_writer(void)
+TEST(check_a_unit_waits_for_its_writer)
 {
 	struct pc_limits l = limits_unit(U, 1 << 20);
 	l.commit_on_close = 1;
@@ -313,7 +300,7 @@ static void check_a_unit_waits_for_its_writer(void)
 }
 
 /* A thread that waits for whole units is woken when enough is dirty for one, not by every write. */
-static void check_the_flusher_is_woken_for_units_as_they_fill(void)
+TEST(check_the_flusher_is_woken_for_units_as_they_fill)
 {
 	struct pc_limits l = limits_unit(U, 1 << 20);
 	l.commit_on_close = 1;
@@ -327,7 +314,7 @@ static void check_the_flusher_is_woken_for_units_as_they_fill(void)
 }
 
 /* A commit takes everything along, the short last unit too; it is dirty again when the file grows. */
-static void check_a_short_last_unit_goes_with_the_commit(void)
+TEST(check_a_short_last_unit_goes_with_the_commit)
 {
 	struct pc_limits l = limits_unit(U, 1 << 20);
 	l.commit_on_close = 1;
@@ -362,7 +349,7 @@ void *malloc(size_t size)
 #endif
 
 /* Units that end inside a block, many pieces each: the request cannot grow for the second unit of a block. */
-static void check_no_memory_for_the_second_unit_of_a_block(void)
+TEST(check_no_memory_for_the_second_unit_of_a_block)
 {
 	for (u64 folio = PAGE; CAN_REFUSE && folio <= 65536; folio *= 16)
 		for (u32 after = 0; after < 3; after++) {
@@ -380,37 +367,32 @@ static void check_no_memory_for_the_second_unit_of_a_block(void)
 			EQUAL(u.dirty + u.writeback, dirty);
 			if (r)
 				run_write(file, r);
-			while (work(rig.volume))
-				;
+			work_all(rig.volume);
 			finish();
 		}
 }
 
 /* A backend keeps buffers of a unit, and there is no memory for a copy: the request starts over or fails, nothing is
  * lost. */
-static void check_no_memory_for_a_copy_of_what_a_backend_keeps(void)
+TEST(check_no_memory_for_a_copy_of_what_a_backend_keeps)
 {
-	struct pc_part parts[PARTS];
-	size_t n;
-	u64 pos;
 	start(262144, 1 << 20, PAGE, limits_unit(65536, 1 << 20));
 	EQUAL(put(70000, 10), 0);
 	pc_flush_start(file->inode, ALL, 0, ALL);
 	struct pc_request *r = next();
 	EQUAL(run_gather(file, r), 0);
-	EQUAL(pc_call_next(r, &pos, parts, PARTS, &n), 1);
+	struct call c = next_call(r);
 	refused_from = CAN_REFUSE ? 65536 : SIZE_MAX;
 	refused_after = 0;
 	u8 *kept = pc_scratch_leave(r);
 	CHECK(!CAN_REFUSE || (!r->scratch && r->gather));
-	EQUAL(pc_call_next(r, &pos, parts, PARTS, &n) == -ENOMEM, CAN_REFUSE);
+	EQUAL(call_next(r, &c) == -ENOMEM, CAN_REFUSE);
 	refused_from = SIZE_MAX;
 	EQUAL(run_gather(file, r), 0);
 	memset(kept, 0xdd, 65536);
 	run_write(file, r);
 	pc_scratch_free(kept);
-	while (work(rig.volume))
-		;
+	work_all(rig.volume);
 	finish();
 }
 
@@ -453,7 +435,7 @@ static void step(u64 unit)
 	}
 }
 
-static void check_any_history(void)
+TEST(check_any_history)
 {
 	u64 units[] = {512, 1000, 4096, 5000, 12288, 40960, 65536, 100000};
 	static u8 got[ROOM];
@@ -483,26 +465,4 @@ static void check_any_history(void)
 		file->store.write_max = 0;
 		finish();
 	}
-}
-
-int main(void)
-{
-	RUN(check_a_change_is_sent_as_its_units);
-	RUN(check_whole_units_that_are_dirty_are_sent_once_and_read_nothing);
-	RUN(check_scattered_pieces_become_one_buffer);
-	RUN(check_neighbours_are_read_once);
-	RUN(check_a_full_cache_can_be_written);
-	RUN(check_back_off_of_a_neighbour_goes_on);
-	RUN(check_an_invalidated_unit_is_read_again);
-	RUN(check_a_short_last_unit_is_sent_again_when_the_file_grows);
-	RUN(check_a_write_behind_a_short_unit_that_fails_leaves_zeros);
-	RUN(check_no_memory_for_the_second_unit_of_a_block);
-	RUN(check_no_memory_for_a_copy_of_what_a_backend_keeps);
-	RUN(check_background_work_takes_wholly_dirty_units);
-	RUN(check_a_unit_goes_when_it_is_full);
-	RUN(check_a_unit_waits_for_its_writer);
-	RUN(check_the_flusher_is_woken_for_units_as_they_fill);
-	RUN(check_a_short_last_unit_goes_with_the_commit);
-	RUN(check_any_history);
-	return 0;
 }

@@ -4,7 +4,7 @@
 /* ---------------------------------------------------------------- cutting off */
 
 /* T-44, T-47: the end of the file moves in front of a view, behind it, into its folio. */
-static void check_truncate_cuts_off_views_behind_the_end(void)
+TEST(check_truncate_cuts_off_views_behind_the_end)
 {
 	start(64 << 10, 64 << 10);
 	struct pc_pin low = pin(100, 1000), high = pin(20000, 1000);
@@ -38,12 +38,10 @@ static void check_truncate_cuts_off_views_behind_the_end(void)
 	file_truncate(file, 60000);
 	EQUAL(read_byte(50000), 0);
 	pc_unpin(rig.cache, &gone);
-	SOUND(&rig);
-	rig_close(&rig);
 }
 
 /* Without memory for a copy nothing is cut, and nothing is truncated. */
-static void check_truncate_is_refused_without_memory(void)
+TEST(check_truncate_is_refused_without_memory)
 {
 	struct pc_pin all[16];
 	start_with(64 * PAGE, 16 * PAGE, PAGE, limits_wide());
@@ -65,11 +63,9 @@ static void check_truncate_is_refused_without_memory(void)
 	for (u64 k = 2; k < 16; k++)
 		pc_unpin(rig.cache, &all[k]);
 	pc_unpin(rig.cache, &p);
-	SOUND(&rig);
-	rig_close(&rig);
 }
 
-static void check_punch(void)
+TEST(check_punch)
 {
 	start(64 << 10, 16 << 10);
 	struct pc_pin p = pin(0, 8192), whole = pin(16384, 100);
@@ -91,10 +87,9 @@ static void check_punch(void)
 	EQUAL(file->store.stable[16384], 0);
 	pc_unpin(rig.cache, &p);
 	pc_unpin(rig.cache, &whole);
-	rig_close(&rig);
 }
 
-static void check_discard(void)
+TEST(check_discard)
 {
 	start(64 << 10, 16 << 10);
 	struct pc_pin p = pin(0, 8192), whole = pin(16384, 100);
@@ -118,12 +113,10 @@ static void check_discard(void)
 	SOUND(&rig);
 	pc_unpin(rig.cache, &p);
 	pc_unpin(rig.cache, &whole);
-	SOUND(&rig);
-	rig_close(&rig);
 }
 
 /* A view that comes between the two steps of a discard is later than it, and keeps its memory. */
-static void check_a_view_comes_while_a_part_is_discarded(void)
+TEST(check_a_view_comes_while_a_part_is_discarded)
 {
 	start(64 << 10, 16 << 10);
 	put(0, 9, 3 * PAGE);
@@ -143,11 +136,10 @@ static void check_a_view_comes_while_a_part_is_discarded(void)
 	EQUAL(file->store.stable[0], 9);
 	EQUAL(file->store.stable[2 * PAGE], first_byte(2 * PAGE));
 	pc_unpin(rig.cache, &p);
-	rig_close(&rig);
 }
 
 /* Another version in storage, longer than this one: the memory of writable views is laid over it, and stays in use. */
-static void check_a_new_version_under_a_view(void)
+TEST(check_a_new_version_under_a_view)
 {
 	start(5000, 16 << 10);
 	struct pc_pin p = pin(4500, 400);
@@ -173,11 +165,10 @@ static void check_a_new_version_under_a_view(void)
 	pc_unpin(rig.cache, &p);
 	EQUAL(file_sync(file), 0);
 	EQUAL(file->store.stable_size, 4600);
-	rig_close(&rig);
 }
 
 /* All of them, at the end of a volume: the file goes on in copies. */
-static void check_cutting_all_keeps_what_was_stored(void)
+TEST(check_cutting_all_keeps_what_was_stored)
 {
 	start(64 << 10, 16 << 10);
 	struct pc_pin pins[3] = {pin(0, 100), pin(50, 100), pin(40000, 5000)};
@@ -200,67 +191,45 @@ static void check_cutting_all_keeps_what_was_stored(void)
 	for (u8 k = 0; k < 3; k++)
 		pc_unpin(rig.cache, &pins[k]);
 	EQUAL(pc_cache_held(rig.cache), 0);
-	rig_close(&rig);
 }
 
 /* ---------------------------------------------------------------- races */
 
 static struct pc_pin raced;
 
-static void *pin_once(void *arg)
+static void *pin_once(void *arg MAYBE)
 {
-	(void)arg;
 	raced = pin(0, 100);
 	return NULL;
 }
 
-static void *read_pin_once(void *arg)
+static void *read_pin_once(void *arg MAYBE)
 {
 	struct pc_need need;
-	(void)arg;
 	EQUAL(pc_pin(file->inode, 0, 100, false, &raced, &need), 0);
 	return NULL;
 }
 
-static void *put_once(void *arg)
+static void *put_once(void *arg MAYBE)
 {
-	(void)arg;
 	put(0, 2, 50);
 	return NULL;
 }
 
-static void *cut_once(void *arg)
+static void *cut_once(void *arg MAYBE)
 {
-	(void)arg;
 	file_truncate(file, 50);
 	return NULL;
 }
 
-static pthread_t held_at(const char *point, void *(*run)(void *))
-{
-	pthread_t t;
-	pc_sync_arm(point, 0);
-	pthread_create(&t, NULL, run, NULL);
-	while (!pc_sync_arrived(point))
-		usleep(200);
-	return t;
-}
-
-static void let_go(const char *point, pthread_t t)
-{
-	pc_sync_release(point);
-	pthread_join(t, NULL);
-	SOUND(&rig);
-}
-
 /* A pass meets the folio while it is being pinned: it tries again, and finds it pinned. For the other order see
  * above. */
-static void check_a_pass_meets_a_folio_that_is_being_pinned(void)
+TEST(check_a_pass_meets_a_folio_that_is_being_pinned)
 {
 	struct pc_request *r;
 	start(0, PAGE);
 	put(0, 1, PAGE);
-	pthread_t t = held_at("pin_before_dirty", pin_once);
+	pthread_t t = held_at("pin_before_dirty", pin_once, NULL);
 	pc_flush_start(file->inode, ALL, 0, ALL);
 	EQUAL(pc_write_next(file->inode, &r), (u64)-EAGAIN);
 	let_go("pin_before_dirty", t);
@@ -272,7 +241,6 @@ static void check_a_pass_meets_a_folio_that_is_being_pinned(void)
 	pc_unpin(rig.cache, &raced);
 	EQUAL(file_sync(file), 0);
 	EQUAL(file->store.stable[0], 2);
-	rig_close(&rig);
 }
 
 static void *pin_the_second_page(void *arg)
@@ -283,7 +251,7 @@ static void *pin_the_second_page(void *arg)
 }
 
 /* A discard of the file's local end moves the end before a view that is being made, or meets the view. [I-9, I-10] */
-static void check_a_view_comes_while_a_discard_moves_the_end(void)
+TEST(check_a_view_comes_while_a_discard_moves_the_end)
 {
 	for (int made = 0; made <= 1; made++) {
 		int err;
@@ -294,13 +262,7 @@ static void check_a_view_comes_while_a_discard_moves_the_end(void)
 		lock_inode(file, PC_EXCLUSIVE);
 		if (made)
 			pin_the_second_page(&err);
-		pthread_t t;
-		if (!made) {
-			pc_sync_arm("pin_before_dirty", 0);
-			pthread_create(&t, NULL, pin_the_second_page, &err);
-			while (!pc_sync_arrived("pin_before_dirty"))
-				usleep(200);
-		}
+		pthread_t t = made ? 0 : held_at("pin_before_dirty", pin_the_second_page, &err);
 		EQUAL(file_discard(file, 2 * PAGE, 3 * PAGE, ranges, 1), 1);
 		if (!made)
 			let_go("pin_before_dirty", t);
@@ -312,19 +274,18 @@ static void check_a_view_comes_while_a_discard_moves_the_end(void)
 			pc_unpin(rig.cache, &raced);
 		EQUAL(file_sync(file), 0);
 		EQUAL(file->store.stable_size, made ? 2 * PAGE : PAGE);
-		rig_close(&rig);
 	}
 }
 
 /* A writer copies the folio on conflict while a view comes: the view keeps the memory, the writer waits for the
  * call. */
-static void check_a_view_comes_while_the_folio_gets_other_memory(void)
+TEST(check_a_view_comes_while_the_folio_gets_other_memory)
 {
 	start(0, PAGE);
 	put(0, 1, PAGE);
 	struct pc_request *r = hand_over();
 	check_threads = true;
-	pthread_t t = held_at("exchange_copied", put_once);
+	pthread_t t = held_at("exchange_copied", put_once, NULL);
 	read_pin_once(NULL);
 	pc_sync_release("exchange_copied");
 	while (!(state_at(file, 0) & PC_F_WRITER_WAITS))
@@ -336,18 +297,17 @@ static void check_a_view_comes_while_the_folio_gets_other_memory(void)
 	EQUAL(raced.memory[0], 2);
 	CHECK(!pc_pin_detached(rig.cache, &raced));
 	pc_unpin(rig.cache, &raced);
-	rig_close(&rig);
 }
 
 /* A view is released while a truncate cuts it off, and after it. */
-static void check_a_release_meets_a_cut(void)
+TEST(check_a_release_meets_a_cut)
 {
 	for (int after = 0; after <= 1; after++) {
 		start(PAGE, PAGE);
 		read_byte(0);
 		struct pc_pin p = pin(0, 100);
 		store(&p, 7);
-		pthread_t t = held_at("exchange_copied", cut_once);
+		pthread_t t = held_at("exchange_copied", cut_once, NULL);
 		if (!after)
 			pc_unpin(rig.cache, &p);
 		let_go("exchange_copied", t);
@@ -359,23 +319,5 @@ static void check_a_release_meets_a_cut(void)
 		EQUAL(read_byte(49), 7);
 		EQUAL(file_sync(file), 0);
 		EQUAL(file->store.stable_size, 50);
-		SOUND(&rig);
-		rig_close(&rig);
 	}
-}
-
-int main(void)
-{
-	RUN(check_truncate_cuts_off_views_behind_the_end);
-	RUN(check_truncate_is_refused_without_memory);
-	RUN(check_punch);
-	RUN(check_discard);
-	RUN(check_a_view_comes_while_a_part_is_discarded);
-	RUN(check_a_new_version_under_a_view);
-	RUN(check_cutting_all_keeps_what_was_stored);
-	RUN(check_a_pass_meets_a_folio_that_is_being_pinned);
-	RUN(check_a_view_comes_while_a_discard_moves_the_end);
-	RUN(check_a_view_comes_while_the_folio_gets_other_memory);
-	RUN(check_a_release_meets_a_cut);
-	return 0;
 }

@@ -4,24 +4,21 @@
 /* ---------------------------------------------------------------- bytes sent */
 
 /* T-76 in one thread: the call's bytes stand still, the fsync ends, later stores are dirty. [1.3, 2.11] */
-static void check_a_call_gets_a_copy(void)
+TEST(check_a_call_gets_a_copy)
 {
 	for (u64 folio = PAGE; folio <= 64 << 10; folio *= 16) {
 		start(64 << 10, folio);
 		struct pc_pin p = pin(100, 200);
-		struct pc_part parts[PARTS];
-		size_t n;
-		u64 pos;
 		store(&p, 1);
 		u64 stamp = pc_epoch_take(rig.volume);
 		struct pc_request *r = hand_over();
-		EQUAL(pc_call_next(r, &pos, parts, PARTS, &n), 1);
-		EQUAL(parts[0].len, PAGE); /* the block, not the folio */
-		CHECK(parts[0].memory + 100 != p.memory);
+		struct call c = next_call(r);
+		EQUAL(c.parts[0].len, PAGE); /* the block, not the folio */
+		CHECK(c.parts[0].memory + 100 != p.memory);
 		store(&p, 2);
 		put(50, 3, 10); /* nor does a writer wait for the call, or get other memory */
-		EQUAL(parts[0].memory[100], 1);
-		EQUAL(parts[0].memory[50], first_byte(50));
+		EQUAL(c.parts[0].memory[100], 1);
+		EQUAL(c.parts[0].memory[50], first_byte(50));
 		SOUND(&rig);
 		CHECK(run_write(file, r));
 		CHECK(state_at(file, 100) & PC_F_DIRTY);
@@ -39,13 +36,11 @@ static void check_a_call_gets_a_copy(void)
 		EQUAL(file->store.stable[299], 4);
 		EQUAL(file->store.stable[50], 3);
 		EQUAL(usage(file, NULL).local, 0);
-		SOUND(&rig);
-		rig_close(&rig);
 	}
 }
 
 /* Dirty blocks beside it are written back as usual, and are clean then. */
-static void check_dirty_blocks_beside_a_view_become_clean(void)
+TEST(check_dirty_blocks_beside_a_view_become_clean)
 {
 	start(64 << 10, 64 << 10);
 	struct pc_pin p = pin(0, PAGE);
@@ -57,10 +52,9 @@ static void check_dirty_blocks_beside_a_view_become_clean(void)
 	pc_unpin(rig.cache, &p);
 	EQUAL(file_sync(file), 0);
 	EQUAL(usage(file, NULL).local, 0);
-	rig_close(&rig);
 }
 
-static void check_background_passes_skip_it(void)
+TEST(check_background_passes_skip_it)
 {
 	struct pc_request *r;
 	start(64 << 10, PAGE);
@@ -78,18 +72,14 @@ static void check_background_passes_skip_it(void)
 	EQUAL(pc_write_next(file->inode, &r), 1);
 	run_write(file, r);
 	EQUAL(pc_write_next(file->inode, &r), 0);
-	rig_close(&rig);
 }
 
 /* Whole units, with neighbours from the cache and from storage; blocks that lie in two units. */
-static void check_units_are_sent_as_copies(void)
+TEST(check_units_are_sent_as_copies)
 {
 	u64 units[] = {512, PAGE, 12288, 5000, 65536};
 	for (u32 k = 0; k < 5; k++) {
-		struct pc_limits l = limits_wide();
-		l.write_unit = units[k];
-		l.max_write = 2 * units[k];
-		start_with(100000, 4 << 20, 16 << 10, l);
+		start_with(100000, 4 << 20, 16 << 10, LIMITS(.write_unit = units[k], .max_write = 2 * units[k]));
 		struct pc_pin p = pin(20000, 200), q = pin(99000, 1000);
 		put(40000, 9, 3000);
 		store(&p, 1);
@@ -106,12 +96,11 @@ static void check_units_are_sent_as_copies(void)
 		EQUAL(file_sync(file), 0);
 		EQUAL(file->store.stable[20199], 3);
 		EQUAL(usage(file, NULL).local, 0);
-		rig_close(&rig);
 	}
 }
 
 /* In a unit too the bytes of a call stand still, and no writer waits for it. */
-static void check_a_unit_in_flight_stands_still(void)
+TEST(check_a_unit_in_flight_stands_still)
 {
 	struct pc_limits l = limits_wide();
 	struct pc_part parts[PARTS];
@@ -137,11 +126,10 @@ static void check_a_unit_in_flight_stands_still(void)
 	EQUAL(file_sync(file), 0);
 	EQUAL(file->store.stable[100], 2);
 	EQUAL(file->store.stable[120], 3);
-	rig_close(&rig);
 }
 
 /* A failed call: dirty as before, and its copy is made again with the bytes of that time. */
-static void check_a_failed_call_is_sent_again(void)
+TEST(check_a_failed_call_is_sent_again)
 {
 	start(64 << 10, 16 << 10);
 	struct pc_pin p = pin(0, 8192);
@@ -155,17 +143,14 @@ static void check_a_failed_call_is_sent_again(void)
 	EQUAL(file->store.stable[8191], 2);
 	SOUND(&rig);
 	pc_unpin(rig.cache, &p);
-	rig_close(&rig);
 }
 
 /* Given up before its first call: nothing was copied, everything is dirty as before. */
-static void check_a_request_without_a_call(void)
+TEST(check_a_request_without_a_call)
 {
 	u64 units[] = {0, 4 * PAGE};
 	for (u32 k = 0; k < 2; k++) {
-		struct pc_limits l = limits_wide();
-		l.write_unit = units[k] ? units[k] : l.write_unit;
-		start_with(64 << 10, 4 << 20, 16 << 10, l);
+		start_with(64 << 10, 4 << 20, 16 << 10, LIMITS(.write_unit = units[k]));
 		struct pc_pin p = pin(0, 2 * PAGE);
 		put(2 * PAGE, 1, PAGE);
 		pc_request_settle(hand_over());
@@ -177,17 +162,13 @@ static void check_a_request_without_a_call(void)
 		pc_retry(file->inode, 0, ALL, true);
 		EQUAL(file_sync(file), 0);
 		EQUAL(usage(file, NULL).local, 0);
-		rig_close(&rig);
 	}
 }
 
 /* The second stream gets a copy too. */
-static void check_the_mirror_gets_it(void)
+TEST(check_the_mirror_gets_it)
 {
 	struct pc_limits l = limits_wide();
-	struct pc_part parts[PARTS];
-	size_t n;
-	u64 pos;
 	start(0, PAGE);
 	pc_volume_set_mirror(rig.volume, &l);
 	put(0, 5, 3 * PAGE);
@@ -197,22 +178,20 @@ static void check_the_mirror_gets_it(void)
 	store(&p, 7);
 	run_write(file, r);
 	pc_unpin(rig.cache, &p);
-	EQUAL(pc_call_next(m, &pos, parts, PARTS, &n), 1);
+	struct call c = next_call(m);
 	u64 len = 0;
-	for (size_t k = 0; k < n; k++)
-		for (u64 b = 0; b < parts[k].len; b++, len++)
-			EQUAL(parts[k].memory[b], len / PAGE == 1 ? 6 : 5);
+	for (size_t k = 0; k < c.n; k++)
+		for (u64 b = 0; b < c.parts[k].len; b++, len++)
+			EQUAL(c.parts[k].memory[b], len / PAGE == 1 ? 6 : 5);
 	EQUAL(len, 3 * PAGE);
 	CHECK(!pc_mirror_spoiled(file->inode));
 	EQUAL(pc_write_answer(m, (int64_t)len), 1);
 	pc_request_settle(m);
 	EQUAL(pc_cache_held(rig.cache), 0);
-	SOUND(&rig);
-	rig_close(&rig);
 }
 
 /* Released while a call has its copy. */
-static void check_a_release_while_a_call_runs(void)
+TEST(check_a_release_while_a_call_runs)
 {
 	for (u64 folio = PAGE; folio <= 16 << 10; folio *= 4) {
 		start(64 << 10, folio);
@@ -230,14 +209,13 @@ static void check_a_release_while_a_call_runs(void)
 		EQUAL(file_sync(file), 0);
 		EQUAL(file->store.stable[99], 2);
 		EQUAL(file->store.stable[10], 3);
-		rig_close(&rig);
 	}
 }
 
 /* ---------------------------------------------------------------- pinning */
 
 /* A folio in flight gets other memory, or the pin waits for the call if that is impossible. */
-static void check_a_pin_never_changes_what_a_call_sends(void)
+TEST(check_a_pin_never_changes_what_a_call_sends)
 {
 	for (int wait = 0; wait <= 1; wait++) {
 		start(0, PAGE);
@@ -245,12 +223,9 @@ static void check_a_pin_never_changes_what_a_call_sends(void)
 			pc_cache_configure(rig.cache, 1 << 20, 2 << 20, 0, true);
 		put(0, 1, PAGE);
 		struct pc_request *r = hand_over();
-		struct pc_part parts[PARTS];
 		struct pc_need need;
 		struct pc_pin p;
-		size_t n;
-		u64 pos;
-		EQUAL(pc_call_next(r, &pos, parts, PARTS, &n), 1);
+		struct call c = next_call(r);
 		lock_inode(file, PC_EXCLUSIVE);
 		int err = pc_pin(file->inode, 0, 100, true, &p, &need);
 		if (wait) {
@@ -264,7 +239,7 @@ static void check_a_pin_never_changes_what_a_call_sends(void)
 		pc_inode_lock_release(file->inode, PC_EXCLUSIVE);
 		store(&p, 2);
 		if (!wait) {
-			EQUAL(parts[0].memory[0], 1);
+			EQUAL(c.parts[0].memory[0], 1);
 			run_write(file, r);
 		}
 		EQUAL(file->store.bytes[0], 1);
@@ -272,11 +247,10 @@ static void check_a_pin_never_changes_what_a_call_sends(void)
 		EQUAL(file_sync(file), 0);
 		EQUAL(file->store.stable[0], 2);
 		pc_unpin(rig.cache, &p);
-		rig_close(&rig);
 	}
 }
 
-static void check_a_quarter_of_the_memory_may_be_pinned(void)
+TEST(check_a_quarter_of_the_memory_may_be_pinned)
 {
 	struct pc_need need;
 	struct pc_pin pins[16], p;
@@ -299,21 +273,4 @@ static void check_a_quarter_of_the_memory_may_be_pinned(void)
 	EQUAL(pc_volume_local(rig.volume), 16 * PAGE);
 	EQUAL(file_sync(file), 0);
 	EQUAL(usage(file, NULL).local, 0);
-	rig_close(&rig);
-}
-
-int main(void)
-{
-	RUN(check_a_call_gets_a_copy);
-	RUN(check_dirty_blocks_beside_a_view_become_clean);
-	RUN(check_background_passes_skip_it);
-	RUN(check_units_are_sent_as_copies);
-	RUN(check_a_unit_in_flight_stands_still);
-	RUN(check_a_failed_call_is_sent_again);
-	RUN(check_a_request_without_a_call);
-	RUN(check_the_mirror_gets_it);
-	RUN(check_a_release_while_a_call_runs);
-	RUN(check_a_pin_never_changes_what_a_call_sends);
-	RUN(check_a_quarter_of_the_memory_may_be_pinned);
-	return 0;
 }

@@ -2,8 +2,6 @@
  * T-80]. */
 #include "rig.h"
 
-static struct rig rig;
-
 static struct pc_wait wait_of(u64 n)
 {
 	return (struct pc_wait){.kind = PC_WAIT_REASON,
@@ -34,7 +32,7 @@ static u32 nr_waits(void)
 
 /* ---------------------------------------------------------------- one thread */
 
-static void check_a_record_stands_while_its_waiter_waits(void)
+TEST(check_a_record_stands_while_its_waiter_waits)
 {
 	struct pc_wait one = wait_of(100), two = wait_of(50), seen;
 	rig_open(&rig, 1 << 20, PAGE);
@@ -57,11 +55,10 @@ static void check_a_record_stands_while_its_waiter_waits(void)
 	CHECK(pc_wait_read(rig.cache, again, &seen) != number); /* another wait, in the place of one that is over */
 	pc_wait_end(rig.cache, again);
 	EQUAL(rig.cache->waits.used, 0);
-	rig_close(&rig);
 }
 
 /* check() finds a leftover record: the lock that it names has no holder. */
-static void check_a_record_that_was_left_is_found(void)
+TEST(check_a_record_that_was_left_is_found)
 {
 	struct pc_violation v;
 	rig_open(&rig, 1 << 20, PAGE);
@@ -81,10 +78,9 @@ static void check_a_record_that_was_left_is_found(void)
 	SOUND(&rig);
 	pc_wait_end(rig.cache, id);
 	pc_inode_lock_release(file->inode, PC_EXCLUSIVE);
-	rig_close(&rig);
 }
 
-static void check_locks_are_reported(void)
+TEST(check_locks_are_reported)
 {
 	struct pc_locks locks;
 	struct pc_waiter waiter;
@@ -104,7 +100,6 @@ static void check_locks_are_reported(void)
 	pc_token_release(i);
 	pc_inode_lock_release(i, PC_SHARED);
 	pc_inode_lock_release(i, PC_SHARED);
-	rig_close(&rig);
 }
 
 /* ---------------------------------------------------------------- a reader between begin and end */
@@ -119,23 +114,17 @@ static void *read_first(void *arg)
 }
 
 /* The record is copied, its wait ends, another begins in its place: the copy is invalid. */
-static void check_a_wait_that_ends_while_it_is_copied_is_not_reported(void)
+TEST_OF_FIX("wait_number_twice", check_a_wait_that_ends_while_it_is_copied_is_not_reported)
 {
 	struct pc_wait one = wait_of(1), two = wait_of(2);
-	pthread_t reader;
 	rig_open(&rig, 1 << 20, PAGE);
 	u32 id = pc_wait_begin(rig.cache, &one);
-	pc_sync_arm("wait_copied_before_check", 0);
-	pthread_create(&reader, NULL, read_first, &id);
-	while (!pc_sync_arrived("wait_copied_before_check"))
-		sched_yield();
+	pthread_t reader = held_at("wait_copied_before_check", read_first, &id);
 	pc_wait_end(rig.cache, id);
 	EQUAL(pc_wait_begin(rig.cache, &two), id);
-	pc_sync_release("wait_copied_before_check");
-	pthread_join(reader, NULL);
+	let_go("wait_copied_before_check", reader);
 	EQUAL(read_number, 0);
 	pc_wait_end(rig.cache, id);
-	rig_close(&rig);
 }
 
 /* ---------------------------------------------------------------- threads */
@@ -164,10 +153,9 @@ static void *wait_again_and_again(void *arg)
 	return NULL;
 }
 
-static void *report_again_and_again(void *arg)
+static void *report_again_and_again(void *arg MAYBE)
 {
 	struct pc_wait w;
-	(void)arg;
 	while (!atomic_load(&over)) {
 		u32 bound = pc_waits_bound(rig.cache);
 		CHECK(bound <= WAITERS * DEEP + 1);
@@ -182,7 +170,7 @@ static void *report_again_and_again(void *arg)
 }
 
 /* Threads come, wait and die while others report: each record is whole, and none is left. */
-static void check_a_report_beside_waits_that_begin_and_end(void)
+TEST(check_a_report_beside_waits_that_begin_and_end)
 {
 	pthread_t waiters[WAITERS], readers[READERS];
 	rig_open(&rig, 1 << 20, PAGE);
@@ -199,12 +187,11 @@ static void check_a_report_beside_waits_that_begin_and_end(void)
 	CHECK(atomic_load(&nr_seen));
 	EQUAL(nr_waits(), 0);
 	EQUAL(rig.cache->waits.used, 0);
-	rig_close(&rig);
 }
 
 /* ---------------------------------------------------------------- the end of a cache, and forks */
 
-static void check_a_closed_cache_has_no_place_for_more(void)
+TEST(check_a_closed_cache_has_no_place_for_more)
 {
 	struct pc_wait one = wait_of(1);
 	rig_open(&rig, 1 << 20, PAGE);
@@ -214,11 +201,10 @@ static void check_a_closed_cache_has_no_place_for_more(void)
 	EQUAL(pc_wait_begin(rig.cache, &one), 0);
 	pc_wait_end(rig.cache, id);
 	EQUAL(nr_waits(), 0);
-	rig_close(&rig);
 }
 
 /* Last of all: from here on this process is a child. */
-static void check_a_child_sees_none_and_touches_none(void)
+TEST(check_a_child_sees_none_and_touches_none)
 {
 	struct pc_wait one = wait_of(1);
 	rig_open(&rig, 1 << 20, PAGE);
@@ -229,17 +215,5 @@ static void check_a_child_sees_none_and_touches_none(void)
 	EQUAL(pc_waits_oldest_ns(rig.cache), 0);
 	EQUAL(pc_wait_begin(rig.cache, &one), 0);
 	pc_wait_end(rig.cache, id);
-}
-
-int main(void)
-{
-	RUN(check_a_record_stands_while_its_waiter_waits);
-	RUN(check_a_record_that_was_left_is_found);
-	RUN(check_locks_are_reported);
-	RUN(check_a_wait_that_ends_while_it_is_copied_is_not_reported);
-	check_fails_without("wait_number_twice", check_a_wait_that_ends_while_it_is_copied_is_not_reported);
-	RUN(check_a_report_beside_waits_that_begin_and_end);
-	RUN(check_a_closed_cache_has_no_place_for_more);
-	RUN(check_a_child_sees_none_and_touches_none);
-	return 0;
+	rig.cache = NULL; /* the parent's to close */
 }

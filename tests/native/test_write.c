@@ -3,8 +3,6 @@
 
 enum { ROOM = 4 << 20 };
 
-static struct rig rig;
-static struct file *file;
 static u8 want[ROOM], got[ROOM];
 static u64 size;
 
@@ -39,7 +37,7 @@ static struct pc_request *hand_over(void)
 }
 
 /* T-01, T-02, T-03: which writes into an uncached page need a read. */
-static void check_the_method_table(void)
+TEST(check_the_method_table)
 {
 	struct {
 		u64 stored;            /* the size of the file in storage */
@@ -71,12 +69,10 @@ static void check_the_method_table(void)
 		EQUAL((state_at(file, 0) & PC_F_UPTODATE) != 0, rows[k].uptodate);
 		right();
 		EQUAL(file->store.reads, rows[k].reads_after);
-		SOUND(&rig);
-		rig_close(&rig);
 	}
 }
 
-static void check_without_a_readable_backend_the_folio_is_written_back(void)
+TEST(check_without_a_readable_backend_the_folio_is_written_back)
 {
 	start(PAGE, PAGE);
 	pc_inode_set_readable(file->inode, false);
@@ -89,11 +85,9 @@ static void check_without_a_readable_backend_the_folio_is_written_back(void)
 	EQUAL(need.pos, 0);
 	EQUAL(need.len, PAGE);
 	pc_inode_lock_release(file->inode, PC_EXCLUSIVE);
-	SOUND(&rig);
-	rig_close(&rig);
 }
 
-static void check_large_writes_make_large_folios_and_small_ones_small(void)
+TEST(check_large_writes_make_large_folios_and_small_ones_small)
 {
 	start(0, 2 << 20);
 	put(0, 3 << 20, 1);
@@ -103,10 +97,9 @@ static void check_large_writes_make_large_folios_and_small_ones_small(void)
 	put(3 << 20, 100, 2);
 	EQUAL(pc_folio_order(folio_at(file, 3 << 20)), 0);
 	right();
-	rig_close(&rig);
 }
 
-static void check_what_was_accepted_is_all_that_changes(void)
+TEST(check_what_was_accepted_is_all_that_changes)
 {
 	start(0, PAGE);
 	EQUAL(pc_cache_resize(rig.cache, 16 * PAGE), 0);
@@ -120,12 +113,11 @@ static void check_what_was_accepted_is_all_that_changes(void)
 	EQUAL(usage(file, NULL).dirty, 16 * PAGE);
 	SOUND(&rig);
 	EQUAL(pc_cache_resize(rig.cache, 16 << 20), 0);
-	rig_close(&rig);
 }
 
 /* ---------------------------------------------------------------- copy on conflict (T-11) */
 
-static void check_a_write_to_a_page_in_flight_takes_new_memory(void)
+TEST(check_a_write_to_a_page_in_flight_takes_new_memory)
 {
 	u64 folios[] = {PAGE, 64 << 10};
 	for (u32 k = 0; k < 2; k++) {
@@ -135,29 +127,24 @@ static void check_a_write_to_a_page_in_flight_takes_new_memory(void)
 		put(5000, 10, 2);
 		put(5001, 3, 3); /* the call has the old frame: no second copy */
 		put(60000, 1, 4);
-		struct pc_cache_usage u;
-		pc_cache_usage_get(rig.cache, &u);
-		EQUAL(u.cow_copies, k == 0 ? 2 : 1);
-		EQUAL(u.shadows, u.cow_copies);
+		EQUAL(cache_usage().cow_copies, k == 0 ? 2 : 1);
+		EQUAL(cache_usage().shadows, cache_usage().cow_copies);
 		SOUND(&rig);
 		run_write(file, r);
 		for (u32 b = 0; b < 64 << 10; b++)
 			EQUAL(file->store.bytes[b], 1); /* its content when it was sent */
-		pc_cache_usage_get(rig.cache, &u);
-		EQUAL(u.shadows, 0);
+		EQUAL(cache_usage().shadows, 0);
 		EQUAL(usage(file, NULL).dirty, 2 * PAGE);
 		right();
 		EQUAL(file_sync(file), 0);
 		CHECK(memcmp(file->store.stable, want, size) == 0);
-		rig_close(&rig);
 	}
 }
 
-static void check_a_folio_in_several_requests_keeps_its_old_frame_for_all(void)
+TEST(check_a_folio_in_several_requests_keeps_its_old_frame_for_all)
 {
 	start(0, 64 << 10);
-	struct pc_limits l = limits_wide();
-	l.max_write = 16 << 10;
+	struct pc_limits l = LIMITS(.max_write = 16 << 10);
 	pc_inode_set_limits(file->inode, &l);
 	put(0, 64 << 10, 1);
 	struct pc_request *r[4];
@@ -166,33 +153,27 @@ static void check_a_folio_in_several_requests_keeps_its_old_frame_for_all(void)
 		EQUAL(pc_write_next(file->inode, &r[k]), 1);
 	run_write(file, r[2]);
 	put(40000, 1, 2); /* of the request that has ended: in place, the others read elsewhere */
-	struct pc_cache_usage u;
-	pc_cache_usage_get(rig.cache, &u);
-	EQUAL(u.cow_copies, 0);
+	EQUAL(cache_usage().cow_copies, 0);
 	put(100, 1, 3); /* in flight: new memory; the old one serves the three remaining calls */
 	put(20000, 1, 4);
-	pc_cache_usage_get(rig.cache, &u);
-	EQUAL(u.cow_copies, 1);
+	EQUAL(cache_usage().cow_copies, 1);
 	for (u32 k = 0; k < 4; k++) {
 		SOUND(&rig);
-		pc_cache_usage_get(rig.cache, &u);
-		EQUAL(u.shadows, 1);
+		EQUAL(cache_usage().shadows, 1);
 		if (k != 2)
 			run_write(file, r[k]);
 	}
-	pc_cache_usage_get(rig.cache, &u);
-	EQUAL(u.shadows, 0);
+	EQUAL(cache_usage().shadows, 0);
 	for (u32 b = 0; b < 64 << 10; b++)
 		EQUAL(file->store.bytes[b], 1);
 	right();
 	EQUAL(file_sync(file), 0);
 	CHECK(memcmp(file->store.stable, want, size) == 0);
-	rig_close(&rig);
 }
 
 /* Above cow_limit the writer waits for the call instead. Background work then lets it in before it takes the folio
  * again; awaited work does not, nor does the work for writers that wait for room. */
-static void check_above_cow_limit_the_writer_waits(void)
+TEST(check_above_cow_limit_the_writer_waits)
 {
 	enum { BACKGROUND, AWAITED, PARTIAL };
 	for (int work_for = BACKGROUND; work_for <= PARTIAL; work_for++) {
@@ -201,8 +182,7 @@ static void check_above_cow_limit_the_writer_waits(void)
 		start(0, 64 << 10);
 		pc_cache_configure(rig.cache, 4 << 20, 8 << 20, 32 << 10, true);
 		put(0, 64 << 10, 1);
-		struct pc_limits l = limits_wide();
-		l.max_write = 32 << 10;
+		struct pc_limits l = LIMITS(.max_write = 32 << 10);
 		pc_inode_set_limits(file->inode, &l);
 		struct pc_request *r = hand_over(), *other;
 		EQUAL(pc_write_next(file->inode, &other), 1);
@@ -210,9 +190,7 @@ static void check_above_cow_limit_the_writer_waits(void)
 		EQUAL(pc_write(file->inode, 100, "x", 1, &need), 0);
 		EQUAL(need.kind, PC_NEED_FLIGHT);
 		EQUAL(need.folio, pc_folio_id(rig.cache, folio_at(file, 0)));
-		struct pc_cache_usage u;
-		pc_cache_usage_get(rig.cache, &u);
-		EQUAL(u.cow_copies, 0);
+		EQUAL(cache_usage().cow_copies, 0);
 		run_write(file, r);
 		EQUAL(pc_write(file->inode, 100, "x", 1, &need),
 		      1); /* its call has ended, another of the folio has not */
@@ -233,66 +211,49 @@ static void check_above_cow_limit_the_writer_waits(void)
 		memset(want + 40000, 'y', 1);
 		CHECK(!(state_at(file, 0) & PC_F_WRITER_WAITS));
 		pc_inode_lock_release(file->inode, PC_EXCLUSIVE);
-		while (work(rig.volume))
-			;
+		work_all(rig.volume);
 		pc_pass_background(file->inode, 1 << 20);
-		while (work(rig.volume))
-			;
+		work_all(rig.volume);
 		EQUAL(usage(file, NULL).dirty, 0);
 		right();
 		EQUAL(file_sync(file), 0);
 		CHECK(memcmp(file->store.stable, want, size) == 0);
-		rig_close(&rig);
 	}
 }
 
 /* A second write-back before the first call returned its frame: each call keeps its bytes. */
-struct write_job {
-	pthread_t thread;
-	struct pc_request *r;
-};
-
-static void *end_write(void *arg)
+static void *end_write(void *request)
 {
-	struct write_job *j = arg;
-	run_write(file, j->r);
+	run_write(file, request);
 	return NULL;
 }
 
-static void check_a_second_hand_over_meets_the_end_of_the_first(void)
+TEST(check_a_second_hand_over_meets_the_end_of_the_first)
 {
 	start(0, PAGE);
 	put(0, 4096, 1);
 	put(8192, 4096, 1);
-	struct write_job j = {.r = hand_over()};
-	struct pc_request *second, *third;
+	struct pc_request *first = hand_over(), *second, *third;
 	EQUAL(pc_write_next(file->inode, &second), 1); /* the other page: keeps the pass alive */
-	pc_sync_arm("completed_sets", 0);
-	pthread_create(&j.thread, NULL, end_write, &j);
-	while (!pc_sync_arrived("completed_sets"))
-		usleep(200);
+	pthread_t t = held_at("completed_sets", end_write, first);
 	/* W of the first page has ended, but its call still holds some memory. */
 	put(0, 4096, 2);
 	pc_flush_start(file->inode, ALL, 0, ALL);
 	EQUAL(pc_write_next(file->inode, &third), 1);
 	EQUAL(third->start, 0);
 	put(0, 4096, 3); /* the third call keeps the frame of the first one */
-	pc_sync_release("completed_sets");
-	pthread_join(j.thread, NULL);
+	let_go("completed_sets", t);
 	SOUND(&rig);
-	struct pc_cache_usage u;
-	pc_cache_usage_get(rig.cache, &u);
-	EQUAL(u.shadows, 1);
+	EQUAL(cache_usage().shadows, 1);
 	run_write(file, third);
 	EQUAL(file->store.bytes[0], 2);
 	run_write(file, second);
 	right();
 	EQUAL(file_sync(file), 0);
 	CHECK(memcmp(file->store.stable, want, size) == 0);
-	rig_close(&rig);
 }
 
-static void check_above_the_limit_and_pinned_the_writer_waits(void)
+TEST(check_above_the_limit_and_pinned_the_writer_waits)
 {
 	for (int pinned = 0; pinned <= 1; pinned++) {
 		start(0, 64 << 10);
@@ -315,19 +276,17 @@ static void check_above_the_limit_and_pinned_the_writer_waits(void)
 		pc_inode_lock_release(file->inode, PC_EXCLUSIVE);
 		if (pinned)
 			pc_unpin(rig.cache, &pin);
-		rig_close(&rig);
 	}
 }
 
 /* The race of the decision: the call ends while the writer is about to check (both orders). */
-static void *put_once(void *arg)
+static void *put_once(void *arg MAYBE)
 {
-	(void)arg;
 	EQUAL(file_write(file, 10, want + 10, 5), 0);
 	return NULL;
 }
 
-static void check_the_call_ends_while_the_writer_decides(void)
+TEST(check_the_call_ends_while_the_writer_decides)
 {
 	for (u32 late = 0; late <= 1; late++) {
 		start(0, PAGE);
@@ -335,33 +294,26 @@ static void check_the_call_ends_while_the_writer_decides(void)
 		struct pc_request *r = hand_over();
 		memset(want + 10, 9, 5);
 		const char *point = late ? "write_before_copy" : "write_before_conflict";
-		pc_sync_arm(point, 0);
-		pthread_t t;
-		pthread_create(&t, NULL, put_once, NULL);
-		while (!pc_sync_arrived(point))
-			usleep(200);
+		pthread_t t = held_at(point, put_once, NULL);
 		run_write(file, r);
-		pc_sync_release(point);
-		pthread_join(t, NULL);
+		let_go(point, t);
 		SOUND(&rig);
 		EQUAL(file->store.bytes[10], 1);
 		right();
 		EQUAL(file_sync(file), 0);
 		CHECK(memcmp(file->store.stable, want, 4096) == 0);
-		rig_close(&rig);
 	}
 }
 
 /* ---------------------------------------------------------------- sizes (T-43) */
 
-static void *extend_once(void *arg)
+static void *extend_once(void *arg MAYBE)
 {
-	(void)arg;
 	EQUAL(file_write(file, 5000, want + 5000, 1000), 0);
 	return NULL;
 }
 
-static void check_a_write_back_never_crops_what_is_being_appended(void)
+TEST(check_a_write_back_never_crops_what_is_being_appended)
 {
 	const char *points[] = {"write_before_copy", "write_published"};
 	for (u32 k = 0; k < 2; k++) {
@@ -370,26 +322,20 @@ static void check_a_write_back_never_crops_what_is_being_appended(void)
 		put(4990, 10, 1);
 		memset(want + 5000, 2, 1000);
 		size = 6000;
-		pc_sync_arm(points[k], 0);
-		pthread_t t;
-		pthread_create(&t, NULL, extend_once, NULL);
-		while (!pc_sync_arrived(points[k]))
-			usleep(200);
+		pthread_t t = held_at(points[k], extend_once, NULL);
 		struct pc_request *r;
 		pc_flush_start(file->inode, ALL, 0, ALL);
 		EQUAL(pc_write_next(file->inode, &r), (u64)-EAGAIN); /* a writer owns the folio */
 		CHECK(!r);
-		pc_sync_release(points[k]);
-		pthread_join(t, NULL);
+		let_go(points[k], t);
 		EQUAL(flush(file), 0);
 		EQUAL(file->store.size, 6000);
 		EQUAL(file_sync(file), 0);
 		CHECK(memcmp(file->store.stable, want, 6000) == 0);
-		rig_close(&rig);
 	}
 }
 
-static void check_memory_of_another_volume_is_never_shown(void)
+TEST(check_memory_of_another_volume_is_never_shown)
 {
 	start(0, PAGE);
 	struct pc_volume *other = volume_open(&rig);
@@ -401,21 +347,17 @@ static void check_memory_of_another_volume_is_never_shown(void)
 	for (u32 k = 0; k < 64; k++) {
 		struct pc_need need;
 		struct pc_request *r;
-		struct pc_part parts[PARTS];
-		u64 pos;
-		size_t n;
 		EQUAL(pc_fill_begin(second->inode, k * 16384, 4096, &need, &r), 0);
-		EQUAL(pc_call_next(r, &pos, parts, PARTS, &n), 1);
-		for (u64 b = 0; b < parts[0].len; b++)
-			EQUAL(parts[0].memory[b], 0);
+		struct call c = next_call(r);
+		for (u64 b = 0; b < c.parts[0].len; b++)
+			EQUAL(c.parts[0].memory[b], 0);
 		run_fill(second, r);
 	}
-	rig_close(&rig);
 }
 
 /* All of a write, or nothing: whatever stops one of its folios, no byte of the others changes, and none stays
  * locked. */
-static void check_a_whole_write_is_all_or_nothing(void)
+TEST(check_a_whole_write_is_all_or_nothing)
 {
 	for (int stop = 0; stop < 5; stop++) {
 		start(8 * PAGE, PAGE);
@@ -456,24 +398,5 @@ static void check_a_whole_write_is_all_or_nothing(void)
 			run_write(file, r);
 		SOUND(&rig);
 		right();
-		rig_close(&rig);
 	}
-}
-
-int main(void)
-{
-	RUN(check_the_method_table);
-	RUN(check_without_a_readable_backend_the_folio_is_written_back);
-	RUN(check_large_writes_make_large_folios_and_small_ones_small);
-	RUN(check_what_was_accepted_is_all_that_changes);
-	RUN(check_a_write_to_a_page_in_flight_takes_new_memory);
-	RUN(check_a_folio_in_several_requests_keeps_its_old_frame_for_all);
-	RUN(check_above_cow_limit_the_writer_waits);
-	RUN(check_a_second_hand_over_meets_the_end_of_the_first);
-	RUN(check_above_the_limit_and_pinned_the_writer_waits);
-	RUN(check_the_call_ends_while_the_writer_decides);
-	RUN(check_a_write_back_never_crops_what_is_being_appended);
-	RUN(check_memory_of_another_volume_is_never_shown);
-	RUN(check_a_whole_write_is_all_or_nothing);
-	return 0;
 }

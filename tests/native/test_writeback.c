@@ -1,7 +1,7 @@
 /* Passes: which of them gets the token when, which pages are marked and for how long, and the order of files. */
 #include "dirtied.h"
 
-static void check_a_flush_takes_what_was_dirty_and_nothing_later(void)
+TEST(check_a_flush_takes_what_was_dirty_and_nothing_later)
 {
 	start(PAGE, limits_wide());
 	put(0, PAGE);
@@ -30,14 +30,11 @@ static void check_a_flush_takes_what_was_dirty_and_nothing_later(void)
 	put(0, 1);
 	EQUAL(pc_unsaved_bytes(file->inode, s, &unsent), PAGE); /* dirtied again later */
 	EQUAL(unsent, 0);
-	rig_close(&rig);
 }
 
-static void check_a_pass_is_ending_between_the_last_answer_and_the_free_token(void)
+TEST(check_a_pass_is_ending_between_the_last_answer_and_the_free_token)
 {
-	struct pc_limits l = limits_wide();
-	l.max_write = PAGE;
-	start(PAGE, l);
+	start(PAGE, LIMITS(.max_write = PAGE));
 	put(0, 2 * PAGE);
 	CHECK(!pc_pass_ending(file->inode));
 	pc_flush_start(file->inode, ALL, 0, ALL);
@@ -48,10 +45,9 @@ static void check_a_pass_is_ending_between_the_last_answer_and_the_free_token(vo
 	CHECK(pc_pass_ending(file->inode) && pc_storage_busy(file->inode));
 	CHECK(!next());
 	CHECK(!pc_pass_ending(file->inode) && !pc_storage_busy(file->inode));
-	rig_close(&rig);
 }
 
-static void check_a_running_pass_takes_new_marks_along(void)
+TEST(check_a_running_pass_takes_new_marks_along)
 {
 	start(PAGE, limits_wide());
 	put(20480, PAGE);
@@ -70,24 +66,18 @@ static void check_a_running_pass_takes_new_marks_along(void)
 	if (third)
 		run_write(file, third);
 	run_write(file, first);
-	while (work(rig.volume))
-		;
+	work_all(rig.volume);
 	EQUAL(usage(file, NULL).dirty, 0);
-	SOUND(&rig);
-	rig_close(&rig);
 }
 
-static void check_a_background_pass_keeps_its_budget_and_gives_way(void)
+TEST(check_a_background_pass_keeps_its_budget_and_gives_way)
 {
-	struct pc_limits l = limits_wide();
-	l.max_write = PAGE;
-	start(PAGE, l);
+	start(PAGE, LIMITS(.max_write = PAGE));
 	for (u32 k = 0; k < 20; k++)
 		put(k * 2 * PAGE, PAGE);
 	CHECK(pc_pass_background(file->inode, 3 * PAGE));
 	CHECK(!pc_pass_background(file->inode, PAGE)); /* one at a time */
-	while (work(rig.volume))
-		;
+	work_all(rig.volume);
 	EQUAL(file->store.writes, 3);
 	CHECK(pc_pass_background(file->inode, 1)); /* at least one folio */
 	struct pc_request *r = next();
@@ -103,14 +93,11 @@ static void check_a_background_pass_keeps_its_budget_and_gives_way(void)
 	CHECK(!pc_pass_background(file->inode, ALL >> 1));
 	pc_token_release(file->inode);
 	EQUAL(file->store.writes, 4);
-	rig_close(&rig);
 }
 
-static void check_an_integrity_pass_gives_way_after_its_turn_and_comes_back(void)
+TEST(check_an_integrity_pass_gives_way_after_its_turn_and_comes_back)
 {
-	struct pc_limits l = limits_wide();
-	l.max_write = PAGE;
-	start(PAGE, l);
+	start(PAGE, LIMITS(.max_write = PAGE));
 	put(0, 200 * PAGE);
 	pc_flush_start(file->inode, ALL, 0, ALL);
 	struct pc_request *r = next();
@@ -125,20 +112,16 @@ static void check_an_integrity_pass_gives_way_after_its_turn_and_comes_back(void
 	EQUAL(atomic_load(&w.word), PC_GRANTED);
 	SOUND(&rig);
 	pc_token_release(file->inode);
-	while (work(rig.volume))
-		;
+	work_all(rig.volume);
 	EQUAL(usage(file, NULL).dirty, 0);
 	EQUAL(file->store.writes, 200);
-	rig_close(&rig);
 }
 
 /* An fsync joins a background pass: its marked pages are issued; the rest of the background work is not, once
  * another request queues. */
-static void check_background_work_ends_with_its_turn_though_an_fsync_joined_it(void)
+TEST(check_background_work_ends_with_its_turn_though_an_fsync_joined_it)
 {
-	struct pc_limits l = limits_wide();
-	l.max_write = PAGE;
-	start(PAGE, l);
+	start(PAGE, LIMITS(.max_write = PAGE));
 	put(0, 6 * PAGE);
 	CHECK(pc_pass_background(file->inode, ALL >> 1));
 	struct pc_request *r[8];
@@ -157,12 +140,11 @@ static void check_background_work_ends_with_its_turn_though_an_fsync_joined_it(v
 	EQUAL(atomic_load(&w.word), PC_GRANTED);
 	EQUAL(usage(file, NULL).dirty, 3 * PAGE);
 	pc_token_release(file->inode);
-	rig_close(&rig);
 }
 
 /* A page requested while it is in flight goes again as soon as its answer is there, whatever else of the file still
  * runs. */
-static void check_a_page_marked_in_flight_follows_its_answer(void)
+TEST(check_a_page_marked_in_flight_follows_its_answer)
 {
 	start(PAGE, limits_wide());
 	put(0, PAGE);
@@ -179,7 +161,6 @@ static void check_a_page_marked_in_flight_follows_its_answer(void)
 	run_write(file, again);
 	run_write(file, hung);
 	CHECK(!next());
-	rig_close(&rig);
 }
 
 static u32 marked(void)
@@ -194,7 +175,7 @@ static u32 marked(void)
 
 /* Marks bound the work of a pass: each ends with a write-back, a failure, a cut or an abort, and none outlives the
  * last pass. */
-static void check_no_mark_outlives_its_pass(void)
+TEST(check_no_mark_outlives_its_pass)
 {
 	start(PAGE, limits_wide());
 	put(0, 10 * PAGE);
@@ -215,18 +196,16 @@ static void check_no_mark_outlives_its_pass(void)
 	pc_flush_start(file->inode, ALL, 0, 3 * PAGE);
 	pc_volume_abort(rig.volume);
 	pc_inode_aborted(file->inode);
-	while (work(rig.volume))
-		;
+	work_all(rig.volume);
 	EQUAL(marked(), 0);
 	pc_flush_start(file->inode, ALL, 0, ALL);
 	EQUAL(marked(), 0);
 	SOUND(&rig);
 	pc_volume_resume(rig.volume);
-	rig_close(&rig);
 }
 
 /* A question about a range ends at the first block with the state, of many folios or in the middle of one. */
-static void check_the_first_byte_with_a_state_is_found(void)
+TEST(check_the_first_byte_with_a_state_is_found)
 {
 	for (u32 pages = 1; pages <= 16; pages *= 16) {
 		start(pages * PAGE, limits_wide());
@@ -257,12 +236,11 @@ static void check_the_first_byte_with_a_state_is_found(void)
 		EQUAL(pc_range_next(i, 0, ALL, PC_PENDING_BACKOFF), (pages == 1 ? 300 : 299) * PAGE);
 		file->store.write_error = 0;
 		CHECK(!next());
-		rig_close(&rig);
 	}
 }
 
 /* The share of a file is below the volume's limit of calls in flight. */
-static void check_a_file_never_has_all_of_the_volumes_calls(void)
+TEST(check_a_file_never_has_all_of_the_volumes_calls)
 {
 	u32 rows[][2] = {{1, 1}, {2, 1}, {3, 2}, {8, 7}, {64, 63}};
 	for (u32 k = 0; k < sizeof(rows) / sizeof(*rows); k++) {
@@ -279,12 +257,11 @@ static void check_a_file_never_has_all_of_the_volumes_calls(void)
 		EQUAL(n, rows[k][1]);
 		while (n)
 			run_write(file, r[--n]);
-		rig_close(&rig);
 	}
 }
 
 /* While a big file's pass has its full share, a small file gets the rest, and its turn after that. */
-static void check_a_big_file_does_not_starve_a_small_one(void)
+TEST(check_a_big_file_does_not_starve_a_small_one)
 {
 	struct pc_limits l = limits_wide();
 	struct pc_work w;
@@ -317,17 +294,13 @@ static void check_a_big_file_does_not_starve_a_small_one(void)
 		work(rig.volume);
 	EQUAL(usage(small, NULL).dirty + usage(small, NULL).writeback, 0);
 	CHECK(usage(file, NULL).dirty > 900 * PAGE);
-	rig_close(&rig);
 }
 
 /* ordered_writes: from low to high, each after the answer of the one before; pages behind the cursor wait for the
  * next round. */
-static void check_ordered_writes_ascend(void)
+TEST(check_ordered_writes_ascend)
 {
-	struct pc_limits l = limits_wide();
-	l.max_write = 2 * PAGE;
-	l.ordered_writes = 1;
-	start(PAGE, l);
+	start(PAGE, LIMITS(.max_write = 2 * PAGE, .ordered_writes = 1));
 	u64 pages[] = {9, 3, 20, 4, 30, 11}, at = 0;
 	for (u32 k = 0; k < 6; k++)
 		put(pages[k] * PAGE, PAGE);
@@ -346,13 +319,11 @@ static void check_ordered_writes_ascend(void)
 			at = 0;
 	}
 	EQUAL(n, 6); /* 3+4, 9, 11, 20, 30, then 0 */
-	rig_close(&rig);
 }
 
-static void check_requests_in_flight_are_bounded_per_file(void)
+TEST(check_requests_in_flight_are_bounded_per_file)
 {
-	struct pc_limits l = limits_wide();
-	l.max_write = PAGE;
+	struct pc_limits l = LIMITS(.max_write = PAGE);
 	start(PAGE, l);
 	put(0, 20 * PAGE);
 	pc_flush_start(file->inode, ALL, 0, ALL);
@@ -370,59 +341,48 @@ static void check_requests_in_flight_are_bounded_per_file(void)
 	run_write(file, r[6]);
 	CHECK((r[0] = next()) && !next());
 	run_write(file, r[0]);
-	while (work(rig.volume))
-		;
+	work_all(rig.volume);
 	EQUAL(usage(file, NULL).dirty, 0);
-	rig_close(&rig);
 }
 
 /* A folio that a fill owns is still written back; one that a writer owns is tried again. */
-static void check_no_pass_waits_for_a_fill(void)
+TEST(check_no_pass_waits_for_a_fill)
 {
 	struct pc_need need;
 	struct pc_request *fill;
-	struct pc_part parts[PARTS];
-	size_t n;
-	u64 pos;
 	rig_open(&rig, 4 << 20, PAGE);
 	file = file_open(&rig, PAGE, PAGE);
 	memset(want, 7, PAGE);
 	put(100, 50);
 	EQUAL(pc_fill_begin(file->inode, 0, PAGE, &need, &fill), 0);
-	EQUAL(pc_call_next(fill, &pos, parts, PARTS, &n), 1);
+	struct call c = next_call(fill);
 	pc_flush_start(file->inode, ALL, 0, ALL);
 	struct pc_request *r = next();
 	EQUAL(r->start, 100);
 	run_write(file, r);
-	EQUAL(pc_fill_answer(fill, store_read(&file->store, pos, parts, n)), 0);
+	EQUAL(pc_fill_answer(fill, store_read(&file->store, c.pos, c.parts, c.n)), 0);
 	run_fill(file, fill);
 	EQUAL(file_sync(file), 0);
 	EQUAL(file->store.write_bytes, 50);
-	rig_close(&rig);
 }
 
 /* The fill had shown itself as owner and then unlocked without the leaf lock: a writer could slip in while the pass
  * treated the folio as a fill's. */
-static void *fill_once(void *arg)
+static void *fill_once(void *arg MAYBE)
 {
 	struct pc_need need;
 	struct pc_request *r;
-	(void)arg;
 	EQUAL(pc_fill_begin(file->inode, 0, 10, &need, &r), 0);
 	CHECK(!r); /* all requested bytes became valid at the same time */
 	return NULL;
 }
 
-static void check_a_fill_that_wants_nothing_never_looks_like_an_owner(void)
+TEST(check_a_fill_that_wants_nothing_never_looks_like_an_owner)
 {
 	rig_open(&rig, 4 << 20, PAGE);
 	file = file_open(&rig, PAGE, PAGE);
 	put(5, 50);
-	pc_sync_arm("fill_locked", 0);
-	pthread_t t;
-	pthread_create(&t, NULL, fill_once, NULL);
-	while (!pc_sync_arrived("fill_locked"))
-		usleep(200);
+	pthread_t t = held_at("fill_locked", fill_once, NULL);
 	struct pc_folio *f = folio_at(file, 0);
 	CHECK(pc_folio_state(f) & PC_F_LOCKED);
 	pc_inode_leaf_lock(file->inode);
@@ -431,21 +391,17 @@ static void check_a_fill_that_wants_nothing_never_looks_like_an_owner(void)
 	EQUAL(pc_flush_start(file->inode, ALL, 0, ALL), PAGE);
 	struct pc_request *r;
 	EQUAL(pc_write_next(file->inode, &r), (u64)-EAGAIN);
-	pc_sync_release("fill_locked");
-	pthread_join(t, NULL);
+	let_go("fill_locked", t);
 	EQUAL(atomic_load(&f->owner), 0);
 	EQUAL(flush(file), 0);
-	rig_close(&rig);
 }
 
 /* A background pass has the token, and other work keeps all threads busy with higher urgency: a queued request moves
  * the pass up. */
-static void waiting_behind_a_background_pass(void)
+TEST_OF_FIX("a_pass_waited_for_moves_up", check_a_pass_that_is_waited_for_moves_up)
 {
-	struct pc_limits l = limits_wide();
-	l.max_write = PAGE;
 	start(PAGE, limits_wide());
-	struct file *busy = file_open_in(&rig, rig.volume, 0, ROOM, l);
+	struct file *busy = file_open_in(&rig, rig.volume, 0, ROOM, LIMITS(.max_write = PAGE));
 	put(0, PAGE);
 	EQUAL(file_write(busy, 0, want, 64 * PAGE), 0);
 	CHECK(pc_pass_background(file->inode, PAGE));
@@ -461,16 +417,9 @@ static void waiting_behind_a_background_pass(void)
 	}
 	CHECK(met);
 	EQUAL(flush(busy), 0);
-	rig_close(&rig);
 }
 
-static void check_a_pass_that_is_waited_for_moves_up(void)
-{
-	waiting_behind_a_background_pass();
-	check_fails_without("a_pass_waited_for_moves_up", waiting_behind_a_background_pass);
-}
-
-static void check_an_inode_can_go_while_its_ended_pass_is_queued(void)
+TEST(check_an_inode_can_go_while_its_ended_pass_is_queued)
 {
 	start(PAGE, limits_wide());
 	put(0, PAGE);
@@ -489,27 +438,4 @@ static void check_an_inode_can_go_while_its_ended_pass_is_queued(void)
 	CHECK(!work(rig.volume));
 	file_forget(file);
 	rig.nr_files = 0;
-	rig_close(&rig);
-}
-
-int main(void)
-{
-	RUN(check_a_flush_takes_what_was_dirty_and_nothing_later);
-	RUN(check_a_pass_is_ending_between_the_last_answer_and_the_free_token);
-	RUN(check_a_running_pass_takes_new_marks_along);
-	RUN(check_a_background_pass_keeps_its_budget_and_gives_way);
-	RUN(check_an_integrity_pass_gives_way_after_its_turn_and_comes_back);
-	RUN(check_background_work_ends_with_its_turn_though_an_fsync_joined_it);
-	RUN(check_a_page_marked_in_flight_follows_its_answer);
-	RUN(check_no_mark_outlives_its_pass);
-	RUN(check_the_first_byte_with_a_state_is_found);
-	RUN(check_a_file_never_has_all_of_the_volumes_calls);
-	RUN(check_a_big_file_does_not_starve_a_small_one);
-	RUN(check_ordered_writes_ascend);
-	RUN(check_requests_in_flight_are_bounded_per_file);
-	RUN(check_no_pass_waits_for_a_fill);
-	RUN(check_a_fill_that_wants_nothing_never_looks_like_an_owner);
-	RUN(check_a_pass_that_is_waited_for_moves_up);
-	RUN(check_an_inode_can_go_while_its_ended_pass_is_queued);
-	return 0;
 }

@@ -36,20 +36,16 @@ static struct pc_request *next(void)
 
 static void end(struct pc_request *r, bool ok)
 {
-	struct pc_part parts[PARTS];
-	size_t n;
-	u64 pos;
-	while (ok && pc_call_next(r, &pos, parts, PARTS, &n) > 0)
-		pc_write_answer(r, store_take(&file->store, pos, parts, n, r->stage));
+	struct call c;
+	while (ok && call_next(r, &c) > 0)
+		pc_write_answer(r, store_take(&file->store, c.pos, c.parts, c.n, r->stage));
 	pc_write_done(r, ok, false);
 	pc_retry(file->inode, 0, ALL, true);
 }
 
 static u64 map_bytes(void)
 {
-	struct pc_cache_usage u;
-	pc_cache_usage_get(rig.cache, &u);
-	return u.staged_map_bytes;
+	return cache_usage().staged_map_bytes;
 }
 
 static void check_a_part_of_a_clean_block(u64 max_folio)
@@ -71,15 +67,12 @@ static void check_a_part_of_a_clean_block(u64 max_folio)
 	EQUAL(file_sync(file), 0);
 	WRITTEN();
 	EQUAL(map_bytes(), 0);
-	rig_close(&rig);
 }
 
 /* Saved by the write alone: no commit follows that would drop it. */
 static void check_bytes_saved_by_their_write(u64 max_folio)
 {
-	struct pc_limits l = limits_wide();
-	l.durable_writes = true;
-	start_with(BLOCKS * PAGE, max_folio, 64, l);
+	start_with(BLOCKS * PAGE, max_folio, 64, LIMITS(.durable_writes = true));
 	EQUAL(fill_range(file, 0, BLOCKS * PAGE), 0);
 	put(PAGE + 10, 20, 2);
 	struct pc_request *r = next();
@@ -87,7 +80,6 @@ static void check_bytes_saved_by_their_write(u64 max_folio)
 	end(r, true);
 	EQUAL(map_bytes(), 0);
 	WRITTEN();
-	rig_close(&rig);
 }
 
 /* The fill publishes what lies around. */
@@ -100,7 +92,6 @@ static void check_a_part_of_a_block_that_is_read_later(u64 max_folio)
 	EQUAL(fill_range(file, 0, BLOCKS * PAGE), 0);
 	WRITTEN(PAGE + 10, PAGE + 30);
 	EQUAL(pc_ranges_borrowed(file->inode, spans, 32), 2);
-	rig_close(&rig);
 }
 
 /* Zeros between an old end and a write, of an extending truncate, and of a hole: no program has written them. */
@@ -121,7 +112,6 @@ static void check_zeros_of_gaps_and_holes(u64 max_folio)
 	pc_punch(file->inode, 50, 60, false);
 	pc_token_release(file->inode);
 	WRITTEN(0, 50, 60, 100, 300, 305);
-	rig_close(&rig);
 }
 
 /* A block is written again while it is sent: what was written earlier is of no interest once that is committed, and unites
@@ -137,8 +127,6 @@ static void check_a_block_that_is_sent_and_dirty(u64 max_folio, bool ok)
 	end(r, ok);
 	if (!ok) {
 		WRITTEN(PAGE + 10, PAGE + 25);
-		EQUAL(file_sync(file), 0);
-		rig_close(&rig);
 		return;
 	}
 	WRITTEN(PAGE + 15, PAGE + 25);
@@ -152,7 +140,6 @@ static void check_a_block_that_is_sent_and_dirty(u64 max_folio, bool ok)
 	WRITTEN(PAGE + 1, PAGE + 2);
 	EQUAL(file_sync(file), 0);
 	WRITTEN();
-	rig_close(&rig);
 }
 
 /* Sent and acknowledged, written again and sent again: both are uncommitted. */
@@ -167,11 +154,10 @@ static void check_a_block_that_is_sent_twice(u64 max_folio)
 	WRITTEN(50, 60);
 	pc_uncommit(file->inode);
 	WRITTEN(10, 20, 30, 40, 50, 60);
-	rig_close(&rig);
 }
 
 /* Bytes around the written ones are staged with them, and only the latter are kept over another version. */
-static void check_staged_bytes(void)
+TEST(check_staged_bytes)
 {
 	start(4 * PAGE);
 	EQUAL(fill_range(file, 0, 4 * PAGE), 0);
@@ -189,12 +175,10 @@ static void check_staged_bytes(void)
 	SOUND(&rig);
 	EQUAL(staged(), 20);
 	CHECK(is_staged(file, PAGE + 10) && is_staged(file, PAGE + 30));
-	EQUAL(file_sync(file), 0);
-	rig_close(&rig);
 }
 
 /* A write into a page whose other bytes are staged fails: it brings none of them back to the page, which does not have them. */
-static void check_sent_bytes_come_back_beside_staged_ones(void)
+TEST(check_sent_bytes_come_back_beside_staged_ones)
 {
 	start(4 * PAGE);
 	stage(PAGE + 10, 10, 2);
@@ -207,8 +191,6 @@ static void check_sent_bytes_come_back_beside_staged_ones(void)
 	EQUAL(staged(), 0);
 	EQUAL(fill_range(file, PAGE, PAGE), 0);
 	WRITTEN(PAGE + 30, PAGE + 40);
-	EQUAL(file_sync(file), 0);
-	rig_close(&rig);
 }
 
 /* The hole and the writes after it are sent as well; its zeros are nobody's. */
@@ -231,11 +213,9 @@ static void check_a_hole_in_sent_bytes(bool stages, u64 from, u64 to)
 		WRITTEN(PAGE, PAGE + from, PAGE + from + 20, PAGE + from + 30, PAGE + to, 2 * PAGE);
 	else
 		WRITTEN(PAGE + 20, PAGE + 30, PAGE + to, 2 * PAGE);
-	EQUAL(file_sync(file), 0);
-	rig_close(&rig);
 }
 
-static void check_holes_in_sent_bytes(void)
+TEST(check_holes_in_sent_bytes)
 {
 	for (int stages = 0; stages <= 1; stages++) {
 		check_a_hole_in_sent_bytes(stages, 0, 50);
@@ -243,15 +223,14 @@ static void check_holes_in_sent_bytes(void)
 	}
 }
 
-static void *write_behind(void *unused)
+static void *write_behind(void *unused MAYBE)
 {
-	(void)unused;
 	put(PAGE + 40, 10, 4);
 	return NULL;
 }
 
 /* A writer extends a range of a page whose sent bytes come back: before, in between, and after. */
-static void check_bytes_come_back_beside_a_writer(void)
+TEST(check_bytes_come_back_beside_a_writer)
 {
 	open_clean(BLOCKS * PAGE, PAGE);
 	put(PAGE + 10, 10, 2);
@@ -268,8 +247,6 @@ static void check_bytes_come_back_beside_a_writer(void)
 	if (!done)
 		pthread_join(t, NULL);
 	WRITTEN(PAGE + 10, PAGE + 20, PAGE + 30, PAGE + 50);
-	EQUAL(file_sync(file), 0);
-	rig_close(&rig);
 }
 
 static void check_a_folio_gets_another_frame(u64 max_folio)
@@ -284,26 +261,20 @@ static void check_a_folio_gets_another_frame(u64 max_folio)
 		pc_folio_unlock(rig.cache, f);
 	}
 	WRITTEN(PAGE + 10, PAGE + 20, PAGE + 30, PAGE + 40, 2 * PAGE + 30, 2 * PAGE + 40);
-	EQUAL(file_sync(file), 0);
-	rig_close(&rig);
 }
 
 /* The file grows, so the unit of its old end is sent again: nothing of that is written. */
 static void check_the_unit_of_the_old_end(u64 max_folio)
 {
-	struct pc_limits l = limits_wide();
-	l.write_unit = 4 * PAGE;
-	start_with(PAGE + 100, max_folio, 64, l);
+	start_with(PAGE + 100, max_folio, 64, LIMITS(.write_unit = 4 * PAGE));
 	EQUAL(fill_range(file, 0, PAGE + 100), 0);
 	put(9 * PAGE, 10, 2);
 	EQUAL(usage(file, NULL).dirty, 2 * PAGE);
 	WRITTEN(9 * PAGE, 9 * PAGE + 10);
-	EQUAL(file_sync(file), 0);
-	rig_close(&rig);
 }
 
 /* Ranges of one page are bounded; more of them unite. */
-static void check_many_ranges_of_a_page(void)
+TEST(check_many_ranges_of_a_page)
 {
 	open_clean(BLOCKS * PAGE, PAGE);
 	for (u64 pos = 0; pos < PAGE; pos += 8)
@@ -316,7 +287,6 @@ static void check_many_ranges_of_a_page(void)
 	WRITTEN(0, PAGE);
 	EQUAL(file_sync(file), 0);
 	EQUAL(map_bytes(), 0);
-	rig_close(&rig);
 }
 
 static void check_borrowed_bytes_are_replaced(u64 max_folio)
@@ -335,8 +305,6 @@ static void check_borrowed_bytes_are_replaced(u64 max_folio)
 	see(PAGE + 20, PAGE - 20, 9);
 	EQUAL(file_read(file, 2 * PAGE, same, PAGE), PAGE);
 	EQUAL(memcmp(same, other, PAGE), 0);
-	SOUND(&rig);
-	rig_close(&rig);
 }
 
 /* A shorter version lies below: the file ends with the last written byte, behind which are zeros. */
@@ -355,10 +323,9 @@ static void check_the_end_is_the_last_written_byte(u64 max_folio)
 	pc_token_release(file->inode);
 	EQUAL(pc_inode_size(file->inode), PAGE + 20);
 	WRITTEN(PAGE + 10, PAGE + 20);
-	rig_close(&rig);
 }
 
-static void check_one_page_and_large_folios(void)
+TEST(check_one_page_and_large_folios)
 {
 	for (u64 max_folio = PAGE; max_folio <= 8 * PAGE; max_folio *= 8) {
 		check_a_part_of_a_clean_block(max_folio);
@@ -373,15 +340,4 @@ static void check_one_page_and_large_folios(void)
 		check_borrowed_bytes_are_replaced(max_folio);
 		check_the_end_is_the_last_written_byte(max_folio);
 	}
-}
-
-int main(void)
-{
-	RUN(check_one_page_and_large_folios);
-	RUN(check_staged_bytes);
-	RUN(check_sent_bytes_come_back_beside_staged_ones);
-	RUN(check_holes_in_sent_bytes);
-	RUN(check_bytes_come_back_beside_a_writer);
-	RUN(check_many_ranges_of_a_page);
-	return 0;
 }

@@ -6,9 +6,6 @@
 
 enum { ROOM = 1 << 20 };
 
-static struct rig rig;
-static struct file *file;
-
 static inline void start_with(u64 size, u64 capacity, u64 max_folio, struct pc_limits l)
 {
 	rig_open(&rig, capacity, max_folio);

@@ -7,8 +7,6 @@
 enum { FILE_NODE = 7, FILE_FH = 33, SIZE = 64 << 10 };
 
 static struct kernel kernel;
-static struct rig rig;
-static struct file *file;
 static _Atomic u8 closed;
 static struct pc_readahead window;
 static const struct pc_loop_options plain = {.entry_ns = 3600000000000ll,
@@ -115,10 +113,9 @@ static void close_cached(u64 fh)
 	pc_opened_end(kernel.loop, opened);
 	pc_opened_free(opened);
 	pc_hit_close(hit);
-	rig_close(&rig);
 }
 
-static void check_cached_answers_call_no_handler(void)
+TEST(check_cached_answers_call_no_handler)
 {
 	u8 data[PAGE];
 	begin(plain);
@@ -142,7 +139,7 @@ static void check_cached_answers_call_no_handler(void)
 	end();
 }
 
-static void check_misses_go_to_a_handler(void)
+TEST(check_misses_go_to_a_handler)
 {
 	begin(plain);
 	u64 fh = open_cached();
@@ -182,7 +179,7 @@ static void see_attributes(void)
 	EQUAL(answer_to(&kernel, unique).error, 0);
 }
 
-static void check_attributes_of_an_open_file_are_repeated_until_something_changes(void)
+TEST(check_attributes_of_an_open_file_are_repeated_until_something_changes)
 {
 	begin(plain);
 	u64 fh = open_cached();
@@ -230,7 +227,7 @@ static void check_attributes_of_an_open_file_are_repeated_until_something_change
 }
 
 /* The answer to a request that began before the file was open may be from before a change. */
-static void check_attributes_from_before_an_open_are_not_repeated(void)
+TEST(check_attributes_from_before_an_open_are_not_repeated)
 {
 	struct pc_attributes old = attributes(FILE_NODE);
 	begin(plain);
@@ -256,7 +253,7 @@ static void check_attributes_from_before_an_open_are_not_repeated(void)
 	end();
 }
 
-static void check_size_and_times_are_those_of_what_was_written(void)
+TEST(check_size_and_times_are_those_of_what_was_written)
 {
 	u8 data[16] = {1};
 	begin(plain);
@@ -273,7 +270,7 @@ static void check_size_and_times_are_those_of_what_was_written(void)
 	end();
 }
 
-static void check_ten_thousand_forgets_reach_the_handlers(void)
+TEST(check_ten_thousand_forgets_reach_the_handlers)
 {
 	enum { NODES = 10000 };
 	u64 forgets = 0, sent = 0;
@@ -301,7 +298,7 @@ static void check_ten_thousand_forgets_reach_the_handlers(void)
 	end();
 }
 
-static void check_an_answer_that_is_none_is_refused(void)
+TEST(check_an_answer_that_is_none_is_refused)
 {
 	struct pc_attributes a = attributes(9), none = attributes(0);
 	u64 fields[9] = {0};
@@ -329,7 +326,7 @@ static void check_an_answer_that_is_none_is_refused(void)
 	end();
 }
 
-static void check_a_call_that_answers_nothing_is_eio(void)
+TEST(check_a_call_that_answers_nothing_is_eio)
 {
 	begin(plain);
 	u64 unique = send_getattr(&kernel, 9);
@@ -339,7 +336,7 @@ static void check_a_call_that_answers_nothing_is_eio(void)
 	end();
 }
 
-static void check_deadlines(void)
+TEST(check_deadlines)
 {
 	struct pc_attributes a = attributes(FILE_NODE);
 	struct pc_loop_options options = plain;
@@ -364,7 +361,7 @@ static void check_deadlines(void)
 }
 
 /* A known attribute of an open file is answered if no handler answers in time, and for a while no handler is called. */
-static void check_known_timeout(void)
+TEST(check_known_timeout)
 {
 	struct pc_loop_options options = plain;
 	options.known_timeout_ns = 500000000; /* long enough that the handler gets the request first */
@@ -387,7 +384,7 @@ static void check_known_timeout(void)
 }
 
 /* A file that is closed beside a late getattr: nothing knows its size but the handler. */
-static void check_a_file_that_was_closed_has_no_known_attributes(void)
+TEST(check_a_file_that_was_closed_has_no_known_attributes)
 {
 	struct pc_loop_options options = plain;
 	options.known_timeout_ns = 20000000;
@@ -418,7 +415,7 @@ static void check_a_file_that_was_closed_has_no_known_attributes(void)
 }
 
 /* The same file, whose getattr fails; an fsync keeps its node. */
-static void check_an_error_is_not_hidden_by_attributes_of_a_closed_file(void)
+TEST(check_an_error_is_not_hidden_by_attributes_of_a_closed_file)
 {
 	begin(plain);
 	u64 fh = open_cached();
@@ -426,7 +423,8 @@ static void check_an_error_is_not_hidden_by_attributes_of_a_closed_file(void)
 	pc_attributes_known(kernel.loop, &a);
 	u64 released = send_release(&kernel, FILE_NODE, fh);
 	EQUAL(next(), PC_FUSE_RELEASE);
-	u64 token = request.token, unique = send_getattr(&kernel, FILE_NODE), synced = send_fsync(&kernel, FILE_NODE, fh);
+	u64 token = request.token, unique = send_getattr(&kernel, FILE_NODE),
+	    synced = send_fsync(&kernel, FILE_NODE, fh);
 	while (counts().submitted < 4)
 		pc_yield();
 	pc_opened_end(kernel.loop, opened);
@@ -454,7 +452,7 @@ static u64 blocks_reported(void)
 
 /* An open file has the store's blocks and those of bytes taken since. The sum lies within whole pages of the size,
  * and equals the size if the store reports no blocks. */
-static void check_blocks_count_what_was_taken_since(void)
+TEST(check_blocks_count_what_was_taken_since)
 {
 	struct pc_attributes a = attributes(FILE_NODE);
 	begin(plain);
@@ -481,7 +479,7 @@ static u64 send_lseek(u64 fh, u64 offset, u32 whence)
 	return send_to(&kernel, FUSE_LSEEK, FILE_NODE, &in, sizeof(in));
 }
 
-static void check_data_and_holes_are_asked(void)
+TEST(check_data_and_holes_are_asked)
 {
 	begin(plain);
 	u64 fh = open_cached();
@@ -517,7 +515,7 @@ static u64 send_getattr_as(pid_t pid, u64 node)
 
 /* An interrupt comes at each point: in the queue, taken, answered; of a program that is gone, and of one that goes
  * on. */
-static void check_interrupts(void)
+TEST(check_interrupts)
 {
 	struct pc_attributes a = attributes(9);
 	pid_t gone = ended_process();
@@ -545,7 +543,7 @@ static void check_interrupts(void)
 }
 
 /* The thread that answers interrupts may begin late. Without its check before the first sleep one round in some hundred hangs. */
-static void check_an_interrupt_at_the_beginning_is_answered(void)
+TEST(check_an_interrupt_at_the_beginning_is_answered)
 {
 	pid_t gone = ended_process();
 	for (u32 round = 0; round < 300; round++) {
@@ -558,7 +556,7 @@ static void check_an_interrupt_at_the_beginning_is_answered(void)
 }
 
 /* The kernel keeps pages: a request for the bytes of a waiting write also waits; those for other bytes do not. */
-static void check_requests_for_the_same_bytes_keep_their_order(void)
+TEST(check_requests_for_the_same_bytes_keep_their_order)
 {
 	struct pc_loop_options options = plain;
 	options.direct_io = 0;
@@ -602,7 +600,7 @@ static void check_requests_for_the_same_bytes_keep_their_order(void)
 }
 
 /* One request is in the queue, one taken, one held: all get EIO, and the handler learns that the answer is unwanted. */
-static void check_the_end_answers_all_waiters(void)
+TEST(check_the_end_answers_all_waiters)
 {
 	struct pc_attributes a = attributes(9);
 	struct pc_loop_options options = plain;
@@ -627,27 +625,4 @@ static void check_the_end_answers_all_waiters(void)
 	EQUAL(pc_notify_inode(kernel.loop, 9, 0, 0), (u64)-ENOTCONN);
 	close_cached(0);
 	end();
-}
-
-int main(void)
-{
-	RUN(check_cached_answers_call_no_handler);
-	RUN(check_misses_go_to_a_handler);
-	RUN(check_blocks_count_what_was_taken_since);
-	RUN(check_data_and_holes_are_asked);
-	RUN(check_attributes_of_an_open_file_are_repeated_until_something_changes);
-	RUN(check_attributes_from_before_an_open_are_not_repeated);
-	RUN(check_size_and_times_are_those_of_what_was_written);
-	RUN(check_ten_thousand_forgets_reach_the_handlers);
-	RUN(check_an_answer_that_is_none_is_refused);
-	RUN(check_a_call_that_answers_nothing_is_eio);
-	RUN(check_deadlines);
-	RUN(check_known_timeout);
-	RUN(check_a_file_that_was_closed_has_no_known_attributes);
-	RUN(check_an_error_is_not_hidden_by_attributes_of_a_closed_file);
-	RUN(check_interrupts);
-	RUN(check_an_interrupt_at_the_beginning_is_answered);
-	RUN(check_requests_for_the_same_bytes_keep_their_order);
-	RUN(check_the_end_answers_all_waiters);
-	return 0;
 }

@@ -8,8 +8,6 @@
 enum { SIZE = 64 << 10, PROGRAMS = 3, HANDLERS = 3, ROUNDS = 400, NODES = 20, FILE_NODE = 5 };
 
 static struct kernel kernel;
-static struct rig rig;
-static struct file *file;
 static _Atomic u8 closed;
 static struct pc_readahead window;
 static u64 fh;
@@ -96,10 +94,9 @@ static void *program(void *number)
 	return NULL;
 }
 
-static void *changer(void *unused)
+static void *changer(void *unused MAYBE)
 {
 	char text[200];
-	(void)unused;
 	while (!atomic_load(&over)) {
 		pc_notify_inode(kernel.loop, FILE_NODE, 0, 0);
 		pc_notify_entry(kernel.loop, 1, "n3");
@@ -175,29 +172,20 @@ static void everything(bool direct, bool stopped)
 	pc_opened_free(opened);
 	pc_hit_close(hit);
 	kernel_close(&kernel);
-	rig_close(&rig);
 }
 
-static void check_many_workers(void)
+TEST(check_many_workers)
 {
 	everything(true, false);
 }
 
-static void check_one_worker_and_turns(void)
+TEST(check_one_worker_and_turns)
 {
 	everything(false, false);
 }
 
-static void check_a_stop_in_between(void)
+TEST(check_a_stop_in_between)
 {
 	everything(true, true);
 	everything(false, true);
-}
-
-int main(void)
-{
-	RUN(check_many_workers);
-	RUN(check_one_worker_and_turns);
-	RUN(check_a_stop_in_between);
-	return 0;
 }
