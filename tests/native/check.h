@@ -145,6 +145,27 @@ int main(int argc, char **argv)
 }
 #endif
 
+/* Threads that get their number. */
+static MAYBE void start_threads(pthread_t *t, u32 n, void *(*run)(void *))
+{
+	for (uintptr_t k = 0; k < n; k++)
+		EQUAL(pthread_create(&t[k], NULL, run, (void *)k), 0);
+}
+
+static MAYBE void join_threads(pthread_t *t, u32 n)
+{
+	for (u32 k = 0; k < n; k++)
+		EQUAL(pthread_join(t[k], NULL), 0);
+}
+
+static MAYBE void run_threads(u32 n, void *(*run)(void *))
+{
+	pthread_t t[8];
+	CHECK(n <= 8);
+	start_threads(t, n, run);
+	join_threads(t, n);
+}
+
 /* Start a thread. Return: it, when it has arrived at a sync point, which holds it. */
 static MAYBE pthread_t held_at(const char *point, void *(*run)(void *), void *arg)
 {

@@ -10,8 +10,7 @@ static MAYBE u8 want[ROOM];
 
 static MAYBE void start(u64 max_folio, struct pc_limits l)
 {
-	rig_open(&rig, 16 << 20, max_folio);
-	file = file_open_in(&rig, rig.volume, 0, ROOM, l);
+	open_one(16 << 20, max_folio, 0, ROOM, l);
 	for (u32 k = 0; k < ROOM; k++)
 		want[k] = (u8)(k % 251 + k / 4096);
 }
@@ -19,13 +18,6 @@ static MAYBE void start(u64 max_folio, struct pc_limits l)
 static MAYBE void put(u64 pos, u64 len)
 {
 	EQUAL(file_write(file, pos, want + pos, len), 0);
-}
-
-static MAYBE struct pc_request *next(void)
-{
-	struct pc_request *r;
-	pc_write_next(file->inode, &r);
-	return r;
 }
 
 #endif

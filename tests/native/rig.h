@@ -92,6 +92,12 @@ static MAYBE struct file *file_open(struct rig *r, u64 size, u64 room)
 	return file_open_in(r, r->volume, size, room, limits_wide());
 }
 
+static MAYBE void open_one(u64 capacity, u64 max_folio, u64 size, u64 room, struct pc_limits limits)
+{
+	rig_open(&rig, capacity, max_folio);
+	file = file_open_in(&rig, rig.volume, size, room, limits);
+}
+
 static MAYBE void file_forget(struct file *f)
 {
 	store_free(&f->store);
@@ -138,6 +144,14 @@ static MAYBE int64_t fetch(struct file *f, struct pc_request *r, u64 pos, const 
 	return is_staged(f, pos) ? got : 0;
 }
 
+static MAYBE struct pc_request *begin_fill(struct file *f, u64 pos, u64 len)
+{
+	struct pc_need need = {0};
+	struct pc_request *r;
+	EQUAL(pc_fill_begin(f->inode, pos, len, &need, &r), 0);
+	return r;
+}
+
 static MAYBE int run_fill(struct file *f, struct pc_request *r)
 {
 	struct pc_part parts[PARTS];
@@ -165,6 +179,22 @@ static MAYBE int run_gather(struct file *f, struct pc_request *r)
 		err = got < 0 ? (int)got : pc_gather_answer(r, got);
 	}
 	return err;
+}
+
+/* The next request of a pass of the file, or NULL. */
+static MAYBE struct pc_request *next_write(void)
+{
+	struct pc_request *r;
+	pc_write_next(file->inode, &r);
+	return r;
+}
+
+static MAYBE struct pc_request *hand_over(void)
+{
+	pc_flush_start(file->inode, ALL, 0, ALL);
+	struct pc_request *r = next_write();
+	CHECK(r);
+	return r;
 }
 
 static MAYBE bool run_write(struct file *f, struct pc_request *r)
@@ -244,6 +274,20 @@ static MAYBE bool work(struct pc_volume *v)
 	return true;
 }
 
+static MAYBE struct pc_work next_work(u32 kind)
+{
+	struct pc_work w;
+	pc_work_next(rig.volume, &w);
+	EQUAL(w.kind, kind);
+	return w;
+}
+
+static MAYBE void end_work(struct pc_work *w)
+{
+	pc_inode_user_put(w->inode);
+	pc_work_end(rig.volume, w);
+}
+
 static MAYBE void work_all(struct pc_volume *v)
 {
 	while (work(v))
@@ -320,14 +364,23 @@ static MAYBE void lock_inode(struct file *f, int mode)
 	wait_word(f, &w);
 }
 
+/* Return: whether the caller has the token, and does not wait. */
+static MAYBE bool queue_for_token(struct file *f, struct pc_waiter *w)
+{
+	pc_inode_leaf_lock(f->inode);
+	bool got = pc_token_take(f->inode, w, PC_TOKEN_CALLER);
+	pc_inode_leaf_unlock(f->inode);
+	return got;
+}
+
 static MAYBE void take_token(struct file *f)
 {
 	struct pc_waiter w = {0};
-	pc_inode_leaf_lock(f->inode);
-	pc_token_take(f->inode, &w, PC_TOKEN_CALLER);
-	pc_inode_leaf_unlock(f->inode);
+	queue_for_token(f, &w);
 	wait_word(f, &w);
 }
+
+#define WITH_TOKEN(x) (take_token(file), x, pc_token_release(file->inode))
 
 /* Flush until nothing of the range up to the stamp is dirty or in flight, or a failure ends it. Return:
  * pc_flush_pending. */
@@ -375,6 +428,13 @@ static MAYBE int fsync_stamp(struct file *f, u64 stamp)
 static MAYBE int file_sync(struct file *f)
 {
 	return fsync_stamp(f, pc_epoch_take(f->inode->volume));
+}
+
+/* A byte of the store's committed content, after an fsync. */
+static MAYBE u8 committed(u64 pos)
+{
+	EQUAL(file_sync(file), 0);
+	return file->store.stable[pos];
 }
 
 /* ---------------------------------------------------------------- reading and writing */

@@ -287,6 +287,5 @@ TEST(check_lists_hold_beside_everything)
 			SOUND(&rig);
 	}
 	atomic_store(&over, true);
-	for (int k = 0; k < 2; k++)
-		pthread_join(threads[k], NULL);
+	join_threads(threads, 2);
 }

@@ -8,8 +8,7 @@ enum { BLOCKS = 3, ROOM = BLOCKS * PAGE };
 
 static void start(u64 max_folio, bool durable)
 {
-	rig_open(&rig, 1 << 20, max_folio);
-	file = file_open_in(&rig, rig.volume, 0, ROOM, LIMITS(.durable_writes = durable));
+	open_one(1 << 20, max_folio, 0, ROOM, LIMITS(.durable_writes = durable));
 }
 
 static void put(u32 block, u8 value)
@@ -189,8 +188,7 @@ static void commit_step(void)
 			pc_pass_again(file->inode);
 	}
 	if (w.kind != PC_WORK_NONE) {
-		pc_inode_user_put(w.inode);
-		pc_work_end(rig.volume, &w);
+		end_work(&w);
 	}
 }
 
@@ -383,13 +381,11 @@ TEST(check_no_commit_begins_after_an_abort)
 		struct pc_request *none;
 		pc_credit_put(rig.volume, w.credit);
 		EQUAL(pc_write_next(w.inode, &none), 0); /* it has the token, and ends */
-		pc_inode_user_put(w.inode);
-		pc_work_end(rig.volume, &w);
+		end_work(&w);
 	}
 	EQUAL(w.kind, PC_WORK_COMMITTING);
 	CHECK(!pc_commit_begin(file->inode)); /* and the token is free */
-	pc_inode_user_put(w.inode);
-	pc_work_end(rig.volume, &w);
+	end_work(&w);
 	EQUAL(file->inode->token, PC_TOKEN_FREE);
 	pc_volume_resume(rig.volume);
 }

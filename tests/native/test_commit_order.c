@@ -6,8 +6,7 @@
 
 static void begin(void)
 {
-	rig_open(&rig, 1 << 20, PAGE);
-	file = file_open(&rig, 2 * PAGE, ROOM);
+	open_one(1 << 20, PAGE, 2 * PAGE, ROOM, limits_wide());
 }
 
 /* The commit has the token. Return: whether it begins. */
@@ -19,8 +18,7 @@ static bool commit_begins(void)
 		do_work(rig.volume, &w);
 	}
 	bool begins = pc_commit_begin(file->inode);
-	pc_inode_user_put(w.inode);
-	pc_work_end(rig.volume, &w);
+	end_work(&w);
 	return begins;
 }
 
@@ -160,10 +158,8 @@ TEST_OF_FIX("discarded_bytes_are_not_kept", check_bytes_read_after_a_discard_go_
 
 TEST_OF_FIX("discarded_bytes_are_not_kept", check_a_fill_after_a_discard_reads_again_when_the_commit_fails)
 {
-	struct pc_need need;
-	struct pc_request *r;
 	acknowledged_and_given_up();
-	EQUAL(pc_fill_begin(file->inode, 0, PAGE, &need, &r), 0);
+	struct pc_request *r = begin_fill(file, 0, PAGE);
 	struct call c = next_call(r);
 	int64_t got = store_read(&file->store, c.pos, c.parts, c.n);
 	CHECK(begin_commit(file));

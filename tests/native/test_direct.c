@@ -8,8 +8,7 @@ enum { PAGES = 16, ROOM = 64 * PAGE };
 
 static void start(bool durable)
 {
-	rig_open(&rig, 1 << 20, 4 * PAGE);
-	file = file_open_in(&rig, rig.volume, PAGES * PAGE, ROOM, LIMITS(.durable_writes = durable));
+	open_one(1 << 20, 4 * PAGE, PAGES * PAGE, ROOM, LIMITS(.durable_writes = durable));
 }
 
 struct write {
@@ -77,8 +76,7 @@ TEST(check_a_direct_write_is_counted_and_published)
 	EQUAL(pc_direct_count(file->inode), 0);
 	CHECK(pc_inode_has_local(file->inode)); /* to be committed */
 	SOUND(&rig);
-	EQUAL(file_sync(file), 0);
-	EQUAL(file->store.stable[2 * PAGE], 1);
+	EQUAL(committed(2 * PAGE), 1);
 	CHECK(!pc_inode_has_local(file->inode));
 }
 
@@ -117,8 +115,7 @@ TEST(check_no_pass_goes_past_the_tail_of_a_write)
 	memset(bytes, 7, PAGE);
 	start(false);
 	EQUAL(file_write(file, 0, bytes, PAGE), 0);
-	pc_flush_start(file->inode, ALL, 0, ALL);
-	EQUAL(pc_write_next(file->inode, &r), 1);
+	r = hand_over();
 	struct write w = begin(PAGES * PAGE, (PAGES + 2) * PAGE, PC_EXCLUSIVE);
 	send(&w, 9);
 	pc_direct_answer(file->inode, w.pos, w.pos, w.end);
@@ -487,16 +484,14 @@ TEST(check_a_commit_and_a_direct_write_alternate)
 	CHECK(!begin_commit(file));
 	SOUND(&rig);
 	pc_commit_start(file->inode, 0); /* a waiter that asks again queues nothing, and does not spin */
-	pc_work_next(rig.volume, &w);
-	EQUAL(w.kind, PC_WORK_NONE);
+	next_work(PC_WORK_NONE);
 	take_token(file);
 	pc_token_release(file->inode);
 	send(&d, 9);
 	CHECK(end_write(&d));
 	EQUAL(begins(), -EAGAIN);
 	SOUND(&rig);
-	pc_work_next(rig.volume, &w);
-	EQUAL(w.kind, PC_WORK_COMMITTING);
+	w = next_work(PC_WORK_COMMITTING);
 	pc_inode_user_put(w.inode);
 	CHECK(pc_commit_begin(file->inode));
 	EQUAL(begins(), -EAGAIN);

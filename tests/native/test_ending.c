@@ -3,8 +3,7 @@
 
 static void start(u64 size)
 {
-	rig_open(&rig, 4 << 20, 64 << 10);
-	file = file_open(&rig, size, size);
+	open_one(4 << 20, 64 << 10, size, size, limits_wide());
 	u8 *bytes = malloc(size);
 	EQUAL(file_read(file, 0, bytes, size), size);
 	free(bytes);
@@ -57,11 +56,9 @@ TEST(check_a_pin_keeps_the_frames_and_the_last_one_lets_them_go)
 
 TEST(check_a_running_call_and_a_copy_keep_the_frames)
 {
-	struct pc_need need;
-	struct pc_request *r;
 	start(1 << 20);
 	pc_drop_clean(file->inode, 0, ALL);
-	EQUAL(pc_fill_begin(file->inode, 0, PAGE, &need, &r), 0);
+	struct pc_request *r = begin_fill(file, 0, PAGE);
 	pc_cache_close(rig.cache);
 	pc_cache_release(rig.cache);
 	EQUAL(run_fill(file, r), 0);

@@ -6,8 +6,7 @@ static u8 got[1 << 20];
 
 static void start(u64 size, u64 max_folio, struct pc_limits limits)
 {
-	rig_open(&rig, 4 << 20, max_folio);
-	file = file_open_in(&rig, rig.volume, size, 1 << 20, limits);
+	open_one(4 << 20, max_folio, size, 1 << 20, limits);
 }
 
 static void reads_right(u64 pos, u64 len)
@@ -15,14 +14,6 @@ static void reads_right(u64 pos, u64 len)
 	u64 n = pc_inode_size(file->inode) - pos < len ? pc_inode_size(file->inode) - pos : len;
 	EQUAL(file_read(file, pos, got, len), n);
 	CHECK(memcmp(got, file->store.bytes + pos, n) == 0);
-}
-
-static struct pc_request *begin(u64 pos, u64 len)
-{
-	struct pc_need need = {0};
-	struct pc_request *r;
-	EQUAL(pc_fill_begin(file->inode, pos, len, &need, &r), 0);
-	return r;
 }
 
 TEST(check_a_range_is_one_call_into_large_folios)
@@ -76,7 +67,7 @@ TEST(check_surplus_bytes_of_a_unit_go_to_a_sink)
 	struct pc_limits l = limits_wide();
 	l.read_unit = 65536;
 	start(200000, PAGE, l);
-	struct pc_request *r = begin(8192, 4096);
+	struct pc_request *r = begin_fill(file, 8192, 4096);
 	struct call c = next_call(r);
 	EQUAL(c.n, 3);
 	EQUAL(c.pos, 0);
@@ -132,7 +123,7 @@ TEST(check_eight_extents_around_the_end_of_storage_do_not_stop_a_fill)
 TEST(check_no_answer_below_the_end_is_an_error_twice)
 {
 	start(8192, PAGE, limits_wide());
-	struct pc_request *r = begin(0, 8192);
+	struct pc_request *r = begin_fill(file, 0, 8192);
 	next_call(r);
 	EQUAL(pc_fill_answer(r, 8193), (u64)-EPROTO);
 	EQUAL(pc_fill_answer(r, -1), (u64)-EPROTO);
@@ -147,7 +138,7 @@ TEST(check_a_failed_fill_keeps_what_was_valid_and_drops_the_rest)
 {
 	start(65536, 16384, limits_wide());
 	EQUAL(file_write(file, 20000, "abc", 3), 0);
-	struct pc_request *r = begin(0, 65536);
+	struct pc_request *r = begin_fill(file, 0, 65536);
 	struct call c = next_call(r);
 	memcpy(c.parts[0].memory, file->store.bytes, 16384);
 	EQUAL(pc_fill_answer(r, 17000), 0); /* one folio and a bit */
@@ -161,7 +152,7 @@ TEST(check_a_fill_writes_only_what_is_missing)
 {
 	start(4096, PAGE, limits_wide());
 	EQUAL(file_write(file, 1000, "mine", 4), 0);
-	struct pc_request *r = begin(0, 4096);
+	struct pc_request *r = begin_fill(file, 0, 4096);
 	struct call c = next_call(r);
 	EQUAL(c.n, 1);
 	EQUAL(c.pos, 0);
@@ -190,7 +181,7 @@ TEST(check_gaps_behind_the_first_request_of_a_folio_are_found)
 	EQUAL(usage(file, NULL).folios, 1);
 	l.max_read = 8192;
 	pc_inode_set_limits(file->inode, &l);
-	struct pc_request *r = begin(0, 65536);
+	struct pc_request *r = begin_fill(file, 0, 65536);
 	CHECK(r);
 	for (u64 at = 32768; at < 65536; at += 8192) {
 		c = next_call(r);
@@ -199,7 +190,7 @@ TEST(check_gaps_behind_the_first_request_of_a_folio_are_found)
 	}
 	EQUAL(call_next(r, &c), 0);
 	pc_request_settle(r);
-	CHECK(!begin(0, 65536));
+	CHECK(!begin_fill(file, 0, 65536));
 	reads_right(0, 65536);
 }
 
@@ -207,7 +198,7 @@ TEST(check_gaps_behind_the_first_request_of_a_folio_are_found)
 TEST(check_an_invalidation_during_a_fill_makes_it_read_again)
 {
 	start(65536, PAGE, limits_wide());
-	struct pc_request *r = begin(0, 16384);
+	struct pc_request *r = begin_fill(file, 0, 16384);
 	struct call c = next_call(r);
 	int64_t answer = store_read(&file->store, c.pos, c.parts, c.n);
 	memset(file->store.bytes, 0x77, 65536);
@@ -223,7 +214,7 @@ TEST(check_an_invalidation_during_a_fill_makes_it_read_again)
 TEST(check_an_invalidation_elsewhere_costs_nothing)
 {
 	start(65536, PAGE, limits_wide());
-	struct pc_request *r = begin(0, 16384);
+	struct pc_request *r = begin_fill(file, 0, 16384);
 	struct call c = next_call(r);
 	for (int k = 0; k < 7; k++)
 		pc_invalidate_remote(file->inode, 32768, ALL);
@@ -235,7 +226,7 @@ TEST(check_an_invalidation_elsewhere_costs_nothing)
 TEST(check_an_endless_stream_of_invalidations_ends_the_fill)
 {
 	start(65536, PAGE, limits_wide());
-	struct pc_request *r = begin(0, 4096);
+	struct pc_request *r = begin_fill(file, 0, 4096);
 	int err = 0, answers = 0;
 	while (!err) {
 		struct call c = next_call(r);
@@ -253,10 +244,9 @@ TEST(check_an_endless_stream_of_invalidations_ends_the_fill)
 TEST(check_two_fills_meet_at_a_locked_folio)
 {
 	struct pc_need need = {0};
-	struct pc_request *first = NULL, *second = NULL;
 	start(65536, PAGE, limits_wide());
-	first = begin(8192, 4096);
-	second = begin(0, 16384); /* as far as possible without waiting */
+	struct pc_request *first = begin_fill(file, 8192, 4096);
+	struct pc_request *second = begin_fill(file, 0, 16384); /* as far as possible without waiting */
 	EQUAL(second->end, 8192);
 	struct pc_request *none;
 	EQUAL(pc_fill_begin(file->inode, 8192, 100, &need, &none), (u64)-EAGAIN);
@@ -264,15 +254,14 @@ TEST(check_two_fills_meet_at_a_locked_folio)
 	EQUAL(need.owner, first->id);
 	run_fill(file, second);
 	run_fill(file, first);
-	EQUAL(pc_fill_begin(file->inode, 8192, 100, &need, &none), 0);
-	CHECK(!none);
+	CHECK(!begin_fill(file, 8192, 100));
 	reads_right(0, 65536);
 }
 
 TEST(check_a_queued_fill_can_be_taken_over_by_its_waiter)
 {
 	start(65536, PAGE, limits_wide());
-	struct pc_request *r = begin(0, 4096);
+	struct pc_request *r = begin_fill(file, 0, 4096);
 	pc_fill_submit(r, PC_WORK_READAHEAD);
 	reads_right(0, 4096); /* wait_folio takes it over: no other thread runs */
 	EQUAL(file->store.reads, 1);
@@ -283,7 +272,7 @@ TEST(check_kept_buffers_never_see_the_folio_again)
 {
 	u32 left[PARTS];
 	start(65536, PAGE, limits_wide());
-	struct pc_request *r = begin(0, 8192);
+	struct pc_request *r = begin_fill(file, 0, 8192);
 	struct call c = next_call(r);
 	u8 *kept = c.parts[0].memory;
 	EQUAL(pc_fill_answer(r, store_read(&file->store, c.pos, c.parts, 0)),
@@ -315,7 +304,7 @@ TEST(check_kept_buffers_of_local_pages_without_memory)
 		EQUAL(pc_cache_resize(rig.cache, 16 * PAGE), 0);
 		memset(bytes, 0xaa, 100);
 		EQUAL(file_write(file, 0, bytes, 100), 0);
-		struct pc_request *r = begin(0, PAGE);
+		struct pc_request *r = begin_fill(file, 0, PAGE);
 		for (nr = 0; nr < 15; nr++) {
 			reads_right((nr + 1) * PAGE, PAGE);
 			EQUAL(pc_pin(file->inode, (nr + 1) * PAGE, 1, false, &pins[nr], &need), 0);
@@ -360,7 +349,7 @@ TEST(check_kept_buffers_of_pinned_pages)
 	EQUAL(file_write(file, 0, bytes, 100), 0);
 	EQUAL(file_sync(file), 0);
 	EQUAL(pc_pin(file->inode, 0, 100, false, &view, &need), 0);
-	struct pc_request *r = begin(0, PAGE);
+	struct pc_request *r = begin_fill(file, 0, PAGE);
 	next_call(r);
 	EQUAL(pc_fill_quarantine(r, left), 1);
 	run_fill(file, r);
@@ -378,7 +367,7 @@ TEST(check_no_memory_means_no_fill_and_no_trace_of_it)
 {
 	start(1 << 20, PAGE, limits_wide());
 	EQUAL(pc_cache_resize(rig.cache, 16 * PAGE), 0);
-	struct pc_request *r = begin(0, 16 * PAGE), *none;
+	struct pc_request *r = begin_fill(file, 0, 16 * PAGE), *none;
 	struct pc_need need;
 	EQUAL(r->nr_owned, 16);
 	EQUAL(pc_fill_begin(file->inode, 100 * PAGE, PAGE, &need, &none), (u64)-ENOMEM);

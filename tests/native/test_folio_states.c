@@ -13,8 +13,7 @@ static u8 bytes[ROOM];
 
 static void start(u64 size, u64 max_folio, bool durable)
 {
-	rig_open(&rig, 2 << 20, max_folio);
-	file = file_open_in(&rig, rig.volume, size, ROOM, LIMITS(.durable_writes = durable));
+	open_one(2 << 20, max_folio, size, ROOM, LIMITS(.durable_writes = durable));
 	for (u32 k = 0; k < ROOM; k++)
 		bytes[k] = (u8)(k * 31 + k / 256 + 3);
 }
@@ -52,14 +51,6 @@ static void expect(u64 pos, u64 d, u64 w, u64 u, u64 x, u64 sd, u64 sw, u64 su)
 	EQUAL(stamp(&f->w), sw);
 	EQUAL(stamp(&f->u), su);
 	SOUND(&rig);
-}
-
-static struct pc_request *hand_over(void)
-{
-	struct pc_request *r;
-	pc_flush_start(file->inode, ALL, 0, ALL);
-	EQUAL(pc_write_next(file->inode, &r), 1);
-	return r;
 }
 
 /* The pass ends when its last request is done and a thread looks for more work. */
@@ -203,9 +194,7 @@ TEST(check_extents_of_a_block_are_acknowledged_together)
 	start(16384, 2 * PAGE, false);
 	struct pc_limits l = LIMITS(.max_write = PAGE);
 	pc_inode_set_limits(file->inode, &l);
-	struct pc_need need;
-	struct pc_request *fill;
-	EQUAL(pc_fill_begin(file->inode, 0, 8192, &need, &fill), 0); /* a folio of two pages, nothing valid */
+	struct pc_request *fill = begin_fill(file, 0, 8192); /* a folio of two pages, nothing valid */
 	struct pc_folio *f = folio_at(file, 0);
 	pc_inode_leaf_lock(file->inode);
 	EQUAL(pc_folio_ext_ensure(rig.cache, f), 0);

@@ -20,8 +20,7 @@ static void open_filled(void)
 {
 	u8 bytes[SIZE];
 	struct pc_need need;
-	rig_open(&rig, 1 << 20, PAGE);
-	file = file_open(&rig, 0, 2 * SIZE);
+	open_one(1 << 20, PAGE, 0, 2 * SIZE, limits_wide());
 	memset(bytes, 7, SIZE);
 	atomic_store(&closed, 0);
 	CHECK(pc_inode_lock_try(file->inode, PC_EXCLUSIVE));
@@ -99,8 +98,7 @@ TEST(check_memory_used_by_a_hit_stays)
 {
 	u8 to[PAGE];
 	u64 marker;
-	rig_open(&rig, 1 << 20, PAGE);
-	file = file_open(&rig, 0, 2 * SIZE);
+	open_one(1 << 20, PAGE, 0, 2 * SIZE, limits_wide());
 	struct pc_hit *h = hit_open(true);
 	EQUAL(pc_inode_destroy(file->inode), (u64)-EBUSY);
 	SOUND(&rig);
@@ -162,8 +160,7 @@ TEST(check_many_at_once_beside_the_holder_of_the_lock)
 	}
 	atomic_store(&closed, 1);
 	atomic_store(&stop, true);
-	for (u32 k = 0; k < 2 * THREADS; k++)
-		EQUAL(pthread_join(threads[k], NULL), 0);
+	join_threads(threads, 2 * THREADS);
 	EQUAL(atomic_load(&rig.cache->reserved), 0);
 	pc_hit_close(shared);
 }

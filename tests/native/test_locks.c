@@ -3,8 +3,7 @@
 
 static void start(void)
 {
-	rig_open(&rig, 1 << 20, PAGE);
-	file = file_open(&rig, 0, 1 << 20);
+	open_one(1 << 20, PAGE, 0, 1 << 20, limits_wide());
 }
 
 /* ---------------------------------------------------------------- leaf locks */
@@ -28,11 +27,7 @@ static void *count_up(void *arg MAYBE)
 
 TEST(check_leaf_locks_exclude_and_wake)
 {
-	pthread_t t[THREADS];
-	for (int k = 0; k < THREADS; k++)
-		pthread_create(&t[k], NULL, count_up, NULL);
-	for (int k = 0; k < THREADS; k++)
-		pthread_join(t[k], NULL);
+	run_threads(THREADS, count_up);
 	EQUAL(counter, (u64)TURNS * THREADS);
 	EQUAL(atomic_load(&leaf.word), 0);
 }
@@ -145,13 +140,9 @@ static void *lock_at_random(void *arg)
 
 TEST(check_the_inode_lock_under_threads)
 {
-	pthread_t t[THREADS];
 	start();
 	check_threads = true;
-	for (uintptr_t k = 0; k < THREADS; k++)
-		pthread_create(&t[k], NULL, lock_at_random, (void *)k);
-	for (int k = 0; k < THREADS; k++)
-		pthread_join(t[k], NULL);
+	run_threads(THREADS, lock_at_random);
 	check_threads = false;
 	EQUAL(atomic_load(&file->inode->lock_word), 0);
 	CHECK(guarded > 0);
@@ -159,24 +150,16 @@ TEST(check_the_inode_lock_under_threads)
 
 /* ---------------------------------------------------------------- the token */
 
-static bool queue_for_token(struct pc_waiter *w)
-{
-	pc_inode_leaf_lock(file->inode);
-	bool got = pc_token_take(file->inode, w, PC_TOKEN_CALLER);
-	pc_inode_leaf_unlock(file->inode);
-	return got;
-}
-
 TEST(check_the_token_goes_round_in_order)
 {
 	start();
 	struct pc_waiter a = {0}, b = {0}, c = {0};
 	EQUAL(file_write(file, 0, "abc", 3), 0);
-	CHECK(queue_for_token(&a));
+	CHECK(queue_for_token(file, &a));
 	pc_flush_start(file->inode, ALL, 0, ALL); /* a pass in line */
-	CHECK(!queue_for_token(&b));
+	CHECK(!queue_for_token(file, &b));
 	pc_commit_start(file->inode, 0); /* a commit in line */
-	CHECK(!queue_for_token(&c));
+	CHECK(!queue_for_token(file, &c));
 	CHECK(!pc_token_cancel(file->inode, &b));
 	CHECK(!work(rig.volume)); /* nothing may run before its turn */
 	pc_token_release(file->inode);
@@ -211,13 +194,9 @@ static void *borrow_credits(void *arg MAYBE)
 
 TEST(check_no_wake_up_of_a_credit_is_lost)
 {
-	pthread_t t[THREADS];
 	start();
 	pc_volume_set_inflight(rig.volume, 1);
-	for (int k = 0; k < THREADS; k++)
-		pthread_create(&t[k], NULL, borrow_credits, NULL);
-	for (int k = 0; k < THREADS; k++)
-		pthread_join(t[k], NULL);
+	run_threads(THREADS, borrow_credits);
 	EQUAL(pc_volume_inflight(rig.volume), 0);
 }
 
@@ -249,15 +228,11 @@ static void *lock_the_folio(void *arg MAYBE)
 
 TEST(check_no_wake_up_of_a_folio_is_lost)
 {
-	pthread_t t[THREADS];
 	start();
 	EQUAL(file_write(file, 0, "x", 1), 0);
 	guarded = 0;
 	check_threads = true;
-	for (int k = 0; k < THREADS; k++)
-		pthread_create(&t[k], NULL, lock_the_folio, NULL);
-	for (int k = 0; k < THREADS; k++)
-		pthread_join(t[k], NULL);
+	run_threads(THREADS, lock_the_folio);
 	check_threads = false;
 	EQUAL(guarded, 15000 * THREADS);
 }
@@ -269,34 +244,28 @@ TEST(check_urgent_work_goes_first_and_low_work_leaves_a_credit)
 	start();
 	struct file *f = file_open(&rig, 1 << 20, 1 << 20);
 	pc_volume_set_inflight(rig.volume, 2);
-	struct pc_need need;
-	struct pc_request *r;
-	struct pc_work w, first;
-	EQUAL(pc_fill_begin(f->inode, 0, PAGE, &need, &r), 0);
+	struct pc_work first;
+	struct pc_request *r = begin_fill(f, 0, PAGE);
 	pc_fill_submit(r, PC_WORK_READAHEAD);
-	EQUAL(pc_fill_begin(f->inode, PAGE, PAGE, &need, &r), 0);
+	r = begin_fill(f, PAGE, PAGE);
 	pc_fill_submit(r, PC_WORK_READAHEAD);
-	EQUAL(pc_fill_begin(f->inode, 2 * PAGE, PAGE, &need, &r), 0);
+	r = begin_fill(f, 2 * PAGE, PAGE);
 	pc_fill_submit(r, PC_WORK_FILL);
 	EQUAL(file_write(file, 0, "x", 1), 0);
 	CHECK(pc_pass_background(file->inode, PAGE));
 	pc_job_push(rig.volume, PC_WORK_NAMES);
-	pc_work_next(rig.volume, &w);
-	EQUAL(w.kind, PC_WORK_JOB);
-	pc_work_next(rig.volume, &first);
-	EQUAL(first.kind, PC_WORK_REQUEST);
+	next_work(PC_WORK_JOB);
+	first = next_work(PC_WORK_REQUEST);
 	EQUAL(first.cls, PC_WORK_FILL);
 	do_work(rig.volume, &first);
 	pc_work_next(rig.volume, &first);
 	EQUAL(first.cls, PC_WORK_BACKGROUND);
-	pc_work_next(rig.volume, &w);
-	EQUAL(w.kind, PC_WORK_NONE); /* the last credit is for more urgent work */
+	next_work(PC_WORK_NONE); /* the last credit is for more urgent work */
 	do_work(rig.volume, &first);
 	work_all(rig.volume);
 	EQUAL(rig.volume->low_running, 0);
 	pc_volume_stop(rig.volume);
-	pc_work_next(rig.volume, &w);
-	EQUAL(w.kind, PC_WORK_STOP);
+	next_work(PC_WORK_STOP);
 	rig.volume->stopping = 0;
 }
 
@@ -332,8 +301,7 @@ TEST(check_no_wake_up_for_a_piece_of_work_is_lost)
 	start();
 	pc_volume_set_inflight(rig.volume, 2);
 	atomic_store(&jobs_done, 0);
-	for (int k = 0; k < THREADS; k++)
-		pthread_create(&t[k], NULL, work_until_the_end, NULL);
+	start_threads(t, THREADS, work_until_the_end);
 	for (u32 pushed = 0; pushed < JOBS;) {
 		for (u32 burst = 1 + pushed % 7; burst; burst--, pushed++)
 			pc_job_push(rig.volume, pushed % 2 ? PC_WORK_NAMES : PC_WORK_INTEGRITY);
@@ -341,8 +309,7 @@ TEST(check_no_wake_up_for_a_piece_of_work_is_lost)
 			sched_yield(); /* nothing else wakes the threads */
 	}
 	pc_volume_stop(rig.volume);
-	for (int k = 0; k < THREADS; k++)
-		pthread_join(t[k], NULL);
+	join_threads(t, THREADS);
 	rig.volume->stopping = 0;
 	EQUAL(pc_volume_inflight(rig.volume), 0);
 }
@@ -356,8 +323,7 @@ static u32 woken(void)
 TEST(check_work_of_a_callers_own_file_wakes_no_thread_unless_some_is_left)
 {
 	struct pc_work w;
-	rig_open(&rig, 1 << 20, PAGE);
-	file = file_open_in(&rig, rig.volume, 0, 1 << 20, LIMITS(.max_write = PAGE));
+	open_one(1 << 20, PAGE, 0, 1 << 20, LIMITS(.max_write = PAGE));
 	struct file *other = file_open(&rig, 0, 1 << 20);
 	EQUAL(file_write(file, 0, "x", 1), 0);
 	EQUAL(file_write(other, 0, "x", 1), 0);

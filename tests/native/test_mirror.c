@@ -21,11 +21,9 @@ static void put(u64 pos, u8 byte, u64 len)
 }
 
 /* A request of stream 0 in flight and its bytes in the mirror. */
-static struct pc_request *hand_over(struct pc_request **mirrored, struct pc_request *last)
+static struct pc_request *hand_over_mirrored(struct pc_request **mirrored, struct pc_request *last)
 {
-	struct pc_request *r;
-	pc_flush_start(file->inode, ALL, 0, ALL);
-	EQUAL(pc_write_next(file->inode, &r), 1);
+	struct pc_request *r = hand_over();
 	*mirrored = pc_mirror_take(r, last);
 	CHECK(*mirrored);
 	return r;
@@ -62,7 +60,7 @@ TEST(check_a_hold_outlives_the_upload_and_ends_with_the_request)
 	for (int order = 0; order < 4; order++) {
 		start(order & 2 ? 64 << 10 : PAGE);
 		put(0, 'a', 64 << 10);
-		struct pc_request *m, *r = hand_over(&m, NULL);
+		struct pc_request *m, *r = hand_over_mirrored(&m, NULL);
 		EQUAL(held(), 64 << 10);
 		CHECK(state_at(file, 0) & PC_F_HELD);
 		if (order & 1) {
@@ -90,7 +88,7 @@ TEST(check_a_writer_gets_fresh_memory_and_the_mirror_keeps_the_old)
 	for (int k = 0; k < 4; k++) {
 		start(k & 2 ? 64 << 10 : PAGE);
 		put(0, 'a', 64 << 10);
-		struct pc_request *m, *r = hand_over(&m, NULL);
+		struct pc_request *m, *r = hand_over_mirrored(&m, NULL);
 		if (k & 1)
 			run_write(file, r);
 		put(PAGE, 'b', 100);
@@ -115,7 +113,7 @@ TEST(check_memory_that_cannot_be_replaced_spoils_the_copy_and_no_writer_waits)
 {
 	start(PAGE);
 	put(0, 'a', PAGE);
-	struct pc_request *m, *r = hand_over(&m, NULL);
+	struct pc_request *m, *r = hand_over_mirrored(&m, NULL);
 	run_write(file, r);
 	struct pc_pin pin;
 	struct pc_need need;
@@ -135,7 +133,7 @@ TEST(check_truncate_leaves_the_mirror_its_bytes)
 	for (int k = 0; k < 2; k++) {
 		start(k ? 64 << 10 : PAGE);
 		put(0, 'a', 64 << 10);
-		struct pc_request *m, *r = hand_over(&m, NULL);
+		struct pc_request *m, *r = hand_over_mirrored(&m, NULL);
 		run_write(file, r);
 		file_truncate(file, PAGE + 10);
 		file_truncate(file, 64 << 10);
@@ -156,12 +154,12 @@ TEST(check_requests_that_follow_join_until_the_mirrors_limit)
 	file = file_open_in(&rig, rig.volume, 0, ROOM, LIMITS(.max_write = 2 * PAGE));
 	put(0, 'a', 5 * PAGE);
 	struct pc_request *first, *second, *third, *r;
-	r = hand_over(&first, NULL);
+	r = hand_over_mirrored(&first, NULL);
 	run_write(file, r);
-	r = hand_over(&second, first);
+	r = hand_over_mirrored(&second, first);
 	CHECK(second != first); /* four pages would be more than three */
 	run_write(file, r);
-	r = hand_over(&third, second);
+	r = hand_over_mirrored(&third, second);
 	EQUAL(third, second);
 	run_write(file, r);
 	expect_mirror(first, 0, 'a', 2 * PAGE);
@@ -175,7 +173,7 @@ TEST(check_held_memory_is_no_victim_and_comes_back)
 {
 	start(PAGE);
 	put(0, 'a', 16 * PAGE);
-	struct pc_request *m, *r = hand_over(&m, NULL);
+	struct pc_request *m, *r = hand_over_mirrored(&m, NULL);
 	run_write(file, r);
 	EQUAL(file_sync(file), 0);
 	static u8 bytes[PAGE];
@@ -263,8 +261,7 @@ TEST(check_holds_end_in_any_thread_while_writers_and_truncates_go_on)
 			pc_pass_again(w.inode);
 			sched_yield();
 		}
-		pc_inode_user_put(w.inode);
-		pc_work_end(rig.volume, &w);
+		end_work(&w);
 		if (m) {
 			expect_still(m);
 			pc_request_settle(m);

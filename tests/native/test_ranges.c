@@ -9,8 +9,7 @@ static struct pc_folio *folio_of(u32 order)
 {
 	struct pc_folio *f;
 	if (!rig.cache) {
-		rig_open(&rig, 16 << 20, BYTES);
-		file = file_open(&rig, BYTES, 0);
+		open_one(16 << 20, BYTES, BYTES, 0, limits_wide());
 	}
 	EQUAL(pc_folio_create(file->inode, 0, order, 0, 0, &f), 0);
 	EQUAL(pc_folio_order(f), order);

@@ -7,8 +7,7 @@ static u8 got[SIZE];
 
 static void start(u64 max_folio)
 {
-	rig_open(&rig, 1 << 20, max_folio);
-	file = file_open(&rig, SIZE, SIZE);
+	open_one(1 << 20, max_folio, SIZE, SIZE, limits_wide());
 	EQUAL(file_read(file, 0, got, SIZE), SIZE);
 }
 
@@ -48,9 +47,7 @@ TEST(check_a_reader_passes_every_lock_of_the_inode)
 	for (u32 k = 0; k < 2; k++) {
 		start(folios[k]);
 		EQUAL(file_write(file, 5000, got + 5000, 100), 0); /* dirty as well */
-		struct pc_request *r;
-		pc_flush_start(file->inode, ALL, 0, ALL);
-		EQUAL(pc_write_next(file->inode, &r), 1); /* in flight, the token taken */
+		struct pc_request *r = hand_over(); /* in flight, the token taken */
 		CHECK(pc_inode_lock_try(file->inode, PC_EXCLUSIVE));
 		EQUAL(pc_invalidate_lock(file->inode), 0);
 		for (u64 pos = 0; pos < SIZE; pos += pc_folio_bytes(rig.cache, folio_at(file, pos)))
@@ -109,10 +106,8 @@ TEST(check_a_reader_never_sees_the_bytes_of_another_object)
 TEST(check_a_reader_follows_the_folio_to_its_new_frame)
 {
 	start(PAGE);
-	struct pc_request *r;
 	EQUAL(file_write(file, 8192, "old", 3), 0);
-	pc_flush_start(file->inode, ALL, 0, ALL);
-	EQUAL(pc_write_next(file->inode, &r), 1);
+	struct pc_request *r = hand_over();
 	pthread_t t = held_at("read_before_copy", read_once, NULL);
 	EQUAL(file_write(file, 8192, "new", 3), 0); /* copy on conflict: the call keeps the old frame */
 	run_write(file, r);

@@ -7,8 +7,7 @@ static u8 bytes[1 << 20];
 
 static void start(u64 pages, u64 max_folio)
 {
-	rig_open(&rig, 64 << 20, max_folio);
-	file = file_open(&rig, pages * PAGE, pages * PAGE);
+	open_one(64 << 20, max_folio, pages * PAGE, pages * PAGE, limits_wide());
 }
 
 /* Read as the C entry does. Return: number of backend calls it waited for. */
@@ -148,9 +147,7 @@ TEST(check_valid_bytes_are_skipped)
 {
 	start(PAGES, PAGE);
 	EQUAL(file_write(file, 10 * PAGE + 5, "x", 1), 0); /* partly valid, dirty */
-	struct pc_need need;
-	struct pc_request *r;
-	EQUAL(pc_fill_begin(file->inode, 20 * PAGE, PAGE, &need, &r), 0); /* locked by another thread */
+	struct pc_request *r = begin_fill(file, 20 * PAGE, PAGE); /* locked by another thread */
 	struct pc_readahead ra = {.start = 0, .size = 32, .async_size = 32, .max = 32};
 	CHECK(pc_readahead_submit(file->inode, &ra) > 0);
 	u32 reads = file->store.reads;

@@ -8,8 +8,7 @@ enum { BLOCKS = 16, ROOM = BLOCKS * PAGE };
 
 static void start(u64 size, u64 max_folio)
 {
-	rig_open(&rig, 1 << 20, max_folio);
-	file = file_open(&rig, size, ROOM);
+	open_one(1 << 20, max_folio, size, ROOM, limits_wide());
 	memset(file->store.bytes, 1, size);
 	memset(file->store.stable, 1, size);
 }
@@ -30,9 +29,7 @@ static u8 at(u64 pos)
 
 static void rebase(u64 remote, bool forgotten)
 {
-	take_token(file);
-	pc_rebase(file->inode, remote, forgotten);
-	pc_token_release(file->inode);
+	WITH_TOKEN(pc_rebase(file->inode, remote, forgotten));
 }
 
 static void replace_storage(u8 value, u64 size)
@@ -55,8 +52,7 @@ static void check_local_blocks_lie_over_the_new_version(u64 max_folio)
 	EQUAL(usage(file, NULL).dirty, 2 * PAGE);
 	for (u64 block = 0; block < BLOCKS; block++)
 		EQUAL(at(block * PAGE), block == 2 ? 2 : block == 4 ? 3 : 9);
-	EQUAL(file_sync(file), 0);
-	EQUAL(file->store.stable[2 * PAGE], 2);
+	EQUAL(committed(2 * PAGE), 2);
 	EQUAL(file->store.stable[3 * PAGE], 9);
 }
 
@@ -92,8 +88,7 @@ TEST(check_the_zeros_are_cut_off_beside_a_full_set_of_extents)
 	EQUAL(at(15 * PAGE + 99), 2);
 	EQUAL(at(15 * PAGE + 100), 9);
 	put(50 * 2, 4, 1); /* with a fill, since no writer has an extent */
-	EQUAL(file_sync(file), 0);
-	EQUAL(file->store.stable[15 * PAGE + 99], 2);
+	EQUAL(committed(15 * PAGE + 99), 2);
 	EQUAL(file->store.stable[15 * PAGE + 100], 9);
 	EQUAL(file->store.stable[50], 3);
 	EQUAL(file->store.stable[51], 9);
@@ -106,14 +101,11 @@ TEST(check_zeros_that_a_fill_held_are_not_local_either)
 	EQUAL(fill_range(file, 0, PAGE + 100), 0);
 	put(PAGE + 10, 2, 20);
 	pc_invalidate_remote(file->inode, 0, PAGE);
-	struct pc_need need;
-	struct pc_request *r;
-	EQUAL(pc_fill_begin(file->inode, 0, PAGE, &need, &r), 0);
+	struct pc_request *r = begin_fill(file, 0, PAGE);
 	replace_storage(9, 5 * PAGE);
 	rebase(5 * PAGE, false);
 	EQUAL(run_fill(file, r), 0);
-	EQUAL(file_sync(file), 0);
-	EQUAL(file->store.stable[PAGE + 10], 2);
+	EQUAL(committed(PAGE + 10), 2);
 	EQUAL(file->store.stable[PAGE + 99], 1);
 	EQUAL(file->store.stable[PAGE + 100], 9);
 	EQUAL(at(PAGE + 100), 9);
@@ -125,9 +117,7 @@ TEST(check_zeros_that_a_fill_held_are_not_local_either)
 TEST(check_zeros_are_forgotten_with_the_fill_that_held_them)
 {
 	start(100, 8 * PAGE);
-	struct pc_need need;
-	struct pc_request *r;
-	EQUAL(pc_fill_begin(file->inode, 0, 100, &need, &r), 0);
+	struct pc_request *r = begin_fill(file, 0, 100);
 	replace_storage(9, 5 * PAGE);
 	rebase(5 * PAGE, false);
 	pc_request_settle(r);
@@ -135,8 +125,7 @@ TEST(check_zeros_are_forgotten_with_the_fill_that_held_them)
 	put(3 * PAGE, 2, PAGE);
 	pc_invalidate_remote(file->inode, 0, 5 * PAGE);
 	EQUAL(at(3 * PAGE), 2);
-	EQUAL(file_sync(file), 0);
-	EQUAL(file->store.stable[3 * PAGE], 2);
+	EQUAL(committed(3 * PAGE), 2);
 	EQUAL(at(0), 9);
 }
 
@@ -189,34 +178,27 @@ static void check_everything_is_dirty_only_if_everything_is_there(u64 max_folio)
 		EQUAL(usage(file, NULL).dirty, 0);
 	}
 	EQUAL(fill_range(file, 0, 3 * PAGE + 7), 0);
-	take_token(file);
-	CHECK(pc_dirty_all(file->inode));
-	pc_token_release(file->inode);
+	WITH_TOKEN(CHECK(pc_dirty_all(file->inode)));
 	EQUAL(usage(file, NULL).dirty, 4 * PAGE);
-	EQUAL(file_sync(file), 0);
-	EQUAL(file->store.stable[3 * PAGE], 1);
+	EQUAL(committed(3 * PAGE), 1);
 }
 
 TEST(check_work_under_the_token_runs_without_anything_to_commit)
 {
 	start(PAGE, PAGE);
 	pc_settle_start(file->inode);
-	struct pc_work w;
-	pc_work_next(rig.volume, &w);
-	EQUAL(w.kind, PC_WORK_COMMITTING);
+	struct pc_work w = next_work(PC_WORK_COMMITTING);
 	CHECK(pc_commit_begin(file->inode));
 	pc_settle_start(file->inode); /* asked for again while it runs: not lost */
 	u64 commits = file->inode->counters.commits;
 	EQUAL(commits, 0);
 	pc_commit_end(file->inode, false, true);
 	pc_inode_user_put(w.inode);
-	pc_work_next(rig.volume, &w);
-	EQUAL(w.kind, PC_WORK_COMMITTING);
+	w = next_work(PC_WORK_COMMITTING);
 	CHECK(pc_commit_begin(file->inode));
 	pc_commit_end(file->inode, false, true);
 	pc_inode_user_put(w.inode);
-	pc_work_next(rig.volume, &w);
-	EQUAL(w.kind, PC_WORK_NONE);
+	next_work(PC_WORK_NONE);
 }
 
 static void *write_beyond_the_end(void *arg MAYBE)

@@ -158,9 +158,7 @@ TEST_OF_FIX("reclaim_never_waits", check_a_stuck_file_stops_no_other_file)
 	struct file *other = file_open_in(&rig, v, 4 << 20, 4 << 20, limits_wide());
 	for (u64 k = 0; k < 200; k++)
 		EQUAL(file_write(file, k * PAGE, bytes, PAGE), 0);
-	struct pc_request *r;
-	pc_flush_start(file->inode, ALL, 0, ALL);
-	EQUAL(pc_write_next(file->inode, &r), 1); /* its answer does not come */
+	struct pc_request *r = hand_over(); /* its answer does not come */
 	for (u64 k = 0; k < 1000; k++)
 		EQUAL(file_read(other, k * PAGE, bytes, PAGE), PAGE);
 	run_write(file, r);
@@ -228,8 +226,6 @@ TEST(check_large_blocks_do_not_cost_the_whole_cache)
 TEST_OF_FIX("a_stuck_queue_gives_way", check_folios_being_filled_do_not_hide_the_rest)
 {
 	enum { N = 40 };
-	struct pc_need need;
-	struct pc_request *r;
 	start(N, 4 << 20);
 	for (u64 k = 0; k < 60; k++) /* folios read more than once are kept, on the main queue */
 		touch(k % 20);
@@ -238,7 +234,7 @@ TEST_OF_FIX("a_stuck_queue_gives_way", check_folios_being_filled_do_not_hide_the
 	pc_drop_clean(file->inode, 20 * PAGE, ALL);
 	EQUAL(rig.cache->main.pages, 20);
 	EQUAL(rig.cache->small.pages, 0);
-	EQUAL(pc_fill_begin(file->inode, 200 * PAGE, 20 * PAGE, &need, &r), 0);
+	struct pc_request *r = begin_fill(file, 200 * PAGE, 20 * PAGE);
 	EQUAL(cache_usage().used, N * PAGE);
 	EQUAL(pc_reclaim(rig.cache, 5), 5);
 	EQUAL(run_fill(file, r), 0);

@@ -35,26 +35,22 @@ TEST(check_a_request_ends_where_it_must)
 {
 	struct {
 		const char *why;
-		u64 max_write, boundary;
-		u32 max_vectors;
+		struct pc_limits limits;
 		u64 writes[4][2];
 		u32 requests, calls;
 	} rows[] = {
-		{"a gap", 1 << 20, 0, 64, {{0, 8192}, {12288, 4096}}, 2, 2},
-		{"max_write", 8192, 0, 64, {{0, 20480}}, 3, 3},
-		{"a max_write of no whole page", 5000, 0, 64, {{0, 12288}}, 3, 3},
-		{"a max_write below a page", 1000, 0, 64, {{0, 4096}}, 1, 5},
-		{"a boundary", 1 << 20, 8192, 64, {{4096, 16384}}, 3, 3},
-		{"a boundary within pages", 1 << 20, 6000, 64, {{0, 12288}}, 1, 3}, /* the calls end there */
-		{"vectors", 1 << 20, 0, 2, {{12288, 4096}, {0, 4096}, {8192, 4096}, {4096, 4096}}, 2, 2},
-		{"a partly dirty head and tail", 1 << 20, 0, 64, {{1000, 8192}}, 1, 1},
-		{"extents in one block", 1 << 20, 0, 64, {{16384 + 100, 10}, {16384 + 200, 10}}, 1, 2},
+		{"a gap", {.max_vectors = 64}, {{0, 8192}, {12288, 4096}}, 2, 2},
+		{"max_write", {.max_write = 8192}, {{0, 20480}}, 3, 3},
+		{"a max_write of no whole page", {.max_write = 5000}, {{0, 12288}}, 3, 3},
+		{"a max_write below a page", {.max_write = 1000}, {{0, 4096}}, 1, 5},
+		{"a boundary", {.boundary = 8192}, {{4096, 16384}}, 3, 3},
+		{"a boundary within pages", {.boundary = 6000}, {{0, 12288}}, 1, 3}, /* the calls end there */
+		{"vectors", {.max_vectors = 2}, {{12288, 4096}, {0, 4096}, {8192, 4096}, {4096, 4096}}, 2, 2},
+		{"a partly dirty head and tail", {.max_vectors = 64}, {{1000, 8192}}, 1, 1},
+		{"extents in one block", {.max_vectors = 64}, {{16384 + 100, 10}, {16384 + 200, 10}}, 1, 2},
 	};
 	for (u32 k = 0; k < sizeof(rows) / sizeof(*rows); k++) {
-		rig_open(&rig, 16 << 20, PAGE);
-		file = file_open_in(&rig, rig.volume, 32768, ROOM,
-				    LIMITS(.max_write = rows[k].max_write, .boundary = rows[k].boundary,
-					   .max_vectors = rows[k].max_vectors)); /* uncached pages stay ragged */
+		open_one(16 << 20, PAGE, 32768, ROOM, limits_with(rows[k].limits)); /* uncached pages stay ragged */
 		u64 bytes = 0;
 		for (u32 n = 0; n < 4 && rows[k].writes[n][1]; n++) {
 			put(rows[k].writes[n][0], rows[k].writes[n][1]);
@@ -78,105 +74,43 @@ TEST(check_requests_cross_and_split_folios)
 	enum { K = 1 << 10 };
 	struct {
 		const char *why;
-		u64 max_folio, size, max_write, boundary;
-		u32 max_vectors;
-		u64 writes[5][2];
-		u64 requests[8][2];
+		u64 folio, size;
+		struct pc_limits limits;
+		u64 writes[5][2], requests[8][2];
 	} rows[] = {
-		{"one request over folios of all sizes",
-		 64 * K,
-		 0,
-		 1 << 20,
-		 0,
-		 64,
-		 {{0, 64 * K}, {64 * K, 4 * K}, {68 * K, 4 * K}, {72 * K, 8 * K}, {80 * K, 48 * K}},
-		 {{0, 128 * K}}},
-		{"max_write splits a folio",
-		 64 * K,
-		 0,
-		 40 * K,
-		 0,
-		 64,
-		 {{0, 128 * K}},
-		 {{0, 40 * K}, {40 * K, 80 * K}, {80 * K, 120 * K}, {120 * K, 128 * K}}},
-		{"max_write of no whole page",
-		 64 * K,
-		 0,
-		 30000,
-		 0,
-		 64,
-		 {{0, 64 * K}},
-		 {{0, 28 * K}, {28 * K, 56 * K}, {56 * K, 64 * K}}},
-		{"a boundary inside a folio",
-		 64 * K,
-		 0,
-		 1 << 20,
-		 24 * K,
-		 64,
-		 {{0, 64 * K}},
-		 {{0, 24 * K}, {24 * K, 48 * K}, {48 * K, 64 * K}}},
-		{"the nearer of max_write and boundary",
-		 64 * K,
-		 0,
-		 20 * K,
-		 32 * K,
-		 64,
-		 {{0, 64 * K}},
-		 {{0, 20 * K}, {20 * K, 32 * K}, {32 * K, 52 * K}, {52 * K, 64 * K}}},
-		{"segments are counted, not folios",
-		 64 * K,
-		 0,
-		 1 << 20,
-		 0,
-		 2,
-		 {{0, 64 * K}, {64 * K, 4 * K}, {68 * K, 4 * K}, {72 * K, 4 * K}},
-		 {{0, 68 * K}, {68 * K, 76 * K}}},
-		{"the end of the file inside a folio",
-		 64 * K,
-		 0,
-		 1 << 20,
-		 0,
-		 64,
-		 {{0, 64 * K}, {64 * K, 5}},
-		 {{0, 64 * K + 5}}},
-		{"clean blocks inside a folio",
-		 64 * K,
-		 64 * K,
-		 1 << 20,
-		 0,
-		 64,
-		 {{8 * K, 4 * K}, {16 * K, 12 * K}},
-		 {{8 * K, 12 * K}, {16 * K, 28 * K}}},
-		{"a ragged head and tail join their neighbours",
-		 4 * K,
-		 64 * K,
-		 1 << 20,
-		 0,
-		 64,
-		 {{3 * K, 2 * K}, {5 * K, 5 * K}},
-		 {{3 * K, 10 * K}}},
-		{"extents of one block stay together, in two calls",
-		 4 * K,
-		 64 * K,
-		 1 << 20,
-		 0,
-		 64,
-		 {{3 * K, 2 * K}, {6 * K, 5 * K}},
-		 {{3 * K, 11 * K}}},
+		/* clang-format off */
+		{"one request over folios of all sizes", 64 * K, 0, {.max_vectors = 64},
+		 {{0, 64 * K}, {64 * K, 4 * K}, {68 * K, 4 * K}, {72 * K, 8 * K}, {80 * K, 48 * K}}, {{0, 128 * K}}},
+		{"max_write splits a folio", 64 * K, 0, {.max_write = 40 * K},
+		 {{0, 128 * K}}, {{0, 40 * K}, {40 * K, 80 * K}, {80 * K, 120 * K}, {120 * K, 128 * K}}},
+		{"max_write of no whole page", 64 * K, 0, {.max_write = 30000},
+		 {{0, 64 * K}}, {{0, 28 * K}, {28 * K, 56 * K}, {56 * K, 64 * K}}},
+		{"a boundary inside a folio", 64 * K, 0, {.boundary = 24 * K},
+		 {{0, 64 * K}}, {{0, 24 * K}, {24 * K, 48 * K}, {48 * K, 64 * K}}},
+		{"the nearer of max_write and boundary", 64 * K, 0, {.max_write = 20 * K, .boundary = 32 * K},
+		 {{0, 64 * K}}, {{0, 20 * K}, {20 * K, 32 * K}, {32 * K, 52 * K}, {52 * K, 64 * K}}},
+		{"segments are counted, not folios", 64 * K, 0, {.max_vectors = 2},
+		 {{0, 64 * K}, {64 * K, 4 * K}, {68 * K, 4 * K}, {72 * K, 4 * K}}, {{0, 68 * K}, {68 * K, 76 * K}}},
+		{"the end of the file inside a folio", 64 * K, 0, {.max_vectors = 64},
+		 {{0, 64 * K}, {64 * K, 5}}, {{0, 64 * K + 5}}},
+		{"clean blocks inside a folio", 64 * K, 64 * K, {.max_vectors = 64},
+		 {{8 * K, 4 * K}, {16 * K, 12 * K}}, {{8 * K, 12 * K}, {16 * K, 28 * K}}},
+		{"a ragged head and tail join their neighbours", 4 * K, 64 * K, {.max_vectors = 64},
+		 {{3 * K, 2 * K}, {5 * K, 5 * K}}, {{3 * K, 10 * K}}},
+		{"extents of one block stay together, in two calls", 4 * K, 64 * K, {.max_vectors = 64},
+		 {{3 * K, 2 * K}, {6 * K, 5 * K}}, {{3 * K, 11 * K}}},
+		/* clang-format on */
 	};
 	for (u32 k = 0; k < sizeof(rows) / sizeof(*rows); k++) {
-		rig_open(&rig, 16 << 20, rows[k].max_folio);
-		file = file_open_in(&rig, rig.volume, rows[k].size, ROOM,
-				    LIMITS(.max_write = rows[k].max_write, .boundary = rows[k].boundary,
-					   .max_vectors = rows[k].max_vectors));
+		open_one(16 << 20, rows[k].folio, rows[k].size, ROOM, limits_with(rows[k].limits));
 		memcpy(want, file->store.bytes, rows[k].size);
-		if (rows[k].size && rows[k].max_folio > PAGE)
+		if (rows[k].size && rows[k].folio > PAGE)
 			EQUAL(file_read(file, 0, want, rows[k].size), rows[k].size); /* in large folios */
 		for (u32 n = 0; n < 5 && rows[k].writes[n][1]; n++)
 			put(rows[k].writes[n][0], rows[k].writes[n][1]);
 		pc_flush_start(file->inode, ALL, 0, ALL);
 		struct pc_request *r;
-		for (u32 n = 0; (r = next()); n++) {
+		for (u32 n = 0; (r = next_write()); n++) {
 			if (n >= 8 || r->start != rows[k].requests[n][0] || r->end != rows[k].requests[n][1])
 				check_failed(__FILE__, __LINE__, rows[k].why, r->start, r->end);
 			CHECK(rows[k].requests[n][1]);
@@ -196,8 +130,7 @@ TEST(check_buffers_are_the_frames_themselves)
 {
 	start(16 << 10, limits_wide());
 	put(0, 100000);
-	pc_flush_start(file->inode, ALL, 0, ALL);
-	struct pc_request *r = next();
+	struct pc_request *r = hand_over();
 	struct call c = next_call(r);
 	for (size_t k = 0; k < c.n; k++) {
 		CHECK(c.parts[k].memory >= rig.cache->arena.base);
@@ -213,8 +146,7 @@ TEST(check_impossible_answers_are_refused)
 {
 	start(PAGE, limits_wide());
 	put(0, 5000);
-	pc_flush_start(file->inode, ALL, 0, ALL);
-	struct pc_request *r = next();
+	struct pc_request *r = hand_over();
 	next_call(r);
 	EQUAL(pc_write_answer(r, -5), (u64)-EPROTO);
 	EQUAL(pc_write_answer(r, 5001), (u64)-EPROTO);
@@ -223,7 +155,7 @@ TEST(check_impossible_answers_are_refused)
 	EQUAL(pc_write_answer(r, 0), (u64)-EIO); /* no progress three times */
 	pc_write_done(r, false, true);
 	EQUAL(usage(file, NULL).failed, 2 * PAGE);
-	CHECK(!next());
+	CHECK(!next_write());
 }
 
 /* T-32: the current limits count, acknowledged parts are not sent again. */

@@ -9,8 +9,7 @@ static u8 bytes[ROOM];
 
 static void start(u64 size, u64 max_folio)
 {
-	rig_open(&rig, 8 << 20, max_folio);
-	file = file_open(&rig, size, ROOM);
+	open_one(8 << 20, max_folio, size, ROOM, limits_wide());
 	for (u32 k = 0; k < ROOM; k++)
 		bytes[k] = (u8)(k * 31 + k / 256 + 3);
 }
@@ -44,9 +43,7 @@ TEST(check_the_queue_is_counted_by_class)
 	EQUAL(waiting[PC_WORK_COMMIT] + waiting[PC_WORK_FILL] + waiting[PC_WORK_BACKGROUND] +
 		      waiting[PC_WORK_READAHEAD],
 	      0);
-	struct pc_work w;
-	pc_work_next(rig.volume, &w);
-	EQUAL(w.kind, PC_WORK_JOB);
+	next_work(PC_WORK_JOB);
 }
 
 static void count(u64 ns, u32 k)
@@ -149,8 +146,7 @@ TEST(check_numbers_are_read_beside_changes_of_everything)
 	open_with_stale();
 	put(0, PAGE);
 	atomic_store(&over, false);
-	for (int k = 0; k < 2; k++)
-		pthread_create(&readers[k], NULL, read_repeatedly, NULL);
+	start_threads(readers, 2, read_repeatedly);
 	for (u32 k = 0; k < 300; k++) {
 		struct pc_inode *one = make_other(), *two = make_other();
 		EQUAL(pc_inode_destroy(one), 0);
@@ -164,6 +160,5 @@ TEST(check_numbers_are_read_beside_changes_of_everything)
 		}
 	}
 	atomic_store(&over, true);
-	for (int k = 0; k < 2; k++)
-		pthread_join(readers[k], NULL);
+	join_threads(readers, 2);
 }

@@ -136,8 +136,7 @@ TEST(check_only_what_passes_the_files_share_is_staged)
 	evict_all();
 	for (u64 k = 0; k < 32; k++)
 		see(k * PAGE, PAGE, (u8)(k + 1));
-	EQUAL(file_sync(file), 0);
-	EQUAL(file->store.stable[31 * PAGE], 32);
+	EQUAL(committed(31 * PAGE), 32);
 }
 
 TEST(check_a_backend_that_cannot_stage_is_not_asked_to)
@@ -162,8 +161,7 @@ TEST(check_writes_that_meet_staged_bytes_are_staged)
 	stage(PAGE + 100, 50, 3);
 	EQUAL(file->store.stages, 2);
 	EQUAL(usage(file, NULL).unstable, PAGE);
-	EQUAL(file_sync(file), 0);
-	EQUAL(file->store.stable[PAGE + 100], 3);
+	EQUAL(committed(PAGE + 100), 3);
 }
 
 /* A block whose missing bytes are of S, of the object and dirty: each comes from its own place, and the newest wins. */
@@ -187,8 +185,7 @@ TEST(check_a_page_of_three_origins)
 	see(350, 10, 3); /* staged again, over staged bytes */
 	see(360, 3940, 2);
 	EQUAL(staged(), 4300); /* a block goes with all its valid bytes */
-	EQUAL(file_sync(file), 0);
-	EQUAL(file->store.stable[355], 3);
+	EQUAL(committed(355), 3);
 }
 
 /* All eight extents of a page in use, with staged bytes between them: closing the gaps takes no ninth. */
@@ -224,8 +221,7 @@ TEST(check_units_are_widened_with_staged_bytes)
 	see(2 * PAGE, 5, 3);
 	see(2 * PAGE + 5, PAGE + 2, 1);
 	see(6 * PAGE, 10, 2);
-	EQUAL(file_sync(file), 0);
-	EQUAL(file->store.stable[2 * PAGE + 4], 3);
+	EQUAL(committed(2 * PAGE + 4), 3);
 	EQUAL(file->store.stable[2 * PAGE + 5], 1);
 	EQUAL(file->store.stable[4 * PAGE - 1], first_byte(4 * PAGE - 1));
 }
@@ -305,9 +301,7 @@ TEST(check_staged_bytes_lie_over_another_version)
 	stage(4 * PAGE, 2 * PAGE, 1);
 	evict_all();
 	see(5 * PAGE, PAGE, 1);
-	take_token(file);
-	pc_rebase(file->inode, 2 * PAGE, false);
-	pc_token_release(file->inode);
+	WITH_TOKEN(pc_rebase(file->inode, 2 * PAGE, false));
 	EQUAL(staged(), 2 * PAGE);
 	EQUAL(usage(file, NULL).dirty, 0);
 	EQUAL(pc_inode_size(file->inode), 6 * PAGE);

@@ -8,12 +8,11 @@
 TEST(check_a_fill_beside_the_end_of_a_commit)
 {
 	struct pc_request *r;
-	struct pc_need need;
 	for (int late = 0; late < 2; late++) {
 		start(0);
 		stage(0, 2 * PAGE, 1);
 		evict_all();
-		EQUAL(pc_fill_begin(file->inode, 0, 2 * PAGE, &need, &r), 0);
+		r = begin_fill(file, 0, 2 * PAGE);
 		struct call c = next_call(r);
 		CHECK(r->staged);
 		int64_t got = late ? 0 : store_read_staged(&file->store, c.pos, c.parts, c.n);
@@ -89,12 +88,11 @@ TEST(check_eviction_beside_truncate)
  * touch it. */
 TEST(check_a_fill_beside_truncate_and_eviction)
 {
-	struct pc_request *r;
 	struct pc_need need;
 	start(0);
 	stage(0, 4 * PAGE, 1);
 	evict_all();
-	EQUAL(pc_fill_begin(file->inode, 0, 4 * PAGE, &need, &r), 0);
+	struct pc_request *r = begin_fill(file, 0, 4 * PAGE);
 	struct call c = next_call(r);
 	EQUAL(pc_reclaim(rig.cache, 1), 0);
 	EQUAL(pc_range_busy(file->inode, 100, ALL, &need), 1);
@@ -118,8 +116,7 @@ TEST(check_a_stage_that_is_answered_between_two_questions)
 	for (int order = 0; order < 2; order++) {
 		start(0);
 		put(0, PAGE, 1);
-		pc_flush_start(file->inode, ALL, 0, ALL);
-		EQUAL(pc_write_next(file->inode, &r), 1);
+		r = hand_over();
 		CHECK(r->stage);
 		struct call c = next_call(r);
 		EQUAL(pc_write_answer(r, store_take(&file->store, c.pos, c.parts, c.n, true)), 1);
@@ -138,11 +135,9 @@ TEST(check_a_stage_that_is_answered_between_two_questions)
  * again. */
 TEST(check_a_short_answer_of_stage)
 {
-	struct pc_request *r;
 	start(0);
 	put(0, 4 * PAGE, 1);
-	pc_flush_start(file->inode, ALL, 0, ALL);
-	EQUAL(pc_write_next(file->inode, &r), 1);
+	struct pc_request *r = hand_over();
 	file->store.write_max = PAGE + 100;
 	struct call c = next_call(r);
 	EQUAL(pc_write_answer(r, store_take(&file->store, c.pos, c.parts, c.n, true)), 0);

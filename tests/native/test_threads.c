@@ -397,15 +397,13 @@ static void everything_at_once(int seconds, u64 capacity, u64 max_folio)
 	for (int k = 0; k < seconds * 100; k++)
 		pause_for(10);
 	atomic_store(&stop, true);
-	for (u32 k = 0; k < ROLES; k++)
-		pthread_join(threads[k], NULL);
+	join_threads(threads, ROLES);
 	SOUND(&rig);
 	for (u32 k = 0; k < NR_FILES; k++)
 		sync_one(k);
 	atomic_store(&stop_work, true);
 	pc_flusher_wake(rig.cache);
-	for (u32 k = 0; k < WORKERS; k++)
-		pthread_join(workers[k], NULL);
+	join_threads(workers, WORKERS);
 	check_threads = false;
 	for (u32 k = 0; k < NR_FILES; k++)
 		atomic_fetch_add(&nr_staged, files[k]->store.stages);

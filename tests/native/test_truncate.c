@@ -8,8 +8,7 @@ static u64 size;
 
 static void start(u64 len, u64 max_folio)
 {
-	rig_open(&rig, 1 << 20, max_folio);
-	file = file_open(&rig, len, ROOM);
+	open_one(1 << 20, max_folio, len, ROOM, limits_wide());
 	memset(want, 0, sizeof(want));
 	memcpy(want, file->store.bytes, len);
 	size = len;
@@ -169,7 +168,7 @@ TEST(check_truncate_waits_for_a_fill_and_a_fill_for_truncate)
 	start(40000, 4 * PAGE);
 	struct pc_need need;
 	struct pc_request *r, *other;
-	EQUAL(pc_fill_begin(file->inode, 8192, 100, &need, &r), 0);
+	r = begin_fill(file, 8192, 100);
 	stop_the_file(file, 30000, ALL); /* elsewhere: no need to wait */
 	EQUAL(pc_range_busy(file->inode, 0, ALL, &need), 1);
 	EQUAL(need.kind, PC_NEED_FOLIO);
@@ -209,9 +208,7 @@ TEST(check_discard_does_not_wait_for_a_fill)
 	u64 lost[8];
 	start(16384, PAGE);
 	put(100, 200);
-	struct pc_need need;
-	struct pc_request *r;
-	EQUAL(pc_fill_begin(file->inode, 0, PAGE, &need, &r), 0); /* it owns the folio, its answer may take forever */
+	struct pc_request *r = begin_fill(file, 0, PAGE); /* it owns the folio, its answer may take forever */
 	EQUAL(file_discard(file, 0, ALL, lost, 4), 1);
 	EQUAL(usage(file, NULL).local, 0);
 	SOUND(&rig);

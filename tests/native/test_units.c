@@ -14,8 +14,7 @@ static struct pc_limits limits_unit(u64 unit, u64 max_write)
 
 static void start(u64 size, u64 capacity, u64 max_folio, struct pc_limits l)
 {
-	rig_open(&rig, capacity, max_folio);
-	file = file_open_in(&rig, rig.volume, size, ROOM, l);
+	open_one(capacity, max_folio, size, ROOM, l);
 	file->store.unit = l.write_unit;
 	memset(want, 0, ROOM);
 	for (u64 k = 0; k < size; k++)
@@ -38,13 +37,6 @@ static void finish(void)
 	CHECK(memcmp(file->store.bytes, want, want_size) == 0);
 }
 
-static struct pc_request *next(void)
-{
-	struct pc_request *r;
-	pc_write_next(file->inode, &r);
-	return r;
-}
-
 /* One small write into each kind of unit: the request is the unit, only one block stays dirty. */
 TEST(check_a_change_is_sent_as_its_units)
 {
@@ -60,15 +52,14 @@ TEST(check_a_change_is_sent_as_its_units)
 			start(200000, 1 << 20, folio, limits_unit(rows[k].unit, 1 << 20));
 			EQUAL(put(rows[k].pos, rows[k].len), 0);
 			CHECK(usage(file, NULL).dirty <= 2 * PAGE);
-			pc_flush_start(file->inode, ALL, 0, ALL);
-			struct pc_request *r = next();
+			struct pc_request *r = hand_over();
 			EQUAL(r->start, rows[k].from);
 			EQUAL(r->end, rows[k].to);
 			struct pc_usage u = usage(file, NULL);
 			CHECK(u.writeback <= 2 * PAGE && u.dirty == 0);
-			CHECK(!next());
+			CHECK(!next_write());
 			run_write(file, r);
-			CHECK(!next());
+			CHECK(!next_write());
 			EQUAL(file->store.write_bytes, rows[k].to - rows[k].from);
 			EQUAL(usage(file, NULL).unstable, u.writeback);
 			finish();
@@ -98,8 +89,7 @@ TEST(check_scattered_pieces_become_one_buffer)
 	start(300000, 1 << 20, PAGE, l);
 	for (u32 k = 0; k < 32; k++)
 		EQUAL(put(k * 8192, 100), 0);
-	pc_flush_start(file->inode, ALL, 0, ALL);
-	struct pc_request *r = next();
+	struct pc_request *r = hand_over();
 	EQUAL(run_gather(file, r), 0);
 	struct call c = next_call(r);
 	EQUAL(c.n, 1);
@@ -167,8 +157,7 @@ TEST(check_an_invalidated_unit_is_read_again)
 	u8 got[65536];
 	EQUAL(file_read(file, 131072, got, 65536), 65536); /* all of the unit is cached */
 	EQUAL(put(140000, 10), 0);
-	pc_flush_start(file->inode, ALL, 0, ALL);
-	struct pc_request *r = next();
+	struct pc_request *r = hand_over();
 	file->store.bytes[131072] = want[131072] = 99;
 	pc_invalidate_remote(file->inode, 131072, 131073);
 	struct call c = next_call(r);
@@ -360,7 +349,7 @@ TEST(check_no_memory_for_the_second_unit_of_a_block)
 			refused_from = 8 * sizeof(struct pc_seg);
 			refused_after = after;
 			pc_flush_start(file->inode, ALL, 0, ALL);
-			struct pc_request *r = next();
+			struct pc_request *r = next_write();
 			refused_from = SIZE_MAX;
 			SOUND(&rig);
 			struct pc_usage u = usage(file, NULL);
@@ -378,8 +367,7 @@ TEST(check_no_memory_for_a_copy_of_what_a_backend_keeps)
 {
 	start(262144, 1 << 20, PAGE, limits_unit(65536, 1 << 20));
 	EQUAL(put(70000, 10), 0);
-	pc_flush_start(file->inode, ALL, 0, ALL);
-	struct pc_request *r = next();
+	struct pc_request *r = hand_over();
 	EQUAL(run_gather(file, r), 0);
 	struct call c = next_call(r);
 	refused_from = CAN_REFUSE ? 65536 : SIZE_MAX;

@@ -22,8 +22,7 @@ TEST(check_truncate_cuts_off_views_behind_the_end)
 	EQUAL(read_byte(20499), 2);
 	EQUAL(read_byte(20500), 0);
 	EQUAL(read_byte(100), 1);
-	EQUAL(file_sync(file), 0);
-	EQUAL(file->store.stable[20499], 2);
+	EQUAL(committed(20499), 2);
 	EQUAL(file->store.stable[20500], 0);
 	EQUAL(file->store.stable[100], 1);
 	EQUAL(usage(file, NULL).pinned, 0);
@@ -82,8 +81,7 @@ TEST(check_punch)
 	EQUAL(usage(file, NULL).dirty, 8192);
 	store(&p, 2);
 	store(&whole, 3);
-	EQUAL(file_sync(file), 0);
-	EQUAL(file->store.stable[8191], 2);
+	EQUAL(committed(8191), 2);
 	EQUAL(file->store.stable[16384], 0);
 	pc_unpin(rig.cache, &p);
 	pc_unpin(rig.cache, &whole);
@@ -131,8 +129,7 @@ TEST(check_a_view_comes_while_a_part_is_discarded)
 	SOUND(&rig);
 	CHECK(!pc_pin_detached(rig.cache, &p));
 	store(&p, 1);
-	EQUAL(file_sync(file), 0);
-	EQUAL(file->store.stable[PAGE], 1);
+	EQUAL(committed(PAGE), 1);
 	EQUAL(file->store.stable[0], 9);
 	EQUAL(file->store.stable[2 * PAGE], first_byte(2 * PAGE));
 	pc_unpin(rig.cache, &p);
@@ -146,9 +143,7 @@ TEST(check_a_new_version_under_a_view)
 	store(&p, 1);
 	memset(file->store.bytes, 8, ROOM);
 	file->store.size = 10000;
-	take_token(file);
-	pc_rebase(file->inode, 10000, true);
-	pc_token_release(file->inode);
+	WITH_TOKEN(pc_rebase(file->inode, 10000, true));
 	SOUND(&rig);
 	CHECK(!pc_pin_detached(rig.cache, &p));
 	EQUAL(read_byte(0), 8);
@@ -156,8 +151,7 @@ TEST(check_a_new_version_under_a_view)
 	EQUAL(read_byte(9999), 8);
 	SOUND(&rig);
 	store(&p, 2);
-	EQUAL(file_sync(file), 0);
-	EQUAL(file->store.stable[4899], 2);
+	EQUAL(committed(4899), 2);
 	EQUAL(file->store.stable[9999], 8);
 	file_truncate(file, 4600);
 	CHECK(pc_pin_detached(rig.cache, &p));
@@ -174,9 +168,7 @@ TEST(check_cutting_all_keeps_what_was_stored)
 	struct pc_pin pins[3] = {pin(0, 100), pin(50, 100), pin(40000, 5000)};
 	for (u8 k = 0; k < 3; k++)
 		store(&pins[k], (u8)(k + 1));
-	take_token(file);
-	EQUAL(pc_views_cut(file->inode, 0, ALL, false), 0);
-	pc_token_release(file->inode);
+	WITH_TOKEN(EQUAL(pc_views_cut(file->inode, 0, ALL, false), 0));
 	for (u8 k = 0; k < 3; k++) {
 		CHECK(pc_pin_detached(rig.cache, &pins[k]));
 		store(&pins[k], 9);
@@ -239,8 +231,7 @@ TEST(check_a_pass_meets_a_folio_that_is_being_pinned)
 	run_write(file, r);
 	CHECK(state_at(file, 0) & PC_F_DIRTY);
 	pc_unpin(rig.cache, &raced);
-	EQUAL(file_sync(file), 0);
-	EQUAL(file->store.stable[0], 2);
+	EQUAL(committed(0), 2);
 }
 
 static void *pin_the_second_page(void *arg)

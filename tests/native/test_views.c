@@ -32,8 +32,7 @@ TEST(check_a_call_gets_a_copy)
 		store(&p, 4);
 		pc_unpin(rig.cache, &p);
 		EQUAL(usage(file, NULL).pinned, 0);
-		EQUAL(file_sync(file), 0);
-		EQUAL(file->store.stable[299], 4);
+		EQUAL(committed(299), 4);
 		EQUAL(file->store.stable[50], 3);
 		EQUAL(usage(file, NULL).local, 0);
 	}
@@ -84,8 +83,7 @@ TEST(check_units_are_sent_as_copies)
 		put(40000, 9, 3000);
 		store(&p, 1);
 		store(&q, 2);
-		EQUAL(file_sync(file), 0);
-		EQUAL(file->store.stable[20000], 1);
+		EQUAL(committed(20000), 1);
 		EQUAL(file->store.stable[19999], first_byte(19999));
 		EQUAL(file->store.stable[99999], 2);
 		EQUAL(file->store.stable[42999], 9);
@@ -93,8 +91,7 @@ TEST(check_units_are_sent_as_copies)
 		store(&p, 3);
 		pc_unpin(rig.cache, &p);
 		pc_unpin(rig.cache, &q);
-		EQUAL(file_sync(file), 0);
-		EQUAL(file->store.stable[20199], 3);
+		EQUAL(committed(20199), 3);
 		EQUAL(usage(file, NULL).local, 0);
 	}
 }
@@ -123,8 +120,7 @@ TEST(check_a_unit_in_flight_stands_still)
 	EQUAL(file->store.bytes[100], 1);
 	EQUAL(file->store.bytes[2 * PAGE], 5);
 	pc_unpin(rig.cache, &p);
-	EQUAL(file_sync(file), 0);
-	EQUAL(file->store.stable[100], 2);
+	EQUAL(committed(100), 2);
 	EQUAL(file->store.stable[120], 3);
 }
 
@@ -139,8 +135,7 @@ TEST(check_a_failed_call_is_sent_again)
 	file->store.write_error = 0;
 	store(&p, 2);
 	pc_retry(file->inode, 0, ALL, true);
-	EQUAL(file_sync(file), 0);
-	EQUAL(file->store.stable[8191], 2);
+	EQUAL(committed(8191), 2);
 	SOUND(&rig);
 	pc_unpin(rig.cache, &p);
 }
@@ -206,8 +201,7 @@ TEST(check_a_release_while_a_call_runs)
 		run_write(file, r);
 		SOUND(&rig);
 		EQUAL(usage(file, NULL).pinned, 0);
-		EQUAL(file_sync(file), 0);
-		EQUAL(file->store.stable[99], 2);
+		EQUAL(committed(99), 2);
 		EQUAL(file->store.stable[10], 3);
 	}
 }
@@ -244,8 +238,7 @@ TEST(check_a_pin_never_changes_what_a_call_sends)
 		}
 		EQUAL(file->store.bytes[0], 1);
 		EQUAL(read_byte(0), 2);
-		EQUAL(file_sync(file), 0);
-		EQUAL(file->store.stable[0], 2);
+		EQUAL(committed(0), 2);
 		pc_unpin(rig.cache, &p);
 	}
 }

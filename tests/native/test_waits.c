@@ -85,14 +85,13 @@ TEST(check_locks_are_reported)
 	struct pc_locks locks;
 	struct pc_waiter waiter;
 	rig_open(&rig, 1 << 20, PAGE);
-	struct pc_inode *i = file_open(&rig, PAGE, PAGE)->inode;
+	struct file *f = file_open(&rig, PAGE, PAGE);
+	struct pc_inode *i = f->inode;
 	pc_inode_locks(i, &locks);
 	CHECK(!locks.token && !locks.shared && !locks.exclusive && !locks.invalidate);
 	CHECK(pc_inode_lock_try(i, PC_SHARED) && pc_inode_lock_try(i, PC_SHARED));
 	pc_list_init(&waiter.link);
-	pc_inode_leaf_lock(i);
-	CHECK(pc_token_take(i, &waiter, PC_TOKEN_CALLER));
-	pc_inode_leaf_unlock(i);
+	CHECK(queue_for_token(f, &waiter));
 	EQUAL(pc_invalidate_lock(i), 0);
 	pc_inode_locks(i, &locks);
 	CHECK(locks.token == PC_TOKEN_CALLER && locks.shared == 2 && !locks.exclusive && locks.invalidate);
@@ -175,15 +174,11 @@ TEST(check_a_report_beside_waits_that_begin_and_end)
 	pthread_t waiters[WAITERS], readers[READERS];
 	rig_open(&rig, 1 << 20, PAGE);
 	atomic_store(&over, false);
-	for (int k = 0; k < READERS; k++)
-		pthread_create(&readers[k], NULL, report_again_and_again, NULL);
-	for (int k = 0; k < WAITERS; k++)
-		pthread_create(&waiters[k], NULL, wait_again_and_again, (void *)(uintptr_t)(k + 1));
-	for (int k = 0; k < WAITERS; k++)
-		pthread_join(waiters[k], NULL);
+	start_threads(readers, READERS, report_again_and_again);
+	start_threads(waiters, WAITERS, wait_again_and_again);
+	join_threads(waiters, WAITERS);
 	atomic_store(&over, true);
-	for (int k = 0; k < READERS; k++)
-		pthread_join(readers[k], NULL);
+	join_threads(readers, READERS);
 	CHECK(atomic_load(&nr_seen));
 	EQUAL(nr_waits(), 0);
 	EQUAL(rig.cache->waits.used, 0);

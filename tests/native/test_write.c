@@ -8,8 +8,7 @@ static u64 size;
 
 static void start(u64 len, u64 max_folio)
 {
-	rig_open(&rig, 16 << 20, max_folio);
-	file = file_open(&rig, len, ROOM);
+	open_one(16 << 20, max_folio, len, ROOM, limits_wide());
 	memset(want, 0, ROOM);
 	memcpy(want, file->store.bytes, len);
 	size = len;
@@ -28,12 +27,11 @@ static void right(void)
 	CHECK(memcmp(got, want, size) == 0);
 }
 
-static struct pc_request *hand_over(void)
+static void right_and_committed(void)
 {
-	struct pc_request *r;
-	pc_flush_start(file->inode, ALL, 0, ALL);
-	EQUAL(pc_write_next(file->inode, &r), 1);
-	return r;
+	right();
+	EQUAL(file_sync(file), 0);
+	CHECK(memcmp(file->store.stable, want, size) == 0);
 }
 
 /* T-01, T-02, T-03: which writes into an uncached page need a read. */
@@ -135,9 +133,7 @@ TEST(check_a_write_to_a_page_in_flight_takes_new_memory)
 			EQUAL(file->store.bytes[b], 1); /* its content when it was sent */
 		EQUAL(cache_usage().shadows, 0);
 		EQUAL(usage(file, NULL).dirty, 2 * PAGE);
-		right();
-		EQUAL(file_sync(file), 0);
-		CHECK(memcmp(file->store.stable, want, size) == 0);
+		right_and_committed();
 	}
 }
 
@@ -166,9 +162,7 @@ TEST(check_a_folio_in_several_requests_keeps_its_old_frame_for_all)
 	EQUAL(cache_usage().shadows, 0);
 	for (u32 b = 0; b < 64 << 10; b++)
 		EQUAL(file->store.bytes[b], 1);
-	right();
-	EQUAL(file_sync(file), 0);
-	CHECK(memcmp(file->store.stable, want, size) == 0);
+	right_and_committed();
 }
 
 /* Above cow_limit the writer waits for the call instead. Background work then lets it in before it takes the folio
@@ -215,9 +209,7 @@ TEST(check_above_cow_limit_the_writer_waits)
 		pc_pass_background(file->inode, 1 << 20);
 		work_all(rig.volume);
 		EQUAL(usage(file, NULL).dirty, 0);
-		right();
-		EQUAL(file_sync(file), 0);
-		CHECK(memcmp(file->store.stable, want, size) == 0);
+		right_and_committed();
 	}
 }
 
@@ -238,8 +230,7 @@ TEST(check_a_second_hand_over_meets_the_end_of_the_first)
 	pthread_t t = held_at("completed_sets", end_write, first);
 	/* W of the first page has ended, but its call still holds some memory. */
 	put(0, 4096, 2);
-	pc_flush_start(file->inode, ALL, 0, ALL);
-	EQUAL(pc_write_next(file->inode, &third), 1);
+	third = hand_over();
 	EQUAL(third->start, 0);
 	put(0, 4096, 3); /* the third call keeps the frame of the first one */
 	let_go("completed_sets", t);
@@ -248,9 +239,7 @@ TEST(check_a_second_hand_over_meets_the_end_of_the_first)
 	run_write(file, third);
 	EQUAL(file->store.bytes[0], 2);
 	run_write(file, second);
-	right();
-	EQUAL(file_sync(file), 0);
-	CHECK(memcmp(file->store.stable, want, size) == 0);
+	right_and_committed();
 }
 
 TEST(check_above_the_limit_and_pinned_the_writer_waits)
@@ -299,9 +288,7 @@ TEST(check_the_call_ends_while_the_writer_decides)
 		let_go(point, t);
 		SOUND(&rig);
 		EQUAL(file->store.bytes[10], 1);
-		right();
-		EQUAL(file_sync(file), 0);
-		CHECK(memcmp(file->store.stable, want, 4096) == 0);
+		right_and_committed();
 	}
 }
 
@@ -345,9 +332,7 @@ TEST(check_memory_of_another_volume_is_never_shown)
 	pc_cache_configure(rig.cache, 1 << 20, 2 << 20, 0, false); /* no poison: the remaining bytes are the other's */
 	struct file *second = file_open_in(&rig, other, 1 << 20, 1 << 20, limits_wide());
 	for (u32 k = 0; k < 64; k++) {
-		struct pc_need need;
-		struct pc_request *r;
-		EQUAL(pc_fill_begin(second->inode, k * 16384, 4096, &need, &r), 0);
+		struct pc_request *r = begin_fill(second, k * 16384, 4096);
 		struct call c = next_call(r);
 		for (u64 b = 0; b < c.parts[0].len; b++)
 			EQUAL(c.parts[0].memory[b], 0);
@@ -367,7 +352,7 @@ TEST(check_a_whole_write_is_all_or_nothing)
 		memset(data, 0xee, sizeof(data));
 		u64 pos = 100, len = 2 * PAGE + 50; /* pages 0, 1 and 2 */
 		if (stop == 0)
-			EQUAL(pc_fill_begin(file->inode, 2 * PAGE, 1, &need, &fill), 0);
+			fill = begin_fill(file, 2 * PAGE, 1);
 		for (u64 k = 0; stop == 1 && k < 8; k++)
 			put(2 * PAGE + 400 + 200 * k, 1, 5);
 		if (stop == 2) {

@@ -12,14 +12,14 @@ TEST(check_a_flush_takes_what_was_dirty_and_nothing_later)
 	EQUAL(unsent, PAGE);
 	EQUAL(pc_unsaved_bytes(file->inode, ALL, NULL), 2 * PAGE);
 	EQUAL(pc_flush_start(file->inode, s, 0, ALL), PAGE);
-	struct pc_request *r = next();
+	struct pc_request *r = next_write();
 	EQUAL(r->start, 0);
 	EQUAL(pc_unsaved_bytes(file->inode, s, &unsent), PAGE); /* in flight */
 	EQUAL(unsent, PAGE);
 	EQUAL(r->end, PAGE);
 	put(16384, PAGE);
 	run_write(file, r);
-	CHECK(!next());
+	CHECK(!next_write());
 	EQUAL(usage(file, NULL).dirty, 2 * PAGE);
 	EQUAL(pc_flush_pending(file->inode, s, 0, ALL, NULL), 0);
 	EQUAL(pc_unsaved_bytes(file->inode, s, &unsent), PAGE); /* unstable */
@@ -37,13 +37,12 @@ TEST(check_a_pass_is_ending_between_the_last_answer_and_the_free_token)
 	start(PAGE, LIMITS(.max_write = PAGE));
 	put(0, 2 * PAGE);
 	CHECK(!pc_pass_ending(file->inode));
-	pc_flush_start(file->inode, ALL, 0, ALL);
-	struct pc_request *first = next(), *second = next();
+	struct pc_request *first = hand_over(), *second = next_write();
 	run_write(file, second);
 	CHECK(!pc_pass_ending(file->inode)); /* one is in flight */
 	run_write(file, first);
 	CHECK(pc_pass_ending(file->inode) && pc_storage_busy(file->inode));
-	CHECK(!next());
+	CHECK(!next_write());
 	CHECK(!pc_pass_ending(file->inode) && !pc_storage_busy(file->inode));
 }
 
@@ -51,17 +50,15 @@ TEST(check_a_running_pass_takes_new_marks_along)
 {
 	start(PAGE, limits_wide());
 	put(20480, PAGE);
-	pc_flush_start(file->inode, ALL, 0, ALL);
-	struct pc_request *first = next();
+	struct pc_request *first = hand_over();
 	put(0, PAGE);
-	pc_flush_start(file->inode, ALL, 0, ALL);
-	struct pc_request *second = next(); /* behind the cursor, and still found */
+	struct pc_request *second = hand_over(); /* behind the cursor, and still found */
 	EQUAL(second->start, 0);
 	put(0, PAGE);
 	pc_flush_start(file->inode, ALL, 0, ALL); /* in flight: after its answer */
-	CHECK(!next());
+	CHECK(!next_write());
 	run_write(file, second);
-	struct pc_request *third = next();
+	struct pc_request *third = next_write();
 	CHECK(!third || third->start == 0);
 	if (third)
 		run_write(file, third);
@@ -80,15 +77,13 @@ TEST(check_a_background_pass_keeps_its_budget_and_gives_way)
 	work_all(rig.volume);
 	EQUAL(file->store.writes, 3);
 	CHECK(pc_pass_background(file->inode, 1)); /* at least one folio */
-	struct pc_request *r = next();
+	struct pc_request *r = next_write();
 	EQUAL(file->inode->token, PC_TOKEN_PASS);
 	struct pc_waiter w = {0};
-	pc_inode_leaf_lock(file->inode);
-	CHECK(!pc_token_take(file->inode, &w, PC_TOKEN_CALLER));
-	pc_inode_leaf_unlock(file->inode);
-	CHECK(!next()); /* another thread waits for the token */
+	CHECK(!queue_for_token(file, &w));
+	CHECK(!next_write()); /* another thread waits for the token */
 	run_write(file, r);
-	CHECK(!next());
+	CHECK(!next_write());
 	EQUAL(atomic_load(&w.word), PC_GRANTED);
 	CHECK(!pc_pass_background(file->inode, ALL >> 1));
 	pc_token_release(file->inode);
@@ -99,14 +94,11 @@ TEST(check_an_integrity_pass_gives_way_after_its_turn_and_comes_back)
 {
 	start(PAGE, LIMITS(.max_write = PAGE));
 	put(0, 200 * PAGE);
-	pc_flush_start(file->inode, ALL, 0, ALL);
-	struct pc_request *r = next();
+	struct pc_request *r = hand_over();
 	struct pc_waiter w = {0};
-	pc_inode_leaf_lock(file->inode);
-	CHECK(!pc_token_take(file->inode, &w, PC_TOKEN_CALLER));
-	pc_inode_leaf_unlock(file->inode);
+	CHECK(!queue_for_token(file, &w));
 	u32 issued = 0;
-	for (; r; r = next(), issued++)
+	for (; r; r = next_write(), issued++)
 		run_write(file, r);
 	EQUAL(issued, 64);
 	EQUAL(atomic_load(&w.word), PC_GRANTED);
@@ -125,18 +117,16 @@ TEST(check_background_work_ends_with_its_turn_though_an_fsync_joined_it)
 	put(0, 6 * PAGE);
 	CHECK(pc_pass_background(file->inode, ALL >> 1));
 	struct pc_request *r[8];
-	CHECK(r[0] = next());
+	CHECK(r[0] = next_write());
 	pc_flush_start(file->inode, ALL, 4 * PAGE, 6 * PAGE);
 	struct pc_waiter w = {0};
-	pc_inode_leaf_lock(file->inode);
-	CHECK(!pc_token_take(file->inode, &w, PC_TOKEN_CALLER));
-	pc_inode_leaf_unlock(file->inode);
-	CHECK((r[1] = next()) && r[1]->start == 4 * PAGE);
-	CHECK((r[2] = next()) && r[2]->start == 5 * PAGE);
-	CHECK(!next());
+	CHECK(!queue_for_token(file, &w));
+	CHECK((r[1] = next_write()) && r[1]->start == 4 * PAGE);
+	CHECK((r[2] = next_write()) && r[2]->start == 5 * PAGE);
+	CHECK(!next_write());
 	for (u32 k = 0; k < 3; k++)
 		run_write(file, r[k]);
-	CHECK(!next());
+	CHECK(!next_write());
 	EQUAL(atomic_load(&w.word), PC_GRANTED);
 	EQUAL(usage(file, NULL).dirty, 3 * PAGE);
 	pc_token_release(file->inode);
@@ -149,18 +139,17 @@ TEST(check_a_page_marked_in_flight_follows_its_answer)
 	start(PAGE, limits_wide());
 	put(0, PAGE);
 	put(40960, PAGE);
-	pc_flush_start(file->inode, ALL, 0, ALL);
-	struct pc_request *first = next(), *hung = next();
+	struct pc_request *first = hand_over(), *hung = next_write();
 	CHECK(first && hung);
 	put(0, PAGE);
 	pc_flush_start(file->inode, ALL, 0, ALL);
-	CHECK(!next());
+	CHECK(!next_write());
 	run_write(file, first);
-	struct pc_request *again = next();
+	struct pc_request *again = next_write();
 	CHECK(again && again->start == 0);
 	run_write(file, again);
 	run_write(file, hung);
-	CHECK(!next());
+	CHECK(!next_write());
 }
 
 static u32 marked(void)
@@ -222,7 +211,7 @@ TEST(check_the_first_byte_with_a_state_is_found)
 		EQUAL(pc_range_next(i, 0, 300 * PAGE + 1, PC_PENDING_DIRTY), 300 * PAGE);
 		EQUAL(pc_range_next(i, 300 * PAGE, 300 * PAGE, PC_PENDING_DIRTY), ALL);
 		pc_flush_start(i, ALL, 0, ALL);
-		struct pc_request *r = next();
+		struct pc_request *r = next_write();
 		EQUAL(pc_range_next(i, 0, ALL, PC_PENDING_DIRTY), ALL);
 		EQUAL(pc_range_next(i, 0, ALL, PC_PENDING_DIRTY | PC_PENDING_WRITEBACK), 300 * PAGE);
 		file->store.write_error = -ENOSPC;
@@ -235,7 +224,7 @@ TEST(check_the_first_byte_with_a_state_is_found)
 		EQUAL(pc_range_next(i, 0, ALL, PC_PENDING_FAILED), 300 * PAGE);
 		EQUAL(pc_range_next(i, 0, ALL, PC_PENDING_BACKOFF), (pages == 1 ? 300 : 299) * PAGE);
 		file->store.write_error = 0;
-		CHECK(!next());
+		CHECK(!next_write());
 	}
 }
 
@@ -252,7 +241,7 @@ TEST(check_a_file_never_has_all_of_the_volumes_calls)
 		put(0, 70 * PAGE);
 		pc_flush_start(file->inode, ALL, 0, ALL);
 		u32 n = 0;
-		while ((r[n] = next()))
+		while ((r[n] = next_write()))
 			n++;
 		EQUAL(n, rows[k][1]);
 		while (n)
@@ -306,10 +295,10 @@ TEST(check_ordered_writes_ascend)
 		put(pages[k] * PAGE, PAGE);
 	pc_flush_start(file->inode, ALL, 0, ALL);
 	u32 n = 0;
-	for (struct pc_request *r; (r = next()); n++) {
+	for (struct pc_request *r; (r = next_write()); n++) {
 		CHECK(r->start >= at);
 		at = r->end;
-		CHECK(!next());
+		CHECK(!next_write());
 		if (n == 1) {
 			put(0, PAGE); /* behind: after the last */
 			pc_flush_start(file->inode, ALL, 0, ALL);
@@ -329,17 +318,17 @@ TEST(check_requests_in_flight_are_bounded_per_file)
 	pc_flush_start(file->inode, ALL, 0, ALL);
 	struct pc_request *r[20];
 	u32 n = 0;
-	while ((r[n] = next()))
+	while ((r[n] = next_write()))
 		n++;
 	EQUAL(n, 7); /* max_inflight 8: one is left for others */
 	l.ordered_writes = 1;
 	pc_inode_set_limits(file->inode, &l);
 	for (u32 k = 0; k < 6; k++) {
 		run_write(file, r[k]);
-		CHECK(!next());
+		CHECK(!next_write());
 	}
 	run_write(file, r[6]);
-	CHECK((r[0] = next()) && !next());
+	CHECK((r[0] = next_write()) && !next_write());
 	run_write(file, r[0]);
 	work_all(rig.volume);
 	EQUAL(usage(file, NULL).dirty, 0);
@@ -348,16 +337,12 @@ TEST(check_requests_in_flight_are_bounded_per_file)
 /* A folio that a fill owns is still written back; one that a writer owns is tried again. */
 TEST(check_no_pass_waits_for_a_fill)
 {
-	struct pc_need need;
-	struct pc_request *fill;
-	rig_open(&rig, 4 << 20, PAGE);
-	file = file_open(&rig, PAGE, PAGE);
+	open_one(4 << 20, PAGE, PAGE, PAGE, limits_wide());
 	memset(want, 7, PAGE);
 	put(100, 50);
-	EQUAL(pc_fill_begin(file->inode, 0, PAGE, &need, &fill), 0);
+	struct pc_request *fill = begin_fill(file, 0, PAGE);
 	struct call c = next_call(fill);
-	pc_flush_start(file->inode, ALL, 0, ALL);
-	struct pc_request *r = next();
+	struct pc_request *r = hand_over();
 	EQUAL(r->start, 100);
 	run_write(file, r);
 	EQUAL(pc_fill_answer(fill, store_read(&file->store, c.pos, c.parts, c.n)), 0);
@@ -370,17 +355,14 @@ TEST(check_no_pass_waits_for_a_fill)
  * treated the folio as a fill's. */
 static void *fill_once(void *arg MAYBE)
 {
-	struct pc_need need;
-	struct pc_request *r;
-	EQUAL(pc_fill_begin(file->inode, 0, 10, &need, &r), 0);
+	struct pc_request *r = begin_fill(file, 0, 10);
 	CHECK(!r); /* all requested bytes became valid at the same time */
 	return NULL;
 }
 
 TEST(check_a_fill_that_wants_nothing_never_looks_like_an_owner)
 {
-	rig_open(&rig, 4 << 20, PAGE);
-	file = file_open(&rig, PAGE, PAGE);
+	open_one(4 << 20, PAGE, PAGE, PAGE, limits_wide());
 	put(5, 50);
 	pthread_t t = held_at("fill_locked", fill_once, NULL);
 	struct pc_folio *f = folio_at(file, 0);
@@ -409,9 +391,7 @@ TEST_OF_FIX("a_pass_waited_for_moves_up", check_a_pass_that_is_waited_for_moves_
 	pc_commit_start(file->inode, 0);
 	bool met = false;
 	for (u32 k = 0; k < 4 && !met; k++) {
-		struct pc_work w;
-		pc_work_next(rig.volume, &w);
-		EQUAL(w.kind, PC_WORK_PASS);
+		struct pc_work w = next_work(PC_WORK_PASS);
 		met = w.inode == file->inode;
 		do_work(rig.volume, &w);
 	}
@@ -424,14 +404,13 @@ TEST(check_an_inode_can_go_while_its_ended_pass_is_queued)
 	start(PAGE, limits_wide());
 	put(0, PAGE);
 	pc_flush_start(file->inode, ALL, 0, ALL);
-	run_write(file, next());
-	CHECK(!next()); /* the pass has ended, the inode is still in the volume's queue */
+	run_write(file, next_write());
+	CHECK(!next_write()); /* the pass has ended, the inode is still in the volume's queue */
 	EQUAL(file_sync(file), 0);
 	put(0, PAGE);
-	pc_flush_start(file->inode, ALL, 0, ALL);
-	struct pc_request *r = next();
+	struct pc_request *r = hand_over();
 	run_write(file, r);
-	CHECK(!next());
+	CHECK(!next_write());
 	CHECK(begin_commit(file));
 	pc_commit_end(file->inode, true, false);
 	EQUAL(pc_inode_destroy(file->inode), 0);

@@ -26,14 +26,6 @@ static void open_clean(u64 size, u64 max_folio)
 	EQUAL(fill_range(file, 0, size), 0);
 }
 
-static struct pc_request *next(void)
-{
-	struct pc_request *r;
-	EQUAL(pc_flush_start(file->inode, ALL, 0, ALL) > 0, true);
-	EQUAL(pc_write_next(file->inode, &r), 1);
-	return r;
-}
-
 static void end(struct pc_request *r, bool ok)
 {
 	struct call c;
@@ -75,7 +67,7 @@ static void check_bytes_saved_by_their_write(u64 max_folio)
 	start_with(BLOCKS * PAGE, max_folio, 64, LIMITS(.durable_writes = true));
 	EQUAL(fill_range(file, 0, BLOCKS * PAGE), 0);
 	put(PAGE + 10, 20, 2);
-	struct pc_request *r = next();
+	struct pc_request *r = hand_over();
 	EQUAL(map_bytes() > 0, true);
 	end(r, true);
 	EQUAL(map_bytes(), 0);
@@ -108,9 +100,7 @@ static void check_zeros_of_gaps_and_holes(u64 max_folio)
 	WRITTEN(0, 100);
 	put(300, 5, 2); /* where the file ends */
 	WRITTEN(0, 100, 300, 305);
-	take_token(file);
-	pc_punch(file->inode, 50, 60, false);
-	pc_token_release(file->inode);
+	WITH_TOKEN(pc_punch(file->inode, 50, 60, false));
 	WRITTEN(0, 50, 60, 100, 300, 305);
 }
 
@@ -120,7 +110,7 @@ static void check_a_block_that_is_sent_and_dirty(u64 max_folio, bool ok)
 {
 	open_clean(BLOCKS * PAGE, max_folio);
 	put(PAGE + 10, 10, 2);
-	struct pc_request *r = next();
+	struct pc_request *r = hand_over();
 	WRITTEN();
 	put(PAGE + 15, 10, 3);
 	WRITTEN(PAGE + 15, PAGE + 25);
@@ -132,7 +122,7 @@ static void check_a_block_that_is_sent_and_dirty(u64 max_folio, bool ok)
 	WRITTEN(PAGE + 15, PAGE + 25);
 	pc_uncommit(file->inode);
 	WRITTEN(PAGE + 10, PAGE + 25);
-	r = next();
+	r = hand_over();
 	put(PAGE + 1, 1, 3);
 	end(r, true);
 	CHECK(begin_commit(file));
@@ -147,9 +137,9 @@ static void check_a_block_that_is_sent_twice(u64 max_folio)
 {
 	open_clean(BLOCKS * PAGE, max_folio);
 	put(10, 10, 2);
-	end(next(), true);
+	end(hand_over(), true);
 	put(30, 10, 3);
-	end(next(), true);
+	end(hand_over(), true);
 	put(50, 10, 3);
 	WRITTEN(50, 60);
 	pc_uncommit(file->inode);
@@ -184,7 +174,7 @@ TEST(check_sent_bytes_come_back_beside_staged_ones)
 	stage(PAGE + 10, 10, 2);
 	evict_all();
 	put(PAGE + 30, 10, 3);
-	end(next(), false);
+	end(hand_over(), false);
 	WRITTEN(PAGE + 10, PAGE + 20, PAGE + 30, PAGE + 40);
 	CHECK(begin_commit(file));
 	pc_commit_end(file->inode, true, PC_COMMIT_AGAIN);
@@ -203,9 +193,7 @@ static void check_a_hole_in_sent_bytes(bool stages, u64 from, u64 to)
 	EQUAL(fill_range(file, 0, 4 * PAGE), 0);
 	stage(PAGE, PAGE, 2);
 	EQUAL(staged(), stages ? PAGE : 0);
-	take_token(file);
-	pc_punch(file->inode, PAGE + from, PAGE + to, false);
-	pc_token_release(file->inode);
+	WITH_TOKEN(pc_punch(file->inode, PAGE + from, PAGE + to, false));
 	put(PAGE + from + 20, 10, 3);
 	EQUAL(flush(file), 0);
 	pc_uncommit(file->inode);
@@ -234,7 +222,7 @@ TEST(check_bytes_come_back_beside_a_writer)
 {
 	open_clean(BLOCKS * PAGE, PAGE);
 	put(PAGE + 10, 10, 2);
-	end(next(), true);
+	end(hand_over(), true);
 	put(PAGE + 30, 10, 3);
 	pthread_t t;
 	pc_sync_arm("write_extends", 0);

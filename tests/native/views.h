@@ -8,8 +8,7 @@ enum { ROOM = 1 << 20 };
 
 static inline void start_with(u64 size, u64 capacity, u64 max_folio, struct pc_limits l)
 {
-	rig_open(&rig, capacity, max_folio);
-	file = file_open_in(&rig, rig.volume, size, ROOM, l);
+	open_one(capacity, max_folio, size, ROOM, l);
 	file->store.unit = l.write_unit;
 }
 
@@ -46,14 +45,6 @@ static inline void put(u64 pos, u8 value, u64 len)
 	memset(bytes, value, len);
 	EQUAL(file_write(file, pos, bytes, len), 0);
 	free(bytes);
-}
-
-static inline struct pc_request *hand_over(void)
-{
-	struct pc_request *r;
-	pc_flush_start(file->inode, ALL, 0, ALL);
-	EQUAL(pc_write_next(file->inode, &r), 1);
-	return r;
 }
 
 static inline u8 read_byte(u64 pos)

@@ -41,6 +41,22 @@ static void done(void)
 	CHECK(pc_loop_done(kernel.loop, request.token));
 }
 
+/* Take a request, answer it, and be done. */
+#define SERVE(op, reply, ...)                                                                                          \
+	do {                                                                                                           \
+		EQUAL(next(), op);                                                                                     \
+		EQUAL(reply(kernel.loop, request.token, __VA_ARGS__), 0);                                              \
+		done();                                                                                                \
+	} while (0)
+
+/* Set the request aside: another is taken beside it. */
+static struct pc_fuse_request set_aside(void)
+{
+	struct pc_fuse_request r = request;
+	request.memory = NULL;
+	return r;
+}
+
 static void begin(struct pc_loop_options options)
 {
 	kernel_open(&kernel, options);
@@ -82,8 +98,7 @@ static u64 open_cached(void)
 {
 	static u8 bytes[SIZE];
 	struct pc_need need;
-	rig_open(&rig, 1 << 20, PAGE);
-	file = file_open(&rig, 0, 2 * SIZE);
+	open_one(1 << 20, PAGE, 0, 2 * SIZE, limits_wide());
 	memset(bytes, 7, SIZE);
 	CHECK(pc_inode_lock_try(file->inode, PC_EXCLUSIVE));
 	EQUAL(pc_write(file->inode, 0, bytes, SIZE, &need), SIZE);
@@ -173,9 +188,7 @@ static void see_attributes(void)
 {
 	struct pc_attributes a = attributes(FILE_NODE);
 	u64 unique = send_getattr(&kernel, FILE_NODE);
-	EQUAL(next(), PC_FUSE_GETATTR);
-	EQUAL(pc_reply_attributes(kernel.loop, request.token, &a), 0);
-	done();
+	SERVE(PC_FUSE_GETATTR, pc_reply_attributes, &a);
 	EQUAL(answer_to(&kernel, unique).error, 0);
 }
 
@@ -193,8 +206,7 @@ TEST(check_attributes_of_an_open_file_are_repeated_until_something_changes)
 	u64 change = send_to(&kernel, FUSE_SETATTR, FILE_NODE, &in, sizeof(in));
 	EQUAL(next(), PC_FUSE_SETATTR);
 	EQUAL(request.fields, PC_SET_MODE);
-	struct pc_fuse_request changing = request;
-	request.memory = NULL;
+	struct pc_fuse_request changing = set_aside();
 	u64 during = send_getattr(&kernel, FILE_NODE); /* while it runs */
 	struct pc_attributes old = attributes(FILE_NODE);
 	EQUAL(next(), PC_FUSE_GETATTR);
@@ -210,8 +222,7 @@ TEST(check_attributes_of_an_open_file_are_repeated_until_something_changes)
 
 	u64 gone = send_to(&kernel, FUSE_UNLINK, 1, "a", 2); /* it may change the number of links of any file */
 	EQUAL(next(), PC_FUSE_UNLINK);
-	changing = request;
-	request.memory = NULL;
+	changing = set_aside();
 	u64 look = send_getattr(&kernel, FILE_NODE);
 	EQUAL(next(), PC_FUSE_GETATTR);
 	EQUAL(pc_reply_error(kernel.loop, changing.token, 0), 0);
@@ -233,13 +244,10 @@ TEST(check_attributes_from_before_an_open_are_not_repeated)
 	begin(plain);
 	u64 early = send_getattr(&kernel, FILE_NODE);
 	EQUAL(next(), PC_FUSE_GETATTR);
-	struct pc_fuse_request looking = request;
-	request.memory = NULL;
+	struct pc_fuse_request looking = set_aside();
 	struct fuse_setattr_in in = {.valid = FATTR_MODE, .mode = 0600};
 	u64 change = send_to(&kernel, FUSE_SETATTR, FILE_NODE, &in, sizeof(in));
-	EQUAL(next(), PC_FUSE_SETATTR);
-	EQUAL(pc_reply_attributes(kernel.loop, request.token, &old), 0);
-	done();
+	SERVE(PC_FUSE_SETATTR, pc_reply_attributes, &old);
 	EQUAL(answer_to(&kernel, change).error, 0);
 	EQUAL(counts().nodes, 0);
 	u64 fh = open_cached();
@@ -431,13 +439,9 @@ TEST(check_an_error_is_not_hidden_by_attributes_of_a_closed_file)
 	EQUAL(pc_reply_error(kernel.loop, token, 0), 0);
 	done();
 	EQUAL(answer_to(&kernel, released).error, 0);
-	EQUAL(next(), PC_FUSE_GETATTR);
-	EQUAL(pc_reply_error(kernel.loop, request.token, EIO), 0);
-	done();
+	SERVE(PC_FUSE_GETATTR, pc_reply_error, EIO);
 	EQUAL(answer_to(&kernel, unique).error, EIO);
-	EQUAL(next(), PC_FUSE_FSYNC);
-	EQUAL(pc_reply_error(kernel.loop, request.token, 0), 0);
-	done();
+	SERVE(PC_FUSE_FSYNC, pc_reply_error, 0);
 	EQUAL(answer_to(&kernel, synced).error, 0);
 	close_cached(0);
 	end();
@@ -463,9 +467,7 @@ TEST(check_blocks_count_what_was_taken_since)
 		a.taken = pc_hit_taken(hit) - PAGE;
 		pc_notify_inode(kernel.loop, FILE_NODE, -1, 0);
 		u64 unique = send_getattr(&kernel, FILE_NODE);
-		EQUAL(next(), PC_FUSE_GETATTR);
-		EQUAL(pc_reply_attributes(kernel.loop, request.token, &a), 0);
-		done();
+		SERVE(PC_FUSE_GETATTR, pc_reply_attributes, &a);
 		EQUAL(answer_to(&kernel, unique).error, 0);
 		EQUAL(blocks_reported(), expected[k] / 512);
 	}
@@ -533,9 +535,7 @@ TEST(check_interrupts)
 
 	unique = send_getattr(&kernel, 9);
 	send_interrupt(&kernel, unique);
-	EQUAL(next(), PC_FUSE_GETATTR);
-	EQUAL(pc_reply_attributes(kernel.loop, request.token, &a), 0); /* this one goes on */
-	done();
+	SERVE(PC_FUSE_GETATTR, pc_reply_attributes, &a); /* this one goes on */
 	EQUAL(answer_to(&kernel, unique).error, 0);
 	send_interrupt(&kernel, unique); /* late: the kernel tries again, and gets EAGAIN, or has forgotten */
 	EQUAL(counts().interrupted, 2);
@@ -565,8 +565,7 @@ TEST(check_requests_for_the_same_bytes_keep_their_order)
 	pc_opened_set_reported(opened, true);
 	u64 first = send_write(&kernel, FILE_NODE, fh, 100, "a", 1);
 	EQUAL(next(), PC_FUSE_WRITE);
-	struct pc_fuse_request writing = request;
-	request.memory = NULL;
+	struct pc_fuse_request writing = set_aside();
 	pc_opened_set_reported(opened, false);
 	u64 second =
 		send_write(&kernel, FILE_NODE, fh, 50, "0123456789012345678901234567890123456789012345678901234", 55);
@@ -574,9 +573,7 @@ TEST(check_requests_for_the_same_bytes_keep_their_order)
 	u64 elsewhere = send_read(&kernel, FILE_NODE, fh, PAGE, PAGE);
 	EQUAL(answer_to(&kernel, elsewhere).len, PAGE);
 	u64 other = send_getattr(&kernel, 9); /* the next taker does not get the ones before it */
-	EQUAL(next(), PC_FUSE_GETATTR);
-	EQUAL(pc_reply_error(kernel.loop, request.token, ENOENT), 0);
-	done();
+	SERVE(PC_FUSE_GETATTR, pc_reply_error, ENOENT);
 	EQUAL(answer_to(&kernel, other).error, ENOENT);
 	CHECK(!has_answer(&kernel, second) && !has_answer(&kernel, read));
 	check_loop(); /* one slot is taken, two are held */
@@ -590,9 +587,7 @@ TEST(check_requests_for_the_same_bytes_keep_their_order)
 	EQUAL(pc_reply_written(kernel.loop, request.token, 55), 0);
 	EQUAL(answer_to(&kernel, second).error, 0);
 	done();
-	EQUAL(next(), PC_FUSE_READ);
-	EQUAL(pc_reply_data(kernel.loop, request.token, "x", 1), 0);
-	done();
+	SERVE(PC_FUSE_READ, pc_reply_data, "x", 1);
 	EQUAL(answer_to(&kernel, read).len, 1);
 	EQUAL(answer_to(&kernel, send_read(&kernel, FILE_NODE, fh, 0, PAGE)).len, PAGE); /* and hits work again */
 	close_cached(fh);

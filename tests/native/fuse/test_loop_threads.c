@@ -123,8 +123,7 @@ static void everything(bool direct, bool stopped)
 						      .known_timeout_ns = 3600000000000ll,
 						      .workers = 3,
 						      .direct_io = direct});
-	rig_open(&rig, 1 << 20, PAGE);
-	file = file_open(&rig, 0, 2 * SIZE);
+	open_one(1 << 20, PAGE, 0, 2 * SIZE, limits_wide());
 	CHECK(pc_inode_lock_try(file->inode, PC_EXCLUSIVE));
 	EQUAL(pc_write(file->inode, 0, bytes, SIZE, &need), SIZE);
 	pc_inode_lock_release(file->inode, PC_EXCLUSIVE);
@@ -142,13 +141,10 @@ static void everything(bool direct, bool stopped)
 
 	atomic_store(&over, false);
 	atomic_store(&counted, 0);
-	for (uintptr_t k = 0; k < HANDLERS; k++)
-		EQUAL(pthread_create(&handlers[k], NULL, handler, (void *)k), 0);
-	for (uintptr_t k = 0; k < PROGRAMS; k++)
-		EQUAL(pthread_create(&programs[k], NULL, program, (void *)k), 0);
+	start_threads(handlers, HANDLERS, handler);
+	start_threads(programs, PROGRAMS, program);
 	EQUAL(pthread_create(&other, NULL, changer, NULL), 0);
-	for (u32 k = 0; k < PROGRAMS; k++)
-		EQUAL(pthread_join(programs[k], NULL), 0);
+	join_threads(programs, PROGRAMS);
 	CHECK(stopped || pc_loop_drain(kernel.loop, 60000000000ll));
 	if (!stopped) {
 		/* A handler whose reply was refused, as its request was interrupted, takes its count back after that. */
@@ -166,8 +162,7 @@ static void everything(bool direct, bool stopped)
 	(void)waits;
 	atomic_store(&over, true);
 	EQUAL(pthread_join(other, NULL), 0);
-	for (u32 k = 0; k < HANDLERS; k++)
-		EQUAL(pthread_join(handlers[k], NULL), 0);
+	join_threads(handlers, HANDLERS);
 	pc_opened_end(kernel.loop, opened);
 	pc_opened_free(opened);
 	pc_hit_close(hit);
