@@ -6,17 +6,15 @@ from __future__ import annotations
 
 import errno
 import math
-import sys
 import threading
 import time
-from collections.abc import Callable, Iterator, Sequence
-from typing import Any
+from collections.abc import Callable
+from resource import RUSAGE_THREAD, getrusage
 
 import pytest
 
 import pagecache
 from pagecache import PageCache, RetryPolicy, Volume
-from pagecache.backends import MemoryBackend
 from pagecache.engine import throttle
 from pagecache.engine.file import EngineFile
 from pagecache.engine.throttle import PAUSE_MAX, PAUSE_MIN, Pace
@@ -24,7 +22,7 @@ from pagecache.native import Pressure
 
 from ..stores import WAIT_LIMIT_S, RecordingBackend, RecordingFile
 from .clock import HandClock, after_flusher_turn
-from .rig import KEY, ONCE, PAGE, QUIET, Make, Rig, Task, accepted_before, eventually, pattern
+from .rig import KEY, ONCE, PAGE, Make, Rig, Task, accepted_before, eventually, pattern
 
 KIB, MIB = 1 << 10, 1 << 20
 
@@ -690,55 +688,24 @@ def test_no_writer_waits_for_a_file_with_budget_that_its_holder_needs(make: Make
     assert rig.cache.stats().dirty <= 32 * KIB
 
 
-SWITCH = 1.0
-CALLS = 12
+NAPS = 200
+"""Far more voluntary context switches than a thread has that only writes."""
 
 
-class Slow(MemoryBackend):
-    """A backend whose calls release the interpreter lock and need it again, as those that wait for a disk do."""
-
-    def open(self, key: Any, *, create: bool = False, exclusive: bool = False) -> Any:
-        file: Any = super().open(key, create=create, exclusive=exclusive)
-        write_from = file.write_from
-
-        def waiting(offset: int, buffers: Sequence[memoryview]) -> int:
-            time.sleep(0)
-            return int(write_from(offset, buffers))
-
-        file.write_from = waiting
-        return file
-
-
-@pytest.fixture
-def patient_threads() -> Iterator[None]:
-    """Raise the switch interval: a waiter for the interpreter lock requests it after a second only."""
-    before = sys.getswitchinterval()
-    sys.setswitchinterval(SWITCH)
-    yield
-    sys.setswitchinterval(before)
-
-
-@pytest.mark.usefixtures("patient_threads")
-def test_a_writer_without_pause_lets_the_engine_write_back() -> None:
-    """A dozen calls, each of which would wait for the lock as long as a switch takes. [P22]"""
-    with PageCache("8MiB", **QUIET) as cache:
-        backend = Slow()
-        backend.limits = type(backend.limits)(max_write=PAGE, max_inflight=1)
-        file = cache.attach(backend).open("file", "w+b")
-        other = cache.volumes()[0].open("other", "w+b")
-        for page in range(CALLS):
-            file.pwrite(b"x" * PAGE, page * PAGE)
-        stop = threading.Event()
+def test_a_writer_without_pause_steps_aside_while_a_backend_call_runs(make: Make) -> None:
+    """The engine's threads get the interpreter lock while it sleeps, without waiting for a switch interval. [P22]"""
+    rig = make({KEY: b"", "other": b""})
+    file, other = rig.open(), rig.open(key="other")
+    other.pwrite(bytes(PAGE), 0)
+    with rig.backend.gate("write_from") as gate:
+        flushing = Task(other.flush)
+        gate.wait_entered()
 
         def write() -> None:
-            while not stop.is_set():
-                other.pwrite(b"y" * 100, 0)
+            before, end = getrusage(RUSAGE_THREAD).ru_nvcsw, time.monotonic() + WAIT_LIMIT_S
+            while getrusage(RUSAGE_THREAD).ru_nvcsw < before + NAPS:
+                file.pwrite(b"y" * 100, 0)
+                assert time.monotonic() < end, "it keeps the interpreter lock"
 
-        writer = Task(write)
-        try:
-            Task(file.flush).result(CALLS * SWITCH / 2)
-        finally:
-            stop.set()
-        writer.result()
-        file.close()
-        other.close()
+        Task(write).result(2 * WAIT_LIMIT_S)
+    flushing.result()
