@@ -3,76 +3,88 @@
 from __future__ import annotations
 
 from dataclasses import dataclass, field
+from typing import TYPE_CHECKING
 
-__all__ = ["RIGHT", "Operation", "Rules", "Scenario"]
+__all__ = ["RIGHT", "RULES", "Operation", "Rules", "Scenario"]
 
 
-@dataclass(frozen=True, slots=True)
-class Rules:
-    """The rules of the contract. Each False is one planted mistake."""
-
+# rule of the contract: (the promise that breaks without it, a scenario that shows it)
+RULES = {
     # stamps of folios (1.3)
-    partial_hand_over_keeps_d: bool = True
-    hand_over_gives_d_to_w: bool = True
-    pinned_snapshot_stays_stamped: bool = True
-    pinned_snapshot_is_stamped_anew: bool = True
-    first_answer_leaves_w: bool = True
-    ack_gives_w_to_u: bool = True
-    failed_write_keeps_stamp: bool = True
-    failed_commit_keeps_stamp: bool = True
-    sync_advances_epoch: bool = True
+    "partial_hand_over_keeps_d": ("I-18", "range flush of a part, two fsyncs"),
+    "hand_over_gives_d_to_w": ("I-18", "failing write-back, one call per block"),
+    "pinned_snapshot_stays_stamped": ("I-18", "view"),
+    "pinned_snapshot_is_stamped_anew": ("endless", "endless view"),
+    "first_answer_leaves_w": ("I-18", "failing write-back, one call per block"),
+    "ack_gives_w_to_u": ("I-18", "failing commits"),
+    "failed_write_keeps_stamp": ("I-18", "short answers"),
+    "failed_commit_keeps_stamp": ("I-18", "failing commits"),
+    "sync_advances_epoch": ("endless", "endless writer"),
     # bytes (M5, K1, K7)
-    ack_leaves_redirtied: bool = True
-    failed_write_stays_dirty: bool = True
-    short_answer_acknowledges_prefix_only: bool = True
-    only_the_return_ends_w: bool = True
-    failed_commit_dirties_u: bool = True
-    failed_commit_leaves_staged: bool = True
+    "ack_leaves_redirtied": ("I-22", "range flush of a part, two fsyncs"),
+    "failed_write_stays_dirty": ("I-22", "failing write-back, one call per block"),
+    "short_answer_acknowledges_prefix_only": ("I-22", "short answers"),
+    "only_the_return_ends_w": ("I-20", "short answers"),
+    "failed_commit_dirties_u": ("I-22", "failing commits"),
+    "failed_commit_leaves_staged": ("I-22", "staged bytes"),
     # commits (2.15, 2.17)
-    commit_takes_token: bool = True
-    issuing_a_commit_takes_m: bool = True
-    failed_commit_restores_m: bool = True
-    running_commit_counts: bool = True
-    commit_follows_its_bytes: bool = True
-    discarded_bytes_are_dropped: bool = True
+    "commit_takes_token": ("I-22", "failing commits"),
+    "issuing_a_commit_takes_m": ("I-22", "direct write returns while a commit runs"),
+    "failed_commit_restores_m": ("I-22", "truncate, failing commits"),
+    "running_commit_counts": ("I-18", "punch, two fsyncs"),
+    "commit_follows_its_bytes": ("2.15", "commits that fail between a look and a commit"),
+    "discarded_bytes_are_dropped": ("T-75a", "discard of acknowledged bytes, failing commits"),
     # fsync, sync (2.15)
-    fsync_checks_everything_again: bool = True
-    fsync_checks_w: bool = True
-    fsync_checks_m: bool = True
-    fsync_checks_staged: bool = True
-    failed_bytes_fail_fsync: bool = True
-    sync_takes_epoch_first: bool = True
-    dirty_list_counts_m: bool = True
+    "fsync_checks_everything_again": ("I-18", "failing commits"),
+    "fsync_checks_w": ("I-18", "range flush of a part, two fsyncs"),
+    "fsync_checks_m": ("I-18", "punch, two fsyncs"),
+    "fsync_checks_staged": ("I-18", "staged bytes"),
+    "failed_bytes_fail_fsync": ("I-18", "failing write-back, one call per block"),
+    "sync_takes_epoch_first": ("I-19", "sync beside a writer"),
+    "dirty_list_counts_m": ("I-19", "sync beside a writer"),
     # truncate, punch, direct I/O (2.10, 2.17)
-    truncate_takes_token: bool = True
-    truncate_stamps_m: bool = True
-    truncate_covers_what_it_removes: bool = True
-    direct_write_flushes_first: bool = True
-    direct_write_commits_unstable_first: bool = True
-    direct_write_stamps_m: bool = True
-    direct_write_invalidates_again: bool = True
-    fill_checks_inval_seq: bool = True
+    "truncate_takes_token": ("I-20", "truncate, failing commits"),
+    "truncate_stamps_m": ("I-22", "truncate, failing commits"),
+    "truncate_covers_what_it_removes": ("I-19", "sync beside a writer"),
+    "direct_write_flushes_first": ("I-20", "direct write over acknowledged bytes"),
+    "direct_write_commits_unstable_first": ("I-20", "direct write over acknowledged bytes"),
+    "direct_write_stamps_m": ("I-22", "direct write over acknowledged bytes"),
+    "direct_write_invalidates_again": ("T-75a", "fill beside a direct write"),
+    "fill_checks_inval_seq": ("T-75a", "fill beside a direct write"),
     # abort, reconnect (2.22)
-    late_answer_is_dirty: bool = True
-    late_commit_is_a_failure: bool = True
-    abort_leaves_calls_alone: bool = True
-    reconnect_dirties_u: bool = True
-    reconnect_repeats_truncate: bool = True
-    reconnect_makes_unsent: bool = True
-    late_write_misses_the_spool: bool = True
+    "late_answer_is_dirty": ("I-22", "abort and reconnect, late answers"),
+    "late_commit_is_a_failure": ("I-22", "abort and reconnect, late answers"),
+    "abort_leaves_calls_alone": ("I-20", "abort and reconnect, late answers"),
+    "reconnect_dirties_u": ("I-22", "abort and reconnect, late answers"),
+    "reconnect_repeats_truncate": ("I-22", "abort, truncate, reconnect"),
+    "reconnect_makes_unsent": ("I-22", "staged bytes, abort and reconnect"),
+    "late_write_misses_the_spool": ("I-1", "staged bytes, abort and fenced reconnect"),
     # loss, eviction, staging (2.16, 2.23)
-    loss_is_recorded: bool = True
-    loss_invalidates: bool = True
-    eviction_spares_u: bool = True
-    staging_is_remembered: bool = True
-    staging_keeps_stamp: bool = True
-    truncate_cuts_staged: bool = True
-    truncate_covers_staged: bool = True
-    failed_commit_makes_unsent: bool = True
-    unsent_bytes_are_sent_again: bool = True
-    rollback_dirties_u: bool = True
-    rollback_makes_unsent: bool = True
-    spool_reads_ask_again: bool = True
+    "loss_is_recorded": ("I-22", "direct write returns while a commit runs"),
+    "loss_invalidates": ("T-75a", "fill beside a direct write"),
+    "eviction_spares_u": ("I-22", "reclaim beside failing commits"),
+    "staging_is_remembered": ("I-22", "staged bytes"),
+    "staging_keeps_stamp": ("I-18", "staged bytes"),
+    "truncate_cuts_staged": ("I-1", "staged bytes, truncate"),
+    "truncate_covers_staged": ("I-18", "staged bytes, truncate"),
+    "failed_commit_makes_unsent": ("I-22", "staged bytes"),
+    "unsent_bytes_are_sent_again": ("I-22", "staged bytes"),
+    "rollback_dirties_u": ("I-22", "discard of staged bytes, rollback"),
+    "rollback_makes_unsent": ("I-22", "discard of staged bytes, rollback"),
+    "spool_reads_ask_again": ("T-75a", "staged bytes"),
+}
+
+
+class Rules:
+    """The rules that hold: an attribute each, False for the one that is taken away as a planted mistake."""
+
+    def __init__(self, without: str = "") -> None:
+        for rule in RULES:
+            setattr(self, rule, rule != without)
+
+    if TYPE_CHECKING:
+
+        def __getattr__(self, rule: str) -> bool: ...
 
 
 RIGHT = Rules()
